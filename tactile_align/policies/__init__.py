@@ -1,0 +1,1 @@
+"""Policies: what turns a moment into a chunk of actions."""

@@ -1,0 +1,60 @@
+"""ACT's image backbone: a ResNet-18 up to its last feature map, with batch norm frozen."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from pathlib import Path
+
+import torchvision
+from torch import Tensor, nn
+from torchvision.ops import FrozenBatchNorm2d
+
+from tactile_align.policies.tensor_file import read_tensors
+
+RESNET18_CHANNELS = 512
+RESNET18_STRIDE = 32
+
+
+def resnet18_backbone() -> nn.Sequential:
+    """Return a random ResNet-18 without pooling and classifier: (B, 3, H, W) -> (B, 512, H/32, W/32).
+
+    Its state-dict keys are torchvision's without `fc`. Batch norm is frozen because robot batches are far too
+    small and too alike to estimate statistics from.
+    """
+    resnet = torchvision.models.resnet18(weights=None, norm_layer=FrozenBatchNorm2d)
+    return nn.Sequential(
+        OrderedDict((k, m) for k, m in resnet.named_children() if k not in ("avgpool", "fc"))
+    )
+
+
+def read_resnet18_weights(name: str) -> dict[str, Tensor]:
+    """Return the backbone tensors of a torchvision tag (`IMAGENET1K_V1`) or of a local file.
+
+    Raises:
+        FileNotFoundError: `name` is neither a known tag nor a file.
+        ValueError: The file does not hold a whole ResNet-18.
+    """
+    tags = torchvision.models.ResNet18_Weights.__members__
+    tag = name.removeprefix("ResNet18_Weights.")
+    if tag in tags:
+        tensors = dict(tags[tag].get_state_dict(progress=False, check_hash=True, weights_only=True))
+    elif Path(name).is_file():
+        tensors = read_tensors(Path(name))
+    else:
+        raise FileNotFoundError(
+            f"vision_weights must be one of {sorted(tags)}, a file, or 'scratch'; "
+            f"got '{name}', which is no file here. Check the path."
+        )
+    # Frozen batch norm counts no batches, and the classifier is not used.
+    kept = {
+        k: v for k, v in tensors.items() if not k.startswith("fc.") and not k.endswith(".num_batches_tracked")
+    }
+    wanted = {k: v.shape for k, v in resnet18_backbone().state_dict().items()}
+    wrong = sorted(k for k in wanted.keys() | kept.keys() if k not in kept or kept[k].shape != wanted.get(k))
+    if wrong:
+        raise ValueError(
+            f"{name}: needed the {len(wanted)} tensors of a ResNet-18 backbone by torchvision's names; "
+            f"{len(wrong)} are missing, unknown or of another shape, such as {', '.join(wrong[:5])}. "
+            "Give a torchvision ResNet-18 state dict."
+        )
+    return kept
