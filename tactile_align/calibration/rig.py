@@ -1,0 +1,341 @@
+"""The rig: arms, cameras and touch sensors in one tree rooted at `world`; read, checked, written."""
+
+import fnmatch
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import tomli_w
+from array_api_compat import array_namespace
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from tactile_align.calibration.camera import Camera, LensModel
+from tactile_align.calibration.mount import Mount, Pad, Solid
+from tactile_align.facts import parse, read_fact
+from tactile_align.files import write_text_atomically
+from tactile_align.geometry.frames import Array, invert
+from tactile_align.geometry.images import ImageMap
+from tactile_align.kinematics.arm import Arm, forward_kinematics, link_poses, load_arm, require_within_limits
+from tactile_align.kinematics.gripper import Gripper
+
+
+class Joints(BaseModel):
+    """Which columns of qpos are this arm's joint angles, and their unit."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    columns: tuple[Annotated[int, Field(ge=0)], ...]
+    unit: Literal["rad", "deg"]
+
+
+class RigArm(Mount):
+    """An arm and where its base stands."""
+
+    model: str
+    joints: Joints
+    gripper: Gripper | None = None
+
+    @cached_property
+    def arm(self) -> Arm:
+        """The arm's kinematics."""
+        return load_arm(self.model)
+
+    @model_validator(mode="after")
+    def _columns_fit_the_arm(self) -> "RigArm":
+        if self.parent != "world":
+            raise ValueError(f"an arm hangs on parent 'world'; got '{self.parent}'")
+        if len(self.joints.columns) != self.arm.dof:
+            raise ValueError(
+                f"{self.model} has {self.arm.dof} joints but joints.columns lists {len(self.joints.columns)}"
+            )
+        return self
+
+
+class RigCamera(Mount):
+    """A camera, where it hangs, and what the recorder did to its frames before storing them."""
+
+    width: Annotated[int, Field(ge=1)]
+    height: Annotated[int, Field(ge=1)]
+    K: tuple[tuple[float, float, float], tuple[float, float, float], tuple[float, float, float]]
+    """Intrinsics of the RAW frame, px."""
+    model: LensModel = "pinhole"
+    distortion: tuple[float, ...] = ()
+    valid_radius: float | None = None
+    delay_s: Annotated[float, Field(ge=-1.0, le=1.0)] = 0.0
+    """How long after the joint reading of the same row the frame was exposed, s."""
+    image_map: tuple[tuple[Any, ...], ...] = ()
+    """Steps from the raw frame that K belongs to, to the stored one."""
+
+    @cached_property
+    def raw(self) -> Camera:
+        """The camera of the raw frames."""
+        return Camera("raw frames", self.width, self.height, np.asarray(self.K), self.model, self.distortion, self.valid_radius)
+
+    @cached_property
+    def map(self) -> ImageMap:
+        """From raw to stored pixels."""
+        return ImageMap.from_steps(self.width, self.height, self.image_map)
+
+    @cached_property
+    def stored(self) -> Camera:
+        """The camera of the frames as they lie in the episode files."""
+        return self.raw.through(self.map)
+
+    @model_validator(mode="after")
+    def _intrinsics_fit_the_image(self) -> "RigCamera":
+        (fx, _, cx), (_, fy, cy), _ = self.K
+        if not (0 <= cx <= self.width and 0 <= cy <= self.height):
+            raise ValueError(
+                f"K's principal point ({cx:g}, {cy:g}) lies outside the raw {self.width}x{self.height} image. K must "
+                f"belong to width x height BEFORE image_map; are width and height swapped, or is K of another resolution?"
+            )
+        if not (fx > 0 and fy > 0 and 0.5 < fx / fy < 2.0):
+            raise ValueError(f"K's focal lengths fx = {fx:g}, fy = {fy:g} must be positive and alike; turns go in image_map")
+        _ = self.stored
+        return self
+
+
+class Sensor(Mount):
+    """A touch sensor: where it sits, its solid body, its pad, and the stream that records it."""
+
+    stream: str
+    body: Annotated[tuple[Solid, ...], Field(min_length=1)]
+    pad: Pad
+
+
+class Override(BaseModel):
+    """Poses, image maps or delays that hold for some episodes only."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    episodes: str
+    """A glob on the episode's path; * and ** match across folders."""
+    arms: dict[str, dict[str, Any]] = {}
+    cameras: dict[str, dict[str, Any]] = {}
+    sensors: dict[str, dict[str, Any]] = {}
+
+    def matches(self, path: Path) -> bool:
+        """Tell whether the glob fits the end of an episode's path."""
+        text = path.as_posix()
+        return fnmatch.fnmatch(text, self.episodes) or fnmatch.fnmatch(text, "*/" + self.episodes)
+
+
+class Verified(BaseModel):
+    """What `verify` found, and on which recordings."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    when: str
+    data_hash: str
+    verdict: Literal["pass", "warn", "fail"]
+
+
+class Rig(BaseModel):
+    """Arms, cameras and sensors by name, in one tree rooted at `world`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    status: Literal["nominal", "calibrated", "exact"] = "calibrated"
+    """nominal: from drawings, needs calibration; calibrated: measured; exact: a simulation."""
+    arms: Annotated[dict[str, RigArm], Field(min_length=1)]
+    cameras: dict[str, RigCamera] = {}
+    sensors: dict[str, Sensor] = {}
+    override: tuple[Override, ...] = ()
+    verified: Verified | None = None
+
+    @model_validator(mode="after")
+    def _tree_is_whole(self) -> "Rig":
+        for kind, mounts in (("cameras", self.cameras), ("sensors", self.sensors)):
+            for name, mount in mounts.items():
+                self._frame(mount.parent, f"{kind}.{name}.parent")
+        for i, override in enumerate(self.override):
+            for kind, allowed in _OVERRIDABLE.items():
+                for name, values in getattr(override, kind).items():
+                    if name not in getattr(self, kind):
+                        raise ValueError(f"override {i}: {kind}.{name} is not in this rig")
+                    unknown = set(values) - allowed
+                    if unknown:
+                        raise ValueError(
+                            f"override {i}: {kind}.{name}.{sorted(unknown)[0]} cannot be overridden; "
+                            f"only {', '.join(sorted(allowed))} can"
+                        )
+            self._with(override)
+        return self
+
+    def _frame(self, frame: str, where: str) -> tuple[str, str]:
+        """Split a frame name into (arm, node); world is ("", "world")."""
+        if frame == "world":
+            return "", "world"
+        arm, _, node = frame.partition("/")
+        if arm not in self.arms:
+            raise ValueError(f"{where}: '{frame}' names no arm of this rig; arms: {', '.join(self.arms)}")
+        links = [f"link{i + 1}" for i in range(self.arms[arm].arm.dof)]
+        fingers = ["finger1", "finger2"] if self.arms[arm].gripper else []
+        nodes = ["base", *links, "flange", *fingers]
+        if node not in nodes:
+            raise ValueError(f"{where}: '{frame}' is no frame; {arm} has {', '.join(nodes)}")
+        return arm, node
+
+    def _with(self, override: Override) -> "Rig":
+        data = self.model_dump(exclude_none=True)
+        data.pop("override", None)
+        for kind in _OVERRIDABLE:
+            for name, values in getattr(override, kind).items():
+                if "matrix" in values:
+                    for key in ("translation_m", "quat_wxyz"):
+                        data[kind][name].pop(key)
+                data[kind][name].update(values)
+        return Rig.model_validate(data)
+
+    def for_episode(self, path: str | Path) -> "Rig":
+        """Return the rig that holds for one episode: this one with the matching [[override]] entries applied."""
+        rig = self
+        for override in self.override:
+            if override.matches(Path(path)):
+                rig = rig._with(override)
+        return rig
+
+    def save(self, path: str | Path) -> None:
+        """Write the rig as TOML, to a temporary name first."""
+        data = self.model_dump(mode="json", exclude_none=True)
+        write_text_atomically(Path(path), tomli_w.dumps(data))
+
+    def gripper(self, arm: str) -> Gripper:
+        """Return the gripper of an arm.
+
+        Raises:
+            ValueError: No such arm, or it has no gripper.
+        """
+        found = self.arms[arm].gripper if arm in self.arms else None
+        if found is None:
+            raise ValueError(f"arm '{arm}' of rig {self.name} has no gripper; give it [arms.{arm}.gripper] in the rig file")
+        return found
+
+    def sensor_arm(self, sensor: str) -> str:
+        """Return the name of the arm a sensor hangs on, '' for one fixed in the world."""
+        return self._frame(self.sensor(sensor).parent, f"sensors.{sensor}.parent")[0]
+
+    def sensor(self, name: str) -> Sensor:
+        """Return a sensor by name; an unknown name raises and lists the known ones."""
+        if name not in self.sensors:
+            raise ValueError(f"rig {self.name} has no sensor '{name}'; it has {', '.join(self.sensors) or 'none'}")
+        return self.sensors[name]
+
+    def camera(self, name: str) -> RigCamera:
+        """Return a camera by name; an unknown name raises and lists the known ones."""
+        if name not in self.cameras:
+            raise ValueError(f"rig {self.name} has no camera '{name}'; it has {', '.join(self.cameras) or 'none'}")
+        return self.cameras[name]
+
+    def joints(self, arm: str, qpos: Array) -> Array:
+        """Return joint angles (..., n), rad, of an arm from raw qpos (..., D).
+
+        Raises:
+            ValueError: Too few columns, or angles outside the arm's limits (degrees? normalised?).
+        """
+        entry = self.arms[arm]
+        columns = entry.joints.columns
+        if qpos.shape[-1] <= max(columns):
+            raise ValueError(
+                f"arm '{arm}' reads columns {list(columns)} of qpos, but qpos has {qpos.shape[-1]} columns; "
+                f"set joints.columns in the rig file"
+            )
+        xp = array_namespace(qpos)
+        q = xp.stack([qpos[..., i] for i in columns], axis=-1)
+        if entry.joints.unit == "deg":
+            q = q * (np.pi / 180.0)
+        require_within_limits(entry.arm, q)
+        return q
+
+    def T_from_to(self, frame: str, target: str, qpos: Array, opening: Array | None = None) -> Array:
+        """Return T_frame_target, (..., 4, 4), for two frame names of the tree and raw qpos (..., D).
+
+        Goes through the nearest common frame: between frames on one flange no joint enters.
+        """
+        (arm_a, node_a), (arm_b, node_b) = self._frame(frame, "frame"), self._frame(target, "target")
+        hand = {"flange", "finger1", "finger2"}
+        if arm_a and arm_a == arm_b and {node_a, node_b} <= hand:
+            common = "flange"
+        else:
+            common = "base" if arm_a and arm_a == arm_b else "world"
+        T_common_a = self._T_up(arm_a, node_a, common, qpos, opening)
+        T_common_b = self._T_up(arm_b, node_b, common, qpos, opening)
+        return invert(T_common_a) @ T_common_b
+
+    def _T_up(self, arm: str, node: str, common: str, qpos: Array, opening: Array | None) -> Array:
+        """Return T_common_node for common in world, base, flange."""
+        xp = array_namespace(qpos)
+        identity = xp.broadcast_to(
+            xp.eye(4, dtype=qpos.dtype, device=qpos.device), (*qpos.shape[:-1], 4, 4)
+        )
+        if node in (common, "world"):
+            return identity
+        entry = self.arms[arm]
+        if node in ("finger1", "finger2"):
+            stands = self.gripper(arm).opening(qpos) if opening is None else opening
+            axis = np.asarray(self.gripper(arm).law.axis) * (1.0 if node == "finger1" else -1.0)
+            shift = stands[..., 0 if node == "finger1" else 1, None] * xp.asarray(
+                axis, dtype=qpos.dtype, device=qpos.device
+            )
+            T = xp.concat([identity[..., :3], identity[..., 3:]], axis=-1)
+            column = xp.concat([shift, xp.ones_like(shift[..., :1])], axis=-1)
+            T = xp.concat([T[..., :3], column[..., None]], axis=-1)
+            return T if common == "flange" else self._T_up(arm, "flange", common, qpos, opening) @ T
+        if node == "base":
+            T = identity
+        elif node == "flange":
+            T = forward_kinematics(entry.arm, self.joints(arm, qpos))
+        else:
+            T = link_poses(entry.arm, self.joints(arm, qpos))[..., int(node.removeprefix("link")) - 1, :, :]
+        if common == "world":
+            T = xp.asarray(entry.T_parent_this, dtype=qpos.dtype, device=qpos.device) @ T
+        return T
+
+    def T_camera_sensor(self, camera: str, sensor: str, qpos: Array, opening: Array | None = None) -> Array:
+        """Return where a sensor stands in a camera's frame.
+
+        Args:
+            camera: A camera of this rig.
+            sensor: A sensor of this rig.
+            qpos: (..., D) RAW state as recorded, never normalised.
+            opening: (..., 2) metres per finger when it is known better than the gripper reading tells.
+
+        Returns:
+            (..., 4, 4) T_camera_sensor, metres.
+
+        Raises:
+            ValueError: Unknown names; joints or gripper out of range.
+        """
+        mounted, touch = self.camera(camera), self.sensor(sensor)
+        xp = array_namespace(qpos)
+        T_frames = self.T_from_to(mounted.parent, touch.parent, qpos, opening)
+        T_camera_parent = xp.asarray(invert(mounted.T_parent_this), dtype=qpos.dtype, device=qpos.device)
+        T_parent_sensor = xp.asarray(touch.T_parent_this, dtype=qpos.dtype, device=qpos.device)
+        return T_camera_parent @ T_frames @ T_parent_sensor
+
+
+_OVERRIDABLE = {
+    "arms": {"translation_m", "quat_wxyz", "matrix"},
+    "cameras": {"translation_m", "quat_wxyz", "matrix", "image_map", "delay_s"},
+    "sensors": {"translation_m", "quat_wxyz", "matrix"},
+}
+
+
+def load_rig(name_or_path: str | Path) -> Rig:
+    """Read a rig: a shipped name ("xtrainer", "cell") or the path of a .toml file.
+
+    An arm model given as a relative .toml path is looked up beside the rig file.
+
+    Raises:
+        FactError: Unknown keys, wrong units by magnitude, rotations that are not rotations; names file and key.
+    """
+    data, source = read_fact("calibration", name_or_path)
+    folder = Path(str(name_or_path)).parent
+    arms = data.get("arms", {})
+    for entry in arms.values() if isinstance(arms, dict) else ():
+        model = entry.get("model") if isinstance(entry, dict) else None
+        if isinstance(model, str) and Path(model).suffix and (folder / model).is_file():
+            entry["model"] = str(folder / model)
+    return parse(Rig, data, source)

@@ -1,0 +1,1 @@
+"""Read-outs that tell whether alignment and training work."""

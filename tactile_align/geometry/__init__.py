@@ -1,0 +1,1 @@
+"""Rigid frames, pixel boxes and pixel maps; imports nothing else of this package."""

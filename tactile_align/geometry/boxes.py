@@ -1,0 +1,73 @@
+"""Pixel boxes (u0, v0, u1, v1) in continuous pixel coordinates; pixel i covers [i - 0.5, i + 0.5].
+
+numpy in, numpy out; torch in, torch out. A box that does not exist is nan in all four numbers.
+"""
+
+from array_api_compat import array_namespace
+
+from tactile_align.geometry.frames import Array
+
+
+def area(box: Array) -> Array:
+    """Return areas (...), px^2, of boxes (..., 4)."""
+    return (box[..., 2] - box[..., 0]) * (box[..., 3] - box[..., 1])
+
+
+def clip_to_image(box: Array, width: int, height: int) -> Array:
+    """Intersect boxes (..., 4) with the image [-0.5, width - 0.5] x [-0.5, height - 0.5].
+
+    A box that lies wholly outside becomes nan: it is not moved to the border.
+    """
+    xp = array_namespace(box)
+    u0 = xp.clip(box[..., 0], -0.5, None)
+    v0 = xp.clip(box[..., 1], -0.5, None)
+    u1 = xp.clip(box[..., 2], None, width - 0.5)
+    v1 = xp.clip(box[..., 3], None, height - 0.5)
+    clipped = xp.stack([u0, v0, u1, v1], axis=-1)
+    exists = (u1 > u0) & (v1 > v0)
+    return xp.where(exists[..., None], clipped, xp.full_like(clipped, float("nan")))
+
+
+def intersection_over_union(a: Array, b: Array) -> Array:
+    """Return the IoU (...) of boxes (..., 4), broadcast; nan where either box is nan."""
+    xp = array_namespace(a, b)
+    width = xp.minimum(a[..., 2], b[..., 2]) - xp.maximum(a[..., 0], b[..., 0])
+    height = xp.minimum(a[..., 3], b[..., 3]) - xp.maximum(a[..., 1], b[..., 1])
+    zero = xp.zeros_like(width)
+    shared = xp.maximum(width, zero) * xp.maximum(height, zero)
+    return shared / (area(a) + area(b) - shared)
+
+
+def of_points(uv: Array, valid: Array) -> Array:
+    """Return the tight boxes (..., 4) of the valid ones of points (..., N, 2); nan where none is valid.
+
+    Args:
+        uv: (..., N, 2) pixels; invalid ones may be nan.
+        valid: (..., N) bool.
+    """
+    xp = array_namespace(uv)
+    inf = xp.full_like(uv, float("inf"))
+    keep = valid[..., None]
+    low = xp.min(xp.where(keep, uv, inf), axis=-2)
+    high = xp.max(xp.where(keep, uv, -inf), axis=-2)
+    box = xp.concat([low, high], axis=-1)
+    return xp.where(xp.isfinite(box), box, xp.full_like(box, float("nan")))
+
+
+def of_mask(mask: Array) -> Array:
+    """Return the tight box (4,) of a bool mask (H, W), in the mask's namespace as float64; nan when empty."""
+    xp = array_namespace(mask)
+    rows = xp.nonzero(xp.any(mask, axis=1))[0]
+    columns = xp.nonzero(xp.any(mask, axis=0))[0]
+    if rows.shape[0] == 0:
+        return xp.asarray([float("nan")] * 4, dtype=xp.float64)
+    edges = [int(columns[0]) - 0.5, int(rows[0]) - 0.5, int(columns[-1]) + 0.5, int(rows[-1]) + 0.5]
+    return xp.asarray(edges, dtype=xp.float64)
+
+
+def enlarge(box: Array, factor: float) -> Array:
+    """Scale boxes (..., 4) about their centres by `factor`; not clipped."""
+    xp = array_namespace(box)
+    centre = (box[..., :2] + box[..., 2:]) / 2
+    half = (box[..., 2:] - box[..., :2]) * (factor / 2)
+    return xp.concat([centre - half, centre + half], axis=-1)

@@ -1,0 +1,224 @@
+"""ImageMap: flip, turn, crop, resize and letterbox as one composed pixel map that carries K and boxes along."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from array_api_compat import array_namespace
+
+from tactile_align.geometry.frames import Array
+
+
+@dataclass(frozen=True)
+class ImageMap:
+    """Where each pixel of a source image lands in a target image: `uv' = scale * uv + offset`.
+
+    Pixel (0, 0) is the centre of the first pixel, so a resize by s is u' = (u + 0.5) s - 0.5.
+    A turn or a flip is a negative scale. `scale` and `offset` may carry leading batch axes (one
+    random crop per sample) while the sizes stay common.
+
+    Attributes:
+        source_width: Width of the image the map starts from, px.
+        source_height: Its height, px.
+        width: Width of the image the map ends in, px.
+        height: Its height, px.
+        scale: (..., 2) factors of u and v.
+        offset: (..., 2) shifts of u and v, target px.
+    """
+
+    source_width: int
+    source_height: int
+    width: int
+    height: int
+    scale: Array
+    offset: Array
+
+    def __post_init__(self) -> None:
+        for name in ("source_width", "source_height", "width", "height"):
+            value = getattr(self, name)
+            if value != int(value) or value < 1:
+                raise ValueError(f"ImageMap: {name} must be a whole number of pixels >= 1; got {value}")
+            object.__setattr__(self, name, int(value))
+
+    @classmethod
+    def identity(cls, width: int, height: int) -> "ImageMap":
+        """Return the map that leaves a width x height image as it is."""
+        return cls(width, height, width, height, np.ones(2), np.zeros(2))
+
+    @classmethod
+    def from_steps(cls, width: int, height: int, steps: Sequence[Sequence[Any]]) -> "ImageMap":
+        """Compose the steps of a rig file, e.g. [["rotate180"], ["crop", 220, 150, 260, 270], ["resize", 640, 480]].
+
+        Raises:
+            ValueError: An unknown step or a wrong number of values, naming the step.
+        """
+        arity = {"rotate180": 0, "flip_u": 0, "flip_v": 0, "crop": 4, "resize": 2, "letterbox": 2}
+        composed = cls.identity(width, height)
+        for step in steps:
+            name, *values = step
+            if name not in arity:
+                raise ValueError(f"image_map step {list(step)}: unknown; known steps are {', '.join(arity)}")
+            if len(values) != arity[name]:
+                raise ValueError(f"image_map step {list(step)}: {name} takes {arity[name]} numbers, got {len(values)}")
+            composed = getattr(composed, name)(*values)
+        return composed
+
+    def _then(self, scale: Array, offset: Array, width: int, height: int) -> "ImageMap":
+        if isinstance(scale, np.ndarray) and not isinstance(self.scale, np.ndarray):
+            xp = array_namespace(self.scale)
+            scale = xp.asarray(scale, dtype=self.scale.dtype, device=self.scale.device)
+        if isinstance(offset, np.ndarray) and not isinstance(self.scale, np.ndarray):
+            xp = array_namespace(self.scale)
+            offset = xp.asarray(offset, dtype=self.scale.dtype, device=self.scale.device)
+        if not isinstance(offset, np.ndarray) and isinstance(self.scale, np.ndarray):
+            xp = array_namespace(offset)
+            old = [xp.asarray(a, dtype=offset.dtype, device=offset.device) for a in (self.scale, self.offset, scale)]
+            return ImageMap(
+                self.source_width, self.source_height, width, height, old[2] * old[0], old[2] * old[1] + offset
+            )
+        return ImageMap(
+            self.source_width, self.source_height, width, height, scale * self.scale, scale * self.offset + offset
+        )
+
+    def rotate180(self) -> "ImageMap":
+        """Turn the image by 180 degrees about its centre."""
+        return self._then(
+            np.array([-1.0, -1.0]), np.array([self.width - 1.0, self.height - 1.0]), self.width, self.height
+        )
+
+    def flip_u(self) -> "ImageMap":
+        """Mirror left and right."""
+        return self._then(np.array([-1.0, 1.0]), np.array([self.width - 1.0, 0.0]), self.width, self.height)
+
+    def flip_v(self) -> "ImageMap":
+        """Mirror top and bottom."""
+        return self._then(np.array([1.0, -1.0]), np.array([0.0, self.height - 1.0]), self.width, self.height)
+
+    def crop(self, u0: Any, v0: Any, width: int, height: int) -> "ImageMap":
+        """Cut out width x height pixels whose first pixel is (u0, v0).
+
+        u0 and v0 may be fractions, may lie outside the image (that part becomes the fill value) and may be
+        arrays (...) of one origin per sample.
+        """
+        if isinstance(u0, int | float) and isinstance(v0, int | float):
+            return self._then(np.ones(2), -np.array([u0, v0], dtype=np.float64), width, height)
+        xp = array_namespace(u0, v0)
+        return self._then(np.ones(2), -xp.stack([u0, v0], axis=-1), width, height)
+
+    def resize(self, width: int, height: int) -> "ImageMap":
+        """Stretch to width x height; aspect changes if the two factors differ."""
+        scale = np.array([width / self.width, height / self.height])
+        return self._then(scale, 0.5 * scale - 0.5, width, height)
+
+    def letterbox(self, width: int, height: int) -> "ImageMap":
+        """Fit into width x height with one factor for both axes, centred; the bars take the fill value."""
+        factor = min(width / self.width, height / self.height)
+        bars = (np.array([width, height]) - factor * np.array([self.width, self.height])) / 2
+        return self._then(np.array([factor, factor]), bars + 0.5 * factor - 0.5, width, height)
+
+    def crop_box(self, box: Array, width: int, height: int) -> "ImageMap":
+        """Cut out the boxes (..., 4), one per sample, and stretch each to width x height."""
+        xp = array_namespace(box)
+        target = xp.asarray([width, height], dtype=box.dtype, device=box.device)
+        scale = target / (box[..., 2:] - box[..., :2])
+        return self._then(scale, -0.5 - scale * box[..., :2], width, height)
+
+    def inverse(self) -> "ImageMap":
+        """Return the map back, from target to source pixels."""
+        return ImageMap(
+            self.width, self.height, self.source_width, self.source_height, 1 / self.scale, -self.offset / self.scale
+        )
+
+    def _parameters(self, like: Array, axes: int) -> tuple[Array, Array]:
+        """Scale and offset in the namespace, dtype and device of `like`, batch axes kept in front."""
+        xp = array_namespace(like)
+        pair = []
+        for value in (self.scale, self.offset):
+            moved = xp.asarray(value, dtype=like.dtype, device=like.device)
+            if moved.ndim > 1:
+                lead = moved.shape[:-1]
+                moved = xp.reshape(moved, (*lead, *([1] * (axes - len(lead) - 1)), 2))
+            pair.append(moved)
+        return pair[0], pair[1]
+
+    def apply(self, uv: Array) -> Array:
+        """Move pixels (..., 2) from source to target; a map's batch axes pair with the leading axes of `uv`."""
+        scale, offset = self._parameters(uv, uv.ndim)
+        return scale * uv + offset
+
+    def apply_to_box(self, box: Array) -> Array:
+        """Move boxes (..., 4); after a flip u0 < u1 still holds. Not clipped."""
+        xp = array_namespace(box)
+        corners = xp.stack([box[..., :2], box[..., 2:]], axis=-2)
+        moved = self.apply(corners)
+        return xp.concat([xp.min(moved, axis=-2), xp.max(moved, axis=-2)], axis=-1)
+
+    def apply_to_K(self, K: Array) -> Array:
+        """Return the intrinsics of the mapped image, (..., 3, 3).
+
+        A turn or a flip makes fx, fy negative and leaves the camera frame and the distortion as they were.
+        """
+        xp = array_namespace(K)
+        scale, offset = self._parameters(K, 2 if self.scale.ndim == 1 else self.scale.ndim)
+        top = scale[..., :, None] * K[..., :2, :] + offset[..., :, None] * K[..., 2:, :]
+        return xp.concat([top, xp.broadcast_to(K[..., 2:, :], (*top.shape[:-2], 1, 3))], axis=-2)
+
+    def apply_to_image(self, image: Array, fill: float = 0.0) -> Array:
+        """Resample images (..., H, W, C) to (..., height, width, C), uint8 to uint8 (rounded), float to float.
+
+        Shrinking averages over the area a target pixel covers (no aliasing); enlarging interpolates linearly.
+        What lies outside the source becomes `fill`. numpy and torch agree to one grey level.
+
+        Raises:
+            ValueError: The image does not have the size this map starts from.
+        """
+        if tuple(image.shape[-3:-1]) != (self.source_height, self.source_width):
+            raise ValueError(
+                f"this map starts from images of {self.source_width}x{self.source_height} (width x height) but got "
+                f"{image.shape[-2]}x{image.shape[-3]}; is the recording's size the one the rig states?"
+            )
+        xp = array_namespace(image)
+        work = xp.float64 if image.dtype == xp.float64 else xp.float32
+        rows, row_span = self._weights(1, image, work)
+        columns, column_span = self._weights(0, image, work)
+        source = xp.astype(image[..., row_span, column_span, :], work) - fill
+        lead, (H, W, C) = source.shape[:-3], source.shape[-3:]
+        mixed = rows @ xp.reshape(source, (*lead, H, W * C))
+        lead = mixed.shape[:-2]
+        mixed = xp.reshape(mixed, (*lead, self.height, W, C))
+        mixed = xp.reshape(_swap(xp, mixed), (*lead, W, self.height * C))
+        mixed = columns @ mixed
+        mixed = _swap(xp, xp.reshape(mixed, (*mixed.shape[:-2], self.width, self.height, C))) + fill
+        if image.dtype == xp.uint8:
+            return xp.astype(xp.clip(xp.round(mixed), 0, 255), xp.uint8)
+        return mixed
+
+    def _weights(self, axis: int, image: Array, work: Any) -> tuple[Array, slice]:
+        """Return resampling weights (..., target, source) along u (0) or v (1), and the source rows they touch."""
+        xp = array_namespace(image)
+        n_source = (self.source_width, self.source_height)[axis]
+        n_target = (self.width, self.height)[axis]
+        scale = xp.asarray(self.scale, dtype=xp.float64, device=image.device)[..., axis, None]
+        offset = xp.asarray(self.offset, dtype=xp.float64, device=image.device)[..., axis, None]
+        target = xp.arange(n_target, dtype=xp.float64, device=image.device)
+        centre = (target - offset) / scale
+        half = xp.abs(0.5 / scale) + xp.zeros_like(centre)
+        first = int(xp.clip(xp.floor(xp.min(centre - half) - 1), 0, n_source - 1))
+        last = int(xp.clip(xp.ceil(xp.max(centre + half) + 1), first, n_source - 1))
+        source = xp.arange(first, last + 1, dtype=xp.float64, device=image.device)
+        centre, half = centre[..., None], half[..., None]
+        low = xp.maximum(centre - half, source - 0.5)
+        high = xp.minimum(centre + half, source + 0.5)
+        covered = xp.clip(high - low, 0, None) / (2 * half)
+        inside = (centre >= -0.5) & (centre <= n_source - 0.5)
+        held = xp.clip(centre, 0, n_source - 1)
+        linear = xp.where(inside, xp.clip(1 - xp.abs(held - source), 0, None), xp.zeros_like(covered))
+        weights = xp.where(half >= 0.5, covered, linear)
+        return xp.astype(weights, work), slice(first, last + 1)
+
+
+def _swap(xp: Any, image: Array) -> Array:
+    """Exchange rows and columns of (..., H, W, C)."""
+    axes = tuple(range(image.ndim - 3)) + (image.ndim - 2, image.ndim - 3, image.ndim - 1)
+    return xp.permute_dims(image, axes)

@@ -1,0 +1,1 @@
+"""Arms and grippers: from joint readings to where the flange and the fingers are."""

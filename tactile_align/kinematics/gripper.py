@@ -1,0 +1,167 @@
+"""From a gripper reading to how far each finger stands from the tool axis."""
+
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import numpy as np
+from array_api_compat import array_namespace
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from tactile_align.geometry.frames import Array
+
+if TYPE_CHECKING:
+    from tactile_align.calibration.rig import Rig
+
+
+class Law(BaseModel):
+    """How a finger moves: along `axis` of the flange frame; finger2 mirrors finger1."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    axis: tuple[float, float, float] = (0.0, 1.0, 0.0)
+    """Unit vector in the flange frame along which finger1 moves when it opens; finger2 moves the other way."""
+
+    @model_validator(mode="after")
+    def _axis_is_a_unit_vector(self) -> "Law":
+        if abs(float(np.linalg.norm(self.axis)) - 1.0) > 1e-6:
+            raise ValueError(f"axis must be a unit vector; got {list(self.axis)}")
+        return self
+
+
+class Linear(Law):
+    """Opening proportional to the reading, as a parallel gripper on a spindle or belt."""
+
+    kind: Literal["linear"] = "linear"
+    closed_m: Annotated[float, Field(ge=0.0, le=0.5)] = 0.0
+    """One finger's distance from the tool axis when fully closed, m."""
+    open_m: Annotated[float, Field(gt=0.0, le=0.5)]
+    """The same when fully open, m."""
+
+    def opening(self, fraction: Array) -> Array:
+        """Return one finger's distance from the tool axis, m, for fractions open (0 closed, 1 open)."""
+        return self.closed_m + fraction * (self.open_m - self.closed_m)
+
+
+class SliderCrank(Law):
+    """A servo crank that pushes each finger through a rod, as the X-Trainer's gripper.
+
+    The finger stands at w = crank cos(theta) + sqrt(rod^2 - crank^2 sin^2(theta)) with theta
+    proportional to the reading (X-Trainer control code: 30 mm, 40 mm, 2.3818 rad closed, 88.2 deg of travel).
+    """
+
+    kind: Literal["slider_crank"] = "slider_crank"
+    crank_m: Annotated[float, Field(gt=0.0, le=0.5)] = 0.030
+    rod_m: Annotated[float, Field(gt=0.0, le=0.5)] = 0.040
+    theta_closed_rad: float = 2.3818
+    theta_open_rad: float = 0.8417
+
+    @model_validator(mode="after")
+    def _rod_reaches(self) -> "SliderCrank":
+        if self.rod_m <= self.crank_m:
+            raise ValueError(f"rod_m must exceed crank_m; got rod {self.rod_m} and crank {self.crank_m}")
+        return self
+
+    def opening(self, fraction: Array) -> Array:
+        """Return one finger's distance from the tool axis, m, for fractions open (0 closed, 1 open)."""
+        xp = array_namespace(fraction)
+        theta = self.theta_closed_rad + fraction * (self.theta_open_rad - self.theta_closed_rad)
+        reach = xp.sqrt(self.rod_m**2 - (self.crank_m * xp.sin(theta)) ** 2)
+        return self.crank_m * xp.cos(theta) + reach
+
+
+class Gripper(BaseModel):
+    """One gripper of a rig: which state column reads it, in which sense, and how its fingers move."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    column: Annotated[int, Field(ge=0)]
+    """Column of qpos that holds the reading."""
+    open: float
+    """The reading when fully open."""
+    closed: float
+    """The reading when fully closed."""
+    reading: Literal["measured", "commanded"]
+    """Whether the reading is where the fingers are, or the last command (the X-Trainer records commands)."""
+    tolerance: Annotated[float, Field(ge=0.0, le=0.5)] = 0.02
+    """How far a reading may lie outside [closed, open], as a fraction of that range, before it is refused."""
+    law: Annotated[Linear | SliderCrank, Field(discriminator="kind")]
+
+    @model_validator(mode="after")
+    def _range_is_not_empty(self) -> "Gripper":
+        if self.open == self.closed:
+            raise ValueError(f"open and closed must differ; both are {self.open}")
+        return self
+
+    def opening(self, qpos: Array) -> Array:
+        """Return where the fingers stand: (..., 2), one distance from the tool axis per finger, m.
+
+        Args:
+            qpos: (..., D) raw state as recorded.
+
+        Raises:
+            ValueError: A reading outside [closed, open] by more than the tolerance; names row and value.
+        """
+        xp = array_namespace(qpos)
+        if qpos.shape[-1] <= self.column:
+            raise ValueError(
+                f"the gripper reads column {self.column} of qpos, but qpos has {qpos.shape[-1]} columns; "
+                f"set `column` of the gripper in the rig file"
+            )
+        reading = qpos[..., self.column]
+        fraction = (reading - self.closed) / (self.open - self.closed)
+        bad = ~((fraction >= -self.tolerance) & (fraction <= 1 + self.tolerance))
+        if bool(xp.any(bad)):
+            row = int(xp.nonzero(xp.reshape(bad, (-1,)))[0][0])
+            value = float(xp.reshape(reading, (-1,))[row])
+            raise ValueError(
+                f"row {row}: gripper reading {value:.4g} lies outside [{min(self.open, self.closed):g}, "
+                f"{max(self.open, self.closed):g}] (tolerance {self.tolerance:g} of the range). Is this normalised "
+                f"(z-scored) qpos, or does the rig state the wrong column, sense or unit?"
+            )
+        one = self.law.opening(fraction)
+        return xp.stack([one, one], axis=-1)
+
+
+def opening_in_contact(rig: "Rig", arm: str, qpos: Array, contact: Array) -> Array:
+    """Return where the fingers stand, holding a COMMANDED reading at its value at contact onset.
+
+    Once a finger touches, the command goes on closing while the finger stays. Within each run of
+    contact the opening is the larger of the command and its value at the first contact frame, so a
+    command that opens again is followed at once. A measured reading is returned as it is.
+
+    Args:
+        rig: The rig.
+        arm: Which arm's gripper.
+        qpos: (..., T, D) raw state of an episode, frames in order.
+        contact: (..., T) bool, whether a sensor on this gripper touches something.
+
+    Returns:
+        (..., T, 2) metres from the tool axis, per finger.
+
+    Raises:
+        ValueError: Shapes that do not pair, or a reading out of range.
+    """
+    gripper = rig.gripper(arm)
+    if tuple(contact.shape) != tuple(qpos.shape[:-1]):
+        raise ValueError(
+            f"contact must have one flag per frame, shape {tuple(qpos.shape[:-1])}; got {tuple(contact.shape)}"
+        )
+    opening = gripper.opening(qpos)
+    if gripper.reading == "measured":
+        return opening
+    xp = array_namespace(qpos)
+    onset = xp.concat([contact[..., :1], contact[..., 1:] & ~contact[..., :-1]], axis=-1)
+    frames = xp.broadcast_to(xp.arange(contact.shape[-1], device=contact.device), contact.shape)
+    first = xp.where(onset, frames, xp.zeros_like(frames))
+    first = _running_maximum(first)
+    held = xp.take_along_axis(opening, xp.stack([first, first], axis=-1), axis=-2)
+    return xp.where(contact[..., None], xp.maximum(opening, held), opening)
+
+
+def _running_maximum(x: Array) -> Array:
+    """Return the running maximum of integers (..., T) along the last axis by doubling."""
+    xp = array_namespace(x)
+    step = 1
+    while step < x.shape[-1]:
+        x = xp.concat([x[..., :step], xp.maximum(x[..., step:], x[..., :-step])], axis=-1)
+        step *= 2
+    return x

@@ -1,0 +1,1 @@
+"""The HSA contrastive loss and who may be whose rival."""

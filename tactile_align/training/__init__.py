@@ -1,0 +1,1 @@
+"""Offline training: configuration, loop, checkpoints, logs."""
