@@ -1,0 +1,215 @@
+"""When does a touch sensor touch something: one flag a frame, from the touch images alone.
+
+Without contact a gel looks the same in every frame, up to noise and slow drift; in contact it looks like what
+presses on it. So the frames without contact are a dense cluster, and of several (a held object is one, too)
+the smoothest. Their running mean is the reference; a frame that leaves it by more than the noise is contact.
+Each sensor and each episode has its own reference, because no two gels look alike and lamps warm up.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+ROUNDS = 3  # the reference and the frames it is made of settle in two or three
+LONG_SIDE = (
+    40  # cells along the longer side: an eighth of a 320x240 touch, which a JPEG decoder gives almost free
+)
+
+
+@dataclass(frozen=True)
+class Contact:
+    """What `contact_of` found; T frames, images in grey levels 0..255.
+
+    Attributes:
+        flags: (T,) bool, touching.
+        score: (T,) float64, how far the frame is from the reference, grey levels.
+        enter: Score at which a contact begins.
+        leave: Score below which it ends; a contact reaches from one crossing to the other around any score
+            over `enter`.
+        reference: (h, w, 3) float32 touch without contact, shrunk to LONG_SIDE cells; mean over the episode.
+        drift: How far the reference wandered within the episode, grey levels.
+        drifting: Whether the drift is larger than the weakest contact that would be noticed.
+    """
+
+    flags: np.ndarray
+    score: np.ndarray
+    enter: float
+    leave: float
+    reference: np.ndarray
+    drift: float
+    drifting: bool
+
+    @property
+    def share(self) -> float:
+        """Share of frames in contact."""
+        return float(self.flags.mean())
+
+
+def contact_of(
+    touches: Iterable[np.ndarray],
+    *,
+    reference: np.ndarray | None = None,
+    sensitivity: float = 6.0,
+    min_enter: float = 1.0,
+) -> Contact:
+    """Find the frames of one sensor in one episode that touch something.
+
+    An episode that touches something in EVERY frame, always the same way, cannot be told from one that never
+    does: give such an episode a `reference`.
+
+    Args:
+        touches: T frames (H, W, 3) uint8 of one sensor, in order.
+        reference: (H, W, 3) uint8 touch without contact, when one was recorded; found among the frames when
+            None.
+        sensitivity: How many standard deviations of the noise a contact must leave the reference.
+        min_enter: Never call fewer grey levels than this a contact.
+
+    Raises:
+        ValueError: No frame, or frames that are not (H, W, 3) uint8 of one size.
+    """
+    cells = _cells(touches)
+    if reference is not None:
+        running = np.broadcast_to(_cells([reference], shape=cells.shape[1:]), cells.shape)
+        free = _score(cells, running) < 2 * min_enter
+    else:
+        free = _free_frames(cells)
+        running = _running_mean(cells, free)
+    for _ in range(ROUNDS):
+        score = _score(cells, running)
+        enter, leave = _thresholds(score[free], sensitivity, min_enter)
+        flags = _hysteresis(score, enter, leave)
+        quiet = score < leave
+        if quiet.sum() < 3:
+            break
+        free = quiet
+        running = _running_mean(cells, free)
+    drift = _drift(running)
+    return Contact(flags, score, enter, leave, running.mean(axis=0), drift, drift > enter)
+
+
+def contacts(flags: np.ndarray) -> np.ndarray:
+    """Number the contacts of an episode.
+
+    Args:
+        flags: (T,) bool.
+
+    Returns:
+        (T,) int64: which contact a frame belongs to, from 0; -1 between contacts.
+    """
+    flags = np.asarray(flags, bool)
+    begins = flags & ~np.concatenate(([False], flags[:-1]))
+    return np.where(flags, np.cumsum(begins) - 1, -1)
+
+
+def _cells(touches: Iterable[np.ndarray], shape: tuple[int, ...] | None = None) -> np.ndarray:
+    """(T, h, w, 3) float32, area-averaged."""
+    rows: list[np.ndarray] = []
+    first: tuple[int, ...] | None = None
+    for row, frame in enumerate(touches):
+        if frame.ndim != 3 or frame.shape[2] != 3 or frame.dtype != np.uint8:
+            raise ValueError(f"touch {row} must be uint8 (height, width, 3); got {frame.dtype} {frame.shape}")
+        if first is None:
+            first = frame.shape
+        if frame.shape != first:
+            raise ValueError(
+                f"touch {row} has shape {frame.shape}, touch 0 has {first}; one sensor gives one size"
+            )
+        height, width = frame.shape[:2]
+        scale = min(1.0, LONG_SIDE / max(height, width))
+        h, w = shape[:2] if shape else (max(1, round(height * scale)), max(1, round(width * scale)))
+        rows.append(cv2.resize(frame, (w, h), interpolation=cv2.INTER_AREA).astype(np.float32))
+    if not rows:
+        raise ValueError("no touch given; contact needs at least one frame")
+    return np.stack(rows)
+
+
+def _score(cells: np.ndarray, running: np.ndarray) -> np.ndarray:
+    """(T,) largest local change: a contact is a patch, so averaging neighbours keeps it and fades noise."""
+    change = cells - running
+    # Lamps flicker as a whole; what a contact leaves untouched, most of the gel, says by how much.
+    change = change - np.median(change, axis=(1, 2), keepdims=True)
+    patch = np.stack([cv2.blur(frame, (3, 3)) for frame in change])
+    strength = np.sqrt((patch**2).sum(axis=3)).reshape(len(cells), -1)
+    top = max(1, strength.shape[1] // 100)
+    largest: np.ndarray = np.partition(strength, -top, axis=1)[:, -top:].mean(axis=1).astype(np.float64)
+    return largest
+
+
+def _free_frames(cells: np.ndarray) -> np.ndarray:
+    """(T,) bool: frames of the dense cluster that looks least like a contact."""
+    steps = len(cells)
+    every = max(1, -(-steps // 800))  # pairs of frames grow with the square
+    some = cells[::every]
+    flat = (some - np.median(some, axis=(1, 2), keepdims=True)).reshape(len(some), -1)
+    squares = (flat**2).sum(axis=1)
+    apart = np.sqrt(np.maximum(squares[:, None] + squares[None] - 2 * flat @ flat.T, 0) / flat.shape[1])
+    if len(some) < 4:
+        return np.ones(steps, bool)
+    near = 2.0 * max(float(np.quantile(np.diagonal(apart, 1), 0.1)), 0.1)
+    close = apart < near
+    need = max(3, len(some) // 50)
+    cores = close.sum(axis=1) >= need
+    label = _components(close & cores[:, None] & cores[None])
+    label[~cores] = -1
+    candidates = [k for k in np.unique(label[cores]) if (label == k).sum() >= need]
+    if not candidates:
+        return np.ones(steps, bool)
+    rough = {k: _roughness(some[label == k].mean(axis=0)) for k in candidates}
+    smoothest = min(candidates, key=lambda k: rough[k])
+    free = np.zeros(steps, bool)
+    free[::every] = label == smoothest
+    return free
+
+
+def _components(linked: np.ndarray) -> np.ndarray:
+    """(n,) label of each node's connected component."""
+    label = np.full(len(linked), -1)
+    for start in range(len(linked)):
+        if label[start] >= 0:
+            continue
+        label[start] = start
+        front = np.zeros(len(linked), bool)
+        front[start] = True
+        while front.any():
+            front = linked[front].any(axis=0) & (label < 0)
+            label[front] = start
+    return label
+
+
+def _roughness(image: np.ndarray) -> float:
+    """How much texture an image has; a gel at rest has the least."""
+    return float(np.abs(cv2.Laplacian(cv2.blur(image, (3, 3)), cv2.CV_32F)).mean())
+
+
+def _running_mean(cells: np.ndarray, free: np.ndarray) -> np.ndarray:
+    """(T, h, w, 3): the touch without contact around each moment, weighted by nearness in time."""
+    steps = len(cells)
+    times, width = np.flatnonzero(free), max(10.0, steps / 10)
+    weight = np.exp(-0.5 * ((np.arange(steps)[:, None] - times[None]) / width) ** 2).astype(np.float32) + 1e-6
+    mean = (weight / weight.sum(axis=1, keepdims=True)) @ cells[free].reshape(len(times), -1)
+    return mean.reshape(cells.shape)
+
+
+def _thresholds(quiet: np.ndarray, sensitivity: float, floor: float) -> tuple[float, float]:
+    if not len(quiet):
+        return floor, floor / 2
+    middle = float(np.median(quiet))
+    spread = 1.4826 * float(np.median(np.abs(quiet - middle)))
+    enter = max(floor, middle + sensitivity * spread)
+    return enter, middle + 0.5 * (enter - middle)
+
+
+def _hysteresis(score: np.ndarray, enter: float, leave: float) -> np.ndarray:
+    """(T,) bool: runs over `leave` that reach `enter` somewhere."""
+    over = score > leave
+    run = contacts(over)
+    reaching = np.unique(run[score > enter])
+    result: np.ndarray = over & np.isin(run, reaching)
+    return result
+
+
+def _drift(running: np.ndarray) -> float:
+    ends = running[0] - running[-1], running[len(running) // 2] - running[-1]
+    return float(max(np.sqrt((end**2).sum(axis=2)).mean() for end in ends))

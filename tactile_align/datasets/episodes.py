@@ -1,0 +1,333 @@
+"""Open a recorded episode; one frame at a time, always RGB."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import h5py
+import numpy as np
+
+from tactile_align.datasets import codec, guard
+from tactile_align.datasets.faults import EpisodeError, Fault
+from tactile_align.datasets.handles import HANDLES, Stamp, open_file
+from tactile_align.datasets.layout import Layout, load_layout
+from tactile_align.datasets.recognise import episode_groups, guess_layout, natural
+from tactile_align.datasets.streams import Found, Stream, find
+from tactile_align.datasets.write import write_episode
+
+__all__ = ["Episode", "EpisodeError", "EpisodeRef", "Fault", "list_episodes", "open_episode", "write_episode"]
+
+SUFFIXES = (".hdf5", ".h5")
+
+
+@dataclass(frozen=True, order=True)
+class EpisodeRef:
+    """Where one episode is: a file, the group in it where a file holds several, the layout if it is known."""
+
+    path: Path
+    group: str = ""
+    layout: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.path}#{self.group.rpartition('/')[2]}" if self.group else str(self.path)
+
+
+def list_episodes(path: str | Path, layout: str | Path | None = None) -> tuple[EpisodeRef, ...]:
+    """List the episodes of a folder (with its subfolders) or of one file, in natural order.
+
+    Files are opened only to see whether they hold several episodes; a damaged one is listed and named when
+    opened.
+
+    Raises:
+        FileNotFoundError: Nothing there, or no .hdf5 or .h5 file in the folder.
+    """
+    place = Path(path)
+    if place.is_dir():
+        # Hidden names are half-written files of a writer that was stopped.
+        files = [
+            f for s in SUFFIXES for f in place.rglob(f"*{s}") if f.is_file() and not f.name.startswith(".")
+        ]
+        files.sort(key=lambda f: [natural(part) for part in f.parts])
+        if not files:
+            raise FileNotFoundError(
+                f"{place}: no episode found; needed files ending in {' or '.join(SUFFIXES)}"
+            )
+    elif place.is_file():
+        files = [place]
+    else:
+        raise FileNotFoundError(f"{place}: no such file or folder; needed an episode or a folder of episodes")
+    return tuple(ref for file in files for ref in _episodes_in(file, layout))
+
+
+def _episodes_in(path: Path, layout: str | Path | None) -> Iterator[EpisodeRef]:
+    known = load_layout(layout) if layout is not None else None
+    name = None if layout is None else str(layout)
+    if known is not None and not known.episode_group:
+        yield EpisodeRef(path, "", name)
+        return
+    try:
+        with open_file(path) as file:
+            found = known or guess_layout(file, path)
+            groups = episode_groups(file, found, path)
+    except EpisodeError:
+        yield EpisodeRef(path, "", name)  # listed, so that opening it says what is wrong
+        return
+    for group in groups:
+        yield EpisodeRef(path, group, found.name if known is None else name)
+
+
+def open_episode(where: EpisodeRef | str | Path, layout: str | Path | None = None) -> "Episode":
+    """Open one episode and check it.
+
+    Args:
+        where: A ref, a file, or "FILE#demo_3" where a file holds several.
+        layout: A layout's name or TOML file; recognised when None.
+
+    Raises:
+        FileNotFoundError: No such file.
+        EpisodeError: Something is wrong with it; the message names file, key and row.
+    """
+    episode, found = examine_episode(where, layout)
+    if found.faults:
+        raise EpisodeError(found.faults)
+    return episode
+
+
+def examine_episode(
+    where: EpisodeRef | str | Path, layout: str | Path | None = None
+) -> tuple["Episode", Found]:
+    """Open an episode whatever its faults, which come second; only fit for looking and mending."""
+    ref = where if isinstance(where, EpisodeRef) else _parse(where)
+    stamp_path = ref.path.resolve()
+    chosen = layout if layout is not None else ref.layout
+    with open_file(ref.path) as file:
+        stamp = Stamp.of(stamp_path)
+        group = _group_of(file, ref)
+        known = load_layout(chosen) if chosen is not None else guess_layout(file, ref.path, group)
+        if group is None:
+            groups = episode_groups(file, known, ref.path)
+            if len(groups) != 1:
+                some = ", ".join(g.rpartition("/")[2] for g in groups[:3]) or "none"
+                text = f"holds {len(groups)} episodes ({some}, ...); name one as {ref.path.name}#NAME"
+                raise guard.fault("which episode", ref.path, known.episode_group, text)
+            group = groups[0]
+        holder = guard.reach(file, group, ref.path) if group else file
+        if not isinstance(holder, h5py.Group):
+            raise guard.fault(
+                "missing", ref.path, group, "is missing; list the file's episodes with: tactile-align inspect"
+            )
+        attributes = _attributes(holder, ref.path)
+        found = find(holder, known, ref.path)
+        fps = _fps(attributes, known, ref.path, found)
+    return Episode(EpisodeRef(ref.path, group, known.name), known, stamp, found, attributes, fps), found
+
+
+class Episode:
+    """One recorded episode: T synchronised moments.
+
+    Joints and actions are in memory; frames are read when asked for, through handles of the asking process,
+    so an Episode can be pickled and used after a fork. Leaving the `with` block gives the handle back;
+    reading on reopens it.
+
+    Attributes:
+        ref: Where it is, with the layout that was found.
+        path: The file.
+        layout: The layout's facts.
+        qpos: (T, D) float64 raw joint readings, units as recorded (the rig says which).
+        action: (T, A) float64 raw actions, units as recorded.
+        qvel: (T, D) float64, or None where not recorded. X-Trainer's is a copy of qpos.
+        fps: Frames a second, None when neither the file nor the layout knows.
+        attributes: What the file says about itself.
+    """
+
+    def __init__(
+        self,
+        ref: EpisodeRef,
+        layout: Layout,
+        stamp: Stamp,
+        found: Found,
+        attributes: dict[str, Any],
+        fps: float | None,
+    ) -> None:
+        self.ref, self.path, self.layout = ref, ref.path, layout
+        self.qpos = found.qpos if found.qpos is not None else np.zeros((0, 0))
+        self.action = found.action if found.action is not None else np.zeros((0, 0))
+        self.qvel = found.qvel
+        self.attributes, self.fps = attributes, fps
+        self._stamp = stamp
+        self._depth, self._carried = found.depth, found.carried
+        self._cameras, self._touches = found.cameras, found.touches
+
+    def __len__(self) -> int:
+        return len(self.qpos)
+
+    def __enter__(self) -> "Episode":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        streams = ", ".join((*self.cameras, *self.sensors))
+        return f"Episode({self.ref}, layout {self.layout.name}, {len(self)} steps, {streams})"
+
+    def close(self) -> None:
+        """Give the file handle of this process back."""
+        HANDLES.release(self._stamp)
+
+    @property
+    def cameras(self) -> tuple[str, ...]:
+        """Names of the camera streams, in the layout's order."""
+        return tuple(self._cameras)
+
+    @property
+    def sensors(self) -> tuple[str, ...]:
+        """Names of the touch streams."""
+        return tuple(self._touches)
+
+    @property
+    def depth(self) -> tuple[str, ...]:
+        """Names of the depth streams."""
+        return tuple(self._depth)
+
+    @property
+    def carried(self) -> tuple[str, ...]:
+        """Layout paths of further (T, ...) arrays, such as base_action."""
+        return tuple(self._carried)
+
+    @cached_property
+    def _streams(self) -> dict[str, Stream]:
+        return {**self._cameras, **self._touches}
+
+    def stream(self, name: str) -> Stream:
+        """Return how a camera or touch stream is stored.
+
+        Raises:
+            KeyError: No stream of this name.
+        """
+        try:
+            return self._streams[name]
+        except KeyError:
+            have = ", ".join(self._streams)
+            raise KeyError(f"{self.ref} has no stream {name!r}; it has: {have}") from None
+
+    def width_height(self, name: str) -> tuple[int, int]:
+        """Return (width, height) of a stream's frames."""
+        stream = self.stream(name)
+        return stream.width, stream.height
+
+    def image(self, name: str, t: int, at_least: tuple[int, int] | None = None) -> np.ndarray:
+        """Return frame t of a camera or a touch sensor.
+
+        Args:
+            name: Camera or sensor.
+            t: 0 <= t < len(self).
+            at_least: (width, height); a JPEG then comes at as few eighths of its size as are not smaller.
+
+        Returns:
+            (H, W, 3) uint8 RGB, whatever the file holds.
+
+        Raises:
+            KeyError: No such stream.
+            IndexError: No such moment.
+            EpisodeError: The frame is damaged or of another size than the first.
+        """
+        stream, row = self.stream(name), self._row(name, t)
+        if stream.kind == "raw":
+            frame = row[..., ::-1] if stream.channels == "bgr" else row
+            return np.ascontiguousarray(frame)
+        try:
+            width, height = codec.width_height(row)
+            if (width, height) == (stream.width, stream.height):
+                return codec.decode(row, stream.channels, at_least)
+        except ValueError as cause:
+            text = f"{cause}; cut the frame out with: tactile-align repair"
+            raise guard.fault("frame", self.path, stream.key, text, t) from cause
+        text = (
+            f"is {width}x{height} but row 0 is {stream.width}x{stream.height}; all frames of a stream "
+            "must be alike"
+        )
+        raise guard.fault("frame size", self.path, stream.key, text, t)
+
+    def encoded(self, name: str, t: int) -> bytes | None:
+        """Return the JPEG or PNG bytes of frame t as stored, padding cut off; None for a raw stream."""
+        stream = self.stream(name)
+        if stream.kind == "raw":
+            return None
+        row = self._row(name, t)
+        try:
+            return codec.without_padding(row)
+        except ValueError as cause:
+            raise guard.fault(
+                "frame", self.path, stream.key, f"{cause}; mend it with: tactile-align repair", t
+            ) from cause
+
+    def depth_image(self, name: str, t: int) -> np.ndarray:
+        """Return depth frame t as stored: shape, dtype and unit are the recorder's."""
+        if name not in self._depth:
+            raise KeyError(
+                f"{self.ref} has no depth stream {name!r}; it has: {', '.join(self._depth) or 'none'}"
+            )
+        return HANDLES.read_row(self._stamp, self._depth[name], self._index(t))
+
+    def carried_array(self, key: str) -> np.ndarray:
+        """Return a further (T, ...) array of the layout's `carried` list."""
+        rows = [HANDLES.read_row(self._stamp, self._carried[key], t) for t in range(len(self))]
+        return np.stack(rows)
+
+    def _index(self, t: int) -> int:
+        if not 0 <= t < len(self):
+            raise IndexError(f"{self.ref} has moments 0 to {len(self) - 1}; got {t}")
+        return int(t)
+
+    def _row(self, name: str, t: int) -> np.ndarray:
+        return HANDLES.read_row(self._stamp, self.stream(name).key, self._index(t))
+
+
+def _parse(where: str | Path) -> EpisodeRef:
+    text = str(where)
+    if "#" in text and not Path(text).exists():
+        file, _, group = text.rpartition("#")
+        return EpisodeRef(Path(file), group)
+    return EpisodeRef(Path(text))
+
+
+def _group_of(file: h5py.File, ref: EpisodeRef) -> str | None:
+    """Full path of the episode's group; "demo_3" may stand for data/demo_3.
+
+    None: not named, may be the only one.
+    """
+    if not ref.group:
+        return None
+    holders = [name for name in guard.names(file, ref.path) if "/" not in ref.group]
+    for full in (ref.group.strip("/"), *(f"{holder}/{ref.group}" for holder in holders)):
+        if isinstance(guard.reach(file, full, ref.path), h5py.Group):
+            return full
+    raise guard.fault(
+        "missing", ref.path, ref.group, "is not in the file; list its episodes with: tactile-align inspect"
+    )
+
+
+def _attributes(group: h5py.Group, path: Path) -> dict[str, Any]:
+    try:
+        found = dict(group.attrs)
+    except (OSError, RuntimeError, KeyError, TypeError, ValueError) as cause:
+        raise guard.unreadable(path, f"{group.name} (attributes)", cause) from cause
+    return {name: value.item() if isinstance(value, np.generic) else value for name, value in found.items()}
+
+
+def _fps(attributes: dict[str, Any], layout: Layout, path: Path, found: Found) -> float | None:
+    stated = attributes.get("fps")
+    if stated is None:
+        return layout.fps
+    if isinstance(stated, (int, float)) and np.isfinite(stated) and stated > 0:
+        return float(stated)
+    found.faults.append(
+        Fault("attribute", path, "", f"has the attribute fps = {stated!r}; frames a second must be > 0")
+    )
+    return None

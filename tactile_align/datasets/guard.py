@@ -1,0 +1,185 @@
+"""Reach into an HDF5 file without following it anywhere else.
+
+A file from elsewhere may link to other files, claim shapes larger than any memory or need code that is not
+there. Every group and dataset is reached through this module, which follows plain (hard) links only and looks
+before it reads.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from tactile_align.datasets.faults import EpisodeError, Fault
+
+MAX_LOW_DIM_BYTES = 2**28  # 2.4 million rows of 14 doubles: 13 hours at 50 Hz
+MAX_FRAME_BYTES = 2**27  # one frame, encoded or decoded: 6700 x 6700 RGB
+MAX_CHUNK_BYTES = 2**28  # HDF5 inflates a whole chunk to give one row of it
+MAX_ROWS = 10_000_000
+
+# Codes of the HDF Group's filter registry that every h5py wheel carries; 32000 is LZF, which h5py brings
+# itself.
+_BUILT_IN_FILTERS = {
+    1: "gzip",
+    2: "shuffle",
+    3: "fletcher32",
+    4: "szip",
+    5: "nbit",
+    6: "scaleoffset",
+    32000: "lzf",
+}
+
+
+def fault(kind: str, file: Path, key: str, text: str, row: int | None = None) -> EpisodeError:
+    """Build the error of one fault."""
+    return EpisodeError(Fault(kind, file, key, text, row))
+
+
+def unreadable(file: Path, key: str, cause: Exception, row: int | None = None) -> EpisodeError:
+    """Build the error for bytes the HDF5 library itself gives up on."""
+    said = " ".join(str(cause).split())
+    return fault(
+        "unreadable", file, key, f"cannot be read, HDF5 says: {said}; record or copy the file again", row
+    )
+
+
+def reach(root: h5py.Group, key: str, file: Path) -> h5py.Group | h5py.Dataset | None:
+    """Return the object at `key` below `root`, None where a part of the path is missing.
+
+    Raises:
+        EpisodeError: A part of the path is a soft, external or user-defined link, or unreadable.
+    """
+    here: Any = root
+    walked = [] if root.name in (None, "/") else [str(root.name).strip("/")]
+    for part in key.split("/"):
+        if not isinstance(here, h5py.Group):
+            return None
+        walked.append(part)
+        name = "/".join(walked)
+        try:
+            link = here.get(part, getlink=True)
+            if link is None:
+                return None
+            if not isinstance(link, h5py.HardLink):
+                raise _link_error(file, name, link)
+            here = here[part]
+        except EpisodeError:
+            raise
+        except (OSError, RuntimeError, KeyError, TypeError, ValueError) as cause:
+            raise unreadable(file, name, cause) from cause
+    return here if isinstance(here, (h5py.Group, h5py.Dataset)) else None
+
+
+def names(group: h5py.Group, file: Path) -> tuple[str, ...]:
+    """Return the names in a group, in h5py's (alphabetical) order, following nothing."""
+    try:
+        return tuple(group.keys())
+    except (OSError, RuntimeError, ValueError) as cause:
+        raise unreadable(file, str(group.name), cause) from cause
+
+
+def dataset(root: h5py.Group, key: str, file: Path) -> h5py.Dataset | None:
+    """Return the dataset at `key`, checked to be stored plainly in this file; None where it is missing.
+
+    Raises:
+        EpisodeError: A link, a group, a virtual dataset, external storage, a filter h5py does not carry, huge
+            chunks.
+    """
+    found = reach(root, key, file)
+    if found is None:
+        return None
+    key = f"{root.name or ''}/{key}".strip("/")
+    if not isinstance(found, h5py.Dataset):
+        raise fault(
+            "group instead of data",
+            file,
+            key,
+            "must be a dataset; it is a group. Is the layout the right one?",
+        )
+    try:
+        virtual, external, chunks = found.is_virtual, found.external, found.chunks
+        plist = found.id.get_create_plist()
+        filters = [plist.get_filter(i) for i in range(plist.get_nfilters())]
+        shape, itemsize = found.shape, found.dtype.itemsize
+    except (OSError, RuntimeError, KeyError, TypeError, ValueError) as cause:
+        raise unreadable(file, key, cause) from cause
+    if virtual:
+        text = (
+            "is a virtual dataset, whose data lie in other files; an episode must hold its data. Copy it "
+            "into one file"
+        )
+        raise fault("virtual dataset", file, key, text)
+    if external:
+        where = external[0][0]
+        text = (
+            f"keeps its data in another file ({where}); an episode must hold its data. Copy it with: "
+            "h5repack IN OUT"
+        )
+        raise fault("external storage", file, key, text)
+    for code, _, _, label in filters:
+        if code not in _BUILT_IN_FILTERS:
+            said = label.decode(errors="replace") if isinstance(label, bytes) else label
+            have = ", ".join(_BUILT_IN_FILTERS.values())
+            text = (
+                f"needs the HDF5 filter {code} ({said}), only {have} are read; write it again without "
+                "that filter"
+            )
+            raise fault("filter", file, key, text)
+    if shape is None:
+        raise fault(
+            "empty", file, key, "is an empty (null) dataset; it must hold one row a step. Record it again"
+        )
+    if chunks is not None and _bytes(chunks, itemsize) > MAX_CHUNK_BYTES:
+        text = (
+            f"has chunks of {_bytes(chunks, itemsize):,} bytes, at most {MAX_CHUNK_BYTES:,} are read; "
+            "rechunk it"
+        )
+        raise fault("huge", file, key, text)
+    return found
+
+
+def read_low_dim(data: h5py.Dataset, file: Path, key: str) -> np.ndarray:
+    """Read a whole (T,) or (T, D, ...) array after checking what it claims to hold.
+
+    Raises:
+        EpisodeError: It claims more than MAX_LOW_DIM_BYTES, or HDF5 cannot read it.
+    """
+    claimed = _bytes(data.shape, data.dtype.itemsize)
+    if claimed > MAX_LOW_DIM_BYTES:
+        text = (
+            f"claims shape {data.shape}, {claimed:,} bytes; at most {MAX_LOW_DIM_BYTES:,} are read. Is it "
+            "damaged?"
+        )
+        raise fault("huge", file, key, text)
+    try:
+        return np.asarray(data[()])
+    except (OSError, RuntimeError, KeyError, TypeError, ValueError) as cause:
+        raise unreadable(file, key, cause) from cause
+
+
+def read_row(data: h5py.Dataset, row: int, file: Path, key: str) -> np.ndarray:
+    """Read one row; the frame limits have been checked when the episode was opened."""
+    try:
+        return np.asarray(data[row])
+    except (OSError, RuntimeError, KeyError, TypeError, ValueError, IndexError) as cause:
+        raise unreadable(file, key, cause, row) from cause
+
+
+def _bytes(shape: tuple[int, ...], itemsize: int) -> int:
+    total = itemsize
+    for n in shape:
+        total *= int(n)  # Python integers: a claimed 2**40 x 2**40 must not wrap around
+    return total
+
+
+def _link_error(file: Path, key: str, link: object) -> EpisodeError:
+    if isinstance(link, h5py.ExternalLink):
+        what = f"is a link into another file ({link.filename})"
+    elif isinstance(link, h5py.SoftLink):
+        what = f"is a soft link (to {link.path})"
+    else:
+        what = "is a link of a kind this reader does not know"
+    return fault(
+        "link", file, key, f"{what}; an episode must hold its data. Copy it with: h5repack --merge IN OUT"
+    )

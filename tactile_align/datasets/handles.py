@@ -1,0 +1,120 @@
+"""Open HDF5 files, a limited number per process, never across a fork.
+
+An HDF5 handle inherited through fork shares state with the parent and corrupts both; so handles belong to the
+process that opened them, and a child opens its own. Nothing is opened before it is read.
+"""
+
+import os
+import threading
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from tactile_align.datasets import guard
+
+MAX_OPEN = 64  # well below the 256 descriptors macOS grants a process
+
+
+@dataclass(frozen=True)
+class Stamp:
+    """Which state of a file was opened; another state behind the same name is another file."""
+
+    path: Path
+    inode: int
+    modified_ns: int
+    length: int
+
+    @classmethod
+    def of(cls, path: Path) -> "Stamp":
+        """Take the stamp of a file as it is now."""
+        stat = path.stat()
+        return cls(path, stat.st_ino, stat.st_mtime_ns, stat.st_size)
+
+
+@dataclass
+class _Open:
+    file: h5py.File
+    data: dict[str, h5py.Dataset] = field(default_factory=dict)
+
+
+class Handles:
+    """Least-recently-used open files of this process."""
+
+    def __init__(self, limit: int = MAX_OPEN) -> None:
+        self.limit = limit
+        self._lock = threading.RLock()
+        self._pid = os.getpid()
+        self._open: OrderedDict[Stamp, _Open] = OrderedDict()
+        self._inherited: list[OrderedDict[Stamp, _Open]] = []
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def read_row(self, stamp: Stamp, key: str, row: int) -> np.ndarray:
+        """Read one row of the dataset at `key`, opening the file if need be.
+
+        Raises:
+            EpisodeError: The file changed since its stamp was taken, or cannot be read.
+        """
+        self._after_fork()
+        with self._lock:  # h5py reads one at a time anyway; decoding happens outside
+            entry = self._entry(stamp)
+            data = entry.data.get(key)
+            if data is None:
+                data = guard.dataset(entry.file, key, stamp.path)
+                if data is None:
+                    raise guard.fault(
+                        "missing", stamp.path, key, "is missing; it was there when the file was opened"
+                    )
+                entry.data[key] = data
+            return guard.read_row(data, row, stamp.path, key)
+
+    def release(self, stamp: Stamp) -> None:
+        """Close a file if this process has it open."""
+        self._after_fork()
+        with self._lock:
+            entry = self._open.pop(stamp, None)
+            if entry is not None:
+                entry.data.clear()
+                entry.file.close()
+
+    def _entry(self, stamp: Stamp) -> _Open:
+        entry = self._open.get(stamp)
+        if entry is None:
+            if Stamp.of(stamp.path) != stamp:
+                text = "belongs to a file that was changed while it was in use; open the episode again"
+                raise guard.fault("changed", stamp.path, "", text)
+            entry = self._open[stamp] = _Open(open_file(stamp.path))
+            while len(self._open) > self.limit:
+                self.release(next(iter(self._open)))
+        self._open.move_to_end(stamp)
+        return entry
+
+    def _after_fork(self) -> None:
+        if self._pid != os.getpid():
+            # Kept, not closed: closing would touch the library state copied from the parent.
+            self._inherited.append(self._open)
+            self._open, self._lock, self._pid = OrderedDict(), threading.RLock(), os.getpid()
+
+
+def open_file(path: Path) -> h5py.File:
+    """Open for reading.
+
+    Raises:
+        FileNotFoundError: No such file.
+        EpisodeError: Not HDF5, truncated or damaged.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file; an episode is one .hdf5 or .h5 file (or FILE#demo_3)")
+    try:
+        return h5py.File(path, "r", locking=False)  # read-only file systems and other readers must not matter
+    except (OSError, RuntimeError, ValueError) as cause:
+        said = " ".join(str(cause).split())
+        text = f"is not a readable HDF5 file ({said}); it may be cut short: copy or record it again"
+        raise guard.fault("not hdf5", path, "", text) from cause
+
+
+HANDLES = Handles()

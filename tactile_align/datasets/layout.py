@@ -1,0 +1,158 @@
+"""What an episode file holds: the facts in `datasets/*.toml`, typed.
+
+A layout says where joints, cameras and touches lie in an HDF5 file, how frames are stored and which channel
+comes first. A lab with another layout adds a TOML file; no code changes.
+"""
+
+from fnmatch import fnmatchcase
+from functools import lru_cache
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from tactile_align.facts import fact_names, parse, read_fact
+
+Kind = Literal["raw", "padded_jpeg", "vlen_jpeg"]
+Channels = Literal["rgb", "bgr"]
+
+
+class _Fact(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class State(_Fact):
+    """Paths of the low-dimensional streams inside the episode; several paths are joined column by column."""
+
+    qpos: tuple[str, ...] = Field(min_length=1)
+    qvel: tuple[str, ...] = ()
+    action: tuple[str, ...] = Field(min_length=1)
+    carried: tuple[str, ...] = ()  # further (T, ...) arrays that trimming and converting take along
+    dtype: Literal["float32", "float64"] = "float32"  # written; any float is read
+
+
+class Cameras(_Fact):
+    """Which datasets of which group are camera streams: `names` less touches and depth."""
+
+    group: str
+    names: tuple[str, ...] = ("*",)
+    order: tuple[str, ...] = ()  # the order of writing, which is the order of the rows of compress_len
+    known: tuple[
+        str, ...
+    ] = ()  # only files whose cameras all match are taken for this layout; empty: any name
+
+
+class Touches(_Fact):
+    """Where touches may lie; they are written to the first group."""
+
+    groups: tuple[str, ...] = ()
+    names: tuple[str, ...] = ("tactile*",)
+
+
+class Depth(_Fact):
+    """Depth streams lie among the cameras; they are carried, never decoded."""
+
+    names: tuple[str, ...] = ("*_depth",)
+
+
+class Storage(_Fact):
+    """How frames are written, and which ways of storing them identify the layout."""
+
+    kind: Kind
+    found: tuple[Kind, ...] = Field(min_length=1)
+    padding: Literal["shared", "per_stream"] = "per_stream"
+    quality: int = Field(default=95, ge=1, le=100)
+    touch_codec: Literal["jpeg", "png"] = "jpeg"
+
+
+class ChannelOrder(_Fact):
+    """First channel of raw frames, and of what a standard decoder gives for encoded ones; by stream where
+    they differ.
+    """
+
+    encoded: Channels = "rgb"
+    raw: Channels = "rgb"
+    streams: dict[str, Channels] = {}
+
+
+class Lengths(_Fact):
+    """The (streams, T) table of encoded lengths. Written for the original's sake, never needed to read."""
+
+    key: str
+    rows: Literal["written", "alphabetical"]
+
+
+class Layout(_Fact):
+    """One recording layout.
+
+    `episode_group` is a pattern such as `data/demo_*` in a file with many episodes, empty where the file is
+    the episode. `fps` is the fixed rate of the recorder when files do not store one.
+    """
+
+    name: str
+    title: str
+    source: str
+    file_name: str = "episode_{index}.hdf5"
+    episode_group: str = ""
+    fps: float | None = Field(default=None, gt=0)
+    writable: bool = True
+    state: State
+    cameras: Cameras
+    touches: Touches = Touches()
+    depth: Depth = Depth()
+    storage: Storage
+    channels: ChannelOrder = ChannelOrder()
+    lengths: Lengths | None = None
+    requires: tuple[str, ...] = ()  # further paths that must exist for a file to be taken for this layout
+    attributes: dict[str, bool | int | float | str] = {}
+
+    @model_validator(mode="after")
+    def _check(self) -> "Layout":
+        if "{index}" not in self.file_name:
+            raise ValueError(f"file_name needs an {{index}} in it; got {self.file_name!r}")
+        if self.lengths is not None and self.storage.kind == "raw":
+            raise ValueError(
+                "a [lengths] table needs encoded frames, but storage.kind is 'raw'; remove one of them"
+            )
+        return self
+
+    def is_touch(self, name: str) -> bool:
+        """Whether a stream of this name is a touch."""
+        return _matches(name, self.touches.names)
+
+    def is_depth(self, name: str) -> bool:
+        """Whether a stream of this name is depth."""
+        return _matches(name, self.depth.names)
+
+    def is_camera(self, name: str) -> bool:
+        """Whether a stream of this name in the camera group is a camera."""
+        return _matches(name, self.cameras.names) and not self.is_touch(name) and not self.is_depth(name)
+
+    def knows_camera(self, name: str) -> bool:
+        """Whether recordings of this layout have a camera of this name."""
+        return not self.cameras.known or _matches(name, self.cameras.known)
+
+    def channel_order(self, stream: str, encoded: bool) -> Channels:
+        """Channel order of a stream, as stored (raw) or as a standard decoder gives it (encoded)."""
+        return self.channels.streams.get(stream, self.channels.encoded if encoded else self.channels.raw)
+
+
+@lru_cache(maxsize=64)
+def load_layout(name_or_path: str | Path) -> Layout:
+    """Read a layout by name ("xtrainer") or from a TOML file.
+
+    Raises:
+        FileNotFoundError: No such layout.
+        ValueError: A key is unknown, missing or of the wrong type; the message names it.
+    """
+    data, source = read_fact("datasets", name_or_path)
+    return parse(Layout, data, source)
+
+
+def all_layouts() -> tuple[Layout, ...]:
+    """Return every shipped layout, by name."""
+    return tuple(load_layout(name) for name in fact_names("datasets"))
+
+
+def _matches(name: str, patterns: tuple[str, ...]) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns)

@@ -1,0 +1,153 @@
+"""Tell which layout a file has, from its paths, its cameras' names and how its frames are stored."""
+
+import re
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+import h5py
+
+from tactile_align.datasets import guard
+from tactile_align.datasets.faults import EpisodeError
+from tactile_align.datasets.layout import Layout, all_layouts
+from tactile_align.datasets.streams import kind_of
+
+
+def natural(text: str) -> list[tuple[int, int | str]]:
+    """Sort key that puts episode_2 before episode_10."""
+    return [(0, int(part)) if part.isdigit() else (1, part) for part in re.split(r"(\d+)", text) if part]
+
+
+def episode_groups(file: h5py.File, layout: Layout, path: Path) -> tuple[str, ...]:
+    """Paths of the episodes in a file of this layout, in natural order; ("",) where the file is one."""
+    if not layout.episode_group:
+        return ("",)
+    parent, _, pattern = layout.episode_group.rpartition("/")
+    holder = guard.reach(file, parent, path) if parent else file
+    if not isinstance(holder, h5py.Group):
+        return ()
+    matching = [name for name in guard.names(holder, path) if fnmatchcase(name, pattern)]
+    return tuple(f"{parent}/{name}".strip("/") for name in sorted(matching, key=natural))
+
+
+def guess_layout(file: h5py.File, path: Path, group: str | None = None) -> Layout:
+    """Return the layout that fits, or the nearest one when the file is damaged (opening it then names the
+    fault).
+
+    Raises:
+        EpisodeError: None fits, or several do that would read the file differently; says which and why.
+    """
+    layouts = all_layouts()
+    stated = _stated(file)
+    for layout in layouts:
+        if layout.name == stated:
+            return layout
+    fits = {layout.name: how_it_fits(file, layout, path, group) for layout in layouts}
+    fitting = [layout for layout in layouts if fits[layout.name].well]
+    if not fitting:
+        near = [layout for layout in layouts if fits[layout.name].damaged]
+        if near:
+            return near[0]
+        because = "; ".join(f"{name}: {fit.why}" for name, fit in fits.items())
+        text = (
+            f"fits no known layout ({because}). Name one with layout=, or describe yours in a TOML file: "
+            "datasets/README.md"
+        )
+        raise guard.fault("layout", path, "", text)
+    readings = {_reading(file, layout, path, group) for layout in fitting}
+    if len(readings) > 1:
+        which = ", ".join(layout.name for layout in fitting)
+        text = f"fits several layouts that would read it differently ({which}); say which with layout="
+        raise guard.fault("layout", path, "", text)
+    return max(fitting, key=lambda layout: len(layout.requires))
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How a layout fits a file: well, or not (`why`), or it would but for a fault (`damaged`)."""
+
+    why: str = ""
+    damaged: bool = False
+
+    @property
+    def well(self) -> bool:
+        """Whether the layout fits."""
+        return not self.why
+
+
+def how_it_fits(file: h5py.File, layout: Layout, path: Path, group: str | None = None) -> Fit:
+    """Say whether a file may be of a layout, and if not, why."""
+    try:
+        if group is None:
+            groups = episode_groups(file, layout, path)
+            if not groups:
+                return Fit(f"no {layout.episode_group}")
+            group = groups[0]
+        elif bool(group) != bool(layout.episode_group):
+            return Fit("one episode a file" if group else f"episodes lie in {layout.episode_group}")
+        episode = guard.reach(file, group, path) if group else file
+        if not isinstance(episode, h5py.Group):
+            return Fit(f"no group {group}")
+        missing = [key for key in layout.requires if guard.reach(episode, key, path) is None]
+        if missing:
+            return Fit(f"no {missing[0]}")
+        fit = _how_frames_fit(episode, layout, path)
+        if not fit.well:
+            return fit
+        for key in (*layout.state.qpos, *layout.state.action):
+            if guard.reach(episode, key, path) is None:
+                return Fit(f"no {key}", damaged=True)
+        return fit
+    except EpisodeError as error:
+        return Fit(error.faults[0].text, damaged=True)
+
+
+def _how_frames_fit(episode: h5py.Group, layout: Layout, path: Path) -> Fit:
+    holder = guard.reach(episode, layout.cameras.group, path)
+    if not isinstance(holder, h5py.Group):
+        near = any(guard.reach(episode, key, path) is not None for key in layout.state.qpos)
+        return Fit(f"no {layout.cameras.group}", damaged=near)
+    cameras = [name for name in guard.names(holder, path) if layout.is_camera(name)]
+    strangers = [name for name in cameras if not layout.knows_camera(name)]
+    if strangers:
+        return Fit(f"camera {strangers[0]} is not one of its")
+    if not cameras:
+        return Fit("no camera", damaged=True)
+    widths = set()
+    for name in cameras:
+        data = guard.dataset(holder, name, path)
+        kind = None if data is None else kind_of(data)
+        if kind is None:
+            return Fit(f"{name} holds no frames", damaged=True)
+        if kind not in layout.storage.found:
+            return Fit(f"{name} is stored as {kind}")
+        if data is not None and kind == "padded_jpeg":
+            widths.add(data.shape[1])
+    if len(cameras) > 1 and widths and layout.storage.kind == "padded_jpeg":
+        shared = len(widths) == 1
+        if shared != (layout.storage.padding == "shared"):
+            return Fit(f"row widths are {'shared' if shared else 'by camera'}")
+    return Fit()
+
+
+def _stated(file: h5py.File) -> str:
+    try:
+        stated = file.attrs.get("layout", "")
+    except (OSError, RuntimeError, KeyError, TypeError, ValueError):
+        return ""  # an unreadable note is no evidence; the structure decides
+    return stated if isinstance(stated, str) else ""
+
+
+def _reading(file: h5py.File, layout: Layout, path: Path, group: str | None) -> tuple[object, ...]:
+    """What the layout makes of the file: two layouts with the same answer are interchangeable here."""
+    if group is None:
+        group = episode_groups(file, layout, path)[0]
+    episode = file[group] if group else file
+    holder = guard.reach(episode, layout.cameras.group, path)
+    channels = []
+    for name in guard.names(holder, path) if isinstance(holder, h5py.Group) else ():
+        data = guard.dataset(holder, name, path)
+        encoded = data is not None and kind_of(data) != "raw"
+        role = "depth" if layout.is_depth(name) else "touch" if layout.is_touch(name) else "camera"
+        channels.append((name, role, layout.channel_order(name, encoded)))
+    return layout.state.qpos, layout.state.action, layout.cameras.group, tuple(channels)

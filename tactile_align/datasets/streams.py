@@ -1,0 +1,273 @@
+"""Find the streams of one episode and name what is wrong with them, before any frame is read."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from tactile_align.datasets import codec, guard
+from tactile_align.datasets.faults import EpisodeError, Fault
+from tactile_align.datasets.layout import Channels, Kind, Layout
+
+
+@dataclass(frozen=True)
+class Stream:
+    """One stream of frames: `key` is its full path in the file, `channels` as in the layout's [channels]."""
+
+    name: str
+    key: str
+    kind: Kind
+    rows: int
+    width: int
+    height: int
+    channels: Channels
+    codec: str  # "raw", "jpeg" or "png"
+    row_shape: tuple[int, ...]
+
+
+@dataclass
+class Found:
+    """What an episode holds; `faults` is empty when it can be used."""
+
+    qpos: np.ndarray | None = None
+    qvel: np.ndarray | None = None
+    action: np.ndarray | None = None
+    cameras: dict[str, Stream] = field(default_factory=dict)
+    touches: dict[str, Stream] = field(default_factory=dict)
+    depth: dict[str, str] = field(default_factory=dict)  # name -> key
+    carried: dict[str, str] = field(default_factory=dict)
+    faults: list[Fault] = field(default_factory=list)
+
+
+def find(group: h5py.Group, layout: Layout, file: Path) -> Found:
+    """Look at every stream of the episode in `group`; low-dimensional ones are read, of frames only the
+    first.
+    """
+    found = Found()
+    for what, keys, needed in (
+        ("qpos", layout.state.qpos, True),
+        ("action", layout.state.action, True),
+        ("qvel", layout.state.qvel, False),
+    ):
+        with _Collect(found):
+            setattr(found, what, _low_dim(group, keys, file, needed))
+    with _Collect(found):
+        _find_carried(group, layout, file, found)
+    places = _frame_places(group, layout, file, found)
+    for role, name, key in places:
+        with _Collect(found):
+            if role == "depth":
+                found.depth[name] = _checked_depth(group, key, file)
+            else:
+                side = found.touches if role == "touch" else found.cameras
+                if name in side:
+                    raise guard.fault(
+                        "twice", file, _full(group, key), f"is the second stream called {name!r}; keep one"
+                    )
+                side[name] = _stream(group, name, key, layout, file)
+    _check_lengths(group, layout, file, found)
+    return found
+
+
+class _Collect:
+    """Turn an EpisodeError inside the block into entries of `found.faults`."""
+
+    def __init__(self, found: Found) -> None:
+        self.found = found
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
+        if isinstance(error, EpisodeError):
+            self.found.faults.extend(error.faults)
+            return True
+        return False
+
+
+def _full(group: h5py.Group, key: str) -> str:
+    return f"{group.name}/{key}".strip("/")
+
+
+def _low_dim(group: h5py.Group, keys: tuple[str, ...], file: Path, needed: bool) -> np.ndarray | None:
+    parts: list[np.ndarray] = []
+    for key in keys:
+        data = guard.dataset(group, key, file)
+        full = _full(group, key)
+        if data is None:
+            if needed:
+                have = ", ".join(guard.names(group, file)) or "nothing"
+                text = (
+                    f"is missing; an episode needs it. At the top there is: {have}. Is the layout the "
+                    "right one?"
+                )
+                raise guard.fault("missing", file, full, text)
+            return None
+        if data.dtype.kind != "f":
+            raise guard.fault(
+                "dtype",
+                file,
+                full,
+                f"has dtype {data.dtype}, floating point is needed; write it again as float",
+            )
+        if data.ndim not in (1, 2):
+            raise guard.fault("shape", file, full, f"has shape {data.shape}, (steps, numbers) is needed")
+        if data.shape[0] == 0 or 0 in data.shape:
+            raise guard.fault(
+                "empty", file, full, f"has shape {data.shape}: no steps. Delete or record the episode again"
+            )
+        values = guard.read_low_dim(data, file, full).astype(np.float64)
+        values = values[:, None] if values.ndim == 1 else values
+        bad = np.argwhere(~np.isfinite(values))
+        if len(bad):
+            row, column = (int(i) for i in bad[0])
+            text = (
+                f"column {column} is {values[row, column]}; every number must be finite. Cut it out: "
+                "tactile-align trim"
+            )
+            raise guard.fault("not finite", file, full, text, row)
+        if parts and len(parts[0]) != len(values):
+            text = (
+                f"has {len(values)} rows but /{_full(group, keys[0])} has {len(parts[0])}; they are "
+                "joined, so must agree"
+            )
+            raise guard.fault("length", file, full, text)
+        parts.append(values)
+    return np.concatenate(parts, axis=1) if parts else None
+
+
+def _find_carried(group: h5py.Group, layout: Layout, file: Path, found: Found) -> None:
+    for key in layout.state.carried:
+        data = guard.dataset(group, key, file)
+        if data is not None:
+            found.carried[key] = _full(group, key)
+
+
+def _frame_places(group: h5py.Group, layout: Layout, file: Path, found: Found) -> list[tuple[str, str, str]]:
+    """(role, name, key below the group) of every stream of frames, cameras in the layout's order."""
+    places: list[tuple[str, str, str]] = []
+    with _Collect(found):
+        cameras = guard.reach(group, layout.cameras.group, file)
+        if isinstance(cameras, h5py.Group):
+            for name in sorted(guard.names(cameras, file), key=lambda n: _rank(n, layout)):
+                if layout.is_depth(name):
+                    places.append(("depth", name, f"{layout.cameras.group}/{name}"))
+                elif layout.is_camera(name):
+                    places.append(("camera", name, f"{layout.cameras.group}/{name}"))
+        elif cameras is not None:
+            text = "must be a group of camera streams; it is a dataset. Is the layout the right one?"
+            raise guard.fault("data instead of group", file, _full(group, layout.cameras.group), text)
+    for place in layout.touches.groups:
+        with _Collect(found):
+            holder = guard.reach(group, place, file)
+            if isinstance(holder, h5py.Group):
+                touches = [name for name in guard.names(holder, file) if layout.is_touch(name)]
+                places.extend(("touch", name, f"{place}/{name}") for name in touches)
+    if not any(role == "camera" for role, _, _ in places):
+        text = "holds no camera stream; an episode needs at least one. Is the layout the right one?"
+        found.faults.append(Fault("missing", file, _full(group, layout.cameras.group), text))
+    return places
+
+
+def _rank(name: str, layout: Layout) -> tuple[int, str]:
+    order = layout.cameras.order
+    return (order.index(name) if name in order else len(order), name)
+
+
+def _stream(group: h5py.Group, name: str, key: str, layout: Layout, file: Path) -> Stream:
+    full = _full(group, key)
+    data = guard.dataset(group, key, file)
+    if data is None:
+        raise guard.fault("missing", file, full, "is missing")
+    kind = _kind(data, file, full)
+    rows = int(data.shape[0])
+    if rows == 0:
+        raise guard.fault("empty", file, full, f"has shape {data.shape}: no frames. Record the episode again")
+    if rows > guard.MAX_ROWS:
+        raise guard.fault(
+            "huge", file, full, f"claims {rows:,} frames, at most {guard.MAX_ROWS:,} are read. Is it damaged?"
+        )
+    row_shape = tuple(int(n) for n in data.shape[1:])
+    row_bytes = 1
+    for n in row_shape:
+        row_bytes *= n
+    if row_bytes > guard.MAX_FRAME_BYTES:
+        text = (
+            f"claims {row_bytes:,} bytes a frame, at most {guard.MAX_FRAME_BYTES:,} are read. Is it damaged?"
+        )
+        raise guard.fault("huge", file, full, text)
+    if kind == "raw":
+        if 0 in row_shape:
+            raise guard.fault("shape", file, full, f"has shape {data.shape}: frames without pixels")
+        height, width = row_shape[:2]
+        return Stream(
+            name, full, kind, rows, width, height, layout.channel_order(name, False), "raw", row_shape
+        )
+    row = guard.read_row(data, 0, file, full)
+    try:
+        width, height = codec.width_height(row)
+    except ValueError as cause:
+        text = f"{cause}; cut the frame out with: tactile-align repair"
+        raise guard.fault("frame", file, full, text, 0) from cause
+    order = layout.channel_order(name, True)
+    return Stream(name, full, kind, rows, width, height, order, codec.codec_of(row), row_shape)
+
+
+def kind_of(data: h5py.Dataset) -> Kind | None:
+    """How a dataset stores frames; None when it does not."""
+    if data.dtype == np.uint8 and data.ndim == 2:
+        return "padded_jpeg"
+    if data.dtype == np.uint8 and data.ndim == 4 and data.shape[3] == 3:
+        return "raw"
+    if data.ndim == 1 and h5py.check_vlen_dtype(data.dtype) == np.uint8:
+        return "vlen_jpeg"
+    return None
+
+
+def _kind(data: h5py.Dataset, file: Path, key: str) -> Kind:
+    kind = kind_of(data)
+    if kind is None:
+        text = (
+            f"has dtype {data.dtype} and shape {data.shape}; frames are uint8 (steps, height, width, 3), "
+            "or encoded"
+        )
+        raise guard.fault(
+            "dtype", file, key, f"{text} as uint8 (steps, bytes) or variable-length uint8 (steps,)"
+        )
+    return kind
+
+
+def _checked_depth(group: h5py.Group, key: str, file: Path) -> str:
+    full = _full(group, key)
+    data = guard.dataset(group, key, file)
+    if data is None or data.ndim < 1 or data.dtype.kind not in "uif":
+        got = "nothing" if data is None else f"dtype {data.dtype}, shape {data.shape}"
+        raise guard.fault("dtype", file, full, f"must hold (steps, height, width) depth numbers; got {got}")
+    return full
+
+
+def _check_lengths(group: h5py.Group, layout: Layout, file: Path, found: Found) -> None:
+    if found.qpos is None:
+        return
+    steps, base = len(found.qpos), _full(group, layout.state.qpos[0])
+    lengths = {
+        stream.key: (stream.rows, "frames") for stream in (*found.cameras.values(), *found.touches.values())
+    }
+    for what, keys in (("action", layout.state.action), ("qvel", layout.state.qvel)):
+        values = getattr(found, what)
+        if values is not None:
+            lengths[_full(group, keys[0])] = (len(values), "rows")
+    for key in (*found.carried.values(), *found.depth.values()):
+        data = guard.dataset(group.file, key, file)
+        if data is not None:
+            lengths[key] = (int(data.shape[0]) if data.ndim else 0, "rows")
+    shortest = min([steps, *(n for n, _ in lengths.values())])
+    for key, (rows, unit) in lengths.items():
+        if rows != steps:
+            text = (
+                f"has {rows} {unit} but /{base} has {steps} rows; all streams of an episode must be equally "
+                "long. "
+                f"Cut them with: tactile-align trim {file.name} --to {shortest}"
+            )
+            found.faults.append(Fault("length", file, key, text))
