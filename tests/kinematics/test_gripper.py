@@ -1,0 +1,107 @@
+"""Grippers against the published table of the X-Trainer and closed forms."""
+
+import numpy as np
+import pytest
+import torch
+
+from tactile_align.calibration.rig import load_rig
+from tactile_align.kinematics.gripper import Gripper, Linear, SliderCrank, opening_in_contact
+
+# One side's distance from the tool axis, mm, for commands 0, 0.1 .. 1 (X-Trainer control code, tabulated).
+TABLE_MM = [12.50, 13.86, 15.69, 18.12, 21.28, 25.26, 30.06, 35.53, 41.42, 47.40, 53.14]
+
+
+def gripper(reading: str = "measured", **changes: object) -> Gripper:
+    facts = {"column": 2, "open": 1.0, "closed": 0.0, "reading": reading, "law": SliderCrank()}
+    return Gripper(**{**facts, **changes})  # type: ignore[arg-type]
+
+
+def qpos(readings: np.ndarray) -> np.ndarray:
+    state = np.full((*readings.shape, 4), 9.0)
+    state[..., 2] = readings
+    return state
+
+
+def test_the_slider_crank_gives_the_xtrainer_table_to_a_hundredth_of_a_millimetre() -> None:
+    opening = gripper().opening(qpos(np.linspace(0, 1, 11)))
+    assert opening.shape == (11, 2)
+    np.testing.assert_allclose(1000 * opening, np.stack([TABLE_MM, TABLE_MM], axis=-1), atol=0.01)
+
+
+def test_the_servo_range_is_a_parameter() -> None:
+    # 110 degrees of travel with the open end unchanged: 20.5 mm half way, 10.6 mm closed.
+    law = SliderCrank(theta_closed_rad=0.8417 + np.radians(110.05), theta_open_rad=0.8417)
+    opening = gripper(law=law).opening(qpos(np.array([0.0, 0.5, 1.0])))[:, 0]
+    np.testing.assert_allclose(1000 * opening, [10.6, 20.5, 53.14], atol=0.06)
+
+
+def test_either_sense_of_the_reading_works() -> None:
+    forward = gripper(open=1.0, closed=0.0).opening(qpos(np.linspace(0, 1, 5)))
+    backward = gripper(open=0.0, closed=1.0).opening(qpos(np.linspace(1, 0, 5)))
+    servo = gripper(open=2048.0, closed=3055.0).opening(qpos(np.linspace(3055, 2048, 5)))
+    np.testing.assert_allclose(backward, forward, atol=1e-15)
+    np.testing.assert_allclose(servo, forward, atol=1e-15)
+
+
+def test_a_linear_law_is_a_straight_line() -> None:
+    law = Linear(closed_m=0.01, open_m=0.05)
+    opening = gripper(law=law).opening(qpos(np.array([[0.0, 0.25], [0.5, 1.0]])))
+    np.testing.assert_allclose(opening[..., 1], [[0.01, 0.02], [0.03, 0.05]], atol=1e-15)
+
+
+def test_a_reading_out_of_range_names_row_and_value() -> None:
+    readings = np.array([0.0, 1.015, 1.3, 0.2])
+    with pytest.raises(ValueError, match=r"row 2: gripper reading 1\.3 .*\[0, 1\]"):
+        gripper().opening(qpos(readings))
+    gripper(tolerance=0.4).opening(qpos(readings))
+    with pytest.raises(ValueError, match="nan"):
+        gripper().opening(qpos(np.array([np.nan])))
+
+
+def test_a_commanded_reading_is_held_at_contact_onset() -> None:
+    rig = load_rig("xtrainer")
+    command = np.array([1.0, 0.6, 0.4, 0.2, 0.3, 0.7, 0.2, 0.1])
+    contact = np.array([0, 0, 1, 1, 1, 1, 0, 1], dtype=bool)
+    state = np.zeros((8, 14))
+    state[:, 6] = command
+    opening = opening_in_contact(rig, "left", state, contact)
+    held = np.array([1.0, 0.6, 0.4, 0.4, 0.4, 0.7, 0.2, 0.1])
+    state[:, 6] = held
+    expected = rig.gripper("left").opening(state)
+    np.testing.assert_allclose(opening, expected, atol=1e-15)
+
+
+def test_a_second_contact_is_held_at_its_own_onset() -> None:
+    rig = load_rig("xtrainer")
+    state = np.zeros((5, 14))
+    state[:, 6] = [0.8, 0.3, 0.9, 0.5, 0.1]
+    contact = np.array([True, True, False, True, True])
+    expected = np.array([0.8, 0.8, 0.9, 0.5, 0.5])
+    opening = opening_in_contact(rig, "left", state, contact)
+    both = opening_in_contact(rig, "left", np.stack([state, state]), np.stack([contact, ~contact]))
+    np.testing.assert_allclose(both[0], opening)
+    state[:, 6] = expected
+    np.testing.assert_allclose(opening, rig.gripper("left").opening(state), atol=1e-15)
+
+
+def test_torch_gives_the_same_openings_with_gradients() -> None:
+    rig = load_rig("xtrainer")
+    state = np.zeros((8, 14), dtype=np.float64)
+    state[:, 6] = [1.0, 0.6, 0.4, 0.2, 0.3, 0.7, 0.2, 0.1]
+    contact = np.array([0, 0, 1, 1, 1, 1, 0, 1], dtype=bool)
+    tensor = torch.tensor(state, requires_grad=True)
+    opening = opening_in_contact(rig, "left", tensor, torch.tensor(contact))
+    np.testing.assert_allclose(
+        opening.detach().numpy(), opening_in_contact(rig, "left", state, contact), atol=1e-15
+    )
+    opening.sum().backward()
+    assert (
+        tensor.grad is not None
+        and torch.isfinite(tensor.grad).all()
+        and tensor.grad[2, 6] > tensor.grad[3, 6] == 0
+    )
+
+
+def test_contact_flags_must_pair_with_frames() -> None:
+    with pytest.raises(ValueError, match=r"one flag per frame.*\(5,\).*\(4,\)"):
+        opening_in_contact(load_rig("xtrainer"), "left", np.zeros((5, 14)), np.zeros(4, dtype=bool))
