@@ -16,7 +16,7 @@ Z_MIN = 1e-6
 
 @dataclass(frozen=True)
 class Camera:
-    """A camera in the OpenCV optical frame: x right, y down, z forward; pixel (0, 0) is the first pixel's centre.
+    """A camera in the OpenCV optical frame: x right, y down, z forward.
 
     Attributes:
         name: For error messages.
@@ -42,7 +42,9 @@ class Camera:
         object.__setattr__(self, "K", K)
         object.__setattr__(self, "distortion", tuple(float(k) for k in self.distortion))
         if self.model not in COEFFICIENTS:
-            raise ValueError(f"camera {self.name}: model '{self.model}' is unknown; known: {', '.join(COEFFICIENTS)}")
+            raise ValueError(
+                f"camera {self.name}: model '{self.model}' is unknown; known: {', '.join(COEFFICIENTS)}"
+            )
         if len(self.distortion) not in COEFFICIENTS[self.model]:
             wanted = " or ".join(str(n) for n in COEFFICIENTS[self.model])
             raise ValueError(
@@ -51,7 +53,8 @@ class Camera:
             )
         if K.shape != (3, 3) or not np.isfinite(K).all() or abs(K[2] - [0, 0, 1]).max() > 0 or K[1, 0] != 0:
             raise ValueError(
-                f"camera {self.name}: K must be [[fx, s, cx], [0, fy, cy], [0, 0, 1]] in pixels; got {K.tolist()}"
+                f"camera {self.name}: K must be [[fx, s, cx], [0, fy, cy], [0, 0, 1]] in pixels; "
+                f"got {K.tolist()}"
             )
         if min(abs(K[0, 0]), abs(K[1, 1])) < 1.0:
             raise ValueError(
@@ -156,8 +159,8 @@ class Camera:
         """
         if (image_map.source_width, image_map.source_height) != (self.width, self.height):
             raise ValueError(
-                f"camera {self.name} is {self.width}x{self.height} (width x height) but the image map starts from "
-                f"{image_map.source_width}x{image_map.source_height}; K belongs to one size only"
+                f"camera {self.name} is {self.width}x{self.height} (width x height) but the image map starts "
+                f"from {image_map.source_width}x{image_map.source_height}; K belongs to one size only"
             )
         return Camera(
             self.name,
@@ -171,7 +174,7 @@ class Camera:
 
 
 def _first_turn(k1: float, k2: float, k3: float) -> float:
-    """Return the smallest radius where r (1 + k1 r^2 + k2 r^4 + k3 r^6) stops growing, inf if it never does."""
+    """Return the smallest radius where r (1 + k1 r^2 + k2 r^4 + k3 r^6) stops growing, else inf."""
     roots = np.roots([7 * k3, 5 * k2, 3 * k1, 1.0])
     real = roots[(abs(roots.imag) < 1e-9) & (roots.real > 0)].real
     return float(np.sqrt(real.min())) if real.size else np.inf

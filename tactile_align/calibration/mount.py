@@ -1,24 +1,52 @@
 """A pose in a rig file: which frame it hangs on and T_parent_this, checked when read."""
 
+from collections.abc import Mapping
 from functools import cached_property
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from tactile_align.geometry.frames import pose, quaternion_from_rotation, rotation_fault, rotation_from_quaternion
+from tactile_align.geometry.frames import (
+    pose,
+    quaternion_from_rotation,
+    rotation_fault,
+    rotation_from_quaternion,
+)
 
 Vector = tuple[float, float, float]
 
 
-class Mount(BaseModel):
+class Checked(BaseModel):
+    """A frozen part of a rig that computes arrays from its keys once and keeps them.
+
+    What is kept is no part of the value: it is left out of comparisons, and a changed copy is checked and
+    computes anew.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    def __eq__(self, other: object) -> bool:
+        return (
+            isinstance(other, Checked)
+            and type(self) is type(other)
+            and self.model_dump() == other.model_dump()
+        )
+
+    def __hash__(self) -> int:
+        return hash(self.model_dump_json())
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """Return a checked copy with some keys changed."""
+        return type(self).model_validate({**self.model_dump(), **(update or {})})
+
+
+class Mount(Checked):
     """Something fixed to a parent frame by T_parent_this.
 
     A file gives the pose as `translation_m` and `quat_wxyz`, or as `matrix`, a 4x4 T_parent_this, which is
     checked and converted on reading.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     parent: str
     """world, ARM/base, ARM/link1..n, ARM/flange, ARM/finger1 or ARM/finger2."""
@@ -47,10 +75,13 @@ class Mount(BaseModel):
     def _pose_is_plausible(self) -> "Mount":
         norm = float(np.linalg.norm(self.quat_wxyz))
         if not abs(norm - 1.0) < 1e-4:
-            raise ValueError(f"quat_wxyz must have norm 1 (w first); got {list(self.quat_wxyz)} with norm {norm:.6g}")
+            raise ValueError(
+                f"quat_wxyz must have norm 1 (w first); got {list(self.quat_wxyz)} with norm {norm:.6g}"
+            )
         if not np.abs(self.translation_m).max() < 10.0:
             raise ValueError(
-                f"translation_m = {list(self.translation_m)} reaches beyond 10 m; are these millimetres? Use metres"
+                f"translation_m = {list(self.translation_m)} reaches beyond 10 m; are these millimetres? "
+                f"Use metres"
             )
         return self
 
@@ -61,10 +92,8 @@ class Mount(BaseModel):
         return pose(rotation_from_quaternion(q / np.linalg.norm(q)), np.asarray(self.translation_m))
 
 
-class Solid(BaseModel):
+class Solid(Checked):
     """A box in the sensor frame."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     center_m: Vector
     size_m: tuple[

@@ -70,7 +70,15 @@ class RigCamera(Mount):
     @cached_property
     def raw(self) -> Camera:
         """The camera of the raw frames."""
-        return Camera("raw frames", self.width, self.height, np.asarray(self.K), self.model, self.distortion, self.valid_radius)
+        return Camera(
+            "raw frames",
+            self.width,
+            self.height,
+            np.asarray(self.K),
+            self.model,
+            self.distortion,
+            self.valid_radius,
+        )
 
     @cached_property
     def map(self) -> ImageMap:
@@ -87,11 +95,15 @@ class RigCamera(Mount):
         (fx, _, cx), (_, fy, cy), _ = self.K
         if not (0 <= cx <= self.width and 0 <= cy <= self.height):
             raise ValueError(
-                f"K's principal point ({cx:g}, {cy:g}) lies outside the raw {self.width}x{self.height} image. K must "
-                f"belong to width x height BEFORE image_map; are width and height swapped, or is K of another resolution?"
+                f"K's principal point ({cx:g}, {cy:g}) lies outside the raw {self.width}x{self.height} "
+                f"image. K must belong to width x height BEFORE image_map; are width and height swapped, or "
+                f"is K of another resolution?"
             )
         if not (fx > 0 and fy > 0 and 0.5 < fx / fy < 2.0):
-            raise ValueError(f"K's focal lengths fx = {fx:g}, fy = {fy:g} must be positive and alike; turns go in image_map")
+            raise ValueError(
+                f"K's focal lengths fx = {fx:g}, fy = {fy:g} must be positive and alike; "
+                f"turns go in image_map"
+            )
         _ = self.stored
         return self
 
@@ -190,7 +202,7 @@ class Rig(BaseModel):
         return Rig.model_validate(data)
 
     def for_episode(self, path: str | Path) -> "Rig":
-        """Return the rig that holds for one episode: this one with the matching [[override]] entries applied."""
+        """Return the rig that holds for one episode: this one with its [[override]] entries applied."""
         rig = self
         for override in self.override:
             if override.matches(Path(path)):
@@ -210,7 +222,9 @@ class Rig(BaseModel):
         """
         found = self.arms[arm].gripper if arm in self.arms else None
         if found is None:
-            raise ValueError(f"arm '{arm}' of rig {self.name} has no gripper; give it [arms.{arm}.gripper] in the rig file")
+            raise ValueError(
+                f"arm '{arm}' of rig {self.name} has no gripper; give it [arms.{arm}.gripper] in the rig file"
+            )
         return found
 
     def sensor_arm(self, sensor: str) -> str:
@@ -220,13 +234,17 @@ class Rig(BaseModel):
     def sensor(self, name: str) -> Sensor:
         """Return a sensor by name; an unknown name raises and lists the known ones."""
         if name not in self.sensors:
-            raise ValueError(f"rig {self.name} has no sensor '{name}'; it has {', '.join(self.sensors) or 'none'}")
+            raise ValueError(
+                f"rig {self.name} has no sensor '{name}'; it has {', '.join(self.sensors) or 'none'}"
+            )
         return self.sensors[name]
 
     def camera(self, name: str) -> RigCamera:
         """Return a camera by name; an unknown name raises and lists the known ones."""
         if name not in self.cameras:
-            raise ValueError(f"rig {self.name} has no camera '{name}'; it has {', '.join(self.cameras) or 'none'}")
+            raise ValueError(
+                f"rig {self.name} has no camera '{name}'; it has {', '.join(self.cameras) or 'none'}"
+            )
         return self.cameras[name]
 
     def joints(self, arm: str, qpos: Array) -> Array:
@@ -267,9 +285,7 @@ class Rig(BaseModel):
     def _T_up(self, arm: str, node: str, common: str, qpos: Array, opening: Array | None) -> Array:
         """Return T_common_node for common in world, base, flange."""
         xp = array_namespace(qpos)
-        identity = xp.broadcast_to(
-            xp.eye(4, dtype=qpos.dtype, device=qpos.device), (*qpos.shape[:-1], 4, 4)
-        )
+        identity = xp.broadcast_to(xp.eye(4, dtype=qpos.dtype, device=qpos.device), (*qpos.shape[:-1], 4, 4))
         if node in (common, "world"):
             return identity
         entry = self.arms[arm]
@@ -329,7 +345,7 @@ def load_rig(name_or_path: str | Path) -> Rig:
     An arm model given as a relative .toml path is looked up beside the rig file.
 
     Raises:
-        FactError: Unknown keys, wrong units by magnitude, rotations that are not rotations; names file and key.
+        FactError: Unknown keys, wrong units by magnitude, rotations that are none; names file and key.
     """
     data, source = read_fact("calibration", name_or_path)
     folder = Path(str(name_or_path)).parent

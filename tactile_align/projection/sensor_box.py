@@ -89,7 +89,9 @@ def project_solids(
     p = apply(T_camera_sensor[..., None, :, :], corners)
     start = [8 * k + a for k in range(len(solids)) for a, _ in EDGES]
     end = [8 * k + b for k in range(len(solids)) for _, b in EDGES]
-    p, in_front = _cut_and_sample(p[..., start, :], p[..., end, :], 2 if camera.model == "pinhole" else SAMPLES_PER_EDGE)
+    p, in_front = _cut_and_sample(
+        p[..., start, :], p[..., end, :], 2 if camera.model == "pinhole" else SAMPLES_PER_EDGE
+    )
     uv, valid = camera.project(p)
     valid = valid & in_front
     raw = boxes.of_points(uv, valid)

@@ -17,7 +17,6 @@ def token_weights(box: Array, image_map: ImageMap, grid: tuple[int, int]) -> Arr
     Returns:
         (..., rows, columns) in 0..1; all nan for a nan box.
     """
-    xp = array_namespace(box)
     rows, columns = grid
     moved = image_map.apply_to_box(box)
     along_u = _covered(moved[..., 0, None], moved[..., 2, None], columns, image_map.width / columns)

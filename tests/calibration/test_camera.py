@@ -1,0 +1,149 @@
+"""Cameras agree with OpenCV, also behind a pixel map, and give no pixel where the lens model ends."""
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from tactile_align.calibration.camera import Camera
+from tactile_align.geometry.images import ImageMap
+
+K = np.array([[611.0, 0.0, 322.5], [0.0, 598.0, 251.25], [0.0, 0.0, 1.0]])
+BROWN = (-0.31, 0.12, 0.0011, -0.0007, -0.02)
+STEPS = {
+    "as it is": [],
+    "turned": [["rotate180"]],
+    "mirrored": [["flip_u"]],
+    "upside down": [["flip_v"]],
+    "cropped": [["crop", 220, 150, 260, 270]],
+    "resized": [["resize", 400, 333]],
+    "the X-Trainer's": [["rotate180"], ["crop", 220, 150, 260, 270], ["resize", 640, 480]],
+    "letterboxed": [["flip_u"], ["letterbox", 224, 224]],
+}
+
+
+def camera(model: str) -> Camera:
+    return Camera("test", 640, 472, K, model, {"pinhole": (), "brown": BROWN}[model])
+
+
+def points(count: int = 500, seed: int = 0, spread: float = 0.5) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    z = rng.uniform(0.05, 2.0, count)
+    return np.stack([rng.uniform(-spread, spread, count) * z, rng.uniform(-0.4, 0.4, count) * z, z], axis=-1)
+
+
+def by_opencv(one: Camera, p: np.ndarray) -> np.ndarray:
+    uv, _ = cv2.projectPoints(p.reshape(-1, 1, 3), np.zeros(3), np.zeros(3), one.K, np.array(one.distortion))
+    return uv.reshape(*p.shape[:-1], 2)
+
+
+def oracle_map(steps: list[list], uv: np.ndarray, width: int, height: int) -> np.ndarray:
+    """The pixel map step by step, in pixels counted from the image's upper left CORNER."""
+    x, y = uv[..., 0] + 0.5, uv[..., 1] + 0.5
+    for name, *v in steps:
+        if name == "rotate180":
+            x, y = width - x, height - y
+        elif name == "flip_u":
+            x = width - x
+        elif name == "flip_v":
+            y = height - y
+        elif name == "crop":
+            x, y, width, height = x - v[0], y - v[1], v[2], v[3]
+        elif name == "resize":
+            x, y, width, height = x * v[0] / width, y * v[1] / height, v[0], v[1]
+        elif name == "letterbox":
+            f = min(v[0] / width, v[1] / height)
+            x, y = x * f + (v[0] - f * width) / 2, y * f + (v[1] - f * height) / 2
+            width, height = v
+    return np.stack([x - 0.5, y - 0.5], axis=-1)
+
+
+@pytest.mark.parametrize("steps", STEPS.values(), ids=STEPS)
+@pytest.mark.parametrize("model", ["pinhole", "brown"])
+def test_pixels_agree_with_opencv_followed_by_the_pixel_map(model: str, steps: list[list]) -> None:
+    one, p = camera(model), points()
+    mapped = one.through(ImageMap.from_steps(640, 472, steps))
+    uv, valid = mapped.project(p)
+    assert valid.all()
+    np.testing.assert_allclose(uv, oracle_map(steps, by_opencv(one, p), 640, 472), atol=1e-9)
+
+
+def test_a_turned_image_has_negative_focal_lengths_and_the_same_distortion() -> None:
+    turned = camera("brown").through(ImageMap.identity(640, 472).rotate180())
+    np.testing.assert_allclose(
+        turned.K, [[-611.0, 0, 639 - 322.5], [0, -598.0, 471 - 251.25], [0, 0, 1]], atol=1e-12
+    )
+    assert turned.distortion == BROWN
+
+
+@pytest.mark.parametrize("steps", STEPS.values(), ids=STEPS)
+@pytest.mark.parametrize("model", ["pinhole", "brown"])
+def test_unproject_is_the_inverse_of_project(model: str, steps: list[list]) -> None:
+    p = points(spread=0.4)
+    mapped = camera(model).through(ImageMap.from_steps(640, 472, steps))
+    uv, _ = mapped.project(p)
+    np.testing.assert_allclose(mapped.unproject(uv, p[:, 2]), p, atol=1e-8)
+
+
+def test_a_pixel_no_ray_reaches_unprojects_to_nan() -> None:
+    one = Camera("test", 640, 472, K, "brown", (-0.4, 0.0, 0.0, 0.0))
+    # The distorted radius r (1 - 0.4 r^2) tops out at r = sqrt(1 / 1.2), 0.6086.
+    assert np.isnan(one.unproject(np.array([322.5 + 611 * 0.62, 251.25]), np.array(1.0))).all()
+    assert np.isfinite(one.unproject(np.array([322.5 + 611 * 0.60, 251.25]), np.array(1.0))).all()
+
+
+def test_points_behind_or_on_the_camera_plane_have_no_pixel() -> None:
+    p = np.array([[0.1, 0.1, -1.0], [0.1, 0.1, 0.0], [0.0, 0.0, 1.0]])
+    uv, valid = camera("brown").project(p)
+    assert valid.tolist() == [False, False, True]
+    assert np.isnan(uv[:2]).all() and np.allclose(uv[2], [322.5, 251.25])
+
+
+def test_beyond_the_radius_where_the_lens_model_folds_back_there_is_no_pixel() -> None:
+    one = Camera("test", 640, 472, K, "brown", (-0.4, 0.0, 0.0, 0.0))
+    limit = np.sqrt(1 / 1.2)
+    assert one.radius_limit == pytest.approx(limit, abs=1e-12)
+    _, valid = one.project(np.array([[limit - 1e-6, 0, 1.0], [limit + 1e-6, 0, 1.0]]))
+    assert valid.tolist() == [True, False]
+
+
+def test_the_calibrated_radius_limits_a_pinhole_too() -> None:
+    one = Camera("test", 640, 472, K, valid_radius=0.5)
+    _, valid = one.project(np.array([[0.3, 0.39, 1.0], [0.3, 0.41, 1.0], [-0.6, -0.78, 2.0]]))
+    assert valid.tolist() == [True, False, True]
+
+
+@pytest.mark.parametrize("model", ["pinhole", "brown"])
+def test_torch_gives_numpys_pixels_keeps_dtype_and_is_differentiable(model: str) -> None:
+    one, p = camera(model), points(12).reshape(3, 4, 3)
+    p[0, 0, 2] = -1.0
+    t = torch.tensor(p, dtype=torch.float32, requires_grad=True)
+    uv, valid = one.project(t)
+    expected, expected_valid = one.project(p)
+    assert uv.dtype == torch.float32 and uv.shape == (3, 4, 2)
+    assert valid.numpy().tolist() == expected_valid.tolist()
+    np.testing.assert_allclose(uv.detach().numpy(), expected, atol=1e-3, equal_nan=True)
+    uv[valid].sum().backward()
+    assert t.grad is not None and torch.isfinite(t.grad).all()
+
+
+def test_an_image_map_of_another_size_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"640x472.*starts from 480x640"):
+        camera("pinhole").through(ImageMap.identity(480, 640))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model": "brown", "distortion": (0.1,)}, "4 or 5 distortion coefficients, got 1"),
+        ({"model": "fish-eye"}, "'fish-eye' is unknown; known: pinhole"),
+        ({"K": K / 1000 * np.array([[1.0], [1.0], [1000.0]])}, "below one pixel"),
+        ({"K": K.T}, "must be"),
+        ({"K": K * np.nan}, "must be"),
+        ({"valid_radius": 0.0}, "valid_radius must be positive"),
+    ],
+)
+def test_a_wrong_camera_is_refused_by_name(changes: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message) as caught:
+        Camera(**{"name": "wrist", "width": 640, "height": 472, "K": K, **changes})
+    assert "wrist" in str(caught.value)

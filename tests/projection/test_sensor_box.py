@@ -1,0 +1,126 @@
+"""Sensor boxes: clipped in 3D first, never from behind the camera, with a reason where there is none."""
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from tactile_align.calibration.camera import Camera
+from tactile_align.calibration.mount import Solid
+from tactile_align.calibration.rig import load_rig
+from tactile_align.projection.sensor_box import project_solids, sensor_boxes
+
+K = np.array([[600.0, 0.0, 319.5], [0.0, 580.0, 239.5], [0.0, 0.0, 1.0]])
+PINHOLE = Camera("test", 640, 480, K)
+CUBE = (Solid(center_m=(0, 0, 0), size_m=(0.02, 0.03, 0.04)),)
+POSE = np.array([0.298, -0.294, -1.911, 0.634, 1.571, -1.273, 0.6])
+
+
+def at(x: float, y: float, z: float) -> np.ndarray:
+    T = np.eye(4)
+    T[:3, 3] = x, y, z
+    return T
+
+
+def test_a_solid_square_to_the_axis_has_the_box_of_its_near_face() -> None:
+    found = project_solids(PINHOLE, at(0.01, -0.02, 0.22), CUBE)
+    # Near face at z = 0.20, x in [0, 0.02], y in [-0.035, -0.005]; the far face reaches further in.
+    expected = [
+        319.5,
+        239.5 + 580 * -0.035 / 0.2,
+        319.5 + 600 * 0.02 / 0.2,
+        239.5 - 580 * 0.005 / 0.24,
+    ]
+    np.testing.assert_allclose(found.box, expected, atol=1e-9)
+    assert found.visible and found.inside == 1.0 and found.reason_text() == ""
+
+
+def test_a_solid_half_outside_is_cut_at_the_border_and_says_how_much_is_inside() -> None:
+    left = at(-0.2 * 320 / 600 - 1e-12, 0.0, 0.22)  # its near face straddles the left image border
+    found = project_solids(PINHOLE, left, CUBE)
+    assert found.box[0] == -0.5 and found.raw[0] < -0.5 and found.visible
+    whole = found.raw[2] - found.raw[0]
+    assert found.inside == pytest.approx((found.raw[2] + 0.5) / whole, abs=1e-12)
+    assert 0.4 < found.inside < 0.8
+
+
+@pytest.mark.parametrize(
+    ("T", "reason"),
+    [
+        (at(0, 0, -0.3), "behind"),
+        (at(0, 0, -0.0151), "behind"),
+        (at(0.5, 0, 0.3), "outside"),
+        (at(0, -0.5, 0.3), "outside"),
+        (at(0, 0, 9.0), "too small"),
+    ],
+)
+def test_no_box_is_nan_with_its_reason(T: np.ndarray, reason: str) -> None:
+    found = project_solids(PINHOLE, T, CUBE)
+    assert found.reason_text() == reason
+    assert not found.visible and np.isnan(found.box).all()
+
+
+def test_beyond_the_lens_model_there_is_no_box() -> None:
+    lens = Camera("test", 640, 480, K, "brown", (-0.4, 0.0, 0.0, 0.0))
+    assert project_solids(lens, at(0.3, 0, 0.2), CUBE).reason_text() == "beyond lens model"
+
+
+def test_a_solid_through_the_camera_plane_is_cut_in_3d_before_projecting() -> None:
+    through = (Solid(center_m=(0, 0, 0), size_m=(0.02, 0.02, 0.4)),)
+    found = project_solids(PINHOLE, at(0.03, 0.0, 0.1), through)
+    # In front it starts at x/z = 0.02 / 0.3 and leaves by the right border as z falls; nothing is mirrored.
+    assert found.raw[0] == pytest.approx(319.5 + 600 * 0.02 / 0.3, abs=1e-9)
+    assert found.box[2] == 639.5 and found.visible
+
+
+def test_a_box_is_too_small_below_the_side_asked_for() -> None:
+    T = at(0, 0, 2.0)  # 6 px wide, 8.8 px high
+    assert project_solids(PINHOLE, T, CUBE, min_side_px=4).visible
+    assert not project_solids(PINHOLE, T, CUBE, min_side_px=7).visible
+
+
+def test_the_cells_wrist_box_agrees_with_opencvs_projection_of_its_corners() -> None:
+    rig = load_rig("cell")
+    found = sensor_boxes(rig, "left_wrist", "tactile1", POSE)
+    T = rig.T_camera_sensor("left_wrist", "tactile1", POSE)
+    corners = np.concatenate([solid.corners for solid in rig.sensors["tactile1"].body])
+    rotation, _ = cv2.Rodrigues(T[:3, :3])
+    uv, _ = cv2.projectPoints(corners[:, None], rotation, T[:3, 3], rig.cameras["left_wrist"].stored.K, None)
+    np.testing.assert_allclose(found.raw, [*uv.min((0, 1)), *uv.max((0, 1))], atol=1e-9)
+
+
+def test_boxes_are_those_of_the_stored_image() -> None:
+    rig = load_rig("cell")
+    raw = rig.cameras["top"].model_copy(update={"image_map": ()})
+    plain = rig.model_copy(update={"cameras": {**rig.cameras, "top": raw}})
+    full = sensor_boxes(plain, "top", "tactile1", POSE)
+    half = sensor_boxes(rig, "top", "tactile1", POSE)
+    np.testing.assert_allclose(half.raw, (full.raw + 0.5) / 2 - 0.5, atol=1e-9)
+
+
+def test_the_pad_lies_inside_the_body() -> None:
+    rig = load_rig("cell")
+    body = sensor_boxes(rig, "left_wrist", "tactile1", POSE).raw
+    pad = sensor_boxes(rig, "left_wrist", "tactile1", POSE, solid="pad").raw
+    assert (pad[:2] >= body[:2]).all() and (pad[2:] <= body[2:]).all() and (pad != body).any()
+
+
+def test_batches_keep_their_axes_and_torch_agrees_and_has_a_gradient() -> None:
+    rig = load_rig("cell")
+    qpos = np.broadcast_to(POSE, (2, 3, 7)).copy()
+    qpos[..., 6] = np.linspace(0.1, 0.9, 6).reshape(2, 3)
+    found = sensor_boxes(rig, "top", "tactile1", qpos)
+    assert found.box.shape == (2, 3, 4) and found.reason.dtype == np.uint8
+    t = torch.tensor(qpos, requires_grad=True)
+    other = sensor_boxes(rig, "top", "tactile1", t)
+    np.testing.assert_allclose(other.box.detach().numpy(), found.box, atol=1e-9)
+    other.box.sum().backward()
+    assert t.grad is not None and torch.isfinite(t.grad).all() and (t.grad[..., 6] != 0).all()
+
+
+def test_unknown_names_list_the_known_ones() -> None:
+    rig = load_rig("cell")
+    with pytest.raises(ValueError, match="no camera 'side'; it has left_wrist, top"):
+        sensor_boxes(rig, "side", "tactile1", POSE)
+    with pytest.raises(ValueError, match="no sensor 'digit'; it has tactile1"):
+        sensor_boxes(rig, "top", "digit", POSE)
