@@ -54,9 +54,7 @@ def width_height(data: np.ndarray | bytes) -> tuple[int, int]:
     return int(width), int(height)
 
 
-def decode(
-    data: np.ndarray | bytes, order: Channels = "rgb", at_least: tuple[int, int] | None = None
-) -> np.ndarray:
+def decode(data: np.ndarray | bytes, order: Channels = "rgb", at_least: tuple[int, int] | None = None) -> np.ndarray:
     """Decode one frame; padding behind the image is ignored.
 
     Args:

@@ -13,9 +13,10 @@ import cv2
 import numpy as np
 
 ROUNDS = 3  # the reference and the frames it is made of settle in two or three
-LONG_SIDE = (
-    40  # cells along the longer side: an eighth of a 320x240 touch, which a JPEG decoder gives almost free
-)
+# An eighth of a 320x240 touch, which a JPEG decoder gives almost free.
+LONG_SIDE = 40
+WIDE = 5.0  # cells; light that changes over more than this is the lamps' affair
+MAX_PAIRED = 600  # frames compared each with each; of longer episodes every second, third, ...
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ def contact_of(
     touches: Iterable[np.ndarray],
     *,
     reference: np.ndarray | None = None,
-    sensitivity: float = 6.0,
+    sensitivity: float = 8.0,
     min_enter: float = 1.0,
 ) -> Contact:
     """Find the frames of one sensor in one episode that touch something.
@@ -80,7 +81,7 @@ def contact_of(
         score = _score(cells, running)
         enter, leave = _thresholds(score[free], sensitivity, min_enter)
         flags = _hysteresis(score, enter, leave)
-        quiet = score < leave
+        quiet = score < enter
         if quiet.sum() < 3:
             break
         free = quiet
@@ -113,9 +114,7 @@ def _cells(touches: Iterable[np.ndarray], shape: tuple[int, ...] | None = None) 
         if first is None:
             first = frame.shape
         if frame.shape != first:
-            raise ValueError(
-                f"touch {row} has shape {frame.shape}, touch 0 has {first}; one sensor gives one size"
-            )
+            raise ValueError(f"touch {row} has shape {frame.shape}, touch 0 has {first}; one sensor gives one size")
         height, width = frame.shape[:2]
         scale = min(1.0, LONG_SIDE / max(height, width))
         h, w = shape[:2] if shape else (max(1, round(height * scale)), max(1, round(width * scale)))
@@ -125,12 +124,17 @@ def _cells(touches: Iterable[np.ndarray], shape: tuple[int, ...] | None = None) 
     return np.stack(rows)
 
 
+def _local(cells: np.ndarray) -> np.ndarray:
+    """Take away what varies slowly over the gel: lamps flicker, warm up and fade as a whole, a contact is a
+    patch.
+    """
+    wide = np.stack([cv2.GaussianBlur(frame, (0, 0), WIDE) for frame in cells])
+    return cells - wide
+
+
 def _score(cells: np.ndarray, running: np.ndarray) -> np.ndarray:
-    """(T,) largest local change: a contact is a patch, so averaging neighbours keeps it and fades noise."""
-    change = cells - running
-    # Lamps flicker as a whole; what a contact leaves untouched, most of the gel, says by how much.
-    change = change - np.median(change, axis=(1, 2), keepdims=True)
-    patch = np.stack([cv2.blur(frame, (3, 3)) for frame in change])
+    """(T,) largest local change; averaging neighbours keeps a contact, which is a patch, and fades noise."""
+    patch = np.stack([cv2.blur(frame, (3, 3)) for frame in _local(cells - running)])
     strength = np.sqrt((patch**2).sum(axis=3)).reshape(len(cells), -1)
     top = max(1, strength.shape[1] // 100)
     largest: np.ndarray = np.partition(strength, -top, axis=1)[:, -top:].mean(axis=1).astype(np.float64)
@@ -140,23 +144,21 @@ def _score(cells: np.ndarray, running: np.ndarray) -> np.ndarray:
 def _free_frames(cells: np.ndarray) -> np.ndarray:
     """(T,) bool: frames of the dense cluster that looks least like a contact."""
     steps = len(cells)
-    every = max(1, -(-steps // 800))  # pairs of frames grow with the square
-    some = cells[::every]
-    flat = (some - np.median(some, axis=(1, 2), keepdims=True)).reshape(len(some), -1)
-    squares = (flat**2).sum(axis=1)
-    apart = np.sqrt(np.maximum(squares[:, None] + squares[None] - 2 * flat @ flat.T, 0) / flat.shape[1])
-    if len(some) < 4:
+    if steps < 4:
         return np.ones(steps, bool)
-    near = 2.0 * max(float(np.quantile(np.diagonal(apart, 1), 0.1)), 0.1)
+    every = -(-steps // MAX_PAIRED)
+    some = np.stack([cv2.blur(frame, (3, 3))[1::2, 1::2] for frame in _local(cells[::every])])
+    flat = some.reshape(len(some), -1)
+    apart = np.stack([np.abs(flat - frame).max(axis=1) for frame in flat])
+    near = 1.7 * max(float(np.quantile(np.diagonal(apart, 1), 0.15)), 0.1)
     close = apart < near
-    need = max(3, len(some) // 50)
+    need = max(3, len(some) // 20)
     cores = close.sum(axis=1) >= need
-    label = _components(close & cores[:, None] & cores[None])
-    label[~cores] = -1
+    label = np.where(cores, _components(close & cores[:, None] & cores[None]), -1)
     candidates = [k for k in np.unique(label[cores]) if (label == k).sum() >= need]
     if not candidates:
         return np.ones(steps, bool)
-    rough = {k: _roughness(some[label == k].mean(axis=0)) for k in candidates}
+    rough = {k: float(np.abs(some[label == k].mean(axis=0)).mean()) for k in candidates}
     smoothest = min(candidates, key=lambda k: rough[k])
     free = np.zeros(steps, bool)
     free[::every] = label == smoothest
@@ -176,11 +178,6 @@ def _components(linked: np.ndarray) -> np.ndarray:
             front = linked[front].any(axis=0) & (label < 0)
             label[front] = start
     return label
-
-
-def _roughness(image: np.ndarray) -> float:
-    """How much texture an image has; a gel at rest has the least."""
-    return float(np.abs(cv2.Laplacian(cv2.blur(image, (3, 3)), cv2.CV_32F)).mean())
 
 
 def _running_mean(cells: np.ndarray, free: np.ndarray) -> np.ndarray:
@@ -211,5 +208,6 @@ def _hysteresis(score: np.ndarray, enter: float, leave: float) -> np.ndarray:
 
 
 def _drift(running: np.ndarray) -> float:
-    ends = running[0] - running[-1], running[len(running) // 2] - running[-1]
+    last = cv2.GaussianBlur(running[-1], (0, 0), WIDE)
+    ends = [cv2.GaussianBlur(running[t], (0, 0), WIDE) - last for t in (0, len(running) // 2)]
     return float(max(np.sqrt((end**2).sum(axis=2)).mean() for end in ends))

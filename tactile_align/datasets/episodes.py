@@ -47,14 +47,10 @@ def list_episodes(path: str | Path, layout: str | Path | None = None) -> tuple[E
     place = Path(path)
     if place.is_dir():
         # Hidden names are half-written files of a writer that was stopped.
-        files = [
-            f for s in SUFFIXES for f in place.rglob(f"*{s}") if f.is_file() and not f.name.startswith(".")
-        ]
+        files = [f for s in SUFFIXES for f in place.rglob(f"*{s}") if f.is_file() and not f.name.startswith(".")]
         files.sort(key=lambda f: [natural(part) for part in f.parts])
         if not files:
-            raise FileNotFoundError(
-                f"{place}: no episode found; needed files ending in {' or '.join(SUFFIXES)}"
-            )
+            raise FileNotFoundError(f"{place}: no episode found; needed files ending in {' or '.join(SUFFIXES)}")
     elif place.is_file():
         files = [place]
     else:
@@ -96,9 +92,7 @@ def open_episode(where: EpisodeRef | str | Path, layout: str | Path | None = Non
     return episode
 
 
-def examine_episode(
-    where: EpisodeRef | str | Path, layout: str | Path | None = None
-) -> tuple["Episode", Found]:
+def examine_episode(where: EpisodeRef | str | Path, layout: str | Path | None = None) -> tuple["Episode", Found]:
     """Open an episode whatever its faults, which come second; only fit for looking and mending."""
     ref = where if isinstance(where, EpisodeRef) else _parse(where)
     stamp_path = ref.path.resolve()
@@ -248,10 +242,7 @@ class Episode:
         except ValueError as cause:
             text = f"{cause}; cut the frame out with: tactile-align repair"
             raise guard.fault("frame", self.path, stream.key, text, t) from cause
-        text = (
-            f"is {width}x{height} but row 0 is {stream.width}x{stream.height}; all frames of a stream "
-            "must be alike"
-        )
+        text = f"is {width}x{height} but row 0 is {stream.width}x{stream.height}; all frames of a stream must be alike"
         raise guard.fault("frame size", self.path, stream.key, text, t)
 
     def encoded(self, name: str, t: int) -> bytes | None:
@@ -270,9 +261,7 @@ class Episode:
     def depth_image(self, name: str, t: int) -> np.ndarray:
         """Return depth frame t as stored: shape, dtype and unit are the recorder's."""
         if name not in self._depth:
-            raise KeyError(
-                f"{self.ref} has no depth stream {name!r}; it has: {', '.join(self._depth) or 'none'}"
-            )
+            raise KeyError(f"{self.ref} has no depth stream {name!r}; it has: {', '.join(self._depth) or 'none'}")
         return HANDLES.read_row(self._stamp, self._depth[name], self._index(t))
 
     def carried_array(self, key: str) -> np.ndarray:

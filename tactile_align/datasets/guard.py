@@ -39,9 +39,7 @@ def fault(kind: str, file: Path, key: str, text: str, row: int | None = None) ->
 def unreadable(file: Path, key: str, cause: Exception, row: int | None = None) -> EpisodeError:
     """Build the error for bytes the HDF5 library itself gives up on."""
     said = " ".join(str(cause).split())
-    return fault(
-        "unreadable", file, key, f"cannot be read, HDF5 says: {said}; record or copy the file again", row
-    )
+    return fault("unreadable", file, key, f"cannot be read, HDF5 says: {said}; record or copy the file again", row)
 
 
 def reach(root: h5py.Group, key: str, file: Path) -> h5py.Group | h5py.Dataset | None:
@@ -106,35 +104,23 @@ def dataset(root: h5py.Group, key: str, file: Path) -> h5py.Dataset | None:
         raise unreadable(file, key, cause) from cause
     if virtual:
         text = (
-            "is a virtual dataset, whose data lie in other files; an episode must hold its data. Copy it "
-            "into one file"
+            "is a virtual dataset, whose data lie in other files; an episode must hold its data. Copy it into one file"
         )
         raise fault("virtual dataset", file, key, text)
     if external:
         where = external[0][0]
-        text = (
-            f"keeps its data in another file ({where}); an episode must hold its data. Copy it with: "
-            "h5repack IN OUT"
-        )
+        text = f"keeps its data in another file ({where}); an episode must hold its data. Copy it with: h5repack IN OUT"
         raise fault("external storage", file, key, text)
     for code, _, _, label in filters:
         if code not in _BUILT_IN_FILTERS:
             said = label.decode(errors="replace") if isinstance(label, bytes) else label
             have = ", ".join(_BUILT_IN_FILTERS.values())
-            text = (
-                f"needs the HDF5 filter {code} ({said}), only {have} are read; write it again without "
-                "that filter"
-            )
+            text = f"needs the HDF5 filter {code} ({said}), only {have} are read; write it again without that filter"
             raise fault("filter", file, key, text)
     if shape is None:
-        raise fault(
-            "empty", file, key, "is an empty (null) dataset; it must hold one row a step. Record it again"
-        )
+        raise fault("empty", file, key, "is an empty (null) dataset; it must hold one row a step. Record it again")
     if chunks is not None and _bytes(chunks, itemsize) > MAX_CHUNK_BYTES:
-        text = (
-            f"has chunks of {_bytes(chunks, itemsize):,} bytes, at most {MAX_CHUNK_BYTES:,} are read; "
-            "rechunk it"
-        )
+        text = f"has chunks of {_bytes(chunks, itemsize):,} bytes, at most {MAX_CHUNK_BYTES:,} are read; rechunk it"
         raise fault("huge", file, key, text)
     return found
 
@@ -147,10 +133,7 @@ def read_low_dim(data: h5py.Dataset, file: Path, key: str) -> np.ndarray:
     """
     claimed = _bytes(data.shape, data.dtype.itemsize)
     if claimed > MAX_LOW_DIM_BYTES:
-        text = (
-            f"claims shape {data.shape}, {claimed:,} bytes; at most {MAX_LOW_DIM_BYTES:,} are read. Is it "
-            "damaged?"
-        )
+        text = f"claims shape {data.shape}, {claimed:,} bytes; at most {MAX_LOW_DIM_BYTES:,} are read. Is it damaged?"
         raise fault("huge", file, key, text)
     try:
         return np.asarray(data[()])
@@ -180,6 +163,4 @@ def _link_error(file: Path, key: str, link: object) -> EpisodeError:
         what = f"is a soft link (to {link.path})"
     else:
         what = "is a link of a kind this reader does not know"
-    return fault(
-        "link", file, key, f"{what}; an episode must hold its data. Copy it with: h5repack --merge IN OUT"
-    )
+    return fault("link", file, key, f"{what}; an episode must hold its data. Copy it with: h5repack --merge IN OUT")

@@ -66,9 +66,7 @@ class Handles:
             if data is None:
                 data = guard.dataset(entry.file, key, stamp.path)
                 if data is None:
-                    raise guard.fault(
-                        "missing", stamp.path, key, "is missing; it was there when the file was opened"
-                    )
+                    raise guard.fault("missing", stamp.path, key, "is missing; it was there when the file was opened")
                 entry.data[key] = data
             return guard.read_row(data, row, stamp.path, key)
 

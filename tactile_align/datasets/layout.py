@@ -37,9 +37,7 @@ class Cameras(_Fact):
     group: str
     names: tuple[str, ...] = ("*",)
     order: tuple[str, ...] = ()  # the order of writing, which is the order of the rows of compress_len
-    known: tuple[
-        str, ...
-    ] = ()  # only files whose cameras all match are taken for this layout; empty: any name
+    known: tuple[str, ...] = ()  # only files whose cameras all match are taken for this layout; empty: any name
 
 
 class Touches(_Fact):
@@ -111,9 +109,7 @@ class Layout(_Fact):
         if "{index}" not in self.file_name:
             raise ValueError(f"file_name needs an {{index}} in it; got {self.file_name!r}")
         if self.lengths is not None and self.storage.kind == "raw":
-            raise ValueError(
-                "a [lengths] table needs encoded frames, but storage.kind is 'raw'; remove one of them"
-            )
+            raise ValueError("a [lengths] table needs encoded frames, but storage.kind is 'raw'; remove one of them")
         return self
 
     def is_touch(self, name: str) -> bool:

@@ -45,9 +45,7 @@ class Statistics(BaseModel):
             ("action", self.action_mean, self.action_std),
         ):
             if len(mean) != len(std) or not mean:
-                raise ValueError(
-                    f"{what} needs one mean and one std a column; got {len(mean)} and {len(std)}"
-                )
+                raise ValueError(f"{what} needs one mean and one std a column; got {len(mean)} and {len(std)}")
             if min(std) < 0:
                 raise ValueError(f"{what}_std must not be negative; got {min(std)}")
             if min(std) == 0 and self.std_floor == 0:
@@ -108,15 +106,11 @@ class Statistics(BaseModel):
         """
         file = Path(path)
         if not file.is_file():
-            raise FileNotFoundError(
-                f"{file}: no such file; statistics are written beside a run's checkpoints"
-            )
+            raise FileNotFoundError(f"{file}: no such file; statistics are written beside a run's checkpoints")
         try:
             data = json.loads(file.read_text(encoding="utf-8"))
         except ValueError as cause:
-            raise ValueError(
-                f"{file}: not valid JSON ({cause}); train again or copy the file again"
-            ) from cause
+            raise ValueError(f"{file}: not valid JSON ({cause}); train again or copy the file again") from cause
         return parse(cls, data, str(file))
 
     def _apply(

@@ -126,7 +126,7 @@ def _how_frames_fit(episode: h5py.Group, layout: Layout, path: Path) -> Fit:
     if len(cameras) > 1 and widths and layout.storage.kind == "padded_jpeg":
         shared = len(widths) == 1
         if shared != (layout.storage.padding == "shared"):
-            return Fit(f"row widths are {'shared' if shared else 'by camera'}")
+            return Fit(f"row widths are {'shared' if shared else 'by camera'}", damaged=True)
     return Fit()
 
 

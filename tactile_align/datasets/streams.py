@@ -98,10 +98,7 @@ def _low_dim(group: h5py.Group, keys: tuple[str, ...], file: Path, needed: bool)
         if data is None:
             if needed:
                 have = ", ".join(guard.names(group, file)) or "nothing"
-                text = (
-                    f"is missing; an episode needs it. At the top there is: {have}. Is the layout the "
-                    "right one?"
-                )
+                text = f"is missing; an episode needs it. At the top there is: {have}. Is the layout the right one?"
                 raise guard.fault("missing", file, full, text)
             return None
         if data.dtype.kind != "f":
@@ -123,8 +120,7 @@ def _low_dim(group: h5py.Group, keys: tuple[str, ...], file: Path, needed: bool)
         if len(bad):
             row, column = (int(i) for i in bad[0])
             text = (
-                f"column {column} is {values[row, column]}; every number must be finite. Cut it out: "
-                "tactile-align trim"
+                f"column {column} is {values[row, column]}; every number must be finite. Cut it out: tactile-align trim"
             )
             raise guard.fault("not finite", file, full, text, row)
         if parts and len(parts[0]) != len(values):
@@ -193,17 +189,13 @@ def _stream(group: h5py.Group, name: str, key: str, layout: Layout, file: Path) 
     for n in row_shape:
         row_bytes *= n
     if row_bytes > guard.MAX_FRAME_BYTES:
-        text = (
-            f"claims {row_bytes:,} bytes a frame, at most {guard.MAX_FRAME_BYTES:,} are read. Is it damaged?"
-        )
+        text = f"claims {row_bytes:,} bytes a frame, at most {guard.MAX_FRAME_BYTES:,} are read. Is it damaged?"
         raise guard.fault("huge", file, full, text)
     if kind == "raw":
         if 0 in row_shape:
             raise guard.fault("shape", file, full, f"has shape {data.shape}: frames without pixels")
         height, width = row_shape[:2]
-        return Stream(
-            name, full, kind, rows, width, height, layout.channel_order(name, False), "raw", row_shape
-        )
+        return Stream(name, full, kind, rows, width, height, layout.channel_order(name, False), "raw", row_shape)
     row = guard.read_row(data, 0, file, full)
     try:
         width, height = codec.width_height(row)
@@ -228,13 +220,8 @@ def kind_of(data: h5py.Dataset) -> Kind | None:
 def _kind(data: h5py.Dataset, file: Path, key: str) -> Kind:
     kind = kind_of(data)
     if kind is None:
-        text = (
-            f"has dtype {data.dtype} and shape {data.shape}; frames are uint8 (steps, height, width, 3), "
-            "or encoded"
-        )
-        raise guard.fault(
-            "dtype", file, key, f"{text} as uint8 (steps, bytes) or variable-length uint8 (steps,)"
-        )
+        text = f"has dtype {data.dtype} and shape {data.shape}; frames are uint8 (steps, height, width, 3), or encoded"
+        raise guard.fault("dtype", file, key, f"{text} as uint8 (steps, bytes) or variable-length uint8 (steps,)")
     return kind
 
 
@@ -251,9 +238,7 @@ def _check_lengths(group: h5py.Group, layout: Layout, file: Path, found: Found) 
     if found.qpos is None:
         return
     steps, base = len(found.qpos), _full(group, layout.state.qpos[0])
-    lengths = {
-        stream.key: (stream.rows, "frames") for stream in (*found.cameras.values(), *found.touches.values())
-    }
+    lengths = {stream.key: (stream.rows, "frames") for stream in (*found.cameras.values(), *found.touches.values())}
     for what, keys in (("action", layout.state.action), ("qvel", layout.state.qvel)):
         values = getattr(found, what)
         if values is not None:

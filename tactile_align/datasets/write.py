@@ -70,9 +70,7 @@ def write_episode(
     if not facts.writable:
         raise ValueError(f"{target}: layout {facts.name} can only be read; write xtrainer or aloha instead")
     if len(facts.state.qpos) > 1 or len(facts.state.action) > 1:
-        raise ValueError(
-            f"{target}: layout {facts.name} splits joints over several arrays and can only be read"
-        )
+        raise ValueError(f"{target}: layout {facts.name} splits joints over several arrays and can only be read")
     if target.exists() and not overwrite:
         raise FileExistsError(f"{target} exists; give another name, or overwrite=True to replace it")
 
@@ -115,15 +113,11 @@ class _Writer:
         for name, key, values in given:
             array = np.asarray(values)
             if array.ndim != 2 or array.dtype.kind not in "fiu" or array.shape[0] == 0:
-                raise ValueError(
-                    f"{self.target}: {name} must be (steps, numbers); got {array.dtype} {array.shape}"
-                )
+                raise ValueError(f"{self.target}: {name} must be (steps, numbers); got {array.dtype} {array.shape}")
             self._same_length(name, len(array))
             if not np.isfinite(array).all():
                 row = int(np.argwhere(~np.isfinite(array))[0, 0])
-                raise ValueError(
-                    f"{self.target}: {name} row {row} is not finite; cut such rows before writing"
-                )
+                raise ValueError(f"{self.target}: {name} row {row} is not finite; cut such rows before writing")
             self._store(key, array.astype(state.dtype))
 
     def frames(self, images: dict[str, Frames], touches: dict[str, Frames]) -> None:
@@ -135,17 +129,13 @@ class _Writer:
         for name in cameras:
             if "/" in name or not layout.is_camera(name):
                 text = f"{self.target}: {name!r} would not be read back as a camera of layout {layout.name}"
-                raise ValueError(
-                    f"{text} (touches are {layout.touches.names}, depth {layout.depth.names}); rename it"
-                )
+                raise ValueError(f"{text} (touches are {layout.touches.names}, depth {layout.depth.names}); rename it")
         for name in touches:
             if "/" in name or not layout.is_touch(name) or not layout.touches.groups:
                 text = f"{self.target}: {name!r} would not be read back as a touch of layout {layout.name}"
                 raise ValueError(f"{text}, which calls them {', '.join(layout.touches.names)}; rename it")
         work = [(name, f"{layout.cameras.group}/{name}", images[name], False) for name in cameras]
-        work += [
-            (name, f"{layout.touches.groups[0]}/{name}", touches[name], True) for name in sorted(touches)
-        ]
+        work += [(name, f"{layout.touches.groups[0]}/{name}", touches[name], True) for name in sorted(touches)]
         if layout.storage.kind == "raw":
             for name, key, frames, _ in work:
                 self._raw(name, key, frames)
@@ -171,9 +161,7 @@ class _Writer:
                 self._same_length(key, len(array))
                 if not self.layout.is_depth(key.rpartition("/")[2]):
                     names = ", ".join(self.layout.depth.names)
-                    raise ValueError(
-                        f"{self.target}: {key} would not be read back as depth ({names}); rename it"
-                    )
+                    raise ValueError(f"{self.target}: {key} would not be read back as depth ({names}); rename it")
             self._store(key, array)
 
     def attributes(self, given: dict[str, Any]) -> None:
@@ -182,9 +170,7 @@ class _Writer:
                 self.file.attrs[name] = value
             except TypeError as cause:
                 kind = type(value).__name__
-                raise ValueError(
-                    f"{self.target}: attribute {name} must be text or numbers; got {kind}"
-                ) from cause
+                raise ValueError(f"{self.target}: attribute {name} must be text or numbers; got {kind}") from cause
 
     def _encode(self, name: str, frames: Frames, touch: bool) -> list[bytes]:
         storage, order = self.layout.storage, self.layout.channel_order(name, True)
@@ -199,9 +185,7 @@ class _Writer:
                 if touch and storage.touch_codec == "png":
                     data = codec.encode_png(frame, order)
                 else:
-                    data = codec.encode_jpeg(
-                        frame, max(quality, 95) if touch else quality, order, full_chroma=touch
-                    )
+                    data = codec.encode_jpeg(frame, max(quality, 95) if touch else quality, order, full_chroma=touch)
             first = self._alike(name, row, size, first)
             rows.append(data)
         return rows
@@ -214,9 +198,7 @@ class _Writer:
             first = self._alike(name, row, self._checked(name, row, pixels), first)
             if row == 0:
                 shape = (self.steps, *pixels.shape)
-                data = self.file.create_dataset(
-                    key, shape, np.uint8, chunks=(1, *pixels.shape), track_times=False
-                )
+                data = self.file.create_dataset(key, shape, np.uint8, chunks=(1, *pixels.shape), track_times=False)
             data[row] = pixels[..., ::-1] if order == "bgr" else pixels
 
     def _padded(self, stream: _Encoded, width: int) -> None:
@@ -246,16 +228,9 @@ class _Writer:
             raise ValueError(f"{self.target}: {text}; all streams of an episode must be equally long")
 
     def _checked(self, name: str, row: int, frame: np.ndarray) -> tuple[int, int]:
-        if (
-            not isinstance(frame, np.ndarray)
-            or frame.dtype != np.uint8
-            or frame.ndim != 3
-            or frame.shape[2] != 3
-        ):
+        if not isinstance(frame, np.ndarray) or frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3:
             got = f"{frame.dtype} {frame.shape}" if isinstance(frame, np.ndarray) else type(frame).__name__
-            raise ValueError(
-                f"{self.target}: {name} row {row} must be uint8 (height, width, 3) RGB; got {got}"
-            )
+            raise ValueError(f"{self.target}: {name} row {row} must be uint8 (height, width, 3) RGB; got {got}")
         return frame.shape[1], frame.shape[0]
 
     def _header(self, name: str, row: int, data: bytes) -> tuple[int, int]:
@@ -264,14 +239,10 @@ class _Writer:
         except ValueError as cause:
             raise ValueError(f"{self.target}: {name} row {row} {cause}; encode the frame again") from cause
 
-    def _alike(
-        self, name: str, row: int, size: tuple[int, int], first: tuple[int, int] | None
-    ) -> tuple[int, int]:
+    def _alike(self, name: str, row: int, size: tuple[int, int], first: tuple[int, int] | None) -> tuple[int, int]:
         if first is not None and size != first:
             got, need = f"{size[0]}x{size[1]}", f"{first[0]}x{first[1]}"
-            raise ValueError(
-                f"{self.target}: {name} row {row} is {got} but row 0 is {need}; frames must be alike"
-            )
+            raise ValueError(f"{self.target}: {name} row {row} is {got} but row 0 is {need}; frames must be alike")
         return size
 
     def _store(self, key: str, array: np.ndarray) -> None:

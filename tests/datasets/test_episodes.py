@@ -87,9 +87,7 @@ def test_encoded_frames_are_stored_and_given_back_byte_for_byte(tmp_path: Path) 
     names = (*first.cameras, *first.sensors)
     stored = {name: [first.encoded(name, t) for t in range(7)] for name in names}
     images = {name: stored[name] for name in first.cameras}
-    second = open_episode(
-        xtrainer_file(tmp_path / "b", images=images, touches={n: stored[n] for n in first.sensors})
-    )
+    second = open_episode(xtrainer_file(tmp_path / "b", images=images, touches={n: stored[n] for n in first.sensors}))
     assert all(second.encoded(name, t) == stored[name][t] for name in names for t in range(7))
 
 

@@ -1,0 +1,65 @@
+"""What of an episode a model looks at: camera views, zooms onto a sensor, touches, each at its input size."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from tactile_align.geometry.frames import Array
+from tactile_align.geometry.images import ImageMap
+
+Fit = Literal["stretch", "letterbox"]
+
+
+@dataclass(frozen=True)
+class Input:
+    """One image stream of a model.
+
+    Attributes:
+        key: Its name in a batch.
+        stream: The camera or touch stream of the episode it is made of.
+        width: Width it is brought to, px.
+        height: Height it is brought to, px.
+        fit: Whether a whole frame is stretched or letterboxed to that size.
+        sensor: The sensor whose box travels along; None for an input without a box.
+        zoom: None for the whole frame; else the cut-out's side over the box's longer side.
+    """
+
+    key: str
+    stream: str
+    width: int
+    height: int
+    fit: Fit = "stretch"
+    sensor: str | None = None
+    zoom: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.zoom is not None and (self.sensor is None or self.zoom < 1.0):
+            raise ValueError(
+                f"input {self.key}: a zoom needs a sensor to zoom onto and a factor >= 1; "
+                f"got sensor {self.sensor} and zoom {self.zoom}"
+            )
+
+    def image_map(self, width: int, height: int, box: Array | None = None) -> ImageMap:
+        """Return how a width x height frame becomes this input.
+
+        Args:
+            width: Frame width, px.
+            height: Frame height, px.
+            box: (4,) the sensor's box in the frame; without one (nan or None) a zoom shows the whole frame,
+                and the moment is no pair.
+        """
+        whole = ImageMap.identity(width, height)
+        if self.zoom is not None and box is not None and not bool(np.isnan(np.asarray(box)).any()):
+            return whole.crop_box(self._window(np.asarray(box)), self.width, self.height)
+        if self.fit == "letterbox":
+            return whole.letterbox(self.width, self.height)
+        return whole.resize(self.width, self.height)
+
+    def _window(self, box: np.ndarray) -> np.ndarray:
+        """Return the cut-out around a box: the input's aspect, `zoom` times the box's longer side."""
+        centre, sides = (box[:2] + box[2:]) / 2, box[2:] - box[:2]
+        assert self.zoom is not None
+        shape = np.array([self.width, self.height]) / min(self.width, self.height)
+        half = shape * sides.max() * self.zoom / 2
+        return np.concatenate([centre - half, centre + half])

@@ -1,0 +1,152 @@
+"""A torch Dataset of moments: images, touches, joints, action chunk, box, contact, and who may rival whom."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from tactile_align.datasets.episodes import Episode, open_episode
+from tactile_align.datasets.normalisation import Statistics
+from tactile_align.datasets.prepare import Job, frame_of, prepare
+
+Batch = dict[str, Tensor]
+"""A batch of B moments. KEY is an input's key, SENSOR a sensor's name.
+
+| key | shape | what |
+|---|---|---|
+| qpos | (B, D) float32 | normalised state |
+| qpos_raw | (B, D) float64 | state as recorded |
+| action | (B, C, A) float32 | normalised actions of this moment and the next C - 1 |
+| is_pad | (B, C) bool | True past the end of the episode |
+| episode | (B,) int64 | which episode |
+| time | (B,) int64 | which moment of it |
+| image/KEY | (B, H, W, 3) uint8 | the input, RGB |
+| box/KEY | (B, 4) float32 | the sensor's box in the input, px; nan where there is none |
+| visible/KEY | (B,) bool | whether that box exists |
+| contact/SENSOR | (B,) bool | whether the sensor touches something |
+| contact_index/SENSOR | (B,) int64 | which contact of the episode, -1 between |
+| opening/SENSOR | (B, 2) float32 | where the fingers stand, m |
+"""
+
+
+class Moments(Dataset[Batch]):
+    """Every moment of some episodes.
+
+    Small arrays are in memory; frames come from the packed cache through memory maps, or are decoded when used.
+    Indices may be asked for one by one or, faster, as a list.
+
+    Args:
+        jobs: The episodes with their rigs and inputs.
+        statistics: For normalising; from training episodes only. None leaves qpos and action as recorded.
+        chunk: C, actions of one moment.
+        cache: Folder of the prepared episodes.
+        processes: How many prepare episodes at the same time.
+    """
+
+    def __init__(
+        self,
+        jobs: Sequence[Job],
+        *,
+        statistics: Statistics | None,
+        chunk: int,
+        cache: Path,
+        processes: int = 1,
+        progress: bool = True,
+    ) -> None:
+        if not jobs:
+            raise ValueError("a dataset of moments needs at least one episode; got none")
+        self.jobs, self.statistics, self.chunk = tuple(jobs), statistics, chunk
+        self.folders = prepare(jobs, cache, processes, progress)
+        self._facts = []
+        for folder in self.folders:
+            with np.load(folder / "facts.npz") as stored:
+                self._facts.append({name: stored[name] for name in stored.files})
+        widths = {(f["qpos"].shape[1], f["action"].shape[1]) for f in self._facts}
+        if len(widths) != 1:
+            raise ValueError(
+                f"episodes differ in their columns of qpos and action: {sorted(widths)}; train on one robot at a time"
+            )
+        lengths = [len(f["qpos"]) for f in self._facts]
+        self._starts = np.concatenate([[0], np.cumsum(lengths)])
+        names = set(self._facts[0]) - {"qpos", "action"}
+        self._table = {name: np.concatenate([f[name] for f in self._facts]) for name in sorted(names)}
+        self._maps: dict[tuple[int, str], np.ndarray] = {}
+        self._episodes: dict[int, Episode] = {}
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    @property
+    def state_width(self) -> tuple[int, int]:
+        """Columns of qpos and of action."""
+        first = self._facts[0]
+        return first["qpos"].shape[1], first["action"].shape[1]
+
+    @property
+    def episode(self) -> np.ndarray:
+        """(N,) which episode each moment is of."""
+        return np.repeat(np.arange(len(self.jobs)), np.diff(self._starts))
+
+    @property
+    def time(self) -> np.ndarray:
+        """(N,) which moment of its episode each one is."""
+        return np.arange(len(self)) - self._starts[self.episode]
+
+    def column(self, name: str) -> np.ndarray:
+        """Return one column of the table for all N moments: "visible/KEY", "contact/SENSOR", ..."""
+        if name not in self._table:
+            raise KeyError(f"no column '{name}'; there are {', '.join(self._table)}")
+        return self._table[name]
+
+    def __getitem__(self, index: int) -> Batch:
+        return {name: value[0] for name, value in self.__getitems__([index]).items()}
+
+    def __getitems__(self, indices: Sequence[int]) -> Batch:
+        chosen = np.asarray(indices)
+        episode = np.searchsorted(self._starts, chosen, side="right") - 1
+        time = chosen - self._starts[episode]
+        batch: Batch = {"episode": torch.from_numpy(episode), "time": torch.from_numpy(time)}
+        qpos = np.stack([self._facts[e]["qpos"][t] for e, t in zip(episode, time, strict=True)])
+        action, is_pad = self._chunks(episode, time)
+        batch["qpos_raw"] = torch.from_numpy(qpos)
+        if self.statistics is not None:
+            qpos, action = self.statistics.normalise_qpos(qpos), self.statistics.normalise_action(action)
+        batch["qpos"] = torch.from_numpy(qpos.astype(np.float32))
+        batch["action"] = torch.from_numpy(action.astype(np.float32))
+        batch["is_pad"] = torch.from_numpy(is_pad)
+        for name, values in self._table.items():
+            if name.startswith("frame_box/"):
+                continue
+            value = values[chosen]
+            batch[name] = torch.from_numpy(value.astype(np.float32) if value.dtype == np.float64 else value)
+        for one in self.jobs[0].inputs:
+            frames = [self._frame(int(e), one.key, int(t)) for e, t in zip(episode, time, strict=True)]
+            batch[f"image/{one.key}"] = torch.from_numpy(np.stack(frames))
+        return batch
+
+    def _chunks(self, episode: np.ndarray, time: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return (B, C, A) actions, the last one repeated past the end, and (B, C) where that is."""
+        chunks, pads = [], []
+        for e, t in zip(episode, time, strict=True):
+            actions = self._facts[e]["action"]
+            rows = t + np.arange(self.chunk)
+            pads.append(rows >= len(actions))
+            chunks.append(actions[np.minimum(rows, len(actions) - 1)])
+        return np.stack(chunks), np.stack(pads)
+
+    def _frame(self, episode: int, key: str, t: int) -> np.ndarray:
+        job = self.jobs[episode]
+        if job.packed:
+            if (episode, key) not in self._maps:
+                self._maps[episode, key] = np.load(self.folders[episode] / f"{key}.npy", mmap_mode="r")
+            return self._maps[episode, key][t]
+        if episode not in self._episodes:
+            self._episodes[episode] = open_episode(job.ref)
+        one = next(one for one in job.inputs if one.key == key)
+        return frame_of(self._episodes[episode], one, t, self._facts[episode])
+
+    def __getstate__(self) -> dict[str, object]:
+        return {**self.__dict__, "_maps": {}, "_episodes": {}}

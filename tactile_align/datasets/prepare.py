@@ -1,0 +1,199 @@
+"""Work an episode through once: boxes, contact, and frames packed at the size the model takes.
+
+What comes out lies in a cache folder, one sub-folder an episode, named by a hash of everything it depends on:
+the file, the rig and the inputs. It is built under a temporary name and renamed when whole.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from tactile_align.calibration.rig import Rig
+from tactile_align.datasets.contact import contact_of, contacts
+from tactile_align.datasets.episodes import Episode, EpisodeRef, open_episode
+from tactile_align.datasets.inputs import Input
+from tactile_align.kinematics.gripper import opening_in_contact
+from tactile_align.projection.sensor_box import SensorBoxes, sensor_boxes
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Job:
+    """One episode to prepare.
+
+    Attributes:
+        ref: The episode.
+        rig: The rig that holds for it.
+        inputs: What the model looks at.
+        packed: Whether frames are stored at the inputs' sizes, or decoded again whenever they are used.
+    """
+
+    ref: EpisodeRef
+    rig: Rig
+    inputs: tuple[Input, ...]
+    packed: bool
+
+    def key(self) -> str:
+        """Return the hash of everything the prepared episode depends on."""
+        stat = self.ref.path.stat()
+        facts = {
+            "format": FORMAT,
+            "file": [str(self.ref.path.resolve()), self.ref.group, stat.st_size, stat.st_mtime_ns],
+            "rig": self.rig.model_dump(mode="json", exclude={"verified", "override"}),
+            "inputs": [asdict(one) for one in self.inputs],
+            "packed": self.packed,
+        }
+        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:24]
+
+
+def prepare(jobs: Sequence[Job], cache: Path, processes: int = 1, progress: bool = True) -> list[Path]:
+    """Prepare episodes, several at a time, and return their folders in the order of the jobs.
+
+    Episodes that are in the cache already are not touched.
+
+    Raises:
+        EpisodeError, ValueError: The first fault found, naming file, key and row.
+    """
+    cache.mkdir(parents=True, exist_ok=True)
+    bar = tqdm(total=len(jobs), desc="preparing episodes", unit="episode", disable=not progress)
+    folders = []
+    with bar:
+        if processes <= 1 or len(jobs) <= 2:
+            for job in jobs:
+                folders.append(prepare_one(job, cache))
+                bar.update()
+            return folders
+        # spawn: a forked child would share open HDF5 handles and thread pools with this process.
+        with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+            for folder in pool.map(prepare_one, jobs, [cache] * len(jobs)):
+                folders.append(folder)
+                bar.update()
+    return folders
+
+
+def prepare_one(job: Job, cache: Path) -> Path:
+    """Prepare one episode and return its folder."""
+    folder = cache / job.key()
+    if folder.is_dir():
+        return folder
+    partial = cache / f".{folder.name}.{os.getpid()}.part"
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    with open_episode(job.ref) as episode:
+        _require_streams(episode, job)
+        facts = _facts(episode, job)
+        if job.packed:
+            for one in job.inputs:
+                _pack(episode, one, facts, partial / f"{one.key}.npy")
+    np.savez(partial / "facts.npz", **facts)  # type: ignore[arg-type]  # the stub takes no dict of arrays
+    try:
+        partial.replace(folder)
+    except OSError:
+        if not folder.is_dir():
+            raise
+        shutil.rmtree(partial)  # another process finished the same episode first
+    return folder
+
+
+def _require_streams(episode: Episode, job: Job) -> None:
+    have = (*episode.cameras, *episode.sensors)
+    for one in job.inputs:
+        if one.stream not in have:
+            raise ValueError(
+                f"{episode.ref}: has no stream '{one.stream}', which input '{one.key}' needs; it has "
+                f"{', '.join(have)}. Name another camera or sensor in the config"
+            )
+        if one.stream in job.rig.cameras:
+            require_rig_size(episode, job.rig, one.stream)
+
+
+def require_rig_size(episode: Episode, rig: Rig, camera: str) -> None:
+    """Refuse an episode whose frames have another size than the rig's camera says.
+
+    Raises:
+        ValueError: Names file, stream and both sizes.
+    """
+    stored, found = rig.camera(camera).stored, episode.width_height(camera)
+    if found != (stored.width, stored.height):
+        raise ValueError(
+            f"{episode.ref}: {episode.stream(camera).key} holds {found[0]}x{found[1]} frames but rig "
+            f"{rig.name} "
+            f"states {stored.width}x{stored.height} for camera '{camera}' (width x height, after image_map). "
+            "A box "
+            f"would land in the wrong place: give the camera the image_map of what the recorder did"
+        )
+
+
+def _facts(episode: Episode, job: Job) -> dict[str, np.ndarray]:
+    """Return the arrays that hold for each moment of the episode, by name."""
+    rig, qpos = job.rig, episode.qpos
+    facts: dict[str, np.ndarray] = {"qpos": qpos, "action": episode.action}
+    sensors = {one.sensor for one in job.inputs if one.sensor is not None}
+    sensors |= {name for name, sensor in rig.sensors.items() if any(sensor.stream == one.stream for one in job.inputs)}
+    for name in sorted(sensors):
+        sensor = rig.sensor(name)
+        touches = (episode.image(sensor.stream, t) for t in range(len(episode)))
+        flags = contact_of(touches).flags
+        facts[f"contact/{name}"] = flags
+        facts[f"contact_index/{name}"] = contacts(flags)
+        arm = rig.sensor_arm(name)
+        if arm and rig.arms[arm].gripper is not None:
+            facts[f"opening/{name}"] = opening_in_contact(rig, arm, qpos, flags)
+    for one in job.inputs:
+        if one.sensor is None:
+            continue
+        found = boxes_of(rig, one.stream, one.sensor, episode, facts.get(f"opening/{one.sensor}"))
+        facts[f"frame_box/{one.key}"] = found.box
+        facts[f"visible/{one.key}"] = found.visible
+        width, height = episode.width_height(one.stream)
+        maps = [one.image_map(width, height, box) for box in found.box]
+        facts[f"box/{one.key}"] = np.stack([m.apply_to_box(b) for m, b in zip(maps, found.box, strict=True)])
+    return facts
+
+
+def boxes_of(rig: Rig, camera: str, sensor: str, episode: Episode, opening: np.ndarray | None) -> SensorBoxes:
+    """Return a sensor's boxes in every frame of an episode; errors name the file."""
+    try:
+        qpos = _at_exposure(rig, camera, episode)
+        return sensor_boxes(rig, camera, sensor, qpos, opening)
+    except ValueError as error:
+        raise ValueError(f"{episode.ref}: /observations/qpos: {error}") from error
+
+
+def _at_exposure(rig: Rig, camera: str, episode: Episode) -> np.ndarray:
+    """Return qpos when the frames of a camera were exposed: `delay_s` after the row's joints were read."""
+    delay = rig.camera(camera).delay_s
+    if delay == 0.0:
+        return episode.qpos
+    if episode.fps is None:
+        raise ValueError(
+            f"camera '{camera}' has delay_s = {delay}, which needs the recording's rate; "
+            f"state fps in the layout file or in the episode's attributes"
+        )
+    rows = np.arange(len(episode), dtype=np.float64)
+    shifted = np.clip(rows + delay * episode.fps, 0, len(episode) - 1)
+    return np.stack([np.interp(shifted, rows, column) for column in episode.qpos.T], axis=-1)
+
+
+def _pack(episode: Episode, one: Input, facts: dict[str, np.ndarray], path: Path) -> None:
+    packed = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=(len(episode), one.height, one.width, 3))
+    for t in range(len(episode)):
+        packed[t] = frame_of(episode, one, t, facts)
+    packed.flush()
+
+
+def frame_of(episode: Episode, one: Input, t: int, facts: dict[str, np.ndarray]) -> np.ndarray:
+    """Return moment t of an input, (height, width, 3) uint8 RGB."""
+    width, height = episode.width_height(one.stream)
+    box = facts[f"frame_box/{one.key}"][t] if one.zoom is not None else None
+    return np.asarray(one.image_map(width, height, box).apply_to_image(episode.image(one.stream, t)))
