@@ -1,0 +1,166 @@
+"""A gel pad: what presses into it (height field), how its skin follows (membrane), what its camera sees (shading).
+
+The skin is relaxed from coarse to fine with the pressed part held, the idea of Gomes et al., "Generation of GelSight
+Tactile Images for Sim2Real Learning" (2021), and Si and Yuan, "Taxim" (2022). No shear, no markers, no cast shadow.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from tactile_align.simulation.primitives import Floats, Sheaf, hit
+from tactile_align.simulation.raycast import Solids
+
+F = np.float32
+BEHIND = 0.03  # metres: rays start this far behind the gel face, so that whatever has sunk in is still in front
+DEEPEST = 0.0018  # metres: the gel is 2 mm thick and cannot be squeezed away
+PRESSED = 2e-6  # metres: less than this is rounding, not touch
+_RELAX_PX = (14.0, 8.0, 4.0, 2.0)  # touch pixels
+_LAMP_AZIMUTH_DEG = (90.0, 210.0, 330.0)
+_LAMP_ELEVATION_DEG = 22.0
+_LAMP_RGB = np.array([[1, 0.12, 0.12], [0.12, 1, 0.15], [0.12, 0.18, 1]], dtype=F)
+_AMBIENT, _DIFFUSE, _GLOSS = F(0.10), F(0.85), F(0.15)
+_NOISE = 0.008  # standard deviation, of full scale
+
+
+@dataclass(frozen=True)
+class Pad:
+    """The face of a gel.
+
+    The pad's own frame has its origin at the middle of the undeformed face, x along the touch's columns, y along its
+    rows, z outwards: the touch is seen from inside the sensor.
+
+    Attributes:
+        width: Metres along x.
+        height: Metres along y.
+        columns: Width of a touch, px.
+        rows: Height of a touch, px.
+        cell: Touch pixels per side of a cell of the height field.
+    """
+
+    width: float
+    height: float
+    columns: int = 240
+    rows: int = 320
+    cell: int = 2
+
+    @property
+    def sheaf(self) -> Sheaf:
+        """One ray per cell, from behind the face along +z; the ray parameter is BEHIND + clearance."""
+        n, m = self.columns // self.cell, self.rows // self.cell
+        return Sheaf(
+            ((np.arange(n) + 0.5) / n - 0.5) * self.width,
+            ((np.arange(m) + 0.5) / m - 0.5) * self.height,
+        )
+
+
+def clearance(
+    pad: Pad, solids: Solids, which: npt.NDArray[np.int64], centre: Floats, axes: Floats, within: float = 0.0
+) -> Floats:
+    """Return how far the nearest surface lies above each cell of the undeformed face.
+
+    Args:
+        pad: The pad.
+        solids: The scene.
+        which: (k,) the solids that may touch this pad.
+        centre: (n, 3) centres of all solids in the pad's frame, metres.
+        axes: (n, 3, 3) their axes in the pad's frame.
+        within: Look no further than this, metres.
+
+    Returns:
+        (rows / cell, columns / cell) float64 metres; negative where something has sunk in; `within` where nothing is.
+    """
+    rays = pad.sheaf
+    out = np.full((rays.y.size, rays.x.size), within)
+    half = np.einsum("nij,nj->ni", np.abs(axes[which]), solids.reach[which])
+    low, high = centre[which] - half, centre[which] + half
+    for g, lo, hi in zip(which, low, high, strict=True):
+        if lo[2] > within or hi[2] < -BEHIND:
+            continue
+        u0, u1 = np.searchsorted(rays.x, (lo[0], hi[0]))
+        v0, v1 = np.searchsorted(rays.y, (lo[1], hi[1]))
+        if u0 == u1 or v0 == v1:
+            continue
+        window = Sheaf(rays.x[u0:u1], rays.y[v0:v1])
+        from_behind = centre[g] + [0, 0, BEHIND]
+        t = hit(window, int(solids.kind[g]), solids.size[g], from_behind, axes[g])
+        np.minimum(out[v0:v1, u0:u1], t - BEHIND, out=out[v0:v1, u0:u1])
+    return out
+
+
+def membrane(pad: Pad, sunk: Floats) -> npt.NDArray[np.float32]:
+    """Return how deep the skin lies, (rows, columns), in touch pixels, for an indentation (cells) in metres.
+
+    The skin stays on whatever presses it, at most DEEPEST, and sags smoothly around it.
+    """
+    held = np.clip(sunk, 0, DEEPEST).astype(F) * F(pad.rows / pad.height)
+    pressed = sunk > PRESSED
+    if not pressed.any():
+        return np.zeros((pad.rows, pad.columns), F)
+    skin: npt.NDArray[Any] = held.copy()
+    for sigma in _RELAX_PX:
+        skin = cv2.GaussianBlur(skin, (0, 0), sigma / pad.cell)
+        np.maximum(skin, held, out=skin, where=pressed)
+    skin = cv2.resize(skin, (pad.columns, pad.rows), interpolation=cv2.INTER_LINEAR)
+    return np.asarray(cv2.GaussianBlur(skin, (0, 0), 1.2), dtype=F)
+
+
+class GelCamera:
+    """The camera and the three lamps inside one sensor.
+
+    Args:
+        pad: The pad it looks at.
+        device: Seed of this very device: lamp directions differ by up to 5 degrees from one to the next.
+    """
+
+    def __init__(self, pad: Pad, device: int = 0) -> None:
+        rng = np.random.default_rng(device)
+        self.pad = pad
+        azimuth = np.radians(np.array(_LAMP_AZIMUTH_DEG) + rng.uniform(-5, 5, 3))
+        lift = np.radians(_LAMP_ELEVATION_DEG)
+        self.lamps = np.stack(
+            [np.cos(azimuth) * np.cos(lift), np.sin(azimuth) * np.cos(lift), np.full(3, np.sin(lift))], axis=1
+        ).astype(F)
+        y = ((np.arange(pad.rows) + 0.5) / pad.rows - 0.5)[:, None]
+        x = ((np.arange(pad.columns) + 0.5) / pad.columns - 0.5)[None, :]
+        self.fall_off = [
+            (1 + 0.35 * (x * np.cos(a) + y * np.sin(a)) - 0.25 * (x * x + y * y)).astype(F) for a in azimuth
+        ]
+        self.flat = self.shade(np.zeros((pad.rows, pad.columns), F))
+        # One sheet of noise, larger than a touch: each frame takes another cut of it, which costs no random numbers.
+        sheet = rng.normal(0, _NOISE * 255, (pad.rows + 64, pad.columns + 64, 3))
+        self._noise = sheet.astype(F)
+
+    def shade(self, skin: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Return the noise-free picture (rows, columns, 3), 0..255, of a skin depth in touch pixels."""
+        slope_x = cv2.Sobel(skin, cv2.CV_32F, 1, 0, scale=0.125)
+        slope_y = cv2.Sobel(skin, cv2.CV_32F, 0, 1, scale=0.125)
+        nz = 1 / np.sqrt(1 + slope_x * slope_x + slope_y * slope_y)
+        nx, ny = slope_x * nz, slope_y * nz
+        out = np.full((*skin.shape, 3), _AMBIENT * 255, F)
+        for lamp, rgb, fall_off in zip(self.lamps, _LAMP_RGB, self.fall_off, strict=True):
+            facing = nx * lamp[0] + ny * lamp[1] + nz * lamp[2]
+            mirrored = np.maximum(2 * nz * facing - lamp[2], 0)
+            sixth = mirrored * mirrored * mirrored
+            sixth *= sixth
+            light = fall_off * (_DIFFUSE * np.maximum(facing, 0) + _GLOSS * sixth * sixth)
+            for channel in range(3):
+                out[..., channel] += light * (rgb[channel] * 255)
+        return np.asarray(cv2.GaussianBlur(out, (0, 0), 0.8), dtype=F)
+
+    def touch(self, sunk: Floats, rng: np.random.Generator) -> npt.NDArray[np.uint8]:
+        """Return the touch (rows, columns, 3) uint8 RGB for an indentation (cells) in metres, with camera noise."""
+        clean = self.shade(membrane(self.pad, sunk)) if (sunk > PRESSED).any() else self.flat
+        v, u = rng.integers(0, 64, 2)
+        noise = self._noise[v : v + self.pad.rows, u : u + self.pad.columns]
+        return np.asarray(cv2.add(clean, noise, dtype=cv2.CV_8U))
+
+    @property
+    def reference(self) -> npt.NDArray[np.uint8]:
+        """The noise-free touch of nothing, (rows, columns, 3) uint8."""
+        return np.asarray(np.rint(self.flat), dtype=np.uint8)

@@ -1,0 +1,236 @@
+"""Record simulated episodes, in parallel, in the X-Trainer layout, with the truth beside them.
+
+Every episode draws from a seed of its own, (seed, index), so its bytes do not depend on who records it or when.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import cv2
+import h5py
+import numpy as np
+from tqdm import tqdm
+
+from tactile_align.calibration.rig import Rig, load_rig
+from tactile_align.datasets.codec import encode_jpeg
+from tactile_align.datasets.episodes import write_episode
+from tactile_align.simulation import expert, regrasp
+from tactile_align.simulation.looks import draw_look
+from tactile_align.simulation.primitives import Floats
+from tactile_align.simulation.steps import PHASES, Step
+from tactile_align.simulation.world import World
+
+Task = Literal["expert", "regrasp", "mixed"]
+Reading = Literal["commanded", "measured"]
+QUALITY = 95
+_EXPERT_EVERY = 4  # of a mixed recording, this many episodes hold one of the expert
+
+
+@dataclass(frozen=True)
+class _Job:
+    path: Path
+    index: int
+    seed: int
+    task: Literal["expert", "regrasp"]
+    gripper: Reading
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What must agree for a file found under this name to be this job's."""
+        return {"task": self.task, "gripper": self.gripper, "seed": self.seed, "index": self.index}
+
+
+def simulate(
+    out: str | Path,
+    *,
+    episodes: int,
+    seed: int = 0,
+    task: Task = "regrasp",
+    gripper: Reading = "commanded",
+    processes: int | None = None,
+    progress: bool = True,
+) -> list[Path]:
+    """Record episodes of the shipped cell into a folder, as OUT/episode_init_<i>.hdf5, and its rig as OUT/rig.toml.
+
+    Finished episodes found there are kept, so an interrupted recording is taken up where it stopped. The group `truth`
+    of each file, which no training reads, holds box/<camera> (T, 4) amodal sensor boxes in stored pixels,
+    unoccluded/<camera> (T,), contact (T,), contact_index (T,), indentation (T,) m, opening (T, 2) m, thing (T, 3) m,
+    phase (T,) index into the attribute `phases`, and touch_reference, the noise-free touch of nothing.
+
+    Args:
+        out: The folder; made if need be.
+        episodes: How many episodes it shall hold.
+        seed: The same seed gives the same bytes on the same machine and versions, whatever `processes` is.
+        task: "expert" (physics: grasp and lift, 10 frames a second), "regrasp" (posed contacts, 5 frames a second) or
+            "mixed" (every fourth an expert's).
+        gripper: What qpos holds in its last column: the last command, as X-Trainer recordings do, or the true opening.
+        processes: How many work at it; None: one per core. With more than one, call this under
+            `if __name__ == "__main__":` in a script, as new interpreters are started.
+        progress: Whether to show a bar on stderr.
+
+    Returns:
+        The paths, by index.
+
+    Raises:
+        ValueError: `episodes` or `processes` below 1; an unknown task or gripper; a file in the folder that another
+            recording wrote.
+    """
+    for name, value, known in (
+        ("task", task, ("expert", "regrasp", "mixed")),
+        ("gripper", gripper, ("commanded", "measured")),
+    ):
+        if value not in known:
+            raise ValueError(f"simulate needs {name} out of {', '.join(known)}; got '{value}'. Choose one of those")
+    if episodes < 1 or (processes is not None and processes < 1):
+        raise ValueError(
+            f"simulate needs at least one episode and one process; got episodes={episodes}, processes={processes}"
+        )
+    folder = Path(out)
+    folder.mkdir(parents=True, exist_ok=True)
+    jobs = [_job(folder, i, seed, task, gripper) for i in range(episodes)]
+    todo = [job for job in jobs if not _done(job)]
+    _write_rig(folder / "rig.toml", gripper)
+    workers = min(processes or _cores(), max(len(todo), 1))
+    bar = tqdm(total=episodes, initial=episodes - len(todo), unit="episode", desc="simulate", disable=not progress)
+    with bar:
+        for _ in _all(todo, workers):
+            bar.update()
+    return [job.path for job in jobs]
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _all(todo: list[_Job], workers: int) -> Iterable[Path]:
+    if workers == 1:
+        yield from map(_record, todo)
+        return
+    with multiprocessing.get_context("spawn").Pool(workers, initializer=_alone) as pool:
+        yield from pool.imap_unordered(_record, todo)
+
+
+def _alone() -> None:
+    """Keep a worker to one core: the parallelism is over episodes."""
+    cv2.setNumThreads(1)
+
+
+def _job(folder: Path, index: int, seed: int, task: Task, gripper: Reading) -> _Job:
+    if task == "mixed":
+        task = "expert" if index % _EXPERT_EVERY == _EXPERT_EVERY - 1 else "regrasp"
+    return _Job(folder / f"episode_init_{index}.hdf5", index, seed, task, gripper)
+
+
+def _done(job: _Job) -> bool:
+    """Tell whether a job's file is there already.
+
+    Raises:
+        ValueError: A file is there, but it is not this job's.
+    """
+    if not job.path.exists():
+        return False
+    with h5py.File(job.path, "r") as file:
+        found = {key: file.attrs.get(f"simulated_{key}") for key in job.identity}
+    if found != job.identity:
+        raise ValueError(
+            f"{job.path}: needed the episode of {job.identity}; found that of {found}. "
+            f"Record into another folder, or move the old episodes away"
+        )
+    return True
+
+
+def _rig(gripper: Reading) -> Rig:
+    rig = load_rig("cell")
+    data = rig.model_dump(exclude_none=True)
+    for entry in data["arms"].values():
+        entry["gripper"]["reading"] = gripper
+    return Rig.model_validate(data)
+
+
+def _write_rig(path: Path, gripper: Reading) -> None:
+    rig = _rig(gripper)
+    if path.exists():
+        found = load_rig(path)
+        if found != rig:
+            raise ValueError(
+                f"{path}: needed the simulated cell with a {gripper} gripper reading; found another one, "
+                f"'{found.name}'. Record into another folder, or move that file away"
+            )
+        return
+    rig.save(path)
+
+
+def _record(job: _Job) -> Path:
+    """Simulate and write one episode."""
+    looks, motion = (np.random.default_rng(s) for s in np.random.SeedSequence([job.seed, job.index]).spawn(2))
+    rig = _rig(job.gripper)
+    look = draw_look(looks)
+    world = World(rig, look)
+    script = expert.Expert(world, motion) if job.task == "expert" else regrasp.Regrasp(world, motion)
+    sensor = rig.sensors[world.hand.sensor].stream
+    images: dict[str, list[bytes]] = {name: [] for name in rig.cameras}
+    touches: list[bytes] = []
+    steps = []
+    for step in script.steps():
+        # Encoded at once, so that an episode's frames never lie in memory side by side.
+        for name in images:
+            images[name].append(encode_jpeg(step.moment.images.pop(name), QUALITY))
+        touches.append(encode_jpeg(step.moment.touch, QUALITY, full_chroma=True))
+        step.moment.touch = step.moment.touch[:0]
+        steps.append(step)
+    success = script.success() if isinstance(script, expert.Expert) else True
+    qpos, action = _states(world, steps, job.gripper)
+    attributes = {f"simulated_{key}": value for key, value in job.identity.items()}
+    return write_episode(
+        job.path,
+        qpos=qpos,
+        action=action,
+        images=images,
+        touches={sensor: touches},
+        fps=expert.FPS if job.task == "expert" else regrasp.FPS,
+        attributes={
+            **attributes,
+            "object": look.kind,
+            "scale": look.scale,
+            "success": success,
+            "phases": ",".join(PHASES),
+        },
+        extra={**_truth(steps), "truth/touch_reference": world.gel.reference},
+    )
+
+
+def _states(world: World, steps: list[Step], gripper: Reading) -> tuple[Floats, Floats]:
+    """Return qpos and action, (T, n + 1): joints, rad, and the gripper as a share of its stroke.
+
+    The action at a step is what is commanded by the time of the next one, so the last repeats the command in force.
+    """
+    closed, opened = world.hand.stroke
+    command = np.array([step.target for step in steps])
+    command[:, -1] = (command[:, -1] - closed) / (opened - closed)
+    qpos = np.array([np.append(step.moment.q, step.moment.truth.opening[0]) for step in steps])
+    qpos[:, -1] = (qpos[:, -1] - closed) / (opened - closed)
+    if gripper == "commanded":
+        qpos[:, -1] = command[:, -1]
+    return qpos, np.concatenate([command[1:], command[-1:]])
+
+
+def _truth(steps: list[Step]) -> dict[str, np.ndarray]:
+    truths = [step.moment.truth for step in steps]
+    out = {
+        "truth/contact": np.array([t.contact for t in truths]),
+        "truth/contact_index": np.array([step.contact for step in steps], np.int32),
+        "truth/indentation": np.array([t.indentation for t in truths]),
+        "truth/opening": np.array([t.opening for t in truths]),
+        "truth/thing": np.array([t.thing for t in truths]),
+        "truth/phase": np.array([PHASES.index(step.phase) for step in steps], np.uint8),
+    }
+    for name in truths[0].box:
+        out[f"truth/box/{name}"] = np.array([t.box[name] for t in truths])
+        out[f"truth/unoccluded/{name}"] = np.array([t.unoccluded[name] for t in truths])
+    return out

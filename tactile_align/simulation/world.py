@@ -1,0 +1,232 @@
+"""One episode's cell: move it, step it, look at it, and read what is true in it.
+
+Truth comes from MuJoCo's own kinematics and from this module's pixel masks, never from the rig's projection.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import mujoco
+import numpy as np
+import numpy.typing as npt
+
+from tactile_align.calibration.rig import Rig
+from tactile_align.simulation.gel import GelCamera, Pad, clearance
+from tactile_align.simulation.lens import Lens
+from tactile_align.simulation.looks import Look, paint_of
+from tactile_align.simulation.primitives import Floats
+from tactile_align.simulation.raycast import Caster, Picture, Solids, mask_box
+from tactile_align.simulation.reach import reach
+from tactile_align.simulation.scene import ROD_HALF, read_hand, scene_text
+from tactile_align.simulation.steps import TOUCHING, Moment, Truth
+
+FAR = 0.2  # metres: beyond any object in the hand
+_OPTICAL = np.diag([1.0, -1.0, -1.0])  # MuJoCo's camera axes in OpenCV's
+HOME = np.array([0.298, -0.294, -1.911, 0.634, 1.571, -1.273])  # Nova 2: pads 0.12 m above (0.40, 0), tool down
+
+
+class World:
+    """A cell with one object.
+
+    Args:
+        rig: The rig that the cell is built from.
+        look: The episode's draw.
+        arm: Which arm of the rig.
+    """
+
+    def __init__(self, rig: Rig, look: Look, arm: str = "left") -> None:
+        self.rig, self.look, self.arm = rig, look, rig.arms[arm].arm
+        self.hand = read_hand(rig, arm)
+        self.model = mujoco.MjModel.from_xml_string(scene_text(rig, arm, look))
+        self.data = mujoco.MjData(self.model)
+        self._scratch = mujoco.MjData(self.model)
+        m = self.model
+        self._names = [m.geom(g).name for g in range(m.ngeom)]
+        self._geoms = np.array([g for g in range(m.ngeom) if self._names[g] != "bench"])
+        sensor = rig.sensors[self.hand.sensor]
+        foremost = int(np.argmax([(b.corners @ np.asarray(sensor.pad.normal)).max() for b in sensor.body]))
+        solids = Solids(
+            m.geom_type[self._geoms].astype(np.int64),
+            m.geom_size[self._geoms].copy(),
+            tuple(paint_of(self._names[g], look, foremost) for g in self._geoms),
+        )
+        self.caster = Caster(solids, look.bench, look.lamp)
+        body = m.geom_bodyid[self._geoms]
+        fixed = (m.body_weldid[body] == 0) & (m.body_mocapid[body] < 0)
+        self._still, self._moving = np.flatnonzero(fixed), np.flatnonzero(~fixed)
+        self.sensor_solids = self._named("sensor")
+        self.thing_solids = self._named("thing")
+        self.lenses = {name: lens_of(rig, name) for name in rig.cameras}
+        self._backdrop: dict[str, Picture] = {}
+        self.pad = Pad(self.hand.pad_width, self.hand.pad_height)
+        self.gel = GelCamera(self.pad)
+        n = self.arm.dof
+        self._q = slice(0, n)
+        self._fingers = [m.joint(f).qposadr[0] for f in ("finger1", "finger2")]
+        self._thing = int(m.joint("thing").qposadr[0])
+        self._lay_aside()
+
+    def _named(self, prefix: str) -> npt.NDArray[np.int64]:
+        return np.array([i for i, g in enumerate(self._geoms) if self._names[g].startswith(prefix)])
+
+    def _lay_aside(self) -> None:
+        self.place_thing(np.block([[np.eye(3), np.array([[0.0], [0.0], [-1.0]])], [np.zeros((1, 3)), np.ones((1, 1))]]))
+
+    # Moving without physics
+
+    def place_thing(self, T_world_thing: Floats, rod: bool = False) -> None:
+        """Put the object somewhere (4, 4); with `rod`, a fixture's rod holds it from below."""
+        a = self._thing
+        self.data.qpos[a : a + 3] = T_world_thing[:3, 3]
+        mujoco.mju_mat2Quat(self.data.qpos[a + 3 : a + 7], np.ascontiguousarray(T_world_thing[:3, :3]).ravel())
+        self.data.mocap_pos[0] = T_world_thing[:3, 3] - [0, 0, ROD_HALF] if rod else [0, 0, -2]
+
+    def place_arm(self, q: Floats, opening: float | Sequence[float] | Floats) -> None:
+        """Put the joints (n,) rad and the fingers (metres from the tool axis, one number or two) somewhere."""
+        self.data.qpos[self._q] = q
+        self.data.qpos[self._fingers] = opening
+
+    def settle(self) -> None:
+        """Work out where everything is, from the joint positions alone."""
+        mujoco.mj_kinematics(self.model, self.data)
+        mujoco.mj_camlight(self.model, self.data)
+
+    # Moving with physics
+
+    def command(self, target: Floats) -> None:
+        """Set what the servos aim at: joints (n,) rad and the fingers' opening, metres from the tool axis."""
+        self.data.ctrl[:] = target
+
+    def run(self, steps: int) -> None:
+        """Let `steps` steps of physics pass, then work out where everything is."""
+        mujoco.mj_step(self.model, self.data, nstep=steps)
+        self.settle()
+
+    def thing_place(self) -> Floats:
+        """Return where the object is, (3,) metres, world."""
+        return np.array(self.data.qpos[self._thing : self._thing + 3])
+
+    def reach(self, T_world_tcp: Floats, q0: Floats, tries: int = 60) -> tuple[Floats, bool]:
+        """Find joints for a pose of the point between the pads; as `reach.reach`."""
+        q, close = reach(self.model, self._scratch, "tcp", self.arm.dof, T_world_tcp, q0, tries)
+        return q, close and bool(np.all((q >= self.arm.lower) & (q <= self.arm.upper)))
+
+    # What is where
+
+    def _frames(self) -> tuple[Floats, Floats]:
+        return self.data.geom_xpos[self._geoms], self.data.geom_xmat[self._geoms].reshape(-1, 3, 3)
+
+    def T_world_camera(self, name: str) -> Floats:
+        """Return a camera's pose (4, 4), OpenCV axes, as MuJoCo has it."""
+        c = self.model.camera(name).id
+        T = np.eye(4)
+        T[:3, :3] = self.data.cam_xmat[c].reshape(3, 3) @ _OPTICAL
+        T[:3, 3] = self.data.cam_xpos[c]
+        return T
+
+    def T_world_tcp(self) -> Floats:
+        """Return the pose (4, 4) of the point between the pads, with the flange's axes."""
+        s, T = self.model.site("tcp").id, np.eye(4)
+        T[:3, :3], T[:3, 3] = self.data.site_xmat[s].reshape(3, 3), self.data.site_xpos[s]
+        return T
+
+    def _pad_frame(self) -> tuple[Floats, Floats]:
+        s = self.model.site("pad").id
+        return self.data.site_xmat[s].reshape(3, 3), self.data.site_xpos[s]
+
+    def height_field(self, within: float = 0.0) -> Floats:
+        """Return the clearance over the gel, as `gel.clearance`, of the object and the opposite pad."""
+        R, p = self._pad_frame()
+        return self._clearance(self.pad, R, p, np.concatenate([self.thing_solids, self._named("opposite")]), within)
+
+    def _clearance(self, pad: Pad, R: Floats, p: Floats, which: npt.NDArray[np.int64], within: float) -> Floats:
+        centre, axes = self._frames()
+        return clearance(pad, self.caster.solids, which, (centre - p) @ R, R.T @ axes, within)
+
+    def thickness(self) -> tuple[float, float]:
+        """Return how far the object reaches from the tool axis towards finger1's and finger2's pad, metres.
+
+        Only what lies over a pad counts; a reach is -inf where nothing does.
+        """
+        R, _ = self._pad_frame()
+        tcp = self.T_world_tcp()[:3, 3]
+        out = []
+        for turn in (np.eye(3), np.diag([-1.0, 1.0, -1.0])):  # the opposite pad is this one turned about the tool axis
+            A = R @ turn
+            origin = tcp - A[:, 2] * FAR / 2
+            nearest = float(self._clearance(self.pad, A, origin, self.thing_solids, FAR).min())
+            out.append(FAR / 2 - nearest if nearest < FAR else -np.inf)
+        return out[0], out[1]
+
+    # Looking
+
+    def look_through(self, name: str) -> tuple[Picture, Floats, float]:
+        """Return a camera's picture, the sensor's amodal box (4,) in it and the share of it that nothing hides."""
+        lens, T = self.lenses[name], self.T_world_camera(name)
+        placed = self.caster.place(lens, T, *self._frames())
+        if self.rig.cameras[name].parent == "world":
+            if name not in self._backdrop:
+                still = self.caster.background(lens, T)
+                self.caster.draw(still, lens, T, placed, self._still)
+                self._backdrop[name] = still
+            picture, which = self._backdrop[name].copy(), self._moving
+        else:
+            picture, which = self.caster.background(lens, T), np.arange(len(self._geoms))
+        self.caster.draw(picture, lens, T, placed, which)
+        window, mask = self.caster.silhouette(lens, placed, self.sensor_solids)
+        box = mask_box(window, mask)
+        u0, u1, v0, v1 = window
+        seen = np.isin(picture.ids[v0:v1, u0:u1], self.sensor_solids)
+        return picture, box, float(seen.sum() / mask.sum()) if mask.any() else np.nan
+
+    def observe(self, rng: np.random.Generator) -> Moment:
+        """Return all images, the touch and the truth of this moment."""
+        images, box, unoccluded = {}, {}, {}
+        for name in self.lenses:
+            picture, box[name], unoccluded[name] = self.look_through(name)
+            images[name] = picture.rgb
+        sunk = -self.height_field()
+        deepest = max(float(sunk.max()), 0.0)
+        opening = self.data.qpos[self._fingers].copy()
+        truth = Truth(box, unoccluded, deepest, deepest > TOUCHING, opening, self.thing_place())
+        return Moment(images, self.gel.touch(sunk, rng), self.data.qpos[self._q].copy(), truth)
+
+
+def lens_of(rig: Rig, name: str, raw: bool = False) -> Lens:
+    """Return the lens of a rig's camera, of its stored frames or the raw ones.
+
+    Raises:
+        ValueError: The camera is no pinhole.
+    """
+    camera = rig.cameras[name].raw if raw else rig.cameras[name].stored
+    if camera.model != "pinhole":
+        raise ValueError(
+            f"the simulated cell draws pinhole cameras; cameras.{name}.model of rig {rig.name} is {camera.model}. "
+            f"Use model = 'pinhole' in the rig that the cell is built from"
+        )
+    return Lens(camera.width, camera.height, camera.K)
+
+
+def true_sensor_boxes(rig: Rig, camera: str, q: Floats, opening: Floats, look: Look, arm: str = "left") -> Floats:
+    """Return the sensor's amodal boxes in a camera's RAW frames, from MuJoCo's kinematics and pixel masks.
+
+    Args:
+        rig: The rig that the cell is built from.
+        camera: One of its cameras.
+        q: (T, n) joints, rad.
+        opening: (T, 2) metres per finger.
+        look: Any look; it does not matter to the boxes.
+        arm: Which arm of the rig.
+
+    Returns:
+        (T, 4) boxes in continuous raw pixels, cut at the image border, nan where out of view.
+    """
+    world, lens = World(rig, look, arm), lens_of(rig, camera, raw=True)
+    boxes = []
+    for joints, fingers in zip(np.asarray(q), np.asarray(opening), strict=True):
+        world.place_arm(joints, fingers)
+        world.settle()
+        placed = world.caster.place(lens, world.T_world_camera(camera), *world._frames())
+        boxes.append(mask_box(*world.caster.silhouette(lens, placed, world.sensor_solids)))
+    return np.array(boxes).reshape(-1, 4)
