@@ -1,0 +1,184 @@
+"""What the frames and joints of an episode give away: frozen streams, exchanged arms, sensors or colours."""
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from tactile_align.datasets.episodes import Episode
+from tactile_align.datasets.faults import Fault
+
+THUMB = (40, 30)  # width, height
+MAX_LOOKED_AT = 120  # frames of a camera that are decoded
+FROZEN_STEPS = 5
+MOVING = 1e-3  # rad a step; below this a standing arm may well give equal frames
+
+
+@dataclass(frozen=True)
+class Look:
+    """One stream, sampled: `at` (n,) moments, `thumbs` (n, h, w, 3) float32 grey levels, RGB."""
+
+    name: str
+    at: np.ndarray
+    thumbs: np.ndarray
+
+    @property
+    def motion(self) -> np.ndarray:
+        """(n - 1,) mean absolute change from one sampled frame to the next, grey levels."""
+        return np.asarray(np.abs(np.diff(self.thumbs, axis=0)).mean(axis=(1, 2, 3)))
+
+    @property
+    def texture(self) -> float:
+        """Mean absolute fine structure of the typical frame, grey levels; a gel has little, a scene much."""
+        middle = np.median(self.thumbs, axis=0).astype(np.float32)
+        return float(np.abs(middle - cv2.GaussianBlur(middle, (0, 0), 3)).mean())
+
+    @property
+    def rgb(self) -> tuple[float, float, float]:
+        """Mean red, green and blue."""
+        red, green, blue = self.thumbs.mean(axis=(0, 1, 2))
+        return float(red), float(green), float(blue)
+
+
+def look_at(episode: Episode, name: str, every: int | None = None) -> Look:
+    """Sample a stream at thumbnail size, evenly or every so many frames."""
+    count = min(len(episode), MAX_LOOKED_AT)
+    even = np.unique(np.linspace(0, len(episode) - 1, count).round().astype(int))
+    at = even if every is None else np.arange(0, len(episode), every)
+    thumbs = [cv2.resize(episode.image(name, int(t), at_least=THUMB), THUMB, interpolation=cv2.INTER_AREA) for t in at]
+    return Look(name, at, np.stack(thumbs).astype(np.float32))
+
+
+def frozen(episode: Episode, name: str, same: np.ndarray) -> list[Fault]:
+    """Name a stream that stands still while the arm moves.
+
+    Args:
+        episode: The episode.
+        name: A camera or touch stream.
+        same: (T - 1,) bool, whether frame t + 1 has the same bytes as frame t.
+    """
+    stream = episode.stream(name)
+    if len(same) >= 2 * FROZEN_STEPS and same.all():
+        text = "is the same frame throughout; check the cable or the recorder, and leave the stream out"
+        return [Fault("frozen", episode.path, stream.key, text)]
+    if name in episode.sensors:
+        return []  # a gel at rest may give equal frames
+    moving = np.abs(np.diff(episode.qpos, axis=0)).max(axis=1) > MOVING
+    edges = np.flatnonzero(np.diff(np.concatenate(([False], same & moving, [False])).astype(int)))
+    runs = [(int(a), int(b)) for a, b in edges.reshape(-1, 2) if b - a >= FROZEN_STEPS]
+    if not runs:
+        return []
+    first, last = max(runs, key=lambda run: run[1] - run[0])
+    steps = sum(b - a for a, b in runs)
+    text = f"stands still to row {last} while the arm moves ({steps} such steps in all); cut it: tactile-align trim"
+    return [Fault("frozen", episode.path, stream.key, text, first)]
+
+
+def dead_joints(episode: Episode) -> tuple[list[Fault], list[str]]:
+    """Joints that never move though they are told to (faults), and joints nobody moves (remarks)."""
+    still = np.ptp(episode.qpos, axis=0) == 0
+    key = episode.layout.state.qpos[0]
+    told = np.zeros_like(still)
+    if episode.action.shape[1] >= len(still):
+        told = np.ptp(episode.action[:, : len(still)], axis=0) > 0.01
+    faults, remarks = [], []
+    dead = np.flatnonzero(still & told)
+    if len(dead):
+        zero = " (zero)" if not episode.qpos[:, dead].any() else ""
+        text = f"columns {_list(dead)} never change{zero} though the actions do; was the joint reading recorded?"
+        faults.append(Fault("dead joint", episode.path, key, text))
+    idle = np.flatnonzero(still & ~told)
+    if len(idle):
+        zero = "zero" if not episode.qpos[:, idle].any() else "constant"
+        remarks.append(f"joint columns {_list(idle)} are {zero} throughout, as are their actions")
+    return faults, remarks
+
+
+def swapped_touch(episode: Episode, looks: dict[str, Look]) -> list[Fault]:
+    """Name a touch and a camera that look like each other's: the touch has the texture and motion of a scene."""
+    faults = []
+    for sensor in episode.sensors:
+        for camera in episode.cameras:
+            touch, scene = looks[sensor], looks[camera]
+            busier = touch.motion.mean() > scene.motion.mean() if len(touch.at) > 1 else False
+            if touch.texture > 1.5 * scene.texture and busier:
+                text = (
+                    f"looks like a scene and {camera} like a touch (fine structure {touch.texture:.1f} "
+                    "against "
+                    f"{scene.texture:.1f} grey levels, and more motion); are the two streams exchanged?"
+                )
+                faults.append(Fault("swapped touch", episode.path, episode.stream(sensor).key, text))
+    return faults
+
+
+def swapped_arms(episode: Episode, looks: dict[str, Look]) -> list[Fault]:
+    """Name wrist cameras that move with the other arm's joints (state of two arms, left half first)."""
+    left = [name for name in episode.cameras if "left" in name]
+    right = [name for name in episode.cameras if "right" in name]
+    width = episode.qpos.shape[1]
+    if len(left) != 1 or len(right) != 1 or width % 2:
+        return []
+    at = looks[left[0]].at
+    if len(at) < 20:
+        return []
+    turned = np.abs(np.diff(episode.qpos[at], axis=0))
+    speed = {"left": turned[:, : width // 2].sum(axis=1), "right": turned[:, width // 2 :].sum(axis=1)}
+    if min(s.std() for s in speed.values()) < 1e-6:
+        return []
+    motion = {"left": looks[left[0]].motion, "right": looks[right[0]].motion}
+    if min(m.std() for m in motion.values()) < 1e-6:
+        return []
+    r = {(a, b): float(np.corrcoef(motion[a], speed[b])[0, 1]) for a in motion for b in speed}
+    crossed = min(r["left", "right"] - r["left", "left"], r["right", "left"] - r["right", "right"])
+    if crossed < 0.3:
+        return []
+    text = (
+        f"moves with the right arm's joints (correlation {r['left', 'right']:.2f}, with the left arm's "
+        f"{r['left', 'left']:.2f}), and {right[0]} with the left arm's; are the arms or the cameras "
+        "exchanged?"
+    )
+    return [Fault("swapped arms", episode.path, episode.stream(left[0]).key, text)]
+
+
+def colours(episode: Episode, looks: dict[str, Look]) -> list[str]:
+    """Say what speaks for or against the stated channel order: cameras of one scene share its colours."""
+    remarks = []
+    for name in episode.cameras:
+        others = [looks[other] for other in episode.cameras if other != name]
+        if not others:
+            continue
+        theirs = np.mean([_histogram(other.thumbs) for other in others], axis=0)
+        as_is = float(np.minimum(_histogram(looks[name].thumbs), theirs).sum())
+        turned = float(np.minimum(_histogram(looks[name].thumbs[..., ::-1]), theirs).sum())
+        if turned > as_is + 0.15:
+            remarks.append(
+                f"{name} shares {turned:.0%} of its colours with the other cameras when red and blue are "
+                "exchanged "
+                f"and {as_is:.0%} as stated; look at a frame, and set channels.streams in the layout if it "
+                "is wrong"
+            )
+    return remarks
+
+
+def distinct_share(looks: list[Look], apart: float = 3.0) -> float:
+    """Share of sampled frames that are not near copies (mean change under `apart` grey levels) of an earlier
+    one.
+    """
+    kept: list[np.ndarray] = []
+    thumbs = [cv2.resize(t, (10, 8), interpolation=cv2.INTER_AREA).ravel() for look in looks for t in look.thumbs]
+    for thumb in thumbs:
+        if not kept or np.abs(np.stack(kept) - thumb).mean(axis=1).min() >= apart:
+            kept.append(thumb)
+    return len(kept) / max(1, len(thumbs))
+
+
+def _histogram(thumbs: np.ndarray) -> np.ndarray:
+    """(24 ** 3,) share of the pixels, in colour coordinates that forget brightness."""
+    total = thumbs.sum(axis=-1, keepdims=True) + 1e-6
+    shares = (thumbs / total).reshape(-1, 3)
+    counts, _ = np.histogramdd(shares, bins=24, range=[(0, 1)] * 3)
+    return np.asarray(counts.ravel() / counts.sum())
+
+
+def _list(columns: np.ndarray) -> str:
+    return ", ".join(str(int(c)) for c in columns)

@@ -1,0 +1,156 @@
+"""Inspection names each planted fault, and nothing in a good recording."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import cv2
+import h5py
+import numpy as np
+import pytest
+
+from tactile_align.datasets.episodes import write_episode
+from tactile_align.datasets.inspect import inspect_path
+from tests.datasets.planting import ON_OPENING, ON_READING
+from tests.datasets.test_contact import gel, regrasp
+
+STEPS = 60
+
+
+def scene(seed: int, shift: np.ndarray) -> np.ndarray:
+    """(T, 96, 128, 3): a warm, textured world seen by a camera that turns by `shift` (T,) pixels."""
+    rng = np.random.default_rng(seed)
+    wide = cv2.resize(rng.uniform(0, 1, (30, 100, 3)), (400, 96), interpolation=cv2.INTER_CUBIC)
+    colour = np.array([200, 110, 40])
+    world = (wide * colour + 20).clip(0, 255)
+    views = np.stack([world[:, 100 + round(s) : 228 + round(s)] for s in shift])
+    return (views + rng.normal(0, 2, views.shape)).clip(0, 255).astype(np.uint8)
+
+
+def moving(seed: int) -> dict[str, Any]:
+    """An episode of two arms that move at different times, each turning its own wrist camera."""
+    rng = np.random.default_rng(seed)
+    gate = np.repeat(rng.permutation(np.arange(12) % 2), 5)
+    left, right = np.cumsum(gate * 3.0), np.cumsum((1 - gate) * 3.0)
+    swing = np.arange(1, 8) * 0.01
+    qpos = np.concatenate([left[:, None] * swing, right[:, None] * swing[::-1]], axis=1)
+    pressed = np.resize(regrasp(seed, count=6), STEPS)
+    touch = gel(pressed, seed, noise=1)
+    images = {
+        "top": scene(7, 4 * np.sin(np.arange(STEPS) / 9)),
+        "left_wrist": scene(8, left % 90),
+        "right_wrist": scene(9, right % 90),
+    }
+    return {"qpos": qpos, "action": qpos + 0.01, "images": images, "touches": {"tactile1": touch}, "fps": 30}
+
+
+def kinds(path: Path) -> set[str]:
+    return {fault.kind for fault in inspect_path(path, timing=False).all_faults}
+
+
+def test_a_good_recording_has_no_fault_and_its_facts_are_told(tmp_path: Path) -> None:
+    for i in range(2):
+        write_episode(tmp_path / f"episode_init_{i}.hdf5", **moving(i))
+    report = inspect_path(tmp_path)
+    assert report.good, report.text()
+    first = report.episodes[0]
+    assert (first.layout, first.steps, first.fps, first.joints) == ("xtrainer", STEPS, 30, 14)
+    assert [s.name for s in first.streams] == ["top", "left_wrist", "right_wrist", "tactile1"]
+    touch = first.streams[-1]
+    pressed = np.resize(regrasp(0, count=6), STEPS) > 0
+    assert touch.contact_share == pytest.approx(pressed.mean(), abs=0.02)
+    assert (touch.width, touch.height, touch.codec) == (90, 120, "jpeg")
+    red, _, blue = first.streams[0].rgb or (0, 0, 0)
+    assert red > blue + 50
+    assert first.items_a_second and first.items_a_second > 10
+    text = report.text()
+    assert "2 episodes, 120 steps" in text
+    assert text.endswith("no fault")
+    assert json.loads(json.dumps(report.json()))["good"] is True
+
+
+def swap_arms(given: dict[str, Any]) -> None:
+    given["qpos"] = given["qpos"][:, [*range(7, 14), *range(7)]]
+
+
+def swap_touch(given: dict[str, Any]) -> None:
+    given["images"]["top"], given["touches"]["tactile1"] = given["touches"]["tactile1"], given["images"]["left_wrist"]
+
+
+def freeze(given: dict[str, Any]) -> None:
+    given["images"]["left_wrist"][20:40] = given["images"]["left_wrist"][20]
+
+
+def freeze_touch(given: dict[str, Any]) -> None:
+    given["touches"]["tactile1"][:] = given["touches"]["tactile1"][0]
+
+
+def zero_joint(given: dict[str, Any]) -> None:
+    given["qpos"][:, 3] = 0
+
+
+@pytest.mark.parametrize(
+    ("plant", "kind", "message"),
+    [
+        (swap_arms, "swapped arms", r"moves with the right arm's joints"),
+        (swap_touch, "swapped touch", r"tactile1 looks like a scene and top like a touch"),
+        (freeze, "frozen", r"left_wrist row 20 stands still to row 39"),
+        (freeze_touch, "frozen", r"tactile1 is the same frame throughout"),
+        (zero_joint, "dead joint", r"qpos columns 3 never change \(zero\)"),
+    ],
+    ids=lambda x: getattr(x, "__name__", None),
+)
+def test_what_opening_cannot_see_is_named(tmp_path: Path, plant: Any, kind: str, message: str) -> None:
+    given = moving(1)
+    plant(given)
+    write_episode(tmp_path / "e.hdf5", **given)
+    report = inspect_path(tmp_path, timing=False)
+    assert {fault.kind for fault in report.all_faults} == {kind}, report.text()
+    assert re.search(message, report.text())
+    assert not report.json()["good"]
+
+
+@pytest.mark.parametrize("plant", [p for p, _ in ON_OPENING] + [p[0] for p in ON_READING], ids=lambda p: p.__name__)
+def test_every_fault_of_a_file_is_named_without_stopping(tmp_path: Path, plant: Any) -> None:
+    from tests.datasets.making import xtrainer_file
+
+    message = {p: m for p, m in ON_OPENING} | {p[0]: p[3] for p in ON_READING}
+    path = xtrainer_file(tmp_path)
+    plant(path)
+    report = inspect_path(path, timing=False)
+    assert not report.good
+    assert re.search(message[plant], report.text()), report.text()
+
+
+def test_the_same_episode_twice_is_named(tmp_path: Path) -> None:
+    first = write_episode(tmp_path / "a.hdf5", **moving(0))
+    shutil.copy(first, tmp_path / "b.hdf5")
+    report = inspect_path(tmp_path, timing=False)
+    assert [fault.kind for fault in report.all_faults] == ["duplicate"]
+    assert "a.hdf5; keep one of the two" in report.text()
+
+
+def test_exchanged_colours_and_wrong_lengths_are_remarked(tmp_path: Path) -> None:
+    given = moving(2)
+    given["images"]["top"] = given["images"]["top"][..., ::-1]
+    path = write_episode(tmp_path / "e.hdf5", **given)
+    with h5py.File(path, "r+") as file:
+        table = file["compress_len"][()]
+        file["compress_len"][:] = table[[1, 2, 0, 3]]
+    report = inspect_path(path, timing=False)
+    assert report.good
+    assert "top shares" in report.text()
+    assert "left_wrist shares" not in report.text()
+    assert "compress_len does not give the lengths" in report.text()
+
+
+def test_episodes_that_do_not_belong_together_are_remarked(tmp_path: Path) -> None:
+    write_episode(tmp_path / "a.hdf5", **moving(0))
+    write_episode(tmp_path / "b.hdf5", **moving(3))
+    other = moving(1)
+    write_episode(tmp_path / "c.hdf5", **{**other, "qpos": other["qpos"][:, :7], "fps": 20})
+    text = inspect_path(tmp_path, timing=False).text()
+    assert "different joints: mostly 14, but" in text
+    assert "different rates: mostly 30" in text
