@@ -1,0 +1,262 @@
+"""An episode seen through a rig: every box, contact and opening at once, then one moment at a time."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+
+from tactile_align.calibration.rig import Rig, load_rig
+from tactile_align.datasets.contact import LONG_SIDE, contact_of
+from tactile_align.datasets.episodes import Episode, EpisodeRef, open_episode
+from tactile_align.facts import fact_names
+from tactile_align.geometry.boxes import intersection_over_union
+from tactile_align.geometry.images import ImageMap
+from tactile_align.kinematics.gripper import opening_in_contact
+from tactile_align.projection.sensor_box import SensorBoxes, sensor_boxes
+from tactile_align.projection.tokens import token_weights
+from tactile_align.viz.scene import Hand, Moment, Region, Touch, Track, View
+
+InputMap = Callable[[int, int], ImageMap]
+RigLike = Rig | str | Path
+
+
+def rig_for(path: Path, rig: RigLike | None) -> Rig:
+    """Return the rig of an episode: the one given, or `rig.toml` beside the episode, its overrides applied.
+
+    Raises:
+        FileNotFoundError: None given and none beside the episode.
+    """
+    if rig is None:
+        beside = path.parent / "rig.toml"
+        if not beside.is_file():
+            raise FileNotFoundError(
+                f"{path}: needed a rig to say where the sensors are; none was named and {beside} does "
+                f"not exist. Name a .toml file or a shipped rig: {', '.join(fact_names('calibration'))}"
+            )
+        rig = beside
+    loaded = rig if isinstance(rig, Rig) else load_rig(rig)
+    return loaded.for_episode(path)
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """A sensor in a camera over the episode."""
+
+    boxes: SensorBoxes
+    reasons: np.ndarray
+    weights: np.ndarray | None
+    compared: np.ndarray | None
+    overlap: np.ndarray | None
+
+
+class Footage:
+    """An episode, opened with its rig; a context manager.
+
+    Args:
+        episode: A file, "FILE#NAME" or a ref.
+        rig: A rig, its name or its file; `rig.toml` beside the episode when None.
+        compare: A second rig to draw beside it.
+        cameras: Which cameras, in this order; all that the episode records when None.
+        grid: (rows, columns) of tokens to light; None for none.
+        input_map: From a stored frame's (width, height) to the encoder's input, as `Encoder.input_map`; the
+            whole frame, stretched, when None.
+        layout: The episode's layout; recognised when None.
+
+    Raises:
+        ValueError: An unknown camera, frames of another size than the rig's, joints the rig refuses.
+    """
+
+    def __init__(
+        self,
+        episode: EpisodeRef | str | Path,
+        rig: RigLike | None = None,
+        compare: RigLike | None = None,
+        cameras: Sequence[str] | None = None,
+        grid: tuple[int, int] | None = (14, 14),
+        input_map: InputMap | None = None,
+        layout: str | Path | None = None,
+    ) -> None:
+        self.episode: Episode = open_episode(episode, layout)
+        self.rig = rig_for(self.episode.path, rig)
+        self.compare = None if compare is None else rig_for(self.episode.path, compare)
+        self.cameras = self._chosen(cameras)
+        self.grid, self._input_map = grid, input_map or _stretched
+        self.contact = {
+            name: contact_of(
+                self.episode.image(name, t, (LONG_SIDE, LONG_SIDE)) for t in range(len(self.episode))
+            ).flags
+            for name in self.episode.sensors
+        }
+        self._colour = {name: i for i, name in enumerate(self.rig.sensors)}
+        try:
+            self._opening = self._openings(self.rig)
+            self._seen = {camera: self._look(camera) for camera in self.cameras if camera in self.rig.cameras}
+            self._joints = {arm: self.rig.joints(arm, self.episode.qpos) for arm in self.rig.arms}
+        except ValueError as cause:
+            raise ValueError(f"{self.episode.ref}: {cause}") from cause
+
+    def __enter__(self) -> "Footage":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.episode.close()
+
+    def __len__(self) -> int:
+        return len(self.episode)
+
+    @property
+    def title(self) -> str:
+        """The episode's and the rigs' names."""
+        name = str(self.episode.ref).removeprefix(str(self.episode.path.parent)).lstrip("\\/")
+        second = "" if self.compare is None else f", dashed: {self.compare.name}"
+        return f"{name}  rig {self.rig.name} ({self.rig.status}){second}"
+
+    def moment(self, t: int, height: int | None = None) -> Moment:
+        """Return all that a picture of row `t` shows.
+
+        Args:
+            t: 0 <= t < len(self).
+            height: Height at which views are drawn, px: frames may then be decoded at a lower resolution.
+        """
+        fps = self.episode.fps
+        return Moment(
+            t=t,
+            steps=len(self),
+            seconds=None if fps is None else t / fps,
+            views=tuple(self._view(camera, t, height) for camera in self.cameras),
+            touches=tuple(
+                Touch(name, self.episode.image(name, t), bool(self.contact[name][t]), self._colour_of(name))
+                for name in self.episode.sensors
+            ),
+            hands=tuple(self._hand(arm, t) for arm in self.rig.arms),
+            tracks=tuple(Track(name, flags, self._colour_of(name)) for name, flags in self.contact.items()),
+            title=self.title,
+        )
+
+    def _chosen(self, cameras: Sequence[str] | None) -> tuple[str, ...]:
+        have = self.episode.cameras
+        chosen = have if cameras is None else tuple(cameras)
+        unknown = [name for name in chosen if name not in have]
+        if unknown or not chosen:
+            raise ValueError(
+                f"{self.episode.ref}: needed cameras that it records, {', '.join(have)}; got "
+                f"{', '.join(unknown) or 'none'}"
+            )
+        for rig in (self.rig, self.compare):
+            for name in chosen:
+                if rig is not None and name in rig.cameras:
+                    self._same_size(rig, name)
+        return chosen
+
+    def _same_size(self, rig: Rig, camera: str) -> None:
+        wide, high = self.episode.width_height(camera)
+        stored = rig.camera(camera).stored
+        if (wide, high) != (stored.width, stored.height):
+            raise ValueError(
+                f"{self.episode.ref}: {self.episode.stream(camera).key} holds frames of {wide}x{high}, but "
+                f"rig {rig.name} says {stored.width}x{stored.height} (width x height). State the recorder's "
+                f"crop and resize in cameras.{camera}.image_map, or use the rig that belongs to these recordings"
+            )
+
+    def _colour_of(self, stream: str) -> int:
+        for name, sensor in self.rig.sensors.items():
+            if sensor.stream == stream:
+                return self._colour[name]
+        return len(self._colour)
+
+    def _openings(self, rig: Rig) -> dict[str, np.ndarray]:
+        """(T, 2) per arm with a gripper, m, held at contact onset where the reading is a command."""
+        found = {}
+        for arm, entry in rig.arms.items():
+            if entry.gripper is not None:
+                touching = np.zeros(len(self.episode), bool)
+                for name, sensor in rig.sensors.items():
+                    if rig.sensor_arm(name) == arm and sensor.stream in self.contact:
+                        touching |= self.contact[sensor.stream]
+                found[arm] = opening_in_contact(rig, arm, self.episode.qpos, touching)
+        return found
+
+    def _look(self, camera: str) -> dict[str, _Seen]:
+        second = self._openings(self.compare) if self.compare is not None else {}
+        return {sensor: self._look_at(camera, sensor, second) for sensor in self.rig.sensors}
+
+    def _look_at(self, camera: str, sensor: str, second: dict[str, np.ndarray]) -> _Seen:
+        qpos = self.episode.qpos
+        found = sensor_boxes(self.rig, camera, sensor, qpos, self._opening.get(self.rig.sensor_arm(sensor)))
+        weights = compared = overlap = None
+        if self.grid is not None:
+            weights = token_weights(found.box, self._map(camera), self.grid)
+        if self.compare is not None:
+            compared = np.full_like(found.box, np.nan)
+            if camera in self.compare.cameras and sensor in self.compare.sensors:
+                opening = second.get(self.compare.sensor_arm(sensor))
+                compared = sensor_boxes(self.compare, camera, sensor, qpos, opening).box
+            overlap = intersection_over_union(found.box, compared)
+        return _Seen(found, found.reason_text(), weights, compared, overlap)
+
+    def _map(self, camera: str) -> ImageMap:
+        return self._input_map(*self.episode.width_height(camera))
+
+    def _view(self, camera: str, t: int, height: int | None) -> View:
+        wide, high = self.episode.width_height(camera)
+        smaller = None if height is None or height >= high else (round(wide * height / high), height)
+        image = self.episode.image(camera, t, smaller)
+        if camera not in self.rig.cameras:
+            return View(camera, image, wide, high, note="(not in the rig)")
+        own = self.rig.sensor_arm  # a wrist camera reports absence only for sensors of its own arm
+        home = self.rig.camera(camera).parent.partition("/")[0]
+        regions = [
+            self._region(sensor, seen, t)
+            for sensor, seen in self._seen[camera].items()
+            if seen.boxes.visible[t] or home in ("world", own(sensor))
+        ]
+        return View(camera, image, wide, high, tuple(regions), self._cells(camera))
+
+    def _region(self, sensor: str, seen: _Seen, t: int) -> Region:
+        return Region(
+            name=sensor,
+            colour=self._colour[sensor],
+            box=seen.boxes.box[t],
+            inside=float(seen.boxes.inside[t]),
+            reason=str(seen.reasons[t]),
+            weights=None if seen.weights is None else seen.weights[t],
+            compared=None if seen.compared is None else seen.compared[t],
+            overlap=None if seen.overlap is None else float(seen.overlap[t]),
+        )
+
+    def _cells(self, camera: str) -> tuple[np.ndarray, np.ndarray] | None:
+        """Edges of the tokens in the stored frame, px, ascending."""
+        if self.grid is None:
+            return None
+        into, (rows, columns) = self._map(camera), self.grid
+        u = np.linspace(-0.5, into.width - 0.5, columns + 1)
+        v = np.linspace(-0.5, into.height - 0.5, rows + 1)
+        back = into.inverse()
+        return back.scale[0] * u + back.offset[0], back.scale[1] * v + back.offset[1]
+
+    def _hand(self, arm: str, t: int) -> Hand:
+        entry = self.rig.arms[arm]
+        q = self._joints[arm][t]
+        if entry.gripper is None:
+            return Hand(arm, q, np.asarray(entry.arm.lower), np.asarray(entry.arm.upper))
+        ends = np.zeros((1, self.episode.qpos.shape[1]))
+        ends[:, entry.gripper.column] = entry.gripper.open
+        return Hand(
+            arm,
+            q,
+            np.asarray(entry.arm.lower),
+            np.asarray(entry.arm.upper),
+            opening_m=float(self._opening[arm][t, 0]),
+            reading_m=float(entry.gripper.opening(self.episode.qpos[t])[0]),
+            full_m=float(entry.gripper.opening(ends)[0, 0]),
+            commanded=entry.gripper.reading == "commanded",
+        )
+
+
+def _stretched(width: int, height: int) -> ImageMap:
+    """The whole frame, stretched to a square: what most vision transformers are fed."""
+    return ImageMap.identity(width, height).resize(224, 224)

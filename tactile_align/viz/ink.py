@@ -1,0 +1,164 @@
+"""Drawing on RGB arrays: colours everyone can tell apart, outlined lines, text on plates, sizes that scale.
+
+Colours: Okabe and Ito, Color Universal Design (2008). Every line has a dark rim and every word a dark plate,
+so both read on light and on dark scenes; no meaning rests on colour alone.
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import cv2
+import numpy as np
+
+Colour = tuple[int, int, int]
+
+ORANGE: Colour = (230, 159, 0)
+SKY: Colour = (86, 180, 233)
+GREEN: Colour = (0, 158, 115)
+YELLOW: Colour = (240, 228, 66)
+VERMILLION: Colour = (213, 94, 0)
+PURPLE: Colour = (204, 121, 167)
+WHITE: Colour = (245, 245, 245)
+GREY: Colour = (150, 150, 150)
+DIM: Colour = (70, 70, 70)
+INK: Colour = (18, 18, 18)
+
+SENSOR_COLOURS = (ORANGE, SKY, YELLOW, PURPLE)
+"""By the sensor's place in the rig, round and round."""
+COMPARED = GREEN
+"""Boxes of a second rig; these are dashed as well."""
+
+FONT = cv2.FONT_HERSHEY_SIMPLEX
+
+
+def sensor_colour(index: int) -> Colour:
+    """Return the colour of the sensor at this place in the rig."""
+    return SENSOR_COLOURS[index % len(SENSOR_COLOURS)]
+
+
+@dataclass(frozen=True)
+class Ink:
+    """Sizes for a view of some height, px.
+
+    Attributes:
+        cap: Height of a capital letter.
+        line: Width of a light line; its dark rim adds `rim` on both sides.
+        rim: Width of the rim.
+        pad: Room around words.
+    """
+
+    cap: int
+    line: int
+    rim: int
+    pad: int
+
+    @classmethod
+    def of(cls, height: int) -> "Ink":
+        """Return sizes that read in a view of `height` px, from 240 to 2160."""
+        line = max(1, round(height / 260))
+        cap = max(9, round(height / 44))
+        return cls(cap, line, max(1, line // 2), max(3, round(0.45 * cap)))
+
+    @property
+    def row(self) -> int:
+        """Height of one line of text with its room."""
+        return self.cap + 2 * self.pad
+
+    @property
+    def scale(self) -> float:
+        """OpenCV's font scale for `cap`."""
+        return self.cap / _cap_height()
+
+    @property
+    def weight(self) -> int:
+        """OpenCV's stroke width for `cap`."""
+        return max(1, round(self.cap / 18))
+
+    def width(self, text: str) -> int:
+        """Return the width of `text`, px."""
+        return int(cv2.getTextSize(text, FONT, self.scale, self.weight)[0][0])
+
+    def fit(self, text: str, width: int) -> str:
+        """Return `text`, or as much of it as `width` px hold with an ellipsis."""
+        return _fit(self, text, width)
+
+    def text(self, image: np.ndarray, text: str, x: int, y: int, colour: Colour = WHITE) -> None:
+        """Write `text` with its capitals reaching from row y to y + cap."""
+        at = (int(x), int(y) + self.cap)
+        cv2.putText(image, text, at, FONT, self.scale, colour, self.weight, cv2.LINE_AA)
+
+    def plate(self, image: np.ndarray, text: str, x: int, y: int, colour: Colour = WHITE) -> tuple[int, int, int, int]:
+        """Write `text` on a darkened plate kept inside the image; return the plate (x0, y0, x1, y1)."""
+        text = self.fit(text, image.shape[1] - 2 * self.pad)
+        wide, high = self.width(text) + 2 * self.pad, self.row
+        x = max(0, min(int(x), image.shape[1] - wide))
+        y = max(0, min(int(y), image.shape[0] - high))
+        image[y : y + high, x : x + wide] >>= 3
+        self.text(image, text, x + self.pad, y + self.pad, colour)
+        return x, y, x + wide, y + high
+
+
+@lru_cache(maxsize=1)
+def _cap_height() -> float:
+    """Measure a capital at font scale 1: getTextSize gives the line's height, and fonts differ by version."""
+    image = np.zeros((300, 300), np.uint8)
+    cv2.putText(image, "H", (50, 250), FONT, 8.0, 255, 1, cv2.LINE_AA)
+    return int(np.count_nonzero((image > 64).any(axis=1))) / 8.0
+
+
+@lru_cache(maxsize=4096)
+def _fit(ink: Ink, text: str, width: int) -> str:
+    text = " ".join(text.split())
+    if ink.width(text) <= width:
+        return text
+    low, high = 0, min(len(text), max(1, width))
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if ink.width(text[:middle] + "...") <= width else (low, middle - 1)
+    return text[:low] + "..."
+
+
+def fill(image: np.ndarray, x0: int, y0: int, x1: int, y1: int, colour: Colour) -> None:
+    """Fill pixels x0 <= x < x1, y0 <= y < y1; what lies outside the image is not drawn."""
+    if x1 > x0 and y1 > y0:  # OpenCV fills several times as fast as numpy broadcasts a colour
+        cv2.rectangle(image, (x0, y0), (x1 - 1, y1 - 1), colour, cv2.FILLED)
+
+
+def pixels_of(box: np.ndarray) -> tuple[int, int, int, int]:
+    """Return (x0, y0, x1, y1), half open, of the pixels whose centres lie in a box (u0, v0, u1, v1)."""
+    u0, v0, u1, v1 = (float(edge) for edge in box)
+    return int(np.ceil(u0)), int(np.ceil(v0)), int(np.floor(u1)) + 1, int(np.floor(v1)) + 1
+
+
+def frame(image: np.ndarray, box: np.ndarray, colour: Colour, ink: Ink, dashed: bool = False) -> None:
+    """Draw a box (u0, v0, u1, v1), px: light line on the first pixels inside, dark rims beside it."""
+    x0, y0, x1, y1 = pixels_of(box)
+    line, rim = ink.line, ink.rim
+    for grow, width, shade in ((rim, line + 2 * rim, INK), (0, line, colour)):
+        a, b, c, d = x0 - grow, y0 - grow, x1 + grow, y1 + grow
+        for side in ((a, b, c, b + width), (a, d - width, c, d), (a, b, a + width, d), (c - width, b, c, d)):
+            if dashed:
+                _dashes(image, *side, shade, 4 * line, grow)
+            else:
+                fill(image, *side, shade)
+
+
+def _dashes(image: np.ndarray, x0: int, y0: int, x1: int, y1: int, colour: Colour, dash: int, grow: int) -> None:
+    """Fill every second stretch of `dash` px along the longer side of a bar."""
+    across = x1 - x0 >= y1 - y0
+    first, last = (x0 + grow, x1 - grow) if across else (y0 + grow, y1 - grow)
+    for start in range(first, last, 2 * dash):
+        a, b = start - grow, min(start + dash, last) + grow
+        if across:
+            fill(image, a, y0, b, y1, colour)
+        else:
+            fill(image, x0, a, x1, b, colour)
+
+
+def tint(image: np.ndarray, x0: int, y0: int, x1: int, y1: int, colour: Colour, alpha: float) -> None:
+    """Blend a colour over pixels x0 <= x < x1, y0 <= y < y1."""
+    part = image[max(0, y0) : max(0, y1), max(0, x0) : max(0, x1)]
+    if part.size and alpha > 0:
+        flat = np.empty_like(part)
+        flat[:] = colour
+        part[:] = cv2.addWeighted(part, 1.0 - alpha, flat, alpha, 0.0)

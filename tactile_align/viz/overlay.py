@@ -1,0 +1,152 @@
+"""The overlay: what the rig says about every recorded moment, drawn on the frames it says it about."""
+
+import itertools
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Literal
+
+import cv2
+import numpy as np
+
+from tactile_align.datasets.episodes import EpisodeRef
+from tactile_align.files import write_atomically
+from tactile_align.viz.footage import Footage, InputMap, RigLike
+from tactile_align.viz.frame import draw_frame
+from tactile_align.viz.ink import INK, Ink, fill
+from tactile_align.viz.movie import require_av, write_movie
+
+Format = Literal["auto", "png", "sheet", "mp4"]
+SHEET_CELLS = 24
+SHEET_VIEW_HEIGHT = 240
+SHEET_WIDTH = 2600
+MOVIE_FPS = 10.0
+"""Pictures a second where the recording does not know its rate."""
+
+
+def overlay(
+    episode: EpisodeRef | str | Path,
+    *,
+    rig: RigLike | None = None,
+    out: str | Path | None = None,
+    cameras: Sequence[str] | None = None,
+    start: int = 0,
+    stop: int | None = None,
+    every: int = 1,
+    format: Format = "auto",
+    compare: RigLike | None = None,
+    grid: tuple[int, int] | None = (14, 14),
+    input_map: InputMap | None = None,
+    height: int | None = None,
+    layout: str | Path | None = None,
+    overwrite: bool = False,
+) -> list[Path]:
+    """Draw boxes, tokens, touches, joints and contacts on an episode's frames.
+
+    Args:
+        episode: A file, "FILE#NAME" where a file holds several, or a ref.
+        rig: A rig, its name or its file; `rig.toml` beside the episode when None.
+        out: A file (.png: contact sheet, .mp4: movie) or a folder; the folder `overlay` when None.
+        cameras: Which cameras, in this order; all of the episode when None.
+        start: First row.
+        stop: One past the last row; the episode's end when None.
+        every: Draw every so many rows.
+        format: "png" one picture a row, "sheet" up to SHEET_CELLS evenly spaced rows on one picture, "mp4" a
+            movie; "auto" goes by the ending of `out`, a sheet for a folder.
+        compare: A second rig, drawn dashed, with the IoU of both boxes.
+        grid: (rows, columns) of the tokens to light; None for none.
+        input_map: As `Encoder.input_map`; when None the grid spans the whole frame.
+        height: Height of the cameras' row, px; None: the tallest camera's own, SHEET_VIEW_HEIGHT in a sheet.
+        layout: The episode's layout; recognised when None.
+        overwrite: Whether existing files may be replaced.
+
+    Returns:
+        The files written.
+
+    Raises:
+        FileNotFoundError: No such episode, or no rig.
+        FileExistsError: A file exists and `overwrite` is False.
+        ModuleNotFoundError: An MP4 was asked for without PyAV.
+        ValueError: Nothing to draw, unknown cameras, rig and recording do not fit.
+    """
+    kind = _kind(format, out)
+    if kind == "mp4":
+        require_av()
+    with Footage(episode, rig, compare, cameras, grid, input_map, layout) as footage:
+        rows = _rows(footage, start, stop, every)
+        stem = footage.episode.path.stem + (
+            "_" + str(footage.episode.ref).rpartition("#")[2] if footage.episode.ref.group else ""
+        )
+        files = _targets(kind, Path("overlay") if out is None else Path(out), stem, rows)
+        standing = [file for file in files if file.exists()]
+        if standing and not overwrite:
+            raise FileExistsError(f"{standing[0]} exists; name another place, or say overwrite to replace it")
+        if kind == "png":
+            for file, t in zip(files, rows, strict=True):
+                write_png(file, draw_frame(footage.moment(t, height), height))
+        elif kind == "sheet":
+            write_png(files[0], _sheet(footage, rows, height or SHEET_VIEW_HEIGHT))
+        else:
+            rate = (footage.episode.fps or MOVIE_FPS * every) / every
+            write_movie(files[0], (draw_frame(footage.moment(t, height), height) for t in rows), rate)
+    return files
+
+
+def write_png(path: Path, image: np.ndarray) -> Path:
+    """Write (H, W, 3) uint8 RGB as PNG, to a temporary name first."""
+    done, data = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_PNG_COMPRESSION, 3])
+    if not done:
+        raise ValueError(f"{path}: OpenCV could not encode a picture of shape {image.shape} as PNG")
+    write_atomically(path, lambda part: part.write_bytes(data.tobytes()))
+    return path
+
+
+def _kind(format: Format, out: str | Path | None) -> Literal["png", "sheet", "mp4"]:
+    suffix = "" if out is None else Path(out).suffix.lower()
+    if format == "auto":
+        return "mp4" if suffix == ".mp4" else "sheet"
+    if format not in ("png", "sheet", "mp4"):
+        raise ValueError(f"format must be auto, png, sheet or mp4; got {format!r}")
+    wanted = ".mp4" if format == "mp4" else ".png"
+    if suffix in (".png", ".mp4") and (suffix != wanted or format == "png"):
+        need = "a folder" if format == "png" else f"a folder or a name ending in {wanted}"
+        raise ValueError(f"{out}: format {format} needs {need}; change `out` or `format`")
+    return format
+
+
+def _rows(footage: Footage, start: int, stop: int | None, every: int) -> list[int]:
+    last = len(footage) if stop is None else stop
+    if not (0 <= start < last <= len(footage)) or every < 1:
+        raise ValueError(
+            f"{footage.episode.ref} has rows 0 to {len(footage) - 1}; needed 0 <= start < stop <= "
+            f"{len(footage)} and every >= 1, got start {start}, stop {stop}, every {every}"
+        )
+    return list(range(start, last, every))
+
+
+def _targets(kind: str, out: Path, stem: str, rows: Sequence[int]) -> list[Path]:
+    if kind == "png":
+        return [out / f"{stem}_{t:05d}.png" for t in rows]
+    suffix = ".mp4" if kind == "mp4" else ".png"
+    return [out if out.suffix.lower() == suffix else out / f"{stem}{suffix}"]
+
+
+def _sheet(footage: Footage, rows: Sequence[int], height: int) -> np.ndarray:
+    """Lay evenly spaced moments out on one picture, with a line that says what they are."""
+    picked = [
+        rows[i] for i in np.unique(np.linspace(0, len(rows) - 1, min(SHEET_CELLS, len(rows))).round().astype(int))
+    ]
+    cells: Iterator[np.ndarray] = (draw_frame(footage.moment(t, height), height) for t in picked)
+    first = next(cells)
+    high, wide = first.shape[:2]
+    ink = Ink.of(2 * height)
+    gap = ink.pad
+    columns = max(1, min(len(picked), SHEET_WIDTH // (wide + gap)))
+    lines = -(-len(picked) // columns)
+    sheet = np.empty((ink.row + lines * (high + gap), columns * (wide + gap) - gap, 3), np.uint8)
+    fill(sheet, 0, 0, sheet.shape[1], sheet.shape[0], INK)
+    text = f"{footage.title}   {len(picked)} of {len(footage)} moments"
+    ink.text(sheet, ink.fit(text, sheet.shape[1] - 2 * ink.pad), ink.pad, ink.pad)
+    for i, cell in enumerate(itertools.chain([first], cells)):
+        y, x = ink.row + i // columns * (high + gap), i % columns * (wide + gap)
+        sheet[y : y + high, x : x + wide] = cell
+    return sheet

@@ -1,0 +1,125 @@
+"""Draw one camera's view: frame, lit tokens, boxes, labels, and why a box is absent."""
+
+import cv2
+import numpy as np
+
+from tactile_align.viz.ink import COMPARED, WHITE, Colour, Ink, fill, frame, sensor_colour, tint
+from tactile_align.viz.scene import Region, View
+
+TOKEN_ALPHA = 0.4
+"""How strongly a token that lies wholly in the box is tinted."""
+BAND_SIGMAS = 2.0
+"""Half the width of the error band, in standard deviations of the edge."""
+
+
+def fit_into(target: np.ndarray, image: np.ndarray) -> None:
+    """Copy an image into `target`, resampled to its size."""
+    high, wide = target.shape[:2]
+    if image.shape[:2] == (high, wide):
+        target[:] = image
+        return
+    shrinks = image.shape[0] > high
+    target[:] = cv2.resize(image, (wide, high), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+
+
+def draw_view(image: np.ndarray, view: View, ink: Ink) -> None:
+    """Fill `image` (H, W, 3) with a view and what is known about it."""
+    fit_into(image, view.image)
+    scale = np.array([image.shape[1] / view.width, image.shape[0] / view.height])
+    for region in view.regions:
+        if region.weights is not None and view.cells is not None:
+            _draw_tokens(image, region.weights, view.cells, scale, sensor_colour(region.colour), ink.rim)
+    taken = [ink.plate(image, f"{view.name} {view.note}".strip(), 0, 0)]
+    for region in view.regions:
+        _draw_band(image, region, scale)
+        if region.compared is not None and np.isfinite(region.compared).all():
+            frame(image, _moved(region.compared, scale), COMPARED, ink, dashed=True)
+        if np.isfinite(region.box).all():
+            frame(image, _moved(region.box, scale), sensor_colour(region.colour), ink)
+    absent = image.shape[0]
+    for region in view.regions:
+        colour = sensor_colour(region.colour)
+        if np.isfinite(region.box).all():
+            u0, v0, _, v1 = _moved(region.box, scale)
+            taken.append(_label(image, _caption(region), int(u0), int(v0), int(v1), taken, colour, ink))
+        else:
+            absent -= ink.row
+            _, _, right, _ = ink.plate(image, f"{region.name}: {region.reason}{_overlap(region)}", ink.row, absent)
+            fill(image, ink.pad, absent + ink.pad, ink.row - ink.pad, absent + ink.row - ink.pad, colour)
+            taken.append((0, absent, right, absent + ink.row))
+
+
+def _moved(box: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    """Move a box or edges from the recorded frame to the drawn one; pixel (0, 0) is a centre."""
+    both = np.concatenate([scale, scale])
+    moved: np.ndarray = (np.asarray(box) + 0.5) * both - 0.5
+    return moved
+
+
+def _caption(region: Region) -> str:
+    return f"{region.name} {100 * region.inside:.0f} %{_overlap(region)}"
+
+
+def _overlap(region: Region) -> str:
+    if region.overlap is None:
+        return ""
+    return f"  IoU {region.overlap:.2f}" if np.isfinite(region.overlap) else "  no IoU"
+
+
+def _label(
+    image: np.ndarray,
+    text: str,
+    x: int,
+    top: int,
+    bottom: int,
+    taken: list[tuple[int, int, int, int]],
+    colour: Colour,
+    ink: Ink,
+) -> tuple[int, int, int, int]:
+    """Write a box's caption above it, else below, else inside: wherever no other word stands."""
+    gap = ink.line + ink.rim
+    wide = ink.width(text) + 2 * ink.pad
+    x = max(0, min(x, image.shape[1] - wide))
+    above, below, inside = top - ink.row - gap, bottom + gap, top + gap
+    for y in (above, below, inside, inside + ink.row, inside + 2 * ink.row):
+        free = all(x + wide <= a or c <= x or y + ink.row <= b or d <= y for a, b, c, d in taken)
+        if free and 0 <= y <= image.shape[0] - ink.row:
+            break
+    plate = ink.plate(image, text, x, y, WHITE)
+    fill(image, plate[0], plate[3] - ink.rim, plate[2], plate[3], colour)
+    return plate
+
+
+def _draw_band(image: np.ndarray, region: Region, scale: np.ndarray) -> None:
+    """Tint where each edge may lie, when that is known."""
+    if region.sigma_px is None or not np.isfinite(region.box).all():
+        return
+    half = BAND_SIGMAS * np.asarray(region.sigma_px) * np.concatenate([scale, scale])
+    u0, v0, u1, v1 = _moved(region.box, scale)
+    a, b, c, d = (round(float(edge)) for edge in (u0, v0, u1, v1))
+    for edge, reach, upright in (
+        (u0, half[0], True),
+        (u1, half[2], True),
+        (v0, half[1], False),
+        (v1, half[3], False),
+    ):
+        low, high = round(float(edge - reach)), round(float(edge + reach)) + 1
+        sides = (low, b, high, d) if upright else (a, low, c, high)
+        tint(image, *sides, sensor_colour(region.colour), 0.5)
+
+
+def _draw_tokens(
+    image: np.ndarray,
+    weights: np.ndarray,
+    cells: tuple[np.ndarray, np.ndarray],
+    scale: np.ndarray,
+    colour: Colour,
+    gap: int,
+) -> None:
+    """Tint each token by the share of it that the box covers; gaps between them show the grid."""
+    if not np.isfinite(weights).all():
+        return
+    u = np.rint((cells[0] + 0.5) * scale[0]).astype(int)
+    v = np.rint((cells[1] + 0.5) * scale[1]).astype(int)
+    for i, j in np.argwhere(weights > 0):
+        tint(image, u[j], v[i], u[j + 1] - gap, v[i + 1] - gap, colour, TOKEN_ALPHA * float(weights[i, j]))
