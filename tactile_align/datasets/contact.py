@@ -53,7 +53,7 @@ def contact_of(
     *,
     reference: np.ndarray | None = None,
     sensitivity: float = 8.0,
-    min_enter: float = 1.0,
+    min_enter: float = 2.0,
 ) -> Contact:
     """Find the frames of one sensor in one episode that touch something.
 

@@ -114,7 +114,7 @@ def _look(episode: Episode, result: EpisodeReport) -> bool:
     cameras = {name: look for name, look in seen.items() if name in episode.cameras}
     result.faults += faults + looks.swapped_touch(episode, seen) + looks.swapped_arms(episode, cameras)
     result.remarks += remarks + looks.colours(episode, cameras)
-    result.distinct = round(looks.distinct_share(list(cameras.values())[:1]), 3)
+    result.distinct = round(max(looks.distinct_share(look) for look in cameras.values()), 3)
     return True
 
 

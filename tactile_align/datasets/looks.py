@@ -160,12 +160,12 @@ def colours(episode: Episode, looks: dict[str, Look]) -> list[str]:
     return remarks
 
 
-def distinct_share(looks: list[Look], apart: float = 3.0) -> float:
+def distinct_share(look: Look, apart: float = 3.0) -> float:
     """Share of sampled frames that are not near copies (mean change under `apart` grey levels) of an earlier
     one.
     """
     kept: list[np.ndarray] = []
-    thumbs = [cv2.resize(t, (10, 8), interpolation=cv2.INTER_AREA).ravel() for look in looks for t in look.thumbs]
+    thumbs = [cv2.resize(thumb, (10, 8), interpolation=cv2.INTER_AREA).ravel() for thumb in look.thumbs]
     for thumb in thumbs:
         if not kept or np.abs(np.stack(kept) - thumb).mean(axis=1).min() >= apart:
             kept.append(thumb)

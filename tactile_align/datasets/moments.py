@@ -95,6 +95,10 @@ class Moments(Dataset[Batch]):
         """(N,) which moment of its episode each one is."""
         return np.arange(len(self)) - self._starts[self.episode]
 
+    def low_dim(self) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Return raw qpos (T, D) and action (T, A) of each episode."""
+        return [(facts["qpos"], facts["action"]) for facts in self._facts]
+
     def column(self, name: str) -> np.ndarray:
         """Return one column of the table for all N moments: "visible/KEY", "contact/SENSOR", ..."""
         if name not in self._table:

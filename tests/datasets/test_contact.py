@@ -3,10 +3,12 @@
 from pathlib import Path
 
 import cv2
+import h5py
 import numpy as np
 import pytest
 
 from tactile_align.datasets.contact import contact_of, contacts
+from tactile_align.datasets.episodes import open_episode
 
 REAL = Path(__file__).parents[3] / "shared" / "data" / "tactile"
 
@@ -90,6 +92,36 @@ def test_a_weak_start_and_end_belong_to_the_contact_around_them() -> None:
     found = contact_of(gel(pressed, 5, noise=2))
     assert found.leave < found.enter
     np.testing.assert_array_equal(found.flags, pressed > 0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("harder", [False, True], ids=["as simulated", "drift, flicker, noise"])
+def test_simulated_contacts_are_found_by_their_true_indentation(tmp_path: Path, harder: bool) -> None:
+    from tactile_align.simulation.record import simulate
+
+    right = wrong = 0
+    for path in simulate(tmp_path, episodes=6, seed=77, task="mixed", processes=1, progress=False):
+        with open_episode(path) as episode:
+            touches = np.stack([episode.image("tactile1", t) for t in range(len(episode))])
+        with h5py.File(path) as file:
+            indentation = file["truth/indentation"][()]
+        found = contact_of(worn(touches) if harder else touches)
+        touching, free = indentation >= 1e-4, indentation < 2e-5
+        right += 2 * int((found.flags & touching).sum())
+        wrong += int((found.flags & free).sum() + (~found.flags & touching).sum())
+    assert right / (right + wrong) >= 0.97
+
+
+def worn(touches: np.ndarray) -> np.ndarray:
+    """What a worn sensor makes of (T, H, W, 3) touches: a lamp fades by 40 grey levels, all flicker, pixels
+    are noisy.
+    """
+    rng = np.random.default_rng(0)
+    steps, height, width, _ = touches.shape
+    fade = np.linspace(0, 1, steps)[:, None, None] * np.linspace(0, 1, width)[None, None] * np.ones((1, height, 1))
+    worn = touches + rng.normal(0, 3, (steps, 1, 1, 1)) + rng.normal(0, 4, touches.shape)
+    worn[..., 0] -= 40 * fade
+    return worn.clip(0, 255).astype(np.uint8)
 
 
 def test_contacts_are_numbered_in_order() -> None:
