@@ -53,19 +53,63 @@ class SliderCrank(Law):
     rod_m: Annotated[float, Field(gt=0.0, le=0.5)] = 0.040
     theta_closed_rad: float = 2.3818
     theta_open_rad: float = 0.8417
+    servo_counts: tuple[int, int] | None = None
+    """Servo positions closed and open, 4096 to the turn; given these, they set theta_closed_rad from theta_open_rad."""
 
     @model_validator(mode="after")
     def _rod_reaches(self) -> "SliderCrank":
         if self.rod_m <= self.crank_m:
             raise ValueError(f"rod_m must exceed crank_m; got rod {self.rod_m} and crank {self.crank_m}")
+        if not 0.0 <= self.theta_open_rad < self._closed() <= np.pi:
+            raise ValueError(
+                f"the crank must turn from theta_open to theta_closed within 0 .. pi, or the finger turns back on its "
+                f"way; got {self.theta_open_rad:.4g} .. {self._closed():.4g} rad"
+            )
+        return self
+
+    def _closed(self) -> float:
+        if self.servo_counts is None:
+            return self.theta_closed_rad
+        return self.theta_open_rad + abs(self.servo_counts[1] - self.servo_counts[0]) * 2 * np.pi / 4096
+
+    def opening(self, fraction: Array) -> Array:
+        """Return one finger's distance from the tool axis, m, for fractions open (0 closed, 1 open)."""
+        xp = array_namespace(fraction)
+        theta = self._closed() + fraction * (self.theta_open_rad - self._closed())
+        reach = xp.sqrt(self.rod_m**2 - (self.crank_m * xp.sin(theta)) ** 2)
+        return self.crank_m * xp.cos(theta) + reach
+
+
+class Table(Law):
+    """Opening measured at several readings, straight lines between them; the outer lines go on beyond the ends."""
+
+    kind: Literal["table"] = "table"
+    fraction: Annotated[tuple[float, ...], Field(min_length=2)]
+    """How far open, 0 closed to 1 open, rising from 0 to 1."""
+    opening_m: tuple[Annotated[float, Field(ge=0.0, le=0.5)], ...]
+    """One finger's distance from the tool axis at each, m, never falling."""
+
+    @model_validator(mode="after")
+    def _rises(self) -> "Table":
+        if len(self.fraction) != len(self.opening_m):
+            raise ValueError(f"{len(self.fraction)} fractions but {len(self.opening_m)} openings; give one for each")
+        if self.fraction[0] != 0.0 or self.fraction[-1] != 1.0 or not np.all(np.diff(self.fraction) > 0):
+            raise ValueError(f"fraction must rise from 0 to 1; got {list(self.fraction)}")
+        if not np.all(np.diff(self.opening_m) >= 0) or self.opening_m[0] == self.opening_m[-1]:
+            raise ValueError(f"opening_m must rise with fraction; got {list(self.opening_m)}")
         return self
 
     def opening(self, fraction: Array) -> Array:
         """Return one finger's distance from the tool axis, m, for fractions open (0 closed, 1 open)."""
         xp = array_namespace(fraction)
-        theta = self.theta_closed_rad + fraction * (self.theta_open_rad - self.theta_closed_rad)
-        reach = xp.sqrt(self.rod_m**2 - (self.crank_m * xp.sin(theta)) ** 2)
-        return self.crank_m * xp.cos(theta) + reach
+        last = len(self.fraction) - 2
+        total = self.opening_m[0] + xp.zeros_like(fraction)
+        for i in range(last + 1):
+            start, end = self.fraction[i], self.fraction[i + 1]
+            slope = (self.opening_m[i + 1] - self.opening_m[i]) / (end - start)
+            within = xp.clip(fraction, None if i == 0 else start, None if i == last else end)
+            total = total + slope * (within - start)
+        return total
 
 
 class Gripper(BaseModel):
@@ -83,7 +127,7 @@ class Gripper(BaseModel):
     """Whether the reading is where the fingers are, or the last command (the X-Trainer records commands)."""
     tolerance: Annotated[float, Field(ge=0.0, le=0.5)] = 0.02
     """How far a reading may lie outside [closed, open], as a fraction of that range, before it is refused."""
-    law: Annotated[Linear | SliderCrank, Field(discriminator="kind")]
+    law: Annotated[Linear | SliderCrank | Table, Field(discriminator="kind")]
 
     @model_validator(mode="after")
     def _range_is_not_empty(self) -> "Gripper":

@@ -91,15 +91,9 @@ def test_torch_gives_the_same_openings_with_gradients() -> None:
     contact = np.array([0, 0, 1, 1, 1, 1, 0, 1], dtype=bool)
     tensor = torch.tensor(state, requires_grad=True)
     opening = opening_in_contact(rig, "left", tensor, torch.tensor(contact))
-    np.testing.assert_allclose(
-        opening.detach().numpy(), opening_in_contact(rig, "left", state, contact), atol=1e-15
-    )
+    np.testing.assert_allclose(opening.detach().numpy(), opening_in_contact(rig, "left", state, contact), atol=1e-15)
     opening.sum().backward()
-    assert (
-        tensor.grad is not None
-        and torch.isfinite(tensor.grad).all()
-        and tensor.grad[2, 6] > tensor.grad[3, 6] == 0
-    )
+    assert tensor.grad is not None and torch.isfinite(tensor.grad).all() and tensor.grad[2, 6] > tensor.grad[3, 6] == 0
 
 
 def test_contact_flags_must_pair_with_frames() -> None:

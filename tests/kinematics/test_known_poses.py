@@ -8,6 +8,7 @@ import pytest
 from tactile_align.kinematics.arm import forward_kinematics, load_arm
 
 TEN_MICROMETRES = 1e-5
+ARMS = ("nova2", "nova5", "cr3", "cr5", "cr7", "cr10", "cr12", "cr16", "cr20")
 
 
 def test_the_nova2_stands_straight_up_at_zero() -> None:
@@ -26,7 +27,7 @@ def test_the_xtrainer_start_pose_points_straight_down() -> None:
     np.testing.assert_allclose(T[:, :3, 2], [[0, 0, -1]] * 2, atol=1e-12)
 
 
-@pytest.mark.parametrize("name", ["nova2", "nova5"])
+@pytest.mark.parametrize("name", ARMS)
 def test_the_flange_agrees_with_the_dh_table_to_ten_micrometres(
     name: str, dh_table: Callable, random_q: Callable
 ) -> None:

@@ -12,9 +12,7 @@ POSES = 1000
 
 
 @pytest.mark.parametrize("name", ["nova2", "nova5"])
-def test_link_frames_and_jacobian_agree_with_mujoco(
-    name: str, urdf_text: Callable, random_q: Callable
-) -> None:
+def test_link_frames_and_jacobian_agree_with_mujoco(name: str, urdf_text: Callable, random_q: Callable) -> None:
     model = mujoco.MjModel.from_xml_string(urdf_text(name))
     data = mujoco.MjData(model)
     q = random_q(POSES)

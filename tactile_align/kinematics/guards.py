@@ -1,0 +1,201 @@
+"""Suspicions about recorded joint values, each with a name; none of them is mended here."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from array_api_compat import array_namespace
+
+from tactile_align.geometry.frames import Array
+from tactile_align.kinematics.chain import Arm, require_joint_axis
+
+Name = Literal["outside limits", "degrees", "read as degrees", "normalised", "swapped arms", "all zero"]
+
+TOLERANCE_RAD = 0.035
+"""How far a joint may lie beyond its limit: 2 deg, the disagreement of two sources about one joint is 4."""
+ROWS_FOR_STATISTICS = 30
+"""Fewer rows say nothing about a mean and a spread."""
+
+
+@dataclass(frozen=True)
+class Suspicion:
+    """Something that joint values are probably wrong in.
+
+    Attributes:
+        name: What it is called, the same everywhere.
+        message: What was needed, what came and what to do.
+        rows: How many rows show it.
+    """
+
+    name: Name
+    message: str
+    rows: int
+
+
+def suspect_joints(arm: Arm, q: Array, tolerance_rad: float = TOLERANCE_RAD) -> tuple[Suspicion, ...]:
+    """Name what looks wrong in joint values as they were recorded.
+
+    Looks for values outside the limits, degrees given as radians and radians divided by 57.3, statistics of
+    normalised data, and joints that are exactly zero.
+
+    Args:
+        arm: The arm that is said to have recorded them.
+        q: (..., n) joint values, rad.
+        tolerance_rad: How far beyond a limit is still accepted.
+
+    Returns:
+        The suspicions; empty when nothing is suspect.
+
+    Raises:
+        ValueError: The last axis of `q` is not one value per joint.
+    """
+    require_joint_axis(arm, q)
+    rows = _numpy(q).reshape(-1, arm.dof)
+    if len(rows) == 0:
+        return ()
+    found = [
+        _outside(arm, rows, tolerance_rad),
+        _read_as_degrees(arm, rows),
+        _normalised(arm, rows),
+        _zero(arm, rows),
+    ]
+    return tuple(suspicion for suspicion in found if suspicion is not None)
+
+
+def suspect_swapped_arms(
+    recorded: Mapping[str, Array], expected: Mapping[str, Array], margin_rad: float = 0.1
+) -> tuple[Suspicion, ...]:
+    """Name pairs of arms whose joint columns fit each other's expectation and not their own.
+
+    Identical arms cannot be told apart by their limits; what tells them apart is what each was meant to do: the
+    action columns of the same rows, or each arm's start posture.
+
+    Args:
+        recorded: Per arm (T, n) joint values, rad.
+        expected: Per arm (T, n) or (n,) values the arm was commanded to, rad.
+        margin_rad: The swap must fit better than the stated order by this much, root mean square.
+
+    Raises:
+        ValueError: The two mappings do not hold the same arms.
+    """
+    if set(recorded) != set(expected):
+        raise ValueError(
+            f"the same arms are needed on both sides; got {sorted(recorded)} recorded and {sorted(expected)} expected"
+        )
+    found = []
+    names = sorted(recorded)
+    for i, a in enumerate(names):
+        for b in names[i + 1 :]:
+            if np.shape(recorded[a])[-1] != np.shape(recorded[b])[-1]:
+                continue
+            stated = _rms(recorded[a], expected[a]) + _rms(recorded[b], expected[b])
+            swapped = _rms(recorded[a], expected[b]) + _rms(recorded[b], expected[a])
+            if swapped + 2 * margin_rad < stated and swapped < stated / 3:
+                message = (
+                    f"the joints recorded for '{a}' follow what '{b}' was to do, and the other way round: "
+                    f"{swapped / 2:.3f} rad off when swapped, {stated / 2:.3f} rad as stated. Swap the two arms' "
+                    f"joint columns in the rig file"
+                )
+                found.append(Suspicion("swapped arms", message, len(np.atleast_2d(_numpy(recorded[a])))))
+    return tuple(found)
+
+
+def require_within_limits(arm: Arm, q: Array, tolerance_rad: float = TOLERANCE_RAD) -> None:
+    """Refuse joint values outside the arm's limits by more than a tolerance (default 2 deg).
+
+    Raises:
+        ValueError: Names row, joint, value and limit, and says what such values usually are.
+    """
+    xp = array_namespace(q)
+    require_joint_axis(arm, q)
+    lower = xp.asarray(arm.lower, dtype=q.dtype, device=q.device)
+    upper = xp.asarray(arm.upper, dtype=q.dtype, device=q.device)
+    inside = (q >= lower - tolerance_rad) & (q <= upper + tolerance_rad)
+    if bool(xp.all(inside)):
+        return
+    suspicion = _outside(arm, _numpy(q).reshape(-1, arm.dof), tolerance_rad)
+    raise ValueError(suspicion.message if suspicion else f"{arm.name}: joint values outside its limits")
+
+
+def _outside(arm: Arm, rows: np.ndarray, tolerance_rad: float) -> Suspicion | None:
+    inside = (rows >= arm.lower - tolerance_rad) & (rows <= arm.upper + tolerance_rad)
+    if inside.all():
+        return None
+    row, joint = (int(index) for index in np.argwhere(~inside)[0])
+    value = rows[row, joint]
+    unit = "m" if arm.prismatic[joint] else "rad"
+    what = (
+        f"row {row}: {arm.joint_names[joint]} = {value:.4g} {unit} is outside {arm.name}'s limits "
+        f"[{arm.lower[joint]:.3f}, {arm.upper[joint]:.3f}] {unit}"
+    )
+    bad = int((~inside).any(axis=1).sum())
+    turning = ~np.array(arm.prismatic)
+    scaled = np.where(turning, np.radians(rows), rows)
+    as_degrees = (scaled >= arm.lower - tolerance_rad) & (scaled <= arm.upper + tolerance_rad)
+    # No arm turns a joint by more than two turns, so such values are degrees or another machine's numbers.
+    if as_degrees.all() and np.abs(rows[:, turning]).max(initial=0.0) > 4 * np.pi:
+        message = f'{what}; all rows fit when read as degrees. Set joints.unit = "deg" in the rig file, or convert'
+        return Suspicion("degrees", message, bad)
+    message = (
+        f"{what}. Are these degrees, or is this normalised (z-scored) qpos? Geometry needs raw joint angles in radians"
+    )
+    return Suspicion("outside limits", message, bad)
+
+
+def _read_as_degrees(arm: Arm, rows: np.ndarray) -> Suspicion | None:
+    """Radians taken for degrees and converted again: the whole recording stands within 0.11 rad of zero."""
+    turning = ~np.array(arm.prismatic)
+    largest = np.abs(rows[:, turning]).max(initial=0.0)
+    if len(rows) < ROWS_FOR_STATISTICS or not 0.0 < largest < np.radians(2 * np.pi):
+        return None
+    message = (
+        f"every joint of all {len(rows)} rows lies within {largest:.3f} rad of zero, as radians do that were divided "
+        f'by 57.3. Set joints.unit = "rad" in the rig file'
+    )
+    return Suspicion("read as degrees", message, len(rows))
+
+
+def _normalised(arm: Arm, rows: np.ndarray) -> Suspicion | None:
+    """Mean 0 and spread 1 in every joint at once, or every joint reaching just -1 and 1."""
+    if len(rows) < ROWS_FOR_STATISTICS or arm.dof < 3 or not np.isfinite(rows).all():
+        return None
+    mean, spread = rows.mean(axis=0), rows.std(axis=0)
+    scored = bool((np.abs(mean) < 0.35).all() and (spread > 0.7).all() and (spread < 1.35).all())
+    low, high = rows.min(axis=0), rows.max(axis=0)
+    scaled = bool((np.abs(high - 1) < 1e-3).all() and (np.abs(low + 1) < 1e-3).all())
+    if not (scored or scaled):
+        return None
+    how = "mean 0 and spread 1" if scored else "the range -1 .. 1"
+    message = (
+        f"all {arm.dof} joints have {how}, as normalised (z-scored) qpos has; geometry needs raw joint angles in "
+        f"radians. Undo the normalisation, or read qpos from the recording"
+    )
+    return Suspicion("normalised", message, len(rows))
+
+
+def _zero(arm: Arm, rows: np.ndarray) -> Suspicion | None:
+    """Rows where every joint is exactly zero, or a joint that is exactly zero in all of several rows."""
+    empty = (rows == 0.0).all(axis=1)
+    if empty.any():
+        message = (
+            f"row {int(np.argmax(empty))}: all {arm.dof} joints are exactly zero (in {int(empty.sum())} of {len(rows)} "
+            f"rows); a real arm never reads that. Was the arm off, or is the state missing there?"
+        )
+        return Suspicion("all zero", message, int(empty.sum()))
+    still = (rows == 0.0).all(axis=0)
+    if len(rows) >= ROWS_FOR_STATISTICS and still.any():
+        name = arm.joint_names[int(np.argmax(still))]
+        message = f"{name} is exactly zero in all {len(rows)} rows; is its column filled, and the right one?"
+        return Suspicion("all zero", message, len(rows))
+    return None
+
+
+def _rms(a: Array, b: Array) -> float:
+    return float(np.sqrt(np.mean((_numpy(a) - _numpy(b)) ** 2)))
+
+
+def _numpy(q: Array) -> np.ndarray:
+    """Copy joint values out of any array kind, for looking at."""
+    values: np.ndarray = np.asarray(q.detach().cpu() if hasattr(q, "detach") else q, dtype=np.float64)
+    return values
