@@ -51,10 +51,10 @@ def find(group: h5py.Group, layout: Layout, file: Path) -> Found:
         ("qvel", layout.state.qvel, False),
     ):
         with _Collect(found):
-            setattr(found, what, _low_dim(group, keys, file, needed))
+            setattr(found, what, state_array(group, keys, file, needed))
     with _Collect(found):
         _find_carried(group, layout, file, found)
-    places = _frame_places(group, layout, file, found)
+    places = frame_places(group, layout, file, found)
     for role, name, key in places:
         with _Collect(found):
             if role == "depth":
@@ -90,7 +90,7 @@ def _full(group: h5py.Group, key: str) -> str:
     return f"{group.name}/{key}".strip("/")
 
 
-def _low_dim(group: h5py.Group, keys: tuple[str, ...], file: Path, needed: bool) -> np.ndarray | None:
+def state_array(group: h5py.Group, keys: tuple[str, ...], file: Path, needed: bool) -> np.ndarray | None:
     parts: list[np.ndarray] = []
     for key in keys:
         data = guard.dataset(group, key, file)
@@ -140,7 +140,7 @@ def _find_carried(group: h5py.Group, layout: Layout, file: Path, found: Found) -
             found.carried[key] = _full(group, key)
 
 
-def _frame_places(group: h5py.Group, layout: Layout, file: Path, found: Found) -> list[tuple[str, str, str]]:
+def frame_places(group: h5py.Group, layout: Layout, file: Path, found: Found) -> list[tuple[str, str, str]]:
     """(role, name, key below the group) of every stream of frames, cameras in the layout's order."""
     places: list[tuple[str, str, str]] = []
     with _Collect(found):

@@ -4,7 +4,7 @@ import difflib
 import warnings
 from importlib import resources
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import open_clip
 import torch
@@ -34,7 +34,13 @@ class Encoder(nn.Module):
     std: Tensor
 
     def __init__(
-        self, visual: nn.Module, name: str, scratch: bool, mean: tuple[float, ...], std: tuple[float, ...], fit: Fit
+        self,
+        visual: Any,
+        name: str,
+        scratch: bool,
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+        fit: Fit,
     ) -> None:
         super().__init__()
         self.visual, self.name, self.scratch, self.fit = visual, name, scratch, fit
@@ -78,8 +84,14 @@ class Encoder(nn.Module):
         return self._features((x - self.mean) / self.std).permute(0, 2, 3, 1)
 
     def _features(self, x: Tensor) -> Tensor:
-        found = self.visual.forward_intermediates(
-            x, indices=1, normalize_intermediates=True, output_fmt="NCHW", intermediates_only=True, stop_early=True
+        visual: Any = self.visual
+        found = visual.forward_intermediates(
+            x,
+            indices=1,
+            normalize_intermediates=True,
+            output_fmt="NCHW",
+            intermediates_only=True,
+            stop_early=True,
         )
         features: Tensor = found["image_intermediates"][-1]
         return features
@@ -143,6 +155,17 @@ def load_encoder(
     source = "SCRATCH" if scratch else str(pretrained)
     _freeze_unused(visual)
     return Encoder(visual, f"{model} ({source})", scratch, tuple(mean), tuple(std), fit)
+
+
+def input_size_of(model: str, image_size: tuple[int, int] | None) -> tuple[int, int]:
+    """Return (width, height) of a model's input without building it; raises as `load_encoder` for unknown names."""
+    _register_own_models()
+    _require_model(model)
+    if image_size is not None:
+        return image_size
+    size = open_clip.get_model_config(model)["vision_cfg"]["image_size"]
+    height, width = size if isinstance(size, list | tuple) else (size, size)
+    return int(width), int(height)
 
 
 def _freeze_unused(visual: nn.Module) -> None:

@@ -38,6 +38,13 @@ def intersection_over_union(a: Array, b: Array) -> Array:
     return shared / (area(a) + area(b) - shared)
 
 
+def union(a: Array, b: Array) -> Array:
+    """Return the smallest boxes (..., 4) around both of two, broadcast; a nan box adds nothing."""
+    xp = array_namespace(a, b)
+    a, b = xp.where(xp.isnan(a), b, a), xp.where(xp.isnan(b), a, b)
+    return xp.concat([xp.minimum(a[..., :2], b[..., :2]), xp.maximum(a[..., 2:], b[..., 2:])], axis=-1)
+
+
 def of_points(uv: Array, valid: Array) -> Array:
     """Return the tight boxes (..., 4) of the valid ones of points (..., N, 2); nan where none is valid.
 

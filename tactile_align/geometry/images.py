@@ -65,21 +65,12 @@ class ImageMap:
         return composed
 
     def _then(self, scale: Array, offset: Array, width: int, height: int) -> "ImageMap":
-        if isinstance(scale, np.ndarray) and not isinstance(self.scale, np.ndarray):
-            xp = array_namespace(self.scale)
-            scale = xp.asarray(scale, dtype=self.scale.dtype, device=self.scale.device)
-        if isinstance(offset, np.ndarray) and not isinstance(self.scale, np.ndarray):
-            xp = array_namespace(self.scale)
-            offset = xp.asarray(offset, dtype=self.scale.dtype, device=self.scale.device)
-        if not isinstance(offset, np.ndarray) and isinstance(self.scale, np.ndarray):
-            xp = array_namespace(offset)
-            old = [xp.asarray(a, dtype=offset.dtype, device=offset.device) for a in (self.scale, self.offset, scale)]
-            return ImageMap(
-                self.source_width, self.source_height, width, height, old[2] * old[0], old[2] * old[1] + offset
-            )
-        return ImageMap(
-            self.source_width, self.source_height, width, height, scale * self.scale, scale * self.offset + offset
-        )
+        """Follow this map by uv'' = scale * uv' + offset; one torch tensor among the four makes all of them torch."""
+        given = (self.scale, self.offset, scale, offset)
+        like = next((one for one in given if not isinstance(one, np.ndarray)), self.scale)
+        xp = array_namespace(like)
+        s0, o0, s1, o1 = (xp.asarray(one, dtype=like.dtype, device=like.device) for one in given)
+        return ImageMap(self.source_width, self.source_height, width, height, s1 * s0, s1 * o0 + o1)
 
     def rotate180(self) -> "ImageMap":
         """Turn the image by 180 degrees about its centre."""
@@ -127,7 +118,12 @@ class ImageMap:
     def inverse(self) -> "ImageMap":
         """Return the map back, from target to source pixels."""
         return ImageMap(
-            self.width, self.height, self.source_width, self.source_height, 1 / self.scale, -self.offset / self.scale
+            self.width,
+            self.height,
+            self.source_width,
+            self.source_height,
+            1 / self.scale,
+            -self.offset / self.scale,
         )
 
     def _parameters(self, like: Array, axes: int) -> tuple[Array, Array]:
@@ -220,5 +216,5 @@ class ImageMap:
 
 def _swap(xp: Any, image: Array) -> Array:
     """Exchange rows and columns of (..., H, W, C)."""
-    axes = tuple(range(image.ndim - 3)) + (image.ndim - 2, image.ndim - 3, image.ndim - 1)
+    axes = (*range(image.ndim - 3), image.ndim - 2, image.ndim - 3, image.ndim - 1)
     return xp.permute_dims(image, axes)

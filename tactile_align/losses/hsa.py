@@ -107,9 +107,7 @@ def hsa_loss(
         return loss, HSAStats(pairs, shown.sum() / of_pairs, torch.log1p(shown).sum() / of_pairs)
 
 
-def _direction(
-    logits: Tensor, log_weight: Tensor, negatives: Tensor | None, drop_batch: bool
-) -> tuple[Tensor, Tensor]:
+def _direction(logits: Tensor, log_weight: Tensor, negatives: Tensor | None, drop_batch: bool) -> tuple[Tensor, Tensor]:
     """Return the loss of each row (B,) and its number of rivals (B,)."""
     positive = logits.diagonal()
     terms, count = [positive[:, None]], torch.zeros_like(positive)
@@ -153,9 +151,7 @@ def _check_shapes(
     h_tau: Tensor, h_w: Tensor, hard: Tensor | None, rival: Tensor | RivalRule | None, valid: Tensor | None
 ) -> None:
     if h_tau.ndim != 2 or h_tau.shape != h_w.shape:
-        raise ValueError(
-            f"h_tau and h_w must both have shape (B, D); got {tuple(h_tau.shape)} and {tuple(h_w.shape)}"
-        )
+        raise ValueError(f"h_tau and h_w must both have shape (B, D); got {tuple(h_tau.shape)} and {tuple(h_w.shape)}")
     batch, dim = h_tau.shape
     if hard is not None and (hard.ndim != 3 or hard.shape[0] != batch or hard.shape[2] != dim or hard.shape[1] < 1):
         raise ValueError(f"hard_negatives must have shape ({batch}, N >= 1, {dim}); got {tuple(hard.shape)}")

@@ -20,6 +20,8 @@ class Temperature(nn.Module):
         ValueError: An initial value or bounds that make no sense.
     """
 
+    fixed: Tensor
+
     def __init__(self, initial: float = 0.07, learnt: bool = False, bounds: tuple[float, float] = (0.01, 0.5)) -> None:
         super().__init__()
         low, high = bounds

@@ -107,9 +107,7 @@ class ACT(nn.Module):
         else:
             z = state.new_zeros(len(state), c.latent_dim)
 
-        tokens = [
-            torch.stack((self.encoder_latent_input_proj(z), self.encoder_robot_state_input_proj(state)), 1)
-        ]
+        tokens = [torch.stack((self.encoder_latent_input_proj(z), self.encoder_robot_state_input_proj(state)), 1)]
         positions = [self.encoder_1d_feature_pos_embed.weight]
         if images is not None:
             seen, where = self._see(images)
@@ -118,9 +116,7 @@ class ACT(nn.Module):
         pad = None
         if extra_tokens is not None and extra_tokens.shape[1]:
             k = extra_tokens.shape[1]
-            tokens.append(
-                extra_tokens if c.extra_token_dim is None else self.extra_token_input_proj(extra_tokens)
-            )
+            tokens.append(extra_tokens if c.extra_token_dim is None else self.extra_token_input_proj(extra_tokens))
             positions.append(self.extra_token_pos_embed.weight[:k])
             if extra_is_pad is not None:
                 plain = sum(t.shape[1] for t in tokens[:-1])
@@ -171,15 +167,11 @@ class ACT(nn.Module):
         _fits("state", state, ("B", c.state_dim), (b, c.state_dim))
         if c.vision == "resnet18":
             if images is None:
-                raise ValueError(
-                    f"This ACT sees {list(c.cameras)}; got no images. Pass images (B, N, 3, H, W)."
-                )
+                raise ValueError(f"This ACT sees {list(c.cameras)}; got no images. Pass images (B, N, 3, H, W).")
             want = (b, len(c.cameras), 3, *images.shape[3:5])
             _fits("images", images, ("B", len(c.cameras), 3, "H", "W"), want if images.ndim == 5 else ())
         elif images is not None:
-            raise ValueError(
-                "This ACT has vision 'none', so images must be None; got some. Pass them as extra tokens."
-            )
+            raise ValueError("This ACT has vision 'none', so images must be None; got some. Pass them as extra tokens.")
         if extra_tokens is not None and extra_tokens.shape[1]:
             k, width = extra_tokens.shape[1], c.extra_token_dim or c.d_model
             _fits(

@@ -14,9 +14,7 @@ class ACTConfig(BaseModel):
 
     state_dim: int = Field(ge=1, description="columns of the robot state")
     action_dim: int = Field(ge=1, description="columns of an action")
-    chunk_size: int = Field(
-        default=100, ge=1, description="actions predicted at once; about one second of motion"
-    )
+    chunk_size: int = Field(default=100, ge=1, description="actions predicted at once; about one second of motion")
     cameras: tuple[str, ...] = Field(default=(), description="camera names, in the order the images come in")
 
     d_model: int = Field(
@@ -25,17 +23,13 @@ class ACTConfig(BaseModel):
     heads: int = Field(default=8, ge=1, description="attention heads")
     ffn_dim: int = Field(default=3200, ge=1, description="hidden width of the feed-forward blocks")
     encoder_layers: int = Field(default=4, ge=1, description="transformer encoder layers")
-    decoder_layers: int = Field(
-        default=1, ge=1, description="1: the original builds 7 and reads only the first"
-    )
+    decoder_layers: int = Field(default=1, ge=1, description="1: the original builds 7 and reads only the first")
     vae_layers: int = Field(default=4, ge=1, description="layers of the CVAE encoder")
     latent_dim: int = Field(default=32, ge=1, description="width of the CVAE latent")
     dropout: float = Field(default=0.1, ge=0, lt=1, description="share of activations dropped in training")
     pre_norm: bool = Field(default=False, description="normalise before each block instead of after it")
 
-    use_vae: bool = Field(
-        default=True, description="train with a latent that tells styles of demonstration apart"
-    )
+    use_vae: bool = Field(default=True, description="train with a latent that tells styles of demonstration apart")
     kl_weight: float = Field(
         default=10.0, ge=0, description="weight of the KL term; higher pushes information out of z"
     )
@@ -51,16 +45,10 @@ class ACTConfig(BaseModel):
         default=None,
         description="a torchvision tag (IMAGENET1K_V1), a .safetensors or .pth file, or 'scratch'",
     )
-    per_camera_backbones: bool = Field(
-        default=False, description="one ResNet for each camera; LeRobot cannot hold it"
-    )
-    camera_embedding: bool = Field(
-        default=False, description="a learned vector that says which camera a token is from"
-    )
+    per_camera_backbones: bool = Field(default=False, description="one ResNet for each camera; LeRobot cannot hold it")
+    camera_embedding: bool = Field(default=False, description="a learned vector that says which camera a token is from")
 
-    extra_tokens: int = Field(
-        default=0, ge=0, description="most extra tokens (touch, region, ViT) in one forward pass"
-    )
+    extra_tokens: int = Field(default=0, ge=0, description="most extra tokens (touch, region, ViT) in one forward pass")
     extra_token_dim: int | None = Field(
         default=None,
         ge=1,
@@ -84,9 +72,7 @@ class ACTConfig(BaseModel):
     @model_validator(mode="after")
     def _check_vision(self) -> Self:
         if len(set(self.cameras)) != len(self.cameras):
-            raise ValueError(
-                f"cameras must be different names; got {list(self.cameras)}. Name each camera once."
-            )
+            raise ValueError(f"cameras must be different names; got {list(self.cameras)}. Name each camera once.")
         if self.vision == "none":
             given = [k for k in ("cameras", "vision_weights", "per_camera_backbones", "camera_embedding")
                      if getattr(self, k)]  # fmt: skip
@@ -97,9 +83,7 @@ class ACTConfig(BaseModel):
                 )
             return self
         if not self.cameras:
-            raise ValueError(
-                "vision = 'resnet18' needs cameras; got none. Name them, or set vision = 'none'."
-            )
+            raise ValueError("vision = 'resnet18' needs cameras; got none. Name them, or set vision = 'none'.")
         if self.vision_weights is None:
             raise ValueError(
                 "vision = 'resnet18' needs vision_weights; got none. Give a torchvision tag such as "

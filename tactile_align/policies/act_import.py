@@ -131,9 +131,7 @@ def to_original(state: dict[str, Tensor], config: ACTConfig, decoder_layers: int
     first = "model.transformer.decoder.layers.0."
     for i in range(1, decoder_layers):
         # Copies, since safetensors refuses two names for one memory.
-        again = {
-            f"{first[:-2]}{i}.{k[len(first) :]}": t.clone() for k, t in out.items() if k.startswith(first)
-        }
+        again = {f"{first[:-2]}{i}.{k[len(first) :]}": t.clone() for k, t in out.items() if k.startswith(first)}
         out |= again
     weight = state["action_head.weight"]
     out["model.is_pad_head.weight"] = weight.new_zeros(1, config.d_model)
@@ -206,9 +204,7 @@ def _check(tensors: dict[str, Tensor], config: ACTConfig) -> None:
     with torch.device("meta"):
         wanted = {k: tuple(t.shape) for k, t in ACT(config, fill_vision=False).state_dict().items()}
     found = {k: tuple(t.shape) for k, t in tensors.items()}
-    wrong = [
-        f"{k} is {found[k]} instead of {wanted[k]}" for k in wanted if k in found and found[k] != wanted[k]
-    ]
+    wrong = [f"{k} is {found[k]} instead of {wanted[k]}" for k in wanted if k in found and found[k] != wanted[k]]
     missing = [f"{k} is missing" for k in wanted if k not in found]
     unknown = [f"{k} is unknown" for k in found if k not in wanted]
     faults = wrong + missing + unknown

@@ -15,9 +15,7 @@ class TemporalEnsembler:
 
     def __init__(self, chunk_size: int, coefficient: float = 0.01) -> None:
         if chunk_size < 1:
-            raise ValueError(
-                f"chunk_size must be at least 1; got {chunk_size}. Take the policy's chunk_size."
-            )
+            raise ValueError(f"chunk_size must be at least 1; got {chunk_size}. Take the policy's chunk_size.")
         self.chunk_size = chunk_size
         self.coefficient = coefficient
         self.reset()
@@ -55,9 +53,7 @@ class TemporalEnsembler:
         else:
             # Row j has been predicted before by every call that reached it, at most C - 1 - j of them.
             before = torch.arange(c - 1, -1, -1, device=actions.device).clamp(max=self._calls)
-            weights = torch.exp(
-                -self.coefficient * torch.arange(c, device=actions.device, dtype=actions.dtype)
-            )
+            weights = torch.exp(-self.coefficient * torch.arange(c, device=actions.device, dtype=actions.dtype))
             total = weights.cumsum(0)[before]
             share = (weights[before] / total)[:, None]
             mean = self._mean + (actions - self._mean) * share

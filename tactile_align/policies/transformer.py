@@ -46,13 +46,9 @@ class EncoderLayer(nn.Module):
 class Encoder(nn.Module):
     """A stack of encoder layers; a final norm only where layers normalise first."""
 
-    def __init__(
-        self, layers: int, d_model: int, heads: int, ffn_dim: int, dropout: float, pre_norm: bool
-    ) -> None:
+    def __init__(self, layers: int, d_model: int, heads: int, ffn_dim: int, dropout: float, pre_norm: bool) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(
-            EncoderLayer(d_model, heads, ffn_dim, dropout, pre_norm) for _ in range(layers)
-        )
+        self.layers = nn.ModuleList(EncoderLayer(d_model, heads, ffn_dim, dropout, pre_norm) for _ in range(layers))
         self.norm: nn.Module = nn.LayerNorm(d_model) if pre_norm else nn.Identity()
 
     def forward(self, x: Tensor, pos: Tensor, is_pad: Tensor | None = None) -> Tensor:
@@ -110,13 +106,9 @@ class DecoderLayer(nn.Module):
 class Decoder(nn.Module):
     """A stack of decoder layers and a final norm."""
 
-    def __init__(
-        self, layers: int, d_model: int, heads: int, ffn_dim: int, dropout: float, pre_norm: bool
-    ) -> None:
+    def __init__(self, layers: int, d_model: int, heads: int, ffn_dim: int, dropout: float, pre_norm: bool) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(
-            DecoderLayer(d_model, heads, ffn_dim, dropout, pre_norm) for _ in range(layers)
-        )
+        self.layers = nn.ModuleList(DecoderLayer(d_model, heads, ffn_dim, dropout, pre_norm) for _ in range(layers))
         self.norm = nn.LayerNorm(d_model)
 
     def forward(

@@ -22,9 +22,7 @@ def resnet18_backbone() -> nn.Sequential:
     small and too alike to estimate statistics from.
     """
     resnet = torchvision.models.resnet18(weights=None, norm_layer=FrozenBatchNorm2d)
-    return nn.Sequential(
-        OrderedDict((k, m) for k, m in resnet.named_children() if k not in ("avgpool", "fc"))
-    )
+    return nn.Sequential(OrderedDict((k, m) for k, m in resnet.named_children() if k not in ("avgpool", "fc")))
 
 
 def read_resnet18_weights(name: str) -> dict[str, Tensor]:
@@ -46,9 +44,7 @@ def read_resnet18_weights(name: str) -> dict[str, Tensor]:
             f"got '{name}', which is no file here. Check the path."
         )
     # Frozen batch norm counts no batches, and the classifier is not used.
-    kept = {
-        k: v for k, v in tensors.items() if not k.startswith("fc.") and not k.endswith(".num_batches_tracked")
-    }
+    kept = {k: v for k, v in tensors.items() if not k.startswith("fc.") and not k.endswith(".num_batches_tracked")}
     wanted = {k: v.shape for k, v in resnet18_backbone().state_dict().items()}
     wrong = sorted(k for k in wanted.keys() | kept.keys() if k not in kept or kept[k].shape != wanted.get(k))
     if wrong:

@@ -1,0 +1,241 @@
+"""Judge a finished run on its held-out episodes: retrieval beside chance and opening-only, and the action error."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tactile_align.datasets.moments import Batch, Moments
+from tactile_align.diagnostics.retrieval import Recall, retrieval
+from tactile_align.files import write_text_atomically
+from tactile_align.policies.aligned import AlignedPolicy
+from tactile_align.training.augment import augment
+from tactile_align.training.checkpoint import BEST, load_checkpoint
+from tactile_align.training.config import TrainConfig, load_config
+from tactile_align.training.data import Data, load_data, views_of
+from tactile_align.training.loop import build_model, train
+
+BASELINE = "opening_only"
+GALLERY = 64
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What `evaluate` found.
+
+    Attributes:
+        summary: Plain values, as in summary.json.
+    """
+
+    summary: dict[str, Any]
+
+    def text(self) -> str:
+        """Return the findings as a table for people."""
+        return _text(self.summary)
+
+
+def evaluate(run: str | Path, *, data: Data | None = None, progress: bool = True, processes: int = 1) -> Evaluation:
+    """Evaluate a run's best checkpoint and write RUN/summary.json.
+
+    The opening-only baseline is trained first where the run folder does not hold it: the same loss, steps, batches
+    and rivals, with an MLP on the gripper's opening in place of the image region.
+
+    Args:
+        run: The run folder.
+        data: Moments already loaded for the run's config; None loads them.
+        progress: Show progress bars on stderr.
+        processes: How many processes prepare episodes.
+
+    Raises:
+        FactError, FileNotFoundError: The folder holds no run.
+    """
+    folder = Path(run)
+    config = load_config(folder / "config.toml")
+    data = data or load_data(config, processes, progress)
+    model = load_model(folder, config, data.held_out)
+    summary: dict[str, Any] = {"run": folder.name, "encoder": _encoder_name(model), "views": {}}
+    if model.towers is not None and config.hsa.weight > 0:
+        baseline = None
+        if config.region == "box":
+            baseline_config = opening_only(config)
+            if not (Path(baseline_config.out) / "checkpoints" / BEST).exists():
+                train(baseline_config, data=data, progress=progress)
+            baseline = load_model(Path(baseline_config.out), baseline_config, data.held_out)
+        for view in views_of(config):
+            summary["views"][view.key] = _view_summary(model, baseline, data, config, view.key)
+        summary["opening_reading"] = _readings(data, config)
+    if model.act is not None:
+        summary["action_error"] = action_error(model, data.held_out, config)
+    write_text_atomically(folder / "summary.json", json.dumps(summary, indent=2) + "\n")
+    return Evaluation(summary)
+
+
+def opening_only(config: TrainConfig) -> TrainConfig:
+    """Return the config of a run's opening-only baseline; it lives inside the run folder."""
+    update = {"region": "opening", "train_policy": False, "out": str(Path(config.out) / BASELINE)}
+    hsa = config.hsa.model_copy(update={"region_rivals": 0})
+    return TrainConfig.model_validate(config.model_copy(update={**update, "hsa": hsa}).model_dump())
+
+
+def load_model(folder: Path, config: TrainConfig, moments: Moments) -> AlignedPolicy:
+    """Return a run's model with the weights of its best checkpoint, in eval mode."""
+    model = build_model(config, moments)
+    model.load_state_dict(load_checkpoint(folder / "checkpoints" / BEST)["model"])
+    return model.eval()
+
+
+@torch.no_grad()
+def pair_features(model: AlignedPolicy, moments: Moments, config: TrainConfig, key: str) -> dict[str, np.ndarray]:
+    """Return h_tau, h_w, loss inputs and names of all valid contact moments of one view."""
+    view = next(view for view in views_of(config) if view.key == key)
+    valid = moments.column(f"visible/{key}") & moments.column(f"contact/{view.sensor}")
+    found: dict[str, list[np.ndarray]] = {"h_tau": [], "h_w": []}
+    rows = np.flatnonzero(valid)
+    for chosen in np.array_split(rows, max(1, len(rows) // 128)):
+        batch = centred(moments.__getitems__(chosen.tolist()), config)
+        seen = model.see(batch)
+        found["h_tau"].append(seen.touches[view.sensor].vector.numpy())
+        found["h_w"].append(seen.regions[key].vector.numpy())
+    out = {name: np.concatenate(parts) for name, parts in found.items()}
+    out["episode"], out["time"] = moments.episode[rows], moments.time[rows]
+    out["contact"] = moments.column(f"contact_index/{view.sensor}")[rows]
+    return out
+
+
+def centred(batch: Batch, config: TrainConfig) -> Batch:
+    """Bring packed views to the encoder's input size without random changes."""
+    return augment(batch, tuple(view.key for view in views_of(config)), config.augment, None)
+
+
+def held_out_loss(model: AlignedPolicy, features: dict[str, np.ndarray], config: TrainConfig) -> dict[str, float]:
+    """Return HSA and chance over batches of the training batch size, drawn from all held-out pairs."""
+    from tactile_align.losses.rivals import Rivals
+
+    rng = np.random.default_rng(0)
+    rows = rng.permutation(len(features["h_tau"]))
+    losses, chances = [], []
+    kappa = model.temperature().detach()
+    size = min(config.batch_size, len(rows))
+    for start in range(0, len(rows) - size + 1, size):
+        chosen = rows[start : start + size]
+        tau, w, episode, time = (torch.from_numpy(features[n][chosen]) for n in ("h_tau", "h_w", "episode", "time"))
+        rivals = Rivals(episode, time, config.hsa.min_gap)
+        loss, stats = model.loss(tau, w, rival=rivals, temperature=kappa, stats=True)
+        assert isinstance(loss, Tensor)
+        losses.append(float(loss))
+        chances.append(float(stats.chance))
+    return {"hsa": float(np.mean(losses)), "chance": float(np.mean(chances)), "batch": size}
+
+
+def _view_summary(
+    model: AlignedPolicy, baseline: AlignedPolicy | None, data: Data, config: TrainConfig, key: str
+) -> dict[str, Any]:
+    features = pair_features(model, data.held_out, config, key)
+    pairs = {(int(e), int(c)) for e, c in zip(features["episode"], features["contact"], strict=True)}
+    gallery = min(GALLERY, len(pairs))
+    summary: dict[str, Any] = {
+        "moments": len(features["h_tau"]),
+        "contacts": len(pairs),
+        "loss": held_out_loss(model, features, config),
+        "retrieval": _retrieval(features, gallery),
+    }
+    if baseline is not None:
+        other = pair_features(baseline, data.held_out, config, key)
+        summary["opening_only"] = {
+            "loss": held_out_loss(baseline, other, config),
+            "retrieval": _retrieval(other, gallery),
+        }
+    return summary
+
+
+def _retrieval(features: dict[str, np.ndarray], gallery: int) -> dict[str, dict[str, Any]]:
+    found: dict[str, Recall] = retrieval(
+        features["h_tau"], features["h_w"], features["episode"], features["contact"], gallery=gallery
+    )
+    return {name: recall.as_dict() for name, recall in found.items()}
+
+
+@torch.no_grad()
+def action_error(model: AlignedPolicy, moments: Moments, config: TrainConfig) -> dict[str, Any]:
+    """Return the mean absolute action error on held-out episodes, in robot units, beside standing still.
+
+    The latent is zero, as on the robot. Standing still repeats the moment's own recorded state.
+    """
+    assert model.act is not None
+    statistics = moments.statistics
+    assert statistics is not None
+    errors, still, real = [], [], []
+    rows = np.arange(0, len(moments), max(1, len(moments) // 1500))
+    for chosen in np.array_split(rows, max(1, len(rows) // 128)):
+        batch = centred(moments.__getitems__(chosen.tolist()), config)
+        output = model.predict(batch, model.see(batch), with_actions=False)
+        predicted = statistics.restore_action(output.actions.double())
+        recorded = statistics.restore_action(batch["action"].double())
+        errors.append((predicted - recorded).abs())
+        if batch["qpos_raw"].shape[1] == recorded.shape[2]:
+            still.append((batch["qpos_raw"][:, None] - recorded).abs())
+        real.append(~batch["is_pad"])
+    keep = torch.cat(real)
+    policy = torch.cat(errors)
+    summary: dict[str, Any] = {
+        "per_column": policy[keep].mean(dim=0).tolist(),
+        "first_step": policy[:, 0].mean(dim=0).tolist(),
+        "moments": len(keep),
+    }
+    if still:
+        summary["standing_still_per_column"] = torch.cat(still)[keep].mean(dim=0).tolist()
+    return summary
+
+
+def _encoder_name(model: AlignedPolicy) -> str:
+    if model.towers is None:
+        return "none"
+    names = dict.fromkeys((model.towers.vision.name, model.towers.touch.name))
+    return ", ".join(names)
+
+
+def _readings(data: Data, config: TrainConfig) -> str:
+    found = set()
+    for rig in data.rigs:
+        for view in config.views:
+            arm = rig.sensor_arm(view.sensor)
+            if arm and rig.arms[arm].gripper is not None:
+                found.add(rig.gripper(arm).reading)
+    return " and ".join(sorted(found)) or "none"
+
+
+def _text(summary: dict[str, Any]) -> str:
+    lines = [f"run {summary['run']}, encoders: {summary['encoder']}"]
+    for key, view in summary["views"].items():
+        loss = view["loss"]
+        lines += [
+            "",
+            f"view {key}: {view['contacts']} held-out contacts, {view['moments']} moments",
+            f"HSA {loss['hsa']:.3f}, chance {loss['chance']:.3f}: {loss['hsa'] / loss['chance']:.2f} of chance",
+            f"{'':28}{'R@1 [95 % interval]':>24}{'R@5':>8}{'R@10':>8}{'median rank':>13}",
+        ]
+        for title, found in (("box", view), ("opening only", view.get("opening_only"))):
+            for direction, recall in (found or {"retrieval": {}})["retrieval"].items():
+                low, high = recall["interval"][1]
+                at = recall["at"]
+                lines.append(
+                    f"{title + ', ' + direction:28}{f'{at[1]:.3f} [{low:.3f}, {high:.3f}]':>24}"
+                    f"{at[5]:8.3f}{at[10]:8.3f}{recall['median_rank']:13.1f}"
+                )
+        recall = view["retrieval"]["both"]
+        chance = recall["chance"]
+        lines.append(
+            f"{'chance':28}{f'{chance[1]:.3f}':>24}{chance[5]:8.3f}{chance[10]:8.3f}{(recall['gallery'] + 1) / 2:13.1f}"
+        )
+        lines.append(f"gallery of {recall['gallery']}, one moment per contact, {recall['episodes']} held-out episodes")
+    if "action_error" in summary:
+        error = summary["action_error"]
+        lines += ["", "mean absolute action error on held-out episodes, robot units, per column:"]
+        lines.append("  policy          " + " ".join(f"{value:.4f}" for value in error["per_column"]))
+        if "standing_still_per_column" in error:
+            lines.append("  standing still  " + " ".join(f"{v:.4f}" for v in error["standing_still_per_column"]))
+    return "\n".join(lines)

@@ -1,0 +1,111 @@
+"""The two towers: touches to h_tau, image regions to h_w, and the tokens a policy may read."""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tactile_align.features.config import EncoderConfig, FeatureConfig
+from tactile_align.features.encoder import Encoder, load_encoder
+from tactile_align.features.pooling import make_pooling, region_grid
+from tactile_align.geometry import boxes
+
+POLICY_GRID = 4
+
+
+class Features(NamedTuple):
+    """Features of B images: `vector` (B, dim) for the loss, `tokens` (B, K, D) for a policy."""
+
+    vector: Tensor
+    tokens: Tensor
+
+
+class Towers(nn.Module):
+    """A vision and a touch encoder, separate or shared, and the layers that make features of their tokens."""
+
+    def __init__(self, config: FeatureConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.vision = _encoder(config.vision)
+        shared = config.touch is None
+        self.touch = self.vision if shared or config.touch is None else _encoder(config.touch)
+        self.region_pooling = make_pooling(config.pooling, self.vision.width, config.dim, config.grid, config.margin)
+        self.touch_head = nn.Linear(self.touch.width, config.dim)
+
+    @property
+    def scratch(self) -> bool:
+        """Whether any of the two encoders started from random weights."""
+        return self.vision.scratch or self.touch.scratch
+
+    def of_touch(self, images: Tensor) -> Features:
+        """Return h_tau, the projected mean over all tokens, of touches (B, H, W, 3) uint8."""
+        tokens = self.touch.tokens(images)
+        grid = F.adaptive_avg_pool2d(tokens.permute(0, 3, 1, 2), POLICY_GRID)
+        return Features(self.touch_head(tokens.mean(dim=(1, 2))), grid.flatten(2).transpose(1, 2))
+
+    def of_region(self, images: Tensor, box: Tensor) -> Features:
+        """Return h_w of the boxes (B, 4), px, finite, in images (B, H, W, 3) uint8."""
+        tokens = self.vision.tokens(images)
+        size = self.vision.input_size
+        vector = self.region_pooling(tokens, box, size)
+        around = region_grid(tokens, boxes.enlarge(box, self.config.margin), size, POLICY_GRID)
+        return Features(vector, around.flatten(1, 2))
+
+    def of_other_regions(self, images: Tensor, box: Tensor, count: int) -> Tensor:
+        """Return (B, count, dim) features of `count` boxes beside each box, in the same images.
+
+        The box is moved by its own size in eight directions in turn; where that leaves the image it goes
+        the opposite way.
+        """
+        tokens = self.vision.tokens(images)
+        size = self.vision.input_size
+        moved = shifted_boxes(box, count, size)
+        found = [self.region_pooling(tokens, one, size) for one in moved.unbind(1)]
+        return torch.stack(found, dim=1)
+
+
+class OpeningRegion(nn.Module):
+    """A stand-in for h_w that knows nothing but the gripper's opening.
+
+    A touch tells how thick an object is and so does the opening: whatever this baseline retrieves is no
+    evidence that anything was seen.
+    """
+
+    def __init__(self, dim: int, scale_m: float = 0.05) -> None:
+        super().__init__()
+        self.scale_m = scale_m
+        self.net = nn.Sequential(nn.Linear(2, 128), nn.GELU(), nn.Linear(128, 128), nn.GELU(), nn.Linear(128, dim))
+
+    def forward(self, opening: Tensor) -> Tensor:
+        """Return (B, dim) of openings (B, 2), metres."""
+        vector: Tensor = self.net(opening / self.scale_m)
+        return vector
+
+
+def shifted_boxes(box: Tensor, count: int, input_size: tuple[int, int]) -> Tensor:
+    """Return (B, count, 4) boxes moved by their own size in `count` of eight directions, centres inside the image."""
+    directions = [(1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, -1), (1, -1), (-1, 1)]
+    sides = box[:, 2:] - box[:, :2]
+    centre = (box[:, :2] + box[:, 2:]) / 2
+    limit = box.new_tensor(input_size) - 0.5
+    moved = []
+    for direction in directions[:count]:
+        step = sides * box.new_tensor(direction)
+        outside = (centre + step < -0.5) | (centre + step > limit)
+        step = torch.where(outside, -step, step)
+        moved.append(box + torch.cat([step, step], dim=1))
+    return torch.stack(moved, dim=1)
+
+
+def _encoder(config: EncoderConfig) -> Encoder:
+    encoder = load_encoder(
+        config.model,
+        pretrained=config.pretrained,
+        image_size=config.image_size,
+        fit=config.fit,
+        stem=config.stem,
+    )
+    if config.frozen:
+        encoder.requires_grad_(False)
+    return encoder

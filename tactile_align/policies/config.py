@@ -1,0 +1,36 @@
+"""What the policy is made from."""
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class _Config(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class PolicyConfig(_Config):
+    """The ACT policy; the names are the paper's."""
+
+    chunk_size: Annotated[int, Field(ge=1)] = 45
+    """Actions predicted at once; about one second of motion."""
+    cameras: tuple[str, ...] = ()
+    """Cameras ACT's own ResNet sees; none: it sees region and touch tokens only."""
+    image_size: tuple[int, int] = (320, 240)
+    """(width, height) of those cameras' frames, px."""
+    vision_weights: str | None = None
+    """Weights of that ResNet: a torchvision tag, a file, or "scratch"."""
+    region_tokens: bool = True
+    """Give ACT the tokens of each view's box, from the encoder the alignment loss trains."""
+    touch_tokens: bool = True
+    """Give ACT the tokens of each touch, from the encoder the alignment loss trains."""
+    d_model: Annotated[int, Field(ge=8)] = 512
+    heads: Annotated[int, Field(ge=1)] = 8
+    ffn_dim: Annotated[int, Field(ge=8)] = 3200
+    encoder_layers: Annotated[int, Field(ge=1)] = 4
+    decoder_layers: Annotated[int, Field(ge=1)] = 1
+    vae_layers: Annotated[int, Field(ge=1)] = 4
+    latent_dim: Annotated[int, Field(ge=1)] = 32
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    kl_weight: Annotated[float, Field(ge=0)] = 10.0
+    """Weight of the KL term of the CVAE."""

@@ -1,0 +1,54 @@
+"""Random changes of training views on the device; a box moves by the same map as its image."""
+
+import torch
+from torch import Generator, Tensor
+
+from tactile_align.geometry.images import ImageMap
+from tactile_align.training.config import AugmentConfig
+
+Batch = dict[str, Tensor]
+
+
+def augment(batch: Batch, keys: tuple[str, ...], config: AugmentConfig, generator: Generator | None) -> Batch:
+    """Bring packed views to the encoder's input size, at random places and colours or, without generator, centred.
+
+    Args:
+        batch: See `datasets.moments.Batch`; views are `shift_px` larger on each side than the encoder's input.
+        keys: The views to change; touches stay as they are.
+        config: How much.
+        generator: A CPU generator, so that the same seed gives the same crops on any device.
+    """
+    changed = dict(batch)
+    for key in keys:
+        images, box = batch[f"image/{key}"], batch[f"box/{key}"]
+        count, height, width = images.shape[:3]
+        slack = 2 * config.shift_px
+        if slack:
+            origin = _origins(count, slack, generator).to(images.device)
+            cut = ImageMap.identity(width, height).crop(origin[:, 0], origin[:, 1], width - slack, height - slack)
+            images, box = cut.apply_to_image(images), cut.apply_to_box(box.double()).to(box.dtype)
+        if generator is not None:
+            images = _recolour(images, config, generator)
+        changed[f"image/{key}"], changed[f"box/{key}"] = images, box
+    return changed
+
+
+def _origins(count: int, slack: int, generator: Generator | None) -> Tensor:
+    if generator is None:
+        return torch.full((count, 2), slack / 2, dtype=torch.float64)
+    return torch.randint(0, slack + 1, (count, 2), generator=generator).double()
+
+
+def _recolour(images: Tensor, config: AugmentConfig, generator: Generator) -> Tensor:
+    count = len(images)
+    if config.shuffle_channels > 0:
+        order = torch.rand(count, 3, generator=generator).argsort(dim=1)
+        plain = torch.rand(count, generator=generator) >= config.shuffle_channels
+        order[plain] = torch.arange(3)
+        index = order.to(images.device)[:, None, None, :].expand(images.shape)
+        images = torch.gather(images, 3, index)
+    if config.gain > 0:
+        gain = 1 + config.gain * (2 * torch.rand(count, 1, 1, 1, generator=generator) - 1)
+        # A sensor saturates too: brighter than white is white.
+        images = (images.float() * gain.to(images.device)).clamp(0, 255).to(torch.uint8)
+    return images

@@ -1,0 +1,144 @@
+"""Everything a training run is made from; one model per concern, a unit and a why per field."""
+
+import tomllib
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tomli_w
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from tactile_align.facts import FactError, parse
+from tactile_align.features.config import FeatureConfig
+from tactile_align.losses.config import HSAConfig
+from tactile_align.policies.config import PolicyConfig
+
+
+class _Config(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class DataConfig(_Config):
+    """One folder of episodes."""
+
+    path: str
+    """Folder or file of HDF5 episodes."""
+    rig: str
+    """Name or path of the rig that recorded them."""
+    layout: str | None = None
+    """Name or path of the episode layout; None recognises it."""
+
+
+class ViewConfig(_Config):
+    """One camera in which a sensor is looked for."""
+
+    camera: str
+    """Camera stream."""
+    sensor: str
+    """Sensor of the rig whose box is projected into it."""
+    weight: Annotated[float, Field(ge=0)] = 1.0
+    """Weight of this view's loss: 1.0 for a wrist camera, 0.5 for a third-person one."""
+    zoom: Annotated[float, Field(ge=1.0)] | None = None
+    """None: the encoder sees the whole frame. Else it sees a cut-out with this many times the box's longer side."""
+
+
+class OptimiserConfig(_Config):
+    """AdamW. The rates hold for the batch size given, whatever the number of processes."""
+
+    lr: Annotated[float, Field(gt=0)] = 1e-5
+    """Learning rate of the policy; ACT was tuned at 1e-5."""
+    lr_backbone: Annotated[float, Field(gt=0)] = 1e-5
+    """Learning rate of ACT's ResNet."""
+    lr_encoder: Annotated[float, Field(gt=0)] = 1e-5
+    """Learning rate of the aligned encoders and their heads; from scratch about 1e-3."""
+    weight_decay: Annotated[float, Field(ge=0)] = 1e-4
+    betas: tuple[float, float] = (0.9, 0.999)
+    clip_norm: Annotated[float, Field(gt=0)] = 10.0
+    """Gradients are clipped to this norm; losses never are."""
+    warmup_steps: Annotated[int, Field(ge=0)] = 500
+    """Steps of linear warm-up, followed by a cosine to zero."""
+
+
+class AugmentConfig(_Config):
+    """Random changes of training views; box and image move together, touches stay as they are."""
+
+    shift_px: Annotated[int, Field(ge=0)] = 0
+    """Views are packed this much larger on each side and cut out at a random place."""
+    gain: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Brightness of each view varies by up to this share."""
+    shuffle_channels: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Share of views whose colour channels are shuffled: shape instead of colour."""
+
+
+class TrainConfig(_Config):
+    """One training run."""
+
+    data: Annotated[tuple[DataConfig, ...], Field(min_length=1)]
+    views: tuple[ViewConfig, ...] = ()
+    out: str = "runs/train"
+    """The run folder."""
+    features: FeatureConfig = FeatureConfig()
+    hsa: HSAConfig = HSAConfig()
+    policy: PolicyConfig = PolicyConfig()
+    train_policy: bool = True
+    """False trains the alignment alone, without ACT."""
+    region: Literal["box", "opening"] = "box"
+    """opening: h_w comes from the gripper's opening alone, the baseline every retrieval table needs."""
+    optimiser: OptimiserConfig = OptimiserConfig()
+    augment: AugmentConfig = AugmentConfig()
+    batch_size: Annotated[int, Field(ge=1)] = 16
+    contact_share: Annotated[float, Field(ge=0, le=1)] | None = None
+    """Share of each batch drawn from contact moments; None draws all moments alike."""
+    steps: Annotated[int, Field(ge=1)] = 30000
+    held_out: Annotated[float, Field(gt=0)] = 0.1
+    """Share (below 1) or number of episodes held out for validation."""
+    seed: int = 0
+    validate_every: Annotated[int, Field(ge=1)] = 500
+    validation_batches: Annotated[int, Field(ge=1)] = 16
+    """Batches of a validation pass."""
+    save_every: Annotated[int, Field(ge=1)] = 5000
+    keep_last: Annotated[int, Field(ge=1)] = 2
+    """Checkpoints kept besides the best one."""
+    workers: Annotated[int, Field(ge=0)] = 0
+    """Loader processes; packed frames need none."""
+    packed: bool = True
+    """Decode each frame once and keep it at the model's input size."""
+    cache: str = "runs/cache"
+    """Folder of the packed frames."""
+    threads: Annotated[int, Field(ge=1)] | None = None
+    """Torch threads; None leaves torch's own choice."""
+    device: str = "auto"
+    """auto takes a GPU where there is one."""
+    unverified_rig: bool = False
+    """Train although the rig failed `verify`; recorded with the run."""
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> "TrainConfig":
+        if self.hsa.weight > 0 and not self.views:
+            raise ValueError("hsa.weight > 0 needs at least one [[views]] entry with camera and sensor")
+        if not self.train_policy and self.hsa.weight == 0:
+            raise ValueError("train_policy = false with hsa.weight = 0 leaves nothing to train")
+        pairs = [(view.camera, view.sensor) for view in self.views]
+        if len(set(pairs)) != len(pairs):
+            raise ValueError(f"[[views]] lists a camera and sensor twice: {pairs}")
+        return self
+
+
+def load_config(path: str | Path) -> TrainConfig:
+    """Read a training config from TOML.
+
+    Raises:
+        FactError: No such file, not TOML, or keys that are unknown, missing or wrong, each named.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise FactError(f"{file}: no such file. Needed: a training config in TOML; the README shows one")
+    try:
+        data = tomllib.loads(file.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise FactError(f"{file}: not valid TOML: {error}") from error
+    return parse(TrainConfig, data, str(file))
+
+
+def config_text(config: TrainConfig) -> str:
+    """Return a config as TOML; values that are None are left out."""
+    return tomli_w.dumps(config.model_dump(mode="json", exclude_none=True))

@@ -1,0 +1,122 @@
+"""From a training config to moments: rigs checked, episodes split, inputs sized, statistics taken."""
+
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from tactile_align.calibration.rig import Rig, load_rig
+from tactile_align.datasets.episodes import EpisodeRef, list_episodes
+from tactile_align.datasets.inputs import Input
+from tactile_align.datasets.moments import Moments
+from tactile_align.datasets.normalisation import Statistics
+from tactile_align.datasets.prepare import Job
+from tactile_align.datasets.splits import split_episodes
+from tactile_align.features.encoder import input_size_of
+from tactile_align.policies.aligned import View, camera_key
+from tactile_align.training.config import DataConfig, TrainConfig
+
+
+@dataclass(frozen=True)
+class Data:
+    """What a run trains and validates on.
+
+    Attributes:
+        train: Moments of the training episodes.
+        held_out: Moments of the held-out episodes.
+        statistics: From the training episodes only.
+        rigs: The rig of each [[data]] entry.
+        contact: (N,) bool, which training moments are in contact with a visible sensor.
+    """
+
+    train: Moments
+    held_out: Moments
+    statistics: Statistics
+    rigs: tuple[Rig, ...]
+    contact: np.ndarray
+
+
+@dataclass
+class _LowDim:
+    qpos: np.ndarray
+    action: np.ndarray
+
+
+def views_of(config: TrainConfig) -> tuple[View, ...]:
+    """Return the views as the model knows them."""
+    return tuple(View(f"{v.camera}-{v.sensor}", v.sensor, v.weight) for v in config.views)
+
+
+def inputs_of(config: TrainConfig, rig: Rig) -> tuple[Input, ...]:
+    """Return what the model looks at, sized for its encoders."""
+    vision = config.features.vision
+    touch = config.features.touch or vision
+    slack = 2 * config.augment.shift_px
+    found = []
+    if config.views:
+        width, height = input_size_of(vision.model, vision.image_size)
+        for view in config.views:
+            rig.camera(view.camera)
+            key = f"{view.camera}-{view.sensor}"
+            found.append(Input(key, view.camera, width + slack, height + slack, vision.fit, view.sensor, view.zoom))
+        width, height = input_size_of(touch.model, touch.image_size)
+        for name in dict.fromkeys(view.sensor for view in config.views):
+            found.append(Input(name, rig.sensor(name).stream, width, height, touch.fit))
+    for camera in config.policy.cameras if config.train_policy else ():
+        found.append(Input(camera_key(camera), camera, *config.policy.image_size))
+    return tuple(found)
+
+
+def load_data(config: TrainConfig, processes: int = 1, progress: bool = True) -> Data:
+    """Read, check, split and prepare everything a config names.
+
+    Raises:
+        ValueError: A rig that failed verification, or anything wrong with rig or episodes; names the file.
+    """
+    rigs = tuple(_checked_rig(entry, config) for entry in config.data)
+    jobs: dict[EpisodeRef, Job] = {}
+    for entry, rig in zip(config.data, rigs, strict=True):
+        inputs = inputs_of(config, rig)
+        for ref in list_episodes(entry.path, entry.layout):
+            jobs[ref] = Job(ref, rig.for_episode(ref.path), inputs, config.packed)
+    train_refs, held_out_refs = split_episodes(tuple(jobs), config.seed, _share(config.held_out))
+    cache = Path(config.cache)
+
+    def moments(refs: Iterable[EpisodeRef], statistics: Statistics | None) -> Moments:
+        chosen = [jobs[ref] for ref in refs]
+        chunk = config.policy.chunk_size
+        return Moments(chosen, statistics=statistics, chunk=chunk, cache=cache, processes=processes, progress=progress)
+
+    train = moments(train_refs, None)
+    statistics = Statistics.of(_LowDim(qpos, action) for qpos, action in train.low_dim())
+    train.statistics = statistics
+    return Data(train, moments(held_out_refs, statistics), statistics, rigs, contact_moments(train, config))
+
+
+def contact_moments(moments: Moments, config: TrainConfig) -> np.ndarray:
+    """Return (N,) bool: moments in which some view's sensor is visible and in contact."""
+    found = np.zeros(len(moments), dtype=bool)
+    for view in views_of(config):
+        found |= moments.column(f"visible/{view.key}") & moments.column(f"contact/{view.sensor}")
+    return found
+
+
+def _share(held_out: float) -> float | int:
+    return held_out if held_out < 1 else int(held_out)
+
+
+def _checked_rig(entry: DataConfig, config: TrainConfig) -> Rig:
+    rig = load_rig(entry.rig)
+    if rig.verified is not None and rig.verified.verdict == "fail" and not config.unverified_rig:
+        raise ValueError(
+            f"{entry.rig}: this rig failed `verify` on {rig.verified.when}. Boxes in the wrong place teach the wrong "
+            f"thing: calibrate it and verify again, or set unverified_rig = true to train all the same"
+        )
+    if rig.verified is None and rig.status != "exact" and config.hsa.weight > 0:
+        print(
+            f"warning: rig {entry.rig} was never verified; run: tactile-align verify {entry.path} --rig {entry.rig}",
+            file=sys.stderr,
+        )
+    return rig
