@@ -1,20 +1,19 @@
 """Camera models: from points in the camera frame to pixels and back, with a validity that travels along."""
 
 from dataclasses import dataclass
-from typing import Literal
+from functools import cached_property
 
 import numpy as np
 from array_api_compat import array_namespace
 
+from tactile_align.calibration.lens import COEFFICIENTS, LensModel, distort, radius_limit, undistort
 from tactile_align.geometry.frames import Array
 from tactile_align.geometry.images import ImageMap
 
-LensModel = Literal["pinhole", "brown"]
-COEFFICIENTS = {"pinhole": (0,), "brown": (4, 5)}
 Z_MIN = 1e-6
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Camera:
     """A camera in the OpenCV optical frame: x right, y down, z forward.
 
@@ -23,8 +22,8 @@ class Camera:
         width: Image width, px.
         height: Image height, px.
         K: (3, 3) intrinsics, px. A turned or mirrored image has negative fx, fy.
-        model: "pinhole", or "brown" (Brown-Conrady, OpenCV's default).
-        distortion: () for pinhole; (k1, k2, p1, p2[, k3]) for brown.
+        model: "pinhole", "brown" (OpenCV's default), "rational" or "fisheye"; see `lens`.
+        distortion: The model's coefficients, in OpenCV's order.
         valid_radius: Largest tan of the angle to the axis (normalised radius) at which the lens model was
             calibrated; None leaves only the model's own limit, where the distorted radius stops growing.
     """
@@ -42,9 +41,7 @@ class Camera:
         object.__setattr__(self, "K", K)
         object.__setattr__(self, "distortion", tuple(float(k) for k in self.distortion))
         if self.model not in COEFFICIENTS:
-            raise ValueError(
-                f"camera {self.name}: model '{self.model}' is unknown; known: {', '.join(COEFFICIENTS)}"
-            )
+            raise ValueError(f"camera {self.name}: model '{self.model}' is unknown; known: {', '.join(COEFFICIENTS)}")
         if len(self.distortion) not in COEFFICIENTS[self.model]:
             wanted = " or ".join(str(n) for n in COEFFICIENTS[self.model])
             raise ValueError(
@@ -53,8 +50,7 @@ class Camera:
             )
         if K.shape != (3, 3) or not np.isfinite(K).all() or abs(K[2] - [0, 0, 1]).max() > 0 or K[1, 0] != 0:
             raise ValueError(
-                f"camera {self.name}: K must be [[fx, s, cx], [0, fy, cy], [0, 0, 1]] in pixels; "
-                f"got {K.tolist()}"
+                f"camera {self.name}: K must be [[fx, s, cx], [0, fy, cy], [0, 0, 1]] in pixels; got {K.tolist()}"
             )
         if min(abs(K[0, 0]), abs(K[1, 1])) < 1.0:
             raise ValueError(
@@ -64,30 +60,39 @@ class Camera:
         if self.valid_radius is not None and not self.valid_radius > 0:
             raise ValueError(f"camera {self.name}: valid_radius must be positive; got {self.valid_radius}")
 
-    @property
+    @cached_property
     def radius_limit(self) -> float:
         """Largest normalised radius at which a pixel is given: the model's own limit or `valid_radius`."""
-        limit = np.inf if self.valid_radius is None else self.valid_radius
-        if self.model == "brown":
-            k1, k2, _, _, k3 = self._brown()
-            limit = min(limit, _first_turn(k1, k2, k3))
-        return float(limit)
+        limit = radius_limit(self.model, self.distortion)
+        return limit if self.valid_radius is None else min(limit, self.valid_radius)
 
-    def _brown(self) -> tuple[float, float, float, float, float]:
-        k = (*self.distortion, 0.0)[:5]
-        return k[0], k[1], k[2], k[3], k[4]
+    @cached_property
+    def limit_extremes(self) -> np.ndarray:
+        """(4, 3) rays, z = 1, on the limiting circle with the least u, least v, greatest u, greatest v.
 
-    def _distort(self, x: Array, y: Array) -> tuple[Array, Array]:
-        if self.model == "pinhole":
-            return x, y
-        k1, k2, p1, p2, k3 = self._brown()
-        r2 = x * x + y * y
-        radial = 1 + r2 * (k1 + r2 * (k2 + r2 * k3))
-        xy2 = 2 * x * y
-        return (
-            x * radial + p1 * xy2 + p2 * (r2 + 2 * x * x),
-            y * radial + p1 * (r2 + 2 * y * y) + p2 * xy2,
-        )
+        Raises:
+            ValueError: The lens model has no limit.
+        """
+        limit = self.radius_limit
+        if not np.isfinite(limit):
+            raise ValueError(f"camera {self.name}: the lens model has no limiting radius; check `radius_limit` first")
+        angle = np.linspace(0, 2 * np.pi, 4096, endpoint=False)
+        rays = np.stack([limit * np.cos(angle), limit * np.sin(angle), np.ones_like(angle)], axis=-1)
+        uv = self.pixels(rays)
+        return rays[[*uv.argmin(0), *uv.argmax(0)]]
+
+    def pixels(self, p_camera: Array) -> Array:
+        """Return pixels (..., 2) of points (..., 3) that are KNOWN to lie in front and inside the lens model."""
+        xp = array_namespace(p_camera)
+        return xp.stack(self.uv(p_camera[..., 0] / p_camera[..., 2], p_camera[..., 1] / p_camera[..., 2]), axis=-1)
+
+    def uv(self, x: Array, y: Array) -> tuple[Array, Array]:
+        """Return pixel coordinates u, v of normalised ones x = X/Z, y = Y/Z inside the lens model, any shape."""
+        x, y = distort(self.model, self.distortion, x, y)
+        u = float(self.K[0, 0]) * x + float(self.K[0, 2])
+        if self.K[0, 1] != 0.0:
+            u = u + float(self.K[0, 1]) * y
+        return u, float(self.K[1, 1]) * y + float(self.K[1, 2])
 
     def project(self, p_camera: Array) -> tuple[Array, Array]:
         """Project points.
@@ -102,21 +107,14 @@ class Camera:
         xp = array_namespace(p_camera)
         z = p_camera[..., 2]
         front = z > Z_MIN
-        depth = xp.where(front, z, xp.ones_like(z))
-        x, y = p_camera[..., 0] / depth, p_camera[..., 1] / depth
+        depth = xp.where(front, z, xp.zeros_like(z))
         valid = front
         limit = self.radius_limit
         if np.isfinite(limit):
-            valid = front & (x * x + y * y <= limit * limit)
-        zero = xp.zeros_like(x)
-        x, y = self._distort(xp.where(valid, x, zero), xp.where(valid, y, zero))
-        uv = xp.stack(
-            [
-                float(self.K[0, 0]) * x + float(self.K[0, 1]) * y + float(self.K[0, 2]),
-                float(self.K[1, 1]) * y + float(self.K[1, 2]),
-            ],
-            axis=-1,
-        )
+            reach = limit * depth
+            valid = front & (p_camera[..., 0] ** 2 + p_camera[..., 1] ** 2 <= reach * reach)
+        axis = xp.asarray([0.0, 0.0, 1.0], dtype=p_camera.dtype, device=p_camera.device)
+        uv = self.pixels(xp.where(valid[..., None], p_camera, axis))
         return xp.where(valid[..., None], uv, xp.full_like(uv, float("nan"))), valid
 
     def unproject(self, uv: Array, depth: Array) -> Array:
@@ -127,29 +125,11 @@ class Camera:
         xp = array_namespace(uv)
         yd = (uv[..., 1] - float(self.K[1, 2])) / float(self.K[1, 1])
         xd = (uv[..., 0] - float(self.K[0, 2]) - float(self.K[0, 1]) * yd) / float(self.K[0, 0])
-        x, y = xd, yd
-        if self.model != "pinhole":
-            x, y = self._undistort(xd, yd)
+        x, y = undistort(self.model, self.distortion, xd, yd)
         p = xp.stack([x * depth, y * depth, depth + xp.zeros_like(x)], axis=-1)
         back, valid = self.project(p)
         reached = valid & (xp.max(xp.abs(back - uv), axis=-1) < 1e-3)
         return xp.where(reached[..., None], p, xp.full_like(p, float("nan")))
-
-    def _undistort(self, xd: Array, yd: Array) -> tuple[Array, Array]:
-        k1, k2, p1, p2, k3 = self._brown()
-        x, y = xd, yd
-        for _ in range(20):
-            fx, fy = self._distort(x, y)
-            r2 = x * x + y * y
-            radial = 1 + r2 * (k1 + r2 * (k2 + r2 * k3))
-            slope = 2 * (k1 + r2 * (2 * k2 + 3 * k3 * r2))
-            a = radial + slope * x * x + 2 * p1 * y + 6 * p2 * x
-            b = slope * x * y + 2 * p1 * x + 2 * p2 * y
-            d = radial + slope * y * y + 6 * p1 * y + 2 * p2 * x
-            determinant = a * d - b * b
-            ex, ey = fx - xd, fy - yd
-            x, y = x - (d * ex - b * ey) / determinant, y - (a * ey - b * ex) / determinant
-        return x, y
 
     def through(self, image_map: ImageMap) -> "Camera":
         """Return the camera of images that went through a pixel map (one map, no batch axes).
@@ -171,10 +151,3 @@ class Camera:
             self.distortion,
             self.valid_radius,
         )
-
-
-def _first_turn(k1: float, k2: float, k3: float) -> float:
-    """Return the smallest radius where r (1 + k1 r^2 + k2 r^4 + k3 r^6) stops growing, else inf."""
-    roots = np.roots([7 * k3, 5 * k2, 3 * k1, 1.0])
-    real = roots[(abs(roots.imag) < 1e-9) & (roots.real > 0)].real
-    return float(np.sqrt(real.min())) if real.size else np.inf

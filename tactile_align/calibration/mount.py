@@ -27,11 +27,7 @@ class Checked(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     def __eq__(self, other: object) -> bool:
-        return (
-            isinstance(other, Checked)
-            and type(self) is type(other)
-            and self.model_dump() == other.model_dump()
-        )
+        return isinstance(other, Checked) and type(self) is type(other) and self.model_dump() == other.model_dump()
 
     def __hash__(self) -> int:
         return hash(self.model_dump_json())
@@ -75,13 +71,10 @@ class Mount(Checked):
     def _pose_is_plausible(self) -> "Mount":
         norm = float(np.linalg.norm(self.quat_wxyz))
         if not abs(norm - 1.0) < 1e-4:
-            raise ValueError(
-                f"quat_wxyz must have norm 1 (w first); got {list(self.quat_wxyz)} with norm {norm:.6g}"
-            )
+            raise ValueError(f"quat_wxyz must have norm 1 (w first); got {list(self.quat_wxyz)} with norm {norm:.6g}")
         if not np.abs(self.translation_m).max() < 10.0:
             raise ValueError(
-                f"translation_m = {list(self.translation_m)} reaches beyond 10 m; are these millimetres? "
-                f"Use metres"
+                f"translation_m = {list(self.translation_m)} reaches beyond 10 m; are these millimetres? Use metres"
             )
         return self
 

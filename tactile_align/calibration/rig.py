@@ -101,8 +101,7 @@ class RigCamera(Mount):
             )
         if not (fx > 0 and fy > 0 and 0.5 < fx / fy < 2.0):
             raise ValueError(
-                f"K's focal lengths fx = {fx:g}, fy = {fy:g} must be positive and alike; "
-                f"turns go in image_map"
+                f"K's focal lengths fx = {fx:g}, fy = {fy:g} must be positive and alike; turns go in image_map"
             )
         _ = self.stored
         return self
@@ -234,17 +233,13 @@ class Rig(BaseModel):
     def sensor(self, name: str) -> Sensor:
         """Return a sensor by name; an unknown name raises and lists the known ones."""
         if name not in self.sensors:
-            raise ValueError(
-                f"rig {self.name} has no sensor '{name}'; it has {', '.join(self.sensors) or 'none'}"
-            )
+            raise ValueError(f"rig {self.name} has no sensor '{name}'; it has {', '.join(self.sensors) or 'none'}")
         return self.sensors[name]
 
     def camera(self, name: str) -> RigCamera:
         """Return a camera by name; an unknown name raises and lists the known ones."""
         if name not in self.cameras:
-            raise ValueError(
-                f"rig {self.name} has no camera '{name}'; it has {', '.join(self.cameras) or 'none'}"
-            )
+            raise ValueError(f"rig {self.name} has no camera '{name}'; it has {', '.join(self.cameras) or 'none'}")
         return self.cameras[name]
 
     def joints(self, arm: str, qpos: Array) -> Array:

@@ -22,8 +22,16 @@ STEPS = {
 }
 
 
+LENSES = {
+    "pinhole": (),
+    "brown": BROWN,
+    "rational": (0.51, 0.22, 0.0011, -0.0007, 0.012, 0.83, 0.31, 0.021),
+    "fisheye": (-0.031, 0.0042, -0.0035, 0.0006),
+}
+
+
 def camera(model: str) -> Camera:
-    return Camera("test", 640, 472, K, model, {"pinhole": (), "brown": BROWN}[model])
+    return Camera("test", 640, 472, K, model, LENSES[model])
 
 
 def points(count: int = 500, seed: int = 0, spread: float = 0.5) -> np.ndarray:
@@ -33,6 +41,10 @@ def points(count: int = 500, seed: int = 0, spread: float = 0.5) -> np.ndarray:
 
 
 def by_opencv(one: Camera, p: np.ndarray) -> np.ndarray:
+    if one.model == "fisheye":
+        flat = np.ascontiguousarray(p.reshape(-1, 1, 3))
+        uv, _ = cv2.fisheye.projectPoints(flat, np.zeros(3), np.zeros(3), one.K, np.array(one.distortion))
+        return uv.reshape(*p.shape[:-1], 2)
     uv, _ = cv2.projectPoints(p.reshape(-1, 1, 3), np.zeros(3), np.zeros(3), one.K, np.array(one.distortion))
     return uv.reshape(*p.shape[:-1], 2)
 
@@ -59,7 +71,7 @@ def oracle_map(steps: list[list], uv: np.ndarray, width: int, height: int) -> np
 
 
 @pytest.mark.parametrize("steps", STEPS.values(), ids=STEPS)
-@pytest.mark.parametrize("model", ["pinhole", "brown"])
+@pytest.mark.parametrize("model", LENSES)
 def test_pixels_agree_with_opencv_followed_by_the_pixel_map(model: str, steps: list[list]) -> None:
     one, p = camera(model), points()
     mapped = one.through(ImageMap.from_steps(640, 472, steps))
@@ -70,14 +82,12 @@ def test_pixels_agree_with_opencv_followed_by_the_pixel_map(model: str, steps: l
 
 def test_a_turned_image_has_negative_focal_lengths_and_the_same_distortion() -> None:
     turned = camera("brown").through(ImageMap.identity(640, 472).rotate180())
-    np.testing.assert_allclose(
-        turned.K, [[-611.0, 0, 639 - 322.5], [0, -598.0, 471 - 251.25], [0, 0, 1]], atol=1e-12
-    )
+    np.testing.assert_allclose(turned.K, [[-611.0, 0, 639 - 322.5], [0, -598.0, 471 - 251.25], [0, 0, 1]], atol=1e-12)
     assert turned.distortion == BROWN
 
 
 @pytest.mark.parametrize("steps", STEPS.values(), ids=STEPS)
-@pytest.mark.parametrize("model", ["pinhole", "brown"])
+@pytest.mark.parametrize("model", LENSES)
 def test_unproject_is_the_inverse_of_project(model: str, steps: list[list]) -> None:
     p = points(spread=0.4)
     mapped = camera(model).through(ImageMap.from_steps(640, 472, steps))
@@ -107,13 +117,40 @@ def test_beyond_the_radius_where_the_lens_model_folds_back_there_is_no_pixel() -
     assert valid.tolist() == [True, False]
 
 
+@pytest.mark.parametrize(
+    ("model", "k"),
+    [
+        ("brown", (-0.4, 0.05, 0.0, 0.0, 0.0)),
+        ("rational", (-0.5, 0.05, 0.0, 0.0, 0.01, 0.1, 0.02, 0.0)),
+        ("fisheye", (-0.3, 0.01, -0.002, 0.0)),
+    ],
+)
+def test_the_lens_limit_is_where_the_distorted_radius_stops_growing(model: str, k: tuple[float, ...]) -> None:
+    one = Camera("test", 640, 472, K, model, k)
+    r = np.linspace(1e-3, 3.0, 300_000)
+    uv = by_opencv(one, np.stack([r, 0 * r, np.ones_like(r)], axis=-1))
+    folds = r[np.argmax(np.diff(uv[:, 0]) < 0)]
+    assert one.radius_limit == pytest.approx(folds, abs=2e-5)
+
+
+@pytest.mark.parametrize("model", ["brown", "rational", "fisheye"])
+def test_wide_angles_are_inverted_up_to_the_lens_limit(model: str) -> None:
+    one = camera(model)
+    reach = min(one.radius_limit * 0.98, 1.4)
+    angle, r = np.meshgrid(np.linspace(0, 6.2, 40), np.linspace(0, reach, 60))
+    p = np.stack([r * np.cos(angle), r * np.sin(angle), np.ones_like(r)], axis=-1)
+    uv, valid = one.project(p)
+    assert valid.all()
+    np.testing.assert_allclose(one.unproject(uv, p[..., 2]), p, atol=1e-6)
+
+
 def test_the_calibrated_radius_limits_a_pinhole_too() -> None:
     one = Camera("test", 640, 472, K, valid_radius=0.5)
     _, valid = one.project(np.array([[0.3, 0.39, 1.0], [0.3, 0.41, 1.0], [-0.6, -0.78, 2.0]]))
     assert valid.tolist() == [True, False, True]
 
 
-@pytest.mark.parametrize("model", ["pinhole", "brown"])
+@pytest.mark.parametrize("model", LENSES)
 def test_torch_gives_numpys_pixels_keeps_dtype_and_is_differentiable(model: str) -> None:
     one, p = camera(model), points(12).reshape(3, 4, 3)
     p[0, 0, 2] = -1.0
@@ -136,7 +173,7 @@ def test_an_image_map_of_another_size_is_refused() -> None:
     ("changes", "message"),
     [
         ({"model": "brown", "distortion": (0.1,)}, "4 or 5 distortion coefficients, got 1"),
-        ({"model": "fish-eye"}, "'fish-eye' is unknown; known: pinhole"),
+        ({"model": "fish-eye"}, "'fish-eye' is unknown; known: pinhole, brown, rational, fisheye"),
         ({"K": K / 1000 * np.array([[1.0], [1.0], [1000.0]])}, "below one pixel"),
         ({"K": K.T}, "must be"),
         ({"K": K * np.nan}, "must be"),

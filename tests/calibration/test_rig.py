@@ -230,9 +230,7 @@ def test_a_matrix_is_read_as_the_pose_it_is(tmp_path: Path) -> None:
     data = mirrored()
     T = homogeneous(rotation_from_rpy(np.array([0.3, -0.4, 2.0])), [0.01, 0.02, 0.03])
     data["cameras"]["left_wrist"]["matrix"] = T.tolist()
-    np.testing.assert_allclose(
-        load_rig(written(tmp_path, data)).cameras["left_wrist"].T_parent_this, T, atol=1e-12
-    )
+    np.testing.assert_allclose(load_rig(written(tmp_path, data)).cameras["left_wrist"].T_parent_this, T, atol=1e-12)
 
 
 def test_overrides_hold_for_their_episodes_only(tmp_path: Path) -> None:

@@ -59,9 +59,7 @@ def test_torch_agrees_and_one_crop_per_sample_is_possible() -> None:
         single = ImageMap.identity(64, 48).crop(float(u0[i]), float(u0[i]), 40, 32)
         np.testing.assert_allclose(weights[i], token_weights(box[i], single, (4, 5)), atol=1e-12)
     t = torch.tensor(box)
-    other = token_weights(
-        t, ImageMap.identity(64, 48).crop(torch.tensor(u0), torch.tensor(u0), 40, 32), (4, 5)
-    )
+    other = token_weights(t, ImageMap.identity(64, 48).crop(torch.tensor(u0), torch.tensor(u0), 40, 32), (4, 5))
     np.testing.assert_allclose(other.numpy(), weights, atol=1e-12)
 
 
