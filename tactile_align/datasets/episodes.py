@@ -94,29 +94,40 @@ def open_episode(where: EpisodeRef | str | Path, layout: str | Path | None = Non
 
 def examine_episode(where: EpisodeRef | str | Path, layout: str | Path | None = None) -> tuple["Episode", Found]:
     """Open an episode whatever its faults, which come second; only fit for looking and mending."""
-    ref = where if isinstance(where, EpisodeRef) else _parse(where)
-    stamp_path = ref.path.resolve()
+    path = parse_ref(where).path
+    with open_file(path) as file:
+        stamp = Stamp.of(path.resolve())
+        ref, known, holder = locate(file, where, layout)
+        attributes = read_attributes(holder, path)
+        found = find(holder, known, path)
+        fps = _fps(attributes, known, path, found)
+    return Episode(ref, known, stamp, found, attributes, fps), found
+
+
+def locate(
+    file: h5py.File, where: EpisodeRef | str | Path, layout: str | Path | None
+) -> tuple[EpisodeRef, Layout, h5py.Group]:
+    """Find the layout and the group of one episode in an open file.
+
+    Raises:
+        EpisodeError: No layout fits, the group is missing, or the file holds several and none was named.
+    """
+    ref = parse_ref(where)
     chosen = layout if layout is not None else ref.layout
-    with open_file(ref.path) as file:
-        stamp = Stamp.of(stamp_path)
-        group = _group_of(file, ref)
-        known = load_layout(chosen) if chosen is not None else guess_layout(file, ref.path, group)
-        if group is None:
-            groups = episode_groups(file, known, ref.path)
-            if len(groups) != 1:
-                some = ", ".join(g.rpartition("/")[2] for g in groups[:3]) or "none"
-                text = f"holds {len(groups)} episodes ({some}, ...); name one as {ref.path.name}#NAME"
-                raise guard.fault("which episode", ref.path, known.episode_group, text)
-            group = groups[0]
-        holder = guard.reach(file, group, ref.path) if group else file
-        if not isinstance(holder, h5py.Group):
-            raise guard.fault(
-                "missing", ref.path, group, "is missing; list the file's episodes with: tactile-align inspect"
-            )
-        attributes = _attributes(holder, ref.path)
-        found = find(holder, known, ref.path)
-        fps = _fps(attributes, known, ref.path, found)
-    return Episode(EpisodeRef(ref.path, group, known.name), known, stamp, found, attributes, fps), found
+    group = _group_of(file, ref)
+    known = load_layout(chosen) if chosen is not None else guess_layout(file, ref.path, group)
+    if group is None:
+        groups = episode_groups(file, known, ref.path)
+        if len(groups) != 1:
+            some = ", ".join(g.rpartition("/")[2] for g in groups[:3]) or "none"
+            text = f"holds {len(groups)} episodes ({some}, ...); name one as {ref.path.name}#NAME"
+            raise guard.fault("which episode", ref.path, known.episode_group, text)
+        group = groups[0]
+    holder = guard.reach(file, group, ref.path) if group else file
+    if not isinstance(holder, h5py.Group):
+        text = "is missing; list the file's episodes with: tactile-align inspect"
+        raise guard.fault("missing", ref.path, group, text)
+    return EpisodeRef(ref.path, group, known.name if chosen is None else str(chosen)), known, holder
 
 
 class Episode:
@@ -278,7 +289,10 @@ class Episode:
         return HANDLES.read_row(self._stamp, self.stream(name).key, self._index(t))
 
 
-def _parse(where: str | Path) -> EpisodeRef:
+def parse_ref(where: EpisodeRef | str | Path) -> EpisodeRef:
+    """Turn "FILE" or "FILE#demo_3" into a ref."""
+    if isinstance(where, EpisodeRef):
+        return where
     text = str(where)
     if "#" in text and not Path(text).exists():
         file, _, group = text.rpartition("#")
@@ -302,7 +316,8 @@ def _group_of(file: h5py.File, ref: EpisodeRef) -> str | None:
     )
 
 
-def _attributes(group: h5py.Group, path: Path) -> dict[str, Any]:
+def read_attributes(group: h5py.Group, path: Path) -> dict[str, Any]:
+    """Return the attributes of an episode as plain Python values where they are scalars."""
     try:
         found = dict(group.attrs)
     except (OSError, RuntimeError, KeyError, TypeError, ValueError) as cause:

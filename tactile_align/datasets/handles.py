@@ -108,7 +108,7 @@ def open_file(path: Path) -> h5py.File:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; an episode is one .hdf5 or .h5 file (or FILE#demo_3)")
     try:
-        return h5py.File(path, "r", locking=False)  # read-only file systems and other readers must not matter
+        return h5py.File(path, "r")
     except (OSError, RuntimeError, ValueError) as cause:
         said = " ".join(str(cause).split())
         text = f"is not a readable HDF5 file ({said}); it may be cut short: copy or record it again"

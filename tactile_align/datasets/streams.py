@@ -90,7 +90,15 @@ def _full(group: h5py.Group, key: str) -> str:
     return f"{group.name}/{key}".strip("/")
 
 
-def state_array(group: h5py.Group, keys: tuple[str, ...], file: Path, needed: bool) -> np.ndarray | None:
+def state_array(
+    group: h5py.Group, keys: tuple[str, ...], file: Path, needed: bool, finite: bool = True
+) -> np.ndarray | None:
+    """Read joints or actions, (T, D) float64; None where they are missing and not needed.
+
+    Raises:
+        EpisodeError: Missing, of another kind, too large or, if `finite` is asked for, not all finite
+            numbers.
+    """
     parts: list[np.ndarray] = []
     for key in keys:
         data = guard.dataset(group, key, file)
@@ -117,10 +125,11 @@ def state_array(group: h5py.Group, keys: tuple[str, ...], file: Path, needed: bo
         values = guard.read_low_dim(data, file, full).astype(np.float64)
         values = values[:, None] if values.ndim == 1 else values
         bad = np.argwhere(~np.isfinite(values))
-        if len(bad):
+        if len(bad) and finite:
             row, column = (int(i) for i in bad[0])
             text = (
-                f"column {column} is {values[row, column]}; every number must be finite. Cut it out: tactile-align trim"
+                f"column {column} is {values[row, column]}; every number must be finite. Cut it out with: "
+                "tactile-align repair"
             )
             raise guard.fault("not finite", file, full, text, row)
         if parts and len(parts[0]) != len(values):

@@ -1,0 +1,245 @@
+"""Cut an episode, or cut the damage out of it, into new files. The source is never changed."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from tactile_align.datasets import codec, guard
+from tactile_align.datasets.episodes import EpisodeRef, locate, parse_ref, read_attributes
+from tactile_align.datasets.faults import EpisodeError, Fault
+from tactile_align.datasets.handles import open_file
+from tactile_align.datasets.layout import Layout
+from tactile_align.datasets.streams import Found, frame_places, kind_of, state_array
+from tactile_align.datasets.write import write_episode
+
+
+@dataclass(frozen=True)
+class Mended:
+    """The new files, and what was wrong in the rows left out."""
+
+    paths: tuple[Path, ...]
+    left_out: tuple[Fault, ...]
+
+
+def trim_episode(
+    where: EpisodeRef | str | Path,
+    out: str | Path,
+    *,
+    start: int = 0,
+    to: int | None = None,
+    layout: str | Path | None = None,
+    overwrite: bool = False,
+) -> Path:
+    """Write rows start to to - 1 of an episode, whose streams may differ in length, as a new file.
+
+    Encoded frames are copied byte for byte; further arrays with as many rows as joints are cut with them.
+
+    Args:
+        where: The episode.
+        out: The new file, another than the source.
+        start: First row kept.
+        to: First row no longer kept; the end of the shortest stream when None.
+        layout: The episode's layout, recognised when None.
+        overwrite: Whether an existing `out` may be replaced.
+
+    Raises:
+        FileExistsError: `out` exists.
+        ValueError: The range is empty or reaches beyond the shortest stream; the episode cannot be read.
+    """
+    with open_file(parse_ref(where).path) as file:
+        source = _Source(file, where, layout)
+        end = source.shortest if to is None else to
+        if not 0 <= start < end <= source.shortest:
+            raise ValueError(
+                f"{source.ref}: rows {start} to {end} cannot be cut out; its shortest stream has "
+                f"{source.shortest} "
+                f"rows, so 0 <= start < to <= {source.shortest} is needed"
+            )
+        return source.write(Path(out), start, end, overwrite)
+
+
+def repair_episode(
+    where: EpisodeRef | str | Path,
+    out: str | Path,
+    *,
+    min_steps: int = 10,
+    layout: str | Path | None = None,
+    overwrite: bool = False,
+) -> Mended:
+    """Leave out every row with a damaged frame or a number that is not finite, and what some streams lack at
+    the end.
+
+    What remains on either side of a gap are different episodes: joined, the arm would jump. One sound stretch
+    is written as `out`, several as out_part0, out_part1, ...; those shorter than `min_steps` are left out,
+    too.
+
+    Raises:
+        FileExistsError: A new file exists.
+        ValueError: Nothing sound remains, or the damage is of another kind (a missing stream, a link).
+    """
+    target = Path(out)
+    with open_file(parse_ref(where).path) as file:
+        source = _Source(file, where, layout)
+        damage = source.damage()
+        sound = np.ones(source.shortest, bool)
+        for fault in damage:
+            if fault.row is not None and fault.row < len(sound):
+                sound[fault.row] = False
+        edges = np.flatnonzero(np.diff(np.concatenate(([0], sound.astype(int), [0]))))
+        runs = [(int(a), int(b)) for a, b in edges.reshape(-1, 2) if b - a >= min_steps]
+        if not runs:
+            text = f"no sound stretch of {min_steps} steps remains of {source.shortest}; {len(damage)} rows are damaged"
+            raise ValueError(f"{source.ref}: {text}. Record it again, or allow shorter ones with min_steps")
+        names = [target] if len(runs) == 1 else [_part(target, i) for i in range(len(runs))]
+        taken = [name for name in names if name.exists() and not overwrite]
+        if taken:
+            raise FileExistsError(f"{taken[0]} exists; give another name, or overwrite=True to replace it")
+        paths = [source.write(name, a, b, overwrite) for name, (a, b) in zip(names, runs, strict=True)]
+    return Mended(tuple(paths), tuple(damage))
+
+
+def _part(target: Path, number: int) -> Path:
+    return target.with_name(f"{target.stem}_part{number}{target.suffix}")
+
+
+class _Source:
+    """The parts of an episode as they are, equal in length or not."""
+
+    def __init__(self, file: h5py.File, where: EpisodeRef | str | Path, layout: str | Path | None) -> None:
+        self.ref, self.layout, group = locate(file, where, layout)
+        self.path = self.ref.path
+        _refuse_unwritable(self.layout, self.path)
+        state = self.layout.state
+        self.state = {
+            name: state_array(group, keys, self.path, needed, finite=False)
+            for name, keys, needed in (
+                ("qpos", state.qpos, True),
+                ("action", state.action, True),
+                ("qvel", state.qvel, False),
+            )
+        }
+        found = Found()
+        self.places = frame_places(group, self.layout, self.path, found)
+        self.frames = {name: self._frames(group, key, role) for role, name, key in self.places}
+        if found.faults:
+            raise EpisodeError(found.faults)
+        self.attributes: dict[str, Any] = read_attributes(group, self.path)
+        known = {*state.qpos, *state.action, *state.qvel, *(key for _, _, key in self.places)}
+        known |= {self.layout.lengths.key} if self.layout.lengths else set()
+        self.others = _other_arrays(group, known, self.path)
+        lengths = [len(array) for array in self.state.values() if array is not None]
+        self.shortest = min([*lengths, *(len(data) for data in self.frames.values())])
+        self.longest_state = max(lengths)
+
+    def _frames(self, group: h5py.Group, key: str, role: str) -> h5py.Dataset:
+        data = guard.dataset(group, key, self.path)
+        if data is None or data.ndim == 0 or (role != "depth" and kind_of(data) is None):
+            got = "nothing" if data is None else f"dtype {data.dtype}, shape {data.shape}"
+            raise guard.fault("dtype", self.path, key, f"holds no frames ({got}); this cannot be mended")
+        return data
+
+    def damage(self) -> list[Fault]:
+        """Every damaged row."""
+        faults = []
+        for name, keys in (("qpos", self.layout.state.qpos), ("action", self.layout.state.action)):
+            values = self.state[name]
+            finite = np.ones(0, bool) if values is None else np.isfinite(values).all(axis=1)
+            faults += [
+                Fault("not finite", self.path, keys[0], "is not finite", int(row)) for row in np.flatnonzero(~finite)
+            ]
+        for role, name, key in self.places:
+            data = self.frames[name]
+            if role == "depth" or kind_of(data) == "raw":
+                continue
+            sizes: dict[tuple[int, int], list[int]] = {}
+            for row in range(min(len(data), self.shortest)):
+                try:
+                    frame = codec.decode(guard.read_row(data, row, self.path, key))
+                except (EpisodeError, ValueError) as cause:
+                    faults.append(Fault("frame", self.path, key, str(cause), row))
+                else:
+                    sizes.setdefault((frame.shape[1], frame.shape[0]), []).append(row)
+            usual = max(sizes, key=lambda size: len(sizes[size]), default=(0, 0))
+            for size, rows in sizes.items():
+                if size != usual:
+                    text = f"is {size[0]}x{size[1]}, most frames are {usual[0]}x{usual[1]}"
+                    faults += [Fault("frame size", self.path, key, text, row) for row in rows]
+        return faults
+
+    def write(self, out: Path, start: int, end: int, overwrite: bool) -> Path:
+        """Write rows start to end - 1."""
+        if out.resolve() == self.path.resolve():
+            raise ValueError(f"{out} is the source itself, which is never changed; give another name")
+        roles: dict[str, dict[str, Any]] = {"camera": {}, "touch": {}, "depth": {}}
+        for role, name, key in self.places:
+            data = self.frames[name]
+            roles[role][name] = data[start:end] if role == "depth" else self._rows(data, name, key, start, end)
+        state = {name: None if array is None else array[start:end] for name, array in self.state.items()}
+        rows = self.longest_state
+        extra = {key: read()[start:end] if n == rows else read() for key, (n, read) in self.others.items()}
+        own = {*self.layout.attributes, "layout"}
+        return write_episode(
+            out,
+            qpos=_there(state["qpos"]),
+            action=_there(state["action"]),
+            qvel=state["qvel"],
+            images=roles["camera"],
+            touches=roles["touch"],
+            depth=roles["depth"],
+            extra=extra,
+            attributes={name: value for name, value in self.attributes.items() if name not in own},
+            layout=self.ref.layout or self.layout.name,
+            overwrite=overwrite,
+        )
+
+    def _rows(self, data: h5py.Dataset, name: str, key: str, start: int, end: int) -> Iterator[np.ndarray | bytes]:
+        raw = kind_of(data) == "raw"
+        swap = raw and self.layout.channel_order(name, encoded=False) == "bgr"
+        for row in range(start, end):
+            frame = guard.read_row(data, row, self.path, key)
+            if raw:
+                yield frame[..., ::-1] if swap else frame
+                continue
+            try:
+                yield codec.without_padding(frame)
+            except ValueError as cause:
+                text = f"{cause}; leave it out with: tactile-align repair"
+                raise guard.fault("frame", self.path, key, text, row) from cause
+
+
+def _refuse_unwritable(layout: Layout, path: Path) -> None:
+    if not layout.writable or len(layout.state.qpos) > 1 or len(layout.state.action) > 1:
+        text = f"is of layout {layout.name}, which is only read; convert it first: tactile-align convert --to xtrainer"
+        raise guard.fault("layout", path, layout.episode_group, text)
+
+
+def _there(array: np.ndarray | None) -> np.ndarray:
+    assert array is not None  # state_array raises when joints or actions are missing
+    return array
+
+
+def _other_arrays(
+    group: h5py.Group, known: set[str], path: Path, under: str = ""
+) -> dict[str, tuple[int, Callable[[], np.ndarray]]]:
+    """Arrays the layout does not name, by path: how many rows, and how to read them."""
+    found: dict[str, tuple[int, Callable[[], np.ndarray]]] = {}
+    holder = guard.reach(group, under, path) if under else group
+    if not isinstance(holder, h5py.Group) or under.count("/") > 8:
+        return found
+    for name in guard.names(holder, path):
+        key = f"{under}/{name}".strip("/")
+        if key in known:
+            continue
+        item = guard.reach(group, key, path)
+        if isinstance(item, h5py.Group):
+            found.update(_other_arrays(group, known, path, key))
+        elif isinstance(item, h5py.Dataset) and item.dtype.kind in "biuf" and item.shape is not None:
+            data = guard.dataset(group, key, path)
+            if data is not None:
+                rows = int(data.shape[0]) if data.ndim else 0
+                found[key] = rows, lambda data=data, key=key: guard.read_low_dim(data, path, key)  # type: ignore[misc]
+    return found

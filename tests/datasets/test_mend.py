@@ -1,0 +1,112 @@
+"""Trimming and repairing write new files and touch nothing else."""
+
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from tactile_align.datasets.episodes import open_episode, write_episode
+from tactile_align.datasets.mend import repair_episode, trim_episode
+from tests.datasets.making import parts, replace, xtrainer_file
+from tests.datasets.planting import (
+    external_link,
+    frame_of_another_size,
+    missing_stream,
+    nan_joint,
+    truncated_jpeg,
+    unequal_lengths,
+)
+
+
+@pytest.mark.parametrize("layout", ["xtrainer", "aloha"])
+def test_a_trimmed_episode_holds_the_very_rows_asked_for(tmp_path: Path, layout: str) -> None:
+    truth = {"truth/contact": np.arange(7) > 3, "truth/reference": np.ones((9, 4)), "base_action": np.ones((7, 2))}
+    depth = {"top_depth": np.arange(7 * 12, dtype=np.uint16).reshape(7, 3, 4)}
+    path = write_episode(
+        tmp_path / "e.hdf5", **parts(), layout=layout, extra=truth, depth=depth, fps=20, attributes={"task": "grasp"}
+    )
+    before = path.read_bytes()
+    cut = open_episode(trim_episode(path, tmp_path / "cut.hdf5", start=2, to=6))
+    whole = open_episode(path)
+    assert path.read_bytes() == before
+    assert (len(cut), cut.fps, cut.layout.name, cut.attributes["task"]) == (4, 20, layout, "grasp")
+    np.testing.assert_array_equal(cut.qpos, whole.qpos[2:6])
+    np.testing.assert_array_equal(cut.action, whole.action[2:6])
+    for name in (*whole.cameras, *whole.sensors):
+        for t in range(4):
+            assert cut.encoded(name, t) == whole.encoded(name, t + 2)
+            assert np.array_equal(cut.image(name, t), whole.image(name, t + 2))
+    assert np.array_equal(cut.depth_image("top_depth", 0), depth["top_depth"][2])
+    with h5py.File(cut.path) as file:
+        assert file["truth/contact"][()].tolist() == [False, False, True, True]
+        assert file["truth/reference"].shape == (9, 4)
+        assert file["base_action"].shape == (4, 2)
+
+
+def test_streams_of_unequal_length_are_cut_to_the_shortest(tmp_path: Path) -> None:
+    path = xtrainer_file(tmp_path)
+    unequal_lengths(path)
+    assert len(open_episode(trim_episode(path, tmp_path / "cut.hdf5"))) == 5
+    with pytest.raises(ValueError, match="its shortest stream has 5 rows"):
+        trim_episode(path, tmp_path / "more.hdf5", to=7)
+
+
+def test_the_source_is_never_replaced(tmp_path: Path) -> None:
+    path = xtrainer_file(tmp_path)
+    with pytest.raises(ValueError, match="is the source itself"):
+        trim_episode(path, tmp_path / "." / path.name, to=3, overwrite=True)
+    other = xtrainer_file(tmp_path / "other")
+    with pytest.raises(FileExistsError, match="exists"):
+        trim_episode(path, other, to=3)
+    assert len(open_episode(other)) == 7
+
+
+def test_damage_is_left_out_and_the_stretches_around_it_stay_apart(tmp_path: Path) -> None:
+    path = xtrainer_file(tmp_path)
+    whole = open_episode(path)
+    joints, pictures = whole.qpos, [whole.image("top", t) for t in range(7)]
+    whole.close()
+    truncated_jpeg(path)  # row 3 of top
+    before = path.read_bytes()
+    mended = repair_episode(path, tmp_path / "good.hdf5", min_steps=2)
+    assert path.read_bytes() == before
+    assert [p.name for p in mended.paths] == ["good_part0.hdf5", "good_part1.hdf5"]
+    assert [(fault.kind, fault.row) for fault in mended.left_out] == [("frame", 3)]
+    for part, rows in zip(mended.paths, ([0, 1, 2], [4, 5, 6]), strict=True):
+        with open_episode(part) as episode:
+            np.testing.assert_array_equal(episode.qpos, joints[rows])
+            for t, row in enumerate(rows):
+                assert np.array_equal(episode.image("top", t), pictures[row])
+
+
+def test_several_kinds_of_damage_are_found_in_one_go(tmp_path: Path) -> None:
+    path = xtrainer_file(tmp_path)
+    for plant in (nan_joint, frame_of_another_size):  # rows 2 and 5
+        plant(path)
+    mended = repair_episode(path, tmp_path / "good.hdf5", min_steps=2)
+    assert sorted((fault.kind, fault.row) for fault in mended.left_out) == [("frame size", 5), ("not finite", 2)]
+    assert [len(open_episode(p)) for p in mended.paths] == [2, 2]
+
+
+def test_a_sound_episode_comes_out_as_one_file(tmp_path: Path) -> None:
+    mended = repair_episode(xtrainer_file(tmp_path), tmp_path / "same.hdf5", min_steps=7)
+    assert [p.name for p in mended.paths] == ["same.hdf5"]
+    assert mended.left_out == ()
+
+
+def test_what_cannot_be_mended_is_said(tmp_path: Path) -> None:
+    path = xtrainer_file(tmp_path)
+    truncated_jpeg(path)
+    with pytest.raises(ValueError, match="no sound stretch of 5 steps"):
+        repair_episode(path, tmp_path / "x.hdf5", min_steps=5)
+    for plant, message in ((missing_stream, "qpos is missing"), (external_link, "link into another file")):
+        bad = xtrainer_file(tmp_path / plant.__name__)
+        plant(bad)
+        with pytest.raises(ValueError, match=message):
+            repair_episode(bad, tmp_path / "x.hdf5")
+    lost = xtrainer_file(tmp_path / "float")
+    replace(lost, "observations/images/top", np.zeros((7, 4, 4, 3)))
+    with pytest.raises(ValueError, match="cannot be mended"):
+        trim_episode(lost, tmp_path / "x.hdf5")
+    assert not list(tmp_path.glob("*.hdf5")) or [p.name for p in tmp_path.glob("*.hdf5")] == [path.name]
