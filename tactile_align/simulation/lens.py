@@ -57,7 +57,8 @@ class Bench:
         """Draw the plane into `out` (H, W, 3): a plane seen through a pinhole is one homography."""
         ray = T_world_camera[:3, :3] @ np.linalg.inv(lens.K)
         eye = T_world_camera[:3, 3]
-        M = np.stack([eye[i] * ray[2] - eye[2] * ray[i] for i in range(2)]) * self.px_per_m
+        # Texel i holds the paint at i + 0.5, so its place in the tile is half a texel less.
+        M = np.stack([(eye[i] * ray[2] - eye[2] * ray[i]) * self.px_per_m - 0.5 * ray[2] for i in range(2)])
         cv2.warpPerspective(
             self.tile,
             np.vstack([M, ray[2:]]),

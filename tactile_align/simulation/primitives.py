@@ -191,7 +191,7 @@ def normals(kind: int, size: Floats, local: Floats) -> Floats:
     if kind == CAPSULE:
         out[2] = (local[2] - np.minimum(np.maximum(local[2], -size[1]), size[1])) / size[0]
         return out
-    lid = np.abs(local[2]) >= size[1] * 0.9999
+    lid = np.abs(local[2]) - size[1] > np.hypot(local[0], local[1]) - size[0]
     out[:2, lid] = 0
     out[2] = np.where(lid, np.sign(local[2]), 0)
     return out

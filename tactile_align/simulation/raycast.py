@@ -34,9 +34,10 @@ class Solids:
     paint: tuple[Paint, ...]
 
     @property
-    def reach(self) -> npt.NDArray[np.float64]:
+    def reach(self) -> Floats:
         """(n, 3) half sides of each solid's own-axes box, metres."""
-        return np.array([extents(int(k), s) for k, s in zip(self.kind, self.size, strict=True)])
+        sides = [extents(int(k), s) for k, s in zip(self.kind, self.size, strict=True)]
+        return np.array(sides).reshape(-1, 3)
 
 
 @dataclass
