@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tactile_align.viz.frame import draw_frame
-from tactile_align.viz.ink import SENSOR_COLOURS, VERMILLION, Ink
+from tactile_align.viz.ink import DIM, SENSOR_COLOURS, VERMILLION, Ink
 from tactile_align.viz.scene import Hand, Moment, Region, Touch, Track, View
 
 NAN = np.full(4, np.nan)
@@ -110,14 +110,18 @@ def test_touches_say_contact_or_free_by_more_than_colour() -> None:
 def test_the_gripper_bar_is_as_long_as_the_opening_and_a_held_one_shows_the_command() -> None:
     q = np.zeros(6)
     hand = Hand("left", q, q - 3, q + 3, 0.030, 0.030, 0.040, commanded=True)
-    longest = []
+    longest, unfilled = [], []
     for opening in (0.040, 0.020):
         shown = replace(hand, opening_m=opening, reading_m=opening)
         picture = draw_frame(moment(view(NAN), hands=(shown,)))[240:]
         assert not is_colour(picture, VERMILLION).any()
         runs = [np.flatnonzero(is_colour(row[:, :], (245, 245, 245))) for row in picture]
-        longest.append(max(len(run) for run in runs if len(run) and len(run) == run[-1] - run[0] + 1))
-    assert abs(longest[0] - 2 * longest[1]) <= 2
+        unbroken = [len(run) if len(run) and len(run) == run[-1] - run[0] + 1 else 0 for run in runs]
+        bar = int(np.argmax(unbroken))
+        longest.append(unbroken[bar])
+        unfilled.append(int(is_colour(picture[bar], DIM).sum()))
+    assert abs(longest[0] - 2 * longest[1]) <= 2 and unfilled[0] == 0
+    assert abs(unfilled[1] - longest[1]) <= 2
     held = draw_frame(moment(view(NAN), hands=(replace(hand, reading_m=0.010),)))[240:]
     assert is_colour(held, VERMILLION).any()
 
