@@ -1,0 +1,217 @@
+"""`verify` on simulated episodes: a right rig passes, a wrong one fails by name, and the rig file remembers."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+
+from tactile_align.calibration.labels import read_labels
+from tactile_align.calibration.rig import Rig, load_rig
+from tactile_align.calibration.verify import verify_episodes
+from tactile_align.simulation.record import simulate
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folders = {}
+    for reading in ("measured", "commanded"):
+        folders[reading] = tmp_path_factory.mktemp(reading)
+        simulate(folders[reading], episodes=1, seed=4, task="expert", gripper=reading, processes=1, progress=False)  # type: ignore[arg-type]
+    return folders
+
+
+def changed(folder: Path, edit: Any) -> Rig:
+    data = load_rig(folder / "rig.toml").model_dump(exclude_none=True)
+    edit(data)
+    return Rig.model_validate(data)
+
+
+def copied(folder: Path, to: Path) -> Path:
+    for file in folder.iterdir():
+        shutil.copy(file, to)
+    return next(to.glob("*.hdf5"))
+
+
+def test_the_right_rig_passes_and_every_edge_is_within_a_pixel(recorded: dict[str, Path]) -> None:
+    result = verify_episodes(recorded["measured"], progress=False)
+    assert result.verdict == "pass" and result.exit_code == 0
+    assert result.check("IoU tactile1 in left_wrist, median").value >= 0.975
+    assert result.check("edges tactile1 in left_wrist, median").value * 84 < 1.0
+    assert "verdict: pass" in result.text()
+
+
+def test_a_commanded_opening_is_counted_and_holding_it_at_onset_pays(recorded: dict[str, Path]) -> None:
+    result = verify_episodes(recorded["commanded"], progress=False)
+    assert result.check("commanded openings tactile1").value == 1.0
+    held = result.check("IoU tactile1 in left_wrist, contact, command held at onset").value
+    plain = result.check("IoU tactile1 in left_wrist, contact, command as recorded").value
+    assert held > plain + 0.2
+    measured = verify_episodes(recorded["measured"], progress=False)
+    assert measured.check("commanded openings tactile1").value == 0.0
+
+
+def move(camera: str, by: float) -> Any:
+    def edit(data: dict) -> None:
+        x, y, z = data["cameras"][camera]["translation_m"]
+        data["cameras"][camera]["translation_m"] = (x, y + by, z)
+
+    return edit
+
+
+def test_a_camera_displaced_by_thirty_millimetres_fails_with_advice(recorded: dict[str, Path]) -> None:
+    folder = recorded["measured"]
+    result = verify_episodes(folder, changed(folder, move("left_wrist", 0.03)), progress=False)
+    check = result.check("IoU tactile1 in left_wrist, median")
+    assert result.verdict == "fail" and result.exit_code == 1 and check.outcome == "fail" and check.value < 0.5
+    assert "Recalibrate" in check.advice and check.advice in result.text()
+    assert result.check("IoU tactile1 in top, median").outcome == "pass"
+
+
+def test_a_gripper_that_runs_the_other_way_fails(recorded: dict[str, Path]) -> None:
+    def flip(data: dict) -> None:
+        data["arms"]["left"]["gripper"]["law"]["axis"] = (0.0, 1.0, 0.0)
+
+    folder = recorded["measured"]
+    assert verify_episodes(folder, changed(folder, flip), progress=False).verdict == "fail"
+
+
+def test_a_nominal_rig_warns(recorded: dict[str, Path]) -> None:
+    folder = recorded["measured"]
+    result = verify_episodes(folder, changed(folder, lambda d: d.update(status="nominal")), progress=False)
+    assert result.verdict == "warn" and result.exit_code == 0 and "calibrate" in result.check("rig status").advice
+
+
+def test_without_truth_or_labels_nothing_is_proven(recorded: dict[str, Path], tmp_path: Path) -> None:
+    file = copied(recorded["measured"], tmp_path)
+    with h5py.File(file, "a") as episode:
+        truth = {name: episode[f"truth/box/{name}"][:] for name in ("left_wrist", "top")}
+        del episode["truth"]
+    result = verify_episodes(tmp_path, progress=False)
+    assert result.verdict == "warn" and result.check("box on sensor").outcome == "warn"
+    # Six labelled frames prove the wrist camera again.
+    lines = ["episode,frame,camera,sensor,u0,v0,u1,v1"]
+    for t in range(0, 42, 7):
+        box = ",".join(str(edge) for edge in truth["left_wrist"][t])
+        lines.append(f"{file.name},{t},left_wrist,tactile1,{box}")
+    labels = tmp_path / "boxes.csv"
+    labels.write_text("\n".join(lines), encoding="utf-8")
+    result = verify_episodes(tmp_path, labels=read_labels(labels), progress=False)
+    assert result.verdict == "pass" and result.check("IoU tactile1 in left_wrist, median").value > 0.95
+
+
+def test_frames_of_another_size_than_the_rigs_are_refused(recorded: dict[str, Path]) -> None:
+    def no_resize(data: dict) -> None:
+        del data["cameras"]["top"]["image_map"]
+
+    folder = recorded["measured"]
+    with pytest.raises(ValueError, match=r"episode_init_0\.hdf5: .*observations/images/top.*320x240.*640x480"):
+        verify_episodes(folder, changed(folder, no_resize), progress=False)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda q: (q - q.mean(0)) / (q.std(0) + 1e-6), r"normalised"),
+        (lambda q: np.concatenate([np.degrees(q[:, :6]), q[:, 6:]], axis=1), r"degrees"),
+        (lambda q: q[:, :6], r"column 6 of qpos, but qpos has 6 columns"),
+    ],
+)
+def test_joints_that_are_not_raw_are_refused_naming_file_and_key(
+    recorded: dict[str, Path], tmp_path: Path, change: Any, message: str
+) -> None:
+    file = copied(recorded["measured"], tmp_path)
+    with h5py.File(file, "a") as episode:
+        q = change(episode["observations/qpos"][:]).astype(np.float32)
+        del episode["observations/qpos"]
+        episode["observations/qpos"] = q
+    with pytest.raises(ValueError, match=message) as caught:
+        verify_episodes(tmp_path, progress=False)
+    assert file.name in str(caught.value) and "observations/qpos" in str(caught.value)
+
+
+def test_streams_without_their_counterpart_are_named(recorded: dict[str, Path]) -> None:
+    def rename(data: dict) -> None:
+        data["cameras"]["side"] = data["cameras"].pop("top")
+
+    folder = recorded["measured"]
+    check = verify_episodes(folder, changed(folder, rename), progress=False).check("streams")
+    assert check.outcome == "warn" and check.measured == "not recorded: side; not in the rig: top"
+
+
+def test_an_episode_whose_mount_moved_stands_out(recorded: dict[str, Path], tmp_path: Path) -> None:
+    file = copied(recorded["measured"], tmp_path)
+    for i in (1, 2):
+        shutil.copy(file, tmp_path / f"episode_init_{i}.hdf5")
+    data = load_rig(tmp_path / "rig.toml").model_dump(exclude_none=True)
+    pose = dict(translation_m=[0.085, 0.026, 0.035])
+    data["override"] = [{"episodes": "episode_init_1.hdf5", "cameras": {"left_wrist": pose}}]
+    result = verify_episodes(tmp_path, Rig.model_validate(data), progress=False)
+    check = result.check("drift of tactile1 in left_wrist between episodes")
+    assert check.outcome in ("warn", "fail") and "episode_init_1" in check.measured
+    assert result.check("drift of tactile1 in top between episodes").outcome == "pass"
+
+
+def test_the_verdict_is_written_into_the_rig_file_and_nothing_else_is_touched(
+    recorded: dict[str, Path], tmp_path: Path
+) -> None:
+    copied(recorded["measured"], tmp_path)
+    rig_file = tmp_path / "rig.toml"
+    rig_file.write_text("# my cell, do not lose this line\n" + rig_file.read_text("utf-8"), encoding="utf-8")
+    before = rig_file.read_text("utf-8")
+    for _ in range(2):
+        result = verify_episodes(tmp_path, write_into=rig_file, progress=False)
+    text = rig_file.read_text("utf-8")
+    assert text.startswith(before.rstrip()) and text.count("[verified]") == 1
+    verified = load_rig(rig_file).verified
+    assert verified is not None and verified.verdict == "pass" and verified.data_hash == result.data_hash
+
+
+def test_the_data_hash_changes_with_the_data(recorded: dict[str, Path], tmp_path: Path) -> None:
+    file = copied(recorded["measured"], tmp_path)
+    same = verify_episodes(tmp_path, progress=False).data_hash
+    assert same == verify_episodes(recorded["measured"], progress=False).data_hash
+    with h5py.File(file, "a") as episode:
+        episode["observations/qpos"][3, 0] += 1e-3
+    assert verify_episodes(tmp_path, progress=False).data_hash != same
+
+
+def test_json_holds_every_check(recorded: dict[str, Path]) -> None:
+    result = verify_episodes(recorded["measured"], progress=False)
+    data = json.loads(result.json())
+    assert data["verdict"] == "pass" and [c["name"] for c in data["checks"]] == [c.name for c in result.checks]
+
+
+def test_a_folder_without_a_rig_or_episodes_says_what_is_needed(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"rig\.toml.*name one with --rig"):
+        verify_episodes(tmp_path)
+    with pytest.raises(FileNotFoundError, match="no episode found"):
+        verify_episodes(tmp_path, load_rig("cell"))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("episode,frame\n", "line 1 lacks the column 'camera'"),
+        ("episode,frame,camera,sensor,u0,v0,u1,v1\na,1,c,s,1,2,x,4\n", "line 2: frame and u0"),
+        ("episode,frame,camera,sensor,u0,v0,u1,v1\na,1,c,s,1,2,0,4\n", "line 2: a box needs"),
+        ("episode,frame,camera,sensor,u0,v0,u1,v1\na,1,c,s,1,2,3,4\na,1,c,s,1,2,3,4\n", "line 3: frame 1 .* two"),
+        ("episode,frame,camera,sensor,u0,v0,u1,v1\n", "no box in it"),
+    ],
+)
+def test_a_wrong_label_file_is_refused_by_line(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "boxes.csv"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(ValueError, match=message):
+        read_labels(path)
+
+
+def test_verify_imports_neither_torch_nor_mujoco_nor_roboticstoolbox() -> None:
+    code = "import sys, tactile_align.calibration.verify, tactile_align.projection.sensor_box; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert not {"torch", "mujoco", "roboticstoolbox", "spatialmath", "matplotlib"} & set(loaded)
