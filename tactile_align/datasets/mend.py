@@ -9,11 +9,12 @@ import h5py
 import numpy as np
 
 from tactile_align.datasets import codec, guard
-from tactile_align.datasets.episodes import EpisodeRef, locate, parse_ref, read_attributes
+from tactile_align.datasets.episodes import read_attributes
 from tactile_align.datasets.faults import EpisodeError, Fault
 from tactile_align.datasets.handles import open_file
 from tactile_align.datasets.layout import Layout
 from tactile_align.datasets.streams import Found, frame_places, kind_of, state_array
+from tactile_align.datasets.where import EpisodeRef, locate, parse_ref
 from tactile_align.datasets.write import write_episode
 
 

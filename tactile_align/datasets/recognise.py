@@ -113,7 +113,6 @@ def _how_frames_fit(episode: h5py.Group, layout: Layout, path: Path) -> Fit:
         return Fit(f"camera {strangers[0]} is not one of its")
     if not cameras:
         return Fit("no camera", damaged=True)
-    widths = set()
     for name in cameras:
         data = guard.dataset(holder, name, path)
         kind = None if data is None else kind_of(data)
@@ -121,13 +120,25 @@ def _how_frames_fit(episode: h5py.Group, layout: Layout, path: Path) -> Fit:
             return Fit(f"{name} holds no frames", damaged=True)
         if kind not in layout.storage.found:
             return Fit(f"{name} is stored as {kind}")
-        if data is not None and kind == "padded_jpeg":
-            widths.add(data.shape[1])
-    if len(cameras) > 1 and widths and layout.storage.kind == "padded_jpeg":
-        shared = len(widths) == 1
+    widths = _row_widths(episode, layout, path)
+    if len(widths) > 1 and layout.storage.kind == "padded_jpeg":
+        shared = len(set(widths)) == 1
         if shared != (layout.storage.padding == "shared"):
-            return Fit(f"row widths are {'shared' if shared else 'by camera'}", damaged=True)
+            return Fit(f"row widths are {'shared' if shared else 'by stream'}", damaged=True)
     return Fit()
+
+
+def _row_widths(episode: h5py.Group, layout: Layout, path: Path) -> list[int]:
+    """Row width of every padded stream, cameras and touches."""
+    widths = []
+    for place in dict.fromkeys((layout.cameras.group, *layout.touches.groups)):
+        holder = guard.reach(episode, place, path)
+        for name in guard.names(holder, path) if isinstance(holder, h5py.Group) else ():
+            if layout.is_touch(name) or (place == layout.cameras.group and layout.is_camera(name)):
+                data = guard.dataset(holder, name, path)
+                if data is not None and kind_of(data) == "padded_jpeg":
+                    widths.append(int(data.shape[1]))
+    return widths
 
 
 def _stated(file: h5py.File) -> str:
