@@ -57,9 +57,9 @@ class Input:
         return whole.resize(self.width, self.height)
 
     def _window(self, box: np.ndarray) -> np.ndarray:
-        """Return the cut-out around a box: the input's aspect, `zoom` times the box's longer side."""
+        """Return the cut-out around a box: the input's aspect, `zoom` times the box's longer side, whole pixels."""
         centre, sides = (box[:2] + box[2:]) / 2, box[2:] - box[:2]
         assert self.zoom is not None
         shape = np.array([self.width, self.height]) / min(self.width, self.height)
         half = shape * sides.max() * self.zoom / 2
-        return np.concatenate([centre - half, centre + half])
+        return np.round(np.concatenate([centre - half, centre + half]) + 0.5) - 0.5

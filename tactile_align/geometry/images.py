@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import cv2
 import numpy as np
 from array_api_compat import array_namespace
 
@@ -175,46 +176,92 @@ class ImageMap:
                 f"{image.shape[-2]}x{image.shape[-3]}; is the recording's size the one the rig states?"
             )
         xp = array_namespace(image)
+        window = self._whole_pixel_window() if isinstance(image, np.ndarray) and image.ndim == 3 else None
+        if window is not None and image.dtype == np.uint8:
+            return self._shrink(image, window, fill)
         work = xp.float64 if image.dtype == xp.float64 else xp.float32
-        rows, row_span = self._weights(1, image, work)
-        columns, column_span = self._weights(0, image, work)
-        source = xp.astype(image[..., row_span, column_span, :], work) - fill
-        lead, (H, W, C) = source.shape[:-3], source.shape[-3:]
-        mixed = rows @ xp.reshape(source, (*lead, H, W * C))
-        lead = mixed.shape[:-2]
-        mixed = xp.reshape(mixed, (*lead, self.height, W, C))
-        mixed = xp.reshape(_swap(xp, mixed), (*lead, W, self.height * C))
-        mixed = columns @ mixed
-        mixed = _swap(xp, xp.reshape(mixed, (*mixed.shape[:-2], self.width, self.height, C))) + fill
+        mapped = self._resample(self._resample(image, 1, work, fill), 0, work, fill)
         if image.dtype == xp.uint8:
-            return xp.astype(xp.clip(xp.round(mixed), 0, 255), xp.uint8)
-        return mixed
+            return xp.astype(xp.clip(xp.round(mapped), 0, 255), xp.uint8)
+        return mapped
 
-    def _weights(self, axis: int, image: Array, work: Any) -> tuple[Array, slice]:
-        """Return resampling weights (..., target, source) along u (0) or v (1), and the source rows they touch."""
+    def _whole_pixel_window(self) -> np.ndarray | None:
+        """Return the source window (u0, v0, u1, v1) when it is made of whole pixels and only shrinks, else None."""
+        if not isinstance(self.scale, np.ndarray) or self.scale.ndim > 1 or np.abs(self.scale).max() > 1:
+            return None
+        target = np.array([[-0.5, -0.5], [self.width - 0.5, self.height - 0.5]])
+        edges = np.sort((target - self.offset) / self.scale + 0.5, axis=0)
+        whole = np.round(edges)
+        return whole.astype(np.int64).ravel() if np.abs(edges - whole).max() < 1e-6 else None
+
+    def _shrink(self, image: np.ndarray, window: np.ndarray, fill: float) -> np.ndarray:
+        """Average the window's pixels with OpenCV, which is many times faster than gathering them."""
+        u0, v0, u1, v1 = (int(edge) for edge in window)
+        inside = image[max(v0, 0) : max(v1, 0), max(u0, 0) : max(u1, 0)]
+        pads = [max(-v0, 0), max(v1 - self.source_height, 0), max(-u0, 0), max(u1 - self.source_width, 0)]
+        if any(pads):
+            inside = cv2.copyMakeBorder(inside, *pads, cv2.BORDER_CONSTANT, value=(fill, fill, fill))
+        shrunk = cv2.resize(inside, (self.width, self.height), interpolation=cv2.INTER_AREA)
+        steps = tuple(-1 if s < 0 else 1 for s in self.scale)
+        return np.ascontiguousarray(shrunk[:: steps[1], :: steps[0]].reshape(self.height, self.width, -1))
+
+    def _resample(self, image: Array, axis: int, work: Any, fill: float) -> Array:
+        """Resample (..., H, W, C) along u (0) or v (1) of this map."""
         xp = array_namespace(image)
+        where = image.ndim - 2 - axis
         n_source = (self.source_width, self.source_height)[axis]
         n_target = (self.width, self.height)[axis]
-        scale = xp.asarray(self.scale, dtype=xp.float64, device=image.device)[..., axis, None]
-        offset = xp.asarray(self.offset, dtype=xp.float64, device=image.device)[..., axis, None]
-        target = xp.arange(n_target, dtype=xp.float64, device=image.device)
-        centre = (target - offset) / scale
+        scale, offset = (
+            xp.asarray(value, dtype=xp.float64, device=image.device)[..., axis, None]
+            for value in (self.scale, self.offset)
+        )
+        centre = (xp.arange(n_target, dtype=xp.float64, device=image.device) - offset) / scale
         half = xp.abs(0.5 / scale) + xp.zeros_like(centre)
-        first = int(xp.clip(xp.floor(xp.min(centre - half) - 1), 0, n_source - 1))
-        last = int(xp.clip(xp.ceil(xp.max(centre + half) + 1), first, n_source - 1))
-        source = xp.arange(first, last + 1, dtype=xp.float64, device=image.device)
-        centre, half = centre[..., None], half[..., None]
-        low = xp.maximum(centre - half, source - 0.5)
-        high = xp.minimum(centre + half, source + 0.5)
-        covered = xp.clip(high - low, 0, None) / (2 * half)
-        inside = (centre >= -0.5) & (centre <= n_source - 0.5)
-        held = xp.clip(centre, 0, n_source - 1)
-        linear = xp.where(inside, xp.clip(1 - xp.abs(held - source), 0, None), xp.zeros_like(covered))
-        weights = xp.where(half >= 0.5, covered, linear)
-        return xp.astype(weights, work), slice(first, last + 1)
+        if centre.ndim > 1:
+            source = xp.arange(n_source, dtype=xp.float64, device=image.device)
+            weights = xp.astype(_weights(centre[..., None], half[..., None], source, n_source), work)
+            return _swap(_multiply(weights, _swap(image, axis), work, fill), axis)
+        # One map for all images: a few taps per target pixel beat a matrix that is nearly all zeros.
+        total = None
+        first = xp.floor(centre - xp.maximum(half, xp.ones_like(half)))
+        for tap in range(int(2 * xp.max(half)) + 4):
+            position = first + tap
+            weight = xp.astype(_weights(centre, half, position, n_source), work)
+            shape = [1] * image.ndim
+            shape[where] = n_target
+            index = xp.astype(xp.clip(position, 0, n_source - 1), xp.int64)
+            picked = xp.astype(xp.take(image, index, axis=where), work)
+            term = (picked - fill) * xp.reshape(weight, tuple(shape))
+            total = term if total is None else total + term
+        return total + fill
 
 
-def _swap(xp: Any, image: Array) -> Array:
-    """Exchange rows and columns of (..., H, W, C)."""
-    axes = (*range(image.ndim - 3), image.ndim - 2, image.ndim - 3, image.ndim - 1)
-    return xp.permute_dims(image, axes)
+def _weights(centre: Array, half: Array, source: Array, n_source: int) -> Array:
+    """Return how much source pixels at `source` count for target pixels that cover centre +- half.
+
+    Shrinking (half >= 0.5) weighs by covered length; enlarging interpolates linearly, holding the border pixel.
+    """
+    xp = array_namespace(centre)
+    zero = xp.zeros_like(centre + source)
+    covered = (xp.minimum(centre + half, source + 0.5) - xp.maximum(centre - half, source - 0.5)) / (2 * half)
+    held = xp.clip(centre, 0, n_source - 1)
+    near = xp.where((centre >= -0.5) & (centre <= n_source - 0.5), 1 - xp.abs(held - source), zero)
+    weights = xp.maximum(xp.where(half >= 0.5, covered, near), zero)
+    return xp.where((source >= 0) & (source <= n_source - 1), weights, zero)
+
+
+def _multiply(weights: Array, image: Array, work: Any, fill: float) -> Array:
+    """Apply weights (..., target, source) to images (..., source, K, C)."""
+    xp = array_namespace(image)
+    *lead, rows, columns, channels = image.shape
+    flat = xp.reshape(xp.astype(image, work) - fill, (*lead, rows, columns * channels))
+    mixed = weights @ flat
+    return xp.reshape(mixed, (*mixed.shape[:-1], columns, channels)) + fill
+
+
+def _swap(image: Array, axis: int) -> Array:
+    """Exchange rows and columns of (..., H, W, C) when `axis` is u (0)."""
+    if axis == 1:
+        return image
+    xp = array_namespace(image)
+    return xp.permute_dims(image, (*range(image.ndim - 3), image.ndim - 2, image.ndim - 3, image.ndim - 1))
