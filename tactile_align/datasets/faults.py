@@ -17,7 +17,8 @@ class Fault:
 
     def __str__(self) -> str:
         where = f"/{self.key.lstrip('/')}" + ("" if self.row is None else f" row {self.row}")
-        return f"{self.file}: {where} {self.text}"
+        said = f"{where} {self.text}"  # may quote a damaged file: keep it one line
+        return f"{self.file}: " + "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in said)
 
 
 class EpisodeError(ValueError):

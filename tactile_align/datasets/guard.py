@@ -56,11 +56,13 @@ def reach(root: h5py.Group, key: str, file: Path) -> h5py.Group | h5py.Dataset |
         walked.append(part)
         name = "/".join(walked)
         try:
-            link = here.get(part, getlink=True)
-            if link is None:
+            # Not h5py's get(getlink=True): it first looks whether the target is there, so it follows the
+            # link.
+            links, raw = here.id.links, part.encode()
+            if not links.exists(raw):
                 return None
-            if not isinstance(link, h5py.HardLink):
-                raise _link_error(file, name, link)
+            if links.get_info(raw).type != h5py.h5l.TYPE_HARD:
+                raise _link_error(file, name, links, raw)
             here = here[part]
         except EpisodeError:
             raise
@@ -72,9 +74,14 @@ def reach(root: h5py.Group, key: str, file: Path) -> h5py.Group | h5py.Dataset |
 def names(group: h5py.Group, file: Path) -> tuple[str, ...]:
     """Return the names in a group, in h5py's (alphabetical) order, following nothing."""
     try:
-        return tuple(group.keys())
+        found = tuple(group.keys())
     except (OSError, RuntimeError, ValueError) as cause:
         raise unreadable(file, str(group.name), cause) from cause
+    odd = [name for name in found if not isinstance(name, str)]
+    if odd:
+        text = f"holds a name that is not text ({odd[0]!r}); the file is damaged: record or copy it again"
+        raise fault("unreadable", file, str(group.name), text)
+    return found
 
 
 def dataset(root: h5py.Group, key: str, file: Path) -> h5py.Dataset | None:
@@ -156,11 +163,13 @@ def _bytes(shape: tuple[int, ...], itemsize: int) -> int:
     return total
 
 
-def _link_error(file: Path, key: str, link: object) -> EpisodeError:
-    if isinstance(link, h5py.ExternalLink):
-        what = f"is a link into another file ({link.filename})"
-    elif isinstance(link, h5py.SoftLink):
-        what = f"is a soft link (to {link.path})"
+def _link_error(file: Path, key: str, links: Any, raw: bytes) -> EpisodeError:
+    kind = links.get_info(raw).type
+    if kind == h5py.h5l.TYPE_EXTERNAL:
+        where, _ = links.get_val(raw)
+        what = f"is a link into another file ({where.decode(errors='replace')})"
+    elif kind == h5py.h5l.TYPE_SOFT:
+        what = f"is a soft link (to {links.get_val(raw).decode(errors='replace')})"
     else:
         what = "is a link of a kind this reader does not know"
     return fault("link", file, key, f"{what}; an episode must hold its data. Copy it with: h5repack --merge IN OUT")

@@ -1,6 +1,9 @@
 """Every planted fault gives one clear error that names file, key and row."""
 
+import os
 import pickle
+import subprocess
+import sys
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +15,7 @@ from tactile_align.datasets.episodes import EpisodeError, open_episode
 from tests.datasets.making import xtrainer_file
 from tests.datasets.planting import ON_OPENING, ON_READING, missing_stream, short_action, unequal_lengths
 
+ROOT = Path(__file__).parents[2]
 Plant = Callable[[Path], None]
 
 
@@ -44,6 +48,18 @@ def test_a_damaged_frame_is_named_when_it_is_read(
     with pytest.raises(EpisodeError, match=message) as caught:
         episode.image(stream, row)
     assert caught.value.faults[0].row == row
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+def test_a_link_is_refused_without_a_look_at_where_it_leads(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.h5")  # opening it would wait for ever
+    path = xtrainer_file(tmp_path)
+    with h5py.File(path, "r+") as file:
+        del file["observations/images/top"]
+        file["observations/images/top"] = h5py.ExternalLink(str(tmp_path / "pipe.h5"), "/x")
+    script = f"from tactile_align.datasets.episodes import open_episode; open_episode({str(path)!r})"
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=20, cwd=ROOT)
+    assert "is a link into another file" in run.stderr
 
 
 def test_all_faults_of_a_file_are_known_and_survive_a_pickle(tmp_path: Path) -> None:
