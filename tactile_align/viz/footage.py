@@ -1,54 +1,19 @@
 """An episode seen through a rig: every box, contact and opening at once, then one moment at a time."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
 import numpy as np
 
-from tactile_align.calibration.rig import Rig, load_rig
+from tactile_align.calibration.rig import Rig
 from tactile_align.datasets.contact import LONG_SIDE, contact_of
 from tactile_align.datasets.episodes import Episode, EpisodeRef, open_episode
-from tactile_align.facts import fact_names
-from tactile_align.geometry.boxes import intersection_over_union
 from tactile_align.geometry.images import ImageMap
-from tactile_align.kinematics.gripper import opening_in_contact
-from tactile_align.projection.sensor_box import SensorBoxes, sensor_boxes
-from tactile_align.projection.tokens import token_weights
 from tactile_align.viz.scene import Hand, Moment, Region, Touch, Track, View
+from tactile_align.viz.seen import RigLike, Seen, look, openings, rig_for
 
 InputMap = Callable[[int, int], ImageMap]
-RigLike = Rig | str | Path
-
-
-def rig_for(path: Path, rig: RigLike | None) -> Rig:
-    """Return the rig of an episode: the one given, or `rig.toml` beside the episode, its overrides applied.
-
-    Raises:
-        FileNotFoundError: None given and none beside the episode.
-    """
-    if rig is None:
-        beside = path.parent / "rig.toml"
-        if not beside.is_file():
-            raise FileNotFoundError(
-                f"{path}: needed a rig to say where the sensors are; none was named and {beside} does "
-                f"not exist. Name a .toml file or a shipped rig: {', '.join(fact_names('calibration'))}"
-            )
-        rig = beside
-    loaded = rig if isinstance(rig, Rig) else load_rig(rig)
-    return loaded.for_episode(path)
-
-
-@dataclass(frozen=True)
-class _Seen:
-    """A sensor in a camera over the episode."""
-
-    boxes: SensorBoxes
-    reasons: np.ndarray
-    weights: np.ndarray | None
-    compared: np.ndarray | None
-    overlap: np.ndarray | None
 
 
 class Footage:
@@ -66,6 +31,14 @@ class Footage:
 
     Raises:
         ValueError: An unknown camera, frames of another size than the rig's, joints the rig refuses.
+
+    Attributes:
+        episode: The open episode.
+        rig: Its rig, overrides applied.
+        contact: (T,) bool by touch stream.
+        opening: (T, 2) metres by arm with a gripper, held at contact onset where the reading is a command.
+        joints: (T, n) rad by arm.
+        seen: By camera of the rig, by sensor: boxes and tokens.
     """
 
     def __init__(
@@ -91,9 +64,9 @@ class Footage:
         }
         self._colour = {name: i for i, name in enumerate(self.rig.sensors)}
         try:
-            self._opening = self._openings(self.rig)
-            self._seen = {camera: self._look(camera) for camera in self.cameras if camera in self.rig.cameras}
-            self._joints = {arm: self.rig.joints(arm, self.episode.qpos) for arm in self.rig.arms}
+            self.opening = openings(self.rig, self.episode.qpos, self.contact)
+            self.seen = {camera: self._look(camera) for camera in self.cameras if camera in self.rig.cameras}
+            self.joints = {arm: self.rig.joints(arm, self.episode.qpos) for arm in self.rig.arms}
         except ValueError as cause:
             raise ValueError(f"{self.episode.ref}: {cause}") from cause
 
@@ -114,6 +87,20 @@ class Footage:
         name = str(self.episode.ref).removeprefix(str(self.episode.path.parent)).lstrip("\\/")
         second = "" if self.compare is None else f", dashed: {self.compare.name}"
         return f"{name}  rig {self.rig.name} ({self.rig.status}){second}"
+
+    def rows(self, start: int = 0, stop: int | None = None, every: int = 1) -> list[int]:
+        """Return rows start, start + every, ... before stop (the end when None).
+
+        Raises:
+            ValueError: Not within the episode.
+        """
+        last = len(self) if stop is None else stop
+        if not (0 <= start < last <= len(self)) or every < 1:
+            raise ValueError(
+                f"{self.episode.ref} has rows 0 to {len(self) - 1}; needed 0 <= start < stop <= {len(self)} and "
+                f"every >= 1, got start {start}, stop {stop}, every {every}"
+            )
+        return list(range(start, last, every))
 
     def moment(self, t: int, height: int | None = None) -> Moment:
         """Return all that a picture of row `t` shows.
@@ -168,35 +155,24 @@ class Footage:
                 return self._colour[name]
         return len(self._colour)
 
-    def _openings(self, rig: Rig) -> dict[str, np.ndarray]:
-        """(T, 2) per arm with a gripper, m, held at contact onset where the reading is a command."""
-        found = {}
-        for arm, entry in rig.arms.items():
-            if entry.gripper is not None:
-                touching = np.zeros(len(self.episode), bool)
-                for name, sensor in rig.sensors.items():
-                    if rig.sensor_arm(name) == arm and sensor.stream in self.contact:
-                        touching |= self.contact[sensor.stream]
-                found[arm] = opening_in_contact(rig, arm, self.episode.qpos, touching)
-        return found
-
-    def _look(self, camera: str) -> dict[str, _Seen]:
-        second = self._openings(self.compare) if self.compare is not None else {}
-        return {sensor: self._look_at(camera, sensor, second) for sensor in self.rig.sensors}
-
-    def _look_at(self, camera: str, sensor: str, second: dict[str, np.ndarray]) -> _Seen:
-        qpos = self.episode.qpos
-        found = sensor_boxes(self.rig, camera, sensor, qpos, self._opening.get(self.rig.sensor_arm(sensor)))
-        weights = compared = overlap = None
-        if self.grid is not None:
-            weights = token_weights(found.box, self._map(camera), self.grid)
+    def _look(self, camera: str) -> dict[str, Seen]:
+        qpos, second = self.episode.qpos, {}
         if self.compare is not None:
-            compared = np.full_like(found.box, np.nan)
-            if camera in self.compare.cameras and sensor in self.compare.sensors:
-                opening = second.get(self.compare.sensor_arm(sensor))
-                compared = sensor_boxes(self.compare, camera, sensor, qpos, opening).box
-            overlap = intersection_over_union(found.box, compared)
-        return _Seen(found, found.reason_text(), weights, compared, overlap)
+            second = openings(self.compare, qpos, self.contact)
+        return {
+            sensor: look(
+                camera,
+                sensor,
+                qpos,
+                rig=self.rig,
+                opening=self.opening,
+                compare=self.compare,
+                compare_opening=second,
+                input_map=self._map(camera),
+                grid=self.grid,
+            )
+            for sensor in self.rig.sensors
+        }
 
     def _map(self, camera: str) -> ImageMap:
         return self._input_map(*self.episode.width_height(camera))
@@ -211,12 +187,12 @@ class Footage:
         home = self.rig.camera(camera).parent.partition("/")[0]
         regions = [
             self._region(sensor, seen, t)
-            for sensor, seen in self._seen[camera].items()
+            for sensor, seen in self.seen[camera].items()
             if seen.boxes.visible[t] or home in ("world", own(sensor))
         ]
         return View(camera, image, wide, high, tuple(regions), self._cells(camera))
 
-    def _region(self, sensor: str, seen: _Seen, t: int) -> Region:
+    def _region(self, sensor: str, seen: Seen, t: int) -> Region:
         return Region(
             name=sensor,
             colour=self._colour[sensor],
@@ -240,7 +216,7 @@ class Footage:
 
     def _hand(self, arm: str, t: int) -> Hand:
         entry = self.rig.arms[arm]
-        q = self._joints[arm][t]
+        q = self.joints[arm][t]
         if entry.gripper is None:
             return Hand(arm, q, np.asarray(entry.arm.lower), np.asarray(entry.arm.upper))
         ends = np.zeros((1, self.episode.qpos.shape[1]))
@@ -250,7 +226,7 @@ class Footage:
             q,
             np.asarray(entry.arm.lower),
             np.asarray(entry.arm.upper),
-            opening_m=float(self._opening[arm][t, 0]),
+            opening_m=float(self.opening[arm][t, 0]),
             reading_m=float(entry.gripper.opening(self.episode.qpos[t])[0]),
             full_m=float(entry.gripper.opening(ends)[0, 0]),
             commanded=entry.gripper.reading == "commanded",

@@ -10,10 +10,11 @@ import numpy as np
 
 from tactile_align.datasets.episodes import EpisodeRef
 from tactile_align.files import write_atomically
-from tactile_align.viz.footage import Footage, InputMap, RigLike
+from tactile_align.viz.footage import Footage, InputMap
 from tactile_align.viz.frame import draw_frame
 from tactile_align.viz.ink import INK, Ink, fill
 from tactile_align.viz.movie import require_av, write_movie
+from tactile_align.viz.seen import RigLike
 
 Format = Literal["auto", "png", "sheet", "mp4"]
 SHEET_CELLS = 24
@@ -72,7 +73,7 @@ def overlay(
     if kind == "mp4":
         require_av()
     with Footage(episode, rig, compare, cameras, grid, input_map, layout) as footage:
-        rows = _rows(footage, start, stop, every)
+        rows = footage.rows(start, stop, every)
         stem = footage.episode.path.stem + (
             "_" + str(footage.episode.ref).rpartition("#")[2] if footage.episode.ref.group else ""
         )
@@ -111,16 +112,6 @@ def _kind(format: Format, out: str | Path | None) -> Literal["png", "sheet", "mp
         need = "a folder" if format == "png" else f"a folder or a name ending in {wanted}"
         raise ValueError(f"{out}: format {format} needs {need}; change `out` or `format`")
     return format
-
-
-def _rows(footage: Footage, start: int, stop: int | None, every: int) -> list[int]:
-    last = len(footage) if stop is None else stop
-    if not (0 <= start < last <= len(footage)) or every < 1:
-        raise ValueError(
-            f"{footage.episode.ref} has rows 0 to {len(footage) - 1}; needed 0 <= start < stop <= "
-            f"{len(footage)} and every >= 1, got start {start}, stop {stop}, every {every}"
-        )
-    return list(range(start, last, every))
 
 
 def _targets(kind: str, out: Path, stem: str, rows: Sequence[int]) -> list[Path]:

@@ -1,0 +1,114 @@
+"""An episode's boxes, tokens and openings by a rig, all rows at once."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from tactile_align.calibration.rig import Rig, load_rig
+from tactile_align.facts import fact_names
+from tactile_align.geometry.boxes import intersection_over_union
+from tactile_align.geometry.images import ImageMap
+from tactile_align.kinematics.gripper import opening_in_contact
+from tactile_align.projection.sensor_box import SensorBoxes, sensor_boxes
+from tactile_align.projection.tokens import token_weights
+
+RigLike = Rig | str | Path
+
+
+def rig_for(path: Path, rig: RigLike | None) -> Rig:
+    """Return the rig of an episode: the one given, or `rig.toml` beside the episode, its overrides applied.
+
+    Raises:
+        FileNotFoundError: None given and none beside the episode.
+    """
+    if rig is None:
+        beside = path.parent / "rig.toml"
+        if not beside.is_file():
+            raise FileNotFoundError(
+                f"{path}: needed a rig to say where the sensors are; none was named and {beside} does "
+                f"not exist. Name a .toml file or a shipped rig: {', '.join(fact_names('calibration'))}"
+            )
+        rig = beside
+    loaded = rig if isinstance(rig, Rig) else load_rig(rig)
+    return loaded.for_episode(path)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A sensor in a camera over the episode.
+
+    Attributes:
+        boxes: (T,) boxes by the rig.
+        reasons: (T,) why there is no box, "" where there is one.
+        weights: (T, rows, columns) share of each token in the box, if tokens were asked for.
+        compared: (T, 4) boxes by the second rig, if there is one.
+        overlap: (T,) their IoU.
+    """
+
+    boxes: SensorBoxes
+    reasons: np.ndarray
+    weights: np.ndarray | None
+    compared: np.ndarray | None
+    overlap: np.ndarray | None
+
+
+def openings(rig: Rig, qpos: np.ndarray, contact: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return the opening of each arm with a gripper, held at contact onset where the reading is a command.
+
+    Args:
+        rig: The rig.
+        qpos: (T, D) raw state of an episode.
+        contact: (T,) bool by touch stream.
+
+    Returns:
+        (T, 2) metres by arm.
+    """
+    found = {}
+    for arm, entry in rig.arms.items():
+        if entry.gripper is not None:
+            touching = np.zeros(len(qpos), bool)
+            for name, sensor in rig.sensors.items():
+                if rig.sensor_arm(name) == arm and sensor.stream in contact:
+                    touching |= contact[sensor.stream]
+            found[arm] = opening_in_contact(rig, arm, qpos, touching)
+    return found
+
+
+def look(
+    camera: str,
+    sensor: str,
+    qpos: np.ndarray,
+    *,
+    rig: Rig,
+    opening: Mapping[str, np.ndarray],
+    compare: Rig | None,
+    compare_opening: Mapping[str, np.ndarray],
+    input_map: ImageMap,
+    grid: tuple[int, int] | None,
+) -> Seen:
+    """Return a sensor in a camera over an episode.
+
+    Args:
+        camera: A camera of `rig`.
+        sensor: A sensor of `rig`.
+        qpos: (T, D) raw state.
+        rig: The rig.
+        opening: As from `openings`.
+        compare: A second rig; where it lacks the camera or the sensor it has no box.
+        compare_opening: Its openings.
+        input_map: From the stored frame to the encoder's input.
+        grid: (rows, columns) of tokens, None for none.
+    """
+    found = sensor_boxes(rig, camera, sensor, qpos, opening.get(rig.sensor_arm(sensor)))
+    weights = compared = overlap = None
+    if grid is not None:
+        weights = token_weights(found.box, input_map, grid)
+    if compare is not None:
+        compared = np.full_like(found.box, np.nan)
+        if camera in compare.cameras and sensor in compare.sensors:
+            held = compare_opening.get(compare.sensor_arm(sensor))
+            compared = sensor_boxes(compare, camera, sensor, qpos, held).box
+        overlap = intersection_over_union(found.box, compared)
+    return Seen(found, found.reason_text(), weights, compared, overlap)
