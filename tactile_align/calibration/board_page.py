@@ -1,0 +1,197 @@
+"""A page to print: the board in true size, what it is and a bar to measure whether the printer kept the size."""
+
+import struct
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from tactile_align.calibration.boards import Board
+from tactile_align.calibration.compat import dictionary
+from tactile_align.files import write_atomically
+
+PAPERS_M = {"A4": (0.210, 0.297), "A3": (0.297, 0.420), "letter": (0.2159, 0.2794)}
+MARGIN_M = 0.010
+FOOT_M = 0.028
+BAR_M = 0.100
+DPI = 300
+Shape = tuple[str, float, float, float, float]
+"""("square", x, y, width, height) or ("circle", x, y, diameter, diameter), black, metres from the board's corner."""
+
+
+def write_page(board: Board, out: str | Path, paper: str = "A4") -> tuple[Path, Path]:
+    """Draw a board on a page and write it as OUT.pdf and OUT.png.
+
+    Args:
+        board: The board.
+        out: Where, without suffix; a .pdf or .png suffix is replaced.
+        paper: A4, A3 or letter; turned to landscape where that fits better.
+
+    Returns:
+        The PDF and the PNG (300 dpi, its resolution stated in it).
+
+    Raises:
+        ValueError: Unknown paper, or the board does not fit on it.
+        FileExistsError: One of the files is there already.
+    """
+    if paper not in PAPERS_M:
+        raise ValueError(f"no paper '{paper}'; there are {', '.join(PAPERS_M)}")
+    stem = Path(out)
+    stem = stem.with_suffix("") if stem.suffix in (".pdf", ".png") else stem
+    pdf, png = stem.with_name(stem.name + ".pdf"), stem.with_name(stem.name + ".png")
+    for path in (pdf, png):
+        if path.exists():
+            raise FileExistsError(f"{path}: is there already; nothing is overwritten. Name another file")
+    width, height = board_size(board)
+    page = PAPERS_M[paper]
+    room = next(
+        (p for p in (page, page[::-1]) if width <= p[0] - 2 * MARGIN_M and height <= p[1] - 2 * MARGIN_M - FOOT_M), None
+    )
+    if room is None:
+        raise ValueError(
+            f"the board is {width * 1e3:.0f} x {height * 1e3:.0f} mm and does not fit on {paper} with its margins; "
+            f"use smaller squares, fewer of them, or a larger paper"
+        )
+    origin = ((room[0] - width) / 2, MARGIN_M + (room[1] - 2 * MARGIN_M - FOOT_M - height) / 2)
+    shapes = [(kind, x + origin[0], y + origin[1], w, h) for kind, x, y, w, h in _shapes(board)]
+    bar_y = room[1] - MARGIN_M - 0.012
+    shapes += [("square", MARGIN_M, bar_y, BAR_M, 0.0008)]
+    shapes += [("square", MARGIN_M + x, bar_y - 0.002, 0.0003, 0.004) for x in (0.0, BAR_M - 0.0003)]
+    lines = [describe(board), "Print at 100 % (never 'fit to page'). The bar is 100.0 mm from tick to tick:"]
+    last = "measure it; if it is not, give the square size you measure as square_m. Glue the page to glass or metal."
+    texts = [(MARGIN_M, bar_y - 0.012, lines[0]), (MARGIN_M, bar_y - 0.006, lines[1]), (MARGIN_M, bar_y + 0.008, last)]
+    write_atomically(pdf, lambda path: path.write_bytes(_pdf(room, shapes, texts)))
+    write_atomically(png, lambda path: path.write_bytes(_png(room, shapes, texts)))
+    return pdf, png
+
+
+def describe(board: Board) -> str:
+    """Say what a board is, as printed on its page."""
+    what = f"{board.kind} {board.columns} x {board.rows}"
+    if board.kind == "tag":
+        return f"tag {board.dictionary} id {board.id}, side {board.square_m * 1e3:.1f} mm"
+    if board.kind == "charuco":
+        marker = (board.marker_m or 0.0) * 1e3
+        layout = ", legacy layout" if board.legacy else ""
+        return f"{what} squares of {board.square_m * 1e3:.1f} mm, markers {marker:.1f} mm, {board.dictionary}{layout}"
+    inner = "inner corners, squares of" if board.kind == "chessboard" else "circles, distance"
+    return f"{what} {inner} {board.square_m * 1e3:.1f} mm"
+
+
+def board_size(board: Board) -> tuple[float, float]:
+    """Return width and height of what is drawn, metres; with the white border that detection needs."""
+    ends = [(x + w, y + h) for _, x, y, w, h in _shapes(board)]
+    return max(x for x, _ in ends), max(y for _, y in ends)
+
+
+def _shapes(board: Board) -> Iterator[Shape]:
+    s = board.square_m
+    if board.kind == "charuco":
+        yield from _charuco(board)
+    elif board.kind == "tag":
+        yield from _marker(board.dictionary, board.id, 0.0, 0.0, s)
+    elif board.kind == "chessboard":
+        for i in range(board.rows + 1):
+            for j in range(board.columns + 1):
+                if (i + j) % 2 == 0:
+                    yield ("square", j * s, i * s, s, s)
+    else:
+        d = s * (0.5 if board.kind == "circles" else 0.35)
+        for x, y, _ in board.points:
+            yield ("circle", float(x), float(y), d, d)
+
+
+def _charuco(board: Board) -> Iterator[Shape]:
+    s, m = board.square_m, board.marker_m or 0.0
+    opencv = board.opencv()
+    places = {}
+    for number, corners in zip(np.asarray(opencv.getIds()).ravel(), opencv.getObjPoints(), strict=True):
+        x, y = np.asarray(corners)[:, :2].min(0)
+        places[int(y / s), int(x / s)] = int(number)
+    for i in range(board.rows):
+        for j in range(board.columns):
+            if (i, j) in places:
+                edge = (s - m) / 2
+                yield from _marker(board.dictionary, places[i, j], j * s + edge, i * s + edge, m)
+            else:
+                yield ("square", j * s, i * s, s, s)
+
+
+def _marker(name: str, number: int, x: float, y: float, side: float) -> Iterator[Shape]:
+    marks = dictionary(name)
+    cells = int(marks.markerSize) + 2
+    bits = np.asarray(cv2.aruco.generateImageMarker(marks, number, cells, borderBits=1))
+    c = side / cells
+    for i in range(cells):
+        j = 0
+        while j < cells:
+            end = j
+            while end < cells and bits[i, end] == 0:
+                end += 1
+            if end > j:  # a run of black cells is one rectangle: no hairlines between them on paper
+                yield ("square", x + j * c, y + i * c, (end - j) * c, c)
+            j = end + 1
+
+
+def _pdf(page: tuple[float, float], shapes: list[Shape], texts: list[tuple[float, float, str]]) -> bytes:
+    """Write the shapes as vectors; a printer then places them to its own resolution (ISO 32000-1)."""
+    pt = 72 / 0.0254
+    ops = ["0 g"]
+    for kind, x, y, w, h in shapes:
+        if kind == "square":
+            ops.append(f"{x * pt:.4f} {(page[1] - y - h) * pt:.4f} {w * pt:.4f} {h * pt:.4f} re f")
+        else:
+            ops.append(_pdf_circle((x + w / 2) * pt, (page[1] - y - h / 2) * pt, w / 2 * pt))
+    for x, y, text in texts:
+        safe = text.replace("\\", r"\\").replace("(", r"\(").replace(")", r"\)")
+        ops.append(f"BT /F 8 Tf {x * pt:.3f} {(page[1] - y) * pt:.3f} Td ({safe}) Tj ET")
+    stream = "\n".join(ops).encode("latin-1")
+    objects = [
+        b"<< /Type /Catalog /Pages 2 0 R >>",
+        b"<< /Type /Pages /Kids [3 0 R] /Count 1 >>",
+        f"<< /Type /Page /Parent 2 0 R /MediaBox [0 0 {page[0] * pt:.4f} {page[1] * pt:.4f}] /Contents 4 0 R "
+        f"/Resources << /Font << /F << /Type /Font /Subtype /Type1 /BaseFont /Helvetica >> >> >> >>".encode(),
+        b"<< /Length %d >>\nstream\n" % len(stream) + stream + b"\nendstream",
+    ]
+    out, offsets = b"%PDF-1.4\n", []
+    for i, body in enumerate(objects):
+        offsets.append(len(out))
+        out += b"%d 0 obj\n" % (i + 1) + body + b"\nendobj\n"
+    table = b"".join(b"%010d 00000 n \n" % offset for offset in offsets)
+    start = len(out)
+    out += b"xref\n0 %d\n0000000000 65535 f \n" % (len(objects) + 1) + table
+    return out + b"trailer\n<< /Size %d /Root 1 0 R >>\nstartxref\n%d\n%%%%EOF\n" % (len(objects) + 1, start)
+
+
+def _pdf_circle(x: float, y: float, r: float) -> str:
+    k = 0.5522847498 * r  # four cubic arcs, off by 0.03 % of the radius
+    return (
+        f"{x + r:.4f} {y:.4f} m {x + r:.4f} {y + k:.4f} {x + k:.4f} {y + r:.4f} {x:.4f} {y + r:.4f} c "
+        f"{x - k:.4f} {y + r:.4f} {x - r:.4f} {y + k:.4f} {x - r:.4f} {y:.4f} c "
+        f"{x - r:.4f} {y - k:.4f} {x - k:.4f} {y - r:.4f} {x:.4f} {y - r:.4f} c "
+        f"{x + k:.4f} {y - r:.4f} {x + r:.4f} {y - k:.4f} {x + r:.4f} {y:.4f} c f"
+    )
+
+
+def _png(page: tuple[float, float], shapes: list[Shape], texts: list[tuple[float, float, str]]) -> bytes:
+    px = DPI / 0.0254
+    image = np.full((round(page[1] * px), round(page[0] * px)), 255, np.uint8)
+    for kind, x, y, w, h in shapes:
+        if kind == "square":
+            image[round(y * px) : max(round((y + h) * px), round(y * px) + 1), round(x * px) : round((x + w) * px)] = 0
+        else:
+            centre = (round((x + w / 2) * px * 16) - 8, round((y + h / 2) * px * 16) - 8)
+            cv2.circle(image, centre, round(w / 2 * px * 16), 0, -1, cv2.LINE_AA, shift=4)
+    for x, y, text in texts:
+        cv2.putText(image, text, (round(x * px), round(y * px)), cv2.FONT_HERSHEY_SIMPLEX, 0.75, 0, 2, cv2.LINE_AA)
+    good, raw = cv2.imencode(".png", image)
+    if not good:
+        raise ValueError(f"OpenCV could not encode a PNG of {image.shape}; reinstall opencv-python")
+    data = raw.tobytes()
+    per_metre = round(px)
+    chunk = b"pHYs" + struct.pack(">IIB", per_metre, per_metre, 1)
+    after_header = 8 + 25
+    physical = struct.pack(">I", 9) + chunk + struct.pack(">I", zlib.crc32(chunk))
+    return data[:after_header] + physical + data[after_header:]

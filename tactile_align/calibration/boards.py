@@ -1,0 +1,185 @@
+"""Calibration boards: what they look like, where their points are and how to find them in an image."""
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Annotated, Literal, Self
+
+import cv2
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from tactile_align.calibration.compat import dictionary, standard_flag
+
+Kind = Literal["charuco", "chessboard", "circles", "asymmetric_circles", "tag"]
+MIN_POINTS = 6
+LONG_SIDE_PX = {"chessboard": 2000, "circles": 1200, "asymmetric_circles": 1200}
+"""Grids are searched in images shrunk to this; chessboard corners are then refined in full size."""
+
+
+@dataclass(frozen=True)
+class Detection:
+    """Points of a board found in one image.
+
+    Attributes:
+        ids: (N,) which of the board's points.
+        uv: (N, 2) pixels.
+        legacy: Whether the board turned out to have the ChArUco layout from before OpenCV 4.6.
+    """
+
+    ids: np.ndarray
+    uv: np.ndarray
+    legacy: bool = False
+
+
+class Board(BaseModel):
+    """A flat board of known points; x runs along the columns, y along the rows, z into the board.
+
+    The origin is the first corner (chessboard, circles), the outer corner of the first square (charuco) or the
+    first corner of the tag.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    kind: Kind
+    columns: Annotated[int, Field(ge=1, le=200)] = 1
+    """charuco: squares; chessboard: INNER corners; circles: circles; along x."""
+    rows: Annotated[int, Field(ge=1, le=200)] = 1
+    square_m: Annotated[float, Field(gt=0.0005, lt=1.0)]
+    """Side of a square, distance of circles, side of a tag (black border included), m."""
+    marker_m: Annotated[float, Field(gt=0.0, lt=1.0)] | None = None
+    """charuco: side of a marker, m."""
+    dictionary: str = "DICT_4X4_50"
+    id: Annotated[int, Field(ge=0)] = 0
+    """tag: which one."""
+    legacy: bool = False
+    """charuco: layout from before OpenCV 4.6; differs where the number of rows is even."""
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        if self.kind == "charuco" and not (self.marker_m and self.marker_m < self.square_m):
+            raise ValueError(
+                f"a charuco board needs marker_m below square_m; got marker_m = {self.marker_m} and "
+                f"square_m = {self.square_m}"
+            )
+        if self.kind != "tag" and min(self.columns, self.rows) < 2:
+            raise ValueError(f"a {self.kind} board needs at least 2 columns and rows; got {self.columns} x {self.rows}")
+        if self.kind in ("charuco", "tag"):
+            needs = self.columns * self.rows // 2 if self.kind == "charuco" else self.id + 1
+            holds = int(dictionary(self.dictionary).bytesList.shape[0])
+            if needs > holds:
+                raise ValueError(
+                    f"the board needs {needs} markers but {self.dictionary} holds {holds}; take a larger one"
+                )
+        return self
+
+    @cached_property
+    def points(self) -> np.ndarray:
+        """(M, 3) all points of the board, metres; ids of detections index them."""
+        s = self.square_m
+        if self.kind == "tag":
+            return np.array([[0, 0, 0], [s, 0, 0], [s, s, 0], [0, s, 0]], dtype=np.float64)
+        if self.kind == "charuco":
+            j, i = np.meshgrid(np.arange(1, self.columns), np.arange(1, self.rows))
+        else:
+            j, i = np.meshgrid(np.arange(self.columns), np.arange(self.rows))
+        x = (2 * j + i % 2) * s / 2 if self.kind == "asymmetric_circles" else j * s
+        y = i * s / 2 if self.kind == "asymmetric_circles" else i * s
+        return np.stack([x.ravel(), y.ravel(), np.zeros(x.size)], axis=-1).astype(np.float64)
+
+    @property
+    def turns(self) -> tuple[np.ndarray, ...]:
+        """The orders in which the points may have been read: one image cannot tell them apart.
+
+        A chessboard or circle grid turned by 180 degrees looks the same. Each entry is an index (M,) such that
+        point turn[i] may be where point i was found.
+        """
+        straight = np.arange(len(self.points))
+        if self.kind in ("charuco", "tag"):
+            return (straight,)
+        if self.kind == "asymmetric_circles" and self.rows % 2 == 0:
+            return (straight,)
+        turns = [straight, straight[::-1]]
+        if self.columns == self.rows:
+            grid = straight.reshape(self.rows, self.columns)
+            turns += [np.rot90(grid).ravel(), np.rot90(grid, 3).ravel()]
+        return tuple(turns)
+
+    def opencv(self) -> "cv2.aruco.CharucoBoard":
+        """Return OpenCV's ChArUco board."""
+        board = cv2.aruco.CharucoBoard(
+            (self.columns, self.rows), self.square_m, self.marker_m or 0.0, dictionary(self.dictionary)
+        )
+        board.setLegacyPattern(self.legacy)
+        return board
+
+    def detect(self, image: np.ndarray) -> Detection | None:
+        """Find the board in a grey image (H, W) uint8; None where too little of it is seen.
+
+        A ChArUco board is tried in both layouts; `legacy` of the detection says which one it was.
+        """
+        if image.dtype != np.uint8 or image.ndim != 2:
+            raise ValueError(f"needed a grey image (H, W) uint8; got {image.dtype} {image.shape}")
+        if self.kind == "charuco":
+            layouts = [self] if self.rows % 2 else [self, self.model_copy(update={"legacy": not self.legacy})]
+            found = [one._detect_charuco(image) for one in layouts]
+            best = max(found, key=lambda one: 0 if one is None else len(one.ids))
+            return best
+        if self.kind == "tag":
+            return self._detect_tag(image)
+        return self._detect_grid(image)
+
+    def _detect_charuco(self, image: np.ndarray) -> Detection | None:
+        parameters = cv2.aruco.CharucoParameters()
+        parameters.tryRefineMarkers = True
+        detector = cv2.aruco.CharucoDetector(self.opencv(), parameters)
+        corners, ids, _, _ = detector.detectBoard(image)
+        if ids is None:
+            return None
+        found = Detection(np.asarray(ids).ravel(), np.asarray(corners, np.float64).reshape(-1, 2), self.legacy)
+        return found if self.enough(found) else None
+
+    def _detect_tag(self, image: np.ndarray) -> Detection | None:
+        parameters = cv2.aruco.DetectorParameters()
+        parameters.cornerRefinementMethod = cv2.aruco.CORNER_REFINE_SUBPIX
+        detector = cv2.aruco.ArucoDetector(dictionary(self.dictionary), parameters)
+        corners, ids, _ = detector.detectMarkers(image)
+        for found, number in zip(corners, [] if ids is None else np.asarray(ids).ravel(), strict=False):
+            if number == self.id:
+                return Detection(np.arange(4), np.asarray(found, np.float64).reshape(4, 2))
+        return None
+
+    def _detect_grid(self, image: np.ndarray) -> Detection | None:
+        factor = min(1.0, LONG_SIDE_PX[self.kind] / max(image.shape))
+        small = image if factor == 1.0 else cv2.resize(image, None, fx=factor, fy=factor, interpolation=cv2.INTER_AREA)
+        size = (self.columns, self.rows)
+        if self.kind == "chessboard":
+            flags = standard_flag("CALIB_CB_ADAPTIVE_THRESH", "CALIB_CB_NORMALIZE_IMAGE")
+            good, corners = cv2.findChessboardCorners(small, size, flags=flags)
+        else:
+            grid = "CALIB_CB_SYMMETRIC_GRID" if self.kind == "circles" else "CALIB_CB_ASYMMETRIC_GRID"
+            blobs = cv2.SimpleBlobDetector_Params()
+            # OpenCV's default stops at 5000 px^2: a board that fills the image is never found.
+            blobs.minArea, blobs.maxArea = 20.0, small.size / len(self.points)
+            good, corners = cv2.findCirclesGrid(
+                small, size, flags=standard_flag(grid), blobDetector=cv2.SimpleBlobDetector.create(blobs)
+            )
+        if not good:
+            return None
+        uv = (np.asarray(corners, np.float64).reshape(-1, 2) + 0.5) / factor - 0.5
+        if self.kind == "chessboard":
+            half = max(2, round(2.5 / factor) if factor < 1 else 5)
+            criteria = (cv2.TERM_CRITERIA_EPS + cv2.TERM_CRITERIA_MAX_ITER, 50, 1e-4)
+            refined = cv2.cornerSubPix(image, uv.astype(np.float32).reshape(-1, 1, 2), (half, half), (-1, -1), criteria)
+            uv = np.asarray(refined, np.float64).reshape(-1, 2)
+        return Detection(np.arange(len(uv)), uv)
+
+    def enough(self, found: Detection) -> bool:
+        """Tell whether a detection can give a pose: at least 6 points (a tag: 4) that are not on one line."""
+        if len(found.ids) < (4 if self.kind == "tag" else MIN_POINTS):
+            return False
+        p = self.points[found.ids][:, :2]
+        return bool(np.linalg.svd(p - p.mean(0), compute_uv=False)[1] > 1e-6)
+
+    def turned(self, found: Detection, turn: int) -> Detection:
+        """Return a detection with its points read in the other order, see `turns`."""
+        return replace(found, ids=self.turns[turn][found.ids])

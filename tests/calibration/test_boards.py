@@ -1,0 +1,143 @@
+"""Boards: what is printed is found again, where it should be, in true size."""
+
+import re
+import struct
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from pydantic import ValidationError
+
+from tactile_align.calibration.board_page import write_page
+from tactile_align.calibration.boards import Board
+from tactile_align.calibration.compat import flag, read_grey
+
+BOARDS = {
+    "charuco": Board(kind="charuco", columns=7, rows=5, square_m=0.025, marker_m=0.018),
+    "charuco even": Board(kind="charuco", columns=5, rows=6, square_m=0.03, marker_m=0.022),
+    "charuco legacy": Board(kind="charuco", columns=5, rows=6, square_m=0.03, marker_m=0.022, legacy=True),
+    "chessboard": Board(kind="chessboard", columns=8, rows=5, square_m=0.02),
+    "circles": Board(kind="circles", columns=7, rows=5, square_m=0.025),
+    "asymmetric": Board(kind="asymmetric_circles", columns=4, rows=11, square_m=0.03),
+    "april": Board(kind="tag", square_m=0.06, dictionary="DICT_APRILTAG_36h11", id=7),
+}
+
+
+@pytest.mark.parametrize("name", BOARDS)
+def test_a_printed_page_is_detected_with_points_at_their_printed_distances(name: str, tmp_path: Path) -> None:
+    board = BOARDS[name]
+    _, png = write_page(board, tmp_path / "tafel ü")
+    found = board.detect(read_grey(png))
+    assert found is not None and len(found.ids) == len(board.points) and found.legacy == board.legacy
+    mm_per_px = 25.4 / 300
+    best = np.inf
+    for turn in board.turns:
+        p = board.points[turn[found.ids]][:, :2] * 1e3
+        off = (found.uv - found.uv.mean(0)) * mm_per_px - (p - p.mean(0))
+        best = min(best, np.abs(off).max())
+    assert best < 0.12
+
+
+@pytest.mark.parametrize("name", ["charuco", "chessboard", "circles", "april"])
+def test_a_tilted_view_is_found_where_the_camera_model_puts_it(name: str, tmp_path: Path) -> None:
+    board = BOARDS[name]
+    _, png = write_page(board, tmp_path / "page")
+    page = read_grey(png)
+    flat = board.detect(page)
+    K = np.array([[900.0, 0, 639.5], [0, 900.0, 359.5], [0, 0, 1]])
+    R, _ = cv2.Rodrigues(np.array([0.5, -0.3, 0.2]))
+    p = board.points[flat.ids]
+    mean = p.mean(0)
+    # H takes board coordinates (m) to pixels; the page's own homography takes board to page pixels.
+    H = K @ np.column_stack([R[:, 0], R[:, 1], np.array([0, 0, 0.45]) - R @ mean])
+    to_page, _ = cv2.findHomography(p[:, :2], flat.uv)
+    view = cv2.warpPerspective(page, H @ np.linalg.inv(to_page), (1280, 720), flags=cv2.INTER_AREA, borderValue=255)
+    view = cv2.GaussianBlur(view, (0, 0), 0.7)
+    found = board.detect(view)
+    assert found is not None
+    expected = np.column_stack([board.points[:, :2], np.ones(len(board.points))]) @ H.T
+    expected = expected[:, :2] / expected[:, 2:]
+    errors = [np.linalg.norm(found.uv - expected[turn[found.ids]], axis=1).max() for turn in board.turns]
+    assert min(errors) < (1.5 if name == "circles" else 0.8)
+
+
+def test_the_other_charuco_layout_is_recognised(tmp_path: Path) -> None:
+    _, png = write_page(BOARDS["charuco legacy"], tmp_path / "page")
+    found = BOARDS["charuco even"].detect(read_grey(png))
+    assert found is not None and found.legacy and len(found.ids) == 20
+
+
+def test_the_pdf_and_the_png_have_the_papers_size(tmp_path: Path) -> None:
+    pdf, png = write_page(BOARDS["charuco"], tmp_path / "page", paper="letter")
+    box = re.search(rb"MediaBox \[0 0 ([\d.]+) ([\d.]+)\]", pdf.read_bytes())
+    assert sorted(float(v) for v in box.groups()) == pytest.approx([612.0, 792.0], abs=0.01)
+    raw = png.read_bytes()
+    width, height = struct.unpack(">II", raw[16:24])
+    assert sorted((width, height)) == [2550, 3300]
+    at = raw.index(b"pHYs")
+    assert struct.unpack(">IIB", raw[at + 4 : at + 13]) == (11811, 11811, 1)
+
+
+def test_the_squares_in_the_pdf_have_their_true_size(tmp_path: Path) -> None:
+    pdf, _ = write_page(BOARDS["chessboard"], tmp_path / "page")
+    sizes = re.findall(rb"([\d.]+) ([\d.]+) re f", pdf.read_bytes())
+    squares = [tuple(map(float, s)) for s in sizes if abs(float(s[0]) - float(s[1])) < 1e-6]
+    assert len(squares) == 27
+    assert np.allclose(squares, 0.02 * 72 / 0.0254, atol=1e-3)
+
+
+def test_a_page_is_never_overwritten_and_must_fit(tmp_path: Path) -> None:
+    write_page(BOARDS["april"], tmp_path / "page")
+    with pytest.raises(FileExistsError, match=r"page\.pdf: is there already"):
+        write_page(BOARDS["april"], tmp_path / "page.png")
+    with pytest.raises(ValueError, match="280 x 200 mm and does not fit on A4"):
+        write_page(
+            Board(kind="charuco", columns=14, rows=10, square_m=0.02, marker_m=0.015, dictionary="DICT_4X4_100"),
+            tmp_path / "big",
+        )
+
+
+@pytest.mark.parametrize(
+    ("facts", "message"),
+    [
+        ({"kind": "charuco", "columns": 5, "rows": 4, "square_m": 0.03}, "needs marker_m below square_m"),
+        ({"kind": "chessboard", "columns": 9, "rows": 6, "square_m": 25.0}, "square_m"),
+        ({"kind": "chessboard", "columns": 9, "square_m": 0.025}, "at least 2 columns and rows"),
+        ({"kind": "tag", "square_m": 0.1, "id": 50}, "needs 51 markers but DICT_4X4_50 holds 50"),
+        ({"kind": "tag", "square_m": 0.1, "dictionary": "DICT_9X9"}, "no marker dictionary 'DICT_9X9'"),
+    ],
+)
+def test_a_wrong_board_is_refused(facts: dict, message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        Board(**facts)
+
+
+def test_an_empty_image_holds_no_board() -> None:
+    for board in BOARDS.values():
+        assert board.detect(np.full((480, 640), 127, np.uint8)) is None
+
+
+def test_a_twenty_megapixel_chessboard_is_found_at_full_precision(tmp_path: Path) -> None:
+    board = BOARDS["chessboard"]
+    _, png = write_page(board, tmp_path / "page")
+    page = read_grey(png)
+    large = cv2.resize(page, (5472, 3648), interpolation=cv2.INTER_LINEAR)
+    found, small = board.detect(large), board.detect(page)
+    scale = np.array([5472 / page.shape[1], 3648 / page.shape[0]])
+    off = found.uv - ((small.uv + 0.5) * scale - 0.5)
+    turned = found.uv[::-1] - ((small.uv + 0.5) * scale - 0.5)
+    assert min(np.abs(off).max(), np.abs(turned).max()) < 0.6
+
+
+def test_unreadable_images_are_named(tmp_path: Path) -> None:
+    (tmp_path / "zerstört.png").write_bytes(b"\x89PNG but no more")
+    with pytest.raises(ValueError, match=r"zerstört\.png: needed an image"):
+        read_grey(tmp_path / "zerstört.png")
+    with pytest.raises(FileNotFoundError, match="no such image"):
+        read_grey(tmp_path / "fehlt.png")
+
+
+def test_an_unknown_flag_is_refused() -> None:
+    with pytest.raises(ValueError, match="has no constant CALIB_NOT_THERE"):
+        flag("CALIB_NOT_THERE")
