@@ -198,9 +198,10 @@ class ImageMap:
         """Average the window's pixels with OpenCV, which is many times faster than gathering them."""
         u0, v0, u1, v1 = (int(edge) for edge in window)
         inside = image[max(v0, 0) : max(v1, 0), max(u0, 0) : max(u1, 0)]
-        pads = [max(-v0, 0), max(v1 - self.source_height, 0), max(-u0, 0), max(u1 - self.source_width, 0)]
-        if any(pads):
-            inside = cv2.copyMakeBorder(inside, *pads, cv2.BORDER_CONSTANT, value=(fill, fill, fill))
+        above, below = max(-v0, 0), max(v1 - self.source_height, 0)
+        left, right = max(-u0, 0), max(u1 - self.source_width, 0)
+        if above or below or left or right:
+            inside = np.pad(inside, ((above, below), (left, right), (0, 0)), constant_values=round(fill))
         shrunk = cv2.resize(inside, (self.width, self.height), interpolation=cv2.INTER_AREA)
         steps = tuple(-1 if s < 0 else 1 for s in self.scale)
         return np.ascontiguousarray(shrunk[:: steps[1], :: steps[0]].reshape(self.height, self.width, -1))
@@ -222,7 +223,7 @@ class ImageMap:
             weights = xp.astype(_weights(centre[..., None], half[..., None], source, n_source), work)
             return _swap(_multiply(weights, _swap(image, axis), work, fill), axis)
         # One map for all images: a few taps per target pixel beat a matrix that is nearly all zeros.
-        total = None
+        total: Array = 0.0
         first = xp.floor(centre - xp.maximum(half, xp.ones_like(half)))
         for tap in range(int(2 * xp.max(half)) + 4):
             position = first + tap
@@ -231,8 +232,7 @@ class ImageMap:
             shape[where] = n_target
             index = xp.astype(xp.clip(position, 0, n_source - 1), xp.int64)
             picked = xp.astype(xp.take(image, index, axis=where), work)
-            term = (picked - fill) * xp.reshape(weight, tuple(shape))
-            total = term if total is None else total + term
+            total = total + (picked - fill) * xp.reshape(weight, tuple(shape))
         return total + fill
 
 

@@ -1,0 +1,118 @@
+"""Proof of the boxes on the simulated cell: our chain of frames against MuJoCo's kinematics and pixel masks."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from tactile_align.calibration.rig import Rig
+from tactile_align.datasets.contact import contact_of
+from tactile_align.datasets.episodes import open_episode
+from tactile_align.geometry import boxes
+from tactile_align.kinematics.gripper import opening_in_contact
+from tactile_align.projection.sensor_box import sensor_boxes
+from tactile_align.simulation.looks import draw_look
+from tactile_align.simulation.world import true_sensor_boxes
+
+HOME = np.array([0.298, -0.294, -1.911, 0.634, 1.571, -1.273])
+"""A posture of the cell's Nova 2 with the tool pointing down over the table, rad."""
+
+
+@dataclass(frozen=True)
+class BoxErrors:
+    """Errors of N boxes against amodal masks; the box counts from the mask's outer pixel edges.
+
+    Attributes:
+        iou: (N,) intersection over union.
+        edges: (N, 4) signed error of u0, v0, u1, v1, px; positive is right or down.
+    """
+
+    iou: np.ndarray
+    edges: np.ndarray
+
+    @property
+    def centre_distance(self) -> np.ndarray:
+        """(N,) distance of the box centres, px."""
+        return np.asarray(np.linalg.norm((self.edges[:, :2] + self.edges[:, 2:]) / 2, axis=1))
+
+    def text(self) -> str:
+        """Return one line for people."""
+        signed = " ".join(f"{value:+.2f}" for value in np.median(self.edges, axis=0))
+        return (
+            f"{len(self.iou)} boxes: IoU median {np.median(self.iou):.3f}, 5th percentile "
+            f"{np.quantile(self.iou, 0.05):.3f}; median signed edge error {signed} px; median distance of centres "
+            f"{np.median(self.centre_distance):.2f} px; {100 * np.mean(np.abs(self.edges) <= 1.0):.1f} % of edges "
+            f"within 1 px"
+        )
+
+
+def errors(found: np.ndarray, truth: np.ndarray) -> BoxErrors:
+    """Compare boxes (N, 4); rows where either is nan are left out.
+
+    Raises:
+        ValueError: No row is left.
+    """
+    both = np.isfinite(found).all(axis=1) & np.isfinite(truth).all(axis=1)
+    if not both.any():
+        raise ValueError("no moment has both a projected and a true box; is the sensor in this camera's view at all?")
+    found, truth = found[both], truth[both]
+    return BoxErrors(boxes.intersection_over_union(found, truth), found - truth)
+
+
+def recorded_boxes(
+    episodes: Sequence[Path], rig: Rig, camera: str, sensor: str, *, hold: bool = False, in_contact: bool = False
+) -> BoxErrors:
+    """Compare projected boxes with the truth that simulated episodes hold.
+
+    Args:
+        episodes: Simulated episode files.
+        rig: Their rig.
+        camera: A camera of the rig.
+        sensor: A sensor of the rig.
+        hold: Hold a commanded opening at contact onset (contact is found in the touch images).
+        in_contact: Count only moments that are truly in contact.
+    """
+    found, truth = [], []
+    for path in episodes:
+        with open_episode(path) as episode, h5py.File(path) as file:
+            opening = None
+            if hold:
+                stream = rig.sensor(sensor).stream
+                flags = contact_of(episode.image(stream, t) for t in range(len(episode))).flags
+                opening = opening_in_contact(rig, rig.sensor_arm(sensor), episode.qpos, flags)
+            keep = file["truth/contact"][:] if in_contact else np.ones(len(episode), dtype=bool)
+            found.append(sensor_boxes(rig, camera, sensor, episode.qpos, opening, min_side_px=1).box[keep])
+            truth.append(file[f"truth/box/{camera}"][:][keep])
+    return errors(np.concatenate(found), np.concatenate(truth))
+
+
+def posed_boxes(rig: Rig, truth_rig: Rig, camera: str, sensor: str, poses: int = 500, seed: int = 0) -> BoxErrors:
+    """Compare raw-frame boxes over random poses with MuJoCo's masks; in a base-fixed view all six joints matter.
+
+    Args:
+        rig: The rig to judge, without gripper lag: its boxes come from joints and true openings.
+        truth_rig: The rig the simulated cell is built from.
+        camera: A camera of both.
+        sensor: A sensor of both.
+        poses: How many poses with the whole sensor in view.
+        seed: Equal seed, equal poses.
+    """
+    rng = np.random.default_rng(seed)
+    look = draw_look(rng)
+    raw = rig.camera(camera).model_copy(update={"image_map": ()})
+    bare = rig.model_copy(update={"cameras": {camera: raw}})
+    found, truth = [], []
+    count = 0
+    while count < poses:
+        q = HOME + rng.uniform(-0.45, 0.45, (poses, 6))
+        opening = np.repeat(rng.uniform(0.0, 0.045, (poses, 1)), 2, axis=1)
+        qpos = np.concatenate([q, np.ones((poses, 1))], axis=1)
+        projected = sensor_boxes(bare, camera, sensor, qpos, opening)
+        whole = projected.visible & (projected.inside > 1 - 1e-9)
+        q, opening = q[whole][: poses - count], opening[whole][: poses - count]
+        found.append(projected.box[whole][: poses - count])
+        truth.append(true_sensor_boxes(truth_rig, camera, q, opening, look))
+        count += len(q)
+    return errors(np.concatenate(found), np.concatenate(truth))
