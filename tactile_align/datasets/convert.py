@@ -1,0 +1,130 @@
+"""From one HDF5 layout to another, checked frame by frame, saying what was lost."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from tactile_align.datasets.episodes import Episode, EpisodeRef, list_episodes, open_episode
+from tactile_align.datasets.layout import Layout, load_layout
+from tactile_align.datasets.write import write_episode
+
+
+@dataclass(frozen=True)
+class Converted:
+    """The new files, and one sentence for each thing that is not exactly as it was."""
+
+    paths: tuple[Path, ...]
+    lossy: tuple[str, ...]
+
+
+def convert_episodes(
+    source: str | Path,
+    out: str | Path,
+    *,
+    to: str | Path,
+    layout: str | Path | None = None,
+    fps: float | None = None,
+    overwrite: bool = False,
+) -> Converted:
+    """Write every episode of a file or folder in another layout, into the folder `out`.
+
+    Encoded frames are copied byte for byte where the target stores them so, decoded where it stores raw
+    frames, and encoded anew only where the channel order or a raw source makes it necessary.
+
+    Args:
+        source: An episode, a file with several, or a folder.
+        out: The folder to write into; files are named and numbered as the target layout does.
+        to: Target layout.
+        layout: Source layout, recognised when None.
+        fps: Frames a second, where the source does not say.
+        overwrite: Whether existing files may be replaced.
+
+    Raises:
+        ValueError: An episode cannot be read, or a frame read back is not the frame written.
+        FileExistsError: A file exists.
+    """
+    target = load_layout(to)
+    paths: list[Path] = []
+    lossy: dict[str, None] = {}
+    for index, ref in enumerate(list_episodes(source, layout)):
+        path = Path(out) / target.file_name.format(index=index)
+        with open_episode(ref, layout) as episode:
+            paths.append(_convert(episode, path, to, target, fps, overwrite))
+            with open_episode(EpisodeRef(path), to) as copy:
+                lossy.update(dict.fromkeys(_losses(episode, copy)))
+    return Converted(tuple(paths), tuple(lossy))
+
+
+def _convert(episode: Episode, path: Path, to: str | Path, target: Layout, fps: float | None, overwrite: bool) -> Path:
+    streams = {name: _frames(episode, name, target) for name in (*episode.cameras, *episode.sensors)}
+    own = {*episode.layout.attributes, *target.attributes, "layout", "fps"}
+    depth = {name: _stack(episode, name) for name in episode.depth}
+    return write_episode(
+        path,
+        qpos=episode.qpos,
+        action=episode.action,
+        qvel=episode.qvel if target.state.qvel else None,
+        images={name: streams[name] for name in episode.cameras},
+        touches={name: streams[name] for name in episode.sensors},
+        depth=depth,
+        fps=episode.fps if episode.fps is not None else fps,
+        attributes={k: v for k, v in episode.attributes.items() if k not in own},
+        extra={key: episode.carried_array(key) for key in episode.carried},
+        layout=to,
+        overwrite=overwrite,
+    )
+
+
+def _frames(episode: Episode, name: str, target: Layout) -> Iterator[np.ndarray | bytes]:
+    copied = _copied(episode, name, target)
+    for t in range(len(episode)):
+        data = episode.encoded(name, t) if copied else None
+        yield episode.image(name, t) if data is None else data
+
+
+def _copied(episode: Episode, name: str, target: Layout) -> bool:
+    stream = episode.stream(name)
+    same = stream.channels == target.channel_order(name, encoded=True)
+    return stream.kind != "raw" and target.storage.kind != "raw" and same
+
+
+def _stack(episode: Episode, name: str) -> np.ndarray:
+    return np.stack([episode.depth_image(name, t) for t in range(len(episode))])
+
+
+def _losses(episode: Episode, copy: Episode) -> Iterator[str]:
+    """Compare everything; yield what differs.
+
+    Raises:
+        ValueError: A stream that should be the same is not.
+    """
+    for what in ("qpos", "action"):
+        ahead = float(np.abs(getattr(episode, what) - getattr(copy, what)).max())
+        if ahead > 0:
+            yield f"{what} is rounded to {copy.layout.state.dtype}, by at most {_power_of_ten(ahead)}"
+    if episode.qvel is not None and copy.qvel is None:
+        yield f"qvel is left out: layout {copy.layout.name} has no place for it"
+    for name in (*episode.cameras, *episode.sensors):
+        worst = min(_psnr(episode.image(name, t), copy.image(name, t)) for t in range(len(episode)))
+        exact = copy.stream(name).kind == "raw" or _copied(episode, name, copy.layout)
+        if exact and worst != np.inf:
+            text = f"{name} does not read back as it was written ({worst:.1f} dB); the disk may be failing"
+            raise ValueError(f"{copy.path}: {text}")
+        if worst < 25:
+            text = f"{name} reads back with {worst:.1f} dB, which JPEG alone does not explain"
+            raise ValueError(f"{copy.path}: {text}; check the channel order of both layouts")
+        if not exact:
+            yield f"{name} is encoded as JPEG anew (frames stay above {int(worst)} dB)"
+
+
+def _psnr(a: np.ndarray, b: np.ndarray) -> float:
+    if a.shape != b.shape:
+        raise ValueError(f"frames differ in shape: {a.shape} became {b.shape}")
+    error = float(np.mean((a.astype(np.float32) - b) ** 2))
+    return float("inf") if error == 0 else float(10 * np.log10(255**2 / error))
+
+
+def _power_of_ten(value: float) -> str:
+    return f"1e{int(np.ceil(np.log10(value)))}"

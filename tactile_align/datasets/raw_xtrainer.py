@@ -1,0 +1,123 @@
+"""Import what the X-Trainer recorder leaves before conversion: folders of JPEGs and one pickle a step.
+
+`<recording>/{topImg,leftImg,rightImg,leftTactile,rightTactile}/<n>.jpg` and `observation/<n>.pkl`, matched by
+number. The source is only read, and the JPEGs are taken over byte for byte, where the original converter
+encoded them anew at quality 50.
+"""
+
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+
+from tactile_align.datasets import codec
+from tactile_align.datasets.plain_pickle import load_arrays
+from tactile_align.datasets.write import write_episode
+
+CAMERAS = {"top": "topImg", "left_wrist": "leftImg", "right_wrist": "rightImg"}
+TOUCHES = {"tactile1": "leftTactile", "tactile2": "rightTactile"}
+POSES = "observation"
+QPOS, QVEL, ACTION = "joint_positions", "joint_velocities", "control"
+
+
+@dataclass(frozen=True)
+class Imported:
+    """The new episode, and the numbers that some folder lacks, by folder: those steps are left out."""
+
+    path: Path
+    steps: int
+    lacking: dict[str, tuple[int, ...]]
+
+
+def import_raw_xtrainer(
+    recording: str | Path,
+    out: str | Path,
+    *,
+    fps: float | None = None,
+    allow_gaps: bool = False,
+    overwrite: bool = False,
+) -> Imported:
+    """Write one raw recording as an X-Trainer episode.
+
+    Args:
+        recording: The folder that holds `observation` and the image folders.
+        out: The episode to write.
+        fps: Frames a second, if known; the recorder does not store it.
+        allow_gaps: Whether steps may be missing in the middle; across a gap the arm jumps.
+        overwrite: Whether an existing `out` may be replaced.
+
+    Raises:
+        FileNotFoundError: No such folder, or no poses or images in it.
+        FileExistsError: `out` exists.
+        ValueError: A pickle is not plain or lacks a key, a JPEG is damaged, or there are gaps.
+    """
+    folder = Path(recording)
+    poses = _numbered(folder / POSES, ".pkl")
+    frames = {name: _numbered(folder / sub, ".jpg") for name, sub in {**CAMERAS, **TOUCHES}.items()}
+    frames = {name: found for name, found in frames.items() if found}
+    if not poses or not any(name in frames for name in CAMERAS):
+        needed = f"{POSES}/<n>.pkl and at least one of {', '.join(CAMERAS.values())} with <n>.jpg"
+        raise FileNotFoundError(f"{folder}: no raw X-Trainer recording; needed {needed}")
+    folders = {POSES: poses, **{(CAMERAS | TOUCHES)[name]: found for name, found in frames.items()}}
+    every: set[int] = set().union(*folders.values())
+    common = sorted(every.intersection(*folders.values()))
+    lacking = {sub: tuple(sorted(every - set(found))) for sub, found in folders.items() if every - set(found)}
+    if not common:
+        raise ValueError(f"{folder}: no step has a pose and all of its images; are the folders of one recording?")
+    jumps = [before + 1 for before, after in pairwise(common) if after != before + 1]
+    if jumps and not allow_gaps:
+        text = f"{len(jumps)} gaps, the first at step {jumps[0]} (lacking: {_short(lacking)})"
+        raise ValueError(f"{folder}: {text}; the arm would jump there. Say allow_gaps to join what is left")
+    rows = [_pose(poses[n]) for n in common]
+    widths = {tuple(len(part) for part in row) for row in rows}
+    if len(widths) != 1:
+        raise ValueError(f"{folder / POSES}: steps differ in the number of joints: {sorted(widths)}; record again")
+    qpos, qvel, action = (np.stack(part) for part in zip(*rows, strict=True))
+    path = write_episode(
+        out,
+        qpos=qpos,
+        qvel=qvel if qvel.shape[1] else None,
+        action=action,
+        images={name: [_jpeg(frames[name][n]) for n in common] for name in CAMERAS if name in frames},
+        touches={name: [_jpeg(frames[name][n]) for n in common] for name in TOUCHES if name in frames},
+        fps=fps,
+        overwrite=overwrite,
+    )
+    return Imported(path, len(common), lacking)
+
+
+def _numbered(folder: Path, suffix: str) -> dict[int, Path]:
+    if not folder.is_dir():
+        return {}
+    return {int(file.stem): file for file in folder.glob(f"*{suffix}") if file.stem.isascii() and file.stem.isdigit()}
+
+
+def _pose(file: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(D,) joints, (D,) or (0,) velocities, (A,) action."""
+    try:
+        found = load_arrays(file.read_bytes())
+    except ValueError as cause:
+        raise ValueError(f"{file}: {cause}") from cause
+    for key in (QPOS, ACTION):
+        if key not in found or found[key].ndim != 1 or not np.isfinite(found[key]).all():
+            got = f"shape {found[key].shape}" if key in found else f"only {', '.join(found) or 'nothing'}"
+            raise ValueError(
+                f"{file}: needs finite numbers under {key!r}, shape (joints,); got {got}. Leave the step out"
+            )
+    qvel = found.get(QVEL, np.zeros(0))
+    return found[QPOS].astype(np.float64), qvel.astype(np.float64).ravel(), found[ACTION].astype(np.float64)
+
+
+def _jpeg(file: Path) -> bytes:
+    data = file.read_bytes()
+    try:
+        codec.width_height(data)
+        return codec.without_padding(np.frombuffer(data, np.uint8))
+    except ValueError as cause:
+        raise ValueError(f"{file}: {cause}; remove the step's files from a COPY of the recording") from cause
+
+
+def _short(lacking: dict[str, tuple[int, ...]]) -> str:
+    counts = [f"{name} {len(numbers)}" for name, numbers in lacking.items()]
+    return "; ".join(counts) or "numbers skipped everywhere"

@@ -1,0 +1,59 @@
+"""Conversion keeps what it can and says what it cannot."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tactile_align.datasets.convert import convert_episodes
+from tactile_align.datasets.episodes import open_episode, write_episode
+from tests.datasets.making import parts, xtrainer_file
+
+
+def test_to_raw_frames_and_joints_are_exact(tmp_path: Path) -> None:
+    source = open_episode(xtrainer_file(tmp_path / "in", attributes={"task": "press"}, qvel=parts()["qpos"]))
+    done = convert_episodes(tmp_path / "in", tmp_path / "out", to="aloha", fps=30)
+    assert done.lossy == ()
+    assert [p.name for p in done.paths] == ["episode_0.hdf5"]
+    copy = open_episode(done.paths[0])
+    assert (copy.layout.name, copy.fps, copy.attributes["task"]) == ("aloha", 30, "press")
+    np.testing.assert_array_equal(copy.qpos, source.qpos)
+    for name in (*source.cameras, *source.sensors):
+        assert np.array_equal(copy.image(name, 6), source.image(name, 6))
+
+
+def test_the_same_jpegs_are_copied_and_other_channel_orders_are_encoded_anew(tmp_path: Path) -> None:
+    source = open_episode(xtrainer_file(tmp_path / "in"))
+    same = convert_episodes(source.path, tmp_path / "same", to="xtrainer")
+    assert same.lossy == ()
+    assert open_episode(same.paths[0]).encoded("top", 2) == source.encoded("top", 2)
+    other = convert_episodes(source.path, tmp_path / "other", to="actpp")
+    assert any("top is encoded as JPEG anew (frames stay above" in said for said in other.lossy)
+    copy = open_episode(other.paths[0])
+    assert np.abs(copy.image("top", 2).astype(int) - source.image("top", 2)).mean() < 2
+
+
+def test_rounding_is_said(tmp_path: Path) -> None:
+    exact = {**parts(), "qpos": np.full((7, 14), 1 / 3)}
+    path = write_episode(tmp_path / "e.hdf5", **exact, layout="aloha")
+    done = convert_episodes(path, tmp_path / "out", to="xtrainer")
+    assert re.search(r"qpos is rounded to float32, by at most 1e-[78]", " ".join(done.lossy))
+
+
+def test_many_demonstrations_become_numbered_files(tmp_path: Path) -> None:
+    from tests.datasets.test_layouts import robomimic
+
+    robomimic(tmp_path / "lift.hdf5")
+    done = convert_episodes(tmp_path / "lift.hdf5", tmp_path / "out", to="xtrainer", fps=20)
+    assert [p.name for p in done.paths] == [f"episode_init_{i}.hdf5" for i in range(4)]
+    assert [len(open_episode(p)) for p in done.paths] == [5, 6, 7, 15]
+
+
+def test_nothing_is_replaced_and_read_only_layouts_are_no_target(tmp_path: Path) -> None:
+    path = xtrainer_file(tmp_path)
+    convert_episodes(path, tmp_path / "out", to="aloha")
+    with pytest.raises(FileExistsError):
+        convert_episodes(path, tmp_path / "out", to="aloha")
+    with pytest.raises(ValueError, match="robomimic can only be read"):
+        convert_episodes(path, tmp_path / "out", to="robomimic")
