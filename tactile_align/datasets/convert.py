@@ -107,7 +107,7 @@ def _losses(episode: Episode, copy: Episode) -> Iterator[str]:
     if episode.qvel is not None and copy.qvel is None:
         yield f"qvel is left out: layout {copy.layout.name} has no place for it"
     for name in (*episode.cameras, *episode.sensors):
-        worst = min(_psnr(episode.image(name, t), copy.image(name, t)) for t in range(len(episode)))
+        worst = min(psnr(episode.image(name, t), copy.image(name, t)) for t in range(len(episode)))
         exact = copy.stream(name).kind == "raw" or _copied(episode, name, copy.layout)
         if exact and worst != np.inf:
             text = f"{name} does not read back as it was written ({worst:.1f} dB); the disk may be failing"
@@ -119,7 +119,8 @@ def _losses(episode: Episode, copy: Episode) -> Iterator[str]:
             yield f"{name} is encoded as JPEG anew (frames stay above {int(worst)} dB)"
 
 
-def _psnr(a: np.ndarray, b: np.ndarray) -> float:
+def psnr(a: np.ndarray, b: np.ndarray) -> float:
+    """Peak signal-to-noise ratio of two uint8 images, dB; infinite when they are equal."""
     if a.shape != b.shape:
         raise ValueError(f"frames differ in shape: {a.shape} became {b.shape}")
     error = float(np.mean((a.astype(np.float32) - b) ** 2))
