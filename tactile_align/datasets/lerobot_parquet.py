@@ -38,7 +38,9 @@ def need_arrow() -> tuple[Any, Any]:
     try:
         return import_module("pyarrow"), import_module("pyarrow.parquet")
     except ImportError as cause:
-        raise ImportError("LeRobot datasets need pyarrow; install it with: pip install pyarrow") from cause
+        raise ImportError(
+            "LeRobot datasets need pyarrow; install it with: pip install 'tactile-align[lerobot]'"
+        ) from cause
 
 
 class DatasetWriter:

@@ -8,8 +8,9 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context
 from pathlib import Path
@@ -148,7 +149,8 @@ def _facts(episode: Episode, job: Job) -> dict[str, np.ndarray]:
         facts[f"contact_index/{name}"] = contacts(flags)
         arm = rig.sensor_arm(name)
         if arm and rig.arms[arm].gripper is not None:
-            facts[f"opening/{name}"] = opening_in_contact(rig, arm, qpos, flags)
+            with _named(episode):
+                facts[f"opening/{name}"] = opening_in_contact(rig, arm, qpos, flags)
     for one in job.inputs:
         if one.sensor is None:
             continue
@@ -163,11 +165,18 @@ def _facts(episode: Episode, job: Job) -> dict[str, np.ndarray]:
 
 def boxes_of(rig: Rig, camera: str, sensor: str, episode: Episode, opening: np.ndarray | None) -> SensorBoxes:
     """Return a sensor's boxes in every frame of an episode; errors name the file."""
+    with _named(episode):
+        return sensor_boxes(rig, camera, sensor, _at_exposure(rig, camera, episode), opening)
+
+
+@contextmanager
+def _named(episode: Episode) -> Iterator[None]:
+    """Say of which file and key the joints or gripper readings were that geometry refused."""
     try:
-        qpos = _at_exposure(rig, camera, episode)
-        return sensor_boxes(rig, camera, sensor, qpos, opening)
+        yield
     except ValueError as error:
-        raise ValueError(f"{episode.ref}: /observations/qpos: {error}") from error
+        key = f"/{episode.ref.group}/{episode.layout.state.qpos[0]}".replace("//", "/")
+        raise ValueError(f"{episode.ref}: {key}: {error}") from error
 
 
 def _at_exposure(rig: Rig, camera: str, episode: Episode) -> np.ndarray:

@@ -1,0 +1,15 @@
+"""A small simulated recording that several tests read."""
+
+from pathlib import Path
+
+import pytest
+
+from tactile_align.simulation.record import simulate
+
+
+@pytest.fixture(scope="session")
+def regrasp_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four regrasp episodes with measured openings, about 60 contacts, and their rig.toml."""
+    folder = tmp_path_factory.mktemp("recording") / "regrasp"
+    simulate(folder, episodes=4, seed=5, task="regrasp", gripper="measured", processes=1, progress=False)
+    return folder

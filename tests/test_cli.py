@@ -1,0 +1,81 @@
+"""The command line: exit status, one-line errors, flags over files."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tactile_align.cli import run
+from tactile_align.training.config import load_config
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_unusable_input_is_one_line_on_stderr_and_exit_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["overlay", str(tmp_path / "none.hdf5"), "--rig", "cell"]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == "" and captured.err.startswith("error: ") and "none.hdf5" in captured.err
+    assert run(["train", str(tmp_path / "none.toml")]) == 2
+    assert "no such file" in capsys.readouterr().err
+
+
+def test_an_unknown_key_of_a_config_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "c.toml").write_text('temprature = 3\n[[data]]\npath = "x"\nrig = "cell"\n')
+    assert run(["train", str(tmp_path / "c.toml")]) == 2
+    assert "c.toml: temprature: unknown key" in capsys.readouterr().err
+
+
+def test_flags_override_the_file_and_the_run_keeps_the_result(regrasp_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "c.toml").write_text(
+        f"""
+batch_size = 8
+steps = 1
+held_out = 1
+contact_share = 1.0
+out = '{(tmp_path / "run").as_posix()}'
+cache = '{(tmp_path / "cache").as_posix()}'
+train_policy = false
+[[data]]
+path = '{regrasp_folder.as_posix()}'
+rig = '{(regrasp_folder / "rig.toml").as_posix()}'
+[[views]]
+camera = "left_wrist"
+sensor = "tactile1"
+zoom = 2.2
+[features.vision]
+model = "ViT-demo"
+pretrained = "scratch"
+image_size = [32, 32]
+"""
+    )
+    assert run(["train", str(tmp_path / "c.toml"), "--hsa.temperature", "0.08", "--seed", "3"]) == 0
+    kept = load_config(tmp_path / "run" / "config.toml")
+    assert kept.hsa.temperature == 0.08 and kept.seed == 3 and kept.batch_size == 8
+
+
+def test_every_verb_explains_itself() -> None:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    for verb in ("simulate", "inspect", "overlay", "evaluate", "demo", "train"):
+        done = subprocess.run(
+            [sys.executable, "-m", "tactile_align", verb, "--help"], capture_output=True, text=True, env=environment
+        )
+        assert done.returncode == 0 and len(done.stdout) > 200, done.stderr
+
+
+@pytest.mark.slow
+def test_the_smoke_demo_runs_every_step(tmp_path: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-m", "tactile_align", "demo", "--size", "smoke", "--out", str(tmp_path / "demo")],
+        capture_output=True,
+        text=True,
+        env=environment,
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    for name in ("overlay_regrasp", "overlay_expert", "curves", "recall", "gallery"):
+        assert (tmp_path / "demo" / "pictures" / f"{name}.png").stat().st_size > 5000
+    summary = (tmp_path / "demo" / "summary.md").read_text(encoding="utf-8")
+    assert "SCRATCH" in summary and "chance" in summary and "opening alone" in summary

@@ -1,0 +1,165 @@
+"""Training runs on a simulated recording: what a run leaves, exact resume, and refusals."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tactile_align.calibration.rig import Verified, load_rig
+from tactile_align.datasets.normalisation import Statistics
+from tactile_align.policies.act import ACT
+from tactile_align.training.checkpoint import latest_checkpoint, load_checkpoint
+from tactile_align.training.config import TrainConfig, load_config
+from tactile_align.training.data import load_data
+from tactile_align.training.logs import read_metrics
+from tactile_align.training.loop import DivergedError, build_model, train
+
+Maker = Callable[..., TrainConfig]
+
+
+def test_a_run_leaves_config_rig_statistics_metrics_and_checkpoints(small_config: Maker) -> None:
+    config = small_config()
+    out = train(config, progress=False)
+    assert load_config(out / "config.toml") == config
+    assert load_rig(out / "rig.toml").name == "cell"
+    records = read_metrics(out / "metrics.jsonl")
+    training = [r for r in records if r["kind"] == "train"]
+    held_out = [r for r in records if r["kind"] == "validation"]
+    assert [r["step"] for r in held_out] == [3, 6]
+    # Validation computes everything that training does.
+    assert set(training[0]) - set(held_out[0]) == {"data_s", "step_s", "gradient_norm"}
+    assert training[0]["chance/left_wrist-tactile1"] == pytest.approx(np.log(1 + 8), abs=0.25)
+    assert sorted(p.name for p in (out / "checkpoints").iterdir())[-2:] == ["step_00000003.pt", "step_00000006.pt"]
+    assert (out / "environment.txt").read_text().startswith("python 3.")
+
+
+def test_statistics_come_from_training_episodes_only(small_config: Maker) -> None:
+    config = small_config()
+    data = load_data(config, progress=False)
+    together = np.concatenate([qpos for qpos, _ in data.train.low_dim()])
+    assert np.abs(np.array(data.statistics.qpos_mean) - together.mean(axis=0)).max() < 1e-9
+    assert data.statistics.episodes == 3
+    paths = {job.ref for job in data.train.jobs} & {job.ref for job in data.held_out.jobs}
+    assert paths == set()
+
+
+def test_a_resumed_run_equals_one_that_never_stopped_bit_for_bit(small_config: Maker, tmp_path: Path) -> None:
+    whole = train(small_config("whole"), progress=False)
+    shutil.copytree(whole, tmp_path / "resumed")
+    for late in ("step_00000006.pt", "best.pt"):
+        (tmp_path / "resumed" / "checkpoints" / late).unlink(missing_ok=True)
+    resumed = train(small_config("resumed", workers=1), resume=True, progress=False)
+    a, b = (load_checkpoint(latest_checkpoint(run / "checkpoints")) for run in (whole, resumed))
+    assert a["step"] == b["step"] == 6
+    assert all(torch.equal(a["model"][name], b["model"][name]) for name in a["model"])
+    first, second = (float(read_metrics(run / "metrics.jsonl")[-1]["loss"]) for run in (whole, resumed))
+    assert first == second
+
+
+def test_without_weight_and_tokens_training_is_plain_act_bit_for_bit(small_config: Maker) -> None:
+    base = small_config()
+    plain = base.policy.model_copy(update={"region_tokens": False, "touch_tokens": False})
+    config = base.model_copy(update={"hsa": base.hsa.model_copy(update={"weight": 0.0}), "policy": plain})
+    data = load_data(config, progress=False)
+    model = build_model(config, data.train)
+    assert model.towers is None and model.act is not None
+    torch.manual_seed(config.seed)
+    act = ACT(model.act.config)
+    batch = data.train.__getitems__([3, 50, 200])
+    torch.manual_seed(7)
+    loss, _ = model.train()(batch)
+    torch.manual_seed(7)
+    output = act.train()(batch["qpos"], None, None, batch["action"], batch["is_pad"])
+    keep = ~batch["is_pad"][..., None]
+    l1 = ((output.actions - batch["action"]).abs() * keep).sum() / (keep.sum() * 7)
+    kl = -0.5 * (1 + output.logvar - output.mu**2 - output.logvar.exp()).sum(-1).mean()
+    assert torch.equal(loss, l1 + 10.0 * kl)
+    loss.backward()
+    (l1 + 10.0 * kl).backward()
+    for ours, theirs in zip(model.act.parameters(), act.parameters(), strict=True):
+        assert (ours.grad is None) == (theirs.grad is None)
+        assert ours.grad is None or torch.equal(ours.grad, theirs.grad)
+
+
+def test_alignment_changes_the_gradient_of_weights_the_action_depends_on(small_config: Maker) -> None:
+    config = small_config()
+    data = load_data(config, progress=False)
+    model = build_model(config, data.train).eval()
+    sampled = np.flatnonzero(data.contact)[::9][:8].tolist()
+    from tactile_align.training.augment import augment
+
+    batch = augment(data.train.__getitems__(sampled), ("left_wrist-tactile1",), config.augment, None)
+    seen = model.see(batch)
+    encoder = [p for p in model.towers.vision.parameters() if p.requires_grad]
+    actions = model.predict(batch, seen, with_actions=False).actions
+    to_action = torch.autograd.grad(actions.square().sum(), encoder, retain_graph=True)
+    to_hsa = torch.autograd.grad(model.alignment(batch, seen)[0], encoder)
+    both = [i for i in range(len(encoder)) if float(to_action[i].norm()) > 0 and float(to_hsa[i].norm()) > 0]
+    assert len(both) > 0.9 * len(encoder)
+
+
+def test_every_trainable_tensor_gets_gradient(small_config: Maker) -> None:
+    config = small_config()
+    data = load_data(config, progress=False)
+    model = build_model(config, data.train)
+    from tactile_align.training.augment import augment
+
+    rows = np.flatnonzero(data.contact)[::9][:10].tolist()
+    batch = augment(data.train.__getitems__(rows), ("left_wrist-tactile1",), config.augment, None)
+    loss, _ = model(batch)
+    loss.backward()
+    silent = {name for name, p in model.named_parameters() if p.requires_grad and p.grad is None}
+    zero = {name for name, p in model.named_parameters() if p.grad is not None and not bool(p.grad.any())}
+    # ACT's decoder attends to zeros at first, so its own attention learns only later (a fact of ACT, kept for parity).
+    known = ("act.decoder.layers.0.self_attn", "act.decoder.layers.0.norm1")
+    assert silent == set() and all(name.startswith(known) for name in zero)
+
+
+def test_a_diverging_run_stops_and_names_step_episode_and_row(small_config: Maker) -> None:
+    config = small_config(optimiser={"lr": 1e30, "lr_encoder": 1e30, "warmup_steps": 0}, steps=20)
+    with pytest.raises(DivergedError, match=r"step \d+: .*not finite.*episode_init_\d\.hdf5 row \d+"):
+        train(config, progress=False)
+
+
+def test_a_second_run_into_the_same_folder_is_refused(small_config: Maker) -> None:
+    config = small_config(steps=1)
+    train(config, progress=False)
+    with pytest.raises(FileExistsError, match="--resume"):
+        train(config, progress=False)
+
+
+def test_a_rig_that_failed_verification_is_refused_unless_overridden(
+    small_config: Maker, regrasp_folder: Path, tmp_path: Path
+) -> None:
+    failed = Verified(when="2026-11-01T10:00:00", data_hash="0" * 64, verdict="fail")
+    rig = load_rig(regrasp_folder / "rig.toml").model_copy(update={"verified": failed})
+    rig.save(tmp_path / "failed.toml")
+    entry = [{"path": str(regrasp_folder), "rig": str(tmp_path / "failed.toml")}]
+    with pytest.raises(ValueError, match=r"failed.toml: this rig failed `verify`"):
+        load_data(small_config(data=entry), progress=False)
+    load_data(small_config(data=entry, unverified_rig=True), progress=False)
+
+
+def test_statistics_of_a_run_restore_robot_units(small_config: Maker) -> None:
+    out = train(small_config(steps=1), progress=False)
+    statistics = Statistics.load(out / "statistics.json")
+    action = np.random.default_rng(0).normal(size=(4, 6, 7))
+    assert np.abs(statistics.restore_action(statistics.normalise_action(action)) - action).max() < 1e-12
+
+
+def test_two_views_and_a_camera_of_acts_own_are_trained_together(small_config: Maker) -> None:
+    views = [
+        {"camera": "left_wrist", "sensor": "tactile1", "zoom": 2.2},
+        {"camera": "top", "sensor": "tactile1", "weight": 0.5},
+    ]
+    base = small_config()
+    policy = base.policy.model_dump() | {"cameras": ["top"], "image_size": [64, 48], "vision_weights": "scratch"}
+    hsa = base.hsa.model_dump() | {"region_rivals": 2}
+    out = train(small_config("two", views=views, policy=policy, hsa=hsa, steps=1), progress=False)
+    record = read_metrics(out / "metrics.jsonl")[0]
+    total = record["hsa/left_wrist-tactile1"] + 0.5 * record["hsa/top-tactile1"]
+    assert record["hsa"] == pytest.approx(total, abs=1e-5)
+    assert record["rivals/left_wrist-tactile1"] > 2
