@@ -18,13 +18,13 @@ from pathlib import Path
 from tactile_align.datasets.episodes import write_episode
 rng = np.random.default_rng(0)
 def frames():
-    for t in range(200):
+    for t in range(40):
         yield rng.integers(0, 255, (240, 320, 3), dtype=np.uint8)
 print("go", flush=True)
 for i in range(1000):
     path = Path(sys.argv[1]) / f"episode_init_{i}.hdf5"
     if not path.exists():
-        write_episode(path, qpos=np.zeros((200, 7)), action=np.zeros((200, 7)), images={"top": frames()},
+        write_episode(path, qpos=np.zeros((40, 7)), action=np.zeros((40, 7)), images={"top": frames()},
         layout=sys.argv[2])
 """
 CONVERT = """
@@ -55,8 +55,8 @@ def test_every_file_behind_a_good_name_is_whole(tmp_path: Path, layout: str) -> 
     assert left
     for ref in list_episodes(tmp_path):
         with open_episode(ref, layout) as episode:
-            assert len(episode) == 200
-            episode.image("top", 199)
+            assert len(episode) == 40
+            episode.image("top", 39)
 
 
 @pytest.mark.slow
