@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tactile_align.cli import run
+from tactile_align.cli import VERBS, run
 from tactile_align.training.config import load_config
 
 ROOT = Path(__file__).parent.parent
@@ -57,7 +57,7 @@ image_size = [32, 32]
 
 def test_every_verb_explains_itself() -> None:
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    for verb in ("simulate", "inspect", "overlay", "evaluate", "demo", "train"):
+    for verb in VERBS:
         done = subprocess.run(
             [sys.executable, "-m", "tactile_align", verb, "--help"], capture_output=True, text=True, env=environment
         )

@@ -28,7 +28,7 @@ from tactile_align.simulation.world import World
 
 Task = Literal["expert", "regrasp", "mixed"]
 Reading = Literal["commanded", "measured"]
-QUALITY = 95
+TOUCH_QUALITY, CAMERA_QUALITY = 95, 90  # a touch's texture is its message; a camera's rows are padded to the longest
 _EXPERT_EVERY = 4  # of a mixed recording, this many episodes hold one of the expert
 
 
@@ -180,8 +180,8 @@ def _record(job: _Job) -> Path:
     for step in script.steps():
         # Encoded at once, so that an episode's frames never lie in memory side by side.
         for name in images:
-            images[name].append(encode_jpeg(step.moment.images.pop(name), QUALITY))
-        touches.append(encode_jpeg(step.moment.touch, QUALITY, full_chroma=True))
+            images[name].append(encode_jpeg(step.moment.images.pop(name), CAMERA_QUALITY))
+        touches.append(encode_jpeg(step.moment.touch, TOUCH_QUALITY, full_chroma=True))
         step.moment.touch = step.moment.touch[:0]
         steps.append(step)
     success = script.success() if isinstance(script, expert.Expert) else True

@@ -23,7 +23,7 @@ CONTACTS = (10, 20)
 OFFSET_M = (0.005, 0.007)  # across and along the pad
 ROLL_RAD = 0.6  # about the closing axis
 PRESS_M = (0.0004, 0.0013)  # deepest; a contact begins at three quarters of it
-FRAMES = (4, 6)  # of contact
+FRAMES = (3, 4)  # of contact: neighbours differ little, so more contacts teach more than more frames of one
 _LOW, _HIGH = np.array([0.32, -0.17, 0.08]), np.array([0.46, 0.17, 0.19])
 _STRIDE = np.array([0.05, 0.06, 0.04])  # of the fixture, from one contact to the next
 _TRIES = 50
@@ -91,7 +91,6 @@ class Regrasp:
             yield self._press(grip, depth * share[k], squeeze, contact)
             grip = self._rolled(grip)
         yield self._free(self.world.T_world_tcp(), wide, "release")
-        yield self._free(T_before, wide, "retreat")
 
     def _present(self, place: Floats, yaw: float) -> tuple[Floats, Floats, Grip]:
         """Let the fixture hold the object where the arm can grip it as drawn.

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from tactile_align.geometry.frames import pose, rotation_from_rpy
 from tactile_align.simulation.primitives import Floats
 
-PHASES = ("approach", "surround", "close", "press", "release", "retreat", "lift")
+PHASES = ("approach", "surround", "close", "press", "release", "lift")
 TOOL_DOWN = np.diag([1.0, -1.0, -1.0])
 TOUCHING = 2e-5  # metres of indentation that count as contact: the least that shows above the touch camera's noise
 SQUEEZE_M = 0.003  # how far the command goes on closing once the fingers are stopped by an object

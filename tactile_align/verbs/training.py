@@ -1,0 +1,62 @@
+"""Verbs on runs: train, evaluate, demo. Heavy modules are imported by the verb that needs them."""
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+from tyro.conf import Positional, arg
+
+from tactile_align.verbs import FAILED, GOOD, UNUSABLE
+
+
+def train(argv: Sequence[str]) -> int:
+    """Train on HDF5 episodes, HSA beside ACT; exit 1 when the run diverged."""
+    from tactile_align.training.config import TrainConfig, load_config
+    from tactile_align.training.loop import DivergedError
+    from tactile_align.training.loop import train as run_training
+
+    rest = [word for word in argv if word != "--resume"]
+    wants_help = not rest or rest[0] in ("-h", "--help")
+    if wants_help:
+        print("usage: tactile-align train CONFIG.toml [--resume] [--FIELD VALUE ...]\n")
+        print("Every field of the config can be set by a flag, e.g. --hsa.temperature 0.08; after CONFIG.toml,")
+        print("--help lists them all with the values of that config.")
+        return GOOD if rest else UNUSABLE
+    config = tyro.cli(TrainConfig, default=load_config(rest[0]), args=rest[1:], prog="tactile-align train CONFIG")
+    try:
+        out = run_training(config, resume="--resume" in argv)
+    except DivergedError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return FAILED
+    print(f"run folder: {out}. Judge it with: tactile-align evaluate {out}")
+    return GOOD
+
+
+def evaluate(run: Positional[Path], as_json: Annotated[bool, arg(name="json")] = False, processes: int = 1) -> int:
+    """Judge a run on its held-out episodes: retrieval beside chance and opening-only, and the action error.
+
+    Args:
+        run: Run folder.
+        as_json: Machine-readable; the same is written to RUN/summary.json.
+        processes: How many prepare episodes at the same time.
+    """
+    from tactile_align.diagnostics.evaluation import evaluate as judge
+
+    found = judge(run, processes=processes)
+    print(json.dumps(found.summary, indent=2) if as_json else found.text())
+    return GOOD
+
+
+def demo(size: Literal["smoke", "full"] = "full", out: Path = Path("runs") / "demo") -> int:
+    """Do the whole job on a simulated cell: simulate, verify, overlay, train, evaluate, summary.
+
+    Args:
+        size: full takes up to 20 minutes on 2 cores; smoke at most 3, and proves only that all steps run.
+        out: Folder for everything.
+    """
+    from tactile_align.demo import run_demo
+
+    return run_demo(size, out)
