@@ -12,6 +12,7 @@ import pytest
 
 from tactile_align.datasets.episodes import EpisodeRef, list_episodes, open_episode, write_episode
 from tactile_align.datasets.handles import HANDLES, Handles, Stamp
+from tactile_align.facts import fact_folder
 from tests.datasets.making import frames, parts, replace, xtrainer_file
 
 
@@ -176,8 +177,6 @@ def test_an_unknown_file_is_told_what_each_layout_misses(tmp_path: Path) -> None
 
 
 def test_a_layout_can_be_a_file_of_the_lab(tmp_path: Path) -> None:
-    from tactile_align.facts import fact_folder
-
     text = Path(str(fact_folder("datasets") / "xtrainer.toml")).read_text(encoding="utf-8")
     text = text.replace("observations/images", "obs/frames").replace('"action"', '"cmd"')
     own = tmp_path / "lab.toml"
@@ -190,6 +189,23 @@ def test_a_layout_can_be_a_file_of_the_lab(tmp_path: Path) -> None:
     episode = open_episode(path, own)
     assert episode.cameras == ("front",)
     np.testing.assert_array_equal(episode.action, given["action"])
+
+
+def test_a_layout_with_raw_bgr_frames_is_written_so(tmp_path: Path) -> None:
+    own = tmp_path / "lab.toml"
+    text = Path(str(fact_folder("datasets") / "aloha.toml")).read_text(encoding="utf-8")
+    own.write_text(text.replace('raw = "rgb"', 'raw = "bgr"'), encoding="utf-8")
+    given = parts()
+    path = write_episode(tmp_path / "e.hdf5", **given, layout=own)
+    with h5py.File(path) as file:
+        assert np.array_equal(file["observations/images/top"][2], given["images"]["top"][2][..., ::-1])
+    assert np.array_equal(open_episode(path, own).image("top", 2), given["images"]["top"][2])
+
+
+def test_a_lower_quality_spares_the_touches(tmp_path: Path) -> None:
+    good, small = open_episode(xtrainer_file(tmp_path)), open_episode(xtrainer_file(tmp_path / "s", quality=30))
+    assert len(small.encoded("top", 0) or b"") < len(good.encoded("top", 0) or b"") / 1.5
+    assert small.encoded("tactile1", 0) == good.encoded("tactile1", 0)
 
 
 def test_files_are_listed_in_the_order_people_count(tmp_path: Path) -> None:

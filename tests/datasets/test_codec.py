@@ -1,0 +1,49 @@
+"""Frames in and out of bytes, against OpenCV's own codecs."""
+
+import cv2
+import numpy as np
+import pytest
+
+from tactile_align.datasets import codec
+from tests.datasets.making import frames
+
+
+@pytest.mark.parametrize("order", ["rgb", "bgr"])
+@pytest.mark.parametrize("coder", ["jpeg", "png"])
+def test_what_opencv_decodes_from_our_bytes_has_the_stated_order(order: codec.Channels, coder: str) -> None:
+    frame = frames(1)[0]
+    data = codec.encode_png(frame, order) if coder == "png" else codec.encode_jpeg(frame, 95, order)
+    opencv = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)  # BGR of a well-formed image
+    expected = frame[..., ::-1] if order == "rgb" else frame
+    assert np.abs(opencv.astype(int) - expected).mean() < (0.01 if coder == "png" else 2)
+    assert np.abs(codec.decode(data, order).astype(int) - frame).mean() < (0.01 if coder == "png" else 2)
+    assert codec.width_height(data) == (64, 48)
+
+
+def test_full_chroma_keeps_the_colour_of_a_touch_sharper() -> None:
+    stripes = np.zeros((48, 64, 3), np.uint8)
+    stripes[:, ::2] = (200, 40, 40)
+    stripes[:, 1::2] = (40, 40, 200)
+    error = {full: np.abs(codec.decode(codec.encode_jpeg(stripes, 95, full_chroma=full)).astype(int) - stripes).mean()
+             for full in (True, False)}  # fmt: skip
+    assert error[True] < error[False] / 5
+
+
+def test_a_header_that_claims_too_much_is_refused_before_decoding() -> None:
+    jpeg = bytearray(codec.encode_jpeg(frames(1)[0], 95))
+    at = jpeg.find(b"\xff\xc0") + 5
+    jpeg[at : at + 4] = b"\xea\x60\xea\x60"
+    png = bytearray(codec.encode_png(frames(1)[0]))
+    png[16:24] = b"\x00\x01\x00\x00\x00\x01\x00\x00"
+    for data, size in ((jpeg, "60000x60000"), (png, "65536x65536")):
+        with pytest.raises(ValueError, match=f"claims to be {size}"):
+            codec.decode(bytes(data))
+
+
+def test_padding_is_cut_at_the_end_of_the_image_and_nowhere_else() -> None:
+    for data in (codec.encode_jpeg(frames(1)[0], 95), codec.encode_png(frames(1)[0])):
+        row = np.frombuffer(data + bytes(500), np.uint8)
+        assert codec.without_padding(row) == data
+        for broken in (row[: len(data) - 1], np.append(row, np.uint8(7))):
+            with pytest.raises(ValueError, match="damaged or truncated"):
+                codec.without_padding(broken)
