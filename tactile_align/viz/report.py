@@ -1,0 +1,226 @@
+"""The report: one self-contained page about a run, or about two beside each other; no network, opens from disk."""
+
+import hashlib
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from tactile_align.files import write_text_atomically
+from tactile_align.viz.findings import findings
+from tactile_align.viz.page import details, document, escape, image_data, table
+from tactile_align.viz.plots import Plot, action_plot, curve_plots, retrieval_plots
+from tactile_align.viz.run_folder import Json, Run, read_run
+
+WORDS = {"good": "Good", "look": "Look", "bad": "Bad", "open": "Open"}
+PICTURES_BYTES = 12_000_000
+"""Pictures beyond this are named, not embedded: the page stays below 20 MB."""
+SECTIONS = ("Verdict", "Curves", "Retrieval", "Actions", "Checks", "Pictures", "Settings")
+
+
+def report(
+    run: str | Path,
+    other: str | Path | None = None,
+    *,
+    out: str | Path | None = None,
+    pictures: str | Path | None = None,
+    overwrite: bool = False,
+) -> Path:
+    """Write the page.
+
+    Args:
+        run: A run folder.
+        other: A second one to set beside it.
+        out: The page; RUN/report.html, or RUN/report_with_OTHER.html for two, when None.
+        pictures: Where the first run's pictures are; RUN/pictures when None.
+        overwrite: Whether an existing page may be replaced.
+
+    Returns:
+        The page.
+
+    Raises:
+        FileNotFoundError: No run folder.
+        FileExistsError: The page exists and `overwrite` is False.
+        ModuleNotFoundError: plotly is not installed.
+        ValueError: A file of the run is damaged; names it.
+    """
+    runs = [read_run(run, pictures)] + ([] if other is None else [read_run(other)])
+    if len({run.name for run in runs}) < len(runs):
+        runs = [replace(run, label=str(run.folder)) for run in runs]
+    library = _plotlyjs()
+    default = "report.html" if len(runs) == 1 else f"report_with_{_safe_name(runs[1].name)}.html"
+    target = runs[0].folder / default if out is None else Path(out)
+    if target.exists() and not overwrite:
+        raise FileExistsError(f"{target} exists; name another place, or say overwrite to replace it")
+    write_text_atomically(target, render(runs, library))
+    return target
+
+
+def render(runs: Sequence[Run], library: str) -> str:
+    """Return the page's HTML for one or two runs; `library` is the source of plotly.js."""
+    figures: dict[str, Any] = {}
+    names = " and ".join(run.name for run in runs)
+    links = "".join(f'<a href="#{name.lower()}">{name}</a>' for name in SECTIONS)
+    parts = [f"<header><h1>Run <bdi>{escape(names)}</bdi></h1><nav aria-label='Sections'>{links}</nav></header><main>"]
+    parts += [_section("Verdict", "".join(_verdict(run, runs) for run in runs))]
+    curves = [_chart(plot, figures) for plot in curve_plots(runs)]
+    parts += [_section("Curves", "".join(curves) or "<p>Nothing is logged: metrics.jsonl is missing or empty.</p>")]
+    found = [_chart(plot, figures) for plot in retrieval_plots(runs)]
+    evaluate = f"<p>Not measured. Run: <code>tactile-align evaluate {escape(runs[0].folder)}</code></p>"
+    parts += [_section("Retrieval", "".join(found) or evaluate)]
+    actions = action_plot(runs)
+    parts += [_section("Actions", _chart(actions, figures) if actions else "<p>No policy was judged.</p>")]
+    parts += [_section("Checks", "".join(_named(run, runs, _checks(run)) for run in runs))]
+    parts += [_section("Pictures", "".join(_named(run, runs, _pictures(run)) for run in runs))]
+    parts += [_section("Settings", "".join(_named(run, runs, _settings(run)) for run in runs)), "</main>"]
+    return document(f"Run {names}", "\n".join(parts), figures, library)
+
+
+def _plotlyjs() -> str:
+    try:
+        from plotly.offline import get_plotlyjs
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            "a report needs plotly, which is not installed here. Install it with: pip install 'tactile-align[report]'"
+        ) from error
+    return str(get_plotlyjs())
+
+
+def _section(name: str, inner: str) -> str:
+    return f'<section id="{name.lower()}"><h2>{name}</h2>{inner}</section>'
+
+
+def _named(run: Run, runs: Sequence[Run], inner: str) -> str:
+    return inner if len(runs) == 1 else f"<h3><bdi>{escape(run.name)}</bdi></h3>{inner}"
+
+
+def _verdict(run: Run, runs: Sequence[Run]) -> str:
+    items = "".join(
+        f'<li class="{found.outcome}"><strong>{WORDS[found.outcome]}</strong> <bdi>{escape(found.text)}</bdi></li>'
+        for found in findings(run)
+    )
+    return _named(run, runs, f'<ul class="verdict">{items}</ul>')
+
+
+def _chart(plot: Plot, figures: dict[str, Any]) -> str:
+    key = f"chart-{plot.key}"
+    while key in figures:  # two views may differ only in letters that an id cannot hold
+        key += "-"
+    figures[key] = {"traces": plot.traces, "layout": plot.layout}
+    label = escape(f"Chart: {plot.title}. The values are in the table below it.")
+    return (
+        f"<h3><bdi>{escape(plot.title)}</bdi></h3>"
+        f'<div class="chart" id="{key}" role="img" aria-label="{label}"></div>'
+        + details("Values", table(plot.header, plot.rows, plot.title))
+    )
+
+
+def _checks(run: Run) -> str:
+    parts = []
+    for title, data, verb in (
+        ("Rig against recordings", run.verification, "verify"),
+        ("Doctor", run.doctor, "doctor"),
+    ):
+        if data is None:
+            parts.append(f"<h3>{title}</h3><p>Not there. Run: <code>tactile-align {verb}</code></p>")
+            continue
+        rows = [
+            [c.get(k, "") for k in ("name", "measured", "needed", "outcome", "advice")] for c in _list(data, "checks")
+        ]
+        parts.append(f"<h3>{title}: <bdi>{escape(data.get('verdict', ''))}</bdi></h3>")
+        parts.append(f"<p><bdi>{escape(data.get('subject', ''))}</bdi></p>")
+        parts.append(table(("check", "measured", "needed", "outcome", "what to do"), rows, title))
+    return "".join(parts)
+
+
+def _list(data: Json, key: str) -> list[Json]:
+    return [entry for entry in data.get(key, []) if isinstance(entry, dict)]
+
+
+def _pictures(run: Run) -> str:
+    if not run.pictures:
+        return "<p>There are no pictures: the folder <code>pictures</code> is missing or empty.</p>"
+    groups: dict[str, list[tuple[str, Path]]] = {}
+    for path in run.pictures:
+        name = path.relative_to(run.drawn).with_suffix("").as_posix()
+        match = re.fullmatch(r"(.+?)[_-](step|episode)[_-]?(\d+.*)", name)
+        key = f"{match[1]} by {match[2]}" if match else name
+        groups.setdefault(key, []).append((f"{match[2]} {match[3]}" if match else name, path))
+    spent, parts, left_out = 0, [], []
+    for title, members in groups.items():
+        shown = []
+        for name, path in members:
+            url, width, height = image_data(path)
+            if spent + len(url) > PICTURES_BYTES:
+                left_out.append(path.name)
+                continue
+            spent += len(url)
+            shown.append((name, url, width, height))
+        parts.append(_group(title, shown))
+    if left_out:
+        parts.append(f"<p>Not embedded, to keep the page small: <bdi>{escape(', '.join(left_out))}</bdi></p>")
+    return "".join(parts)
+
+
+def _group(title: str, shown: list[tuple[str, str, int, int]]) -> str:
+    """Return the pictures of one title; several get a slider over steps, or a list to pick an episode from."""
+    figures = "".join(
+        f'<figure data-name="{escape(name)}"><img loading="lazy" width="{width}" height="{height}" '
+        f'alt="{escape(_alt(title, name))}" src="{url}"><figcaption><bdi>{escape(name)}</bdi></figcaption></figure>'
+        for name, url, width, height in shown
+    )
+    if len(shown) < 2:
+        return figures
+    if title.endswith(" by step"):
+        control = (
+            f'<input type="range" min="0" max="{len(shown) - 1}" value="{len(shown) - 1}" step="1"><output></output>'
+        )
+    else:
+        options = "".join(f'<option value="{i}">{escape(name)}</option>' for i, (name, *_) in enumerate(shown))
+        control = f"<select>{options}</select>"
+    picker = f'<label class="picker" data-picker><bdi>{escape(title)}</bdi> {control}</label>'
+    return f"<div>{picker}{figures}</div>"
+
+
+KINDS = (
+    ("gallery", "Retrieval gallery: query touches and the views found nearest, the right one framed"),
+    ("matrix", "Matrix of cosines between touches and views"),
+    ("embedding", "Touch and view features in the plane of their two largest principal components"),
+    ("map", "Similarity of a touch to the tokens of a camera image"),
+    ("overlay", "Recorded frames with the sensor's box, tokens, touch, joints and contacts"),
+    ("sheet", "Recorded frames with the sensor's box, tokens, touch, joints and contacts"),
+    ("episode", "Recorded frames with the sensor's box, tokens, touch, joints and contacts"),
+)
+
+
+def _alt(title: str, name: str) -> str:
+    for word, told in KINDS:
+        if word in f"{title} {name}".lower():
+            return f"{told}: {name}"
+    return f"Picture of the run: {name}"
+
+
+def _settings(run: Run) -> str:
+    verified = run.verification or (run.rig or {}).get("verified") or {}
+    rows = [("recordings (from verify)", verified.get("data_hash", "not verified"))]
+    rows += [(d.get("path", ""), f"rig {d.get('rig', '')}") for d in _list(run.config, "data")]
+    for name in ("config.toml", "rig.toml", "statistics.json", "summary.json"):
+        file = run.folder / name
+        if file.is_file():
+            rows.append((name, "sha256 " + hashlib.sha256(file.read_bytes()).hexdigest()))
+    parts = [table(("what", "hash or place"), rows, "Data and files")]
+    parts.append(details("Versions", f"<pre>{escape(chr(10).join(run.environment) or 'not recorded')}</pre>"))
+    parts.append(details("Config", f"<pre>{escape(run.config_text)}</pre>"))
+    if run.statistics:
+        columns = [(k, ", ".join(f"{x:.4g}" for x in v)) for k, v in run.statistics.items() if _numbers(v)]
+        parts.append(details("Statistics of the training episodes", table(("number", "by column"), columns)))
+    return "".join(parts)
+
+
+def _numbers(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(x, int | float) for x in value)
+
+
+def _safe_name(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._-]+", "_", name)[:60] or "run"

@@ -1,0 +1,147 @@
+"""A training run's folder, read for people: what is there, in plain values."""
+
+import json
+import math
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a run folder holds; a part that is not there is None or empty.
+
+    Attributes:
+        folder: The folder.
+        config: The resolved config.
+        config_text: config.toml as it is.
+        metrics: Records of metrics.jsonl in order; numbers that are not finite are None.
+        summary: summary.json, written by `evaluate`.
+        verification: verification.json, written by `verify --json`.
+        doctor: doctor.json, written by `doctor --json`.
+        statistics: statistics.json.
+        environment: Lines of environment.txt.
+        rig: rig.toml.
+        pictures: Files of the folder `drawn`, in order.
+        drawn: Where pictures are.
+        label: What the page calls the run, where the folder's name is not enough.
+    """
+
+    folder: Path
+    config: Json
+    config_text: str
+    metrics: tuple[Json, ...]
+    summary: Json | None
+    verification: Json | None
+    doctor: Json | None
+    statistics: Json | None
+    environment: tuple[str, ...]
+    rig: Json | None
+    pictures: tuple[Path, ...]
+    drawn: Path
+    label: str = ""
+
+    @property
+    def name(self) -> str:
+        """The label, or the folder's name."""
+        return self.label or self.folder.resolve().name
+
+    @property
+    def scratch(self) -> bool:
+        """Whether an encoder began from random weights."""
+        return self.summary is not None and "scratch" in str(self.summary.get("encoder", "")).lower()
+
+    def series(self, kind: str, key: str) -> tuple[list[int], list[float | None]]:
+        """Return steps and values of one number in the records of one kind ("train", "validation")."""
+        found = [(r["step"], r[key]) for r in self.metrics if r.get("kind") == kind and key in r]
+        return [step for step, _ in found], [value for _, value in found]
+
+    def keys(self, prefix: str) -> list[str]:
+        """Return the names of logged numbers that begin with `prefix`, sorted."""
+        return sorted({key for record in self.metrics for key in record if key.startswith(prefix)})
+
+
+def read_run(folder: str | Path, pictures: str | Path | None = None) -> Run:
+    """Read a run folder; `pictures` is where its pictures are, FOLDER/pictures when None.
+
+    Raises:
+        FileNotFoundError: No such folder, or none of a run.
+        ValueError: A file is damaged; names file and line.
+    """
+    place = Path(folder)
+    if not (place / "config.toml").is_file():
+        raise FileNotFoundError(
+            f"{place}: needed a run folder with config.toml in it; found none. "
+            "Train one with: tactile-align train CONFIG"
+        )
+    text = (place / "config.toml").read_text(encoding="utf-8")
+    drawn = place / "pictures" if pictures is None else Path(pictures)
+    found = (file for file in drawn.rglob("*") if file.suffix.lower() in (".png", ".jpg", ".jpeg"))
+    environment = place / "environment.txt"
+    return Run(
+        folder=place,
+        config=_toml(place / "config.toml") or {},
+        config_text=text,
+        metrics=_lines(place / "metrics.jsonl"),
+        summary=_json(place / "summary.json"),
+        verification=_json(place / "verification.json"),
+        doctor=_json(place / "doctor.json"),
+        statistics=_json(place / "statistics.json"),
+        environment=tuple(environment.read_text(encoding="utf-8").splitlines()) if environment.is_file() else (),
+        rig=_toml(place / "rig.toml"),
+        pictures=tuple(sorted(found)) if drawn.is_dir() else (),
+        drawn=drawn,
+    )
+
+
+def _toml(path: Path) -> Json | None:
+    if not path.is_file():
+        return None
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: needed TOML; it is damaged ({error}). Restore it or remove it") from error
+
+
+def _json(path: Path) -> Json | None:
+    if not path.is_file():
+        return None
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: needed JSON; it is damaged ({error}). Write it anew or remove it") from error
+    if not isinstance(data, dict):
+        raise ValueError(f"{path}: needed a JSON object; got a {type(data).__name__}. Write it anew or remove it")
+    return data
+
+
+def _lines(path: Path) -> tuple[Json, ...]:
+    if not path.is_file():
+        return ()
+    records = []
+    lines = path.read_text(encoding="utf-8").split("\n")
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError as error:
+            if number == len(lines):  # a run that was killed, or is still writing, may leave half a line
+                break
+            raise ValueError(
+                f"{path} line {number}: needed a JSON object; got {line[:60]!r}. Remove the line"
+            ) from error
+        if not isinstance(record, dict) or not isinstance(record.get("step"), int):
+            raise ValueError(f"{path} line {number}: needed an object with an integer `step`; got {line[:60]!r}")
+        records.append({key: _number(value) for key, value in record.items()})
+    return tuple(records)
+
+
+def _number(value: Any) -> Any:
+    """Turn "nan" and "inf", which JSON cannot hold, into None."""
+    if value in ("nan", "inf", "-inf") or (isinstance(value, float) and not math.isfinite(value)):
+        return None
+    return value

@@ -1,0 +1,79 @@
+"""A small run folder for the tests of the report: written by hand, in the words of `train` and `evaluate`."""
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+VIEW = "left_wrist-tactile1"
+CONFIG = """steps = {steps}
+batch_size = 128
+data = [{{ path = "data/regrasp", rig = "data/regrasp/rig.toml" }}]
+"""
+
+
+def recall(at: float, half: float, gallery: int = 64) -> dict[str, object]:
+    """Return one entry of a retrieval summary."""
+    values = {k: min(0.99, at * (1 + 0.4 * i)) for i, k in enumerate((1, 5, 10))}
+    return {
+        "at": values,
+        "interval": {k: (max(0.0, v - half), min(1.0, v + half)) for k, v in values.items()},
+        "median_rank": 4.0,
+        "gallery": gallery,
+        "chance": {k: k / gallery for k in values},
+        "queries": 120,
+        "episodes": 9,
+    }
+
+
+def summary(at: float = 0.42, base: float = 0.2, hsa: float = 3.1, view: str = VIEW) -> dict[str, object]:
+    """Return a summary.json."""
+    directions = ("touch to vision", "vision to touch", "both")
+    return {
+        "run": "demo",
+        "encoder": "small SCRATCH",
+        "views": {
+            view: {
+                "moments": 500,
+                "contacts": 120,
+                "loss": {"hsa": hsa, "chance": 4.85, "batch": 128},
+                "retrieval": {d: recall(at, 0.06) for d in directions},
+                "opening_only": {"retrieval": {d: recall(base, 0.05) for d in directions}},
+            }
+        },
+        "action_error": {"per_column": [0.02] * 7, "standing_still_per_column": [0.05] * 7, "moments": 900},
+    }
+
+
+def make_run(folder: Path, name: str = "demo", steps: int = 300, view: str = VIEW, word: str = "") -> Path:
+    """Write a run folder; `view` and `word` may be hostile."""
+    run = folder / name
+    (run / "pictures").mkdir(parents=True)
+    (run / "config.toml").write_text(CONFIG.format(steps=steps) + f"# {word}\n", encoding="utf-8")
+    lines = []
+    for step in range(1, steps + 1, 10):
+        loss = 4.85 * float(np.exp(-step / 500))
+        lines.append({
+            "kind": "train", "step": step, f"hsa/{view}": loss, f"chance/{view}": 4.85, "loss": loss, "l1": loss / 9,
+            "temperature": 0.07, "gradient_norm": 1.0, "data_s": 0.01, "step_s": 0.2,
+        })  # fmt: skip
+    lines.append({"kind": "validation", "step": steps, f"hsa/{view}": 3.1, f"chance/{view}": 4.85, "loss": 3.1})
+    lines.append({"kind": "train", "step": steps, "loss": 3.0})
+    (run / "metrics.jsonl").write_text("".join(json.dumps(x) + "\n" for x in lines), encoding="utf-8")
+    (run / "summary.json").write_text(json.dumps(summary(view=view)), encoding="utf-8")
+    checks = [
+        {"name": f"box on sensor {word}", "measured": "0.98", "needed": ">= 0.9", "outcome": "pass", "advice": ""},
+        {"name": "commanded", "measured": "61 %", "needed": "", "outcome": "warn", "advice": "record the opening"},
+    ]
+    verification = {"subject": f"rig cell {word}", "verdict": "warn", "data_hash": "ab" * 32, "checks": checks}
+    (run / "verification.json").write_text(json.dumps(verification), encoding="utf-8")
+    (run / "environment.txt").write_text("python 3.11.7\n", encoding="utf-8")
+    (run / "statistics.json").write_text(json.dumps({"qpos_mean": [0.1, 0.2]}), encoding="utf-8")
+    for i, step in enumerate((100, 200, 300)):
+        image = np.full((60, 80, 3), 60 * (i + 1), np.uint8)
+        cv2.imwrite(str(run / "pictures" / f"map_step_{step:05d}.png"), image)
+    for episode in (0, 3):
+        cv2.imwrite(str(run / "pictures" / f"overlay_episode_{episode}.png"), np.full((60, 80, 3), 90, np.uint8))
+    cv2.imwrite(str(run / "pictures" / "gallery.png"), np.full((60, 80, 3), 120, np.uint8))
+    return run
