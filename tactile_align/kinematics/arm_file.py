@@ -8,9 +8,10 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from tactile_align.geometry.frames import pose, rotation_from_rpy
 from tactile_align.kinematics.chain import Arm
 
-Metres = Annotated[float, Field(ge=-3.0, le=3.0)]
-Degrees = Annotated[float, Field(ge=-360.0, le=360.0)]
-Limit = Annotated[float, Field(ge=-1080.0, le=1080.0)]
+# strict: TOML's true and "0.28" are no numbers.
+Metres = Annotated[float, Field(ge=-3.0, le=3.0, strict=True)]
+Degrees = Annotated[float, Field(ge=-360.0, le=360.0, strict=True)]
+Limit = Annotated[float, Field(ge=-1080.0, le=1080.0, strict=True)]
 
 
 def _refuse_radians(key: str, *values: float) -> None:
@@ -77,8 +78,8 @@ class ArmFact(BaseModel):
     name: Annotated[str, Field(min_length=1)]
     title: str
     source: Annotated[str, Field(min_length=1)]
-    reach_m: Annotated[float, Field(gt=0.05, lt=5.0)]
-    dof: Annotated[int, Field(ge=1)] | None = None
+    reach_m: Annotated[float, Field(gt=0.05, lt=5.0, strict=True)]
+    dof: Annotated[int, Field(ge=1, strict=True)] | None = None
     """Number of joints; tells a file that lost its end from one that is whole."""
     disagreements: tuple[str, ...] = ()
     joints: tuple[OriginJoint, ...] = ()

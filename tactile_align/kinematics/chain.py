@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 
 import numpy as np
 from array_api_compat import array_namespace
@@ -14,7 +13,7 @@ Frame = tuple[list[Array], list[Array], list[Array], list[Array]]
 Rows = tuple[tuple[float, ...], ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Arm:
     """A serial arm; each joint turns about, or slides along, +z of its own frame.
 
@@ -29,6 +28,7 @@ class Arm:
         T_link_flange: (4, 4) fixed pose of the flange in the last link.
         prismatic: (n,) whether each joint slides; empty when all turn.
         reach_m: Largest working radius as its maker states it, or None.
+        steps: The fixed poses as plain numbers, for the recursion.
     """
 
     name: str
@@ -41,6 +41,7 @@ class Arm:
     T_link_flange: np.ndarray = field(default_factory=lambda: np.eye(4))
     prismatic: tuple[bool, ...] = ()
     reach_m: float | None = None
+    steps: tuple[Rows, ...] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         n = len(self.joint_names)
@@ -58,23 +59,24 @@ class Arm:
             fault = rotation_fault(T[:3, :3]) if np.all(np.isfinite(T)) else "it holds nan or infinity"
             if fault:
                 raise ValueError(f"arm {self.name}: the pose of {label} in its link is no pose: {fault}")
+        object.__setattr__(self, "steps", _plain_steps(self))
 
     @property
     def dof(self) -> int:
         """Number of joints."""
         return len(self.joint_names)
 
-    @cached_property
-    def steps(self) -> tuple[Rows, ...]:
-        """The rows of each T_link_joint, then of T_link_flange, as plain floats.
 
-        Plain floats fold away where they are 0 or 1, and torch.compile sees them as constants. cos(90 deg) is
-        6e-17 in floating point; such dust is dropped, it would only cost multiplications.
-        """
-        stacked = np.concatenate([self.T_link_joint, self.T_link_flange[None]])
-        for exact in (0.0, 1.0, -1.0):
-            stacked = np.where(np.abs(stacked - exact) < 1e-15, exact, stacked)
-        return tuple(tuple(tuple(float(v) for v in row) for row in T) for T in stacked[:, :3])
+def _plain_steps(arm: Arm) -> tuple[Rows, ...]:
+    """The rows of each T_link_joint, then of T_link_flange, as plain floats.
+
+    Plain floats fold away where they are 0 or 1, and torch.compile sees them as constants. cos(90 deg) is
+    6e-17 in floating point; such dust is dropped, it would only cost multiplications.
+    """
+    stacked = np.concatenate([arm.T_link_joint, arm.T_link_flange[None]])
+    for exact in (0.0, 1.0, -1.0):
+        stacked = np.where(np.abs(stacked - exact) < 1e-15, exact, stacked)
+    return tuple(tuple(tuple(float(v) for v in row) for row in T) for T in stacked[:, :3])
 
 
 def require_joint_axis(arm: Arm, q: Array) -> None:

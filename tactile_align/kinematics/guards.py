@@ -157,7 +157,10 @@ def _read_as_degrees(arm: Arm, rows: np.ndarray) -> Suspicion | None:
 
 
 def _normalised(arm: Arm, rows: np.ndarray) -> Suspicion | None:
-    """Mean 0 and spread 1 in every joint at once, or every joint reaching just -1 and 1."""
+    """Mean 0 and spread 1 in every joint at once, or every joint reaching just -1 and 1.
+
+    That holds for the set the statistics came from; a single episode of it may have another mean and pass.
+    """
     if len(rows) < ROWS_FOR_STATISTICS or arm.dof < 3 or not np.isfinite(rows).all():
         return None
     mean, spread = rows.mean(axis=0), rows.std(axis=0)

@@ -40,6 +40,26 @@ LENGTHS = {
 }
 
 
+# Where along joint 3's axis the maker puts link 3, metres.
+LINK3 = {"cr7": 0.025, "cr12": 0.066, "cr20": 0.0468}
+
+
+def origins_of(name: str) -> list[tuple[tuple[float, ...], tuple[float, ...]]]:
+    """Joint origins (xyz m, rpy rad): a Nova's own, or a CR's from its lengths."""
+    if name in ORIGINS:
+        return ORIGINS[name]
+    d1, a2, a3, d4, d5, d6 = LENGTHS[name]
+    split = LINK3.get(name, 0.0)
+    return [
+        ((0, 0, d1), (0, 0, 0)),
+        ((0, 0, 0), (pi / 2, pi / 2, 0)),
+        ((-a2, 0, split), (0, 0, 0)),
+        ((-a3, 0, d4 - split), (0, 0, -pi / 2)),
+        ((0, -d5, 0), (pi / 2, 0, 0)),
+        ((0, d6, 0), (-pi / 2, 0, 0)),
+    ]
+
+
 def dh_rows(name: str) -> list[tuple[float, float, float, float]]:
     """Rows (offset, d, a, alpha) of the standard DH table."""
     d1, a2, a3, d4, d5, d6 = LENGTHS[name]
@@ -54,14 +74,14 @@ def dh_rows(name: str) -> list[tuple[float, float, float, float]]:
 
 
 def urdf(name: str) -> str:
-    """URDF text of a Nova, with the inertias a physics engine wants."""
+    """URDF text of an arm, with the inertias a physics engine wants."""
     lines = [
         f'<robot name="{name}">',
         '<mujoco><compiler fusestatic="false"/></mujoco>',
         '<link name="base"/>',
     ]
     parent = "base"
-    for i, (xyz, rpy) in enumerate(ORIGINS[name], start=1):
+    for i, (xyz, rpy) in enumerate(origins_of(name), start=1):
         inertia = '<inertia ixx="1" iyy="1" izz="1" ixy="0" ixz="0" iyz="0"/>'
         lines.append(f'<link name="link{i}"><inertial><mass value="1"/>{inertia}</inertial></link>')
         numbers = " ".join(map(repr, map(float, xyz))), " ".join(map(repr, map(float, rpy)))
@@ -77,6 +97,11 @@ def urdf(name: str) -> str:
 @pytest.fixture
 def urdf_text() -> Callable[[str], str]:
     return urdf
+
+
+@pytest.fixture
+def origins() -> Callable[[str], list[tuple[tuple[float, ...], tuple[float, ...]]]]:
+    return origins_of
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from tactile_align.calibration.rig import load_rig
-from tactile_align.kinematics.gripper import Gripper, Linear, SliderCrank, opening_in_contact
+from tactile_align.kinematics.gripper import Gripper, Linear, SliderCrank, Table, opening_in_contact
 
 # One side's distance from the tool axis, mm, for commands 0, 0.1 .. 1 (X-Trainer control code, tabulated).
 TABLE_MM = [12.50, 13.86, 15.69, 18.12, 21.28, 25.26, 30.06, 35.53, 41.42, 47.40, 53.14]
@@ -99,3 +99,44 @@ def test_torch_gives_the_same_openings_with_gradients() -> None:
 def test_contact_flags_must_pair_with_frames() -> None:
     with pytest.raises(ValueError, match=r"one flag per frame.*\(5,\).*\(4,\)"):
         opening_in_contact(load_rig("xtrainer"), "left", np.zeros((5, 14)), np.zeros(4, dtype=bool))
+
+
+def test_servo_counts_set_the_travel() -> None:
+    # The tactile edition's servo runs 1800..3052: 20.5 mm half way, 10.6 mm closed, the open end unchanged.
+    opening = gripper(law=SliderCrank(servo_counts=(3052, 1800))).opening(qpos(np.array([0.0, 0.5, 1.0])))[:, 0]
+    np.testing.assert_allclose(1000 * opening, [10.6, 20.5, 53.14], atol=0.06)
+    with pytest.raises(ValueError, match="turns back"):
+        SliderCrank(servo_counts=(0, 4096))
+
+
+def test_a_table_gives_its_points_and_straight_lines_between() -> None:
+    law = Table(fraction=(0.0, 0.2, 1.0), opening_m=(0.01, 0.02, 0.05))
+    readings = np.array([0.0, 0.1, 0.2, 0.6, 1.0])
+    opening = gripper(law=law).opening(qpos(readings))[:, 0]
+    np.testing.assert_allclose(opening, np.interp(readings, law.fraction, law.opening_m), atol=1e-15)
+    # Within the tolerance the outer lines go on: no kink, no clamp.
+    np.testing.assert_allclose(gripper(law=law).opening(qpos(np.array(-0.01)))[0], 0.0095, atol=1e-15)
+    tensor = torch.tensor(readings, requires_grad=True)
+    law.opening(tensor).sum().backward()
+    assert tensor.grad is not None
+    np.testing.assert_allclose(tensor.grad[[1, 3]], [0.05, 0.0375], atol=1e-12)
+
+
+def test_an_xtrainer_table_agrees_with_its_crank() -> None:
+    law = Table(fraction=tuple(np.linspace(0, 1, 11)), opening_m=tuple(np.array(TABLE_MM) / 1000))
+    c = np.linspace(0, 1, 101)
+    np.testing.assert_allclose(law.opening(c), SliderCrank().opening(c), atol=2e-4)
+
+
+@pytest.mark.parametrize(
+    ("fraction", "opening_m", "message"),
+    [
+        ((0.0, 1.0), (0.0, 0.01, 0.02), "2 fractions but 3 openings"),
+        ((0.1, 1.0), (0.0, 0.01), "rise from 0 to 1"),
+        ((0.0, 0.6, 0.5, 1.0), (0.0, 0.01, 0.02, 0.03), "rise from 0 to 1"),
+        ((0.0, 0.5, 1.0), (0.0, 0.02, 0.01), "opening_m must rise"),
+    ],
+)
+def test_a_table_that_is_none_is_refused(fraction: tuple, opening_m: tuple, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Table(fraction=fraction, opening_m=opening_m)

@@ -1,0 +1,107 @@
+"""The same arm as a roboticstoolbox robot: spatialmath poses, inverse kinematics, its plots.
+
+The only module that imports roboticstoolbox and spatialmath; their import takes seconds, so load it when needed.
+"""
+
+import numpy as np
+from roboticstoolbox import ET, ETS, Link, Robot
+from spatialmath import SE3
+
+from tactile_align.geometry.frames import Array, invert, log
+from tactile_align.kinematics.arm import Arm, forward_kinematics, jacobian
+
+TOLERANCE = 1e-10
+"""ikine_LM's residual, half the squared pose error; a few Newton steps take it to rounding."""
+
+
+def to_toolbox(arm: Arm) -> Robot:
+    """Return the arm as a roboticstoolbox robot, for its plots, planners and checks.
+
+    Joint values, base and flange are the same: `to_toolbox(arm).fkine(q).A == forward_kinematics(arm, q)`.
+    """
+    parent, links = None, []
+    for i, name in enumerate(arm.joint_names):
+        joint = ET.tz() if arm.prismatic[i] else ET.Rz()
+        ets = ETS([ET.SE3(SE3(arm.T_link_joint[i], check=False)), joint])  # type: ignore[operator]
+        bounds = np.array([arm.lower[i], arm.upper[i]])
+        # A joint without limits is searched over one turn.
+        bounds = np.where(np.isfinite(bounds), bounds, [-np.pi, np.pi])
+        parent = Link(ets, name=f"link of {name}", parent=parent, qlim=bounds)
+        links.append(parent)
+    flange = ETS([ET.SE3(SE3(arm.T_link_flange, check=False))])  # type: ignore[operator]
+    links.append(Link(flange, name="flange", parent=parent))
+    return Robot(links, name=arm.name)
+
+
+def flange_pose(arm: Arm, q: Array) -> SE3:
+    """Return T_base_flange of joint values (n,) or (N, n) as one spatialmath SE3 of length 1 or N, metres."""
+    q = np.asarray(q, dtype=np.float64)
+    T = forward_kinematics(arm, q)
+    return SE3(T, check=False) if q.ndim == 1 else SE3(list(T), check=False)
+
+
+def inverse_kinematics(
+    arm: Arm, T_base_flange: SE3 | Array, near: Array, starts: int = 30, seed: int = 0
+) -> np.ndarray:
+    """Return the joint values that reach a flange pose and lie nearest to a posture.
+
+    Levenberg-Marquardt (roboticstoolbox's ikine_LM) from `near` and from random postures, each solution turned by
+    whole turns towards `near` within the limits.
+
+    Args:
+        arm: The arm.
+        T_base_flange: The pose wanted: an SE3, or (4, 4), metres.
+        near: (n,) posture to stay close to, rad.
+        starts: How many starts the search makes; more find more of the up to 16 solutions of six joints.
+        seed: Seeds the random starts; equal seeds give equal answers.
+
+    Returns:
+        (n,) joint values, rad; the pose error is below 1e-9 m and rad.
+
+    Raises:
+        ValueError: `near` has the wrong length, or no solution within the limits was found.
+    """
+    T = np.asarray(T_base_flange.A if isinstance(T_base_flange, SE3) else T_base_flange, dtype=np.float64)
+    near = np.asarray(near, dtype=np.float64)
+    if near.shape != (arm.dof,) or T.shape != (4, 4):
+        raise ValueError(f"needed one pose (4, 4) and near ({arm.dof},) for {arm.name}; got {T.shape} and {near.shape}")
+    robot, rng = to_toolbox(arm), np.random.default_rng(seed)
+    lower, upper = (np.where(np.isfinite(b), b, s * np.pi) for b, s in ((arm.lower, -1.0), (arm.upper, 1.0)))
+    best: np.ndarray | None = None
+    for start in range(starts):
+        q0 = near if start == 0 else rng.uniform(lower, upper)
+        found = robot.ikine_LM(T, q0=q0, ilimit=50, slimit=1, tol=TOLERANCE, joint_limits=False, seed=seed)
+        if not found.success:
+            continue
+        q = _turned_towards(arm, _polished(arm, T, np.asarray(found.q)), near)
+        reached = np.abs(log(invert(T) @ forward_kinematics(arm, q))).max() < 1e-9
+        inside = np.all((q >= arm.lower - 1e-9) & (q <= arm.upper + 1e-9))
+        if reached and inside and (best is None or np.linalg.norm(q - near) < np.linalg.norm(best - near)):
+            best = q
+    if best is None:
+        x, y, z = T[:3, 3]
+        reach = f" (its reach is {arm.reach_m:g} m)" if arm.reach_m else ""
+        raise ValueError(
+            f"{arm.name} has no posture within its limits that puts the flange at ({x:.3f}, {y:.3f}, {z:.3f}) m with "
+            f"that orientation{reach}; {starts} starts were tried. Is the pose in the base frame, in metres?"
+        )
+    return best
+
+
+def _polished(arm: Arm, T_base_flange: np.ndarray, q: np.ndarray) -> np.ndarray:
+    """Take Newton steps on the pose error, by least squares so that singular postures do no harm."""
+    for _ in range(4):
+        error = T_base_flange @ invert(forward_kinematics(arm, q))
+        rotation = log(error)[3:]
+        shift = T_base_flange[:3, 3] - forward_kinematics(arm, q)[:3, 3]
+        q = q + np.linalg.lstsq(jacobian(arm, q), np.concatenate([shift, rotation]), rcond=1e-6)[0]
+    return q
+
+
+def _turned_towards(arm: Arm, q: np.ndarray, near: np.ndarray) -> np.ndarray:
+    """Add whole turns to the turning joints: nearest to `near` among those within the limits."""
+    turns = 2 * np.pi * np.arange(-3, 4)[:, None]
+    choices = np.where(np.array(arm.prismatic), q, near + (q - near + np.pi) % (2 * np.pi) - np.pi + turns)
+    inside = (choices >= arm.lower) & (choices <= arm.upper)
+    cost = np.abs(choices - near) + np.where(inside, 0.0, 1e3)
+    return np.take_along_axis(choices, cost.argmin(axis=0)[None], axis=0)[0]
