@@ -25,7 +25,7 @@ INK: Colour = (18, 18, 18)
 
 SENSOR_COLOURS = (ORANGE, SKY, YELLOW, PURPLE)
 """By the sensor's place in the rig, round and round."""
-COMPARED = GREEN
+COMPARED = WHITE
 """Boxes of a second rig; these are dashed as well."""
 
 FONT = cv2.FONT_HERSHEY_SIMPLEX
