@@ -43,7 +43,7 @@ class Plan:
 
 
 PLANS: dict[Size, Plan] = {
-    "full": Plan(regrasp=84, expert=8, poses=500, steps=420, batch_size=128, held_out=0.2),
+    "full": Plan(regrasp=280, expert=10, poses=500, steps=400, batch_size=128, held_out=0.15),
     "smoke": Plan(regrasp=6, expert=2, poses=60, steps=12, batch_size=24, held_out=2),
 }
 
