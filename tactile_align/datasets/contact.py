@@ -16,6 +16,7 @@ ROUNDS = 3  # the reference and the frames it is made of settle in two or three
 # An eighth of a 320x240 touch, which a JPEG decoder gives almost free.
 LONG_SIDE = 40
 WIDE = 5.0  # cells; light that changes over more than this is the lamps' affair
+MAX_BINS = 400  # moments the running reference is kept at
 MAX_PAIRED = 600  # frames compared each with each; of longer episodes every second, third, ...
 
 
@@ -57,7 +58,9 @@ def contact_of(
 ) -> Contact:
     """Find the frames of one sensor in one episode that touch something.
 
-    An episode that touches something in EVERY frame, always the same way, cannot be told from one that never
+    What presses the whole pad evenly, without a rim on it, shows late: simulated, a tilted plate at 0.4 mm,
+    where other shapes show at 0.05 mm. An episode that touches something in EVERY frame, always the same way,
+    cannot be told from one that never
     does: give such an episode a `reference`.
 
     Args:
@@ -150,9 +153,11 @@ def _free_frames(cells: np.ndarray) -> np.ndarray:
     some = np.stack([cv2.blur(frame, (3, 3))[1::2, 1::2] for frame in _local(cells[::every])])
     flat = some.reshape(len(some), -1)
     apart = np.stack([np.abs(flat - frame).max(axis=1) for frame in flat])
-    near = 1.7 * max(float(np.quantile(np.diagonal(apart, 1), 0.15)), 0.1)
-    close = apart < near
     need = max(3, len(some) // 20)
+    # The frames with the nearest company, 5 % of all, are alike up to noise: that is how far noise alone sets
+    # apart.
+    company = np.partition(apart, need, axis=1)[:, need]
+    close = apart < 1.6 * max(float(np.quantile(company, 0.1)), 0.1)
     cores = close.sum(axis=1) >= need
     label = np.where(cores, _components(close & cores[:, None] & cores[None]), -1)
     candidates = [k for k in np.unique(label[cores]) if (label == k).sum() >= need]
@@ -183,10 +188,15 @@ def _components(linked: np.ndarray) -> np.ndarray:
 def _running_mean(cells: np.ndarray, free: np.ndarray) -> np.ndarray:
     """(T, h, w, 3): the touch without contact around each moment, weighted by nearness in time."""
     steps = len(cells)
-    times, width = np.flatnonzero(free), max(10.0, steps / 10)
-    weight = np.exp(-0.5 * ((np.arange(steps)[:, None] - times[None]) / width) ** 2).astype(np.float32) + 1e-6
-    mean = (weight / weight.sum(axis=1, keepdims=True)) @ cells[free].reshape(len(times), -1)
-    return mean.reshape(cells.shape)
+    count = min(steps, MAX_BINS)
+    where = np.arange(steps) * count // steps
+    sums = np.zeros((count, cells[0].size), np.float32)
+    np.add.at(sums, where[free], cells[free].reshape(int(free.sum()), -1))
+    frames = np.bincount(where[free], minlength=count).astype(np.float32)
+    width, at = max(10.0 * count / steps, count / 10), np.arange(count)
+    weight = np.exp(-0.5 * ((at[:, None] - at[None]) / width) ** 2).astype(np.float32) + np.float32(1e-6)
+    mean = (weight @ sums) / (weight @ frames)[:, None]
+    return np.asarray(mean[where].reshape(cells.shape))
 
 
 def _thresholds(quiet: np.ndarray, sensitivity: float, floor: float) -> tuple[float, float]:

@@ -1,5 +1,6 @@
 """Contact from touch images alone, on a drawn gel whose contacts are known."""
 
+import time
 from pathlib import Path
 
 import cv2
@@ -122,6 +123,23 @@ def worn(touches: np.ndarray) -> np.ndarray:
     worn = touches + rng.normal(0, 3, (steps, 1, 1, 1)) + rng.normal(0, 4, touches.shape)
     worn[..., 0] -= 40 * fade
     return worn.clip(0, 255).astype(np.uint8)
+
+
+def test_a_long_episode_needs_little_time_and_the_same_care() -> None:
+    pressed = np.resize(regrasp(8, count=40), 3000)
+    pressed[-3:] = 0
+    # A 30x40 gel made once a phase, with fresh noise a frame: drawing 3000 large ones would take longer than
+    # the test.
+    small = np.stack(
+        [cv2.resize(f, (30, 40), interpolation=cv2.INTER_AREA) for f in gel(regrasp(8, count=40), 8, noise=0)]
+    )
+    touches = np.resize(small, (3000, 40, 30, 3)).astype(np.float32)
+    touches[-3:] = small[0]
+    touches += np.random.default_rng(1).normal(0, 1, touches.shape) + 20 * np.linspace(0, 1, 3000)[:, None, None, None]
+    begun = time.process_time()
+    found = contact_of(touches.clip(0, 255).astype(np.uint8))
+    assert time.process_time() - begun < 15
+    assert (found.flags != (pressed > 0)).mean() < 0.002
 
 
 def test_contacts_are_numbered_in_order() -> None:
