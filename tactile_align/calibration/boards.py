@@ -157,7 +157,7 @@ class Board(BaseModel):
             good, corners = cv2.findChessboardCorners(small, size, flags=flags)
         else:
             grid = "CALIB_CB_SYMMETRIC_GRID" if self.kind == "circles" else "CALIB_CB_ASYMMETRIC_GRID"
-            blobs = cv2.SimpleBlobDetector_Params()
+            blobs = cv2.SimpleBlobDetector.Params()
             # OpenCV's default stops at 5000 px^2: a board that fills the image is never found.
             blobs.minArea, blobs.maxArea = 20.0, small.size / len(self.points)
             good, corners = cv2.findCirclesGrid(

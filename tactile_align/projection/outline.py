@@ -20,8 +20,10 @@ Z_NEAR_M = 0.005
 """Solids are cut at this depth before projecting, so that no point behind the camera ever gets a pixel."""
 SAMPLES_PER_EDGE = 9
 """Points on a curve; the extreme one is refined by the parabola through it and its two neighbours."""
-SAMPLES_PER_CUT_EDGE = 33
-"""The same where a solid reaches the near plane or the lens limit: there a curve is long and bends most."""
+SAMPLES_PER_CUT_EDGE = 129
+"""The same where a solid reaches the near plane, the lens limit or far off the axis: there curves bend most."""
+WIDE = 1.5
+"""Normalised radius (tan of the angle to the axis) from which on a solid counts as far off the axis."""
 CHUNK = 256
 """Solids sampled at once: what they need then stays in a core's cache, which is three times as fast."""
 NOWHERE = 1e18
@@ -54,8 +56,9 @@ def solid_outline(camera: Camera, T_camera_sensor: Array, solid: Solid) -> tuple
     p = apply(T[:, None], xp.asarray(solid.corners, dtype=T.dtype, device=T.device))
     in_front = p[..., 2] >= Z_NEAR_M
     whole = xp.all(in_front, axis=-1)
-    if np.isfinite(camera.radius_limit):
-        whole = whole & xp.all(_beyond(p, camera.radius_limit) <= 0, axis=-1)
+    wide = WIDE if camera.model != "pinhole" else np.inf
+    if np.isfinite(min(camera.radius_limit, wide)):
+        whole = whole & xp.all(_beyond(p, min(camera.radius_limit, wide)) <= 0, axis=-1)
     if bool(xp.all(whole)):
         box = _whole_outline(camera, p)
     else:
@@ -80,7 +83,7 @@ def _whole_outline(camera: Camera, p: Array) -> Array:
 
 
 def _cut_outline(camera: Camera, p: Array, T: Array, solid: Solid) -> Array:
-    """Return boxes (N, 4) of solids that the near plane or the lens limit may cut; infinite where none."""
+    """Return boxes (N, 4) of solids that the near plane or the lens limit may cut, or wide ones; infinite where none."""
     xp = array_namespace(p)
     a, b, keep = _cut_at_near_plane(*_edge_ends(p))
     limit = camera.radius_limit

@@ -1,0 +1,84 @@
+"""Closed forms of X C_i = B_i Z for the two constant poses X and Z: starts for the refinement, never the answer.
+
+C_i is T_camera_board of view i and B_i the robot's part of the chain: T_flange_base for a camera on the flange,
+T_base_flange for one that stands still. Eliminating Z gives A X = X C for pairs of views.
+"""
+
+import numpy as np
+
+from tactile_align.geometry.frames import invert, nearest_rotation, pose, rotation_log
+
+MIN_TURN = np.radians(3.0)
+MAX_TURN = np.radians(175.0)
+"""Pairs of views that turn less say little about rotation; near 180 degrees the axis loses its sign."""
+
+
+def pairs(B: np.ndarray, C: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return A and D, each (P, 4, 4), of all pairs of views with a useful relative turn: A X = X D."""
+    i, j = np.triu_indices(len(B), 1)
+    A, D = B[j] @ invert(B)[i], C[j] @ invert(C)[i]
+    turn = np.linalg.norm(rotation_log(A[:, :3, :3]), axis=-1)
+    keep = (turn > MIN_TURN) & (turn < MAX_TURN)
+    return A[keep], D[keep]
+
+
+def park(B: np.ndarray, C: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return X and Z after Park and Martin (1994): rotation vectors are aligned, then translation is linear.
+
+    Raises:
+        ValueError: Fewer than two useful pairs.
+    """
+    A, D = pairs(B, C)
+    if len(A) < 2:
+        raise ValueError(
+            f"hand-eye needs pairs of views that turn by 3 to 175 degrees; got {len(A)}. Turn the camera more"
+        )
+    a, d = rotation_log(A[:, :3, :3]), rotation_log(D[:, :3, :3])
+    R = nearest_rotation(np.einsum("pi,pj->ij", a, d))
+    return _complete(B, C, R)
+
+
+def kronecker(B: np.ndarray, C: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return X and Z after Shah (2013): both rotations from one singular value decomposition."""
+    K = sum(np.kron(b[:3, :3], c[:3, :3]) for b, c in zip(B, C, strict=True))
+    U, _, _ = np.linalg.svd(K)
+    # R_X C_i = B_i R_Z: the rotations are the leading singular vectors of the sum of B_i (x) C_i.
+    R = U[:, 0].reshape(3, 3)
+    return _complete(B, C, nearest_rotation(np.sign(np.linalg.det(R)) * R))
+
+
+def _complete(B: np.ndarray, C: np.ndarray, R: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return X and Z for a known rotation of X: Z's rotation is a mean, both translations are linear."""
+    Rb, Rc = B[:, :3, :3], C[:, :3, :3]
+    Rz = nearest_rotation((np.swapaxes(Rb, 1, 2) @ R @ Rc).mean(0))
+    # R t_c + t_x = R_b t_z + t_b
+    n = len(B)
+    M = np.concatenate([np.broadcast_to(np.eye(3), (n, 3, 3)), -Rb], axis=-1).reshape(-1, 6)
+    rhs = (B[:, :3, 3] - C[:, :3, 3] @ R.T).reshape(-1)
+    t = np.linalg.lstsq(M, rhs, rcond=None)[0]
+    return pose(R, t[:3]), pose(Rz, t[3:])
+
+
+def length_ratio(B: np.ndarray, C: np.ndarray) -> float:
+    """Return how many units of the robot's lengths one unit of the board's is: 1000 where mm meet m.
+
+    The translation part of A X = X D with the board's lengths scaled, (R_A - 1) t_X - s R_X t_D = -t_A, is
+    linear in t_X and s.
+    """
+    A, D = pairs(B, C)
+    a, d = rotation_log(A[:, :3, :3]), rotation_log(D[:, :3, :3])
+    R = nearest_rotation(np.einsum("pi,pj->ij", a, d))
+    left = np.concatenate([A[:, :3, :3] - np.eye(3), -(D[:, :3, 3] @ R.T)[..., None]], axis=-1)
+    unit = np.linalg.norm(A[:, :3, 3], axis=-1).mean() / max(np.linalg.norm(D[:, :3, 3], axis=-1).mean(), 1e-12)
+    scale = np.array([1.0, 1.0, 1.0, 1 / max(unit, 1e-12)])
+    solved = np.linalg.lstsq((left * scale).reshape(-1, 4), -A[:, :3, 3].reshape(-1), rcond=None)[0]
+    return float(solved[3] * scale[3])
+
+
+def consistency(B: np.ndarray, C: np.ndarray, X: np.ndarray) -> tuple[float, float]:
+    """Return how far the board wanders over the views for this X: RMS in m and rad about the mean board."""
+    Z = invert(B) @ X @ C
+    t = Z[:, :3, 3] - np.median(Z[:, :3, 3], axis=0)
+    mean = nearest_rotation(Z[:, :3, :3].mean(0))
+    w = rotation_log(mean.T @ Z[:, :3, :3])
+    return float(np.sqrt((t**2).sum(-1).mean())), float(np.sqrt((w**2).sum(-1).mean()))

@@ -1,0 +1,330 @@
+"""Where a camera sits: views of a board and the robot's poses give T_parent_camera, with its uncertainty.
+
+Two chains, one form. A camera on a moving link sees a board that stands still,
+T_camera_board = X^-1 T_base_link^-1 Z with X = T_link_camera and Z = T_base_board; a camera that stands still
+sees a board on a moving link, T_camera_board = X^-1 T_base_link Z with X = T_base_camera and Z = T_link_board.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from tactile_align.calibration.camera import Camera
+from tactile_align.calibration.closed_form import kronecker, park
+from tactile_align.calibration.joint_fit import Fit, Prior, joint_fit
+from tactile_align.calibration.views import BoardPose, View, board_poses, rms, slopes
+from tactile_align.geometry.frames import apply, invert, pose, rotation_exp, rotation_log
+
+Mounted = Literal["moving", "fixed"]
+MIN_VIEWS = 3
+OUTLIER_PX, OUTLIER_FACTOR = 3.0, 5.0
+"""A view is named when its RMS exceeds both 3 px and 5 times the median view's."""
+
+
+@dataclass(frozen=True)
+class Spread:
+    """How much the camera turned and moved against the board.
+
+    Attributes:
+        turn: Largest relative rotation of two views, rad.
+        axes: Smallest eigenvalue of the mean outer product of the relative rotations' axes: 0 when all turn
+            about one plane's axes only, 1/3 when they turn every way.
+        nearest: Smallest difference of two views: the larger of rotation (rad) and translation (m).
+    """
+
+    turn: float
+    axes: float
+    nearest: float
+
+
+@dataclass(frozen=True)
+class HandEye:
+    """A camera's pose with the evidence for it.
+
+    Attributes:
+        mounted: "moving": X = T_link_camera; "fixed": X = T_base_camera.
+        X: (4, 4) pose of the camera, m.
+        Z: (4, 4) T_base_board of a moving camera, T_link_board of a fixed one, m.
+        names: The N views used.
+        per_view: (N,) RMS in px under X and Z.
+        pnp: (N,) RMS in px when each view has a pose of its own: what camera and detection alone can do.
+        left_out: (N,) RMS in px of each view under the fit of all others.
+        rms: RMS of all points, px.
+        outliers: Names of views far off.
+        dropped: Names of views that gave no pose, with the reason.
+        covariance: (6, 6) of translation (m, parent's axes) and rotation (rad, right perturbation
+            R exp(w)), from leaving out one view at a time.
+        formal: (6, 6) the same from the residuals alone; it is several times too small.
+        scale: Board scale when freed, with `scale_sigma` from leaving out one view at a time.
+        scale_sigma: Its standard deviation.
+        spread: How the views differ.
+        starts: RMS in px reached from each start.
+        fit: The fit itself.
+        poses: Per view the pose it gives by itself.
+    """
+
+    mounted: Mounted
+    X: np.ndarray
+    Z: np.ndarray
+    names: tuple[str, ...]
+    per_view: np.ndarray
+    pnp: np.ndarray
+    left_out: np.ndarray
+    rms: float
+    outliers: tuple[str, ...]
+    dropped: tuple[str, ...]
+    covariance: np.ndarray
+    formal: np.ndarray
+    scale: float
+    scale_sigma: float
+    spread: Spread
+    starts: dict[str, float]
+    fit: Fit
+    poses: tuple[BoardPose, ...]
+
+    @property
+    def sigma_t_m(self) -> np.ndarray:
+        """(3,) standard deviations of the translation, m."""
+        return np.sqrt(np.diag(self.covariance)[:3])
+
+    @property
+    def sigma_r_rad(self) -> np.ndarray:
+        """(3,) standard deviations of the rotation, rad."""
+        return np.sqrt(np.diag(self.covariance)[3:])
+
+    @property
+    def left_out_rms(self) -> float:
+        """RMS over views of `left_out`, px."""
+        return float(np.sqrt(np.mean(self.left_out**2)))
+
+    def sigma_px(self, camera: Camera, p_parent: np.ndarray) -> np.ndarray:
+        """Return how uncertain the pixel of points (..., 3) in the camera's PARENT frame is, (..., 2) px."""
+        p = np.asarray(p_parent, dtype=np.float64)
+        flat = apply(invert(self.X), p.reshape(-1, 3))
+        _, J = slopes(camera, flat)
+        from_pose = np.concatenate([np.broadcast_to(-self.X[:3, :3].T, (len(flat), 3, 3)), _cross(flat)], axis=-1)
+        G = J @ from_pose
+        variance = np.einsum("nij,jk,nik->ni", G, self.covariance, G)
+        return np.sqrt(variance).reshape(*p.shape[:-1], 2)
+
+
+def chain(T_base_link: np.ndarray, mounted: Mounted) -> np.ndarray:
+    """Return B (N, 4, 4) such that T_camera_board = X^-1 B Z."""
+    return np.asarray(invert(T_base_link)) if mounted == "moving" else T_base_link
+
+
+def solve_hand_eye(
+    camera: Camera,
+    T_base_link: np.ndarray,
+    views: Sequence[View],
+    mounted: Mounted = "moving",
+    *,
+    prior: Prior | None = None,
+    seed: int = 0,
+) -> HandEye:
+    """Find where a camera sits from views of a board and the robot's poses.
+
+    Args:
+        camera: The camera of the images the views come from.
+        T_base_link: (N, 4, 4) per view the pose of the moving link: the camera's (moving) or the board's (fixed).
+        views: N views of one board.
+        mounted: Whether the camera moves or the board does.
+        prior: Let each robot pose move by about this much; None: robot poses are exact.
+        seed: Of the random subsets that make starts robust to bad views.
+
+    Returns:
+        The pose with its evidence. A bad set of views gives a bad pose with large residuals, not an error.
+
+    Raises:
+        ValueError: Fewer than three usable views, or views that never turn.
+    """
+    if len(T_base_link) != len(views):
+        raise ValueError(f"each view needs a robot pose: got {len(views)} views and {len(T_base_link)} poses")
+    kept, singles, dropped = [], [], []
+    for i, view in enumerate(views):
+        try:
+            singles.append(board_poses(camera, view)[0])
+            kept.append(i)
+        except ValueError as error:
+            dropped.append(str(error))
+    if len(kept) < MIN_VIEWS:
+        raise ValueError(
+            f"hand-eye needs at least {MIN_VIEWS} usable views, better 15; got {len(kept)} of {len(views)}"
+            + (f" ({dropped[0]})" if dropped else "")
+            + ". Take more, with the board in sight and turned in every direction"
+        )
+    B = chain(np.asarray(T_base_link, dtype=np.float64)[kept], mounted)
+    chosen, C = _read_alike(camera, B, [views[i] for i in kept], [one.T_camera_board for one in singles])
+    fit, starts, chosen = _best_fit(camera, B, chosen, C, prior, seed)
+    read = {id(views[i]): one for i, one in zip(kept, singles, strict=True)}
+    final = [read[id(view)] if id(view) in read else board_poses(camera, view)[0] for view in chosen]
+    size = np.maximum(OUTLIER_PX, OUTLIER_FACTOR * np.median(fit.per_view))
+    out = tuple(view.name for view, error in zip(chosen, fit.per_view, strict=True) if error > size)
+    leave_out = _leave_out(fit)
+    free = joint_fit(camera, B, chosen, fit.X, fit.Z, free_scale=True, weights=fit.weights)
+    n = len(chosen)
+    centred = leave_out - leave_out.mean(0)
+    covariance = (n - 1) / n * centred.T @ centred
+    free_out = _leave_out(free)[:, 12]
+    points = sum(len(view.uv) for view in chosen)
+    variance = (fit.rms**2 / 2) * points / max(points - 6, 1)
+    return HandEye(
+        mounted=mounted,
+        X=fit.X,
+        Z=fit.Z,
+        names=tuple(view.name for view in chosen),
+        per_view=fit.per_view,
+        pnp=np.array([one.rms for one in final]),
+        left_out=_left_out_rms(camera, B, chosen, fit, leave_out),
+        rms=fit.rms,
+        outliers=out,
+        dropped=tuple(dropped),
+        covariance=covariance[:6, :6],
+        formal=np.linalg.pinv(fit.H.sum(0))[:6, :6] * variance,
+        scale=free.scale,
+        scale_sigma=float(np.sqrt((n - 1) / n * ((free_out - free_out.mean()) ** 2).sum())),
+        spread=spread(B, np.stack([one.T_camera_board for one in final])),
+        starts=starts,
+        fit=fit,
+        poses=tuple(final),
+    )
+
+
+def spread(B: np.ndarray, C: np.ndarray) -> Spread:
+    """Return how much the views differ, from the robot's part (N, 4, 4) and the board's poses (N, 4, 4)."""
+    i, j = np.triu_indices(len(B), 1)
+    relative = B[j] @ invert(B)[i]
+    w = rotation_log(relative[:, :3, :3])
+    turn = np.linalg.norm(w, axis=-1)
+    seen = C[j] @ invert(C)[i]
+    moved = np.linalg.norm(seen[:, :3, 3], axis=-1)
+    useful = turn > np.radians(3.0)
+    axes = 0.0
+    if useful.any():
+        a = w[useful] / turn[useful, None]
+        axes = float(np.linalg.eigvalsh(np.einsum("pi,pj->ij", a, a) / len(a))[0])
+    return Spread(float(turn.max()), axes, float(np.maximum(turn, moved).min()))
+
+
+def _read_alike(camera: Camera, B: np.ndarray, views: list[View], C: list[np.ndarray]) -> tuple[list[View], np.ndarray]:
+    """Choose for each view the reading that agrees with the robot's turns; never from one image alone."""
+    if not any(view.others for view in views):
+        return views, np.stack(C)
+    choices = []
+    for view, first in zip(views, C, strict=True):
+        more = [board_poses(camera, view.read_as(k + 1))[0].T_camera_board for k in range(len(view.others))]
+        choices.append(np.stack([first, *more]))
+    best, cost = np.zeros(len(views), int), np.inf
+    for root in range(len(views)):
+        picks, costs = np.zeros(len(views), int), []
+        for i in range(len(views)):
+            turn = np.linalg.norm(rotation_log((B[i] @ invert(B[root]))[:3, :3]))
+            seen = choices[i] @ invert(choices[root][0])
+            off = np.abs(np.linalg.norm(rotation_log(seen[:, :3, :3]), axis=-1) - turn)
+            picks[i] = int(off.argmin()) if i != root else 0
+            costs.append(off.min() if i != root else 0.0)
+        if sum(costs) < cost:
+            best, cost = picks, sum(costs)
+    chosen = [view.read_as(int(k)) for view, k in zip(views, best, strict=True)]
+    return chosen, np.stack([choice[k] for choice, k in zip(choices, best, strict=True)])
+
+
+def _best_fit(
+    camera: Camera, B: np.ndarray, views: list[View], C: np.ndarray, prior: Prior | None, seed: int
+) -> tuple[Fit, dict[str, float], list[View]]:
+    starts: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+    faults = []
+    for name, method in (("park", park), ("kronecker", kronecker)):
+        try:
+            starts[name] = method(B, C)
+        except ValueError as error:
+            faults.append(str(error))
+    if len(views) >= 5:
+        chosen = _robust_start(camera, B, C, views, seed)
+        if chosen is not None:
+            starts["random subsets"] = chosen
+    if not starts:
+        raise ValueError(faults[0])
+    reached: dict[str, float] = {}
+    best: Fit | None = None
+    best_views = views
+    for name, (X, Z) in starts.items():
+        read = _read_again(camera, B, views, X, Z)
+        fit = joint_fit(camera, B, read, X, Z, prior=prior)
+        reached[name] = fit.rms
+        if best is None or np.median(fit.per_view) * fit.rms < np.median(best.per_view) * best.rms:
+            best, best_views = fit, read
+    if best is None:
+        raise ValueError(faults[0])
+    read = _read_again(camera, B, best_views, best.X, best.Z)
+    if any(a is not b for a, b in zip(read, best_views, strict=True)):
+        best, best_views = joint_fit(camera, B, read, best.X, best.Z, prior=prior), read
+    return best, reached, best_views
+
+
+def _read_again(camera: Camera, B: np.ndarray, views: list[View], X: np.ndarray, Z: np.ndarray) -> list[View]:
+    """Choose each view's reading again, now that camera and board are roughly known."""
+    out = []
+    for b, view in zip(B, views, strict=True):
+        readings = [view.read_as(k) for k in range(len(view.others) + 1)]
+        T = invert(X) @ b @ Z
+        out.append(min(readings, key=lambda one: _median_off(camera, T, one)) if len(readings) > 1 else view)
+    return out
+
+
+def _median_off(camera: Camera, T: np.ndarray, view: View) -> float:
+    uv, _ = camera.project(apply(T, view.points))
+    off = np.linalg.norm(uv - view.uv, axis=-1)
+    return float(np.median(np.where(np.isfinite(off), off, 1e6)))
+
+
+def _robust_start(
+    camera: Camera, B: np.ndarray, C: np.ndarray, views: list[View], seed: int, trials: int = 60
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """Return the start from a random handful of views that explains the median view best."""
+    rng = np.random.default_rng(seed)
+    best, chosen = np.inf, None
+    centre, reach = (np.mean([view.points.mean(0) for view in views], axis=0), 0.0)
+    reach = float(np.mean([np.ptp(view.points, axis=0)[:2].mean() for view in views])) / 2
+    marks = centre + reach * np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0.0]])
+    seen = apply(C[:, None], marks)
+    for _ in range(trials):
+        some = rng.choice(len(B), size=4, replace=False)
+        try:
+            X, Z = park(B[some], C[some])
+        except (ValueError, np.linalg.LinAlgError):
+            continue
+        off = np.linalg.norm(apply((invert(X) @ B @ Z)[:, None], marks) - seen, axis=-1).max(-1)
+        # Distance over depth is about the angle, hence the pixels, by which the board is missed.
+        score = float(np.median(off / np.maximum(np.abs(seen[:, 0, 2]), 1e-6)))
+        if score < best:
+            best, chosen = score, (X, Z)
+    return chosen
+
+
+def _leave_out(fit: Fit) -> np.ndarray:
+    """Return (N, n) how the numbers change when one view is left out: one Gauss-Newton step from the full fit.
+
+    Close to the optimum the step is exact up to second order; refitting N times gives the same sigma to 2 %.
+    """
+    H, g = fit.H.sum(0), fit.g.sum(0)
+    rest, slope = H - fit.H, g - fit.g
+    damping = 1e-9 * np.trace(H) / len(H) * np.eye(len(H))
+    return np.linalg.solve(rest + damping, -slope[..., None])[..., 0]
+
+
+def _left_out_rms(camera: Camera, B: np.ndarray, views: list[View], fit: Fit, step: np.ndarray) -> np.ndarray:
+    out = np.empty(len(views))
+    for i, view in enumerate(views):
+        X = pose(fit.X[:3, :3] @ rotation_exp(step[i, 3:6]), fit.X[:3, 3] + step[i, :3])
+        Z = pose(fit.Z[:3, :3] @ rotation_exp(step[i, 9:12]), fit.Z[:3, 3] + step[i, 6:9])
+        out[i] = rms(camera, invert(X) @ B[i] @ Z, view)
+    return out
+
+
+def _cross(p: np.ndarray) -> np.ndarray:
+    x, y, z = p[:, 0], p[:, 1], p[:, 2]
+    o = np.zeros_like(x)
+    return np.stack([o, -z, y, z, o, -x, -y, x, o], axis=-1).reshape(-1, 3, 3)

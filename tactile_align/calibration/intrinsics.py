@@ -1,0 +1,207 @@
+"""From views of a board to a camera: K, lens coefficients, how sure they are and which part of the image they know."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import cv2
+import numpy as np
+
+from tactile_align.calibration.camera import Camera
+from tactile_align.calibration.compat import fisheye_flag, standard_flag
+from tactile_align.calibration.lens import LensModel
+from tactile_align.calibration.views import View, board_poses
+
+MIN_VIEWS = 3
+OUTLIER_FACTOR, OUTLIER_PX = 3.0, 0.5
+"""A view is dropped when its RMS exceeds both 3 times the median view's and half a pixel."""
+CELLS = (6, 8)
+"""Rows and columns of the coverage map."""
+REACH = 1.2
+"""The lens model is trusted this much further out than the outermost point it was fitted to."""
+
+
+@dataclass(frozen=True)
+class Intrinsics:
+    """A camera with the evidence for it.
+
+    Attributes:
+        camera: The camera.
+        rms: RMS of all points kept, px.
+        per_view: RMS of each view kept, px, by name.
+        deviations: Standard deviation of each number (fx, fy, cx, cy, k1, ...); empty for fisheye.
+        dropped: Names of views left out as outliers, with their RMS.
+        coverage: (rows, columns) how many points fell into each cell of the image.
+        tilt: Least and greatest angle between the board's normal and the optical axis, rad.
+        held_out: By lens model, RMS in px of views it was not fitted to; the lowest explains the lens best.
+    """
+
+    camera: Camera
+    rms: float
+    per_view: dict[str, float]
+    deviations: dict[str, float]
+    dropped: dict[str, float]
+    coverage: np.ndarray
+    tilt: tuple[float, float]
+    held_out: dict[str, float]
+
+    @property
+    def covered(self) -> float:
+        """Share of the coverage map's cells that hold at least one point."""
+        return float((self.coverage > 0).mean())
+
+
+def calibrate_intrinsics(
+    views: Sequence[View],
+    width: int,
+    height: int,
+    model: LensModel = "brown",
+    *,
+    name: str = "camera",
+    compare: bool = False,
+) -> Intrinsics:
+    """Fit a camera to views of a flat board.
+
+    Args:
+        views: The views; 12 or more, tilted in every direction, over the whole image.
+        width: Width of the images, px.
+        height: Height of the images, px.
+        model: The lens model.
+        name: The camera's name.
+        compare: Also fit every lens model to a part of the views and judge it on the others.
+
+    Returns:
+        The camera with its evidence.
+
+    Raises:
+        ValueError: Fewer than three views, points outside the image, or views that fix no camera.
+    """
+    if len(views) < MIN_VIEWS:
+        raise ValueError(
+            f"camera {name}: intrinsics need at least {MIN_VIEWS} views of the board, better 15; got {len(views)}. "
+            f"Is the board described as it was printed, and whole in the images?"
+        )
+    for view in views:
+        low, high = view.uv.min(0), view.uv.max(0)
+        if low.min() < -0.5 or high[0] > width - 0.5 or high[1] > height - 0.5:
+            raise ValueError(
+                f"{view.name}: a point at ({high[0]:.0f}, {high[1]:.0f}) lies outside the {width}x{height} image; "
+                f"are width and height swapped, or are these points of another resolution?"
+            )
+    kept, dropped = list(views), {}
+    while True:
+        camera, per_view, deviations = _fit(kept, width, height, model, name)
+        limit = max(OUTLIER_FACTOR * float(np.median(per_view)), OUTLIER_PX)
+        worst = int(np.argmax(per_view))
+        if per_view[worst] <= limit or len(kept) <= MIN_VIEWS:
+            break
+        dropped[kept[worst].name] = float(per_view[worst])
+        del kept[worst]
+    counts = np.array([len(view.uv) for view in kept])
+    camera = replace(camera, valid_radius=_reach(camera, kept))
+    tilts = [_tilt(board_poses(camera, view)[0].T_camera_board) for view in kept]
+    return Intrinsics(
+        camera=camera,
+        rms=float(np.sqrt((per_view**2 * counts).sum() / counts.sum())),
+        per_view={view.name: float(error) for view, error in zip(kept, per_view, strict=True)},
+        deviations=deviations,
+        dropped=dropped,
+        coverage=_coverage(kept, width, height),
+        tilt=(min(tilts), max(tilts)),
+        held_out=compare_models(kept, width, height) if compare else {},
+    )
+
+
+def compare_models(views: Sequence[View], width: int, height: int, folds: int = 3) -> dict[str, float]:
+    """Return by lens model the RMS in px on views it was not fitted to; a model that does not fit is left out."""
+    models: tuple[LensModel, ...] = ("pinhole", "brown", "rational", "fisheye")
+    result: dict[str, float] = {}
+    for model in models:
+        total, count = 0.0, 0
+        for fold in range(folds):
+            train = [view for i, view in enumerate(views) if i % folds != fold]
+            test = [view for i, view in enumerate(views) if i % folds == fold]
+            try:
+                camera, _, _ = _fit(train, width, height, model, model)
+                for view in test:
+                    total += board_poses(camera, view)[0].rms ** 2 * len(view.uv)
+                    count += len(view.uv)
+            except ValueError:
+                total = np.inf
+        if np.isfinite(total) and count:
+            result[model] = float(np.sqrt(total / count))
+    return result
+
+
+def _fit(
+    views: list[View], width: int, height: int, model: LensModel, name: str
+) -> tuple[Camera, np.ndarray, dict[str, float]]:
+    try:
+        if model == "fisheye":
+            return _fit_fisheye(views, width, height, name)
+        return _fit_standard(views, width, height, model, name)
+    except cv2.error as error:
+        said = str(error).strip().splitlines()[-1]
+        raise ValueError(
+            f"camera {name}: these {len(views)} views fix no {model} camera (OpenCV: {said}). Take views tilted by "
+            f"20 to 45 degrees in several directions, over the whole image"
+        ) from error
+
+
+def _fit_standard(
+    views: list[View], width: int, height: int, model: LensModel, name: str
+) -> tuple[Camera, np.ndarray, dict[str, float]]:
+    flags = {
+        "pinhole": standard_flag(
+            "CALIB_ZERO_TANGENT_DIST",
+            "CALIB_FIX_K1",
+            "CALIB_FIX_K2",
+            "CALIB_FIX_K3",
+            "CALIB_FIX_K4",
+            "CALIB_FIX_K5",
+            "CALIB_FIX_K6",
+        ),
+        "brown": 0,
+        "rational": standard_flag("CALIB_RATIONAL_MODEL"),
+    }[model]
+    points = [view.points.astype(np.float32) for view in views]
+    uv = [view.uv.astype(np.float32)[:, None] for view in views]
+    out: Any = cv2.calibrateCameraExtended(points, uv, (width, height), None, None, flags=flags)  # type: ignore[call-overload]
+    _, K, k, _, _, sigma, _, per_view = out
+    count = {"pinhole": 0, "brown": 5, "rational": 8}[model]
+    numbers = ("fx", "fy", "cx", "cy", "k1", "k2", "p1", "p2", "k3", "k4", "k5", "k6")[: 4 + count]
+    deviations = {key: float(value) for key, value in zip(numbers, np.ravel(sigma), strict=False)}
+    K = np.array([[K[0, 0], 0.0, K[0, 2]], [0.0, K[1, 1], K[1, 2]], [0.0, 0.0, 1.0]])
+    camera = Camera(name, width, height, K, model, tuple(np.ravel(k)[:count].tolist()))
+    return camera, np.ravel(per_view).astype(np.float64), deviations
+
+
+def _fit_fisheye(views: list[View], width: int, height: int, name: str) -> tuple[Camera, np.ndarray, dict[str, float]]:
+    flags = fisheye_flag("CALIB_RECOMPUTE_EXTRINSIC", "CALIB_FIX_SKEW")
+    points = [view.points[None].astype(np.float64) for view in views]
+    uv = [view.uv[None].astype(np.float64) for view in views]
+    out: Any = cv2.fisheye.calibrate(points, uv, (width, height), None, None, flags=flags)  # type: ignore[call-overload]
+    _, K, k, turns, shifts = out
+    per_view = []
+    for view, w, t in zip(views, turns, shifts, strict=True):
+        found, _ = cv2.fisheye.projectPoints(view.points[:, None].astype(np.float64), w, t, K, k)
+        per_view.append(np.sqrt(((found[:, 0] - view.uv) ** 2).sum(-1).mean()))
+    K = np.array([[K[0, 0], 0.0, K[0, 2]], [0.0, K[1, 1], K[1, 2]], [0.0, 0.0, 1.0]])
+    return Camera(name, width, height, K, "fisheye", tuple(np.ravel(k).tolist())), np.array(per_view), {}
+
+
+def _reach(camera: Camera, views: list[View]) -> float:
+    uv = np.concatenate([view.uv for view in views])
+    rays = camera.unproject(uv, np.ones(len(uv)))
+    return REACH * float(np.nanmax(np.hypot(rays[:, 0], rays[:, 1])))
+
+
+def _coverage(views: list[View], width: int, height: int) -> np.ndarray:
+    uv = np.concatenate([view.uv for view in views])
+    rows, columns = CELLS
+    edges = (np.linspace(-0.5, height - 0.5, rows + 1), np.linspace(-0.5, width - 0.5, columns + 1))
+    return np.histogram2d(uv[:, 1], uv[:, 0], bins=edges)[0].astype(int)
+
+
+def _tilt(T_camera_board: np.ndarray) -> float:
+    return float(np.arccos(np.clip(abs(T_camera_board[2, 2]), 0.0, 1.0)))

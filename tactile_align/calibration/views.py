@@ -1,0 +1,147 @@
+"""Views of a board: which points were seen where, and the pose each view gives by itself."""
+
+from dataclasses import dataclass, replace
+
+import cv2
+import numpy as np
+
+from tactile_align.calibration.boards import Board, Detection
+from tactile_align.calibration.camera import Camera
+from tactile_align.calibration.compat import standard_flag
+from tactile_align.geometry.frames import apply, pose, rotation_exp, skew
+
+
+@dataclass(frozen=True)
+class View:
+    """One image's points.
+
+    Attributes:
+        name: The image's name, for messages.
+        points: (N, 3) board coordinates, m.
+        uv: (N, 2) where they were seen, px.
+        others: Further readings of the board, each (N, 3): a chessboard turned by 180 degrees looks the same.
+    """
+
+    name: str
+    points: np.ndarray
+    uv: np.ndarray
+    others: tuple[np.ndarray, ...] = ()
+
+    @classmethod
+    def of(cls, name: str, board: Board, found: Detection) -> "View":
+        """Return the view of a detection."""
+        readings = [board.points[turn[found.ids]] for turn in board.turns]
+        return cls(name, readings[0], found.uv, tuple(readings[1:]))
+
+    def read_as(self, reading: int) -> "View":
+        """Return the view with its points in another reading, 0 the present one."""
+        if reading == 0:
+            return self
+        others = (self.points, *(one for i, one in enumerate(self.others) if i != reading - 1))
+        return replace(self, points=self.others[reading - 1], others=others)
+
+
+@dataclass(frozen=True)
+class BoardPose:
+    """Where the board is in one view.
+
+    Attributes:
+        T_camera_board: (4, 4), m.
+        rms: Root mean square of the distances between points seen and points of this pose, px.
+    """
+
+    T_camera_board: np.ndarray
+    rms: float
+
+
+def slopes(camera: Camera, p: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return pixels (N, 2) of points (N, 3) in the camera frame and d pixel / d point, (N, 2, 3).
+
+    Points that have no pixel (behind, beyond the lens) get nan.
+    """
+    uv, valid = camera.project(p)
+    safe = np.where(valid[:, None], p, [0.0, 0.0, 1.0])
+    x, y, z = safe[:, 0] / safe[:, 2], safe[:, 1] / safe[:, 2], safe[:, 2]
+    h = 1e-6
+    du_dx, dv_dx = ((b - a) / (2 * h) for a, b in zip(camera.uv(x - h, y), camera.uv(x + h, y), strict=True))
+    du_dy, dv_dy = ((b - a) / (2 * h) for a, b in zip(camera.uv(x, y - h), camera.uv(x, y + h), strict=True))
+    J = np.empty((len(p), 2, 3))
+    for row, (dx, dy) in enumerate(((du_dx, du_dy), (dv_dx, dv_dy))):
+        J[:, row, 0], J[:, row, 1] = dx / z, dy / z
+        J[:, row, 2] = -(dx * x + dy * y) / z
+    return uv, J
+
+
+def rms(camera: Camera, T_camera_board: np.ndarray, view: View) -> float:
+    """Return the RMS distance in px between seen and projected points; inf where one has no pixel."""
+    uv, valid = camera.project(apply(T_camera_board, view.points))
+    if not valid.all():
+        return np.inf
+    return float(np.sqrt(((uv - view.uv) ** 2).sum(-1).mean()))
+
+
+def board_poses(camera: Camera, view: View) -> list[BoardPose]:
+    """Return the poses that explain a view of a flat board, the better first.
+
+    A small flat board seen from afar has two poses that fit nearly alike (IPPE gives both); both are refined in
+    pixels.
+
+    Raises:
+        ValueError: No pose explains the view.
+    """
+    rays = camera.unproject(view.uv, np.ones(len(view.uv)))
+    good = np.isfinite(rays).all(-1)
+    if good.sum() < 4:
+        raise ValueError(
+            f"{view.name}: only {good.sum()} of {len(good)} points lie inside the lens model of camera "
+            f"{camera.name}; a pose needs 4. Does K belong to these images?"
+        )
+    points, uv = view.points[good], rays[good, :2]
+    starts: list[np.ndarray] = []
+    centre = points.mean(0)
+    for method in ("SOLVEPNP_IPPE", "SOLVEPNP_ITERATIVE"):
+        if any((apply(start, points)[:, 2] > 0).all() for start in starts):
+            break  # IPPE can put a board behind the camera and report success; only then the other is needed
+        try:
+            _, turns, shifts, _ = cv2.solvePnPGeneric(points - centre, uv, np.eye(3), None, flags=standard_flag(method))
+        except cv2.error:  # ITERATIVE wants six points where a tag has four; IPPE a flat board
+            continue
+        for w, t in zip(turns, shifts, strict=True):
+            R, _ = cv2.Rodrigues(w)
+            starts.append(pose(R, t.ravel() - R @ centre))
+    found: list[BoardPose] = []
+    for start in starts:
+        if (apply(start, points)[:, 2] <= 0).any():
+            continue
+        refined = _refine(camera, start, View(view.name, points, view.uv[good]))
+        if not any(np.allclose(refined.T_camera_board, one.T_camera_board, atol=1e-4) for one in found):
+            found.append(refined)
+    if not found:
+        raise ValueError(f"{view.name}: no board pose in front of the camera explains its points; drop this view")
+    return sorted(found, key=lambda one: one.rms)
+
+
+def _refine(camera: Camera, T: np.ndarray, view: View, steps: int = 15) -> BoardPose:
+    """Levenberg-Marquardt on the six numbers of one pose."""
+    best, damping = rms(camera, T, view), 1e-4
+    for _ in range(steps):
+        p = apply(T, view.points)
+        uv, J = slopes(camera, p)
+        r = (uv - view.uv).ravel()
+        if not np.isfinite(r).all():
+            break
+        turn = -T[:3, :3] @ skew(view.points)
+        G = (J @ np.concatenate([np.broadcast_to(np.eye(3), turn.shape), turn], axis=-1)).reshape(-1, 6)
+        H, g = G.T @ G, G.T @ r
+        step = np.linalg.solve(H + damping * np.diag(np.diag(H)), -g)
+        moved = pose(T[:3, :3] @ rotation_exp(step[3:]), T[:3, 3] + step[:3])
+        error = rms(camera, moved, view)
+        if error < best:
+            gain, T, best, damping = best - error, moved, error, damping / 10
+            if gain < 1e-6 * best:
+                break
+        else:
+            damping *= 10
+            if damping > 1e4:
+                break
+    return BoardPose(T, best)
