@@ -60,8 +60,7 @@ def contact_of(
 
     What presses the whole pad evenly, without a rim on it, shows late: simulated, a tilted plate at 0.4 mm,
     where other shapes show at 0.05 mm. An episode that touches something in EVERY frame, always the same way,
-    cannot be told from one that never
-    does: give such an episode a `reference`.
+    cannot be told from one that never does: give such an episode a `reference`.
 
     Args:
         touches: T frames (H, W, 3) uint8 of one sensor, in order.
