@@ -13,7 +13,7 @@ from tyro.conf import Positional
 from tactile_align.verbs import UNUSABLE
 from tactile_align.verbs.calibration import board, verify
 from tactile_align.verbs.data import convert, inspect, overlay, repair, simulate, trim
-from tactile_align.verbs.training import demo, evaluate, train
+from tactile_align.verbs.training import demo, evaluate, report, train
 
 
 def _train_help(config: Positional[Path]) -> int:
@@ -32,6 +32,7 @@ VERBS: dict[str, Callable[..., int]] = {
     "overlay": overlay,
     "train": _train_help,
     "evaluate": evaluate,
+    "report": report,
     "demo": demo,
 }
 DESCRIPTION = "Line up what a robot feels with what its cameras see, prove it, and train a policy on it."

@@ -26,6 +26,7 @@ from tactile_align.training.loop import train
 from tactile_align.viz.curves import draw_curves, draw_recall
 from tactile_align.viz.maps import normalised, retrieval_gallery
 from tactile_align.viz.overlay import overlay
+from tactile_align.viz.report import report
 
 Size = Literal["smoke", "full"]
 
@@ -117,6 +118,8 @@ def run_demo(size: Size, out: Path) -> int:
         found = verify_episodes(out / "data" / name, most=12, progress=False)
         verdicts[name] = found.verdict
         write_text_atomically(out / f"verify_{name}.txt", found.text() + "\n")
+        if name == "regrasp":
+            write_text_atomically(out / "run" / "verification.json", found.json())
         print(f"{name}: {found.verdict} (table in {out / f'verify_{name}.txt'})", flush=True)
     _say(4, "draw overlays")
     pictures = out / "pictures"
@@ -139,7 +142,8 @@ def run_demo(size: Size, out: Path) -> int:
     minutes = (time.perf_counter() - began) / 60
     text = _summary(size, proof, verdicts, found_run, minutes)
     write_text_atomically(out / "summary.md", text)
-    print(f"\n{text}\npictures: {pictures}\nsummary:  {out / 'summary.md'}", flush=True)
+    page = report(config.out, pictures=pictures, out=out / "report.html", overwrite=True)
+    print(f"\n{text}\npictures: {pictures}\nsummary:  {out / 'summary.md'}\nreport:   {page}", flush=True)
     return 1 if "fail" in verdicts.values() else 0
 
 

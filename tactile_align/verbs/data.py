@@ -164,7 +164,7 @@ def overlay(
     Args:
         episode: Episode file; FILE#NAME where a file holds several.
         rig: Name or path of the rig; rig.toml beside the episode when left out.
-        out: A .png or .mp4 file, or a folder.
+        out: A .png, .mp4 or .rrd (Rerun) file, or a folder.
         cameras: Which cameras; all when left out.
         start: First row.
         stop: One past the last row.
@@ -173,6 +173,23 @@ def overlay(
         compare: A second rig, drawn dashed, with the IoU of both boxes.
         overwrite: Replace existing files.
     """
+    if out is not None and out.suffix == ".rrd":
+        from tactile_align.viz.rerun import record
+
+        print(
+            record(
+                episode,
+                out,
+                rig=rig,
+                compare=compare,
+                cameras=cameras,
+                start=start,
+                stop=stop,
+                every=every,
+                overwrite=overwrite,
+            )
+        )
+        return GOOD
     from tactile_align.viz.overlay import overlay as draw
 
     written = draw(

@@ -50,6 +50,28 @@ def evaluate(run: Positional[Path], as_json: Annotated[bool, arg(name="json")] =
     return GOOD
 
 
+def report(
+    run: Positional[Path],
+    other: Positional[Path | None] = None,
+    out: Path | None = None,
+    pictures: Path | None = None,
+    overwrite: bool = False,
+) -> int:
+    """Write one self-contained HTML page about a run, or comparing two.
+
+    Args:
+        run: Run folder.
+        other: A second run to compare with.
+        out: Page to write; RUN/report.html when left out.
+        pictures: Folder of pictures to embed; RUN/pictures when left out.
+        overwrite: Replace an existing page.
+    """
+    from tactile_align.viz.report import report as write
+
+    print(write(run, other, out=out, pictures=pictures, overwrite=overwrite))
+    return GOOD
+
+
 def demo(size: Literal["smoke", "full"] = "full", out: Path = Path("runs") / "demo") -> int:
     """Do the whole job on a simulated cell: simulate, verify, overlay, train, evaluate, summary.
 

@@ -42,7 +42,6 @@ def report(
     Raises:
         FileNotFoundError: No run folder.
         FileExistsError: The page exists and `overwrite` is False.
-        ModuleNotFoundError: plotly is not installed.
         ValueError: A file of the run is damaged; names it.
     """
     runs = [read_run(run, pictures)] + ([] if other is None else [read_run(other)])
@@ -78,12 +77,9 @@ def render(runs: Sequence[Run], library: str) -> str:
 
 
 def _plotlyjs() -> str:
-    try:
-        from plotly.offline import get_plotlyjs
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            "a report needs plotly, which is not installed here. Install it with: pip install 'tactile-align[report]'"
-        ) from error
+    # Imported here: it takes longer than all the rest.
+    from plotly.offline import get_plotlyjs
+
     return str(get_plotlyjs())
 
 

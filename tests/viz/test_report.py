@@ -1,6 +1,5 @@
 import json
 import re
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -173,13 +172,6 @@ def test_a_page_is_not_overwritten_unasked_and_two_runs_get_their_own(tmp_path: 
     twin = make_run(tmp_path / "elsewhere", "demo")
     page = report(one, twin, out=tmp_path / "twins.html").read_text(encoding="utf-8")
     assert f"{one} and {twin}" in page
-
-
-def test_without_plotly_it_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "plotly", None)
-    monkeypatch.setitem(sys.modules, "plotly.offline", None)
-    with pytest.raises(ModuleNotFoundError, match=r"pip install 'tactile-align\[report\]'"):
-        report(make_run(tmp_path))
 
 
 def test_words_of_the_page_have_aa_contrast() -> None:
