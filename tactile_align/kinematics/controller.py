@@ -135,22 +135,27 @@ def check_controller_poses(csv_path: str | Path, arm_name: str | Path) -> Contro
 
 def _explain(arm: Arm, file: PoseFile, stated: Idea) -> tuple[Idea, Freedom, PoseFit] | None:
     """Return the simplest reading that brings both lists together: fewest mistakes, then the smallest residual."""
-    best: tuple[tuple[float, ...], Idea, Freedom, PoseFit] | None = None
-    for idea in [stated, *ideas(arm, file, stated)]:
-        if turns_alike(idea.A, idea.C) > ALIKE_DEG:
-            continue
-        levels: tuple[tuple[Freedom, int], ...] = (("none", 0), ("tool", 1), ("base", 1), ("both", 2))
-        for freedom, offsets in levels:
-            fit = fit_poses(idea.A, idea.C, freedom)
-            if not fit.residual.within(EXPLAINED_MM, EXPLAINED_DEG):
-                continue
+    plain = _ranked(stated)
+    if plain is not None and plain[0][0] <= 1:
+        return plain[1:]
+    found = [plain, *(_ranked(idea) for idea in ideas(arm, file, stated))]
+    explained = [entry for entry in found if entry is not None]
+    return min(explained, key=lambda entry: entry[0])[1:] if explained else None
+
+
+def _ranked(idea: Idea) -> tuple[tuple[float, ...], Idea, Freedom, PoseFit] | None:
+    """Fit with as few offsets as explain the poses; rank by mistakes, residual and joints changed, or None."""
+    if turns_alike(idea.A, idea.C) > ALIKE_DEG:
+        return None
+    levels: tuple[tuple[Freedom, int], ...] = (("none", 0), ("tool", 1), ("base", 1), ("both", 2))
+    for freedom, offsets in levels:
+        fit = fit_poses(idea.A, idea.C, freedom)
+        if fit.residual.within(EXPLAINED_MM, EXPLAINED_DEG):
             # A joint that hardly moves fits with either sign: among near equals the fewest changes win.
             size = fit.residual.rms_mm / EXPLAINED_MM + fit.residual.rms_deg / EXPLAINED_DEG
-            rank = (float(offsets + (idea.trap is not None)), round(float(np.log2(size + 0.02))), float(idea.changes))
-            if best is None or rank < best[0]:
-                best = rank, idea, freedom, fit
-            break
-    return None if best is None else best[1:]
+            mistakes = float(offsets + (idea.trap is not None))
+            return (mistakes, round(float(np.log2(size + 0.02))), float(idea.changes)), idea, freedom, fit
+    return None
 
 
 def _named(idea: Idea, freedom: Freedom, fit: PoseFit) -> tuple[Trap, ...]:

@@ -100,25 +100,35 @@ def _joint_ideas(arm: Arm) -> Iterator[Reading]:
             yield Trap("zero pose", message), arm, same, plus, offsets, int(np.count_nonzero(offsets))
 
 
-def turns_alike(A: np.ndarray, C: np.ndarray) -> float:
-    """Return the mean difference, deg, of the relative turns in A (..., N, 4, 4) and C (N, 4, 4)."""
-    some = np.linspace(0, len(C) - 1, min(len(C), ROWS_FOR_SEARCH)).astype(int)
+def turns_alike(A: np.ndarray, C: np.ndarray) -> np.ndarray:
+    """Return the mean difference (...), deg, of the relative turns in A (..., N, 4, 4) and C (N, 4, 4)."""
+    some = _spread(len(C))
     off = turn_signature(A[..., some, :3, :3]) - turn_signature(C[some, :3, :3])
-    return float(np.degrees(np.mean(np.abs(off))))
+    return np.asarray(np.degrees(np.mean(np.abs(off), axis=-1)))
+
+
+def _spread(rows: int) -> np.ndarray:
+    """Return the rows a search looks at."""
+    return np.linspace(0, rows - 1, min(rows, ROWS_FOR_SEARCH)).astype(int)
 
 
 def _likeliest(readings: list[Reading], file: PoseFile, stated: Idea) -> list[Idea]:
     """Return the readings whose relative turns come nearest to the controller's, whatever base and tool are."""
+    some = _spread(len(stated.C))
+    cost = np.zeros(len(readings))
+    by_arm: dict[str, list[int]] = {}
+    for i, reading in enumerate(readings):
+        by_arm.setdefault(reading[1].name, []).append(i)
+    for chosen in by_arm.values():
+        joints = [file.joints[some][:, readings[i][2]] * readings[i][3] + readings[i][4] for i in chosen]
+        cost[chosen] = turns_alike(forward_kinematics(readings[chosen[0]][1], np.stack(joints)), stated.C[some])
+    # Models turn alike and differ in lengths only, so the turns cannot sort them: they stay, whatever the others cost.
+    alike = [int(i) for i in np.argsort(cost, kind="stable") if cost[i] < ALIKE_DEG]
+    models = [i for i in alike if readings[i][0].name == "other model"]
+    others = [i for i in alike if readings[i][0].name != "other model"]
     found = []
-    for trap, arm, order, signs, offsets, changes in readings:
+    for i in [*models, *others[:CANDIDATES]]:
+        trap, arm, order, signs, offsets, changes = readings[i]
         A = forward_kinematics(arm, file.joints[:, order] * signs + offsets)
-        cost = turns_alike(A, stated.C)
-        if cost < ALIKE_DEG:
-            found.append((cost, Idea(trap, A, stated.C, changes)))
-    # Models turn alike and differ in lengths only, so the turns cannot sort them: they all stay.
-    models = [idea for _, idea in found if idea.trap and idea.trap.name == "other model"]
-    others = sorted(
-        ((cost, idea) for cost, idea in found if idea.trap and idea.trap.name != "other model"),
-        key=lambda pair: pair[0],
-    )
-    return [*models, *(idea for _, idea in others[:CANDIDATES])]
+        found.append(Idea(trap, A, stated.C, changes))
+    return found

@@ -1,0 +1,228 @@
+"""Controller poses with each known trap planted: the trap is named, and clean files are met with silence.
+
+The thresholds were set on seeds below 100; the seeds here start at 1000.
+"""
+
+import json
+from collections.abc import Callable
+from math import pi
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.spatial.transform import Rotation
+
+from tactile_align.facts import FactError
+from tactile_align.kinematics.arm import Arm, forward_kinematics, load_arm
+from tactile_align.kinematics.controller import check_controller_poses
+
+HOME = np.radians([-90.0, 0, -90, 0, 90, 90])
+DH_ZERO = np.array([0, -pi / 2, 0, -pi / 2, 0, 0])
+Sample = tuple[np.ndarray, np.ndarray, dict[str, str]]
+
+
+def offset(xyz_mm: tuple[float, float, float], turn: tuple[float, float, float] = (0, 0, 0)) -> np.ndarray:
+    T = np.eye(4)
+    T[:3, :3] = Rotation.from_rotvec(turn).as_matrix()
+    T[:3, 3] = np.array(xyz_mm) / 1000
+    return T
+
+
+def sample(seed: int, name: str = "nova2") -> tuple[np.ndarray, np.ndarray, np.random.Generator]:
+    """Joint angles and the poses of an arm that is not quite its drawing: 0.1 mm and 0.01 deg off."""
+    rng = np.random.default_rng(seed)
+    rows = int(rng.integers(10, 60))
+    q = rng.uniform(-1, 1, (rows, 6)) * [2.5, 1.5, 2.2, 2.5, 2.0, 2.5]
+    if rng.random() < 0.4:
+        q = HOME + rng.uniform(-0.6, 0.6, (rows, 6))
+    arm = load_arm(name)
+    T = arm.T_link_joint.copy()
+    T[1:, :3, 3] += rng.normal(0, 1e-4, (5, 3)) * (T[1:, :3, 3] != 0)
+    real = Arm(name, arm.joint_names, arm.lower, arm.upper, T)
+    return q, forward_kinematics(real, q + np.radians(rng.normal(0, 0.01, 6))), rng
+
+
+def write(
+    folder: Path,
+    q: np.ndarray,
+    T: np.ndarray,
+    order: str = "ZYX",
+    joints: str = "deg",
+    lengths: str = "mm",
+    angles: str = "deg",
+) -> Path:
+    """Print three decimals, as a pendant does. Euler angles by scipy: intrinsic `order`, R = product in that order."""
+    if order == "rotation vector":
+        euler = Rotation.from_matrix(T[:, :3, :3]).as_rotvec()
+    else:
+        euler = Rotation.from_matrix(T[:, :3, :3]).as_euler(order)[:, [order.index(axis) for axis in "XYZ"]]
+    columns = [
+        np.degrees(q) if joints == "deg" else q,
+        T[:, :3, 3] * (1000 if lengths == "mm" else 1),
+        np.degrees(euler) if angles == "deg" else euler,
+    ]
+    path = folder / "poses.csv"
+    digits = 3 if (joints, lengths, angles) == ("deg", "mm", "deg") else 6
+    np.savetxt(
+        path,
+        np.concatenate(columns, axis=1),
+        fmt=f"%.{digits}f",
+        delimiter=",",
+        header="j1,j2,j3,j4,j5,j6,x,y,z,rx,ry,rz",
+        comments="",
+    )
+    return path
+
+
+def shuffled(rng: np.random.Generator) -> list[int]:
+    while True:
+        order = list(rng.permutation(6))
+        if order != list(range(6)):
+            return order
+
+
+# Each plants one mistake, or two: (q, T, rng) -> what is written.
+PLANTED: dict[str, tuple[set[str], Callable[[np.ndarray, np.ndarray, np.random.Generator], Sample]]] = {
+    "Gazebo signs": ({"Gazebo axis signs"}, lambda q, T, r: (q * [-1, 1, 1, -1, -1, 1], T, {})),
+    "other signs": ({"axis signs"}, lambda q, T, r: (q * [1, -1, 1, 1, 1, -1], T, {})),
+    "tool along z": ({"tool left in"}, lambda q, T, r: (q, T @ offset((0, 0, r.uniform(100, 200))), {})),
+    "tilted tool": ({"tool left in"}, lambda q, T, r: (q, T @ offset((8, -5, 197), r.normal(0, 0.4, 3)), {})),
+    "lifted base": ({"user frame left in"}, lambda q, T, r: (q, offset((0, 0, 30)) @ T, {})),
+    "turned base": ({"user frame left in"}, lambda q, T, r: (q, offset((1060, 0, 0), (0, 0, -pi / 2)) @ T, {})),
+    "tool and base": (
+        {"tool left in", "user frame left in"},
+        lambda q, T, r: (q, offset((0, 50, 30), (0, 0, 0.7)) @ T @ offset((0, 0, 145.68)), {}),
+    ),
+    "radians": ({"degrees"}, lambda q, T, r: (q, T, {"joints": "rad"})),
+    "reversed": ({"joint order"}, lambda q, T, r: (q[:, ::-1], T, {})),
+    "shuffled": ({"joint order"}, lambda q, T, r: (q[:, shuffled(r)], T, {})),
+    "two swapped": ({"joint order"}, lambda q, T, r: (q[:, [0, 1, 2, 4, 3, 5]], T, {})),
+    "other Euler order": (
+        {"Euler order"},
+        lambda q, T, r: (q, T, {"order": str(r.choice(["XYZ", "XZY", "YXZ", "YZX", "ZXY", "rotation vector"]))}),
+    ),
+    "metres": ({"length unit"}, lambda q, T, r: (q, T, {"lengths": "m"})),
+    "pose in radians": ({"pose angle unit"}, lambda q, T, r: (q, T, {"angles": "rad"})),
+    "DH zero": ({"zero pose"}, lambda q, T, r: (q + DH_ZERO, T, {})),
+    "signs and tool": (
+        {"Gazebo axis signs", "tool left in"},
+        lambda q, T, r: (q * [-1, 1, 1, -1, 1, 1], T @ offset((0, 0, 197)), {}),
+    ),
+}
+FAST, SLOW = range(1000, 1003), range(1003, 1020)
+SEEDS = [pytest.param(FAST, id="some"), pytest.param(SLOW, id="many", marks=pytest.mark.slow)]
+
+
+@pytest.mark.parametrize("seeds", SEEDS)
+@pytest.mark.parametrize("kind", PLANTED)
+def test_a_planted_trap_is_named(kind: str, seeds: range, tmp_path: Path) -> None:
+    expected, plant = PLANTED[kind]
+    for seed in seeds:
+        q, T, rng = sample(seed)
+        q, T, options = plant(q, T, rng)
+        report = check_controller_poses(write(tmp_path, q, T, **options), "nova2")
+        assert {trap.name for trap in report.traps} == expected, (seed, report.text())
+        offsets_only = expected <= {"tool left in", "user frame left in"}
+        assert report.verdict == ("warn" if offsets_only else "fail")
+        assert report.fitted.rms_mm < 1.0 < report.raw.rms_mm or report.raw.rms_deg > 0.15
+
+
+@pytest.mark.parametrize("seeds", SEEDS)
+def test_the_right_other_model_is_named(seeds: range, tmp_path: Path) -> None:
+    others = ["nova5", "cr3", "cr5", "cr7", "cr10", "cr12", "cr16", "cr20"]
+    for seed in seeds:
+        name = others[seed % len(others)]
+        q, T, _ = sample(seed, name)
+        report = check_controller_poses(write(tmp_path, q, T), "nova2")
+        assert [trap.name for trap in report.traps] == ["other model"] and name in report.traps[0].message, seed
+
+
+@pytest.mark.parametrize("name", ["nova2", "nova5", "cr5"])
+def test_clean_files_pass_in_silence(name: str, tmp_path: Path) -> None:
+    for seed in range(1000, 1040):
+        q, T, _ = sample(seed, name)
+        report = check_controller_poses(write(tmp_path, q, T), name)
+        assert report.verdict == "pass" and report.traps == () and report.notes == (), (seed, report.text())
+
+
+def test_offsets_are_measured_to_a_tenth_of_a_millimetre(tmp_path: Path) -> None:
+    rng = np.random.default_rng(2000)
+    q = rng.uniform(-2, 2, (30, 6))
+    T = forward_kinematics(load_arm("nova2"), q)
+    X, Z = offset((3, -4, 197), (0.1, 0.2, -0.3)), offset((500, -20, 30), (0, 0, 1.2))
+    report = check_controller_poses(write(tmp_path, q, Z @ T @ X), "nova2")
+    np.testing.assert_allclose(report.T_flange_tool, X, atol=1e-4)
+    np.testing.assert_allclose(report.T_reference_base, Z, atol=1e-4)
+    assert report.fitted.max_mm < 0.01
+
+
+def test_the_report_is_read_by_people_and_by_json(tmp_path: Path) -> None:
+    q, T, _ = sample(1000)
+    report = check_controller_poses(write(tmp_path, q, T @ offset((0, 0, 197))), "nova2")
+    text = report.text()
+    assert "Rz(rz) Ry(ry) Rx(rx)" in text and "tool left in" in text and "WARN" in text
+    plain = json.loads(json.dumps(report.as_dict()))
+    assert plain["traps"][0]["name"] == "tool left in" and abs(plain["T_flange_tool"][2][3] - 0.197) < 1e-3
+
+
+def test_an_unknown_difference_is_said_to_be_unknown(tmp_path: Path) -> None:
+    q, T, rng = sample(1000)
+    T[:, :3, 3] += rng.normal(0, 0.02, (len(T), 3))
+    report = check_controller_poses(write(tmp_path, q, T), "nova2")
+    assert report.verdict == "fail" and report.traps == () and "no known mistake" in report.notes[-1]
+    q, T, rng = sample(1001)
+    report = check_controller_poses(
+        write(tmp_path, q, T + rng.normal(0, 0.002, T.shape) * (np.arange(4) == 3)), "nova2"
+    )
+    assert report.verdict in ("warn", "fail") and report.traps == ()
+
+
+def test_joints_that_hardly_move_are_noted(tmp_path: Path) -> None:
+    q, _, _ = sample(1000)
+    q[:, 3] = q[0, 3]
+    report = check_controller_poses(write(tmp_path, q, forward_kinematics(load_arm("nova2"), q)), "nova2")
+    assert report.verdict == "pass" and "joint4 move" in report.notes[0]
+
+
+def test_units_in_the_header_are_believed(tmp_path: Path) -> None:
+    q, T, _ = sample(1000)
+    path = write(tmp_path, q, T, joints="rad", lengths="m", angles="rad")
+    text = path.read_text().replace("j1,j2,j3,j4,j5,j6,x,y,z", "j1_rad,j2_rad,j3_rad,j4_rad,j5_rad,j6_rad,x_m,y_m,z_m")
+    path.write_text(
+        text.replace("rx,ry,rz", "Rx_rad, Ry_rad, Rz_rad,note").replace("\n", ",ok\n").replace("note,ok", "note")
+    )
+    assert check_controller_poses(path, "nova2").verdict == "pass"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("j3,", "joint3,", r"poses\.csv: needed one column j3 or j3_rad or j3_deg, found 0"),
+        ("j2,", "j2_rad,", r"columns j1, j2.*different units: deg, rad"),
+        ("x,y", "x,x", r"needed one column x or .*found 2"),
+        ("first", "one,", r"line 2, column j1: needed a number, got 'one'"),
+    ],
+)
+def test_a_malformed_pose_file_names_line_and_column(old: str, new: str, message: str, tmp_path: Path) -> None:
+    q, T, _ = sample(1000)
+    path = write(tmp_path, q, T)
+    header, body = path.read_text().split("\n", 1)
+    if old == "first":
+        path.write_text(header + "\n" + new + body.split(",", 1)[1])
+    else:
+        path.write_text(header.replace(old, new, 1) + "\n" + body)
+    with pytest.raises(ValueError, match=message):
+        check_controller_poses(path, "nova2")
+
+
+def test_too_few_poses_and_missing_files_are_refused(tmp_path: Path) -> None:
+    q, T, _ = sample(1000)
+    with pytest.raises(ValueError, match=r"7 poses; at least 8"):
+        check_controller_poses(write(tmp_path, q[:7], T[:7]), "nova2")
+    with pytest.raises(FileNotFoundError, match=r"none\.csv: no such file"):
+        check_controller_poses(tmp_path / "none.csv", "nova2")
+    with pytest.raises(FactError, match="nova9"):
+        check_controller_poses(tmp_path / "none.csv", "nova9")
+    (tmp_path / "empty.csv").write_text("")
+    with pytest.raises(ValueError, match=r"empty\.csv: empty"):
+        check_controller_poses(tmp_path / "empty.csv", "nova2")
