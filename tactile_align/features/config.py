@@ -4,9 +4,24 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+Pooling = Literal["grid", "mean", "mean_block", "attention", "gaussian"]
+Tune = Literal["full", "last", "adapters", "frozen"]
+
 
 class _Config(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class AdapterConfig(_Config):
+    """Residual adapters behind a frozen tower; the sizes are the original's."""
+
+    hidden: Annotated[int, Field(ge=1)] = 512
+    """Width of each adapter's hidden layer."""
+    depth: Annotated[int, Field(ge=1)] = 3
+    """Adapters one after the other."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    scale: Annotated[float, Field(gt=0)] = 0.1
+    """How much of an adapter's output is added to its input."""
 
 
 class EncoderConfig(_Config):
@@ -22,8 +37,17 @@ class EncoderConfig(_Config):
     """How frames are brought to that size; letterbox keeps the aspect and spends tokens on bars."""
     stem: Literal["patch", "conv"] = "patch"
     """conv: convolutions before the transformer; learns sooner from scratch."""
-    frozen: bool = False
-    """Keep the tower's weights; only the layers after it learn."""
+    layers: Annotated[tuple[int, ...], Field(min_length=1)] = (-1,)
+    """Blocks whose tokens are taken, counted as Python does; several are laid side by side (multi-scale)."""
+    tune: Tune = "full"
+    """full: all weights learn; last: the last `last_blocks` used; adapters: small nets behind a fixed tower; frozen."""
+    last_blocks: Annotated[int, Field(ge=1)] = 2
+    """Blocks that learn with tune = "last"."""
+    adapters: AdapterConfig = AdapterConfig()
+    checkpointing: bool = False
+    """Compute blocks again in the backward pass instead of keeping them: less memory, a third more time."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """bfloat16 runs the tower under autocast; tokens leave it as float32 and the loss stays float32."""
 
 
 class FeatureConfig(_Config):
@@ -32,11 +56,17 @@ class FeatureConfig(_Config):
     vision: EncoderConfig = EncoderConfig()
     touch: EncoderConfig | None = None
     """The touch tower; None shares the vision tower (then both see the same image size)."""
-    pooling: Literal["grid", "mean"] = "grid"
-    """grid keeps where on the pad the contact is; mean is the original's."""
+    pooling: Pooling = "grid"
+    """grid keeps where on the pad the contact is; mean is the original's; see `features.pooling` for all."""
+    touch_pooling: Literal["mean", "attention"] = "mean"
+    """How the tokens of a touch become one vector."""
     grid: Annotated[int, Field(ge=1)] = 4
     """Side of the sampling grid on the box."""
     margin: Annotated[float, Field(ge=1.0)] = 1.5
-    """Factor on the box before grid pooling: slack for calibration error."""
+    """Factor on the box before pooling: slack for calibration error. mean and gaussian take the box as it is."""
+    sigma_px: Annotated[float, Field(ge=0)] = 4.0
+    """Standard deviation of the box's place in the encoder's input, px, from the calibration; gaussian only."""
+    head: Literal["linear", "mlp"] = "linear"
+    """What comes after pooling, on both sides; mlp adds one hidden layer."""
     dim: Annotated[int, Field(ge=2)] = 128
     """Length of h_tau and h_w."""

@@ -1,100 +1,24 @@
-"""Any open_clip image tower as a grid of tokens."""
+"""Any open_clip image tower by name, with weights from a tag, a file, or none."""
 
 import difflib
-import warnings
+import logging
+import pickle
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
 import open_clip
-import torch
-from torch import Tensor, nn
 
+from tactile_align.features.config import EncoderConfig
 from tactile_align.features.stem import ConvStem
-from tactile_align.geometry.images import ImageMap
+from tactile_align.features.tower import Encoder
+
+__all__ = ["SCRATCH", "Encoder", "encoder_of", "input_size_of", "load_encoder", "needs_quick_gelu"]
 
 Fit = Literal["stretch", "letterbox"]
 SCRATCH = "scratch"
-
-
-class Encoder(nn.Module):
-    """An image tower whose patch tokens keep their place in the image.
-
-    Built by `load_encoder`.
-
-    Attributes:
-        name: Model name and where its weights come from, "ViT-B-16 (openai)" or "ViT-demo (SCRATCH)".
-        scratch: Whether the weights are random.
-        input_size: (width, height) of the images `tokens` takes, px.
-        grid: (rows, columns) of tokens.
-        width: D, the length of a token.
-    """
-
-    mean: Tensor
-    std: Tensor
-
-    def __init__(
-        self,
-        visual: Any,
-        name: str,
-        scratch: bool,
-        mean: tuple[float, ...],
-        std: tuple[float, ...],
-        fit: Fit,
-    ) -> None:
-        super().__init__()
-        self.visual, self.name, self.scratch, self.fit = visual, name, scratch, fit
-        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
-        height, width = visual.image_size if isinstance(visual.image_size, tuple) else (visual.image_size,) * 2
-        self.input_size = (int(width), int(height))
-        training = visual.training
-        visual.eval()
-        with torch.no_grad():
-            probe = self._features(torch.zeros(1, 3, height, width))
-        visual.train(training)
-        self.width = int(probe.shape[1])
-        self.grid = (int(probe.shape[2]), int(probe.shape[3]))
-
-    def input_map(self, width: int, height: int) -> ImageMap:
-        """Return how a width x height image becomes this encoder's input; move boxes by the same map."""
-        whole = ImageMap.identity(width, height)
-        return whole.letterbox(*self.input_size) if self.fit == "letterbox" else whole.resize(*self.input_size)
-
-    def tokens(self, images: Tensor) -> Tensor:
-        """Return the token grid of the last block, after the final norm.
-
-        Args:
-            images: (B, H, W, 3) uint8 RGB of exactly `input_size`.
-
-        Returns:
-            (B, rows, columns, D).
-
-        Raises:
-            ValueError: Another dtype or size; images must go through `input_map` first and stay uint8.
-        """
-        width, height = self.input_size
-        if images.dtype != torch.uint8 or images.ndim != 4 or tuple(images.shape[1:]) != (height, width, 3):
-            raise ValueError(
-                f"{self.name} takes uint8 RGB images of shape (B, {height}, {width}, 3); got {images.dtype} "
-                f"{tuple(images.shape)}. Bring them through Encoder.input_map(width, height).apply_to_image; the "
-                f"encoder itself subtracts its mean and divides by its std"
-            )
-        x = images.permute(0, 3, 1, 2).to(self.mean.dtype) / 255.0
-        return self._features((x - self.mean) / self.std).permute(0, 2, 3, 1)
-
-    def _features(self, x: Tensor) -> Tensor:
-        visual: Any = self.visual
-        found = visual.forward_intermediates(
-            x,
-            indices=1,
-            normalize_intermediates=True,
-            output_fmt="NCHW",
-            intermediates_only=True,
-            stop_early=True,
-        )
-        features: Tensor = found["image_intermediates"][-1]
-        return features
 
 
 def load_encoder(
@@ -104,57 +28,45 @@ def load_encoder(
     image_size: tuple[int, int] | None = None,
     fit: Fit = "stretch",
     stem: Literal["patch", "conv"] = "patch",
+    **options: Any,
 ) -> Encoder:
     """Build an image encoder.
 
     Args:
         model: An open_clip model name ("ViT-B-16", "ViT-B-16-quickgelu", timm towers included), or "ViT-demo",
-            a small one for tests and the demo.
+            a small one for tests and the demo. A file with OpenAI's weights needs the "-quickgelu" model.
         pretrained: An open_clip tag ("laion2b_s34b_b88k"), the path of a checkpoint file, or "scratch" for random
             weights. There is no default: a random encoder has to be asked for by name.
         image_size: (width, height) of its input, px; None keeps the model's own. Positional embeddings of
             pretrained weights are interpolated.
         fit: How an image is brought to that size: stretched, or letterboxed with its aspect kept.
         stem: "conv" puts a convolutional stem in place of the patch projection; for scratch training only.
+        options: Other fields of `EncoderConfig`: layers, tune, last_blocks, adapters, checkpointing, precision.
 
     Raises:
         ValueError: Unknown model or tag (near names are listed), or a checkpoint that does not fit.
         FileNotFoundError: `pretrained` looks like a path and no file is there.
         ConnectionError: The weights of a tag could not be fetched; says how to fetch the file elsewhere.
     """
+    return encoder_of(
+        EncoderConfig(model=model, pretrained=str(pretrained), image_size=image_size, fit=fit, stem=stem, **options)
+    )
+
+
+def encoder_of(config: EncoderConfig) -> Encoder:
+    """Build the encoder of a config; see `load_encoder`."""
     _register_own_models()
-    _require_model(model)
-    scratch = str(pretrained) == SCRATCH
-    if stem == "conv" and not scratch:
+    _require_model(config.model)
+    scratch = config.pretrained == SCRATCH
+    if config.stem == "conv" and not scratch:
         raise ValueError("stem='conv' replaces pretrained weights of the patch projection; use it with 'scratch' only")
-    tag_or_path = None if scratch else _tag_or_path(model, pretrained)
-    size = None if image_size is None else (image_size[1], image_size[0])
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="No potential checkpoint")
-            clip = open_clip.create_model(
-                _with_quickgelu(model, tag_or_path),
-                pretrained=tag_or_path,
-                force_image_size=size,
-                pretrained_text=False,
-                weights_only=True,
-            )
-    except RuntimeError as error:
-        if "Failed to download" in str(error):
-            raise ConnectionError(
-                f"the weights '{pretrained}' of {model} could not be fetched. Fetch the checkpoint file on a machine "
-                f"with network access and give its path as `pretrained`"
-            ) from error
-        raise ValueError(f"{pretrained} does not fit {model}: {error}") from error
-    visual = clip.visual
-    if stem == "conv":
-        patch = visual.conv1.stride[0]
-        visual.conv1 = ConvStem(visual.conv1.out_channels, patch)
-    mean = getattr(visual, "image_mean", None) or open_clip.OPENAI_DATASET_MEAN
-    std = getattr(visual, "image_std", None) or open_clip.OPENAI_DATASET_STD
-    source = "SCRATCH" if scratch else str(pretrained)
-    _freeze_unused(visual)
-    return Encoder(visual, f"{model} ({source})", scratch, tuple(mean), tuple(std), fit)
+    source = None if scratch else _tag_or_path(config.model, config.pretrained)
+    visual = _create(config, source)
+    if config.stem == "conv":
+        visual.conv1 = ConvStem(visual.conv1.out_channels, visual.conv1.stride[0])
+    mean, std = _mean_and_std(config.model, visual, source)
+    name = f"{config.model} ({'SCRATCH' if scratch else config.pretrained})"
+    return Encoder(visual, name, scratch, mean, std, config)
 
 
 def input_size_of(model: str, image_size: tuple[int, int] | None) -> tuple[int, int]:
@@ -168,14 +80,79 @@ def input_size_of(model: str, image_size: tuple[int, int] | None) -> tuple[int, 
     return int(width), int(height)
 
 
-def _freeze_unused(visual: nn.Module) -> None:
-    """The tower's projection to text space takes no part in token features; it must not look trainable."""
-    projection = getattr(visual, "proj", None)
-    if isinstance(projection, nn.Parameter):
-        projection.requires_grad_(False)
-    head = getattr(visual, "head", None)
-    if isinstance(head, nn.Module):
-        head.requires_grad_(False)
+def needs_quick_gelu(model: str, tag: str | None) -> bool:
+    """Tell whether weights were trained with QuickGELU, as OpenAI's were; open_clip only warns about a mismatch."""
+    return bool(tag and (open_clip.get_pretrained_cfg(model, tag) or {}).get("quick_gelu"))
+
+
+def _create(config: EncoderConfig, source: str | None) -> Any:
+    size = None if config.image_size is None else (config.image_size[1], config.image_size[0])
+    try:
+        with _no_remarks_of_open_clip():
+            clip = open_clip.create_model(
+                config.model,
+                pretrained=source,
+                force_quick_gelu=needs_quick_gelu(config.model, source),
+                force_image_size=size,
+                pretrained_text=False,
+                weights_only=True,
+            )
+    except (RuntimeError, pickle.UnpicklingError, KeyError, AttributeError) as error:
+        if "Failed to download" in str(error):
+            raise ConnectionError(
+                f"the weights '{source}' of {config.model} could not be fetched. On a machine with network access "
+                f"run: {_how_to_fetch(config.model, str(source))}; then give the file's path as `pretrained`"
+            ) from error
+        first = str(error).strip().splitlines()
+        raise ValueError(
+            f"{source} does not fit {config.model}: {first[0] if first else error!r}. Needed: a state dict of that "
+            f"open_clip model, saved by torch.save or as safetensors"
+        ) from error
+    return clip.visual
+
+
+def _how_to_fetch(model: str, tag: str) -> str:
+    found = open_clip.get_pretrained_cfg(model, tag) or {}
+    repository = str(found.get("hf_hub", "")).strip("/")
+    if not repository:
+        return f"curl -LO {found.get('url')}"
+    files = "open_clip_model.safetensors (or open_clip_pytorch_model.bin)"
+    return f"hf download {repository} {files}"
+
+
+def _mean_and_std(model: str, visual: Any, source: str | None) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return what images are normalised by: the tag's, or for a file what all the model's tags agree on.
+
+    A checkpoint file does not say it, and SigLIP's differs from CLIP's.
+    """
+    tags = open_clip.list_pretrained_tags_by_model(model)
+    if source is not None and source not in tags:
+        found = [open_clip.get_pretrained_cfg(model, tag) for tag in tags]
+        agreed = {(tuple(one["mean"]), tuple(one["std"])) for one in found if one.get("mean") and one.get("std")}
+        if len(agreed) == 1:
+            return agreed.pop()
+    return tuple(visual.image_mean), tuple(visual.image_std)
+
+
+@contextmanager
+def _no_remarks_of_open_clip() -> Iterator[None]:
+    """Keep open_clip from writing to the root logger; a random encoder names itself SCRATCH already.
+
+    logging.warning() would also install a handler where the root logger has none, hence the NullHandler.
+    """
+    root, silent = logging.getLogger(), logging.NullHandler()
+    package = str(Path(open_clip.__file__).parent)
+
+    def ours(record: logging.LogRecord) -> bool:
+        return not record.pathname.startswith(package)
+
+    root.addHandler(silent)
+    root.addFilter(ours)
+    try:
+        yield
+    finally:
+        root.removeFilter(ours)
+        root.removeHandler(silent)
 
 
 def _register_own_models() -> None:
@@ -191,27 +168,16 @@ def _require_model(model: str) -> None:
         raise ValueError(f"open_clip has no model '{model}'. Near names: {', '.join(near) or 'none'}")
 
 
-def _tag_or_path(model: str, pretrained: str | Path) -> str:
-    text = str(pretrained)
-    if Path(text).is_file():
-        return text
-    if Path(text).suffix or len(Path(text).parts) > 1:
-        raise FileNotFoundError(f"{text}: no such checkpoint. Needed: an open_clip tag, a file, or 'scratch'")
+def _tag_or_path(model: str, pretrained: str) -> str:
+    if Path(pretrained).is_file():
+        return pretrained
+    if Path(pretrained).suffix or len(Path(pretrained).parts) > 1:
+        raise FileNotFoundError(f"{pretrained}: no such checkpoint. Needed: an open_clip tag, a file, or 'scratch'")
     tags = open_clip.list_pretrained_tags_by_model(model)
-    if text not in tags:
-        near = difflib.get_close_matches(text, tags, n=4, cutoff=0.3) or tags[:6]
+    if pretrained not in tags:
+        near = difflib.get_close_matches(pretrained, tags, n=4, cutoff=0.3) or tags[:6]
         raise ValueError(
-            f"{model} has no pretrained tag '{text}'. Near tags: {', '.join(near) or 'none'}; "
+            f"{model} has no pretrained tag '{pretrained}'. Near tags: {', '.join(near) or 'none'}; "
             f"or give a checkpoint file, or 'scratch' for random weights"
         )
-    return text
-
-
-def _with_quickgelu(model: str, tag: str | None) -> str:
-    """Weights of OpenAI were trained with QuickGELU; open_clip only warns about it, we take the right model."""
-    config = open_clip.get_pretrained_cfg(model, tag) if tag else None
-    wanted = bool(config and config.get("quick_gelu"))
-    twin = f"{model}-quickgelu"
-    if wanted and "quickgelu" not in model and twin in open_clip.list_models():
-        return twin
-    return model
+    return pretrained

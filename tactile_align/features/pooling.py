@@ -1,16 +1,26 @@
-"""How the tokens of a region become one vector."""
+"""How the tokens of a region become one vector.
 
-from typing import Literal
+| name | what | keeps where on the pad |
+|---|---|---|
+| grid | RoI-align on the box, flatten, one linear layer: the default | yes |
+| attention | learnt queries over the tokens in the box, positions relative to the box | yes, once learnt |
+| mean_block | one transformer block over all tokens, then the mean in the box | what the block writes into the tokens |
+| mean | mean of the tokens weighted by the covered area: the original's | no |
+| gaussian | as mean, with the box blurred by how uncertain the calibration is | no |
+"""
+
+import math
 
 import torch
 from torch import Tensor, nn
 from torchvision.ops import roi_align
 
+from tactile_align.features.config import Pooling
 from tactile_align.geometry import boxes
 from tactile_align.geometry.images import ImageMap
 from tactile_align.projection.tokens import token_weights
 
-Pooling = Literal["grid", "mean"]
+POOLINGS = ("grid", "mean", "mean_block", "attention", "gaussian")
 
 
 def region_grid(tokens: Tensor, box: Tensor, input_size: tuple[int, int], size: int = 4) -> Tensor:
@@ -33,6 +43,38 @@ def region_grid(tokens: Tensor, box: Tensor, input_size: tuple[int, int], size: 
     boxes_of_batch = torch.cat([index, in_tokens.to(tokens.dtype)], dim=1)
     features = roi_align(tokens.permute(0, 3, 1, 2), boxes_of_batch, (size, size), aligned=True)
     return features.permute(0, 2, 3, 1)
+
+
+def blurred_weights(box: Tensor, input_size: tuple[int, int], grid: tuple[int, int], sigma: float | Tensor) -> Tensor:
+    """Return the expected share of each token's area that a box covers, its place being uncertain.
+
+    The box is convolved with a Gaussian and averaged over each token, both exactly. With sigma to 0 it becomes
+    `token_weights`.
+
+    Args:
+        box: (B, 4) in the encoder's input, px.
+        input_size: (width, height) of that image, px.
+        grid: (rows, columns) of tokens.
+        sigma: Standard deviation of the box's place along u and v, px: a number, or (B, 2) from the covariance
+            that the calibration states. Greater than 0.
+
+    Returns:
+        (B, rows, columns) in 0..1.
+    """
+    spread = torch.as_tensor(sigma, dtype=box.dtype, device=box.device).expand(*box.shape[:-1], 2)
+    along = []
+    for axis, (length, count) in enumerate(zip(input_size, (grid[1], grid[0]), strict=True)):
+        side = length / count
+        edge = torch.arange(count + 1, dtype=box.dtype, device=box.device) * side - 0.5
+        low, high, s = box[..., axis, None], box[..., axis + 2, None], spread[..., axis, None]
+        primitive = s * (_primitive_of_cdf((edge - low) / s) - _primitive_of_cdf((edge - high) / s))
+        along.append(primitive.diff(dim=-1) / side)
+    return along[1][..., :, None] * along[0][..., None, :]
+
+
+def _primitive_of_cdf(x: Tensor) -> Tensor:
+    """The integral of the normal distribution function: x Phi(x) + phi(x)."""
+    return x * torch.special.ndtr(x) + torch.exp(-x * x / 2) / math.sqrt(2 * math.pi)
 
 
 class GridPooling(nn.Module):
@@ -62,25 +104,115 @@ class MeanPooling(nn.Module):
 
     The form of the original and of DreamTacVLA. It throws away where on the pad the contact is; from
     scratch it learns little beyond the gripper's opening.
+
+    Args:
+        width: D of the tokens.
+        out: Length of the feature.
+        block: Send all tokens through one trainable transformer block first.
+        sigma_px: Standard deviation of the box's place, px; 0 takes the box as it stands.
     """
 
-    def __init__(self, width: int, out: int) -> None:
+    def __init__(self, width: int, out: int, block: bool = False, sigma_px: float = 0.0) -> None:
         super().__init__()
+        self.sigma_px = sigma_px
+        self.block = _transformer_block(width) if block else None
         self.project = nn.Linear(width, out)
 
     def forward(self, tokens: Tensor, box: Tensor, input_size: tuple[int, int]) -> Tensor:
         """Return (B, out) of tokens (B, rows, columns, D) and boxes (B, 4), px of the encoder's input."""
-        weights = token_weights(box, ImageMap.identity(*input_size), (tokens.shape[1], tokens.shape[2]))
+        grid = (tokens.shape[1], tokens.shape[2])
+        if self.sigma_px > 0:
+            weights = blurred_weights(box, input_size, grid, self.sigma_px)
+        else:
+            weights = token_weights(box, ImageMap.identity(*input_size), grid)
         weights = weights / weights.sum(dim=(1, 2), keepdim=True)
+        if self.block is not None:
+            tokens = self.block(tokens.flatten(1, 2)).unflatten(1, grid)
         pooled = torch.einsum("brc,brcd->bd", weights.to(tokens.dtype), tokens)
         projected: Tensor = self.project(pooled)
         return projected
 
 
-def make_pooling(kind: Pooling, width: int, out: int, size: int = 4, margin: float = 1.5) -> nn.Module:
+class AttentionPooling(nn.Module):
+    """Learnt queries attend to the tokens in the box; each token knows where it lies relative to the box.
+
+    Args:
+        width: D of the tokens.
+        out: Length of the feature.
+        margin: Factor on the box's sides: tokens that the enlarged box covers are attended to.
+        queries: Number of queries; their answers are laid side by side.
+        heads: Attention heads; must divide D.
+    """
+
+    def __init__(self, width: int, out: int, margin: float = 1.5, queries: int = 4, heads: int = 4) -> None:
+        super().__init__()
+        self.margin = margin
+        self.query = nn.Parameter(torch.randn(queries, width) * width**-0.5)
+        self.norm = nn.LayerNorm(width)
+        self.position = nn.Sequential(nn.Linear(10, width), nn.GELU(), nn.Linear(width, width))
+        self.attention = nn.MultiheadAttention(width, heads, batch_first=True)
+        self.project = nn.Linear(queries * width, out)
+
+    def forward(self, tokens: Tensor, box: Tensor, input_size: tuple[int, int]) -> Tensor:
+        """Return (B, out) of tokens (B, rows, columns, D) and boxes (B, 4), px of the encoder's input."""
+        grid = (tokens.shape[1], tokens.shape[2])
+        wide = boxes.enlarge(box, self.margin)
+        covered = token_weights(wide, ImageMap.identity(*input_size), grid).flatten(1)
+        # Partly covered tokens count by their share; a box beside all tokens would leave nothing to attend to.
+        bias = torch.where(covered > 0, covered.clamp(min=1e-6).log(), -torch.inf)
+        bias = torch.where((covered > 0).any(dim=1, keepdim=True), bias, torch.zeros_like(bias))
+        place = self.position(_relative_places(box, input_size, grid).to(tokens.dtype))
+        keys = self.norm(tokens.flatten(1, 2)) + place
+        heads, asked = self.attention.num_heads, self.query.expand(len(tokens), -1, -1)
+        mask = bias.to(tokens.dtype)[:, None].expand(-1, asked.shape[1], -1).repeat_interleave(heads, dim=0)
+        found, _ = self.attention(asked, keys, keys, attn_mask=mask, need_weights=False)
+        projected: Tensor = self.project(found.flatten(1))
+        return projected
+
+
+def _relative_places(box: Tensor, input_size: tuple[int, int], grid: tuple[int, int]) -> Tensor:
+    """Return (B, rows * columns, 10): where each token's centre lies in its box (-1..1 inside), with waves of it."""
+    rows, columns = grid
+    u = (torch.arange(columns, device=box.device, dtype=box.dtype) + 0.5) * input_size[0] / columns - 0.5
+    v = (torch.arange(rows, device=box.device, dtype=box.dtype) + 0.5) * input_size[1] / rows - 0.5
+    centre, half = (box[:, :2] + box[:, 2:]) / 2, (box[:, 2:] - box[:, :2]) / 2
+    x = ((u - centre[:, :1]) / half[:, :1])[:, None, :].expand(-1, rows, -1)
+    y = ((v - centre[:, 1:]) / half[:, 1:])[:, :, None].expand(-1, -1, columns)
+    place = torch.stack([x, y], dim=-1).flatten(1, 2)
+    angle = torch.cat([place * math.pi / 2, place * math.pi], dim=-1)
+    return torch.cat([place, angle.sin(), angle.cos()], dim=-1)
+
+
+class TouchAttention(nn.Module):
+    """Learnt queries over all tokens of a touch: AttentionPooling with the whole image as the box."""
+
+    def __init__(self, width: int, out: int, queries: int = 4) -> None:
+        super().__init__()
+        self.pool = AttentionPooling(width, out, margin=1.0, queries=queries)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Return (B, out) of tokens (B, rows, columns, D)."""
+        size = (tokens.shape[2], tokens.shape[1])
+        whole = tokens.new_tensor([-0.5, -0.5, size[0] - 0.5, size[1] - 0.5]).expand(len(tokens), 4)
+        found: Tensor = self.pool(tokens, whole, size)
+        return found
+
+
+def _transformer_block(width: int) -> nn.TransformerEncoderLayer:
+    heads = next(h for h in (8, 6, 4, 3, 2, 1) if width % h == 0)
+    return nn.TransformerEncoderLayer(width, heads, 4 * width, 0.0, "gelu", batch_first=True, norm_first=True)
+
+
+def make_pooling(
+    kind: Pooling, width: int, out: int, size: int = 4, margin: float = 1.5, sigma_px: float = 4.0
+) -> nn.Module:
     """Build a pooling by name; "grid" is the default of the toolkit."""
     if kind == "grid":
         return GridPooling(width, out, size, margin)
-    if kind == "mean":
-        return MeanPooling(width, out)
-    raise ValueError(f"pooling must be 'grid' or 'mean'; got '{kind}'")
+    if kind in ("mean", "mean_block"):
+        return MeanPooling(width, out, block=kind == "mean_block")
+    if kind == "gaussian":
+        return MeanPooling(width, out, sigma_px=sigma_px)
+    if kind == "attention":
+        return AttentionPooling(width, out, margin)
+    raise ValueError(f"pooling must be one of {', '.join(POOLINGS)}; got '{kind}'")

@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tactile_align.features.config import EncoderConfig, FeatureConfig
-from tactile_align.features.encoder import Encoder, load_encoder
-from tactile_align.features.pooling import make_pooling, region_grid
+from tactile_align.features.config import FeatureConfig
+from tactile_align.features.encoder import encoder_of
+from tactile_align.features.pooling import TouchAttention, make_pooling, region_grid
 from tactile_align.geometry import boxes
 
 POLICY_GRID = 4
@@ -27,11 +27,17 @@ class Towers(nn.Module):
     def __init__(self, config: FeatureConfig) -> None:
         super().__init__()
         self.config = config
-        self.vision = _encoder(config.vision)
+        self.vision = encoder_of(config.vision)
         shared = config.touch is None
-        self.touch = self.vision if shared or config.touch is None else _encoder(config.touch)
-        self.region_pooling = make_pooling(config.pooling, self.vision.width, config.dim, config.grid, config.margin)
-        self.touch_head = nn.Linear(self.touch.width, config.dim)
+        self.touch = self.vision if shared or config.touch is None else encoder_of(config.touch)
+        self.region_pooling = make_pooling(
+            config.pooling, self.vision.width, config.dim, config.grid, config.margin, config.sigma_px
+        )
+        attention = config.touch_pooling == "attention"
+        self.touch_attention = TouchAttention(self.touch.width, config.dim) if attention else None
+        self.touch_head = None if attention else nn.Linear(self.touch.width, config.dim)
+        mlp = config.head == "mlp"
+        self.region_mlp, self.touch_mlp = (_mlp(config.dim) if mlp else nn.Identity() for _ in range(2))
 
     @property
     def scratch(self) -> bool:
@@ -39,16 +45,21 @@ class Towers(nn.Module):
         return self.vision.scratch or self.touch.scratch
 
     def of_touch(self, images: Tensor) -> Features:
-        """Return h_tau, the projected mean over all tokens, of touches (B, H, W, 3) uint8."""
+        """Return h_tau, all tokens pooled and projected, of touches (B, H, W, 3) uint8."""
         tokens = self.touch.tokens(images)
         grid = F.adaptive_avg_pool2d(tokens.permute(0, 3, 1, 2), POLICY_GRID)
-        return Features(self.touch_head(tokens.mean(dim=(1, 2))), grid.flatten(2).transpose(1, 2))
+        if self.touch_attention is not None:
+            vector = self.touch_attention(tokens)
+        else:
+            assert self.touch_head is not None
+            vector = self.touch_head(tokens.mean(dim=(1, 2)))
+        return Features(self.touch_mlp(vector), grid.flatten(2).transpose(1, 2))
 
     def of_region(self, images: Tensor, box: Tensor) -> Features:
         """Return h_w of the boxes (B, 4), px, finite, in images (B, H, W, 3) uint8."""
         tokens = self.vision.tokens(images)
         size = self.vision.input_size
-        vector = self.region_pooling(tokens, box, size)
+        vector = self.region_mlp(self.region_pooling(tokens, box, size))
         around = region_grid(tokens, boxes.enlarge(box, self.config.margin), size, POLICY_GRID)
         return Features(vector, around.flatten(1, 2))
 
@@ -61,7 +72,7 @@ class Towers(nn.Module):
         tokens = self.vision.tokens(images)
         size = self.vision.input_size
         moved = shifted_boxes(box, count, size)
-        found = [self.region_pooling(tokens, one, size) for one in moved.unbind(1)]
+        found = [self.region_mlp(self.region_pooling(tokens, one, size)) for one in moved.unbind(1)]
         return torch.stack(found, dim=1)
 
 
@@ -83,6 +94,10 @@ class OpeningRegion(nn.Module):
         return vector
 
 
+def _mlp(dim: int) -> nn.Sequential:
+    return nn.Sequential(nn.GELU(), nn.Linear(dim, 2 * dim), nn.GELU(), nn.Linear(2 * dim, dim))
+
+
 def shifted_boxes(box: Tensor, count: int, input_size: tuple[int, int]) -> Tensor:
     """Return (B, count, 4) boxes moved by their own size in `count` of eight directions, centres inside the image."""
     directions = [(1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, -1), (1, -1), (-1, 1)]
@@ -96,16 +111,3 @@ def shifted_boxes(box: Tensor, count: int, input_size: tuple[int, int]) -> Tenso
         step = torch.where(outside, -step, step)
         moved.append(box + torch.cat([step, step], dim=1))
     return torch.stack(moved, dim=1)
-
-
-def _encoder(config: EncoderConfig) -> Encoder:
-    encoder = load_encoder(
-        config.model,
-        pretrained=config.pretrained,
-        image_size=config.image_size,
-        fit=config.fit,
-        stem=config.stem,
-    )
-    if config.frozen:
-        encoder.requires_grad_(False)
-    return encoder

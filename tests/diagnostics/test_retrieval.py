@@ -1,0 +1,102 @@
+"""Retrieval against cases whose answer is known, and against galleries drawn by hand."""
+
+import numpy as np
+import pytest
+
+from tactile_align.diagnostics.retrieval import retrieval
+
+
+def cell(episodes: int = 6, contacts: int = 12, moments: int = 3) -> tuple[np.ndarray, np.ndarray]:
+    """Return the episode and the contact of each moment."""
+    episode, contact, _ = np.meshgrid(range(episodes), range(contacts), range(moments), indexing="ij")
+    return episode.ravel(), contact.ravel()
+
+
+def test_perfect_features_find_every_partner() -> None:
+    episode, contact = cell()
+    h = np.random.default_rng(0).normal(size=(len(episode), 32))
+    for kind in ("all", "cross-episode"):
+        found = retrieval(h, h, episode, contact, gallery=32, kind=kind)
+        for recall in found.values():
+            assert recall.at == {1: 1.0, 5: 1.0, 10: 1.0} and recall.median_rank == 1
+            assert recall.interval[1] == (1.0, 1.0) and recall.queries == 72 and recall.episodes == 6
+
+
+def test_random_features_score_chance() -> None:
+    episode, contact = cell(30, 12, 2)
+    rng = np.random.default_rng(0)
+    tau, w = rng.normal(size=(2, len(episode), 16))
+    recall = retrieval(tau, w, episode, contact, gallery=32)["both"]
+    for k in (1, 5, 10):
+        assert recall.chance[k] == k / 32
+        assert recall.interval[k][0] < k / 32 < recall.interval[k][1]
+        assert recall.at[k] == pytest.approx(k / 32, abs=0.02)
+    assert recall.median_rank == pytest.approx(16.5, abs=1.5)
+
+
+def test_features_that_are_all_alike_find_nothing() -> None:
+    episode, contact = cell()
+    same = np.ones((len(episode), 8))
+    recall = retrieval(same, same, episode, contact, gallery=32)["both"]
+    assert recall.at == {1: 0.0, 5: 0.0, 10: 0.0} and recall.median_rank == 32
+
+
+@pytest.mark.parametrize("kind", ["all", "cross-episode", "same-episode"])
+def test_expected_recall_equals_galleries_drawn_by_hand(kind: str) -> None:
+    episode, contact = cell(4, 10, 1)
+    rng = np.random.default_rng(1)
+    w = rng.normal(size=(40, 6))
+    tau = w + 1.2 * rng.normal(size=(40, 6))
+    gallery, tries = 8, 4000
+    found = retrieval(tau, w, episode, contact, gallery=gallery, kind=kind, draws=1)  # type: ignore[arg-type]
+    unit_tau, unit_w = (h / np.linalg.norm(h, axis=1, keepdims=True) for h in (tau, w))
+    hits = np.zeros(3)
+    for i in range(40):
+        same = episode == episode[i]
+        allowed = {"all": ~np.eye(40, dtype=bool)[i], "cross-episode": ~same, "same-episode": same}[kind].copy()
+        allowed[i] = False
+        pool = np.flatnonzero(allowed)
+        for _ in range(tries // 40):
+            others = rng.choice(pool, gallery - 1, replace=False)
+            rank = 1 + (unit_w[others] @ unit_tau[i] >= unit_w[i] @ unit_tau[i]).sum()
+            hits += [rank <= 1, rank <= 5, rank <= 10]
+    for k, share in zip((1, 5, 10), hits / (40 * (tries // 40)), strict=True):
+        assert found["touch to vision"].at[k] == pytest.approx(share, abs=0.025)
+
+
+def test_a_tie_with_a_rival_is_no_hit() -> None:
+    w = np.eye(4)
+    tau = np.eye(4)
+    tau[1] = [1, 1, 0, 0]  # as near to contact 0 as to its own
+    recall = retrieval(tau, w, np.arange(4), np.zeros(4), gallery=4, ks=(1,))["touch to vision"]
+    assert recall.at[1] == pytest.approx(3 / 4)
+
+
+def test_two_moments_of_one_contact_are_never_rivals() -> None:
+    episode, contact = cell(2, 8, 5)
+    names = np.stack([episode, contact], axis=1)
+    h = np.random.default_rng(0).normal(size=(16, 8))[np.unique(names, axis=0, return_inverse=True)[1].ravel()]
+    assert retrieval(h, h, episode, contact, gallery=16)["both"].at[1] == 1.0
+
+
+def test_directions_are_not_mixed_up() -> None:
+    # Every touch points at region 0: touch 0 finds its region; region 0 finds four equal touches, so nothing.
+    tau = np.tile([1.0, 0.0, 0.0, 0.0], (4, 1))
+    w = np.eye(4) + 0.01
+    found = retrieval(tau, w, np.arange(4), np.zeros(4), gallery=4, ks=(1,))
+    assert found["touch to vision"].at[1] == pytest.approx(1 / 4)
+    assert found["vision to touch"].at[1] == 0
+
+
+def test_too_few_contacts_for_a_gallery_are_refused_with_what_there_is() -> None:
+    episode, contact = cell(2, 4, 1)
+    h = np.random.default_rng(0).normal(size=(8, 4))
+    with pytest.raises(ValueError, match=r"gallery of 64 needs 63.*at most 7.*smaller gallery"):
+        retrieval(h, h, episode, contact, gallery=64)
+
+
+def test_equal_seeds_give_equal_results() -> None:
+    episode, contact = cell()
+    tau, w = np.random.default_rng(0).normal(size=(2, len(episode), 8))
+    one, two = (retrieval(tau, w, episode, contact, gallery=16, seed=3)["both"] for _ in range(2))
+    assert one == two

@@ -1,0 +1,266 @@
+"""open_clip towers as token grids."""
+
+import json
+import logging
+from pathlib import Path
+
+import huggingface_hub
+import open_clip
+import pytest
+import torch
+
+from tactile_align.features.encoder import Encoder, input_size_of, load_encoder
+from tests.features.making import demo_encoder, noise, save_clip
+
+
+def test_a_checkpoint_on_disk_gives_the_features_of_open_clip_itself(tmp_path: Path) -> None:
+    clip = save_clip("ViT-demo", tmp_path / "clip.pt")
+    encoder = load_encoder("ViT-demo", pretrained=tmp_path / "clip.pt").eval()
+    images = noise(3, 96, 96)
+    x = images.permute(0, 3, 1, 2) / 255.0
+    mean, std = (
+        torch.tensor(v).view(1, 3, 1, 1) for v in (open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD)
+    )
+    with torch.no_grad():
+        found = clip.visual.forward_intermediates(  # type: ignore[attr-defined]
+            (x - mean) / std, indices=[1], normalize_intermediates=True, intermediates_only=True
+        )
+        tokens = encoder.tokens(images)
+    assert torch.equal(tokens.permute(0, 3, 1, 2), found["image_intermediates"][0])
+    assert not encoder.scratch and "clip.pt" in encoder.name and encoder.grid == (12, 12) and encoder.width == 96
+
+
+def test_a_checkpoint_that_wants_to_run_code_is_refused(tmp_path: Path) -> None:
+    torch.save({"state_dict": Path("x")}, tmp_path / "odd.pt")
+    with pytest.raises(ValueError, match=r"odd\.pt"):
+        load_encoder("ViT-demo", pretrained=tmp_path / "odd.pt")
+
+
+def test_a_checkpoint_of_another_model_is_refused_by_name(tmp_path: Path) -> None:
+    torch.save({"visual.conv1.weight": torch.zeros(4, 3, 8, 8)}, tmp_path / "other.pt")
+    with pytest.raises(ValueError, match=r"other\.pt does not fit ViT-demo"):
+        load_encoder("ViT-demo", pretrained=tmp_path / "other.pt")
+
+
+def test_tokens_stand_where_their_patch_of_the_image_is() -> None:
+    encoder = demo_encoder(image_size=(128, 96))
+    assert encoder.input_size == (128, 96) and encoder.grid == (12, 16)
+    grey = torch.full((1, 96, 128, 3), 128, dtype=torch.uint8)
+    spot = grey.clone()
+    spot[0, 24:32, 72:80] = 255  # row 3, column 9 of the 8 px tokens
+    embedded = [encoder.visual.conv1(i.permute(0, 3, 1, 2) / 255.0) for i in (grey, spot)]
+    changed = (embedded[0] - embedded[1]).abs().sum(dim=1)[0]
+    assert changed.nonzero().tolist() == [[3, 9]]
+    with torch.no_grad():
+        moved = (encoder.tokens(grey) - encoder.tokens(spot)).norm(dim=-1)[0]
+    assert divmod(int(moved.argmax()), 16) == (3, 9)
+
+
+def test_an_unknown_model_lists_near_names() -> None:
+    with pytest.raises(ValueError, match=r"no model 'ViT-B16'.*ViT-B-16"):
+        load_encoder("ViT-B16", pretrained="scratch")
+    with pytest.raises(ValueError, match="no model 'ViT-Q'"):
+        input_size_of("ViT-Q", None)
+
+
+def test_an_unknown_tag_lists_near_tags() -> None:
+    with pytest.raises(ValueError, match=r"ViT-B-16 has no pretrained tag 'laion2b'.*laion2b_s34b_b88k"):
+        load_encoder("ViT-B-16", pretrained="laion2b")
+
+
+def test_a_missing_checkpoint_file_is_not_taken_for_a_tag() -> None:
+    with pytest.raises(FileNotFoundError, match=r"weights/clip\.pt: no such checkpoint"):
+        load_encoder("ViT-demo", pretrained=Path("weights") / "clip.pt")
+
+
+def test_an_unreachable_hub_says_how_to_fetch_the_file_elsewhere(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(ConnectionError) as caught:
+        load_encoder("ViT-B-16", pretrained="laion2b_s34b_b88k")
+    text = str(caught.value)
+    assert "laion2b_s34b_b88k" in text and "laion/CLIP-ViT-B-16-laion2B-s34B-b88K" in text and "path" in text
+    assert "\n" not in text
+
+
+def test_weights_trained_with_quickgelu_are_run_with_quickgelu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    save_clip("ViT-demo", tmp_path / "weights.pt")
+    table = {"openai": {"url": (tmp_path / "weights.pt").as_uri(), "quick_gelu": True}}
+    monkeypatch.setitem(open_clip.pretrained._PRETRAINED, "ViT-demo", table)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    encoder = load_encoder("ViT-demo", pretrained="openai")
+    kinds = {type(m).__name__ for m in encoder.modules() if "GELU" in type(m).__name__}
+    assert kinds == {"QuickGELU"}
+
+
+@pytest.mark.parametrize(
+    "images",
+    [
+        torch.zeros(2, 96, 96, 3),
+        torch.zeros(2, 3, 96, 96, dtype=torch.uint8),
+        torch.zeros(2, 96, 128, 3, dtype=torch.uint8),
+        torch.zeros(96, 96, 3, dtype=torch.uint8),
+    ],
+)
+def test_images_of_another_type_or_size_are_refused(images: torch.Tensor) -> None:
+    with pytest.raises(ValueError, match=r"uint8 RGB images of shape \(B, 96, 96, 3\); got .*input_map"):
+        demo_encoder().tokens(images)
+
+
+def test_a_random_encoder_says_scratch_and_nothing_on_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    handlers, level = list(logging.getLogger().handlers), logging.getLogger().level
+    encoder = demo_encoder()
+    assert encoder.scratch and encoder.name == "ViT-demo (SCRATCH)"
+    assert not caplog.records
+    assert logging.getLogger().handlers == handlers and logging.getLogger().level == level
+    assert not logging.getLogger().filters
+
+
+def test_a_conv_stem_is_for_scratch_only() -> None:
+    with pytest.raises(ValueError, match="'scratch' only"):
+        load_encoder("ViT-demo", pretrained="openai", stem="conv")
+    encoder = demo_encoder(stem="conv")
+    assert encoder.tokens(noise(2, 96, 96)).shape == (2, 12, 12, 96)
+
+
+def test_a_row_does_not_depend_on_the_rest_of_its_batch() -> None:
+    images = noise(4, 96, 96)
+    for stem in ("patch", "conv"):
+        encoder = demo_encoder(stem=stem).train()
+        with torch.no_grad():
+            torch.testing.assert_close(encoder.tokens(images)[1:2], encoder.tokens(images[1:2]), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("fit", ["stretch", "letterbox"])
+def test_the_input_map_leads_to_the_input_size(fit: str) -> None:
+    encoder = demo_encoder(fit=fit)
+    found = encoder.input_map(640, 480)
+    assert (found.width, found.height) == encoder.input_size
+    assert encoder.tokens(found.apply_to_image(noise(2, 640, 480))).shape[:3] == (2, 12, 12)
+    sides = found.scale[0] / found.scale[1]
+    assert sides == pytest.approx(1.0 if fit == "letterbox" else 480 / 640)
+
+
+def test_positions_of_trained_weights_are_resized_to_the_image(tmp_path: Path) -> None:
+    clip = save_clip("ViT-demo", tmp_path / "clip.pt")
+    encoder = load_encoder("ViT-demo", pretrained=tmp_path / "clip.pt", image_size=(128, 64))
+    assert encoder.grid == (8, 16)
+    old, new = clip.visual.positional_embedding, encoder.visual.positional_embedding  # type: ignore[attr-defined]
+    assert torch.equal(old[0], new[0])
+    want = torch.nn.functional.interpolate(
+        old[1:].reshape(1, 12, 12, -1).permute(0, 3, 1, 2), size=(8, 16), mode="bicubic", antialias=True
+    )
+    torch.testing.assert_close(new[1:].detach(), want[0].permute(1, 2, 0).reshape(128, -1).detach())
+
+
+@pytest.fixture(scope="module")
+def timm_model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A small timm tower, as open_clip's SigLIP towers are timm's."""
+    facts = {
+        "embed_dim": 192,
+        "vision_cfg": {"image_size": 224, "timm_model_name": "vit_tiny_patch16_224", "timm_pool": "token"},
+        "text_cfg": {"context_length": 8, "vocab_size": 16, "width": 32, "heads": 1, "layers": 1},
+    }
+    path = tmp_path_factory.mktemp("models") / "timm-tiny.json"
+    path.write_text(json.dumps(facts), encoding="utf-8")
+    open_clip.add_model_config(path)
+    return path.stem
+
+
+def test_a_timm_tower_gives_tokens_too(timm_model: str) -> None:
+    encoder = load_encoder(timm_model, pretrained="scratch", image_size=(96, 64))
+    assert encoder.grid == (4, 6) and encoder.width == 192 and encoder.scratch
+    assert encoder.tokens(noise(2, 96, 64)).shape == (2, 4, 6, 192)
+    assert_only_what_tokens_need_learns(encoder)
+
+
+def test_a_checkpoint_file_is_normalised_as_all_tags_of_its_model_are(
+    tmp_path: Path, timm_model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_clip("ViT-demo", tmp_path / "clip.pt")
+    clip_like = load_encoder("ViT-demo", pretrained=tmp_path / "clip.pt")
+    assert clip_like.mean.flatten().tolist() == pytest.approx(open_clip.OPENAI_DATASET_MEAN)
+    half = {"url": "", "mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25)}
+    monkeypatch.setitem(open_clip.pretrained._PRETRAINED, timm_model, {"a": half, "b": half})
+    save_clip(timm_model, tmp_path / "other.pt")
+    other = load_encoder(timm_model, pretrained=tmp_path / "other.pt")
+    assert other.mean.flatten().tolist() == [0.5] * 3 and other.std.flatten().tolist() == [0.25] * 3
+
+
+def assert_only_what_tokens_need_learns(encoder: Encoder) -> None:
+    encoder.tokens(noise(2, *encoder.input_size)).square().sum().backward()
+    for name, parameter in encoder.named_parameters():
+        touched = parameter.grad is not None and bool((parameter.grad != 0).any())
+        assert touched == parameter.requires_grad, name
+
+
+@pytest.mark.parametrize("layers", [(-1,), (0,), (0, 1), (1, 0)])
+def test_layers_are_the_blocks_asked_for_side_by_side(layers: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    encoder = load_encoder("ViT-demo", pretrained="scratch", layers=layers).eval()
+    images = noise(2, 96, 96)
+    kept: list[torch.Tensor] = []
+    for block in encoder.visual.transformer.resblocks:
+        block.register_forward_hook(lambda _, __, out: kept.append(out))
+    x = (images.permute(0, 3, 1, 2) / 255.0 - encoder.mean) / encoder.std
+    with torch.no_grad():
+        encoder.visual(x)
+        want = torch.cat([encoder.visual.ln_post(kept[layer])[:, 1:] for layer in layers], dim=-1)
+        kept.clear()
+        found = encoder.tokens(images)
+    assert len(kept) == max(layer % 2 for layer in layers) + 1, "blocks behind the last one used are not computed"
+    torch.testing.assert_close(found.flatten(1, 2), want)
+    assert_only_what_tokens_need_learns(load_encoder("ViT-demo", pretrained="scratch", layers=layers))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"tune": "full"},
+        {"tune": "full", "stem": "conv"},
+        {"tune": "last", "last_blocks": 1},
+        {"tune": "last", "last_blocks": 1, "layers": (0,)},
+        {"tune": "adapters"},
+        {"tune": "full", "checkpointing": True},
+    ],
+)
+def test_every_trainable_tensor_gets_gradient_and_frozen_ones_never_change(options: dict[str, object]) -> None:
+    encoder = demo_encoder(**options).train()
+    assert_only_what_tokens_need_learns(encoder)
+    assert any(p.requires_grad for p in encoder.parameters())
+    before = {name: p.detach().clone() for name, p in encoder.named_parameters()}
+    torch.optim.SGD([p for p in encoder.parameters() if p.requires_grad], lr=0.1).step()
+    for name, p in encoder.named_parameters():
+        assert torch.equal(before[name], p) != p.requires_grad, name
+
+
+def test_a_frozen_tower_has_nothing_to_learn_and_keeps_no_graph() -> None:
+    encoder = demo_encoder(tune="frozen")
+    assert not any(p.requires_grad for p in encoder.parameters())
+    assert not encoder.tokens(noise(2, 96, 96)).requires_grad
+
+
+def test_what_a_tower_does_not_have_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"2 blocks.*-2\.\.1.*got \(2,\)"):
+        demo_encoder(layers=(2,))
+    with pytest.raises(ValueError, match=r"last_blocks = 3.*there are 2"):
+        demo_encoder(tune="last", last_blocks=3)
+
+
+def test_checkpointing_changes_memory_and_nothing_else() -> None:
+    images = noise(2, 96, 96)
+    plain, lean = (demo_encoder(checkpointing=on).train() for on in (False, True))
+    for encoder in (plain, lean):
+        encoder.tokens(images).square().sum().backward()
+    for (name, a), (_, b) in zip(plain.named_parameters(), lean.named_parameters(), strict=True):
+        if a.requires_grad:
+            torch.testing.assert_close(a.grad, b.grad, msg=name)
+
+
+def test_bfloat16_runs_the_tower_low_and_hands_out_float32() -> None:
+    images = noise(2, 96, 96)
+    low, high = demo_encoder(precision="bfloat16").tokens(images), demo_encoder().tokens(images)
+    assert low.dtype == torch.float32 and not torch.equal(low, high)
+    assert torch.nn.functional.cosine_similarity(low, high, dim=-1).min() > 0.99

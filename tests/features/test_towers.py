@@ -1,0 +1,88 @@
+"""The two towers and the boxes beside the box."""
+
+import pytest
+import torch
+
+from tactile_align.features.config import EncoderConfig, FeatureConfig
+from tactile_align.features.towers import OpeningRegion, Towers, shifted_boxes
+from tests.features.making import noise
+
+VISION = EncoderConfig(model="ViT-demo", pretrained="scratch", image_size=(64, 48))
+TOUCH = EncoderConfig(model="ViT-demo", pretrained="scratch", image_size=(32, 48))
+BOX = torch.tensor([[10.0, 8.0, 30.0, 24.0], [40.0, 20.0, 60.0, 40.0]])
+
+
+def towers(**options: object) -> Towers:
+    torch.manual_seed(0)
+    return Towers(FeatureConfig(vision=VISION, touch=TOUCH, dim=24).model_copy(update=options))
+
+
+def test_two_towers_give_features_and_policy_tokens() -> None:
+    model = towers()
+    touch, region = model.of_touch(noise(2, 32, 48)), model.of_region(noise(2, 64, 48), BOX)
+    assert touch.vector.shape == region.vector.shape == (2, 24)
+    assert touch.tokens.shape == (2, 16, 96) and region.tokens.shape == (2, 16, 96)
+    assert model.scratch
+
+
+def test_without_a_touch_tower_both_see_through_the_same_weights() -> None:
+    model = Towers(FeatureConfig(vision=VISION, dim=24))
+    assert model.touch is model.vision
+    two = sum(p.numel() for p in towers().vision.parameters())
+    assert sum(p.numel() for p in model.vision.parameters()) == two
+    assert len({id(p) for p in model.parameters()}) == len(list(model.parameters()))
+
+
+def test_a_region_feature_hangs_on_what_is_in_the_box_and_the_box_moves_with_the_image() -> None:
+    model = towers().eval()
+    images = noise(2, 64, 48)
+    with torch.no_grad():
+        here, there = model.of_region(images, BOX).vector, model.of_region(images, BOX + 8).vector
+    assert (here - there).norm(dim=1).min() > 1e-3
+
+
+@pytest.mark.parametrize("pooling", ["grid", "mean", "mean_block", "attention", "gaussian"])
+@pytest.mark.parametrize("rest", [{}, {"touch_pooling": "attention", "head": "mlp"}])
+def test_every_trainable_tensor_of_the_towers_gets_gradient(pooling: str, rest: dict[str, str]) -> None:
+    model = towers(pooling=pooling, **rest)
+    touch, region = model.of_touch(noise(2, 32, 48)), model.of_region(noise(2, 64, 48), BOX)
+    (touch.vector.square().sum() + region.vector.square().sum()).backward()
+    for name, p in model.named_parameters():
+        touched = p.grad is not None and bool((p.grad != 0).any())
+        assert touched == p.requires_grad, name
+
+
+def test_other_regions_are_the_features_of_the_shifted_boxes() -> None:
+    model = towers().eval()
+    images = noise(2, 64, 48)
+    with torch.no_grad():
+        found = model.of_other_regions(images, BOX, 3)
+        moved = shifted_boxes(BOX, 3, (64, 48))
+        for k in range(3):
+            torch.testing.assert_close(found[:, k], model.of_region(images, moved[:, k]).vector)
+
+
+def test_shifted_boxes_are_moved_by_their_own_size_and_stay_in_the_image() -> None:
+    moved = shifted_boxes(BOX, 8, (64, 48))
+    sides = BOX[:, None, 2:] - BOX[:, None, :2]
+    torch.testing.assert_close(moved[..., 2:] - moved[..., :2], sides.expand(2, 8, 2))
+    steps = (moved - BOX[:, None])[..., :2] / sides
+    assert bool((steps.abs().round() == steps.abs()).all()) and steps.abs().max() == 1
+    assert bool((steps.abs().sum(dim=-1) > 0).all()), "no shifted box is the box itself"
+    centre = (moved[..., :2] + moved[..., 2:]) / 2
+    assert bool((centre >= -0.5).all() and (centre <= torch.tensor([63.5, 47.5])).all())
+    assert moved[0, 0].tolist() == [30.0, 8.0, 50.0, 24.0]
+    assert moved[1, 0].tolist() == [20.0, 20.0, 40.0, 40.0], "to the right is outside, so it went left"
+
+
+def test_the_opening_baseline_knows_nothing_but_the_opening() -> None:
+    torch.manual_seed(0)
+    baseline = OpeningRegion(8)
+    found = baseline(torch.tensor([[0.01, 0.01], [0.01, 0.01], [0.03, 0.03]]))
+    assert found.shape == (3, 8)
+    assert torch.equal(found[0], found[1]) and not torch.allclose(found[0], found[2])
+
+
+def test_a_touch_tower_of_another_size_refuses_the_views_images() -> None:
+    with pytest.raises(ValueError, match=r"\(B, 48, 32, 3\)"):
+        towers().of_touch(noise(2, 64, 48))

@@ -1,0 +1,211 @@
+"""The HSA loss against its formula, its gradients, and what it refuses."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from tactile_align.losses.hsa import HSALoss, HSAStats, hsa_loss
+from tests.losses.hsa_reference import reference
+
+OPTIONS = list(itertools.product(("mean", "sum", "none"), ("replace", "add"), (False, True), (False, True)))
+
+
+def features(batch: int, dim: int = 5, seed: int = 0, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    h_tau, h_w = (torch.randn(batch, dim, generator=generator, dtype=dtype) * 3 for _ in range(2))
+    return h_tau, h_w
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    option=st.sampled_from(OPTIONS),
+    batch=st.integers(2, 7),
+    seed=st.integers(0, 10_000),
+    masked=st.sampled_from(("none", "bool", "float")),
+    rows_left_out=st.integers(0, 3),
+    temperature=st.floats(0.03, 2.0),
+)
+def test_the_loss_is_its_formula_for_every_combination_of_options(
+    option: tuple[str, str, bool, bool], batch: int, seed: int, masked: str, rows_left_out: int, temperature: float
+) -> None:
+    reduction, explicit, symmetric, with_hard = option
+    rng = np.random.default_rng(seed)
+    h_tau, h_w = rng.normal(size=(2, batch, 5)) * 2
+    hard = rng.normal(size=(batch, 3, 5)) if with_hard else None
+    rival = None
+    if masked != "none":
+        weights = rng.uniform(0.1, 3.0, size=(batch, batch)) if masked == "float" else np.ones((batch, batch))
+        rival = np.where(rng.random((batch, batch)) < 0.8, weights, 0.0)
+        # Each row and column keeps one rival among the first two rows, which always stay valid.
+        rival[:, 0] = rival[0, :] = rival[1, :] = rival[:, 1] = 1.0
+    valid = np.ones(batch, dtype=bool)
+    valid[2 : 2 + rows_left_out] = False
+    want, want_stats = reference(
+        h_tau,
+        h_w,
+        hard,
+        rival,
+        temperature=temperature,
+        reduction=reduction,
+        explicit=explicit,
+        symmetric=symmetric,
+        valid=valid,
+    )
+    loss = HSALoss(temperature, reduction, explicit, symmetric)  # type: ignore[arg-type]
+    given_rival = None if rival is None else torch.from_numpy(rival > 0 if masked == "bool" else rival)
+    got, stats = loss(
+        torch.from_numpy(h_tau),
+        torch.from_numpy(h_w),
+        None if hard is None else torch.from_numpy(hard),
+        given_rival,
+        valid=torch.from_numpy(valid),
+        stats=True,
+    )
+    np.testing.assert_allclose(got.numpy(), want, rtol=1e-10, atol=1e-10)
+    for name, value in want_stats.items():
+        assert float(getattr(stats, name)) == pytest.approx(value)
+
+
+@pytest.mark.parametrize(("explicit", "symmetric"), list(itertools.product(("replace", "add"), (False, True))))
+def test_gradients_agree_with_finite_differences(explicit: str, symmetric: bool) -> None:
+    h_tau, h_w = features(5)
+    hard = torch.randn(5, 2, 5, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    valid = torch.tensor([True, True, False, True, True])
+    kappa = torch.tensor(0.3, dtype=torch.float64)
+    inputs = tuple(x.requires_grad_() for x in (h_tau, h_w, hard, kappa))
+
+    def loss(tau: Tensor, w: Tensor, rivals: Tensor, temperature: Tensor) -> Tensor:
+        found = hsa_loss(
+            tau,
+            w,
+            rivals,
+            temperature=temperature,
+            explicit=explicit,  # type: ignore[arg-type]
+            symmetric=symmetric,
+            valid=valid,
+        )
+        assert isinstance(found, Tensor)
+        return found
+
+    assert torch.autograd.gradcheck(loss, inputs)
+
+
+def test_features_that_are_all_alike_give_the_log_of_one_plus_their_rivals() -> None:
+    same = torch.ones(6, 4)
+    rival = torch.ones(6, 6, dtype=torch.bool)
+    rival[0, 3:] = False
+    loss, stats = hsa_loss(same, same, rival=rival, reduction="none", stats=True)
+    want = torch.tensor([math.log(3)] + [math.log(6)] * 5)
+    torch.testing.assert_close(loss, want)
+    torch.testing.assert_close(stats.chance, want.mean())
+    alone = hsa_loss(same, same, torch.ones(6, 9, 4))
+    assert float(alone) == pytest.approx(math.log(10))
+
+
+def test_the_order_of_the_batch_changes_nothing() -> None:
+    h_tau, h_w = features(9)
+    hard = torch.randn(9, 2, 5, dtype=torch.float64)
+    rival = torch.rand(9, 9, dtype=torch.float64) + 0.1
+    valid = torch.arange(9) % 4 != 1
+    order = torch.randperm(9)
+    options = {"temperature": 0.1, "explicit": "add", "symmetric": True}
+    straight = hsa_loss(h_tau, h_w, hard, rival, valid=valid, **options)
+    shuffled = hsa_loss(h_tau[order], h_w[order], hard[order], rival[order][:, order], valid=valid[order], **options)
+    torch.testing.assert_close(straight, shuffled)
+
+
+def test_rows_that_are_not_valid_give_and_receive_nothing_whatever_they_hold() -> None:
+    h_tau, h_w = features(6)
+    hard = torch.randn(6, 2, 5, dtype=torch.float64)
+    valid = torch.tensor([True, False, True, True, False, True])
+    options = {"temperature": 0.1, "explicit": "add", "symmetric": True}
+    spoilt = [x.clone() for x in (h_tau, h_w, hard)]
+    for x in spoilt:
+        x[~valid] = torch.nan
+        x.requires_grad_()
+    loss = hsa_loss(*spoilt, valid=valid, **options)
+    loss.backward()
+    torch.testing.assert_close(loss.detach(), hsa_loss(h_tau[valid], h_w[valid], hard[valid], **options))
+    for x in spoilt:
+        assert x.grad is not None
+        assert torch.equal(x.grad[~valid], torch.zeros_like(x.grad[~valid]))
+        assert bool((x.grad[valid] != 0).any())
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+def test_a_batch_without_any_valid_row_is_a_zero_that_still_hangs_on_the_graph(reduction: str) -> None:
+    h_tau, h_w = (x.requires_grad_() for x in features(4))
+    nobody = torch.zeros(4, dtype=torch.bool)
+    loss, stats = hsa_loss(h_tau, h_w, valid=nobody, reduction=reduction, stats=True)  # type: ignore[arg-type]
+    loss.sum().backward()
+    assert float(loss.detach().sum()) == 0 and float(stats.pairs) == 0 and float(stats.chance) == 0
+    assert h_tau.grad is not None and float(h_tau.grad.abs().sum()) == 0
+
+
+def test_a_valid_row_without_rivals_is_named() -> None:
+    h_tau, h_w = features(4)
+    rival = torch.ones(4, 4, dtype=torch.bool)
+    rival[2] = False
+    with pytest.raises(ValueError, match=r"rows \[2\].*no rival.*more episodes"):
+        hsa_loss(h_tau, h_w, rival=rival)
+    with pytest.raises(ValueError, match=r"rows \[0\]"):
+        hsa_loss(h_tau[:1], h_w[:1])
+
+
+def test_only_the_direction_of_a_feature_counts() -> None:
+    h_tau, h_w = features(6)
+    torch.testing.assert_close(hsa_loss(h_tau, h_w), hsa_loss(h_tau * 1e-3, h_w * 1e4))
+
+
+def test_similarities_stay_float32_under_autocast() -> None:
+    h_tau, h_w = features(32, 64, dtype=torch.float32)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        inside = hsa_loss(h_tau, h_w, symmetric=True)
+    assert isinstance(inside, Tensor) and inside.dtype == torch.float32
+    assert torch.equal(inside, hsa_loss(h_tau, h_w, symmetric=True))
+
+
+def test_half_precision_features_are_compared_in_float32() -> None:
+    h_tau, h_w = (x.bfloat16() for x in features(16, 32))
+    torch.testing.assert_close(hsa_loss(h_tau, h_w), hsa_loss(h_tau.float(), h_w.float()))
+
+
+def test_statistics_leave_the_value_alone() -> None:
+    h_tau, h_w = features(6)
+    value, stats = hsa_loss(h_tau, h_w, stats=True)
+    assert isinstance(stats, HSAStats)
+    assert torch.equal(value, hsa_loss(h_tau, h_w))
+    assert float(stats.pairs) == 6 and float(stats.rivals) == 5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"h_w": torch.ones(3, 5)}, r"\(4, 5\) and \(3, 5\)"),
+        ({"hard_negatives": torch.ones(4, 5)}, r"\(4, N >= 1, 5\); got \(4, 5\)"),
+        ({"hard_negatives": torch.ones(4, 0, 5)}, r"got \(4, 0, 5\)"),
+        ({"rival": torch.ones(4, 3)}, r"rival must have shape.*got \(4, 3\)"),
+        ({"valid": torch.ones(4)}, r"valid must be bool.*float32"),
+        ({"temperature": 0.0}, r"temperature must be positive; got 0\.0"),
+        ({"temperature": float("nan")}, r"temperature must be positive; got nan"),
+    ],
+)
+def test_what_does_not_pair_is_refused_with_both_shapes(arguments: dict[str, object], message: str) -> None:
+    given = {"h_tau": torch.ones(4, 5), "h_w": torch.ones(4, 5), **arguments}
+    with pytest.raises(ValueError, match=message):
+        hsa_loss(**given)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [({"reduction": "max"}, "mean, sum, none; got 'max'"), ({"explicit": "both"}, "replace, add; got 'both'")],
+)
+def test_unknown_options_are_refused_with_the_known_ones(arguments: dict[str, str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        HSALoss(**arguments)  # type: ignore[arg-type]
