@@ -242,9 +242,12 @@ def _best_fit(
         except ValueError as error:
             faults.append(str(error))
     if len(views) >= 5:
-        chosen = _robust_start(camera, B, C, views, seed)
-        if chosen is not None:
-            starts["random subsets"] = chosen
+        points = np.concatenate([view.points for view in views])
+        reach = np.ptp(points, axis=0)[:2].max() / 2
+        marks = points.mean(0) + reach * np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0.0]])
+        handful = robust_start(B, C, marks, seed)
+        if handful is not None:
+            starts["random subsets"] = handful[1:]
     if not starts:
         raise ValueError(faults[0])
     reached: dict[str, float] = {}
@@ -280,15 +283,24 @@ def _median_off(camera: Camera, T: np.ndarray, view: View) -> float:
     return float(np.median(np.where(np.isfinite(off), off, 1e6)))
 
 
-def _robust_start(
-    camera: Camera, B: np.ndarray, C: np.ndarray, views: list[View], seed: int, trials: int = 60
-) -> tuple[np.ndarray, np.ndarray] | None:
-    """Return the start from a random handful of views that explains the median view best."""
+def robust_start(
+    B: np.ndarray, C: np.ndarray, marks: np.ndarray, seed: int = 0, trials: int = 60
+) -> tuple[float, np.ndarray, np.ndarray] | None:
+    """Return the start from a random handful of views that explains the median view best.
+
+    Args:
+        B: (N, 4, 4) the robot's part of the chain.
+        C: (N, 4, 4) T_camera_board of each view by itself.
+        marks: (M, 3) points on the board to compare at.
+        seed: Of the random choice.
+        trials: How many handfuls.
+
+    Returns:
+        How far the median view is missed (rad, times the focal length it is px), X and Z; None where no handful
+        turns enough.
+    """
     rng = np.random.default_rng(seed)
-    best, chosen = np.inf, None
-    centre, reach = (np.mean([view.points.mean(0) for view in views], axis=0), 0.0)
-    reach = float(np.mean([np.ptp(view.points, axis=0)[:2].mean() for view in views])) / 2
-    marks = centre + reach * np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0.0]])
+    best: tuple[float, np.ndarray, np.ndarray] | None = None
     seen = apply(C[:, None], marks)
     for _ in range(trials):
         some = rng.choice(len(B), size=4, replace=False)
@@ -297,11 +309,10 @@ def _robust_start(
         except (ValueError, np.linalg.LinAlgError):
             continue
         off = np.linalg.norm(apply((invert(X) @ B @ Z)[:, None], marks) - seen, axis=-1).max(-1)
-        # Distance over depth is about the angle, hence the pixels, by which the board is missed.
         score = float(np.median(off / np.maximum(np.abs(seen[:, 0, 2]), 1e-6)))
-        if score < best:
-            best, chosen = score, (X, Z)
-    return chosen
+        if best is None or score < best[0]:
+            best = (score, X, Z)
+    return best
 
 
 def _leave_out(fit: Fit) -> np.ndarray:

@@ -1,0 +1,139 @@
+"""Robot poses from files: one declared format, read literally; every other reading is for the fault finder."""
+
+import csv
+import itertools
+import json
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, model_validator
+from scipy.spatial.transform import Rotation
+
+from tactile_align.geometry.frames import invert, pose, rotation_fault, rotation_from_quaternion
+from tactile_align.kinematics.arm import Arm, forward_kinematics, require_within_limits
+
+EULER = tuple(
+    f"euler_{order if extrinsic else order.upper()}"
+    for extrinsic in (False, True)
+    for order in ("".join(o) for o in itertools.product("xyz", repeat=3))
+    if order[0] != order[1] and order[1] != order[2]
+)
+"""The 24 Euler conventions: capital letters turn about the moving axes, small ones about the fixed axes."""
+WIDTHS = {"quat_wxyz": 4, "quat_xyzw": 4, "rotvec": 3, "matrix": 16, **dict.fromkeys(EULER, 3)}
+
+
+class PoseFormat(BaseModel):
+    """How the numbers of a pose file are meant; every key is declared, nothing is guessed."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    of: Literal["joints", "tool"]
+    """joints: one angle per joint; tool: T_base_link as x, y, z and a rotation, or a row-major 4x4 matrix."""
+    length: Literal["m", "mm"] = "m"
+    angle: Literal["rad", "deg"] = "rad"
+    rotation: str = "quat_wxyz"
+    """quat_wxyz, quat_xyzw, rotvec, matrix, or euler_XYZ and its kin."""
+    inverted: bool = False
+    """Whether the file holds T_link_base instead."""
+
+    @model_validator(mode="after")
+    def _known(self) -> "PoseFormat":
+        if self.rotation not in WIDTHS:
+            raise ValueError(f"rotation '{self.rotation}' is unknown; known: {', '.join(WIDTHS)}")
+        return self
+
+    def width(self, arm: Arm | None) -> int:
+        """Return how many numbers a row holds."""
+        if self.of == "joints":
+            if arm is None:
+                raise ValueError('poses given as joints need an arm; name it in the session, e.g. arm = "nova2"')
+            return arm.dof
+        return 16 if self.rotation == "matrix" else 3 + WIDTHS[self.rotation]
+
+    def matrices(self, values: np.ndarray, arm: Arm | None = None, checked: bool = True) -> np.ndarray:
+        """Return T_base_link (N, 4, 4) of rows (N, k).
+
+        Raises:
+            ValueError: Joints outside the arm's limits; quaternions without unit norm, matrices that are no
+                rotation (unless `checked` is False: then the nearest reading is taken, for comparisons).
+        """
+        turn = 1.0 if self.angle == "rad" else np.pi / 180
+        if self.of == "joints":
+            if arm is None:
+                raise ValueError('poses given as joints need an arm; name it in the session, e.g. arm = "nova2"')
+            q = values * turn
+            if checked:
+                require_within_limits(arm, q)
+            return np.asarray(forward_kinematics(arm, q))
+        if self.rotation == "matrix":
+            T = values.reshape(-1, 4, 4).copy()
+            for row, R in enumerate(T[:, :3, :3] if checked else []):
+                fault = rotation_fault(R, 1e-3)
+                if fault:
+                    raise ValueError(f"row {row + 1}: the rotation is none: {fault}")
+        else:
+            R = _rotations(self.rotation, values[:, 3:], turn, checked)
+            T = np.asarray(pose(R, values[:, :3]))
+        T[:, :3, 3] *= 1e-3 if self.length == "mm" else 1.0
+        return np.asarray(invert(T)) if self.inverted else T
+
+
+def _rotations(kind: str, values: np.ndarray, turn: float, checked: bool) -> np.ndarray:
+    if kind.startswith("quat"):
+        norm = np.linalg.norm(values, axis=1)
+        if checked and (np.abs(norm - 1) > 1e-2).any():
+            row = int(np.argmax(np.abs(norm - 1)))
+            raise ValueError(f"row {row + 1}: the quaternion {values[row].tolist()} has norm {norm[row]:.4g}, not 1")
+        q = values / np.maximum(norm, 1e-12)[:, None]
+        return np.asarray(rotation_from_quaternion(q if kind == "quat_wxyz" else q[:, [3, 0, 1, 2]]))
+    if kind == "rotvec":
+        return np.asarray(Rotation.from_rotvec(values * turn).as_matrix())
+    return np.asarray(Rotation.from_euler(kind.removeprefix("euler_"), values * turn).as_matrix())
+
+
+def read_poses(path: Path, columns: int) -> tuple[tuple[str, ...], np.ndarray]:
+    """Read view names and rows (N, columns) from a CSV (header, view first), JSON ({view: [numbers]}) or NPZ
+    (arrays `views` and `values`).
+
+    Raises:
+        FileNotFoundError: No such file.
+        ValueError: Rows of another length, numbers that are none or not finite, a view twice; names file and row.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file; needed the robot's pose of each view")
+    names: list[str] = []
+    rows: list[list[float]] = []
+    if path.suffix == ".npz":
+        with np.load(path, allow_pickle=False) as archive:
+            if not {"views", "values"} <= set(archive.files):
+                raise ValueError(f"{path}: needs the arrays views and values; has {', '.join(archive.files)}")
+            names, rows = [str(name) for name in archive["views"]], archive["values"].tolist()
+    elif path.suffix == ".json":
+        try:
+            data = json.loads(path.read_text(encoding="utf-8"))
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{path}: not valid JSON: {error}") from error
+        if not isinstance(data, dict):
+            raise ValueError(f"{path}: needed an object of view: [numbers]; got {type(data).__name__}")
+        names, rows = list(data), [np.ravel(row).tolist() for row in data.values()]
+    else:
+        with path.open(encoding="utf-8-sig", newline="") as handle:
+            lines = [line for line in csv.reader(handle) if line]
+        for number, line in enumerate(lines[1:], start=2):
+            try:
+                rows.append([float(cell) for cell in line[1:]])
+            except ValueError as error:
+                raise ValueError(f"{path}: line {number}: needed numbers after the view; got {line}") from error
+            names.append(line[0])
+    if not rows:
+        raise ValueError(f"{path}: no pose in it; needed one row per view")
+    for name, row in zip(names, rows, strict=True):
+        if len(row) != columns:
+            raise ValueError(f"{path}: view {name} has {len(row)} numbers; the declared format has {columns}")
+        if not np.isfinite(row).all():
+            raise ValueError(f"{path}: view {name} holds a number that is not finite; drop this view")
+    if len(set(names)) != len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"{path}: view {twice} comes twice; keep one row per view")
+    return tuple(names), np.array(rows, dtype=np.float64)

@@ -1,0 +1,203 @@
+"""A calibration session: a folder with `session.toml`, the robot's poses, and images (or points found in them)."""
+
+import csv
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+
+from tactile_align.calibration.boards import Board
+from tactile_align.calibration.camera import Camera
+from tactile_align.calibration.compat import read_grey
+from tactile_align.calibration.hand_eye import Mounted
+from tactile_align.calibration.lens import LensModel
+from tactile_align.calibration.poses import PoseFormat, read_poses
+from tactile_align.calibration.views import View
+from tactile_align.facts import parse, read_fact
+from tactile_align.kinematics.arm import Arm, load_arm
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
+
+
+class Lens(BaseModel):
+    """A camera's intrinsics as declared in a session."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    width: Annotated[int, Field(ge=1)]
+    height: Annotated[int, Field(ge=1)]
+    K: tuple[tuple[float, float, float], tuple[float, float, float], tuple[float, float, float]]
+    model: LensModel = "pinhole"
+    distortion: tuple[float, ...] = ()
+    valid_radius: float | None = None
+
+    def camera(self, name: str) -> Camera:
+        """Return the camera."""
+        return Camera(name, self.width, self.height, np.array(self.K), self.model, self.distortion, self.valid_radius)
+
+
+class SessionFact(BaseModel):
+    """The keys of `session.toml`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    camera: str = "camera"
+    """The camera's name in the rig."""
+    arm: str | None = None
+    """The arm's model, where poses are joints."""
+    mounted: Mounted | None = None
+    """moving: the camera sits on the arm; fixed: the arm holds the board. None for intrinsics only."""
+    parent: str | None = None
+    """The frame the camera hangs on, as in the rig: left/flange, left/link5, world."""
+    images: str = "images"
+    """Folder of images, one per view, named after the view."""
+    points: str | None = None
+    """CSV of points found elsewhere (view, id, u, v) in place of images; needs width and height."""
+    width: int | None = None
+    height: int | None = None
+    board: Board
+    poses_file: str | None = None
+    poses: PoseFormat | None = None
+    intrinsics: Lens | None = None
+
+
+@dataclass(frozen=True)
+class Session:
+    """A session as its files say, nothing repaired.
+
+    Attributes:
+        name: For messages.
+        fact: The keys of session.toml.
+        width: Width of the images, px.
+        height: Height of the images, px.
+        views: Views in which the board was found, in the order of the poses (or of the images' names).
+        rows: (N, k) the numbers of the pose file for these views; (N, 0) without poses.
+        lost: Names of images in which the board was not found, or that have no pose.
+        legacy: Whether the ChArUco layout seen is the one from before OpenCV 4.6; None where none is seen.
+    """
+
+    name: str
+    fact: SessionFact
+    width: int
+    height: int
+    views: tuple[View, ...]
+    rows: np.ndarray
+    lost: tuple[str, ...] = ()
+    legacy: bool | None = None
+
+    @property
+    def arm(self) -> Arm | None:
+        """The arm, where the session names one."""
+        return load_arm(self.fact.arm) if self.fact.arm else None
+
+    def T_base_link(self) -> np.ndarray:
+        """Return the robot's poses (N, 4, 4) as declared.
+
+        Raises:
+            ValueError: No poses, or numbers that cannot be poses.
+        """
+        if self.fact.poses is None:
+            raise ValueError(f"{self.name}: session.toml has no [poses]; hand-eye needs the robot's pose of each view")
+        try:
+            return self.fact.poses.matrices(self.rows, self.arm)
+        except ValueError as error:
+            raise ValueError(f"{self.name}: poses: {error}") from error
+
+
+def read_session(folder: str | Path) -> Session:
+    """Read a session's files and find the board in its images.
+
+    Raises:
+        FileNotFoundError: No session.toml, pose file or images.
+        FactError, ValueError: A wrong key, an unreadable image, mixed sizes, no view with a board; names the file.
+    """
+    place = Path(folder)
+    if not (place / "session.toml").is_file():
+        raise FileNotFoundError(f"{place / 'session.toml'}: no such file; a calibration session starts with it")
+    data, source = read_fact("calibration", place / "session.toml")
+    fact = parse(SessionFact, data, source)
+    if fact.points is not None:
+        found, legacy = read_points(place / fact.points, fact.board), None
+        lost: list[str] = []
+        if fact.width is None or fact.height is None:
+            raise ValueError(f"{source}: points need width and height of the images they were found in")
+        width, height = fact.width, fact.height
+    else:
+        found, lost, width, height, legacy = _detect(place / fact.images, fact.board)
+    names = list(found)
+    rows = np.zeros((len(names), 0))
+    if fact.poses_file is not None:
+        if fact.poses is None:
+            raise ValueError(f"{source}: poses_file needs [poses]: what the numbers are (of, length, angle, rotation)")
+        arm = load_arm(fact.arm) if fact.arm else None
+        posed, values = read_poses(place / fact.poses_file, fact.poses.width(arm))
+        lost += [f"{name} (no pose)" for name in names if name not in posed]
+        names = [name for name in posed if name in found]
+        rows = values[[posed.index(name) for name in names]] if names else rows
+    if not names:
+        raise ValueError(
+            f"{place}: no view is left: the board was found in {len(found)} images"
+            + (", none of which has a pose" if found else "; is [board] described as it was printed?")
+        )
+    return Session(str(place), fact, width, height, tuple(found[name] for name in names), rows, tuple(lost), legacy)
+
+
+def _detect(folder: Path, board: Board) -> tuple[dict[str, View], list[str], int, int, bool | None]:
+    files = sorted(f for f in folder.glob("*") if f.suffix.lower() in SUFFIXES) if folder.is_dir() else []
+    if not files:
+        raise FileNotFoundError(f"{folder}: no images; needed one per view ({', '.join(SUFFIXES)})")
+    found: dict[str, View] = {}
+    lost: list[str] = []
+    layouts: list[bool] = []
+    size: tuple[int, ...] | None = None
+    for file in files:
+        image = read_grey(file)
+        if size is not None and image.shape != size:
+            raise ValueError(
+                f"{file}: is {image.shape[1]}x{image.shape[0]} but {files[0].name} is {size[1]}x{size[0]}; all images "
+                f"of a session must come from one camera at one resolution"
+            )
+        size = image.shape
+        seen = board.detect(image)
+        if seen is None:
+            lost.append(file.stem)
+            continue
+        found[file.stem] = View.of(file.stem, board, seen)
+        layouts.append(seen.legacy)
+    height, width = size or (0, 0)
+    return found, lost, width, height, (sum(layouts) * 2 > len(layouts)) if layouts else None
+
+
+def read_points(path: Path, board: Board) -> dict[str, View]:
+    """Read points found elsewhere: a CSV with the columns view, id, u, v.
+
+    Raises:
+        FileNotFoundError: No such file.
+        ValueError: A missing column, an id the board has not, numbers that are none; names file and line.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file; needed the columns view, id, u, v")
+    by_view: dict[str, list[tuple[int, float, float]]] = {}
+    with path.open(encoding="utf-8-sig", newline="") as handle:
+        rows = csv.DictReader(handle)
+        lacks = [name for name in ("view", "id", "u", "v") if name not in (rows.fieldnames or ())]
+        if lacks:
+            raise ValueError(f"{path}: line 1 lacks the column '{lacks[0]}'; needed view, id, u, v")
+        for row in rows:
+            try:
+                entry = (int(row["id"]), float(row["u"]), float(row["v"]))
+            except (TypeError, ValueError) as error:
+                raise ValueError(f"{path}: line {rows.line_num}: id, u, v must be numbers; got {row}") from error
+            if not (0 <= entry[0] < len(board.points) and np.isfinite(entry[1:]).all()):
+                raise ValueError(
+                    f"{path}: line {rows.line_num}: id must be below {len(board.points)} and u, v finite; got {entry}"
+                )
+            by_view.setdefault(row["view"], []).append(entry)
+    out = {}
+    for name, entries in by_view.items():
+        ids = np.array([entry[0] for entry in entries])
+        readings = [board.points[turn[ids]] for turn in board.turns]
+        out[name] = View(name, readings[0], np.array([entry[1:] for entry in entries]), tuple(readings[1:]))
+    return out
