@@ -1,0 +1,62 @@
+"""The notebooks: stripped of output, and running from the first cell to the last on three simulated episodes."""
+
+import base64
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parent.parent.parent
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+PLOTS = {"01_tour": 6, "02_your_rig": 3, "03_train": 4}
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_holds_no_output_and_no_trace_of_who_ran_it(path: Path) -> None:
+    book = json.loads(path.read_text(encoding="utf-8"))
+    for cell in book["cells"]:
+        assert cell["metadata"] == {}
+        if cell["cell_type"] == "code":
+            assert cell["outputs"] == [] and cell["execution_count"] is None
+    assert set(book["metadata"]) == {"kernelspec", "language_info"}
+
+
+def test_there_are_three_and_the_counted_plots_belong_to_them() -> None:
+    assert [path.stem for path in NOTEBOOKS] == sorted(PLOTS)
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One folder for all, so that the episodes are recorded once."""
+    return tmp_path_factory.mktemp("notebooks")
+
+
+def executed(path: Path, bench: Path) -> Any:
+    nbformat = pytest.importorskip("nbformat", reason="the notebooks need the extra `test`: nbformat")
+    nbclient = pytest.importorskip("nbclient", reason="the notebooks need the extra `test`: nbclient")
+    pytest.importorskip("ipykernel", reason="the notebooks need the extra `test`: ipykernel")
+    book = nbformat.read(path, as_version=4)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    resources = {"metadata": {"path": str(bench)}}
+    nbclient.NotebookClient(book, timeout=300, kernel_name="python3", resources=resources).execute(env=environment)
+    return book
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_runs_and_shows_its_plots(path: Path, bench: Path) -> None:
+    outputs = [out for cell in executed(path, bench).cells for out in cell.get("outputs", [])]
+    pictures = [out["data"]["image/png"] for out in outputs if "image/png" in out.get("data", {})]
+    assert len(pictures) == PLOTS[path.stem]
+    for picture in pictures:
+        image = cv2.imdecode(np.frombuffer(base64.b64decode(picture), np.uint8), cv2.IMREAD_COLOR)
+        assert image is not None and image.shape[1] >= 500
+        # More than paper and one ink.
+        assert image.std() > 15 and len(np.unique(image.reshape(-1, 3), axis=0)) > 100
+    said = "".join(out.get("text", "") for out in outputs)
+    for word in {"01_tour": ("chance",), "02_your_rig": ("verdict: fail", "verdict: pass")}.get(path.stem, ("SCRATCH",)):
+        assert word in said
