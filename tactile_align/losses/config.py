@@ -1,8 +1,8 @@
 """What the alignment loss is made from."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 class _Config(BaseModel):
@@ -14,16 +14,43 @@ class HSAConfig(_Config):
 
     weight: Annotated[float, Field(ge=0)] = 1.0
     """Weight beside the action loss; 0 switches alignment off."""
+    kind: Literal["hsa", "mse"] = "hsa"
+    """mse pulls pairs together without rivals: only for finding out what is broken."""
     temperature: Annotated[float, Field(gt=0)] = 0.07
-    """kappa, or where it starts when learnt."""
+    """kappa, or where it starts when learnt or scheduled."""
     learn_temperature: bool = False
     """Learn kappa in log space between its bounds."""
     temperature_bounds: tuple[float, float] = (0.01, 0.5)
+    temperature_final: Annotated[float, Field(gt=0)] | None = None
+    """Where a schedule of kappa ends; None for none."""
+    temperature_steps: Annotated[int, Field(ge=0)] = 0
+    """Training steps that schedule takes, evenly in log kappa."""
     symmetric: bool = False
     """Also contrast each region with all touches; the original contrasts one way."""
     min_gap: Annotated[int, Field(ge=0)] = 20
     """Moments of one episode fewer frames apart than this are no rivals: they show the same contact."""
     require_contact: bool = True
     """Leave moments without contact out: all their touches look alike, so each would be a false rival."""
+    touch_ceiling: Annotated[float, Field(gt=-1, lt=1)] | None = None
+    """Touches whose coarse patterns have a cosine above this are no rivals; None for no such rule."""
     region_rivals: Annotated[int, Field(ge=0, le=8)] = 0
     """Other regions of the same image (shifted boxes) as further rivals of each touch."""
+    hardness: Annotated[float, Field(ge=0)] = 0.0
+    """beta: weighs rivals by e^(beta s / kappa), so that the most similar ones count most; 0 weighs all alike."""
+    hardest: Annotated[int, Field(ge=1)] | None = None
+    """Only this many most similar rivals of each touch count; None: all."""
+    bank: Annotated[int, Field(ge=0)] = 0
+    """Past regions kept as further rivals, made by a following copy of the towers; 0 for none."""
+    bank_momentum: Annotated[float, Field(ge=0, lt=1)] = 0.99
+    """Share of its own weights that copy keeps at each step."""
+    chunk: Annotated[int, Field(ge=1)] | None = None
+    """Rows worked on at a time; None chooses. Memory only: the value does not change."""
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> "HSAConfig":
+        if self.temperature_final is not None and (self.learn_temperature or self.temperature_steps < 1):
+            raise ValueError(
+                "temperature_final needs temperature_steps of at least 1 and learn_temperature = false; got "
+                f"{self.temperature_steps} steps and learn_temperature = {self.learn_temperature}"
+            )
+        return self

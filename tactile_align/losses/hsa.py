@@ -4,18 +4,25 @@ Hierarchical Spatial Alignment of DreamTacVLA (arXiv 2512.23864): tactile featur
 the sensor's box and pushed from rivals, which are other regions of the same image and other images.
 """
 
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from tactile_align.losses.block import Weighting
+from tactile_align.losses.checks import check_pairs, check_rivals, check_temperature, require_rivals
+from tactile_align.losses.chunks import row_losses, spans, summed_loss
+from tactile_align.losses.direction import Direction, MaskRule, RivalRule
+from tactile_align.losses.gather import gather_facts, gather_rows, require_equal_rows, summed_over_ranks, world
+from tactile_align.losses.rivals import Rivals
 
 Reduction = Literal["mean", "sum", "none"]
 Explicit = Literal["replace", "add"]
 
 
 class HSAStats(NamedTuple):
-    """What a loss value is to be read against; all scalars on the loss's device.
+    """What a loss value is to be read against; all scalars on the loss's device, over all ranks when gathered.
 
     Attributes:
         pairs: Number of valid rows.
@@ -26,14 +33,6 @@ class HSAStats(NamedTuple):
     pairs: Tensor
     rivals: Tensor
     chance: Tensor
-
-
-class RivalRule(Protocol):
-    """Anything that tells which columns are rivals of a span of rows."""
-
-    def rows(self, start: int, stop: int) -> Tensor:
-        """Return (stop - start, B) bool or float: who is a rival of rows start..stop-1."""
-        ...
 
 
 def hsa_loss(
@@ -48,24 +47,35 @@ def hsa_loss(
     symmetric: bool = False,
     valid: Tensor | None = None,
     stats: bool = False,
+    bank: Tensor | None = None,
+    weighting: Weighting | None = None,
+    gather: bool = False,
+    chunk: int | None = None,
 ) -> Tensor | tuple[Tensor, HSAStats]:
     """Return -log( e^(h_tau.h_w/kappa) / (e^(h_tau.h_w/kappa) + sum over rivals of e^(h_tau.h_w_i/kappa)) ).
 
     Features are brought to unit length first; similarities are computed in float32 (float64 inputs stay float64),
-    also under autocast.
+    also under autocast. Large batches are worked through a span of rows at a time, so memory stays linear in B.
 
     Args:
         h_tau: (B, D) touch features, any length.
         h_w: (B, D) region features, any length; row i belongs to touch i.
         hard_negatives: (B, N, D) explicit rivals of each touch, or None.
         rival: Who in the batch is a rival of whom: (B, B) bool, or float weights >= 0 that multiply the rival's
-            exponential, or a rule evaluated by rows. The diagonal is ignored. None: every other row.
+            exponential, or a rule evaluated by rows. The diagonal is ignored. None: every other row. With a bank of
+            M there are M more columns.
         temperature: kappa > 0.
         reduction: "mean" over valid rows, "sum", or "none" for (B,) with zeros at invalid rows.
         explicit: Whether hard negatives replace the in-batch rivals (as the original did) or join them.
-        symmetric: Average the touch-to-region and the region-to-touch direction; hard negatives enter the first.
+        symmetric: Average the touch-to-region and the region-to-touch direction; hard negatives and the bank enter
+            the first.
         valid: (B,) bool. Rows without a box or contact stay in the call and give and receive nothing. None: all.
         stats: Also return HSAStats.
+        bank: (M, D) past region features, further candidates of every touch; they receive no gradient.
+        weighting: Which rivals count, and how much; None: all alike.
+        gather: Take the candidates from all ranks of torch.distributed; every rank gets the loss of the whole batch.
+            Gradients are to be AVERAGED over ranks, as DistributedDataParallel does; then they are exact.
+        chunk: Rows of a span; None chooses, and takes small batches at once.
 
     Returns:
         The loss, or (loss, stats). Without any valid row it is a zero connected to the graph.
@@ -73,92 +83,82 @@ def hsa_loss(
     Raises:
         ValueError: Shapes that do not pair, a temperature <= 0, or a valid row that has no rival at all.
     """
-    _check_shapes(h_tau, h_w, hard_negatives, rival, valid)
-    if not isinstance(temperature, Tensor) and not temperature > 0:
-        raise ValueError(f"temperature must be positive; got {temperature}. Common values are 0.05 to 0.2")
-    batch = h_tau.shape[0]
-    with torch.autocast(device_type=h_tau.device.type, enabled=False):
-        keep = torch.ones(batch, dtype=torch.bool, device=h_tau.device) if valid is None else valid
-        tau, w = _unit(h_tau, keep), _unit(h_w, keep)
-        log_weight = _log_weights(rival, keep, batch, tau)
-        negatives = None
-        if hard_negatives is not None:
-            hard = _unit(hard_negatives, keep[:, None].expand(hard_negatives.shape[:2]))
-            negatives = torch.einsum("bd,bnd->bn", tau, hard) / temperature
-        drop_batch = hard_negatives is not None and explicit == "replace"
-        logits = tau @ w.T / temperature
-        rows, count = _direction(logits, log_weight, negatives, drop_batch)
+    rank, ranks = world() if gather else (0, 1)
+    in_batch = hard_negatives is None or explicit == "add"
+    check_temperature(temperature)
+    check_pairs(h_tau, h_w, valid)
+    check_rivals(h_tau, hard_negatives, rival, bank, ranks, in_batch)
+    count, device = h_tau.shape[0], h_tau.device
+    weighting = weighting or Weighting()
+    with torch.autocast(device_type=device.type, enabled=False):
+        tau, w = (_unit(h, valid) for h in (h_tau, h_w))
+        of_pair = None if valid is None or hard_negatives is None else valid[:, None].expand(hard_negatives.shape[:2])
+        hard = None if hard_negatives is None else _unit(hard_negatives, of_pair)
+        keep = torch.ones(count, dtype=torch.bool, device=device) if valid is None else valid
+        every_tau, every_w, every_keep = tau, w, keep
+        if ranks > 1:
+            require_equal_rows(count, device)
+            every_tau, every_w = gather_rows(torch.stack([tau, w], dim=1)).unbind(1)
+            every_keep = gather_facts(keep)
+            rival = rival.gathered() if isinstance(rival, Rivals) else rival
+        rule = MaskRule(rival, count) if isinstance(rival, Tensor) else rival
+        keys, candidates = every_w, every_keep
+        if bank is not None:
+            keys = torch.cat([every_w, _unit(bank.detach(), None).to(every_w.dtype)])
+            candidates = torch.cat([every_keep, every_keep.new_ones(len(bank))])
+        kappa = torch.as_tensor(temperature, dtype=tau.dtype, device=device)
+        run = row_losses if reduction == "none" else summed_loss
+        parts = spans(count, len(keys), chunk)
+        first_row = rank * count
+        forward = Direction(rule, True, in_batch, keep, candidates, first_row, weighting)
+        value, rivals = run(forward, parts, (tau, hard), (keys, kappa))
+        fewest = rivals
         if symmetric:
-            back, _ = _direction(logits.T, log_weight.T, None, False)
-            rows = (rows + back) / 2
-        _require_rivals(count, keep)
-        rows = torch.where(keep, rows, torch.zeros_like(rows))
-        pairs = keep.sum()
-        if reduction == "none":
-            loss = rows
-        elif reduction == "sum":
-            loss = rows.sum()
-        else:
-            loss = rows.sum() / pairs.clamp(min=1)
-        if not stats:
-            return loss
-        shown = torch.where(keep, count, torch.zeros_like(count))
-        of_pairs = pairs.clamp(min=1)
-        return loss, HSAStats(pairs, shown.sum() / of_pairs, torch.log1p(shown).sum() / of_pairs)
+            back = Direction(rule, False, True, keep, every_keep, first_row, weighting)
+            back_value, back_rivals = run(back, parts, (w, None), (every_tau, kappa))
+            value, fewest = (value + back_value) / 2, torch.minimum(rivals, back_rivals)
+        return _finish(value, rivals, fewest, keep, first_row, reduction, stats, ranks)
 
 
-def _direction(logits: Tensor, log_weight: Tensor, negatives: Tensor | None, drop_batch: bool) -> tuple[Tensor, Tensor]:
-    """Return the loss of each row (B,) and its number of rivals (B,)."""
-    positive = logits.diagonal()
-    terms, count = [positive[:, None]], torch.zeros_like(positive)
-    if not drop_batch:
-        terms.append(logits + log_weight)
-        count = count + log_weight.exp().sum(dim=1)
-    if negatives is not None:
-        terms.append(negatives)
-        count = count + negatives.shape[1]
-    return torch.logsumexp(torch.cat(terms, dim=1), dim=1) - positive, count
-
-
-def _unit(h: Tensor, keep: Tensor) -> Tensor:
+def _unit(h: Tensor, keep: Tensor | None) -> Tensor:
     """Unit vectors in float32 or better; rows not kept become a constant, so no gradient and no nan leaves them."""
     h = h if h.dtype == torch.float64 else h.float()
-    return F.normalize(torch.where(keep[..., None], h, torch.ones_like(h)), dim=-1)
+    if keep is not None and not bool(keep.all()):
+        h = torch.where(keep[..., None], h, torch.ones_like(h))
+    return F.normalize(h, dim=-1)
 
 
-def _log_weights(rival: Tensor | RivalRule | None, keep: Tensor, batch: int, like: Tensor) -> Tensor:
-    """Return (B, B) log weights of the in-batch rivals, -inf where there is none."""
-    if rival is None:
-        weight = torch.ones((batch, batch), dtype=like.dtype, device=like.device)
-    else:
-        given = rival if isinstance(rival, Tensor) else rival.rows(0, batch)
-        weight = given.to(like.dtype)
-    pair = keep[:, None] & keep[None, :] & ~torch.eye(batch, dtype=torch.bool, device=like.device)
-    return torch.where(pair, weight, torch.zeros_like(weight)).log()
-
-
-def _require_rivals(count: Tensor, keep: Tensor) -> None:
-    alone = keep & ~(count > 0)
-    if bool(alone.any()):
-        rows = alone.nonzero().flatten().tolist()
-        raise ValueError(
-            f"rows {rows} are valid but have no rival, so their loss would say nothing. Needed: at least one "
-            f"rival for each valid row. Use a larger batch, draw it from more episodes, or relax the rival rules"
-        )
-
-
-def _check_shapes(
-    h_tau: Tensor, h_w: Tensor, hard: Tensor | None, rival: Tensor | RivalRule | None, valid: Tensor | None
-) -> None:
-    if h_tau.ndim != 2 or h_tau.shape != h_w.shape:
-        raise ValueError(f"h_tau and h_w must both have shape (B, D); got {tuple(h_tau.shape)} and {tuple(h_w.shape)}")
-    batch, dim = h_tau.shape
-    if hard is not None and (hard.ndim != 3 or hard.shape[0] != batch or hard.shape[2] != dim or hard.shape[1] < 1):
-        raise ValueError(f"hard_negatives must have shape ({batch}, N >= 1, {dim}); got {tuple(hard.shape)}")
-    if isinstance(rival, Tensor) and rival.shape != (batch, batch):
-        raise ValueError(f"rival must have shape ({batch}, {batch}); got {tuple(rival.shape)}")
-    if valid is not None and (valid.shape != (batch,) or valid.dtype != torch.bool):
-        raise ValueError(f"valid must be bool of shape ({batch},); got {valid.dtype} {tuple(valid.shape)}")
+def _finish(
+    value: Tensor,
+    rivals: Tensor,
+    fewest: Tensor,
+    keep: Tensor,
+    first_row: int,
+    reduction: Reduction,
+    stats: bool,
+    ranks: int,
+) -> Tensor | tuple[Tensor, HSAStats]:
+    """Reduce over rows and ranks and check that every valid row had a rival."""
+    alone = (keep & ~(fewest > 0)).sum()
+    sums = torch.stack([keep.sum(), alone, rivals.sum(), torch.log1p(rivals).sum(), value.detach().sum()]).to(
+        value.dtype
+    )
+    if ranks > 1:
+        sums = summed_over_ranks(sums)
+    pairs, lonely, of_rivals, of_chance, total = sums.unbind()
+    require_rivals(fewest, keep, first_row, bool(lonely > 0))
+    at_least_one = pairs.clamp(min=1)
+    if reduction != "none":
+        shown = total
+        # Each rank sends gradient for its own rows; averaged over the ranks, only `ranks` times that is the sum.
+        value = value * ranks
+        if reduction == "mean":
+            value, shown = value / at_least_one, total / at_least_one
+        if ranks > 1:
+            value = value + (shown - value).detach()
+    if not stats:
+        return value
+    return value, HSAStats(pairs, of_rivals / at_least_one, of_chance / at_least_one)
 
 
 class HSALoss(nn.Module):
@@ -170,10 +170,12 @@ class HSALoss(nn.Module):
         reduction: Reduction = "mean",
         explicit: Explicit = "replace",
         symmetric: bool = False,
+        weighting: Weighting | None = None,
+        gather: bool = False,
+        chunk: int | None = None,
     ) -> None:
         super().__init__()
-        if not temperature > 0:
-            raise ValueError(f"temperature must be positive; got {temperature}. Common values are 0.05 to 0.2")
+        check_temperature(temperature)
         for name, value, known in (
             ("reduction", reduction, ("mean", "sum", "none")),
             ("explicit", explicit, ("replace", "add")),
@@ -182,6 +184,7 @@ class HSALoss(nn.Module):
                 raise ValueError(f"{name} must be one of {', '.join(known)}; got '{value}'")
         self.temperature, self.reduction = temperature, reduction
         self.explicit, self.symmetric = explicit, symmetric
+        self.weighting, self.gather, self.chunk = weighting or Weighting(), gather, chunk
 
     def forward(
         self,
@@ -193,6 +196,7 @@ class HSALoss(nn.Module):
         temperature: float | Tensor | None = None,
         valid: Tensor | None = None,
         stats: bool = False,
+        bank: Tensor | None = None,
     ) -> Tensor | tuple[Tensor, HSAStats]:
         """Return the loss; `temperature` overrides the kept one, as a learnt temperature does."""
         return hsa_loss(
@@ -206,4 +210,8 @@ class HSALoss(nn.Module):
             symmetric=self.symmetric,
             valid=valid,
             stats=stats,
+            bank=bank,
+            weighting=self.weighting,
+            gather=self.gather,
+            chunk=self.chunk,
         )

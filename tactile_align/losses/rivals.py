@@ -1,26 +1,55 @@
 """Who may be whose rival: rules on facts of each row, evaluated a span of rows at a time."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+
+from tactile_align.losses.gather import gather_facts
+
+COUNT_ROWS = 512
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known of each of M moments.
+
+    Attributes:
+        episode: (M,) integer name of the episode.
+        time: (M,) frame number, or seconds when `min_gap` is in seconds.
+        contact: (M,) bool, or None when no rule asks.
+        touch: (M, F) any description of the touch, compared by cosine; or None when no rule asks.
+    """
+
+    episode: Tensor
+    time: Tensor
+    contact: Tensor | None = None
+    touch: Tensor | None = None
 
 
 @dataclass(frozen=True)
 class Rivals:
-    """Every other moment of the batch, less those too close in time within the same episode.
-
-    Moments without contact are no rivals either; they are left out through the loss's `valid`.
+    """Every other moment, less those that rules take away. All rules are symmetric.
 
     Attributes:
         episode: (B,) integer name of each row's episode.
         time: (B,) frame number, or seconds when `min_gap` is in seconds.
         min_gap: Rows of one episode closer than this are no rivals: they may show the same contact.
+        contact: (B,) bool; rows without contact are nobody's rivals, as all their touches look alike.
+        touch: (B, F) descriptions of the touches, see `touch_pattern`.
+        ceiling: Touches whose cosine is above this are no rivals: they feel the same, so the regions may swap.
+        bank: Facts of further candidates, which stand behind the batch's own columns.
     """
 
     episode: Tensor
     time: Tensor
     min_gap: float
+    contact: Tensor | None = None
+    touch: Tensor | None = None
+    ceiling: float | None = None
+    bank: Facts | None = None
 
     def __post_init__(self) -> None:
         if self.episode.ndim != 1 or self.episode.shape != self.time.shape:
@@ -30,22 +59,106 @@ class Rivals:
             )
         if not self.min_gap >= 0:
             raise ValueError(f"min_gap must be 0 or more; got {self.min_gap}")
+        if self.contact is not None and (self.contact.shape != self.episode.shape or self.contact.dtype != torch.bool):
+            raise ValueError(
+                f"contact must be bool of shape {tuple(self.episode.shape)}; got {self.contact.dtype} "
+                f"{tuple(self.contact.shape)}"
+            )
+        if self.ceiling is not None and (self.touch is None or not -1 < self.ceiling < 1):
+            raise ValueError(
+                f"a ceiling on how alike touches may be needs their descriptions as `touch` and a cosine between "
+                f"-1 and 1; got ceiling {self.ceiling} and touch {None if self.touch is None else 'given'}"
+            )
+        if self.touch is not None and (self.touch.ndim != 2 or len(self.touch) != len(self.episode)):
+            raise ValueError(f"touch must have shape ({len(self.episode)}, F); got {tuple(self.touch.shape)}")
+        for name in ("contact", "touch"):
+            if self.bank is not None and (getattr(self, name) is None) != (getattr(self.bank, name) is None):
+                raise ValueError(f"batch and bank must both state `{name}`, or neither")
 
     def rows(self, start: int, stop: int) -> Tensor:
-        """Return (stop - start, B) bool: who is a rival of rows start..stop-1."""
-        return ~self._too_close(start, stop) & ~self._same_row(start, stop)
+        """Return (stop - start, B + bank) bool: who is a rival of rows start..stop-1."""
+        taken = self._same_row(start, stop) | self._too_close(start, stop)
+        if self.contact is not None:
+            taken |= self._without_contact(start, stop)
+        if self.ceiling is not None:
+            taken |= self._alike(start, stop)
+        return taken.logical_not_()
+
+    def columns(self, start: int, stop: int) -> Tensor:
+        """Return (stop - start, B) bool: of whom rows start..stop-1 are rivals; the bank asks nothing."""
+        return self.rows(start, stop)[:, : len(self.episode)]
 
     def excluded(self) -> dict[str, Tensor]:
-        """Return how many pairs each rule took away, by the rule's name."""
-        batch = self.episode.shape[0]
-        near = self._too_close(0, batch) & ~self._same_row(0, batch)
-        return {"time_gap": near.sum()}
+        """Return how many pairs each rule takes away, by the rule's name; two rules may count the same pair."""
+        rules = {"time_gap": self._too_close}
+        if self.contact is not None:
+            rules["no_contact"] = self._without_contact
+        if self.ceiling is not None:
+            rules["same_touch"] = self._alike
+        counts = {name: torch.zeros((), dtype=torch.int64, device=self.episode.device) for name in rules}
+        for start in range(0, len(self.episode), COUNT_ROWS):
+            stop = min(start + COUNT_ROWS, len(self.episode))
+            other = ~self._same_row(start, stop)
+            for name, rule in rules.items():
+                counts[name] += (rule(start, stop) & other).sum()
+        return counts
+
+    def gathered(self) -> "Rivals":
+        """Return the same rules over the rows of all ranks."""
+        return replace(
+            self,
+            episode=gather_facts(self.episode),
+            time=gather_facts(self.time),
+            contact=None if self.contact is None else gather_facts(self.contact),
+            touch=None if self.touch is None else gather_facts(self.touch),
+        )
+
+    @cached_property
+    def _all(self) -> Facts:
+        touch = None if self.touch is None or self.ceiling is None else F.normalize(self.touch.detach().float(), dim=1)
+        own = Facts(self.episode, self.time, self.contact, touch)
+        if self.bank is None:
+            return own
+        more = None if touch is None else F.normalize(self._given(self.bank.touch).float(), dim=1)
+        return Facts(
+            torch.cat([own.episode, self.bank.episode]),
+            torch.cat([own.time, self.bank.time]),
+            None if own.contact is None else torch.cat([own.contact, self._given(self.bank.contact)]),
+            None if touch is None or more is None else torch.cat([touch, more]),
+        )
+
+    @staticmethod
+    def _given(x: Tensor | None) -> Tensor:
+        assert x is not None
+        return x
 
     def _too_close(self, start: int, stop: int) -> Tensor:
-        same = self.episode[start:stop, None] == self.episode[None, :]
-        near = (self.time[start:stop, None] - self.time[None, :]).abs() < self.min_gap
-        return same & near
+        every = self._all
+        near = (self.time[start:stop, None] - every.time[None, :]).abs_() < self.min_gap
+        return near.logical_and_(self.episode[start:stop, None] == every.episode[None, :])
+
+    def _without_contact(self, start: int, stop: int) -> Tensor:
+        contact = self._given(self._all.contact)
+        return ~(contact[start:stop, None] & contact[None, :])
+
+    def _alike(self, start: int, stop: int) -> Tensor:
+        touch = self._given(self._all.touch)
+        return torch.as_tensor(touch[start:stop] @ touch.T > self.ceiling)
 
     def _same_row(self, start: int, stop: int) -> Tensor:
-        rows = torch.arange(self.episode.shape[0], device=self.episode.device)
+        rows = torch.arange(len(self._all.episode), device=self.episode.device)
         return rows[start:stop, None] == rows[None, :]
+
+
+def touch_pattern(images: Tensor, size: int = 8) -> Tensor:
+    """Describe touches for the same-touch rule: coarse brightness and colour, less what all of the batch share.
+
+    Args:
+        images: (B, H, W, 3) uint8.
+        size: Side of the coarse image.
+
+    Returns:
+        (B, 3 * size * size) float32.
+    """
+    coarse = F.adaptive_avg_pool2d(images.permute(0, 3, 1, 2).float() / 255.0, size).flatten(1)
+    return coarse - coarse.mean(dim=0)

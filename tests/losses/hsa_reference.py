@@ -16,23 +16,30 @@ def reference(
     explicit: str = "replace",
     symmetric: bool = False,
     valid: np.ndarray | None = None,
+    bank: np.ndarray | None = None,
+    hardness: float = 0.0,
+    hardest: int | None = None,
 ) -> tuple[np.ndarray | float, dict[str, float]]:
-    """Return the loss and its statistics; `rival` (B, B) holds weights, bool or float."""
+    """Return the loss and its statistics; `rival` (B, B + bank) holds weights, bool or float."""
     batch = len(h_tau)
     keep = np.ones(batch, dtype=bool) if valid is None else valid
-    weight = np.ones((batch, batch)) if rival is None else rival.astype(np.float64)
+    past = 0 if bank is None else len(bank)
+    weight = np.ones((batch, batch + past)) if rival is None else rival.astype(np.float64)
     losses, counts = np.zeros(batch), np.zeros(batch)
     for i in np.flatnonzero(keep):
         terms = []
         if hard is None or explicit == "add":
             terms += [(cosine(h_tau[i], h_w[j]), weight[i, j]) for j in np.flatnonzero(keep) if j != i]
+            terms += [(cosine(h_tau[i], bank[m]), weight[i, batch + m]) for m in range(past)]  # type: ignore[index]
         if hard is not None:
             terms += [(cosine(h_tau[i], other), 1.0) for other in hard[i]]
-        losses[i] = row(cosine(h_tau[i], h_w[i]), terms, temperature)
+        terms = hardest_of(terms, hardest)
+        losses[i] = row(cosine(h_tau[i], h_w[i]), terms, temperature, hardness)
         counts[i] = sum(w for _, w in terms)
         if symmetric:
             back = [(cosine(h_w[i], h_tau[j]), weight[j, i]) for j in np.flatnonzero(keep) if j != i]
-            losses[i] = (losses[i] + row(cosine(h_w[i], h_tau[i]), back, temperature)) / 2
+            back_loss = row(cosine(h_w[i], h_tau[i]), hardest_of(back, hardest), temperature, hardness)
+            losses[i] = (losses[i] + back_loss) / 2
     pairs = int(keep.sum())
     stats = {"pairs": pairs, "rivals": counts.sum() / max(pairs, 1), "chance": np.log1p(counts).sum() / max(pairs, 1)}
     if reduction == "none":
@@ -40,10 +47,22 @@ def reference(
     return (losses.sum() if reduction == "sum" else losses.sum() / max(pairs, 1)), stats
 
 
-def row(positive: float, rivals: list[tuple[float, float]], temperature: float) -> float:
-    """Return -log(p / (p + sum of weighted rivals)) of one row from cosines."""
+def hardest_of(rivals: list[tuple[float, float]], count: int | None) -> list[tuple[float, float]]:
+    """Return the most similar rivals among those that have weight."""
+    return sorted((r for r in rivals if r[1] > 0), reverse=True)[:count]
+
+
+def row(positive: float, rivals: list[tuple[float, float]], temperature: float, hardness: float = 0.0) -> float:
+    """Return -log(p / (p + sum of weighted rivals)) of one row from cosines.
+
+    Hardness: each rival is multiplied by e^(beta s / kappa) over the weighted mean of that.
+    """
     p = math.exp(positive / temperature)
-    return -math.log(p / (p + sum(w * math.exp(s / temperature) for s, w in rivals)))
+    importance = [math.exp(hardness * s / temperature) for s, _ in rivals]
+    weights = [w for _, w in rivals]
+    mean = sum(i * w for i, w in zip(importance, weights, strict=True)) / sum(weights)
+    against = sum(w * math.exp(s / temperature) * i / mean for (s, w), i in zip(rivals, importance, strict=True))
+    return -math.log(p / (p + against))
 
 
 def cosine(a: np.ndarray, b: np.ndarray) -> float:

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from tactile_align.losses.block import Weighting
 from tactile_align.losses.hsa import HSALoss, HSAStats, hsa_loss
 from tests.losses.hsa_reference import reference
 
@@ -30,18 +31,33 @@ def features(batch: int, dim: int = 5, seed: int = 0, dtype: torch.dtype = torch
     masked=st.sampled_from(("none", "bool", "float")),
     rows_left_out=st.integers(0, 3),
     temperature=st.floats(0.03, 2.0),
+    hardness=st.sampled_from((0.0, 0.5, 1.0)),
+    hardest=st.sampled_from((None, 1, 2, 50)),
+    past=st.sampled_from((0, 0, 4)),
+    chunk=st.sampled_from((None, None, 1, 3)),
 )
 def test_the_loss_is_its_formula_for_every_combination_of_options(
-    option: tuple[str, str, bool, bool], batch: int, seed: int, masked: str, rows_left_out: int, temperature: float
+    option: tuple[str, str, bool, bool],
+    batch: int,
+    seed: int,
+    masked: str,
+    rows_left_out: int,
+    temperature: float,
+    hardness: float,
+    hardest: int | None,
+    past: int,
+    chunk: int | None,
 ) -> None:
     reduction, explicit, symmetric, with_hard = option
     rng = np.random.default_rng(seed)
     h_tau, h_w = rng.normal(size=(2, batch, 5)) * 2
     hard = rng.normal(size=(batch, 3, 5)) if with_hard else None
+    bank = rng.normal(size=(past, 5)) if past and (hard is None or explicit == "add") else None
+    columns = batch + (past if bank is not None else 0)
     rival = None
     if masked != "none":
-        weights = rng.uniform(0.1, 3.0, size=(batch, batch)) if masked == "float" else np.ones((batch, batch))
-        rival = np.where(rng.random((batch, batch)) < 0.8, weights, 0.0)
+        weights = rng.uniform(0.1, 3.0, size=(batch, columns)) if masked == "float" else np.ones((batch, columns))
+        rival = np.where(rng.random((batch, columns)) < 0.8, weights, 0.0)
         # Each row and column keeps one rival among the first two rows, which always stay valid.
         rival[:, 0] = rival[0, :] = rival[1, :] = rival[:, 1] = 1.0
     valid = np.ones(batch, dtype=bool)
@@ -56,8 +72,12 @@ def test_the_loss_is_its_formula_for_every_combination_of_options(
         explicit=explicit,
         symmetric=symmetric,
         valid=valid,
+        bank=bank,
+        hardness=hardness,
+        hardest=hardest,
     )
-    loss = HSALoss(temperature, reduction, explicit, symmetric)  # type: ignore[arg-type]
+    weighting = Weighting(hardness, hardest)
+    loss = HSALoss(temperature, reduction, explicit, symmetric, weighting, chunk=chunk)  # type: ignore[arg-type]
     given_rival = None if rival is None else torch.from_numpy(rival > 0 if masked == "bool" else rival)
     got, stats = loss(
         torch.from_numpy(h_tau),
@@ -66,6 +86,7 @@ def test_the_loss_is_its_formula_for_every_combination_of_options(
         given_rival,
         valid=torch.from_numpy(valid),
         stats=True,
+        bank=None if bank is None else torch.from_numpy(bank),
     )
     np.testing.assert_allclose(got.numpy(), want, rtol=1e-10, atol=1e-10)
     for name, value in want_stats.items():
@@ -73,7 +94,11 @@ def test_the_loss_is_its_formula_for_every_combination_of_options(
 
 
 @pytest.mark.parametrize(("explicit", "symmetric"), list(itertools.product(("replace", "add"), (False, True))))
-def test_gradients_agree_with_finite_differences(explicit: str, symmetric: bool) -> None:
+@pytest.mark.parametrize("weighting", [Weighting(), Weighting(0.7), Weighting(0.7, 2)])
+@pytest.mark.parametrize(("reduction", "chunk"), [("mean", None), ("mean", 2), ("none", 2)])
+def test_gradients_agree_with_finite_differences(
+    explicit: str, symmetric: bool, weighting: Weighting, reduction: str, chunk: int | None
+) -> None:
     h_tau, h_w = features(5)
     hard = torch.randn(5, 2, 5, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     valid = torch.tensor([True, True, False, True, True])
@@ -86,14 +111,44 @@ def test_gradients_agree_with_finite_differences(explicit: str, symmetric: bool)
             w,
             rivals,
             temperature=temperature,
+            reduction=reduction,  # type: ignore[arg-type]
             explicit=explicit,  # type: ignore[arg-type]
             symmetric=symmetric,
             valid=valid,
+            weighting=weighting,
+            chunk=chunk,
         )
         assert isinstance(found, Tensor)
         return found
 
     assert torch.autograd.gradcheck(loss, inputs)
+
+
+def test_a_bank_takes_no_gradient_and_hardness_leaves_uniform_logits_alone() -> None:
+    h_tau, h_w = (x.requires_grad_() for x in features(6))
+    bank = torch.randn(4, 5, dtype=torch.float64, requires_grad=True)
+    loss = hsa_loss(h_tau, h_w, bank=bank)
+    assert isinstance(loss, Tensor)
+    loss.backward()
+    assert bank.grad is None and h_tau.grad is not None
+    same = torch.ones(6, 4)
+    hard = hsa_loss(same, same, bank=torch.ones(3, 4), weighting=Weighting(hardness=1.0))
+    assert float(hard) == pytest.approx(math.log(9))
+    assert float(hsa_loss(same, same, weighting=Weighting(hardest=2))) == pytest.approx(math.log(3))
+
+
+def test_options_that_make_no_sense_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"hardness must be 0 or more; got -1"):
+        Weighting(-1)
+    with pytest.raises(ValueError, match="hardest must be at least 1"):
+        Weighting(hardest=0)
+    h = torch.ones(4, 5)
+    with pytest.raises(ValueError, match=r"replace the bank too.*explicit='add'"):
+        hsa_loss(h, h, torch.ones(4, 2, 5), bank=torch.ones(3, 5))
+    with pytest.raises(ValueError, match=r"bank must have shape \(M, 5\); got \(3, 4\)"):
+        hsa_loss(h, h, bank=torch.ones(3, 4))
+    with pytest.raises(ValueError, match=r"rival must have shape \(4, 7\); got \(4, 4\)"):
+        hsa_loss(h, h, rival=torch.ones(4, 4), bank=torch.ones(3, 5))
 
 
 def test_features_that_are_all_alike_give_the_log_of_one_plus_their_rivals() -> None:

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from tactile_align.losses.hsa import hsa_loss
-from tactile_align.losses.rivals import Rivals
+from tactile_align.losses.rivals import Facts, Rivals, touch_pattern
 
 
 def facts(batch: int = 12, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -49,8 +49,65 @@ def test_the_loss_takes_a_rule_as_it_takes_its_mask() -> None:
     torch.testing.assert_close(by_rule, hsa_loss(h_tau, h_w, rival=rule.rows(0, 12), symmetric=True))
 
 
+def test_moments_without_contact_are_nobodys_rivals() -> None:
+    episode, time = facts()
+    contact = torch.arange(12) % 3 != 0
+    mask = Rivals(episode, time, 0, contact=contact).rows(0, 12)
+    both = contact[:, None] & contact[None, :] & ~torch.eye(12, dtype=torch.bool)
+    assert torch.equal(mask, both)
+    gone = Rivals(episode, time, 0, contact=contact).excluded()
+    assert int(gone["no_contact"]) == 12 * 11 - int(both.sum())
+
+
+def test_touches_that_feel_the_same_are_no_rivals() -> None:
+    episode, time = facts()
+    touch = torch.randn(12, 6, generator=torch.Generator().manual_seed(0))
+    touch[7] = 3 * touch[2]
+    rule = Rivals(episode, time, 0, touch=touch, ceiling=0.6)
+    cosine = _cosines(touch.double().numpy())
+    want = (cosine <= 0.6) & ~np.eye(12, dtype=bool)
+    assert np.array_equal(rule.rows(0, 12).numpy(), want) and not want[2, 7]
+    assert int(rule.excluded()["same_touch"]) == 12 * 11 - want.sum()
+
+
+def _cosines(x: np.ndarray) -> np.ndarray:
+    unit = x / np.linalg.norm(x, axis=1, keepdims=True)
+    return np.asarray(unit @ unit.T)
+
+
+def test_all_rules_at_once_are_symmetric_and_may_be_asked_by_spans() -> None:
+    episode, time = facts()
+    touch = torch.randn(12, 6)
+    rule = Rivals(episode, time, 7, contact=torch.arange(12) != 4, touch=touch, ceiling=0.3)
+    mask = rule.rows(0, 12)
+    assert torch.equal(mask, mask.T)
+    assert torch.equal(torch.cat([rule.columns(a, b) for a, b in ((0, 5), (5, 12))]), mask)
+    assert set(rule.excluded()) == {"time_gap", "no_contact", "same_touch"}
+
+
+def test_the_pattern_of_a_touch_forgets_what_all_touches_share() -> None:
+    base = torch.randint(50, 200, (1, 48, 32, 3), dtype=torch.uint8).repeat(4, 1, 1, 1)
+    touched = base.clone()
+    touched[0, :24] += 30
+    touched[1, :24] += 30
+    touched[2, 24:] += 30
+    pattern = touch_pattern(touched)
+    assert pattern.shape == (4, 192)
+    cosine = torch.nn.functional.cosine_similarity(pattern[:, None], pattern[None], dim=-1)
+    assert cosine[0, 1] > 0.99 and cosine[0, 2] < 0
+
+
 def test_facts_that_do_not_pair_are_refused() -> None:
     with pytest.raises(ValueError, match=r"\(3,\) and \(4,\)"):
         Rivals(torch.zeros(3), torch.zeros(4), min_gap=1)
     with pytest.raises(ValueError, match="min_gap must be 0 or more; got -1"):
         Rivals(torch.zeros(3), torch.zeros(3), min_gap=-1)
+    three = torch.zeros(3, dtype=torch.int64)
+    with pytest.raises(ValueError, match=r"contact must be bool of shape \(3,\); got torch.int64"):
+        Rivals(three, three, 1, contact=three)
+    with pytest.raises(ValueError, match=r"ceiling 0\.9 and touch None"):
+        Rivals(three, three, 1, ceiling=0.9)
+    with pytest.raises(ValueError, match=r"touch must have shape \(3, F\); got \(2, 4\)"):
+        Rivals(three, three, 1, touch=torch.zeros(2, 4))
+    with pytest.raises(ValueError, match="both state `contact`"):
+        Rivals(three, three, 1, contact=three.bool(), bank=Facts(three, three))

@@ -1,0 +1,32 @@
+"""The alignment loss and its temperature from a config."""
+
+from tactile_align.losses.block import Weighting
+from tactile_align.losses.config import HSAConfig
+from tactile_align.losses.fallback import MSELoss
+from tactile_align.losses.hsa import HSALoss
+from tactile_align.losses.temperature import Temperature
+
+
+def loss_of(config: HSAConfig, gather: bool = False) -> HSALoss | MSELoss:
+    """Return the loss of a config; explicit hard negatives join the in-batch rivals."""
+    if config.kind == "mse":
+        return MSELoss()
+    return HSALoss(
+        config.temperature,
+        symmetric=config.symmetric,
+        explicit="add",
+        weighting=Weighting(config.hardness, config.hardest),
+        gather=gather,
+        chunk=config.chunk,
+    )
+
+
+def temperature_of(config: HSAConfig) -> Temperature:
+    """Return the temperature of a config."""
+    return Temperature(
+        config.temperature,
+        config.learn_temperature,
+        config.temperature_bounds,
+        config.temperature_final,
+        config.temperature_steps,
+    )

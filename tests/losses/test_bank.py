@@ -1,0 +1,70 @@
+"""The memory bank and the copy that fills it."""
+
+import pytest
+import torch
+from torch import nn
+
+from tactile_align.losses.bank import Following, MemoryBank
+from tactile_align.losses.hsa import hsa_loss
+from tactile_align.losses.rivals import Rivals
+
+
+def rows(start: int, count: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    names = torch.arange(start, start + count)
+    return names[:, None].float().repeat(1, 3), names, names * 10
+
+
+def test_a_bank_keeps_the_newest_valid_rows_and_their_facts() -> None:
+    bank = MemoryBank(5, 3)
+    assert len(bank) == 0 and bank.kept().shape == (0, 3)
+    bank.add(*rows(0, 3), torch.tensor([True, False, True]))
+    assert bank.kept()[:, 0].tolist() == [0, 2] and bank.facts().time.tolist() == [0, 20]
+    bank.add(*rows(10, 4), torch.ones(4, dtype=torch.bool))
+    assert sorted(bank.kept()[:, 0].tolist()) == [2, 10, 11, 12, 13]
+    assert bank.facts().episode.tolist() == bank.kept()[:, 0].tolist()
+    bank.add(*rows(20, 9), torch.ones(9, dtype=torch.bool))
+    assert sorted(bank.kept()[:, 0].tolist()) == [24, 25, 26, 27, 28]
+
+
+def test_a_bank_goes_on_from_a_checkpoint() -> None:
+    bank, again = MemoryBank(5, 3), MemoryBank(5, 3)
+    bank.add(*rows(0, 3), torch.ones(3, dtype=torch.bool))
+    again.load_state_dict(bank.state_dict())
+    for one in (bank, again):
+        one.add(*rows(7, 4), torch.ones(4, dtype=torch.bool))
+    assert torch.equal(bank.kept(), again.kept())
+
+
+def test_the_rules_hold_for_the_bank_too() -> None:
+    bank = MemoryBank(4, 6)
+    features = torch.randn(4, 6)
+    episode, time = torch.tensor([0, 0, 1, 1]), torch.tensor([0, 100, 0, 100])
+    bank.add(features, episode, time, torch.ones(4, dtype=torch.bool))
+    rule = Rivals(torch.tensor([0, 1, 2]), torch.tensor([3, 97, 0]), min_gap=10, bank=bank.facts())
+    assert rule.rows(0, 3)[:, 3:].tolist() == [[False, True, True, True], [True, True, True, False], [True] * 4]
+    h_tau, h_w = torch.randn(2, 3, 6)
+    got = hsa_loss(h_tau, h_w, rival=rule, bank=bank.kept(), symmetric=True)
+    torch.testing.assert_close(got, hsa_loss(h_tau, h_w, rival=rule.rows(0, 3), bank=features, symmetric=True))
+
+
+def test_a_following_copy_moves_by_its_momentum_and_never_learns_itself() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
+    copy = Following(model, momentum=0.75)
+    before = [p.clone() for p in copy.parameters()]
+    with torch.no_grad():
+        for p in model.parameters():
+            p += 1
+    model(torch.randn(8, 3))
+    copy.follow(model)
+    for old, new in zip(before, copy.parameters(), strict=True):
+        torch.testing.assert_close(new, old + 0.25)
+        assert not new.requires_grad
+    assert torch.equal(copy.module[1].running_mean, model[1].running_mean)  # type: ignore[index]
+
+
+def test_sizes_that_make_no_sense_are_refused() -> None:
+    with pytest.raises(ValueError, match="size of at least 1; got 0"):
+        MemoryBank(0, 3)
+    with pytest.raises(ValueError, match=r"0 <= momentum < 1; got 1"):
+        Following(nn.Linear(2, 2), 1.0)

@@ -1,0 +1,51 @@
+"""The loss without rivals, losses over several views, and both from a config."""
+
+import pytest
+import torch
+
+from tactile_align.losses.block import Weighting
+from tactile_align.losses.build import loss_of, temperature_of
+from tactile_align.losses.config import HSAConfig
+from tactile_align.losses.fallback import MSELoss
+from tactile_align.losses.hsa import HSALoss
+from tactile_align.losses.views import over_views
+
+
+def test_the_fallback_is_twice_one_minus_the_cosine_over_valid_pairs() -> None:
+    h_tau, h_w = torch.randn(2, 6, 5, dtype=torch.float64) * 3
+    valid = torch.tensor([True, True, False, True, False, True])
+    cosine = torch.nn.functional.cosine_similarity(h_tau, h_w)
+    loss, stats = MSELoss()(h_tau, h_w, valid=valid, stats=True)
+    torch.testing.assert_close(loss, (2 - 2 * cosine)[valid].mean())
+    assert float(stats.pairs) == 4 and float(stats.rivals) == 0 and float(stats.chance) == 2
+
+
+def test_the_fallback_lets_nothing_through_from_rows_that_are_not_valid() -> None:
+    h_tau, h_w = torch.randn(2, 3, 5)
+    h_tau[1] = h_w[1] = torch.nan
+    h_tau.requires_grad_()
+    loss = MSELoss()(h_tau, h_w, valid=torch.tensor([True, False, True]))
+    assert isinstance(loss, torch.Tensor)
+    loss.backward()
+    assert h_tau.grad is not None and bool(torch.isfinite(h_tau.grad).all()) and float(h_tau.grad[1].abs().sum()) == 0
+
+
+def test_views_add_up_with_their_weights() -> None:
+    h_tau, wrist, third = torch.randn(3, 8, 5)
+    valid = {"wrist": torch.ones(8, dtype=torch.bool), "third": torch.arange(8) < 6}
+    loss = HSALoss()
+    total, parts = over_views(loss, h_tau, {"wrist": wrist, "third": third}, {"wrist": 1.0, "third": 0.5}, valid)
+    torch.testing.assert_close(total, loss(h_tau, wrist) + 0.5 * loss(h_tau[:6], third[:6]))
+    torch.testing.assert_close(parts["third"], loss(h_tau[:6], third[:6]))
+    with pytest.raises(ValueError, match=r"views \['wrist'\] and weights \['left'\]"):
+        over_views(loss, h_tau, {"wrist": wrist}, {"left": 1.0})
+
+
+def test_a_config_becomes_its_loss_and_temperature() -> None:
+    assert isinstance(loss_of(HSAConfig(kind="mse")), MSELoss)
+    loss = loss_of(HSAConfig(symmetric=True, hardness=0.5, hardest=7, chunk=9))
+    assert isinstance(loss, HSALoss) and loss.symmetric and loss.weighting == Weighting(0.5, 7) and loss.chunk == 9
+    kappa = temperature_of(HSAConfig(temperature=0.2, temperature_final=0.05, temperature_steps=1))
+    assert [float(kappa()), float(kappa())] == pytest.approx([0.2, 0.05])
+    with pytest.raises(ValueError, match="temperature_steps of at least 1"):
+        HSAConfig(temperature_final=0.05)
