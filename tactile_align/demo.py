@@ -44,7 +44,7 @@ class Plan:
 
 
 PLANS: dict[Size, Plan] = {
-    "full": Plan(regrasp=280, expert=10, poses=500, steps=400, batch_size=128, held_out=0.15),
+    "full": Plan(regrasp=220, expert=8, poses=500, steps=360, batch_size=128, held_out=0.15),
     "smoke": Plan(regrasp=6, expert=2, poses=60, steps=12, batch_size=24, held_out=2),
 }
 
