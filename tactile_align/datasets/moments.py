@@ -9,8 +9,12 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from tactile_align.datasets.episodes import Episode, open_episode
+from tactile_align.datasets.frames import frame_of
 from tactile_align.datasets.normalisation import Statistics
-from tactile_align.datasets.prepare import Job, frame_of, prepare
+from tactile_align.datasets.packed import MAX_MAPS, Recent, open_packed
+from tactile_align.datasets.prepare import Job, prepare
+
+MAX_EPISODES = 512  # whose joints are kept twice while their frames are decoded when used
 
 Batch = dict[str, Tensor]
 """A batch of B moments. KEY is an input's key, SENSOR a sensor's name.
@@ -36,7 +40,8 @@ class Moments(Dataset[Batch]):
     """Every moment of some episodes.
 
     Small arrays are in memory; frames come from the packed cache through memory maps, or are decoded when used.
-    Indices may be asked for one by one or, faster, as a list.
+    Maps and files are opened when first used, a limited number at a time, by each process for itself: a copy in a
+    worker, forked or spawned, opens its own. Indices may be asked for one by one or, faster, as a list.
 
     Args:
         jobs: The episodes with their rigs and inputs.
@@ -73,8 +78,8 @@ class Moments(Dataset[Batch]):
         self._starts = np.concatenate([[0], np.cumsum(lengths)])
         names = set(self._facts[0]) - {"qpos", "action"}
         self._table = {name: np.concatenate([f[name] for f in self._facts]) for name in sorted(names)}
-        self._maps: dict[tuple[int, str], np.ndarray] = {}
-        self._episodes: dict[int, Episode] = {}
+        self._maps: Recent[tuple[int, str], np.ndarray] = Recent(MAX_MAPS)
+        self._episodes: Recent[int, Episode] = Recent(MAX_EPISODES)
 
     def __len__(self) -> int:
         return int(self._starts[-1])
@@ -142,15 +147,9 @@ class Moments(Dataset[Batch]):
         return np.stack(chunks), np.stack(pads)
 
     def _frame(self, episode: int, key: str, t: int) -> np.ndarray:
-        job = self.jobs[episode]
-        if job.packed:
-            if (episode, key) not in self._maps:
-                self._maps[episode, key] = np.load(self.folders[episode] / f"{key}.npy", mmap_mode="r")
-            return self._maps[episode, key][t]
-        if episode not in self._episodes:
-            self._episodes[episode] = open_episode(job.ref)
+        job, facts = self.jobs[episode], self._facts[episode]
         one = next(one for one in job.inputs if one.key == key)
-        return frame_of(self._episodes[episode], one, t, self._facts[episode])
-
-    def __getstate__(self) -> dict[str, object]:
-        return {**self.__dict__, "_maps": {}, "_episodes": {}}
+        if job.packed:
+            path, shape = self.folders[episode] / f"{key}.npy", (len(facts["qpos"]), one.height, one.width, 3)
+            return self._maps.get((episode, key), lambda: open_packed(path, shape))[t]
+        return frame_of(self._episodes.get(episode, lambda: open_episode(job.ref)), one, t, facts)

@@ -1,9 +1,11 @@
 """Work an episode through once: boxes, contact, and frames packed at the size the model takes.
 
 What comes out lies in a cache folder, one sub-folder an episode, named by a hash of everything it depends on:
-the file, the rig and the inputs. It is built under a temporary name and renamed when whole.
+the file, the rig and the inputs. It is built under a temporary name and renamed when whole; what a killed
+process left under such a name goes when the next one starts.
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -21,11 +23,15 @@ from tqdm import tqdm
 from tactile_align.calibration.rig import Rig
 from tactile_align.datasets.contact import contact_of, contacts
 from tactile_align.datasets.episodes import Episode, EpisodeRef, open_episode
+from tactile_align.datasets.frames import frame_of
 from tactile_align.datasets.inputs import Input
+from tactile_align.datasets.packed import write_packed
+from tactile_align.datasets.parts import clear_parts, end_with_the_parent, part_of
 from tactile_align.kinematics.gripper import opening_in_contact
 from tactile_align.projection.sensor_box import SensorBoxes, sensor_boxes
 
-FORMAT = 1
+FORMAT = 2
+_NO_ROOM = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
 
 
 @dataclass(frozen=True)
@@ -64,8 +70,10 @@ def prepare(jobs: Sequence[Job], cache: Path, processes: int = 1, progress: bool
 
     Raises:
         EpisodeError, ValueError: The first fault found, naming file, key and row.
+        OSError: The disk is full.
     """
     cache.mkdir(parents=True, exist_ok=True)
+    clear_parts(cache)
     bar = tqdm(total=len(jobs), desc="preparing episodes", unit="episode", disable=not progress)
     folders = []
     with bar:
@@ -75,7 +83,7 @@ def prepare(jobs: Sequence[Job], cache: Path, processes: int = 1, progress: bool
                 bar.update()
             return folders
         # spawn: a forked child would share open HDF5 handles and thread pools with this process.
-        with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+        with ProcessPoolExecutor(processes, get_context("spawn"), end_with_the_parent) as pool:
             for folder in pool.map(prepare_one, jobs, [cache] * len(jobs)):
                 folders.append(folder)
                 bar.update()
@@ -87,23 +95,37 @@ def prepare_one(job: Job, cache: Path) -> Path:
     folder = cache / job.key()
     if folder.is_dir():
         return folder
-    partial = cache / f".{folder.name}.{os.getpid()}.part"
+    partial = part_of(folder)
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
+    try:
+        _fill(job, partial)
+        partial.replace(folder)
+    except OSError as error:
+        if error.errno in _NO_ROOM:
+            free = shutil.disk_usage(cache).free
+            raise OSError(
+                f"{cache}: preparing {job.ref} needs more room than the disk has ({error.strerror}, "
+                f"{free / 1e6:,.0f} MB free). Make room, set `cache` to another disk, or packed = false"
+            ) from error
+        if not folder.is_dir():  # else another process finished the same episode first
+            raise
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return folder
+
+
+def _fill(job: Job, folder: Path) -> None:
     with open_episode(job.ref) as episode:
         _require_streams(episode, job)
         facts = _facts(episode, job)
-        if job.packed:
-            for one in job.inputs:
-                _pack(episode, one, facts, partial / f"{one.key}.npy")
-    np.savez(partial / "facts.npz", **facts)  # type: ignore[arg-type]  # the stub takes no dict of arrays
-    try:
-        partial.replace(folder)
-    except OSError:
-        if not folder.is_dir():
-            raise
-        shutil.rmtree(partial)  # another process finished the same episode first
-    return folder
+        for one in job.inputs if job.packed else ():
+            frames = (frame_of(episode, one, t, facts) for t in range(len(episode)))
+            write_packed(folder / f"{one.key}.npy", frames, (len(episode), one.height, one.width, 3))
+    with (folder / "facts.npz").open("wb") as handle:
+        np.savez(handle, **facts)  # type: ignore[arg-type]  # the stub takes no dict of arrays
+        handle.flush()
+        os.fsync(handle.fileno())
 
 
 def _require_streams(episode: Episode, job: Job) -> None:
@@ -192,17 +214,3 @@ def _at_exposure(rig: Rig, camera: str, episode: Episode) -> np.ndarray:
     rows = np.arange(len(episode), dtype=np.float64)
     shifted = np.clip(rows + delay * episode.fps, 0, len(episode) - 1)
     return np.stack([np.interp(shifted, rows, column) for column in episode.qpos.T], axis=-1)
-
-
-def _pack(episode: Episode, one: Input, facts: dict[str, np.ndarray], path: Path) -> None:
-    packed = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=(len(episode), one.height, one.width, 3))
-    for t in range(len(episode)):
-        packed[t] = frame_of(episode, one, t, facts)
-    packed.flush()
-
-
-def frame_of(episode: Episode, one: Input, t: int, facts: dict[str, np.ndarray]) -> np.ndarray:
-    """Return moment t of an input, (height, width, 3) uint8 RGB."""
-    width, height = episode.width_height(one.stream)
-    box = facts[f"frame_box/{one.key}"][t] if one.zoom is not None else None
-    return np.asarray(one.image_map(width, height, box).apply_to_image(episode.image(one.stream, t)))
