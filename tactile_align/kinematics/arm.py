@@ -11,7 +11,6 @@ from tactile_align.kinematics.chain import (
     difference,
     fill,
     frames,
-    pose_entries,
     require_joint_axis,
 )
 from tactile_align.kinematics.guards import require_within_limits
@@ -60,7 +59,7 @@ def forward_kinematics(arm: Arm, q: Array) -> Array:
         ValueError: The last axis of `q` is not one value per joint, or `q` holds whole numbers.
     """
     require_joint_axis(arm, q)
-    return fill(pose_entries(frames(arm, q)[-1]), (4, 4), q[..., 0])
+    return fill(frames(arm, q)[-1].entries(), (4, 4), q[..., 0])
 
 
 def link_poses(arm: Arm, q: Array) -> Array:
@@ -70,7 +69,7 @@ def link_poses(arm: Arm, q: Array) -> Array:
     Raises as `forward_kinematics`.
     """
     require_joint_axis(arm, q)
-    entries = [entry for frame in frames(arm, q)[:-1] for entry in pose_entries(frame)]
+    entries = [entry for frame in frames(arm, q)[:-1] for entry in frame.entries()]
     return fill(entries, (arm.dof, 4, 4), q[..., 0])
 
 
@@ -82,6 +81,7 @@ def jacobian(arm: Arm, q: Array) -> Array:
     require_joint_axis(arm, q)
     *links, flange = frames(arm, q)
     columns: list[list[Array]] = []
-    for (_, _, z, p), slides in zip(links, arm.prismatic, strict=True):
-        columns.append([*z, 0.0, 0.0, 0.0] if slides else [*cross(z, difference(flange[3], p)), *z])
+    for link, slides in zip(links, arm.prismatic, strict=True):
+        v = link.z if slides else cross(link.z, difference(flange.p, link.p))
+        columns.append([*v, *([0.0, 0.0, 0.0] if slides else link.z)])
     return fill([column[row] for row in range(6) for column in columns], (6, arm.dof), q[..., 0])

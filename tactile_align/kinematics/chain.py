@@ -8,8 +8,8 @@ from array_api_compat import array_namespace
 
 from tactile_align.geometry.frames import Array, rotation_fault
 
-Frame = tuple[list[Array], list[Array], list[Array], list[Array]]
-"""Columns x, y, z and origin p, three entries each; an entry is a float while no joint has touched it."""
+Column = list[Array]
+"""Three entries; an entry is a plain float while no joint has touched it."""
 Rows = tuple[tuple[float, ...], ...]
 
 
@@ -29,6 +29,8 @@ class Arm:
         prismatic: (n,) whether each joint slides; empty when all turn.
         reach_m: Largest working radius as its maker states it, or None.
         steps: The fixed poses as plain numbers, for the recursion.
+        aligned: Per joint the fixed turn, rad, between it and a turning joint before it along the same axis; None where
+            the axes differ.
     """
 
     name: str
@@ -42,6 +44,7 @@ class Arm:
     prismatic: tuple[bool, ...] = ()
     reach_m: float | None = None
     steps: tuple[Rows, ...] = field(init=False, repr=False)
+    aligned: tuple[float | None, ...] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         n = len(self.joint_names)
@@ -60,6 +63,7 @@ class Arm:
             if fault:
                 raise ValueError(f"arm {self.name}: the pose of {label} in its link is no pose: {fault}")
         object.__setattr__(self, "steps", _plain_steps(self))
+        object.__setattr__(self, "aligned", tuple(_aligned(self, i) for i in range(n)))
 
     @property
     def dof(self) -> int:
@@ -96,46 +100,97 @@ def require_joint_axis(arm: Arm, q: Array) -> None:
         )
 
 
+def _aligned(arm: Arm, i: int) -> float | None:
+    """Return the turn between joints i - 1 and i when both turn about one direction: their angles then add up."""
+    (xx, _, xz, _), (yx, _, yz, _), (zx, zy, zz, _) = arm.steps[i]
+    if i == 0 or arm.prismatic[i] or arm.prismatic[i - 1] or (xz, yz, zx, zy, zz) != (0.0, 0.0, 0.0, 0.0, 1.0):
+        return None
+    return float(np.arctan2(yx, xx))
+
+
+class Frame:
+    """A frame in the base: columns x, y, z and origin p; x and y are worked out when first asked for."""
+
+    def __init__(self, x: Column, y: Column, z: Column, p: Column, cosine: Array = None, sine: Array = None) -> None:
+        """Hold the columns before the turn about z, and the turn where there is one."""
+        self.before = x, y
+        self.z, self.p = z, p
+        self._turn = None if cosine is None else (cosine, sine)
+        self._x: Column | None = None
+        self._y: Column | None = None
+
+    @property
+    def x(self) -> Column:
+        """First column of the rotation."""
+        if self._x is None:
+            x, y = self.before
+            c, s = self._turn if self._turn is not None else (1.0, 0.0)
+            self._x = [_add(_times(a, c), _times(b, s)) for a, b in zip(x, y, strict=True)]
+        return self._x
+
+    @property
+    def y(self) -> Column:
+        """Second column of the rotation."""
+        if self._y is None:
+            x, y = self.before
+            c, s = self._turn if self._turn is not None else (1.0, 0.0)
+            self._y = [_subtract(_times(b, c), _times(a, s)) for a, b in zip(x, y, strict=True)]
+        return self._y
+
+    def entries(self) -> list[Array]:
+        """Return the sixteen entries of the 4x4 pose, row by row."""
+        columns = (self.x, self.y, self.z, self.p)
+        return [column[row] for row in range(3) for column in columns] + [0.0, 0.0, 0.0, 1.0]
+
+    def along(self, weights: Sequence[float], start: Column) -> Column:
+        """Return start + weights . (x, y, z); a column of weight 0 is not even worked out."""
+        total = start
+        for name, weight in zip(("x", "y", "z"), weights, strict=True):
+            if weight != 0.0:
+                total = [_add(a, _times(b, weight)) for a, b in zip(total, getattr(self, name), strict=True)]
+        return total
+
+
 def frames(arm: Arm, q: Array) -> list[Frame]:
     """Return the frame of every link, then that of the flange, in the base.
 
     The three columns of the rotation and the position are carried along and turned; nothing is multiplied as
-    a 4x4 matrix, and entries no joint has touched yet stay plain numbers.
+    a 4x4 matrix, entries no joint has touched yet stay plain numbers, and joints along one axis turn together.
 
     Args:
         arm: The arm.
         q: (..., n) joint values.
     """
     xp = array_namespace(q)
+    angles: list[Array] = []
+    for i, alpha in enumerate(arm.aligned):
+        angle = q[..., i]
+        if alpha is not None:
+            angle = _add(angles[-1] + angle, alpha)
+        angles.append(angle)
     # One joint after the other in memory: numpy's sine is three times slower on every sixth number.
-    joints = xp.stack([q[..., i] for i in range(arm.dof)])
+    joints = xp.stack(angles)
     cosines, sines = xp.cos(joints), xp.sin(joints)
-    frame: Frame = ([1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0], [0.0, 0.0, 0.0])
+    frame = Frame([1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0], [0.0, 0.0, 0.0])
     found = []
-    for i in range(arm.dof):
-        x, y, z, p = _step(frame, arm.steps[i])
+    for i, alpha in enumerate(arm.aligned):
+        origin = frame.along([row[3] for row in arm.steps[i]], frame.p)
+        if alpha is None:
+            frame = _fixed(frame, arm.steps[i], origin)
         if arm.prismatic[i]:
-            frame = (x, y, z, [_add(a, _times(b, joints[i])) for a, b in zip(p, z, strict=True)])
+            origin = [_add(a, _times(b, joints[i])) for a, b in zip(origin, frame.z, strict=True)]
+            frame = Frame(*frame.before, frame.z, origin)
         else:
-            c, s = cosines[i], sines[i]
-            turned_x = [_add(_times(a, c), _times(b, s)) for a, b in zip(x, y, strict=True)]
-            turned_y = [_subtract(_times(b, c), _times(a, s)) for a, b in zip(x, y, strict=True)]
-            frame = (turned_x, turned_y, z, p)
+            frame = Frame(*frame.before, frame.z, origin, cosines[i], sines[i])
         found.append(frame)
-    found.append(_step(frame, arm.steps[-1]))
+    found.append(_fixed(frame, arm.steps[-1], frame.along([row[3] for row in arm.steps[-1]], frame.p)))
     return found
 
 
-def _step(frame: Frame, rows: Rows) -> Frame:
-    """Return the frame that stands at the fixed pose `rows` (3x4) in `frame`."""
-    x, y, z, p = frame
-    columns: list[list[Array]] = []
-    for k in range(4):
-        column: list[Array] = list(p) if k == 3 else [0.0, 0.0, 0.0]
-        for axis, row in zip((x, y, z), rows, strict=True):
-            column = [_add(total, _times(entry, row[k])) for total, entry in zip(column, axis, strict=True)]
-        columns.append(column)
-    return columns[0], columns[1], columns[2], columns[3]
+def _fixed(frame: Frame, rows: Rows, origin: Column) -> Frame:
+    """Return the frame turned by the fixed rotation of `rows` (3x4), at `origin`."""
+    x, y, z = (frame.along([row[k] for row in rows], [0.0, 0.0, 0.0]) for k in range(3))
+    return Frame(x, y, z, origin)
 
 
 def cross(a: Sequence[Array], b: Sequence[Array]) -> list[Array]:
@@ -161,11 +216,6 @@ def fill(entries: Sequence[Array], shape: tuple[int, ...], like: Array) -> Array
             entry = constants[entry]
         columns.append(entry)
     return xp.reshape(xp.stack(columns, axis=-1), (*like.shape, *shape))
-
-
-def pose_entries(frame: Frame) -> list[Array]:
-    """Return the sixteen entries of the frame's 4x4 pose, row by row."""
-    return [column[row] for row in range(3) for column in frame] + [0.0, 0.0, 0.0, 1.0]
 
 
 def _times(a: Array, b: Array) -> Array:
