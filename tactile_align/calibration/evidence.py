@@ -30,6 +30,7 @@ class View:
         unheld: (T, 4) the same without the hold.
         true_opening: (T, 4) boxes for the true opening, nan where the recording does not know it.
         seen: (T, 4) where the sensor really is, from truth or labels; nan where nobody said.
+        opening: (T, 2) metres per finger that `box` was computed with; None for a sensor on no gripper.
     """
 
     camera: str
@@ -39,6 +40,7 @@ class View:
     unheld: np.ndarray
     true_opening: np.ndarray
     seen: np.ndarray
+    opening: np.ndarray | None = None
 
     def iou(self, which: str = "box") -> np.ndarray:
         """Return (T,) IoU of box, unheld or true_opening with what was seen; nan where either is missing."""
@@ -157,6 +159,7 @@ def _views(
                 np.asarray(sensor_boxes(rig, camera, sensor, episode.qpos).box),
                 nowhere if true is None else np.asarray(sensor_boxes(rig, camera, sensor, episode.qpos, true).box),
                 seen,
+                held,
             )
 
 

@@ -340,10 +340,7 @@ def _explain(session: Session, camera: Camera, T: np.ndarray, C: np.ndarray, res
             f"quaternions read as {other}",
             f'Set rotation = "{other}" in [poses].',
         )
-    if here > GOOD_PX:
-        candidates = [one for one in candidates if one[0] < FAR_BETTER * here]
-    else:
-        candidates = []
+    candidates = [one for one in candidates if here > GOOD_PX and one[0] < FAR_BETTER * here]
     moved = _board_moved(session, B, C, marks, f)
     if moved is not None:
         candidates.append(moved)

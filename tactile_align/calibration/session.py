@@ -51,6 +51,8 @@ class SessionFact(BaseModel):
     """moving: the camera sits on the arm; fixed: the arm holds the board. None for intrinsics only."""
     parent: str | None = None
     """The frame the camera hangs on, as in the rig: left/flange, left/link5, world."""
+    board_arm: str | None = None
+    """The rig's arm that held the board before a fixed camera; the first arm when None."""
     images: str = "images"
     """Folder of images, one per view, named after the view."""
     points: str | None = None

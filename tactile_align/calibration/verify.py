@@ -20,6 +20,34 @@ from tactile_align.datasets.episodes import list_episodes, open_episode
 HAND = ("flange", "finger1", "finger2")
 
 
+def verify(
+    path: str | Path,
+    rig: Rig | str | Path | None = None,
+    *,
+    pictures: str | Path | None = None,
+    page: str | Path | None = None,
+    write_into: str | Path | None = None,
+    labels: Labels | None = None,
+    layout: str | Path | None = None,
+    progress: bool = True,
+) -> Verification:
+    """Verify a calibration session (a folder with session.toml) or recorded episodes (anything else).
+
+    Arguments and errors are those of `verify_episodes` and `calibrate.verify_session`.
+    """
+    if (Path(path) / "session.toml").is_file():
+        # Brings scipy, which episodes need not wait for.
+        from tactile_align.calibration.calibrate import verify_session
+
+        return verify_session(path, rig, pictures=pictures, page=page, write_into=write_into)
+    result = verify_episodes(path, rig, layout=layout, labels=labels, write_into=write_into, progress=progress)
+    if page is not None:
+        from tactile_align.calibration.verify_session import write_page
+
+        write_page(result, page)
+    return result
+
+
 def verify_episodes(
     path: str | Path,
     rig: Rig | str | Path | None = None,

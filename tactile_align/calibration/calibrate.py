@@ -1,0 +1,261 @@
+"""Calibrate from a session folder and write the result into a rig file: intrinsics and hand-eye."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from tactile_align.calibration.camera import Camera
+from tactile_align.calibration.faults import Fault, find_faults
+from tactile_align.calibration.hand_eye import MIN_VIEWS, HandEye, solve_hand_eye
+from tactile_align.calibration.intrinsics import Intrinsics, calibrate_intrinsics
+from tactile_align.calibration.joint_fit import Prior
+from tactile_align.calibration.lens import LensModel
+from tactile_align.calibration.rig import Rig, load_rig
+from tactile_align.calibration.session import Session, read_session
+from tactile_align.calibration.verdict import Check, Verification, graded
+from tactile_align.calibration.verify_session import draw_views, judge, write_page
+from tactile_align.geometry.frames import invert, quaternion_from_rotation, rotation_log
+
+
+@dataclass(frozen=True)
+class Calibrated:
+    """What a calibration gave and how it was judged.
+
+    Attributes:
+        session: What was read.
+        camera: The camera of the session's images, as used or found.
+        intrinsics: Evidence for the camera; None where it was taken as known.
+        hand_eye: Evidence for its pose; None where only intrinsics were asked for or no pose could be found.
+        faults: Faults found by name.
+        verification: The table, verdict and advice.
+        rig: The rig with the result in it; None without a rig.
+    """
+
+    session: Session
+    camera: Camera
+    intrinsics: Intrinsics | None
+    hand_eye: HandEye | None
+    faults: tuple[Fault, ...]
+    verification: Verification
+    rig: Rig | None
+
+
+def calibrate_intrinsics_of(
+    folder: str | Path,
+    rig: str | Path | Rig | None = None,
+    *,
+    model: LensModel = "brown",
+    compare: bool = True,
+    out: str | Path | None = None,
+) -> Calibrated:
+    """Calibrate a camera from the images of a session.
+
+    Args:
+        folder: The session.
+        rig: The rig whose camera (named in session.toml) takes the result; None: only report.
+        model: The lens model.
+        compare: Whether to compare lens models on held-out views.
+        out: Where to write the rig; None: do not write (a dry run). A result that fails is never written.
+
+    Raises:
+        FileNotFoundError, ValueError: What cannot be used, by file and key.
+    """
+    session = read_session(folder)
+    name = session.fact.camera
+    found = calibrate_intrinsics(session.views, session.width, session.height, model, name=name, compare=compare)
+    verification = judge(session, found.camera, found, None, ())
+    changed = None
+    if rig is not None:
+        known = rig if isinstance(rig, Rig) else load_rig(rig)
+        K = tuple(tuple(float(v) for v in row) for row in found.camera.K)
+        changed = _with_camera(
+            known,
+            name,
+            width=session.width,
+            height=session.height,
+            K=K,
+            model=found.camera.model,
+            distortion=found.camera.distortion,
+            valid_radius=found.camera.valid_radius,
+        )
+        _write(changed, out, verification)
+    return Calibrated(session, found.camera, found, None, (), verification, changed)
+
+
+def calibrate_hand_eye(
+    folder: str | Path,
+    rig: str | Path | Rig | None = None,
+    *,
+    prior: Prior | None = None,
+    model: LensModel = "brown",
+    out: str | Path | None = None,
+) -> Calibrated:
+    """Find where a session's camera sits; intrinsics come from the session, else from the rig, else from the views.
+
+    A fixed camera seen through an arm that does not stand at the world's origin gets its pose in `world`.
+
+    Args:
+        folder: The session; session.toml says what moves (`mounted`) and what the camera hangs on (`parent`).
+        rig: The rig that takes the result; None: only report.
+        prior: Let each robot pose move by about this much.
+        model: Lens model where intrinsics come from the views.
+        out: Where to write the rig; None: do not write (a dry run). A result that fails is never written.
+
+    Raises:
+        FileNotFoundError, ValueError: What cannot be used, by file and key.
+    """
+    session = read_session(folder)
+    known = rig if rig is None or isinstance(rig, Rig) else load_rig(rig)
+    camera, intrinsics = _camera_of(session, known, model)
+    mounted = session.fact.mounted
+    if mounted is None:
+        raise ValueError(
+            f'{session.name}: session.toml needs mounted = "moving" (camera on the arm) or "fixed" (board on the arm)'
+        )
+    if len(session.views) < MIN_VIEWS:
+        lost = f" ({', '.join(session.lost[:3])} lost)" if session.lost else ""
+        raise ValueError(
+            f"{session.name}: hand-eye needs at least {MIN_VIEWS} usable views, better 15; got "
+            f"{len(session.views)}{lost}"
+        )
+    hand_eye: HandEye | None = None
+    faults = tuple(find_faults(session, camera))
+    if not any(fault.fatal for fault in faults):
+        hand_eye = solve_hand_eye(camera, session.T_base_link(), session.views, mounted, prior=prior)
+    verification = judge(session, camera, intrinsics, hand_eye, faults)
+    changed = None
+    if known is not None and hand_eye is not None:
+        changed = _placed(known, session, hand_eye)
+        _write(changed, out, verification)
+    return Calibrated(session, camera, intrinsics, hand_eye, faults, verification, changed)
+
+
+def verify_session(
+    folder: str | Path,
+    rig: str | Path | Rig | None = None,
+    *,
+    pictures: str | Path | None = None,
+    page: str | Path | None = None,
+    write_into: str | Path | None = None,
+) -> Verification:
+    """Judge a calibration session and, with a rig, whether the rig's camera pose explains it.
+
+    Args:
+        folder: The session.
+        rig: The rig whose camera pose is held against the session.
+        pictures: A folder for a picture per view, worst first; None: none.
+        page: Where to write an HTML page; None: nowhere.
+        write_into: A rig file that shall remember the verdict in [verified].
+
+    Raises:
+        FileNotFoundError, ValueError: What cannot be used, by file and key.
+    """
+    found = calibrate_hand_eye(folder, rig)
+    result = found.verification
+    known = rig if rig is None or isinstance(rig, Rig) else load_rig(rig)
+    if known is not None and found.rig is not None and found.hand_eye is not None:
+        checks = _rig_against(known, found.rig, found)
+        result = replace(result, checks=(*result.checks, *checks), subject=f"rig {known.name} against {result.subject}")
+    files: list[Path] = []
+    if pictures is not None and found.hand_eye is not None:
+        files = draw_views(found.session, found.camera, found.hand_eye, Path(pictures))
+    if page is not None:
+        write_page(result, page, files)
+    if write_into is not None:
+        result.write_into(write_into)
+    return result
+
+
+def _rig_against(known: Rig, solved: Rig, found: Calibrated) -> list[Check]:
+    """Compare the rig's camera pose with the session's own answer."""
+    name, hand_eye = found.session.fact.camera, found.hand_eye
+    if hand_eye is None:
+        return []
+    old, new = known.cameras[name], solved.cameras[name]
+    if old.parent != new.parent:
+        advice = f"Set parent of camera {name} in the rig, or in session.toml."
+        return [Check("rig's camera parent", old.parent, new.parent, "fail", advice)]
+    off = invert(new.T_parent_this) @ old.T_parent_this
+    mm, deg = float(np.linalg.norm(off[:3, 3])) * 1e3, float(np.degrees(np.linalg.norm(rotation_log(off[:3, :3]))))
+    # What the session cannot resolve must not be held against the rig.
+    slack = (
+        3 * float(np.linalg.norm(hand_eye.sigma_t_m)) * 1e3,
+        3 * float(np.degrees(np.linalg.norm(hand_eye.sigma_r_rad))),
+    )
+    advice = "The camera sits elsewhere than the rig says: take this session's result (calibrate hand-eye --out RIG)."
+    return [
+        graded("rig's camera, translation off", mm, max(1.0, slack[0]), max(3.0, 2 * slack[0]), " mm", advice),
+        graded("rig's camera, rotation off", deg, max(0.15, slack[1]), max(0.5, 2 * slack[1]), " deg", advice),
+    ]
+
+
+def _camera_of(session: Session, rig: Rig | None, model: LensModel) -> tuple[Camera, Intrinsics | None]:
+    name = session.fact.camera
+    if session.fact.intrinsics is not None:
+        return session.fact.intrinsics.camera(name), None
+    if rig is not None and name in rig.cameras:
+        known = rig.cameras[name]
+        # Session images are either the raw frames or what the recorder stores.
+        if (session.width, session.height) == (known.width, known.height):
+            return known.raw, None
+        return known.stored, None
+    found = calibrate_intrinsics(session.views, session.width, session.height, model, name=name)
+    return found.camera, found
+
+
+def _placed(rig: Rig, session: Session, result: HandEye) -> Rig:
+    """Return the rig with the camera's new pose, in the frame session.toml names as its parent."""
+    name = session.fact.camera
+    if name not in rig.cameras:
+        raise ValueError(f"{session.name}: rig {rig.name} has no camera '{name}'; it has {', '.join(rig.cameras)}")
+    parent = session.fact.parent or rig.cameras[name].parent
+    X = result.X
+    if result.mounted == "moving":
+        arm, _, node = parent.partition("/")
+        if arm not in rig.arms or node != "flange":
+            raise ValueError(
+                f"{session.name}: a camera moved by the arm hangs on ARM/flange; got parent '{parent}'. Name it in "
+                f"session.toml"
+            )
+    else:
+        # X is in the base of the arm that held the board; a parent of 'world' wants it in world.
+        arm = next((one for one in rig.arms if parent == f"{one}/base"), "")
+        holder = session.fact.board_arm or next(iter(rig.arms))
+        if holder not in rig.arms:
+            raise ValueError(f"{session.name}: board_arm '{holder}' is no arm of rig {rig.name}: {', '.join(rig.arms)}")
+        if not arm:
+            parent = "world"
+            X = rig.arms[holder].T_parent_this @ X
+    quat = tuple(float(v) for v in quaternion_from_rotation(X[:3, :3]))
+    return _with_camera(rig, name, parent=parent, translation_m=tuple(float(v) for v in X[:3, 3]), quat_wxyz=quat)
+
+
+def _with_camera(rig: Rig, name: str, **changes: object) -> Rig:
+    if name not in rig.cameras:
+        raise ValueError(f"rig {rig.name} has no camera '{name}'; it has {', '.join(rig.cameras)}")
+    data = rig.model_dump(exclude_none=True)
+    data["cameras"][name].update({key: value for key, value in changes.items() if value is not None})
+    data.pop("verified", None)
+    return Rig.model_validate(data)
+
+
+def _write(rig: Rig, out: str | Path | None, verification: Verification) -> None:
+    if out is not None and verification.verdict != "fail":
+        rig.save(out)
+
+
+def sensor_sigma_px(rig: Rig, camera: str, sensor: str, result: HandEye, qpos: np.ndarray) -> np.ndarray:
+    """Return how uncertain a sensor's origin is in the camera's RAW image, (..., 2) px, from the hand-eye alone.
+
+    Args:
+        rig: The rig with the result in it.
+        camera: The camera that was calibrated.
+        sensor: The sensor.
+        result: The hand-eye result.
+        qpos: (..., D) raw state.
+    """
+    mount = rig.camera(camera)
+    T_camera_sensor = rig.T_camera_sensor(camera, sensor, qpos)
+    p = (mount.T_parent_this @ T_camera_sensor)[..., :3, 3]
+    return result.sigma_px(mount.raw, p)

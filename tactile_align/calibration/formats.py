@@ -1,0 +1,289 @@
+"""Calibrations from and to other tools' files; YAML only through safe loading, and never a huge file.
+
+Directions, stated once: easy_handeye stores T_effector_camera (eye in hand) or T_base_camera (eye on base); Kalibr's
+`T_cn_cnm1` takes coordinates of camera n-1 into camera n, that is T_camera_previous. Quaternions there are x, y, z, w.
+"""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from tactile_align.calibration.camera import Camera
+from tactile_align.calibration.lens import LensModel
+from tactile_align.files import write_text_atomically
+from tactile_align.geometry.frames import (
+    pose,
+    quaternion_from_rotation,
+    rotation_fault,
+    rotation_from_quaternion,
+)
+
+MAX_BYTES = 2**20
+ROS_MODELS: dict[str, LensModel] = {
+    "plumb_bob": "brown",
+    "rational_polynomial": "rational",
+    "equidistant": "fisheye",
+    "fisheye": "fisheye",
+}
+KALIBR_MODELS: dict[str, LensModel] = {"radtan": "brown", "equidistant": "fisheye", "none": "pinhole"}
+LENGTHS = {"brown": 5, "rational": 8, "fisheye": 4, "pinhole": 0}
+
+
+def read_ros_camera(path: str | Path, rectified: bool = False) -> Camera:
+    """Read a ROS camera_info YAML.
+
+    Args:
+        path: The file, as camera_calibration writes it.
+        rectified: The recorder stores image_rect: then the projection matrix P counts and the lens is a pinhole.
+
+    Raises:
+        FileNotFoundError, ValueError: No such file, or a key is missing or of another shape; names file and key.
+    """
+    data = _load(path)
+    width, height = int(_need(data, "image_width", path)), int(_need(data, "image_height", path))
+    name = str(data.get("camera_name", Path(path).stem))
+    if rectified:
+        P = _matrix(_need(data, "projection_matrix", path), (3, 4), path, "projection_matrix")
+        if np.abs(P[:, 3]).max() > 1e-9:
+            raise ValueError(
+                f"{path}: projection_matrix has a fourth column {P[:, 3].tolist()}: this is the right camera of "
+                f"a stereo pair; give the left one, or the raw images"
+            )
+        return Camera(name, width, height, P[:, :3])
+    K = _matrix(_need(data, "camera_matrix", path), (3, 3), path, "camera_matrix")
+    kind = str(_need(data, "distortion_model", path))
+    if kind not in ROS_MODELS:
+        raise ValueError(f"{path}: distortion_model '{kind}' is unknown; known: {', '.join(ROS_MODELS)}")
+    k = np.ravel(_need(_need(data, "distortion_coefficients", path), "data", path)).astype(float)
+    return _camera(name, width, height, K, ROS_MODELS[kind], k, path)
+
+
+def write_ros_camera(camera: Camera, path: str | Path) -> None:
+    """Write a ROS camera_info YAML."""
+    kind = {"brown": "plumb_bob", "pinhole": "plumb_bob", "rational": "rational_polynomial", "fisheye": "equidistant"}
+    k = list(camera.distortion) or [0.0] * 5
+    k += [0.0] * (5 - len(k)) if camera.model == "brown" else []
+    P = np.concatenate([camera.K, np.zeros((3, 1))], axis=1)
+    data = {
+        "image_width": camera.width,
+        "image_height": camera.height,
+        "camera_name": camera.name,
+        "camera_matrix": {"rows": 3, "cols": 3, "data": camera.K.ravel().tolist()},
+        "distortion_model": kind[camera.model],
+        "distortion_coefficients": {"rows": 1, "cols": len(k), "data": k},
+        "rectification_matrix": {"rows": 3, "cols": 3, "data": np.eye(3).ravel().tolist()},
+        "projection_matrix": {"rows": 3, "cols": 4, "data": P.ravel().tolist()},
+    }
+    write_text_atomically(Path(path), yaml.safe_dump(data, sort_keys=False))
+
+
+def read_easy_handeye(path: str | Path) -> tuple[bool, np.ndarray]:
+    """Read easy_handeye v1 (.yaml) or v2 (.calib).
+
+    Returns:
+        Whether the camera is in the hand, and T_effector_camera then, else T_base_camera; (4, 4), m.
+
+    Raises:
+        FileNotFoundError, ValueError: No such file, or a key is missing; names file and key.
+    """
+    data = _load(path)
+    parameters = _need(data, "parameters", path)
+    if "eye_on_hand" in parameters:
+        in_hand = bool(parameters["eye_on_hand"])
+    elif "calibration_type" in parameters:
+        in_hand = parameters["calibration_type"] == "eye_in_hand"
+    else:
+        raise ValueError(f"{path}: parameters needs eye_on_hand (v1) or calibration_type (v2); has {list(parameters)}")
+    found = _need(data, "transformation" if "transformation" in data else "transform", path)
+    if "translation" in found:
+        t, q = found["translation"], found["rotation"]
+        return in_hand, _pose([t[k] for k in "xyz"], [q[k] for k in "wxyz"], path)
+    return in_hand, _pose([found[k] for k in "xyz"], [found[f"q{k}"] for k in "wxyz"], path)
+
+
+def write_easy_handeye(
+    T: np.ndarray, in_hand: bool, path: str | Path, frames: Mapping[str, str] | None = None, version: int = 2
+) -> None:
+    """Write easy_handeye v1 or v2.
+
+    Args:
+        T: T_effector_camera when the camera is in the hand, else T_base_camera.
+        in_hand: Which of the two.
+        path: The file.
+        frames: robot_base_frame, robot_effector_frame, tracking_base_frame (the camera), tracking_marker_frame.
+        version: 1 or 2.
+    """
+    q, t = quaternion_from_rotation(T[:3, :3]), T[:3, 3]
+    names = {
+        "robot_base_frame": "base_link",
+        "robot_effector_frame": "tool0",
+        "tracking_base_frame": "camera",
+        "tracking_marker_frame": "board",
+        **(frames or {}),
+    }
+    if version == 1:
+        numbers = dict(zip(("x", "y", "z", "qw", "qx", "qy", "qz"), [*map(float, t), *map(float, q)], strict=True))
+        data: dict[str, Any] = {"parameters": {"eye_on_hand": in_hand, **names}, "transformation": numbers}
+    elif version == 2:
+        kind = "eye_in_hand" if in_hand else "eye_on_base"
+        data = {
+            "parameters": {"name": "tactile_align", "calibration_type": kind, **names},
+            "transform": {
+                "translation": dict(zip("xyz", map(float, t), strict=True)),
+                "rotation": dict(zip("wxyz", map(float, q), strict=True)),
+            },
+        }
+    else:
+        raise ValueError(f"easy_handeye has versions 1 and 2; got {version}")
+    write_text_atomically(Path(path), yaml.safe_dump(data, sort_keys=False))
+
+
+def read_kalibr(path: str | Path) -> tuple[dict[str, Camera], dict[str, np.ndarray]]:
+    """Read a Kalibr camchain.
+
+    Returns:
+        Cameras by name (cam0, cam1, ...), and by name T_camera_previous, (4, 4), for all but the first.
+
+    Raises:
+        FileNotFoundError, ValueError: No such file, an unknown model, a rotation that is none; names file and key.
+    """
+    cameras, chain = {}, {}
+    for name, entry in _load(path).items():
+        if not isinstance(entry, dict):
+            raise ValueError(f"{path}: {name}: needed the keys of a camera; got {type(entry).__name__}")
+        if _need(entry, "camera_model", path) != "pinhole":
+            raise ValueError(f"{path}: {name}: camera_model '{entry['camera_model']}' is not supported; needed pinhole")
+        kind = str(_need(entry, "distortion_model", path))
+        if kind not in KALIBR_MODELS:
+            raise ValueError(f"{path}: {name}: distortion_model '{kind}'; known: {', '.join(KALIBR_MODELS)}")
+        fu, fv, pu, pv = (float(v) for v in _need(entry, "intrinsics", path))
+        width, height = (int(v) for v in _need(entry, "resolution", path))
+        K = np.array([[fu, 0, pu], [0, fv, pv], [0, 0, 1]])
+        k = np.ravel(entry.get("distortion_coeffs", [])).astype(float)
+        cameras[name] = _camera(name, width, height, K, KALIBR_MODELS[kind], k, path)
+        if "T_cn_cnm1" in entry:
+            T = np.array(entry["T_cn_cnm1"], dtype=float)
+            fault = "its shape is not 4x4" if T.shape != (4, 4) else rotation_fault(T[:3, :3], 1e-4)
+            if fault:
+                raise ValueError(f"{path}: {name}.T_cn_cnm1 is no pose: {fault}")
+            chain[name] = T
+    return cameras, chain
+
+
+def write_kalibr(cameras: Mapping[str, Camera], chain: Mapping[str, np.ndarray], path: str | Path) -> None:
+    """Write a Kalibr camchain; `chain` holds T_camera_previous by name. Kalibr knows no rational lens."""
+    data: dict[str, Any] = {}
+    for name, camera in cameras.items():
+        if camera.model == "rational" or (camera.model == "brown" and any(camera.distortion[4:])):
+            raise ValueError(
+                f"camera {name}: Kalibr's radtan holds k1, k2, p1, p2 only; this {camera.model} lens has more. "
+                f"Calibrate with fewer coefficients, or write a ROS file"
+            )
+        kind = {"brown": "radtan", "fisheye": "equidistant", "pinhole": "none"}[camera.model]
+        K = camera.K
+        data[name] = {
+            "camera_model": "pinhole",
+            "intrinsics": [float(K[0, 0]), float(K[1, 1]), float(K[0, 2]), float(K[1, 2])],
+            "distortion_model": kind,
+            "distortion_coeffs": list(camera.distortion[:4]),
+            "resolution": [camera.width, camera.height],
+        }
+        if name in chain:
+            data[name]["T_cn_cnm1"] = np.asarray(chain[name]).tolist()
+    write_text_atomically(Path(path), yaml.safe_dump(data, sort_keys=False))
+
+
+def read_opencv(path: str | Path) -> Camera:
+    """Read a camera from an OpenCV FileStorage YAML (camera_matrix, distortion_coefficients, image size).
+
+    Raises:
+        FileNotFoundError, ValueError: No such file, or a key is missing or of another shape; names file and key.
+    """
+    data = _load(path)
+    K = _matrix(_need(data, "camera_matrix", path), (3, 3), path, "camera_matrix")
+    k = np.ravel(_need(_need(data, "distortion_coefficients", path), "data", path)).astype(float)
+    width, height = int(_need(data, "image_width", path)), int(_need(data, "image_height", path))
+    fisheye = bool(data.get("fisheye_model", 0))
+    model: LensModel = "fisheye" if fisheye else "rational" if k.size >= 8 else "brown" if k.any() else "pinhole"
+    return _camera(str(data.get("camera_name", Path(path).stem)), width, height, K, model, k, path)
+
+
+def write_opencv(camera: Camera, path: str | Path) -> None:
+    """Write an OpenCV FileStorage YAML that cv2.FileStorage and `read_opencv` read."""
+    k = list(camera.distortion) or [0.0] * 5
+    k += [0.0] * (5 - len(k)) if camera.model == "brown" else []
+
+    def matrix(rows: int, columns: int, data: list[float]) -> str:
+        numbers = ", ".join(repr(float(v)) for v in data)
+        return f"!!opencv-matrix\n   rows: {rows}\n   cols: {columns}\n   dt: d\n   data: [ {numbers} ]"
+
+    text = (
+        f"%YAML:1.0\n---\nimage_width: {camera.width}\nimage_height: {camera.height}\n"
+        f'camera_name: "{camera.name}"\nfisheye_model: {int(camera.model == "fisheye")}\n'
+        f"camera_matrix: {matrix(3, 3, camera.K.ravel().tolist())}\n"
+        f"distortion_coefficients: {matrix(1, len(k), k)}\n"
+    )
+    write_text_atomically(Path(path), text)
+
+
+def _load(path: str | Path) -> dict[str, Any]:
+    file = Path(path)
+    if not file.is_file():
+        raise FileNotFoundError(f"{file}: no such file; needed a calibration in YAML")
+    size = file.stat().st_size
+    if size > MAX_BYTES:
+        raise ValueError(f"{file}: is {size:,} bytes; a calibration has at most {MAX_BYTES:,}. Is it the right file?")
+    # OpenCV writes a directive that is no valid YAML 1.1.
+    text = re.sub(r"\A%YAML:1\.0\s*\n(---\s*\n)?", "", file.read_text(encoding="utf-8-sig"))
+    if re.search(r"(?m)^[^#\n]*[:\s\[-]\s*&\w", text):
+        raise ValueError(f"{file}: uses YAML anchors, which a calibration does not need; write them out")
+    try:
+        # OpenCV's matrices are plain mappings under a tag that safe loading would refuse.
+        data = yaml.safe_load(text.replace("!!opencv-matrix", ""))
+    except yaml.YAMLError as error:
+        raise ValueError(f"{file}: not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(data, dict):
+        raise ValueError(f"{file}: needed keys and values; got {type(data).__name__}")
+    return data
+
+
+def _need(data: Any, key: str, path: str | Path) -> Any:
+    if not isinstance(data, dict) or key not in data:
+        has = ", ".join(map(str, data)) if isinstance(data, dict) else type(data).__name__
+        raise ValueError(f"{path}: the key {key} is missing; has {has}")
+    return data[key]
+
+
+def _matrix(entry: Any, shape: tuple[int, int], path: str | Path, key: str) -> np.ndarray:
+    values = np.ravel(_need(entry, "data", path)).astype(float)
+    if values.size != shape[0] * shape[1]:
+        raise ValueError(f"{path}: {key} needs {shape[0]}x{shape[1]} numbers; got {values.size}")
+    return values.reshape(shape)
+
+
+def _camera(
+    name: str, width: int, height: int, K: np.ndarray, model: LensModel, k: np.ndarray, path: str | Path
+) -> Camera:
+    if not k.any() and model == "brown":
+        model, k = "pinhole", k[:0]
+    wanted = LENGTHS[model]
+    if model == "brown" and k.size == 4:
+        wanted = 4
+    if k.size < wanted or np.abs(k[wanted:]).max(initial=0.0) > 0:
+        raise ValueError(f"{path}: a {model} lens takes {wanted} coefficients; got {k.size}: {k.tolist()}")
+    try:
+        return Camera(name, width, height, K, model, tuple(k[:wanted].tolist()))
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def _pose(t: list[float], quat_wxyz: list[float], path: str | Path) -> np.ndarray:
+    q = np.array(quat_wxyz, dtype=float)
+    norm = float(np.linalg.norm(q))
+    if not abs(norm - 1) < 1e-2:
+        raise ValueError(f"{path}: the quaternion has norm {norm:.4g}, not 1")
+    return np.asarray(pose(rotation_from_quaternion(q / norm), np.array(t, dtype=float)))

@@ -1,0 +1,133 @@
+"""Other tools' files: what is written reads back, OpenCV reads ours, and directions are what they are said to be."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from tactile_align.calibration import formats
+from tactile_align.calibration.camera import Camera
+from tactile_align.geometry.frames import pose, rotation_exp
+from tests.calibration.recordings import recording
+
+K = np.array([[611.25, 0.0, 322.5], [0.0, 598.0, 251.25], [0.0, 0.0, 1.0]])
+CAMERAS = {
+    "pinhole": Camera("wrist", 640, 472, K),
+    "brown": Camera("wrist", 640, 472, K, "brown", (-0.31, 0.12, 0.0011, -0.0007, -0.02)),
+    "rational": Camera("wrist", 640, 472, K, "rational", (0.5, 0.2, 0.001, -0.001, 0.01, 0.8, 0.3, 0.02)),
+    "fisheye": Camera("wrist", 640, 472, K, "fisheye", (-0.03, 0.004, -0.003, 0.0006)),
+}
+T = np.asarray(pose(rotation_exp(np.array([0.3, -1.0, 2.0])), np.array([0.06, -0.02, 0.041])))
+
+
+def same(a: Camera, b: Camera) -> bool:
+    alike = (a.name, a.width, a.height, a.model, a.distortion) == (b.name, b.width, b.height, b.model, b.distortion)
+    return alike and np.array_equal(a.K, b.K)
+
+
+@pytest.mark.parametrize("model", CAMERAS)
+@pytest.mark.parametrize("kind", ["ros_camera", "opencv"])
+def test_a_camera_comes_back_as_it_was_written(model: str, kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "kamera ß.yaml"
+    getattr(formats, f"write_{kind}")(CAMERAS[model], path)
+    assert same(getattr(formats, f"read_{kind}")(path), CAMERAS[model])
+
+
+def test_opencv_itself_reads_what_is_written_and_the_other_way_round(tmp_path: Path) -> None:
+    path = tmp_path / "camera.yml"
+    formats.write_opencv(CAMERAS["brown"], path)
+    storage = cv2.FileStorage(str(path), cv2.FILE_STORAGE_READ)
+    np.testing.assert_array_equal(storage.getNode("camera_matrix").mat(), K)
+    np.testing.assert_array_equal(storage.getNode("distortion_coefficients").mat().ravel(), CAMERAS["brown"].distortion)
+    storage.release()
+    other = cv2.FileStorage(str(tmp_path / "by_opencv.yml"), cv2.FILE_STORAGE_WRITE)
+    other.write("image_width", 640)
+    other.write("image_height", 472)
+    other.write("camera_matrix", K)
+    other.write("distortion_coefficients", np.array([CAMERAS["rational"].distortion]))
+    other.release()
+    found = formats.read_opencv(tmp_path / "by_opencv.yml")
+    assert found.model == "rational" and found.distortion == CAMERAS["rational"].distortion
+
+
+def test_opencvs_own_sample_result_is_read() -> None:
+    found = formats.read_opencv(recording("opencv_chessboard_left") / "left_intrinsics_opencv_sample.yml")
+    assert found.K[0, 0] == pytest.approx(535.92, abs=0.01) and found.model == "brown"
+
+
+def test_a_rectified_camera_is_a_pinhole_with_p(tmp_path: Path) -> None:
+    formats.write_ros_camera(CAMERAS["brown"], tmp_path / "c.yaml")
+    found = formats.read_ros_camera(tmp_path / "c.yaml", rectified=True)
+    assert found.model == "pinhole" and np.array_equal(found.K, K)
+
+
+@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("in_hand", [True, False])
+def test_easy_handeye_comes_back_with_its_direction(version: int, in_hand: bool, tmp_path: Path) -> None:
+    path = tmp_path / f"h.{'yaml' if version == 1 else 'calib'}"
+    formats.write_easy_handeye(T, in_hand, path, version=version)
+    found_in_hand, found = formats.read_easy_handeye(path)
+    assert found_in_hand == in_hand
+    np.testing.assert_allclose(found, T, atol=1e-12)
+
+
+def test_easy_handeye_files_as_the_tools_write_them(tmp_path: Path) -> None:
+    (tmp_path / "v1.yaml").write_text(
+        "parameters:\n  eye_on_hand: true\n  robot_effector_frame: tool0\n"
+        "transformation: {x: 0.1, y: 0.2, z: 0.3, qx: 0.0, qy: 0.0, qz: 1.0, qw: 0.0}\n"
+    )
+    (tmp_path / "v2.calib").write_text(
+        "parameters:\n  name: c\n  calibration_type: eye_on_base\ntransform:\n"
+        "  translation: {x: 0.1, y: 0.2, z: 0.3}\n  rotation: {x: 0.0, y: 0.0, z: 1.0, w: 0.0}\n"
+    )
+    half_turn = np.array([[-1.0, 0, 0, 0.1], [0, -1, 0, 0.2], [0, 0, 1, 0.3], [0, 0, 0, 1]])
+    for name, in_hand in (("v1.yaml", True), ("v2.calib", False)):
+        found = formats.read_easy_handeye(tmp_path / name)
+        assert found[0] == in_hand
+        np.testing.assert_allclose(found[1], half_turn, atol=1e-12)
+
+
+def test_a_camchain_comes_back_and_keeps_its_direction(tmp_path: Path) -> None:
+    cameras = {"cam0": CAMERAS["pinhole"], "cam1": CAMERAS["fisheye"]}
+    formats.write_kalibr(cameras, {"cam1": T}, tmp_path / "chain.yaml")
+    found, chain = formats.read_kalibr(tmp_path / "chain.yaml")
+    assert found["cam1"].distortion == CAMERAS["fisheye"].distortion and list(chain) == ["cam1"]
+    # T_cn_cnm1 takes a point seen by camera 0 into camera 1.
+    np.testing.assert_allclose(chain["cam1"] @ [0, 0, 1, 1], T @ [0, 0, 1, 1])
+    with pytest.raises(ValueError, match="radtan holds k1, k2, p1, p2 only"):
+        formats.write_kalibr({"cam0": CAMERAS["rational"]}, {}, tmp_path / "other.yaml")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("image_width: 640\n", "the key image_height is missing; has image_width"),
+        ("- 1\n- 2\n", "needed keys and values; got list"),
+        ("a: [1, 2\n", "not valid YAML"),
+        ("image_width: !!python/object/apply:os.system ['true']\n", "not valid YAML"),
+        ("a: &x [1]\nb: *x\n", "YAML anchors"),
+        (
+            "image_width: 4\nimage_height: 3\ncamera_matrix: {data: [1, 2]}\n",
+            "camera_matrix needs 3x3 numbers; got 2",
+        ),
+        (
+            "image_width: 4\nimage_height: 3\ncamera_matrix: {data: [5, 0, 2, 0, 5, 1, 0, 0, 1]}\n"
+            "distortion_model: odd\n",
+            "distortion_model 'odd' is unknown",
+        ),
+    ],
+)
+def test_a_wrong_file_is_refused_by_key(text: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text(text)
+    with pytest.raises(ValueError, match=message) as caught:
+        formats.read_ros_camera(tmp_path / "c.yaml")
+    assert "c.yaml" in str(caught.value)
+
+
+def test_a_huge_file_is_not_read(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text("a: 1\n" + "#" * (2**20))
+    with pytest.raises(ValueError, match="at most 1,048,576"):
+        formats.read_opencv(tmp_path / "c.yaml")
+    with pytest.raises(FileNotFoundError, match="no such file"):
+        formats.read_kalibr(tmp_path / "none.yaml")
