@@ -6,6 +6,8 @@ from typing import Literal
 import numpy as np
 from scipy.stats import hypergeom
 
+from tactile_align.diagnostics.bootstrap import mean_interval
+
 Gallery = Literal["all", "cross-episode", "same-episode"]
 
 
@@ -44,6 +46,8 @@ def retrieval(
     *,
     gallery: int = 64,
     kind: Gallery = "all",
+    time: np.ndarray | None = None,
+    min_gap: float = 0.0,
     ks: tuple[int, ...] = (1, 5, 10),
     draws: int = 8,
     bootstraps: int = 2000,
@@ -53,7 +57,8 @@ def retrieval(
 
     The other candidates of a gallery are random contacts. Their choice is not simulated: with r better ones among
     the m possible, the chance that at most k - 1 of the gallery's draws are better is hypergeometric, and its value
-    is averaged. A tie counts as better, so features that are all alike score nothing.
+    is averaged. A tie counts as better, and so does what cannot be compared: features that are all alike, zero or
+    nan score nothing.
 
     Args:
         h_tau: (N, D) touch features of contact moments.
@@ -62,7 +67,9 @@ def retrieval(
         contact: (N,) which contact of the episode.
         gallery: Candidates, the partner included.
         kind: Where the other candidates come from: anywhere, other episodes only, or other contacts of the same
-            episode only.
+            episode only. All of them are contact moments.
+        time: (N,) frame number within the episode; needed with `min_gap`.
+        min_gap: Candidates of the query's own episode closer than this do not stand in its gallery.
         ks: The k of R@k.
         draws: How often one moment of each contact is drawn anew; the results are averaged.
         bootstraps: Resamples of the episodes for the interval.
@@ -72,27 +79,31 @@ def retrieval(
         "touch to vision", "vision to touch" and "both".
 
     Raises:
-        ValueError: Too few contacts for the gallery.
+        ValueError: Too few contacts for the gallery, or a gap without times.
     """
+    if min_gap > 0 and time is None:
+        raise ValueError(f"min_gap = {min_gap} needs the time of each moment; got None. Pass `time`")
     rng = np.random.default_rng(seed)
     tau, w = _unit(h_tau), _unit(h_w)
     names, which = np.unique(np.stack([episode, contact], axis=1), axis=0, return_inverse=True)
     count = len(names)
-    allowed = _allowed(names[:, 0], kind)
-    available = allowed.sum(axis=1)
-    asks = available >= gallery - 1
+    kinds = _allowed(names[:, 0], kind)
+    drawn = [_one_of_each(which.ravel(), count, rng) for _ in range(draws)]
+    allowances = [kinds & _apart(names[:, 0], time, rows, min_gap) for rows in drawn]
+    fewest = np.min([allowed.sum(axis=1) for allowed in allowances], axis=0)
+    asks = fewest >= gallery - 1
     if not asks.any():
         raise ValueError(
             f"a gallery of {gallery} needs {gallery - 1} other contacts; the held-out episodes offer at most "
-            f"{int(available.max(initial=0))}. Hold out more episodes or ask for a smaller gallery"
+            f"{int(fewest.max(initial=0))}. Hold out more episodes or ask for a smaller gallery"
         )
     hits = np.zeros((2, len(ks), count))
     ranks = np.zeros((2, count))
-    for _ in range(draws):
-        rows = _one_of_each(which.ravel(), count, rng)
+    for rows, allowed in zip(drawn, allowances, strict=True):
+        available = allowed.sum(axis=1)
         similarity = tau[rows] @ w[rows].T
         for direction, scores in enumerate((similarity, similarity.T)):
-            better = ((scores >= np.diag(scores)[:, None]) & allowed).sum(axis=1)
+            better = (~(scores < np.diag(scores)[:, None]) & allowed).sum(axis=1)
             ranks[direction] += (1 + better * (gallery - 1) / np.maximum(available, 1)) / draws
             for i, k in enumerate(ks):
                 hits[direction, i] += hypergeom.cdf(k - 1, available, better, gallery - 1) / draws
@@ -104,9 +115,51 @@ def retrieval(
     }
 
 
+def region_retrieval(
+    h_tau: np.ndarray,
+    regions: np.ndarray,
+    episode: np.ndarray,
+    contact: np.ndarray,
+    *,
+    bootstraps: int = 2000,
+    seed: int = 0,
+) -> Recall:
+    """Measure whether a touch finds its own region among other regions of the SAME image.
+
+    Args:
+        h_tau: (N, D) touch features.
+        regions: (N, R, D) region features of each moment's image, its own region first.
+        episode: (N,) which episode a moment is of.
+        contact: (N,) which contact of the episode; the moments of a contact are averaged.
+        bootstraps: Resamples of the episodes for the interval.
+        seed: Equal seed, equal result.
+
+    Returns:
+        Touch to vision; the gallery is R. A tie counts as better.
+    """
+    scores = np.einsum("nd,nrd->nr", _unit(h_tau), _unit(regions))
+    better = (~(scores[:, 1:] < scores[:, :1])).sum(axis=1)
+    names, which = np.unique(np.stack([episode, contact], axis=1), axis=0, return_inverse=True)
+    ks = tuple(k for k in (1, 5, 10) if k < regions.shape[1])
+    per_contact = np.stack([*(better < k for k in ks), better + 1.0])
+    sizes = np.bincount(which.ravel())
+    means = np.stack([np.bincount(which.ravel(), weights=row) / sizes for row in per_contact])
+    return _summary(means[:-1], means[-1], names[:, 0], regions.shape[1], ks, bootstraps, seed)
+
+
+def _apart(episode: np.ndarray, time: np.ndarray | None, rows: np.ndarray, min_gap: float) -> np.ndarray:
+    """(C, C) bool: whose drawn moments are of different episodes or at least `min_gap` apart."""
+    if time is None or min_gap <= 0:
+        return np.ones((len(rows), len(rows)), dtype=bool)
+    when = time[rows].astype(np.float64)
+    far = np.abs(when[:, None] - when[None, :]) >= min_gap
+    return np.asarray(far | (episode[:, None] != episode[None, :]))
+
+
 def _unit(h: np.ndarray) -> np.ndarray:
     h = h.astype(np.float64)
-    return np.asarray(h / np.linalg.norm(h, axis=1, keepdims=True))
+    with np.errstate(invalid="ignore"):  # zero stays nan, and nan finds nothing
+        return np.asarray(h / np.linalg.norm(h, axis=-1, keepdims=True))
 
 
 def _allowed(episode: np.ndarray, kind: Gallery) -> np.ndarray:
@@ -136,19 +189,13 @@ def _summary(
     seed: int,
 ) -> Recall:
     """Average over queries; the interval resamples whole episodes, as contacts of one are alike."""
-    rng = np.random.default_rng([seed, 1])
-    episodes, index = np.unique(episode, return_inverse=True)
-    sizes = np.bincount(index)
-    sums = np.stack([np.bincount(index, weights=row) for row in hits])
-    chosen = rng.integers(len(episodes), size=(bootstraps, len(episodes)))
-    resampled = sums[:, chosen].sum(axis=2) / sizes[chosen].sum(axis=1)
-    low, high = np.quantile(resampled, [0.025, 0.975], axis=1)
+    intervals = [mean_interval(row, episode, resamples=bootstraps, seed=seed) for row in hits]
     return Recall(
         at={k: float(hits[i].mean()) for i, k in enumerate(ks)},
-        interval={k: (float(low[i]), float(high[i])) for i, k in enumerate(ks)},
+        interval=dict(zip(ks, intervals, strict=True)),
         median_rank=float(np.median(rank)),
         gallery=gallery,
         chance={k: k / gallery for k in ks},
         queries=hits.shape[1],
-        episodes=len(episodes),
+        episodes=len(np.unique(episode)),
     )

@@ -69,10 +69,13 @@ class Towers(nn.Module):
         The box is moved by its own size in eight directions in turn; where that leaves the image it goes
         the opposite way.
         """
+        return self.of_boxes(images, shifted_boxes(box, count, self.vision.input_size))
+
+    def of_boxes(self, images: Tensor, places: Tensor) -> Tensor:
+        """Return (B, P, dim) region features of P boxes (B, P, 4), px, in each of B images; one pass of the encoder."""
         tokens = self.vision.tokens(images)
         size = self.vision.input_size
-        moved = shifted_boxes(box, count, size)
-        found = [self.region_mlp(self.region_pooling(tokens, one, size)) for one in moved.unbind(1)]
+        found = [self.region_mlp(self.region_pooling(tokens, one.to(tokens.dtype), size)) for one in places.unbind(1)]
         return torch.stack(found, dim=1)
 
 

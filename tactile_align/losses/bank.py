@@ -86,7 +86,7 @@ class Following(nn.Module):
     @torch.no_grad()
     def follow(self, module: nn.Module) -> None:
         """Move the copy's weights towards the module's; buffers are taken over."""
-        for mine, theirs in zip(self.module.parameters(), module.parameters(), strict=True):
-            mine.lerp_(theirs.detach().to(mine.dtype), 1 - self.momentum)
-        for mine, theirs in zip(self.module.buffers(), module.buffers(), strict=True):
-            mine.copy_(theirs)
+        for own, new in zip(self.module.parameters(), module.parameters(), strict=True):
+            own.lerp_(new.detach().to(own.dtype), 1 - self.momentum)
+        for kept, current in zip(self.module.buffers(), module.buffers(), strict=True):
+            kept.copy_(current)

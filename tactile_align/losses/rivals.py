@@ -143,7 +143,8 @@ class Rivals:
 
     def _alike(self, start: int, stop: int) -> Tensor:
         touch = self._given(self._all.touch)
-        return torch.as_tensor(touch[start:stop] @ touch.T > self.ceiling)
+        assert self.ceiling is not None
+        return torch.gt(touch[start:stop] @ touch.T, self.ceiling)
 
     def _same_row(self, start: int, stop: int) -> Tensor:
         rows = torch.arange(len(self._all.episode), device=self.episode.device)

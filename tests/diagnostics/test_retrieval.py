@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tactile_align.diagnostics.retrieval import retrieval
+from tactile_align.diagnostics.retrieval import region_retrieval, retrieval
 
 
 def cell(episodes: int = 6, contacts: int = 12, moments: int = 3) -> tuple[np.ndarray, np.ndarray]:
@@ -34,9 +34,10 @@ def test_random_features_score_chance() -> None:
     assert recall.median_rank == pytest.approx(16.5, abs=1.5)
 
 
-def test_features_that_are_all_alike_find_nothing() -> None:
+@pytest.mark.parametrize("value", [1.0, 0.0, np.nan])
+def test_features_that_are_all_alike_find_nothing(value: float) -> None:
     episode, contact = cell()
-    same = np.ones((len(episode), 8))
+    same = np.full((len(episode), 8), value)
     recall = retrieval(same, same, episode, contact, gallery=32)["both"]
     assert recall.at == {1: 0.0, 5: 0.0, 10: 0.0} and recall.median_rank == 32
 
@@ -100,3 +101,39 @@ def test_equal_seeds_give_equal_results() -> None:
     tau, w = np.random.default_rng(0).normal(size=(2, len(episode), 8))
     one, two = (retrieval(tau, w, episode, contact, gallery=16, seed=3)["both"] for _ in range(2))
     assert one == two
+
+
+def test_moments_too_close_in_time_do_not_stand_in_a_gallery() -> None:
+    # Contacts come in twins that look alike, 5 frames apart; the next twins are 100 frames away.
+    episode, contact = np.zeros(20), np.arange(20)
+    time = np.arange(20) // 2 * 100 + np.arange(20) % 2 * 5
+    h = np.repeat(np.random.default_rng(0).normal(size=(10, 8)), 2, axis=0)
+    options = {"gallery": 8, "kind": "same-episode", "time": time, "ks": (1,)}
+    assert retrieval(h, h, episode, contact, min_gap=20, **options)["both"].at[1] == 1.0  # type: ignore[arg-type]
+    mixed = retrieval(h, h, episode, contact, min_gap=0, **options)["both"].at[1]  # type: ignore[arg-type]
+    assert mixed == pytest.approx(12 / 19)  # the twin is not among 7 of the 19 others
+    with pytest.raises(ValueError, match="needs the time"):
+        retrieval(h, h, episode, contact, gallery=8, min_gap=20)
+
+
+def test_a_touch_finds_its_region_among_those_of_its_image() -> None:
+    rng = np.random.default_rng(0)
+    episode, contact = cell(8, 10, 2)
+    regions = rng.normal(size=(len(episode), 5, 16))
+    perfect = region_retrieval(regions[:, 0], regions, episode, contact)
+    assert perfect.at == {1: 1.0} and perfect.gallery == 5 and perfect.chance == {1: 0.2} and perfect.queries == 80
+    blind = region_retrieval(rng.normal(size=(len(episode), 16)), regions, episode, contact)
+    assert blind.interval[1][0] < 0.2 < blind.interval[1][1]
+    assert region_retrieval(regions[:, 1], regions, episode, contact).at[1] == 0
+    same = np.ones_like(regions)
+    assert region_retrieval(same[:, 0], same, episode, contact).at[1] == 0
+
+
+def test_intervals_resample_episodes_and_not_contacts() -> None:
+    # One episode of two is perfect and one hopeless: whole episodes make the interval reach from 0 to 1.
+    episode, contact = cell(2, 30, 1)
+    rng = np.random.default_rng(0)
+    regions = rng.normal(size=(60, 4, 8))
+    tau = np.where((episode == 0)[:, None], regions[:, 0], regions[:, 1])
+    recall = region_retrieval(tau, regions, episode, contact)
+    assert recall.at[1] == 0.5 and recall.interval[1] == (0.0, 1.0)

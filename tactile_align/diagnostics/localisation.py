@@ -1,0 +1,121 @@
+"""Where in the image does a touch point? The similarity of h_tau to regions all over it, and the pointing game."""
+
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tactile_align.diagnostics.bootstrap import mean_interval
+from tactile_align.features.towers import Towers
+
+
+@dataclass(frozen=True)
+class Localisation:
+    """How well touches point at their sensor.
+
+    Attributes:
+        hit: Share of touches whose most similar place lies in the sensor's box (the pointing game).
+        interval: 95 % bootstrap interval of `hit` over episodes.
+        chance: What a random place hits.
+        always_there: What one fixed place hits, the best one for these very boxes. A wrist camera sees its sensor
+            nearly always at the same place, so `hit` says something only where it is above this.
+        distance_px: Median distance from that place to the box's centre, px of the encoder's input.
+        distance_mm: The same at the sensor's depth, mm; None without depths.
+        moments: Number of touches.
+        episodes: Number of episodes they are from.
+    """
+
+    hit: float
+    interval: tuple[float, float]
+    chance: float
+    always_there: float
+    distance_px: float
+    distance_mm: float | None
+    moments: int
+    episodes: int
+
+    def as_dict(self) -> dict[str, object]:
+        """Return plain values for JSON."""
+        return asdict(self)
+
+
+@torch.no_grad()
+def similarity_maps(towers: Towers, h_tau: Tensor, images: Tensor, box: Tensor) -> Tensor:
+    """Return the cosine of each touch with a region of the box's size around each token of its image.
+
+    Args:
+        towers: The model's towers.
+        h_tau: (B, dim) touch features.
+        images: (B, H, W, 3) uint8, the vision encoder's input.
+        box: (B, 4) the sensor's boxes there, px; only their sizes are used.
+
+    Returns:
+        (B, rows, columns).
+    """
+    centres = token_centres(towers.vision.input_size, towers.vision.grid).to(box)
+    half = (box[:, 2:] - box[:, :2])[:, None] / 2
+    places = torch.cat([centres.flatten(0, 1) - half, centres.flatten(0, 1) + half], dim=-1)
+    found = towers.of_boxes(images, places)
+    cosine = torch.nn.functional.cosine_similarity(h_tau[:, None].float(), found.float(), dim=-1)
+    return cosine.unflatten(1, towers.vision.grid)
+
+
+def token_centres(input_size: tuple[int, int], grid: tuple[int, int]) -> Tensor:
+    """Return (rows, columns, 2) pixel coordinates (u, v) of token centres."""
+    (width, height), (rows, columns) = input_size, grid
+    u = (torch.arange(columns, dtype=torch.float64) + 0.5) * width / columns - 0.5
+    v = (torch.arange(rows, dtype=torch.float64) + 0.5) * height / rows - 0.5
+    return torch.stack(torch.meshgrid(u, v, indexing="xy"), dim=-1)
+
+
+def localise(
+    maps: np.ndarray,
+    box: np.ndarray,
+    input_size: tuple[int, int],
+    episode: np.ndarray,
+    *,
+    mm_per_px: np.ndarray | None = None,
+    seed: int = 0,
+) -> Localisation:
+    """Play the pointing game.
+
+    Args:
+        maps: (N, rows, columns) similarities, see `similarity_maps`.
+        box: (N, 4) the sensor's boxes, px of the encoder's input.
+        input_size: (width, height) of that input, px.
+        episode: (N,) which episode a moment is of.
+        mm_per_px: (N,) size of a pixel at the sensor's depth, see `millimetres_per_pixel`.
+        seed: Of the bootstrap.
+
+    Raises:
+        ValueError: Similarities that are not finite.
+    """
+    if not np.isfinite(maps).all():
+        rows = np.flatnonzero(~np.isfinite(maps).all(axis=(1, 2)))[:5].tolist()
+        raise ValueError(f"similarity maps of rows {rows} are not finite. Needed: features of non-zero length")
+    centres = token_centres(input_size, maps.shape[1:]).numpy().reshape(-1, 2)  # type: ignore[arg-type]
+    flat = maps.reshape(len(maps), -1)
+    best = flat >= flat.max(axis=1, keepdims=True)
+    # Places that tie share the hit: a flat map hits as often as chance.
+    share = best / best.sum(axis=1, keepdims=True)
+    inside = ((centres >= box[:, None, :2]) & (centres <= box[:, None, 2:])).all(axis=2)
+    middle = (box[:, :2] + box[:, 2:]) / 2
+    apart = (share * np.linalg.norm(centres - middle[:, None], axis=2)).sum(axis=1)
+    hits = (share * inside).sum(axis=1)
+    return Localisation(
+        hit=float(hits.mean()),
+        interval=mean_interval(hits, episode, seed=seed),
+        chance=float(inside.mean()),
+        always_there=float(inside.mean(axis=0).max()),
+        distance_px=float(np.median(apart)),
+        distance_mm=None if mm_per_px is None else float(np.median(apart * mm_per_px)),
+        moments=len(maps),
+        episodes=len(np.unique(episode)),
+    )
+
+
+def millimetres_per_pixel(depth_m: np.ndarray, K: np.ndarray) -> np.ndarray:
+    """Return (N,) the side of a pixel at depths (N,), m, for the intrinsics K (3, 3) of the encoder's input."""
+    focal = np.sqrt(np.abs(K[..., 0, 0] * K[..., 1, 1]))
+    return np.asarray(1000.0 * depth_m / focal)

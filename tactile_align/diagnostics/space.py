@@ -1,0 +1,117 @@
+"""What the feature space looks like: is it used, is it round, do the two sides share it?"""
+
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class SpaceHealth:
+    """Numbers of a set of pairs of unit vectors.
+
+    Attributes:
+        alignment: Mean squared distance of a touch and its region, 0 best, 2 unrelated (arXiv 2005.10242).
+        uniformity_touch: ln of the mean e^(-2 d^2) over pairs of touches; -4 spread out, 0 all alike (same source).
+        uniformity_vision: The same over regions.
+        rank_touch: Effective rank of the touches, e^entropy of their singular values (RankMe, arXiv 2210.02885).
+        rank_vision: The same of the regions.
+        isotropy_touch: Smallest over largest partition function along the principal axes, 1 round (arXiv 1702.01417).
+        isotropy_vision: The same of the regions.
+        modality_gap: Distance between the mean touch and the mean region (arXiv 2203.02053).
+        margin: Mean cosine to the own region minus that to the most similar other one; above 0, pairs are found.
+        dim: D, which the effective ranks are to be read against.
+        pairs: N.
+    """
+
+    alignment: float
+    uniformity_touch: float
+    uniformity_vision: float
+    rank_touch: float
+    rank_vision: float
+    isotropy_touch: float
+    isotropy_vision: float
+    modality_gap: float
+    margin: float
+    dim: int
+    pairs: int
+
+    def as_dict(self) -> dict[str, float]:
+        """Return plain values for JSON."""
+        return asdict(self)
+
+    def verdict(self) -> str:
+        """Return one sentence on what is wrong, or that nothing is."""
+        collapsed = [name for name in ("touch", "vision") if getattr(self, f"rank_{name}") < 2]
+        if collapsed:
+            return f"collapsed: {' and '.join(collapsed)} features span less than two directions of {self.dim}"
+        flat = [
+            name for name in ("touch", "vision") if getattr(self, f"rank_{name}") < 0.05 * min(self.dim, self.pairs)
+        ]
+        if flat:
+            return f"{' and '.join(flat)} features use under 5 % of the directions they could"
+        if self.modality_gap > 1:
+            return f"touch and vision lie apart: their means are {self.modality_gap:.2f} from each other"
+        return "no collapse: both sides use the space and share it"
+
+
+def space_health(h_tau: np.ndarray, h_w: np.ndarray) -> SpaceHealth:
+    """Measure the feature space of pairs.
+
+    Args:
+        h_tau: (N, D) touch features, any length, N >= 2.
+        h_w: (N, D) region features of the same moments.
+
+    Raises:
+        ValueError: Fewer than two pairs, shapes that differ, or values that are not finite.
+    """
+    if h_tau.ndim != 2 or h_tau.shape != h_w.shape or len(h_tau) < 2:
+        raise ValueError(f"needed: h_tau and h_w of shape (N >= 2, D); got {h_tau.shape} and {h_w.shape}")
+    u, v = _unit(h_tau, "h_tau"), _unit(h_w, "h_w")
+    cosines = u @ v.T
+    others = np.where(np.eye(len(u), dtype=bool), -np.inf, cosines)
+    return SpaceHealth(
+        alignment=float(np.mean(np.sum((u - v) ** 2, axis=1))),
+        uniformity_touch=uniformity(u),
+        uniformity_vision=uniformity(v),
+        rank_touch=effective_rank(u),
+        rank_vision=effective_rank(v),
+        isotropy_touch=isotropy(u),
+        isotropy_vision=isotropy(v),
+        modality_gap=float(np.linalg.norm(u.mean(axis=0) - v.mean(axis=0))),
+        margin=float(np.mean(np.diag(cosines) - others.max(axis=1))),
+        dim=u.shape[1],
+        pairs=len(u),
+    )
+
+
+def uniformity(u: np.ndarray) -> float:
+    """Return ln of the mean e^(-2 |u_i - u_j|^2) over pairs i != j of unit vectors (N, D)."""
+    squared = np.maximum(2 - 2 * (u @ u.T), 0)
+    count = len(u)
+    total = np.exp(-2 * squared).sum() - count
+    return float(np.log(total / (count * (count - 1))))
+
+
+def effective_rank(u: np.ndarray) -> float:
+    """Return e^entropy of the normalised singular values of (N, D): 1 collapsed, min(N, D) all directions alike."""
+    values = np.linalg.svd(u, compute_uv=False)
+    share = values / values.sum()
+    share = share[share > 0]
+    return float(np.exp(-np.sum(share * np.log(share))))
+
+
+def isotropy(u: np.ndarray) -> float:
+    """Return min over max of sum_i e^(c . u_i) over the principal axes c, both ways, of unit vectors (N, D)."""
+    _, _, axes = np.linalg.svd(u, full_matrices=False)
+    along = u @ np.concatenate([axes, -axes]).T
+    sums = np.exp(along).sum(axis=0)
+    return float(sums.min() / sums.max())
+
+
+def _unit(h: np.ndarray, name: str) -> np.ndarray:
+    h = h.astype(np.float64)
+    length = np.linalg.norm(h, axis=1, keepdims=True)
+    if not np.isfinite(length).all() or (length == 0).any():
+        rows = np.flatnonzero(~np.isfinite(length[:, 0]) | (length[:, 0] == 0))[:5].tolist()
+        raise ValueError(f"{name}: rows {rows} are zero or not finite, so they have no direction. Check the encoder")
+    return np.asarray(h / length)

@@ -1,0 +1,70 @@
+"""Print time and memory of the HSA loss, forward and backward: `python -m tests.benchmarks.hsa [B ...]`.
+
+Time gap, contact and same-touch rules are on, a tenth of the rows is not valid. Memory is the process's peak above
+what it held once the inputs were made; seconds are the processor's, so other work does not count. Each figure comes
+from a process of its own, as a peak never goes down.
+"""
+
+import json
+import subprocess
+import sys
+import time
+
+import torch
+
+from tactile_align.losses.hsa import hsa_loss
+from tactile_align.losses.rivals import Rivals
+
+DIM, TOUCH = 512, 192
+
+
+def peak_mib() -> float:
+    """Return the peak resident memory of this process so far, MiB."""
+    if sys.platform == "linux":
+        with open("/proc/self/status", encoding="utf-8") as status:  # noqa: PTH123
+            line = next(line for line in status if line.startswith("VmHWM"))
+        return float(line.split()[1]) / 1024
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024**2
+
+
+def measure(batch: int, chunk: int | None, runs: int) -> dict[str, float]:
+    """Return processor seconds of the fastest run and MiB above the inputs; `chunk` None lets the loss choose."""
+    torch.manual_seed(0)
+    h_tau, h_w = (torch.randn(batch, DIM, requires_grad=True) for _ in range(2))
+    touch = torch.randn(batch, TOUCH)
+    episode, when = torch.randint(0, batch // 100 + 1, (batch,)), torch.randint(0, 500, (batch,))
+    contact, valid = torch.rand(batch) < 0.95, torch.rand(batch) < 0.9
+    # A small call first: threads, libraries and allocator pools are no cost of the batch.
+    hsa_loss(h_tau[:128], h_w[:128]).backward()  # type: ignore[union-attr]
+    h_tau.grad = h_w.grad = None
+    before, seconds = peak_mib(), []
+    for _ in range(runs):
+        rule = Rivals(episode, when, 20, contact=contact, touch=touch, ceiling=0.9)
+        start = time.process_time()
+        loss = hsa_loss(h_tau, h_w, rival=rule, valid=valid & contact, chunk=chunk)
+        assert isinstance(loss, torch.Tensor)
+        loss.backward()
+        seconds.append(time.process_time() - start)
+        h_tau.grad = h_w.grad = None
+    return {"seconds": min(seconds), "mib": peak_mib() - before, "loss": float(loss.detach())}
+
+
+def main() -> None:
+    if sys.argv[1:2] == ["--one"]:
+        batch, chunk, runs = (int(word) for word in sys.argv[2:5])
+        print(json.dumps(measure(batch, chunk or None, runs)))
+        return
+    print(f"{'B':>7} {'form':8} {'seconds':>9} {'MiB above inputs':>17} {'loss':>9}   (D = {DIM})")
+    for batch in [int(word) for word in sys.argv[1:]] or [512, 2048, 8192, 32768]:
+        # The plain form at 32,768 would keep several matrices of 4 GiB.
+        for name, chunk in (("plain", batch), ("chosen", 0)) if batch <= 8192 else (("chosen", 0),):
+            command = [sys.executable, "-m", "tests.benchmarks.hsa", "--one", str(batch), str(chunk)]
+            runs = 5 if batch <= 2048 else 2 if batch <= 8192 else 1
+            found = json.loads(subprocess.run([*command, str(runs)], check=True, capture_output=True).stdout)
+            print(f"{batch:7d} {name:8} {found['seconds']:9.3f} {found['mib']:17.0f} {found['loss']:9.5f}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

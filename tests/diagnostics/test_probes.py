@@ -1,0 +1,63 @@
+"""Probes on features whose content is known."""
+
+import numpy as np
+import pytest
+
+from tactile_align.diagnostics.probes import probe_classes, probe_number
+
+EPISODE = np.repeat(np.arange(20), 30)
+
+
+def noise(dim: int = 16, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=(len(EPISODE), dim))
+
+
+def test_a_class_written_into_the_features_is_read_whatever_its_share() -> None:
+    label = np.random.default_rng(1).random(len(EPISODE)) < 0.08
+    h = noise()
+    h[:, 3] += 12 * label
+    found = probe_classes(h, label, EPISODE)
+    assert found.score > 0.99 and found.chance == 0.5 and found.measure == "balanced accuracy"
+    assert (found.moments, found.episodes) == (600, 20)
+
+
+def test_features_that_say_nothing_score_chance_even_with_unequal_classes() -> None:
+    label = np.random.default_rng(1).choice(["cup", "bolt", "die"], size=len(EPISODE), p=[0.8, 0.15, 0.05])
+    found = probe_classes(noise(), label, EPISODE)
+    assert found.chance == pytest.approx(1 / 3)
+    assert found.score == pytest.approx(1 / 3, abs=0.06)
+    assert found.interval[0] < found.score < found.interval[1]
+
+
+def test_a_feature_that_only_names_the_episode_does_not_pass_for_knowledge() -> None:
+    # Each episode has one object and its own offset: random splits would score 1, disjoint ones chance.
+    rng = np.random.default_rng(0)
+    label = rng.permutation(np.arange(20) % 2)[EPISODE]
+    h = noise() * 0.1 + rng.normal(size=(20, 16))[EPISODE] * 5
+    assert probe_classes(h, label, EPISODE).score < 0.8
+
+
+def test_a_number_is_explained_by_as_much_as_the_features_hold() -> None:
+    rng = np.random.default_rng(2)
+    signal, rest = rng.normal(size=(2, len(EPISODE)))
+    h = noise()
+    h[:, 0] = signal
+    found = probe_number(h, 0.02 + 0.003 * (signal + rest), EPISODE)
+    assert found.score == pytest.approx(0.5, abs=0.08) and found.interval[0] < 0.5 < found.interval[1]
+    nothing = probe_number(noise(seed=9), signal, EPISODE)
+    assert -0.1 < nothing.score < 0.05
+
+
+def test_constant_features_score_chance_and_break_nothing() -> None:
+    label = np.arange(len(EPISODE)) % 2
+    assert probe_classes(np.ones((len(EPISODE), 4)), label, EPISODE).score == pytest.approx(0.5)
+    assert probe_number(np.ones((len(EPISODE), 4)), noise()[:, 0], EPISODE).score == pytest.approx(0, abs=1e-9)
+
+
+def test_what_cannot_be_probed_is_refused() -> None:
+    with pytest.raises(ValueError, match="at least two classes; all 600 moments are 'cup'"):
+        probe_classes(noise(), np.repeat("cup", 600), EPISODE)
+    with pytest.raises(ValueError, match="5 folds need at least as many episodes; got 3"):
+        probe_classes(noise(), EPISODE % 2, EPISODE % 3)
+    with pytest.raises(ValueError, match="a value that changes"):
+        probe_number(noise(), np.ones(600), EPISODE)

@@ -1,0 +1,65 @@
+"""Numbers of feature spaces that are known by construction."""
+
+import numpy as np
+import pytest
+
+from tactile_align.diagnostics.space import effective_rank, isotropy, space_health, uniformity
+
+
+def sphere(count: int, dim: int, seed: int = 0) -> np.ndarray:
+    x = np.random.default_rng(seed).normal(size=(count, dim))
+    return np.asarray(x / np.linalg.norm(x, axis=1, keepdims=True))
+
+
+def test_a_perfect_pair_of_round_spaces() -> None:
+    u = sphere(800, 16)
+    found = space_health(5 * u, u)
+    assert found.alignment == pytest.approx(0, abs=1e-12) and found.modality_gap == pytest.approx(0, abs=1e-12)
+    assert found.margin > 0.2 and found.rank_touch == pytest.approx(16, abs=0.3)
+    assert found.isotropy_touch > 0.85 and "no collapse" in found.verdict()
+    assert (found.dim, found.pairs) == (16, 800)
+
+
+def test_unrelated_directions_are_two_apart_and_have_no_margin() -> None:
+    found = space_health(sphere(500, 64, 1), sphere(500, 64, 2))
+    assert found.alignment == pytest.approx(2, abs=0.05) and found.margin < 0
+
+
+def test_collapsed_features_are_named() -> None:
+    u = sphere(200, 16)
+    same = np.tile(u[:1], (200, 1)) + 1e-9 * u
+    found = space_health(same, u)
+    assert found.rank_touch == pytest.approx(1, abs=1e-3) and found.uniformity_touch == pytest.approx(0, abs=1e-6)
+    assert found.verdict() == "collapsed: touch features span less than two directions of 16"
+
+
+def test_the_effective_rank_counts_directions_of_equal_strength() -> None:
+    for count in (1, 3, 8):
+        assert effective_rank(np.tile(np.eye(8)[:count], (5, 1))) == pytest.approx(count)
+
+
+def test_uniformity_is_its_formula_on_two_opposite_points() -> None:
+    u = np.array([[1.0, 0.0], [-1.0, 0.0], [1.0, 0.0], [-1.0, 0.0]])
+    # Of 12 ordered pairs 4 are equal and 8 are 2 apart.
+    assert uniformity(u) == pytest.approx(np.log((4 + 8 * np.exp(-8)) / 12))
+
+
+def test_isotropy_of_a_cross_is_one_and_of_a_cone_is_small() -> None:
+    assert isotropy(np.concatenate([np.eye(4), -np.eye(4)])) == pytest.approx(1)
+    cone = sphere(300, 4) * 0.05 + np.array([1.0, 0, 0, 0])
+    assert isotropy(cone / np.linalg.norm(cone, axis=1, keepdims=True)) == pytest.approx(np.exp(-2), abs=0.02)
+
+
+def test_the_gap_is_the_distance_of_the_means() -> None:
+    u, v = np.tile([[1.0, 0.0]], (6, 1)), np.tile([[0.0, 1.0]], (6, 1))
+    assert space_health(u, v).modality_gap == pytest.approx(np.sqrt(2))
+
+
+def test_features_without_direction_are_refused_by_row() -> None:
+    u = sphere(5, 4)
+    broken = u.copy()
+    broken[3] = 0
+    with pytest.raises(ValueError, match=r"h_w: rows \[3\] are zero"):
+        space_health(u, broken)
+    with pytest.raises(ValueError, match=r"\(1, 4\)"):
+        space_health(u[:1], u[:1])
