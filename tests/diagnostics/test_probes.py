@@ -22,11 +22,14 @@ def test_a_class_written_into_the_features_is_read_whatever_its_share() -> None:
 
 
 def test_features_that_say_nothing_score_chance_even_with_unequal_classes() -> None:
-    label = np.random.default_rng(1).choice(["cup", "bolt", "die"], size=len(EPISODE), p=[0.8, 0.15, 0.05])
-    found = probe_classes(noise(), label, EPISODE)
-    assert found.chance == pytest.approx(1 / 3)
-    assert found.score == pytest.approx(1 / 3, abs=0.06)
-    assert found.interval[0] < found.score < found.interval[1]
+    scores = []
+    for seed in range(6):
+        label = np.random.default_rng(seed).choice(["cup", "bolt", "die"], size=len(EPISODE), p=[0.8, 0.15, 0.05])
+        found = probe_classes(noise(seed=100 + seed), label, EPISODE)
+        assert found.chance == pytest.approx(1 / 3)
+        scores.append(found.score)
+    # Left-out folds lie on the other side of the fitted mean, which costs a few points below chance.
+    assert np.mean(scores) == pytest.approx(1 / 3, abs=0.06), "always answering 'cup' would look like 0.8 unbalanced"
 
 
 def test_a_feature_that_only_names_the_episode_does_not_pass_for_knowledge() -> None:
