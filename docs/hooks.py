@@ -1,0 +1,209 @@
+"""What the site generates when it is built: the command reference, the config reference and the API page.
+
+Nothing generated is kept in the repository, so nothing can go stale.
+"""
+
+import ast
+import contextlib
+import inspect
+import io
+import os
+import textwrap
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+import tyro
+from pydantic import BaseModel
+
+from tactile_align.cli import VERBS
+
+ROOT = Path(__file__).parent.parent
+PACKAGES = (
+    ("geometry", "Poses, pixel boxes, pixel maps."),
+    ("kinematics", "Arms and grippers."),
+    ("calibration", "Cameras, boards, the rig, hand-eye calibration, verification."),
+    ("projection", "The sensor's box in an image, and the tokens it covers."),
+    ("datasets", "Episodes in and out, contact, moments."),
+    ("simulation", "The simulated cell."),
+    ("features", "Encoders and pooling."),
+    ("losses", "The alignment loss and its rivals."),
+    ("policies", "ACT, and ACT with touch."),
+    ("training", "Config, loop, checkpoints."),
+    ("diagnostics", "Retrieval and proofs."),
+    ("viz", "Overlays, maps, reports."),
+)
+
+
+def help_of(verb: str) -> str:
+    """Return what `tactile-align VERB --help` prints, without colours."""
+    return _printed(VERBS[verb], f"tactile-align {verb}")
+
+
+def commands() -> str:
+    """Return the command reference as Markdown: the parser's own help, verb by verb."""
+    parts = [
+        "# Commands\n\nResults go to stdout, remarks and progress to stderr. "
+        "Exit status: 0 good, 1 a check failed, 2 unusable input.\n\n"
+        "`python -m tactile_align VERB` is the same as `tactile-align VERB`.\n"
+    ]
+    for verb in VERBS:
+        parts.append(f"## {verb}\n\n```text\n{help_of(verb)}\n```\n")
+        if verb == "train":
+            parts.append(
+                "Every field of the [config](config.md) is a flag, e.g. `--hsa.temperature 0.08`; "
+                "`--resume` goes on from the last checkpoint.\n"
+            )
+    return "\n".join(parts)
+
+
+def config() -> str:
+    """Return the reference of the training config as Markdown: every field, its default and its meaning."""
+    from tactile_align.training.config import TrainConfig
+
+    parts = [
+        "# Training config\n\nOne TOML file; every field has a flag of the same name (`--hsa.weight 0.5`). "
+        "Unknown keys are refused by name. The resolved config is kept in the run folder.\n"
+    ]
+    for key, model in _models(TrainConfig, ""):
+        title = f"[{key}]" if key else "Top level"
+        parts.append(f"## {title}\n\n{inspect.getdoc(model)}\n\n| key | type | default | meaning |\n|---|---|---|---|")
+        meanings = field_docstrings(model)
+        for name, field in model.model_fields.items():
+            if _model_of(field.annotation) is None:
+                default = (
+                    "required" if field.is_required() else f"`{_toml(field.get_default(call_default_factory=True))}`"
+                )
+                kind = _type_name(field.annotation).replace("|", "\\|")
+                parts.append(f"| `{name}` | `{kind}` | {default} | {meanings.get(name, '')} |")
+        parts.append("")
+    return "\n".join(parts)
+
+
+def field_docstrings(model: type[BaseModel]) -> dict[str, str]:
+    """Return the docstring that follows each field of a model, by field, on one line."""
+    (body,) = ast.parse(textwrap.dedent(inspect.getsource(model))).body
+    assert isinstance(body, ast.ClassDef)
+    found = {}
+    for field, after in zip(body.body, body.body[1:], strict=False):
+        if (
+            isinstance(field, ast.AnnAssign)
+            and isinstance(field.target, ast.Name)
+            and isinstance(after, ast.Expr)
+            and isinstance(after.value, ast.Constant)
+        ):
+            found[field.target.id] = " ".join(str(after.value.value).split()).replace("|", "\\|")
+    return found
+
+
+def api(package: str) -> str:
+    """Return the API page of one package as Markdown with mkdocstrings' marks."""
+    folder = ROOT / "tactile_align" / package
+    parts = [f"# {package}\n\n{dict(PACKAGES)[package]}\n"]
+    for path in sorted(folder.glob("*.py")):
+        if path.stem != "__init__":
+            name = f"tactile_align.{package}.{path.stem}"
+            parts.append(f"## {package}.{path.stem}\n\n::: {name}\n")
+    return "\n".join(parts)
+
+
+def api_index() -> str:
+    """Return the page that lists the packages in reading order."""
+    rows = "\n".join(f"| [{name}](api_{name}.md) | {what} |" for name, what in PACKAGES)
+    order = "Lower packages come first; each imports only those above it."
+    return f"# API\n\n{order}\n\n| package | holds |\n|---|---|\n{rows}\n"
+
+
+def pages() -> dict[str, str]:
+    """Return every generated page by its path below docs/."""
+    made = {"commands": commands(), "config": config(), "api": api_index()}
+    made |= {f"api_{package}": api(package) for package, _ in PACKAGES}
+    return {f"reference/{name}.md": text for name, text in made.items()}
+
+
+def on_config(config: Any) -> Any:
+    """Put further pages of docs/ (findings, benchmarks, notes) at the end of the navigation."""
+    named = set(_named(config.nav))
+    further = sorted(path.name for path in Path(config.docs_dir).glob("*.md") if path.name not in named)
+    if further:
+        config.nav.append({"Results and notes": further})
+    return config
+
+
+def on_files(files: Any, config: Any) -> Any:
+    """Add the generated pages."""
+    from mkdocs.structure.files import File
+
+    for path, text in pages().items():
+        files.append(File.generated(config, path, content=text))
+    return files
+
+
+def _named(nav: Any) -> Iterator[str]:
+    if isinstance(nav, str):
+        yield nav
+    elif isinstance(nav, dict):
+        for entry in nav.values():
+            yield from _named(entry)
+    else:
+        for entry in nav:
+            yield from _named(entry)
+
+
+def _models(model: type[BaseModel], key: str) -> Iterator[tuple[str, type[BaseModel]]]:
+    yield key, model
+    for name, field in model.model_fields.items():
+        inner = _model_of(field.annotation)
+        if inner is not None:
+            many = str(field.annotation).startswith("tuple")
+            inside = f"{key}.{name}" if key else name
+            yield from _models(inner, f"[{inside}]" if many else inside)
+
+
+def _model_of(annotation: Any) -> type[BaseModel] | None:
+    candidates = [annotation, *get_args(annotation)]
+    return next((c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), None)
+
+
+def _type_name(annotation: Any) -> str:
+    """Return a type as people write it, without the constraints that ride on it."""
+    origin, inner = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return _type_name(inner[0])
+    if origin in (Union, UnionType):
+        return " | ".join(_type_name(one) for one in inner if one is not type(None))
+    if origin is Literal:
+        return " | ".join(_toml(one) for one in inner)
+    if origin is tuple:
+        return f"[{', '.join('...' if one is Ellipsis else _type_name(one) for one in inner)}]"
+    return {"str": "string", "bool": "true or false", "int": "integer", "float": "number"}.get(
+        annotation.__name__, annotation.__name__
+    )
+
+
+def _toml(value: Any) -> str:
+    if value is None:
+        return "left out"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, tuple):
+        return "[" + ", ".join(_toml(entry) for entry in value) + "]"
+    return f'"{value}"' if isinstance(value, str) else str(value)
+
+
+def _printed(function: Callable[..., Any], prog: str) -> str:
+    said = io.StringIO()
+    width = {"COLUMNS": "84", "NO_COLOR": "1", "TERM": "dumb"}
+    before = {name: os.environ.get(name) for name in width}
+    os.environ.update(width)
+    try:
+        with contextlib.redirect_stdout(said), contextlib.suppress(SystemExit):
+            tyro.cli(function, args=["--help"], prog=prog)
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+    return "\n".join(line.rstrip() for line in said.getvalue().splitlines()).strip()

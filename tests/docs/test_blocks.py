@@ -1,0 +1,108 @@
+"""Every code block of the README and the pages: Python runs, TOML is accepted, commands exist with their flags."""
+
+import contextlib
+import io
+import os
+import re
+import shlex
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import tyro
+
+from tactile_align.calibration.rig import Rig
+from tactile_align.cli import VERBS
+from tactile_align.facts import parse
+from tactile_align.training.config import TrainConfig
+from tests.docs.making import PAGES, ROOT, Block, blocks, commands, of_page
+
+PYTHON_PAGES = [page for page in PAGES if any(b.language == "python" and "slow" not in b.marks for b in of_page(page))]
+SHELL = [(block.name, line) for block in blocks("bash", slow=True) for line in commands(block)]
+
+
+def help_text(command: list[str]) -> str:
+    """Return what --help says about a command: of `train`, what the config's fields are."""
+    verb, said = command[0], io.StringIO()
+    with contextlib.redirect_stdout(said), contextlib.suppress(SystemExit):
+        if verb == "train":
+            default = TrainConfig.model_validate({"data": [{"path": "x", "rig": "y"}], "hsa": {"weight": 0.0}})
+            tyro.cli(TrainConfig, default=default, args=["--help"])
+        else:
+            tyro.cli(VERBS[verb], args=["--help"])
+    return said.getvalue() + (" --resume " if verb == "train" else "")
+
+
+@pytest.mark.parametrize("page", PYTHON_PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_the_python_of_a_page_runs_from_top_to_bottom(
+    page: Path, regrasp_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "my_recordings").symlink_to(regrasp_folder, target_is_directory=True)
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {"__name__": "__main__"}
+    for block in of_page(page):
+        if block.language == "python" and "slow" not in block.marks:
+            # The blank lines let a traceback name the page's own line.
+            code = compile("\n" * block.line + block.text, str(page), "exec")
+            with contextlib.redirect_stdout(io.StringIO()):
+                exec(code, names)
+
+
+def test_the_pages_hold_python_to_run_and_commands_to_parse() -> None:
+    assert len(PYTHON_PAGES) >= 8 and len(SHELL) >= 25
+
+
+@pytest.mark.parametrize(("where", "line"), SHELL, ids=[f"{where} {line}"[:70] for where, line in SHELL])
+def test_a_command_names_a_verb_and_flags_that_exist(where: str, line: str) -> None:
+    words = shlex.split(line, comments=True)
+    words = words[words.index("tactile_align") + 1 :] if words[0] == "python" else words[1:]
+    assert words[0] in VERBS, f"{where}: no verb {words[0]}"
+    known = set(re.findall(r"--[a-z0-9][\w.-]*", help_text(words)))
+    for word in words[1:]:
+        if word.startswith("--"):
+            assert word in known, f"{where}: `{words[0]}` has no flag {word}"
+
+
+TOML = blocks("toml", slow=True)
+
+
+@pytest.mark.parametrize("block", TOML, ids=lambda block: block.name)
+def test_a_toml_block_is_accepted_by_what_reads_it(block: Block) -> None:
+    data = tomllib.loads(block.text)
+    if "views" in data:
+        parse(TrainConfig, data, block.name)
+    elif "arms" in data:
+        parse(Rig, data, block.name)
+    else:
+        assert "dh" in data, f"{block.name}: what reads this block? Teach this test"
+
+
+def run_all(lines: list[str], folder: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    for line in lines:
+        words = shlex.split(line, comments=True)[1:]
+        command = [sys.executable, "-m", "tactile_align", *words]
+        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, f"{line}\n{done.stdout[-1500:]}\n{done.stderr[-1500:]}"
+
+
+@pytest.mark.slow
+def test_the_commands_of_the_readme_run_as_they_stand(tmp_path: Path) -> None:
+    (config,) = (b for b in of_page(ROOT / "README.md") if b.language == "toml" and "views" in tomllib.loads(b.text))
+    (tmp_path / "my_run.toml").write_text(config.text, encoding="utf-8")
+    lines = [line for block in blocks("bash") if block.page.name == "README.md" for line in commands(block)]
+    lines = [line for line in lines if "my_r" in line]
+    assert {shlex.split(line)[1] for line in lines} >= {"inspect", "verify", "overlay", "train", "evaluate"}
+    run_all(lines, tmp_path)
+
+
+@pytest.mark.slow
+def test_the_commands_of_the_how_to_pages_run_in_reading_order(regrasp_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "my_recordings").symlink_to(regrasp_folder, target_is_directory=True)
+    folder = ROOT / "docs" / "howto"
+    (config,) = (b for b in of_page(folder / "train.md") if b.language == "toml")
+    (tmp_path / "small.toml").write_text(config.text, encoding="utf-8")
+    pages = [folder / f"{name}.md" for name in ("inspect", "calibrate", "overlay", "train", "evaluate", "convert")]
+    run_all([line for page in pages for b in of_page(page) if b.language == "bash" for line in commands(b)], tmp_path)
