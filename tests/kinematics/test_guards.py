@@ -39,6 +39,12 @@ def test_degrees_are_named_with_the_cure() -> None:
         require_within_limits(arm, np.degrees(recording(0)))
 
 
+def test_values_that_fit_no_unit_are_not_called_degrees() -> None:
+    q = recording(0)
+    q[3, 1] = 20_000.0
+    assert names(q) == ["outside limits"]
+
+
 def test_radians_divided_by_57_are_named() -> None:
     assert names(np.radians(recording(0))) == ["read as degrees"]
 
@@ -92,5 +98,8 @@ def test_swapped_arms_are_named_by_what_each_was_to_do() -> None:
     assert suspect_swapped_arms({"left": left[:1], "right": right[:1]}, start) == ()
     assert len(suspect_swapped_arms({"left": right[:1], "right": left[:1]}, start)) == 1
     assert suspect_swapped_arms({"left": left, "right": left}, {"left": left, "right": left}) == ()
+    # Neither order fits: 0.5 rad off as stated, 0.3 when swapped. That is no evidence of a swap.
+    unsure = {"left": left + 0.5, "right": left + 0.3}
+    assert suspect_swapped_arms({"left": left, "right": left + 0.8}, unsure) == ()
     with pytest.raises(ValueError, match="same arms"):
         suspect_swapped_arms({"left": left}, start)

@@ -62,14 +62,15 @@ def test_link_frames_and_jacobian_agree_with_pinocchio(name: str, urdf_text: Cal
     np.testing.assert_allclose(J, theirs_J, atol=TOLERANCE)
 
 
-def test_the_flange_and_jacobian_agree_with_roboticstoolbox(name: str, origins: Callable, random_q: Callable) -> None:
+def test_link_frames_and_jacobian_agree_with_roboticstoolbox(name: str, origins: Callable, random_q: Callable) -> None:
     import roboticstoolbox as rtb
     from spatialmath import SE3
 
-    chain = rtb.ETS()
-    for xyz, rpy in origins(name):
-        chain = chain * rtb.ET.SE3(SE3(xyz) * SE3.RPY(rpy, order="zyx")) * rtb.ET.Rz()
     arm, q = load_arm(name), random_q(POSES, seed=2)
+    chain, links = rtb.ETS(), link_poses(arm, q)
+    for i, (xyz, rpy) in enumerate(origins(name)):
+        chain = chain * rtb.ET.SE3(SE3(xyz) * SE3.RPY(rpy, order="zyx")) * rtb.ET.Rz()
+        np.testing.assert_allclose(links[:, i], chain.eval(q[:, : i + 1]), atol=TOLERANCE)
     np.testing.assert_allclose(forward_kinematics(arm, q), chain.eval(q), atol=TOLERANCE)
     ours = jacobian(arm, q)
     np.testing.assert_allclose(ours, np.stack([chain.jacob0(row) for row in q]), atol=TOLERANCE)
