@@ -56,6 +56,8 @@ class FeatureConfig(_Config):
     vision: EncoderConfig = EncoderConfig()
     touch: EncoderConfig | None = None
     """The touch tower; None shares the vision tower (then both see the same image size)."""
+    place: Literal["box", "whole", "elsewhere"] = "box"
+    """whole and elsewhere (as large as the box, in the image's farthest corner) are baselines: they should lose."""
     pooling: Pooling = "grid"
     """grid keeps where on the pad the contact is; mean is the original's; see `features.pooling` for all."""
     touch_pooling: Literal["mean", "attention"] = "mean"

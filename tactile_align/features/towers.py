@@ -31,13 +31,17 @@ class Towers(nn.Module):
         shared = config.touch is None
         self.touch = self.vision if shared or config.touch is None else encoder_of(config.touch)
         self.region_pooling = make_pooling(
-            config.pooling, self.vision.width, config.dim, config.grid, config.margin, config.sigma_px
+            config.pooling, self.vision.width, config.dim, config.grid, self._margin, config.sigma_px
         )
         attention = config.touch_pooling == "attention"
         self.touch_attention = TouchAttention(self.touch.width, config.dim) if attention else None
         self.touch_head = None if attention else nn.Linear(self.touch.width, config.dim)
         mlp = config.head == "mlp"
         self.region_mlp, self.touch_mlp = (_mlp(config.dim) if mlp else nn.Identity() for _ in range(2))
+
+    @property
+    def _margin(self) -> float:
+        return 1.0 if self.config.place == "whole" else self.config.margin
 
     @property
     def scratch(self) -> bool:
@@ -59,8 +63,9 @@ class Towers(nn.Module):
         """Return h_w of the boxes (B, 4), px, finite, in images (B, H, W, 3) uint8."""
         tokens = self.vision.tokens(images)
         size = self.vision.input_size
+        box = place_boxes(box, self.config.place, size)
         vector = self.region_mlp(self.region_pooling(tokens, box, size))
-        around = region_grid(tokens, boxes.enlarge(box, self.config.margin), size, POLICY_GRID)
+        around = region_grid(tokens, boxes.enlarge(box, self._margin), size, POLICY_GRID)
         return Features(vector, around.flatten(1, 2))
 
     def of_other_regions(self, images: Tensor, box: Tensor, count: int) -> Tensor:
@@ -99,6 +104,19 @@ class OpeningRegion(nn.Module):
 
 def _mlp(dim: int) -> nn.Sequential:
     return nn.Sequential(nn.GELU(), nn.Linear(dim, 2 * dim), nn.GELU(), nn.Linear(2 * dim, dim))
+
+
+def place_boxes(box: Tensor, place: str, input_size: tuple[int, int]) -> Tensor:
+    """Return where features are taken instead of boxes (B, 4), px: there, in the whole image, or far from there."""
+    if place == "box":
+        return box
+    border = box.new_tensor(input_size) - 0.5
+    if place == "whole":
+        return torch.cat([box.new_full((2,), -0.5), border]).expand_as(box)
+    sides = torch.minimum(box[:, 2:] - box[:, :2], border + 0.5)
+    low = (box[:, :2] + box[:, 2:]) / 2 < (border - 0.5) / 2
+    start = torch.where(low, border - sides, box.new_full((2,), -0.5))
+    return torch.cat([start, start + sides], dim=1)
 
 
 def shifted_boxes(box: Tensor, count: int, input_size: tuple[int, int]) -> Tensor:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tactile_align.features.config import EncoderConfig, FeatureConfig
-from tactile_align.features.towers import OpeningRegion, Towers, shifted_boxes
+from tactile_align.features.towers import OpeningRegion, Towers, place_boxes, shifted_boxes
 from tests.features.making import noise
 
 VISION = EncoderConfig(model="ViT-demo", pretrained="scratch", image_size=(64, 48))
@@ -73,6 +73,21 @@ def test_shifted_boxes_are_moved_by_their_own_size_and_stay_in_the_image() -> No
     assert bool((centre >= -0.5).all() and (centre <= torch.tensor([63.5, 47.5])).all())
     assert moved[0, 0].tolist() == [30.0, 8.0, 50.0, 24.0]
     assert moved[1, 0].tolist() == [20.0, 20.0, 40.0, 40.0], "to the right is outside, so it went left"
+
+
+def test_the_baselines_look_at_all_of_the_image_or_at_the_farthest_corner() -> None:
+    whole = place_boxes(BOX, "whole", (64, 48))
+    assert whole.tolist() == [[-0.5, -0.5, 63.5, 47.5]] * 2
+    far = place_boxes(BOX, "elsewhere", (64, 48))
+    assert far.tolist() == [[43.5, 31.5, 63.5, 47.5], [-0.5, -0.5, 19.5, 19.5]]
+    assert place_boxes(BOX, "box", (64, 48)) is BOX
+    images = noise(2, 64, 48)
+    model = towers(place="elsewhere", margin=1.0).eval()
+    here = towers(margin=1.0).eval()
+    with torch.no_grad():
+        assert torch.equal(model.of_region(images, BOX).vector, here.of_region(images, far).vector)
+        model = towers(place="whole", margin=2.0).eval()
+        assert torch.equal(model.of_region(images, BOX).vector, here.of_region(images, whole).vector)
 
 
 def test_the_opening_baseline_knows_nothing_but_the_opening() -> None:
