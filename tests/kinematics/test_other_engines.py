@@ -70,7 +70,9 @@ def test_link_frames_and_jacobian_agree_with_roboticstoolbox(name: str, origins:
     chain, links = rtb.ETS(), link_poses(arm, q)
     for i, (xyz, rpy) in enumerate(origins(name)):
         chain = chain * rtb.ET.SE3(SE3(xyz) * SE3.RPY(rpy, order="zyx")) * rtb.ET.Rz()
-        np.testing.assert_allclose(links[:, i], chain.eval(q[:, : i + 1]), atol=TOLERANCE)
+        # It takes (N, 1) for one posture of N joints, so the first link is asked for row by row.
+        theirs = np.stack([chain.eval(row) for row in q[:, :1]]) if i == 0 else chain.eval(q[:, : i + 1])
+        np.testing.assert_allclose(links[:, i], theirs, atol=TOLERANCE)
     np.testing.assert_allclose(forward_kinematics(arm, q), chain.eval(q), atol=TOLERANCE)
     ours = jacobian(arm, q)
     np.testing.assert_allclose(ours, np.stack([chain.jacob0(row) for row in q]), atol=TOLERANCE)
