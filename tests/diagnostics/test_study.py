@@ -1,0 +1,85 @@
+"""The study's rows, its table and its verdicts; and, slowly, that one run goes through and is taken up again."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tactile_align.diagnostics.study import PLANS, config_of, results, study, table_text, verdicts
+from tactile_align.diagnostics.study_rows import ROWS, TABLE, merged
+
+PLAN = PLANS["full"]
+
+
+def result(row: str, seed: int, r1: float, half: float = 0.02) -> dict[str, Any]:
+    both = {
+        "at": {"1": r1, "5": 3 * r1},
+        "interval": {"1": [r1 - half, r1 + half], "5": [0, 1]},
+        "chance": {"1": 1 / 64, "5": 5 / 64},
+        "median_rank": 9.0,
+    }
+    return {
+        "row": row,
+        "seed": seed,
+        "encoder": "SCRATCH",
+        "cpu_minutes": 3.2,
+        "resumed": False,
+        "retrieval": {"both": both},
+    }
+
+
+def all_rows(**r1: float) -> list[dict[str, Any]]:
+    usual = dict.fromkeys((row.name for row in TABLE), 0.02) | r1
+    return [result(name, 0, value) for name, value in usual.items()]
+
+
+@pytest.mark.parametrize("name", list(ROWS))
+def test_every_row_is_a_valid_config_of_the_same_size(name: str, tmp_path: Path) -> None:
+    base, config = config_of(tmp_path, ROWS["grid"], 0, PLAN), config_of(tmp_path, ROWS[name], 0, PLAN)
+    assert config.features.vision == base.features.vision and config.features.touch == base.features.touch
+    assert (config.steps, config.batch_size, config.held_out) == (base.steps, base.batch_size, base.held_out)
+    assert (
+        name == "grid" or ROWS[name].shift_px or config.model_dump(exclude={"out"}) != base.model_dump(exclude={"out"})
+    )
+
+
+def test_changes_reach_into_lists_and_leave_the_base_alone() -> None:
+    base = {"a": {"b": 1, "c": 2}, "views": [{"camera": "x"}]}
+    assert merged(base, {"a": {"b": 5}, "views": [{"zoom": 2}]}) == {
+        "a": {"b": 5, "c": 2},
+        "views": [{"camera": "x", "zoom": 2}],
+    }
+    assert base == {"a": {"b": 1, "c": 2}, "views": [{"camera": "x"}]}
+
+
+def test_the_table_says_scratch_chance_and_intervals() -> None:
+    text = table_text(all_rows(grid=0.2), PLAN)
+    assert "SCRATCH" in text and "R@1 0.016" in text
+    assert "| grid in box (base) | 0 | 0.200 [0.180, 0.220] | 0.600 | 9.0 | 3.2 |" in text
+
+
+def test_a_box_that_wins_is_said_to_win_and_a_tie_is_not() -> None:
+    won = verdicts(all_rows(grid=0.2, crop=0.3))[0]
+    assert "'crop at box, grid'" in won and "above that of whole image, grid and opening only" in won
+    assert "'box elsewhere' contains chance" in won
+    tied = verdicts(all_rows(grid=0.2, whole=0.19))[0]
+    assert "above that of opening only;" in tied
+    lost = verdicts(all_rows(elsewhere=0.2))[0]
+    assert "none of whole image and opening only" in lost and "does NOT contain chance" in lost
+    assert not verdicts(all_rows()[1:]), "a verdict needs every row"
+
+
+def test_unknown_rows_are_refused_with_the_known_ones(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"no such rows: gird\. Known: table, ablations, opening"):
+        study(tmp_path, ["gird"])
+
+
+@pytest.mark.slow
+def test_a_smoke_run_goes_through_and_is_not_run_twice(tmp_path: Path) -> None:
+    text = study(tmp_path, ["grid", "shift_25"], [0], "smoke", progress=False)
+    assert "grid in box (base)" in text and "box shifted by 25 px" in text and "SCRATCH" in text
+    assert (tmp_path / "table.md").read_text(encoding="utf-8") == text
+    made = [path.stat().st_mtime_ns for path in sorted(tmp_path.glob("runs/*/metrics.jsonl"))]
+    assert study(tmp_path, ["grid", "shift_25"], [0], "smoke", progress=False) == text
+    assert made == [path.stat().st_mtime_ns for path in sorted(tmp_path.glob("runs/*/metrics.jsonl"))]
+    assert [one["row"] for one in results(tmp_path)] == ["grid", "shift_25"]
