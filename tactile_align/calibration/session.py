@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from tactile_align.calibration.boards import Board
 from tactile_align.calibration.camera import Camera
-from tactile_align.calibration.compat import read_grey
+from tactile_align.calibration.compat import read_grey, warn_of_two_opencvs
 from tactile_align.calibration.hand_eye import Mounted
 from tactile_align.calibration.lens import LensModel
 from tactile_align.calibration.poses import PoseFormat, read_poses
@@ -115,6 +115,7 @@ def read_session(folder: str | Path) -> Session:
         FileNotFoundError: No session.toml, pose file or images.
         FactError, ValueError: A wrong key, an unreadable image, mixed sizes, no view with a board; names the file.
     """
+    warn_of_two_opencvs()
     place = Path(folder)
     if not (place / "session.toml").is_file():
         raise FileNotFoundError(f"{place / 'session.toml'}: no such file; a calibration session starts with it")

@@ -222,8 +222,9 @@ def draw_views(session: Session, camera: Camera, hand_eye: HandEye, out: Path, m
                 axes = (max(int(2 * sigma[0]), 1), max(int(2 * sigma[1]), 1))
                 cv2.ellipse(canvas, _px(predicted), axes, 0, 0, 360, (0, 160, 255), 1, cv2.LINE_AA)
         text = f"{name}: {hand_eye.per_view[i]:.2f} px, left out {hand_eye.left_out[i]:.2f} px"
-        cv2.putText(canvas, text, (8, 20), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (0, 0, 0), 3, cv2.LINE_AA)
-        cv2.putText(canvas, text, (8, 20), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (255, 255, 255), 1, cv2.LINE_AA)
+        (wide, high), _ = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, 0.5, 1)
+        cv2.rectangle(canvas, (0, 0), (wide + 16, high + 16), (0, 0, 0), -1)
+        cv2.putText(canvas, text, (8, high + 8), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (255, 255, 255), 1, cv2.LINE_AA)
         data = cv2.imencode(".png", canvas)[1].tobytes()
         path = out / f"{rank + 1:02d}_{name}.png"
         write_atomically(path, partial(Path.write_bytes, data=data))

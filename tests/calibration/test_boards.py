@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from tactile_align.calibration.board_page import write_page
 from tactile_align.calibration.boards import Board
-from tactile_align.calibration.compat import flag, read_grey
+from tactile_align.calibration.compat import flag, read_grey, warn_of_two_opencvs
 
 BOARDS = {
     "charuco": Board(kind="charuco", columns=7, rows=5, square_m=0.025, marker_m=0.018),
@@ -141,3 +141,13 @@ def test_unreadable_images_are_named(tmp_path: Path) -> None:
 def test_an_unknown_flag_is_refused() -> None:
     with pytest.raises(ValueError, match="has no constant CALIB_NOT_THERE"):
         flag("CALIB_NOT_THERE")
+
+
+def test_two_opencvs_side_by_side_are_warned_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("opencv_python", "opencv_python_headless"):
+        info = tmp_path / f"{name}-4.99.0.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name.replace('_', '-')}\nVersion: 4.99.0\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.warns(UserWarning, match=r"opencv-python 4\.99\.0 and opencv-python-headless 4\.99\.0 are both"):
+        warn_of_two_opencvs()
