@@ -81,7 +81,7 @@ def demo_config(out: Path, plan: Plan) -> TrainConfig:
             "validation_batches": 4,
             "save_every": plan.steps,
             "cache": str(out / "cache"),
-            "threads": 1,
+            "threads": min(os.cpu_count() or 1, 4),
         }
     )
 
@@ -148,7 +148,7 @@ def run_demo(size: Size, out: Path) -> int:
 
 
 def _train_baseline(config: TrainConfig) -> None:
-    train(opening_only(config), progress=False)
+    train(opening_only(config).model_copy(update={"threads": 1}), progress=False)
 
 
 def _say(step: int, text: str) -> None:
