@@ -1,19 +1,19 @@
 """ACT beside the alignment loss: one encoder feeds both, so what the loss teaches reaches the action."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from tactile_align.features.config import FeatureConfig
 from tactile_align.features.towers import POLICY_GRID, Features, OpeningRegion, Towers
+from tactile_align.losses.build import loss_of, temperature_of
 from tactile_align.losses.config import HSAConfig
-from tactile_align.losses.hsa import HSALoss, HSAStats
-from tactile_align.losses.rivals import Rivals
-from tactile_align.losses.temperature import Temperature
 from tactile_align.policies.act import ACT, ACTConfig, ACTOutput, act_loss
 from tactile_align.policies.act_objective import IMAGENET_MEAN, IMAGENET_STD
+from tactile_align.policies.alignment import Memory, align
 from tactile_align.policies.config import PolicyConfig
 
 Batch = dict[str, Tensor]
@@ -42,6 +42,27 @@ class Seen:
     touches: dict[str, Features]
 
 
+@dataclass(frozen=True)
+class Weights:
+    """What counts at a step of training.
+
+    Attributes:
+        action: Factor on the action loss; at 0 ACT is not run.
+        alignment: Share of hsa.weight on the alignment loss; at 0 it is not computed in training mode.
+    """
+
+    action: float = 1.0
+    alignment: float = 1.0
+
+
+class Losses(NamedTuple):
+    """The two weighted losses of a batch, None where not computed, and what is to be logged, by name."""
+
+    action: Tensor | None
+    alignment: Tensor | None
+    log: dict[str, Tensor]
+
+
 class AlignedPolicy(nn.Module):
     """ACT, the two towers and the HSA loss.
 
@@ -56,6 +77,7 @@ class AlignedPolicy(nn.Module):
         state_dim: Columns of qpos.
         action_dim: Columns of an action.
         region: "opening" replaces the image region by the gripper's opening: the baseline.
+        stop_gradient: The action loss does not reach the encoders; only the alignment teaches them.
     """
 
     def __init__(
@@ -68,17 +90,22 @@ class AlignedPolicy(nn.Module):
         state_dim: int,
         action_dim: int,
         region: Literal["box", "opening"] = "box",
+        stop_gradient: bool = False,
     ) -> None:
         super().__init__()
         self.policy, self.hsa, self.views, self.region = policy, hsa, views, region
+        self.stop_gradient = stop_gradient
         self.sensors = tuple(dict.fromkeys(view.sensor for view in views))
         self.act = None if policy is None else ACT(self._act_config(policy, state_dim, action_dim))
+        if self.act is not None and policy is not None and policy.init_gain != 1.0:
+            scale_weights(self.act, policy.init_gain)
         reads_tokens = policy is not None and bool(views) and (policy.region_tokens or policy.touch_tokens)
         self.towers = Towers(features) if views and (hsa.weight > 0 or reads_tokens) else None
+        self.memory: Memory | None = None
         if self.towers is None:
             return
-        self.loss = HSALoss(hsa.temperature, symmetric=hsa.symmetric, explicit="add")
-        self.temperature = Temperature(hsa.temperature, hsa.learn_temperature, hsa.temperature_bounds)
+        self.loss = loss_of(hsa, gather=True)
+        self.temperature = temperature_of(hsa)
         if region == "opening":
             self.opening_region = OpeningRegion(features.dim)
         if self.act is not None and policy is not None:
@@ -86,6 +113,8 @@ class AlignedPolicy(nn.Module):
                 self.region_to_act = nn.Linear(self.towers.vision.width, policy.d_model)
             if policy.touch_tokens:
                 self.touch_to_act = nn.Linear(self.towers.touch.width, policy.d_model)
+        if hsa.weight > 0 and hsa.bank and region == "box":
+            self.memory = Memory(self, self.towers, features.dim)
 
     def _act_config(self, policy: PolicyConfig, state_dim: int, action_dim: int) -> ACTConfig:
         per_source = POLICY_GRID * POLICY_GRID
@@ -107,27 +136,45 @@ class AlignedPolicy(nn.Module):
             latent_dim=policy.latent_dim,
             dropout=policy.dropout,
             kl_weight=policy.kl_weight,
+            per_camera_backbones=policy.per_camera_backbones,
             extra_tokens=tokens,
         )
 
-    def see(self, batch: Batch) -> Seen:
-        """Run each tower once over all the views and touches of a batch (see `datasets.moments.Batch`)."""
+    @property
+    def reads_regions(self) -> bool:
+        """Whether ACT reads tokens of the views."""
+        return self.towers is not None and self.policy is not None and self.policy.region_tokens
+
+    @property
+    def reads_touches(self) -> bool:
+        """Whether ACT reads tokens of the touches."""
+        return self.towers is not None and self.policy is not None and self.policy.touch_tokens
+
+    def see(self, batch: Batch, alignment: bool = True) -> Seen:
+        """Run each tower once over all the views and touches of a batch (see `datasets.moments.Batch`).
+
+        Args:
+            batch: The moments.
+            alignment: Whether the loss will be asked for; otherwise only what ACT reads is looked at.
+        """
         if self.towers is None:
             return Seen({}, {})
-        touches = torch.cat([batch[f"image/{sensor}"] for sensor in self.sensors])
-        found = self.towers.of_touch(touches)
-        seen_touches = _split(found, self.sensors)
+        touches: dict[str, Features] = {}
+        regions: dict[str, Features] = {}
+        if alignment or self.reads_touches:
+            found = self.towers.of_touch(torch.cat([batch[f"image/{sensor}"] for sensor in self.sensors]))
+            touches = _split(found, self.sensors)
         if self.region == "opening":
-            regions = {
-                view.key: Features(self.opening_region(batch[f"opening/{view.sensor}"]), found.tokens[:0])
-                for view in self.views
-            }
-            return Seen(regions, seen_touches)
-        images = torch.cat([batch[f"image/{view.key}"] for view in self.views])
-        region = self.towers.of_region(images, torch.cat([self._finite_box(batch, view) for view in self.views]))
-        return Seen(_split(region, tuple(view.key for view in self.views)), seen_touches)
+            for view in self.views:
+                vector = self.opening_region(batch[f"opening/{view.sensor}"])
+                regions[view.key] = Features(vector, vector[:0, None])
+        elif alignment or self.reads_regions:
+            images = torch.cat([batch[f"image/{view.key}"] for view in self.views])
+            region = self.towers.of_region(images, torch.cat([self.finite_box(batch, view) for view in self.views]))
+            regions = _split(region, tuple(view.key for view in self.views))
+        return Seen(regions, touches)
 
-    def _finite_box(self, batch: Batch, view: View) -> Tensor:
+    def finite_box(self, batch: Batch, view: View) -> Tensor:
         """Boxes (B, 4) with the whole image where there is none; such rows are never valid pairs."""
         assert self.towers is not None
         width, height = self.towers.vision.input_size
@@ -141,54 +188,30 @@ class AlignedPolicy(nn.Module):
         return valid & batch[f"contact/{view.sensor}"] if self.hsa.require_contact else valid
 
     def alignment(self, batch: Batch, seen: Seen) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the weighted HSA loss over the views and what is to be logged of it."""
-        rivals = Rivals(batch["episode"], batch["time"], self.hsa.min_gap)
-        total = batch["qpos"].new_zeros(())
-        log: dict[str, Tensor] = {}
-        kappa = self.temperature()
-        for view in self.views:
-            hard = None
-            if self.hsa.region_rivals and self.region == "box":
-                assert self.towers is not None
-                box = self._finite_box(batch, view)
-                hard = self.towers.of_other_regions(batch[f"image/{view.key}"], box, self.hsa.region_rivals)
-            valid = self.valid_pairs(batch, view)
-            result = self.loss(
-                seen.touches[view.sensor].vector,
-                seen.regions[view.key].vector,
-                hard,
-                rivals,
-                temperature=kappa,
-                valid=valid,
-                stats=True,
-            )
-            loss, stats = result
-            assert isinstance(stats, HSAStats)
-            total = total + view.weight * loss
-            log |= {
-                f"hsa/{view.key}": loss.detach(),
-                f"chance/{view.key}": stats.chance,
-                f"pairs/{view.key}": stats.pairs,
-                f"rivals/{view.key}": stats.rivals,
-                f"no_box/{view.key}": (~batch[f"visible/{view.key}"]).sum(),
-            }
-        log["no_contact"] = torch.stack([(~batch[f"contact/{name}"]).sum() for name in self.sensors]).sum()
-        log |= {f"excluded/{name}": count for name, count in rivals.excluded().items()}
-        log["temperature"] = kappa.detach()
-        return total, log
+        """Return the HSA loss, weighted over the views, and what is to be logged of it."""
+        return align(self, batch, seen)
+
+    def counts(self, batch: Batch) -> dict[str, Tensor]:
+        """Return what the means of a batch are taken over: rows, real action steps, valid pairs by view."""
+        real = ~batch["is_pad"]
+        if self.policy is not None and self.policy.loss_reduction == "all":
+            real = torch.ones_like(real)
+        found = {"rows": torch.tensor(len(real), device=real.device), "steps": real.sum()}
+        return found | {f"pairs/{view.key}": self.valid_pairs(batch, view).sum() for view in self.views}
 
     def predict(self, batch: Batch, seen: Seen, with_actions: bool) -> ACTOutput:
         """Run ACT on a batch; `with_actions` encodes the actions into the latent, as in training."""
         assert self.act is not None and self.policy is not None
         tokens, absent = [], []
+        b = len(batch["qpos"])
         if self.towers is not None and self.policy.region_tokens:
             for view in self.views:
-                tokens.append(self.region_to_act(seen.regions[view.key].tokens))
+                tokens.append(self.region_to_act(self._for_act(seen.regions[view.key].tokens)))
                 absent.append(~batch[f"visible/{view.key}"])
         if self.towers is not None and self.policy.touch_tokens:
             for sensor in self.sensors:
-                tokens.append(self.touch_to_act(seen.touches[sensor].tokens))
-                absent.append(torch.zeros_like(batch[f"contact/{sensor}"]))
+                tokens.append(self.touch_to_act(self._for_act(seen.touches[sensor].tokens)))
+                absent.append(torch.zeros(b, dtype=torch.bool, device=batch["qpos"].device))
         extra = torch.cat(tokens, dim=1) if tokens else None
         pad = torch.cat([a[:, None].expand(-1, POLICY_GRID**2) for a in absent], dim=1) if absent else None
         output: ACTOutput = self.act(
@@ -198,8 +221,12 @@ class AlignedPolicy(nn.Module):
             batch["action"] if with_actions else None,
             batch["is_pad"] if with_actions else None,
             extra_is_pad=pad,
+            noise=batch.get("noise") if with_actions else None,
         )
         return output
+
+    def _for_act(self, tokens: Tensor) -> Tensor:
+        return tokens.detach() if self.stop_gradient else tokens
 
     def _camera_images(self, batch: Batch) -> Tensor | None:
         assert self.policy is not None
@@ -210,22 +237,61 @@ class AlignedPolicy(nn.Module):
         mean, std = (x.new_tensor(v).view(1, 1, 3, 1, 1) for v in (IMAGENET_MEAN, IMAGENET_STD))
         return (x - mean) / std
 
-    def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the training loss of a batch and its parts, by name, for the log."""
-        seen = self.see(batch)
-        total = batch["qpos"].new_zeros(())
+    def losses(
+        self, batch: Batch, weights: Weights | None = None, totals: Mapping[str, Tensor] | None = None
+    ) -> Losses:
+        """Return the losses of a batch.
+
+        Args:
+            batch: The moments.
+            weights: What counts now; None: everything.
+            totals: `counts` of the whole step, over micro-batches and processes, when this batch is only a part of it:
+                each mean is then this part's share of the whole step's mean. "world" is the number of processes, over
+                which gradients will be averaged.
+        """
+        w = weights or Weights()
+        aligns = self.towers is not None and self.hsa.weight > 0 and (w.alignment > 0 or not self.training)
+        acts = self.act is not None and (w.action > 0 or not self.training)
+        seen = self.see(batch, alignment=aligns)
+        action = alignment = None
         log: dict[str, Tensor] = {}
-        if self.act is not None and self.policy is not None:
+        if acts and self.policy is not None:
             output = self.predict(batch, seen, with_actions=True)
-            parts = act_loss(output, batch["action"], batch["is_pad"], self.policy.kl_weight)
-            total = total + parts["total"]
-            log |= {"l1": parts["l1"].detach(), "kl": parts["kl"].detach()}
-        if self.towers is not None and self.hsa.weight > 0:
-            hsa, more = self.alignment(batch, seen)
-            total = total + self.hsa.weight * hsa
-            log |= {"hsa": hsa.detach(), **more}
+            parts = act_loss(
+                output, batch["action"], batch["is_pad"], self.policy.kl_weight, self.policy.loss_reduction
+            )
+            here = self.counts(batch)
+            l1, kl = parts["l1"], parts["kl"]
+            if totals is not None:
+                l1, kl = l1 * (here["steps"] / totals["steps"]), kl * (here["rows"] / totals["rows"])
+            action = w.action * (l1 + self.policy.kl_weight * kl)
+            if totals is not None:
+                action = action * totals["world"]  # the mean over processes becomes their sum
+            log |= {"l1": l1.detach(), "kl": kl.detach()}
+        if aligns:
+            hsa, more = align(self, batch, seen, totals)
+            alignment = w.alignment * self.hsa.weight * hsa
+            log |= {"hsa": hsa.detach(), "hsa_weight": hsa.new_tensor(w.alignment * self.hsa.weight), **more}
+        return Losses(action, alignment, log)
+
+    def forward(
+        self, batch: Batch, weights: Weights | None = None, totals: Mapping[str, Tensor] | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the training loss of a batch and its parts, by name, for the log; see `losses`."""
+        action, alignment, log = self.losses(batch, weights, totals)
+        total = batch["qpos"].new_zeros(())
+        for part in (action, alignment):
+            total = total if part is None else total + part
         log["loss"] = total.detach()
         return total, log
+
+
+@torch.no_grad()
+def scale_weights(act: ACT, gain: float) -> None:
+    """Multiply ACT's weight matrices by `gain`; embeddings and the ResNet stay as they are."""
+    for name, p in act.named_parameters():
+        if p.ndim > 1 and not name.startswith(("backbone", "encoder_img")) and "embed" not in name:
+            p.mul_(gain)
 
 
 def camera_key(camera: str) -> str:

@@ -1,6 +1,6 @@
 """What the policy is made from."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -20,6 +20,8 @@ class PolicyConfig(_Config):
     """(width, height) of those cameras' frames, px."""
     vision_weights: str | None = None
     """Weights of that ResNet: a torchvision tag, a file, or "scratch"."""
+    per_camera_backbones: bool = False
+    """One ResNet for each camera, as the original; LeRobot's ACT cannot hold that."""
     region_tokens: bool = True
     """Give ACT the tokens of each view's box, from the encoder the alignment loss trains."""
     touch_tokens: bool = True
@@ -34,3 +36,7 @@ class PolicyConfig(_Config):
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
     kl_weight: Annotated[float, Field(ge=0)] = 10.0
     """Weight of the KL term of the CVAE."""
+    loss_reduction: Literal["valid", "all"] = "valid"
+    """Mean L1 over real steps, or over padded ones too, as the original ACT; that weakens the end of episodes."""
+    init_gain: Annotated[float, Field(gt=0)] = 1.0
+    """Factor on the initial weight matrices of ACT, its ResNet left out; 0.5 tames outputs that start too large."""

@@ -10,18 +10,43 @@ from tactile_align.files import write_atomically
 BEST = "best.pt"
 
 
-def save_checkpoint(folder: Path, state: dict[str, Any], keep_last: int, best: bool) -> Path:
+def save_checkpoint(folder: Path, state: dict[str, Any], keep_last: int, best: dict[str, Any] | None) -> Path:
     """Write step_N.pt (and best.pt when this is the best), then drop the oldest beyond `keep_last`.
 
     The new file is complete and flushed before an old one goes, so a full disk leaves the last good one.
+
+    Args:
+        folder: Where.
+        state: The checkpoint; "step" numbers it.
+        keep_last: How many step_N.pt stay.
+        best: The state to keep as best.pt, None when this is not the best.
+
+    Raises:
+        OSError: The disk is full or cannot be written; names the last good checkpoint.
     """
     path = folder / f"step_{state['step']:08d}.pt"
-    write_atomically(path, lambda temporary: torch.save(state, temporary))
-    if best:
-        write_atomically(folder / BEST, lambda temporary: torch.save(state, temporary))
+    _write(path, state)
+    if best is not None:
+        _write(folder / BEST, best)
     for old in sorted(folder.glob("step_*.pt"))[:-keep_last]:
         old.unlink()
     return path
+
+
+def _write(path: Path, state: dict[str, Any]) -> None:
+    try:
+        write_atomically(path, lambda temporary: torch.save(state, temporary))
+    except (OSError, RuntimeError) as error:
+        good = sorted(path.parent.glob("step_*.pt"))
+        raise OSError(
+            f"{path}: could not be written ({str(error).splitlines()[0]}). Is the disk full? "
+            f"The last good checkpoint is {good[-1].name if good else 'none'}; make room and go on with --resume"
+        ) from error
+
+
+def best_checkpoint(folder: Path) -> Path:
+    """Return best.pt, or the newest step_N.pt of a run that was stopped before its first validation."""
+    return folder / BEST if (folder / BEST).is_file() else latest_checkpoint(folder)
 
 
 def latest_checkpoint(folder: Path) -> Path:

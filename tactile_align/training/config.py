@@ -56,6 +56,15 @@ class OptimiserConfig(_Config):
     """Gradients are clipped to this norm; losses never are."""
     warmup_steps: Annotated[int, Field(ge=0)] = 500
     """Steps of linear warm-up, followed by a cosine to zero."""
+    accumulate: Annotated[int, Field(ge=1)] = 1
+    """Micro-batches a batch is computed in, to save memory. The action loss is the same as in one go; rivals come
+    from the micro-batch alone, so the alignment loss has fewer of them and a lower chance."""
+    ema: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Decay of a running mean of the weights, which is then validated and kept as best; None: none. 0.999 is usual."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """bfloat16 runs the network under autocast; weights, losses and similarities stay float32."""
+    compile: bool = False
+    """torch.compile the network: faster steps after minutes of preparation; needs a C++ compiler on CPU."""
 
 
 class AugmentConfig(_Config):
@@ -67,6 +76,41 @@ class AugmentConfig(_Config):
     """Brightness of each view varies by up to this share."""
     shuffle_channels: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Share of views whose colour channels are shuffled: shape instead of colour."""
+
+
+Mode = Literal["joint", "stop_gradient", "pretrain_then_tune", "pretrain_then_drop_touch"]
+
+
+class AlignmentConfig(_Config):
+    """How the alignment loss and the action loss share the training."""
+
+    mode: Mode = "joint"
+    """joint: both teach the encoders. stop_gradient: only the alignment does. pretrain_then_tune: alignment alone for
+    `pretrain_steps`, then the action loss. pretrain_then_drop_touch: the same, and the policy acts without touch."""
+    pretrain_steps: Annotated[int, Field(ge=0)] = 0
+    """Steps of alignment alone at the start; the pretrain modes need some."""
+    after: Annotated[float, Field(ge=0)] = 0.0
+    """Share of hsa.weight that is kept after pretraining."""
+    warmup_steps: Annotated[int, Field(ge=0)] = 0
+    """Steps over which hsa.weight rises from zero in a line."""
+    final: Annotated[float, Field(ge=0, le=1)] = 1.0
+    """Share of hsa.weight left at the last step; it falls there by a cosine after the warm-up."""
+    cosine_every: Annotated[int, Field(ge=0)] = 0
+    """Log the cosine between the action's and the alignment's gradient on the encoders this often, steps; 0: never.
+    It costs one more forward and two backward passes."""
+
+
+class LogConfig(_Config):
+    """Where numbers go besides metrics.jsonl."""
+
+    every: Annotated[int, Field(ge=1)] = 10
+    """Steps between two records."""
+    tensorboard: bool = False
+    """Also write TensorBoard files into the run folder; needs the extra `tensorboard`."""
+    wandb: str | None = None
+    """Also send scalars and validation images to this Weights & Biases project; needs the package wandb."""
+    watch: bool = True
+    """Speak up, once each, when the running training looks ill: flat at chance, collapse, spike, starvation."""
 
 
 class TrainConfig(_Config):
@@ -85,6 +129,8 @@ class TrainConfig(_Config):
     """opening: h_w comes from the gripper's opening alone, the baseline every retrieval table needs."""
     optimiser: OptimiserConfig = OptimiserConfig()
     augment: AugmentConfig = AugmentConfig()
+    alignment: AlignmentConfig = AlignmentConfig()
+    log: LogConfig = LogConfig()
     batch_size: Annotated[int, Field(ge=1)] = 16
     contact_share: Annotated[float, Field(ge=0, le=1)] | None = None
     """Share of each batch drawn from contact moments; None draws all moments alike."""
@@ -95,6 +141,8 @@ class TrainConfig(_Config):
     validate_every: Annotated[int, Field(ge=1)] = 500
     validation_batches: Annotated[int, Field(ge=1)] = 16
     """Batches of a validation pass."""
+    patience: Annotated[int, Field(ge=1)] | None = None
+    """Stop after this many validation passes in a row without a new best; None trains all steps."""
     save_every: Annotated[int, Field(ge=1)] = 5000
     keep_last: Annotated[int, Field(ge=1)] = 2
     """Checkpoints kept besides the best one."""
@@ -117,10 +165,31 @@ class TrainConfig(_Config):
             raise ValueError("hsa.weight > 0 needs at least one [[views]] entry with camera and sensor")
         if not self.train_policy and self.hsa.weight == 0:
             raise ValueError("train_policy = false with hsa.weight = 0 leaves nothing to train")
+        self._modes_fit()
         pairs = [(view.camera, view.sensor) for view in self.views]
         if len(set(pairs)) != len(pairs):
             raise ValueError(f"[[views]] lists a camera and sensor twice: {pairs}")
         return self
+
+    def _modes_fit(self) -> None:
+        a = self.alignment
+        pretrains = a.mode.startswith("pretrain")
+        if pretrains != (a.pretrain_steps > 0) or a.pretrain_steps >= self.steps:
+            raise ValueError(
+                f"alignment.mode = '{a.mode}' with pretrain_steps = {a.pretrain_steps} of {self.steps} steps: the "
+                f"pretrain modes need 0 < pretrain_steps < steps, the others 0"
+            )
+        if a.mode != "joint" and (self.hsa.weight == 0 or not self.train_policy):
+            raise ValueError(f"alignment.mode = '{a.mode}' needs both losses: hsa.weight > 0 and train_policy = true")
+        if a.mode == "pretrain_then_drop_touch" and (self.policy.touch_tokens or not self.policy.region_tokens):
+            raise ValueError(
+                "alignment.mode = 'pretrain_then_drop_touch' acts from sight alone: set policy.touch_tokens = false "
+                "and policy.region_tokens = true"
+            )
+        if self.batch_size % self.optimiser.accumulate:
+            raise ValueError(
+                f"batch_size must divide by optimiser.accumulate; got {self.batch_size} and {self.optimiser.accumulate}"
+            )
 
 
 def load_config(path: str | Path) -> TrainConfig:

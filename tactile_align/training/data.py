@@ -6,16 +6,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from tactile_align.calibration.rig import Rig, load_rig
-from tactile_align.datasets.episodes import EpisodeRef, list_episodes
+from tactile_align.datasets.episodes import EpisodeRef, list_episodes, open_episode
 from tactile_align.datasets.inputs import Input
 from tactile_align.datasets.moments import Moments
 from tactile_align.datasets.normalisation import Statistics
 from tactile_align.datasets.prepare import Job
 from tactile_align.datasets.splits import split_episodes
 from tactile_align.features.encoder import input_size_of
-from tactile_align.policies.aligned import View, camera_key
+from tactile_align.policies.aligned import AlignedPolicy, View, camera_key
 from tactile_align.training.config import DataConfig, TrainConfig
 
 
@@ -39,7 +40,9 @@ class Data:
 
 
 @dataclass
-class _LowDim:
+class LowDim:
+    """Raw qpos (T, D) and action (T, A) of an episode, as `Statistics.of` takes them."""
+
     qpos: np.ndarray
     action: np.ndarray
 
@@ -69,6 +72,28 @@ def inputs_of(config: TrainConfig, rig: Rig) -> tuple[Input, ...]:
     return tuple(found)
 
 
+def make_model(config: TrainConfig, state_dim: int, action_dim: int) -> AlignedPolicy:
+    """Build the model of a config; the same seed gives the same weights."""
+    torch.manual_seed(config.seed)
+    return AlignedPolicy(
+        policy=config.policy if config.train_policy else None,
+        features=config.features,
+        hsa=config.hsa,
+        views=views_of(config),
+        state_dim=state_dim,
+        action_dim=action_dim,
+        region=config.region,
+        stop_gradient=config.alignment.mode == "stop_gradient",
+    )
+
+
+def stream_sizes(moments: Moments) -> dict[str, tuple[int, int]]:
+    """Return (width, height) of each stream the inputs are made of, as recorded in the first episode."""
+    job = moments.jobs[0]
+    with open_episode(job.ref) as episode:
+        return {one.stream: episode.width_height(one.stream) for one in job.inputs}
+
+
 def load_data(config: TrainConfig, processes: int = 1, progress: bool = True) -> Data:
     """Read, check, split and prepare everything a config names.
 
@@ -90,7 +115,7 @@ def load_data(config: TrainConfig, processes: int = 1, progress: bool = True) ->
         return Moments(chosen, statistics=statistics, chunk=chunk, cache=cache, processes=processes, progress=progress)
 
     train = moments(train_refs, None)
-    statistics = Statistics.of(_LowDim(qpos, action) for qpos, action in train.low_dim())
+    statistics = Statistics.of(LowDim(qpos, action) for qpos, action in train.low_dim())
     train.statistics = statistics
     return Data(train, moments(held_out_refs, statistics), statistics, rigs, contact_moments(train, config))
 

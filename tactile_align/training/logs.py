@@ -1,10 +1,29 @@
-"""Where numbers go: one JSON line per record in metrics.jsonl."""
+"""Where numbers and pictures go: metrics.jsonl always, TensorBoard and Weights & Biases when asked for."""
 
 import json
 import math
+from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol
+
+import numpy as np
+
+from tactile_align.training.config import LogConfig
+
+
+class Sink(Protocol):
+    """A place for records."""
+
+    def write(self, record: dict[str, Any]) -> None:
+        """Take one record: "kind", "step" and values by name."""
+
+    def image(self, name: str, step: int, image: np.ndarray) -> None:
+        """Take one picture, (H, W, 3) uint8 RGB."""
+
+    def close(self) -> None:
+        """Flush and let go."""
 
 
 class JsonLines:
@@ -22,13 +41,112 @@ class JsonLines:
         self._handle.write(json.dumps(plain) + "\n")
         self._handle.flush()
 
-    def __enter__(self) -> "JsonLines":
+    def image(self, name: str, step: int, image: np.ndarray) -> None:
+        """Leave pictures out: a line holds numbers."""
+
+    def close(self) -> None:
+        """Close the file."""
+        self._handle.close()
+
+
+class TensorBoard:
+    """Scalars as KIND/NAME and pictures, in TensorBoard's files."""
+
+    def __init__(self, folder: Path) -> None:
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError as error:
+            raise ImportError("log.tensorboard needs TensorBoard: pip install 'tactile-align[tensorboard]'") from error
+        self._writer: Any = SummaryWriter(str(folder))  # type: ignore[no-untyped-call]
+
+    def write(self, record: dict[str, Any]) -> None:
+        """Write the numbers of one record; a finding as text."""
+        kind, step = record["kind"], record["step"]
+        for name, value in record.items():
+            if isinstance(value, float):
+                self._writer.add_scalar(f"{kind}/{name}", value, step)
+            elif isinstance(value, str) and name == "text":
+                self._writer.add_text(kind, value, step)
+
+    def image(self, name: str, step: int, image: np.ndarray) -> None:
+        """Write one picture."""
+        self._writer.add_image(name, image, step, dataformats="HWC")
+
+    def close(self) -> None:
+        """Flush the files."""
+        self._writer.close()
+
+
+class WeightsAndBiases:
+    """Scalars as KIND/NAME and pictures, in a Weights & Biases run that resumes by the folder's name."""
+
+    def __init__(self, project: str, folder: Path, config: dict[str, Any]) -> None:
+        try:
+            wandb: Any = import_module("wandb")
+        except ImportError as error:
+            raise ImportError("log.wandb needs Weights & Biases: pip install wandb") from error
+        self._wandb = wandb
+        name = folder.resolve().name
+        self._run: Any = wandb.init(project=project, name=name, id=name, dir=str(folder), config=config, resume="allow")
+
+    def write(self, record: dict[str, Any]) -> None:
+        """Send the numbers of one record."""
+        kind = record["kind"]
+        scalars = {f"{kind}/{name}": value for name, value in record.items() if isinstance(value, float)}
+        self._run.log({**scalars, "step": record["step"]})
+
+    def image(self, name: str, step: int, image: np.ndarray) -> None:
+        """Send one picture."""
+        self._run.log({name: self._wandb.Image(image), "step": step})
+
+    def close(self) -> None:
+        """End the run."""
+        self._run.finish()
+
+
+class Sinks:
+    """Several sinks as one; with none it swallows everything, as processes other than the first do."""
+
+    def __init__(self, sinks: Sequence[Sink]) -> None:
+        self.sinks = tuple(sinks)
+
+    def write(self, record: dict[str, Any]) -> None:
+        """Give a record to each."""
+        for sink in self.sinks:
+            sink.write(record)
+
+    def image(self, name: str, step: int, image: np.ndarray) -> None:
+        """Give a picture to each."""
+        for sink in self.sinks:
+            sink.image(name, step, image)
+
+    @property
+    def shows_images(self) -> bool:
+        """Whether drawing a picture is worth the time."""
+        return any(not isinstance(sink, JsonLines) for sink in self.sinks)
+
+    def __enter__(self) -> "Sinks":
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._handle.close()
+        for sink in self.sinks:
+            sink.close()
+
+
+def open_sinks(out: Path, log: LogConfig, config: dict[str, Any]) -> Sinks:
+    """Open the sinks of a run folder.
+
+    Raises:
+        ImportError: A package that was asked for is not installed.
+    """
+    sinks: list[Sink] = [JsonLines(out / "metrics.jsonl")]
+    if log.tensorboard:
+        sinks.append(TensorBoard(out / "tensorboard"))
+    if log.wandb is not None:
+        sinks.append(WeightsAndBiases(log.wandb, out, config))
+    return Sinks(sinks)
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

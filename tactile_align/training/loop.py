@@ -1,47 +1,51 @@
-"""Offline training: HSA beside ACT on recorded episodes."""
+"""Offline training: HSA beside ACT on recorded episodes, in one process or many."""
 
-import math
 import platform
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from tactile_align.datasets.moments import Moments
+from tactile_align.datasets.moments import Moments, as_it_is
 from tactile_align.datasets.sampling import MomentSampler
 from tactile_align.files import write_text_atomically
-from tactile_align.policies.act import act_parameter_groups
 from tactile_align.policies.aligned import AlignedPolicy
-from tactile_align.training.augment import Batch, augment
-from tactile_align.training.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
+from tactile_align.training.augment import Batch
 from tactile_align.training.config import TrainConfig, config_text
-from tactile_align.training.data import Data, contact_moments, load_data, views_of
-from tactile_align.training.logs import JsonLines
+from tactile_align.training.data import Data, load_data, make_model
+from tactile_align.training.distributed import Group, joined
+from tactile_align.training.logs import Sinks, open_sinks
+from tactile_align.training.optimiser import RunningMean, averaged, make_optimiser
+from tactile_align.training.state import Course, save, take_up
+from tactile_align.training.step import DivergedError, Trainer, to_device
+from tactile_align.training.validation import sample_picture, validate
+from tactile_align.training.watch import Remark, Watch
 
-LOG_EVERY = 10
-
-
-class DivergedError(RuntimeError):
-    """The loss became infinite or not a number; the message names step, episodes and rows."""
+__all__ = ["DivergedError", "build_model", "train", "validate"]
 
 
 def train(
-    config: TrainConfig, *, resume: bool = False, data: Data | None = None, progress: bool = True, processes: int = 1
+    config: TrainConfig,
+    *,
+    resume: bool = False,
+    data: Data | None = None,
+    progress: bool = True,
+    processes: int = 1,
 ) -> Path:
     """Train and return the run folder.
 
     The folder holds config.toml, rig.toml, statistics.json, environment.txt, metrics.jsonl and checkpoints/.
     Ctrl-C and SIGTERM save a checkpoint at the end of the step and return. Everything random in step n is a
-    function of (seed, n), so a resumed run goes on exactly as if it had never stopped.
+    function of (seed, n), so a resumed run goes on exactly as if it had never stopped. Under torchrun each process
+    takes its share of every batch; `batch_size` and the learning rates are those of the whole batch.
 
     Args:
         config: The run.
@@ -55,192 +59,128 @@ def train(
         DivergedError: The loss is not finite.
     """
     out = Path(config.out)
-    if (out / "metrics.jsonl").exists() and not resume:
-        raise FileExistsError(f"{out} already holds a run. Continue it with --resume, or choose another `out`")
-    if config.threads is not None:
-        torch.set_num_threads(config.threads)
-    device = _device(config.device)
-    data = data or load_data(config, processes, progress)
-    (out / "checkpoints").mkdir(parents=True, exist_ok=True)
-    _describe(out, config, data)
-    model = build_model(config, data.train).to(device)
-    optimiser, schedule = _optimiser(model, config)
-    first, best = 0, math.inf
-    if resume:
-        state = load_checkpoint(latest_checkpoint(out / "checkpoints"))
-        model.load_state_dict(state["model"])
-        optimiser.load_state_dict(state["optimiser"])
-        schedule.load_state_dict(state["schedule"])
-        first, best = state["step"], state["best"]
-    loader = _loader(data.train, config, data.contact, first, config.steps, config.seed)
-    bar = tqdm(total=config.steps, initial=first, desc="training", unit="step", disable=not progress)
-    with JsonLines(out / "metrics.jsonl") as log, bar, _stop_signals() as stopped:
-        batches = iter(loader)
-        for step in range(first, config.steps):
-            began = time.perf_counter()
-            batch = next(batches)
-            loaded = time.perf_counter()
-            parts = _train_step(model, optimiser, schedule, _to(batch, device), config, step, data)
-            bar.update()
-            done = step + 1
-            if step % LOG_EVERY == 0 or done == config.steps:
-                record = {name: float(value) for name, value in parts.items()}
-                record |= {"data_s": loaded - began, "step_s": time.perf_counter() - began}
-                log.write({"kind": "train", "step": done, **record})
-                bar.set_postfix(_shown(record))
-            improved = False
-            if done % config.validate_every == 0 or done == config.steps:
-                found = validate(model, data.held_out, config, device)
-                log.write({"kind": "validation", "step": done, **found})
-                improved = found["loss"] < best
-                best = min(best, found["loss"])
-            if improved or stopped() or done % config.save_every == 0 or done == config.steps:
-                state = {"model": model.state_dict(), "optimiser": optimiser.state_dict(), "best": best}
-                state |= {"schedule": schedule.state_dict(), "step": done}
-                save_checkpoint(out / "checkpoints", state, config.keep_last, improved)
-            if stopped():
-                print(f"stopped at step {done}; go on with --resume", file=sys.stderr)
-                break
+    with joined(config.device) as group:
+        if group.leads and (out / "metrics.jsonl").exists() and not resume:
+            raise FileExistsError(f"{out} already holds a run. Continue it with --resume, or choose another `out`")
+        group.wait()
+        if config.threads is not None:
+            torch.set_num_threads(config.threads)
+        progress = progress and group.leads
+        data = data or load_data(config, processes, progress)
+        if group.leads:
+            (out / "checkpoints").mkdir(parents=True, exist_ok=True)
+            _describe(out, config, data)
+        trainer = make_trainer(config, data, group)
+        course = take_up(trainer, out / "checkpoints") if resume else Course()
+        sinks = open_sinks(out, config.log, config.model_dump(mode="json")) if group.leads else Sinks(())
+        bar = tqdm(total=config.steps, initial=course.step, desc="training", unit="step", disable=not progress)
+        with sinks, bar, _stop_signals() as stopped:
+            _run(trainer, course, sinks, bar, stopped)
     return out
 
 
+def _run(trainer: Trainer, course: Course, sinks: Sinks, bar: Any, stopped: Callable[[], bool]) -> None:
+    config, data, group = trainer.config, trainer.data, trainer.group
+    watch, checkpoints = Watch(config), Path(config.out) / "checkpoints"
+    batches = iter(_loader(data, config, course.step, group))
+    for step in range(course.step, config.steps):
+        began = time.perf_counter()
+        batch = next(batches)
+        loaded = time.perf_counter()
+        batch = to_device(batch, group.device)
+        every = config.alignment.cosine_every
+        cosine = trainer.cosine(batch, step) if every and step % every == 0 else None
+        parts = trainer.step(batch, step)
+        bar.update()
+        done = course.step = step + 1
+        last = done == config.steps
+        if step % config.log.every == 0 or last:
+            record = trainer.gathered(parts)
+            record |= {"data_s": loaded - began, "step_s": time.perf_counter() - began}
+            if cosine is not None:
+                record["gradient_cosine"] = cosine
+            sinks.write({"kind": "train", "step": done, **record})
+            bar.set_postfix(_shown(record))
+            _speak(watch.train(done, record), sinks, config, group)
+        improved = False
+        if done % config.validate_every == 0 or last:
+            with averaged(trainer.model, trainer.mean):
+                found = validate(trainer.model, data.held_out, config, group.device)
+            sinks.write({"kind": "validation", "step": done, **found})
+            picture = sample_picture(data.held_out, config) if sinks.shows_images else None
+            if picture is not None:
+                sinks.image("validation/pairs", done, picture)
+            _speak(watch.validation(done, found), sinks, config, group)
+            improved = found["loss"] < course.best
+            course.best, course.stale = min(course.best, found["loss"]), 0 if improved else course.stale + 1
+        tired = config.patience is not None and course.stale >= config.patience
+        asked = group.any(stopped())
+        if (improved or asked or tired or done % config.save_every == 0 or last) and group.leads:
+            save(trainer, course, checkpoints, improved)
+        if asked or tired:
+            why = "stopped" if asked else f"no better for {course.stale} validation passes: stopped"
+            if group.leads:
+                print(f"{why} at step {done}; go on with --resume", file=sys.stderr)
+            break
+    group.wait()
+
+
+def make_trainer(config: TrainConfig, data: Data, group: Group | None = None) -> Trainer:
+    """Return everything a run of this config changes, at its start."""
+    here = group or Group(0, 1, torch.device("cpu"))
+    model = build_model(config, data.train).to(here.device)
+    if config.optimiser.compile:
+        _compile(model)
+    optimiser, schedule = make_optimiser(model, config)
+    mean = None if config.optimiser.ema is None else RunningMean(model, config.optimiser.ema)
+    # Only the plain joint mode gives every parameter a gradient at every step.
+    unused = config.alignment.mode != "joint" or config.region == "opening" or config.hsa.weight == 0
+    net = here.share(model, unused)
+    return Trainer(config, model, net, optimiser, schedule, mean, here, data)
+
+
 def build_model(config: TrainConfig, moments: Moments) -> AlignedPolicy:
-    """Build the model of a config; the same seed gives the same weights."""
-    torch.manual_seed(config.seed)
-    state_dim, action_dim = moments.state_width
-    return AlignedPolicy(
-        policy=config.policy if config.train_policy else None,
-        features=config.features,
-        hsa=config.hsa,
-        views=views_of(config),
-        state_dim=state_dim,
-        action_dim=action_dim,
-        region=config.region,
+    """Build the model of a config for the columns of its data; the same seed gives the same weights."""
+    return make_model(config, *moments.state_width)
+
+
+def _compile(model: AlignedPolicy) -> None:
+    """Compile ACT and the towers in place; the loss stays as it is, its checks need plain Python."""
+    if model.act is not None:
+        model.act.compile()
+    if model.towers is not None:
+        for tower in {id(t): t for t in (model.towers.vision, model.towers.touch)}.values():
+            tower.tokens = torch.compile(tower.tokens)  # type: ignore[method-assign]
+
+
+def _loader(data: Data, config: TrainConfig, start: int, group: Group) -> Iterable[Batch]:
+    sampler = MomentSampler(
+        data.contact, config.batch_size, config.contact_share, config.seed, start, config.steps, group.rank, group.world
     )
-
-
-def _train_step(
-    model: AlignedPolicy,
-    optimiser: torch.optim.Optimizer,
-    schedule: torch.optim.lr_scheduler.LambdaLR,
-    batch: Batch,
-    config: TrainConfig,
-    step: int,
-    data: Data,
-) -> dict[str, Tensor]:
-    model.train()
-    torch.manual_seed(_step_seed(config.seed, step))
-    generator = torch.Generator().manual_seed(_step_seed(config.seed, step))
-    keys = tuple(view.key for view in views_of(config))
-    loss, parts = model(augment(batch, keys, config.augment, generator))
-    if not bool(torch.isfinite(loss)):
-        raise DivergedError(_culprits(parts, batch, data, step))
-    optimiser.zero_grad(set_to_none=True)
-    loss.backward()
-    parts["gradient_norm"] = torch.nn.utils.clip_grad_norm_(model.parameters(), config.optimiser.clip_norm)
-    optimiser.step()
-    schedule.step()
-    return parts
-
-
-@torch.no_grad()
-def validate(model: AlignedPolicy, moments: Moments, config: TrainConfig, device: torch.device) -> dict[str, float]:
-    """Return the mean of everything training computes, over `validation_batches` fixed batches of held-out episodes."""
-    model.eval()
-    count = config.validation_batches
-    sampler = _sampler(contact_moments(moments, config), config, 0, count, seed=0, size=_size(moments, config))
-    keys = tuple(view.key for view in views_of(config))
-    sums: dict[str, float] = {}
-    torch.manual_seed(0)
-    for indices in sampler:
-        batch = _to(moments.__getitems__(indices), device)
-        _, parts = model(augment(batch, keys, config.augment, None))
-        for name, value in parts.items():
-            sums[name] = sums.get(name, 0.0) + float(value) / count
-    return sums
-
-
-def _size(moments: Moments, config: TrainConfig) -> int:
-    """A held-out set smaller than a batch is validated with what it has."""
-    return min(config.batch_size, len(moments))
-
-
-def _sampler(contact: Any, config: TrainConfig, start: int, stop: int, seed: int, size: int) -> MomentSampler:
-    return MomentSampler(contact, size, config.contact_share, seed, start, stop)
-
-
-def _loader(moments: Moments, config: TrainConfig, contact: Any, start: int, stop: int, seed: int) -> DataLoader[Batch]:
-    sampler = _sampler(contact, config, start, stop, seed, config.batch_size)
     return DataLoader(
-        moments,
+        data.train,
         batch_sampler=sampler,
-        collate_fn=_as_it_is,
+        collate_fn=as_it_is,
         num_workers=config.workers,
         persistent_workers=config.workers > 0,
         multiprocessing_context="spawn" if config.workers else None,
     )
 
 
-def _as_it_is(batch: Any) -> Any:
-    """Moments hands out whole batches, so there is nothing left to collate."""
-    return batch
-
-
-def _optimiser(
-    model: AlignedPolicy, config: TrainConfig
-) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LambdaLR]:
-    o = config.optimiser
-    groups = [] if model.act is None else act_parameter_groups(model.act, o.lr, o.lr_backbone, o.weight_decay)
-    rest = [(name, p) for name, p in model.named_parameters() if p.requires_grad and not name.startswith("act.")]
-    # Decay pulls vectors and scalars (biases, norms, the temperature) towards values that mean nothing.
-    decayed = [p for _, p in rest if p.ndim > 1]
-    plain = [p for _, p in rest if p.ndim <= 1]
-    groups += [{"name": "aligned", "params": decayed, "lr": o.lr_encoder, "weight_decay": o.weight_decay}]
-    groups += [{"name": "aligned, no decay", "params": plain, "lr": o.lr_encoder, "weight_decay": 0.0}]
-    optimiser = torch.optim.AdamW([g for g in groups if g["params"]], betas=o.betas)
-    return optimiser, torch.optim.lr_scheduler.LambdaLR(optimiser, _warmup_cosine(o.warmup_steps, config.steps))
-
-
-def _warmup_cosine(warmup: int, steps: int) -> Callable[[int], float]:
-    def factor(step: int) -> float:
-        if step < warmup:
-            return (step + 1) / warmup
-        return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warmup) / max(1, steps - warmup))))
-
-    return factor
-
-
-def _step_seed(seed: int, step: int) -> int:
-    return (seed * 1_000_003 + step) % 2**63
-
-
-def _to(batch: Batch, device: torch.device) -> Batch:
-    return {name: value.to(device, non_blocking=True) for name, value in batch.items()}
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(name)
-
-
-def _culprits(parts: dict[str, Tensor], batch: Batch, data: Data, step: int) -> str:
-    bad = [name for name, value in parts.items() if not bool(torch.isfinite(value).all())]
-    rows = list(zip(batch["episode"].tolist(), batch["time"].tolist(), strict=True))[:8]
-    named = ", ".join(f"{data.train.jobs[e].ref} row {t}" for e, t in rows)
-    return (
-        f"step {step + 1}: {', '.join(bad)} not finite. The batch began with {named}. Lower the learning rate or raise "
-        f"the temperature, and look at these rows with: tactile-align inspect"
-    )
+def _speak(remarks: list[Remark], sinks: Sinks, config: TrainConfig, group: Group) -> None:
+    for remark in remarks if config.log.watch else ():
+        sinks.write(remark.record())
+        if group.leads:
+            tqdm.write(f"step {remark.step}: {remark.check}: {remark.text}", file=sys.stderr)
 
 
 def _shown(record: dict[str, float]) -> dict[str, str]:
-    chance = [value for name, value in record.items() if name.startswith("chance/")]
     shown: dict[str, str] = {name: f"{record[name]:.3f}" for name in ("loss", "l1", "hsa") if name in record}
-    if chance:
-        shown["chance"] = f"{sum(chance) / len(chance):.3f}"
-    shown["data"] = f"{record['data_s']:.2f}s"
-    return shown
+    for label, prefix in (("chance", "chance/"), ("R@1", "r1/")):
+        values = [value for name, value in record.items() if name.startswith(prefix)]
+        if values:
+            shown[label] = f"{sum(values) / len(values):.3f}"
+    return shown | {"data": f"{record['data_s']:.2f}s", "step": f"{record['step_s']:.2f}s"}
 
 
 def _describe(out: Path, config: TrainConfig, data: Data) -> None:

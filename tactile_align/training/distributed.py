@@ -1,0 +1,85 @@
+"""One process or several (torchrun): who this one is, and sums over all of them."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+
+@dataclass(frozen=True)
+class Group:
+    """The processes of a run.
+
+    Attributes:
+        rank: This one, 0 leads: it alone writes files.
+        world: How many.
+        device: Where this one computes.
+    """
+
+    rank: int
+    world: int
+    device: torch.device
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process writes files and speaks."""
+        return self.rank == 0
+
+    def sum(self, value: Tensor) -> Tensor:
+        """Return the sum over all processes."""
+        if self.world > 1:
+            value = value.clone()
+            dist.all_reduce(value)
+        return value
+
+    def any(self, flag: bool) -> bool:
+        """Return whether the flag is set in any process."""
+        if self.world == 1:
+            return flag
+        return bool(self.sum(torch.tensor(float(flag), device=self.device)) > 0)
+
+    def wait(self) -> None:
+        """Wait until every process is here."""
+        if self.world > 1:
+            dist.barrier()
+
+    def share(self, model: nn.Module, unused: bool) -> nn.Module:
+        """Return a model whose gradients are averaged over the processes.
+
+        Args:
+            model: The same on every process.
+            unused: Whether some parameters get no gradient at some steps.
+        """
+        if self.world == 1:
+            return model
+        ids = [self.device.index] if self.device.type == "cuda" else None
+        return DistributedDataParallel(model, device_ids=ids, find_unused_parameters=unused)
+
+
+@contextmanager
+def joined(device: str) -> Iterator[Group]:
+    """Join the other processes that torchrun started, for the length of the block; alone without torchrun.
+
+    Args:
+        device: "auto" takes this process's GPU where there is one.
+    """
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    local = int(os.environ.get("LOCAL_RANK", "0"))
+    cuda = torch.cuda.is_available()
+    chosen = torch.device((f"cuda:{local}" if cuda else "cpu") if device == "auto" else device)
+    if chosen.type == "cuda":
+        torch.cuda.set_device(chosen)
+    if world == 1 or dist.is_initialized():
+        rank, size = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+        yield Group(rank, size, chosen)
+        return
+    dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+    try:
+        yield Group(dist.get_rank(), world, chosen)
+    finally:
+        dist.destroy_process_group()

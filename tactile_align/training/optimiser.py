@@ -1,0 +1,89 @@
+"""AdamW over the model's parameter groups, its schedule, and a running mean of the weights."""
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from tactile_align.policies.act import act_parameter_groups
+from tactile_align.policies.aligned import AlignedPolicy
+from tactile_align.training.config import TrainConfig
+
+Schedule = torch.optim.lr_scheduler.LambdaLR
+
+
+def make_optimiser(model: AlignedPolicy, config: TrainConfig) -> tuple[torch.optim.Optimizer, Schedule]:
+    """Return AdamW over every trainable parameter, and warm-up followed by a cosine to zero."""
+    o = config.optimiser
+    groups = [] if model.act is None else act_parameter_groups(model.act, o.lr, o.lr_backbone, o.weight_decay)
+    rest = [(name, p) for name, p in model.named_parameters() if p.requires_grad and not name.startswith("act.")]
+    # Decay pulls vectors and scalars (biases, norms, the temperature) towards values that mean nothing.
+    decayed = [p for _, p in rest if p.ndim > 1]
+    plain = [p for _, p in rest if p.ndim <= 1]
+    groups += [{"name": "aligned", "params": decayed, "lr": o.lr_encoder, "weight_decay": o.weight_decay}]
+    groups += [{"name": "aligned, no decay", "params": plain, "lr": o.lr_encoder, "weight_decay": 0.0}]
+    optimiser = torch.optim.AdamW([g for g in groups if g["params"]], betas=o.betas)
+    return optimiser, Schedule(optimiser, warmup_cosine(o.warmup_steps, config.steps))
+
+
+def warmup_cosine(warmup: int, steps: int) -> Callable[[int], float]:
+    """Return the factor on the learning rates at a step: a line up over `warmup` steps, then a cosine to zero."""
+
+    def factor(step: int) -> float:
+        if step < warmup:
+            return (step + 1) / warmup
+        return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warmup) / max(1, steps - warmup))))
+
+    return factor
+
+
+class RunningMean:
+    """An exponential moving average of a model's tensors.
+
+    The decay grows from 0.1 to `decay` as min(decay, (1 + n) / (10 + n)) over updates n, so that early means do not
+    remember the random start.
+    """
+
+    def __init__(self, model: AlignedPolicy, decay: float) -> None:
+        self.decay, self.updates = decay, 0
+        self.tensors = {name: value.detach().clone() for name, value in model.state_dict().items()}
+
+    @torch.no_grad()
+    def update(self, model: AlignedPolicy) -> None:
+        """Take in the weights after a step; counters and the like are copied."""
+        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
+        self.updates += 1
+        for name, value in model.state_dict().items():
+            mean = self.tensors[name]
+            if mean.is_floating_point():
+                mean.lerp_(value, 1 - decay)
+            else:
+                mean.copy_(value)
+
+    def state(self) -> dict[str, object]:
+        """Return what a checkpoint keeps."""
+        return {"tensors": self.tensors, "updates": self.updates}
+
+    def load(self, state: dict[str, object]) -> None:
+        """Go on from what `state` returned."""
+        tensors, updates = state["tensors"], state["updates"]
+        assert isinstance(tensors, dict) and isinstance(updates, int)
+        self.updates = updates
+        for name, value in tensors.items():
+            self.tensors[name].copy_(value)
+
+
+@contextmanager
+def averaged(model: AlignedPolicy, mean: RunningMean | None) -> Iterator[None]:
+    """Run the model with the mean's weights inside the block; None leaves it as it is."""
+    if mean is None:
+        yield
+        return
+    own: dict[str, Tensor] = {name: value.detach().clone() for name, value in model.state_dict().items()}
+    model.load_state_dict(mean.tensors)
+    try:
+        yield
+    finally:
+        model.load_state_dict(own)

@@ -1,0 +1,187 @@
+"""One optimiser step: micro-batches, what is random in it, and what is logged of it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from tactile_align.policies.aligned import AlignedPolicy
+from tactile_align.training.augment import Batch, augment
+from tactile_align.training.config import TrainConfig
+from tactile_align.training.data import Data, views_of
+from tactile_align.training.distributed import Group
+from tactile_align.training.optimiser import RunningMean, Schedule
+from tactile_align.training.stages import weights_at
+
+SUMMED = ("l1", "kl", "no_box/", "no_contact", "r1/")  # each process knows its own rows of these
+
+
+class DivergedError(RuntimeError):
+    """The loss became infinite or not a number; the message names step, episodes and rows."""
+
+
+@dataclass
+class Trainer:
+    """Everything a step changes.
+
+    Attributes:
+        config: The run.
+        model: The network.
+        net: The same, wrapped for several processes.
+        optimiser: AdamW.
+        schedule: Its learning rates.
+        mean: Running mean of the weights, where asked for.
+        group: The processes.
+        data: For naming the rows of a batch that fails.
+    """
+
+    config: TrainConfig
+    model: AlignedPolicy
+    net: nn.Module
+    optimiser: torch.optim.Optimizer
+    schedule: Schedule
+    mean: RunningMean | None
+    group: Group
+    data: Data
+
+    def step(self, batch: Batch, step: int) -> dict[str, Tensor]:
+        """Take one step on this process's rows of batch number `step` and return what is to be logged.
+
+        Everything random is a function of (seed, step): a row is augmented and its latent drawn alike whatever the
+        number of processes.
+
+        Raises:
+            DivergedError: The loss is not finite, on any process; nothing has been changed by this step.
+        """
+        config, model, group = self.config, self.model.train(), self.group
+        weights = weights_at(config, step)
+        whole = self.prepared(batch, step)
+        counts = model.counts(whole)
+        totals = {name: group.sum(count) for name, count in counts.items()} | {"world": torch.tensor(group.world)}
+        micro = config.optimiser.accumulate
+        self.optimiser.zero_grad(set_to_none=True)
+        found: list[dict[str, Tensor]] = []
+        for i in range(micro):
+            part = {name: value[i::micro] for name, value in whole.items()}
+            self._set_temperature(step)
+            with self._autocast():
+                loss, parts = self.net(part, weights, totals)
+            if group.any(not bool(torch.isfinite(loss))):
+                raise DivergedError(culprits(parts, batch, self.data, step))
+            if loss.requires_grad:
+                loss.backward()
+            found.append(parts)
+        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.optimiser.clip_norm)
+        self.optimiser.step()
+        self.schedule.step()
+        if model.memory is not None and weights.alignment > 0:
+            model.memory.take_in(model, whole)
+        if self.mean is not None:
+            self.mean.update(model)
+        return combined(found, model) | {"gradient_norm": norm}
+
+    def prepared(self, batch: Batch, step: int) -> Batch:
+        """Return the batch augmented and with its latent noise; seeds dropout too."""
+        config, group = self.config, self.group
+        seed = step_seed(config.seed, step)
+        torch.manual_seed(seed + group.rank)
+        generator = torch.Generator().manual_seed(seed)
+        keys = tuple(view.key for view in views_of(config))
+        whole = augment(batch, keys, config.augment, generator, (group.rank, group.world))
+        if self.model.act is not None:
+            rows, like = len(batch["qpos"]) * group.world, batch["qpos"]
+            noise = torch.randn(rows, self.model.act.config.latent_dim, generator=generator)
+            whole["noise"] = noise[group.rank :: group.world].to(like.device, like.dtype)
+        return whole
+
+    def gathered(self, parts: dict[str, Tensor]) -> dict[str, float]:
+        """Return the log of the whole batch from this process's log; every process must ask."""
+        if self.group.world > 1:
+            for name, value in parts.items():
+                if name.startswith(SUMMED):
+                    parts[name] = self.group.sum(value)
+            parts["loss"] = total_loss(parts, self.model)
+        return {name: float(value) for name, value in parts.items()}
+
+    def cosine(self, batch: Batch, step: int) -> float | None:
+        """Return the cosine between the gradients of the action and the alignment loss on the encoders.
+
+        Negative: the two losses pull the encoders apart. None where only one of them reaches an encoder.
+        """
+        devices = [self.group.device] if self.group.device.type == "cuda" else []
+        self._set_temperature(step)
+        with torch.random.fork_rng(devices=devices), self._autocast():
+            found = self.model.train().losses(self.prepared(batch, step), weights_at(self.config, step))
+        towers = self.model.towers
+        if towers is None or found.action is None or found.alignment is None:
+            return None
+        weights = [p for p in towers.parameters() if p.requires_grad]
+        grads = []
+        for loss in (found.action, found.alignment):
+            if not loss.requires_grad:
+                return None
+            grad = torch.autograd.grad(loss, weights, retain_graph=True, allow_unused=True)
+            grads.append(
+                torch.cat(
+                    [
+                        torch.zeros_like(p).flatten() if g is None else g.flatten()
+                        for g, p in zip(grad, weights, strict=True)
+                    ]
+                )
+            )
+        lengths = [float(g.norm()) for g in grads]
+        return None if min(lengths) == 0 else float(grads[0] @ grads[1]) / (lengths[0] * lengths[1])
+
+    def _set_temperature(self, step: int) -> None:
+        """A schedule counts forward passes; a step may take several of them."""
+        if self.model.towers is not None and self.model.temperature.final is not None:
+            self.model.temperature.step.fill_(step)
+
+    def _autocast(self) -> torch.autocast:
+        bf16 = self.config.optimiser.precision == "bfloat16"
+        return torch.autocast(self.group.device.type, dtype=torch.bfloat16, enabled=bf16)
+
+
+def combined(found: list[dict[str, Tensor]], model: AlignedPolicy) -> dict[str, Tensor]:
+    """Return the log of a step from those of its micro-batches: each holds its share, so they add up."""
+    if len(found) == 1:
+        return found[0]
+    level = ("temperature", "hsa_weight")
+    parts = {
+        name: found[-1][name] if name in level else torch.stack([one[name] for one in found]).sum(0)
+        for name in found[0]
+    }
+    parts["loss"] = total_loss(parts, model)
+    return parts
+
+
+def total_loss(parts: Mapping[str, Tensor], model: AlignedPolicy) -> Tensor:
+    """Return the loss that the parts of a log make."""
+    total = torch.zeros(())
+    if "l1" in parts and model.policy is not None:
+        total = parts["l1"] + model.policy.kl_weight * parts["kl"]
+    if "hsa" in parts:
+        total = total + parts["hsa_weight"] * parts["hsa"]
+    return total
+
+
+def step_seed(seed: int, step: int) -> int:
+    """Return the seed of everything random in a step."""
+    return (seed * 1_000_003 + step * 64) % 2**63
+
+
+def to_device(batch: Batch, device: torch.device) -> Batch:
+    """Move a batch."""
+    return {name: value.to(device, non_blocking=True) for name, value in batch.items()}
+
+
+def culprits(parts: dict[str, Tensor], batch: Batch, data: Data, step: int) -> str:
+    """Say what was not finite and of which moments the batch was made."""
+    bad = [name for name, value in parts.items() if not bool(torch.isfinite(value).all())]
+    rows = list(zip(batch["episode"].tolist(), batch["time"].tolist(), strict=True))[:8]
+    named = ", ".join(f"{data.train.jobs[e].ref} row {t}" for e, t in rows)
+    return (
+        f"step {step + 1}: {', '.join(bad) or 'the loss of another process'} not finite. The batch began with {named}. "
+        f"Lower the learning rate or raise the temperature, and look at these rows with: tactile-align inspect"
+    )

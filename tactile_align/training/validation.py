@@ -1,0 +1,111 @@
+"""Whole validation passes: everything training computes, over fixed batches of held-out episodes."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from tactile_align.datasets.moments import Moments
+from tactile_align.datasets.sampling import MomentSampler
+from tactile_align.losses.hsa import HSALoss
+from tactile_align.policies.aligned import AlignedPolicy, Batch
+from tactile_align.training.augment import augment
+from tactile_align.training.config import TrainConfig
+from tactile_align.training.data import contact_moments, views_of
+from tactile_align.training.stages import validation_weights
+
+
+@torch.no_grad()
+def validate(model: AlignedPolicy, moments: Moments, config: TrainConfig, device: torch.device) -> dict[str, float]:
+    """Return the mean of everything training computes, over `validation_batches` fixed batches of held-out episodes.
+
+    The same batches, draws and weights at every pass, so that passes can be compared. `rank/VIEW` and `spread/VIEW`
+    say how far the regions' features are from collapse.
+    """
+    model.eval()
+    count = config.validation_batches
+    sums: dict[str, float] = {}
+    devices = [device] if device.type == "cuda" else []
+    with alone(model), torch.random.fork_rng(devices=devices):
+        torch.manual_seed(0)
+        for indices in held_out_sampler(moments, config):
+            batch = {name: value.to(device) for name, value in moments.__getitems__(indices).items()}
+            batch = augment(batch, tuple(view.key for view in views_of(config)), config.augment, None)
+            _, parts = model(batch, validation_weights(config))
+            for name, value in (parts | health(model, batch)).items():
+                sums[name] = sums.get(name, 0.0) + float(value) / count
+    return sums
+
+
+@contextmanager
+def alone(model: AlignedPolicy) -> Iterator[None]:
+    """Take no candidates from other processes inside the block: they all validate on the same batches."""
+    if model.towers is None or not isinstance(model.loss, HSALoss):
+        yield
+        return
+    before, model.loss.gather = model.loss.gather, False
+    try:
+        yield
+    finally:
+        model.loss.gather = before
+
+
+def held_out_sampler(moments: Moments, config: TrainConfig) -> MomentSampler:
+    """Return the fixed batches; a held-out set smaller than a batch is validated with what it has."""
+    size = min(config.batch_size, len(moments))
+    return MomentSampler(contact_moments(moments, config), size, config.contact_share, 0, 0, config.validation_batches)
+
+
+def health(model: AlignedPolicy, batch: Batch) -> dict[str, torch.Tensor]:
+    """Return effective rank and spread of each view's region features over the valid pairs of a batch."""
+    if model.towers is None or model.hsa.weight == 0:
+        return {}
+    seen = model.see(batch)
+    found: dict[str, torch.Tensor] = {}
+    for view in model.views:
+        features = seen.regions[view.key].vector[model.valid_pairs(batch, view)]
+        if len(features) > 1:
+            found |= {f"rank/{view.key}": effective_rank(features), f"spread/{view.key}": spread(features)}
+    return found
+
+
+def effective_rank(features: torch.Tensor) -> torch.Tensor:
+    """Return exp(entropy of the normalised singular values) of centred features (N, D): Roy and Vetterli 2007; "
+    "1 when all are alike."""
+    unit = F.normalize(features.float(), dim=-1)
+    values = torch.linalg.svdvals(unit - unit.mean(dim=0))
+    values = torch.where(values > 1e-5 * len(unit) ** 0.5, values, torch.zeros_like(values))  # rounding is no direction
+    share = values / values.sum().clamp(min=1e-12)
+    return torch.exp(-(share * share.clamp(min=1e-12).log()).sum())
+
+
+def spread(features: torch.Tensor) -> torch.Tensor:
+    """Return the mean distance of unit features (N, D) from their mean: 0 when all are alike, 1 when they cancel."""
+    unit = F.normalize(features.float(), dim=-1)
+    return (unit - unit.mean(dim=0)).norm(dim=-1).mean()
+
+
+def sample_picture(moments: Moments, config: TrainConfig) -> np.ndarray | None:
+    """Return validation pairs as one picture (H, W, 3) uint8: touches above the views of one view, the box drawn in."""
+    if not config.views:
+        return None
+    batch = moments.__getitems__(next(iter(held_out_sampler(moments, config)))[:8])
+    view = views_of(config)[0]
+    columns = []
+    for touch, image, box in zip(
+        batch[f"image/{view.sensor}"].numpy(),
+        batch[f"image/{view.key}"].numpy(),
+        batch[f"box/{view.key}"].numpy(),
+        strict=True,
+    ):
+        height, width = image.shape[:2]
+        shown = image.copy()
+        if np.isfinite(box).all():
+            u0, v0, u1, v1 = np.clip(np.round(box), 0, [width - 1, height - 1] * 2).astype(int)
+            shown[[v0, v1], u0 : u1 + 1] = shown[v0 : v1 + 1, [u0, u1]] = (255, 176, 0)
+        above = np.zeros((touch.shape[0], width, 3), np.uint8)
+        above[:, : min(width, touch.shape[1])] = touch[:, :width]
+        columns.append(np.concatenate([above, shown]))
+    return np.concatenate(columns, axis=1)
