@@ -1,0 +1,55 @@
+"""Where the fingers stand at run time, when the gripper's reading is only its last command."""
+
+import numpy as np
+
+from tactile_align.calibration.rig import Rig
+from tactile_align.datasets.contact import contact_of
+
+ENTER, LEAVE = 4.0, 2.0  # grey levels; `contact_of` never calls less than 2 a contact, and knows the noise better
+
+
+class ContactWatch:
+    """Whether one sensor touches something, frame by frame, against a touch of nothing.
+
+    `datasets.contact` sees whole episodes; a robot sees only the past. So the reference is a touch without contact:
+    the one given, or the first frame after a reset.
+    """
+
+    def __init__(self, free: np.ndarray | None = None) -> None:
+        self.free, self.touching = free, False
+
+    def update(self, touch: np.ndarray) -> bool:
+        """Take the next touch (H, W, 3) uint8 and tell whether it is in contact.
+
+        Raises:
+            ValueError: A touch of another size than the reference.
+        """
+        if self.free is None:
+            self.free = touch.copy()
+        if touch.shape != self.free.shape:
+            raise ValueError(f"the touch of nothing has shape {self.free.shape}, this one {touch.shape}; call reset()")
+        score = float(contact_of([touch], reference=self.free).score[0])
+        self.touching = score > (LEAVE if self.touching else ENTER)
+        return self.touching
+
+
+class Held:
+    """The opening of one arm's gripper across steps, held from contact onset; `opening_in_contact` frame by frame.
+
+    Args:
+        rig: The rig.
+        arm: Which arm.
+    """
+
+    def __init__(self, rig: Rig, arm: str) -> None:
+        self.gripper = rig.gripper(arm)
+        self.onset: np.ndarray | None = None
+
+    def opening(self, qpos: np.ndarray, contact: bool) -> np.ndarray:
+        """Return (2,) metres per finger, for raw qpos (D,) of the next step."""
+        now = np.asarray(self.gripper.opening(qpos))
+        if self.gripper.reading == "measured" or not contact:
+            self.onset = None
+            return now
+        self.onset = now if self.onset is None else self.onset
+        return np.maximum(now, self.onset)

@@ -1,0 +1,211 @@
+"""Run a trained policy: raw images, joints and touches in, actions in robot units out."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from tactile_align.calibration.rig import Rig, load_rig
+from tactile_align.datasets.inputs import Input
+from tactile_align.datasets.moments import Batch
+from tactile_align.datasets.normalisation import Statistics
+from tactile_align.policies.aligned import AlignedPolicy, camera_key
+from tactile_align.policies.ensembling import TemporalEnsembler
+from tactile_align.policies.holding import ContactWatch, Held
+from tactile_align.policies.observation import Needs, Seen, checked
+from tactile_align.projection.sensor_box import sensor_boxes
+from tactile_align.training.augment import augment
+from tactile_align.training.checkpoint import best_checkpoint, load_checkpoint
+from tactile_align.training.config import TrainConfig, load_config
+from tactile_align.training.data import inputs_of, make_model
+
+
+class Policy:
+    """A policy with its rig, its statistics, and what it remembers between steps.
+
+    Args:
+        model: The network, with trained weights.
+        config: What it was trained with.
+        rig: The cell it acts in.
+        statistics: From its training episodes.
+        sizes: (width, height) by stream, as recorded in training.
+        ensemble: Coefficient of temporal ensembling; None returns chunks.
+        device: Where the network runs.
+    """
+
+    def __init__(
+        self,
+        model: AlignedPolicy,
+        config: TrainConfig,
+        rig: Rig,
+        statistics: Statistics,
+        sizes: Mapping[str, tuple[int, int]],
+        ensemble: float | None = None,
+        device: str = "cpu",
+    ) -> None:
+        if model.act is None or model.policy is None:
+            raise ValueError(
+                "this run trained the alignment alone (train_policy = false), so it has no actions to give"
+            )
+        self.device = torch.device(device)
+        self.model, self.config, self.rig, self.statistics = model.eval().to(self.device), config, rig, statistics
+        self.views = tuple(view for view in model.views if model.reads_regions)
+        self.inputs = tuple(one for one in inputs_of(config, rig) if self._looked_at(one))
+        self._held = {view.sensor: self._hold(view.sensor) for view in self.views}
+        self.needs = self._needs(sizes)
+        chunk = model.policy.chunk_size
+        self._ensembler = None if ensemble is None else TemporalEnsembler(chunk, ensemble)
+        self.reset()
+
+    @classmethod
+    def load(
+        cls,
+        run: str | Path,
+        *,
+        ensemble: float | None = None,
+        rig: Rig | str | Path | None = None,
+        checkpoint: str | Path | None = None,
+        device: str = "cpu",
+    ) -> "Policy":
+        """Load the best checkpoint of a run.
+
+        Args:
+            run: The run folder.
+            ensemble: Coefficient of temporal ensembling, 0.01 in the paper, for one action at a time; None: chunks.
+            rig: The cell to act in; None takes the run's.
+            checkpoint: Another checkpoint than the best.
+            device: Where the network runs.
+
+        Raises:
+            FactError, FileNotFoundError: The folder holds no whole run.
+            ValueError: The run has no policy.
+        """
+        folder = Path(run)
+        config = load_config(folder / "config.toml")
+        statistics = Statistics.load(folder / "statistics.json")
+        path = best_checkpoint(folder / "checkpoints") if checkpoint is None else Path(checkpoint)
+        state = load_checkpoint(path)
+        model = make_model(config, len(statistics.qpos_mean), len(statistics.action_mean))
+        model.load_state_dict(state["model"])
+        cell = rig if isinstance(rig, Rig) else load_rig(folder / "rig.toml" if rig is None else rig)
+        sizes = {name: (int(width), int(height)) for name, (width, height) in state["sizes"].items()}
+        return cls(model, config, cell, statistics, sizes, ensemble, device)
+
+    def reset(self, free: Mapping[str, np.ndarray] | None = None) -> None:
+        """Forget everything remembered between steps: call at the start of each episode.
+
+        Args:
+            free: A touch of nothing by sensor, (H, W, 3) uint8, for telling contact. Without one, the first touch after
+                the reset must be free. Needed only where the gripper reports commands.
+        """
+        given = dict(free or {})
+        unknown = set(given) - set(self._held)
+        if unknown:
+            raise ValueError(
+                f"free names {sorted(unknown)}; the policy looks for {', '.join(self._held) or 'no sensor'}"
+            )
+        self._watch = {name: ContactWatch(given.get(name)) for name in self._held}
+        for held in self._held.values():
+            if held is not None:
+                held.onset = None
+        if self._ensembler is not None:
+            self._ensembler.reset()
+
+    @torch.no_grad()
+    def act(self, observation: Mapping[str, Any]) -> np.ndarray:
+        """Return what to do now.
+
+        Args:
+            observation: See `policies.observation.checked`, and `needs.text()` for this policy's own.
+
+        Returns:
+            (C, A) the chunk of actions from now on, or with ensembling (A,) the action to execute now; float64, robot
+            units.
+
+        Raises:
+            ValueError: Anything wrong with the observation; nothing is remembered of it.
+        """
+        before = self._remembered()
+        try:
+            batch = self.batch(checked(observation, self.needs))
+        except ValueError:
+            self._recall(before)
+            raise
+        output = self.model.predict(batch, self.model.see(batch, alignment=False), with_actions=False)
+        actions = self.statistics.restore_action(output.actions[0].double().cpu())
+        if self._ensembler is not None:
+            return np.asarray(self._ensembler.update(actions))
+        return np.asarray(actions)
+
+    def batch(self, seen: Seen) -> Batch:
+        """Return a batch of one moment, made exactly as in training; advances the contact hold."""
+        openings = {name: self._opening(name, seen) for name in self._held}
+        qpos = self.statistics.normalise_qpos(seen.qpos).astype(np.float32)
+        batch: Batch = {"qpos": torch.from_numpy(qpos)[None]}
+        for one in self.inputs:
+            frame = seen.frames[one.stream]
+            height, width = frame.shape[:2]
+            box = None
+            if one.sensor is not None:
+                at = seen.exposure_qpos.get(one.stream, seen.qpos)
+                found = sensor_boxes(self.rig, one.stream, one.sensor, at, openings[one.sensor])
+                box = np.asarray(found.box)
+                moved = one.image_map(width, height, box).apply_to_box(box)
+                batch[f"box/{one.key}"] = torch.from_numpy(moved.astype(np.float32))[None]
+                batch[f"visible/{one.key}"] = torch.tensor([bool(found.visible)])
+            image = one.image_map(width, height, box if one.zoom is not None else None).apply_to_image(frame)
+            batch[f"image/{one.key}"] = torch.from_numpy(np.ascontiguousarray(image))[None]
+        batch = augment(batch, tuple(view.key for view in self.views), self.config.augment, None)
+        return {name: value.to(self.device) for name, value in batch.items()}
+
+    def _remembered(self) -> list[tuple[Any, ...]]:
+        onsets = [None if held is None else held.onset for held in self._held.values()]
+        return [(watch.free, watch.touching, onset) for watch, onset in zip(self._watch.values(), onsets, strict=True)]
+
+    def _recall(self, before: list[tuple[Any, ...]]) -> None:
+        for name, (free, touching, onset) in zip(self._held, before, strict=True):
+            self._watch[name].free, self._watch[name].touching = free, touching
+            held = self._held[name]
+            if held is not None:
+                held.onset = onset
+
+    def _opening(self, sensor: str, seen: Seen) -> np.ndarray | None:
+        held = self._held[sensor]
+        if held is None:
+            return None
+        stream = self.rig.sensor(sensor).stream
+        contact = False
+        if held.gripper.reading == "commanded":
+            stated = seen.contact.get(sensor)
+            contact = self._watch[sensor].update(seen.frames[stream]) if stated is None else stated
+        return held.opening(seen.qpos, contact)
+
+    def _hold(self, sensor: str) -> Held | None:
+        arm = self.rig.sensor_arm(sensor)
+        return Held(self.rig, arm) if arm and self.rig.arms[arm].gripper is not None else None
+
+    def _looked_at(self, one: Input) -> bool:
+        if one.sensor is not None:
+            return bool(self.views)
+        touches = {sensor for sensor in self.model.sensors if self.model.reads_touches}
+        return one.key in touches or one.key in map(camera_key, self.config.policy.cameras)
+
+    def _needs(self, sizes: Mapping[str, tuple[int, int]]) -> Needs:
+        touches = {one.stream for one in self.inputs if one.key in self.model.sensors}
+        cameras = {one.stream for one in self.inputs} - touches
+        commanded = {s for s, held in self._held.items() if held is not None and held.gripper.reading == "commanded"}
+        for_contact = {self.rig.sensor(name).stream: name for name in commanded}
+        for_contact = {stream: name for stream, name in for_contact.items() if stream not in touches}
+        touches |= set(for_contact)
+        size = {name: (c.stored.width, c.stored.height) for name, c in self.rig.cameras.items()}
+        delayed = {view.key.removesuffix(f"-{view.sensor}") for view in self.views}
+        return Needs(
+            state_dim=len(self.statistics.qpos_mean),
+            cameras={name: size.get(name, sizes.get(name)) for name in sorted(cameras)},
+            touches={name: sizes.get(name) for name in sorted(touches)},
+            sensors=tuple(sorted(self._held)),
+            for_contact=for_contact,
+            delayed=tuple(sorted(name for name in delayed if self.rig.camera(name).delay_s != 0.0)),
+        )

@@ -1,0 +1,215 @@
+"""Policy.load(run).act(observation): the batch path of training, one observation at a time."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from tactile_align.calibration.rig import load_rig
+from tactile_align.datasets.contact import contact_of
+from tactile_align.datasets.episodes import Episode, list_episodes, open_episode
+from tactile_align.kinematics.gripper import opening_in_contact
+from tactile_align.policies.ensembling import TemporalEnsembler
+from tactile_align.policies.holding import ContactWatch, Held
+from tactile_align.policies.runtime import Policy
+from tactile_align.training.augment import augment
+from tactile_align.training.config import TrainConfig
+from tactile_align.training.data import Data, load_data
+from tactile_align.training.loop import train
+from tests.training.conftest import small_training
+
+Run = tuple[TrainConfig, Data, Path]
+
+
+@pytest.fixture(scope="session")
+def run(regrasp_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A short run with zoomed region tokens, touch tokens and a camera of ACT's own."""
+    policy = {"cameras": ["top"], "image_size": [64, 48], "vision_weights": "scratch"}
+    config = small_training(regrasp_folder, tmp_path_factory.mktemp("runtime") / "run", policy=policy, steps=2)
+    data = load_data(config, progress=False)
+    return config, data, train(config, data=data, progress=False)
+
+
+def observation(episode: Episode, t: int, **more: Any) -> dict[str, Any]:
+    return {
+        "qpos": episode.qpos[t],
+        "images": {name: episode.image(name, t) for name in episode.cameras},
+        "touches": {name: episode.image(name, t) for name in episode.sensors},
+        **more,
+    }
+
+
+def batch_actions(policy: Policy, data: Data, rows: list[int], whole: bool = True) -> np.ndarray:
+    """Return the actions of training's own path: moments of the first episode, centred views, one batch.
+
+    Training decodes JPEGs no larger than an input needs, which moves pixels by a fraction of a grey level; `whole`
+    puts fully decoded frames in their place, as a robot has them.
+    """
+    keys = tuple(view.key for view in policy.model.views)
+    moments = data.train.__getitems__(rows)
+    job = data.train.jobs[0]
+    with open_episode(job.ref) as episode:
+        for one in (one for one in job.inputs if one.zoom is None and whole):
+            there = one.image_map(*episode.width_height(one.stream))
+            frames = [there.apply_to_image(episode.image(one.stream, t)) for t in rows]
+            moments[f"image/{one.key}"] = torch.from_numpy(np.stack(frames))
+    batch = augment(moments, keys, policy.config.augment, None)
+    with torch.no_grad():
+        actions = policy.model.predict(batch, policy.model.see(batch), with_actions=False).actions
+    return np.asarray(data.statistics.restore_action(actions.double()))
+
+
+def test_acting_on_recorded_moments_equals_the_batch_path(run: Run) -> None:
+    _, data, folder = run
+    policy = Policy.load(folder)
+    rows = [0, 37, 70, 101]
+    expected = batch_actions(policy, data, rows)
+    with open_episode(data.train.jobs[0].ref) as episode:
+        found = np.stack([policy.act(observation(episode, t)) for t in rows])
+    assert found.shape == expected.shape == (4, 6, 7)
+    assert np.abs(found - expected).max() < 1e-5
+    assert np.abs(found - batch_actions(policy, data, rows, whole=False)).max() < 0.03
+
+
+def test_a_commanded_gripper_is_held_across_steps_as_in_training(run: Run, tmp_path: Path) -> None:
+    folder = run[2]
+    commanded = tmp_path / "commanded"
+    shutil.copytree(folder, commanded)
+    rig = load_rig(folder / "rig.toml")
+    gripper = rig.gripper("left").model_copy(update={"reading": "commanded"})
+    arm = rig.arms["left"].model_copy(update={"gripper": gripper})
+    rig = rig.model_copy(update={"arms": {**rig.arms, "left": arm}})
+    rig.save(commanded / "rig.toml")
+    policy = Policy.load(commanded)
+    entry = policy.config.data[0].model_copy(update={"rig": str(commanded / "rig.toml")})
+    config = policy.config.model_copy(update={"data": (entry,)})
+    again = load_data(config, progress=False)
+    with open_episode(again.train.jobs[0].ref) as episode:
+        flags = contact_of(episode.image("tactile1", t) for t in range(len(episode))).flags
+        rows = list(range(int(np.flatnonzero(flags)[0]) - 2, int(np.flatnonzero(flags)[0]) + 12))
+        found = []
+        for t in rows:
+            found.append(policy.act(observation(episode, t, contact={"tactile1": bool(flags[t])})))
+    assert flags[rows].sum() > 2
+    assert np.abs(np.stack(found) - batch_actions(policy, again, rows)).max() < 1e-5
+
+
+def test_the_hold_of_single_steps_equals_that_of_whole_episodes(regrasp_folder: Path) -> None:
+    rig = load_rig(regrasp_folder / "rig.toml")
+    gripper = rig.gripper("left").model_copy(update={"reading": "commanded"})
+    arm = rig.arms["left"].model_copy(update={"gripper": gripper})
+    rig = rig.model_copy(update={"arms": {**rig.arms, "left": arm}})
+    rng = np.random.default_rng(2)
+    qpos = np.zeros((200, 7))
+    qpos[:, 6] = rng.uniform(0, 1, 200)
+    contact = np.repeat(rng.random(40) < 0.6, 5)
+    whole, held = opening_in_contact(rig, "left", qpos, contact), Held(rig, "left")
+    assert np.array_equal(np.stack([held.opening(q, bool(c)) for q, c in zip(qpos, contact, strict=True)]), whole)
+    assert not np.array_equal(whole, gripper.opening(qpos))
+
+
+def test_contact_is_seen_step_by_step_as_it_is_over_the_whole_episode(regrasp_folder: Path) -> None:
+    agree = []
+    for ref in list_episodes(regrasp_folder)[:2]:
+        with open_episode(ref) as episode:
+            touches = [episode.image("tactile1", t) for t in range(len(episode))]
+        flags = contact_of(touches).flags
+        watch = ContactWatch(touches[int(np.flatnonzero(~flags)[0])])
+        agree.append(np.array([watch.update(touch) for touch in touches]) == flags)
+    assert np.concatenate(agree).mean() > 0.97
+
+
+def test_ensembling_averages_the_chunks_that_act_returns(run: Run) -> None:
+    _, data, folder = run
+    plain, ensembled = Policy.load(folder), Policy.load(folder, ensemble=0.01)
+    mean = TemporalEnsembler(6, 0.01)
+    with open_episode(data.train.jobs[0].ref) as episode:
+        for t in range(9):
+            seen = observation(episode, t)
+            expected = mean.update(torch.from_numpy(plain.act(seen)))
+            assert np.abs(ensembled.act(seen) - expected.numpy()).max() < 1e-9
+
+
+def test_reset_forgets_the_episode(run: Run) -> None:
+    _, data, folder = run
+    policy = Policy.load(folder, ensemble=0.01)
+    with open_episode(data.train.jobs[0].ref) as episode:
+        first = policy.act(observation(episode, 0))
+        policy.act(observation(episode, 5))
+        policy.reset()
+        assert np.array_equal(policy.act(observation(episode, 0)), first)
+
+
+def spoil(seen: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
+    """Return a copy of an observation with one thing wrong."""
+    bad = {**seen, "images": dict(seen["images"]), "touches": dict(seen["touches"])}
+    what, name = [("images", "left_wrist"), ("images", "top"), ("touches", "tactile1")][rng.integers(3)]
+    image = bad[what][name]
+    height, width = image.shape[:2]
+    match int(rng.integers(14)):
+        case 0:
+            del bad[what][name]
+        case 1:
+            bad[what][name] = image.astype([np.float32, np.float64, np.int64, np.uint16][rng.integers(4)])
+        case 2:
+            bad[what][name] = image[: rng.integers(0, height)]
+        case 3:
+            bad[what][name] = image[:, : rng.integers(0, width)]
+        case 4:
+            bad[what][name] = image[..., : rng.integers(0, 3)]
+        case 5:
+            bad[what][name] = image[None]
+        case 6:
+            bad[what][name] = [None, "frame.png", 3, image[:2].tolist()][rng.integers(4)]
+        case 7:
+            bad["qpos"] = bad["qpos"].copy()
+            bad["qpos"][rng.integers(7)] = [np.nan, np.inf, -np.inf][rng.integers(3)]
+        case 8:
+            bad["qpos"] = rng.normal(size=rng.choice([0, 1, 6, 8, 14]))
+        case 9:
+            bad["qpos"] = [bad["qpos"][None], bad["qpos"].astype(int), None, "ready", {}][rng.integers(5)]
+        case 10:
+            del bad[["qpos", "images", "touches"][rng.integers(3)]]
+        case 11:
+            bad[["image", "state", "tactile", "QPOS"][rng.integers(4)]] = 1
+        case 12:
+            bad["contact"] = [{"tactile9": True}, {"tactile1": 0.3}, True][rng.integers(3)]
+        case _:
+            bad["qpos"] = bad["qpos"].copy()
+            bad["qpos"][6] = rng.choice([-4.0, 7.0])  # the gripper's reading, as if z-scored
+    return bad
+
+
+def test_a_thousand_wrong_observations_give_one_clear_error_each(run: Run) -> None:
+    _, data, folder = run
+    policy, rng = Policy.load(folder), np.random.default_rng(4)
+    with open_episode(data.train.jobs[0].ref) as episode:
+        seen = observation(episode, 10)
+    before = policy.act(seen)
+    for _ in range(1000):
+        with pytest.raises(ValueError) as caught:
+            policy.act(spoil(seen, rng))
+        text = str(caught.value)
+        assert 40 < len(text) < 700 and any(word in text for word in ("got", "needed", "has", "lies", "takes", "is"))
+    assert np.array_equal(policy.act(seen), before)
+
+
+def test_more_cameras_than_the_policy_looks_at_are_left_alone(run: Run) -> None:
+    _, data, folder = run
+    policy = Policy.load(folder)
+    with open_episode(data.train.jobs[0].ref) as episode:
+        seen = observation(episode, 3)
+    before = policy.act(seen)
+    seen["images"]["right_wrist"] = "not even an image"
+    assert np.array_equal(policy.act(seen), before)
+    assert "'left_wrist' 640x480" in policy.needs.text()
+
+
+def test_a_run_without_a_policy_is_refused(small_config: Callable[..., TrainConfig]) -> None:
+    folder = train(small_config(steps=1, train_policy=False), progress=False)
+    with pytest.raises(ValueError, match="alignment alone"):
+        Policy.load(folder)
