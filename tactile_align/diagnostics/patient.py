@@ -1,0 +1,66 @@
+"""What the doctor looks at: a config, its data, its model, and one batch of it."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tactile_align.datasets.sampling import MomentSampler
+from tactile_align.policies.aligned import AlignedPolicy, Batch, Losses
+from tactile_align.training.augment import augment
+from tactile_align.training.config import TrainConfig
+from tactile_align.training.data import Data, views_of
+
+ROWS = 64
+
+
+@dataclass(frozen=True)
+class Patient:
+    """One training run under examination.
+
+    Attributes:
+        config: The run.
+        data: Its moments.
+        model: Its network, on the CPU.
+        raw: (B moments) the first training batch, as the data set gives it.
+        batch: The same at the encoders' door, without random changes, with latent noise.
+        wide: Up to 64 contact moments at the encoders' door, spread over the episodes.
+    """
+
+    config: TrainConfig
+    data: Data
+    model: AlignedPolicy
+    raw: Batch
+    batch: Batch
+    wide: Batch
+
+    def losses(self, batch: Batch, model: AlignedPolicy | None = None) -> Losses:
+        """Return both losses of a batch in eval mode: no dropout, so that two calls compare."""
+        return (model or self.model).eval().losses(batch)
+
+
+def admit(config: TrainConfig, data: Data, model: AlignedPolicy) -> Patient:
+    """Draw the batches a diagnosis is made on."""
+    both = data.contact.any() and not data.contact.all()
+    share = config.contact_share if both else None  # too few contacts are a finding, not an error
+    sampler = MomentSampler(data.contact, config.batch_size, share, config.seed, 0, 1)
+    raw = data.train.__getitems__(sampler.batch(0).tolist())
+    pool = np.flatnonzero(data.contact) if data.contact.any() else np.arange(len(data.train))
+    spread = pool[np.unique(np.linspace(0, len(pool) - 1, min(ROWS, len(pool))).round().astype(int))]
+    wide = data.train.__getitems__(spread.tolist())
+    return Patient(config, data, model, raw, _at_the_door(raw, config, model), _at_the_door(wide, config, model))
+
+
+def _at_the_door(batch: Batch, config: TrainConfig, model: AlignedPolicy) -> Batch:
+    at_door = augment(batch, tuple(view.key for view in views_of(config)), config.augment, None)
+    if model.act is not None:
+        generator = torch.Generator().manual_seed(0)
+        at_door["noise"] = torch.randn(len(batch["qpos"]), model.act.config.latent_dim, generator=generator)
+    return at_door
+
+
+def total_of(losses: Losses) -> Tensor:
+    """Return the sum of the losses that were computed."""
+    parts = [part for part in (losses.action, losses.alignment) if part is not None]
+    return torch.stack(parts).sum()
