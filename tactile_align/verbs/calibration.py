@@ -1,4 +1,4 @@
-"""Verbs on rigs: print a board, verify. Heavy modules are imported by the verb that needs them."""
+"""Verbs on rigs: print a board, calibrate, verify. Heavy modules are imported by the verb that needs them."""
 
 import json
 import sys
@@ -18,6 +18,8 @@ def verify(
     write: bool = False,
     poses: Path | None = None,
     arm: str | None = None,
+    page: Path | None = None,
+    pictures: Path | None = None,
     as_json: Annotated[bool, arg(name="json")] = False,
 ) -> int:
     """Tell whether a rig explains the recordings: a table of checks with pass, warn, fail, and what to do next.
@@ -25,13 +27,15 @@ def verify(
     With --poses and --arm it holds the arm's kinematics against poses that the controller reported instead.
 
     Args:
-        path: Folder of episodes, or one file.
+        path: Folder of episodes, one file, or a calibration session (a folder with session.toml).
         rig: Name or path of the rig; rig.toml beside the episodes when left out.
         layout: Name or path of the episode layout; recognised when left out.
         most: Look at no more than this many episodes, evenly spread.
         write: Write the verdict into the rig file.
         poses: CSV of joints and controller poses.
         arm: Name or path of the arm for --poses.
+        page: HTML page to write.
+        pictures: Folder for a picture per view of a session, worst first.
         as_json: Machine-readable.
     """
     if (path is None) == (poses is None) or (poses is None) != (arm is None):
@@ -43,13 +47,22 @@ def verify(
         report = check_controller_poses(poses, arm)
         print(json.dumps(report.as_dict(), indent=2, default=str) if as_json else report.text())
         return FAILED if report.verdict == "fail" else GOOD
-    from tactile_align.calibration.verify import verify_episodes
-
     assert path is not None
     into = None
     if write:
         into = Path(rig) if rig is not None else (path if path.is_dir() else path.parent) / "rig.toml"
-    found = verify_episodes(path, rig, layout=layout, most=most, write_into=into)
+    if (path / "session.toml").is_file():
+        from tactile_align.calibration.calibrate import verify_session
+
+        found = verify_session(path, rig, pictures=pictures, page=page, write_into=into)
+    else:
+        from tactile_align.calibration.verify import verify_episodes
+
+        found = verify_episodes(path, rig, layout=layout, most=most, write_into=into)
+        if page is not None:
+            from tactile_align.calibration.verify_session import write_page
+
+            write_page(found, page)
     print(found.json() if as_json else found.text())
     return FAILED if found.verdict == "fail" else GOOD
 
@@ -94,4 +107,48 @@ def board(
     for path in write_page(made, out, paper):
         print(path)
     print(describe(made), file=sys.stderr)
+    return GOOD
+
+
+def calibrate(
+    what: Positional[Literal["intrinsics", "hand-eye", "finger"]],
+    folder: Positional[Path],
+    rig: str,
+    labels: Path | None = None,
+    model: Literal["pinhole", "brown", "rational", "fisheye"] = "brown",
+    out: Path | None = None,
+    dry_run: bool = False,
+) -> int:
+    """Calibrate a camera's lens, where it sits, or where a sensor sits on its finger; exit 1 when it would not pass.
+
+    A result that fails its checks is never written.
+
+    Args:
+        what: intrinsics and hand-eye take a calibration session, finger takes episodes and labelled boxes.
+        folder: The session (session.toml, images, poses), or the episodes.
+        rig: Name or path of the rig.
+        labels: CSV of labelled sensor boxes, for finger.
+        model: Lens model.
+        out: Rig file to write; the rig's own file when left out.
+        dry_run: Only report.
+    """
+    target = None if dry_run else out or Path(rig)
+    if target is not None and target.suffix != ".toml":
+        raise ValueError(f"'{rig}' is a shipped rig, which is not overwritten; name a file with --out, or --dry-run")
+    if what == "finger":
+        from tactile_align.calibration.finger import calibrate_finger
+        from tactile_align.calibration.labels import read_labels
+
+        if labels is None:
+            raise ValueError("calibrate finger needs --labels, a CSV of sensor boxes over several openings")
+        verification = calibrate_finger(folder, rig, read_labels(labels), out=target).verification
+    else:
+        from tactile_align.calibration.calibrate import calibrate_hand_eye, calibrate_intrinsics_of
+
+        solve = calibrate_intrinsics_of if what == "intrinsics" else calibrate_hand_eye
+        verification = solve(folder, rig, model=model, out=target).verification
+    print(verification.text())
+    if verification.verdict == "fail":
+        return FAILED
+    print(f"not written (dry run): {rig}" if target is None else f"written: {target}", file=sys.stderr)
     return GOOD
