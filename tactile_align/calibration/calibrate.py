@@ -228,7 +228,18 @@ def _placed(rig: Rig, session: Session, result: HandEye) -> Rig:
             parent = "world"
             X = rig.arms[holder].T_parent_this @ X
     quat = tuple(float(v) for v in quaternion_from_rotation(X[:3, :3]))
-    return _with_camera(rig, name, parent=parent, translation_m=tuple(float(v) for v in X[:3, 3]), quat_wxyz=quat)
+    # The rotation's part is in the camera's own axes; the translation's turns with the parent.
+    turn = np.eye(6)
+    turn[:3, :3] = X[:3, :3] @ result.X[:3, :3].T
+    covariance = turn @ result.covariance @ turn.T
+    return _with_camera(
+        rig,
+        name,
+        parent=parent,
+        translation_m=tuple(float(v) for v in X[:3, 3]),
+        quat_wxyz=quat,
+        covariance=tuple(tuple(float(v) for v in row) for row in (covariance + covariance.T) / 2),
+    )
 
 
 def _with_camera(rig: Rig, name: str, **changes: object) -> Rig:
@@ -243,19 +254,3 @@ def _with_camera(rig: Rig, name: str, **changes: object) -> Rig:
 def _write(rig: Rig, out: str | Path | None, verification: Verification) -> None:
     if out is not None and verification.verdict != "fail":
         rig.save(out)
-
-
-def sensor_sigma_px(rig: Rig, camera: str, sensor: str, result: HandEye, qpos: np.ndarray) -> np.ndarray:
-    """Return how uncertain a sensor's origin is in the camera's RAW image, (..., 2) px, from the hand-eye alone.
-
-    Args:
-        rig: The rig with the result in it.
-        camera: The camera that was calibrated.
-        sensor: The sensor.
-        result: The hand-eye result.
-        qpos: (..., D) raw state.
-    """
-    mount = rig.camera(camera)
-    T_camera_sensor = rig.T_camera_sensor(camera, sensor, qpos)
-    p = (mount.T_parent_this @ T_camera_sensor)[..., :3, 3]
-    return result.sigma_px(mount.raw, p)

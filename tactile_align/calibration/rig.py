@@ -66,6 +66,8 @@ class RigCamera(Mount):
     """How long after the joint reading of the same row the frame was exposed, s."""
     image_map: tuple[tuple[Any, ...], ...] = ()
     """Steps from the raw frame that K belongs to, to the stored one."""
+    covariance: tuple[tuple[float, ...], ...] | None = None
+    """(6, 6) of the pose as hand-eye found it: translation (m, parent's axes), rotation (rad, R exp(w))."""
 
     @cached_property
     def raw(self) -> Camera:
@@ -89,6 +91,14 @@ class RigCamera(Mount):
     def stored(self) -> Camera:
         """The camera of the frames as they lie in the episode files."""
         return self.raw.through(self.map)
+
+    @model_validator(mode="after")
+    def _covariance_is_one(self) -> "RigCamera":
+        if self.covariance is not None:
+            C = np.asarray(self.covariance, dtype=np.float64)
+            if C.shape != (6, 6) or not np.allclose(C, C.T, rtol=1e-6) or np.linalg.eigvalsh(C)[0] < -1e-9:
+                raise ValueError(f"covariance must be a symmetric 6x6 matrix without negative variances; got {C.shape}")
+        return self
 
     @model_validator(mode="after")
     def _intrinsics_fit_the_image(self) -> "RigCamera":

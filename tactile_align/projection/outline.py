@@ -83,7 +83,7 @@ def _whole_outline(camera: Camera, p: Array) -> Array:
 
 
 def _cut_outline(camera: Camera, p: Array, T: Array, solid: Solid) -> Array:
-    """Return boxes (N, 4) of solids that the near plane or the lens limit may cut, or wide ones; infinite where none."""
+    """Return boxes (N, 4) of wide solids or ones that near plane or lens limit may cut; infinite where none."""
     xp = array_namespace(p)
     a, b, keep = _cut_at_near_plane(*_edge_ends(p))
     limit = camera.radius_limit

@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 import tomli_w
 
-from tactile_align.calibration.calibrate import calibrate_hand_eye, calibrate_intrinsics_of, sensor_sigma_px
+from tactile_align.calibration.calibrate import calibrate_hand_eye, calibrate_intrinsics_of
 from tactile_align.calibration.poses import EULER, PoseFormat
 from tactile_align.calibration.rig import Rig, load_rig
 from tactile_align.calibration.session import read_session
 from tactile_align.calibration.verify import verify
-from tactile_align.geometry.frames import rotation_log
+from tactile_align.geometry.frames import pose, rotation_exp, rotation_log
+from tactile_align.projection.uncertainty import sensor_sigma_px
 from tests.calibration.cell import ARM, BOARD, CAMERA, Captured, capture
 from tests.calibration.injected import rows
 from tests.calibration.recordings import recording
@@ -131,12 +132,23 @@ def test_a_result_that_fails_is_never_written(tmp_path: Path) -> None:
     assert [fault.name for fault in found.faults] == ["inverted poses"]
 
 
-def test_the_sensors_pixel_band_follows_from_the_session(tmp_path: Path) -> None:
+def test_the_sensors_pixel_band_is_how_its_pixel_moves_when_the_camera_does(tmp_path: Path) -> None:
     one = capture(6)
-    found = calibrate_hand_eye(write(tmp_path / "s", one), load_rig("cell"))
+    found = calibrate_hand_eye(write(tmp_path / "s", one), load_rig("cell"), out=tmp_path / "rig.toml")
+    rig = load_rig(tmp_path / "rig.toml")
     qpos = np.append(one.q[0], 0.5)
-    band = sensor_sigma_px(found.rig, "left_wrist", "tactile1", found.hand_eye, np.stack([qpos, qpos]))
-    assert band.shape == (2, 2) and (band > 0.05).all() and (band < 5).all()
+    band = sensor_sigma_px(rig, "left_wrist", "tactile1", np.stack([qpos, qpos]))
+    assert band.shape == (2, 2) and (band > 0.02).all() and (band < 5).all()
+    # Oracle: draw camera poses from the covariance and look at the pixels they give.
+    rng = np.random.default_rng(0)
+    mount, lens = rig.cameras["left_wrist"], rig.cameras["left_wrist"].stored
+    p = mount.T_parent_this @ rig.T_camera_sensor("left_wrist", "tactile1", qpos)[:, 3]
+    pixels = []
+    for dx in rng.multivariate_normal(np.zeros(6), found.hand_eye.covariance, 2000):
+        moved = pose(mount.T_parent_this[:3, :3] @ rotation_exp(dx[3:]), mount.T_parent_this[:3, 3] + dx[:3])
+        pixels.append(lens.pixels((np.linalg.inv(moved) @ p)[:3]))
+    np.testing.assert_allclose(band[0], np.std(pixels, axis=0), rtol=0.08)
+    assert sensor_sigma_px(load_rig("cell"), "left_wrist", "tactile1", qpos) is None
 
 
 def test_images_without_intrinsics_calibrate_themselves(tmp_path: Path) -> None:

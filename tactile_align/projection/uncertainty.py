@@ -1,0 +1,47 @@
+"""How uncertain a sensor's place in an image is, given how uncertain the camera's calibration is."""
+
+import numpy as np
+
+from tactile_align.calibration.rig import Rig
+
+STEP_M = 1e-6
+
+
+def pixel_sigma(rig: Rig, camera: str, sensor: str, qpos: np.ndarray, opening: np.ndarray | None = None) -> np.ndarray:
+    """Return the standard deviation along u and v of where a sensor's pad centre is seen.
+
+    The 6x6 covariance of the camera's pose, as hand-eye calibration writes it into the rig file, is carried to the
+    image to first order. For `sigma_px` of the Gaussian pooling scale it like the image: sigma times the encoder's
+    width over the stored width.
+
+    Args:
+        rig: The rig.
+        camera: Camera whose pose is uncertain.
+        sensor: The sensor looked at.
+        qpos: (N, D) raw rows.
+        opening: (N, 2) finger openings, m; None takes them from qpos.
+
+    Returns:
+        (N, 2) px of the stored image; nan where the pad centre is not seen.
+
+    Raises:
+        ValueError: The rig states no covariance for the camera.
+    """
+    entry = rig.camera(camera)
+    if entry.covariance is None:
+        raise ValueError(
+            f"camera '{camera}' of rig {rig.name} states no covariance, so its uncertainty is unknown. Needed: the "
+            f"result of `calibrate hand-eye`; otherwise choose sigma_px yourself"
+        )
+    covariance = np.asarray(entry.covariance, dtype=np.float64)
+    T = rig.T_camera_sensor(camera, sensor, qpos, opening)
+    p = T[..., :3, :3] @ np.asarray(rig.sensor(sensor).pad.center_m) + T[..., :3, 3]
+    axes = np.eye(3)
+    # A shift d of the camera in its parent's axes moves the point by -R^T d; a right turn w by -w x p = p x w.
+    shift = np.broadcast_to(-entry.T_parent_this[:3, :3].T, (*p.shape[:-1], 3, 3))
+    turn = np.cross(p[..., None, :], axes).swapaxes(-1, -2)
+    of_pose = np.concatenate([shift, turn], axis=-1)
+    ahead, behind = (entry.stored.project(p[..., None, :] + sign * STEP_M * axes)[0] for sign in (1.0, -1.0))
+    of_point = ((ahead - behind) / (2 * STEP_M)).swapaxes(-1, -2)
+    J = of_point @ of_pose
+    return np.asarray(np.sqrt(np.einsum("...ij,jk,...ik->...i", J, covariance, J)))
