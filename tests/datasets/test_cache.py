@@ -75,7 +75,7 @@ def test_a_killed_build_leaves_no_half_folder_and_a_second_one_finishes(regrasp_
         process = start(str(regrasp_folder), str(cache), "1")
         time.sleep(share * whole)
         process.kill()
-        process.communicate()
+        process.wait()
         left += len(list(cache.glob(".*.part")))
         require_whole(cache)
     assert left  # it was killed in the middle of an episode
@@ -95,7 +95,7 @@ def test_the_helpers_of_a_killed_build_end_by_themselves(regrasp_folder: Path, t
     while not list(tmp_path.glob(".*.part")) and time.monotonic() < until:
         time.sleep(0.05)
     process.kill()
-    process.communicate()
+    process.wait()
     while any(Path("/proc", pid).is_dir() for pid in children.split()) and time.monotonic() < until:
         time.sleep(0.1)
     assert len(children.split()) >= 3
