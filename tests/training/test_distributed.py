@@ -1,0 +1,60 @@
+"""Two processes train as one: the same losses and the same weights from the same batches."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tactile_align.training.checkpoint import latest_checkpoint, load_checkpoint
+from tactile_align.training.config import TrainConfig, config_text
+from tactile_align.training.logs import read_metrics
+from tactile_align.training.loop import train
+
+Maker = Callable[..., TrainConfig]
+ROOT = Path(__file__).parents[2]
+TRAINING = """
+import sys
+import torch
+from tactile_align.training.config import load_config
+from tactile_align.training.loop import train
+torch.set_num_threads(1)
+train(load_config(sys.argv[1]), progress=False)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("changes", [{}, {"hsa": {"symmetric": True, "region_rivals": 2, "bank": 16}}])
+def test_two_processes_equal_one(small_config: Maker, tmp_path: Path, changes: dict[str, object]) -> None:
+    # float32 sums in another order differ; a wrong gradient would differ by a factor, not by rounding.
+    plain = {"policy": {"dropout": 0.0}, "steps": 4, "validate_every": 4, "log": {"every": 1}, **changes}
+    one = train(small_config("one", **plain), progress=False)
+    config = small_config("two", **plain)
+    (tmp_path / "config.toml").write_text(config_text(config), encoding="utf-8")
+    (tmp_path / "train.py").write_text(TRAINING, encoding="utf-8")
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    found = subprocess.run(
+        [*launch, str(tmp_path / "train.py"), str(tmp_path / "config.toml")],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=500,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    assert found.returncode == 0, found.stderr[-3000:]
+    records = [read_metrics(out / "metrics.jsonl") for out in (one, Path(config.out))]
+    for alone, together in zip(*records, strict=True):
+        names = [
+            n for n in alone if n.partition("/")[0] in ("loss", "l1", "kl", "hsa", "chance", "pairs", "no_contact")
+        ]
+        assert len(names) >= 7
+        for name in names:
+            assert together[name] == pytest.approx(alone[name], rel=2e-3), (alone["step"], name)
+    weights = [load_checkpoint(latest_checkpoint(out / "checkpoints"))["model"] for out in (one, Path(config.out))]
+    for name, value in weights[0].items():
+        if value.is_floating_point():
+            assert float((weights[1][name] - value).abs().max()) < 2e-3, name
+    first = [next(r for r in one if r["kind"] == "train") for one in records]
+    assert first[1]["gradient_norm"] == pytest.approx(first[0]["gradient_norm"], rel=1e-4)

@@ -1,0 +1,54 @@
+"""The watch speaks up once, with the step, about a training that looks ill, and is silent about a healthy one."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tactile_align.training.config import TrainConfig
+from tactile_align.training.watch import Remark, Watch
+
+Maker = Callable[..., TrainConfig]
+
+
+def record(**changes: float) -> dict[str, float]:
+    healthy = {"loss": 2.0, "hsa/v": 1.5, "chance/v": 2.8, "data_s": 0.01, "step_s": 1.0, "temperature": 0.07}
+    return healthy | {name.replace("__", "/"): value for name, value in changes.items()}
+
+
+def said(watch: Watch, kind: str, records: list[dict[str, Any]], every: int = 10) -> list[Remark]:
+    return [remark for i, one in enumerate(records) for remark in getattr(watch, kind)((i + 1) * every, one)]
+
+
+@pytest.fixture
+def watch(small_config: Maker) -> Watch:
+    return Watch(small_config(steps=1000))
+
+
+def test_a_healthy_course_is_met_with_silence(watch: Watch) -> None:
+    falling = [record(hsa__v=2.8 * 0.99**i, gradient_cosine=0.1) for i in range(100)]
+    assert said(watch, "train", falling) == []
+    assert said(watch, "validation", [{"loss": 3 - 0.1 * i, "rank/v": 6.0} for i in range(10)]) == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "records", "check", "step"),
+    [
+        ("train", [record(hsa__v=2.79)] * 60, "flat at chance", 210),
+        ("train", [record(data_s=0.5)] * 40, "data starvation", 100),
+        ("train", [record()] * 5 + [record(temperature=0.01)] * 5, "temperature at its bound", 60),
+        ("train", [record(gradient_cosine=-0.5)] * 8, "gradient conflict", 30),
+        ("validation", [{"loss": 1.0}, {"loss": 0.9}, {"loss": 2.7}, {"loss": 3.0}], "validation spike", 30),
+        ("validation", [{"loss": 1.0, "rank/v": 6.4}, {"loss": 1.0, "rank/v": 1.4}] * 3, "collapse", 20),
+    ],
+)
+def test_an_illness_is_named_once_with_its_step(
+    watch: Watch, kind: str, records: list[dict[str, float]], check: str, step: int
+) -> None:
+    remarks = said(watch, kind, records)
+    assert [(r.check, r.step) for r in remarks] == [(check, step)]
+    assert len(remarks[0].text) > 60 and remarks[0].record()["kind"] == "finding"
+
+
+def test_a_loss_at_chance_early_on_is_young_not_flat(watch: Watch) -> None:
+    assert said(watch, "train", [record(hsa__v=2.8)] * 19) == []
