@@ -13,10 +13,11 @@ from tactile_align.datasets.write import write_episode
 
 @dataclass(frozen=True)
 class Converted:
-    """The new files, and one sentence for each thing that is not exactly as it was."""
+    """The new files, one sentence for each thing that is not exactly as it was, and how many were there already."""
 
     paths: tuple[Path, ...]
     lossy: tuple[str, ...]
+    kept: int = 0
 
 
 def convert_episodes(
@@ -31,7 +32,8 @@ def convert_episodes(
     """Write every episode of a file or folder in another layout, into the folder `out`.
 
     Encoded frames are copied byte for byte where the target stores them so, decoded where it stores raw
-    frames, and encoded anew only where the channel order or a raw source makes it necessary.
+    frames, and encoded anew only where the channel order or a raw source makes it necessary. A file that is there
+    already is kept when it holds this very episode, so a stopped conversion goes on where it was.
 
     Args:
         source: An episode, a file with several, or a folder.
@@ -43,18 +45,51 @@ def convert_episodes(
 
     Raises:
         ValueError: An episode cannot be read, or a frame read back is not the frame written.
-        FileExistsError: A file exists.
+        FileExistsError: A file exists and holds something else.
     """
     target = load_layout(to)
     paths: list[Path] = []
     lossy: dict[str, None] = {}
+    kept = 0
     for index, ref in enumerate(list_episodes(source, layout)):
         path = Path(out) / target.file_name.format(index=index)
         with open_episode(ref, layout) as episode:
-            paths.append(_convert(episode, path, to, target, fps, overwrite))
+            if path.exists() and not overwrite:
+                _require_same(episode, path, to, fps)
+                kept += 1
+            else:
+                _convert(episode, path, to, target, fps, overwrite)
+            paths.append(path)
             with open_episode(EpisodeRef(path), to) as copy:
                 lossy.update(dict.fromkeys(_losses(episode, copy)))
-    return Converted(tuple(paths), tuple(lossy))
+    return Converted(tuple(paths), tuple(lossy), kept)
+
+
+def _require_same(episode: Episode, path: Path, to: str | Path, fps: float | None) -> None:
+    """Refuse a file that is not this episode in the target layout; its frames are compared with the others' later.
+
+    Raises:
+        FileExistsError: Names the file and what differs.
+    """
+    differs = "it is no whole episode"
+    try:
+        with open_episode(EpisodeRef(path), to) as there:
+            differs = ", ".join(_different(episode, there, episode.fps if episode.fps is not None else fps))
+    except ValueError as cause:
+        differs = f"{differs} ({cause})"
+    if differs:
+        raise FileExistsError(f"{path} exists and is not {episode.ref} converted: {differs}. Give another folder")
+
+
+def _different(episode: Episode, there: Episode, fps: float | None) -> Iterator[str]:
+    dtype = there.layout.state.dtype
+    for what in ("qpos", "action"):
+        if not np.array_equal(getattr(episode, what).astype(dtype), getattr(there, what).astype(dtype)):
+            yield what
+    if set(episode.cameras) != set(there.cameras) or set(episode.sensors) != set(there.sensors):
+        yield f"streams {', '.join((*there.cameras, *there.sensors))}"
+    if fps is not None and there.fps != fps:
+        yield f"{there.fps} frames a second"
 
 
 def _convert(episode: Episode, path: Path, to: str | Path, target: Layout, fps: float | None, overwrite: bool) -> Path:

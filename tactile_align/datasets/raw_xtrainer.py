@@ -8,10 +8,14 @@ encoded them anew at quality 50.
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from tactile_align.datasets import codec
+from tactile_align.datasets.convert import Converted
+from tactile_align.datasets.episodes import open_episode
+from tactile_align.datasets.layout import load_layout
 from tactile_align.datasets.plain_pickle import load_arrays
 from tactile_align.datasets.write import write_episode
 
@@ -52,7 +56,51 @@ def import_raw_xtrainer(
         FileExistsError: `out` exists.
         ValueError: A pickle is not plain or lacks a key, a JPEG is damaged, or there are gaps.
     """
-    folder = Path(recording)
+    parts, lacking = _read(Path(recording), allow_gaps)
+    path = write_episode(out, **parts, fps=fps, overwrite=overwrite)
+    return Imported(path, len(parts["qpos"]), lacking)
+
+
+def raw_recordings(source: str | Path) -> tuple[Path, ...]:
+    """Return the raw recordings at `source`: itself, or the folders in it, by name; none where there are none."""
+    folder = Path(source)
+    candidates = (folder, *(sorted(folder.iterdir()) if folder.is_dir() else ()))
+    found = [one for one in candidates if one.is_dir() and next((one / POSES).glob("*.pkl"), None) is not None]
+    return (folder,) if folder in found else tuple(found)
+
+
+def convert_raw_xtrainer(
+    source: str | Path, out: str | Path, *, fps: float | None = None, overwrite: bool = False
+) -> Converted:
+    """Write a raw recording, or each of a folder of them, as an X-Trainer episode into the folder `out`.
+
+    A file that is there already is kept when it holds this very recording.
+
+    Raises:
+        FileNotFoundError: There is no raw recording.
+        FileExistsError: A file exists and holds something else.
+        ValueError: As import_raw_xtrainer.
+    """
+    recordings, name = raw_recordings(source), load_layout("xtrainer").file_name
+    if not recordings:
+        raise FileNotFoundError(f"{source}: no raw X-Trainer recording; needed {POSES}/<n>.pkl in it or in its folders")
+    paths, said, kept = [], [], 0
+    for index, folder in enumerate(recordings):
+        path = Path(out) / name.format(index=index)
+        parts, lacking = _read(folder, allow_gaps=False)
+        if path.exists() and not overwrite:
+            if not _holds(path, parts):
+                raise FileExistsError(f"{path} exists and is not {folder} imported; give another folder")
+            kept += 1
+        else:
+            write_episode(path, **parts, fps=fps, overwrite=overwrite)
+        paths.append(path)
+        said += [f"{folder}: steps {_list(numbers)}, which {sub} lacks" for sub, numbers in lacking.items()]
+    return Converted(tuple(paths), tuple(said), kept)
+
+
+def _read(folder: Path, allow_gaps: bool) -> tuple[dict[str, Any], dict[str, tuple[int, ...]]]:
+    """Return what write_episode takes, and the numbers that some folder lacks."""
     poses = _numbered(folder / POSES, ".pkl")
     frames = {name: _numbered(folder / sub, ".jpg") for name, sub in {**CAMERAS, **TOUCHES}.items()}
     frames = {name: found for name, found in frames.items() if found}
@@ -68,23 +116,31 @@ def import_raw_xtrainer(
     jumps = [before + 1 for before, after in pairwise(common) if after != before + 1]
     if jumps and not allow_gaps:
         text = f"{len(jumps)} gaps, the first at step {jumps[0]} (lacking: {_short(lacking)})"
-        raise ValueError(f"{folder}: {text}; the arm would jump there. Say allow_gaps to join what is left")
+        how = "Import the stretches one by one, or join them: import_raw_xtrainer(..., allow_gaps=True)"
+        raise ValueError(f"{folder}: {text}; the arm would jump there. {how}")
     rows = [_pose(poses[n]) for n in common]
     widths = {tuple(len(part) for part in row) for row in rows}
     if len(widths) != 1:
         raise ValueError(f"{folder / POSES}: steps differ in the number of joints: {sorted(widths)}; record again")
     qpos, qvel, action = (np.stack(part) for part in zip(*rows, strict=True))
-    path = write_episode(
-        out,
-        qpos=qpos,
-        qvel=qvel if qvel.shape[1] else None,
-        action=action,
-        images={name: [_jpeg(frames[name][n]) for n in common] for name in CAMERAS if name in frames},
-        touches={name: [_jpeg(frames[name][n]) for n in common] for name in TOUCHES if name in frames},
-        fps=fps,
-        overwrite=overwrite,
-    )
-    return Imported(path, len(common), lacking)
+    parts = {
+        "qpos": qpos,
+        "qvel": qvel if qvel.shape[1] else None,
+        "action": action,
+        "images": {name: [_jpeg(frames[name][n]) for n in common] for name in CAMERAS if name in frames},
+        "touches": {name: [_jpeg(frames[name][n]) for n in common] for name in TOUCHES if name in frames},
+    }
+    return parts, lacking
+
+
+def _holds(path: Path, parts: dict[str, Any]) -> bool:
+    """Tell whether an episode file is what these parts would become."""
+    frames = {**parts["images"], **parts["touches"]}
+    with open_episode(path) as there:
+        if set(frames) != {*there.cameras, *there.sensors} or len(there) != len(parts["qpos"]):
+            return False
+        joints = all(np.array_equal(parts[n].astype(np.float32), getattr(there, n)) for n in ("qpos", "action"))
+        return joints and all(there.encoded(n, t) == data for n, rows in frames.items() for t, data in enumerate(rows))
 
 
 def _numbered(folder: Path, suffix: str) -> dict[int, Path]:
@@ -121,3 +177,8 @@ def _jpeg(file: Path) -> bytes:
 def _short(lacking: dict[str, tuple[int, ...]]) -> str:
     counts = [f"{name} {len(numbers)}" for name, numbers in lacking.items()]
     return "; ".join(counts) or "numbers skipped everywhere"
+
+
+def _list(numbers: tuple[int, ...], most: int = 10) -> str:
+    shown = ", ".join(str(n) for n in numbers[:most])
+    return shown if len(numbers) <= most else f"{shown} and {len(numbers) - most} more"

@@ -118,7 +118,8 @@ def convert(
     """Write episodes in another layout, checked frame by frame; says what could not be kept.
 
     Args:
-        source: Episode file or folder, or the folder of a LeRobotDataset v3.
+        source: Episode file or folder, the folder of a LeRobotDataset v3, or raw X-Trainer recordings
+            (folders of JPEGs and one pickle a step).
         out: Folder to write into.
         to: Target layout: xtrainer, aloha, another HDF5 layout's name or file, or lerobot.
         layout: Layout of the source; recognised when left out.
@@ -126,6 +127,8 @@ def convert(
         overwrite: Replace existing files.
     """
     written = _convert(source, out, to, layout, fps, overwrite)
+    if written.kept:
+        print(f"{written.kept} episodes were there already, whole, and are kept", file=sys.stderr)
     for sentence in written.lossy:
         print(f"not kept: {sentence}", file=sys.stderr)
     for path in written.paths:
@@ -143,7 +146,12 @@ def _convert(source: Path, out: Path, to: str, layout: str | None, fps: float | 
 
         return export_lerobot(source, out, fps=fps, layout=layout)
     from tactile_align.datasets.convert import convert_episodes
+    from tactile_align.datasets.raw_xtrainer import convert_raw_xtrainer, raw_recordings
 
+    if raw_recordings(source):
+        if to != "xtrainer":
+            raise ValueError(f"{source}: raw X-Trainer recordings become layout xtrainer first; got --to {to}")
+        return convert_raw_xtrainer(source, out, fps=fps, overwrite=overwrite)
     return convert_episodes(source, out, to=to, layout=layout, fps=fps, overwrite=overwrite)
 
 

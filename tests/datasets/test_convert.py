@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 
@@ -50,10 +51,34 @@ def test_many_demonstrations_become_numbered_files(tmp_path: Path) -> None:
     assert [len(open_episode(p)) for p in done.paths] == [5, 6, 7, 15]
 
 
-def test_nothing_is_replaced_and_read_only_layouts_are_no_target(tmp_path: Path) -> None:
-    path = xtrainer_file(tmp_path)
-    convert_episodes(path, tmp_path / "out", to="aloha")
-    with pytest.raises(FileExistsError):
+def test_what_is_there_is_kept_when_it_is_the_episode_and_refused_otherwise(tmp_path: Path) -> None:
+    first = write_episode(tmp_path / "in" / "a.hdf5", **parts())
+    other = write_episode(tmp_path / "in" / "b.hdf5", **{**parts(), "action": parts()["action"] + 1})
+    done = convert_episodes(tmp_path / "in", tmp_path / "out", to="aloha")
+    done.paths[1].unlink()  # as if stopped before the second
+    stamp = done.paths[0].stat().st_mtime_ns
+    again = convert_episodes(tmp_path / "in", tmp_path / "out", to="aloha")
+    assert (again.paths, again.kept) == (done.paths, 1)
+    assert done.paths[0].stat().st_mtime_ns == stamp
+    with pytest.raises(FileExistsError, match=r"episode_0\.hdf5 exists and is not .*b\.hdf5 converted: action"):
+        convert_episodes(other, tmp_path / "out", to="aloha")
+    with pytest.raises(FileExistsError, match=r"frames a second"):
+        convert_episodes(first, tmp_path / "out", to="aloha", fps=20)
+    done.paths[0].write_bytes(done.paths[0].read_bytes()[:9000])
+    with pytest.raises(FileExistsError, match=r"it is no whole episode"):
+        convert_episodes(first, tmp_path / "out", to="aloha")
+    assert convert_episodes(first, tmp_path / "out", to="aloha", overwrite=True).kept == 0
+
+
+def test_kept_frames_are_compared_one_by_one(tmp_path: Path) -> None:
+    path = xtrainer_file(tmp_path / "in")
+    done = convert_episodes(path, tmp_path / "out", to="aloha")
+    with h5py.File(done.paths[0], "r+") as file:
+        file["observations/images/top"][6, 20, 30] ^= 1
+    with pytest.raises(ValueError, match=r"top does not read back"):
         convert_episodes(path, tmp_path / "out", to="aloha")
+
+
+def test_read_only_layouts_are_no_target(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="robomimic can only be read"):
-        convert_episodes(path, tmp_path / "out", to="robomimic")
+        convert_episodes(xtrainer_file(tmp_path), tmp_path / "out", to="robomimic")

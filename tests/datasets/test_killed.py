@@ -5,6 +5,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tactile_align.datasets.convert import convert_episodes
@@ -33,6 +34,13 @@ from tactile_align.datasets.lerobot import export_lerobot
 print("go", flush=True)
 while True:
     export_lerobot(sys.argv[1], sys.argv[2], fps=10, cameras="image")
+"""
+
+CONVERT_LAYOUT = """
+import sys
+from tactile_align.datasets.convert import convert_episodes
+print("go", flush=True)
+convert_episodes(sys.argv[1], sys.argv[2], to="aloha")
 """
 
 
@@ -71,7 +79,24 @@ def test_a_killed_export_leaves_no_dataset_and_a_second_run_makes_one(tmp_path: 
     assert export_lerobot(tmp_path / "in", tmp_path / "out", fps=10, cameras="image").lossy == ()
 
 
-def test_converting_again_after_a_stop_needs_a_word_and_finishes(tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_a_killed_conversion_goes_on_without_a_word(tmp_path: Path) -> None:
+    for i in range(12):
+        write_episode(tmp_path / "in" / f"e_{i:02}.hdf5", **{**parts(40), "qpos": np.full((40, 14), i / 8)})
+    out, left = tmp_path / "out", 0
+    for _ in range(5):
+        kill_while_running(CONVERT_LAYOUT, str(tmp_path / "in"), str(out), after=0.3)
+        left = len(list(out.glob("*.hdf5")))
+        if left > 2:
+            break
+    done = convert_episodes(tmp_path / "in", out, to="aloha")
+    assert (len(done.paths), done.kept) == (12, left) and left > 0
+    for i, path in enumerate(done.paths):
+        with open_episode(path, "aloha") as episode:
+            assert (episode.qpos == i / 8).all()
+
+
+def test_what_is_not_the_episode_is_replaced_only_when_told_so(tmp_path: Path) -> None:
     for i in range(3):
         write_episode(tmp_path / "in" / f"e_{i}.hdf5", **parts())
     write_episode(tmp_path / "out" / "episode_0.hdf5", **parts(2), layout="aloha")  # what a stopped run had done

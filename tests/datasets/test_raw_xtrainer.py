@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 import pytest
 
+from tactile_align.cli import run
 from tactile_align.datasets.episodes import open_episode
 from tactile_align.datasets.plain_pickle import UnsafePickleError, load_arrays
 from tactile_align.datasets.raw_xtrainer import CAMERAS, POSES, TOUCHES, import_raw_xtrainer
@@ -54,6 +55,29 @@ def test_a_recording_becomes_an_episode_in_the_order_of_its_numbers(tmp_path: Pa
             assert episode.encoded(name, t) == (tmp_path / "raw" / sub / f"{t + 8}.jpg").read_bytes()
             assert np.abs(episode.image(name, t).astype(int) - given[name][t]).mean() < 2
     assert {f: f.read_bytes() for f in (tmp_path / "raw").rglob("*.*")} == before
+
+
+def test_the_command_imports_raw_recordings_and_goes_on_after_a_stop(tmp_path: Path, capsys: Any) -> None:
+    for name in ("first", "second"):
+        recording(tmp_path / "raw" / name)
+    changed = tmp_path / "raw" / "second" / "topImg" / "9.jpg"
+    cv2.imwrite(str(changed), frames(77, 1)[0])
+    command = ["convert", str(tmp_path / "raw"), str(tmp_path / "out"), "--to", "xtrainer"]
+    assert run(command) == 0
+    files = [tmp_path / "out" / f"episode_init_{i}.hdf5" for i in range(2)]
+    assert capsys.readouterr().out.split() == [str(file) for file in files]
+    assert open_episode(files[1]).encoded("top", 1) == changed.read_bytes()
+    whole = files[1].read_bytes()
+    files[1].unlink()
+    stamp = files[0].stat().st_mtime_ns
+    assert run(command) == 0
+    assert "1 episodes were there already" in capsys.readouterr().err
+    assert files[1].read_bytes() == whole and files[0].stat().st_mtime_ns == stamp
+    files[0].write_bytes(whole)  # somebody else's episode behind the name
+    assert run(command) == 2
+    assert "first imported; give another folder" in capsys.readouterr().err
+    assert run([*command[:-1], "aloha"]) == 2
+    assert run([*command[:1], str(tmp_path / "raw" / "first"), str(tmp_path / "one"), *command[3:]]) == 0
 
 
 def test_steps_that_lack_a_file_are_named_and_gaps_need_a_word(tmp_path: Path) -> None:
