@@ -1,12 +1,16 @@
 """The study's rows, its table and its verdicts; and, slowly, that one run goes through and is taken up again."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tactile_align.diagnostics.evaluation import load_model
+from tactile_align.diagnostics.readouts import view_readouts
 from tactile_align.diagnostics.study import PLANS, config_of, results, study, table_text, verdicts
 from tactile_align.diagnostics.study_rows import ROWS, TABLE, merged
+from tactile_align.training.data import load_data
 
 PLAN = PLANS["full"]
 
@@ -83,3 +87,23 @@ def test_a_smoke_run_goes_through_and_is_not_run_twice(tmp_path: Path) -> None:
     assert study(tmp_path, ["grid", "shift_25"], [0], "smoke", progress=False) == text
     assert made == [path.stat().st_mtime_ns for path in sorted(tmp_path.glob("runs/*/metrics.jsonl"))]
     assert [one["row"] for one in results(tmp_path)] == ["grid", "shift_25"]
+
+
+@pytest.mark.slow
+def test_all_readouts_of_a_run_come_in_one_call(tmp_path: Path) -> None:
+    study(tmp_path, ["grid"], [0], "smoke", progress=False)
+    config = config_of(tmp_path, ROWS["grid"], 0, PLANS["smoke"])
+    data = load_data(config, progress=False)
+    model = load_model(Path(config.out), config, data.held_out)
+    found = view_readouts(model, data.held_out, config, "left_wrist-tactile1", gallery=8)
+    json.dumps(found)
+    galleries = found["galleries"]
+    assert set(galleries) == {"contact only", "cross-episode", "same episode with a gap", "regions of the same image"}
+    assert galleries["contact only"]["both"]["gallery"] == 8 and galleries["regions of the same image"]["gallery"] == 8
+    assert found["space"]["dim"] == 128 and found["space"]["pairs"] > 50
+    place = found["localisation"]
+    # The pad hangs some ten centimetres below the wrist camera: a pixel of the small input is a few tenths of a mm.
+    assert 0 <= place["hit"] <= 1 and place["distance_px"] * 0.2 < place["distance_mm"] < place["distance_px"] * 5
+    assert set(found["left_out"]) == {"probes/" + name for name in ("opening from h_tau", "opening from h_w")} | {
+        "probes/" + name for name in ("contact from h_tau", "contact from h_w")
+    }, "two held-out episodes are too few for five folds"
