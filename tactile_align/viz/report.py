@@ -182,6 +182,7 @@ def _group(title: str, shown: list[tuple[str, str, int, int]]) -> str:
 KINDS = (
     ("gallery", "Retrieval gallery: query touches and the views found nearest, the right one framed"),
     ("matrix", "Matrix of cosines between touches and views"),
+    ("attention", "How much of its attention the policy gives to joints, camera, region and touch, over an episode"),
     ("embedding", "Touch and view features in the plane of their two largest principal components"),
     ("map", "Similarity of a touch to the tokens of a camera image"),
     ("overlay", "Recorded frames with the sensor's box, tokens, touch, joints and contacts"),

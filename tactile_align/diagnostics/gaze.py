@@ -1,0 +1,141 @@
+"""Where a touch points in the image, and what the policy looks at."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from tactile_align.datasets.moments import Moments
+from tactile_align.diagnostics.evaluation import centred
+from tactile_align.diagnostics.localisation import similarity_maps
+from tactile_align.features.towers import POLICY_GRID
+from tactile_align.policies.aligned import AlignedPolicy, Batch
+from tactile_align.training.config import TrainConfig
+
+ROWS = 64
+"""Moments looked at together."""
+
+
+@dataclass(frozen=True)
+class Pointing:
+    """Some moments of one view, with the similarity of each touch to every token.
+
+    Attributes:
+        images: (B, H, W, 3) uint8 RGB, the vision encoder's input.
+        touches: (B, h, w, 3) uint8 RGB.
+        box: (B, 4) the sensor's box in `images`, px; nan where there is none.
+        similarity: (B, rows, columns) cosine of h_tau with a region of the box's size around each token.
+    """
+
+    images: np.ndarray
+    touches: np.ndarray
+    box: np.ndarray
+    similarity: np.ndarray
+
+
+@torch.no_grad()
+def pointing(model: AlignedPolicy, moments: Moments, config: TrainConfig, key: str, rows: Sequence[int]) -> Pointing:
+    """Return where the touches of some moments point in one view.
+
+    Args:
+        model: In eval mode, with towers.
+        moments: The moments.
+        config: The run's.
+        key: A view's key, CAMERA-SENSOR.
+        rows: Which moments; all with a box.
+
+    Raises:
+        ValueError: The model has no towers, or the region is not looked at.
+    """
+    if model.towers is None or model.region != "box":
+        raise ValueError(
+            f"a similarity map needs a model that looks at the box; this one has region '{model.region}' and "
+            f"{'no' if model.towers is None else 'its'} encoders. Draw a run with hsa.weight > 0 and region = 'box'"
+        )
+    view = next(view for view in model.views if view.key == key)
+    batch = centred(moments.__getitems__(list(rows)), config)
+    tau = model.see(batch).touches[view.sensor].vector
+    found = similarity_maps(model.towers, tau, batch[f"image/{key}"], model.finite_box(batch, view))
+    return Pointing(
+        images=batch[f"image/{key}"].numpy(),
+        touches=batch[f"image/{view.sensor}"].numpy(),
+        box=batch[f"box/{key}"].numpy().astype(np.float64),
+        similarity=found.double().numpy(),
+    )
+
+
+@dataclass(frozen=True)
+class Attention:
+    """How much attention each kind of token gets when the policy decides, summed to 1 over all kinds.
+
+    Attributes:
+        shares: By kind ("joints", "latent", "camera NAME", "region VIEW", "touch SENSOR"), (B,).
+        maps: By kind, for regions and touches, (B, 4, 4) attention on each of their tokens, row by row.
+    """
+
+    shares: dict[str, np.ndarray]
+    maps: dict[str, np.ndarray]
+
+
+@torch.no_grad()
+def attention(model: AlignedPolicy, moments: Moments, config: TrainConfig, rows: Sequence[int]) -> Attention:
+    """Return the attention of ACT's last decoder layer on its inputs, the mean over heads and action steps.
+
+    Args:
+        model: In eval mode, with a policy.
+        moments: The moments.
+        config: The run's.
+        rows: Which moments.
+
+    Raises:
+        ValueError: The run trained no policy.
+    """
+    if model.act is None:
+        raise ValueError("this run trained no policy (train_policy = false), so nothing attends to anything")
+    parts = []
+    for start in range(0, len(rows), ROWS):
+        batch = centred(moments.__getitems__(list(rows[start : start + ROWS])), config)
+        parts.append(_decoder_weights(model, batch))
+    weights = np.concatenate(parts)
+    shares: dict[str, np.ndarray] = {"latent": weights[:, 0], "joints": weights[:, 1]}
+    maps: dict[str, np.ndarray] = {}
+    extra = _extra_kinds(model)
+    first = weights.shape[1] - POLICY_GRID**2 * len(extra)
+    cameras = model.act.config.cameras
+    if cameras:
+        for name, part in zip(cameras, np.split(weights[:, 2:first], len(cameras), axis=1), strict=True):
+            shares[f"camera {name}"] = part.sum(axis=1)
+    for i, name in enumerate(extra):
+        part = weights[:, first + i * POLICY_GRID**2 : first + (i + 1) * POLICY_GRID**2]
+        shares[name], maps[name] = part.sum(axis=1), part.reshape(-1, POLICY_GRID, POLICY_GRID)
+    return Attention(shares, maps)
+
+
+def _extra_kinds(model: AlignedPolicy) -> list[str]:
+    """Return the kinds of tokens behind the camera's, in the order of `AlignedPolicy.predict`."""
+    kinds = [f"region {view.key}" for view in model.views] if model.reads_regions else []
+    return kinds + ([f"touch {sensor}" for sensor in model.sensors] if model.reads_touches else [])
+
+
+def _decoder_weights(model: AlignedPolicy, batch: Batch) -> np.ndarray:
+    """Return (B, N) attention on the N input tokens."""
+    assert model.act is not None
+    layer: Any = model.act.decoder.layers[-1]
+    caught: list[torch.Tensor] = []
+
+    def ask(module: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        return args, {**kwargs, "need_weights": True}
+
+    def catch(module: Any, args: Any, output: Any) -> None:
+        caught.append(output[1])
+
+    hooks = [layer.multihead_attn.register_forward_pre_hook(ask, with_kwargs=True)]
+    hooks.append(layer.multihead_attn.register_forward_hook(catch))
+    try:
+        model.predict(batch, model.see(batch), with_actions=False)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return np.asarray(caught[0].mean(dim=1).double().numpy())

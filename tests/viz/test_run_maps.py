@@ -1,0 +1,107 @@
+"""The pictures of a run: all there, named so that the report groups them, different before and after training."""
+
+import re
+import shutil
+from pathlib import Path
+
+import cv2
+import h5py
+import numpy as np
+import pytest
+
+from tactile_align.training.config import TrainConfig
+from tactile_align.training.data import load_data
+from tactile_align.training.loop import train
+from tactile_align.viz.report import render
+from tactile_align.viz.run_folder import read_run
+from tactile_align.viz.run_maps import draw_maps, one_per_contact
+
+pytestmark = pytest.mark.slow
+TOWER = {"model": "ViT-demo", "pretrained": "scratch", "stem": "conv", "image_size": [48, 32]}
+SMALL = {
+    "chunk_size": 6,
+    "d_model": 16,
+    "heads": 2,
+    "ffn_dim": 32,
+    "encoder_layers": 1,
+    "vae_layers": 1,
+    "latent_dim": 4,
+}
+
+
+@pytest.fixture(scope="module")
+def run(regrasp_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of six steps with its pictures."""
+    home = tmp_path_factory.mktemp("drawn")
+    config = TrainConfig.model_validate(
+        {
+            "data": [{"path": str(regrasp_folder), "rig": str(regrasp_folder / "rig.toml")}],
+            "views": [{"camera": "left_wrist", "sensor": "tactile1", "zoom": 2.2}],
+            "out": str(home / "run"),
+            "features": {"vision": TOWER, "dim": 16, "margin": 2.2},
+            "hsa": {"min_gap": 8},
+            "policy": SMALL,
+            "optimiser": {"lr_encoder": 1e-2, "warmup_steps": 1},
+            "batch_size": 12,
+            "contact_share": 0.75,
+            "steps": 6,
+            "held_out": 2,
+            "validate_every": 6,
+            "validation_batches": 1,
+            "cache": str(home / "cache"),
+            "device": "cpu",
+        }
+    )
+    data = load_data(config, progress=False)
+    train(config, data=data, progress=False)
+    draw_maps(home / "run", data=data)
+    return home / "run"
+
+
+def test_every_picture_is_there_before_and_after(run: Path) -> None:
+    names = {path.stem for path in (run / "pictures").glob("*.png")}
+    stepped = {f"{kind}_step_{step:06d}" for kind in ("map", "gallery", "matrix") for step in (0, 6)}
+    by_label = {f"embedding_by_{label}" for label in ("episode", "object", "phase")}
+    assert names == stepped | by_label | {"attention_episode_0", "attention_episode_1"}
+    for kind in ("map", "gallery", "matrix"):
+        before, after = (cv2.imread(str(run / "pictures" / f"{kind}_step_{step:06d}.png")) for step in (0, 6))
+        assert before is not None and after is not None and before.shape == after.shape
+        assert (before != after).mean() > 0.05 and before.std() > 10
+
+
+def test_the_report_puts_them_behind_sliders_and_lists_with_alternative_texts(run: Path) -> None:
+    page = render([read_run(run)], "")
+    assert page.count('type="range"') == 3 and page.count("<select") == 1
+    told = re.findall(r'alt="([^"]+)"', page)
+    assert len(told) == 11 and all(len(text) > 30 for text in told)
+    assert sum("attention" in text for text in told) == 2
+
+
+def test_pictures_are_not_overwritten_unasked(run: Path) -> None:
+    with pytest.raises(FileExistsError, match="overwrite"):
+        draw_maps(run)
+
+
+def test_recordings_without_truth_are_coloured_by_episode_alone(
+    run: Path, regrasp_folder: Path, tmp_path: Path
+) -> None:
+    bare = tmp_path / "bare"
+    shutil.copytree(regrasp_folder, bare)
+    for path in bare.glob("*.hdf5"):
+        with h5py.File(path, "a") as file:
+            del file["truth"]
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy, ignore=shutil.ignore_patterns("pictures"))
+    text = (copy / "config.toml").read_text(encoding="utf-8")
+    (copy / "config.toml").write_text(text.replace(str(regrasp_folder), str(bare)), encoding="utf-8")
+    names = [path.stem for path in draw_maps(copy, tmp_path / "drawn")]
+    assert [name for name in names if name.startswith("embedding")] == ["embedding_by_episode"]
+
+
+def test_one_moment_stands_for_each_contact() -> None:
+    features = {"episode": np.array([0, 0, 0, 1, 1]), "contact": np.array([0, 0, 2, 0, 0])}
+    chosen = one_per_contact(features, 10)
+    assert sorted(chosen.tolist()) == [0, 2, 3]
+    assert len(one_per_contact(features, 2)) == 2
+    with pytest.raises(ValueError, match="no held-out moment"):
+        one_per_contact({name: values[:0] for name, values in features.items()}, 10)
