@@ -44,7 +44,7 @@ class Plan:
 
 
 PLANS: dict[Size, Plan] = {
-    "full": Plan(regrasp=220, expert=8, poses=500, steps=360, batch_size=128, held_out=0.15),
+    "full": Plan(regrasp=260, expert=8, poses=500, steps=480, batch_size=128, held_out=0.15),
     "smoke": Plan(regrasp=6, expert=2, poses=60, steps=12, batch_size=24, held_out=2),
 }
 
@@ -61,7 +61,7 @@ def demo_config(out: Path, plan: Plan) -> TrainConfig:
             "views": [{"camera": "left_wrist", "sensor": "tactile1", "zoom": 2.2}],
             "out": str(out / "run"),
             "features": {"vision": tower, "touch": {**tower, "image_size": [48, 64]}, "margin": 2.2, "dim": 128},
-            "hsa": {"learn_temperature": True, "symmetric": True, "min_gap": 8},
+            "hsa": {"weight": 2.0, "learn_temperature": True, "symmetric": True, "min_gap": 8},
             "policy": {
                 "chunk_size": 10,
                 "d_model": 64,
@@ -71,10 +71,10 @@ def demo_config(out: Path, plan: Plan) -> TrainConfig:
                 "vae_layers": 1,
                 "latent_dim": 8,
             },
-            "optimiser": {"lr": 1e-3, "lr_encoder": 1e-3, "warmup_steps": 40, "clip_norm": 1.0},
+            "optimiser": {"lr": 1e-3, "lr_encoder": 1e-3, "warmup_steps": 40, "clip_norm": 10.0},
             "augment": {"shift_px": 8, "gain": 0.3, "shuffle_channels": 1.0},
             "batch_size": plan.batch_size,
-            "contact_share": 0.85,
+            "contact_share": 0.9,
             "steps": plan.steps,
             "held_out": plan.held_out,
             "validate_every": max(4, plan.steps // 7),
