@@ -1,6 +1,7 @@
 """The page in a real browser: headless Chromium, as Debian packages it."""
 
 import html
+import itertools
 import json
 import re
 import shutil
@@ -25,7 +26,7 @@ console.warn = console.error;
 addEventListener("error", (event) => problems.push("error " + event.message));
 addEventListener("securitypolicyviolation", (event) => problems.push("policy " + event.blockedURI));
 </script>"""
-ASK = """<script>
+ASK = r"""<script>
 addEventListener("load", () => setTimeout(() => {
   const visible = (picker) => [...picker.parentElement.querySelectorAll("figure")].findIndex((f) => !f.hidden);
   const choose = (picker, value) => {
@@ -35,6 +36,32 @@ addEventListener("load", () => setTimeout(() => {
     return visible(picker);
   };
   const pickers = [...document.querySelectorAll("[data-picker]")];
+  document.querySelectorAll("details").forEach((part) => { part.open = true; });
+  const own = (e) => [...e.childNodes].some((n) => n.nodeType === Node.TEXT_NODE && n.textContent.trim());
+  const texts = [...document.body.querySelectorAll("*")]
+    .filter((e) => own(e) && !["SCRIPT", "STYLE", "TITLE"].includes(e.tagName) && e.getClientRects().length);
+  const parts = (colour) => colour.match(/[\d.]+/g).map(Number);
+  const light = (colour) => {
+    const linear = (c) => c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4;
+    const [r, g, b] = parts(colour).map((c) => linear(c / 255));
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  };
+  const ground = (e) => {
+    for (let at = e; at; at = at.parentElement) {
+      const found = parts(getComputedStyle(at).backgroundColor);
+      if (found.length === 3 || found[3] === 1) { return getComputedStyle(at).backgroundColor; }
+    }
+    return "rgb(255, 255, 255)";
+  };
+  const contrast = (e) => {
+    const style = getComputedStyle(e);
+    const [a, b] = [light(e instanceof SVGElement ? style.fill : style.color), light(ground(e))];
+    return (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
+  };
+  const needed = (e) => {
+    const style = getComputedStyle(e), size = parseFloat(style.fontSize);
+    return size >= 24 || (size >= 18.66 && Number(style.fontWeight) >= 700) ? 3 : 4.5;  // WCAG 2.2, 1.4.3
+  };
   const found = {
     problems: problems,
     title: document.title,
@@ -51,6 +78,13 @@ addEventListener("load", () => setTimeout(() => {
     said: pickers.map((p) => p.querySelector("output") ? p.querySelector("output").value : ""),
     legends: [...document.querySelectorAll(".legendtext")].map((e) => e.textContent),
     text: document.body.innerText,
+    faint: texts.filter((e) => contrast(e) < needed(e)).map((e) => `${e.textContent.slice(0, 40)} ${contrast(e)}`),
+    texts: texts.length,
+    unnamed: [...document.querySelectorAll("img, input, select, [role=img], [role=region], nav")]
+      .filter((e) => !(e.alt || e.getAttribute("aria-label") || (e.closest("label") || {}).textContent))
+      .map((e) => e.outerHTML.slice(0, 80)),
+    levels: [...document.querySelectorAll("h1, h2, h3, h4")].map((e) => Number(e.tagName[1])),
+    language: document.documentElement.lang,
     overflow: document.documentElement.scrollWidth - window.innerWidth,
     width: window.innerWidth,
   };
@@ -106,3 +140,21 @@ def test_hostile_names_show_as_text_in_the_browser(tmp_path: Path) -> None:
     assert HOSTILE in found["text"] and "<b>two<" in found["text"]
     assert "<b>two<: training" in found["legends"]
     assert found["overflow"] <= 0
+
+
+def test_words_have_aa_contrast_and_everything_has_a_name(tmp_path: Path) -> None:
+    one, two = make_run(tmp_path), make_run(tmp_path, "other")
+    found = browse(report(one, two), tmp_path, 1280)
+    assert found["texts"] > 200 and found["faint"] == []
+    assert found["unnamed"] == [] and found["language"] == "en"
+    levels = found["levels"]
+    assert levels[0] == 1 and levels.count(1) == 1
+    assert all(after - before <= 1 for before, after in itertools.pairwise(levels))
+
+
+def test_the_contrast_test_sees_a_faint_word(tmp_path: Path) -> None:
+    page = report(make_run(tmp_path))
+    text = page.read_text(encoding="utf-8")
+    page.write_text(text.replace("<p>", '<p style="color: #999">faint</p><p>', 1), encoding="utf-8")
+    (told,) = browse(page, tmp_path, 1280)["faint"]
+    assert told.startswith("faint 2.8")
