@@ -161,7 +161,9 @@ def trainable(patient: Patient) -> Finding:
         tune = patient.config.features.vision.tune
         if name == "towers.touch" and patient.config.features.touch is not None:
             tune = patient.config.features.touch.tune
-        if tune != "frozen" and not any(p.requires_grad for p in tower.parameters()):
+        idle = model.hsa.weight == 0 and not (model.reads_touches if name == "towers.touch" else model.reads_regions)
+        idle = idle and len(towers_of(model)) == 2
+        if tune != "frozen" and not idle and not any(p.requires_grad for p in tower.parameters()):
             frozen.append(f"{name} should learn (tune = '{tune}')")
     frozen += [n for n, ps in parts.items() if n.startswith("act") and not any(p.requires_grad for _, p in ps)]
     learns = sum(p.numel() for ps in parts.values() for _, p in ps if p.requires_grad)

@@ -113,8 +113,21 @@ class AlignedPolicy(nn.Module):
                 self.region_to_act = nn.Linear(self.towers.vision.width, policy.d_model)
             if policy.touch_tokens:
                 self.touch_to_act = nn.Linear(self.towers.touch.width, policy.d_model)
+        if hsa.weight == 0:
+            self._freeze_unused(self.towers)
         if hsa.weight > 0 and hsa.bank and region == "box":
             self.memory = Memory(self, self.towers, features.dim)
+
+    def _freeze_unused(self, towers: Towers) -> None:
+        """Without the alignment loss nothing comes out of the heads, and a tower that ACT does not read is idle."""
+        self.temperature.requires_grad_(False)
+        for name, part in towers.named_children():
+            if name not in ("vision", "touch"):
+                part.requires_grad_(False)
+        if towers.vision is not towers.touch:
+            for tower, read in ((towers.vision, self.reads_regions), (towers.touch, self.reads_touches)):
+                if not read:
+                    tower.requires_grad_(False)
 
     def _act_config(self, policy: PolicyConfig, state_dim: int, action_dim: int) -> ACTConfig:
         per_source = POLICY_GRID * POLICY_GRID
@@ -136,6 +149,7 @@ class AlignedPolicy(nn.Module):
             latent_dim=policy.latent_dim,
             dropout=policy.dropout,
             kl_weight=policy.kl_weight,
+            use_vae=policy.use_vae,
             per_camera_backbones=policy.per_camera_backbones,
             extra_tokens=tokens,
         )

@@ -34,6 +34,8 @@ class PolicyConfig(_Config):
     vae_layers: Annotated[int, Field(ge=1)] = 4
     latent_dim: Annotated[int, Field(ge=1)] = 32
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    use_vae: bool = True
+    """Train with a latent that tells styles of demonstration apart; False is the original's no_encoder."""
     kl_weight: Annotated[float, Field(ge=0)] = 10.0
     """Weight of the KL term of the CVAE."""
     loss_reduction: Literal["valid", "all"] = "valid"

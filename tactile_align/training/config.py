@@ -11,6 +11,7 @@ from tactile_align.facts import FactError, parse
 from tactile_align.features.config import FeatureConfig
 from tactile_align.losses.config import HSAConfig
 from tactile_align.policies.config import PolicyConfig
+from tactile_align.training.presets import with_preset
 
 
 class _Config(BaseModel):
@@ -193,7 +194,7 @@ class TrainConfig(_Config):
 
 
 def load_config(path: str | Path) -> TrainConfig:
-    """Read a training config from TOML.
+    """Read a training config from TOML; `preset = "balanced"` at its top starts it from a named one.
 
     Raises:
         FactError: No such file, not TOML, or keys that are unknown, missing or wrong, each named.
@@ -205,7 +206,7 @@ def load_config(path: str | Path) -> TrainConfig:
         data = tomllib.loads(file.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise FactError(f"{file}: not valid TOML: {error}") from error
-    return parse(TrainConfig, data, str(file))
+    return parse(TrainConfig, with_preset(data, str(file)), str(file))
 
 
 def config_text(config: TrainConfig) -> str:

@@ -26,7 +26,7 @@ train(load_config(sys.argv[1]), progress=False)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("changes", [{}, {"hsa": {"symmetric": True, "region_rivals": 2, "bank": 16}}])
+@pytest.mark.parametrize("changes", [{}, {"hsa": {"symmetric": True, "region_rivals": 2, "bank": 18}}])
 def test_two_processes_equal_one(small_config: Maker, tmp_path: Path, changes: dict[str, object]) -> None:
     # float32 sums in another order differ; a wrong gradient would differ by a factor, not by rounding.
     plain = {"policy": {"dropout": 0.0}, "steps": 4, "validate_every": 4, "log": {"every": 1}, **changes}
@@ -54,7 +54,7 @@ def test_two_processes_equal_one(small_config: Maker, tmp_path: Path, changes: d
             assert together[name] == pytest.approx(alone[name], rel=2e-3), (alone["step"], name)
     weights = [load_checkpoint(latest_checkpoint(out / "checkpoints"))["model"] for out in (one, Path(config.out))]
     for name, value in weights[0].items():
-        if value.is_floating_point():
+        if value.is_floating_point() and not name.startswith("memory.banks"):  # whose rows come in another order
             assert float((weights[1][name] - value).abs().max()) < 2e-3, name
     first = [next(r for r in one if r["kind"] == "train") for one in records]
     assert first[1]["gradient_norm"] == pytest.approx(first[0]["gradient_norm"], rel=1e-4)

@@ -1,0 +1,64 @@
+"""Named starting points; whatever a config states itself wins."""
+
+from collections.abc import Mapping
+from typing import Any, Literal, get_args
+
+Preset = Literal["conservative", "balanced", "aggressive", "tiny"]
+
+_ORIGINAL: dict[str, Any] = {
+    "batch_size": 16,
+    "steps": 30000,
+    "validate_every": 500,
+    "save_every": 10000,
+    "held_out": 0.02,
+    "optimiser": {"lr": 2e-5, "lr_backbone": 2e-5, "lr_encoder": 2e-5},
+    "policy": {"chunk_size": 45, "d_model": 512, "ffn_dim": 3200, "kl_weight": 10.0},
+}
+_TOWER = {"model": "ViT-demo", "pretrained": "scratch", "stem": "conv"}
+PRESETS: dict[Preset, dict[str, Any]] = {
+    # The original's three: only how much the alignment counts, and how sharp it is, differs.
+    "conservative": {**_ORIGINAL, "hsa": {"weight": 0.5, "temperature": 0.07}},
+    "balanced": {**_ORIGINAL, "hsa": {"weight": 1.0, "temperature": 0.07}},
+    "aggressive": {**_ORIGINAL, "hsa": {"weight": 2.0, "temperature": 0.05}},
+    "tiny": {
+        "batch_size": 32,
+        "steps": 400,
+        "validate_every": 100,
+        "save_every": 400,
+        "features": {"vision": _TOWER, "dim": 64, "margin": 2.2},
+        "hsa": {"weight": 1.0, "learn_temperature": True, "min_gap": 8},
+        "policy": {
+            "chunk_size": 10,
+            "d_model": 64,
+            "heads": 4,
+            "ffn_dim": 256,
+            "encoder_layers": 1,
+            "vae_layers": 1,
+            "latent_dim": 8,
+        },
+        "optimiser": {"lr": 1e-3, "lr_encoder": 1e-3, "warmup_steps": 40},
+    },
+}
+
+
+def with_preset(data: Mapping[str, Any], source: str) -> dict[str, Any]:
+    """Return a config's entries laid over those of the preset it names in `preset`, table by table.
+
+    Raises:
+        ValueError: No such preset; lists them.
+    """
+    stated = {name: value for name, value in data.items() if name != "preset"}
+    if "preset" not in data:
+        return stated
+    name = data["preset"]
+    if name not in PRESETS:
+        raise ValueError(f"{source}: preset: there is no {name!r}; there are {', '.join(get_args(Preset))}")
+    return _over(PRESETS[name], stated)
+
+
+def _over(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for name, value in top.items():
+        below = merged.get(name)
+        merged[name] = _over(below, value) if isinstance(below, Mapping) and isinstance(value, Mapping) else value
+    return merged
