@@ -13,7 +13,7 @@ from tyro.conf import Positional
 from tactile_align.verbs import UNUSABLE
 from tactile_align.verbs.calibration import board, calibrate, verify
 from tactile_align.verbs.data import convert, inspect, overlay, repair, simulate, trim
-from tactile_align.verbs.training import demo, evaluate, report, train
+from tactile_align.verbs.training import ablate, demo, doctor, evaluate, report, study, train
 
 
 def _train_help(config: Positional[Path]) -> int:
@@ -32,7 +32,10 @@ VERBS: dict[str, Callable[..., int]] = {
     "verify": verify,
     "overlay": overlay,
     "train": _train_help,
+    "doctor": doctor,
+    "ablate": ablate,
     "evaluate": evaluate,
+    "study": study,
     "report": report,
     "demo": demo,
 }

@@ -50,6 +50,61 @@ def evaluate(run: Positional[Path], as_json: Annotated[bool, arg(name="json")] =
     return GOOD
 
 
+def doctor(config: Positional[Path], as_json: Annotated[bool, arg(name="json")] = False, processes: int = 1) -> int:
+    """Check data, model and a few steps of learning before a run costs a day; exit 1 when something is broken.
+
+    Args:
+        config: Training config.
+        as_json: Machine-readable.
+        processes: How many prepare episodes at the same time.
+    """
+    from tactile_align.diagnostics.doctor import diagnose
+    from tactile_align.training.config import load_config
+
+    found = diagnose(load_config(config), processes=processes)
+    print(found.json() if as_json else found.text())
+    return FAILED if found.broken else GOOD
+
+
+def ablate(config: Positional[Path], processes: int = 1) -> int:
+    """Rebuild a config piece by piece, plain policy first, and report the first piece that breaks a check.
+
+    Args:
+        config: Training config.
+        processes: How many prepare episodes at the same time.
+    """
+    from tactile_align.diagnostics.ablation import ablate as rebuild
+    from tactile_align.training.config import load_config
+
+    found = rebuild(load_config(config), processes=processes)
+    print(found.text())
+    return GOOD if found.first_broken is None else FAILED
+
+
+def study(
+    out: Positional[Path],
+    rows: tuple[str, ...] = ("table",),
+    seeds: tuple[int, ...] = (0, 1, 2),
+    size: Literal["full", "smoke"] = "full",
+    processes: int = 1,
+    threads: int = 1,
+) -> int:
+    """Compare regions, rivals and losses in the simulated cell; stopped studies go on where they were.
+
+    Args:
+        out: Folder of the study.
+        rows: Names of rows, or table, or ablations.
+        seeds: One run a row and seed.
+        size: smoke proves that all parts work together, and nothing else.
+        processes: Runs at the same time.
+        threads: Torch threads of a run.
+    """
+    from tactile_align.diagnostics.study import study as compare
+
+    print(compare(out, rows, seeds, size, processes=processes, threads=threads))
+    return GOOD
+
+
 def report(
     run: Positional[Path],
     other: Positional[Path | None] = None,
