@@ -22,6 +22,7 @@ def verify(
     write_into: str | Path | None = None,
     labels: Labels | None = None,
     layout: str | Path | None = None,
+    most: int | None = None,
     progress: bool = True,
 ) -> Verification:
     """Verify a calibration session (a folder with session.toml) or recorded episodes (anything else).
@@ -33,7 +34,9 @@ def verify(
         from tactile_align.calibration.calibrate import verify_session
 
         return verify_session(path, rig, pictures=pictures, page=page, write_into=write_into)
-    result = verify_episodes(path, rig, layout=layout, labels=labels, write_into=write_into, progress=progress)
+    result = verify_episodes(
+        path, rig, layout=layout, most=most, labels=labels, write_into=write_into, progress=progress
+    )
     if page is not None:
         from tactile_align.calibration.verify_session import write_page
 

@@ -18,6 +18,7 @@ def verify(
     write: bool = False,
     poses: Path | None = None,
     arm: str | None = None,
+    labels: Path | None = None,
     page: Path | None = None,
     pictures: Path | None = None,
     as_json: Annotated[bool, arg(name="json")] = False,
@@ -34,6 +35,7 @@ def verify(
         write: Write the verdict into the rig file.
         poses: CSV of joints and controller poses.
         arm: Name or path of the arm for --poses.
+        labels: CSV of sensor boxes drawn by hand.
         page: HTML page to write.
         pictures: Folder for a picture per view of a session, worst first.
         as_json: Machine-readable.
@@ -51,18 +53,19 @@ def verify(
     into = None
     if write:
         into = Path(rig) if rig is not None else (path if path.is_dir() else path.parent) / "rig.toml"
-    if (path / "session.toml").is_file():
-        from tactile_align.calibration.calibrate import verify_session
+    from tactile_align.calibration.labels import read_labels
+    from tactile_align.calibration.verify import verify as judge
 
-        found = verify_session(path, rig, pictures=pictures, page=page, write_into=into)
-    else:
-        from tactile_align.calibration.verify import verify_episodes
-
-        found = verify_episodes(path, rig, layout=layout, most=most, write_into=into)
-        if page is not None:
-            from tactile_align.calibration.verify_session import write_page
-
-            write_page(found, page)
+    found = judge(
+        path,
+        rig,
+        pictures=pictures,
+        page=page,
+        write_into=into,
+        labels=None if labels is None else read_labels(labels),
+        layout=layout,
+        most=most,
+    )
     print(found.json() if as_json else found.text())
     return FAILED if found.verdict == "fail" else GOOD
 

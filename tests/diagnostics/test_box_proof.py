@@ -1,9 +1,9 @@
 """The box proof sees what it must see: a sign error of one joint."""
 
+import tomllib
 from pathlib import Path
 
 import numpy as np
-import tomllib
 
 from tactile_align.calibration.rig import Rig, load_rig
 from tactile_align.diagnostics.box_proof import posed_boxes, recorded_boxes
