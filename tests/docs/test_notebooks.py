@@ -42,7 +42,7 @@ def executed(path: Path, bench: Path) -> Any:
     book = nbformat.read(path, as_version=4)
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     resources = {"metadata": {"path": str(bench)}}
-    nbclient.NotebookClient(book, timeout=300, kernel_name="python3", resources=resources).execute(env=environment)
+    nbclient.NotebookClient(book, timeout=1200, kernel_name="python3", resources=resources).execute(env=environment)
     return book
 
 
