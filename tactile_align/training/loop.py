@@ -113,7 +113,7 @@ def _run(trainer: Trainer, course: Course, sinks: Sinks, bar: Any, stopped: Call
             _speak(watch.validation(done, found), sinks, config, group)
             improved = found["loss"] < course.best
             course.best, course.stale = min(course.best, found["loss"]), 0 if improved else course.stale + 1
-        tired = config.patience is not None and course.stale >= config.patience
+        tired = group.any(config.patience is not None and course.stale >= config.patience)
         asked = group.any(stopped())
         if (improved or asked or tired or done % config.save_every == 0 or last) and group.leads:
             save(trainer, course, checkpoints, improved)
@@ -134,7 +134,8 @@ def make_trainer(config: TrainConfig, data: Data, group: Group | None = None) ->
     optimiser, schedule = make_optimiser(model, config)
     mean = None if config.optimiser.ema is None else RunningMean(model, config.optimiser.ema)
     # Only the plain joint mode gives every parameter a gradient at every step.
-    unused = config.alignment.mode != "joint" or config.region == "opening" or config.hsa.weight == 0
+    staged = config.alignment.mode != "joint" or config.alignment.final == 0
+    unused = staged or config.region == "opening" or config.hsa.weight == 0
     net = here.share(model, unused)
     return Trainer(config, model, net, optimiser, schedule, mean, here, data)
 

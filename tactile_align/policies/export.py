@@ -1,0 +1,62 @@
+"""A policy's network as a torch.export program: tensors in, normalised actions out, no Python of ours needed."""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from tactile_align.datasets.moments import Batch
+from tactile_align.files import write_atomically
+from tactile_align.policies.aligned import AlignedPolicy
+from tactile_align.policies.runtime import Policy
+
+TOLERANCE = 1e-4
+
+
+class Network(nn.Module):
+    """From what `Policy.batch` returns, in the order of `names`, to (B, C, A) normalised actions."""
+
+    def __init__(self, model: AlignedPolicy, names: tuple[str, ...]) -> None:
+        super().__init__()
+        self.model, self.names = model, names
+
+    def forward(self, *values: Tensor) -> Tensor:
+        """Return the chunk of actions."""
+        batch = dict(zip(self.names, values, strict=True))
+        actions: Tensor = self.model.predict(batch, self.model.see(batch, alignment=False), with_actions=False).actions
+        return actions
+
+
+def export_policy(policy: Policy, batch: Batch, path: str | Path) -> tuple[str, ...]:
+    """Write a policy's network as PATH (.pt2) and return the names of its inputs, in order.
+
+    Boxes, zoom and normalisation of joints stay outside: they come from the rig and the statistics, as in
+    `Policy.batch`. The program is read back and held against the policy before it gets its name.
+
+    Args:
+        policy: The policy.
+        batch: What `Policy.batch` returned for some observation; its shapes are fixed in the program.
+        path: Where to write.
+
+    Raises:
+        ValueError: The program does not give the policy's actions.
+    """
+    names = tuple(sorted(batch))
+    values = tuple(batch[name] for name in names)
+    network = Network(policy.model.eval(), names)
+    with torch.no_grad():
+        program = torch.export.export(network, values)
+
+    def write(temporary: Path) -> None:
+        whole = temporary.with_suffix(".pt2")  # torch.export.save wants this ending
+        torch.export.save(program, whole)
+        again = torch.export.load(whole).module()
+        with torch.no_grad():
+            gap = float((again(*values) - network(*values)).abs().max())
+        if not gap <= TOLERANCE:
+            whole.unlink()
+            raise ValueError(f"{path}: the exported program is {gap:.1e} off the policy; needed: <= {TOLERANCE:g}")
+        whole.replace(temporary)
+
+    write_atomically(Path(path), write)
+    return names

@@ -1,0 +1,71 @@
+"""Does the doctor raise false alarms, and how long does it take: `python tests/benchmarks/doctor.py RECORDING [SEEDS]`.
+
+RECORDING is a folder of simulated episodes with its rig.toml. Prints one line a healthy seed of the tiny
+model, then one for a demo-size model.
+"""
+
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+
+from tactile_align.diagnostics.doctor import diagnose
+from tactile_align.training.config import TrainConfig
+from tactile_align.training.data import Data, load_data
+
+TOWER = {"model": "ViT-demo", "pretrained": "scratch", "stem": "conv"}
+SMALL = {"d_model": 16, "heads": 2, "ffn_dim": 32, "encoder_layers": 1, "vae_layers": 1, "latent_dim": 4}
+DEMO = {"chunk_size": 10, "d_model": 64, "heads": 4, "ffn_dim": 256, "encoder_layers": 1, "vae_layers": 1}
+
+
+def config_of(
+    recording: Path, cache: Path, tower: dict[str, object], policy: dict[str, object], batch: int
+) -> TrainConfig:
+    """Return a healthy config."""
+    return TrainConfig.model_validate(
+        {
+            "data": [{"path": str(recording), "rig": str(recording / "rig.toml")}],
+            "views": [{"camera": "left_wrist", "sensor": "tactile1", "zoom": 2.2}],
+            "features": {"vision": tower, "dim": 16 if batch < 16 else 128, "margin": 2.2},
+            "hsa": {"min_gap": 8, "learn_temperature": True},
+            "policy": policy,
+            "optimiser": {"lr": 1e-3, "lr_encoder": 1e-3, "warmup_steps": 40},
+            "augment": {"shift_px": 3},
+            "batch_size": batch,
+            "contact_share": 0.75,
+            "held_out": 1,
+            "cache": str(cache),
+        }
+    )
+
+
+def line(name: str, config: TrainConfig, data: Data) -> None:
+    """Print one diagnosis in a line."""
+    began, busy = time.perf_counter(), time.process_time()
+    found = diagnose(config, data=data)
+    busy, wall = time.process_time() - busy, time.perf_counter() - began
+    counts = {status: [f.check for f in found.findings if f.status == status] for status in ("broken", "warn")}
+    said = ", ".join(counts["broken"] + counts["warn"])
+    print(
+        f"| {name} | {len(counts['broken'])} | {len(counts['warn'])} | {said} | {busy:.1f} | {wall:.1f} |", flush=True
+    )
+
+
+def main() -> None:
+    """Print the table."""
+    recording, seeds = Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 10
+    torch.set_num_threads(1)
+    print("| healthy run | broken | warn | which | CPU s | wall s |\n|---|---|---|---|---|---|")
+    with tempfile.TemporaryDirectory() as folder:
+        small = config_of(recording, Path(folder), {**TOWER, "image_size": [48, 32]}, {**SMALL, "chunk_size": 6}, 12)
+        data = load_data(small, progress=False)
+        for seed in range(seeds):
+            line(f"tiny, seed {seed}", small.model_copy(update={"seed": seed}), data)
+        demo = config_of(recording, Path(folder), dict(TOWER), dict(DEMO), 64)
+        line("demo size, batch 64", demo, load_data(demo, progress=False))
+
+
+if __name__ == "__main__":
+    main()
