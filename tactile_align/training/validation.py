@@ -16,6 +16,8 @@ from tactile_align.training.config import TrainConfig
 from tactile_align.training.data import contact_moments, views_of
 from tactile_align.training.stages import validation_weights
 
+FEWEST = 8  # pairs; the rank of fewer says more about their number than about the features
+
 
 @torch.no_grad()
 def validate(model: AlignedPolicy, moments: Moments, config: TrainConfig, device: torch.device) -> dict[str, float]:
@@ -66,7 +68,7 @@ def health(model: AlignedPolicy, batch: Batch) -> dict[str, torch.Tensor]:
     found: dict[str, torch.Tensor] = {}
     for view in model.views:
         features = seen.regions[view.key].vector[model.valid_pairs(batch, view)]
-        if len(features) > 1:
+        if len(features) >= FEWEST:
             found |= {f"rank/{view.key}": effective_rank(features), f"spread/{view.key}": spread(features)}
     return found
 
