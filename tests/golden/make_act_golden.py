@@ -75,8 +75,7 @@ def run(options: dict[str, Any]) -> dict[str, Any]:
         "kl": parts["kld_loss"],
         "total_all": loss.item(),
         "gradients": {
-            k: {"norm": g.norm().item(), "every": g.flatten()[:: f.STRIDE].tolist()}
-            for k, g in gradients.items()
+            k: {"norm": g.norm().item(), "every": g.flatten()[:: f.STRIDE].tolist()} for k, g in gradients.items()
         },
     }
 

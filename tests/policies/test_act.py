@@ -138,9 +138,7 @@ def test_cameras_are_anonymous_unless_an_option_names_them() -> None:
 
     def moved(config: ACTConfig) -> float:
         model = build(config)
-        return (
-            (model(b["state"], b["images"]).actions - model(b["state"], swapped).actions).abs().max().item()
-        )
+        return (model(b["state"], b["images"]).actions - model(b["state"], swapped).actions).abs().max().item()
 
     assert moved(SMALL) < 1e-5
     assert moved(variant(SMALL, camera_embedding=True)) > 1e-3

@@ -68,8 +68,7 @@ def test_the_default_network_has_lerobots_keys_and_shapes() -> None:
 def test_predicted_actions_are_lerobots(variant: str) -> None:
     model, b = build(variant).eval(), batch()
     assert (
-        F.digest((k, tuple(v.shape)) for k, v in model.state_dict().items())
-        == (GOLDEN["variants"][variant]["digest"])
+        F.digest((k, tuple(v.shape)) for k, v in model.state_dict().items()) == (GOLDEN["variants"][variant]["digest"])
     )
     with torch.no_grad():
         actions = model(b["state"], b["images"]).actions

@@ -34,9 +34,7 @@ ATTENTION = {
 
 
 def layer(prefix: str, attentions: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
-    out: dict[str, tuple[int, ...]] = {
-        f"{prefix}.{a}.{k}": s for a in attentions for k, s in ATTENTION.items()
-    }
+    out: dict[str, tuple[int, ...]] = {f"{prefix}.{a}.{k}": s for a in attentions for k, s in ATTENTION.items()}
     out |= {f"{prefix}.linear1.weight": (FFN, D), f"{prefix}.linear1.bias": (FFN,)}
     out |= {f"{prefix}.linear2.weight": (D, FFN), f"{prefix}.linear2.bias": (D,)}
     for i in range(len(attentions) + 1):
@@ -167,9 +165,7 @@ def test_a_backbone_per_camera_is_not_squeezed_into_one() -> None:
 
 def test_a_checkpoint_of_another_shape_is_named_with_its_tensors(tmp_path: Path) -> None:
     save_file(original(), tmp_path / "policy.safetensors")
-    with pytest.raises(
-        ValueError, match=r"policy\.safetensors.*decoder_pos_embed.weight is \(6, 16\) instead of \(9,"
-    ):
+    with pytest.raises(ValueError, match=r"policy\.safetensors.*decoder_pos_embed.weight is \(6, 16\) instead of \(9,"):
         load_act(tmp_path / "policy.safetensors", variant(chunk_size=9))
     with pytest.raises(ValueError, match=r"policy\.safetensors.*extra_token_pos_embed\.weight is missing"):
         load_act(tmp_path / "policy.safetensors", variant(extra_tokens=2))

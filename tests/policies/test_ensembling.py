@@ -9,9 +9,7 @@ from tactile_align.policies.ensembling import TemporalEnsembler
 
 
 @pytest.mark.parametrize(("chunk", "coefficient"), [(1, 0.01), (2, 0.01), (7, 0.01), (7, 0.0), (7, -0.3)])
-def test_every_action_is_the_weighted_mean_of_all_predictions_oldest_first(
-    chunk: int, coefficient: float
-) -> None:
+def test_every_action_is_the_weighted_mean_of_all_predictions_oldest_first(chunk: int, coefficient: float) -> None:
     chunks = torch.randn(20, 3, chunk, 5, dtype=torch.float64)
     ensembler = TemporalEnsembler(chunk, coefficient)
     for now in range(20):
