@@ -34,7 +34,6 @@ class Watch:
 
     Args:
         config: The run.
-        bounds: The temperature's, where it is learnt.
     """
 
     def __init__(self, config: TrainConfig) -> None:
