@@ -1,8 +1,7 @@
 """ACT beside the alignment loss: one encoder feeds both, so what the loss teaches reaches the action."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -15,52 +14,9 @@ from tactile_align.policies.act import ACT, ACTConfig, ACTOutput, act_loss
 from tactile_align.policies.act_objective import IMAGENET_MEAN, IMAGENET_STD
 from tactile_align.policies.alignment import Memory, align
 from tactile_align.policies.config import PolicyConfig
+from tactile_align.policies.parts import Batch, Losses, Seen, View, Weights
 
-Batch = dict[str, Tensor]
-
-
-@dataclass(frozen=True)
-class View:
-    """One camera in which one sensor is looked for.
-
-    Attributes:
-        key: The input's key in a batch.
-        sensor: The sensor.
-        weight: Weight of its loss.
-    """
-
-    key: str
-    sensor: str
-    weight: float
-
-
-@dataclass(frozen=True)
-class Seen:
-    """Features of a batch: h_w and tokens by view key, h_tau and tokens by sensor."""
-
-    regions: dict[str, Features]
-    touches: dict[str, Features]
-
-
-@dataclass(frozen=True)
-class Weights:
-    """What counts at a step of training.
-
-    Attributes:
-        action: Factor on the action loss; at 0 ACT is not run.
-        alignment: Share of hsa.weight on the alignment loss; at 0 it is not computed in training mode.
-    """
-
-    action: float = 1.0
-    alignment: float = 1.0
-
-
-class Losses(NamedTuple):
-    """The two weighted losses of a batch, None where not computed, and what is to be logged, by name."""
-
-    action: Tensor | None
-    alignment: Tensor | None
-    log: dict[str, Tensor]
+__all__ = ["AlignedPolicy", "Batch", "Losses", "Seen", "View", "Weights", "camera_key"]
 
 
 class AlignedPolicy(nn.Module):
