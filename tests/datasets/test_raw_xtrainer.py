@@ -153,7 +153,7 @@ class Evil:
         Path("x"),
         np.array([("a", 1)], dtype=[("n", "S5"), ("v", "i4")]),
     ],
-    ids=str,
+    ids=["system", "eval", "fromfile", "load", "getattr", "hidden in an array", "path", "structured"],
 )
 def test_a_pickle_that_wants_more_than_numbers_is_refused_and_does_nothing(tmp_path: Path, value: Any) -> None:
     mark = tmp_path / "ran"
