@@ -9,13 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import cv2
 import numpy as np
 
 from tactile_align.calibration.rig import load_rig
 from tactile_align.calibration.verify import verify_episodes
 from tactile_align.diagnostics.box_proof import posed_boxes, recorded_boxes
-from tactile_align.diagnostics.evaluation import Evaluation, evaluate, load_model, pair_features
+from tactile_align.diagnostics.evaluation import Evaluation, evaluate
 from tactile_align.files import write_text_atomically
 from tactile_align.simulation.record import simulate
 from tactile_align.training.config import TrainConfig
@@ -23,9 +22,9 @@ from tactile_align.training.data import Data, load_data, views_of
 from tactile_align.training.logs import read_metrics
 from tactile_align.training.loop import train
 from tactile_align.viz.curves import draw_curves, draw_recall
-from tactile_align.viz.maps import normalised, retrieval_gallery
 from tactile_align.viz.overlay import overlay
 from tactile_align.viz.report import report
+from tactile_align.viz.run_maps import draw_maps
 
 Size = Literal["smoke", "full"]
 
@@ -170,19 +169,7 @@ def _draw_run(config: TrainConfig, data: Data, found: Evaluation, pictures: Path
     draw_curves(read_metrics(Path(config.out) / "metrics.jsonl"), pictures / "curves.png", title)
     key = views_of(config)[0].key
     draw_recall(found.summary["views"][key], pictures / "recall.png", title)
-    model = load_model(Path(config.out), config, data.held_out)
-    features = pair_features(model, data.held_out, config, key)
-    names = np.stack([features["episode"], features["contact"]], axis=1)
-    _, first = np.unique(names, axis=0, return_index=True)
-    chosen = np.random.default_rng(0).permutation(first)[:64]
-    similarity = normalised(features["h_tau"][chosen]) @ normalised(features["h_w"][chosen]).T
-    starts = np.flatnonzero(data.held_out.time == 0)
-    rows = starts[features["episode"][chosen]] + features["time"][chosen]
-    batch = data.held_out.__getitems__(rows.tolist())
-    picture = retrieval_gallery(
-        list(batch["image/tactile1"].numpy()), list(batch[f"image/{key}"].numpy()), similarity, height=96
-    )
-    cv2.imwrite(str(pictures / "gallery.png"), picture[..., ::-1])
+    draw_maps(config.out, pictures, data=data, overwrite=True)
 
 
 def _summary(size: Size, proof: str, verdicts: Mapping[str, str], found: Evaluation, minutes: float) -> str:
@@ -231,5 +218,6 @@ standing still {still:.4f}.
 ## Pictures
 
 overlay_regrasp.png, overlay_expert.png: the projected box, the tokens in it, the touch. curves.png: loss and chance.
-recall.png: retrieval beside its baselines. gallery.png: touches and the views nearest to them.
+recall.png: retrieval beside its baselines. gallery_step_*.png: touches and the views nearest to them, before and after
+training; map_step_*.png: where in the image a touch points; matrix, embedding and attention likewise.
 """

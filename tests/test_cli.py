@@ -75,7 +75,7 @@ def test_the_smoke_demo_runs_every_step(tmp_path: Path) -> None:
         cwd=tmp_path,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    for name in ("overlay_regrasp", "overlay_expert", "curves", "recall", "gallery"):
+    for name in ("overlay_regrasp", "overlay_expert", "curves", "recall", "gallery_step_000000", "embedding_by_object"):
         assert (tmp_path / "demo" / "pictures" / f"{name}.png").stat().st_size > 5000
     summary = (tmp_path / "demo" / "summary.md").read_text(encoding="utf-8")
     assert "SCRATCH" in summary and "chance" in summary and "opening alone" in summary
