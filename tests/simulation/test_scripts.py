@@ -51,7 +51,7 @@ def test_a_ball_is_held_as_far_apart_as_its_diameter_less_the_depth() -> None:
     world, steps = regrasped(0, "sphere", 6)
     diameter = 2 * 0.014 * world.look.scale
     pressed = [s.moment.truth for s in steps if s.contact >= 0]
-    assert len(pressed) >= 24
+    assert len(pressed) >= 18
     for truth in pressed:
         assert truth.indentation == pytest.approx(diameter - 2 * truth.opening[0], abs=2e-6)
         assert 0.7 * PRESS_M[0] <= truth.indentation <= PRESS_M[1]
@@ -71,7 +71,7 @@ def test_contacts_are_numbered_felt_seen_in_the_touch_and_lie_all_over_the_pad(k
         if step.contact >= 0:
             rises.append(difference.max(axis=-1) > 14)
     assert np.mean(np.any(rises, axis=0)) > 0.25  # share of the pad that was touched at some time
-    assert np.bincount(index[index >= 0]).min() >= 4 and np.bincount(index[index >= 0]).max() <= 6
+    assert np.bincount(index[index >= 0]).min() >= 3 and np.bincount(index[index >= 0]).max() <= 4
 
 
 def test_frames_of_one_contact_differ_in_joints_touch_and_depth() -> None:
