@@ -19,7 +19,7 @@ HAND = ("flange", "finger1", "finger2")
 
 def episode_checks(rig: Rig, evidence: Sequence[Evidence]) -> list[Check]:
     """Return the lines of the table that recorded episodes give."""
-    checks = [_status(rig), _streams(evidence), _joints(evidence)]
+    checks = [_status(rig), _streams(evidence), _joints(evidence), _plausible(evidence)]
     for sensor in rig.sensors:
         contacts = [one.contact[sensor] for one in evidence if sensor in one.contact]
         if contacts:
@@ -84,6 +84,20 @@ def _joints(evidence: Sequence[Evidence]) -> Check:
         "arm's limits, raw",
         "pass",
         value=worst.largest_step,
+    )
+
+
+def _plausible(evidence: Sequence[Evidence]) -> Check:
+    suspect = [one for one in evidence if one.suspicions]
+    if not suspect:
+        return Check("joints plausible", "nothing suspect", "raw, moving, each arm its own", "pass")
+    first = suspect[0]
+    return Check(
+        "joints plausible",
+        f"{len(suspect)} of {len(evidence)} episodes suspect, first {first.name}",
+        "raw, moving, each arm its own",
+        "warn",
+        " ".join(first.suspicions),
     )
 
 

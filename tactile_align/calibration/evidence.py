@@ -15,6 +15,7 @@ from tactile_align.datasets.handles import open_file
 from tactile_align.datasets.prepare import require_rig_size
 from tactile_align.geometry.boxes import intersection_over_union
 from tactile_align.kinematics.gripper import opening_in_contact
+from tactile_align.kinematics.guards import suspect_joints, suspect_swapped_arms
 from tactile_align.projection.sensor_box import REASONS, sensor_boxes
 
 
@@ -58,6 +59,7 @@ class Evidence:
         contact: By sensor, (T,) bool.
         commanded: By sensor, (T,) bool: in contact, and the gripper reading is only a command.
         largest_step: Largest change of a joint between two frames, rad.
+        suspicions: What looks wrong in the joints, one sentence each.
         missing_cameras: Cameras of the rig that the episode does not hold.
         missing_sensors: Sensors of the rig whose stream the episode does not hold.
         unknown_cameras: Cameras of the episode that the rig does not know.
@@ -70,6 +72,7 @@ class Evidence:
     contact: dict[str, np.ndarray]
     commanded: dict[str, np.ndarray]
     largest_step: float
+    suspicions: tuple[str, ...]
     missing_cameras: tuple[str, ...]
     missing_sensors: tuple[str, ...]
     unknown_cameras: tuple[str, ...]
@@ -119,11 +122,24 @@ def gather(episode: Episode, rig: Rig, labels: Labels | None = None) -> Evidence
         contact=contact,
         commanded=commanded,
         largest_step=float(max((step.max() for step in steps if step.size), default=0.0)),
+        suspicions=_suspicions(episode, rig),
         missing_cameras=tuple(name for name in rig.cameras if name not in cameras),
         missing_sensors=tuple(name for name in rig.sensors if name not in sensors),
         unknown_cameras=tuple(name for name in episode.cameras if name not in rig.cameras),
         digest=_digest(episode),
     )
+
+
+def _suspicions(episode: Episode, rig: Rig) -> tuple[str, ...]:
+    """Name what looks wrong in the joints, arm by arm, and arms whose columns follow each other's commands."""
+    recorded = {name: rig.joints(name, episode.qpos) for name in rig.arms}
+    found = [one for name, q in recorded.items() for one in suspect_joints(rig.arms[name].arm, q)]
+    columns = {name: list(entry.joints.columns) for name, entry in rig.arms.items()}
+    if all(max(one) < episode.action.shape[1] for one in columns.values()):
+        scale = {name: np.pi / 180 if entry.joints.unit == "deg" else 1.0 for name, entry in rig.arms.items()}
+        commands = {name: episode.action[:, one] * scale[name] for name, one in columns.items()}
+        found += suspect_swapped_arms(recorded, commands)
+    return tuple(f"{one.name}: {one.message}" for one in found)
 
 
 def _openings(episode: Episode, rig: Rig, sensor: str, contact: dict[str, np.ndarray]) -> Openings:

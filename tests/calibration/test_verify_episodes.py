@@ -215,3 +215,12 @@ def test_verify_imports_neither_torch_nor_mujoco_nor_roboticstoolbox() -> None:
     code = "import sys, tactile_align.calibration.verify, tactile_align.projection.sensor_box; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert not {"torch", "mujoco", "roboticstoolbox", "spatialmath", "matplotlib"} & set(loaded)
+
+
+def test_joints_that_are_all_zero_are_named(recorded: dict[str, Path], tmp_path: Path) -> None:
+    assert verify_episodes(recorded["measured"], progress=False).check("joints plausible").outcome == "pass"
+    file = copied(recorded["measured"], tmp_path)
+    with h5py.File(file, "r+") as opened:
+        opened["observations/qpos"][:, :6] = 0.0
+    found = verify_episodes(tmp_path, progress=False).check("joints plausible")
+    assert found.outcome == "warn" and "zero" in found.advice
