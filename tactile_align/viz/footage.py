@@ -202,6 +202,7 @@ class Footage:
             weights=None if seen.weights is None else seen.weights[t],
             compared=None if seen.compared is None else seen.compared[t],
             overlap=None if seen.overlap is None else float(seen.overlap[t]),
+            sigma_px=None if seen.sigma_px is None else seen.sigma_px[t],
         )
 
     def _cells(self, camera: str) -> tuple[np.ndarray, np.ndarray] | None:

@@ -13,6 +13,7 @@ from tactile_align.geometry.images import ImageMap
 from tactile_align.kinematics.gripper import opening_in_contact
 from tactile_align.projection.sensor_box import SensorBoxes, sensor_boxes
 from tactile_align.projection.tokens import token_weights
+from tactile_align.projection.uncertainty import pixel_sigma
 
 RigLike = Rig | str | Path
 
@@ -45,6 +46,7 @@ class Seen:
         weights: (T, rows, columns) share of each token in the box, if tokens were asked for.
         compared: (T, 4) boxes by the second rig, if there is one.
         overlap: (T,) their IoU.
+        sigma_px: (T, 4) standard deviation of each edge, px, where the rig states the camera's covariance.
     """
 
     boxes: SensorBoxes
@@ -52,6 +54,7 @@ class Seen:
     weights: np.ndarray | None
     compared: np.ndarray | None
     overlap: np.ndarray | None
+    sigma_px: np.ndarray | None
 
 
 def openings(rig: Rig, qpos: np.ndarray, contact: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -101,7 +104,11 @@ def look(
         input_map: From the stored frame to the encoder's input.
         grid: (rows, columns) of tokens, None for none.
     """
-    found = sensor_boxes(rig, camera, sensor, qpos, opening.get(rig.sensor_arm(sensor)))
+    own = opening.get(rig.sensor_arm(sensor))
+    found = sensor_boxes(rig, camera, sensor, qpos, own)
+    sigma = None
+    if rig.camera(camera).covariance is not None:
+        sigma = np.tile(pixel_sigma(rig, camera, sensor, qpos, own), 2)
     weights = compared = overlap = None
     if grid is not None:
         weights = token_weights(found.box, input_map, grid)
@@ -111,4 +118,4 @@ def look(
             held = compare_opening.get(compare.sensor_arm(sensor))
             compared = sensor_boxes(compare, camera, sensor, qpos, held).box
         overlap = intersection_over_union(found.box, compared)
-    return Seen(found, found.reason_text(), weights, compared, overlap)
+    return Seen(found, found.reason_text(), weights, compared, overlap, sigma)

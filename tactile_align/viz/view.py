@@ -92,7 +92,7 @@ def _label(
 
 def _draw_band(image: np.ndarray, region: Region, scale: np.ndarray) -> None:
     """Tint where each edge may lie, when that is known."""
-    if region.sigma_px is None or not np.isfinite(region.box).all():
+    if region.sigma_px is None or not (np.isfinite(region.box).all() and np.isfinite(region.sigma_px).all()):
         return
     half = BAND_SIGMAS * np.asarray(region.sigma_px) * np.concatenate([scale, scale])
     u0, v0, u1, v1 = _moved(region.box, scale)

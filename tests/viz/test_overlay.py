@@ -10,6 +10,7 @@ from tactile_align.calibration.rig import load_rig
 from tactile_align.datasets.episodes import write_episode
 from tactile_align.geometry.images import ImageMap
 from tactile_align.viz.footage import Footage
+from tactile_align.viz.frame import draw_frame
 from tactile_align.viz.overlay import SHEET_CELLS, overlay
 from tests.viz import making
 
@@ -181,3 +182,17 @@ def test_what_cannot_be_drawn_is_refused_by_name(episode: Path, tmp_path: Path) 
     with pytest.raises(ValueError, match=r"images/top.*320x240.*640x480.*cameras.top.image_map"):
         overlay(episode, rig=type(making.cell()).model_validate(text), out=tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["alone"]
+
+
+def test_a_calibrated_camera_brings_its_error_band(episode: Path) -> None:
+    rig = load_rig(episode.parent / "rig.toml")
+    name = next(iter(rig.cameras))
+    spread = np.diag([1e-6] * 3 + [4e-6] * 3)
+    camera = rig.cameras[name].model_copy(update={"covariance": tuple(map(tuple, spread.tolist()))})
+    known = rig.model_copy(update={"cameras": {**rig.cameras, name: camera}})
+    with Footage(episode, known) as footage:
+        (seen,) = footage.seen[name].values()
+        assert seen.sigma_px is not None and np.nanmax(seen.sigma_px) > 0.5
+        banded = draw_frame(footage.moment(0))
+    with Footage(episode, rig) as footage:
+        assert not np.array_equal(draw_frame(footage.moment(0)), banded)
