@@ -20,6 +20,7 @@ from tactile_align.geometry.frames import pose, quaternion_from_rotation, rotati
 from tactile_align.projection.sensor_box import project_solids
 
 MIN_BOXES = 6
+FAR_M = 0.005  # a sensor found further from where the rig has it is doubtful
 PRIOR_M, PRIOR_RAD, PRIOR_STROKE = 0.005, np.radians(5.0), 0.10
 """How far drawings are usually off: one standard deviation of position, angle and stroke."""
 BOX_PX = 1.5
@@ -193,6 +194,13 @@ def _fit(
             + " mm, "
             + " ".join(f"{np.degrees(v):+.2f}" for v in x[3:6])
             + " deg",
+            f"<= {FAR_M * 1e3:.0f} mm",
+            "warn" if np.linalg.norm(x[:3]) > FAR_M else "pass",
+            "Boxes of one wrist view cannot tell a moved camera from a moved sensor. Calibrate hand-eye first, or "
+            "label a second view."
+            if np.linalg.norm(x[:3]) > FAR_M
+            else "",
+            value=float(np.linalg.norm(x[:3])),
         ),
         Check(
             "sigma",
@@ -201,7 +209,16 @@ def _fit(
             + " ".join(f"{np.degrees(v):.2f}" for v in sigma[3:6])
             + " deg",
         ),
-        Check("stroke", f"x {stroke:.4f} (sigma {sigma[6]:.4f})"),
+        Check(
+            "stroke",
+            f"x {stroke:.4f} (sigma {sigma[6]:.4f})",
+            "0.5 to 2",
+            "pass" if 0.5 <= stroke <= 2.0 else "fail",
+            ""
+            if 0.5 <= stroke <= 2.0
+            else "The reading does not explain the finger: are open and closed swapped, or is the column another one?",
+            value=stroke,
+        ),
     ]
     stated = rig.gripper(rig.sensor_arm(sensor)).reading
     if reading is not None:

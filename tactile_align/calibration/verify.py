@@ -82,11 +82,12 @@ def verify_episodes(
     for ref in tqdm(refs, desc="verify", unit="episode", disable=not progress):
         with open_episode(ref) as episode:
             evidence.append(gather(episode, found, labels))
+    named = "" if rig is None or isinstance(rig, Rig) else f" from {rig}"
     digest = hashlib.sha256("".join(sorted(one.digest for one in evidence)).encode()).hexdigest()
     frames = sum(one.frames for one in evidence)
     drift = box_drift(evidence)
     result = Verification(
-        subject=f"rig {found.name} ({found.status}) against {len(evidence)} episodes, {frames} frames of {path}",
+        subject=f"rig {found.name}{named} ({found.status}) against {len(evidence)} episodes, {frames} frames of {path}",
         checks=(*episode_checks(found, evidence), *drift_checks(drift)),
         data_hash=digest,
         details={"box drift by episode, worst first": drift[:20]},
@@ -102,6 +103,8 @@ def _rig_of(path: str | Path, rig: Rig | str | Path | None) -> Rig:
     if rig is not None:
         return load_rig(rig)
     place = Path(str(path).partition("#")[0])
+    if not place.exists():
+        raise FileNotFoundError(f"{place}: no such file or folder; needed recorded episodes or a calibration session")
     beside = (place if place.is_dir() else place.parent) / "rig.toml"
     if not beside.is_file():
         raise FileNotFoundError(

@@ -53,6 +53,8 @@ def verify(
     into = None
     if write:
         into = Path(rig) if rig is not None else (path if path.is_dir() else path.parent) / "rig.toml"
+    if pictures is not None and not (path / "session.toml").is_file():
+        raise ValueError("--pictures needs a calibration session; for episodes use: tactile-align overlay")
     from tactile_align.calibration.labels import read_labels
     from tactile_align.calibration.verify import verify as judge
 

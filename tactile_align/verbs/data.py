@@ -178,7 +178,7 @@ def overlay(
         stop: One past the last row.
         every: Draw every so many rows.
         format: png: one picture a row; sheet: some rows on one picture; mp4: a movie; auto: by the ending of out.
-        compare: A second rig, drawn dashed, with the IoU of both boxes.
+        compare: A second rig, drawn dashed, with the IoU between the two rigs' boxes (not with the truth).
         overwrite: Replace existing files.
     """
     if out is not None and out.suffix == ".rrd":

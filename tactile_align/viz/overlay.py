@@ -80,7 +80,9 @@ def overlay(
         files = _targets(kind, Path("overlay") if out is None else Path(out), stem, rows)
         standing = [file for file in files if file.exists()]
         if standing and not overwrite:
-            raise FileExistsError(f"{standing[0]} exists; name another place, or say overwrite to replace it")
+            raise FileExistsError(
+                f"{standing[0]} exists; choose another out, or replace it with --overwrite (overwrite=True)"
+            )
         if kind == "png":
             for file, t in zip(files, rows, strict=True):
                 write_png(file, draw_frame(footage.moment(t, height), height))

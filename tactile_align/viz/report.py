@@ -51,7 +51,7 @@ def report(
     default = "report.html" if len(runs) == 1 else f"report_with_{_safe_name(runs[1].name)}.html"
     target = runs[0].folder / default if out is None else Path(out)
     if target.exists() and not overwrite:
-        raise FileExistsError(f"{target} exists; name another place, or say overwrite to replace it")
+        raise FileExistsError(f"{target} exists; choose another out, or replace it with --overwrite (overwrite=True)")
     write_text_atomically(target, render(runs, library))
     return target
 

@@ -81,7 +81,7 @@ def record(
     if target.suffix != ".rrd":
         raise ValueError(f"{target}: a Rerun recording needs a name ending in .rrd")
     if target.exists() and not overwrite:
-        raise FileExistsError(f"{target} exists; name another place, or say overwrite to replace it")
+        raise FileExistsError(f"{target} exists; choose another out, or replace it with --overwrite (overwrite=True)")
     with Footage(episode, rig, compare, cameras, None, None, layout) as footage:
         rows = footage.rows(start, stop, every)
         target.parent.mkdir(parents=True, exist_ok=True)

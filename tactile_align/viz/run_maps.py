@@ -79,7 +79,9 @@ def draw_maps(
     files = {place / f"{name}.png": picture for name, picture in pictures.items()}
     standing = [file for file in files if file.exists()]
     if standing and not overwrite:
-        raise FileExistsError(f"{standing[0]} exists; name another place, or say overwrite to replace it")
+        raise FileExistsError(
+            f"{standing[0]} exists; choose another out, or replace it with --overwrite (overwrite=True)"
+        )
     for file, picture in files.items():
         file.parent.mkdir(parents=True, exist_ok=True)
         write_png(file, picture)

@@ -69,7 +69,7 @@ def test_a_camera_displaced_by_thirty_millimetres_fails_with_advice(recorded: di
     result = verify_episodes(folder, changed(folder, move("left_wrist", 0.03)), progress=False)
     check = result.check("IoU tactile1 in left_wrist, median")
     assert result.verdict == "fail" and result.exit_code == 1 and check.outcome == "fail" and check.value < 0.5
-    assert "Recalibrate" in check.advice and check.advice in result.text()
+    assert "hand-eye" in check.advice and check.advice in result.text()
     assert result.check("IoU tactile1 in top, median").outcome == "pass"
 
 
@@ -224,3 +224,23 @@ def test_joints_that_are_all_zero_are_named(recorded: dict[str, Path], tmp_path:
         opened["observations/qpos"][:, :6] = 0.0
     found = verify_episodes(tmp_path, progress=False).check("joints plausible")
     assert found.outcome == "warn" and "zero" in found.advice
+
+
+def test_a_gripper_read_the_wrong_way_round_is_told_from_a_moved_camera(recorded: dict[str, Path]) -> None:
+    def swap(data: dict) -> None:
+        gripper = data["arms"]["left"]["gripper"]
+        gripper["open"], gripper["closed"] = gripper["closed"], gripper["open"]
+
+    swapped = verify_episodes(recorded["measured"], changed(recorded["measured"], swap), progress=False)
+    by_truth = swapped.check("IoU tactile1 in left_wrist, true opening")
+    assert by_truth.outcome == "fail" and "swapped?" in by_truth.advice
+    moved = verify_episodes(
+        recorded["measured"], changed(recorded["measured"], move("left_wrist", 0.03)), progress=False
+    )
+    assert moved.verdict == "fail"
+    assert moved.check("IoU tactile1 in left_wrist, true opening").outcome == "info"
+
+
+def test_a_missing_folder_is_named_before_its_rig(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="nothing_here: no such file or folder"):
+        verify_episodes(tmp_path / "nothing_here", progress=False)
