@@ -9,6 +9,7 @@ from typing import Any, Literal, TypeVar
 from pydantic import BaseModel, ValidationError
 
 Kind = Literal["kinematics", "calibration", "datasets"]
+WHAT: dict[Kind, str] = {"kinematics": "an arm file", "calibration": "a rig file", "datasets": "a layout file"}
 Model = TypeVar("Model", bound=BaseModel)
 
 
@@ -48,7 +49,9 @@ def read_fact(kind: Kind, name_or_path: str | Path) -> tuple[dict[str, Any], str
     if text.endswith(".toml"):
         path = Path(text)
         if not path.is_file():
-            raise FactError(f"{text}: no such file. Needed: a {kind} fact in TOML.")
+            raise FactError(
+                f"{text}: no such file. Needed: {WHAT[kind]}, or one that ships: {', '.join(fact_names(kind))}"
+            )
         raw, source = path.read_bytes(), text
     else:
         entry = fact_folder(kind) / f"{text}.toml"

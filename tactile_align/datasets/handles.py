@@ -105,6 +105,8 @@ def open_file(path: Path) -> h5py.File:
         FileNotFoundError: No such file.
         EpisodeError: Not HDF5, truncated or damaged.
     """
+    if path.is_dir():
+        raise FileNotFoundError(f"{path}: is a folder; name one episode in it")
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; an episode is one .hdf5 or .h5 file (or FILE#demo_3)")
     try:

@@ -201,7 +201,9 @@ def load_config(path: str | Path) -> TrainConfig:
     """
     file = Path(path)
     if not file.is_file():
-        raise FactError(f"{file}: no such file. Needed: a training config in TOML; the README shows one")
+        raise FactError(
+            f"{file}: no such file. Needed: a training config in TOML (the README shows one), or the folder of a run"
+        )
     try:
         data = tomllib.loads(file.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

@@ -176,7 +176,7 @@ def _speak(remarks: list[Remark], sinks: Sinks, config: TrainConfig, group: Grou
 
 
 def _shown(record: dict[str, float]) -> dict[str, str]:
-    shown: dict[str, str] = {name: f"{record[name]:.3f}" for name in ("loss", "l1", "hsa") if name in record}
+    shown: dict[str, str] = {name: f"{record[name]:.3f}" for name in ("loss", "l1", "kl", "hsa") if name in record}
     for label, prefix in (("chance", "chance/"), ("R@1", "r1/")):
         values = [value for name, value in record.items() if name.startswith(prefix)]
         if values:
