@@ -36,8 +36,8 @@ class Plan:
 
     episodes: int = 200
     held_out: float = 0.2
-    steps: int = 400
-    batch_size: int = 128
+    steps: int = 320
+    batch_size: int = 96
     gallery: int = 64
 
 
