@@ -178,25 +178,25 @@ def overlay(
         stop: One past the last row.
         every: Draw every so many rows.
         format: png: one picture a row; sheet: some rows on one picture; mp4: a movie; auto: by the ending of out.
-        compare: A second rig, drawn dashed, with the IoU between the two rigs' boxes (not with the truth).
+        compare: A second rig, drawn dashed; IoU, shift and size of its box are against the first rig's, not the truth.
         overwrite: Replace existing files.
     """
     if out is not None and out.suffix == ".rrd":
         from tactile_align.viz.rerun import record
 
-        print(
-            record(
-                episode,
-                out,
-                rig=rig,
-                compare=compare,
-                cameras=cameras,
-                start=start,
-                stop=stop,
-                every=every,
-                overwrite=overwrite,
-            )
+        recorded = record(
+            episode,
+            out,
+            rig=rig,
+            compare=compare,
+            cameras=cameras,
+            start=start,
+            stop=stop,
+            every=every,
+            overwrite=overwrite,
+            tell=print,
         )
+        print(recorded)
         return GOOD
     from tactile_align.viz.overlay import overlay as draw
 
@@ -211,6 +211,7 @@ def overlay(
         format=format,
         compare=compare,
         overwrite=overwrite,
+        tell=print,
     )
     for path in written:
         print(path)

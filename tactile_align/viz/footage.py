@@ -10,6 +10,7 @@ from tactile_align.calibration.rig import Rig
 from tactile_align.datasets.contact import LONG_SIDE, contact_of
 from tactile_align.datasets.episodes import Episode, EpisodeRef, open_episode
 from tactile_align.geometry.images import ImageMap
+from tactile_align.viz.compare import names_apart
 from tactile_align.viz.scene import Hand, Moment, Region, Touch, Track, View
 from tactile_align.viz.seen import RigLike, Seen, look, openings, rig_for
 
@@ -54,6 +55,7 @@ class Footage:
         self.episode: Episode = open_episode(episode, layout)
         self.rig = rig_for(self.episode.path, rig)
         self.compare = None if compare is None else rig_for(self.episode.path, compare)
+        self._likes = rig, compare
         self.cameras = self._chosen(cameras)
         self.grid, self._input_map = grid, input_map or _stretched
         self.contact = {
@@ -85,8 +87,11 @@ class Footage:
     def title(self) -> str:
         """The episode's and the rigs' names."""
         name = str(self.episode.ref).removeprefix(str(self.episode.path.parent)).lstrip("\\/")
-        second = "" if self.compare is None else f", dashed: {self.compare.name}"
-        return f"{name}  rig {self.rig.name} ({self.rig.status}){second}"
+        first, (like, other) = self.rig.name, self._likes
+        if self.compare is None or other is None:
+            return f"{name}  rig {first} ({self.rig.status})"
+        first, second = names_apart((like, other), (self.rig, self.compare))
+        return f"{name}  rig {first} ({self.rig.status}), dashed: {second}; du, dv, size: dashed against solid"
 
     def rows(self, start: int = 0, stop: int | None = None, every: int = 1) -> list[int]:
         """Return rows start, start + every, ... before stop (the end when None).

@@ -1,7 +1,7 @@
 """The overlay: what the rig says about every recorded moment, drawn on the frames it says it about."""
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -10,6 +10,7 @@ import numpy as np
 
 from tactile_align.datasets.episodes import EpisodeRef
 from tactile_align.files import write_atomically
+from tactile_align.viz.compare import told
 from tactile_align.viz.footage import Footage, InputMap
 from tactile_align.viz.frame import draw_frame
 from tactile_align.viz.ink import INK, Ink, fill
@@ -40,6 +41,7 @@ def overlay(
     height: int | None = None,
     layout: str | Path | None = None,
     overwrite: bool = False,
+    tell: Callable[[str], object] | None = None,
 ) -> list[Path]:
     """Draw boxes, tokens, touches, joints and contacts on an episode's frames.
 
@@ -53,12 +55,13 @@ def overlay(
         every: Draw every so many rows.
         format: "png" one picture a row, "sheet" up to SHEET_CELLS evenly spaced rows on one picture, "mp4" a
             movie; "auto" goes by the ending of `out`, a sheet for a folder.
-        compare: A second rig, drawn dashed, with the IoU of both boxes.
+        compare: A second rig, drawn dashed, with the IoU of both boxes, the shift of the centre and the ratio of sizes.
         grid: (rows, columns) of the tokens to light; None for none.
         input_map: As `Encoder.input_map`; when None the grid spans the whole frame.
         height: Height of the cameras' row, px; None: the tallest camera's own, SHEET_VIEW_HEIGHT in a sheet.
         layout: The episode's layout; recognised when None.
         overwrite: Whether existing files may be replaced.
+        tell: Called with a line for each camera and sensor on how the boxes of `compare` differ, e.g. print.
 
     Returns:
         The files written.
@@ -91,6 +94,9 @@ def overlay(
         else:
             rate = (footage.episode.fps or MOVIE_FPS * every) / every
             write_movie(files[0], (draw_frame(footage.moment(t, height), height) for t in rows), rate)
+        if tell is not None:
+            for line in told(footage.seen, rows):
+                tell(line)
     return files
 
 
@@ -131,13 +137,16 @@ def _sheet(footage: Footage, rows: Sequence[int], height: int) -> np.ndarray:
     cells: Iterator[np.ndarray] = (draw_frame(footage.moment(t, height), height) for t in picked)
     first = next(cells)
     high, wide = first.shape[:2]
-    ink = Ink.of(2 * height)
-    gap = ink.pad
+    text = f"{footage.title}   {len(picked)} of {len(footage)} moments"
+    gap = Ink.of(height).pad
     columns = max(1, min(len(picked), SHEET_WIDTH // (wide + gap)))
     lines = -(-len(picked) // columns)
-    sheet = np.empty((ink.row + lines * (high + gap), columns * (wide + gap) - gap, 3), np.uint8)
+    across = columns * (wide + gap) - gap
+    ink = Ink.of(2 * height)
+    if ink.width(text) > across - 2 * ink.pad:
+        ink = Ink.of(height)
+    sheet = np.empty((ink.row + lines * (high + gap), across, 3), np.uint8)
     fill(sheet, 0, 0, sheet.shape[1], sheet.shape[0], INK)
-    text = f"{footage.title}   {len(picked)} of {len(footage)} moments"
     ink.text(sheet, ink.fit(text, sheet.shape[1] - 2 * ink.pad), ink.pad, ink.pad)
     for i, cell in enumerate(itertools.chain([first], cells)):
         y, x = ink.row + i // columns * (high + gap), i % columns * (wide + gap)

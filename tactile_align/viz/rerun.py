@@ -1,7 +1,7 @@
 """An episode as a Rerun recording: arms, cameras, sensors and boxes in 3D, beside images, touches and curves."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from tactile_align.calibration.camera import Camera
 from tactile_align.calibration.rig import Rig
 from tactile_align.datasets.episodes import Episode, EpisodeRef
 from tactile_align.geometry.frames import Array
+from tactile_align.viz.compare import told
 from tactile_align.viz.footage import Footage
 from tactile_align.viz.ink import COMPARED, sensor_colour
 from tactile_align.viz.seen import RigLike
@@ -49,6 +50,7 @@ def record(
     every: int = 1,
     layout: str | Path | None = None,
     overwrite: bool = False,
+    tell: Callable[[str], object] | None = None,
 ) -> Path:
     """Write an episode as a .rrd file, to be opened with `rerun FILE`.
 
@@ -68,6 +70,7 @@ def record(
         every: Record every so many rows.
         layout: The episode's layout; recognised when None.
         overwrite: Whether an existing file may be replaced.
+        tell: Called with a line for each camera and sensor on how the boxes of `compare` differ, e.g. print.
 
     Returns:
         The file.
@@ -94,6 +97,9 @@ def record(
             partial.replace(target)
         finally:
             partial.unlink(missing_ok=True)
+        if tell is not None:
+            for line in told(footage.seen, rows):
+                tell(line)
     return target
 
 

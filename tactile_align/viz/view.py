@@ -3,6 +3,7 @@
 import cv2
 import numpy as np
 
+from tactile_align.viz.compare import difference
 from tactile_align.viz.ink import COMPARED, WHITE, Colour, Ink, fill, frame, sensor_colour, tint
 from tactile_align.viz.scene import Region, View
 
@@ -40,8 +41,10 @@ def draw_view(image: np.ndarray, view: View, ink: Ink) -> None:
     for region in view.regions:
         colour = sensor_colour(region.colour)
         if np.isfinite(region.box).all():
-            u0, v0, _, v1 = _moved(region.box, scale)
-            taken.append(_label(image, _caption(region), int(u0), int(v0), int(v1), taken, colour, ink))
+            other = region.box if region.compared is None else region.compared
+            u0, v0, *_ = _moved(np.fmin(region.box, other), scale)
+            v1 = _moved(np.fmax(region.box, other), scale)[3]
+            taken.append(_label(image, _captions(region), int(u0), int(v0), int(v1), taken, colour, ink))
         else:
             absent -= ink.row
             _, _, right, _ = ink.plate(image, f"{region.name}: {region.reason}{_overlap(region)}", ink.row, absent)
@@ -56,8 +59,13 @@ def _moved(box: np.ndarray, scale: np.ndarray) -> np.ndarray:
     return moved
 
 
-def _caption(region: Region) -> str:
-    return f"{region.name} {100 * region.inside:.0f} %{_overlap(region)}"
+def _captions(region: Region) -> list[str]:
+    """Return the lines beside a box: its name, and where a second rig's box lies."""
+    lines = [f"{region.name} {100 * region.inside:.0f} %{_overlap(region)}"]
+    if region.compared is not None and np.isfinite(region.compared).all():
+        (du, dv), (wide, high) = difference(region.box, region.compared)
+        lines.append(f"du {du:+.1f}  dv {dv:+.1f} px  size {wide:.2f} x {high:.2f}")
+    return lines
 
 
 def _overlap(region: Region) -> str:
@@ -68,7 +76,7 @@ def _overlap(region: Region) -> str:
 
 def _label(
     image: np.ndarray,
-    text: str,
+    lines: list[str],
     x: int,
     top: int,
     bottom: int,
@@ -78,16 +86,17 @@ def _label(
 ) -> tuple[int, int, int, int]:
     """Write a box's caption above it, else below, else inside: wherever no other word stands."""
     gap = ink.line + ink.rim
-    wide = ink.width(text) + 2 * ink.pad
+    wide, high = max(ink.width(line) for line in lines) + 2 * ink.pad, len(lines) * ink.row
     x = max(0, min(x, image.shape[1] - wide))
-    above, below, inside = top - ink.row - gap, bottom + gap, top + gap
+    above, below, inside = top - high - gap, bottom + gap, top + gap
     for y in (above, below, inside, inside + ink.row, inside + 2 * ink.row):
-        free = all(x + wide <= a or c <= x or y + ink.row <= b or d <= y for a, b, c, d in taken)
-        if free and 0 <= y <= image.shape[0] - ink.row:
+        free = all(x + wide <= a or c <= x or y + high <= b or d <= y for a, b, c, d in taken)
+        if free and 0 <= y <= image.shape[0] - high:
             break
-    plate = ink.plate(image, text, x, y, WHITE)
-    fill(image, plate[0], plate[3] - ink.rim, plate[2], plate[3], colour)
-    return plate
+    plates = [ink.plate(image, line, x, y + i * ink.row, WHITE) for i, line in enumerate(lines)]
+    x0, _, x1, bottom = plates[-1]
+    fill(image, x0, bottom - ink.rim, x1, bottom, colour)
+    return x, plates[0][1], x + wide, bottom
 
 
 def _draw_band(image: np.ndarray, region: Region, scale: np.ndarray) -> None:

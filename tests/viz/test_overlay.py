@@ -107,7 +107,7 @@ def test_a_second_rig_is_compared_by_iou(episode: Path, tmp_path: Path) -> None:
     assert region.overlap == pytest.approx(expected) and 0.2 < expected < 0.95
     moved.save(tmp_path / "moved.toml")
     one, two = (
-        cv2.imread(str(overlay(episode, out=tmp_path / f"{k}.png", stop=1, compare=rig)[0]))
+        cv2.imread(str(overlay(episode, out=tmp_path / f"{k}", format="png", stop=1, compare=rig)[0]))
         for k, rig in enumerate((None, tmp_path / "moved.toml"))
     )
     assert (one != two).any()
