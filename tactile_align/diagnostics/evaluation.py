@@ -16,8 +16,8 @@ from tactile_align.policies.aligned import AlignedPolicy
 from tactile_align.training.augment import augment
 from tactile_align.training.checkpoint import BEST, load_checkpoint
 from tactile_align.training.config import TrainConfig, load_config
-from tactile_align.training.data import Data, load_data, views_of
-from tactile_align.training.loop import build_model, train
+from tactile_align.training.data import Data, load_data, make_model, views_of
+from tactile_align.training.loop import train
 
 BASELINE = "opening_only"
 GALLERY = 64
@@ -83,7 +83,7 @@ def opening_only(config: TrainConfig) -> TrainConfig:
 
 def load_model(folder: Path, config: TrainConfig, moments: Moments) -> AlignedPolicy:
     """Return a run's model with the weights of its best checkpoint, in eval mode."""
-    model = build_model(config, moments)
+    model = make_model(config, *moments.state_width, fill=False)
     model.load_state_dict(load_checkpoint(folder / "checkpoints" / BEST)["model"])
     return model.eval()
 

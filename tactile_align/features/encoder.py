@@ -19,6 +19,7 @@ __all__ = ["SCRATCH", "Encoder", "encoder_of", "input_size_of", "load_encoder", 
 
 Fit = Literal["stretch", "letterbox"]
 SCRATCH = "scratch"
+_NO_TEXT = {"context_length": 1, "vocab_size": 1, "width": 8, "heads": 1, "layers": 1}
 
 
 def load_encoder(
@@ -53,15 +54,20 @@ def load_encoder(
     )
 
 
-def encoder_of(config: EncoderConfig) -> Encoder:
-    """Build the encoder of a config; see `load_encoder`."""
+def encoder_of(config: EncoderConfig, fill: bool = True) -> Encoder:
+    """Build the encoder of a config; see `load_encoder`.
+
+    Args:
+        config: The tower.
+        fill: False neither looks for the pretrained weights nor fetches them: a checkpoint is loaded right after.
+    """
     _register_own_models()
     _require_model(config.model)
     scratch = config.pretrained == SCRATCH
     if config.stem == "conv" and not scratch:
         raise ValueError("stem='conv' replaces pretrained weights of the patch projection; use it with 'scratch' only")
-    source = None if scratch else _tag_or_path(config.model, config.pretrained)
-    visual = _create(config, source)
+    source = None if scratch else _tag_or_path(config.model, config.pretrained) if fill else config.pretrained
+    visual = _create(config, source) if fill or source is None else _create_unfilled(config, source)
     if config.stem == "conv":
         visual.conv1 = ConvStem(visual.conv1.out_channels, visual.conv1.stride[0])
     mean, std = _mean_and_std(config.model, visual, source)
@@ -86,14 +92,13 @@ def needs_quick_gelu(model: str, tag: str | None) -> bool:
 
 
 def _create(config: EncoderConfig, source: str | None) -> Any:
-    size = None if config.image_size is None else (config.image_size[1], config.image_size[0])
     try:
         with _no_remarks_of_open_clip():
             clip = open_clip.create_model(
                 config.model,
                 pretrained=source,
                 force_quick_gelu=needs_quick_gelu(config.model, source),
-                force_image_size=size,
+                force_image_size=_height_width(config),
                 pretrained_text=False,
                 weights_only=True,
             )
@@ -109,6 +114,25 @@ def _create(config: EncoderConfig, source: str | None) -> Any:
             f"open_clip model, saved by torch.save or as safetensors"
         ) from error
     return clip.visual
+
+
+def _create_unfilled(config: EncoderConfig, source: str) -> Any:
+    """Build the tower that `source` would fill, as its tag says it is used, with random weights."""
+    tag = open_clip.get_pretrained_cfg(config.model, source) or {}
+    with _no_remarks_of_open_clip():
+        clip = open_clip.create_model(
+            config.model,
+            force_quick_gelu=needs_quick_gelu(config.model, source),
+            force_image_size=_height_width(config),
+            force_preprocess_cfg={name: tag[name] for name in ("mean", "std") if name in tag},
+            pretrained_text=False,
+            text_cfg=_NO_TEXT,  # some text towers fetch their own config
+        )
+    return clip.visual
+
+
+def _height_width(config: EncoderConfig) -> tuple[int, int] | None:
+    return None if config.image_size is None else (config.image_size[1], config.image_size[0])
 
 
 def _how_to_fetch(model: str, tag: str) -> str:

@@ -24,12 +24,12 @@ class Features(NamedTuple):
 class Towers(nn.Module):
     """A vision and a touch encoder, separate or shared, and the layers that make features of their tokens."""
 
-    def __init__(self, config: FeatureConfig) -> None:
+    def __init__(self, config: FeatureConfig, fill: bool = True) -> None:
         super().__init__()
         self.config = config
-        self.vision = encoder_of(config.vision)
+        self.vision = encoder_of(config.vision, fill)
         shared = config.touch is None
-        self.touch = self.vision if shared or config.touch is None else encoder_of(config.touch)
+        self.touch = self.vision if shared or config.touch is None else encoder_of(config.touch, fill)
         self.region_pooling = make_pooling(
             config.pooling, self.vision.width, config.dim, config.grid, self._margin, config.sigma_px
         )

@@ -34,6 +34,7 @@ class AlignedPolicy(nn.Module):
         action_dim: Columns of an action.
         region: "opening" replaces the image region by the gripper's opening: the baseline.
         stop_gradient: The action loss does not reach the encoders; only the alignment teaches them.
+        fill: False leaves pretrained weights unread: a checkpoint is loaded right after.
     """
 
     def __init__(
@@ -47,16 +48,17 @@ class AlignedPolicy(nn.Module):
         action_dim: int,
         region: Literal["box", "opening"] = "box",
         stop_gradient: bool = False,
+        fill: bool = True,
     ) -> None:
         super().__init__()
         self.policy, self.hsa, self.views, self.region = policy, hsa, views, region
         self.stop_gradient = stop_gradient
         self.sensors = tuple(dict.fromkeys(view.sensor for view in views))
-        self.act = None if policy is None else ACT(self._act_config(policy, state_dim, action_dim))
+        self.act = None if policy is None else ACT(self._act_config(policy, state_dim, action_dim), fill_vision=fill)
         if self.act is not None and policy is not None and policy.init_gain != 1.0:
             scale_weights(self.act, policy.init_gain)
         reads_tokens = policy is not None and bool(views) and (policy.region_tokens or policy.touch_tokens)
-        self.towers = Towers(features) if views and (hsa.weight > 0 or reads_tokens) else None
+        self.towers = Towers(features, fill) if views and (hsa.weight > 0 or reads_tokens) else None
         self.memory: Memory | None = None
         if self.towers is None:
             return

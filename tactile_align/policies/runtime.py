@@ -87,7 +87,7 @@ class Policy:
         statistics = Statistics.load(folder / "statistics.json")
         path = best_checkpoint(folder / "checkpoints") if checkpoint is None else Path(checkpoint)
         state = load_checkpoint(path)
-        model = make_model(config, len(statistics.qpos_mean), len(statistics.action_mean))
+        model = make_model(config, len(statistics.qpos_mean), len(statistics.action_mean), fill=False)
         model.load_state_dict(state["model"])
         cell = rig if isinstance(rig, Rig) else load_rig(folder / "rig.toml" if rig is None else rig)
         sizes = {name: (int(width), int(height)) for name, (width, height) in state["sizes"].items()}

@@ -72,8 +72,15 @@ def inputs_of(config: TrainConfig, rig: Rig) -> tuple[Input, ...]:
     return tuple(found)
 
 
-def make_model(config: TrainConfig, state_dim: int, action_dim: int) -> AlignedPolicy:
-    """Build the model of a config; the same seed gives the same weights."""
+def make_model(config: TrainConfig, state_dim: int, action_dim: int, fill: bool = True) -> AlignedPolicy:
+    """Build the model of a config; the same seed gives the same weights.
+
+    Args:
+        config: The run.
+        state_dim: Columns of qpos.
+        action_dim: Columns of an action.
+        fill: False leaves pretrained weights unread: a checkpoint, which holds them all, is loaded right after.
+    """
     torch.manual_seed(config.seed)
     return AlignedPolicy(
         policy=config.policy if config.train_policy else None,
@@ -84,6 +91,7 @@ def make_model(config: TrainConfig, state_dim: int, action_dim: int) -> AlignedP
         action_dim=action_dim,
         region=config.region,
         stop_gradient=config.alignment.mode == "stop_gradient",
+        fill=fill,
     )
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import open_clip
 import pytest
 import torch
 
@@ -16,10 +17,12 @@ from tactile_align.kinematics.gripper import opening_in_contact
 from tactile_align.policies.ensembling import TemporalEnsembler
 from tactile_align.policies.holding import ContactWatch, Held
 from tactile_align.policies.runtime import Policy
+from tactile_align.policies.vision import resnet18_backbone
 from tactile_align.training.augment import augment
 from tactile_align.training.config import TrainConfig
-from tactile_align.training.data import Data, load_data
+from tactile_align.training.data import Data, load_data, make_model
 from tactile_align.training.loop import train
+from tests.features.making import save_clip
 from tests.training.conftest import small_training
 
 Run = tuple[TrainConfig, Data, Path]
@@ -207,6 +210,38 @@ def test_more_cameras_than_the_policy_looks_at_are_left_alone(run: Run) -> None:
     seen["images"]["right_wrist"] = "not even an image"
     assert np.array_equal(policy.act(seen), before)
     assert "'left_wrist' 640x480" in policy.needs.text()
+
+
+@pytest.mark.parametrize("source", ["far", "clip.pt"], ids=["tag", "file"])
+def test_a_policy_needs_neither_hub_nor_the_file_its_encoder_came_from(
+    small_config: Callable[..., TrainConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str
+) -> None:
+    # Where the weights came from goes away after training; the tag's mean, std and activation must still be used.
+    weights = tmp_path / "clip.pt"
+    save_clip("ViT-demo", weights)
+    tag = {"url": weights.as_uri(), "quick_gelu": True, "mean": (0.2, 0.5, 0.7), "std": (0.3, 0.2, 0.1)}
+    monkeypatch.setitem(open_clip.pretrained._PRETRAINED, "ViT-demo", {"far": tag})
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    pretrained = source if source == "far" else str(weights)
+    resnet = tmp_path / "resnet.pt"
+    torch.save(resnet18_backbone().state_dict(), resnet)
+    base = small_config()
+    tower = base.features.vision.model_copy(update={"pretrained": pretrained, "stem": "patch"})
+    policy = {"cameras": ["top"], "image_size": [64, 48], "vision_weights": str(resnet)}
+    config = small_config(steps=1, features={"vision": tower.model_dump(mode="json")}, policy=policy)
+    folder = train(config, progress=False)
+    with open_episode(list_episodes(config.data[0].path)[0]) as episode:
+        seen = observation(episode, 9)
+    before = Policy.load(folder).act(seen)
+    shutil.rmtree(tmp_path / "home", ignore_errors=True)
+    weights.unlink()
+    resnet.unlink()
+    with pytest.raises((ConnectionError, FileNotFoundError)):
+        make_model(config, 7, 7)
+    policy = Policy.load(folder)
+    assert np.array_equal(policy.act(seen), before)
+    mean = (0.2, 0.5, 0.7)  # for a file the mean that all tags of the model agree on
+    assert policy.model.towers.vision.mean.flatten().tolist() == pytest.approx(mean)
 
 
 def test_a_run_without_a_policy_is_refused(small_config: Callable[..., TrainConfig]) -> None:
