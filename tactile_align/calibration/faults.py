@@ -10,8 +10,9 @@ from dataclasses import replace
 import numpy as np
 
 from tactile_align.calibration.camera import Camera
+from tactile_align.calibration.explanations import explain
 from tactile_align.calibration.hand_eye import HandEye, chain, solve_hand_eye, spread
-from tactile_align.calibration.readings import GOOD_PX, Fault, angle_gap, explain, other_angles
+from tactile_align.calibration.readings import FAR_BETTER, GOOD_PX, Fault, other_angles
 from tactile_align.calibration.session import Session
 from tactile_align.calibration.views import board_poses
 from tactile_align.geometry.frames import rotation_fault
@@ -20,7 +21,7 @@ REACH_M = 5.0
 CLASSES = (
     ("inverted poses", "wrong mount"),
     ("mm for m", "board scale"),
-    ("rows exchanged", "rows shifted", "board moved"),
+    ("rows exchanged", "board moved"),
 )
 """Names that the data cannot tell apart."""
 
@@ -52,13 +53,15 @@ def find_faults(session: Session, camera: Camera, result: HandEye | None = None)
     C = np.stack([one.T_camera_board for one in singles])
     weak = _weak(chain(T, mounted), C)
     if any(fault.name == "too little rotation" for fault in weak):
-        other = other_angles(session, C, angle_gap(T, C))
+        other = other_angles(session, camera, T, C)
         return other or weak
     try:
         result = result or solve_hand_eye(camera, T, session.views, mounted)
     except ValueError as error:
         return [*weak, Fault("no solution", str(error), "Take more views that turn in every direction.")]
     C = np.stack([one.T_camera_board for one in result.poses]) if len(result.poses) == len(C) else C
+    if result.scaled_rms < FAR_BETTER * result.rms and _scale(result):
+        return [*weak, *_scale(result)]
     if result.rms > GOOD_PX or result.outliers:
         return [*explain(session, camera, T, C, result), *weak]
     return [*weak, *_scale(result)]

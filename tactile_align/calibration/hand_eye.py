@@ -59,6 +59,7 @@ class HandEye:
         formal: (6, 6) the same from the residuals alone; it is several times too small.
         scale: Board scale when freed, with `scale_sigma` from leaving out one view at a time.
         scale_sigma: Its standard deviation.
+        scaled_rms: RMS of all points with that scale, px.
         spread: How the views differ.
         starts: RMS in px reached from each start.
         fit: The fit itself.
@@ -79,6 +80,7 @@ class HandEye:
     formal: np.ndarray
     scale: float
     scale_sigma: float
+    scaled_rms: float
     spread: Spread
     starts: dict[str, float]
     fit: Fit
@@ -185,6 +187,7 @@ def solve_hand_eye(
         formal=np.linalg.pinv(fit.H.sum(0))[:6, :6] * variance,
         scale=free.scale,
         scale_sigma=float(np.sqrt((n - 1) / n * ((free_out - free_out.mean()) ** 2).sum())),
+        scaled_rms=free.rms,
         spread=spread(B, np.stack([one.T_camera_board for one in final])),
         starts=starts,
         fit=fit,

@@ -1,15 +1,14 @@
-"""Other readings of a session's files: each is tried, and named when it explains the views far better."""
+"""Other readings of a session's rotations: each is tried, and named when it explains the views far better."""
 
 from dataclasses import dataclass
 
 import numpy as np
 
 from tactile_align.calibration.camera import Camera
-from tactile_align.calibration.closed_form import length_ratio
-from tactile_align.calibration.hand_eye import HandEye, chain, robust_start
+from tactile_align.calibration.hand_eye import chain, robust_start
 from tactile_align.calibration.poses import EULER, PoseFormat
 from tactile_align.calibration.session import Session
-from tactile_align.geometry.frames import apply, invert, nearest_rotation, pose, rotation_log
+from tactile_align.geometry.frames import rotation_log
 
 GOOD_PX, FAR_BETTER = 3.0, 0.25
 """A fit is doubted above 3 px; another reading explains it when it leaves at most a quarter of the error."""
@@ -33,8 +32,13 @@ def angle_gap(T: np.ndarray, C: np.ndarray) -> float:
     return float(np.median(np.abs(robot - seen)))
 
 
-def other_angles(session: Session, C: np.ndarray, gap: float) -> list[Fault]:
-    """Name another reading of the rotations that agrees with the camera's turns."""
+def other_readings(session: Session, T: np.ndarray, C: np.ndarray) -> list[tuple[float, str, PoseFormat]]:
+    """Return other readings of the rotations that turn as the camera does, no worse than the declared one.
+
+    Each comes with its gap (rad, see `angle_gap`) and the name of the fault it would mean. Quaternion orders, and
+    Euler orders that differ by renaming the axes, give the same relative turns as the declared reading: only the
+    whole chain can tell those.
+    """
     fmt = session.fact.poses
     if fmt is None:
         return []
@@ -52,199 +56,53 @@ def other_angles(session: Session, C: np.ndarray, gap: float) -> list[Fault]:
             if name != fmt.rotation
         ]
     gaps = [angle_gap(one.matrices(session.rows, session.arm, checked=False), C) for _, one in readings]
-    if not gaps or min(gaps) > FAR_BETTER * gap or min(gaps) > np.radians(2.0):
+    limit = min(2 * min([*gaps, angle_gap(T, C)]), np.radians(2.0))
+    return [(gap, name, one) for gap, (name, one) in zip(gaps, readings, strict=True) if gap <= limit]
+
+
+def other_angles(session: Session, camera: Camera, T: np.ndarray, C: np.ndarray) -> list[Fault]:
+    """Name the reading of the rotations that explains the views where the declared one does not turn as they do."""
+    gap = angle_gap(T, C)
+    agree = [one for one in other_readings(session, T, C) if one[0] <= FAR_BETTER * gap]
+    if not agree:
         return []
-    best = int(np.argmin(gaps))
-    name, reading = readings[best]
+    mounted = session.fact.mounted or "moving"
+    errors = []
+    for _, _, one in agree:
+        B = chain(one.matrices(session.rows, session.arm, checked=False), mounted)
+        errors.append(chain_miss(session, camera, B, C) if len(agree) > 1 else 0.0)
+    best, name, reading = agree[int(np.argmin(errors))]
     as_good = [
-        one.rotation for (other, one), g in zip(readings, gaps, strict=True) if other == name and g < 2 * min(gaps)
+        one.rotation
+        for (_, other, one), error in zip(agree, errors, strict=True)
+        if other == name and error <= 2 * min(errors)
     ]
     what = f'angle = "{reading.angle}"' if name == "degrees for radians" else f'rotation = "{reading.rotation}"'
     more = f" ({', '.join(as_good)} agree on these poses)" if len(as_good) > 1 else ""
     return [
         Fault(
             name,
-            f"relative turns differ by {np.degrees(gap):.2f} deg as declared, by {np.degrees(gaps[best]):.3f} deg with "
+            f"relative turns differ by {np.degrees(gap):.2f} deg as declared, by {np.degrees(best):.3f} deg with "
             f"{what}{more}",
             f"Set {what} in [poses].",
         )
     ]
 
 
-def explain(session: Session, camera: Camera, T: np.ndarray, C: np.ndarray, result: HandEye) -> list[Fault]:
-    """Try other readings of a session that does not fit; the best one names the fault."""
-    mounted = session.fact.mounted or "moving"
-    angles = other_angles(session, C, angle_gap(T, C))
-    if angles:
-        return angles
-    B = chain(T, mounted)
-    marks = np.asarray(session.fact.board.points)
-    marks = marks.mean(0) + np.ptp(marks, axis=0).max() / 2 * np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0.0]])
-    f = float(abs(camera.K[0, 0]))
-
-    def miss(B: np.ndarray, C: np.ndarray) -> float:
-        found = robust_start(B, C, marks)
-        return np.inf if found is None else found[0] * f
-
-    here = miss(B, C)
-    candidates: list[tuple[float, Fault]] = []
-
-    def consider(error: float, name: str, evidence: str, advice: str) -> None:
-        candidates.append(
-            (error, Fault(name, f"{evidence}: median view misses by {error:.1f} px, as declared {here:.1f} px", advice))
-        )
-
-    consider(
-        miss(np.asarray(invert(B)), C),
-        "inverted poses",
-        "poses read the other way round, which is also what the wrong mount looks like",
-        "Check whether the file holds T_base_link or T_link_base (inverted = true), and whether the camera or the "
-        "board is on the arm (mounted).",
-    )
-    try:
-        ratio = length_ratio(B, C)
-    except (ValueError, np.linalg.LinAlgError):
-        ratio = 1.0
-    for unit in (1000.0, 0.001):
-        if 0.8 < ratio / unit < 1.25:
-            stretched = B.copy()
-            stretched[:, :3, 3] /= unit
-            consider(
-                miss(stretched, C),
-                "mm for m",
-                f"robot lengths are {ratio:.1f} times the board's",
-                "Give the robot's lengths and the board's in the units declared; one of them is in mm.",
-            )
-    for shift in (1, -1, 2, -2):
-        a, b = (B[shift:], C[:-shift]) if shift > 0 else (B[:shift], C[-shift:])
-        if len(a) >= 5:
-            consider(
-                miss(a, b),
-                "rows shifted",
-                f"poses shifted by {shift:+d} rows",
-                "Poses and images are out of step: check where a pose or an image is missing.",
-            )
-    fmt = session.fact.poses
-    if fmt is not None and fmt.of == "tool" and fmt.rotation.startswith("quat"):
-        other = "quat_xyzw" if fmt.rotation == "quat_wxyz" else "quat_wxyz"
-        reread = fmt.model_copy(update={"rotation": other}).matrices(session.rows, session.arm, checked=False)
-        # Both orders give the same relative turns' angles, so only the whole chain can tell.
-        consider(
-            miss(chain(reread, mounted), C),
-            "quaternion order",
-            f"quaternions read as {other}",
-            f'Set rotation = "{other}" in [poses].',
-        )
-    candidates = [one for one in candidates if here > GOOD_PX and one[0] < FAR_BETTER * here]
-    moved = _board_moved(session, B, C, marks, f)
-    if moved is not None:
-        candidates.append(moved)
-    if candidates:
-        return [min(candidates, key=lambda one: one[0])[1]]
-    exchanged = _exchanged(B, result)
-    if exchanged:
-        return [exchanged]
-    gap = result.rms / max(float(np.median(result.pnp)), 1e-6)
-    if len(result.outliers) and np.median(result.per_view) <= GOOD_PX and len(result.outliers) <= 0.1 * len(B) + 1:
-        return [
-            Fault(
-                "bad views",
-                f"{', '.join(result.outliers)} miss by up to {result.per_view.max():.1f} px, the others by "
-                f"{np.median(result.per_view):.2f} px",
-                "Look at these images; drop them or take them again.",
-                fatal=False,
-            )
-        ]
-    return [
-        Fault(
-            "arm moving while shot",
-            f"each view fits by itself ({np.median(result.pnp):.2f} px) but not with the robot ({result.rms:.1f} px, "
-            f"{gap:.0f} times more), and no other reading of the files helps",
-            "Let the arm stand still for half a second before each shot and record the pose then; check that the "
-            "board and the camera are fixed, and the arm model.",
-        )
-    ]
+def board_marks(session: Session) -> np.ndarray:
+    """Return (3, 3) points that span the board, m."""
+    points = np.asarray(session.fact.board.points)
+    return points.mean(0) + np.ptp(points, axis=0).max() / 2 * np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0.0]])
 
 
-def _exchanged(B: np.ndarray, result: HandEye) -> Fault | None:
-    """Name two or more rows whose exchange explains them."""
-    if len(result.per_view) != len(B):
-        return None
-    bad = np.flatnonzero(result.per_view > np.maximum(3.0, 4 * np.median(result.per_view)))
-    if not 2 <= len(bad) <= max(2, len(B) // 2):
-        return None
-    T = invert(result.X) @ B @ result.Z
-    C = np.stack([one.T_camera_board for one in result.poses])
+def chain_miss(session: Session, camera: Camera, B: np.ndarray, C: np.ndarray) -> float:
+    """Return by how many px the best start misses the median view; inf where nothing turns enough.
 
-    def gap(i: int, j: int) -> float:
-        off = invert(T[i]) @ C[j]
-        return float(np.linalg.norm(off[:3, 3]) + 0.3 * np.linalg.norm(rotation_log(off[:3, :3])))
-
-    swaps = []
-    for i in map(int, bad):
-        for j in map(int, bad):
-            if i < j and gap(i, j) < 0.2 * gap(i, i) and gap(j, i) < 0.2 * gap(j, j):
-                swaps.append(f"{result.names[i]} and {result.names[j]}")
-    if not swaps:
-        return None
-    return Fault(
-        "rows exchanged",
-        f"the poses of {'; '.join(swaps)} fit each other's images",
-        "Exchange these rows of the pose file.",
-    )
-
-
-def _board_moved(
-    session: Session, B: np.ndarray, C: np.ndarray, marks: np.ndarray, f: float
-) -> tuple[float, Fault] | None:
-    """Name a single move of the board when it explains the mean view far better than none; with its miss in px.
-
-    The mean, not the median: before a late move most views fit well without it.
+    Args:
+        session: The session, for its board.
+        camera: The camera.
+        B: (N, 4, 4) the robot's part of the chain.
+        C: (N, 4, 4) T_camera_board of each view by itself.
     """
-    n = len(B)
-    still = robust_start(B, C, marks)
-    if n < 8 or still is None:
-        return None
-    seen = apply(C[:, None], marks)
-
-    def missed(X: np.ndarray, Z: np.ndarray) -> float:
-        off = np.linalg.norm(apply((invert(X) @ B @ Z)[:, None], marks) - seen, axis=-1).max(-1)
-        return f * float(np.mean(off / np.maximum(np.abs(seen[:, 0, 2]), 1e-6)))
-
-    i, j = np.triu_indices(n, 1)
-    A, D = B[j] @ invert(B)[i], C[j] @ invert(C)[i]
-    turn = np.linalg.norm(rotation_log(A[:, :3, :3]), axis=-1)
-    useful = (turn > np.radians(3)) & (turn < np.radians(175))
-    best = None
-    for at in range(3, n - 2):
-        same = useful & ((i < at) == (j < at))
-        if same.sum() < 6:
-            continue
-        a, d = rotation_log(A[same][:, :3, :3]), rotation_log(D[same][:, :3, :3])
-        R = nearest_rotation(np.einsum("pi,pj->ij", a, d))
-        left = (A[same][:, :3, :3] - np.eye(3)).reshape(-1, 3)
-        right = (D[same][:, :3, 3] @ R.T - A[same][:, :3, 3]).reshape(-1)
-        X = np.asarray(pose(R, np.linalg.lstsq(left, right, rcond=None)[0]))
-        Zs = invert(B) @ X @ C
-        halves = []
-        for part in (slice(0, at), slice(at, n)):
-            halves.append(
-                np.asarray(pose(nearest_rotation(Zs[part, :3, :3].mean(0)), np.median(Zs[part, :3, 3], axis=0)))
-            )
-        Z = np.where((np.arange(n) < at)[:, None, None], halves[0], halves[1])
-        error = missed(X, Z)
-        if best is None or error < best[0]:
-            step = invert(halves[0]) @ halves[1]
-            deg = float(np.degrees(np.linalg.norm(rotation_log(step[:3, :3]))))
-            best = (error, at, float(np.linalg.norm(step[:3, 3])) * 1e3, deg)
-    without = missed(still[1], still[2])
-    if best is None or best[0] > FAR_BETTER * without:
-        return None
-    error, at, mm, deg = best
-    fault = Fault(
-        "board moved",
-        f"the board sits {mm:.1f} mm and {deg:.2f} deg elsewhere from view {session.views[at].name} on: with that the "
-        f"mean view misses by {error:.1f} px, without by {without:.1f} px",
-        "Fix the board and take the session again, or split it there.",
-    )
-    return error, fault
+    found = robust_start(B, C, board_marks(session))
+    return np.inf if found is None else found[0] * float(abs(camera.K[0, 0]))

@@ -6,11 +6,11 @@ import pytest
 from tactile_align.calibration.boards import Board
 from tactile_align.calibration.camera import Camera
 from tactile_align.calibration.faults import find_faults
-from tactile_align.calibration.poses import PoseFormat
+from tactile_align.calibration.poses import EULER, PoseFormat
 from tactile_align.calibration.session import Session, SessionFact
 from tactile_align.calibration.views import View
 from tactile_align.geometry.frames import apply, pose, rotation_exp
-from tests.calibration.injected import FAULTS, clean
+from tests.calibration.injected import FAULTS, clean, counts_as, euler_order
 from tests.calibration.recordings import recording
 
 
@@ -18,16 +18,22 @@ from tests.calibration.recordings import recording
 @pytest.mark.parametrize("name", FAULTS)
 @pytest.mark.parametrize("seed", [700, 701])
 def test_an_injected_fault_is_found_under_its_name_or_class(name: str, seed: int) -> None:
-    make, names = FAULTS[name]
-    found = find_faults(*make(seed))
-    assert any(fault.name in names for fault in found[:2]), [fault.name for fault in found]
+    found = find_faults(*FAULTS[name][0](seed))
+    assert any(fault.name in counts_as(name) for fault in found[:2]), [fault.name for fault in found]
     assert all(fault.evidence and fault.advice for fault in found)
 
 
 @pytest.mark.parametrize("name", ["mm for m", "degrees for radians, joints", "mirrored rotation", "marker layout"])
 def test_a_fault_that_shows_in_the_numbers_is_found_at_once(name: str) -> None:
-    make, names = FAULTS[name]
-    assert find_faults(*make(3))[0].name in names
+    assert find_faults(*FAULTS[name][0](3))[0].name in counts_as(name)
+
+
+@pytest.mark.parametrize("seed", [702, 703, 704, 709])
+def test_the_euler_order_that_was_written_is_the_one_advised(seed: int) -> None:
+    # 703 and 709 are declared in orders that give the same relative turns; the others differ in those too.
+    written = np.random.default_rng(seed).choice([*EULER, "rotvec"], 2, replace=False)[0]
+    found = find_faults(*euler_order(seed))[0]
+    assert found.name == "Euler order" and found.advice == f'Set rotation = "{written}" in [poses].'
 
 
 @pytest.mark.slow
