@@ -110,6 +110,7 @@ def report(
     other: Positional[Path | None] = None,
     out: Path | None = None,
     pictures: Path | None = None,
+    draw: bool = False,
     overwrite: bool = False,
 ) -> int:
     """Write one self-contained HTML page about a run, or comparing two.
@@ -119,11 +120,12 @@ def report(
         other: A second run to compare with.
         out: Page to write; RUN/report.html when left out.
         pictures: Folder of pictures to embed; RUN/pictures when left out.
-        overwrite: Replace an existing page.
+        draw: Draw maps, galleries, attention and sample overlays first; needs the recordings.
+        overwrite: Replace an existing page and, with --draw, existing pictures.
     """
     from tactile_align.viz.report import report as write
 
-    print(write(run, other, out=out, pictures=pictures, overwrite=overwrite))
+    print(write(run, other, out=out, pictures=pictures, draw=draw, overwrite=overwrite))
     return GOOD
 
 

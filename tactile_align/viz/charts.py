@@ -56,7 +56,7 @@ def similarity_matrix(
         label="touch with its own view",
     )
     right.set(xlabel="cosine", ylabel="density", title="own against others")
-    right.legend(frameon=False)
+    right.legend(framealpha=0.9, edgecolor="none")
     return _pixels(figure)
 
 

@@ -33,7 +33,8 @@ def draw_curves(metrics: Sequence[dict[str, Any]], path: Path, title: str) -> No
     if chance:
         axes[0].plot(*zip(*chance, strict=True), color=GREY, linestyle="--", label="chance, ln(1 + rivals)")
     for axis in axes:
-        axis.set_ylim(bottom=0)
+        tops = [y for line in axis.lines for y in line.get_ydata()]
+        axis.set_ylim(0, 1.06 * max(tops, default=1.0))  # matplotlib's own margin, 5 % of the spread, cuts markers
         if axis.lines:
             axis.legend(frameon=False)
     figure.suptitle(title)

@@ -26,7 +26,7 @@ class Finding:
 
 def findings(run: Run) -> list[Finding]:
     """Return what a reader should know first, the gravest first within each topic."""
-    return [*_training(run), *_scratch(run), *_views(run), *_actions(run), *_checks(run)]
+    return [*_training(run), *_remarks(run), *_scratch(run), *_views(run), *_actions(run), *_checks(run)]
 
 
 def _training(run: Run) -> Iterator[Finding]:
@@ -58,6 +58,13 @@ def _overfitting(run: Run) -> Iterator[Finding]:
             f"The held-out loss was lowest at step {at} ({best:.3f}) and has risen to {last:.3f} since: the run learns "
             f"its episodes by heart. evaluate judges the best checkpoint; more episodes or fewer steps help.",
         )
+
+
+def _remarks(run: Run) -> Iterator[Finding]:
+    """Repeat what the checks said while the run trained."""
+    for record in run.metrics:
+        if record.get("kind") == "finding":
+            yield Finding("look", f"Said at step {record['step']}, {record.get('check')}: {record.get('text')}.")
 
 
 def _scratch(run: Run) -> Iterator[Finding]:

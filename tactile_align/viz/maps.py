@@ -136,11 +136,11 @@ def retrieval_gallery(
         for place, found in enumerate(order[:top]):
             x = gap + (place + 1) * (wide + gap)
             _place(picture, views[found], x, y, wide, height)
-            words, colour = f"{place + 1}  {similarity[query, found]:.2f}", WHITE
+            words, colour = f"{place + 1}: {similarity[query, found]:.2f}", WHITE
             if found == truth[query]:
                 edges = np.array([x, y, x + wide, y + height]) - 0.5
                 frame(picture, edges, ORANGE, Ink(ink.cap, 2 * ink.line, ink.rim, ink.pad))
-                words, colour = f"{words}  right", ORANGE
+                words, colour = f"{words} right", ORANGE
             ink.text(picture, ink.fit(words, wide), x, y + height + ink.pad, colour)
     return picture
 

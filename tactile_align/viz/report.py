@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+import shlex
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +26,7 @@ def report(
     *,
     out: str | Path | None = None,
     pictures: str | Path | None = None,
+    draw: bool = False,
     overwrite: bool = False,
 ) -> Path:
     """Write the page.
@@ -34,16 +36,24 @@ def report(
         other: A second one to set beside it.
         out: The page; RUN/report.html, or RUN/report_with_OTHER.html for two, when None.
         pictures: Where the first run's pictures are; RUN/pictures when None.
-        overwrite: Whether an existing page may be replaced.
+        draw: Whether to draw the runs' pictures first, as `draw_maps` does: it needs their recordings.
+        overwrite: Whether an existing page, or existing pictures, may be replaced.
 
     Returns:
         The page.
 
     Raises:
         FileNotFoundError: No run folder.
-        FileExistsError: The page exists and `overwrite` is False.
+        FileExistsError: The page, or with `draw` a picture, exists and `overwrite` is False.
         ValueError: A file of the run is damaged; names it.
     """
+    if draw:
+        # Imported here: it brings torch, which takes seconds.
+        from tactile_align.viz.run_maps import draw_maps
+
+        for folder, place in ((run, pictures), (other, None)):
+            if folder is not None:
+                draw_maps(folder, place, overwrite=overwrite)
     runs = [read_run(run, pictures)] + ([] if other is None else [read_run(other)])
     if len({run.name for run in runs}) < len(runs):
         runs = [replace(run, label=str(run.folder)) for run in runs]
@@ -114,12 +124,15 @@ def _chart(plot: Plot, figures: dict[str, Any]) -> str:
 
 def _checks(run: Run) -> str:
     parts = []
-    for title, data, verb in (
-        ("Rig against recordings", run.verification, "verify"),
-        ("Doctor", run.doctor, "doctor"),
+    data_set = next(iter(_list(run.config, "data")), {})
+    verify = ("verify", data_set.get("path", "RECORDINGS"), "--rig", data_set.get("rig", "RIG"))
+    for title, data, command, file in (
+        ("Rig against recordings", run.verification, verify, "verification.json"),
+        ("Doctor", run.doctor, ("doctor", run.folder / "config.toml"), "doctor.json"),
     ):
         if data is None:
-            parts.append(f"<h3>{title}</h3><p>Not there. Run: <code>tactile-align {verb}</code></p>")
+            words = f"{shlex.join(map(str, command))} --json > {shlex.quote(str(run.folder / file))}"
+            parts.append(f"<h3>{title}</h3><p>Not there. Run: <code>tactile-align {escape(words)}</code></p>")
             continue
         rows = [
             [c.get(k, "") for k in ("name", "measured", "needed", "outcome", "advice")] for c in _list(data, "checks")
@@ -136,11 +149,12 @@ def _list(data: Json, key: str) -> list[Json]:
 
 def _pictures(run: Run) -> str:
     if not run.pictures:
-        return "<p>There are no pictures: the folder <code>pictures</code> is missing or empty.</p>"
+        command = f"<code>tactile-align report {escape(shlex.quote(str(run.folder)))} --draw --overwrite</code>"
+        return f"<p>There are no pictures in <bdi>{escape(run.drawn)}</bdi>. Draw them with: {command}</p>"
     groups: dict[str, list[tuple[str, Path]]] = {}
     for path in run.pictures:
         name = path.relative_to(run.drawn).with_suffix("").as_posix()
-        match = re.fullmatch(r"(.+?)[_-](step|episode)[_-]?(\d+.*)", name)
+        match = re.fullmatch(r"(.+)[_-](step|episode)[_-]?(\d+.*)", name)
         key = f"{match[1]} by {match[2]}" if match else name
         groups.setdefault(key, []).append((f"{match[2]} {match[3]}" if match else name, path))
     spent, parts, left_out = 0, [], []

@@ -8,25 +8,24 @@ import h5py
 import numpy as np
 
 from tactile_align.datasets.episodes import EpisodeRef
-from tactile_align.geometry.boxes import enlarge
-from tactile_align.geometry.images import ImageMap
-from tactile_align.viz.charts import attention_over_time, embedding, similarity_matrix
-from tactile_align.viz.maps import normalised, retrieval_gallery, similarity_map
+from tactile_align.viz.charts import embedding, similarity_matrix
+from tactile_align.viz.footage import Footage
+from tactile_align.viz.frame import draw_frame
+from tactile_align.viz.maps import normalised, retrieval_gallery
 from tactile_align.viz.overlay import write_png
-from tactile_align.viz.tiles import beside, grid, stacked, tall
+from tactile_align.viz.run_gaze import SHOWN, TALL_PX, attention_pictures, laid_over, when
+from tactile_align.viz.tiles import beside, grid, headed, tall
 
 if TYPE_CHECKING:
-    from tactile_align.diagnostics.gaze import Attention, Pointing
+    from tactile_align.datasets.prepare import Job
+    from tactile_align.diagnostics.gaze import Pointing
     from tactile_align.policies.aligned import AlignedPolicy
     from tactile_align.training.config import TrainConfig
     from tactile_align.training.data import Data
 
-SHOWN = 4
 GALLERY, POINTS = 64, 160
-TALL_PX = 240
-"""Height at which an encoder's small input is drawn."""
 EPISODES = 3
-"""Held-out episodes whose attention is drawn."""
+"""Held-out episodes whose frames and attention are drawn."""
 Features = dict[str, np.ndarray]
 
 
@@ -36,9 +35,9 @@ def draw_maps(
     """Draw what a run's features say on its held-out episodes.
 
     For each view, before training (step 0) and after: map_step_N.png, the similarity of touches to all tokens;
-    gallery_step_N.png; matrix_step_N.png. After training: embedding_by_episode.png, and _by_object and _by_phase where
-    the recordings say them (simulated ones do); attention_episode_E.png, what the policy looks at. With several views
-    the names begin with the view.
+    gallery_step_N.png; matrix_step_N.png; attention_episode_E_step_N.png, what the policy looks at. After training:
+    embedding_by_episode.png, and _by_object and _by_phase where the recordings say them (simulated ones do). Beside
+    them overlay_episode_E.png, sample frames with their boxes. With several views the names begin with the view.
 
     Args:
         run: The run folder.
@@ -73,8 +72,11 @@ def draw_maps(
         prefix = f"{key}_" if len(keys) > 1 else ""
         found = _of_view({0: before, step: after}, given, config, key)
         pictures |= {f"{prefix}{name}": picture for name, picture in found.items()}
-    if after.act is not None:
-        pictures |= _of_policy(after, given, config, keys)
+    for episode, job in enumerate(given.held_out.jobs[:EPISODES]):
+        pictures[f"overlay_episode_{episode}"] = _frames(job)
+        if after.act is not None:
+            for at, picture in attention_pictures({0: before, step: after}, given, config, keys, episode).items():
+                pictures[f"attention_episode_{episode}_step_{at:06d}"] = picture
     place = folder / "pictures" if out is None else Path(out)
     files = {place / f"{name}.png": picture for name, picture in pictures.items()}
     standing = [file for file in files if file.exists()]
@@ -109,13 +111,12 @@ def _of_view(
     pictures = {}
     ordered = chosen[np.argsort(last["episode"][chosen], kind="stable")]
     for step, found in features.items():
-        when = "before training" if step == 0 else f"after {step} steps"
-        pictures[f"map_step_{step:06d}"] = _maps_of(seen[step], (low, high), when)
+        pictures[f"map_step_{step:06d}"] = _maps_of(seen[step], (low, high), step)
         tau, w = found["h_tau"], found["h_w"]
         cosine = normalised(tau[chosen]) @ normalised(w[chosen]).T
         pictures[f"gallery_step_{step:06d}"] = retrieval_gallery(touches, views, cosine, height=96)
         pictures[f"matrix_step_{step:06d}"] = similarity_matrix(
-            tau[ordered], w[ordered], groups=last["episode"][ordered], title=f"cosines, {when}"
+            tau[ordered], w[ordered], groups=last["episode"][ordered], title=f"cosines, {when(step)}"
         )
     refs = [job.ref for job in moments.jobs]
     some = np.sort(np.random.default_rng(0).permutation(len(last["episode"]))[:POINTS])
@@ -174,88 +175,16 @@ def _truth(ref: EpisodeRef) -> dict[str, list[str]]:
         return {"object": [str(file.attrs["object"])], "phase": [phases[i] for i in file["truth/phase"][:]]}
 
 
-def _maps_of(seen: "Pointing", limits: tuple[float, float], when: str) -> np.ndarray:
+def _maps_of(seen: "Pointing", limits: tuple[float, float], step: int) -> np.ndarray:
     lines = []
     for image, touch, box, scores in zip(seen.images, seen.touches, seen.box, seen.similarity, strict=True):
-        view = _laid_over(image, scores, box, None, limits, f"touch to tokens, {when}")
+        view = laid_over(image, scores, box, None, limits, "cosine")
         lines.append(beside([tall(touch, view.shape[0]), view]))
-    return grid(lines, 2)
+    return headed(grid(lines, 2), f"similarity of the touch on the left to the image's tokens, {when(step)}")
 
 
-def _laid_over(
-    image: np.ndarray,
-    scores: np.ndarray,
-    box: np.ndarray | None,
-    window: np.ndarray | None,
-    limits: tuple[float, float],
-    title: str,
-) -> np.ndarray:
-    """Return a small image drawn large, with scores over all of it or over a window (4,) of it."""
-    high = TALL_PX
-    wide = round(image.shape[1] * high / image.shape[0])
-    to_large = ImageMap.identity(image.shape[1], image.shape[0]).resize(wide, high)
-    large = tall(image, high)
-    large_box = None if box is None else to_large.apply_to_box(box)
-    tokens = ImageMap.identity(wide, high)
-    if window is not None:
-        rows, columns = scores.shape
-        tokens = tokens.crop_box(to_large.apply_to_box(window), 64 * columns, 64 * rows)
-    return similarity_map(large, scores, input_map=tokens, box=large_box, limits=limits, title=title)
-
-
-def _of_policy(
-    model: "AlignedPolicy", data: "Data", config: "TrainConfig", keys: Sequence[str]
-) -> dict[str, np.ndarray]:
-    from tactile_align.diagnostics.gaze import attention
-
-    moments = data.held_out
-    pictures = {}
-    for episode in range(min(EPISODES, len(moments.jobs))):
-        rows = np.flatnonzero(moments.episode == episode)
-        found = attention(model, moments, config, rows.tolist())
-        touching = np.any([moments.column(f"contact/{sensor}")[rows] for sensor in model.sensors], axis=0)
-        name = moments.jobs[episode].ref.path.stem
-        parts = [_over_time(found, touching, f"attention of the policy, {name}")]
-        parts += _looked_at(model, data, config, found, rows, touching, keys)
-        pictures[f"attention_episode_{episode}"] = stacked(parts)
-    return pictures
-
-
-def _over_time(found: "Attention", touching: np.ndarray, title: str) -> np.ndarray:
-    return attention_over_time(
-        np.stack(list(found.shares.values()), axis=1), list(found.shares), contact=touching, title=title
-    )
-
-
-def _looked_at(
-    model: "AlignedPolicy",
-    data: "Data",
-    config: "TrainConfig",
-    found: "Attention",
-    rows: np.ndarray,
-    touching: np.ndarray,
-    keys: Sequence[str],
-) -> list[np.ndarray]:
-    """Return pictures of some moments in contact with the attention on their region and touch tokens."""
-    from tactile_align.diagnostics.evaluation import centred
-
-    moments = data.held_out
-    visible = np.all([moments.column(f"visible/{key}")[rows] for key in keys], axis=0)
-    places = np.flatnonzero(touching & visible)
-    if not len(places) or not found.maps:
-        return []
-    places = places[np.unique(np.linspace(0, len(places) - 1, SHOWN).round().astype(int))]
-    batch = centred(moments.__getitems__(rows[places].tolist()), config)
-    high = max(float(scores[places].max()) for scores in found.maps.values())
-    cells = []
-    for i, place in enumerate(places):
-        shown = []
-        for key in keys if model.reads_regions else ():
-            box = batch[f"box/{key}"][i].numpy().astype(np.float64)
-            window, scores = enlarge(box, config.features.margin), found.maps[f"region {key}"][place]
-            shown.append(_laid_over(batch[f"image/{key}"][i].numpy(), scores, box, window, (0.0, high), f"row {place}"))
-        for sensor in model.sensors if model.reads_touches else ():
-            touch, scores = batch[f"image/{sensor}"][i].numpy(), found.maps[f"touch {sensor}"][place]
-            shown.append(_laid_over(touch, scores, None, None, (0.0, high), sensor))
-        cells.append(beside(shown))
-    return [grid(cells, 2)]
+def _frames(job: "Job") -> np.ndarray:
+    """Return some moments of an episode with their boxes, as `overlay` draws them."""
+    with Footage(job.ref, job.rig) as footage:
+        rows = np.unique(np.linspace(0, len(footage) - 1, SHOWN).round().astype(int))
+        return grid([draw_frame(footage.moment(int(t), TALL_PX), TALL_PX) for t in rows], 2)

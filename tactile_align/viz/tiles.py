@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
-from tactile_align.viz.ink import INK
+from tactile_align.viz.ink import INK, Ink
 
 
 def tall(image: np.ndarray, high: int) -> np.ndarray:
@@ -36,3 +36,20 @@ def stacked(images: Sequence[np.ndarray], gap: int = 6) -> np.ndarray:
 def grid(cells: Sequence[np.ndarray], columns: int, gap: int = 12) -> np.ndarray:
     """Put images (H, W, 3) in rows of `columns`."""
     return stacked([beside(cells[i : i + columns], gap) for i in range(0, len(cells), columns)], gap)
+
+
+def headed(image: np.ndarray, text: str) -> np.ndarray:
+    """Put words above an image (H, W, 3), on dark ground, in as many lines as its width asks for."""
+    ink = Ink.of(480)
+    lines = [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if ink.width(longer) <= image.shape[1] - 2 * ink.pad or not lines[-1]:
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    head = np.empty((len(lines) * (ink.cap + ink.pad) + ink.pad, image.shape[1], 3), np.uint8)
+    head[:] = INK
+    for i, line in enumerate(lines):
+        ink.text(head, ink.fit(line, image.shape[1] - 2 * ink.pad), ink.pad, ink.pad + i * (ink.cap + ink.pad))
+    return np.concatenate([head, image])

@@ -9,6 +9,7 @@ from tactile_align.geometry.images import ImageMap
 from tactile_align.viz.charts import attention_over_time, embedding, similarity_matrix
 from tactile_align.viz.ink import ORANGE
 from tactile_align.viz.maps import principal_components, retrieval_gallery, similarity_map
+from tactile_align.viz.tiles import headed
 
 
 def test_each_token_colours_its_own_pixels() -> None:
@@ -140,3 +141,11 @@ def test_charts_refuse_features_that_do_not_pair() -> None:
 def test_importing_maps_and_charts_brings_no_matplotlib() -> None:
     code = "import sys, tactile_align.viz.maps, tactile_align.viz.charts; sys.exit('matplotlib' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_words_above_a_picture_break_into_lines_and_leave_it_whole() -> None:
+    picture = np.full((30, 200, 3), 200, np.uint8)
+    one, many = headed(picture, "short"), headed(picture, "a title of many words that no line of this width can hold")
+    assert one.shape[1] == many.shape[1] == 200 and many.shape[0] >= one.shape[0] + 2 * (one.shape[0] - 30) // 2
+    for headed_one in (one, many):
+        assert (headed_one[-30:] == 200).all() and headed_one[:-30].max() > 200  # light words on dark ground

@@ -56,6 +56,24 @@ def test_scratch_a_diverged_and_an_unfinished_run_are_said_so(tmp_path: Path) ->
     assert outcomes(short, "stopped at step 200 of 900") == ["look"]
 
 
+def test_what_was_said_while_training_is_repeated_with_its_step(tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    said = {"kind": "finding", "step": 120, "check": "flat at chance", "text": "the loss has been at 0.99 of chance"}
+    with (run / "metrics.jsonl").open("a", encoding="utf-8") as log:
+        log.write(json.dumps(said) + "\n")
+    assert outcomes(run, "step 120, flat at chance: the loss has been at 0.99 of chance.") == ["look"]
+
+
+def test_pictures_of_steps_and_episodes_are_grouped_by_the_last_of_both(tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    for episode in (0, 1):
+        for step in (0, 40):
+            cv2.imwrite(str(run / "pictures" / f"attention_episode_{episode}_step_{step:06d}.png"), np.zeros((4, 4, 3)))
+    page = render([read_run(run)], "")
+    assert "attention_episode_0 by step" in page and "attention_episode_1 by step" in page
+    assert page.count('max="1" value="1"') == 2
+
+
 def test_a_held_out_loss_that_rises_again_is_named_with_its_best_step(tmp_path: Path) -> None:
     run = make_run(tmp_path)
     with (run / "metrics.jsonl").open("a", encoding="utf-8") as log:
@@ -71,6 +89,7 @@ def test_parts_that_are_missing_are_named_with_the_command_that_makes_them(tmp_p
     page = render([run], "")
     for said in ("tactile-align evaluate", "tactile-align verify", "tactile-align doctor", "metrics.jsonl is missing"):
         assert said in page
+    assert f"report {tmp_path} --draw" in page and f"--json &gt; {tmp_path / 'doctor.json'}" in page
     assert {found.outcome for found in findings(run)} == {"open"}
 
 

@@ -60,10 +60,11 @@ def run(regrasp_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_every_picture_is_there_before_and_after(run: Path) -> None:
     names = {path.stem for path in (run / "pictures").glob("*.png")}
-    stepped = {f"{kind}_step_{step:06d}" for kind in ("map", "gallery", "matrix") for step in (0, 6)}
+    kinds = ("map", "gallery", "matrix", "attention_episode_0", "attention_episode_1")
+    stepped = {f"{kind}_step_{step:06d}" for kind in kinds for step in (0, 6)}
     by_label = {f"embedding_by_{label}" for label in ("episode", "object", "phase")}
-    assert names == stepped | by_label | {"attention_episode_0", "attention_episode_1"}
-    for kind in ("map", "gallery", "matrix"):
+    assert names == stepped | by_label | {"overlay_episode_0", "overlay_episode_1"}
+    for kind in kinds:
         before, after = (cv2.imread(str(run / "pictures" / f"{kind}_step_{step:06d}.png")) for step in (0, 6))
         assert before is not None and after is not None and before.shape == after.shape
         assert (before != after).mean() > 0.05 and before.std() > 10
@@ -71,10 +72,10 @@ def test_every_picture_is_there_before_and_after(run: Path) -> None:
 
 def test_the_report_puts_them_behind_sliders_and_lists_with_alternative_texts(run: Path) -> None:
     page = render([read_run(run)], "")
-    assert page.count('type="range"') == 3 and page.count("<select") == 1
+    assert page.count('type="range"') == 5 and page.count("<select") == 1
     told = re.findall(r'alt="([^"]+)"', page)
-    assert len(told) == 11 and all(len(text) > 30 for text in told)
-    assert sum("attention" in text for text in told) == 2
+    assert len(told) == 15 and all(len(text) > 30 for text in told)
+    assert sum("attention" in text for text in told) == 4 and sum("Recorded frames" in text for text in told) == 2
 
 
 def test_pictures_are_not_overwritten_unasked(run: Path) -> None:
