@@ -8,6 +8,7 @@ import numpy as np
 from tactile_align.calibration.camera import Camera
 from tactile_align.calibration.faults import Fault, find_faults
 from tactile_align.calibration.hand_eye import MIN_VIEWS, HandEye, solve_hand_eye
+from tactile_align.calibration.into_rig import place_camera, save_unless_failed, with_camera
 from tactile_align.calibration.intrinsics import Intrinsics, calibrate_intrinsics
 from tactile_align.calibration.joint_fit import Prior
 from tactile_align.calibration.lens import LensModel
@@ -15,7 +16,7 @@ from tactile_align.calibration.rig import Rig, load_rig
 from tactile_align.calibration.session import Session, read_session
 from tactile_align.calibration.verdict import Check, Verification, graded
 from tactile_align.calibration.verify_session import draw_views, judge, write_page
-from tactile_align.geometry.frames import invert, quaternion_from_rotation, rotation_log
+from tactile_align.geometry.frames import invert, rotation_log
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ def calibrate_intrinsics_of(
     if rig is not None:
         known = rig if isinstance(rig, Rig) else load_rig(rig)
         K = tuple(tuple(float(v) for v in row) for row in found.camera.K)
-        changed = _with_camera(
+        changed = with_camera(
             known,
             name,
             width=session.width,
@@ -79,7 +80,7 @@ def calibrate_intrinsics_of(
             distortion=found.camera.distortion,
             valid_radius=found.camera.valid_radius,
         )
-        _write(changed, out, verification)
+        save_unless_failed(changed, out, verification)
     return Calibrated(session, found.camera, found, None, (), verification, changed)
 
 
@@ -126,8 +127,8 @@ def calibrate_hand_eye(
     verification = judge(session, camera, intrinsics, hand_eye, faults)
     changed = None
     if known is not None and hand_eye is not None:
-        changed = _placed(known, session, hand_eye)
-        _write(changed, out, verification)
+        changed = place_camera(known, session, hand_eye)
+        save_unless_failed(changed, out, verification)
     return Calibrated(session, camera, intrinsics, hand_eye, faults, verification, changed)
 
 
@@ -202,55 +203,3 @@ def _camera_of(session: Session, rig: Rig | None, model: LensModel) -> tuple[Cam
         return known.stored, None
     found = calibrate_intrinsics(session.views, session.width, session.height, model, name=name)
     return found.camera, found
-
-
-def _placed(rig: Rig, session: Session, result: HandEye) -> Rig:
-    """Return the rig with the camera's new pose, in the frame session.toml names as its parent."""
-    name = session.fact.camera
-    if name not in rig.cameras:
-        raise ValueError(f"{session.name}: rig {rig.name} has no camera '{name}'; it has {', '.join(rig.cameras)}")
-    parent = session.fact.parent or rig.cameras[name].parent
-    X = result.X
-    if result.mounted == "moving":
-        arm, _, node = parent.partition("/")
-        if arm not in rig.arms or node != "flange":
-            raise ValueError(
-                f"{session.name}: a camera moved by the arm hangs on ARM/flange; got parent '{parent}'. Name it in "
-                f"session.toml"
-            )
-    else:
-        # X is in the base of the arm that held the board; a parent of 'world' wants it in world.
-        arm = next((one for one in rig.arms if parent == f"{one}/base"), "")
-        holder = session.fact.board_arm or next(iter(rig.arms))
-        if holder not in rig.arms:
-            raise ValueError(f"{session.name}: board_arm '{holder}' is no arm of rig {rig.name}: {', '.join(rig.arms)}")
-        if not arm:
-            parent = "world"
-            X = rig.arms[holder].T_parent_this @ X
-    quat = tuple(float(v) for v in quaternion_from_rotation(X[:3, :3]))
-    # The rotation's part is in the camera's own axes; the translation's turns with the parent.
-    turn = np.eye(6)
-    turn[:3, :3] = X[:3, :3] @ result.X[:3, :3].T
-    covariance = turn @ result.covariance @ turn.T
-    return _with_camera(
-        rig,
-        name,
-        parent=parent,
-        translation_m=tuple(float(v) for v in X[:3, 3]),
-        quat_wxyz=quat,
-        covariance=tuple(tuple(float(v) for v in row) for row in (covariance + covariance.T) / 2),
-    )
-
-
-def _with_camera(rig: Rig, name: str, **changes: object) -> Rig:
-    if name not in rig.cameras:
-        raise ValueError(f"rig {rig.name} has no camera '{name}'; it has {', '.join(rig.cameras)}")
-    data = rig.model_dump(exclude_none=True)
-    data["cameras"][name].update({key: value for key, value in changes.items() if value is not None})
-    data.pop("verified", None)
-    return Rig.model_validate(data)
-
-
-def _write(rig: Rig, out: str | Path | None, verification: Verification) -> None:
-    if out is not None and verification.verdict != "fail":
-        rig.save(out)

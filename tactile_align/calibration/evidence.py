@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -10,7 +11,7 @@ import numpy as np
 from tactile_align.calibration.rig import Rig
 from tactile_align.datasets import guard
 from tactile_align.datasets.contact import contact_of
-from tactile_align.datasets.episodes import Episode
+from tactile_align.datasets.episodes import Episode, EpisodeRef
 from tactile_align.datasets.handles import open_file
 from tactile_align.datasets.prepare import require_rig_size
 from tactile_align.geometry.boxes import intersection_over_union
@@ -81,7 +82,12 @@ class Evidence:
 
 Openings = tuple[np.ndarray | None, np.ndarray | None]
 Labels = dict[tuple[str, str, str], dict[int, tuple[float, float, float, float]]]
-"""Hand-drawn boxes: (episode file name, camera, sensor) -> frame -> box."""
+"""Hand-drawn boxes: (episode, see `label_name`, camera, sensor) -> frame -> box."""
+
+
+def label_name(ref: EpisodeRef) -> str:
+    """Return what labels call an episode: its file's name, with #NAME where the file holds several."""
+    return Path(str(ref)).name
 
 
 def gather(episode: Episode, rig: Rig, labels: Labels | None = None) -> Evidence:
@@ -161,7 +167,7 @@ def _views(
         for sensor, (held, true) in openings.items():
             found = sensor_boxes(rig, camera, sensor, episode.qpos, held)
             seen = nowhere.copy() if truth is None or len(openings) > 1 else truth.copy()
-            for frame, box in labels.get((episode.path.name, camera, sensor), {}).items():
+            for frame, box in labels.get((label_name(episode.ref), camera, sensor), {}).items():
                 if not 0 <= frame < len(episode):
                     raise ValueError(
                         f"{episode.path}: a label names frame {frame}, but the episode has {len(episode)} frames"

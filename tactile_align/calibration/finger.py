@@ -1,30 +1,28 @@
-"""The finger route: where a sensor really sits on its finger, from boxes over several openings or from a tag.
+"""The finger route: where a sensor really sits on its finger, from boxes of it over several openings.
 
 For a camera on the same hand the chain camera - flange - finger - sensor holds no arm joint, so no arm motion is
-needed; the opening and the finger's own geometry dominate the error.
+needed; the opening and the finger's own geometry dominate the error. A tag instead of boxes: `finger_tag`.
 """
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from scipy.optimize import least_squares
 
-from tactile_align.calibration.evidence import Labels, gather
+from tactile_align.calibration.evidence import Labels, gather, label_name
+from tactile_align.calibration.finger_boxes import BoxFit, fit_boxes, moved
+from tactile_align.calibration.finger_frames import FingerFrames, Reading, finger_of
+from tactile_align.calibration.into_rig import save_unless_failed, with_sensor, with_stroke
 from tactile_align.calibration.rig import Rig, load_rig
 from tactile_align.calibration.verdict import Check, Verification, graded
-from tactile_align.datasets.episodes import list_episodes, open_episode
-from tactile_align.geometry.boxes import intersection_over_union
-from tactile_align.geometry.frames import pose, quaternion_from_rotation, rotation_exp
-from tactile_align.projection.sensor_box import project_solids
+from tactile_align.datasets.episodes import EpisodeRef, list_episodes, open_episode
 
 MIN_BOXES = 6
 FAR_M = 0.005  # a sensor found further from where the rig has it is doubtful
-PRIOR_M, PRIOR_RAD, PRIOR_STROKE = 0.005, np.radians(5.0), 0.10
-"""How far drawings are usually off: one standard deviation of position, angle and stroke."""
-BOX_PX = 1.5
-"""How well a box is drawn by hand."""
+STROKES = (0.5, 2.0)
+"""Factors on the rig's stroke outside which the reading explains nothing."""
 
 
 @dataclass(frozen=True)
@@ -32,11 +30,11 @@ class Finger:
     """A fitted finger.
 
     Attributes:
-        rig: The rig with the sensor's new pose and the gripper's new stroke.
+        rig: The rig with the sensor's new pose and the gripper's new stroke; as it was where the stroke is absurd.
         shift_m: (3,) how far the sensor moved in its finger's frame, m.
         turn_rad: (3,) how far it turned, rotation vector, rad.
         stroke: Factor on the gripper's opening.
-        sigma: (7,) standard deviations of the seven numbers above, from leaving out one box at a time.
+        sigma: (7,) standard deviations of the seven numbers above, from leaving out a tenth of the boxes at a time.
         before: Median IoU of the boxes with the old rig, with all labels.
         after: The same with the new rig, each label under the fit of all others.
         reading: What the boxes say the gripper reading is: "commanded", "measured", or None where they cannot tell.
@@ -50,7 +48,7 @@ class Finger:
     sigma: np.ndarray
     before: float
     after: float
-    reading: str | None
+    reading: Reading | None
     verification: Verification
 
 
@@ -76,234 +74,137 @@ def calibrate_finger(
         out: Where to write the rig; None: do not write. A fit that fails is never written.
 
     Raises:
-        FileNotFoundError, ValueError: No episodes, fewer than six labels, or labels for several cameras or sensors.
+        FileNotFoundError, ValueError: No episodes, labels of an episode that is not there, fewer than six, labels
+            for several cameras or sensors, a sensor on no finger.
     """
     known = rig if isinstance(rig, Rig) else load_rig(rig)
     camera = _only(camera, sorted({key[1] for key in labels}), "camera")
     sensor = _only(sensor, sorted({key[2] for key in labels}), "sensor")
-    files = {key[0] for key in labels if key[1:] == (camera, sensor)}
-    boxes, qpos, opening, held_iou, plain_iou = [], [], [], [], []
-    digests = []
-    for ref in list_episodes(path, layout):
-        if ref.path.name not in files:
-            continue
-        with open_episode(ref) as episode:
-            found = gather(episode, known, labels)
-            digests.append(found.digest)
-            frames = sorted(labels[ref.path.name, camera, sensor])
-            for view in found.views:
-                if (view.camera, view.sensor) != (camera, sensor) or view.opening is None:
-                    continue
-                # Labels win over whatever truth the file may hold.
-                boxes.append(np.array([labels[ref.path.name, camera, sensor][t] for t in frames]))
-                qpos.append(episode.qpos[frames])
-                opening.append(view.opening[frames])
-                touching = found.contact[sensor][frames]
-                held_iou += view.iou()[frames][touching].tolist()
-                plain_iou += view.iou("unheld")[frames][touching].tolist()
-    seen = np.concatenate(boxes) if boxes else np.zeros((0, 4))
-    if len(seen) < MIN_BOXES:
+    finger, touch = finger_of(known, sensor), known.sensor(sensor)
+    drawn = {key[0]: boxes for key, boxes in labels.items() if key[1:] == (camera, sensor)}
+    count = sum(len(boxes) for boxes in drawn.values())
+    if count < MIN_BOXES:
         raise ValueError(
             f"{path}: the finger route needs at least {MIN_BOXES} boxes of {sensor} in {camera}, better 20, over "
-            f"several openings; got {len(seen)}. Draw more"
+            f"several openings; got {count}. Draw more: tactile-align label"
         )
-    return _fit(
-        known, camera, sensor, seen, np.concatenate(qpos), np.concatenate(opening), held_iou, plain_iou, out, digests
-    )
+    refs = _refs(path, layout, drawn)
+    parts, seen, digests = [], [], []
+    for name, boxes in drawn.items():
+        with open_episode(refs[name]) as episode:
+            found = gather(episode, known, labels)
+            digests.append(found.digest)
+            parts.append(FingerFrames.of(episode, known, camera, finger, found, sorted(boxes)))
+            seen += [boxes[t] for t in sorted(boxes)]
+    frames, gripper = FingerFrames.join(parts), known.gripper(finger.partition("/")[0])
+    closed, opened = (float(gripper.law.opening(np.asarray(fraction))) for fraction in (0.0, 1.0))
+    fit = fit_boxes(frames, touch, np.array(seen), (closed, opened))
+    checks = [
+        *_checks(fit, float(np.ptp(frames.opening[frames.stated]))),
+        *reading_checks(fit.reading, gripper.reading),
+    ]
+    result = Verification(f"{sensor} in {camera}: {count} boxes", tuple(checks), joined(digests))
+    x, changed = fit.x, known
+    if STROKES[0] <= x[6] <= STROKES[1]:
+        changed = with_sensor(known, sensor, moved(touch.T_parent_this, x))
+        changed = with_stroke(changed, finger.partition("/")[0], float(x[6]))
+    save_unless_failed(changed, out, result)
+    before, after = float(np.median(fit.before)), float(np.median(fit.after))
+    return Finger(changed, x[:3], x[3:6], float(x[6]), fit.sigma, before, after, fit.reading, result)
 
 
 def _only(given: str | None, found: Sequence[str], what: str) -> str:
     if given is not None:
         return given
     if len(found) != 1:
-        raise ValueError(f"the labels name {len(found)} {what}s ({', '.join(found)}); say which one to fit")
+        raise ValueError(
+            f"the labels name {len(found)} {what}s ({', '.join(found)}); say which one to fit with --{what}"
+        )
     return found[0]
 
 
-def _fit(
-    rig: Rig,
-    camera: str,
-    sensor: str,
-    seen: np.ndarray,
-    qpos: np.ndarray,
-    opening: np.ndarray,
-    held: list[float],
-    plain: list[float],
-    out: str | Path | None,
-    digests: list[str],
-) -> Finger:
-    lens = rig.camera(camera).stored
-    touch = rig.sensor(sensor)
+def _refs(path: str | Path, layout: str | Path | None, drawn: Collection[str]) -> dict[str, EpisodeRef]:
+    """Return the episodes that the labels name."""
+    refs: dict[str, EpisodeRef] = {}
+    for ref in list_episodes(path, layout):
+        name = label_name(ref)
+        if name in drawn and name in refs:
+            raise ValueError(
+                f"{path}: labels name {name}, but there are two: {refs[name]} and {ref}. Name the folder of one"
+            )
+        refs[name] = ref
+    lost = [name for name in drawn if name not in refs]
+    if lost:
+        some = ", ".join(list(refs)[:3])
+        raise ValueError(
+            f"{path}: the labels name episode '{lost[0]}', which is not there ({some}, ...). Labels name an episode "
+            f"by its file's name, as FILE#NAME where a file holds several"
+        )
+    return refs
 
-    def boxes(x: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        T = rig.T_camera_sensor(camera, sensor, qpos[rows], opening[rows] * np.exp(x[6]))
-        # T ends in the sensor's old pose; the correction acts in the FINGER's axes, about the sensor's origin.
-        R = touch.T_parent_this[:3, :3]
-        turned = T @ pose(R.T @ rotation_exp(x[3:6]) @ R, R.T @ x[:3])
-        return np.asarray(project_solids(lens, turned, touch.body, min_side_px=0).box)
 
-    prior = np.array([PRIOR_M] * 3 + [PRIOR_RAD] * 3 + [PRIOR_STROKE])
-
-    def solve(rows: np.ndarray, start: np.ndarray) -> np.ndarray:
-        def residual(z: np.ndarray) -> np.ndarray:
-            off = (boxes(z * prior, rows) - seen[rows]) / BOX_PX
-            return np.concatenate([np.where(np.isfinite(off), off, 50.0).ravel(), z])
-
-        found = least_squares(residual, start / prior, loss="soft_l1", diff_step=[1e-4], xtol=1e-7, max_nfev=40)
-        return np.asarray(found.x) * prior
-
-    everything = np.arange(len(seen))
-    x = solve(everything, np.zeros(7))
-    folds = [everything[everything % 10 != k] for k in range(min(10, len(seen)))]
-    left = np.stack([solve(rows, x) for rows in folds])
-    n = len(folds)
-    sigma = np.sqrt((n - 1) / n * ((left - left.mean(0)) ** 2).sum(0))
-    after = np.concatenate(
-        [
-            intersection_over_union(boxes(left[k], everything[everything % 10 == k]), seen[everything % 10 == k])
-            for k in range(n)
-        ]
+def _checks(fit: BoxFit, span: float) -> list[Check]:
+    """Return the table's lines; `span` is the range of openings, m."""
+    look = "See which boxes are off."
+    far = float(np.linalg.norm(fit.x[:3]))
+    advice = (
+        "Boxes of one wrist view cannot tell a moved camera from a moved sensor. Calibrate hand-eye first, or label a "
+        "second view."
     )
-    before = intersection_over_union(boxes(np.zeros(7), everything), seen)
-    reading = _reading(np.array(held), np.array(plain))
-    stroke = float(np.exp(x[6]))
-    span = float(np.ptp(opening[:, 0]))
-    checks = [
-        graded("boxes used", len(seen), 20, MIN_BOXES, form=".0f", advice="Draw 20 boxes or more."),
+    return [
+        graded("boxes used", len(fit.after), 20, MIN_BOXES, form=".0f", advice="Draw 20 boxes or more."),
         graded("range of openings", span * 1e3, 10, 3, " mm", "Draw boxes over the whole stroke."),
-        graded(
-            "IoU of left-out boxes, median",
-            float(np.nanmedian(after)),
-            0.75,
-            0.5,
-            form=".3f",
-            advice="See which boxes are off.",
-        ),
+        graded("IoU of left-out boxes, median", float(np.median(fit.after)), 0.75, 0.5, form=".3f", advice=look),
         graded(
             "IoU of left-out boxes, 5th percentile",
-            float(np.nanpercentile(after, 5)),
+            float(np.percentile(fit.after, 5)),
             0.5,
             0.25,
             form=".3f",
-            advice="See which boxes are off.",
+            advice=look,
         ),
-        Check("IoU before, median", f"{np.nanmedian(before):.3f}"),
+        Check("IoU before, median", f"{np.median(fit.before):.3f}"),
         Check(
             "sensor moved",
-            " ".join(f"{v * 1e3:+.2f}" for v in x[:3])
-            + " mm, "
-            + " ".join(f"{np.degrees(v):+.2f}" for v in x[3:6])
-            + " deg",
+            amounts(fit.x, "+.2f"),
             f"<= {FAR_M * 1e3:.0f} mm",
-            "warn" if np.linalg.norm(x[:3]) > FAR_M else "pass",
-            "Boxes of one wrist view cannot tell a moved camera from a moved sensor. Calibrate hand-eye first, or "
-            "label a second view."
-            if np.linalg.norm(x[:3]) > FAR_M
-            else "",
-            value=float(np.linalg.norm(x[:3])),
+            "warn" if far > FAR_M else "pass",
+            advice if far > FAR_M else "",
+            value=far,
         ),
-        Check(
-            "sigma",
-            " ".join(f"{v * 1e3:.2f}" for v in sigma[:3])
-            + " mm, "
-            + " ".join(f"{np.degrees(v):.2f}" for v in sigma[3:6])
-            + " deg",
-        ),
-        Check(
-            "stroke",
-            f"x {stroke:.4f} (sigma {sigma[6]:.4f})",
-            "0.5 to 2",
-            "pass" if 0.5 <= stroke <= 2.0 else "fail",
-            ""
-            if 0.5 <= stroke <= 2.0
-            else "The reading does not explain the finger: are open and closed swapped, or is the column another one?",
-            value=stroke,
-        ),
+        Check("sigma", amounts(fit.sigma, ".2f")),
+        stroke_check(float(fit.x[6]), float(fit.sigma[6])),
     ]
-    stated = rig.gripper(rig.sensor_arm(sensor)).reading
-    if reading is not None:
-        checks.append(
-            Check(
-                "gripper reading",
-                f"boxes in contact say {reading}",
-                stated,
-                "pass" if reading == stated else "warn",
-                "" if reading == stated else f'Set reading = "{reading}" of the gripper in the rig.',
-            )
-        )
-    result = Verification(f"{sensor} in {camera}: {len(seen)} boxes", tuple(checks), "".join(sorted(digests))[:64])
-    changed = _changed(rig, sensor, x, stroke)
-    if out is not None and result.verdict != "fail":
-        changed.save(out)
-    return Finger(
-        changed, x[:3], x[3:6], stroke, sigma, float(np.nanmedian(before)), float(np.nanmedian(after)), reading, result
+
+
+def joined(digests: Sequence[str]) -> str:
+    """Return one hash for several episodes' hashes, in whatever order they were read."""
+    return hashlib.sha256("".join(sorted(digests)).encode()).hexdigest()
+
+
+def amounts(x: np.ndarray, form: str) -> str:
+    """Return a shift and a turn in words: six numbers, m and rad, as mm and deg."""
+    millimetres = " ".join(f"{v * 1e3:{form}}" for v in x[:3])
+    return f"{millimetres} mm, " + " ".join(f"{np.degrees(v):{form}}" for v in x[3:6]) + " deg"
+
+
+def stroke_check(stroke: float, sigma: float) -> Check:
+    """Return the line on the factor of the gripper's stroke."""
+    good = STROKES[0] <= stroke <= STROKES[1]
+    return Check(
+        "stroke",
+        f"x {stroke:.4f} (sigma {sigma:.4f})",
+        f"{STROKES[0]:g} to {STROKES[1]:g}",
+        "pass" if good else "fail",
+        "" if good else "The reading does not explain the finger: open and closed swapped, or another column?",
+        value=stroke,
     )
 
 
-def _reading(held: np.ndarray, plain: np.ndarray) -> str | None:
-    """Tell from boxes in contact whether the reading follows the fingers or only the command."""
-    both = np.isfinite(held) & np.isfinite(plain)
-    if both.sum() < 4:
-        return None
-    gap = float(np.median(held[both]) - np.median(plain[both]))
-    return "commanded" if gap > 0.05 else "measured" if gap < -0.05 else None
-
-
-def _changed(rig: Rig, sensor: str, x: np.ndarray, stroke: float) -> Rig:
-    data = rig.model_dump(exclude_none=True)
-    data.pop("verified", None)
-    T = rig.sensor(sensor).T_parent_this
-    moved = pose(rotation_exp(x[3:6]) @ T[:3, :3], T[:3, 3] + x[:3])
-    entry = data["sensors"][sensor]
-    entry["translation_m"] = tuple(float(v) for v in moved[:3, 3])
-    entry["quat_wxyz"] = tuple(float(v) for v in quaternion_from_rotation(moved[:3, :3]))
-    law = data["arms"][rig.sensor_arm(sensor)]["gripper"]["law"]
-    for key in ("open_m", "closed_m", "crank_m", "rod_m"):
-        if key in law:
-            law[key] = float(law[key] * stroke)
-    if "points" in law:
-        law["points"] = [[p[0], float(p[1] * stroke)] for p in law["points"]]
-    return Rig.model_validate(data)
-
-
-@dataclass(frozen=True)
-class Motion:
-    """How a tag on a finger moves.
-
-    Attributes:
-        axis: (3,) unit vector in the flange frame along which it moves when the gripper opens.
-        stroke_m: How far it moves from closed to open, m.
-        straight_m: RMS distance of the tags from that line, m.
-        turn_rad: Largest turn between two tags, rad: a parallel gripper has none.
-    """
-
-    axis: np.ndarray
-    stroke_m: float
-    straight_m: float
-    turn_rad: float
-
-
-def motion_of_tags(T_camera_tag: np.ndarray, fraction: np.ndarray, T_flange_camera: np.ndarray) -> Motion:
-    """Fit a straight motion to a tag glued on a finger, seen at several openings; the arm may stand still.
-
-    Args:
-        T_camera_tag: (N, 4, 4) poses of the tag, from `views.board_poses`, m.
-        fraction: (N,) how far open, 0 closed to 1 open.
-        T_flange_camera: (4, 4) from hand-eye.
-
-    Raises:
-        ValueError: Fewer than three openings, or all alike.
-    """
-    if len(fraction) < 3 or np.ptp(fraction) < 0.2:
-        raise ValueError(
-            f"the finger's motion needs at least three openings over a fifth of the stroke; got {len(fraction)} over "
-            f"{np.ptp(fraction) if len(fraction) else 0:.0%}. Open and close the gripper between images"
-        )
-    T = T_flange_camera @ T_camera_tag
-    M = np.stack([np.ones_like(fraction), fraction], axis=-1)
-    line = np.linalg.lstsq(M, T[:, :3, 3], rcond=None)[0]
-    stroke = float(np.linalg.norm(line[1]))
-    off = T[:, :3, 3] - M @ line
-    relative = np.swapaxes(T[:1, :3, :3], 1, 2) @ T[:, :3, :3]
-    turn = np.arccos(np.clip((np.trace(relative, axis1=1, axis2=2) - 1) / 2, -1, 1))
-    return Motion(line[1] / stroke, stroke, float(np.sqrt((off**2).sum(-1).mean())), float(turn.max()))
+def reading_checks(found: Reading | None, stated: Reading) -> list[Check]:
+    """Return the line on what the gripper reading is, none where the frames cannot tell."""
+    if found is None:
+        return []
+    same = found == stated
+    advice = "" if same else f'Set reading = "{found}" of the gripper in the rig, then calibrate again.'
+    return [Check("gripper reading", f"frames in contact say {found}", stated, "pass" if same else "warn", advice)]

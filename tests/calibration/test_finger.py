@@ -7,19 +7,8 @@ import numpy as np
 import pytest
 
 from tactile_align.calibration.evidence import Labels
-from tactile_align.calibration.finger import calibrate_finger, motion_of_tags
+from tactile_align.calibration.finger import calibrate_finger
 from tactile_align.calibration.rig import Rig, load_rig
-from tactile_align.geometry.frames import pose, rotation_exp, rotation_log
-from tactile_align.simulation.record import simulate
-
-
-@pytest.fixture(scope="module")
-def recorded(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    folders = {}
-    for reading in ("measured", "commanded"):
-        folders[reading] = tmp_path_factory.mktemp(reading)
-        simulate(folders[reading], episodes=1, seed=4, task="expert", gripper=reading, processes=1, progress=False)  # type: ignore[arg-type]
-    return folders
 
 
 def labels(folder: Path, px: float = 0.7) -> Labels:
@@ -50,10 +39,64 @@ def test_a_displaced_sensor_is_put_back_by_its_boxes(recorded: dict[str, Path], 
     assert fit.verification.verdict in ("pass", "warn")
 
 
-def test_boxes_in_contact_tell_a_command_from_a_measurement(recorded: dict[str, Path]) -> None:
-    folder = recorded["commanded"]
-    right = load_rig(folder / "rig.toml")
-    assert calibrate_finger(folder, right, labels(folder)).reading == "commanded"
+def changed(rig: Rig, **gripper: object) -> Rig:
+    data = rig.model_dump(exclude_none=True)
+    data["arms"]["left"]["gripper"].update(gripper)
+    return Rig.model_validate(data)
+
+
+@pytest.mark.parametrize("stated", ["measured", "commanded"])
+@pytest.mark.parametrize("true", ["measured", "commanded"])
+def test_boxes_tell_a_command_from_a_measurement_whatever_the_rig_says(
+    recorded: dict[str, Path], true: str, stated: str
+) -> None:
+    folder = recorded[true]
+    fit = calibrate_finger(folder, changed(displaced(folder), reading=stated), labels(folder))
+    check = fit.verification.check("gripper reading")
+    assert fit.reading == true and check.outcome == ("pass" if true == stated else "warn")
+    assert (f'reading = "{true}"' in check.advice) == (true != stated)
+
+
+def test_a_gripper_read_the_wrong_way_round_is_named_and_the_rig_left_alone(
+    recorded: dict[str, Path], tmp_path: Path
+) -> None:
+    folder = recorded["measured"]
+    swapped = changed(load_rig(folder / "rig.toml"), open=0.0, closed=1.0)
+    fit = calibrate_finger(folder, swapped, labels(folder), out=tmp_path / "rig.toml")
+    assert fit.stroke == pytest.approx(-1.0, abs=0.1) and fit.rig == swapped
+    assert fit.verification.verdict == "fail" and "swapped" in fit.verification.check("stroke").advice
+    assert not (tmp_path / "rig.toml").exists()
+
+
+def test_the_stroke_of_every_gripper_law_follows_the_fit(recorded: dict[str, Path]) -> None:
+    table = {"kind": "table", "axis": (0.0, -1.0, 0.0), "fraction": (0.0, 0.4, 1.0), "opening_m": (0.0, 0.0144, 0.036)}
+    crank = {"kind": "slider_crank", "axis": (0.0, -1.0, 0.0), "crank_m": 0.030, "rod_m": 0.040}
+    linear = {"kind": "linear", "axis": (0.0, -1.0, 0.0), "closed_m": 0.002, "open_m": 0.041}
+    folder = recorded["measured"]
+    for law in (table, crank, linear):
+        rig = changed(load_rig(folder / "rig.toml"), law=law)
+        fit = calibrate_finger(folder, rig, labels(folder))
+        reading = np.zeros((3, 7))
+        reading[:, 6] = 0.1, 0.5, 1.0
+        before, after = (np.asarray(one.gripper("left").opening(reading)) for one in (rig, fit.rig))
+        assert abs(fit.stroke - 1) > 0.02 and after == pytest.approx(fit.stroke * before, rel=1e-9)
+
+
+def test_labels_of_an_episode_that_is_not_there_are_refused(recorded: dict[str, Path]) -> None:
+    folder = recorded["measured"]
+    (boxes,) = labels(folder).values()
+    with pytest.raises(ValueError, match=r"name episode 'other\.hdf5', which is not there \(episode_init_0\.hdf5"):
+        calibrate_finger(folder, displaced(folder), {("other.hdf5", "left_wrist", "tactile1"): boxes})
+
+
+def test_labels_of_a_frame_or_a_camera_that_is_not_there_are_refused(recorded: dict[str, Path]) -> None:
+    folder = recorded["measured"]
+    ((key, boxes),) = labels(folder).items()
+    with pytest.raises(ValueError, match=r"names frame 5000, but the episode has"):
+        calibrate_finger(folder, displaced(folder), {key: {**boxes, 5000: (0.0, 0.0, 9.0, 9.0)}})
+    two: Labels = {key: boxes, (key[0], "top", key[2]): boxes}
+    with pytest.raises(ValueError, match=r"2 cameras \(left_wrist, top\); say which one to fit with --camera"):
+        calibrate_finger(folder, displaced(folder), two)
 
 
 def test_too_few_boxes_are_refused(recorded: dict[str, Path]) -> None:
@@ -61,19 +104,3 @@ def test_too_few_boxes_are_refused(recorded: dict[str, Path]) -> None:
     some = {key: dict(list(boxes.items())[:4]) for key, boxes in labels(folder).items()}
     with pytest.raises(ValueError, match=r"at least 6 boxes of tactile1 in left_wrist, better 20.*got 4"):
         calibrate_finger(folder, displaced(folder), some)
-
-
-def test_a_tag_on_the_finger_gives_axis_and_stroke() -> None:
-    rng = np.random.default_rng(1)
-    X = np.asarray(pose(rotation_exp(np.array([0.2, -0.4, 1.0])), np.array([0.08, 0.02, 0.03])))
-    axis = np.array([0.0, -0.8, 0.6])
-    fraction = np.linspace(0, 1, 9)
-    tag = pose(rotation_exp(np.array([0.1, 2.0, 0])), np.array([0.0, 0.0, 0.12]))
-    T_flange_tag = np.stack([tag] * 9)
-    T_flange_tag[:, :3, 3] += fraction[:, None] * 0.045 * axis + rng.normal(0, 1e-4, (9, 3))
-    found = motion_of_tags(np.linalg.inv(X) @ T_flange_tag, fraction, X)
-    assert found.stroke_m == pytest.approx(0.045, abs=3e-4) and found.straight_m < 4e-4
-    assert float(found.axis @ axis) > 0.9999 and found.turn_rad < 1e-6
-    assert np.linalg.norm(rotation_log(T_flange_tag[0, :3, :3].T @ T_flange_tag[1, :3, :3])) < 1e-9
-    with pytest.raises(ValueError, match="at least three openings"):
-        motion_of_tags(T_flange_tag[:2], fraction[:2], X)

@@ -14,16 +14,6 @@ import pytest
 from tactile_align.calibration.labels import read_labels
 from tactile_align.calibration.rig import Rig, load_rig
 from tactile_align.calibration.verify import verify_episodes
-from tactile_align.simulation.record import simulate
-
-
-@pytest.fixture(scope="module")
-def recorded(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    folders = {}
-    for reading in ("measured", "commanded"):
-        folders[reading] = tmp_path_factory.mktemp(reading)
-        simulate(folders[reading], episodes=1, seed=4, task="expert", gripper=reading, processes=1, progress=False)  # type: ignore[arg-type]
-    return folders
 
 
 def changed(folder: Path, edit: Any) -> Rig:
