@@ -20,6 +20,7 @@ from tactile_align.training.loop import train
 
 CAMERA, SENSOR = "left_wrist", "tactile1"
 BOX_ROWS = ("mean", "attention", "grid", "crop")
+CONTROLS = ("elsewhere", "crop_elsewhere")
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,7 @@ def config_of(folder: Path, row: Row, seed: int, plan: Plan, threads: int = 1) -
     """Return the training config of one run."""
     tower = {"model": "ViT-demo", "pretrained": "scratch", "stem": "conv"}
     data = folder / "data"
-    rig = data / "rig.toml" if row.shift_px == 0 else folder / "rigs" / f"{row.name}.toml"
+    rig = data / "rig.toml" if not any(row.shift_px) else folder / "rigs" / f"{row.name}.toml"
     base: dict[str, Any] = {
         "data": [{"path": str(data), "rig": str(rig)}],
         "views": [{"camera": CAMERA, "sensor": SENSOR}],
@@ -127,7 +128,7 @@ def config_of(folder: Path, row: Row, seed: int, plan: Plan, threads: int = 1) -
 
 def _run(folder: Path, row: Row, seed: int, plan: Plan, processes: int, threads: int, progress: bool) -> None:
     config = config_of(folder, row, seed, plan, threads)
-    if row.shift_px:
+    if any(row.shift_px):
         _write_shifted_rig(folder, row)
     data = load_data(config, processes, progress)
     began = time.process_time()
@@ -158,7 +159,8 @@ def _write_shifted_rig(folder: Path, row: Row) -> None:
     rig = load_rig(folder / "data" / "rig.toml")
     camera = rig.cameras[CAMERA]
     K = [list(line) for line in camera.K]
-    K[0][2] += row.shift_px
+    K[0][2] += row.shift_px[0]
+    K[1][2] += row.shift_px[1]
     moved = camera.model_copy(update={"K": tuple(tuple(line) for line in K)})
     (folder / "rigs").mkdir(exist_ok=True)
     rig.model_copy(update={"cameras": {**rig.cameras, CAMERA: moved}}).save(folder / "rigs" / f"{row.name}.toml")
@@ -206,14 +208,18 @@ def verdicts(found: Sequence[dict[str, Any]]) -> list[str]:
         low = _at(rows[best]["interval"], 1)[0]
         rivals = {name: _at(rows[name]["interval"], 1)[1] for name in ("whole", "opening")}
         beaten = [ROWS[name].title for name, high in rivals.items() if low > high]
-        elsewhere = _at(rows["elsewhere"]["interval"], 1)
-        chance = _at(rows["elsewhere"]["chance"], 1)
         lines.append(
             f"seed {seed}: the best box is '{ROWS[best].title}'; its interval lies above that of "
-            f"{' and '.join(beaten) or 'none of whole image and opening only'}; 'box elsewhere' "
-            f"{'contains' if elsewhere[0] <= chance <= elsewhere[1] else 'does NOT contain'} chance"
+            f"{' and '.join(beaten) or 'none of whole image and opening only'}; "
+            + "; ".join(_against_chance(name, rows[name]) for name in CONTROLS)
         )
     return lines
+
+
+def _against_chance(name: str, both: dict[str, Any]) -> str:
+    low, high = _at(both["interval"], 1)
+    contains = low <= _at(both["chance"], 1) <= high
+    return f"the interval of '{ROWS[name].title}' {'contains' if contains else 'does NOT contain'} chance"
 
 
 def _at(by_k: dict[Any, Any], k: int) -> Any:

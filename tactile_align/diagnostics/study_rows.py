@@ -12,14 +12,14 @@ class Row:
         name: Short name, also its folder's.
         title: What the table calls it.
         changes: What differs from the base config, nested as in the TOML file.
-        shift_px: How far the wrist camera's principal point is moved to the right in the rig, raw px: every box is
-            off by that much while the images are as they were.
+        shift_px: How far the wrist camera's principal point is moved in the rig, right and down, raw px: every box
+            is off by that much while the images are as they were.
     """
 
     name: str
     title: str
     changes: dict[str, Any] = field(default_factory=dict)
-    shift_px: float = 0.0
+    shift_px: tuple[float, float] = (0.0, 0.0)
 
 
 TABLE = (
@@ -30,8 +30,13 @@ TABLE = (
     Row("attention", "attention in box", {"features": {"pooling": "attention"}}),
     Row("grid", "grid in box (base)"),
     Row("crop", "crop at box, grid", {"views": [{"zoom": 2.2}]}),
+    Row("crop_elsewhere", "crop elsewhere, grid", {"views": [{"zoom": 2.2}]}, shift_px=(352.0, -184.0)),
 )
-"""The main comparison; all rows have the same encoders, the same number of tokens, steps, batches and rivals."""
+"""The main comparison; all rows have the same encoders, the same number of tokens, steps, batches and rivals.
+
+A box elsewhere is cut from tokens that have attended to the whole image; a crop elsewhere, at the upper right corner
+where neither finger is, shows the encoder nothing else.
+"""
 
 ABLATIONS = (
     Row("mean_block", "mean in box after one trainable block", {"features": {"pooling": "mean_block"}}),
@@ -54,7 +59,7 @@ ABLATIONS = (
         )
         for kappa in (0.03, 0.07, 0.1, 0.2, 0.3)
     ),
-    *(Row(f"shift_{px:02d}", f"box shifted by {px} px", shift_px=px) for px in (5, 10, 25, 50)),
+    *(Row(f"shift_{px:02d}", f"box shifted by {px} px", shift_px=(float(px), 0.0)) for px in (5, 10, 25, 50)),
 )
 """Changes of the base, one at a time."""
 
