@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Iterator
-from importlib import import_module
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -25,22 +24,19 @@ from tactile_align.datasets.lerobot_meta import (
     info_json,
 )
 from tactile_align.datasets.video import VideoWriter
+from tactile_align.extras import need
 
 MAX_DATA_BYTES, MAX_VIDEO_BYTES = 100 * 2**20, 200 * 2**20  # as info.json promises
 
 
 def need_arrow() -> tuple[Any, Any]:
-    """Import pyarrow and pyarrow.parquet.
+    """Return the modules pyarrow and pyarrow.parquet.
 
     Raises:
-        ImportError: It is not installed; says how to.
+        ModuleNotFoundError: pyarrow is not installed; says how to get it.
     """
-    try:
-        return import_module("pyarrow"), import_module("pyarrow.parquet")
-    except ImportError as cause:
-        raise ImportError(
-            "LeRobot datasets need pyarrow; install it with: pip install 'tactile-align[lerobot]'"
-        ) from cause
+    arrow, parquet = (need(name, "a LeRobot dataset", "pyarrow", "lerobot") for name in ("pyarrow", "pyarrow.parquet"))
+    return arrow, parquet
 
 
 class DatasetWriter:

@@ -7,18 +7,16 @@ from typing import Any
 
 import numpy as np
 
+from tactile_align.extras import need
+
 
 def need_av() -> Any:
-    """Import PyAV.
+    """Return the `av` module.
 
     Raises:
-        ImportError: It is not installed; says how to.
+        ModuleNotFoundError: PyAV is not installed; says how to get it.
     """
-    try:
-        import av
-    except ImportError as cause:
-        raise ImportError("video needs PyAV; install it with: pip install 'tactile-align[video]'") from cause
-    return av
+    return need("av", "video", "PyAV", "video")
 
 
 class VideoWriter:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from tactile_align.extras import need
 from tactile_align.files import write_atomically
 
 CODECS = (("libx264", {"crf": "20", "preset": "veryfast"}), ("mpeg4", {"q:v": "3"}))
@@ -19,14 +20,7 @@ def require_av() -> Any:
     Raises:
         ModuleNotFoundError: PyAV is not installed; says how to get it.
     """
-    try:
-        import av
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            "an MP4 needs PyAV, which is not installed here. Install it with: "
-            "pip install 'tactile-align[video]', or ask for format='sheet' or 'png' instead"
-        ) from error
-    return av
+    return need("av", "an MP4", "PyAV", "video", "format='sheet' and 'png' do without")
 
 
 def write_movie(path: Path, frames: Iterable[np.ndarray], fps: float) -> Path:

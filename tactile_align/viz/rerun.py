@@ -10,6 +10,7 @@ import numpy as np
 from tactile_align.calibration.camera import Camera
 from tactile_align.calibration.rig import Rig
 from tactile_align.datasets.episodes import Episode, EpisodeRef
+from tactile_align.extras import need
 from tactile_align.geometry.frames import Array
 from tactile_align.viz.compare import told
 from tactile_align.viz.footage import Footage
@@ -20,22 +21,6 @@ ROW = "row"
 SECONDS = "seconds"
 AXIS_M = 0.05
 FRUSTUM_M = 0.15
-
-
-def require_rerun() -> Any:
-    """Return the `rerun` module.
-
-    Raises:
-        ModuleNotFoundError: It is not installed; says how to get it.
-    """
-    try:
-        import rerun
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            "a Rerun recording needs rerun-sdk, which is not installed here. Install it with: "
-            "pip install 'tactile-align[rerun]'; `overlay` draws PNG and MP4 without it"
-        ) from error
-    return rerun
 
 
 def record(
@@ -80,7 +65,8 @@ def record(
         FileExistsError: The file exists and `overwrite` is False.
         ValueError: `out` does not end in .rrd, or what `overlay` refuses.
     """
-    rr, target = require_rerun(), Path(out)
+    rr = need("rerun", "a Rerun recording", "rerun-sdk", "rerun", "`overlay` draws PNG and MP4 without it")
+    target = Path(out)
     if target.suffix != ".rrd":
         raise ValueError(f"{target}: a Rerun recording needs a name ending in .rrd")
     if target.exists() and not overwrite:
