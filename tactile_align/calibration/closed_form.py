@@ -28,14 +28,26 @@ def park(B: np.ndarray, C: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     Raises:
         ValueError: Fewer than two useful pairs.
     """
-    A, D = pairs(B, C)
-    if len(A) < 2:
+    X, Z, useful = park_many(B, C)
+    if useful < 2:
         raise ValueError(
-            f"hand-eye needs pairs of views that turn by 3 to 175 degrees; got {len(A)}. Turn the camera more"
+            f"hand-eye needs pairs of views that turn by 3 to 175 degrees; got {useful}. Turn the camera more"
         )
-    a, d = rotation_log(A[:, :3, :3]), rotation_log(D[:, :3, :3])
-    R = nearest_rotation(np.einsum("pi,pj->ij", a, d))
-    return _complete(B, C, R)
+    return X, Z
+
+
+def park_many(B: np.ndarray, C: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return X and Z (..., 4, 4) for several sets of N views, B and C (..., N, 4, 4), and each set's useful pairs.
+
+    Sets with fewer than two useful pairs fix no X: theirs is arbitrary.
+    """
+    i, j = np.triu_indices(B.shape[-3], 1)
+    a = rotation_log((B[..., j, :, :] @ invert(B)[..., i, :, :])[..., :3, :3])
+    d = rotation_log((C[..., j, :, :] @ invert(C)[..., i, :, :])[..., :3, :3])
+    turn = np.linalg.norm(a, axis=-1)
+    use = (turn > MIN_TURN) & (turn < MAX_TURN)
+    R = nearest_rotation(np.einsum("...p,...pi,...pj->...ij", use, a, d))
+    return *_complete(B, C, R), use.sum(-1)
 
 
 def kronecker(B: np.ndarray, C: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -49,14 +61,14 @@ def kronecker(B: np.ndarray, C: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def _complete(B: np.ndarray, C: np.ndarray, R: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return X and Z for a known rotation of X: Z's rotation is a mean, both translations are linear."""
-    Rb, Rc = B[:, :3, :3], C[:, :3, :3]
-    Rz = nearest_rotation((np.swapaxes(Rb, 1, 2) @ R @ Rc).mean(0))
+    Rb, Rc = B[..., :3, :3], C[..., :3, :3]
+    Rz = nearest_rotation((np.swapaxes(Rb, -1, -2) @ R[..., None, :, :] @ Rc).mean(-3))
     # R t_c + t_x = R_b t_z + t_b
-    n = len(B)
-    M = np.concatenate([np.broadcast_to(np.eye(3), (n, 3, 3)), -Rb], axis=-1).reshape(-1, 6)
-    rhs = (B[:, :3, 3] - C[:, :3, 3] @ R.T).reshape(-1)
-    t = np.linalg.lstsq(M, rhs, rcond=None)[0]
-    return pose(R, t[:3]), pose(Rz, t[3:])
+    M = np.concatenate([np.broadcast_to(np.eye(3), Rb.shape), -Rb], axis=-1)
+    M = M.reshape(*B.shape[:-3], -1, 6)
+    rhs = (B[..., :3, 3] - C[..., :3, 3] @ np.swapaxes(R, -1, -2)).reshape(*B.shape[:-3], -1, 1)
+    t = (np.linalg.pinv(M, rcond=1e-13) @ rhs)[..., 0]
+    return pose(R, t[..., :3]), pose(Rz, t[..., 3:])
 
 
 def length_ratio(B: np.ndarray, C: np.ndarray) -> float:

@@ -6,7 +6,7 @@ import numpy as np
 
 from tactile_align.calibration.camera import Camera
 from tactile_align.calibration.closed_form import length_ratio
-from tactile_align.calibration.hand_eye import HandEye, chain, robust_start
+from tactile_align.calibration.hand_eye import HandEye, chain
 from tactile_align.calibration.readings import (
     FAR_BETTER,
     GOOD_PX,
@@ -17,6 +17,7 @@ from tactile_align.calibration.readings import (
     other_readings,
 )
 from tactile_align.calibration.session import Session
+from tactile_align.calibration.starts import robust_start
 from tactile_align.geometry.frames import apply, invert, nearest_rotation, pose, rotation_log
 
 

@@ -56,7 +56,7 @@ def find_faults(session: Session, camera: Camera, result: HandEye | None = None)
         other = other_angles(session, camera, T, C)
         return other or weak
     try:
-        result = result or solve_hand_eye(camera, T, session.views, mounted)
+        result = result or solve_hand_eye(camera, T, session.views, mounted, singles=singles)
     except ValueError as error:
         return [*weak, Fault("no solution", str(error), "Take more views that turn in every direction.")]
     C = np.stack([one.T_camera_board for one in result.poses]) if len(result.poses) == len(C) else C

@@ -12,10 +12,11 @@ from typing import Literal
 import numpy as np
 
 from tactile_align.calibration.camera import Camera
-from tactile_align.calibration.closed_form import kronecker, park
+from tactile_align.calibration.jackknife import jackknife, leave_out, left_out_rms
 from tactile_align.calibration.joint_fit import Fit, Prior, joint_fit
-from tactile_align.calibration.views import BoardPose, View, board_poses, rms, slopes
-from tactile_align.geometry.frames import apply, invert, pose, rotation_exp, rotation_log
+from tactile_align.calibration.starts import best_fit, read_alike
+from tactile_align.calibration.views import BoardPose, View, board_poses, slopes
+from tactile_align.geometry.frames import apply, invert, rotation_log, skew
 
 Mounted = Literal["moving", "fixed"]
 MIN_VIEWS = 3
@@ -61,7 +62,7 @@ class HandEye:
         scale_sigma: Its standard deviation.
         scaled_rms: RMS of all points with that scale, px.
         spread: How the views differ.
-        starts: RMS in px reached from each start.
+        starts: RMS in px reached from each start that was tried.
         fit: The fit itself.
         poses: Per view the pose it gives by itself.
     """
@@ -106,7 +107,7 @@ class HandEye:
         p = np.asarray(p_parent, dtype=np.float64)
         flat = apply(invert(self.X), p.reshape(-1, 3))
         _, J = slopes(camera, flat)
-        from_pose = np.concatenate([np.broadcast_to(-self.X[:3, :3].T, (len(flat), 3, 3)), _cross(flat)], axis=-1)
+        from_pose = np.concatenate([np.broadcast_to(-self.X[:3, :3].T, (len(flat), 3, 3)), skew(flat)], axis=-1)
         G = J @ from_pose
         variance = np.einsum("nij,jk,nik->ni", G, self.covariance, G)
         return np.sqrt(variance).reshape(*p.shape[:-1], 2)
@@ -125,6 +126,7 @@ def solve_hand_eye(
     *,
     prior: Prior | None = None,
     seed: int = 0,
+    singles: Sequence[BoardPose] | None = None,
 ) -> HandEye:
     """Find where a camera sits from views of a board and the robot's poses.
 
@@ -135,6 +137,7 @@ def solve_hand_eye(
         mounted: Whether the camera moves or the board does.
         prior: Let each robot pose move by about this much; None: robot poses are exact.
         seed: Of the random subsets that make starts robust to bad views.
+        singles: The pose each view gives by itself, where known already.
 
     Returns:
         The pose with its evidence. A bad set of views gives a bad pose with large residuals, not an error.
@@ -144,10 +147,10 @@ def solve_hand_eye(
     """
     if len(T_base_link) != len(views):
         raise ValueError(f"each view needs a robot pose: got {len(views)} views and {len(T_base_link)} poses")
-    kept, singles, dropped = [], [], []
+    kept, alone, dropped = [], [], []
     for i, view in enumerate(views):
         try:
-            singles.append(board_poses(camera, view)[0])
+            alone.append(board_poses(camera, view)[0] if singles is None else singles[i])
             kept.append(i)
         except ValueError as error:
             dropped.append(str(error))
@@ -158,18 +161,15 @@ def solve_hand_eye(
             + ". Take more, with the board in sight and turned in every direction"
         )
     B = chain(np.asarray(T_base_link, dtype=np.float64)[kept], mounted)
-    chosen, C = _read_alike(camera, B, [views[i] for i in kept], [one.T_camera_board for one in singles])
-    fit, starts, chosen = _best_fit(camera, B, chosen, C, prior, seed)
-    read = {id(views[i]): one for i, one in zip(kept, singles, strict=True)}
+    chosen, C = read_alike(camera, B, [views[i] for i in kept], [one.T_camera_board for one in alone])
+    reach = float(np.sqrt(np.mean([one.rms**2 for one in alone])))
+    fit, starts, chosen = best_fit(camera, B, chosen, C, reach, prior, seed)
+    read = {id(views[i]): one for i, one in zip(kept, alone, strict=True)}
     final = [read[id(view)] if id(view) in read else board_poses(camera, view)[0] for view in chosen]
     size = np.maximum(OUTLIER_PX, OUTLIER_FACTOR * np.median(fit.per_view))
     out = tuple(view.name for view, error in zip(chosen, fit.per_view, strict=True) if error > size)
-    leave_out = _leave_out(fit)
+    changes = leave_out(fit)
     free = joint_fit(camera, B, chosen, fit.X, fit.Z, free_scale=True, weights=fit.weights)
-    n = len(chosen)
-    centred = leave_out - leave_out.mean(0)
-    covariance = (n - 1) / n * centred.T @ centred
-    free_out = _leave_out(free)[:, 12]
     points = sum(len(view.uv) for view in chosen)
     variance = (fit.rms**2 / 2) * points / max(points - 6, 1)
     return HandEye(
@@ -179,14 +179,14 @@ def solve_hand_eye(
         names=tuple(view.name for view in chosen),
         per_view=fit.per_view,
         pnp=np.array([one.rms for one in final]),
-        left_out=_left_out_rms(camera, B, chosen, fit, leave_out),
+        left_out=left_out_rms(camera, B, chosen, fit, changes),
         rms=fit.rms,
         outliers=out,
         dropped=tuple(dropped),
-        covariance=covariance[:6, :6],
+        covariance=jackknife(changes)[:6, :6],
         formal=np.linalg.pinv(fit.H.sum(0))[:6, :6] * variance,
         scale=free.scale,
-        scale_sigma=float(np.sqrt((n - 1) / n * ((free_out - free_out.mean()) ** 2).sum())),
+        scale_sigma=float(np.sqrt(jackknife(leave_out(free))[12, 12])),
         scaled_rms=free.rms,
         spread=spread(B, np.stack([one.T_camera_board for one in final])),
         starts=starts,
@@ -209,136 +209,3 @@ def spread(B: np.ndarray, C: np.ndarray) -> Spread:
         a = w[useful] / turn[useful, None]
         axes = float(np.linalg.eigvalsh(np.einsum("pi,pj->ij", a, a) / len(a))[0])
     return Spread(float(turn.max()), axes, float(np.maximum(turn, moved).min()))
-
-
-def _read_alike(camera: Camera, B: np.ndarray, views: list[View], C: list[np.ndarray]) -> tuple[list[View], np.ndarray]:
-    """Choose for each view the reading that agrees with the robot's turns; never from one image alone."""
-    if not any(view.others for view in views):
-        return views, np.stack(C)
-    choices = []
-    for view, first in zip(views, C, strict=True):
-        more = [board_poses(camera, view.read_as(k + 1))[0].T_camera_board for k in range(len(view.others))]
-        choices.append(np.stack([first, *more]))
-    best, cost = np.zeros(len(views), int), np.inf
-    for root in range(len(views)):
-        picks, costs = np.zeros(len(views), int), []
-        for i in range(len(views)):
-            turn = np.linalg.norm(rotation_log((B[i] @ invert(B[root]))[:3, :3]))
-            seen = choices[i] @ invert(choices[root][0])
-            off = np.abs(np.linalg.norm(rotation_log(seen[:, :3, :3]), axis=-1) - turn)
-            picks[i] = int(off.argmin()) if i != root else 0
-            costs.append(off.min() if i != root else 0.0)
-        if sum(costs) < cost:
-            best, cost = picks, sum(costs)
-    chosen = [view.read_as(int(k)) for view, k in zip(views, best, strict=True)]
-    return chosen, np.stack([choice[k] for choice, k in zip(choices, best, strict=True)])
-
-
-def _best_fit(
-    camera: Camera, B: np.ndarray, views: list[View], C: np.ndarray, prior: Prior | None, seed: int
-) -> tuple[Fit, dict[str, float], list[View]]:
-    starts: dict[str, tuple[np.ndarray, np.ndarray]] = {}
-    faults = []
-    for name, method in (("park", park), ("kronecker", kronecker)):
-        try:
-            starts[name] = method(B, C)
-        except ValueError as error:
-            faults.append(str(error))
-    if len(views) >= 5:
-        points = np.concatenate([view.points for view in views])
-        reach = np.ptp(points, axis=0)[:2].max() / 2
-        marks = points.mean(0) + reach * np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0.0]])
-        handful = robust_start(B, C, marks, seed)
-        if handful is not None:
-            starts["random subsets"] = handful[1:]
-    if not starts:
-        raise ValueError(faults[0])
-    reached: dict[str, float] = {}
-    best: Fit | None = None
-    best_views = views
-    for name, (X, Z) in starts.items():
-        read = _read_again(camera, B, views, X, Z)
-        fit = joint_fit(camera, B, read, X, Z, prior=prior)
-        reached[name] = fit.rms
-        if best is None or np.median(fit.per_view) * fit.rms < np.median(best.per_view) * best.rms:
-            best, best_views = fit, read
-    if best is None:
-        raise ValueError(faults[0])
-    read = _read_again(camera, B, best_views, best.X, best.Z)
-    if any(a is not b for a, b in zip(read, best_views, strict=True)):
-        best, best_views = joint_fit(camera, B, read, best.X, best.Z, prior=prior), read
-    return best, reached, best_views
-
-
-def _read_again(camera: Camera, B: np.ndarray, views: list[View], X: np.ndarray, Z: np.ndarray) -> list[View]:
-    """Choose each view's reading again, now that camera and board are roughly known."""
-    out = []
-    for b, view in zip(B, views, strict=True):
-        readings = [view.read_as(k) for k in range(len(view.others) + 1)]
-        T = invert(X) @ b @ Z
-        out.append(min(readings, key=lambda one: _median_off(camera, T, one)) if len(readings) > 1 else view)
-    return out
-
-
-def _median_off(camera: Camera, T: np.ndarray, view: View) -> float:
-    uv, _ = camera.project(apply(T, view.points))
-    off = np.linalg.norm(uv - view.uv, axis=-1)
-    return float(np.median(np.where(np.isfinite(off), off, 1e6)))
-
-
-def robust_start(
-    B: np.ndarray, C: np.ndarray, marks: np.ndarray, seed: int = 0, trials: int = 60
-) -> tuple[float, np.ndarray, np.ndarray] | None:
-    """Return the start from a random handful of views that explains the median view best.
-
-    Args:
-        B: (N, 4, 4) the robot's part of the chain.
-        C: (N, 4, 4) T_camera_board of each view by itself.
-        marks: (M, 3) points on the board to compare at.
-        seed: Of the random choice.
-        trials: How many handfuls.
-
-    Returns:
-        How far the median view is missed (rad, times the focal length it is px), X and Z; None where no handful
-        turns enough.
-    """
-    rng = np.random.default_rng(seed)
-    best: tuple[float, np.ndarray, np.ndarray] | None = None
-    seen = apply(C[:, None], marks)
-    for _ in range(trials):
-        some = rng.choice(len(B), size=4, replace=False)
-        try:
-            X, Z = park(B[some], C[some])
-        except (ValueError, np.linalg.LinAlgError):
-            continue
-        off = np.linalg.norm(apply((invert(X) @ B @ Z)[:, None], marks) - seen, axis=-1).max(-1)
-        score = float(np.median(off / np.maximum(np.abs(seen[:, 0, 2]), 1e-6)))
-        if best is None or score < best[0]:
-            best = (score, X, Z)
-    return best
-
-
-def _leave_out(fit: Fit) -> np.ndarray:
-    """Return (N, n) how the numbers change when one view is left out: one Gauss-Newton step from the full fit.
-
-    Close to the optimum the step is exact up to second order; refitting N times gives the same sigma to 2 %.
-    """
-    H, g = fit.H.sum(0), fit.g.sum(0)
-    rest, slope = H - fit.H, g - fit.g
-    damping = 1e-9 * np.trace(H) / len(H) * np.eye(len(H))
-    return np.linalg.solve(rest + damping, -slope[..., None])[..., 0]
-
-
-def _left_out_rms(camera: Camera, B: np.ndarray, views: list[View], fit: Fit, step: np.ndarray) -> np.ndarray:
-    out = np.empty(len(views))
-    for i, view in enumerate(views):
-        X = pose(fit.X[:3, :3] @ rotation_exp(step[i, 3:6]), fit.X[:3, 3] + step[i, :3])
-        Z = pose(fit.Z[:3, :3] @ rotation_exp(step[i, 9:12]), fit.Z[:3, 3] + step[i, 6:9])
-        out[i] = rms(camera, invert(X) @ B[i] @ Z, view)
-    return out
-
-
-def _cross(p: np.ndarray) -> np.ndarray:
-    x, y, z = p[:, 0], p[:, 1], p[:, 2]
-    o = np.zeros_like(x)
-    return np.stack([o, -z, y, z, o, -x, -y, x, o], axis=-1).reshape(-1, 3, 3)

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from tactile_align.calibration.camera import Camera
-from tactile_align.calibration.hand_eye import chain, robust_start
+from tactile_align.calibration.hand_eye import chain
 from tactile_align.calibration.poses import EULER, PoseFormat
 from tactile_align.calibration.session import Session
+from tactile_align.calibration.starts import robust_start
 from tactile_align.geometry.frames import rotation_log
 
 GOOD_PX, FAR_BETTER = 3.0, 0.25

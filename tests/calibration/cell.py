@@ -35,7 +35,7 @@ class Captured:
 
 def inverse_kinematics(T: np.ndarray, q: np.ndarray) -> np.ndarray | None:
     """Damped least squares from q; None where it does not arrive within the limits."""
-    for _ in range(80):
+    for _ in range(30):
         now = forward_kinematics(ARM, q)
         off = np.concatenate([T[:3, 3] - now[:3, 3], rotation_log(T[:3, :3] @ now[:3, :3].T)])
         if np.abs(off).max() < 1e-10:
