@@ -8,6 +8,7 @@ import contextlib
 import inspect
 import io
 import os
+import re
 import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -34,6 +35,12 @@ PACKAGES = (
     ("diagnostics", "Retrieval and proofs."),
     ("viz", "Overlays, maps, reports."),
 )
+SHOWN_AS = {
+    "tactile_align/cli.py": "reference/commands.md",
+    "tactile_align/training/config.py": "reference/config.md",
+    "tactile_align": "reference/api.md",
+}
+"""Pages link to code, which the repository holds; on the site they lead to the reference that is made from it."""
 
 
 def help_of(verb: str) -> str:
@@ -138,6 +145,17 @@ def on_files(files: Any, config: Any) -> Any:
     for path, text in pages().items():
         files.append(File.generated(config, path, content=text))
     return files
+
+
+def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
+    """Lead links to code on to the reference made from it."""
+    up = "../" * page.file.src_uri.count("/")
+
+    def led(found: re.Match[str]) -> str:
+        place = found[1].rstrip("/")
+        return f"]({up}{SHOWN_AS[place]})" if place in SHOWN_AS else found[0]
+
+    return re.sub(rf"\]\({re.escape(up)}\.\./(tactile_align[^)#\s]*)\)", led, markdown)
 
 
 def _named(nav: Any) -> Iterator[str]:

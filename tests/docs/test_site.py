@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 
@@ -48,6 +48,14 @@ def test_the_api_page_of_a_package_names_every_module() -> None:
         assert all(f"::: tactile_align.{package.name}.{module}\n" in page for module in modules)
 
 
+def test_links_to_code_lead_to_its_reference_on_the_site() -> None:
+    for source, up in (("index.md", ""), ("howto/train.md", "../")):
+        page = SimpleNamespace(file=SimpleNamespace(src_uri=source))
+        text = f"[a]({up}../tactile_align/cli.py) [b]({up}../tactile_align/) [c]({up}../tactile_align/facts.py)"
+        led = hooks().on_page_markdown(text, page, None, None)
+        assert led == f"[a]({up}reference/commands.md) [b]({up}reference/api.md) [c]({up}../tactile_align/facts.py)"
+
+
 @pytest.mark.slow
 def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
     for module in ("mkdocs", "material", "mkdocstrings"):
@@ -60,5 +68,7 @@ def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
     built = tmp_path / "site"
     assert "sensor_boxes" in (built / "reference" / "api_projection.html").read_text(encoding="utf-8")
     assert "--hsa.temperature" in (built / "reference" / "commands.html").read_text(encoding="utf-8")
+    assert 'href="reference/commands.html"' in (built / "index.html").read_text(encoding="utf-8")
+    assert 'href="../reference/config.html"' in (built / "howto" / "train.html").read_text(encoding="utf-8")
     for page in built.rglob("*.html"):
         assert "fonts.googleapis" not in page.read_text(encoding="utf-8")
