@@ -3,39 +3,20 @@
 import csv
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict
 
 from tactile_align.calibration.boards import Board
-from tactile_align.calibration.camera import Camera
 from tactile_align.calibration.compat import read_grey, warn_of_two_opencvs
 from tactile_align.calibration.hand_eye import Mounted
-from tactile_align.calibration.lens import LensModel
 from tactile_align.calibration.poses import PoseFormat, read_poses
+from tactile_align.calibration.rig_parts import Lens
 from tactile_align.calibration.views import View
 from tactile_align.facts import parse, read_fact
 from tactile_align.kinematics.arm import Arm, load_arm
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
-
-
-class Lens(BaseModel):
-    """A camera's intrinsics as declared in a session."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    width: Annotated[int, Field(ge=1)]
-    height: Annotated[int, Field(ge=1)]
-    K: tuple[tuple[float, float, float], tuple[float, float, float], tuple[float, float, float]]
-    model: LensModel = "pinhole"
-    distortion: tuple[float, ...] = ()
-    valid_radius: float | None = None
-
-    def camera(self, name: str) -> Camera:
-        """Return the camera."""
-        return Camera(name, self.width, self.height, np.array(self.K), self.model, self.distortion, self.valid_radius)
 
 
 class SessionFact(BaseModel):

@@ -1,0 +1,148 @@
+"""The parts of a rig: arms, cameras and touch sensors as a file declares them, each checked by itself."""
+
+import fnmatch
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from tactile_align.calibration.camera import Camera, LensModel
+from tactile_align.calibration.mount import Checked, Mount, Pad, Solid
+from tactile_align.geometry.images import ImageMap
+from tactile_align.kinematics.arm import Arm, load_arm
+from tactile_align.kinematics.gripper import Gripper
+
+
+class Joints(BaseModel):
+    """Which columns of qpos are this arm's joint angles, and their unit."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    columns: tuple[Annotated[int, Field(ge=0)], ...]
+    unit: Literal["rad", "deg"]
+
+
+class RigArm(Mount):
+    """An arm and where its base stands."""
+
+    model: str
+    joints: Joints
+    gripper: Gripper | None = None
+
+    @cached_property
+    def arm(self) -> Arm:
+        """The arm's kinematics."""
+        return load_arm(self.model)
+
+    @model_validator(mode="after")
+    def _columns_fit_the_arm(self) -> "RigArm":
+        if self.parent != "world":
+            raise ValueError(f"an arm hangs on parent 'world'; got '{self.parent}'")
+        if len(self.joints.columns) != self.arm.dof:
+            raise ValueError(
+                f"{self.model} has {self.arm.dof} joints but joints.columns lists {len(self.joints.columns)}"
+            )
+        return self
+
+
+class Lens(Checked):
+    """A camera's intrinsics as a file declares them; they belong to frames of width x height."""
+
+    width: Annotated[int, Field(ge=1)]
+    height: Annotated[int, Field(ge=1)]
+    K: tuple[tuple[float, float, float], tuple[float, float, float], tuple[float, float, float]]
+    """Intrinsics of the RAW frame, px."""
+    model: LensModel = "pinhole"
+    distortion: tuple[float, ...] = ()
+    valid_radius: float | None = None
+
+    def camera(self, name: str) -> Camera:
+        """Return the camera."""
+        return Camera(name, self.width, self.height, np.asarray(self.K), self.model, self.distortion, self.valid_radius)
+
+
+class RigCamera(Lens, Mount):
+    """A camera, where it hangs, and what the recorder did to its frames before storing them."""
+
+    delay_s: Annotated[float, Field(ge=-1.0, le=1.0)] = 0.0
+    """How long after the joint reading of the same row the frame was exposed, s."""
+    image_map: tuple[tuple[Any, ...], ...] = ()
+    """Steps from the raw frame that K belongs to, to the stored one."""
+    covariance: tuple[tuple[float, ...], ...] | None = None
+    """(6, 6) of the pose as hand-eye found it: translation (m, parent's axes), rotation (rad, R exp(w))."""
+
+    @cached_property
+    def raw(self) -> Camera:
+        """The camera of the raw frames."""
+        return self.camera("raw frames")
+
+    @cached_property
+    def map(self) -> ImageMap:
+        """From raw to stored pixels."""
+        return ImageMap.from_steps(self.width, self.height, self.image_map)
+
+    @cached_property
+    def stored(self) -> Camera:
+        """The camera of the frames as they lie in the episode files."""
+        return self.raw.through(self.map)
+
+    @model_validator(mode="after")
+    def _covariance_is_one(self) -> "RigCamera":
+        if self.covariance is not None:
+            C = np.asarray(self.covariance, dtype=np.float64)
+            if C.shape != (6, 6) or not np.allclose(C, C.T, rtol=1e-6) or np.linalg.eigvalsh(C)[0] < -1e-9:
+                raise ValueError(f"covariance must be a symmetric 6x6 matrix without negative variances; got {C.shape}")
+        return self
+
+    @model_validator(mode="after")
+    def _intrinsics_fit_the_image(self) -> "RigCamera":
+        (fx, _, cx), (_, fy, cy), _ = self.K
+        if not (0 <= cx <= self.width and 0 <= cy <= self.height):
+            raise ValueError(
+                f"K's principal point ({cx:g}, {cy:g}) lies outside the raw {self.width}x{self.height} "
+                f"image. K must belong to width x height BEFORE image_map; are width and height swapped, or "
+                f"is K of another resolution?"
+            )
+        if not (fx > 0 and fy > 0 and 0.5 < fx / fy < 2.0):
+            raise ValueError(
+                f"K's focal lengths fx = {fx:g}, fy = {fy:g} must be positive and alike; turns go in image_map"
+            )
+        _ = self.stored
+        return self
+
+
+class Sensor(Mount):
+    """A touch sensor: where it sits, its solid body, its pad, and the stream that records it."""
+
+    stream: str
+    body: Annotated[tuple[Solid, ...], Field(min_length=1)]
+    pad: Pad
+
+
+class Override(BaseModel):
+    """Poses, image maps or delays that hold for some episodes only."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    episodes: str
+    """A glob on the episode's path; * and ** match across folders."""
+    arms: dict[str, dict[str, Any]] = {}
+    cameras: dict[str, dict[str, Any]] = {}
+    sensors: dict[str, dict[str, Any]] = {}
+
+    def matches(self, path: Path) -> bool:
+        """Tell whether the glob fits the end of an episode's path."""
+        text = path.as_posix()
+        return fnmatch.fnmatch(text, self.episodes) or fnmatch.fnmatch(text, "*/" + self.episodes)
+
+
+class Verified(BaseModel):
+    """What `verify` found, and on which recordings."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    when: str
+    data_hash: str
+    verdict: Literal["pass", "warn", "fail"]
