@@ -38,6 +38,7 @@ def block_losses(
     hard: Tensor | None,
     kappa: float | Tensor,
     weighting: Weighting,
+    hard_valid: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Return the loss of each row (n,) and the summed weight of its rivals (n,).
 
@@ -49,21 +50,26 @@ def block_losses(
         hard: (n, N, D) unit vectors, further rivals of each row; None for none.
         kappa: Temperature.
         weighting: Which rivals count, and how much.
+        hard_valid: (n, N) bool, which of `hard` exist; None: all.
     """
     scaled = query / kappa
     more = None if hard is None else torch.einsum("nd,nkd->nk", scaled, hard)
+    of_more = None
+    if more is not None and (hard_valid is not None or not weighting.plain):
+        exist = torch.ones_like(more) if hard_valid is None else hard_valid.to(more.dtype)
+        of_more = exist.log()
     if rival is None:
         assert more is not None
         positive = (scaled * keys[own]).sum(dim=1)
         count = torch.full_like(positive, more.shape[1])
-        if weighting.plain:
+        if of_more is None:
             return _against(positive, torch.logsumexp(more, dim=1), count), count
-        return _weighted(positive, more, torch.zeros_like(more), weighting)
+        return _weighted(positive, more, of_more, weighting)
     logits = scaled @ keys.T
     here = own[:, None]
     rival.scatter_(1, here, 0)
     count = rival.sum(dim=1).to(logits.dtype)
-    if weighting.plain:
+    if weighting.plain and of_more is None:
         # With the positive in its own column one logsumexp gives the whole denominator, and no row is ever empty.
         rival.scatter_(1, here, 1)
         if rival.dtype == torch.bool:
@@ -78,9 +84,9 @@ def block_losses(
         return denominator - positive, count
     positive = logits.gather(1, here)[:, 0]
     log_weight = rival.to(logits.dtype).log()
-    if more is not None:
+    if more is not None and of_more is not None:
         logits = torch.cat([logits, more], dim=1)
-        log_weight = torch.cat([log_weight, torch.zeros_like(more)], dim=1)
+        log_weight = torch.cat([log_weight, of_more], dim=1)
     return _weighted(positive, logits, log_weight, weighting)
 
 

@@ -20,12 +20,23 @@ def check_pairs(h_tau: Tensor, h_w: Tensor, valid: Tensor | None) -> None:
 
 
 def check_rivals(
-    h_tau: Tensor, hard: Tensor | None, rival: object, bank: Tensor | None, ranks: int, in_batch: bool
+    h_tau: Tensor,
+    hard: Tensor | None,
+    hard_valid: Tensor | None,
+    rival: object,
+    bank: Tensor | None,
+    ranks: int,
+    in_batch: bool,
 ) -> None:
     """Refuse explicit rivals, masks and banks of another shape."""
     batch, dim = h_tau.shape
     if hard is not None and (hard.ndim != 3 or hard.shape[0] != batch or hard.shape[2] != dim or hard.shape[1] < 1):
         raise ValueError(f"hard_negatives must have shape ({batch}, N >= 1, {dim}); got {tuple(hard.shape)}")
+    if hard_valid is not None and (
+        hard is None or hard_valid.shape != hard.shape[:2] or hard_valid.dtype != torch.bool
+    ):
+        needed = "hard_negatives, which are not given" if hard is None else f"bool of shape {tuple(hard.shape[:2])}"
+        raise ValueError(f"hard_valid needs {needed}; got {hard_valid.dtype} {tuple(hard_valid.shape)}")
     if bank is not None and (bank.ndim != 2 or bank.shape[1] != dim):
         raise ValueError(f"bank must have shape (M, {dim}); got {tuple(bank.shape)}")
     if bank is not None and not in_batch:

@@ -60,13 +60,20 @@ class Direction:
     weighting: Weighting
 
     def __call__(
-        self, start: int, stop: int, query: Tensor, hard: Tensor | None, keys: Tensor, kappa: Tensor
+        self,
+        start: int,
+        stop: int,
+        query: Tensor,
+        hard: Tensor | None,
+        hard_valid: Tensor | None,
+        keys: Tensor,
+        kappa: Tensor,
     ) -> tuple[Tensor, Tensor]:
         """Return the losses and the summed rival weights of rows start..stop-1; zeros where a row is not valid."""
         first, last = self.first_row + start, self.first_row + stop
         weight = self._weights(first, last) if self.in_batch else None
         own = torch.arange(first, last, device=query.device)
-        losses, rivals = block_losses(query, keys, own, weight, hard, kappa, self.weighting)
+        losses, rivals = block_losses(query, keys, own, weight, hard, kappa, self.weighting, hard_valid)
         mine = self.keep[start:stop]
         return torch.where(mine, losses, torch.zeros_like(losses)), torch.where(mine, rivals, torch.zeros_like(rivals))
 

@@ -27,6 +27,7 @@ class MSELoss(nn.Module):
         valid: Tensor | None = None,
         stats: bool = False,
         bank: Tensor | None = None,
+        hard_valid: Tensor | None = None,
     ) -> Tensor | tuple[Tensor, HSAStats]:
         """Return the mean over valid rows of (B, D) features; `chance` is 2, that of unrelated directions."""
         check_pairs(h_tau, h_w, valid)

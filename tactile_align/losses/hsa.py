@@ -51,6 +51,7 @@ def hsa_loss(
     weighting: Weighting | None = None,
     gather: bool = False,
     chunk: int | None = None,
+    hard_valid: Tensor | None = None,
 ) -> Tensor | tuple[Tensor, HSAStats]:
     """Return -log( e^(h_tau.h_w/kappa) / (e^(h_tau.h_w/kappa) + sum over rivals of e^(h_tau.h_w_i/kappa)) ).
 
@@ -76,6 +77,8 @@ def hsa_loss(
         gather: Take the candidates from all ranks of torch.distributed; every rank gets the loss of the whole batch.
             Gradients are to be AVERAGED over ranks, as DistributedDataParallel does; then they are exact.
         chunk: Rows of a span; None chooses, and takes small batches at once.
+        hard_valid: (B, N) bool, which of the hard negatives exist: another region may be out of sight at some moments.
+            The others count for nothing, whatever they hold. None: all.
 
     Returns:
         The loss, or (loss, stats). Without any valid row it is a zero connected to the graph.
@@ -87,12 +90,14 @@ def hsa_loss(
     in_batch = hard_negatives is None or explicit == "add"
     check_temperature(temperature)
     check_pairs(h_tau, h_w, valid)
-    check_rivals(h_tau, hard_negatives, rival, bank, ranks, in_batch)
+    check_rivals(h_tau, hard_negatives, hard_valid, rival, bank, ranks, in_batch)
     count, device = h_tau.shape[0], h_tau.device
     weighting = weighting or Weighting()
     with torch.autocast(device_type=device.type, enabled=False):
         tau, w = (_unit(h, valid) for h in (h_tau, h_w))
         of_pair = None if valid is None or hard_negatives is None else valid[:, None].expand(hard_negatives.shape[:2])
+        if hard_valid is not None:
+            of_pair = hard_valid if of_pair is None else of_pair & hard_valid
         hard = None if hard_negatives is None else _unit(hard_negatives, of_pair)
         keep = torch.ones(count, dtype=torch.bool, device=device) if valid is None else valid
         every_tau, every_w, every_keep = tau, w, keep
@@ -111,11 +116,11 @@ def hsa_loss(
         parts = spans(count, len(keys), chunk)
         first_row = rank * count
         forward = Direction(rule, True, in_batch, keep, candidates, first_row, weighting)
-        value, rivals = run(forward, parts, (tau, hard), (keys, kappa))
+        value, rivals = run(forward, parts, (tau, hard, hard_valid), (keys, kappa))
         fewest = rivals
         if symmetric:
             back = Direction(rule, False, True, keep, every_keep, first_row, weighting)
-            back_value, back_rivals = run(back, parts, (w, None), (every_tau, kappa))
+            back_value, back_rivals = run(back, parts, (w, None, None), (every_tau, kappa))
             value, fewest = (value + back_value) / 2, torch.minimum(rivals, back_rivals)
         return _finish(value, rivals, fewest, keep, first_row, reduction, stats, ranks)
 
@@ -197,6 +202,7 @@ class HSALoss(nn.Module):
         valid: Tensor | None = None,
         stats: bool = False,
         bank: Tensor | None = None,
+        hard_valid: Tensor | None = None,
     ) -> Tensor | tuple[Tensor, HSAStats]:
         """Return the loss; `temperature` overrides the kept one, as a learnt temperature does."""
         return hsa_loss(
@@ -214,4 +220,5 @@ class HSALoss(nn.Module):
             weighting=self.weighting,
             gather=self.gather,
             chunk=self.chunk,
+            hard_valid=hard_valid,
         )

@@ -22,6 +22,7 @@ class PairLoss(Protocol):
         valid: Tensor | None = None,
         stats: bool = False,
         bank: Tensor | None = None,
+        hard_valid: Tensor | None = None,
     ) -> Tensor | tuple[Tensor, HSAStats]:
         """See `losses.hsa.hsa_loss`."""
         ...

@@ -17,6 +17,7 @@ def reference(
     symmetric: bool = False,
     valid: np.ndarray | None = None,
     bank: np.ndarray | None = None,
+    hard_valid: np.ndarray | None = None,
     hardness: float = 0.0,
     hardest: int | None = None,
 ) -> tuple[np.ndarray | float, dict[str, float]]:
@@ -32,7 +33,8 @@ def reference(
             terms += [(cosine(h_tau[i], h_w[j]), weight[i, j]) for j in np.flatnonzero(keep) if j != i]
             terms += [(cosine(h_tau[i], bank[m]), weight[i, batch + m]) for m in range(past)]  # type: ignore[index]
         if hard is not None:
-            terms += [(cosine(h_tau[i], other), 1.0) for other in hard[i]]
+            exists = np.ones(len(hard[i]), dtype=bool) if hard_valid is None else hard_valid[i]
+            terms += [(cosine(h_tau[i], other), 1.0) for other in hard[i][exists]]
         terms = hardest_of(terms, hardest)
         losses[i] = row(cosine(h_tau[i], h_w[i]), terms, temperature, hardness)
         counts[i] = sum(w for _, w in terms)

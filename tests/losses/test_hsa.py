@@ -34,6 +34,7 @@ def features(batch: int, dim: int = 5, seed: int = 0, dtype: torch.dtype = torch
     hardness=st.sampled_from((0.0, 0.5, 1.0)),
     hardest=st.sampled_from((None, 1, 2, 50)),
     past=st.sampled_from((0, 0, 4)),
+    some_missing=st.booleans(),
     chunk=st.sampled_from((None, None, 1, 3)),
 )
 def test_the_loss_is_its_formula_for_every_combination_of_options(
@@ -46,12 +47,18 @@ def test_the_loss_is_its_formula_for_every_combination_of_options(
     hardness: float,
     hardest: int | None,
     past: int,
+    some_missing: bool,
     chunk: int | None,
 ) -> None:
     reduction, explicit, symmetric, with_hard = option
     rng = np.random.default_rng(seed)
     h_tau, h_w = rng.normal(size=(2, batch, 5)) * 2
     hard = rng.normal(size=(batch, 3, 5)) if with_hard else None
+    exists = None
+    if hard is not None and some_missing:
+        exists = rng.random((batch, 3)) < 0.5
+        exists[:, 0] |= explicit == "replace"  # else a row would have no rival at all
+        hard[~exists] = np.nan
     bank = rng.normal(size=(past, 5)) if past and (hard is None or explicit == "add") else None
     columns = batch + (past if bank is not None else 0)
     rival = None
@@ -73,6 +80,7 @@ def test_the_loss_is_its_formula_for_every_combination_of_options(
         symmetric=symmetric,
         valid=valid,
         bank=bank,
+        hard_valid=exists,
         hardness=hardness,
         hardest=hardest,
     )
@@ -87,6 +95,7 @@ def test_the_loss_is_its_formula_for_every_combination_of_options(
         valid=torch.from_numpy(valid),
         stats=True,
         bank=None if bank is None else torch.from_numpy(bank),
+        hard_valid=None if exists is None else torch.from_numpy(exists),
     )
     np.testing.assert_allclose(got.numpy(), want, rtol=1e-10, atol=1e-10)
     for name, value in want_stats.items():
@@ -96,12 +105,14 @@ def test_the_loss_is_its_formula_for_every_combination_of_options(
 @pytest.mark.parametrize(("explicit", "symmetric"), list(itertools.product(("replace", "add"), (False, True))))
 @pytest.mark.parametrize("weighting", [Weighting(), Weighting(0.7), Weighting(0.7, 2)])
 @pytest.mark.parametrize(("reduction", "chunk"), [("mean", None), ("mean", 2), ("none", 2)])
+@pytest.mark.parametrize("some_missing", [False, True])
 def test_gradients_agree_with_finite_differences(
-    explicit: str, symmetric: bool, weighting: Weighting, reduction: str, chunk: int | None
+    explicit: str, symmetric: bool, weighting: Weighting, reduction: str, chunk: int | None, some_missing: bool
 ) -> None:
     h_tau, h_w = features(5)
     hard = torch.randn(5, 2, 5, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     valid = torch.tensor([True, True, False, True, True])
+    exists = torch.tensor([[True, False], [True, True], [False, True], [False, True], [True, False]])
     kappa = torch.tensor(0.3, dtype=torch.float64)
     inputs = tuple(x.requires_grad_() for x in (h_tau, h_w, hard, kappa))
 
@@ -117,6 +128,7 @@ def test_gradients_agree_with_finite_differences(
             valid=valid,
             weighting=weighting,
             chunk=chunk,
+            hard_valid=exists if some_missing else None,
         )
         assert isinstance(found, Tensor)
         return found
@@ -137,6 +149,22 @@ def test_a_bank_takes_no_gradient_and_hardness_leaves_uniform_logits_alone() -> 
     assert float(hsa_loss(same, same, weighting=Weighting(hardest=2))) == pytest.approx(math.log(3))
 
 
+def test_explicit_rivals_that_do_not_exist_are_as_if_never_given() -> None:
+    h_tau, h_w = features(4)
+    hard = torch.randn(4, 3, 5, dtype=torch.float64)
+    exists = torch.zeros(4, 3, dtype=torch.bool)
+    exists[1, 2] = True
+    for weighting in (Weighting(), Weighting(0.5, 2)):
+        options = {"explicit": "add", "weighting": weighting, "reduction": "none"}
+        got = hsa_loss(h_tau, h_w, hard, hard_valid=exists, **options)  # type: ignore[arg-type]
+        without = hsa_loss(h_tau, h_w, **options)  # type: ignore[arg-type]
+        one = hsa_loss(h_tau, h_w, hard[:, 2:], **options)  # type: ignore[arg-type]
+        assert isinstance(got, Tensor) and isinstance(without, Tensor) and isinstance(one, Tensor)
+        torch.testing.assert_close(got, torch.stack([without[0], one[1], without[2], without[3]]))
+    with pytest.raises(ValueError, match=r"rows \[0, 2, 3\].*no rival"):
+        hsa_loss(h_tau, h_w, hard, hard_valid=exists)
+
+
 def test_options_that_make_no_sense_are_refused() -> None:
     with pytest.raises(ValueError, match=r"hardness must be 0 or more; got -1"):
         Weighting(-1)
@@ -145,6 +173,10 @@ def test_options_that_make_no_sense_are_refused() -> None:
     h = torch.ones(4, 5)
     with pytest.raises(ValueError, match=r"replace the bank too.*explicit='add'"):
         hsa_loss(h, h, torch.ones(4, 2, 5), bank=torch.ones(3, 5))
+    with pytest.raises(ValueError, match=r"hard_valid needs bool of shape \(4, 2\); got torch.bool \(4, 3\)"):
+        hsa_loss(h, h, torch.ones(4, 2, 5), hard_valid=torch.ones(4, 3, dtype=torch.bool))
+    with pytest.raises(ValueError, match=r"hard_valid needs hard_negatives"):
+        hsa_loss(h, h, hard_valid=torch.ones(4, 3, dtype=torch.bool))
     with pytest.raises(ValueError, match=r"bank must have shape \(M, 5\); got \(3, 4\)"):
         hsa_loss(h, h, bank=torch.ones(3, 4))
     with pytest.raises(ValueError, match=r"rival must have shape \(4, 7\); got \(4, 4\)"):
