@@ -23,6 +23,9 @@ class Input:
         fit: Whether a whole frame is stretched or letterboxed to that size.
         sensor: The sensor whose box travels along; None for an input without a box.
         zoom: None for the whole frame; else the cut-out's side over the box's longer side.
+        difference: Whether a touch is seen as its difference to the touch of nothing; its key is its sensor's name.
+        uncertain: Whether the box's width of uncertainty travels along; moments without one have no box.
+        other_finger: Whether the other finger's box travels along.
     """
 
     key: str
@@ -32,6 +35,9 @@ class Input:
     fit: Fit = "stretch"
     sensor: str | None = None
     zoom: float | None = None
+    difference: bool = False
+    uncertain: bool = False
+    other_finger: bool = False
 
     def __post_init__(self) -> None:
         if self.zoom is not None and (self.sensor is None or self.zoom < 1.0):

@@ -13,7 +13,8 @@ from tactile_align.datasets.episodes import Episode, open_episode
 from tactile_align.datasets.frames import frame_of
 from tactile_align.datasets.normalisation import Statistics
 from tactile_align.datasets.packed import MAX_MAPS, Recent, open_packed
-from tactile_align.datasets.prepare import Job, prepare
+from tactile_align.datasets.prepare import REFERENCE, Job, prepare
+from tactile_align.datasets.reference import difference
 
 MAX_EPISODES = 512  # whose joints are kept twice while their frames are decoded when used
 
@@ -31,6 +32,8 @@ Batch = dict[str, Tensor]
 | image/KEY | (B, H, W, 3) uint8 | the input, RGB |
 | box/KEY | (B, 4) float32 | the sensor's box in the input, px; nan where there is none |
 | visible/KEY | (B,) bool | whether that box exists |
+| sigma/KEY | (B, 2) float32 | how uncertain its place is along u and v, px; for inputs that are `uncertain` |
+| other_box/KEY | (B, 4) float32 | the other finger's box in the input, px; for inputs with `other_finger` |
 | contact/SENSOR | (B,) bool | whether the sensor touches something |
 | contact_index/SENSOR | (B,) int64 | which contact of the episode, -1 between |
 | opening/SENSOR | (B, 2) float32 | where the fingers stand, m |
@@ -69,7 +72,7 @@ class Moments(Dataset[Batch]):
         self._facts = []
         for folder in self.folders:
             with np.load(folder / "facts.npz") as stored:
-                self._facts.append({name: stored[name] for name in stored.files})
+                self._facts.append({name: stored[name] for name in stored.files if not name.startswith(REFERENCE)})
         widths = {(f["qpos"].shape[1], f["action"].shape[1]) for f in self._facts}
         if len(widths) != 1:
             raise ValueError(
@@ -81,6 +84,7 @@ class Moments(Dataset[Batch]):
         self._table = {name: np.concatenate([f[name] for f in self._facts]) for name in sorted(names)}
         self._maps: Recent[tuple[int, str], np.ndarray] = Recent(MAX_MAPS)
         self._episodes: Recent[int, Episode] = Recent(MAX_EPISODES)
+        self._references: Recent[tuple[int, str], np.ndarray] = Recent(MAX_EPISODES)
 
     def __len__(self) -> int:
         return int(self._starts[-1])
@@ -153,7 +157,17 @@ class Moments(Dataset[Batch]):
         if job.packed:
             path, shape = self.folders[episode] / f"{key}.npy", (len(facts["qpos"]), one.height, one.width, 3)
             return self._maps.get((episode, key), lambda: open_packed(path, shape))[t]
-        return frame_of(self._episodes.get(episode, lambda: open_episode(job.ref)), one, t, facts)
+        frame = frame_of(self._episodes.get(episode, lambda: open_episode(job.ref)), one, t, facts)
+        return difference(frame, self.reference(episode, key)) if one.difference else frame
+
+    def reference(self, episode: int, key: str) -> np.ndarray:
+        """Return the touch of nothing (height, width, 3) uint8 that an episode's differences are taken to."""
+
+        def read() -> np.ndarray:
+            with np.load(self.folders[episode] / "facts.npz") as stored:
+                return np.asarray(stored[f"{REFERENCE}{key}"])
+
+        return self._references.get((episode, key), read)
 
 
 def as_it_is(batch: Any) -> Any:

@@ -27,10 +27,15 @@ from tactile_align.datasets.frames import frame_of
 from tactile_align.datasets.inputs import Input
 from tactile_align.datasets.packed import write_packed
 from tactile_align.datasets.parts import clear_parts, end_with_the_parent, part_of
+from tactile_align.datasets.reference import difference, reference_of
+from tactile_align.geometry.frames import Array
 from tactile_align.kinematics.gripper import opening_in_contact
+from tactile_align.projection.other_finger import other_finger_boxes
 from tactile_align.projection.sensor_box import SensorBoxes, sensor_boxes
+from tactile_align.projection.uncertainty import pixel_sigma
 
 FORMAT = 2
+REFERENCE = "reference/"  # facts that hold one image for the whole episode
 _NO_ROOM = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
 
 
@@ -57,7 +62,8 @@ class Job:
             "format": FORMAT,
             "file": [str(self.ref.path.resolve()), self.ref.group, stat.st_size, stat.st_mtime_ns],
             "rig": self.rig.model_dump(mode="json", exclude={"verified", "override"}),
-            "inputs": [asdict(one) for one in self.inputs],
+            # An option that is off leaves the name as it was before the option was there.
+            "inputs": [{k: v for k, v in asdict(one).items() if v is not False} for one in self.inputs],
             "packed": self.packed,
         }
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:24]
@@ -119,13 +125,22 @@ def _fill(job: Job, folder: Path) -> None:
     with open_episode(job.ref) as episode:
         _require_streams(episode, job)
         facts = _facts(episode, job)
+        for one in job.inputs:
+            if one.difference:
+                facts[f"{REFERENCE}{one.key}"] = reference_of(episode, one, facts[f"contact/{one.key}"])
         for one in job.inputs if job.packed else ():
-            frames = (frame_of(episode, one, t, facts) for t in range(len(episode)))
+            frames = (seen_frame(episode, one, t, facts) for t in range(len(episode)))
             write_packed(folder / f"{one.key}.npy", frames, (len(episode), one.height, one.width, 3))
     with (folder / "facts.npz").open("wb") as handle:
         np.savez(handle, **facts)  # type: ignore[arg-type]  # the stub takes no dict of arrays
         handle.flush()
         os.fsync(handle.fileno())
+
+
+def seen_frame(episode: Episode, one: Input, t: int, facts: dict[str, np.ndarray]) -> np.ndarray:
+    """Return moment t of an input as the model sees it, (height, width, 3) uint8: see `frame_of` and `difference`."""
+    frame = frame_of(episode, one, t, facts)
+    return difference(frame, facts[f"{REFERENCE}{one.key}"]) if one.difference else frame
 
 
 def _require_streams(episode: Episode, job: Job) -> None:
@@ -176,13 +191,30 @@ def _facts(episode: Episode, job: Job) -> dict[str, np.ndarray]:
     for one in job.inputs:
         if one.sensor is None:
             continue
-        found = boxes_of(rig, one.stream, one.sensor, episode, facts.get(f"opening/{one.sensor}"))
-        facts[f"frame_box/{one.key}"] = found.box
-        facts[f"visible/{one.key}"] = found.visible
+        stands = facts.get(f"opening/{one.sensor}")
+        found = boxes_of(rig, one.stream, one.sensor, episode, stands)
+        seen, visible = found.box, found.visible
+        sigma = None
+        if one.uncertain:
+            sigma = pixel_sigma(rig, one.stream, one.sensor, _at_exposure(rig, one.stream, episode), stands)
+            seen, visible = only_certain(seen, visible, sigma)
+        facts[f"frame_box/{one.key}"] = seen
+        facts[f"visible/{one.key}"] = visible
         width, height = episode.width_height(one.stream)
-        maps = [one.image_map(width, height, box) for box in found.box]
-        facts[f"box/{one.key}"] = np.stack([m.apply_to_box(b) for m, b in zip(maps, found.box, strict=True)])
+        maps = [one.image_map(width, height, box) for box in seen]
+        facts[f"box/{one.key}"] = np.stack([m.apply_to_box(b) for m, b in zip(maps, seen, strict=True)])
+        if sigma is not None:
+            facts[f"sigma/{one.key}"] = np.stack([np.abs(m.scale) * s for m, s in zip(maps, sigma, strict=True)])
+        if one.other_finger:
+            other = other_finger_boxes(rig, one.stream, one.sensor, _at_exposure(rig, one.stream, episode), stands)
+            facts[f"other_box/{one.key}"] = np.stack([m.apply_to_box(b) for m, b in zip(maps, other.box, strict=True)])
     return facts
+
+
+def only_certain(box: Array, visible: Array, sigma: Array) -> tuple[np.ndarray, np.ndarray]:
+    """Return boxes (..., 4) and whether they exist (...), without those whose uncertainty (..., 2) is not known."""
+    known = np.asarray(visible) & np.isfinite(sigma).all(axis=-1)
+    return np.where(known[..., None], np.asarray(box), np.nan), known
 
 
 def boxes_of(rig: Rig, camera: str, sensor: str, episode: Episode, opening: np.ndarray | None) -> SensorBoxes:

@@ -58,7 +58,13 @@ def grown(config: TrainConfig) -> Iterator[tuple[str, TrainConfig]]:
     """Yield what is added and the config so far; only pieces that the whole config has are added."""
     whole_hsa, whole_policy = config.hsa, config.policy
     bare = {"weight": 0.0, "symmetric": False, "region_rivals": 0, "bank": 0, "touch_ceiling": None, "hardness": 0.0}
-    bare |= {"hardest": None, "learn_temperature": False, "temperature_final": None}
+    bare |= {
+        "finger_rival": False,
+        "camera_rival": False,
+        "hardest": None,
+        "learn_temperature": False,
+        "temperature_final": None,
+    }
     hsa = whole_hsa.model_copy(update=bare)
     policy = whole_policy.model_copy(update={"region_tokens": False, "touch_tokens": False, "cameras": ()})
     joint = config.alignment.model_copy(update={"mode": "joint", "pretrain_steps": 0})

@@ -1,153 +1,32 @@
 """The doctor's checks of data: what comes in at the door, before any network."""
 
 import numpy as np
-import torch
 
-from tactile_align.datasets.episodes import open_episode
-from tactile_align.datasets.looks import colours, look_at
 from tactile_align.datasets.normalisation import Statistics
+from tactile_align.diagnostics.checks_images import image_checks
+from tactile_align.diagnostics.checks_pairs import pair_checks
 from tactile_align.diagnostics.findings import Finding, judged
 from tactile_align.diagnostics.patient import Patient
-from tactile_align.losses.rivals import Rivals
 from tactile_align.training.data import LowDim
-
-CONSTANT = 1.0  # grey levels
-DOOR = 1.0  # grey levels by which a packed frame may differ from the recording's
-FALSE_RIVALS = (0.02, 0.10)
 
 
 def data_checks(patient: Patient) -> list[Finding]:
     """Return all findings about data."""
-    return [
-        *diversity(patient),
-        *ranges(patient),
-        *door(patient),
-        *colour_order(patient),
-        statistics(patient),
-        *rigs(patient),
-        *boxes_and_contacts(patient),
-        *false_rivals(patient),
-    ]
+    return [*image_checks(patient), action_diversity(patient), statistics(patient), *pair_checks(patient)]
 
 
-def diversity(patient: Patient) -> list[Finding]:
-    """How much the moments of each stream differ from each other."""
-    found = []
-    for name, images in _images(patient).items():
-        per_pixel = images.float().std(dim=0).mean()
-        unique = len({bytes(image.numpy().tobytes()) for image in images})
-        found.append(
-            judged(
-                "data diversity",
-                f"{name}: {float(per_pixel):.1f} grey levels of change from moment to moment, {unique} of "
-                f"{len(images)} frames differ",
-                f"> {CONSTANT:g} grey levels",
-                broken=float(per_pixel) < CONSTANT or unique == 1 < len(images),
-                warn=unique < 0.5 * len(images),
-                why="a stream that always looks the same tells the encoder nothing; no loss can fall on it",
-                advice="look at the stream with `tactile-align inspect`; is the camera frozen, or the wrong "
-                "stream named?",
-            )
-        )
+def action_diversity(patient: Patient) -> Finding:
+    """How many action columns move at all."""
     action = patient.data.train.low_dim()
     moving = np.concatenate([a for _, a in action]).std(axis=0)
-    found.append(
-        judged(
-            "action diversity",
-            f"{int((moving > 1e-4).sum())} of {len(moving)} action columns move",
-            "at least one",
-            broken=not (moving > 1e-4).any(),
-            why="constant actions are learnt at once and mean nothing",
-            advice="check the action stream of the layout",
-        )
+    return judged(
+        "action diversity",
+        f"{int((moving > 1e-4).sum())} of {len(moving)} action columns move",
+        "at least one",
+        broken=not (moving > 1e-4).any(),
+        why="constant actions are learnt at once and mean nothing",
+        advice="check the action stream of the layout",
     )
-    return found
-
-
-def ranges(patient: Patient) -> list[Finding]:
-    """Brightness of each stream at the encoder's door."""
-    found = []
-    for name, images in _images(patient).items():
-        values = images.float()
-        mean, low, high = float(values.mean()), float(values.min()), float(values.max())
-        wrong = images.dtype != torch.uint8 or high <= 1.0
-        found.append(
-            judged(
-                "image range",
-                f"{name}: {images.dtype} {low:.0f} to {high:.0f}, mean {mean:.0f}",
-                "uint8, 0 to 255, mean 5 to 250",
-                broken=wrong or not 5 < mean < 250,
-                why="the encoder divides by 255 and takes away its own mean; images that were scaled before come "
-                "in black",
-                advice="hand images over as recorded, uint8 RGB",
-            )
-        )
-    return found
-
-
-def door(patient: Patient) -> list[Finding]:
-    """Whether images and boxes at the door are those of the recording, moment by moment."""
-    moments, raw = patient.data.train, patient.raw
-    worst: dict[str, float] = {}
-    box_off: dict[str, float] = {}
-    for row in range(0, len(raw["episode"]), max(1, len(raw["episode"]) // 6)):
-        job = moments.jobs[int(raw["episode"][row])]
-        t = int(raw["time"][row])
-        start = int(np.flatnonzero(moments.episode == int(raw["episode"][row]))[0])
-        with open_episode(job.ref) as episode:
-            for one in job.inputs:
-                width, height = episode.width_height(one.stream)
-                box = moments.column(f"frame_box/{one.key}")[start + t] if one.sensor is not None else None
-                there = one.image_map(width, height, box if one.zoom is not None else None)
-                expected = there.apply_to_image(episode.image(one.stream, t)).astype(np.float32)
-                here = raw[f"image/{one.key}"][row].float().numpy()
-                off = np.abs(here - expected).mean() if here.shape == expected.shape else np.inf
-                worst[one.key] = max(worst.get(one.key, 0.0), float(off))
-                if box is not None and np.isfinite(box).all():
-                    moved = there.apply_to_box(box)
-                    gap = np.abs(raw[f"box/{one.key}"][row].numpy() - moved).max()
-                    box_off[one.key] = max(box_off.get(one.key, 0.0), float(gap))
-    found = [
-        judged(
-            "images are the recording's",
-            f"{name}: {value:.2f} grey levels off",
-            f"<= {DOOR:g}",
-            broken=not value <= DOOR,
-            why="what the encoder sees is not the frame of that moment: channels exchanged, rows shuffled, or "
-            "scaled twice",
-            advice="compare a batch with `tactile-align overlay`; keep every change of an image in its ImageMap",
-        )
-        for name, value in worst.items()
-    ]
-    found += [
-        judged(
-            "box moves with its image",
-            f"{name}: {value:.2f} px off",
-            "<= 0.5 px",
-            broken=not value <= 0.5,
-            why="a box scaled by another factor than its image lies on the wrong tokens",
-            advice="move image and box by the same ImageMap",
-        )
-        for name, value in box_off.items()
-    ]
-    return found
-
-
-def colour_order(patient: Patient) -> list[Finding]:
-    """Whether the stated channel order of the first episode is likely: cameras of one scene share its colours."""
-    with open_episode(patient.data.train.jobs[0].ref) as episode:
-        every = max(1, len(episode) // 6)
-        remarks = colours(episode, {name: look_at(episode, name, every) for name in episode.cameras})
-    return [
-        judged(
-            "colour order",
-            remarks[0] if remarks else "as stated",
-            "cameras of one scene share its colours",
-            broken=bool(remarks),
-            why="pretrained encoders know red from blue; exchanged channels cost them what they know",
-            advice="set channels in the episode layout to what the recorder wrote",
-        )
-    ]
 
 
 def statistics(patient: Patient) -> Finding:
@@ -171,91 +50,3 @@ def statistics(patient: Patient) -> Finding:
         why="statistics that include held-out episodes make validation too kind; wrong ones put inputs out of range",
         advice="take them from the training split: Statistics.of(training episodes)",
     )
-
-
-def rigs(patient: Patient) -> list[Finding]:
-    """Whether the rigs were held against recordings."""
-    found = []
-    for entry, rig in zip(patient.config.data, patient.data.rigs, strict=True):
-        verdict = "exact, from a simulation" if rig.status == "exact" else "never verified"
-        if rig.verified is not None:
-            verdict = f"verified on {rig.verified.when}: {rig.verified.verdict}"
-        bad = rig.verified is not None and rig.verified.verdict == "fail"
-        found.append(
-            judged(
-                "rig",
-                f"{entry.rig}: {verdict}",
-                "verified: pass",
-                broken=bad,
-                warn=rig.verified is None and rig.status != "exact" and patient.config.hsa.weight > 0,
-                why="a rig that does not explain the recordings puts boxes where the sensor is not",
-                advice=f"run: tactile-align verify {entry.path} --rig {entry.rig}",
-            )
-        )
-    return found
-
-
-def boxes_and_contacts(patient: Patient) -> list[Finding]:
-    """How often each sensor has a box, how often it touches, and how much of a pair's moments is left."""
-    moments, found = patient.data.train, []
-    for view in patient.model.views:
-        visible, contact = moments.column(f"visible/{view.key}"), moments.column(f"contact/{view.sensor}")
-        share = float(visible.mean())
-        found.append(
-            judged(
-                "box share",
-                f"{view.key}: {share:.0%} of the moments have a box",
-                "> 50 %, broken below 5 %",
-                broken=share < 0.05,
-                warn=share < 0.5,
-                why="without a box there is no pair; a sensor that is never in view points at a wrong rig",
-                advice="run `tactile-align verify` and look at `tactile-align overlay`; is the sensor where the "
-                "rig says?",
-            )
-        )
-        touching = float((visible & contact).mean())
-        found.append(
-            judged(
-                "contact share",
-                f"{view.key}: {touching:.1%} of the moments are in contact with a box",
-                "> 5 %, broken below 0.5 %",
-                broken=touching < 0.005,
-                warn=touching < 0.05,
-                why="moments without contact all feel alike and cannot be told apart",
-                advice="record more contacts, or raise contact_share; check the touch stream with `tactile-align "
-                "inspect`",
-            )
-        )
-    return found
-
-
-def false_rivals(patient: Patient) -> list[Finding]:
-    """How many rivals of a batch show the very same contact, or none either."""
-    if patient.model.hsa.weight == 0:
-        return []
-    found, batch, hsa = [], patient.batch, patient.model.hsa
-    rule = Rivals(batch["episode"], batch["time"], hsa.min_gap).rows(0, len(batch["episode"]))
-    for view in patient.model.views:
-        valid = patient.model.valid_pairs(batch, view)
-        pairs = rule & valid[:, None] & valid[None, :]
-        index, contact = batch[f"contact_index/{view.sensor}"], batch[f"contact/{view.sensor}"]
-        same = (index[:, None] == index) & (batch["episode"][:, None] == batch["episode"]) & (index >= 0)
-        alike = same | (~contact[:, None] & ~contact)
-        share = float((pairs & alike).sum() / pairs.sum().clamp(min=1))
-        found.append(
-            judged(
-                "false rivals",
-                f"{view.key}: {share:.1%} of {int(pairs.sum())} rivals show the same contact, or no contact either",
-                f"< {FALSE_RIVALS[0]:.0%}, broken above {FALSE_RIVALS[1]:.0%}",
-                broken=share > FALSE_RIVALS[1] or not bool(pairs.any()),
-                warn=share > FALSE_RIVALS[0],
-                why="the loss then pushes apart what is alike and can never fall far",
-                advice="raise hsa.min_gap to the length of a contact, keep hsa.require_contact, or set "
-                "hsa.touch_ceiling",
-            )
-        )
-    return found
-
-
-def _images(patient: Patient) -> dict[str, torch.Tensor]:
-    return {name.removeprefix("image/"): value for name, value in patient.wide.items() if name.startswith("image/")}

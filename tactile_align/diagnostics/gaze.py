@@ -57,7 +57,8 @@ def pointing(model: AlignedPolicy, moments: Moments, config: TrainConfig, key: s
     view = next(view for view in model.views if view.key == key)
     batch = centred(moments.__getitems__(list(rows)), config)
     tau = model.see(batch).touches[view.sensor].vector
-    found = similarity_maps(model.towers, tau, batch[f"image/{key}"], model.finite_box(batch, view))
+    box, sigma = model.finite_box(batch, view), model.sigma(batch, view)
+    found = similarity_maps(model.towers, tau, batch[f"image/{key}"], box, sigma)
     return Pointing(
         images=batch[f"image/{key}"].numpy(),
         touches=batch[f"image/{view.sensor}"].numpy(),

@@ -41,7 +41,7 @@ class Localisation:
 
 
 @torch.no_grad()
-def similarity_maps(towers: Towers, h_tau: Tensor, images: Tensor, box: Tensor) -> Tensor:
+def similarity_maps(towers: Towers, h_tau: Tensor, images: Tensor, box: Tensor, sigma: Tensor | None = None) -> Tensor:
     """Return the cosine of each touch with a region of the box's size around each token of its image.
 
     Args:
@@ -49,6 +49,7 @@ def similarity_maps(towers: Towers, h_tau: Tensor, images: Tensor, box: Tensor) 
         h_tau: (B, dim) touch features.
         images: (B, H, W, 3) uint8, the vision encoder's input.
         box: (B, 4) the sensor's boxes there, px; only their sizes are used.
+        sigma: (B, 2) how uncertain their places are, px, for features.sigma_px = "rig".
 
     Returns:
         (B, rows, columns).
@@ -56,7 +57,7 @@ def similarity_maps(towers: Towers, h_tau: Tensor, images: Tensor, box: Tensor) 
     centres = token_centres(towers.vision.input_size, towers.vision.grid).to(box)
     half = (box[:, 2:] - box[:, :2])[:, None] / 2
     places = torch.cat([centres.flatten(0, 1) - half, centres.flatten(0, 1) + half], dim=-1)
-    found = towers.of_boxes(images, places)
+    found = towers.of_boxes(images, places, sigma)
     cosine = torch.nn.functional.cosine_similarity(h_tau[:, None].float(), found.float(), dim=-1)
     return cosine.unflatten(1, towers.vision.grid)
 

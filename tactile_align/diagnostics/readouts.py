@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from tactile_align.datasets.moments import Batch, Moments
+from tactile_align.diagnostics.evaluation import pair_rows
 from tactile_align.diagnostics.localisation import localise, millimetres_per_pixel, similarity_maps
 from tactile_align.diagnostics.probes import probe_classes, probe_number
 from tactile_align.diagnostics.retrieval import Gallery, region_retrieval, retrieval
@@ -36,11 +37,13 @@ def view_readouts(
 
     Returns:
         Plain values for JSON: "galleries", "space", "localisation", "probes", "left_out".
+
+    Raises:
+        ValueError: No held-out moment has both a box and a contact.
     """
     view = next(one for one in model.views if one.key == key)
     camera = next(entry.camera for one, entry in zip(views_of(config), config.views, strict=True) if one.key == key)
-    contact = moments.column(f"visible/{view.key}") & moments.column(f"contact/{view.sensor}")
-    pairs = np.flatnonzero(contact)
+    pairs = pair_rows(moments, view)
     found = _features(model, moments, config, view, pairs)
     episode, index = moments.episode[pairs], moments.column(f"contact_index/{view.sensor}")[pairs]
     time, tau, w = moments.time[pairs], found["h_tau"], found["h_w"]
@@ -106,8 +109,8 @@ def _features(
         if regions:
             assert model.towers is not None
             images, box = batch[f"image/{view.key}"], model.finite_box(batch, view)
-            others = model.towers.of_other_regions(images, box, OTHER_REGIONS).float().cpu().numpy()
-            found["regions"].append(np.concatenate([found["h_w"][-1][:, None], others], axis=1))
+            others = model.towers.of_other_regions(images, box, OTHER_REGIONS, model.sigma(batch, view))
+            found["regions"].append(np.concatenate([found["h_w"][-1][:, None], others.float().cpu().numpy()], axis=1))
     return {name: np.concatenate(parts) for name, parts in found.items() if parts}
 
 
@@ -120,7 +123,8 @@ def _localisation(
     for batch in _batches(model, moments, config, rows):
         box = batch[f"box/{view.key}"]
         tau = model.see(batch).touches[view.sensor].vector
-        maps.append(similarity_maps(model.towers, tau, batch[f"image/{view.key}"], box).float().cpu().numpy())
+        images, sigma = batch[f"image/{view.key}"], model.sigma(batch, view)
+        maps.append(similarity_maps(model.towers, tau, images, box, sigma).float().cpu().numpy())
         boxes.append(box.cpu().numpy())
     sides, stored = np.concatenate(boxes).astype(np.float64), moments.column(f"frame_box/{view.key}")[rows]
     # Box sides before and after say how much the image was resized, whatever map each moment went through.

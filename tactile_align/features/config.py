@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Pooling = Literal["grid", "mean", "mean_block", "attention", "gaussian"]
 Tune = Literal["full", "last", "adapters", "frozen"]
@@ -62,13 +62,26 @@ class FeatureConfig(_Config):
     """grid keeps where on the pad the contact is; mean is the original's; see `features.pooling` for all."""
     touch_pooling: Literal["mean", "attention"] = "mean"
     """How the tokens of a touch become one vector."""
+    touch_input: Literal["image", "difference"] = "image"
+    """difference: the touch encoder sees the touch less its sensor's touch of nothing in the same episode, halved,
+    around grey 128, so that gels and lamps that differ from unit to unit look alike."""
     grid: Annotated[int, Field(ge=1)] = 4
     """Side of the sampling grid on the box."""
     margin: Annotated[float, Field(ge=1.0)] = 1.5
     """Factor on the box before pooling: slack for calibration error. mean and gaussian take the box as it is."""
-    sigma_px: Annotated[float, Field(ge=0)] = 4.0
-    """Standard deviation of the box's place in the encoder's input, px, from the calibration; gaussian only."""
+    sigma_px: Annotated[float, Field(ge=0)] | Literal["rig"] = 4.0
+    """Standard deviation of the box's place in the encoder's input, px; gaussian only. rig: along u and v for each
+    moment, from the covariance that `calibrate hand-eye` wrote for the camera."""
     head: Literal["linear", "mlp"] = "linear"
     """What comes after pooling, on both sides; mlp adds one hidden layer."""
     dim: Annotated[int, Field(ge=2)] = 128
     """Length of h_tau and h_w."""
+
+    @model_validator(mode="after")
+    def _widths_are_used(self) -> "FeatureConfig":
+        if self.sigma_px == "rig" and self.pooling != "gaussian":
+            raise ValueError(
+                f"sigma_px = 'rig' is the width of pooling = 'gaussian'; got pooling = '{self.pooling}'. Choose that "
+                f"pooling or leave sigma_px out"
+            )
+        return self

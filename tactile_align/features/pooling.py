@@ -10,6 +10,7 @@
 """
 
 import math
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +21,8 @@ from tactile_align.geometry import boxes
 from tactile_align.geometry.images import ImageMap
 from tactile_align.projection.tokens import token_weights
 
+SHARPEST_PX = 0.01
+"""A box known better than this is taken as it stands: blurring by less only costs accuracy of the float."""
 POOLINGS = ("grid", "mean", "mean_block", "attention", "gaussian")
 
 
@@ -56,12 +59,13 @@ def blurred_weights(box: Tensor, input_size: tuple[int, int], grid: tuple[int, i
         input_size: (width, height) of that image, px.
         grid: (rows, columns) of tokens.
         sigma: Standard deviation of the box's place along u and v, px: a number, or (B, 2) from the covariance
-            that the calibration states. Greater than 0.
+            that the calibration states, see `projection.uncertainty.pixel_sigma`. Below SHARPEST_PX it counts as that.
 
     Returns:
         (B, rows, columns) in 0..1.
     """
     spread = torch.as_tensor(sigma, dtype=box.dtype, device=box.device).expand(*box.shape[:-1], 2)
+    spread = spread.clamp(min=SHARPEST_PX)
     along = []
     for axis, (length, count) in enumerate(zip(input_size, (grid[1], grid[0]), strict=True)):
         side = length / count
@@ -109,20 +113,24 @@ class MeanPooling(nn.Module):
         width: D of the tokens.
         out: Length of the feature.
         block: Send all tokens through one trainable transformer block first.
-        sigma_px: Standard deviation of the box's place, px; 0 takes the box as it stands.
+        sigma_px: Standard deviation of the box's place, px; 0 takes the box as it stands, "rig" that of each box.
     """
 
-    def __init__(self, width: int, out: int, block: bool = False, sigma_px: float = 0.0) -> None:
+    def __init__(self, width: int, out: int, block: bool = False, sigma_px: float | Literal["rig"] = 0.0) -> None:
         super().__init__()
         self.sigma_px = sigma_px
         self.block = _transformer_block(width) if block else None
         self.project = nn.Linear(width, out)
 
-    def forward(self, tokens: Tensor, box: Tensor, input_size: tuple[int, int]) -> Tensor:
-        """Return (B, out) of tokens (B, rows, columns, D) and boxes (B, 4), px of the encoder's input."""
+    def forward(self, tokens: Tensor, box: Tensor, input_size: tuple[int, int], sigma: Tensor | None = None) -> Tensor:
+        """Return (B, out) of tokens (B, rows, columns, D) and boxes (B, 4), px of the encoder's input.
+
+        `sigma` (B, 2), px, is that of each box along u and v, for sigma_px = "rig".
+        """
         grid = (tokens.shape[1], tokens.shape[2])
-        if self.sigma_px > 0:
-            weights = blurred_weights(box, input_size, grid, self.sigma_px)
+        width = self._width(sigma)
+        if isinstance(width, Tensor) or width > 0:
+            weights = blurred_weights(box, input_size, grid, width)
         else:
             weights = token_weights(box, ImageMap.identity(*input_size), grid)
         weights = weights / weights.sum(dim=(1, 2), keepdim=True)
@@ -131,6 +139,17 @@ class MeanPooling(nn.Module):
         pooled = torch.einsum("brc,brcd->bd", weights.to(tokens.dtype), tokens)
         projected: Tensor = self.project(pooled)
         return projected
+
+    def _width(self, sigma: Tensor | None) -> float | Tensor:
+        if (self.sigma_px == "rig") != (sigma is not None):
+            raise ValueError(
+                f"a width for each box goes with sigma_px = 'rig' and no other; got sigma_px = {self.sigma_px!r} and "
+                f"{'no widths' if sigma is None else 'widths'}. Pass the batch's sigma/VIEW, or leave it out"
+            )
+        if self.sigma_px == "rig":
+            assert sigma is not None
+            return sigma
+        return self.sigma_px
 
 
 class AttentionPooling(nn.Module):
@@ -204,7 +223,12 @@ def _transformer_block(width: int) -> nn.TransformerEncoderLayer:
 
 
 def make_pooling(
-    kind: Pooling, width: int, out: int, size: int = 4, margin: float = 1.5, sigma_px: float = 4.0
+    kind: Pooling,
+    width: int,
+    out: int,
+    size: int = 4,
+    margin: float = 1.5,
+    sigma_px: float | Literal["rig"] = 4.0,
 ) -> nn.Module:
     """Build a pooling by name; "grid" is the default of the toolkit."""
     if kind == "grid":

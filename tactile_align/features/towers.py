@@ -59,29 +59,38 @@ class Towers(nn.Module):
             vector = self.touch_head(tokens.mean(dim=(1, 2)))
         return Features(self.touch_mlp(vector), grid.flatten(2).transpose(1, 2))
 
-    def of_region(self, images: Tensor, box: Tensor) -> Features:
-        """Return h_w of the boxes (B, 4), px, finite, in images (B, H, W, 3) uint8."""
+    def of_region(self, images: Tensor, box: Tensor, sigma: Tensor | None = None) -> Features:
+        """Return h_w of the boxes (B, 4), px, finite, in images (B, H, W, 3) uint8.
+
+        `sigma` (B, 2), px, says how well each box's place is known, for sigma_px = "rig".
+        """
         tokens = self.vision.tokens(images)
         size = self.vision.input_size
         box = place_boxes(box, self.config.place, size)
-        vector = self.region_mlp(self.region_pooling(tokens, box, size))
+        vector = self._pooled(tokens, box, sigma)
         around = region_grid(tokens, boxes.enlarge(box, self._margin), size, POLICY_GRID)
         return Features(vector, around.flatten(1, 2))
 
-    def of_other_regions(self, images: Tensor, box: Tensor, count: int) -> Tensor:
+    def of_other_regions(self, images: Tensor, box: Tensor, count: int, sigma: Tensor | None = None) -> Tensor:
         """Return (B, count, dim) features of `count` boxes beside each box, in the same images.
 
         The box is moved by its own size in eight directions in turn; where that leaves the image it goes
         the opposite way.
         """
-        return self.of_boxes(images, shifted_boxes(box, count, self.vision.input_size))
+        return self.of_boxes(images, shifted_boxes(box, count, self.vision.input_size), sigma)
 
-    def of_boxes(self, images: Tensor, places: Tensor) -> Tensor:
-        """Return (B, P, dim) region features of P boxes (B, P, 4), px, in each of B images; one pass of the encoder."""
+    def of_boxes(self, images: Tensor, places: Tensor, sigma: Tensor | None = None) -> Tensor:
+        """Return (B, P, dim) region features of P boxes (B, P, 4), px, in each of B images; one pass of the encoder.
+
+        `sigma` as in `of_region`; the boxes of one image share it.
+        """
         tokens = self.vision.tokens(images)
-        size = self.vision.input_size
-        found = [self.region_mlp(self.region_pooling(tokens, one.to(tokens.dtype), size)) for one in places.unbind(1)]
-        return torch.stack(found, dim=1)
+        return torch.stack([self._pooled(tokens, one.to(tokens.dtype), sigma) for one in places.unbind(1)], dim=1)
+
+    def _pooled(self, tokens: Tensor, box: Tensor, sigma: Tensor | None) -> Tensor:
+        widths = () if sigma is None else (sigma,)
+        vector: Tensor = self.region_mlp(self.region_pooling(tokens, box, self.vision.input_size, *widths))
+        return vector
 
 
 class OpeningRegion(nn.Module):

@@ -35,6 +35,12 @@ class HSAConfig(_Config):
     """Touches whose coarse patterns have a cosine above this are no rivals; None for no such rule."""
     region_rivals: Annotated[int, Field(ge=0, le=8)] = 0
     """Other regions of the same image (shifted boxes) as further rivals of each touch."""
+    finger_rival: bool = False
+    """Also the other finger's box in the same image, where it is in sight and not behind the sensor's box. Without a
+    sensor of its own in the rig that finger is taken to be the mirror image of the sensor's."""
+    camera_rival: bool = False
+    """Also a region of each other camera among the views at the same moment: the box of its sensor, or beside the box
+    where it is the same sensor, whose own box is the touch's pair there."""
     hardness: Annotated[float, Field(ge=0)] = 0.0
     """beta: weighs rivals by e^(beta s / kappa), so that the most similar ones count most; 0 weighs all alike."""
     hardest: Annotated[int, Field(ge=1)] | None = None
@@ -54,3 +60,8 @@ class HSAConfig(_Config):
                 f"{self.temperature_steps} steps and learn_temperature = {self.learn_temperature}"
             )
         return self
+
+    @property
+    def looks_beside(self) -> bool:
+        """Whether other regions of the same moment are rivals."""
+        return self.region_rivals > 0 or self.finger_rival or self.camera_rival

@@ -88,16 +88,17 @@ class Rivals:
         """Return (stop - start, B) bool: of whom rows start..stop-1 are rivals; the bank asks nothing."""
         return self.rows(start, stop)[:, : len(self.episode)]
 
-    def excluded(self) -> dict[str, Tensor]:
-        """Return how many pairs each rule takes away, by the rule's name; two rules may count the same pair."""
+    def excluded(self, first: int = 0, last: int | None = None) -> dict[str, Tensor]:
+        """Return how many pairs of rows first..last-1 each rule takes away, by its name; rules may share a pair."""
         rules = {"time_gap": self._too_close}
         if self.contact is not None:
             rules["no_contact"] = self._without_contact
         if self.ceiling is not None:
             rules["same_touch"] = self._alike
         counts = {name: torch.zeros((), dtype=torch.int64, device=self.episode.device) for name in rules}
-        for start in range(0, len(self.episode), COUNT_ROWS):
-            stop = min(start + COUNT_ROWS, len(self.episode))
+        end = len(self.episode) if last is None else last
+        for start in range(first, end, COUNT_ROWS):
+            stop = min(start + COUNT_ROWS, end)
             other = ~self._same_row(start, stop)
             for name, rule in rules.items():
                 counts[name] += (rule(start, stop) & other).sum()

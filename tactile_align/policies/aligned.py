@@ -142,7 +142,9 @@ class AlignedPolicy(nn.Module):
                 regions[view.key] = Features(vector, vector[:0, None])
         elif alignment or self.reads_regions:
             images = torch.cat([batch[f"image/{view.key}"] for view in self.views])
-            region = self.towers.of_region(images, torch.cat([self.finite_box(batch, view) for view in self.views]))
+            box = torch.cat([self.finite_box(batch, view) for view in self.views])
+            widths = [sigma for view in self.views if (sigma := self.sigma(batch, view)) is not None]
+            region = self.towers.of_region(images, box, *([torch.cat(widths)] if widths else []))
             regions = _split(region, tuple(view.key for view in self.views))
         return Seen(regions, touches)
 
@@ -153,6 +155,13 @@ class AlignedPolicy(nn.Module):
         box = batch[f"box/{view.key}"]
         whole = box.new_tensor([-0.5, -0.5, width - 0.5, height - 0.5])
         return torch.where(batch[f"visible/{view.key}"][:, None], box, whole)
+
+    def sigma(self, batch: Batch, view: View) -> Tensor | None:
+        """Return (B, 2) how uncertain the boxes are, px, 1 where there is none; None where the config states it."""
+        if self.towers is None or self.towers.config.sigma_px != "rig":
+            return None
+        known = batch[f"sigma/{view.key}"]
+        return torch.where(batch[f"visible/{view.key}"][:, None], known, torch.ones_like(known))
 
     def valid_pairs(self, batch: Batch, view: View) -> Tensor:
         """Return (B,) bool: which moments have a box and, where asked for, a contact."""

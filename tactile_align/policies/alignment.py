@@ -10,9 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tactile_align.losses.bank import Following, MemoryBank
-from tactile_align.losses.gather import gather_facts, gather_rows
-from tactile_align.losses.hsa import HSAStats
+from tactile_align.losses.chunks import spans
+from tactile_align.losses.gather import gather_facts, gather_rows, world
+from tactile_align.losses.hsa import HSALoss, HSAStats
 from tactile_align.losses.rivals import Rivals, touch_pattern
+from tactile_align.policies.region_rivals import region_rivals
 
 if TYPE_CHECKING:
     from tactile_align.policies.aligned import AlignedPolicy, Batch, Seen, View
@@ -34,35 +36,52 @@ def align(
     total = batch["qpos"].new_zeros(())
     log: dict[str, Tensor] = {}
     kappa = model.temperature()
+    others = region_rivals(model, batch, seen)
     for view in model.views:
-        hard = None
-        if model.hsa.region_rivals and model.region == "box":
-            assert model.towers is not None
-            box = model.finite_box(batch, view)
-            hard = model.towers.of_other_regions(batch[f"image/{view.key}"], box, model.hsa.region_rivals)
+        other = others.get(view.key)
         valid = model.valid_pairs(batch, view)
         tau, w = seen.touches[view.sensor].vector, seen.regions[view.key].vector
         past = model.memory.of(view) if model.memory is not None and model.training else None
         rivals = rivals_of(model, batch, view, past)
         loss, stats = model.loss(
-            tau, w, hard, rivals, temperature=kappa, valid=valid, stats=True, bank=None if past is None else past.kept()
+            tau,
+            w,
+            None if other is None else other.features,
+            rivals,
+            temperature=kappa,
+            valid=valid,
+            stats=True,
+            bank=None if past is None else past.kept(),
+            hard_valid=None if other is None else other.exist,
         )
         assert isinstance(stats, HSAStats)
         whole = stats.pairs if totals is None else totals[f"pairs/{view.key}"]
         share = stats.pairs / whole.clamp(min=1) if totals is not None else 1.0
         total = total + view.weight * share * loss
+        hits, from_bank = first_hits(tau, w, rivals, valid)
+        counts = {} if other is None else other.counts(valid)
+        counts |= {} if past is None else {"bank": from_bank}
         log |= {
             f"hsa/{view.key}": share * loss.detach(),
             f"chance/{view.key}": share * stats.chance,
             f"rivals/{view.key}": share * stats.rivals,
-            f"r1/{view.key}": first_hits(tau, w, rivals, valid) / whole.clamp(min=1),
+            f"r1/{view.key}": hits / whole.clamp(min=1),
             f"pairs/{view.key}": stats.pairs,
             f"no_box/{view.key}": (~batch[f"visible/{view.key}"]).sum(),
         }
-        log |= {f"excluded/{name}": count for name, count in rivals.excluded().items()}
+        log |= {f"rivals_from/{kind}/{view.key}": n / whole.clamp(min=1) for kind, n in counts.items()}
+        log |= {f"excluded/{name}": count for name, count in _excluded(model, rivals, len(tau)).items()}
     log["no_contact"] = torch.stack([(~batch[f"contact/{name}"]).sum() for name in model.sensors]).sum()
     log["temperature"] = kappa.detach()
     return total, log
+
+
+def _excluded(model: AlignedPolicy, rivals: Rivals, count: int) -> dict[str, Tensor]:
+    """Return what the rules take away from this process's rows, among the rows of all processes the loss looks at."""
+    if not (isinstance(model.loss, HSALoss) and model.loss.gather):
+        return rivals.excluded()
+    first = world()[0] * count
+    return rivals.gathered().excluded(first, first + count)
 
 
 def rivals_of(model: AlignedPolicy, batch: Batch, view: View, past: MemoryBank | None) -> Rivals:
@@ -77,12 +96,18 @@ def rivals_of(model: AlignedPolicy, batch: Batch, view: View, past: MemoryBank |
 
 
 @torch.no_grad()
-def first_hits(tau: Tensor, w: Tensor, rivals: Rivals, valid: Tensor) -> Tensor:
-    """Return how many valid touches of a batch are nearer to their own region than to that of any rival in it."""
-    near = F.normalize(tau.float(), dim=-1) @ F.normalize(w.float(), dim=-1).T
-    other = rivals.rows(0, len(tau))[:, : len(tau)] & valid[:, None] & valid[None, :]
-    best = near.masked_fill(~other, -torch.inf).amax(dim=1)
-    return ((near.diagonal() > best) & valid).sum()
+def first_hits(tau: Tensor, w: Tensor, rivals: Rivals, valid: Tensor) -> tuple[Tensor, Tensor]:
+    """Return how many valid touches are nearer to their own region than to that of any rival in the batch, and how many
+    rivals all of them have in the bank; a span of rows at a time."""
+    touch, region = F.normalize(tau.float(), dim=-1), F.normalize(w.float(), dim=-1)
+    hits = past = torch.zeros((), dtype=torch.int64, device=tau.device)
+    for start, stop in spans(len(tau), len(tau), None):
+        near, here = touch[start:stop] @ region.T, valid[start:stop]
+        rival = rivals.rows(start, stop) & here[:, None]
+        best = near.masked_fill(~(rival[:, : len(tau)] & valid), -torch.inf).amax(dim=1)
+        hits = hits + ((near.diagonal(start) > best) & here).sum()
+        past = past + rival[:, len(tau) :].sum()
+    return hits, past
 
 
 class Memory(nn.Module):
@@ -109,7 +134,8 @@ class Memory(nn.Module):
         self.following.follow(model.towers)
         for view, bank in zip(model.views, self.banks, strict=True):
             copy, box = self.following.module, model.finite_box(batch, view)
-            vector = copy.of_region(batch[f"image/{view.key}"], box).vector  # type: ignore[operator, union-attr]
+            found = copy.of_region(batch[f"image/{view.key}"], box, model.sigma(batch, view))  # type: ignore[operator]
+            vector = found.vector
             touch = None
             if model.hsa.touch_ceiling is not None:
                 touch = gather_rows(touch_pattern(batch[f"image/{view.sensor}"], PATTERN))

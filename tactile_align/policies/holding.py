@@ -24,13 +24,21 @@ class ContactWatch:
         Raises:
             ValueError: A touch of another size than the reference.
         """
+        score = float(contact_of([touch], reference=self.against(touch)).score[0])
+        self.touching = score > (LEAVE if self.touching else ENTER)
+        return self.touching
+
+    def against(self, touch: np.ndarray) -> np.ndarray:
+        """Return the touch of nothing to hold a touch (H, W, 3) uint8 against: the one given, or else the first.
+
+        Raises:
+            ValueError: A touch of another size than the reference.
+        """
         if self.free is None:
             self.free = touch.copy()
         if touch.shape != self.free.shape:
             raise ValueError(f"the touch of nothing has shape {self.free.shape}, this one {touch.shape}; call reset()")
-        score = float(contact_of([touch], reference=self.free).score[0])
-        self.touching = score > (LEAVE if self.touching else ENTER)
-        return self.touching
+        return self.free
 
 
 class Held:

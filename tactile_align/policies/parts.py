@@ -24,6 +24,11 @@ class View:
     sensor: str
     weight: float
 
+    @property
+    def camera(self) -> str:
+        """The camera stream; a key is CAMERA-SENSOR."""
+        return self.key.removesuffix(f"-{self.sensor}")
+
 
 @dataclass(frozen=True)
 class Seen:

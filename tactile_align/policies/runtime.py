@@ -11,11 +11,14 @@ from tactile_align.calibration.rig import Rig, load_rig
 from tactile_align.datasets.inputs import Input
 from tactile_align.datasets.moments import Batch
 from tactile_align.datasets.normalisation import Statistics
+from tactile_align.datasets.prepare import only_certain
+from tactile_align.datasets.reference import difference
 from tactile_align.policies.aligned import AlignedPolicy, camera_key
 from tactile_align.policies.ensembling import TemporalEnsembler
 from tactile_align.policies.holding import ContactWatch, Held
 from tactile_align.policies.observation import Needs, Seen, checked
 from tactile_align.projection.sensor_box import sensor_boxes
+from tactile_align.projection.uncertainty import pixel_sigma
 from tactile_align.training.augment import augment
 from tactile_align.training.checkpoint import best_checkpoint, load_checkpoint
 from tactile_align.training.config import TrainConfig, load_config
@@ -54,6 +57,7 @@ class Policy:
         self.views = tuple(view for view in model.views if model.reads_regions)
         self.inputs = tuple(one for one in inputs_of(config, rig) if self._looked_at(one))
         self._held = {view.sensor: self._hold(view.sensor) for view in self.views}
+        self._watched = tuple(dict.fromkeys([*self._held, *(one.key for one in self.inputs if one.difference)]))
         self.needs = self._needs(sizes)
         chunk = model.policy.chunk_size
         self._ensembler = None if ensemble is None else TemporalEnsembler(chunk, ensemble)
@@ -97,16 +101,23 @@ class Policy:
         """Forget everything remembered between steps: call at the start of each episode.
 
         Args:
-            free: A touch of nothing by sensor, (H, W, 3) uint8, for telling contact. Without one, the first touch after
-                the reset must be free. Needed only where the gripper reports commands.
+            free: A touch of nothing by sensor, (H, W, 3) uint8. Without one, the first touch after the reset must be
+                free. Needed only where the gripper reports commands, for telling contact, and for
+                features.touch_input = "difference", as what differences are taken to.
         """
         given = dict(free or {})
-        unknown = set(given) - set(self._held)
+        unknown = set(given) - set(self._watched)
         if unknown:
             raise ValueError(
-                f"free names {sorted(unknown)}; the policy looks for {', '.join(self._held) or 'no sensor'}"
+                f"free names {sorted(unknown)}; the policy looks for {', '.join(self._watched) or 'no sensor'}"
             )
-        self._watch = {name: ContactWatch(given.get(name)) for name in self._held}
+        for name, touch in given.items():
+            if not isinstance(touch, np.ndarray) or touch.dtype != np.uint8 or touch.shape[2:] != (3,):
+                came = f"{touch.dtype} {touch.shape}" if isinstance(touch, np.ndarray) else type(touch).__name__
+                raise ValueError(
+                    f"free['{name}'] must be a touch (H, W, 3) uint8 RGB of nothing, as recorded; got {came}"
+                )
+        self._watch = {name: ContactWatch(given.get(name)) for name in self._watched}
         for held in self._held.values():
             if held is not None:
                 held.onset = None
@@ -151,23 +162,41 @@ class Policy:
             if one.sensor is not None:
                 at = seen.exposure_qpos.get(one.stream, seen.qpos)
                 found = sensor_boxes(self.rig, one.stream, one.sensor, at, openings[one.sensor])
-                box = np.asarray(found.box)
-                moved = one.image_map(width, height, box).apply_to_box(box)
-                batch[f"box/{one.key}"] = torch.from_numpy(moved.astype(np.float32))[None]
-                batch[f"visible/{one.key}"] = torch.tensor([bool(found.visible)])
-            image = one.image_map(width, height, box if one.zoom is not None else None).apply_to_image(frame)
+                box, visible = np.asarray(found.box), np.asarray(found.visible)
+                if one.uncertain:
+                    sigma = pixel_sigma(self.rig, one.stream, one.sensor, at, openings[one.sensor])
+                    box, visible = only_certain(box, visible, sigma)
+                there = one.image_map(width, height, box)
+                batch[f"box/{one.key}"] = torch.from_numpy(there.apply_to_box(box).astype(np.float32))[None]
+                batch[f"visible/{one.key}"] = torch.tensor([bool(visible)])
+                if one.uncertain:
+                    width_px = np.abs(there.scale) * sigma
+                    batch[f"sigma/{one.key}"] = torch.from_numpy(width_px.astype(np.float32))[None]
+            there = one.image_map(width, height, box if one.zoom is not None else None)
+            image = there.apply_to_image(frame)
+            if one.difference:
+                image = difference(image, there.apply_to_image(self._touch_of_nothing(one.key, frame, seen)))
             batch[f"image/{one.key}"] = torch.from_numpy(np.ascontiguousarray(image))[None]
         batch = augment(batch, tuple(view.key for view in self.views), self.config.augment, None)
         return {name: value.to(self.device) for name, value in batch.items()}
 
+    def _touch_of_nothing(self, sensor: str, touch: np.ndarray, seen: Seen) -> np.ndarray:
+        watch = self._watch[sensor]
+        if watch.free is None and seen.contact.get(sensor, False):
+            raise ValueError(
+                f"the first touch of '{sensor}' after reset() is stated to be in contact, but this policy sees touches "
+                f"as differences to a touch of nothing. Give it one: reset(free={{'{sensor}': touch}})"
+            )
+        return watch.against(touch)
+
     def _remembered(self) -> list[tuple[Any, ...]]:
-        onsets = [None if held is None else held.onset for held in self._held.values()]
-        return [(watch.free, watch.touching, onset) for watch, onset in zip(self._watch.values(), onsets, strict=True)]
+        held = {name: None if one is None else one.onset for name, one in self._held.items()}
+        return [(watch.free, watch.touching, held.get(name)) for name, watch in self._watch.items()]
 
     def _recall(self, before: list[tuple[Any, ...]]) -> None:
-        for name, (free, touching, onset) in zip(self._held, before, strict=True):
+        for name, (free, touching, onset) in zip(self._watch, before, strict=True):
             self._watch[name].free, self._watch[name].touching = free, touching
-            held = self._held[name]
+            held = self._held.get(name)
             if held is not None:
                 held.onset = onset
 
@@ -205,7 +234,7 @@ class Policy:
             state_dim=len(self.statistics.qpos_mean),
             cameras={name: size.get(name, sizes.get(name)) for name in sorted(cameras)},
             touches={name: sizes.get(name) for name in sorted(touches)},
-            sensors=tuple(sorted(self._held)),
+            sensors=tuple(sorted(self._watched)),
             for_contact=for_contact,
             delayed=tuple(sorted(name for name in delayed if self.rig.camera(name).delay_s != 0.0)),
         )

@@ -36,6 +36,8 @@ def augment(
             origin = _origins(count * world, slack, generator)[rank::world].to(images.device)
             cut = ImageMap.identity(width, height).crop(origin[:, 0], origin[:, 1], width - slack, height - slack)
             images, box = cut.apply_to_image(images), cut.apply_to_box(box.double()).to(box.dtype)
+            if (other := batch.get(f"other_box/{key}")) is not None:
+                changed[f"other_box/{key}"] = cut.apply_to_box(other.double()).to(other.dtype)
         if generator is not None:
             images = _recolour(images, config, generator, rank, world)
         changed[f"image/{key}"], changed[f"box/{key}"] = images, box

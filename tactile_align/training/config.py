@@ -170,6 +170,12 @@ class TrainConfig(_Config):
         pairs = [(view.camera, view.sensor) for view in self.views]
         if len(set(pairs)) != len(pairs):
             raise ValueError(f"[[views]] lists a camera and sensor twice: {pairs}")
+        cameras = {view.camera for view in self.views}
+        if self.hsa.camera_rival and len(cameras) < 2:
+            raise ValueError(
+                f"hsa.camera_rival needs [[views]] of at least two cameras; got {', '.join(cameras) or 'none'}. Add a "
+                f"view, or set it to false"
+            )
         return self
 
     def _modes_fit(self) -> None:

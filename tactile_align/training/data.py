@@ -57,16 +57,21 @@ def inputs_of(config: TrainConfig, rig: Rig) -> tuple[Input, ...]:
     vision = config.features.vision
     touch = config.features.touch or vision
     slack = 2 * config.augment.shift_px
+    differs = config.features.touch_input == "difference"
+    uncertain, other = config.features.sigma_px == "rig", config.hsa.finger_rival
     found = []
     if config.views:
         width, height = input_size_of(vision.model, vision.image_size)
         for view in config.views:
             rig.camera(view.camera)
             key = f"{view.camera}-{view.sensor}"
-            found.append(Input(key, view.camera, width + slack, height + slack, vision.fit, view.sensor, view.zoom))
+            side = (width + slack, height + slack)
+            one = Input(key, view.camera, *side, vision.fit, view.sensor, view.zoom, False, uncertain, other)
+            found.append(one)
         width, height = input_size_of(touch.model, touch.image_size)
         for name in dict.fromkeys(view.sensor for view in config.views):
-            found.append(Input(name, rig.sensor(name).stream, width, height, touch.fit))
+            stream = rig.sensor(name).stream
+            found.append(Input(name, stream, width, height, touch.fit, difference=differs))
     for camera in config.policy.cameras if config.train_policy else ():
         found.append(Input(camera_key(camera), camera, *config.policy.image_size))
     return tuple(found)

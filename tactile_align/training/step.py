@@ -14,7 +14,8 @@ from tactile_align.training.distributed import Group
 from tactile_align.training.optimiser import RunningMean, Schedule
 from tactile_align.training.stages import weights_at
 
-SUMMED = ("l1", "kl", "no_box/", "no_contact", "r1/")  # each process knows its own rows of these
+# Each process knows its own rows of these.
+SUMMED = ("l1", "kl", "no_box/", "no_contact", "r1/", "rivals_from/", "excluded/")
 
 
 class DivergedError(RuntimeError):

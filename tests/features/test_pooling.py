@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from tactile_align.features.config import FeatureConfig
 from tactile_align.features.pooling import (
     AttentionPooling,
     GridPooling,
@@ -95,6 +96,44 @@ def test_a_blurred_box_is_the_average_over_where_the_box_may_be() -> None:
     moved = box + torch.cat([moves, moves], dim=1)
     want = token_weights(moved, ImageMap.identity(WIDTH, HEIGHT), (ROWS, COLUMNS)).mean(dim=0)
     torch.testing.assert_close(found[0], want, atol=2e-3, rtol=0)
+
+
+def test_each_box_of_a_batch_is_blurred_by_its_own_width() -> None:
+    tokens = torch.zeros(3, ROWS, COLUMNS, 1)
+    tokens[:, 2, 4] = 1.0  # pixels 63.5..79.5 by 31.5..47.5: the pooled value is the share of the box in there
+    pool = MeanPooling(1, 1, sigma_px="rig")
+    torch.nn.init.ones_(pool.project.weight)
+    torch.nn.init.zeros_(pool.project.bias)
+    box = torch.tensor([[63.5, 31.5, 79.5, 47.5]]).repeat(3, 1)
+    found = pool(tokens, box, (WIDTH, HEIGHT), torch.tensor([[0.0, 0.0], [4.0, 0.0], [4.0, 8.0]]))[:, 0]
+    moves = np.random.default_rng(0).normal(size=(400_000, 2))
+    # Shifted by d, a box of 16 px keeps (16 - |d|) / 16 of its length in the token it filled.
+    kept = {s: np.maximum(1 - np.abs(s * moves[:, int(s == 8)]) / 16, 0).mean() for s in (4, 8)}
+    want = torch.tensor([1.0, kept[4], kept[4] * kept[8]], dtype=torch.float32)
+    torch.testing.assert_close(found, want, atol=3e-3, rtol=0)
+
+
+def test_widths_go_with_the_rig_and_nothing_else() -> None:
+    tokens, box = torch.randn(1, ROWS, COLUMNS, 2), torch.tensor([[40.0, 10.0, 70.0, 20.0]])
+    with pytest.raises(ValueError, match=r"sigma_px = 'rig' and no widths.*sigma/VIEW"):
+        MeanPooling(2, 2, sigma_px="rig")(tokens, box, (WIDTH, HEIGHT))
+    with pytest.raises(ValueError, match=r"sigma_px = 4\.0 and widths"):
+        MeanPooling(2, 2, sigma_px=4.0)(tokens, box, (WIDTH, HEIGHT), torch.ones(1, 2))
+    with pytest.raises(ValueError, match=r"width of pooling = 'gaussian'; got pooling = 'grid'"):
+        FeatureConfig(sigma_px="rig")
+    assert FeatureConfig(pooling="gaussian", sigma_px="rig").sigma_px == "rig"
+
+
+@pytest.mark.parametrize("margin", [1.0, 2.0])
+def test_attention_looks_as_far_as_its_margin_reaches(margin: float) -> None:
+    torch.manual_seed(0)
+    pool = AttentionPooling(8, 5, margin=margin)
+    tokens = torch.randn(1, ROWS, COLUMNS, 8)
+    box = torch.tensor([[3 * 16 - 0.5, 2 * 16 - 0.5, 5 * 16 - 0.5, 4 * 16 - 0.5]])
+    beside = tokens.clone()
+    beside[0, 2, 5] = torch.randn(8)  # one token right of the box, inside twice its size
+    same = torch.equal(pool(tokens, box, (WIDTH, HEIGHT)), pool(beside, box, (WIDTH, HEIGHT)))
+    assert same == (margin == 1.0)
 
 
 def test_a_calibration_without_doubt_leaves_the_box_as_it_is() -> None:

@@ -52,6 +52,22 @@ def test_every_trainable_tensor_of_the_towers_gets_gradient(pooling: str, rest: 
         assert touched == p.requires_grad, name
 
 
+def test_every_box_of_an_image_is_blurred_by_the_images_own_width() -> None:
+    model = towers(pooling="gaussian", sigma_px="rig").eval()
+    images = noise(2, 64, 48)
+    sigma = torch.tensor([[2.0, 1.0], [6.0, 9.0]])
+    with torch.no_grad():
+        found = model.of_region(images, BOX, sigma).vector
+        for row, (u, v) in enumerate(sigma.tolist()):
+            alone = model.of_region(images[row : row + 1], BOX[row : row + 1], torch.tensor([[u, v]])).vector
+            torch.testing.assert_close(found[row : row + 1], alone, atol=1e-5, rtol=1e-4)
+        wider = model.of_region(images, BOX, sigma * torch.tensor([[1.0], [2.0]])).vector
+        assert torch.equal(wider[0], found[0]) and not torch.allclose(wider[1], found[1], atol=1e-4)
+        others = model.of_other_regions(images, BOX, 2, sigma)
+        moved = shifted_boxes(BOX, 2, (64, 48))
+        torch.testing.assert_close(others[:, 1], model.of_region(images, moved[:, 1], sigma).vector)
+
+
 def test_other_regions_are_the_features_of_the_shifted_boxes() -> None:
     model = towers().eval()
     images = noise(2, 64, 48)

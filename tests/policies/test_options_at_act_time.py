@@ -1,0 +1,135 @@
+"""A policy whose touches are differences and whose boxes are blurred acts on what it was trained on."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from tactile_align.calibration.rig import load_rig
+from tactile_align.datasets.episodes import Episode, open_episode
+from tactile_align.datasets.reference import GREY, difference
+from tactile_align.diagnostics.doctor import diagnose
+from tactile_align.diagnostics.evaluation import evaluate
+from tactile_align.diagnostics.gaze import pointing
+from tactile_align.policies.observation import checked
+from tactile_align.policies.runtime import Policy
+from tactile_align.training.augment import augment
+from tactile_align.training.config import TrainConfig
+from tactile_align.training.data import Data, load_data
+from tactile_align.training.logs import read_metrics
+from tactile_align.training.loop import build_model, train
+from tests.training.conftest import small_training
+
+Run = tuple[TrainConfig, Data, Path]
+VIEWS = [{"camera": "left_wrist", "sensor": "tactile1", "zoom": 2.2}, {"camera": "top", "sensor": "tactile1"}]
+
+
+@pytest.fixture(scope="module")
+def run(regrasp_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A short run with every option that makes more than the box travel along."""
+    folder = tmp_path_factory.mktemp("options")
+    rig = load_rig(regrasp_folder / "rig.toml")
+    C = tuple(map(tuple, np.diag([2e-6, 1e-6, 3e-6, 4e-6, 9e-6, 2e-6]).tolist()))
+    cameras = {name: camera.model_copy(update={"covariance": C}) for name, camera in rig.cameras.items()}
+    rig.model_copy(update={"cameras": cameras}).save(folder / "rig.toml")
+    config = small_training(
+        regrasp_folder,
+        folder / "run",
+        data=[{"path": str(regrasp_folder), "rig": str(folder / "rig.toml")}],
+        views=VIEWS,
+        features={"pooling": "gaussian", "sigma_px": "rig", "touch_input": "difference"},
+        hsa={"finger_rival": True, "camera_rival": True, "region_rivals": 1, "bank": 16},
+        log={"every": 1},
+        steps=2,
+    )
+    data = load_data(config, progress=False)
+    return config, data, train(config, data=data, progress=False)
+
+
+def observation(episode: Episode, t: int, **more: Any) -> dict[str, Any]:
+    return {
+        "qpos": episode.qpos[t],
+        "images": {name: episode.image(name, t) for name in episode.cameras},
+        "touches": {name: episode.image(name, t) for name in episode.sensors},
+        **more,
+    }
+
+
+def test_the_log_counts_every_kind_of_rival(run: Run) -> None:
+    _, data, folder = run
+    records = [r for r in read_metrics(folder / "metrics.jsonl") if r["kind"] == "train"]
+    first = records[0]
+    for key in ("left_wrist-tactile1", "top-tactile1"):
+        assert first[f"rivals_from/beside/{key}"] == pytest.approx(1.0)
+        assert 0 <= first[f"rivals_from/finger/{key}"] <= 1 and 0 < first[f"rivals_from/camera/{key}"] <= 1
+    assert records[1]["rivals_from/bank/left_wrist-tactile1"] > 0
+    seen = data.train.column("visible/left_wrist-tactile1")
+    other = data.train.column("other_box/left_wrist-tactile1")
+    assert np.isfinite(other[seen]).all(), "both fingers are before the wrist camera"
+
+
+def test_acting_equals_the_batch_path_with_the_same_touch_of_nothing(run: Run) -> None:
+    config, data, folder = run
+    policy = Policy.load(folder)
+    job, rows = data.train.jobs[0], [0, 37, 70]
+    contact = data.train.column("contact/tactile1")[: len(data.train.low_dim()[0][0])]
+    free_row = int(np.flatnonzero(~contact)[5])
+    with open_episode(job.ref) as episode:
+        free = episode.image("tactile1", free_row)
+        policy.reset(free={"tactile1": free})
+        found = np.stack([policy.act(observation(episode, t)) for t in rows])
+        batches = [policy.batch(checked(observation(episode, t), policy.needs)) for t in rows]
+        moments = data.train.__getitems__(rows)
+        for one in (one for one in job.inputs if one.zoom is None):
+            there = one.image_map(*episode.width_height(one.stream))
+            frames = np.stack([there.apply_to_image(episode.image(one.stream, t)) for t in rows])
+            if one.difference:
+                frames = difference(frames, there.apply_to_image(free))
+                trained = moments[f"image/{one.key}"].numpy().astype(int)
+                # Training's touch of nothing is a median of many frames, this one a single, noisy frame.
+                assert np.abs(trained - frames).mean() < 2.0
+                assert np.abs(trained - frames).mean() < 0.3 * np.abs(trained[contact[rows]] - GREY).mean() + 1.0
+            moments[f"image/{one.key}"] = torch.from_numpy(frames)
+    keys = tuple(view.key for view in policy.model.views)
+    batch = augment(moments, keys, config.augment, None)
+    for key in keys:
+        for name in (f"sigma/{key}", f"box/{key}"):
+            together = torch.cat([one[name] for one in batches])
+            torch.testing.assert_close(together, batch[name], atol=1e-4, rtol=1e-4, equal_nan=True)
+    with torch.no_grad():
+        actions = policy.model.predict(batch, policy.model.see(batch), with_actions=False).actions
+    expected = np.asarray(data.statistics.restore_action(actions.double()))
+    assert np.abs(found - expected).max() < 1e-5
+
+
+def test_without_a_given_touch_of_nothing_the_first_one_is_taken(run: Run) -> None:
+    _, data, folder = run
+    given, first = Policy.load(folder), Policy.load(folder)
+    with open_episode(data.train.jobs[0].ref) as episode:
+        given.reset(free={"tactile1": episode.image("tactile1", 0)})
+        for t in (0, 8):
+            assert np.array_equal(given.act(observation(episode, t)), first.act(observation(episode, t)))
+        seen = first.batch(checked(observation(episode, 0), first.needs))["image/tactile1"]
+        assert bool((seen == GREY).all()), "the first touch differs from itself by nothing"
+        first.reset()
+        with pytest.raises(ValueError, match=r"stated to be in contact.*reset\(free=\{'tactile1': touch\}\)"):
+            first.act(observation(episode, 8, contact={"tactile1": True}))
+        first.act(observation(episode, 0))  # nothing is remembered of what was refused
+        with pytest.raises(ValueError, match=r"free\['tactile1'\] must be a touch \(H, W, 3\) uint8.*got float64"):
+            first.reset(free={"tactile1": np.zeros((4, 4, 3))})
+        first.reset(free={"tactile1": np.zeros((4, 4, 3), np.uint8)})
+        with pytest.raises(ValueError, match=r"touch of nothing has shape \(4, 4, 3\)"):
+            first.act(observation(episode, 0))
+
+
+def test_the_options_are_judged_as_any_run(run: Run) -> None:
+    config, data, folder = run
+    assert evaluate(folder, data=data, progress=False).summary["views"]
+    model = build_model(config, data.held_out).eval()
+    key = "left_wrist-tactile1"
+    pairs = np.flatnonzero(data.held_out.column(f"visible/{key}"))[:4]
+    assert np.isfinite(pointing(model, data.held_out, config, key, pairs.tolist()).similarity).all()
+    found = diagnose(config, data=data, parts=["data", "model"])
+    assert not [f for f in found.findings if f.status == "broken"]
