@@ -13,7 +13,7 @@ from tyro.conf import Positional
 from tactile_align.verbs import UNUSABLE
 from tactile_align.verbs.calibration import board, calibrate, verify
 from tactile_align.verbs.data import convert, inspect, overlay, repair, simulate, trim
-from tactile_align.verbs.training import ablate, demo, doctor, evaluate, report, study, train
+from tactile_align.verbs.training import ablate, demo, doctor, evaluate, report, study, train, watch
 
 
 def _train_help(config: Positional[Path]) -> int:
@@ -37,6 +37,7 @@ VERBS: dict[str, Callable[..., int]] = {
     "evaluate": evaluate,
     "study": study,
     "report": report,
+    "watch": watch,
     "demo": demo,
 }
 DESCRIPTION = "Line up what a robot feels with what its cameras see, prove it, and train a policy on it."

@@ -129,6 +129,19 @@ def report(
     return GOOD
 
 
+def watch(run: Positional[Path], port: int = 8765) -> int:
+    """Show the report of a running training in a browser on this machine, made anew whenever it logs; Ctrl-C ends it.
+
+    Args:
+        run: Run folder.
+        port: Where on 127.0.0.1; 0 takes a free one.
+    """
+    from tactile_align.viz.live import watch as serve
+
+    serve(run, port, tell=lambda address: print(address, flush=True))
+    return GOOD
+
+
 def demo(size: Literal["smoke", "full"] = "full", out: Path = Path("runs") / "demo") -> int:
     """Do the whole job on a simulated cell: simulate, verify, overlay, train, evaluate, summary.
 

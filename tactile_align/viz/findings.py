@@ -38,6 +38,8 @@ def _training(run: Run) -> Iterator[Finding]:
     broken = [r["step"] for r in run.metrics if "loss" in r and r["loss"] is None]
     if broken:
         yield Finding("bad", f"The loss was not a finite number at step {broken[0]}: training diverged.")
+    elif isinstance(planned, int) and max(steps) < planned and run.live:
+        yield Finding("open", f"Training has reached step {max(steps)} of {planned}.")
     elif isinstance(planned, int) and max(steps) < planned:
         text = f"Training stopped at step {max(steps)} of {planned}. Go on with: tactile-align train CONFIG --resume"
         yield Finding("look", text)

@@ -10,6 +10,10 @@ from typing import Any
 import cv2
 import numpy as np
 
+POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:"
+"""Nothing is fetched."""
+LIVE_POLICY = f"{POLICY}; connect-src 'self'"
+"""A page that is served may ask its own server whether it is out of date."""
 WIDEST_PX = 1600
 JPEG_QUALITY = 82
 SMALL_BYTES = 150_000
@@ -69,7 +73,17 @@ def image_data(path: Path) -> tuple[str, int, int]:
     return url, int(image.shape[1]), int(image.shape[0])
 
 
-def document(title: str, body: str, figures: Any, library: str) -> str:
+def follow(version: str) -> str:
+    """Return the switch of a page that is served, "" for a page on disk; the script reads the version from it."""
+    if not version:
+        return ""
+    return (
+        f'<p><label><input type="checkbox" id="follow" data-version="{escape(version)}" checked> '
+        'Reload when the run logs something</label> <strong id="ended" role="status"></strong></p>'
+    )
+
+
+def document(title: str, body: str, figures: Any, library: str, policy: str = POLICY) -> str:
     """Return the whole page.
 
     Args:
@@ -77,8 +91,8 @@ def document(title: str, body: str, figures: Any, library: str) -> str:
         body: HTML.
         figures: For each chart's element id, its traces and layout.
         library: The source of plotly.js.
+        policy: What the page may load.
     """
-    policy = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:"
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
@@ -138,5 +152,21 @@ for (const picker of document.querySelectorAll("[data-picker]")) {
   };
   control.addEventListener("input", show);
   show();
+}
+const follow = document.getElementById("follow");
+if (follow) {
+  const ended = document.getElementById("ended");
+  follow.checked = sessionStorage.getItem("follow") !== "no";
+  follow.addEventListener("input", () => sessionStorage.setItem("follow", follow.checked ? "yes" : "no"));
+  setInterval(async () => {
+    if (!follow.checked) { return; }
+    try {
+      const answer = await fetch("version");
+      ended.textContent = "";
+      if (answer.ok && await answer.text() !== follow.dataset.version) { location.reload(); }
+    } catch {
+      ended.textContent = "The watch has ended; this is its last page.";
+    }
+  }, 2000);
 }
 """

@@ -10,7 +10,7 @@ from typing import Any
 
 from tactile_align.files import write_text_atomically
 from tactile_align.viz.findings import findings
-from tactile_align.viz.page import details, document, escape, image_data, table
+from tactile_align.viz.page import LIVE_POLICY, POLICY, details, document, escape, follow, image_data, table
 from tactile_align.viz.plots import Plot, action_plot, curve_plots, retrieval_plots
 from tactile_align.viz.run_folder import Json, Run, read_run
 
@@ -57,7 +57,7 @@ def report(
     runs = [read_run(run, pictures)] + ([] if other is None else [read_run(other)])
     if len({run.name for run in runs}) < len(runs):
         runs = [replace(run, label=str(run.folder)) for run in runs]
-    library = _plotlyjs()
+    library = plotlyjs()
     default = "report.html" if len(runs) == 1 else f"report_with_{_safe_name(runs[1].name)}.html"
     target = runs[0].folder / default if out is None else Path(out)
     if target.exists() and not overwrite:
@@ -66,12 +66,19 @@ def report(
     return target
 
 
-def render(runs: Sequence[Run], library: str) -> str:
-    """Return the page's HTML for one or two runs; `library` is the source of plotly.js."""
+def render(runs: Sequence[Run], library: str, version: str = "") -> str:
+    """Return the page's HTML.
+
+    Args:
+        runs: One or two.
+        library: The source of plotly.js.
+        version: Given for a page that is served: it reloads when `/version` says another one.
+    """
     figures: dict[str, Any] = {}
     names = " and ".join(run.name for run in runs)
     links = "".join(f'<a href="#{name.lower()}">{name}</a>' for name in SECTIONS)
-    parts = [f"<header><h1>Run <bdi>{escape(names)}</bdi></h1><nav aria-label='Sections'>{links}</nav></header><main>"]
+    nav = f"<nav aria-label='Sections'>{links}</nav>{follow(version)}"
+    parts = [f"<header><h1>Run <bdi>{escape(names)}</bdi></h1>{nav}</header><main>"]
     parts += [_section("Verdict", "".join(_verdict(run, runs) for run in runs))]
     curves = [_chart(plot, figures) for plot in curve_plots(runs)]
     parts += [_section("Curves", "".join(curves) or "<p>Nothing is logged: metrics.jsonl is missing or empty.</p>")]
@@ -83,10 +90,12 @@ def render(runs: Sequence[Run], library: str) -> str:
     parts += [_section("Checks", "".join(_named(run, runs, _checks(run)) for run in runs))]
     parts += [_section("Pictures", "".join(_named(run, runs, _pictures(run)) for run in runs))]
     parts += [_section("Settings", "".join(_named(run, runs, _settings(run)) for run in runs)), "</main>"]
-    return document(f"Run {names}", "\n".join(parts), figures, library)
+    policy = LIVE_POLICY if version else POLICY
+    return document(f"Run {names}", "\n".join(parts), figures, library, policy)
 
 
-def _plotlyjs() -> str:
+def plotlyjs() -> str:
+    """Return the source of plotly.js."""
     # Imported here: it takes longer than all the rest.
     from plotly.offline import get_plotlyjs
 

@@ -28,6 +28,7 @@ class Run:
         pictures: Files of the folder `drawn`, in order.
         drawn: Where pictures are.
         label: What the page calls the run, where the folder's name is not enough.
+        live: Whether the run is looked at while it trains.
     """
 
     folder: Path
@@ -43,11 +44,13 @@ class Run:
     pictures: tuple[Path, ...]
     drawn: Path
     label: str = ""
+    live: bool = False
 
     @property
     def name(self) -> str:
-        """The label, or the folder's name."""
-        return self.label or self.folder.resolve().name
+        """The label, or the folder's name; with its parent's where it is just called `run`."""
+        place = self.folder.resolve()
+        return self.label or (f"{place.parent.name}/run" if place.name == "run" else place.name)
 
     @property
     def scratch(self) -> bool:

@@ -83,6 +83,11 @@ def test_a_held_out_loss_that_rises_again_is_named_with_its_best_step(tmp_path: 
     assert outcomes(run, "lowest at step 310 (2.000)") == ["look"]
 
 
+def test_a_run_goes_by_its_folder_and_one_just_called_run_by_two(tmp_path: Path) -> None:
+    assert read_run(make_run(tmp_path, "first")).name == "first"
+    assert read_run(make_run(tmp_path / "demo", "run")).name == "demo/run"
+
+
 def test_parts_that_are_missing_are_named_with_the_command_that_makes_them(tmp_path: Path) -> None:
     (tmp_path / "config.toml").write_text("steps = 10\n", encoding="utf-8")
     run = read_run(tmp_path)
