@@ -1,14 +1,16 @@
 """Fit camera pose X and board pose Z on the pixels of all views at once: T_camera_board = X^-1 B_i Z."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.optimize import least_squares
-from scipy.sparse import bsr_matrix, csr_matrix, diags, hstack, vstack
 
 from tactile_align.calibration.camera import Camera
 from tactile_align.calibration.views import View, slopes
 from tactile_align.geometry.frames import pose, rotation_exp, skew
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_matrix
 
 HUBER_PX = 1.0
 PENALTY_PX = 1e3
@@ -169,6 +171,10 @@ def joint_fit(
 
 
 def _solve(chain: _Chain, x: np.ndarray, w: np.ndarray) -> np.ndarray:
+    # Importing these takes as long as all else together: a session that cannot be used is refused without them.
+    from scipy.optimize import least_squares
+    from scipy.sparse import bsr_matrix, csr_matrix, diags, hstack, vstack
+
     row = np.repeat(w[chain.view], 2)
     memory: dict[bytes, tuple[np.ndarray, np.ndarray]] = {}
 
@@ -186,7 +192,7 @@ def _solve(chain: _Chain, x: np.ndarray, w: np.ndarray) -> np.ndarray:
         each = x[chain.n :].reshape(-1, 6)
         return np.concatenate([r, (each / _sigmas(chain.prior)).ravel()])
 
-    def jacobian(x: np.ndarray) -> np.ndarray | csr_matrix:
+    def jacobian(x: np.ndarray) -> "np.ndarray | csr_matrix":
         J = both(x)[1].reshape(-1, chain.n) * row[:, None]
         if chain.prior is None:
             return J

@@ -8,9 +8,8 @@ from typing import Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, model_validator
-from scipy.spatial.transform import Rotation
 
-from tactile_align.geometry.frames import invert, pose, rotation_fault, rotation_from_quaternion
+from tactile_align.geometry.frames import invert, pose, rotation_exp, rotation_fault, rotation_from_quaternion
 from tactile_align.kinematics.arm import Arm, forward_kinematics, require_within_limits
 
 EULER = tuple(
@@ -88,7 +87,9 @@ def _rotations(kind: str, values: np.ndarray, turn: float, checked: bool) -> np.
         q = values / np.maximum(norm, 1e-12)[:, None]
         return np.asarray(rotation_from_quaternion(q if kind == "quat_wxyz" else q[:, [3, 0, 1, 2]]))
     if kind == "rotvec":
-        return np.asarray(Rotation.from_rotvec(values * turn).as_matrix())
+        return np.asarray(rotation_exp(values * turn))
+    from scipy.spatial.transform import Rotation  # slow to import, and only Euler angles need it
+
     return np.asarray(Rotation.from_euler(kind.removeprefix("euler_"), values * turn).as_matrix())
 
 
