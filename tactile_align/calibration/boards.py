@@ -9,6 +9,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from tactile_align.calibration.compat import dictionary, standard_flag
+from tactile_align.calibration.tag_corners import edge_corners
 
 Kind = Literal["charuco", "chessboard", "circles", "asymmetric_circles", "tag"]
 MIN_POINTS = 6
@@ -141,11 +142,13 @@ class Board(BaseModel):
     def _detect_tag(self, image: np.ndarray) -> Detection | None:
         parameters = cv2.aruco.DetectorParameters()
         parameters.cornerRefinementMethod = cv2.aruco.CORNER_REFINE_SUBPIX
-        detector = cv2.aruco.ArucoDetector(dictionary(self.dictionary), parameters)
-        corners, ids, _ = detector.detectMarkers(image)
+        printed = dictionary(self.dictionary)
+        corners, ids, _ = cv2.aruco.ArucoDetector(printed, parameters).detectMarkers(image)
         for found, number in zip(corners, [] if ids is None else np.asarray(ids).ravel(), strict=False):
             if number == self.id:
-                return Detection(np.arange(4), np.asarray(found, np.float64).reshape(4, 2))
+                uv = np.asarray(found, np.float64).reshape(4, 2)
+                refined = edge_corners(image, uv, printed.markerSize + 2)
+                return Detection(np.arange(4), uv if refined is None else refined)
         return None
 
     def _detect_grid(self, image: np.ndarray) -> Detection | None:

@@ -14,7 +14,7 @@ import numpy as np
 from tactile_align.calibration.evidence import Labels, gather, label_name
 from tactile_align.calibration.finger_boxes import BoxFit, fit_boxes, moved
 from tactile_align.calibration.finger_frames import FingerFrames, Reading, finger_of
-from tactile_align.calibration.into_rig import save_unless_failed, with_sensor, with_stroke
+from tactile_align.calibration.into_rig import require_no_override, save_unless_failed, with_sensor, with_stroke
 from tactile_align.calibration.rig import Rig, load_rig
 from tactile_align.calibration.verdict import Check, Verification, graded
 from tactile_align.datasets.episodes import EpisodeRef, list_episodes, open_episode
@@ -75,7 +75,7 @@ def calibrate_finger(
 
     Raises:
         FileNotFoundError, ValueError: No episodes, labels of an episode that is not there, fewer than six, labels
-            for several cameras or sensors, a sensor on no finger.
+            for several cameras or sensors, a sensor on no finger or with a pose of its own in one of the episodes.
     """
     known = rig if isinstance(rig, Rig) else load_rig(rig)
     camera = _only(camera, sorted({key[1] for key in labels}), "camera")
@@ -89,6 +89,7 @@ def calibrate_finger(
             f"several openings; got {count}. Draw more: tactile-align label"
         )
     refs = _refs(path, layout, drawn)
+    require_no_override(known, "sensors", sensor, (refs[name].path for name in drawn))
     parts, seen, digests = [], [], []
     for name, boxes in drawn.items():
         with open_episode(refs[name]) as episode:

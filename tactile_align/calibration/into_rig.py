@@ -1,6 +1,8 @@
 """What a calibration found goes into a rig: a new rig, never a changed one, without the old verdict."""
 
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -45,7 +47,7 @@ def place_camera(rig: Rig, session: Session, result: HandEye) -> Rig:
         rig,
         name,
         parent=parent,
-        **_pose_keys(X),
+        **pose_keys(X),
         covariance=tuple(tuple(float(v) for v in row) for row in (covariance + covariance.T) / 2),
     )
 
@@ -67,7 +69,7 @@ def with_camera(rig: Rig, name: str, **changes: object) -> Rig:
 def with_sensor(rig: Rig, name: str, T_finger_sensor: np.ndarray) -> Rig:
     """Return the rig with a sensor at another pose (4, 4) on its finger, m."""
     data = rig.model_dump(exclude_none=True)
-    data["sensors"][name].update(_pose_keys(T_finger_sensor))
+    data["sensors"][name].update(pose_keys(T_finger_sensor))
     data.pop("verified", None)
     return Rig.model_validate(data)
 
@@ -85,9 +87,26 @@ def with_stroke(rig: Rig, arm: str, stroke: float, axis: np.ndarray | None = Non
     return Rig.model_validate(data)
 
 
-def _pose_keys(T: np.ndarray) -> dict[str, tuple[float, ...]]:
+def pose_keys(T: np.ndarray) -> dict[str, tuple[float, ...]]:
+    """Return a pose (4, 4) as the keys of a rig file."""
     quat = quaternion_from_rotation(T[:3, :3])
     return {"translation_m": tuple(map(float, T[:3, 3])), "quat_wxyz": tuple(map(float, quat))}
+
+
+def require_no_override(rig: Rig, kind: Literal["cameras", "sensors"], name: str, paths: Iterable[Path]) -> None:
+    """Refuse episodes in which an [[override]] gives a camera or sensor a pose of its own: a fit would not reach them.
+
+    Raises:
+        ValueError: Names the episode and the entry.
+    """
+    for path in paths:
+        for i, override in enumerate(rig.override):
+            own = {"translation_m", "quat_wxyz", "matrix"} & set(getattr(override, kind).get(name, {}))
+            if own and override.matches(path):
+                raise ValueError(
+                    f"{path}: override {i} of rig {rig.name} gives {kind}.{name} its own {sorted(own)[0]} in this "
+                    f"episode, so what is fitted there would not be used there. Remove it, or take other episodes"
+                )
 
 
 def save_unless_failed(rig: Rig, out: str | Path | None, verification: Verification) -> None:

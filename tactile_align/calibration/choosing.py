@@ -1,0 +1,89 @@
+"""Choose frames worth looking at: over the openings of the gripper and over the episodes."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from tactile_align.calibration.rig import Rig
+from tactile_align.datasets.episodes import EpisodeRef, list_episodes, open_episode
+
+CROWDED, WORN = 0.05, 0.02
+"""What a frame beside a chosen one, and each frame already taken from its episode, cost: shares of the openings."""
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """One frame: its episode, its row, and one finger's opening there, m; None where no rig told."""
+
+    ref: EpisodeRef
+    frame: int
+    opening: float | None = None
+
+
+def choose_frames(
+    path: str | Path,
+    camera: str,
+    count: int,
+    *,
+    rig: Rig | None = None,
+    arm: str | None = None,
+    layout: str | Path | None = None,
+) -> tuple[Chosen, ...]:
+    """Choose frames of a camera, in the order of episodes and rows.
+
+    With a rig and an arm they lie evenly over the quantiles of that arm's gripper opening, taken from as many
+    episodes, and as far apart, as these allow; else evenly in time.
+
+    Args:
+        path: A folder of episodes, or one file.
+        camera: A camera that the episodes hold.
+        count: How many; all there are where that is less. Of many episodes twice this number is looked at.
+        rig: The rig.
+        arm: The arm whose gripper counts.
+        layout: The episodes' layout; recognised when None.
+
+    Raises:
+        FileNotFoundError, EpisodeError: No episodes, or damaged ones.
+        ValueError: No frame wanted, an episode without the camera, gripper readings out of range.
+    """
+    if count < 1:
+        raise ValueError(f"needed at least one frame; got a count of {count}")
+    refs = list_episodes(path, layout)
+    if len(refs) > 2 * count:
+        refs = tuple(refs[i] for i in np.linspace(0, len(refs) - 1, 2 * count).round().astype(int))
+    openings = []
+    for ref in refs:
+        with open_episode(ref) as episode:
+            if camera not in episode.cameras:
+                raise ValueError(f"{ref} has no camera '{camera}'; it has {', '.join(episode.cameras) or 'none'}")
+            known = rig is not None and arm is not None
+            stands = rig.gripper(arm).opening(episode.qpos)[:, 0] if rig and arm else np.full(len(episode), np.nan)
+            openings.append(np.asarray(stands))
+    episode_of = np.repeat(np.arange(len(refs)), [len(one) for one in openings])
+    frame_of = np.concatenate([np.arange(len(one)) for one in openings])
+    pooled = np.concatenate(openings)
+    if len(pooled) == 0:
+        raise ValueError(f"{path}: the episodes hold no frames; record some")
+    if known:
+        taken = _over_openings(pooled, episode_of, frame_of, min(count, len(pooled)))
+    else:
+        taken = np.unique(((np.arange(count) + 0.5) / count * len(pooled)).astype(int))
+    return tuple(
+        Chosen(refs[episode_of[i]], int(frame_of[i]), float(pooled[i]) if known else None) for i in np.sort(taken)
+    )
+
+
+def _over_openings(opening: np.ndarray, episode: np.ndarray, frame: np.ndarray, count: int) -> np.ndarray:
+    """Return indices (count,) of frames at evenly spaced quantiles of the opening, both ends included."""
+    span = max(float(np.ptp(opening)), 1e-9)
+    reach = np.bincount(episode)[episode] / 4
+    cost, taken = np.zeros(len(opening)), np.zeros(count, int)
+    for i, target in enumerate(np.quantile(opening, np.linspace(0, 1, count))):
+        best = int(np.argmin(np.abs(opening - target) / span + cost))
+        same = episode == episode[best]
+        near = np.clip(1 - np.abs(frame - frame[best]) / reach, 0, None)
+        cost += same * (WORN + CROWDED * near)
+        cost[best] = np.inf
+        taken[i] = best
+    return taken
