@@ -70,11 +70,11 @@ def decode(data: np.ndarray | bytes, order: Channels = "rgb", at_least: tuple[in
     """
     width_height(data)  # before memory is taken for the pixels
     if codec_of(data) == "png":
-        flags = cv2.IMREAD_COLOR_RGB if order == "rgb" else cv2.IMREAD_COLOR_BGR
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
         if image is None:
             raise ValueError("is a damaged or truncated PNG")
-        return image
+        # OpenCV 4.10 cannot decode to RGB itself.
+        return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB)) if order == "rgb" else image
     width, height = at_least or (0, 0)
     space = "RGB" if order == "rgb" else "BGR"
     try:
