@@ -5,6 +5,7 @@ for one whose recorder handed RGB to an encoder that expects BGR (OpenCV). Frame
 """
 
 import struct
+from collections.abc import Iterator
 
 import cv2
 import numpy as np
@@ -14,6 +15,17 @@ from tactile_align.datasets.layout import Channels
 
 PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 JPEG_MAGIC = b"\xff\xd8\xff"
+# The luminance table of ITU-T T.81, K.1, which libjpeg and nearly every other encoder scale by the quality.
+LUMINANCE = (
+    (16, 11, 10, 16, 24, 40, 51, 61),
+    (12, 12, 14, 19, 26, 58, 60, 55),
+    (14, 13, 16, 24, 40, 57, 69, 56),
+    (14, 17, 22, 29, 51, 87, 80, 62),
+    (18, 22, 37, 56, 68, 109, 103, 77),
+    (24, 35, 55, 64, 81, 104, 113, 92),
+    (49, 64, 78, 87, 103, 121, 120, 101),
+    (72, 92, 95, 98, 112, 100, 103, 99),
+)
 MAX_PIXELS = 2**25  # claimed by a header: 33 megapixels, well above any camera on a robot
 
 
@@ -52,6 +64,53 @@ def width_height(data: np.ndarray | bytes) -> tuple[int, int]:
     if width < 1 or height < 1 or width * height > MAX_PIXELS:
         raise ValueError(f"claims to be {width}x{height}, at most {MAX_PIXELS:,} pixels are decoded")
     return int(width), int(height)
+
+
+def jpeg_quality(data: np.ndarray | bytes) -> int | None:
+    """Estimate the quality, 1 to 100, that a JPEG was last written with; None for a PNG, or where no table is found.
+
+    The frame's luminance table is compared with libjpeg's for each quality, so the answer is exact for
+    files of libjpeg, OpenCV and their like, and near for encoders with tables of their own.
+
+    Raises:
+        ValueError: Neither JPEG nor PNG.
+    """
+    if codec_of(data) == "png":
+        return None
+    for number, table in _quantisation_tables(bytes(data)):
+        if number == 0:
+            return int(np.abs(_TABLES - table).sum(axis=1).argmin()) + 1
+    return None
+
+
+def _quantisation_tables(text: bytes) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield (number, (64,) entries in zigzag order) of each table in a JPEG's header."""
+    at = 2
+    while at + 4 <= len(text) and text[at] == 0xFF and text[at + 1] != 0xDA:
+        end = at + 2 + int.from_bytes(text[at + 2 : at + 4], "big")
+        inside, at = at + 4, end
+        if text[inside - 3] != 0xDB:
+            continue
+        while inside < min(end, len(text)):
+            wide, number = text[inside] >> 4, text[inside] & 15
+            size = 128 if wide else 64
+            entries = np.frombuffer(text[inside + 1 : inside + 1 + size], ">u2" if wide else np.uint8)
+            if len(entries) == 64:
+                yield number, entries.astype(int)
+            inside += 1 + size
+
+
+def _tables_by_quality() -> np.ndarray:
+    """(100, 64) libjpeg's luminance table for quality 1 to 100, in zigzag order."""
+    places = [(row, column) for row in range(8) for column in range(8)]
+    places.sort(key=lambda place: (sum(place), place[sum(place) % 2 == 0]))
+    base = np.array([LUMINANCE[row][column] for row, column in places])
+    quality = np.arange(1, 101)
+    scale = np.where(quality < 50, 5000 // quality, 200 - 2 * quality)
+    return np.clip((base * scale[:, None] + 50) // 100, 1, 255)
+
+
+_TABLES = _tables_by_quality()
 
 
 def decode(data: np.ndarray | bytes, order: Channels = "rgb", at_least: tuple[int, int] | None = None) -> np.ndarray:

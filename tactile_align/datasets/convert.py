@@ -44,25 +44,40 @@ def convert_episodes(
         overwrite: Whether existing files may be replaced.
 
     Raises:
-        ValueError: An episode cannot be read, or a frame read back is not the frame written.
+        ValueError: An episode cannot be read, a frame read back is not the frame written, or a file to write is one of
+            the source.
         FileExistsError: A file exists and holds something else.
     """
     target = load_layout(to)
     paths: list[Path] = []
     lossy: dict[str, None] = {}
     kept = 0
-    for index, ref in enumerate(list_episodes(source, layout)):
+    refs = list_episodes(source, layout)
+    for index, ref in enumerate(refs):
         path = Path(out) / target.file_name.format(index=index)
         with open_episode(ref, layout) as episode:
             if path.exists() and not overwrite:
                 _require_same(episode, path, to, fps)
                 kept += 1
             else:
+                require_other_than(path, *(one.path for one in refs))
                 _convert(episode, path, to, target, fps, overwrite)
             paths.append(path)
             with open_episode(EpisodeRef(path), to) as copy:
                 lossy.update(dict.fromkeys(_losses(episode, copy)))
     return Converted(tuple(paths), tuple(lossy), kept)
+
+
+def require_other_than(path: Path, *sources: Path) -> None:
+    """Refuse to write over a source, or into a folder of them where a file stands already.
+
+    Raises:
+        ValueError: Names the file.
+    """
+    there = path.resolve()
+    for one in (source.resolve() for source in sources if path.exists()):
+        if there == one or there.is_relative_to(one):
+            raise ValueError(f"{path} belongs to the source, which is never changed; give another name or folder")
 
 
 def _require_same(episode: Episode, path: Path, to: str | Path, fps: float | None) -> None:

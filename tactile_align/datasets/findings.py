@@ -24,6 +24,7 @@ class StreamReport:
     height: int
     chunk: tuple[int, ...] | None
     kb_a_frame: float
+    quality: int | None
     repeated: int
     rgb: tuple[float, float, float] | None = None
     contact_share: float | None = None
@@ -98,7 +99,8 @@ def _episode_lines(e: EpisodeReport) -> list[str]:
     rate = f"{e.fps:g} fps" if e.fps else "rate unknown"
     lines = [e.name, f"  {e.title}; {e.steps} steps, {rate}, {e.joints} joint numbers, {e.actions} action numbers"]
     for s in e.streams:
-        shown = f"  {s.role:6} {s.name:12} {s.width}x{s.height} {s.kind} {s.codec} {s.channels} {s.kb_a_frame:g} kB"
+        coded = s.codec if s.quality is None else f"{s.codec} of quality {s.quality}"
+        shown = f"  {s.role:6} {s.name:12} {s.width}x{s.height} {s.kind} {coded} {s.channels} {s.kb_a_frame:g} kB"
         if s.rgb:
             shown += ", mean red green blue " + " ".join(f"{c:.0f}" for c in s.rgb)
         if s.repeated:

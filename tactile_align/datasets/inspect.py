@@ -101,12 +101,27 @@ def _look(episode: Episode, result: EpisodeReport) -> bool:
             extra["drift"] = round(found.drift, 2)
             if found.drifting:
                 result.remarks.append(f"{name} drifts by {found.drift:.1f} grey levels within the episode")
+        quality = looks.stored_quality(episode, name)
+        if touch and quality is not None and quality < looks.LEAST_TOUCH_QUALITY:
+            result.remarks.append(
+                f"{name} is stored as JPEG of quality {quality}; a gel's faint colours need "
+                f"{looks.LEAST_TOUCH_QUALITY} or more. What is lost stays lost: convert the raw recording anew, and "
+                "record the next at 95 or as PNG"
+            )
         role, repeated = "touch" if touch else "camera", int(same[name].sum())
         red, green, blue = (round(c, 1) for c in look.rgb)
         facts = (stream.kind, stream.codec, stream.channels, stream.width, stream.height, chunks[name])
         result.streams.append(
             StreamReport(
-                name, role, stream.key, *facts, round(sizes[name] / 1000, 1), repeated, (red, green, blue), **extra
+                name,
+                role,
+                stream.key,
+                *facts,
+                round(sizes[name] / 1000, 1),
+                quality,
+                repeated,
+                (red, green, blue),
+                **extra,
             )
         )
         result.faults.extend(looks.frozen(episode, name, same[name]))

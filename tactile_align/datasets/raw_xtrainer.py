@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from tactile_align.datasets import codec
-from tactile_align.datasets.convert import Converted
+from tactile_align.datasets.convert import Converted, require_other_than
 from tactile_align.datasets.episodes import open_episode
 from tactile_align.datasets.layout import load_layout
 from tactile_align.datasets.plain_pickle import load_arrays
@@ -54,8 +54,10 @@ def import_raw_xtrainer(
     Raises:
         FileNotFoundError: No such folder, or no poses or images in it.
         FileExistsError: `out` exists.
-        ValueError: A pickle is not plain or lacks a key, a JPEG is damaged, or there are gaps.
+        ValueError: A pickle is not plain or lacks a key, a JPEG is damaged, there are gaps, or `out` is a file of the
+            recording.
     """
+    require_other_than(Path(out), Path(recording))
     parts, lacking = _read(Path(recording), allow_gaps)
     path = write_episode(out, **parts, fps=fps, overwrite=overwrite)
     return Imported(path, len(parts["qpos"]), lacking)

@@ -29,6 +29,30 @@ def test_full_chroma_keeps_the_colour_of_a_touch_sharper() -> None:
     assert error[True] < error[False] / 5
 
 
+def test_the_quality_a_jpeg_was_written_with_is_read_from_its_tables() -> None:
+    frame = frames(1)[0]
+    for quality in range(1, 101):
+        done, opencv = cv2.imencode(".jpg", frame, [cv2.IMWRITE_JPEG_QUALITY, quality])
+        assert done and codec.jpeg_quality(opencv.ravel()) == quality
+        assert codec.jpeg_quality(codec.encode_jpeg(frame, quality, full_chroma=True)) == quality
+    assert codec.jpeg_quality(codec.encode_png(frame)) is None
+
+
+def test_a_jpeg_written_twice_tells_its_last_quality() -> None:
+    first = codec.encode_jpeg(frames(1)[0], 95)
+    assert codec.jpeg_quality(codec.encode_jpeg(codec.decode(first), 50)) == 50
+
+
+def test_a_cut_or_damaged_header_has_no_quality_and_does_no_harm() -> None:
+    data, rng = codec.encode_jpeg(frames(1)[0], 80), np.random.default_rng(3)
+    assert {codec.jpeg_quality(data[:n]) for n in range(3, 400)} == {None, 80}
+    for _ in range(300):
+        spoilt = bytearray(data)
+        spoilt[int(rng.integers(3, 200))] = int(rng.integers(256))
+        found = codec.jpeg_quality(bytes(spoilt))
+        assert found is None or 1 <= found <= 100
+
+
 def test_a_header_that_claims_too_much_is_refused_before_decoding() -> None:
     jpeg = bytearray(codec.encode_jpeg(frames(1)[0], 95))
     at = jpeg.find(b"\xff\xc0") + 5

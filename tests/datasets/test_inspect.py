@@ -11,6 +11,7 @@ import h5py
 import numpy as np
 import pytest
 
+from tactile_align.datasets import codec
 from tactile_align.datasets.episodes import write_episode
 from tactile_align.datasets.inspect import inspect_path
 from tests.datasets.planting import ON_OPENING, ON_READING
@@ -122,6 +123,19 @@ def test_every_fault_of_a_file_is_named_without_stopping(tmp_path: Path, plant: 
     report = inspect_path(path, timing=False)
     assert not report.good
     assert re.search(message[plant], report.text()), report.text()
+
+
+@pytest.mark.parametrize(("quality", "said"), [(50, True), (89, True), (90, False), (95, False)])
+def test_touches_stored_with_too_low_a_jpeg_quality_are_remarked(tmp_path: Path, quality: int, said: bool) -> None:
+    given = moving(4)
+    given["touches"]["tactile1"] = [  # as the original's converter left them: encoded anew, and once before
+        codec.encode_jpeg(codec.decode(codec.encode_jpeg(frame, 95)), quality) for frame in given["touches"]["tactile1"]
+    ]
+    report = inspect_path(write_episode(tmp_path / "e.hdf5", **given), timing=False)
+    text = report.text()
+    assert report.good and f"jpeg of quality {quality}" in text
+    assert (f"tactile1 is stored as JPEG of quality {quality}; a gel's faint colours need 90" in text) is said
+    assert [s.quality for s in report.episodes[0].streams] == [95, 95, 95, quality]
 
 
 def test_the_same_episode_twice_is_named(tmp_path: Path) -> None:

@@ -3,6 +3,8 @@
 import os
 import pickle
 import pickletools
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +13,10 @@ import numpy as np
 import pytest
 
 from tactile_align.cli import run
+from tactile_align.datasets.convert import convert_episodes
 from tactile_align.datasets.episodes import open_episode
 from tactile_align.datasets.plain_pickle import UnsafePickleError, load_arrays
-from tactile_align.datasets.raw_xtrainer import CAMERAS, POSES, TOUCHES, import_raw_xtrainer
+from tactile_align.datasets.raw_xtrainer import CAMERAS, POSES, TOUCHES, convert_raw_xtrainer, import_raw_xtrainer
 from tests.datasets.making import frames
 
 STEPS = 6
@@ -110,6 +113,72 @@ def test_damage_is_named_by_file(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"9\.pkl: needs .* 'joint_positions'.*got only control"):
         import_raw_xtrainer(tmp_path / "raw", tmp_path / "e.hdf5")
     assert not (tmp_path / "e.hdf5").exists()
+
+
+def everything(folder: Path) -> dict[Path, tuple[bytes, int]]:
+    """Return the bytes and the time of change of every file."""
+    return {file: (file.read_bytes(), file.stat().st_mtime_ns) for file in folder.rglob("*") if file.is_file()}
+
+
+def more_poses_than_images(raw: Path) -> None:
+    for n in (14, 15, 16):  # where the original's converter deletes
+        shutil.copy(raw / POSES / "13.pkl", raw / POSES / f"{n}.pkl")
+
+
+def a_pose_less(raw: Path) -> None:
+    (raw / POSES / "10.pkl").unlink()
+
+
+def an_image_cut_short(raw: Path) -> None:
+    file = raw / "leftTactile" / "11.jpg"
+    file.write_bytes(file.read_bytes()[:-40])
+
+
+def a_pose_of_another_robot(raw: Path) -> None:
+    step = {"joint_positions": np.zeros(6), "control": np.zeros(6)}
+    (raw / POSES / "12.pkl").write_bytes(pickle.dumps(step))
+
+
+@pytest.mark.parametrize("inside", [False, True], ids=["beside the source", "into the source"])
+@pytest.mark.parametrize(
+    ("plant", "error"),
+    [
+        (more_poses_than_images, None),
+        (a_pose_less, "1 gaps"),
+        (an_image_cut_short, "truncated JPEG"),
+        (a_pose_of_another_robot, "number of joints"),
+    ],
+    ids=lambda x: getattr(x, "__name__", None),
+)
+def test_15_a_conversion_leaves_its_source_as_it_was_also_when_it_fails_midway(
+    tmp_path: Path, plant: Callable[[Path], None], error: str | None, inside: bool
+) -> None:
+    for name in ("first", "second"):
+        recording(tmp_path / "raw" / name)
+    plant(tmp_path / "raw" / "second")
+    before = everything(tmp_path / "raw")
+    out = tmp_path / "raw" if inside else tmp_path / "out"
+    if error is None:
+        assert len(convert_raw_xtrainer(tmp_path / "raw", out).paths) == 2
+    else:
+        with pytest.raises(ValueError, match=error):
+            convert_raw_xtrainer(tmp_path / "raw", out)
+    after = everything(tmp_path / "raw")
+    assert {file: after[file] for file in after.keys() & before.keys()} == before
+    assert {file.name for file in after.keys() - before.keys()} <= {"episode_init_0.hdf5", "episode_init_1.hdf5"}
+
+
+def test_15_a_file_of_the_source_is_never_written_over_even_when_asked_to(tmp_path: Path) -> None:
+    raw = tmp_path / "raw"
+    recording(raw)
+    episodes = tmp_path / "episodes"
+    import_raw_xtrainer(raw, episodes / "episode_init_0.hdf5")
+    before = everything(tmp_path)
+    with pytest.raises(ValueError, match=r"8\.jpg belongs to the source"):
+        import_raw_xtrainer(raw, raw / "topImg" / "8.jpg", overwrite=True)
+    with pytest.raises(ValueError, match=r"episode_init_0\.hdf5 belongs to the source"):
+        convert_episodes(episodes, episodes, to="xtrainer", overwrite=True)
+    assert everything(tmp_path) == before
 
 
 @pytest.mark.parametrize("protocol", range(6))
