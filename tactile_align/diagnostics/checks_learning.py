@@ -4,34 +4,34 @@ import copy
 import math
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor
 
+from tactile_align.diagnostics.checks_features import against_chance, features
 from tactile_align.diagnostics.findings import Finding, judged
 from tactile_align.diagnostics.patient import Patient, total_of
 from tactile_align.policies.aligned import AlignedPolicy, Batch
-from tactile_align.training.optimiser import make_optimiser
-from tactile_align.training.validation import effective_rank, spread
+from tactile_align.training.optimiser import make_optimiser, warmup_cosine
 
 RATES = (0.1, 1.0, 10.0)
 FIRST, MORE = 8, 24  # steps of the search for a rate, and with the one found
 LEARNT = 0.9  # of its start the loss must fall to on one batch
-RISE = (2.0, 3.0)  # times the loss before; a first adaptive step at full rate, without warm-up, may cost something
+STILL = 1.001  # times the loss before that a step may leave: rounding
+RISE = (2.0, 3.0)  # the same for one step at the full rate, which a run with warm-up reaches later
 
 
 def learning_checks(patient: Patient) -> list[Finding]:
     """Return all findings about features and learning."""
     start = _Lesson(patient, 1.0).losses()
     lessons = {factor: _Lesson(patient, factor) for factor in RATES}
-    after = {factor: lesson.take(1).losses()[0] for factor, lesson in lessons.items()}
-    for lesson in lessons.values():
-        lesson.take(FIRST - 1)
+    full = lessons[1.0].take(1).losses()[0]
+    first = {factor: _Lesson(patient, factor * ramp(patient)).take(1).losses() for factor in RATES}
+    for factor, lesson in lessons.items():
+        lesson.take(FIRST - (factor == 1.0))
     factor = min(RATES, key=lambda one: lessons[one].judged_by())
     best = lessons[factor].take(MORE)
     return [
         *features(patient),
         against_chance(patient),
-        one_step(patient, start[0], after),
+        one_step(patient, start, first, full),
         overfit(start[-1], best.judged_by(), factor),
         *notices(patient, best.model),
     ]
@@ -71,88 +71,37 @@ class _Lesson:
         return value if math.isfinite(value) else math.inf
 
 
-def features(patient: Patient) -> list[Finding]:
-    """Mean, spread, effective rank and isotropy of both features."""
-    model = patient.model.eval()
-    if model.towers is None or model.hsa.weight == 0:
-        return []
-    with torch.no_grad():
-        seen = model.see(patient.wide)
-    found = []
-    vectors = {f"h_tau of {name}": one.vector for name, one in seen.touches.items()}
-    vectors |= {f"h_w of {name}": one.vector for name, one in seen.regions.items()}
-    for name, h in vectors.items():
-        rank, even = float(effective_rank(h)), isotropy(h)
-        mean, std = float(h.mean()), float(h.std())
-        found.append(
-            judged(
-                "feature rank",
-                f"{name}: effective rank {rank:.1f} of {min(len(h) - 1, h.shape[1])}, mean {mean:.2g}, std {std:.2g}, "
-                f"spread {float(spread(h)):.2g}",
-                "> 5 good, < 2 bad",
-                broken=not (rank >= 2 and math.isfinite(std)),
-                warn=rank < 5 and h.shape[1] >= 16 and len(h) > 16,
-                why="features in one line or one point cannot tell moments apart",
-                advice="lower optimiser.lr_encoder, raise hsa.temperature, and check that images differ",
-            )
-        )
-        found.append(
-            judged(
-                "isotropy",
-                f"{name}: {even:.1e}",
-                "> 1e-3 good, < 1e-4 bad",
-                warn=even < 1e-4 and rank < 5,
-                why="the features use a few directions only",
-                advice="look at the same after some steps; if it stays, there are too few rivals or too little data",
-            )
-        )
-    return found
+def one_step(
+    patient: Patient, before: tuple[float, float], first: dict[float, tuple[float, float]], full: float
+) -> Finding:
+    """Whether the run's first step lowers the loss on its own batch, and the full rate does not throw it up.
 
-
-def isotropy(features: Tensor) -> float:
-    """Return the middle over the largest eigenvalue of the covariance of unit features (N, D)."""
-    unit = F.normalize(features.double(), dim=-1)
-    values = torch.linalg.svdvals(unit - unit.mean(dim=0)).square()
-    usable = values[: min(len(features) - 1, features.shape[1])]
-    return float(usable.median() / usable[0].clamp(min=1e-30))
-
-
-def against_chance(patient: Patient) -> Finding:
-    """The alignment loss at the start, beside chance."""
-    with torch.no_grad():
-        log = patient.losses(patient.batch).log
-    if "hsa" not in log:
-        return judged("loss against chance", "no alignment loss in this run", "-")
-    views = [view.key for view in patient.model.views]
-    hsa = sum(float(log[f"hsa/{key}"]) for key in views) / len(views)
-    chance = sum(float(log[f"chance/{key}"]) for key in views) / len(views)
-    pairs = min(int(log[f"pairs/{key}"]) for key in views)
-    return judged(
-        "loss against chance",
-        f"{hsa:.2f} at the start, chance {chance:.2f}, at least {pairs} pairs in a batch",
-        "finite, from half of chance up to chance plus 2 / temperature; some pairs",
-        broken=not math.isfinite(hsa) or pairs == 0 or chance == 0.0,
-        warn=hsa < 0.5 * chance and patient.model.towers is not None and patient.model.towers.scratch,
-        why="far below chance before any step something leaks from touch to view; without pairs nothing is learnt",
-        advice="check that touch and view images differ; raise contact_share or the batch size for more pairs",
-    )
-
-
-def one_step(patient: Patient, before: float, after: dict[float, float]) -> Finding:
-    """Whether one step at the chosen rates lowers the loss on its own batch."""
-    chosen = after[1.0]
-    rates = patient.config.optimiser
-    shown = ", ".join(f"x{factor:g}: {value:.3f}" for factor, value in after.items())
+    Args:
+        patient: The run.
+        before: Total and alignment loss before any step.
+        first: The same after one step at the rate of the run's first step, warm-up included, by factor on it.
+        full: Total after one step at the full rate without warm-up. A first adaptive step moves every new weight by the
+            whole rate, so that this one may rise somewhat.
+    """
+    rates, ramped = patient.config.optimiser, ramp(patient)
+    shown = "; ".join(f"x{factor:g}: {total:.4g} ({aligned:.4g})" for factor, (total, aligned) in first.items())
+    own = [after / start for after, start in zip(first[1.0], before, strict=True) if start > 0]
     return judged(
         "one step",
-        f"loss {before:.3f} before, after one step at lr {rates.lr:g} / {rates.lr_encoder:g} {shown}",
-        f"below {RISE[0]:g} times at x1, broken above {RISE[1]:g} times",
-        broken=not chosen <= RISE[1] * before,
-        warn=not chosen <= RISE[0] * before,
+        f"loss {before[0]:.4g} (alignment {before[1]:.4g}); after the first step, at lr {rates.lr * ramped:.2g} / "
+        f"{rates.lr_encoder * ramped:.2g}, {shown}; at the full rate {full:.4g}",
+        f"x1 must not rise; at the full rate below {RISE[0]:g} times, broken above {RISE[1]:g} times",
+        broken=not (all(ratio <= RISE[1] for ratio in own) and full <= RISE[1] * before[0]),
+        warn=not (all(ratio <= STILL for ratio in own) and full <= RISE[0] * before[0]),
         why="a rate at which the first step makes things worse throws the start weights away: 5e-3 took a loss "
         "from 0.47 to 4.22",
-        advice="lower optimiser.lr and lr_encoder to a factor that falls in this line",
+        advice="raise optimiser.warmup_steps, or lower optimiser.lr and lr_encoder to a factor that falls in this line",
     )
+
+
+def ramp(patient: Patient) -> float:
+    """Return the share of the learning rates that the run's first step is taken at."""
+    return warmup_cosine(patient.config.optimiser.warmup_steps, patient.config.steps)(0)
 
 
 def overfit(before: float, after: float, factor: float) -> Finding:

@@ -32,9 +32,7 @@ def model_checks(patient: Patient) -> tuple[list[Finding], dict[str, Rows]]:
 def trainable(patient: Patient) -> Finding:
     """Whether what should learn is trainable and in the optimiser."""
     model = patient.model
-    optimiser, _ = make_optimiser(model, patient.config)
-    held = {id(p) for group in optimiser.param_groups for p in group["params"]}
-    parts = parts_of(model)
+    held, parts = _held_by_optimiser(patient), parts_of(model)
     left_out = [n for ps in parts.values() for n, p in ps if p.requires_grad and id(p) not in held]
     frozen = []
     for name, tower in towers_of(model).items():
@@ -118,15 +116,25 @@ def shared(patient: Patient) -> Finding:
     )
 
 
+def _held_by_optimiser(patient: Patient) -> set[int]:
+    optimiser, _ = make_optimiser(patient.model, patient.config)
+    return {id(p) for group in optimiser.param_groups for p in group["params"]}
+
+
 def _looked_at(patient: Patient) -> list[str]:
     return [*patient.model.sensors, *(view.key for view in patient.model.views)]
 
 
 def _parts_table(patient: Patient, norms: dict[str, float]) -> Rows:
-    rows: list[tuple[str, ...]] = [("module", "tensors", "elements", "trainable", "frozen", "gradient")]
+    held = _held_by_optimiser(patient)
+    rows: list[tuple[str, ...]] = [
+        ("module", "tensors", "elements", "trainable", "frozen", "in the optimiser", "gradient")
+    ]
     for part, parameters in parts_of(patient.model).items():
         learns = sum(p.numel() for _, p in parameters if p.requires_grad)
         total = sum(p.numel() for _, p in parameters)
         gradient = f"{norms[part]:.1e}" if part in norms else "-"
-        rows.append((part, str(len(parameters)), f"{total:,}", f"{learns:,}", f"{total - learns:,}", gradient))
+        taught = sum(p.numel() for _, p in parameters if id(p) in held)
+        counts = (total, learns, total - learns, taught)
+        rows.append((part, str(len(parameters)), *(f"{count:,}" for count in counts), gradient))
     return tuple(rows)

@@ -64,6 +64,20 @@ class RolledTouch(Towers):
         return Features(*(part.roll(1, 0) for part in super().of_touch(images)))
 
 
+class TurnedRound(Towers):
+    """Features whose gradient has the wrong sign: each step makes the alignment loss worse."""
+
+    def of_touch(self, images: Tensor) -> Features:
+        return _turned(super().of_touch(images))
+
+    def of_region(self, *args: Any) -> Features:
+        return _turned(super().of_region(*args))
+
+
+def _turned(found: Features) -> Features:
+    return Features(2 * found.vector.detach() - found.vector, found.tokens)
+
+
 class BlindValidation(AlignedPolicy):
     def losses(self, *args: Any, **options: Any) -> Losses:
         found = super().losses(*args, **options)

@@ -15,6 +15,7 @@ import tomli_w
 import torch
 
 from tactile_align.calibration.verify import verify_episodes
+from tactile_align.datasets import codec
 from tactile_align.datasets.normalisation import Statistics
 from tactile_align.diagnostics.doctor import diagnose
 from tactile_align.policies.aligned import AlignedPolicy
@@ -30,7 +31,8 @@ Maker = Callable[..., TrainConfig]
 
 @pytest.fixture(scope="module")
 def healthy(regrasp_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[TrainConfig, Data]:
-    config = small_training(regrasp_folder, tmp_path_factory.mktemp("doctor") / "run")
+    # From random weights a first step at the full rate overshoots; a healthy run warms up.
+    config = small_training(regrasp_folder, tmp_path_factory.mktemp("doctor") / "run", optimiser={"warmup_steps": 40})
     return config, load_data(config, progress=False)
 
 
@@ -50,7 +52,8 @@ def test_a_diagnosis_is_a_table_for_people_and_json_for_machines(healthy: tuple[
     assert "BROKEN one step" in text and "why: " in text and "do:  " in text
     model = build_model(config, data.train)
     row = next(line for line in text.splitlines() if line.startswith("act.action_head"))
-    assert f"{sum(p.numel() for p in model.act.action_head.parameters()):,}" in row
+    count = f"{sum(p.numel() for p in model.act.action_head.parameters()):,}"
+    assert row.split()[1:6] == ["2", count, count, "0", count]  # tensors, elements, trainable, frozen, in the optimiser
     loaded = json.loads(found.json())
     assert loaded["broken"] is True and {f["check"] for f in loaded["findings"]} >= {"box share", "touch shuffle"}
     with pytest.raises(KeyError, match="no check 'bos share'"):
@@ -175,6 +178,21 @@ def test_a_learning_rate_a_thousand_times_too_high_is_found(healthy: tuple[Train
     assert diagnose(fast, data=data, parts=["learning"]).of("one step").status == "broken"
 
 
+def test_a_first_step_that_makes_things_worse_is_found(healthy: tuple[TrainConfig, Data]) -> None:
+    config, data = healthy
+    cold = changed(config, "optimiser", warmup_steps=0)
+    found = diagnose(cold.model_copy(update={"seed": 1}), data=data, parts=["learning"]).of("one step")
+    assert found.status != "good" and "warmup_steps" in found.advice, found.seen
+
+
+def test_an_alignment_whose_gradient_has_the_wrong_sign_is_found(healthy: tuple[TrainConfig, Data]) -> None:
+    config, data = healthy
+    model = build_model(config, data.train)
+    plant.towers_as(plant.TurnedRound)(model)
+    found = diagnose(config, data=data, model=model, parts=["learning"])
+    assert found.of("one step").status == "warn", found.text()
+
+
 def with_rig(config: TrainConfig, folder: Path, edit: Callable[[dict[str, Any]], None]) -> TrainConfig:
     """Return the config with a copy of its rig, edited as TOML."""
     rig = tomllib.loads(Path(config.data[0].rig).read_text(encoding="utf-8"))
@@ -199,6 +217,20 @@ def recording_with(config: TrainConfig, folder: Path, edit: Callable[[h5py.File]
 def z_scored(file: h5py.File) -> None:
     qpos = file["observations/qpos"]
     qpos[...] = (qpos[...] - qpos[...].mean(axis=0)) / np.maximum(qpos[...].std(axis=0), 0.01)
+
+
+def touches_at_quality_50(file: h5py.File) -> None:
+    rows = file["observations/tactile1"]
+    for t, row in enumerate(rows[()]):
+        data = codec.encode_jpeg(codec.decode(codec.without_padding(row)), 50)
+        rows[t] = np.frombuffer(data.ljust(len(row), b"\0"), np.uint8)
+
+
+def test_9_touches_stored_as_jpeg_of_quality_50_are_found(healthy: tuple[TrainConfig, Data], tmp_path: Path) -> None:
+    config, data = healthy
+    assert diagnose(config, data=data, parts=["data"]).of("touch storage").seen.endswith("quality 95")
+    found = diagnose(recording_with(config, tmp_path, touches_at_quality_50), parts=["data"]).of("touch storage")
+    assert found.status == "warn" and found.seen == "tactile1: JPEG of quality 50" and "95" in found.advice
 
 
 def test_3_normalised_joints_are_refused_by_name(healthy: tuple[TrainConfig, Data], tmp_path: Path) -> None:

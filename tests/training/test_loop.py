@@ -10,12 +10,13 @@ import torch
 
 from tactile_align.calibration.rig import Verified, load_rig
 from tactile_align.datasets.normalisation import Statistics
+from tactile_align.policies import aligned
 from tactile_align.policies.act import ACT
 from tactile_align.training.checkpoint import latest_checkpoint, load_checkpoint
 from tactile_align.training.config import TrainConfig, load_config
 from tactile_align.training.data import load_data
 from tactile_align.training.logs import read_metrics
-from tactile_align.training.loop import DivergedError, build_model, train
+from tactile_align.training.loop import DivergedError, build_model, train, validate
 
 Maker = Callable[..., TrainConfig]
 
@@ -122,6 +123,43 @@ def test_a_diverging_run_stops_and_names_step_episode_and_row(small_config: Make
     config = small_config(optimiser={"lr": 1e30, "lr_encoder": 1e30, "warmup_steps": 0}, steps=20)
     with pytest.raises(DivergedError, match=r"step \d+: .*not finite.*episode_init_\d\.hdf5 row \d+"):
         train(config, progress=False)
+
+
+def test_11_an_error_in_the_alignment_stops_training(small_config: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*args: object) -> None:
+        raise ValueError("planted in the loss")
+
+    monkeypatch.setattr(aligned, "align", fails)
+    config = small_config()
+    with pytest.raises(ValueError, match="planted in the loss"):
+        train(config, progress=False)
+    assert read_metrics(Path(config.out) / "metrics.jsonl") == []
+
+
+def test_12_a_batch_without_rivals_stops_training(small_config: Maker) -> None:
+    with pytest.raises(ValueError, match="no rival"):
+        train(small_config(batch_size=1, contact_share=1.0), progress=False)
+
+
+def test_14_the_best_checkpoint_is_that_of_the_smallest_whole_validation_pass(small_config: Maker) -> None:
+    # Rates at which the loss soon goes up again: the best is neither the last nor what a running mean would say.
+    rates = {"lr": 0.02, "lr_encoder": 0.02, "warmup_steps": 0}
+    free = {"kl_weight": 0.0}
+    config = small_config(steps=12, optimiser=rates, policy=free, validate_every=2, save_every=2, keep_last=99)
+    data = load_data(config, progress=False)
+    out = train(config, data=data, progress=False)
+    records = read_metrics(out / "metrics.jsonl")
+    losses = {r["step"]: r["loss"] for r in records if r["kind"] == "validation"}
+    smallest = min(losses, key=lambda step: losses[step])
+    assert smallest < max(losses)
+    best = load_checkpoint(out / "checkpoints" / "best.pt")
+    assert (best["step"], best["best"]) == (smallest, losses[smallest])
+    model = build_model(config, data.train)
+    for step, loss in losses.items():  # the very pass that metrics.jsonl tells of, from the weights alone
+        model.load_state_dict(load_checkpoint(out / "checkpoints" / f"step_{step:08d}.pt")["model"])
+        assert validate(model, data.held_out, config, torch.device("cpu"))["loss"] == loss
+    model.load_state_dict(best["model"])
+    assert validate(model, data.held_out, config, torch.device("cpu"))["loss"] == min(losses.values())
 
 
 def test_a_second_run_into_the_same_folder_is_refused(small_config: Maker) -> None:

@@ -1,0 +1,96 @@
+"""The doctor's checks of pairs: is there a box, is there a contact, and what are they held against."""
+
+from tactile_align.diagnostics.findings import Finding, judged
+from tactile_align.diagnostics.patient import Patient
+from tactile_align.losses.rivals import Rivals
+
+FALSE_RIVALS = (0.02, 0.10)
+
+
+def pair_checks(patient: Patient) -> list[Finding]:
+    """Return all findings about rigs, boxes, contacts and rivals."""
+    return [*rigs(patient), *boxes_and_contacts(patient), *false_rivals(patient)]
+
+
+def rigs(patient: Patient) -> list[Finding]:
+    """Whether the rigs were held against recordings."""
+    found = []
+    for entry, rig in zip(patient.config.data, patient.data.rigs, strict=True):
+        verdict = "exact, from a simulation" if rig.status == "exact" else "never verified"
+        if rig.verified is not None:
+            verdict = f"verified on {rig.verified.when}: {rig.verified.verdict}"
+        bad = rig.verified is not None and rig.verified.verdict == "fail"
+        found.append(
+            judged(
+                "rig",
+                f"{entry.rig}: {verdict}",
+                "verified: pass",
+                broken=bad,
+                warn=rig.verified is None and rig.status != "exact" and patient.config.hsa.weight > 0,
+                why="a rig that does not explain the recordings puts boxes where the sensor is not",
+                advice=f"run: tactile-align verify {entry.path} --rig {entry.rig}",
+            )
+        )
+    return found
+
+
+def boxes_and_contacts(patient: Patient) -> list[Finding]:
+    """How often each sensor has a box, how often it touches, and how much of a pair's moments is left."""
+    moments, found = patient.data.train, []
+    for view in patient.model.views:
+        visible, contact = moments.column(f"visible/{view.key}"), moments.column(f"contact/{view.sensor}")
+        share = float(visible.mean())
+        found.append(
+            judged(
+                "box share",
+                f"{view.key}: {share:.0%} of the moments have a box",
+                "> 50 %, broken below 5 %",
+                broken=share < 0.05,
+                warn=share < 0.5,
+                why="without a box there is no pair; a sensor that is never in view points at a wrong rig",
+                advice="run `tactile-align verify` and look at `tactile-align overlay`; is the sensor where the "
+                "rig says?",
+            )
+        )
+        touching = float((visible & contact).mean())
+        found.append(
+            judged(
+                "contact share",
+                f"{view.key}: {touching:.1%} of the moments are in contact with a box",
+                "> 5 %, broken below 0.5 %",
+                broken=touching < 0.005,
+                warn=touching < 0.05,
+                why="moments without contact all feel alike and cannot be told apart",
+                advice="record more contacts, or raise contact_share; check the touch stream with `tactile-align "
+                "inspect`",
+            )
+        )
+    return found
+
+
+def false_rivals(patient: Patient) -> list[Finding]:
+    """How many rivals of a batch show the very same contact, or none either."""
+    if patient.model.hsa.weight == 0:
+        return []
+    found, batch, hsa = [], patient.batch, patient.model.hsa
+    rule = Rivals(batch["episode"], batch["time"], hsa.min_gap).rows(0, len(batch["episode"]))
+    for view in patient.model.views:
+        valid = patient.model.valid_pairs(batch, view)
+        pairs = rule & valid[:, None] & valid[None, :]
+        index, contact = batch[f"contact_index/{view.sensor}"], batch[f"contact/{view.sensor}"]
+        same = (index[:, None] == index) & (batch["episode"][:, None] == batch["episode"]) & (index >= 0)
+        alike = same | (~contact[:, None] & ~contact)
+        share = float((pairs & alike).sum() / pairs.sum().clamp(min=1))
+        found.append(
+            judged(
+                "false rivals",
+                f"{view.key}: {share:.1%} of {int(pairs.sum())} rivals show the same contact, or no contact either",
+                f"< {FALSE_RIVALS[0]:.0%}, broken above {FALSE_RIVALS[1]:.0%}",
+                broken=share > FALSE_RIVALS[1] or not bool(pairs.any()),
+                warn=share > FALSE_RIVALS[0],
+                why="the loss then pushes apart what is alike and can never fall far",
+                advice="raise hsa.min_gap to the length of a contact, keep hsa.require_contact, or set "
+                "hsa.touch_ceiling",
+            )
+        )
+    return found
