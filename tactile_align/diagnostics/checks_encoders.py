@@ -78,7 +78,7 @@ def passes(patient: Patient) -> Finding:
         count += len(seen)
         rows += sum(len(x) for x in seen)
     batch = len(patient.batch["qpos"])
-    allowed = 2 + len(patient.model.views) * (patient.model.hsa.region_rivals > 0)
+    allowed = 2 + len(patient.model.views) * patient.model.hsa.looks_beside
     return judged(
         "encoder passes",
         f"{count} a step, {rows / max(count, 1):.0f} images each",

@@ -5,6 +5,7 @@ import torch
 
 from tactile_align.datasets.episodes import open_episode
 from tactile_align.datasets.looks import LEAST_TOUCH_QUALITY, colours, look_at, stored_quality
+from tactile_align.datasets.reference import difference
 from tactile_align.diagnostics.findings import Finding, judged
 from tactile_align.diagnostics.patient import Patient
 
@@ -81,9 +82,11 @@ def door(patient: Patient) -> list[Finding]:
                 width, height = episode.width_height(one.stream)
                 box = moments.column(f"frame_box/{one.key}")[start + t] if one.sensor is not None else None
                 there = one.image_map(width, height, box if one.zoom is not None else None)
-                expected = there.apply_to_image(episode.image(one.stream, t)).astype(np.float32)
+                expected = there.apply_to_image(episode.image(one.stream, t))
+                if one.difference:
+                    expected = difference(expected, moments.reference(int(raw["episode"][row]), one.key))
                 here = raw[f"image/{one.key}"][row].float().numpy()
-                off = np.abs(here - expected).mean() if here.shape == expected.shape else np.inf
+                off = np.abs(here - expected.astype(np.float32)).mean() if here.shape == expected.shape else np.inf
                 worst[one.key] = max(worst.get(one.key, 0.0), float(off))
                 if box is not None and np.isfinite(box).all():
                     moved = there.apply_to_box(box)
