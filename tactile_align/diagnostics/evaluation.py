@@ -12,12 +12,13 @@ from torch import Tensor
 from tactile_align.datasets.moments import Batch, Moments
 from tactile_align.diagnostics.retrieval import Recall, retrieval
 from tactile_align.files import write_text_atomically
-from tactile_align.policies.aligned import AlignedPolicy
+from tactile_align.policies.aligned import AlignedPolicy, View
 from tactile_align.training.augment import augment
-from tactile_align.training.checkpoint import BEST, load_checkpoint
+from tactile_align.training.checkpoint import best_checkpoint, load_checkpoint
 from tactile_align.training.config import TrainConfig, load_config
 from tactile_align.training.data import Data, load_data, make_model, views_of
 from tactile_align.training.loop import train
+from tactile_align.training.state import finished
 
 BASELINE = "opening_only"
 GALLERY = 64
@@ -52,6 +53,8 @@ def evaluate(run: str | Path, *, data: Data | None = None, progress: bool = True
 
     Raises:
         FactError, FileNotFoundError: The folder holds no run.
+        RuntimeError: The baseline's training was stopped; the next call goes on with it.
+        ValueError: No held-out moment of a view has both a box and a contact.
     """
     folder = Path(run)
     config = load_config(folder / "config.toml")
@@ -62,8 +65,7 @@ def evaluate(run: str | Path, *, data: Data | None = None, progress: bool = True
         baseline = None
         if config.region == "box":
             baseline_config = opening_only(config)
-            if not (Path(baseline_config.out) / "checkpoints" / BEST).exists():
-                train(baseline_config, data=data, progress=progress)
+            train_to_the_end(baseline_config, data, progress)
             baseline = load_model(Path(baseline_config.out), baseline_config, data.held_out)
         for view in views_of(config):
             summary["views"][view.key] = _view_summary(model, baseline, data, config, view.key)
@@ -72,6 +74,27 @@ def evaluate(run: str | Path, *, data: Data | None = None, progress: bool = True
         summary["action_error"] = action_error(model, data.held_out, config)
     write_text_atomically(folder / "summary.json", json.dumps(summary, indent=2) + "\n")
     return Evaluation(summary)
+
+
+def train_to_the_end(config: TrainConfig, data: Data, progress: bool = True) -> None:
+    """Train a run, or go on with it where it stopped; nothing is left to do for a finished one.
+
+    Raises:
+        RuntimeError: It was stopped (Ctrl-C, SIGTERM) before its end, so it must not be judged.
+    """
+    if finished(config):
+        return
+    out = Path(config.out)
+    started = any((out / "checkpoints").glob("step_*.pt"))
+    if not started and (out / "metrics.jsonl").exists():
+        # Killed before its first checkpoint: there is nothing to go on from, and the log would count steps twice.
+        (out / "metrics.jsonl").replace(out / "metrics_before.jsonl")
+    train(config, data=data, resume=started, progress=progress)
+    if not finished(config):
+        raise RuntimeError(
+            f"{out}: needed a run trained for {config.steps} steps; it was stopped before. Give the same command "
+            f"again: it goes on from the last checkpoint"
+        )
 
 
 def opening_only(config: TrainConfig) -> TrainConfig:
@@ -84,7 +107,7 @@ def opening_only(config: TrainConfig) -> TrainConfig:
 def load_model(folder: Path, config: TrainConfig, moments: Moments) -> AlignedPolicy:
     """Return a run's model with the weights of its best checkpoint, in eval mode."""
     model = make_model(config, *moments.state_width, fill=False)
-    model.load_state_dict(load_checkpoint(folder / "checkpoints" / BEST)["model"])
+    model.load_state_dict(load_checkpoint(best_checkpoint(folder / "checkpoints"))["model"])
     return model.eval()
 
 
@@ -92,9 +115,8 @@ def load_model(folder: Path, config: TrainConfig, moments: Moments) -> AlignedPo
 def pair_features(model: AlignedPolicy, moments: Moments, config: TrainConfig, key: str) -> dict[str, np.ndarray]:
     """Return h_tau, h_w, loss inputs and names of all valid contact moments of one view."""
     view = next(view for view in views_of(config) if view.key == key)
-    valid = moments.column(f"visible/{key}") & moments.column(f"contact/{view.sensor}")
     found: dict[str, list[np.ndarray]] = {"h_tau": [], "h_w": []}
-    rows = np.flatnonzero(valid)
+    rows = pair_rows(moments, view)
     for chosen in np.array_split(rows, max(1, len(rows) // 128)):
         batch = centred(moments.__getitems__(chosen.tolist()), config)
         seen = model.see(batch)
@@ -104,6 +126,21 @@ def pair_features(model: AlignedPolicy, moments: Moments, config: TrainConfig, k
     out["episode"], out["time"] = moments.episode[rows], moments.time[rows]
     out["contact"] = moments.column(f"contact_index/{view.sensor}")[rows]
     return out
+
+
+def pair_rows(moments: Moments, view: View) -> np.ndarray:
+    """Return the rows of all moments that have a box in a view and a contact of its sensor.
+
+    Raises:
+        ValueError: There is none.
+    """
+    rows = np.flatnonzero(moments.column(f"visible/{view.key}") & moments.column(f"contact/{view.sensor}"))
+    if not len(rows):
+        raise ValueError(
+            f"view {view.key}: no held-out moment of {len(moments)} has both a box and a contact, so there is no pair "
+            f"to judge. Hold out more episodes, or look at the recordings with tactile-align inspect and verify"
+        )
+    return rows
 
 
 def centred(batch: Batch, config: TrainConfig) -> Batch:

@@ -98,6 +98,16 @@ def take_up(trainer: Trainer, folder: Path) -> Course:
     return Course(state["step"], state["best"], state["stale"])
 
 
+def finished(config: TrainConfig) -> bool:
+    """Tell whether the run of a config went to its end: all of its steps, or as far as its patience let it."""
+    folder = Path(config.out) / "checkpoints"
+    if not any(folder.glob("step_*.pt")):
+        return False
+    state = load_checkpoint(latest_checkpoint(folder))
+    tired = config.patience is not None and state["stale"] >= config.patience
+    return bool(state["step"] >= config.steps or tired)
+
+
 def _require_same(config: TrainConfig, stored: str, path: Path) -> None:
     now = config.model_dump(mode="json")
     then = parse(TrainConfig, tomllib.loads(stored), str(path)).model_dump(mode="json")

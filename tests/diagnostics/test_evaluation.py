@@ -1,0 +1,91 @@
+"""Judging a run: its baseline must be whole, and what cannot be judged is said."""
+
+import os
+import shutil
+import signal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from tactile_align.diagnostics.evaluation import BASELINE, evaluate, load_model, pair_features
+from tactile_align.diagnostics.readouts import view_readouts
+from tactile_align.training import loop
+from tactile_align.training.checkpoint import latest_checkpoint, load_checkpoint
+from tactile_align.training.config import TrainConfig
+from tactile_align.training.data import Data, load_data
+from tactile_align.training.logs import read_metrics
+from tactile_align.training.state import finished
+from tests.training.conftest import small_training
+
+KEY = "left_wrist-tactile1"
+
+
+@pytest.fixture(scope="module")
+def trained(regrasp_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[TrainConfig, Data]:
+    """A finished run of the alignment alone, and its data."""
+    config = small_training(
+        regrasp_folder, tmp_path_factory.mktemp("run") / "run", train_policy=False, steps=2, validate_every=1
+    )
+    data = load_data(config, progress=False)
+    loop.train(config, data=data, progress=False)
+    return config, data
+
+
+def steps_of(run: Path) -> int:
+    return int(load_checkpoint(latest_checkpoint(run / "checkpoints"))["step"])
+
+
+def test_a_baseline_that_was_stopped_is_gone_on_with_and_never_compared_with(
+    trained: tuple[TrainConfig, Data], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, data = trained
+    baseline = Path(config.out) / BASELINE
+    (baseline / "checkpoints").mkdir(parents=True)
+    (baseline / "metrics.jsonl").write_text('{"kind": "train", "step": 1}\n')  # killed before its first checkpoint
+    validate = loop.validate
+
+    def interrupted(*args: Any) -> dict[str, float]:
+        os.kill(os.getpid(), signal.SIGINT)
+        return validate(*args)
+
+    monkeypatch.setattr(loop, "validate", interrupted)
+    with pytest.raises(RuntimeError, match=r"opening_only.*2 steps.*stopped.*again"):
+        evaluate(config.out, data=data, progress=False)
+    assert steps_of(baseline) == 1 and not (Path(config.out) / "summary.json").exists()
+    monkeypatch.undo()
+    found = evaluate(config.out, data=data, progress=False).summary["views"][KEY]
+    assert steps_of(baseline) == 2 and {"loss", "retrieval"} == set(found["opening_only"])
+    assert [record["step"] for record in validations(baseline)] == [1, 2]
+
+
+def validations(run: Path) -> list[dict[str, Any]]:
+    return [record for record in read_metrics(run / "metrics.jsonl") if record["kind"] == "validation"]
+
+
+def test_a_run_is_finished_after_its_last_step_or_when_its_patience_is_over(
+    regrasp_folder: Path, tmp_path: Path
+) -> None:
+    config = small_training(regrasp_folder, tmp_path, steps=6)
+    assert not finished(config)
+    for step, stale, patience, expected in ((5, 0, None, False), (6, 0, None, True), (5, 2, 2, True), (5, 1, 2, False)):
+        shutil.rmtree(tmp_path / "checkpoints", ignore_errors=True)
+        (tmp_path / "checkpoints").mkdir()
+        torch.save({"model": {}, "step": step, "stale": stale}, tmp_path / "checkpoints" / f"step_{step:08d}.pt")
+        assert finished(config.model_copy(update={"patience": patience})) == expected
+
+
+def test_held_out_episodes_without_contact_are_named(trained: tuple[TrainConfig, Data]) -> None:
+    config, data = trained
+    model = load_model(Path(config.out), config, data.held_out)
+    contact = data.held_out.column("contact/tactile1")
+    kept = contact.copy()
+    contact[:] = np.False_
+    try:
+        for judge in (pair_features, view_readouts):
+            with pytest.raises(ValueError, match=rf"{KEY}.*no held-out moment.*contact"):
+                judge(model, data.held_out, config, KEY)  # type: ignore[operator]
+    finally:
+        contact[:] = kept
