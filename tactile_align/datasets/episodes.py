@@ -10,9 +10,10 @@ import numpy as np
 
 from tactile_align.datasets import codec, guard
 from tactile_align.datasets.faults import EpisodeError, Fault
+from tactile_align.datasets.find import Found, find
 from tactile_align.datasets.handles import HANDLES, Stamp, open_file
 from tactile_align.datasets.layout import Layout
-from tactile_align.datasets.streams import Found, Stream, find
+from tactile_align.datasets.streams import Stream
 from tactile_align.datasets.where import EpisodeRef, list_episodes, locate, parse_ref
 from tactile_align.datasets.write import write_episode
 

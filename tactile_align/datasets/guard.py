@@ -5,6 +5,7 @@ there. Every group and dataset is reached through this module, which follows pla
 before it reads.
 """
 
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import h5py
 import numpy as np
 
 from tactile_align.datasets.faults import EpisodeError, Fault
+from tactile_align.datasets.variable_length import claimed_bytes
 
 MAX_LOW_DIM_BYTES = 2**28  # 2.4 million rows of 14 doubles: 13 hours at 50 Hz
 MAX_FRAME_BYTES = 2**27  # one frame, encoded or decoded: 6700 x 6700 RGB
@@ -34,6 +36,11 @@ _BUILT_IN_FILTERS = {
 def fault(kind: str, file: Path, key: str, text: str, row: int | None = None) -> EpisodeError:
     """Build the error of one fault."""
     return EpisodeError(Fault(kind, file, key, text, row))
+
+
+def full_name(group: h5py.Group, key: str) -> str:
+    """Return the path in the file of what lies at `key` below a group, without a leading slash."""
+    return f"{group.name or ''}/{key}".strip("/")
 
 
 def unreadable(file: Path, key: str, cause: Exception, row: int | None = None) -> EpisodeError:
@@ -94,7 +101,7 @@ def dataset(root: h5py.Group, key: str, file: Path) -> h5py.Dataset | None:
     found = reach(root, key, file)
     if found is None:
         return None
-    key = f"{root.name or ''}/{key}".strip("/")
+    key = full_name(root, key)
     if not isinstance(found, h5py.Dataset):
         raise fault(
             "group instead of data",
@@ -149,11 +156,29 @@ def read_low_dim(data: h5py.Dataset, file: Path, key: str) -> np.ndarray:
 
 
 def read_row(data: h5py.Dataset, row: int, file: Path, key: str) -> np.ndarray:
-    """Read one row; the frame limits have been checked when the episode was opened."""
+    """Read one row; what rows of fixed length claim has been checked when the episode was opened.
+
+    Raises:
+        EpisodeError: A row of variable length claims more than MAX_FRAME_BYTES, or HDF5 cannot read it.
+    """
+    if h5py.check_vlen_dtype(data.dtype) is not None:
+        _require_modest(data, row, file, key)
     try:
         return np.asarray(data[row])
     except (OSError, RuntimeError, KeyError, TypeError, ValueError, IndexError) as cause:
         raise unreadable(file, key, cause, row) from cause
+
+
+def _require_modest(data: h5py.Dataset, row: int, file: Path, key: str) -> None:
+    try:
+        claimed = claimed_bytes(data, row)
+    except ValueError as cause:
+        raise fault("unreadable", file, key, str(cause), row) from cause
+    except (OSError, RuntimeError, KeyError, TypeError, zlib.error) as cause:
+        raise unreadable(file, key, cause, row) from cause
+    if claimed > MAX_FRAME_BYTES:
+        text = f"claims {claimed:,} bytes, at most {MAX_FRAME_BYTES:,} are read; cut it out with: tactile-align repair"
+        raise fault("huge", file, key, text, row)
 
 
 def _bytes(shape: tuple[int, ...], itemsize: int) -> int:

@@ -91,7 +91,10 @@ def _look(episode: Episode, result: EpisodeReport) -> bool:
         return False
     with open_file(episode.path) as file:
         chunks = {name: _chunk(file, episode.stream(name), result) for name in seen}
-        _check_lengths_table(file, episode, result)
+        try:
+            _check_lengths_table(file, episode, result)
+        except EpisodeError as error:
+            result.faults.extend(error.faults)
     for name, look in seen.items():
         stream, touch = episode.stream(name), name in episode.sensors
         extra: dict[str, Any] = {}
@@ -173,9 +176,10 @@ def _chunk(file: h5py.File, stream: Stream, result: EpisodeReport) -> tuple[int,
 
 def _check_lengths_table(file: h5py.File, episode: Episode, result: EpisodeReport) -> None:
     lengths = episode.layout.lengths
-    if lengths is None or lengths.key not in file:
+    data = None if lengths is None else guard.dataset(file, lengths.key, episode.path)
+    if lengths is None or data is None:
         return
-    table = np.asarray(file[lengths.key][()])
+    table = guard.read_low_dim(data, episode.path, lengths.key)
     written = [*episode.cameras, *episode.sensors]
     rows = sorted(written) if lengths.rows == "alphabetical" else written
     if table.shape != (len(rows), len(episode)):

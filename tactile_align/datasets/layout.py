@@ -124,6 +124,11 @@ class Layout(_Fact):
         """Whether a stream of this name in the camera group is a camera."""
         return _matches(name, self.cameras.names) and not self.is_touch(name) and not self.is_depth(name)
 
+    def camera_rank(self, name: str) -> tuple[int, str]:
+        """Sort key of camera streams: the layout's order, then the alphabet."""
+        order = self.cameras.order
+        return (order.index(name) if name in order else len(order), name)
+
     def knows_camera(self, name: str) -> bool:
         """Whether recordings of this layout have a camera of this name."""
         return not self.cameras.known or _matches(name, self.cameras.known)

@@ -1,6 +1,6 @@
 """Cut an episode, or cut the damage out of it, into new files. The source is never changed."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,11 +11,14 @@ import numpy as np
 from tactile_align.datasets import codec, guard
 from tactile_align.datasets.episodes import read_attributes
 from tactile_align.datasets.faults import EpisodeError, Fault
+from tactile_align.datasets.find import Found, frame_places
 from tactile_align.datasets.handles import open_file
 from tactile_align.datasets.layout import Layout
-from tactile_align.datasets.streams import Found, frame_places, kind_of, state_array
+from tactile_align.datasets.others import other_arrays
+from tactile_align.datasets.state import state_array
+from tactile_align.datasets.streams import kind_of
 from tactile_align.datasets.where import EpisodeRef, locate, parse_ref
-from tactile_align.datasets.write import write_episode
+from tactile_align.datasets.write import ABOUT_STORAGE, write_episode
 
 
 @dataclass(frozen=True)
@@ -93,7 +96,8 @@ def repair_episode(
         edges = np.flatnonzero(np.diff(np.concatenate(([0], sound.astype(int), [0]))))
         runs = [(int(a), int(b)) for a, b in edges.reshape(-1, 2) if b - a >= min_steps]
         if not runs:
-            text = f"no sound stretch of {min_steps} steps remains of {source.shortest}; {len(damage)} rows are damaged"
+            rows = len({fault.row for fault in damage})
+            text = f"no sound stretch of {min_steps} steps remains of {source.shortest}; {rows} rows are damaged"
             raise ValueError(f"{source.ref}: {text}. Record it again, or allow shorter ones with min_steps")
         names = [target] if len(runs) == 1 else [_part(target, i) for i in range(len(runs))]
         taken = [name for name in names if name.exists() and not overwrite]
@@ -129,9 +133,7 @@ class _Source:
         if found.faults:
             raise EpisodeError(found.faults)
         self.attributes: dict[str, Any] = read_attributes(group, self.path)
-        known = {*state.qpos, *state.action, *state.qvel, *(key for _, _, key in self.places)}
-        known |= {self.layout.lengths.key} if self.layout.lengths else set()
-        self.others = _other_arrays(group, known, self.path)
+        self.others = other_arrays(group, self.layout, self.places, self.path)
         lengths = [len(array) for array in self.state.values() if array is not None]
         self.shortest = min([*lengths, *(len(data) for data in self.frames.values())])
         self.longest_state = max(lengths)
@@ -146,7 +148,8 @@ class _Source:
     def damage(self) -> list[Fault]:
         """Every damaged row."""
         faults = []
-        for name, keys in (("qpos", self.layout.state.qpos), ("action", self.layout.state.action)):
+        state = self.layout.state
+        for name, keys in (("qpos", state.qpos), ("action", state.action), ("qvel", state.qvel)):
             values = self.state[name]
             finite = np.ones(0, bool) if values is None else np.isfinite(values).all(axis=1)
             faults += [
@@ -180,9 +183,8 @@ class _Source:
             data = self.frames[name]
             roles[role][name] = data[start:end] if role == "depth" else self._rows(data, name, key, start, end)
         state = {name: None if array is None else array[start:end] for name, array in self.state.items()}
+        extra = {key: guard.read_low_dim(data, self.path, key) for key, data in self.others.items()}
         rows = self.longest_state
-        extra = {key: read()[start:end] if n == rows else read() for key, (n, read) in self.others.items()}
-        own = {*self.layout.attributes, "layout"}
         return write_episode(
             out,
             qpos=_there(state["qpos"]),
@@ -191,8 +193,8 @@ class _Source:
             images=roles["camera"],
             touches=roles["touch"],
             depth=roles["depth"],
-            extra=extra,
-            attributes={name: value for name, value in self.attributes.items() if name not in own},
+            extra={key: array[start:end] if array.shape[:1] == (rows,) else array for key, array in extra.items()},
+            attributes={name: value for name, value in self.attributes.items() if name not in ABOUT_STORAGE},
             layout=self.ref.layout or self.layout.name,
             overwrite=overwrite,
         )
@@ -221,26 +223,3 @@ def _refuse_unwritable(layout: Layout, path: Path) -> None:
 def _there(array: np.ndarray | None) -> np.ndarray:
     assert array is not None  # state_array raises when joints or actions are missing
     return array
-
-
-def _other_arrays(
-    group: h5py.Group, known: set[str], path: Path, under: str = ""
-) -> dict[str, tuple[int, Callable[[], np.ndarray]]]:
-    """Arrays the layout does not name, by path: how many rows, and how to read them."""
-    found: dict[str, tuple[int, Callable[[], np.ndarray]]] = {}
-    holder = guard.reach(group, under, path) if under else group
-    if not isinstance(holder, h5py.Group) or under.count("/") > 8:
-        return found
-    for name in guard.names(holder, path):
-        key = f"{under}/{name}".strip("/")
-        if key in known:
-            continue
-        item = guard.reach(group, key, path)
-        if isinstance(item, h5py.Group):
-            found.update(_other_arrays(group, known, path, key))
-        elif isinstance(item, h5py.Dataset) and item.dtype.kind in "biuf" and item.shape is not None:
-            data = guard.dataset(group, key, path)
-            if data is not None:
-                rows = int(data.shape[0]) if data.ndim else 0
-                found[key] = rows, lambda data=data, key=key: guard.read_low_dim(data, path, key)  # type: ignore[misc]
-    return found

@@ -1,13 +1,13 @@
-"""Find the streams of one episode and name what is wrong with them, before any frame is read."""
+"""Streams of frames: which there are, how each is stored, and what is wrong with one before any frame is decoded."""
 
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import h5py
 import numpy as np
 
 from tactile_align.datasets import codec, guard
-from tactile_align.datasets.faults import EpisodeError, Fault
 from tactile_align.datasets.layout import Channels, Kind, Layout
 
 
@@ -26,162 +26,49 @@ class Stream:
     row_shape: tuple[int, ...]
 
 
-@dataclass
-class Found:
-    """What an episode holds; `faults` is empty when it can be used."""
-
-    qpos: np.ndarray | None = None
-    qvel: np.ndarray | None = None
-    action: np.ndarray | None = None
-    cameras: dict[str, Stream] = field(default_factory=dict)
-    touches: dict[str, Stream] = field(default_factory=dict)
-    depth: dict[str, str] = field(default_factory=dict)  # name -> key
-    carried: dict[str, str] = field(default_factory=dict)
-    faults: list[Fault] = field(default_factory=list)
-
-
-def find(group: h5py.Group, layout: Layout, file: Path) -> Found:
-    """Look at every stream of the episode in `group`; low-dimensional ones are read, of frames only the
-    first.
-    """
-    found = Found()
-    for what, keys, needed in (
-        ("qpos", layout.state.qpos, True),
-        ("action", layout.state.action, True),
-        ("qvel", layout.state.qvel, False),
-    ):
-        with _Collect(found):
-            setattr(found, what, state_array(group, keys, file, needed))
-    with _Collect(found):
-        _find_carried(group, layout, file, found)
-    places = frame_places(group, layout, file, found)
-    for role, name, key in places:
-        with _Collect(found):
-            if role == "depth":
-                found.depth[name] = _checked_depth(group, key, file)
-            else:
-                side = found.touches if role == "touch" else found.cameras
-                if name in side:
-                    raise guard.fault(
-                        "twice", file, _full(group, key), f"is the second stream called {name!r}; keep one"
-                    )
-                side[name] = _stream(group, name, key, layout, file)
-    _check_lengths(group, layout, file, found)
-    return found
-
-
-class _Collect:
-    """Turn an EpisodeError inside the block into entries of `found.faults`."""
-
-    def __init__(self, found: Found) -> None:
-        self.found = found
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
-        if isinstance(error, EpisodeError):
-            self.found.faults.extend(error.faults)
-            return True
-        return False
-
-
-def _full(group: h5py.Group, key: str) -> str:
-    return f"{group.name}/{key}".strip("/")
-
-
-def state_array(
-    group: h5py.Group, keys: tuple[str, ...], file: Path, needed: bool, finite: bool = True
-) -> np.ndarray | None:
-    """Read joints or actions, (T, D) float64; None where they are missing and not needed.
+def camera_places(group: h5py.Group, layout: Layout, file: Path) -> list[tuple[str, str, str]]:
+    """(role, name, key below the group) of every camera and depth stream, cameras in the layout's order.
 
     Raises:
-        EpisodeError: Missing, of another kind, too large or, if `finite` is asked for, not all finite
-            numbers.
+        EpisodeError: What should be the group of cameras cannot be reached, or is a dataset.
     """
-    parts: list[np.ndarray] = []
-    for key in keys:
-        data = guard.dataset(group, key, file)
-        full = _full(group, key)
-        if data is None:
-            if needed:
-                have = ", ".join(guard.names(group, file)) or "nothing"
-                text = f"is missing; an episode needs it. At the top there is: {have}. Is the layout the right one?"
-                raise guard.fault("missing", file, full, text)
-            return None
-        if data.dtype.kind != "f":
-            raise guard.fault(
-                "dtype",
-                file,
-                full,
-                f"has dtype {data.dtype}, floating point is needed; write it again as float",
-            )
-        if data.ndim not in (1, 2):
-            raise guard.fault("shape", file, full, f"has shape {data.shape}, (steps, numbers) is needed")
-        if data.shape[0] == 0 or 0 in data.shape:
-            raise guard.fault(
-                "empty", file, full, f"has shape {data.shape}: no steps. Delete or record the episode again"
-            )
-        values = guard.read_low_dim(data, file, full).astype(np.float64)
-        values = values[:, None] if values.ndim == 1 else values
-        bad = np.argwhere(~np.isfinite(values))
-        if len(bad) and finite:
-            row, column = (int(i) for i in bad[0])
-            text = (
-                f"column {column} is {values[row, column]}; every number must be finite. Cut it out with: "
-                "tactile-align repair"
-            )
-            raise guard.fault("not finite", file, full, text, row)
-        if parts and len(parts[0]) != len(values):
-            text = (
-                f"has {len(values)} rows but /{_full(group, keys[0])} has {len(parts[0])}; they are "
-                "joined, so must agree"
-            )
-            raise guard.fault("length", file, full, text)
-        parts.append(values)
-    return np.concatenate(parts, axis=1) if parts else None
+    cameras = guard.reach(group, layout.cameras.group, file)
+    if cameras is None:
+        return []
+    if not isinstance(cameras, h5py.Group):
+        text = "must be a group of camera streams; it is a dataset. Is the layout the right one?"
+        raise guard.fault("data instead of group", file, guard.full_name(group, layout.cameras.group), text)
+    names = sorted(guard.names(cameras, file), key=layout.camera_rank)
+    roles = {name: "depth" if layout.is_depth(name) else "camera" for name in names}
+    chosen = [name for name in names if layout.is_depth(name) or layout.is_camera(name)]
+    return [(roles[name], name, f"{layout.cameras.group}/{name}") for name in chosen]
 
 
-def _find_carried(group: h5py.Group, layout: Layout, file: Path, found: Found) -> None:
-    for key in layout.state.carried:
-        data = guard.dataset(group, key, file)
-        if data is not None:
-            found.carried[key] = _full(group, key)
+def touch_places(group: h5py.Group, place: str, layout: Layout, file: Path) -> Iterator[tuple[str, str, str]]:
+    """(role, name, key below the group) of every touch stream in one of the layout's places for them."""
+    holder = guard.reach(group, place, file)
+    if isinstance(holder, h5py.Group):
+        yield from (("touch", name, f"{place}/{name}") for name in guard.names(holder, file) if layout.is_touch(name))
 
 
-def frame_places(group: h5py.Group, layout: Layout, file: Path, found: Found) -> list[tuple[str, str, str]]:
-    """(role, name, key below the group) of every stream of frames, cameras in the layout's order."""
-    places: list[tuple[str, str, str]] = []
-    with _Collect(found):
-        cameras = guard.reach(group, layout.cameras.group, file)
-        if isinstance(cameras, h5py.Group):
-            for name in sorted(guard.names(cameras, file), key=lambda n: _rank(n, layout)):
-                if layout.is_depth(name):
-                    places.append(("depth", name, f"{layout.cameras.group}/{name}"))
-                elif layout.is_camera(name):
-                    places.append(("camera", name, f"{layout.cameras.group}/{name}"))
-        elif cameras is not None:
-            text = "must be a group of camera streams; it is a dataset. Is the layout the right one?"
-            raise guard.fault("data instead of group", file, _full(group, layout.cameras.group), text)
-    for place in layout.touches.groups:
-        with _Collect(found):
-            holder = guard.reach(group, place, file)
-            if isinstance(holder, h5py.Group):
-                touches = [name for name in guard.names(holder, file) if layout.is_touch(name)]
-                places.extend(("touch", name, f"{place}/{name}") for name in touches)
-    if not any(role == "camera" for role, _, _ in places):
-        text = "holds no camera stream; an episode needs at least one. Is the layout the right one?"
-        found.faults.append(Fault("missing", file, _full(group, layout.cameras.group), text))
-    return places
+def kind_of(data: h5py.Dataset) -> Kind | None:
+    """How a dataset stores frames; None when it does not."""
+    if data.dtype == np.uint8 and data.ndim == 2:
+        return "padded_jpeg"
+    if data.dtype == np.uint8 and data.ndim == 4 and data.shape[3] == 3:
+        return "raw"
+    if data.ndim == 1 and h5py.check_vlen_dtype(data.dtype) == np.uint8:
+        return "vlen_jpeg"
+    return None
 
 
-def _rank(name: str, layout: Layout) -> tuple[int, str]:
-    order = layout.cameras.order
-    return (order.index(name) if name in order else len(order), name)
+def stream_at(group: h5py.Group, name: str, key: str, layout: Layout, file: Path) -> Stream:
+    """Look at a stream and its first frame.
 
-
-def _stream(group: h5py.Group, name: str, key: str, layout: Layout, file: Path) -> Stream:
-    full = _full(group, key)
+    Raises:
+        EpisodeError: Missing, empty, of another kind, claims too much, or its first frame is damaged.
+    """
+    full = guard.full_name(group, key)
     data = guard.dataset(group, key, file)
     if data is None:
         raise guard.fault("missing", file, full, "is missing")
@@ -215,15 +102,18 @@ def _stream(group: h5py.Group, name: str, key: str, layout: Layout, file: Path) 
     return Stream(name, full, kind, rows, width, height, order, codec.codec_of(row), row_shape)
 
 
-def kind_of(data: h5py.Dataset) -> Kind | None:
-    """How a dataset stores frames; None when it does not."""
-    if data.dtype == np.uint8 and data.ndim == 2:
-        return "padded_jpeg"
-    if data.dtype == np.uint8 and data.ndim == 4 and data.shape[3] == 3:
-        return "raw"
-    if data.ndim == 1 and h5py.check_vlen_dtype(data.dtype) == np.uint8:
-        return "vlen_jpeg"
-    return None
+def depth_at(group: h5py.Group, key: str, file: Path) -> str:
+    """Check a depth stream and return its full path in the file.
+
+    Raises:
+        EpisodeError: Missing, or no numbers.
+    """
+    full = guard.full_name(group, key)
+    data = guard.dataset(group, key, file)
+    if data is None or data.ndim < 1 or data.dtype.kind not in "uif":
+        got = "nothing" if data is None else f"dtype {data.dtype}, shape {data.shape}"
+        raise guard.fault("dtype", file, full, f"must hold (steps, height, width) depth numbers; got {got}")
+    return full
 
 
 def _kind(data: h5py.Dataset, file: Path, key: str) -> Kind:
@@ -232,36 +122,3 @@ def _kind(data: h5py.Dataset, file: Path, key: str) -> Kind:
         text = f"has dtype {data.dtype} and shape {data.shape}; frames are uint8 (steps, height, width, 3), or encoded"
         raise guard.fault("dtype", file, key, f"{text} as uint8 (steps, bytes) or variable-length uint8 (steps,)")
     return kind
-
-
-def _checked_depth(group: h5py.Group, key: str, file: Path) -> str:
-    full = _full(group, key)
-    data = guard.dataset(group, key, file)
-    if data is None or data.ndim < 1 or data.dtype.kind not in "uif":
-        got = "nothing" if data is None else f"dtype {data.dtype}, shape {data.shape}"
-        raise guard.fault("dtype", file, full, f"must hold (steps, height, width) depth numbers; got {got}")
-    return full
-
-
-def _check_lengths(group: h5py.Group, layout: Layout, file: Path, found: Found) -> None:
-    if found.qpos is None:
-        return
-    steps, base = len(found.qpos), _full(group, layout.state.qpos[0])
-    lengths = {stream.key: (stream.rows, "frames") for stream in (*found.cameras.values(), *found.touches.values())}
-    for what, keys in (("action", layout.state.action), ("qvel", layout.state.qvel)):
-        values = getattr(found, what)
-        if values is not None:
-            lengths[_full(group, keys[0])] = (len(values), "rows")
-    for key in (*found.carried.values(), *found.depth.values()):
-        data = guard.dataset(group.file, key, file)
-        if data is not None:
-            lengths[key] = (int(data.shape[0]) if data.ndim else 0, "rows")
-    shortest = min([steps, *(n for n, _ in lengths.values())])
-    for key, (rows, unit) in lengths.items():
-        if rows != steps:
-            text = (
-                f"has {rows} {unit} but /{base} has {steps} rows; all streams of an episode must be equally "
-                "long. "
-                f"Cut them with: tactile-align trim {file.name} --to {shortest}"
-            )
-            found.faults.append(Fault("length", file, key, text))

@@ -63,6 +63,8 @@ def _episodes_in(path: Path, layout: str | Path | None) -> Iterator[EpisodeRef]:
     except EpisodeError:
         yield EpisodeRef(path, "", name)  # listed, so that opening it says what is wrong
         return
+    if not groups:
+        yield EpisodeRef(path, "", name)
     for group in groups:
         yield EpisodeRef(path, group, found.name if known is None else name)
 
@@ -81,8 +83,11 @@ def locate(
     known = load_layout(chosen) if chosen is not None else guess_layout(file, ref.path, group)
     if group is None:
         groups = episode_groups(file, known, ref.path)
+        if not groups:
+            text = f"is not in the file: layout {known.name} keeps its episodes there. Is the layout the right one?"
+            raise guard.fault("missing", ref.path, known.episode_group, text)
         if len(groups) != 1:
-            some = ", ".join(g.rpartition("/")[2] for g in groups[:3]) or "none"
+            some = ", ".join(g.rpartition("/")[2] for g in groups[:3])
             text = f"holds {len(groups)} episodes ({some}, ...); name one as {ref.path.name}#NAME"
             raise guard.fault("which episode", ref.path, known.episode_group, text)
         group = groups[0]

@@ -14,6 +14,7 @@ from tactile_align.datasets.layout import Layout, load_layout
 from tactile_align.files import write_atomically
 
 Frames = Iterable[np.ndarray | bytes]
+ABOUT_STORAGE = ("layout", "compress")  # attributes that say how a file is written, so no other file takes them over
 
 
 @dataclass(frozen=True)
@@ -124,8 +125,7 @@ class _Writer:
         layout = self.layout
         if not images:
             raise ValueError(f"{self.target}: an episode needs at least one camera; got none")
-        order = layout.cameras.order
-        cameras = sorted(images, key=lambda n: order.index(n) if n in order else len(order))
+        cameras = sorted(images, key=layout.camera_rank)
         for name in cameras:
             if "/" in name or not layout.is_camera(name):
                 text = f"{self.target}: {name!r} would not be read back as a camera of layout {layout.name}"

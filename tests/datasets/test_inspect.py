@@ -168,3 +168,30 @@ def test_episodes_that_do_not_belong_together_are_remarked(tmp_path: Path) -> No
     text = inspect_path(tmp_path, timing=False).text()
     assert "different joints: mostly 14, but" in text
     assert "different rates: mostly 30" in text
+
+
+def test_a_table_of_lengths_is_reached_like_all_else(tmp_path: Path) -> None:
+    path = write_episode(tmp_path / "e.hdf5", **moving(0))
+    with h5py.File(tmp_path / "other.h5", "w") as file:
+        file["x"] = np.zeros((5, 12))
+    with h5py.File(path, "r+") as file:
+        del file["compress_len"]
+        file["compress_len"] = h5py.ExternalLink(str(tmp_path / "other.h5"), "/x")
+    assert [fault.kind for fault in inspect_path(path, timing=False).all_faults] == ["link"]
+    with h5py.File(path, "r+") as file:
+        del file["compress_len"]
+        file.create_dataset("compress_len", (2**20, 2**20), np.float32, chunks=(64, 64))
+    assert [fault.kind for fault in inspect_path(path, timing=False).all_faults] == ["huge"]
+
+
+def test_a_layout_whose_episodes_are_not_in_the_file_is_a_fault(tmp_path: Path) -> None:
+    path = write_episode(tmp_path / "e.hdf5", **moving(0))
+    report = inspect_path(path, "robomimic", timing=False)
+    assert not report.good and "keeps its episodes there. Is the layout the right one?" in report.text()
+
+
+def test_cameras_of_any_name_are_written_in_the_order_of_their_table_of_lengths(tmp_path: Path) -> None:
+    given = moving(0)
+    given["images"] = dict(zip(("zeta", "alpha", "top"), given["images"].values(), strict=False))
+    report = inspect_path(write_episode(tmp_path / "e.hdf5", **given), "xtrainer", timing=False)
+    assert report.good and "compress_len" not in report.text()

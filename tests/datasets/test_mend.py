@@ -6,7 +6,7 @@ import h5py
 import numpy as np
 import pytest
 
-from tactile_align.datasets.episodes import open_episode, write_episode
+from tactile_align.datasets.episodes import EpisodeError, open_episode, write_episode
 from tactile_align.datasets.mend import repair_episode, trim_episode
 from tests.datasets.making import parts, replace, xtrainer_file
 from tests.datasets.planting import (
@@ -14,6 +14,7 @@ from tests.datasets.planting import (
     frame_of_another_size,
     missing_stream,
     nan_joint,
+    touch_twice,
     truncated_jpeg,
     unequal_lengths,
 )
@@ -110,3 +111,25 @@ def test_what_cannot_be_mended_is_said(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="cannot be mended"):
         trim_episode(lost, tmp_path / "x.hdf5")
     assert not list(tmp_path.glob("*.hdf5")) or [p.name for p in tmp_path.glob("*.hdf5")] == [path.name]
+
+
+def test_velocities_that_are_not_finite_are_cut_out_as_inspect_advises(tmp_path: Path) -> None:
+    path = xtrainer_file(tmp_path, qvel=np.zeros((7, 14)))
+    with h5py.File(path, "r+") as file:
+        file["observations/qvel"][1, 3] = np.nan
+    mended = repair_episode(path, tmp_path / "good.hdf5", min_steps=3)
+    assert [(fault.key, fault.row) for fault in mended.left_out] == [("observations/qvel", 1)]
+    assert len(open_episode(mended.paths[0])) == 5
+
+
+def test_a_simulated_recording_stays_simulated_when_it_is_cut(tmp_path: Path) -> None:
+    path = write_episode(tmp_path / "e.hdf5", **parts(), layout="actpp", attributes={"sim": True})
+    cut = open_episode(trim_episode(path, tmp_path / "cut.hdf5", to=4)).attributes
+    assert cut["sim"] is True and cut["compress"] is True
+
+
+def test_of_two_streams_with_one_name_neither_is_dropped_in_silence(tmp_path: Path) -> None:
+    path = xtrainer_file(tmp_path)
+    touch_twice(path)
+    with pytest.raises(EpisodeError, match="second stream called 'tactile1'"):
+        trim_episode(path, tmp_path / "cut.hdf5", to=4)
