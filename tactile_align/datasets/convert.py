@@ -7,8 +7,12 @@ from pathlib import Path
 import numpy as np
 
 from tactile_align.datasets.episodes import Episode, EpisodeRef, list_episodes, open_episode
+from tactile_align.datasets.find import Found, frame_places
+from tactile_align.datasets.handles import open_file
 from tactile_align.datasets.layout import Layout, load_layout
-from tactile_align.datasets.write import write_episode
+from tactile_align.datasets.others import other_arrays
+from tactile_align.datasets.where import locate
+from tactile_align.datasets.write import ABOUT_STORAGE, write_episode
 
 
 @dataclass(frozen=True)
@@ -64,7 +68,7 @@ def convert_episodes(
                 _convert(episode, path, to, target, fps, overwrite)
             paths.append(path)
             with open_episode(EpisodeRef(path), to) as copy:
-                lossy.update(dict.fromkeys(_losses(episode, copy)))
+                lossy.update(dict.fromkeys(_losses(episode, copy, fps)))
     return Converted(tuple(paths), tuple(lossy), kept)
 
 
@@ -109,7 +113,6 @@ def _different(episode: Episode, there: Episode, fps: float | None) -> Iterator[
 
 def _convert(episode: Episode, path: Path, to: str | Path, target: Layout, fps: float | None, overwrite: bool) -> Path:
     streams = {name: _frames(episode, name, target) for name in (*episode.cameras, *episode.sensors)}
-    own = {*episode.layout.attributes, *target.attributes, "layout", "fps"}
     depth = {name: _stack(episode, name) for name in episode.depth}
     return write_episode(
         path,
@@ -120,7 +123,7 @@ def _convert(episode: Episode, path: Path, to: str | Path, target: Layout, fps: 
         touches={name: streams[name] for name in episode.sensors},
         depth=depth,
         fps=episode.fps if episode.fps is not None else fps,
-        attributes={k: v for k, v in episode.attributes.items() if k not in own},
+        attributes={k: v for k, v in episode.attributes.items() if k not in (*ABOUT_STORAGE, "fps")},
         extra={key: episode.carried_array(key) for key in episode.carried},
         layout=to,
         overwrite=overwrite,
@@ -144,7 +147,7 @@ def _stack(episode: Episode, name: str) -> np.ndarray:
     return np.stack([episode.depth_image(name, t) for t in range(len(episode))])
 
 
-def _losses(episode: Episode, copy: Episode) -> Iterator[str]:
+def _losses(episode: Episode, copy: Episode, fps: float | None) -> Iterator[str]:
     """Compare everything; yield what differs.
 
     Raises:
@@ -156,6 +159,12 @@ def _losses(episode: Episode, copy: Episode) -> Iterator[str]:
             yield f"{what} is rounded to {copy.layout.state.dtype}, by at most {_power_of_ten(ahead)}"
     if episode.qvel is not None and copy.qvel is None:
         yield f"qvel is left out: layout {copy.layout.name} has no place for it"
+    others = _left_behind(episode)
+    if others:
+        yield f"{', '.join(others)} left out: layout {episode.layout.name} does not name them"
+    if episode.fps is None and fps is None and copy.fps is not None:
+        told = f"whoever reads layout {copy.layout.name} takes it for {copy.fps:g} frames a second"
+        yield f"the rate was never recorded, and {told}: state the true one with --fps"
     for name in (*episode.cameras, *episode.sensors):
         worst = min(psnr(episode.image(name, t), copy.image(name, t)) for t in range(len(episode)))
         exact = copy.stream(name).kind == "raw" or _copied(episode, name, copy.layout)
@@ -167,6 +176,18 @@ def _losses(episode: Episode, copy: Episode) -> Iterator[str]:
             raise ValueError(f"{copy.path}: {text}; check the channel order of both layouts")
         if not exact:
             yield f"{name} is encoded as JPEG anew (frames stay above {int(worst)} dB)"
+
+
+def _left_behind(episode: Episode) -> list[str]:
+    """Return the paths of arrays that were not taken over; of several in one group, the group's with their number."""
+    with open_file(episode.path) as file:
+        _, layout, group = locate(file, episode.ref, None)
+        places = frame_places(group, layout, episode.path, Found())
+        keys = [key for key in other_arrays(group, layout, places, episode.path) if key not in episode.carried]
+    count: dict[str, int] = {}
+    for key in keys:
+        count[key.partition("/")[0]] = count.get(key.partition("/")[0], 0) + 1
+    return [name if name in keys else f"{name}/ ({number} arrays)" for name, number in count.items()]
 
 
 def psnr(a: np.ndarray, b: np.ndarray) -> float:

@@ -188,13 +188,18 @@ def episode_rows(info: Info) -> Iterator[dict[str, Any]]:
 
     Raises:
         FileNotFoundError: There is none.
-        ValueError: One cannot be read.
+        ValueError: One cannot be read, or there are fewer or more than info.json says.
     """
     files = sorted((info.root / "meta" / "episodes").glob("*/*.parquet"))
     if not files:
         raise FileNotFoundError(f"{info.root}: no meta/episodes/*/*.parquet; is the dataset complete?")
-    for file in files:
-        yield from _read(file).to_pylist()
+    tables = [_read(file) for file in files]
+    listed = sum(table.num_rows for table in tables)
+    if listed != info.episodes:
+        text = f"meta/episodes lists {listed} episodes, meta/info.json says {info.episodes}; copy the dataset again"
+        raise ValueError(f"{info.root}: {text}")
+    for table in tables:
+        yield from table.to_pylist()
 
 
 def episode_table(info: Info, row: dict[str, Any]) -> dict[str, Any]:

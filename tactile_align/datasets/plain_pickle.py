@@ -43,7 +43,10 @@ def load_arrays(data: bytes) -> dict[str, np.ndarray]:
         raise ValueError(f"is a damaged pickle ({type(cause).__name__}: {cause})") from cause
     if not isinstance(loaded, dict):
         raise ValueError(f"must hold a dictionary; got {type(loaded).__name__}")
-    return {str(key): array for key, value in loaded.items() if (array := _array(value)) is not None}
+    try:
+        return {str(key): array for key, value in loaded.items() if (array := _array(value)) is not None}
+    except OverflowError as cause:
+        raise ValueError(f"holds a whole number that no float is as large as ({cause})") from cause
 
 
 class _Dtype:

@@ -91,7 +91,7 @@ def convert_raw_xtrainer(
         path = Path(out) / name.format(index=index)
         parts, lacking = _read(folder, allow_gaps=False)
         if path.exists() and not overwrite:
-            if not _holds(path, parts):
+            if not _holds(path, parts, fps):
                 raise FileExistsError(f"{path} exists and is not {folder} imported; give another folder")
             kept += 1
         else:
@@ -135,11 +135,13 @@ def _read(folder: Path, allow_gaps: bool) -> tuple[dict[str, Any], dict[str, tup
     return parts, lacking
 
 
-def _holds(path: Path, parts: dict[str, Any]) -> bool:
-    """Tell whether an episode file is what these parts would become."""
+def _holds(path: Path, parts: dict[str, Any], fps: float | None) -> bool:
+    """Tell whether an episode file is what these parts, at this rate where one is given, would become."""
     frames = {**parts["images"], **parts["touches"]}
     with open_episode(path) as there:
         if set(frames) != {*there.cameras, *there.sensors} or len(there) != len(parts["qpos"]):
+            return False
+        if fps is not None and there.fps != fps:
             return False
         joints = all(np.array_equal(parts[n].astype(np.float32), getattr(there, n)) for n in ("qpos", "action"))
         return joints and all(there.encoded(n, t) == data for n, rows in frames.items() for t, data in enumerate(rows))
@@ -148,7 +150,14 @@ def _holds(path: Path, parts: dict[str, Any]) -> bool:
 def _numbered(folder: Path, suffix: str) -> dict[int, Path]:
     if not folder.is_dir():
         return {}
-    return {int(file.stem): file for file in folder.glob(f"*{suffix}") if file.stem.isascii() and file.stem.isdigit()}
+    found: dict[int, Path] = {}
+    for file in sorted(folder.glob(f"*{suffix}")):
+        if file.stem.isascii() and file.stem.isdigit():
+            first = found.setdefault(int(file.stem), file)
+            if first != file:
+                text = f"{first.name} and {file.name} are both step {int(file.stem)}; needed one file a step"
+                raise ValueError(f"{folder}: {text}. Remove the wrong one from a COPY of the recording")
+    return found
 
 
 def _pose(file: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

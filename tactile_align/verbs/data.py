@@ -140,7 +140,7 @@ def _convert(source: Path, out: Path, to: str, layout: str | None, fps: float | 
     if (source / "meta" / "info.json").is_file():
         from tactile_align.datasets.lerobot import import_lerobot
 
-        return import_lerobot(source, out, to=to)
+        return import_lerobot(source, out, to=to, overwrite=overwrite)
     if to == "lerobot":
         from tactile_align.datasets.lerobot import export_lerobot
 

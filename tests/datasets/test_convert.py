@@ -82,3 +82,33 @@ def test_kept_frames_are_compared_one_by_one(tmp_path: Path) -> None:
 def test_read_only_layouts_are_no_target(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="robomimic can only be read"):
         convert_episodes(xtrainer_file(tmp_path), tmp_path / "out", to="robomimic")
+
+
+def test_what_no_layout_names_is_said_to_stay_behind(tmp_path: Path) -> None:
+    extra = {"truth/contact": np.ones(7, bool), "truth/phase": np.zeros(7), "weights": np.arange(3.0)}
+    path = write_episode(tmp_path / "e.hdf5", **parts(), extra=extra)
+    done = convert_episodes(path, tmp_path / "out", to="aloha", fps=20)
+    assert [s for s in done.lossy if "left out" in s] == [
+        "truth/ (2 arrays), weights left out: layout xtrainer does not name them"
+    ]
+    with h5py.File(done.paths[0]) as file:
+        assert "truth" not in file
+
+
+def test_a_rate_that_was_never_recorded_does_not_become_the_target_layouts_unsaid(tmp_path: Path) -> None:
+    path = xtrainer_file(tmp_path)
+    done = convert_episodes(path, tmp_path / "out", to="aloha")
+    assert open_episode(done.paths[0]).fps == 50
+    assert any("takes it for 50 frames a second: state the true one with --fps" in said for said in done.lossy)
+    told = convert_episodes(path, tmp_path / "told", to="aloha", fps=12.5)
+    assert open_episode(told.paths[0]).fps == 12.5 and not any("frames a second" in said for said in told.lossy)
+
+
+def test_what_a_recording_says_of_itself_outlives_the_layouts_default(tmp_path: Path) -> None:
+    path = write_episode(tmp_path / "e.hdf5", **parts(), layout="aloha", attributes={"sim": True})
+    done = convert_episodes(path, tmp_path / "out", to="actpp")
+    kept = open_episode(done.paths[0]).attributes
+    assert kept["sim"] is True and kept["compress"] is True and kept["layout"] == "actpp"
+    back = convert_episodes(done.paths[0], tmp_path / "back", to="aloha")
+    assert open_episode(back.paths[0]).attributes["sim"] is True
+    assert "compress" not in open_episode(back.paths[0]).attributes

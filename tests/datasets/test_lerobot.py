@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tactile_align.cli import run
 from tactile_align.datasets.episodes import open_episode, write_episode
 from tactile_align.datasets.lerobot import export_lerobot, import_lerobot
 from tactile_align.datasets.lerobot_meta import INFO_PATH, STATS_PATH, read_info
@@ -158,3 +159,20 @@ def test_damage_is_named(tmp_path: Path) -> None:
         import_lerobot(tmp_path / "set", tmp_path / "b")
     with pytest.raises(FileNotFoundError, match=r"info\.json: no such file"):
         read_info(tmp_path / "in")
+
+
+def test_a_dataset_that_lost_some_of_its_episodes_is_not_taken_for_whole(tmp_path: Path) -> None:
+    recordings(tmp_path / "in")
+    export_lerobot(tmp_path / "in", tmp_path / "out", cameras="image")
+    change_info(tmp_path / "out", total_episodes=5)
+    with pytest.raises(ValueError, match=r"meta/episodes lists 3 episodes, meta/info.json says 5"):
+        import_lerobot(tmp_path / "out", tmp_path / "back")
+
+
+def test_the_command_replaces_imported_files_only_where_told(tmp_path: Path, capsys: Any) -> None:
+    recordings(tmp_path / "in")
+    export_lerobot(tmp_path / "in", tmp_path / "out", cameras="image")
+    command = ["convert", str(tmp_path / "out"), str(tmp_path / "back"), "--to", "xtrainer"]
+    assert run(command) == 0
+    assert run(command) == 2 and "exists" in capsys.readouterr().err
+    assert run([*command, "--overwrite"]) == 0

@@ -247,3 +247,25 @@ def test_arrays_that_claim_more_than_they_hold_and_broken_pickles_are_refused() 
     ):
         with pytest.raises(ValueError, match=message):
             load_arrays(data)
+
+
+def test_a_rate_given_later_is_no_reason_to_keep_a_file_without_it(tmp_path: Path) -> None:
+    recording(tmp_path / "raw")
+    command = ["convert", str(tmp_path / "raw"), str(tmp_path / "out"), "--to", "xtrainer"]
+    assert run(command) == 0
+    assert run([*command, "--fps", "15"]) == 2
+    assert run([*command, "--fps", "15", "--overwrite"]) == 0
+    assert open_episode(tmp_path / "out" / "episode_init_0.hdf5").fps == 15
+
+
+def test_two_files_of_one_step_are_named(tmp_path: Path) -> None:
+    recording(tmp_path / "raw")
+    twin = tmp_path / "raw" / "topImg" / "9.jpg"
+    twin.with_name("009.jpg").write_bytes(twin.read_bytes())
+    with pytest.raises(ValueError, match=r"topImg: 009\.jpg and 9\.jpg are both step 9"):
+        import_raw_xtrainer(tmp_path / "raw", tmp_path / "e.hdf5")
+
+
+def test_a_number_beyond_all_floats_is_a_damaged_pickle() -> None:
+    with pytest.raises(ValueError, match="whole number"):
+        load_arrays(pickle.dumps({"control": 10**400}))
