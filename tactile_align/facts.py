@@ -1,5 +1,6 @@
 """Find and read the TOML facts: arms, rigs and episode layouts, shipped or a lab's own."""
 
+import difflib
 import tomllib
 from importlib import resources
 from importlib.resources.abc import Traversable
@@ -76,16 +77,54 @@ def parse(model: type[Model], data: Any, source: str) -> Model:
     try:
         return model.model_validate(data)
     except ValidationError as error:
-        raise FactError(explain(error, source)) from error
+        raise FactError(explain(error, source, model)) from error
 
 
-def explain(error: ValidationError, source: str) -> str:
-    """Turn a pydantic error into lines of `file: key: what was wrong`."""
+def explain(error: ValidationError, source: str, model: type[BaseModel] | None = None) -> str:
+    """Turn a pydantic error into lines of `file: key: what was wrong`; with the model, say which key was meant."""
     lines = []
     for fault in error.errors():
         key = ".".join(str(part) for part in fault["loc"]) or "(file)"
         message = fault["msg"].removeprefix("Value error, ")
         if fault["type"] == "extra_forbidden":
-            message = "unknown key; check its spelling or remove it"
+            message = f"unknown key; {_meant(model, fault['loc'])}"
         lines.append(f"{source}: {key}: {message}")
     return "\n".join(lines)
+
+
+def _meant(model: type[BaseModel] | None, where: tuple[int | str, ...]) -> str:
+    """Say which key was probably meant, or which ones there are."""
+    known = sorted(_keys(model, where[:-1])) if model is not None else []
+    close = difflib.get_close_matches(str(where[-1]), known, n=1)
+    if close:
+        return f"did you mean '{close[0]}'?"
+    return f"known here: {', '.join(known)}" if known else "check its spelling or remove it"
+
+
+def _keys(model: type[BaseModel], where: tuple[int | str, ...]) -> set[str]:
+    """Return the keys that a model takes at a place of its data, followed through its JSON schema."""
+    whole = model.model_json_schema(mode="validation")
+    nodes = _variants(whole, whole)
+    for part in where:
+        inner = [one for node in nodes for one in _inner(node, part)]
+        # The tag of a union stands in the place, but not in the data: it selects nothing here.
+        nodes = [one for node in inner for one in _variants(whole, node)] or nodes
+    return {key for node in nodes for key in node.get("properties", ())}
+
+
+def _variants(whole: dict[str, Any], node: Any) -> list[dict[str, Any]]:
+    """Return what a node of a JSON schema may be, references and unions resolved."""
+    if not isinstance(node, dict):
+        return []
+    if "$ref" in node:
+        return _variants(whole, whole["$defs"][node["$ref"].rpartition("/")[2]])
+    many = [one for word in ("anyOf", "oneOf", "allOf") for one in node.get(word, ())]
+    return [found for one in many for found in _variants(whole, one)] if many else [node]
+
+
+def _inner(node: dict[str, Any], part: int | str) -> list[Any]:
+    """Return the schemas of what lies at a key or an index of a node."""
+    if isinstance(part, int):
+        return [*node.get("prefixItems", ())[part : part + 1], *([node["items"]] if "items" in node else [])]
+    properties = node.get("properties", {})
+    return [properties[part]] if part in properties else [node.get("additionalProperties")]

@@ -1,12 +1,13 @@
 """The parts of a rig: arms, cameras and touch sensors as a file declares them, each checked by itself."""
 
 import fnmatch
+import json
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from tactile_align.calibration.camera import Camera, LensModel
 from tactile_align.calibration.mount import Checked, Mount, Pad, Solid
@@ -87,6 +88,17 @@ class RigCamera(Lens, Mount):
     def stored(self) -> Camera:
         """The camera of the frames as they lie in the episode files."""
         return self.raw.through(self.map)
+
+    @field_validator("image_map", mode="before")
+    @classmethod
+    def _steps_are_lists(cls, steps: Any) -> Any:
+        if isinstance(steps, list | tuple) and all(isinstance(step, list | tuple) and step for step in steps):
+            return steps
+        names = [steps] if isinstance(steps, str) else steps
+        flat = isinstance(names, list | tuple) and len(names) > 0 and isinstance(names[0], str)
+        words = flat and all(isinstance(one, str) for one in names)
+        meant = [[one] for one in names] if words else [names] if flat else [["rotate180"]]
+        raise ValueError(f"each step is a list, e.g. image_map = {json.dumps(meant)}; got {json.dumps(steps)}")
 
     @model_validator(mode="after")
     def _covariance_is_one(self) -> "RigCamera":

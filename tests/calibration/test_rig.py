@@ -155,7 +155,10 @@ def skewed() -> dict[str, Any]:
             r"left_wrist.*millimetres\? Use metres",
         ),
         (edit("cameras.left_wrist.quat_wxyz", [1.0, 1.0, 0, 0]), r"left_wrist.*norm 1 \(w first\).*1\.41421"),
-        (edit("cameras.left_wrist.colour", "bgr"), r"cameras\.left_wrist\.colour: unknown key"),
+        (
+            edit("cameras.left_wrist.colour", "bgr"),
+            r"left_wrist\.colour: unknown key; known here: K, .*image_map.*width",
+        ),
         (edit("cameras.left_wrist.K", [[465.6, 0, 239.5], [0, 465.6, 519.5], [0, 0, 1]]), "swapped"),
         (
             edit("cameras.left_wrist.width", 200),
@@ -179,6 +182,19 @@ def skewed() -> dict[str, Any]:
             r"cameras\.top.*image_map step.*unknown; known steps are",
         ),
         (edit("cameras.top.image_map", [["resize", 320]]), "resize takes 2 numbers, got 1"),
+        (
+            edit("cameras.top.image_map", ["rotate180"]),
+            r'top\.image_map: each step is a list, e\.g\. image_map = \[\["rotate180"\]\]; got \["rotate180"\]',
+        ),
+        (
+            edit("cameras.top.image_map", ["crop", 1, 2, 30, 40]),
+            r'each step is a list, e\.g\. image_map = \[\["crop", 1, 2, 30, 40\]\]; got',
+        ),
+        (edit("cameras.top.image_map", "flip_u"), r'image_map = \[\["flip_u"\]\]; got "flip_u"'),
+        (edit("cameras.top.image_maps", []), r"cameras\.top\.image_maps: unknown key; did you mean 'image_map'\?"),
+        (edit("camera", {}), r"camera: unknown key; did you mean 'cameras'\?"),
+        (edit("arms.left.gripper.law.open_mm", 45), r"open_mm: unknown key; did you mean 'open_m'\?"),
+        (edit("sensors.tactile1.body.0.sizes_m", 1), r"body\.0\.sizes_m: unknown key; did you mean 'size_m'\?"),
         (edit("arms.left.joints.columns", [0, 1, 2, 3, 4]), "nova2 has 6 joints but joints.columns lists 5"),
         (edit("arms.left.joints.unit", "degree"), r"arms\.left\.joints\.unit"),
         (edit("arms.left.gripper.reading", ...), r"arms\.left\.gripper\.reading: Field required"),

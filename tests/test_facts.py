@@ -1,0 +1,35 @@
+"""Fact files: which key was probably meant."""
+
+import pytest
+from pydantic import BaseModel, ConfigDict
+
+from tactile_align.facts import FactError, parse
+
+
+class Part(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    size_m: float = 0.0
+
+
+class Whole(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    name: str = ""
+    parts: dict[str, Part] = {}
+    pair: tuple[int, Part] | None = None
+    rows: tuple[Part, ...] = ()
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ({"nme": "a"}, "f.toml: nme: unknown key; did you mean 'name'?"),
+        ({"colour": "a"}, "f.toml: colour: unknown key; known here: name, pair, parts, rows"),
+        ({"parts": {"a": {"sise_m": 1}}}, "f.toml: parts.a.sise_m: unknown key; did you mean 'size_m'?"),
+        ({"rows": [{}, {"size": 1}]}, "f.toml: rows.1.size: unknown key; did you mean 'size_m'?"),
+        ({"pair": [1, {"size_mm": 1}]}, "f.toml: pair.1.size_mm: unknown key; did you mean 'size_m'?"),
+    ],
+)
+def test_an_unknown_key_names_the_one_that_was_meant(data: dict, message: str) -> None:
+    with pytest.raises(FactError) as caught:
+        parse(Whole, data, "f.toml")
+    assert str(caught.value) == message
