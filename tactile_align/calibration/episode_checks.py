@@ -1,25 +1,28 @@
-"""The lines of verify's table that recorded episodes give.
-
-Thresholds come from real calibrations: a median IoU of 0.9 is what a good one reaches on a 30 mm sensor, and
-below 0.5 less than half of the tokens that light up show the sensor.
-"""
+"""The lines of verify's table that recorded episodes give, sound or not: streams, joints, contacts, coverage."""
 
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from tactile_align.calibration.evidence import Evidence, View, reasons
 from tactile_align.calibration.rig import Rig
+from tactile_align.calibration.rig_readings import frame_of
+from tactile_align.calibration.truth_checks import on_sensor
 from tactile_align.calibration.verdict import Check, graded
 
 HAND = ("flange", "finger1", "finger2")
+OFF_CENTRE = 0.12
+"""How far a principal point may lie off the raw frame's middle, as a share of its sides; lenses stay under 0.05."""
+FIELD_DEG = (20.0, 170.0)
+"""Plausible fields of view across a frame, deg."""
 
 
 def episode_checks(rig: Rig, evidence: Sequence[Evidence]) -> list[Check]:
     """Return the lines of the table that recorded episodes give."""
-    checks = [_status(rig), _streams(evidence), _joints(evidence), _plausible(evidence)]
+    checks = [_status(rig, evidence), _streams(evidence), _joints(evidence), _plausible(evidence)]
+    checks += [
+        lens_check(rig, name) for name in rig.cameras if any(name not in one.missing_cameras for one in evidence)
+    ]
     for sensor in rig.sensors:
         contacts = [one.contact[sensor] for one in evidence if sensor in one.contact]
         if contacts:
@@ -34,7 +37,7 @@ def episode_checks(rig: Rig, evidence: Sequence[Evidence]) -> list[Check]:
             proven = True
             contact = np.concatenate([one.contact[sensor] for one, _ in held])
             commanded = any(one.commanded[sensor].any() for one, _ in held)
-            checks += _on_sensor(camera, sensor, views, contact, commanded)
+            checks += on_sensor(camera, sensor, views, contact, commanded)
     if not proven:
         checks.append(
             Check(
@@ -49,16 +52,45 @@ def episode_checks(rig: Rig, evidence: Sequence[Evidence]) -> list[Check]:
     return checks
 
 
-def _status(rig: Rig) -> Check:
-    nominal = rig.status == "nominal"
+def _status(rig: Rig, evidence: Sequence[Evidence]) -> Check:
+    advice = ""
+    if rig.status == "nominal":
+        advice = (
+            "The placements come from drawings: calibrate cameras (`calibrate hand-eye`) and fingers "
+            "(`calibrate finger`)."
+        )
+    elif rig.status == "exact" and not any(np.isfinite(v.true_opening).any() for one in evidence for v in one.views):
+        advice = (
+            "Only a simulation knows its rig exactly, and these recordings hold no truth of one. Set status = "
+            '"calibrated" (or "nominal"): an exact rig is trained with unverified.'
+        )
+    return Check("rig status", rig.status, "calibrated, or a simulation's", "warn" if advice else "pass", advice)
+
+
+def lens_check(rig: Rig, camera: str) -> Check:
+    """Judge K by its principal point and field of view: one that belongs to other frames is centred elsewhere."""
+    entry = rig.cameras[camera]
+    (fx, _, cx), (_, _, cy), _ = entry.K
+    du, dv = (cx + 0.5) / entry.width - 0.5, (cy + 0.5) / entry.height - 0.5
+    half = entry.width / (2 * fx)
+    across = float(np.degrees(2 * (half if entry.model == "fisheye" else np.arctan(half))))
+    advice = ""
+    if max(abs(du), abs(dv)) > OFF_CENTRE:
+        width, height = frame_of(entry)
+        advice = (
+            f"This K is centred for frames of about {width}x{height}, but the rig says {entry.width}x{entry.height}: "
+            f"give that one's K, or set width = {width}, height = {height} and say by image_map "
+            f'what the recorder did, e.g. [["resize", {entry.width}, {entry.height}]].'
+        )
+    elif not FIELD_DEG[0] <= across <= FIELD_DEG[1]:
+        advice = f"fx = {fx:g} px is implausible for frames {entry.width} px wide; is K of another resolution?"
     return Check(
-        "rig status",
-        rig.status,
-        "calibrated or exact",
-        "warn" if nominal else "pass",
-        "The placements come from drawings: calibrate cameras (`calibrate hand-eye`) and fingers (`calibrate finger`)."
-        if nominal
-        else "",
+        f"K of {camera}",
+        f"centre {du:+.0%} {dv:+.0%} off the image's, {across:.0f} deg across",
+        f"within {OFF_CENTRE:.0%}, {FIELD_DEG[0]:g} to {FIELD_DEG[1]:g} deg",
+        "warn" if advice else "pass",
+        advice,
+        max(abs(du), abs(dv)),
     )
 
 
@@ -143,139 +175,10 @@ def _coverage(rig: Rig, camera: str, sensor: str, views: list[View]) -> Check:
             share,
             0.95,
             0.5,
+            form=".1%",
             measured=measured,
             advice="A camera on the same hand should see the sensor nearly always: is T_flange_camera inverted, in "
             "another unit, or K of another resolution?",
         )
     seen = "" if share > 0 else "This camera never sees the sensor: is that so in the frames, or is its pose wrong?"
     return Check(name, measured, "> 0", "pass" if share > 0 else "warn", seen, share)
-
-
-def _on_sensor(camera: str, sensor: str, views: list[View], contact: np.ndarray, commanded: bool) -> list[Check]:
-    iou = np.concatenate([view.iou() for view in views])
-    judged = np.isfinite(iou)
-    if not judged.any():
-        return [
-            Check(
-                f"IoU {sensor} in {camera}",
-                "no frame has both a box and a truth",
-                "some",
-                "fail",
-                "The sensor was seen, but the rig puts it elsewhere: check the camera's parent and pose.",
-            )
-        ]
-    advice = (
-        f"Look with `tactile-align overlay`. If {camera} alone fails: its image_map, K, then its pose (hand-eye). "
-        "If all views fail: the gripper's open, closed, column or law, or the sensor on its finger."
-    )
-    median, low = np.nanmedian(iou), np.nanpercentile(iou, 5)
-    checks = [
-        graded(f"IoU {sensor} in {camera}, median", median, 0.75, 0.5, advice=advice, form=".3f"),
-        graded(f"IoU {sensor} in {camera}, 5th percentile", low, 0.5, 0.25, advice=advice, form=".3f"),
-    ]
-    seen, box = (np.concatenate([getattr(view, key) for view in views]) for key in ("seen", "box"))
-    missed = np.isfinite(seen[:, 0]) & ~np.isfinite(box[:, 0])
-    checks.append(
-        graded(
-            f"sensor seen but no box, {camera}",
-            float(missed.sum() / np.isfinite(seen[:, 0]).sum()),
-            0.02,
-            0.2,
-            advice=advice,
-            form=".1%",
-        )
-    )
-    edges = np.nanmedian(box - seen, axis=0)
-    side = np.nanmedian(np.minimum(seen[:, 2] - seen[:, 0], seen[:, 3] - seen[:, 1]))
-    text = " ".join(f"{edge:+.2f}" for edge in edges)
-    checks.append(
-        graded(
-            f"edges {sensor} in {camera}, median",
-            float(np.abs(edges).max() / side),
-            0.05,
-            0.2,
-            measured=f"{text} px (left top right bottom), side {side:.0f} px",
-            unit=" of the side",
-            advice="+ is right of or below the truth. All edges off the same way: a pose is off; opposite ways: the "
-            "sensor's size or K; mixed: both, or K of another frame size.",
-        )
-    )
-    true = np.concatenate([view.iou("true_opening") for view in views])
-    if np.isfinite(true).any():
-        checks.append(_by_true_opening(f"IoU {sensor} in {camera}, true opening", true, float(median)))
-    if commanded:
-        unheld = np.concatenate([view.iou("unheld") for view in views])
-        checks.append(_numbers(f"IoU {sensor} in {camera}, contact, command held at onset", iou[contact]))
-        checks.append(_numbers(f"IoU {sensor} in {camera}, contact, command as recorded", unheld[contact]))
-    return checks
-
-
-def _by_true_opening(name: str, true: np.ndarray, plain: float) -> Check:
-    """Boxes that fit the true opening but not the recorded one put the blame on the gripper's reading."""
-    found = _numbers(name, true)
-    if found.value is None or not (found.value >= 0.75 and plain < 0.5):
-        return found
-    advice = (
-        "With the true opening the boxes fit: arm, camera and sensor are right; the gripper's open, closed, column, "
-        "law or reading is wrong (swapped?)."
-    )
-    return Check(name, found.measured, "as good as the recorded opening", "fail", advice, found.value)
-
-
-def _numbers(name: str, iou: np.ndarray) -> Check:
-    if not np.isfinite(iou).any():
-        return Check(name, "no frame")
-    median, low = np.nanmedian(iou), np.nanpercentile(iou, 5)
-    return Check(name, f"{median:.3f} median, {low:.3f} 5th percentile", value=float(median))
-
-
-def box_drift(evidence: Sequence[Evidence]) -> list[dict[str, Any]]:
-    """Where the boxes of each episode lie against those of all, the worst first; needs truth or labels."""
-    rows: list[dict[str, Any]] = []
-    for one in evidence:
-        for view in one.views:
-            off = ((view.box - view.seen)[:, :2] + (view.box - view.seen)[:, 2:]) / 2
-            if not np.isfinite(off).any():
-                continue
-            u, v = (float(value) for value in np.nanmedian(off, axis=0))
-            rows.append(
-                {
-                    "episode": Path(one.name).name,
-                    "camera": view.camera,
-                    "sensor": view.sensor,
-                    "side px": float(np.nanmedian((view.seen[:, 2:] - view.seen[:, :2]).min(axis=1))),
-                    "du px": u,
-                    "dv px": v,
-                    "IoU": float(np.nanmedian(view.iou())),
-                }
-            )
-    for row in rows:
-        alike = [one for one in rows if (one["camera"], one["sensor"]) == (row["camera"], row["sensor"])]
-        u, v = (float(np.median([one[key] for one in alike])) for key in ("du px", "dv px"))
-        row["drift px"] = float(np.hypot(row["du px"] - u, row["dv px"] - v))
-    return sorted(rows, key=lambda row: -row["drift px"])
-
-
-def drift_checks(drift: list[dict[str, Any]]) -> list[Check]:
-    """Judge how far the boxes of single episodes stray from those of all."""
-    checks = []
-    for camera, sensor in sorted({(row["camera"], row["sensor"]) for row in drift}):
-        rows = [row for row in drift if (row["camera"], row["sensor"]) == (camera, sensor)]
-        if len(rows) < 2:
-            continue
-        worst = rows[0]
-        checks.append(
-            graded(
-                f"drift of {sensor} in {camera} between episodes",
-                worst["drift px"] / worst["side px"],
-                0.05,
-                0.2,
-                measured=f"{worst['drift px']:.2f} px at most, {worst['episode']}",
-                unit=" of the side",
-                advice="The mount moved between episodes: give the later ones their own pose in [[override]]."
-                if max(row["IoU"] for row in rows) >= 0.75
-                else "All episodes are off, each by another amount: the error changes with the opening or the place in "
-                "the image. Check the gripper's open, closed and column, and the camera's image_map, first.",
-            )
-        )
-    return checks

@@ -51,7 +51,8 @@ def graded(
 ) -> Check:
     """Judge a number: pass up to `good`, warn up to `poor`, fail beyond.
 
-    With good > poor large numbers are good. nan fails: what could not be measured is not proven.
+    With good > poor large numbers are good. nan fails: what could not be measured is not proven. A `form` in percent
+    shows the limits so, too.
     """
     less = good <= poor
     sign = 1 if less else -1
@@ -61,10 +62,11 @@ def graded(
     elif sign * value <= sign * poor:
         outcome = "warn"
     symbol = "<=" if less else ">="
+    limits = [f"{limit:.0%}" if form.endswith("%") else f"{limit:g}" for limit in (good, poor)]
     return Check(
         name,
         f"{value:{form}}{unit}" if measured is None else measured,
-        f"{symbol} {good:g}{unit}" + (f" (fail {'>' if less else '<'} {poor:g})" if poor != good else ""),
+        f"{symbol} {limits[0]}{unit}" + (f" (fail {'>' if less else '<'} {limits[1]})" if poor != good else ""),
         outcome,
         "" if outcome == "pass" else advice,
         float(value),

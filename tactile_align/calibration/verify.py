@@ -6,11 +6,16 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from tactile_align.calibration.episode_checks import box_drift, drift_checks, episode_checks
+from tactile_align.calibration.episode_checks import episode_checks
 from tactile_align.calibration.evidence import Labels, gather
+from tactile_align.calibration.motion_checks import motion_checks, watch
 from tactile_align.calibration.rig import Rig, load_rig
-from tactile_align.calibration.verdict import Verification
-from tactile_align.datasets.episodes import list_episodes, open_episode
+from tactile_align.calibration.truth_checks import box_drift, drift_checks
+from tactile_align.calibration.verdict import Check, Verification
+from tactile_align.datasets.episodes import EpisodeRef, list_episodes, open_episode
+
+WATCHED = 5
+"""Episodes whose frames are looked at for motion; more add seconds and say little more."""
 
 
 def verify(
@@ -76,25 +81,39 @@ def verify_episodes(
     """
     found = _rig_of(path, rig)
     refs = list_episodes(path, layout)
-    if most is not None and len(refs) > most:
-        refs = tuple(refs[i] for i in np.unique(np.linspace(0, len(refs) - 1, most).round().astype(int)))
-    evidence = []
+    refs = _spread(refs, len(refs) if most is None else most)
+    watching = _spread(refs, WATCHED)
+    evidence, watched = [], []
     for ref in tqdm(refs, desc="verify", unit="episode", disable=not progress):
         with open_episode(ref) as episode:
             evidence.append(gather(episode, found, labels))
+            if ref in watching:
+                watched.append(watch(episode, found.for_episode(episode.path), evidence[-1].contact))
     named = "" if rig is None or isinstance(rig, Rig) else f" from {rig}"
     digest = hashlib.sha256("".join(sorted(one.digest for one in evidence)).encode()).hexdigest()
     frames = sum(one.frames for one in evidence)
     drift = box_drift(evidence)
     result = Verification(
         subject=f"rig {found.name}{named} ({found.status}) against {len(evidence)} episodes, {frames} frames of {path}",
-        checks=(*episode_checks(found, evidence), *drift_checks(drift)),
+        checks=(
+            *episode_checks(found, evidence),
+            Check("episodes looked at for motion", f"{len(watched)} of {len(evidence)}, evenly spread"),
+            *motion_checks(found, watched),
+            *drift_checks(drift),
+        ),
         data_hash=digest,
         details={"box drift by episode, worst first": drift[:20]},
     )
     if write_into is not None:
         result.write_into(write_into)
     return result
+
+
+def _spread(refs: tuple[EpisodeRef, ...], most: int) -> tuple[EpisodeRef, ...]:
+    """Return at most this many, evenly spread, the first and the last among them."""
+    if len(refs) <= most:
+        return refs
+    return tuple(refs[i] for i in np.unique(np.linspace(0, len(refs) - 1, most).round().astype(int)))
 
 
 def _rig_of(path: str | Path, rig: Rig | str | Path | None) -> Rig:

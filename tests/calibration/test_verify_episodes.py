@@ -1,6 +1,7 @@
 """`verify` on simulated episodes: a right rig passes, a wrong one fails by name, and the rig file remembers."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -11,8 +12,10 @@ import h5py
 import numpy as np
 import pytest
 
+from tactile_align.calibration.episode_checks import lens_check
 from tactile_align.calibration.labels import read_labels
 from tactile_align.calibration.rig import Rig, load_rig
+from tactile_align.calibration.verdict import graded
 from tactile_align.calibration.verify import verify_episodes
 
 
@@ -84,6 +87,8 @@ def test_without_truth_or_labels_nothing_is_proven(recorded: dict[str, Path], tm
         del episode["truth"]
     result = verify_episodes(tmp_path, progress=False)
     assert result.verdict == "warn" and result.check("box on sensor").outcome == "warn"
+    # Without truth nobody can know that the rig is exact.
+    assert result.check("rig status").outcome == "warn" and "calibrated" in result.check("rig status").advice
     # Six labelled frames prove the wrist camera again.
     lines = ["episode,frame,camera,sensor,u0,v0,u1,v1"]
     for t in range(0, 42, 7):
@@ -91,7 +96,8 @@ def test_without_truth_or_labels_nothing_is_proven(recorded: dict[str, Path], tm
         lines.append(f"{file.name},{t},left_wrist,tactile1,{box}")
     labels = tmp_path / "boxes.csv"
     labels.write_text("\n".join(lines), encoding="utf-8")
-    result = verify_episodes(tmp_path, labels=read_labels(labels), progress=False)
+    measured = changed(tmp_path, lambda d: d.update(status="calibrated"))
+    result = verify_episodes(tmp_path, measured, labels=read_labels(labels), progress=False)
     assert result.verdict == "pass" and result.check("IoU tactile1 in left_wrist, median").value > 0.95
 
 
@@ -234,3 +240,31 @@ def test_a_gripper_read_the_wrong_way_round_is_told_from_a_moved_camera(recorded
 def test_a_missing_folder_is_named_before_its_rig(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="nothing_here: no such file or folder"):
         verify_episodes(tmp_path / "nothing_here", progress=False)
+
+
+@pytest.mark.parametrize(
+    ("fx", "cx", "cy", "width", "said"),
+    [
+        (465.6, 319.5, 239.5, 640, None),
+        (612.0, 331.0, 224.0, 640, None),
+        (698.4, 639.5, 359.5, 640, r"about 1280x720, but the rig says 640x480.*\[\[\"resize\", 640, 480\]\]"),
+        (232.8, 159.5, 119.5, 640, "about 320x240"),
+        (9000.0, 319.5, 239.5, 640, "fx = 9000 px is implausible"),
+    ],
+)
+def test_a_k_of_other_frames_is_told_by_its_centre_and_field_of_view(
+    recorded: dict[str, Path], fx: float, cx: float, cy: float, width: int, said: str | None
+) -> None:
+    rig = changed(
+        recorded["measured"],
+        lambda d: d["cameras"]["left_wrist"].update(K=[[fx, 0, cx], [0, fx, cy], [0, 0, 1]], width=width),
+    )
+    check = lens_check(rig, "left_wrist")
+    assert check.outcome == ("pass" if said is None else "warn")
+    assert said is None or re.search(said, check.advice)
+
+
+def test_limits_of_a_share_are_shown_in_percent_too() -> None:
+    shown = graded("seen", 0.031, 0.02, 0.2, form=".1%")
+    assert (shown.measured, shown.needed, shown.outcome) == ("3.1%", "<= 2% (fail > 20%)", "warn")
+    assert graded("px", 0.4, 0.5, 0.75, unit=" px").needed == "<= 0.5 px (fail > 0.75)"

@@ -1,0 +1,156 @@
+"""Other readings of a rig: each is one slip that rig files really have, undone."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from tactile_align.calibration.rig import Rig
+from tactile_align.calibration.rig_parts import RigCamera
+from tactile_align.geometry.frames import invert, quaternion_from_rotation
+
+AS_WRITTEN = "as written"
+SIZES = (
+    (320, 240), (424, 240), (640, 360), (640, 400), (640, 480), (800, 600), (848, 480), (960, 540), (1024, 768),
+    (1280, 720), (1280, 800), (1280, 960), (1600, 1200), (1920, 1080), (1920, 1200), (2560, 1440), (3840, 2160),
+)  # fmt: skip
+"""Frame sizes (width, height) that cameras deliver, px."""
+NEAR_SIZE = 0.06
+"""How far a principal point, doubled, may lie from such a size to name it, as a share of it."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A rig with one thing read otherwise.
+
+    Attributes:
+        name: What is read otherwise; AS_WRITTEN for the rig itself.
+        advice: What to change in the rig file if this reading is the right one.
+        rig: The rig so read.
+    """
+
+    name: str
+    advice: str
+    rig: Rig
+
+
+def readings_of(rig: Rig, camera: str, sensor: str | None = None) -> tuple[Reading, ...]:
+    """Return the rig as written, then other readings of a camera and, when named, of a sensor and its gripper."""
+    found = [Reading(AS_WRITTEN, "", rig), *_image_maps(rig, camera), *_lenses(rig, camera), *_poses(rig, camera)]
+    return (*found, *(_hands(rig, sensor) if sensor is not None else ()))
+
+
+def frame_of(camera: RigCamera) -> tuple[int, int]:
+    """Return the frame (width, height), px, whose centre is K's principal point; a usual size where one is near."""
+    centre = np.array([camera.K[0][2], camera.K[1][2]])
+    size = 2 * centre + 1
+    off = [float(np.abs(size / np.array(one) - 1).max()) for one in SIZES]
+    best = int(np.argmin(off))
+    if off[best] < NEAR_SIZE:
+        return SIZES[best]
+    return max(1, round(float(size[0]))), max(1, round(float(size[1])))
+
+
+def _with_camera(rig: Rig, name: str, **update: Any) -> Rig:
+    return rig.model_copy(update={"cameras": {**rig.cameras, name: rig.cameras[name].model_copy(update=update)}})
+
+
+def _image_maps(rig: Rig, camera: str) -> list[Reading]:
+    """Turns and mirrors that the recorder did and the rig does not say, or the other way round."""
+    steps = rig.cameras[camera].image_map
+    found = []
+    for turn in ("rotate180", "flip_u", "flip_v"):
+        if (turn,) in steps:
+            variants = [(f"without {turn}", tuple(step for step in steps if step != (turn,)))]
+        else:
+            variants = [(turn, ((turn,), *steps))]
+            if steps:
+                variants.append((f"{turn} last", (*steps, (turn,))))
+        found += [
+            Reading(
+                name, f"Set image_map = {_toml(steps)} of cameras.{camera}.", _with_camera(rig, camera, image_map=steps)
+            )
+            for name, steps in variants
+        ]
+    return found
+
+
+def _toml(steps: tuple[tuple[Any, ...], ...]) -> str:
+    quoted = [", ".join(f'"{part}"' if isinstance(part, str) else str(part) for part in step) for step in steps]
+    return "[" + ", ".join(f"[{step}]" for step in quoted) + "]"
+
+
+def _lenses(rig: Rig, camera: str) -> list[Reading]:
+    """K of frames of another size, or a focal length half or twice as long."""
+    entry = rig.cameras[camera]
+    found = []
+    size = frame_of(entry)
+    if max(abs(size[0] / entry.width - 1), abs(size[1] / entry.height - 1)) > NEAR_SIZE:
+        back: list[tuple[str, tuple[tuple[Any, ...], ...]]] = [
+            (f"K of {size[0]}x{size[1]}", (("resize", entry.width, entry.height),))
+        ]
+        shrink = min(size[0] / entry.width, size[1] / entry.height)
+        width, height = round(shrink * entry.width), round(shrink * entry.height)
+        if (width, height) != size:
+            cut = ("crop", (size[0] - width) // 2, (size[1] - height) // 2, width, height)
+            back.append((f"K of {size[0]}x{size[1]}, cropped", (cut, *back[0][1])))
+        for name, steps in back:
+            steps = (*steps, *entry.image_map)
+            found.append(
+                Reading(
+                    name,
+                    f"Set width = {size[0]}, height = {size[1]}, image_map = {_toml(steps)} of cameras.{camera}, or "
+                    f"give it the K of {entry.width}x{entry.height} frames.",
+                    _with_camera(rig, camera, width=size[0], height=size[1], image_map=steps),
+                )
+            )
+    for name, factor in (("focal length halved", 0.5), ("focal length doubled", 2.0)):
+        K = np.asarray(entry.K)
+        K[:2, :2] *= factor
+        advice = (
+            f"K of cameras.{camera} is of another resolution: fx = {K[0, 0]:.0f} fits better than {entry.K[0][0]:.0f}."
+        )
+        found.append(Reading(name, advice, _with_camera(rig, camera, K=tuple(tuple(row) for row in K.tolist()))))
+    return found
+
+
+def _poses(rig: Rig, camera: str) -> list[Reading]:
+    entry = rig.cameras[camera]
+    T = invert(entry.T_parent_this)
+    w, x, y, z = entry.quat_wxyz
+    turned = tuple(quaternion_from_rotation(T[:3, :3]).tolist())
+    found = [
+        Reading(
+            "quaternion order",
+            f"Write quat_wxyz of cameras.{camera} w first.",
+            _with_camera(rig, camera, quat_wxyz=(z, w, x, y)),
+        )
+    ]
+    if np.abs(T[:3, 3]).max() < 10.0:
+        inverted = _with_camera(rig, camera, translation_m=tuple(T[:3, 3].tolist()), quat_wxyz=turned)
+        found.append(Reading("pose inverted", f"Give cameras.{camera} T_parent_camera, not T_camera_parent.", inverted))
+    return found
+
+
+def _hands(rig: Rig, sensor: str) -> list[Reading]:
+    """The gripper read the other way round, and the sensor on the other finger."""
+    entry, arm = rig.sensors[sensor], rig.sensor_arm(sensor)
+    gripper = rig.arms[arm].gripper if arm else None
+    if gripper is None or not entry.parent.endswith(("finger1", "finger2")):
+        return []
+    swapped = gripper.model_copy(update={"open": gripper.closed, "closed": gripper.open})
+    arms = {**rig.arms, arm: rig.arms[arm].model_copy(update={"gripper": swapped})}
+    other = f"{arm}/finger{2 if entry.parent.endswith('1') else 1}"
+    sensors = {**rig.sensors, sensor: entry.model_copy(update={"parent": other})}
+    return [
+        Reading(
+            "open and closed swapped",
+            f"Set open = {gripper.closed:g}, closed = {gripper.open:g} of arms.{arm}.gripper.",
+            rig.model_copy(update={"arms": arms}),
+        ),
+        Reading(
+            "the other finger",
+            f'Set parent = "{other}" of sensors.{sensor}, or turn axis of the law of arms.{arm}.gripper round.',
+            rig.model_copy(update={"sensors": sensors}),
+        ),
+    ]
