@@ -14,8 +14,9 @@ from tactile_align.calibration.joint_fit import Prior
 from tactile_align.calibration.lens import LensModel
 from tactile_align.calibration.rig import Rig, load_rig
 from tactile_align.calibration.session import Session, read_session
+from tactile_align.calibration.session_pictures import draw_views
 from tactile_align.calibration.verdict import Check, Verification, graded
-from tactile_align.calibration.verify_session import draw_views, judge, write_page
+from tactile_align.calibration.verify_session import judge, write_page
 from tactile_align.geometry.frames import invert, rotation_log
 
 

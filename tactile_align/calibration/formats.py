@@ -1,10 +1,8 @@
-"""Calibrations from and to other tools' files; YAML only through safe loading, and never a huge file.
+"""Cameras from and to other tools' files: ROS camera_info, Kalibr camchains, OpenCV FileStorage.
 
-Directions, stated once: easy_handeye stores T_effector_camera (eye in hand) or T_base_camera (eye on base); Kalibr's
-`T_cn_cnm1` takes coordinates of camera n-1 into camera n, that is T_camera_previous. Quaternions there are x, y, z, w.
+Kalibr's `T_cn_cnm1` takes coordinates of camera n-1 into camera n, that is T_camera_previous.
 """
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,15 +12,10 @@ import yaml
 
 from tactile_align.calibration.camera import Camera
 from tactile_align.calibration.lens import LensModel
+from tactile_align.calibration.yaml_files import load_yaml, need
 from tactile_align.files import write_text_atomically
-from tactile_align.geometry.frames import (
-    pose,
-    quaternion_from_rotation,
-    rotation_fault,
-    rotation_from_quaternion,
-)
+from tactile_align.geometry.frames import rotation_fault
 
-MAX_BYTES = 2**20
 ROS_MODELS: dict[str, LensModel] = {
     "plumb_bob": "brown",
     "rational_polynomial": "rational",
@@ -43,22 +36,22 @@ def read_ros_camera(path: str | Path, rectified: bool = False) -> Camera:
     Raises:
         FileNotFoundError, ValueError: No such file, or a key is missing or of another shape; names file and key.
     """
-    data = _load(path)
-    width, height = int(_need(data, "image_width", path)), int(_need(data, "image_height", path))
+    data = load_yaml(path)
+    width, height = int(need(data, "image_width", path)), int(need(data, "image_height", path))
     name = str(data.get("camera_name", Path(path).stem))
     if rectified:
-        P = _matrix(_need(data, "projection_matrix", path), (3, 4), path, "projection_matrix")
+        P = _matrix(need(data, "projection_matrix", path), (3, 4), path, "projection_matrix")
         if np.abs(P[:, 3]).max() > 1e-9:
             raise ValueError(
                 f"{path}: projection_matrix has a fourth column {P[:, 3].tolist()}: this is the right camera of "
                 f"a stereo pair; give the left one, or the raw images"
             )
         return Camera(name, width, height, P[:, :3])
-    K = _matrix(_need(data, "camera_matrix", path), (3, 3), path, "camera_matrix")
-    kind = str(_need(data, "distortion_model", path))
+    K = _matrix(need(data, "camera_matrix", path), (3, 3), path, "camera_matrix")
+    kind = str(need(data, "distortion_model", path))
     if kind not in ROS_MODELS:
         raise ValueError(f"{path}: distortion_model '{kind}' is unknown; known: {', '.join(ROS_MODELS)}")
-    k = np.ravel(_need(_need(data, "distortion_coefficients", path), "data", path)).astype(float)
+    k = np.ravel(need(need(data, "distortion_coefficients", path), "data", path)).astype(float)
     return _camera(name, width, height, K, ROS_MODELS[kind], k, path)
 
 
@@ -81,67 +74,6 @@ def write_ros_camera(camera: Camera, path: str | Path) -> None:
     write_text_atomically(Path(path), yaml.safe_dump(data, sort_keys=False))
 
 
-def read_easy_handeye(path: str | Path) -> tuple[bool, np.ndarray]:
-    """Read easy_handeye v1 (.yaml) or v2 (.calib).
-
-    Returns:
-        Whether the camera is in the hand, and T_effector_camera then, else T_base_camera; (4, 4), m.
-
-    Raises:
-        FileNotFoundError, ValueError: No such file, or a key is missing; names file and key.
-    """
-    data = _load(path)
-    parameters = _need(data, "parameters", path)
-    if "eye_on_hand" in parameters:
-        in_hand = bool(parameters["eye_on_hand"])
-    elif "calibration_type" in parameters:
-        in_hand = parameters["calibration_type"] == "eye_in_hand"
-    else:
-        raise ValueError(f"{path}: parameters needs eye_on_hand (v1) or calibration_type (v2); has {list(parameters)}")
-    found = _need(data, "transformation" if "transformation" in data else "transform", path)
-    if "translation" in found:
-        t, q = found["translation"], found["rotation"]
-        return in_hand, _pose([t[k] for k in "xyz"], [q[k] for k in "wxyz"], path)
-    return in_hand, _pose([found[k] for k in "xyz"], [found[f"q{k}"] for k in "wxyz"], path)
-
-
-def write_easy_handeye(
-    T: np.ndarray, in_hand: bool, path: str | Path, frames: Mapping[str, str] | None = None, version: int = 2
-) -> None:
-    """Write easy_handeye v1 or v2.
-
-    Args:
-        T: T_effector_camera when the camera is in the hand, else T_base_camera.
-        in_hand: Which of the two.
-        path: The file.
-        frames: robot_base_frame, robot_effector_frame, tracking_base_frame (the camera), tracking_marker_frame.
-        version: 1 or 2.
-    """
-    q, t = quaternion_from_rotation(T[:3, :3]), T[:3, 3]
-    names = {
-        "robot_base_frame": "base_link",
-        "robot_effector_frame": "tool0",
-        "tracking_base_frame": "camera",
-        "tracking_marker_frame": "board",
-        **(frames or {}),
-    }
-    if version == 1:
-        numbers = dict(zip(("x", "y", "z", "qw", "qx", "qy", "qz"), [*map(float, t), *map(float, q)], strict=True))
-        data: dict[str, Any] = {"parameters": {"eye_on_hand": in_hand, **names}, "transformation": numbers}
-    elif version == 2:
-        kind = "eye_in_hand" if in_hand else "eye_on_base"
-        data = {
-            "parameters": {"name": "tactile_align", "calibration_type": kind, **names},
-            "transform": {
-                "translation": dict(zip("xyz", map(float, t), strict=True)),
-                "rotation": dict(zip("wxyz", map(float, q), strict=True)),
-            },
-        }
-    else:
-        raise ValueError(f"easy_handeye has versions 1 and 2; got {version}")
-    write_text_atomically(Path(path), yaml.safe_dump(data, sort_keys=False))
-
-
 def read_kalibr(path: str | Path) -> tuple[dict[str, Camera], dict[str, np.ndarray]]:
     """Read a Kalibr camchain.
 
@@ -152,16 +84,16 @@ def read_kalibr(path: str | Path) -> tuple[dict[str, Camera], dict[str, np.ndarr
         FileNotFoundError, ValueError: No such file, an unknown model, a rotation that is none; names file and key.
     """
     cameras, chain = {}, {}
-    for name, entry in _load(path).items():
+    for name, entry in load_yaml(path).items():
         if not isinstance(entry, dict):
             raise ValueError(f"{path}: {name}: needed the keys of a camera; got {type(entry).__name__}")
-        if _need(entry, "camera_model", path) != "pinhole":
+        if need(entry, "camera_model", path) != "pinhole":
             raise ValueError(f"{path}: {name}: camera_model '{entry['camera_model']}' is not supported; needed pinhole")
-        kind = str(_need(entry, "distortion_model", path))
+        kind = str(need(entry, "distortion_model", path))
         if kind not in KALIBR_MODELS:
             raise ValueError(f"{path}: {name}: distortion_model '{kind}'; known: {', '.join(KALIBR_MODELS)}")
-        fu, fv, pu, pv = (float(v) for v in _need(entry, "intrinsics", path))
-        width, height = (int(v) for v in _need(entry, "resolution", path))
+        fu, fv, pu, pv = (float(v) for v in need(entry, "intrinsics", path))
+        width, height = (int(v) for v in need(entry, "resolution", path))
         K = np.array([[fu, 0, pu], [0, fv, pv], [0, 0, 1]])
         k = np.ravel(entry.get("distortion_coeffs", [])).astype(float)
         cameras[name] = _camera(name, width, height, K, KALIBR_MODELS[kind], k, path)
@@ -203,10 +135,10 @@ def read_opencv(path: str | Path) -> Camera:
     Raises:
         FileNotFoundError, ValueError: No such file, or a key is missing or of another shape; names file and key.
     """
-    data = _load(path)
-    K = _matrix(_need(data, "camera_matrix", path), (3, 3), path, "camera_matrix")
-    k = np.ravel(_need(_need(data, "distortion_coefficients", path), "data", path)).astype(float)
-    width, height = int(_need(data, "image_width", path)), int(_need(data, "image_height", path))
+    data = load_yaml(path)
+    K = _matrix(need(data, "camera_matrix", path), (3, 3), path, "camera_matrix")
+    k = np.ravel(need(need(data, "distortion_coefficients", path), "data", path)).astype(float)
+    width, height = int(need(data, "image_width", path)), int(need(data, "image_height", path))
     fisheye = bool(data.get("fisheye_model", 0))
     model: LensModel = "fisheye" if fisheye else "rational" if k.size >= 8 else "brown" if k.any() else "pinhole"
     return _camera(str(data.get("camera_name", Path(path).stem)), width, height, K, model, k, path)
@@ -230,36 +162,8 @@ def write_opencv(camera: Camera, path: str | Path) -> None:
     write_text_atomically(Path(path), text)
 
 
-def _load(path: str | Path) -> dict[str, Any]:
-    file = Path(path)
-    if not file.is_file():
-        raise FileNotFoundError(f"{file}: no such file; needed a calibration in YAML")
-    size = file.stat().st_size
-    if size > MAX_BYTES:
-        raise ValueError(f"{file}: is {size:,} bytes; a calibration has at most {MAX_BYTES:,}. Is it the right file?")
-    # OpenCV writes a directive that is no valid YAML 1.1.
-    text = re.sub(r"\A%YAML:1\.0\s*\n(---\s*\n)?", "", file.read_text(encoding="utf-8-sig"))
-    if re.search(r"(?m)^[^#\n]*[:\s\[-]\s*&\w", text):
-        raise ValueError(f"{file}: uses YAML anchors, which a calibration does not need; write them out")
-    try:
-        # OpenCV's matrices are plain mappings under a tag that safe loading would refuse.
-        data = yaml.safe_load(text.replace("!!opencv-matrix", ""))
-    except yaml.YAMLError as error:
-        raise ValueError(f"{file}: not valid YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(data, dict):
-        raise ValueError(f"{file}: needed keys and values; got {type(data).__name__}")
-    return data
-
-
-def _need(data: Any, key: str, path: str | Path) -> Any:
-    if not isinstance(data, dict) or key not in data:
-        has = ", ".join(map(str, data)) if isinstance(data, dict) else type(data).__name__
-        raise ValueError(f"{path}: the key {key} is missing; has {has}")
-    return data[key]
-
-
 def _matrix(entry: Any, shape: tuple[int, int], path: str | Path, key: str) -> np.ndarray:
-    values = np.ravel(_need(entry, "data", path)).astype(float)
+    values = np.ravel(need(entry, "data", path)).astype(float)
     if values.size != shape[0] * shape[1]:
         raise ValueError(f"{path}: {key} needs {shape[0]}x{shape[1]} numbers; got {values.size}")
     return values.reshape(shape)
@@ -279,11 +183,3 @@ def _camera(
         return Camera(name, width, height, K, model, tuple(k[:wanted].tolist()))
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-
-
-def _pose(t: list[float], quat_wxyz: list[float], path: str | Path) -> np.ndarray:
-    q = np.array(quat_wxyz, dtype=float)
-    norm = float(np.linalg.norm(q))
-    if not abs(norm - 1) < 1e-2:
-        raise ValueError(f"{path}: the quaternion has norm {norm:.4g}, not 1")
-    return np.asarray(pose(rotation_from_quaternion(q / norm), np.array(t, dtype=float)))
