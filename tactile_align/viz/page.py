@@ -93,13 +93,20 @@ def document(title: str, body: str, figures: Any, library: str, policy: str = PO
         library: The source of plotly.js.
         policy: What the page may load.
     """
+    scripts = (
+        f'<script type="application/json" id="figures">{safe_json(figures)}</script>\n'
+        f"<script>{library}</script>\n<script>{SCRIPT}</script>\n"
+    )
+    return shell(title, f"{body}\n{scripts}", policy=policy)
+
+
+def shell(title: str, body: str, style: str = "", policy: str = POLICY) -> str:
+    """Return a page; `style` comes after the common one, `body` is HTML with its scripts."""
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(title)}</title>\n<style>{STYLE}</style></head>\n<body>{body}\n"
-        f'<script type="application/json" id="figures">{safe_json(figures)}</script>\n'
-        f"<script>{library}</script>\n<script>{SCRIPT}</script>\n</body></html>\n"
+        f"<title>{escape(title)}</title>\n<style>{STYLE}{style}</style></head>\n<body>{body}</body></html>\n"
     )
 
 
@@ -129,8 +136,9 @@ figure { margin: 1rem 0; } figure img { max-width: 100%; height: auto; display: 
 summary { cursor: pointer; }
 :focus-visible { outline: 3px solid #00508a; outline-offset: 2px; }
 @media print {
-  nav, .picker { display: none; } body { max-width: none; padding: 0; }
-  figure, .verdict li, tr { break-inside: avoid; } figure[hidden] { display: block; }
+  nav, .picker, details:not([open]) { display: none; } body { max-width: none; padding: 0; }
+  h2, h3 { break-after: avoid; }
+  .chart, figure, .verdict li, tr { break-inside: avoid; } figure[hidden] { display: block; }
   .wide { max-height: none; overflow: visible; }
 }
 """

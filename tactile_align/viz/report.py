@@ -184,10 +184,12 @@ def _pictures(run: Run) -> str:
 
 def _group(title: str, shown: list[tuple[str, str, int, int]]) -> str:
     """Return the pictures of one title; several get a slider over steps, or a list to pick an episode from."""
+    kind = re.sub(" by (step|episode)$", "", title)
+    told = [f"{kind}, {name}" if kind != name else name for name, *_ in shown]
     figures = "".join(
         f'<figure data-name="{escape(name)}"><img loading="lazy" width="{width}" height="{height}" '
-        f'alt="{escape(_alt(title, name))}" src="{url}"><figcaption><bdi>{escape(name)}</bdi></figcaption></figure>'
-        for name, url, width, height in shown
+        f'alt="{escape(_alt(title, name))}" src="{url}"><figcaption><bdi>{escape(caption)}</bdi></figcaption></figure>'
+        for caption, (name, url, width, height) in zip(told, shown, strict=True)
     )
     if len(shown) < 2:
         return figures
