@@ -3,6 +3,7 @@
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tactile_align.features.adapters import Adapters
@@ -42,6 +43,7 @@ class Encoder(nn.Module):
         height, width = visual.image_size if isinstance(visual.image_size, tuple) else (visual.image_size,) * 2
         self.input_size = (int(width), int(height))
         self._take = self._layers(visual, config.layers)
+        self._norm_fits = _norm_fits(visual)
         self.requires_grad_(False)
         visual.eval()
         probe = self._features(torch.zeros(1, 3, int(height), int(width)))
@@ -62,6 +64,8 @@ class Encoder(nn.Module):
 
     def tokens(self, images: Tensor) -> Tensor:
         """Return the token grid of the chosen blocks, each after the final norm.
+
+        CoCa's towers have theirs behind the attention pooling, at another width: their tokens are normalised plainly.
 
         Args:
             images: (B, H, W, 3) uint8 RGB of exactly `input_size`.
@@ -98,11 +102,13 @@ class Encoder(nn.Module):
             found = self.visual.forward_intermediates(
                 x,
                 indices=sorted(set(self._take)),
-                normalize_intermediates=True,
+                normalize_intermediates=self._norm_fits,
                 output_fmt="NCHW",
                 intermediates_only=True,
                 stop_early=True,
             )["image_intermediates"]
+            if not self._norm_fits:
+                found = [F.layer_norm(one.permute(0, 2, 3, 1), one.shape[1:2]).permute(0, 3, 1, 2) for one in found]
         by_layer = dict(zip(sorted(set(self._take)), found, strict=True))
         chosen = [by_layer[layer] for layer in self._take]
         features: Tensor = chosen[0] if len(chosen) == 1 else torch.cat(chosen, dim=1)
@@ -124,7 +130,8 @@ class Encoder(nn.Module):
     def _thaw(self) -> None:
         """Let those weights learn that tokens depend on: nothing behind the last block that is used."""
         blocks = _blocks(self.visual)
-        unused = [getattr(self.visual, name, None) for name in ("proj", "head", "attn_pool")]
+        behind = ("proj", "head", "attn_pool", *(() if self._norm_fits else ("ln_post", "attn_pool_contrastive")))
+        unused = [getattr(self.visual, name, None) for name in behind]
         trunk = getattr(self.visual, "trunk", None)
         unused += [getattr(trunk, name, None) for name in ("attn_pool", "head", "fc_norm")]
         if self.config.tune == "full":
@@ -144,8 +151,15 @@ class Encoder(nn.Module):
         for block in used[-self.config.last_blocks :]:
             block.requires_grad_(True)
         norm = getattr(self.visual, "ln_post", None) or getattr(trunk, "norm", None)
-        if norm is not None:
+        if norm is not None and self._norm_fits:
             norm.requires_grad_(True)
+
+
+def _norm_fits(visual: Any) -> bool:
+    """Tell whether the tower's final norm takes tokens: not where an attention pooling of another width precedes it."""
+    norm, stem = getattr(visual, "ln_post", None), getattr(visual, "conv1", None)
+    width = getattr(stem, "out_channels", None)
+    return not (isinstance(norm, nn.LayerNorm) and width is not None and tuple(norm.normalized_shape) != (width,))
 
 
 def _blocks(visual: Any) -> nn.ModuleList | None:

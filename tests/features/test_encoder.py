@@ -176,6 +176,38 @@ def test_a_timm_tower_gives_tokens_too(timm_model: str) -> None:
     assert_only_what_tokens_need_learns(encoder)
 
 
+@pytest.fixture(scope="module")
+def coca_like(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A small tower whose final norm stands behind an attention pooling of another width, as CoCa's do."""
+    facts = {
+        "embed_dim": 24,
+        "vision_cfg": {"image_size": 64, "layers": 2, "width": 64, "patch_size": 16, "attentional_pool": True},
+        "text_cfg": {"context_length": 8, "vocab_size": 16, "width": 32, "heads": 1, "layers": 1},
+    }
+    path = tmp_path_factory.mktemp("models") / "coca-small.json"
+    path.write_text(json.dumps(facts), encoding="utf-8")
+    open_clip.add_model_config(path)
+    return path.stem
+
+
+@pytest.mark.parametrize("options", [{}, {"tune": "last", "last_blocks": 1}, {"layers": (0, 1)}])
+def test_tokens_of_a_tower_that_norms_behind_its_pooling_are_normalised_plainly(
+    coca_like: str, options: dict[str, object]
+) -> None:
+    torch.manual_seed(0)
+    encoder = load_encoder(coca_like, pretrained="scratch", **options).eval()
+    images = noise(2, 64, 64)
+    kept: list[torch.Tensor] = []
+    for block in encoder.visual.transformer.resblocks:
+        block.register_forward_hook(lambda _, __, out: kept.append(out))
+    with torch.no_grad():
+        found = encoder.tokens(images).flatten(1, 2).unflatten(-1, (-1, 64))
+    tokens = kept[-1][:, 1:]
+    centred = tokens - tokens.mean(-1, keepdim=True)
+    torch.testing.assert_close(found[:, :, -1], centred / (tokens.var(-1, unbiased=False, keepdim=True) + 1e-5).sqrt())
+    assert_only_what_tokens_need_learns(encoder)
+
+
 def test_a_checkpoint_file_is_normalised_as_all_tags_of_its_model_are(
     tmp_path: Path, timm_model: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -213,6 +245,26 @@ def test_layers_are_the_blocks_asked_for_side_by_side(layers: tuple[int, ...]) -
     assert len(kept) == max(layer % 2 for layer in layers) + 1, "blocks behind the last one used are not computed"
     torch.testing.assert_close(found.flatten(1, 2), want)
     assert_only_what_tokens_need_learns(load_encoder("ViT-demo", pretrained="scratch", layers=layers))
+
+
+@pytest.mark.parametrize("options", [{"tune": "last", "last_blocks": 2}, {"tune": "adapters"}, {"checkpointing": True}])
+def test_a_timm_tower_learns_what_its_tuning_says(timm_model: str, options: dict[str, object]) -> None:
+    torch.manual_seed(0)
+    encoder = load_encoder(timm_model, pretrained="scratch", image_size=(32, 48), layers=(3, -1), **options).train()
+    assert_only_what_tokens_need_learns(encoder)
+    blocks = {name.split(".")[3] for name, p in encoder.named_parameters() if p.requires_grad and ".blocks." in name}
+    assert blocks == {"last": {"10", "11"}, "adapters": set()}.get(str(options.get("tune")), set(map(str, range(12))))
+
+
+def test_positions_of_a_timm_towers_weights_are_resized_to_the_image(timm_model: str, tmp_path: Path) -> None:
+    clip = save_clip(timm_model, tmp_path / "clip.pt")
+    encoder = load_encoder(timm_model, pretrained=tmp_path / "clip.pt", image_size=(96, 64))
+    old, new = clip.visual.trunk.pos_embed, encoder.visual.trunk.pos_embed  # type: ignore[attr-defined]
+    assert encoder.grid == (4, 6) and new.shape == (1, 1 + 24, 192)
+    want = torch.nn.functional.interpolate(
+        old[:, 1:].reshape(1, 14, 14, -1).permute(0, 3, 1, 2), size=(4, 6), mode="bicubic", antialias=True
+    )
+    torch.testing.assert_close(new[:, 1:].detach(), want.permute(0, 2, 3, 1).reshape(1, 24, -1).detach())
 
 
 @pytest.mark.parametrize(
