@@ -44,6 +44,17 @@ def explain(session: Session, camera: Camera, T: np.ndarray, C: np.ndarray, resu
         "Check whether the file holds T_base_link or T_link_base (inverted = true), and whether the camera or the "
         "board is on the arm (mounted).",
     )
+    fmt, arm = session.fact.poses, session.arm
+    if fmt is not None and fmt.of == "joints" and arm is not None and mounted == "moving":
+        # The last link is rigid with the flange.
+        for link in ("flange", *(f"link{i}" for i in range(1, arm.dof))):
+            if link != session.link:
+                consider(
+                    miss(chain(session.poses_as(fmt, link), mounted), C),
+                    "wrong mount",
+                    f"the camera taken to hang on {link}, not on {session.link}",
+                    f'Set parent = "{(session.fact.parent or "ARM/").partition("/")[0]}/{link}" in session.toml.',
+                )
     try:
         ratio = length_ratio(B, C)
     except (ValueError, np.linalg.LinAlgError):
@@ -69,7 +80,7 @@ def explain(session: Session, camera: Camera, T: np.ndarray, C: np.ndarray, resu
             )
     for _, name, one in other_readings(session, T, C):
         what = f'angle = "{one.angle}"' if name == "degrees for radians" else f'rotation = "{one.rotation}"'
-        reread = chain(one.matrices(session.rows, session.arm, checked=False), mounted)
+        reread = chain(session.poses_as(one), mounted)
         consider(miss(reread, C), name, f"poses read with {what}", f"Set {what} in [poses].")
     candidates = [one for one in candidates if here > GOOD_PX and one[0] < FAR_BETTER * here]
     moved = _board_moved(session, camera, B, C)

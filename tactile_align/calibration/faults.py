@@ -37,11 +37,11 @@ def find_faults(session: Session, camera: Camera, result: HandEye | None = None)
     early = [*_sizes(session, camera), *_layout(session), *_raw_numbers(session)]
     if early:
         return early
-    fmt, arm = session.fact.poses, session.arm
+    fmt = session.fact.poses
     mounted = session.fact.mounted or "moving"
     if fmt is None:
         return []
-    T = fmt.matrices(session.rows, arm, checked=False)
+    T = session.poses_as(fmt)
     try:
         singles = [board_poses(camera, view)[0] for view in session.views]
     except ValueError as error:

@@ -25,10 +25,10 @@ def place_camera(rig: Rig, session: Session, result: HandEye) -> Rig:
     X = result.X
     if result.mounted == "moving":
         arm, _, node = parent.partition("/")
-        if arm not in rig.arms or node != "flange":
+        if arm not in rig.arms or node != session.link:
             raise ValueError(
-                f"{session.name}: a camera moved by the arm hangs on ARM/flange; got parent '{parent}'. Name it in "
-                f"session.toml"
+                f"{session.name}: the poses are those of a camera on ARM/{session.link}, ARM one of "
+                f"{', '.join(rig.arms)}; got parent '{parent}'. Name it as parent in session.toml"
             )
     else:
         # X is in the base of the arm that held the board; a parent of 'world' wants it in world.

@@ -10,7 +10,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, model_validator
 
 from tactile_align.geometry.frames import invert, pose, rotation_exp, rotation_fault, rotation_from_quaternion
-from tactile_align.kinematics.arm import Arm, forward_kinematics, require_within_limits
+from tactile_align.kinematics.arm import Arm, forward_kinematics, link_poses, require_within_limits
 
 EULER = tuple(
     f"euler_{order if extrinsic else order.upper()}"
@@ -50,12 +50,20 @@ class PoseFormat(BaseModel):
             return arm.dof
         return 16 if self.rotation == "matrix" else 3 + WIDTHS[self.rotation]
 
-    def matrices(self, values: np.ndarray, arm: Arm | None = None, checked: bool = True) -> np.ndarray:
+    def matrices(
+        self, values: np.ndarray, arm: Arm | None = None, checked: bool = True, link: str = "flange"
+    ) -> np.ndarray:
         """Return T_base_link (N, 4, 4) of rows (N, k).
 
+        Args:
+            values: The rows of the pose file.
+            arm: The arm, where rows are joints.
+            checked: Whether to refuse rows that cannot be poses; False takes the nearest reading, for comparisons.
+            link: Which frame joints are taken to: flange or link1, link2, ...; tool poses are of the frame they are of.
+
         Raises:
-            ValueError: Joints outside the arm's limits; quaternions without unit norm, matrices that are no
-                rotation (unless `checked` is False: then the nearest reading is taken, for comparisons).
+            ValueError: Joints outside the arm's limits, no such link; quaternions without unit norm, matrices that
+                are no rotation.
         """
         turn = 1.0 if self.angle == "rad" else np.pi / 180
         if self.of == "joints":
@@ -64,7 +72,12 @@ class PoseFormat(BaseModel):
             q = values * turn
             if checked:
                 require_within_limits(arm, q)
-            return np.asarray(forward_kinematics(arm, q))
+            if link == "flange":
+                return np.asarray(forward_kinematics(arm, q))
+            number = int(link.removeprefix("link"))
+            if not 1 <= number <= arm.dof:
+                raise ValueError(f"{arm.name} has link1 to link{arm.dof} and flange; got {link}")
+            return np.asarray(link_poses(arm, q)[:, number - 1])
         if self.rotation == "matrix":
             T = values.reshape(-1, 4, 4).copy()
             for row, R in enumerate(T[:, :3, :3] if checked else []):

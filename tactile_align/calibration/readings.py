@@ -56,7 +56,7 @@ def other_readings(session: Session, T: np.ndarray, C: np.ndarray) -> list[tuple
             for name in (*EULER, "rotvec")
             if name != fmt.rotation
         ]
-    gaps = [angle_gap(one.matrices(session.rows, session.arm, checked=False), C) for _, one in readings]
+    gaps = [angle_gap(session.poses_as(one), C) for _, one in readings]
     limit = min(2 * min([*gaps, angle_gap(T, C)]), np.radians(2.0))
     return [(gap, name, one) for gap, (name, one) in zip(gaps, readings, strict=True) if gap <= limit]
 
@@ -70,7 +70,7 @@ def other_angles(session: Session, camera: Camera, T: np.ndarray, C: np.ndarray)
     mounted = session.fact.mounted or "moving"
     errors = []
     for _, _, one in agree:
-        B = chain(one.matrices(session.rows, session.arm, checked=False), mounted)
+        B = chain(session.poses_as(one), mounted)
         errors.append(chain_miss(session, camera, B, C) if len(agree) > 1 else 0.0)
     best, name, reading = agree[int(np.argmin(errors))]
     as_good = [

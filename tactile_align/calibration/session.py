@@ -3,9 +3,10 @@
 import csv
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from tactile_align.calibration.boards import Board
 from tactile_align.calibration.compat import read_grey, warn_of_two_opencvs
@@ -30,8 +31,9 @@ class SessionFact(BaseModel):
     """The arm's model, where poses are joints."""
     mounted: Mounted | None = None
     """moving: the camera sits on the arm; fixed: the arm holds the board. None for intrinsics only."""
-    parent: str | None = None
-    """The frame the camera hangs on, as in the rig: left/flange, left/link5, world."""
+    parent: Annotated[str, Field(pattern=r"^(world|[^/]+/(base|flange|link[1-9][0-9]*))$")] | None = None
+    """The frame the camera hangs on, as in the rig: left/flange, left/link5, world. Poses given as tool poses are
+    those of this frame (of the flange, for a fixed camera)."""
     board_arm: str | None = None
     """The rig's arm that held the board before a fixed camera; the first arm when None."""
     images: str = "images"
@@ -75,8 +77,18 @@ class Session:
         """The arm, where the session names one."""
         return load_arm(self.fact.arm) if self.fact.arm else None
 
+    @property
+    def link(self) -> str:
+        """The frame that moves with the camera (flange, link5), or with the board: then the flange."""
+        node = (self.fact.parent or "").rpartition("/")[2]
+        return node if self.fact.mounted == "moving" and node.startswith("link") else "flange"
+
+    def poses_as(self, fmt: PoseFormat, link: str | None = None) -> np.ndarray:
+        """Return T_base_link (N, 4, 4) in another format or of another link, unchecked, for comparisons."""
+        return fmt.matrices(self.rows, self.arm, checked=False, link=link or self.link)
+
     def T_base_link(self) -> np.ndarray:
-        """Return the robot's poses (N, 4, 4) as declared.
+        """Return the robot's poses (N, 4, 4) as declared: of the camera's link, or of the flange that holds the board.
 
         Raises:
             ValueError: No poses, or numbers that cannot be poses.
@@ -84,7 +96,7 @@ class Session:
         if self.fact.poses is None:
             raise ValueError(f"{self.name}: session.toml has no [poses]; hand-eye needs the robot's pose of each view")
         try:
-            return self.fact.poses.matrices(self.rows, self.arm)
+            return self.fact.poses.matrices(self.rows, self.arm, link=self.link)
         except ValueError as error:
             raise ValueError(f"{self.name}: poses: {error}") from error
 

@@ -8,7 +8,7 @@ from tactile_align.calibration.boards import Board
 from tactile_align.calibration.camera import Camera
 from tactile_align.calibration.views import View
 from tactile_align.geometry.frames import apply, invert, pose, rotation_exp, rotation_log
-from tactile_align.kinematics.arm import forward_kinematics, jacobian, load_arm
+from tactile_align.kinematics.arm import forward_kinematics, jacobian, link_poses, load_arm
 
 ARM = load_arm("nova2")
 HOME = np.array([0.298, -0.294, -1.911, 0.634, 1.571, -1.273])
@@ -105,3 +105,22 @@ def capture(
         others = tuple(one[ok] for one in readings[1:])
         seen.append(View(f"view_{len(q):02d}", board.points[ok], noisy[ok], others))
     return Captured(np.array(q), np.array(truth), seen, X, Z, mounted)
+
+
+def capture_from_link5(seed: int, views: int = 20) -> Captured:
+    """Draw a session of a camera on link 5, which the last joint does not turn; X = T_link5_camera."""
+    rng = np.random.default_rng(seed)
+    to_camera = np.asarray(forward_kinematics(ARM, HOME) @ pose(np.eye(3), np.array([0.06, 0.02, 0.04])))
+    X = np.asarray(invert(link_poses(ARM, HOME)[4]) @ to_camera)
+    Z = to_camera @ pose(np.eye(3), np.array([0.0, 0.0, 0.35]) - BOARD.points.mean(0))
+    q, truth, seen = [], [], []
+    while len(q) < views:
+        joints = HOME + np.append(rng.uniform(-0.45, 0.45, 5), rng.uniform(-2, 2))
+        C = invert(X) @ invert(link_poses(ARM, joints)[4]) @ Z
+        uv, ok = CAMERA.project(apply(C, BOARD.points))
+        if not (ok & (uv > 5).all(-1) & (uv < [634, 474]).all(-1)).all():
+            continue
+        truth.append(joints)
+        q.append(joints + rng.normal(0, np.radians(0.005), 6))
+        seen.append(View(f"view_{len(q):02d}", BOARD.points, uv + rng.normal(0, 0.3, uv.shape)))
+    return Captured(np.array(q), np.array(truth), seen, X, Z, "moving")

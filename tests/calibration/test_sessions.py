@@ -17,7 +17,7 @@ from tactile_align.calibration.session import read_session
 from tactile_align.calibration.verify import verify
 from tactile_align.geometry.frames import pose, rotation_exp, rotation_log
 from tactile_align.projection.uncertainty import pixel_sigma
-from tests.calibration.cell import ARM, BOARD, CAMERA, Captured, capture
+from tests.calibration.cell import ARM, BOARD, CAMERA, Captured, capture, capture_from_link5
 from tests.calibration.injected import rows
 from tests.calibration.recordings import recording
 
@@ -104,6 +104,29 @@ def test_a_fixed_camera_seen_through_the_right_arm_is_placed_in_the_world(tmp_pa
     expected = rig.arms["right"].T_parent_this @ one.X
     np.testing.assert_allclose(found.rig.cameras["top"].T_parent_this, expected, atol=2e-3)
     assert found.rig.cameras["top"].parent == "world"
+
+
+def test_a_camera_on_link_5_is_found_there_and_written_there(tmp_path: Path) -> None:
+    one = capture_from_link5(9)
+    folder = write(tmp_path / "s", one, parent="left/link5")
+    found = calibrate_hand_eye(folder, load_rig("cell"), out=tmp_path / "rig.toml")
+    placed = load_rig(tmp_path / "rig.toml").cameras["left_wrist"]
+    off = np.linalg.inv(one.X) @ placed.T_parent_this
+    assert placed.parent == "left/link5" and found.verification.verdict != "fail"
+    assert np.linalg.norm(off[:3, 3]) < 1e-3 and np.linalg.norm(rotation_log(off[:3, :3])) < np.radians(0.2)
+
+
+def test_a_camera_on_link_5_declared_on_the_flange_is_told_where_it_hangs(tmp_path: Path) -> None:
+    folder = write(tmp_path / "s", capture_from_link5(10), parent="left/flange")
+    found = calibrate_hand_eye(folder, load_rig("cell"), out=tmp_path / "rig.toml")
+    assert [fault.name for fault in found.faults] == ["wrong mount"] and not (tmp_path / "rig.toml").exists()
+    assert found.faults[0].advice == 'Set parent = "left/link5" in session.toml.'
+
+
+def test_a_link_the_arm_has_not_is_refused(tmp_path: Path) -> None:
+    folder = write(tmp_path / "s", capture(11, views=6), parent="left/link9")
+    with pytest.raises(ValueError, match="nova2 has link1 to link6 and flange; got link9"):
+        calibrate_hand_eye(folder, load_rig("cell"))
 
 
 def test_verify_passes_the_right_rig_and_fails_a_displaced_one(tmp_path: Path) -> None:
