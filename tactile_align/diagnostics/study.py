@@ -9,14 +9,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tactile_align.calibration.rig import load_rig
-from tactile_align.diagnostics.evaluation import load_model, pair_features
+from tactile_align.diagnostics.evaluation import load_model, pair_features, train_to_the_end
 from tactile_align.diagnostics.retrieval import retrieval
 from tactile_align.diagnostics.study_rows import GROUPS, ROWS, TABLE, Row, merged
 from tactile_align.files import write_text_atomically
 from tactile_align.simulation.record import simulate
 from tactile_align.training.config import TrainConfig
 from tactile_align.training.data import load_data, views_of
-from tactile_align.training.loop import train
 
 CAMERA, SENSOR = "left_wrist", "tactile1"
 BOX_ROWS = ("mean", "attention", "grid", "crop")
@@ -70,6 +69,7 @@ def study(
 
     Raises:
         ValueError: Unknown row names; the known ones are listed.
+        RuntimeError: A run was stopped (Ctrl-C, SIGTERM); it has no result until it has been trained to its end.
     """
     folder, plan = Path(out), PLANS[size]
     wanted = _rows(rows)
@@ -133,7 +133,7 @@ def _run(folder: Path, row: Row, seed: int, plan: Plan, processes: int, threads:
     data = load_data(config, processes, progress)
     began = time.process_time()
     started = any((Path(config.out) / "checkpoints").glob("step_*.pt"))
-    train(config, data=data, resume=started, progress=progress)
+    train_to_the_end(config, data, progress)
     minutes = (time.process_time() - began) / 60
     model = load_model(Path(config.out), config, data.held_out)
     key = views_of(config)[0].key
