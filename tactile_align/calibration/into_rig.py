@@ -10,7 +10,7 @@ from tactile_align.calibration.hand_eye import HandEye
 from tactile_align.calibration.rig import Rig
 from tactile_align.calibration.session import Session
 from tactile_align.calibration.verdict import Verification
-from tactile_align.geometry.frames import quaternion_from_rotation
+from tactile_align.geometry.frames import invert, quaternion_from_rotation
 
 LENGTHS = {"closed_m", "open_m", "crank_m", "rod_m", "opening_m"}
 """The keys of all gripper laws that grow with the stroke."""
@@ -31,14 +31,16 @@ def place_camera(rig: Rig, session: Session, result: HandEye) -> Rig:
                 f"{', '.join(rig.arms)}; got parent '{parent}'. Name it as parent in session.toml"
             )
     else:
-        # X is in the base of the arm that held the board; a parent of 'world' wants it in world.
+        # X is in the base of the arm that held the board, which need not be the camera's parent.
         arm = next((one for one in rig.arms if parent == f"{one}/base"), "")
         holder = session.fact.board_arm or next(iter(rig.arms))
         if holder not in rig.arms:
             raise ValueError(f"{session.name}: board_arm '{holder}' is no arm of rig {rig.name}: {', '.join(rig.arms)}")
-        if not arm:
+        X = rig.arms[holder].T_parent_this @ X
+        if arm:
+            X = invert(rig.arms[arm].T_parent_this) @ X
+        else:
             parent = "world"
-            X = rig.arms[holder].T_parent_this @ X
     # The rotation's part is in the camera's own axes; the translation's turns with the parent.
     turn = np.eye(6)
     turn[:3, :3] = X[:3, :3] @ result.X[:3, :3].T

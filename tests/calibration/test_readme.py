@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tactile_align.calibration.rehearsal import rehearse
 from tactile_align.calibration.rig import load_rig
 from tactile_align.geometry.frames import rotation_log
 
@@ -31,10 +30,3 @@ def test_the_walk_through_runs_as_written(tmp_path: Path, monkeypatch: pytest.Mo
 def test_the_pictures_of_the_walk_through_are_there() -> None:
     for name in re.findall(r"!\[.*?\]\((.*?)\)", README.read_text(encoding="utf-8")):
         assert (README.parent / name).is_file()
-
-
-def test_a_rehearsal_never_overwrites_and_needs_a_wrist_camera(tmp_path: Path) -> None:
-    with pytest.raises(FileExistsError, match="is there already"):
-        rehearse(tmp_path)
-    with pytest.raises(ValueError, match="camera top hangs on 'world'"):
-        rehearse(tmp_path / "s", camera="top")
