@@ -5,7 +5,7 @@ so both read on light and on dark scenes; no meaning rests on colour alone.
 """
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import cv2
 import numpy as np
@@ -53,30 +53,31 @@ class Ink:
     pad: int
 
     @classmethod
+    @lru_cache(maxsize=64)
     def of(cls, height: int) -> "Ink":
         """Return sizes that read in a view of `height` px, from 240 to 2160."""
         line = max(1, round(height / 260))
         cap = max(9, round(height / 44))
         return cls(cap, line, max(1, line // 2), max(3, round(0.45 * cap)))
 
-    @property
+    @cached_property
     def row(self) -> int:
         """Height of one line of text with its room."""
         return self.cap + 2 * self.pad
 
-    @property
+    @cached_property
     def scale(self) -> float:
         """OpenCV's font scale for `cap`."""
         return self.cap / _cap_height()
 
-    @property
+    @cached_property
     def weight(self) -> int:
         """OpenCV's stroke width for `cap`."""
         return max(1, round(self.cap / 18))
 
     def width(self, text: str) -> int:
         """Return the width of `text`, px."""
-        return int(cv2.getTextSize(text, FONT, self.scale, self.weight)[0][0])
+        return _width(text, self.scale, self.weight)
 
     def fit(self, text: str, width: int) -> str:
         """Return `text`, or as much of it as `width` px hold with an ellipsis."""
@@ -104,6 +105,11 @@ def _cap_height() -> float:
     image = np.zeros((300, 300), np.uint8)
     cv2.putText(image, "H", (50, 250), FONT, 8.0, 255, 1, cv2.LINE_AA)
     return int(np.count_nonzero((image > 64).any(axis=1))) / 8.0
+
+
+@lru_cache(maxsize=4096)
+def _width(text: str, scale: float, weight: int) -> int:
+    return int(cv2.getTextSize(text, FONT, scale, weight)[0][0])
 
 
 @lru_cache(maxsize=4096)
@@ -159,6 +165,12 @@ def tint(image: np.ndarray, x0: int, y0: int, x1: int, y1: int, colour: Colour, 
     """Blend a colour over pixels x0 <= x < x1, y0 <= y < y1."""
     part = image[max(0, y0) : max(0, y1), max(0, x0) : max(0, x1)]
     if part.size and alpha > 0:
-        flat = np.empty_like(part)
-        flat[:] = colour
-        part[:] = cv2.addWeighted(part, 1.0 - alpha, flat, alpha, 0.0)
+        cv2.addWeighted(part, 1.0 - alpha, _flat(part.shape[0], part.shape[1], colour), alpha, 0.0, dst=part)
+
+
+@lru_cache(maxsize=64)
+def _flat(high: int, wide: int, colour: Colour) -> np.ndarray:
+    """Return a sheet of one colour; tokens have a few sizes, and a movie asks for them again and again."""
+    sheet = np.empty((high, wide, 3), np.uint8)
+    sheet[:] = colour
+    return sheet

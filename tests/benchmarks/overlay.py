@@ -1,11 +1,11 @@
-"""What the overlay costs beside decoding the frames it draws on: `python tests/benchmarks/overlay.py [EPISODE]`.
+"""What the overlay costs beside decoding the frames it draws on: `python -m tests.benchmarks.overlay [EPISODE]`.
 
 Without an episode: textured frames, JPEG quality 95, one camera, one touch, from 320x240 to 4K.
 """
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import cv2
@@ -19,15 +19,16 @@ from tactile_align.viz.scene import Hand, Moment, Region, Touch, Track, View
 REPEATS = 40
 
 
-def milliseconds(call: Callable[[int], object]) -> float:
-    """Return the median time of one call, ms."""
-    call(0)
-    taken = []
-    for i in range(REPEATS):
-        start = time.perf_counter()
-        call(i)
-        taken.append(time.perf_counter() - start)
-    return 1000 * float(np.median(taken))
+def milliseconds(*calls: Callable[[int], object]) -> tuple[float, ...]:
+    """Return the median processor time of one call of each, ms; the calls take turns."""
+    taken: list[list[float]] = [[] for _ in calls]
+    for i in range(-1, REPEATS):
+        for one, call in zip(taken, calls, strict=True):
+            start = time.process_time()
+            call(max(i, 0))
+            if i >= 0:
+                one.append(time.process_time() - start)
+    return tuple(1000 * float(np.median(one)) for one in taken)
 
 
 def synthetic(width: int, height: int) -> tuple[Moment, list[bytes]]:
@@ -55,23 +56,41 @@ def synthetic(width: int, height: int) -> tuple[Moment, list[bytes]]:
     return moment, [simplejpeg.encode_jpeg(frame, 95, "RGB", "420") for frame in (image, touch)]
 
 
-def main() -> None:
-    """Print one line a size, or one for an episode."""
-    print(f"{'frames':>24} {'decode ms':>10} {'draw ms':>9}")
+def main() -> int:
+    """Print one line a size, or one for an episode; return 1 where drawing costs more than decoding."""
+    cv2.setNumThreads(1)
+    print("| frames | decoding, ms | drawing, ms | drawing over decoding (bar 1) |\n|---|---:|---:|---:|")
+    dear = False
+    for name, decode, draw in rows():
+        print(f"| {name} | {decode:.2f} | {draw:.2f} | {draw / decode:.2f} |")
+        dear |= draw >= decode
+    return int(dear)
+
+
+def rows() -> Iterator[tuple[str, float, float]]:
+    """Measure an episode, or what is made up here at four sizes."""
     if len(sys.argv) > 1:
         with Footage(Path(sys.argv[1])) as footage:
             names = (*footage.cameras, *footage.episode.sensors)
-            decode = milliseconds(lambda i: [footage.episode.image(n, i % len(footage)) for n in names])
             moments = [footage.moment(t) for t in range(min(REPEATS, len(footage)))]
-            draw = milliseconds(lambda i: draw_frame(moments[i % len(moments)]))
-        print(f"{Path(sys.argv[1]).name:>24} {decode:10.2f} {draw:9.2f}")
+            yield (
+                Path(sys.argv[1]).name,
+                *milliseconds(
+                    lambda i: [footage.episode.image(n, i % len(footage)) for n in names],
+                    lambda i: draw_frame(moments[i % len(moments)]),
+                ),
+            )
         return
     for width, height in ((320, 240), (640, 480), (1920, 1080), (3840, 2160)):
         moment, jpegs = synthetic(width, height)
-        decode = milliseconds(lambda _, jpegs=jpegs: [simplejpeg.decode_jpeg(data, "RGB") for data in jpegs])
-        draw = milliseconds(lambda _, moment=moment: draw_frame(moment))
-        print(f"{f'{width}x{height}':>24} {decode:10.2f} {draw:9.2f}")
+        yield (
+            f"{width}x{height}",
+            *milliseconds(
+                lambda _, jpegs=jpegs: [simplejpeg.decode_jpeg(data, "RGB") for data in jpegs],
+                lambda _, moment=moment: draw_frame(moment),
+            ),
+        )
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
