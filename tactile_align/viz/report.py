@@ -188,7 +188,7 @@ def _group(title: str, shown: list[tuple[str, str, int, int]]) -> str:
     told = [f"{kind}, {name}" if kind != name else name for name, *_ in shown]
     figures = "".join(
         f'<figure data-name="{escape(name)}"><img loading="lazy" width="{width}" height="{height}" '
-        f'alt="{escape(_alt(title, name))}" src="{url}"><figcaption><bdi>{escape(caption)}</bdi></figcaption></figure>'
+        f'alt="{escape(_alt(caption))}" src="{url}"><figcaption><bdi>{escape(caption)}</bdi></figcaption></figure>'
         for caption, (name, url, width, height) in zip(told, shown, strict=True)
     )
     if len(shown) < 2:
@@ -205,6 +205,8 @@ def _group(title: str, shown: list[tuple[str, str, int, int]]) -> str:
 
 
 KINDS = (
+    ("recall", "Bars of recall at 1, 5 and 10 with 95 % intervals: the box, the opening alone, chance"),
+    ("curves", "Losses by step, in training and on held-out episodes, the alignment loss beside its chance line"),
     ("gallery", "Retrieval gallery: query touches and the views found nearest, the right one framed"),
     ("matrix", "Matrix of cosines between touches and views"),
     ("attention", "How much of its attention the policy gives to joints, camera, region and touch, over an episode"),
@@ -216,11 +218,11 @@ KINDS = (
 )
 
 
-def _alt(title: str, name: str) -> str:
+def _alt(caption: str) -> str:
     for word, told in KINDS:
-        if word in f"{title} {name}".lower():
-            return f"{told}: {name}"
-    return f"Picture of the run: {name}"
+        if word in caption.lower():
+            return f"{told}: {caption}"
+    return f"Picture of the run: {caption}"
 
 
 def _settings(run: Run) -> str:
