@@ -11,7 +11,7 @@ import tyro
 from tyro.conf import Positional
 
 from tactile_align.verbs import UNUSABLE
-from tactile_align.verbs.calibration import board, calibrate, verify
+from tactile_align.verbs.calibration import board, calibrate, label, verify
 from tactile_align.verbs.data import convert, inspect, overlay, repair, simulate, trim
 from tactile_align.verbs.training import ablate, demo, doctor, evaluate, report, study, train, watch
 
@@ -28,6 +28,7 @@ VERBS: dict[str, Callable[..., int]] = {
     "repair": repair,
     "convert": convert,
     "board": board,
+    "label": label,
     "calibrate": calibrate,
     "verify": verify,
     "overlay": overlay,

@@ -8,7 +8,7 @@ import numpy as np
 from tactile_align.calibration.rig import Rig
 from tactile_align.datasets.episodes import EpisodeRef, list_episodes, open_episode
 
-CROWDED, WORN = 0.05, 0.02
+CROWDED, WORN = 0.10, 0.02
 """What a frame beside a chosen one, and each frame already taken from its episode, cost: shares of the openings."""
 
 
@@ -83,7 +83,7 @@ def _over_openings(opening: np.ndarray, episode: np.ndarray, frame: np.ndarray, 
         best = int(np.argmin(np.abs(opening - target) / span + cost))
         same = episode == episode[best]
         near = np.clip(1 - np.abs(frame - frame[best]) / reach, 0, None)
-        cost += same * (WORN + CROWDED * near)
+        cost += same * (WORN + CROWDED * near**2)
         cost[best] = np.inf
         taken[i] = best
     return taken

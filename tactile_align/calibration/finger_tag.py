@@ -63,7 +63,7 @@ def calibrate_finger_by_tag(
     rig: str | Path | Rig,
     tag: FingerTag,
     *,
-    camera: str,
+    camera: str | None = None,
     layout: str | Path | None = None,
     out: str | Path | None = None,
 ) -> TaggedFinger:
@@ -73,7 +73,8 @@ def calibrate_finger_by_tag(
         path: Episodes in which the gripper opens and closes; the arm may stand still.
         rig: The rig.
         tag: The tag, and where it is glued.
-        camera: The camera that sees it; where the camera itself is sought, one on the flange of the same hand.
+        camera: The camera that sees it, None where the rig has only one; where the camera itself is sought, one on
+            the flange of the same hand.
         layout: The episodes' layout; recognised when None.
         out: Where to write the rig; None: do not write. A fit that fails is never written.
 
@@ -82,6 +83,12 @@ def calibrate_finger_by_tag(
         ValueError: The tag is in no frame, or at too few openings; a camera that it cannot find.
     """
     known = rig if isinstance(rig, Rig) else load_rig(rig)
+    if camera is None:
+        if len(known.cameras) != 1:
+            raise ValueError(
+                f"rig {known.name} has cameras {', '.join(known.cameras)}; say which sees the tag: --camera"
+            )
+        camera = next(iter(known.cameras))
     finger, mounted = tag.finger(known), known.camera(camera)
     arm = finger.partition("/")[0]
     sought = tag.parent not in known.sensors

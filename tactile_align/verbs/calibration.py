@@ -3,11 +3,14 @@
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import Positional, arg
 
 from tactile_align.verbs import FAILED, GOOD, UNUSABLE
+
+if TYPE_CHECKING:
+    from tactile_align.calibration.verdict import Verification
 
 
 def verify(
@@ -115,11 +118,46 @@ def board(
     return GOOD
 
 
+def label(
+    episodes: Positional[Path],
+    camera: str,
+    sensor: str,
+    rig: str | None = None,
+    count: int = 20,
+    layout: str | None = None,
+    out: Path = Path("label.html"),
+    overwrite: bool = False,
+) -> int:
+    """Write a page on which you draw boxes around a sensor, for calibrate finger and verify --labels.
+
+    One HTML file that opens from disk, offline; its button saves the CSV.
+
+    Args:
+        episodes: Folder of episodes, or one file.
+        camera: Camera to look through.
+        sensor: Sensor to look for, by its name in the rig.
+        rig: Name or path of the rig; rig.toml beside the episodes when left out. It spreads frames over the openings.
+        count: How many frames.
+        layout: Name or path of the episode layout; recognised when left out.
+        out: Page to write.
+        overwrite: Replace an existing page.
+    """
+    from tactile_align.viz.label_page import label_page
+
+    print(label_page(episodes, camera, sensor, out, rig=rig, count=count, layout=layout, overwrite=overwrite))
+    print("open it in a browser, draw, save the CSV: then calibrate finger or verify, with --labels", file=sys.stderr)
+    return GOOD
+
+
 def calibrate(
     what: Positional[Literal["intrinsics", "hand-eye", "finger"]],
     folder: Positional[Path],
     rig: str,
     labels: Path | None = None,
+    tag: Path | None = None,
+    camera: str | None = None,
+    sensor: str | None = None,
+    layout: str | None = None,
     model: Literal["pinhole", "brown", "rational", "fisheye"] = "brown",
     out: Path | None = None,
     dry_run: bool = False,
@@ -129,10 +167,14 @@ def calibrate(
     A result that fails its checks is never written.
 
     Args:
-        what: intrinsics and hand-eye take a calibration session, finger takes episodes and labelled boxes.
+        what: intrinsics and hand-eye take a calibration session, finger takes episodes and labelled boxes or a tag.
         folder: The session (session.toml, images, poses), or the episodes.
         rig: Name or path of the rig.
-        labels: CSV of labelled sensor boxes, for finger.
+        labels: CSV of labelled sensor boxes, for finger; drawn with: tactile-align label.
+        tag: Tag file (id, side_m, dictionary, where it is glued), for finger, in place of labels.
+        camera: Camera of the labels or the tag, for finger; may be left out where there is only one.
+        sensor: Sensor of the labels, for finger; may be left out where they name only one.
+        layout: Name or path of the episode layout, for finger; recognised when left out.
         model: Lens model.
         out: Rig file to write; the rig's own file when left out.
         dry_run: Only report.
@@ -141,12 +183,7 @@ def calibrate(
     if target is not None and target.suffix != ".toml":
         raise ValueError(f"'{rig}' is a shipped rig, which is not overwritten; name a file with --out, or --dry-run")
     if what == "finger":
-        from tactile_align.calibration.finger import calibrate_finger
-        from tactile_align.calibration.labels import read_labels
-
-        if labels is None:
-            raise ValueError("calibrate finger needs --labels, a CSV of sensor boxes over several openings")
-        verification = calibrate_finger(folder, rig, read_labels(labels), out=target).verification
+        verification = _finger(folder, rig, labels, tag, camera, sensor, layout, target)
     else:
         from tactile_align.calibration.calibrate import calibrate_hand_eye, calibrate_intrinsics_of
 
@@ -157,3 +194,30 @@ def calibrate(
         return FAILED
     print(f"not written (dry run): {rig}" if target is None else f"written: {target}", file=sys.stderr)
     return GOOD
+
+
+def _finger(
+    folder: Path,
+    rig: str,
+    labels: Path | None,
+    tag: Path | None,
+    camera: str | None,
+    sensor: str | None,
+    layout: str | None,
+    out: Path | None,
+) -> "Verification":
+    if (labels is None) == (tag is None):
+        raise ValueError(
+            "calibrate finger needs either --labels, boxes drawn with `tactile-align label`, or --tag, a tag's file"
+        )
+    if labels is not None:
+        from tactile_align.calibration.finger import calibrate_finger
+        from tactile_align.calibration.labels import read_labels
+
+        drawn = read_labels(labels)
+        return calibrate_finger(folder, rig, drawn, camera=camera, sensor=sensor, layout=layout, out=out).verification
+    from tactile_align.calibration.finger_tag import calibrate_finger_by_tag
+    from tactile_align.calibration.tag import read_tag
+
+    assert tag is not None
+    return calibrate_finger_by_tag(folder, rig, read_tag(tag), camera=camera, layout=layout, out=out).verification
