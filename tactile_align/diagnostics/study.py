@@ -11,7 +11,7 @@ from typing import Any, Literal
 from tactile_align.calibration.rig import load_rig
 from tactile_align.diagnostics.evaluation import load_model, pair_features, train_to_the_end
 from tactile_align.diagnostics.retrieval import retrieval
-from tactile_align.diagnostics.study_rows import GROUPS, ROWS, TABLE, Row, merged
+from tactile_align.diagnostics.study_rows import ABLATIONS, BASE, GROUPS, ROWS, TABLE, Row, merged
 from tactile_align.files import write_text_atomically
 from tactile_align.simulation.record import simulate
 from tactile_align.training.config import TrainConfig
@@ -179,13 +179,22 @@ def table_text(found: Sequence[dict[str, Any]], plan: Plan) -> str:
         return "no finished run yet\n"
     encoders = ", ".join(dict.fromkeys(one["encoder"] for one in found))
     chance = found[0]["retrieval"]["both"]["chance"]
-    lines = [
+    of_table = [one for one in found if ROWS[one["row"]] in TABLE]
+    of_ablations = [one for one in found if ROWS[one["row"]] in ABLATIONS or one["row"] == BASE]
+    head = (
         f"Retrieval among {plan.gallery} held-out contacts, both directions averaged; encoders: {encoders}. "
-        f"Chance: R@1 {_at(chance, 1):.3f}, R@5 {_at(chance, 5):.3f}. Intervals: 95 %, bootstrap over episodes.",
-        "",
-        "| row | seed | R@1 | R@5 | median rank | CPU min |",
-        "|---|---|---|---|---|---|",
-    ]
+        f"Chance: R@1 {_at(chance, 1):.3f}, R@5 {_at(chance, 5):.3f}. Intervals: 95 %, bootstrap over episodes.\n"
+    )
+    parts = [head]
+    if of_table:
+        parts += [_markdown(of_table), *(line + "\n" for line in verdicts(found))]
+    if any(one["row"] != BASE for one in of_ablations):
+        parts += [f"Changes of '{ROWS[BASE].title}', one at a time:\n", _markdown(of_ablations)]
+    return "\n".join(parts)
+
+
+def _markdown(found: Sequence[dict[str, Any]]) -> str:
+    lines = ["| row | seed | R@1 | R@5 | median rank | CPU min |", "|---|---|---|---|---|---|"]
     for one in found:
         both = one["retrieval"]["both"]
         low, high = _at(both["interval"], 1)
@@ -194,7 +203,7 @@ def table_text(found: Sequence[dict[str, Any]], plan: Plan) -> str:
             f"| {title} | {one['seed']} | {_at(both['at'], 1):.3f} [{low:.3f}, {high:.3f}] | {_at(both['at'], 5):.3f} "
             f"| {both['median_rank']:.1f} | {one['cpu_minutes']:.1f}{' (resumed)' if one['resumed'] else ''} |"
         )
-    return "\n".join([*lines, "", *verdicts(found)]) + "\n"
+    return "\n".join(lines) + "\n"
 
 
 def verdicts(found: Sequence[dict[str, Any]]) -> list[str]:
