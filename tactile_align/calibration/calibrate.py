@@ -70,6 +70,11 @@ def calibrate_intrinsics_of(
     changed = None
     if rig is not None:
         known = rig if isinstance(rig, Rig) else load_rig(rig)
+        if session.fact.episode is not None and name in known.cameras and known.cameras[name].image_map:
+            raise ValueError(
+                f"{session.name}: K belongs to the raw frame, but the episode's frames went through image_map of "
+                f"camera {name}; take images from the camera itself"
+            )
         K = tuple(tuple(float(v) for v in row) for row in found.camera.K)
         changed = with_camera(
             known,
@@ -198,8 +203,8 @@ def _camera_of(session: Session, rig: Rig | None, model: LensModel) -> tuple[Cam
         return session.fact.intrinsics.camera(name), None
     if rig is not None and name in rig.cameras:
         known = rig.cameras[name]
-        # Session images are either the raw frames or what the recorder stores.
-        if (session.width, session.height) == (known.width, known.height):
+        # Session images are either the raw frames or what the recorder stores; an episode's are the latter.
+        if session.fact.episode is None and (session.width, session.height) == (known.width, known.height):
             return known.raw, None
         return known.stored, None
     found = calibrate_intrinsics(session.views, session.width, session.height, model, name=name)

@@ -1,6 +1,6 @@
 """A calibration session: a folder with `session.toml`, the robot's poses, and images (or points found in them)."""
 
-import csv
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -9,15 +9,21 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from tactile_align.calibration.boards import Board
-from tactile_align.calibration.compat import read_grey, warn_of_two_opencvs
+from tactile_align.calibration.compat import warn_of_two_opencvs
 from tactile_align.calibration.hand_eye import Mounted
+from tactile_align.calibration.points import read_points
 from tactile_align.calibration.poses import PoseFormat, read_poses
 from tactile_align.calibration.rig_parts import Lens
+from tactile_align.calibration.session_images import (
+    Shot,
+    frame_name,
+    joints_of_episode,
+    shots_of_episode,
+    shots_of_folder,
+)
 from tactile_align.calibration.views import View
 from tactile_align.facts import parse, read_fact
 from tactile_align.kinematics.arm import Arm, load_arm
-
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 
 
 class SessionFact(BaseModel):
@@ -38,6 +44,12 @@ class SessionFact(BaseModel):
     """The rig's arm that held the board before a fixed camera; the first arm when None."""
     images: str = "images"
     """Folder of images, one per view, named after the view."""
+    episode: str | None = None
+    """A recorded episode, FILE or FILE#NAME, in place of images and poses_file: it holds the camera and the joints."""
+    columns: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] | None = None
+    """episode: which columns of qpos are the joints of the arm that moves."""
+    frames: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] | None = None
+    """episode: which frames are views; None: the middle of every stretch in which the arm stands still."""
     points: str | None = None
     """CSV of points found elsewhere (view, id, u, v) in place of images; needs width and height."""
     width: int | None = None
@@ -114,17 +126,22 @@ def read_session(folder: str | Path) -> Session:
         raise FileNotFoundError(f"{place / 'session.toml'}: no such file; a calibration session starts with it")
     data, source = read_fact("calibration", place / "session.toml")
     fact = parse(SessionFact, data, source)
-    if fact.points is not None:
+    if fact.points is not None and fact.episode is None:
         found, legacy = read_points(place / fact.points, fact.board), None
         lost: list[str] = []
         if fact.width is None or fact.height is None:
             raise ValueError(f"{source}: points need width and height of the images they were found in")
         width, height = fact.width, fact.height
+    elif fact.episode is not None:
+        episode, (frames, values) = str(place / fact.episode), _episode_joints(place, fact, fact.episode)
+        found, lost, width, height, legacy = _detect(shots_of_episode(episode, fact.camera, frames), fact.board)
     else:
-        found, lost, width, height, legacy = _detect(place / fact.images, fact.board)
+        found, lost, width, height, legacy = _detect(shots_of_folder(place / fact.images), fact.board)
     names = list(found)
     rows = np.zeros((len(names), 0))
-    if fact.poses_file is not None:
+    if fact.episode is not None:
+        rows = values[[i for i, t in enumerate(frames) if frame_name(t) in found]]
+    elif fact.poses_file is not None:
         if fact.poses is None:
             raise ValueError(f"{source}: poses_file needs [poses]: what the numbers are (of, length, angle, rotation)")
         arm = load_arm(fact.arm) if fact.arm else None
@@ -140,60 +157,40 @@ def read_session(folder: str | Path) -> Session:
     return Session(str(place), fact, width, height, tuple(found[name] for name in names), rows, tuple(lost), legacy)
 
 
-def _detect(folder: Path, board: Board) -> tuple[dict[str, View], list[str], int, int, bool | None]:
-    files = sorted(f for f in folder.glob("*") if f.suffix.lower() in SUFFIXES) if folder.is_dir() else []
-    if not files:
-        raise FileNotFoundError(f"{folder}: no images; needed one per view ({', '.join(SUFFIXES)})")
+def _episode_joints(place: Path, fact: SessionFact, episode: str) -> tuple[tuple[int, ...], np.ndarray]:
+    source = place / "session.toml"
+    if fact.points is not None or fact.poses_file is not None:
+        raise ValueError(f"{source}: an episode brings images and poses; leave points and poses_file out")
+    if fact.columns is None or fact.poses is None or fact.poses.of != "joints":
+        raise ValueError(
+            f'{source}: an episode needs columns, which columns of qpos are the joints, and [poses] with of = "joints" '
+            f"and their unit (angle)"
+        )
+    needed = fact.poses.width(load_arm(fact.arm) if fact.arm else None)
+    if len(fact.columns) != needed:
+        raise ValueError(f"{source}: columns names {len(fact.columns)} joints; arm {fact.arm} has {needed}")
+    turn = 1.0 if fact.poses.angle == "rad" else np.pi / 180
+    return joints_of_episode(str(place / episode), fact.columns, turn, fact.frames)
+
+
+def _detect(shots: Iterable[Shot], board: Board) -> tuple[dict[str, View], list[str], int, int, bool | None]:
     found: dict[str, View] = {}
     lost: list[str] = []
     layouts: list[bool] = []
-    size: tuple[int, ...] | None = None
-    for file in files:
-        image = read_grey(file)
-        if size is not None and image.shape != size:
+    first: Shot | None = None
+    height = width = 0
+    for shot in shots:
+        if first is not None and shot.image.shape != (height, width):
             raise ValueError(
-                f"{file}: is {image.shape[1]}x{image.shape[0]} but {files[0].name} is {size[1]}x{size[0]}; all images "
-                f"of a session must come from one camera at one resolution"
+                f"{shot.where}: is {shot.image.shape[1]}x{shot.image.shape[0]} but {first.where} is {width}x{height}; "
+                f"all images of a session must come from one camera at one resolution"
             )
-        size = image.shape
-        seen = board.detect(image)
+        first = first or shot
+        height, width = shot.image.shape
+        seen = board.detect(shot.image)
         if seen is None:
-            lost.append(file.stem)
+            lost.append(shot.name)
             continue
-        found[file.stem] = View.of(file.stem, board, seen)
+        found[shot.name] = View.of(shot.name, board, seen)
         layouts.append(seen.legacy)
-    height, width = size or (0, 0)
     return found, lost, width, height, (sum(layouts) * 2 > len(layouts)) if layouts else None
-
-
-def read_points(path: Path, board: Board) -> dict[str, View]:
-    """Read points found elsewhere: a CSV with the columns view, id, u, v.
-
-    Raises:
-        FileNotFoundError: No such file.
-        ValueError: A missing column, an id the board has not, numbers that are none; names file and line.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file; needed the columns view, id, u, v")
-    by_view: dict[str, list[tuple[int, float, float]]] = {}
-    with path.open(encoding="utf-8-sig", newline="") as handle:
-        rows = csv.DictReader(handle)
-        lacks = [name for name in ("view", "id", "u", "v") if name not in (rows.fieldnames or ())]
-        if lacks:
-            raise ValueError(f"{path}: line 1 lacks the column '{lacks[0]}'; needed view, id, u, v")
-        for row in rows:
-            try:
-                entry = (int(row["id"]), float(row["u"]), float(row["v"]))
-            except (TypeError, ValueError) as error:
-                raise ValueError(f"{path}: line {rows.line_num}: id, u, v must be numbers; got {row}") from error
-            if not (0 <= entry[0] < len(board.points) and np.isfinite(entry[1:]).all()):
-                raise ValueError(
-                    f"{path}: line {rows.line_num}: id must be below {len(board.points)} and u, v finite; got {entry}"
-                )
-            by_view.setdefault(row["view"], []).append(entry)
-    out = {}
-    for name, entries in by_view.items():
-        ids = np.array([entry[0] for entry in entries])
-        readings = [board.points[turn[ids]] for turn in board.turns]
-        out[name] = View(name, readings[0], np.array([entry[1:] for entry in entries]), tuple(readings[1:]))
-    return out

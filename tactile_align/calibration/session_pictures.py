@@ -9,7 +9,8 @@ import numpy as np
 from tactile_align.calibration.camera import Camera
 from tactile_align.calibration.compat import read_grey
 from tactile_align.calibration.hand_eye import HandEye, chain
-from tactile_align.calibration.session import SUFFIXES, Session
+from tactile_align.calibration.session import Session
+from tactile_align.calibration.session_images import SUFFIXES, shots_of_episode
 from tactile_align.files import write_atomically
 from tactile_align.geometry.frames import apply, invert
 
@@ -51,8 +52,12 @@ def _px(uv: np.ndarray) -> tuple[int, int]:
 
 
 def _image(session: Session, name: str) -> np.ndarray:
+    place = Path(session.name)
+    if session.fact.episode is not None:
+        frame = int(name.removeprefix("frame_"))
+        return next(shots_of_episode(str(place / session.fact.episode), session.fact.camera, (frame,))).image
     for suffix in SUFFIXES:
-        path = Path(session.name) / session.fact.images / f"{name}{suffix}"
+        path = place / session.fact.images / f"{name}{suffix}"
         if path.is_file():
             return read_grey(path)
     return np.full((session.height, session.width), 200, np.uint8)

@@ -1,0 +1,42 @@
+"""Points of a board that were found elsewhere, from a CSV."""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+
+from tactile_align.calibration.boards import Board
+from tactile_align.calibration.views import View
+
+
+def read_points(path: Path, board: Board) -> dict[str, View]:
+    """Read points found elsewhere: a CSV with the columns view, id, u, v.
+
+    Raises:
+        FileNotFoundError: No such file.
+        ValueError: A missing column, an id the board has not, numbers that are none; names file and line.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file; needed the columns view, id, u, v")
+    by_view: dict[str, list[tuple[int, float, float]]] = {}
+    with path.open(encoding="utf-8-sig", newline="") as handle:
+        rows = csv.DictReader(handle)
+        lacks = [name for name in ("view", "id", "u", "v") if name not in (rows.fieldnames or ())]
+        if lacks:
+            raise ValueError(f"{path}: line 1 lacks the column '{lacks[0]}'; needed view, id, u, v")
+        for row in rows:
+            try:
+                entry = (int(row["id"]), float(row["u"]), float(row["v"]))
+            except (TypeError, ValueError) as error:
+                raise ValueError(f"{path}: line {rows.line_num}: id, u, v must be numbers; got {row}") from error
+            if not (0 <= entry[0] < len(board.points) and np.isfinite(entry[1:]).all()):
+                raise ValueError(
+                    f"{path}: line {rows.line_num}: id must be below {len(board.points)} and u, v finite; got {entry}"
+                )
+            by_view.setdefault(row["view"], []).append(entry)
+    out = {}
+    for name, entries in by_view.items():
+        ids = np.array([entry[0] for entry in entries])
+        readings = [board.points[turn[ids]] for turn in board.turns]
+        out[name] = View(name, readings[0], np.array([entry[1:] for entry in entries]), tuple(readings[1:]))
+    return out
