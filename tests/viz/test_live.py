@@ -4,7 +4,6 @@ import http.client
 import json
 import os
 import re
-import shutil
 import signal
 import socket
 import subprocess
@@ -17,10 +16,10 @@ import pytest
 
 from tactile_align.cli import run as run_verb
 from tactile_align.viz.live import LivePage, Server
+from tests.viz.browser import CHROMIUM, needs_chromium
 from tests.viz.running import make_run
 
 ROOT = Path(__file__).parent.parent.parent
-CHROMIUM = next((found for name in ("chromium", "chromium-browser") if (found := shutil.which(name))), None)
 
 
 @pytest.fixture()
@@ -150,7 +149,7 @@ def test_a_taken_port_and_a_folder_without_a_run_are_refused(
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(CHROMIUM is None, reason="no chromium; on Debian: apt-get install chromium")
+@needs_chromium
 def test_the_browser_reloads_by_itself(
     server: Server, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
