@@ -5,11 +5,13 @@ import math
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
+from secrets import token_hex
 from types import TracebackType
 from typing import Any, Protocol
 
 import numpy as np
 
+from tactile_align.files import write_text_atomically
 from tactile_align.training.config import LogConfig
 
 
@@ -78,7 +80,11 @@ class TensorBoard:
 
 
 class WeightsAndBiases:
-    """Scalars as KIND/NAME and pictures, in a Weights & Biases run that resumes by the folder's name."""
+    """Scalars as KIND/NAME over `step`, pictures and findings (as alerts), in a Weights & Biases run.
+
+    The run's id is kept in FOLDER/wandb_id.txt: `--resume` goes on with it, and another run of a folder of the same
+    name is another run. WANDB_MODE=offline keeps everything in FOLDER/wandb, for `wandb sync`.
+    """
 
     def __init__(self, project: str, folder: Path, config: dict[str, Any]) -> None:
         try:
@@ -86,12 +92,19 @@ class WeightsAndBiases:
         except ImportError as error:
             raise ImportError("log.wandb needs Weights & Biases: pip install wandb") from error
         self._wandb = wandb
-        name = folder.resolve().name
-        self._run: Any = wandb.init(project=project, name=name, id=name, dir=str(folder), config=config, resume="allow")
+        name, known = folder.resolve().name, folder / "wandb_id.txt"
+        if not known.is_file():
+            write_text_atomically(known, token_hex(8))
+        key = known.read_text(encoding="utf-8")
+        self._run: Any = wandb.init(project=project, name=name, id=key, dir=str(folder), config=config, resume="allow")
+        self._run.define_metric("*", step_metric="step")  # else the axis counts records
 
     def write(self, record: dict[str, Any]) -> None:
-        """Send the numbers of one record."""
+        """Send the numbers of one record; a finding as an alert."""
         kind = record["kind"]
+        if kind == "finding":
+            self._run.alert(title=record["check"], text=f"step {record['step']}: {record['text']}")
+            return
         scalars = {f"{kind}/{name}": value for name, value in record.items() if isinstance(value, float)}
         self._run.log({**scalars, "step": record["step"]})
 

@@ -1,7 +1,6 @@
 """Modes, weights over the steps, micro-batches, running means, patience and what is logged of gradients."""
 
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -187,25 +186,3 @@ def test_a_memory_bank_adds_rivals_after_the_first_step(small_config: Maker) -> 
     out = train(small_config(steps=3, hsa={"bank": 24}, log={"every": 1}), progress=False)
     rivals = [r["rivals/left_wrist-tactile1"] for r in read_metrics(out / "metrics.jsonl") if r["kind"] == "train"]
     assert rivals[0] < rivals[1] < rivals[2] and rivals[0] <= 8
-
-
-def test_tensorboard_gets_scalars_and_pictures(small_config: Maker, tmp_path: Path) -> None:
-    pytest.importorskip("tensorboard", reason="TensorBoard is not installed")
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    out = train(small_config(steps=3, log={"tensorboard": True}), progress=False)
-    events = EventAccumulator(str(out / "tensorboard"))
-    events.Reload()
-    held_out = next(r for r in read_metrics(out / "metrics.jsonl") if r["kind"] == "validation")
-    assert events.Scalars("validation/loss")[0].value == pytest.approx(held_out["loss"], rel=1e-5)
-    assert "train/hsa" in events.Tags()["scalars"] and events.Tags()["images"] == ["validation/pairs"]
-
-
-def test_a_sink_that_is_not_installed_is_named(small_config: Maker) -> None:
-    try:
-        import wandb  # noqa: F401
-    except ImportError:
-        with pytest.raises(ImportError, match="pip install wandb"):
-            train(small_config(steps=1, log={"wandb": "project"}), progress=False)
-    else:
-        pytest.skip("wandb is installed")
