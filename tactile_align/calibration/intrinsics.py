@@ -9,6 +9,7 @@ import numpy as np
 
 from tactile_align.calibration.camera import Camera
 from tactile_align.calibration.compat import fisheye_flag, standard_flag
+from tactile_align.calibration.deviations import deviations
 from tactile_align.calibration.lens import LensModel
 from tactile_align.calibration.views import View, board_poses
 
@@ -29,7 +30,7 @@ class Intrinsics:
         camera: The camera.
         rms: RMS of all points kept, px.
         per_view: RMS of each view kept, px, by name.
-        deviations: Standard deviation of each number (fx, fy, cx, cy, k1, ...); empty for fisheye.
+        deviations: Standard deviation of each number (fx, fy, cx, cy, k1, ...).
         dropped: Names of views left out as outliers, with their RMS.
         coverage: (rows, columns) how many points fell into each cell of the image.
         tilt: Least and greatest angle between the board's normal and the optical axis, rad.
@@ -90,7 +91,7 @@ def calibrate_intrinsics(
             )
     kept, dropped = list(views), {}
     while True:
-        camera, per_view, deviations = _fit(kept, width, height, model, name)
+        camera, per_view = _fit(kept, width, height, model, name)
         limit = max(OUTLIER_FACTOR * float(np.median(per_view)), OUTLIER_PX)
         worst = int(np.argmax(per_view))
         if per_view[worst] <= limit or len(kept) <= MIN_VIEWS:
@@ -99,12 +100,13 @@ def calibrate_intrinsics(
         del kept[worst]
     counts = np.array([len(view.uv) for view in kept])
     camera = replace(camera, valid_radius=_reach(camera, kept))
-    tilts = [_tilt(board_poses(camera, view)[0].T_camera_board) for view in kept]
+    poses = [board_poses(camera, view)[0] for view in kept]
+    tilts = [_tilt(one.T_camera_board) for one in poses]
     return Intrinsics(
         camera=camera,
         rms=float(np.sqrt((per_view**2 * counts).sum() / counts.sum())),
         per_view={view.name: float(error) for view, error in zip(kept, per_view, strict=True)},
-        deviations=deviations,
+        deviations=deviations(camera, kept, poses),
         dropped=dropped,
         coverage=_coverage(kept, width, height),
         tilt=(min(tilts), max(tilts)),
@@ -122,7 +124,7 @@ def compare_models(views: Sequence[View], width: int, height: int, folds: int = 
             train = [view for i, view in enumerate(views) if i % folds != fold]
             test = [view for i, view in enumerate(views) if i % folds == fold]
             try:
-                camera, _, _ = _fit(train, width, height, model, model)
+                camera, _ = _fit(train, width, height, model, model)
                 for view in test:
                     total += board_poses(camera, view)[0].rms ** 2 * len(view.uv)
                     count += len(view.uv)
@@ -133,9 +135,7 @@ def compare_models(views: Sequence[View], width: int, height: int, folds: int = 
     return result
 
 
-def _fit(
-    views: list[View], width: int, height: int, model: LensModel, name: str
-) -> tuple[Camera, np.ndarray, dict[str, float]]:
+def _fit(views: list[View], width: int, height: int, model: LensModel, name: str) -> tuple[Camera, np.ndarray]:
     try:
         if model == "fisheye":
             return _fit_fisheye(views, width, height, name)
@@ -148,9 +148,7 @@ def _fit(
         ) from error
 
 
-def _fit_standard(
-    views: list[View], width: int, height: int, model: LensModel, name: str
-) -> tuple[Camera, np.ndarray, dict[str, float]]:
+def _fit_standard(views: list[View], width: int, height: int, model: LensModel, name: str) -> tuple[Camera, np.ndarray]:
     flags = {
         "pinhole": standard_flag(
             "CALIB_ZERO_TANGENT_DIST",
@@ -167,16 +165,14 @@ def _fit_standard(
     points = [view.points.astype(np.float32) for view in views]
     uv = [view.uv.astype(np.float32)[:, None] for view in views]
     out: Any = cv2.calibrateCameraExtended(points, uv, (width, height), None, None, flags=flags)  # type: ignore[call-overload]
-    _, K, k, _, _, sigma, _, per_view = out
+    _, K, k, _, _, _, _, per_view = out
     count = {"pinhole": 0, "brown": 5, "rational": 8}[model]
-    numbers = ("fx", "fy", "cx", "cy", "k1", "k2", "p1", "p2", "k3", "k4", "k5", "k6")[: 4 + count]
-    deviations = {key: float(value) for key, value in zip(numbers, np.ravel(sigma), strict=False)}
     K = np.array([[K[0, 0], 0.0, K[0, 2]], [0.0, K[1, 1], K[1, 2]], [0.0, 0.0, 1.0]])
     camera = Camera(name, width, height, K, model, tuple(np.ravel(k)[:count].tolist()))
-    return camera, np.ravel(per_view).astype(np.float64), deviations
+    return camera, np.ravel(per_view).astype(np.float64)
 
 
-def _fit_fisheye(views: list[View], width: int, height: int, name: str) -> tuple[Camera, np.ndarray, dict[str, float]]:
+def _fit_fisheye(views: list[View], width: int, height: int, name: str) -> tuple[Camera, np.ndarray]:
     flags = fisheye_flag("CALIB_RECOMPUTE_EXTRINSIC", "CALIB_FIX_SKEW")
     points = [view.points[None].astype(np.float64) for view in views]
     uv = [view.uv[None].astype(np.float64) for view in views]
@@ -187,7 +183,7 @@ def _fit_fisheye(views: list[View], width: int, height: int, name: str) -> tuple
         found, _ = cv2.fisheye.projectPoints(view.points[:, None].astype(np.float64), w, t, K, k)
         per_view.append(np.sqrt(((found[:, 0] - view.uv) ** 2).sum(-1).mean()))
     K = np.array([[K[0, 0], 0.0, K[0, 2]], [0.0, K[1, 1], K[1, 2]], [0.0, 0.0, 1.0]])
-    return Camera(name, width, height, K, "fisheye", tuple(np.ravel(k).tolist())), np.array(per_view), {}
+    return Camera(name, width, height, K, "fisheye", tuple(np.ravel(k).tolist())), np.array(per_view)
 
 
 def _reach(camera: Camera, views: list[View]) -> float:

@@ -8,6 +8,7 @@ import base64
 import hashlib
 import html
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -50,7 +51,13 @@ def judge(
         checks += _hand_eye(hand_eye)
     elif session.fact.poses is not None and intrinsics is None:
         checks.append(Check("hand-eye", "no pose found", "a pose", "fail", "Mend the fault named above first."))
-    details = {}
+    details: dict[str, list[dict[str, Any]]] = {}
+    if intrinsics is not None:
+        # From the image's top to its bottom; an empty cell is where the lens is not known.
+        details["points seen in each part of the image"] = [
+            {"": row, **{str(column): int(count) for column, count in enumerate(counts)}}
+            for row, counts in enumerate(intrinsics.coverage)
+        ]
     if hand_eye is not None:
         order = np.argsort(-hand_eye.per_view)
         details["worst views first"] = [
@@ -103,8 +110,8 @@ def _intrinsics(session: Session, found: Intrinsics) -> list[Check]:
         names = ", ".join(f"{name} ({error:.2f} px)" for name, error in found.dropped.items())
         checks.append(Check("views dropped as outliers", names))
     if found.deviations:
-        text = ", ".join(f"{key} {found.deviations[key]:.2f}" for key in ("fx", "fy", "cx", "cy"))
-        checks.append(Check("standard deviations", f"{text} px"))
+        text = ", ".join(f"{key} {value:.2g}" for key, value in found.deviations.items())
+        checks.append(Check("standard deviations, px and 1", text))
     if found.held_out:
         best = min(found.held_out, key=found.held_out.__getitem__)
         text = ", ".join(f"{model} {error:.3f}" for model, error in found.held_out.items())

@@ -2,6 +2,7 @@
 
 import json
 
+import cv2
 import numpy as np
 import pytest
 
@@ -58,6 +59,31 @@ def test_deviations_are_of_the_size_of_the_errors() -> None:
         sigmas.append([found.deviations[key] for key in ("fx", "fy", "cx", "cy")])
     ratio = np.sqrt(np.mean(np.square(errors)) / np.mean(np.square(sigmas)))
     assert 0.5 < ratio < 2.0
+
+
+@pytest.mark.parametrize("model", ["brown", "rational"])
+def test_deviations_are_those_opencv_gives(model: LensModel) -> None:
+    # A rational lens' coefficients trade against each other without limit, which OpenCV's pseudo-inverse hides.
+    compared, tolerance = (9, 0.05) if model == "brown" else (4, 0.2)
+    some = views(model)
+    found = calibrate_intrinsics(some, 640, 480, model)
+    flags = cv2.CALIB_RATIONAL_MODEL if model == "rational" else 0
+    points = [view.points.astype(np.float32) for view in some]
+    uv = [view.uv.astype(np.float32)[:, None] for view in some]
+    sigma = cv2.calibrateCameraExtended(points, uv, (640, 480), None, None, flags=flags)[5].ravel()
+    np.testing.assert_allclose(list(found.deviations.values())[:compared], sigma[:compared], rtol=tolerance)
+
+
+def test_a_fisheyes_deviations_are_how_its_numbers_scatter() -> None:
+    numbers, sigmas = [], []
+    for seed in range(8):
+        found = calibrate_intrinsics(views("fisheye", seed=seed), 640, 480, "fisheye")
+        numbers.append([*found.camera.K[[0, 1, 0, 1], [0, 1, 2, 2]], *found.camera.distortion])
+        sigmas.append(list(found.deviations.values()))
+    truth = [*K[[0, 1, 0, 1], [0, 1, 2, 2]], *LENSES["fisheye"]]
+    assert list(found.deviations) == ["fx", "fy", "cx", "cy", "k1", "k2", "k3", "k4"]
+    ratio = np.sqrt(np.mean(np.square(np.array(numbers) - truth), axis=0) / np.mean(np.square(sigmas), axis=0))
+    assert (ratio > 0.4).all() and (ratio < 2.0).all()
 
 
 def test_a_bad_view_is_dropped_by_name() -> None:
