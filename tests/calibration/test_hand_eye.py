@@ -2,6 +2,7 @@
 
 import json
 
+import cv2
 import numpy as np
 import pytest
 
@@ -181,6 +182,24 @@ def test_a_flat_boards_second_pose_is_offered() -> None:
     first, second = board_poses(CAMERA, View("far", BOARD.points, uv))[:2]
     np.testing.assert_allclose(first.T_camera_board, C, atol=1e-5)
     assert second.rms < 1.5
+
+
+@pytest.mark.skipif(not hasattr(cv2, "calibrateHandEye"), reason=f"OpenCV {cv2.__version__} has no calibrateHandEye")
+def test_our_closed_form_is_opencvs_park() -> None:
+    one = capture(14, px=0.0, joint_deg=0.05)
+    B = chain(one.T_base_flange, "moving")
+    C = np.stack([board_poses(CAMERA, view)[0].T_camera_board for view in one.views])
+    X, _ = closed_form.park(B, C)
+    robot = one.T_base_flange
+    R, t = cv2.calibrateHandEye(
+        list(robot[:, :3, :3]),
+        list(robot[:, :3, 3]),
+        list(C[:, :3, :3]),
+        list(C[:, :3, 3]),
+        method=cv2.CALIB_HAND_EYE_PARK,
+    )
+    np.testing.assert_allclose(X[:3, :3], R, atol=1e-3)
+    np.testing.assert_allclose(X[:3, 3], t.ravel(), atol=1e-3)
 
 
 def test_the_doosan_recording_gives_its_reference_after_mm_become_m() -> None:
