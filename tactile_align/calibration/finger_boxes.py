@@ -6,6 +6,7 @@ import numpy as np
 from scipy.optimize import least_squares
 
 from tactile_align.calibration.finger_frames import FingerFrames, Reading, told
+from tactile_align.calibration.jackknife import jackknife
 from tactile_align.calibration.rig import Sensor
 from tactile_align.geometry.boxes import intersection_over_union
 from tactile_align.geometry.frames import pose, rotation_exp
@@ -64,8 +65,7 @@ def fit_boxes(frames: FingerFrames, touch: Sensor, seen: np.ndarray, ends: tuple
     after = np.empty(len(seen))
     for fold, one in zip(folds, left, strict=True):
         after[fold] = _iou(frames.only(fold), touch, seen[fold], one)
-    n = len(folds)
-    sigma = np.sqrt((n - 1) / n * ((left - left.mean(0)) ** 2).sum(0))
+    sigma = np.sqrt(np.diag(jackknife(left)))
     return BoxFit(x, sigma, _iou(frames, touch, seen, START), after, _reading(frames, touch, seen, x))
 
 

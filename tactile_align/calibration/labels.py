@@ -10,19 +10,29 @@ COLUMNS = ("episode", "frame", "camera", "sensor", "u0", "v0", "u1", "v1")
 
 
 def read_labels(path: str | Path) -> Labels:
-    """Read boxes from a CSV with the columns episode, frame, camera, sensor, u0, v0, u1, v1.
+    """Read boxes from a CSV with the columns episode, frame, camera, sensor, u0, v0, u1, v1, or a folder of such.
 
-    `episode` is the episode's file name, `frame` counts from 0, the box is in pixels of the stored frame where
-    pixel i covers [i - 0.5, i + 0.5].
+    `tactile-align label` draws them, a file for each camera and sensor. `episode` is the episode's file name (with
+    #NAME where the file holds several), `frame` counts from 0, the box is in pixels of the stored frame where pixel
+    i covers [i - 0.5, i + 0.5].
 
     Raises:
-        FileNotFoundError: No such file.
+        FileNotFoundError: No such file, or a folder without a CSV.
         ValueError: A column is missing, a number is none, a box is empty or named twice; names file and line.
     """
-    file = Path(path)
-    if not file.is_file():
-        raise FileNotFoundError(f"{file}: no such file. Needed: a CSV with the columns {', '.join(COLUMNS)}")
+    place = Path(path)
+    files = sorted(place.glob("*.csv")) if place.is_dir() else [place]
+    if not files or not all(file.is_file() for file in files):
+        raise FileNotFoundError(f"{place}: no such file. Needed: a CSV with the columns {', '.join(COLUMNS)}")
     labels: Labels = {}
+    for file in files:
+        _read_into(labels, file)
+    if not labels:
+        raise ValueError(f"{place}: no box in it; draw some 20 over several gripper openings: tactile-align label")
+    return labels
+
+
+def _read_into(labels: Labels, file: Path) -> None:
     with file.open(encoding="utf-8-sig", newline="") as handle:
         rows = csv.DictReader(handle)
         lacks = [name for name in COLUMNS if name not in (rows.fieldnames or ())]
@@ -44,6 +54,3 @@ def read_labels(path: str | Path) -> Labels:
             if frame in boxes:
                 raise ValueError(f"{where}: frame {frame} of {row['episode']} has two boxes; keep one")
             boxes[frame] = box  # type: ignore[assignment]  # four of them
-    if not labels:
-        raise ValueError(f"{file}: no box in it; draw some 20 over several gripper openings")
-    return labels

@@ -6,6 +6,7 @@ import numpy as np
 from scipy.optimize import least_squares
 
 from tactile_align.calibration.finger_frames import FingerFrames, Reading, told
+from tactile_align.calibration.jackknife import jackknife
 from tactile_align.calibration.tag import Sightings
 from tactile_align.calibration.views import View, board_poses
 from tactile_align.geometry.frames import apply, invert, pose, rotation_exp
@@ -106,22 +107,19 @@ def fit_tag(seen: Sightings, holder: Holder, ends: tuple[float, float]) -> TagFi
     """
     frames, uv = seen.frames, seen.uv
     best, x = _first(seen, holder)
-    n, everything = min(FOLDS, len(uv)), np.arange(len(uv))
-    folds = [everything % FOLDS == k for k in range(n)]
+    everything = np.arange(len(uv))
+    folds = [everything % FOLDS == k for k in range(min(FOLDS, len(uv)))]
     left = [_solve(frames.only(~fold), uv[~fold], holder, best, x)[0] for fold in folds]
     after = np.empty(len(uv))
     for fold, one in zip(folds, left, strict=True):
         after[fold] = _error(frames.only(fold), uv[fold], holder, *_split(best, one))
-    # A tenth left out at a time: the jackknife of what the fit says, and of where the tag then is.
-    off = np.stack(left) - np.mean(left, axis=0)
     middle = frames.only(np.argsort(frames.opening[frames.stated])[[len(uv) // 2]])
     places = np.stack([holder.T_camera_tag(middle, *_split(best, one))[0, :3, 3] for one in left])
-    spread = np.sqrt((n - 1) * places.var(axis=0).sum())
+    spread = np.sqrt(np.trace(jackknife(places)))
     T, motion = _split(best, x)
-    # About the fitted pose, R exp(w): near zero the two rotations' vectors add.
     before = _error(frames, uv, holder, holder.T, np.array([1.0, 0, 0]))
     return TagFit(
-        T, float(motion[0]), tilted(frames.axis, motion[1:]), (n - 1) / n * off.T @ off, float(spread), before, after,
+        T, float(motion[0]), tilted(frames.axis, motion[1:]), jackknife(np.stack(left)), float(spread), before, after,
         _reading(seen, holder, best, x, ends),
     )  # fmt: skip
 

@@ -12,7 +12,7 @@ from tactile_align.calibration.evidence import label_name
 from tactile_align.calibration.rig import Rig, load_rig
 from tactile_align.datasets.episodes import open_episode
 from tactile_align.files import write_text_atomically
-from tactile_align.viz.label_script import SCRIPT, STYLE
+from tactile_align.viz.label_script import SCRIPT
 from tactile_align.viz.page import escape, safe_json, shell
 
 COUNT = 20
@@ -165,3 +165,29 @@ two fingers zoom and shift.</p></details>
 <script>{SCRIPT}</script>
 """
     return shell(f"Draw boxes: {sensor} in {camera}", body, STYLE)
+
+
+STYLE = """
+html { scrollbar-gutter: stable; }
+.bar, .edges, #frames { display: flex; flex-wrap: wrap; gap: .4rem; align-items: center; margin: .5rem 0; padding: 0; }
+#frames { list-style: none; }
+button, input[type=number] { font: inherit; color: #1a1a1a; background: #f4f4f4; border: 1px solid #595959;
+  border-radius: .3rem; padding: .35rem .7rem; min-height: 2.5rem; }
+button:hover { background: #e2e2e2; } button:disabled { color: #595959; background: #fff; }
+button[aria-pressed=true], button[aria-current=true] { color: #fff; background: #00508a; border-color: #00508a; }
+button.strong { color: #fff; background: #00664a; border-color: #00664a; font-weight: 600; }
+#frames button { min-width: 2.8rem; padding: .3rem .4rem; }
+.edges label { display: inline-flex; align-items: center; gap: .3rem; }
+.edges input { width: 6.5rem; background: #fff; }
+fieldset { border: 1px solid #999; margin: .5rem 0; padding: .2rem .7rem; }
+#view { overflow: auto; max-height: 72vh; background: #333; touch-action: pinch-zoom; outline-offset: 2px; }
+#stage { position: relative; margin: 0 auto; cursor: crosshair; user-select: none; -webkit-user-select: none; }
+#stage img, #stage svg { position: absolute; inset: 0; width: 100%; height: 100%; display: block; }
+figcaption { margin-top: .3rem; } figure { margin: .5rem 0; }
+#ink * { vector-effect: non-scaling-stroke; fill: none; }
+#ink .halo { stroke: #000; stroke-width: 4px; } #ink .line { stroke: #ffd400; stroke-width: 2px; }
+#ink .grip { fill: #ffd400; stroke: #000; stroke-width: 1px; }
+#said { min-height: 1.5rem; font-weight: 600; }
+textarea { width: 100%; min-height: 9rem; font: .85rem/1.4 monospace; color: #1a1a1a; background: #fff; }
+kbd { border: 1px solid #595959; border-radius: .2rem; padding: 0 .3rem; }
+"""

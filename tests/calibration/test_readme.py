@@ -15,7 +15,7 @@ README = Path(__file__).resolve().parents[2] / "calibration" / "README.md"
 @pytest.mark.slow
 def test_the_walk_through_runs_as_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     blocks = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), flags=re.S)
-    assert len(blocks) == 5
+    assert len(blocks) == 6
     monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {}
     for block in blocks:
@@ -24,6 +24,7 @@ def test_the_walk_through_runs_as_written(tmp_path: Path, monkeypatch: pytest.Mo
     assert rig.verified is not None and rig.verified.verdict in ("pass", "warn")
     off = np.linalg.inv(truth.cameras["left_wrist"].T_parent_this) @ rig.cameras["left_wrist"].T_parent_this
     assert np.linalg.norm(off[:3, 3]) < 1e-3 and np.linalg.norm(rotation_log(off[:3, :3])) < np.radians(0.3)
+    assert (tmp_path / "label.html").stat().st_size > 100_000
     assert abs(rig.cameras["left_wrist"].K[0][0] / truth.cameras["left_wrist"].K[0][0] - 1) < 0.01
 
 
