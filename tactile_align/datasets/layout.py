@@ -138,7 +138,6 @@ class Layout(_Fact):
         return self.channels.streams.get(stream, self.channels.encoded if encoded else self.channels.raw)
 
 
-@lru_cache(maxsize=64)
 def load_layout(name_or_path: str | Path) -> Layout:
     """Read a layout by name ("xtrainer") or from a TOML file.
 
@@ -146,6 +145,17 @@ def load_layout(name_or_path: str | Path) -> Layout:
         FileNotFoundError: No such layout.
         ValueError: A key is unknown, missing or of the wrong type; the message names it.
     """
+    if str(name_or_path).endswith(".toml"):
+        return _read(name_or_path)  # anew each time: a lab may be editing it
+    return _shipped(str(name_or_path))
+
+
+@lru_cache(maxsize=64)
+def _shipped(name: str) -> Layout:
+    return _read(name)
+
+
+def _read(name_or_path: str | Path) -> Layout:
     data, source = read_fact("datasets", name_or_path)
     return parse(Layout, data, source)
 

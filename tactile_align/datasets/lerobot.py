@@ -16,6 +16,7 @@ from tactile_align.datasets.layout import load_layout
 from tactile_align.datasets.lerobot_meta import ACTION, IMAGES, STATE, VELOCITY, Info, read_info
 from tactile_align.datasets.lerobot_parquet import DatasetWriter, episode_rows, episode_table, task_texts
 from tactile_align.datasets.video import read_video
+from tactile_align.files import clear_parts, part_of
 
 Form = Literal["video", "image"]
 MAX_STAT_FRAMES = 50
@@ -55,8 +56,9 @@ def export_lerobot(
     if target.exists():
         raise FileExistsError(f"{target} exists; a dataset is written into a new folder")
     refs = list_episodes(source, layout)
-    partial = target.with_name(f".{target.name}.part")
-    shutil.rmtree(partial, ignore_errors=True)  # left by an export that was stopped; the hidden name is ours alone
+    clear_parts(target.parent, target.name)  # left by an export that was killed
+    partial = part_of(target)
+    shutil.rmtree(partial, ignore_errors=True)  # left by an export of this very process that failed
     lossy: dict[str, None] = {}
     with open_episode(refs[0], layout) as first:
         rate = _rate(first, fps)

@@ -78,6 +78,12 @@ class Moments(Dataset[Batch]):
             raise ValueError(
                 f"episodes differ in their columns of qpos and action: {sorted(widths)}; train on one robot at a time"
             )
+        for job, facts in zip(self.jobs, self._facts, strict=True):
+            if set(facts) != set(self._facts[0]):
+                raise ValueError(
+                    f"{job.ref}: its rig gives {', '.join(sorted(facts))}; that of {self.jobs[0].ref} gives "
+                    f"{', '.join(sorted(self._facts[0]))}. Train on rigs with the same sensors and grippers"
+                )
         lengths = [len(f["qpos"]) for f in self._facts]
         self._starts = np.concatenate([[0], np.cumsum(lengths)])
         names = set(self._facts[0]) - {"qpos", "action"}

@@ -11,10 +11,9 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from multiprocessing import get_context
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -25,14 +24,17 @@ from tactile_align.datasets.contact import contact_of, contacts
 from tactile_align.datasets.episodes import Episode, EpisodeRef, open_episode
 from tactile_align.datasets.frames import frame_of
 from tactile_align.datasets.inputs import Input
+from tactile_align.datasets.layout import load_layout
 from tactile_align.datasets.packed import write_packed
-from tactile_align.datasets.parts import clear_parts, end_with_the_parent, part_of
 from tactile_align.datasets.reference import difference, reference_of
+from tactile_align.files import clear_parts, part_of
 from tactile_align.geometry.frames import Array
+from tactile_align.kinematics.arm import Arm
 from tactile_align.kinematics.gripper import opening_in_contact
 from tactile_align.projection.other_finger import other_finger_boxes
 from tactile_align.projection.sensor_box import SensorBoxes, sensor_boxes
 from tactile_align.projection.uncertainty import pixel_sigma
+from tactile_align.workers import in_processes
 
 FORMAT = 2
 REFERENCE = "reference/"  # facts that hold one image for the whole episode
@@ -61,12 +63,20 @@ class Job:
         facts = {
             "format": FORMAT,
             "file": [str(self.ref.path.resolve()), self.ref.group, stat.st_size, stat.st_mtime_ns],
+            # Names of layouts and arms do not tell what their files say: a lab corrects them.
+            "layout": None if self.ref.layout is None else load_layout(self.ref.layout).model_dump(mode="json"),
             "rig": self.rig.model_dump(mode="json", exclude={"verified", "override"}),
+            "arms": {name: _steps(entry.arm) for name, entry in self.rig.arms.items()},
             # An option that is off leaves the name as it was before the option was there.
             "inputs": [{k: v for k, v in asdict(one).items() if v is not False} for one in self.inputs],
             "packed": self.packed,
         }
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:24]
+
+
+def _steps(arm: Arm) -> list[object]:
+    """Return all that forward kinematics takes of an arm, as plain values."""
+    return [arm.T_link_joint.tolist(), arm.T_link_flange.tolist(), list(arm.prismatic)]
 
 
 def prepare(jobs: Sequence[Job], cache: Path, processes: int = 1, progress: bool = True) -> list[Path]:
@@ -77,6 +87,7 @@ def prepare(jobs: Sequence[Job], cache: Path, processes: int = 1, progress: bool
     Raises:
         EpisodeError, ValueError: The first fault found, naming file, key and row.
         OSError: The disk is full.
+        RuntimeError: A process was ended from outside.
     """
     cache.mkdir(parents=True, exist_ok=True)
     clear_parts(cache)
@@ -88,11 +99,9 @@ def prepare(jobs: Sequence[Job], cache: Path, processes: int = 1, progress: bool
                 folders.append(prepare_one(job, cache))
                 bar.update()
             return folders
-        # spawn: a forked child would share open HDF5 handles and thread pools with this process.
-        with ProcessPoolExecutor(processes, get_context("spawn"), end_with_the_parent) as pool:
-            for folder in pool.map(prepare_one, jobs, [cache] * len(jobs)):
-                folders.append(folder)
-                bar.update()
+        for folder in in_processes(partial(prepare_one, cache=cache), jobs, processes):
+            folders.append(folder)
+            bar.update()
     return folders
 
 
@@ -101,12 +110,12 @@ def prepare_one(job: Job, cache: Path) -> Path:
     folder = cache / job.key()
     if folder.is_dir():
         return folder
-    partial = part_of(folder)
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir()
+    part = part_of(folder)
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir()
     try:
-        _fill(job, partial)
-        partial.replace(folder)
+        _fill(job, part)
+        part.replace(folder)
     except OSError as error:
         if error.errno in _NO_ROOM:
             free = shutil.disk_usage(cache).free
@@ -117,7 +126,7 @@ def prepare_one(job: Job, cache: Path) -> Path:
         if not folder.is_dir():  # else another process finished the same episode first
             raise
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        shutil.rmtree(part, ignore_errors=True)
     return folder
 
 

@@ -5,7 +5,6 @@ Every episode draws from a seed of its own, (seed, index), so its bytes do not d
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -13,18 +12,19 @@ from pathlib import Path
 from typing import Any, Literal
 
 import cv2
-import h5py
 import numpy as np
 from tqdm import tqdm
 
 from tactile_align.calibration.rig import Rig, load_rig
 from tactile_align.datasets.codec import encode_jpeg
 from tactile_align.datasets.episodes import write_episode
+from tactile_align.datasets.handles import open_file
 from tactile_align.simulation import expert, regrasp
 from tactile_align.simulation.looks import draw_look
 from tactile_align.simulation.primitives import Floats
 from tactile_align.simulation.steps import PHASES, Step
 from tactile_align.simulation.world import World
+from tactile_align.workers import in_processes
 
 Task = Literal["expert", "regrasp", "mixed"]
 Reading = Literal["commanded", "measured"]
@@ -78,6 +78,7 @@ def simulate(
         The paths, by index.
 
     Raises:
+        RuntimeError: A process was ended from outside; finished episodes are kept.
         ValueError: `episodes` or `processes` below 1; an unknown task or gripper; a file in the folder that another
             recording wrote.
     """
@@ -112,8 +113,7 @@ def _all(todo: list[_Job], workers: int) -> Iterable[Path]:
     if workers == 1:
         yield from map(_record, todo)
         return
-    with multiprocessing.get_context("spawn").Pool(workers, initializer=_alone) as pool:
-        yield from pool.imap_unordered(_record, todo)
+    yield from in_processes(_record, todo, workers, _alone)
 
 
 def _alone() -> None:
@@ -135,7 +135,7 @@ def _done(job: _Job) -> bool:
     """
     if not job.path.exists():
         return False
-    with h5py.File(job.path, "r") as file:
+    with open_file(job.path) as file:
         found = {key: file.attrs.get(f"simulated_{key}") for key in job.identity}
     if found != job.identity:
         raise ValueError(
@@ -157,7 +157,7 @@ def _write_rig(path: Path, gripper: Reading) -> None:
     rig = _rig(gripper)
     if path.exists():
         found = load_rig(path)
-        if found != rig:
+        if found.model_copy(update={"verified": None}) != rig:  # `verify --write` leaves its verdict there
             raise ValueError(
                 f"{path}: needed the simulated cell with a {gripper} gripper reading; found another one, "
                 f"'{found.name}'. Record into another folder, or move that file away"

@@ -10,12 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tactile_align.calibration.rig import load_rig
+from tactile_align.calibration.rig import Rig, load_rig
 from tactile_align.datasets.episodes import EpisodeRef
 from tactile_align.datasets.inputs import Input
 from tactile_align.datasets.packed import MAX_MAPS, Recent, open_packed, write_packed
-from tactile_align.datasets.parts import part_of
 from tactile_align.datasets.prepare import Job, prepare
+from tactile_align.files import part_of
+from tests.datasets.making import xtrainer_file
 
 ROOT = Path(__file__).parents[2]
 INPUTS = (Input("wrist", "left_wrist", 96, 72, "stretch", "tactile1"), Input("tactile1", "tactile1", 30, 40))
@@ -163,3 +164,22 @@ def test_the_value_unused_longest_goes_and_a_copy_starts_empty() -> None:
     assert len(kept) == 2
     copy = pickle.loads(pickle.dumps(kept))
     assert (len(copy), copy.limit) == (0, 2)
+
+
+def test_the_cache_does_not_outlive_the_facts_in_files_that_are_only_named(tmp_path: Path) -> None:
+    root = Path(__file__).parents[2]
+    episode = xtrainer_file(tmp_path)
+    layout, arm = tmp_path / "own.toml", tmp_path / "arm.toml"
+    rig = load_rig("cell").model_dump(mode="json", exclude_none=True)
+    rig["arms"]["left"]["model"] = str(arm)
+
+    def key(order: str = "bgr", reach: str = "0.1175") -> str:
+        text = (root / "datasets" / "xtrainer.toml").read_text(encoding="utf-8")
+        layout.write_text(text.replace('raw = "bgr"', f'raw = "{order}"'), encoding="utf-8")
+        text = (root / "kinematics" / "nova2.toml").read_text(encoding="utf-8")
+        arm.write_text(text.replace("0.1175", reach), encoding="utf-8")
+        ref = EpisodeRef(episode, "", str(layout))
+        return Job(ref, Rig.model_validate(rig), INPUTS, True).key()
+
+    assert key() == key()
+    assert len({key(), key(order="rgb"), key(reach="0.1275")}) == 3

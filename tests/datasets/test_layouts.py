@@ -143,3 +143,11 @@ def test_a_wrong_key_in_a_layout_is_named(tmp_path: Path) -> None:
     own.write_text('name = "lab"\ntitle = "x"\nsource = "y"\ncolour = "rgb"\n', encoding="utf-8")
     with pytest.raises(ValueError, match=r"lab\.toml: colour: unknown key"):
         load_layout(own)
+
+
+def test_a_layout_file_that_is_edited_is_read_anew(tmp_path: Path) -> None:
+    shipped = Path(__file__).parents[2] / "datasets" / "xtrainer.toml"
+    own = tmp_path / "own.toml"
+    for rate in (15, 30):
+        own.write_text(f"fps = {rate}\n" + shipped.read_text(encoding="utf-8"), encoding="utf-8")
+        assert load_layout(own).fps == rate

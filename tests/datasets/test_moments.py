@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 import tomli_w
 
-from tactile_align.calibration.rig import load_rig
+from tactile_align.calibration.rig import Rig, load_rig
 from tactile_align.datasets.episodes import EpisodeRef, open_episode
 from tactile_align.datasets.inputs import Input
 from tactile_align.datasets.moments import Moments
 from tactile_align.datasets.prepare import Job
 from tactile_align.geometry import boxes
+from tests.datasets.making import xtrainer_file
 
 INPUTS = (
     Input("wrist", "left_wrist", 64, 48, "stretch", "tactile1"),
@@ -140,3 +141,18 @@ def test_a_rig_with_a_mirrored_rotation_is_refused_by_name(regrasp_folder: Path,
     (tmp_path / "mirror.toml").write_text(tomli_w.dumps(rig))
     with pytest.raises(ValueError, match=r"mirror.toml: cameras.left_wrist: .*mirror image"):
         load_rig(tmp_path / "mirror.toml")
+
+
+def test_rigs_that_know_different_things_are_named(tmp_path: Path) -> None:
+    with_gripper = load_rig("cell").model_dump(mode="json", exclude_none=True)
+    without = load_rig("cell").model_dump(mode="json", exclude_none=True)
+    del without["arms"]["left"]["gripper"]
+    without["sensors"]["tactile1"]["parent"] = "left/flange"
+    files = [xtrainer_file(tmp_path / name, qpos=np.zeros((7, 14))) for name in ("one", "two")]
+    touch = (Input("tactile1", "tactile1", 30, 40),)
+    jobs = [
+        Job(EpisodeRef(file), Rig.model_validate(rig), touch, True)
+        for file, rig in zip(files, (without, with_gripper), strict=True)
+    ]
+    with pytest.raises(ValueError, match=r"two.*its rig gives .*opening/tactile1.*one.*same sensors and grippers"):
+        Moments(jobs, statistics=None, chunk=2, cache=tmp_path / "cache", progress=False)

@@ -6,7 +6,7 @@ import h5py
 import numpy as np
 import pytest
 
-from tactile_align.calibration.rig import load_rig
+from tactile_align.calibration.rig import Verified, load_rig
 from tactile_align.datasets.episodes import open_episode
 from tactile_align.projection.sensor_box import sensor_boxes
 from tactile_align.simulation.record import simulate
@@ -104,3 +104,21 @@ def test_a_commanded_reading_runs_ahead_in_contact_and_a_measured_one_does_not(
     assert lead[contact].max() == pytest.approx(0.003, abs=1e-6)
     onset = contact & ~np.r_[False, contact[:-1]]
     assert lead[onset].max() < 0.0005
+
+
+def test_a_verdict_in_the_rig_is_no_reason_to_refuse_the_folder(commanded: list[Path]) -> None:
+    path = commanded[0].parent / "rig.toml"
+    before = path.read_bytes()
+    verified = Verified(when="2025-11-11", data_hash="x", verdict="pass")
+    load_rig(path).model_copy(update={"verified": verified}).save(path)
+    try:
+        simulate(path.parent, episodes=4, seed=577, task="mixed", processes=1, progress=False)
+        assert load_rig(path).verified == verified
+    finally:
+        path.write_bytes(before)
+
+
+def test_what_is_no_episode_behind_an_episodes_name_is_named(tmp_path: Path) -> None:
+    (tmp_path / "episode_init_0.hdf5").write_text("not HDF5")
+    with pytest.raises(ValueError, match=r"episode_init_0\.hdf5.*not a readable HDF5 file"):
+        simulate(tmp_path, episodes=1, processes=1, progress=False)

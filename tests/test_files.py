@@ -1,0 +1,64 @@
+"""Half-written files: never behind a good name, and not left for ever."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tactile_align.files import clear_parts, part_of, write_atomically, write_text_atomically
+
+ROOT = Path(__file__).parents[1]
+WRITE = """
+import sys, time
+from pathlib import Path
+from tactile_align.files import write_atomically
+
+def slowly(part):
+    part.write_bytes(b"half")
+    print("half", flush=True)
+    time.sleep(60)
+
+write_atomically(Path(sys.argv[1]), slowly)
+"""
+
+
+def test_what_a_killed_writer_left_goes_with_the_next_write_of_the_same_name(tmp_path: Path) -> None:
+    target = tmp_path / "episode[1].hdf5"
+    writer = subprocess.Popen([sys.executable, "-c", WRITE, str(target)], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    assert writer.stdout is not None and writer.stdout.readline() == "half\n"
+    (living,) = tmp_path.iterdir()
+    write_text_atomically(target, "other")  # two writers at a time: the last one to finish wins
+    assert sorted(tmp_path.iterdir()) == sorted([living, target])
+    writer.kill()
+    writer.wait()
+    write_text_atomically(tmp_path / "episode.hdf5", "no name of its")
+    assert living.exists()
+    write_text_atomically(target, "whole")
+    assert not living.exists() and target.read_text() == "whole"
+
+
+def test_parts_of_other_machines_go_after_a_day_and_unlike_names_never(tmp_path: Path) -> None:
+    young, old = tmp_path / ".a.txt.elsewhere.7.part", tmp_path / ".a.txt.elsewhere.8.part"
+    mine, unlike = part_of(tmp_path / "a.txt"), tmp_path / ".a.txt.part"
+    for path in (young, old, mine, unlike):
+        path.write_text("half")
+    for path in (old, unlike):
+        os.utime(path, (time.time() - 90_000,) * 2)
+    clear_parts(tmp_path, "a.txt")
+    assert sorted(tmp_path.iterdir()) == sorted([young, mine, unlike])
+
+
+def test_a_writer_that_fails_leaves_the_file_as_it_was(tmp_path: Path) -> None:
+    target = tmp_path / "a.txt"
+    target.write_text("before")
+
+    def fail(part: Path) -> None:
+        part.write_text("half")
+        raise ValueError("no more")
+
+    with pytest.raises(ValueError, match="no more"):
+        write_atomically(target, fail)
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["before"]
