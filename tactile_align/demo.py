@@ -14,13 +14,12 @@ import numpy as np
 from tactile_align.calibration.rig import load_rig
 from tactile_align.calibration.verify import verify_episodes
 from tactile_align.diagnostics.box_proof import posed_boxes, recorded_boxes
-from tactile_align.diagnostics.evaluation import Evaluation, evaluate
+from tactile_align.diagnostics.evaluation import Evaluation, evaluate, train_to_the_end
 from tactile_align.files import write_text_atomically
 from tactile_align.simulation.record import simulate
 from tactile_align.training.config import TrainConfig
 from tactile_align.training.data import Data, load_data, views_of
 from tactile_align.training.logs import read_metrics
-from tactile_align.training.loop import train
 from tactile_align.viz.curves import draw_curves, draw_recall
 from tactile_align.viz.overlay import overlay
 from tactile_align.viz.report import report
@@ -89,12 +88,15 @@ def run_demo(size: Size, out: Path) -> int:
 
     Args:
         size: "full", or "smoke" for a few minutes that prove only that every step runs.
-        out: Folder for everything; finished recordings in it are kept.
+        out: Folder for everything; finished recordings in it are kept, and a training that was stopped goes on.
 
     Raises:
-        FileExistsError: The folder holds a finished run already.
+        FileExistsError: The folder holds a finished demo already.
+        RuntimeError: The training was stopped (Ctrl-C, SIGTERM).
     """
     plan, began = PLANS[size], time.perf_counter()
+    if (out / "summary.md").exists():
+        raise FileExistsError(f"{out} holds a finished demo already. Read its summary.md, or give another folder")
     cores = os.cpu_count() or 1
     out.mkdir(parents=True, exist_ok=True)
     _say(1, "record episodes on the simulated cell")
@@ -127,7 +129,7 @@ def run_demo(size: Size, out: Path) -> int:
     _say(5, "train HSA beside ACT from SCRATCH")
     config = demo_config(out, plan)
     data = load_data(config, cores)
-    train(config, data=data)
+    train_to_the_end(config, data)
     _say(6, "train the opening-only baseline and evaluate both on held-out episodes")
     found_run = evaluate(config.out, data=data)
     print(found_run.text(), flush=True)

@@ -21,17 +21,22 @@ def split_episodes(
     Args:
         refs: Episodes; their order does not matter.
         seed: Equal seed, equal split.
-        held_out: A share below 1 (rounded, at least one episode), or a number of episodes.
+        held_out: A share below 1 (rounded, at least one episode), or a whole number of episodes.
 
     Returns:
         (train, held_out), each sorted.
 
     Raises:
-        ValueError: An episode is listed twice, or one of the sides would be empty.
+        ValueError: An episode is listed twice, `held_out` is neither share nor number, or one of the sides would be
+            empty.
     """
     ordered = sorted(refs)
     if len(set(ordered)) != len(ordered):
         raise ValueError("an episode is listed twice, so it could land on both sides; list each once")
+    if held_out >= 1 and held_out != int(held_out):
+        raise ValueError(
+            f"held_out is a share below 1 or a whole number of episodes; got {held_out}. State one of them"
+        )
     count = max(1, round(held_out * len(ordered))) if 0 < held_out < 1 else int(held_out)
     if not 0 < count < len(ordered):
         raise ValueError(

@@ -36,6 +36,11 @@ def episode_interval(
 def mean_interval(
     values: np.ndarray, episode: np.ndarray, *, resamples: int = RESAMPLES, seed: int = 0
 ) -> tuple[float, float]:
-    """Return the interval of the mean of (N,) values."""
+    """Return the interval of the mean of (N,) shares between 0 and 1.
+
+    A single episode says nothing about others: its interval is all of 0 to 1, not the point that resampling it gives.
+    """
+    if len(np.unique(episode)) == 1:
+        return 0.0, 1.0
     sums = np.stack([values, np.ones(len(values))])
     return episode_interval(sums, episode, lambda s: s[0] / s[1], resamples=resamples, seed=seed)

@@ -14,10 +14,9 @@ from tactile_align.geometry import boxes
 from tactile_align.kinematics.gripper import opening_in_contact
 from tactile_align.projection.sensor_box import sensor_boxes
 from tactile_align.simulation.looks import draw_look
-from tactile_align.simulation.world import true_sensor_boxes
+from tactile_align.simulation.world import HOME, true_sensor_boxes
 
-HOME = np.array([0.298, -0.294, -1.911, 0.634, 1.571, -1.273])
-"""A posture of the cell's Nova 2 with the tool pointing down over the table, rad."""
+ROUNDS = 100  # how often `poses` random poses are drawn before too few are in view
 
 
 @dataclass(frozen=True)
@@ -98,6 +97,9 @@ def posed_boxes(rig: Rig, truth_rig: Rig, camera: str, sensor: str, poses: int =
         sensor: A sensor of both.
         poses: How many poses with the whole sensor in view.
         seed: Equal seed, equal poses.
+
+    Raises:
+        ValueError: The whole sensor is hardly ever in the camera's view.
     """
     rng = np.random.default_rng(seed)
     look = draw_look(rng)
@@ -105,14 +107,21 @@ def posed_boxes(rig: Rig, truth_rig: Rig, camera: str, sensor: str, poses: int =
     bare = rig.model_copy(update={"cameras": {camera: raw}})
     found, truth = [], []
     count = 0
-    while count < poses:
+    for _ in range(ROUNDS):
         q = HOME + rng.uniform(-0.45, 0.45, (poses, 6))
         opening = np.repeat(rng.uniform(0.0, 0.045, (poses, 1)), 2, axis=1)
         qpos = np.concatenate([q, np.ones((poses, 1))], axis=1)
         projected = sensor_boxes(bare, camera, sensor, qpos, opening)
         whole = projected.visible & (projected.inside > 1 - 1e-9)
         q, opening = q[whole][: poses - count], opening[whole][: poses - count]
+        if not len(q):
+            continue
         found.append(projected.box[whole][: poses - count])
         truth.append(true_sensor_boxes(truth_rig, camera, q, opening, look))
         count += len(q)
-    return errors(np.concatenate(found), np.concatenate(truth))
+        if count == poses:
+            return errors(np.concatenate(found), np.concatenate(truth))
+    raise ValueError(
+        f"needed {poses} poses with all of {sensor} in the view of {camera}; of {ROUNDS * poses} random ones "
+        f"{count} are. Choose another camera, or fewer poses"
+    )

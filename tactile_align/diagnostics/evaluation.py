@@ -100,7 +100,7 @@ def train_to_the_end(config: TrainConfig, data: Data, progress: bool = True) -> 
 def opening_only(config: TrainConfig) -> TrainConfig:
     """Return the config of a run's opening-only baseline; it lives inside the run folder."""
     update = {"region": "opening", "train_policy": False, "out": str(Path(config.out) / BASELINE)}
-    hsa = config.hsa.model_copy(update={"region_rivals": 0})
+    hsa = config.hsa.model_copy(update={"region_rivals": 0, "finger_rival": False, "camera_rival": False})
     return TrainConfig.model_validate(config.model_copy(update={**update, "hsa": hsa}).model_dump())
 
 

@@ -20,7 +20,7 @@ class Recall:
         interval: 95 % bootstrap interval of R@k over episodes, by k.
         median_rank: Median expected rank of the partner, 1 is best.
         gallery: Number of candidates, the partner included.
-        chance: k / gallery, by k.
+        chance: k / gallery, by k; 1 where the gallery has no more than k.
         queries: Number of contacts that asked.
         episodes: Number of episodes they are from.
     """
@@ -195,7 +195,7 @@ def _summary(
         interval=dict(zip(ks, intervals, strict=True)),
         median_rank=float(np.median(rank)),
         gallery=gallery,
-        chance={k: k / gallery for k in ks},
+        chance={k: min(1.0, k / gallery) for k in ks},
         queries=hits.shape[1],
         episodes=len(np.unique(episode)),
     )

@@ -1,5 +1,6 @@
 """Checkpoints: whole, atomic, loaded with weights_only."""
 
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -66,11 +67,18 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: No such file.
-        ValueError: Not a checkpoint of this toolkit.
+        ValueError: Cut short or damaged, or not a checkpoint of this toolkit.
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such checkpoint")
-    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    if "model" not in state or "step" not in state:
-        raise ValueError(f"{path}: not a checkpoint of a training run; it holds {', '.join(map(str, state))}")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        raise ValueError(
+            f"{path}: needed a whole checkpoint of tensors and plain values; it is cut short, damaged or holds "
+            f"something else. Copy it again, or take an earlier one of the same folder"
+        ) from error
+    if not isinstance(state, dict) or "model" not in state or "step" not in state:
+        held = ", ".join(map(str, state)) if isinstance(state, dict) else type(state).__name__
+        raise ValueError(f"{path}: not a checkpoint of a training run; it holds {held}")
     return state

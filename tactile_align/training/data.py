@@ -115,11 +115,18 @@ def load_data(config: TrainConfig, processes: int = 1, progress: bool = True) ->
     """
     rigs = tuple(_checked_rig(entry, config) for entry in config.data)
     jobs: dict[EpisodeRef, Job] = {}
+    places: dict[tuple[Path, str], str] = {}
     for entry, rig in zip(config.data, rigs, strict=True):
         inputs = inputs_of(config, rig)
         for ref in list_episodes(entry.path, entry.layout):
+            first = places.setdefault((ref.path.resolve(), ref.group), entry.path)
+            if len(places) == len(jobs):
+                raise ValueError(
+                    f"{ref}: [[data]] names this episode twice, by {first} and by {entry.path}, so it could be trained "
+                    f"on and held out, or take the wrong rig. Name each episode once"
+                )
             jobs[ref] = Job(ref, rig.for_episode(ref.path), inputs, config.packed)
-    train_refs, held_out_refs = split_episodes(tuple(jobs), config.seed, _share(config.held_out))
+    train_refs, held_out_refs = split_episodes(tuple(jobs), config.seed, config.held_out)
     cache = Path(config.cache)
 
     def moments(refs: Iterable[EpisodeRef], statistics: Statistics | None) -> Moments:
@@ -139,10 +146,6 @@ def contact_moments(moments: Moments, config: TrainConfig) -> np.ndarray:
     for view in views_of(config):
         found |= moments.column(f"visible/{view.key}") & moments.column(f"contact/{view.sensor}")
     return found
-
-
-def _share(held_out: float) -> float | int:
-    return held_out if held_out < 1 else int(held_out)
 
 
 def _checked_rig(entry: DataConfig, config: TrainConfig) -> Rig:

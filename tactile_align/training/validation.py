@@ -29,6 +29,7 @@ def validate(model: AlignedPolicy, moments: Moments, config: TrainConfig, device
     model.eval()
     count = config.validation_batches
     sums: dict[str, float] = {}
+    times: dict[str, int] = {}
     devices = [device] if device.type == "cuda" else []
     with alone(model), torch.random.fork_rng(devices=devices):
         torch.manual_seed(0)
@@ -38,7 +39,9 @@ def validate(model: AlignedPolicy, moments: Moments, config: TrainConfig, device
             _, parts = model(batch, validation_weights(config))
             for name, value in (parts | health(model, batch)).items():
                 sums[name] = sums.get(name, 0.0) + float(value) / count
-    return sums
+                times[name] = times.get(name, 0) + 1
+    # A batch with few pairs has no rank: the mean is over those that have one, or it would pass for a collapse.
+    return {name: value * count / times[name] if times[name] < count else value for name, value in sums.items()}
 
 
 @contextmanager

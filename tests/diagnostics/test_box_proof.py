@@ -4,6 +4,7 @@ import tomllib
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from tactile_align.calibration.rig import Rig, load_rig
 from tactile_align.diagnostics.box_proof import posed_boxes, recorded_boxes
@@ -45,3 +46,11 @@ def test_recorded_wrist_boxes_meet_the_bar_for_measured_openings(regrasp_folder:
     found = recorded_boxes(files, load_rig(regrasp_folder / "rig.toml"), "left_wrist", "tactile1")
     assert np.median(found.iou) >= 0.98 and np.quantile(found.iou, 0.05) >= 0.97
     assert np.abs(np.median(found.edges, axis=0)).max() <= 0.25
+
+
+def test_a_camera_that_never_sees_the_whole_sensor_is_named_and_not_waited_for() -> None:
+    cell = load_rig("cell")
+    away = cell.camera("top").model_copy(update={"quat_wxyz": (1.0, 0.0, 0.0, 0.0)})
+    turned = cell.model_copy(update={"cameras": {**cell.cameras, "top": away}})
+    with pytest.raises(ValueError, match=r"needed 3 poses with all of tactile1 in the view of top; of 300.* 0 are"):
+        posed_boxes(turned, cell, "top", "tactile1", poses=3)

@@ -137,3 +137,17 @@ def test_intervals_resample_episodes_and_not_contacts() -> None:
     tau = np.where((episode == 0)[:, None], regions[:, 0], regions[:, 1])
     recall = region_retrieval(tau, regions, episode, contact)
     assert recall.at[1] == 0.5 and recall.interval[1] == (0.0, 1.0)
+
+
+def test_chance_is_a_share_even_in_a_gallery_smaller_than_k() -> None:
+    episode, contact = cell(3, 8, 1)
+    h = np.random.default_rng(0).normal(size=(24, 8))
+    found = retrieval(h, h[::-1], episode, contact, gallery=8)["both"]
+    assert found.chance == {1: 0.125, 5: 0.625, 10: 1.0} and found.at[10] == 1.0
+
+
+def test_one_episode_says_nothing_about_others() -> None:
+    episode, contact = cell(1, 30, 1)
+    h = np.random.default_rng(0).normal(size=(30, 8))
+    found = retrieval(h, h, episode, contact, gallery=8)["both"]
+    assert found.at[1] == 1.0 and found.interval[1] == (0.0, 1.0)

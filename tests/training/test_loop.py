@@ -12,11 +12,13 @@ from tactile_align.calibration.rig import Verified, load_rig
 from tactile_align.datasets.normalisation import Statistics
 from tactile_align.policies import aligned
 from tactile_align.policies.act import ACT
+from tactile_align.training.augment import augment
 from tactile_align.training.checkpoint import latest_checkpoint, load_checkpoint
 from tactile_align.training.config import TrainConfig, load_config
 from tactile_align.training.data import load_data
 from tactile_align.training.logs import read_metrics
 from tactile_align.training.loop import DivergedError, build_model, train, validate
+from tactile_align.training.validation import health, held_out_sampler
 
 Maker = Callable[..., TrainConfig]
 
@@ -201,3 +203,18 @@ def test_two_views_and_a_camera_of_acts_own_are_trained_together(small_config: M
     total = record["hsa/left_wrist-tactile1"] + 0.5 * record["hsa/top-tactile1"]
     assert record["hsa"] == pytest.approx(total, abs=1e-5)
     assert record["rivals/left_wrist-tactile1"] > 2
+
+
+def test_a_rank_is_the_mean_over_the_batches_that_have_one(small_config: Maker) -> None:
+    config = small_config(train_policy=False, batch_size=14, contact_share=None, validation_batches=10)
+    data = load_data(config, progress=False)
+    model = build_model(config, data.held_out)
+    key = "rank/left_wrist-tactile1"
+    ranks = []
+    for indices in held_out_sampler(data.held_out, config):
+        batch = augment(data.held_out.__getitems__(indices), ("left_wrist-tactile1",), config.augment, None)
+        with torch.no_grad():
+            ranks += [float(value) for name, value in health(model.eval(), batch).items() if name == key]
+    assert 0 < len(ranks) < 10  # some batches have too few pairs
+    found = validate(model, data.held_out, config, torch.device("cpu"))
+    assert found[key] == pytest.approx(np.mean(ranks), rel=1e-6)
