@@ -46,7 +46,7 @@ def episode_checks(rig: Rig, evidence: Sequence[Evidence]) -> list[Check]:
                 "labels, or a passed calibration",
                 "warn",
                 "Nothing shows that the boxes lie on the sensor: look at `tactile-align overlay`, and draw boxes on "
-                "some 20 frames over several openings for --labels.",
+                "some 20 frames (`tactile-align label` writes the page) for --labels.",
             )
         )
     return checks
