@@ -1,15 +1,19 @@
 """The doctor's checks of pairs: is there a box, is there a contact, and what are they held against."""
 
+import numpy as np
+
 from tactile_align.diagnostics.findings import Finding, judged
 from tactile_align.diagnostics.patient import Patient
 from tactile_align.losses.rivals import Rivals
+from tactile_align.projection.other_finger import OTHER
 
+APART_M, ASIDE_DEG = 0.02, 45.0  # an opening at which the fingers are apart
 FALSE_RIVALS = (0.02, 0.10)
 
 
 def pair_checks(patient: Patient) -> list[Finding]:
     """Return all findings about rigs, boxes, contacts and rivals."""
-    return [*rigs(patient), *boxes_and_contacts(patient), *false_rivals(patient)]
+    return [*rigs(patient), *pads(patient), *boxes_and_contacts(patient), *false_rivals(patient)]
 
 
 def rigs(patient: Patient) -> list[Finding]:
@@ -29,6 +33,31 @@ def rigs(patient: Patient) -> list[Finding]:
                 warn=rig.verified is None and rig.status != "exact" and patient.config.hsa.weight > 0,
                 why="a rig that does not explain the recordings puts boxes where the sensor is not",
                 advice=f"run: tactile-align verify {entry.path} --rig {entry.rig}",
+            )
+        )
+    return found
+
+
+def pads(patient: Patient) -> list[Finding]:
+    """Whether each sensor on a finger looks at the other finger: what it feels is held between the two."""
+    found = []
+    qpos = patient.data.train.low_dim()[0][0][0]
+    for rig, name in ((rig, name) for rig in patient.data.rigs for name in patient.model.sensors):
+        sensor = rig.sensor(name)
+        arm, _, finger = sensor.parent.partition("/")
+        if finger not in OTHER:
+            continue
+        across = rig.T_from_to(sensor.parent, f"{arm}/{OTHER[finger]}", qpos, np.full(2, APART_M))[:3, 3]
+        normal = sensor.T_parent_this[:3, :3] @ np.asarray(sensor.pad.normal)
+        angle = float(np.degrees(np.arccos(np.clip(normal @ across / np.linalg.norm(across), -1, 1))))
+        found.append(
+            judged(
+                "pad direction",
+                f"{name}: its normal is {angle:.0f} degrees away from the other finger",
+                f"< {ASIDE_DEG:g} degrees",
+                warn=angle >= ASIDE_DEG,
+                why="a pad that looks along the tool, or into its own finger, is the sensor turned: its box is too",
+                advice="set pad.normal in the rig to the outward direction of the gel, in the sensor's axes",
             )
         )
     return found

@@ -291,6 +291,15 @@ def test_4_and_6_a_sensor_behind_the_camera_is_found(healthy: tuple[TrainConfig,
     assert found.of("box share").status == "broken", found.text()
 
 
+def pad_along_the_tool(rig: dict[str, Any]) -> None:
+    rig["sensors"]["tactile1"]["pad"]["normal"] = [0.0, 0.0, 1.0]
+
+
+def test_8_a_pad_that_looks_along_the_tool_is_found(healthy: tuple[TrainConfig, Data], tmp_path: Path) -> None:
+    found = diagnose(with_rig(healthy[0], tmp_path, pad_along_the_tool), parts=["data"]).of("pad direction")
+    assert found.status == "warn" and "90 degrees" in found.seen
+
+
 def test_8_a_sensor_far_from_where_it_is_fails_verification_and_is_refused(
     healthy: tuple[TrainConfig, Data], tmp_path: Path
 ) -> None:
