@@ -14,6 +14,7 @@ import pytest
 import tyro
 
 from tactile_align.calibration.rig import Rig
+from tactile_align.calibration.session import SessionFact
 from tactile_align.calibration.tag import FingerTag
 from tactile_align.cli import VERBS
 from tactile_align.facts import parse
@@ -78,6 +79,8 @@ def test_a_toml_block_is_accepted_by_what_reads_it(block: Block) -> None:
         parse(Rig, data, block.name)
     elif "side_m" in data:
         parse(FingerTag, data, block.name)
+    elif "board" in data:
+        parse(SessionFact, data, block.name)
     else:
         assert "dh" in data, f"{block.name}: what reads this block? Teach this test"
 
