@@ -9,9 +9,9 @@ import torch
 
 from tactile_align.calibration.rig import Rig, load_rig
 from tactile_align.datasets.inputs import Input
+from tactile_align.datasets.moment_facts import only_certain
 from tactile_align.datasets.moments import Batch
 from tactile_align.datasets.normalisation import Statistics
-from tactile_align.datasets.prepare import only_certain
 from tactile_align.datasets.reference import difference
 from tactile_align.policies.aligned import AlignedPolicy, camera_key
 from tactile_align.policies.ensembling import TemporalEnsembler

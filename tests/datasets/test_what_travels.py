@@ -12,8 +12,9 @@ import pytest
 from tactile_align.calibration.rig import Rig, load_rig
 from tactile_align.datasets.episodes import EpisodeRef, open_episode, write_episode
 from tactile_align.datasets.inputs import Input
+from tactile_align.datasets.moment_facts import only_certain
 from tactile_align.datasets.moments import Moments
-from tactile_align.datasets.prepare import FORMAT, Job, only_certain
+from tactile_align.datasets.prepare import FORMAT, Job
 from tactile_align.datasets.reference import GREY, difference, reference_of
 from tactile_align.projection.other_finger import other_finger_boxes
 from tactile_align.projection.uncertainty import pixel_sigma
@@ -134,8 +135,11 @@ def test_options_that_are_off_leave_prepared_episodes_where_they_lie(recording: 
     job = Job(EpisodeRef(recording), rig, (WHOLE,), True)
     stat = recording.stat()
     old = ("key", "stream", "width", "height", "fit", "sensor", "zoom")
+    arm = rig.arms["left"].arm
     before = {
         "format": FORMAT,
+        "layout": None,
+        "arms": {"left": [arm.T_link_joint.tolist(), arm.T_link_flange.tolist(), list(arm.prismatic)]},
         "file": [str(recording.resolve()), job.ref.group, stat.st_size, stat.st_mtime_ns],
         "rig": rig.model_dump(mode="json", exclude={"verified", "override"}),
         "inputs": [{name: getattr(WHOLE, name) for name in old}],
