@@ -11,6 +11,7 @@ from tactile_align.calibration.boards import Board
 from tactile_align.calibration.finger_tag import TaggedFinger, calibrate_finger_by_tag
 from tactile_align.calibration.rig import Rig, load_rig
 from tactile_align.calibration.tag import FingerTag, read_tag
+from tactile_align.cli import run
 from tactile_align.facts import FactError
 from tactile_align.geometry.frames import rotation_log
 from tests.calibration.tagged import SIDE_M, T_SENSOR_TAG, fraction, picture, record
@@ -199,3 +200,25 @@ def test_corners_of_a_small_tag_are_where_they_were_drawn_whatever_the_blur(blur
         errors.append(found.uv - uv[:, :2] / uv[:, 2:])
     # A search in the corners alone is 0.28 px off without blur, and 0.7 px with the most.
     assert np.sqrt((np.array(errors) ** 2).sum(-1).mean()) < 0.1
+
+
+def test_the_command_takes_a_tag_or_labels_and_says_which_camera_is_missing(
+    tagged: tuple[Path, Rig], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, _ = tagged
+    place = [round(float(v), 12) for v in T_SENSOR_TAG[:3, 3]]
+    (tmp_path / "tag.toml").write_text(
+        f'id = 7\nside_m = {SIDE_M}\ndictionary = "DICT_4X4_50"\nparent = "tactile1"\ntranslation_m = {place}\n'
+        "quat_wxyz = [0.7071067811865476, 0, -0.7071067811865476, 0]\n",
+        encoding="utf-8",
+    )
+    command = ["calibrate", "finger", str(folder), "--rig", "cell"]
+    by_tag = [*command, "--tag", str(tmp_path / "tag.toml")]
+    out = tmp_path / "rig.toml"
+    assert run([*by_tag, "--camera", "left_wrist", "--out", str(out)]) == 0
+    assert load_rig(out).sensors["tactile1"].translation_m == pytest.approx((0, 0, 0.150), abs=2e-4)
+    assert "verdict: pass" in capsys.readouterr().out
+    assert run([*by_tag, "--dry-run"]) == 2
+    assert "cameras left_wrist, top; say which sees the tag: --camera" in capsys.readouterr().err
+    assert run([*command, "--dry-run"]) == 2
+    assert "either --labels, boxes drawn with `tactile-align label`, or --tag" in capsys.readouterr().err
