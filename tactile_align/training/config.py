@@ -166,6 +166,11 @@ class TrainConfig(_Config):
             raise ValueError("hsa.weight > 0 needs at least one [[views]] entry with camera and sensor")
         if not self.train_policy and self.hsa.weight == 0:
             raise ValueError("train_policy = false with hsa.weight = 0 leaves nothing to train")
+        if self.region == "opening" and self.train_policy and self.policy.region_tokens:
+            raise ValueError(
+                "region = 'opening' looks at no image, so it has no region tokens for the policy: set train_policy or "
+                "policy.region_tokens = false"
+            )
         self._modes_fit()
         pairs = [(view.camera, view.sensor) for view in self.views]
         if len(set(pairs)) != len(pairs):
