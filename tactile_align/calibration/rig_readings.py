@@ -17,6 +17,8 @@ SIZES = (
 """Frame sizes (width, height) that cameras deliver, px."""
 NEAR_SIZE = 0.06
 """How far a principal point, doubled, may lie from such a size to name it, as a share of it."""
+SMALLEST = 64
+"""No camera delivers frames smaller than this, px."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,8 @@ def _lenses(rig: Rig, camera: str) -> list[Reading]:
     entry = rig.cameras[camera]
     found = []
     size = frame_of(entry)
-    if max(abs(size[0] / entry.width - 1), abs(size[1] / entry.height - 1)) > NEAR_SIZE:
+    off = max(abs(size[0] / entry.width - 1), abs(size[1] / entry.height - 1))
+    if off > NEAR_SIZE and min(size) >= SMALLEST:
         back: list[tuple[str, tuple[tuple[Any, ...], ...]]] = [
             (f"K of {size[0]}x{size[1]}", (("resize", entry.width, entry.height),))
         ]

@@ -155,9 +155,9 @@ def _checked_rig(entry: DataConfig, config: TrainConfig) -> Rig:
             f"{entry.rig}: this rig failed `verify` on {rig.verified.when}. Boxes in the wrong place teach the wrong "
             f"thing: calibrate it and verify again, or set unverified_rig = true to train all the same"
         )
-    if rig.verified is None and rig.status != "exact" and config.hsa.weight > 0:
-        print(
-            f"warning: rig {entry.rig} was never verified; run: tactile-align verify {entry.path} --rig {entry.rig}",
-            file=sys.stderr,
-        )
+    if rig.verified is None and config.hsa.weight > 0:
+        said = f"warning: rig {entry.rig} was never verified"
+        if rig.status == "exact":
+            said = f'note: rig {entry.rig} was never verified; its status "exact" is for simulations'
+        print(f"{said}; run: tactile-align verify {entry.path} --rig {entry.rig}", file=sys.stderr)
     return rig

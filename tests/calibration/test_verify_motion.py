@@ -207,11 +207,11 @@ def scored(**by_reading: list[float]) -> list[Watched]:
 def test_a_reading_is_named_only_when_it_is_clearly_and_mostly_better() -> None:
     rig = load_rig("cell")
     for values, outcome in (
-        ([0.5, 0.5, 0.5, 0.5], "warn"),
-        ([0.5, 0.5, 0.1, 0.1], "pass"),
-        ([0.28, 0.28, 0.28, 0.28], "pass"),
+        ([0.5, 0.5, 0.5, 0.5, 0.1], "warn"),
+        ([0.5, 0.5, 0.5, 0.1, 0.1], "pass"),
+        ([0.28, 0.28, 0.28, 0.28, 0.28], "pass"),
     ):
-        (check,) = motion_checks(rig, scored(as_written=[0.2, 0.2, 0.2, 0.2], flip_u=values))
+        (check,) = motion_checks(rig, scored(as_written=[0.2] * 5, flip_u=values))
         assert check.outcome == outcome, check
     (check,) = motion_checks(rig, scored(as_written=[-0.6, -0.6, -0.6], flip_u=[0.1, 0.1, 0.1]))
     assert check.outcome == "info" and check.measured.startswith("could not tell")
@@ -245,6 +245,11 @@ def test_points_at_rest_are_explained_by_the_camera_that_saw_them_and_not_by_a_t
     p, q = (p[:2] / p[2]).T, (q[:2] / q[2]).T
     assert world_motion._explained(camera, T, p, q) == 1.0
     assert world_motion._explained(camera, np.linalg.inv(T), p, q) < 0.1
+    # Along the same lines, but only behind the camera.
+    aside = pose(np.eye(3), np.array([0.02, 0.0, 0.0]))
+    beside = camera.K @ (P + aside[:3, 3]).T
+    assert world_motion._explained(camera, aside, p, (beside[:2] / beside[2]).T) == 1.0
+    assert world_motion._explained(camera, np.linalg.inv(aside), p, (beside[:2] / beside[2]).T) < 0.1
     turned_round = Camera("t", 640, 480, np.array([[-450.0, 0, 317], [0, -455.0, 243], [0, 0, 1]]))
     assert world_motion._explained(turned_round, T, p, q) < 0.1
 
@@ -257,6 +262,7 @@ def test_a_patch_that_moved_agrees_with_the_box_that_moved_along() -> None:
     a, b = np.array([29.5, 39.5, 71.5, 75.5]), np.array([89.5, 39.5, 131.5, 75.5])
     assert finger_motion._follows(first, second, a, b) == pytest.approx(1.0, abs=0.05)
     assert finger_motion._follows(first, second, b, a) == pytest.approx(0.0, abs=0.05)
+    assert finger_motion._follows(first, first, a, a) == pytest.approx(0.0, abs=1e-6)
     assert finger_motion._follows(first, second, a, np.full(4, np.nan)) == 0.0
 
 
@@ -272,6 +278,11 @@ def test_a_principal_point_names_the_frame_it_is_the_centre_of(centre: tuple[flo
     camera = load_rig("cell").cameras["left_wrist"]
     K = ((400.0, 0.0, centre[0]), (0.0, 400.0, centre[1]), (0.0, 0.0, 1.0))
     assert frame_of(camera.model_copy(update={"width": 700, "height": 500, "K": K})) == frame
+
+
+def test_a_principal_point_in_a_corner_belongs_to_no_frame() -> None:
+    rig = changed(load_rig("cell"), lens_of("left_wrist", 465.6, 0.0, 0.0))
+    assert not [one.name for one in readings_of(rig, "left_wrist") if one.name.startswith("K of")]
 
 
 def test_every_reading_of_the_shipped_rigs_keeps_the_size_of_the_stored_frames() -> None:

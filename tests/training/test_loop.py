@@ -183,6 +183,19 @@ def test_a_rig_that_failed_verification_is_refused_unless_overridden(
     load_data(small_config(data=entry, unverified_rig=True), progress=False)
 
 
+def test_a_rig_that_was_never_verified_is_trained_with_a_word_about_it(
+    small_config: Maker, regrasp_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for status, said in (("exact", 'status "exact" is for simulations'), ("calibrated", "warning: ")):
+        rig = tmp_path / f"{status}.toml"
+        load_rig(regrasp_folder / "rig.toml").model_copy(update={"status": status}).save(rig)
+        load_data(small_config(data=[{"path": str(regrasp_folder), "rig": str(rig)}]), progress=False)
+        told = capsys.readouterr().err
+        assert (
+            said in told and "never verified" in told and f"tactile-align verify {regrasp_folder} --rig {rig}" in told
+        )
+
+
 def test_statistics_of_a_run_restore_robot_units(small_config: Maker) -> None:
     out = train(small_config(steps=1), progress=False)
     statistics = Statistics.load(out / "statistics.json")
