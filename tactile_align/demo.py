@@ -20,6 +20,7 @@ from tactile_align.simulation.record import simulate
 from tactile_align.training.config import TrainConfig
 from tactile_align.training.data import Data, load_data, views_of
 from tactile_align.training.logs import read_metrics
+from tactile_align.training.presets import SMALL_ACT, SMALL_TOWER
 from tactile_align.viz.curves import draw_curves, draw_recall
 from tactile_align.viz.overlay import overlay
 from tactile_align.viz.report import report
@@ -48,7 +49,6 @@ PLANS: dict[Size, Plan] = {
 
 def demo_config(out: Path, plan: Plan) -> TrainConfig:
     """Return the demo's training config: a small ViT and a small ACT, both from scratch."""
-    tower = {"model": "ViT-demo", "pretrained": "scratch", "stem": "conv"}
     return TrainConfig.model_validate(
         {
             "data": [
@@ -57,17 +57,14 @@ def demo_config(out: Path, plan: Plan) -> TrainConfig:
             ],
             "views": [{"camera": "left_wrist", "sensor": "tactile1", "zoom": 2.2}],
             "out": str(out / "run"),
-            "features": {"vision": tower, "touch": {**tower, "image_size": [48, 64]}, "margin": 2.2, "dim": 128},
-            "hsa": {"learn_temperature": True, "symmetric": True, "min_gap": 8},
-            "policy": {
-                "chunk_size": 10,
-                "d_model": 64,
-                "heads": 4,
-                "ffn_dim": 256,
-                "encoder_layers": 1,
-                "vae_layers": 1,
-                "latent_dim": 8,
+            "features": {
+                "vision": SMALL_TOWER,
+                "touch": {**SMALL_TOWER, "image_size": [48, 64]},
+                "margin": 2.2,
+                "dim": 128,
             },
+            "hsa": {"learn_temperature": True, "symmetric": True, "min_gap": 8},
+            "policy": SMALL_ACT,
             "optimiser": {"lr": 1e-3, "lr_encoder": 1e-3, "warmup_steps": 40, "clip_norm": 1.0},
             "augment": {"shift_px": 8, "gain": 0.3, "shuffle_channels": 1.0},
             "batch_size": plan.batch_size,

@@ -14,7 +14,18 @@ _ORIGINAL: dict[str, Any] = {
     "optimiser": {"lr": 2e-5, "lr_backbone": 2e-5, "lr_encoder": 2e-5},
     "policy": {"chunk_size": 45, "d_model": 512, "ffn_dim": 3200, "kl_weight": 10.0},
 }
-_TOWER = {"model": "ViT-demo", "pretrained": "scratch", "stem": "conv"}
+SMALL_TOWER = {"model": "ViT-demo", "pretrained": "scratch", "stem": "conv"}
+"""A small ViT from random weights, for laptops."""
+SMALL_ACT = {
+    "chunk_size": 10,
+    "d_model": 64,
+    "heads": 4,
+    "ffn_dim": 256,
+    "encoder_layers": 1,
+    "vae_layers": 1,
+    "latent_dim": 8,
+}
+"""A small ACT, for laptops."""
 PRESETS: dict[Preset, dict[str, Any]] = {
     # The original's three: only how much the alignment counts, and how sharp it is, differs.
     "conservative": {**_ORIGINAL, "hsa": {"weight": 0.5, "temperature": 0.07}},
@@ -25,17 +36,9 @@ PRESETS: dict[Preset, dict[str, Any]] = {
         "steps": 400,
         "validate_every": 100,
         "save_every": 400,
-        "features": {"vision": _TOWER, "dim": 64, "margin": 2.2},
+        "features": {"vision": SMALL_TOWER, "dim": 64, "margin": 2.2},
         "hsa": {"weight": 1.0, "learn_temperature": True, "min_gap": 8},
-        "policy": {
-            "chunk_size": 10,
-            "d_model": 64,
-            "heads": 4,
-            "ffn_dim": 256,
-            "encoder_layers": 1,
-            "vae_layers": 1,
-            "latent_dim": 8,
-        },
+        "policy": SMALL_ACT,
         "optimiser": {"lr": 1e-3, "lr_encoder": 1e-3, "warmup_steps": 40},
     },
 }

@@ -14,10 +14,9 @@ import torch
 from tactile_align.diagnostics.doctor import diagnose
 from tactile_align.training.config import TrainConfig
 from tactile_align.training.data import Data, load_data
+from tactile_align.training.presets import SMALL_ACT, SMALL_TOWER
 
-TOWER = {"model": "ViT-demo", "pretrained": "scratch", "stem": "conv"}
 SMALL = {"d_model": 16, "heads": 2, "ffn_dim": 32, "encoder_layers": 1, "vae_layers": 1, "latent_dim": 4}
-DEMO = {"chunk_size": 10, "d_model": 64, "heads": 4, "ffn_dim": 256, "encoder_layers": 1, "vae_layers": 1}
 
 
 def config_of(
@@ -59,11 +58,13 @@ def main() -> None:
     torch.set_num_threads(1)
     print("| healthy run | broken | warn | which | CPU s | wall s |\n|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
-        small = config_of(recording, Path(folder), {**TOWER, "image_size": [48, 32]}, {**SMALL, "chunk_size": 6}, 12)
+        small = config_of(
+            recording, Path(folder), {**SMALL_TOWER, "image_size": [48, 32]}, {**SMALL, "chunk_size": 6}, 12
+        )
         data = load_data(small, progress=False)
         for seed in range(seeds):
             line(f"tiny, seed {seed}", small.model_copy(update={"seed": seed}), data)
-        demo = config_of(recording, Path(folder), dict(TOWER), dict(DEMO), 64)
+        demo = config_of(recording, Path(folder), SMALL_TOWER, SMALL_ACT, 64)
         line("demo size, batch 64", demo, load_data(demo, progress=False))
 
 

@@ -14,34 +14,16 @@ from tactile_align.policies.aligned import AlignedPolicy
 from tactile_align.training.config import TrainConfig
 from tactile_align.training.data import load_data
 from tactile_align.training.loop import build_model
+from tests.training.conftest import small_training
 
 KEY = "left_wrist-tactile1"
-TOWER = {"model": "ViT-demo", "pretrained": "scratch", "stem": "conv", "image_size": [48, 32]}
-SMALL = {
-    "chunk_size": 3,
-    "d_model": 16,
-    "heads": 2,
-    "ffn_dim": 32,
-    "encoder_layers": 1,
-    "vae_layers": 1,
-    "latent_dim": 4,
-}
 CAMERAS = {"cameras": ["top"], "image_size": [96, 64], "vision_weights": "scratch"}
 
 
 @pytest.fixture(scope="module")
 def seen(regrasp_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[TrainConfig, Moments]:
-    home = tmp_path_factory.mktemp("gaze")
-    entries: dict[str, Any] = {
-        "data": [{"path": str(regrasp_folder), "rig": str(regrasp_folder / "rig.toml")}],
-        "views": [{"camera": "left_wrist", "sensor": "tactile1", "zoom": 2.2}],
-        "features": {"vision": TOWER, "dim": 16},
-        "policy": {**SMALL, **CAMERAS},
-        "held_out": 1,
-        "cache": str(home / "cache"),
-        "device": "cpu",
-    }
-    config = TrainConfig.model_validate(entries)
+    out = tmp_path_factory.mktemp("gaze") / "run"
+    config = small_training(regrasp_folder, out, policy=CAMERAS, augment={"shift_px": 0})
     return config, load_data(config, progress=False).held_out
 
 

@@ -9,49 +9,22 @@ import h5py
 import numpy as np
 import pytest
 
-from tactile_align.training.config import TrainConfig
 from tactile_align.training.data import load_data
 from tactile_align.training.loop import train
 from tactile_align.viz.report import render
 from tactile_align.viz.run_folder import read_run
 from tactile_align.viz.run_maps import draw_maps, one_per_contact
+from tests.training.conftest import small_training
 
 pytestmark = pytest.mark.slow
-TOWER = {"model": "ViT-demo", "pretrained": "scratch", "stem": "conv", "image_size": [48, 32]}
-SMALL = {
-    "chunk_size": 6,
-    "d_model": 16,
-    "heads": 2,
-    "ffn_dim": 32,
-    "encoder_layers": 1,
-    "vae_layers": 1,
-    "latent_dim": 4,
-}
 
 
 @pytest.fixture(scope="module")
 def run(regrasp_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of six steps with its pictures."""
     home = tmp_path_factory.mktemp("drawn")
-    config = TrainConfig.model_validate(
-        {
-            "data": [{"path": str(regrasp_folder), "rig": str(regrasp_folder / "rig.toml")}],
-            "views": [{"camera": "left_wrist", "sensor": "tactile1", "zoom": 2.2}],
-            "out": str(home / "run"),
-            "features": {"vision": TOWER, "dim": 16, "margin": 2.2},
-            "hsa": {"min_gap": 8},
-            "policy": SMALL,
-            "optimiser": {"lr_encoder": 1e-2, "warmup_steps": 1},
-            "batch_size": 12,
-            "contact_share": 0.75,
-            "steps": 6,
-            "held_out": 2,
-            "validate_every": 6,
-            "validation_batches": 1,
-            "cache": str(home / "cache"),
-            "device": "cpu",
-        }
-    )
+    rates = {"lr_encoder": 1e-2, "warmup_steps": 1}  # six steps that can be seen
+    config = small_training(regrasp_folder, home / "run", optimiser=rates, held_out=2, validate_every=6)
     data = load_data(config, progress=False)
     train(config, data=data, progress=False)
     draw_maps(home / "run", data=data)
