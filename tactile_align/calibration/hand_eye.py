@@ -179,7 +179,7 @@ def solve_hand_eye(
         names=tuple(view.name for view in chosen),
         per_view=fit.per_view,
         pnp=np.array([one.rms for one in final]),
-        left_out=left_out_rms(camera, B, chosen, fit, changes),
+        left_out=left_out_rms(camera, chosen, fit, changes),
         rms=fit.rms,
         outliers=out,
         dropped=tuple(dropped),

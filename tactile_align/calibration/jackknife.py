@@ -26,11 +26,18 @@ def jackknife(changes: np.ndarray) -> np.ndarray:
     return np.asarray((count - 1) / count * centred.T @ centred)
 
 
-def left_out_rms(camera: Camera, B: np.ndarray, views: list[View], fit: Fit, step: np.ndarray) -> np.ndarray:
-    """Return (N,) RMS in px of each view under the fit of all others; `step` is that of `leave_out`."""
+def left_out_rms(camera: Camera, views: list[View], fit: Fit, step: np.ndarray) -> np.ndarray:
+    """Return (N,) RMS in px of each view under the fit of all others, its own robot correction kept.
+
+    Args:
+        camera: The camera.
+        views: The N views fitted.
+        fit: The fit of all.
+        step: (N, n) what `leave_out` returned.
+    """
     out = np.empty(len(views))
     for i, view in enumerate(views):
         X = pose(fit.X[:3, :3] @ rotation_exp(step[i, 3:6]), fit.X[:3, 3] + step[i, :3])
         Z = pose(fit.Z[:3, :3] @ rotation_exp(step[i, 9:12]), fit.Z[:3, 3] + step[i, 6:9])
-        out[i] = rms(camera, invert(X) @ B[i] @ Z, view)
+        out[i] = rms(camera, invert(X) @ fit.B[i] @ Z, view)
     return out

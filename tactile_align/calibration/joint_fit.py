@@ -35,10 +35,12 @@ class Fit:
         scale: Factor on the board's lengths, 1 unless freed.
         per_view: (N,) RMS of each view, px.
         rms: RMS of all points, px.
-        H: (N, n, n) per view second derivative of the loss in the n numbers (t_X, w_X, t_Z, w_Z[, ln scale]).
+        H: (N, n, n) per view second derivative of the loss in the n numbers (t_X, w_X, t_Z, w_Z[, ln scale]), the
+            view's own correction eliminated where one is allowed.
         g: (N, n) per view its first derivative.
         weights: (N,) weight of each view.
         corrections: (N, 6) how far each robot pose was moved, metres and radians; zero unless allowed.
+        B: (N, 4, 4) the robot's part of the chain with these.
     """
 
     X: np.ndarray
@@ -50,6 +52,7 @@ class Fit:
     g: np.ndarray
     weights: np.ndarray
     corrections: np.ndarray
+    B: np.ndarray
 
 
 class _Chain:
@@ -165,9 +168,20 @@ def joint_fit(
     g = np.zeros((len(views), chain.n))
     np.add.at(H, chain.view, np.einsum("mki,mk,mkj->mij", J, bend, J))
     np.add.at(g, chain.view, np.einsum("mki,mk,mk->mi", J, pull, r))
+    if prior is not None:
+        # Each view's own correction takes up a part of what the view says about the shared numbers.
+        own, tight = np.zeros((len(views), 6, 6)), _sigmas(prior) ** -2
+        cross, slope = np.zeros((len(views), chain.n, 6)), each * tight
+        np.add.at(own, chain.view, np.einsum("mki,mk,mkj->mij", chain.own, bend, chain.own))
+        np.add.at(cross, chain.view, np.einsum("mki,mk,mkj->mij", J, bend, chain.own))
+        np.add.at(slope, chain.view, np.einsum("mki,mk,mk->mi", chain.own, pull, r))
+        share = cross @ np.linalg.inv(own + np.diag(tight))
+        H -= share @ np.swapaxes(cross, 1, 2)
+        g -= (share @ slope[..., None])[..., 0]
     per_view = _per_view(r, chain.view, len(views))
+    robot = chain.robot(each)
     total = float(np.sqrt((r**2).sum(-1).mean()))
-    return Fit(Xf, Zf, scale, per_view, total, H, g, w, each)
+    return Fit(Xf, Zf, scale, per_view, total, H, g, w, each, robot)
 
 
 def _solve(chain: _Chain, x: np.ndarray, w: np.ndarray) -> np.ndarray:

@@ -77,7 +77,7 @@ def verify(
 
 def board(
     out: Positional[Path],
-    kind: Literal["charuco", "chessboard", "circles", "tag"] = "charuco",
+    kind: Literal["charuco", "chessboard", "circles", "asymmetric_circles", "tag"] = "charuco",
     columns: int = 7,
     rows: int = 5,
     square_mm: float = 30.0,
@@ -159,6 +159,7 @@ def calibrate(
     sensor: str | None = None,
     layout: str | None = None,
     model: Literal["pinhole", "brown", "rational", "fisheye"] = "brown",
+    loose_robot: bool = False,
     out: Path | None = None,
     dry_run: bool = False,
 ) -> int:
@@ -176,6 +177,7 @@ def calibrate(
         sensor: Sensor of the labels, for finger; may be left out where they name only one.
         layout: Name or path of the episode layout, for finger; recognised when left out.
         model: Lens model.
+        loose_robot: For hand-eye with an arm that repeats poorly: let each pose move by about 0.5 mm and 0.05 degrees.
         out: Rig file to write; the rig's own file when left out.
         dry_run: Only report.
     """
@@ -187,8 +189,13 @@ def calibrate(
     else:
         from tactile_align.calibration.calibrate import calibrate_hand_eye, calibrate_intrinsics_of
 
-        solve = calibrate_intrinsics_of if what == "intrinsics" else calibrate_hand_eye
-        verification = solve(folder, rig, model=model, out=target).verification
+        if what == "intrinsics":
+            verification = calibrate_intrinsics_of(folder, rig, model=model, out=target).verification
+        else:
+            from tactile_align.calibration.joint_fit import Prior
+
+            prior = Prior() if loose_robot else None
+            verification = calibrate_hand_eye(folder, rig, prior=prior, model=model, out=target).verification
     print(verification.text())
     if verification.verdict == "fail":
         return FAILED

@@ -98,16 +98,16 @@ def test_twenty_noisy_views_give_a_fifth_of_a_millimetre() -> None:
     assert (ratio > 0.5).all() and (ratio < 1.9).all()
 
 
-def test_leaving_one_view_out_in_one_step_is_refitting_without_it() -> None:
+@pytest.mark.parametrize("prior", [None, Prior()])
+def test_leaving_one_view_out_in_one_step_is_refitting_without_it(prior: Prior | None) -> None:
     one = capture(7, views=10)
-    found = solve_hand_eye(CAMERA, one.T_base_flange, one.views)
+    found = solve_hand_eye(CAMERA, one.T_base_flange, one.views, prior=prior)
     B = chain(one.T_base_flange, "moving")
     moved = []
     for i in range(10):
         rest = [k for k in range(10) if k != i]
-        fit = joint_fit(
-            CAMERA, B[rest], [one.views[k] for k in rest], found.X, found.Z, weights=found.fit.weights[rest]
-        )
+        some, weights = [one.views[k] for k in rest], found.fit.weights[rest]
+        fit = joint_fit(CAMERA, B[rest], some, found.X, found.Z, prior=prior, weights=weights)
         moved.append([*(fit.X[:3, 3] - found.X[:3, 3]), *rotation_log(found.X[:3, :3].T @ fit.X[:3, :3])])
     moved = np.array(moved) - np.mean(moved, 0)
     np.testing.assert_allclose(np.sqrt(np.diag(found.covariance)), np.sqrt(0.9 * (moved**2).sum(0)), rtol=0.05)
