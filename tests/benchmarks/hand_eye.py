@@ -30,13 +30,14 @@ def errors(sessions: int, joint_deg: float) -> dict[str, np.ndarray]:
 def main(sessions: int = 50) -> int:
     """Print the table; return 1 when the bar at 0.005 deg is missed."""
     bad = 0
-    print("joint noise   median mm  p95 mm   median deg  p95 deg   error/sigma mm  error/sigma deg")
+    print("| joint noise | median mm | 95 % mm | median deg | 95 % deg | error / sigma, mm | error / sigma, deg |")
+    print("|---|---:|---:|---:|---:|---:|---:|")
     for joint_deg in (0.005, 0.02):
         e = errors(sessions, joint_deg)
         t, r = (np.linalg.norm(e[key], axis=1) for key in ("t", "r"))
         ratio = [float(np.sqrt((e[k] ** 2).mean() / (e[f"sigma {k}"] ** 2).mean())) for k in ("t", "r")]
         row = (np.median(t), np.percentile(t, 95), np.median(r), np.percentile(r, 95), *ratio)
-        print("{:8.3f} deg  {:9.3f} {:7.3f} {:12.4f} {:8.4f} {:16.2f} {:16.2f}".format(joint_deg, *row), flush=True)
+        print("| {:g} deg | {:.3f} | {:.3f} | {:.4f} | {:.4f} | {:.2f} | {:.2f} |".format(joint_deg, *row), flush=True)
         if joint_deg == 0.005:
             bad = sum(a > b for a, b in zip(row[:4], (0.2, 0.5, 0.06, 0.12), strict=True))
             bad += sum(not 0.6 <= one <= 1.7 for one in ratio)
