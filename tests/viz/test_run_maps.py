@@ -11,7 +11,7 @@ import pytest
 
 from tactile_align.training.data import load_data
 from tactile_align.training.loop import train
-from tactile_align.viz.report import render
+from tactile_align.viz.report import render, report
 from tactile_align.viz.run_folder import read_run
 from tactile_align.viz.run_maps import draw_maps, one_per_contact
 from tests.training.conftest import small_training
@@ -56,7 +56,7 @@ def test_pictures_are_not_overwritten_unasked(run: Path) -> None:
         draw_maps(run)
 
 
-def test_recordings_without_truth_are_coloured_by_episode_alone(
+def test_the_report_draws_when_asked_and_colours_recordings_without_truth_by_episode_alone(
     run: Path, regrasp_folder: Path, tmp_path: Path
 ) -> None:
     bare = tmp_path / "bare"
@@ -68,8 +68,10 @@ def test_recordings_without_truth_are_coloured_by_episode_alone(
     shutil.copytree(run, copy, ignore=shutil.ignore_patterns("pictures"))
     text = (copy / "config.toml").read_text(encoding="utf-8")
     (copy / "config.toml").write_text(text.replace(str(regrasp_folder), str(bare)), encoding="utf-8")
-    names = [path.stem for path in draw_maps(copy, tmp_path / "drawn")]
+    page = report(copy, pictures=tmp_path / "drawn", draw=True).read_text(encoding="utf-8")
+    names = [path.stem for path in (tmp_path / "drawn").iterdir()]
     assert [name for name in names if name.startswith("embedding")] == ["embedding_by_episode"]
+    assert page.count("<img ") == len(names) == 13
 
 
 def test_one_moment_stands_for_each_contact() -> None:
