@@ -34,3 +34,11 @@ def test_the_same_seed_gives_the_same_views_and_none_gives_the_centre() -> None:
     assert torch.equal(first["image/v"], second["image/v"])
     centred = augment(batch_with_a_bright_patch(), ("v",), config, None)
     assert torch.equal(centred["image/v"], batch_with_a_bright_patch()["image/v"][:, 4:36, 4:52])
+
+
+def test_the_other_fingers_box_moves_by_the_same_cut() -> None:
+    batch = batch_with_a_bright_patch()
+    batch["other_box/v"] = batch["box/v"] + torch.tensor([9.0, -5.0, 11.0, 3.0])
+    moved = augment(batch, ("v",), AugmentConfig(shift_px=4), torch.Generator().manual_seed(3))
+    apart = moved["other_box/v"] - moved["box/v"]
+    assert apart.tolist() == [[9.0, -5.0, 11.0, 3.0]] * 6 and not torch.equal(moved["box/v"], batch["box/v"])

@@ -26,7 +26,9 @@ train(load_config(sys.argv[1]), progress=False)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("changes", [{}, {"hsa": {"symmetric": True, "region_rivals": 2, "bank": 18}}])
+@pytest.mark.parametrize(
+    "changes", [{}, {"hsa": {"symmetric": True, "region_rivals": 2, "finger_rival": True, "bank": 18}}]
+)
 def test_two_processes_equal_one(small_config: Maker, tmp_path: Path, changes: dict[str, object]) -> None:
     # float32 sums in another order differ; a wrong gradient would differ by a factor, not by rounding.
     plain = {"policy": {"dropout": 0.0}, "steps": 4, "validate_every": 4, "log": {"every": 1}, **changes}
@@ -46,9 +48,8 @@ def test_two_processes_equal_one(small_config: Maker, tmp_path: Path, changes: d
     assert found.returncode == 0, found.stderr[-3000:]
     records = [read_metrics(out / "metrics.jsonl") for out in (one, Path(config.out))]
     for alone, together in zip(*records, strict=True):
-        names = [
-            n for n in alone if n.partition("/")[0] in ("loss", "l1", "kl", "hsa", "chance", "pairs", "no_contact")
-        ]
+        compared = ("loss", "l1", "kl", "hsa", "chance", "pairs", "no_contact", "rivals_from", "excluded")
+        names = [n for n in alone if n.partition("/")[0] in compared]
         assert len(names) >= 7
         for name in names:
             assert together[name] == pytest.approx(alone[name], rel=2e-3), (alone["step"], name)
