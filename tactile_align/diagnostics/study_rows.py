@@ -49,6 +49,8 @@ ABLATIONS = (
     Row("contact_off", "contact gate off", {**CROP, "hsa": {"require_contact": False}, "contact_share": None}),
     Row("gap_off", "time gap off", {**CROP, "hsa": {"min_gap": 0}}),
     Row("ceiling", "same-touch ceiling 0.98", {**CROP, "hsa": {"touch_ceiling": 0.98}}),
+    Row("difference", "touch as difference to its reference", {**CROP, "features": {"touch_input": "difference"}}),
+    Row("finger", "region of the other finger as rival", {**CROP, "hsa": {"finger_rival": True}}),
     Row("regions", "2 region rivals", {**CROP, "hsa": {"region_rivals": 2}}),
     Row("hardness", "hardness 1", {**CROP, "hsa": {"hardness": 1.0}}),
     Row("hardest", "32 hardest rivals", {**CROP, "hsa": {"hardest": 32}}),
