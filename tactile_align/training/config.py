@@ -158,7 +158,7 @@ class TrainConfig(_Config):
     device: str = "auto"
     """auto takes a GPU where there is one."""
     unverified_rig: bool = False
-    """Train although the rig failed `verify`; recorded with the run."""
+    """Train although the rig failed `verify`, and without a word about one never verified; recorded with the run."""
 
     @model_validator(mode="after")
     def _parts_fit(self) -> "TrainConfig":

@@ -155,7 +155,7 @@ def _checked_rig(entry: DataConfig, config: TrainConfig) -> Rig:
             f"{entry.rig}: this rig failed `verify` on {rig.verified.when}. Boxes in the wrong place teach the wrong "
             f"thing: calibrate it and verify again, or set unverified_rig = true to train all the same"
         )
-    if rig.verified is None and config.hsa.weight > 0:
+    if rig.verified is None and config.views and not config.unverified_rig:
         said = f"warning: rig {entry.rig} was never verified"
         if rig.status == "exact":
             said = f'note: rig {entry.rig} was never verified; its status "exact" is for simulations'

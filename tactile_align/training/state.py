@@ -63,7 +63,7 @@ def save(trainer: Trainer, course: Course, folder: Path, improved: bool) -> None
         "rng": torch.get_rng_state(),
         "config": config_text(t.config),
         "statistics": t.data.statistics.model_dump_json(),
-        "rig": t.data.rigs[0].model_dump_json(),
+        "rigs": [rig.model_dump_json() for rig in t.data.rigs],
         "sizes": {name: list(size) for name, size in stream_sizes(t.data.train).items()},
         "versions": {"torch": str(torch.__version__), "tactile-align": _version()},
     }

@@ -194,6 +194,11 @@ def test_a_rig_that_was_never_verified_is_trained_with_a_word_about_it(
         assert (
             said in told and "never verified" in told and f"tactile-align verify {regrasp_folder} --rig {rig}" in told
         )
+    entry = [{"path": str(regrasp_folder), "rig": str(rig)}]
+    load_data(small_config(data=entry, hsa={"weight": 0.0}), progress=False)  # region tokens come from the box too
+    assert "never verified" in capsys.readouterr().err
+    out = train(small_config(data=entry, unverified_rig=True, steps=1), progress=False)
+    assert "never verified" not in capsys.readouterr().err and load_config(out / "config.toml").unverified_rig
 
 
 def test_statistics_of_a_run_restore_robot_units(small_config: Maker) -> None:
