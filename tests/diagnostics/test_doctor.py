@@ -15,12 +15,13 @@ import tomli_w
 import torch
 
 from tactile_align.calibration.verify import verify_episodes
+from tactile_align.cli import run
 from tactile_align.datasets import codec
 from tactile_align.datasets.normalisation import Statistics
 from tactile_align.diagnostics.doctor import diagnose
 from tactile_align.policies.aligned import AlignedPolicy
 from tactile_align.training.checkpoint import load_checkpoint
-from tactile_align.training.config import TrainConfig
+from tactile_align.training.config import TrainConfig, config_text
 from tactile_align.training.data import Data, LowDim, load_data
 from tactile_align.training.loop import build_model, train
 from tests.diagnostics import planting_defects as plant
@@ -58,6 +59,17 @@ def test_a_diagnosis_is_a_table_for_people_and_json_for_machines(healthy: tuple[
     assert loaded["broken"] is True and {f["check"] for f in loaded["findings"]} >= {"box share", "touch shuffle"}
     with pytest.raises(KeyError, match="no check 'bos share'"):
         found.of("bos share")
+
+
+@pytest.mark.slow
+def test_the_verb_says_by_its_exit_status_whether_anything_is_broken(
+    healthy: tuple[TrainConfig, Data], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wild = changed(healthy[0], "optimiser", lr=1.0, lr_encoder=1.0)
+    for config, status in ((healthy[0], 0), (wild, 1)):
+        (tmp_path / "config.toml").write_text(config_text(config), encoding="utf-8")
+        assert run(["doctor", str(tmp_path / "config.toml"), "--json"]) == status
+        assert json.loads(capsys.readouterr().out)["broken"] is bool(status)
 
 
 def test_the_doctor_leaves_model_and_random_numbers_alone(healthy: tuple[TrainConfig, Data]) -> None:

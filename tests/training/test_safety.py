@@ -100,7 +100,8 @@ def test_a_full_disk_leaves_the_last_good_checkpoint_and_says_so(tmp_path: Path)
 
 
 @pytest.mark.slow
-def test_sigterm_saves_and_the_run_can_go_on(small_config: Maker, tmp_path: Path) -> None:
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "Ctrl-C"])
+def test_a_stop_signal_saves_and_the_run_can_go_on(small_config: Maker, tmp_path: Path, sent: signal.Signals) -> None:
     config = small_config(steps=300, save_every=300, validate_every=300, keep_last=1)
     train(small_config("prepared", steps=1), progress=False)
     (tmp_path / "config.toml").write_text(config_text(config), encoding="utf-8")
@@ -109,7 +110,7 @@ def test_sigterm_saves_and_the_run_can_go_on(small_config: Maker, tmp_path: Path
     deadline = time.monotonic() + 240
     while (not log.exists() or not log.read_text()) and time.monotonic() < deadline:
         time.sleep(0.05)
-    running.send_signal(signal.SIGTERM)
+    running.send_signal(sent)
     assert running.wait(timeout=120) == 0
     assert 0 < load_checkpoint(latest_checkpoint(Path(config.out) / "checkpoints"))["step"] < 300
 
