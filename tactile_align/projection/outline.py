@@ -2,9 +2,9 @@
 
 A camera maps the part of a convex solid that lies in front of the near plane and inside the lens limit onto a
 region whose border consists of (1) the solid's edges, (2) the section of its faces with the near plane and
-(3) arcs of the lens limit's circle. (1) and (2) are straight on the normalised plane and are cut at the circle
-before they are sampled; of (3) only the four points of least and greatest u, v can matter beyond the arc's
-ends, which (1) and (2) hold.
+(3) arcs of the lens limit's circle. (1) and (2) are straight in space and are cut at the limit before they are
+followed through the lens; of (3) only the circle's four points of least and greatest u, v can matter, as the ends
+of an arc lie on (1) or (2).
 """
 
 from typing import Any
@@ -15,19 +15,12 @@ from array_api_compat import array_namespace
 from tactile_align.calibration.camera import Camera
 from tactile_align.calibration.mount import Solid
 from tactile_align.geometry.frames import Array, apply
+from tactile_align.projection.curves import curve_bounds
 
 Z_NEAR_M = 0.005
 """Solids are cut at this depth before projecting, so that no point behind the camera ever gets a pixel."""
-SAMPLES_PER_EDGE = 9
-"""Points on a curve; the extreme one is refined by the parabola through it and its two neighbours."""
-SAMPLES_PER_CUT_EDGE = 129
-"""The same where a solid reaches the near plane, the lens limit or far off the axis: there curves bend most."""
 WIDE = 1.5
-"""Normalised radius (tan of the angle to the axis) from which on a solid counts as far off the axis."""
-CHUNK = 256
-"""Solids sampled at once: what they need then stays in a core's cache, which is three times as fast."""
-NOWHERE = 1e18
-"""Stands for a point that is not there: beyond any pixel, yet its square is a float32."""
+"""Normalised radius (tan of the angle to the axis) from which on a lens bends edges too much for few samples."""
 EDGES = tuple((i, i | 1 << axis) for axis in range(3) for i in range(8) if not i >> axis & 1)
 """The 12 edges of a box between corners whose indices differ in one sign bit."""
 FACES = tuple(
@@ -56,9 +49,9 @@ def solid_outline(camera: Camera, T_camera_sensor: Array, solid: Solid) -> tuple
     p = apply(T[:, None], xp.asarray(solid.corners, dtype=T.dtype, device=T.device))
     in_front = p[..., 2] >= Z_NEAR_M
     whole = xp.all(in_front, axis=-1)
-    wide = WIDE if camera.model != "pinhole" else np.inf
-    if np.isfinite(min(camera.radius_limit, wide)):
-        whole = whole & xp.all(_beyond(p, min(camera.radius_limit, wide)) <= 0, axis=-1)
+    reach = min(camera.radius_limit, WIDE if camera.model != "pinhole" else np.inf)
+    if np.isfinite(reach):
+        whole = whole & xp.all(_beyond(p, reach) <= 0, axis=-1)
     if bool(xp.all(whole)):
         box = _whole_outline(camera, p)
     else:
@@ -73,24 +66,31 @@ def solid_outline(camera: Camera, T_camera_sensor: Array, solid: Solid) -> tuple
 
 
 def _whole_outline(camera: Camera, p: Array) -> Array:
-    """Return boxes (N, 4) of solids whose corners (N, 8, 3) all lie in front and inside the lens limit."""
+    """Return boxes (N, 4) of solids whose corners (N, 8, 3) all lie in front, inside the lens limit and WIDE."""
     xp = array_namespace(p)
     if camera.model == "pinhole":
         uv = camera.pixels(p)
         return xp.concat([xp.min(uv, axis=-2), xp.max(uv, axis=-2)], axis=-1)
-    chunks = [p[i : i + CHUNK] for i in range(0, max(p.shape[0], 1), CHUNK)]
-    return xp.concat([_curves(camera, *_edge_ends(c), None, SAMPLES_PER_EDGE) for c in chunks], axis=0)
+    return curve_bounds(camera, *_edge_ends(p))
 
 
 def _cut_outline(camera: Camera, p: Array, T: Array, solid: Solid) -> Array:
-    """Return boxes (N, 4) of wide solids or ones that near plane or lens limit may cut; infinite where none."""
+    """Return boxes (N, 4) of solids that near plane or lens limit may cut, or far off the axis.
+
+    What has no pixel has an infinite box.
+    """
     xp = array_namespace(p)
     a, b, keep = _cut_at_near_plane(*_edge_ends(p))
     limit = camera.radius_limit
+    if np.isfinite(limit):
+        a, b, keep = _cut_at_limit(a, b, keep, limit)
+    if camera.model == "pinhole":
+        box = _bounds(xp.concat([camera.pixels(a), camera.pixels(b)], axis=1), xp.concat([keep, keep], axis=1))
+    else:
+        # A segment may be seen under any angle below 180 degrees; cut in four, a piece spans 45 at most.
+        box = curve_bounds(camera, a, b, keep, halvings=2)
     if not np.isfinite(limit):
-        return _curves(camera, a, b, keep, SAMPLES_PER_CUT_EDGE)
-    a, b, keep = _cut_at_limit(a, b, keep, limit)
-    box = _curves(camera, a, b, keep, SAMPLES_PER_CUT_EDGE)
+        return box
     rays = xp.asarray(camera.limit_extremes, dtype=p.dtype, device=p.device)
     hit = _hits(rays, T, solid)
     arc = _bounds(xp.broadcast_to(camera.pixels(rays), (*hit.shape, 2)), hit)
@@ -112,7 +112,10 @@ def _beyond(p: Array, limit: float) -> Array:
 
 
 def _cut_at_near_plane(a: Array, b: Array) -> tuple[Array, Array, Array]:
-    """Cut edges (..., 12, 3) at the near plane and add the section of each face, 18 segments in all."""
+    """Cut edges (..., 12, 3) at the near plane and add the section of each face: 18 segments, which to keep.
+
+    Those not kept become the point (0, 0, 1), which any lens can project.
+    """
     xp = array_namespace(a)
     za, zb = a[..., 2:], b[..., 2:]
     front_a, front_b = za >= Z_NEAR_M, zb >= Z_NEAR_M
@@ -129,6 +132,7 @@ def _cut_at_near_plane(a: Array, b: Array) -> tuple[Array, Array, Array]:
         crossed = xp.take(crossing, index, axis=-1)
         points = xp.take(cut, index, axis=-2)
         order = xp.astype(crossed, xp.int8)
+        # The plane crosses two of a face's four edges or none: the section runs from the first to the last.
         from_start, from_end = xp.argmax(order, axis=-1), xp.argmax(xp.flip(order, axis=-1), axis=-1)
         for ends_of, at in ((first, from_start), (last, 3 - from_end)):
             which = xp.broadcast_to(at[..., None, None], (*at.shape, 1, 3))
@@ -141,7 +145,10 @@ def _cut_at_near_plane(a: Array, b: Array) -> tuple[Array, Array, Array]:
 
 
 def _cut_at_limit(a: Array, b: Array, keep: Array, limit: float) -> tuple[Array, Array, Array]:
-    """Cut segments (..., E, 3) in front of the camera where they leave the cone x^2 + y^2 = (limit z)^2."""
+    """Cut segments (..., E, 3) in front of the camera where they leave the cone x^2 + y^2 = (limit z)^2.
+
+    Those wholly outside are no longer kept and become their first point.
+    """
     xp = array_namespace(a)
     d = b - a
     # |a + t d| on the cone: A t^2 + 2 B t + C = 0; the cone is convex, so what lies inside is one interval.
@@ -150,10 +157,11 @@ def _cut_at_limit(a: Array, b: Array, keep: Array, limit: float) -> tuple[Array,
     root = B * B - A * C
     real = root > 0
     root = xp.sqrt(xp.where(real, root, xp.ones_like(root)))
+    # Of the two forms of the roots, each the exact one where the other cancels.
     q = -(B + xp.where(B < 0, -root, root))
-    one = xp.ones_like(A)
-    t1 = q / xp.where(xp.abs(A) > 1e-300, A, one * 1e-300)
-    t2 = C / xp.where(xp.abs(q) > 1e-300, q, one * 1e-300)
+    one, tiny = xp.ones_like(A), xp.full_like(A, float(xp.finfo(A.dtype).smallest_normal))
+    t1 = q / xp.where(xp.abs(A) > tiny, A, tiny)
+    t2 = C / xp.where(xp.abs(q) > tiny, q, tiny)
     low, high = xp.minimum(t1, t2), xp.maximum(t1, t2)
     zero = xp.zeros_like(A)
     inside_a, inside_b = C <= 0, _beyond(b, limit) <= 0
@@ -166,46 +174,6 @@ def _cut_at_limit(a: Array, b: Array, keep: Array, limit: float) -> tuple[Array,
     keep = keep & (~both_out | enters)
     start, end = (xp.where(keep, t, zero)[..., None] for t in (start, end))
     return a + start * d, a + end * d, keep
-
-
-def _curves(camera: Camera, a: Array, b: Array, keep: Array | None, samples: int) -> Array:
-    """Return the bounds (N, 4) of the images of segments (N, E, 3); infinite where none is kept."""
-    xp = array_namespace(a)
-    # Steps between unit rays are nearly even in angle, so a long edge close to the camera is not under-sampled
-    # where it passes the axis.
-    a = a / xp.linalg.vector_norm(a, axis=-1, keepdims=True)
-    b = b / xp.linalg.vector_norm(b, axis=-1, keepdims=True)
-    steps = xp.linspace(0, 1, samples, dtype=a.dtype, device=a.device)
-    x, y, z = (a[..., i, None] + steps * (b - a)[..., i, None] for i in range(3))
-    edges = [_reach(value, keep) for value in camera.uv(x / z, y / z)]
-    return xp.stack([edge[side] for side in (0, 1) for edge in edges], axis=-1)
-
-
-def _reach(value: Array, keep: Array | None) -> tuple[Array, Array]:
-    """Return least and greatest value (N,) of curves (N, E, S)."""
-    xp = array_namespace(value)
-    flat = xp.reshape(value, (value.shape[0], value.shape[1] * value.shape[2]))
-    if keep is None:
-        return _peak(flat, -1, value.shape[2]), _peak(flat, 1, value.shape[2])
-    keep = xp.repeat(keep, value.shape[2], axis=-1)
-    low, high = (_peak(xp.where(keep, flat, xp.full_like(flat, -s * NOWHERE)), s, value.shape[2]) for s in (-1, 1))
-    inf = xp.full_like(low, float("inf"))
-    return xp.where(low < NOWHERE, low, inf), xp.where(high > -NOWHERE, high, -inf)
-
-
-def _peak(flat: Array, sign: int, samples: int) -> Array:
-    """Return the greatest (sign 1) or least (-1) value (N,) of curves (N, E * S) of S samples each.
-
-    The value comes from the parabola through the extreme sample and its neighbours on the same curve.
-    """
-    xp = array_namespace(flat)
-    at = (xp.argmax if sign > 0 else xp.argmin)(flat, axis=-1, keepdims=True)
-    step = xp.astype((at % samples > 0) & (at % samples < samples - 1), xp.int64)
-    middle, before, after = (xp.take_along_axis(flat, at + i * step, axis=-1) for i in (0, -1, 1))
-    curvature = 2 * middle - before - after
-    bent = sign * curvature > 1e-12
-    peak = middle + (after - before) ** 2 / xp.where(bent, 8 * curvature, xp.ones_like(curvature))
-    return xp.where(bent, peak, middle)[..., 0]
 
 
 def _bounds(uv: Array, keep: Array) -> Array:

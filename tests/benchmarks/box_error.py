@@ -1,23 +1,35 @@
-"""Print the error of 10,000 random sensor boxes against brute force: `python -m tests.benchmarks.box_error`."""
+"""Print the error of 10,000 random sensor boxes against brute force: `python -m tests.benchmarks.box_error`.
+
+Exits 1 when a box is off by more than half a pixel, or when one exists that should not, or the reverse. Another number
+of sensors may be given. The oracle takes 0.03 s of one core for each sensor.
+"""
 
 import sys
 
 import numpy as np
 
-from tests.projection.test_box_oracle import LENSES, disagreements
+from tests.projection.box_cases import LENSES, compare, sensors
+
+MAX_ERROR_PX = 0.5
 
 
 def main(count: int = 10_000) -> int:
-    """Print one line per lens; return 1 when a box is off by more than half a pixel."""
-    bad = 0
-    print(f"{'lens':30s} {'boxes':>6s} {'max px':>8s} {'p99 px':>8s}  only one has a box")
-    for name in LENSES:
-        errors, alone = disagreements(name, count // len(LENSES), seed=11)
-        bad += len(alone) + int((errors > 0.5).sum())
+    """Print one row per lens; return 1 when a box is wrong."""
+    bad, total = 0, 0
+    print("| lens | sensors | boxes | cut by near plane | cut by border | cut by limit | behind |", end="")
+    print(" max px | p99 px | only one has a box |\n|---|" + "---:|" * 9)
+    for lens in LENSES:
+        T, size = sensors(-(-count // len(LENSES)), seed=11)
+        found = compare(lens, T, size)
+        errors = np.array(found.errors)
+        bad += len(found.alone) + int((errors > MAX_ERROR_PX).sum())
+        total += len(T)
         print(
-            f"{name:30s} {len(errors):6d} {errors.max():8.3f} {np.percentile(errors, 99):8.3f}  {len(alone)}",
+            f"| {lens} | {len(T)} | {len(errors)} | {found.near_plane} | {found.border} | {found.limit} "
+            f"| {found.behind} | {errors.max():.4f} | {np.percentile(errors, 99):.4f} | {len(found.alone)} |",
             flush=True,
         )
+    print(f"\n{total:,} sensors, {bad} wrong (bar {MAX_ERROR_PX} px)")
     return int(bad > 0)
 
 
