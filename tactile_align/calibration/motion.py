@@ -1,6 +1,6 @@
 """What moves in the frames of an episode, and how well each reading of a rig explains it; no truth or labels needed."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -56,6 +56,10 @@ class Scores:
 
     def __len__(self) -> int:
         return len(self.by_reading[AS_WRITTEN])
+
+    def without(self, names: Collection[str]) -> "Scores":
+        """Return the scores of the other readings."""
+        return Scores({name: scores for name, scores in self.by_reading.items() if name not in names})
 
     def median(self, name: str = AS_WRITTEN) -> float:
         """Return the median score of a reading."""
