@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from tactile_align.calibration.evidence import Evidence, View, reasons
+from tactile_align.calibration.one_change import explained
 from tactile_align.calibration.rig import Rig
 from tactile_align.calibration.rig_readings import frame_of
 from tactile_align.calibration.truth_checks import on_sensor
@@ -28,28 +29,35 @@ def episode_checks(rig: Rig, evidence: Sequence[Evidence]) -> list[Check]:
         if contacts:
             checks += _contact(sensor, contacts, [one.commanded[sensor] for one in evidence if sensor in one.contact])
     pairs = sorted({(view.camera, view.sensor) for one in evidence for view in one.views})
-    proven = False
+    unproven = []
     for camera, sensor in pairs:
         held = [(one, view) for one in evidence for view in one.views if (view.camera, view.sensor) == (camera, sensor)]
         views = [view for _, view in held]
         checks.append(_coverage(rig, camera, sensor, views))
-        if any(np.isfinite(view.seen).any() for view in views):
-            proven = True
+        if not any(np.isfinite(view.seen).any() for view in views):
+            unproven.append((camera, sensor))
+        else:
             contact = np.concatenate([one.contact[sensor] for one, _ in held])
             commanded = any(one.commanded[sensor].any() for one, _ in held)
             checks += on_sensor(camera, sensor, views, contact, commanded)
-    if not proven:
-        checks.append(
-            Check(
-                "box on sensor",
-                "no truth or labels",
-                "labels, or a passed calibration",
-                "warn",
-                "Nothing shows that the boxes lie on the sensor: look at `tactile-align overlay`, and draw boxes on "
-                "some 20 frames (`tactile-align label` writes the page) for --labels.",
-            )
-        )
+            checks += explained(rig, camera, sensor, views)
+    if unproven and len(unproven) == len(pairs):
+        checks.append(_unproven("box on sensor", "the boxes lie"))
+    else:
+        # Boxes of one view prove nothing of the others.
+        checks += [_unproven(f"box on {sensor} in {camera}", "its boxes lie") for camera, sensor in unproven]
     return checks
+
+
+def _unproven(name: str, they: str) -> Check:
+    return Check(
+        name,
+        "no truth or labels",
+        "labels, or a passed calibration",
+        "warn",
+        f"Nothing shows that {they} on the sensor: look at `tactile-align overlay`, and draw boxes on some 20 frames "
+        "(`tactile-align label` writes the page) for --labels; a camera you have no use for may leave the rig.",
+    )
 
 
 def _status(rig: Rig, evidence: Sequence[Evidence]) -> Check:

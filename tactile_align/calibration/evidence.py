@@ -32,6 +32,7 @@ class View:
         unheld: (T, 4) the same without the hold.
         true_opening: (T, 4) boxes for the true opening, nan where the recording does not know it.
         seen: (T, 4) where the sensor really is, from truth or labels; nan where nobody said.
+        T_camera_sensor: (T, 4, 4) that `box` was computed with, metres.
         opening: (T, 2) metres per finger that `box` was computed with; None for a sensor on no gripper.
     """
 
@@ -42,6 +43,7 @@ class View:
     unheld: np.ndarray
     true_opening: np.ndarray
     seen: np.ndarray
+    T_camera_sensor: np.ndarray
     opening: np.ndarray | None = None
 
     def iou(self, which: str = "box") -> np.ndarray:
@@ -181,6 +183,7 @@ def _views(
                 np.asarray(sensor_boxes(rig, camera, sensor, episode.qpos).box),
                 nowhere if true is None else np.asarray(sensor_boxes(rig, camera, sensor, episode.qpos, true).box),
                 seen,
+                np.asarray(rig.T_camera_sensor(camera, sensor, episode.qpos, held)),
                 held,
             )
 

@@ -60,6 +60,8 @@ def on_sensor(camera: str, sensor: str, views: list[View], contact: np.ndarray, 
     edges = np.nanmedian(box - seen, axis=0)
     side = np.nanmedian(np.minimum(seen[:, 2] - seen[:, 0], seen[:, 3] - seen[:, 1]))
     text = " ".join(f"{edge:+.2f}" for edge in edges)
+    ratio = np.nanmedian((box[:, 2:] - box[:, :2]) / (seen[:, 2:] - seen[:, :2]), axis=0)
+    centre = (edges[:2] + edges[2:]) / 2
     checks.append(
         graded(
             f"edges {sensor} in {camera}, median",
@@ -68,8 +70,10 @@ def on_sensor(camera: str, sensor: str, views: list[View], contact: np.ndarray, 
             0.2,
             measured=f"{text} px (left top right bottom), side {side:.0f} px",
             unit=" of the side",
-            advice="+ is right of or below the truth. All edges off the same way: a pose is off; opposite ways: the "
-            "sensor's size or K; mixed: both, or K of another frame size.",
+            advice=f"The boxes are {ratio[0]:.2f} x {ratio[1]:.2f} times as large as the sensor was seen, and lie "
+            f"{abs(centre[0]):.1f} px {'right' if centre[0] > 0 else 'left'} of and {abs(centre[1]):.1f} px "
+            f"{'below' if centre[1] > 0 else 'above'} it. Too large or too small: K, how far the camera is, or the "
+            "sensor's size; as large, but beside it: a pose is off.",
         )
     )
     true = np.concatenate([view.iou("true_opening") for view in views])
@@ -147,7 +151,8 @@ def drift_checks(drift: list[dict[str, Any]]) -> list[Check]:
                 advice="The mount moved between episodes: give the later ones their own pose in [[override]]."
                 if max(row["IoU"] for row in rows) >= 0.75
                 else "All episodes are off, each by another amount: the error changes with the opening or the place in "
-                "the image. Check the gripper's open, closed and column, and the camera's image_map, first.",
+                "the image. If another view passes, the gripper is right: check this camera's image_map, K and pose. "
+                "If all views fail: the gripper's open, closed and column first.",
             )
         )
     return checks

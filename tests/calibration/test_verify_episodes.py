@@ -89,16 +89,19 @@ def test_without_truth_or_labels_nothing_is_proven(recorded: dict[str, Path], tm
     assert result.verdict == "warn" and result.check("box on sensor").outcome == "warn"
     # Without truth nobody can know that the rig is exact.
     assert result.check("rig status").outcome == "warn" and "calibrated" in result.check("rig status").advice
-    # Six labelled frames prove the wrist camera again.
-    lines = ["episode,frame,camera,sensor,u0,v0,u1,v1"]
-    for t in range(0, 42, 7):
-        box = ",".join(str(edge) for edge in truth["left_wrist"][t])
-        lines.append(f"{file.name},{t},left_wrist,tactile1,{box}")
-    labels = tmp_path / "boxes.csv"
-    labels.write_text("\n".join(lines), encoding="utf-8")
+    # Six labelled frames prove the wrist camera again, and nothing else.
     measured = changed(tmp_path, lambda d: d.update(status="calibrated"))
-    result = verify_episodes(tmp_path, measured, labels=read_labels(labels), progress=False)
-    assert result.verdict == "pass" and result.check("IoU tactile1 in left_wrist, median").value > 0.95
+    lines = ["episode,frame,camera,sensor,u0,v0,u1,v1"]
+    labels = tmp_path / "boxes.csv"
+    for camera, verdict in (("left_wrist", "warn"), ("top", "pass")):
+        for t in range(0, 42, 7):
+            box = ",".join(str(edge) for edge in truth[camera][t])
+            lines.append(f"{file.name},{t},{camera},tactile1,{box}")
+        labels.write_text("\n".join(lines), encoding="utf-8")
+        result = verify_episodes(tmp_path, measured, labels=read_labels(labels), progress=False)
+        assert result.verdict == verdict and result.check("IoU tactile1 in left_wrist, median").value > 0.95
+        unproven = [check.name for check in result.checks if check.name.startswith("box on tactile1")]
+        assert unproven == (["box on tactile1 in top"] if verdict == "warn" else [])
 
 
 def test_frames_of_another_size_than_the_rigs_are_refused(recorded: dict[str, Path]) -> None:
@@ -268,3 +271,25 @@ def test_limits_of_a_share_are_shown_in_percent_too() -> None:
     shown = graded("seen", 0.031, 0.02, 0.2, form=".1%")
     assert (shown.measured, shown.needed, shown.outcome) == ("3.1%", "<= 2% (fail > 20%)", "warn")
     assert graded("px", 0.4, 0.5, 0.75, unit=" px").needed == "<= 0.5 px (fail > 0.75)"
+
+
+def scale_K(data: dict) -> None:
+    (fx, s, cx), (_, fy, cy), last = data["cameras"]["left_wrist"]["K"]
+    data["cameras"]["left_wrist"]["K"] = ((1.5 * fx, s, cx), (0.0, 1.5 * fy, cy), last)
+
+
+def test_the_one_change_that_explains_the_boxes_is_named_with_its_value(recorded: dict[str, Path]) -> None:
+    folder = recorded["measured"]
+    right = load_rig(folder / "rig.toml")
+    assert not [one for one in verify_episodes(folder, progress=False).checks if one.name.startswith("one change")]
+    found = verify_episodes(folder, changed(folder, scale_K), progress=False)
+    said = found.check("one change explains tactile1 in left_wrist").advice
+    named = re.search(r"left_wrist\.K: fx = ([\d.]+), fy = [\d.]+ \(IoU (0\.\d+)\)", said)
+    assert named and float(named[1]) == pytest.approx(right.cameras["left_wrist"].K[0][0], rel=0.01)
+    assert float(named[2]) > 0.95 and "translation_m" not in said, "nothing else explains a lens"
+    found = verify_episodes(folder, changed(folder, move("left_wrist", 0.03)), progress=False)
+    said = found.check("one change explains tactile1 in left_wrist").advice
+    named = re.search(r"cameras\.left_wrist: translation_m = \[(.+?)\], 30 mm off", said)
+    assert named and "sensors.tactile1: translation_m" in said and "second view" in said
+    place = [float(value) for value in named[1].split(",")]
+    assert place == pytest.approx(right.cameras["left_wrist"].translation_m, abs=0.001)
