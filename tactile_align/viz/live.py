@@ -134,8 +134,8 @@ def watch(run: str | Path, port: int = PORT, tell: Callable[[str], object] = pri
     except OSError as error:
         raise OSError(f"needed port {port} of {ADDRESS}; {error.strerror}. --port 0 takes a free one") from error
     with server:
-        tell(f"http://{ADDRESS}:{server.server_port}")
         try:
+            tell(f"http://{ADDRESS}:{server.server_port}")
             server.serve_forever()
         except KeyboardInterrupt:
             return

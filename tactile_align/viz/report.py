@@ -10,13 +10,14 @@ from typing import Any
 
 from tactile_align.files import write_text_atomically
 from tactile_align.viz.findings import findings
-from tactile_align.viz.page import LIVE_POLICY, POLICY, details, document, escape, follow, image_data, table
+from tactile_align.viz.page import LIVE_POLICY, POLICY, details, document, escape, follow, table
 from tactile_align.viz.plots import Plot, action_plot, curve_plots, retrieval_plots
+from tactile_align.viz.report_pictures import pictures_of
 from tactile_align.viz.run_folder import Json, Run, read_run
 
 WORDS = {"good": "Good", "look": "Look", "bad": "Bad", "open": "Open"}
-PICTURES_BYTES = 12_000_000
-"""Pictures beyond this are named, not embedded: the page stays below 20 MB."""
+GRAVITY = {"fail": 0, "warn": 1}
+"""Which checks stand first in their table."""
 SECTIONS = ("Verdict", "Curves", "Retrieval", "Actions", "Checks", "Pictures", "Settings")
 
 
@@ -88,7 +89,7 @@ def render(runs: Sequence[Run], library: str, version: str = "") -> str:
     actions = action_plot(runs)
     parts += [_section("Actions", _chart(actions, figures) if actions else "<p>No policy was judged.</p>")]
     parts += [_section("Checks", "".join(_named(run, runs, _checks(run)) for run in runs))]
-    parts += [_section("Pictures", "".join(_named(run, runs, _pictures(run)) for run in runs))]
+    parts += [_section("Pictures", "".join(_named(run, runs, pictures_of(run)) for run in runs))]
     parts += [_section("Settings", "".join(_named(run, runs, _settings(run)) for run in runs)), "</main>"]
     policy = LIVE_POLICY if version else POLICY
     return document(f"Run {names}", "\n".join(parts), figures, library, policy)
@@ -143,86 +144,19 @@ def _checks(run: Run) -> str:
             words = f"{shlex.join(map(str, command))} --json > {shlex.quote(str(run.folder / file))}"
             parts.append(f"<h3>{title}</h3><p>Not there. Run: <code>tactile-align {escape(words)}</code></p>")
             continue
-        rows = [
-            [c.get(k, "") for k in ("name", "measured", "needed", "outcome", "advice")] for c in _list(data, "checks")
-        ]
+        columns = ("name", "measured", "needed", "outcome", "advice")
+        worst_first = sorted(_list(data, "checks"), key=lambda c: GRAVITY.get(str(c.get("outcome")), len(GRAVITY)))
+        rows = [[check.get(column, "") for column in columns] for check in worst_first]
         parts.append(f"<h3>{title}: <bdi>{escape(data.get('verdict', ''))}</bdi></h3>")
-        parts.append(f"<p><bdi>{escape(data.get('subject', ''))}</bdi></p>")
+        if data.get("subject"):
+            parts.append(f"<p><bdi>{escape(data['subject'])}</bdi></p>")
         parts.append(table(("check", "measured", "needed", "outcome", "what to do"), rows, title))
+        parts += [details(name, table(cells[0], cells[1:], name)) for name, cells in data.get("tables", {}).items()]
     return "".join(parts)
 
 
 def _list(data: Json, key: str) -> list[Json]:
     return [entry for entry in data.get(key, []) if isinstance(entry, dict)]
-
-
-def _pictures(run: Run) -> str:
-    if not run.pictures:
-        command = f"<code>tactile-align report {escape(shlex.quote(str(run.folder)))} --draw --overwrite</code>"
-        return f"<p>There are no pictures in <bdi>{escape(run.drawn)}</bdi>. Draw them with: {command}</p>"
-    groups: dict[str, list[tuple[str, Path]]] = {}
-    for path in run.pictures:
-        name = path.relative_to(run.drawn).with_suffix("").as_posix()
-        match = re.fullmatch(r"(.+)[_-](step|episode)[_-]?(\d+.*)", name)
-        key = f"{match[1]} by {match[2]}" if match else name
-        groups.setdefault(key, []).append((f"{match[2]} {match[3]}" if match else name, path))
-    spent, parts, left_out = 0, [], []
-    for title, members in groups.items():
-        shown = []
-        for name, path in members:
-            url, width, height = image_data(path)
-            if spent + len(url) > PICTURES_BYTES:
-                left_out.append(path.name)
-                continue
-            spent += len(url)
-            shown.append((name, url, width, height))
-        parts.append(_group(title, shown))
-    if left_out:
-        parts.append(f"<p>Not embedded, to keep the page small: <bdi>{escape(', '.join(left_out))}</bdi></p>")
-    return "".join(parts)
-
-
-def _group(title: str, shown: list[tuple[str, str, int, int]]) -> str:
-    """Return the pictures of one title; several get a slider over steps, or a list to pick an episode from."""
-    kind = re.sub(" by (step|episode)$", "", title)
-    told = [f"{kind}, {name}" if kind != name else name for name, *_ in shown]
-    figures = "".join(
-        f'<figure data-name="{escape(name)}"><img loading="lazy" width="{width}" height="{height}" '
-        f'alt="{escape(_alt(caption))}" src="{url}"><figcaption><bdi>{escape(caption)}</bdi></figcaption></figure>'
-        for caption, (name, url, width, height) in zip(told, shown, strict=True)
-    )
-    if len(shown) < 2:
-        return figures
-    if title.endswith(" by step"):
-        control = (
-            f'<input type="range" min="0" max="{len(shown) - 1}" value="{len(shown) - 1}" step="1"><output></output>'
-        )
-    else:
-        options = "".join(f'<option value="{i}">{escape(name)}</option>' for i, (name, *_) in enumerate(shown))
-        control = f"<select>{options}</select>"
-    picker = f'<label class="picker" data-picker><bdi>{escape(title)}</bdi> {control}</label>'
-    return f"<div>{picker}{figures}</div>"
-
-
-KINDS = (
-    ("recall", "Bars of recall at 1, 5 and 10 with 95 % intervals: the box, the opening alone, chance"),
-    ("curves", "Losses by step, in training and on held-out episodes, the alignment loss beside its chance line"),
-    ("gallery", "Retrieval gallery: query touches and the views found nearest, the right one framed"),
-    ("matrix", "Matrix of cosines between touches and views"),
-    ("attention", "How much of its attention the policy gives to joints, camera, region and touch, over an episode"),
-    ("embedding", "Touch and view features in the plane of their two largest principal components"),
-    ("map", "Similarity of a touch to the tokens of a camera image"),
-    ("overlay", "Recorded frames with the sensor's box, tokens, touch, joints and contacts"),
-    ("sheet", "Recorded frames with the sensor's box, tokens, touch, joints and contacts"),
-    ("episode", "Recorded frames with the sensor's box, tokens, touch, joints and contacts"),
-)
-
-
-def _alt(caption: str) -> str:
-    for word, told in KINDS:
-        if word in caption.lower():
-            return f"{told}: {caption}"
-    return f"Picture of the run: {caption}"
 
 
 def _settings(run: Run) -> str:

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 Json = dict[str, Any]
+OUTCOMES = {"good": "pass", "note": "info", "warn": "warn", "broken": "fail"}
+"""The doctor's words, and those of `verify`."""
 
 
 @dataclass(frozen=True)
@@ -21,7 +23,7 @@ class Run:
         metrics: Records of metrics.jsonl in order; numbers that are not finite are None.
         summary: summary.json, written by `evaluate`.
         verification: verification.json, written by `verify --json`.
-        doctor: doctor.json, written by `doctor --json`.
+        doctor: doctor.json, written by `doctor --json`, in the words of verification.json, with `tables`.
         statistics: statistics.json.
         environment: Lines of environment.txt.
         rig: rig.toml.
@@ -91,7 +93,7 @@ def read_run(folder: str | Path, pictures: str | Path | None = None) -> Run:
         metrics=_lines(place / "metrics.jsonl"),
         summary=_json(place / "summary.json"),
         verification=_json(place / "verification.json"),
-        doctor=_json(place / "doctor.json"),
+        doctor=_doctor(place / "doctor.json"),
         statistics=_json(place / "statistics.json"),
         environment=tuple(environment.read_text(encoding="utf-8").splitlines()) if environment.is_file() else (),
         rig=_toml(place / "rig.toml"),
@@ -119,6 +121,29 @@ def _json(path: Path) -> Json | None:
     if not isinstance(data, dict):
         raise ValueError(f"{path}: needed a JSON object; got a {type(data).__name__}. Write it anew or remove it")
     return data
+
+
+def _doctor(path: Path) -> Json | None:
+    """Return what the doctor said as `verify` says it: a verdict, and checks measured against what is needed."""
+    data = _json(path)
+    if data is None:
+        return None
+    found = data.get("findings")
+    if not isinstance(found, list) or not all(isinstance(one, dict) and one.get("status") in OUTCOMES for one in found):
+        raise ValueError(f"{path}: needed what `tactile-align doctor CONFIG --json` prints; got keys {', '.join(data)}")
+    checks = [
+        {
+            "name": one.get("check", ""),
+            "measured": one.get("seen", ""),
+            "needed": one.get("threshold", ""),
+            "outcome": OUTCOMES[one["status"]],
+            "advice": ". ".join(part for part in (one.get("why"), one.get("advice")) if part),
+        }
+        for one in found
+    ]
+    outcomes = {check["outcome"] for check in checks}
+    verdict = next((word for word in ("fail", "warn") if word in outcomes), "pass")
+    return {"verdict": verdict, "checks": checks, "tables": data.get("tables", {})}
 
 
 def _lines(path: Path) -> tuple[Json, ...]:

@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 import pytest
 
+from tactile_align.diagnostics.findings import Diagnosis, Finding
 from tactile_align.viz.findings import findings
 from tactile_align.viz.page import STYLE, image_data, safe_json
 from tactile_align.viz.plots import curve_plots, retrieval_plots
@@ -72,6 +73,27 @@ def test_pictures_of_steps_and_episodes_are_grouped_by_the_last_of_both(tmp_path
     page = render([read_run(run)], "")
     assert "attention_episode_0 by step" in page and "attention_episode_1 by step" in page
     assert page.count('max="1" value="1"') == 2
+
+
+def test_what_the_doctor_said_is_told_in_its_own_words(tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    found = [
+        Finding("image range", "good", "0 to 237", "0 to 255"),
+        Finding("one <b>step", "broken", "loss rose", "lower after a step", "the rate is too high", "lower it"),
+    ]
+    said = Diagnosis(tuple(found[:1]), {"parameters": (("module", "count"), ("vision", "12,345"))})
+    (run / "doctor.json").write_text(said.json(), encoding="utf-8")
+    assert outcomes(run, "The doctor: pass") == ["good"]
+    page = render([read_run(run)], "")
+    assert "Doctor: <bdi>pass" in page and "0 to 237" in page and "12,345" in page
+    (run / "doctor.json").write_text(Diagnosis(tuple(found), {}).json(), encoding="utf-8")
+    assert outcomes(run, "The doctor: fail (one <b>step)") == ["bad"]
+    page = render([read_run(run)], "")
+    assert page.index("the rate is too high. lower it") < page.index("0 to 237")  # the worst stands first
+    assert "one &lt;b&gt;step" in page and "one <b>step" not in page
+    (run / "doctor.json").write_text('{"verdict": "pass"}', encoding="utf-8")
+    with pytest.raises(ValueError, match=r"doctor\.json.*doctor CONFIG --json"):
+        read_run(run)
 
 
 def test_a_held_out_loss_that_rises_again_is_named_with_its_best_step(tmp_path: Path) -> None:
