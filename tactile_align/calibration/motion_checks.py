@@ -18,6 +18,8 @@ from tactile_align.datasets.episodes import Episode
 
 MIN_MOTIONS = 3
 """Fewer motions of the gripper, or pairs of frames, tell nothing."""
+MANY = 10
+"""So many motions that do not fit are no accident: in a right rig the median fits from three on."""
 SHARE = 0.7
 """Another reading is better when it is in this share of them."""
 FINGERS, WORLD = (0.1, 0.15), (0.15, 0.4)
@@ -100,6 +102,12 @@ def _judged(name: str, scores: Scores, of: str, limits: tuple[float, float], adv
     if better:
         todo = f"{advice[better[0]]} Look at `tactile-align overlay` before and after."
         return Check(name, said, needed, "warn", todo, median)
+    if median < speaks and len(scores) >= MANY:
+        todo = (
+            "What moves there does not move as the rig says, and no slip tried explains it: K, the camera's pose, the "
+            "gripper's law or the sensor's place is off, or something hides the sensor. Look at `tactile-align overlay`."
+        )
+        return Check(name, f"{said}, none fits", f">= {speaks:g}", "warn", todo, median)
     if median < speaks:
         return Check(name, f"could not tell: {said}", value=median)
     return Check(name, said, needed, "pass", value=median)

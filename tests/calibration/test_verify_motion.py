@@ -108,6 +108,12 @@ def test_a_right_rig_is_never_doubted(two: Footage) -> None:
     assert checks[TOUCHES].value is not None and checks[TOUCHES].value > 0.99
 
 
+def test_a_lens_half_too_long_is_warned_of_though_no_slip_is_named(two: Footage) -> None:
+    rig = load_rig(two[0][0].parent / "rig.toml")
+    found = told(changed(rig, lens_of("left_wrist", 1.5 * rig.cameras["left_wrist"].K[0][0], 319.5, 239.5)), two)[WRIST]
+    assert found.outcome == "warn" and "none fits" in found.measured and "no slip tried" in found.advice
+
+
 @pytest.mark.parametrize(
     ("edit", "named"),
     [
