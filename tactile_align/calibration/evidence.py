@@ -12,6 +12,7 @@ from tactile_align.calibration.rig import Rig
 from tactile_align.datasets import guard
 from tactile_align.datasets.contact import contact_of
 from tactile_align.datasets.episodes import Episode, EpisodeRef
+from tactile_align.datasets.exposure import qpos_at_exposure
 from tactile_align.datasets.handles import open_file
 from tactile_align.datasets.prepare import require_rig_size
 from tactile_align.geometry.boxes import intersection_over_union
@@ -166,8 +167,9 @@ def _views(
     nowhere = np.full((len(episode), 4), np.nan)
     for camera in cameras:
         truth = _truth(episode, f"box/{camera}", 4)
+        qpos = qpos_at_exposure(rig, camera, episode.qpos, episode.fps)
         for sensor, (held, true) in openings.items():
-            found = sensor_boxes(rig, camera, sensor, episode.qpos, held)
+            found = sensor_boxes(rig, camera, sensor, qpos, held)
             seen = nowhere.copy() if truth is None or len(openings) > 1 else truth.copy()
             for frame, box in labels.get((label_name(episode.ref), camera, sensor), {}).items():
                 if not 0 <= frame < len(episode):
@@ -180,10 +182,10 @@ def _views(
                 sensor,
                 np.asarray(found.reason),
                 np.asarray(found.box),
-                np.asarray(sensor_boxes(rig, camera, sensor, episode.qpos).box),
-                nowhere if true is None else np.asarray(sensor_boxes(rig, camera, sensor, episode.qpos, true).box),
+                np.asarray(sensor_boxes(rig, camera, sensor, qpos).box),
+                nowhere if true is None else np.asarray(sensor_boxes(rig, camera, sensor, qpos, true).box),
                 seen,
-                np.asarray(rig.T_camera_sensor(camera, sensor, episode.qpos, held)),
+                np.asarray(rig.T_camera_sensor(camera, sensor, qpos, held)),
                 held,
             )
 

@@ -8,6 +8,7 @@ import numpy as np
 from tactile_align.calibration.rig import Rig
 from tactile_align.datasets.contact import contact_of, contacts
 from tactile_align.datasets.episodes import Episode
+from tactile_align.datasets.exposure import qpos_at_exposure
 from tactile_align.datasets.inputs import Input
 from tactile_align.geometry.frames import Array
 from tactile_align.kinematics.gripper import opening_in_contact
@@ -40,7 +41,9 @@ def moment_facts(episode: Episode, rig: Rig, inputs: Sequence[Input]) -> dict[st
         seen, visible = found.box, found.visible
         sigma = None
         if one.uncertain:
-            sigma = pixel_sigma(rig, one.stream, one.sensor, _at_exposure(rig, one.stream, episode), stands)
+            sigma = pixel_sigma(
+                rig, one.stream, one.sensor, qpos_at_exposure(rig, one.stream, qpos, episode.fps), stands
+            )
             seen, visible = only_certain(seen, visible, sigma)
         facts[f"frame_box/{one.key}"] = seen
         facts[f"visible/{one.key}"] = visible
@@ -50,7 +53,9 @@ def moment_facts(episode: Episode, rig: Rig, inputs: Sequence[Input]) -> dict[st
         if sigma is not None:
             facts[f"sigma/{one.key}"] = np.stack([np.abs(m.scale) * s for m, s in zip(maps, sigma, strict=True)])
         if one.other_finger:
-            other = other_finger_boxes(rig, one.stream, one.sensor, _at_exposure(rig, one.stream, episode), stands)
+            other = other_finger_boxes(
+                rig, one.stream, one.sensor, qpos_at_exposure(rig, one.stream, qpos, episode.fps), stands
+            )
             facts[f"other_box/{one.key}"] = np.stack([m.apply_to_box(b) for m, b in zip(maps, other.box, strict=True)])
     return facts
 
@@ -64,7 +69,7 @@ def only_certain(box: Array, visible: Array, sigma: Array) -> tuple[np.ndarray, 
 def _boxes(rig: Rig, camera: str, sensor: str, episode: Episode, opening: np.ndarray | None) -> SensorBoxes:
     """Return a sensor's boxes in every frame of an episode; errors name the file."""
     with _named(episode):
-        return sensor_boxes(rig, camera, sensor, _at_exposure(rig, camera, episode), opening)
+        return sensor_boxes(rig, camera, sensor, qpos_at_exposure(rig, camera, episode.qpos, episode.fps), opening)
 
 
 @contextmanager
@@ -75,18 +80,3 @@ def _named(episode: Episode) -> Iterator[None]:
     except ValueError as error:
         key = f"/{episode.ref.group}/{episode.layout.state.qpos[0]}".replace("//", "/")
         raise ValueError(f"{episode.ref}: {key}: {error}") from error
-
-
-def _at_exposure(rig: Rig, camera: str, episode: Episode) -> np.ndarray:
-    """Return qpos when the frames of a camera were exposed: `delay_s` after the row's joints were read."""
-    delay = rig.camera(camera).delay_s
-    if delay == 0.0:
-        return episode.qpos
-    if episode.fps is None:
-        raise ValueError(
-            f"camera '{camera}' has delay_s = {delay}, which needs the recording's rate; "
-            f"state fps in the layout file or in the episode's attributes"
-        )
-    rows = np.arange(len(episode), dtype=np.float64)
-    shifted = np.clip(rows + delay * episode.fps, 0, len(episode) - 1)
-    return np.stack([np.interp(shifted, rows, column) for column in episode.qpos.T], axis=-1)

@@ -169,6 +169,7 @@ class Footage:
                 camera,
                 sensor,
                 qpos,
+                fps=self.episode.fps,
                 rig=self.rig,
                 opening=self.opening,
                 compare=self.compare,

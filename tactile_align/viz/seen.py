@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from tactile_align.calibration.rig import Rig, load_rig
+from tactile_align.datasets.exposure import qpos_at_exposure
 from tactile_align.facts import fact_names
 from tactile_align.geometry.boxes import intersection_over_union
 from tactile_align.geometry.images import ImageMap
@@ -84,6 +85,7 @@ def look(
     sensor: str,
     qpos: np.ndarray,
     *,
+    fps: float | None,
     rig: Rig,
     opening: Mapping[str, np.ndarray],
     compare: Rig | None,
@@ -97,6 +99,7 @@ def look(
         camera: A camera of `rig`.
         sensor: A sensor of `rig`.
         qpos: (T, D) raw state.
+        fps: Rows per second; None where no camera has a delay.
         rig: The rig.
         opening: As from `openings`.
         compare: A second rig; where it lacks the camera or the sensor it has no box.
@@ -105,10 +108,11 @@ def look(
         grid: (rows, columns) of tokens, None for none.
     """
     own = opening.get(rig.sensor_arm(sensor))
-    found = sensor_boxes(rig, camera, sensor, qpos, own)
+    then = qpos_at_exposure(rig, camera, qpos, fps)
+    found = sensor_boxes(rig, camera, sensor, then, own)
     sigma = None
     if rig.camera(camera).covariance is not None:
-        sigma = np.tile(pixel_sigma(rig, camera, sensor, qpos, own), 2)
+        sigma = np.tile(pixel_sigma(rig, camera, sensor, then, own), 2)
     weights = compared = overlap = None
     if grid is not None:
         weights = token_weights(found.box, input_map, grid)
@@ -116,6 +120,7 @@ def look(
         compared = np.full_like(found.box, np.nan)
         if camera in compare.cameras and sensor in compare.sensors:
             held = compare_opening.get(compare.sensor_arm(sensor))
-            compared = sensor_boxes(compare, camera, sensor, qpos, held).box
+            then = qpos_at_exposure(compare, camera, qpos, fps)
+            compared = sensor_boxes(compare, camera, sensor, then, held).box
         overlap = intersection_over_union(found.box, compared)
     return Seen(found, found.reason_text(), weights, compared, overlap, sigma)

@@ -17,6 +17,8 @@ from tactile_align.calibration.labels import read_labels
 from tactile_align.calibration.rig import Rig, load_rig
 from tactile_align.calibration.verdict import graded
 from tactile_align.calibration.verify import verify_episodes
+from tactile_align.geometry.boxes import intersection_over_union
+from tactile_align.viz.footage import Footage
 
 
 def changed(folder: Path, edit: Any) -> Rig:
@@ -293,3 +295,28 @@ def test_the_one_change_that_explains_the_boxes_is_named_with_its_value(recorded
     assert named and "sensors.tactile1: translation_m" in said and "second view" in said
     place = [float(value) for value in named[1].split(",")]
     assert place == pytest.approx(right.cameras["left_wrist"].translation_m, abs=0.001)
+
+
+def test_boxes_stand_where_the_joints_were_when_the_frame_was_exposed(
+    recorded: dict[str, Path], tmp_path: Path
+) -> None:
+    """Joints shifted by two rows against the frames fit again once the rig states the delay."""
+    file = copied(recorded["measured"], tmp_path)
+    with h5py.File(file, "a") as episode:
+        qpos = episode["observations/qpos"][:]
+        fps = float(episode.attrs["fps"])
+        late = np.concatenate([qpos[2:], qpos[-1:], qpos[-1:]])
+        # Row t now tells the joints of row t + 2, so a frame was exposed two rows before its row was read.
+        episode["observations/qpos"][:, :6] = late[:, :6]
+
+    def delayed(data: dict) -> None:
+        data["cameras"]["top"]["delay_s"] = -2 / fps
+
+    wrong = verify_episodes(tmp_path, progress=False).check("IoU tactile1 in top, 5th percentile").value
+    right = verify_episodes(tmp_path, changed(tmp_path, delayed), progress=False)
+    fits = right.check("IoU tactile1 in top, 5th percentile").value
+    assert wrong < 0.3 and fits > 0.6, (wrong, fits)
+    with Footage(file, changed(tmp_path, delayed)) as footage, h5py.File(file) as episode:
+        drawn = footage.seen["top"]["tactile1"].boxes.box
+        overlap = intersection_over_union(drawn, episode["truth/box/top"][:])
+    assert np.nanpercentile(overlap, 5) == pytest.approx(fits)
