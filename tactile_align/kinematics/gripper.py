@@ -152,17 +152,28 @@ class Gripper(BaseModel):
             )
         reading = qpos[..., self.column]
         fraction = (reading - self.closed) / (self.open - self.closed)
-        bad = ~((fraction >= -self.tolerance) & (fraction <= 1 + self.tolerance))
+        bad = self._out_of_range(fraction)
         if bool(xp.any(bad)):
             row = int(xp.nonzero(xp.reshape(bad, (-1,)))[0][0])
             value = float(xp.reshape(reading, (-1,))[row])
             raise ValueError(
                 f"row {row}: gripper reading {value:.4g} lies outside [{min(self.open, self.closed):g}, "
                 f"{max(self.open, self.closed):g}] (tolerance {self.tolerance:g} of the range). Is this normalised "
-                f"(z-scored) qpos, or does the rig state the wrong column, sense or unit?"
+                f"(z-scored) qpos, or does the rig state the wrong column, sense or unit?{self._others(qpos)}"
             )
         one = self.law.opening(fraction)
         return xp.stack([one, one], axis=-1)
+
+    def _out_of_range(self, fraction: Array) -> Array:
+        return ~((fraction >= -self.tolerance) & (fraction <= 1 + self.tolerance))
+
+    def _others(self, qpos: Array) -> str:
+        """Name the columns that could be the gripper's: in range at all rows, and not always alike."""
+        xp = array_namespace(qpos)
+        rows = (xp.reshape(qpos, (-1, qpos.shape[-1])) - self.closed) / (self.open - self.closed)
+        inside, moving = ~xp.any(self._out_of_range(rows), axis=0), xp.any(rows != rows[:1], axis=0)
+        fits = [str(int(column)) for column in xp.nonzero(inside & moving)[0]]
+        return f" In range at all rows, and moving: column {' or '.join(fits)}." if fits else ""
 
 
 def opening_in_contact(rig: "Rig", arm: str, qpos: Array, contact: Array) -> Array:
