@@ -52,3 +52,8 @@ def test_an_illness_is_named_once_with_its_step(
 
 def test_a_loss_at_chance_early_on_is_young_not_flat(watch: Watch) -> None:
     assert said(watch, "train", [record(hsa__v=2.8)] * 19) == []
+
+
+def test_the_opening_only_baseline_is_not_blamed_for_its_one_dimension(small_config: Maker) -> None:
+    baseline = Watch(small_config(steps=1000, region="opening", train_policy=False))
+    assert said(baseline, "validation", [{"loss": 1.0, "rank/v": 1.4}] * 3) == []
