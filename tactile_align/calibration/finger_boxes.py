@@ -16,6 +16,8 @@ PRIOR_M, PRIOR_RAD, PRIOR_STROKE = 0.005, np.radians(5.0), 0.10
 """How far drawings are usually off: one standard deviation of position, angle and stroke."""
 BOX_PX = 1.5
 """How well a box is drawn by hand."""
+LOST = 50.0
+"""What a fit pays for an edge of a box that it does not see, in units of BOX_PX."""
 POOR_IOU, CLEAR_IOU = 0.75, 0.05
 """Below the first another sense of the gripper is tried; the second tells a command from a measurement."""
 MOST_FOLDS = 10
@@ -27,7 +29,8 @@ class BoxFit:
 
     Attributes:
         x: (7,) shift in the finger's frame, m; turn, rotation vector in the finger's axes, rad; stroke, a factor.
-        sigma: (7,) their standard deviations, from leaving out a tenth of the boxes at a time.
+        sigma: (7,) their standard deviations, from leaving out a tenth of the boxes at a time: the random part only.
+        bias: (7,) what they change by when every box is drawn a pixel wider at each side.
         before: (N,) IoU of the boxes with the rig as it was.
         after: (N,) IoU of each box with the fit of all others.
         reading: What the boxes say the gripper reading is; None where they cannot tell.
@@ -35,6 +38,7 @@ class BoxFit:
 
     x: np.ndarray
     sigma: np.ndarray
+    bias: np.ndarray
     before: np.ndarray
     after: np.ndarray
     reading: Reading | None
@@ -56,23 +60,25 @@ def fit_boxes(frames: FingerFrames, touch: Sensor, seen: np.ndarray, ends: tuple
     """
     everything = np.arange(len(seen))
     x = _solve(frames, touch, seen, START)
-    if np.nanmedian(_iou(frames, touch, seen, x)) < POOR_IOU:
+    if np.nanmedian(iou_of(frames, touch, seen, x)) < POOR_IOU:
         # open and closed swapped: the finger runs backwards from the other end of its stroke.
         back = _solve(frames, touch, seen, np.array([*(frames.axis * sum(ends)), 0, 0, 0, -1.0]))
-        x = max(x, back, key=lambda one: float(np.nanmedian(_iou(frames, touch, seen, one))))
+        x = max(x, back, key=lambda one: float(np.nanmedian(iou_of(frames, touch, seen, one))))
     folds = [everything % MOST_FOLDS == k for k in range(min(MOST_FOLDS, len(seen)))]
     left = np.stack([_solve(frames.only(~fold), touch, seen[~fold], x) for fold in folds])
     after = np.empty(len(seen))
     for fold, one in zip(folds, left, strict=True):
-        after[fold] = _iou(frames.only(fold), touch, seen[fold], one)
+        after[fold] = iou_of(frames.only(fold), touch, seen[fold], one)
     sigma = np.sqrt(np.diag(jackknife(left)))
-    return BoxFit(x, sigma, _iou(frames, touch, seen, START), after, _reading(frames, touch, seen, x))
+    bias = _solve(frames, touch, seen + np.array([-1.0, -1.0, 1.0, 1.0]), x) - x
+    return BoxFit(x, sigma, bias, iou_of(frames, touch, seen, START), after, _reading(frames, touch, seen, x))
 
 
 START = np.array([0.0] * 6 + [1.0])
 
 
-def _boxes(frames: FingerFrames, touch: Sensor, x: np.ndarray, reading: Reading | None = None) -> np.ndarray:
+def boxes_of(frames: FingerFrames, touch: Sensor, x: np.ndarray, reading: Reading | None = None) -> np.ndarray:
+    """Return (N, 4) boxes, px, of a sensor changed by x (7,); nan where there is none."""
     T = frames.T_camera_flange @ frames.T_flange_finger(x[6], reading=reading) @ moved(touch.T_parent_this, x)
     found = np.empty((len(frames), 4))
     for i, lens in enumerate(frames.lenses):
@@ -81,11 +87,11 @@ def _boxes(frames: FingerFrames, touch: Sensor, x: np.ndarray, reading: Reading 
     return found
 
 
-def _iou(
+def iou_of(
     frames: FingerFrames, touch: Sensor, seen: np.ndarray, x: np.ndarray, reading: Reading | None = None
 ) -> np.ndarray:
     """Return (N,) IoU; 0 where the fit has no box."""
-    return np.nan_to_num(intersection_over_union(_boxes(frames, touch, x, reading), seen), nan=0.0)
+    return np.nan_to_num(intersection_over_union(boxes_of(frames, touch, x, reading), seen), nan=0.0)
 
 
 def _solve(frames: FingerFrames, touch: Sensor, seen: np.ndarray, start: np.ndarray) -> np.ndarray:
@@ -94,8 +100,8 @@ def _solve(frames: FingerFrames, touch: Sensor, seen: np.ndarray, start: np.ndar
     likely = start if start[6] < 0 else START
 
     def residual(z: np.ndarray) -> np.ndarray:
-        off = (_boxes(frames, touch, z * scale) - seen) / BOX_PX
-        return np.concatenate([np.where(np.isfinite(off), off, 50.0).ravel(), z - likely / scale])
+        off = (boxes_of(frames, touch, z * scale) - seen) / BOX_PX
+        return np.concatenate([np.where(np.isfinite(off), off, LOST).ravel(), z - likely / scale])
 
     found = least_squares(residual, start / scale, loss="soft_l1", diff_step=[1e-4], xtol=1e-7, max_nfev=40)
     return np.asarray(found.x) * scale
@@ -107,5 +113,5 @@ def _reading(frames: FingerFrames, touch: Sensor, seen: np.ndarray, x: np.ndarra
     if not rows.any():
         return None
     agreed = _solve(frames.only(~rows), touch, seen[~rows], x) if not rows.all() else START
-    error = {one: 1 - _iou(frames.only(rows), touch, seen[rows], agreed, one) for one in frames.opening}
+    error = {one: 1 - iou_of(frames.only(rows), touch, seen[rows], agreed, one) for one in frames.opening}
     return told(error["commanded"], error["measured"], CLEAR_IOU)

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from tactile_align.calibration.finger import FAR_M, STROKES, amounts, joined, reading_checks, stroke_check
+from tactile_align.calibration.finger import joined
+from tactile_align.calibration.finger_checks import STROKES, amounts, moved_check, reading_checks, stroke_check
 from tactile_align.calibration.finger_frames import Reading
 from tactile_align.calibration.into_rig import (
     pose_keys,
@@ -65,6 +66,7 @@ def calibrate_finger_by_tag(
     *,
     camera: str | None = None,
     layout: str | Path | None = None,
+    accept: bool = False,
     out: str | Path | None = None,
 ) -> TaggedFinger:
     """Fit T_camera_finger(opening) to a tag on the finger, found in recorded frames.
@@ -76,6 +78,7 @@ def calibrate_finger_by_tag(
         camera: The camera that sees it, None where the rig has only one; where the camera itself is sought, one on
             the flange of the same hand.
         layout: The episodes' layout; recognised when None.
+        accept: Write it even though the sensor or the stroke went far.
         out: Where to write the rig; None: do not write. A fit that fails is never written.
 
     Raises:
@@ -115,7 +118,7 @@ def calibrate_finger_by_tag(
     name = f"camera {camera}" if sought else f"sensor {tag.parent}"
     result = Verification(
         f"tag {tag.id} in {camera}: {len(opening)} of {seen.looked} frames, for {name}",
-        (*_checks(fit, T, sought, seen.frames.axis, float(np.ptp(opening)), seen.names),
+        (*_checks(fit, T, sought, seen.frames.axis, float(np.ptp(opening)), seen.names, accept),
          *reading_checks(fit.reading, known.gripper(arm).reading)),
         joined(seen.digests),
     )  # fmt: skip
@@ -133,11 +136,11 @@ def calibrate_finger_by_tag(
 
 
 def _checks(
-    fit: TagFit, T: np.ndarray, sought: bool, axis: np.ndarray, span: float, names: tuple[str, ...]
+    fit: TagFit, T: np.ndarray, sought: bool, axis: np.ndarray, span: float, names: tuple[str, ...], accept: bool
 ) -> list[Check]:
     """Return the table's lines; T is the rig's pose, `span` the range of openings, m."""
     off = np.concatenate([fit.T[:3, 3] - T[:3, 3], rotation_log(invert(T)[:3, :3] @ fit.T[:3, :3])])
-    far, lean = float(np.linalg.norm(off[:3])), float(np.degrees(np.arccos(np.clip(fit.axis @ axis, -1, 1))))
+    lean = float(np.degrees(np.arccos(np.clip(fit.axis @ axis, -1, 1))))
     sigma = np.sqrt(np.diag(fit.covariance))
     bad = fit.after > max(3.0, 5 * float(np.median(fit.after)))
     worst = ", ".join(names[i] for i in np.flatnonzero(bad)[:3])
@@ -157,17 +160,10 @@ def _checks(
         graded("sigma of the tag in the camera", fit.place_m * 1e3, 1.0, 3.0, " mm", "A larger tag, or more frames."),
         Check("corners before, median", f"{np.median(fit.before):.3g} px"),
         # A camera from drawings is often centimetres off; a sensor on its finger is not.
-        Check("camera moved", amounts(off, "+.2f"), value=far)
+        Check("camera moved", amounts(off, "+.2f"), value=float(np.linalg.norm(off[:3])))
         if sought
-        else Check(
-            "sensor moved",
-            amounts(off, "+.2f"),
-            f"<= {FAR_M * 1e3:.0f} mm",
-            "warn" if far > FAR_M else "pass",
-            doubt if far > FAR_M else "",
-            value=far,
-        ),
+        else moved_check(off, doubt, accept),
         Check("sigma", amounts(sigma[:6], ".2f")),
-        stroke_check(fit.stroke, float(sigma[6])),
+        stroke_check(fit.stroke, float(sigma[6]), doubt, accept),
         graded("finger's axis off", lean, 3.0, 10.0, " deg", "Is the tag turned on the finger as its file says?"),
     ]

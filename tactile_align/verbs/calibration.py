@@ -160,12 +160,14 @@ def calibrate(
     layout: str | None = None,
     model: Literal["pinhole", "brown", "rational", "fisheye"] = "brown",
     loose_robot: bool = False,
+    accept_doubtful: bool = False,
     out: Path | None = None,
     dry_run: bool = False,
 ) -> int:
-    """Calibrate a camera's lens, where it sits, or where a sensor sits on its finger; exit 1 when it would not pass.
+    """Calibrate a camera's lens, where it sits, or where a sensor sits on its finger; exit 1 when nothing is written.
 
-    A result that fails its checks is never written.
+    A result that fails its checks is never written, nor is a finger's that no box asks for. A dry run exits as the
+    run itself would.
 
     Args:
         what: intrinsics and hand-eye take a calibration session, finger takes episodes and labelled boxes or a tag.
@@ -178,14 +180,16 @@ def calibrate(
         layout: Name or path of the episode layout, for finger; recognised when left out.
         model: Lens model.
         loose_robot: For hand-eye with an arm that repeats poorly: let each pose move by about 0.5 mm and 0.05 degrees.
+        accept_doubtful: For finger: write a sensor or stroke found far off, or a change that is not needed.
         out: Rig file to write; the rig's own file when left out.
         dry_run: Only report.
     """
     target = None if dry_run else out or Path(rig)
     if target is not None and target.suffix != ".toml":
         raise ValueError(f"'{rig}' is a shipped rig, which is not overwritten; name a file with --out, or --dry-run")
+    needed = True
     if what == "finger":
-        verification = _finger(folder, rig, labels, tag, camera, sensor, layout, target)
+        verification, needed = _finger(folder, rig, labels, tag, camera, sensor, layout, accept_doubtful, target)
     else:
         from tactile_align.calibration.calibrate import calibrate_hand_eye, calibrate_intrinsics_of
 
@@ -197,7 +201,9 @@ def calibrate(
             prior = Prior() if loose_robot else None
             verification = calibrate_hand_eye(folder, rig, prior=prior, model=model, out=target).verification
     print(verification.text())
-    if verification.verdict == "fail":
+    if verification.verdict == "fail" or not (needed or accept_doubtful):
+        why = "no change needed" if not needed else "see what failed"
+        print(f"not written ({why}): {target or rig}", file=sys.stderr)
         return FAILED
     print(f"not written (dry run): {rig}" if target is None else f"written: {target}", file=sys.stderr)
     return GOOD
@@ -211,8 +217,10 @@ def _finger(
     camera: str | None,
     sensor: str | None,
     layout: str | None,
+    accept: bool,
     out: Path | None,
-) -> "Verification":
+) -> "tuple[Verification, bool]":
+    """Return the table, and whether a change is needed at all."""
     if (labels is None) == (tag is None):
         raise ValueError(
             "calibrate finger needs either --labels, boxes drawn with `tactile-align label`, or --tag, a tag's file"
@@ -222,9 +230,13 @@ def _finger(
         from tactile_align.calibration.labels import read_labels
 
         drawn = read_labels(labels)
-        return calibrate_finger(folder, rig, drawn, camera=camera, sensor=sensor, layout=layout, out=out).verification
+        found = calibrate_finger(
+            folder, rig, drawn, camera=camera, sensor=sensor, layout=layout, accept=accept, out=out
+        )
+        return found.verification, found.needed
     from tactile_align.calibration.finger_tag import calibrate_finger_by_tag
     from tactile_align.calibration.tag import read_tag
 
     assert tag is not None
-    return calibrate_finger_by_tag(folder, rig, read_tag(tag), camera=camera, layout=layout, out=out).verification
+    tagged = calibrate_finger_by_tag(folder, rig, read_tag(tag), camera=camera, layout=layout, accept=accept, out=out)
+    return tagged.verification, True

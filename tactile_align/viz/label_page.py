@@ -44,7 +44,7 @@ def label_page(
         sensor: The sensor to look for, by its name in the rig.
         out: The HTML file.
         rig: The rig, its name or file; None: `rig.toml` beside the episodes where there is one. With it, frames lie
-            evenly over the gripper's openings; else evenly in time.
+            evenly over the gripper's openings; else, and where it cannot read them, evenly in time.
         count: How many frames.
         layout: The episodes' layout; recognised when None.
         overwrite: Whether to replace an existing file.

@@ -73,7 +73,7 @@ def fit(tagged: tuple[Path, Rig], which: str, **options: Any) -> TaggedFinger:
 def test_a_tag_puts_back_what_it_is_glued_for_and_the_hand_is_right_at_every_opening(
     tagged: tuple[Path, Rig], tmp_path: Path, which: str
 ) -> None:
-    found, true = fit(tagged, which, out=tmp_path / "rig.toml"), tagged[1]
+    found, true = fit(tagged, which, accept=which == "sensor", out=tmp_path / "rig.toml"), tagged[1]
     mounts = {"sensor": true.sensors["tactile1"], "camera": true.cameras["left_wrist"]}
     mm, deg = off(found.fit.T, mounts[which].T_parent_this)
     assert mm < 0.15 and deg < 0.06
@@ -87,6 +87,13 @@ def test_a_tag_puts_back_what_it_is_glued_for_and_the_hand_is_right_at_every_ope
         mm, deg = off(hand(written, share), hand(true, share))
         assert mm < 0.15 and deg < 0.06
     assert (written.cameras["left_wrist"].covariance is not None) == (which == "camera")
+
+
+def test_a_sensor_far_from_where_the_rig_has_it_is_written_only_when_accepted(
+    tagged: tuple[Path, Rig], tmp_path: Path
+) -> None:
+    check = fit(tagged, "sensor", out=tmp_path / "rig.toml").verification.check("sensor moved")
+    assert check.outcome == "fail" and "--accept-doubtful" in check.advice and not (tmp_path / "rig.toml").exists()
 
 
 def test_a_finger_that_mirrors_the_other_is_found_by_its_own_axis(tagged: tuple[Path, Rig]) -> None:
