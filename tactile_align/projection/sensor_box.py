@@ -74,7 +74,17 @@ def sensor_boxes(
 def project_solids(
     camera: Camera, T_camera_sensor: Array, solids: tuple[Solid, ...], min_side_px: float = 4
 ) -> SensorBoxes:
-    """Project boxes given in the sensor frame; see `sensor_boxes`."""
+    """Project one or more solids given in the sensor frame into one common box.
+
+    Args:
+        camera: The camera of the stored images.
+        T_camera_sensor: (..., 4, 4), metres.
+        solids: Boxes in the sensor frame, at least one.
+        min_side_px: A clipped box with a shorter side is "too small".
+
+    Returns:
+        The boxes; their batch axes are those of `T_camera_sensor`.
+    """
     xp = array_namespace(T_camera_sensor)
     raw, front = solid_outline(camera, T_camera_sensor, solids[0])
     for solid in solids[1:]:
@@ -82,10 +92,11 @@ def project_solids(
         raw, front = boxes.union(raw, other), front | other_front
     clipped = boxes.clip_to_image(raw, camera.width, camera.height)
     behind = ~front
+    # Something lies in front, yet none of it has a pixel: all of it is further off the axis than the lens model goes.
     beyond = xp.isnan(raw[..., 0]) & front
     outside = xp.isnan(clipped[..., 0]) & ~behind & ~beyond
     side = xp.minimum(clipped[..., 2] - clipped[..., 0], clipped[..., 3] - clipped[..., 1])
-    small = side < min_side_px
+    small = side < min_side_px  # never of nan, where there is no box at all
     reason = xp.zeros(behind.shape, dtype=xp.uint8, device=raw.device)
     for index, which in ((1, behind), (2, outside), (3, small), (4, beyond)):
         reason = xp.where(which, xp.full_like(reason, index), reason)
