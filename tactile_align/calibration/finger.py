@@ -103,7 +103,9 @@ def calibrate_finger(
         others.append(OtherView(other, before, after))
         digests += more
     doubt, mounted = "", known.camera(camera)
-    if is_far(fit.x):
+    if not STROKES[0] <= fit.x[6] <= STROKES[1]:
+        doubt = "Mend the stroke first, see there."
+    elif is_far(fit.x):
         cause = other_cause(frames, touch, seen, mounted.T_parent_this[:3, :3])
         doubt = f"{cause.text(camera, mounted.parent)} {verdict_of_others(others)}"
     checks = [

@@ -11,7 +11,7 @@ import numpy as np
 
 from tactile_align.calibration.finger_boxes import BoxFit
 from tactile_align.calibration.finger_frames import Reading
-from tactile_align.calibration.verdict import Check, graded
+from tactile_align.calibration.verdict import Check, Outcome, graded
 
 MIN_BOXES = 6
 FAR_M, FAR_RAD, FAR_STROKE = 0.005, np.radians(10.0), 0.10
@@ -20,6 +20,8 @@ STROKES = (0.5, 2.0)
 """Factors on the rig's stroke outside which the reading explains nothing."""
 ALREADY_IOU = 0.95
 """Boxes drawn by hand agree with a right rig to no more: what a fit gains above it is how they were drawn."""
+POOR_IOU = 0.5
+"""Another view with less is off, whatever the fit."""
 CLEAR_GAIN = 0.01
 """A mean change of IoU below this, or below twice its standard error, is none."""
 FLAG = "--accept-doubtful"
@@ -125,19 +127,22 @@ def box_checks(
 def _other(view: OtherView, camera: str, needed: bool) -> Check:
     worse = view.change < 0
     word = ("worse", "no clear change", "better")[view.change + 1]
-    cause = "so it is not the sensor that is off: calibrate (hand-eye, intrinsics) whichever camera is"
-    if not needed:
-        cause = "one more sign that the sensor stands as the rig has it"
-    advice = (
-        f"What brings the box nearer in {camera} takes it away in {view.camera}, {cause}, or look whether the boxes "
-        f"of both were drawn well."
-    )
+    outcome: Outcome = "fail" if worse else "pass"
+    advice = ""
+    if worse:
+        cause = "so it is not the sensor that is off: calibrate (hand-eye, intrinsics) whichever camera is"
+        if not needed:
+            cause = "one more sign that the sensor stands as the rig has it"
+        advice = f"What brings the box nearer in {camera} takes it away in {view.camera}, {cause}."
+    elif np.median(view.after) < POOR_IOU:
+        outcome = "warn"
+        advice = f"The sensor is not what puts the box off in {view.camera}: tactile-align verify with these labels."
     return Check(
         f"IoU in {view.camera}, median",
         f"{np.median(view.before):.3f} -> {np.median(view.after):.3f} ({len(view.after)} boxes): {word}",
-        "not worse",
-        "fail" if worse else "pass",
-        advice if worse else "",
+        f"not worse, >= {POOR_IOU:g}",
+        outcome,
+        advice,
         value=float(np.median(view.after)),
     )
 
@@ -159,7 +164,9 @@ def stroke_check(stroke: float, sigma: float, doubt: str, accept: bool) -> Check
     """Return the line on the factor of the gripper's stroke."""
     line = Check("stroke", f"x {stroke:.4f} (sigma {sigma:.4f})", f"1 +- {FAR_STROKE:g}", "pass", value=stroke)
     if not STROKES[0] <= stroke <= STROKES[1]:
-        advice = "The reading does not explain the finger: open and closed swapped, or another column?"
+        advice = (
+            "The reading does not explain the finger: open and closed swapped, the other finger, or another column?"
+        )
         return Check(line.name, line.measured, line.needed, "fail", advice, stroke)
     if abs(stroke - 1) <= FAR_STROKE:
         return line

@@ -121,6 +121,10 @@ def test_a_fit_that_makes_another_view_worse_fails_and_one_that_makes_it_better_
     check = fit.verification.check("IoU in top, median")
     assert check.outcome == "fail" and "not the sensor" in check.advice and not out.exists()
     data = load_rig(folder / "rig.toml").model_dump(exclude_none=True)
+    data["cameras"]["top"]["translation_m"] = (0.95, 0.55, 0.95)
+    fit = calibrate_finger(folder, Rig.model_validate(data), both, camera="left_wrist")
+    assert fit.verification.check("IoU in top, median").outcome == "warn"
+    data = load_rig(folder / "rig.toml").model_dump(exclude_none=True)
     data["sensors"]["tactile1"]["translation_m"] = (0.0, 0.0, 0.130)
     fit = calibrate_finger(folder, Rig.model_validate(data), both, camera="left_wrist", out=out)
     assert fit.verification.check("IoU in top, median").measured.endswith("better")
@@ -175,6 +179,7 @@ def test_a_gripper_read_the_wrong_way_round_is_named_and_the_rig_left_alone(
     fit = calibrate_finger(folder, swapped, labels(folder), out=tmp_path / "rig.toml")
     assert fit.stroke == pytest.approx(-1.0, abs=0.1) and fit.rig == swapped
     assert fit.verification.verdict == "fail" and "swapped" in fit.verification.check("stroke").advice
+    assert "cameras" not in fit.verification.text()
     assert not (tmp_path / "rig.toml").exists()
 
 
