@@ -201,10 +201,11 @@ def calibrate(
             prior = Prior() if loose_robot else None
             verification = calibrate_hand_eye(folder, rig, prior=prior, model=model, out=target).verification
     print(verification.text())
-    if verification.verdict == "fail" or not (needed or accept_doubtful):
+    failed = verification.verdict == "fail"
+    if failed or not (needed or accept_doubtful):
         why = "no change needed" if not needed else "see what failed"
         print(f"not written ({why}): {target or rig}", file=sys.stderr)
-        return FAILED
+        return FAILED if failed else GOOD
     print(f"not written (dry run): {rig}" if target is None else f"written: {target}", file=sys.stderr)
     return GOOD
 

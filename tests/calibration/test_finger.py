@@ -132,7 +132,7 @@ def test_a_fit_that_makes_another_view_worse_fails_and_one_that_makes_it_better_
     assert "Boxes of top speak for the sensor" in advice and "second view" not in advice
 
 
-def test_the_command_says_that_it_did_not_write_and_exits_1(
+def test_the_command_says_why_it_did_not_write_and_exits_1_where_something_failed(
     recorded: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder, drawn, out = recorded["measured"], tmp_path / "boxes.csv", tmp_path / "out.toml"
@@ -140,15 +140,15 @@ def test_the_command_says_that_it_did_not_write_and_exits_1(
         rows = csv.writer(file)
         rows.writerow(("episode", "frame", "camera", "sensor", "u0", "v0", "u1", "v1"))
         rows.writerows((*k[:1], t, *k[1:], *box) for k, b in labels(folder).items() for t, box in list(b.items())[::3])
-    for name, rig, said in (
-        ("right", load_rig(folder / "rig.toml"), "not written (no change needed)"),
-        ("moved", with_camera_off(folder, 0, 0, 0.025), "not written (see what failed)"),
+    for name, rig, said, status in (
+        ("right", load_rig(folder / "rig.toml"), "not written (no change needed)", 0),
+        ("moved", with_camera_off(folder, 0, 0, 0.025), "not written (see what failed)", 1),
     ):
         rig.save(tmp_path / f"{name}.toml")
         command = ["calibrate", "finger", str(folder), "--rig", str(tmp_path / f"{name}.toml"), "--labels", str(drawn)]
-        assert run([*command, "--out", str(out)]) == 1
+        assert run([*command, "--out", str(out)]) == status
         assert said in capsys.readouterr().err and not out.exists()
-        assert run([*command, "--dry-run"]) == 1
+        assert run([*command, "--dry-run"]) == status
         assert run([*command, "--out", str(out), "--accept-doubtful"]) == 0 and out.exists()
         out.unlink()
 
