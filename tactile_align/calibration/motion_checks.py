@@ -105,7 +105,8 @@ def _judged(name: str, scores: Scores, of: str, limits: tuple[float, float], adv
     if median < speaks and len(scores) >= MANY:
         todo = (
             "What moves there does not move as the rig says, and no slip tried explains it: K, the camera's pose, the "
-            "gripper's law or the sensor's place is off, or something hides the sensor. Look at `tactile-align overlay`."
+            "gripper's law or the sensor's place is off, or something hides the sensor. Look with "
+            "`tactile-align overlay`."
         )
         return Check(name, f"{said}, none fits", f">= {speaks:g}", "warn", todo, median)
     if median < speaks:
