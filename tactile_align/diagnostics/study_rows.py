@@ -65,9 +65,13 @@ ABLATIONS = (
         )
         for kappa in (0.03, 0.07, 0.1, 0.2, 0.3)
     ),
-    *(Row(f"shift_{px:02d}", f"box shifted by {px} px", CROP, shift_px=(float(px), 0.0)) for px in (5, 10, 25, 50)),
+    *(Row(f"shift_{px:02d}", f"box {px} px to the right", CROP, shift_px=(float(px), 0.0)) for px in (5, 10, 25, 50)),
+    *(Row(f"left_{px:02d}", f"box {px} px to the left", CROP, shift_px=(-float(px), 0.0)) for px in (25, 50)),
 )
-"""Changes of the best row of the comparison, the crop, one at a time; there the differences stand out of the noise."""
+"""Changes of the best row of the comparison, the crop, one at a time; there the differences stand out of the noise.
+
+A box moved to the right moves onto the grasped object, one moved to the left onto the finger.
+"""
 
 ROWS = {row.name: row for row in (*TABLE, *ABLATIONS)}
 GROUPS = {"table": tuple(row.name for row in TABLE), "ablations": (BASE, *(row.name for row in ABLATIONS))}

@@ -67,8 +67,8 @@ def test_the_table_says_scratch_chance_and_intervals() -> None:
 
 def test_ablations_stand_in_a_table_of_their_own_below_their_base() -> None:
     comparison, ablations = table_text([*all_rows(), result("shift_25", 0, 0.1)], PLAN).split("Changes of 'crop at box")
-    assert "box shifted" not in comparison and "whole image" not in ablations
-    assert ablations.index("crop at box, grid") < ablations.index("box shifted by 25 px")
+    assert "to the right" not in comparison and "whole image" not in ablations
+    assert ablations.index("crop at box, grid") < ablations.index("box 25 px to the right")
 
 
 def test_a_box_that_wins_is_said_to_win_and_a_tie_is_not() -> None:
@@ -91,7 +91,7 @@ def test_unknown_rows_are_refused_with_the_known_ones(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_smoke_run_goes_through_and_is_not_run_twice(tmp_path: Path) -> None:
     text = study(tmp_path, ["grid", "shift_25"], [0], "smoke", progress=False)
-    assert "grid in box" in text and "box shifted by 25 px" in text and "SCRATCH" in text
+    assert "grid in box" in text and "box 25 px to the right" in text and "SCRATCH" in text
     assert (tmp_path / "table.md").read_text(encoding="utf-8") == text
     made = [path.stat().st_mtime_ns for path in sorted(tmp_path.glob("runs/*/metrics.jsonl"))]
     assert study(tmp_path, ["grid", "shift_25"], [0], "smoke", progress=False) == text
