@@ -7,13 +7,15 @@ from tactile_align.geometry.frames import Array
 
 SAMPLES = 9
 """Points on every curve; they tell which curve reaches furthest and about where."""
+SAMPLES_WIDE = 13
+"""The same for a piece of a segment that may reach far off the axis, where curves bend most."""
 SAMPLES_AROUND = 9
 """Points around that place on that curve alone, one sample apart from end to end."""
 CURVES_AT_ONCE = 3072
 """What so many curves need stays in a core's cache, which is several times as fast."""
 
 
-def curve_bounds(camera: Camera, a: Array, b: Array, keep: Array | None = None, halvings: int = 0) -> Array:
+def curve_bounds(camera: Camera, a: Array, b: Array, keep: Array | None = None, wide: bool = False) -> Array:
     """Return the bounds of the images of segments, to well below 0.1 px.
 
     Args:
@@ -22,49 +24,55 @@ def curve_bounds(camera: Camera, a: Array, b: Array, keep: Array | None = None, 
             front of the camera and inside the lens limit.
         b: (N, E, 3) where each ends.
         keep: (N, E) bool, the segments that count; None for all.
-        halvings: How often to cut each segment in two before it is sampled.
+        wide: Whether segments may reach far off the axis; each is then followed in four pieces.
 
     Returns:
         (N, 4) least u, v and greatest u, v, px; inf and -inf where no segment counts.
     """
     xp = array_namespace(a)
-    a, b = _unit(a), _unit(b)
-    for _ in range(halvings):
-        middle = _unit(a + b)
+    a, b = _weighted(a), _weighted(b)
+    for _ in range(2 if wide else 0):
+        middle = _weighted(a + b)
         a, b = xp.concat([a, middle], axis=1), xp.concat([middle, b], axis=1)
         keep = None if keep is None else xp.concat([keep, keep], axis=1)
+    samples = SAMPLES_WIDE if wide else SAMPLES
     count = CURVES_AT_ONCE // a.shape[1]
     parts = [slice(i, i + count) for i in range(0, max(a.shape[0], 1), count)]
-    return xp.concat([_bounds(camera, a[i], b[i], None if keep is None else keep[i]) for i in parts], axis=0)
+    return xp.concat([_bounds(camera, a[i], b[i], None if keep is None else keep[i], samples) for i in parts], axis=0)
 
 
-def _unit(p: Array) -> Array:
-    # Between unit rays even steps are nearly even in angle, also where a long edge passes close to the camera.
-    return p / array_namespace(p).linalg.vector_norm(p, axis=-1, keepdims=True)
+def _weighted(p: Array) -> Array:
+    """Scale points so that even steps between two suit their image: along a ray, points share a pixel.
+
+    Between unit rays, |p| = 1, steps are nearly even in angle: few where the image of a wide segment changes most.
+    Between points with z = 1 they are even in tan(angle): few close to the axis. This is halfway between the two.
+    """
+    xp = array_namespace(p)
+    return p / xp.sqrt(xp.linalg.vector_norm(p, axis=-1, keepdims=True) * p[..., 2:])
 
 
-def _bounds(camera: Camera, a: Array, b: Array, keep: Array | None) -> Array:
+def _bounds(camera: Camera, a: Array, b: Array, keep: Array | None, samples: int) -> Array:
     xp = array_namespace(a)
-    u, v = _follow(camera, a, b, xp.linspace(0, 1, SAMPLES, dtype=a.dtype, device=a.device))
+    u, v = _follow(camera, a, b, xp.linspace(0, 1, samples, dtype=a.dtype, device=a.device))
     curves, places = [], []
     for value in (-u, -v, u, v):
         peak, place = _peak(value)
-        if keep is not None:
-            peak = xp.where(keep, peak, xp.full_like(peak, -float("inf")))
-        curve = xp.argmax(peak, axis=-1, keepdims=True)
-        curves.append(curve)
-        places.append(xp.take_along_axis(place, curve, axis=-1))
-    # One curve for each bound: its surroundings are sampled anew, as a strongly bent one may turn between samples.
+        # A parabola may overshoot and a sample fall short: the furthest curve by either is looked at closer.
+        for reach in (peak, xp.max(value, axis=-1)):
+            if keep is not None:
+                reach = xp.where(keep, reach, xp.full_like(reach, -float("inf")))
+            curve = xp.argmax(reach, axis=-1, keepdims=True)
+            curves.append(curve)
+            places.append(xp.take_along_axis(place, curve, axis=-1))
     curve, place = xp.concat(curves, axis=-1), xp.concat(places, axis=-1)[..., None]
     rows = xp.arange(a.shape[0], device=a.device)[:, None]
     around = xp.linspace(-0.5, 0.5, SAMPLES_AROUND, dtype=a.dtype, device=a.device)
-    u, v = _follow(camera, a[rows, curve], b[rows, curve], (place + around) / (SAMPLES - 1))
-    least, _ = _peak(-xp.stack([u[:, 0], v[:, 1]], axis=1))
-    greatest, _ = _peak(xp.stack([u[:, 2], v[:, 3]], axis=1))
+    u, v = _follow(camera, a[rows, curve], b[rows, curve], (place + around) / (samples - 1))
+    peak, _ = _peak(xp.concat([-u[:, :2], -v[:, 2:4], u[:, 4:6], v[:, 6:]], axis=1))
+    reach = xp.max(xp.reshape(peak, (-1, 4, 2)), axis=-1)
     if keep is not None:
-        some, none = xp.any(keep, axis=-1)[:, None], xp.full_like(least, -float("inf"))
-        least, greatest = xp.where(some, least, none), xp.where(some, greatest, none)
-    return xp.concat([-least, greatest], axis=-1)
+        reach = xp.where(xp.any(keep, axis=-1)[:, None], reach, xp.full_like(reach, -float("inf")))
+    return xp.concat([-reach[:, :2], reach[:, 2:]], axis=-1)
 
 
 def _follow(camera: Camera, a: Array, b: Array, steps: Array) -> tuple[Array, Array]:

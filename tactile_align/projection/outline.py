@@ -87,8 +87,7 @@ def _cut_outline(camera: Camera, p: Array, T: Array, solid: Solid) -> Array:
     if camera.model == "pinhole":
         box = _bounds(xp.concat([camera.pixels(a), camera.pixels(b)], axis=1), xp.concat([keep, keep], axis=1))
     else:
-        # A segment may be seen under any angle below 180 degrees; cut in four, a piece spans 45 at most.
-        box = curve_bounds(camera, a, b, keep, halvings=2)
+        box = curve_bounds(camera, a, b, keep, wide=True)
     if not np.isfinite(limit):
         return box
     rays = xp.asarray(camera.limit_extremes, dtype=p.dtype, device=p.device)

@@ -40,6 +40,21 @@ def test_many_boxes_agree_with_a_dense_sampling_of_the_faces(lens: str) -> None:
         ("barrel with both and a limit", [1.745, -0.448, -1.612], [0.0079, -0.0016, 0.0355], [0.0271, 0.0051, 0.0281]),
         ("barrel with tangential terms", [1.028, -1.071, -0.834], [0.0138, -0.0051, 0.154], [0.2052, 0.1415, 0.0663]),
         ("fisheye", [-1.46, -1.224, -1.236], [-0.0067, 0.0572, 0.209], [0.2028, 0.1211, 0.1637]),
+        # Reaching far off the axis. Steps even in angle made a parabola overshoot by 3.5 px, so that the wrong edge was
+        # followed, and missed a turning point next to higher ends by 4.2 and 46 px.
+        (
+            "barrel with tangential terms",
+            [1.2144, 1.3525, 1.3719],
+            [0.02559, -0.02313, 0.03688],
+            [0.0505, 0.04413, 0.05739],
+        ),
+        (
+            "barrel with tangential terms",
+            [-2.0022, -0.7507, -0.4571],
+            [-0.01223, -0.00774, 0.0193],
+            [0.04294, 0.01207, 0.02411],
+        ),
+        ("rational", [1.151, -0.295, -1.0], [0.0197, 0.0176, -0.0243], [0.3517, 0.0301, 0.3408]),
     ],
 )
 def test_the_turning_point_of_a_strongly_bent_edge_is_found(
