@@ -96,7 +96,7 @@ def study(
         rows: Names of rows, or table, or ablations.
         seeds: One run a row and seed.
         size: smoke proves that all parts work together, and nothing else.
-        processes: Runs at the same time.
+        processes: How many processes record and prepare episodes.
         threads: Torch threads of a run.
     """
     from tactile_align.diagnostics.study import study as compare
