@@ -9,18 +9,23 @@ from tactile_align.calibration.evidence import View
 from tactile_align.calibration.rig import Rig
 from tactile_align.calibration.verdict import Check
 from tactile_align.geometry.boxes import intersection_over_union
+from tactile_align.geometry.frames import quaternion_from_rotation, rotation_exp
 from tactile_align.projection.sensor_box import project_solids
 
 WRONG = 0.75
 """Median IoU below which an explanation is looked for."""
 EXPLAINED = 0.8
 """Median IoU that a change must reach; boxes of a few pixels, drawn by hand, reach no more."""
-AS_GOOD = 0.03
+DRAWN_PX, DRAWN = 1.5, 0.02
+"""How far edges may then still be off in the median, px or share of the box's side: drawn boxes are no better."""
+AS_GOOD = 0.015
 """Changes whose median IoU differs by less cannot be told apart: drawn boxes are no better."""
 MOST = 60
 """Boxes looked at, evenly spread."""
 FACTOR = float(np.log(4.0))
 """A focal length is looked for between a quarter and four times what the rig says."""
+TURN = 0.5
+"""A camera is turned by no more than this about each of its axes, rad."""
 REACH_MM = 200.0
 """A camera or a sensor is looked for this far along each of its axes."""
 FAR_PX = 1e3
@@ -44,7 +49,9 @@ class Change:
 
 
 def one_change(rig: Rig, camera: str, sensor: str, T_camera_sensor: np.ndarray, seen: np.ndarray) -> list[Change]:
-    """Return the single changes that would explain boxes, the best first: focal length, camera place, sensor place.
+    """Return the single changes that would explain boxes, the best first.
+
+    Tried are the camera's focal length, how it is turned, where it sits, and where the sensor sits.
 
     Args:
         rig: The rig whose boxes are off.
@@ -66,6 +73,11 @@ def one_change(rig: Rig, camera: str, sensor: str, T_camera_sensor: np.ndarray, 
         stored = lens.model_copy(update={"K": scaled(p).tolist()}).stored
         return np.asarray(project_solids(stored, at, touch.body, 0.0).box)
 
+    def by_turn(p: np.ndarray) -> np.ndarray:
+        turned = at.copy()
+        turned[:, :3] = np.asarray(rotation_exp(p)).T @ at[:, :3]
+        return np.asarray(project_solids(lens.stored, turned, touch.body, 0.0).box)
+
     def by_camera(p: np.ndarray) -> np.ndarray:
         moved = at.copy()
         moved[:, :3, 3] -= p / 1e3
@@ -82,13 +94,18 @@ def one_change(rig: Rig, camera: str, sensor: str, T_camera_sensor: np.ndarray, 
 
         p = least_squares(off, np.array(start), loss="soft_l1", x_scale=limit / 20, bounds=(-limit, limit)).x
         iou = np.asarray(intersection_over_union(boxes(p), seen))
-        return p, float(np.median(np.where(np.isfinite(iou), iou, 0.0)))
+        close = float(np.median(np.abs(off(p)))) <= max(DRAWN_PX, DRAWN * float(np.median(seen[:, 2:] - seen[:, :2])))
+        return p, float(np.median(np.where(np.isfinite(iou), iou, 0.0))) if close else 0.0
 
     starts = np.linspace(-FACTOR, FACTOR, 25)[1:-1, None]
     start = min(starts, key=lambda p: float(np.nan_to_num(np.abs(by_focal_length(p) - seen), nan=FAR_PX).mean()))
     found = []
     p, iou = fitted(by_focal_length, start.tolist(), FACTOR)
     found.append(Change(f"cameras.{camera}.K: fx = {scaled(p)[0, 0]:.1f}, fy = {scaled(p)[1, 1]:.1f}", iou))
+    p, iou = fitted(by_turn, (0.0, 0.0, 0.0), TURN)
+    quat = np.asarray(quaternion_from_rotation(lens.T_parent_this[:3, :3] @ np.asarray(rotation_exp(p))))
+    turn = ", ".join(f"{value:.5f}" for value in quat)
+    found.append(Change(f"cameras.{camera}: quat_wxyz = [{turn}], turned {np.degrees(np.linalg.norm(p)):.1f} deg", iou))
     for kind, name, mount, boxes in (
         ("cameras", camera, lens, by_camera),
         ("sensors", sensor, touch, by_sensor),
@@ -110,15 +127,21 @@ def explained(rig: Rig, camera: str, sensor: str, views: Sequence[View]) -> list
         return []
     rows = rows[np.unique(np.linspace(0, len(rows) - 1, MOST).astype(int))] if len(rows) > MOST else rows
     found = one_change(rig, camera, sensor, placed[rows], seen[rows])
+    name = f"one change explains {sensor} in {camera}"
     if not found:
-        return []
+        advice = (
+            "Neither a focal length, the camera's pose nor the sensor's place brings the boxes onto the sensor by "
+            "itself: more than one thing is off, or the gripper's stroke, which `tactile-align calibrate finger "
+            "--dry-run` fits to these boxes."
+        )
+        return [Check(name, "none", "", "info", advice)]
     said = "; or ".join(f"{one.edit} (IoU {one.iou:.3f})" for one in found)
     advice = f"One change would do: {said}. Measure whether it is true of your rig before you write it."
     if len(found) > 1:
         advice += " Boxes of a second view tell which: where that view passes, it is this camera."
     return [
         Check(
-            f"one change explains {sensor} in {camera}",
+            name,
             f"IoU {found[0].iou:.3f} with the best",
             "",
             "info",

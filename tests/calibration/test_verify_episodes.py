@@ -280,6 +280,14 @@ def scale_K(data: dict) -> None:
     data["cameras"]["left_wrist"]["K"] = ((1.5 * fx, s, cx), (0.0, 1.5 * fy, cy), last)
 
 
+def turn(data: dict) -> None:
+    camera = data["cameras"]["left_wrist"]
+    w, x, y, z = camera["quat_wxyz"]
+    c, s = np.cos(np.radians(2.5)), np.sin(np.radians(2.5))
+    # The camera's own x axis, 5 deg: the quaternion times (c, s, 0, 0).
+    camera["quat_wxyz"] = (w * c - x * s, w * s + x * c, y * c + z * s, z * c - y * s)
+
+
 def test_the_one_change_that_explains_the_boxes_is_named_with_its_value(recorded: dict[str, Path]) -> None:
     folder = recorded["measured"]
     right = load_rig(folder / "rig.toml")
@@ -295,6 +303,21 @@ def test_the_one_change_that_explains_the_boxes_is_named_with_its_value(recorded
     assert named and "sensors.tactile1: translation_m" in said and "second view" in said
     place = [float(value) for value in named[1].split(",")]
     assert place == pytest.approx(right.cameras["left_wrist"].translation_m, abs=0.001)
+    found = verify_episodes(folder, changed(folder, turn), progress=False)
+    said = found.check("one change explains tactile1 in left_wrist").advice
+    named = re.search(r"One change would do: cameras\.left_wrist: quat_wxyz = \[(.+?)\], turned 5\.0 deg", said)
+    assert named
+    quat = [float(value) for value in named[1].split(",")]
+    assert np.abs(np.dot(quat, right.cameras["left_wrist"].quat_wxyz)) == pytest.approx(1, abs=1e-5)
+
+
+def test_a_wrong_stroke_is_no_matter_of_the_camera_or_the_sensors_place(recorded: dict[str, Path]) -> None:
+    def stroke(data: dict) -> None:
+        data["arms"]["left"]["gripper"]["law"]["open_m"] *= 1.6
+
+    found = verify_episodes(recorded["measured"], changed(recorded["measured"], stroke), progress=False)
+    check = found.check("one change explains tactile1 in left_wrist")
+    assert check.measured == "none" and "calibrate finger" in check.advice
 
 
 def test_boxes_stand_where_the_joints_were_when_the_frame_was_exposed(
