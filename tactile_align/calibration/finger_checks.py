@@ -120,8 +120,21 @@ def box_checks(
         moved_check(fit.x, doubt, accept),
         Check("sigma", f"{amounts(fit.sigma, '.2f')}; random part only"),
         Check("boxes 1 px wider at each side", f"{wide:.1f} mm more, stroke x {1 + fit.bias[6] / fit.x[6]:.3f}"),
-        stroke_check(float(fit.x[6]), float(fit.sigma[6]), "As above." if _is_far(fit.x) else doubt, accept),
+        stroke_check(float(fit.x[6]), float(fit.sigma[6]), _stroke_doubt(fit, after, doubt), accept),
     ]
+
+
+def _stroke_doubt(fit: BoxFit, after: float, doubt: str) -> str:
+    """Say what a stroke far from the rig's means; where the sensor itself stays put, it is the likelier cause."""
+    if _is_far(fit.x):
+        return "As above."
+    if fit.x[6] <= 0 or after < ALREADY_IOU:
+        return doubt
+    return (
+        f"The sensor stays where the rig has it, and the stroke alone brings the boxes to IoU {after:.2f}: measure how "
+        f"far the fingers open. If that is {fit.x[6]:.2f} times what the rig says, write it with {FLAG}. If not: "
+        f"{doubt}"
+    )
 
 
 def _other(view: OtherView, camera: str, needed: bool) -> Check:

@@ -221,3 +221,12 @@ def test_too_few_boxes_are_refused(recorded: dict[str, Path]) -> None:
     some = {key: dict(list(boxes.items())[:4]) for key, boxes in labels(folder).items()}
     with pytest.raises(ValueError, match=r"at least 6 boxes of tactile1 in left_wrist, better 20.*got 4"):
         calibrate_finger(folder, displaced(folder), some)
+
+
+def test_a_wrong_stroke_is_named_before_any_camera_is_blamed(recorded: dict[str, Path]) -> None:
+    folder = recorded["measured"]
+    data = load_rig(folder / "rig.toml").model_dump(exclude_none=True)
+    data["arms"]["left"]["gripper"]["law"]["open_m"] = 0.060
+    found = calibrate_finger(folder, Rig.model_validate(data), labels(folder)).verification.check("stroke")
+    assert found.outcome == "fail" and found.value == pytest.approx(0.045 / 0.060, rel=0.04)
+    assert found.advice.index("the stroke alone") < found.advice.index("cameras.left_wrist")
