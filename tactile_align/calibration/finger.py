@@ -106,8 +106,7 @@ def calibrate_finger(
     if not STROKES[0] <= fit.x[6] <= STROKES[1]:
         doubt = "Mend the stroke first, see there."
     elif is_far(fit.x):
-        cause = other_cause(frames, touch, seen, mounted.T_parent_this[:3, :3])
-        doubt = f"{cause.text(camera, mounted.parent)} {verdict_of_others(others)}"
+        doubt = f"{other_cause(frames, touch, seen, camera, mounted)} {verdict_of_others(others)}"
     checks = [
         *box_checks(fit, float(np.ptp(frames.opening[frames.stated])), others, camera, doubt, accept),
         *reading_checks(fit.reading, gripper.reading),

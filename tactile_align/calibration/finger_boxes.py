@@ -77,9 +77,15 @@ def fit_boxes(frames: FingerFrames, touch: Sensor, seen: np.ndarray, ends: tuple
 START = np.array([0.0] * 6 + [1.0])
 
 
+def poses_of(frames: FingerFrames, touch: Sensor, x: np.ndarray, reading: Reading | None = None) -> np.ndarray:
+    """Return T_camera_sensor (N, 4, 4), m, of a sensor changed by x (7,)."""
+    T_flange_sensor = frames.T_flange_finger(x[6], reading=reading) @ moved(touch.T_parent_this, x)
+    return np.asarray(frames.T_camera_flange @ T_flange_sensor)
+
+
 def boxes_of(frames: FingerFrames, touch: Sensor, x: np.ndarray, reading: Reading | None = None) -> np.ndarray:
     """Return (N, 4) boxes, px, of a sensor changed by x (7,); nan where there is none."""
-    T = frames.T_camera_flange @ frames.T_flange_finger(x[6], reading=reading) @ moved(touch.T_parent_this, x)
+    T = poses_of(frames, touch, x, reading)
     found = np.empty((len(frames), 4))
     for i, lens in enumerate(frames.lenses):
         rows = frames.which == i

@@ -1,70 +1,33 @@
-"""What else explains boxes of a sensor: the camera stands elsewhere, or its focal length is another."""
-
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+"""What else explains boxes of a sensor: the camera stands elsewhere, is turned, or its focal length is another."""
 
 import numpy as np
-from scipy.optimize import least_squares
 
-from tactile_align.calibration.finger_boxes import BOX_PX, LOST, START, boxes_of, iou_of
+from tactile_align.calibration.box_causes import Sight, camera_shift, camera_turn, focal_length
+from tactile_align.calibration.finger_boxes import START, poses_of
 from tactile_align.calibration.finger_frames import FingerFrames
-from tactile_align.calibration.rig import Sensor
+from tactile_align.calibration.rig import RigCamera, Sensor
+
+LIKELY = 0.8
+"""A second cause is only named when the median IoU reaches this with it."""
 
 
-@dataclass(frozen=True)
-class OtherCause:
-    """Two causes with the sensor and the stroke as the rig has them, each fitted alone.
+def other_cause(frames: FingerFrames, touch: Sensor, seen: np.ndarray, camera: str, mounted: RigCamera) -> str:
+    """Say what of the camera would explain boxes (N, 4), px, with sensor and stroke as the rig has them.
 
-    Attributes:
-        shift_m: (3,) by how much the camera stands elsewhere, in its parent's axes, m.
-        shift_iou: Median IoU with that.
-        focal: Factor on the focal length.
-        focal_iou: Median IoU with that.
+    The likeliest cause comes first; each is fitted alone.
     """
-
-    shift_m: np.ndarray
-    shift_iou: float
-    focal: float
-    focal_iou: float
-
-    def text(self, camera: str, parent: str) -> str:
-        """Say it, the likelier cause first."""
-        where = ", ".join(f"{v * 1e3:+.0f}" for v in self.shift_m)
-        place = f"its place ({where}) mm from where the rig has it in {parent} (IoU {self.shift_iou:.2f})"
-        lens = f"its K, focal length x {self.focal:.2f} (IoU {self.focal_iou:.2f})"
-        first, second = (lens, place) if self.focal_iou > self.shift_iou else (place, lens)
-        return (
-            f"Boxes of {camera} alone cannot tell a moved camera from a moved sensor. If the sensor is mounted as "
-            f"drawn, it is cameras.{camera}: {first}, or {second}. Then calibrate it: hand-eye, intrinsics."
-        )
-
-
-def other_cause(frames: FingerFrames, touch: Sensor, seen: np.ndarray, R_parent_camera: np.ndarray) -> OtherCause:
-    """Fit the camera's place (3 numbers), and its focal length (one), to boxes (N, 4), px."""
-
-    def shifted(y: np.ndarray) -> FingerFrames:
-        T = frames.T_camera_flange.copy()
-        T[:, :3, 3] -= R_parent_camera.T @ y
-        return replace(frames, T_camera_flange=T)
-
-    def zoomed(y: np.ndarray) -> FingerFrames:
-        f = np.exp(y[0])
-        scale = np.array([[f, f, 1], [f, f, 1], [1, 1, 1]])
-        return replace(frames, lenses=tuple(replace(lens, K=lens.K * scale) for lens in frames.lenses))
-
-    y, place = _fitted(shifted, 3, touch, seen, 0.03)
-    z, zoom = _fitted(zoomed, 1, touch, seen, 0.3)
-    return OtherCause(y, place, float(np.exp(z[0])), zoom)
-
-
-def _fitted(
-    changed: Callable[[np.ndarray], FingerFrames], count: int, touch: Sensor, seen: np.ndarray, scale: float
-) -> tuple[np.ndarray, float]:
-    """Return the numbers of a change and the median IoU with it; `scale` is a weak prior, so that none runs off."""
-
-    def residual(z: np.ndarray) -> np.ndarray:
-        off = (boxes_of(changed(z * scale), touch, START) - seen) / BOX_PX
-        return np.concatenate([np.where(np.isfinite(off), off, LOST).ravel(), z])
-
-    z = np.asarray(least_squares(residual, np.zeros(count), loss="soft_l1", diff_step=[1e-4], max_nfev=40).x)
-    return z * scale, float(np.median(iou_of(changed(z * scale), touch, seen, START)))
+    sight = Sight(frames.lenses, frames.which, poses_of(frames, touch, START), touch.body, seen)
+    shift, turn, zoom = camera_shift(sight), camera_turn(sight), focal_length(sight)
+    where = ", ".join(f"{v * 1e3:+.0f}" for v in mounted.T_parent_this[:3, :3] @ shift.value)
+    about = ", ".join(f"{np.degrees(v):+.1f}" for v in turn.value)
+    causes = [
+        (shift.iou, f"its place ({where}) mm from where the rig has it in {mounted.parent}"),
+        (turn.iou, f"how it is turned, by ({about}) deg about its own axes"),
+        (zoom.iou, f"its K, focal length x {zoom.value[0]:.2f}"),
+    ]
+    causes.sort(key=lambda one: -one[0])
+    named = [f"{text} (IoU {iou:.2f})" for iou, text in causes if iou >= min(LIKELY, causes[0][0])]
+    return (
+        f"Boxes of {camera} alone cannot tell a moved camera from a moved sensor. If the sensor is mounted as "
+        f"drawn, it is cameras.{camera}: {', or '.join(named)}. Then calibrate it: hand-eye, intrinsics."
+    )
