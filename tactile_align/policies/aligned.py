@@ -10,13 +10,13 @@ from tactile_align.features.config import FeatureConfig
 from tactile_align.features.towers import POLICY_GRID, Features, OpeningRegion, Towers
 from tactile_align.losses.build import loss_of, temperature_of
 from tactile_align.losses.config import HSAConfig
-from tactile_align.policies.act import ACT, ACTConfig, ACTOutput, act_loss
-from tactile_align.policies.act_objective import IMAGENET_MEAN, IMAGENET_STD
+from tactile_align.policies.act import ACT, ACTOutput, act_loss
+from tactile_align.policies.act_inputs import act_config, camera_images
 from tactile_align.policies.alignment import Memory, align
 from tactile_align.policies.config import PolicyConfig
 from tactile_align.policies.parts import Batch, Losses, Seen, View, Weights
 
-__all__ = ["AlignedPolicy", "Batch", "Losses", "Seen", "View", "Weights", "camera_key"]
+__all__ = ["AlignedPolicy", "Batch", "Losses", "Seen", "View", "Weights"]
 
 
 class AlignedPolicy(nn.Module):
@@ -54,7 +54,10 @@ class AlignedPolicy(nn.Module):
         self.policy, self.hsa, self.views, self.region = policy, hsa, views, region
         self.stop_gradient = stop_gradient
         self.sensors = tuple(dict.fromkeys(view.sensor for view in views))
-        self.act = None if policy is None else ACT(self._act_config(policy, state_dim, action_dim), fill_vision=fill)
+        self.act: ACT | None = None
+        if policy is not None:
+            shape = act_config(policy, state_dim, action_dim, len(views), len(self.sensors))
+            self.act = ACT(shape, fill_vision=fill)
         if self.act is not None and policy is not None and policy.init_gain != 1.0:
             scale_weights(self.act, policy.init_gain)
         reads_tokens = policy is not None and bool(views) and (policy.region_tokens or policy.touch_tokens)
@@ -86,31 +89,6 @@ class AlignedPolicy(nn.Module):
             for tower, read in ((towers.vision, self.reads_regions), (towers.touch, self.reads_touches)):
                 if not read:
                     tower.requires_grad_(False)
-
-    def _act_config(self, policy: PolicyConfig, state_dim: int, action_dim: int) -> ACTConfig:
-        per_source = POLICY_GRID * POLICY_GRID
-        tokens = len(self.views) * per_source * policy.region_tokens
-        tokens += len(self.sensors) * per_source * policy.touch_tokens
-        return ACTConfig(
-            state_dim=state_dim,
-            action_dim=action_dim,
-            chunk_size=policy.chunk_size,
-            cameras=policy.cameras,
-            vision="resnet18" if policy.cameras else "none",
-            vision_weights=policy.vision_weights,
-            d_model=policy.d_model,
-            heads=policy.heads,
-            ffn_dim=policy.ffn_dim,
-            encoder_layers=policy.encoder_layers,
-            decoder_layers=policy.decoder_layers,
-            vae_layers=policy.vae_layers,
-            latent_dim=policy.latent_dim,
-            dropout=policy.dropout,
-            kl_weight=policy.kl_weight,
-            use_vae=policy.use_vae,
-            per_camera_backbones=policy.per_camera_backbones,
-            extra_tokens=tokens,
-        )
 
     @property
     def reads_regions(self) -> bool:
@@ -197,7 +175,7 @@ class AlignedPolicy(nn.Module):
         pad = torch.cat([a[:, None].expand(-1, POLICY_GRID**2) for a in absent], dim=1) if absent else None
         output: ACTOutput = self.act(
             batch["qpos"],
-            self._camera_images(batch),
+            camera_images(batch, self.policy.cameras),
             extra,
             batch["action"] if with_actions else None,
             batch["is_pad"] if with_actions else None,
@@ -208,15 +186,6 @@ class AlignedPolicy(nn.Module):
 
     def _for_act(self, tokens: Tensor) -> Tensor:
         return tokens.detach() if self.stop_gradient else tokens
-
-    def _camera_images(self, batch: Batch) -> Tensor | None:
-        assert self.policy is not None
-        if not self.policy.cameras:
-            return None
-        frames = torch.stack([batch[f"image/{camera_key(name)}"] for name in self.policy.cameras], dim=1)
-        x = frames.permute(0, 1, 4, 2, 3).to(batch["qpos"].dtype) / 255.0
-        mean, std = (x.new_tensor(v).view(1, 1, 3, 1, 1) for v in (IMAGENET_MEAN, IMAGENET_STD))
-        return (x - mean) / std
 
     def losses(
         self, batch: Batch, weights: Weights | None = None, totals: Mapping[str, Tensor] | None = None
@@ -273,11 +242,6 @@ def scale_weights(act: ACT, gain: float) -> None:
     for name, p in act.named_parameters():
         if p.ndim > 1 and not name.startswith(("backbone", "encoder_img")) and "embed" not in name:
             p.mul_(gain)
-
-
-def camera_key(camera: str) -> str:
-    """Return the batch key of a whole camera frame that ACT's own ResNet sees."""
-    return f"camera-{camera}"
 
 
 def _split(found: Features, names: tuple[str, ...]) -> dict[str, Features]:

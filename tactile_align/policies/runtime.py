@@ -13,7 +13,8 @@ from tactile_align.datasets.moment_facts import only_certain
 from tactile_align.datasets.moments import Batch
 from tactile_align.datasets.normalisation import Statistics
 from tactile_align.datasets.reference import difference
-from tactile_align.policies.aligned import AlignedPolicy, camera_key
+from tactile_align.policies.act_inputs import camera_key
+from tactile_align.policies.aligned import AlignedPolicy
 from tactile_align.policies.ensembling import TemporalEnsembler
 from tactile_align.policies.holding import ContactWatch, Held
 from tactile_align.policies.observation import Needs, Seen, checked

@@ -16,7 +16,8 @@ from tactile_align.datasets.normalisation import Statistics
 from tactile_align.datasets.prepare import Job
 from tactile_align.datasets.splits import split_episodes
 from tactile_align.features.encoder import input_size_of
-from tactile_align.policies.aligned import AlignedPolicy, View, camera_key
+from tactile_align.policies.act_inputs import camera_key
+from tactile_align.policies.aligned import AlignedPolicy, View
 from tactile_align.training.config import DataConfig, TrainConfig
 
 

@@ -12,7 +12,8 @@ from tactile_align.calibration.evidence import label_name
 from tactile_align.calibration.rig import Rig, load_rig
 from tactile_align.datasets.episodes import open_episode
 from tactile_align.files import write_text_atomically
-from tactile_align.viz.label_script import SCRIPT
+from tactile_align.viz.label_hands import HANDS
+from tactile_align.viz.label_view import VIEW
 from tactile_align.viz.page import escape, safe_json, shell
 
 COUNT = 20
@@ -162,7 +163,7 @@ two fingers zoom and shift.</p></details>
 <noscript>This page needs JavaScript, which this browser does not run.</noscript>
 </main>
 <script type="application/json" id="told">{safe_json(told)}</script>
-<script>{SCRIPT}</script>
+<script>{VIEW}{HANDS}</script>
 """
     return shell(f"Draw boxes: {sensor} in {camera}", body, STYLE)
 

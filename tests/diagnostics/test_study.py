@@ -8,8 +8,9 @@ import pytest
 
 from tactile_align.diagnostics.evaluation import load_model
 from tactile_align.diagnostics.readouts import view_readouts
-from tactile_align.diagnostics.study import PLANS, config_of, results, study, table_text, verdicts
+from tactile_align.diagnostics.study import PLANS, config_of, study
 from tactile_align.diagnostics.study_rows import ROWS, TABLE, merged
+from tactile_align.diagnostics.study_table import results, table_text, verdicts
 from tactile_align.training.data import load_data
 
 PLAN = PLANS["full"]
@@ -59,14 +60,16 @@ def test_changes_reach_into_lists_and_leave_the_base_alone() -> None:
 
 
 def test_the_table_says_scratch_chance_and_intervals() -> None:
-    text = table_text(all_rows(grid=0.2), PLAN)
+    text = table_text(all_rows(grid=0.2), PLAN.gallery)
     assert "SCRATCH" in text and "R@1 0.016" in text
     assert "| grid in box | 0 | 0.200 [0.180, 0.220] | 0.600 | 9.0 | 3.2 |" in text
     assert "Changes of" not in text
 
 
 def test_ablations_stand_in_a_table_of_their_own_below_their_base() -> None:
-    comparison, ablations = table_text([*all_rows(), result("shift_25", 0, 0.1)], PLAN).split("Changes of 'crop at box")
+    comparison, ablations = table_text([*all_rows(), result("shift_25", 0, 0.1)], PLAN.gallery).split(
+        "Changes of 'crop at box"
+    )
     assert "to the right" not in comparison and "whole image" not in ablations
     assert ablations.index("crop at box, grid") < ablations.index("box 25 px to the right")
 

@@ -1,14 +1,13 @@
 """A policy whose touches are differences and whose boxes are blurred acts on what it was trained on."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from tactile_align.calibration.rig import load_rig
-from tactile_align.datasets.episodes import Episode, open_episode
+from tactile_align.datasets.episodes import open_episode
 from tactile_align.datasets.reference import GREY, difference
 from tactile_align.diagnostics.doctor import diagnose
 from tactile_align.diagnostics.evaluation import evaluate
@@ -20,6 +19,7 @@ from tactile_align.training.config import TrainConfig
 from tactile_align.training.data import Data, load_data
 from tactile_align.training.logs import read_metrics
 from tactile_align.training.loop import build_model, train
+from tests.policies.conftest import observation
 from tests.training.conftest import small_training
 
 Run = tuple[TrainConfig, Data, Path]
@@ -46,15 +46,6 @@ def run(regrasp_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     )
     data = load_data(config, progress=False)
     return config, data, train(config, data=data, progress=False)
-
-
-def observation(episode: Episode, t: int, **more: Any) -> dict[str, Any]:
-    return {
-        "qpos": episode.qpos[t],
-        "images": {name: episode.image(name, t) for name in episode.cameras},
-        "touches": {name: episode.image(name, t) for name in episode.sensors},
-        **more,
-    }
 
 
 def test_the_log_counts_every_kind_of_rival(run: Run) -> None:

@@ -12,7 +12,7 @@ import torch
 
 from tactile_align.calibration.rig import load_rig
 from tactile_align.datasets.contact import contact_of
-from tactile_align.datasets.episodes import Episode, list_episodes, open_episode
+from tactile_align.datasets.episodes import list_episodes, open_episode
 from tactile_align.kinematics.gripper import opening_in_contact
 from tactile_align.policies.ensembling import TemporalEnsembler
 from tactile_align.policies.holding import ContactWatch, Held
@@ -23,6 +23,7 @@ from tactile_align.training.config import TrainConfig
 from tactile_align.training.data import Data, load_data, make_model
 from tactile_align.training.loop import train
 from tests.features.making import save_clip
+from tests.policies.conftest import observation
 from tests.training.conftest import small_training
 
 Run = tuple[TrainConfig, Data, Path]
@@ -35,15 +36,6 @@ def run(regrasp_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     config = small_training(regrasp_folder, tmp_path_factory.mktemp("runtime") / "run", policy=policy, steps=2)
     data = load_data(config, progress=False)
     return config, data, train(config, data=data, progress=False)
-
-
-def observation(episode: Episode, t: int, **more: Any) -> dict[str, Any]:
-    return {
-        "qpos": episode.qpos[t],
-        "images": {name: episode.image(name, t) for name in episode.cameras},
-        "touches": {name: episode.image(name, t) for name in episode.sensors},
-        **more,
-    }
 
 
 def batch_actions(policy: Policy, data: Data, rows: list[int], whole: bool = True) -> np.ndarray:

@@ -67,13 +67,16 @@ def histories(folder: Path) -> list[dict[str, Any]]:
     return [{"/".join(i.nested_key) or i.key: json.loads(i.value_json) for i in items} for items in logged]
 
 
-@pytest.mark.slow
-def test_weights_and_biases_gets_scalars_and_pictures_of_a_run_and_of_its_resumption(
-    small_config: Maker, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def offline(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("wandb", reason="wandb is not installed")
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("offline")
+def test_weights_and_biases_gets_scalars_and_pictures_of_a_run_and_of_its_resumption(small_config: Maker) -> None:
     frozen = {"lr": 1e-12, "lr_encoder": 1e-12, "warmup_steps": 0}  # no better after the first pass
     options = {"log": {"wandb": "project", "every": 1}, "optimiser": frozen, "steps": 4, "validate_every": 1}
     out = train(small_config(**options, patience=1), progress=False)
@@ -89,12 +92,8 @@ def test_weights_and_biases_gets_scalars_and_pictures_of_a_run_and_of_its_resump
 
 
 @pytest.mark.slow
-def test_runs_in_folders_of_one_name_are_two_runs_and_findings_are_alerts(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    pytest.importorskip("wandb", reason="wandb is not installed")
-    monkeypatch.setenv("WANDB_MODE", "offline")
-    monkeypatch.setenv("WANDB_SILENT", "true")
+@pytest.mark.usefixtures("offline")
+def test_runs_in_folders_of_one_name_are_two_runs_and_findings_are_alerts(tmp_path: Path) -> None:
     for parent in ("first", "second"):
         folder = tmp_path / parent / "run"
         folder.mkdir(parents=True)
