@@ -19,7 +19,7 @@ from tactile_align.files import write_text_atomically
 from tactile_align.simulation.record import simulate
 from tactile_align.training.config import TrainConfig
 from tactile_align.training.data import Data, load_data, views_of
-from tactile_align.training.logs import read_metrics
+from tactile_align.training.metrics import read_metrics
 from tactile_align.training.presets import SMALL_ACT, SMALL_TOWER
 from tactile_align.viz.curves import draw_curves, draw_recall
 from tactile_align.viz.overlay import overlay

@@ -86,11 +86,7 @@ def train_to_the_end(config: TrainConfig, data: Data, progress: bool = True) -> 
     if finished(config):
         return
     out = Path(config.out)
-    started = any((out / "checkpoints").glob("step_*.pt"))
-    if not started and (out / "metrics.jsonl").exists():
-        # Killed before its first checkpoint: there is nothing to go on from, and the log would count steps twice.
-        (out / "metrics.jsonl").replace(out / "metrics_before.jsonl")
-    train(config, data=data, resume=started, progress=progress)
+    train(config, data=data, resume=(out / "metrics.jsonl").exists(), progress=progress)
     if not finished(config):
         raise RuntimeError(
             f"{out}: needed a run trained for {config.steps} steps; it was stopped before. Give the same command "

@@ -49,14 +49,16 @@ def export_policy(policy: Policy, batch: Batch, path: str | Path) -> tuple[str, 
 
     def write(temporary: Path) -> None:
         whole = temporary.with_suffix(".pt2")  # torch.export.save wants this ending
-        torch.export.save(program, whole)
-        again = torch.export.load(whole).module()
-        with torch.no_grad():
-            gap = float((again(*values) - network(*values)).abs().max())
-        if not gap <= TOLERANCE:
-            whole.unlink()
-            raise ValueError(f"{path}: the exported program is {gap:.1e} off the policy; needed: <= {TOLERANCE:g}")
-        whole.replace(temporary)
+        try:
+            torch.export.save(program, whole)
+            again = torch.export.load(whole).module()
+            with torch.no_grad():
+                gap = float((again(*values) - network(*values)).abs().max())
+            if not gap <= TOLERANCE:
+                raise ValueError(f"{path}: the exported program is {gap:.1e} off the policy; needed: <= {TOLERANCE:g}")
+            whole.replace(temporary)
+        finally:
+            whole.unlink(missing_ok=True)
 
     write_atomically(Path(path), write)
     return names

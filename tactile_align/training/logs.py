@@ -160,8 +160,3 @@ def open_sinks(out: Path, log: LogConfig, config: dict[str, Any]) -> Sinks:
     if log.wandb is not None:
         sinks.append(WeightsAndBiases(log.wandb, out, config))
     return Sinks(sinks)
-
-
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Return the records of a metrics.jsonl."""
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]

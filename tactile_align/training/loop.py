@@ -23,6 +23,7 @@ from tactile_align.training.config import TrainConfig, config_text
 from tactile_align.training.data import Data, load_data, make_model
 from tactile_align.training.distributed import Group, joined
 from tactile_align.training.logs import Sinks, open_sinks
+from tactile_align.training.metrics import take_back
 from tactile_align.training.optimiser import RunningMean, averaged, make_optimiser
 from tactile_align.training.state import Course, save, take_up
 from tactile_align.training.step import DivergedError, Trainer, to_device
@@ -49,13 +50,14 @@ def train(
 
     Args:
         config: The run.
-        resume: Go on from the last checkpoint of the run folder.
+        resume: Go on from the last checkpoint of the run folder; a run killed before its first starts anew.
         data: Moments already loaded for this config; None loads them.
         progress: Show a progress bar on stderr.
         processes: How many processes prepare episodes.
 
     Raises:
         FileExistsError: The run folder holds a run and `resume` is not set.
+        FileNotFoundError: `resume` is set and the run folder holds none.
         DivergedError: The loss is not finite.
     """
     out = Path(config.out)
@@ -69,14 +71,27 @@ def train(
         data = data or load_data(config, processes, progress)
         if group.leads:
             (out / "checkpoints").mkdir(parents=True, exist_ok=True)
-            _describe(out, config, data)
         trainer = make_trainer(config, data, group)
-        course = take_up(trainer, out / "checkpoints") if resume else Course()
+        course = take_up(trainer, out) if resume else Course()
+        group.wait()
+        if group.leads:
+            _describe(out, config, data)
+            _take_back(out, course)
         sinks = open_sinks(out, config.log, config.model_dump(mode="json")) if group.leads else Sinks(())
         bar = tqdm(total=config.steps, initial=course.step, desc="training", unit="step", disable=not progress)
         with sinks, bar, _stop_signals() as stopped:
             _run(trainer, course, sinks, bar, stopped)
     return out
+
+
+def _take_back(out: Path, course: Course) -> None:
+    log = out / "metrics.jsonl"
+    again = take_back(log, course.step) if log.exists() else 0
+    if again:
+        print(
+            f"{log}: {again} records are of steps after {course.step}, where the run goes on: logged again",
+            file=sys.stderr,
+        )
 
 
 def _run(trainer: Trainer, course: Course, sinks: Sinks, bar: Any, stopped: Callable[[], bool]) -> None:

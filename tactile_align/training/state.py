@@ -73,13 +73,18 @@ def save(trainer: Trainer, course: Course, folder: Path, improved: bool) -> None
     save_checkpoint(folder, state, t.config.keep_last, best)
 
 
-def take_up(trainer: Trainer, folder: Path) -> Course:
-    """Load the newest checkpoint into a trainer and return how far it had come.
+def take_up(trainer: Trainer, out: Path) -> Course:
+    """Load the newest checkpoint of a run folder into a trainer and return how far it had come.
+
+    A run that was killed before its first checkpoint has come nowhere: it starts anew.
 
     Raises:
-        FileNotFoundError: There is none.
+        FileNotFoundError: The folder holds no run.
         ValueError: The run was trained with another config; names each entry that differs.
     """
+    folder = out / "checkpoints"
+    if (out / "metrics.jsonl").is_file() and not any(folder.glob("step_*.pt")):
+        return Course()
     path = latest_checkpoint(folder)
     state = load_checkpoint(path)
     missing = [name for name in WHOLE if name not in state]

@@ -13,7 +13,7 @@ def draw_curves(metrics: Sequence[dict[str, Any]], path: Path, title: str) -> No
     Left the alignment loss in training and validation with the chance line, right the action error.
 
     Args:
-        metrics: Records as `training.logs.read_metrics` returns them.
+        metrics: Records as `training.metrics.read_metrics` returns them.
         path: PNG to write.
         title: Stands above; says SCRATCH where the encoder is.
     """
@@ -63,7 +63,8 @@ def draw_recall(view: dict[str, Any], path: Path, title: str) -> None:
         places = [i + number * width for i in range(len(ks))]
         axis.bar(places, [at[k] for k in ks], width, yerr=error, capsize=4, color=colour, label=name)
     places = [i + len(groups) * width for i in range(len(ks))]
-    axis.bar(places, [k / box["gallery"] for k in ks], width, color=GREY, label="chance")
+    chance = {int(k): v for k, v in box["chance"].items()}
+    axis.bar(places, [chance[k] for k in ks], width, color=GREY, label="chance")
     axis.set_xticks([i + (len(groups) - 1) * width / 2 for i in range(len(ks))], [f"R@{k}" for k in ks])
     axis.set_ylabel(f"recall in a gallery of {box['gallery']}")
     axis.legend(frameon=False)

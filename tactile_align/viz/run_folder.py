@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tactile_align.training.metrics import read_metrics
+
 Json = dict[str, Any]
 OUTCOMES = {"good": "pass", "note": "info", "warn": "warn", "broken": "fail"}
 """The doctor's words, and those of `verify`."""
@@ -90,7 +92,7 @@ def read_run(folder: str | Path, pictures: str | Path | None = None) -> Run:
         folder=place,
         config=_toml(place / "config.toml") or {},
         config_text=text,
-        metrics=_lines(place / "metrics.jsonl"),
+        metrics=_metrics(place / "metrics.jsonl"),
         summary=_json(place / "summary.json"),
         verification=_json(place / "verification.json"),
         doctor=_doctor(place / "doctor.json"),
@@ -146,26 +148,9 @@ def _doctor(path: Path) -> Json | None:
     return {"verdict": verdict, "checks": checks, "tables": data.get("tables", {})}
 
 
-def _lines(path: Path) -> tuple[Json, ...]:
-    if not path.is_file():
-        return ()
-    records = []
-    lines = path.read_text(encoding="utf-8").split("\n")
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError as error:
-            if number == len(lines):  # a run that was killed, or is still writing, may leave half a line
-                break
-            raise ValueError(
-                f"{path} line {number}: needed a JSON object; got {line[:60]!r}. Remove the line"
-            ) from error
-        if not isinstance(record, dict) or not isinstance(record.get("step"), int):
-            raise ValueError(f"{path} line {number}: needed an object with an integer `step`; got {line[:60]!r}")
-        records.append({key: _number(value) for key, value in record.items()})
-    return tuple(records)
+def _metrics(path: Path) -> tuple[Json, ...]:
+    found = read_metrics(path) if path.is_file() else []
+    return tuple({key: _number(value) for key, value in record.items()} for record in found)
 
 
 def _number(value: Any) -> Any:

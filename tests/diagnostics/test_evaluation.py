@@ -16,7 +16,7 @@ from tactile_align.training import loop
 from tactile_align.training.checkpoint import latest_checkpoint, load_checkpoint
 from tactile_align.training.config import TrainConfig
 from tactile_align.training.data import Data, load_data
-from tactile_align.training.logs import read_metrics
+from tactile_align.training.metrics import read_metrics
 from tactile_align.training.state import finished
 from tests.training.conftest import small_training
 

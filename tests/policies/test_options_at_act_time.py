@@ -17,8 +17,8 @@ from tactile_align.policies.runtime import Policy
 from tactile_align.training.augment import augment
 from tactile_align.training.config import TrainConfig
 from tactile_align.training.data import Data, load_data
-from tactile_align.training.logs import read_metrics
 from tactile_align.training.loop import build_model, train
+from tactile_align.training.metrics import read_metrics
 from tests.policies.conftest import observation
 from tests.training.conftest import small_training
 

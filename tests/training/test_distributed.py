@@ -10,8 +10,8 @@ import pytest
 
 from tactile_align.training.checkpoint import latest_checkpoint, load_checkpoint
 from tactile_align.training.config import TrainConfig, config_text
-from tactile_align.training.logs import read_metrics
 from tactile_align.training.loop import train
+from tactile_align.training.metrics import read_metrics
 
 Maker = Callable[..., TrainConfig]
 ROOT = Path(__file__).parents[2]

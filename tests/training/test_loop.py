@@ -16,8 +16,8 @@ from tactile_align.training.augment import augment
 from tactile_align.training.checkpoint import latest_checkpoint, load_checkpoint
 from tactile_align.training.config import TrainConfig, load_config
 from tactile_align.training.data import load_data
-from tactile_align.training.logs import read_metrics
 from tactile_align.training.loop import DivergedError, build_model, train, validate
+from tactile_align.training.metrics import read_metrics
 from tactile_align.training.validation import health, held_out_sampler
 
 Maker = Callable[..., TrainConfig]

@@ -14,8 +14,8 @@ import torch
 
 from tactile_align.training.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
 from tactile_align.training.config import TrainConfig, config_text
-from tactile_align.training.logs import read_metrics
 from tactile_align.training.loop import train
+from tactile_align.training.metrics import read_metrics
 
 Maker = Callable[..., TrainConfig]
 ROOT = Path(__file__).parents[2]
@@ -128,19 +128,39 @@ def test_the_next_fifty_losses_of_a_resumed_run_are_those_of_one_that_never_stop
             path.unlink()
     train(small_config("resumed", **options, workers=2), resume=True, progress=False)
     first, again = (read_metrics(tmp_path / name / "metrics.jsonl") for name in ("whole", "resumed"))
-    after = again[len(first) :]
-    assert [r["loss"] for r in after if r["kind"] == "train"] == [
-        r["loss"] for r in first if r["kind"] == "train" and r["step"] > 6
+    told = [
+        [(r["kind"], r["step"], r["loss"]) for r in records if r["kind"] in ("train", "validation")]
+        for records in (first, again)
     ]
-    assert sum(r["kind"] == "train" for r in after) == 50
+    assert told[0] == told[1] and sum(kind == "train" and step > 6 for kind, step, _ in told[1]) == 50
     a, b = (load_checkpoint(tmp_path / n / "checkpoints" / "step_00000056.pt") for n in ("whole", "resumed"))
     assert all(torch.equal(a["mean"]["tensors"][n], b["mean"]["tensors"][n]) for n in a["model"])
 
 
-def test_going_on_with_another_config_is_refused_by_name(small_config: Maker) -> None:
-    train(small_config(steps=1), progress=False)
+def test_going_on_with_another_config_is_refused_by_name_and_leaves_the_run_as_it_was(small_config: Maker) -> None:
+    out = train(small_config(steps=1), progress=False)
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
     with pytest.raises(ValueError, match=r"another hsa.*start a new `out`"):
         train(small_config(steps=1, hsa={"temperature": 0.1}), resume=True, progress=False)
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
+
+
+def test_a_run_killed_before_its_first_checkpoint_or_in_the_middle_of_a_line_goes_on(
+    small_config: Maker, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = small_config(steps=2, save_every=1, log={"every": 1})
+    with pytest.raises(FileNotFoundError, match="Train without --resume"):
+        train(config, resume=True, progress=False)
+    log = train(config, progress=False) / "metrics.jsonl"
+    whole = [(r["kind"], r["step"], r["loss"]) for r in read_metrics(log)]
+    for kept in ("step_00000001.pt", None):
+        for path in (log.parent / "checkpoints").glob("*.pt"):
+            if path.name != kept:
+                path.unlink()
+        log.write_text(log.read_text(encoding="utf-8") + '{"kind": "tr', encoding="utf-8")
+        train(config, resume=True, progress=False)
+        assert [(r["kind"], r["step"], r["loss"]) for r in read_metrics(log)] == whole
+        assert log.read_text(encoding="utf-8").endswith("}\n") and "logged again" in capsys.readouterr().err
 
 
 def test_the_newest_checkpoints_and_the_best_are_kept(tmp_path: Path) -> None:

@@ -10,8 +10,8 @@ from tactile_align.policies.runtime import Policy
 from tactile_align.training.checkpoint import load_checkpoint
 from tactile_align.training.config import TrainConfig
 from tactile_align.training.data import load_data
-from tactile_align.training.logs import read_metrics
 from tactile_align.training.loop import make_trainer, train
+from tactile_align.training.metrics import read_metrics
 from tactile_align.training.optimiser import RunningMean
 from tactile_align.training.stages import validation_weights, weights_at
 
