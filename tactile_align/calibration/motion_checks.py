@@ -94,11 +94,12 @@ def _judged(name: str, scores: Scores, of: str, limits: tuple[float, float], adv
     better = [one for one in ranked if scores.gain(one) >= gain and scores.share(one) >= SHARE]
     better = [one for one in better if scores.median(one) >= speaks]
     said = f"{median:.2f} as written"
-    if ranked:
-        best = (better or ranked)[0]
-        said += f", {scores.median(best):.2f} {best}"
+    if better:
+        said += f", {scores.median(better[0]):.2f} {better[0]}"
+    elif ranked:
+        said += f"; next best, {ranked[0]}, {scores.gain(ranked[0]):+.2f} in {scores.share(ranked[0]):.0%}"
     said += f"; {len(scores)} {of}"
-    needed = f"no reading better by {gain:g}"
+    needed = f"no reading better by {gain:g} in {SHARE:.0%}"
     if better:
         todo = f"{advice[better[0]]} Look at `tactile-align overlay` before and after."
         return Check(name, said, needed, "warn", todo, median)

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from tactile_align.viz.ink import DIM, GREY, INK, VERMILLION, WHITE, Ink, fill, sensor_colour
-from tactile_align.viz.scene import Hand, Moment, Touch, Track, View
-from tactile_align.viz.view import draw_view, fit_into
+from tactile_align.viz.scene import Closer, Hand, Moment, Touch, Track, View
+from tactile_align.viz.view import draw_closer, draw_view, fit_into
 
 PANEL_SHARE = 0.36
 """Height of the panel under the cameras, as a share of theirs."""
@@ -49,6 +49,7 @@ def draw_frame(moment: Moment, height: int | None = None) -> np.ndarray:
     widths = [max(1, round(tall * view.width / view.height)) for view in moment.views]
     deep = max([round(PANEL_SHARE * tall), *(_hand_rows(hand) * _step(ink) for hand in moment.hands)])
     items = [_touch_item(touch, deep, ink) for touch in moment.touches]
+    items += [_closer_item(shown, deep, ink) for shown in moment.closer]
     items += [_hand_item(hand, ink) for hand in moment.hands]
     gap = 2 * ink.rim
     wide = max([sum(widths) + gap * (len(widths) - 1), *(item.width + 2 * ink.pad for item in items)])
@@ -111,9 +112,19 @@ def _touch_item(touch: Touch, deep: int, ink: Ink) -> _Item:
         ):
             fill(inset, x0, y0, x1, y1, colour)
         ink.plate(inset, state, thick, thick, WHITE if touch.contact else GREY)
-        ink.text(image, ink.fit(touch.name, image.shape[1]), 0, high + ink.pad - 1, sensor_colour(touch.colour))
+        ink.text(image, ink.fit(touch.name, image.shape[1]), 0, high + ink.rim, sensor_colour(touch.colour))
 
     return _Item(max(wide, min(ink.width(touch.name), 2 * wide)), draw)
+
+
+def _closer_item(shown: Closer, deep: int, ink: Ink) -> _Item:
+    side = max(1, deep - _step(ink))
+
+    def draw(image: np.ndarray, ink: Ink) -> None:
+        draw_closer(image[:side, :side], shown, ink)
+        ink.text(image, ink.fit(shown.name, image.shape[1]), 0, side + ink.rim, sensor_colour(shown.colour))
+
+    return _Item(max(side, min(ink.width(shown.name), 2 * side)), draw)
 
 
 def _hand_rows(hand: Hand) -> int:

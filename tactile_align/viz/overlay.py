@@ -10,6 +10,7 @@ import numpy as np
 
 from tactile_align.datasets.episodes import EpisodeRef
 from tactile_align.files import write_atomically
+from tactile_align.viz.closer import too_small, with_closer
 from tactile_align.viz.compare import told
 from tactile_align.viz.footage import Footage, InputMap
 from tactile_align.viz.frame import draw_frame
@@ -86,14 +87,14 @@ def overlay(
             raise FileExistsError(
                 f"{standing[0]} exists; choose another out, or replace it with --overwrite (overwrite=True)"
             )
-        if kind == "png":
-            for file, t in zip(files, rows, strict=True):
-                write_png(file, draw_frame(footage.moment(t, height), height))
-        elif kind == "sheet":
+        if kind == "sheet":
             write_png(files[0], _sheet(footage, rows, height or SHEET_VIEW_HEIGHT))
+        elif kind == "png":
+            for file, picture in zip(files, _pictures(footage, rows, height), strict=True):
+                write_png(file, picture)
         else:
             rate = (footage.episode.fps or MOVIE_FPS * every) / every
-            write_movie(files[0], (draw_frame(footage.moment(t, height), height) for t in rows), rate)
+            write_movie(files[0], _pictures(footage, rows, height), rate)
         if tell is not None:
             for line in told(footage.seen, rows):
                 tell(line)
@@ -129,12 +130,19 @@ def _targets(kind: str, out: Path, stem: str, rows: Sequence[int]) -> list[Path]
     return [out if out.suffix.lower() == suffix else out / f"{stem}{suffix}"]
 
 
+def _pictures(footage: Footage, rows: Sequence[int], height: int | None) -> Iterator[np.ndarray]:
+    """Draw the moments of `rows`, with a closer look at boxes too small to judge; all pictures have one size."""
+    small = too_small(footage, rows, height)
+    for t in rows:
+        yield draw_frame(with_closer(footage, footage.moment(t, height), small), height)
+
+
 def _sheet(footage: Footage, rows: Sequence[int], height: int) -> np.ndarray:
     """Lay evenly spaced moments out on one picture, with a line that says what they are."""
     picked = [
         rows[i] for i in np.unique(np.linspace(0, len(rows) - 1, min(SHEET_CELLS, len(rows))).round().astype(int))
     ]
-    cells: Iterator[np.ndarray] = (draw_frame(footage.moment(t, height), height) for t in picked)
+    cells = _pictures(footage, picked, height)
     first = next(cells)
     high, wide = first.shape[:2]
     text = f"{footage.title}   {len(picked)} of {len(footage)} moments"

@@ -56,6 +56,25 @@ class View:
 
 
 @dataclass(frozen=True)
+class Closer:
+    """A square cut out of a camera's frame around a box.
+
+    Attributes:
+        name: Which sensor in which camera.
+        colour: As in Region.
+        image: (S, S, 3) uint8 RGB.
+        box: (4,) px of `image`; nan where there is none, `image` then says nothing.
+        compared: (4,) the box by a second rig, nan where there is none.
+    """
+
+    name: str
+    colour: int
+    image: np.ndarray
+    box: np.ndarray
+    compared: np.ndarray
+
+
+@dataclass(frozen=True)
 class Touch:
     """A touch image and whether it is in contact; `colour` as in Region."""
 
@@ -112,6 +131,7 @@ class Moment:
         hands: Arms.
         tracks: Contacts over time.
         title: What is shown, e.g. the episode and the rigs.
+        closer: Boxes that the views show too small, larger.
     """
 
     t: int
@@ -122,3 +142,4 @@ class Moment:
     hands: tuple[Hand, ...] = ()
     tracks: tuple[Track, ...] = ()
     title: str = ""
+    closer: tuple[Closer, ...] = ()

@@ -4,8 +4,8 @@ import cv2
 import numpy as np
 
 from tactile_align.viz.compare import difference
-from tactile_align.viz.ink import COMPARED, WHITE, Colour, Ink, fill, frame, sensor_colour, tint
-from tactile_align.viz.scene import Region, View
+from tactile_align.viz.ink import COMPARED, DIM, WHITE, Colour, Ink, fill, frame, sensor_colour, tint
+from tactile_align.viz.scene import Closer, Region, View
 
 TOKEN_ALPHA = 0.4
 """How strongly a token that lies wholly in the box is tinted."""
@@ -53,6 +53,18 @@ def draw_view(image: np.ndarray, view: View, ink: Ink) -> None:
             _, _, right, _ = ink.plate(image, f"{region.name}: {region.reason}{_overlap(region)}", ink.row, absent)
             fill(image, ink.pad, absent + ink.pad, ink.row - ink.pad, absent + ink.row - ink.pad, colour)
             taken.append((0, absent, right, absent + ink.row))
+
+
+def draw_closer(image: np.ndarray, shown: Closer, ink: Ink) -> None:
+    """Fill `image` (S, S, 3) with a closer look at a box."""
+    if not np.isfinite(shown.box).all():
+        fill(image, 0, 0, image.shape[1], image.shape[0], DIM)
+        return
+    fit_into(image, shown.image)
+    scale = np.array([image.shape[1], image.shape[0]]) / shown.image.shape[0]
+    if np.isfinite(shown.compared).all():
+        frame(image, _moved(shown.compared, scale), COMPARED, ink, dashed=True)
+    frame(image, _moved(shown.box, scale), sensor_colour(shown.colour), ink)
 
 
 def _moved(box: np.ndarray, scale: np.ndarray) -> np.ndarray:
