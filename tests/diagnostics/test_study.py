@@ -91,21 +91,27 @@ def test_unknown_rows_are_refused_with_the_known_ones(tmp_path: Path) -> None:
         study(tmp_path, ["gird"])
 
 
+@pytest.fixture(scope="module")
+def smoke(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A study of two rows, as small as they come."""
+    folder = tmp_path_factory.mktemp("study")
+    study(folder, ["grid", "shift_25"], [0], "smoke", progress=False)
+    return folder
+
+
 @pytest.mark.slow
-def test_a_smoke_run_goes_through_and_is_not_run_twice(tmp_path: Path) -> None:
-    text = study(tmp_path, ["grid", "shift_25"], [0], "smoke", progress=False)
+def test_a_smoke_run_goes_through_and_is_not_run_twice(smoke: Path) -> None:
+    text = (smoke / "table.md").read_text(encoding="utf-8")
     assert "grid in box" in text and "box 25 px to the right" in text and "SCRATCH" in text
-    assert (tmp_path / "table.md").read_text(encoding="utf-8") == text
-    made = [path.stat().st_mtime_ns for path in sorted(tmp_path.glob("runs/*/metrics.jsonl"))]
-    assert study(tmp_path, ["grid", "shift_25"], [0], "smoke", progress=False) == text
-    assert made == [path.stat().st_mtime_ns for path in sorted(tmp_path.glob("runs/*/metrics.jsonl"))]
-    assert [one["row"] for one in results(tmp_path)] == ["grid", "shift_25"]
+    made = [path.stat().st_mtime_ns for path in sorted(smoke.glob("runs/*/metrics.jsonl"))]
+    assert study(smoke, ["grid", "shift_25"], [0], "smoke", progress=False) == text
+    assert made == [path.stat().st_mtime_ns for path in sorted(smoke.glob("runs/*/metrics.jsonl"))]
+    assert [one["row"] for one in results(smoke)] == ["grid", "shift_25"]
 
 
 @pytest.mark.slow
-def test_all_readouts_of_a_run_come_in_one_call(tmp_path: Path) -> None:
-    study(tmp_path, ["grid"], [0], "smoke", progress=False)
-    config = config_of(tmp_path, ROWS["grid"], 0, PLANS["smoke"])
+def test_all_readouts_of_a_run_come_in_one_call(smoke: Path) -> None:
+    config = config_of(smoke, ROWS["grid"], 0, PLANS["smoke"])
     data = load_data(config, progress=False)
     model = load_model(Path(config.out), config, data.held_out)
     found = view_readouts(model, data.held_out, config, "left_wrist-tactile1", gallery=8)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch._inductor.config as inductor
 
 from tactile_align.training.checkpoint import latest_checkpoint, load_checkpoint
 from tactile_align.training.config import TrainConfig
@@ -24,6 +25,7 @@ Maker = Callable[..., TrainConfig]
 )
 def test_compiled_steps_equal_plain_ones(small_config: Maker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "compiled"))
+    monkeypatch.setattr(inductor.cpp, "simdlen", 1)  # scalar kernels are compiled in two thirds of the time
     options = {"steps": 3, "validate_every": 3, "policy": {"dropout": 0.0}, "log": {"every": 1}}
     data = load_data(small_config("plain", **options), progress=False)
     torch.compiler.reset()
