@@ -92,6 +92,9 @@ def needs_quick_gelu(model: str, tag: str | None) -> bool:
 
 
 def _create(config: EncoderConfig, source: str | None) -> Any:
+    # A text tower of Hugging Face fetches its config; random weights have no use for it.
+    foreign = "hf_model_name" in open_clip.get_model_config(config.model).get("text_cfg", {})
+    text = {"text_cfg": _NO_TEXT} if foreign and source is None else {}
     try:
         with _no_remarks_of_open_clip():
             clip = open_clip.create_model(
@@ -101,12 +104,18 @@ def _create(config: EncoderConfig, source: str | None) -> Any:
                 force_image_size=_height_width(config),
                 pretrained_text=False,
                 weights_only=True,
+                **text,
             )
     except (RuntimeError, pickle.UnpicklingError, KeyError, AttributeError) as error:
         if "Failed to download" in str(error):
             raise ConnectionError(
                 f"the weights '{source}' of {config.model} could not be fetched. On a machine with network access "
                 f"run: {_how_to_fetch(config.model, str(source))}; then give the file's path as `pretrained`"
+            ) from error
+        if foreign and "transformers" in str(error):
+            raise ImportError(
+                f"the weights of {config.model} come with a text tower of Hugging Face, which open_clip builds with "
+                f"transformers: pip install transformers, or take a model without one"
             ) from error
         first = str(error).strip().splitlines()
         raise ValueError(

@@ -2,6 +2,7 @@
 
 import json
 import logging
+from importlib.util import find_spec
 from pathlib import Path
 
 import huggingface_hub
@@ -206,6 +207,25 @@ def test_tokens_of_a_tower_that_norms_behind_its_pooling_are_normalised_plainly(
     centred = tokens - tokens.mean(-1, keepdim=True)
     torch.testing.assert_close(found[:, :, -1], centred / (tokens.var(-1, unbiased=False, keepdim=True) + 1e-5).sqrt())
     assert_only_what_tokens_need_learns(encoder)
+
+
+def test_a_text_tower_of_hugging_face_is_not_needed_from_scratch_and_asked_for_by_name_with_weights(
+    tmp_path: Path,
+) -> None:
+    facts = {
+        "embed_dim": 24,
+        "vision_cfg": {"image_size": 64, "layers": 1, "width": 64, "patch_size": 16},
+        "text_cfg": {"hf_model_name": "roberta-base", "hf_tokenizer_name": "roberta-base"},
+    }
+    path = tmp_path / "roberta-small.json"
+    path.write_text(json.dumps(facts), encoding="utf-8")
+    open_clip.add_model_config(path)
+    encoder = load_encoder(path.stem, pretrained="scratch").eval()
+    assert encoder.tokens(noise(2, 64, 64)).shape == (2, 4, 4, 64)
+    save_clip("ViT-demo", tmp_path / "clip.pt")
+    if find_spec("transformers") is None:
+        with pytest.raises(ImportError, match=r"roberta-small.*pip install transformers"):
+            load_encoder(path.stem, pretrained=tmp_path / "clip.pt")
 
 
 def test_a_checkpoint_file_is_normalised_as_all_tags_of_its_model_are(
