@@ -65,7 +65,7 @@ def view_readouts(
     attempt(
         "galleries",
         "regions of the same image",
-        lambda: region_retrieval(tau, found["regions"], episode, index).as_dict(),
+        lambda: _among_regions(tau, found["regions"], episode, index, found["beside"]),
     )
     few = _spread(np.arange(len(pairs)), SPACED)
     out["space"] = space_health(tau[few], w[few]).as_dict()
@@ -83,6 +83,15 @@ def view_readouts(
     for side in ("h_tau", "h_w"):
         attempt("probes", f"contact from {side}", lambda s=side: probe_classes(every[s], touching, of).as_dict())
     return out
+
+
+def _among_regions(
+    tau: np.ndarray, regions: np.ndarray, episode: np.ndarray, contact: np.ndarray, whole: np.ndarray
+) -> dict[str, Any]:
+    """Judge the moments that have all of the other regions: near a border there are fewer, and chance is higher."""
+    if not whole.any():
+        raise ValueError(f"no box lies far enough from the border to have {OTHER_REGIONS} others of its size beside it")
+    return region_retrieval(tau[whole], regions[whole], episode[whole], contact[whole]).as_dict()
 
 
 def _recalls(
@@ -103,7 +112,7 @@ def _recalls(
 def _features(
     model: AlignedPolicy, moments: Moments, config: TrainConfig, view: View, rows: np.ndarray, regions: bool = True
 ) -> dict[str, np.ndarray]:
-    found: dict[str, list[np.ndarray]] = {"h_tau": [], "h_w": [], "regions": []}
+    found: dict[str, list[np.ndarray]] = {"h_tau": [], "h_w": [], "regions": [], "beside": []}
     for batch in _batches(model, moments, config, rows):
         seen = model.see(batch)
         found["h_tau"].append(seen.touches[view.sensor].vector.float().cpu().numpy())
@@ -111,8 +120,9 @@ def _features(
         if regions:
             assert model.towers is not None
             images, box = batch[f"image/{view.key}"], model.finite_box(batch, view)
-            others = model.towers.of_other_regions(images, box, OTHER_REGIONS, model.sigma(batch, view))
+            others, exist = model.towers.of_other_regions(images, box, OTHER_REGIONS, model.sigma(batch, view))
             found["regions"].append(np.concatenate([found["h_w"][-1][:, None], others.float().cpu().numpy()], axis=1))
+            found["beside"].append(exist.all(dim=1).cpu().numpy())
     return {name: np.concatenate(parts) for name, parts in found.items() if parts}
 
 

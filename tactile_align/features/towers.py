@@ -71,13 +71,12 @@ class Towers(nn.Module):
         around = region_grid(tokens, boxes.enlarge(box, self._margin), size, POLICY_GRID)
         return Features(vector, around.flatten(1, 2))
 
-    def of_other_regions(self, images: Tensor, box: Tensor, count: int, sigma: Tensor | None = None) -> Tensor:
-        """Return (B, count, dim) features of `count` boxes beside each box, in the same images.
-
-        The box is moved by its own size in eight directions in turn; where that leaves the image it goes
-        the opposite way.
-        """
-        return self.of_boxes(images, shifted_boxes(box, count, self.vision.input_size), sigma)
+    def of_other_regions(
+        self, images: Tensor, box: Tensor, count: int, sigma: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Return (B, count, dim) features of boxes beside each box, in the same images, and (B, count) which exist."""
+        places, exist = shifted_boxes(box, count, self.vision.input_size)
+        return self.of_boxes(images, places, sigma), exist
 
     def of_boxes(self, images: Tensor, places: Tensor, sigma: Tensor | None = None) -> Tensor:
         """Return (B, P, dim) region features of P boxes (B, P, 4), px, in each of B images; one pass of the encoder.
@@ -128,16 +127,25 @@ def place_boxes(box: Tensor, place: str, input_size: tuple[int, int]) -> Tensor:
     return torch.cat([start, start + sides], dim=1)
 
 
-def shifted_boxes(box: Tensor, count: int, input_size: tuple[int, int]) -> Tensor:
-    """Return (B, count, 4) boxes moved by their own size in `count` of eight directions, centres inside the image."""
-    directions = [(1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, -1), (1, -1), (-1, 1)]
-    sides = box[:, 2:] - box[:, :2]
-    centre = (box[:, :2] + box[:, 2:]) / 2
-    limit = box.new_tensor(input_size) - 0.5
-    moved = []
-    for direction in directions[:count]:
-        step = sides * box.new_tensor(direction)
-        outside = (centre + step < -0.5) | (centre + step > limit)
-        step = torch.where(outside, -step, step)
-        moved.append(box + torch.cat([step, step], dim=1))
-    return torch.stack(moved, dim=1)
+DIRECTIONS = ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, -1), (1, -1), (-1, 1))
+
+
+def shifted_boxes(box: Tensor, count: int, input_size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Return boxes (B, 4), px, moved by their own size: the first `count` of eight directions that stay in the image.
+
+    Args:
+        box: (B, 4), px.
+        count: 1 to 8.
+        input_size: (width, height) of the image, px; the centre of a moved box must lie in it.
+
+    Returns:
+        (B, count, 4), no two of an image alike, and (B, count) bool, which exist: near a border there may be fewer.
+        Where there is none stands the box itself.
+    """
+    step = (box[:, 2:] - box[:, :2])[:, None] * box.new_tensor(DIRECTIONS)
+    centre = ((box[:, :2] + box[:, 2:]) / 2)[:, None] + step
+    inside = ((centre >= -0.5) & (centre <= box.new_tensor(input_size) - 0.5)).all(dim=2)
+    first = inside.logical_not().to(torch.uint8).argsort(dim=1, stable=True)[:, :count]
+    exist = inside.gather(1, first)
+    taken = step.gather(1, first[:, :, None].expand(-1, -1, 2)) * exist[:, :, None]
+    return box[:, None] + torch.cat([taken, taken], dim=2), exist

@@ -36,9 +36,10 @@ class Rivals:
     Attributes:
         episode: (B,) integer name of each row's episode.
         time: (B,) frame number, or seconds when `min_gap` is in seconds.
-        min_gap: Rows of one episode closer than this are no rivals: they may show the same contact.
+        min_gap: Rows of one episode closer than this are no rivals: they may show the same contact. The same moment
+            never is one.
         contact: (B,) bool; rows without contact are nobody's rivals, as all their touches look alike.
-        touch: (B, F) descriptions of the touches, see `touch_pattern`.
+        touch: (B, F) descriptions of the touches, see `touch_pattern` and `unlike`.
         ceiling: Touches whose cosine is above this are no rivals: they feel the same, so the regions may swap.
         bank: Facts of further candidates, which stand behind the batch's own columns.
     """
@@ -135,7 +136,9 @@ class Rivals:
 
     def _too_close(self, start: int, stop: int) -> Tensor:
         every = self._all
-        near = (self.time[start:stop, None] - every.time[None, :]).abs_() < self.min_gap
+        apart = (self.time[start:stop, None] - every.time[None, :]).abs_()
+        # A moment that was drawn twice, or lies in the bank, is the same one whatever the gap.
+        near = (apart < self.min_gap) | (apart == 0)
         return near.logical_and_(self.episode[start:stop, None] == every.episode[None, :])
 
     def _without_contact(self, start: int, stop: int) -> Tensor:
@@ -153,7 +156,9 @@ class Rivals:
 
 
 def touch_pattern(images: Tensor, size: int = 8) -> Tensor:
-    """Describe touches for the same-touch rule: coarse brightness and colour, less what all of the batch share.
+    """Describe touches for the same-touch rule: coarse brightness and colour.
+
+    What all touches share must be taken away before two are compared, see `unlike`.
 
     Args:
         images: (B, H, W, 3) uint8.
@@ -162,5 +167,9 @@ def touch_pattern(images: Tensor, size: int = 8) -> Tensor:
     Returns:
         (B, 3 * size * size) float32.
     """
-    coarse = F.adaptive_avg_pool2d(images.permute(0, 3, 1, 2).float() / 255.0, size).flatten(1)
-    return coarse - coarse.mean(dim=0)
+    return F.adaptive_avg_pool2d(images.permute(0, 3, 1, 2).float() / 255.0, size).flatten(1)
+
+
+def unlike(pattern: Tensor, everybody: Tensor) -> Tensor:
+    """Return patterns (B, F) less what everybody (M, F), batch and bank of all processes, has in common."""
+    return pattern - everybody.mean(dim=0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -13,7 +14,7 @@ from tactile_align.losses.bank import Following, MemoryBank
 from tactile_align.losses.chunks import spans
 from tactile_align.losses.gather import gather_facts, gather_rows, world
 from tactile_align.losses.hsa import HSALoss, HSAStats
-from tactile_align.losses.rivals import Rivals, touch_pattern
+from tactile_align.losses.rivals import Rivals, touch_pattern, unlike
 from tactile_align.policies.region_rivals import region_rivals
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ def align(
             f"no_box/{view.key}": (~batch[f"visible/{view.key}"]).sum(),
         }
         log |= {f"rivals_from/{kind}/{view.key}": n / whole.clamp(min=1) for kind, n in counts.items()}
-        log |= {f"excluded/{name}": count for name, count in _excluded(model, rivals, len(tau)).items()}
+        log |= {f"excluded/{name}/{view.key}": count for name, count in _excluded(model, rivals, len(tau)).items()}
     log["no_contact"] = torch.stack([(~batch[f"contact/{name}"]).sum() for name in model.sensors]).sum()
     log["temperature"] = kappa.detach()
     return total, log
@@ -78,18 +79,27 @@ def align(
 
 def _excluded(model: AlignedPolicy, rivals: Rivals, count: int) -> dict[str, Tensor]:
     """Return what the rules take away from this process's rows, among the rows of all processes the loss looks at."""
-    if not (isinstance(model.loss, HSALoss) and model.loss.gather):
+    if not _gathers(model):
         return rivals.excluded()
     first = world()[0] * count
     return rivals.gathered().excluded(first, first + count)
 
 
+def _gathers(model: AlignedPolicy) -> bool:
+    return isinstance(model.loss, HSALoss) and model.loss.gather
+
+
 def rivals_of(model: AlignedPolicy, batch: Batch, view: View, past: MemoryBank | None) -> Rivals:
     """Return who in a batch, and in a memory of past regions, may be whose rival in a view."""
+    facts = None if past is None else past.facts()
     touch = None
     if model.hsa.touch_ceiling is not None:
         touch = touch_pattern(batch[f"image/{view.sensor}"], PATTERN)
-    facts = None if past is None else past.facts()
+        everybody = gather_facts(touch) if _gathers(model) else touch
+        if facts is not None and facts.touch is not None:
+            everybody = torch.cat([everybody, facts.touch])
+            facts = replace(facts, touch=unlike(facts.touch, everybody))
+        touch = unlike(touch, everybody)
     return Rivals(
         batch["episode"], batch["time"], model.hsa.min_gap, touch=touch, ceiling=model.hsa.touch_ceiling, bank=facts
     )

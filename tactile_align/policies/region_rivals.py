@@ -18,18 +18,17 @@ class RegionRivals(NamedTuple):
 
     Attributes:
         features: (B, N, dim).
-        exist: (B, N) bool, where such a region is in sight; None: everywhere.
+        exist: (B, N) bool, where such a region is in sight.
         kinds: N names, of the rule each column is from.
     """
 
     features: Tensor
-    exist: Tensor | None
+    exist: Tensor
     kinds: tuple[str, ...]
 
     def counts(self, valid: Tensor) -> dict[str, Tensor]:
         """Return how many of them the valid (B,) touches have, by kind."""
-        exist = torch.ones_like(self.features[..., 0], dtype=torch.bool) if self.exist is None else self.exist
-        found = (exist & valid[:, None]).sum(dim=0)
+        found = (self.exist & valid[:, None]).sum(dim=0)
         return {
             kind: torch.stack([n for n, own in zip(found, self.kinds, strict=True) if own == kind]).sum()
             for kind in dict.fromkeys(self.kinds)
@@ -49,9 +48,11 @@ def region_rivals(model: AlignedPolicy, batch: Batch, seen: Seen) -> dict[str, R
 
 
 class _Looked(NamedTuple):
-    """What was seen beside the box in one view's image: (B, n, dim) shifted boxes, (B, 1, dim) the other finger."""
+    """What was seen beside the box in one view's image: (B, n, dim) shifted boxes, (B, n) which of them exist, and
+    (B, 1, dim) the other finger."""
 
     shifted: Tensor
+    exist: Tensor
     finger: Tensor | None
 
 
@@ -61,14 +62,15 @@ def _beside(model: AlignedPolicy, batch: Batch, view: View) -> _Looked:
     box = model.finite_box(batch, view)
     wanted = any(other.sensor == view.sensor and other.camera != view.camera for other in model.views)
     count = max(hsa.region_rivals, int(hsa.camera_rival and wanted))
-    places = [shifted_boxes(box, count, towers.vision.input_size)] if count else []
+    moved, exist = shifted_boxes(box, count, towers.vision.input_size)
+    places = [moved] if count else []
     if hsa.finger_rival:
         there = batch[f"other_box/{view.key}"]
         places.append(torch.where(finger_in_sight(model, batch, view)[:, None], there, box)[:, None])
     if not places:
-        return _Looked(box.new_zeros((len(box), 0, model.towers.config.dim)), None)  # type: ignore[union-attr]
+        return _Looked(box.new_zeros((len(box), 0, towers.config.dim)), exist, None)
     found = towers.of_boxes(batch[f"image/{view.key}"], torch.cat(places, dim=1), model.sigma(batch, view))
-    return _Looked(found[:, :count], found[:, count:] if hsa.finger_rival else None)
+    return _Looked(found[:, :count], exist, found[:, count:] if hsa.finger_rival else None)
 
 
 def finger_in_sight(model: AlignedPolicy, batch: Batch, view: View) -> Tensor:
@@ -88,8 +90,9 @@ def finger_in_sight(model: AlignedPolicy, batch: Batch, view: View) -> Tensor:
 
 def _of_view(model: AlignedPolicy, batch: Batch, seen: Seen, view: View, beside: dict[str, _Looked]) -> RegionRivals:
     hsa = model.hsa
-    own, everywhere = beside[view.key], torch.ones_like(batch[f"visible/{view.key}"])
-    columns = [("beside", one, everywhere) for one in own.shifted[:, : hsa.region_rivals].unbind(1)]
+    own, wanted = beside[view.key], hsa.region_rivals
+    beside_it = zip(own.shifted[:, :wanted].unbind(1), own.exist[:, :wanted].unbind(1), strict=True)
+    columns = [("beside", features, exist) for features, exist in beside_it]
     if own.finger is not None:
         columns.append(("finger", own.finger[:, 0], finger_in_sight(model, batch, view)))
     for other in model.views if hsa.camera_rival else ():
@@ -98,8 +101,7 @@ def _of_view(model: AlignedPolicy, batch: Batch, seen: Seen, view: View, beside:
         # The same sensor's box in another camera is this touch's pair there, never its rival.
         same = other.sensor == view.sensor
         there = beside[other.key].shifted[:, 0] if same else seen.regions[other.key].vector
-        columns.append(("camera", there, batch[f"visible/{other.key}"]))
+        in_sight = batch[f"visible/{other.key}"]
+        columns.append(("camera", there, in_sight & beside[other.key].exist[:, 0] if same else in_sight))
     kinds, features, exist = zip(*columns, strict=True)
-    # Shifted boxes alone are everywhere, and the loss then has nothing to leave out.
-    missing = set(kinds) != {"beside"}
-    return RegionRivals(torch.stack(features, dim=1), torch.stack(exist, dim=1) if missing else None, kinds)
+    return RegionRivals(torch.stack(features, dim=1), torch.stack(exist, dim=1), kinds)

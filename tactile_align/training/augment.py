@@ -1,4 +1,4 @@
-"""Random changes of training views on the device; a box moves by the same map as its image."""
+"""Random changes of training views on the device; a box moves by the same map as its image, or out of it."""
 
 import torch
 from torch import Generator, Tensor
@@ -36,12 +36,19 @@ def augment(
             origin = _origins(count * world, slack, generator)[rank::world].to(images.device)
             cut = ImageMap.identity(width, height).crop(origin[:, 0], origin[:, 1], width - slack, height - slack)
             images, box = cut.apply_to_image(images), cut.apply_to_box(box.double()).to(box.dtype)
+            changed[f"visible/{key}"] = batch[f"visible/{key}"] & _in_sight(box, images)
             if (other := batch.get(f"other_box/{key}")) is not None:
                 changed[f"other_box/{key}"] = cut.apply_to_box(other.double()).to(other.dtype)
         if generator is not None:
             images = _recolour(images, config, generator, rank, world)
         changed[f"image/{key}"], changed[f"box/{key}"] = images, box
     return changed
+
+
+def _in_sight(box: Tensor, images: Tensor) -> Tensor:
+    """Return (B,) bool: which boxes still overlap their images; a box at the border may be pushed out."""
+    border = box.new_tensor([images.shape[2], images.shape[1]]) - 0.5
+    return ((box[:, 2:] > -0.5) & (box[:, :2] < border)).all(dim=1)
 
 
 def _origins(count: int, slack: int, generator: Generator | None) -> Tensor:

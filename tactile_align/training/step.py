@@ -19,7 +19,7 @@ SUMMED = ("l1", "kl", "no_box/", "no_contact", "r1/", "rivals_from/", "excluded/
 
 
 class DivergedError(RuntimeError):
-    """The loss became infinite or not a number; the message names step, episodes and rows."""
+    """The loss or its gradient became infinite or not a number; the message names step, episodes and rows."""
 
 
 @dataclass
@@ -53,7 +53,7 @@ class Trainer:
         number of processes.
 
         Raises:
-            DivergedError: The loss is not finite, on any process; nothing has been changed by this step.
+            DivergedError: Loss or gradient are not finite, on any process; nothing has been changed by this step.
         """
         config, model, group = self.config, self.model.train(), self.group
         weights = weights_at(config, step)
@@ -74,6 +74,8 @@ class Trainer:
                 loss.backward()
             found.append(parts)
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.optimiser.clip_norm)
+        if group.any(not bool(torch.isfinite(norm))):
+            raise DivergedError(culprits({"gradient_norm": norm}, batch, self.data, step))
         self.optimiser.step()
         self.schedule.step()
         if model.memory is not None and weights.alignment > 0:

@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tactile_align.features.config import EncoderConfig, FeatureConfig
 from tactile_align.features.towers import OpeningRegion, Towers, place_boxes, shifted_boxes
@@ -63,8 +65,8 @@ def test_every_box_of_an_image_is_blurred_by_the_images_own_width() -> None:
             torch.testing.assert_close(found[row : row + 1], alone, atol=1e-5, rtol=1e-4)
         wider = model.of_region(images, BOX, sigma * torch.tensor([[1.0], [2.0]])).vector
         assert torch.equal(wider[0], found[0]) and not torch.allclose(wider[1], found[1], atol=1e-4)
-        others = model.of_other_regions(images, BOX, 2, sigma)
-        moved = shifted_boxes(BOX, 2, (64, 48))
+        others, _ = model.of_other_regions(images, BOX, 2, sigma)
+        moved, _ = shifted_boxes(BOX, 2, (64, 48))
         torch.testing.assert_close(others[:, 1], model.of_region(images, moved[:, 1], sigma).vector)
 
 
@@ -72,23 +74,37 @@ def test_other_regions_are_the_features_of_the_shifted_boxes() -> None:
     model = towers().eval()
     images = noise(2, 64, 48)
     with torch.no_grad():
-        found = model.of_other_regions(images, BOX, 3)
-        moved = shifted_boxes(BOX, 3, (64, 48))
+        found, _ = model.of_other_regions(images, BOX, 3)
+        moved, _ = shifted_boxes(BOX, 3, (64, 48))
         for k in range(3):
             torch.testing.assert_close(found[:, k], model.of_region(images, moved[:, k]).vector)
 
 
 def test_shifted_boxes_are_moved_by_their_own_size_and_stay_in_the_image() -> None:
-    moved = shifted_boxes(BOX, 8, (64, 48))
+    moved, exist = shifted_boxes(BOX, 8, (64, 48))
     sides = BOX[:, None, 2:] - BOX[:, None, :2]
     torch.testing.assert_close(moved[..., 2:] - moved[..., :2], sides.expand(2, 8, 2))
     steps = (moved - BOX[:, None])[..., :2] / sides
     assert bool((steps.abs().round() == steps.abs()).all()) and steps.abs().max() == 1
-    assert bool((steps.abs().sum(dim=-1) > 0).all()), "no shifted box is the box itself"
+    assert torch.equal(steps.abs().sum(dim=-1) > 0, exist), "only where there is none stands the box itself"
     centre = (moved[..., :2] + moved[..., 2:]) / 2
     assert bool((centre >= -0.5).all() and (centre <= torch.tensor([63.5, 47.5])).all())
     assert moved[0, 0].tolist() == [30.0, 8.0, 50.0, 24.0]
-    assert moved[1, 0].tolist() == [20.0, 20.0, 40.0, 40.0], "to the right is outside, so it went left"
+    assert moved[1, 0].tolist() == [20.0, 20.0, 40.0, 40.0], "to the right is outside, so the next is left"
+
+
+@given(st.floats(-5, 60), st.floats(-5, 44), st.floats(2, 64), st.floats(2, 48), st.integers(1, 8))
+def test_no_two_shifted_boxes_of_an_image_are_alike_and_none_that_fits_is_missing(
+    u: float, v: float, wide: float, high: float, count: int
+) -> None:
+    moved, exist = shifted_boxes(torch.tensor([[u, v, u + wide, v + high]], dtype=torch.float64), count, (64, 48))
+    places = {tuple(box) for box in moved[0][exist[0]].tolist()}
+    assert len(places) == int(exist.sum())
+    centres = [
+        (u + wide / 2 + i * wide, v + high / 2 + j * high) for i in (-1, 0, 1) for j in (-1, 0, 1) if (i, j) != (0, 0)
+    ]
+    fitting = sum(-0.5 <= x <= 63.5 and -0.5 <= y <= 47.5 for x, y in centres)
+    assert int(exist.sum()) == min(count, fitting)
 
 
 def test_the_baselines_look_at_all_of_the_image_or_at_the_farthest_corner() -> None:

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from tactile_align.losses.hsa import hsa_loss
-from tactile_align.losses.rivals import Facts, Rivals, touch_pattern
+from tactile_align.losses.rivals import Facts, Rivals, touch_pattern, unlike
 
 
 def facts(batch: int = 12, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -42,6 +42,18 @@ def test_no_moment_is_its_own_rival_even_without_a_gap() -> None:
     assert not bool(Rivals(*facts(), min_gap=0).rows(0, 12).diagonal().any())
 
 
+def test_the_same_moment_drawn_twice_or_kept_in_the_bank_is_no_rival() -> None:
+    episode, time = torch.tensor([0, 0, 1]), torch.tensor([4, 4, 4])
+    bank = Facts(torch.tensor([1, 0]), torch.tensor([4, 5]))
+    rule = Rivals(episode, time, min_gap=0, bank=bank)
+    assert rule.rows(0, 3).tolist() == [
+        [False, False, True, True, True],
+        [False, False, True, True, True],
+        [True, True, False, False, True],
+    ]
+    assert int(rule.excluded()["time_gap"]) == 3
+
+
 def test_the_loss_takes_a_rule_as_it_takes_its_mask() -> None:
     h_tau, h_w = torch.randn(2, 12, 5, dtype=torch.float64)
     rule = Rivals(*facts(), min_gap=7)
@@ -60,7 +72,7 @@ def test_moments_without_contact_are_nobodys_rivals() -> None:
 
 
 def test_touches_that_feel_the_same_are_no_rivals() -> None:
-    episode, time = facts()
+    (episode, _), time = facts(), torch.arange(12)
     touch = torch.randn(12, 6, generator=torch.Generator().manual_seed(0))
     touch[7] = 3 * touch[2]
     rule = Rivals(episode, time, 0, touch=touch, ceiling=0.6)
@@ -91,7 +103,8 @@ def test_the_pattern_of_a_touch_forgets_what_all_touches_share() -> None:
     touched[0, :24] += 30
     touched[1, :24] += 30
     touched[2, 24:] += 30
-    pattern = touch_pattern(touched)
+    raw = touch_pattern(touched)
+    pattern = unlike(raw, raw)
     assert pattern.shape == (4, 192)
     cosine = torch.nn.functional.cosine_similarity(pattern[:, None], pattern[None], dim=-1)
     assert cosine[0, 1] > 0.99 and cosine[0, 2] < 0

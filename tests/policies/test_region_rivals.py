@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from tactile_align.features.config import EncoderConfig, FeatureConfig
+from tactile_align.features.pooling import POOLINGS
 from tactile_align.features.towers import shifted_boxes
 from tactile_align.losses.config import HSAConfig
 from tactile_align.losses.hsa import hsa_loss
@@ -71,7 +72,7 @@ def test_the_loss_with_the_other_finger_is_that_of_its_box_as_an_explicit_rival(
         seen = model.see(batch)
         loss, log = model.alignment(batch, seen)
         box = model.finite_box(batch, WRIST)
-        places = [*shifted_boxes(box, 2, SIZE).unbind(1), batch[f"other_box/{key}"].nan_to_num(5.0)]
+        places = [*shifted_boxes(box, 2, SIZE)[0].unbind(1), batch[f"other_box/{key}"].nan_to_num(5.0)]
         assert model.towers is not None
         hard = torch.stack([model.towers.of_region(batch[f"image/{key}"], p).vector for p in places], dim=1)
         exist = torch.ones(B, 3, dtype=torch.bool)
@@ -101,11 +102,10 @@ def test_another_camera_gives_its_own_sensors_box_or_what_lies_beside_the_same_o
         assert model.towers is not None
         wrist = found[WRIST.key]
         box = model.finite_box(batch, TOP)
-        beside = model.towers.of_other_regions(batch[f"image/{TOP.key}"], box, 1)
+        beside, _ = model.towers.of_other_regions(batch[f"image/{TOP.key}"], box, 1)
     assert wrist.kinds == ("camera", "camera")
     torch.testing.assert_close(wrist.features[:, 0], beside[:, 0])
     torch.testing.assert_close(wrist.features[:, 1], seen.regions[RIGHT.key].vector)
-    assert wrist.exist is not None
     assert torch.equal(wrist.exist[:, 0], batch[f"visible/{TOP.key}"])
     assert torch.equal(wrist.exist[:, 1], batch[f"visible/{RIGHT.key}"])
     pair_there = seen.regions[TOP.key].vector
@@ -123,8 +123,9 @@ def test_shifted_boxes_alone_are_seen_as_before_and_without_any_there_is_nothing
         found = region_rivals(model, batch, seen)[WRIST.key]
         assert model.towers is not None
         box = model.finite_box(batch, WRIST)
-        assert torch.equal(found.features, model.towers.of_other_regions(batch[f"image/{WRIST.key}"], box, 3))
-        assert found.exist is None and found.kinds == ("beside",) * 3
+        features, exist = model.towers.of_other_regions(batch[f"image/{WRIST.key}"], box, 3)
+        assert torch.equal(found.features, features) and torch.equal(found.exist, exist)
+        assert found.kinds == ("beside",) * 3
         assert region_rivals(model_of((WRIST,)), batch, seen) == {}
 
 
@@ -147,6 +148,50 @@ def test_rivals_in_the_bank_are_counted_and_hits_do_not_hang_on_spans(monkeypatc
     assert float(log[f"rivals_from/bank/{WRIST.key}"]) == pytest.approx((4 * 3 - 1) / 4)
     for name in (f"r1/{WRIST.key}", f"rivals_from/bank/{WRIST.key}"):
         assert torch.equal(log[name], again[name])
+
+
+@pytest.mark.parametrize("pooling", POOLINGS)
+def test_a_moment_without_a_box_gives_and_receives_nothing_whatever_the_pooling(pooling: str) -> None:
+    key, found = WRIST.key, []
+    for other in (0, 255):  # what its image shows does not matter
+        model, batch = model_of((WRIST,), region_rivals=2, features={"pooling": pooling}), batch_of((WRIST,))
+        assert not batch[f"visible/{key}"][1] and batch[f"visible/{key}"].sum() == B - 1
+        batch[f"image/{key}"][1] = other
+        batch[f"box/{key}"][1] = torch.nan
+        loss, log = model.alignment(batch, model.see(batch))
+        loss.backward()
+        gradients = [p.grad for p in model.parameters() if p.grad is not None]
+        assert bool(torch.isfinite(loss)) and all(bool(torch.isfinite(g).all()) for g in gradients)
+        found.append((loss.detach(), torch.cat([g.flatten() for g in gradients]), log[f"rivals_from/beside/{key}"]))
+    torch.testing.assert_close(found[0], found[1], atol=1e-6, rtol=1e-4)
+    assert float(found[0][2]) == 2.0
+
+
+def test_at_a_border_only_the_regions_that_are_there_are_rivals() -> None:
+    model, batch = model_of((WRIST,), region_rivals=4), batch_of((WRIST,))
+    batch[f"box/{WRIST.key}"][:] = torch.tensor([44.0, 28.0, 63.5, 47.5])  # in the corner: left, up, and both
+    _, log = model.alignment(batch, model.see(batch))
+    assert float(log[f"rivals_from/beside/{WRIST.key}"]) == 3.0
+    assert float(log[f"rivals/{WRIST.key}"]) == 3 + 3
+
+
+def test_each_view_counts_the_touches_that_feel_the_same_to_its_own_sensor() -> None:
+    model, batch = model_of((WRIST, RIGHT), touch_ceiling=0.98), batch_of((WRIST, RIGHT))
+    batch["image/t1"][3] = batch["image/t1"][2]
+    _, log = model.alignment(batch, model.see(batch))
+    assert int(log[f"excluded/same_touch/{WRIST.key}"]) == 2 and int(log[f"excluded/same_touch/{RIGHT.key}"]) == 0
+
+
+def test_a_touch_that_lies_in_the_memory_feels_the_same_as_itself() -> None:
+    model, batch = model_of((WRIST,), touch_ceiling=0.98, bank=8), batch_of((WRIST,))
+    model.train()
+    assert model.memory is not None
+    model.memory.take_in(model, batch)  # four rows have a box
+    later = {**batch, "episode": batch["episode"] + 10, "image/t1": noise(B, WIDTH, HEIGHT, 77)}
+    later["image/t1"][0] = batch["image/t1"][0]
+    _, log = model.alignment(later, model.see(later))
+    assert int(log[f"excluded/same_touch/{WRIST.key}"]) == 1
+    assert float(log[f"rivals_from/bank/{WRIST.key}"]) == pytest.approx((4 * 4 - 1) / 4)
 
 
 def test_a_rival_from_another_camera_needs_one() -> None:

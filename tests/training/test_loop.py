@@ -16,7 +16,7 @@ from tactile_align.training.augment import augment
 from tactile_align.training.checkpoint import latest_checkpoint, load_checkpoint
 from tactile_align.training.config import TrainConfig, load_config
 from tactile_align.training.data import load_data
-from tactile_align.training.loop import DivergedError, build_model, train, validate
+from tactile_align.training.loop import DivergedError, build_model, make_trainer, train, validate
 from tactile_align.training.metrics import read_metrics
 from tactile_align.training.validation import health, held_out_sampler
 
@@ -125,6 +125,18 @@ def test_a_diverging_run_stops_and_names_step_episode_and_row(small_config: Make
     config = small_config(optimiser={"lr": 1e30, "lr_encoder": 1e30, "warmup_steps": 0}, steps=20)
     with pytest.raises(DivergedError, match=r"step \d+: .*not finite.*episode_init_\d\.hdf5 row \d+"):
         train(config, progress=False)
+
+
+def test_a_gradient_that_is_not_finite_stops_the_run_before_it_reaches_the_weights(small_config: Maker) -> None:
+    config = small_config(steps=1)
+    data = load_data(config, progress=False)
+    trainer = make_trainer(config, data)
+    assert trainer.model.towers is not None
+    next(trainer.model.towers.parameters()).register_hook(lambda gradient: gradient * torch.nan)
+    before = {name: value.clone() for name, value in trainer.model.state_dict().items()}
+    with pytest.raises(DivergedError, match=r"step 1: gradient_norm not finite.*row \d"):
+        trainer.step(data.train.__getitems__(list(range(0, 240, 20))), 0)
+    assert all(torch.equal(before[name], value) for name, value in trainer.model.state_dict().items())
 
 
 def test_11_an_error_in_the_alignment_stops_training(small_config: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
