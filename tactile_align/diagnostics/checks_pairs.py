@@ -4,7 +4,7 @@ import numpy as np
 
 from tactile_align.diagnostics.findings import Finding, judged
 from tactile_align.diagnostics.patient import Patient
-from tactile_align.losses.rivals import Rivals
+from tactile_align.policies.alignment import rivals_of
 from tactile_align.projection.other_finger import OTHER
 
 APART_M, ASIDE_DEG = 0.02, 45.0  # an opening at which the fingers are apart
@@ -101,9 +101,9 @@ def false_rivals(patient: Patient) -> list[Finding]:
     """How many rivals of a batch show the very same contact, or none either."""
     if patient.model.hsa.weight == 0:
         return []
-    found, batch, hsa = [], patient.batch, patient.model.hsa
-    rule = Rivals(batch["episode"], batch["time"], hsa.min_gap).rows(0, len(batch["episode"]))
+    found, batch = [], patient.batch
     for view in patient.model.views:
+        rule = rivals_of(patient.model, batch, view, None).rows(0, len(batch["episode"]))
         valid = patient.model.valid_pairs(batch, view)
         pairs = rule & valid[:, None] & valid[None, :]
         index, contact = batch[f"contact_index/{view.sensor}"], batch[f"contact/{view.sensor}"]

@@ -57,6 +57,9 @@ def test_a_diagnosis_is_a_table_for_people_and_json_for_machines(healthy: tuple[
     assert row.split()[1:6] == ["2", count, count, "0", count]  # tensors, elements, trainable, frozen, in the optimiser
     loaded = json.loads(found.json())
     assert loaded["broken"] is True and {f["check"] for f in loaded["findings"]} >= {"box share", "touch shuffle"}
+    learn = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    rest = sum(p.numel() for p in model.parameters()) - learn
+    assert loaded["tables"]["parameters in all"][-1][:3] == ["all", f"{learn:,}", f"{rest:,}"]
     with pytest.raises(KeyError, match="no check 'bos share'"):
         found.of("bos share")
 
@@ -153,6 +156,17 @@ def test_10_near_frames_and_free_moments_as_rivals_are_found(healthy: tuple[Trai
     loose = changed(config, "hsa", min_gap=0, require_contact=False)
     loose = loose.model_copy(update={"contact_share": 0.1, "batch_size": 48})
     assert diagnose(loose, data=data, parts=["data"]).of("false rivals").status == "broken"
+
+
+def test_10_the_same_touch_rule_takes_false_rivals_away(healthy: tuple[TrainConfig, Data]) -> None:
+    config, data = healthy
+    loose = config.model_copy(update={"batch_size": 48})
+    seen = [
+        diagnose(changed(loose, "hsa", min_gap=0, touch_ceiling=ceiling), data=data, parts=["data"]).of("false rivals")
+        for ceiling in (None, 0.9)
+    ]
+    shares = [float(one.seen.partition(": ")[2].partition("%")[0]) for one in seen]
+    assert shares[1] < shares[0], [one.seen for one in seen]
 
 
 def test_12_a_batch_of_one_is_refused_by_name(healthy: tuple[TrainConfig, Data]) -> None:
