@@ -8,6 +8,7 @@ from tactile_align.diagnostics.checks_outputs import outputs, padding, validatio
 from tactile_align.diagnostics.findings import Finding, judged
 from tactile_align.diagnostics.modules import LEARNS_LATER, gradients, parts_of, towers_of
 from tactile_align.diagnostics.patient import Patient, total_of
+from tactile_align.features.parameters import parameter_table
 from tactile_align.training.optimiser import make_optimiser
 
 VANISHING, EXPLODING = 1e-3, 1e3  # times the median part
@@ -15,7 +16,7 @@ Rows = tuple[tuple[str, ...], ...]
 
 
 def model_checks(patient: Patient) -> tuple[list[Finding], dict[str, Rows]]:
-    """Return all findings about the model, and the table of its parts."""
+    """Return all findings about the model, and the tables of its parts."""
     flow, norms = gradient_flow(patient)
     found = [
         *encoder_checks(patient),
@@ -26,7 +27,10 @@ def model_checks(patient: Patient) -> tuple[list[Finding], dict[str, Rows]]:
         padding(patient),
         *outputs(patient),
     ]
-    return found, {"parameters and gradients by module": _parts_table(patient, norms)}
+    return found, {
+        "parameters and gradients by module": _parts_table(patient, norms),
+        "parameters in all": tuple(tuple(line.split()) for line in parameter_table(patient.model).splitlines()),
+    }
 
 
 def trainable(patient: Patient) -> Finding:

@@ -25,6 +25,17 @@ def test_unrelated_directions_are_two_apart_and_have_no_margin() -> None:
     assert found.alignment == pytest.approx(2, abs=0.05) and found.margin < 0
 
 
+def test_the_margin_is_that_of_angles_in_the_plane() -> None:
+    def at(*degrees: float) -> np.ndarray:
+        return np.stack([np.cos(np.deg2rad(degrees)), np.sin(np.deg2rad(degrees))], axis=1)
+
+    found = space_health(3 * at(0, 90, 180), at(30, 90, 180))
+    # Own regions at 30, 0 and 0 degrees; the nearest other ones at 90, 60 and 90.
+    assert found.margin == pytest.approx((np.sqrt(3) / 2 - 0 + 1 - 0.5 + 1 - 0) / 3, abs=1e-12)
+    assert found.alignment == pytest.approx((2 - np.sqrt(3)) / 3, abs=1e-12)
+    assert found.modality_gap == pytest.approx(2 * np.sin(np.deg2rad(15)) / 3, abs=1e-12)
+
+
 def test_collapsed_features_are_named() -> None:
     u = sphere(200, 16)
     same = np.tile(u[:1], (200, 1)) + 1e-9 * u

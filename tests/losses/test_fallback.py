@@ -1,4 +1,4 @@
-"""The loss without rivals, losses over several views, and both from a config."""
+"""The loss without rivals, and both losses from a config."""
 
 import pytest
 import torch
@@ -8,7 +8,6 @@ from tactile_align.losses.build import loss_of, temperature_of
 from tactile_align.losses.config import HSAConfig
 from tactile_align.losses.fallback import MSELoss
 from tactile_align.losses.hsa import HSALoss
-from tactile_align.losses.views import over_views
 
 
 def test_the_fallback_is_twice_one_minus_the_cosine_over_valid_pairs() -> None:
@@ -28,17 +27,6 @@ def test_the_fallback_lets_nothing_through_from_rows_that_are_not_valid() -> Non
     assert isinstance(loss, torch.Tensor)
     loss.backward()
     assert h_tau.grad is not None and bool(torch.isfinite(h_tau.grad).all()) and float(h_tau.grad[1].abs().sum()) == 0
-
-
-def test_views_add_up_with_their_weights() -> None:
-    h_tau, wrist, third = torch.randn(3, 8, 5)
-    valid = {"wrist": torch.ones(8, dtype=torch.bool), "third": torch.arange(8) < 6}
-    loss = HSALoss()
-    total, parts = over_views(loss, h_tau, {"wrist": wrist, "third": third}, {"wrist": 1.0, "third": 0.5}, valid)
-    torch.testing.assert_close(total, loss(h_tau, wrist) + 0.5 * loss(h_tau[:6], third[:6]))
-    torch.testing.assert_close(parts["third"], loss(h_tau[:6], third[:6]))
-    with pytest.raises(ValueError, match=r"views \['wrist'\] and weights \['left'\]"):
-        over_views(loss, h_tau, {"wrist": wrist}, {"left": 1.0})
 
 
 def test_a_config_becomes_its_loss_and_temperature() -> None:
