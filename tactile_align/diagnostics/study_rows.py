@@ -56,7 +56,11 @@ ABLATIONS = (
     Row("hardest", "32 hardest rivals", {**CROP, "hsa": {"hardest": 32}}),
     Row("bank", "memory bank of 1024", {**CROP, "hsa": {"bank": 1024}}),
     Row("one_way", "one way, as the original", {**CROP, "hsa": {"symmetric": False}}),
-    Row("mse", "pairs pulled together only (MSE)", {**CROP, "hsa": {"kind": "mse"}}),
+    Row(
+        "mse",
+        "pairs pulled together only (MSE)",
+        {**CROP, "hsa": {"kind": "mse", "learn_temperature": False, "symmetric": False}},
+    ),
     *(
         Row(
             f"kappa_{int(1000 * kappa):03d}",

@@ -10,7 +10,7 @@ from tactile_align.losses.temperature import Temperature
 def loss_of(config: HSAConfig, gather: bool = False) -> HSALoss | MSELoss:
     """Return the loss of a config; explicit hard negatives join the in-batch rivals."""
     if config.kind == "mse":
-        return MSELoss()
+        return MSELoss(gather)
     return HSALoss(
         config.temperature,
         symmetric=config.symmetric,

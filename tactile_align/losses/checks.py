@@ -5,9 +5,20 @@ from torch import Tensor
 
 
 def check_temperature(temperature: float | Tensor) -> None:
-    """Refuse a plain number that is not positive."""
-    if not isinstance(temperature, Tensor) and not temperature > 0:
+    """Refuse what is not positive; a tensor of nan passes, as training names the rows behind a loss that is nan."""
+    good = not bool((temperature <= 0).any()) if isinstance(temperature, Tensor) else temperature > 0
+    if not good:
         raise ValueError(f"temperature must be positive; got {temperature}. Common values are 0.05 to 0.2")
+
+
+def check_choices(reduction: str, explicit: str) -> None:
+    """Refuse names that are not known; lists those that are."""
+    for name, value, known in (
+        ("reduction", reduction, ("mean", "sum", "none")),
+        ("explicit", explicit, ("replace", "add")),
+    ):
+        if value not in known:
+            raise ValueError(f"{name} must be one of {', '.join(known)}; got '{value}'")
 
 
 def check_pairs(h_tau: Tensor, h_w: Tensor, valid: Tensor | None) -> None:

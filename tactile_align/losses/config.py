@@ -4,6 +4,24 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+NOT_OF_MSE = (
+    "temperature",
+    "learn_temperature",
+    "temperature_bounds",
+    "temperature_final",
+    "temperature_steps",
+    "symmetric",
+    "region_rivals",
+    "finger_rival",
+    "camera_rival",
+    "hardness",
+    "hardest",
+    "bank",
+    "bank_momentum",
+    "chunk",
+)
+"""What only the contrastive loss reads. Not `min_gap` and `touch_ceiling`: `r1/VIEW` asks for them too."""
+
 
 class _Config(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -15,7 +33,7 @@ class HSAConfig(_Config):
     weight: Annotated[float, Field(ge=0)] = 1.0
     """Weight beside the action loss; 0 switches alignment off."""
     kind: Literal["hsa", "mse"] = "hsa"
-    """mse pulls pairs together without rivals: only for finding out what is broken."""
+    """mse pulls pairs together without rivals or temperature: only for finding out what is broken."""
     temperature: Annotated[float, Field(gt=0)] = 0.07
     """kappa, or where it starts when learnt or scheduled."""
     learn_temperature: bool = False
@@ -59,7 +77,25 @@ class HSAConfig(_Config):
                 "temperature_final needs temperature_steps of at least 1 and learn_temperature = false; got "
                 f"{self.temperature_steps} steps and learn_temperature = {self.learn_temperature}"
             )
+        if self.temperature_steps and self.temperature_final is None:
+            raise ValueError(
+                f"temperature_steps needs temperature_final, where the schedule ends; got {self.temperature_steps} "
+                f"steps to nowhere. State temperature_final, or set temperature_steps = 0"
+            )
+        if self.kind == "mse":
+            self._only_pairs()
         return self
+
+    def _only_pairs(self) -> None:
+        """Refuse options that MSE would ignore, where they differ from their defaults."""
+        usual = {name: type(self).model_fields[name].default for name in NOT_OF_MSE}
+        given = [name for name, value in usual.items() if getattr(self, name) != value]
+        if given:
+            raise ValueError(
+                f"kind = 'mse' needs all options of rivals and temperature at their defaults, as it has neither; got "
+                f"{', '.join(f'{name} = {getattr(self, name)}' for name in given)}. Leave them out "
+                f"({', '.join(f'{name} = {usual[name]}' for name in given)}), or set kind = 'hsa'"
+            )
 
     @property
     def looks_beside(self) -> bool:

@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tactile_align.losses.checks import check_pairs
+from tactile_align.losses.gather import summed_over_ranks, world
 from tactile_align.losses.hsa import HSAStats
 
 
@@ -14,7 +15,15 @@ class MSELoss(nn.Module):
     If even this does not fall, no gradient reaches the encoders. Falling proves little more: features that are all
     alike reach zero, so it is no replacement for a contrastive loss. Takes what `HSALoss` takes; rivals and the
     temperature have no part in it.
+
+    Args:
+        gather: The mean is that of all ranks of torch.distributed, and gradients are to be averaged over them; as
+            `hsa_loss` does.
     """
+
+    def __init__(self, gather: bool = False) -> None:
+        super().__init__()
+        self.gather = gather
 
     def forward(
         self,
@@ -41,6 +50,12 @@ class MSELoss(nn.Module):
                 for h in (h_tau, h_w)
             )
             rows = torch.where(keep, (u - v).square().sum(dim=1), torch.zeros_like(u[:, 0]))
-            pairs = keep.sum().to(rows.dtype)
-            loss = rows.sum() / pairs.clamp(min=1)
+            pairs, total = keep.sum().to(rows.dtype), rows.sum()
+            ranks = world()[1] if self.gather else 1
+            if ranks > 1:
+                pairs, shown = summed_over_ranks(torch.stack([pairs, total])).unbind()
+                # The value is that of all rows, the gradient `ranks` times that of this rank's: they are averaged.
+                total = total * ranks
+                total = total + (shown - total).detach()
+            loss = total / pairs.clamp(min=1)
         return (loss, HSAStats(pairs, pairs * 0, pairs.clamp(max=1) * 2)) if stats else loss

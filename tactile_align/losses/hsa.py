@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tactile_align.losses.block import Weighting
-from tactile_align.losses.checks import check_pairs, check_rivals, check_temperature, require_rivals
+from tactile_align.losses.checks import check_choices, check_pairs, check_rivals, check_temperature, require_rivals
 from tactile_align.losses.chunks import row_losses, spans, summed_loss
 from tactile_align.losses.direction import Direction, MaskRule, RivalRule
 from tactile_align.losses.gather import gather_facts, gather_rows, require_equal_rows, summed_over_ranks, world
@@ -84,10 +84,12 @@ def hsa_loss(
         The loss, or (loss, stats). Without any valid row it is a zero connected to the graph.
 
     Raises:
-        ValueError: Shapes that do not pair, a temperature <= 0, or a valid row that has no rival at all.
+        ValueError: Shapes that do not pair, an unknown `reduction` or `explicit`, a temperature <= 0, or a valid row
+            that has no rival at all.
     """
     rank, ranks = world() if gather else (0, 1)
     in_batch = hard_negatives is None or explicit == "add"
+    check_choices(reduction, explicit)
     check_temperature(temperature)
     check_pairs(h_tau, h_w, valid)
     check_rivals(h_tau, hard_negatives, hard_valid, rival, bank, ranks, in_batch)
@@ -180,13 +182,8 @@ class HSALoss(nn.Module):
         chunk: int | None = None,
     ) -> None:
         super().__init__()
+        check_choices(reduction, explicit)
         check_temperature(temperature)
-        for name, value, known in (
-            ("reduction", reduction, ("mean", "sum", "none")),
-            ("explicit", explicit, ("replace", "add")),
-        ):
-            if value not in known:
-                raise ValueError(f"{name} must be one of {', '.join(known)}; got '{value}'")
         self.temperature, self.reduction = temperature, reduction
         self.explicit, self.symmetric = explicit, symmetric
         self.weighting, self.gather, self.chunk = weighting or Weighting(), gather, chunk

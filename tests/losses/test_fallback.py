@@ -1,5 +1,8 @@
 """The loss without rivals, and both losses from a config."""
 
+import re
+from typing import Any
+
 import pytest
 import torch
 
@@ -37,3 +40,33 @@ def test_a_config_becomes_its_loss_and_temperature() -> None:
     assert [float(kappa()), float(kappa())] == pytest.approx([0.2, 0.05])
     with pytest.raises(ValueError, match="temperature_steps of at least 1"):
         HSAConfig(temperature_final=0.05)
+    with pytest.raises(ValueError, match=r"temperature_steps needs temperature_final.*got 100 steps.*State"):
+        HSAConfig(temperature_steps=100)
+
+
+@pytest.mark.parametrize(
+    "ignored",
+    [
+        {"temperature": 0.1},
+        {"learn_temperature": True},
+        {"temperature_bounds": (0.02, 0.5)},
+        {"temperature_final": 0.05, "temperature_steps": 10},
+        {"symmetric": True},
+        {"region_rivals": 2},
+        {"finger_rival": True},
+        {"camera_rival": True},
+        {"hardness": 0.5},
+        {"hardest": 7},
+        {"bank": 64},
+        {"bank_momentum": 0.9},
+        {"chunk": 8},
+    ],
+    ids=lambda options: next(iter(options)),
+)
+def test_options_that_the_fallback_would_ignore_are_refused_by_name(ignored: dict[str, Any]) -> None:
+    assert HSAConfig(**ignored).kind == "hsa"
+    got = ", ".join(f"{name} = {value}" for name, value in ignored.items())
+    with pytest.raises(ValueError, match=rf"kind = 'mse' needs.*got {re.escape(got)}\. Leave them out"):
+        HSAConfig(kind="mse", **ignored)
+    usual = {name: HSAConfig.model_fields[name].default for name in ignored}
+    assert not list(temperature_of(HSAConfig(kind="mse", min_gap=3, touch_ceiling=0.9, **usual)).parameters())

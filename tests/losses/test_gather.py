@@ -1,6 +1,8 @@
 """One process and several give the same loss and the same gradients."""
 
 import json
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -10,10 +12,34 @@ import torch.multiprocessing as mp
 from torch import Tensor, nn
 
 from tactile_align.losses.block import Weighting
+from tactile_align.losses.fallback import MSELoss
 from tactile_align.losses.hsa import hsa_loss
-from tactile_align.losses.rivals import Rivals
+from tactile_align.losses.rivals import Facts, Rivals
+from tactile_align.losses.temperature import Temperature
 
-BATCH, SIZE = 64, 12
+BATCH, SIZE, PAST = 64, 12, 20
+Options = dict[str, object]
+AGREEING: dict[int, list[Options]] = {
+    2: [
+        {},
+        {"empty_rank": True, "symmetric": True, "hard": True},
+        {"symmetric": True, "hardness": 0.5, "chunk": 5},
+        {"nobody": True},
+        {"bank": True, "learnt": True, "symmetric": True},
+        {"bank": True, "learnt": True, "hard": True, "hardness": 0.5, "hardest": 9, "chunk": 7},
+        {"mse": True},
+        {"mse": True, "empty_rank": True},
+        {"mse": True, "nobody": True},
+    ],
+    4: [
+        {"symmetric": True, "hard": True},
+        {"empty_rank": True, "chunk": 4},
+        {"empty_rank": True, "bank": True, "learnt": True},
+        {"mse": True, "empty_rank": True},
+    ],
+}
+ALONE: Options = {"alone": True}
+UNEVEN: Options = {"uneven": True}
 
 
 def moments() -> dict[str, Tensor]:
@@ -28,56 +54,73 @@ def moments() -> dict[str, Tensor]:
     }
 
 
+def past() -> tuple[Tensor, Facts]:
+    """Past regions and their facts, the same on every rank."""
+    generator = torch.Generator().manual_seed(2)
+    episode, time = (torch.randint(0, below, (PAST,), generator=generator) for below in (6, 40))
+    touch = torch.randn(PAST, SIZE, generator=generator)
+    return torch.randn(PAST, 8, generator=generator), Facts(episode, time, touch=touch)
+
+
 def towers() -> nn.ModuleDict:
     torch.manual_seed(1)
     return nn.ModuleDict({name: nn.Linear(SIZE, 8) for name in ("touch", "sight")})
 
 
-def loss_and_gradients(
-    rows: dict[str, Tensor], options: dict[str, object], gather: bool
-) -> tuple[Tensor, Tensor, Tensor]:
+def loss_and_gradients(rows: dict[str, Tensor], options: Options, gather: bool) -> tuple[Tensor, Tensor, Tensor]:
     model = towers()
-    rule = Rivals(rows["episode"], rows["time"], 5, touch=rows["touch"], ceiling=0.5)
-    loss, stats = hsa_loss(
-        model["touch"](rows["touch"]),
-        model["sight"](rows["sight"]),
-        rows["hard"] if options.get("hard") else None,
-        rule,
-        valid=rows["valid"],
-        explicit="add",
-        symmetric=bool(options.get("symmetric")),
-        weighting=Weighting(float(options.get("hardness", 0))),  # type: ignore[arg-type]
-        chunk=options.get("chunk"),  # type: ignore[arg-type]
-        stats=True,
-        gather=gather,
-    )
+    tau, w = model["touch"](rows["touch"]), model["sight"](rows["sight"])
+    if options.get("mse"):
+        loss, stats = MSELoss(gather)(tau, w, valid=rows["valid"], stats=True)
+    else:
+        if options.get("learnt"):
+            model["kappa"] = Temperature(0.1, learnt=True)
+        bank, facts = past() if options.get("bank") else (None, None)
+        rule = Rivals(rows["episode"], rows["time"], 5, touch=rows["touch"], ceiling=0.5, bank=facts)
+        loss, stats = hsa_loss(
+            tau,
+            w,
+            rows["hard"] if options.get("hard") else None,
+            rule,
+            temperature=model["kappa"]() if options.get("learnt") else 0.07,
+            valid=rows["valid"],
+            explicit="add",
+            symmetric=bool(options.get("symmetric")),
+            weighting=Weighting(float(options.get("hardness", 0)), options.get("hardest")),  # type: ignore[arg-type]
+            chunk=options.get("chunk"),  # type: ignore[arg-type]
+            stats=True,
+            bank=bank,
+            gather=gather,
+        )
     loss.backward()
     gradient = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
     return loss.detach(), gradient, torch.stack(list(stats))
 
 
-def one_rank(rank: int, ranks: int, folder: str, options: dict[str, object]) -> None:
+def one_rank(rank: int, ranks: int, folder: str, every: list[Options]) -> None:
     torch.set_num_threads(1)
     store = dist.FileStore(str(Path(folder) / "store"), ranks)
     dist.init_process_group("gloo", store=store, rank=rank, world_size=ranks)
     try:
-        rows = masked(moments(), options)
-        share = BATCH // ranks
-        mine = {name: value[rank * share : (rank + 1) * share] for name, value in rows.items()}
-        if options.get("uneven") and rank == 0:
-            mine = {name: value[1:] for name, value in mine.items()}
-        try:
-            loss, gradient, stats = loss_and_gradients(mine, options, gather=True)
-        except ValueError as error:
-            (Path(folder) / f"error_{rank}").write_text(str(error), encoding="utf-8")
-            return
-        dist.all_reduce(gradient)  # as DistributedDataParallel does
-        torch.save({"loss": loss, "gradient": gradient / ranks, "stats": stats}, Path(folder) / f"rank_{rank}.pt")
+        for number, options in enumerate(every):
+            rows = masked(moments(), options)
+            share = BATCH // ranks
+            mine = {name: value[rank * share : (rank + 1) * share] for name, value in rows.items()}
+            if options.get("uneven") and rank == 0:
+                mine = {name: value[1:] for name, value in mine.items()}
+            try:
+                loss, gradient, stats = loss_and_gradients(mine, options, gather=True)
+            except ValueError as error:
+                (Path(folder) / f"error_{number}_{rank}").write_text(str(error), encoding="utf-8")
+                continue
+            dist.all_reduce(gradient)  # as DistributedDataParallel does
+            found = {"loss": loss, "gradient": gradient / ranks, "stats": stats}
+            torch.save(found, Path(folder) / f"rank_{number}_{rank}.pt")
     finally:
         dist.destroy_process_group()
 
 
-def masked(rows: dict[str, Tensor], options: dict[str, object]) -> dict[str, Tensor]:
+def masked(rows: dict[str, Tensor], options: Options) -> dict[str, Tensor]:
     valid = rows["valid"].clone()
     if options.get("empty_rank"):
         valid[:32] = False
@@ -89,49 +132,63 @@ def masked(rows: dict[str, Tensor], options: dict[str, object]) -> dict[str, Ten
     return {**rows, "valid": valid}
 
 
-def on_ranks(ranks: int, folder: Path, options: dict[str, object]) -> None:
-    mp.spawn(one_rank, args=(ranks, str(folder), options), nprocs=ranks)
+@pytest.fixture(scope="module")
+def together(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int, Options], tuple[Path, int]]:
+    """Return what finds the folder and the number of options on some ranks; the ranks start once for all options, as
+    starting them takes far longer than the losses."""
+
+    @cache
+    def folder(ranks: int) -> Path:
+        where = tmp_path_factory.mktemp(f"ranks_{ranks}")
+        mp.spawn(one_rank, args=(ranks, str(where), all_options(ranks)), nprocs=ranks)
+        return where
+
+    return lambda ranks, options: (folder(ranks), all_options(ranks).index(options))
+
+
+def all_options(ranks: int) -> list[Options]:
+    return AGREEING[ranks] + ([ALONE, UNEVEN] if ranks == 2 else [])
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("ranks", "options"),
-    [
-        (2, {}),
-        (2, {"empty_rank": True, "symmetric": True, "hard": True}),
-        (2, {"symmetric": True, "hardness": 0.5, "chunk": 5}),
-        (2, {"nobody": True}),
-        (4, {"symmetric": True, "hard": True}),
-        (4, {"empty_rank": True, "chunk": 4}),
-    ],
+    [(ranks, options) for ranks, every in AGREEING.items() for options in every],
     ids=json.dumps,
 )
-def test_several_processes_agree_with_one(ranks: int, options: dict[str, object], tmp_path: Path) -> None:
+def test_several_processes_agree_with_one(
+    ranks: int, options: Options, together: Callable[[int, Options], tuple[Path, int]]
+) -> None:
     loss, gradient, stats = loss_and_gradients(masked(moments(), options), options, gather=False)
-    on_ranks(ranks, tmp_path, options)
+    folder, number = together(ranks, options)
     for rank in range(ranks):
-        found = torch.load(tmp_path / f"rank_{rank}.pt", weights_only=True)
+        found = torch.load(folder / f"rank_{number}_{rank}.pt", weights_only=True)
         torch.testing.assert_close(found["loss"], loss, atol=1e-6, rtol=1e-6)
         torch.testing.assert_close(found["stats"], stats, atol=1e-5, rtol=1e-6)
-        torch.testing.assert_close(found["gradient"], gradient, atol=1e-6, rtol=1e-5)
+        torch.testing.assert_close(found["gradient"], gradient, atol=1e-6, rtol=1e-6)
     assert bool((gradient == 0).all()) == bool(options.get("nobody"))
 
 
 @pytest.mark.slow
-def test_a_row_without_rivals_on_one_rank_stops_every_rank(tmp_path: Path) -> None:
-    on_ranks(2, tmp_path, {"alone": True})
-    assert "rows [3]" in (tmp_path / "error_0").read_text(encoding="utf-8")
-    assert "another rank" in (tmp_path / "error_1").read_text(encoding="utf-8")
+def test_a_row_without_rivals_on_one_rank_stops_every_rank(
+    together: Callable[[int, Options], tuple[Path, int]],
+) -> None:
+    folder, number = together(2, ALONE)
+    assert "rows [3]" in (folder / f"error_{number}_0").read_text(encoding="utf-8")
+    assert "another rank" in (folder / f"error_{number}_1").read_text(encoding="utf-8")
 
 
 @pytest.mark.slow
-def test_batches_of_different_length_are_refused_on_every_rank(tmp_path: Path) -> None:
-    on_ranks(2, tmp_path, {"uneven": True})
+def test_batches_of_different_length_are_refused_on_every_rank(
+    together: Callable[[int, Options], tuple[Path, int]],
+) -> None:
+    folder, number = together(2, UNEVEN)
     for rank in range(2):
-        assert "[31, 32]" in (tmp_path / f"error_{rank}").read_text(encoding="utf-8")
+        assert "[31, 32]" in (folder / f"error_{number}_{rank}").read_text(encoding="utf-8")
 
 
-def test_without_other_processes_gathering_changes_nothing() -> None:
-    plain = loss_and_gradients(moments(), {}, gather=False)
-    for a, b in zip(plain, loss_and_gradients(moments(), {}, gather=True), strict=True):
+@pytest.mark.parametrize("options", [{}, {"mse": True}], ids=json.dumps)
+def test_without_other_processes_gathering_changes_nothing(options: Options) -> None:
+    plain = loss_and_gradients(moments(), options, gather=False)
+    for a, b in zip(plain, loss_and_gradients(moments(), options, gather=True), strict=True):
         assert torch.equal(a, b)
