@@ -2,6 +2,8 @@
 
 import itertools
 import math
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from torch import Tensor
 
 from tactile_align.losses.block import Weighting
 from tactile_align.losses.hsa import HSALoss, HSAStats, hsa_loss
+from tactile_align.losses.rivals import Facts, Rivals
 from tests.losses.hsa_reference import reference
 
 OPTIONS = list(itertools.product(("mean", "sum", "none"), ("replace", "add"), (False, True), (False, True)))
@@ -23,12 +26,39 @@ def features(batch: int, dim: int = 5, seed: int = 0, dtype: torch.dtype = torch
     return h_tau, h_w
 
 
+def rule_and_mask(rng: np.random.Generator, batch: int, past: int) -> tuple[Rivals, np.ndarray]:
+    """Return a rule over random facts and, pair by pair, the (batch, batch + past) mask it stands for.
+
+    The first two rows are rivals of every row in contact: moments of their own episodes that feel like no other.
+    """
+    every = batch + past
+    episode, time, kind = (rng.integers(0, below, every) for below in (2, 12, 3))
+    contact = rng.random(every) < 0.8
+    contact[batch:] = True
+    episode[:2], contact[:2] = (90, 91), True
+    touch = np.eye(5)[kind]
+    touch[kind == 2] = (0.6, 0.8, 0, 0, 0)  # cosines 0.6 and 0.8 with the others
+    touch[0], touch[1] = np.eye(5)[3:]
+    gap = int(rng.integers(0, 6))
+    mask = np.zeros((batch, every))
+    for i, j in itertools.product(range(batch), range(every)):
+        near = episode[i] == episode[j] and abs(int(time[i]) - int(time[j])) < gap
+        alike = float(touch[i] @ touch[j]) > 0.7
+        mask[i, j] = i != j and not near and not alike and contact[i] and contact[j]
+    own, more = (
+        Facts(*(torch.from_numpy(fact[part]) for fact in (episode, time, contact, touch)))
+        for part in (slice(batch), slice(batch, None))
+    )
+    rule = Rivals(own.episode, own.time, gap, own.contact, own.touch, 0.7, more if past else None)
+    return rule, mask
+
+
 @settings(max_examples=300, deadline=None)
 @given(
     option=st.sampled_from(OPTIONS),
     batch=st.integers(2, 7),
     seed=st.integers(0, 10_000),
-    masked=st.sampled_from(("none", "bool", "float")),
+    masked=st.sampled_from(("none", "bool", "float", "rule")),
     rows_left_out=st.integers(0, 3),
     temperature=st.floats(0.03, 2.0),
     hardness=st.sampled_from((0.0, 0.5, 1.0)),
@@ -61,14 +91,18 @@ def test_the_loss_is_its_formula_for_every_combination_of_options(
         hard[~exists] = np.nan
     bank = rng.normal(size=(past, 5)) if past and (hard is None or explicit == "add") else None
     columns = batch + (past if bank is not None else 0)
-    rival = None
-    if masked != "none":
+    rival, rule = None, None
+    valid = np.ones(batch, dtype=bool)
+    valid[2 : 2 + rows_left_out] = False
+    if masked == "rule":
+        rule, rival = rule_and_mask(rng, batch, columns - batch)
+        assert rule.contact is not None
+        valid &= rule.contact.numpy()  # as in training: a row without contact has no rival
+    elif masked != "none":
         weights = rng.uniform(0.1, 3.0, size=(batch, columns)) if masked == "float" else np.ones((batch, columns))
         rival = np.where(rng.random((batch, columns)) < 0.8, weights, 0.0)
         # Each row and column keeps one rival among the first two rows, which always stay valid.
         rival[:, 0] = rival[0, :] = rival[1, :] = rival[:, 1] = 1.0
-    valid = np.ones(batch, dtype=bool)
-    valid[2 : 2 + rows_left_out] = False
     want, want_stats = reference(
         h_tau,
         h_w,
@@ -91,7 +125,7 @@ def test_the_loss_is_its_formula_for_every_combination_of_options(
         torch.from_numpy(h_tau),
         torch.from_numpy(h_w),
         None if hard is None else torch.from_numpy(hard),
-        given_rival,
+        given_rival if rule is None else rule,
         valid=torch.from_numpy(valid),
         stats=True,
         bank=None if bank is None else torch.from_numpy(bank),
@@ -129,6 +163,43 @@ def test_gradients_agree_with_finite_differences(
             weighting=weighting,
             chunk=chunk,
             hard_valid=exists if some_missing else None,
+        )
+        assert isinstance(found, Tensor)
+        return found
+
+    assert torch.autograd.gradcheck(loss, inputs)
+
+
+@pytest.mark.parametrize(
+    ("symmetric", "weighting", "chunk"),
+    [(False, Weighting(), None), (True, Weighting(), 2), (True, Weighting(0.7, 2), None), (False, Weighting(0.7), 2)],
+)
+@pytest.mark.parametrize("masked", ["bool", "float", "rule"])
+@pytest.mark.parametrize("past", [0, 3])
+def test_gradients_under_masks_rules_and_a_bank_agree_with_finite_differences(
+    symmetric: bool, weighting: Weighting, chunk: int | None, masked: str, past: int
+) -> None:
+    h_tau, h_w = features(5, 3)
+    rng = np.random.default_rng(13)
+    rule, mask = rule_and_mask(rng, 5, past)
+    assert rule.contact is not None and mask.sum() < 4 * (3 + past)  # of four in contact, some are taken away
+    weights = torch.from_numpy(mask * rng.uniform(0.2, 2, mask.shape))
+    rival = {"bool": torch.from_numpy(mask > 0), "float": weights, "rule": rule}[masked]
+    bank = torch.from_numpy(rng.normal(size=(past, 3))) if past else None
+    kappa = torch.tensor(0.3, dtype=torch.float64)
+    inputs = tuple(x.requires_grad_() for x in (h_tau, h_w, kappa))
+
+    def loss(tau: Tensor, w: Tensor, temperature: Tensor) -> Tensor:
+        found = hsa_loss(
+            tau,
+            w,
+            rival=rival,  # type: ignore[arg-type]
+            temperature=temperature,
+            symmetric=symmetric,
+            valid=rule.contact,
+            bank=bank,
+            weighting=weighting,
+            chunk=chunk,
         )
         assert isinstance(found, Tensor)
         return found
@@ -195,30 +266,65 @@ def test_features_that_are_all_alike_give_the_log_of_one_plus_their_rivals() -> 
     assert float(alone) == pytest.approx(math.log(10))
 
 
-def test_the_order_of_the_batch_changes_nothing() -> None:
+FORMS = [
+    {"symmetric": symmetric, "weighting": weighting, "chunk": chunk, "temperature": 0.1, "explicit": "add"}
+    for symmetric in (True, False)
+    for weighting in (Weighting(), Weighting(0.7), Weighting(0.0, 3), Weighting(0.7, 3))
+    for chunk in (None, 2)
+]
+
+
+@pytest.mark.parametrize("options", FORMS, ids=str)
+@pytest.mark.parametrize("masked", ["float", "rule"])
+@pytest.mark.parametrize("past", [0, 4])
+def test_the_order_of_the_batch_changes_nothing(options: dict[str, Any], masked: str, past: int) -> None:
     h_tau, h_w = features(9)
     hard = torch.randn(9, 2, 5, dtype=torch.float64)
-    rival = torch.rand(9, 9, dtype=torch.float64) + 0.1
+    bank = torch.randn(past, 5, dtype=torch.float64) if past else None
+    rule, _ = rule_and_mask(np.random.default_rng(3), 9, past)
+    weights = torch.rand(9, 9 + past, dtype=torch.float64) + 0.1
     valid = torch.arange(9) % 4 != 1
+    assert rule.contact is not None and rule.touch is not None
+    valid &= rule.contact
     order = torch.randperm(9)
-    options = {"temperature": 0.1, "explicit": "add", "symmetric": True}
-    straight = hsa_loss(h_tau, h_w, hard, rival, valid=valid, **options)
-    shuffled = hsa_loss(h_tau[order], h_w[order], hard[order], rival[order][:, order], valid=valid[order], **options)
+    columns = torch.cat([order, torch.arange(9, 9 + past)])
+    reordered = replace(
+        rule,
+        episode=rule.episode[order],
+        time=rule.time[order],
+        contact=rule.contact[order],
+        touch=rule.touch[order],
+    )
+    before, after = (rule, reordered) if masked == "rule" else (weights, weights[order][:, columns])
+    straight = hsa_loss(h_tau, h_w, hard, before, valid=valid, bank=bank, **options)
+    shuffled = hsa_loss(h_tau[order], h_w[order], hard[order], after, valid=valid[order], bank=bank, **options)
     torch.testing.assert_close(straight, shuffled)
 
 
-def test_rows_that_are_not_valid_give_and_receive_nothing_whatever_they_hold() -> None:
+@pytest.mark.parametrize("options", FORMS, ids=str)
+@pytest.mark.parametrize("masked", ["none", "float", "rule"])
+@pytest.mark.parametrize("past", [0, 4])
+def test_rows_that_are_not_valid_give_and_receive_nothing_whatever_they_hold(
+    options: dict[str, Any], masked: str, past: int
+) -> None:
     h_tau, h_w = features(6)
     hard = torch.randn(6, 2, 5, dtype=torch.float64)
-    valid = torch.tensor([True, False, True, True, False, True])
-    options = {"temperature": 0.1, "explicit": "add", "symmetric": True}
+    bank = torch.randn(past, 5, dtype=torch.float64) if past else None
+    valid = torch.tensor([True, True, False, True, False, True])
+    rule, mask = rule_and_mask(np.random.default_rng(3), 6, past)
+    assert rule.contact is not None and bool(rule.contact[valid].all())
+    rival: Tensor | Rivals | None = {"none": None, "float": torch.rand(6, 6 + past) + 0.1, "rule": rule}[masked]
+    left = torch.cat([valid.nonzero().flatten(), torch.arange(6, 6 + past)])
+    among = torch.from_numpy(mask > 0) if masked == "rule" else rival
+    kept = None if among is None else among[valid][:, left]  # type: ignore[index]
     spoilt = [x.clone() for x in (h_tau, h_w, hard)]
     for x in spoilt:
         x[~valid] = torch.nan
         x.requires_grad_()
-    loss = hsa_loss(*spoilt, valid=valid, **options)
+    loss = hsa_loss(*spoilt, rival, valid=valid, bank=bank, **options)
     loss.backward()
-    torch.testing.assert_close(loss.detach(), hsa_loss(h_tau[valid], h_w[valid], hard[valid], **options))
+    alone = hsa_loss(h_tau[valid], h_w[valid], hard[valid], kept, bank=bank, **options)
+    torch.testing.assert_close(loss.detach(), alone)
     for x in spoilt:
         assert x.grad is not None
         assert torch.equal(x.grad[~valid], torch.zeros_like(x.grad[~valid]))
@@ -281,6 +387,10 @@ def test_statistics_leave_the_value_alone() -> None:
         ({"valid": torch.ones(4)}, r"valid must be bool.*float32"),
         ({"temperature": 0.0}, r"temperature must be positive; got 0\.0"),
         ({"temperature": float("nan")}, r"temperature must be positive; got nan"),
+        ({"temperature": torch.tensor(0.0)}, r"temperature must be positive; got 0\.0"),
+        ({"temperature": torch.tensor(-0.07)}, r"temperature must be positive; got -0\.07"),
+        ({"reduction": "max"}, "reduction must be one of mean, sum, none; got 'max'"),
+        ({"explicit": "both"}, "explicit must be one of replace, add; got 'both'"),
     ],
 )
 def test_what_does_not_pair_is_refused_with_both_shapes(arguments: dict[str, object], message: str) -> None:
