@@ -14,8 +14,16 @@ import open_clip
 from tactile_align.features.config import EncoderConfig
 from tactile_align.features.stem import ConvStem
 from tactile_align.features.tower import Encoder
+from tactile_align.features.weights import (
+    facts_of,
+    how_to_fetch,
+    mean_and_std,
+    needs_quick_gelu,
+    tag_or_path,
+    warn_of_quick_gelu,
+)
 
-__all__ = ["SCRATCH", "Encoder", "encoder_of", "input_size_of", "load_encoder", "needs_quick_gelu"]
+__all__ = ["SCRATCH", "Encoder", "encoder_of", "input_size_of", "load_encoder"]
 
 Fit = Literal["stretch", "letterbox"]
 SCRATCH = "scratch"
@@ -35,7 +43,8 @@ def load_encoder(
 
     Args:
         model: An open_clip model name ("ViT-B-16", "ViT-B-16-quickgelu", timm towers included), or "ViT-demo",
-            a small one for tests and the demo. A file with OpenAI's weights needs the "-quickgelu" model.
+            a small one for tests and the demo. A file of weights trained with QuickGELU, as OpenAI's were, needs the
+            "-quickgelu" model; a tag says so itself.
         pretrained: An open_clip tag ("laion2b_s34b_b88k"), the path of a checkpoint file, or "scratch" for random
             weights. There is no default: a random encoder has to be asked for by name.
         image_size: (width, height) of its input, px; None keeps the model's own. Positional embeddings of
@@ -45,9 +54,14 @@ def load_encoder(
         options: Other fields of `EncoderConfig`: layers, tune, last_blocks, adapters, checkpointing, precision.
 
     Raises:
-        ValueError: Unknown model or tag (near names are listed), or a checkpoint that does not fit.
+        ValueError: Unknown model or tag (near names are listed), a checkpoint that does not fit, or an image size
+            or stem that the tower does not take.
         FileNotFoundError: `pretrained` looks like a path and no file is there.
         ConnectionError: The weights of a tag could not be fetched; says how to fetch the file elsewhere.
+
+    Warns:
+        UserWarning: Some weights of this model were trained with QuickGELU, and a file does not say whether it holds
+            such; the files that `hf download` put into its cache do, by their folder.
     """
     return encoder_of(
         EncoderConfig(model=model, pretrained=str(pretrained), image_size=image_size, fit=fit, stem=stem, **options)
@@ -66,11 +80,19 @@ def encoder_of(config: EncoderConfig, fill: bool = True) -> Encoder:
     scratch = config.pretrained == SCRATCH
     if config.stem == "conv" and not scratch:
         raise ValueError("stem='conv' replaces pretrained weights of the patch projection; use it with 'scratch' only")
-    source = None if scratch else _tag_or_path(config.model, config.pretrained) if fill else config.pretrained
+    source = None if scratch else tag_or_path(config.model, config.pretrained) if fill else config.pretrained
+    _require_square_where_needed(config)
     visual = _create(config, source) if fill or source is None else _create_unfilled(config, source)
+    if fill and source is not None:
+        warn_of_quick_gelu(config.model, source, visual)
     if config.stem == "conv":
+        if not isinstance(visual, open_clip.transformer.VisionTransformer):
+            raise ValueError(
+                f"stem = 'conv' replaces the patch projection of open_clip's own vision transformers; {config.model} "
+                f"is a {type(visual).__name__}. Leave stem out, or take a model such as ViT-B-16"
+            )
         visual.conv1 = ConvStem(visual.conv1.out_channels, visual.conv1.stride[0])
-    mean, std = _mean_and_std(config.model, visual, source)
+    mean, std = mean_and_std(config.model, visual, source)
     name = f"{config.model} ({'SCRATCH' if scratch else config.pretrained})"
     return Encoder(visual, name, scratch, mean, std, config)
 
@@ -84,11 +106,6 @@ def input_size_of(model: str, image_size: tuple[int, int] | None) -> tuple[int, 
     size = open_clip.get_model_config(model)["vision_cfg"]["image_size"]
     height, width = size if isinstance(size, list | tuple) else (size, size)
     return int(width), int(height)
-
-
-def needs_quick_gelu(model: str, tag: str | None) -> bool:
-    """Tell whether weights were trained with QuickGELU, as OpenAI's were; open_clip only warns about a mismatch."""
-    return bool(tag and (open_clip.get_pretrained_cfg(model, tag) or {}).get("quick_gelu"))
 
 
 def _create(config: EncoderConfig, source: str | None) -> Any:
@@ -110,7 +127,7 @@ def _create(config: EncoderConfig, source: str | None) -> Any:
         if "Failed to download" in str(error):
             raise ConnectionError(
                 f"the weights '{source}' of {config.model} could not be fetched. On a machine with network access "
-                f"run: {_how_to_fetch(config.model, str(source))}; then give the file's path as `pretrained`"
+                f"run: {how_to_fetch(config.model, str(source))}"
             ) from error
         if foreign and "transformers" in str(error):
             raise ImportError(
@@ -127,44 +144,24 @@ def _create(config: EncoderConfig, source: str | None) -> Any:
 
 def _create_unfilled(config: EncoderConfig, source: str) -> Any:
     """Build the tower that `source` would fill, as its tag says it is used, with random weights."""
-    tag = open_clip.get_pretrained_cfg(config.model, source) or {}
+    facts = facts_of(config.model, source)
     with _no_remarks_of_open_clip():
         clip = open_clip.create_model(
             config.model,
             force_quick_gelu=needs_quick_gelu(config.model, source),
             force_image_size=_height_width(config),
-            force_preprocess_cfg={name: tag[name] for name in ("mean", "std") if name in tag},
+            force_preprocess_cfg={name: facts[name] for name in ("mean", "std") if name in facts},
             pretrained_text=False,
             text_cfg=_NO_TEXT,  # some text towers fetch their own config
         )
     return clip.visual
 
 
-def _height_width(config: EncoderConfig) -> tuple[int, int] | None:
-    return None if config.image_size is None else (config.image_size[1], config.image_size[0])
-
-
-def _how_to_fetch(model: str, tag: str) -> str:
-    found = open_clip.get_pretrained_cfg(model, tag) or {}
-    repository = str(found.get("hf_hub", "")).strip("/")
-    if not repository:
-        return f"curl -LO {found.get('url')}"
-    files = "open_clip_model.safetensors (or open_clip_pytorch_model.bin)"
-    return f"hf download {repository} {files}"
-
-
-def _mean_and_std(model: str, visual: Any, source: str | None) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return what images are normalised by: the tag's, or for a file what all the model's tags agree on.
-
-    A checkpoint file does not say it, and SigLIP's differs from CLIP's.
-    """
-    tags = open_clip.list_pretrained_tags_by_model(model)
-    if source is not None and source not in tags:
-        found = [open_clip.get_pretrained_cfg(model, tag) for tag in tags]
-        agreed = {(tuple(one["mean"]), tuple(one["std"])) for one in found if one.get("mean") and one.get("std")}
-        if len(agreed) == 1:
-            return agreed.pop()
-    return tuple(visual.image_mean), tuple(visual.image_std)
+def _height_width(config: EncoderConfig) -> int | tuple[int, int] | None:
+    if config.image_size is None:
+        return None
+    width, height = config.image_size
+    return width if width == height else (height, width)  # convolutional towers take no pair
 
 
 @contextmanager
@@ -201,16 +198,10 @@ def _require_model(model: str) -> None:
         raise ValueError(f"open_clip has no model '{model}'. Near names: {', '.join(near) or 'none'}")
 
 
-def _tag_or_path(model: str, pretrained: str) -> str:
-    if Path(pretrained).is_file():
-        return pretrained
-    if Path(pretrained).suffix or len(Path(pretrained).parts) > 1:
-        raise FileNotFoundError(f"{pretrained}: no such checkpoint. Needed: an open_clip tag, a file, or 'scratch'")
-    tags = open_clip.list_pretrained_tags_by_model(model)
-    if pretrained not in tags:
-        near = difflib.get_close_matches(pretrained, tags, n=4, cutoff=0.3) or tags[:6]
+def _require_square_where_needed(config: EncoderConfig) -> None:
+    convolutional = isinstance(open_clip.get_model_config(config.model)["vision_cfg"].get("layers"), list)
+    if convolutional and config.image_size is not None and len(set(config.image_size)) > 1:
         raise ValueError(
-            f"{model} has no pretrained tag '{pretrained}'. Near tags: {', '.join(near) or 'none'}; "
-            f"or give a checkpoint file, or 'scratch' for random weights"
+            f"{config.model} takes square images; got image_size = {config.image_size}. Give one side twice "
+            f"(fit = 'letterbox' keeps the aspect), or take a vision transformer"
         )
-    return pretrained

@@ -42,6 +42,8 @@ class Encoder(nn.Module):
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
         height, width = visual.image_size if isinstance(visual.image_size, tuple) else (visual.image_size,) * 2
         self.input_size = (int(width), int(height))
+        if config.image_size is not None:
+            self._require_whole_patches(_patch(visual))
         self._take = self._layers(visual, config.layers)
         self._norm_fits = _norm_fits(visual)
         self.requires_grad_(False)
@@ -114,6 +116,15 @@ class Encoder(nn.Module):
         features: Tensor = chosen[0] if len(chosen) == 1 else torch.cat(chosen, dim=1)
         return features.float() if bf16 else features
 
+    def _require_whole_patches(self, patch: int) -> None:
+        """Refuse a size whose last pixels belong to no token: all tokens would stand beside their place."""
+        if any(side % patch for side in self.input_size):
+            near = tuple(max(round(side / patch), 1) * patch for side in self.input_size)
+            raise ValueError(
+                f"{self.name} needs an image_size of whole patches of {patch} px; got {self.input_size}. "
+                f"Take {near}, or leave image_size out for the model's own"
+            )
+
     def _layers(self, visual: Any, asked: tuple[int, ...]) -> list[int]:
         blocks = _blocks(visual)
         if blocks is None:
@@ -130,7 +141,8 @@ class Encoder(nn.Module):
     def _thaw(self) -> None:
         """Let those weights learn that tokens depend on: nothing behind the last block that is used."""
         blocks = _blocks(self.visual)
-        behind = ("proj", "head", "attn_pool", *(() if self._norm_fits else ("ln_post", "attn_pool_contrastive")))
+        behind = ["proj", "head", "attn_pool", "attnpool"]
+        behind += [] if self._norm_fits else ["ln_post", "attn_pool_contrastive"]
         unused = [getattr(self.visual, name, None) for name in behind]
         trunk = getattr(self.visual, "trunk", None)
         unused += [getattr(trunk, name, None) for name in ("attn_pool", "head", "fc_norm")]
@@ -167,3 +179,11 @@ def _blocks(visual: Any) -> nn.ModuleList | None:
     transformer, trunk = getattr(visual, "transformer", None), getattr(visual, "trunk", None)
     found = getattr(transformer, "resblocks", None) if transformer is not None else getattr(trunk, "blocks", None)
     return found if isinstance(found, nn.ModuleList | nn.Sequential) else None  # type: ignore[return-value]
+
+
+def _patch(visual: Any) -> int:
+    """Return how many px a token is wide: of a timm tower, of open_clip's transformers, of its residual networks."""
+    trunk, patch = getattr(visual, "trunk", None), getattr(visual, "patch_size", None)
+    if trunk is not None:
+        return int(trunk.feature_info[-1]["reduction"])
+    return 32 if patch is None else int(patch[0])

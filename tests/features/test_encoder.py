@@ -2,6 +2,9 @@
 
 import json
 import logging
+import re
+import shlex
+import warnings
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -10,8 +13,11 @@ import open_clip
 import pytest
 import torch
 
-from tactile_align.features.encoder import Encoder, input_size_of, load_encoder
+from tactile_align.features.encoder import Encoder, encoder_of, input_size_of, load_encoder
+from tactile_align.features.weights import how_to_fetch
 from tests.features.making import demo_encoder, noise, save_clip
+
+CLIP_MEAN, CLIP_STD = open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD
 
 
 def test_a_checkpoint_on_disk_gives_the_features_of_open_clip_itself(tmp_path: Path) -> None:
@@ -19,9 +25,7 @@ def test_a_checkpoint_on_disk_gives_the_features_of_open_clip_itself(tmp_path: P
     encoder = load_encoder("ViT-demo", pretrained=tmp_path / "clip.pt").eval()
     images = noise(3, 96, 96)
     x = images.permute(0, 3, 1, 2) / 255.0
-    mean, std = (
-        torch.tensor(v).view(1, 3, 1, 1) for v in (open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD)
-    )
+    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (CLIP_MEAN, CLIP_STD))
     with torch.no_grad():
         found = clip.visual.forward_intermediates(  # type: ignore[attr-defined]
             (x - mean) / std, indices=[1], normalize_intermediates=True, intermediates_only=True
@@ -94,6 +98,115 @@ def test_weights_trained_with_quickgelu_are_run_with_quickgelu(monkeypatch: pyte
     encoder = load_encoder("ViT-demo", pretrained="openai")
     kinds = {type(m).__name__ for m in encoder.modules() if "GELU" in type(m).__name__}
     assert kinds == {"QuickGELU"}
+
+
+@pytest.fixture
+def quick_pair(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
+    """A small model with a "-quickgelu" twin and a tag trained with it, whose hub cannot be reached."""
+    text = {"context_length": 8, "vocab_size": 16, "width": 32, "heads": 1, "layers": 1}
+    vision = {"image_size": 32, "layers": 2, "width": 64, "patch_size": 8}
+    for name, more in (("small-vit", {}), ("small-vit-quickgelu", {"quick_gelu": True})):
+        path = tmp_path / f"{name}.json"
+        path.write_text(json.dumps({"embed_dim": 24, "vision_cfg": vision, "text_cfg": text, **more}), encoding="utf-8")
+        open_clip.add_model_config(path)
+        tags = {
+            "openai": {"hf_hub": "some/vit.openai/", "quick_gelu": True, "mean": CLIP_MEAN, "std": CLIP_STD},
+            "plain": {"hf_hub": "some/vit/weights.bin", "mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25)},
+        }
+        monkeypatch.setitem(open_clip.pretrained._PRETRAINED, name, tags)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    return "small-vit"
+
+
+def features_of_open_clip(model: str, path: Path, quick: bool) -> torch.Tensor:
+    """Return what open_clip makes of two noisy images with the weights at `path`, run with that activation."""
+    clip = open_clip.create_model(model, pretrained=str(path), force_quick_gelu=quick).eval()
+    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (CLIP_MEAN, CLIP_STD))
+    x = (noise(2, 32, 32).permute(0, 3, 1, 2) / 255.0 - mean) / std
+    with torch.no_grad():
+        found = clip.visual.forward_intermediates(x, indices=[1], normalize_intermediates=True, output_fmt="NCHW")
+    tokens: torch.Tensor = found["image_intermediates"][0].permute(0, 2, 3, 1)
+    return tokens
+
+
+def test_following_the_advice_for_an_unreachable_tag_gives_the_features_of_the_tag(
+    quick_pair: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ConnectionError) as caught:
+        load_encoder(quick_pair, pretrained="openai")
+    advice = re.search(
+        r"run: (.*); then give the file's path as `pretrained` and '([^']*)' as `model`$", str(caught.value)
+    )
+    assert advice is not None
+    commands = [shlex.split(one) for one in advice[1].split("||")]
+    assert [one[:3] for one in commands] == [["hf", "download", "some/vit.openai"]] * 2
+    assert [one[3:] for one in commands] == [["open_clip_model.safetensors"], ["open_clip_pytorch_model.bin"]]
+    save_clip(quick_pair, tmp_path / "weights.pt")
+    encoder = load_encoder(advice[2], pretrained=tmp_path / "weights.pt").eval()
+    with torch.no_grad():
+        tokens = encoder.tokens(noise(2, 32, 32))
+    assert torch.equal(tokens, features_of_open_clip(quick_pair, tmp_path / "weights.pt", quick=True))
+    assert not torch.allclose(
+        tokens, features_of_open_clip(quick_pair, tmp_path / "weights.pt", quick=False), atol=1e-3
+    )
+
+
+def test_advice_for_a_tag_of_plain_gelu_names_its_own_file_and_no_other_model(quick_pair: str) -> None:
+    with pytest.raises(ConnectionError, match=r"run: hf download some/vit weights\.bin; .*as `pretrained`$"):
+        load_encoder(quick_pair, pretrained="plain")
+
+
+def test_every_quickgelu_tag_of_open_clip_is_advised_the_model_it_is_without_its_tag() -> None:
+    pairs = [
+        (model, tag)
+        for model, tag in open_clip.list_pretrained()
+        if not model.endswith("-quickgelu") and open_clip.get_pretrained_cfg(model, tag).get("quick_gelu")
+    ]
+    assert ("ViT-B-16", "openai") in pairs
+    for model, tag in pairs:
+        advised = re.search(r" and '([^']*)' as `model`", how_to_fetch(model, tag))
+        assert advised is not None, (model, tag)
+        want = open_clip.get_model_config(model) | {"quick_gelu": True}
+        assert open_clip.get_model_config(advised[1]) == want, (model, tag)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(("repository", "kind"), [("vit.openai", "QuickGELU"), ("vit", "GELU")])
+def test_a_file_in_the_hubs_cache_is_run_as_its_tag_says(
+    quick_pair: str, tmp_path: Path, repository: str, kind: str
+) -> None:
+    path = tmp_path / f"models--some--{repository}" / "snapshots" / "f00" / "open_clip_model.bin"
+    path.parent.mkdir(parents=True)
+    save_clip(quick_pair, path)
+    filled = load_encoder(quick_pair, pretrained=path)
+    path.unlink()
+    rebuilt = encoder_of(filled.config, fill=False)  # as a checkpoint of ours is, where the file is gone
+    for encoder in (filled, rebuilt):
+        assert {type(m).__name__ for m in encoder.modules() if "GELU" in type(m).__name__} == {kind}
+        assert (encoder.mean.flatten().tolist() == [0.5] * 3) == (kind == "GELU")
+
+
+def test_a_file_that_may_need_quickgelu_is_run_as_named_with_a_warning(quick_pair: str, tmp_path: Path) -> None:
+    save_clip(quick_pair, tmp_path / "weights.pt")
+    with pytest.warns(UserWarning, match=r"weights\.pt does not say .*of openai, take 'small-vit-quickgelu'") as caught:
+        load_encoder(quick_pair, pretrained=tmp_path / "weights.pt")
+    assert len(caught) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        load_encoder(f"{quick_pair}-quickgelu", pretrained=tmp_path / "weights.pt")
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning")
+def test_a_torchscript_archive_as_openai_gives_them_is_refused_with_the_way_to_its_weights(
+    quick_pair: str, tmp_path: Path
+) -> None:
+    torch.jit.trace(torch.nn.Linear(2, 2), torch.zeros(1, 2)).save(str(tmp_path / "ViT.pt"))
+    want = r"ViT\.pt: needed a state dict.*TorchScript archive.*hf download some/vit\.openai .*'small-vit-quickgelu'"
+    with pytest.raises(ValueError, match=want):
+        load_encoder(quick_pair, pretrained=tmp_path / "ViT.pt")
+    with pytest.raises(ValueError, match=r"TorchScript archive, which runs code\. Save its state dict alone"):
+        load_encoder("ViT-demo", pretrained=tmp_path / "ViT.pt")
 
 
 @pytest.mark.parametrize(
@@ -207,6 +320,49 @@ def test_tokens_of_a_tower_that_norms_behind_its_pooling_are_normalised_plainly(
     centred = tokens - tokens.mean(-1, keepdim=True)
     torch.testing.assert_close(found[:, :, -1], centred / (tokens.var(-1, unbiased=False, keepdim=True) + 1e-5).sqrt())
     assert_only_what_tokens_need_learns(encoder)
+
+
+@pytest.fixture(scope="module")
+def residual_net(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A small tower of open_clip's residual networks, as RN50 is one."""
+    facts = {
+        "embed_dim": 64,
+        "vision_cfg": {"image_size": 96, "layers": [1, 1, 1, 1], "width": 8},
+        "text_cfg": {"context_length": 8, "vocab_size": 16, "width": 32, "heads": 1, "layers": 1},
+    }
+    path = tmp_path_factory.mktemp("models") / "rn-small.json"
+    path.write_text(json.dumps(facts), encoding="utf-8")
+    open_clip.add_model_config(path)
+    return path.stem
+
+
+def test_a_residual_network_learns_only_what_its_tokens_need(residual_net: str) -> None:
+    torch.manual_seed(0)
+    encoder = load_encoder(residual_net, pretrained="scratch").train()
+    assert encoder.grid == (3, 3) and encoder.width == 256
+    for name, parameter in encoder.named_parameters():
+        if name.endswith("bn3.weight"):  # open_clip starts each block at zero, which hides the gradient within
+            torch.nn.init.ones_(parameter)
+    assert_only_what_tokens_need_learns(encoder)
+    assert load_encoder(residual_net, pretrained="scratch", image_size=(64, 64)).grid == (2, 2)
+    with pytest.raises(ValueError, match=r"rn-small takes square images; got image_size = \(96, 64\)\. Give one side"):
+        load_encoder(residual_net, pretrained="scratch", image_size=(96, 64))
+
+
+def test_a_conv_stem_is_refused_where_there_is_no_patch_projection(timm_model: str, residual_net: str) -> None:
+    for model, kind in ((timm_model, "TimmModel"), (residual_net, "ModifiedResNet")):
+        with pytest.raises(ValueError, match=rf"patch projection.*{model} is a {kind}\. Leave stem out"):
+            load_encoder(model, pretrained="scratch", stem="conv")
+
+
+def test_a_size_of_broken_patches_is_refused_with_the_nearest_whole_one(timm_model: str, residual_net: str) -> None:
+    for stem in ("patch", "conv"):
+        with pytest.raises(ValueError, match=r"whole patches of 8 px; got \(100, 72\)\. Take \(96, 72\)"):
+            demo_encoder(image_size=(100, 72), stem=stem)
+    with pytest.raises(ValueError, match=r"whole patches of 16 px; got \(96, 72\)\. Take \(96, 64\)"):
+        load_encoder(timm_model, pretrained="scratch", image_size=(96, 72))
+    with pytest.raises(ValueError, match=r"whole patches of 32 px; got \(51, 51\)\. Take \(64, 64\)"):
+        load_encoder(residual_net, pretrained="scratch", image_size=(51, 51))
 
 
 def test_a_text_tower_of_hugging_face_is_not_needed_from_scratch_and_asked_for_by_name_with_weights(
