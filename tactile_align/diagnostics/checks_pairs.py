@@ -1,6 +1,7 @@
 """The doctor's checks of pairs: is there a box, is there a contact, and what are they held against."""
 
 import numpy as np
+from torch import Tensor
 
 from tactile_align.diagnostics.findings import Finding, judged
 from tactile_align.diagnostics.patient import Patient
@@ -97,6 +98,19 @@ def boxes_and_contacts(patient: Patient) -> list[Finding]:
     return found
 
 
+def _lonely(key: str, rule: Tensor, valid: Tensor) -> Finding:
+    lonely = int((valid & ~(rule & valid).any(dim=1)).sum())
+    return judged(
+        "pairs without rivals",
+        f"{key}: {lonely} of {int(valid.sum())} pairs of a batch have no rival in it",
+        "0, broken from half of them",
+        broken=2 * lonely >= int(valid.sum()),
+        warn=lonely > 0,
+        why="the loss of such a pair is 0 whatever it shows, so the run learns less than its length says",
+        advice="set contact_share = 0.5 or more, raise batch_size, or lower hsa.min_gap below the length of an episode",
+    )
+
+
 def false_rivals(patient: Patient) -> list[Finding]:
     """How many rivals of a batch show the very same contact, or none either."""
     if patient.model.hsa.weight == 0:
@@ -105,6 +119,7 @@ def false_rivals(patient: Patient) -> list[Finding]:
     for view in patient.model.views:
         rule = rivals_of(patient.model, batch, view, None).rows(0, len(batch["episode"]))
         valid = patient.model.valid_pairs(batch, view)
+        found.append(_lonely(view.key, rule, valid))
         pairs = rule & valid[:, None] & valid[None, :]
         index, contact = batch[f"contact_index/{view.sensor}"], batch[f"contact/{view.sensor}"]
         same = (index[:, None] == index) & (batch["episode"][:, None] == batch["episode"]) & (index >= 0)

@@ -15,7 +15,7 @@ from tactile_align.losses.chunks import spans
 from tactile_align.losses.gather import gather_facts, gather_rows, world
 from tactile_align.losses.hsa import HSALoss, HSAStats
 from tactile_align.losses.rivals import Rivals, touch_pattern, unlike
-from tactile_align.policies.region_rivals import region_rivals
+from tactile_align.policies.region_rivals import RegionRivals, region_rivals
 
 if TYPE_CHECKING:
     from tactile_align.policies.aligned import AlignedPolicy, Batch, Seen, View
@@ -40,10 +40,10 @@ def align(
     others = region_rivals(model, batch, seen)
     for view in model.views:
         other = others.get(view.key)
-        valid = model.valid_pairs(batch, view)
         tau, w = seen.touches[view.sensor].vector, seen.regions[view.key].vector
         past = model.memory.of(view) if model.memory is not None and model.training else None
-        rivals = rivals_of(model, batch, view, past)
+        rivals, pairs = rivals_of(model, batch, view, past), model.valid_pairs(batch, view)
+        valid = pairs & with_rivals(model, rivals, pairs, other)
         loss, stats = model.loss(
             tau,
             w,
@@ -68,6 +68,7 @@ def align(
             f"rivals/{view.key}": share * stats.rivals,
             f"r1/{view.key}": hits / whole.clamp(min=1),
             f"pairs/{view.key}": stats.pairs,
+            f"no_rival/{view.key}": (pairs & ~valid).sum(),
             f"no_box/{view.key}": (~batch[f"visible/{view.key}"]).sum(),
         }
         log |= {f"rivals_from/{kind}/{view.key}": n / whole.clamp(min=1) for kind, n in counts.items()}
@@ -86,7 +87,7 @@ def _excluded(model: AlignedPolicy, rivals: Rivals, count: int) -> dict[str, Ten
 
 
 def _gathers(model: AlignedPolicy) -> bool:
-    return isinstance(model.loss, HSALoss) and model.loss.gather
+    return model.loss.gather
 
 
 def rivals_of(model: AlignedPolicy, batch: Batch, view: View, past: MemoryBank | None) -> Rivals:
@@ -103,6 +104,34 @@ def rivals_of(model: AlignedPolicy, batch: Batch, view: View, past: MemoryBank |
     return Rivals(
         batch["episode"], batch["time"], model.hsa.min_gap, touch=touch, ceiling=model.hsa.touch_ceiling, bank=facts
     )
+
+
+@torch.no_grad()
+def with_rivals(model: AlignedPolicy, rivals: Rivals, pairs: Tensor, other: RegionRivals | None) -> Tensor:
+    """Return (B,) bool: which rows have a rival among the pairs (B,) of all processes, the bank and other regions.
+
+    A batch drawn from real episodes may hold a single contact: such a pair has nothing to be told apart from, its
+    loss is 0 whatever the features are, and the mean over the pairs counts it as that.
+
+    Raises:
+        ValueError: A batch of one moment, in training: no pair would ever have a rival.
+    """
+    if not isinstance(model.loss, HSALoss):
+        return torch.ones_like(pairs)
+    everyone, partners, first = rivals, pairs, 0
+    if _gathers(model):
+        everyone, partners, first = rivals.gathered(), gather_facts(pairs), world()[0] * len(pairs)
+    if len(partners) < 2 and other is None and model.memory is None and model.training:
+        raise ValueError(
+            "a batch of one moment has no rival, so the alignment loss would say nothing. Needed: 2 moments or more, "
+            "better 32. Raise batch_size, or lower optimiser.accumulate"
+        )
+    found = torch.zeros_like(pairs) if other is None else other.exist.any(dim=1)
+    for start, stop in spans(len(pairs), len(partners), None):
+        rival = everyone.rows(first + start, first + stop)
+        rival[:, : len(partners)] &= partners
+        found[start:stop] |= rival.any(dim=1)
+    return found
 
 
 @torch.no_grad()

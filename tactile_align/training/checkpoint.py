@@ -58,7 +58,10 @@ def latest_checkpoint(folder: Path) -> Path:
     """
     found = sorted(folder.glob("step_*.pt"))
     if not found:
-        raise FileNotFoundError(f"{folder}: no checkpoint step_*.pt to go on from. Train without --resume first")
+        raise FileNotFoundError(
+            f"{folder}: needed a checkpoint step_*.pt; there is none: no run was started here, or it was stopped "
+            f"before its first. Start it: tactile-align train CONFIG, with --resume where the run has a metrics.jsonl"
+        )
     return found[-1]
 
 

@@ -15,7 +15,7 @@ from tactile_align.training.optimiser import RunningMean, Schedule
 from tactile_align.training.stages import weights_at
 
 # Each process knows its own rows of these.
-SUMMED = ("l1", "kl", "no_box/", "no_contact", "r1/", "rivals_from/", "excluded/")
+SUMMED = ("l1", "kl", "no_box/", "no_contact", "r1/", "rivals_from/", "excluded/", "no_rival/")
 
 
 class DivergedError(RuntimeError):

@@ -9,7 +9,6 @@ import torch.nn.functional as F
 
 from tactile_align.datasets.moments import Moments
 from tactile_align.datasets.sampling import MomentSampler
-from tactile_align.losses.hsa import HSALoss
 from tactile_align.policies.aligned import AlignedPolicy, Batch
 from tactile_align.training.augment import augment
 from tactile_align.training.config import TrainConfig
@@ -47,7 +46,7 @@ def validate(model: AlignedPolicy, moments: Moments, config: TrainConfig, device
 @contextmanager
 def alone(model: AlignedPolicy) -> Iterator[None]:
     """Take no candidates from other processes inside the block: they all validate on the same batches."""
-    if model.towers is None or not isinstance(model.loss, HSALoss):
+    if model.towers is None:
         yield
         return
     before, model.loss.gather = model.loss.gather, False

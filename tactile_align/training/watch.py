@@ -12,6 +12,7 @@ FLAT = 0.97  # of chance
 PATIENCE = 0.2  # share of the steps after which a loss at chance is flat, not young
 SPIKE = 1.5
 STARVED = 0.3
+LONELY = 0.2
 CONFLICT = -0.3
 RANK = 2.0
 
@@ -46,7 +47,8 @@ class Watch:
     def train(self, step: int, record: Mapping[str, float]) -> list[Remark]:
         """Look at a training record and return what is new to say."""
         self._recent.append(record)
-        found = [self._flat(step), self._starved(step), self._bound(step, record), self._conflict(step, record)]
+        found = [self._flat(step), self._starved(step), self._lonely(step)]
+        found += [self._bound(step, record), self._conflict(step, record)]
         return [remark for remark in found if remark is not None]
 
     def validation(self, step: int, record: Mapping[str, float]) -> list[Remark]:
@@ -87,6 +89,21 @@ class Watch:
             "data starvation",
             step,
             f"{sum(waits) / sum(steps):.0%} of each step is spent waiting for data. Set packed = true, or more workers",
+        )
+
+    def _lonely(self, step: int) -> Remark | None:
+        lonely, pairs = (
+            sum(value for r in self._recent for name, value in r.items() if name.startswith(prefix))
+            for prefix in ("no_rival/", "pairs/")
+        )
+        if len(self._recent) < WINDOW or lonely <= LONELY * (lonely + pairs):
+            return None
+        return self._say(
+            "pairs without rivals",
+            step,
+            f"{lonely / (lonely + pairs):.0%} of the pairs of the last {WINDOW} records have no rival in their batch, "
+            f"so their loss is 0 whatever they show: the batches hold too few contacts, or those of one episode closer "
+            f"than hsa.min_gap. Set contact_share = 0.5 or more, raise batch_size, lower hsa.min_gap",
         )
 
     def _bound(self, step: int, record: Mapping[str, float]) -> Remark | None:

@@ -13,6 +13,7 @@ from tactile_align.losses.config import HSAConfig
 from tactile_align.losses.hsa import hsa_loss
 from tactile_align.losses.rivals import Rivals
 from tactile_align.policies.aligned import AlignedPolicy, View
+from tactile_align.policies.alignment import align
 from tactile_align.policies.region_rivals import finger_in_sight, region_rivals
 from tactile_align.training.config import TrainConfig
 from tests.features.making import noise
@@ -165,6 +166,25 @@ def test_a_moment_without_a_box_gives_and_receives_nothing_whatever_the_pooling(
         found.append((loss.detach(), torch.cat([g.flatten() for g in gradients]), log[f"rivals_from/beside/{key}"]))
     torch.testing.assert_close(found[0], found[1], atol=1e-6, rtol=1e-4)
     assert float(found[0][2]) == 2.0
+
+
+def test_a_pair_without_any_rival_counts_with_a_loss_of_nothing() -> None:
+    model, batch = model_of((WRIST,)), batch_of((WRIST,))
+    model.hsa = model.hsa.model_copy(update={"min_gap": 5})
+    # Row 1 has no box; rows 2 and 4 are too near to 0 and to 3, which are far enough from each other.
+    batch["episode"], batch["time"] = torch.zeros(B, dtype=torch.int64), torch.tensor([0, 99, 3, 6, 3])
+    key, two = WRIST.key, torch.tensor([0, 3])
+    seen = model.see(batch)
+    loss, log = model.alignment(batch, seen)
+    touches, regions = seen.touches["t1"].vector[two], seen.regions[key].vector[two]
+    torch.testing.assert_close(loss, hsa_loss(touches, regions, temperature=model.temperature()))
+    assert int(log[f"no_rival/{key}"]) == 2 and int(log[f"pairs/{key}"]) == 2
+    counts = model.counts({**batch, "is_pad": torch.zeros(B, 6, dtype=torch.bool)})
+    part, _ = align(model, batch, seen, counts)
+    torch.testing.assert_close(part, loss / 2)  # the mean over four pairs, two of them 0
+    batch["time"][:] = 0
+    nothing, log = model.alignment(batch, model.see(batch))
+    assert float(nothing) == 0 and int(log[f"no_rival/{key}"]) == 4
 
 
 def test_at_a_border_only_the_regions_that_are_there_are_rivals() -> None:

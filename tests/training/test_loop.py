@@ -127,6 +127,15 @@ def test_a_diverging_run_stops_and_names_step_episode_and_row(small_config: Make
         train(config, progress=False)
 
 
+def test_batches_with_a_single_contact_do_not_stop_a_run_but_are_counted(small_config: Maker) -> None:
+    # Four moments a batch of three episodes, none of which may rival another of its own episode.
+    changes = {"batch_size": 4, "hsa": {"min_gap": 10_000}, "contact_share": None, "steps": 8, "log": {"every": 1}}
+    records = read_metrics(train(small_config(**changes), progress=False) / "metrics.jsonl")
+    lonely = [r["no_rival/left_wrist-tactile1"] for r in records if r["kind"] == "train"]
+    assert len(lonely) == 8 and max(lonely) > 0 == min(lonely)
+    assert all(r["hsa"] == 0 for r in records if r["kind"] == "train" and r["pairs/left_wrist-tactile1"] == 0)
+
+
 def test_a_gradient_that_is_not_finite_stops_the_run_before_it_reaches_the_weights(small_config: Maker) -> None:
     config = small_config(steps=1)
     data = load_data(config, progress=False)

@@ -149,7 +149,7 @@ def test_a_run_killed_before_its_first_checkpoint_or_in_the_middle_of_a_line_goe
     small_config: Maker, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = small_config(steps=2, save_every=1, log={"every": 1})
-    with pytest.raises(FileNotFoundError, match="Train without --resume"):
+    with pytest.raises(FileNotFoundError, match="no run was started here"):
         train(config, resume=True, progress=False)
     log = train(config, progress=False) / "metrics.jsonl"
     whole = [(r["kind"], r["step"], r["loss"]) for r in read_metrics(log)]

@@ -57,3 +57,9 @@ def test_a_loss_at_chance_early_on_is_young_not_flat(watch: Watch) -> None:
 def test_the_opening_only_baseline_is_not_blamed_for_its_one_dimension(small_config: Maker) -> None:
     baseline = Watch(small_config(steps=1000, region="opening", train_policy=False))
     assert said(baseline, "validation", [{"loss": 1.0, "rank/v": 1.4}] * 3) == []
+
+
+def test_pairs_that_mostly_have_no_rival_are_pointed_out(watch: Watch) -> None:
+    assert said(watch, "train", [record(no_rival__v=1.0, pairs__v=9.0)] * 20) == []
+    (remark,) = said(watch, "train", [record(no_rival__v=3.0, pairs__v=3.0)] * 20)
+    assert remark.check == "pairs without rivals" and remark.text.startswith("2") and "contact_share" in remark.text
