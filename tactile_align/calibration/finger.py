@@ -5,13 +5,13 @@ needed; the opening and the finger's own geometry dominate the error. A tag inst
 """
 
 import hashlib
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from tactile_align.calibration.evidence import Labels, gather, label_name
+from tactile_align.calibration.evidence import Labels, gather
 from tactile_align.calibration.finger_boxes import START, fit_boxes, iou_of, moved
 from tactile_align.calibration.finger_camera import other_cause
 from tactile_align.calibration.finger_checks import (
@@ -26,9 +26,10 @@ from tactile_align.calibration.finger_checks import (
 )
 from tactile_align.calibration.finger_frames import FingerFrames, Reading, finger_of
 from tactile_align.calibration.into_rig import require_no_override, save_unless_failed, with_sensor, with_stroke
+from tactile_align.calibration.labels import labelled_episodes
 from tactile_align.calibration.rig import Rig, load_rig
 from tactile_align.calibration.verdict import Verification
-from tactile_align.datasets.episodes import EpisodeRef, list_episodes, open_episode
+from tactile_align.datasets.episodes import list_episodes, open_episode
 
 
 @dataclass(frozen=True)
@@ -139,7 +140,7 @@ def _collected(
             f"{path}: the finger route needs at least {least} boxes of {sensor} in {camera}, better 20, over "
             f"several openings; got {count}. Draw more: tactile-align label"
         )
-    refs = _refs(path, layout, drawn)
+    refs = labelled_episodes(path, list_episodes(path, layout), drawn)
     require_no_override(rig, "sensors", sensor, (refs[name].path for name in drawn))
     parts, seen, digests = [], [], []
     for name, boxes in drawn.items():
@@ -160,26 +161,6 @@ def _only(given: str | None, found: Sequence[str], what: str) -> str:
             + (" (the others then judge the fit)" if what == "camera" else "")
         )
     return found[0]
-
-
-def _refs(path: str | Path, layout: str | Path | None, drawn: Collection[str]) -> dict[str, EpisodeRef]:
-    """Return the episodes that the labels name."""
-    refs: dict[str, EpisodeRef] = {}
-    for ref in list_episodes(path, layout):
-        name = label_name(ref)
-        if name in drawn and name in refs:
-            raise ValueError(
-                f"{path}: labels name {name}, but there are two: {refs[name]} and {ref}. Name the folder of one"
-            )
-        refs[name] = ref
-    lost = [name for name in drawn if name not in refs]
-    if lost:
-        some = ", ".join(list(refs)[:3])
-        raise ValueError(
-            f"{path}: the labels name episode '{lost[0]}', which is not there ({some}, ...). Labels name an episode "
-            f"by its file's name, as FILE#NAME where a file holds several"
-        )
-    return refs
 
 
 def joined(digests: Sequence[str]) -> str:

@@ -2,9 +2,12 @@
 
 import csv
 import math
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from tactile_align.calibration.evidence import Labels
+from tactile_align.calibration.evidence import Labels, label_name
+from tactile_align.calibration.rig import Rig
+from tactile_align.datasets.episodes import EpisodeRef, open_episode
 
 COLUMNS = ("episode", "frame", "camera", "sensor", "u0", "v0", "u1", "v1")
 
@@ -30,6 +33,58 @@ def read_labels(path: str | Path) -> Labels:
     if not labels:
         raise ValueError(f"{place}: no box in it; draw some 20 over several gripper openings: tactile-align label")
     return labels
+
+
+def labelled_episodes(path: str | Path, refs: Sequence[EpisodeRef], drawn: Collection[str]) -> dict[str, EpisodeRef]:
+    """Return the episodes among `refs`, those of `path`, that labels name.
+
+    Raises:
+        ValueError: Labels of an episode that is not there, or of two with one name.
+    """
+    found: dict[str, EpisodeRef] = {}
+    for ref in refs:
+        name = label_name(ref)
+        if name in drawn and name in found:
+            raise ValueError(
+                f"{path}: labels name {name}, but there are two: {found[name]} and {ref}. Name the folder of one"
+            )
+        found[name] = ref
+    lost = [name for name in drawn if name not in found]
+    if lost:
+        raise ValueError(
+            f"{path}: the labels name episode '{lost[0]}', which is not there ({_some(found)}). Labels name an "
+            "episode by its file's name with its ending, as FILE#NAME where a file holds several"
+        )
+    return {name: ref for name, ref in found.items() if name in drawn}
+
+
+def require_matching(labels: Labels, path: str | Path, refs: Sequence[EpisodeRef], rig: Rig) -> None:
+    """Refuse labels that belong to no view: a box that nothing is held against proves nothing.
+
+    Raises:
+        ValueError: The episode, or the camera or the sensor in it, is not there; names the label and what is.
+    """
+    for name, ref in labelled_episodes(path, refs, {key[0] for key in labels}).items():
+        known = rig.for_episode(ref.path)
+        with open_episode(ref) as episode:
+            cameras = [camera for camera in known.cameras if camera in episode.cameras]
+            sensors = {one: sensor.stream for one, sensor in known.sensors.items() if sensor.stream in episode.sensors}
+        for _, camera, sensor in (key for key in labels if key[0] == name):
+            if camera not in cameras:
+                raise ValueError(
+                    f"{ref}: the labels name camera '{camera}', but the cameras of both the rig and the episode are: "
+                    f"{_some(cameras)}. Write one of them in the column 'camera'"
+                )
+            if sensor not in sensors:
+                have = _some([f"{one} (stream {stream})" for one, stream in sensors.items()])
+                raise ValueError(
+                    f"{ref}: the labels name sensor '{sensor}', but the sensors of the rig that the episode holds are: "
+                    f"{have}. Write one in the column 'sensor', by its name in the rig, not its stream's"
+                )
+
+
+def _some(names: Collection[str]) -> str:
+    return ", ".join([*list(names)[:5], *(["..."] if len(names) > 5 else [])]) or "none"
 
 
 def _read_into(labels: Labels, file: Path) -> None:

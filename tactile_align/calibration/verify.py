@@ -7,7 +7,8 @@ import numpy as np
 from tqdm import tqdm
 
 from tactile_align.calibration.episode_checks import episode_checks
-from tactile_align.calibration.evidence import Labels, gather
+from tactile_align.calibration.evidence import Labels, gather, label_name
+from tactile_align.calibration.labels import require_matching
 from tactile_align.calibration.motion_checks import motion_checks, watch
 from tactile_align.calibration.rig import Rig, load_rig
 from tactile_align.calibration.truth_checks import box_drift, drift_checks
@@ -35,6 +36,8 @@ def verify(
     Arguments and errors are those of `verify_episodes` and `calibrate.verify_session`.
     """
     if (Path(path) / "session.toml").is_file():
+        if labels is not None:
+            raise ValueError(f"{path}: labels belong to recorded episodes, but this is a session; give the episodes")
         # Brings scipy, which episodes need not wait for.
         from tactile_align.calibration.calibrate import verify_session
 
@@ -66,7 +69,8 @@ def verify_episodes(
         rig: The rig, its name or file; None: `rig.toml` beside the episodes.
         layout: The episodes' layout; recognised when None.
         labels: Boxes drawn by hand, see `calibration.labels.read_labels`; simulated episodes bring their own truth.
-        most: Look at no more than this many episodes, evenly spread; None: all.
+            Every one must be of an episode of `path`, and of a camera and a sensor of it and of the rig.
+        most: Look at no more than this many episodes, evenly spread, those with labels first; None: all.
         write_into: A rig file that shall remember the verdict in [verified].
         progress: Whether to show a bar on stderr.
 
@@ -77,11 +81,17 @@ def verify_episodes(
         FileNotFoundError: No episodes, or no rig.
         FactError: The rig file is wrong.
         EpisodeError, ValueError: Episodes that cannot be held against this rig at all (sizes, ranges, missing
-            streams); names file and key.
+            streams), labels that match nothing; names file and key.
     """
     found = _rig_of(path, rig)
     refs = list_episodes(path, layout)
-    refs = _spread(refs, len(refs) if most is None else most)
+    if labels is not None:
+        require_matching(labels, path, refs, found)
+    if most is not None:
+        drawn = {key[0] for key in labels or {}}
+        first = _spread(tuple(ref for ref in refs if label_name(ref) in drawn), most)
+        rest = _spread(tuple(ref for ref in refs if label_name(ref) not in drawn), most - len(first))
+        refs = tuple(ref for ref in refs if ref in first or ref in rest)
     watching = _spread(refs, WATCHED)
     evidence, watched = [], []
     for ref in tqdm(refs, desc="verify", unit="episode", disable=not progress):
