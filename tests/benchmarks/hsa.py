@@ -1,4 +1,5 @@
-"""Print time and memory of the HSA loss, forward and backward: `python -m tests.benchmarks.hsa [B ...]`.
+"""Time and memory of the HSA loss, forward and backward: `python -m tests.benchmarks.hsa [B ...]`; exit 1 when a bar
+is missed.
 
 Time gap, contact and same-touch rules are on, a tenth of the rows is not valid. Memory is the process's peak above
 what it held once the inputs were made; seconds are the processor's, so other work does not count. Each figure comes
@@ -16,6 +17,10 @@ from tactile_align.losses.hsa import hsa_loss
 from tactile_align.losses.rivals import Rivals
 
 DIM, TOUCH = 512, 192
+MOST_MIB = 1024
+"""Of the form the loss chooses, above the inputs, up to a batch of 32,768."""
+SLOWEST = 1.3
+"""Times the seconds of the plain form, where that fits into memory."""
 
 
 def peak_mib() -> float:
@@ -51,20 +56,37 @@ def measure(batch: int, chunk: int | None, runs: int) -> dict[str, float]:
     return {"seconds": min(seconds), "mib": peak_mib() - before, "loss": float(loss.detach())}
 
 
-def main() -> None:
+def bars_missed(found: dict[str, dict[str, float]]) -> list[str]:
+    """Return what is wrong with the figures of one batch size, by form: "plain" where it was run, "chosen"."""
+    missed, chosen = [], found["chosen"]
+    if chosen["mib"] > MOST_MIB:
+        missed.append(f"{chosen['mib']:.0f} MiB, wanted at most {MOST_MIB}")
+    if "plain" in found and chosen["seconds"] > SLOWEST * found["plain"]["seconds"]:
+        missed.append(f"{chosen['seconds'] / found['plain']['seconds']:.2f} of plain, wanted at most {SLOWEST}")
+    return missed
+
+
+def main() -> int:
     if sys.argv[1:2] == ["--one"]:
         batch, chunk, runs = (int(word) for word in sys.argv[2:5])
         print(json.dumps(measure(batch, chunk or None, runs)))
-        return
+        return 0
+    missed = 0
     print(f"{'B':>7} {'form':8} {'seconds':>9} {'MiB above inputs':>17} {'loss':>9}   (D = {DIM})")
     for batch in [int(word) for word in sys.argv[1:]] or [512, 2048, 8192, 32768]:
+        found: dict[str, dict[str, float]] = {}
         # The plain form at 32,768 would keep several matrices of 4 GiB.
         for name, chunk in (("plain", batch), ("chosen", 0)) if batch <= 8192 else (("chosen", 0),):
             command = [sys.executable, "-m", "tests.benchmarks.hsa", "--one", str(batch), str(chunk)]
             runs = 5 if batch <= 2048 else 2 if batch <= 8192 else 1
-            found = json.loads(subprocess.run([*command, str(runs)], check=True, capture_output=True).stdout)
-            print(f"{batch:7d} {name:8} {found['seconds']:9.3f} {found['mib']:17.0f} {found['loss']:9.5f}", flush=True)
+            one = json.loads(subprocess.run([*command, str(runs)], check=True, capture_output=True).stdout)
+            print(f"{batch:7d} {name:8} {one['seconds']:9.3f} {one['mib']:17.0f} {one['loss']:9.5f}", flush=True)
+            found[name] = one
+        for what in bars_missed(found):
+            print(f"{batch:7d} MISSED: {what}")
+            missed += 1
+    return int(missed > 0)
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

@@ -27,7 +27,13 @@ train(load_config(sys.argv[1]), progress=False)
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "changes", [{}, {"hsa": {"symmetric": True, "region_rivals": 2, "finger_rival": True, "bank": 18}}]
+    "changes",
+    [
+        {},
+        {"hsa": {"symmetric": True, "region_rivals": 2, "finger_rival": True, "bank": 18}},
+        {"hsa": {"kind": "mse", "learn_temperature": False}, "steps": 2, "validate_every": 2, "save_every": 2},
+    ],
+    ids=["plain", "all rivals", "mse"],
 )
 def test_two_processes_equal_one(small_config: Maker, tmp_path: Path, changes: dict[str, object]) -> None:
     # float32 sums in another order differ; a wrong gradient would differ by a factor, not by rounding.
