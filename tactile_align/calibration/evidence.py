@@ -5,16 +5,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import h5py
 import numpy as np
 
 from tactile_align.calibration.rig import Rig
-from tactile_align.datasets import guard
 from tactile_align.datasets.contact import contact_of
 from tactile_align.datasets.episodes import Episode, EpisodeRef
 from tactile_align.datasets.exposure import qpos_at_exposure
-from tactile_align.datasets.handles import open_file
 from tactile_align.datasets.prepare import require_rig_size
+from tactile_align.datasets.truth import read_truth
 from tactile_align.geometry.boxes import intersection_over_union
 from tactile_align.kinematics.gripper import opening_in_contact
 from tactile_align.kinematics.guards import suspect_joints, suspect_swapped_arms
@@ -158,7 +156,7 @@ def _openings(episode: Episode, rig: Rig, sensor: str, contact: dict[str, np.nda
         return None, None
     both = [contact[name] for name in contact if rig.sensor_arm(name) == arm]
     held = opening_in_contact(rig, arm, episode.qpos, np.logical_or.reduce(both))
-    return np.asarray(held), _truth(episode, "opening", 2)
+    return np.asarray(held), read_truth(episode, "opening", 2)
 
 
 def _views(
@@ -166,7 +164,7 @@ def _views(
 ) -> Iterator[View]:
     nowhere = np.full((len(episode), 4), np.nan)
     for camera in cameras:
-        truth = _truth(episode, f"box/{camera}", 4)
+        truth = read_truth(episode, f"box/{camera}", 4)
         qpos = qpos_at_exposure(rig, camera, episode.qpos, episode.fps)
         for sensor, (held, true) in openings.items():
             found = sensor_boxes(rig, camera, sensor, qpos, held)
@@ -188,22 +186,6 @@ def _views(
                 np.asarray(rig.T_camera_sensor(camera, sensor, qpos, held)),
                 held,
             )
-
-
-def _truth(episode: Episode, key: str, width: int) -> np.ndarray | None:
-    """Read an array (T, width) of a simulated episode's truth; None where it holds none."""
-    prefix = f"{episode.ref.group}/" if episode.ref.group else ""
-    full = f"{prefix}truth/{key}"
-    with open_file(episode.path) as file:
-        found = guard.reach(file, full, episode.path)
-        if not isinstance(found, h5py.Dataset):
-            return None
-        data = guard.dataset(file, full, episode.path)
-        array = guard.read_low_dim(data, episode.path, full)
-    if array.shape != (len(episode), width):
-        text = f"has shape {array.shape} but the episode needs ({len(episode)}, {width}); record it again"
-        raise guard.fault("truth", episode.path, full, text)
-    return array.astype(np.float64)
 
 
 def _digest(episode: Episode) -> str:

@@ -1,4 +1,4 @@
-"""Judge a finished run on its held-out episodes: retrieval beside chance and opening-only, and the action error."""
+"""Judge a finished run on its held-out episodes: retrieval beside its baselines, read-outs, and the action error."""
 
 import json
 from dataclasses import dataclass
@@ -9,12 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tactile_align.datasets.moments import Batch, Moments
+from tactile_align.datasets.moments import Moments
+from tactile_align.diagnostics.pairs import centred, pair_features
+from tactile_align.diagnostics.readouts import read_galleries, view_readouts
 from tactile_align.diagnostics.retrieval import Recall, retrieval
 from tactile_align.diagnostics.summary_text import summary_text
 from tactile_align.files import write_text_atomically
-from tactile_align.policies.aligned import AlignedPolicy, View
-from tactile_align.training.augment import augment
+from tactile_align.policies.aligned import AlignedPolicy
 from tactile_align.training.checkpoint import best_checkpoint, load_checkpoint
 from tactile_align.training.config import TrainConfig, load_config
 from tactile_align.training.data import Data, load_data, make_model, views_of
@@ -108,43 +109,6 @@ def load_model(folder: Path, config: TrainConfig, moments: Moments) -> AlignedPo
     return model.eval()
 
 
-@torch.no_grad()
-def pair_features(model: AlignedPolicy, moments: Moments, config: TrainConfig, key: str) -> dict[str, np.ndarray]:
-    """Return h_tau, h_w, loss inputs and names of all valid contact moments of one view."""
-    view = next(view for view in views_of(config) if view.key == key)
-    found: dict[str, list[np.ndarray]] = {"h_tau": [], "h_w": []}
-    rows = pair_rows(moments, view)
-    for chosen in np.array_split(rows, max(1, len(rows) // 128)):
-        batch = centred(moments.__getitems__(chosen.tolist()), config)
-        seen = model.see(batch)
-        found["h_tau"].append(seen.touches[view.sensor].vector.numpy())
-        found["h_w"].append(seen.regions[key].vector.numpy())
-    out = {name: np.concatenate(parts) for name, parts in found.items()}
-    out["episode"], out["time"] = moments.episode[rows], moments.time[rows]
-    out["contact"] = moments.column(f"contact_index/{view.sensor}")[rows]
-    return out
-
-
-def pair_rows(moments: Moments, view: View) -> np.ndarray:
-    """Return the rows of all moments that have a box in a view and a contact of its sensor.
-
-    Raises:
-        ValueError: There is none.
-    """
-    rows = np.flatnonzero(moments.column(f"visible/{view.key}") & moments.column(f"contact/{view.sensor}"))
-    if not len(rows):
-        raise ValueError(
-            f"view {view.key}: no held-out moment of {len(moments)} has both a box and a contact, so there is no pair "
-            f"to judge. Hold out more episodes, or look at the recordings with tactile-align inspect and verify"
-        )
-    return rows
-
-
-def centred(batch: Batch, config: TrainConfig) -> Batch:
-    """Bring packed views to the encoder's input size without random changes."""
-    return augment(batch, tuple(view.key for view in views_of(config)), config.augment, None)
-
-
 def held_out_loss(model: AlignedPolicy, features: dict[str, np.ndarray], config: TrainConfig) -> dict[str, float]:
     """Return HSA and chance over batches of the training batch size, drawn from all held-out pairs."""
     from tactile_align.losses.rivals import Rivals
@@ -176,12 +140,14 @@ def _view_summary(
         "contacts": len(pairs),
         "loss": held_out_loss(model, features, config),
         "retrieval": _retrieval(features, gallery),
+        **view_readouts(model, data.held_out, config, key, features=features, gallery=gallery),
     }
     if baseline is not None:
         other = pair_features(baseline, data.held_out, config, key)
         summary["opening_only"] = {
             "loss": held_out_loss(baseline, other, config),
             "retrieval": _retrieval(other, gallery),
+            "galleries": read_galleries(other, gallery, config.hsa.min_gap)["galleries"],
         }
     return summary
 

@@ -54,10 +54,18 @@ def similarity_maps(towers: Towers, h_tau: Tensor, images: Tensor, box: Tensor, 
     Returns:
         (B, rows, columns).
     """
-    centres = token_centres(towers.vision.input_size, towers.vision.grid).to(box)
+    return maps_of(towers, h_tau, towers.of_boxes(images, grid_places(towers, box), sigma))
+
+
+def grid_places(towers: Towers, box: Tensor) -> Tensor:
+    """Return (B, rows * columns, 4) boxes of each box's size (B, 4) around every token, px."""
+    centres = token_centres(towers.vision.input_size, towers.vision.grid).to(box).flatten(0, 1)
     half = (box[:, 2:] - box[:, :2])[:, None] / 2
-    places = torch.cat([centres.flatten(0, 1) - half, centres.flatten(0, 1) + half], dim=-1)
-    found = towers.of_boxes(images, places, sigma)
+    return torch.cat([centres - half, centres + half], dim=-1)
+
+
+def maps_of(towers: Towers, h_tau: Tensor, found: Tensor) -> Tensor:
+    """Return the cosines (B, rows, columns) of touches (B, dim) with the features of their `grid_places`."""
     cosine = torch.nn.functional.cosine_similarity(h_tau[:, None].float(), found.float(), dim=-1)
     return cosine.unflatten(1, towers.vision.grid)
 
@@ -86,7 +94,7 @@ def localise(
         box: (N, 4) the sensor's boxes, px of the encoder's input.
         input_size: (width, height) of that input, px.
         episode: (N,) which episode a moment is of.
-        mm_per_px: (N,) size of a pixel at the sensor's depth, see `millimetres_per_pixel`.
+        mm_per_px: (N, 2) width and height of a pixel of that input at the sensor's depth; a stretched frame's differ.
         seed: Of the bootstrap.
 
     Raises:
@@ -102,21 +110,24 @@ def localise(
     share = best / best.sum(axis=1, keepdims=True)
     inside = ((centres >= box[:, None, :2]) & (centres <= box[:, None, 2:])).all(axis=2)
     middle = (box[:, :2] + box[:, 2:]) / 2
-    apart = (share * np.linalg.norm(centres - middle[:, None], axis=2)).sum(axis=1)
+    away = centres - middle[:, None]
+
+    def median(scale: np.ndarray | float) -> float:
+        return float(np.median((share * np.linalg.norm(away * scale, axis=2)).sum(axis=1)))
+
     hits = (share * inside).sum(axis=1)
     return Localisation(
         hit=float(hits.mean()),
         interval=mean_interval(hits, episode, seed=seed),
         chance=float(inside.mean()),
         always_there=float(inside.mean(axis=0).max()),
-        distance_px=float(np.median(apart)),
-        distance_mm=None if mm_per_px is None else float(np.median(apart * mm_per_px)),
+        distance_px=median(1.0),
+        distance_mm=None if mm_per_px is None else median(mm_per_px[:, None]),
         moments=len(maps),
         episodes=len(np.unique(episode)),
     )
 
 
 def millimetres_per_pixel(depth_m: np.ndarray, K: np.ndarray) -> np.ndarray:
-    """Return (N,) the side of a pixel at depths (N,), m, for the intrinsics K (3, 3) of the encoder's input."""
-    focal = np.sqrt(np.abs(K[..., 0, 0] * K[..., 1, 1]))
-    return np.asarray(1000.0 * depth_m / focal)
+    """Return (N, 2) width and height of a pixel at depths (N,), m, for the intrinsics K (3, 3) of its image."""
+    return np.asarray(1000.0 * depth_m[:, None] / np.abs([K[0, 0], K[1, 1]]))

@@ -7,6 +7,7 @@ import numpy as np
 
 from tactile_align.diagnostics.bootstrap import episode_interval
 
+FOLDS = 5
 STRENGTHS = (1e-3, 1e-1, 1e1, 1e3)
 """Ridge strengths tried, as shares of the number of moments; the inner episodes choose."""
 
@@ -36,7 +37,7 @@ class Probe:
         return asdict(self)
 
 
-def probe_classes(h: np.ndarray, label: np.ndarray, episode: np.ndarray, *, folds: int = 5, seed: int = 0) -> Probe:
+def probe_classes(h: np.ndarray, label: np.ndarray, episode: np.ndarray, *, folds: int = FOLDS, seed: int = 0) -> Probe:
     """Read a class (contact yes or no, object) off features, every class weighing the same.
 
     A ridge regression on one-of-K targets; the largest output wins.
@@ -74,7 +75,7 @@ def probe_classes(h: np.ndarray, label: np.ndarray, episode: np.ndarray, *, fold
     )
 
 
-def probe_number(h: np.ndarray, value: np.ndarray, episode: np.ndarray, *, folds: int = 5, seed: int = 0) -> Probe:
+def probe_number(h: np.ndarray, value: np.ndarray, episode: np.ndarray, *, folds: int = FOLDS, seed: int = 0) -> Probe:
     """Read a number (opening, indentation) off features; arguments as `probe_classes`.
 
     R2 compares with the mean of the episodes fitted on, so that knowing nothing scores 0 or a little less.
@@ -95,8 +96,12 @@ def probe_number(h: np.ndarray, value: np.ndarray, episode: np.ndarray, *, folds
     return Probe("R2", score, interval, 0.0, len(value), len(np.unique(episode)))
 
 
-def _parts(episode: np.ndarray, folds: int, seed: int) -> np.ndarray:
-    """Return which fold each moment is left out in, (N,)."""
+def left_out_in_turn(episode: np.ndarray, folds: int = FOLDS, seed: int = 0) -> np.ndarray:
+    """Return which fold each moment is left out in, (N,).
+
+    Raises:
+        ValueError: Fewer episodes than folds.
+    """
     names, index = np.unique(episode, return_inverse=True)
     if len(names) < folds:
         raise ValueError(
@@ -108,7 +113,7 @@ def _parts(episode: np.ndarray, folds: int, seed: int) -> np.ndarray:
 
 
 def _means_of_others(value: np.ndarray, episode: np.ndarray, folds: int, seed: int) -> np.ndarray:
-    part = _parts(episode, folds, seed)
+    part = left_out_in_turn(episode, folds, seed)
     return np.asarray([value[part != p].mean() for p in range(folds)])[part]
 
 
@@ -116,7 +121,7 @@ def _out_of_fold(
     h: np.ndarray, target: np.ndarray, weight: np.ndarray, episode: np.ndarray, folds: int, seed: int
 ) -> np.ndarray:
     """Return predictions (N, K), each from a fit on other episodes, the ridge strength chosen inside those."""
-    part = _parts(episode, folds, seed)
+    part = left_out_in_turn(episode, folds, seed)
     predicted = np.empty_like(target, dtype=np.float64)
     for p in range(folds):
         fitted, asked = part != p, part == p

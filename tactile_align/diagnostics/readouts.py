@@ -1,40 +1,52 @@
 """Everything that can be read off one view's features on held-out episodes, in one call."""
 
-from collections.abc import Iterator
+from collections.abc import Callable
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
 import torch
 
-from tactile_align.datasets.moments import Batch, Moments
-from tactile_align.diagnostics.evaluation import pair_rows
-from tactile_align.diagnostics.localisation import localise, millimetres_per_pixel, similarity_maps
-from tactile_align.diagnostics.probes import probe_classes, probe_number
-from tactile_align.diagnostics.retrieval import Gallery, region_retrieval, retrieval
+from tactile_align.datasets.moments import Moments
+from tactile_align.diagnostics.galleries import AMONG_REGIONS, KINDS, among_regions, gallery_recalls
+from tactile_align.diagnostics.localisation import grid_places, localise, maps_of, millimetres_per_pixel
+from tactile_align.diagnostics.pairs import batches, pair_features, row_features, view_of
+from tactile_align.diagnostics.probes import left_out_in_turn, probe_classes, probe_number
 from tactile_align.diagnostics.space import space_health
+from tactile_align.diagnostics.stated import stated_indentation, stated_object
+from tactile_align.features.towers import shifted_boxes
 from tactile_align.policies.aligned import AlignedPolicy, View
-from tactile_align.training.augment import augment
 from tactile_align.training.config import TrainConfig
-from tactile_align.training.data import views_of
 
-OTHER_REGIONS, POINTED, PROBED = 7, 256, 1500
-SPACED = 4000  # moments compared each with each: 128 MB a table
+OTHER_REGIONS = 7
+POINTED = 128
+"""Contacts of which one image is looked at place by place."""
+PROBED, QUIET = 1500, 256
+"""Moments of contact that are probed, and moments without contact set against them."""
+SPACED = 2000  # moments compared each with each: 32 MB a table
+SIDES = ("h_tau", "h_w")
 
 
 def view_readouts(
-    model: AlignedPolicy, moments: Moments, config: TrainConfig, key: str, *, gallery: int = 64, min_gap: int = 20
+    model: AlignedPolicy,
+    moments: Moments,
+    config: TrainConfig,
+    key: str,
+    *,
+    features: dict[str, np.ndarray] | None = None,
+    gallery: int = 64,
 ) -> dict[str, Any]:
     """Read out one view: four galleries, the feature space, localisation and probes.
 
-    What a view's held-out episodes are too few for is left out and named under "left_out".
+    What cannot be read off these held-out episodes or this model is left out and named, with the reason.
 
     Args:
-        model: In eval mode, looking at boxes.
+        model: In eval mode.
         moments: Held-out episodes.
         config: The run's.
         key: The view's key.
+        features: The view's `pair_features`, where they are there already.
         gallery: Candidates of the galleries across contacts.
-        min_gap: Rows that moments of one episode must be apart to stand in one gallery.
 
     Returns:
         Plain values for JSON: "galleries", "space", "localisation", "probes", "left_out".
@@ -42,129 +54,175 @@ def view_readouts(
     Raises:
         ValueError: No held-out moment has both a box and a contact.
     """
-    view = next(one for one in model.views if one.key == key)
-    camera = next(entry.camera for one, entry in zip(views_of(config), config.views, strict=True) if one.key == key)
-    pairs = pair_rows(moments, view)
-    found = _features(model, moments, config, view, pairs)
-    episode, index = moments.episode[pairs], moments.column(f"contact_index/{view.sensor}")[pairs]
-    time, tau, w = moments.time[pairs], found["h_tau"], found["h_w"]
-    out: dict[str, Any] = {"galleries": {}, "probes": {}, "left_out": {}}
-
-    def attempt(group: str, name: str, make: Any) -> None:
-        try:
-            out[group][name] = make()
-        except ValueError as error:
-            out["left_out"][f"{group}/{name}"] = str(error)
-
-    for name, kind, size in (
-        ("contact only", "all", gallery),
-        ("cross-episode", "cross-episode", gallery),
-        ("same episode with a gap", "same-episode", min(gallery, 8)),
-    ):
-        attempt("galleries", name, lambda k=kind, s=size: _recalls(tau, w, episode, index, time, k, s, min_gap))
-    attempt(
-        "galleries",
-        "regions of the same image",
-        lambda: _among_regions(tau, found["regions"], episode, index, found["beside"]),
-    )
-    few = _spread(np.arange(len(pairs)), SPACED)
-    out["space"] = space_health(tau[few], w[few]).as_dict()
-    out["localisation"] = _localisation(model, moments, config, view, camera, pairs)
-    for side in ("h_tau", "h_w"):
-        opening = _opening(moments, view.sensor)
-        if opening is not None:
-            total = opening[pairs].sum(axis=1)
-            attempt(
-                "probes", f"opening from {side}", lambda s=side, t=total: probe_number(found[s], t, episode).as_dict()
-            )
-    some = _spread(np.flatnonzero(moments.column(f"visible/{view.key}")), PROBED)
-    touching, of = moments.column(f"contact/{view.sensor}")[some], moments.episode[some]
-    every = _features(model, moments, config, view, some, regions=False)
-    for side in ("h_tau", "h_w"):
-        attempt("probes", f"contact from {side}", lambda s=side: probe_classes(every[s], touching, of).as_dict())
+    view = view_of(config, key)
+    found = pair_features(model, moments, config, key) if features is None else features
+    out: dict[str, Any] = {**read_galleries(found, gallery, config.hsa.min_gap), "probes": {}}
+    some = spread(np.arange(len(found["row"])), SPACED)
+    _attempt(out, "space", "", partial(_space, found["h_tau"][some], found["h_w"][some]))
+    few = spread(middles(found), POINTED)
+    if model.region == "box":
+        looked = _look_around(model, moments, config, view, found, few)
+        make = partial(among_regions, found, few, looked["beside"], looked["exist"])
+        _attempt(out, "galleries", AMONG_REGIONS, make)
+        _attempt(out, "localisation", "", partial(_localisation, model, moments, config, view, looked))
+    else:
+        reason = f"needs a model that looks at the image; this one has region = '{model.region}'"
+        out["left_out"] |= {f"galleries/{AMONG_REGIONS}": reason, "localisation": reason}
+    _probes(out, model, moments, config, view, found)
     return out
 
 
-def _among_regions(
-    tau: np.ndarray, regions: np.ndarray, episode: np.ndarray, contact: np.ndarray, whole: np.ndarray
-) -> dict[str, Any]:
-    """Judge the moments that have all of the other regions: near a border there are fewer, and chance is higher."""
-    if not whole.any():
-        raise ValueError(f"no box lies far enough from the border to have {OTHER_REGIONS} others of its size beside it")
-    return region_retrieval(tau[whole], regions[whole], episode[whole], contact[whole]).as_dict()
+def read_galleries(features: dict[str, np.ndarray], gallery: int, min_gap: int) -> dict[str, dict[str, Any]]:
+    """Return recall in the galleries across contacts ("galleries") and why some are missing ("left_out")."""
+    out: dict[str, dict[str, Any]] = {"galleries": {}, "left_out": {}}
+    for name, kind in KINDS.items():
+        _attempt(out, "galleries", name, partial(gallery_recalls, features, kind, gallery, min_gap))
+    return out
 
 
-def _recalls(
-    tau: np.ndarray,
-    w: np.ndarray,
-    episode: np.ndarray,
-    contact: np.ndarray,
-    time: np.ndarray,
-    kind: Gallery,
-    gallery: int,
-    min_gap: int,
-) -> dict[str, Any]:
-    found = retrieval(tau, w, episode, contact, gallery=gallery, kind=kind, time=time, min_gap=min_gap)
-    return {name: recall.as_dict() for name, recall in found.items()}
+def spread(rows: np.ndarray, most: int) -> np.ndarray:
+    """Return at most `most` of the rows, from first to last at even distances."""
+    return rows[np.linspace(0, len(rows) - 1, min(most, len(rows))).astype(np.int64)]
+
+
+def middles(features: dict[str, np.ndarray]) -> np.ndarray:
+    """Return the middle one (C,) of each contact's moments, in the order of the moments."""
+    names = np.stack([features["episode"], features["contact"]], axis=1)
+    _, first, count = np.unique(names, axis=0, return_index=True, return_counts=True)
+    return np.asarray(np.sort(first + count // 2))
+
+
+def _attempt(out: dict[str, Any], group: str, name: str, make: Callable[[], dict[str, Any]]) -> None:
+    try:
+        found = make()
+    except ValueError as error:
+        out["left_out"][f"{group}/{name}" if name else group] = str(error)
+        return
+    if name:
+        out[group][name] = found
+    else:
+        out[group] = found
+
+
+def _space(h_tau: np.ndarray, h_w: np.ndarray) -> dict[str, Any]:
+    health = space_health(h_tau, h_w)
+    return {**health.as_dict(), "verdict": health.verdict()}
 
 
 @torch.no_grad()
-def _features(
-    model: AlignedPolicy, moments: Moments, config: TrainConfig, view: View, rows: np.ndarray, regions: bool = True
+def _look_around(
+    model: AlignedPolicy,
+    moments: Moments,
+    config: TrainConfig,
+    view: View,
+    features: dict[str, np.ndarray],
+    chosen: np.ndarray,
 ) -> dict[str, np.ndarray]:
-    found: dict[str, list[np.ndarray]] = {"h_tau": [], "h_w": [], "regions": [], "beside": []}
-    for batch in _batches(model, moments, config, rows):
-        seen = model.see(batch)
-        found["h_tau"].append(seen.touches[view.sensor].vector.float().cpu().numpy())
-        found["h_w"].append(seen.regions[view.key].vector.float().cpu().numpy())
-        if regions:
-            assert model.towers is not None
-            images, box = batch[f"image/{view.key}"], model.finite_box(batch, view)
-            others, exist = model.towers.of_other_regions(images, box, OTHER_REGIONS, model.sigma(batch, view))
-            found["regions"].append(np.concatenate([found["h_w"][-1][:, None], others.float().cpu().numpy()], axis=1))
-            found["beside"].append(exist.all(dim=1).cpu().numpy())
-    return {name: np.concatenate(parts) for name, parts in found.items() if parts}
+    """Look at all places of some pairs' images at once: beside the box, and around every token."""
+    assert model.towers is not None
+    towers, rows, done = model.towers, features["row"][chosen], 0
+    found: dict[str, list[np.ndarray]] = {"beside": [], "exist": [], "maps": [], "box": []}
+    for batch in batches(moments, config, rows):
+        box = batch[f"box/{view.key}"]
+        beside, exist = shifted_boxes(box, OTHER_REGIONS, towers.vision.input_size)
+        places = torch.cat([beside, grid_places(towers, box)], dim=1)
+        seen = towers.of_boxes(batch[f"image/{view.key}"], places, model.sigma(batch, view))
+        h_tau = torch.from_numpy(features["h_tau"][chosen[done : done + len(box)]])
+        done += len(box)
+        maps = maps_of(towers, h_tau, seen[:, OTHER_REGIONS:])
+        parts = {"beside": seen[:, :OTHER_REGIONS], "exist": exist, "maps": maps, "box": box.double()}
+        for name, part in parts.items():
+            found[name].append(part.numpy())
+    return {**{name: np.concatenate(parts) for name, parts in found.items()}, "row": rows}
 
 
 def _localisation(
-    model: AlignedPolicy, moments: Moments, config: TrainConfig, view: View, camera: str, pairs: np.ndarray
+    model: AlignedPolicy, moments: Moments, config: TrainConfig, view: View, looked: dict[str, np.ndarray]
 ) -> dict[str, Any]:
     assert model.towers is not None
-    rows = _spread(pairs, POINTED)
-    maps, boxes = [], []
-    for batch in _batches(model, moments, config, rows):
-        box = batch[f"box/{view.key}"]
-        tau = model.see(batch).touches[view.sensor].vector
-        images, sigma = batch[f"image/{view.key}"], model.sigma(batch, view)
-        maps.append(similarity_maps(model.towers, tau, images, box, sigma).float().cpu().numpy())
-        boxes.append(box.cpu().numpy())
-    sides, stored = np.concatenate(boxes).astype(np.float64), moments.column(f"frame_box/{view.key}")[rows]
-    # Box sides before and after say how much the image was resized, whatever map each moment went through.
-    enlarged = (stored[:, 2] - stored[:, 0]) / (sides[:, 2] - sides[:, 0])
-    mm = _millimetres(moments, view, camera, rows) * enlarged
+    rows, box = looked["row"], looked["box"]
+    mm = pixel_millimetres(moments, config, view, rows, box)
     size = model.towers.vision.input_size
-    return localise(np.concatenate(maps), sides, size, moments.episode[rows], mm_per_px=mm).as_dict()
+    return localise(looked["maps"], box, size, moments.episode[rows], mm_per_px=mm).as_dict()
+
+
+def pixel_millimetres(
+    moments: Moments, config: TrainConfig, view: View, rows: np.ndarray, box: np.ndarray
+) -> np.ndarray:
+    """Return width and height (N, 2), mm, of a pixel of the encoder's input at the sensor's depth.
+
+    Args:
+        moments: The moments.
+        config: The run's.
+        view: The view.
+        rows: (N,) which moments; all with a box.
+        box: (N, 4) their boxes in the encoder's input, px.
+    """
+    stored = moments.column(f"frame_box/{view.key}")[rows]
+    # Box sides before and after say how much the image was resized each way, whatever map each moment went through.
+    enlarged = (stored[:, 2:] - stored[:, :2]) / (box[:, 2:] - box[:, :2])
+    return _millimetres(moments, view, _camera_of(config, view), rows) * enlarged
+
+
+def _camera_of(config: TrainConfig, view: View) -> str:
+    """Return the name of the camera a view is seen by."""
+    return next(entry.camera for entry in config.views if f"{entry.camera}-{entry.sensor}" == view.key)
 
 
 def _millimetres(moments: Moments, view: View, camera: str, rows: np.ndarray) -> np.ndarray:
-    """Return the size of a pixel of the stored frame at the sensor's depth, (N,) mm."""
-    found = np.empty(len(rows))
+    """Return width and height of a pixel of the stored frame at the sensor's depth, (N, 2) mm."""
+    found = np.empty((len(rows), 2))
+    opening = _opening(moments, view.sensor)
     for number in np.unique(moments.episode[rows]):
         here = moments.episode[rows] == number
         rig, qpos = moments.jobs[number].rig, moments.low_dim()[number][0][moments.time[rows][here]]
-        opening = _opening(moments, view.sensor)
         stands = None if opening is None else opening[rows][here]
         depth = rig.T_camera_sensor(camera, view.sensor, qpos, stands)[:, 2, 3]
         found[here] = millimetres_per_pixel(depth, rig.camera(camera).stored.K)
     return found
 
 
-def _batches(model: AlignedPolicy, moments: Moments, config: TrainConfig, rows: np.ndarray) -> Iterator[Batch]:
-    """Yield batches whose views are cut to the encoder's input from the middle."""
-    keys, device = tuple(one.key for one in model.views), next(model.parameters()).device
-    for chosen in np.array_split(rows, max(1, len(rows) // 128)):
-        batch = {name: value.to(device) for name, value in moments.__getitems__(chosen.tolist()).items()}
-        yield augment(batch, keys, config.augment, None)
+def _probes(
+    out: dict[str, Any],
+    model: AlignedPolicy,
+    moments: Moments,
+    config: TrainConfig,
+    view: View,
+    features: dict[str, np.ndarray],
+) -> None:
+    """Probe opening, object and indentation of moments in contact, and contact beside moments without."""
+    try:
+        left_out_in_turn(features["episode"])
+    except ValueError as error:
+        out["left_out"]["probes"] = str(error)
+        return
+    some = spread(np.arange(len(features["row"])), PROBED)
+    rows, episode = features["row"][some], features["episode"][some]
+    reads = {
+        "object": cache(partial(stated_object, moments, rows)),
+        "indentation": cache(partial(stated_indentation, moments, rows)),
+    }
+    opening = _opening(moments, view.sensor)
+    if opening is not None:
+        total = opening[rows].sum(axis=1)
+        reads["opening"] = cache(lambda: total)
+    for name, read in reads.items():
+        for side in SIDES:
+            make = partial(_probe, name, features[side][some], read, episode)
+            _attempt(out, "probes", f"{name} from {side}", make)
+    idle = np.flatnonzero(moments.column(f"visible/{view.key}") & ~moments.column(f"contact/{view.sensor}"))
+    quiet = spread(idle, QUIET)
+    others = row_features(model, moments, config, view.key, quiet) if len(quiet) else {}
+    touching = np.repeat(["contact", "no contact"], [len(rows), len(quiet)])
+    of = np.concatenate([episode, moments.episode[quiet]])
+    for side in SIDES:
+        h = np.concatenate([features[side][some], *([others[side]] if others else [])])
+        _attempt(out, "probes", f"contact from {side}", partial(_probe, "contact", h, lambda: touching, of))
+
+
+def _probe(name: str, h: np.ndarray, read: Callable[[], np.ndarray], episode: np.ndarray) -> dict[str, Any]:
+    probe = probe_classes if name in ("object", "contact") else probe_number
+    return probe(h, read(), episode).as_dict()
 
 
 def _opening(moments: Moments, sensor: str) -> np.ndarray | None:
@@ -172,7 +230,3 @@ def _opening(moments: Moments, sensor: str) -> np.ndarray | None:
         return moments.column(f"opening/{sensor}")
     except KeyError:  # an arm without a gripper
         return None
-
-
-def _spread(rows: np.ndarray, most: int) -> np.ndarray:
-    return rows[np.linspace(0, len(rows) - 1, min(most, len(rows))).astype(np.int64)]

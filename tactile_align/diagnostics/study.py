@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tactile_align.calibration.rig import load_rig
-from tactile_align.diagnostics.evaluation import load_model, pair_features, train_to_the_end
+from tactile_align.diagnostics.evaluation import load_model, train_to_the_end
+from tactile_align.diagnostics.pairs import pair_features
 from tactile_align.diagnostics.retrieval import retrieval
 from tactile_align.diagnostics.study_rows import GROUPS, ROWS, Row, merged
 from tactile_align.diagnostics.study_table import results, table_text

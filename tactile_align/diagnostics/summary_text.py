@@ -1,6 +1,12 @@
 """A run's summary as a table for people."""
 
+from collections.abc import Iterator
 from typing import Any
+
+from tactile_align.diagnostics.galleries import AMONG_REGIONS
+
+SIDES = {"h_tau": "touch", "h_w": "region"}
+SPACE_PAIRS = ("rank", "isotropy", "uniformity")
 
 
 def summary_text(summary: dict[str, Any]) -> str:
@@ -12,22 +18,22 @@ def summary_text(summary: dict[str, Any]) -> str:
             "",
             f"view {key}: {view['contacts']} held-out contacts, {view['moments']} moments",
             f"HSA {loss['hsa']:.3f}, chance {loss['chance']:.3f}: {loss['hsa'] / loss['chance']:.2f} of chance",
-            f"{'':28}{'R@1 [95 % interval]':>24}{'R@5':>8}{'R@10':>8}{'median rank':>13}",
+            f"{'':30}{'R@1 [95 % interval]':>24}{'R@5':>8}{'R@10':>8}{'median rank':>13}",
         ]
         for title, found in (("box", view), ("opening only", view.get("opening_only"))):
             for direction, recall in (found or {"retrieval": {}})["retrieval"].items():
-                low, high = recall["interval"][1]
                 at = recall["at"]
                 lines.append(
-                    f"{title + ', ' + direction:28}{f'{at[1]:.3f} [{low:.3f}, {high:.3f}]':>24}"
+                    f"{title + ', ' + direction:30}{_with_interval(at[1], recall['interval'][1]):>24}"
                     f"{at[5]:8.3f}{at[10]:8.3f}{recall['median_rank']:13.1f}"
                 )
         recall = view["retrieval"]["both"]
         chance = recall["chance"]
         lines.append(
-            f"{'chance':28}{f'{chance[1]:.3f}':>24}{chance[5]:8.3f}{chance[10]:8.3f}{(recall['gallery'] + 1) / 2:13.1f}"
+            f"{'chance':30}{f'{chance[1]:.3f}':>24}{chance[5]:8.3f}{chance[10]:8.3f}{(recall['gallery'] + 1) / 2:13.1f}"
         )
         lines.append(f"gallery of {recall['gallery']}, one moment per contact, {recall['episodes']} held-out episodes")
+        lines += ["", *readout_lines(view)]
     if "action_error" in summary:
         error = summary["action_error"]
         lines += ["", "mean absolute action error on held-out episodes, robot units, per column:"]
@@ -35,3 +41,48 @@ def summary_text(summary: dict[str, Any]) -> str:
         if "standing_still_per_column" in error:
             lines.append("  standing still  " + " ".join(f"{v:.4f}" for v in error["standing_still_per_column"]))
     return "\n".join(lines)
+
+
+def readout_lines(view: dict[str, Any]) -> Iterator[str]:
+    """Yield what was read off one view's features: galleries, localisation, feature space, probes, and what was not.
+
+    Args:
+        view: One entry of the summary's "views", as `evaluate` returns it.
+    """
+    other = view.get("opening_only", {}).get("galleries", {})
+    yield f"{'other galleries':30}{'R@1 [95 % interval]':>24}{'opening only':>14}{'chance':>8}{'gallery':>9}"
+    for name, found in view["galleries"].items():
+        # Every region of an image has the same opening, so there is nothing to set beside that gallery.
+        base = f"{other[name]['both']['at'][1]:.3f}" if name in other else "-"
+        recall = found if name == AMONG_REGIONS else found["both"]
+        at = _with_interval(recall["at"][1], recall["interval"][1])
+        yield f"{name:30}{at:>24}{base:>14}{recall['chance'][1]:8.3f}{recall['gallery']:9d}"
+    if "localisation" in view:
+        place = view["localisation"]
+        mm = "" if place["distance_mm"] is None else f", {place['distance_mm']:.1f} mm"
+        yield (
+            f"localisation: {_with_interval(place['hit'], place['interval'])} of {place['moments']} touches point into "
+            f"the box; the best fixed guess {place['always_there']:.3f}, a random place {place['chance']:.3f}; "
+            f"median {place['distance_px']:.1f} px{mm} off its centre"
+        )
+    if "space" in view:
+        space = view["space"]
+        pair = {name: f"{space[f'{name}_touch']:.2f} / {space[f'{name}_vision']:.2f}" for name in SPACE_PAIRS}
+        yield (
+            f"feature space, touch / region: effective rank {pair['rank']} of {space['dim']}, isotropy "
+            f"{pair['isotropy']}, uniformity {pair['uniformity']}; alignment {space['alignment']:.2f}, gap "
+            f"{space['modality_gap']:.2f}, margin {space['margin']:+.3f}: {space['verdict']}"
+        )
+    for name, probe in view["probes"].items():
+        what, side = name.split(" from ")
+        score = _with_interval(probe["score"], probe["interval"])
+        yield f"{f'probe: {what} from {SIDES[side]}':30}{score:>24} {probe['measure']}, chance {probe['chance']:.3f}"
+    reasons: dict[str, list[str]] = {}
+    for name, reason in view["left_out"].items():
+        reasons.setdefault(reason, []).append(name.partition("/")[2] or name)
+    for reason, names in reasons.items():
+        yield f"left out, {', '.join(names)}: {reason}"
+
+
+def _with_interval(value: float, interval: tuple[float, float]) -> str:
+    return f"{value:.3f} [{interval[0]:.3f}, {interval[1]:.3f}]"

@@ -93,8 +93,8 @@ def draw_maps(
 def _of_view(
     models: dict[int, "AlignedPolicy"], data: "Data", config: "TrainConfig", key: str
 ) -> dict[str, np.ndarray]:
-    from tactile_align.diagnostics.evaluation import pair_features
     from tactile_align.diagnostics.gaze import pointing
+    from tactile_align.diagnostics.pairs import pair_features
 
     moments = data.held_out
     features = {step: pair_features(model, moments, config, key) for step, model in models.items()}

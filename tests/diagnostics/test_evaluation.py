@@ -1,5 +1,6 @@
 """Judging a run: its baseline must be whole, and what cannot be judged is said."""
 
+import json
 import os
 import shutil
 import signal
@@ -10,12 +11,13 @@ import numpy as np
 import pytest
 import torch
 
-from tactile_align.diagnostics.evaluation import BASELINE, evaluate, load_model, pair_features
+from tactile_align.diagnostics.evaluation import BASELINE, evaluate, load_model, opening_only
+from tactile_align.diagnostics.pairs import pair_features
 from tactile_align.diagnostics.readouts import view_readouts
 from tactile_align.training import loop
 from tactile_align.training.checkpoint import latest_checkpoint, load_checkpoint
 from tactile_align.training.config import TrainConfig
-from tactile_align.training.data import Data, load_data
+from tactile_align.training.data import Data, load_data, make_model
 from tactile_align.training.metrics import read_metrics
 from tactile_align.training.state import finished
 from tests.training.conftest import small_training
@@ -57,8 +59,42 @@ def test_a_baseline_that_was_stopped_is_gone_on_with_and_never_compared_with(
     assert steps_of(baseline) == 1 and not (Path(config.out) / "summary.json").exists()
     monkeypatch.undo()
     found = evaluate(config.out, data=data, progress=False).summary["views"][KEY]
-    assert steps_of(baseline) == 2 and {"loss", "retrieval"} == set(found["opening_only"])
+    assert steps_of(baseline) == 2 and {"loss", "retrieval", "galleries"} == set(found["opening_only"])
     assert [record["step"] for record in validations(baseline)] == [1, 2]
+
+
+def test_the_read_outs_stand_in_the_summary_and_in_the_text_beside_their_baselines(
+    trained: tuple[TrainConfig, Data],
+) -> None:
+    config, data = trained
+    found = evaluate(config.out, data=data, progress=False)
+    stored = json.loads((Path(config.out) / "summary.json").read_text(encoding="utf-8"))["views"][KEY]
+    assert stored == json.loads(json.dumps(found.summary["views"][KEY]))
+    # One held-out episode: no other episodes to find candidates in, and none to fit a probe on.
+    assert set(stored["left_out"]) == {"galleries/cross-episode", "probes"}
+    assert set(stored["galleries"]) == {"contact only", "same episode with a gap", "regions of the same image"}
+    assert set(stored["opening_only"]["galleries"]) == {"contact only", "same episode with a gap"}
+    assert stored["space"]["pairs"] == stored["moments"] and stored["localisation"]["moments"] == stored["contacts"]
+    lines = found.text().splitlines()
+    for name, recalls in stored["opening_only"]["galleries"].items():
+        own = stored["galleries"][name]["both"]
+        own_at, _low, _high, *rest = next(line for line in lines if line.startswith(name)).removeprefix(name).split()
+        cells = [own["at"]["1"], recalls["both"]["at"]["1"], 1 / own["gallery"]]
+        assert [own_at, *rest] == [*(f"{cell:.3f}" for cell in cells), str(own["gallery"])]
+    place = stored["localisation"]
+    line = next(line for line in lines if line.startswith("localisation"))
+    assert f"the best fixed guess {place['always_there']:.3f}" in line and f"{place['distance_mm']:.1f} mm" in line
+    assert any(line.startswith("left out, probes: 5 folds need") for line in lines)
+
+
+def test_what_needs_an_image_is_left_out_of_a_model_that_sees_none(trained: tuple[TrainConfig, Data]) -> None:
+    config, data = trained
+    blind = opening_only(config)
+    model = make_model(blind, *data.held_out.state_width).eval()
+    found = view_readouts(model, data.held_out, blind, KEY)
+    assert "localisation" not in found and "region = 'opening'" in found["left_out"]["localisation"]
+    assert "region = 'opening'" in found["left_out"]["galleries/regions of the same image"]
+    assert set(found["galleries"]) == {"contact only", "same episode with a gap"}
 
 
 def validations(run: Path) -> list[dict[str, Any]]:

@@ -21,7 +21,7 @@ def peaks(rows: list[int], columns: list[int]) -> np.ndarray:
 def test_peaks_in_the_box_hit_and_others_miss_by_their_distance() -> None:
     box = np.array([[31.5, 15.5, 63.5, 47.5]] * 4)
     maps = peaks([1, 2, 1, 5], [2, 3, 7, 2])
-    found = localise(maps, box, SIZE, np.array([0, 0, 1, 1]), mm_per_px=np.full(4, 0.5))
+    found = localise(maps, box, SIZE, np.array([0, 0, 1, 1]), mm_per_px=np.full((4, 2), 0.5))
     assert found.hit == 0.5 and found.interval == (0.0, 1.0) and found.episodes == 2
     assert found.chance == pytest.approx(4 / 60) and found.always_there == 1.0
     middle = np.array([47.5, 31.5])
@@ -59,7 +59,24 @@ def test_maps_that_are_not_finite_are_refused() -> None:
 
 def test_a_pixel_grows_with_the_depth() -> None:
     K = np.array([[-500.0, 0, 160], [0, 500.0, 120], [0, 0, 1]])
-    np.testing.assert_allclose(millimetres_per_pixel(np.array([0.1, 0.2]), K), [0.2, 0.4])
+    np.testing.assert_allclose(millimetres_per_pixel(np.array([0.1, 0.2]), K), [[0.2, 0.2], [0.4, 0.4]])
+    K[1, 1] = 1000.0
+    np.testing.assert_allclose(millimetres_per_pixel(np.array([0.1]), K), [[0.2, 0.1]])
+
+
+def test_millimetres_are_those_of_the_scene_where_the_frame_is_stretched() -> None:
+    # 640 x 480 to 224 x 224, f = 500 px, the sensor 0.1 m away: a token of 16 px is 16 * 640 / 224 stored px wide, and
+    # less high, of 0.2 mm each.
+    size, grid = (224, 224), (14, 14)
+    shrunk = np.array([224 / 640, 224 / 480])
+    mm = 0.2 / shrunk[None]
+    centre = np.array([6 * 16 + 7.5, 5 * 16 + 7.5])
+    box = np.concatenate([centre - 8, centre + 8])[None]
+    for right, down, expected in ((4, 0, 4 * 16 / shrunk[0] * 0.2), (0, 4, 4 * 16 / shrunk[1] * 0.2), (3, 4, None)):
+        maps = np.zeros((1, *grid))
+        maps[0, 5 + down, 6 + right] = 1
+        known = expected or 0.2 * 16 * np.hypot(3 / shrunk[0], 4 / shrunk[1])
+        assert localise(maps, box, size, np.zeros(1), mm_per_px=mm).distance_mm == pytest.approx(known)
 
 
 def test_the_map_of_a_region_feature_peaks_where_the_region_is() -> None:

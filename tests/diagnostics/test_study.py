@@ -118,11 +118,10 @@ def test_all_readouts_of_a_run_come_in_one_call(smoke: Path) -> None:
     json.dumps(found)
     galleries = found["galleries"]
     assert set(galleries) == {"contact only", "cross-episode", "same episode with a gap", "regions of the same image"}
-    assert galleries["contact only"]["both"]["gallery"] == 8 and galleries["regions of the same image"]["gallery"] == 8
+    assert galleries["contact only"]["both"]["gallery"] == 8
+    assert 2 <= galleries["regions of the same image"]["gallery"] <= 8
     assert found["space"]["dim"] == 128 and found["space"]["pairs"] > 50
     place = found["localisation"]
     # The pad hangs some ten centimetres below the wrist camera: a pixel of the small input is a few tenths of a mm.
     assert 0 <= place["hit"] <= 1 and place["distance_px"] * 0.2 < place["distance_mm"] < place["distance_px"] * 5
-    assert set(found["left_out"]) == {"probes/" + name for name in ("opening from h_tau", "opening from h_w")} | {
-        "probes/" + name for name in ("contact from h_tau", "contact from h_w")
-    }, "two held-out episodes are too few for five folds"
+    assert set(found["left_out"]) == {"probes"}, "two held-out episodes are too few for five folds"
