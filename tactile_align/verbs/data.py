@@ -165,6 +165,7 @@ def overlay(
     every: int = 1,
     format: Literal["auto", "png", "sheet", "mp4"] = "auto",
     compare: str | None = None,
+    layout: str | None = None,
     overwrite: bool = False,
 ) -> int:
     """Draw the sensor's box, its tokens, the touch and the joints on an episode's frames.
@@ -179,6 +180,7 @@ def overlay(
         every: Draw every so many rows.
         format: png: one picture a row; sheet: some rows on one picture; mp4: a movie; auto: by the ending of out.
         compare: A second rig, drawn dashed; IoU, shift and size of its box are against the first rig's, not the truth.
+        layout: Name or path of the episode layout; recognised when left out.
         overwrite: Replace existing files.
     """
     if out is not None and out.suffix == ".rrd":
@@ -193,6 +195,7 @@ def overlay(
             start=start,
             stop=stop,
             every=every,
+            layout=layout,
             overwrite=overwrite,
             tell=print,
         )
@@ -210,6 +213,7 @@ def overlay(
         every=every,
         format=format,
         compare=compare,
+        layout=layout,
         overwrite=overwrite,
         tell=print,
     )

@@ -3,10 +3,12 @@ import sys
 from pathlib import Path
 
 import cv2
+import h5py
 import numpy as np
 import pytest
 
 from tactile_align.calibration.rig import load_rig
+from tactile_align.cli import run
 from tactile_align.datasets.episodes import write_episode
 from tactile_align.geometry.images import ImageMap
 from tactile_align.viz.footage import Footage
@@ -89,8 +91,8 @@ def test_contact_marks_are_the_pressed_rows(episode: Path) -> None:
     with Footage(episode) as footage:
         (track,) = footage.moment(0).tracks
     pressed = np.zeros(making.STEPS, bool)
-    for run in making.PRESSED:
-        pressed[run] = True
+    for held in making.PRESSED:
+        pressed[held] = True
     assert (track.contact == pressed).all()
 
 
@@ -196,3 +198,19 @@ def test_a_calibrated_camera_brings_its_error_band(episode: Path) -> None:
         banded = draw_frame(footage.moment(0))
     with Footage(episode, rig) as footage:
         assert not np.array_equal(draw_frame(footage.moment(0)), banded)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".rrd"])
+def test_the_verb_draws_recordings_of_a_labs_own_layout(tmp_path: Path, suffix: str) -> None:
+    if suffix == ".rrd":
+        pytest.importorskip("rerun", reason="rerun-sdk is not installed")
+    file = making.record(tmp_path)
+    with h5py.File(file, "a") as opened:
+        opened.move("observations", "obs")
+        del opened.attrs["layout"]
+    shipped = (Path(__file__).parents[2] / "datasets" / "xtrainer.toml").read_text(encoding="utf-8")
+    own, out = tmp_path / "lab.toml", tmp_path / f"drawn{suffix}"
+    own.write_text(shipped.replace('"observations', '"obs'), encoding="utf-8")
+    assert run(["overlay", str(file), "--to", "1", "--out", str(out)]) == 2, "no layout that ships fits it"
+    assert run(["overlay", str(file), "--to", "1", "--out", str(out), "--layout", str(own)]) == 0
+    assert out.stat().st_size > 1000
