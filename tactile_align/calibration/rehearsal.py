@@ -101,6 +101,7 @@ def rehearse(
     (folder / "poses.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
     facts = {
         "camera": camera,
+        **known.arms[name].model_dump(include={"base", "tip"}),
         "arm": known.arms[name].model,
         "mounted": "fixed" if fixed else "moving",
         "parent": parent,

@@ -7,7 +7,15 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from tactile_align.calibration.camera import Camera, LensModel
 from tactile_align.calibration.mount import Checked, Mount, Pad, Solid
@@ -29,13 +37,22 @@ class RigArm(Mount):
     """An arm and where its base stands."""
 
     model: str
+    base: str | None = None
+    """URDF only: the link the arm starts at, which `parent` carries; the file's root when None."""
+    tip: str | None = None
+    """URDF only: the link that is the flange, for files that go on to a hand; the file's only end when None."""
     joints: Joints
     gripper: Gripper | None = None
 
     @cached_property
     def arm(self) -> Arm:
         """The arm's kinematics."""
-        return load_arm(self.model)
+        return load_arm(self.model, self.base, self.tip)
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_not_named(self, written: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # Prepared episodes are called after what the rig says: an arm that names no link keeps the names it has.
+        return {key: value for key, value in written(self).items() if key not in ("base", "tip") or value is not None}
 
     @model_validator(mode="after")
     def _columns_fit_the_arm(self) -> "RigArm":

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from tactile_align.calibration.boards import Board
 from tactile_align.calibration.compat import warn_of_two_opencvs
@@ -35,6 +35,10 @@ class SessionFact(BaseModel):
     """The camera's name in the rig."""
     arm: str | None = None
     """The arm's model, where poses are joints."""
+    base: str | None = None
+    """The link of a URDF the arm starts at; its root when None."""
+    tip: str | None = None
+    """The link of a URDF that is the flange; its only end when None."""
     mounted: Mounted | None = None
     """moving: the camera sits on the arm; fixed: the arm holds the board. None for intrinsics only."""
     parent: Annotated[str, Field(pattern=r"^(world|[^/]+/(base|flange|link[1-9][0-9]*))$")] | None = None
@@ -58,6 +62,19 @@ class SessionFact(BaseModel):
     poses_file: str | None = None
     poses: PoseFormat | None = None
     intrinsics: Lens | None = None
+
+    def kinematics(self) -> Arm | None:
+        """Return the arm, where the session names one."""
+        return load_arm(self.arm, self.base, self.tip) if self.arm else None
+
+    @model_validator(mode="after")
+    def _links_are_of_an_arm(self) -> "SessionFact":
+        if (self.base or self.tip) and Path(self.arm or "").suffix.lower() != ".urdf":
+            raise ValueError(
+                f'base and tip choose a chain in a URDF, e.g. arm = "my_arm.urdf"; arm is {self.arm or "not named"}. '
+                f"Leave them out"
+            )
+        return self
 
 
 @dataclass(frozen=True)
@@ -87,7 +104,7 @@ class Session:
     @property
     def arm(self) -> Arm | None:
         """The arm, where the session names one."""
-        return load_arm(self.fact.arm) if self.fact.arm else None
+        return self.fact.kinematics()
 
     @property
     def link(self) -> str:
@@ -144,8 +161,7 @@ def read_session(folder: str | Path) -> Session:
     elif fact.poses_file is not None:
         if fact.poses is None:
             raise ValueError(f"{source}: poses_file needs [poses]: what the numbers are (of, length, angle, rotation)")
-        arm = load_arm(fact.arm) if fact.arm else None
-        posed, values = read_poses(place / fact.poses_file, fact.poses.width(arm))
+        posed, values = read_poses(place / fact.poses_file, fact.poses.width(fact.kinematics()))
         lost += [f"{name} (no pose)" for name in names if name not in posed]
         names = [name for name in posed if name in found]
         rows = values[[posed.index(name) for name in names]] if names else rows
@@ -166,7 +182,7 @@ def _episode_joints(place: Path, fact: SessionFact, episode: str) -> tuple[tuple
             f'{source}: an episode needs columns, which columns of qpos are the joints, and [poses] with of = "joints" '
             f"and their unit (angle)"
         )
-    needed = fact.poses.width(load_arm(fact.arm) if fact.arm else None)
+    needed = fact.poses.width(fact.kinematics())
     if len(fact.columns) != needed:
         raise ValueError(f"{source}: columns names {len(fact.columns)} joints; arm {fact.arm} has {needed}")
     turn = 1.0 if fact.poses.angle == "rad" else np.pi / 180

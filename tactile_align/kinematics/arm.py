@@ -40,7 +40,9 @@ def load_arm(name_or_path: str | Path, base: str | None = None, tip: str | None 
             f"xacro {Path(name_or_path).name} > arm.urdf"
         )
     if base is not None or tip is not None:
-        raise FactError(f"{name_or_path}: base and tip choose a chain in a URDF; a fact is one chain already")
+        raise FactError(
+            f"{name_or_path}: base and tip choose a chain in a URDF; a fact is one chain already. Leave them out"
+        )
     data, source = read_fact("kinematics", name_or_path)
     return parse(ArmFact, data, source).to_arm()
 

@@ -76,7 +76,9 @@ class ControllerReport:
         return "\n".join(lines)
 
 
-def check_controller_poses(csv_path: str | Path, arm_name: str | Path) -> ControllerReport:
+def check_controller_poses(
+    csv_path: str | Path, arm_name: str | Path, base: str | None = None, tip: str | None = None
+) -> ControllerReport:
     """Compare forward kinematics with poses recorded from a controller, and name what explains a difference.
 
     The file has the columns j1 .. jn (deg), x, y, z (mm), rx, ry, rz (deg) of the flange (tool 0) in the arm's base
@@ -85,12 +87,14 @@ def check_controller_poses(csv_path: str | Path, arm_name: str | Path) -> Contro
     Args:
         csv_path: The CSV.
         arm_name: An arm as `load_arm` takes it.
+        base: URDF only, as `load_arm` takes it.
+        tip: URDF only, as `load_arm` takes it.
 
     Raises:
         FileNotFoundError: No such file.
         ValueError: The file is malformed, or has fewer than 8 poses.
     """
-    arm = load_arm(arm_name)
+    arm = load_arm(arm_name, base, tip)
     file = read_pose_file(csv_path, arm.dof)
     rows = len(file.joints)
     if rows < MIN_ROWS:

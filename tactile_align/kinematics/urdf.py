@@ -143,7 +143,7 @@ class _Reader:
         if len(roots) != 1:
             raise FactError(
                 f"<robot>: {len(roots)} links have no parent ({', '.join(roots) or 'a closed loop'}); a tree has one "
-                f"root. Name the base link, or mend the file"
+                f"root. {_name_one('base')}, or mend the file"
             )
         return roots[0]
 
@@ -158,7 +158,7 @@ class _Reader:
             if len(ends) != 1:
                 raise FactError(
                     f"<robot>: {len(ends)} links end the tree below '{base}' ({', '.join(ends) or 'none'}); "
-                    f"name the tip: load_arm(path, tip=...)"
+                    f"the flange is one link. {_name_one('tip')}"
                 )
             tip = ends[0]
         chain = self._path(base, self._known(tip, "tip"))
@@ -181,6 +181,13 @@ class _Reader:
             path.insert(0, joint)
             link = joint.parent
         return path
+
+
+def _name_one(end: str) -> str:
+    return (
+        f'Name the {end}: {end} = "LINK" beside the model in the rig (beside arm in a session), --{end} LINK beside '
+        f'--arm, load_arm(path, {end}="LINK") in Python'
+    )
 
 
 def _origin(joint: _Joint) -> np.ndarray:

@@ -21,6 +21,8 @@ def verify(
     write: bool = False,
     poses: Path | None = None,
     arm: str | None = None,
+    base: str | None = None,
+    tip: str | None = None,
     labels: Path | None = None,
     page: Path | None = None,
     pictures: Path | None = None,
@@ -38,6 +40,8 @@ def verify(
         write: Write the verdict into the rig file.
         poses: CSV of joints and controller poses.
         arm: Name or path of the arm for --poses.
+        base: The link of a URDF --arm that the arm starts at; its root when left out.
+        tip: The link of a URDF --arm that is the flange; its only end when left out.
         labels: CSV of sensor boxes drawn by hand.
         page: HTML page to write.
         pictures: Folder for a picture per view of a session, worst first.
@@ -49,10 +53,12 @@ def verify(
     if poses is not None and arm is not None:
         from tactile_align.kinematics.controller import check_controller_poses
 
-        report = check_controller_poses(poses, arm)
+        report = check_controller_poses(poses, arm, base, tip)
         print(json.dumps(report.as_dict(), indent=2, default=str) if as_json else report.text())
         return FAILED if report.verdict == "fail" else GOOD
     assert path is not None
+    if base is not None or tip is not None:
+        raise ValueError("--base and --tip go with --poses; for episodes set base and tip of the arm in the rig")
     into = None
     if write:
         into = Path(rig) if rig is not None else (path if path.is_dir() else path.parent) / "rig.toml"

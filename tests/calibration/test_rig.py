@@ -14,6 +14,7 @@ from tactile_align.calibration.rig import Rig, load_rig
 from tactile_align.facts import FactError, fact_folder
 from tactile_align.geometry.frames import rotation_from_rpy
 from tactile_align.kinematics.arm import forward_kinematics
+from tests.kinematics.conftest import urdf_with_hand
 
 POSE = np.array([0.298, -0.294, -1.911, 0.634, 1.571, -1.273, 0.6])
 
@@ -196,6 +197,7 @@ def skewed() -> dict[str, Any]:
         (edit("arms.left.gripper.law.open_mm", 45), r"open_mm: unknown key; did you mean 'open_m'\?"),
         (edit("sensors.tactile1.body.0.sizes_m", 1), r"body\.0\.sizes_m: unknown key; did you mean 'size_m'\?"),
         (edit("arms.left.joints.columns", [0, 1, 2, 3, 4]), "nova2 has 6 joints but joints.columns lists 5"),
+        (edit("arms.left.tip", "link6"), r"arms\.left: nova2: base and tip choose a chain in a URDF.*Leave them out"),
         (edit("arms.left.joints.unit", "degree"), r"arms\.left\.joints\.unit"),
         (edit("arms.left.gripper.reading", ...), r"arms\.left\.gripper\.reading: Field required"),
         (edit("sensors.tactile1.body.0.size_m", [20.0, 12.0, 30.0]), r"sensors\.tactile1\.body\.0\.size_m"),
@@ -215,6 +217,25 @@ def test_a_wrong_rig_is_refused_naming_file_and_key(tmp_path: Path, data: dict, 
     with pytest.raises(FactError, match=message) as caught:
         load_rig(path)
     assert str(path) in str(caught.value)
+
+
+def test_a_rig_names_the_links_of_a_urdf_that_goes_on_to_a_hand(tmp_path: Path) -> None:
+    (tmp_path / "arm.urdf").write_text(urdf_with_hand("nova2"), encoding="utf-8")
+    data = edit("arms.left.model", "arm.urdf")
+    with pytest.raises(FactError, match=r'arms\.left: .*arm\.urdf.*left_finger, right_finger.*tip = "LINK" beside'):
+        load_rig(written(tmp_path, data))
+    data["arms"]["left"] |= {"base": "base", "tip": "link6"}
+    rig, cell = load_rig(written(tmp_path, data)), load_rig("cell")
+    for camera in ("left_wrist", "top"):
+        off = rig.T_camera_sensor(camera, "tactile1", POSE) - cell.T_camera_sensor(camera, "tactile1", POSE)
+        assert np.abs(off).max() < 2e-5, "the same arm, from its URDF and from its fact"
+    rig.save(tmp_path / "saved.toml")
+    assert load_rig(tmp_path / "saved.toml") == rig
+    # What names no link is written as before: prepared episodes are called after it.
+    assert not {"base", "tip"} & set(cell.arms["left"].model_dump())
+    data["arms"]["left"]["tip"] = "flange"
+    with pytest.raises(FactError, match="tip 'flange' is no link of this file; it has base, link1"):
+        load_rig(written(tmp_path, data))
 
 
 def test_a_rig_that_is_not_there_is_named_with_those_that_are() -> None:

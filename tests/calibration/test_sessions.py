@@ -15,11 +15,13 @@ from tactile_align.calibration.poses import EULER, PoseFormat
 from tactile_align.calibration.rig import Rig, load_rig
 from tactile_align.calibration.session import read_session
 from tactile_align.calibration.verify import verify
+from tactile_align.facts import FactError
 from tactile_align.geometry.frames import pose, rotation_exp, rotation_log
 from tactile_align.projection.uncertainty import pixel_sigma
 from tests.calibration.cell import ARM, BOARD, CAMERA, Captured, capture, capture_from_link5
 from tests.calibration.injected import rows
 from tests.calibration.recordings import recording
+from tests.kinematics.conftest import urdf_with_hand
 
 FORMATS = [
     PoseFormat(of="joints"),
@@ -77,6 +79,18 @@ def test_every_declared_format_is_read_as_the_pose_it_is(fmt: PoseFormat, tmp_pa
     one = capture(1, views=3)
     session = read_session(write(tmp_path, one, fmt))
     np.testing.assert_allclose(session.T_base_link(), one.T_base_flange, atol=1e-9)
+
+
+def test_a_session_names_the_links_of_a_urdf_that_goes_on_to_a_hand(tmp_path: Path) -> None:
+    model = tmp_path / "arm.urdf"
+    model.write_text(urdf_with_hand("nova2"), encoding="utf-8")
+    one = capture(1, views=3)
+    with pytest.raises(FactError, match=r"2 links end the tree.*\(beside arm in a session\)"):
+        read_session(write(tmp_path / "a", one, arm=str(model)))
+    session = read_session(write(tmp_path / "b", one, arm=str(model), base="base", tip="link6"))
+    np.testing.assert_allclose(session.T_base_link(), one.T_base_flange, atol=2e-5)
+    with pytest.raises(FactError, match=r"base and tip choose a chain in a URDF.*arm is nova2"):
+        read_session(write(tmp_path / "c", one, tip="link6"))
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".json", ".npz"])

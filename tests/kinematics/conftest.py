@@ -94,6 +94,22 @@ def urdf(name: str) -> str:
     return "\n".join([*lines, "</robot>"])
 
 
+def urdf_with_hand(name: str) -> str:
+    """URDF text of an arm as vendors ship it: on a pedestal, with a gripper of two fingers behind its flange."""
+    slide = '<axis xyz="0 1 0"/><limit lower="0" upper="0.04" effort="1" velocity="1"/>'
+    links = "".join(f'<link name="{link}"/>' for link in ("pedestal", "hand", "left_finger", "right_finger"))
+    joints = "".join(
+        f'<joint name="{child}_joint" type="{kind}"><parent link="{parent}"/><child link="{child}"/>{inner}</joint>'
+        for child, parent, kind, inner in (
+            ("base", "pedestal", "fixed", '<origin xyz="0 0 0.5"/>'),
+            ("hand", "link6", "fixed", '<origin xyz="0 0 0.06"/>'),
+            ("left_finger", "hand", "prismatic", slide),
+            ("right_finger", "hand", "prismatic", slide + '<mimic joint="left_finger_joint"/>'),
+        )
+    )
+    return urdf(name).replace("</robot>", f"{links}{joints}</robot>")
+
+
 @pytest.fixture
 def urdf_text() -> Callable[[str], str]:
     return urdf

@@ -12,9 +12,11 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
+from tactile_align.cli import run
 from tactile_align.facts import FactError
 from tactile_align.kinematics.arm import Arm, forward_kinematics, load_arm
 from tactile_align.kinematics.controller import check_controller_poses
+from tests.kinematics.conftest import urdf_with_hand
 
 HOME = np.radians([-90.0, 0, -90, 0, 90, 90])
 DH_ZERO = np.array([0, -pi / 2, 0, -pi / 2, 0, 0])
@@ -175,6 +177,25 @@ def test_an_unknown_difference_is_said_to_be_unknown(tmp_path: Path) -> None:
         write(tmp_path, q, T + rng.normal(0, 0.002, T.shape) * (np.arange(4) == 3)), "nova2"
     )
     assert report.verdict in ("warn", "fail") and report.traps == ()
+
+
+def test_a_urdf_that_goes_on_to_a_hand_is_checked_at_the_links_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    q, T, _ = sample(1000)
+    poses, model = write(tmp_path, q, T), tmp_path / "arm.urdf"
+    model.write_text(urdf_with_hand("nova2"), encoding="utf-8")
+    report = check_controller_poses(poses, model, base="base", tip="link6")
+    assert (report.verdict, report.traps) == ("pass", ()), report.text()
+    traps = check_controller_poses(poses, model, tip="hand").traps
+    assert {trap.name for trap in traps} == {"tool left in", "user frame left in"}, "hand and pedestal are seen"
+    command = ["verify", "--poses", str(poses), "--arm", str(model)]
+    assert run([*command, "--base", "base", "--tip", "link6"]) == 0 and "PASS" in capsys.readouterr().out
+    assert run(command) == 2
+    error = capsys.readouterr().err
+    assert "2 links end the tree below 'pedestal' (left_finger, right_finger)" in error and "--tip LINK" in error
+    assert run(["verify", str(tmp_path), "--tip", "link6"]) == 2
+    assert "set base and tip of the arm in the rig" in capsys.readouterr().err
 
 
 def test_joints_that_hardly_move_are_noted(tmp_path: Path) -> None:

@@ -80,7 +80,8 @@ def test_base_and_tip_choose_the_chain(tmp_path: Path) -> None:
     assert load_arm(path, tip="c").joint_names == ("one", "two")
     assert load_arm(path, base="b", tip="d").joint_names == ("finger",)
     assert load_arm(path, base="b", tip="d").prismatic == (True,)
-    with pytest.raises(FactError, match=r"arm\.urdf: <robot>: 2 links end the tree below 'a' \(c, d\); name the tip"):
+    said = r"arm\.urdf: <robot>: 2 links end the tree below 'a' \(c, d\);.* Name the tip: tip = .*--tip LINK.*load_arm"
+    with pytest.raises(FactError, match=said):
         load_arm(path)
 
 
@@ -122,7 +123,7 @@ REFUSED = {
     "mimic": (robot(GOOD[0], MIMIC, links="abc"), "'two'.*mimic"),
     "closed loop": (robot(*GOOD, joint("back", "fixed", "a", "c")), "'back'.*'c' hangs on joint 'two'.*loop"),
     "ring": (robot(*GOOD, joint("back", "fixed", "c", "a"), links="abc"), "closed loop"),
-    "two roots": (robot(*GOOD, links="abce"), r"2 links have no parent \(a, e\)"),
+    "two roots": (robot(*GOOD, links="abce"), r"2 links have no parent \(a, e\).*Name the base: base = .*--base"),
     "free joint": (robot(GOOD[0], joint("two", "floating", "b", "c"), links="abc"), "'two': type 'floating'"),
     "unknown type": (robot(GOOD[0], joint("two", "revolut", "b", "c"), links="abc"), "'two': type 'revolut'"),
     "no joints move": (robot(joint("one", "fixed", "a", "b"), links="ab"), "no joint moves between 'a' and 'b'"),
