@@ -3,8 +3,6 @@
 from collections.abc import Iterator
 from typing import Any
 
-from tactile_align.diagnostics.galleries import AMONG_REGIONS
-
 SIDES = {"h_tau": "touch", "h_w": "region"}
 SPACE_PAIRS = ("rank", "isotropy", "uniformity")
 
@@ -47,16 +45,16 @@ def readout_lines(view: dict[str, Any]) -> Iterator[str]:
     """Yield what was read off one view's features: galleries, localisation, feature space, probes, and what was not.
 
     Args:
-        view: One entry of the summary's "views", as `evaluate` returns it.
+        view: One entry of the summary's "views", as `evaluate` returns it or as summary.json holds it.
     """
     other = view.get("opening_only", {}).get("galleries", {})
     yield f"{'other galleries':30}{'R@1 [95 % interval]':>24}{'opening only':>14}{'chance':>8}{'gallery':>9}"
     for name, found in view["galleries"].items():
         # Every region of an image has the same opening, so there is nothing to set beside that gallery.
-        base = f"{other[name]['both']['at'][1]:.3f}" if name in other else "-"
-        recall = found if name == AMONG_REGIONS else found["both"]
-        at = _with_interval(recall["at"][1], recall["interval"][1])
-        yield f"{name:30}{at:>24}{base:>14}{recall['chance'][1]:8.3f}{recall['gallery']:9d}"
+        base = f"{_first(other[name]['both']['at']):.3f}" if name in other else "-"
+        recall = found.get("both", found)
+        at = _with_interval(_first(recall["at"]), _first(recall["interval"]))
+        yield f"{name:30}{at:>24}{base:>14}{_first(recall['chance']):8.3f}{recall['gallery']:9d}"
     if "localisation" in view:
         place = view["localisation"]
         mm = "" if place["distance_mm"] is None else f", {place['distance_mm']:.1f} mm"
@@ -82,6 +80,11 @@ def readout_lines(view: dict[str, Any]) -> Iterator[str]:
         reasons.setdefault(reason, []).append(name.partition("/")[2] or name)
     for reason, names in reasons.items():
         yield f"left out, {', '.join(names)}: {reason}"
+
+
+def _first(by_k: dict[Any, Any]) -> Any:
+    """Return the value at k = 1, which JSON makes a "1"."""
+    return by_k[1] if 1 in by_k else by_k["1"]
 
 
 def _with_interval(value: float, interval: tuple[float, float]) -> str:

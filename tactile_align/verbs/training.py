@@ -36,7 +36,7 @@ def train(argv: Sequence[str]) -> int:
 
 
 def evaluate(run: Positional[Path], as_json: Annotated[bool, arg(name="json")] = False, processes: int = 1) -> int:
-    """Judge a run on its held-out episodes: retrieval beside chance and opening-only, and the action error.
+    """Judge a run on its held-out episodes: retrieval beside its baselines, localisation, feature space, action error.
 
     Args:
         run: Run folder.

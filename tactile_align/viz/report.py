@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from tactile_align.diagnostics.summary_text import readout_lines
 from tactile_align.files import write_text_atomically
 from tactile_align.viz.findings import findings
 from tactile_align.viz.page import LIVE_POLICY, POLICY, details, document, escape, follow, table
@@ -85,6 +86,7 @@ def render(runs: Sequence[Run], library: str, version: str = "") -> str:
     parts += [_section("Curves", "".join(curves) or "<p>Nothing is logged: metrics.jsonl is missing or empty.</p>")]
     found = [_chart(plot, figures) for plot in retrieval_plots(runs)]
     evaluate = f"<p>Not measured. Run: <code>tactile-align evaluate {escape(runs[0].folder)}</code></p>"
+    found += [_readouts(run, runs) for run in runs]
     parts += [_section("Retrieval", "".join(found) or evaluate)]
     actions = action_plot(runs)
     parts += [_section("Actions", _chart(actions, figures) if actions else "<p>No policy was judged.</p>")]
@@ -130,6 +132,15 @@ def _chart(plot: Plot, figures: dict[str, Any]) -> str:
         f'<div class="chart" id="{key}" role="img" aria-label="{label}"></div>'
         + details("Values", table(plot.header, plot.rows, plot.title))
     )
+
+
+def _readouts(run: Run, runs: Sequence[Run]) -> str:
+    """Return what else was read off each view's features, as `evaluate` prints it; nothing of older summaries."""
+    views = (run.summary or {}).get("views", {})
+    read = {key: "\n".join(readout_lines(view)) for key, view in views.items() if "galleries" in view}
+    title = "Other galleries, localisation, feature space and probes"
+    shown = [details(f"{title}: {key}", f"<pre>{escape(text)}</pre>") for key, text in read.items()]
+    return _named(run, runs, "".join(shown)) if shown else ""
 
 
 def _checks(run: Run) -> str:

@@ -29,11 +29,14 @@ def test_the_margin_is_that_of_angles_in_the_plane() -> None:
     def at(*degrees: float) -> np.ndarray:
         return np.stack([np.cos(np.deg2rad(degrees)), np.sin(np.deg2rad(degrees))], axis=1)
 
-    found = space_health(3 * at(0, 90, 180), at(30, 90, 180))
-    # Own regions at 30, 0 and 0 degrees; the nearest other ones at 90, 60 and 90.
-    assert found.margin == pytest.approx((np.sqrt(3) / 2 - 0 + 1 - 0.5 + 1 - 0) / 3, abs=1e-12)
-    assert found.alignment == pytest.approx((2 - np.sqrt(3)) / 3, abs=1e-12)
-    assert found.modality_gap == pytest.approx(2 * np.sin(np.deg2rad(15)) / 3, abs=1e-12)
+    found = space_health(3 * at(0, 90, 180), at(30, 100, 180))
+    # Own regions 30, 10 and 0 degrees away; the nearest other ones 100, 60 and 80.
+    own, other = np.cos(np.deg2rad([[30, 10, 0], [100, 60, 80]]))
+    assert found.margin == pytest.approx((own - other).mean(), abs=1e-12)
+    assert found.alignment == pytest.approx((2 - 2 * own).mean(), abs=1e-12)
+    # Two chords, of 30 and of 10 degrees, 80 degrees between them.
+    a, b = 2 * np.sin(np.deg2rad([15, 5]))
+    assert found.modality_gap == pytest.approx(np.sqrt(a**2 + b**2 + 2 * a * b * np.cos(np.deg2rad(80))) / 3)
 
 
 def test_collapsed_features_are_named() -> None:

@@ -226,3 +226,15 @@ def test_words_of_the_page_have_aa_contrast() -> None:
     for colour in texts:
         rgb = tuple(int(colour[i : i + 2], 16) for i in (0, 2, 4))
         assert contrast(rgb, (255, 255, 255)) >= 4.5  # type: ignore[arg-type]
+
+
+def test_read_outs_are_shown_as_evaluate_prints_them_and_as_text(tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    assert "feature space and probes" not in render([read_run(run)], "")
+    found = json.loads((run / "summary.json").read_text(encoding="utf-8"))
+    view = found["views"]["left_wrist-tactile1"]
+    view |= {"galleries": {"cross-episode": view["retrieval"]}, "probes": {}, "left_out": {"localisation": HOSTILE}}
+    (run / "summary.json").write_text(json.dumps(found), encoding="utf-8")
+    page = render([read_run(run)], "")
+    assert re.search(r"cross-episode +0\.420 \[0\.360, 0\.480\] +- +0\.016 +64", page)
+    assert "left out, localisation: &lt;/script&gt;" in page and HOSTILE not in page
