@@ -110,8 +110,11 @@ def load_model(folder: Path, config: TrainConfig, moments: Moments) -> AlignedPo
 
 
 def held_out_loss(model: AlignedPolicy, features: dict[str, np.ndarray], config: TrainConfig) -> dict[str, float]:
-    """Return HSA and chance over batches of the training batch size, drawn from all held-out pairs."""
-    from tactile_align.losses.rivals import Rivals
+    """Return HSA and chance over batches of the training batch size, drawn from all held-out pairs.
+
+    Rivals are those in the batch, by the run's time gap and same-touch rule; a pair without any counts as 0.
+    """
+    from tactile_align.losses.rivals import Rivals, unlike
 
     rng = np.random.default_rng(0)
     rows = rng.permutation(len(features["h_tau"]))
@@ -121,11 +124,17 @@ def held_out_loss(model: AlignedPolicy, features: dict[str, np.ndarray], config:
     for start in range(0, len(rows) - size + 1, size):
         chosen = rows[start : start + size]
         tau, w, episode, time = (torch.from_numpy(features[n][chosen]) for n in ("h_tau", "h_w", "episode", "time"))
-        rivals = Rivals(episode, time, config.hsa.min_gap)
-        loss, stats = model.loss(tau, w, rival=rivals, temperature=kappa, stats=True)
+        touch = None
+        if config.hsa.touch_ceiling is not None:
+            raw = torch.from_numpy(features["touch"][chosen])
+            touch = unlike(raw, raw)
+        rivals = Rivals(episode, time, config.hsa.min_gap, touch=touch, ceiling=config.hsa.touch_ceiling)
+        valid = rivals.rows(0, size).any(dim=1) if config.hsa.kind == "hsa" else torch.ones(size, dtype=torch.bool)
+        loss, stats = model.loss(tau, w, rival=rivals, temperature=kappa, valid=valid, stats=True)
         assert isinstance(loss, Tensor)
-        losses.append(float(loss))
-        chances.append(float(stats.chance))
+        share = float(valid.float().mean())
+        losses.append(share * float(loss))
+        chances.append(share * float(stats.chance))
     return {"hsa": float(np.mean(losses)), "chance": float(np.mean(chances)), "batch": size}
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from tactile_align.datasets.moments import Batch, Moments
+from tactile_align.losses.rivals import touch_pattern
 from tactile_align.policies.aligned import AlignedPolicy, View
 from tactile_align.training.augment import augment
 from tactile_align.training.config import TrainConfig
@@ -38,13 +39,17 @@ def pair_features(model: AlignedPolicy, moments: Moments, config: TrainConfig, k
 def row_features(
     model: AlignedPolicy, moments: Moments, config: TrainConfig, key: str, rows: np.ndarray
 ) -> dict[str, np.ndarray]:
-    """Return h_tau and h_w (N, dim) of some moments of one view."""
+    """Return h_tau and h_w (N, dim) of some moments of one view, and for the same-touch rule their touches."""
     sensor = view_of(config, key).sensor
     found: dict[str, list[np.ndarray]] = {"h_tau": [], "h_w": []}
+    if config.hsa.touch_ceiling is not None:
+        found["touch"] = []
     for batch in batches(moments, config, rows):
         seen = model.see(batch)
         found["h_tau"].append(seen.touches[sensor].vector.numpy())
         found["h_w"].append(seen.regions[key].vector.numpy())
+        if "touch" in found:
+            found["touch"].append(touch_pattern(batch[f"image/{sensor}"]).numpy())
     return {name: np.concatenate(parts) for name, parts in found.items()}
 
 

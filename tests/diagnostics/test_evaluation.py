@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from tactile_align.diagnostics.evaluation import BASELINE, evaluate, load_model, opening_only
+from tactile_align.diagnostics.evaluation import BASELINE, evaluate, held_out_loss, load_model, opening_only
 from tactile_align.diagnostics.pairs import pair_features
 from tactile_align.diagnostics.readouts import view_readouts
 from tactile_align.training import loop
@@ -125,3 +125,26 @@ def test_held_out_episodes_without_contact_are_named(trained: tuple[TrainConfig,
                 judge(model, data.held_out, config, KEY)  # type: ignore[operator]
     finally:
         contact[:] = kept
+
+
+@pytest.mark.parametrize(
+    ("hsa", "time", "rivals"),
+    [
+        ({}, [0, 0, 0, 0], [3, 3, 3, 3]),
+        ({"touch_ceiling": 0.98}, [0, 0, 0, 0], [2, 2, 3, 3]),  # the first two feel the same
+        ({"min_gap": 3}, [0, 1, 2, 3], [1, 0, 0, 1]),  # of one episode: two are too near to all others
+    ],
+)
+def test_the_held_out_loss_follows_the_rules_of_the_run(
+    tmp_path: Path, hsa: dict[str, Any], time: list[int], rivals: list[int]
+) -> None:
+    changes = {"hsa": {"min_gap": 0, "temperature": 0.25, **hsa}, "batch_size": 4, "train_policy": False}
+    config = small_training(tmp_path / "recording", tmp_path / "run", **changes)
+    model = make_model(config, 7, 7)
+    one = np.eye(4, dtype=np.float32)
+    episode = np.zeros(4, np.int64) if hsa.get("min_gap") else np.arange(4)
+    features = {"h_tau": one, "h_w": one, "episode": episode, "time": np.array(time), "touch": one[[0, 0, 2, 3]]}
+    found = held_out_loss(model, features, config)
+    n = np.array(rivals)
+    assert found["chance"] == pytest.approx(np.log1p(n).mean(), rel=1e-5)
+    assert found["hsa"] == pytest.approx(np.log1p(n * np.exp(-1 / 0.25)).mean(), rel=1e-5)
