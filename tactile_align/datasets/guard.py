@@ -40,7 +40,7 @@ def fault(kind: str, file: Path, key: str, text: str, row: int | None = None) ->
 
 def full_name(group: h5py.Group, key: str) -> str:
     """Return the path in the file of what lies at `key` below a group, without a leading slash."""
-    return f"{group.name or ''}/{key}".strip("/")
+    return "/".join(part for part in f"{group.name or ''}/{key}".split("/") if part)
 
 
 def unreadable(file: Path, key: str, cause: Exception, row: int | None = None) -> EpisodeError:
@@ -50,14 +50,14 @@ def unreadable(file: Path, key: str, cause: Exception, row: int | None = None) -
 
 
 def reach(root: h5py.Group, key: str, file: Path) -> h5py.Group | h5py.Dataset | None:
-    """Return the object at `key` below `root`, None where a part of the path is missing.
+    """Return the object at `key` below `root`, `root` for "", None where a part of the path is missing.
 
     Raises:
         EpisodeError: A part of the path is a soft, external or user-defined link, or unreadable.
     """
     here: Any = root
     walked = [] if root.name in (None, "/") else [str(root.name).strip("/")]
-    for part in key.split("/"):
+    for part in filter(None, key.split("/")):
         if not isinstance(here, h5py.Group):
             return None
         walked.append(part)

@@ -7,14 +7,29 @@ comes first. A lab with another layout adds a TOML file; no code changes.
 from fnmatch import fnmatchcase
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from tactile_align.facts import fact_names, parse, read_fact
 
 Kind = Literal["raw", "padded_jpeg", "vlen_jpeg"]
 Channels = Literal["rgb", "bgr"]
+
+
+def _plain(path: str) -> str:
+    """Return a path as the episode's own: HDF5 tools print it with a leading slash, which is the same place."""
+    return "/".join(part for part in path.split("/") if part)
+
+
+def _named(path: str) -> str:
+    if not path:
+        raise ValueError("the path of a dataset is needed, such as 'observations/qpos'; got the episode itself")
+    return path
+
+
+Place = Annotated[str, AfterValidator(_plain)]
+Data = Annotated[Place, AfterValidator(_named)]
 
 
 class _Fact(BaseModel):
@@ -24,17 +39,17 @@ class _Fact(BaseModel):
 class State(_Fact):
     """Paths of the low-dimensional streams inside the episode; several paths are joined column by column."""
 
-    qpos: tuple[str, ...] = Field(min_length=1)
-    qvel: tuple[str, ...] = ()
-    action: tuple[str, ...] = Field(min_length=1)
-    carried: tuple[str, ...] = ()  # further (T, ...) arrays that trimming and converting take along
+    qpos: tuple[Data, ...] = Field(min_length=1)
+    qvel: tuple[Data, ...] = ()
+    action: tuple[Data, ...] = Field(min_length=1)
+    carried: tuple[Data, ...] = ()  # further (T, ...) arrays that trimming and converting take along
     dtype: Literal["float32", "float64"] = "float32"  # written; any float is read
 
 
 class Cameras(_Fact):
     """Which datasets of which group are camera streams: `names` less touches and depth."""
 
-    group: str
+    group: Place
     names: tuple[str, ...] = ("*",)
     order: tuple[str, ...] = ()  # the order of writing, which is the order of the rows of compress_len
     known: tuple[str, ...] = ()  # only files whose cameras all match are taken for this layout; empty: any name
@@ -43,7 +58,7 @@ class Cameras(_Fact):
 class Touches(_Fact):
     """Where touches may lie; they are written to the first group."""
 
-    groups: tuple[str, ...] = ()
+    groups: tuple[Place, ...] = ()
     names: tuple[str, ...] = ("tactile*",)
 
 
@@ -76,12 +91,12 @@ class ChannelOrder(_Fact):
 class Lengths(_Fact):
     """The (streams, T) table of encoded lengths. Written for the original's sake, never needed to read."""
 
-    key: str
+    key: Data
     rows: Literal["written", "alphabetical"]
 
 
 class Layout(_Fact):
-    """One recording layout.
+    """One recording layout. Paths are below the episode, without a leading slash; one that is given is dropped.
 
     `episode_group` is a pattern such as `data/demo_*` in a file with many episodes, empty where the file is
     the episode. `fps` is the fixed rate of the recorder when files do not store one.
@@ -91,7 +106,7 @@ class Layout(_Fact):
     title: str
     source: str
     file_name: str = "episode_{index}.hdf5"
-    episode_group: str = ""
+    episode_group: Place = ""
     fps: float | None = Field(default=None, gt=0)
     writable: bool = True
     state: State
@@ -101,7 +116,7 @@ class Layout(_Fact):
     storage: Storage
     channels: ChannelOrder = ChannelOrder()
     lengths: Lengths | None = None
-    requires: tuple[str, ...] = ()  # further paths that must exist for a file to be taken for this layout
+    requires: tuple[Data, ...] = ()  # further paths that must exist for a file to be taken for this layout
     attributes: dict[str, bool | int | float | str] = {}
 
     @model_validator(mode="after")

@@ -41,14 +41,16 @@ def camera_places(group: h5py.Group, layout: Layout, file: Path) -> list[tuple[s
     names = sorted(guard.names(cameras, file), key=layout.camera_rank)
     roles = {name: "depth" if layout.is_depth(name) else "camera" for name in names}
     chosen = [name for name in names if layout.is_depth(name) or layout.is_camera(name)]
-    return [(roles[name], name, f"{layout.cameras.group}/{name}") for name in chosen]
+    return [(roles[name], name, f"{layout.cameras.group}/{name}".strip("/")) for name in chosen]
 
 
 def touch_places(group: h5py.Group, place: str, layout: Layout, file: Path) -> Iterator[tuple[str, str, str]]:
     """(role, name, key below the group) of every touch stream in one of the layout's places for them."""
     holder = guard.reach(group, place, file)
     if isinstance(holder, h5py.Group):
-        yield from (("touch", name, f"{place}/{name}") for name in guard.names(holder, file) if layout.is_touch(name))
+        yield from (
+            ("touch", name, f"{place}/{name}".strip("/")) for name in guard.names(holder, file) if layout.is_touch(name)
+        )
 
 
 def kind_of(data: h5py.Dataset) -> Kind | None:

@@ -151,3 +151,50 @@ def test_a_layout_file_that_is_edited_is_read_anew(tmp_path: Path) -> None:
     for rate in (15, 30):
         own.write_text(f"fps = {rate}\n" + shipped.read_text(encoding="utf-8"), encoding="utf-8")
         assert load_layout(own).fps == rate
+
+
+LAB = """
+name = "kestrel"
+title = "Our lab"
+source = "our recorder"
+file_name = "demo{index}.h5"
+requires = ["/"]
+[state]
+qpos = ["/obs/joint_pos", "/obs//width/"]
+action = ["/actions"]
+[cameras]
+group = "/"
+names = ["wrist"]
+[touches]
+groups = ["/obs/gel/"]
+names = ["left_tip"]
+[storage]
+kind = "raw"
+found = ["raw"]
+"""
+
+
+def lab(folder: Path) -> tuple[Path, Path]:
+    """Write an episode as no recorder that ships does, cameras at the top of the file, and its layout."""
+    path, own = folder / "demo0.h5", folder / "lab.toml"
+    with h5py.File(path, "w") as file:
+        file["obs/joint_pos"], file["obs/width"] = np.zeros((5, 7)) + np.arange(5)[:, None], np.ones(5)
+        file["actions"], file["wrist"], file["obs/gel/left_tip"] = np.zeros((5, 8)), frames(1, 5), frames(2, 5)
+    own.write_text(LAB.replace('requires = ["/"]\n', ""), encoding="utf-8")
+    return path, own
+
+
+def test_paths_in_a_layout_may_be_written_as_hdf5_tools_print_them(tmp_path: Path) -> None:
+    path, own = lab(tmp_path)
+    episode = open_episode(path, layout=own)
+    assert episode.qpos[4].tolist() == [4.0] * 7 + [1.0]
+    assert (episode.cameras, episode.sensors) == (("wrist",), ("left_tip",))
+    assert [episode.stream(name).key for name in ("wrist", "left_tip")] == ["wrist", "obs/gel/left_tip"]
+    assert (episode.image("wrist", 3) == frames(1, 5)[3]).all()
+
+
+def test_a_path_that_names_no_dataset_is_an_error_of_the_layout(tmp_path: Path) -> None:
+    own = tmp_path / "lab.toml"
+    own.write_text(LAB, encoding="utf-8")
+    with pytest.raises(ValueError, match=r"lab\.toml: requires\.0: the path of a dataset is needed"):
+        load_layout(own)
