@@ -158,8 +158,13 @@ def load_layout(name_or_path: str | Path) -> Layout:
 
     Raises:
         FileNotFoundError: No such layout.
-        ValueError: A key is unknown, missing or of the wrong type; the message names it.
+        ValueError: A key is unknown, missing or of the wrong type; the message names it. Not a name or a path.
     """
+    if not isinstance(name_or_path, (str, Path)):
+        raise ValueError(
+            f"a layout is given as its name or its file's path; got a {type(name_or_path).__name__} object. Give what "
+            "it was loaded from: episodes keep it, so that other processes find the layout"
+        )
     if str(name_or_path).endswith(".toml"):
         return _read(name_or_path)  # anew each time: a lab may be editing it
     return _shipped(str(name_or_path))

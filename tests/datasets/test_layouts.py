@@ -198,3 +198,11 @@ def test_a_path_that_names_no_dataset_is_an_error_of_the_layout(tmp_path: Path) 
     own.write_text(LAB, encoding="utf-8")
     with pytest.raises(ValueError, match=r"lab\.toml: requires\.0: the path of a dataset is needed"):
         load_layout(own)
+
+
+def test_a_layout_object_is_refused_with_what_to_give(tmp_path: Path) -> None:
+    path, own = lab(tmp_path)
+    with pytest.raises(
+        ValueError, match=r"name or its file's path; got a Layout object\. Give what it was loaded from"
+    ):
+        open_episode(path, layout=load_layout(own))  # type: ignore[arg-type]
