@@ -56,7 +56,7 @@ class Cause:
     """A cause, fitted.
 
     Attributes:
-        value: A factor (1,), a rotation vector (3,), rad, or a shift (3,), m; see the function that made it.
+        value: A factor (1,), a rotation vector (3,), rad, a shift (3,), m, or none; see the function that made it.
         iou: Median IoU of the boxes with it; 0 counts for a box that is lost.
         explains: Whether the edges come as close as boxes are drawn.
     """
@@ -112,6 +112,11 @@ def sensor_shift(sight: Sight) -> Cause:
     return _fitted(sight, boxes, np.zeros(3), REACH_M)
 
 
+def elsewhere(sight: Sight, T_camera_sensor: np.ndarray) -> Cause:
+    """Return what the boxes are with other poses (N, 4, 4), m; nothing is fitted, so there is no value (0,)."""
+    return _judged(sight, sight.boxes(T_camera_sensor), np.empty(0))
+
+
 def _off(sight: Sight, boxes: np.ndarray) -> np.ndarray:
     off = boxes - sight.seen
     return np.where(np.isfinite(off), off, FAR_PX).ravel()
@@ -124,7 +129,11 @@ def _fitted(sight: Sight, boxes: Callable[[np.ndarray], np.ndarray], start: np.n
         return _off(sight, boxes(p))
 
     p = least_squares(off, start, loss="soft_l1", x_scale=limit / 20, bounds=(-limit, limit)).x
-    iou = np.nan_to_num(np.asarray(intersection_over_union(boxes(p), sight.seen)), nan=0.0)
+    return _judged(sight, boxes(p), p)
+
+
+def _judged(sight: Sight, boxes: np.ndarray, value: np.ndarray) -> Cause:
+    iou = np.nan_to_num(np.asarray(intersection_over_union(boxes, sight.seen)), nan=0.0)
     side = float(np.median(sight.seen[:, 2:] - sight.seen[:, :2]))
-    close = float(np.median(np.abs(off(p)))) <= max(DRAWN_PX, DRAWN * side)
-    return Cause(p, float(np.median(iou)), close)
+    close = float(np.median(np.abs(_off(sight, boxes)))) <= max(DRAWN_PX, DRAWN * side)
+    return Cause(value, float(np.median(iou)), close)

@@ -5,11 +5,19 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tactile_align.calibration.box_causes import Sight, camera_shift, camera_turn, focal_length, sensor_shift
+from tactile_align.calibration.box_causes import (
+    Sight,
+    camera_shift,
+    camera_turn,
+    elsewhere,
+    focal_length,
+    sensor_shift,
+)
 from tactile_align.calibration.evidence import View
 from tactile_align.calibration.rig import Rig
+from tactile_align.calibration.rig_readings import OTHER_FINGER, readings_of
 from tactile_align.calibration.verdict import Check
-from tactile_align.geometry.frames import quaternion_from_rotation, rotation_exp
+from tactile_align.geometry.frames import invert, quaternion_from_rotation, rotation_exp
 
 WRONG = 0.75
 """Median IoU below which an explanation is looked for."""
@@ -34,10 +42,17 @@ class Change:
     iou: float
 
 
-def one_change(rig: Rig, camera: str, sensor: str, T_camera_sensor: np.ndarray, seen: np.ndarray) -> list[Change]:
+def one_change(
+    rig: Rig,
+    camera: str,
+    sensor: str,
+    T_camera_sensor: np.ndarray,
+    seen: np.ndarray,
+    opening: np.ndarray | None,
+) -> list[Change]:
     """Return the single changes that would explain boxes, the best first.
 
-    Tried are the camera's focal length, how it is turned, where it sits, and where the sensor sits.
+    Tried are the camera's focal length, how it is turned, where it sits, where the sensor sits, and the other finger.
 
     Args:
         rig: The rig whose boxes are off.
@@ -45,6 +60,7 @@ def one_change(rig: Rig, camera: str, sensor: str, T_camera_sensor: np.ndarray, 
         sensor: Name of the sensor.
         T_camera_sensor: (N, 4, 4) as the rig has it, metres.
         seen: (N, 4) where the sensor was seen, stored px, finite.
+        opening: (N, 2) metres per finger; None for a sensor on no gripper.
     """
     lens, touch = rig.camera(camera), rig.sensor(sensor)
     sight = Sight((lens.stored,), np.zeros(len(seen), int), T_camera_sensor, touch.body, seen)
@@ -62,6 +78,15 @@ def one_change(rig: Rig, camera: str, sensor: str, T_camera_sensor: np.ndarray, 
     ):
         place = _listed(mount.T_parent_this[:3, 3] + mount.T_parent_this[:3, :3] @ shift.value, 4)
         found.append((shift, f"{key}: translation_m = {place}, {np.linalg.norm(shift.value) * 1e3:.0f} mm off"))
+    for reading in readings_of(rig, camera, sensor) if opening is not None else ():
+        if reading.name == OTHER_FINGER:
+            other, T = reading.rig.sensors[sensor].parent, touch.T_parent_this
+            # Between two fingers of one hand no joint enters.
+            between = rig.T_from_to(touch.parent, other, np.zeros((len(seen), 1)), opening)
+            there = elsewhere(sight, T_camera_sensor @ invert(T) @ between @ T)
+            found.append(
+                (there, f'sensors.{sensor}: parent = "{other}", or the axis of its gripper\'s law turned round')
+            )
     good = [Change(edit, cause.iou) for cause, edit in found if cause.explains and cause.iou >= EXPLAINED]
     good.sort(key=lambda one: -one.iou)
     return [one for one in good if one.iou >= good[0].iou - AS_GOOD]
@@ -78,14 +103,16 @@ def explained(rig: Rig, camera: str, sensor: str, views: Sequence[View]) -> list
     rows = np.flatnonzero(np.isfinite(seen).all(axis=-1))
     if not len(rows) or np.median(np.nan_to_num(iou[rows])) >= WRONG:
         return []
+    held = [view.opening for view in views if view.opening is not None]
+    opening = np.concatenate(held) if len(held) == len(views) else None
     rows = rows[np.unique(np.linspace(0, len(rows) - 1, MOST).astype(int))] if len(rows) > MOST else rows
-    found = one_change(rig, camera, sensor, placed[rows], seen[rows])
+    found = one_change(rig, camera, sensor, placed[rows], seen[rows], None if opening is None else opening[rows])
     name = f"one change explains {sensor} in {camera}"
     if not found:
         advice = (
-            "Neither a focal length, the camera's pose nor the sensor's place brings the boxes onto the sensor by "
-            "itself: more than one thing is off, or the gripper's stroke, which `tactile-align calibrate finger "
-            "--dry-run` fits to these boxes."
+            "Neither a focal length, the camera's pose, the sensor's place nor the other finger brings the boxes onto "
+            "the sensor by itself: more than one thing is off, or the gripper's stroke, which `tactile-align "
+            "calibrate finger --dry-run` fits to these boxes."
         )
         return [Check(name, "none", "", "info", advice)]
     said = "; or ".join(f"{one.edit} (IoU {one.iou:.3f})" for one in found)

@@ -9,7 +9,7 @@ from tactile_align.calibration.rig import Rig
 from tactile_align.calibration.rig_parts import RigCamera
 from tactile_align.geometry.frames import invert, quaternion_from_rotation
 
-AS_WRITTEN = "as written"
+AS_WRITTEN, OTHER_FINGER = "as written", "the other finger"
 SIZES = (
     (320, 240), (424, 240), (640, 360), (640, 400), (640, 480), (800, 600), (848, 480), (960, 540), (1024, 768),
     (1280, 720), (1280, 800), (1280, 960), (1600, 1200), (1920, 1080), (1920, 1200), (2560, 1440), (3840, 2160),
@@ -152,7 +152,7 @@ def _hands(rig: Rig, sensor: str) -> list[Reading]:
             rig.model_copy(update={"arms": arms}),
         ),
         Reading(
-            "the other finger",
+            OTHER_FINGER,
             f'Set parent = "{other}" of sensors.{sensor}, or turn axis of the law of arms.{arm}.gripper round.',
             rig.model_copy(update={"sensors": sensors}),
         ),

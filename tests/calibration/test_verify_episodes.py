@@ -311,6 +311,20 @@ def test_the_one_change_that_explains_the_boxes_is_named_with_its_value(recorded
     assert np.abs(np.dot(quat, right.cameras["left_wrist"].quat_wxyz)) == pytest.approx(1, abs=1e-5)
 
 
+def test_the_other_finger_is_one_change(recorded: dict[str, Path]) -> None:
+    folder = recorded["measured"]
+
+    def other_finger(data: dict) -> None:
+        data["sensors"]["tactile1"]["parent"] = "left/finger2"
+
+    right = verify_episodes(folder, progress=False)
+    found = verify_episodes(folder, changed(folder, other_finger), progress=False)
+    for camera in ("left_wrist", "top"):
+        check = found.check(f"one change explains tactile1 in {camera}")
+        assert 'sensors.tactile1: parent = "left/finger1"' in check.advice
+        assert check.value == pytest.approx(right.check(f"IoU tactile1 in {camera}, median").value, abs=0.01)
+
+
 def test_a_wrong_stroke_is_no_matter_of_the_camera_or_the_sensors_place(recorded: dict[str, Path]) -> None:
     def stroke(data: dict) -> None:
         data["arms"]["left"]["gripper"]["law"]["open_m"] *= 1.6
