@@ -9,6 +9,9 @@ import numpy as np
 
 from tactile_align.datasets.faults import Fault
 
+MOST_UNTAKEN = 8
+"""As many are shown; JSON has all."""
+
 
 @dataclass(frozen=True)
 class StreamReport:
@@ -34,7 +37,9 @@ class StreamReport:
 
 @dataclass
 class EpisodeReport:
-    """One episode: `faults` make it unfit, `remarks` are worth knowing."""
+    """One episode: `faults` make it unfit, `remarks` are worth knowing, `untaken` looks like streams no role was
+    given to.
+    """
 
     name: str
     layout: str | None = None
@@ -46,6 +51,7 @@ class EpisodeReport:
     qvel: bool = False
     streams: list[StreamReport] = field(default_factory=list)
     depth: list[str] = field(default_factory=list)
+    untaken: list[str] = field(default_factory=list)
     distinct: float | None = None
     items_a_second: float | None = None
     slowest: str | None = None
@@ -108,6 +114,10 @@ def _episode_lines(e: EpisodeReport) -> list[str]:
         if s.contacts is not None and s.contact_share is not None:
             shown += f", {s.contacts} contacts in {s.contact_share:.0%} of the frames"
         lines.append(shown)
+    if e.untaken:
+        shown = ascii(", ".join(e.untaken[:MOST_UNTAKEN]))[1:-1]
+        more = len(e.untaken) - MOST_UNTAKEN
+        lines.append(f"  not taken by the layout: {shown}" + (f" and {more} more (--json)" if more > 0 else ""))
     if e.distinct is not None:
         lines.append(f"  {e.distinct:.0%} of the looked-at frames are no near copies of earlier ones")
     if e.items_a_second is not None:

@@ -12,9 +12,12 @@ from tactile_align.datasets import codec, guard, looks
 from tactile_align.datasets.contact import contact_of, contacts
 from tactile_align.datasets.episodes import Episode, EpisodeRef, examine_episode, list_episodes
 from tactile_align.datasets.faults import EpisodeError, Fault
+from tactile_align.datasets.find import Found, frame_places
 from tactile_align.datasets.findings import EpisodeReport, Report, StreamReport
 from tactile_align.datasets.handles import open_file
+from tactile_align.datasets.others import untaken_streams
 from tactile_align.datasets.streams import Stream
+from tactile_align.datasets.where import locate
 
 
 def inspect_path(path: str | Path, layout: str | Path | None = None, *, timing: bool = True) -> Report:
@@ -58,6 +61,7 @@ def _inspect(
         result.joints, result.actions = episode.qpos.shape[-1], episode.action.shape[-1]
         result.qvel, result.depth = episode.qvel is not None, list(episode.depth)
         result.faults.extend(found.faults)
+        result.untaken = _untaken(episode)
         if found.faults:
             return result
         if episode.fps is None:
@@ -71,6 +75,16 @@ def _inspect(
         if sound and timing:
             result.items_a_second, result.slowest = _measure(episode)
     return result
+
+
+def _untaken(episode: Episode) -> list[str]:
+    with open_file(episode.path) as file:
+        _, layout, group = locate(file, episode.ref, None)
+        places = frame_places(group, layout, episode.path, Found())
+        try:
+            return untaken_streams(group, layout, places, episode.path, len(episode))
+        except (OSError, RuntimeError, KeyError, TypeError, ValueError):
+            return []  # damage in what nobody reads is no fault of the episode
 
 
 def _look(episode: Episode, result: EpisodeReport) -> bool:

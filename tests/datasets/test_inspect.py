@@ -195,3 +195,36 @@ def test_cameras_of_any_name_are_written_in_the_order_of_their_table_of_lengths(
     given["images"] = dict(zip(("zeta", "alpha", "top"), given["images"].values(), strict=False))
     report = inspect_path(write_episode(tmp_path / "e.hdf5", **given), "xtrainer", timing=False)
     assert report.good and "compress_len" not in report.text()
+
+
+def test_streams_that_the_layout_takes_nothing_from_are_told_and_are_no_fault(tmp_path: Path) -> None:
+    path = write_episode(tmp_path / "episode_init_0.hdf5", **moving(0))
+    (plain,) = inspect_path(path, timing=False).episodes
+    assert plain.untaken == [] and "not taken" not in inspect_path(path, timing=False).text()
+    with h5py.File(path, "r+") as file:
+        file["gel/left_tip"] = np.zeros((3, 4, 5), np.uint8)  # of another length, but frames
+        file["gel/jpeg"] = np.array([np.zeros(i + 1, np.uint8) for i in range(2)], h5py.vlen_dtype(np.uint8))
+        file["force"] = np.zeros((STEPS, 6))
+        file["sentence"] = ["lift it"] * STEPS
+        file["gains"], file["serial"] = np.zeros(7), "A12"  # neither as long as the episode nor frames
+        file["truth/opening"], file["base_action"] = np.zeros((STEPS, 2)), np.zeros((STEPS, 2))
+        file["circle"] = file["/"]  # hard links in a circle
+        file["elsewhere"] = h5py.SoftLink("/nowhere")
+        file["more\x1b/of"] = np.zeros(STEPS)
+    report = inspect_path(path, timing=False)
+    assert report.good, report.text()
+    assert [told.partition(" ")[0] for told in report.episodes[0].untaken] == [
+        *("force", "gel/jpeg", "gel/left_tip", "more\x1b/of", "sentence")
+    ]
+    assert "not taken by the layout: force (60, 6) float64, gel/jpeg (2,) variable-length uint8, gel/" in report.text()
+    assert "\x1b" not in report.text()
+    assert report.json()["episodes"][0]["untaken"] == report.episodes[0].untaken
+
+
+def test_a_pattern_that_matches_no_touch_shows_what_there_is(tmp_path: Path) -> None:
+    path = write_episode(tmp_path / "episode_init_0.hdf5", **moving(0))
+    shipped = Path(__file__).parents[2] / "datasets" / "xtrainer.toml"
+    own = tmp_path / "lab.toml"
+    own.write_text(shipped.read_text(encoding="utf-8").replace('"tactile*", ', '"tactil_*", '), encoding="utf-8")
+    (episode,) = inspect_path(path, own, timing=False).episodes
+    assert [told.partition(" ")[0] for told in episode.untaken] == ["observations/tactile1"]
