@@ -215,9 +215,16 @@ class _Source:
 
 
 def _refuse_unwritable(layout: Layout, path: Path) -> None:
-    if not layout.writable or len(layout.state.qpos) > 1 or len(layout.state.action) > 1:
-        text = f"is of layout {layout.name}, which is only read; convert it first: tactile-align convert --to xtrainer"
-        raise guard.fault("layout", path, layout.episode_group, text)
+    split = next((keys for keys in (layout.state.qpos, layout.state.action) if len(keys) > 1), None)
+    if split is None and layout.writable:
+        return
+    why = "which is only read (writable = false)"
+    if split is not None:
+        why = f"which joins {' and '.join(split)} into one array: that is read, but not written apart again"
+    text = (
+        f"is of layout {layout.name}, {why}; convert it first: tactile-align convert {path.name} FOLDER --to xtrainer"
+    )
+    raise guard.fault("layout", path, layout.episode_group, f"{text}, or another layout that can be written")
 
 
 def _there(array: np.ndarray | None) -> np.ndarray:

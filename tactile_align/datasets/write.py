@@ -89,6 +89,10 @@ def write_episode(
     return target
 
 
+def _rename(what: str) -> str:
+    return f"rename it, or write to a copy of that layout's file whose {what}.names take it"
+
+
 def _rate(target: Path, fps: float | None) -> dict[str, float]:
     if fps is None:
         return {}
@@ -129,11 +133,12 @@ class _Writer:
         for name in cameras:
             if "/" in name or not layout.is_camera(name):
                 text = f"{self.target}: {name!r} would not be read back as a camera of layout {layout.name}"
-                raise ValueError(f"{text} (touches are {layout.touches.names}, depth {layout.depth.names}); rename it")
+                other = f"touches are {', '.join(layout.touches.names)}, depth {', '.join(layout.depth.names)}"
+                raise ValueError(f"{text} ({other}); {_rename('cameras')}")
         for name in touches:
             if "/" in name or not layout.is_touch(name) or not layout.touches.groups:
                 text = f"{self.target}: {name!r} would not be read back as a touch of layout {layout.name}"
-                raise ValueError(f"{text}, which calls them {', '.join(layout.touches.names)}; rename it")
+                raise ValueError(f"{text}, which calls them {', '.join(layout.touches.names)}; {_rename('touches')}")
         work = [(name, f"{layout.cameras.group}/{name}", images[name], False) for name in cameras]
         work += [(name, f"{layout.touches.groups[0]}/{name}", touches[name], True) for name in sorted(touches)]
         if layout.storage.kind == "raw":

@@ -6,6 +6,7 @@ import h5py
 import numpy as np
 import pytest
 
+from tactile_align.datasets.convert import convert_episodes
 from tactile_align.datasets.episodes import EpisodeError, open_episode, write_episode
 from tactile_align.datasets.mend import repair_episode, trim_episode
 from tests.datasets.making import parts, replace, xtrainer_file
@@ -133,3 +134,43 @@ def test_of_two_streams_with_one_name_neither_is_dropped_in_silence(tmp_path: Pa
     touch_twice(path)
     with pytest.raises(EpisodeError, match="second stream called 'tactile1'"):
         trim_episode(path, tmp_path / "cut.hdf5", to=4)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (
+            {'qpos = ["observations/qpos"]': 'qpos = ["observations/qpos", "width"]'},
+            "joins observations/qpos and width",
+        ),
+        ({"fps = 50": "writable = false\nfps = 50"}, r"only read \(writable = false\)"),
+    ],
+)
+def test_why_a_layout_cannot_be_cut_is_said(tmp_path: Path, change: dict[str, str], said: str) -> None:
+    path = write_episode(tmp_path / "e.hdf5", **parts(), layout="aloha")
+    with h5py.File(path, "r+") as file:
+        file["width"] = np.zeros((7, 1))
+    text = (Path(__file__).parents[2] / "datasets" / "aloha.toml").read_text(encoding="utf-8")
+    for old, new in change.items():
+        assert old in text
+        text = text.replace(old, new)
+    own = tmp_path / "own.toml"
+    own.write_text(text, encoding="utf-8")
+    with pytest.raises(EpisodeError, match=said) as caught:
+        trim_episode(path, tmp_path / "cut.hdf5", to=4, layout=own)
+    assert "convert e.hdf5 FOLDER --to xtrainer" in str(caught.value) and not (tmp_path / "cut.hdf5").exists()
+
+
+def test_a_touch_that_the_target_calls_otherwise_is_refused_with_what_helps(tmp_path: Path) -> None:
+    given = {**parts(), "touches": {"left_tip": parts()["touches"]["tactile1"]}}
+    shipped = (Path(__file__).parents[2] / "datasets" / "xtrainer.toml").read_text(encoding="utf-8")
+    own = tmp_path / "own.toml"
+    own.write_text(shipped.replace('"tactile*"', '"left_tip"'), encoding="utf-8")
+    path = write_episode(tmp_path / "e.hdf5", **given, layout=own)
+    with pytest.raises(
+        ValueError, match=r"rename it, or write to a copy of that layout's file whose touches\.names take"
+    ):
+        convert_episodes(path, tmp_path / "out", to="xtrainer", layout=own)
+    assert open_episode(convert_episodes(path, tmp_path / "mine", to=own, layout=own).paths[0], own).sensors == (
+        "left_tip",
+    )
