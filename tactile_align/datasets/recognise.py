@@ -50,14 +50,15 @@ def guess_layout(file: h5py.File, path: Path, group: str | None = None) -> Layou
             return near[0]
         because = "; ".join(f"{name}: {fit.why}" for name, fit in fits.items())
         text = (
-            f"fits no known layout ({because}). Name one with layout=, or describe yours in a TOML file: "
-            "datasets/README.md"
+            f"fits no known layout ({because}). Name one with --layout (in Python layout=), or describe yours in a "
+            "TOML file: datasets/README.md"
         )
         raise guard.fault("layout", path, "", text)
     readings = {_reading(file, layout, path, group) for layout in fitting}
     if len(readings) > 1:
         which = ", ".join(layout.name for layout in fitting)
-        text = f"fits several layouts that would read it differently ({which}); say which with layout="
+        said = "say which with --layout (in Python layout=)"
+        text = f"fits several layouts that would read it differently ({which}); {said}"
         raise guard.fault("layout", path, "", text)
     return max(fitting, key=lambda layout: len(layout.requires))
 

@@ -163,7 +163,7 @@ def test_a_file_that_two_layouts_would_colour_differently_is_not_guessed(tmp_pat
     path = write_episode(tmp_path / "e.h5", **given, layout="aloha")
     with h5py.File(path, "r+") as file:
         del file.attrs["layout"]
-    with pytest.raises(ValueError, match=r"aloha, .*xtrainer.*layout="):
+    with pytest.raises(ValueError, match=r"aloha, .*xtrainer.*--layout \(in Python layout=\)"):
         open_episode(path)
     assert np.array_equal(open_episode(path, "aloha").image("top", 1), given["images"]["top"][1])
 
