@@ -24,14 +24,14 @@ def rigs(patient: Patient) -> list[Finding]:
         verdict = "exact, from a simulation" if rig.status == "exact" else "never verified"
         if rig.verified is not None:
             verdict = f"verified on {rig.verified.when}: {rig.verified.verdict}"
-        bad = rig.verified is not None and rig.verified.verdict == "fail"
+        doubted = rig.status != "exact" if rig.verified is None else rig.verified.verdict != "pass"
         found.append(
             judged(
                 "rig",
                 f"{entry.rig}: {verdict}",
                 "verified: pass",
-                broken=bad,
-                warn=rig.verified is None and rig.status != "exact" and patient.config.hsa.weight > 0,
+                broken=rig.verified is not None and rig.verified.verdict == "fail",
+                warn=doubted and patient.config.hsa.weight > 0,
                 why="a rig that does not explain the recordings puts boxes where the sensor is not",
                 advice=f"run: tactile-align verify {entry.path} --rig {entry.rig}",
             )

@@ -336,3 +336,15 @@ def test_8_a_sensor_far_from_where_it_is_fails_verification_and_is_refused(
         load_data(config, progress=False)
     trusting = config.model_copy(update={"unverified_rig": True})
     assert diagnose(trusting, parts=["data"]).of("rig").status == "broken"
+
+
+@pytest.mark.parametrize(("verdict", "status"), [("pass", "good"), ("warn", "warn")])
+def test_a_rig_is_as_good_as_the_verdict_it_got(
+    healthy: tuple[TrainConfig, Data], tmp_path: Path, verdict: str, status: str
+) -> None:
+    def note(rig: dict[str, Any]) -> None:
+        rig["verified"] = {"when": "2026-01-01", "verdict": verdict, "data_hash": "0"}
+
+    found = diagnose(with_rig(healthy[0], tmp_path, note), parts=["data"]).of("rig")
+    assert found.status == status and found.seen.endswith(f": {verdict}")
+    assert ("tactile-align verify" in found.advice) == (status == "warn")
