@@ -50,9 +50,9 @@ def test_only_the_toolbox_imports_roboticstoolbox_and_spatialmath() -> None:
         assert set(importers(module, everything)) <= {"kinematics/toolbox.py"}
 
 
-def test_only_the_encoder_and_its_weights_import_open_clip_and_only_the_simulation_mujoco() -> None:
+def test_only_the_encoder_imports_open_clip_and_only_the_simulation_mujoco() -> None:
     everything = files(".")
-    assert importers("open_clip", everything) == ["features/encoder.py", "features/weights.py"]
+    assert importers("open_clip", everything) == ["features/encoder.py"]
     assert all(name.startswith("simulation/") for name in importers("mujoco", everything))
 
 

@@ -14,14 +14,7 @@ import open_clip
 from tactile_align.features.config import EncoderConfig
 from tactile_align.features.stem import ConvStem
 from tactile_align.features.tower import Encoder
-from tactile_align.features.weights import (
-    facts_of,
-    how_to_fetch,
-    mean_and_std,
-    needs_quick_gelu,
-    tag_or_path,
-    warn_of_quick_gelu,
-)
+from tactile_align.features.weights import Catalogue
 
 __all__ = ["SCRATCH", "Encoder", "encoder_of", "input_size_of", "load_encoder"]
 
@@ -80,11 +73,12 @@ def encoder_of(config: EncoderConfig, fill: bool = True) -> Encoder:
     scratch = config.pretrained == SCRATCH
     if config.stem == "conv" and not scratch:
         raise ValueError("stem='conv' replaces pretrained weights of the patch projection; use it with 'scratch' only")
-    source = None if scratch else tag_or_path(config.model, config.pretrained) if fill else config.pretrained
+    known = catalogue_of(config.model)
+    source = None if scratch else known.tag_or_path(config.pretrained) if fill else config.pretrained
     _require_square_where_needed(config)
-    visual = _create(config, source) if fill or source is None else _create_unfilled(config, source)
+    visual = _create(config, known, source) if fill or source is None else _create_unfilled(config, known, source)
     if fill and source is not None:
-        warn_of_quick_gelu(config.model, source, visual)
+        known.warn_of_quick_gelu(source, visual)
     if config.stem == "conv":
         if not isinstance(visual, open_clip.transformer.VisionTransformer):
             raise ValueError(
@@ -92,7 +86,7 @@ def encoder_of(config: EncoderConfig, fill: bool = True) -> Encoder:
                 f"is a {type(visual).__name__}. Leave stem out, or take a model such as ViT-B-16"
             )
         visual.conv1 = ConvStem(visual.conv1.out_channels, visual.conv1.stride[0])
-    mean, std = mean_and_std(config.model, visual, source)
+    mean, std = known.mean_and_std(visual, source)
     name = f"{config.model} ({'SCRATCH' if scratch else config.pretrained})"
     return Encoder(visual, name, scratch, mean, std, config)
 
@@ -108,7 +102,13 @@ def input_size_of(model: str, image_size: tuple[int, int] | None) -> tuple[int, 
     return int(width), int(height)
 
 
-def _create(config: EncoderConfig, source: str | None) -> Any:
+def catalogue_of(model: str) -> Catalogue:
+    """Return what open_clip knows of the weights of a model."""
+    tags = {tag: open_clip.get_pretrained_cfg(model, tag) for tag in open_clip.list_pretrained_tags_by_model(model)}
+    return Catalogue(model, tags, tuple(open_clip.list_models()))
+
+
+def _create(config: EncoderConfig, known: Catalogue, source: str | None) -> Any:
     # A text tower of Hugging Face fetches its config; random weights have no use for it.
     foreign = "hf_model_name" in open_clip.get_model_config(config.model).get("text_cfg", {})
     text = {"text_cfg": _NO_TEXT} if foreign and source is None else {}
@@ -117,7 +117,7 @@ def _create(config: EncoderConfig, source: str | None) -> Any:
             clip = open_clip.create_model(
                 config.model,
                 pretrained=source,
-                force_quick_gelu=needs_quick_gelu(config.model, source),
+                force_quick_gelu=known.needs_quick_gelu(source),
                 force_image_size=_height_width(config),
                 pretrained_text=False,
                 weights_only=True,
@@ -127,7 +127,7 @@ def _create(config: EncoderConfig, source: str | None) -> Any:
         if "Failed to download" in str(error):
             raise ConnectionError(
                 f"the weights '{source}' of {config.model} could not be fetched. On a machine with network access "
-                f"run: {how_to_fetch(config.model, str(source))}"
+                f"run: {known.how_to_fetch(str(source))}"
             ) from error
         if foreign and "transformers" in str(error):
             raise ImportError(
@@ -142,13 +142,13 @@ def _create(config: EncoderConfig, source: str | None) -> Any:
     return clip.visual
 
 
-def _create_unfilled(config: EncoderConfig, source: str) -> Any:
+def _create_unfilled(config: EncoderConfig, known: Catalogue, source: str) -> Any:
     """Build the tower that `source` would fill, as its tag says it is used, with random weights."""
-    facts = facts_of(config.model, source)
+    facts = known.facts_of(source)
     with _no_remarks_of_open_clip():
         clip = open_clip.create_model(
             config.model,
-            force_quick_gelu=needs_quick_gelu(config.model, source),
+            force_quick_gelu=known.needs_quick_gelu(source),
             force_image_size=_height_width(config),
             force_preprocess_cfg={name: facts[name] for name in ("mean", "std") if name in facts},
             pretrained_text=False,

@@ -13,8 +13,7 @@ import open_clip
 import pytest
 import torch
 
-from tactile_align.features.encoder import Encoder, encoder_of, input_size_of, load_encoder
-from tactile_align.features.weights import how_to_fetch
+from tactile_align.features.encoder import Encoder, catalogue_of, encoder_of, input_size_of, load_encoder
 from tests.features.making import demo_encoder, noise, save_clip
 
 CLIP_MEAN, CLIP_STD = open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD
@@ -165,7 +164,7 @@ def test_every_quickgelu_tag_of_open_clip_is_advised_the_model_it_is_without_its
     ]
     assert ("ViT-B-16", "openai") in pairs
     for model, tag in pairs:
-        advised = re.search(r" and '([^']*)' as `model`", how_to_fetch(model, tag))
+        advised = re.search(r" and '([^']*)' as `model`", catalogue_of(model).how_to_fetch(tag))
         assert advised is not None, (model, tag)
         want = open_clip.get_model_config(model) | {"quick_gelu": True}
         assert open_clip.get_model_config(advised[1]) == want, (model, tag)
