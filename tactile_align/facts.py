@@ -95,9 +95,8 @@ def explain(error: ValidationError, source: str, model: type[BaseModel] | None =
 def _meant(model: type[BaseModel] | None, where: tuple[int | str, ...]) -> str:
     """Say which key was probably meant, or which ones there are."""
     known = sorted(_keys(model, where[:-1])) if model is not None else []
-    close = difflib.get_close_matches(
-        str(where[-1]), known, n=1, cutoff=0.7
-    )  # a further one misleads: 'state' for 'rate'
+    # A further one misleads: 'state' for 'rate'.
+    close = difflib.get_close_matches(str(where[-1]), known, n=1, cutoff=0.7)
     if close:
         return f"did you mean '{close[0]}'?"
     return f"known here: {', '.join(known)}" if known else "check its spelling or remove it"

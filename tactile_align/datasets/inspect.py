@@ -19,6 +19,9 @@ from tactile_align.datasets.others import untaken_streams
 from tactile_align.datasets.streams import Stream
 from tactile_align.datasets.where import locate
 
+MOSTLY = 0.5
+"""An episode that begins in contact and touches for longer than this share of it is remarked upon."""
+
 
 def inspect_path(path: str | Path, layout: str | Path | None = None, *, timing: bool = True) -> Report:
     """Inspect an episode, a file with several, "FILE#demo_3", or a folder.
@@ -116,6 +119,11 @@ def _look(episode: Episode, result: EpisodeReport) -> bool:
             found = contact_of(look.thumbs.round().astype(np.uint8))
             extra = {"contact_share": found.share, "contacts": int(contacts(found.flags).max() + 1)}
             extra["drift"] = round(found.drift, 2)
+            if found.flags[0] and found.share > MOSTLY:
+                result.remarks.append(
+                    f"{name} seems to touch from the first row on, in {found.share:.0%} of all; if the episode begins "
+                    "free, contact and free are taken for each other: look at `tactile-align overlay`"
+                )
             if found.drifting:
                 result.remarks.append(f"{name} drifts by {found.drift:.1f} grey levels within the episode")
         quality = looks.stored_quality(episode, name)

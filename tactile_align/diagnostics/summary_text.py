@@ -15,7 +15,7 @@ def summary_text(summary: dict[str, Any]) -> str:
         lines += [
             "",
             f"view {key}: {view['contacts']} held-out contacts, {view['moments']} moments",
-            f"HSA {loss['hsa']:.3f}, chance {loss['chance']:.3f}: {loss['hsa'] / loss['chance']:.2f} of chance",
+            f"HSA {loss['hsa']:.3f}, chance {loss['chance']:.3f}: {_of_chance(loss)}",
             f"{'':30}{'R@1 [95 % interval]':>24}{'R@5':>8}{'R@10':>8}{'median rank':>13}",
         ]
         for title, found in (("box", view), ("opening only", view.get("opening_only"))):
@@ -80,6 +80,12 @@ def readout_lines(view: dict[str, Any]) -> Iterator[str]:
         reasons.setdefault(reason, []).append(name.partition("/")[2] or name)
     for reason, names in reasons.items():
         yield f"left out, {', '.join(names)}: {reason}"
+
+
+def _of_chance(loss: dict[str, Any]) -> str:
+    if loss["chance"] == 0:
+        return "no pair of a batch has a rival, which is no test at all; raise batch_size or lower hsa.min_gap"
+    return f"{loss['hsa'] / loss['chance']:.2f} of chance"
 
 
 def _first(by_k: dict[Any, Any]) -> Any:

@@ -138,6 +138,19 @@ def test_touches_stored_with_too_low_a_jpeg_quality_are_remarked(tmp_path: Path,
     assert [s.quality for s in report.episodes[0].streams] == [95, 95, 95, quality]
 
 
+@pytest.mark.parametrize(("free_first", "said"), [(False, True), (True, False)])
+def test_a_touch_from_the_first_row_on_for_most_of_the_episode_is_remarked(
+    tmp_path: Path, free_first: bool, said: bool
+) -> None:
+    given, held = moving(0), np.full(42, 40.0)
+    pressed = np.concatenate([np.zeros(18), held] if free_first else [held, np.zeros(18)])
+    given["touches"]["tactile1"] = gel(pressed, 1, noise=1)
+    write_episode(tmp_path / "episode_init_0.hdf5", **given)
+    report = inspect_path(tmp_path, timing=False).episodes[0]
+    assert report.streams[-1].contact_share == pytest.approx(0.7, abs=0.02)
+    assert any("from the first row on, in 70%" in remark for remark in report.remarks) == said
+
+
 def test_the_same_episode_twice_is_named(tmp_path: Path) -> None:
     first = write_episode(tmp_path / "a.hdf5", **moving(0))
     shutil.copy(first, tmp_path / "b.hdf5")

@@ -14,6 +14,7 @@ import torch
 from tactile_align.diagnostics.evaluation import BASELINE, evaluate, held_out_loss, load_model, opening_only
 from tactile_align.diagnostics.pairs import pair_features
 from tactile_align.diagnostics.readouts import view_readouts
+from tactile_align.diagnostics.summary_text import summary_text
 from tactile_align.training import loop
 from tactile_align.training.checkpoint import latest_checkpoint, load_checkpoint
 from tactile_align.training.config import TrainConfig
@@ -125,6 +126,20 @@ def test_held_out_episodes_without_contact_are_named(trained: tuple[TrainConfig,
                 judge(model, data.held_out, config, KEY)  # type: ignore[operator]
     finally:
         contact[:] = kept
+
+
+def test_held_out_batches_without_any_rival_are_no_test_and_said_to_be_none(
+    trained: tuple[TrainConfig, Data],
+) -> None:
+    config, data = trained
+    apart = config.hsa.model_copy(update={"min_gap": 10_000})  # of the one held-out episode nothing rivals anything
+    alone = config.model_copy(update={"hsa": apart})
+    features = pair_features(load_model(Path(config.out), config, data.held_out), data.held_out, alone, KEY)
+    loss = held_out_loss(load_model(Path(config.out), config, data.held_out), features, alone)
+    assert (loss["hsa"], loss["chance"]) == (0, 0)
+    summary = evaluate(config.out, data=data, progress=False).summary
+    summary["views"][KEY]["loss"] = loss
+    assert "no pair of a batch has a rival" in summary_text(summary)
 
 
 @pytest.mark.parametrize(
