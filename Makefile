@@ -14,7 +14,7 @@ demo: $(VENV)/.ready ## the whole job on a simulated cell, up to 20 minutes on 2
 	$(BIN)/python -m tactile_align demo
 
 test: $(VENV)/.ready-test ## run all tests
-	$(BIN)/python -m pytest -q -n 2
+	$(BIN)/python -m pytest -q -n 2 --dist worksteal
 
 lint: $(VENV)/.ready-test ## style and types
 	$(BIN)/ruff check .

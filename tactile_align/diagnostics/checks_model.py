@@ -5,6 +5,7 @@ import torch
 
 from tactile_align.diagnostics.checks_encoders import encoder_checks
 from tactile_align.diagnostics.checks_outputs import outputs, padding, validation_computes_all
+from tactile_align.diagnostics.checks_pairs import lonely_pairs
 from tactile_align.diagnostics.findings import Finding, judged
 from tactile_align.diagnostics.modules import LEARNS_LATER, gradients, parts_of, towers_of
 from tactile_align.diagnostics.patient import Patient, total_of
@@ -26,6 +27,7 @@ def model_checks(patient: Patient) -> tuple[list[Finding], dict[str, Rows]]:
         validation_computes_all(patient),
         padding(patient),
         *outputs(patient),
+        *lonely_pairs(patient),
     ]
     return found, {
         "parameters and gradients by module": _parts_table(patient, norms),

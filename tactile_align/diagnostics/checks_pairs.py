@@ -1,10 +1,10 @@
 """The doctor's checks of pairs: is there a box, is there a contact, and what are they held against."""
 
 import numpy as np
-from torch import Tensor
 
 from tactile_align.diagnostics.findings import Finding, judged
 from tactile_align.diagnostics.patient import Patient
+from tactile_align.policies.aligned import View
 from tactile_align.policies.alignment import rivals_of
 from tactile_align.projection.other_finger import OTHER
 
@@ -98,11 +98,21 @@ def boxes_and_contacts(patient: Patient) -> list[Finding]:
     return found
 
 
-def _lonely(key: str, rule: Tensor, valid: Tensor) -> Finding:
+def lonely_pairs(patient: Patient) -> list[Finding]:
+    """How many pairs of a batch have nothing to be told apart from."""
+    if patient.model.hsa.weight == 0 or patient.model.hsa.kind != "hsa":
+        return []
+    return [_lonely(patient, view) for view in patient.model.views]
+
+
+def _lonely(patient: Patient, view: View) -> Finding:
+    batch = patient.batch
+    rule = rivals_of(patient.model, batch, view, None).rows(0, len(batch["episode"]))
+    valid = patient.model.valid_pairs(batch, view)
     lonely = int((valid & ~(rule & valid).any(dim=1)).sum())
     return judged(
         "pairs without rivals",
-        f"{key}: {lonely} of {int(valid.sum())} pairs of a batch have no rival in it",
+        f"{view.key}: {lonely} of {int(valid.sum())} pairs of a batch have no rival in it",
         "0, broken from half of them",
         broken=2 * lonely >= int(valid.sum()),
         warn=lonely > 0,
@@ -119,7 +129,6 @@ def false_rivals(patient: Patient) -> list[Finding]:
     for view in patient.model.views:
         rule = rivals_of(patient.model, batch, view, None).rows(0, len(batch["episode"]))
         valid = patient.model.valid_pairs(batch, view)
-        found.append(_lonely(view.key, rule, valid))
         pairs = rule & valid[:, None] & valid[None, :]
         index, contact = batch[f"contact_index/{view.sensor}"], batch[f"contact/{view.sensor}"]
         same = (index[:, None] == index) & (batch["episode"][:, None] == batch["episode"]) & (index >= 0)

@@ -30,7 +30,7 @@ train(load_config(sys.argv[1]), progress=False)
     "changes",
     [
         {},
-        {"hsa": {"symmetric": True, "region_rivals": 2, "finger_rival": True, "bank": 18}},
+        {"hsa": {"symmetric": True, "region_rivals": 2, "finger_rival": True, "bank": 18, "touch_ceiling": 0.98}},
         {"hsa": {"kind": "mse", "learn_temperature": False}, "steps": 2, "validate_every": 2, "save_every": 2},
     ],
     ids=["plain", "all rivals", "mse"],
@@ -54,7 +54,7 @@ def test_two_processes_equal_one(small_config: Maker, tmp_path: Path, changes: d
     assert found.returncode == 0, found.stderr[-3000:]
     records = [read_metrics(out / "metrics.jsonl") for out in (one, Path(config.out))]
     for alone, together in zip(*records, strict=True):
-        compared = ("loss", "l1", "kl", "hsa", "chance", "pairs", "no_contact", "rivals_from", "excluded")
+        compared = ("loss", "l1", "kl", "hsa", "chance", "pairs", "no_contact", "no_rival", "rivals_from", "excluded")
         names = [n for n in alone if n.partition("/")[0] in compared]
         assert len(names) >= 7
         for name in names:
