@@ -184,7 +184,7 @@ def test_a_pair_without_any_rival_counts_with_a_loss_of_nothing() -> None:
     torch.testing.assert_close(part, loss / 2)  # the mean over four pairs, two of them 0
     batch["time"][:] = 0
     nothing, log = model.alignment(batch, model.see(batch))
-    assert float(nothing) == 0 and int(log[f"no_rival/{key}"]) == 4
+    assert float(nothing.detach()) == 0 and int(log[f"no_rival/{key}"]) == 4
 
 
 def test_at_a_border_only_the_regions_that_are_there_are_rivals() -> None:
