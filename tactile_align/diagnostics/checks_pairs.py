@@ -1,10 +1,10 @@
 """The doctor's checks of pairs: is there a box, is there a contact, and what are they held against."""
 
 import numpy as np
+import torch
 
 from tactile_align.diagnostics.findings import Finding, judged
 from tactile_align.diagnostics.patient import Patient
-from tactile_align.policies.aligned import View
 from tactile_align.policies.alignment import rivals_of
 from tactile_align.projection.other_finger import OTHER
 
@@ -99,22 +99,23 @@ def boxes_and_contacts(patient: Patient) -> list[Finding]:
 
 
 def lonely_pairs(patient: Patient) -> list[Finding]:
-    """How many pairs of a batch have nothing to be told apart from."""
-    if patient.model.hsa.weight == 0 or patient.model.hsa.kind != "hsa":
+    """How many pairs of a batch have nothing to be told apart from, as a run's own log counts them."""
+    if patient.model.towers is None or patient.model.hsa.weight == 0:
         return []
-    return [_lonely(patient, view) for view in patient.model.views]
+    with torch.no_grad():
+        log = patient.losses(patient.batch).log
+    return [
+        _lonely(view.key, int(log[f"no_rival/{view.key}"]), int(log[f"pairs/{view.key}"]))
+        for view in patient.model.views
+    ]
 
 
-def _lonely(patient: Patient, view: View) -> Finding:
-    batch = patient.batch
-    rule = rivals_of(patient.model, batch, view, None).rows(0, len(batch["episode"]))
-    valid = patient.model.valid_pairs(batch, view)
-    lonely = int((valid & ~(rule & valid).any(dim=1)).sum())
+def _lonely(key: str, lonely: int, others: int) -> Finding:
     return judged(
         "pairs without rivals",
-        f"{view.key}: {lonely} of {int(valid.sum())} pairs of a batch have no rival in it",
+        f"{key}: {lonely} of {lonely + others} pairs of a batch have no rival in it",
         "0, broken from half of them",
-        broken=2 * lonely >= int(valid.sum()),
+        broken=lonely >= others,
         warn=lonely > 0,
         why="the loss of such a pair is 0 whatever it shows, so the run learns less than its length says",
         advice="set contact_share = 0.5 or more, raise batch_size, or lower hsa.min_gap below the length of an episode",

@@ -16,6 +16,7 @@ from tactile_align.diagnostics.retrieval import Recall, retrieval
 from tactile_align.diagnostics.summary_text import summary_text
 from tactile_align.files import write_text_atomically
 from tactile_align.policies.aligned import AlignedPolicy
+from tactile_align.policies.alignment import with_rivals
 from tactile_align.training.checkpoint import best_checkpoint, load_checkpoint
 from tactile_align.training.config import TrainConfig, load_config
 from tactile_align.training.data import Data, load_data, make_model, views_of
@@ -129,7 +130,7 @@ def held_out_loss(model: AlignedPolicy, features: dict[str, np.ndarray], config:
             raw = torch.from_numpy(features["touch"][chosen])
             touch = unlike(raw, raw)
         rivals = Rivals(episode, time, config.hsa.min_gap, touch=touch, ceiling=config.hsa.touch_ceiling)
-        valid = rivals.rows(0, size).any(dim=1) if config.hsa.kind == "hsa" else torch.ones(size, dtype=torch.bool)
+        valid = with_rivals(model, rivals, torch.ones(size, dtype=torch.bool), None)
         loss, stats = model.loss(tau, w, rival=rivals, temperature=kappa, valid=valid, stats=True)
         assert isinstance(loss, Tensor)
         share = float(valid.float().mean())

@@ -176,6 +176,15 @@ def test_12_a_batch_of_one_is_refused_by_name(healthy: tuple[TrainConfig, Data])
     assert found.status == "broken" and "no rival" in found.seen
 
 
+@pytest.mark.parametrize(("regions", "status"), [(0, "broken"), (2, "good")])
+def test_a_pair_alone_in_its_batch_has_a_rival_only_in_other_regions(
+    healthy: tuple[TrainConfig, Data], regions: int, status: str
+) -> None:
+    config, data = healthy
+    pair = changed(config, "hsa", region_rivals=regions).model_copy(update={"batch_size": 2, "contact_share": 0.5})
+    assert diagnose(pair, data=data, parts=["model"]).of("pairs without rivals").status == status
+
+
 def test_14_statistics_that_include_held_out_episodes_are_found(healthy: tuple[TrainConfig, Data]) -> None:
     config, data = healthy
     everything = [LowDim(*pair) for pair in data.train.low_dim() + data.held_out.low_dim()]

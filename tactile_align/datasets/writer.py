@@ -1,0 +1,192 @@
+"""An open file of an episode being written: streams, arrays and attributes, where its layout has them."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from tactile_align.datasets import codec
+from tactile_align.datasets.layout import Layout
+
+Frames = Iterable[np.ndarray | bytes]
+
+
+@dataclass(frozen=True)
+class _Encoded:
+    key: str
+    rows: list[bytes]
+
+
+@dataclass
+class Writer:
+    """Puts the parts of one episode into its file, each checked first.
+
+    Attributes:
+        file: The open file, under its temporary name.
+        layout: Where what goes, and how.
+        target: The name it will have, for messages.
+        steps: T, the rows every stream must have.
+        quality: JPEG quality; the layout's when None.
+    """
+
+    file: h5py.File
+    layout: Layout
+    target: Path
+    steps: int
+    quality: int | None
+
+    def low_dim(self, qpos: np.ndarray, action: np.ndarray, qvel: np.ndarray | None) -> None:
+        """Write qpos (T, D), action (T, A) and, where given, qvel (T, D)."""
+        state = self.layout.state
+        if qvel is not None and not state.qvel:
+            raise ValueError(f"{self.target}: layout {self.layout.name} has no place for qvel; leave it out")
+        given = [("qpos", state.qpos[0], qpos), ("action", state.action[0], action)]
+        given += [] if qvel is None else [("qvel", state.qvel[0], qvel)]
+        for name, key, values in given:
+            array = np.asarray(values)
+            if array.ndim != 2 or array.dtype.kind not in "fiu" or array.shape[0] == 0:
+                raise ValueError(f"{self.target}: {name} must be (steps, numbers); got {array.dtype} {array.shape}")
+            self._same_length(name, len(array))
+            if not np.isfinite(array).all():
+                row = int(np.argwhere(~np.isfinite(array))[0, 0])
+                raise ValueError(f"{self.target}: {name} row {row} is not finite; cut such rows before writing")
+            self._store(key, array.astype(state.dtype))
+
+    def frames(self, images: dict[str, Frames], touches: dict[str, Frames]) -> None:
+        """Write T frames of each camera and touch, and the table of their encoded lengths where the layout has one."""
+        layout = self.layout
+        if not images:
+            raise ValueError(f"{self.target}: an episode needs at least one camera; got none")
+        cameras = sorted(images, key=layout.camera_rank)
+        for name in cameras:
+            if "/" in name or not layout.is_camera(name):
+                text = f"{self.target}: {name!r} would not be read back as a camera of layout {layout.name}"
+                other = f"touches are {', '.join(layout.touches.names)}, depth {', '.join(layout.depth.names)}"
+                raise ValueError(f"{text} ({other}); {_rename('cameras')}")
+        for name in touches:
+            if "/" in name or not layout.is_touch(name) or not layout.touches.groups:
+                text = f"{self.target}: {name!r} would not be read back as a touch of layout {layout.name}"
+                raise ValueError(f"{text}, which calls them {', '.join(layout.touches.names)}; {_rename('touches')}")
+        work = [(name, f"{layout.cameras.group}/{name}", images[name], False) for name in cameras]
+        work += [(name, f"{layout.touches.groups[0]}/{name}", touches[name], True) for name in sorted(touches)]
+        if layout.storage.kind == "raw":
+            for name, key, frames, _ in work:
+                self._raw(name, key, frames)
+            return
+        encoded = [_Encoded(key, self._encode(name, frames, touch)) for name, key, frames, touch in work]
+        longest = max(len(row) for stream in encoded for row in stream.rows)
+        for stream in encoded:
+            if layout.storage.kind == "vlen_jpeg":
+                self._vlen(stream)
+            else:
+                own = max(len(row) for row in stream.rows)
+                self._padded(stream, longest if layout.storage.padding == "shared" else own)
+        if layout.lengths is not None:
+            if layout.lengths.rows == "alphabetical":
+                encoded.sort(key=lambda stream: stream.key.rpartition("/")[2])
+            table = np.array([[len(row) for row in stream.rows] for stream in encoded], np.float32)
+            self._store(layout.lengths.key, table)
+
+    def arrays(self, given: dict[str, np.ndarray], whole: bool = True) -> None:
+        """Write arrays by path; `whole` ones are depth streams of T rows."""
+        for key, values in given.items():
+            array = np.asarray(values)
+            if whole:
+                self._same_length(key, len(array))
+                if not self.layout.is_depth(key.rpartition("/")[2]):
+                    names = ", ".join(self.layout.depth.names)
+                    raise ValueError(f"{self.target}: {key} would not be read back as depth ({names}); rename it")
+            self._store(key, array)
+
+    def attributes(self, given: dict[str, Any]) -> None:
+        """Write the root attributes, sorted, so that equal input gives equal bytes."""
+        for name, value in sorted(given.items()):
+            try:
+                self.file.attrs[name] = value
+            except TypeError as cause:
+                kind = type(value).__name__
+                raise ValueError(f"{self.target}: attribute {name} must be text or numbers; got {kind}") from cause
+
+    def _encode(self, name: str, frames: Frames, touch: bool) -> list[bytes]:
+        storage, order = self.layout.storage, self.layout.channel_order(name, True)
+        quality = self.quality if self.quality is not None else storage.quality
+        rows: list[bytes] = []
+        first: tuple[int, int] | None = None
+        for row, frame in enumerate(self._counted(name, frames)):
+            if isinstance(frame, bytes):
+                size, data = self._header(name, row, frame), frame
+            else:
+                size = self._checked(name, row, frame)
+                if touch and storage.touch_codec == "png":
+                    data = codec.encode_png(frame, order)
+                else:
+                    data = codec.encode_jpeg(frame, max(quality, 95) if touch else quality, order, full_chroma=touch)
+            first = self._alike(name, row, size, first)
+            rows.append(data)
+        return rows
+
+    def _raw(self, name: str, key: str, frames: Frames) -> None:
+        order = self.layout.channel_order(name, False)
+        first: tuple[int, int] | None = None
+        for row, frame in enumerate(self._counted(name, frames)):
+            pixels = codec.decode(frame) if isinstance(frame, bytes) else frame
+            first = self._alike(name, row, self._checked(name, row, pixels), first)
+            if row == 0:
+                shape = (self.steps, *pixels.shape)
+                data = self.file.create_dataset(key, shape, np.uint8, chunks=(1, *pixels.shape), track_times=False)
+            data[row] = pixels[..., ::-1] if order == "bgr" else pixels
+
+    def _padded(self, stream: _Encoded, width: int) -> None:
+        shape = (self.steps, width)
+        data = self.file.create_dataset(stream.key, shape, np.uint8, chunks=(1, width), track_times=False)
+        for row, text in enumerate(stream.rows):
+            padded = np.zeros(width, np.uint8)
+            padded[: len(text)] = np.frombuffer(text, np.uint8)
+            data[row] = padded
+
+    def _vlen(self, stream: _Encoded) -> None:
+        kind = h5py.vlen_dtype(np.uint8)
+        data = self.file.create_dataset(stream.key, (self.steps,), kind, track_times=False)
+        for row, text in enumerate(stream.rows):
+            data[row] = np.frombuffer(text, np.uint8)
+
+    def _counted(self, name: str, frames: Frames) -> Iterable[np.ndarray | bytes]:
+        count = 0
+        for count, frame in enumerate(islice(frames, self.steps + 1), start=1):
+            if count <= self.steps:
+                yield frame
+        self._same_length(name, count, "frames" if count <= self.steps else "or more frames")
+
+    def _same_length(self, name: str, rows: int, unit: str = "rows") -> None:
+        if rows != self.steps:
+            text = f"{name} has {rows} {unit} but qpos has {self.steps} rows"
+            raise ValueError(f"{self.target}: {text}; all streams of an episode must be equally long")
+
+    def _checked(self, name: str, row: int, frame: np.ndarray) -> tuple[int, int]:
+        if not isinstance(frame, np.ndarray) or frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3:
+            got = f"{frame.dtype} {frame.shape}" if isinstance(frame, np.ndarray) else type(frame).__name__
+            raise ValueError(f"{self.target}: {name} row {row} must be uint8 (height, width, 3) RGB; got {got}")
+        return frame.shape[1], frame.shape[0]
+
+    def _header(self, name: str, row: int, data: bytes) -> tuple[int, int]:
+        try:
+            return codec.width_height(data)
+        except ValueError as cause:
+            raise ValueError(f"{self.target}: {name} row {row} {cause}; encode the frame again") from cause
+
+    def _alike(self, name: str, row: int, size: tuple[int, int], first: tuple[int, int] | None) -> tuple[int, int]:
+        if first is not None and size != first:
+            got, need = f"{size[0]}x{size[1]}", f"{first[0]}x{first[1]}"
+            raise ValueError(f"{self.target}: {name} row {row} is {got} but row 0 is {need}; frames must be alike")
+        return size
+
+    def _store(self, key: str, array: np.ndarray) -> None:
+        self.file.create_dataset(key, data=array, track_times=False)
+
+
+def _rename(what: str) -> str:
+    return f"rename it, or write to a copy of that layout's file whose {what}.names take it"
