@@ -43,12 +43,20 @@ class Sight:
 
     def boxes(self, T_camera_sensor: np.ndarray, focal: float = 1.0) -> np.ndarray:
         """Return (N, 4) boxes, nan where there is none, for other poses or a longer focal length."""
-        scale, found = np.array([[focal, focal, 1], [focal, focal, 1], [1, 1, 1]]), np.empty_like(self.seen)
-        for i, lens in enumerate(self.lenses):
-            rows = self.which == i
-            other = replace(lens, K=np.asarray(lens.K) * scale)
-            found[rows] = np.asarray(project_solids(other, T_camera_sensor[rows], self.body, 0.0).box)
-        return found
+        scale = np.array([[focal, focal, 1], [focal, focal, 1], [1, 1, 1]])
+        lenses = tuple(replace(lens, K=np.asarray(lens.K) * scale) for lens in self.lenses)
+        return boxes_through(lenses, self.which, T_camera_sensor, self.body)
+
+
+def boxes_through(
+    lenses: tuple[Camera, ...], which: np.ndarray, T_camera_sensor: np.ndarray, body: tuple[Solid, ...]
+) -> np.ndarray:
+    """Return (N, 4) boxes, px, of bodies at poses (N, 4, 4), m, each through its own lens; nan where there is none."""
+    found = np.empty((len(which), 4))
+    for i, lens in enumerate(lenses):
+        rows = which == i
+        found[rows] = np.asarray(project_solids(lens, T_camera_sensor[rows], body, 0.0).box)
+    return found
 
 
 @dataclass(frozen=True)

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.optimize import least_squares
 
+from tactile_align.calibration.box_causes import boxes_through
 from tactile_align.calibration.finger_frames import FingerFrames, Reading, told
 from tactile_align.calibration.jackknife import jackknife
 from tactile_align.calibration.rig import Sensor
 from tactile_align.geometry.boxes import intersection_over_union
 from tactile_align.geometry.frames import pose, rotation_exp
-from tactile_align.projection.sensor_box import project_solids
 
 PRIOR_M, PRIOR_RAD, PRIOR_STROKE = 0.005, np.radians(5.0), 0.10
 """How far drawings are usually off: one standard deviation of position, angle and stroke."""
@@ -85,12 +85,7 @@ def poses_of(frames: FingerFrames, touch: Sensor, x: np.ndarray, reading: Readin
 
 def boxes_of(frames: FingerFrames, touch: Sensor, x: np.ndarray, reading: Reading | None = None) -> np.ndarray:
     """Return (N, 4) boxes, px, of a sensor changed by x (7,); nan where there is none."""
-    T = poses_of(frames, touch, x, reading)
-    found = np.empty((len(frames), 4))
-    for i, lens in enumerate(frames.lenses):
-        rows = frames.which == i
-        found[rows] = np.asarray(project_solids(lens, T[rows], touch.body, min_side_px=0).box)
-    return found
+    return boxes_through(frames.lenses, frames.which, poses_of(frames, touch, x, reading), touch.body)
 
 
 def iou_of(

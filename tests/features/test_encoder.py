@@ -7,6 +7,7 @@ import shlex
 import warnings
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import huggingface_hub
 import open_clip
@@ -268,18 +269,24 @@ def test_positions_of_trained_weights_are_resized_to_the_image(tmp_path: Path) -
     torch.testing.assert_close(new[1:].detach(), want[0].permute(1, 2, 0).reshape(128, -1).detach())
 
 
+def registered(folder: Path, name: str, embed_dim: int, vision: dict[str, Any]) -> str:
+    """Tell open_clip of a small model and return its name."""
+    text = {"context_length": 8, "vocab_size": 16, "width": 32, "heads": 1, "layers": 1}
+    path = folder / f"{name}.json"
+    path.write_text(json.dumps({"embed_dim": embed_dim, "vision_cfg": vision, "text_cfg": text}), encoding="utf-8")
+    open_clip.add_model_config(path)
+    return name
+
+
 @pytest.fixture(scope="module")
 def timm_model(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A small timm tower, as open_clip's SigLIP towers are timm's."""
-    facts = {
-        "embed_dim": 192,
-        "vision_cfg": {"image_size": 224, "timm_model_name": "vit_tiny_patch16_224", "timm_pool": "token"},
-        "text_cfg": {"context_length": 8, "vocab_size": 16, "width": 32, "heads": 1, "layers": 1},
-    }
-    path = tmp_path_factory.mktemp("models") / "timm-tiny.json"
-    path.write_text(json.dumps(facts), encoding="utf-8")
-    open_clip.add_model_config(path)
-    return path.stem
+    return registered(
+        tmp_path_factory.mktemp("models"),
+        "timm-tiny",
+        192,
+        {"image_size": 224, "timm_model_name": "vit_tiny_patch16_224", "timm_pool": "token"},
+    )
 
 
 def test_a_timm_tower_gives_tokens_too(timm_model: str) -> None:
@@ -292,15 +299,12 @@ def test_a_timm_tower_gives_tokens_too(timm_model: str) -> None:
 @pytest.fixture(scope="module")
 def coca_like(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A small tower whose final norm stands behind an attention pooling of another width, as CoCa's do."""
-    facts = {
-        "embed_dim": 24,
-        "vision_cfg": {"image_size": 64, "layers": 2, "width": 64, "patch_size": 16, "attentional_pool": True},
-        "text_cfg": {"context_length": 8, "vocab_size": 16, "width": 32, "heads": 1, "layers": 1},
-    }
-    path = tmp_path_factory.mktemp("models") / "coca-small.json"
-    path.write_text(json.dumps(facts), encoding="utf-8")
-    open_clip.add_model_config(path)
-    return path.stem
+    return registered(
+        tmp_path_factory.mktemp("models"),
+        "coca-small",
+        24,
+        {"image_size": 64, "layers": 2, "width": 64, "patch_size": 16, "attentional_pool": True},
+    )
 
 
 @pytest.mark.parametrize("options", [{}, {"tune": "last", "last_blocks": 1}, {"layers": (0, 1)}])
@@ -324,15 +328,9 @@ def test_tokens_of_a_tower_that_norms_behind_its_pooling_are_normalised_plainly(
 @pytest.fixture(scope="module")
 def residual_net(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A small tower of open_clip's residual networks, as RN50 is one."""
-    facts = {
-        "embed_dim": 64,
-        "vision_cfg": {"image_size": 96, "layers": [1, 1, 1, 1], "width": 8},
-        "text_cfg": {"context_length": 8, "vocab_size": 16, "width": 32, "heads": 1, "layers": 1},
-    }
-    path = tmp_path_factory.mktemp("models") / "rn-small.json"
-    path.write_text(json.dumps(facts), encoding="utf-8")
-    open_clip.add_model_config(path)
-    return path.stem
+    return registered(
+        tmp_path_factory.mktemp("models"), "rn-small", 64, {"image_size": 96, "layers": [1, 1, 1, 1], "width": 8}
+    )
 
 
 def test_a_residual_network_learns_only_what_its_tokens_need(residual_net: str) -> None:
