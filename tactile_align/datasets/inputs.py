@@ -26,6 +26,7 @@ class Input:
         difference: Whether a touch is seen as its difference to the touch of nothing; its key is its sensor's name.
         uncertain: Whether the box's width of uncertainty travels along; moments without one have no box.
         other_finger: Whether the other finger's box travels along.
+        ahead_m: How far in front of the pad, along its normal, the sensor's box is put, m.
     """
 
     key: str
@@ -38,6 +39,7 @@ class Input:
     difference: bool = False
     uncertain: bool = False
     other_finger: bool = False
+    ahead_m: float = 0.0
 
     def __post_init__(self) -> None:
         if self.zoom is not None and (self.sensor is None or self.zoom < 1.0):

@@ -13,7 +13,7 @@ from tactile_align.datasets.inputs import Input
 from tactile_align.geometry.frames import Array
 from tactile_align.kinematics.gripper import opening_in_contact
 from tactile_align.projection.other_finger import other_finger_boxes
-from tactile_align.projection.sensor_box import SensorBoxes, sensor_boxes
+from tactile_align.projection.sensor_box import sensor_boxes
 from tactile_align.projection.uncertainty import pixel_sigma
 
 
@@ -37,13 +37,13 @@ def moment_facts(episode: Episode, rig: Rig, inputs: Sequence[Input]) -> dict[st
         if one.sensor is None:
             continue
         stands = facts.get(f"opening/{one.sensor}")
-        found = _boxes(rig, one.stream, one.sensor, episode, stands)
+        with _named(episode):
+            then = qpos_at_exposure(rig, one.stream, qpos, episode.fps)
+            found = sensor_boxes(rig, one.stream, one.sensor, then, stands, ahead_m=one.ahead_m)
         seen, visible = found.box, found.visible
         sigma = None
         if one.uncertain:
-            sigma = pixel_sigma(
-                rig, one.stream, one.sensor, qpos_at_exposure(rig, one.stream, qpos, episode.fps), stands
-            )
+            sigma = pixel_sigma(rig, one.stream, one.sensor, then, stands, one.ahead_m)
             seen, visible = only_certain(seen, visible, sigma)
         facts[f"frame_box/{one.key}"] = seen
         facts[f"visible/{one.key}"] = visible
@@ -53,9 +53,7 @@ def moment_facts(episode: Episode, rig: Rig, inputs: Sequence[Input]) -> dict[st
         if sigma is not None:
             facts[f"sigma/{one.key}"] = np.stack([np.abs(m.scale) * s for m, s in zip(maps, sigma, strict=True)])
         if one.other_finger:
-            other = other_finger_boxes(
-                rig, one.stream, one.sensor, qpos_at_exposure(rig, one.stream, qpos, episode.fps), stands
-            )
+            other = other_finger_boxes(rig, one.stream, one.sensor, then, stands)
             facts[f"other_box/{one.key}"] = np.stack([m.apply_to_box(b) for m, b in zip(maps, other.box, strict=True)])
     return facts
 
@@ -64,12 +62,6 @@ def only_certain(box: Array, visible: Array, sigma: Array) -> tuple[np.ndarray, 
     """Return boxes (..., 4) and whether they exist (...), without those whose uncertainty (..., 2) is not known."""
     known = np.asarray(visible) & np.isfinite(sigma).all(axis=-1)
     return np.where(known[..., None], np.asarray(box), np.nan), known
-
-
-def _boxes(rig: Rig, camera: str, sensor: str, episode: Episode, opening: np.ndarray | None) -> SensorBoxes:
-    """Return a sensor's boxes in every frame of an episode; errors name the file."""
-    with _named(episode):
-        return sensor_boxes(rig, camera, sensor, qpos_at_exposure(rig, camera, episode.qpos, episode.fps), opening)
 
 
 @contextmanager

@@ -62,7 +62,7 @@ class Job:
             "rig": self.rig.model_dump(mode="json", exclude={"verified", "override"}),
             "arms": {name: _steps(entry.arm) for name, entry in self.rig.arms.items()},
             # An option that is off leaves the name as it was before the option was there.
-            "inputs": [{k: v for k, v in asdict(one).items() if v is not False} for one in self.inputs],
+            "inputs": [{k: v for k, v in asdict(one).items() if v is None or v} for one in self.inputs],
             "packed": self.packed,
         }
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:24]

@@ -71,6 +71,10 @@ ABLATIONS = (
     ),
     *(Row(f"shift_{px:02d}", f"box {px} px to the right", CROP, shift_px=(float(px), 0.0)) for px in (5, 10, 25, 50)),
     *(Row(f"left_{px:02d}", f"box {px} px to the left", CROP, shift_px=(-float(px), 0.0)) for px in (25, 50)),
+    *(
+        Row(f"ahead_{mm:02d}", f"box {mm} mm in front of the pad", {"views": [{"zoom": 2.2, "ahead_m": mm / 1000}]})
+        for mm in (8, 16, 24)
+    ),
 )
 """Changes of the best row of the comparison, the crop, one at a time; there the differences stand out of the noise.
 

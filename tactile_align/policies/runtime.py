@@ -162,10 +162,11 @@ class Policy:
             box = None
             if one.sensor is not None:
                 at = seen.exposure_qpos.get(one.stream, seen.qpos)
-                found = sensor_boxes(self.rig, one.stream, one.sensor, at, openings[one.sensor])
+                stands, ahead = openings[one.sensor], one.ahead_m
+                found = sensor_boxes(self.rig, one.stream, one.sensor, at, stands, ahead_m=ahead)
                 box, visible = np.asarray(found.box), np.asarray(found.visible)
                 if one.uncertain:
-                    sigma = pixel_sigma(self.rig, one.stream, one.sensor, at, openings[one.sensor])
+                    sigma = pixel_sigma(self.rig, one.stream, one.sensor, at, stands, ahead)
                     box, visible = only_certain(box, visible, sigma)
                 there = one.image_map(width, height, box)
                 batch[f"box/{one.key}"] = torch.from_numpy(there.apply_to_box(box).astype(np.float32))[None]

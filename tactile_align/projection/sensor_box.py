@@ -10,7 +10,7 @@ from tactile_align.calibration.camera import Camera
 from tactile_align.calibration.mount import Solid
 from tactile_align.calibration.rig import Rig
 from tactile_align.geometry import boxes
-from tactile_align.geometry.frames import Array
+from tactile_align.geometry.frames import Array, pose
 from tactile_align.projection.outline import solid_outline
 
 REASONS = ("", "behind", "outside", "too small", "beyond lens model")
@@ -47,6 +47,7 @@ def sensor_boxes(
     opening: Array | None = None,
     solid: Literal["body", "pad"] = "body",
     min_side_px: float = 4,
+    ahead_m: float = 0.0,
 ) -> SensorBoxes:
     """Project a sensor into a camera's stored images.
 
@@ -58,6 +59,8 @@ def sensor_boxes(
         opening: (..., 2) metres per finger, when known better than by the gripper reading.
         solid: The sensor's whole body, or its touching pad alone.
         min_side_px: A clipped box with a shorter side is "too small".
+        ahead_m: How far along the pad's normal the solid is moved first, metres: the box then lies on what the pad
+            touches instead of on the sensor.
 
     Returns:
         The boxes; their batch axes are those of `qpos`.
@@ -67,6 +70,8 @@ def sensor_boxes(
     """
     touch = rig.sensor(sensor)
     T_camera_sensor = rig.T_camera_sensor(camera, sensor, qpos, opening)
+    if ahead_m:
+        T_camera_sensor = T_camera_sensor @ pose(np.eye(3), ahead_m * np.asarray(touch.pad.normal))
     solids = touch.body if solid == "body" else (touch.pad,)
     return project_solids(rig.camera(camera).stored, T_camera_sensor, solids, min_side_px)
 

@@ -7,7 +7,9 @@ from tactile_align.calibration.rig import Rig
 STEP_M = 1e-6
 
 
-def pixel_sigma(rig: Rig, camera: str, sensor: str, qpos: np.ndarray, opening: np.ndarray | None = None) -> np.ndarray:
+def pixel_sigma(
+    rig: Rig, camera: str, sensor: str, qpos: np.ndarray, opening: np.ndarray | None = None, ahead_m: float = 0.0
+) -> np.ndarray:
     """Return the standard deviation along u and v of where a sensor's pad centre is seen.
 
     The 6x6 covariance of the camera's pose, as hand-eye calibration writes it into the rig file, is carried to the
@@ -20,6 +22,7 @@ def pixel_sigma(rig: Rig, camera: str, sensor: str, qpos: np.ndarray, opening: n
         sensor: The sensor looked at.
         qpos: (N, D) raw rows.
         opening: (N, 2) finger openings, m; None takes them from qpos.
+        ahead_m: For the point this far in front of the pad's centre along its normal, metres.
 
     Returns:
         (N, 2) px of the stored image; nan where the pad centre is not seen.
@@ -35,7 +38,8 @@ def pixel_sigma(rig: Rig, camera: str, sensor: str, qpos: np.ndarray, opening: n
         )
     covariance = np.asarray(entry.covariance, dtype=np.float64)
     T = rig.T_camera_sensor(camera, sensor, qpos, opening)
-    p = T[..., :3, :3] @ np.asarray(rig.sensor(sensor).pad.center_m) + T[..., :3, 3]
+    pad = rig.sensor(sensor).pad
+    p = T[..., :3, :3] @ (np.asarray(pad.center_m) + ahead_m * np.asarray(pad.normal)) + T[..., :3, 3]
     axes = np.eye(3)
     # A shift d of the camera in its parent's axes moves the point by -R^T d; a right turn w by -w x p = p x w.
     shift = np.broadcast_to(-entry.T_parent_this[:3, :3].T, (*p.shape[:-1], 3, 3))

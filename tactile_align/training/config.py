@@ -40,6 +40,9 @@ class ViewConfig(_Config):
     """Weight of this view's loss: 1.0 for a wrist camera, 0.5 for a third-person one."""
     zoom: Annotated[float, Field(ge=1.0)] | None = None
     """None: the encoder sees the whole frame. Else it sees a cut-out with this many times the box's longer side."""
+    ahead_m: Annotated[float, Field(ge=0.0, lt=0.2)] = 0.0
+    """How far in front of the pad, along its normal, the box is put, metres: towards what the sensor touches. 0: on the
+    sensor. The box keeps its size."""
 
 
 class OptimiserConfig(_Config):

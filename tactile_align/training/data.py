@@ -66,8 +66,18 @@ def inputs_of(config: TrainConfig, rig: Rig) -> tuple[Input, ...]:
         for view in config.views:
             rig.camera(view.camera)
             key = f"{view.camera}-{view.sensor}"
-            side = (width + slack, height + slack)
-            one = Input(key, view.camera, *side, vision.fit, view.sensor, view.zoom, False, uncertain, other)
+            one = Input(
+                key,
+                view.camera,
+                width + slack,
+                height + slack,
+                vision.fit,
+                view.sensor,
+                view.zoom,
+                uncertain=uncertain,
+                other_finger=other,
+                ahead_m=view.ahead_m,
+            )
             found.append(one)
         width, height = input_size_of(touch.model, touch.image_size)
         for name in dict.fromkeys(view.sensor for view in config.views):

@@ -17,6 +17,7 @@ from tactile_align.datasets.moments import Moments
 from tactile_align.datasets.prepare import FORMAT, Job
 from tactile_align.datasets.reference import GREY, difference, reference_of
 from tactile_align.projection.other_finger import other_finger_boxes
+from tactile_align.projection.sensor_box import sensor_boxes
 from tactile_align.projection.uncertainty import pixel_sigma
 from tests.datasets.test_contact import gel
 
@@ -128,6 +129,21 @@ def test_the_other_fingers_box_goes_through_the_same_map_as_the_image(recording:
     want = np.concatenate([(other[:, i : i + 2] - frame[:, :2]) * scale + seen[:, :2] for i in (0, 2)], axis=1)
     np.testing.assert_allclose(there, want, atol=1e-6)
     assert np.isfinite(there).all(axis=1).sum() > 10
+
+
+def test_a_box_in_front_of_the_pad_takes_its_width_and_its_cut_out_along(recording: Path, tmp_path: Path) -> None:
+    rig = uncertain_rig()
+    zoom = Input("zoom", "left_wrist", 40, 40, "stretch", "tactile1", 2.0, uncertain=True, ahead_m=0.016)
+    moments = moments_of(recording, rig, (zoom, WHOLE), tmp_path)
+    where = (rig, "left_wrist", "tactile1", moments.low_dim()[0][0], moments.column("opening/tactile1"))
+    frame, seen = moments.column("frame_box/zoom"), moments.column("box/zoom")
+    np.testing.assert_allclose(frame, sensor_boxes(*where, ahead_m=0.016).box)
+    np.testing.assert_allclose(moments.column("frame_box/wrist"), sensor_boxes(*where).box)
+    # In the middle of its cut-out, to the half pixel of the frame by which cut-outs are rounded.
+    scale = (seen[:, 2:] - seen[:, :2]) / (frame[:, 2:] - frame[:, :2])
+    assert np.abs(((seen[:, :2] + seen[:, 2:]) / 2 - 19.5) / scale).max() <= 0.51
+    np.testing.assert_allclose(moments.column("sigma/zoom"), pixel_sigma(*where, ahead_m=0.016) * scale)
+    assert np.abs(pixel_sigma(*where, ahead_m=0.016) / pixel_sigma(*where) - 1).max() > 0.01
 
 
 def test_options_that_are_off_leave_prepared_episodes_where_they_lie(recording: Path) -> None:

@@ -14,6 +14,7 @@ from tactile_align.diagnostics.evaluation import evaluate
 from tactile_align.diagnostics.gaze import pointing
 from tactile_align.policies.observation import checked
 from tactile_align.policies.runtime import Policy
+from tactile_align.projection.sensor_box import sensor_boxes
 from tactile_align.training.augment import augment
 from tactile_align.training.config import TrainConfig
 from tactile_align.training.data import Data, load_data
@@ -23,7 +24,10 @@ from tests.policies.conftest import observation
 from tests.training.conftest import small_training
 
 Run = tuple[TrainConfig, Data, Path]
-VIEWS = [{"camera": "left_wrist", "sensor": "tactile1", "zoom": 2.2}, {"camera": "top", "sensor": "tactile1"}]
+VIEWS = [
+    {"camera": "left_wrist", "sensor": "tactile1", "zoom": 2.2, "ahead_m": 0.016},
+    {"camera": "top", "sensor": "tactile1"},
+]
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +63,15 @@ def test_the_log_counts_every_kind_of_rival(run: Run) -> None:
     seen = data.train.column("visible/left_wrist-tactile1")
     other = data.train.column("other_box/left_wrist-tactile1")
     assert np.isfinite(other[seen]).all(), "both fingers are before the wrist camera"
+
+
+def test_the_box_is_put_in_front_of_the_pad_where_the_view_says_so(run: Run) -> None:
+    _, data, _ = run
+    job, qpos = data.train.jobs[0], data.train.low_dim()[0][0]
+    opening = data.train.column("opening/tactile1")[: len(qpos)]
+    for camera, ahead_m in (("left_wrist", 0.016), ("top", 0.0)):
+        found = data.train.column(f"frame_box/{camera}-tactile1")[: len(qpos)]
+        np.testing.assert_allclose(found, sensor_boxes(job.rig, camera, "tactile1", qpos, opening, ahead_m=ahead_m).box)
 
 
 def test_acting_equals_the_batch_path_with_the_same_touch_of_nothing(run: Run) -> None:

@@ -8,6 +8,7 @@ import torch
 from tactile_align.calibration.camera import Camera
 from tactile_align.calibration.mount import Solid
 from tactile_align.calibration.rig import load_rig
+from tactile_align.projection.other_finger import other_finger_boxes
 from tactile_align.projection.sensor_box import project_solids, sensor_boxes
 
 K = np.array([[600.0, 0.0, 319.5], [0.0, 580.0, 239.5], [0.0, 0.0, 1.0]])
@@ -42,6 +43,22 @@ def test_a_solid_half_outside_is_cut_at_the_border_and_says_how_much_is_inside()
     whole = found.raw[2] - found.raw[0]
     assert found.inside == pytest.approx((found.raw[2] + 0.5) / whole, abs=1e-12)
     assert 0.4 < found.inside < 0.8
+
+
+@pytest.mark.parametrize("camera", ["left_wrist", "top"])
+@pytest.mark.parametrize("ahead_m", [0.004, 0.016, 0.03])
+def test_a_box_in_front_of_the_pad_is_that_of_a_sensor_mounted_further_out(camera: str, ahead_m: float) -> None:
+    rig = load_rig("cell")
+    touch = rig.sensors["tactile1"]
+    out = touch.T_parent_this[:3, :3] @ np.asarray(touch.pad.normal)
+    moved = touch.model_copy(update={"translation_m": tuple(np.asarray(touch.translation_m) + ahead_m * out)})
+    further = rig.model_copy(update={"sensors": {**rig.sensors, "tactile1": moved}})
+    found = sensor_boxes(rig, camera, "tactile1", POSE, ahead_m=ahead_m).box
+    np.testing.assert_allclose(found, sensor_boxes(further, camera, "tactile1", POSE).box, atol=1e-9)
+    other = other_finger_boxes(rig, camera, "tactile1", POSE).box
+    plain = sensor_boxes(rig, camera, "tactile1", POSE).box
+    apart, nearer = (np.linalg.norm((a - other)[:2] + (a - other)[2:]) for a in (plain, found))
+    assert nearer < apart, "the pad looks at the other finger"
 
 
 @pytest.mark.parametrize(
