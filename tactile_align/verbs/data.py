@@ -166,6 +166,7 @@ def overlay(
     format: Literal["auto", "png", "sheet", "mp4"] = "auto",
     compare: str | None = None,
     layout: str | None = None,
+    ahead_m: float = 0.0,
     overwrite: bool = False,
 ) -> int:
     """Draw the sensor's box, its tokens, the touch and the joints on an episode's frames.
@@ -181,6 +182,7 @@ def overlay(
         format: png: one picture a row; sheet: some rows on one picture; mp4: a movie; auto: by the ending of out.
         compare: A second rig, drawn dashed; IoU, shift and size of its box are against the first rig's, not the truth.
         layout: Name or path of the episode layout; recognised when left out.
+        ahead_m: Draw boxes this far in front of the pads, m, as views with ahead_m see them.
         overwrite: Replace existing files.
     """
     if out is not None and out.suffix == ".rrd":
@@ -196,6 +198,7 @@ def overlay(
             stop=stop,
             every=every,
             layout=layout,
+            ahead_m=ahead_m,
             overwrite=overwrite,
             tell=print,
         )
@@ -214,6 +217,7 @@ def overlay(
         format=format,
         compare=compare,
         layout=layout,
+        ahead_m=ahead_m,
         overwrite=overwrite,
         tell=print,
     )

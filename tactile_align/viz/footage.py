@@ -29,6 +29,7 @@ class Footage:
         input_map: From a stored frame's (width, height) to the encoder's input, as `Encoder.input_map`; the
             whole frame, stretched, when None.
         layout: The episode's layout; recognised when None.
+        ahead_m: How far in front of the pads, along their normals, boxes are drawn, m; 0 on the sensors.
 
     Raises:
         ValueError: An unknown camera, frames of another size than the rig's, joints the rig refuses.
@@ -51,13 +52,14 @@ class Footage:
         grid: tuple[int, int] | None = (14, 14),
         input_map: InputMap | None = None,
         layout: str | Path | None = None,
+        ahead_m: float = 0.0,
     ) -> None:
         self.episode: Episode = open_episode(episode, layout)
         self.rig = rig_for(self.episode.path, rig)
         self.compare = None if compare is None else rig_for(self.episode.path, compare)
         self._likes = rig, compare
         self.cameras = self._chosen(cameras)
-        self.grid, self._input_map = grid, input_map or _stretched
+        self.grid, self._input_map, self._ahead_m = grid, input_map or _stretched, ahead_m
         self.contact = {
             name: contact_of(
                 self.episode.image(name, t, (LONG_SIDE, LONG_SIDE)) for t in range(len(self.episode))
@@ -88,10 +90,11 @@ class Footage:
         """The episode's and the rigs' names."""
         name = str(self.episode.ref).removeprefix(str(self.episode.path.parent)).lstrip("\\/")
         first, (like, other) = self.rig.name, self._likes
+        where = f", boxes {1000 * self._ahead_m:g} mm in front of the pads" if self._ahead_m else ""
         if self.compare is None or other is None:
-            return f"{name}  rig {first} ({self.rig.status})"
+            return f"{name}  rig {first} ({self.rig.status}){where}"
         first, second = names_apart((like, other), (self.rig, self.compare))
-        return f"{name}  rig {first} ({self.rig.status}), dashed: {second}; du, dv, size: dashed against solid"
+        return f"{name}  rig {first} ({self.rig.status}){where}, dashed: {second}; du, dv, size: dashed against solid"
 
     def rows(self, start: int = 0, stop: int | None = None, every: int = 1) -> list[int]:
         """Return rows start, start + every, ... before stop (the end when None).
@@ -176,6 +179,7 @@ class Footage:
                 compare_opening=second,
                 input_map=self._map(camera),
                 grid=self.grid,
+                ahead_m=self._ahead_m,
             )
             for sensor in self.rig.sensors
         }

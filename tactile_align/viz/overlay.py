@@ -41,6 +41,7 @@ def overlay(
     input_map: InputMap | None = None,
     height: int | None = None,
     layout: str | Path | None = None,
+    ahead_m: float = 0.0,
     overwrite: bool = False,
     tell: Callable[[str], object] | None = None,
 ) -> list[Path]:
@@ -61,6 +62,7 @@ def overlay(
         input_map: As `Encoder.input_map`; when None the grid spans the whole frame.
         height: Height of the cameras' row, px; None: the tallest camera's own, SHEET_VIEW_HEIGHT in a sheet.
         layout: The episode's layout; recognised when None.
+        ahead_m: As `ahead_m` of a view: boxes are drawn this far in front of the pads, m.
         overwrite: Whether existing files may be replaced.
         tell: Called with a line for each camera and sensor on how the boxes of `compare` differ, e.g. print.
 
@@ -76,7 +78,7 @@ def overlay(
     kind = _kind(format, out)
     if kind == "mp4":
         require_av()
-    with Footage(episode, rig, compare, cameras, grid, input_map, layout) as footage:
+    with Footage(episode, rig, compare, cameras, grid, input_map, layout, ahead_m) as footage:
         rows = footage.rows(start, stop, every)
         stem = footage.episode.path.stem + (
             "_" + str(footage.episode.ref).rpartition("#")[2] if footage.episode.ref.group else ""

@@ -34,6 +34,7 @@ def record(
     stop: int | None = None,
     every: int = 1,
     layout: str | Path | None = None,
+    ahead_m: float = 0.0,
     overwrite: bool = False,
     tell: Callable[[str], object] | None = None,
 ) -> Path:
@@ -54,6 +55,7 @@ def record(
         stop: One past the last row; the end when None.
         every: Record every so many rows.
         layout: The episode's layout; recognised when None.
+        ahead_m: As `ahead_m` of a view: boxes are drawn this far in front of the pads, m.
         overwrite: Whether an existing file may be replaced.
         tell: Called with a line for each camera and sensor on how the boxes of `compare` differ, e.g. print.
 
@@ -71,7 +73,7 @@ def record(
         raise ValueError(f"{target}: a Rerun recording needs a name ending in .rrd")
     if target.exists() and not overwrite:
         raise FileExistsError(f"{target} exists; choose another out, or replace it with --overwrite (overwrite=True)")
-    with Footage(episode, rig, compare, cameras, None, None, layout) as footage:
+    with Footage(episode, rig, compare, cameras, None, None, layout, ahead_m) as footage:
         rows = footage.rows(start, stop, every)
         target.parent.mkdir(parents=True, exist_ok=True)
         partial = target.with_name(f".{target.stem}.{os.getpid()}.rrd")

@@ -92,6 +92,7 @@ def look(
     compare_opening: Mapping[str, np.ndarray],
     input_map: ImageMap,
     grid: tuple[int, int] | None,
+    ahead_m: float = 0.0,
 ) -> Seen:
     """Return a sensor in a camera over an episode.
 
@@ -106,13 +107,14 @@ def look(
         compare_opening: Its openings.
         input_map: From the stored frame to the encoder's input.
         grid: (rows, columns) of tokens, None for none.
+        ahead_m: As in `sensor_boxes`.
     """
     own = opening.get(rig.sensor_arm(sensor))
     then = qpos_at_exposure(rig, camera, qpos, fps)
-    found = sensor_boxes(rig, camera, sensor, then, own)
+    found = sensor_boxes(rig, camera, sensor, then, own, ahead_m=ahead_m)
     sigma = None
     if rig.camera(camera).covariance is not None:
-        sigma = np.tile(pixel_sigma(rig, camera, sensor, then, own), 2)
+        sigma = np.tile(pixel_sigma(rig, camera, sensor, then, own, ahead_m), 2)
     weights = compared = overlap = None
     if grid is not None:
         weights = token_weights(found.box, input_map, grid)
@@ -121,6 +123,6 @@ def look(
         if camera in compare.cameras and sensor in compare.sensors:
             held = compare_opening.get(compare.sensor_arm(sensor))
             then = qpos_at_exposure(compare, camera, qpos, fps)
-            compared = sensor_boxes(compare, camera, sensor, then, held).box
+            compared = sensor_boxes(compare, camera, sensor, then, held, ahead_m=ahead_m).box
         overlap = intersection_over_union(found.box, compared)
     return Seen(found, found.reason_text(), weights, compared, overlap, sigma)

@@ -11,6 +11,7 @@ from tactile_align.calibration.rig import load_rig
 from tactile_align.cli import run
 from tactile_align.datasets.episodes import write_episode
 from tactile_align.geometry.images import ImageMap
+from tactile_align.projection.sensor_box import sensor_boxes
 from tactile_align.viz.footage import Footage
 from tactile_align.viz.frame import draw_frame
 from tactile_align.viz.overlay import SHEET_CELLS, overlay
@@ -94,6 +95,21 @@ def test_contact_marks_are_the_pressed_rows(episode: Path) -> None:
     for held in making.PRESSED:
         pressed[held] = True
     assert (track.contact == pressed).all()
+
+
+def test_boxes_are_drawn_in_front_of_the_pads_when_asked(episode: Path, tmp_path: Path) -> None:
+    with Footage(episode, compare=making.cell(), cameras=["left_wrist"], ahead_m=0.016) as footage:
+        (region,) = footage.moment(3).views[0].regions
+        qpos, opening = footage.episode.qpos, footage.opening["left"]
+        wanted = sensor_boxes(footage.rig, "left_wrist", "tactile1", qpos, opening, ahead_m=0.016).box[3]
+        assert "16 mm in front of the pads" in footage.title
+    np.testing.assert_allclose(region.box, wanted)
+    assert region.overlap == pytest.approx(1.0), "a rig compared with itself"
+    pictures = [
+        overlay(episode, out=tmp_path / str(a), format="png", start=4, stop=5, ahead_m=a)[0] for a in (0, 0.016)
+    ]
+    on_it, ahead = (cv2.imread(str(picture)).astype(int) for picture in pictures)
+    assert on_it.shape == ahead.shape and np.abs(on_it - ahead).max() > 100
 
 
 def test_a_second_rig_is_compared_by_iou(episode: Path, tmp_path: Path) -> None:

@@ -45,10 +45,10 @@ def at(values: list[tuple[int | None, Any]], row: int) -> np.ndarray:
 
 def test_poses_boxes_and_curves_in_the_recording_are_those_of_the_rig(episode: Path, tmp_path: Path) -> None:
     pytest.importorskip("rerun", reason="rerun-sdk is not installed")
-    path = record(episode, tmp_path / "a.rrd", start=3, stop=9)
+    path = record(episode, tmp_path / "a.rrd", start=3, stop=9, ahead_m=0.01)
     assert [file.name for file in tmp_path.iterdir()] == ["a.rrd"]
     found = read(path)
-    with Footage(episode) as footage:
+    with Footage(episode, ahead_m=0.01) as footage:
         region = footage.moment(5).views[1].regions[0]
         opening = footage.opening["left"]
     rig, qpos = making.cell(), making.joints()
