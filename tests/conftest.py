@@ -1,10 +1,15 @@
 """A small simulated recording that several tests read."""
 
+import signal
 from pathlib import Path
 
 import pytest
 
 from tactile_align.simulation.record import simulate
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # Tests that a script starts in the background inherit an ignored Ctrl-C, and so would the programs they stop by it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

@@ -131,10 +131,13 @@ def test_ctrl_c_ends_it_with_0(run: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment) as made:
         assert made.stdout is not None and made.stderr is not None
-        address = made.stdout.readline().strip()
-        assert re.fullmatch(r"http://127\.0\.0\.1:\d+", address)
-        made.send_signal(signal.SIGINT)
-        assert made.wait(timeout=60) == 0 and made.stderr.read() == ""
+        try:
+            address = made.stdout.readline().strip()
+            assert re.fullmatch(r"http://127\.0\.0\.1:\d+", address)
+            made.send_signal(signal.SIGINT)
+            assert made.wait(timeout=60) == 0 and made.stderr.read() == ""
+        finally:
+            made.kill()
 
 
 def test_a_taken_port_and_a_folder_without_a_run_are_refused(
