@@ -55,13 +55,13 @@ image_size = [32, 32]
     assert kept.hsa.temperature == 0.08 and kept.seed == 3 and kept.batch_size == 8
 
 
-def test_every_verb_explains_itself() -> None:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    for verb in VERBS:
-        done = subprocess.run(
-            [sys.executable, "-m", "tactile_align", verb, "--help"], capture_output=True, text=True, env=environment
-        )
-        assert done.returncode == 0 and len(done.stdout) > 200, done.stderr
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_explains_itself(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    try:
+        status: object = run([verb, "--help"])
+    except SystemExit as left:
+        status = left.code
+    assert not status and len(capsys.readouterr().out) > 200
 
 
 @pytest.mark.slow
