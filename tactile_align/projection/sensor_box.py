@@ -13,6 +13,8 @@ from tactile_align.geometry import boxes
 from tactile_align.geometry.frames import Array, pose
 from tactile_align.projection.outline import solid_outline
 
+MOST_AHEAD_M = 0.2
+"""What a gripper holds is not thicker than that, m."""
 REASONS = ("", "behind", "outside", "too small", "beyond lens model")
 
 
@@ -66,12 +68,16 @@ def sensor_boxes(
         The boxes; their batch axes are those of `qpos`.
 
     Raises:
-        ValueError: Unknown names; joints or gripper reading out of range.
+        ValueError: Unknown names; joints, gripper reading or `ahead_m` out of range.
     """
     touch = rig.sensor(sensor)
     T_camera_sensor = rig.T_camera_sensor(camera, sensor, qpos, opening)
+    if not 0.0 <= ahead_m < MOST_AHEAD_M:
+        raise ValueError(f"ahead_m must be 0 to {MOST_AHEAD_M}, metres in front of the pad; got {ahead_m}")
     if ahead_m:
-        T_camera_sensor = T_camera_sensor @ pose(np.eye(3), ahead_m * np.asarray(touch.pad.normal))
+        xp, like = array_namespace(T_camera_sensor), T_camera_sensor
+        moved = pose(np.eye(3), ahead_m * np.asarray(touch.pad.normal))
+        T_camera_sensor = T_camera_sensor @ xp.asarray(moved, dtype=like.dtype, device=like.device)
     solids = touch.body if solid == "body" else (touch.pad,)
     return project_solids(rig.camera(camera).stored, T_camera_sensor, solids, min_side_px)
 

@@ -11,6 +11,7 @@ from tactile_align.facts import FactError, parse
 from tactile_align.features.config import FeatureConfig
 from tactile_align.losses.config import HSAConfig
 from tactile_align.policies.config import PolicyConfig
+from tactile_align.projection.sensor_box import MOST_AHEAD_M
 from tactile_align.training.presets import with_preset
 
 
@@ -40,7 +41,7 @@ class ViewConfig(_Config):
     """Weight of this view's loss: 1.0 for a wrist camera, 0.5 for a third-person one."""
     zoom: Annotated[float, Field(ge=1.0)] | None = None
     """None: the encoder sees the whole frame. Else it sees a cut-out with this many times the box's longer side."""
-    ahead_m: Annotated[float, Field(ge=0.0, lt=0.2)] = 0.0
+    ahead_m: Annotated[float, Field(ge=0.0, lt=MOST_AHEAD_M)] = 0.0
     """How far in front of the pad, along its normal, the box is put, metres: towards what the sensor touches. 0: on the
     sensor. The box keeps its size."""
 

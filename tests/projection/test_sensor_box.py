@@ -59,6 +59,15 @@ def test_a_box_in_front_of_the_pad_is_that_of_a_sensor_mounted_further_out(camer
     plain = sensor_boxes(rig, camera, "tactile1", POSE).box
     apart, nearer = (np.linalg.norm((a - other)[:2] + (a - other)[2:]) for a in (plain, found))
     assert nearer < apart, "the pad looks at the other finger"
+    joints = torch.from_numpy(POSE).requires_grad_()
+    by_torch = sensor_boxes(rig, camera, "tactile1", joints, ahead_m=ahead_m).box
+    np.testing.assert_allclose(by_torch.detach(), found, atol=1e-9)
+
+
+@pytest.mark.parametrize("ahead_m", [-0.01, 16.0, np.nan])
+def test_a_box_is_not_put_behind_the_pad_nor_millimetres_taken_for_metres_before_it(ahead_m: float) -> None:
+    with pytest.raises(ValueError, match=r"ahead_m must be 0 to 0\.2, metres.*got"):
+        sensor_boxes(load_rig("cell"), "top", "tactile1", POSE, ahead_m=ahead_m)
 
 
 @pytest.mark.parametrize(
