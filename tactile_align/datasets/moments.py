@@ -30,7 +30,7 @@ Batch = dict[str, Tensor]
 | episode | (B,) int64 | which episode |
 | time | (B,) int64 | which moment of it |
 | image/KEY | (B, H, W, 3) uint8 | the input, RGB |
-| box/KEY | (B, 4) float32 | the sensor's box in the input, px; nan where there is none |
+| box/KEY | (B, 4) float32 | the sensor's box in the input, or that before its pad, px; nan where there is none |
 | visible/KEY | (B,) bool | whether that box exists |
 | sigma/KEY | (B, 2) float32 | how uncertain its place is along u and v, px; for inputs that are `uncertain` |
 | other_box/KEY | (B, 4) float32 | the other finger's box in the input, px; for inputs with `other_finger` |

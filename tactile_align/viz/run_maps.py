@@ -184,7 +184,10 @@ def _maps_of(seen: "Pointing", limits: tuple[float, float], step: int) -> np.nda
 
 
 def _frames(job: "Job") -> np.ndarray:
-    """Return some moments of an episode with their boxes, as `overlay` draws them."""
-    with Footage(job.ref, job.rig) as footage:
-        rows = np.unique(np.linspace(0, len(footage) - 1, SHOWN).round().astype(int))
-        return grid([draw_frame(footage.moment(int(t), TALL_PX), TALL_PX) for t in rows], 2)
+    """Return some moments of an episode as `overlay` draws them, with the boxes where the run's views put them."""
+    pictures = []
+    for ahead_m in sorted({one.ahead_m for one in job.inputs if one.sensor is not None}) or [0.0]:
+        with Footage(job.ref, job.rig, ahead_m=ahead_m) as footage:
+            rows = np.unique(np.linspace(0, len(footage) - 1, SHOWN).round().astype(int))
+            pictures += [draw_frame(footage.moment(int(t), TALL_PX), TALL_PX) for t in rows]
+    return grid(pictures, 2)

@@ -9,13 +9,18 @@ import h5py
 import numpy as np
 import pytest
 
+from tactile_align.training.config import load_config
 from tactile_align.training.data import load_data
 from tactile_align.training.loop import train
+from tactile_align.viz.footage import Footage
+from tactile_align.viz.frame import draw_frame
 from tactile_align.viz.report import render, report
 from tactile_align.viz.run_folder import read_run
+from tactile_align.viz.run_gaze import TALL_PX
 from tactile_align.viz.run_maps import draw_maps, one_per_contact
 from tests.training.conftest import small_training
 
+AHEAD_M = 0.016
 pytestmark = pytest.mark.slow
 
 
@@ -24,7 +29,8 @@ def run(regrasp_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of six steps with its pictures."""
     home = tmp_path_factory.mktemp("drawn")
     rates = {"lr_encoder": 1e-2, "warmup_steps": 1}  # six steps that can be seen
-    config = small_training(regrasp_folder, home / "run", optimiser=rates, held_out=2, validate_every=6)
+    views = [{"camera": "left_wrist", "sensor": "tactile1", "zoom": 2.2, "ahead_m": AHEAD_M}]
+    config = small_training(regrasp_folder, home / "run", views=views, optimiser=rates, held_out=2, validate_every=6)
     data = load_data(config, progress=False)
     train(config, data=data, progress=False)
     draw_maps(home / "run", data=data)
@@ -41,6 +47,22 @@ def test_every_picture_is_there_before_and_after(run: Path) -> None:
         before, after = (cv2.imread(str(run / "pictures" / f"{kind}_step_{step:06d}.png")) for step in (0, 6))
         assert before is not None and after is not None and before.shape == after.shape
         assert (before != after).mean() > 0.05 and before.std() > 10
+
+
+def test_frames_show_boxes_where_the_runs_views_put_them(run: Path) -> None:
+    found = cv2.imread(str(run / "pictures" / "overlay_episode_0.png"))
+    config = load_config(run / "config.toml")
+    assert [view.ahead_m for view in config.views] == [AHEAD_M]
+    job = load_data(config, progress=False).held_out.jobs[0]
+    cells = []
+    for ahead_m in (AHEAD_M, 0.0):
+        with Footage(job.ref, job.rig, ahead_m=ahead_m) as footage:
+            cells.append(draw_frame(footage.moment(0, TALL_PX), TALL_PX)[..., ::-1])
+    ahead, on_it = cells
+    high, wide = ahead.shape[:2]
+    inside = np.lib.stride_tricks.sliding_window_view(found, ahead.shape)[:12, :12].reshape(-1, *ahead.shape)
+    assert any(np.array_equal(one, ahead) for one in inside) and high < found.shape[0] and wide < found.shape[1]
+    assert not any(np.array_equal(one, on_it) for one in inside)
 
 
 def test_the_report_puts_them_behind_sliders_and_lists_with_alternative_texts(run: Path) -> None:
