@@ -61,8 +61,8 @@ def best_fit(
             faults.append(str(error))
     if len(views) >= 5:
         points = np.concatenate([view.points for view in views])
-        reach = np.ptp(points, axis=0)[:2].max() / 2
-        marks = points.mean(0) + reach * np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0.0]])
+        half_board = np.ptp(points, axis=0)[:2].max() / 2
+        marks = points.mean(0) + half_board * np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0.0]])
         handful = robust_start(B, C, marks, seed)
         if handful is not None:
             starts["random subsets"] = handful[1:]

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from tactile_align.calibration import closed_form
+from tactile_align.calibration import closed_form, starts
 from tactile_align.calibration.boards import Board
 from tactile_align.calibration.camera import Camera
 from tactile_align.calibration.hand_eye import chain, solve_hand_eye
@@ -52,6 +52,21 @@ def test_exact_views_give_the_exact_camera(mounted: str) -> None:
     assert mm < 1e-5 and deg < 1e-5 and found.rms < 1e-5
     assert off(found.Z, one.Z)[0] < 1e-5
     assert found.scale == pytest.approx(1.0, abs=1e-6)
+
+
+@pytest.mark.parametrize("px", [0.3, 0.6])
+def test_one_bundle_adjustment_is_enough_where_it_fits_as_well_as_the_views_by_themselves(
+    px: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = capture(5, px=px, views=15)
+    fits = []
+    monkeypatch.setattr(starts, "joint_fit", lambda *a, **k: fits.append(joint_fit(*a, **k)) or fits[-1])
+    singles = [board_poses(CAMERA, view)[0] for view in one.views]
+    alone = float(np.sqrt(np.mean([single.rms**2 for single in singles])))
+    B, C = chain(one.T_base_flange, "moving"), np.stack([single.T_camera_board for single in singles])
+    fit, reached, _ = starts.best_fit(CAMERA, B, one.views, C, alone, None, 0)
+    assert fit.rms < starts.NEAR * alone
+    assert len(fits) == 1 and reached == {"park": fit.rms}
 
 
 def test_derivatives_of_pixels_agree_with_differences() -> None:
