@@ -61,9 +61,11 @@ class Catalogue:
             return
         tags = [tag for tag in self.tags if self.needs_quick_gelu(tag)]
         if tags:
+            twin = self._quick_gelu_twin()
+            advice = f"take '{twin}' as `model`" if twin else "give that tag as `pretrained`, which runs them with it"
             warnings.warn(
                 f"{source} does not say whether it was trained with QuickGELU, and {self.model} runs it without. If "
-                f"these are the weights of {', '.join(tags)}, take '{self._quick_gelu_twin()}' as `model`",
+                f"these are the weights of {', '.join(tags)}, {advice}",
                 stacklevel=4,
             )
 

@@ -197,6 +197,17 @@ def test_a_file_that_may_need_quickgelu_is_run_as_named_with_a_warning(quick_pai
         load_encoder(f"{quick_pair}-quickgelu", pretrained=tmp_path / "weights.pt")
 
 
+def test_a_file_for_a_model_without_a_quickgelu_twin_is_warned_of_without_naming_a_model(
+    quick_pair: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_clip(quick_pair, tmp_path / "weights.pt")
+    monkeypatch.setattr(open_clip, "list_models", lambda: ["ViT-demo", quick_pair])
+    with pytest.warns(UserWarning, match=r"QuickGELU") as caught:
+        load_encoder(quick_pair, pretrained=tmp_path / "weights.pt")
+    (text,) = [str(one.message) for one in caught]
+    assert text.endswith("weights of openai, give that tag as `pretrained`, which runs them with it")
+
+
 @pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning")
 def test_a_torchscript_archive_as_openai_gives_them_is_refused_with_the_way_to_its_weights(
     quick_pair: str, tmp_path: Path
