@@ -3,18 +3,24 @@
 import math
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor
 
 from tactile_align.diagnostics.findings import Finding, judged
 from tactile_align.diagnostics.patient import Patient
-from tactile_align.training.validation import effective_rank, spread
+from tactile_align.features.health import (
+    COLLAPSED_RANK,
+    COLLAPSED_SPREAD,
+    collapsed,
+    effective_rank,
+    eigenvalue_ratio,
+    spread,
+)
 
-NARROW = 1e-4  # isotropy; healthy features from scratch have 7e-4 and more
+LOW_RANK = 3  # healthy features from scratch have 4.8 and more
+NARROW = 1e-4  # eigenvalue ratio; healthy features from scratch have 4e-4 and more
 
 
 def features(patient: Patient) -> list[Finding]:
-    """Mean, spread, effective rank and isotropy of both features."""
+    """Mean, spread, effective rank and eigenvalue ratio of both features."""
     model = patient.model.eval()
     if model.towers is None or model.hsa.weight == 0:
         return []
@@ -24,23 +30,26 @@ def features(patient: Patient) -> list[Finding]:
     vectors = {f"h_tau of {name}": one.vector for name, one in seen.touches.items()}
     vectors |= {f"h_w of {name}": one.vector for name, one in seen.regions.items()}
     for name, h in vectors.items():
-        rank, even = float(effective_rank(h)), isotropy(h)
+        rank, apart = float(effective_rank(h)), float(spread(h))
         mean, std = float(h.mean()), float(h.std())
         found.append(
             judged(
-                "feature rank",
-                f"{name}: effective rank {rank:.1f} of {min(len(h) - 1, h.shape[1])}, mean {mean:.2g}, std {std:.2g}, "
-                f"spread {float(spread(h)):.2g}",
-                "> 5 good, < 2 bad",
-                broken=not (rank >= 2 and math.isfinite(std)),
-                warn=rank < 5 and h.shape[1] >= 16 and len(h) > 16,
+                "feature collapse",
+                f"{name}: effective rank {rank:.1f} of {min(h.shape)}, spread {apart:.2g}, mean {mean:.2g}, "
+                f"std {std:.2g}",
+                f"rank > {LOW_RANK} good, < {COLLAPSED_RANK:g} bad; spread < {COLLAPSED_SPREAD:g} bad",
+                broken=collapsed(rank, apart),
+                warn=rank < LOW_RANK and h.shape[1] >= 16 and len(h) > 16,
                 why="features in one line or one point cannot tell moments apart",
                 advice="lower optimiser.lr_encoder, raise hsa.temperature, and check that images differ",
             )
         )
+        if not math.isfinite(rank):
+            continue
+        even = float(eigenvalue_ratio(h))
         found.append(
             judged(
-                "isotropy",
+                "eigenvalue ratio",
                 f"{name}: {even:.1e}",
                 "> 1e-3 good, < 1e-4 bad",
                 warn=even < NARROW,
@@ -49,14 +58,6 @@ def features(patient: Patient) -> list[Finding]:
             )
         )
     return found
-
-
-def isotropy(features: Tensor) -> float:
-    """Return the middle over the largest eigenvalue of the covariance of unit features (N, D)."""
-    unit = F.normalize(features.double(), dim=-1)
-    values = torch.linalg.svdvals(unit - unit.mean(dim=0)).square()
-    usable = values[: min(len(features) - 1, features.shape[1])]
-    return float(usable.median() / usable[0].clamp(min=1e-30))
 
 
 def against_chance(patient: Patient) -> Finding:

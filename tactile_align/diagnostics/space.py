@@ -3,6 +3,9 @@
 from dataclasses import asdict, dataclass
 
 import numpy as np
+import torch
+
+from tactile_align.features.health import collapsed, effective_rank, partition_isotropy, spread
 
 
 @dataclass(frozen=True)
@@ -13,10 +16,12 @@ class SpaceHealth:
         alignment: Mean squared distance of a touch and its region, 0 best, 2 unrelated (arXiv 2005.10242).
         uniformity_touch: ln of the mean e^(-2 d^2) over pairs of touches; -4 spread out, 0 all alike (same source).
         uniformity_vision: The same over regions.
-        rank_touch: Effective rank of the touches, e^entropy of their singular values (RankMe, arXiv 2210.02885).
+        rank_touch: `features.health.effective_rank` of the touches.
         rank_vision: The same of the regions.
-        isotropy_touch: Smallest over largest partition function along the principal axes, 1 round (arXiv 1702.01417).
-        isotropy_vision: The same of the regions.
+        spread_touch: `features.health.spread` of the touches.
+        spread_vision: The same of the regions.
+        partition_isotropy_touch: `features.health.partition_isotropy` of the touches, 1 round.
+        partition_isotropy_vision: The same of the regions.
         modality_gap: Distance between the mean touch and the mean region (arXiv 2203.02053).
         margin: Mean cosine to the own region minus that to the most similar other one; above 0, pairs are found.
         dim: D, which the effective ranks are to be read against.
@@ -28,8 +33,10 @@ class SpaceHealth:
     uniformity_vision: float
     rank_touch: float
     rank_vision: float
-    isotropy_touch: float
-    isotropy_vision: float
+    spread_touch: float
+    spread_vision: float
+    partition_isotropy_touch: float
+    partition_isotropy_vision: float
     modality_gap: float
     margin: float
     dim: int
@@ -41,9 +48,10 @@ class SpaceHealth:
 
     def verdict(self) -> str:
         """Return one sentence on what is wrong, or that nothing is."""
-        collapsed = [name for name in ("touch", "vision") if getattr(self, f"rank_{name}") < 2]
-        if collapsed:
-            return f"collapsed: {' and '.join(collapsed)} features span less than two directions of {self.dim}"
+        health = {"touch": (self.rank_touch, self.spread_touch), "vision": (self.rank_vision, self.spread_vision)}
+        ill = [name for name, (rank, apart) in health.items() if collapsed(rank, apart)]
+        if ill:
+            return f"collapsed: {' and '.join(ill)} features lie in one point or on one line"
         flat = [
             name for name in ("touch", "vision") if getattr(self, f"rank_{name}") < 0.05 * min(self.dim, self.pairs)
         ]
@@ -67,16 +75,19 @@ def space_health(h_tau: np.ndarray, h_w: np.ndarray) -> SpaceHealth:
     if h_tau.ndim != 2 or h_tau.shape != h_w.shape or len(h_tau) < 2:
         raise ValueError(f"needed: h_tau and h_w of shape (N >= 2, D); got {h_tau.shape} and {h_w.shape}")
     u, v = _unit(h_tau, "h_tau"), _unit(h_w, "h_w")
+    touches, regions = torch.from_numpy(u), torch.from_numpy(v)
     cosines = u @ v.T
     others = np.where(np.eye(len(u), dtype=bool), -np.inf, cosines)
     return SpaceHealth(
         alignment=float(np.mean(np.sum((u - v) ** 2, axis=1))),
         uniformity_touch=uniformity(u),
         uniformity_vision=uniformity(v),
-        rank_touch=effective_rank(u),
-        rank_vision=effective_rank(v),
-        isotropy_touch=isotropy(u),
-        isotropy_vision=isotropy(v),
+        rank_touch=float(effective_rank(touches)),
+        rank_vision=float(effective_rank(regions)),
+        spread_touch=float(spread(touches)),
+        spread_vision=float(spread(regions)),
+        partition_isotropy_touch=float(partition_isotropy(touches)),
+        partition_isotropy_vision=float(partition_isotropy(regions)),
         modality_gap=float(np.linalg.norm(u.mean(axis=0) - v.mean(axis=0))),
         margin=float(np.mean(np.diag(cosines) - others.max(axis=1))),
         dim=u.shape[1],
@@ -90,22 +101,6 @@ def uniformity(u: np.ndarray) -> float:
     count = len(u)
     total = np.exp(-2 * squared).sum() - count
     return float(np.log(total / (count * (count - 1))))
-
-
-def effective_rank(u: np.ndarray) -> float:
-    """Return e^entropy of the normalised singular values of (N, D): 1 collapsed, min(N, D) all directions alike."""
-    values = np.linalg.svd(u, compute_uv=False)
-    share = values / values.sum()
-    share = share[share > 0]
-    return float(np.exp(-np.sum(share * np.log(share))))
-
-
-def isotropy(u: np.ndarray) -> float:
-    """Return min over max of sum_i e^(c . u_i) over the principal axes c, both ways, of unit vectors (N, D)."""
-    _, _, axes = np.linalg.svd(u, full_matrices=False)
-    along = u @ np.concatenate([axes, -axes]).T
-    sums = np.exp(along).sum(axis=0)
-    return float(sums.min() / sums.max())
 
 
 def _unit(h: np.ndarray, name: str) -> np.ndarray:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 SIDES = {"h_tau": "touch", "h_w": "region"}
-SPACE_PAIRS = ("rank", "isotropy", "uniformity")
+SPACE_PAIRS = ("rank", "spread", "partition_isotropy", "uniformity")
 
 
 def summary_text(summary: dict[str, Any]) -> str:
@@ -67,9 +67,10 @@ def readout_lines(view: dict[str, Any]) -> Iterator[str]:
         space = view["space"]
         pair = {name: f"{space[f'{name}_touch']:.2f} / {space[f'{name}_vision']:.2f}" for name in SPACE_PAIRS}
         yield (
-            f"feature space, touch / region: effective rank {pair['rank']} of {space['dim']}, isotropy "
-            f"{pair['isotropy']}, uniformity {pair['uniformity']}; alignment {space['alignment']:.2f}, gap "
-            f"{space['modality_gap']:.2f}, margin {space['margin']:+.3f}: {space['verdict']}"
+            f"feature space, touch / region: effective rank {pair['rank']} of {space['dim']}, spread "
+            f"{pair['spread']}, partition isotropy {pair['partition_isotropy']}, uniformity {pair['uniformity']}; "
+            f"alignment {space['alignment']:.2f}, gap {space['modality_gap']:.2f}, margin {space['margin']:+.3f}: "
+            f"{space['verdict']}"
         )
     for name, probe in view["probes"].items():
         what, side = name.split(" from ")

@@ -5,10 +5,10 @@ from contextlib import contextmanager
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
 from tactile_align.datasets.moments import Moments
 from tactile_align.datasets.sampling import MomentSampler
+from tactile_align.features.health import effective_rank, spread
 from tactile_align.policies.aligned import AlignedPolicy, Batch
 from tactile_align.training.augment import augment
 from tactile_align.training.config import TrainConfig
@@ -22,8 +22,8 @@ FEWEST = 8  # pairs; the rank of fewer says more about their number than about t
 def validate(model: AlignedPolicy, moments: Moments, config: TrainConfig, device: torch.device) -> dict[str, float]:
     """Return the mean of everything training computes, over `validation_batches` fixed batches of held-out episodes.
 
-    The same batches, draws and weights at every pass, so that passes can be compared. `rank/VIEW` and `spread/VIEW`
-    say how far the regions' features are from collapse.
+    The same batches, draws and weights at every pass, so that passes can be compared. `rank/SIDE/VIEW` and
+    `spread/SIDE/VIEW`, SIDE `touch` or `region`, are effective rank and spread of the features of that side.
     """
     model.eval()
     count = config.validation_batches
@@ -63,32 +63,19 @@ def held_out_sampler(moments: Moments, config: TrainConfig) -> MomentSampler:
 
 
 def health(model: AlignedPolicy, batch: Batch) -> dict[str, torch.Tensor]:
-    """Return effective rank and spread of each view's region features over the valid pairs of a batch."""
+    """Effective rank and spread of the touches' and the regions' features over the valid pairs of a batch, by view."""
     if model.towers is None or model.hsa.weight == 0:
         return {}
     seen = model.see(batch)
     found: dict[str, torch.Tensor] = {}
     for view in model.views:
-        features = seen.regions[view.key].vector[model.valid_pairs(batch, view)]
-        if len(features) >= FEWEST:
-            found |= {f"rank/{view.key}": effective_rank(features), f"spread/{view.key}": spread(features)}
+        pairs = model.valid_pairs(batch, view)
+        if pairs.sum() < FEWEST:
+            continue
+        for side, features in (("touch", seen.touches[view.sensor]), ("region", seen.regions[view.key])):
+            vectors = features.vector[pairs]
+            found |= {f"rank/{side}/{view.key}": effective_rank(vectors), f"spread/{side}/{view.key}": spread(vectors)}
     return found
-
-
-def effective_rank(features: torch.Tensor) -> torch.Tensor:
-    """Return exp(entropy of the normalised singular values) of centred features (N, D): Roy and Vetterli 2007; "
-    "1 when all are alike."""
-    unit = F.normalize(features.float(), dim=-1)
-    values = torch.linalg.svdvals(unit - unit.mean(dim=0))
-    values = torch.where(values > 1e-5 * len(unit) ** 0.5, values, torch.zeros_like(values))  # rounding is no direction
-    share = values / values.sum().clamp(min=1e-12)
-    return torch.exp(-(share * share.clamp(min=1e-12).log()).sum())
-
-
-def spread(features: torch.Tensor) -> torch.Tensor:
-    """Return the mean distance of unit features (N, D) from their mean: 0 when all are alike, 1 when they cancel."""
-    unit = F.normalize(features.float(), dim=-1)
-    return (unit - unit.mean(dim=0)).norm(dim=-1).mean()
 
 
 def sample_picture(moments: Moments, config: TrainConfig) -> np.ndarray | None:

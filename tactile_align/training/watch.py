@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from tactile_align.features.health import collapsed
 from tactile_align.training.config import TrainConfig
 
 WINDOW = 10  # records
@@ -14,7 +15,6 @@ SPIKE = 1.5
 STARVED = 0.3
 LONELY = 0.2
 CONFLICT = -0.3
-RANK = 2.0
 
 
 @dataclass(frozen=True)
@@ -137,15 +137,27 @@ class Watch:
     def _collapse(self, step: int, record: Mapping[str, float]) -> Remark | None:
         if self.config.region == "opening":
             return None  # features of one number span a curve; that is the baseline, not a fault
-        low = {name: value for name, value in record.items() if name.startswith("rank/") and value < RANK}
-        if not low:
+        health = {
+            name.removeprefix("rank/"): (rank, record[f"spread/{name.removeprefix('rank/')}"])
+            for name, rank in record.items()
+            if name.startswith("rank/")
+        }
+        ill = [
+            f"{of} (effective rank {rank:.2f}, spread {spread:.3f})"
+            for of, (rank, spread) in health.items()
+            if collapsed(rank, spread)
+        ]
+        if not ill:
             return None
-        name, value = min(low.items(), key=lambda item: item[1])
+        remedy = (
+            "hsa.kind = 'mse' pulls pairs together and nothing apart. Set hsa.kind = 'hsa'"
+            if self.config.hsa.kind == "mse"
+            else "Lower optimiser.lr_encoder, raise the temperature, or give the loss more rivals by a larger batch"
+        )
         return self._say(
             "collapse",
             step,
-            f"the features of {name.removeprefix('rank/')} have an effective rank of {value:.2f}: all regions look "
-            f"alike. Lower optimiser.lr_encoder, raise the temperature, or give the loss more rivals by a larger batch",
+            f"the features of {', '.join(ill)} lie in one point or on one line: all moments look alike. {remedy}",
         )
 
     def _say(self, check: str, step: int, text: str) -> Remark | None:

@@ -138,6 +138,11 @@ def outputs_of_spread_37(model: AlignedPolicy) -> None:
         model.act.action_head.weight.mul_(37 / 0.3)
 
 
+def touches_in_one_point(model: AlignedPolicy) -> None:
+    with torch.no_grad():
+        model.towers.touch_head.bias.fill_(1000.0)
+
+
 def features_of_rank_one(model: AlignedPolicy) -> None:
     with torch.no_grad():
         project = next(m for m in model.towers.region_pooling.modules() if isinstance(m, nn.Linear))

@@ -138,7 +138,15 @@ def test_features_collapsed_to_rank_one_are_found(healthy: tuple[TrainConfig, Da
     config, data = healthy
     model = build_model(config, data.train)
     plant.features_of_rank_one(model)
-    assert diagnose(config, data=data, model=model, parts=["learning"]).of("feature rank").status == "broken"
+    assert diagnose(config, data=data, model=model, parts=["learning"]).of("feature collapse").status == "broken"
+
+
+def test_touches_collapsed_to_a_point_are_found(healthy: tuple[TrainConfig, Data]) -> None:
+    config, data = healthy
+    model = build_model(config, data.train)
+    plant.touches_in_one_point(model)
+    found = diagnose(config, data=data, model=model, parts=["learning"]).of("feature collapse")
+    assert found.status == "broken" and found.seen.startswith("h_tau of tactile1")
 
 
 def changed(config: TrainConfig, part: str, **entries: Any) -> TrainConfig:

@@ -248,7 +248,7 @@ def test_a_rank_is_the_mean_over_the_batches_that_have_one(small_config: Maker) 
     config = small_config(train_policy=False, batch_size=14, contact_share=None, validation_batches=10)
     data = load_data(config, progress=False)
     model = build_model(config, data.held_out)
-    key = "rank/left_wrist-tactile1"
+    key = "rank/region/left_wrist-tactile1"
     ranks = []
     for indices in held_out_sampler(data.held_out, config):
         batch = augment(data.held_out.__getitems__(indices), ("left_wrist-tactile1",), config.augment, None)
