@@ -9,13 +9,11 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from tactile_align.errors import FactError
+
 Kind = Literal["kinematics", "calibration", "datasets"]
 WHAT: dict[Kind, str] = {"kinematics": "an arm file", "calibration": "a rig file", "datasets": "a layout file"}
 Model = TypeVar("Model", bound=BaseModel)
-
-
-class FactError(ValueError):
-    """A fact file is missing, unreadable or wrong; the message names the file and the key."""
 
 
 def fact_folder(kind: Kind) -> Traversable:

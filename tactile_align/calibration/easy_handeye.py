@@ -11,6 +11,7 @@ import numpy as np
 import yaml
 
 from tactile_align.calibration.yaml_files import load_yaml, need
+from tactile_align.errors import InputError
 from tactile_align.files import write_text_atomically
 from tactile_align.geometry.frames import pose, quaternion_from_rotation, rotation_from_quaternion
 
@@ -22,7 +23,7 @@ def read_easy_handeye(path: str | Path) -> tuple[bool, np.ndarray]:
         Whether the camera is in the hand, and T_effector_camera then, else T_base_camera; (4, 4), m.
 
     Raises:
-        FileNotFoundError, ValueError: No such file, or a key is missing; names file and key.
+        FileNotFoundError, InputError: No such file, or a key is missing; names file and key.
     """
     data = load_yaml(path)
     parameters = need(data, "parameters", path)
@@ -31,7 +32,7 @@ def read_easy_handeye(path: str | Path) -> tuple[bool, np.ndarray]:
     elif "calibration_type" in parameters:
         in_hand = parameters["calibration_type"] == "eye_in_hand"
     else:
-        raise ValueError(f"{path}: parameters needs eye_on_hand (v1) or calibration_type (v2); has {list(parameters)}")
+        raise InputError(f"{path}: parameters needs eye_on_hand (v1) or calibration_type (v2); has {list(parameters)}")
     found = need(data, "transformation" if "transformation" in data else "transform", path)
     if "translation" in found:
         t, q = found["translation"], found["rotation"]
@@ -80,5 +81,5 @@ def _pose(t: list[float], quat_wxyz: list[float], path: str | Path) -> np.ndarra
     q = np.array(quat_wxyz, dtype=float)
     norm = float(np.linalg.norm(q))
     if not abs(norm - 1) < 1e-2:
-        raise ValueError(f"{path}: the quaternion has norm {norm:.4g}, not 1")
+        raise InputError(f"{path}: the quaternion has norm {norm:.4g}, not 1")
     return np.asarray(pose(rotation_from_quaternion(q / norm), np.array(t, dtype=float)))

@@ -13,6 +13,7 @@ import yaml
 from tactile_align.calibration.camera import Camera
 from tactile_align.calibration.lens import LensModel
 from tactile_align.calibration.yaml_files import load_yaml, need
+from tactile_align.errors import InputError
 from tactile_align.files import write_text_atomically
 from tactile_align.geometry.frames import rotation_fault
 
@@ -34,7 +35,7 @@ def read_ros_camera(path: str | Path, rectified: bool = False) -> Camera:
         rectified: The recorder stores image_rect: then the projection matrix P counts and the lens is a pinhole.
 
     Raises:
-        FileNotFoundError, ValueError: No such file, or a key is missing or of another shape; names file and key.
+        FileNotFoundError, InputError: No such file, or a key is missing or of another shape; names file and key.
     """
     data = load_yaml(path)
     width, height = int(need(data, "image_width", path)), int(need(data, "image_height", path))
@@ -42,7 +43,7 @@ def read_ros_camera(path: str | Path, rectified: bool = False) -> Camera:
     if rectified:
         P = _matrix(need(data, "projection_matrix", path), (3, 4), path, "projection_matrix")
         if np.abs(P[:, 3]).max() > 1e-9:
-            raise ValueError(
+            raise InputError(
                 f"{path}: projection_matrix has a fourth column {P[:, 3].tolist()}: this is the right camera of "
                 f"a stereo pair; give the left one, or the raw images"
             )
@@ -50,7 +51,7 @@ def read_ros_camera(path: str | Path, rectified: bool = False) -> Camera:
     K = _matrix(need(data, "camera_matrix", path), (3, 3), path, "camera_matrix")
     kind = str(need(data, "distortion_model", path))
     if kind not in ROS_MODELS:
-        raise ValueError(f"{path}: distortion_model '{kind}' is unknown; known: {', '.join(ROS_MODELS)}")
+        raise InputError(f"{path}: distortion_model '{kind}' is unknown; known: {', '.join(ROS_MODELS)}")
     k = np.ravel(need(need(data, "distortion_coefficients", path), "data", path)).astype(float)
     return _camera(name, width, height, K, ROS_MODELS[kind], k, path)
 
@@ -81,17 +82,17 @@ def read_kalibr(path: str | Path) -> tuple[dict[str, Camera], dict[str, np.ndarr
         Cameras by name (cam0, cam1, ...), and by name T_camera_previous, (4, 4), for all but the first.
 
     Raises:
-        FileNotFoundError, ValueError: No such file, an unknown model, a rotation that is none; names file and key.
+        FileNotFoundError, InputError: No such file, an unknown model, a rotation that is none; names file and key.
     """
     cameras, chain = {}, {}
     for name, entry in load_yaml(path).items():
         if not isinstance(entry, dict):
-            raise ValueError(f"{path}: {name}: needed the keys of a camera; got {type(entry).__name__}")
+            raise InputError(f"{path}: {name}: needed the keys of a camera; got {type(entry).__name__}")
         if need(entry, "camera_model", path) != "pinhole":
-            raise ValueError(f"{path}: {name}: camera_model '{entry['camera_model']}' is not supported; needed pinhole")
+            raise InputError(f"{path}: {name}: camera_model '{entry['camera_model']}' is not supported; needed pinhole")
         kind = str(need(entry, "distortion_model", path))
         if kind not in KALIBR_MODELS:
-            raise ValueError(f"{path}: {name}: distortion_model '{kind}'; known: {', '.join(KALIBR_MODELS)}")
+            raise InputError(f"{path}: {name}: distortion_model '{kind}'; known: {', '.join(KALIBR_MODELS)}")
         fu, fv, pu, pv = (float(v) for v in need(entry, "intrinsics", path))
         width, height = (int(v) for v in need(entry, "resolution", path))
         K = np.array([[fu, 0, pu], [0, fv, pv], [0, 0, 1]])
@@ -101,7 +102,7 @@ def read_kalibr(path: str | Path) -> tuple[dict[str, Camera], dict[str, np.ndarr
             T = np.array(entry["T_cn_cnm1"], dtype=float)
             fault = "its shape is not 4x4" if T.shape != (4, 4) else rotation_fault(T[:3, :3], 1e-4)
             if fault:
-                raise ValueError(f"{path}: {name}.T_cn_cnm1 is no pose: {fault}")
+                raise InputError(f"{path}: {name}.T_cn_cnm1 is no pose: {fault}")
             chain[name] = T
     return cameras, chain
 
@@ -111,7 +112,7 @@ def write_kalibr(cameras: Mapping[str, Camera], chain: Mapping[str, np.ndarray],
     data: dict[str, Any] = {}
     for name, camera in cameras.items():
         if camera.model == "rational" or (camera.model == "brown" and any(camera.distortion[4:])):
-            raise ValueError(
+            raise InputError(
                 f"camera {name}: Kalibr's radtan holds k1, k2, p1, p2 only; this {camera.model} lens has more. "
                 f"Calibrate with fewer coefficients, or write a ROS file"
             )
@@ -165,7 +166,7 @@ def write_opencv(camera: Camera, path: str | Path) -> None:
 def _matrix(entry: Any, shape: tuple[int, int], path: str | Path, key: str) -> np.ndarray:
     values = np.ravel(need(entry, "data", path)).astype(float)
     if values.size != shape[0] * shape[1]:
-        raise ValueError(f"{path}: {key} needs {shape[0]}x{shape[1]} numbers; got {values.size}")
+        raise InputError(f"{path}: {key} needs {shape[0]}x{shape[1]} numbers; got {values.size}")
     return values.reshape(shape)
 
 
@@ -178,8 +179,8 @@ def _camera(
     if model == "brown" and k.size == 4:
         wanted = 4
     if k.size < wanted or np.abs(k[wanted:]).max(initial=0.0) > 0:
-        raise ValueError(f"{path}: a {model} lens takes {wanted} coefficients; got {k.size}: {k.tolist()}")
+        raise InputError(f"{path}: a {model} lens takes {wanted} coefficients; got {k.size}: {k.tolist()}")
     try:
         return Camera(name, width, height, K, model, tuple(k[:wanted].tolist()))
     except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+        raise InputError(f"{path}: {error}") from error

@@ -7,6 +7,7 @@ import numpy as np
 
 from tactile_align.calibration.boards import Board
 from tactile_align.calibration.views import View
+from tactile_align.errors import InputError
 
 
 def read_points(path: Path, board: Board) -> dict[str, View]:
@@ -14,7 +15,7 @@ def read_points(path: Path, board: Board) -> dict[str, View]:
 
     Raises:
         FileNotFoundError: No such file.
-        ValueError: A missing column, an id the board has not, numbers that are none; names file and line.
+        InputError: A missing column, an id the board has not, numbers that are none; names file and line.
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; needed the columns view, id, u, v")
@@ -23,14 +24,14 @@ def read_points(path: Path, board: Board) -> dict[str, View]:
         rows = csv.DictReader(handle)
         lacks = [name for name in ("view", "id", "u", "v") if name not in (rows.fieldnames or ())]
         if lacks:
-            raise ValueError(f"{path}: line 1 lacks the column '{lacks[0]}'; needed view, id, u, v")
+            raise InputError(f"{path}: line 1 lacks the column '{lacks[0]}'; needed view, id, u, v")
         for row in rows:
             try:
                 entry = (int(row["id"]), float(row["u"]), float(row["v"]))
             except (TypeError, ValueError) as error:
-                raise ValueError(f"{path}: line {rows.line_num}: id, u, v must be numbers; got {row}") from error
+                raise InputError(f"{path}: line {rows.line_num}: id, u, v must be numbers; got {row}") from error
             if not (0 <= entry[0] < len(board.points) and np.isfinite(entry[1:]).all()):
-                raise ValueError(
+                raise InputError(
                     f"{path}: line {rows.line_num}: id must be below {len(board.points)} and u, v finite; got {entry}"
                 )
             by_view.setdefault(row["view"], []).append(entry)

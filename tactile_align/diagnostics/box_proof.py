@@ -10,6 +10,7 @@ import numpy as np
 from tactile_align.calibration.rig import Rig
 from tactile_align.datasets.contact import contact_of
 from tactile_align.datasets.episodes import open_episode
+from tactile_align.errors import InputError
 from tactile_align.geometry import boxes
 from tactile_align.kinematics.gripper import opening_in_contact
 from tactile_align.projection.sensor_box import sensor_boxes
@@ -51,11 +52,11 @@ def errors(found: np.ndarray, truth: np.ndarray) -> BoxErrors:
     """Compare boxes (N, 4); rows where either is nan are left out.
 
     Raises:
-        ValueError: No row is left.
+        InputError: No row is left.
     """
     both = np.isfinite(found).all(axis=1) & np.isfinite(truth).all(axis=1)
     if not both.any():
-        raise ValueError("no moment has both a projected and a true box; is the sensor in this camera's view at all?")
+        raise InputError("no moment has both a projected and a true box; is the sensor in this camera's view at all?")
     found, truth = found[both], truth[both]
     return BoxErrors(boxes.intersection_over_union(found, truth), found - truth)
 
@@ -99,7 +100,7 @@ def posed_boxes(rig: Rig, truth_rig: Rig, camera: str, sensor: str, poses: int =
         seed: Equal seed, equal poses.
 
     Raises:
-        ValueError: The whole sensor is hardly ever in the camera's view.
+        InputError: The whole sensor is hardly ever in the camera's view.
     """
     rng = np.random.default_rng(seed)
     look = draw_look(rng)
@@ -121,7 +122,7 @@ def posed_boxes(rig: Rig, truth_rig: Rig, camera: str, sensor: str, poses: int =
         count += len(q)
         if count == poses:
             return errors(np.concatenate(found), np.concatenate(truth))
-    raise ValueError(
+    raise InputError(
         f"needed {poses} poses with all of {sensor} in the view of {camera}; of {ROUNDS * poses} random ones "
         f"{count} are. Choose another camera, or fewer poses"
     )

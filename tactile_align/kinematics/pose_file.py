@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from tactile_align.errors import InputError
 from tactile_align.geometry.frames import pose, rotation_exp
 
 POSE = ("x", "y", "z", "rx", "ry", "rz")
@@ -43,7 +44,7 @@ def read_pose_file(path: str | Path, dof: int) -> PoseFile:
 
     Raises:
         FileNotFoundError: No such file.
-        ValueError: A column is missing or has two units, or a cell holds no finite number; names row and column.
+        InputError: A column is missing or has two units, or a cell holds no finite number; names row and column.
     """
     path = Path(path)
     if not path.is_file():
@@ -51,16 +52,16 @@ def read_pose_file(path: str | Path, dof: int) -> PoseFile:
     try:
         lines = list(csv.reader(path.read_text(encoding="utf-8-sig").splitlines()))
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not UTF-8 text: {error}. Export the poses as CSV") from error
+        raise InputError(f"{path}: not UTF-8 text: {error}. Export the poses as CSV") from error
     if not lines:
-        raise ValueError(f"{path}: empty; needed a header line and one line per pose")
+        raise InputError(f"{path}: empty; needed a header line and one line per pose")
     header = [name.strip().lower() for name in lines[0]]
     groups, units = [], []
     for names, default in ((tuple(f"j{i + 1}" for i in range(dof)), "deg"), (POSE[:3], "mm"), (POSE[3:], "deg")):
         columns = [_column(path, header, name, ("m", "mm") if default == "mm" else ("rad", "deg")) for name in names]
         found = {unit or default for _, unit in columns}
         if len(found) > 1:
-            raise ValueError(f"{path}: columns {', '.join(names)} state different units: {', '.join(sorted(found))}")
+            raise InputError(f"{path}: columns {', '.join(names)} state different units: {', '.join(sorted(found))}")
         unit = found.pop()
         values = [[_number(path, row, line, header, i) for i, _ in columns] for row, line in _rows(lines)]
         groups.append(np.array(values, dtype=np.float64).reshape(-1, len(names)) * UNITS[unit])
@@ -93,7 +94,7 @@ def _column(path: Path, header: list[str], name: str, units: tuple[str, ...]) ->
     choices = {name: "", **{f"{name}_{unit}": unit for unit in units}}
     found = [(i, choices[column]) for i, column in enumerate(header) if column in choices]
     if len(found) != 1:
-        raise ValueError(
+        raise InputError(
             f"{path}: needed one column {' or '.join(choices)}, found {len(found)}; the header has {', '.join(header)}"
         )
     return found[0]
@@ -106,5 +107,5 @@ def _number(path: Path, row: int, line: list[str], header: list[str], column: in
     except ValueError:
         value = np.nan
     if not np.isfinite(value):
-        raise ValueError(f"{path}: line {row}, column {header[column]}: needed a number, got '{text}'")
+        raise InputError(f"{path}: line {row}, column {header[column]}: needed a number, got '{text}'")
     return value

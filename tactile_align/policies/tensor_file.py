@@ -9,13 +9,15 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from tactile_align.errors import InputError
+
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """Return the named tensors of a .safetensors file or a torch state-dict file, on the CPU.
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: The file holds something other than named tensors.
+        InputError: The file holds something other than named tensors.
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: needed a file of tensors; there is none. Check the path.")
@@ -24,7 +26,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise ValueError(
+        raise InputError(
             f"{path}: needed a torch file of plain tensors; reading it without running its code failed. "
             "Save it again as a state dict, best as .safetensors."
         ) from error
@@ -32,7 +34,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         loaded = loaded["state_dict"]
     if not isinstance(loaded, dict) or not all(isinstance(v, Tensor) for v in loaded.values()):
         kind = type(loaded).__name__
-        raise ValueError(
+        raise InputError(
             f"{path}: needed a dict of named tensors; got a {kind} that holds other things. "
             "Save the model's state_dict() alone."
         )

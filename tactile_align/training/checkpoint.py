@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from tactile_align.errors import InputError
 from tactile_align.files import write_atomically
 
 BEST = "best.pt"
@@ -70,18 +71,18 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: No such file.
-        ValueError: Cut short or damaged, or not a checkpoint of this toolkit.
+        InputError: Cut short or damaged, or not a checkpoint of this toolkit.
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such checkpoint")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise ValueError(
+        raise InputError(
             f"{path}: needed a whole checkpoint of tensors and plain values; it is cut short, damaged or holds "
             f"something else. Copy it again, or take an earlier one of the same folder"
         ) from error
     if not isinstance(state, dict) or "model" not in state or "step" not in state:
         held = ", ".join(map(str, state)) if isinstance(state, dict) else type(state).__name__
-        raise ValueError(f"{path}: not a checkpoint of a training run; it holds {held}")
+        raise InputError(f"{path}: not a checkpoint of a training run; it holds {held}")
     return state

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from tactile_align.errors import InputError
 from tactile_align.files import write_text_atomically
 
 
@@ -44,11 +45,11 @@ def _records(path: Path) -> list[tuple[dict[str, Any], str]]:
         except json.JSONDecodeError as error:
             if number > len(whole):
                 break
-            raise ValueError(
+            raise InputError(
                 f"{path} line {number}: needed a JSON object; got {line[:60]!r}. Remove the line"
             ) from error
         if not isinstance(record, dict) or not isinstance(record.get("step"), int):
-            raise ValueError(
+            raise InputError(
                 f"{path} line {number}: needed an object with an integer `step`; got {line[:60]!r}. Remove the line"
             )
         found.append((record, line))

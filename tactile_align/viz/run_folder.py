@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tactile_align.errors import InputError
 from tactile_align.training.metrics import read_metrics
 
 Json = dict[str, Any]
@@ -110,7 +111,7 @@ def _toml(path: Path) -> Json | None:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: needed TOML; it is damaged ({error}). Restore it or remove it") from error
+        raise InputError(f"{path}: needed TOML; it is damaged ({error}). Restore it or remove it") from error
 
 
 def _json(path: Path) -> Json | None:
@@ -119,9 +120,9 @@ def _json(path: Path) -> Json | None:
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: needed JSON; it is damaged ({error}). Write it anew or remove it") from error
+        raise InputError(f"{path}: needed JSON; it is damaged ({error}). Write it anew or remove it") from error
     if not isinstance(data, dict):
-        raise ValueError(f"{path}: needed a JSON object; got a {type(data).__name__}. Write it anew or remove it")
+        raise InputError(f"{path}: needed a JSON object; got a {type(data).__name__}. Write it anew or remove it")
     return data
 
 
@@ -132,7 +133,7 @@ def _doctor(path: Path) -> Json | None:
         return None
     found = data.get("findings")
     if not isinstance(found, list) or not all(isinstance(one, dict) and one.get("status") in OUTCOMES for one in found):
-        raise ValueError(f"{path}: needed what `tactile-align doctor CONFIG --json` prints; got keys {', '.join(data)}")
+        raise InputError(f"{path}: needed what `tactile-align doctor CONFIG --json` prints; got keys {', '.join(data)}")
     checks = [
         {
             "name": one.get("check", ""),

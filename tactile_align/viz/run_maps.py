@@ -8,6 +8,7 @@ import h5py
 import numpy as np
 
 from tactile_align.datasets.episodes import EpisodeRef
+from tactile_align.errors import InputError
 from tactile_align.viz.charts import embedding, similarity_matrix
 from tactile_align.viz.footage import Footage
 from tactile_align.viz.frame import draw_frame
@@ -131,10 +132,10 @@ def one_per_contact(features: Features, most: int, seed: int = 0) -> np.ndarray:
     """Return rows (M,) of features, one for each contact, at most `most`, in random order.
 
     Raises:
-        ValueError: There is no row.
+        InputError: There is no row.
     """
     if len(features["episode"]) == 0:
-        raise ValueError(
+        raise InputError(
             "no held-out moment has both a box and a contact, so there is nothing to draw. Hold out more episodes, or "
             "look at: tactile-align verify"
         )
