@@ -62,7 +62,7 @@ def read_fact(kind: Kind, name_or_path: str | Path) -> tuple[dict[str, Any], str
         raw, source = entry.read_bytes(), f"{kind}/{text}.toml"
     try:
         return tomllib.loads(raw.decode("utf-8")), source
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise FactError(f"{source}: not valid TOML: {error}") from error
 
 

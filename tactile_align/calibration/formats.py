@@ -12,7 +12,7 @@ import yaml
 
 from tactile_align.calibration.camera import Camera
 from tactile_align.calibration.lens import LensModel
-from tactile_align.calibration.yaml_files import load_yaml, need
+from tactile_align.calibration.yaml_files import load_yaml, need, numbers, width_height
 from tactile_align.errors import InputError
 from tactile_align.files import write_text_atomically
 from tactile_align.geometry.frames import rotation_fault
@@ -38,7 +38,7 @@ def read_ros_camera(path: str | Path, rectified: bool = False) -> Camera:
         FileNotFoundError, InputError: No such file, or a key is missing or of another shape; names file and key.
     """
     data = load_yaml(path)
-    width, height = int(need(data, "image_width", path)), int(need(data, "image_height", path))
+    width, height = _sides(data, path)
     name = str(data.get("camera_name", Path(path).stem))
     if rectified:
         P = _matrix(need(data, "projection_matrix", path), (3, 4), path, "projection_matrix")
@@ -52,7 +52,7 @@ def read_ros_camera(path: str | Path, rectified: bool = False) -> Camera:
     kind = str(need(data, "distortion_model", path))
     if kind not in ROS_MODELS:
         raise InputError(f"{path}: distortion_model '{kind}' is unknown; known: {', '.join(ROS_MODELS)}")
-    k = np.ravel(need(need(data, "distortion_coefficients", path), "data", path)).astype(float)
+    k = numbers(need(need(data, "distortion_coefficients", path), "data", path), "distortion_coefficients", path)
     return _camera(name, width, height, K, ROS_MODELS[kind], k, path)
 
 
@@ -93,13 +93,17 @@ def read_kalibr(path: str | Path) -> tuple[dict[str, Camera], dict[str, np.ndarr
         kind = str(need(entry, "distortion_model", path))
         if kind not in KALIBR_MODELS:
             raise InputError(f"{path}: {name}: distortion_model '{kind}'; known: {', '.join(KALIBR_MODELS)}")
-        fu, fv, pu, pv = (float(v) for v in need(entry, "intrinsics", path))
-        width, height = (int(v) for v in need(entry, "resolution", path))
+        intrinsics = numbers(need(entry, "intrinsics", path), f"{name}.intrinsics", path)
+        if intrinsics.shape != (4,):
+            raise InputError(f"{path}: {name}.intrinsics needs fu, fv, pu, pv; got {intrinsics.tolist()}")
+        fu, fv, pu, pv = intrinsics.tolist()
+        width, height = width_height(need(entry, "resolution", path), f"{name}.resolution", path)
         K = np.array([[fu, 0, pu], [0, fv, pv], [0, 0, 1]])
-        k = np.ravel(entry.get("distortion_coeffs", [])).astype(float)
+        k = numbers(entry.get("distortion_coeffs", []), f"{name}.distortion_coeffs", path)
         cameras[name] = _camera(name, width, height, K, KALIBR_MODELS[kind], k, path)
         if "T_cn_cnm1" in entry:
-            T = np.array(entry["T_cn_cnm1"], dtype=float)
+            T = numbers(entry["T_cn_cnm1"], f"{name}.T_cn_cnm1", path)
+            T = T.reshape(4, 4) if T.size == 16 else T
             fault = "its shape is not 4x4" if T.shape != (4, 4) else rotation_fault(T[:3, :3], 1e-4)
             if fault:
                 raise InputError(f"{path}: {name}.T_cn_cnm1 is no pose: {fault}")
@@ -138,8 +142,8 @@ def read_opencv(path: str | Path) -> Camera:
     """
     data = load_yaml(path)
     K = _matrix(need(data, "camera_matrix", path), (3, 3), path, "camera_matrix")
-    k = np.ravel(need(need(data, "distortion_coefficients", path), "data", path)).astype(float)
-    width, height = int(need(data, "image_width", path)), int(need(data, "image_height", path))
+    k = numbers(need(need(data, "distortion_coefficients", path), "data", path), "distortion_coefficients", path)
+    width, height = _sides(data, path)
     fisheye = bool(data.get("fisheye_model", 0))
     model: LensModel = "fisheye" if fisheye else "rational" if k.size >= 8 else "brown" if k.any() else "pinhole"
     return _camera(str(data.get("camera_name", Path(path).stem)), width, height, K, model, k, path)
@@ -164,10 +168,15 @@ def write_opencv(camera: Camera, path: str | Path) -> None:
 
 
 def _matrix(entry: Any, shape: tuple[int, int], path: str | Path, key: str) -> np.ndarray:
-    values = np.ravel(need(entry, "data", path)).astype(float)
+    values = numbers(need(entry, "data", path), key, path)
     if values.size != shape[0] * shape[1]:
         raise InputError(f"{path}: {key} needs {shape[0]}x{shape[1]} numbers; got {values.size}")
     return values.reshape(shape)
+
+
+def _sides(data: Any, path: str | Path) -> tuple[int, int]:
+    sides = need(data, "image_width", path), need(data, "image_height", path)
+    return width_height(sides, "image_width, image_height", path)
 
 
 def _camera(

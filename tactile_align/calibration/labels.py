@@ -1,6 +1,5 @@
 """Boxes drawn by hand or found by a detector: a CSV with one row per box."""
 
-import csv
 import math
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -9,6 +8,7 @@ from tactile_align.calibration.evidence import Labels, label_name
 from tactile_align.calibration.rig import Rig
 from tactile_align.datasets.episodes import EpisodeRef, open_episode
 from tactile_align.errors import InputError
+from tactile_align.files import read_csv
 
 COLUMNS = ("episode", "frame", "camera", "sensor", "u0", "v0", "u1", "v1")
 
@@ -89,24 +89,23 @@ def _some(names: Collection[str]) -> str:
 
 
 def _read_into(labels: Labels, file: Path) -> None:
-    with file.open(encoding="utf-8-sig", newline="") as handle:
-        rows = csv.DictReader(handle)
-        lacks = [name for name in COLUMNS if name not in (rows.fieldnames or ())]
-        if lacks:
-            raise InputError(
-                f"{file}: line 1 lacks the column '{lacks[0]}'; it needs {', '.join(COLUMNS)} and has "
-                f"{', '.join(rows.fieldnames or ())}"
-            )
-        for row in rows:
-            where = f"{file}: line {rows.line_num}"
-            try:
-                frame = int(row["frame"])
-                box = tuple(float(row[name]) for name in COLUMNS[4:])
-            except (TypeError, ValueError) as error:
-                raise InputError(f"{where}: frame and u0, v0, u1, v1 must be numbers; got {row}") from error
-            if not (all(map(math.isfinite, box)) and box[0] < box[2] and box[1] < box[3]):
-                raise InputError(f"{where}: a box needs u0 < u1 and v0 < v1; got {box}")
-            boxes = labels.setdefault((row["episode"], row["camera"], row["sensor"]), {})
-            if frame in boxes:
-                raise InputError(f"{where}: frame {frame} of {row['episode']} has two boxes; keep one")
-            boxes[frame] = box  # type: ignore[assignment]  # four of them
+    (_, header), *rows = read_csv(file) or [(1, [])]
+    lacks = [name for name in COLUMNS if name not in header]
+    if lacks:
+        raise InputError(
+            f"{file}: line 1 lacks the column '{lacks[0]}'; it needs {', '.join(COLUMNS)} and has {', '.join(header)}"
+        )
+    for line, cells in rows:
+        where, row = f"{file}: line {line}", dict(zip(header, cells, strict=False))
+        try:
+            names = row["episode"], row["camera"], row["sensor"]
+            frame = int(row["frame"])
+            box = tuple(float(row[name]) for name in COLUMNS[4:])
+        except (KeyError, ValueError) as error:
+            raise InputError(f"{where}: frame and u0, v0, u1, v1 must be numbers; got {row}") from error
+        if not (all(map(math.isfinite, box)) and box[0] < box[2] and box[1] < box[3]):
+            raise InputError(f"{where}: a box needs u0 < u1 and v0 < v1; got {box}")
+        boxes = labels.setdefault(names, {})
+        if frame in boxes:
+            raise InputError(f"{where}: frame {frame} of {row['episode']} has two boxes; keep one")
+        boxes[frame] = box  # type: ignore[assignment]  # four of them

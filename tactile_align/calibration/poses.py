@@ -1,8 +1,6 @@
 """Robot poses from files: one declared format, read literally; every other reading is for the fault finder."""
 
-import csv
 import itertools
-import json
 from pathlib import Path
 from typing import Literal
 
@@ -10,6 +8,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, model_validator
 
 from tactile_align.errors import InputError
+from tactile_align.files import read_csv, read_json, read_npz
 from tactile_align.geometry.frames import invert, pose, rotation_exp, rotation_fault, rotation_from_quaternion
 from tactile_align.kinematics.arm import Arm, forward_kinematics, link_poses, require_within_limits
 
@@ -120,22 +119,19 @@ def read_poses(path: Path, columns: int) -> tuple[tuple[str, ...], np.ndarray]:
     names: list[str] = []
     rows: list[list[float]] = []
     if path.suffix == ".npz":
-        with np.load(path, allow_pickle=False) as archive:
-            if not {"views", "values"} <= set(archive.files):
-                raise InputError(f"{path}: needs the arrays views and values; has {', '.join(archive.files)}")
-            names, rows = [str(name) for name in archive["views"]], archive["values"].tolist()
+        names, rows = _archived(path)
     elif path.suffix == ".json":
-        try:
-            data = json.loads(path.read_text(encoding="utf-8"))
-        except json.JSONDecodeError as error:
-            raise InputError(f"{path}: not valid JSON: {error}") from error
+        data = read_json(path)
         if not isinstance(data, dict):
             raise InputError(f"{path}: needed an object of view: [numbers]; got {type(data).__name__}")
-        names, rows = list(data), [np.ravel(row).tolist() for row in data.values()]
+        for view, row in data.items():
+            try:
+                rows.append(np.ravel(np.asarray(row, dtype=np.float64)).tolist())
+            except (TypeError, ValueError) as error:
+                raise InputError(f"{path}: view {view} must be numbers; got {row}") from error
+        names = list(data)
     else:
-        with path.open(encoding="utf-8-sig", newline="") as handle:
-            lines = [line for line in csv.reader(handle) if line]
-        for number, line in enumerate(lines[1:], start=2):
+        for number, line in read_csv(path)[1:]:
             try:
                 rows.append([float(cell) for cell in line[1:]])
             except ValueError as error:
@@ -152,3 +148,16 @@ def read_poses(path: Path, columns: int) -> tuple[tuple[str, ...], np.ndarray]:
         twice = next(name for name in names if names.count(name) > 1)
         raise InputError(f"{path}: view {twice} comes twice; keep one row per view")
     return tuple(names), np.array(rows, dtype=np.float64)
+
+
+def _archived(path: Path) -> tuple[list[str], list[list[float]]]:
+    arrays = read_npz(path)
+    if not {"views", "values"} <= set(arrays):
+        raise InputError(f"{path}: needs the arrays views and values; has {', '.join(arrays)}")
+    views, values = arrays["views"], arrays["values"]
+    if views.ndim != 1 or values.ndim != 2 or len(views) != len(values) or values.dtype.kind not in "fiu":
+        raise InputError(
+            f"{path}: views must be (N,) names and values (N, columns) numbers; got {views.shape} and "
+            f"{values.dtype} {values.shape}"
+        )
+    return [str(name) for name in views], values.tolist()

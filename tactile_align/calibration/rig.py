@@ -75,7 +75,7 @@ class Rig(BaseModel):
                     for key in ("translation_m", "quat_wxyz"):
                         data[kind][name].pop(key)
                 data[kind][name].update(values)
-        return Rig.model_validate(data)
+        return parse(Rig, data, f"rig {self.name} with its override of '{override.episodes}'")
 
     def for_episode(self, path: str | Path) -> "Rig":
         """Return the rig that holds for one episode: this one with its [[override]] entries applied."""

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from tactile_align.errors import InputError
+from tactile_align.files import read_json
 
 VERSION = "v3.0"
 DATA_PATH = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
@@ -74,10 +75,7 @@ def read_info(root: Path) -> Info:
     path = root / INFO_PATH
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; a LeRobotDataset has one")
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as cause:
-        raise InputError(f"{path}: not valid JSON ({cause}); copy it again") from cause
+    data = read_json(path)
     version = data.get("codebase_version") if isinstance(data, dict) else None
     if not isinstance(version, str) or not version.startswith("v3."):
         text = f"codebase_version is {version!r}, v3.0 is read; LeRobot's convert_dataset_v21_to_v30 makes it from v2.1"

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from tactile_align.errors import InputError
 from tactile_align.facts import parse
-from tactile_align.files import write_text_atomically
+from tactile_align.files import read_json, write_text_atomically
 
 STD_FLOOR = 0.01  # original ACT: a joint that hardly moves must not be blown up
 
@@ -108,11 +108,7 @@ class Statistics(BaseModel):
         file = Path(path)
         if not file.is_file():
             raise FileNotFoundError(f"{file}: no such file; statistics are written beside a run's checkpoints")
-        try:
-            data = json.loads(file.read_text(encoding="utf-8"))
-        except ValueError as cause:
-            raise InputError(f"{file}: not valid JSON ({cause}); train again or copy the file again") from cause
-        return parse(cls, data, str(file))
+        return parse(cls, read_json(file, "Train again or copy the file again"), str(file))
 
     def _apply(
         self, what: str, values: Any, mean: tuple[float, ...], std: tuple[float, ...], inverse: bool = False

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from tactile_align.calibration.rig import Rig, load_rig
 from tactile_align.datasets.codec import encode_jpeg
-from tactile_align.datasets.episodes import write_episode
+from tactile_align.datasets.episodes import read_attributes, write_episode
 from tactile_align.datasets.handles import open_file
 from tactile_align.errors import InputError
 from tactile_align.simulation import expert, regrasp
@@ -137,7 +137,8 @@ def _done(job: _Job) -> bool:
     if not job.path.exists():
         return False
     with open_file(job.path) as file:
-        found = {key: file.attrs.get(f"simulated_{key}") for key in job.identity}
+        attributes = read_attributes(file, job.path)
+    found = {key: attributes.get(f"simulated_{key}") for key in job.identity}
     if found != job.identity:
         raise InputError(
             f"{job.path}: needed the episode of {job.identity}; found that of {found}. "

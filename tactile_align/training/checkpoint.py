@@ -1,6 +1,5 @@
 """Checkpoints: whole, atomic, loaded with weights_only."""
 
-import pickle
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +76,9 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         raise FileNotFoundError(f"{path}: no such checkpoint")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+    except OSError:
+        raise
+    except Exception as error:  # a damaged pickle can raise anything
         raise InputError(
             f"{path}: needed a whole checkpoint of tensors and plain values; it is cut short, damaged or holds "
             f"something else. Copy it again, or take an earlier one of the same folder"

@@ -1,6 +1,5 @@
 """Everything a training run is made from; one model per concern, a unit and a why per field."""
 
-import tomllib
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -10,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from tactile_align.errors import FactError, InputError
 from tactile_align.facts import parse
 from tactile_align.features.config import FeatureConfig
+from tactile_align.files import read_toml
 from tactile_align.losses.config import HSAConfig
 from tactile_align.policies.config import PolicyConfig
 from tactile_align.projection.sensor_box import MOST_AHEAD_M
@@ -213,18 +213,14 @@ def load_config(path: str | Path) -> TrainConfig:
     """Read a training config from TOML; `preset = "balanced"` at its top starts it from a named one.
 
     Raises:
-        FactError: No such file, not TOML, or keys that are unknown, missing or wrong, each named.
+        FactError, InputError: No such file, not TOML, or keys that are unknown, missing or wrong, each named.
     """
     file = Path(path)
     if not file.is_file():
         raise FactError(
             f"{file}: no such file. Needed: a training config in TOML (the README shows one), or the folder of a run"
         )
-    try:
-        data = tomllib.loads(file.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise FactError(f"{file}: not valid TOML: {error}") from error
-    return parse(TrainConfig, with_preset(data, str(file)), str(file))
+    return parse(TrainConfig, with_preset(read_toml(file), str(file)), str(file))
 
 
 def config_text(config: TrainConfig) -> str:

@@ -56,7 +56,7 @@ def with_preset(data: Mapping[str, Any], source: str) -> dict[str, Any]:
     if "preset" not in data:
         return stated
     name = data["preset"]
-    if name not in PRESETS:
+    if not isinstance(name, str) or name not in PRESETS:
         raise InputError(f"{source}: preset: there is no {name!r}; there are {', '.join(get_args(Preset))}")
     return _over(PRESETS[name], stated)
 

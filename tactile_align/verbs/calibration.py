@@ -109,17 +109,19 @@ def board(
     """
     from tactile_align.calibration.board_page import describe, write_page
     from tactile_align.calibration.boards import Board
+    from tactile_align.facts import parse
 
     marker = marker_mm / 1000 if kind == "charuco" and marker_mm is not None else None
-    made = Board(
-        kind=kind,
-        columns=1 if kind == "tag" else columns,
-        rows=1 if kind == "tag" else rows,
-        square_m=square_mm / 1000,
-        marker_m=marker,
-        dictionary=dictionary,
-        id=id,
-    )
+    stated = {
+        "kind": kind,
+        "columns": 1 if kind == "tag" else columns,
+        "rows": 1 if kind == "tag" else rows,
+        "square_m": square_mm / 1000,
+        "marker_m": marker,
+        "dictionary": dictionary,
+        "id": id,
+    }
+    made = parse(Board, stated, "board")
     for path in write_page(made, out, paper):
         print(path)
     logger.info(describe(made))
