@@ -18,7 +18,7 @@ from tactile_align.errors import InputError
 from tactile_align.files import write_text_atomically
 from tactile_align.policies.aligned import AlignedPolicy
 from tactile_align.policies.alignment import with_rivals
-from tactile_align.training.checkpoint import best_checkpoint, load_checkpoint
+from tactile_align.training.checkpoint import best_checkpoint, load_checkpoint, load_weights
 from tactile_align.training.config import TrainConfig, load_config
 from tactile_align.training.data import Data, load_data, make_model, views_of
 from tactile_align.training.loop import train
@@ -107,7 +107,8 @@ def opening_only(config: TrainConfig) -> TrainConfig:
 def load_model(folder: Path, config: TrainConfig, moments: Moments) -> AlignedPolicy:
     """Return a run's model with the weights of its best checkpoint, in eval mode."""
     model = make_model(config, *moments.state_width, fill=False)
-    model.load_state_dict(load_checkpoint(best_checkpoint(folder / "checkpoints"))["model"])
+    path = best_checkpoint(folder / "checkpoints")
+    load_weights(model, load_checkpoint(path), path)
     return model.eval()
 
 

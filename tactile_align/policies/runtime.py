@@ -22,7 +22,7 @@ from tactile_align.policies.observation import Needs, Seen, checked
 from tactile_align.projection.sensor_box import sensor_boxes
 from tactile_align.projection.uncertainty import pixel_sigma
 from tactile_align.training.augment import augment
-from tactile_align.training.checkpoint import best_checkpoint, load_checkpoint
+from tactile_align.training.checkpoint import best_checkpoint, load_checkpoint, load_weights
 from tactile_align.training.config import TrainConfig, load_config
 from tactile_align.training.data import inputs_of, make_model
 
@@ -94,7 +94,7 @@ class Policy:
         path = best_checkpoint(folder / "checkpoints") if checkpoint is None else Path(checkpoint)
         state = load_checkpoint(path)
         model = make_model(config, len(statistics.qpos_mean), len(statistics.action_mean), fill=False)
-        model.load_state_dict(state["model"])
+        load_weights(model, state, path)
         cell = rig if isinstance(rig, Rig) else load_rig(folder / "rig.toml" if rig is None else rig)
         sizes = {name: (int(width), int(height)) for name, (width, height) in state["sizes"].items()}
         return cls(model, config, cell, statistics, sizes, ensemble, device)

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from tactile_align.errors import InputError
 from tactile_align.files import write_atomically
@@ -63,6 +64,22 @@ def latest_checkpoint(folder: Path) -> Path:
             f"before its first. Start it: tactile-align train CONFIG, with --resume where the run has a metrics.jsonl"
         )
     return found[-1]
+
+
+def load_weights(model: nn.Module, state: dict[str, Any], path: Path) -> None:
+    """Give a model the weights of a checkpoint that was read from `path`.
+
+    Raises:
+        InputError: They are those of another model.
+    """
+    try:
+        model.load_state_dict(state["model"])
+    except (RuntimeError, TypeError) as error:
+        first = str(error).splitlines()
+        raise InputError(
+            f"{path}: needed the weights of the model that the run's config.toml describes; got others "
+            f"({' '.join(first[1:2] or first).strip()}). Restore the config, or take the checkpoint of this run"
+        ) from error
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import torch
 
 from tactile_align.errors import InputError
 from tactile_align.facts import parse
-from tactile_align.training.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
+from tactile_align.training.checkpoint import latest_checkpoint, load_checkpoint, load_weights, save_checkpoint
 from tactile_align.training.config import TrainConfig, config_text
 from tactile_align.training.data import stream_sizes
 from tactile_align.training.step import Trainer
@@ -95,7 +95,7 @@ def take_up(trainer: Trainer, out: Path) -> Course:
             f"written by this toolkit's training; start a new `out` instead"
         )
     _require_same(trainer.config, state["config"], path)
-    trainer.model.load_state_dict(state["model"])
+    load_weights(trainer.model, state, path)
     trainer.optimiser.load_state_dict(state["optimiser"])
     trainer.schedule.load_state_dict(state["schedule"])
     if trainer.mean is not None and state["mean"] is not None:
