@@ -1,6 +1,10 @@
 """`tactile-align VERB ...` and `python -m tactile_align VERB ...`."""
 
+import os
 import sys
+
+READER_LEFT = 141
+"""Exit status where nobody reads our output any more, as of a program that SIGPIPE ends."""
 
 
 def main() -> None:
@@ -19,7 +23,16 @@ def main() -> None:
         raise SystemExit(2) from error
     from tactile_align.cli import run
 
-    raise SystemExit(run(sys.argv[1:]))
+    try:
+        try:
+            status = run(sys.argv[1:])
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        # Else Python would flush once more on its way out, and complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = READER_LEFT
+    raise SystemExit(status)
 
 
 if __name__ == "__main__":

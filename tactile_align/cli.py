@@ -1,16 +1,21 @@
-"""The command line: parse a verb, run it, turn errors into one line.
+"""The command line: parse a verb, run it, turn errors of the user's into one line.
 
-Results on stdout, remarks on stderr. Exit status: 0 good, 1 a check failed, 2 unusable input.
+Results on stdout, remarks on stderr. Exit status: 0 good, 1 a check failed, 2 unusable input. A bug of ours keeps its
+traceback.
 """
 
+import logging
 import sys
-from collections.abc import Callable, Sequence
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import tyro
 from tyro.conf import Positional
 
-from tactile_align.verbs import UNUSABLE
+from tactile_align.errors import DivergedError, InputError, MissingExtra
+from tactile_align.verbs import FAILED, UNUSABLE
 from tactile_align.verbs.calibration import board, calibrate, label, verify
 from tactile_align.verbs.data import convert, inspect, overlay, repair, simulate, trim
 from tactile_align.verbs.training import ablate, demo, doctor, evaluate, report, study, train, watch
@@ -41,21 +46,59 @@ VERBS: dict[str, Callable[..., int]] = {
     "watch": watch,
     "demo": demo,
 }
-DESCRIPTION = "Line up what a robot feels with what its cameras see, prove it, and train a policy on it."
+TRACEBACK = "--traceback"
+DESCRIPTION = f"""Line up what a robot feels with what its cameras see, prove it, and train a policy on it.
+
+An error in what you gave is one line; {TRACEBACK}, before or after the verb, also shows where it was raised."""
 
 
 def run(argv: Sequence[str]) -> int:
-    """Run one verb and return its exit status; an error is one line on stderr, without a traceback."""
+    """Run one verb and return its exit status.
+
+    Unusable input and a missing library (2) and a training that diverged (1) are one line on stderr, without a
+    traceback unless `--traceback` is among the words. Any other exception is a bug and passes through.
+    """
+    words = [word for word in argv if word != TRACEBACK]
     try:
-        if argv and argv[0] == "train":
-            # The flags of `train` are the fields of the config it names, so the file is read before they are parsed.
-            return train(argv[1:])
-        return int(
-            tyro.extras.subcommand_cli_from_dict(
-                VERBS, args=list(argv), prog="tactile-align", description=DESCRIPTION, sort_subcommands=False
-            )
+        with _remarks_on_stderr():
+            return _run_verb(words)
+    except BrokenPipeError:
+        raise  # whoever read our output has left: nothing is wrong with the input
+    except (InputError, OSError, MissingExtra, DivergedError) as error:
+        if TRACEBACK in argv:
+            traceback.print_exc()
+        print(f"error: {error}", file=sys.stderr)
+        return FAILED if isinstance(error, DivergedError) else UNUSABLE
+
+
+def _run_verb(words: Sequence[str]) -> int:
+    if words and words[0] == "train":
+        # The flags of `train` are the fields of the config it names, so the file is read before they are parsed.
+        return train(words[1:])
+    return int(
+        tyro.extras.subcommand_cli_from_dict(
+            VERBS, args=list(words), prog="tactile-align", description=DESCRIPTION, sort_subcommands=False
         )
-    except (ValueError, OSError, KeyError, RuntimeError, ImportError) as error:
-        text = error.args[0] if isinstance(error, KeyError) and error.args else error
-        print(f"error: {text}", file=sys.stderr)
-        return UNUSABLE
+    )
+
+
+class _Remarks(logging.Handler):
+    """Print the bare message of each record on stderr, above any progress bar."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        from tqdm import tqdm  # only verbs that remark on something pay for its import
+
+        tqdm.write(self.format(record), file=sys.stderr)
+
+
+@contextmanager
+def _remarks_on_stderr() -> Iterator[None]:
+    ours, handler = logging.getLogger("tactile_align"), _Remarks()
+    level = ours.level
+    ours.addHandler(handler)
+    ours.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        ours.removeHandler(handler)
+        ours.setLevel(level)

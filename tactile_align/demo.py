@@ -1,8 +1,8 @@
 """The whole job on a simulated cell, start to summary."""
 
 import json
+import logging
 import os
-import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,6 +25,8 @@ from tactile_align.viz.curves import draw_curves, draw_recall
 from tactile_align.viz.overlay import overlay
 from tactile_align.viz.report import report
 from tactile_align.viz.run_maps import draw_maps
+
+logger = logging.getLogger(__name__)
 
 Size = Literal["smoke", "full"]
 
@@ -89,7 +91,7 @@ def run_demo(size: Size, out: Path) -> int:
 
     Raises:
         FileExistsError: The folder holds a finished demo already.
-        RuntimeError: The training was stopped (Ctrl-C, SIGTERM).
+        InputError: The training was stopped (Ctrl-C, SIGTERM).
     """
     plan, began = PLANS[size], time.perf_counter()
     if (out / "summary.md").exists():
@@ -140,7 +142,7 @@ def run_demo(size: Size, out: Path) -> int:
 
 
 def _say(step: int, text: str) -> None:
-    print(f"\n[{step}/6] {text}", file=sys.stderr, flush=True)
+    logger.info(f"\n[{step}/6] {text}")
 
 
 def _box_proof(regrasp: list[Path], commanded: list[Path], out: Path, plan: Plan) -> str:

@@ -3,6 +3,8 @@
 from importlib import import_module
 from typing import Any
 
+from tactile_align.errors import MissingExtra
+
 
 def need(module: str, purpose: str, library: str, extra: str, instead: str = "") -> Any:
     """Import a module of an optional library and return it.
@@ -15,12 +17,12 @@ def need(module: str, purpose: str, library: str, extra: str, instead: str = "")
         instead: What to do otherwise.
 
     Raises:
-        ModuleNotFoundError: It is not installed; says how to get it.
+        MissingExtra: It is not installed; says how to get it.
     """
     try:
         return import_module(module)
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
+        raise MissingExtra(
             f"{purpose} needs {library}, which is not installed here. Install it with: "
             f"pip install 'tactile-align[{extra}]'{f'; {instead}' if instead else ''}"
         ) from error

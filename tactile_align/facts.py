@@ -9,13 +9,11 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from tactile_align.errors import FactError
+
 Kind = Literal["kinematics", "calibration", "datasets"]
 WHAT: dict[Kind, str] = {"kinematics": "an arm file", "calibration": "a rig file", "datasets": "a layout file"}
 Model = TypeVar("Model", bound=BaseModel)
-
-
-class FactError(ValueError):
-    """A fact file is missing, unreadable or wrong; the message names the file and the key."""
 
 
 def fact_folder(kind: Kind) -> Traversable:
@@ -64,7 +62,7 @@ def read_fact(kind: Kind, name_or_path: str | Path) -> tuple[dict[str, Any], str
         raw, source = entry.read_bytes(), f"{kind}/{text}.toml"
     try:
         return tomllib.loads(raw.decode("utf-8")), source
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise FactError(f"{source}: not valid TOML: {error}") from error
 
 

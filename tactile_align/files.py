@@ -1,14 +1,97 @@
-"""Writing files so that a half-written one never bears a good name, and what becomes of half-written ones."""
+"""Files: text, JSON, TOML and CSV read so that an error names the file; written so that a half-written one never
+bears a good name, and what becomes of half-written ones."""
 
+import csv
 import glob
+import io
+import json
 import os
 import shutil
 import socket
 import time
+import tomllib
+import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tactile_align.errors import InputError
 
 FORGOTTEN_S = 86_400  # a part of another machine this old is nobody's: none takes a day to write
+
+
+def read_text(path: Path) -> str:
+    """Read UTF-8 text, with or without a byte order mark.
+
+    Raises:
+        InputError: It is not UTF-8.
+        OSError: It cannot be read.
+    """
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: needed UTF-8 text; it is damaged or another kind of file ({error})") from error
+
+
+def read_json(path: Path, remedy: str = "Copy it again") -> Any:
+    """Read JSON; `remedy` states what to do about a damaged file.
+
+    Raises:
+        InputError: It is not JSON.
+        OSError: It cannot be read.
+    """
+    text = read_text(path)
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: not valid JSON ({error}). {remedy}") from error
+
+
+def read_toml(path: Path, remedy: str = "Correct it") -> dict[str, Any]:
+    """Read TOML; `remedy` states what to do about a damaged file.
+
+    Raises:
+        InputError: It is not TOML.
+        OSError: It cannot be read.
+    """
+    text = read_text(path)
+    try:
+        return tomllib.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: not valid TOML ({error}). {remedy}") from error
+
+
+def read_csv(path: Path) -> list[tuple[int, list[str]]]:
+    """Read the rows of a CSV that are not empty, each with the number of its line.
+
+    Raises:
+        InputError: It is no CSV.
+        OSError: It cannot be read.
+    """
+    rows = csv.reader(io.StringIO(read_text(path)))
+    try:
+        return [(rows.line_num, cells) for cells in rows if cells]
+    except csv.Error as error:
+        raise InputError(f"{path}: line {rows.line_num}: not CSV ({error}). Export it again") from error
+
+
+def read_npz(path: Path, remedy: str = "Copy it again") -> dict[str, np.ndarray]:
+    """Read all arrays of an .npz file by name, never a pickle; `remedy` states what to do about a damaged file.
+
+    Raises:
+        InputError: It is no .npz file of plain arrays.
+        OSError: It cannot be read.
+    """
+    try:
+        with zipfile.ZipFile(path), np.load(path, allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
+    except (ValueError, KeyError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
+        raise InputError(
+            f"{path}: needed a whole .npz file of plain arrays; it is damaged ({error}). {remedy}"
+        ) from error
 
 
 def part_of(path: Path) -> Path:

@@ -24,14 +24,14 @@ def in_processes(
         start: What each of them does first.
 
     Raises:
-        RuntimeError: One of them was ended from outside; with multiprocessing's own pool this would wait for ever.
+        ChildProcessError: One of them was ended from outside; with multiprocessing's own pool this would wait for ever.
     """
     # spawn: a forked child would share open HDF5 handles and thread pools with this process.
     with ProcessPoolExecutor(processes, get_context("spawn"), _begin, (start,)) as pool:
         try:
             yield from pool.map(work, jobs)
         except BrokenProcessPool as error:
-            raise RuntimeError(
+            raise ChildProcessError(
                 f"one of {processes} processes was ended from outside, most likely for want of memory. What is "
                 f"finished is kept: give the same command again, with fewer processes"
             ) from error

@@ -1,5 +1,6 @@
 """The command line: exit status, one-line errors, flags over files."""
 
+import logging
 import os
 import subprocess
 import sys
@@ -8,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from tactile_align.cli import VERBS, run
+from tactile_align.errors import DivergedError, InputError, MissingExtra
 from tactile_align.training.config import load_config
+from tactile_align.viz import overlay
 
 ROOT = Path(__file__).parent.parent
 
@@ -62,6 +65,80 @@ def test_every_verb_explains_itself(verb: str, capsys: pytest.CaptureFixture[str
     except SystemExit as left:
         status = left.code
     assert not status and len(capsys.readouterr().out) > 200
+
+
+@pytest.mark.parametrize("bug", [KeyError("box/left_wrist-tactile1"), ValueError("shapes"), RuntimeError("size")])
+def test_a_bug_of_ours_keeps_its_traceback(
+    bug: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(*args: object, **options: object) -> None:
+        raise bug
+
+    monkeypatch.setattr(overlay, "overlay", broken)
+    with pytest.raises(type(bug)) as caught:
+        run(["overlay", "a.hdf5"])
+    assert caught.value is bug and "error: " not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (InputError("no such thing"), 2),
+        (OSError("no such thing"), 2),
+        (MissingExtra("no such thing"), 2),
+        (DivergedError("no such thing"), 1),
+    ],
+)
+def test_what_the_user_can_mend_is_one_line_and_its_traceback_is_shown_on_request(
+    error: Exception, status: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(*args: object, **options: object) -> None:
+        raise error
+
+    monkeypatch.setattr(overlay, "overlay", broken)
+    assert run(["overlay", "a.hdf5"]) == status
+    assert capsys.readouterr().err == "error: no such thing\n"
+    for words in (["--traceback", "overlay", "a.hdf5"], ["overlay", "a.hdf5", "--traceback"]):
+        assert run(words) == status
+        told = capsys.readouterr().err
+        assert "Traceback" in told and "in broken" in told and told.endswith("\nerror: no such thing\n")
+
+
+def test_remarks_are_bare_lines_on_stderr_and_only_while_a_verb_runs(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    logger = logging.getLogger("tactile_align.viz.overlay")
+
+    def remark(*args: object, **options: object) -> list[Path]:
+        logger.info("note: a remark")
+        logger.warning("warning: another")
+        return [Path("picture.png")]
+
+    monkeypatch.setattr(overlay, "overlay", remark)
+    for _ in range(2):
+        assert run(["overlay", "a.hdf5"]) == 0
+        captured = capsys.readouterr()
+        assert captured.err == "note: a remark\nwarning: another\n" and captured.out == "picture.png\n"
+    remark()
+    assert capsys.readouterr().err == ""
+
+
+def test_a_reader_that_leaves_early_is_no_error() -> None:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": ""}
+    command = [sys.executable, "-m", "tactile_align", "train", "--help"]
+    read, write = os.pipe()
+    os.close(read)
+    try:
+        done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, env=environment)
+    finally:
+        os.close(write)
+    assert done.stderr == "" and done.returncode == 141
+
+
+def test_the_help_tells_of_the_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        run(["--help"])
+    assert "--traceback" in capsys.readouterr().out
 
 
 @pytest.mark.slow

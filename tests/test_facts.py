@@ -3,7 +3,8 @@
 import pytest
 from pydantic import BaseModel, ConfigDict
 
-from tactile_align.facts import FactError, parse
+from tactile_align.errors import FactError
+from tactile_align.facts import parse
 
 
 class Part(BaseModel):

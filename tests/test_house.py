@@ -32,10 +32,14 @@ def importers(module: str, inside: list[Path]) -> list[str]:
     return [p.relative_to(PACKAGE).as_posix() for p in hit]
 
 
-def test_geometry_imports_nothing_of_ours() -> None:
+def test_the_exception_types_import_nothing_of_ours() -> None:
+    assert not {name for name in imports_of(PACKAGE / "errors.py") if name.startswith("tactile_align")}
+
+
+def test_geometry_imports_nothing_of_ours_but_the_exception_types() -> None:
     for path in files("geometry"):
         ours = {name for name in imports_of(path) if name.startswith("tactile_align")}
-        assert all(name.startswith("tactile_align.geometry") for name in ours), path
+        assert all(name.startswith(("tactile_align.geometry", "tactile_align.errors")) for name in ours), path
 
 
 @pytest.mark.parametrize("folder", FLOORS)

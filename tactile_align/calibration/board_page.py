@@ -10,6 +10,7 @@ import numpy as np
 
 from tactile_align.calibration.boards import Board
 from tactile_align.calibration.compat import dictionary
+from tactile_align.errors import InputError
 from tactile_align.files import write_atomically
 
 PAPERS_M = {"A4": (0.210, 0.297), "A3": (0.297, 0.420), "letter": (0.2159, 0.2794)}
@@ -33,11 +34,11 @@ def write_page(board: Board, out: str | Path, paper: str = "A4") -> tuple[Path, 
         The PDF and the PNG (300 dpi, its resolution stated in it).
 
     Raises:
-        ValueError: Unknown paper, or the board does not fit on it.
+        InputError: Unknown paper, or the board does not fit on it.
         FileExistsError: One of the files is there already.
     """
     if paper not in PAPERS_M:
-        raise ValueError(f"no paper '{paper}'; there are {', '.join(PAPERS_M)}")
+        raise InputError(f"no paper '{paper}'; there are {', '.join(PAPERS_M)}")
     stem = Path(out)
     stem = stem.with_suffix("") if stem.suffix in (".pdf", ".png") else stem
     pdf, png = stem.with_name(stem.name + ".pdf"), stem.with_name(stem.name + ".png")
@@ -50,7 +51,7 @@ def write_page(board: Board, out: str | Path, paper: str = "A4") -> tuple[Path, 
         (p for p in (page, page[::-1]) if width <= p[0] - 2 * MARGIN_M and height <= p[1] - 2 * MARGIN_M - FOOT_M), None
     )
     if room is None:
-        raise ValueError(
+        raise InputError(
             f"the board is {width * 1e3:.0f} x {height * 1e3:.0f} mm and does not fit on {paper} with its margins; "
             f"use smaller squares, fewer of them, or a larger paper"
         )

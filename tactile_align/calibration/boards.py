@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from tactile_align.calibration.compat import dictionary, standard_flag
 from tactile_align.calibration.tag_corners import edge_corners
+from tactile_align.errors import InputError
 
 Kind = Literal["charuco", "chessboard", "circles", "asymmetric_circles", "tag"]
 MIN_POINTS = 6
@@ -58,17 +59,17 @@ class Board(BaseModel):
     @model_validator(mode="after")
     def _whole(self) -> Self:
         if self.kind == "charuco" and not (self.marker_m and self.marker_m < self.square_m):
-            raise ValueError(
+            raise InputError(
                 f"a charuco board needs marker_m below square_m; got marker_m = {self.marker_m} and "
                 f"square_m = {self.square_m}"
             )
         if self.kind != "tag" and min(self.columns, self.rows) < 2:
-            raise ValueError(f"a {self.kind} board needs at least 2 columns and rows; got {self.columns} x {self.rows}")
+            raise InputError(f"a {self.kind} board needs at least 2 columns and rows; got {self.columns} x {self.rows}")
         if self.kind in ("charuco", "tag"):
             needs = self.columns * self.rows // 2 if self.kind == "charuco" else self.id + 1
             holds = int(dictionary(self.dictionary).bytesList.shape[0])
             if needs > holds:
-                raise ValueError(
+                raise InputError(
                     f"the board needs {needs} markers but {self.dictionary} holds {holds}; take a larger one"
                 )
         return self

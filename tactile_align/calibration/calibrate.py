@@ -17,6 +17,7 @@ from tactile_align.calibration.session import Session, read_session
 from tactile_align.calibration.session_pictures import draw_views
 from tactile_align.calibration.verdict import Check, Verification, graded
 from tactile_align.calibration.verify_session import judge, write_page
+from tactile_align.errors import InputError
 from tactile_align.geometry.frames import invert, rotation_log
 
 
@@ -61,7 +62,7 @@ def calibrate_intrinsics_of(
         out: Where to write the rig; None: do not write (a dry run). A result that fails is never written.
 
     Raises:
-        FileNotFoundError, ValueError: What cannot be used, by file and key.
+        FileNotFoundError, InputError: What cannot be used, by file and key.
     """
     session = read_session(folder)
     name = session.fact.camera
@@ -71,7 +72,7 @@ def calibrate_intrinsics_of(
     if rig is not None:
         known = rig if isinstance(rig, Rig) else load_rig(rig)
         if session.fact.episode is not None and name in known.cameras and known.cameras[name].image_map:
-            raise ValueError(
+            raise InputError(
                 f"{session.name}: K belongs to the raw frame, but the episode's frames went through image_map of "
                 f"camera {name}; take images from the camera itself"
             )
@@ -110,19 +111,19 @@ def calibrate_hand_eye(
         out: Where to write the rig; None: do not write (a dry run). A result that fails is never written.
 
     Raises:
-        FileNotFoundError, ValueError: What cannot be used, by file and key.
+        FileNotFoundError, InputError: What cannot be used, by file and key.
     """
     session = read_session(folder)
     known = rig if rig is None or isinstance(rig, Rig) else load_rig(rig)
     camera, intrinsics = _camera_of(session, known, model)
     mounted = session.fact.mounted
     if mounted is None:
-        raise ValueError(
+        raise InputError(
             f'{session.name}: session.toml needs mounted = "moving" (camera on the arm) or "fixed" (board on the arm)'
         )
     if len(session.views) < MIN_VIEWS:
         lost = f" ({', '.join(session.lost[:3])} lost)" if session.lost else ""
-        raise ValueError(
+        raise InputError(
             f"{session.name}: hand-eye needs at least {MIN_VIEWS} usable views, better 15; got "
             f"{len(session.views)}{lost}"
         )

@@ -7,6 +7,7 @@ import numpy as np
 from array_api_compat import array_namespace
 
 from tactile_align.calibration.lens import COEFFICIENTS, LensModel, distort, radius_limit, undistort
+from tactile_align.errors import InputError
 from tactile_align.geometry.frames import Array
 from tactile_align.geometry.images import ImageMap
 
@@ -41,24 +42,24 @@ class Camera:
         object.__setattr__(self, "K", K)
         object.__setattr__(self, "distortion", tuple(float(k) for k in self.distortion))
         if self.model not in COEFFICIENTS:
-            raise ValueError(f"camera {self.name}: model '{self.model}' is unknown; known: {', '.join(COEFFICIENTS)}")
+            raise InputError(f"camera {self.name}: model '{self.model}' is unknown; known: {', '.join(COEFFICIENTS)}")
         if len(self.distortion) not in COEFFICIENTS[self.model]:
             wanted = " or ".join(str(n) for n in COEFFICIENTS[self.model])
-            raise ValueError(
+            raise InputError(
                 f"camera {self.name}: model '{self.model}' takes {wanted} distortion coefficients, "
                 f"got {len(self.distortion)}"
             )
         if K.shape != (3, 3) or not np.isfinite(K).all() or abs(K[2] - [0, 0, 1]).max() > 0 or K[1, 0] != 0:
-            raise ValueError(
+            raise InputError(
                 f"camera {self.name}: K must be [[fx, s, cx], [0, fy, cy], [0, 0, 1]] in pixels; got {K.tolist()}"
             )
         if min(abs(K[0, 0]), abs(K[1, 1])) < 1.0:
-            raise ValueError(
+            raise InputError(
                 f"camera {self.name}: focal lengths {K[0, 0]:g}, {K[1, 1]:g} are below one pixel; "
                 f"K must be in pixels, not in metres or image widths"
             )
         if self.valid_radius is not None and not self.valid_radius > 0:
-            raise ValueError(f"camera {self.name}: valid_radius must be positive; got {self.valid_radius}")
+            raise InputError(f"camera {self.name}: valid_radius must be positive; got {self.valid_radius}")
 
     @cached_property
     def radius_limit(self) -> float:
@@ -135,10 +136,10 @@ class Camera:
         """Return the camera of images that went through a pixel map (one map, no batch axes).
 
         Raises:
-            ValueError: The map starts from another image size than this camera's.
+            InputError: The map starts from another image size than this camera's.
         """
         if (image_map.source_width, image_map.source_height) != (self.width, self.height):
-            raise ValueError(
+            raise InputError(
                 f"camera {self.name} is {self.width}x{self.height} (width x height) but the image map starts "
                 f"from {image_map.source_width}x{image_map.source_height}; K belongs to one size only"
             )

@@ -1,6 +1,6 @@
 """Choose frames worth looking at: over the openings of the gripper and over the episodes."""
 
-import sys
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,6 +8,9 @@ import numpy as np
 
 from tactile_align.calibration.rig import Rig
 from tactile_align.datasets.episodes import EpisodeRef, list_episodes, open_episode
+from tactile_align.errors import InputError
+
+logger = logging.getLogger(__name__)
 
 CROWDED, WORN = 0.10, 0.02
 """What a frame beside a chosen one, and each frame already taken from its episode, cost: shares of the openings."""
@@ -35,7 +38,7 @@ def choose_frames(
 
     With a rig and an arm they lie evenly over the quantiles of that arm's gripper opening, taken from as many
     episodes, and as far apart, as these allow; else evenly in time. That, too, where the rig cannot read an episode's
-    gripper, which a remark on stderr says.
+    gripper, which is logged.
 
     Args:
         path: A folder of episodes, or one file.
@@ -47,10 +50,10 @@ def choose_frames(
 
     Raises:
         FileNotFoundError, EpisodeError: No episodes, or damaged ones.
-        ValueError: No frame wanted, an episode without the camera.
+        InputError: No frame wanted, an episode without the camera.
     """
     if count < 1:
-        raise ValueError(f"needed at least one frame; got a count of {count}")
+        raise InputError(f"needed at least one frame; got a count of {count}")
     refs = list_episodes(path, layout)
     if len(refs) > 2 * count:
         refs = tuple(refs[i] for i in np.linspace(0, len(refs) - 1, 2 * count).round().astype(int))
@@ -58,7 +61,7 @@ def choose_frames(
     for ref in refs:
         with open_episode(ref) as episode:
             if camera not in episode.cameras:
-                raise ValueError(f"{ref} has no camera '{camera}'; it has {', '.join(episode.cameras) or 'none'}")
+                raise InputError(f"{ref} has no camera '{camera}'; it has {', '.join(episode.cameras) or 'none'}")
             stands = np.full(len(episode), np.nan)
             if rig and arm and known:
                 try:
@@ -66,15 +69,13 @@ def choose_frames(
                 except ValueError as error:
                     # Boxes are what finds such a fault, so it must not keep anybody from drawing them.
                     known = False
-                    print(
-                        f"{ref}: /{episode.layout.state.qpos[0]}: {error} Frames lie evenly in time.", file=sys.stderr
-                    )
+                    logger.warning(f"{ref}: /{episode.layout.state.qpos[0]}: {error} Frames lie evenly in time.")
             openings.append(stands)
     episode_of = np.repeat(np.arange(len(refs)), [len(one) for one in openings])
     frame_of = np.concatenate([np.arange(len(one)) for one in openings])
     pooled = np.concatenate(openings)
     if len(pooled) == 0:
-        raise ValueError(f"{path}: the episodes hold no frames; record some")
+        raise InputError(f"{path}: the episodes hold no frames; record some")
     if known:
         taken = _over_openings(pooled, episode_of, frame_of, min(count, len(pooled)))
     else:

@@ -6,6 +6,7 @@ T_base_flange for one that stands still. Eliminating Z gives A X = X C for pairs
 
 import numpy as np
 
+from tactile_align.errors import InputError
 from tactile_align.geometry.frames import invert, nearest_rotation, pose, rotation_log
 
 MIN_TURN = np.radians(3.0)
@@ -26,11 +27,11 @@ def park(B: np.ndarray, C: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return X and Z after Park and Martin (1994): rotation vectors are aligned, then translation is linear.
 
     Raises:
-        ValueError: Fewer than two useful pairs.
+        InputError: Fewer than two useful pairs.
     """
     X, Z, useful = park_many(B, C)
     if useful < 2:
-        raise ValueError(
+        raise InputError(
             f"hand-eye needs pairs of views that turn by 3 to 175 degrees; got {useful}. Turn the camera more"
         )
     return X, Z

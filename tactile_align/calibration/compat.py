@@ -7,17 +7,19 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from tactile_align.errors import InputError
+
 
 def flag(name: str) -> int:
     """Return an OpenCV constant by name; fisheye ones live in cv2.fisheye in 4.x and in cv2 in 5.x.
 
     Raises:
-        ValueError: This OpenCV knows no such constant.
+        InputError: This OpenCV knows no such constant.
     """
     for home in (cv2.fisheye, cv2) if name.startswith("CALIB_") else (cv2,):
         if hasattr(home, name):
             return int(getattr(home, name))
-    raise ValueError(f"OpenCV {cv2.__version__} has no constant {name}; needed: opencv-python 4.10 or later")
+    raise InputError(f"OpenCV {cv2.__version__} has no constant {name}; needed: opencv-python 4.10 or later")
 
 
 def standard_flag(*names: str) -> int:
@@ -34,13 +36,13 @@ def dictionary(name: str) -> "cv2.aruco.Dictionary":
     """Return a predefined marker dictionary, e.g. DICT_4X4_50 or DICT_APRILTAG_36h11.
 
     Raises:
-        ValueError: No such dictionary; lists those there are.
+        InputError: No such dictionary; lists those there are.
     """
     known = sorted(one for one in dir(cv2.aruco) if one.startswith("DICT_"))
     # AprilTag names differ in case between versions.
     alike = {one.lower(): one for one in known}
     if name.lower() not in alike:
-        raise ValueError(f"no marker dictionary '{name}'; there are {', '.join(known)}")
+        raise InputError(f"no marker dictionary '{name}'; there are {', '.join(known)}")
     return cv2.aruco.getPredefinedDictionary(getattr(cv2.aruco, alike[name.lower()]))
 
 
@@ -65,12 +67,12 @@ def read_grey(path: Path) -> np.ndarray:
 
     Raises:
         FileNotFoundError: No such file.
-        ValueError: It is no image that can be read.
+        InputError: It is no image that can be read.
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such image")
     raw = np.fromfile(path, dtype=np.uint8)
     image = cv2.imdecode(raw, cv2.IMREAD_GRAYSCALE) if raw.size else None
     if image is None:
-        raise ValueError(f"{path}: needed an image (PNG, JPEG, ...); got {raw.size} bytes that are none. Take it again")
+        raise InputError(f"{path}: needed an image (PNG, JPEG, ...); got {raw.size} bytes that are none. Take it again")
     return np.asarray(image)

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import yaml
 
-from tactile_align.calibration.yaml_files import load_yaml, need
+from tactile_align.calibration.yaml_files import load_yaml, need, numbers
+from tactile_align.errors import InputError
 from tactile_align.files import write_text_atomically
 from tactile_align.geometry.frames import pose, quaternion_from_rotation, rotation_from_quaternion
 
@@ -22,21 +23,23 @@ def read_easy_handeye(path: str | Path) -> tuple[bool, np.ndarray]:
         Whether the camera is in the hand, and T_effector_camera then, else T_base_camera; (4, 4), m.
 
     Raises:
-        FileNotFoundError, ValueError: No such file, or a key is missing; names file and key.
+        FileNotFoundError, InputError: No such file, or a key is missing; names file and key.
     """
     data = load_yaml(path)
     parameters = need(data, "parameters", path)
+    if not isinstance(parameters, dict):
+        raise InputError(f"{path}: parameters must be keys and values; got {parameters!r}")
     if "eye_on_hand" in parameters:
         in_hand = bool(parameters["eye_on_hand"])
     elif "calibration_type" in parameters:
         in_hand = parameters["calibration_type"] == "eye_in_hand"
     else:
-        raise ValueError(f"{path}: parameters needs eye_on_hand (v1) or calibration_type (v2); has {list(parameters)}")
+        raise InputError(f"{path}: parameters needs eye_on_hand (v1) or calibration_type (v2); has {list(parameters)}")
     found = need(data, "transformation" if "transformation" in data else "transform", path)
-    if "translation" in found:
-        t, q = found["translation"], found["rotation"]
-        return in_hand, _pose([t[k] for k in "xyz"], [q[k] for k in "wxyz"], path)
-    return in_hand, _pose([found[k] for k in "xyz"], [found[f"q{k}"] for k in "wxyz"], path)
+    if isinstance(found, dict) and "translation" in found:
+        t, q = found["translation"], need(found, "rotation", path)
+        return in_hand, _pose([need(t, k, path) for k in "xyz"], [need(q, k, path) for k in "wxyz"], path)
+    return in_hand, _pose([need(found, k, path) for k in "xyz"], [need(found, f"q{k}", path) for k in "wxyz"], path)
 
 
 def write_easy_handeye(
@@ -76,9 +79,9 @@ def write_easy_handeye(
     write_text_atomically(Path(path), yaml.safe_dump(data, sort_keys=False))
 
 
-def _pose(t: list[float], quat_wxyz: list[float], path: str | Path) -> np.ndarray:
-    q = np.array(quat_wxyz, dtype=float)
+def _pose(t: list[Any], quat_wxyz: list[Any], path: str | Path) -> np.ndarray:
+    q = numbers(quat_wxyz, "rotation", path)
     norm = float(np.linalg.norm(q))
     if not abs(norm - 1) < 1e-2:
-        raise ValueError(f"{path}: the quaternion has norm {norm:.4g}, not 1")
-    return np.asarray(pose(rotation_from_quaternion(q / norm), np.array(t, dtype=float)))
+        raise InputError(f"{path}: the quaternion has norm {norm:.4g}, not 1")
+    return np.asarray(pose(rotation_from_quaternion(q / norm), numbers(t, "translation", path)))

@@ -13,6 +13,7 @@ from tactile_align.datasets.episodes import Episode, EpisodeRef
 from tactile_align.datasets.exposure import qpos_at_exposure
 from tactile_align.datasets.prepare import require_rig_size
 from tactile_align.datasets.truth import read_truth
+from tactile_align.errors import InputError
 from tactile_align.geometry.boxes import intersection_over_union
 from tactile_align.kinematics.gripper import opening_in_contact
 from tactile_align.kinematics.guards import suspect_joints, suspect_swapped_arms
@@ -95,7 +96,7 @@ def gather(episode: Episode, rig: Rig, labels: Labels | None = None) -> Evidence
     """Hold one episode against a rig.
 
     Raises:
-        ValueError: Frames of another size than the rig's, joints or gripper readings out of range (degrees?
+        InputError: Frames of another size than the rig's, joints or gripper readings out of range (degrees?
             normalised?), fewer columns than the rig reads; names file and key.
         EpisodeError: Damaged frames or truth.
     """
@@ -121,7 +122,7 @@ def gather(episode: Episode, rig: Rig, labels: Labels | None = None) -> Evidence
     except ValueError as error:
         if str(episode.path) in str(error):
             raise
-        raise ValueError(f"{episode.ref}: /{episode.layout.state.qpos[0]}: {error}") from error
+        raise InputError(f"{episode.ref}: /{episode.layout.state.qpos[0]}: {error}") from error
     return Evidence(
         name=str(episode.ref),
         frames=len(episode),
@@ -171,7 +172,7 @@ def _views(
             seen = nowhere.copy() if truth is None or len(openings) > 1 else truth.copy()
             for frame, box in labels.get((label_name(episode.ref), camera, sensor), {}).items():
                 if not 0 <= frame < len(episode):
-                    raise ValueError(
+                    raise InputError(
                         f"{episode.path}: a label names frame {frame}, but the episode has {len(episode)} frames"
                     )
                 seen[frame] = box

@@ -30,6 +30,7 @@ from tactile_align.calibration.labels import labelled_episodes
 from tactile_align.calibration.rig import Rig, load_rig
 from tactile_align.calibration.verdict import Verification
 from tactile_align.datasets.episodes import list_episodes, open_episode
+from tactile_align.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -136,7 +137,7 @@ def _collected(
     drawn = {key[0]: boxes for key, boxes in labels.items() if key[1:] == (camera, sensor)}
     count = sum(len(boxes) for boxes in drawn.values())
     if count < least:
-        raise ValueError(
+        raise InputError(
             f"{path}: the finger route needs at least {least} boxes of {sensor} in {camera}, better 20, over "
             f"several openings; got {count}. Draw more: tactile-align label"
         )
@@ -156,7 +157,7 @@ def _only(given: str | None, found: Sequence[str], what: str) -> str:
     if given is not None:
         return given
     if len(found) != 1:
-        raise ValueError(
+        raise InputError(
             f"the labels name {len(found)} {what}s ({', '.join(found)}); say which one to fit with --{what}"
             + (" (the others then judge the fit)" if what == "camera" else "")
         )

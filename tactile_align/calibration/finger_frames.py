@@ -10,6 +10,7 @@ from tactile_align.calibration.camera import Camera
 from tactile_align.calibration.evidence import Evidence
 from tactile_align.calibration.rig import Rig
 from tactile_align.datasets.episodes import Episode
+from tactile_align.errors import InputError
 from tactile_align.geometry.frames import invert, pose
 from tactile_align.kinematics.gripper import opening_in_contact
 
@@ -46,12 +47,12 @@ class FingerFrames:
         """Collect some frames of an episode; `rig` is the one without overrides, `finger` as in ARM/finger1.
 
         Raises:
-            ValueError: A camera or a frame that the episode does not hold; joints or gripper readings out of range.
+            InputError: A camera or a frame that the episode does not hold; joints or gripper readings out of range.
         """
         if camera not in episode.cameras:
-            raise ValueError(f"{episode.ref} has no camera '{camera}'; it has {', '.join(episode.cameras)}")
+            raise InputError(f"{episode.ref} has no camera '{camera}'; it has {', '.join(episode.cameras)}")
         if frames and not 0 <= min(frames) <= max(frames) < len(episode):
-            raise ValueError(f"{episode.ref} has {len(episode)} frames; got frame {max(frames)}")
+            raise InputError(f"{episode.ref} has {len(episode)} frames; got frame {max(frames)}")
         rig = rig.for_episode(episode.path)
         arm, _, node = finger.partition("/")
         on_arm = [flags for name, flags in evidence.contact.items() if rig.sensor_arm(name) == arm]
@@ -123,11 +124,11 @@ def finger_of(rig: Rig, sensor: str) -> str:
     """Return the finger a sensor sits on, as in ARM/finger1.
 
     Raises:
-        ValueError: It sits on none.
+        InputError: It sits on none.
     """
     parent = rig.sensor(sensor).parent
     if parent.partition("/")[2] not in ("finger1", "finger2"):
-        raise ValueError(f"the finger route needs a sensor on ARM/finger1 or ARM/finger2; {sensor} hangs on '{parent}'")
+        raise InputError(f"the finger route needs a sensor on ARM/finger1 or ARM/finger2; {sensor} hangs on '{parent}'")
     return parent
 
 

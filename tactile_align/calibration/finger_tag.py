@@ -32,6 +32,7 @@ from tactile_align.calibration.tag_fit import (
     fit_tag,
 )
 from tactile_align.calibration.verdict import Check, Verification, graded
+from tactile_align.errors import InputError
 from tactile_align.geometry.frames import invert, rotation_log
 
 
@@ -83,12 +84,12 @@ def calibrate_finger_by_tag(
 
     Raises:
         FileNotFoundError, EpisodeError, FactError: What cannot be read.
-        ValueError: The tag is in no frame, or at too few openings; a camera that it cannot find.
+        InputError: The tag is in no frame, or at too few openings; a camera that it cannot find.
     """
     known = rig if isinstance(rig, Rig) else load_rig(rig)
     if camera is None:
         if len(known.cameras) != 1:
-            raise ValueError(
+            raise InputError(
                 f"rig {known.name} has cameras {', '.join(known.cameras)}; say which sees the tag: --camera"
             )
         camera = next(iter(known.cameras))
@@ -96,7 +97,7 @@ def calibrate_finger_by_tag(
     arm = finger.partition("/")[0]
     sought = tag.parent not in known.sensors
     if sought and mounted.parent != f"{arm}/flange":
-        raise ValueError(
+        raise InputError(
             f"a tag whose place on {finger} is known finds a camera on {arm}/flange; {camera} hangs on "
             f"'{mounted.parent}'. Give the tag's place on a sensor instead: parent = \"SENSOR\""
         )
@@ -108,7 +109,7 @@ def calibrate_finger_by_tag(
     ends = float(law.opening(np.asarray(0.0))), float(law.opening(np.asarray(1.0)))
     opening = seen.frames.opening[seen.frames.stated]
     if not enough(opening, ends):
-        raise ValueError(
+        raise InputError(
             f"{path}: the finger's motion needs tag {tag.id} in at least {MIN_SIGHTINGS} frames, at {MIN_OPENINGS} "
             f"openings over {MIN_SHARE:.0%} of the stroke; got {len(opening)} of {seen.looked} frames, openings from "
             f"{opening.min() * 1e3:.1f} to {opening.max() * 1e3:.1f} mm. Open and close the gripper while recording"

@@ -12,7 +12,8 @@ import yaml
 
 from tactile_align.calibration.camera import Camera
 from tactile_align.calibration.lens import LensModel
-from tactile_align.calibration.yaml_files import load_yaml, need
+from tactile_align.calibration.yaml_files import load_yaml, need, numbers, width_height
+from tactile_align.errors import InputError
 from tactile_align.files import write_text_atomically
 from tactile_align.geometry.frames import rotation_fault
 
@@ -34,15 +35,15 @@ def read_ros_camera(path: str | Path, rectified: bool = False) -> Camera:
         rectified: The recorder stores image_rect: then the projection matrix P counts and the lens is a pinhole.
 
     Raises:
-        FileNotFoundError, ValueError: No such file, or a key is missing or of another shape; names file and key.
+        FileNotFoundError, InputError: No such file, or a key is missing or of another shape; names file and key.
     """
     data = load_yaml(path)
-    width, height = int(need(data, "image_width", path)), int(need(data, "image_height", path))
+    width, height = _sides(data, path)
     name = str(data.get("camera_name", Path(path).stem))
     if rectified:
         P = _matrix(need(data, "projection_matrix", path), (3, 4), path, "projection_matrix")
         if np.abs(P[:, 3]).max() > 1e-9:
-            raise ValueError(
+            raise InputError(
                 f"{path}: projection_matrix has a fourth column {P[:, 3].tolist()}: this is the right camera of "
                 f"a stereo pair; give the left one, or the raw images"
             )
@@ -50,8 +51,8 @@ def read_ros_camera(path: str | Path, rectified: bool = False) -> Camera:
     K = _matrix(need(data, "camera_matrix", path), (3, 3), path, "camera_matrix")
     kind = str(need(data, "distortion_model", path))
     if kind not in ROS_MODELS:
-        raise ValueError(f"{path}: distortion_model '{kind}' is unknown; known: {', '.join(ROS_MODELS)}")
-    k = np.ravel(need(need(data, "distortion_coefficients", path), "data", path)).astype(float)
+        raise InputError(f"{path}: distortion_model '{kind}' is unknown; known: {', '.join(ROS_MODELS)}")
+    k = numbers(need(need(data, "distortion_coefficients", path), "data", path), "distortion_coefficients", path)
     return _camera(name, width, height, K, ROS_MODELS[kind], k, path)
 
 
@@ -81,27 +82,31 @@ def read_kalibr(path: str | Path) -> tuple[dict[str, Camera], dict[str, np.ndarr
         Cameras by name (cam0, cam1, ...), and by name T_camera_previous, (4, 4), for all but the first.
 
     Raises:
-        FileNotFoundError, ValueError: No such file, an unknown model, a rotation that is none; names file and key.
+        FileNotFoundError, InputError: No such file, an unknown model, a rotation that is none; names file and key.
     """
     cameras, chain = {}, {}
     for name, entry in load_yaml(path).items():
         if not isinstance(entry, dict):
-            raise ValueError(f"{path}: {name}: needed the keys of a camera; got {type(entry).__name__}")
+            raise InputError(f"{path}: {name}: needed the keys of a camera; got {type(entry).__name__}")
         if need(entry, "camera_model", path) != "pinhole":
-            raise ValueError(f"{path}: {name}: camera_model '{entry['camera_model']}' is not supported; needed pinhole")
+            raise InputError(f"{path}: {name}: camera_model '{entry['camera_model']}' is not supported; needed pinhole")
         kind = str(need(entry, "distortion_model", path))
         if kind not in KALIBR_MODELS:
-            raise ValueError(f"{path}: {name}: distortion_model '{kind}'; known: {', '.join(KALIBR_MODELS)}")
-        fu, fv, pu, pv = (float(v) for v in need(entry, "intrinsics", path))
-        width, height = (int(v) for v in need(entry, "resolution", path))
+            raise InputError(f"{path}: {name}: distortion_model '{kind}'; known: {', '.join(KALIBR_MODELS)}")
+        intrinsics = numbers(need(entry, "intrinsics", path), f"{name}.intrinsics", path)
+        if intrinsics.shape != (4,):
+            raise InputError(f"{path}: {name}.intrinsics needs fu, fv, pu, pv; got {intrinsics.tolist()}")
+        fu, fv, pu, pv = intrinsics.tolist()
+        width, height = width_height(need(entry, "resolution", path), f"{name}.resolution", path)
         K = np.array([[fu, 0, pu], [0, fv, pv], [0, 0, 1]])
-        k = np.ravel(entry.get("distortion_coeffs", [])).astype(float)
+        k = numbers(entry.get("distortion_coeffs", []), f"{name}.distortion_coeffs", path)
         cameras[name] = _camera(name, width, height, K, KALIBR_MODELS[kind], k, path)
         if "T_cn_cnm1" in entry:
-            T = np.array(entry["T_cn_cnm1"], dtype=float)
+            T = numbers(entry["T_cn_cnm1"], f"{name}.T_cn_cnm1", path)
+            T = T.reshape(4, 4) if T.size == 16 else T
             fault = "its shape is not 4x4" if T.shape != (4, 4) else rotation_fault(T[:3, :3], 1e-4)
             if fault:
-                raise ValueError(f"{path}: {name}.T_cn_cnm1 is no pose: {fault}")
+                raise InputError(f"{path}: {name}.T_cn_cnm1 is no pose: {fault}")
             chain[name] = T
     return cameras, chain
 
@@ -111,7 +116,7 @@ def write_kalibr(cameras: Mapping[str, Camera], chain: Mapping[str, np.ndarray],
     data: dict[str, Any] = {}
     for name, camera in cameras.items():
         if camera.model == "rational" or (camera.model == "brown" and any(camera.distortion[4:])):
-            raise ValueError(
+            raise InputError(
                 f"camera {name}: Kalibr's radtan holds k1, k2, p1, p2 only; this {camera.model} lens has more. "
                 f"Calibrate with fewer coefficients, or write a ROS file"
             )
@@ -137,8 +142,8 @@ def read_opencv(path: str | Path) -> Camera:
     """
     data = load_yaml(path)
     K = _matrix(need(data, "camera_matrix", path), (3, 3), path, "camera_matrix")
-    k = np.ravel(need(need(data, "distortion_coefficients", path), "data", path)).astype(float)
-    width, height = int(need(data, "image_width", path)), int(need(data, "image_height", path))
+    k = numbers(need(need(data, "distortion_coefficients", path), "data", path), "distortion_coefficients", path)
+    width, height = _sides(data, path)
     fisheye = bool(data.get("fisheye_model", 0))
     model: LensModel = "fisheye" if fisheye else "rational" if k.size >= 8 else "brown" if k.any() else "pinhole"
     return _camera(str(data.get("camera_name", Path(path).stem)), width, height, K, model, k, path)
@@ -163,10 +168,15 @@ def write_opencv(camera: Camera, path: str | Path) -> None:
 
 
 def _matrix(entry: Any, shape: tuple[int, int], path: str | Path, key: str) -> np.ndarray:
-    values = np.ravel(need(entry, "data", path)).astype(float)
+    values = numbers(need(entry, "data", path), key, path)
     if values.size != shape[0] * shape[1]:
-        raise ValueError(f"{path}: {key} needs {shape[0]}x{shape[1]} numbers; got {values.size}")
+        raise InputError(f"{path}: {key} needs {shape[0]}x{shape[1]} numbers; got {values.size}")
     return values.reshape(shape)
+
+
+def _sides(data: Any, path: str | Path) -> tuple[int, int]:
+    sides = need(data, "image_width", path), need(data, "image_height", path)
+    return width_height(sides, "image_width, image_height", path)
 
 
 def _camera(
@@ -178,8 +188,8 @@ def _camera(
     if model == "brown" and k.size == 4:
         wanted = 4
     if k.size < wanted or np.abs(k[wanted:]).max(initial=0.0) > 0:
-        raise ValueError(f"{path}: a {model} lens takes {wanted} coefficients; got {k.size}: {k.tolist()}")
+        raise InputError(f"{path}: a {model} lens takes {wanted} coefficients; got {k.size}: {k.tolist()}")
     try:
         return Camera(name, width, height, K, model, tuple(k[:wanted].tolist()))
     except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+        raise InputError(f"{path}: {error}") from error

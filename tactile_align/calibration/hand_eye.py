@@ -16,6 +16,7 @@ from tactile_align.calibration.jackknife import jackknife, leave_out, left_out_r
 from tactile_align.calibration.joint_fit import Fit, Prior, joint_fit
 from tactile_align.calibration.starts import best_fit, read_alike
 from tactile_align.calibration.views import BoardPose, View, board_poses, slopes
+from tactile_align.errors import InputError
 from tactile_align.geometry.frames import apply, invert, rotation_log, skew
 
 Mounted = Literal["moving", "fixed"]
@@ -155,7 +156,7 @@ def solve_hand_eye(
         except ValueError as error:
             dropped.append(str(error))
     if len(kept) < MIN_VIEWS:
-        raise ValueError(
+        raise InputError(
             f"hand-eye needs at least {MIN_VIEWS} usable views, better 15; got {len(kept)} of {len(views)}"
             + (f" ({dropped[0]})" if dropped else "")
             + ". Take more, with the board in sight and turned in every direction"

@@ -10,6 +10,7 @@ from tactile_align.calibration.hand_eye import HandEye
 from tactile_align.calibration.rig import Rig
 from tactile_align.calibration.session import Session
 from tactile_align.calibration.verdict import Verification
+from tactile_align.errors import InputError
 from tactile_align.geometry.frames import invert, quaternion_from_rotation
 
 LENGTHS = {"closed_m", "open_m", "crank_m", "rod_m", "opening_m"}
@@ -20,13 +21,13 @@ def place_camera(rig: Rig, session: Session, result: HandEye) -> Rig:
     """Return the rig with the camera's new pose, in the frame session.toml names as its parent."""
     name = session.fact.camera
     if name not in rig.cameras:
-        raise ValueError(f"{session.name}: rig {rig.name} has no camera '{name}'; it has {', '.join(rig.cameras)}")
+        raise InputError(f"{session.name}: rig {rig.name} has no camera '{name}'; it has {', '.join(rig.cameras)}")
     parent = session.fact.parent or rig.cameras[name].parent
     X = result.X
     if result.mounted == "moving":
         arm, _, node = parent.partition("/")
         if arm not in rig.arms or node != session.link:
-            raise ValueError(
+            raise InputError(
                 f"{session.name}: the poses are those of a camera on ARM/{session.link}, ARM one of "
                 f"{', '.join(rig.arms)}; got parent '{parent}'. Name it as parent in session.toml"
             )
@@ -35,7 +36,7 @@ def place_camera(rig: Rig, session: Session, result: HandEye) -> Rig:
         arm = next((one for one in rig.arms if parent == f"{one}/base"), "")
         holder = session.fact.board_arm or next(iter(rig.arms))
         if holder not in rig.arms:
-            raise ValueError(f"{session.name}: board_arm '{holder}' is no arm of rig {rig.name}: {', '.join(rig.arms)}")
+            raise InputError(f"{session.name}: board_arm '{holder}' is no arm of rig {rig.name}: {', '.join(rig.arms)}")
         X = rig.arms[holder].T_parent_this @ X
         if arm:
             X = invert(rig.arms[arm].T_parent_this) @ X
@@ -58,10 +59,10 @@ def with_camera(rig: Rig, name: str, **changes: object) -> Rig:
     """Return the rig with some keys of a camera changed; those given as None stay.
 
     Raises:
-        ValueError: The rig has no such camera.
+        InputError: The rig has no such camera.
     """
     if name not in rig.cameras:
-        raise ValueError(f"rig {rig.name} has no camera '{name}'; it has {', '.join(rig.cameras)}")
+        raise InputError(f"rig {rig.name} has no camera '{name}'; it has {', '.join(rig.cameras)}")
     data = rig.model_dump(exclude_none=True)
     data["cameras"][name].update({key: value for key, value in changes.items() if value is not None})
     data.pop("verified", None)
@@ -99,13 +100,13 @@ def require_no_override(rig: Rig, kind: Literal["cameras", "sensors"], name: str
     """Refuse episodes in which an [[override]] gives a camera or sensor a pose of its own: a fit would not reach them.
 
     Raises:
-        ValueError: Names the episode and the entry.
+        InputError: Names the episode and the entry.
     """
     for path in paths:
         for i, override in enumerate(rig.override):
             own = {"translation_m", "quat_wxyz", "matrix"} & set(getattr(override, kind).get(name, {}))
             if own and override.matches(path):
-                raise ValueError(
+                raise InputError(
                     f"{path}: override {i} of rig {rig.name} gives {kind}.{name} its own {sorted(own)[0]} in this "
                     f"episode, so what is fitted there would not be used there. Remove it, or take other episodes"
                 )

@@ -12,6 +12,7 @@ from tactile_align.calibration.compat import fisheye_flag, standard_flag
 from tactile_align.calibration.deviations import deviations
 from tactile_align.calibration.lens import LensModel
 from tactile_align.calibration.views import View, board_poses
+from tactile_align.errors import InputError
 
 MIN_VIEWS = 3
 OUTLIER_FACTOR, OUTLIER_PX = 3.0, 0.5
@@ -75,17 +76,17 @@ def calibrate_intrinsics(
         The camera with its evidence.
 
     Raises:
-        ValueError: Fewer than three views, points outside the image, or views that fix no camera.
+        InputError: Fewer than three views, points outside the image, or views that fix no camera.
     """
     if len(views) < MIN_VIEWS:
-        raise ValueError(
+        raise InputError(
             f"camera {name}: intrinsics need at least {MIN_VIEWS} views of the board, better 15; got {len(views)}. "
             f"Is the board described as it was printed, and whole in the images?"
         )
     for view in views:
         low, high = view.uv.min(0), view.uv.max(0)
         if low.min() < -0.5 or high[0] > width - 0.5 or high[1] > height - 0.5:
-            raise ValueError(
+            raise InputError(
                 f"{view.name}: a point at ({high[0]:.0f}, {high[1]:.0f}) lies outside the {width}x{height} image; "
                 f"are width and height swapped, or are these points of another resolution?"
             )
@@ -142,7 +143,7 @@ def _fit(views: list[View], width: int, height: int, model: LensModel, name: str
         return _fit_standard(views, width, height, model, name)
     except cv2.error as error:
         said = str(error).strip().splitlines()[-1]
-        raise ValueError(
+        raise InputError(
             f"camera {name}: these {len(views)} views fix no {model} camera (OpenCV: {said}). Take views tilted by "
             f"20 to 45 degrees in several directions, over the whole image"
         ) from error

@@ -1,6 +1,5 @@
 """Boxes drawn by hand or found by a detector: a CSV with one row per box."""
 
-import csv
 import math
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -8,6 +7,8 @@ from pathlib import Path
 from tactile_align.calibration.evidence import Labels, label_name
 from tactile_align.calibration.rig import Rig
 from tactile_align.datasets.episodes import EpisodeRef, open_episode
+from tactile_align.errors import InputError
+from tactile_align.files import read_csv
 
 COLUMNS = ("episode", "frame", "camera", "sensor", "u0", "v0", "u1", "v1")
 
@@ -21,7 +22,7 @@ def read_labels(path: str | Path) -> Labels:
 
     Raises:
         FileNotFoundError: No such file, or a folder without a CSV.
-        ValueError: A column is missing, a number is none, a box is empty or named twice; names file and line.
+        InputError: A column is missing, a number is none, a box is empty or named twice; names file and line.
     """
     place = Path(path)
     files = sorted(place.glob("*.csv")) if place.is_dir() else [place]
@@ -31,7 +32,7 @@ def read_labels(path: str | Path) -> Labels:
     for file in files:
         _read_into(labels, file)
     if not labels:
-        raise ValueError(f"{place}: no box in it; draw some 20 over several gripper openings: tactile-align label")
+        raise InputError(f"{place}: no box in it; draw some 20 over several gripper openings: tactile-align label")
     return labels
 
 
@@ -39,19 +40,19 @@ def labelled_episodes(path: str | Path, refs: Sequence[EpisodeRef], drawn: Colle
     """Return the episodes among `refs`, those of `path`, that labels name.
 
     Raises:
-        ValueError: Labels of an episode that is not there, or of two with one name.
+        InputError: Labels of an episode that is not there, or of two with one name.
     """
     found: dict[str, EpisodeRef] = {}
     for ref in refs:
         name = label_name(ref)
         if name in drawn and name in found:
-            raise ValueError(
+            raise InputError(
                 f"{path}: labels name {name}, but there are two: {found[name]} and {ref}. Name the folder of one"
             )
         found[name] = ref
     lost = [name for name in drawn if name not in found]
     if lost:
-        raise ValueError(
+        raise InputError(
             f"{path}: the labels name episode '{lost[0]}', which is not there ({_some(found)}). Labels name an "
             "episode by its file's name with its ending, as FILE#NAME where a file holds several"
         )
@@ -62,7 +63,7 @@ def require_matching(labels: Labels, path: str | Path, refs: Sequence[EpisodeRef
     """Refuse labels that belong to no view: a box that nothing is held against proves nothing.
 
     Raises:
-        ValueError: The episode, or the camera or the sensor in it, is not there; names the label and what is.
+        InputError: The episode, or the camera or the sensor in it, is not there; names the label and what is.
     """
     for name, ref in labelled_episodes(path, refs, {key[0] for key in labels}).items():
         known = rig.for_episode(ref.path)
@@ -71,13 +72,13 @@ def require_matching(labels: Labels, path: str | Path, refs: Sequence[EpisodeRef
             sensors = {one: sensor.stream for one, sensor in known.sensors.items() if sensor.stream in episode.sensors}
         for _, camera, sensor in (key for key in labels if key[0] == name):
             if camera not in cameras:
-                raise ValueError(
+                raise InputError(
                     f"{ref}: the labels name camera '{camera}', but the cameras of both the rig and the episode are: "
                     f"{_some(cameras)}. Write one of them in the column 'camera'"
                 )
             if sensor not in sensors:
                 have = _some([f"{one} (stream {stream})" for one, stream in sensors.items()])
-                raise ValueError(
+                raise InputError(
                     f"{ref}: the labels name sensor '{sensor}', but the sensors of the rig that the episode holds are: "
                     f"{have}. Write one in the column 'sensor', by its name in the rig, not its stream's"
                 )
@@ -88,24 +89,23 @@ def _some(names: Collection[str]) -> str:
 
 
 def _read_into(labels: Labels, file: Path) -> None:
-    with file.open(encoding="utf-8-sig", newline="") as handle:
-        rows = csv.DictReader(handle)
-        lacks = [name for name in COLUMNS if name not in (rows.fieldnames or ())]
-        if lacks:
-            raise ValueError(
-                f"{file}: line 1 lacks the column '{lacks[0]}'; it needs {', '.join(COLUMNS)} and has "
-                f"{', '.join(rows.fieldnames or ())}"
-            )
-        for row in rows:
-            where = f"{file}: line {rows.line_num}"
-            try:
-                frame = int(row["frame"])
-                box = tuple(float(row[name]) for name in COLUMNS[4:])
-            except (TypeError, ValueError) as error:
-                raise ValueError(f"{where}: frame and u0, v0, u1, v1 must be numbers; got {row}") from error
-            if not (all(map(math.isfinite, box)) and box[0] < box[2] and box[1] < box[3]):
-                raise ValueError(f"{where}: a box needs u0 < u1 and v0 < v1; got {box}")
-            boxes = labels.setdefault((row["episode"], row["camera"], row["sensor"]), {})
-            if frame in boxes:
-                raise ValueError(f"{where}: frame {frame} of {row['episode']} has two boxes; keep one")
-            boxes[frame] = box  # type: ignore[assignment]  # four of them
+    (_, header), *rows = read_csv(file) or [(1, [])]
+    lacks = [name for name in COLUMNS if name not in header]
+    if lacks:
+        raise InputError(
+            f"{file}: line 1 lacks the column '{lacks[0]}'; it needs {', '.join(COLUMNS)} and has {', '.join(header)}"
+        )
+    for line, cells in rows:
+        where, row = f"{file}: line {line}", dict(zip(header, cells, strict=False))
+        try:
+            names = row["episode"], row["camera"], row["sensor"]
+            frame = int(row["frame"])
+            box = tuple(float(row[name]) for name in COLUMNS[4:])
+        except (KeyError, ValueError) as error:
+            raise InputError(f"{where}: frame and u0, v0, u1, v1 must be numbers; got {row}") from error
+        if not (all(map(math.isfinite, box)) and box[0] < box[2] and box[1] < box[3]):
+            raise InputError(f"{where}: a box needs u0 < u1 and v0 < v1; got {box}")
+        boxes = labels.setdefault(names, {})
+        if frame in boxes:
+            raise InputError(f"{where}: frame {frame} of {row['episode']} has two boxes; keep one")
+        boxes[frame] = box  # type: ignore[assignment]  # four of them

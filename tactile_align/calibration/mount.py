@@ -7,6 +7,7 @@ from typing import Annotated, Any, Self
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from tactile_align.errors import InputError
 from tactile_align.geometry.frames import (
     pose,
     quaternion_from_rotation,
@@ -56,13 +57,13 @@ class Mount(Checked):
             return data
         data = dict(data)
         if "translation_m" in data or "quat_wxyz" in data:
-            raise ValueError("give either matrix or translation_m with quat_wxyz, not both")
+            raise InputError("give either matrix or translation_m with quat_wxyz, not both")
         T = np.asarray(data.pop("matrix"), dtype=np.float64)
         if T.shape != (4, 4) or abs(T[3] - [0, 0, 0, 1]).max() > 0:
-            raise ValueError(f"matrix must be a 4x4 T_parent_this with last row 0 0 0 1; got shape {T.shape}")
+            raise InputError(f"matrix must be a 4x4 T_parent_this with last row 0 0 0 1; got shape {T.shape}")
         fault = rotation_fault(T[:3, :3])
         if fault is not None:
-            raise ValueError(f"the rotation in matrix is none: {fault}. Correct it in the file")
+            raise InputError(f"the rotation in matrix is none: {fault}. Correct it in the file")
         data["translation_m"] = tuple(T[:3, 3].tolist())
         data["quat_wxyz"] = tuple(quaternion_from_rotation(T[:3, :3]).tolist())
         return data
@@ -71,9 +72,9 @@ class Mount(Checked):
     def _pose_is_plausible(self) -> "Mount":
         norm = float(np.linalg.norm(self.quat_wxyz))
         if not abs(norm - 1.0) < 1e-4:
-            raise ValueError(f"quat_wxyz must have norm 1 (w first); got {list(self.quat_wxyz)} with norm {norm:.6g}")
+            raise InputError(f"quat_wxyz must have norm 1 (w first); got {list(self.quat_wxyz)} with norm {norm:.6g}")
         if not np.abs(self.translation_m).max() < 10.0:
-            raise ValueError(
+            raise InputError(
                 f"translation_m = {list(self.translation_m)} reaches beyond 10 m; are these millimetres? Use metres"
             )
         return self
@@ -110,5 +111,5 @@ class Pad(Solid):
     @model_validator(mode="after")
     def _normal_is_a_unit_vector(self) -> "Pad":
         if abs(float(np.linalg.norm(self.normal)) - 1.0) > 1e-4:
-            raise ValueError(f"normal must be a unit vector; got {list(self.normal)}")
+            raise InputError(f"normal must be a unit vector; got {list(self.normal)}")
         return self

@@ -1,14 +1,14 @@
 """Robot poses from files: one declared format, read literally; every other reading is for the fault finder."""
 
-import csv
 import itertools
-import json
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, model_validator
 
+from tactile_align.errors import InputError
+from tactile_align.files import read_csv, read_json, read_npz
 from tactile_align.geometry.frames import invert, pose, rotation_exp, rotation_fault, rotation_from_quaternion
 from tactile_align.kinematics.arm import Arm, forward_kinematics, link_poses, require_within_limits
 
@@ -39,14 +39,14 @@ class PoseFormat(BaseModel):
     @model_validator(mode="after")
     def _known(self) -> "PoseFormat":
         if self.rotation not in WIDTHS:
-            raise ValueError(f"rotation '{self.rotation}' is unknown; known: {', '.join(WIDTHS)}")
+            raise InputError(f"rotation '{self.rotation}' is unknown; known: {', '.join(WIDTHS)}")
         return self
 
     def width(self, arm: Arm | None) -> int:
         """Return how many numbers a row holds."""
         if self.of == "joints":
             if arm is None:
-                raise ValueError('poses given as joints need an arm; name it in the session, e.g. arm = "nova2"')
+                raise InputError('poses given as joints need an arm; name it in the session, e.g. arm = "nova2"')
             return arm.dof
         return 16 if self.rotation == "matrix" else 3 + WIDTHS[self.rotation]
 
@@ -62,13 +62,13 @@ class PoseFormat(BaseModel):
             link: Which frame joints are taken to: flange or link1, link2, ...; tool poses are of the frame they are of.
 
         Raises:
-            ValueError: Joints outside the arm's limits, no such link; quaternions without unit norm, matrices that
+            InputError: Joints outside the arm's limits, no such link; quaternions without unit norm, matrices that
                 are no rotation.
         """
         turn = 1.0 if self.angle == "rad" else np.pi / 180
         if self.of == "joints":
             if arm is None:
-                raise ValueError('poses given as joints need an arm; name it in the session, e.g. arm = "nova2"')
+                raise InputError('poses given as joints need an arm; name it in the session, e.g. arm = "nova2"')
             q = values * turn
             if checked:
                 require_within_limits(arm, q)
@@ -76,14 +76,14 @@ class PoseFormat(BaseModel):
                 return np.asarray(forward_kinematics(arm, q))
             number = int(link.removeprefix("link"))
             if not 1 <= number <= arm.dof:
-                raise ValueError(f"{arm.name} has link1 to link{arm.dof} and flange; got {link}")
+                raise InputError(f"{arm.name} has link1 to link{arm.dof} and flange; got {link}")
             return np.asarray(link_poses(arm, q)[:, number - 1])
         if self.rotation == "matrix":
             T = values.reshape(-1, 4, 4).copy()
             for row, R in enumerate(T[:, :3, :3] if checked else []):
                 fault = rotation_fault(R, 1e-3)
                 if fault:
-                    raise ValueError(f"row {row + 1}: the rotation is none: {fault}")
+                    raise InputError(f"row {row + 1}: the rotation is none: {fault}")
         else:
             R = _rotations(self.rotation, values[:, 3:], turn, checked)
             T = np.asarray(pose(R, values[:, :3]))
@@ -96,7 +96,7 @@ def _rotations(kind: str, values: np.ndarray, turn: float, checked: bool) -> np.
         norm = np.linalg.norm(values, axis=1)
         if checked and (np.abs(norm - 1) > 1e-2).any():
             row = int(np.argmax(np.abs(norm - 1)))
-            raise ValueError(f"row {row + 1}: the quaternion {values[row].tolist()} has norm {norm[row]:.4g}, not 1")
+            raise InputError(f"row {row + 1}: the quaternion {values[row].tolist()} has norm {norm[row]:.4g}, not 1")
         q = values / np.maximum(norm, 1e-12)[:, None]
         return np.asarray(rotation_from_quaternion(q if kind == "quat_wxyz" else q[:, [3, 0, 1, 2]]))
     if kind == "rotvec":
@@ -112,42 +112,52 @@ def read_poses(path: Path, columns: int) -> tuple[tuple[str, ...], np.ndarray]:
 
     Raises:
         FileNotFoundError: No such file.
-        ValueError: Rows of another length, numbers that are none or not finite, a view twice; names file and row.
+        InputError: Rows of another length, numbers that are none or not finite, a view twice; names file and row.
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; needed the robot's pose of each view")
     names: list[str] = []
     rows: list[list[float]] = []
     if path.suffix == ".npz":
-        with np.load(path, allow_pickle=False) as archive:
-            if not {"views", "values"} <= set(archive.files):
-                raise ValueError(f"{path}: needs the arrays views and values; has {', '.join(archive.files)}")
-            names, rows = [str(name) for name in archive["views"]], archive["values"].tolist()
+        names, rows = _archived(path)
     elif path.suffix == ".json":
-        try:
-            data = json.loads(path.read_text(encoding="utf-8"))
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{path}: not valid JSON: {error}") from error
+        data = read_json(path)
         if not isinstance(data, dict):
-            raise ValueError(f"{path}: needed an object of view: [numbers]; got {type(data).__name__}")
-        names, rows = list(data), [np.ravel(row).tolist() for row in data.values()]
+            raise InputError(f"{path}: needed an object of view: [numbers]; got {type(data).__name__}")
+        for view, row in data.items():
+            try:
+                rows.append(np.ravel(np.asarray(row, dtype=np.float64)).tolist())
+            except (TypeError, ValueError) as error:
+                raise InputError(f"{path}: view {view} must be numbers; got {row}") from error
+        names = list(data)
     else:
-        with path.open(encoding="utf-8-sig", newline="") as handle:
-            lines = [line for line in csv.reader(handle) if line]
-        for number, line in enumerate(lines[1:], start=2):
+        for number, line in read_csv(path)[1:]:
             try:
                 rows.append([float(cell) for cell in line[1:]])
             except ValueError as error:
-                raise ValueError(f"{path}: line {number}: needed numbers after the view; got {line}") from error
+                raise InputError(f"{path}: line {number}: needed numbers after the view; got {line}") from error
             names.append(line[0])
     if not rows:
-        raise ValueError(f"{path}: no pose in it; needed one row per view")
+        raise InputError(f"{path}: no pose in it; needed one row per view")
     for name, row in zip(names, rows, strict=True):
         if len(row) != columns:
-            raise ValueError(f"{path}: view {name} has {len(row)} numbers; the declared format has {columns}")
+            raise InputError(f"{path}: view {name} has {len(row)} numbers; the declared format has {columns}")
         if not np.isfinite(row).all():
-            raise ValueError(f"{path}: view {name} holds a number that is not finite; drop this view")
+            raise InputError(f"{path}: view {name} holds a number that is not finite; drop this view")
     if len(set(names)) != len(names):
         twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"{path}: view {twice} comes twice; keep one row per view")
+        raise InputError(f"{path}: view {twice} comes twice; keep one row per view")
     return tuple(names), np.array(rows, dtype=np.float64)
+
+
+def _archived(path: Path) -> tuple[list[str], list[list[float]]]:
+    arrays = read_npz(path)
+    if not {"views", "values"} <= set(arrays):
+        raise InputError(f"{path}: needs the arrays views and values; has {', '.join(arrays)}")
+    views, values = arrays["views"], arrays["values"]
+    if views.ndim != 1 or values.ndim != 2 or len(views) != len(values) or values.dtype.kind not in "fiu":
+        raise InputError(
+            f"{path}: views must be (N,) names and values (N, columns) numbers; got {views.shape} and "
+            f"{values.dtype} {values.shape}"
+        )
+    return [str(name) for name in views], values.tolist()

@@ -18,6 +18,7 @@ from tactile_align.calibration.boards import Board
 from tactile_align.calibration.camera import Camera
 from tactile_align.calibration.compat import read_grey
 from tactile_align.calibration.rig import Rig, load_rig
+from tactile_align.errors import InputError
 from tactile_align.geometry.frames import Array, apply, invert, pose, rotation_exp, rotation_log
 from tactile_align.kinematics.arm import Arm, forward_kinematics, jacobian, link_poses
 
@@ -61,7 +62,7 @@ def rehearse(
 
     Raises:
         FileExistsError: The folder is there already.
-        ValueError: The camera hangs on a finger, there is no such arm, or too few views can be reached.
+        InputError: The camera hangs on a finger, there is no such arm, or too few views can be reached.
     """
     folder = Path(out)
     if folder.exists():
@@ -72,7 +73,7 @@ def rehearse(
     fixed = parent == "world" or parent.endswith("/base")
     name = (board_arm or next(iter(known.arms))) if fixed else parent.partition("/")[0]
     if name not in known.arms:
-        raise ValueError(f"rig {known.name} has no arm '{name}'; it has {', '.join(known.arms)}")
+        raise InputError(f"rig {known.name} has no arm '{name}'; it has {', '.join(known.arms)}")
     arm = known.arms[name].arm
     rng = np.random.default_rng(seed)
     draw = _before_fixed(known, camera, name, board, rng) if fixed else _before_moving(known, camera, board, rng)
@@ -83,7 +84,7 @@ def rehearse(
     while len(lines) <= views:
         tries += 1
         if tries > 200 * views:
-            raise ValueError(
+            raise InputError(
                 f"{folder}: only {len(lines) - 1} of {views} views of camera {camera} can be reached with arm {name}; "
                 f"ask for fewer, or hold the board with another arm"
             )
@@ -131,7 +132,7 @@ def _before_moving(rig: Rig, camera: str, board: Board, rng: np.random.Generator
 
         return draw
     if not node.startswith("link"):
-        raise ValueError(f"camera {camera} hangs on '{mount.parent}', which moves with the gripper; needed a link")
+        raise InputError(f"camera {camera} hangs on '{mount.parent}', which moves with the gripper; needed a link")
     link = int(node.removeprefix("link")) - 1
     Z = link_poses(arm, home)[link] @ X @ ahead
 
@@ -154,7 +155,7 @@ def _before_fixed(rig: Rig, camera: str, name: str, board: Board, rng: np.random
     at_home = forward_kinematics(arm, home)
     tool = (invert(X) @ at_home)[:3, 3]
     if tool[2] < 0.2:
-        raise ValueError(f"arm {name} works behind camera {camera}, or within 20 cm of it; hold the board with another")
+        raise InputError(f"arm {name} works behind camera {camera}, or within 20 cm of it; hold the board with another")
     # Glued to the flange such that it faces the camera when the arm is at home.
     Z = invert(at_home) @ X @ pose(np.eye(3), tool - centre)
     middle = tool * [0.5, 0.5, 1.0]
@@ -205,7 +206,7 @@ def _page(board: Board) -> tuple[np.ndarray, np.ndarray]:
         full = read_grey(png)
     found = board.detect(full)
     if found is None:
-        raise ValueError(f"the {board.kind} board cannot be found on its own page; take larger squares")
+        raise InputError(f"the {board.kind} board cannot be found on its own page; take larger squares")
     H, _ = cv2.findHomography(board.points[found.ids][:, :2], found.uv)
     shrink = 1 / 3  # 100 dots an inch: about what a wrist camera resolves
     small = cv2.resize(full, None, fx=shrink, fy=shrink, interpolation=cv2.INTER_AREA)

@@ -9,6 +9,7 @@ from array_api_compat import array_namespace
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from tactile_align.calibration.rig_parts import Override, RigArm, RigCamera, Sensor, Verified
+from tactile_align.errors import InputError
 from tactile_align.facts import parse, read_fact
 from tactile_align.files import write_text_atomically
 from tactile_align.geometry.frames import Array, invert
@@ -41,10 +42,10 @@ class Rig(BaseModel):
             for kind, allowed in _OVERRIDABLE.items():
                 for name, values in getattr(override, kind).items():
                     if name not in getattr(self, kind):
-                        raise ValueError(f"override {i}: {kind}.{name} is not in this rig")
+                        raise InputError(f"override {i}: {kind}.{name} is not in this rig")
                     unknown = set(values) - allowed
                     if unknown:
-                        raise ValueError(
+                        raise InputError(
                             f"override {i}: {kind}.{name}.{sorted(unknown)[0]} cannot be overridden; "
                             f"only {', '.join(sorted(allowed))} can"
                         )
@@ -57,12 +58,12 @@ class Rig(BaseModel):
             return "", "world"
         arm, _, node = frame.partition("/")
         if arm not in self.arms:
-            raise ValueError(f"{where}: '{frame}' names no arm of this rig; arms: {', '.join(self.arms)}")
+            raise InputError(f"{where}: '{frame}' names no arm of this rig; arms: {', '.join(self.arms)}")
         links = [f"link{i + 1}" for i in range(self.arms[arm].arm.dof)]
         fingers = ["finger1", "finger2"] if self.arms[arm].gripper else []
         nodes = ["base", *links, "flange", *fingers]
         if node not in nodes:
-            raise ValueError(f"{where}: '{frame}' is no frame; {arm} has {', '.join(nodes)}")
+            raise InputError(f"{where}: '{frame}' is no frame; {arm} has {', '.join(nodes)}")
         return arm, node
 
     def _with(self, override: Override) -> "Rig":
@@ -74,7 +75,7 @@ class Rig(BaseModel):
                     for key in ("translation_m", "quat_wxyz"):
                         data[kind][name].pop(key)
                 data[kind][name].update(values)
-        return Rig.model_validate(data)
+        return parse(Rig, data, f"rig {self.name} with its override of '{override.episodes}'")
 
     def for_episode(self, path: str | Path) -> "Rig":
         """Return the rig that holds for one episode: this one with its [[override]] entries applied."""
@@ -93,11 +94,11 @@ class Rig(BaseModel):
         """Return the gripper of an arm.
 
         Raises:
-            ValueError: No such arm, or it has no gripper.
+            InputError: No such arm, or it has no gripper.
         """
         found = self.arms[arm].gripper if arm in self.arms else None
         if found is None:
-            raise ValueError(
+            raise InputError(
                 f"arm '{arm}' of rig {self.name} has no gripper; give it [arms.{arm}.gripper] in the rig file"
             )
         return found
@@ -109,25 +110,25 @@ class Rig(BaseModel):
     def sensor(self, name: str) -> Sensor:
         """Return a sensor by name; an unknown name raises and lists the known ones."""
         if name not in self.sensors:
-            raise ValueError(f"rig {self.name} has no sensor '{name}'; it has {', '.join(self.sensors) or 'none'}")
+            raise InputError(f"rig {self.name} has no sensor '{name}'; it has {', '.join(self.sensors) or 'none'}")
         return self.sensors[name]
 
     def camera(self, name: str) -> RigCamera:
         """Return a camera by name; an unknown name raises and lists the known ones."""
         if name not in self.cameras:
-            raise ValueError(f"rig {self.name} has no camera '{name}'; it has {', '.join(self.cameras) or 'none'}")
+            raise InputError(f"rig {self.name} has no camera '{name}'; it has {', '.join(self.cameras) or 'none'}")
         return self.cameras[name]
 
     def joints(self, arm: str, qpos: Array) -> Array:
         """Return joint angles (..., n), rad, of an arm from raw qpos (..., D).
 
         Raises:
-            ValueError: Too few columns, or angles outside the arm's limits (degrees? normalised?).
+            InputError: Too few columns, or angles outside the arm's limits (degrees? normalised?).
         """
         entry = self.arms[arm]
         columns = entry.joints.columns
         if qpos.shape[-1] <= max(columns):
-            raise ValueError(
+            raise InputError(
                 f"arm '{arm}' reads columns {list(columns)} of qpos, but qpos has {qpos.shape[-1]} columns; "
                 f"set joints.columns in the rig file"
             )

@@ -19,6 +19,7 @@ from pydantic import (
 
 from tactile_align.calibration.camera import Camera, LensModel
 from tactile_align.calibration.mount import Checked, Mount, Pad, Solid
+from tactile_align.errors import InputError
 from tactile_align.geometry.images import ImageMap
 from tactile_align.kinematics.arm import Arm, load_arm
 from tactile_align.kinematics.gripper import Gripper
@@ -57,9 +58,9 @@ class RigArm(Mount):
     @model_validator(mode="after")
     def _columns_fit_the_arm(self) -> "RigArm":
         if self.parent != "world":
-            raise ValueError(f"an arm hangs on parent 'world'; got '{self.parent}'")
+            raise InputError(f"an arm hangs on parent 'world'; got '{self.parent}'")
         if len(self.joints.columns) != self.arm.dof:
-            raise ValueError(
+            raise InputError(
                 f"{self.model} has {self.arm.dof} joints but joints.columns lists {len(self.joints.columns)}"
             )
         return self
@@ -115,27 +116,27 @@ class RigCamera(Lens, Mount):
         flat = isinstance(names, list | tuple) and len(names) > 0 and isinstance(names[0], str)
         words = flat and all(isinstance(one, str) for one in names)
         meant = [[one] for one in names] if words else [names] if flat else [["rotate180"]]
-        raise ValueError(f"each step is a list, e.g. image_map = {json.dumps(meant)}; got {json.dumps(steps)}")
+        raise InputError(f"each step is a list, e.g. image_map = {json.dumps(meant)}; got {json.dumps(steps)}")
 
     @model_validator(mode="after")
     def _covariance_is_one(self) -> "RigCamera":
         if self.covariance is not None:
             C = np.asarray(self.covariance, dtype=np.float64)
             if C.shape != (6, 6) or not np.allclose(C, C.T, rtol=1e-6) or np.linalg.eigvalsh(C)[0] < -1e-9:
-                raise ValueError(f"covariance must be a symmetric 6x6 matrix without negative variances; got {C.shape}")
+                raise InputError(f"covariance must be a symmetric 6x6 matrix without negative variances; got {C.shape}")
         return self
 
     @model_validator(mode="after")
     def _intrinsics_fit_the_image(self) -> "RigCamera":
         (fx, _, cx), (_, fy, cy), _ = self.K
         if not (0 <= cx <= self.width and 0 <= cy <= self.height):
-            raise ValueError(
+            raise InputError(
                 f"K's principal point ({cx:g}, {cy:g}) lies outside the raw {self.width}x{self.height} "
                 f"image. K must belong to width x height BEFORE image_map; are width and height swapped, or "
                 f"is K of another resolution?"
             )
         if not (fx > 0 and fy > 0 and 0.5 < fx / fy < 2.0):
-            raise ValueError(
+            raise InputError(
                 f"K's focal lengths fx = {fx:g}, fy = {fy:g} must be positive and alike; turns go in image_map"
             )
         _ = self.stored

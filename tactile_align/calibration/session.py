@@ -22,6 +22,7 @@ from tactile_align.calibration.session_images import (
     shots_of_folder,
 )
 from tactile_align.calibration.views import View
+from tactile_align.errors import InputError
 from tactile_align.facts import parse, read_fact
 from tactile_align.kinematics.arm import Arm, load_arm
 
@@ -70,7 +71,7 @@ class SessionFact(BaseModel):
     @model_validator(mode="after")
     def _links_are_of_an_arm(self) -> "SessionFact":
         if (self.base or self.tip) and Path(self.arm or "").suffix.lower() != ".urdf":
-            raise ValueError(
+            raise InputError(
                 f'base and tip choose a chain in a URDF, e.g. arm = "my_arm.urdf"; arm is {self.arm or "not named"}. '
                 f"Leave them out"
             )
@@ -120,14 +121,14 @@ class Session:
         """Return the robot's poses (N, 4, 4) as declared: of the camera's link, or of the flange that holds the board.
 
         Raises:
-            ValueError: No poses, or numbers that cannot be poses.
+            InputError: No poses, or numbers that cannot be poses.
         """
         if self.fact.poses is None:
-            raise ValueError(f"{self.name}: session.toml has no [poses]; hand-eye needs the robot's pose of each view")
+            raise InputError(f"{self.name}: session.toml has no [poses]; hand-eye needs the robot's pose of each view")
         try:
             return self.fact.poses.matrices(self.rows, self.arm, link=self.link)
         except ValueError as error:
-            raise ValueError(f"{self.name}: poses: {error}") from error
+            raise InputError(f"{self.name}: poses: {error}") from error
 
 
 def read_session(folder: str | Path) -> Session:
@@ -135,7 +136,7 @@ def read_session(folder: str | Path) -> Session:
 
     Raises:
         FileNotFoundError: No session.toml, pose file or images.
-        FactError, ValueError: A wrong key, an unreadable image, mixed sizes, no view with a board; names the file.
+        FactError, InputError: A wrong key, an unreadable image, mixed sizes, no view with a board; names the file.
     """
     warn_of_two_opencvs()
     place = Path(folder)
@@ -147,7 +148,7 @@ def read_session(folder: str | Path) -> Session:
         found, legacy = read_points(place / fact.points, fact.board), None
         lost: list[str] = []
         if fact.width is None or fact.height is None:
-            raise ValueError(f"{source}: points need width and height of the images they were found in")
+            raise InputError(f"{source}: points need width and height of the images they were found in")
         width, height = fact.width, fact.height
     elif fact.episode is not None:
         episode, (frames, values) = str(place / fact.episode), _episode_joints(place, fact, fact.episode)
@@ -160,13 +161,13 @@ def read_session(folder: str | Path) -> Session:
         rows = values[[i for i, t in enumerate(frames) if frame_name(t) in found]]
     elif fact.poses_file is not None:
         if fact.poses is None:
-            raise ValueError(f"{source}: poses_file needs [poses]: what the numbers are (of, length, angle, rotation)")
+            raise InputError(f"{source}: poses_file needs [poses]: what the numbers are (of, length, angle, rotation)")
         posed, values = read_poses(place / fact.poses_file, fact.poses.width(fact.kinematics()))
         lost += [f"{name} (no pose)" for name in names if name not in posed]
         names = [name for name in posed if name in found]
         rows = values[[posed.index(name) for name in names]] if names else rows
     if not names:
-        raise ValueError(
+        raise InputError(
             f"{place}: no view is left: the board was found in {len(found)} images"
             + (", none of which has a pose" if found else "; is [board] described as it was printed?")
         )
@@ -176,15 +177,15 @@ def read_session(folder: str | Path) -> Session:
 def _episode_joints(place: Path, fact: SessionFact, episode: str) -> tuple[tuple[int, ...], np.ndarray]:
     source = place / "session.toml"
     if fact.points is not None or fact.poses_file is not None:
-        raise ValueError(f"{source}: an episode brings images and poses; leave points and poses_file out")
+        raise InputError(f"{source}: an episode brings images and poses; leave points and poses_file out")
     if fact.columns is None or fact.poses is None or fact.poses.of != "joints":
-        raise ValueError(
+        raise InputError(
             f'{source}: an episode needs columns, which columns of qpos are the joints, and [poses] with of = "joints" '
             f"and their unit (angle)"
         )
     needed = fact.poses.width(fact.kinematics())
     if len(fact.columns) != needed:
-        raise ValueError(f"{source}: columns names {len(fact.columns)} joints; arm {fact.arm} has {needed}")
+        raise InputError(f"{source}: columns names {len(fact.columns)} joints; arm {fact.arm} has {needed}")
     turn = 1.0 if fact.poses.angle == "rad" else np.pi / 180
     return joints_of_episode(str(place / episode), fact.columns, turn, fact.frames)
 
@@ -197,7 +198,7 @@ def _detect(shots: Iterable[Shot], board: Board) -> tuple[dict[str, View], list[
     height = width = 0
     for shot in shots:
         if first is not None and shot.image.shape != (height, width):
-            raise ValueError(
+            raise InputError(
                 f"{shot.where}: is {shot.image.shape[1]}x{shot.image.shape[0]} but {first.where} is {width}x{height}; "
                 f"all images of a session must come from one camera at one resolution"
             )

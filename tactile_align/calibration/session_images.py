@@ -9,6 +9,7 @@ import numpy as np
 
 from tactile_align.calibration.compat import read_grey
 from tactile_align.datasets.episodes import open_episode
+from tactile_align.errors import InputError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 STILL_RAD = 5e-4
@@ -49,11 +50,11 @@ def shots_of_episode(episode: str, camera: str, frames: tuple[int, ...]) -> Iter
     """Yield frames of an episode's camera, as the recorder stored them.
 
     Raises:
-        EpisodeError, ValueError: The episode has no such camera or frame.
+        EpisodeError, InputError: The episode has no such camera or frame.
     """
     with open_episode(episode) as recorded:
         if camera not in recorded.cameras:
-            raise ValueError(f"{episode}: has no camera '{camera}'; it has {', '.join(recorded.cameras)}")
+            raise InputError(f"{episode}: has no camera '{camera}'; it has {', '.join(recorded.cameras)}")
         for t in frames:
             image = cv2.cvtColor(recorded.image(camera, t), cv2.COLOR_RGB2GRAY)
             yield Shot(frame_name(t), f"{episode}: {camera}, frame {t}", np.asarray(image))
@@ -76,23 +77,23 @@ def joints_of_episode(
         frames: The frames; None: the middle of every stretch in which the arm stands still.
 
     Raises:
-        EpisodeError, ValueError: No such column or frame, or the arm never stands still; names the file.
+        EpisodeError, InputError: No such column or frame, or the arm never stands still; names the file.
     """
     with open_episode(episode) as recorded:
         qpos = np.asarray(recorded.qpos, dtype=np.float64)
     if max(columns) >= qpos.shape[1]:
-        raise ValueError(f"{episode}: qpos has {qpos.shape[1]} columns; session.toml's columns name {max(columns)}")
+        raise InputError(f"{episode}: qpos has {qpos.shape[1]} columns; session.toml's columns name {max(columns)}")
     q = qpos[:, list(columns)]
     if frames is None:
         frames = standstills(q * turn)
         if not frames:
-            raise ValueError(
+            raise InputError(
                 f"{episode}: the arm never stands still for {STILL_FRAMES} frames; let it rest before each view, or "
                 f"name frames in session.toml"
             )
     wrong = [t for t in frames if t >= len(q)]
     if wrong:
-        raise ValueError(f"{episode}: session.toml names frame {wrong[0]}, but the episode has {len(q)} frames")
+        raise InputError(f"{episode}: session.toml names frame {wrong[0]}, but the episode has {len(q)} frames")
     return frames, q[list(frames)]
 
 

@@ -6,6 +6,7 @@ from tactile_align.calibration.camera import Camera
 from tactile_align.calibration.closed_form import kronecker, park, park_many
 from tactile_align.calibration.joint_fit import Fit, Prior, joint_fit
 from tactile_align.calibration.views import View, board_poses
+from tactile_align.errors import InputError
 from tactile_align.geometry.frames import apply, invert, rotation_log
 
 NEAR = 2.0
@@ -50,7 +51,7 @@ def best_fit(
         seed: Of the random subsets.
 
     Raises:
-        ValueError: The views never turn.
+        InputError: The views never turn.
     """
     starts: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     faults = []
@@ -67,7 +68,7 @@ def best_fit(
         if handful is not None:
             starts["random subsets"] = handful[1:]
     if not starts:
-        raise ValueError(faults[0])
+        raise InputError(faults[0])
     reached: dict[str, float] = {}
     best: Fit | None = None
     best_views = views
@@ -80,7 +81,7 @@ def best_fit(
         if best.rms < NEAR * reach:
             break
     if best is None:
-        raise ValueError(faults[0])
+        raise InputError(faults[0])
     read = _read_again(camera, B, best_views, best.X, best.Z)
     if any(a is not b for a, b in zip(read, best_views, strict=True)):
         best, best_views = joint_fit(camera, B, read, best.X, best.Z, prior=prior), read

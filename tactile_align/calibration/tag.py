@@ -16,6 +16,7 @@ from tactile_align.calibration.finger_frames import FingerFrames, finger_of
 from tactile_align.calibration.mount import Mount
 from tactile_align.calibration.rig import Rig
 from tactile_align.datasets.episodes import EpisodeRef, open_episode
+from tactile_align.errors import InputError
 from tactile_align.facts import parse, read_fact
 
 LOOK_AT = 120
@@ -54,13 +55,13 @@ class FingerTag(Mount):
         """Return the finger it moves with, as in ARM/finger1.
 
         Raises:
-            ValueError: The parent is neither a finger nor a sensor on one.
+            InputError: The parent is neither a finger nor a sensor on one.
         """
         if self.parent in rig.sensors:
             return finger_of(rig, self.parent)
         arm, _, node = self.parent.partition("/")
         if node not in FINGERS or arm not in rig.arms:
-            raise ValueError(
+            raise InputError(
                 f"a tag's parent is a finger or a sensor of the rig: ARM/finger1 with ARM of {', '.join(rig.arms)}, or "
                 f"{', '.join(rig.sensors) or 'a sensor (there is none)'}; got '{self.parent}'"
             )
@@ -105,7 +106,7 @@ def find_tag(path: str | Path, rig: Rig, camera: str, tag: FingerTag, *, layout:
     """Search recorded frames for a tag, over the openings of its gripper.
 
     Raises:
-        FileNotFoundError, EpisodeError, ValueError: Episodes that cannot be used, or no frame that shows the tag.
+        FileNotFoundError, EpisodeError, InputError: Episodes that cannot be used, or no frame that shows the tag.
     """
     finger = tag.finger(rig)
     rig.camera(camera)
@@ -127,7 +128,7 @@ def find_tag(path: str | Path, rig: Rig, camera: str, tag: FingerTag, *, layout:
             corners += list(seen.values())
             names += [f"{ref.path.name} frame {frame}" for frame in seen]
     if not parts:
-        raise ValueError(
+        raise InputError(
             f"{path}: none of {len(chosen)} frames of {camera} shows tag {tag.id} of {tag.dictionary}. Is it the "
             f"dictionary and id that were printed, flat, in view, and at least 20 px wide with a white rim?"
         )

@@ -9,6 +9,7 @@ from tactile_align.calibration.finger_frames import FingerFrames, Reading, told
 from tactile_align.calibration.jackknife import jackknife
 from tactile_align.calibration.tag import Sightings
 from tactile_align.calibration.views import View, board_poses
+from tactile_align.errors import InputError
 from tactile_align.geometry.frames import apply, invert, pose, rotation_exp
 
 CORNER_PX, CLEAR_PX = 0.3, 1.0
@@ -141,7 +142,7 @@ def _first(seen: Sightings, holder: Holder) -> tuple[np.ndarray, np.ndarray]:
             continue  # one frame without a pose; others give the starts
         starts += [holder.implied(one, board.T_camera_board[None])[0] for board in found]
     if not starts:
-        raise ValueError(f"{seen.names[0]}: no frame gives the tag a pose in front of the camera; does K belong here?")
+        raise InputError(f"{seen.names[0]}: no frame gives the tag a pose in front of the camera; does K belong here?")
     still = np.array([1.0, 0.0, 0.0])
     starts.sort(key=lambda T: float(np.median(_error(frames, uv, holder, T, still))))
     zero = np.array([*[0.0] * 6, 1.0, 0.0, 0.0])

@@ -14,6 +14,7 @@ from tactile_align.calibration.rig import Rig, load_rig
 from tactile_align.calibration.truth_checks import box_drift, drift_checks
 from tactile_align.calibration.verdict import Check, Verification
 from tactile_align.datasets.episodes import EpisodeRef, list_episodes, open_episode
+from tactile_align.errors import InputError
 
 WATCHED = 5
 """Episodes whose frames are looked at for motion; more add seconds and say little more."""
@@ -37,7 +38,7 @@ def verify(
     """
     if (Path(path) / "session.toml").is_file():
         if labels is not None:
-            raise ValueError(f"{path}: labels belong to recorded episodes, but this is a session; give the episodes")
+            raise InputError(f"{path}: labels belong to recorded episodes, but this is a session; give the episodes")
         # Brings scipy, which episodes need not wait for.
         from tactile_align.calibration.calibrate import verify_session
 

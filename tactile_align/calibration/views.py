@@ -8,6 +8,7 @@ import numpy as np
 from tactile_align.calibration.boards import Board, Detection
 from tactile_align.calibration.camera import Camera
 from tactile_align.calibration.compat import standard_flag
+from tactile_align.errors import InputError
 from tactile_align.geometry.frames import apply, pose, rotation_exp, skew
 
 
@@ -87,12 +88,12 @@ def board_poses(camera: Camera, view: View) -> list[BoardPose]:
     pixels.
 
     Raises:
-        ValueError: No pose explains the view.
+        InputError: No pose explains the view.
     """
     rays = camera.unproject(view.uv, np.ones(len(view.uv)))
     good = np.isfinite(rays).all(-1)
     if good.sum() < 4:
-        raise ValueError(
+        raise InputError(
             f"{view.name}: only {good.sum()} of {len(good)} points lie inside the lens model of camera "
             f"{camera.name}; a pose needs 4. Does K belong to these images?"
         )
@@ -117,7 +118,7 @@ def board_poses(camera: Camera, view: View) -> list[BoardPose]:
         if not any(np.allclose(refined.T_camera_board, one.T_camera_board, atol=1e-4) for one in found):
             found.append(refined)
     if not found:
-        raise ValueError(f"{view.name}: no board pose in front of the camera explains its points; drop this view")
+        raise InputError(f"{view.name}: no board pose in front of the camera explains its points; drop this view")
     return sorted(found, key=lambda one: one.rms)
 
 

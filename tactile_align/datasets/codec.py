@@ -12,6 +12,7 @@ import numpy as np
 import simplejpeg
 
 from tactile_align.datasets.layout import Channels
+from tactile_align.errors import InputError
 
 PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 JPEG_MAGIC = b"\xff\xd8\xff"
@@ -33,7 +34,7 @@ def codec_of(data: np.ndarray | bytes) -> str:
     """Return "jpeg" or "png" by the first bytes.
 
     Raises:
-        ValueError: Neither.
+        InputError: Neither.
     """
     head = bytes(data[:8])
     if head.startswith(JPEG_MAGIC):
@@ -41,28 +42,28 @@ def codec_of(data: np.ndarray | bytes) -> str:
     if head == PNG_MAGIC:
         return "png"
     if not any(head):
-        raise ValueError("is empty (zero bytes where a JPEG or PNG should begin)")
-    raise ValueError(f"is neither JPEG nor PNG (begins with {head.hex(' ')})")
+        raise InputError("is empty (zero bytes where a JPEG or PNG should begin)")
+    raise InputError(f"is neither JPEG nor PNG (begins with {head.hex(' ')})")
 
 
 def width_height(data: np.ndarray | bytes) -> tuple[int, int]:
     """Return (width, height) as the header states it, without decoding.
 
     Raises:
-        ValueError: The header is damaged, or claims more than MAX_PIXELS.
+        InputError: The header is damaged, or claims more than MAX_PIXELS.
     """
     if codec_of(data) == "png":
         head = bytes(data[:24])
         if len(head) < 24:
-            raise ValueError("is a PNG that ends within its header")
+            raise InputError("is a PNG that ends within its header")
         width, height = struct.unpack(">II", head[16:24])
     else:
         try:
             height, width, _, _ = simplejpeg.decode_jpeg_header(data)
         except ValueError as cause:
-            raise ValueError(f"is a damaged JPEG ({_reason(cause)})") from cause
+            raise InputError(f"is a damaged JPEG ({_reason(cause)})") from cause
     if width < 1 or height < 1 or width * height > MAX_PIXELS:
-        raise ValueError(f"claims to be {width}x{height}, at most {MAX_PIXELS:,} pixels are decoded")
+        raise InputError(f"claims to be {width}x{height}, at most {MAX_PIXELS:,} pixels are decoded")
     return int(width), int(height)
 
 
@@ -125,13 +126,13 @@ def decode(data: np.ndarray | bytes, order: Channels = "rgb", at_least: tuple[in
         (H, W, 3) uint8 RGB.
 
     Raises:
-        ValueError: Damaged, truncated, or neither JPEG nor PNG.
+        InputError: Damaged, truncated, or neither JPEG nor PNG.
     """
     width_height(data)  # before memory is taken for the pixels
     if codec_of(data) == "png":
         image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
         if image is None:
-            raise ValueError("is a damaged or truncated PNG")
+            raise InputError("is a damaged or truncated PNG")
         # OpenCV 4.10 cannot decode to RGB itself.
         return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB)) if order == "rgb" else image
     width, height = at_least or (0, 0)
@@ -145,7 +146,7 @@ def decode(data: np.ndarray | bytes, order: Channels = "rgb", at_least: tuple[in
             strict=True,
         )
     except ValueError as cause:
-        raise ValueError(f"is a damaged or truncated JPEG ({_reason(cause)})") from cause
+        raise InputError(f"is a damaged or truncated JPEG ({_reason(cause)})") from cause
     return frame
 
 
@@ -153,14 +154,14 @@ def without_padding(data: np.ndarray) -> bytes:
     """Return the bytes of the JPEG or PNG in a padded row.
 
     Raises:
-        ValueError: The row holds neither, or its end marker is missing.
+        InputError: The row holds neither, or its end marker is missing.
     """
     kind, text = codec_of(data), data.tobytes()
     # Entropy-coded JPEG data never contain FF D9, and padding is zeros: the last marker is the end of the
     # image.
     end = text.rfind(b"\xff\xd9") + 2 if kind == "jpeg" else text.rfind(b"IEND\xaeB`\x82") + 8
     if end < 8 or any(text[end:]):
-        raise ValueError(f"is a damaged or truncated {kind.upper()} (its end marker is missing)")
+        raise InputError(f"is a damaged or truncated {kind.upper()} (its end marker is missing)")
     return text[:end]
 
 

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from tactile_align.errors import InputError
+
 ROUNDS = 3  # the reference and the frames it is made of settle in two or three
 # An eighth of a 320x240 touch, which a JPEG decoder gives almost free.
 LONG_SIDE = 40
@@ -112,17 +114,17 @@ def _cells(touches: Iterable[np.ndarray], shape: tuple[int, ...] | None = None) 
     first: tuple[int, ...] | None = None
     for row, frame in enumerate(touches):
         if frame.ndim != 3 or frame.shape[2] != 3 or frame.dtype != np.uint8:
-            raise ValueError(f"touch {row} must be uint8 (height, width, 3); got {frame.dtype} {frame.shape}")
+            raise InputError(f"touch {row} must be uint8 (height, width, 3); got {frame.dtype} {frame.shape}")
         if first is None:
             first = frame.shape
         if frame.shape != first:
-            raise ValueError(f"touch {row} has shape {frame.shape}, touch 0 has {first}; one sensor gives one size")
+            raise InputError(f"touch {row} has shape {frame.shape}, touch 0 has {first}; one sensor gives one size")
         height, width = frame.shape[:2]
         scale = min(1.0, LONG_SIDE / max(height, width))
         h, w = shape[:2] if shape else (max(1, round(height * scale)), max(1, round(width * scale)))
         rows.append(cv2.resize(frame, (w, h), interpolation=cv2.INTER_AREA).astype(np.float32))
     if not rows:
-        raise ValueError("no touch given; contact needs at least one frame")
+        raise InputError("no touch given; contact needs at least one frame")
     return np.stack(rows)
 
 

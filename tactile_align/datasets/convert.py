@@ -13,6 +13,7 @@ from tactile_align.datasets.layout import Layout, load_layout
 from tactile_align.datasets.others import other_arrays
 from tactile_align.datasets.where import locate
 from tactile_align.datasets.write import ABOUT_STORAGE, write_episode
+from tactile_align.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -76,12 +77,12 @@ def require_other_than(path: Path, *sources: Path) -> None:
     """Refuse to write over a source, or into a folder of them where a file stands already.
 
     Raises:
-        ValueError: Names the file.
+        InputError: Names the file.
     """
     there = path.resolve()
     for one in (source.resolve() for source in sources if path.exists()):
         if there == one or there.is_relative_to(one):
-            raise ValueError(f"{path} belongs to the source, which is never changed; give another name or folder")
+            raise InputError(f"{path} belongs to the source, which is never changed; give another name or folder")
 
 
 def _require_same(episode: Episode, path: Path, to: str | Path, fps: float | None) -> None:
@@ -151,7 +152,7 @@ def _losses(episode: Episode, copy: Episode, fps: float | None) -> Iterator[str]
     """Compare everything; yield what differs.
 
     Raises:
-        ValueError: A stream that should be the same is not.
+        InputError: A stream that should be the same is not.
     """
     for what in ("qpos", "action"):
         ahead = float(np.abs(getattr(episode, what) - getattr(copy, what)).max())
@@ -170,10 +171,10 @@ def _losses(episode: Episode, copy: Episode, fps: float | None) -> Iterator[str]
         exact = copy.stream(name).kind == "raw" or _copied(episode, name, copy.layout)
         if exact and worst != np.inf:
             text = f"{name} does not read back as it was written ({worst:.1f} dB); the disk may be failing"
-            raise ValueError(f"{copy.path}: {text}")
+            raise InputError(f"{copy.path}: {text}")
         if worst < 25:
             text = f"{name} reads back with {worst:.1f} dB, which JPEG alone does not explain"
-            raise ValueError(f"{copy.path}: {text}; check the channel order of both layouts")
+            raise InputError(f"{copy.path}: {text}; check the channel order of both layouts")
         if not exact:
             yield f"{name} is encoded as JPEG anew (frames stay above {int(worst)} dB)"
 

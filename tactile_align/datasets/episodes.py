@@ -9,13 +9,13 @@ import h5py
 import numpy as np
 
 from tactile_align.datasets import codec, guard
-from tactile_align.datasets.faults import EpisodeError, Fault
 from tactile_align.datasets.find import Found, find
 from tactile_align.datasets.handles import HANDLES, Stamp, open_file
 from tactile_align.datasets.layout import Layout
 from tactile_align.datasets.streams import Stream
 from tactile_align.datasets.where import EpisodeRef, list_episodes, locate, parse_ref
 from tactile_align.datasets.write import write_episode
+from tactile_align.errors import EpisodeError, Fault, InputError
 
 __all__ = ["Episode", "EpisodeError", "EpisodeRef", "Fault", "list_episodes", "open_episode", "write_episode"]
 
@@ -132,13 +132,13 @@ class Episode:
         """Return how a camera or touch stream is stored.
 
         Raises:
-            KeyError: No stream of this name.
+            InputError: No stream of this name.
         """
         try:
             return self._streams[name]
         except KeyError:
             have = ", ".join(self._streams)
-            raise KeyError(f"{self.ref} has no stream {name!r}; it has: {have}") from None
+            raise InputError(f"{self.ref} has no stream {name!r}; it has: {have}") from None
 
     def width_height(self, name: str) -> tuple[int, int]:
         """Return (width, height) of a stream's frames."""
@@ -157,7 +157,7 @@ class Episode:
             (H, W, 3) uint8 RGB, whatever the file holds.
 
         Raises:
-            KeyError: No such stream.
+            InputError: No such stream.
             IndexError: No such moment.
             EpisodeError: The frame is damaged or of another size than the first.
         """
@@ -191,7 +191,7 @@ class Episode:
     def depth_image(self, name: str, t: int) -> np.ndarray:
         """Return depth frame t as stored: shape, dtype and unit are the recorder's."""
         if name not in self._depth:
-            raise KeyError(f"{self.ref} has no depth stream {name!r}; it has: {', '.join(self._depth) or 'none'}")
+            raise InputError(f"{self.ref} has no depth stream {name!r}; it has: {', '.join(self._depth) or 'none'}")
         return HANDLES.read_row(self._stamp, self._depth[name], self._index(t))
 
     def carried_array(self, key: str) -> np.ndarray:

@@ -3,6 +3,7 @@
 import numpy as np
 
 from tactile_align.calibration.rig import Rig
+from tactile_align.errors import InputError
 
 
 def qpos_at_exposure(rig: Rig, camera: str, qpos: np.ndarray, fps: float | None) -> np.ndarray:
@@ -21,13 +22,13 @@ def qpos_at_exposure(rig: Rig, camera: str, qpos: np.ndarray, fps: float | None)
         (T, D); `qpos` itself for a camera without delay.
 
     Raises:
-        ValueError: A delay, but no rate to count it in rows.
+        InputError: A delay, but no rate to count it in rows.
     """
     delay = rig.camera(camera).delay_s
     if delay == 0.0:
         return qpos
     if fps is None:
-        raise ValueError(
+        raise InputError(
             f"camera '{camera}' has delay_s = {delay}, which needs the recording's rate; "
             f"state fps in the layout file or in the episode's attributes"
         )

@@ -7,10 +7,10 @@ import h5py
 import numpy as np
 
 from tactile_align.datasets import guard
-from tactile_align.datasets.faults import EpisodeError, Fault
 from tactile_align.datasets.layout import Layout
 from tactile_align.datasets.state import state_array
 from tactile_align.datasets.streams import Stream, camera_places, depth_at, stream_at, touch_places
+from tactile_align.errors import EpisodeError, Fault
 
 
 @dataclass

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from tactile_align.datasets.faults import Fault
+from tactile_align.errors import Fault
 
 MOST_UNTAKEN = 8
 """As many are shown; JSON has all."""

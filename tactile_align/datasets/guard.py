@@ -12,8 +12,8 @@ from typing import Any
 import h5py
 import numpy as np
 
-from tactile_align.datasets.faults import EpisodeError, Fault
 from tactile_align.datasets.variable_length import claimed_bytes
+from tactile_align.errors import EpisodeError, Fault
 
 MAX_LOW_DIM_BYTES = 2**28  # 2.4 million rows of 14 doubles: 13 hours at 50 Hz
 MAX_FRAME_BYTES = 2**27  # one frame, encoded or decoded: 6700 x 6700 RGB

@@ -5,6 +5,7 @@ from typing import Literal
 
 import numpy as np
 
+from tactile_align.errors import InputError
 from tactile_align.geometry.frames import Array
 from tactile_align.geometry.images import ImageMap
 
@@ -43,7 +44,7 @@ class Input:
 
     def __post_init__(self) -> None:
         if self.zoom is not None and (self.sensor is None or self.zoom < 1.0):
-            raise ValueError(
+            raise InputError(
                 f"input {self.key}: a zoom needs a sensor to zoom onto and a factor >= 1; "
                 f"got sensor {self.sensor} and zoom {self.zoom}"
             )

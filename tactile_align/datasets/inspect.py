@@ -11,13 +11,13 @@ import numpy as np
 from tactile_align.datasets import codec, guard, looks
 from tactile_align.datasets.contact import contact_of, contacts
 from tactile_align.datasets.episodes import Episode, EpisodeRef, examine_episode, list_episodes
-from tactile_align.datasets.faults import EpisodeError, Fault
 from tactile_align.datasets.find import Found, frame_places
 from tactile_align.datasets.findings import EpisodeReport, Report, StreamReport
 from tactile_align.datasets.handles import open_file
 from tactile_align.datasets.others import untaken_streams
 from tactile_align.datasets.streams import Stream
 from tactile_align.datasets.where import locate
+from tactile_align.errors import EpisodeError, Fault
 
 MOSTLY = 0.5
 """An episode that begins in contact and touches for longer than this share of it is remarked upon."""

@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from tactile_align.errors import InputError
 from tactile_align.facts import fact_names, parse, read_fact
 
 Kind = Literal["raw", "padded_jpeg", "vlen_jpeg"]
@@ -24,7 +25,7 @@ def _plain(path: str) -> str:
 
 def _named(path: str) -> str:
     if not path:
-        raise ValueError("the path of a dataset is needed, such as 'observations/qpos'; got the episode itself")
+        raise InputError("the path of a dataset is needed, such as 'observations/qpos'; got the episode itself")
     return path
 
 
@@ -122,9 +123,9 @@ class Layout(_Fact):
     @model_validator(mode="after")
     def _check(self) -> "Layout":
         if "{index}" not in self.file_name:
-            raise ValueError(f"file_name needs an {{index}} in it; got {self.file_name!r}")
+            raise InputError(f"file_name needs an {{index}} in it; got {self.file_name!r}")
         if self.lengths is not None and self.storage.kind == "raw":
-            raise ValueError("a [lengths] table needs encoded frames, but storage.kind is 'raw'; remove one of them")
+            raise InputError("a [lengths] table needs encoded frames, but storage.kind is 'raw'; remove one of them")
         return self
 
     def is_touch(self, name: str) -> bool:

@@ -16,6 +16,7 @@ from tactile_align.datasets.layout import load_layout
 from tactile_align.datasets.lerobot_meta import ACTION, IMAGES, STATE, VELOCITY, Info, read_info
 from tactile_align.datasets.lerobot_parquet import DatasetWriter, episode_rows, episode_table, task_texts
 from tactile_align.datasets.video import read_video
+from tactile_align.errors import InputError
 from tactile_align.files import clear_parts, part_of
 
 Form = Literal["video", "image"]
@@ -50,7 +51,7 @@ def export_lerobot(
 
     Raises:
         FileExistsError: `out` exists.
-        ValueError: The rate is not known, the episodes differ in their streams, or one cannot be read.
+        InputError: The rate is not known, the episodes differ in their streams, or one cannot be read.
     """
     target = Path(out)
     if target.exists():
@@ -68,7 +69,7 @@ def export_lerobot(
             with open_episode(ref, layout) as episode:
                 if _shapes(episode) != width_height or _rate(episode, fps) != rate:
                     text = f"has streams {_shapes(episode)} at {_rate(episode, fps)} fps, {refs[0]} has {width_height}"
-                    raise ValueError(f"{ref} {text} at {rate} fps; one dataset needs the same in all episodes")
+                    raise InputError(f"{ref} {text} at {rate} fps; one dataset needs the same in all episodes")
                 _add(writer, episode, task or str(episode.attributes.get("task", "not described")))
                 if episode.depth:
                     lossy[f"depth ({', '.join(episode.depth)}) is left out: v3.0 has no place for it"] = None
@@ -124,7 +125,7 @@ def import_lerobot(
 def _rate(episode: Episode, fps: float | None) -> float:
     rate = fps if fps is not None else episode.fps
     if rate is None:
-        raise ValueError(f"{episode.ref}: the rate is not recorded, and LeRobot needs one; state it with --fps")
+        raise InputError(f"{episode.ref}: the rate is not recorded, and LeRobot needs one; state it with --fps")
     return rate
 
 
@@ -187,7 +188,7 @@ def _compare(root: Path, episodes: list[Episode]) -> Iterator[str]:
         table = episode_table(info, row)
         for key, values in ((STATE, episode.qpos), (ACTION, episode.action)):
             if not np.array_equal(_matrix(table[key]), values.astype(np.float32)):
-                raise ValueError(f"{root}: {key} does not read back as written; the disk may be failing")
+                raise InputError(f"{root}: {key} does not read back as written; the disk may be failing")
             if not np.array_equal(values.astype(np.float32), values):
                 worst[f"{key} is rounded to float32"] = 0
         with episode:
@@ -201,7 +202,7 @@ def _compare(root: Path, episodes: list[Episode]) -> Iterator[str]:
         elif info.features[info.images[name]]["dtype"] == "video":
             yield f"{name} is video: its frames keep at least {decibel:.1f} dB"
         elif decibel != np.inf:
-            raise ValueError(f"{root}: {name} does not read back as written; the disk may be failing")
+            raise InputError(f"{root}: {name} does not read back as written; the disk may be failing")
 
 
 def _read_stream(info: Info, key: str, row: dict[str, Any], table: dict[str, Any], steps: int) -> Iterator[np.ndarray]:
@@ -210,11 +211,11 @@ def _read_stream(info: Info, key: str, row: dict[str, Any], table: dict[str, Any
             try:
                 yield codec.decode(cell["bytes"] if cell and cell.get("bytes") else b"")
             except ValueError as cause:
-                raise ValueError(f"{info.root}: {key} row {t} of episode {row['episode_index']} {cause}") from cause
+                raise InputError(f"{info.root}: {key} row {t} of episode {row['episode_index']} {cause}") from cause
         return
     chunk, number, start = (row.get(f"videos/{key}/{n}") for n in ("chunk_index", "file_index", "from_timestamp"))
     if chunk is None or number is None or start is None:
-        raise ValueError(f"{info.root}: meta/episodes does not say where {key} of episode {row['episode_index']} lies")
+        raise InputError(f"{info.root}: meta/episodes does not say where {key} of episode {row['episode_index']} lies")
     path = info.file(info.video_path, int(chunk), int(number), key)
     yield from read_video(path, round(float(start) * info.fps), steps, info.fps)
 

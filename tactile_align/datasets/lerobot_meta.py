@@ -12,6 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from tactile_align.errors import InputError
+from tactile_align.files import read_json
+
 VERSION = "v3.0"
 DATA_PATH = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
 VIDEO_PATH = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"
@@ -48,17 +51,17 @@ class Info:
         """Fill a path template and make sure that the file lies inside the dataset.
 
         Raises:
-            ValueError: The template uses other fields, or attributes, or leaves the folder.
+            InputError: The template uses other fields, or attributes, or leaves the folder.
         """
         for _, name, _, _ in string.Formatter().parse(template):
             if name is not None and name not in ("chunk_index", "file_index", "video_key"):
                 text = f"the path template {template!r} uses {name!r}; only chunk_index, file_index and video_key are"
-                raise ValueError(f"{self.root / INFO_PATH}: {text} filled in. Is the dataset from a source you trust?")
+                raise InputError(f"{self.root / INFO_PATH}: {text} filled in. Is the dataset from a source you trust?")
         filled = PurePosixPath(template.format(chunk_index=int(chunk), file_index=int(number), video_key=video_key))
         path = self.root.joinpath(*filled.parts)
         if filled.is_absolute() or ".." in filled.parts or not path.resolve().is_relative_to(self.root.resolve()):
             text = f"the path template {template!r} leaves the dataset's folder ({filled})"
-            raise ValueError(f"{self.root / INFO_PATH}: {text}. Is the dataset from a source you trust?")
+            raise InputError(f"{self.root / INFO_PATH}: {text}. Is the dataset from a source you trust?")
         return path
 
 
@@ -67,29 +70,26 @@ def read_info(root: Path) -> Info:
 
     Raises:
         FileNotFoundError: No such file.
-        ValueError: Another version, a missing or wrong key.
+        InputError: Another version, a missing or wrong key.
     """
     path = root / INFO_PATH
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; a LeRobotDataset has one")
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as cause:
-        raise ValueError(f"{path}: not valid JSON ({cause}); copy it again") from cause
+    data = read_json(path)
     version = data.get("codebase_version") if isinstance(data, dict) else None
     if not isinstance(version, str) or not version.startswith("v3."):
         text = f"codebase_version is {version!r}, v3.0 is read; LeRobot's convert_dataset_v21_to_v30 makes it from v2.1"
-        raise ValueError(f"{path}: {text}")
+        raise InputError(f"{path}: {text}")
     fps, features, episodes = data.get("fps"), data.get("features"), data.get("total_episodes")
     if not isinstance(fps, (int, float)) or not 0 < fps < 10_000:
-        raise ValueError(f"{path}: fps must be frames a second; got {fps!r}")
+        raise InputError(f"{path}: fps must be frames a second; got {fps!r}")
     if not isinstance(features, dict) or not all(isinstance(f, dict) and "dtype" in f for f in features.values()):
-        raise ValueError(f"{path}: features must name the columns and their dtype; got {type(features).__name__}")
+        raise InputError(f"{path}: features must name the columns and their dtype; got {type(features).__name__}")
     if not isinstance(episodes, int) or episodes < 0:
-        raise ValueError(f"{path}: total_episodes must be a count; got {episodes!r}")
+        raise InputError(f"{path}: total_episodes must be a count; got {episodes!r}")
     for needed in (STATE, ACTION):
         if needed not in features:
-            raise ValueError(f"{path}: no feature {needed}; there are: {', '.join(features)}")
+            raise InputError(f"{path}: no feature {needed}; there are: {', '.join(features)}")
     paths = str(data.get("data_path", DATA_PATH)), str(data.get("video_path") or VIDEO_PATH)
     return Info(root, float(fps), episodes, *paths, features)
 

@@ -24,6 +24,7 @@ from tactile_align.datasets.lerobot_meta import (
     info_json,
 )
 from tactile_align.datasets.video import VideoWriter
+from tactile_align.errors import InputError
 from tactile_align.extras import need
 
 MAX_DATA_BYTES, MAX_VIDEO_BYTES = 100 * 2**20, 200 * 2**20  # as info.json promises
@@ -188,7 +189,7 @@ def episode_rows(info: Info) -> Iterator[dict[str, Any]]:
 
     Raises:
         FileNotFoundError: There is none.
-        ValueError: One cannot be read, or there are fewer or more than info.json says.
+        InputError: One cannot be read, or there are fewer or more than info.json says.
     """
     files = sorted((info.root / "meta" / "episodes").glob("*/*.parquet"))
     if not files:
@@ -197,7 +198,7 @@ def episode_rows(info: Info) -> Iterator[dict[str, Any]]:
     listed = sum(table.num_rows for table in tables)
     if listed != info.episodes:
         text = f"meta/episodes lists {listed} episodes, meta/info.json says {info.episodes}; copy the dataset again"
-        raise ValueError(f"{info.root}: {text}")
+        raise InputError(f"{info.root}: {text}")
     for table in tables:
         yield from table.to_pylist()
 
@@ -207,17 +208,17 @@ def episode_table(info: Info, row: dict[str, Any]) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: The data file is missing.
-        ValueError: It cannot be read or does not hold the episode.
+        InputError: It cannot be read or does not hold the episode.
     """
     place = row.get("data/chunk_index"), row.get("data/file_index")
     if None in place:
-        raise ValueError(f"{info.root}: meta/episodes does not say in which file episode {row['episode_index']} lies")
+        raise InputError(f"{info.root}: meta/episodes does not say in which file episode {row['episode_index']} lies")
     file = info.file(info.data_path, int(place[0] or 0), int(place[1] or 0))
     table = _read(file, [("episode_index", "=", row["episode_index"])])
     missing = [key for key in (STATE, ACTION) if key not in table.column_names]
     if table.num_rows != row["length"] or missing:
         text = f"holds {table.num_rows} rows of episode {row['episode_index']}, meta/episodes says {row['length']}"
-        raise ValueError(f"{file}: {f'has no {missing[0]}' if missing else text}; copy the dataset again")
+        raise InputError(f"{file}: {f'has no {missing[0]}' if missing else text}; copy the dataset again")
     return {name: table[name].to_pylist() for name in table.column_names}
 
 
@@ -244,4 +245,4 @@ def _read(file: Path, filters: list[tuple[str, str, Any]] | None = None) -> Any:
         return pq.read_table(file, columns=columns, filters=filters)
     except (pa.ArrowException, OSError) as cause:
         said = " ".join(str(cause).split())
-        raise ValueError(f"{file}: cannot be read as parquet ({said}); copy it again") from cause
+        raise InputError(f"{file}: cannot be read as parquet ({said}); copy it again") from cause

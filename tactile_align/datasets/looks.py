@@ -7,7 +7,7 @@ import numpy as np
 
 from tactile_align.datasets import codec
 from tactile_align.datasets.episodes import Episode
-from tactile_align.datasets.faults import Fault
+from tactile_align.errors import Fault
 
 THUMB = (40, 30)  # width, height
 MAX_LOOKED_AT = 120  # frames of a camera that are decoded

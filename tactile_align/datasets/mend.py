@@ -10,7 +10,6 @@ import numpy as np
 
 from tactile_align.datasets import codec, guard
 from tactile_align.datasets.episodes import read_attributes
-from tactile_align.datasets.faults import EpisodeError, Fault
 from tactile_align.datasets.find import Found, frame_places
 from tactile_align.datasets.handles import open_file
 from tactile_align.datasets.layout import Layout
@@ -19,6 +18,7 @@ from tactile_align.datasets.state import state_array
 from tactile_align.datasets.streams import kind_of
 from tactile_align.datasets.where import EpisodeRef, locate, parse_ref
 from tactile_align.datasets.write import ABOUT_STORAGE, write_episode
+from tactile_align.errors import EpisodeError, Fault, InputError
 
 
 @dataclass(frozen=True)
@@ -52,13 +52,13 @@ def trim_episode(
 
     Raises:
         FileExistsError: `out` exists.
-        ValueError: The range is empty or reaches beyond the shortest stream; the episode cannot be read.
+        InputError: The range is empty or reaches beyond the shortest stream; the episode cannot be read.
     """
     with open_file(parse_ref(where).path) as file:
         source = _Source(file, where, layout)
         end = source.shortest if to is None else to
         if not 0 <= start < end <= source.shortest:
-            raise ValueError(
+            raise InputError(
                 f"{source.ref}: rows {start} to {end} cannot be cut out; its shortest stream has "
                 f"{source.shortest} "
                 f"rows, so 0 <= start < to <= {source.shortest} is needed"
@@ -83,7 +83,7 @@ def repair_episode(
 
     Raises:
         FileExistsError: A new file exists.
-        ValueError: Nothing sound remains, or the damage is of another kind (a missing stream, a link).
+        InputError: Nothing sound remains, or the damage is of another kind (a missing stream, a link).
     """
     target = Path(out)
     with open_file(parse_ref(where).path) as file:
@@ -98,7 +98,7 @@ def repair_episode(
         if not runs:
             rows = len({fault.row for fault in damage})
             text = f"no sound stretch of {min_steps} steps remains of {source.shortest}; {rows} rows are damaged"
-            raise ValueError(f"{source.ref}: {text}. Record it again, or allow shorter ones with min_steps")
+            raise InputError(f"{source.ref}: {text}. Record it again, or allow shorter ones with min_steps")
         names = [target] if len(runs) == 1 else [_part(target, i) for i in range(len(runs))]
         taken = [name for name in names if name.exists() and not overwrite]
         if taken:
@@ -177,7 +177,7 @@ class _Source:
     def write(self, out: Path, start: int, end: int, overwrite: bool) -> Path:
         """Write rows start to end - 1."""
         if out.resolve() == self.path.resolve():
-            raise ValueError(f"{out} is the source itself, which is never changed; give another name")
+            raise InputError(f"{out} is the source itself, which is never changed; give another name")
         roles: dict[str, dict[str, Any]] = {"camera": {}, "touch": {}, "depth": {}}
         for role, name, key in self.places:
             data = self.frames[name]

@@ -10,6 +10,7 @@ from tactile_align.datasets.contact import contact_of, contacts
 from tactile_align.datasets.episodes import Episode
 from tactile_align.datasets.exposure import qpos_at_exposure
 from tactile_align.datasets.inputs import Input
+from tactile_align.errors import InputError
 from tactile_align.geometry.frames import Array
 from tactile_align.kinematics.gripper import opening_in_contact
 from tactile_align.projection.other_finger import other_finger_boxes
@@ -71,4 +72,4 @@ def _named(episode: Episode) -> Iterator[None]:
         yield
     except ValueError as error:
         key = f"/{episode.ref.group}/{episode.layout.state.qpos[0]}".replace("//", "/")
-        raise ValueError(f"{episode.ref}: {key}: {error}") from error
+        raise InputError(f"{episode.ref}: {key}: {error}") from error

@@ -15,6 +15,8 @@ from tactile_align.datasets.normalisation import Statistics
 from tactile_align.datasets.packed import MAX_MAPS, Recent, open_packed
 from tactile_align.datasets.prepare import REFERENCE, Job, prepare
 from tactile_align.datasets.reference import difference
+from tactile_align.errors import InputError
+from tactile_align.files import read_npz
 
 MAX_EPISODES = 512  # whose joints are kept twice while their frames are decoded when used
 
@@ -66,21 +68,21 @@ class Moments(Dataset[Batch]):
         progress: bool = True,
     ) -> None:
         if not jobs:
-            raise ValueError("a dataset of moments needs at least one episode; got none")
+            raise InputError("a dataset of moments needs at least one episode; got none")
         self.jobs, self.statistics, self.chunk = tuple(jobs), statistics, chunk
         self.folders = prepare(jobs, cache, processes, progress)
         self._facts = []
         for folder in self.folders:
-            with np.load(folder / "facts.npz") as stored:
-                self._facts.append({name: stored[name] for name in stored.files if not name.startswith(REFERENCE)})
+            stored = read_npz(folder / "facts.npz", f"Delete {folder}: it is prepared again")
+            self._facts.append({name: array for name, array in stored.items() if not name.startswith(REFERENCE)})
         widths = {(f["qpos"].shape[1], f["action"].shape[1]) for f in self._facts}
         if len(widths) != 1:
-            raise ValueError(
+            raise InputError(
                 f"episodes differ in their columns of qpos and action: {sorted(widths)}; train on one robot at a time"
             )
         for job, facts in zip(self.jobs, self._facts, strict=True):
             if set(facts) != set(self._facts[0]):
-                raise ValueError(
+                raise InputError(
                     f"{job.ref}: its rig gives {', '.join(sorted(facts))}; that of {self.jobs[0].ref} gives "
                     f"{', '.join(sorted(self._facts[0]))}. Train on rigs with the same sensors and grippers"
                 )
@@ -170,8 +172,7 @@ class Moments(Dataset[Batch]):
         """Return the touch of nothing (height, width, 3) uint8 that an episode's differences are taken to."""
 
         def read() -> np.ndarray:
-            with np.load(self.folders[episode] / "facts.npz") as stored:
-                return np.asarray(stored[f"{REFERENCE}{key}"])
+            return read_npz(self.folders[episode] / "facts.npz")[f"{REFERENCE}{key}"]
 
         return self._references.get((episode, key), read)
 

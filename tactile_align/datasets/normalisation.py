@@ -9,8 +9,9 @@ import numpy as np
 from array_api_compat import array_namespace
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from tactile_align.errors import InputError
 from tactile_align.facts import parse
-from tactile_align.files import write_text_atomically
+from tactile_align.files import read_json, write_text_atomically
 
 STD_FLOOR = 0.01  # original ACT: a joint that hardly moves must not be blown up
 
@@ -45,11 +46,11 @@ class Statistics(BaseModel):
             ("action", self.action_mean, self.action_std),
         ):
             if len(mean) != len(std) or not mean:
-                raise ValueError(f"{what} needs one mean and one std a column; got {len(mean)} and {len(std)}")
+                raise InputError(f"{what} needs one mean and one std a column; got {len(mean)} and {len(std)}")
             if min(std) < 0:
-                raise ValueError(f"{what}_std must not be negative; got {min(std)}")
+                raise InputError(f"{what}_std must not be negative; got {min(std)}")
             if min(std) == 0 and self.std_floor == 0:
-                raise ValueError(f"{what} has a constant column, so std_floor must be positive; got 0")
+                raise InputError(f"{what} has a constant column, so std_floor must be positive; got 0")
         return self
 
     @classmethod
@@ -57,7 +58,7 @@ class Statistics(BaseModel):
         """Measure the training episodes; held-out ones must not be among them.
 
         Raises:
-            ValueError: No episode, or episodes of different widths.
+            InputError: No episode, or episodes of different widths.
         """
         qpos, action = _Moments("qpos"), _Moments("action")
         count = 0
@@ -65,7 +66,7 @@ class Statistics(BaseModel):
             qpos.add(episode.qpos)
             action.add(episode.action)
         if count == 0:
-            raise ValueError("statistics need at least one training episode; got none")
+            raise InputError("statistics need at least one training episode; got none")
         return cls(
             qpos_mean=tuple(qpos.mean.tolist()),
             qpos_std=tuple(qpos.std.tolist()),
@@ -102,22 +103,18 @@ class Statistics(BaseModel):
 
         Raises:
             FileNotFoundError: No such file.
-            ValueError: Not JSON, or a key is unknown, missing or wrong.
+            InputError: Not JSON, or a key is unknown, missing or wrong.
         """
         file = Path(path)
         if not file.is_file():
             raise FileNotFoundError(f"{file}: no such file; statistics are written beside a run's checkpoints")
-        try:
-            data = json.loads(file.read_text(encoding="utf-8"))
-        except ValueError as cause:
-            raise ValueError(f"{file}: not valid JSON ({cause}); train again or copy the file again") from cause
-        return parse(cls, data, str(file))
+        return parse(cls, read_json(file, "Train again or copy the file again"), str(file))
 
     def _apply(
         self, what: str, values: Any, mean: tuple[float, ...], std: tuple[float, ...], inverse: bool = False
     ) -> Any:
         if values.shape[-1:] != (len(mean),):
-            raise ValueError(
+            raise InputError(
                 f"{what} statistics have {len(mean)} columns, so {what} must have shape (..., {len(mean)}); "
                 f"got {tuple(values.shape)}. Do run and recording belong to the same robot?"
             )
@@ -142,7 +139,7 @@ class _Moments:
             self.mean, self._squares = np.zeros(values.shape[1]), np.zeros(values.shape[1])
         if values.shape[1] != len(self.mean):
             text = f"{self.what} of one episode has {values.shape[1]} columns, of another {len(self.mean)}"
-            raise ValueError(f"{text}; statistics need episodes of one robot")
+            raise InputError(f"{text}; statistics need episodes of one robot")
         total = self.steps + len(values)
         ahead = values.mean(axis=0) - self.mean
         self._squares += ((values - values.mean(axis=0)) ** 2).sum(axis=0)

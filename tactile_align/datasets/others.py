@@ -7,8 +7,8 @@ import h5py
 import numpy as np
 
 from tactile_align.datasets import guard
-from tactile_align.datasets.faults import EpisodeError
 from tactile_align.datasets.layout import Layout
+from tactile_align.errors import EpisodeError
 
 DEEPEST = 8  # groups within groups
 

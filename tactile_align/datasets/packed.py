@@ -8,6 +8,8 @@ from typing import Generic, TypeVar
 
 import numpy as np
 
+from tactile_align.errors import InputError
+
 MAX_MAPS = 128  # each holds a file descriptor; macOS grants a process 256
 
 K = TypeVar("K", bound=Hashable)
@@ -57,7 +59,7 @@ def open_packed(path: Path, shape: tuple[int, int, int, int]) -> np.ndarray:
     """Return the frames as a read-only memory map.
 
     Raises:
-        ValueError: Missing, cut short or of another shape.
+        InputError: Missing, cut short or of another shape.
     """
     try:
         frames: np.ndarray = np.load(path, mmap_mode="r")
@@ -67,7 +69,7 @@ def open_packed(path: Path, shape: tuple[int, int, int, int]) -> np.ndarray:
     else:
         if frames.shape == shape and frames.dtype == np.uint8:
             return frames
-    raise ValueError(
+    raise InputError(
         f"{path}: must hold packed frames, uint8 {shape}; got {found}. "
         f"The cache was changed from outside: delete {path.parent} and run again"
     )

@@ -12,12 +12,10 @@ from typing import Any
 
 import numpy as np
 
+from tactile_align.errors import InputError, UnsafePickleError
+
 MAX_BYTES = 2**24  # one step of joints is a few kilobytes
 _PLAIN = re.compile(r"[<>=|]?([biufc][1248]|c16|\?|b|i|f)$")
-
-
-class UnsafePickleError(ValueError):
-    """The pickle wants something that is not a plain array."""
 
 
 def load_arrays(data: bytes) -> dict[str, np.ndarray]:
@@ -31,22 +29,22 @@ def load_arrays(data: bytes) -> dict[str, np.ndarray]:
 
     Raises:
         UnsafePickleError: It names a class or function other than numpy's array makers.
-        ValueError: It is damaged, too large, or no dictionary.
+        InputError: It is damaged, too large, or no dictionary.
     """
     if len(data) > MAX_BYTES:
-        raise ValueError(f"has {len(data):,} bytes, at most {MAX_BYTES:,} are read")
+        raise InputError(f"has {len(data):,} bytes, at most {MAX_BYTES:,} are read")
     try:
         loaded = _Reader(io.BytesIO(data)).load()
     except UnsafePickleError:
         raise
     except Exception as cause:
-        raise ValueError(f"is a damaged pickle ({type(cause).__name__}: {cause})") from cause
+        raise InputError(f"is a damaged pickle ({type(cause).__name__}: {cause})") from cause
     if not isinstance(loaded, dict):
-        raise ValueError(f"must hold a dictionary; got {type(loaded).__name__}")
+        raise InputError(f"must hold a dictionary; got {type(loaded).__name__}")
     try:
         return {str(key): array for key, value in loaded.items() if (array := _array(value)) is not None}
     except OverflowError as cause:
-        raise ValueError(f"holds a whole number that no float is as large as ({cause})") from cause
+        raise InputError(f"holds a whole number that no float is as large as ({cause})") from cause
 
 
 class _Dtype:

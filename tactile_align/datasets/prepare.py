@@ -26,6 +26,7 @@ from tactile_align.datasets.layout import load_layout
 from tactile_align.datasets.moment_facts import moment_facts
 from tactile_align.datasets.packed import write_packed
 from tactile_align.datasets.reference import difference, reference_of
+from tactile_align.errors import InputError
 from tactile_align.files import clear_parts, part_of
 from tactile_align.kinematics.arm import Arm
 from tactile_align.workers import in_processes
@@ -81,7 +82,7 @@ def prepare(jobs: Sequence[Job], cache: Path, processes: int = 1, progress: bool
     Raises:
         EpisodeError, ValueError: The first fault found, naming file, key and row.
         OSError: The disk is full.
-        RuntimeError: A process was ended from outside.
+        ChildProcessError: A process was ended from outside.
     """
     cache.mkdir(parents=True, exist_ok=True)
     clear_parts(cache)
@@ -150,7 +151,7 @@ def _require_streams(episode: Episode, job: Job) -> None:
     have = (*episode.cameras, *episode.sensors)
     for one in job.inputs:
         if one.stream not in have:
-            raise ValueError(
+            raise InputError(
                 f"{episode.ref}: has no stream '{one.stream}', which input '{one.key}' needs; it has "
                 f"{', '.join(have)}. Name another camera or sensor in the config"
             )
@@ -162,11 +163,11 @@ def require_rig_size(episode: Episode, rig: Rig, camera: str) -> None:
     """Refuse an episode whose frames have another size than the rig's camera says.
 
     Raises:
-        ValueError: Names file, stream and both sizes.
+        InputError: Names file, stream and both sizes.
     """
     stored, found = rig.camera(camera).stored, episode.width_height(camera)
     if found != (stored.width, stored.height):
-        raise ValueError(
+        raise InputError(
             f"{episode.ref}: {episode.stream(camera).key} holds {found[0]}x{found[1]} frames but rig "
             f"{rig.name} "
             f"states {stored.width}x{stored.height} for camera '{camera}' (width x height, after image_map). "

@@ -18,6 +18,7 @@ from tactile_align.datasets.episodes import open_episode
 from tactile_align.datasets.layout import load_layout
 from tactile_align.datasets.plain_pickle import load_arrays
 from tactile_align.datasets.write import write_episode
+from tactile_align.errors import InputError
 
 CAMERAS = {"top": "topImg", "left_wrist": "leftImg", "right_wrist": "rightImg"}
 TOUCHES = {"tactile1": "leftTactile", "tactile2": "rightTactile"}
@@ -114,16 +115,16 @@ def _read(folder: Path, allow_gaps: bool) -> tuple[dict[str, Any], dict[str, tup
     common = sorted(every.intersection(*folders.values()))
     lacking = {sub: tuple(sorted(every - set(found))) for sub, found in folders.items() if every - set(found)}
     if not common:
-        raise ValueError(f"{folder}: no step has a pose and all of its images; are the folders of one recording?")
+        raise InputError(f"{folder}: no step has a pose and all of its images; are the folders of one recording?")
     jumps = [before + 1 for before, after in pairwise(common) if after != before + 1]
     if jumps and not allow_gaps:
         text = f"{len(jumps)} gaps, the first at step {jumps[0]} (lacking: {_short(lacking)})"
         how = "Import the stretches one by one, or join them: import_raw_xtrainer(..., allow_gaps=True)"
-        raise ValueError(f"{folder}: {text}; the arm would jump there. {how}")
+        raise InputError(f"{folder}: {text}; the arm would jump there. {how}")
     rows = [_pose(poses[n]) for n in common]
     widths = {tuple(len(part) for part in row) for row in rows}
     if len(widths) != 1:
-        raise ValueError(f"{folder / POSES}: steps differ in the number of joints: {sorted(widths)}; record again")
+        raise InputError(f"{folder / POSES}: steps differ in the number of joints: {sorted(widths)}; record again")
     qpos, qvel, action = (np.stack(part) for part in zip(*rows, strict=True))
     parts = {
         "qpos": qpos,
@@ -156,7 +157,7 @@ def _numbered(folder: Path, suffix: str) -> dict[int, Path]:
             first = found.setdefault(int(file.stem), file)
             if first != file:
                 text = f"{first.name} and {file.name} are both step {int(file.stem)}; needed one file a step"
-                raise ValueError(f"{folder}: {text}. Remove the wrong one from a COPY of the recording")
+                raise InputError(f"{folder}: {text}. Remove the wrong one from a COPY of the recording")
     return found
 
 
@@ -165,11 +166,11 @@ def _pose(file: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     try:
         found = load_arrays(file.read_bytes())
     except ValueError as cause:
-        raise ValueError(f"{file}: {cause}") from cause
+        raise InputError(f"{file}: {cause}") from cause
     for key in (QPOS, ACTION):
         if key not in found or found[key].ndim != 1 or not np.isfinite(found[key]).all():
             got = f"shape {found[key].shape}" if key in found else f"only {', '.join(found) or 'nothing'}"
-            raise ValueError(
+            raise InputError(
                 f"{file}: needs finite numbers under {key!r}, shape (joints,); got {got}. Leave the step out"
             )
     qvel = found.get(QVEL, np.zeros(0))
@@ -182,7 +183,7 @@ def _jpeg(file: Path) -> bytes:
         codec.width_height(data)
         return codec.without_padding(np.frombuffer(data, np.uint8))
     except ValueError as cause:
-        raise ValueError(f"{file}: {cause}; remove the step's files from a COPY of the recording") from cause
+        raise InputError(f"{file}: {cause}; remove the step's files from a COPY of the recording") from cause
 
 
 def _short(lacking: dict[str, tuple[int, ...]]) -> str:

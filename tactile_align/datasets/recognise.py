@@ -8,9 +8,9 @@ from pathlib import Path
 import h5py
 
 from tactile_align.datasets import guard
-from tactile_align.datasets.faults import EpisodeError
 from tactile_align.datasets.layout import Layout, all_layouts
 from tactile_align.datasets.streams import kind_of
+from tactile_align.errors import EpisodeError
 
 
 def natural(text: str) -> list[tuple[int, int | str]]:

@@ -5,6 +5,7 @@ import numpy as np
 from tactile_align.datasets.episodes import Episode
 from tactile_align.datasets.frames import frame_of
 from tactile_align.datasets.inputs import Input
+from tactile_align.errors import InputError
 
 MOST = 64  # frames a reference is made of
 GREY = 128  # where nothing has changed
@@ -26,11 +27,11 @@ def reference_of(episode: Episode, one: Input, contact: np.ndarray) -> np.ndarra
         (height, width, 3) uint8.
 
     Raises:
-        ValueError: No moment is without contact; names the episode and the stream.
+        InputError: No moment is without contact; names the episode and the stream.
     """
     free = np.flatnonzero(~contact)
     if not len(free):
-        raise ValueError(
+        raise InputError(
             f"{episode.ref}: {episode.stream(one.stream).key} is in contact in all {len(contact)} frames, so there is "
             f"no touch of nothing to take differences to. Needed: at least one frame without contact in each episode. "
             f"Leave the episode out, or set features.touch_input = 'image'"

@@ -4,6 +4,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from tactile_align.errors import InputError
+
 
 class MomentSampler:
     """Batches in which a set share of the moments is in contact.
@@ -35,7 +37,7 @@ class MomentSampler:
         world: int = 1,
     ) -> None:
         if batch_size % world:
-            raise ValueError(f"batch_size must divide by the {world} processes; got {batch_size}")
+            raise InputError(f"batch_size must divide by the {world} processes; got {batch_size}")
         if contact_share is None:
             self._pools = [(np.arange(len(contact)), batch_size)]
         else:
@@ -46,7 +48,7 @@ class MomentSampler:
             ]
         for (pool, count), what in zip(self._pools, ("contact", "free"), strict=False):
             if count and not len(pool):
-                raise ValueError(
+                raise InputError(
                     f"contact_share {contact_share} asks for {count} {what} moments in a batch, but the "
                     "episodes have "
                     f"none. Check the touch streams with: tactile-align inspect"

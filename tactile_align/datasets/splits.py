@@ -5,6 +5,8 @@ from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
+from tactile_align.errors import InputError
+
 
 class _Sortable(Protocol):
     def __lt__(self, other: Any, /) -> bool: ...
@@ -27,19 +29,19 @@ def split_episodes(
         (train, held_out), each sorted.
 
     Raises:
-        ValueError: An episode is listed twice, `held_out` is neither share nor number, or one of the sides would be
+        InputError: An episode is listed twice, `held_out` is neither share nor number, or one of the sides would be
             empty.
     """
     ordered = sorted(refs)
     if len(set(ordered)) != len(ordered):
-        raise ValueError("an episode is listed twice, so it could land on both sides; list each once")
+        raise InputError("an episode is listed twice, so it could land on both sides; list each once")
     if held_out >= 1 and held_out != int(held_out):
-        raise ValueError(
+        raise InputError(
             f"held_out is a share below 1 or a whole number of episodes; got {held_out}. State one of them"
         )
     count = max(1, round(held_out * len(ordered))) if 0 < held_out < 1 else int(held_out)
     if not 0 < count < len(ordered):
-        raise ValueError(
+        raise InputError(
             f"held_out={held_out} of {len(ordered)} episodes leaves {len(ordered) - count} to train and "
             f"{count} "
             f"held out; both need at least one. Record more, or hold out fewer"

@@ -25,4 +25,6 @@ def read_truth(episode: Episode, key: str, *shape: int) -> np.ndarray | None:
     if array.shape != (len(episode), *shape):
         text = f"has shape {array.shape} but the episode needs {(len(episode), *shape)}; record it again"
         raise guard.fault("truth", episode.path, full, text)
+    if array.dtype.kind not in "biuf":
+        raise guard.fault("truth", episode.path, full, f"holds {array.dtype}, numbers are needed; record it again")
     return array.astype(np.float64)

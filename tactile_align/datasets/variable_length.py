@@ -11,6 +11,8 @@ from pathlib import Path
 import h5py
 import numpy as np
 
+from tactile_align.errors import InputError
+
 GZIP, SHUFFLE = 1, 2  # codes of the HDF Group's filter registry; HDF5 refuses its checksum for such rows
 
 
@@ -29,7 +31,7 @@ def claimed_bytes(data: h5py.Dataset, row: int) -> int:
 
 def _contiguous(data: h5py.Dataset, row: int, width: int) -> tuple[bytes, int]:
     if data.id.get_create_plist().get_layout() == h5py.h5d.COMPACT:
-        raise ValueError("keeps its rows' lengths in its header, where they cannot be checked; copy it with: h5repack")
+        raise InputError("keeps its rows' lengths in its header, where they cannot be checked; copy it with: h5repack")
     if data.id.get_storage_size() == 0:
         return b"", 0  # never written: every row is empty
     start = data.id.get_offset()
@@ -55,9 +57,9 @@ def _chunk(data: h5py.Dataset, row: int, width: int) -> tuple[bytes, int]:
         elif code == SHUFFLE:
             raw = _unshuffled(raw, int(values[0]))
         else:
-            raise ValueError(f"packs its rows' lengths with HDF5 filter {code}; write it again without")
+            raise InputError(f"packs its rows' lengths with HDF5 filter {code}; write it again without")
     if len(raw) != rows * width:
-        raise ValueError(f"holds {len(raw)} bytes of lengths where {rows * width} belong; copy or record it again")
+        raise InputError(f"holds {len(raw)} bytes of lengths where {rows * width} belong; copy or record it again")
     return raw, (row - start) * width
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from tactile_align.errors import InputError
 from tactile_align.extras import need
 
 
@@ -38,7 +39,7 @@ class VideoWriter:
         self, path: Path, fps: float, width: int, height: int, crf: int = 18, encoder: str = "libx264"
     ) -> None:
         if width % 2 or height % 2:
-            raise ValueError(f"{path.name}: video needs even width and height, got {width}x{height}; store as images")
+            raise InputError(f"{path.name}: video needs even width and height, got {width}x{height}; store as images")
         path.parent.mkdir(parents=True, exist_ok=True)
         self._container = need_av().open(str(path), "w", format="mp4")
         rate = Fraction(fps).limit_denominator(1001)
@@ -72,7 +73,7 @@ def read_video(path: Path, first: int, count: int, fps: float) -> Iterator[np.nd
 
     Raises:
         FileNotFoundError: No such file.
-        ValueError: It is damaged or has fewer frames.
+        InputError: It is damaged or has fewer frames.
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; the dataset's metadata promise this video")
@@ -90,10 +91,10 @@ def read_video(path: Path, first: int, count: int, fps: float) -> Iterator[np.nd
                 if found == count:
                     break
                 if number != first + found:
-                    raise ValueError(f"{path}: frame {first + found} is missing, {number} comes instead")
+                    raise InputError(f"{path}: frame {first + found} is missing, {number} comes instead")
                 yield frame.to_ndarray(format="rgb24")
                 found += 1
     except (av.error.FFmpegError, IndexError) as cause:
-        raise ValueError(f"{path}: cannot be decoded at frame {first + found} ({cause}); copy it again") from cause
+        raise InputError(f"{path}: cannot be decoded at frame {first + found} ({cause}); copy it again") from cause
     if found != count:
-        raise ValueError(f"{path}: has {found} frames from frame {first} on, {count} are needed; copy it again")
+        raise InputError(f"{path}: has {found} frames from frame {first} on, {count} are needed; copy it again")

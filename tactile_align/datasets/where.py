@@ -7,10 +7,10 @@ from pathlib import Path
 import h5py
 
 from tactile_align.datasets import guard
-from tactile_align.datasets.faults import EpisodeError
 from tactile_align.datasets.handles import open_file
 from tactile_align.datasets.layout import Layout, load_layout
 from tactile_align.datasets.recognise import episode_groups, guess_layout, natural
+from tactile_align.errors import EpisodeError
 
 SUFFIXES = (".hdf5", ".h5")
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from tactile_align.datasets.layout import load_layout
 from tactile_align.datasets.writer import Frames, Writer
+from tactile_align.errors import InputError
 from tactile_align.files import write_atomically
 
 ABOUT_STORAGE = ("layout", "compress")  # attributes that say how a file is written, so no other file takes them over
@@ -55,14 +56,14 @@ def write_episode(
 
     Raises:
         FileExistsError: The file exists and `overwrite` is False.
-        ValueError: Streams differ in length, a frame has another shape or dtype, a name or number cannot be
+        InputError: Streams differ in length, a frame has another shape or dtype, a name or number cannot be
             stored.
     """
     target, facts = Path(path), load_layout(layout)
     if not facts.writable:
-        raise ValueError(f"{target}: layout {facts.name} can only be read; write xtrainer or aloha instead")
+        raise InputError(f"{target}: layout {facts.name} can only be read; write xtrainer or aloha instead")
     if len(facts.state.qpos) > 1 or len(facts.state.action) > 1:
-        raise ValueError(f"{target}: layout {facts.name} splits joints over several arrays and can only be read")
+        raise InputError(f"{target}: layout {facts.name} splits joints over several arrays and can only be read")
     if target.exists() and not overwrite:
         raise FileExistsError(f"{target} exists; give another name, or overwrite=True to replace it")
 
@@ -84,5 +85,5 @@ def _rate(target: Path, fps: float | None) -> dict[str, float]:
     if fps is None:
         return {}
     if not (np.isfinite(fps) and fps > 0):
-        raise ValueError(f"{target}: fps must be a positive number of frames a second; got {fps}")
+        raise InputError(f"{target}: fps must be a positive number of frames a second; got {fps}")
     return {"fps": float(fps)}

@@ -11,6 +11,7 @@ import numpy as np
 
 from tactile_align.datasets import codec
 from tactile_align.datasets.layout import Layout
+from tactile_align.errors import InputError
 
 Frames = Iterable[np.ndarray | bytes]
 
@@ -43,34 +44,34 @@ class Writer:
         """Write qpos (T, D), action (T, A) and, where given, qvel (T, D)."""
         state = self.layout.state
         if qvel is not None and not state.qvel:
-            raise ValueError(f"{self.target}: layout {self.layout.name} has no place for qvel; leave it out")
+            raise InputError(f"{self.target}: layout {self.layout.name} has no place for qvel; leave it out")
         given = [("qpos", state.qpos[0], qpos), ("action", state.action[0], action)]
         given += [] if qvel is None else [("qvel", state.qvel[0], qvel)]
         for name, key, values in given:
             array = np.asarray(values)
             if array.ndim != 2 or array.dtype.kind not in "fiu" or array.shape[0] == 0:
-                raise ValueError(f"{self.target}: {name} must be (steps, numbers); got {array.dtype} {array.shape}")
+                raise InputError(f"{self.target}: {name} must be (steps, numbers); got {array.dtype} {array.shape}")
             self._same_length(name, len(array))
             if not np.isfinite(array).all():
                 row = int(np.argwhere(~np.isfinite(array))[0, 0])
-                raise ValueError(f"{self.target}: {name} row {row} is not finite; cut such rows before writing")
+                raise InputError(f"{self.target}: {name} row {row} is not finite; cut such rows before writing")
             self._store(key, array.astype(state.dtype))
 
     def frames(self, images: dict[str, Frames], touches: dict[str, Frames]) -> None:
         """Write T frames of each camera and touch, and the table of their encoded lengths where the layout has one."""
         layout = self.layout
         if not images:
-            raise ValueError(f"{self.target}: an episode needs at least one camera; got none")
+            raise InputError(f"{self.target}: an episode needs at least one camera; got none")
         cameras = sorted(images, key=layout.camera_rank)
         for name in cameras:
             if "/" in name or not layout.is_camera(name):
                 text = f"{self.target}: {name!r} would not be read back as a camera of layout {layout.name}"
                 other = f"touches are {', '.join(layout.touches.names)}, depth {', '.join(layout.depth.names)}"
-                raise ValueError(f"{text} ({other}); {_rename('cameras')}")
+                raise InputError(f"{text} ({other}); {_rename('cameras')}")
         for name in touches:
             if "/" in name or not layout.is_touch(name) or not layout.touches.groups:
                 text = f"{self.target}: {name!r} would not be read back as a touch of layout {layout.name}"
-                raise ValueError(f"{text}, which calls them {', '.join(layout.touches.names)}; {_rename('touches')}")
+                raise InputError(f"{text}, which calls them {', '.join(layout.touches.names)}; {_rename('touches')}")
         work = [(name, f"{layout.cameras.group}/{name}", images[name], False) for name in cameras]
         work += [(name, f"{layout.touches.groups[0]}/{name}", touches[name], True) for name in sorted(touches)]
         if layout.storage.kind == "raw":
@@ -99,7 +100,7 @@ class Writer:
                 self._same_length(key, len(array))
                 if not self.layout.is_depth(key.rpartition("/")[2]):
                     names = ", ".join(self.layout.depth.names)
-                    raise ValueError(f"{self.target}: {key} would not be read back as depth ({names}); rename it")
+                    raise InputError(f"{self.target}: {key} would not be read back as depth ({names}); rename it")
             self._store(key, array)
 
     def attributes(self, given: dict[str, Any]) -> None:
@@ -109,7 +110,7 @@ class Writer:
                 self.file.attrs[name] = value
             except TypeError as cause:
                 kind = type(value).__name__
-                raise ValueError(f"{self.target}: attribute {name} must be text or numbers; got {kind}") from cause
+                raise InputError(f"{self.target}: attribute {name} must be text or numbers; got {kind}") from cause
 
     def _encode(self, name: str, frames: Frames, touch: bool) -> list[bytes]:
         storage, order = self.layout.storage, self.layout.channel_order(name, True)
@@ -164,24 +165,24 @@ class Writer:
     def _same_length(self, name: str, rows: int, unit: str = "rows") -> None:
         if rows != self.steps:
             text = f"{name} has {rows} {unit} but qpos has {self.steps} rows"
-            raise ValueError(f"{self.target}: {text}; all streams of an episode must be equally long")
+            raise InputError(f"{self.target}: {text}; all streams of an episode must be equally long")
 
     def _checked(self, name: str, row: int, frame: np.ndarray) -> tuple[int, int]:
         if not isinstance(frame, np.ndarray) or frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3:
             got = f"{frame.dtype} {frame.shape}" if isinstance(frame, np.ndarray) else type(frame).__name__
-            raise ValueError(f"{self.target}: {name} row {row} must be uint8 (height, width, 3) RGB; got {got}")
+            raise InputError(f"{self.target}: {name} row {row} must be uint8 (height, width, 3) RGB; got {got}")
         return frame.shape[1], frame.shape[0]
 
     def _header(self, name: str, row: int, data: bytes) -> tuple[int, int]:
         try:
             return codec.width_height(data)
         except ValueError as cause:
-            raise ValueError(f"{self.target}: {name} row {row} {cause}; encode the frame again") from cause
+            raise InputError(f"{self.target}: {name} row {row} {cause}; encode the frame again") from cause
 
     def _alike(self, name: str, row: int, size: tuple[int, int], first: tuple[int, int] | None) -> tuple[int, int]:
         if first is not None and size != first:
             got, need = f"{size[0]}x{size[1]}", f"{first[0]}x{first[1]}"
-            raise ValueError(f"{self.target}: {name} row {row} is {got} but row 0 is {need}; frames must be alike")
+            raise InputError(f"{self.target}: {name} row {row} is {got} but row 0 is {need}; frames must be alike")
         return size
 
     def _store(self, key: str, array: np.ndarray) -> None:

@@ -4,12 +4,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import h5py
 import numpy as np
 
 from tactile_align.calibration.rig import Rig
 from tactile_align.datasets.contact import contact_of
-from tactile_align.datasets.episodes import open_episode
+from tactile_align.datasets.episodes import Episode, open_episode
+from tactile_align.datasets.truth import read_truth
+from tactile_align.errors import InputError
 from tactile_align.geometry import boxes
 from tactile_align.kinematics.gripper import opening_in_contact
 from tactile_align.projection.sensor_box import sensor_boxes
@@ -51,11 +52,11 @@ def errors(found: np.ndarray, truth: np.ndarray) -> BoxErrors:
     """Compare boxes (N, 4); rows where either is nan are left out.
 
     Raises:
-        ValueError: No row is left.
+        InputError: No row is left.
     """
     both = np.isfinite(found).all(axis=1) & np.isfinite(truth).all(axis=1)
     if not both.any():
-        raise ValueError("no moment has both a projected and a true box; is the sensor in this camera's view at all?")
+        raise InputError("no moment has both a projected and a true box; is the sensor in this camera's view at all?")
     found, truth = found[both], truth[both]
     return BoxErrors(boxes.intersection_over_union(found, truth), found - truth)
 
@@ -75,16 +76,25 @@ def recorded_boxes(
     """
     found, truth = [], []
     for path in episodes:
-        with open_episode(path) as episode, h5py.File(path) as file:
+        with open_episode(path) as episode:
             opening = None
             if hold:
                 stream = rig.sensor(sensor).stream
                 flags = contact_of(episode.image(stream, t) for t in range(len(episode))).flags
                 opening = opening_in_contact(rig, rig.sensor_arm(sensor), episode.qpos, flags)
-            keep = file["truth/contact"][:] if in_contact else np.ones(len(episode), dtype=bool)
+            keep = _told(episode, "contact").astype(bool) if in_contact else np.ones(len(episode), dtype=bool)
             found.append(sensor_boxes(rig, camera, sensor, episode.qpos, opening, min_side_px=1).box[keep])
-            truth.append(file[f"truth/box/{camera}"][:][keep])
+            truth.append(_told(episode, f"box/{camera}", 4)[keep])
     return errors(np.concatenate(found), np.concatenate(truth))
+
+
+def _told(episode: Episode, key: str, *shape: int) -> np.ndarray:
+    found = read_truth(episode, key, *shape)
+    if found is None:
+        raise InputError(
+            f"{episode.ref}: needed truth/{key}, as simulated episodes hold it; there is none. Simulate one"
+        )
+    return found
 
 
 def posed_boxes(rig: Rig, truth_rig: Rig, camera: str, sensor: str, poses: int = 500, seed: int = 0) -> BoxErrors:
@@ -99,7 +109,7 @@ def posed_boxes(rig: Rig, truth_rig: Rig, camera: str, sensor: str, poses: int =
         seed: Equal seed, equal poses.
 
     Raises:
-        ValueError: The whole sensor is hardly ever in the camera's view.
+        InputError: The whole sensor is hardly ever in the camera's view.
     """
     rng = np.random.default_rng(seed)
     look = draw_look(rng)
@@ -121,7 +131,7 @@ def posed_boxes(rig: Rig, truth_rig: Rig, camera: str, sensor: str, poses: int =
         count += len(q)
         if count == poses:
             return errors(np.concatenate(found), np.concatenate(truth))
-    raise ValueError(
+    raise InputError(
         f"needed {poses} poses with all of {sensor} in the view of {camera}; of {ROUNDS * poses} random ones "
         f"{count} are. Choose another camera, or fewer poses"
     )

@@ -14,10 +14,11 @@ from tactile_align.diagnostics.pairs import centred, pair_features
 from tactile_align.diagnostics.readouts import read_galleries, view_readouts
 from tactile_align.diagnostics.retrieval import Recall, retrieval
 from tactile_align.diagnostics.summary_text import summary_text
+from tactile_align.errors import InputError
 from tactile_align.files import write_text_atomically
 from tactile_align.policies.aligned import AlignedPolicy
 from tactile_align.policies.alignment import with_rivals
-from tactile_align.training.checkpoint import best_checkpoint, load_checkpoint
+from tactile_align.training.checkpoint import best_checkpoint, load_checkpoint, load_weights
 from tactile_align.training.config import TrainConfig, load_config
 from tactile_align.training.data import Data, load_data, make_model, views_of
 from tactile_align.training.loop import train
@@ -56,7 +57,7 @@ def evaluate(run: str | Path, *, data: Data | None = None, progress: bool = True
 
     Raises:
         FactError, FileNotFoundError: The folder holds no run.
-        RuntimeError: The baseline's training was stopped; the next call goes on with it.
+        InputError: The baseline's training was stopped; the next call goes on with it.
         ValueError: No held-out moment of a view has both a box and a contact.
     """
     folder = Path(run)
@@ -83,14 +84,14 @@ def train_to_the_end(config: TrainConfig, data: Data, progress: bool = True) -> 
     """Train a run, or go on with it where it stopped; nothing is left to do for a finished one.
 
     Raises:
-        RuntimeError: It was stopped (Ctrl-C, SIGTERM) before its end, so it must not be judged.
+        InputError: It was stopped (Ctrl-C, SIGTERM) before its end, so it must not be judged.
     """
     if finished(config):
         return
     out = Path(config.out)
     train(config, data=data, resume=(out / "metrics.jsonl").exists(), progress=progress)
     if not finished(config):
-        raise RuntimeError(
+        raise InputError(
             f"{out}: needed a run trained for {config.steps} steps; it was stopped before. Give the same command "
             f"again: it goes on from the last checkpoint"
         )
@@ -106,7 +107,8 @@ def opening_only(config: TrainConfig) -> TrainConfig:
 def load_model(folder: Path, config: TrainConfig, moments: Moments) -> AlignedPolicy:
     """Return a run's model with the weights of its best checkpoint, in eval mode."""
     model = make_model(config, *moments.state_width, fill=False)
-    model.load_state_dict(load_checkpoint(best_checkpoint(folder / "checkpoints"))["model"])
+    path = best_checkpoint(folder / "checkpoints")
+    load_weights(model, load_checkpoint(path), path)
     return model.eval()
 
 

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 
 from tactile_align.diagnostics.retrieval import Gallery, region_retrieval, retrieval
+from tactile_align.errors import InputError
 
 LEAST = 4
 """Candidates below which recall says nothing."""
@@ -62,12 +63,12 @@ def among_regions(
         exist: (M, R) bool, those that exist first; see `features.towers.shifted_boxes`.
 
     Raises:
-        ValueError: Most have none.
+        InputError: Most have none.
     """
     counts = exist.sum(axis=1)
     fewest = int(np.quantile(counts, 0.1, method="lower"))
     if fewest == 0:
-        raise ValueError(
+        raise InputError(
             f"needs boxes far enough from the border to have another of their size beside them; {(counts == 0).sum()} "
             f"of {len(counts)} have none. Look at more of the image: a larger zoom, or none"
         )

@@ -10,6 +10,7 @@ import torch
 from tactile_align.datasets.moments import Moments
 from tactile_align.diagnostics.localisation import similarity_maps
 from tactile_align.diagnostics.pairs import centred
+from tactile_align.errors import InputError
 from tactile_align.features.towers import POLICY_GRID
 from tactile_align.policies.aligned import AlignedPolicy, Batch
 from tactile_align.training.config import TrainConfig
@@ -47,10 +48,10 @@ def pointing(model: AlignedPolicy, moments: Moments, config: TrainConfig, key: s
         rows: Which moments; all with a box.
 
     Raises:
-        ValueError: The model has no towers, or the region is not looked at.
+        InputError: The model has no towers, or the region is not looked at.
     """
     if model.towers is None or model.region != "box":
-        raise ValueError(
+        raise InputError(
             f"a similarity map needs a model that looks at the box; this one has region '{model.region}' and "
             f"{'no' if model.towers is None else 'its'} encoders. Draw a run with hsa.weight > 0 and region = 'box'"
         )
@@ -91,10 +92,10 @@ def attention(model: AlignedPolicy, moments: Moments, config: TrainConfig, rows:
         rows: Which moments.
 
     Raises:
-        ValueError: The run trained no policy.
+        InputError: The run trained no policy.
     """
     if model.act is None:
-        raise ValueError("this run trained no policy (train_policy = false), so nothing attends to anything")
+        raise InputError("this run trained no policy (train_policy = false), so nothing attends to anything")
     parts = []
     for start in range(0, len(rows), ROWS):
         batch = centred(moments.__getitems__(list(rows[start : start + ROWS])), config)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from tactile_align.diagnostics.bootstrap import mean_interval
+from tactile_align.errors import InputError
 from tactile_align.features.towers import Towers
 
 
@@ -98,11 +99,11 @@ def localise(
         seed: Of the bootstrap.
 
     Raises:
-        ValueError: Similarities that are not finite.
+        InputError: Similarities that are not finite.
     """
     if not np.isfinite(maps).all():
         rows = np.flatnonzero(~np.isfinite(maps).all(axis=(1, 2)))[:5].tolist()
-        raise ValueError(f"similarity maps of rows {rows} are not finite. Needed: features of non-zero length")
+        raise InputError(f"similarity maps of rows {rows} are not finite. Needed: features of non-zero length")
     centres = token_centres(input_size, maps.shape[1:]).numpy().reshape(-1, 2)  # type: ignore[arg-type]
     flat = maps.reshape(len(maps), -1)
     best = flat >= flat.max(axis=1, keepdims=True)

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from tactile_align.datasets.moments import Batch, Moments
+from tactile_align.errors import InputError
 from tactile_align.losses.rivals import touch_pattern
 from tactile_align.policies.aligned import AlignedPolicy, View
 from tactile_align.training.augment import augment
@@ -57,11 +58,11 @@ def pair_rows(moments: Moments, view: View) -> np.ndarray:
     """Return the rows of all moments that have a box in a view and a contact of its sensor.
 
     Raises:
-        ValueError: There is none.
+        InputError: There is none.
     """
     rows = np.flatnonzero(moments.column(f"visible/{view.key}") & moments.column(f"contact/{view.sensor}"))
     if not len(rows):
-        raise ValueError(
+        raise InputError(
             f"view {view.key}: no held-out moment of {len(moments)} has both a box and a contact, so there is no pair "
             f"to judge. Hold out more episodes, or look at the recordings with tactile-align inspect and verify"
         )

@@ -6,6 +6,7 @@ from typing import Literal
 import numpy as np
 
 from tactile_align.diagnostics.bootstrap import episode_interval
+from tactile_align.errors import InputError
 
 FOLDS = 5
 STRENGTHS = (1e-3, 1e-1, 1e1, 1e3)
@@ -50,11 +51,11 @@ def probe_classes(h: np.ndarray, label: np.ndarray, episode: np.ndarray, *, fold
         seed: Which episodes go together.
 
     Raises:
-        ValueError: A single class, or fewer episodes than folds.
+        InputError: A single class, or fewer episodes than folds.
     """
     classes, y = np.unique(label, return_inverse=True)
     if len(classes) < 2:
-        raise ValueError(f"a probe needs at least two classes; all {len(label)} moments are '{classes[0]}'")
+        raise InputError(f"a probe needs at least two classes; all {len(label)} moments are '{classes[0]}'")
     y = y.ravel()
     weight = 1.0 / np.bincount(y)[y]
     predicted = _out_of_fold(h, np.eye(len(classes))[y], weight, episode, folds, seed).argmax(axis=1)
@@ -82,7 +83,7 @@ def probe_number(h: np.ndarray, value: np.ndarray, episode: np.ndarray, *, folds
     """
     value = value.astype(np.float64)
     if np.ptp(value) == 0:
-        raise ValueError(f"a probe needs a value that changes; all {len(value)} moments have {value[0]}")
+        raise InputError(f"a probe needs a value that changes; all {len(value)} moments have {value[0]}")
     even = np.ones(len(value))
     error = (_out_of_fold(h, value[:, None], even, episode, folds, seed)[:, 0] - value) ** 2
     spread = (_means_of_others(value, episode, folds, seed) - value) ** 2
@@ -100,11 +101,11 @@ def left_out_in_turn(episode: np.ndarray, folds: int = FOLDS, seed: int = 0) -> 
     """Return which fold each moment is left out in, (N,).
 
     Raises:
-        ValueError: Fewer episodes than folds.
+        InputError: Fewer episodes than folds.
     """
     names, index = np.unique(episode, return_inverse=True)
     if len(names) < folds:
-        raise ValueError(
+        raise InputError(
             f"{folds} folds need at least as many episodes; got {len(names)}. Evaluate on more episodes or ask for "
             f"fewer folds"
         )

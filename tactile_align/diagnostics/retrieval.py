@@ -7,6 +7,7 @@ import numpy as np
 from scipy.stats import hypergeom
 
 from tactile_align.diagnostics.bootstrap import mean_interval
+from tactile_align.errors import InputError
 
 Gallery = Literal["all", "cross-episode", "same-episode"]
 
@@ -93,7 +94,7 @@ def retrieval(
     fewest = np.min([allowed.sum(axis=1) for allowed in allowances], axis=0)
     asks = fewest >= gallery - 1
     if not asks.any():
-        raise ValueError(
+        raise InputError(
             f"a gallery of {gallery} needs {gallery - 1} other contacts; the held-out episodes offer at most "
             f"{int(fewest.max(initial=0))}. Hold out more episodes or ask for a smaller gallery"
         )

@@ -7,6 +7,8 @@ import torch
 
 from tactile_align.features.health import collapsed, effective_rank, partition_isotropy, spread
 
+from tactile_align.errors import InputError
+
 
 @dataclass(frozen=True)
 class SpaceHealth:
@@ -108,5 +110,5 @@ def _unit(h: np.ndarray, name: str) -> np.ndarray:
     length = np.linalg.norm(h, axis=1, keepdims=True)
     if not np.isfinite(length).all() or (length == 0).any():
         rows = np.flatnonzero(~np.isfinite(length[:, 0]) | (length[:, 0] == 0))[:5].tolist()
-        raise ValueError(f"{name}: rows {rows} are zero or not finite, so they have no direction. Check the encoder")
+        raise InputError(f"{name}: rows {rows} are zero or not finite, so they have no direction. Check the encoder")
     return np.asarray(h / length)

@@ -7,6 +7,7 @@ import numpy as np
 from tactile_align.datasets.episodes import Episode, open_episode
 from tactile_align.datasets.moments import Moments
 from tactile_align.datasets.truth import read_truth
+from tactile_align.errors import InputError
 
 
 def stated_object(moments: Moments, rows: np.ndarray) -> np.ndarray:
@@ -36,7 +37,7 @@ def _stated(moments: Moments, rows: np.ndarray, read: Callable[[Episode], np.nda
         with open_episode(ref) as episode:
             values = read(episode)
         if values is None:
-            raise ValueError(
+            raise InputError(
                 f"needs {what} in every held-out episode, as simulated ones have it; {ref} has none. Write it into "
                 f"the files to have it probed"
             )

@@ -1,7 +1,7 @@
 """Comparison tables on the simulated cell: one run a row and seed, resumable, printed with intervals."""
 
 import json
-import sys
+import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,10 +14,13 @@ from tactile_align.diagnostics.pairs import pair_features
 from tactile_align.diagnostics.retrieval import retrieval
 from tactile_align.diagnostics.study_rows import GROUPS, ROWS, Row, merged
 from tactile_align.diagnostics.study_table import results, table_text
+from tactile_align.errors import InputError
 from tactile_align.files import write_text_atomically
 from tactile_align.simulation.record import simulate
 from tactile_align.training.config import TrainConfig
 from tactile_align.training.data import load_data, views_of
+
+logger = logging.getLogger(__name__)
 
 CAMERA, SENSOR = "left_wrist", "tactile1"
 
@@ -69,7 +72,7 @@ def study(
 
     Raises:
         ValueError: Unknown row names; the known ones are listed.
-        RuntimeError: A run was stopped (Ctrl-C, SIGTERM); it has no result until it has been trained to its end.
+        InputError: A run was stopped (Ctrl-C, SIGTERM); it has no result until it has been trained to its end.
     """
     folder, plan = Path(out), PLANS[size]
     wanted = _rows(rows)
@@ -85,7 +88,7 @@ def study(
     for seed in seeds:
         for row in wanted:
             if not _result_path(folder, row, seed).exists():
-                print(f"{row.title}, seed {seed}", file=sys.stderr, flush=True)
+                logger.info(f"{row.title}, seed {seed}")
                 _run(folder, row, seed, plan, processes, threads, progress)
     text = table_text(results(folder), plan.gallery)
     write_text_atomically(folder / "table.md", text)
@@ -170,7 +173,7 @@ def _rows(names: Sequence[str]) -> list[Row]:
     expanded = [name for given in names for name in GROUPS.get(given, (given,))]
     unknown = [name for name in expanded if name not in ROWS]
     if unknown:
-        raise ValueError(f"no such rows: {', '.join(unknown)}. Known: {', '.join((*GROUPS, *ROWS))}")
+        raise InputError(f"no such rows: {', '.join(unknown)}. Known: {', '.join((*GROUPS, *ROWS))}")
     return [ROWS[name] for name in dict.fromkeys(expanded)]
 
 

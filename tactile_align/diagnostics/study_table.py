@@ -1,11 +1,11 @@
 """The table of a study's finished runs, and what it shows."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from tactile_align.diagnostics.study_rows import ABLATIONS, BASE, ROWS, TABLE
+from tactile_align.files import read_json
 
 BOX_ROWS = ("mean", "attention", "grid", "crop")
 CONTROLS = ("elsewhere", "crop_elsewhere")
@@ -13,7 +13,9 @@ CONTROLS = ("elsewhere", "crop_elsewhere")
 
 def results(folder: Path) -> list[dict[str, Any]]:
     """Return the finished runs of a study, in the order of the rows and seeds."""
-    found = [json.loads(path.read_text(encoding="utf-8")) for path in folder.glob("runs/*/result.json")]
+    found = [
+        read_json(path, "Delete it: the study trains this row again") for path in folder.glob("runs/*/result.json")
+    ]
     order = list(ROWS)
     return sorted(found, key=lambda one: (order.index(one["row"]), one["seed"]))
 

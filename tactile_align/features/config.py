@@ -4,6 +4,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from tactile_align.errors import InputError
+
 Pooling = Literal["grid", "mean", "mean_block", "attention", "gaussian"]
 Tune = Literal["full", "last", "adapters", "frozen"]
 
@@ -80,7 +82,7 @@ class FeatureConfig(_Config):
     @model_validator(mode="after")
     def _widths_are_used(self) -> "FeatureConfig":
         if self.sigma_px == "rig" and self.pooling != "gaussian":
-            raise ValueError(
+            raise InputError(
                 f"sigma_px = 'rig' is the width of pooling = 'gaussian'; got pooling = '{self.pooling}'. Choose that "
                 f"pooling or leave sigma_px out"
             )

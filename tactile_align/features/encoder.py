@@ -2,7 +2,6 @@
 
 import difflib
 import logging
-import pickle
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import resources
@@ -11,6 +10,7 @@ from typing import Any, Literal
 
 import open_clip
 
+from tactile_align.errors import InputError, MissingExtra
 from tactile_align.features.config import EncoderConfig
 from tactile_align.features.stem import ConvStem
 from tactile_align.features.tower import Encoder
@@ -72,7 +72,7 @@ def encoder_of(config: EncoderConfig, fill: bool = True) -> Encoder:
     _require_model(config.model)
     scratch = config.pretrained == SCRATCH
     if config.stem == "conv" and not scratch:
-        raise ValueError("stem='conv' replaces pretrained weights of the patch projection; use it with 'scratch' only")
+        raise InputError("stem='conv' replaces pretrained weights of the patch projection; use it with 'scratch' only")
     known = catalogue_of(config.model)
     source = None if scratch else known.tag_or_path(config.pretrained) if fill else config.pretrained
     _require_square_where_needed(config)
@@ -81,7 +81,7 @@ def encoder_of(config: EncoderConfig, fill: bool = True) -> Encoder:
         known.warn_of_quick_gelu(source, visual)
     if config.stem == "conv":
         if not isinstance(visual, open_clip.transformer.VisionTransformer):
-            raise ValueError(
+            raise InputError(
                 f"stem = 'conv' replaces the patch projection of open_clip's own vision transformers; {config.model} "
                 f"is a {type(visual).__name__}. Leave stem out, or take a model such as ViT-B-16"
             )
@@ -123,19 +123,21 @@ def _create(config: EncoderConfig, known: Catalogue, source: str | None) -> Any:
                 weights_only=True,
                 **text,
             )
-    except (RuntimeError, pickle.UnpicklingError, KeyError, AttributeError) as error:
+    except Exception as error:  # a damaged file can raise anything; without one, an exception is a bug
+        if source is None or isinstance(error, OSError):
+            raise
         if "Failed to download" in str(error):
             raise ConnectionError(
                 f"the weights '{source}' of {config.model} could not be fetched. On a machine with network access "
                 f"run: {known.how_to_fetch(str(source))}"
             ) from error
         if foreign and "transformers" in str(error):
-            raise ImportError(
+            raise MissingExtra(
                 f"the weights of {config.model} come with a text tower of Hugging Face, which open_clip builds with "
                 f"transformers: pip install transformers, or take a model without one"
             ) from error
         first = str(error).strip().splitlines()
-        raise ValueError(
+        raise InputError(
             f"{source} does not fit {config.model}: {first[0] if first else error!r}. Needed: a state dict of that "
             f"open_clip model, saved by torch.save or as safetensors"
         ) from error
@@ -195,13 +197,13 @@ def _require_model(model: str) -> None:
     known = open_clip.list_models()
     if model not in known:
         near = difflib.get_close_matches(model, known, n=4, cutoff=0.4)
-        raise ValueError(f"open_clip has no model '{model}'. Near names: {', '.join(near) or 'none'}")
+        raise InputError(f"open_clip has no model '{model}'. Near names: {', '.join(near) or 'none'}")
 
 
 def _require_square_where_needed(config: EncoderConfig) -> None:
     convolutional = isinstance(open_clip.get_model_config(config.model)["vision_cfg"].get("layers"), list)
     if convolutional and config.image_size is not None and len(set(config.image_size)) > 1:
-        raise ValueError(
+        raise InputError(
             f"{config.model} takes square images; got image_size = {config.image_size}. Give one side twice "
             f"(fit = 'letterbox' keeps the aspect), or take a vision transformer"
         )

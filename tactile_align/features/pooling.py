@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import roi_align
 
+from tactile_align.errors import InputError
 from tactile_align.features.config import Pooling
 from tactile_align.geometry import boxes
 from tactile_align.geometry.images import ImageMap
@@ -239,4 +240,4 @@ def make_pooling(
         return MeanPooling(width, out, sigma_px=sigma_px)
     if kind == "attention":
         return AttentionPooling(width, out, margin)
-    raise ValueError(f"pooling must be one of {', '.join(POOLINGS)}; got '{kind}'")
+    raise InputError(f"pooling must be one of {', '.join(POOLINGS)}; got '{kind}'")

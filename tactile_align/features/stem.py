@@ -4,6 +4,8 @@ import math
 
 from torch import Tensor, nn
 
+from tactile_align.errors import InputError
+
 
 class ConvStem(nn.Sequential):
     """Stride-2 convolutions in place of the single patch projection, ending on the same token grid.
@@ -22,7 +24,7 @@ class ConvStem(nn.Sequential):
     def __init__(self, width: int, patch: int) -> None:
         steps = round(math.log2(patch))
         if patch < 2 or 2**steps != patch:
-            raise ValueError(f"a conv stem halves the image step by step, so the patch must be 2, 4, 8...; got {patch}")
+            raise InputError(f"a conv stem halves the image step by step, so the patch must be 2, 4, 8...; got {patch}")
         layers: list[nn.Module] = []
         channels = 3
         for step in range(steps):

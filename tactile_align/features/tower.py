@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tactile_align.errors import InputError
 from tactile_align.features.adapters import Adapters
 from tactile_align.features.config import EncoderConfig
 from tactile_align.geometry.images import ImageMap
@@ -120,7 +121,7 @@ class Encoder(nn.Module):
         """Refuse a size whose last pixels belong to no token: all tokens would stand beside their place."""
         if any(side % patch for side in self.input_size):
             near = tuple(max(round(side / patch), 1) * patch for side in self.input_size)
-            raise ValueError(
+            raise InputError(
                 f"{self.name} needs an image_size of whole patches of {patch} px; got {self.input_size}. "
                 f"Take {near}, or leave image_size out for the model's own"
             )
@@ -130,10 +131,10 @@ class Encoder(nn.Module):
         if blocks is None:
             if asked == (-1,):
                 return [-1]
-            raise ValueError(f"{self.name} has no list of transformer blocks, so layers must be (-1,); got {asked}")
+            raise InputError(f"{self.name} has no list of transformer blocks, so layers must be (-1,); got {asked}")
         count = len(blocks)
         if any(not -count <= layer < count for layer in asked):
-            raise ValueError(
+            raise InputError(
                 f"{self.name} has {count} blocks, so layers must lie in {-count}..{count - 1}; got {asked}"
             )
         return [layer % count for layer in asked]
@@ -156,7 +157,7 @@ class Encoder(nn.Module):
             return
         used = None if blocks is None else blocks[: max(self._take) + 1]
         if used is None or self.config.last_blocks > len(used):
-            raise ValueError(
+            raise InputError(
                 f"{self.name}: tune = 'last' with last_blocks = {self.config.last_blocks} needs as many transformer "
                 f"blocks; there are {0 if used is None else len(used)} before the tokens are taken"
             )

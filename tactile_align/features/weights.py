@@ -10,6 +10,8 @@ from typing import Any
 
 from torch import nn
 
+from tactile_align.errors import InputError
+
 
 @dataclass(frozen=True)
 class Catalogue:
@@ -92,7 +94,7 @@ class Catalogue:
         if pretrained not in self.tags:
             tags = list(self.tags)
             near = difflib.get_close_matches(pretrained, tags, n=4, cutoff=0.3) or tags[:6]
-            raise ValueError(
+            raise InputError(
                 f"{self.model} has no pretrained tag '{pretrained}'. Near tags: {', '.join(near) or 'none'}; "
                 f"or give a checkpoint file, or 'scratch' for random weights"
             )
@@ -112,7 +114,7 @@ class Catalogue:
         if script:
             known = "openai" in self.tags
             instead = f"For OpenAI's run: {self.how_to_fetch('openai')}" if known else "Save its state dict alone"
-            raise ValueError(
+            raise InputError(
                 f"{path}: needed a state dict of {self.model}, saved by torch.save or as safetensors; got a "
                 f"TorchScript archive, which runs code. {instead}"
             )

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from array_api_compat import array_namespace
 
+from tactile_align.errors import InputError
 from tactile_align.geometry.frames import Array
 from tactile_align.geometry.resampling import resampled
 
@@ -39,7 +40,7 @@ class ImageMap:
         for name in ("source_width", "source_height", "width", "height"):
             value = getattr(self, name)
             if value != int(value) or value < 1:
-                raise ValueError(f"ImageMap: {name} must be a whole number of pixels >= 1; got {value}")
+                raise InputError(f"ImageMap: {name} must be a whole number of pixels >= 1; got {value}")
             object.__setattr__(self, name, int(value))
 
     @classmethod
@@ -52,16 +53,16 @@ class ImageMap:
         """Compose the steps of a rig file, e.g. [["rotate180"], ["crop", 220, 150, 260, 270], ["resize", 640, 480]].
 
         Raises:
-            ValueError: An unknown step or a wrong number of values, naming the step.
+            InputError: An unknown step or a wrong number of values, naming the step.
         """
         arity = {"rotate180": 0, "flip_u": 0, "flip_v": 0, "crop": 4, "resize": 2, "letterbox": 2}
         composed = cls.identity(width, height)
         for step in steps:
             name, *values = step
             if name not in arity:
-                raise ValueError(f"image_map step {list(step)}: unknown; known steps are {', '.join(arity)}")
+                raise InputError(f"image_map step {list(step)}: unknown; known steps are {', '.join(arity)}")
             if len(values) != arity[name]:
-                raise ValueError(f"image_map step {list(step)}: {name} takes {arity[name]} numbers, got {len(values)}")
+                raise InputError(f"image_map step {list(step)}: {name} takes {arity[name]} numbers, got {len(values)}")
             composed = getattr(composed, name)(*values)
         return composed
 
@@ -168,10 +169,10 @@ class ImageMap:
         What lies outside the source becomes `fill`. numpy and torch agree to one grey level.
 
         Raises:
-            ValueError: The image does not have the size this map starts from.
+            InputError: The image does not have the size this map starts from.
         """
         if tuple(image.shape[-3:-1]) != (self.source_height, self.source_width):
-            raise ValueError(
+            raise InputError(
                 f"this map starts from images of {self.source_width}x{self.source_height} (width x height) but got "
                 f"{image.shape[-2]}x{image.shape[-3]}; is the recording's size the one the rig states?"
             )

@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from tactile_align.facts import FactError, parse, read_fact
+from tactile_align.errors import FactError
+from tactile_align.facts import parse, read_fact
 from tactile_align.geometry.frames import Array
 from tactile_align.kinematics.arm_file import ArmFact
 from tactile_align.kinematics.chain import (

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from tactile_align.errors import InputError
 from tactile_align.geometry.frames import pose, rotation_from_rpy
 from tactile_align.kinematics.chain import Arm
 
@@ -18,7 +19,7 @@ def _refuse_radians(key: str, *values: float) -> None:
     """Refuse pi and its simple fractions where degrees belong: no maker tilts a joint by 1.5708 degrees."""
     for value in values:
         if any(abs(abs(value) - np.pi / k) < 5e-5 for k in (1, 2, 3, 4, 6)):
-            raise ValueError(f"{key} holds {value:g}: radians? It takes degrees ({np.degrees(value):.4g})")
+            raise InputError(f"{key} holds {value:g}: radians? It takes degrees ({np.degrees(value):.4g})")
 
 
 class Joint(BaseModel):
@@ -33,9 +34,9 @@ class Joint(BaseModel):
     def _limits_are_degrees(self) -> "Joint":
         lower, upper = self.limits_deg
         if not lower < upper:
-            raise ValueError(f"limits_deg must be [lower, upper] with lower < upper; got [{lower}, {upper}]")
+            raise InputError(f"limits_deg must be [lower, upper] with lower < upper; got [{lower}, {upper}]")
         if upper - lower < 13.0:
-            raise ValueError(
+            raise InputError(
                 f"limits_deg spans {upper - lower:.4g} deg, less than any joint of an arm; "
                 f"are these radians? In degrees they would be [{np.degrees(lower):.1f}, {np.degrees(upper):.1f}]"
             )
@@ -89,22 +90,22 @@ class ArmFact(BaseModel):
     @model_validator(mode="after")
     def _one_form(self) -> "ArmFact":
         if bool(self.joints) == bool(self.dh):
-            raise ValueError("give the joints once: either as [[joints]] (origins) or as [[dh]] (a DH table)")
+            raise InputError("give the joints once: either as [[joints]] (origins) or as [[dh]] (a DH table)")
         if bool(self.dh) != (self.dh_convention is not None):
-            raise ValueError(
+            raise InputError(
                 'a DH table needs dh_convention = "standard" (d, a, alpha after the joint) or "modified" (a, alpha '
                 "before it); joint origins take none"
             )
         rows = self.joints or self.dh
         if self.dof is not None and self.dof != len(rows):
-            raise ValueError(f"dof = {self.dof} but {len(rows)} joints follow; is the file cut short?")
+            raise InputError(f"dof = {self.dof} but {len(rows)} joints follow; is the file cut short?")
         names = [row.name for row in rows]
         if len(set(names)) < len(names):
-            raise ValueError(f"two joints share a name: {', '.join(names)}")
+            raise InputError(f"two joints share a name: {', '.join(names)}")
         arm = self.to_arm()
         longest = sum(float(np.linalg.norm(T[:3, 3])) for T in [*arm.T_link_joint, arm.T_link_flange])
         if longest < self.reach_m:
-            raise ValueError(
+            raise InputError(
                 f"reach_m = {self.reach_m:g}, but the links add up to {longest:.3f} m only; "
                 f"is a length in the wrong unit or missing?"
             )

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from array_api_compat import array_namespace
 
+from tactile_align.errors import InputError
 from tactile_align.geometry.frames import Array, rotation_fault
 
 Column = list[Array]
@@ -53,15 +54,15 @@ class Arm:
         shapes = {"lower": (n,), "upper": (n,), "T_link_joint": (n, 4, 4), "T_link_flange": (4, 4)}
         for key, shape in shapes.items():
             if np.shape(getattr(self, key)) != shape:
-                raise ValueError(f"arm {self.name}: {key} must be {shape}, got {np.shape(getattr(self, key))}")
+                raise InputError(f"arm {self.name}: {key} must be {shape}, got {np.shape(getattr(self, key))}")
         if n == 0 or len(self.prismatic) != n:
-            raise ValueError(f"arm {self.name}: needs at least one joint and one `prismatic` flag for each")
+            raise InputError(f"arm {self.name}: needs at least one joint and one `prismatic` flag for each")
         if not np.all(self.lower < self.upper):
-            raise ValueError(f"arm {self.name}: every lower limit must be below its upper one")
+            raise InputError(f"arm {self.name}: every lower limit must be below its upper one")
         for label, T in [*zip(self.joint_names, self.T_link_joint, strict=True), ("flange", self.T_link_flange)]:
             fault = rotation_fault(T[:3, :3]) if np.all(np.isfinite(T)) else "it holds nan or infinity"
             if fault:
-                raise ValueError(f"arm {self.name}: the pose of {label} in its link is no pose: {fault}")
+                raise InputError(f"arm {self.name}: the pose of {label} in its link is no pose: {fault}")
         object.__setattr__(self, "steps", _plain_steps(self))
         object.__setattr__(self, "aligned", tuple(_aligned(self, i) for i in range(n)))
 
@@ -90,7 +91,7 @@ def require_joint_axis(arm: Arm, q: Array) -> None:
         ValueError: Says which and what to do.
     """
     if q.shape[-1:] != (arm.dof,):
-        raise ValueError(
+        raise InputError(
             f"{arm.name} has {arm.dof} joints, so q must have shape (..., {arm.dof}); "
             f"got {tuple(q.shape)}. Is the gripper reading still in it?"
         )

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from tactile_align.errors import InputError
 from tactile_align.geometry.frames import rotation_log
 from tactile_align.kinematics.arm import Arm, forward_kinematics, load_arm
 from tactile_align.kinematics.pose_file import PoseFile, controller_poses, read_pose_file
@@ -92,13 +93,13 @@ def check_controller_poses(
 
     Raises:
         FileNotFoundError: No such file.
-        ValueError: The file is malformed, or has fewer than 8 poses.
+        InputError: The file is malformed, or has fewer than 8 poses.
     """
     arm = load_arm(arm_name, base, tip)
     file = read_pose_file(csv_path, arm.dof)
     rows = len(file.joints)
     if rows < MIN_ROWS:
-        raise ValueError(
+        raise InputError(
             f"{csv_path}: {rows} poses; at least {MIN_ROWS} are needed to tell a tool offset from another mistake. "
             f"Record more, with every joint moved by tens of degrees"
         )

@@ -6,6 +6,7 @@ import numpy as np
 from array_api_compat import array_namespace
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from tactile_align.errors import InputError
 from tactile_align.geometry.frames import Array
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ class Law(BaseModel):
     @model_validator(mode="after")
     def _axis_is_a_unit_vector(self) -> "Law":
         if abs(float(np.linalg.norm(self.axis)) - 1.0) > 1e-6:
-            raise ValueError(f"axis must be a unit vector; got {list(self.axis)}")
+            raise InputError(f"axis must be a unit vector; got {list(self.axis)}")
         return self
 
 
@@ -59,9 +60,9 @@ class SliderCrank(Law):
     @model_validator(mode="after")
     def _rod_reaches(self) -> "SliderCrank":
         if self.rod_m <= self.crank_m:
-            raise ValueError(f"rod_m must exceed crank_m; got rod {self.rod_m} and crank {self.crank_m}")
+            raise InputError(f"rod_m must exceed crank_m; got rod {self.rod_m} and crank {self.crank_m}")
         if not 0.0 <= self.theta_open_rad < self._closed() <= np.pi:
-            raise ValueError(
+            raise InputError(
                 f"the crank must turn from theta_open to theta_closed within 0 .. pi, or the finger turns back on its "
                 f"way; got {self.theta_open_rad:.4g} .. {self._closed():.4g} rad"
             )
@@ -92,11 +93,11 @@ class Table(Law):
     @model_validator(mode="after")
     def _rises(self) -> "Table":
         if len(self.fraction) != len(self.opening_m):
-            raise ValueError(f"{len(self.fraction)} fractions but {len(self.opening_m)} openings; give one for each")
+            raise InputError(f"{len(self.fraction)} fractions but {len(self.opening_m)} openings; give one for each")
         if self.fraction[0] != 0.0 or self.fraction[-1] != 1.0 or not np.all(np.diff(self.fraction) > 0):
-            raise ValueError(f"fraction must rise from 0 to 1; got {list(self.fraction)}")
+            raise InputError(f"fraction must rise from 0 to 1; got {list(self.fraction)}")
         if not np.all(np.diff(self.opening_m) >= 0) or self.opening_m[0] == self.opening_m[-1]:
-            raise ValueError(f"opening_m must rise with fraction; got {list(self.opening_m)}")
+            raise InputError(f"opening_m must rise with fraction; got {list(self.opening_m)}")
         return self
 
     def opening(self, fraction: Array) -> Array:
@@ -132,7 +133,7 @@ class Gripper(BaseModel):
     @model_validator(mode="after")
     def _range_is_not_empty(self) -> "Gripper":
         if self.open == self.closed:
-            raise ValueError(f"open and closed must differ; both are {self.open}")
+            raise InputError(f"open and closed must differ; both are {self.open}")
         return self
 
     def opening(self, qpos: Array) -> Array:
@@ -142,11 +143,11 @@ class Gripper(BaseModel):
             qpos: (..., D) raw state as recorded.
 
         Raises:
-            ValueError: A reading outside [closed, open] by more than the tolerance; names row and value.
+            InputError: A reading outside [closed, open] by more than the tolerance; names row and value.
         """
         xp = array_namespace(qpos)
         if qpos.shape[-1] <= self.column:
-            raise ValueError(
+            raise InputError(
                 f"the gripper reads column {self.column} of qpos, but qpos has {qpos.shape[-1]} columns; "
                 f"set `column` of the gripper in the rig file"
             )
@@ -156,7 +157,7 @@ class Gripper(BaseModel):
         if bool(xp.any(bad)):
             row = int(xp.nonzero(xp.reshape(bad, (-1,)))[0][0])
             value = float(xp.reshape(reading, (-1,))[row])
-            raise ValueError(
+            raise InputError(
                 f"row {row}: gripper reading {value:.4g} lies outside [{min(self.open, self.closed):g}, "
                 f"{max(self.open, self.closed):g}] (tolerance {self.tolerance:g} of the range). Is this normalised "
                 f"(z-scored) qpos, or does the rig state the wrong column, sense or unit?{self._others(qpos)}"

@@ -7,6 +7,7 @@ from typing import Literal
 import numpy as np
 from array_api_compat import array_namespace
 
+from tactile_align.errors import InputError
 from tactile_align.geometry.frames import Array
 from tactile_align.kinematics.chain import Arm, require_joint_axis
 
@@ -105,7 +106,7 @@ def require_within_limits(arm: Arm, q: Array, tolerance_rad: float = TOLERANCE_R
     """Refuse joint values outside the arm's limits by more than a tolerance (default 2 deg).
 
     Raises:
-        ValueError: Names row, joint, value and limit, and says what such values usually are.
+        InputError: Names row, joint, value and limit, and says what such values usually are.
     """
     xp = array_namespace(q)
     require_joint_axis(arm, q)
@@ -115,7 +116,7 @@ def require_within_limits(arm: Arm, q: Array, tolerance_rad: float = TOLERANCE_R
     if bool(xp.all(inside)):
         return
     suspicion = _outside(arm, _numpy(q).reshape(-1, arm.dof), tolerance_rad)
-    raise ValueError(suspicion.message if suspicion else f"{arm.name}: joint values outside its limits")
+    raise InputError(suspicion.message if suspicion else f"{arm.name}: joint values outside its limits")
 
 
 def _outside(arm: Arm, rows: np.ndarray, tolerance_rad: float) -> Suspicion | None:

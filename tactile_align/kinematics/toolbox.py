@@ -7,6 +7,7 @@ import numpy as np
 from roboticstoolbox import ET, ETS, Link, Robot
 from spatialmath import SE3
 
+from tactile_align.errors import InputError
 from tactile_align.geometry.frames import Array, invert, log
 from tactile_align.kinematics.arm import Arm, forward_kinematics, jacobian
 
@@ -81,7 +82,7 @@ def inverse_kinematics(
     if best is None:
         x, y, z = T[:3, 3]
         reach = f" (its reach is {arm.reach_m:g} m)" if arm.reach_m else ""
-        raise ValueError(
+        raise InputError(
             f"{arm.name} has no posture within its limits that puts the flange at ({x:.3f}, {y:.3f}, {z:.3f}) m with "
             f"that orientation{reach}; {starts} starts were tried. Is the pose in the base frame, in metres?"
         )

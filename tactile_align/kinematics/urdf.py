@@ -6,7 +6,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 
-from tactile_align.facts import FactError
+from tactile_align.errors import FactError
 from tactile_align.geometry.frames import pose, rotation_exp, rotation_from_rpy
 from tactile_align.kinematics.chain import Arm
 from tactile_align.kinematics.urdf_xml import (

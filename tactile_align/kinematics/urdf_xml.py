@@ -7,7 +7,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 
-from tactile_align.facts import FactError
+from tactile_align.errors import FactError
 
 
 class _NoDoctype(ElementTree.TreeBuilder):

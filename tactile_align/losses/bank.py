@@ -5,6 +5,7 @@ import copy
 import torch
 from torch import Tensor, nn
 
+from tactile_align.errors import InputError
 from tactile_align.losses.rivals import Facts
 
 
@@ -26,7 +27,7 @@ class MemoryBank(nn.Module):
     def __init__(self, size: int, dim: int, touch_dim: int = 0) -> None:
         super().__init__()
         if size < 1:
-            raise ValueError(f"a memory bank needs a size of at least 1; got {size}. Leave it out for none")
+            raise InputError(f"a memory bank needs a size of at least 1; got {size}. Leave it out for none")
         self.size = size
         self.register_buffer("features", torch.zeros(size, dim))
         self.register_buffer("episode", torch.zeros(size, dtype=torch.int64))
@@ -79,7 +80,7 @@ class Following(nn.Module):
     def __init__(self, module: nn.Module, momentum: float = 0.99) -> None:
         super().__init__()
         if not 0 <= momentum < 1:
-            raise ValueError(f"momentum must lie in 0 <= momentum < 1; got {momentum}")
+            raise InputError(f"momentum must lie in 0 <= momentum < 1; got {momentum}")
         self.momentum = momentum
         self.module = copy.deepcopy(module).requires_grad_(False)
 

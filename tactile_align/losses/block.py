@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from tactile_align.errors import InputError
+
 
 @dataclass(frozen=True)
 class Weighting:
@@ -20,9 +22,9 @@ class Weighting:
 
     def __post_init__(self) -> None:
         if not self.hardness >= 0:
-            raise ValueError(f"hardness must be 0 or more; got {self.hardness}. Common values are 0.5 to 1")
+            raise InputError(f"hardness must be 0 or more; got {self.hardness}. Common values are 0.5 to 1")
         if self.hardest is not None and self.hardest < 1:
-            raise ValueError(f"hardest must be at least 1, or None for all rivals; got {self.hardest}")
+            raise InputError(f"hardest must be at least 1, or None for all rivals; got {self.hardest}")
 
     @property
     def plain(self) -> bool:

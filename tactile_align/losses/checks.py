@@ -3,12 +3,14 @@
 import torch
 from torch import Tensor
 
+from tactile_align.errors import InputError
+
 
 def check_temperature(temperature: float | Tensor) -> None:
     """Refuse what is not positive; a tensor of nan passes, as training names the rows behind a loss that is nan."""
     good = not bool((temperature <= 0).any()) if isinstance(temperature, Tensor) else temperature > 0
     if not good:
-        raise ValueError(f"temperature must be positive; got {temperature}. Common values are 0.05 to 0.2")
+        raise InputError(f"temperature must be positive; got {temperature}. Common values are 0.05 to 0.2")
 
 
 def check_choices(reduction: str, explicit: str) -> None:
@@ -18,7 +20,7 @@ def check_choices(reduction: str, explicit: str) -> None:
         ("explicit", explicit, ("replace", "add")),
     ):
         if value not in known:
-            raise ValueError(f"{name} must be one of {', '.join(known)}; got '{value}'")
+            raise InputError(f"{name} must be one of {', '.join(known)}; got '{value}'")
 
 
 def check_pairs(h_tau: Tensor, h_w: Tensor, valid: Tensor | None) -> None:
@@ -51,7 +53,7 @@ def check_rivals(
     if bank is not None and (bank.ndim != 2 or bank.shape[1] != dim):
         raise ValueError(f"bank must have shape (M, {dim}); got {tuple(bank.shape)}")
     if bank is not None and not in_batch:
-        raise ValueError(
+        raise InputError(
             "explicit hard negatives that replace the in-batch rivals would replace the bank too; got both. Use "
             "explicit='add', or leave the bank out"
         )
@@ -80,7 +82,7 @@ def require_rivals(count: Tensor, keep: Tensor, first_row: int, somewhere: bool)
         return
     rows = ((keep & ~(count > 0)).nonzero().flatten() + first_row).tolist()
     which = f"rows {rows[:20]} are" if rows else "rows of another rank are"
-    raise ValueError(
+    raise InputError(
         f"{which} valid but have no rival, so their loss would say nothing. Needed: at least one "
         f"rival for each valid row. Use a larger batch, draw it from more episodes, or relax the rival rules"
     )

@@ -4,6 +4,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from tactile_align.errors import InputError
+
 NOT_OF_MSE = (
     "temperature",
     "learn_temperature",
@@ -73,12 +75,12 @@ class HSAConfig(_Config):
     @model_validator(mode="after")
     def _parts_fit(self) -> "HSAConfig":
         if self.temperature_final is not None and (self.learn_temperature or self.temperature_steps < 1):
-            raise ValueError(
+            raise InputError(
                 "temperature_final needs temperature_steps of at least 1 and learn_temperature = false; got "
                 f"{self.temperature_steps} steps and learn_temperature = {self.learn_temperature}"
             )
         if self.temperature_steps and self.temperature_final is None:
-            raise ValueError(
+            raise InputError(
                 f"temperature_steps needs temperature_final, where the schedule ends; got {self.temperature_steps} "
                 f"steps to nowhere. State temperature_final, or set temperature_steps = 0"
             )
@@ -91,7 +93,7 @@ class HSAConfig(_Config):
         usual = {name: type(self).model_fields[name].default for name in NOT_OF_MSE}
         given = [name for name, value in usual.items() if getattr(self, name) != value]
         if given:
-            raise ValueError(
+            raise InputError(
                 f"kind = 'mse' needs all options of rivals and temperature at their defaults, as it has neither; got "
                 f"{', '.join(f'{name} = {getattr(self, name)}' for name in given)}. Leave them out "
                 f"({', '.join(f'{name} = {usual[name]}' for name in given)}), or set kind = 'hsa'"

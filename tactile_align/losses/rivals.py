@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tactile_align.errors import InputError
 from tactile_align.losses.gather import gather_facts
 
 COUNT_ROWS = 512
@@ -59,7 +60,7 @@ class Rivals:
                 f"and {tuple(self.time.shape)}"
             )
         if not self.min_gap >= 0:
-            raise ValueError(f"min_gap must be 0 or more; got {self.min_gap}")
+            raise InputError(f"min_gap must be 0 or more; got {self.min_gap}")
         if self.contact is not None and (self.contact.shape != self.episode.shape or self.contact.dtype != torch.bool):
             raise ValueError(
                 f"contact must be bool of shape {tuple(self.episode.shape)}; got {self.contact.dtype} "

@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tactile_align.errors import InputError
+
 
 class Temperature(nn.Module):
     """kappa. Learnt, it is exp(x) with x held between the logs of the bounds.
@@ -38,11 +40,11 @@ class Temperature(nn.Module):
         super().__init__()
         low, high = bounds
         if not 0 < low < high:
-            raise ValueError(f"temperature bounds must satisfy 0 < low < high; got {bounds}")
+            raise InputError(f"temperature bounds must satisfy 0 < low < high; got {bounds}")
         if not (initial > 0 and (not learnt or low < initial < high)):
-            raise ValueError(f"temperature must be positive and, when learnt, inside {bounds}; got {initial}")
+            raise InputError(f"temperature must be positive and, when learnt, inside {bounds}; got {initial}")
         if final is not None and (learnt or not final > 0 or steps < 1):
-            raise ValueError(
+            raise InputError(
                 f"a temperature schedule needs a fixed temperature, a positive end and at least one step; got "
                 f"learnt {learnt}, final {final}, steps {steps}. Switch learning off or leave `final` out"
             )

@@ -6,6 +6,8 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from tactile_align.errors import InputError
+
 
 class ACTConfig(BaseModel):
     """The shape of one ACT; the defaults are the paper's and LeRobot's."""
@@ -58,12 +60,12 @@ class ACTConfig(BaseModel):
     @model_validator(mode="after")
     def _check_shape(self) -> Self:
         if self.d_model % self.heads or self.d_model % 4:
-            raise ValueError(
+            raise InputError(
                 f"d_model must be a multiple of heads ({self.heads}) and of 4; got {self.d_model}. "
                 f"Take {-(-self.d_model // (4 * self.heads)) * 4 * self.heads}, or other heads."
             )
         if self.extra_token_dim is not None and self.extra_tokens == 0:
-            raise ValueError(
+            raise InputError(
                 f"extra_token_dim = {self.extra_token_dim} needs extra_tokens >= 1, the most tokens that "
                 "will come; got 0. Set extra_tokens, or leave extra_token_dim out."
             )
@@ -72,20 +74,20 @@ class ACTConfig(BaseModel):
     @model_validator(mode="after")
     def _check_vision(self) -> Self:
         if len(set(self.cameras)) != len(self.cameras):
-            raise ValueError(f"cameras must be different names; got {list(self.cameras)}. Name each camera once.")
+            raise InputError(f"cameras must be different names; got {list(self.cameras)}. Name each camera once.")
         if self.vision == "none":
             given = [k for k in ("cameras", "vision_weights", "per_camera_backbones", "camera_embedding")
                      if getattr(self, k)]  # fmt: skip
             if given:
-                raise ValueError(
+                raise InputError(
                     f"vision = 'none' has no backbone for {', '.join(given)}. "
                     "Leave them out and bring image tokens in as extra tokens, or set vision = 'resnet18'."
                 )
             return self
         if not self.cameras:
-            raise ValueError("vision = 'resnet18' needs cameras; got none. Name them, or set vision = 'none'.")
+            raise InputError("vision = 'resnet18' needs cameras; got none. Name them, or set vision = 'none'.")
         if self.vision_weights is None:
-            raise ValueError(
+            raise InputError(
                 "vision = 'resnet18' needs vision_weights; got none. Give a torchvision tag such as "
                 "'IMAGENET1K_V1', a .safetensors or .pth file, or say 'scratch' for a random ResNet."
             )

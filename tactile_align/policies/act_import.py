@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from tactile_align.errors import InputError
 from tactile_align.policies.act import ACT, ACTConfig
 from tactile_align.policies.tensor_file import read_tensors
 
@@ -46,7 +47,7 @@ def load_act(path: Path, config: ACTConfig) -> ACT:
 
     Raises:
         FileNotFoundError: There is no such file, or no model.safetensors in the folder.
-        ValueError: The tensors are not those of an ACT of this config.
+        InputError: The tensors are not those of an ACT of this config.
     """
     file = path / "model.safetensors" if path.is_dir() else path
     tensors = _bare(read_tensors(file))
@@ -56,7 +57,7 @@ def load_act(path: Path, config: ACTConfig) -> ACT:
             tensors = from_original(tensors, config)
         _check(tensors, config)
     except ValueError as error:
-        raise ValueError(f"{file}: {error}") from error
+        raise InputError(f"{file}: {error}") from error
     model = ACT(config, fill_vision=False)
     model.load_state_dict(tensors, strict=True)
     return model
@@ -70,7 +71,7 @@ def from_original(tensors: dict[str, Tensor], config: ACTConfig) -> dict[str, Te
         config: What the tensors are to be loaded into.
 
     Raises:
-        ValueError: A tensor has no place in `config`, or `config` has more decoder layers than one.
+        InputError: A tensor has no place in `config`, or `config` has more decoder layers than one.
     """
     _check_decoder(config)
     out: dict[str, Tensor] = {}
@@ -82,12 +83,12 @@ def from_original(tensors: dict[str, Tensor], config: ACTConfig) -> dict[str, Te
         elif not key.startswith(_UNREAD):
             unknown.append(key)
     if any(k.startswith("backbones.1.") for k in unknown):
-        raise ValueError(
+        raise InputError(
             "needed one backbone for all cameras; the original's tensors hold one for each. "
             "Set per_camera_backbones = true."
         )
     if unknown:
-        raise ValueError(
+        raise InputError(
             f"needed the tensors of the original ACT; got {len(unknown)} others, such as "
             f"{', '.join(unknown[:3])}. Train it without a codebook and with images, as ACT is."
         )
@@ -106,12 +107,12 @@ def to_original(state: dict[str, Tensor], config: ACTConfig, decoder_layers: int
         decoder_layers: How many the receiver builds.
 
     Raises:
-        ValueError: The network has parts that the original has no place for.
+        InputError: The network has parts that the original has no place for.
     """
     _check_decoder(config)
     _check(state, config)
     if not config.use_vae or config.vision == "none":
-        raise ValueError(
+        raise InputError(
             "the original ACT always has a CVAE and a ResNet; this config has "
             f"use_vae = {config.use_vae}, vision = '{config.vision}'. Export a network that has both."
         )
@@ -124,7 +125,7 @@ def to_original(state: dict[str, Tensor], config: ACTConfig, decoder_layers: int
         else:
             out[f"model.{name}"] = tensor
     if homeless:
-        raise ValueError(
+        raise InputError(
             f"the original ACT has no place for {', '.join(homeless)}. "
             "Export a network without extra tokens and camera embedding."
         )
@@ -143,7 +144,7 @@ def to_lerobot(state: dict[str, Tensor], config: ACTConfig) -> dict[str, Tensor]
     """Return an ACT's state dict as LeRobot's ACTPolicy holds it.
 
     Raises:
-        ValueError: The network has parts that LeRobot's has no place for.
+        InputError: The network has parts that LeRobot's has no place for.
     """
     _check(state, config)
     options = {
@@ -153,7 +154,7 @@ def to_lerobot(state: dict[str, Tensor], config: ACTConfig) -> dict[str, Tensor]
         "vision = 'none'": config.vision == "none",
     }
     if any(options.values()):
-        raise ValueError(
+        raise InputError(
             f"LeRobot's ACT has no place for {', '.join(k for k, on in options.items() if on)}. "
             "Export a network without."
         )
@@ -194,7 +195,7 @@ def _original_name(key: str) -> str | None:
 
 def _check_decoder(config: ACTConfig) -> None:
     if config.decoder_layers != 1:
-        raise ValueError(
+        raise InputError(
             "the original ACT acts on the first decoder layer alone, so decoder_layers must be 1; "
             f"got {config.decoder_layers}. Set decoder_layers = 1."
         )
@@ -209,7 +210,7 @@ def _check(tensors: dict[str, Tensor], config: ACTConfig) -> None:
     unknown = [f"{k} is unknown" for k in found if k not in wanted]
     faults = wrong + missing + unknown
     if faults:
-        raise ValueError(
+        raise InputError(
             f"needed the {len(wanted)} tensors of an ACT of this config; {len(faults)} do not fit: "
             f"{'; '.join(faults[:4])}. Set dimensions, chunk_size, widths, layers and cameras as they were."
         )

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tactile_align.errors import InputError
 from tactile_align.losses.bank import Following, MemoryBank
 from tactile_align.losses.chunks import spans
 from tactile_align.losses.gather import gather_facts, gather_rows, world
@@ -114,7 +115,7 @@ def with_rivals(model: AlignedPolicy, rivals: Rivals, pairs: Tensor, other: Regi
     loss is 0 whatever the features are, and the mean over the pairs counts it as that.
 
     Raises:
-        ValueError: A batch of one moment, in training: no pair would ever have a rival.
+        InputError: A batch of one moment, in training: no pair would ever have a rival.
     """
     if not isinstance(model.loss, HSALoss):
         return torch.ones_like(pairs)
@@ -122,7 +123,7 @@ def with_rivals(model: AlignedPolicy, rivals: Rivals, pairs: Tensor, other: Regi
     if _gathers(model):
         everyone, partners, first = rivals.gathered(), gather_facts(pairs), world()[0] * len(pairs)
     if len(partners) < 2 and other is None and model.memory is None and model.training:
-        raise ValueError(
+        raise InputError(
             "a batch of one moment has no rival, so the alignment loss would say nothing. Needed: 2 moments or more, "
             "better 32. Raise batch_size, or lower optimiser.accumulate"
         )

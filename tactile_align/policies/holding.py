@@ -4,6 +4,7 @@ import numpy as np
 
 from tactile_align.calibration.rig import Rig
 from tactile_align.datasets.contact import contact_of
+from tactile_align.errors import InputError
 
 ENTER, LEAVE = 4.0, 2.0  # grey levels; `contact_of` never calls less than 2 a contact, and knows the noise better
 
@@ -32,12 +33,12 @@ class ContactWatch:
         """Return the touch of nothing to hold a touch (H, W, 3) uint8 against: the one given, or else the first.
 
         Raises:
-            ValueError: A touch of another size than the reference.
+            InputError: A touch of another size than the reference.
         """
         if self.free is None:
             self.free = touch.copy()
         if touch.shape != self.free.shape:
-            raise ValueError(f"the touch of nothing has shape {self.free.shape}, this one {touch.shape}; call reset()")
+            raise InputError(f"the touch of nothing has shape {self.free.shape}, this one {touch.shape}; call reset()")
         return self.free
 
 

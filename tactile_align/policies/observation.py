@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from tactile_align.errors import InputError
+
 KEYS = ("qpos", "images", "touches", "contact", "exposure_qpos")
 
 
@@ -63,20 +65,20 @@ def checked(observation: Any, needs: Needs) -> Seen:
         needs: What the policy looks at.
 
     Raises:
-        ValueError: The first thing that is wrong: what was needed, what came, what to do.
+        InputError: The first thing that is wrong: what was needed, what came, what to do.
     """
     if not isinstance(observation, Mapping):
-        raise ValueError(f"an observation is a mapping with {needs.text()}; got {type(observation).__name__}")
+        raise InputError(f"an observation is a mapping with {needs.text()}; got {type(observation).__name__}")
     for key in observation:
         if key not in KEYS:
-            raise ValueError(f"an observation has no key {key!r}; it takes {', '.join(KEYS)}. Needed: {needs.text()}")
+            raise InputError(f"an observation has no key {key!r}; it takes {', '.join(KEYS)}. Needed: {needs.text()}")
     if "qpos" not in observation:
-        raise ValueError(f"the observation has no 'qpos'; needed: {needs.text()}")
+        raise InputError(f"the observation has no 'qpos'; needed: {needs.text()}")
     qpos = _state(observation["qpos"], "qpos", needs.state_dim)
     contact = _mapping(observation, "contact", False)
     for name, flag in contact.items():
         if name not in needs.sensors or not isinstance(flag, bool | np.bool_):
-            raise ValueError(
+            raise InputError(
                 f"contact takes one bool a sensor ({', '.join(needs.sensors) or 'no sensor'}); got {name!r}: {flag!r}"
             )
     frames: dict[str, np.ndarray] = {}
@@ -88,14 +90,14 @@ def checked(observation: Any, needs: Needs) -> Seen:
                 continue
             if name not in given:
                 have = ", ".join(map(str, given)) or "none"
-                raise ValueError(
+                raise InputError(
                     f"{what} has no '{name}', which the policy looks at; it has {have}. Pass it as recorded"
                 )
             frames[name] = _frame(given[name], f"{what}['{name}']", size)
     late = _mapping(observation, "exposure_qpos", bool(needs.delayed))
     missing = [name for name in needs.delayed if name not in late]
     if missing:
-        raise ValueError(
+        raise InputError(
             f"camera '{missing[0]}' has delay_s in the rig, so its box needs exposure_qpos['{missing[0]}'], the joints "
             f"when the frame was exposed; got {', '.join(map(str, late)) or 'none'}. Pass the reading nearest in time"
         )
@@ -107,7 +109,7 @@ def _mapping(observation: Mapping[Any, Any], key: str, needed: bool) -> Mapping[
     value = observation.get(key, None if needed else {})
     if not isinstance(value, Mapping):
         came = "nothing" if value is None else type(value).__name__
-        raise ValueError(f"'{key}' of an observation is a mapping from name to value; got {came}. See Policy.needs")
+        raise InputError(f"'{key}' of an observation is a mapping from name to value; got {came}. See Policy.needs")
     return value
 
 
@@ -115,10 +117,10 @@ def _state(value: Any, what: str, columns: int) -> np.ndarray:
     array = np.asarray(value) if isinstance(value, np.ndarray | list | tuple) else None
     if array is None or array.dtype.kind != "f" or array.shape != (columns,):
         came = type(value).__name__ if array is None else f"{array.dtype} {array.shape}"
-        raise ValueError(f"{what} must be floats of shape ({columns},), raw as recorded; got {came}")
+        raise InputError(f"{what} must be floats of shape ({columns},), raw as recorded; got {came}")
     if not np.isfinite(array).all():
         column = int(np.flatnonzero(~np.isfinite(array))[0])
-        raise ValueError(
+        raise InputError(
             f"{what} must be finite; column {column} is {array[column]}. Is that joint's reading connected?"
         )
     return array.astype(np.float64)
@@ -127,11 +129,11 @@ def _state(value: Any, what: str, columns: int) -> np.ndarray:
 def _frame(value: Any, what: str, size: tuple[int, int] | None) -> np.ndarray:
     if not isinstance(value, np.ndarray) or value.dtype != np.uint8 or value.ndim != 3 or value.shape[2] != 3:
         came = f"{value.dtype} {value.shape}" if isinstance(value, np.ndarray) else type(value).__name__
-        raise ValueError(f"{what} must be a uint8 RGB image (height, width, 3), as recorded; got {came}")
+        raise InputError(f"{what} must be a uint8 RGB image (height, width, 3), as recorded; got {came}")
     height, width = value.shape[:2]
     if 0 in value.shape or (size is not None and (width, height) != size):
         wanted = f"{size[0]}x{size[1]}" if size is not None else "at least 1x1"
-        raise ValueError(
+        raise InputError(
             f"{what} must be {wanted} (width x height) as in training; got {width}x{height}. A box would land in the "
             f"wrong place: send frames as the recorder stores them"
         )

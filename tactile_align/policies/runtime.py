@@ -13,6 +13,7 @@ from tactile_align.datasets.moment_facts import only_certain
 from tactile_align.datasets.moments import Batch
 from tactile_align.datasets.normalisation import Statistics
 from tactile_align.datasets.reference import difference
+from tactile_align.errors import InputError
 from tactile_align.policies.act_inputs import camera_key
 from tactile_align.policies.aligned import AlignedPolicy
 from tactile_align.policies.ensembling import TemporalEnsembler
@@ -21,7 +22,7 @@ from tactile_align.policies.observation import Needs, Seen, checked
 from tactile_align.projection.sensor_box import sensor_boxes
 from tactile_align.projection.uncertainty import pixel_sigma
 from tactile_align.training.augment import augment
-from tactile_align.training.checkpoint import best_checkpoint, load_checkpoint
+from tactile_align.training.checkpoint import best_checkpoint, load_checkpoint, load_weights
 from tactile_align.training.config import TrainConfig, load_config
 from tactile_align.training.data import inputs_of, make_model
 
@@ -50,7 +51,7 @@ class Policy:
         device: str = "cpu",
     ) -> None:
         if model.act is None or model.policy is None:
-            raise ValueError(
+            raise InputError(
                 "this run trained the alignment alone (train_policy = false), so it has no actions to give"
             )
         self.device = torch.device(device)
@@ -93,7 +94,7 @@ class Policy:
         path = best_checkpoint(folder / "checkpoints") if checkpoint is None else Path(checkpoint)
         state = load_checkpoint(path)
         model = make_model(config, len(statistics.qpos_mean), len(statistics.action_mean), fill=False)
-        model.load_state_dict(state["model"])
+        load_weights(model, state, path)
         cell = rig if isinstance(rig, Rig) else load_rig(folder / "rig.toml" if rig is None else rig)
         sizes = {name: (int(width), int(height)) for name, (width, height) in state["sizes"].items()}
         return cls(model, config, cell, statistics, sizes, ensemble, device)
@@ -109,13 +110,13 @@ class Policy:
         given = dict(free or {})
         unknown = set(given) - set(self._watched)
         if unknown:
-            raise ValueError(
+            raise InputError(
                 f"free names {sorted(unknown)}; the policy looks for {', '.join(self._watched) or 'no sensor'}"
             )
         for name, touch in given.items():
             if not isinstance(touch, np.ndarray) or touch.dtype != np.uint8 or touch.shape[2:] != (3,):
                 came = f"{touch.dtype} {touch.shape}" if isinstance(touch, np.ndarray) else type(touch).__name__
-                raise ValueError(
+                raise InputError(
                     f"free['{name}'] must be a touch (H, W, 3) uint8 RGB of nothing, as recorded; got {came}"
                 )
         self._watch = {name: ContactWatch(given.get(name)) for name in self._watched}
@@ -185,7 +186,7 @@ class Policy:
     def _touch_of_nothing(self, sensor: str, touch: np.ndarray, seen: Seen) -> np.ndarray:
         watch = self._watch[sensor]
         if watch.free is None and seen.contact.get(sensor, False):
-            raise ValueError(
+            raise InputError(
                 f"the first touch of '{sensor}' after reset() is stated to be in contact, but this policy sees touches "
                 f"as differences to a touch of nothing. Give it one: reset(free={{'{sensor}': touch}})"
             )

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import pickle
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
+
+from tactile_align.errors import InputError
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -15,16 +17,23 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: The file holds something other than named tensors.
+        InputError: The file holds something other than named tensors.
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: needed a file of tensors; there is none. Check the path.")
     if path.suffix == ".safetensors":
-        return load_file(path)
+        try:
+            return load_file(path)
+        except SafetensorError as error:
+            raise InputError(
+                f"{path}: needed a whole .safetensors file; it is damaged ({error}). Copy it again"
+            ) from error
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise ValueError(
+    except OSError:
+        raise
+    except Exception as error:  # a damaged pickle can raise anything
+        raise InputError(
             f"{path}: needed a torch file of plain tensors; reading it without running its code failed. "
             "Save it again as a state dict, best as .safetensors."
         ) from error
@@ -32,7 +41,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         loaded = loaded["state_dict"]
     if not isinstance(loaded, dict) or not all(isinstance(v, Tensor) for v in loaded.values()):
         kind = type(loaded).__name__
-        raise ValueError(
+        raise InputError(
             f"{path}: needed a dict of named tensors; got a {kind} that holds other things. "
             "Save the model's state_dict() alone."
         )

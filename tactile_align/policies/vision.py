@@ -9,6 +9,7 @@ import torchvision
 from torch import Tensor, nn
 from torchvision.ops import FrozenBatchNorm2d
 
+from tactile_align.errors import InputError
 from tactile_align.policies.tensor_file import read_tensors
 
 RESNET18_CHANNELS = 512
@@ -30,7 +31,7 @@ def read_resnet18_weights(name: str) -> dict[str, Tensor]:
 
     Raises:
         FileNotFoundError: `name` is neither a known tag nor a file.
-        ValueError: The file does not hold a whole ResNet-18.
+        InputError: The file does not hold a whole ResNet-18.
     """
     tags = torchvision.models.ResNet18_Weights.__members__
     tag = name.removeprefix("ResNet18_Weights.")
@@ -48,7 +49,7 @@ def read_resnet18_weights(name: str) -> dict[str, Tensor]:
     wanted = {k: v.shape for k, v in resnet18_backbone().state_dict().items()}
     wrong = sorted(k for k in wanted.keys() | kept.keys() if k not in kept or kept[k].shape != wanted.get(k))
     if wrong:
-        raise ValueError(
+        raise InputError(
             f"{name}: needed the {len(wanted)} tensors of a ResNet-18 backbone by torchvision's names; "
             f"{len(wrong)} are missing, unknown or of another shape, such as {', '.join(wrong[:5])}. "
             "Give a torchvision ResNet-18 state dict."

@@ -4,6 +4,7 @@ import numpy as np
 
 from tactile_align.calibration.mount import Solid
 from tactile_align.calibration.rig import Rig, Sensor
+from tactile_align.errors import InputError
 from tactile_align.geometry.frames import Array, quaternion_from_rotation
 from tactile_align.projection.sensor_box import SensorBoxes, sensor_boxes
 
@@ -18,12 +19,12 @@ def other_finger(rig: Rig, sensor: str) -> Sensor:
     without a sensor is taken to look like the other one.
 
     Raises:
-        ValueError: The sensor does not sit on a finger.
+        InputError: The sensor does not sit on a finger.
     """
     own = rig.sensor(sensor)
     arm, _, node = own.parent.partition("/")
     if node not in OTHER:
-        raise ValueError(
+        raise InputError(
             f"sensor '{sensor}' of rig {rig.name} hangs on '{own.parent}', which has no other finger. Needed: "
             f"ARM/finger1 or ARM/finger2; otherwise set hsa.finger_rival = false"
         )

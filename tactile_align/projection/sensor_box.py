@@ -9,6 +9,7 @@ from array_api_compat import array_namespace
 from tactile_align.calibration.camera import Camera
 from tactile_align.calibration.mount import Solid
 from tactile_align.calibration.rig import Rig
+from tactile_align.errors import InputError
 from tactile_align.geometry import boxes
 from tactile_align.geometry.frames import Array, pose
 from tactile_align.projection.outline import solid_outline
@@ -68,12 +69,12 @@ def sensor_boxes(
         The boxes; their batch axes are those of `qpos`.
 
     Raises:
-        ValueError: Unknown names; joints, gripper reading or `ahead_m` out of range.
+        InputError: Unknown names; joints, gripper reading or `ahead_m` out of range.
     """
     touch = rig.sensor(sensor)
     T_camera_sensor = rig.T_camera_sensor(camera, sensor, qpos, opening)
     if not 0.0 <= ahead_m < MOST_AHEAD_M:
-        raise ValueError(f"ahead_m must be 0 to {MOST_AHEAD_M}, metres in front of the pad; got {ahead_m}")
+        raise InputError(f"ahead_m must be 0 to {MOST_AHEAD_M}, metres in front of the pad; got {ahead_m}")
     if ahead_m:
         xp, like = array_namespace(T_camera_sensor), T_camera_sensor
         moved = pose(np.eye(3), ahead_m * np.asarray(touch.pad.normal))

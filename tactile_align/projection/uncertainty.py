@@ -3,6 +3,7 @@
 import numpy as np
 
 from tactile_align.calibration.rig import Rig
+from tactile_align.errors import InputError
 
 STEP_M = 1e-6
 
@@ -28,11 +29,11 @@ def pixel_sigma(
         (N, 2) px of the stored image; nan where the pad centre is not seen.
 
     Raises:
-        ValueError: The rig states no covariance for the camera.
+        InputError: The rig states no covariance for the camera.
     """
     entry = rig.camera(camera)
     if entry.covariance is None:
-        raise ValueError(
+        raise InputError(
             f"camera '{camera}' of rig {rig.name} states no covariance, so its uncertainty is unknown. Needed: the "
             f"result of `calibrate hand-eye`; otherwise choose sigma_px yourself"
         )

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tactile_align.errors import InputError
 from tactile_align.geometry.frames import rotation_from_rpy
 from tactile_align.simulation.primitives import BOX, CAPSULE, CYLINDER, SPHERE, Floats
 
@@ -132,8 +133,8 @@ def object_parts(kind: str, scale: float = 1.0) -> list[Part]:
         scale: Factor on every length; 1 is about 36 mm long and 16 to 28 mm thick between the fingers.
 
     Raises:
-        ValueError: Unknown kind.
+        InputError: Unknown kind.
     """
     if kind not in _KINDS:
-        raise ValueError(f"needed an object kind out of {', '.join(KINDS)}; got '{kind}'. Choose one of those.")
+        raise InputError(f"needed an object kind out of {', '.join(KINDS)}; got '{kind}'. Choose one of those.")
     return [part.scaled(scale) for part in _KINDS[kind]()]

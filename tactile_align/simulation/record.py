@@ -17,8 +17,9 @@ from tqdm import tqdm
 
 from tactile_align.calibration.rig import Rig, load_rig
 from tactile_align.datasets.codec import encode_jpeg
-from tactile_align.datasets.episodes import write_episode
+from tactile_align.datasets.episodes import read_attributes, write_episode
 from tactile_align.datasets.handles import open_file
+from tactile_align.errors import InputError
 from tactile_align.simulation import expert, regrasp
 from tactile_align.simulation.looks import draw_look
 from tactile_align.simulation.primitives import Floats
@@ -78,8 +79,8 @@ def simulate(
         The paths, by index.
 
     Raises:
-        RuntimeError: A process was ended from outside; finished episodes are kept.
-        ValueError: `episodes` or `processes` below 1; an unknown task or gripper; a file in the folder that another
+        ChildProcessError: A process was ended from outside; finished episodes are kept.
+        InputError: `episodes` or `processes` below 1; an unknown task or gripper; a file in the folder that another
             recording wrote.
     """
     for name, value, known in (
@@ -87,9 +88,9 @@ def simulate(
         ("gripper", gripper, ("commanded", "measured")),
     ):
         if value not in known:
-            raise ValueError(f"simulate needs {name} out of {', '.join(known)}; got '{value}'. Choose one of those")
+            raise InputError(f"simulate needs {name} out of {', '.join(known)}; got '{value}'. Choose one of those")
     if episodes < 1 or (processes is not None and processes < 1):
-        raise ValueError(
+        raise InputError(
             f"simulate needs at least one episode and one process; got episodes={episodes}, processes={processes}"
         )
     folder = Path(out)
@@ -131,14 +132,15 @@ def _done(job: _Job) -> bool:
     """Tell whether a job's file is there already.
 
     Raises:
-        ValueError: A file is there, but it is not this job's.
+        InputError: A file is there, but it is not this job's.
     """
     if not job.path.exists():
         return False
     with open_file(job.path) as file:
-        found = {key: file.attrs.get(f"simulated_{key}") for key in job.identity}
+        attributes = read_attributes(file, job.path)
+    found = {key: attributes.get(f"simulated_{key}") for key in job.identity}
     if found != job.identity:
-        raise ValueError(
+        raise InputError(
             f"{job.path}: needed the episode of {job.identity}; found that of {found}. "
             f"Record into another folder, or move the old episodes away"
         )
@@ -158,7 +160,7 @@ def _write_rig(path: Path, gripper: Reading) -> None:
     if path.exists():
         found = load_rig(path)
         if found.model_copy(update={"verified": None}) != rig:  # `verify --write` leaves its verdict there
-            raise ValueError(
+            raise InputError(
                 f"{path}: needed the simulated cell with a {gripper} gripper reading; found another one, "
                 f"'{found.name}'. Record into another folder, or move that file away"
             )

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tactile_align.errors import InputError
 from tactile_align.geometry.frames import invert, pose, rotation_from_rpy
 from tactile_align.simulation.primitives import Floats
 from tactile_align.simulation.steps import SQUEEZE_M, Step, tool_pose
@@ -110,7 +111,7 @@ class Regrasp:
             if min(self._thickness(grip)) > 0:
                 self.T_world_thing = T_hand @ grip.T_hand_thing
                 return T_hand, T_before, grip
-        raise RuntimeError(
+        raise InputError(
             f"needed a grip on the {self.world.look.kind} (scale {self.world.look.scale:.3g}) near "
             f"{place.round(3).tolist()} m; none of {_TRIES} drawn ones touches both pads within reach. "
             f"Choose another seed"
@@ -138,7 +139,7 @@ class Regrasp:
     def _reach(self, T_hand: Floats) -> None:
         q, reached = self.world.reach(T_hand, self.q)
         if not reached:
-            raise RuntimeError(
+            raise InputError(
                 f"needed joints for a pose next to a reachable one, at {T_hand[:3, 3].round(3).tolist()} m; inverse "
                 f"kinematics found none. Choose another seed"
             )

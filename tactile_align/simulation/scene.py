@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tactile_align.calibration.rig import Rig, RigArm, Sensor
+from tactile_align.errors import InputError
 from tactile_align.geometry.frames import pose, quaternion_from_rotation
 from tactile_align.kinematics.gripper import Linear
 from tactile_align.simulation.objects import Part, object_parts
@@ -62,19 +63,19 @@ def read_hand(rig: Rig, arm: str) -> Hand:
     """Find the hand of an arm.
 
     Raises:
-        ValueError: The rig holds something that this scene cannot build: no sensor on finger1, a gripper that does not
+        InputError: The rig holds something that this scene cannot build: no sensor on finger1, a gripper that does not
             open along the flange's y by a linear law, a pad that does not face the other finger.
     """
     names = [n for n, s in rig.sensors.items() if s.parent == f"{arm}/finger1"]
     if len(names) != 1:
-        raise ValueError(
+        raise InputError(
             f"the simulated cell needs one sensor on {arm}/finger1; rig {rig.name} has {len(names)} there. "
             f"Set sensors.NAME.parent in the rig file"
         )
     gripper, sensor = rig.gripper(arm), rig.sensors[names[0]]
     law = gripper.law
     if not isinstance(law, Linear) or abs(abs(law.axis[1]) - 1) > 1e-9:
-        raise ValueError(
+        raise InputError(
             f"the simulated cell needs a linear gripper along the flange's y; arms.{arm}.gripper.law of rig {rig.name} "
             f"is {law.kind} along {list(law.axis)}. Use the rig called cell"
         )
@@ -82,7 +83,7 @@ def read_hand(rig: Rig, arm: str) -> Hand:
     T = sensor.T_parent_this
     normal = T[:3, :3] @ np.asarray(sensor.pad.normal)
     if abs(normal[1] + outwards) > 1e-6:
-        raise ValueError(
+        raise InputError(
             f"the simulated cell needs a pad that faces the other finger, normal {[0, -outwards, 0]} in finger1; "
             f"sensors.{names[0]}.pad of rig {rig.name} faces {normal.round(4).tolist()}. Use the rig called cell"
         )
@@ -174,7 +175,7 @@ def _arm_bodies(rig: Rig, entry: RigArm, hand: Hand) -> list[str]:
         if node == "world":
             continue
         if node not in held:
-            raise ValueError(
+            raise InputError(
                 f"the simulated cell needs cameras on the world, the base, a link or the flange; cameras.{name}.parent "
                 f"of rig {rig.name} is {camera.parent}. Use one of those"
             )

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tactile_align.calibration.rig import Rig
+from tactile_align.errors import InputError
 from tactile_align.simulation.gel import GelCamera, Pad, clearance
 from tactile_align.simulation.lens import Lens
 from tactile_align.simulation.looks import Look, paint_of
@@ -197,11 +198,11 @@ def lens_of(rig: Rig, name: str, raw: bool = False) -> Lens:
     """Return the lens of a rig's camera, of its stored frames or the raw ones.
 
     Raises:
-        ValueError: The camera is no pinhole.
+        InputError: The camera is no pinhole.
     """
     camera = rig.cameras[name].raw if raw else rig.cameras[name].stored
     if camera.model != "pinhole":
-        raise ValueError(
+        raise InputError(
             f"the simulated cell draws pinhole cameras; cameras.{name}.model of rig {rig.name} is {camera.model}. "
             f"Use model = 'pinhole' in the rig that the cell is built from"
         )

@@ -1,11 +1,12 @@
 """Checkpoints: whole, atomic, loaded with weights_only."""
 
-import pickle
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
+from tactile_align.errors import InputError
 from tactile_align.files import write_atomically
 
 BEST = "best.pt"
@@ -65,23 +66,41 @@ def latest_checkpoint(folder: Path) -> Path:
     return found[-1]
 
 
+def load_weights(model: nn.Module, state: dict[str, Any], path: Path) -> None:
+    """Give a model the weights of a checkpoint that was read from `path`.
+
+    Raises:
+        InputError: They are those of another model.
+    """
+    try:
+        model.load_state_dict(state["model"])
+    except (RuntimeError, TypeError) as error:
+        first = str(error).splitlines()
+        raise InputError(
+            f"{path}: needed the weights of the model that the run's config.toml describes; got others "
+            f"({' '.join(first[1:2] or first).strip()}). Restore the config, or take the checkpoint of this run"
+        ) from error
+
+
 def load_checkpoint(path: Path) -> dict[str, Any]:
     """Read a checkpoint onto the CPU, tensors and plain values only.
 
     Raises:
         FileNotFoundError: No such file.
-        ValueError: Cut short or damaged, or not a checkpoint of this toolkit.
+        InputError: Cut short or damaged, or not a checkpoint of this toolkit.
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such checkpoint")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise ValueError(
+    except OSError:
+        raise
+    except Exception as error:  # a damaged pickle can raise anything
+        raise InputError(
             f"{path}: needed a whole checkpoint of tensors and plain values; it is cut short, damaged or holds "
             f"something else. Copy it again, or take an earlier one of the same folder"
         ) from error
     if not isinstance(state, dict) or "model" not in state or "step" not in state:
         held = ", ".join(map(str, state)) if isinstance(state, dict) else type(state).__name__
-        raise ValueError(f"{path}: not a checkpoint of a training run; it holds {held}")
+        raise InputError(f"{path}: not a checkpoint of a training run; it holds {held}")
     return state

@@ -1,14 +1,15 @@
 """Everything a training run is made from; one model per concern, a unit and a why per field."""
 
-import tomllib
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from tactile_align.facts import FactError, parse
+from tactile_align.errors import FactError, InputError
+from tactile_align.facts import parse
 from tactile_align.features.config import FeatureConfig
+from tactile_align.files import read_toml
 from tactile_align.losses.config import HSAConfig
 from tactile_align.policies.config import PolicyConfig
 from tactile_align.projection.sensor_box import MOST_AHEAD_M
@@ -167,21 +168,21 @@ class TrainConfig(_Config):
     @model_validator(mode="after")
     def _parts_fit(self) -> "TrainConfig":
         if self.hsa.weight > 0 and not self.views:
-            raise ValueError("hsa.weight > 0 needs at least one [[views]] entry with camera and sensor")
+            raise InputError("hsa.weight > 0 needs at least one [[views]] entry with camera and sensor")
         if not self.train_policy and self.hsa.weight == 0:
-            raise ValueError("train_policy = false with hsa.weight = 0 leaves nothing to train")
+            raise InputError("train_policy = false with hsa.weight = 0 leaves nothing to train")
         if self.region == "opening" and self.train_policy and self.policy.region_tokens:
-            raise ValueError(
+            raise InputError(
                 "region = 'opening' looks at no image, so it has no region tokens for the policy: set train_policy or "
                 "policy.region_tokens = false"
             )
         self._modes_fit()
         pairs = [(view.camera, view.sensor) for view in self.views]
         if len(set(pairs)) != len(pairs):
-            raise ValueError(f"[[views]] lists a camera and sensor twice: {pairs}")
+            raise InputError(f"[[views]] lists a camera and sensor twice: {pairs}")
         cameras = {view.camera for view in self.views}
         if self.hsa.camera_rival and len(cameras) < 2:
-            raise ValueError(
+            raise InputError(
                 f"hsa.camera_rival needs [[views]] of at least two cameras; got {', '.join(cameras) or 'none'}. Add a "
                 f"view, or set it to false"
             )
@@ -191,19 +192,19 @@ class TrainConfig(_Config):
         a = self.alignment
         pretrains = a.mode.startswith("pretrain")
         if pretrains != (a.pretrain_steps > 0) or a.pretrain_steps >= self.steps:
-            raise ValueError(
+            raise InputError(
                 f"alignment.mode = '{a.mode}' with pretrain_steps = {a.pretrain_steps} of {self.steps} steps: the "
                 f"pretrain modes need 0 < pretrain_steps < steps, the others 0"
             )
         if a.mode != "joint" and (self.hsa.weight == 0 or not self.train_policy):
-            raise ValueError(f"alignment.mode = '{a.mode}' needs both losses: hsa.weight > 0 and train_policy = true")
+            raise InputError(f"alignment.mode = '{a.mode}' needs both losses: hsa.weight > 0 and train_policy = true")
         if a.mode == "pretrain_then_drop_touch" and (self.policy.touch_tokens or not self.policy.region_tokens):
-            raise ValueError(
+            raise InputError(
                 "alignment.mode = 'pretrain_then_drop_touch' acts from sight alone: set policy.touch_tokens = false "
                 "and policy.region_tokens = true"
             )
         if self.batch_size % self.optimiser.accumulate:
-            raise ValueError(
+            raise InputError(
                 f"batch_size must divide by optimiser.accumulate; got {self.batch_size} and {self.optimiser.accumulate}"
             )
 
@@ -212,18 +213,14 @@ def load_config(path: str | Path) -> TrainConfig:
     """Read a training config from TOML; `preset = "balanced"` at its top starts it from a named one.
 
     Raises:
-        FactError: No such file, not TOML, or keys that are unknown, missing or wrong, each named.
+        FactError, InputError: No such file, not TOML, or keys that are unknown, missing or wrong, each named.
     """
     file = Path(path)
     if not file.is_file():
         raise FactError(
             f"{file}: no such file. Needed: a training config in TOML (the README shows one), or the folder of a run"
         )
-    try:
-        data = tomllib.loads(file.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise FactError(f"{file}: not valid TOML: {error}") from error
-    return parse(TrainConfig, with_preset(data, str(file)), str(file))
+    return parse(TrainConfig, with_preset(read_toml(file), str(file)), str(file))
 
 
 def config_text(config: TrainConfig) -> str:

@@ -1,6 +1,6 @@
 """From a training config to moments: rigs checked, episodes split, inputs sized, statistics taken."""
 
-import sys
+import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +15,13 @@ from tactile_align.datasets.moments import Moments
 from tactile_align.datasets.normalisation import Statistics
 from tactile_align.datasets.prepare import Job
 from tactile_align.datasets.splits import split_episodes
+from tactile_align.errors import InputError
 from tactile_align.features.encoder import input_size_of
 from tactile_align.policies.act_inputs import camera_key
 from tactile_align.policies.aligned import AlignedPolicy, View
 from tactile_align.training.config import DataConfig, TrainConfig
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -122,7 +125,7 @@ def load_data(config: TrainConfig, processes: int = 1, progress: bool = True) ->
     """Read, check, split and prepare everything a config names.
 
     Raises:
-        ValueError: A rig that failed verification, or anything wrong with rig or episodes; names the file.
+        InputError: A rig that failed verification, or anything wrong with rig or episodes; names the file.
     """
     rigs = tuple(_checked_rig(entry, config) for entry in config.data)
     jobs: dict[EpisodeRef, Job] = {}
@@ -132,7 +135,7 @@ def load_data(config: TrainConfig, processes: int = 1, progress: bool = True) ->
         for ref in list_episodes(entry.path, entry.layout):
             first = places.setdefault((ref.path.resolve(), ref.group), entry.path)
             if len(places) == len(jobs):
-                raise ValueError(
+                raise InputError(
                     f"{ref}: [[data]] names this episode twice, by {first} and by {entry.path}, so it could be trained "
                     f"on and held out, or take the wrong rig. Name each episode once"
                 )
@@ -162,13 +165,14 @@ def contact_moments(moments: Moments, config: TrainConfig) -> np.ndarray:
 def _checked_rig(entry: DataConfig, config: TrainConfig) -> Rig:
     rig = load_rig(entry.rig)
     if rig.verified is not None and rig.verified.verdict == "fail" and not config.unverified_rig:
-        raise ValueError(
+        raise InputError(
             f"{entry.rig}: this rig failed `verify` on {rig.verified.when}. Boxes in the wrong place teach the wrong "
             f"thing: calibrate it and verify again, or set unverified_rig = true to train all the same"
         )
     if rig.verified is None and config.views and not config.unverified_rig:
-        said = f"warning: rig {entry.rig} was never verified"
+        level, said = logging.WARNING, f"warning: rig {entry.rig} was never verified"
         if rig.status == "exact":
+            level = logging.INFO
             said = f'note: rig {entry.rig} was never verified; its status "exact" is for simulations'
-        print(f"{said}; run: tactile-align verify {entry.path} --rig {entry.rig}", file=sys.stderr)
+        logger.log(level, f"{said}; run: tactile-align verify {entry.path} --rig {entry.rig}")
     return rig

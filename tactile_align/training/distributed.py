@@ -10,6 +10,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from tactile_align.errors import InputError
+
 
 @dataclass(frozen=True)
 class Group:
@@ -67,11 +69,13 @@ def joined(device: str) -> Iterator[Group]:
 
     Args:
         device: "auto" takes this process's GPU where there is one.
+
+    Raises:
+        InputError: This machine has no such device.
     """
     world = int(os.environ.get("WORLD_SIZE", "1"))
     local = int(os.environ.get("LOCAL_RANK", "0"))
-    cuda = torch.cuda.is_available()
-    chosen = torch.device((f"cuda:{local}" if cuda else "cpu") if device == "auto" else device)
+    chosen = _device(device, local)
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
     if world == 1 or dist.is_initialized():
@@ -83,3 +87,16 @@ def joined(device: str) -> Iterator[Group]:
         yield Group(dist.get_rank(), world, chosen)
     finally:
         dist.destroy_process_group()
+
+
+def _device(stated: str, local: int) -> torch.device:
+    own = f"cuda:{local}"
+    try:
+        chosen = torch.device({"auto": own if torch.cuda.is_available() else "cpu", "cuda": own}.get(stated, stated))
+        torch.empty(1, device=chosen)
+    except (RuntimeError, AssertionError) as error:  # the latter where torch was built without CUDA
+        raise InputError(
+            f"device = '{stated}' cannot be used here ({str(error).splitlines()[0]}). Needed: auto, cpu, cuda, or "
+            f"cuda:N with N below {torch.cuda.device_count()}"
+        ) from error
+    return chosen

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from tactile_align.errors import MissingExtra
 from tactile_align.files import write_text_atomically
 from tactile_align.training.config import LogConfig
 
@@ -58,7 +59,7 @@ class TensorBoard:
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
-            raise ImportError("log.tensorboard needs TensorBoard: pip install 'tactile-align[tensorboard]'") from error
+            raise MissingExtra("log.tensorboard needs TensorBoard: pip install 'tactile-align[tensorboard]'") from error
         self._writer: Any = SummaryWriter(str(folder))  # type: ignore[no-untyped-call]
 
     def write(self, record: dict[str, Any]) -> None:
@@ -90,7 +91,7 @@ class WeightsAndBiases:
         try:
             wandb: Any = import_module("wandb")
         except ImportError as error:
-            raise ImportError("log.wandb needs Weights & Biases: pip install wandb") from error
+            raise MissingExtra("log.wandb needs Weights & Biases: pip install wandb") from error
         self._wandb = wandb
         name, known = folder.resolve().name, folder / "wandb_id.txt"
         if not known.is_file():

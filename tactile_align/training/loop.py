@@ -1,8 +1,8 @@
 """Offline training: HSA beside ACT on recorded episodes, in one process or many."""
 
+import logging
 import platform
 import signal
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from tactile_align.datasets.moments import Moments, as_it_is
 from tactile_align.datasets.sampling import MomentSampler
+from tactile_align.errors import DivergedError
 from tactile_align.files import write_text_atomically
 from tactile_align.policies.aligned import AlignedPolicy
 from tactile_align.training.augment import Batch
@@ -26,9 +27,11 @@ from tactile_align.training.logs import Sinks, open_sinks
 from tactile_align.training.metrics import take_back
 from tactile_align.training.optimiser import RunningMean, averaged, make_optimiser
 from tactile_align.training.state import Course, save, take_up
-from tactile_align.training.step import DivergedError, Trainer, to_device
+from tactile_align.training.step import Trainer, to_device
 from tactile_align.training.validation import sample_picture, validate
 from tactile_align.training.watch import Remark, Watch
+
+logger = logging.getLogger(__name__)
 
 __all__ = ["DivergedError", "build_model", "train", "validate"]
 
@@ -88,10 +91,7 @@ def _take_back(out: Path, course: Course) -> None:
     log = out / "metrics.jsonl"
     again = take_back(log, course.step) if log.exists() else 0
     if again:
-        print(
-            f"{log}: {again} records are of steps after {course.step}, where the run goes on: logged again",
-            file=sys.stderr,
-        )
+        logger.warning(f"{log}: {again} records are of steps after {course.step}, where the run goes on: logged again")
 
 
 def _run(trainer: Trainer, course: Course, sinks: Sinks, bar: Any, stopped: Callable[[], bool]) -> None:
@@ -135,7 +135,7 @@ def _run(trainer: Trainer, course: Course, sinks: Sinks, bar: Any, stopped: Call
         if asked or tired:
             why = "stopped" if asked else f"no better for {course.stale} validation passes: stopped"
             if group.leads:
-                print(f"{why} at step {done}; go on with --resume", file=sys.stderr)
+                logger.warning(f"{why} at step {done}; go on with --resume")
             break
     group.wait()
 
@@ -187,7 +187,7 @@ def _speak(remarks: list[Remark], sinks: Sinks, config: TrainConfig, group: Grou
     for remark in remarks if config.log.watch else ():
         sinks.write(remark.record())
         if group.leads:
-            tqdm.write(f"step {remark.step}: {remark.check}: {remark.text}", file=sys.stderr)
+            logger.warning(f"step {remark.step}: {remark.check}: {remark.text}")
 
 
 def _shown(record: dict[str, float]) -> dict[str, str]:

@@ -4,7 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from tactile_align.files import write_text_atomically
+from tactile_align.errors import InputError
+from tactile_align.files import read_text, write_text_atomically
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
@@ -27,7 +28,7 @@ def take_back(path: Path, step: int) -> int:
     """
     found = _records(path)
     kept = [line + "\n" for record, line in found if record["step"] <= step]
-    if "".join(kept) != path.read_text(encoding="utf-8"):
+    if "".join(kept) != read_text(path):
         write_text_atomically(path, "".join(kept))
     return len(found) - len(kept)
 
@@ -35,20 +36,20 @@ def take_back(path: Path, step: int) -> int:
 def _records(path: Path) -> list[tuple[dict[str, Any], str]]:
     """Return each record with its line."""
     found = []
-    *whole, last = path.read_text(encoding="utf-8").split("\n")
+    *whole, last = read_text(path).split("\n")
     for number, line in enumerate([*whole, last], start=1):
         if not line.strip():
             continue
         try:
             record = json.loads(line)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:
             if number > len(whole):
                 break
-            raise ValueError(
+            raise InputError(
                 f"{path} line {number}: needed a JSON object; got {line[:60]!r}. Remove the line"
             ) from error
         if not isinstance(record, dict) or not isinstance(record.get("step"), int):
-            raise ValueError(
+            raise InputError(
                 f"{path} line {number}: needed an object with an integer `step`; got {line[:60]!r}. Remove the line"
             )
         found.append((record, line))

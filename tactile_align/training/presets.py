@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
+from tactile_align.errors import InputError
+
 Preset = Literal["conservative", "balanced", "aggressive", "tiny"]
 
 _ORIGINAL: dict[str, Any] = {
@@ -48,14 +50,14 @@ def with_preset(data: Mapping[str, Any], source: str) -> dict[str, Any]:
     """Return a config's entries laid over those of the preset it names in `preset`, table by table.
 
     Raises:
-        ValueError: No such preset; lists them.
+        InputError: No such preset; lists them.
     """
     stated = {name: value for name, value in data.items() if name != "preset"}
     if "preset" not in data:
         return stated
     name = data["preset"]
-    if name not in PRESETS:
-        raise ValueError(f"{source}: preset: there is no {name!r}; there are {', '.join(get_args(Preset))}")
+    if not isinstance(name, str) or name not in PRESETS:
+        raise InputError(f"{source}: preset: there is no {name!r}; there are {', '.join(get_args(Preset))}")
     return _over(PRESETS[name], stated)
 
 

@@ -9,8 +9,9 @@ from typing import Any
 
 import torch
 
+from tactile_align.errors import InputError
 from tactile_align.facts import parse
-from tactile_align.training.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
+from tactile_align.training.checkpoint import latest_checkpoint, load_checkpoint, load_weights, save_checkpoint
 from tactile_align.training.config import TrainConfig, config_text
 from tactile_align.training.data import stream_sizes
 from tactile_align.training.step import Trainer
@@ -80,7 +81,7 @@ def take_up(trainer: Trainer, out: Path) -> Course:
 
     Raises:
         FileNotFoundError: The folder holds no run.
-        ValueError: The run was trained with another config; names each entry that differs.
+        InputError: The run was trained with another config; names each entry that differs.
     """
     folder = out / "checkpoints"
     if (out / "metrics.jsonl").is_file() and not any(folder.glob("step_*.pt")):
@@ -89,12 +90,12 @@ def take_up(trainer: Trainer, out: Path) -> Course:
     state = load_checkpoint(path)
     missing = [name for name in WHOLE if name not in state]
     if missing:
-        raise ValueError(
+        raise InputError(
             f"{path}: has no {', '.join(missing)}: from weights alone a run cannot go on exactly. Needed: a checkpoint "
             f"written by this toolkit's training; start a new `out` instead"
         )
     _require_same(trainer.config, state["config"], path)
-    trainer.model.load_state_dict(state["model"])
+    load_weights(trainer.model, state, path)
     trainer.optimiser.load_state_dict(state["optimiser"])
     trainer.schedule.load_state_dict(state["schedule"])
     if trainer.mean is not None and state["mean"] is not None:
@@ -118,7 +119,7 @@ def _require_same(config: TrainConfig, stored: str, path: Path) -> None:
     then = parse(TrainConfig, tomllib.loads(stored), str(path)).model_dump(mode="json")
     changed = [name for name in now if name not in FREE and now[name] != then[name]]
     if changed:
-        raise ValueError(
+        raise InputError(
             f"{path}: this run was trained with another {', '.join(changed)}, so it cannot go on exactly: "
             f"{'; '.join(f'{n} was {then[n]}, is {now[n]}' for n in changed)[:400]}. "
             f"Restore the entries, or start a new `out`"

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from tactile_align.errors import DivergedError
 from tactile_align.policies.aligned import AlignedPolicy
 from tactile_align.training.augment import Batch, augment
 from tactile_align.training.config import TrainConfig
@@ -16,10 +17,6 @@ from tactile_align.training.stages import weights_at
 
 # Each process knows its own rows of these.
 SUMMED = ("l1", "kl", "no_box/", "no_contact", "r1/", "rivals_from/", "excluded/", "no_rival/")
-
-
-class DivergedError(RuntimeError):
-    """The loss or its gradient became infinite or not a number; the message names step, episodes and rows."""
 
 
 @dataclass

@@ -1,16 +1,19 @@
 """Verbs on rigs: print a board, calibrate, verify. Heavy modules are imported by the verb that needs them."""
 
 import json
-import sys
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import Positional, arg
 
-from tactile_align.verbs import FAILED, GOOD, UNUSABLE
+from tactile_align.errors import InputError
+from tactile_align.verbs import FAILED, GOOD
 
 if TYPE_CHECKING:
     from tactile_align.calibration.verdict import Verification
+
+logger = logging.getLogger(__name__)
 
 
 def verify(
@@ -48,8 +51,7 @@ def verify(
         as_json: Machine-readable.
     """
     if (path is None) == (poses is None) or (poses is None) != (arm is None):
-        print("error: give either PATH of episodes, or both --poses CSV and --arm ARM", file=sys.stderr)
-        return UNUSABLE
+        raise InputError("give either PATH of episodes, or both --poses CSV and --arm ARM")
     if poses is not None and arm is not None:
         from tactile_align.kinematics.controller import check_controller_poses
 
@@ -58,12 +60,12 @@ def verify(
         return FAILED if report.verdict == "fail" else GOOD
     assert path is not None
     if base is not None or tip is not None:
-        raise ValueError("--base and --tip go with --poses; for episodes set base and tip of the arm in the rig")
+        raise InputError("--base and --tip go with --poses; for episodes set base and tip of the arm in the rig")
     into = None
     if write:
         into = Path(rig) if rig is not None else (path if path.is_dir() else path.parent) / "rig.toml"
     if pictures is not None and not (path / "session.toml").is_file():
-        raise ValueError("--pictures needs a calibration session; for episodes use: tactile-align overlay")
+        raise InputError("--pictures needs a calibration session; for episodes use: tactile-align overlay")
     from tactile_align.calibration.labels import read_labels
     from tactile_align.calibration.verify import verify as judge
 
@@ -107,20 +109,22 @@ def board(
     """
     from tactile_align.calibration.board_page import describe, write_page
     from tactile_align.calibration.boards import Board
+    from tactile_align.facts import parse
 
     marker = marker_mm / 1000 if kind == "charuco" and marker_mm is not None else None
-    made = Board(
-        kind=kind,
-        columns=1 if kind == "tag" else columns,
-        rows=1 if kind == "tag" else rows,
-        square_m=square_mm / 1000,
-        marker_m=marker,
-        dictionary=dictionary,
-        id=id,
-    )
+    stated = {
+        "kind": kind,
+        "columns": 1 if kind == "tag" else columns,
+        "rows": 1 if kind == "tag" else rows,
+        "square_m": square_mm / 1000,
+        "marker_m": marker,
+        "dictionary": dictionary,
+        "id": id,
+    }
+    made = parse(Board, stated, "board")
     for path in write_page(made, out, paper):
         print(path)
-    print(describe(made), file=sys.stderr)
+    logger.info(describe(made))
     return GOOD
 
 
@@ -151,7 +155,7 @@ def label(
     from tactile_align.viz.label_page import label_page
 
     print(label_page(episodes, camera, sensor, out, rig=rig, count=count, layout=layout, overwrite=overwrite))
-    print("open it in a browser, draw, save the CSV: then calibrate finger or verify, with --labels", file=sys.stderr)
+    logger.info("open it in a browser, draw, save the CSV: then calibrate finger or verify, with --labels")
     return GOOD
 
 
@@ -192,7 +196,7 @@ def calibrate(
     """
     target = None if dry_run else out or Path(rig)
     if target is not None and target.suffix != ".toml":
-        raise ValueError(f"'{rig}' is a shipped rig, which is not overwritten; name a file with --out, or --dry-run")
+        raise InputError(f"'{rig}' is a shipped rig, which is not overwritten; name a file with --out, or --dry-run")
     needed = True
     if what == "finger":
         verification, needed = _finger(folder, rig, labels, tag, camera, sensor, layout, accept_doubtful, target)
@@ -210,9 +214,9 @@ def calibrate(
     failed = verification.verdict == "fail"
     if failed or not (needed or accept_doubtful):
         why = "no change needed" if not needed else "see what failed"
-        print(f"not written ({why}): {target or rig}", file=sys.stderr)
+        logger.info(f"not written ({why}): {target or rig}")
         return FAILED if failed else GOOD
-    print(f"not written (dry run): {rig}" if target is None else f"written: {target}", file=sys.stderr)
+    logger.info(f"not written (dry run): {rig}" if target is None else f"written: {target}")
     return GOOD
 
 
@@ -229,7 +233,7 @@ def _finger(
 ) -> "tuple[Verification, bool]":
     """Return the table, and whether a change is needed at all."""
     if (labels is None) == (tag is None):
-        raise ValueError(
+        raise InputError(
             "calibrate finger needs either --labels, boxes drawn with `tactile-align label`, or --tag, a tag's file"
         )
     if labels is not None:

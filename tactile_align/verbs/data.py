@@ -1,16 +1,19 @@
 """Verbs on recordings: record, look at, mend, convert. Heavy modules are imported by the verb that needs them."""
 
 import json
-import sys
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import Positional, arg
 
+from tactile_align.errors import InputError
 from tactile_align.verbs import FAILED, GOOD
 
 if TYPE_CHECKING:
     from tactile_align.datasets.convert import Converted
+
+logger = logging.getLogger(__name__)
 
 
 def simulate(
@@ -101,7 +104,7 @@ def repair(
 
     mended = repair_episode(episode, out, min_steps=min_steps, layout=layout, overwrite=overwrite)
     for fault in mended.left_out:
-        print(f"left out: {fault}", file=sys.stderr)
+        logger.info(f"left out: {fault}")
     for path in mended.paths:
         print(path)
     return GOOD
@@ -128,9 +131,9 @@ def convert(
     """
     written = _convert(source, out, to, layout, fps, overwrite)
     if written.kept:
-        print(f"{written.kept} episodes were there already, whole, and are kept", file=sys.stderr)
+        logger.info(f"{written.kept} episodes were there already, whole, and are kept")
     for sentence in written.lossy:
-        print(f"not kept: {sentence}", file=sys.stderr)
+        logger.info(f"not kept: {sentence}")
     for path in written.paths:
         print(path)
     return GOOD
@@ -150,7 +153,7 @@ def _convert(source: Path, out: Path, to: str, layout: str | None, fps: float | 
 
     if raw_recordings(source):
         if to != "xtrainer":
-            raise ValueError(f"{source}: raw X-Trainer recordings become layout xtrainer first; got --to {to}")
+            raise InputError(f"{source}: raw X-Trainer recordings become layout xtrainer first; got --to {to}")
         return convert_raw_xtrainer(source, out, fps=fps, overwrite=overwrite)
     return convert_episodes(source, out, to=to, layout=layout, fps=fps, overwrite=overwrite)
 

@@ -9,6 +9,7 @@ import numpy as np
 from tactile_align.calibration.rig import Rig
 from tactile_align.datasets.contact import LONG_SIDE, contact_of
 from tactile_align.datasets.episodes import Episode, EpisodeRef, open_episode
+from tactile_align.errors import InputError
 from tactile_align.geometry.images import ImageMap
 from tactile_align.viz.compare import names_apart
 from tactile_align.viz.scene import Hand, Moment, Region, Touch, Track, View
@@ -72,7 +73,7 @@ class Footage:
             self.seen = {camera: self._look(camera) for camera in self.cameras if camera in self.rig.cameras}
             self.joints = {arm: self.rig.joints(arm, self.episode.qpos) for arm in self.rig.arms}
         except ValueError as cause:
-            raise ValueError(f"{self.episode.ref}: {cause}") from cause
+            raise InputError(f"{self.episode.ref}: {cause}") from cause
 
     def __enter__(self) -> "Footage":
         return self
@@ -100,11 +101,11 @@ class Footage:
         """Return rows start, start + every, ... before stop (the end when None).
 
         Raises:
-            ValueError: Not within the episode.
+            InputError: Not within the episode.
         """
         last = len(self) if stop is None else stop
         if not (0 <= start < last <= len(self)) or every < 1:
-            raise ValueError(
+            raise InputError(
                 f"{self.episode.ref} has rows 0 to {len(self) - 1}; needed 0 <= start < stop <= {len(self)} and "
                 f"every >= 1, got start {start}, stop {stop}, every {every}"
             )
@@ -137,7 +138,7 @@ class Footage:
         chosen = have if cameras is None else tuple(cameras)
         unknown = [name for name in chosen if name not in have]
         if unknown or not chosen:
-            raise ValueError(
+            raise InputError(
                 f"{self.episode.ref}: needed cameras that it records, {', '.join(have)}; got "
                 f"{', '.join(unknown) or 'none'}"
             )
@@ -151,7 +152,7 @@ class Footage:
         wide, high = self.episode.width_height(camera)
         stored = rig.camera(camera).stored
         if (wide, high) != (stored.width, stored.height):
-            raise ValueError(
+            raise InputError(
                 f"{self.episode.ref}: {self.episode.stream(camera).key} holds frames of {wide}x{high}, but "
                 f"rig {rig.name} says {stored.width}x{stored.height} (width x height). State the recorder's "
                 f"crop and resize in cameras.{camera}.image_map, or use the rig that belongs to these recordings"

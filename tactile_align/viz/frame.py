@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tactile_align.errors import InputError
 from tactile_align.viz.ink import DIM, GREY, INK, VERMILLION, WHITE, Ink, fill, sensor_colour
 from tactile_align.viz.scene import Closer, Hand, Moment, Touch, Track, View
 from tactile_align.viz.view import draw_closer, draw_view, fit_into
@@ -36,7 +37,7 @@ def draw_frame(moment: Moment, height: int | None = None) -> np.ndarray:
         ValueError: No camera, or an image that is not (H, W, 3) uint8.
     """
     if not moment.views:
-        raise ValueError("a picture needs at least one camera; got none. Name cameras that the episode records")
+        raise InputError("a picture needs at least one camera; got none. Name cameras that the episode records")
     pictures: list[View | Touch] = [*moment.views, *moment.touches]
     for shown in pictures:
         if shown.image.ndim != 3 or shown.image.shape[2] != 3 or shown.image.dtype != np.uint8:

@@ -11,6 +11,7 @@ from tactile_align.calibration.choosing import Chosen, choose_frames
 from tactile_align.calibration.evidence import label_name
 from tactile_align.calibration.rig import Rig, load_rig
 from tactile_align.datasets.episodes import open_episode
+from tactile_align.errors import InputError
 from tactile_align.files import write_text_atomically
 from tactile_align.viz.label_hands import HANDS
 from tactile_align.viz.label_view import VIEW
@@ -89,7 +90,7 @@ def _require_own_names(chosen: tuple[Chosen, ...]) -> None:
     for one in chosen:
         name = label_name(one.ref)
         if names.setdefault(name, one.ref) != one.ref:
-            raise ValueError(
+            raise InputError(
                 f"labels name an episode by its file's name, but {names[name]} and {one.ref} share one; label one "
                 f"folder at a time"
             )

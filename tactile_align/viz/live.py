@@ -9,6 +9,7 @@ from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+from tactile_align.errors import InputError
 from tactile_align.viz.page import LIVE_POLICY, escape
 from tactile_align.viz.report import plotlyjs, render
 from tactile_align.viz.run_folder import read_run
@@ -124,10 +125,10 @@ def watch(run: str | Path, port: int = PORT, tell: Callable[[str], object] = pri
     Raises:
         FileNotFoundError: It is no run folder.
         OSError: The port is taken.
-        ValueError: No port, or a file of the run is damaged.
+        InputError: No port, or a file of the run is damaged.
     """
     if not 0 <= port <= 65535:
-        raise ValueError(f"--port must be 0 to 65535; got {port}. 0 takes a free one")
+        raise InputError(f"--port must be 0 to 65535; got {port}. 0 takes a free one")
     page = LivePage(run)
     try:
         server = Server(page, port)

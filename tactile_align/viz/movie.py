@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from tactile_align.errors import InputError
 from tactile_align.extras import need
 from tactile_align.files import write_atomically
 
@@ -36,11 +37,11 @@ def write_movie(path: Path, frames: Iterable[np.ndarray], fps: float) -> Path:
 
     Raises:
         ModuleNotFoundError: PyAV is not installed.
-        ValueError: No frame, or a rate that is not positive.
+        InputError: No frame, or a rate that is not positive.
     """
     av = require_av()
     if not (np.isfinite(fps) and fps > 0):
-        raise ValueError(f"{path}: a movie needs a positive number of frames a second; got {fps}")
+        raise InputError(f"{path}: a movie needs a positive number of frames a second; got {fps}")
     write_atomically(path, lambda part: _encode(av, part, path, frames, fps))
     return path
 

@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 
 from tactile_align.datasets.episodes import EpisodeRef
+from tactile_align.errors import InputError
 from tactile_align.files import write_atomically
 from tactile_align.viz.closer import too_small, with_closer
 from tactile_align.viz.compare import told
@@ -117,11 +118,11 @@ def _kind(format: Format, out: str | Path | None) -> Literal["png", "sheet", "mp
     if format == "auto":
         return "mp4" if suffix == ".mp4" else "sheet"
     if format not in ("png", "sheet", "mp4"):
-        raise ValueError(f"format must be auto, png, sheet or mp4; got {format!r}")
+        raise InputError(f"format must be auto, png, sheet or mp4; got {format!r}")
     wanted = ".mp4" if format == "mp4" else ".png"
     if suffix in (".png", ".mp4") and (suffix != wanted or format == "png"):
         need = "a folder" if format == "png" else f"a folder or a name ending in {wanted}"
-        raise ValueError(f"{out}: format {format} needs {need}; change `out` or `format`")
+        raise InputError(f"{out}: format {format} needs {need}; change `out` or `format`")
     return format
 
 

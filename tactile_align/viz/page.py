@@ -10,6 +10,8 @@ from typing import Any
 import cv2
 import numpy as np
 
+from tactile_align.errors import InputError
+
 POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:"
 """Nothing is fetched."""
 LIVE_POLICY = f"{POLICY}; connect-src 'self'"
@@ -56,12 +58,12 @@ def image_data(path: Path) -> tuple[str, int, int]:
     """Return a picture as a data URL, and its width and height as embedded.
 
     Raises:
-        ValueError: The file is no picture that OpenCV reads.
+        InputError: The file is no picture that OpenCV reads.
     """
     raw = path.read_bytes()
     image = cv2.imdecode(np.frombuffer(raw, np.uint8), cv2.IMREAD_COLOR) if raw else None
     if image is None:
-        raise ValueError(f"{path}: needed a PNG or JPEG; it cannot be decoded. Draw it anew or remove it")
+        raise InputError(f"{path}: needed a PNG or JPEG; it cannot be decoded. Draw it anew or remove it")
     kind = "jpeg" if raw[:3] == b"\xff\xd8\xff" else "png"
     if len(raw) > SMALL_BYTES or image.shape[1] > WIDEST_PX:
         if image.shape[1] > WIDEST_PX:

@@ -10,6 +10,7 @@ import numpy as np
 from tactile_align.calibration.camera import Camera
 from tactile_align.calibration.rig import Rig
 from tactile_align.datasets.episodes import Episode, EpisodeRef
+from tactile_align.errors import InputError
 from tactile_align.extras import need
 from tactile_align.geometry.frames import Array
 from tactile_align.viz.compare import told
@@ -65,12 +66,12 @@ def record(
     Raises:
         ModuleNotFoundError: rerun-sdk is not installed.
         FileExistsError: The file exists and `overwrite` is False.
-        ValueError: `out` does not end in .rrd, or what `overlay` refuses.
+        InputError: `out` does not end in .rrd, or what `overlay` refuses.
     """
     rr = need("rerun", "a Rerun recording", "rerun-sdk", "rerun", "`overlay` draws PNG and MP4 without it")
     target = Path(out)
     if target.suffix != ".rrd":
-        raise ValueError(f"{target}: a Rerun recording needs a name ending in .rrd")
+        raise InputError(f"{target}: a Rerun recording needs a name ending in .rrd")
     if target.exists() and not overwrite:
         raise FileExistsError(f"{target} exists; choose another out, or replace it with --overwrite (overwrite=True)")
     with Footage(episode, rig, compare, cameras, None, None, layout, ahead_m) as footage:

@@ -1,12 +1,12 @@
 """A training run's folder, read for people: what is there, in plain values."""
 
-import json
 import math
-import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tactile_align.errors import InputError
+from tactile_align.files import read_json, read_text, read_toml
 from tactile_align.training.metrics import read_metrics
 
 Json = dict[str, Any]
@@ -84,7 +84,7 @@ def read_run(folder: str | Path, pictures: str | Path | None = None) -> Run:
             f"{place}: needed a run folder with config.toml in it; found none. "
             "Train one with: tactile-align train CONFIG"
         )
-    text = (place / "config.toml").read_text(encoding="utf-8")
+    text = read_text(place / "config.toml")
     drawn = place / "pictures" if pictures is None else Path(pictures)
     found = (file for file in drawn.rglob("*") if file.suffix.lower() in (".png", ".jpg", ".jpeg"))
     environment = place / "environment.txt"
@@ -97,7 +97,7 @@ def read_run(folder: str | Path, pictures: str | Path | None = None) -> Run:
         verification=_json(place / "verification.json"),
         doctor=_doctor(place / "doctor.json"),
         statistics=_json(place / "statistics.json"),
-        environment=tuple(environment.read_text(encoding="utf-8").splitlines()) if environment.is_file() else (),
+        environment=tuple(read_text(environment).splitlines()) if environment.is_file() else (),
         rig=_toml(place / "rig.toml"),
         pictures=tuple(sorted(found)) if drawn.is_dir() else (),
         drawn=drawn,
@@ -105,23 +105,15 @@ def read_run(folder: str | Path, pictures: str | Path | None = None) -> Run:
 
 
 def _toml(path: Path) -> Json | None:
-    if not path.is_file():
-        return None
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: needed TOML; it is damaged ({error}). Restore it or remove it") from error
+    return read_toml(path, "Restore it or remove it") if path.is_file() else None
 
 
 def _json(path: Path) -> Json | None:
     if not path.is_file():
         return None
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: needed JSON; it is damaged ({error}). Write it anew or remove it") from error
+    data = read_json(path, "Write it anew or remove it")
     if not isinstance(data, dict):
-        raise ValueError(f"{path}: needed a JSON object; got a {type(data).__name__}. Write it anew or remove it")
+        raise InputError(f"{path}: needed a JSON object; got a {type(data).__name__}. Write it anew or remove it")
     return data
 
 
@@ -132,7 +124,7 @@ def _doctor(path: Path) -> Json | None:
         return None
     found = data.get("findings")
     if not isinstance(found, list) or not all(isinstance(one, dict) and one.get("status") in OUTCOMES for one in found):
-        raise ValueError(f"{path}: needed what `tactile-align doctor CONFIG --json` prints; got keys {', '.join(data)}")
+        raise InputError(f"{path}: needed what `tactile-align doctor CONFIG --json` prints; got keys {', '.join(data)}")
     checks = [
         {
             "name": one.get("check", ""),

@@ -4,10 +4,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import h5py
 import numpy as np
 
-from tactile_align.datasets.episodes import EpisodeRef
+from tactile_align.datasets.episodes import EpisodeRef, open_episode
+from tactile_align.datasets.truth import read_truth
+from tactile_align.errors import InputError
 from tactile_align.viz.charts import embedding, similarity_matrix
 from tactile_align.viz.footage import Footage
 from tactile_align.viz.frame import draw_frame
@@ -131,10 +132,10 @@ def one_per_contact(features: Features, most: int, seed: int = 0) -> np.ndarray:
     """Return rows (M,) of features, one for each contact, at most `most`, in random order.
 
     Raises:
-        ValueError: There is no row.
+        InputError: There is no row.
     """
     if len(features["episode"]) == 0:
-        raise ValueError(
+        raise InputError(
             "no held-out moment has both a box and a contact, so there is nothing to draw. Hold out more episodes, or "
             "look at: tactile-align verify"
         )
@@ -168,11 +169,12 @@ def _labels(refs: Sequence[EpisodeRef], features: Features, chosen: np.ndarray) 
 
 def _truth(ref: EpisodeRef) -> dict[str, list[str]]:
     """Return the object and the phase of each row of a simulated episode; nothing of others."""
-    with h5py.File(ref.path) as file:
-        if "truth/phase" not in file or "object" not in file.attrs or "phases" not in file.attrs:
-            return {}
-        phases = str(file.attrs["phases"]).split(",")
-        return {"object": [str(file.attrs["object"])], "phase": [phases[i] for i in file["truth/phase"][:]]}
+    with open_episode(ref) as episode:
+        stated, phase = episode.attributes, read_truth(episode, "phase")
+    if phase is None or "object" not in stated or "phases" not in stated:
+        return {}
+    phases = dict(enumerate(str(stated["phases"]).split(",")))
+    return {"object": [str(stated["object"])], "phase": [phases.get(int(i), "unknown") for i in phase]}
 
 
 def _maps_of(seen: "Pointing", limits: tuple[float, float], step: int) -> np.ndarray:

@@ -12,7 +12,7 @@ from tactile_align.calibration.finger_tag import TaggedFinger, calibrate_finger_
 from tactile_align.calibration.rig import Rig, load_rig
 from tactile_align.calibration.tag import FingerTag, read_tag
 from tactile_align.cli import run
-from tactile_align.facts import FactError
+from tactile_align.errors import FactError
 from tactile_align.geometry.frames import rotation_log
 from tests.calibration.tagged import SIDE_M, T_SENSOR_TAG, fraction, picture, record
 

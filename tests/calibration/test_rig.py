@@ -11,7 +11,8 @@ import tomli_w
 import torch
 
 from tactile_align.calibration.rig import Rig, load_rig
-from tactile_align.facts import FactError, fact_folder
+from tactile_align.errors import FactError
+from tactile_align.facts import fact_folder
 from tactile_align.geometry.frames import rotation_from_rpy
 from tactile_align.kinematics.arm import forward_kinematics
 from tests.kinematics.conftest import urdf_with_hand

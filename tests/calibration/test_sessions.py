@@ -15,7 +15,7 @@ from tactile_align.calibration.poses import EULER, PoseFormat
 from tactile_align.calibration.rig import Rig, load_rig
 from tactile_align.calibration.session import read_session
 from tactile_align.calibration.verify import verify
-from tactile_align.facts import FactError
+from tactile_align.errors import FactError
 from tactile_align.geometry.frames import pose, rotation_exp, rotation_log
 from tactile_align.projection.uncertainty import pixel_sigma
 from tests.calibration.cell import ARM, BOARD, CAMERA, Captured, capture, capture_from_link5

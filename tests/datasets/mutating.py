@@ -7,7 +7,8 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from tactile_align.datasets.episodes import EpisodeError, open_episode
+from tactile_align.datasets.episodes import open_episode
+from tactile_align.errors import EpisodeError
 
 Change = Callable[[h5py.File, str, np.random.Generator], None]
 

@@ -12,6 +12,7 @@ import pytest
 
 from tactile_align.datasets.episodes import EpisodeRef, list_episodes, open_episode, write_episode
 from tactile_align.datasets.handles import HANDLES, Handles, Stamp
+from tactile_align.errors import InputError
 from tactile_align.facts import fact_folder
 from tests.datasets.making import frames, parts, replace, xtrainer_file
 
@@ -314,7 +315,7 @@ def test_a_file_that_changed_under_an_open_episode_is_named(tmp_path: Path) -> N
 
 def test_wrong_names_and_moments_are_told_what_there_is(tmp_path: Path) -> None:
     episode = open_episode(EpisodeRef(xtrainer_file(tmp_path)))
-    with pytest.raises(KeyError, match="left_wrist"):
+    with pytest.raises(InputError, match="left_wrist"):
         episode.image("wrist", 0)
     for t in (-1, 7):
         with pytest.raises(IndexError, match="0 to 6"):

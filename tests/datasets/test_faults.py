@@ -11,7 +11,8 @@ from pathlib import Path
 import h5py
 import pytest
 
-from tactile_align.datasets.episodes import EpisodeError, open_episode
+from tactile_align.datasets.episodes import open_episode
+from tactile_align.errors import EpisodeError
 from tests.datasets.making import xtrainer_file
 from tests.datasets.planting import ON_OPENING, ON_READING, missing_stream, short_action, unequal_lengths
 

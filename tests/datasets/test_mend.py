@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from tactile_align.datasets.convert import convert_episodes
-from tactile_align.datasets.episodes import EpisodeError, open_episode, write_episode
+from tactile_align.datasets.episodes import open_episode, write_episode
 from tactile_align.datasets.mend import repair_episode, trim_episode
+from tactile_align.errors import EpisodeError
 from tests.datasets.making import parts, replace, xtrainer_file
 from tests.datasets.planting import (
     external_link,

@@ -15,8 +15,9 @@ import pytest
 from tactile_align.cli import run
 from tactile_align.datasets.convert import convert_episodes
 from tactile_align.datasets.episodes import open_episode
-from tactile_align.datasets.plain_pickle import UnsafePickleError, load_arrays
+from tactile_align.datasets.plain_pickle import load_arrays
 from tactile_align.datasets.raw_xtrainer import CAMERAS, POSES, TOUCHES, convert_raw_xtrainer, import_raw_xtrainer
+from tactile_align.errors import UnsafePickleError
 from tests.datasets.making import frames
 
 STEPS = 6

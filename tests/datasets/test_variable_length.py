@@ -7,10 +7,11 @@ import h5py
 import numpy as np
 import pytest
 
-from tactile_align.datasets.episodes import EpisodeError, open_episode, write_episode
+from tactile_align.datasets.episodes import open_episode, write_episode
 from tactile_align.datasets.inspect import inspect_path
 from tactile_align.datasets.mend import repair_episode
 from tactile_align.datasets.variable_length import claimed_bytes
+from tactile_align.errors import EpisodeError
 from tests.datasets.making import parts
 
 STORAGES: dict[str, dict[str, Any]] = {

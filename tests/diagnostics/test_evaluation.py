@@ -15,6 +15,7 @@ from tactile_align.diagnostics.evaluation import BASELINE, evaluate, held_out_lo
 from tactile_align.diagnostics.pairs import pair_features
 from tactile_align.diagnostics.readouts import view_readouts
 from tactile_align.diagnostics.summary_text import summary_text
+from tactile_align.errors import InputError
 from tactile_align.training import loop
 from tactile_align.training.checkpoint import latest_checkpoint, load_checkpoint
 from tactile_align.training.config import TrainConfig
@@ -55,7 +56,7 @@ def test_a_baseline_that_was_stopped_is_gone_on_with_and_never_compared_with(
         return validate(*args)
 
     monkeypatch.setattr(loop, "validate", interrupted)
-    with pytest.raises(RuntimeError, match=r"opening_only.*2 steps.*stopped.*again"):
+    with pytest.raises(InputError, match=r"opening_only.*2 steps.*stopped.*again"):
         evaluate(config.out, data=data, progress=False)
     assert steps_of(baseline) == 1 and not (Path(config.out) / "summary.json").exists()
     monkeypatch.undo()

@@ -14,6 +14,7 @@ import open_clip
 import pytest
 import torch
 
+from tactile_align.errors import MissingExtra
 from tactile_align.features.encoder import Encoder, catalogue_of, encoder_of, input_size_of, load_encoder
 from tests.features.making import demo_encoder, noise, save_clip
 
@@ -388,7 +389,7 @@ def test_a_text_tower_of_hugging_face_is_not_needed_from_scratch_and_asked_for_b
     assert encoder.tokens(noise(2, 64, 64)).shape == (2, 4, 4, 64)
     save_clip("ViT-demo", tmp_path / "clip.pt")
     if find_spec("transformers") is None:
-        with pytest.raises(ImportError, match=r"roberta-small.*pip install transformers"):
+        with pytest.raises(MissingExtra, match=r"roberta-small.*pip install transformers"):
             load_encoder(path.stem, pretrained=tmp_path / "clip.pt")
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tactile_align.facts import FactError, fact_folder
+from tactile_align.errors import FactError
+from tactile_align.facts import fact_folder
 from tactile_align.kinematics.arm import forward_kinematics, jacobian, load_arm
 
 HEAD = 'name = "mine"\ntitle = "Mine"\nsource = "a table"\nreach_m = 0.3\n'

@@ -13,7 +13,7 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from tactile_align.cli import run
-from tactile_align.facts import FactError
+from tactile_align.errors import FactError
 from tactile_align.kinematics.arm import Arm, forward_kinematics, load_arm
 from tactile_align.kinematics.controller import check_controller_poses
 from tests.kinematics.conftest import urdf_with_hand

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tactile_align.facts import FactError, fact_folder
+from tactile_align.errors import FactError
+from tactile_align.facts import fact_folder
 from tactile_align.kinematics.arm import forward_kinematics, load_arm
 
 NOVAS = ("nova2", "nova5")

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tactile_align.facts import FactError
+from tactile_align.errors import FactError
 from tactile_align.kinematics.arm import forward_kinematics, jacobian, link_poses, load_arm
 
 

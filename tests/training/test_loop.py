@@ -1,5 +1,6 @@
 """Training runs on a simulated recording: what a run leaves, exact resume, and refusals."""
 
+import logging
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -10,13 +11,14 @@ import torch
 
 from tactile_align.calibration.rig import Verified, load_rig
 from tactile_align.datasets.normalisation import Statistics
+from tactile_align.errors import DivergedError
 from tactile_align.policies import aligned
 from tactile_align.policies.act import ACT
 from tactile_align.training.augment import augment
 from tactile_align.training.checkpoint import latest_checkpoint, load_checkpoint
 from tactile_align.training.config import TrainConfig, load_config
 from tactile_align.training.data import load_data
-from tactile_align.training.loop import DivergedError, build_model, make_trainer, train, validate
+from tactile_align.training.loop import build_model, make_trainer, train, validate
 from tactile_align.training.metrics import read_metrics
 from tactile_align.training.validation import health, held_out_sampler
 
@@ -205,21 +207,24 @@ def test_a_rig_that_failed_verification_is_refused_unless_overridden(
 
 
 def test_a_rig_that_was_never_verified_is_trained_with_a_word_about_it(
-    small_config: Maker, regrasp_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    small_config: Maker, regrasp_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.INFO)
     for status, said in (("exact", 'status "exact" is for simulations'), ("calibrated", "warning: ")):
         rig = tmp_path / f"{status}.toml"
         load_rig(regrasp_folder / "rig.toml").model_copy(update={"status": status}).save(rig)
         load_data(small_config(data=[{"path": str(regrasp_folder), "rig": str(rig)}]), progress=False)
-        told = capsys.readouterr().err
+        told = caplog.text
+        caplog.clear()
         assert (
             said in told and "never verified" in told and f"tactile-align verify {regrasp_folder} --rig {rig}" in told
         )
     entry = [{"path": str(regrasp_folder), "rig": str(rig)}]
     load_data(small_config(data=entry, hsa={"weight": 0.0}), progress=False)  # region tokens come from the box too
-    assert "never verified" in capsys.readouterr().err
+    assert "never verified" in caplog.text
+    caplog.clear()
     out = train(small_config(data=entry, unverified_rig=True, steps=1), progress=False)
-    assert "never verified" not in capsys.readouterr().err and load_config(out / "config.toml").unverified_rig
+    assert "never verified" not in caplog.text and load_config(out / "config.toml").unverified_rig
 
 
 def test_statistics_of_a_run_restore_robot_units(small_config: Maker) -> None:

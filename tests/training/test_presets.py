@@ -7,7 +7,7 @@ from typing import get_args
 import pytest
 from pydantic import BaseModel
 
-from tactile_align.facts import FactError
+from tactile_align.errors import FactError
 from tactile_align.training.config import TrainConfig, config_text, load_config
 from tactile_align.training.presets import Preset
 

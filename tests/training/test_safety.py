@@ -146,10 +146,11 @@ def test_going_on_with_another_config_is_refused_by_name_and_leaves_the_run_as_i
 
 
 def test_a_run_killed_before_its_first_checkpoint_or_in_the_middle_of_a_line_goes_on(
-    small_config: Maker, capsys: pytest.CaptureFixture[str]
+    small_config: Maker, caplog: pytest.LogCaptureFixture
 ) -> None:
     config = small_config(steps=2, save_every=1, log={"every": 1})
     with pytest.raises(FileNotFoundError, match="no run was started here"):
+        caplog.clear()
         train(config, resume=True, progress=False)
     log = train(config, progress=False) / "metrics.jsonl"
     whole = [(r["kind"], r["step"], r["loss"]) for r in read_metrics(log)]
@@ -158,9 +159,10 @@ def test_a_run_killed_before_its_first_checkpoint_or_in_the_middle_of_a_line_goe
             if path.name != kept:
                 path.unlink()
         log.write_text(log.read_text(encoding="utf-8") + '{"kind": "tr', encoding="utf-8")
+        caplog.clear()
         train(config, resume=True, progress=False)
         assert [(r["kind"], r["step"], r["loss"]) for r in read_metrics(log)] == whole
-        assert log.read_text(encoding="utf-8").endswith("}\n") and "logged again" in capsys.readouterr().err
+        assert log.read_text(encoding="utf-8").endswith("}\n") and "logged again" in caplog.text
 
 
 def test_the_newest_checkpoints_and_the_best_are_kept(tmp_path: Path) -> None:

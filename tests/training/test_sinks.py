@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tactile_align.errors import MissingExtra
 from tactile_align.training.config import TrainConfig
 from tactile_align.training.logs import WeightsAndBiases
 from tactile_align.training.loop import train
@@ -34,7 +35,7 @@ def test_a_sink_that_is_not_installed_is_named(small_config: Maker) -> None:
     try:
         import wandb  # noqa: F401
     except ImportError:
-        with pytest.raises(ImportError, match="pip install wandb"):
+        with pytest.raises(MissingExtra, match="pip install wandb"):
             train(small_config(steps=1, log={"wandb": "project"}), progress=False)
     else:
         pytest.skip("wandb is installed")

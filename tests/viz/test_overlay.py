@@ -10,6 +10,7 @@ import pytest
 from tactile_align.calibration.rig import load_rig
 from tactile_align.cli import run
 from tactile_align.datasets.episodes import write_episode
+from tactile_align.errors import MissingExtra
 from tactile_align.geometry.images import ImageMap
 from tactile_align.projection.sensor_box import sensor_boxes
 from tactile_align.viz.footage import Footage
@@ -72,7 +73,7 @@ def test_a_movie_without_pyav_says_how_to_get_it(
     episode: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "av", None)
-    with pytest.raises(ModuleNotFoundError, match=r"pip install 'tactile-align\[video\]'"):
+    with pytest.raises(MissingExtra, match=r"pip install 'tactile-align\[video\]'"):
         overlay(episode, out=tmp_path / "movie.mp4")
     assert not list(tmp_path.iterdir())
 

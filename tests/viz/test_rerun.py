@@ -7,6 +7,7 @@ import pytest
 from numpy.testing import assert_allclose
 
 from tactile_align.calibration.rig import Rig
+from tactile_align.errors import MissingExtra
 from tactile_align.viz.footage import Footage
 from tactile_align.viz.rerun import record
 from tests.viz import making
@@ -19,7 +20,7 @@ def episode(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_without_rerun_it_says_how_to_get_it(episode: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "rerun", None)
-    with pytest.raises(ModuleNotFoundError, match=r"pip install 'tactile-align\[rerun\]'"):
+    with pytest.raises(MissingExtra, match=r"pip install 'tactile-align\[rerun\]'"):
         record(episode, tmp_path / "a.rrd")
     assert not list(tmp_path.iterdir())
 
