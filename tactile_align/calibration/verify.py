@@ -8,6 +8,7 @@ from tqdm import tqdm
 
 from tactile_align.calibration.episode_checks import episode_checks
 from tactile_align.calibration.evidence import Labels, gather, label_name
+from tactile_align.calibration.into_rig import write_verdict
 from tactile_align.calibration.labels import require_matching
 from tactile_align.calibration.motion_checks import motion_checks, watch
 from tactile_align.calibration.rig import Rig, load_rig
@@ -115,7 +116,7 @@ def verify_episodes(
         details={"box drift by episode, worst first": drift[:20]},
     )
     if write_into is not None:
-        result.write_into(write_into)
+        write_verdict(result, write_into)
     return result
 
 

@@ -4,10 +4,9 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Literal
 
-import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from tactile_align.facts import FactError, parse
+from tactile_align.facts import FactError, parse, toml_text
 from tactile_align.features.config import FeatureConfig
 from tactile_align.losses.config import HSAConfig
 from tactile_align.policies.config import PolicyConfig
@@ -228,4 +227,4 @@ def load_config(path: str | Path) -> TrainConfig:
 
 def config_text(config: TrainConfig) -> str:
     """Return a config as TOML; values that are None are left out."""
-    return tomli_w.dumps(config.model_dump(mode="json", exclude_none=True))
+    return toml_text(config.model_dump(mode="json", exclude_none=True))
