@@ -2,11 +2,13 @@
 
 import difflib
 import tomllib
+from collections.abc import Mapping
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+import tomlkit
 from pydantic import BaseModel, ValidationError
 
 from tactile_align.errors import FactError
@@ -76,6 +78,38 @@ def parse(model: type[Model], data: Any, source: str) -> Model:
         return model.model_validate(data)
     except ValidationError as error:
         raise FactError(explain(error, source, model)) from error
+
+
+def toml_text(data: Mapping[str, Any]) -> str:
+    """Return data as TOML that people can read: tables down to the second level, below it and in arrays one line each.
+
+    Args:
+        data: Tables, arrays, strings, numbers and booleans; None has no form in TOML.
+    """
+    return tomlkit.dumps({key: _laid_out(value, 1) for key, value in data.items()})
+
+
+def toml_line(value: Any) -> Any:
+    """Return a value as the TOML item that stands on one line."""
+    if isinstance(value, Mapping):
+        table = tomlkit.inline_table()
+        for key, entry in value.items():
+            table[key] = toml_line(entry)
+        return table
+    if isinstance(value, list | tuple):
+        array = tomlkit.array()
+        for entry in value:
+            array.append(toml_line(entry))
+        return array
+    return tomlkit.item(value)
+
+
+def _laid_out(value: Any, level: int) -> Any:
+    if isinstance(value, Mapping) and (level <= 2 or any(isinstance(entry, Mapping) for entry in value.values())):
+        return {key: _laid_out(entry, level + 1) for key, entry in value.items()}
+    if isinstance(value, list) and level == 1 and value and all(isinstance(entry, Mapping) for entry in value):
+        return [_laid_out(entry, level) for entry in value]
+    return toml_line(value)
 
 
 def explain(error: ValidationError, source: str, model: type[BaseModel] | None = None) -> str:

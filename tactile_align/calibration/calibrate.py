@@ -8,7 +8,7 @@ import numpy as np
 from tactile_align.calibration.camera import Camera
 from tactile_align.calibration.faults import Fault, find_faults
 from tactile_align.calibration.hand_eye import MIN_VIEWS, HandEye, solve_hand_eye
-from tactile_align.calibration.into_rig import place_camera, save_unless_failed, with_camera
+from tactile_align.calibration.into_rig import place_camera, save_unless_failed, write_verdict
 from tactile_align.calibration.intrinsics import Intrinsics, calibrate_intrinsics
 from tactile_align.calibration.joint_fit import Prior
 from tactile_align.calibration.lens import LensModel
@@ -77,8 +77,7 @@ def calibrate_intrinsics_of(
                 f"camera {name}; take images from the camera itself"
             )
         K = tuple(tuple(float(v) for v in row) for row in found.camera.K)
-        changed = with_camera(
-            known,
+        changed = known.with_camera(
             name,
             width=session.width,
             height=session.height,
@@ -171,7 +170,7 @@ def verify_session(
     if page is not None:
         write_page(result, page, files)
     if write_into is not None:
-        result.write_into(write_into)
+        write_verdict(result, write_into)
     return result
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from tactile_align.calibration.rig import Rig
 from tactile_align.datasets.episodes import EpisodeRef, list_episodes, open_episode
 from tactile_align.errors import InputError
+from tactile_align.evenly import evenly
 
 logger = logging.getLogger(__name__)
 
@@ -55,8 +56,7 @@ def choose_frames(
     if count < 1:
         raise InputError(f"needed at least one frame; got a count of {count}")
     refs = list_episodes(path, layout)
-    if len(refs) > 2 * count:
-        refs = tuple(refs[i] for i in np.linspace(0, len(refs) - 1, 2 * count).round().astype(int))
+    refs = tuple(refs[i] for i in evenly(len(refs), 2 * count))
     openings, known = [], rig is not None and arm is not None
     for ref in refs:
         with open_episode(ref) as episode:

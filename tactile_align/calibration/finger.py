@@ -25,7 +25,7 @@ from tactile_align.calibration.finger_checks import (
     verdict_of_others,
 )
 from tactile_align.calibration.finger_frames import FingerFrames, Reading, finger_of
-from tactile_align.calibration.into_rig import require_no_override, save_unless_failed, with_sensor, with_stroke
+from tactile_align.calibration.into_rig import pose_keys, require_no_override, save_unless_failed, with_stroke
 from tactile_align.calibration.labels import labelled_episodes
 from tactile_align.calibration.rig import Rig, load_rig
 from tactile_align.calibration.verdict import Verification
@@ -116,7 +116,7 @@ def calibrate_finger(
     result = Verification(f"{sensor} in {camera}: {len(seen)} boxes", tuple(checks), joined(digests))
     x, changed, needed = fit.x, known, is_needed(fit)
     if STROKES[0] <= x[6] <= STROKES[1]:
-        changed = with_sensor(known, sensor, moved(touch.T_parent_this, x))
+        changed = known.with_sensor(sensor, **pose_keys(moved(touch.T_parent_this, x)))
         changed = with_stroke(changed, finger.partition("/")[0], float(x[6]))
     if needed or accept:
         save_unless_failed(changed, out, result)

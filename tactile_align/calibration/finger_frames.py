@@ -133,9 +133,7 @@ def finger_of(rig: Rig, sensor: str) -> str:
 
 
 def _with_reading(rig: Rig, arm: str, reading: Reading) -> Rig:
-    entry = rig.arms[arm]
-    gripper = rig.gripper(arm).model_copy(update={"reading": reading})
-    return rig.model_copy(update={"arms": {**rig.arms, arm: entry.model_copy(update={"gripper": gripper})}})
+    return rig.with_gripper(arm, reading=reading)
 
 
 def _key(lens: Camera) -> tuple[object, ...]:

@@ -16,8 +16,6 @@ from tactile_align.calibration.into_rig import (
     pose_keys,
     require_no_override,
     save_unless_failed,
-    with_camera,
-    with_sensor,
     with_stroke,
 )
 from tactile_align.calibration.rig import Rig, load_rig
@@ -129,9 +127,9 @@ def calibrate_finger_by_tag(
         changed = with_stroke(known, arm, fit.stroke, axis)
         if sought:
             covariance = tuple(tuple(float(v) for v in row) for row in fit.covariance[:6, :6])
-            changed = with_camera(changed, camera, **pose_keys(fit.T), covariance=covariance)
+            changed = changed.with_camera(camera, **pose_keys(fit.T), covariance=covariance)
         else:
-            changed = with_sensor(changed, tag.parent, fit.T)
+            changed = changed.with_sensor(tag.parent, **pose_keys(fit.T))
     save_unless_failed(changed, out, result)
     return TaggedFinger(changed, name, fit, seen.looked, result)
 

@@ -1,20 +1,27 @@
 """What a calibration found goes into a rig: a new rig, never a changed one, without the old verdict."""
 
+import re
+import tomllib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
+import tomlkit
+from tomlkit.items import Table
 
 from tactile_align.calibration.hand_eye import HandEye
-from tactile_align.calibration.rig import Rig
+from tactile_align.calibration.rig import Rig, Verified, load_rig, rig_of
 from tactile_align.calibration.session import Session
 from tactile_align.calibration.verdict import Verification
 from tactile_align.errors import InputError
+from tactile_align.facts import toml_line, toml_text
+from tactile_align.files import write_text_atomically
 from tactile_align.geometry.frames import invert, quaternion_from_rotation
 
 LENGTHS = {"closed_m", "open_m", "crank_m", "rod_m", "opening_m"}
 """The keys of all gripper laws that grow with the stroke."""
+POSE = {"translation_m", "quat_wxyz"}
 
 
 def place_camera(rig: Rig, session: Session, result: HandEye) -> Rig:
@@ -46,8 +53,7 @@ def place_camera(rig: Rig, session: Session, result: HandEye) -> Rig:
     turn = np.eye(6)
     turn[:3, :3] = X[:3, :3] @ result.X[:3, :3].T
     covariance = turn @ result.covariance @ turn.T
-    return with_camera(
-        rig,
+    return rig.with_camera(
         name,
         parent=parent,
         **pose_keys(X),
@@ -55,39 +61,15 @@ def place_camera(rig: Rig, session: Session, result: HandEye) -> Rig:
     )
 
 
-def with_camera(rig: Rig, name: str, **changes: object) -> Rig:
-    """Return the rig with some keys of a camera changed; those given as None stay.
-
-    Raises:
-        InputError: The rig has no such camera.
-    """
-    if name not in rig.cameras:
-        raise InputError(f"rig {rig.name} has no camera '{name}'; it has {', '.join(rig.cameras)}")
-    data = rig.model_dump(exclude_none=True)
-    data["cameras"][name].update({key: value for key, value in changes.items() if value is not None})
-    data.pop("verified", None)
-    return Rig.model_validate(data)
-
-
-def with_sensor(rig: Rig, name: str, T_finger_sensor: np.ndarray) -> Rig:
-    """Return the rig with a sensor at another pose (4, 4) on its finger, m."""
-    data = rig.model_dump(exclude_none=True)
-    data["sensors"][name].update(pose_keys(T_finger_sensor))
-    data.pop("verified", None)
-    return Rig.model_validate(data)
-
-
 def with_stroke(rig: Rig, arm: str, stroke: float, axis: np.ndarray | None = None) -> Rig:
     """Return the rig with an arm's gripper opening `stroke` times as far, along another `axis` (3,) where given."""
-    data = rig.model_dump(exclude_none=True)
-    law = data["arms"][arm]["gripper"]["law"]
+    law = rig.gripper(arm).law.model_dump()
     for key in LENGTHS & set(law):
         value = law[key]
         law[key] = tuple(v * stroke for v in value) if isinstance(value, tuple) else value * stroke
     if axis is not None:
         law["axis"] = tuple(float(v) for v in axis)
-    data.pop("verified", None)
-    return Rig.model_validate(data)
+    return rig.with_gripper(arm, law=law)
 
 
 def pose_keys(T: np.ndarray) -> dict[str, tuple[float, ...]]:
@@ -113,6 +95,103 @@ def require_no_override(rig: Rig, kind: Literal["cameras", "sensors"], name: str
 
 
 def save_unless_failed(rig: Rig, out: str | Path | None, verification: Verification) -> None:
-    """Write the rig to `out`, unless that is None or a check failed."""
-    if out is not None and verification.verdict != "fail":
+    """Write the rig to `out`, unless that is None or a check failed; of a rig file that is there only what changed.
+
+    Raises:
+        FactError: The file that is there is no rig.
+    """
+    if out is None or verification.verdict == "fail":
+        return
+    if Path(out).exists():
+        _rewrite(Path(out), rig)
+    else:
         rig.save(out)
+
+
+def write_verdict(verification: Verification, rig_file: str | Path) -> None:
+    """Write a verdict into [verified] of a rig file; every other line stays as it is.
+
+    Raises:
+        FactError: The file is no rig.
+    """
+    verdict = Verified(when=verification.when, data_hash=verification.data_hash, verdict=verification.verdict)
+    _rewrite(Path(rig_file), load_rig(rig_file).model_copy(update={"verified": verdict}))
+
+
+def _rewrite(path: Path, rig: Rig) -> None:
+    """Write into a rig file what a rig says otherwise; comments, order and layout of all other lines stay."""
+    old = load_rig(path)
+    text = path.read_bytes().decode("utf-8")
+    ends = "\r\n" if "\r\n" in text else "\n"
+    text = edited(text.replace("\r\n", "\n"), old, rig).replace("\n", ends)
+    if _keys_of(rig_of(tomllib.loads(text), str(path), path.parent)) != _keys_of(rig):
+        raise InputError(
+            f"{path}: needed the rig's new values in the file's own layout, but the edited text would read as another "
+            f"rig; nothing is written. Write to a new file with --out, or write keys such as a.b.c = 1 as tables"
+        )
+    write_text_atomically(path, text)
+
+
+def edited(text: str, old: Rig, new: Rig) -> str:
+    """Return a rig file's text with the values that differ between two rigs, and no other line touched.
+
+    A changed array stands on one line; a comment behind a value stays there. A pose that the file gives as `matrix`
+    becomes `translation_m` and `quat_wxyz`.
+
+    Args:
+        text: The file's text, lines ended by a line feed.
+        old: The rig that the text gives.
+        new: The rig that the result gives.
+    """
+    document = tomlkit.parse(text)
+    before, after = _keys_of(old), _keys_of(new)
+    verdict_before, verdict = before.pop("verified", None), after.pop("verified", None)
+    _edit(document, before, after)
+    if verdict is not None and verdict_before is not None:
+        _edit(document["verified"], verdict_before, verdict)
+    elif verdict is not None:
+        return f"{tomlkit.dumps(document).rstrip()}\n\n{toml_text({'verified': verdict})}"
+    elif verdict_before is not None:
+        # A comment below the verdict may lead to the next table: only the header and the keys go.
+        for key in verdict_before:
+            del document["verified"][key]
+        return re.sub(r"(?m)^(\[ *verified *\]|verified *= *\{ *\}).*\n?", "", tomlkit.dumps(document)).rstrip() + "\n"
+    return tomlkit.dumps(document)
+
+
+def _edit(table: Any, before: dict[str, Any], after: dict[str, Any]) -> None:
+    """Give a table of a TOML document the values of `after` where they differ from those of `before`."""
+    changed = {key: value for key, value in after.items() if before.get(key) != value}
+    if "matrix" in table and POSE & set(changed):
+        del table["matrix"]
+        changed |= {key: after[key] for key in POSE}
+    for key in (set(before) - set(after)) & set(table):
+        del table[key]
+    for key, value in changed.items():
+        if isinstance(value, dict) and key in table:
+            _edit(table[key], before[key], value)
+        elif key in table:
+            table[key] = toml_line(value)
+        else:
+            _add(table, key, value)
+
+
+def _add(table: Any, key: str, value: Any) -> None:
+    """Add a key below the last one of a table, above comments and blank lines that lead to the next table."""
+    if not isinstance(table, Table):
+        table[key] = value
+        return
+    body, tail = table.value.body, []
+    while body and body[-1][0] is None:
+        tail.append(body.pop())
+    table[key] = value if isinstance(value, dict) else toml_line(value)
+    body.extend(reversed(tail))
+
+
+def _keys_of(rig: Rig) -> dict[str, Any]:
+    """Return a rig's keys as a file spells them; arm files by their absolute path, to be comparable."""
+    data = rig.model_dump(mode="json", exclude_none=True)
+    for arm in data["arms"].values():
+        if Path(arm["model"]).suffix and Path(arm["model"]).is_file():
+            arm["model"] = str(Path(arm["model"]).resolve())
+    return data

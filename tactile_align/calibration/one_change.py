@@ -17,6 +17,7 @@ from tactile_align.calibration.evidence import View
 from tactile_align.calibration.rig import Rig
 from tactile_align.calibration.rig_readings import OTHER_FINGER, readings_of
 from tactile_align.calibration.verdict import Check
+from tactile_align.evenly import evenly
 from tactile_align.geometry.frames import invert, quaternion_from_rotation, rotation_exp
 
 WRONG = 0.75
@@ -105,7 +106,7 @@ def explained(rig: Rig, camera: str, sensor: str, views: Sequence[View]) -> list
         return []
     held = [view.opening for view in views if view.opening is not None]
     opening = np.concatenate(held) if len(held) == len(views) else None
-    rows = rows[np.unique(np.linspace(0, len(rows) - 1, MOST).astype(int))] if len(rows) > MOST else rows
+    rows = rows[evenly(len(rows), MOST)]
     found = one_change(rig, camera, sensor, placed[rows], seen[rows], None if opening is None else opening[rows])
     name = f"one change explains {sensor} in {camera}"
     if not found:

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import tomli_w
 
 from tactile_align.calibration.board_page import board_size, write_page
 from tactile_align.calibration.boards import Board
@@ -19,6 +18,7 @@ from tactile_align.calibration.camera import Camera
 from tactile_align.calibration.compat import read_grey
 from tactile_align.calibration.rig import Rig, load_rig
 from tactile_align.errors import InputError
+from tactile_align.facts import toml_text
 from tactile_align.geometry.frames import Array, apply, invert, pose, rotation_exp, rotation_log
 from tactile_align.kinematics.arm import Arm, forward_kinematics, jacobian, link_poses
 
@@ -112,7 +112,7 @@ def rehearse(
         "board": board.model_dump(exclude_none=True),
         "poses": {"of": "joints", "angle": "deg"},
     }
-    (folder / "session.toml").write_text(tomli_w.dumps(facts), encoding="utf-8")
+    (folder / "session.toml").write_text(toml_text(facts), encoding="utf-8")
     return folder
 
 

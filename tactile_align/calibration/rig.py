@@ -1,16 +1,16 @@
 """The rig: arms, cameras and touch sensors in one tree rooted at `world`; read, checked, written."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
-import tomli_w
 from array_api_compat import array_namespace
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from tactile_align.calibration.mount import Mount
 from tactile_align.calibration.rig_parts import Override, RigArm, RigCamera, Sensor, Verified
 from tactile_align.errors import InputError
-from tactile_align.facts import parse, read_fact
+from tactile_align.facts import parse, read_fact, toml_text
 from tactile_align.files import write_text_atomically
 from tactile_align.geometry.frames import Array, invert
 from tactile_align.kinematics.arm import forward_kinematics, link_poses, require_within_limits
@@ -67,15 +67,64 @@ class Rig(BaseModel):
         return arm, node
 
     def _with(self, override: Override) -> "Rig":
-        data = self.model_dump(exclude_none=True)
-        data.pop("override", None)
-        for kind in _OVERRIDABLE:
-            for name, values in getattr(override, kind).items():
-                if "matrix" in values:
-                    for key in ("translation_m", "quat_wxyz"):
-                        data[kind][name].pop(key)
-                data[kind][name].update(values)
+        """Return the rig with an override's poses, image maps and delays, and without [[override]] entries."""
+        parts = {
+            kind: getattr(self, kind)
+            | {name: _changed(getattr(self, kind)[name], new) for name, new in getattr(override, kind).items()}
+            for kind in _OVERRIDABLE
+        }
+        data = {**dict(self), **parts, "override": ()}
         return parse(Rig, data, f"rig {self.name} with its override of '{override.episodes}'")
+
+    def with_camera(self, name: str, camera: RigCamera | None = None, /, **changes: Any) -> "Rig":
+        """Return the rig with another camera under a name, or with some keys of its camera changed.
+
+        What changes a rig makes its verdict void: the new rig has no `verified`. So with all three `with_...`.
+
+        Args:
+            name: A camera of this rig; a new name where `camera` is given.
+            camera: The whole entry; None: the camera that the rig has.
+            changes: Keys as in a rig file and their new values; `matrix` (4, 4) takes the place of the pose.
+
+        Raises:
+            InputError: No such camera, or a value that a rig file could not hold either.
+        """
+        entry = self.camera(name) if camera is None else camera
+        return self._replaced("cameras", name, entry, changes)
+
+    def with_sensor(self, name: str, sensor: Sensor | None = None, /, **changes: Any) -> "Rig":
+        """Return the rig with another sensor under a name, or with some keys of its sensor changed.
+
+        Args:
+            name: A sensor of this rig; a new name where `sensor` is given.
+            sensor: The whole entry; None: the sensor that the rig has.
+            changes: Keys as in a rig file and their new values; `matrix` (4, 4) takes the place of the pose.
+
+        Raises:
+            InputError: No such sensor, or a value that a rig file could not hold either.
+        """
+        entry = self.sensor(name) if sensor is None else sensor
+        return self._replaced("sensors", name, entry, changes)
+
+    def with_gripper(self, arm: str, gripper: Gripper | None = None, /, **changes: Any) -> "Rig":
+        """Return the rig with another gripper on an arm, or with some keys of its gripper changed.
+
+        Args:
+            arm: An arm of this rig.
+            gripper: The whole entry; None: the gripper that the arm has.
+            changes: Keys as in a rig file and their new values; `law` is given whole.
+
+        Raises:
+            InputError: No such arm or gripper, or a value that a rig file could not hold either.
+        """
+        if arm not in self.arms:
+            raise InputError(f"rig {self.name} has no arm '{arm}'; it has {', '.join(self.arms)}")
+        data = (self.gripper(arm) if gripper is None else gripper).model_dump()
+        return self._replaced("arms", arm, self.arms[arm], {"gripper": {**data, **changes}})
+
+    def _replaced(self, kind: str, name: str, entry: Mount, changes: dict[str, Any]) -> "Rig":
+        entries = getattr(self, kind) | {name: _changed(entry, changes)}
+        return parse(Rig, {**dict(self), kind: entries, "verified": None}, f"rig {self.name}, changed")
 
     def for_episode(self, path: str | Path) -> "Rig":
         """Return the rig that holds for one episode: this one with its [[override]] entries applied."""
@@ -86,9 +135,13 @@ class Rig(BaseModel):
         return rig
 
     def save(self, path: str | Path) -> None:
-        """Write the rig as TOML, to a temporary name first."""
-        data = self.model_dump(mode="json", exclude_none=True)
-        write_text_atomically(Path(path), tomli_w.dumps(data))
+        """Write the rig as a new TOML file, to a temporary name first; what stands at its default is left out."""
+        data = self.model_dump(mode="json", exclude_defaults=True)
+        for name, arm in self.arms.items():
+            if arm.gripper is not None:  # a law's kind is its default, yet a file has to name it
+                law = data["arms"][name]["gripper"]["law"]
+                data["arms"][name]["gripper"]["law"] = {"kind": arm.gripper.law.kind, **law}
+        write_text_atomically(Path(path), toml_text(data))
 
     def gripper(self, arm: str) -> Gripper:
         """Return the gripper of an arm.
@@ -211,6 +264,11 @@ _OVERRIDABLE = {
 }
 
 
+def _changed(entry: Mount, changes: dict[str, Any]) -> dict[str, Any]:
+    """Return the keys of an entry with some changed; the rig checks them, so that its errors name the entry."""
+    return {**entry.model_dump(exclude={"translation_m", "quat_wxyz"} if "matrix" in changes else None), **changes}
+
+
 def load_rig(name_or_path: str | Path) -> Rig:
     """Read a rig: a shipped name ("xtrainer", "cell") or the path of a .toml file.
 
@@ -220,7 +278,20 @@ def load_rig(name_or_path: str | Path) -> Rig:
         FactError: Unknown keys, wrong units by magnitude, rotations that are none; names file and key.
     """
     data, source = read_fact("calibration", name_or_path)
-    folder = Path(str(name_or_path)).parent
+    return rig_of(data, source, Path(str(name_or_path)).parent)
+
+
+def rig_of(data: dict[str, Any], source: str, folder: Path) -> Rig:
+    """Return the rig that a file's data gives.
+
+    Args:
+        data: As TOML was read.
+        source: The file, for error messages.
+        folder: Where arm models given as relative .toml paths are looked up first.
+
+    Raises:
+        FactError: As `load_rig`.
+    """
     arms = data.get("arms", {})
     for entry in arms.values() if isinstance(arms, dict) else ():
         model = entry.get("model") if isinstance(entry, dict) else None

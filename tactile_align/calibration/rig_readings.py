@@ -53,10 +53,6 @@ def frame_of(camera: RigCamera) -> tuple[int, int]:
     return max(1, round(float(size[0]))), max(1, round(float(size[1])))
 
 
-def _with_camera(rig: Rig, name: str, **update: Any) -> Rig:
-    return rig.model_copy(update={"cameras": {**rig.cameras, name: rig.cameras[name].model_copy(update=update)}})
-
-
 def _image_maps(rig: Rig, camera: str) -> list[Reading]:
     """Turns and mirrors that the recorder did and the rig does not say, or the other way round."""
     steps = rig.cameras[camera].image_map
@@ -70,7 +66,7 @@ def _image_maps(rig: Rig, camera: str) -> list[Reading]:
                 variants.append((f"{turn} last", (*steps, (turn,))))
         found += [
             Reading(
-                name, f"Set image_map = {_toml(steps)} of cameras.{camera}.", _with_camera(rig, camera, image_map=steps)
+                name, f"Set image_map = {_toml(steps)} of cameras.{camera}.", rig.with_camera(camera, image_map=steps)
             )
             for name, steps in variants
         ]
@@ -104,7 +100,7 @@ def _lenses(rig: Rig, camera: str) -> list[Reading]:
                     name,
                     f"Set width = {size[0]}, height = {size[1]}, image_map = {_toml(steps)} of cameras.{camera}, or "
                     f"give it the K of {entry.width}x{entry.height} frames.",
-                    _with_camera(rig, camera, width=size[0], height=size[1], image_map=steps),
+                    rig.with_camera(camera, width=size[0], height=size[1], image_map=steps),
                 )
             )
     for name, factor in (("focal length halved", 0.5), ("focal length doubled", 2.0)):
@@ -113,7 +109,7 @@ def _lenses(rig: Rig, camera: str) -> list[Reading]:
         advice = (
             f"K of cameras.{camera} is of another resolution: fx = {K[0, 0]:.0f} fits better than {entry.K[0][0]:.0f}."
         )
-        found.append(Reading(name, advice, _with_camera(rig, camera, K=tuple(tuple(row) for row in K.tolist()))))
+        found.append(Reading(name, advice, rig.with_camera(camera, K=tuple(tuple(row) for row in K.tolist()))))
     return found
 
 
@@ -126,11 +122,11 @@ def _poses(rig: Rig, camera: str) -> list[Reading]:
         Reading(
             "quaternion order",
             f"Write quat_wxyz of cameras.{camera} w first.",
-            _with_camera(rig, camera, quat_wxyz=(z, w, x, y)),
+            rig.with_camera(camera, quat_wxyz=(z, w, x, y)),
         )
     ]
     if np.abs(T[:3, 3]).max() < 10.0:
-        inverted = _with_camera(rig, camera, translation_m=tuple(T[:3, 3].tolist()), quat_wxyz=turned)
+        inverted = rig.with_camera(camera, translation_m=tuple(T[:3, 3].tolist()), quat_wxyz=turned)
         found.append(Reading("pose inverted", f"Give cameras.{camera} T_parent_camera, not T_camera_parent.", inverted))
     return found
 
@@ -141,19 +137,16 @@ def _hands(rig: Rig, sensor: str) -> list[Reading]:
     gripper = rig.arms[arm].gripper if arm else None
     if gripper is None or not entry.parent.endswith(("finger1", "finger2")):
         return []
-    swapped = gripper.model_copy(update={"open": gripper.closed, "closed": gripper.open})
-    arms = {**rig.arms, arm: rig.arms[arm].model_copy(update={"gripper": swapped})}
     other = f"{arm}/finger{2 if entry.parent.endswith('1') else 1}"
-    sensors = {**rig.sensors, sensor: entry.model_copy(update={"parent": other})}
     return [
         Reading(
             "open and closed swapped",
             f"Set open = {gripper.closed:g}, closed = {gripper.open:g} of arms.{arm}.gripper.",
-            rig.model_copy(update={"arms": arms}),
+            rig.with_gripper(arm, open=gripper.closed, closed=gripper.open),
         ),
         Reading(
             OTHER_FINGER,
             f'Set parent = "{other}" of sensors.{sensor}, or turn axis of the law of arms.{arm}.gripper round.',
-            rig.model_copy(update={"sensors": sensors}),
+            rig.with_sensor(sensor, parent=other),
         ),
     ]

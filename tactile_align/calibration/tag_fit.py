@@ -10,6 +10,7 @@ from tactile_align.calibration.jackknife import jackknife
 from tactile_align.calibration.tag import Sightings
 from tactile_align.calibration.views import View, board_poses
 from tactile_align.errors import InputError
+from tactile_align.evenly import evenly
 from tactile_align.geometry.frames import apply, invert, pose, rotation_exp
 
 CORNER_PX, CLEAR_PX = 0.3, 1.0
@@ -134,7 +135,7 @@ def _first(seen: Sightings, holder: Holder) -> tuple[np.ndarray, np.ndarray]:
     """Return the best start and its solution."""
     frames, uv = seen.frames, seen.uv
     starts: list[np.ndarray] = []
-    for i in np.unique(np.linspace(0, len(uv) - 1, STARTS).round().astype(int)):
+    for i in evenly(len(uv), STARTS):
         one = frames.only(np.array([i]))
         try:
             found = board_poses(frames.lenses[frames.which[i]], View(seen.names[i], holder.corners, uv[i]))

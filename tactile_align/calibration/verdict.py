@@ -3,16 +3,9 @@
 import datetime
 import json
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any, Literal
-
-import tomli_w
-
-from tactile_align.calibration.rig import load_rig
-from tactile_align.files import write_text_atomically
 
 Outcome = Literal["pass", "warn", "fail", "info"]
 Verdict = Literal["pass", "warn", "fail"]
@@ -134,19 +127,6 @@ class Verification:
             "details": self.details,
         }
         return json.dumps(_finite(data), indent=2, allow_nan=False)
-
-    def write_into(self, rig_file: str | Path) -> None:
-        """Write [verified] into a rig file, leaving every other line and comment as it is.
-
-        Raises:
-            FactError: The file is no rig.
-        """
-        path = Path(rig_file)
-        load_rig(path)
-        text = path.read_text(encoding="utf-8")
-        text = re.sub(r"(?m)^\[verified\][^\n]*\n(?:(?!\[)[^\n]*(?:\n|\Z))*", "", text).rstrip()
-        entry = {"verified": {"when": self.when, "data_hash": self.data_hash, "verdict": self.verdict}}
-        write_text_atomically(path, f"{text}\n\n{tomli_w.dumps(entry)}")
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

@@ -8,13 +8,15 @@ from tqdm import tqdm
 
 from tactile_align.calibration.episode_checks import episode_checks
 from tactile_align.calibration.evidence import Labels, gather, label_name
+from tactile_align.calibration.into_rig import write_verdict
 from tactile_align.calibration.labels import require_matching
 from tactile_align.calibration.motion_checks import motion_checks, watch
 from tactile_align.calibration.rig import Rig, load_rig
 from tactile_align.calibration.truth_checks import box_drift, drift_checks
 from tactile_align.calibration.verdict import Check, Verification
-from tactile_align.datasets.episodes import EpisodeRef, list_episodes, open_episode
+from tactile_align.datasets.episodes import list_episodes, open_episode
 from tactile_align.errors import InputError
+from tactile_align.evenly import evenly
 
 WATCHED = 5
 """Episodes whose frames are looked at for motion; more add seconds and say little more."""
@@ -90,10 +92,12 @@ def verify_episodes(
         require_matching(labels, path, refs, found)
     if most is not None:
         drawn = {key[0] for key in labels or {}}
-        first = _spread(tuple(ref for ref in refs if label_name(ref) in drawn), most)
-        rest = _spread(tuple(ref for ref in refs if label_name(ref) not in drawn), most - len(first))
-        refs = tuple(ref for ref in refs if ref in first or ref in rest)
-    watching = _spread(refs, WATCHED)
+        labelled = np.array([label_name(ref) in drawn for ref in refs])
+        first, rest = np.flatnonzero(labelled), np.flatnonzero(~labelled)
+        first = first[evenly(len(first), most)]
+        rest = rest[evenly(len(rest), most - len(first))]
+        refs = tuple(refs[i] for i in sorted((*first, *rest)))
+    watching = {refs[i] for i in evenly(len(refs), WATCHED)}
     evidence, watched = [], []
     for ref in tqdm(refs, desc="verify", unit="episode", disable=not progress):
         with open_episode(ref) as episode:
@@ -116,15 +120,8 @@ def verify_episodes(
         details={"box drift by episode, worst first": drift[:20]},
     )
     if write_into is not None:
-        result.write_into(write_into)
+        write_verdict(result, write_into)
     return result
-
-
-def _spread(refs: tuple[EpisodeRef, ...], most: int) -> tuple[EpisodeRef, ...]:
-    """Return at most this many, evenly spread, the first and the last among them."""
-    if len(refs) <= most:
-        return refs
-    return tuple(refs[i] for i in np.unique(np.linspace(0, len(refs) - 1, most).round().astype(int)))
 
 
 def _rig_of(path: str | Path, rig: Rig | str | Path | None) -> Rig:

@@ -8,6 +8,7 @@ from tactile_align.calibration.motion import PAIRS, Motion, near_in_time, stroke
 from tactile_align.calibration.rig import Rig
 from tactile_align.calibration.rig_readings import readings_of
 from tactile_align.datasets.episodes import Episode
+from tactile_align.evenly import evenly
 from tactile_align.geometry.frames import apply, invert
 
 REST_STROKE = 0.02
@@ -68,9 +69,7 @@ def _pairs_of_views(episode: Episode, rig: Rig, camera: str, T_world_camera: np.
     turn = np.arccos(np.clip((np.trace(step[:, :3, :3], axis1=1, axis2=2) - 1) / 2, -1, 1))
     flow = focal * (turn + np.linalg.norm(step[:, :3, 3], axis=1) / NEAR_M)
     fit = np.flatnonzero((flow > FLOW[0]) & (flow < FLOW[1]))
-    if not len(fit):
-        return np.zeros((0, 2), np.int64)
-    fit = fit[np.unique(np.linspace(0, len(fit) - 1, PAIRS).round().astype(int))]
+    fit = fit[evenly(len(fit), PAIRS)]
     return np.stack([i[fit], j[fit]], axis=1)
 
 

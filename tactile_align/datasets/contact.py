@@ -147,6 +147,8 @@ def _score(cells: np.ndarray, running: np.ndarray) -> np.ndarray:
 
 def _free_frames(cells: np.ndarray) -> np.ndarray:
     """(T,) bool: frames of the dense cluster that looks least like a contact."""
+    from scipy.sparse.csgraph import connected_components  # slow to import, and most commands find no contact
+
     steps = len(cells)
     if steps < 4:
         return np.ones(steps, bool)
@@ -160,7 +162,8 @@ def _free_frames(cells: np.ndarray) -> np.ndarray:
     company = np.partition(apart, need, axis=1)[:, need]
     close = apart < 1.6 * max(float(np.quantile(company, 0.1)), 0.1)
     cores = close.sum(axis=1) >= need
-    label = np.where(cores, _components(close & cores[:, None] & cores[None]), -1)
+    _, component = connected_components(close & cores[:, None] & cores[None], directed=False)
+    label = np.where(cores, component, -1)
     candidates = [k for k in np.unique(label[cores]) if (label == k).sum() >= need]
     if not candidates:
         return np.ones(steps, bool)
@@ -169,21 +172,6 @@ def _free_frames(cells: np.ndarray) -> np.ndarray:
     free = np.zeros(steps, bool)
     free[::every] = label == smoothest
     return free
-
-
-def _components(linked: np.ndarray) -> np.ndarray:
-    """(n,) label of each node's connected component."""
-    label = np.full(len(linked), -1)
-    for start in range(len(linked)):
-        if label[start] >= 0:
-            continue
-        label[start] = start
-        front = np.zeros(len(linked), bool)
-        front[start] = True
-        while front.any():
-            front = linked[front].any(axis=0) & (label < 0)
-            label[front] = start
-    return label
 
 
 def _running_mean(cells: np.ndarray, free: np.ndarray) -> np.ndarray:

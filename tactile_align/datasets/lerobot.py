@@ -17,6 +17,7 @@ from tactile_align.datasets.lerobot_meta import ACTION, IMAGES, STATE, VELOCITY,
 from tactile_align.datasets.lerobot_parquet import DatasetWriter, episode_rows, episode_table, task_texts
 from tactile_align.datasets.video import read_video
 from tactile_align.errors import InputError
+from tactile_align.evenly import evenly
 from tactile_align.files import clear_parts, part_of
 
 Form = Literal["video", "image"]
@@ -164,7 +165,7 @@ def _features(episode: Episode, fps: float, cameras: Form, touches: Form) -> dic
 def _add(writer: DatasetWriter, episode: Episode, task: str) -> None:
     low = {STATE: episode.qpos, ACTION: episode.action}
     low |= {} if episode.qvel is None else {VELOCITY: episode.qvel}
-    sampled = {int(t) for t in np.linspace(0, len(episode) - 1, min(len(episode), MAX_STAT_FRAMES))}
+    sampled = set(evenly(len(episode), MAX_STAT_FRAMES).tolist())
     samples: dict[str, list[np.ndarray]] = {}
     pngs: dict[str, list[bytes]] = {}
     for name in (*episode.cameras, *episode.sensors):

@@ -8,6 +8,7 @@ import numpy as np
 from tactile_align.datasets import codec
 from tactile_align.datasets.episodes import Episode
 from tactile_align.errors import Fault
+from tactile_align.evenly import evenly
 
 THUMB = (40, 30)  # width, height
 MAX_LOOKED_AT = 120  # frames of a camera that are decoded
@@ -45,9 +46,7 @@ class Look:
 
 def look_at(episode: Episode, name: str, every: int | None = None) -> Look:
     """Sample a stream at thumbnail size, evenly or every so many frames."""
-    count = min(len(episode), MAX_LOOKED_AT)
-    even = np.unique(np.linspace(0, len(episode) - 1, count).round().astype(int))
-    at = even if every is None else np.arange(0, len(episode), every)
+    at = evenly(len(episode), MAX_LOOKED_AT) if every is None else np.arange(0, len(episode), every)
     thumbs = [cv2.resize(episode.image(name, int(t), at_least=THUMB), THUMB, interpolation=cv2.INTER_AREA) for t in at]
     return Look(name, at, np.stack(thumbs).astype(np.float32))
 
@@ -165,8 +164,7 @@ def colours(episode: Episode, looks: dict[str, Look]) -> list[str]:
 
 def stored_quality(episode: Episode, name: str) -> int | None:
     """Return the lowest JPEG quality among nine frames of a stream, about; None where none is a JPEG."""
-    rows = np.unique(np.linspace(0, len(episode) - 1, 9).round().astype(int))
-    stored = (episode.encoded(name, int(t)) for t in rows)
+    stored = (episode.encoded(name, int(t)) for t in evenly(len(episode), 9))
     found = [codec.jpeg_quality(data) for data in stored if data is not None]
     return min((quality for quality in found if quality is not None), default=None)
 

@@ -6,6 +6,7 @@ from tactile_align.datasets.episodes import Episode
 from tactile_align.datasets.frames import frame_of
 from tactile_align.datasets.inputs import Input
 from tactile_align.errors import InputError
+from tactile_align.evenly import evenly
 
 MOST = 64  # frames a reference is made of
 GREY = 128  # where nothing has changed
@@ -36,7 +37,7 @@ def reference_of(episode: Episode, one: Input, contact: np.ndarray) -> np.ndarra
             f"no touch of nothing to take differences to. Needed: at least one frame without contact in each episode. "
             f"Leave the episode out, or set features.touch_input = 'image'"
         )
-    chosen = free[np.linspace(0, len(free) - 1, min(MOST, len(free))).round().astype(np.int64)]
+    chosen = free[evenly(len(free), MOST)]
     middle = np.median([frame_of(episode, one, int(t), {}) for t in chosen], axis=0)
     return np.asarray(middle.round().astype(np.uint8))
 

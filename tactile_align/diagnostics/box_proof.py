@@ -113,8 +113,7 @@ def posed_boxes(rig: Rig, truth_rig: Rig, camera: str, sensor: str, poses: int =
     """
     rng = np.random.default_rng(seed)
     look = draw_look(rng)
-    raw = rig.camera(camera).model_copy(update={"image_map": ()})
-    bare = rig.model_copy(update={"cameras": {camera: raw}})
+    bare = rig.with_camera(camera, image_map=())
     found, truth = [], []
     count = 0
     for _ in range(ROUNDS):

@@ -8,6 +8,7 @@ from tactile_align.datasets.looks import LEAST_TOUCH_QUALITY, colours, look_at, 
 from tactile_align.datasets.reference import difference
 from tactile_align.diagnostics.findings import Finding, judged
 from tactile_align.diagnostics.patient import Patient
+from tactile_align.evenly import evenly
 
 CONSTANT = 1.0  # grey levels
 DOOR = 1.0  # grey levels by which a packed frame may differ from the recording's
@@ -139,7 +140,7 @@ def touch_storage(patient: Patient) -> list[Finding]:
     """The JPEG quality that each touch stream is stored with, over some of the training episodes."""
     jobs = patient.data.train.jobs
     worst: dict[str, int | None] = {}
-    for index in np.unique(np.linspace(0, len(jobs) - 1, min(LOOKED_AT, len(jobs))).round().astype(int)):
+    for index in evenly(len(jobs), LOOKED_AT):
         with open_episode(jobs[index].ref) as episode:
             for name in (one.stream for one in jobs[index].inputs if one.key in patient.model.sensors):
                 known = [q for q in (worst.get(name), stored_quality(episode, name)) if q is not None]

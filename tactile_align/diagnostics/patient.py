@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from tactile_align.datasets.sampling import MomentSampler
+from tactile_align.evenly import evenly
 from tactile_align.policies.aligned import AlignedPolicy, Batch, Losses
 from tactile_align.training.augment import augment
 from tactile_align.training.config import TrainConfig
@@ -47,7 +48,7 @@ def admit(config: TrainConfig, data: Data, model: AlignedPolicy) -> Patient:
     sampler = MomentSampler(data.contact, config.batch_size, share, config.seed, 0, 1)
     raw = data.train.__getitems__(sampler.batch(0).tolist())
     pool = np.flatnonzero(data.contact) if data.contact.any() else np.arange(len(data.train))
-    spread = pool[np.unique(np.linspace(0, len(pool) - 1, min(ROWS, len(pool))).round().astype(int))]
+    spread = pool[evenly(len(pool), ROWS)]
     wide = data.train.__getitems__(spread.tolist())
     return Patient(config, data, model, raw, _at_the_door(raw, config, model), _at_the_door(wide, config, model))
 

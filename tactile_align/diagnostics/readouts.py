@@ -14,6 +14,7 @@ from tactile_align.diagnostics.pairs import batches, pair_features, row_features
 from tactile_align.diagnostics.probes import left_out_in_turn, probe_classes, probe_number
 from tactile_align.diagnostics.space import space_health
 from tactile_align.diagnostics.stated import stated_indentation, stated_object
+from tactile_align.evenly import evenly
 from tactile_align.features.towers import shifted_boxes
 from tactile_align.policies.aligned import AlignedPolicy, View
 from tactile_align.training.config import TrainConfig
@@ -57,9 +58,10 @@ def view_readouts(
     view = view_of(config, key)
     found = pair_features(model, moments, config, key) if features is None else features
     out: dict[str, Any] = {**read_galleries(found, gallery, config.hsa.min_gap), "probes": {}}
-    some = spread(np.arange(len(found["row"])), SPACED)
+    some = evenly(len(found["row"]), SPACED)
     _attempt(out, "space", "", partial(_space, found["h_tau"][some], found["h_w"][some]))
-    few = spread(middles(found), POINTED)
+    middle = middles(found)
+    few = middle[evenly(len(middle), POINTED)]
     if model.region == "box":
         looked = _look_around(model, moments, config, view, found, few)
         make = partial(among_regions, found, few, looked["beside"], looked["exist"])
@@ -78,11 +80,6 @@ def read_galleries(features: dict[str, np.ndarray], gallery: int, min_gap: int) 
     for name, kind in KINDS.items():
         _attempt(out, "galleries", name, partial(gallery_recalls, features, kind, gallery, min_gap))
     return out
-
-
-def spread(rows: np.ndarray, most: int) -> np.ndarray:
-    """Return at most `most` of the rows, from first to last at even distances."""
-    return rows[np.linspace(0, len(rows) - 1, min(most, len(rows))).astype(np.int64)]
 
 
 def middles(features: dict[str, np.ndarray]) -> np.ndarray:
@@ -196,7 +193,7 @@ def _probes(
     except ValueError as error:
         out["left_out"]["probes"] = str(error)
         return
-    some = spread(np.arange(len(features["row"])), PROBED)
+    some = evenly(len(features["row"]), PROBED)
     rows, episode = features["row"][some], features["episode"][some]
     reads = {
         "object": cache(partial(stated_object, moments, rows)),
@@ -211,7 +208,7 @@ def _probes(
             make = partial(_probe, name, features[side][some], read, episode)
             _attempt(out, "probes", f"{name} from {side}", make)
     idle = np.flatnonzero(moments.column(f"visible/{view.key}") & ~moments.column(f"contact/{view.sensor}"))
-    quiet = spread(idle, QUIET)
+    quiet = idle[evenly(len(idle), QUIET)]
     others = row_features(model, moments, config, view.key, quiet) if len(quiet) else {}
     touching = np.repeat(["contact", "no contact"], [len(rows), len(quiet)])
     of = np.concatenate([episode, moments.episode[quiet]])

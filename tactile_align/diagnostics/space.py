@@ -5,9 +5,8 @@ from dataclasses import asdict, dataclass
 import numpy as np
 import torch
 
-from tactile_align.features.health import collapsed, effective_rank, partition_isotropy, spread
-
 from tactile_align.errors import InputError
+from tactile_align.features.health import collapsed, effective_rank, partition_isotropy, spread
 
 
 @dataclass(frozen=True)

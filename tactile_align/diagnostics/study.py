@@ -160,13 +160,11 @@ def _run(folder: Path, row: Row, seed: int, plan: Plan, processes: int, threads:
 
 def _write_shifted_rig(folder: Path, row: Row) -> None:
     rig = load_rig(folder / "data" / "rig.toml")
-    camera = rig.cameras[CAMERA]
-    K = [list(line) for line in camera.K]
+    K = [list(line) for line in rig.camera(CAMERA).K]
     K[0][2] += row.shift_px[0]
     K[1][2] += row.shift_px[1]
-    moved = camera.model_copy(update={"K": tuple(tuple(line) for line in K)})
     (folder / "rigs").mkdir(exist_ok=True)
-    rig.model_copy(update={"cameras": {**rig.cameras, CAMERA: moved}}).save(folder / "rigs" / f"{row.name}.toml")
+    rig.with_camera(CAMERA, K=K).save(folder / "rigs" / f"{row.name}.toml")
 
 
 def _rows(names: Sequence[str]) -> list[Row]:

@@ -6,6 +6,7 @@ from itertools import permutations, product
 
 import numpy as np
 
+from tactile_align.evenly import evenly
 from tactile_align.facts import fact_names
 from tactile_align.kinematics.arm import Arm, forward_kinematics, load_arm
 from tactile_align.kinematics.pose_file import EULER, PoseFile, controller_poses
@@ -102,19 +103,14 @@ def _joint_ideas(arm: Arm) -> Iterator[Reading]:
 
 def turns_alike(A: np.ndarray, C: np.ndarray) -> np.ndarray:
     """Return the mean difference (...), deg, of the relative turns in A (..., N, 4, 4) and C (N, 4, 4)."""
-    some = _spread(len(C))
+    some = evenly(len(C), ROWS_FOR_SEARCH)
     off = turn_signature(A[..., some, :3, :3]) - turn_signature(C[some, :3, :3])
     return np.asarray(np.degrees(np.mean(np.abs(off), axis=-1)))
 
 
-def _spread(rows: int) -> np.ndarray:
-    """Return the rows a search looks at."""
-    return np.linspace(0, rows - 1, min(rows, ROWS_FOR_SEARCH)).astype(int)
-
-
 def _likeliest(readings: list[Reading], file: PoseFile, stated: Idea) -> list[Idea]:
     """Return the readings whose relative turns come nearest to the controller's, whatever base and tool are."""
-    some = _spread(len(stated.C))
+    some = evenly(len(stated.C), ROWS_FOR_SEARCH)
     cost = np.zeros(len(readings))
     by_arm: dict[str, list[int]] = {}
     for i, reading in enumerate(readings):

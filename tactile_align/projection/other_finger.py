@@ -55,5 +55,5 @@ def other_finger(rig: Rig, sensor: str) -> Sensor:
 
 def other_finger_boxes(rig: Rig, camera: str, sensor: str, qpos: Array, opening: Array | None = None) -> SensorBoxes:
     """Return the boxes of what sits on the other finger than a sensor; arguments and errors as `sensor_boxes`."""
-    both = rig.model_copy(update={"sensors": {**rig.sensors, sensor: other_finger(rig, sensor)}})
+    both = rig.with_sensor(sensor, other_finger(rig, sensor))
     return sensor_boxes(both, camera, sensor, qpos, opening)

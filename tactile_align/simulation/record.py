@@ -149,10 +149,9 @@ def _done(job: _Job) -> bool:
 
 def _rig(gripper: Reading) -> Rig:
     rig = load_rig("cell")
-    data = rig.model_dump(exclude_none=True)
-    for entry in data["arms"].values():
-        entry["gripper"]["reading"] = gripper
-    return Rig.model_validate(data)
+    for arm in rig.arms:
+        rig = rig.with_gripper(arm, reading=gripper)
+    return rig
 
 
 def _write_rig(path: Path, gripper: Reading) -> None:

@@ -3,11 +3,10 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from tactile_align.errors import FactError, InputError
-from tactile_align.facts import parse
+from tactile_align.facts import parse, toml_text
 from tactile_align.features.config import FeatureConfig
 from tactile_align.files import read_toml
 from tactile_align.losses.config import HSAConfig
@@ -225,4 +224,4 @@ def load_config(path: str | Path) -> TrainConfig:
 
 def config_text(config: TrainConfig) -> str:
     """Return a config as TOML; values that are None are left out."""
-    return tomli_w.dumps(config.model_dump(mode="json", exclude_none=True))
+    return toml_text(config.model_dump(mode="json", exclude_none=True))

@@ -10,6 +10,7 @@ import numpy as np
 
 from tactile_align.datasets.episodes import EpisodeRef
 from tactile_align.errors import InputError
+from tactile_align.evenly import evenly
 from tactile_align.files import write_atomically
 from tactile_align.viz.closer import too_small, with_closer
 from tactile_align.viz.compare import told
@@ -142,9 +143,7 @@ def _pictures(footage: Footage, rows: Sequence[int], height: int | None) -> Iter
 
 def _sheet(footage: Footage, rows: Sequence[int], height: int) -> np.ndarray:
     """Lay evenly spaced moments out on one picture, with a line that says what they are."""
-    picked = [
-        rows[i] for i in np.unique(np.linspace(0, len(rows) - 1, min(SHEET_CELLS, len(rows))).round().astype(int))
-    ]
+    picked = [rows[i] for i in evenly(len(rows), SHEET_CELLS)]
     cells = _pictures(footage, picked, height)
     first = next(cells)
     high, wide = first.shape[:2]

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from tactile_align.evenly import evenly
 from tactile_align.viz.page import as_text
 from tactile_align.viz.run_folder import Json, Run
 
@@ -204,6 +205,4 @@ def _shown(value: float | None) -> str:
 
 def _thinned(rows: list[tuple[Any, ...]], most: int = 200) -> list[tuple[Any, ...]]:
     """Keep at most `most` rows, evenly spaced: the table is there to be read."""
-    if len(rows) <= most:
-        return rows
-    return [rows[round(i * (len(rows) - 1) / (most - 1))] for i in range(most)]
+    return [rows[i] for i in evenly(len(rows), most)]

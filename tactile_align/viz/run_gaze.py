@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from tactile_align.evenly import evenly
 from tactile_align.geometry.boxes import enlarge
 from tactile_align.geometry.images import ImageMap
 from tactile_align.viz.charts import attention_over_time
@@ -44,8 +45,7 @@ def attention_pictures(
     touching = np.any([moments.column(f"contact/{sensor}")[rows] for sensor in last.sensors], axis=0)
     visible = np.all([moments.column(f"visible/{key}")[rows] for key in keys], axis=0)
     places = np.flatnonzero(touching & visible)
-    if len(places):
-        places = places[np.unique(np.linspace(0, len(places) - 1, SHOWN).round().astype(int))]
+    places = places[evenly(len(places), SHOWN)]
     shown = [scores[places] for one in found.values() for scores in one.maps.values()]
     high = max((float(scores.max()) for scores in shown if scores.size), default=1.0)
     name = moments.jobs[episode].ref.path.stem

@@ -9,6 +9,7 @@ import numpy as np
 from tactile_align.datasets.episodes import EpisodeRef, open_episode
 from tactile_align.datasets.truth import read_truth
 from tactile_align.errors import InputError
+from tactile_align.evenly import evenly
 from tactile_align.viz.charts import embedding, similarity_matrix
 from tactile_align.viz.footage import Footage
 from tactile_align.viz.frame import draw_frame
@@ -190,6 +191,5 @@ def _frames(job: "Job") -> np.ndarray:
     pictures = []
     for ahead_m in sorted({one.ahead_m for one in job.inputs if one.sensor is not None}) or [0.0]:
         with Footage(job.ref, job.rig, ahead_m=ahead_m) as footage:
-            rows = np.unique(np.linspace(0, len(footage) - 1, SHOWN).round().astype(int))
-            pictures += [draw_frame(footage.moment(int(t), TALL_PX), TALL_PX) for t in rows]
+            pictures += [draw_frame(footage.moment(int(t), TALL_PX), TALL_PX) for t in evenly(len(footage), SHOWN)]
     return grid(pictures, 2)

@@ -26,10 +26,12 @@ def labels(folder: Path, px: float = 0.7) -> Labels:
 
 
 def displaced(folder: Path) -> Rig:
-    data = load_rig(folder / "rig.toml").model_dump(exclude_none=True)
-    data["sensors"]["tactile1"]["translation_m"] = (0.004, 0.002, 0.144)
-    data["arms"]["left"]["gripper"]["law"]["open_m"] = 0.048
-    return Rig.model_validate(data)
+    rig = load_rig(folder / "rig.toml").with_sensor("tactile1", translation_m=(0.004, 0.002, 0.144))
+    return opening_to(rig, 0.048)
+
+
+def opening_to(rig: Rig, open_m: float) -> Rig:
+    return rig.with_gripper("left", law={**rig.gripper("left").law.model_dump(), "open_m": open_m})
 
 
 def test_a_displaced_sensor_is_put_back_by_its_boxes(recorded: dict[str, Path], tmp_path: Path) -> None:
@@ -53,10 +55,9 @@ def view(folder: Path, camera: str, **edges: float) -> Labels:
 
 
 def with_camera_off(folder: Path, *off: float) -> Rig:
-    data = load_rig(folder / "rig.toml").model_dump(exclude_none=True)
-    place = data["cameras"]["left_wrist"]["translation_m"]
-    data["cameras"]["left_wrist"]["translation_m"] = tuple(v + o for v, o in zip(place, off, strict=True))
-    return Rig.model_validate(data)
+    rig = load_rig(folder / "rig.toml")
+    place = rig.cameras["left_wrist"].translation_m
+    return rig.with_camera("left_wrist", translation_m=tuple(v + o for v, o in zip(place, off, strict=True)))
 
 
 def test_a_camera_that_moved_is_not_mended_at_the_sensor_but_named_with_where_it_stands(
@@ -75,10 +76,10 @@ def test_a_camera_that_moved_is_not_mended_at_the_sensor_but_named_with_where_it
 
 def test_a_wrong_focal_length_is_not_mended_at_the_sensor_but_named(recorded: dict[str, Path], tmp_path: Path) -> None:
     folder, out = recorded["measured"], tmp_path / "rig.toml"
-    data = load_rig(folder / "rig.toml").model_dump(exclude_none=True)
-    (fx, s, cx), (_, fy, cy), last = data["cameras"]["left_wrist"]["K"]
-    data["cameras"]["left_wrist"]["K"] = ((1.5 * fx, s, cx), (0.0, 1.5 * fy, cy), last)
-    fit = calibrate_finger(folder, Rig.model_validate(data), labels(folder), out=out)
+    rig = load_rig(folder / "rig.toml")
+    (fx, s, cx), (_, fy, cy), last = rig.cameras["left_wrist"].K
+    rig = rig.with_camera("left_wrist", K=((1.5 * fx, s, cx), (0.0, 1.5 * fy, cy), last))
+    fit = calibrate_finger(folder, rig, labels(folder), out=out)
     assert fit.verification.verdict == "fail" and not out.exists()
     assert fit.verification.check("stroke").outcome == "fail" and abs(fit.stroke - 1) > 0.1
     found = re.search(r"left_wrist: its K, focal length x ([\d.]+)", fit.verification.check("sensor moved").advice)
@@ -120,13 +121,12 @@ def test_a_fit_that_makes_another_view_worse_fails_and_one_that_makes_it_better_
     fit = calibrate_finger(folder, wrong, both, camera="left_wrist", accept=True, out=out)
     check = fit.verification.check("IoU in top, median")
     assert check.outcome == "fail" and "not the sensor" in check.advice and not out.exists()
-    data = load_rig(folder / "rig.toml").model_dump(exclude_none=True)
-    data["cameras"]["top"]["translation_m"] = (0.95, 0.55, 0.95)
-    fit = calibrate_finger(folder, Rig.model_validate(data), both, camera="left_wrist")
+    rig = load_rig(folder / "rig.toml")
+    higher = rig.with_camera("top", translation_m=(0.95, 0.55, 0.95))
+    fit = calibrate_finger(folder, higher, both, camera="left_wrist")
     assert fit.verification.check("IoU in top, median").outcome == "warn"
-    data = load_rig(folder / "rig.toml").model_dump(exclude_none=True)
-    data["sensors"]["tactile1"]["translation_m"] = (0.0, 0.0, 0.130)
-    fit = calibrate_finger(folder, Rig.model_validate(data), both, camera="left_wrist", out=out)
+    nearer = rig.with_sensor("tactile1", translation_m=(0.0, 0.0, 0.130))
+    fit = calibrate_finger(folder, nearer, both, camera="left_wrist", out=out)
     assert fit.verification.check("IoU in top, median").measured.endswith("better")
     advice = fit.verification.check("sensor moved").advice
     assert "Boxes of top speak for the sensor" in advice and "second view" not in advice
@@ -153,19 +153,13 @@ def test_the_command_says_why_it_did_not_write_and_exits_1_where_something_faile
         out.unlink()
 
 
-def changed(rig: Rig, **gripper: object) -> Rig:
-    data = rig.model_dump(exclude_none=True)
-    data["arms"]["left"]["gripper"].update(gripper)
-    return Rig.model_validate(data)
-
-
 @pytest.mark.parametrize("stated", ["measured", "commanded"])
 @pytest.mark.parametrize("true", ["measured", "commanded"])
 def test_boxes_tell_a_command_from_a_measurement_whatever_the_rig_says(
     recorded: dict[str, Path], true: str, stated: str
 ) -> None:
     folder = recorded[true]
-    fit = calibrate_finger(folder, changed(displaced(folder), reading=stated), labels(folder))
+    fit = calibrate_finger(folder, displaced(folder).with_gripper("left", reading=stated), labels(folder))
     check = fit.verification.check("gripper reading")
     assert fit.reading == true and check.outcome == ("pass" if true == stated else "warn")
     assert (f'reading = "{true}"' in check.advice) == (true != stated)
@@ -175,7 +169,7 @@ def test_a_gripper_read_the_wrong_way_round_is_named_and_the_rig_left_alone(
     recorded: dict[str, Path], tmp_path: Path
 ) -> None:
     folder = recorded["measured"]
-    swapped = changed(load_rig(folder / "rig.toml"), open=0.0, closed=1.0)
+    swapped = load_rig(folder / "rig.toml").with_gripper("left", open=0.0, closed=1.0)
     fit = calibrate_finger(folder, swapped, labels(folder), out=tmp_path / "rig.toml")
     assert fit.stroke == pytest.approx(-1.0, abs=0.1) and fit.rig == swapped
     assert fit.verification.verdict == "fail" and "swapped" in fit.verification.check("stroke").advice
@@ -189,7 +183,7 @@ def test_the_stroke_of_every_gripper_law_follows_the_fit(recorded: dict[str, Pat
     linear = {"kind": "linear", "axis": (0.0, -1.0, 0.0), "closed_m": 0.002, "open_m": 0.041}
     folder = recorded["measured"]
     for law in (table, crank, linear):
-        rig = changed(load_rig(folder / "rig.toml"), law=law)
+        rig = load_rig(folder / "rig.toml").with_gripper("left", law=law)
         fit = calibrate_finger(folder, rig, labels(folder))
         reading = np.zeros((3, 7))
         reading[:, 6] = 0.1, 0.5, 1.0
@@ -225,8 +219,7 @@ def test_too_few_boxes_are_refused(recorded: dict[str, Path]) -> None:
 
 def test_a_wrong_stroke_is_named_before_any_camera_is_blamed(recorded: dict[str, Path]) -> None:
     folder = recorded["measured"]
-    data = load_rig(folder / "rig.toml").model_dump(exclude_none=True)
-    data["arms"]["left"]["gripper"]["law"]["open_m"] = 0.060
-    found = calibrate_finger(folder, Rig.model_validate(data), labels(folder)).verification.check("stroke")
+    rig = opening_to(load_rig(folder / "rig.toml"), 0.060)
+    found = calibrate_finger(folder, rig, labels(folder)).verification.check("stroke")
     assert found.outcome == "fail" and found.value == pytest.approx(0.045 / 0.060, rel=0.04)
     assert found.advice.index("the stroke alone") < found.advice.index("cameras.left_wrist")

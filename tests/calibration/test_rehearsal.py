@@ -7,7 +7,6 @@ import pytest
 
 from tactile_align.calibration.boards import Board
 from tactile_align.calibration.calibrate import calibrate_hand_eye
-from tactile_align.calibration.into_rig import with_camera
 from tactile_align.calibration.rehearsal import rehearse
 from tactile_align.calibration.rig import Rig, load_rig
 from tactile_align.geometry.frames import rotation_log
@@ -20,17 +19,13 @@ def hung(rig: Rig, camera: str, parent: str) -> Rig:
     arm = rig.arms[parent.partition("/")[0]]
     mount = rig.cameras[camera]
     T = np.linalg.inv(arm.T_parent_this) @ mount.T_parent_this
-    keys = {"parent": parent, "matrix": T.tolist(), "translation_m": None, "quat_wxyz": None}
-    data = rig.model_dump(exclude_none=True)
-    data["cameras"][camera] |= keys
-    data["cameras"][camera] = {key: value for key, value in data["cameras"][camera].items() if value is not None}
-    return Rig.model_validate(data)
+    return rig.with_camera(camera, parent=parent, matrix=T.tolist())
 
 
 def mounts() -> dict[str, tuple[Rig, str, dict[str, object]]]:
     cell, two = load_rig("cell"), load_rig("xtrainer")
     flange = cell.cameras["left_wrist"].T_parent_this
-    on_link5 = with_camera(cell, "left_wrist", parent="left/link5", translation_m=tuple(flange[:3, 3]))
+    on_link5 = cell.with_camera("left_wrist", parent="left/link5", translation_m=tuple(flange[:3, 3]))
     return {
         "fixed": (cell, "top", {"board": LARGE}),
         "fixed, seen through the right arm": (two, "top", {"board": LARGE, "board_arm": "right"}),
@@ -60,7 +55,7 @@ def test_a_rehearsal_never_overwrites_and_names_what_it_cannot_do(tmp_path: Path
         rehearse(tmp_path)
     with pytest.raises(ValueError, match="rig cell has no arm 'right'; it has left"):
         rehearse(tmp_path / "s", camera="top", board_arm="right")
-    on_finger = with_camera(load_rig("cell"), "left_wrist", parent="left/finger1")
+    on_finger = load_rig("cell").with_camera("left_wrist", parent="left/finger1")
     with pytest.raises(ValueError, match="'left/finger1', which moves with the gripper; needed a link"):
         rehearse(tmp_path / "s", on_finger)
     assert list(tmp_path.iterdir()) == []

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tomli_w
+import tomlkit
 import torch
 
 from tactile_align.calibration.rig import Rig, load_rig
@@ -26,7 +26,7 @@ def facts(name: str = "cell") -> dict[str, Any]:
 
 def written(tmp_path: Path, data: dict[str, Any]) -> Path:
     path = tmp_path / "my rig é.toml"
-    path.write_bytes(tomli_w.dumps(data).encode())
+    path.write_bytes(tomlkit.dumps(data).encode())
     return path
 
 

@@ -5,10 +5,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-import tomli_w
+import tomlkit
 
 from tactile_align.calibration.calibrate import calibrate_hand_eye, calibrate_intrinsics_of, verify_session
-from tactile_align.calibration.into_rig import with_camera
 from tactile_align.calibration.rehearsal import BOARD, rehearse
 from tactile_align.calibration.rig import Rig, load_rig
 from tactile_align.calibration.session import read_session
@@ -23,7 +22,7 @@ VIEWS, REST, MOVE = 9, 7, 3
 def recorded(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Rig]:
     """A folder with an episode that rests at 9 views, turned by 180 degrees as its rig says; and the rig."""
     place = tmp_path_factory.mktemp("episode ü")
-    rig = with_camera(load_rig("cell"), "left_wrist", image_map=[["rotate180"]])
+    rig = load_rig("cell").with_camera("left_wrist", image_map=[["rotate180"]])
     taken = rehearse(place / "taken", rig, views=VIEWS)
     q = np.radians(np.loadtxt(taken / "poses.csv", delimiter=",", skiprows=1, usecols=range(1, 7)))
     images = [cv2.imread(str(path))[::-1, ::-1] for path in sorted((taken / "images").iterdir())]
@@ -54,7 +53,7 @@ def write(folder: Path, recorded: Path, **changes: object) -> Path:
         **changes,
     }
     facts = {key: value for key, value in facts.items() if value is not None}
-    (folder / "session.toml").write_text(tomli_w.dumps(facts), encoding="utf-8")
+    (folder / "session.toml").write_text(tomlkit.dumps(facts), encoding="utf-8")
     return folder
 
 

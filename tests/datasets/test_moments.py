@@ -7,7 +7,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-import tomli_w
+import tomlkit
 
 from tactile_align.calibration.rig import Rig, load_rig
 from tactile_align.datasets.episodes import EpisodeRef, open_episode
@@ -72,9 +72,9 @@ def test_a_prepared_episode_is_reused_until_the_rig_changes(regrasp_folder: Path
     stamp = (first[0] / "facts.npz").stat().st_mtime_ns
     assert moments_of(file, regrasp_folder / "rig.toml", tmp_path).folders == first
     assert (first[0] / "facts.npz").stat().st_mtime_ns == stamp
-    moved = load_rig(regrasp_folder / "rig.toml").model_dump(mode="json", exclude_none=True)
-    moved["cameras"]["left_wrist"]["translation_m"][0] += 0.001
-    (tmp_path / "moved.toml").write_text(tomli_w.dumps(moved))
+    rig = load_rig(regrasp_folder / "rig.toml")
+    x, y, z = rig.cameras["left_wrist"].translation_m
+    rig.with_camera("left_wrist", translation_m=(x + 0.001, y, z)).save(tmp_path / "moved.toml")
     assert moments_of(file, tmp_path / "moved.toml", tmp_path).folders != first
     assert not list(tmp_path.glob(".*.part"))
 
@@ -126,9 +126,8 @@ def test_a_damaged_episode_gives_one_error_that_names_file_and_key(
 
 
 def test_frames_of_another_size_than_the_rigs_camera_are_refused(regrasp_folder: Path, tmp_path: Path) -> None:
-    rig = load_rig(regrasp_folder / "rig.toml").model_dump(mode="json", exclude_none=True)
-    rig["cameras"]["left_wrist"]["image_map"] = [["resize", 320, 240]]
-    (tmp_path / "rig.toml").write_text(tomli_w.dumps(rig))
+    rig = load_rig(regrasp_folder / "rig.toml").with_camera("left_wrist", image_map=[["resize", 320, 240]])
+    rig.save(tmp_path / "rig.toml")
     with pytest.raises(ValueError, match=r"episode_init_0.hdf5: .*left_wrist holds 640x480.*states 320x240"):
         moments_of(regrasp_folder / "episode_init_0.hdf5", tmp_path / "rig.toml", tmp_path / "cache")
 
@@ -138,7 +137,7 @@ def test_a_rig_with_a_mirrored_rotation_is_refused_by_name(regrasp_folder: Path,
     camera = rig["cameras"]["left_wrist"]
     del camera["quat_wxyz"], camera["translation_m"]
     camera["matrix"] = [[1, 0, 0, 0.1], [0, 1, 0, 0], [0, 0, -1, 0], [0, 0, 0, 1]]
-    (tmp_path / "mirror.toml").write_text(tomli_w.dumps(rig))
+    (tmp_path / "mirror.toml").write_text(tomlkit.dumps(rig))
     with pytest.raises(ValueError, match=r"mirror.toml: cameras.left_wrist: .*mirror image"):
         load_rig(tmp_path / "mirror.toml")
 

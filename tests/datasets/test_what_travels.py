@@ -42,8 +42,7 @@ def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def uncertain_rig() -> Rig:
     rig = load_rig("cell")
     C = np.diag([2e-6, 1e-6, 3e-6, 4e-6, 9e-6, 2e-6])
-    camera = rig.cameras["left_wrist"].model_copy(update={"covariance": tuple(map(tuple, C.tolist()))})
-    return rig.model_copy(update={"cameras": {**rig.cameras, "left_wrist": camera}})
+    return rig.with_camera("left_wrist", covariance=C.tolist())
 
 
 def moments_of(file: Path, rig: Rig, inputs: tuple[Input, ...], cache: Path, packed: bool = True) -> Moments:

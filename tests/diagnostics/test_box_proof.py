@@ -50,7 +50,6 @@ def test_recorded_wrist_boxes_meet_the_bar_for_measured_openings(regrasp_folder:
 
 def test_a_camera_that_never_sees_the_whole_sensor_is_named_and_not_waited_for() -> None:
     cell = load_rig("cell")
-    away = cell.camera("top").model_copy(update={"quat_wxyz": (1.0, 0.0, 0.0, 0.0)})
-    turned = cell.model_copy(update={"cameras": {**cell.cameras, "top": away}})
+    turned = cell.with_camera("top", quat_wxyz=(1.0, 0.0, 0.0, 0.0))
     with pytest.raises(ValueError, match=r"needed 3 poses with all of tactile1 in the view of top; of 300.* 0 are"):
         posed_boxes(turned, cell, "top", "tactile1", poses=3)

@@ -11,7 +11,7 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
-import tomli_w
+import tomlkit
 import torch
 
 from tactile_align.calibration.verify import verify_episodes
@@ -241,7 +241,7 @@ def with_rig(config: TrainConfig, folder: Path, edit: Callable[[dict[str, Any]],
     rig = tomllib.loads(Path(config.data[0].rig).read_text(encoding="utf-8"))
     edit(rig)
     path = folder / "rig.toml"
-    path.write_text(tomli_w.dumps(rig), encoding="utf-8")
+    path.write_text(tomlkit.dumps(rig), encoding="utf-8")
     return config.model_copy(update={"data": (config.data[0].model_copy(update={"rig": str(path)}),)})
 
 

@@ -36,8 +36,9 @@ def run(regrasp_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     folder = tmp_path_factory.mktemp("options")
     rig = load_rig(regrasp_folder / "rig.toml")
     C = tuple(map(tuple, np.diag([2e-6, 1e-6, 3e-6, 4e-6, 9e-6, 2e-6]).tolist()))
-    cameras = {name: camera.model_copy(update={"covariance": C}) for name, camera in rig.cameras.items()}
-    rig.model_copy(update={"cameras": cameras}).save(folder / "rig.toml")
+    for name in rig.cameras:
+        rig = rig.with_camera(name, covariance=C)
+    rig.save(folder / "rig.toml")
     config = small_training(
         regrasp_folder,
         folder / "run",

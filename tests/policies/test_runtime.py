@@ -75,9 +75,7 @@ def test_a_commanded_gripper_is_held_across_steps_as_in_training(run: Run, tmp_p
     commanded = tmp_path / "commanded"
     shutil.copytree(folder, commanded)
     rig = load_rig(folder / "rig.toml")
-    gripper = rig.gripper("left").model_copy(update={"reading": "commanded"})
-    arm = rig.arms["left"].model_copy(update={"gripper": gripper})
-    rig = rig.model_copy(update={"arms": {**rig.arms, "left": arm}})
+    rig = rig.with_gripper("left", reading="commanded")
     rig.save(commanded / "rig.toml")
     policy = Policy.load(commanded)
     entry = policy.config.data[0].model_copy(update={"rig": str(commanded / "rig.toml")})
@@ -95,16 +93,14 @@ def test_a_commanded_gripper_is_held_across_steps_as_in_training(run: Run, tmp_p
 
 def test_the_hold_of_single_steps_equals_that_of_whole_episodes(regrasp_folder: Path) -> None:
     rig = load_rig(regrasp_folder / "rig.toml")
-    gripper = rig.gripper("left").model_copy(update={"reading": "commanded"})
-    arm = rig.arms["left"].model_copy(update={"gripper": gripper})
-    rig = rig.model_copy(update={"arms": {**rig.arms, "left": arm}})
+    rig = rig.with_gripper("left", reading="commanded")
     rng = np.random.default_rng(2)
     qpos = np.zeros((200, 7))
     qpos[:, 6] = rng.uniform(0, 1, 200)
     contact = np.repeat(rng.random(40) < 0.6, 5)
     whole, held = opening_in_contact(rig, "left", qpos, contact), Held(rig, "left")
     assert np.array_equal(np.stack([held.opening(q, bool(c)) for q, c in zip(qpos, contact, strict=True)]), whole)
-    assert not np.array_equal(whole, gripper.opening(qpos))
+    assert not np.array_equal(whole, rig.gripper("left").opening(qpos))
 
 
 def test_contact_is_seen_step_by_step_as_it_is_over_the_whole_episode(regrasp_folder: Path) -> None:

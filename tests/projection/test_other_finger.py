@@ -17,8 +17,7 @@ def turned_cell() -> Rig:
     axis = np.array([0.3, -0.5, 0.81])
     axis /= np.linalg.norm(axis)
     quat = (float(np.cos(0.4)), *(float(x) for x in np.sin(0.4) * axis))
-    sensor = rig.sensors["tactile1"].model_copy(update={"translation_m": (0.004, -0.006, 0.15), "quat_wxyz": quat})
-    return rig.model_copy(update={"sensors": {"tactile1": sensor}})
+    return rig.with_sensor("tactile1", translation_m=(0.004, -0.006, 0.15), quat_wxyz=quat)
 
 
 def test_a_bare_finger_is_the_mirror_image_of_the_one_with_the_sensor() -> None:
@@ -44,7 +43,7 @@ def test_the_mirror_image_of_the_mirror_image_is_the_sensor_itself() -> None:
     rig = turned_cell()
     there = other_finger(rig, "tactile1")
     assert there.parent == "left/finger2"
-    back = other_finger(rig.model_copy(update={"sensors": {"tactile1": there}}), "tactile1")
+    back = other_finger(rig.with_sensor("tactile1", there), "tactile1")
     own = rig.sensors["tactile1"]
     assert back.parent == own.parent
     np.testing.assert_allclose(back.T_parent_this, own.T_parent_this, atol=1e-12)
@@ -53,14 +52,13 @@ def test_the_mirror_image_of_the_mirror_image_is_the_sensor_itself() -> None:
 
 def test_a_sensor_on_the_other_finger_is_taken_as_the_rig_states_it() -> None:
     rig = turned_cell()
-    second = rig.sensors["tactile1"].model_copy(update={"parent": "left/finger2", "translation_m": (0.01, 0.0, 0.14)})
-    both = rig.model_copy(update={"sensors": {**rig.sensors, "tactile2": second}})
+    second = rig.sensors["tactile1"]
+    both = rig.with_sensor("tactile2", second, parent="left/finger2", translation_m=(0.01, 0.0, 0.14))
     found = other_finger_boxes(both, "left_wrist", "tactile1", HOME[None], OPENING[:1])
     np.testing.assert_array_equal(found.box, sensor_boxes(both, "left_wrist", "tactile2", HOME[None], OPENING[:1]).box)
 
 
 def test_a_sensor_that_sits_on_no_finger_has_no_other_one() -> None:
-    rig = turned_cell()
-    fixed = rig.sensors["tactile1"].model_copy(update={"parent": "left/flange"})
+    fixed = turned_cell().with_sensor("tactile1", parent="left/flange")
     with pytest.raises(ValueError, match=r"'tactile1' of rig cell hangs on 'left/flange'.*finger1 or"):
-        other_finger(rig.model_copy(update={"sensors": {"tactile1": fixed}}), "tactile1")
+        other_finger(fixed, "tactile1")

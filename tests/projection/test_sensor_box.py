@@ -51,8 +51,7 @@ def test_a_box_in_front_of_the_pad_is_that_of_a_sensor_mounted_further_out(camer
     rig = load_rig("cell")
     touch = rig.sensors["tactile1"]
     out = touch.T_parent_this[:3, :3] @ np.asarray(touch.pad.normal)
-    moved = touch.model_copy(update={"translation_m": tuple(np.asarray(touch.translation_m) + ahead_m * out)})
-    further = rig.model_copy(update={"sensors": {**rig.sensors, "tactile1": moved}})
+    further = rig.with_sensor("tactile1", translation_m=tuple(np.asarray(touch.translation_m) + ahead_m * out))
     found = sensor_boxes(rig, camera, "tactile1", POSE, ahead_m=ahead_m).box
     np.testing.assert_allclose(found, sensor_boxes(further, camera, "tactile1", POSE).box, atol=1e-9)
     other = other_finger_boxes(rig, camera, "tactile1", POSE).box
@@ -117,8 +116,7 @@ def test_the_cells_wrist_box_agrees_with_opencvs_projection_of_its_corners() -> 
 
 def test_boxes_are_those_of_the_stored_image() -> None:
     rig = load_rig("cell")
-    raw = rig.cameras["top"].model_copy(update={"image_map": ()})
-    plain = rig.model_copy(update={"cameras": {**rig.cameras, "top": raw}})
+    plain = rig.with_camera("top", image_map=())
     full = sensor_boxes(plain, "top", "tactile1", POSE)
     half = sensor_boxes(rig, "top", "tactile1", POSE)
     np.testing.assert_allclose(half.raw, (full.raw + 0.5) / 2 - 0.5, atol=1e-9)

@@ -15,8 +15,7 @@ def uncertain_cell() -> tuple[Rig, np.ndarray]:
     rng = np.random.default_rng(0)
     mixed = rng.normal(size=(6, 6)) * np.array([1e-3] * 3 + [3e-3] * 3)[:, None]
     C = mixed @ mixed.T / 6
-    camera = rig.cameras["left_wrist"].model_copy(update={"covariance": tuple(map(tuple, ((C + C.T) / 2).tolist()))})
-    return rig.model_copy(update={"cameras": {**rig.cameras, "left_wrist": camera}}), C
+    return rig.with_camera("left_wrist", covariance=((C + C.T) / 2).tolist()), C
 
 
 def test_the_spread_is_that_of_calibrations_drawn_from_the_covariance() -> None:

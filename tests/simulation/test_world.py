@@ -17,10 +17,10 @@ LOOK = draw_look(np.random.default_rng(0))
 
 
 def changed(**cameras: dict[str, object]) -> Rig:
-    data = RIG.model_dump(exclude_none=True)
+    rig = RIG
     for name, values in cameras.items():
-        data["cameras"][name].update(values)
-    return Rig.model_validate(data)
+        rig = rig.with_camera(name, **values)
+    return rig
 
 
 def poses(count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -123,14 +123,11 @@ def test_what_hides_the_sensor_takes_from_its_unoccluded_share() -> None:
 
 
 def test_a_rig_that_the_cell_cannot_be_built_from_is_refused_by_name() -> None:
-    data = RIG.model_dump(exclude_none=True)
-    data["sensors"]["tactile1"]["parent"] = "left/finger2"
     with pytest.raises(ValueError, match=r"one sensor on left/finger1.*cell has 0"):
-        read_hand(Rig.model_validate(data), "left")
-    data = RIG.model_dump(exclude_none=True)
-    data["arms"]["left"]["gripper"]["law"]["axis"] = (0.0, 1.0, 0.0)
+        read_hand(RIG.with_sensor("tactile1", parent="left/finger2"), "left")
+    law = {**RIG.gripper("left").law.model_dump(), "axis": (0.0, 1.0, 0.0)}
     with pytest.raises(ValueError, match=r"sensors\.tactile1\.pad of rig cell faces"):
-        read_hand(Rig.model_validate(data), "left")
+        read_hand(RIG.with_gripper("left", law=law), "left")
     with pytest.raises(ValueError, match=r"cameras\.left_wrist\.parent of rig cell is left/finger1"):
         World(changed(left_wrist={"parent": "left/finger1"}), LOOK)
     bent = changed(left_wrist={"model": "brown", "distortion": (0.1, 0, 0, 0)})

@@ -19,10 +19,8 @@ def episode(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def moved(right: float, down: float) -> Rig:
     """The cell with the wrist camera's principal point moved: every pixel of it moves by just that."""
-    text = making.cell().model_dump(mode="json", exclude_none=True)
-    text["cameras"]["left_wrist"]["K"][0][2] += right
-    text["cameras"]["left_wrist"]["K"][1][2] += down
-    return Rig.model_validate(text)
+    (fx, s, cx), (_, fy, cy), last = making.cell().cameras["left_wrist"].K
+    return making.cell().with_camera("left_wrist", K=((fx, s, cx + right), (0.0, fy, cy + down), last))
 
 
 def test_the_difference_is_the_way_between_centres_and_the_ratio_of_sides() -> None:

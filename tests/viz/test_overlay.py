@@ -114,9 +114,8 @@ def test_boxes_are_drawn_in_front_of_the_pads_when_asked(episode: Path, tmp_path
 
 
 def test_a_second_rig_is_compared_by_iou(episode: Path, tmp_path: Path) -> None:
-    text = making.cell().model_dump(mode="json", exclude_none=True)
-    text["sensors"]["tactile1"]["translation_m"][2] += 0.006
-    moved = type(making.cell()).model_validate(text)
+    x, y, z = making.cell().sensors["tactile1"].translation_m
+    moved = making.cell().with_sensor("tactile1", translation_m=(x, y, z + 0.006))
     with Footage(episode, compare=moved, cameras=["left_wrist"]) as footage:
         (region,) = footage.moment(3).views[0].regions
     assert region.compared is not None
@@ -196,10 +195,9 @@ def test_what_cannot_be_drawn_is_refused_by_name(episode: Path, tmp_path: Path) 
     alone = tmp_path / "alone"
     with pytest.raises(FileNotFoundError, match=r"needed a rig.*shipped rig: cell"):
         overlay(making.record(alone, rig=False), out=tmp_path)
-    text = load_rig("cell").model_dump(mode="json", exclude_none=True)
-    text["cameras"]["top"]["image_map"] = []
+    rig = load_rig("cell").with_camera("top", image_map=())
     with pytest.raises(ValueError, match=r"images/top.*320x240.*640x480.*cameras.top.image_map"):
-        overlay(episode, rig=type(making.cell()).model_validate(text), out=tmp_path)
+        overlay(episode, rig=rig, out=tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["alone"]
 
 
@@ -207,8 +205,7 @@ def test_a_calibrated_camera_brings_its_error_band(episode: Path) -> None:
     rig = load_rig(episode.parent / "rig.toml")
     name = next(iter(rig.cameras))
     spread = np.diag([1e-6] * 3 + [4e-6] * 3)
-    camera = rig.cameras[name].model_copy(update={"covariance": tuple(map(tuple, spread.tolist()))})
-    known = rig.model_copy(update={"cameras": {**rig.cameras, name: camera}})
+    known = rig.with_camera(name, covariance=spread.tolist())
     with Footage(episode, known) as footage:
         (seen,) = footage.seen[name].values()
         assert seen.sigma_px is not None and np.nanmax(seen.sigma_px) > 0.5

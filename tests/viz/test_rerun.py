@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
-from tactile_align.calibration.rig import Rig
 from tactile_align.errors import MissingExtra
 from tactile_align.viz.footage import Footage
 from tactile_align.viz.rerun import record
@@ -69,9 +68,7 @@ def test_poses_boxes_and_curves_in_the_recording_are_those_of_the_rig(episode: P
 
 def test_a_pixel_of_a_turned_camera_lies_where_the_frustum_shows_it(tmp_path: Path) -> None:
     pytest.importorskip("rerun", reason="rerun-sdk is not installed")
-    text = making.cell().model_dump(mode="json", exclude_none=True)
-    text["cameras"]["left_wrist"]["image_map"] = [["rotate180"]]
-    rig = Rig.model_validate(text)
+    rig = making.cell().with_camera("left_wrist", image_map=[["rotate180"]])
     found = read(record(making.record(tmp_path, rig=False), tmp_path / "a.rrd", rig=rig, stop=1))
     ((_, K),) = found["/world/left_wrist", "Pinhole:image_from_camera"]
     T = np.eye(4)

@@ -1,0 +1,176 @@
+"""A calibration in a rig file: its values change, the file stays the one that somebody wrote."""
+
+import csv
+import difflib
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from tactile_align.calibration.into_rig import edited
+from tactile_align.calibration.rig import Rig, load_rig
+from tactile_align.cli import run
+from tactile_align.facts import fact_folder
+from tests.calibration.cell import capture
+from tests.calibration.test_finger import labels
+from tests.calibration.test_sessions import write
+
+VERDICT = '[verified]  # by hand\nwhen = "2025-01-01T00:00:00Z"\ndata_hash = "0123"\nverdict = "pass"\n'
+
+
+def rig_file(path: Path, *changes: tuple[str, str]) -> list[str]:
+    """Write the cell as somebody keeps it, with comments and a layout of its own, and return its lines."""
+    text = (fact_folder("calibration") / "cell.toml").read_text(encoding="utf-8")
+    for old, new in (
+        ("width = 640\n", "width  = 0x280   # as the driver names it\n"),
+        ("[0.085, 0.018, 0.035]\n", "[\n  0.085,  # towards the thumb\n  0.018, 0.035,\n] # mm-precise\n"),
+        ("\n[cameras.top]", "\n# The camera of the ceiling.\n[cameras.top]"),
+        ("\n[sensors.tactile1]", f"{VERDICT}\n# The touch sensor.\n[sensors.tactile1]"),
+        ("open_m = 0.045 }", "open_m = 45.0e-3 } # from the drawing"),
+        *changes,
+    ):
+        assert old in text
+        text = text.replace(old, new, 1)
+    path.write_text(text + "# The last line.\n", encoding="utf-8")
+    assert load_rig(path).verified is not None
+    return [*text.splitlines(), "# The last line."]
+
+
+def difference(old: list[str], path: Path) -> tuple[list[str], list[str]]:
+    """Return the lines that went and the lines that came."""
+    lines = list(difflib.ndiff(old, path.read_text(encoding="utf-8").splitlines()))
+    return [line[2:] for line in lines if line[0] == "-"], [line[2:] for line in lines if line[0] == "+"]
+
+
+def keys(lines: list[str]) -> list[str]:
+    return [line.partition(" =")[0].strip() for line in lines if line]
+
+
+def test_intrinsics_change_the_lens_in_a_rig_file_and_no_other_line(tmp_path: Path) -> None:
+    path, folder = tmp_path / "rig.toml", write(tmp_path / "s", capture(4), intrinsics=None)
+    old = rig_file(path)
+    assert run(["calibrate", "intrinsics", str(folder), "--rig", str(path)]) == 0
+    went, came = difference(old, path)
+    assert keys(went) == ["K", *keys(VERDICT.splitlines())]
+    assert keys(came) == ["K", "model", "distortion", "valid_radius"]
+    camera = load_rig(path).cameras["left_wrist"]
+    assert camera.model == "brown" and camera.K[0][2] != 319.5 and len(camera.distortion) == 5
+
+
+def test_hand_eye_changes_the_pose_in_a_rig_file_and_no_other_line(tmp_path: Path) -> None:
+    path, folder = tmp_path / "rig.toml", write(tmp_path / "s", capture(4))
+    old = rig_file(path)
+    assert run(["calibrate", "hand-eye", str(folder), "--rig", str(path)]) == 0
+    went, came = difference(old, path)
+    pose = ["translation_m", "0.085,  # towards the thumb", "0.018, 0.035,", "] # mm-precise", "quat_wxyz"]
+    assert keys(went) == [*pose, *keys(VERDICT.splitlines())]
+    assert keys(came) == ["translation_m", "quat_wxyz", "covariance"] and came[0].endswith("] # mm-precise")
+
+
+def test_a_finger_changes_the_sensor_and_the_stroke_in_a_rig_file_and_no_other_line(
+    recorded: dict[str, Path], tmp_path: Path
+) -> None:
+    path, boxes, folder = tmp_path / "rig.toml", tmp_path / "boxes.csv", recorded["measured"]
+    moved = (("commanded", "measured"), ("[0.0, 0.0, 0.150]", "[0.004, 0.002, 0.144]"), ("45.0e-3", "48.0e-3"))
+    old = rig_file(path, *moved)
+    with boxes.open("w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(("episode", "frame", "camera", "sensor", "u0", "v0", "u1", "v1"))
+        rows.writerows((*k[:1], t, *k[1:], *box) for k, b in labels(folder).items() for t, box in b.items())
+    command = ["calibrate", "finger", str(folder), "--rig", str(path), "--labels", str(boxes), "--accept-doubtful"]
+    assert run(command) == 0
+    went, came = difference(old, path)
+    assert keys(went) == ["law", *keys(VERDICT.splitlines()), "translation_m", "quat_wxyz"]
+    assert keys(came) == ["law", "translation_m", "quat_wxyz"]
+    assert came[0].startswith('law = { kind = "linear", axis = [0.0, -1.0, 0.0], closed_m = 0.0, open_m = 0.04')
+    assert came[0].endswith("} # from the drawing")
+
+
+def test_a_verdict_changes_its_own_lines_of_a_rig_file(tmp_path: Path) -> None:
+    path, folder = tmp_path / "rig.toml", write(tmp_path / "s", capture(4))
+    rig_file(path)
+    assert run(["calibrate", "hand-eye", str(folder), "--rig", str(path)]) == 0
+    old = path.read_text(encoding="utf-8").splitlines()
+    assert run(["verify", str(folder), "--rig", str(path), "--write"]) == 0
+    went, came = difference(old, path)
+    assert not went and keys(came) == ["[verified]", "when", "data_hash", "verdict"]
+    old = rig_file(path)
+    assert run(["verify", str(folder), "--rig", str(path), "--write"]) in (0, 1)
+    went, came = difference(old, path)
+    assert set(keys(went)) == set(keys(came)) and set(keys(came)) <= {"when", "data_hash", "verdict"} and came
+
+
+@pytest.mark.parametrize("ends", ["\n", "\r\n"])
+def test_line_ends_of_a_rig_file_stay(tmp_path: Path, ends: str) -> None:
+    path, folder = tmp_path / "rig.toml", write(tmp_path / "s", capture(4))
+    rig_file(path)
+    path.write_bytes(path.read_bytes().replace(b"\n", ends.encode()))
+    assert run(["calibrate", "hand-eye", str(folder), "--rig", str(path)]) == 0
+    text = path.read_bytes().decode()
+    assert text.count(ends) == text.count("\n") and text.count("\r") == (text.count("\n") if ends == "\r\n" else 0)
+
+
+@pytest.mark.parametrize("layout", ["plain", "matrix", "inline verdict", "out of order", "dotted", "no line end"])
+def test_every_layout_of_a_rig_file_is_edited_into_the_new_rig(layout: str, tmp_path: Path) -> None:
+    path = tmp_path / "rig.toml"
+    rig_file(path)
+    text = path.read_text(encoding="utf-8")
+    if layout == "matrix":
+        at, to = text.index("translation_m = [0.95"), text.index("width = 640", text.index("[0.95"))
+        matrix = "matrix = [[1, 0, 0, 0.95],\n  [0, 1, 0, 0.5],  # measured\n  [0, 0, 1, 0.75], [0, 0, 0, 1]]\n"
+        text = text[:at] + matrix + text[to:]
+    elif layout == "inline verdict":
+        text = 'verified = { when = "x", data_hash = "y", verdict = "warn" }\n' + text.replace(VERDICT, "")
+    elif layout == "out of order":
+        at, to = text.index("[cameras.top]"), text.index(VERDICT)
+        text = text[:at] + text[to:] + "\n" + text[at:to]
+    elif layout == "dotted":
+        text = text.replace("[arms.left.gripper]\n", "").replace("column = 6", "gripper.column = 6")
+        for key in ("open =", "closed =", "reading =", "law ="):
+            text = text.replace(f"\n{key}", f"\ngripper.{key}")
+    elif layout == "no line end":
+        text = text.replace(VERDICT, "").rstrip().removesuffix("# The last line.").rstrip()
+    path.write_text(text, encoding="utf-8")
+    old = load_rig(path)
+    law = old.gripper("left").law.model_dump()
+    new = old.with_camera("top", translation_m=(1.0, 2.0, 1e-5), model="brown", distortion=(0.1, 0, 0, 0, 0))
+    new = new.with_sensor("tactile1", translation_m=(0.0, 0.001, 0.1)).with_gripper("left", law={**law, "open_m": 0.05})
+    result = edited(text, old, new)
+    path.write_text(result, encoding="utf-8")
+    assert load_rig(path) == new and (layout == "inline verdict" or text.count("#") - result.count("#") <= 2)
+    path.write_text(edited(result, new, old), encoding="utf-8")
+    back = load_rig(path)
+    assert back == old
+
+
+def test_a_saved_rig_is_short_and_leaves_defaults_out(tmp_path: Path) -> None:
+    rig = load_rig("cell")
+    rig.save(tmp_path / "rig.toml")
+    text = (tmp_path / "rig.toml").read_text(encoding="utf-8")
+    shipped = (fact_folder("calibration") / "cell.toml").read_text(encoding="utf-8")
+    data, whole = tomllib.loads(text), tomllib.loads(shipped)
+    assert whole["arms"]["left"]["gripper"]["law"].pop("closed_m") == 0.0
+    assert data == whole
+    assert len(text.splitlines()) <= len([line for line in shipped.splitlines() if not line.startswith("#")]) + 2
+
+
+def test_a_changed_rig_is_checked_and_has_no_verdict(tmp_path: Path) -> None:
+    rig_file(tmp_path / "rig.toml")
+    rig = load_rig(tmp_path / "rig.toml")
+    for changed in (
+        rig.with_camera("top", delay_s=0.1),
+        rig.with_sensor("tactile1", parent="left/flange"),
+        rig.with_gripper("left", reading="measured"),
+        rig.with_camera("further", rig.cameras["top"]),
+    ):
+        assert isinstance(changed, Rig) and changed.verified is None and changed != rig
+    assert rig.with_camera("further", rig.cameras["top"], delay_s=0.1).cameras["further"].delay_s == 0.1
+    for wrong, message in (
+        (lambda: rig.with_camera("topp", delay_s=0.1), "no camera 'topp'; it has left_wrist, top"),
+        (lambda: rig.with_camera("top", quat_wxyz=(1, 1, 0, 0)), r"(?s)cameras\.top.*norm 1"),
+        (lambda: rig.with_sensor("tactile1", parent="left/hand"), "'left/hand' is no frame"),
+        (lambda: rig.with_gripper("left", open=0.0), r"(?s)arms\.left\.gripper.*must differ"),
+        (lambda: rig.with_gripper("right", rig.gripper("left")), "no arm 'right'; it has left"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            wrong()
