@@ -1,9 +1,8 @@
 """A page to print: the board in true size, what it is and a bar to measure whether the printer kept the size."""
 
-import struct
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -20,6 +19,8 @@ BAR_M = 0.100
 DPI = 300
 Shape = tuple[str, float, float, float, float]
 """("square", x, y, width, height) or ("circle", x, y, diameter, diameter), black, metres from the board's corner."""
+Texts = list[tuple[float, float, str]]
+"""Lines of text: left end of the base line, metres, and what stands there."""
 
 
 def write_page(board: Board, out: str | Path, paper: str = "A4") -> tuple[Path, Path]:
@@ -63,8 +64,8 @@ def write_page(board: Board, out: str | Path, paper: str = "A4") -> tuple[Path, 
     lines = [describe(board), "Print at 100 % (never 'fit to page'). The bar is 100.0 mm from tick to tick:"]
     last = "measure it; if it is not, give the square size you measure as square_m. Glue the page to glass or metal."
     texts = [(MARGIN_M, bar_y - 0.012, lines[0]), (MARGIN_M, bar_y - 0.006, lines[1]), (MARGIN_M, bar_y + 0.008, last)]
-    write_atomically(pdf, lambda path: path.write_bytes(_pdf(room, shapes, texts)))
-    write_atomically(png, lambda path: path.write_bytes(_png(room, shapes, texts)))
+    write_atomically(pdf, lambda path: _write(path, "pdf", room, shapes, texts))
+    write_atomically(png, lambda path: _write(path, "png", room, shapes, texts))
     return pdf, png
 
 
@@ -136,63 +137,29 @@ def _marker(name: str, number: int, x: float, y: float, side: float) -> Iterator
             j = end + 1
 
 
-def _pdf(page: tuple[float, float], shapes: list[Shape], texts: list[tuple[float, float, str]]) -> bytes:
-    """Write the shapes as vectors; a printer then places them to its own resolution (ISO 32000-1)."""
-    pt = 72 / 0.0254
-    ops = ["0 g"]
-    for kind, x, y, w, h in shapes:
-        if kind == "square":
-            ops.append(f"{x * pt:.4f} {(page[1] - y - h) * pt:.4f} {w * pt:.4f} {h * pt:.4f} re f")
-        else:
-            ops.append(_pdf_circle((x + w / 2) * pt, (page[1] - y - h / 2) * pt, w / 2 * pt))
-    for x, y, text in texts:
-        safe = text.replace("\\", r"\\").replace("(", r"\(").replace(")", r"\)")
-        ops.append(f"BT /F 8 Tf {x * pt:.3f} {(page[1] - y) * pt:.3f} Td ({safe}) Tj ET")
-    stream = "\n".join(ops).encode("latin-1")
-    objects = [
-        b"<< /Type /Catalog /Pages 2 0 R >>",
-        b"<< /Type /Pages /Kids [3 0 R] /Count 1 >>",
-        f"<< /Type /Page /Parent 2 0 R /MediaBox [0 0 {page[0] * pt:.4f} {page[1] * pt:.4f}] /Contents 4 0 R "
-        f"/Resources << /Font << /F << /Type /Font /Subtype /Type1 /BaseFont /Helvetica >> >> >> >>".encode(),
-        b"<< /Length %d >>\nstream\n" % len(stream) + stream + b"\nendstream",
+def _write(
+    file: Path, kind: Literal["pdf", "png"], page: tuple[float, float], shapes: list[Shape], texts: Texts
+) -> None:
+    """Draw shapes and texts, metres from the page's upper left corner, into a PDF or PNG of the page's size."""
+    from matplotlib.figure import Figure  # slow to import, and of all commands few draw a page
+    from matplotlib.patches import PathPatch
+    from matplotlib.path import Path as Outline
+    from matplotlib.transforms import Affine2D
+
+    inch = 0.0254
+    # A PNG has whole pixels, so its canvas is the page to half a pixel; what is drawn keeps its size.
+    width, height = (round(side / inch * DPI) / DPI if kind == "png" else side / inch for side in page)
+    figure = Figure(figsize=(width, height), dpi=DPI)
+    metres = Affine2D().scale(1 / inch, -1 / inch).translate(0, height) + figure.dpi_scale_trans
+    outlines = [
+        Outline.unit_rectangle().transformed(Affine2D().scale(w, h).translate(x, y))
+        if shape == "square"
+        else Outline.circle((x + w / 2, y + h / 2), w / 2)
+        for shape, x, y, w, h in shapes
     ]
-    out, offsets = b"%PDF-1.4\n", []
-    for i, body in enumerate(objects):
-        offsets.append(len(out))
-        out += b"%d 0 obj\n" % (i + 1) + body + b"\nendobj\n"
-    table = b"".join(b"%010d 00000 n \n" % offset for offset in offsets)
-    start = len(out)
-    out += b"xref\n0 %d\n0000000000 65535 f \n" % (len(objects) + 1) + table
-    return out + b"trailer\n<< /Size %d /Root 1 0 R >>\nstartxref\n%d\n%%%%EOF\n" % (len(objects) + 1, start)
-
-
-def _pdf_circle(x: float, y: float, r: float) -> str:
-    k = 0.5522847498 * r  # four cubic arcs, off by 0.03 % of the radius
-    return (
-        f"{x + r:.4f} {y:.4f} m {x + r:.4f} {y + k:.4f} {x + k:.4f} {y + r:.4f} {x:.4f} {y + r:.4f} c "
-        f"{x - k:.4f} {y + r:.4f} {x - r:.4f} {y + k:.4f} {x - r:.4f} {y:.4f} c "
-        f"{x - r:.4f} {y - k:.4f} {x - k:.4f} {y - r:.4f} {x:.4f} {y - r:.4f} c "
-        f"{x + k:.4f} {y - r:.4f} {x + r:.4f} {y - k:.4f} {x + r:.4f} {y:.4f} c f"
-    )
-
-
-def _png(page: tuple[float, float], shapes: list[Shape], texts: list[tuple[float, float, str]]) -> bytes:
-    px = DPI / 0.0254
-    image = np.full((round(page[1] * px), round(page[0] * px)), 255, np.uint8)
-    for kind, x, y, w, h in shapes:
-        if kind == "square":
-            image[round(y * px) : max(round((y + h) * px), round(y * px) + 1), round(x * px) : round((x + w) * px)] = 0
-        else:
-            centre = (round((x + w / 2) * px * 16) - 8, round((y + h / 2) * px * 16) - 8)
-            cv2.circle(image, centre, round(w / 2 * px * 16), 0, -1, cv2.LINE_AA, shift=4)
+    # One outline for all: squares that touch leave no hairline between them, on screen or on paper.
+    black = Outline.make_compound_path(*outlines)
+    figure.add_artist(PathPatch(black, facecolor="black", linewidth=0, snap=False, transform=metres))
     for x, y, text in texts:
-        cv2.putText(image, text, (round(x * px), round(y * px)), cv2.FONT_HERSHEY_SIMPLEX, 0.75, 0, 2, cv2.LINE_AA)
-    good, raw = cv2.imencode(".png", image)
-    if not good:
-        raise ValueError(f"OpenCV could not encode a PNG of {image.shape}; reinstall opencv-python")
-    data = raw.tobytes()
-    per_metre = round(px)
-    chunk = b"pHYs" + struct.pack(">IIB", per_metre, per_metre, 1)
-    after_header = 8 + 25
-    physical = struct.pack(">I", 9) + chunk + struct.pack(">I", zlib.crc32(chunk))
-    return data[:after_header] + physical + data[after_header:]
+        figure.text(x, y, text, fontsize=6, transform=metres)  # from 8 on, letters are blobs among a board's circles
+    figure.savefig(file, format=kind, dpi=DPI)

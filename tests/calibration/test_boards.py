@@ -2,6 +2,7 @@
 
 import re
 import struct
+import zlib
 from pathlib import Path
 
 import cv2
@@ -68,23 +69,50 @@ def test_the_other_charuco_layout_is_recognised(tmp_path: Path) -> None:
     assert found is not None and found.legacy and len(found.ids) == 20
 
 
-def test_the_pdf_and_the_png_have_the_papers_size(tmp_path: Path) -> None:
-    pdf, png = write_page(BOARDS["charuco"], tmp_path / "page", paper="letter")
-    box = re.search(rb"MediaBox \[0 0 ([\d.]+) ([\d.]+)\]", pdf.read_bytes())
-    assert sorted(float(v) for v in box.groups()) == pytest.approx([612.0, 792.0], abs=0.01)
+@pytest.mark.parametrize(("paper", "points"), [("A4", (595.276, 841.890)), ("letter", (612.0, 792.0))])
+def test_the_pdf_and_the_png_have_the_papers_size(paper: str, points: tuple[float, float], tmp_path: Path) -> None:
+    pdf, png = write_page(BOARDS["charuco"], tmp_path / "page", paper=paper)
+    box = re.search(rb"/MediaBox \[ 0 0 ([\d.]+) ([\d.]+) \]", pdf.read_bytes())
+    assert sorted(float(v) for v in box.groups()) == pytest.approx(points, abs=0.001)
     raw = png.read_bytes()
     width, height = struct.unpack(">II", raw[16:24])
-    assert sorted((width, height)) == [2550, 3300]
+    assert sorted((width, height)) == [round(side * 300 / 72) for side in points]
     at = raw.index(b"pHYs")
     assert struct.unpack(">IIB", raw[at + 4 : at + 13]) == (11811, 11811, 1)
 
 
 def test_the_squares_in_the_pdf_have_their_true_size(tmp_path: Path) -> None:
     pdf, _ = write_page(BOARDS["chessboard"], tmp_path / "page")
-    sizes = re.findall(rb"([\d.]+) ([\d.]+) re f", pdf.read_bytes())
-    squares = [tuple(map(float, s)) for s in sizes if abs(float(s[0]) - float(s[1])) < 1e-6]
-    assert len(squares) == 27
-    assert np.allclose(squares, 0.02 * 72 / 0.0254, atol=1e-3)
+    streams = re.findall(rb"stream\r?\n(.*?)\r?\nendstream", pdf.read_bytes(), re.S)
+    drawing = next(s for s in map(inflated, streams) if b" l\nh\n" in s)
+    number = rb"([\d.]+) ([\d.]+)"
+    outlines = re.findall(number + rb" m\n" + 3 * (number + rb" l\n") + rb"h\n", drawing)
+    corners = np.array(outlines, dtype=float).reshape(-1, 4, 2)
+    sides = np.ptp(corners, axis=1)
+    squares = np.abs(sides[:, 0] - sides[:, 1]) < 1e-4
+    assert squares.sum() == 27
+    np.testing.assert_allclose(sides[squares], 0.02 * 72 / 0.0254, atol=1e-4)
+    apart = (corners[squares] - corners[squares][0, 0]) / (0.02 * 72 / 0.0254)
+    np.testing.assert_allclose(apart, apart.round(), atol=1e-5)
+    assert np.isclose(sides, 0.1 * 72 / 0.0254, atol=1e-4).sum() == 1, "the bar to measure"
+
+
+def inflated(stream: bytes) -> bytes:
+    try:
+        return zlib.decompress(stream)
+    except zlib.error:
+        return b""
+
+
+def test_the_squares_in_the_png_have_their_true_size_to_hundredths_of_a_pixel(tmp_path: Path) -> None:
+    _, png = write_page(BOARDS["chessboard"], tmp_path / "page")
+    page, side = 1 - read_grey(png) / 255.0, 0.02 * 300 / 0.0254
+    board = page[: page.shape[0] * 8 // 10]
+    assert board.sum() == pytest.approx(27 * side**2, rel=1e-4)
+    top, left = np.argmax(board.any(axis=1)), np.argmax(board.any(axis=0))
+    # A pixel on an edge is as grey as its share of black, so a row through five squares adds up to their width.
+    assert board[top + 100].sum() == pytest.approx(5 * side, abs=0.04)
+    assert board[:, left + 100].sum() == pytest.approx(3 * side, abs=0.04)
 
 
 def test_a_page_is_never_overwritten_and_must_fit(tmp_path: Path) -> None:
