@@ -2,22 +2,25 @@
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from tactile_align.calibration.rig import Rig
-from tactile_align.datasets.contact import contact_of
 from tactile_align.datasets.episodes import Episode, EpisodeRef
-from tactile_align.datasets.exposure import qpos_at_exposure
-from tactile_align.datasets.prepare import require_rig_size
 from tactile_align.datasets.truth import read_truth
 from tactile_align.errors import InputError
 from tactile_align.geometry.boxes import intersection_over_union
-from tactile_align.kinematics.gripper import opening_in_contact
 from tactile_align.kinematics.guards import suspect_joints, suspect_swapped_arms
-from tactile_align.projection.sensor_box import REASONS, sensor_boxes
+from tactile_align.projection.episode_boxes import (
+    episode_boxes,
+    hand_of,
+    hold_sensors,
+    recorded_contact,
+    require_rig_size,
+)
+from tactile_align.projection.sensor_box import REASONS
 
 
 @dataclass(frozen=True)
@@ -28,7 +31,7 @@ class View:
         camera: Name of the camera.
         sensor: Name of the sensor.
         reason: (T,) index into REASONS, 0 where there is a box.
-        box: (T, 4) boxes as training uses them: a commanded opening is held from contact onset on; stored px.
+        box: (T, 4) boxes as training uses them, see `episode_boxes`; stored px.
         unheld: (T, 4) the same without the hold.
         true_opening: (T, 4) boxes for the true opening, nan where the recording does not know it.
         seen: (T, 4) where the sensor really is, from truth or labels; nan where nobody said.
@@ -82,7 +85,6 @@ class Evidence:
     digest: str
 
 
-Openings = tuple[np.ndarray | None, np.ndarray | None]
 Labels = dict[tuple[str, str, str], dict[int, tuple[float, float, float, float]]]
 """Hand-drawn boxes: (episode, see `label_name`, camera, sensor) -> frame -> box."""
 
@@ -104,21 +106,10 @@ def gather(episode: Episode, rig: Rig, labels: Labels | None = None) -> Evidence
     cameras = [name for name in rig.cameras if name in episode.cameras]
     for camera in cameras:
         require_rig_size(episode, rig, camera)
-    sensors = {name: one.stream for name, one in rig.sensors.items() if one.stream in episode.sensors}
-    contact: dict[str, np.ndarray] = {}
-    commanded: dict[str, np.ndarray] = {}
-    openings: dict[str, Openings] = {}
     try:
         steps = [np.abs(np.diff(rig.joints(arm, episode.qpos), axis=0)) for arm in rig.arms]
-        for name, stream in sensors.items():
-            touches = (episode.image(stream, t) for t in range(len(episode)))
-            contact[name] = contact_of(touches).flags
-        for name in sensors:
-            openings[name] = _openings(episode, rig, name, contact)
-            gripper = rig.arms[arm].gripper if (arm := rig.sensor_arm(name)) else None
-            only = gripper is not None and gripper.reading == "commanded"
-            commanded[name] = contact[name] if only else np.zeros(len(episode), bool)
-        views = tuple(_views(episode, rig, cameras, openings, labels or {}))
+        contact = recorded_contact(episode, rig, rig.sensors)
+        views = tuple(_views(episode, rig, cameras, contact, labels or {}))
     except ValueError as error:
         if str(episode.path) in str(error):
             raise
@@ -128,11 +119,11 @@ def gather(episode: Episode, rig: Rig, labels: Labels | None = None) -> Evidence
         frames=len(episode),
         views=views,
         contact=contact,
-        commanded=commanded,
+        commanded={name: flags & _commanded(rig, name) for name, flags in contact.items()},
         largest_step=float(max((step.max() for step in steps if step.size), default=0.0)),
         suspicions=_suspicions(episode, rig),
         missing_cameras=tuple(name for name in rig.cameras if name not in cameras),
-        missing_sensors=tuple(name for name in rig.sensors if name not in sensors),
+        missing_sensors=tuple(name for name in rig.sensors if name not in contact),
         unknown_cameras=tuple(name for name in episode.cameras if name not in rig.cameras),
         digest=_digest(episode),
     )
@@ -150,26 +141,21 @@ def _suspicions(episode: Episode, rig: Rig) -> tuple[str, ...]:
     return tuple(f"{one.name}: {one.message}" for one in found)
 
 
-def _openings(episode: Episode, rig: Rig, sensor: str, contact: dict[str, np.ndarray]) -> Openings:
-    """Return the opening held from contact onset and the true one, each (T, 2) or None."""
-    arm = rig.sensor_arm(sensor)
-    if not arm or rig.arms[arm].gripper is None:
-        return None, None
-    both = [contact[name] for name in contact if rig.sensor_arm(name) == arm]
-    held = opening_in_contact(rig, arm, episode.qpos, np.logical_or.reduce(both))
-    return np.asarray(held), read_truth(episode, "opening", 2)
+def _commanded(rig: Rig, sensor: str) -> bool:
+    arm = hand_of(rig, sensor)
+    return bool(arm) and bool(hold_sensors(rig, arm))
 
 
 def _views(
-    episode: Episode, rig: Rig, cameras: list[str], openings: dict[str, Openings], labels: Labels
+    episode: Episode, rig: Rig, cameras: list[str], contact: dict[str, np.ndarray], labels: Labels
 ) -> Iterator[View]:
     nowhere = np.full((len(episode), 4), np.nan)
     for camera in cameras:
         truth = read_truth(episode, f"box/{camera}", 4)
-        qpos = qpos_at_exposure(rig, camera, episode.qpos, episode.fps)
-        for sensor, (held, true) in openings.items():
-            found = sensor_boxes(rig, camera, sensor, qpos, held)
-            seen = nowhere.copy() if truth is None or len(openings) > 1 else truth.copy()
+        for sensor in contact:
+            found = episode_boxes(rig, camera, sensor, episode.qpos, contact, episode.fps)
+            true = read_truth(episode, "opening", 2) if hand_of(rig, sensor) else None
+            seen = nowhere.copy() if truth is None or len(contact) > 1 else truth.copy()
             for frame, box in labels.get((label_name(episode.ref), camera, sensor), {}).items():
                 if not 0 <= frame < len(episode):
                     raise InputError(
@@ -179,13 +165,13 @@ def _views(
             yield View(
                 camera,
                 sensor,
-                np.asarray(found.reason),
-                np.asarray(found.box),
-                np.asarray(sensor_boxes(rig, camera, sensor, qpos).box),
-                nowhere if true is None else np.asarray(sensor_boxes(rig, camera, sensor, qpos, true).box),
+                np.asarray(found.boxes.reason),
+                np.asarray(found.boxes.box),
+                np.asarray(replace(found, opening=None).boxes.box),
+                nowhere if true is None else np.asarray(replace(found, opening=true).boxes.box),
                 seen,
-                np.asarray(rig.T_camera_sensor(camera, sensor, qpos, held)),
-                held,
+                found.T_camera_sensor,
+                found.opening,
             )
 
 

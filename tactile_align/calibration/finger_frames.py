@@ -12,7 +12,7 @@ from tactile_align.calibration.rig import Rig
 from tactile_align.datasets.episodes import Episode
 from tactile_align.errors import InputError
 from tactile_align.geometry.frames import invert, pose
-from tactile_align.kinematics.gripper import opening_in_contact
+from tactile_align.projection.episode_boxes import held_opening, qpos_at_exposure
 
 Reading = Literal["commanded", "measured"]
 SAME_M = 0.0005
@@ -47,7 +47,8 @@ class FingerFrames:
         """Collect some frames of an episode; `rig` is the one without overrides, `finger` as in ARM/finger1.
 
         Raises:
-            InputError: A camera or a frame that the episode does not hold; joints or gripper readings out of range.
+            InputError: A camera or a frame that the episode does not hold; joints or gripper readings out of range;
+                a camera with a delay in a recording without a rate.
         """
         if camera not in episode.cameras:
             raise InputError(f"{episode.ref} has no camera '{camera}'; it has {', '.join(episode.cameras)}")
@@ -55,15 +56,14 @@ class FingerFrames:
             raise InputError(f"{episode.ref} has {len(episode)} frames; got frame {max(frames)}")
         rig = rig.for_episode(episode.path)
         arm, _, node = finger.partition("/")
-        on_arm = [flags for name, flags in evidence.contact.items() if rig.sensor_arm(name) == arm]
-        touching = np.logical_or.reduce([*on_arm, np.zeros(len(episode), bool)])
         gripper, column, rows = rig.gripper(arm), int(node == "finger2"), np.asarray(frames, dtype=int)
         opening: dict[Reading, np.ndarray] = {}
         for reading in ("commanded", "measured"):
             read = _with_reading(rig, arm, reading)
-            opening[reading] = np.asarray(opening_in_contact(read, arm, episode.qpos, touching))[rows, column]
+            opening[reading] = held_opening(read, arm, episode.qpos, evidence.contact)[rows, column]
         mounted = rig.camera(camera)
-        T = invert(mounted.T_parent_this) @ rig.T_from_to(mounted.parent, f"{arm}/flange", episode.qpos[rows])
+        qpos = qpos_at_exposure(rig, camera, episode.qpos, episode.fps)[rows]
+        T = invert(mounted.T_parent_this) @ rig.T_from_to(mounted.parent, f"{arm}/flange", qpos)
         axis = np.asarray(gripper.law.axis) * (-1.0 if column else 1.0)
         which = np.zeros(len(rows), int)
         return cls((mounted.stored,), which, T, opening, axis, gripper.reading)

@@ -8,8 +8,7 @@ from tactile_align.calibration.rig import Rig
 from tactile_align.calibration.rig_readings import readings_of
 from tactile_align.datasets.episodes import Episode
 from tactile_align.geometry.boxes import enlarge
-from tactile_align.kinematics.gripper import opening_in_contact
-from tactile_align.projection.sensor_box import project_solids
+from tactile_align.projection.episode_boxes import episode_boxes, hand_contact, hand_of
 
 REST_RAD = 0.02
 """A resting arm turns less than this, rad."""
@@ -33,25 +32,22 @@ def finger_motion(
         rig: The rig that holds for it.
         camera: A camera of both.
         sensor: A sensor of both.
-        contact: By sensor, (T,) bool, touching.
+        contact: By sensor, (T,) bool, touching; this sensor's and those of all on its hand.
 
     Returns:
         None where no gripper carries the sensor; no scores where it never moves while the arm rests.
     """
-    arm = rig.sensor_arm(sensor)
-    if not arm or rig.arms[arm].gripper is None:
+    arm = hand_of(rig, sensor)
+    if not arm:
         return None
-    touching = np.logical_or.reduce([flags for name, flags in contact.items() if rig.sensor_arm(name) == arm])
-    pairs = _pairs_of_openings(episode, rig, arm, touching)
+    pairs = _pairs_of_openings(episode, rig, arm, hand_contact(rig, arm, contact))
     if not len(pairs):
         return Motion(camera, sensor, {}, {})
     motion = _motions(pairs)
     grey = {t: cv2.cvtColor(episode.image(camera, t), cv2.COLOR_RGB2GRAY) for t in np.unique(pairs)}
     scores, advice = {}, {}
     for reading in readings_of(rig, camera, sensor):
-        opening = opening_in_contact(reading.rig, arm, episode.qpos, touching)[pairs]
-        T = reading.rig.T_camera_sensor(camera, sensor, episode.qpos[pairs], opening)
-        seen = project_solids(reading.rig.cameras[camera].stored, T, rig.sensors[sensor].body)
+        seen = episode_boxes(reading.rig, camera, sensor, episode.qpos, contact, episode.fps).at(pairs).boxes
         boxes = np.where(seen.visible[..., None], enlarge(seen.raw, MARGIN), np.nan)
         agree = np.array([_follows(grey[i], grey[j], *box) for (i, j), box in zip(pairs, boxes, strict=True)])
         scores[reading.name] = np.array([np.median(agree[motion == k]) for k in range(motion.max() + 1)])
@@ -130,8 +126,8 @@ def smaller_in_contact(episode: Episode, rig: Rig, contact: dict[str, np.ndarray
     """
     found = {}
     for sensor, flags in contact.items():
-        arm = rig.sensor_arm(sensor)
-        if not arm or rig.arms[arm].gripper is None or flags.all() or not flags.any():
+        arm = hand_of(rig, sensor)
+        if not arm or flags.all() or not flags.any():
             continue
         opening = rig.gripper(arm).opening(episode.qpos)[:, 0]
         touching, free = opening[flags][:, None], opening[~flags]

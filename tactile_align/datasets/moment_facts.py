@@ -6,16 +6,19 @@ from contextlib import contextmanager
 import numpy as np
 
 from tactile_align.calibration.rig import Rig
-from tactile_align.datasets.contact import contact_of, contacts
+from tactile_align.datasets.contact import contacts
 from tactile_align.datasets.episodes import Episode
-from tactile_align.datasets.exposure import qpos_at_exposure
 from tactile_align.datasets.inputs import Input
 from tactile_align.errors import InputError
 from tactile_align.geometry.frames import Array
-from tactile_align.kinematics.gripper import opening_in_contact
-from tactile_align.projection.other_finger import other_finger_boxes
-from tactile_align.projection.sensor_box import sensor_boxes
-from tactile_align.projection.uncertainty import pixel_sigma
+from tactile_align.projection.episode_boxes import (
+    contact_flags,
+    episode_boxes,
+    hand_of,
+    held_opening,
+    hold_sensors,
+    recorded_contact,
+)
 
 
 def moment_facts(episode: Episode, rig: Rig, inputs: Sequence[Input]) -> dict[str, np.ndarray]:
@@ -24,38 +27,36 @@ def moment_facts(episode: Episode, rig: Rig, inputs: Sequence[Input]) -> dict[st
     facts: dict[str, np.ndarray] = {"qpos": qpos, "action": episode.action}
     sensors = {one.sensor for one in inputs if one.sensor is not None}
     sensors |= {name for name, sensor in rig.sensors.items() if any(sensor.stream == one.stream for one in inputs)}
-    for name in sorted(sensors):
-        sensor = rig.sensor(name)
-        touches = (episode.image(sensor.stream, t) for t in range(len(episode)))
-        flags = contact_of(touches).flags
+    contact = {name: contact_flags(episode, rig.sensor(name).stream) for name in sorted(sensors)}
+    for name, flags in contact.items():
         facts[f"contact/{name}"] = flags
         facts[f"contact_index/{name}"] = contacts(flags)
-        arm = rig.sensor_arm(name)
-        if arm and rig.arms[arm].gripper is not None:
-            with _named(episode):
-                facts[f"opening/{name}"] = opening_in_contact(rig, arm, qpos, flags)
+    # A command is held while any sensor of the hand touches, also one that no view looks at.
+    hands = {name: arm for name in sorted(sensors) if (arm := hand_of(rig, name))}
+    holding = {name for arm in hands.values() for name in hold_sensors(rig, arm)}
+    contact |= recorded_contact(episode, rig, sorted(holding - sensors))
+    for name, arm in hands.items():
+        with _named(episode):
+            facts[f"opening/{name}"] = held_opening(rig, arm, qpos, contact)
     for one in inputs:
         if one.sensor is None:
             continue
-        stands = facts.get(f"opening/{one.sensor}")
         with _named(episode):
-            then = qpos_at_exposure(rig, one.stream, qpos, episode.fps)
-            found = sensor_boxes(rig, one.stream, one.sensor, then, stands, ahead_m=one.ahead_m)
-        seen, visible = found.box, found.visible
-        sigma = None
+            view = episode_boxes(rig, one.stream, one.sensor, qpos, contact, episode.fps, ahead_m=one.ahead_m)
+            seen, visible = view.boxes.box, view.boxes.visible
         if one.uncertain:
-            sigma = pixel_sigma(rig, one.stream, one.sensor, then, stands, one.ahead_m)
-            seen, visible = only_certain(seen, visible, sigma)
+            seen, visible = only_certain(seen, visible, view.sigma_px)
         facts[f"frame_box/{one.key}"] = seen
         facts[f"visible/{one.key}"] = visible
         width, height = episode.width_height(one.stream)
         maps = [one.image_map(width, height, box) for box in seen]
         facts[f"box/{one.key}"] = np.stack([m.apply_to_box(b) for m, b in zip(maps, seen, strict=True)])
-        if sigma is not None:
-            facts[f"sigma/{one.key}"] = np.stack([np.abs(m.scale) * s for m, s in zip(maps, sigma, strict=True)])
+        if one.uncertain:
+            scaled = [np.abs(m.scale) * sigma for m, sigma in zip(maps, view.sigma_px, strict=True)]
+            facts[f"sigma/{one.key}"] = np.stack(scaled)
         if one.other_finger:
-            other = other_finger_boxes(rig, one.stream, one.sensor, then, stands)
-            facts[f"other_box/{one.key}"] = np.stack([m.apply_to_box(b) for m, b in zip(maps, other.box, strict=True)])
+            other = view.other_finger.box
+            facts[f"other_box/{one.key}"] = np.stack([m.apply_to_box(b) for m, b in zip(maps, other, strict=True)])
     return facts
 
 

@@ -29,9 +29,10 @@ from tactile_align.datasets.reference import difference, reference_of
 from tactile_align.errors import InputError
 from tactile_align.files import clear_parts, part_of
 from tactile_align.kinematics.arm import Arm
+from tactile_align.projection.episode_boxes import require_rig_size
 from tactile_align.workers import in_processes
 
-FORMAT = 2
+FORMAT = 3
 REFERENCE = "reference/"  # facts that hold one image for the whole episode
 _NO_ROOM = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
 
@@ -157,20 +158,3 @@ def _require_streams(episode: Episode, job: Job) -> None:
             )
         if one.stream in job.rig.cameras:
             require_rig_size(episode, job.rig, one.stream)
-
-
-def require_rig_size(episode: Episode, rig: Rig, camera: str) -> None:
-    """Refuse an episode whose frames have another size than the rig's camera says.
-
-    Raises:
-        InputError: Names file, stream and both sizes.
-    """
-    stored, found = rig.camera(camera).stored, episode.width_height(camera)
-    if found != (stored.width, stored.height):
-        raise InputError(
-            f"{episode.ref}: {episode.stream(camera).key} holds {found[0]}x{found[1]} frames but rig "
-            f"{rig.name} "
-            f"states {stored.width}x{stored.height} for camera '{camera}' (width x height, after image_map). "
-            "A box "
-            f"would land in the wrong place: give the camera the image_map of what the recorder did"
-        )

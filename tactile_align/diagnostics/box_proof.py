@@ -7,12 +7,11 @@ from pathlib import Path
 import numpy as np
 
 from tactile_align.calibration.rig import Rig
-from tactile_align.datasets.contact import contact_of
 from tactile_align.datasets.episodes import Episode, open_episode
 from tactile_align.datasets.truth import read_truth
 from tactile_align.errors import InputError
-from tactile_align.geometry import boxes
-from tactile_align.kinematics.gripper import opening_in_contact
+from tactile_align.geometry.boxes import intersection_over_union
+from tactile_align.projection.episode_boxes import episode_boxes, hand_of, hold_sensors, recorded_contact
 from tactile_align.projection.sensor_box import sensor_boxes
 from tactile_align.simulation.looks import draw_look
 from tactile_align.simulation.world import HOME, true_sensor_boxes
@@ -58,7 +57,7 @@ def errors(found: np.ndarray, truth: np.ndarray) -> BoxErrors:
     if not both.any():
         raise InputError("no moment has both a projected and a true box; is the sensor in this camera's view at all?")
     found, truth = found[both], truth[both]
-    return BoxErrors(boxes.intersection_over_union(found, truth), found - truth)
+    return BoxErrors(intersection_over_union(found, truth), found - truth)
 
 
 def recorded_boxes(
@@ -71,19 +70,18 @@ def recorded_boxes(
         rig: Their rig.
         camera: A camera of the rig.
         sensor: A sensor of the rig.
-        hold: Hold a commanded opening at contact onset (contact is found in the touch images).
+        hold: Hold a commanded opening at contact onset (contact is found in the hand's touch images).
         in_contact: Count only moments that are truly in contact.
     """
+    arm = hand_of(rig, sensor)
+    holding = hold_sensors(rig, arm) if hold and arm else ()
     found, truth = [], []
     for path in episodes:
         with open_episode(path) as episode:
-            opening = None
-            if hold:
-                stream = rig.sensor(sensor).stream
-                flags = contact_of(episode.image(stream, t) for t in range(len(episode))).flags
-                opening = opening_in_contact(rig, rig.sensor_arm(sensor), episode.qpos, flags)
+            contact = recorded_contact(episode, rig, holding)
+            boxes = episode_boxes(rig, camera, sensor, episode.qpos, contact, episode.fps, min_side_px=1).boxes
             keep = _told(episode, "contact").astype(bool) if in_contact else np.ones(len(episode), dtype=bool)
-            found.append(sensor_boxes(rig, camera, sensor, episode.qpos, opening, min_side_px=1).box[keep])
+            found.append(boxes.box[keep])
             truth.append(_told(episode, f"box/{camera}", 4)[keep])
     return errors(np.concatenate(found), np.concatenate(truth))
 

@@ -1,6 +1,6 @@
 """From a gripper reading to how far each finger stands from the tool axis."""
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal, Protocol
 
 import numpy as np
 from array_api_compat import array_namespace
@@ -8,9 +8,6 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from tactile_align.errors import InputError
 from tactile_align.geometry.frames import Array
-
-if TYPE_CHECKING:
-    from tactile_align.calibration.rig import Rig
 
 
 class Law(BaseModel):
@@ -177,7 +174,14 @@ class Gripper(BaseModel):
         return f" In range at all rows, and moving: column {' or '.join(fits)}." if fits else ""
 
 
-def opening_in_contact(rig: "Rig", arm: str, qpos: Array, contact: Array) -> Array:
+class HasGrippers(Protocol):
+    """What carries grippers by arm: a rig."""
+
+    def gripper(self, arm: str) -> Gripper:
+        """Return the gripper of an arm; raise a ValueError where there is none."""
+
+
+def opening_in_contact(rig: HasGrippers, arm: str, qpos: Array, contact: Array) -> Array:
     """Return where the fingers stand, holding a COMMANDED reading at its value at contact onset.
 
     Once a finger touches, the command goes on closing while the finger stays. Within each run of
@@ -188,7 +192,7 @@ def opening_in_contact(rig: "Rig", arm: str, qpos: Array, contact: Array) -> Arr
         rig: The rig.
         arm: Which arm's gripper.
         qpos: (..., T, D) raw state of an episode, frames in order.
-        contact: (..., T) bool, whether a sensor on this gripper touches something.
+        contact: (..., T) bool, whether any sensor on this gripper touches something.
 
     Returns:
         (..., T, 2) metres from the tool axis, per finger.

@@ -1,8 +1,7 @@
-"""Where the fingers stand at run time, when the gripper's reading is only its last command."""
+"""Contact at run time, which holds the opening of a gripper whose reading is only its last command."""
 
 import numpy as np
 
-from tactile_align.calibration.rig import Rig
 from tactile_align.datasets.contact import contact_of
 from tactile_align.errors import InputError
 
@@ -40,25 +39,3 @@ class ContactWatch:
         if touch.shape != self.free.shape:
             raise InputError(f"the touch of nothing has shape {self.free.shape}, this one {touch.shape}; call reset()")
         return self.free
-
-
-class Held:
-    """The opening of one arm's gripper across steps, held from contact onset; `opening_in_contact` frame by frame.
-
-    Args:
-        rig: The rig.
-        arm: Which arm.
-    """
-
-    def __init__(self, rig: Rig, arm: str) -> None:
-        self.gripper = rig.gripper(arm)
-        self.onset: np.ndarray | None = None
-
-    def opening(self, qpos: np.ndarray, contact: bool) -> np.ndarray:
-        """Return (2,) metres per finger, for raw qpos (D,) of the next step."""
-        now = np.asarray(self.gripper.opening(qpos))
-        if self.gripper.reading == "measured" or not contact:
-            self.onset = None
-            return now
-        self.onset = now if self.onset is None else self.onset
-        return np.maximum(now, self.onset)

@@ -21,6 +21,7 @@ class Needs:
         touches: The same for the touch streams.
         sensors: Sensors whose contact may be stated.
         for_contact: Touch streams that are looked at for contact only, and their sensor: not needed where it is stated.
+            With a commanded gripper, all sensors of the hand are.
         delayed: Cameras whose frames are exposed at another time than the joints are read.
     """
 
@@ -90,8 +91,10 @@ def checked(observation: Any, needs: Needs) -> Seen:
                 continue
             if name not in given:
                 have = ", ".join(map(str, given)) or "none"
+                sensor = needs.for_contact.get(name) if what == "touches" else None
+                instead = "" if sensor is None else f", or state contact['{sensor}']"
                 raise InputError(
-                    f"{what} has no '{name}', which the policy looks at; it has {have}. Pass it as recorded"
+                    f"{what} has no '{name}', which the policy looks at; it has {have}. Pass it as recorded{instead}"
                 )
             frames[name] = _frame(given[name], f"{what}['{name}']", size)
     late = _mapping(observation, "exposure_qpos", bool(needs.delayed))

@@ -17,10 +17,9 @@ from tactile_align.errors import InputError
 from tactile_align.policies.act_inputs import camera_key
 from tactile_align.policies.aligned import AlignedPolicy
 from tactile_align.policies.ensembling import TemporalEnsembler
-from tactile_align.policies.holding import ContactWatch, Held
+from tactile_align.policies.holding import ContactWatch
 from tactile_align.policies.observation import Needs, Seen, checked
-from tactile_align.projection.sensor_box import sensor_boxes
-from tactile_align.projection.uncertainty import pixel_sigma
+from tactile_align.projection.episode_boxes import HeldOpening, ViewBoxes, hand_of
 from tactile_align.training.augment import augment
 from tactile_align.training.checkpoint import best_checkpoint, load_checkpoint, load_weights
 from tactile_align.training.config import TrainConfig, load_config
@@ -58,8 +57,11 @@ class Policy:
         self.model, self.config, self.rig, self.statistics = model.eval().to(self.device), config, rig, statistics
         self.views = tuple(view for view in model.views if model.reads_regions)
         self.inputs = tuple(one for one in inputs_of(config, rig) if self._looked_at(one))
-        self._held = {view.sensor: self._hold(view.sensor) for view in self.views}
-        self._watched = tuple(dict.fromkeys([*self._held, *(one.key for one in self.inputs if one.difference)]))
+        sensors = [view.sensor for view in self.views]
+        self._held = {arm: HeldOpening(rig, arm) for arm in (hand_of(rig, name) for name in sensors) if arm}
+        self._holding = tuple(name for held in self._held.values() for name in held.sensors)
+        differing = [one.key for one in self.inputs if one.difference]
+        self._watched = tuple(dict.fromkeys([*sensors, *self._holding, *differing]))
         self.needs = self._needs(sizes)
         chunk = model.policy.chunk_size
         self._ensembler = None if ensemble is None else TemporalEnsembler(chunk, ensemble)
@@ -104,8 +106,8 @@ class Policy:
 
         Args:
             free: A touch of nothing by sensor, (H, W, 3) uint8. Without one, the first touch after the reset must be
-                free. Needed only where the gripper reports commands, for telling contact, and for
-                features.touch_input = "difference", as what differences are taken to.
+                free. Needed only where the gripper reports commands, for telling contact with any sensor of the
+                hand, and for features.touch_input = "difference", as what differences are taken to.
         """
         given = dict(free or {})
         unknown = set(given) - set(self._watched)
@@ -121,8 +123,7 @@ class Policy:
                 )
         self._watch = {name: ContactWatch(given.get(name)) for name in self._watched}
         for held in self._held.values():
-            if held is not None:
-                held.onset = None
+            held.onset = None
         if self._ensembler is not None:
             self._ensembler.reset()
 
@@ -144,7 +145,7 @@ class Policy:
         try:
             batch = self.batch(checked(observation, self.needs))
         except ValueError:
-            self._recall(before)
+            self._recall(*before)
             raise
         output = self.model.predict(batch, self.model.see(batch, alignment=False), with_actions=False)
         actions = self.statistics.restore_action(output.actions[0].double().cpu())
@@ -154,7 +155,8 @@ class Policy:
 
     def batch(self, seen: Seen) -> Batch:
         """Return a batch of one moment, made exactly as in training; advances the contact hold."""
-        openings = {name: self._opening(name, seen) for name in self._held}
+        contact = {name: self._touches(name, seen) for name in self._holding}
+        openings = {arm: held.step(seen.qpos, contact) for arm, held in self._held.items()}
         qpos = self.statistics.normalise_qpos(seen.qpos).astype(np.float32)
         batch: Batch = {"qpos": torch.from_numpy(qpos)[None]}
         for one in self.inputs:
@@ -162,18 +164,17 @@ class Policy:
             height, width = frame.shape[:2]
             box = None
             if one.sensor is not None:
-                at = seen.exposure_qpos.get(one.stream, seen.qpos)
-                stands, ahead = openings[one.sensor], one.ahead_m
-                found = sensor_boxes(self.rig, one.stream, one.sensor, at, stands, ahead_m=ahead)
-                box, visible = np.asarray(found.box), np.asarray(found.visible)
+                exposed = seen.exposure_qpos.get(one.stream, seen.qpos)
+                opening = openings.get(hand_of(self.rig, one.sensor))
+                view = ViewBoxes(self.rig, one.stream, one.sensor, exposed, opening, one.ahead_m)
+                box, visible = np.asarray(view.boxes.box), np.asarray(view.boxes.visible)
                 if one.uncertain:
-                    sigma = pixel_sigma(self.rig, one.stream, one.sensor, at, stands, ahead)
-                    box, visible = only_certain(box, visible, sigma)
+                    box, visible = only_certain(box, visible, view.sigma_px)
                 there = one.image_map(width, height, box)
                 batch[f"box/{one.key}"] = torch.from_numpy(there.apply_to_box(box).astype(np.float32))[None]
                 batch[f"visible/{one.key}"] = torch.tensor([bool(visible)])
                 if one.uncertain:
-                    width_px = np.abs(there.scale) * sigma
+                    width_px = np.abs(there.scale) * view.sigma_px
                     batch[f"sigma/{one.key}"] = torch.from_numpy(width_px.astype(np.float32))[None]
             there = one.image_map(width, height, box if one.zoom is not None else None)
             image = there.apply_to_image(frame)
@@ -192,31 +193,21 @@ class Policy:
             )
         return watch.against(touch)
 
-    def _remembered(self) -> list[tuple[Any, ...]]:
-        held = {name: None if one is None else one.onset for name, one in self._held.items()}
-        return [(watch.free, watch.touching, held.get(name)) for name, watch in self._watch.items()]
+    def _remembered(self) -> tuple[dict[str, tuple[np.ndarray | None, bool]], dict[str, np.ndarray | None]]:
+        watched = {name: (watch.free, watch.touching) for name, watch in self._watch.items()}
+        return watched, {arm: held.onset for arm, held in self._held.items()}
 
-    def _recall(self, before: list[tuple[Any, ...]]) -> None:
-        for name, (free, touching, onset) in zip(self._watch, before, strict=True):
+    def _recall(
+        self, watched: Mapping[str, tuple[np.ndarray | None, bool]], onsets: Mapping[str, np.ndarray | None]
+    ) -> None:
+        for name, (free, touching) in watched.items():
             self._watch[name].free, self._watch[name].touching = free, touching
-            held = self._held.get(name)
-            if held is not None:
-                held.onset = onset
+        for arm, onset in onsets.items():
+            self._held[arm].onset = onset
 
-    def _opening(self, sensor: str, seen: Seen) -> np.ndarray | None:
-        held = self._held[sensor]
-        if held is None:
-            return None
-        stream = self.rig.sensor(sensor).stream
-        contact = False
-        if held.gripper.reading == "commanded":
-            stated = seen.contact.get(sensor)
-            contact = self._watch[sensor].update(seen.frames[stream]) if stated is None else stated
-        return held.opening(seen.qpos, contact)
-
-    def _hold(self, sensor: str) -> Held | None:
-        arm = self.rig.sensor_arm(sensor)
-        return Held(self.rig, arm) if arm and self.rig.arms[arm].gripper is not None else None
+    def _touches(self, sensor: str, seen: Seen) -> bool:
+        stated = seen.contact.get(sensor)
+        return self._watch[sensor].update(seen.frames[self.rig.sensor(sensor).stream]) if stated is None else stated
 
     def _looked_at(self, one: Input) -> bool:
         if one.sensor is not None:
@@ -227,8 +218,7 @@ class Policy:
     def _needs(self, sizes: Mapping[str, tuple[int, int]]) -> Needs:
         touches = {one.stream for one in self.inputs if one.key in self.model.sensors}
         cameras = {one.stream for one in self.inputs} - touches
-        commanded = {s for s, held in self._held.items() if held is not None and held.gripper.reading == "commanded"}
-        for_contact = {self.rig.sensor(name).stream: name for name in commanded}
+        for_contact = {self.rig.sensor(name).stream: name for name in self._holding}
         for_contact = {stream: name for stream, name in for_contact.items() if stream not in touches}
         touches |= set(for_contact)
         size = {name: (c.stored.width, c.stored.height) for name, c in self.rig.cameras.items()}

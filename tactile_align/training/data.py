@@ -19,6 +19,7 @@ from tactile_align.errors import InputError
 from tactile_align.features.encoder import input_size_of
 from tactile_align.policies.act_inputs import camera_key
 from tactile_align.policies.aligned import AlignedPolicy, View
+from tactile_align.projection.episode_boxes import hand_of, hold_sensors
 from tactile_align.training.config import DataConfig, TrainConfig
 
 logger = logging.getLogger(__name__)
@@ -115,10 +116,13 @@ def make_model(config: TrainConfig, state_dim: int, action_dim: int, fill: bool 
 
 
 def stream_sizes(moments: Moments) -> dict[str, tuple[int, int]]:
-    """Return (width, height) of each stream the inputs are made of, as recorded in the first episode."""
+    """Return (width, height) of each stream that inputs and boxes are made from, as recorded in the first episode."""
     job = moments.jobs[0]
+    streams = {one.stream for one in job.inputs}
+    hands = {hand_of(job.rig, one.sensor) for one in job.inputs if one.sensor is not None} - {""}
+    touches = {job.rig.sensor(name).stream for arm in hands for name in hold_sensors(job.rig, arm)}
     with open_episode(job.ref) as episode:
-        return {one.stream: episode.width_height(one.stream) for one in job.inputs}
+        return {name: episode.width_height(name) for name in sorted(streams | touches & {*episode.sensors})}
 
 
 def load_data(config: TrainConfig, processes: int = 1, progress: bool = True) -> Data:

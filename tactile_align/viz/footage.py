@@ -6,14 +6,13 @@ from types import TracebackType
 
 import numpy as np
 
-from tactile_align.calibration.rig import Rig
-from tactile_align.datasets.contact import LONG_SIDE, contact_of
 from tactile_align.datasets.episodes import Episode, EpisodeRef, open_episode
 from tactile_align.errors import InputError
 from tactile_align.geometry.images import ImageMap
+from tactile_align.projection.episode_boxes import contact_flags, openings, require_rig_size
 from tactile_align.viz.compare import names_apart
 from tactile_align.viz.scene import Hand, Moment, Region, Touch, Track, View
-from tactile_align.viz.seen import RigLike, Seen, look, openings, rig_for
+from tactile_align.viz.seen import RigLike, Seen, by_sensor, look, rig_for
 
 InputMap = Callable[[int, int], ImageMap]
 
@@ -61,15 +60,10 @@ class Footage:
         self._likes = rig, compare
         self.cameras = self._chosen(cameras)
         self.grid, self._input_map, self._ahead_m = grid, input_map or _stretched, ahead_m
-        self.contact = {
-            name: contact_of(
-                self.episode.image(name, t, (LONG_SIDE, LONG_SIDE)) for t in range(len(self.episode))
-            ).flags
-            for name in self.episode.sensors
-        }
+        self.contact = {name: contact_flags(self.episode, name) for name in self.episode.sensors}
         self._colour = {name: i for i, name in enumerate(self.rig.sensors)}
         try:
-            self.opening = openings(self.rig, self.episode.qpos, self.contact)
+            self.opening = openings(self.rig, self.episode.qpos, by_sensor(self.rig, self.contact))
             self.seen = {camera: self._look(camera) for camera in self.cameras if camera in self.rig.cameras}
             self.joints = {arm: self.rig.joints(arm, self.episode.qpos) for arm in self.rig.arms}
         except ValueError as cause:
@@ -145,18 +139,8 @@ class Footage:
         for rig in (self.rig, self.compare):
             for name in chosen:
                 if rig is not None and name in rig.cameras:
-                    self._same_size(rig, name)
+                    require_rig_size(self.episode, rig, name)
         return chosen
-
-    def _same_size(self, rig: Rig, camera: str) -> None:
-        wide, high = self.episode.width_height(camera)
-        stored = rig.camera(camera).stored
-        if (wide, high) != (stored.width, stored.height):
-            raise InputError(
-                f"{self.episode.ref}: {self.episode.stream(camera).key} holds frames of {wide}x{high}, but "
-                f"rig {rig.name} says {stored.width}x{stored.height} (width x height). State the recorder's "
-                f"crop and resize in cameras.{camera}.image_map, or use the rig that belongs to these recordings"
-            )
 
     def _colour_of(self, stream: str) -> int:
         for name, sensor in self.rig.sensors.items():
@@ -165,19 +149,15 @@ class Footage:
         return len(self._colour)
 
     def _look(self, camera: str) -> dict[str, Seen]:
-        qpos, second = self.episode.qpos, {}
-        if self.compare is not None:
-            second = openings(self.compare, qpos, self.contact)
         return {
             sensor: look(
                 camera,
                 sensor,
-                qpos,
+                self.episode.qpos,
                 fps=self.episode.fps,
                 rig=self.rig,
-                opening=self.opening,
+                contact=self.contact,
                 compare=self.compare,
-                compare_opening=second,
                 input_map=self._map(camera),
                 grid=self.grid,
                 ahead_m=self._ahead_m,

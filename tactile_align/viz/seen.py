@@ -1,4 +1,4 @@
-"""An episode's boxes, tokens and openings by a rig, all rows at once."""
+"""An episode's boxes and tokens by a rig, all rows at once."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,14 +7,12 @@ from pathlib import Path
 import numpy as np
 
 from tactile_align.calibration.rig import Rig, load_rig
-from tactile_align.datasets.exposure import qpos_at_exposure
 from tactile_align.facts import fact_names
 from tactile_align.geometry.boxes import intersection_over_union
 from tactile_align.geometry.images import ImageMap
-from tactile_align.kinematics.gripper import opening_in_contact
-from tactile_align.projection.sensor_box import SensorBoxes, sensor_boxes
+from tactile_align.projection.episode_boxes import episode_boxes
+from tactile_align.projection.sensor_box import SensorBoxes
 from tactile_align.projection.tokens import token_weights
-from tactile_align.projection.uncertainty import pixel_sigma
 
 RigLike = Rig | str | Path
 
@@ -58,26 +56,9 @@ class Seen:
     sigma_px: np.ndarray | None
 
 
-def openings(rig: Rig, qpos: np.ndarray, contact: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Return the opening of each arm with a gripper, held at contact onset where the reading is a command.
-
-    Args:
-        rig: The rig.
-        qpos: (T, D) raw state of an episode.
-        contact: (T,) bool by touch stream.
-
-    Returns:
-        (T, 2) metres by arm.
-    """
-    found = {}
-    for arm, entry in rig.arms.items():
-        if entry.gripper is not None:
-            touching = np.zeros(len(qpos), bool)
-            for name, sensor in rig.sensors.items():
-                if rig.sensor_arm(name) == arm and sensor.stream in contact:
-                    touching |= contact[sensor.stream]
-            found[arm] = opening_in_contact(rig, arm, qpos, touching)
-    return found
+def by_sensor(rig: Rig, contact: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return (T,) contact by sensor of a rig from (T,) contact by touch stream; what lacks its stream is left out."""
+    return {name: contact[sensor.stream] for name, sensor in rig.sensors.items() if sensor.stream in contact}
 
 
 def look(
@@ -87,9 +68,8 @@ def look(
     *,
     fps: float | None,
     rig: Rig,
-    opening: Mapping[str, np.ndarray],
+    contact: Mapping[str, np.ndarray],
     compare: Rig | None,
-    compare_opening: Mapping[str, np.ndarray],
     input_map: ImageMap,
     grid: tuple[int, int] | None,
     ahead_m: float = 0.0,
@@ -102,27 +82,22 @@ def look(
         qpos: (T, D) raw state.
         fps: Rows per second; None where no camera has a delay.
         rig: The rig.
-        opening: As from `openings`.
+        contact: (T,) bool by touch stream.
         compare: A second rig; where it lacks the camera or the sensor it has no box.
-        compare_opening: Its openings.
         input_map: From the stored frame to the encoder's input.
         grid: (rows, columns) of tokens, None for none.
         ahead_m: As in `sensor_boxes`.
     """
-    own = opening.get(rig.sensor_arm(sensor))
-    then = qpos_at_exposure(rig, camera, qpos, fps)
-    found = sensor_boxes(rig, camera, sensor, then, own, ahead_m=ahead_m)
-    sigma = None
-    if rig.camera(camera).covariance is not None:
-        sigma = np.tile(pixel_sigma(rig, camera, sensor, then, own, ahead_m), 2)
+    view = episode_boxes(rig, camera, sensor, qpos, by_sensor(rig, contact), fps, ahead_m=ahead_m)
+    found = view.boxes
+    sigma = None if rig.camera(camera).covariance is None else np.tile(view.sigma_px, 2)
     weights = compared = overlap = None
     if grid is not None:
         weights = token_weights(found.box, input_map, grid)
     if compare is not None:
         compared = np.full_like(found.box, np.nan)
         if camera in compare.cameras and sensor in compare.sensors:
-            held = compare_opening.get(compare.sensor_arm(sensor))
-            then = qpos_at_exposure(compare, camera, qpos, fps)
-            compared = sensor_boxes(compare, camera, sensor, then, held, ahead_m=ahead_m).box
+            flags = by_sensor(compare, contact)
+            compared = episode_boxes(compare, camera, sensor, qpos, flags, fps, ahead_m=ahead_m).boxes.box
         overlap = intersection_over_union(found.box, compared)
     return Seen(found, found.reason_text(), weights, compared, overlap, sigma)

@@ -13,9 +13,8 @@ import torch
 from tactile_align.calibration.rig import load_rig
 from tactile_align.datasets.contact import contact_of
 from tactile_align.datasets.episodes import list_episodes, open_episode
-from tactile_align.kinematics.gripper import opening_in_contact
 from tactile_align.policies.ensembling import TemporalEnsembler
-from tactile_align.policies.holding import ContactWatch, Held
+from tactile_align.policies.holding import ContactWatch
 from tactile_align.policies.runtime import Policy
 from tactile_align.policies.vision import resnet18_backbone
 from tactile_align.training.augment import augment
@@ -89,18 +88,6 @@ def test_a_commanded_gripper_is_held_across_steps_as_in_training(run: Run, tmp_p
             found.append(policy.act(observation(episode, t, contact={"tactile1": bool(flags[t])})))
     assert flags[rows].sum() > 2
     assert np.abs(np.stack(found) - batch_actions(policy, again, rows)).max() < 1e-5
-
-
-def test_the_hold_of_single_steps_equals_that_of_whole_episodes(regrasp_folder: Path) -> None:
-    rig = load_rig(regrasp_folder / "rig.toml")
-    rig = rig.with_gripper("left", reading="commanded")
-    rng = np.random.default_rng(2)
-    qpos = np.zeros((200, 7))
-    qpos[:, 6] = rng.uniform(0, 1, 200)
-    contact = np.repeat(rng.random(40) < 0.6, 5)
-    whole, held = opening_in_contact(rig, "left", qpos, contact), Held(rig, "left")
-    assert np.array_equal(np.stack([held.opening(q, bool(c)) for q, c in zip(qpos, contact, strict=True)]), whole)
-    assert not np.array_equal(whole, rig.gripper("left").opening(qpos))
 
 
 def test_contact_is_seen_step_by_step_as_it_is_over_the_whole_episode(regrasp_folder: Path) -> None:

@@ -1,0 +1,265 @@
+"""The box of a sensor in an episode: contact, opening, joints at exposure, projection.
+
+One rule in two forms. For all frames of a recording: `episode_boxes`. Frame by frame, as a robot sees them:
+`HeldOpening` for the opening, `ViewBoxes` for the boxes. Each commanded opening is held from the first frame in which
+ANY sensor of the hand touches something: what one finger presses on stops the whole gripper.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property, reduce
+from typing import Any
+
+import numpy as np
+
+from tactile_align.calibration.rig import Rig
+from tactile_align.datasets.contact import contact_of
+from tactile_align.datasets.episodes import Episode
+from tactile_align.errors import InputError
+from tactile_align.geometry.frames import Array
+from tactile_align.kinematics.gripper import opening_in_contact
+from tactile_align.projection.other_finger import other_finger_boxes
+from tactile_align.projection.sensor_box import SensorBoxes, sensor_boxes
+from tactile_align.projection.uncertainty import pixel_sigma
+
+
+@dataclass(frozen=True)
+class ViewBoxes:
+    """Boxes of one sensor in one camera, in one frame or many, and all they are computed from.
+
+    Attributes:
+        rig: The rig.
+        camera: A camera of it.
+        sensor: A sensor of it.
+        qpos: (..., D) raw state at the exposure of each frame.
+        opening: (..., 2) metres per finger; None takes the gripper reading of `qpos` as it is.
+        ahead_m: As in `sensor_boxes`, metres.
+        min_side_px: As in `sensor_boxes`.
+    """
+
+    rig: Rig
+    camera: str
+    sensor: str
+    qpos: np.ndarray
+    opening: np.ndarray | None
+    ahead_m: float = 0.0
+    min_side_px: float = 4
+
+    def at(self, rows: Any) -> "ViewBoxes":
+        """Return the same for some frames: an index, a slice, flags, or an array of indices of any shape."""
+        return replace(self, qpos=self.qpos[rows], opening=None if self.opening is None else self.opening[rows])
+
+    @cached_property
+    def boxes(self) -> SensorBoxes:
+        """The boxes; errors as `sensor_boxes`."""
+        return sensor_boxes(
+            self.rig,
+            self.camera,
+            self.sensor,
+            self.qpos,
+            self.opening,
+            min_side_px=self.min_side_px,
+            ahead_m=self.ahead_m,
+        )
+
+    @cached_property
+    def sigma_px(self) -> np.ndarray:
+        """(..., 2) standard deviation along u and v, stored px; errors as `pixel_sigma`."""
+        return pixel_sigma(self.rig, self.camera, self.sensor, self.qpos, self.opening, self.ahead_m)
+
+    @cached_property
+    def other_finger(self) -> SensorBoxes:
+        """Boxes of what sits on the hand's other finger, on the sensor itself; errors as `other_finger_boxes`."""
+        return other_finger_boxes(self.rig, self.camera, self.sensor, self.qpos, self.opening)
+
+    @cached_property
+    def T_camera_sensor(self) -> np.ndarray:
+        """(..., 4, 4) pose of the sensor in the camera's frame, metres."""
+        return np.asarray(self.rig.T_camera_sensor(self.camera, self.sensor, self.qpos, self.opening))
+
+
+def episode_boxes(
+    rig: Rig,
+    camera: str,
+    sensor: str,
+    qpos: np.ndarray,
+    contact: Mapping[str, np.ndarray],
+    fps: float | None,
+    *,
+    ahead_m: float = 0.0,
+    min_side_px: float = 4,
+) -> ViewBoxes:
+    """Return the boxes of a sensor in a camera over an episode.
+
+    Args:
+        rig: The rig that holds for the episode.
+        camera: A camera of it.
+        sensor: A sensor of it.
+        qpos: (T, D) raw state, frames in order.
+        contact: By sensor, (T,) bool: every sensor of the hand that the episode records; others may be among them.
+        fps: Rows per second; None where the camera has no delay.
+        ahead_m: As in `sensor_boxes`, metres.
+        min_side_px: As in `sensor_boxes`.
+
+    Raises:
+        InputError: Unknown names, a gripper reading out of range, a delay without a rate.
+    """
+    arm = hand_of(rig, sensor)
+    opening = held_opening(rig, arm, qpos, contact) if arm else None
+    return ViewBoxes(rig, camera, sensor, qpos_at_exposure(rig, camera, qpos, fps), opening, ahead_m, min_side_px)
+
+
+def hand_of(rig: Rig, sensor: str) -> str:
+    """Return the arm whose gripper the opening of a sensor depends on, '' for a sensor that no gripper carries."""
+    arm = rig.sensor_arm(sensor)
+    return arm if arm and rig.arms[arm].gripper is not None else ""
+
+
+def hold_sensors(rig: Rig, arm: str) -> tuple[str, ...]:
+    """Return the sensors whose contact holds an arm's opening: all of the hand; none where its reading is measured.
+
+    Raises:
+        InputError: No such arm, or it has no gripper.
+    """
+    if rig.gripper(arm).reading == "measured":
+        return ()
+    return tuple(name for name in rig.sensors if rig.sensor_arm(name) == arm)
+
+
+def contact_flags(episode: Episode, stream: str) -> np.ndarray:
+    """Return (T,) bool, in which frames of an episode a touch stream shows contact; errors as `Episode.image`."""
+    return contact_of(episode.image(stream, t) for t in range(len(episode))).flags
+
+
+def recorded_contact(episode: Episode, rig: Rig, sensors: Iterable[str]) -> dict[str, np.ndarray]:
+    """Return (T,) contact of those of some sensors of the rig whose touch stream the episode records."""
+    streams = {name: rig.sensor(name).stream for name in sensors}
+    return {name: contact_flags(episode, one) for name, one in streams.items() if one in episode.sensors}
+
+
+def hand_contact(rig: Rig, arm: str, contact: Mapping[str, Array]) -> np.ndarray:
+    """Return whether a hand touches something: any sensor on the arm does.
+
+    Args:
+        rig: The rig.
+        arm: Which arm.
+        contact: By sensor, (...) bool; sensors of other arms may be among them.
+
+    Returns:
+        (...) bool; () and False where no sensor of the arm is named.
+    """
+    flags = [one for name, one in contact.items() if rig.sensor_arm(name) == arm]
+    return np.asarray(reduce(np.logical_or, flags, np.False_))
+
+
+def held_opening(rig: Rig, arm: str, qpos: np.ndarray, contact: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Return where the fingers of an arm stand, (T, 2) metres: a commanded reading is held while the hand touches.
+
+    Args:
+        rig: The rig.
+        arm: Which arm.
+        qpos: (T, D) raw state, frames in order.
+        contact: By sensor, (T,) bool, as in `episode_boxes`.
+
+    Raises:
+        InputError: No gripper, a reading out of range, flags of another length.
+    """
+    touching = hand_contact(rig, arm, contact)
+    flags = touching if touching.shape else np.zeros(len(qpos), bool)
+    return np.asarray(opening_in_contact(rig, arm, qpos, flags))
+
+
+def openings(rig: Rig, qpos: np.ndarray, contact: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return `held_opening` by arm with a gripper, (T, 2) metres."""
+    return {arm: held_opening(rig, arm, qpos, contact) for arm, entry in rig.arms.items() if entry.gripper is not None}
+
+
+class HeldOpening:
+    """The opening of one hand frame by frame: what `held_opening` gives for all frames at once.
+
+    Args:
+        rig: The rig.
+        arm: Which arm.
+
+    Attributes:
+        sensors: The sensors whose contact each step needs, see `hold_sensors`.
+        onset: (2,) the opening at which the present contact began, metres; None without contact. Set it to None to
+            begin another episode, or to an earlier value to go back.
+
+    Raises:
+        InputError: No such arm, or it has no gripper.
+    """
+
+    def __init__(self, rig: Rig, arm: str) -> None:
+        self.rig, self.arm = rig, arm
+        self.sensors = hold_sensors(rig, arm)
+        self.onset: np.ndarray | None = None
+
+    def step(self, qpos: np.ndarray, contact: Mapping[str, bool]) -> np.ndarray:
+        """Return (2,) metres per finger in the next frame.
+
+        Args:
+            qpos: (D,) raw state.
+            contact: By sensor, whether it touches something: at least all of `sensors`.
+
+        Raises:
+            InputError: A contact is missing; a reading out of range.
+        """
+        missing = [name for name in self.sensors if name not in contact]
+        if missing:
+            raise InputError(
+                f"the gripper of arm '{self.arm}' reports commands, so its opening needs the contact of "
+                f"{', '.join(self.sensors)}; got {', '.join(contact) or 'none'}. State that of {', '.join(missing)} too"
+            )
+        now = np.asarray(self.rig.gripper(self.arm).opening(qpos))
+        if not hand_contact(self.rig, self.arm, {name: contact[name] for name in self.sensors}):
+            self.onset = None
+            return now
+        self.onset = now if self.onset is None else self.onset
+        return np.maximum(now, self.onset)
+
+
+def qpos_at_exposure(rig: Rig, camera: str, qpos: np.ndarray, fps: float | None) -> np.ndarray:
+    """Return qpos when the frames of a camera were exposed, `delay_s` after their rows' joints were read.
+
+    Joints are interpolated between rows. Nothing is known before the first row and after the last: frames exposed
+    there get the nearest row's joints.
+
+    Args:
+        rig: The rig, which states the delay.
+        camera: Name of the camera.
+        qpos: (T, D) raw state of an episode.
+        fps: Rows per second of the recording.
+
+    Returns:
+        (T, D); `qpos` itself for a camera without delay.
+
+    Raises:
+        InputError: A delay, but no rate to count it in rows.
+    """
+    delay = rig.camera(camera).delay_s
+    if delay == 0.0:
+        return qpos
+    if fps is None:
+        raise InputError(
+            f"camera '{camera}' has delay_s = {delay}, which needs the recording's rate; "
+            f"state fps in the layout file or in the episode's attributes"
+        )
+    rows = np.arange(len(qpos), dtype=np.float64)
+    shifted = np.clip(rows + delay * fps, 0, len(qpos) - 1)
+    return np.stack([np.interp(shifted, rows, column) for column in qpos.T], axis=-1)
+
+
+def require_rig_size(episode: Episode, rig: Rig, camera: str) -> None:
+    """Refuse an episode whose frames have another size than the rig's camera says.
+
+    Raises:
+        InputError: Names file, stream and both sizes.
+    """
+    stored, found = rig.camera(camera).stored, episode.width_height(camera)
+    if found != (stored.width, stored.height):
+        raise InputError(
+            f"{episode.ref}: {episode.stream(camera).key} holds {found[0]}x{found[1]} frames but rig {rig.name} "
+            f"states {stored.width}x{stored.height} for camera '{camera}' (width x height, after image_map). A box "
+            f"would land in the wrong place: give the camera the image_map of what the recorder did"
+        )
