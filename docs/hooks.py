@@ -23,21 +23,32 @@ from tactile_align.cli import VERBS
 ROOT = Path(__file__).parent.parent
 PACKAGES = (
     ("geometry", "Poses, pixel boxes, pixel maps."),
+    ("config", "The configuration of a run."),
     ("kinematics", "Arms and grippers."),
-    ("calibration", "Cameras, boards, the rig, hand-eye calibration, verification."),
+    ("datasets", "Episodes in and out, layouts, contact."),
+    ("datasets.containers", "Recordings of other formats."),
+    ("calibration", "Cameras, boards, the rig, and the solvers."),
     ("projection", "The sensor's box in an image, and the tokens it covers."),
-    ("datasets", "Episodes in and out, contact, moments."),
+    ("sessions", "Calibration sessions: solved, diagnosed, written into a rig."),
+    ("verify", "Does the rig explain the recordings?"),
+    ("finger", "Where a sensor sits on its finger."),
     ("simulation", "The simulated cell."),
-    ("features", "Encoders and pooling."),
-    ("losses", "The alignment loss and its rivals."),
+    ("losses", "The alignment loss and its negatives."),
+    ("moments", "Synchronised moments for training."),
+    ("features", "Encoders, pooling, and the health of features."),
     ("policies", "ACT, and ACT with touch."),
-    ("training", "Config, loop, checkpoints."),
-    ("diagnostics", "Retrieval and proofs."),
-    ("viz", "Overlays, maps, reports."),
+    ("training", "Loop, optimiser, validation, logs."),
+    ("diagnostics", "Retrieval, localisation, probes, studies."),
+    ("diagnostics.doctor", "Checks of a run before it is trained."),
+    ("viz", "Colours and strokes."),
+    ("viz.overlay", "Boxes on recorded frames."),
+    ("viz.report", "The report page."),
+    ("viz.label", "The page for drawing boxes."),
+    ("viz.features", "Pictures of features."),
 )
 SHOWN_AS = {
     "tactile_align/cli.py": "reference/commands.md",
-    "tactile_align/training/config.py": "reference/config.md",
+    "tactile_align/config/train.py": "reference/config.md",
     "tactile_align": "reference/api.md",
 }
 """Pages link to code, which the repository holds; on the site they lead to the reference that is made from it."""
@@ -67,7 +78,7 @@ def commands() -> str:
 
 def config() -> str:
     """Return the reference of the training config as Markdown: every field, its default and its meaning."""
-    from tactile_align.training.config import TrainConfig
+    from tactile_align.config.train import TrainConfig
 
     parts = [
         "# Training config\n\nOne TOML file; every field has a flag of the same name (`--hsa.weight 0.5`). "
@@ -106,7 +117,7 @@ def field_docstrings(model: type[BaseModel]) -> dict[str, str]:
 
 def api(package: str) -> str:
     """Return the API page of one package as Markdown with mkdocstrings' marks."""
-    folder = ROOT / "tactile_align" / package
+    folder = ROOT / "tactile_align" / package.replace(".", "/")
     parts = [f"# {package}\n\n{dict(PACKAGES)[package]}\n"]
     for path in sorted(folder.glob("*.py")):
         if path.stem != "__init__":

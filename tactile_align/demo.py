@@ -12,19 +12,20 @@ from typing import Any, Literal
 import numpy as np
 
 from tactile_align.calibration.rig import load_rig
-from tactile_align.calibration.verify import verify_episodes
-from tactile_align.diagnostics.box_proof import posed_boxes, recorded_boxes
+from tactile_align.config.presets import SMALL_ACT, SMALL_TOWER
+from tactile_align.config.train import TrainConfig
 from tactile_align.diagnostics.evaluation import Evaluation, evaluate, train_to_the_end
 from tactile_align.files import write_text_atomically
+from tactile_align.policies.build import views_of
+from tactile_align.simulation.box_proof import posed_boxes, recorded_boxes
 from tactile_align.simulation.record import simulate
-from tactile_align.training.config import TrainConfig
-from tactile_align.training.data import Data, load_data, views_of
-from tactile_align.training.metrics import read_metrics
-from tactile_align.training.presets import SMALL_ACT, SMALL_TOWER
-from tactile_align.viz.curves import draw_curves, draw_recall
-from tactile_align.viz.overlay import overlay
-from tactile_align.viz.report import report
-from tactile_align.viz.run_maps import draw_maps
+from tactile_align.training.data import Data, load_data
+from tactile_align.training.logs import read_metrics
+from tactile_align.verify.verify import verify_episodes
+from tactile_align.viz.features.charts import draw_curves, draw_recall
+from tactile_align.viz.features.run_pictures import draw_maps
+from tactile_align.viz.overlay.overlay import overlay
+from tactile_align.viz.report.report import report
 
 logger = logging.getLogger(__name__)
 

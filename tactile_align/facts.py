@@ -9,13 +9,19 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import tomlkit
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from tactile_align.errors import FactError
 
 Kind = Literal["kinematics", "calibration", "datasets"]
 WHAT: dict[Kind, str] = {"kinematics": "an arm file", "calibration": "a rig file", "datasets": "a layout file"}
 Model = TypeVar("Model", bound=BaseModel)
+
+
+class Strict(BaseModel):
+    """Base of everything read from a file: immutable, and an unknown key is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 def fact_folder(kind: Kind) -> Traversable:

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from tactile_align.cli import VERBS, run
+from tactile_align.config.train import load_config
 from tactile_align.errors import DivergedError, InputError, MissingExtra
-from tactile_align.training.config import load_config
-from tactile_align.viz import overlay
+from tactile_align.viz.overlay.overlay import overlay
 
 ROOT = Path(__file__).parent.parent
 
@@ -107,7 +107,7 @@ def test_what_the_user_can_mend_is_one_line_and_its_traceback_is_shown_on_reques
 def test_remarks_are_bare_lines_on_stderr_and_only_while_a_verb_runs(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    logger = logging.getLogger("tactile_align.viz.overlay")
+    logger = logging.getLogger("tactile_align.viz.overlay.overlay")
 
     def remark(*args: object, **options: object) -> list[Path]:
         logger.info("note: a remark")

@@ -10,20 +10,19 @@ import numpy as np
 import pytest
 import torch
 
-from tactile_align.calibration.easy_handeye import read_easy_handeye
-from tactile_align.calibration.formats import read_kalibr, read_opencv, read_ros_camera
+from tactile_align.calibration.formats import read_easy_handeye, read_kalibr, read_opencv, read_ros_camera
 from tactile_align.calibration.rig import load_rig
 from tactile_align.calibration.rig_parts import Override
 from tactile_align.cli import run
-from tactile_align.diagnostics.study_table import results
+from tactile_align.config.train import TrainConfig, config_text
+from tactile_align.diagnostics.study import results
 from tactile_align.errors import DivergedError, EpisodeError, FactError, Fault, InputError, MissingExtra
 from tactile_align.extras import need
-from tactile_align.policies.tensor_file import read_tensors
-from tactile_align.training.config import TrainConfig, config_text
+from tactile_align.policies.vision import read_tensors
 from tactile_align.training.loop import train
 from tests.calibration.cell import capture
-from tests.calibration.test_sessions import write as write_session
-from tests.datasets.test_raw_xtrainer import recording as raw_recording
+from tests.datasets.containers.test_raw_xtrainer import recording as raw_recording
+from tests.sessions.test_sessions import write as write_session
 from tests.training.conftest import small_training
 
 GARBAGE = bytes(range(128, 256)) * 8

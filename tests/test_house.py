@@ -1,79 +1,166 @@
-"""The house: which floor may import which, and that every package is listed."""
+"""The house: floors that import only floors above them, no circles, and every package listed."""
 
 import ast
 import configparser
+import itertools
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "tactile_align"
-FLOORS = ("geometry", "kinematics", "calibration", "projection")
+FLOORS = (
+    ("errors",),
+    ("geometry",),
+    ("facts", "files", "extras", "workers", "evenly"),
+    ("checks",),
+    ("config",),
+    ("kinematics",),
+    ("datasets",),
+    ("calibration",),
+    ("projection",),
+    ("sessions",),
+    ("verify",),
+    ("finger",),
+    ("simulation",),
+    ("losses",),
+    ("moments",),
+    ("features",),
+    ("policies",),
+    ("training",),
+    ("diagnostics",),
+    ("viz",),
+    ("demo",),
+    ("verbs",),
+    ("cli",),
+    ("__main__",),
+)
+"""From the ground up; each floor may import itself and those before it."""
+LEVEL = {name: level for level, floor in enumerate(FLOORS) for name in floor}
+WITHOUT_TORCH = LEVEL["finger"]
+"""The highest floor of which nothing imports torch."""
 
 
-def imports_of(path: Path) -> set[str]:
-    """Return every module a file imports, at the top or inside a function."""
-    found: set[str] = set()
+def imports_of(path: Path) -> Iterator[tuple[str, str | None]]:
+    """Yield (module, name or None) of every import of a file, inside functions and for types alike."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
+            yield from ((alias.name, None) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: relative import"
-            found.add(node.module or "")
-    return found
+            assert node.level == 0 and node.module, f"{path}: relative import"
+            yield from ((node.module, alias.name) for alias in node.names)
 
 
-def files(folder: str) -> list[Path]:
-    return sorted((PACKAGE / folder).rglob("*.py"))
+def module_of(path: Path, package: Path) -> str:
+    return ".".join(path.relative_to(package.parent).with_suffix("").parts).removesuffix(".__init__")
 
 
-def importers(module: str, inside: list[Path]) -> list[str]:
-    hit = [p for p in inside if any(name == module or name.startswith(module + ".") for name in imports_of(p))]
-    return [p.relative_to(PACKAGE).as_posix() for p in hit]
+def graph_of(package: Path) -> dict[str, set[str]]:
+    """Return which modules of a package each of its modules imports."""
+    modules = {module_of(path, package): path for path in package.rglob("*.py")}
+    graph = {}
+    for module, path in modules.items():
+        named = ((f"{source}.{name}" if name else source, source) for source, name in imports_of(path))
+        graph[module] = {full if full in modules else source for full, source in named} & set(modules)
+    return graph
 
 
-def test_the_exception_types_import_nothing_of_ours() -> None:
-    assert not {name for name in imports_of(PACKAGE / "errors.py") if name.startswith("tactile_align")}
+def upward(graph: dict[str, set[str]]) -> list[str]:
+    """Return the imports that run up the house, and modules on no floor."""
+    wrong = []
+    for module, targets in graph.items():
+        room = module.split(".")[1:2]
+        if not room:  # the package itself only names what it offers
+            continue
+        if room[0] not in LEVEL:
+            wrong.append(f"{module} stands on no floor")
+            continue
+        wrong += [
+            f"{module} -> {target}"
+            for target in targets
+            if (above := target.split(".")[1:2]) and LEVEL.get(above[0], len(FLOORS)) > LEVEL[room[0]]
+        ]
+    return sorted(wrong)
 
 
-def test_geometry_imports_nothing_of_ours_but_the_exception_types() -> None:
-    for path in files("geometry"):
-        ours = {name for name in imports_of(path) if name.startswith("tactile_align")}
-        assert all(name.startswith(("tactile_align.geometry", "tactile_align.errors")) for name in ours), path
+def circles(graph: dict[str, set[str]]) -> list[list[str]]:
+    """Return the sets of modules that import one another."""
+    reach = {module: set(targets) for module, targets in graph.items()}
+    for middle, module in itertools.product(graph, graph):
+        if middle in reach[module]:
+            reach[module] |= reach[middle]
+    groups = {frozenset(b for b in reach[a] if a in reach[b]) for a in graph}
+    return sorted(sorted(group) for group in groups if group)
 
 
-@pytest.mark.parametrize("folder", FLOORS)
-def test_the_lower_floors_and_the_reader_never_import_torch(folder: str) -> None:
-    reader = [p for p in files("datasets") if p.name not in ("moments.py",)]
-    assert importers("torch", files(folder) + reader + files("viz")) == []
+def importers(library: str, below: Path = PACKAGE) -> list[str]:
+    paths = below.rglob("*.py") if below.is_dir() else [below]
+    return sorted(
+        path.relative_to(PACKAGE).as_posix()
+        for path in paths
+        if any(source == library or source.startswith(library + ".") for source, _ in imports_of(path))
+    )
 
 
-def test_only_the_toolbox_imports_roboticstoolbox_and_spatialmath() -> None:
-    everything = files(".")
-    for module in ("roboticstoolbox", "spatialmath"):
-        assert set(importers(module, everything)) <= {"kinematics/toolbox.py"}
+def test_each_floor_imports_only_itself_and_the_floors_before_it() -> None:
+    assert upward(graph_of(PACKAGE)) == []
 
 
-def test_only_the_encoder_imports_open_clip_and_only_the_simulation_mujoco() -> None:
-    everything = files(".")
-    assert importers("open_clip", everything) == ["features/encoder.py"]
-    assert all(name.startswith("simulation/") for name in importers("mujoco", everything))
+@pytest.mark.parametrize(
+    "line",
+    [
+        "from tactile_align.training import loop",
+        "import tactile_align.training.loop",
+        "def late():\n    from tactile_align.training.loop import train",
+        "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from tactile_align.training.loop import train",
+    ],
+)
+def test_an_upward_import_is_seen_wherever_it_stands(tmp_path: Path, line: str) -> None:
+    package = tmp_path / "tactile_align"
+    for folder, text in {"geometry": line, "training": "def train() -> None: ..."}.items():
+        (package / folder).mkdir(parents=True)
+        (package / folder / "__init__.py").write_text("")
+        (package / folder / "loop.py").write_text(text)
+    assert upward(graph_of(package)) == ["tactile_align.geometry.loop -> tactile_align.training.loop"]
+    (package / "training" / "loop.py").write_text("from tactile_align.geometry.loop import train")
+    assert circles(graph_of(package)) == [["tactile_align.geometry.loop", "tactile_align.training.loop"]]
 
 
-def test_losses_know_no_datasets_and_features_no_hdf5() -> None:
-    assert importers("tactile_align.datasets", files("losses")) == []
-    assert importers("h5py", files("features")) == []
+def test_torch_begins_above_the_geometry_and_never_draws_an_overlay() -> None:
+    floors = [PACKAGE / name for name, level in LEVEL.items() if level <= WITHOUT_TORCH]
+    paths = [path if path.is_dir() else path.with_suffix(".py") for path in floors]
+    assert [file for path in paths for file in importers("torch", path)] == []
+    assert importers("torch", PACKAGE / "viz" / "overlay") == []
 
 
-def test_nobody_imports_the_command_line() -> None:
-    assert importers("tactile_align.cli", [p for p in files(".") if p.name != "__main__.py"]) == []
+@pytest.mark.parametrize(
+    ("library", "home"),
+    [
+        ("roboticstoolbox", "kinematics/toolbox.py"),
+        ("spatialmath", "kinematics/toolbox.py"),
+        ("open_clip", "features/"),
+        ("timm", "features/"),
+        ("mujoco", "simulation/"),
+    ],
+)
+def test_a_library_is_imported_in_its_room_alone(library: str, home: str) -> None:
+    assert [file for file in importers(library) if not file.startswith(home)] == []
 
 
-def test_setup_cfg_lists_every_package() -> None:
+def test_geometry_imports_errors_alone_losses_no_datasets_and_features_no_hdf5() -> None:
+    graph = graph_of(PACKAGE)
+    rooms = {target.split(".")[1] for module in graph if ".geometry" in module for target in graph[module]}
+    assert rooms <= {"errors", "geometry"}
+    assert importers("tactile_align.datasets", PACKAGE / "losses") == []
+    assert importers("h5py", PACKAGE / "features") == []
+
+
+def test_the_rooms_are_listed_in_setup_cfg() -> None:
     config = configparser.ConfigParser()
     config.read(ROOT / "setup.cfg")
     listed = set(config["options"]["packages"].split())
-    tree = {".".join(p.parent.relative_to(ROOT).parts) for p in PACKAGE.rglob("__init__.py")}
+    tree = {".".join(path.parent.relative_to(ROOT).parts) for path in PACKAGE.rglob("__init__.py")}
     shipped = {f"tactile_align._shipped.{name}" for name in ("calibration", "datasets", "kinematics")}
     assert listed == tree | shipped
 

@@ -1,1 +1,1 @@
-"""Cameras, the rig that holds them, and the check that it explains the recordings."""
+"""Cameras, the rig that holds them, and the solvers that calibrate them."""

@@ -7,8 +7,7 @@ from typing import Literal
 import cv2
 import numpy as np
 
-from tactile_align.calibration.boards import Board
-from tactile_align.calibration.compat import dictionary
+from tactile_align.calibration.boards import Board, dictionary
 from tactile_align.errors import InputError
 from tactile_align.files import write_atomically
 

@@ -1,16 +1,165 @@
 """Calibration boards: what they look like, where their points are and how to find them in an image."""
 
+import warnings
 from dataclasses import dataclass, replace
 from functools import cached_property
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Annotated, Literal, Self
 
 import cv2
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-from tactile_align.calibration.compat import dictionary, standard_flag
-from tactile_align.calibration.tag_corners import edge_corners
 from tactile_align.errors import InputError
+from tactile_align.facts import Strict
+
+
+def flag(name: str) -> int:
+    """Return an OpenCV constant by name; fisheye ones live in cv2.fisheye in 4.x and in cv2 in 5.x.
+
+    Raises:
+        InputError: This OpenCV knows no such constant.
+    """
+    for home in (cv2.fisheye, cv2) if name.startswith("CALIB_") else (cv2,):
+        if hasattr(home, name):
+            return int(getattr(home, name))
+    raise InputError(f"OpenCV {cv2.__version__} has no constant {name}; needed: opencv-python 4.10 or later")
+
+
+def standard_flag(*names: str) -> int:
+    """Return the sum of cv2 constants, never the fisheye ones of the same name."""
+    return sum(int(getattr(cv2, name)) for name in names)
+
+
+def fisheye_flag(*names: str) -> int:
+    """Return the sum of fisheye calibration flags."""
+    return sum(flag(name) for name in names)
+
+
+def dictionary(name: str) -> "cv2.aruco.Dictionary":
+    """Return a predefined marker dictionary, e.g. DICT_4X4_50 or DICT_APRILTAG_36h11.
+
+    Raises:
+        InputError: No such dictionary; lists those there are.
+    """
+    known = sorted(one for one in dir(cv2.aruco) if one.startswith("DICT_"))
+    # AprilTag names differ in case between versions.
+    alike = {one.lower(): one for one in known}
+    if name.lower() not in alike:
+        raise InputError(f"no marker dictionary '{name}'; there are {', '.join(known)}")
+    return cv2.aruco.getPredefinedDictionary(getattr(cv2.aruco, alike[name.lower()]))
+
+
+def warn_of_two_opencvs() -> None:
+    """Warn where opencv-python and opencv-python-headless are both installed: they overwrite each other's files."""
+    found = []
+    for name in ("opencv-python", "opencv-python-headless"):
+        try:
+            found.append(f"{name} {version(name)}")
+        except PackageNotFoundError:
+            continue
+    if len(found) == 2:
+        warnings.warn(
+            f"{found[0]} and {found[1]} are both installed and share one folder; which one is loaded is chance. "
+            f"Uninstall both, then install one of them",
+            stacklevel=2,
+        )
+
+
+def read_grey(path: Path) -> np.ndarray:
+    """Read an image as (H, W) uint8 grey, whatever its name's script.
+
+    Raises:
+        FileNotFoundError: No such file.
+        InputError: It is no image that can be read.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such image")
+    raw = np.fromfile(path, dtype=np.uint8)
+    image = cv2.imdecode(raw, cv2.IMREAD_GRAYSCALE) if raw.size else None
+    if image is None:
+        raise InputError(f"{path}: needed an image (PNG, JPEG, ...); got {raw.size} bytes that are none. Take it again")
+    return np.asarray(image)
+
+
+ALONG, ACROSS = 24, 33
+"""Profiles on each side, and samples on each profile."""
+ENDS = 0.12
+"""Share of a side left out at each end, where the next side's edge begins."""
+REACH = 0.7
+"""Half length of a profile in modules: it must not reach the cells behind the black border."""
+
+
+def edge_corners(image: np.ndarray, uv: np.ndarray, modules: int) -> np.ndarray | None:
+    """Refine a tag's corners by fitting a line to each of its sides.
+
+    Args:
+        image: (H, W) uint8, the tag black on white.
+        uv: (4, 2) its corners to a pixel or so, in the order in which they follow each other.
+        modules: Cells along a side, the black border's two included.
+
+    Returns:
+        (4, 2) corners, px; None where a profile leaves the image, sides have no clear edge, or a corner would move
+        by more than a module.
+    """
+    ends = np.roll(uv, -1, axis=0)
+    side = np.linalg.norm(ends - uv, axis=1)
+    module = side / modules
+    if module.min() < 1.0:
+        return None
+    along = np.linspace(ENDS, 1 - ENDS, ALONG)[None, :, None]
+    base = uv[:, None] + along * (ends - uv)[:, None]
+    turning = np.sign(_cross(uv[1] - uv[0], uv[2] - uv[1]))
+    normal = turning * np.stack([ends[:, 1] - uv[:, 1], uv[:, 0] - ends[:, 0]], axis=-1) / side[:, None]  # outwards
+    # The cells behind a foreshortened border are nearer than the side's own modules are long.
+    depth = np.minimum(np.roll(module, 1), np.roll(module, -1)) * _sine(uv, ends)
+    step = np.linspace(-REACH, REACH, ACROSS)[None, :] * np.maximum(depth, 1.5)[:, None]
+    where = base[:, :, None] + step[:, None, :, None] * normal[:, None, None]
+    if where.min() < 0 or (where > [image.shape[1] - 1, image.shape[0] - 1]).any():
+        return None
+    flat = where.reshape(4, ALONG * ACROSS, 2).astype(np.float32)
+    grey = cv2.remap(image, flat[..., 0], flat[..., 1], cv2.INTER_LINEAR).reshape(4, ALONG, ACROSS).astype(np.float64)
+    rise = np.clip(np.diff(grey, axis=-1), 0, None)
+    total = rise.sum(-1)
+    if (np.median(total, axis=1) < 20).any():
+        return None
+    middle = (step[:, 1:] + step[:, :-1]) / 2
+    offset = (rise * middle[:, None]).sum(-1) / np.maximum(total, 1e-9)
+    points = base + offset[..., None] * normal[:, None]
+    lines = [_line(points[i], total[i] > 0.5 * np.median(total[i])) for i in range(4)]
+    corners = np.stack([_meet(lines[i - 1], lines[i]) for i in range(4)])
+    if not (np.linalg.norm(corners - uv, axis=1) < np.minimum(module, np.roll(module, 1))).all():
+        return None
+    return corners
+
+
+def _sine(uv: np.ndarray, ends: np.ndarray) -> np.ndarray:
+    """Return (4,) the sine of the angle at which the neighbouring sides leave each side."""
+    along = (ends - uv) / np.linalg.norm(ends - uv, axis=1, keepdims=True)
+    turn = np.abs(_cross(np.roll(along, 1, axis=0), along))
+    return np.minimum(turn, np.roll(turn, -1))
+
+
+def _cross(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    return np.asarray(a[..., 0] * b[..., 1] - a[..., 1] * b[..., 0])
+
+
+def _line(points: np.ndarray, good: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return a point and a direction of the line through the good points (N, 2), twice freed of those far off."""
+    for _ in range(3):
+        centre = points[good].mean(0)
+        along, across = np.linalg.svd(points[good] - centre)[2]
+        off = np.abs((points - centre) @ across)
+        good = good & (off <= max(3 * float(np.median(off[good])), 0.05))
+    return centre, along
+
+
+def _meet(one: tuple[np.ndarray, np.ndarray], other: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+    """Return the point (2,) where two lines meet."""
+    steps = np.linalg.solve(np.stack([one[1], -other[1]], axis=1), other[0] - one[0])
+    return np.asarray(one[0] + steps[0] * one[1])
+
 
 Kind = Literal["charuco", "chessboard", "circles", "asymmetric_circles", "tag"]
 MIN_POINTS = 6
@@ -33,14 +182,12 @@ class Detection:
     legacy: bool = False
 
 
-class Board(BaseModel):
+class Board(Strict):
     """A flat board of known points; x runs along the columns, y along the rows, z into the board.
 
     The origin is the first corner (chessboard, circles), the outer corner of the first square (charuco) or the
     first corner of the tag.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     kind: Kind
     columns: Annotated[int, Field(ge=1, le=200)] = 1

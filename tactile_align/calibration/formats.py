@@ -3,6 +3,7 @@
 Kalibr's `T_cn_cnm1` takes coordinates of camera n-1 into camera n, that is T_camera_previous.
 """
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,63 @@ from typing import Any
 import numpy as np
 import yaml
 
-from tactile_align.calibration.camera import Camera
-from tactile_align.calibration.lens import LensModel
-from tactile_align.calibration.yaml_files import load_yaml, need, numbers, width_height
+from tactile_align.calibration.camera import Camera, LensModel
 from tactile_align.errors import InputError
-from tactile_align.files import write_text_atomically
-from tactile_align.geometry.frames import rotation_fault
+from tactile_align.files import read_text, write_text_atomically
+from tactile_align.geometry.frames import pose, quaternion_from_rotation, rotation_fault, rotation_from_quaternion
+
+MAX_BYTES = 2**20
+
+
+def load_yaml(path: str | Path) -> dict[str, Any]:
+    """Return the keys and values of a file.
+
+    Raises:
+        FileNotFoundError, InputError: No such file, too large, anchors in it, or no YAML mapping; names the file.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise FileNotFoundError(f"{file}: no such file; needed a calibration in YAML")
+    size = file.stat().st_size
+    if size > MAX_BYTES:
+        raise InputError(f"{file}: is {size:,} bytes; a calibration has at most {MAX_BYTES:,}. Is it the right file?")
+    # OpenCV writes a directive that is no valid YAML 1.1.
+    text = re.sub(r"\A%YAML:1\.0\s*\n(---\s*\n)?", "", read_text(file))
+    if re.search(r"(?m)^[^#\n]*[:\s\[-]\s*&\w", text):
+        raise InputError(f"{file}: uses YAML anchors, which a calibration does not need; write them out")
+    try:
+        # OpenCV's matrices are plain mappings under a tag that safe loading would refuse.
+        data = yaml.safe_load(text.replace("!!opencv-matrix", ""))
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise InputError(f"{file}: not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(data, dict):
+        raise InputError(f"{file}: needed keys and values; got {type(data).__name__}")
+    return data
+
+
+def need(data: Any, key: str, path: str | Path) -> Any:
+    """Return a key's value; a missing one raises ValueError that lists those there are."""
+    if not isinstance(data, dict) or key not in data:
+        has = ", ".join(map(str, data)) if isinstance(data, dict) else type(data).__name__
+        raise InputError(f"{path}: the key {key} is missing; has {has}")
+    return data[key]
+
+
+def numbers(value: Any, key: str, path: str | Path) -> np.ndarray:
+    """Return a value as a flat float array; anything but numbers raises InputError that names file and key."""
+    try:
+        return np.ravel(np.asarray(value, dtype=np.float64))
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{path}: {key} must be numbers; got {value!r}") from error
+
+
+def width_height(value: Any, key: str, path: str | Path) -> tuple[int, int]:
+    """Return (width, height) in pixels; anything but two whole numbers raises InputError that names file and key."""
+    sides = numbers(value, key, path)
+    if sides.shape != (2,) or not (np.isfinite(sides) & (sides >= 1) & (sides == np.round(sides))).all():
+        raise InputError(f"{path}: {key} must be two whole numbers of pixels; got {value!r}")
+    return int(sides[0]), int(sides[1])
+
 
 ROS_MODELS: dict[str, LensModel] = {
     "plumb_bob": "brown",
@@ -193,3 +245,74 @@ def _camera(
         return Camera(name, width, height, K, model, tuple(k[:wanted].tolist()))
     except ValueError as error:
         raise InputError(f"{path}: {error}") from error
+
+
+def read_easy_handeye(path: str | Path) -> tuple[bool, np.ndarray]:
+    """Read easy_handeye v1 (.yaml) or v2 (.calib).
+
+    Returns:
+        Whether the camera is in the hand, and T_effector_camera then, else T_base_camera; (4, 4), m.
+
+    Raises:
+        FileNotFoundError, InputError: No such file, or a key is missing; names file and key.
+    """
+    data = load_yaml(path)
+    parameters = need(data, "parameters", path)
+    if not isinstance(parameters, dict):
+        raise InputError(f"{path}: parameters must be keys and values; got {parameters!r}")
+    if "eye_on_hand" in parameters:
+        in_hand = bool(parameters["eye_on_hand"])
+    elif "calibration_type" in parameters:
+        in_hand = parameters["calibration_type"] == "eye_in_hand"
+    else:
+        raise InputError(f"{path}: parameters needs eye_on_hand (v1) or calibration_type (v2); has {list(parameters)}")
+    found = need(data, "transformation" if "transformation" in data else "transform", path)
+    if isinstance(found, dict) and "translation" in found:
+        t, q = found["translation"], need(found, "rotation", path)
+        return in_hand, _pose([need(t, k, path) for k in "xyz"], [need(q, k, path) for k in "wxyz"], path)
+    return in_hand, _pose([need(found, k, path) for k in "xyz"], [need(found, f"q{k}", path) for k in "wxyz"], path)
+
+
+def write_easy_handeye(
+    T: np.ndarray, in_hand: bool, path: str | Path, frames: Mapping[str, str] | None = None, version: int = 2
+) -> None:
+    """Write easy_handeye v1 or v2.
+
+    Args:
+        T: T_effector_camera when the camera is in the hand, else T_base_camera.
+        in_hand: Which of the two.
+        path: The file.
+        frames: robot_base_frame, robot_effector_frame, tracking_base_frame (the camera), tracking_marker_frame.
+        version: 1 or 2.
+    """
+    q, t = quaternion_from_rotation(T[:3, :3]), T[:3, 3]
+    names = {
+        "robot_base_frame": "base_link",
+        "robot_effector_frame": "tool0",
+        "tracking_base_frame": "camera",
+        "tracking_marker_frame": "board",
+        **(frames or {}),
+    }
+    if version == 1:
+        numbers = dict(zip(("x", "y", "z", "qw", "qx", "qy", "qz"), [*map(float, t), *map(float, q)], strict=True))
+        data: dict[str, Any] = {"parameters": {"eye_on_hand": in_hand, **names}, "transformation": numbers}
+    elif version == 2:
+        kind = "eye_in_hand" if in_hand else "eye_on_base"
+        data = {
+            "parameters": {"name": "tactile_align", "calibration_type": kind, **names},
+            "transform": {
+                "translation": dict(zip("xyz", map(float, t), strict=True)),
+                "rotation": dict(zip("wxyz", map(float, q), strict=True)),
+            },
+        }
+    else:
+        raise ValueError(f"easy_handeye has versions 1 and 2; got {version}")
+    write_text_atomically(Path(path), yaml.safe_dump(data, sort_keys=False))
+
+
+def _pose(t: list[Any], quat_wxyz: list[Any], path: str | Path) -> np.ndarray:
+    q = numbers(quat_wxyz, "rotation", path)
+    norm = float(np.linalg.norm(q))
+    if not abs(norm - 1) < 1e-2:
+        raise InputError(f"{path}: the quaternion has norm {norm:.4g}, not 1")
+    return np.asarray(pose(rotation_from_quaternion(q / norm), numbers(t, "translation", path)))

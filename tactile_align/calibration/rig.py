@@ -5,12 +5,11 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 from array_api_compat import array_namespace
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-from tactile_align.calibration.mount import Mount
-from tactile_align.calibration.rig_parts import Override, RigArm, RigCamera, Sensor, Verified
+from tactile_align.calibration.rig_parts import Mount, Override, RigArm, RigCamera, Sensor, Verified
 from tactile_align.errors import InputError
-from tactile_align.facts import parse, read_fact, toml_text
+from tactile_align.facts import Strict, parse, read_fact, toml_text
 from tactile_align.files import write_text_atomically
 from tactile_align.geometry.frames import Array, invert
 from tactile_align.kinematics.arm import forward_kinematics, link_poses, require_within_limits
@@ -19,17 +18,15 @@ from tactile_align.kinematics.gripper import Gripper
 __all__ = ["Gripper", "Override", "Rig", "RigArm", "RigCamera", "Sensor", "Verified", "load_rig"]
 
 
-class Rig(BaseModel):
+class Rig(Strict):
     """Arms, cameras and sensors by name, in one tree rooted at `world`."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str
     status: Literal["nominal", "calibrated", "exact"] = "calibrated"
     """nominal: from drawings, needs calibration; calibrated: measured; exact: a simulation."""
     arms: Annotated[dict[str, RigArm], Field(min_length=1)]
-    cameras: dict[str, RigCamera] = {}
-    sensors: dict[str, Sensor] = {}
+    cameras: dict[str, RigCamera] = Field(default_factory=dict)
+    sensors: dict[str, Sensor] = Field(default_factory=dict)
     override: tuple[Override, ...] = ()
     verified: Verified | None = None
 

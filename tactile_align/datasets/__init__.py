@@ -1,1 +1,1 @@
-"""Recorded episodes: layouts, reading, writing, contact, statistics, moments."""
+"""Recorded episodes: layouts, reading, writing, contact."""

@@ -8,13 +8,12 @@ from typing import Any
 import h5py
 import numpy as np
 
-from tactile_align.datasets import codec, guard
-from tactile_align.datasets.find import Found, find
+from tactile_align.datasets import codec, hdf5
 from tactile_align.datasets.handles import HANDLES, Stamp, open_file
 from tactile_align.datasets.layout import Layout
-from tactile_align.datasets.streams import Stream
-from tactile_align.datasets.where import EpisodeRef, list_episodes, locate, parse_ref
-from tactile_align.datasets.write import write_episode
+from tactile_align.datasets.refs import EpisodeRef, list_episodes, locate, parse_ref
+from tactile_align.datasets.streams import Found, Stream, find
+from tactile_align.datasets.writer import write_episode
 from tactile_align.errors import EpisodeError, Fault, InputError
 
 __all__ = ["Episode", "EpisodeError", "EpisodeRef", "Fault", "list_episodes", "open_episode", "write_episode"]
@@ -171,9 +170,9 @@ class Episode:
                 return codec.decode(row, stream.channels, at_least)
         except ValueError as cause:
             text = f"{cause}; cut the frame out with: tactile-align repair"
-            raise guard.fault("frame", self.path, stream.key, text, t) from cause
+            raise hdf5.fault("frame", self.path, stream.key, text, t) from cause
         text = f"is {width}x{height} but row 0 is {stream.width}x{stream.height}; all frames of a stream must be alike"
-        raise guard.fault("frame size", self.path, stream.key, text, t)
+        raise hdf5.fault("frame size", self.path, stream.key, text, t)
 
     def encoded(self, name: str, t: int) -> bytes | None:
         """Return the JPEG or PNG bytes of frame t as stored, padding cut off; None for a raw stream."""
@@ -184,7 +183,7 @@ class Episode:
         try:
             return codec.without_padding(row)
         except ValueError as cause:
-            raise guard.fault(
+            raise hdf5.fault(
                 "frame", self.path, stream.key, f"{cause}; mend it with: tactile-align repair", t
             ) from cause
 
@@ -213,7 +212,7 @@ def read_attributes(group: h5py.Group, path: Path) -> dict[str, Any]:
     try:
         found = dict(group.attrs)
     except (OSError, RuntimeError, KeyError, TypeError, ValueError) as cause:
-        raise guard.unreadable(path, f"{group.name} (attributes)", cause) from cause
+        raise hdf5.unreadable(path, f"{group.name} (attributes)", cause) from cause
     return {name: value.item() if isinstance(value, np.generic) else value for name, value in found.items()}
 
 

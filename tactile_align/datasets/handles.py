@@ -13,7 +13,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from tactile_align.datasets import guard
+from tactile_align.datasets import hdf5
 
 MAX_OPEN = 64  # well below the 256 descriptors macOS grants a process
 
@@ -64,11 +64,11 @@ class Handles:
             entry = self._entry(stamp)
             data = entry.data.get(key)
             if data is None:
-                data = guard.dataset(entry.file, key, stamp.path)
+                data = hdf5.dataset(entry.file, key, stamp.path)
                 if data is None:
-                    raise guard.fault("missing", stamp.path, key, "is missing; it was there when the file was opened")
+                    raise hdf5.fault("missing", stamp.path, key, "is missing; it was there when the file was opened")
                 entry.data[key] = data
-            return guard.read_row(data, row, stamp.path, key)
+            return hdf5.read_row(data, row, stamp.path, key)
 
     def release(self, stamp: Stamp) -> None:
         """Close a file if this process has it open."""
@@ -84,7 +84,7 @@ class Handles:
         if entry is None:
             if Stamp.of(stamp.path) != stamp:
                 text = "belongs to a file that was changed while it was in use; open the episode again"
-                raise guard.fault("changed", stamp.path, "", text)
+                raise hdf5.fault("changed", stamp.path, "", text)
             entry = self._open[stamp] = _Open(open_file(stamp.path))
             while len(self._open) > self.limit:
                 self.release(next(iter(self._open)))
@@ -114,7 +114,7 @@ def open_file(path: Path) -> h5py.File:
     except (OSError, RuntimeError, ValueError) as cause:
         said = " ".join(str(cause).split())
         text = f"is not a readable HDF5 file ({said}); it may be cut short: copy or record it again"
-        raise guard.fault("not hdf5", path, "", text) from cause
+        raise hdf5.fault("not hdf5", path, "", text) from cause
 
 
 HANDLES = Handles()

@@ -2,22 +2,138 @@
 
 import time
 from collections import Counter
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
 
-from tactile_align.datasets import codec, guard, looks
+from tactile_align.datasets import codec, hdf5, looks
 from tactile_align.datasets.contact import contact_of, contacts
+from tactile_align.datasets.convert import untaken_streams
 from tactile_align.datasets.episodes import Episode, EpisodeRef, examine_episode, list_episodes
-from tactile_align.datasets.find import Found, frame_places
-from tactile_align.datasets.findings import EpisodeReport, Report, StreamReport
 from tactile_align.datasets.handles import open_file
-from tactile_align.datasets.others import untaken_streams
-from tactile_align.datasets.streams import Stream
-from tactile_align.datasets.where import locate
+from tactile_align.datasets.refs import locate
+from tactile_align.datasets.streams import Found, Stream, frame_places
 from tactile_align.errors import EpisodeError, Fault
+
+MOST_UNTAKEN = 8
+"""As many are shown; JSON has all."""
+
+
+@dataclass(frozen=True)
+class StreamReport:
+    """One camera or touch: how it is stored and what it shows. kB are 1000 bytes."""
+
+    name: str
+    role: str
+    key: str
+    kind: str
+    codec: str
+    channels: str
+    width: int
+    height: int
+    chunk: tuple[int, ...] | None
+    kb_a_frame: float
+    quality: int | None
+    repeated: int
+    rgb: tuple[float, float, float] | None = None
+    contact_share: float | None = None
+    contacts: int | None = None
+    drift: float | None = None
+
+
+@dataclass
+class EpisodeReport:
+    """One episode: `faults` make it unfit, `remarks` are worth knowing, `untaken` looks like streams no role was
+    given to.
+    """
+
+    name: str
+    layout: str | None = None
+    title: str = "unknown layout"
+    steps: int = 0
+    fps: float | None = None
+    joints: int = 0
+    actions: int = 0
+    qvel: bool = False
+    streams: list[StreamReport] = field(default_factory=list)
+    depth: list[str] = field(default_factory=list)
+    untaken: list[str] = field(default_factory=list)
+    distinct: float | None = None
+    items_a_second: float | None = None
+    slowest: str | None = None
+    faults: list[Fault] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Report:
+    """What `inspect_path` found; `good` is False when any fault was."""
+
+    path: Path
+    episodes: list[EpisodeReport]
+    faults: list[Fault] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
+
+    @property
+    def all_faults(self) -> tuple[Fault, ...]:
+        """Every fault, of the folder and of its episodes."""
+        return (*self.faults, *(fault for episode in self.episodes for fault in episode.faults))
+
+    @property
+    def good(self) -> bool:
+        """Whether nothing is wrong."""
+        return not self.all_faults
+
+    def json(self) -> dict[str, Any]:
+        """Plain data for `json.dumps`."""
+        data = asdict(self)
+        data.update(path=str(self.path), good=self.good)
+        for fault in (*data["faults"], *(f for e in data["episodes"] for f in e["faults"])):
+            fault["file"] = str(fault["file"])
+        return data
+
+    def text(self) -> str:
+        """For people."""
+        lines = [line for episode in self.episodes for line in _episode_lines(episode)]
+        if len(self.episodes) > 1:
+            steps = [episode.steps for episode in self.episodes if episode.steps]
+            kinds = Counter(str(episode.layout) for episode in self.episodes)
+            lines.append(f"{len(self.episodes)} episodes, {sum(steps):,} steps, {dict(kinds)}")
+            if steps:
+                lines.append(f"  steps an episode: {min(steps)} to {max(steps)}, median {int(np.median(steps))}")
+        lines += [f"  remark: {remark}" for remark in self.remarks]
+        lines += [f"  FAULT {fault}" for fault in self.faults]
+        lines.append("no fault" if self.good else f"{len(self.all_faults)} faults")
+        return "\n".join(lines)
+
+
+def _episode_lines(e: EpisodeReport) -> list[str]:
+    rate = f"{e.fps:g} fps" if e.fps else "rate unknown"
+    lines = [e.name, f"  {e.title}; {e.steps} steps, {rate}, {e.joints} joint numbers, {e.actions} action numbers"]
+    for s in e.streams:
+        coded = s.codec if s.quality is None else f"{s.codec} of quality {s.quality}"
+        shown = f"  {s.role:6} {s.name:12} {s.width}x{s.height} {s.kind} {coded} {s.channels} {s.kb_a_frame:g} kB"
+        if s.rgb:
+            shown += ", mean red green blue " + " ".join(f"{c:.0f}" for c in s.rgb)
+        if s.repeated:
+            shown += f", {s.repeated} repeated frames"
+        if s.contacts is not None and s.contact_share is not None:
+            shown += f", {s.contacts} contacts in {s.contact_share:.0%} of the frames"
+        lines.append(shown)
+    if e.untaken:
+        shown = ascii(", ".join(e.untaken[:MOST_UNTAKEN]))[1:-1]
+        more = len(e.untaken) - MOST_UNTAKEN
+        lines.append(f"  not taken by the layout: {shown}" + (f" and {more} more (--json)" if more > 0 else ""))
+    if e.distinct is not None:
+        lines.append(f"  {e.distinct:.0%} of the looked-at frames are no near copies of earlier ones")
+    if e.items_a_second is not None:
+        lines.append(f"  {e.items_a_second:g} full moments a CPU-second; most of it goes to {e.slowest}")
+    lines += [f"  remark: {remark}" for remark in e.remarks]
+    return lines + [f"  FAULT {fault}" for fault in e.faults]
+
 
 MOSTLY = 0.5
 """An episode that begins in contact and touches for longer than this share of it is remarked upon."""
@@ -172,7 +288,7 @@ def _scan(episode: Episode, name: str, result: EpisodeReport) -> tuple[np.ndarra
                 text = (
                     f"is {size[0]}x{size[1]} but row 0 is {stream.width}x{stream.height}; cut it: tactile-align repair"
                 )
-                raise guard.fault("frame size", episode.path, stream.key, text, t)
+                raise hdf5.fault("frame size", episode.path, stream.key, text, t)
         except EpisodeError as error:
             result.faults.extend(error.faults)
             continue
@@ -198,10 +314,10 @@ def _chunk(file: h5py.File, stream: Stream, result: EpisodeReport) -> tuple[int,
 
 def _check_lengths_table(file: h5py.File, episode: Episode, result: EpisodeReport) -> None:
     lengths = episode.layout.lengths
-    data = None if lengths is None else guard.dataset(file, lengths.key, episode.path)
+    data = None if lengths is None else hdf5.dataset(file, lengths.key, episode.path)
     if lengths is None or data is None:
         return
-    table = guard.read_low_dim(data, episode.path, lengths.key)
+    table = hdf5.read_low_dim(data, episode.path, lengths.key)
     written = [*episode.cameras, *episode.sensors]
     rows = sorted(written) if lengths.rows == "alphabetical" else written
     if table.shape != (len(rows), len(episode)):

@@ -9,10 +9,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from tactile_align.errors import InputError
-from tactile_align.facts import fact_names, parse, read_fact
+from tactile_align.facts import Strict, fact_names, parse, read_fact
 
 Kind = Literal["raw", "padded_jpeg", "vlen_jpeg"]
 Channels = Literal["rgb", "bgr"]
@@ -33,11 +33,7 @@ Place = Annotated[str, AfterValidator(_plain)]
 Data = Annotated[Place, AfterValidator(_named)]
 
 
-class _Fact(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class State(_Fact):
+class State(Strict):
     """Paths of the low-dimensional streams inside the episode; several paths are joined column by column."""
 
     qpos: tuple[Data, ...] = Field(min_length=1)
@@ -47,7 +43,7 @@ class State(_Fact):
     dtype: Literal["float32", "float64"] = "float32"  # written; any float is read
 
 
-class Cameras(_Fact):
+class Cameras(Strict):
     """Which datasets of which group are camera streams: `names` less touches and depth."""
 
     group: Place
@@ -56,20 +52,20 @@ class Cameras(_Fact):
     known: tuple[str, ...] = ()  # only files whose cameras all match are taken for this layout; empty: any name
 
 
-class Touches(_Fact):
+class Touches(Strict):
     """Where touches may lie; they are written to the first group."""
 
     groups: tuple[Place, ...] = ()
     names: tuple[str, ...] = ("tactile*",)
 
 
-class Depth(_Fact):
+class Depth(Strict):
     """Depth streams lie among the cameras; they are carried, never decoded."""
 
     names: tuple[str, ...] = ("*_depth",)
 
 
-class Storage(_Fact):
+class Storage(Strict):
     """How frames are written, and which ways of storing them identify the layout."""
 
     kind: Kind
@@ -79,24 +75,24 @@ class Storage(_Fact):
     touch_codec: Literal["jpeg", "png"] = "jpeg"
 
 
-class ChannelOrder(_Fact):
+class ChannelOrder(Strict):
     """First channel of raw frames, and of what a standard decoder gives for encoded ones; by stream where
     they differ.
     """
 
     encoded: Channels = "rgb"
     raw: Channels = "rgb"
-    streams: dict[str, Channels] = {}
+    streams: dict[str, Channels] = Field(default_factory=dict)
 
 
-class Lengths(_Fact):
+class Lengths(Strict):
     """The (streams, T) table of encoded lengths. Written for the original's sake, never needed to read."""
 
     key: Data
     rows: Literal["written", "alphabetical"]
 
 
-class Layout(_Fact):
+class Layout(Strict):
     """One recording layout. Paths are below the episode, without a leading slash; one that is given is dropped.
 
     `episode_group` is a pattern such as `data/demo_*` in a file with many episodes, empty where the file is
@@ -118,7 +114,7 @@ class Layout(_Fact):
     channels: ChannelOrder = ChannelOrder()
     lengths: Lengths | None = None
     requires: tuple[Data, ...] = ()  # further paths that must exist for a file to be taken for this layout
-    attributes: dict[str, bool | int | float | str] = {}
+    attributes: dict[str, bool | int | float | str] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _check(self) -> "Layout":

@@ -8,16 +8,14 @@ from typing import Any
 import h5py
 import numpy as np
 
-from tactile_align.datasets import codec, guard
+from tactile_align.datasets import codec, hdf5
+from tactile_align.datasets.convert import other_arrays
 from tactile_align.datasets.episodes import read_attributes
-from tactile_align.datasets.find import Found, frame_places
 from tactile_align.datasets.handles import open_file
 from tactile_align.datasets.layout import Layout
-from tactile_align.datasets.others import other_arrays
-from tactile_align.datasets.state import state_array
-from tactile_align.datasets.streams import kind_of
-from tactile_align.datasets.where import EpisodeRef, locate, parse_ref
-from tactile_align.datasets.write import ABOUT_STORAGE, write_episode
+from tactile_align.datasets.refs import EpisodeRef, locate, parse_ref
+from tactile_align.datasets.streams import Found, frame_places, kind_of, state_array
+from tactile_align.datasets.writer import ABOUT_STORAGE, write_episode
 from tactile_align.errors import EpisodeError, Fault, InputError
 
 
@@ -139,10 +137,10 @@ class _Source:
         self.longest_state = max(lengths)
 
     def _frames(self, group: h5py.Group, key: str, role: str) -> h5py.Dataset:
-        data = guard.dataset(group, key, self.path)
+        data = hdf5.dataset(group, key, self.path)
         if data is None or data.ndim == 0 or (role != "depth" and kind_of(data) is None):
             got = "nothing" if data is None else f"dtype {data.dtype}, shape {data.shape}"
-            raise guard.fault("dtype", self.path, key, f"holds no frames ({got}); this cannot be mended")
+            raise hdf5.fault("dtype", self.path, key, f"holds no frames ({got}); this cannot be mended")
         return data
 
     def damage(self) -> list[Fault]:
@@ -162,7 +160,7 @@ class _Source:
             sizes: dict[tuple[int, int], list[int]] = {}
             for row in range(min(len(data), self.shortest)):
                 try:
-                    frame = codec.decode(guard.read_row(data, row, self.path, key))
+                    frame = codec.decode(hdf5.read_row(data, row, self.path, key))
                 except (EpisodeError, ValueError) as cause:
                     faults.append(Fault("frame", self.path, key, str(cause), row))
                 else:
@@ -183,7 +181,7 @@ class _Source:
             data = self.frames[name]
             roles[role][name] = data[start:end] if role == "depth" else self._rows(data, name, key, start, end)
         state = {name: None if array is None else array[start:end] for name, array in self.state.items()}
-        extra = {key: guard.read_low_dim(data, self.path, key) for key, data in self.others.items()}
+        extra = {key: hdf5.read_low_dim(data, self.path, key) for key, data in self.others.items()}
         rows = self.longest_state
         return write_episode(
             out,
@@ -203,7 +201,7 @@ class _Source:
         raw = kind_of(data) == "raw"
         swap = raw and self.layout.channel_order(name, encoded=False) == "bgr"
         for row in range(start, end):
-            frame = guard.read_row(data, row, self.path, key)
+            frame = hdf5.read_row(data, row, self.path, key)
             if raw:
                 yield frame[..., ::-1] if swap else frame
                 continue
@@ -211,7 +209,7 @@ class _Source:
                 yield codec.without_padding(frame)
             except ValueError as cause:
                 text = f"{cause}; leave it out with: tactile-align repair"
-                raise guard.fault("frame", self.path, key, text, row) from cause
+                raise hdf5.fault("frame", self.path, key, text, row) from cause
 
 
 def _refuse_unwritable(layout: Layout, path: Path) -> None:
@@ -224,7 +222,7 @@ def _refuse_unwritable(layout: Layout, path: Path) -> None:
     text = (
         f"is of layout {layout.name}, {why}; convert it first: tactile-align convert {path.name} FOLDER --to xtrainer"
     )
-    raise guard.fault("layout", path, layout.episode_group, f"{text}, or another layout that can be written")
+    raise hdf5.fault("layout", path, layout.episode_group, f"{text}, or another layout that can be written")
 
 
 def _there(array: np.ndarray | None) -> np.ndarray:

@@ -1,14 +1,15 @@
 """Streams of frames: which there are, how each is stored, and what is wrong with one before any frame is decoded."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import h5py
 import numpy as np
 
-from tactile_align.datasets import codec, guard
+from tactile_align.datasets import codec, hdf5
 from tactile_align.datasets.layout import Channels, Kind, Layout
+from tactile_align.errors import EpisodeError, Fault
 
 
 @dataclass(frozen=True)
@@ -32,13 +33,13 @@ def camera_places(group: h5py.Group, layout: Layout, file: Path) -> list[tuple[s
     Raises:
         EpisodeError: What should be the group of cameras cannot be reached, or is a dataset.
     """
-    cameras = guard.reach(group, layout.cameras.group, file)
+    cameras = hdf5.reach(group, layout.cameras.group, file)
     if cameras is None:
         return []
     if not isinstance(cameras, h5py.Group):
         text = "must be a group of camera streams; it is a dataset. Is the layout the right one?"
-        raise guard.fault("data instead of group", file, guard.full_name(group, layout.cameras.group), text)
-    names = sorted(guard.names(cameras, file), key=layout.camera_rank)
+        raise hdf5.fault("data instead of group", file, hdf5.full_name(group, layout.cameras.group), text)
+    names = sorted(hdf5.names(cameras, file), key=layout.camera_rank)
     roles = {name: "depth" if layout.is_depth(name) else "camera" for name in names}
     chosen = [name for name in names if layout.is_depth(name) or layout.is_camera(name)]
     return [(roles[name], name, f"{layout.cameras.group}/{name}".strip("/")) for name in chosen]
@@ -46,10 +47,10 @@ def camera_places(group: h5py.Group, layout: Layout, file: Path) -> list[tuple[s
 
 def touch_places(group: h5py.Group, place: str, layout: Layout, file: Path) -> Iterator[tuple[str, str, str]]:
     """(role, name, key below the group) of every touch stream in one of the layout's places for them."""
-    holder = guard.reach(group, place, file)
+    holder = hdf5.reach(group, place, file)
     if isinstance(holder, h5py.Group):
         yield from (
-            ("touch", name, f"{place}/{name}".strip("/")) for name in guard.names(holder, file) if layout.is_touch(name)
+            ("touch", name, f"{place}/{name}".strip("/")) for name in hdf5.names(holder, file) if layout.is_touch(name)
         )
 
 
@@ -70,36 +71,36 @@ def stream_at(group: h5py.Group, name: str, key: str, layout: Layout, file: Path
     Raises:
         EpisodeError: Missing, empty, of another kind, claims too much, or its first frame is damaged.
     """
-    full = guard.full_name(group, key)
-    data = guard.dataset(group, key, file)
+    full = hdf5.full_name(group, key)
+    data = hdf5.dataset(group, key, file)
     if data is None:
-        raise guard.fault("missing", file, full, "is missing")
+        raise hdf5.fault("missing", file, full, "is missing")
     kind = _kind(data, file, full)
     rows = int(data.shape[0])
     if rows == 0:
-        raise guard.fault("empty", file, full, f"has shape {data.shape}: no frames. Record the episode again")
-    if rows > guard.MAX_ROWS:
-        raise guard.fault(
-            "huge", file, full, f"claims {rows:,} frames, at most {guard.MAX_ROWS:,} are read. Is it damaged?"
+        raise hdf5.fault("empty", file, full, f"has shape {data.shape}: no frames. Record the episode again")
+    if rows > hdf5.MAX_ROWS:
+        raise hdf5.fault(
+            "huge", file, full, f"claims {rows:,} frames, at most {hdf5.MAX_ROWS:,} are read. Is it damaged?"
         )
     row_shape = tuple(int(n) for n in data.shape[1:])
     row_bytes = 1
     for n in row_shape:
         row_bytes *= n
-    if row_bytes > guard.MAX_FRAME_BYTES:
-        text = f"claims {row_bytes:,} bytes a frame, at most {guard.MAX_FRAME_BYTES:,} are read. Is it damaged?"
-        raise guard.fault("huge", file, full, text)
+    if row_bytes > hdf5.MAX_FRAME_BYTES:
+        text = f"claims {row_bytes:,} bytes a frame, at most {hdf5.MAX_FRAME_BYTES:,} are read. Is it damaged?"
+        raise hdf5.fault("huge", file, full, text)
     if kind == "raw":
         if 0 in row_shape:
-            raise guard.fault("shape", file, full, f"has shape {data.shape}: frames without pixels")
+            raise hdf5.fault("shape", file, full, f"has shape {data.shape}: frames without pixels")
         height, width = row_shape[:2]
         return Stream(name, full, kind, rows, width, height, layout.channel_order(name, False), "raw", row_shape)
-    row = guard.read_row(data, 0, file, full)
+    row = hdf5.read_row(data, 0, file, full)
     try:
         width, height = codec.width_height(row)
     except ValueError as cause:
         text = f"{cause}; cut the frame out with: tactile-align repair"
-        raise guard.fault("frame", file, full, text, 0) from cause
+        raise hdf5.fault("frame", file, full, text, 0) from cause
     order = layout.channel_order(name, True)
     return Stream(name, full, kind, rows, width, height, order, codec.codec_of(row), row_shape)
 
@@ -110,11 +111,11 @@ def depth_at(group: h5py.Group, key: str, file: Path) -> str:
     Raises:
         EpisodeError: Missing, or no numbers.
     """
-    full = guard.full_name(group, key)
-    data = guard.dataset(group, key, file)
+    full = hdf5.full_name(group, key)
+    data = hdf5.dataset(group, key, file)
     if data is None or data.ndim < 1 or data.dtype.kind not in "uif":
         got = "nothing" if data is None else f"dtype {data.dtype}, shape {data.shape}"
-        raise guard.fault("dtype", file, full, f"must hold (steps, height, width) depth numbers; got {got}")
+        raise hdf5.fault("dtype", file, full, f"must hold (steps, height, width) depth numbers; got {got}")
     return full
 
 
@@ -122,5 +123,159 @@ def _kind(data: h5py.Dataset, file: Path, key: str) -> Kind:
     kind = kind_of(data)
     if kind is None:
         text = f"has dtype {data.dtype} and shape {data.shape}; frames are uint8 (steps, height, width, 3), or encoded"
-        raise guard.fault("dtype", file, key, f"{text} as uint8 (steps, bytes) or variable-length uint8 (steps,)")
+        raise hdf5.fault("dtype", file, key, f"{text} as uint8 (steps, bytes) or variable-length uint8 (steps,)")
     return kind
+
+
+def state_array(
+    group: h5py.Group, keys: tuple[str, ...], file: Path, needed: bool, finite: bool = True
+) -> np.ndarray | None:
+    """Read joints or actions, (T, D) float64; None where they are missing and not needed.
+
+    Raises:
+        EpisodeError: Missing, of another kind, too large or, if `finite` is asked for, not all finite
+            numbers.
+    """
+    parts: list[np.ndarray] = []
+    for key in keys:
+        data = hdf5.dataset(group, key, file)
+        full = hdf5.full_name(group, key)
+        if data is None:
+            if needed:
+                have = ", ".join(hdf5.names(group, file)) or "nothing"
+                text = f"is missing; an episode needs it. At the top there is: {have}. Is the layout the right one?"
+                raise hdf5.fault("missing", file, full, text)
+            return None
+        _require_numbers(data, file, full)
+        values = hdf5.read_low_dim(data, file, full).astype(np.float64)
+        values = values[:, None] if values.ndim == 1 else values
+        bad = np.argwhere(~np.isfinite(values))
+        if len(bad) and finite:
+            row, column = (int(i) for i in bad[0])
+            text = (
+                f"column {column} is {values[row, column]}; every number must be finite. Cut it out with: "
+                "tactile-align repair"
+            )
+            raise hdf5.fault("not finite", file, full, text, row)
+        if parts and len(parts[0]) != len(values):
+            text = (
+                f"has {len(values)} rows but /{hdf5.full_name(group, keys[0])} has {len(parts[0])}; they are "
+                "joined, so must agree"
+            )
+            raise hdf5.fault("length", file, full, text)
+        parts.append(values)
+    return np.concatenate(parts, axis=1) if parts else None
+
+
+def _require_numbers(data: h5py.Dataset, file: Path, full: str) -> None:
+    if data.dtype.kind != "f":
+        text = f"has dtype {data.dtype}, floating point is needed; write it again as float"
+        raise hdf5.fault("dtype", file, full, text)
+    if data.ndim not in (1, 2):
+        raise hdf5.fault("shape", file, full, f"has shape {data.shape}, (steps, numbers) is needed")
+    if 0 in data.shape:
+        text = f"has shape {data.shape}: no steps. Delete or record the episode again"
+        raise hdf5.fault("empty", file, full, text)
+
+
+@dataclass
+class Found:
+    """What an episode holds; `faults` is empty when it can be used."""
+
+    qpos: np.ndarray | None = None
+    qvel: np.ndarray | None = None
+    action: np.ndarray | None = None
+    cameras: dict[str, Stream] = field(default_factory=dict)
+    touches: dict[str, Stream] = field(default_factory=dict)
+    depth: dict[str, str] = field(default_factory=dict)  # name -> key
+    carried: dict[str, str] = field(default_factory=dict)
+    faults: list[Fault] = field(default_factory=list)
+
+
+def find(group: h5py.Group, layout: Layout, file: Path) -> Found:
+    """Look at every stream of the episode in `group`; low-dimensional ones are read, of frames only the
+    first.
+    """
+    found = Found()
+    for what, keys, needed in (
+        ("qpos", layout.state.qpos, True),
+        ("action", layout.state.action, True),
+        ("qvel", layout.state.qvel, False),
+    ):
+        with _Collect(found):
+            setattr(found, what, state_array(group, keys, file, needed))
+    with _Collect(found):
+        for key in layout.state.carried:
+            if hdf5.dataset(group, key, file) is not None:
+                found.carried[key] = hdf5.full_name(group, key)
+    for role, name, key in frame_places(group, layout, file, found):
+        with _Collect(found):
+            if role == "depth":
+                found.depth[name] = depth_at(group, key, file)
+            else:
+                side = found.touches if role == "touch" else found.cameras
+                side[name] = stream_at(group, name, key, layout, file)
+    _check_lengths(group, layout, file, found)
+    return found
+
+
+class _Collect:
+    """Turn an EpisodeError inside the block into entries of `found.faults`."""
+
+    def __init__(self, found: Found) -> None:
+        self.found = found
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
+        if isinstance(error, EpisodeError):
+            self.found.faults.extend(error.faults)
+            return True
+        return False
+
+
+def frame_places(group: h5py.Group, layout: Layout, file: Path, found: Found) -> list[tuple[str, str, str]]:
+    """(role, name, key below the group) of every stream of frames, each name once, cameras in the layout's order.
+
+    What is wrong with the places themselves comes into `found.faults`.
+    """
+    places: dict[str, tuple[str, str, str]] = {}
+    with _Collect(found):
+        places = {name: (role, name, key) for role, name, key in camera_places(group, layout, file)}
+    for place in layout.touches.groups:
+        with _Collect(found):
+            for role, name, key in touch_places(group, place, layout, file):
+                if name in places:
+                    text = f"is the second stream called {name!r}; keep one"
+                    found.faults.append(Fault("twice", file, hdf5.full_name(group, key), text))
+                else:
+                    places[name] = role, name, key
+    if not any(role == "camera" for role, _, _ in places.values()):
+        text = "holds no camera stream; an episode needs at least one. Is the layout the right one?"
+        found.faults.append(Fault("missing", file, hdf5.full_name(group, layout.cameras.group), text))
+    return list(places.values())
+
+
+def _check_lengths(group: h5py.Group, layout: Layout, file: Path, found: Found) -> None:
+    if found.qpos is None:
+        return
+    steps, base = len(found.qpos), hdf5.full_name(group, layout.state.qpos[0])
+    lengths = {stream.key: (stream.rows, "frames") for stream in (*found.cameras.values(), *found.touches.values())}
+    for what, keys in (("action", layout.state.action), ("qvel", layout.state.qvel)):
+        values = getattr(found, what)
+        if values is not None:
+            lengths[hdf5.full_name(group, keys[0])] = (len(values), "rows")
+    for key in (*found.carried.values(), *found.depth.values()):
+        data = hdf5.dataset(group.file, key, file)
+        if data is not None:
+            lengths[key] = (int(data.shape[0]) if data.ndim else 0, "rows")
+    shortest = min([steps, *(n for n, _ in lengths.values())])
+    for key, (rows, unit) in lengths.items():
+        if rows != steps:
+            text = (
+                f"has {rows} {unit} but /{base} has {steps} rows; all streams of an episode must be equally "
+                "long. "
+                f"Cut them with: tactile-align trim {file.name} --to {shortest}"
+            )
+            found.faults.append(Fault("length", file, key, text))

@@ -3,7 +3,7 @@
 import h5py
 import numpy as np
 
-from tactile_align.datasets import guard
+from tactile_align.datasets import hdf5
 from tactile_align.datasets.episodes import Episode
 from tactile_align.datasets.handles import open_file
 
@@ -17,14 +17,14 @@ def read_truth(episode: Episode, key: str, *shape: int) -> np.ndarray | None:
     prefix = f"{episode.ref.group}/" if episode.ref.group else ""
     full = f"{prefix}truth/{key}"
     with open_file(episode.path) as file:
-        found = guard.reach(file, full, episode.path)
+        found = hdf5.reach(file, full, episode.path)
         if not isinstance(found, h5py.Dataset):
             return None
-        data = guard.dataset(file, full, episode.path)
-        array = guard.read_low_dim(data, episode.path, full)
+        data = hdf5.dataset(file, full, episode.path)
+        array = hdf5.read_low_dim(data, episode.path, full)
     if array.shape != (len(episode), *shape):
         text = f"has shape {array.shape} but the episode needs {(len(episode), *shape)}; record it again"
-        raise guard.fault("truth", episode.path, full, text)
+        raise hdf5.fault("truth", episode.path, full, text)
     if array.dtype.kind not in "biuf":
-        raise guard.fault("truth", episode.path, full, f"holds {array.dtype}, numbers are needed; record it again")
+        raise hdf5.fault("truth", episode.path, full, f"holds {array.dtype}, numbers are needed; record it again")
     return array.astype(np.float64)

@@ -1,1 +1,1 @@
-"""Read-outs that tell whether alignment and training work."""
+"""Read-outs of what alignment and training have learnt."""

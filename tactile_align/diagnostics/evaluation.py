@@ -9,18 +9,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tactile_align.datasets.moments import Moments
+from tactile_align.config.train import TrainConfig, load_config
 from tactile_align.diagnostics.pairs import centred, pair_features
 from tactile_align.diagnostics.readouts import read_galleries, view_readouts
 from tactile_align.diagnostics.retrieval import Recall, retrieval
 from tactile_align.diagnostics.summary_text import summary_text
 from tactile_align.errors import InputError
 from tactile_align.files import write_text_atomically
+from tactile_align.moments.dataset import Moments
 from tactile_align.policies.aligned import AlignedPolicy
 from tactile_align.policies.alignment import with_rivals
-from tactile_align.training.checkpoint import best_checkpoint, load_checkpoint, load_weights
-from tactile_align.training.config import TrainConfig, load_config
-from tactile_align.training.data import Data, load_data, make_model, views_of
+from tactile_align.policies.build import make_model, views_of
+from tactile_align.policies.checkpoint import best_checkpoint, load_checkpoint, load_weights
+from tactile_align.training.data import Data, load_data
 from tactile_align.training.loop import train
 from tactile_align.training.state import finished
 

@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from tactile_align.datasets.moments import Moments
+from tactile_align.config.train import TrainConfig
 from tactile_align.diagnostics.localisation import similarity_maps
 from tactile_align.diagnostics.pairs import centred
 from tactile_align.errors import InputError
 from tactile_align.features.towers import POLICY_GRID
+from tactile_align.moments.dataset import Moments
 from tactile_align.policies.aligned import AlignedPolicy, Batch
-from tactile_align.training.config import TrainConfig
 
 ROWS = 64
 """Moments looked at together."""

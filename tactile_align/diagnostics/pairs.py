@@ -5,13 +5,13 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-from tactile_align.datasets.moments import Batch, Moments
+from tactile_align.config.train import TrainConfig
 from tactile_align.errors import InputError
 from tactile_align.losses.rivals import touch_pattern
+from tactile_align.moments.augment import augment
+from tactile_align.moments.dataset import Batch, Moments
 from tactile_align.policies.aligned import AlignedPolicy, View
-from tactile_align.training.augment import augment
-from tactile_align.training.config import TrainConfig
-from tactile_align.training.data import views_of
+from tactile_align.policies.build import views_of
 
 
 def view_of(config: TrainConfig, key: str) -> View:

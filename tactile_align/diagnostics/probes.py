@@ -5,7 +5,7 @@ from typing import Literal
 
 import numpy as np
 
-from tactile_align.diagnostics.bootstrap import episode_interval
+from tactile_align.diagnostics.retrieval import episode_interval
 from tactile_align.errors import InputError
 
 FOLDS = 5

@@ -1,13 +1,55 @@
 """Does a touch find its own view, and a view its touch? Recall in galleries of a stated size, with intervals."""
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from scipy.stats import hypergeom
 
-from tactile_align.diagnostics.bootstrap import mean_interval
 from tactile_align.errors import InputError
+
+RESAMPLES = 2000
+
+
+def episode_interval(
+    sums: np.ndarray,
+    episode: np.ndarray,
+    statistic: Callable[[np.ndarray], np.ndarray],
+    *,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> tuple[float, float]:
+    """Return the 95 % bootstrap interval of a statistic of sums.
+
+    Args:
+        sums: (S, N) quantities of each moment that the statistic needs summed.
+        episode: (N,) which episode a moment is of.
+        statistic: From sums (S, R) of R resamples to (R,).
+        resamples: R.
+        seed: Equal seed, equal interval.
+    """
+    names, index = np.unique(episode, return_inverse=True)
+    per_episode = np.stack([np.bincount(index.ravel(), weights=row) for row in sums])
+    chosen = np.random.default_rng([seed, 1]).integers(len(names), size=(resamples, len(names)))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        values = statistic(per_episode[:, chosen].sum(axis=2))
+    low, high = np.nanquantile(values, [0.025, 0.975])
+    return float(low), float(high)
+
+
+def mean_interval(
+    values: np.ndarray, episode: np.ndarray, *, resamples: int = RESAMPLES, seed: int = 0
+) -> tuple[float, float]:
+    """Return the interval of the mean of (N,) shares between 0 and 1.
+
+    A single episode says nothing about others: its interval is all of 0 to 1, not the point that resampling it gives.
+    """
+    if len(np.unique(episode)) == 1:
+        return 0.0, 1.0
+    sums = np.stack([values, np.ones(len(values))])
+    return episode_interval(sums, episode, lambda s: s[0] / s[1], resamples=resamples, seed=seed)
+
 
 Gallery = Literal["all", "cross-episode", "same-episode"]
 
@@ -200,3 +242,75 @@ def _summary(
         queries=hits.shape[1],
         episodes=len(np.unique(episode)),
     )
+
+
+LEAST = 4
+"""Candidates below which recall says nothing."""
+KINDS: dict[str, Gallery] = {
+    "contact only": "all",
+    "cross-episode": "cross-episode",
+    "same episode with a gap": "same-episode",
+}
+AMONG_REGIONS = "regions of the same image"
+FEW = 8
+"""Contacts one episode offers: its own gallery is no larger."""
+
+
+def gallery_recalls(
+    features: dict[str, np.ndarray], kind: Gallery, gallery: int, min_gap: int
+) -> dict[str, dict[str, Any]]:
+    """Return recall by direction in the largest gallery of at most `gallery` that nine of ten contacts can fill.
+
+    Args:
+        features: See `pairs.pair_features`.
+        kind: Where the other candidates come from.
+        gallery: Candidates; halved until the held-out episodes offer as many.
+        min_gap: Rows that moments of one episode must be apart to stand in one gallery.
+
+    Raises:
+        ValueError: They do not even offer four.
+    """
+    size = min(gallery, FEW) if kind == "same-episode" else gallery
+    tau, w, episode, contact, time = (features[name] for name in ("h_tau", "h_w", "episode", "contact", "time"))
+    asked = 0.9 * len(np.unique(np.stack([episode, contact], axis=1), axis=0))
+    while True:
+        try:
+            found = retrieval(tau, w, episode, contact, gallery=size, kind=kind, time=time, min_gap=min_gap)
+        except ValueError:
+            if size < 2 * LEAST:
+                raise
+        else:
+            if found["both"].queries >= asked or size < 2 * LEAST:
+                return {name: recall.as_dict() for name, recall in found.items()}
+        size //= 2
+
+
+def among_regions(
+    features: dict[str, np.ndarray], chosen: np.ndarray, others: np.ndarray, exist: np.ndarray
+) -> dict[str, Any]:
+    """Return how often a touch finds its own region among others of the same image.
+
+    Near a border there are fewer others. The gallery is the largest that nine of ten moments can fill; the rest is
+    not judged.
+
+    Args:
+        features: See `pairs.pair_features`.
+        chosen: (M,) which of them have other regions.
+        others: (M, R, dim) features of those regions.
+        exist: (M, R) bool, those that exist first; see `features.towers.shifted_boxes`.
+
+    Raises:
+        InputError: Most have none.
+    """
+    counts = exist.sum(axis=1)
+    fewest = int(np.quantile(counts, 0.1, method="lower"))
+    if fewest == 0:
+        raise InputError(
+            f"needs boxes far enough from the border to have another of their size beside them; {(counts == 0).sum()} "
+            f"of {len(counts)} have none. Look at more of the image: a larger zoom, or none"
+        )
+    judged = counts >= fewest
+    rows = chosen[judged]
+    regions = np.concatenate([features["h_w"][rows, None], others[judged, :fewest]], axis=1)
+    found = region_retrieval(features["h_tau"][rows], regions, features["episode"][rows], features["contact"][rows])
+    return found.as_dict()

@@ -4,21 +4,192 @@ import json
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from tactile_align.calibration.rig import load_rig
+from tactile_align.config.train import TrainConfig
 from tactile_align.diagnostics.evaluation import load_model, train_to_the_end
 from tactile_align.diagnostics.pairs import pair_features
 from tactile_align.diagnostics.retrieval import retrieval
-from tactile_align.diagnostics.study_rows import GROUPS, ROWS, Row, merged
-from tactile_align.diagnostics.study_table import results, table_text
 from tactile_align.errors import InputError
-from tactile_align.files import write_text_atomically
+from tactile_align.files import read_json, write_text_atomically
+from tactile_align.policies.build import views_of
 from tactile_align.simulation.record import simulate
-from tactile_align.training.config import TrainConfig
-from tactile_align.training.data import load_data, views_of
+from tactile_align.training.data import load_data
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of a study.
+
+    Attributes:
+        name: Short name, also its folder's.
+        title: What the table calls it.
+        changes: What differs from the base config, nested as in the TOML file.
+        shift_px: How far the wrist camera's principal point is moved in the rig, right and down, raw px: every box
+            is off by that much while the images are as they were.
+    """
+
+    name: str
+    title: str
+    changes: dict[str, Any] = field(default_factory=dict)
+    shift_px: tuple[float, float] = (0.0, 0.0)
+
+
+TABLE = (
+    Row("opening", "opening only", {"region": "opening"}),
+    Row("whole", "whole image, grid", {"features": {"place": "whole"}}),
+    Row("elsewhere", "box elsewhere, grid", {"features": {"place": "elsewhere"}}),
+    Row("mean", "mean in box", {"features": {"pooling": "mean"}}),
+    Row("attention", "attention in box", {"features": {"pooling": "attention"}}),
+    Row("grid", "grid in box"),
+    Row("crop", "crop at box, grid", {"views": [{"zoom": 2.2}]}),
+    Row("crop_elsewhere", "crop elsewhere, grid", {"views": [{"zoom": 1.2}]}, shift_px=(270.0, -148.0)),
+)
+"""The main comparison; all rows have the same encoders, the same number of tokens, steps, batches and rivals.
+
+A box elsewhere is cut from tokens that have attended to the whole image; a crop elsewhere shows the encoder nothing
+else. It lies to the upper right of the fingers and is small, so that neither a finger nor the border of the frame
+comes into view: either would tell the gripper's opening.
+"""
+
+CROP = {"views": [{"zoom": 2.2}]}
+BASE = "crop"
+ABLATIONS = (
+    Row("crop_mean", "mean", {**CROP, "features": {"pooling": "mean"}}),
+    Row("crop_mean_block", "mean after one trainable block", {**CROP, "features": {"pooling": "mean_block"}}),
+    Row("crop_attention", "attention", {**CROP, "features": {"pooling": "attention"}}),
+    Row("crop_gaussian", "Gaussian box weights", {**CROP, "features": {"pooling": "gaussian"}}),
+    Row("contact_off", "contact gate off", {**CROP, "hsa": {"require_contact": False}, "contact_share": None}),
+    Row("gap_off", "time gap off", {**CROP, "hsa": {"min_gap": 0}}),
+    Row("ceiling", "same-touch ceiling 0.98", {**CROP, "hsa": {"touch_ceiling": 0.98}}),
+    Row("difference", "touch as difference to its reference", {**CROP, "features": {"touch_input": "difference"}}),
+    Row("finger", "region of the other finger as rival", {**CROP, "hsa": {"finger_rival": True}}),
+    Row("regions", "2 region rivals", {**CROP, "hsa": {"region_rivals": 2}}),
+    Row("hardness", "hardness 1", {**CROP, "hsa": {"hardness": 1.0}}),
+    Row("hardest", "32 hardest rivals", {**CROP, "hsa": {"hardest": 32}}),
+    Row("bank", "memory bank of 1024", {**CROP, "hsa": {"bank": 1024}}),
+    Row("one_way", "one way, as the original", {**CROP, "hsa": {"symmetric": False}}),
+    Row(
+        "mse",
+        "pairs pulled together only (MSE)",
+        {**CROP, "hsa": {"kind": "mse", "learn_temperature": False, "symmetric": False}},
+    ),
+    *(
+        Row(
+            f"kappa_{int(1000 * kappa):03d}",
+            f"kappa {kappa}",
+            {**CROP, "hsa": {"temperature": kappa, "learn_temperature": False}},
+        )
+        for kappa in (0.03, 0.07, 0.1, 0.2, 0.3)
+    ),
+    *(Row(f"shift_{px:02d}", f"box {px} px to the right", CROP, shift_px=(float(px), 0.0)) for px in (5, 10, 25, 50)),
+    *(Row(f"left_{px:02d}", f"box {px} px to the left", CROP, shift_px=(-float(px), 0.0)) for px in (25, 50)),
+    *(
+        Row(f"ahead_{mm:02d}", f"box {mm} mm in front of the pad", {"views": [{"zoom": 2.2, "ahead_m": mm / 1000}]})
+        for mm in (8, 16, 24)
+    ),
+)
+"""Changes of the best row of the comparison, the crop, one at a time; there the differences stand out of the noise.
+
+A box moved to the right moves onto the grasped object, one moved to the left onto the finger.
+"""
+
+ROWS = {row.name: row for row in (*TABLE, *ABLATIONS)}
+GROUPS = {"table": tuple(row.name for row in TABLE), "ablations": (BASE, *(row.name for row in ABLATIONS))}
+
+
+def merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """Return a nested dict with changes; lists of dicts are merged item by item."""
+    out = dict(base)
+    for key, value in changes.items():
+        old = out.get(key)
+        if isinstance(value, dict) and isinstance(old, dict):
+            out[key] = merged(old, value)
+        elif isinstance(value, list) and isinstance(old, list) and all(isinstance(v, dict) for v in value):
+            out[key] = [merged(o, v) for o, v in zip(old, value, strict=True)]
+        else:
+            out[key] = value
+    return out
+
+
+BOX_ROWS = ("mean", "attention", "grid", "crop")
+CONTROLS = ("elsewhere", "crop_elsewhere")
+
+
+def results(folder: Path) -> list[dict[str, Any]]:
+    """Return the finished runs of a study, in the order of the rows and seeds."""
+    found = [
+        read_json(path, "Delete it: the study trains this row again") for path in folder.glob("runs/*/result.json")
+    ]
+    order = list(ROWS)
+    return sorted(found, key=lambda one: (order.index(one["row"]), one["seed"]))
+
+
+def table_text(found: Sequence[dict[str, Any]], gallery: int) -> str:
+    """Return the table of finished runs as Markdown, with what it shows and what it does not."""
+    if not found:
+        return "no finished run yet\n"
+    encoders = ", ".join(dict.fromkeys(one["encoder"] for one in found))
+    chance = found[0]["retrieval"]["both"]["chance"]
+    of_table = [one for one in found if ROWS[one["row"]] in TABLE]
+    of_ablations = [one for one in found if ROWS[one["row"]] in ABLATIONS or one["row"] == BASE]
+    head = (
+        f"Retrieval among {gallery} held-out contacts, both directions averaged; encoders: {encoders}. "
+        f"Chance: R@1 {_at(chance, 1):.3f}, R@5 {_at(chance, 5):.3f}. Intervals: 95 %, bootstrap over episodes.\n"
+    )
+    parts = [head]
+    if of_table:
+        parts += [_markdown(of_table), *(line + "\n" for line in verdicts(found))]
+    if any(one["row"] != BASE for one in of_ablations):
+        parts += [f"Changes of '{ROWS[BASE].title}', one at a time:\n", _markdown(of_ablations)]
+    return "\n".join(parts)
+
+
+def _markdown(found: Sequence[dict[str, Any]]) -> str:
+    lines = ["| row | seed | R@1 | R@5 | median rank | CPU min |", "|---|---|---|---|---|---|"]
+    for one in found:
+        both = one["retrieval"]["both"]
+        low, high = _at(both["interval"], 1)
+        title = ROWS[one["row"]].title
+        lines.append(
+            f"| {title} | {one['seed']} | {_at(both['at'], 1):.3f} [{low:.3f}, {high:.3f}] | {_at(both['at'], 5):.3f} "
+            f"| {both['median_rank']:.1f} | {one['cpu_minutes']:.1f}{' (resumed)' if one['resumed'] else ''} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def verdicts(found: Sequence[dict[str, Any]]) -> list[str]:
+    """Return, seed by seed, whether a box beats whole image and opening, and whether elsewhere is at chance."""
+    lines = []
+    for seed in sorted({one["seed"] for one in found}):
+        rows = {one["row"]: one["retrieval"]["both"] for one in found if one["seed"] == seed}
+        if not all(row.name in rows for row in TABLE):
+            continue
+        best = max(BOX_ROWS, key=lambda name: _at(rows[name]["at"], 1))
+        low = _at(rows[best]["interval"], 1)[0]
+        rivals = {name: _at(rows[name]["interval"], 1)[1] for name in ("whole", "opening")}
+        beaten = [ROWS[name].title for name, high in rivals.items() if low > high]
+        lines.append(
+            f"seed {seed}: the best box is '{ROWS[best].title}'; its interval lies above that of "
+            f"{' and '.join(beaten) or 'none of whole image and opening only'}; "
+            + "; ".join(_against_chance(name, rows[name]) for name in CONTROLS)
+        )
+    return lines
+
+
+def _against_chance(name: str, both: dict[str, Any]) -> str:
+    low, high = _at(both["interval"], 1)
+    contains = low <= _at(both["chance"], 1) <= high
+    return f"the interval of '{ROWS[name].title}' {'contains' if contains else 'does NOT contain'} chance"
+
+
+def _at(by_k: dict[Any, Any], k: int) -> Any:
+    """JSON turns numbers that are keys into text."""
+    return by_k[k] if k in by_k else by_k[str(k)]
+
 
 logger = logging.getLogger(__name__)
 

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import roi_align
 
+from tactile_align.config.features import Pooling
 from tactile_align.errors import InputError
-from tactile_align.features.config import Pooling
 from tactile_align.geometry import boxes
 from tactile_align.geometry.images import ImageMap
 from tactile_align.projection.tokens import token_weights

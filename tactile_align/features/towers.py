@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tactile_align.features.config import FeatureConfig
+from tactile_align.config.features import FeatureConfig
 from tactile_align.features.encoder import encoder_of
 from tactile_align.features.pooling import TouchAttention, make_pooling, region_grid
 from tactile_align.geometry import boxes

@@ -5,7 +5,7 @@ from pathlib import Path
 from tactile_align.errors import FactError
 from tactile_align.facts import parse, read_fact
 from tactile_align.geometry.frames import Array
-from tactile_align.kinematics.arm_file import ArmFact
+from tactile_align.kinematics.arm_files import ArmFact, read_urdf
 from tactile_align.kinematics.chain import (
     Arm,
     cross,
@@ -15,7 +15,6 @@ from tactile_align.kinematics.chain import (
     require_joint_axis,
 )
 from tactile_align.kinematics.guards import require_within_limits
-from tactile_align.kinematics.urdf import read_urdf
 
 __all__ = ["Arm", "forward_kinematics", "jacobian", "link_poses", "load_arm", "require_within_limits"]
 

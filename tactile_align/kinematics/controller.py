@@ -1,25 +1,345 @@
 """Does forward kinematics say what the controller says? If not, which of the known traps explains it?"""
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from itertools import permutations, product
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from tactile_align.errors import InputError
-from tactile_align.geometry.frames import rotation_log
+from tactile_align.evenly import evenly
+from tactile_align.facts import fact_names
+from tactile_align.files import read_csv
+from tactile_align.geometry.frames import nearest_rotation, pose, rotation_exp, rotation_log
 from tactile_align.kinematics.arm import Arm, forward_kinematics, load_arm
-from tactile_align.kinematics.pose_file import PoseFile, controller_poses, read_pose_file
-from tactile_align.kinematics.pose_fit import (
-    Freedom,
-    PoseFit,
-    Residual,
-    describe,
-    fit_poses,
-    residual,
-)
-from tactile_align.kinematics.pose_traps import ALIKE_DEG, Idea, Trap, ideas, turns_alike
+
+POSE = ("x", "y", "z", "rx", "ry", "rz")
+UNITS = {"deg": np.pi / 180, "rad": 1.0, "mm": 1e-3, "m": 1.0}
+EULER = ("zyx", "xyz", "xzy", "yxz", "yzx", "zxy")
+"""Orders as the matrices are multiplied; Dobot's is zyx: R = Rz(rz) Ry(ry) Rx(rx)."""
+
+
+@dataclass(frozen=True)
+class PoseFile:
+    """The rows of a file in SI units, and the units its header states.
+
+    Attributes:
+        joints: (N, n) joint readings, rad.
+        position: (N, 3) metres.
+        angles: (N, 3) rx, ry, rz, rad.
+        joint_unit: "deg" or "rad".
+        position_unit: "mm" or "m".
+        angle_unit: "deg" or "rad".
+    """
+
+    joints: np.ndarray
+    position: np.ndarray
+    angles: np.ndarray
+    joint_unit: str
+    position_unit: str
+    angle_unit: str
+
+
+def read_pose_file(path: str | Path, dof: int) -> PoseFile:
+    """Read a CSV with the columns j1 .. jn, x, y, z, rx, ry, rz.
+
+    A column may carry its unit (j1_rad, x_m, rx_rad); without one, joints and angles are degrees and positions
+    millimetres, as Dobot controllers print them. Further columns are ignored.
+
+    Raises:
+        FileNotFoundError: No such file.
+        InputError: A column is missing or has two units, or a cell holds no finite number; names row and column.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file. Needed: a CSV of controller poses")
+    lines = read_csv(path)
+    if not lines:
+        raise InputError(f"{path}: empty; needed a header line and one line per pose")
+    header = [name.strip().lower() for name in lines[0][1]]
+    rows = [(row, line) for row, line in lines[1:] if any(cell.strip() for cell in line)]
+    groups, units = [], []
+    for names, default in ((tuple(f"j{i + 1}" for i in range(dof)), "deg"), (POSE[:3], "mm"), (POSE[3:], "deg")):
+        columns = [_column(path, header, name, ("m", "mm") if default == "mm" else ("rad", "deg")) for name in names]
+        found = {unit or default for _, unit in columns}
+        if len(found) > 1:
+            raise InputError(f"{path}: columns {', '.join(names)} state different units: {', '.join(sorted(found))}")
+        unit = found.pop()
+        values = [[_number(path, row, line, header, i) for i, _ in columns] for row, line in rows]
+        groups.append(np.array(values, dtype=np.float64).reshape(-1, len(names)) * UNITS[unit])
+        units.append(unit)
+    return PoseFile(groups[0], groups[1], groups[2], *units)
+
+
+def controller_poses(file: PoseFile, order: str = "zyx") -> np.ndarray:
+    """Return the controller's poses (N, 4, 4), metres.
+
+    Args:
+        file: The rows.
+        order: One of EULER, or "rotation vector".
+    """
+    if order == "rotation vector":
+        return np.asarray(pose(rotation_exp(file.angles), file.position))
+    R = np.broadcast_to(np.eye(3), (len(file.angles), 3, 3))
+    for axis in order:
+        i = "xyz".index(axis)
+        R = R @ rotation_exp(file.angles[:, i, None] * np.eye(3)[i])
+    return np.asarray(pose(R, file.position))
+
+
+def _column(path: Path, header: list[str], name: str, units: tuple[str, ...]) -> tuple[int, str]:
+    choices = {name: "", **{f"{name}_{unit}": unit for unit in units}}
+    found = [(i, choices[column]) for i, column in enumerate(header) if column in choices]
+    if len(found) != 1:
+        raise InputError(
+            f"{path}: needed one column {' or '.join(choices)}, found {len(found)}; the header has {', '.join(header)}"
+        )
+    return found[0]
+
+
+def _number(path: Path, row: int, line: list[str], header: list[str], column: int) -> float:
+    text = line[column].strip() if column < len(line) else ""
+    try:
+        value = float(text)
+    except ValueError:
+        value = np.nan
+    if not np.isfinite(value):
+        raise InputError(f"{path}: line {row}, column {header[column]}: needed a number, got '{text}'")
+    return value
+
+
+Freedom = Literal["none", "tool", "base", "both"]
+ITERATIONS = 40
+
+
+@dataclass(frozen=True)
+class Residual:
+    """How far poses lie apart: root mean square and largest, and the row of the largest distance."""
+
+    rms_mm: float
+    max_mm: float
+    rms_deg: float
+    max_deg: float
+    worst_row: int
+
+    def within(self, mm: float, deg: float) -> bool:
+        """Tell whether both root mean squares stay within their bounds."""
+        return self.rms_mm <= mm and self.rms_deg <= deg
+
+
+@dataclass(frozen=True)
+class PoseFit:
+    """Z (the base's offset) and X (the tool's) of C = Z A X, and what is left."""
+
+    T_reference_base: np.ndarray
+    T_flange_tool: np.ndarray
+    residual: Residual
+
+
+def residual(A: np.ndarray, C: np.ndarray) -> Residual:
+    """Compare poses A and C, (N, 4, 4) each, metres."""
+    mm = 1000 * np.linalg.norm(A[:, :3, 3] - C[:, :3, 3], axis=-1)
+    deg = np.degrees(np.linalg.norm(rotation_log(np.swapaxes(A[:, :3, :3], 1, 2) @ C[:, :3, :3]), axis=-1))
+    return Residual(
+        rms_mm=float(np.sqrt(np.mean(mm**2))),
+        max_mm=float(mm.max()),
+        rms_deg=float(np.sqrt(np.mean(deg**2))),
+        max_deg=float(deg.max()),
+        worst_row=int(mm.argmax()),
+    )
+
+
+def fit_poses(A: np.ndarray, C: np.ndarray, freedom: Freedom) -> PoseFit:
+    """Find Z and X that bring A onto C, rotations first, then positions by least squares.
+
+    Args:
+        A: (N, 4, 4) poses by forward kinematics.
+        C: (N, 4, 4) poses as the controller states them.
+        freedom: Which of Z ("base") and X ("tool") may differ from the identity.
+    """
+    R_A, p_A, R_C, p_C = A[:, :3, :3], A[:, :3, 3], C[:, :3, :3], C[:, :3, 3]
+    R_Z, R_X, p_Z, p_X = np.eye(3), np.eye(3), np.zeros(3), np.zeros(3)
+    if freedom == "tool":
+        R_X = nearest_rotation(np.mean(np.swapaxes(R_A, 1, 2) @ R_C, axis=0))
+        p_X = np.mean(np.einsum("nji,nj->ni", R_A, p_C - p_A), axis=0)
+    elif freedom == "base":
+        R_Z = nearest_rotation(np.mean(R_C @ np.swapaxes(R_A, 1, 2), axis=0))
+        p_Z = np.mean(p_C - p_A @ R_Z.T, axis=0)
+    elif freedom == "both":
+        R_Z, R_X = _fit_rotations(R_A, R_C)
+        turned = R_Z @ R_A
+        matrix = np.concatenate([turned, np.broadcast_to(np.eye(3), turned.shape)], axis=-1).reshape(-1, 6)
+        solution = np.linalg.lstsq(matrix, (p_C - p_A @ R_Z.T).reshape(-1), rcond=1e-9)[0]
+        p_X, p_Z = solution[:3], solution[3:]
+    Z, X = pose(R_Z, p_Z), pose(R_X, p_X)
+    return PoseFit(Z, X, residual(Z @ A @ X, C))
+
+
+def _fit_rotations(R_A: np.ndarray, R_C: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return R_Z, R_X of R_C = R_Z R_A R_X by turns, started from the 24 turns of a cube."""
+    # All rows enter through one sum, so a turn costs the same for ten poses and for a thousand.
+    G = np.einsum("nij,nlk->ijlk", R_C, R_A)
+    from_X = np.ascontiguousarray(G.transpose(0, 2, 3, 1)).reshape(9, 9)
+    from_Z = np.ascontiguousarray(G.transpose(3, 1, 0, 2)).reshape(9, 9)
+    R_X, R_Z = _cube_turns(), np.zeros((24, 3, 3))
+    for _ in range(ITERATIONS):
+        before, R_Z = R_Z, nearest_rotation((R_X.reshape(-1, 9) @ from_X.T).reshape(-1, 3, 3))
+        R_X = nearest_rotation((R_Z.reshape(-1, 9) @ from_Z.T).reshape(-1, 3, 3))
+        if np.abs(R_Z - before).max() < 1e-12:
+            break
+    best = int(np.einsum("sil,sil->s", R_Z, (R_X.reshape(-1, 9) @ from_X.T).reshape(-1, 3, 3)).argmax())
+    return R_Z[best], R_X[best]
+
+
+def _cube_turns() -> np.ndarray:
+    """Return the 24 rotations (24, 3, 3) that map the axes onto the axes."""
+    found = []
+    for order in permutations(range(3)):
+        for signs in product((1.0, -1.0), repeat=3):
+            R = np.zeros((3, 3))
+            R[range(3), list(order)] = signs
+            if np.linalg.det(R) > 0:
+                found.append(R)
+    return np.stack(found)
+
+
+def turn_signature(R: np.ndarray) -> np.ndarray:
+    """Return the angles (..., M), rad, between all pairs of rotations (..., N, 3, 3).
+
+    They do not depend on base and tool, so two lists that differ by those alone share them.
+    """
+    i, j = np.triu_indices(R.shape[-3], k=1)
+    trace = np.einsum("...nij,...nij->...n", R[..., i, :, :], R[..., j, :, :])
+    angles: np.ndarray = np.arccos(np.clip((trace - 1) / 2, -1, 1))
+    return angles
+
+
+def describe(T: np.ndarray) -> str:
+    """Say a pose in words people read: mm and degrees."""
+    x, y, z = 1000 * T[:3, 3]
+    angle = np.degrees(np.linalg.norm(rotation_log(T[:3, :3])))
+    return f"({x:.2f}, {y:.2f}, {z:.2f}) mm, turned by {angle:.2f} deg"
+
+
+Reading = tuple["Trap", Arm, list[int], np.ndarray, np.ndarray, int]
+"""A trap, the arm, the order, signs and offsets (rad) of its joint columns, and how many joints that changes."""
+ROWS_FOR_SEARCH = 24
+CANDIDATES = 24
+ALIKE_DEG = 1.0
+"""Mean difference of relative turns beyond which no base and tool can bring two lists of poses together."""
+GAZEBO = ({0, 3, 4}, {0, 3}, {0, 4, 5})
+"""Joints whose axes public Gazebo descriptions turn to -z (Nova 2, Nova 5; CR7's copy)."""
+
+
+@dataclass(frozen=True)
+class Trap:
+    """A known mistake that explains the file: its name, and what to do about it."""
+
+    name: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Idea:
+    """One reading of the file: what was mistaken (None as stated), and the poses it makes."""
+
+    trap: Trap | None
+    A: np.ndarray
+    C: np.ndarray
+    changes: int = 0
+
+
+def ideas(arm: Arm, file: PoseFile, stated: Idea) -> Iterator[Idea]:
+    """Yield every reading but the stated one that could explain the file."""
+    yield from _pose_ideas(file, stated)
+    other = "rad" if file.joint_unit == "deg" else "deg"
+    scale = 180 / np.pi if other == "rad" else np.pi / 180
+    message = f"the joint columns hold {other}, not {file.joint_unit}. Name them j1_{other} .. j{arm.dof}_{other}"
+    yield Idea(Trap("degrees", message), forward_kinematics(arm, file.joints * scale), stated.C)
+    yield from _likeliest(list(_joint_ideas(arm)), file, stated)
+
+
+def _pose_ideas(file: PoseFile, stated: Idea) -> Iterator[Idea]:
+    for order in (*EULER[1:], "rotation vector"):
+        means = order if order == "rotation vector" else " ".join(f"R{axis}(r{axis})" for axis in order)
+        message = f"rx, ry, rz are no Rz(rz) Ry(ry) Rx(rx) but {means}. Convert them before comparing"
+        yield Idea(Trap("Euler order", message), stated.A, controller_poses(file, order))
+    other = "rad" if file.angle_unit == "deg" else "deg"
+    angles = file.angles * (180 / np.pi if other == "rad" else np.pi / 180)
+    message = f"rx, ry, rz are {other}, not {file.angle_unit}. Name the columns rx_{other}, ry_{other}, rz_{other}"
+    yield Idea(Trap("pose angle unit", message), stated.A, controller_poses(replace(file, angles=angles)))
+    unit = "m" if file.position_unit == "mm" else "mm"
+    position = file.position * (1e3 if unit == "m" else 1e-3)
+    message = f"x, y, z are {unit}, not {file.position_unit}. Name the columns x_{unit}, y_{unit}, z_{unit}"
+    yield Idea(Trap("length unit", message), stated.A, controller_poses(replace(file, position=position)))
+
+
+def _joint_ideas(arm: Arm) -> Iterator[Reading]:
+    """Yield (trap, arm, order, signs, offsets in rad, number of joints changed)."""
+    n = arm.dof
+    same, plus, zero = list(range(n)), np.ones(n), np.zeros(n)
+    for name in fact_names("kinematics"):
+        model = load_arm(name)
+        if name != arm.name and model.dof == n:
+            message = f"the poses are those of {name}, not of {arm.name}. Set the arm's model"
+            yield Trap("other model", message), model, same, plus, zero, 0
+    for signs in product((1.0, -1.0), repeat=n):
+        flipped = {i for i in range(n) if signs[i] < 0}
+        if flipped:
+            which = ", ".join(arm.joint_names[i] for i in sorted(flipped))
+            gazebo = flipped in GAZEBO
+            message = f"{which} turn the other way" + (
+                ", as in public Gazebo descriptions; the controller's axes are all +z" if gazebo else ""
+            )
+            name = "Gazebo axis signs" if gazebo else "axis signs"
+            yield Trap(name, f"{message}. Negate them"), arm, same, np.array(signs), zero, len(flipped)
+    for order in permutations(range(n)) if n <= 7 else ():
+        changed = sum(i != j for i, j in enumerate(order))
+        if changed:
+            message = (
+                f"the joint columns stand in another order: {', '.join(f'j{i + 1}' for i in order)} are j1 .. j{n}"
+            )
+            yield Trap("joint order", f"{message}. Reorder them"), arm, list(order), plus, zero, changed
+    for turns in product((0, 1, -1, 2), repeat=max(n - 2, 0)):
+        if any(turns):
+            offsets = np.array([0, *turns, 0]) * np.pi / 2
+            which = ", ".join(
+                f"{arm.joint_names[i]} {np.degrees(offsets[i]):+.0f} deg" for i in np.flatnonzero(offsets)
+            )
+            message = f"the joints count from another zero: {which}. Add it"
+            yield Trap("zero pose", message), arm, same, plus, offsets, int(np.count_nonzero(offsets))
+
+
+def turns_alike(A: np.ndarray, C: np.ndarray) -> np.ndarray:
+    """Return the mean difference (...), deg, of the relative turns in A (..., N, 4, 4) and C (N, 4, 4)."""
+    some = evenly(len(C), ROWS_FOR_SEARCH)
+    off = turn_signature(A[..., some, :3, :3]) - turn_signature(C[some, :3, :3])
+    return np.asarray(np.degrees(np.mean(np.abs(off), axis=-1)))
+
+
+def _likeliest(readings: list[Reading], file: PoseFile, stated: Idea) -> list[Idea]:
+    """Return the readings whose relative turns come nearest to the controller's, whatever base and tool are."""
+    some = evenly(len(stated.C), ROWS_FOR_SEARCH)
+    cost = np.zeros(len(readings))
+    by_arm: dict[str, list[int]] = {}
+    for i, reading in enumerate(readings):
+        by_arm.setdefault(reading[1].name, []).append(i)
+    for chosen in by_arm.values():
+        joints = [file.joints[some][:, readings[i][2]] * readings[i][3] + readings[i][4] for i in chosen]
+        cost[chosen] = turns_alike(forward_kinematics(readings[chosen[0]][1], np.stack(joints)), stated.C[some])
+    # Models turn alike and differ in lengths only, so the turns cannot sort them: they stay, whatever the others cost.
+    alike = [int(i) for i in np.argsort(cost, kind="stable") if cost[i] < ALIKE_DEG]
+    models = [i for i in alike if readings[i][0].name == "other model"]
+    others = [i for i in alike if readings[i][0].name != "other model"]
+    found = []
+    for i in [*models, *others[:CANDIDATES]]:
+        trap, arm, order, signs, offsets, changes = readings[i]
+        A = forward_kinematics(arm, file.joints[:, order] * signs + offsets)
+        found.append(Idea(trap, A, stated.C, changes))
+    return found
+
 
 MIN_ROWS = 8
 EXPLAINED_MM, EXPLAINED_DEG = 1.0, 0.15

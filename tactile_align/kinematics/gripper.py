@@ -4,16 +4,15 @@ from typing import Annotated, Literal, Protocol
 
 import numpy as np
 from array_api_compat import array_namespace
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from tactile_align.errors import InputError
+from tactile_align.facts import Strict
 from tactile_align.geometry.frames import Array
 
 
-class Law(BaseModel):
+class Law(Strict):
     """How a finger moves: along `axis` of the flange frame; finger2 mirrors finger1."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     axis: tuple[float, float, float] = (0.0, 1.0, 0.0)
     """Unit vector in the flange frame along which finger1 moves when it opens; finger2 moves the other way."""
@@ -110,10 +109,8 @@ class Table(Law):
         return total
 
 
-class Gripper(BaseModel):
+class Gripper(Strict):
     """One gripper of a rig: which state column reads it, in which sense, and how its fingers move."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     column: Annotated[int, Field(ge=0)]
     """Column of qpos that holds the reading."""

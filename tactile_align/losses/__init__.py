@@ -1,1 +1,1 @@
-"""The HSA contrastive loss and who may be whose rival."""
+"""The HSA contrastive loss, its negatives and its temperature."""

@@ -1,9 +1,8 @@
 """The alignment loss and its temperature from a config."""
 
-from tactile_align.losses.block import Weighting
-from tactile_align.losses.config import HSAConfig
-from tactile_align.losses.fallback import MSELoss
-from tactile_align.losses.hsa import HSALoss
+from tactile_align.config.hsa import HSAConfig
+from tactile_align.losses.hsa import HSALoss, Weighting
+from tactile_align.losses.mse import MSELoss
 from tactile_align.losses.temperature import Temperature
 
 

@@ -4,18 +4,291 @@ Hierarchical Spatial Alignment of DreamTacVLA (arXiv 2512.23864): tactile featur
 the sensor's box and pushed from rivals, which are other regions of the same image and other images.
 """
 
-from typing import Literal, NamedTuple
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tactile_align.losses.block import Weighting
-from tactile_align.losses.checks import check_choices, check_pairs, check_rivals, check_temperature, require_rivals
-from tactile_align.losses.chunks import row_losses, spans, summed_loss
-from tactile_align.losses.direction import Direction, MaskRule, RivalRule
+from tactile_align.errors import InputError
 from tactile_align.losses.gather import gather_facts, gather_rows, require_equal_rows, summed_over_ranks, world
 from tactile_align.losses.rivals import Rivals
+from tactile_align.losses.row_chunks import row_losses, spans, summed_loss
+
+
+@dataclass(frozen=True)
+class Weighting:
+    """Which of a row's rivals count, and how much.
+
+    Attributes:
+        hardness: beta of arXiv 2010.04592: rivals are weighted by e^(beta s / kappa), on average 1. 0 weighs all alike.
+        hardest: Only this many most similar rivals of each row count; None: all.
+    """
+
+    hardness: float = 0.0
+    hardest: int | None = None
+
+    def __post_init__(self) -> None:
+        if not self.hardness >= 0:
+            raise InputError(f"hardness must be 0 or more; got {self.hardness}. Common values are 0.5 to 1")
+        if self.hardest is not None and self.hardest < 1:
+            raise InputError(f"hardest must be at least 1, or None for all rivals; got {self.hardest}")
+
+    @property
+    def plain(self) -> bool:
+        """Whether all rivals count alike."""
+        return self.hardness == 0 and self.hardest is None
+
+
+def block_losses(
+    query: Tensor,
+    keys: Tensor,
+    own: Tensor,
+    rival: Tensor | None,
+    hard: Tensor | None,
+    kappa: float | Tensor,
+    weighting: Weighting,
+    hard_valid: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Return the loss of each row (n,) and the summed weight of its rivals (n,).
+
+    Args:
+        query: (n, D) unit vectors.
+        keys: (C, D) unit vectors.
+        own: (n,) which key belongs to each row.
+        rival: (n, C) bool or float: weight of each key as a rival; changed in place at `own`. None: no key is one.
+        hard: (n, N, D) unit vectors, further rivals of each row; None for none.
+        kappa: Temperature.
+        weighting: Which rivals count, and how much.
+        hard_valid: (n, N) bool, which of `hard` exist; None: all.
+    """
+    scaled = query / kappa
+    more = None if hard is None else torch.einsum("nd,nkd->nk", scaled, hard)
+    of_more = None
+    if more is not None and (hard_valid is not None or not weighting.plain):
+        exist = torch.ones_like(more) if hard_valid is None else hard_valid.to(more.dtype)
+        of_more = exist.log()
+    if rival is None:
+        assert more is not None
+        positive = (scaled * keys[own]).sum(dim=1)
+        count = torch.full_like(positive, more.shape[1])
+        if of_more is None:
+            return _against(positive, torch.logsumexp(more, dim=1), count), count
+        return _weighted(positive, more, of_more, weighting)
+    logits = scaled @ keys.T
+    here = own[:, None]
+    rival.scatter_(1, here, 0)
+    count = rival.sum(dim=1).to(logits.dtype)
+    if weighting.plain and of_more is None:
+        # With the positive in its own column one logsumexp gives the whole denominator, and no row is ever empty.
+        rival.scatter_(1, here, 1)
+        if rival.dtype == torch.bool:
+            logits = logits.masked_fill_(~rival, -torch.inf)
+        else:
+            logits = logits + rival.to(logits.dtype).log()
+        positive = logits.gather(1, here)[:, 0]
+        denominator = torch.logsumexp(logits, dim=1)
+        if more is not None:
+            denominator = torch.logaddexp(denominator, torch.logsumexp(more, dim=1))
+            count = count + more.shape[1]
+        return denominator - positive, count
+    positive = logits.gather(1, here)[:, 0]
+    log_weight = rival.to(logits.dtype).log()
+    if more is not None and of_more is not None:
+        logits = torch.cat([logits, more], dim=1)
+        log_weight = torch.cat([log_weight, of_more], dim=1)
+    return _weighted(positive, logits, log_weight, weighting)
+
+
+def _weighted(positive: Tensor, logits: Tensor, log_weight: Tensor, weighting: Weighting) -> tuple[Tensor, Tensor]:
+    """As `block_losses`, from the logits (n, K) of all candidates and their log weights (-inf: no rival)."""
+    if weighting.hardest is not None and weighting.hardest < logits.shape[1]:
+        allowed = torch.where(log_weight > -torch.inf, logits.detach(), torch.full_like(logits, -torch.inf))
+        index = allowed.topk(weighting.hardest, dim=1).indices
+        logits, log_weight = logits.gather(1, index), log_weight.gather(1, index)
+    count = log_weight.exp().sum(dim=1)
+    # A row without rivals gets harmless numbers here, so that no nan enters its gradient.
+    alone = (count == 0)[:, None]
+    log_weight = torch.where(alone, torch.zeros_like(log_weight), log_weight)
+    beta = weighting.hardness
+    rivals = torch.logsumexp((1 + beta) * logits + log_weight, dim=1)
+    if beta:
+        mean_importance = torch.logsumexp(beta * logits + log_weight, dim=1) - torch.logsumexp(log_weight, dim=1)
+        rivals = rivals - mean_importance
+    return _against(positive, rivals, count), count
+
+
+def _against(positive: Tensor, rivals: Tensor, count: Tensor) -> Tensor:
+    """Return log(1 + e^(rivals - positive)), or 0 where there are none."""
+    apart = torch.where(count > 0, rivals - positive, torch.zeros_like(rivals))
+    return torch.where(count > 0, torch.nn.functional.softplus(apart), torch.zeros_like(apart))
+
+
+def check_temperature(temperature: float | Tensor) -> None:
+    """Refuse what is not positive; a tensor of nan passes, as training names the rows behind a loss that is nan."""
+    good = not bool((temperature <= 0).any()) if isinstance(temperature, Tensor) else temperature > 0
+    if not good:
+        raise InputError(f"temperature must be positive; got {temperature}. Common values are 0.05 to 0.2")
+
+
+def check_choices(reduction: str, explicit: str) -> None:
+    """Refuse names that are not known; lists those that are."""
+    for name, value, known in (
+        ("reduction", reduction, ("mean", "sum", "none")),
+        ("explicit", explicit, ("replace", "add")),
+    ):
+        if value not in known:
+            raise InputError(f"{name} must be one of {', '.join(known)}; got '{value}'")
+
+
+def check_pairs(h_tau: Tensor, h_w: Tensor, valid: Tensor | None) -> None:
+    """Refuse features that do not pair and a `valid` of another shape or type."""
+    if h_tau.ndim != 2 or h_tau.shape != h_w.shape:
+        raise ValueError(f"h_tau and h_w must both have shape (B, D); got {tuple(h_tau.shape)} and {tuple(h_w.shape)}")
+    batch = h_tau.shape[0]
+    if valid is not None and (valid.shape != (batch,) or valid.dtype != torch.bool):
+        raise ValueError(f"valid must be bool of shape ({batch},); got {valid.dtype} {tuple(valid.shape)}")
+
+
+def check_rivals(
+    h_tau: Tensor,
+    hard: Tensor | None,
+    hard_valid: Tensor | None,
+    rival: object,
+    bank: Tensor | None,
+    ranks: int,
+    in_batch: bool,
+) -> None:
+    """Refuse explicit rivals, masks and banks of another shape."""
+    batch, dim = h_tau.shape
+    if hard is not None and (hard.ndim != 3 or hard.shape[0] != batch or hard.shape[2] != dim or hard.shape[1] < 1):
+        raise ValueError(f"hard_negatives must have shape ({batch}, N >= 1, {dim}); got {tuple(hard.shape)}")
+    if hard_valid is not None and (
+        hard is None or hard_valid.shape != hard.shape[:2] or hard_valid.dtype != torch.bool
+    ):
+        needed = "hard_negatives, which are not given" if hard is None else f"bool of shape {tuple(hard.shape[:2])}"
+        raise ValueError(f"hard_valid needs {needed}; got {hard_valid.dtype} {tuple(hard_valid.shape)}")
+    if bank is not None and (bank.ndim != 2 or bank.shape[1] != dim):
+        raise ValueError(f"bank must have shape (M, {dim}); got {tuple(bank.shape)}")
+    if bank is not None and not in_batch:
+        raise InputError(
+            "explicit hard negatives that replace the in-batch rivals would replace the bank too; got both. Use "
+            "explicit='add', or leave the bank out"
+        )
+    if not isinstance(rival, Tensor):
+        return
+    wanted = (batch, batch + (0 if bank is None else len(bank)))
+    if ranks > 1:
+        raise ValueError(
+            f"candidates of {ranks} ranks need a rule, which can be asked about any row; got a mask of shape "
+            f"{tuple(rival.shape)}. Pass Rivals(...) or None"
+        )
+    if rival.shape != wanted:
+        raise ValueError(f"rival must have shape {wanted}; got {tuple(rival.shape)}")
+
+
+def require_rivals(count: Tensor, keep: Tensor, first_row: int, somewhere: bool) -> None:
+    """Refuse valid rows without any rival.
+
+    Args:
+        count: (B,) summed rival weight of each row.
+        keep: (B,) bool, valid rows.
+        first_row: Number of the first row among the rows of all ranks.
+        somewhere: Whether such a row exists on any rank; then all ranks raise, so that none waits for another.
+    """
+    if not somewhere:
+        return
+    rows = ((keep & ~(count > 0)).nonzero().flatten() + first_row).tolist()
+    which = f"rows {rows[:20]} are" if rows else "rows of another rank are"
+    raise InputError(
+        f"{which} valid but have no rival, so their loss would say nothing. Needed: at least one "
+        f"rival for each valid row. Use a larger batch, draw it from more episodes, or relax the rival rules"
+    )
+
+
+class RivalRule(Protocol):
+    """Anything that tells, a span of rows at a time, who is a rival of whom."""
+
+    def rows(self, start: int, stop: int) -> Tensor:
+        """Return (stop - start, B + bank) bool or float, a new tensor: who is a rival of rows start..stop-1."""
+        ...
+
+    def columns(self, start: int, stop: int) -> Tensor:
+        """Return (stop - start, B): of whom rows start..stop-1 are rivals; asked for by `symmetric` only."""
+        ...
+
+
+@dataclass(frozen=True)
+class MaskRule:
+    """A (B, B + bank) tensor as a rule."""
+
+    rival: Tensor
+    batch: int
+
+    def rows(self, start: int, stop: int) -> Tensor:
+        """See RivalRule."""
+        return self.rival[start:stop].clone()
+
+    def columns(self, start: int, stop: int) -> Tensor:
+        """See RivalRule."""
+        return self.rival[:, start:stop].T[:, : self.batch].clone(memory_format=torch.contiguous_format)
+
+
+@dataclass(frozen=True)
+class Direction:
+    """The loss of a span of rows in one direction, to be called by `chunks`.
+
+    Attributes:
+        rule: Who is a rival of whom; None: everybody.
+        forward: Touches ask and regions answer; otherwise the other way round.
+        in_batch: Whether the batch's own rows and the bank are candidates, or explicit rivals alone.
+        keep: (B,) bool, valid rows of this rank.
+        candidates: (C,) bool, valid candidates.
+        first_row: Number of this rank's first row among all candidates.
+        weighting: Which rivals count, and how much.
+    """
+
+    rule: RivalRule | None
+    forward: bool
+    in_batch: bool
+    keep: Tensor
+    candidates: Tensor
+    first_row: int
+    weighting: Weighting
+
+    def __call__(
+        self,
+        start: int,
+        stop: int,
+        query: Tensor,
+        hard: Tensor | None,
+        hard_valid: Tensor | None,
+        keys: Tensor,
+        kappa: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """Return the losses and the summed rival weights of rows start..stop-1; zeros where a row is not valid."""
+        first, last = self.first_row + start, self.first_row + stop
+        weight = self._weights(first, last) if self.in_batch else None
+        own = torch.arange(first, last, device=query.device)
+        losses, rivals = block_losses(query, keys, own, weight, hard, kappa, self.weighting, hard_valid)
+        mine = self.keep[start:stop]
+        return torch.where(mine, losses, torch.zeros_like(losses)), torch.where(mine, rivals, torch.zeros_like(rivals))
+
+    def _weights(self, first: int, last: int) -> Tensor:
+        if self.rule is None:
+            return self.candidates[None].repeat(last - first, 1)
+        weight = self.rule.rows(first, last) if self.forward else self.rule.columns(first, last)
+        wanted = (last - first, len(self.candidates))
+        if weight.shape != wanted:
+            raise ValueError(
+                f"a rival rule must return shape {wanted} for rows {first}..{last - 1}: one column for each row of "
+                f"the batch (of all ranks), then one for each row of the bank; got {tuple(weight.shape)}"
+            )
+        if weight.dtype == torch.bool:
+            return weight.logical_and_(self.candidates)
+        return torch.where(self.candidates, weight, torch.zeros_like(weight))
+
 
 Reduction = Literal["mean", "sum", "none"]
 Explicit = Literal["replace", "add"]

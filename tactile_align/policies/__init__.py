@@ -1,1 +1,1 @@
-"""Policies: what turns a moment into a chunk of actions."""
+"""Policies: from a moment to a chunk of actions."""

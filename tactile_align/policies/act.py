@@ -7,15 +7,305 @@ that the same seed gives the same network with them and without.
 
 from __future__ import annotations
 
+import math
 from itertools import chain
+from typing import Any, Literal, NamedTuple, Self
 
 import torch
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from tactile_align.policies.act_config import ACTConfig
-from tactile_align.policies.act_objective import ACTOutput, act_loss, act_parameter_groups
-from tactile_align.policies.transformer import Decoder, Encoder, sine_positions_2d, sine_table
+from tactile_align.errors import InputError
+from tactile_align.facts import Strict
 from tactile_align.policies.vision import RESNET18_CHANNELS, read_resnet18_weights, resnet18_backbone
+
+
+class ACTConfig(Strict):
+    """The shape of one ACT; the defaults are the paper's and LeRobot's."""
+
+    state_dim: int = Field(ge=1, description="columns of the robot state")
+    action_dim: int = Field(ge=1, description="columns of an action")
+    chunk_size: int = Field(default=100, ge=1, description="actions predicted at once; about one second of motion")
+    cameras: tuple[str, ...] = Field(default=(), description="camera names, in the order the images come in")
+
+    d_model: int = Field(
+        default=512, ge=4, description="token width; a multiple of `heads` and of 4 (2-D sine positions)"
+    )
+    heads: int = Field(default=8, ge=1, description="attention heads")
+    ffn_dim: int = Field(default=3200, ge=1, description="hidden width of the feed-forward blocks")
+    encoder_layers: int = Field(default=4, ge=1, description="transformer encoder layers")
+    decoder_layers: int = Field(default=1, ge=1, description="1: the original builds 7 and reads only the first")
+    vae_layers: int = Field(default=4, ge=1, description="layers of the CVAE encoder")
+    latent_dim: int = Field(default=32, ge=1, description="width of the CVAE latent")
+    dropout: float = Field(default=0.1, ge=0, lt=1, description="share of activations dropped in training")
+    pre_norm: bool = Field(default=False, description="normalise before each block instead of after it")
+
+    use_vae: bool = Field(default=True, description="train with a latent that tells styles of demonstration apart")
+    kl_weight: float = Field(
+        default=10.0, ge=0, description="weight of the KL term; higher pushes information out of z"
+    )
+    loss_reduction: Literal["valid", "all"] = Field(
+        default="valid",
+        description="mean L1 over real steps, or over padded ones too (original ACT, LeRobot up to 0.5)",
+    )
+
+    vision: Literal["resnet18", "none"] = Field(
+        default="resnet18", description="'none': image tokens come in from outside, as extra tokens"
+    )
+    vision_weights: str | None = Field(
+        default=None,
+        description="a torchvision tag (IMAGENET1K_V1), a .safetensors or .pth file, or 'scratch'",
+    )
+    per_camera_backbones: bool = Field(default=False, description="one ResNet for each camera; LeRobot cannot hold it")
+    camera_embedding: bool = Field(default=False, description="a learned vector that says which camera a token is from")
+
+    extra_tokens: int = Field(default=0, ge=0, description="most extra tokens (touch, region, ViT) in one forward pass")
+    extra_token_dim: int | None = Field(
+        default=None,
+        ge=1,
+        description="width of the extra tokens as they come in; None: already d_model wide",
+    )
+
+    @model_validator(mode="after")
+    def _check_shape(self) -> Self:
+        if self.d_model % self.heads or self.d_model % 4:
+            raise InputError(
+                f"d_model must be a multiple of heads ({self.heads}) and of 4; got {self.d_model}. "
+                f"Take {-(-self.d_model // (4 * self.heads)) * 4 * self.heads}, or other heads."
+            )
+        if self.extra_token_dim is not None and self.extra_tokens == 0:
+            raise InputError(
+                f"extra_token_dim = {self.extra_token_dim} needs extra_tokens >= 1, the most tokens that "
+                "will come; got 0. Set extra_tokens, or leave extra_token_dim out."
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_vision(self) -> Self:
+        if len(set(self.cameras)) != len(self.cameras):
+            raise InputError(f"cameras must be different names; got {list(self.cameras)}. Name each camera once.")
+        if self.vision == "none":
+            given = [k for k in ("cameras", "vision_weights", "per_camera_backbones", "camera_embedding")
+                     if getattr(self, k)]  # fmt: skip
+            if given:
+                raise InputError(
+                    f"vision = 'none' has no backbone for {', '.join(given)}. "
+                    "Leave them out and bring image tokens in as extra tokens, or set vision = 'resnet18'."
+                )
+            return self
+        if not self.cameras:
+            raise InputError("vision = 'resnet18' needs cameras; got none. Name them, or set vision = 'none'.")
+        if self.vision_weights is None:
+            raise InputError(
+                "vision = 'resnet18' needs vision_weights; got none. Give a torchvision tag such as "
+                "'IMAGENET1K_V1', a .safetensors or .pth file, or say 'scratch' for a random ResNet."
+            )
+        return self
+
+
+# ACT was tuned at these numbers (Zhao et al. 2023, arXiv 2304.13705; LeRobot's preset). In the field an ACT
+# trained at 1e-4, without clipping at 10 and without ImageNet statistics collapsed to one constant action.
+LEARNING_RATE = 1e-5
+BACKBONE_LEARNING_RATE = 1e-5
+WEIGHT_DECAY = 1e-4
+GRADIENT_CLIP_NORM = 10.0
+
+# Per-channel RGB statistics of images scaled to 0..1, as torchvision's ResNet weights were trained with.
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+class ACTOutput(NamedTuple):
+    """Actions (B, C, A), normalised; mean and log variance (B, latent) of the posterior, None without one."""
+
+    actions: Tensor
+    mu: Tensor | None
+    logvar: Tensor | None
+
+
+def act_loss(
+    output: ACTOutput,
+    actions: Tensor,
+    is_pad: Tensor | None,
+    kl_weight: float = 10.0,
+    reduction: Literal["valid", "all"] = "valid",
+) -> dict[str, Tensor]:
+    """Return `l1`, `kl` (unweighted) and `total` = l1 + kl_weight * kl, each a scalar tensor on the device.
+
+    Args:
+        output: What the network returned.
+        actions: (B, C, A) normalised.
+        is_pad: (B, C) bool; padded steps give no error. None: no step is padded.
+        kl_weight: 10 in the paper. KL is summed over the latent and averaged over the batch; it is 0 without
+            a posterior.
+        reduction: "valid" divides by the real elements (LeRobot since 0.6), "all" by all of them (original,
+            LeRobot 0.4), which weakens batches with much padding. A batch of padding alone gives nan, loudly.
+    """
+    error = (output.actions - actions).abs()
+    if is_pad is None:
+        l1 = error.mean()
+    else:
+        error = error.masked_fill(is_pad[..., None], 0)
+        real = (~is_pad).sum() * actions.shape[-1]
+        l1 = error.mean() if reduction == "all" else error.sum() / real
+    if output.mu is None or output.logvar is None:
+        return {"l1": l1, "kl": torch.zeros_like(l1), "total": l1}
+    kl = -0.5 * (1 + output.logvar - output.mu**2 - output.logvar.exp()).sum(-1).mean()
+    return {"l1": l1, "kl": kl, "total": l1 + kl_weight * kl}
+
+
+def act_parameter_groups(
+    model: nn.Module,
+    lr: float = LEARNING_RATE,
+    lr_backbone: float = BACKBONE_LEARNING_RATE,
+    weight_decay: float = WEIGHT_DECAY,
+) -> list[dict[str, Any]]:
+    """Return AdamW groups `policy` and `backbone` of the trainable parameters; an empty group is left out."""
+    named = [(k, p) for k, p in model.named_parameters() if p.requires_grad]
+    seeing = [p for k, p in named if k.startswith(("backbone.", "backbones."))]
+    acting = [p for k, p in named if not k.startswith(("backbone.", "backbones."))]
+    groups = (("policy", acting, lr), ("backbone", seeing, lr_backbone))
+    return [{"name": n, "params": p, "lr": rate, "weight_decay": weight_decay} for n, p, rate in groups if p]
+
+
+class EncoderLayer(nn.Module):
+    """Self-attention and a feed-forward block; positions are added to queries and keys only."""
+
+    def __init__(self, d_model: int, heads: int, ffn_dim: int, dropout: float, pre_norm: bool) -> None:
+        super().__init__()
+        self.pre_norm = pre_norm
+        self.self_attn = nn.MultiheadAttention(d_model, heads, dropout=dropout, batch_first=True)
+        self.linear1 = nn.Linear(d_model, ffn_dim)
+        self.dropout = nn.Dropout(dropout)
+        self.linear2 = nn.Linear(ffn_dim, d_model)
+        self.norm1 = nn.LayerNorm(d_model)
+        self.norm2 = nn.LayerNorm(d_model)
+        self.dropout1 = nn.Dropout(dropout)
+        self.dropout2 = nn.Dropout(dropout)
+
+    def _attend(self, x: Tensor, pos: Tensor, is_pad: Tensor | None) -> Tensor:
+        q = x + pos
+        return self.dropout1(self.self_attn(q, q, x, key_padding_mask=is_pad, need_weights=False)[0])
+
+    def _feed(self, x: Tensor) -> Tensor:
+        return self.dropout2(self.linear2(self.dropout(torch.relu(self.linear1(x)))))
+
+    def forward(self, x: Tensor, pos: Tensor, is_pad: Tensor | None = None) -> Tensor:
+        """Return (B, N, D) for x (B, N, D), pos (1 or B, N, D); nothing looks where is_pad (B, N) is True."""
+        if self.pre_norm:
+            x = x + self._attend(self.norm1(x), pos, is_pad)
+            return x + self._feed(self.norm2(x))
+        x = self.norm1(x + self._attend(x, pos, is_pad))
+        return self.norm2(x + self._feed(x))
+
+
+class Encoder(nn.Module):
+    """A stack of encoder layers; a final norm only where layers normalise first."""
+
+    def __init__(self, layers: int, d_model: int, heads: int, ffn_dim: int, dropout: float, pre_norm: bool) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(EncoderLayer(d_model, heads, ffn_dim, dropout, pre_norm) for _ in range(layers))
+        self.norm: nn.Module = nn.LayerNorm(d_model) if pre_norm else nn.Identity()
+
+    def forward(self, x: Tensor, pos: Tensor, is_pad: Tensor | None = None) -> Tensor:
+        """Return (B, N, D); arguments as for one layer."""
+        for layer in self.layers:
+            x = layer(x, pos, is_pad)
+        out: Tensor = self.norm(x)
+        return out
+
+
+class DecoderLayer(nn.Module):
+    """Self-attention over the queries, attention to the memory, a feed-forward block."""
+
+    def __init__(self, d_model: int, heads: int, ffn_dim: int, dropout: float, pre_norm: bool) -> None:
+        super().__init__()
+        self.pre_norm = pre_norm
+        self.self_attn = nn.MultiheadAttention(d_model, heads, dropout=dropout, batch_first=True)
+        self.multihead_attn = nn.MultiheadAttention(d_model, heads, dropout=dropout, batch_first=True)
+        self.linear1 = nn.Linear(d_model, ffn_dim)
+        self.dropout = nn.Dropout(dropout)
+        self.linear2 = nn.Linear(ffn_dim, d_model)
+        self.norm1 = nn.LayerNorm(d_model)
+        self.norm2 = nn.LayerNorm(d_model)
+        self.norm3 = nn.LayerNorm(d_model)
+        self.dropout1 = nn.Dropout(dropout)
+        self.dropout2 = nn.Dropout(dropout)
+        self.dropout3 = nn.Dropout(dropout)
+
+    def _attend_self(self, x: Tensor, query_pos: Tensor) -> Tensor:
+        q = x + query_pos
+        return self.dropout1(self.self_attn(q, q, x, need_weights=False)[0])
+
+    def _attend_memory(
+        self, x: Tensor, query_pos: Tensor, keys: Tensor, memory: Tensor, is_pad: Tensor | None
+    ) -> Tensor:
+        seen = self.multihead_attn(x + query_pos, keys, memory, key_padding_mask=is_pad, need_weights=False)
+        return self.dropout2(seen[0])
+
+    def _feed(self, x: Tensor) -> Tensor:
+        return self.dropout3(self.linear2(self.dropout(torch.relu(self.linear1(x)))))
+
+    def forward(
+        self, x: Tensor, query_pos: Tensor, keys: Tensor, memory: Tensor, is_pad: Tensor | None = None
+    ) -> Tensor:
+        """Return (B, C, D) for x (B, C, D), query_pos (1, C, D), keys, memory (B, N, D), is_pad (B, N)."""
+        if self.pre_norm:
+            x = x + self._attend_self(self.norm1(x), query_pos)
+            x = x + self._attend_memory(self.norm2(x), query_pos, keys, memory, is_pad)
+            return x + self._feed(self.norm3(x))
+        x = self.norm1(x + self._attend_self(x, query_pos))
+        x = self.norm2(x + self._attend_memory(x, query_pos, keys, memory, is_pad))
+        return self.norm3(x + self._feed(x))
+
+
+class Decoder(nn.Module):
+    """A stack of decoder layers and a final norm."""
+
+    def __init__(self, layers: int, d_model: int, heads: int, ffn_dim: int, dropout: float, pre_norm: bool) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(DecoderLayer(d_model, heads, ffn_dim, dropout, pre_norm) for _ in range(layers))
+        self.norm = nn.LayerNorm(d_model)
+
+    def forward(
+        self, x: Tensor, query_pos: Tensor, memory: Tensor, memory_pos: Tensor, is_pad: Tensor | None = None
+    ) -> Tensor:
+        """Return (B, C, D); memory_pos (1 or B, N, D) is added to the keys, not to the values."""
+        keys = memory + memory_pos
+        for layer in self.layers:
+            x = layer(x, query_pos, keys, memory, is_pad)
+        out: Tensor = self.norm(x)
+        return out
+
+
+def sine_table(positions: int, width: int) -> Tensor:
+    """Return the (positions, width) float32 sine table of Vaswani et al. 2017: sin and cos by turns."""
+    # float64 until the end: rounded once, the table equals the one stored in published checkpoints.
+    pair = torch.arange(width, dtype=torch.float64) // 2
+    angle = torch.arange(positions, dtype=torch.float64)[:, None] / 10000 ** (2 * pair / width)
+    table = torch.where(torch.arange(width) % 2 == 0, angle.sin(), angle.cos())
+    return table.float()
+
+
+def sine_positions_2d(rows: int, columns: int, width: int, device: torch.device) -> Tensor:
+    """Return (rows * columns, width) float32 positions of a feature map, row by row.
+
+    The first half of the width tells the row, the second the column. Both run from 1 / n to 1 of a full turn
+    (DETR's normalised form, scale 2 pi, temperature 10000), so the table depends on the map's shape.
+    """
+    half = width // 2
+    frequency = 10000 ** (2 * (torch.arange(half, dtype=torch.float32, device=device) // 2) / half)
+
+    def one_axis(n: int) -> Tensor:
+        turn = torch.arange(1, n + 1, dtype=torch.float32, device=device) / (n + 1e-6) * (2 * math.pi)
+        angle = turn[:, None] / frequency
+        return torch.stack((angle[:, 0::2].sin(), angle[:, 1::2].cos()), dim=-1).flatten(1)
+
+    row, column = one_axis(rows), one_axis(columns)
+    return torch.cat(
+        (row[:, None].expand(rows, columns, half), column[None].expand(rows, columns, half)), dim=-1
+    ).flatten(0, 1)
+
 
 __all__ = ["ACT", "ACTConfig", "ACTOutput", "act_loss", "act_parameter_groups"]
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from tactile_align.errors import InputError
 from tactile_align.policies.act import ACT, ACTConfig
-from tactile_align.policies.tensor_file import read_tensors
+from tactile_align.policies.vision import read_tensors
 
 # The original's prefix, ours. Layers below a prefix carry the same names in both.
 _PREFIXES = (

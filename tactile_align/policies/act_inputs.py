@@ -3,10 +3,9 @@
 import torch
 from torch import Tensor
 
+from tactile_align.config.policy import PolicyConfig
 from tactile_align.features.towers import POLICY_GRID
-from tactile_align.policies.act_config import ACTConfig
-from tactile_align.policies.act_objective import IMAGENET_MEAN, IMAGENET_STD
-from tactile_align.policies.config import PolicyConfig
+from tactile_align.policies.act import IMAGENET_MEAN, IMAGENET_STD, ACTConfig
 from tactile_align.policies.parts import Batch
 
 

@@ -6,14 +6,14 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from tactile_align.features.config import FeatureConfig
+from tactile_align.config.features import FeatureConfig
+from tactile_align.config.hsa import HSAConfig
+from tactile_align.config.policy import PolicyConfig
 from tactile_align.features.towers import POLICY_GRID, Features, OpeningRegion, Towers
 from tactile_align.losses.build import loss_of, temperature_of
-from tactile_align.losses.config import HSAConfig
 from tactile_align.policies.act import ACT, ACTOutput, act_loss
 from tactile_align.policies.act_inputs import act_config, camera_images
 from tactile_align.policies.alignment import Memory, align
-from tactile_align.policies.config import PolicyConfig
 from tactile_align.policies.parts import Batch, Losses, Seen, View, Weights
 
 __all__ = ["AlignedPolicy", "Batch", "Losses", "Seen", "View", "Weights"]

@@ -5,8 +5,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from tactile_align.datasets.moments import Batch
 from tactile_align.files import write_atomically
+from tactile_align.moments.dataset import Batch
 from tactile_align.policies.aligned import AlignedPolicy
 from tactile_align.policies.runtime import Policy
 

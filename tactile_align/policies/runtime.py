@@ -1,29 +1,124 @@
 """Run a trained policy: raw images, joints and touches in, actions in robot units out."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from tactile_align.calibration.rig import Rig, load_rig
-from tactile_align.datasets.inputs import Input
-from tactile_align.datasets.moment_facts import only_certain
-from tactile_align.datasets.moments import Batch
-from tactile_align.datasets.normalisation import Statistics
-from tactile_align.datasets.reference import difference
+from tactile_align.config.train import TrainConfig, load_config
+from tactile_align.datasets.contact import contact_of
 from tactile_align.errors import InputError
+from tactile_align.moments.augment import augment
+from tactile_align.moments.dataset import Batch
+from tactile_align.moments.facts import only_certain
+from tactile_align.moments.frames import difference
+from tactile_align.moments.inputs import Input
+from tactile_align.moments.normalisation import Statistics
 from tactile_align.policies.act_inputs import camera_key
 from tactile_align.policies.aligned import AlignedPolicy
-from tactile_align.policies.ensembling import TemporalEnsembler
-from tactile_align.policies.holding import ContactWatch
+from tactile_align.policies.build import inputs_of, make_model
+from tactile_align.policies.checkpoint import best_checkpoint, load_checkpoint, load_weights
 from tactile_align.policies.observation import Needs, Seen, checked
 from tactile_align.projection.episode_boxes import HeldOpening, ViewBoxes, hand_of
-from tactile_align.training.augment import augment
-from tactile_align.training.checkpoint import best_checkpoint, load_checkpoint, load_weights
-from tactile_align.training.config import TrainConfig, load_config
-from tactile_align.training.data import inputs_of, make_model
+
+
+class TemporalEnsembler:
+    """Online temporal ensembling (Zhao et al. 2023, section IV-B).
+
+    Of the predictions for one step, number i counted from the OLDEST weighs exp(-coefficient * i): a positive
+    coefficient trusts old plans more, 0 is the plain mean. One chunk must be predicted at every step.
+    """
+
+    def __init__(self, chunk_size: int, coefficient: float = 0.01) -> None:
+        if chunk_size < 1:
+            raise ValueError(f"chunk_size must be at least 1; got {chunk_size}. Take the policy's chunk_size.")
+        self.chunk_size = chunk_size
+        self.coefficient = coefficient
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all predictions: call at the start of each episode."""
+        self._mean: Tensor | None = None
+        self._calls = 0
+
+    def update(self, actions: Tensor) -> Tensor:
+        """Take the chunk predicted now and return the action to execute now.
+
+        Args:
+            actions: (..., C, A); row j is meant for j steps from now.
+
+        Returns:
+            (..., A), dtype and device of `actions`.
+
+        Raises:
+            ValueError: The chunk has another length, or another shape than the one before.
+        """
+        c = self.chunk_size
+        if actions.ndim < 2 or actions.shape[-2] != c:
+            raise ValueError(
+                f"needed a chunk of shape (..., {c}, A); got {tuple(actions.shape)}. "
+                "Pass whole chunks, as the policy predicts them."
+            )
+        if self._mean is None:
+            mean = actions
+        elif self._mean.shape != actions.shape:
+            raise ValueError(
+                f"the chunk before had shape {tuple(self._mean.shape)}, this one has {tuple(actions.shape)}. "
+                "Call reset() between episodes."
+            )
+        else:
+            # Row j has been predicted before by every call that reached it, at most C - 1 - j of them.
+            before = torch.arange(c - 1, -1, -1, device=actions.device).clamp(max=self._calls)
+            weights = torch.exp(-self.coefficient * torch.arange(c, device=actions.device, dtype=actions.dtype))
+            total = weights.cumsum(0)[before]
+            share = (weights[before] / total)[:, None]
+            mean = self._mean + (actions - self._mean) * share
+        self._calls = min(self._calls + 1, c - 1)
+        # The new last row has no prediction yet; the next one takes the whole share (before = 0) over this 0.
+        self._mean = torch.cat((mean[..., 1:, :], torch.zeros_like(mean[..., :1, :])), -2)
+        return mean[..., 0, :]
+
+
+ENTER, LEAVE = 4.0, 2.0  # grey levels; `contact_of` never calls less than 2 a contact, and knows the noise better
+
+
+class ContactWatch:
+    """Whether one sensor touches something, frame by frame, against a touch of nothing.
+
+    `datasets.contact` sees whole episodes; a robot sees only the past. So the reference is a touch without contact:
+    the one given, or the first frame after a reset.
+    """
+
+    def __init__(self, free: np.ndarray | None = None) -> None:
+        self.free, self.touching = free, False
+
+    def update(self, touch: np.ndarray) -> bool:
+        """Take the next touch (H, W, 3) uint8 and tell whether it is in contact.
+
+        Raises:
+            ValueError: A touch of another size than the reference.
+        """
+        score = float(contact_of([touch], reference=self.against(touch)).score[0])
+        self.touching = score > (LEAVE if self.touching else ENTER)
+        return self.touching
+
+    def against(self, touch: np.ndarray) -> np.ndarray:
+        """Return the touch of nothing to hold a touch (H, W, 3) uint8 against: the one given, or else the first.
+
+        Raises:
+            InputError: A touch of another size than the reference.
+        """
+        if self.free is None:
+            self.free = touch.copy()
+        if touch.shape != self.free.shape:
+            raise InputError(f"the touch of nothing has shape {self.free.shape}, this one {touch.shape}; call reset()")
+        return self.free
 
 
 class Policy:
@@ -76,7 +171,7 @@ class Policy:
         rig: Rig | str | Path | None = None,
         checkpoint: str | Path | None = None,
         device: str = "cpu",
-    ) -> "Policy":
+    ) -> Policy:
         """Load the best checkpoint of a run.
 
         Args:

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from tactile_align.calibration.mount import Solid
 from tactile_align.calibration.rig import Rig, Sensor
+from tactile_align.calibration.rig_parts import Solid
 from tactile_align.errors import InputError
 from tactile_align.geometry.frames import Array, quaternion_from_rotation
 from tactile_align.projection.sensor_box import SensorBoxes, sensor_boxes

@@ -7,15 +7,14 @@ import numpy as np
 from array_api_compat import array_namespace
 
 from tactile_align.calibration.camera import Camera
-from tactile_align.calibration.mount import Solid
 from tactile_align.calibration.rig import Rig
+from tactile_align.calibration.rig_parts import Solid
+from tactile_align.config.data import MOST_AHEAD_M
 from tactile_align.errors import InputError
 from tactile_align.geometry import boxes
 from tactile_align.geometry.frames import Array, pose
 from tactile_align.projection.outline import solid_outline
 
-MOST_AHEAD_M = 0.2
-"""What a gripper holds is not thicker than that, m."""
 REASONS = ("", "behind", "outside", "too small", "beyond lens model")
 
 

@@ -13,8 +13,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from tactile_align.simulation.primitives import Floats, Sheaf, hit
-from tactile_align.simulation.raycast import Solids
+from tactile_align.simulation.raycast import Floats, Sheaf, Solids, hit
 
 F = np.float32
 BEHIND = 0.03  # metres: rays start this far behind the gel face, so that whatever has sunk in is still in front

@@ -2,15 +2,314 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 
-from tactile_align.simulation.lens import DIFFUSE, Bench, Lens
-from tactile_align.simulation.paint import F, Paint
-from tactile_align.simulation.primitives import MISS, Floats, extents, hit, normals
+Floats = npt.NDArray[np.floating[Any]]
+Term = Any  # a number or an array that broadcasts to the shape of the bundle
+
+SPHERE, CAPSULE, CYLINDER, BOX = 2, 3, 5, 6  # as in MuJoCo's mjtGeom
+MISS = np.float32(1e9)
+
+
+@dataclass(frozen=True)
+class Pencil:
+    """Rays through the origin along (x, y, 1): the pixels of a camera. The ray parameter is the depth z.
+
+    Attributes:
+        x: (w,) one value per column.
+        y: (h,) one value per row.
+    """
+
+    x: Floats
+    y: Floats
+
+    def along(self, n: Floats) -> Term:
+        """Return direction . n, (h, w)."""
+        return (n[0] * self.x + n[2])[None, :] + (n[1] * self.y)[:, None]
+
+    def offset(self, p: Floats, n: Floats) -> Term:
+        """Return (origin - p) . n."""
+        return -(p[0] * n[0] + p[1] * n[1] + p[2] * n[2])
+
+    def speed2(self) -> Term:
+        """Return direction . direction, (h, w)."""
+        return (self.x * self.x + 1)[None, :] + (self.y * self.y)[:, None]
+
+    def approach(self, p: Floats) -> Term:
+        """Return (origin - p) . direction, (h, w)."""
+        return self.along(-p)
+
+    def distance2(self, p: Floats) -> Term:
+        """Return |origin - p|^2."""
+        return p[0] * p[0] + p[1] * p[1] + p[2] * p[2]
+
+
+@dataclass(frozen=True)
+class Sheaf:
+    """Parallel rays from (x, y, 0) along +z: the cells of a gel. The ray parameter is the height z.
+
+    Attributes:
+        x: (w,) metres, one value per column.
+        y: (h,) metres, one value per row.
+    """
+
+    x: Floats
+    y: Floats
+
+    def along(self, n: Floats) -> Term:
+        """Return direction . n, a number."""
+        return n[2]
+
+    def offset(self, p: Floats, n: Floats) -> Term:
+        """Return (origin - p) . n, (h, w)."""
+        return (n[0] * (self.x - p[0]) - n[2] * p[2])[None, :] + (n[1] * (self.y - p[1]))[:, None]
+
+    def speed2(self) -> Term:
+        """Return direction . direction."""
+        return 1.0
+
+    def approach(self, p: Floats) -> Term:
+        """Return (origin - p) . direction."""
+        return -p[2]
+
+    def distance2(self, p: Floats) -> Term:
+        """Return |origin - p|^2, (h, w)."""
+        return ((self.x - p[0]) ** 2 + p[2] ** 2)[None, :] + ((self.y - p[1]) ** 2)[:, None]
+
+
+Rays = Pencil | Sheaf
+
+
+def _sphere(rays: Rays, size: Floats, p: Floats, R: Floats) -> Floats:
+    a, b = rays.speed2(), rays.approach(p)
+    root2 = b * b - a * (rays.distance2(p) - size[0] * size[0])
+    t = (-b - np.sqrt(root2)) / a
+    return np.where(t > 0, t, MISS)  # a negative root2 gives nan, and nan > 0 is False
+
+
+def _capsule(rays: Rays, size: Floats, p: Floats, R: Floats) -> Floats:
+    radius, half, axis = size[0], size[1], R[:, 2]
+    dd, dz = rays.speed2(), rays.along(axis)
+    od, oz, oo = rays.approach(p), rays.offset(p, axis), rays.distance2(p)
+    a = dd - dz * dz
+    b = od - oz * dz
+    root2 = b * b - a * (oo - oz * oz - radius * radius)
+    t = (-b - np.sqrt(root2)) / a
+    z = oz + t * dz
+    # Off the tube, only the ball on the side where the ray crosses it can be met first.
+    side = np.where(z > 0, half, -half)
+    ball_od = od - side * dz
+    ball_oo = oo - 2 * side * oz + half * half
+    ball = (-ball_od - np.sqrt(ball_od * ball_od - dd * (ball_oo - radius * radius))) / dd
+    t = np.where(np.abs(z) <= half, t, ball)
+    return np.where((root2 >= 0) & (t > 0), t, MISS)
+
+
+def _cylinder(rays: Rays, size: Floats, p: Floats, R: Floats) -> Floats:
+    radius, half, axis = size[0], size[1], R[:, 2]
+    dz, oz = rays.along(axis), rays.offset(p, axis)
+    a = np.maximum(rays.speed2() - dz * dz, 1e-12)
+    b = rays.approach(p) - oz * dz
+    root = np.sqrt(b * b - a * (rays.distance2(p) - oz * oz - radius * radius))
+    t = (-b - root) / a
+    z = oz + t * dz
+    lid = (np.where(z > 0, half, -half) - oz) / dz
+    lid = np.where(np.abs(b + a * lid) <= root, lid, MISS)  # within the lid: closer to the axis than the wall
+    t = np.where(np.abs(z) <= half, t, lid)
+    return np.where(t > 0, t, MISS)
+
+
+def _box(rays: Rays, size: Floats, p: Floats, R: Floats) -> Floats:
+    near: Any = None
+    far: Any = None
+    for i in range(3):
+        n = R[:, i]
+        slope = rays.along(n)
+        inverse = 1 / np.where(slope == 0, 1e-12, slope).astype(np.asarray(slope).dtype)  # never inf - inf
+        middle = -rays.offset(p, n) * inverse
+        reach = size[i] * np.abs(inverse)
+        near = middle - reach if near is None else np.maximum(near, middle - reach)
+        far = middle + reach if far is None else np.minimum(far, middle + reach)
+    return np.where((near <= far) & (near > 0), near, MISS)
+
+
+_HIT: dict[int, Callable[[Rays, Floats, Floats, Floats], Floats]] = {
+    SPHERE: _sphere,
+    CAPSULE: _capsule,
+    CYLINDER: _cylinder,
+    BOX: _box,
+}
+
+
+def hit(rays: Rays, kind: int, size: Floats, p: Floats, R: Floats) -> Floats:
+    """Return where each ray first enters a primitive.
+
+    Args:
+        rays: The bundle; its frame is the frame of `p` and `R`.
+        kind: SPHERE, CAPSULE, CYLINDER or BOX.
+        size: (3,) as MuJoCo: radius | radius, half length | radius, half length | three half sides; metres.
+        p: (3,) centre, metres.
+        R: (3, 3) rotation of the primitive's axes into the bundle's frame; a capsule or cylinder lies along its third.
+
+    Returns:
+        (h, w) ray parameter, MISS where the ray misses or starts inside.
+    """
+    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+        return _HIT[kind](rays, size, p, R)
+
+
+def normals(kind: int, size: Floats, local: Floats) -> Floats:
+    """Return outward unit normals of points on a primitive, in its own axes.
+
+    Args:
+        kind: As in `hit`.
+        size: (3,) as in `hit`.
+        local: (3, n) points on the surface in the primitive's axes, metres.
+
+    Returns:
+        (3, n) normals.
+    """
+    if kind == SPHERE:
+        return local / size[0]
+    if kind == BOX:
+        face = np.abs(local / size[:3, None]).argmax(axis=0)
+        out = np.zeros_like(local)
+        columns = np.arange(local.shape[1])
+        out[face, columns] = np.sign(local[face, columns])
+        return out
+    out = local / size[0]
+    if kind == CAPSULE:
+        out[2] = (local[2] - np.minimum(np.maximum(local[2], -size[1]), size[1])) / size[0]
+        return out
+    lid = np.abs(local[2]) - size[1] > np.hypot(local[0], local[1]) - size[0]
+    out[:2, lid] = 0
+    out[2] = np.where(lid, np.sign(local[2]), 0)
+    return out
+
+
+def extents(kind: int, size: Floats) -> Floats:
+    """Return the (3,) half sides of the smallest own-axes box around a primitive, metres."""
+    if kind == SPHERE:
+        return np.full(3, size[0])
+    if kind == BOX:
+        return np.asarray(size[:3])
+    return np.array([size[0], size[0], size[1] + (size[0] if kind == CAPSULE else 0.0)])
+
+
+F = np.float32
+PATTERNS = ("checker", "waves", "grains")
+
+
+@dataclass(frozen=True)
+class Paint:
+    """The look of one solid: two colours mixed by a pattern in the solid's own axes.
+
+    Attributes:
+        colour: (3,) RGB, 0..1.
+        other: (3,) second RGB; equal to `colour` for a plain solid.
+        pattern: One of PATTERNS.
+        pitch: Pattern periods per metre.
+    """
+
+    colour: Floats
+    other: Floats
+    pattern: str = "checker"
+    pitch: float = 0.0
+
+    def at(self, local: Floats) -> Floats:
+        """Return the (n, 3) colours of (3, n) points in the solid's axes, metres."""
+        if self.pitch == 0.0:
+            return np.broadcast_to(self.colour, (local.shape[1], 3))
+        mix = mixture(self.pattern, local * F(self.pitch))
+        return self.colour + (self.other - self.colour) * mix[:, None]
+
+
+def mixture(pattern: str, p: Floats) -> Floats:
+    """Return a pattern's value in 0..1 at (d, n) points measured in periods; period 8 for `grains`, else 2."""
+    if pattern == "checker":
+        return np.asarray(np.floor(p).sum(axis=0) % 2)
+    if pattern == "waves":
+        return np.asarray(0.5 + 0.5 * np.sin(np.pi * (p[0] + np.sin(np.pi * p[1]) / 2)))
+    hashed = np.zeros(p.shape[1], np.int64)
+    for axis, prime in zip(np.floor(p).astype(np.int64) % 8, (73856093, 19349663, 83492791), strict=False):
+        hashed ^= (axis + 1) * prime
+    return ((hashed % 997) / F(997)).astype(F)
+
+
+SKY = (178, 190, 204)
+DIFFUSE = F(0.47)  # share of the lamp in what a surface that faces it sends back
+
+
+class Lens:
+    """A pinhole camera's rays and drawing buffers.
+
+    Args:
+        width: Image width, px.
+        height: Image height, px.
+        K: (3, 3) intrinsics, pixel (0, 0) at the centre of the first pixel; fx, fy may be negative.
+    """
+
+    def __init__(self, width: int, height: int, K: Floats) -> None:
+        self.width, self.height = width, height
+        self.K = np.asarray(K, dtype=np.float64)
+        x = (np.arange(width) - self.K[0, 2]) / self.K[0, 0]
+        y = (np.arange(height) - self.K[1, 2]) / self.K[1, 1]
+        self.pencil = Pencil(x.astype(F), y.astype(F))
+
+    def corner_rays(self) -> Floats:
+        """Return the (4, 3) homogeneous pixels of the image corners."""
+        u, v = self.width - 0.5, self.height - 0.5
+        return np.array([[-0.5, -0.5, 1], [u, -0.5, 1], [-0.5, v, 1], [u, v, 1]])
+
+    def window(self, u0: int, u1: int, v0: int, v1: int) -> Pencil:
+        """Return the rays of columns u0..u1 and rows v0..v1, ends excluded."""
+        return Pencil(self.pencil.x[u0:u1], self.pencil.y[v0:v1])
+
+
+class Bench:
+    """The textured plane z = 0 of the world that everything stands on."""
+
+    def __init__(self, paint: Paint, lamp: Floats) -> None:
+        """Draw one seamless tile of the paint, 16 periods wide, in the light of a lamp (3,), unit vector towards it."""
+        self.side_px = 256
+        periods = (np.arange(self.side_px, dtype=F) + F(0.5)) * F(16 / self.side_px)
+        grid = np.stack(np.meshgrid(periods, periods)).reshape(2, -1)
+        mix = mixture(paint.pattern, grid)[:, None]
+        tile = np.asarray(paint.colour + (paint.other - paint.colour) * mix).reshape(self.side_px, self.side_px, 3)
+        lit = F(0.5) + DIFFUSE * F(lamp[2])
+        self.tile = (np.clip(tile * lit, 0, 1) * 255).astype(np.uint8)
+        self.px_per_m = self.side_px * paint.pitch / 16
+
+    def draw(self, lens: Lens, T_world_camera: Floats, out: npt.NDArray[np.uint8]) -> None:
+        """Draw the plane into `out` (H, W, 3): a plane seen through a pinhole is one homography."""
+        ray = T_world_camera[:3, :3] @ np.linalg.inv(lens.K)
+        eye = T_world_camera[:3, 3]
+        # Texel i holds the paint at i + 0.5, so its place in the tile is half a texel less.
+        M = np.stack([(eye[i] * ray[2] - eye[2] * ray[i]) * self.px_per_m - 0.5 * ray[2] for i in range(2)])
+        cv2.warpPerspective(
+            self.tile,
+            np.vstack([M, ray[2:]]),
+            (lens.width, lens.height),
+            dst=out,
+            flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+            borderMode=cv2.BORDER_WRAP,
+        )
+        down = lens.corner_rays() @ ray[2]
+        if (down >= 0).any():
+            out[self.depth(lens, T_world_camera) >= MISS] = SKY
+
+    def depth(self, lens: Lens, T_world_camera: Floats) -> Floats:
+        """Return the (H, W) depth z of the plane in the camera, MISS above its horizon."""
+        down = lens.pencil.along(T_world_camera[2, :3].astype(F))
+        with np.errstate(divide="ignore"):
+            return np.where(down < 0, F(-T_world_camera[2, 3]) / down, MISS).astype(F)
+
 
 BENCH = -1  # segmentation id of the bench, and of the sky above its horizon
 NEAR = 1e-3  # metres; nearer than this, a corner has no usable pixel

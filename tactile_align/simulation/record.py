@@ -20,11 +20,10 @@ from tactile_align.datasets.codec import encode_jpeg
 from tactile_align.datasets.episodes import read_attributes, write_episode
 from tactile_align.datasets.handles import open_file
 from tactile_align.errors import InputError
-from tactile_align.simulation import expert, regrasp
+from tactile_align.simulation import tasks
 from tactile_align.simulation.looks import draw_look
-from tactile_align.simulation.primitives import Floats
-from tactile_align.simulation.steps import PHASES, Step
-from tactile_align.simulation.world import World
+from tactile_align.simulation.raycast import Floats
+from tactile_align.simulation.world import PHASES, Step, World
 from tactile_align.workers import in_processes
 
 Task = Literal["expert", "regrasp", "mixed"]
@@ -173,7 +172,7 @@ def _record(job: _Job) -> Path:
     rig = _rig(job.gripper)
     look = draw_look(looks)
     world = World(rig, look)
-    script = expert.Expert(world, motion) if job.task == "expert" else regrasp.Regrasp(world, motion)
+    script = tasks.Expert(world, motion) if job.task == "expert" else tasks.Regrasp(world, motion)
     sensor = rig.sensors[world.hand.sensor].stream
     images: dict[str, list[bytes]] = {name: [] for name in rig.cameras}
     touches: list[bytes] = []
@@ -185,7 +184,7 @@ def _record(job: _Job) -> Path:
         touches.append(encode_jpeg(step.moment.touch, TOUCH_QUALITY, full_chroma=True))
         step.moment.touch = step.moment.touch[:0]
         steps.append(step)
-    success = script.success() if isinstance(script, expert.Expert) else True
+    success = script.success() if isinstance(script, tasks.Expert) else True
     qpos, action = _states(world, steps, job.gripper)
     attributes = {f"simulated_{key}": value for key, value in job.identity.items()}
     return write_episode(
@@ -194,7 +193,7 @@ def _record(job: _Job) -> Path:
         action=action,
         images=images,
         touches={sensor: touches},
-        fps=expert.FPS if job.task == "expert" else regrasp.FPS,
+        fps=tasks.LIFT_FPS if job.task == "expert" else tasks.REGRASP_FPS,
         attributes={
             **attributes,
             "object": look.kind,

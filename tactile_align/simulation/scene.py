@@ -15,8 +15,8 @@ from tactile_align.calibration.rig import Rig, RigArm, Sensor
 from tactile_align.errors import InputError
 from tactile_align.geometry.frames import pose, quaternion_from_rotation
 from tactile_align.kinematics.gripper import Linear
-from tactile_align.simulation.objects import Part, object_parts
-from tactile_align.simulation.primitives import BOX, CAPSULE, CYLINDER, SPHERE, Floats
+from tactile_align.simulation.looks import Part, object_parts
+from tactile_align.simulation.raycast import BOX, CAPSULE, CYLINDER, SPHERE, Floats
 
 if TYPE_CHECKING:
     from tactile_align.simulation.looks import Look

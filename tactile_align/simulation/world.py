@@ -6,6 +6,7 @@ Truth comes from MuJoCo's own kinematics and from this module's pixel masks, nev
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import mujoco
 import numpy as np
@@ -13,14 +14,120 @@ import numpy.typing as npt
 
 from tactile_align.calibration.rig import Rig
 from tactile_align.errors import InputError
+from tactile_align.geometry.frames import pose, rotation_from_rpy
 from tactile_align.simulation.gel import GelCamera, Pad, clearance
-from tactile_align.simulation.lens import Lens
 from tactile_align.simulation.looks import Look, paint_of
-from tactile_align.simulation.primitives import Floats
-from tactile_align.simulation.raycast import Caster, Picture, Solids, mask_box
-from tactile_align.simulation.reach import reach
+from tactile_align.simulation.raycast import Caster, Floats, Lens, Picture, Solids, mask_box
 from tactile_align.simulation.scene import ROD_HALF, read_hand, scene_text
-from tactile_align.simulation.steps import TOUCHING, Moment, Truth
+
+CLOSE = 1e-5  # metres and radians
+_DAMPING = 1e-5
+_LONGEST = 0.3  # rad a joint may turn in one iteration
+
+
+def reach(
+    model: mujoco.MjModel,
+    scratch: mujoco.MjData,
+    site: str,
+    dof: int,
+    T_world_site: Floats,
+    q0: Floats,
+    tries: int,
+) -> tuple[Floats, bool]:
+    """Find joints that put a site somewhere, by damped least squares.
+
+    Args:
+        model: The scene; the arm's joints come first in it.
+        scratch: Overwritten.
+        site: Name of the site.
+        dof: How many joints the arm has, n.
+        T_world_site: (4, 4) wanted pose.
+        q0: (n,) joints to start from, rad.
+        tries: Most iterations.
+
+    Returns:
+        (n,) joints, rad, and whether they put the site there to 10 um and 1e-5 rad.
+    """
+    index = model.site(site).id
+    q = np.array(q0, dtype=np.float64)
+    J, error = np.zeros((6, model.nv)), np.zeros(6)
+    for _ in range(tries):
+        scratch.qpos[:dof] = q
+        mujoco.mj_kinematics(model, scratch)
+        turn = T_world_site[:3, :3] @ scratch.site_xmat[index].reshape(3, 3).T
+        axis = np.array([turn[2, 1] - turn[1, 2], turn[0, 2] - turn[2, 0], turn[1, 0] - turn[0, 1]]) / 2
+        if np.trace(turn) < 1:  # beyond a quarter turn the sine shrinks again: keep its direction
+            axis /= np.linalg.norm(axis) + 1e-9
+        error[:3], error[3:] = T_world_site[:3, 3] - scratch.site_xpos[index], axis
+        if np.abs(error).max() < CLOSE:
+            return q, True
+        mujoco.mj_comPos(model, scratch)
+        mujoco.mj_jacSite(model, scratch, J[:3], J[3:], index)
+        A = J[:, :dof]
+        step = A.T @ np.linalg.solve(A @ A.T + _DAMPING * np.eye(6), error)
+        q += step * min(1.0, _LONGEST / max(np.abs(step).max(), 1e-9))
+    return q, False
+
+
+PHASES = ("approach", "surround", "close", "press", "release", "lift")
+TOOL_DOWN = np.diag([1.0, -1.0, -1.0])
+TOUCHING = 2e-5  # metres of indentation that count as contact: the least that shows above the touch camera's noise
+SQUEEZE_M = 0.003  # how far the command goes on closing once the fingers are stopped by an object
+
+
+@dataclass
+class Truth:
+    """What is true at one moment.
+
+    Attributes:
+        box: By camera, (4,) amodal box of the sensor in stored pixels, nan where out of view.
+        unoccluded: By camera, share of the sensor's pixels that nothing hides; nan where out of view.
+        indentation: Deepest point in the gel, metres.
+        contact: Whether the gel is touched (indentation > TOUCHING).
+        opening: (2,) metres of each finger from the tool axis.
+        thing: (3,) the object's place in the world, metres.
+    """
+
+    box: dict[str, Floats]
+    unoccluded: dict[str, float]
+    indentation: float
+    contact: bool
+    opening: Floats
+    thing: Floats
+
+
+@dataclass
+class Moment:
+    """One synchronised instant: images and touch (H, W, 3) uint8 RGB, joints (n,) rad, and the truth."""
+
+    images: dict[str, npt.NDArray[np.uint8]]
+    touch: npt.NDArray[np.uint8]
+    q: Floats
+    truth: Truth
+
+
+@dataclass
+class Step:
+    """One recorded moment.
+
+    Attributes:
+        moment: What was seen, felt and true.
+        target: (n + 1,) what was commanded last: joints, rad, and the fingers' opening, metres from the tool axis.
+        phase: One of PHASES.
+        contact: Which contact of the episode this belongs to, -1 while nothing is touched.
+    """
+
+    moment: Moment
+    target: Floats
+    phase: str
+    contact: int
+
+
+def tool_pose(place: Floats, yaw: float, tilt: tuple[float, float] = (0.0, 0.0)) -> Floats:
+    """Return a pose (4, 4) of the point between the pads: tool down, then tilted about world x and y, then turned."""
+    R = rotation_from_rpy(np.array([tilt[0], tilt[1], yaw])) @ TOOL_DOWN
+    return np.asarray(pose(R, np.asarray(place, dtype=np.float64)))
+
 
 FAR = 0.2  # metres: beyond any object in the hand
 _OPTICAL = np.diag([1.0, -1.0, -1.0])  # MuJoCo's camera axes in OpenCV's

@@ -1,1 +1,1 @@
-"""Offline training: configuration, loop, checkpoints, logs."""
+"""Offline training: the loop, optimiser, validation, logs."""

@@ -6,21 +6,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from tactile_align.calibration.rig import Rig, load_rig
+from tactile_align.config.data import DataConfig
+from tactile_align.config.train import TrainConfig
 from tactile_align.datasets.episodes import EpisodeRef, list_episodes, open_episode
-from tactile_align.datasets.inputs import Input
-from tactile_align.datasets.moments import Moments
-from tactile_align.datasets.normalisation import Statistics
-from tactile_align.datasets.prepare import Job
-from tactile_align.datasets.splits import split_episodes
 from tactile_align.errors import InputError
-from tactile_align.features.encoder import input_size_of
-from tactile_align.policies.act_inputs import camera_key
-from tactile_align.policies.aligned import AlignedPolicy, View
+from tactile_align.moments.cache import Job
+from tactile_align.moments.dataset import Moments
+from tactile_align.moments.normalisation import Statistics
+from tactile_align.moments.sampling import split_episodes
+from tactile_align.policies.build import inputs_of, views_of
 from tactile_align.projection.episode_boxes import hand_of, hold_sensors
-from tactile_align.training.config import DataConfig, TrainConfig
 
 logger = logging.getLogger(__name__)
 
@@ -50,69 +47,6 @@ class LowDim:
 
     qpos: np.ndarray
     action: np.ndarray
-
-
-def views_of(config: TrainConfig) -> tuple[View, ...]:
-    """Return the views as the model knows them."""
-    return tuple(View(f"{v.camera}-{v.sensor}", v.sensor, v.weight) for v in config.views)
-
-
-def inputs_of(config: TrainConfig, rig: Rig) -> tuple[Input, ...]:
-    """Return what the model looks at, sized for its encoders."""
-    vision = config.features.vision
-    touch = config.features.touch or vision
-    slack = 2 * config.augment.shift_px
-    differs = config.features.touch_input == "difference"
-    uncertain, other = config.features.sigma_px == "rig", config.hsa.finger_rival
-    found = []
-    if config.views:
-        width, height = input_size_of(vision.model, vision.image_size)
-        for view in config.views:
-            rig.camera(view.camera)
-            key = f"{view.camera}-{view.sensor}"
-            one = Input(
-                key,
-                view.camera,
-                width + slack,
-                height + slack,
-                vision.fit,
-                view.sensor,
-                view.zoom,
-                uncertain=uncertain,
-                other_finger=other,
-                ahead_m=view.ahead_m,
-            )
-            found.append(one)
-        width, height = input_size_of(touch.model, touch.image_size)
-        for name in dict.fromkeys(view.sensor for view in config.views):
-            stream = rig.sensor(name).stream
-            found.append(Input(name, stream, width, height, touch.fit, difference=differs))
-    for camera in config.policy.cameras if config.train_policy else ():
-        found.append(Input(camera_key(camera), camera, *config.policy.image_size))
-    return tuple(found)
-
-
-def make_model(config: TrainConfig, state_dim: int, action_dim: int, fill: bool = True) -> AlignedPolicy:
-    """Build the model of a config; the same seed gives the same weights.
-
-    Args:
-        config: The run.
-        state_dim: Columns of qpos.
-        action_dim: Columns of an action.
-        fill: False leaves pretrained weights unread: a checkpoint, which holds them all, is loaded right after.
-    """
-    torch.manual_seed(config.seed)
-    return AlignedPolicy(
-        policy=config.policy if config.train_policy else None,
-        features=config.features,
-        hsa=config.hsa,
-        views=views_of(config),
-        state_dim=state_dim,
-        action_dim=action_dim,
-        region=config.region,
-        stop_gradient=config.alignment.mode == "stop_gradient",
-        fill=fill,
-    )
 
 
 def stream_sizes(moments: Moments) -> dict[str, tuple[int, int]]:

@@ -14,17 +14,17 @@ import torch
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from tactile_align.datasets.moments import Moments, as_it_is
-from tactile_align.datasets.sampling import MomentSampler
+from tactile_align.config.train import TrainConfig, config_text
 from tactile_align.errors import DivergedError
 from tactile_align.files import write_text_atomically
+from tactile_align.moments.augment import Batch
+from tactile_align.moments.dataset import Moments, as_it_is
+from tactile_align.moments.sampling import MomentSampler
 from tactile_align.policies.aligned import AlignedPolicy
-from tactile_align.training.augment import Batch
-from tactile_align.training.config import TrainConfig, config_text
-from tactile_align.training.data import Data, load_data, make_model
+from tactile_align.policies.build import make_model
+from tactile_align.training.data import Data, load_data
 from tactile_align.training.distributed import Group, joined
-from tactile_align.training.logs import Sinks, open_sinks
-from tactile_align.training.metrics import take_back
+from tactile_align.training.logs import Sinks, open_sinks, take_back
 from tactile_align.training.optimiser import RunningMean, averaged, make_optimiser
 from tactile_align.training.state import Course, save, take_up
 from tactile_align.training.step import Trainer, to_device

@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 
+from tactile_align.config.train import TrainConfig, config_text
 from tactile_align.errors import InputError
 from tactile_align.facts import parse
-from tactile_align.training.checkpoint import latest_checkpoint, load_checkpoint, load_weights, save_checkpoint
-from tactile_align.training.config import TrainConfig, config_text
+from tactile_align.policies.checkpoint import latest_checkpoint, load_checkpoint, load_weights, save_checkpoint
 from tactile_align.training.data import stream_sizes
 from tactile_align.training.step import Trainer
 

@@ -6,14 +6,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from tactile_align.config.train import TrainConfig
 from tactile_align.errors import DivergedError
+from tactile_align.moments.augment import Batch, augment
 from tactile_align.policies.aligned import AlignedPolicy
-from tactile_align.training.augment import Batch, augment
-from tactile_align.training.config import TrainConfig
-from tactile_align.training.data import Data, views_of
+from tactile_align.policies.build import views_of
+from tactile_align.training.data import Data
 from tactile_align.training.distributed import Group
-from tactile_align.training.optimiser import RunningMean, Schedule
-from tactile_align.training.stages import weights_at
+from tactile_align.training.optimiser import RunningMean, Schedule, weights_at
 
 # Each process knows its own rows of these.
 SUMMED = ("l1", "kl", "no_box/", "no_contact", "r1/", "rivals_from/", "excluded/", "no_rival/")

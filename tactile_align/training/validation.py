@@ -6,14 +6,15 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 
-from tactile_align.datasets.moments import Moments
-from tactile_align.datasets.sampling import MomentSampler
+from tactile_align.config.train import TrainConfig
 from tactile_align.features.health import effective_rank, spread
+from tactile_align.moments.augment import augment
+from tactile_align.moments.dataset import Moments
+from tactile_align.moments.sampling import MomentSampler
 from tactile_align.policies.aligned import AlignedPolicy, Batch
-from tactile_align.training.augment import augment
-from tactile_align.training.config import TrainConfig
-from tactile_align.training.data import contact_moments, views_of
-from tactile_align.training.stages import validation_weights
+from tactile_align.policies.build import views_of
+from tactile_align.training.data import contact_moments
+from tactile_align.training.optimiser import validation_weights
 
 FEWEST = 8  # pairs; the rank of fewer says more about their number than about the features
 

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from tactile_align.config.train import TrainConfig
 from tactile_align.features.health import collapsed
-from tactile_align.training.config import TrainConfig
 
 WINDOW = 10  # records
 FLAT = 0.97  # of chance

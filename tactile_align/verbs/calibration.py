@@ -11,7 +11,7 @@ from tactile_align.errors import InputError
 from tactile_align.verbs import FAILED, GOOD
 
 if TYPE_CHECKING:
-    from tactile_align.calibration.verdict import Verification
+    from tactile_align.checks import Verification
 
 logger = logging.getLogger(__name__)
 
@@ -66,8 +66,8 @@ def verify(
         into = Path(rig) if rig is not None else (path if path.is_dir() else path.parent) / "rig.toml"
     if pictures is not None and not (path / "session.toml").is_file():
         raise InputError("--pictures needs a calibration session; for episodes use: tactile-align overlay")
-    from tactile_align.calibration.labels import read_labels
-    from tactile_align.calibration.verify import verify as judge
+    from tactile_align.verify.labels import read_labels
+    from tactile_align.verify.verify import verify as judge
 
     found = judge(
         path,
@@ -152,7 +152,7 @@ def label(
         out: Page to write.
         overwrite: Replace an existing page.
     """
-    from tactile_align.viz.label_page import label_page
+    from tactile_align.viz.label.page import label_page
 
     print(label_page(episodes, camera, sensor, out, rig=rig, count=count, layout=layout, overwrite=overwrite))
     logger.info("open it in a browser, draw, save the CSV: then calibrate finger or verify, with --labels")
@@ -201,12 +201,12 @@ def calibrate(
     if what == "finger":
         verification, needed = _finger(folder, rig, labels, tag, camera, sensor, layout, accept_doubtful, target)
     else:
-        from tactile_align.calibration.calibrate import calibrate_hand_eye, calibrate_intrinsics_of
+        from tactile_align.sessions.calibrate import calibrate_hand_eye, calibrate_intrinsics_of
 
         if what == "intrinsics":
             verification = calibrate_intrinsics_of(folder, rig, model=model, out=target).verification
         else:
-            from tactile_align.calibration.joint_fit import Prior
+            from tactile_align.calibration.bundle_adjustment import Prior
 
             prior = Prior() if loose_robot else None
             verification = calibrate_hand_eye(folder, rig, prior=prior, model=model, out=target).verification
@@ -237,16 +237,16 @@ def _finger(
             "calibrate finger needs either --labels, boxes drawn with `tactile-align label`, or --tag, a tag's file"
         )
     if labels is not None:
-        from tactile_align.calibration.finger import calibrate_finger
-        from tactile_align.calibration.labels import read_labels
+        from tactile_align.finger.from_boxes import calibrate_finger
+        from tactile_align.verify.labels import read_labels
 
         drawn = read_labels(labels)
         found = calibrate_finger(
             folder, rig, drawn, camera=camera, sensor=sensor, layout=layout, accept=accept, out=out
         )
         return found.verification, found.needed
-    from tactile_align.calibration.finger_tag import calibrate_finger_by_tag
-    from tactile_align.calibration.tag import read_tag
+    from tactile_align.finger.from_tag import calibrate_finger_by_tag
+    from tactile_align.finger.tag_fit import read_tag
 
     assert tag is not None
     tagged = calibrate_finger_by_tag(folder, rig, read_tag(tag), camera=camera, layout=layout, accept=accept, out=out)

@@ -141,15 +141,15 @@ def convert(
 
 def _convert(source: Path, out: Path, to: str, layout: str | None, fps: float | None, overwrite: bool) -> "Converted":
     if (source / "meta" / "info.json").is_file():
-        from tactile_align.datasets.lerobot import import_lerobot
+        from tactile_align.datasets.containers.lerobot import import_lerobot
 
         return import_lerobot(source, out, to=to, overwrite=overwrite)
     if to == "lerobot":
-        from tactile_align.datasets.lerobot import export_lerobot
+        from tactile_align.datasets.containers.lerobot import export_lerobot
 
         return export_lerobot(source, out, fps=fps, layout=layout)
+    from tactile_align.datasets.containers.raw_xtrainer import convert_raw_xtrainer, raw_recordings
     from tactile_align.datasets.convert import convert_episodes
-    from tactile_align.datasets.raw_xtrainer import convert_raw_xtrainer, raw_recordings
 
     if raw_recordings(source):
         if to != "xtrainer":
@@ -189,7 +189,7 @@ def overlay(
         overwrite: Replace existing files.
     """
     if out is not None and out.suffix == ".rrd":
-        from tactile_align.viz.rerun import record
+        from tactile_align.viz.overlay.rerun import record
 
         recorded = record(
             episode,
@@ -207,7 +207,7 @@ def overlay(
         )
         print(recorded)
         return GOOD
-    from tactile_align.viz.overlay import overlay as draw
+    from tactile_align.viz.overlay.overlay import overlay as draw
 
     written = draw(
         episode,

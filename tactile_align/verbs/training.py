@@ -13,7 +13,7 @@ from tactile_align.verbs import FAILED, GOOD, UNUSABLE
 
 def train(argv: Sequence[str]) -> int:
     """Train on HDF5 episodes, HSA beside ACT; exit 1 when the run diverged."""
-    from tactile_align.training.config import TrainConfig, load_config
+    from tactile_align.config.train import TrainConfig, load_config
     from tactile_align.training.loop import train as run_training
 
     rest = [word for word in argv if word != "--resume"]
@@ -52,8 +52,8 @@ def doctor(config: Positional[Path], as_json: Annotated[bool, arg(name="json")] 
         as_json: Machine-readable.
         processes: How many prepare episodes at the same time.
     """
-    from tactile_align.diagnostics.doctor import diagnose
-    from tactile_align.training.config import load_config
+    from tactile_align.config.train import load_config
+    from tactile_align.diagnostics.doctor.diagnose import diagnose
 
     found = diagnose(load_config(config), processes=processes)
     print(found.json() if as_json else found.text())
@@ -67,8 +67,8 @@ def ablate(config: Positional[Path], processes: int = 1) -> int:
         config: Training config.
         processes: How many prepare episodes at the same time.
     """
-    from tactile_align.diagnostics.ablation import ablate as rebuild
-    from tactile_align.training.config import load_config
+    from tactile_align.config.train import load_config
+    from tactile_align.diagnostics.doctor.ablation import ablate as rebuild
 
     found = rebuild(load_config(config), processes=processes)
     print(found.text())
@@ -117,7 +117,7 @@ def report(
         draw: Draw maps, galleries, attention and sample overlays first; needs the recordings.
         overwrite: Replace an existing page and, with --draw, existing pictures.
     """
-    from tactile_align.viz.report import report as write
+    from tactile_align.viz.report.report import report as write
 
     print(write(run, other, out=out, pictures=pictures, draw=draw, overwrite=overwrite))
     return GOOD
@@ -130,7 +130,7 @@ def watch(run: Positional[Path], port: int = 8765) -> int:
         run: Run folder.
         port: Where on 127.0.0.1; 0 takes a free one.
     """
-    from tactile_align.viz.live import watch as serve
+    from tactile_align.viz.report.live import watch as serve
 
     serve(run, port, tell=lambda address: print(address, flush=True))
     return GOOD

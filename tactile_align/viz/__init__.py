@@ -1,1 +1,1 @@
-"""Pictures: overlays, maps, reports."""
+"""Pictures: overlays, feature maps, reports."""

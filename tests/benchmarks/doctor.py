@@ -11,10 +11,10 @@ from pathlib import Path
 
 import torch
 
-from tactile_align.diagnostics.doctor import diagnose
-from tactile_align.training.config import TrainConfig
+from tactile_align.config.presets import SMALL_ACT, SMALL_TOWER
+from tactile_align.config.train import TrainConfig
+from tactile_align.diagnostics.doctor.diagnose import diagnose
 from tactile_align.training.data import Data, load_data
-from tactile_align.training.presets import SMALL_ACT, SMALL_TOWER
 
 SMALL = {"d_model": 16, "heads": 2, "ffn_dim": 32, "encoder_layers": 1, "vae_layers": 1, "latent_dim": 4}
 

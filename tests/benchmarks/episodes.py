@@ -20,9 +20,9 @@ import simplejpeg
 
 from tactile_align.calibration.rig import Rig
 from tactile_align.datasets.episodes import Episode, EpisodeRef, open_episode, write_episode
-from tactile_align.datasets.inputs import Input
-from tactile_align.datasets.moments import Moments
-from tactile_align.datasets.prepare import Job
+from tactile_align.moments.cache import Job
+from tactile_align.moments.dataset import Moments
+from tactile_align.moments.inputs import Input
 
 CHUNK = 45
 CAMERAS, TOUCH = ("top", "left_wrist", "right_wrist"), "tactile1"

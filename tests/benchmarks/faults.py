@@ -9,8 +9,8 @@ import sys
 import time
 from collections import Counter
 
-from tactile_align.calibration.faults import find_faults
-from tests.calibration.injected import FAULTS, clean, counts_as
+from tactile_align.sessions.diagnosis import find_faults
+from tests.sessions.injected import FAULTS, clean, counts_as
 
 FIRST_SEED = 50_000
 SOUND = "none"

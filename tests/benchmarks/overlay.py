@@ -12,9 +12,9 @@ import cv2
 import numpy as np
 import simplejpeg
 
-from tactile_align.viz.footage import Footage
-from tactile_align.viz.frame import draw_frame
-from tactile_align.viz.scene import Hand, Moment, Region, Touch, Track, View
+from tactile_align.viz.overlay.footage import Footage
+from tactile_align.viz.overlay.frame import draw_frame
+from tactile_align.viz.overlay.view import Hand, Moment, Region, Touch, Track, View
 
 REPEATS = 40
 

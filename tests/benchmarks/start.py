@@ -16,9 +16,9 @@ STARTS = {
     f"`python -c '{BASE}'`": ["-c", BASE],
     "`tactile-align verify --help`": ["-m", "tactile_align", "verify", "--help"],
     "`tactile-align overlay --help`": ["-m", "tactile_align", "overlay", "--help"],
-    "what verify runs on episodes, imported": ["-c", "import tactile_align.calibration.verify"],
-    "what verify runs on a session, imported": ["-c", "import tactile_align.calibration.calibrate"],
-    "what overlay runs, imported": ["-c", "import tactile_align.viz.overlay"],
+    "what verify runs on episodes, imported": ["-c", "import tactile_align.verify.verify"],
+    "what verify runs on a session, imported": ["-c", "import tactile_align.sessions.calibrate"],
+    "what overlay runs, imported": ["-c", "import tactile_align.viz.overlay.overlay"],
 }
 
 

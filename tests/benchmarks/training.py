@@ -16,10 +16,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from tactile_align.config.train import TrainConfig
 from tactile_align.datasets.episodes import list_episodes, open_episode
 from tactile_align.features.towers import Features, Towers
 from tactile_align.policies.runtime import Policy
-from tactile_align.training.config import TrainConfig
 from tactile_align.training.data import load_data
 from tactile_align.training.loop import make_trainer, train
 from tactile_align.training.step import Trainer, to_device

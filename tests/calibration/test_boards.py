@@ -11,8 +11,7 @@ import pytest
 from pydantic import ValidationError
 
 from tactile_align.calibration.board_page import write_page
-from tactile_align.calibration.boards import Board
-from tactile_align.calibration.compat import flag, read_grey, warn_of_two_opencvs
+from tactile_align.calibration.boards import Board, flag, read_grey, warn_of_two_opencvs
 
 BOARDS = {
     "charuco": Board(kind="charuco", columns=7, rows=5, square_m=0.025, marker_m=0.018),

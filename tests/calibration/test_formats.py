@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from tactile_align.calibration import easy_handeye, formats
+from tactile_align.calibration import formats
 from tactile_align.calibration.camera import Camera
 from tactile_align.geometry.frames import pose, rotation_exp
 from tests.calibration.recordings import recording
@@ -66,8 +66,8 @@ def test_a_rectified_camera_is_a_pinhole_with_p(tmp_path: Path) -> None:
 @pytest.mark.parametrize("in_hand", [True, False])
 def test_easy_handeye_comes_back_with_its_direction(version: int, in_hand: bool, tmp_path: Path) -> None:
     path = tmp_path / f"h.{'yaml' if version == 1 else 'calib'}"
-    easy_handeye.write_easy_handeye(T, in_hand, path, version=version)
-    found_in_hand, found = easy_handeye.read_easy_handeye(path)
+    formats.write_easy_handeye(T, in_hand, path, version=version)
+    found_in_hand, found = formats.read_easy_handeye(path)
     assert found_in_hand == in_hand
     np.testing.assert_allclose(found, T, atol=1e-12)
 
@@ -83,7 +83,7 @@ def test_easy_handeye_files_as_the_tools_write_them(tmp_path: Path) -> None:
     )
     half_turn = np.array([[-1.0, 0, 0, 0.1], [0, -1, 0, 0.2], [0, 0, 1, 0.3], [0, 0, 0, 1]])
     for name, in_hand in (("v1.yaml", True), ("v2.calib", False)):
-        found = easy_handeye.read_easy_handeye(tmp_path / name)
+        found = formats.read_easy_handeye(tmp_path / name)
         assert found[0] == in_hand
         np.testing.assert_allclose(found[1], half_turn, atol=1e-12)
 

@@ -6,11 +6,11 @@ import cv2
 import numpy as np
 import pytest
 
-from tactile_align.calibration import closed_form, starts
+from tactile_align.calibration import closed_form, hand_eye
 from tactile_align.calibration.boards import Board
+from tactile_align.calibration.bundle_adjustment import Prior, joint_fit
 from tactile_align.calibration.camera import Camera
 from tactile_align.calibration.hand_eye import chain, solve_hand_eye
-from tactile_align.calibration.joint_fit import Prior, joint_fit
 from tactile_align.calibration.views import View, board_poses, slopes
 from tactile_align.geometry.frames import apply, invert, pose, rotation_exp, rotation_log
 from tests.calibration.cell import BOARD, CAMERA, capture
@@ -60,12 +60,12 @@ def test_one_bundle_adjustment_is_enough_where_it_fits_as_well_as_the_views_by_t
 ) -> None:
     one = capture(5, px=px, views=15)
     fits = []
-    monkeypatch.setattr(starts, "joint_fit", lambda *a, **k: fits.append(joint_fit(*a, **k)) or fits[-1])
+    monkeypatch.setattr(hand_eye, "joint_fit", lambda *a, **k: fits.append(joint_fit(*a, **k)) or fits[-1])
     singles = [board_poses(CAMERA, view)[0] for view in one.views]
     alone = float(np.sqrt(np.mean([single.rms**2 for single in singles])))
     B, C = chain(one.T_base_flange, "moving"), np.stack([single.T_camera_board for single in singles])
-    fit, reached, _ = starts.best_fit(CAMERA, B, one.views, C, alone, None, 0)
-    assert fit.rms < starts.NEAR * alone
+    fit, reached, _ = hand_eye.best_fit(CAMERA, B, one.views, C, alone, None, 0)
+    assert fit.rms < hand_eye.NEAR * alone
     assert len(fits) == 1 and reached == {"park": fit.rms}
 
 
@@ -80,7 +80,7 @@ def test_derivatives_of_pixels_agree_with_differences() -> None:
 
 @pytest.mark.parametrize("options", [{}, {"free_scale": True}, {"prior": Prior()}])
 def test_the_joint_fits_jacobian_agrees_with_differences(options: dict) -> None:
-    from tactile_align.calibration.joint_fit import _Chain
+    from tactile_align.calibration.bundle_adjustment import _Chain
 
     one = capture(6, views=4)
     B = chain(one.T_base_flange, "moving")

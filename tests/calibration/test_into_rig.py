@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from tactile_align.calibration.into_rig import edited
 from tactile_align.calibration.rig import Rig, load_rig
 from tactile_align.cli import run
 from tactile_align.facts import fact_folder
+from tactile_align.sessions.write_rig import edited
 from tests.calibration.cell import capture
-from tests.calibration.test_finger import labels
-from tests.calibration.test_sessions import write
+from tests.finger.test_from_boxes import labels
+from tests.sessions.test_sessions import write
 
 VERDICT = '[verified]  # by hand\nwhen = "2025-01-01T00:00:00Z"\ndata_hash = "0123"\nverdict = "pass"\n'
 

@@ -6,11 +6,9 @@ import cv2
 import numpy as np
 import pytest
 
-from tactile_align.calibration.boards import Board
-from tactile_align.calibration.camera import Camera
-from tactile_align.calibration.compat import read_grey
+from tactile_align.calibration.boards import Board, read_grey
+from tactile_align.calibration.camera import Camera, LensModel
 from tactile_align.calibration.intrinsics import calibrate_intrinsics
-from tactile_align.calibration.lens import LensModel
 from tactile_align.calibration.views import View
 from tactile_align.geometry.frames import apply, pose, rotation_exp
 from tests.calibration.recordings import recording

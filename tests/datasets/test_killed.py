@@ -30,7 +30,7 @@ for i in range(1000):
 """
 CONVERT = """
 import sys
-from tactile_align.datasets.lerobot import export_lerobot
+from tactile_align.datasets.containers.lerobot import export_lerobot
 print("go", flush=True)
 while True:
     export_lerobot(sys.argv[1], sys.argv[2], fps=10, cameras="image")
@@ -70,7 +70,7 @@ def test_every_file_behind_a_good_name_is_whole(tmp_path: Path, layout: str) -> 
 @pytest.mark.slow
 def test_a_killed_export_leaves_no_dataset_and_a_second_run_makes_one(tmp_path: Path) -> None:
     pytest.importorskip("pyarrow", reason="pyarrow is not installed")
-    from tactile_align.datasets.lerobot import export_lerobot
+    from tactile_align.datasets.containers.lerobot import export_lerobot
 
     for i in range(12):
         write_episode(tmp_path / "in" / f"e_{i}.hdf5", **parts(40))

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from tactile_align.datasets.episodes import open_episode, write_episode
+from tactile_align.datasets.hdf5 import claimed_bytes
 from tactile_align.datasets.inspect import inspect_path
 from tactile_align.datasets.mend import repair_episode
-from tactile_align.datasets.variable_length import claimed_bytes
 from tactile_align.errors import EpisodeError
 from tests.datasets.making import parts
 

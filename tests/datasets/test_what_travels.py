@@ -11,11 +11,11 @@ import pytest
 
 from tactile_align.calibration.rig import Rig, load_rig
 from tactile_align.datasets.episodes import EpisodeRef, open_episode, write_episode
-from tactile_align.datasets.inputs import Input
-from tactile_align.datasets.moment_facts import only_certain
-from tactile_align.datasets.moments import Moments
-from tactile_align.datasets.prepare import FORMAT, Job
-from tactile_align.datasets.reference import GREY, difference, reference_of
+from tactile_align.moments.cache import FORMAT, Job
+from tactile_align.moments.dataset import Moments
+from tactile_align.moments.facts import only_certain
+from tactile_align.moments.frames import GREY, difference, reference_of
+from tactile_align.moments.inputs import Input
 from tactile_align.projection.other_finger import other_finger_boxes
 from tactile_align.projection.sensor_box import sensor_boxes
 from tactile_align.projection.uncertainty import pixel_sigma

@@ -11,16 +11,17 @@ import numpy as np
 import pytest
 import torch
 
+from tactile_align.config.train import TrainConfig
 from tactile_align.diagnostics.evaluation import BASELINE, evaluate, held_out_loss, load_model, opening_only
 from tactile_align.diagnostics.pairs import pair_features
 from tactile_align.diagnostics.readouts import view_readouts
 from tactile_align.diagnostics.summary_text import summary_text
 from tactile_align.errors import InputError
+from tactile_align.policies.build import make_model
+from tactile_align.policies.checkpoint import latest_checkpoint, load_checkpoint
 from tactile_align.training import loop
-from tactile_align.training.checkpoint import latest_checkpoint, load_checkpoint
-from tactile_align.training.config import TrainConfig
-from tactile_align.training.data import Data, load_data, make_model
-from tactile_align.training.metrics import read_metrics
+from tactile_align.training.data import Data, load_data
+from tactile_align.training.logs import read_metrics
 from tactile_align.training.state import finished
 from tests.training.conftest import small_training
 

@@ -8,10 +8,10 @@ import pytest
 import torch
 from numpy.testing import assert_allclose
 
-from tactile_align.datasets.moments import Moments
+from tactile_align.config.train import TrainConfig
 from tactile_align.diagnostics.gaze import attention, pointing
+from tactile_align.moments.dataset import Moments
 from tactile_align.policies.aligned import AlignedPolicy
-from tactile_align.training.config import TrainConfig
 from tactile_align.training.data import load_data
 from tactile_align.training.loop import build_model
 from tests.training.conftest import small_training

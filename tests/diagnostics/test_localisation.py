@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
+from tactile_align.config.features import EncoderConfig, FeatureConfig
 from tactile_align.diagnostics.localisation import localise, millimetres_per_pixel, similarity_maps, token_centres
-from tactile_align.features.config import EncoderConfig, FeatureConfig
 from tactile_align.features.towers import Towers
 from tests.features.making import noise
 

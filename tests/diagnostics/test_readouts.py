@@ -7,12 +7,18 @@ import h5py
 import numpy as np
 import pytest
 
-from tactile_align.diagnostics.galleries import among_regions, gallery_recalls
+from tactile_align.config.train import TrainConfig
 from tactile_align.diagnostics.pairs import pair_features, view_of
-from tactile_align.diagnostics.readouts import middles, pixel_millimetres, view_readouts
-from tactile_align.diagnostics.stated import stated_indentation, stated_object
-from tactile_align.training.config import TrainConfig
-from tactile_align.training.data import Data, load_data, make_model
+from tactile_align.diagnostics.readouts import (
+    middles,
+    pixel_millimetres,
+    stated_indentation,
+    stated_object,
+    view_readouts,
+)
+from tactile_align.diagnostics.retrieval import among_regions, gallery_recalls
+from tactile_align.policies.build import make_model
+from tactile_align.training.data import Data, load_data
 from tests.training.conftest import small_training
 
 KEY = "left_wrist-tactile1"

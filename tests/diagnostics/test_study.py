@@ -8,9 +8,7 @@ import pytest
 
 from tactile_align.diagnostics.evaluation import load_model
 from tactile_align.diagnostics.readouts import view_readouts
-from tactile_align.diagnostics.study import PLANS, config_of, study
-from tactile_align.diagnostics.study_rows import ROWS, TABLE, merged
-from tactile_align.diagnostics.study_table import results, table_text, verdicts
+from tactile_align.diagnostics.study import PLANS, ROWS, TABLE, config_of, merged, results, study, table_text, verdicts
 from tactile_align.training.data import load_data
 
 PLAN = PLANS["full"]

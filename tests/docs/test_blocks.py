@@ -14,11 +14,11 @@ import pytest
 import tyro
 
 from tactile_align.calibration.rig import Rig
-from tactile_align.calibration.session import SessionFact
-from tactile_align.calibration.tag import FingerTag
 from tactile_align.cli import VERBS
+from tactile_align.config.train import TrainConfig
 from tactile_align.facts import parse
-from tactile_align.training.config import TrainConfig
+from tactile_align.finger.tag_fit import FingerTag
+from tactile_align.sessions.session import SessionFact
 from tests.docs.making import PAGES, ROOT, Block, blocks, commands, of_page
 
 PYTHON_PAGES = [page for page in PAGES if any(b.language == "python" and "slow" not in b.marks for b in of_page(page))]

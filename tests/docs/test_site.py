@@ -10,7 +10,8 @@ from types import ModuleType, SimpleNamespace
 import pytest
 
 from tactile_align.cli import VERBS
-from tactile_align.training.config import TrainConfig, ViewConfig
+from tactile_align.config.data import ViewConfig
+from tactile_align.config.train import TrainConfig
 
 ROOT = Path(__file__).parent.parent.parent
 

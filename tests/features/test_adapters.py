@@ -3,8 +3,8 @@
 import torch
 from torch import nn
 
-from tactile_align.features.adapters import Adapter, Adapters
-from tactile_align.features.config import AdapterConfig
+from tactile_align.config.features import AdapterConfig
+from tactile_align.features.encoder import Adapter, Adapters
 
 
 def test_an_adapter_adds_a_tenth_of_its_small_net_to_each_token() -> None:

@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from tactile_align.features.config import EncoderConfig, FeatureConfig
+from tactile_align.config.features import EncoderConfig, FeatureConfig
 from tactile_align.features.parameters import Part, parameter_parts, parameter_table
 from tactile_align.features.towers import Towers
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tactile_align.features.config import FeatureConfig
+from tactile_align.config.features import FeatureConfig
 from tactile_align.features.pooling import (
     AttentionPooling,
     GridPooling,

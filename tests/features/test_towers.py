@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tactile_align.features.config import EncoderConfig, FeatureConfig
+from tactile_align.config.features import EncoderConfig, FeatureConfig
 from tactile_align.features.towers import OpeningRegion, Towers, place_boxes, shifted_boxes
 from tests.features.making import noise
 

@@ -35,8 +35,8 @@ def low(seed: int, steps: int) -> np.ndarray:
 
 
 def ours(work: Path) -> None:
+    from tactile_align.datasets.containers.lerobot import export_lerobot
     from tactile_align.datasets.episodes import write_episode
-    from tactile_align.datasets.lerobot import export_lerobot
 
     for i, steps in enumerate(STEPS):
         write_episode(
@@ -92,8 +92,8 @@ def lerobot(work: Path) -> None:
 
 
 def compare(work: Path) -> None:
+    from tactile_align.datasets.containers.lerobot import import_lerobot
     from tactile_align.datasets.episodes import open_episode
-    from tactile_align.datasets.lerobot import import_lerobot
 
     print("ours reads lerobot's:")
     for form in ("video", "image"):

@@ -11,9 +11,8 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import Tensor, nn
 
-from tactile_align.losses.block import Weighting
-from tactile_align.losses.fallback import MSELoss
-from tactile_align.losses.hsa import hsa_loss
+from tactile_align.losses.hsa import Weighting, hsa_loss
+from tactile_align.losses.mse import MSELoss
 from tactile_align.losses.rivals import Facts, Rivals
 from tactile_align.losses.temperature import Temperature
 

@@ -12,8 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from tactile_align.losses.block import Weighting
-from tactile_align.losses.hsa import HSALoss, HSAStats, hsa_loss
+from tactile_align.losses.hsa import HSALoss, HSAStats, Weighting, hsa_loss
 from tactile_align.losses.rivals import Facts, Rivals
 from tests.losses.hsa_reference import reference
 

@@ -6,8 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tactile_align.policies.act import ACT, ACTConfig
-from tactile_align.policies.transformer import sine_positions_2d
+from tactile_align.policies.act import ACT, ACTConfig, sine_positions_2d
 
 SMALL = ACTConfig(
     state_dim=7,

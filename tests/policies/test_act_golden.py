@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from tactile_align.policies.act import ACT, ACTConfig, act_loss
-from tactile_align.policies.ensembling import TemporalEnsembler
+from tactile_align.policies.runtime import TemporalEnsembler
 
 FOLDER = Path(__file__).parents[1] / "golden"
 F = SimpleNamespace(**runpy.run_path(str(FOLDER / "act_formula.py")))

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.distributions import Normal, kl_divergence
 
-from tactile_align.policies import act_objective
+from tactile_align.policies import act
 from tactile_align.policies.act import ACT, ACTConfig, ACTOutput, act_loss, act_parameter_groups
 
 TINY = ACTConfig(
@@ -55,9 +55,9 @@ def test_the_defaults_are_the_recorded_ones() -> None:
         "policy": (1e-5, 1e-4),
         "backbone": (1e-5, 1e-4),
     }
-    assert act_objective.GRADIENT_CLIP_NORM == 10.0
-    assert act_objective.IMAGENET_MEAN == (0.485, 0.456, 0.406)
-    assert act_objective.IMAGENET_STD == (0.229, 0.224, 0.225)
+    assert act.GRADIENT_CLIP_NORM == 10.0
+    assert act.IMAGENET_MEAN == (0.485, 0.456, 0.406)
+    assert act.IMAGENET_STD == (0.229, 0.224, 0.225)
     c = ACTConfig(state_dim=14, action_dim=14, cameras=("top",), vision_weights="scratch")
     assert (c.chunk_size, c.d_model, c.heads, c.ffn_dim, c.latent_dim) == (100, 512, 8, 3200, 32)
     assert (c.encoder_layers, c.decoder_layers, c.vae_layers, c.dropout) == (4, 1, 4, 0.1)

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from tactile_align.policies.ensembling import TemporalEnsembler
+from tactile_align.policies.runtime import TemporalEnsembler
 
 
 @pytest.mark.parametrize(("chunk", "coefficient"), [(1, 0.01), (2, 0.01), (7, 0.01), (7, 0.0), (7, -0.3)])

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 
+from tactile_align.config.train import TrainConfig
 from tactile_align.datasets.episodes import list_episodes, open_episode
 from tactile_align.policies.export import export_policy
 from tactile_align.policies.observation import checked
 from tactile_align.policies.runtime import Policy
-from tactile_align.training.config import TrainConfig
 from tactile_align.training.loop import train
 
 

@@ -7,19 +7,19 @@ import pytest
 import torch
 
 from tactile_align.calibration.rig import load_rig
+from tactile_align.config.train import TrainConfig
 from tactile_align.datasets.episodes import open_episode
-from tactile_align.datasets.reference import GREY, difference
-from tactile_align.diagnostics.doctor import diagnose
+from tactile_align.diagnostics.doctor.diagnose import diagnose
 from tactile_align.diagnostics.evaluation import evaluate
 from tactile_align.diagnostics.gaze import pointing
+from tactile_align.moments.augment import augment
+from tactile_align.moments.frames import GREY, difference
 from tactile_align.policies.observation import checked
 from tactile_align.policies.runtime import Policy
 from tactile_align.projection.sensor_box import sensor_boxes
-from tactile_align.training.augment import augment
-from tactile_align.training.config import TrainConfig
 from tactile_align.training.data import Data, load_data
+from tactile_align.training.logs import read_metrics
 from tactile_align.training.loop import build_model, train
-from tactile_align.training.metrics import read_metrics
 from tests.policies.conftest import observation
 from tests.training.conftest import small_training
 

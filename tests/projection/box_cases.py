@@ -6,7 +6,7 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from tactile_align.calibration.camera import Camera
-from tactile_align.calibration.mount import Solid
+from tactile_align.calibration.rig_parts import Solid
 from tactile_align.projection.sensor_box import SensorBoxes, project_solids
 from tests.projection import box_oracle
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy.spatial.transform import Rotation
 
-from tactile_align.calibration.mount import Solid
+from tactile_align.calibration.rig_parts import Solid
 from tactile_align.projection.sensor_box import project_solids
 from tests.benchmarks.projection import boxes_a_second
 from tests.projection.box_cases import LENSES, K, camera, compare, expected_box, one_box, sensors

@@ -7,17 +7,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tactile_align.calibration import finger_motion as motion
-from tactile_align.calibration.evidence import gather
-from tactile_align.calibration.finger_frames import FingerFrames
 from tactile_align.calibration.rig import Rig, load_rig
 from tactile_align.datasets.episodes import EpisodeRef, open_episode, write_episode
-from tactile_align.datasets.inputs import Input
-from tactile_align.datasets.moment_facts import moment_facts
-from tactile_align.datasets.moments import Moments
-from tactile_align.datasets.normalisation import Statistics
-from tactile_align.datasets.prepare import Job
-from tactile_align.diagnostics.box_proof import recorded_boxes
+from tactile_align.finger.frames import FingerFrames
+from tactile_align.moments.cache import Job
+from tactile_align.moments.dataset import Moments
+from tactile_align.moments.facts import moment_facts
+from tactile_align.moments.inputs import Input
+from tactile_align.moments.normalisation import Statistics
+from tactile_align.policies.build import inputs_of, make_model
 from tactile_align.policies.observation import checked
 from tactile_align.policies.runtime import Policy
 from tactile_align.projection.episode_boxes import (
@@ -29,8 +27,11 @@ from tactile_align.projection.episode_boxes import (
 )
 from tactile_align.projection.other_finger import other_finger
 from tactile_align.projection.sensor_box import sensor_boxes
-from tactile_align.training.data import inputs_of, make_model, stream_sizes
-from tactile_align.viz.footage import Footage
+from tactile_align.simulation.box_proof import recorded_boxes
+from tactile_align.training.data import stream_sizes
+from tactile_align.verify import image_motion as motion
+from tactile_align.verify.evidence import gather
+from tactile_align.viz.overlay.footage import Footage
 from tests.policies.conftest import observation
 from tests.training.conftest import small_training
 

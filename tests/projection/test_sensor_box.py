@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from tactile_align.calibration.camera import Camera
-from tactile_align.calibration.mount import Solid
 from tactile_align.calibration.rig import load_rig
+from tactile_align.calibration.rig_parts import Solid
 from tactile_align.projection.other_finger import other_finger_boxes
 from tactile_align.projection.sensor_box import project_solids, sensor_boxes
 

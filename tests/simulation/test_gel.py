@@ -6,11 +6,8 @@ import pytest
 
 from tactile_align.calibration.rig import load_rig
 from tactile_align.simulation.gel import DEEPEST, GelCamera, Pad, clearance, membrane
-from tactile_align.simulation.looks import draw_look
-from tactile_align.simulation.objects import KINDS, object_parts
-from tactile_align.simulation.paint import Paint
-from tactile_align.simulation.primitives import SPHERE
-from tactile_align.simulation.raycast import Solids
+from tactile_align.simulation.looks import KINDS, draw_look, object_parts
+from tactile_align.simulation.raycast import SPHERE, Paint, Solids
 from tactile_align.simulation.world import HOME, World
 
 PAD = Pad(0.018, 0.024)

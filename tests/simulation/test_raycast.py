@@ -5,13 +5,24 @@ import numpy as np
 import pytest
 
 from tactile_align.calibration.rig import load_rig
-from tactile_align.simulation.lens import Lens
 from tactile_align.simulation.looks import draw_look
-from tactile_align.simulation.paint import Paint
-from tactile_align.simulation.primitives import BOX, CAPSULE, CYLINDER, MISS, SPHERE, Pencil, hit, normals
-from tactile_align.simulation.raycast import BENCH, Caster, Solids, mask_box
-from tactile_align.simulation.steps import tool_pose
-from tactile_align.simulation.world import HOME, World
+from tactile_align.simulation.raycast import (
+    BENCH,
+    BOX,
+    CAPSULE,
+    CYLINDER,
+    MISS,
+    SPHERE,
+    Caster,
+    Lens,
+    Paint,
+    Pencil,
+    Solids,
+    hit,
+    mask_box,
+    normals,
+)
+from tactile_align.simulation.world import HOME, World, tool_pose
 
 RIG = load_rig("cell")
 LAMP = np.array([0.0, 0.0, 1.0])

@@ -4,13 +4,10 @@ import numpy as np
 import pytest
 
 from tactile_align.calibration.rig import load_rig
-from tactile_align.simulation.expert import CONTROL_HZ, Expert
-from tactile_align.simulation.looks import SCALES, draw_look
-from tactile_align.simulation.objects import KINDS
-from tactile_align.simulation.regrasp import PRESS_M, Regrasp
+from tactile_align.simulation.looks import KINDS, SCALES, draw_look
 from tactile_align.simulation.scene import TIMESTEP_S
-from tactile_align.simulation.steps import Step
-from tactile_align.simulation.world import World
+from tactile_align.simulation.tasks import CONTROL_HZ, PRESS_M, Expert, Regrasp
+from tactile_align.simulation.world import Step, World
 
 RIG = load_rig("cell")
 

@@ -9,8 +9,7 @@ from tactile_align.kinematics.arm import forward_kinematics
 from tactile_align.projection.sensor_box import sensor_boxes
 from tactile_align.simulation.looks import draw_look
 from tactile_align.simulation.scene import read_hand
-from tactile_align.simulation.steps import tool_pose
-from tactile_align.simulation.world import HOME, World, lens_of, true_sensor_boxes
+from tactile_align.simulation.world import HOME, World, lens_of, tool_pose, true_sensor_boxes
 
 RIG = load_rig("cell")
 LOOK = draw_look(np.random.default_rng(0))

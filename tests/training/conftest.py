@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tactile_align.training.config import TrainConfig
+from tactile_align.config.train import TrainConfig
 
 TOWER = {"model": "ViT-demo", "pretrained": "scratch", "stem": "conv", "image_size": [48, 32]}
 POLICY = {

@@ -9,11 +9,11 @@ import pytest
 import torch
 import torch._inductor.config as inductor
 
-from tactile_align.training.checkpoint import latest_checkpoint, load_checkpoint
-from tactile_align.training.config import TrainConfig
+from tactile_align.config.train import TrainConfig
+from tactile_align.policies.checkpoint import latest_checkpoint, load_checkpoint
 from tactile_align.training.data import load_data
+from tactile_align.training.logs import read_metrics
 from tactile_align.training.loop import train
-from tactile_align.training.metrics import read_metrics
 
 Maker = Callable[..., TrainConfig]
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from tactile_align.training.checkpoint import load_checkpoint
-from tactile_align.training.config import TrainConfig
+from tactile_align.config.train import TrainConfig
+from tactile_align.policies.checkpoint import load_checkpoint
 from tactile_align.training.data import load_data
 from tests.datasets.making import xtrainer_file
 from tests.training.conftest import small_training

@@ -8,17 +8,17 @@ from pathlib import Path
 
 import pytest
 
-from tactile_align.training.checkpoint import latest_checkpoint, load_checkpoint
-from tactile_align.training.config import TrainConfig, config_text
+from tactile_align.config.train import TrainConfig, config_text
+from tactile_align.policies.checkpoint import latest_checkpoint, load_checkpoint
+from tactile_align.training.logs import read_metrics
 from tactile_align.training.loop import train
-from tactile_align.training.metrics import read_metrics
 
 Maker = Callable[..., TrainConfig]
 ROOT = Path(__file__).parents[2]
 TRAINING = """
 import sys
 import torch
-from tactile_align.training.config import load_config
+from tactile_align.config.train import load_config
 from tactile_align.training.loop import train
 torch.set_num_threads(1)
 train(load_config(sys.argv[1]), progress=False)

@@ -10,16 +10,16 @@ import pytest
 import torch
 
 from tactile_align.calibration.rig import Verified, load_rig
-from tactile_align.datasets.normalisation import Statistics
+from tactile_align.config.train import TrainConfig, load_config
 from tactile_align.errors import DivergedError
+from tactile_align.moments.augment import augment
+from tactile_align.moments.normalisation import Statistics
 from tactile_align.policies import aligned
 from tactile_align.policies.act import ACT
-from tactile_align.training.augment import augment
-from tactile_align.training.checkpoint import latest_checkpoint, load_checkpoint
-from tactile_align.training.config import TrainConfig, load_config
+from tactile_align.policies.checkpoint import latest_checkpoint, load_checkpoint
 from tactile_align.training.data import load_data
+from tactile_align.training.logs import read_metrics
 from tactile_align.training.loop import build_model, make_trainer, train, validate
-from tactile_align.training.metrics import read_metrics
 from tactile_align.training.validation import health, held_out_sampler
 
 Maker = Callable[..., TrainConfig]
@@ -94,7 +94,7 @@ def test_alignment_changes_the_gradient_of_weights_the_action_depends_on(small_c
     data = load_data(config, progress=False)
     model = build_model(config, data.train).eval()
     sampled = np.flatnonzero(data.contact)[::9][:8].tolist()
-    from tactile_align.training.augment import augment
+    from tactile_align.moments.augment import augment
 
     batch = augment(data.train.__getitems__(sampled), ("left_wrist-tactile1",), config.augment, None)
     seen = model.see(batch)
@@ -110,7 +110,7 @@ def test_every_trainable_tensor_gets_gradient(small_config: Maker) -> None:
     config = small_config()
     data = load_data(config, progress=False)
     model = build_model(config, data.train)
-    from tactile_align.training.augment import augment
+    from tactile_align.moments.augment import augment
 
     rows = np.flatnonzero(data.contact)[::9][:10].tolist()
     batch = augment(data.train.__getitems__(rows), ("left_wrist-tactile1",), config.augment, None)

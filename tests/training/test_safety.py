@@ -12,17 +12,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from tactile_align.training.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
-from tactile_align.training.config import TrainConfig, config_text
+from tactile_align.config.train import TrainConfig, config_text
+from tactile_align.policies.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
+from tactile_align.training.logs import read_metrics
 from tactile_align.training.loop import train
-from tactile_align.training.metrics import read_metrics
 
 Maker = Callable[..., TrainConfig]
 ROOT = Path(__file__).parents[2]
 SAVING = """
 import sys, torch
 from pathlib import Path
-from tactile_align.training.checkpoint import save_checkpoint
+from tactile_align.policies.checkpoint import save_checkpoint
 state = {"model": {f"w{i}": torch.randn(64, 1024) for i in range(8)}, "optimiser": {}}
 print("go", flush=True)
 for step in range(int(sys.argv[2]), 10**6):
@@ -31,14 +31,14 @@ for step in range(int(sys.argv[2]), 10**6):
 """
 TRAINING = """
 import sys
-from tactile_align.training.config import load_config
+from tactile_align.config.train import load_config
 from tactile_align.training.loop import train
 train(load_config(sys.argv[1]), progress=False)
 """
 FULL_DISK = """
 import resource, sys, torch
 from pathlib import Path
-from tactile_align.training.checkpoint import save_checkpoint
+from tactile_align.policies.checkpoint import save_checkpoint
 folder = Path(sys.argv[1])
 state = {"model": {"w": torch.randn(512, 512)}, "step": 1}
 save_checkpoint(folder, state, 1, state)

@@ -10,11 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tactile_align.config.train import TrainConfig
 from tactile_align.errors import MissingExtra
-from tactile_align.training.config import TrainConfig
-from tactile_align.training.logs import WeightsAndBiases
+from tactile_align.training.logs import WeightsAndBiases, read_metrics
 from tactile_align.training.loop import train
-from tactile_align.training.metrics import read_metrics
 
 Maker = Callable[..., TrainConfig]
 

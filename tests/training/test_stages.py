@@ -6,14 +6,13 @@ import numpy as np
 import pytest
 import torch
 
+from tactile_align.config.train import TrainConfig
+from tactile_align.policies.checkpoint import load_checkpoint
 from tactile_align.policies.runtime import Policy
-from tactile_align.training.checkpoint import load_checkpoint
-from tactile_align.training.config import TrainConfig
 from tactile_align.training.data import load_data
+from tactile_align.training.logs import read_metrics
 from tactile_align.training.loop import make_trainer, train
-from tactile_align.training.metrics import read_metrics
-from tactile_align.training.optimiser import RunningMean
-from tactile_align.training.stages import validation_weights, weights_at
+from tactile_align.training.optimiser import RunningMean, validation_weights, weights_at
 
 Maker = Callable[..., TrainConfig]
 

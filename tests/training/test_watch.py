@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from tactile_align.training.config import TrainConfig
+from tactile_align.config.train import TrainConfig
+from tactile_align.training.logs import read_metrics
 from tactile_align.training.loop import train
-from tactile_align.training.metrics import read_metrics
 from tactile_align.training.watch import Remark, Watch
 
 Maker = Callable[..., TrainConfig]

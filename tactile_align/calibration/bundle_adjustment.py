@@ -1,0 +1,286 @@
+"""Fit camera pose X and board pose Z on the pixels of all views at once: T_camera_board = X^-1 B_i Z."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tactile_align.calibration.camera import Camera
+from tactile_align.calibration.views import View, rms, slopes
+from tactile_align.geometry.frames import invert, pose, rotation_exp, skew
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_matrix
+
+
+HUBER_PX = 1.0
+PENALTY_PX = 1e3
+"""Residual of a point that a trial pose puts behind the camera: large, and flat."""
+
+
+@dataclass(frozen=True)
+class Prior:
+    """How far a robot may be off in one view, one standard deviation."""
+
+    metres: float = 0.0005
+    radians: float = np.radians(0.05)
+
+
+@dataclass(frozen=True)
+class Fit:
+    """The outcome of a joint fit of N views.
+
+    Attributes:
+        X: (4, 4) T_parent_camera.
+        Z: (4, 4) T_other_board.
+        scale: Factor on the board's lengths, 1 unless freed.
+        per_view: (N,) RMS of each view, px.
+        rms: RMS of all points, px.
+        H: (N, n, n) per view second derivative of the loss in the n numbers (t_X, w_X, t_Z, w_Z[, ln scale]), the
+            view's own correction eliminated where one is allowed.
+        g: (N, n) per view its first derivative.
+        weights: (N,) weight of each view.
+        corrections: (N, 6) how far each robot pose was moved, metres and radians; zero unless allowed.
+        B: (N, 4, 4) the robot's part of the chain with these.
+    """
+
+    X: np.ndarray
+    Z: np.ndarray
+    scale: float
+    per_view: np.ndarray
+    rms: float
+    H: np.ndarray
+    g: np.ndarray
+    weights: np.ndarray
+    corrections: np.ndarray
+    B: np.ndarray
+
+
+class _Chain:
+    """Residuals and their derivatives; parameters are t_X, w_X, t_Z, w_Z[, ln scale][, 6 per view]."""
+
+    def __init__(
+        self,
+        camera: Camera,
+        B: np.ndarray,
+        views: list[View],
+        X: np.ndarray,
+        Z: np.ndarray,
+        scale: bool,
+        prior: Prior | None,
+    ) -> None:
+        self.camera, self.B, self.X0, self.Z0 = camera, B, X, Z
+        self.with_scale, self.prior = scale, prior
+        self.points = np.concatenate([view.points for view in views])
+        self.uv = np.concatenate([view.uv for view in views])
+        self.view = np.repeat(np.arange(len(views)), [len(view.points) for view in views])
+        self.n = 12 + scale
+        self.size = self.n + (6 * len(views) if prior else 0)
+
+    def unpack(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray, float, np.ndarray]:
+        X = pose(self.X0[:3, :3] @ rotation_exp(x[3:6]), self.X0[:3, 3] + x[:3])
+        Z = pose(self.Z0[:3, :3] @ rotation_exp(x[9:12]), self.Z0[:3, 3] + x[6:9])
+        scale = float(np.exp(x[12])) if self.with_scale else 1.0
+        each = x[self.n :].reshape(-1, 6) if self.prior else np.zeros((len(self.B), 6))
+        return X, Z, scale, each
+
+    def robot(self, each: np.ndarray) -> np.ndarray:
+        if self.prior is None:
+            return self.B
+        R = self.B[:, :3, :3]
+        return np.asarray(pose(R @ rotation_exp(each[:, 3:]), self.B[:, :3, 3] + (R @ each[:, :3, None])[..., 0]))
+
+    def residual(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return (M, 2) px and the Jacobian (M, 2, n) of the shared numbers, and keep that of each view's."""
+        X, Z, scale, each = self.unpack(x)
+        B = self.robot(each)
+        p = scale * self.points
+        q = p @ Z[:3, :3].T + Z[:3, 3]
+        Rb = B[self.view, :3, :3]
+        w = (Rb @ q[..., None])[..., 0] + B[self.view, :3, 3]
+        p_camera = (w - X[:3, 3]) @ X[:3, :3]
+        uv, J = slopes(self.camera, p_camera)
+        lost = ~np.isfinite(uv).all(-1)
+        r = np.where(lost[:, None], PENALTY_PX, uv - self.uv)
+        J = np.where(lost[:, None, None], 0.0, J)
+        to_camera = J @ X[:3, :3].T
+        through = to_camera @ Rb
+        parts = [
+            -to_camera,
+            J @ skew(p_camera) @ _right_jacobian(x[3:6]),
+            through,
+            -(through @ Z[:3, :3]) @ skew(p) @ _right_jacobian(x[9:12]),
+        ]
+        if self.with_scale:
+            parts.append((through @ Z[:3, :3]) @ p[..., None])
+        if self.prior:
+            R0 = self.B[self.view, :3, :3]
+            turn = np.stack([_right_jacobian(one) for one in each[:, 3:]])[self.view]
+            self.own = np.concatenate([to_camera @ R0, -through @ skew(q) @ turn], axis=-1)
+        return r, np.concatenate(parts, axis=-1)
+
+
+def joint_fit(
+    camera: Camera,
+    B: np.ndarray,
+    views: list[View],
+    X: np.ndarray,
+    Z: np.ndarray,
+    *,
+    free_scale: bool = False,
+    prior: Prior | None = None,
+    reweight: bool = True,
+    weights: np.ndarray | None = None,
+) -> Fit:
+    """Refine X and Z on pixels, Huber at 1 px, then again with views of large residuals weighted down.
+
+    Args:
+        camera: The camera; its intrinsics stay.
+        B: (N, 4, 4) the robot's part of the chain.
+        views: N views of the board.
+        X: (4, 4) start, T_parent_camera.
+        Z: (4, 4) start, T_other_board.
+        free_scale: Fit one factor on the board's lengths too.
+        prior: Let each robot pose move by about this much; None: they are exact.
+        reweight: Whether to weight views; the weights are kept from `weights` where those are given.
+        weights: (N,) weights of the views, one by default.
+
+    Returns:
+        The fit; it may be a bad one: look at its residuals.
+    """
+    chain = _Chain(camera, B, views, X, Z, free_scale, prior)
+    w = np.ones(len(views)) if weights is None else weights
+    x = _solve(chain, np.zeros(chain.size), w)
+    if reweight and weights is None:
+        r, _ = chain.residual(x)
+        per_view = _per_view(r, chain.view, len(views))
+        # Points of one view err together (the robot's error), so whole views are weighted, not points.
+        w = np.minimum(1.0, 2.0 * np.median(per_view) / np.maximum(per_view, 1e-12))
+        if w.min() < 1.0:
+            x = _solve(chain, x, w)
+    Xf, Zf, scale, each = chain.unpack(x)
+    r, J = chain.residual(x)
+    # Huber's loss is a line beyond HUBER_PX: those residuals pull, but have no curvature.
+    scaled = np.abs(r) * w[chain.view, None]
+    square = w[chain.view, None] ** 2
+    pull = np.minimum(1.0, HUBER_PX / np.maximum(scaled, 1e-12)) * square
+    bend = np.where(scaled <= HUBER_PX, square, 0.0)
+    H = np.zeros((len(views), chain.n, chain.n))
+    g = np.zeros((len(views), chain.n))
+    np.add.at(H, chain.view, np.einsum("mki,mk,mkj->mij", J, bend, J))
+    np.add.at(g, chain.view, np.einsum("mki,mk,mk->mi", J, pull, r))
+    if prior is not None:
+        # Each view's own correction takes up a part of what the view says about the shared numbers.
+        own, tight = np.zeros((len(views), 6, 6)), _sigmas(prior) ** -2
+        cross, slope = np.zeros((len(views), chain.n, 6)), each * tight
+        np.add.at(own, chain.view, np.einsum("mki,mk,mkj->mij", chain.own, bend, chain.own))
+        np.add.at(cross, chain.view, np.einsum("mki,mk,mkj->mij", J, bend, chain.own))
+        np.add.at(slope, chain.view, np.einsum("mki,mk,mk->mi", chain.own, pull, r))
+        share = cross @ np.linalg.inv(own + np.diag(tight))
+        H -= share @ np.swapaxes(cross, 1, 2)
+        g -= (share @ slope[..., None])[..., 0]
+    per_view = _per_view(r, chain.view, len(views))
+    robot = chain.robot(each)
+    total = float(np.sqrt((r**2).sum(-1).mean()))
+    return Fit(Xf, Zf, scale, per_view, total, H, g, w, each, robot)
+
+
+def _solve(chain: _Chain, x: np.ndarray, w: np.ndarray) -> np.ndarray:
+    # Importing these takes as long as all else together: a session that cannot be used is refused without them.
+    from scipy.optimize import least_squares
+    from scipy.sparse import bsr_matrix, csr_matrix, diags, hstack, vstack
+
+    row = np.repeat(w[chain.view], 2)
+    memory: dict[bytes, tuple[np.ndarray, np.ndarray]] = {}
+
+    def both(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        key = x.tobytes()
+        if key not in memory:
+            memory.clear()
+            memory[key] = chain.residual(x)
+        return memory[key]
+
+    def value(x: np.ndarray) -> np.ndarray:
+        r = both(x)[0].ravel() * row
+        if chain.prior is None:
+            return r
+        each = x[chain.n :].reshape(-1, 6)
+        return np.concatenate([r, (each / _sigmas(chain.prior)).ravel()])
+
+    def jacobian(x: np.ndarray) -> "np.ndarray | csr_matrix":
+        J = both(x)[1].reshape(-1, chain.n) * row[:, None]
+        if chain.prior is None:
+            return J
+        N, M = len(chain.B), len(chain.view)
+        own = bsr_matrix((chain.own * w[chain.view, None, None], chain.view, np.arange(M + 1)), shape=(2 * M, 6 * N))
+        diagonal = np.tile(1 / _sigmas(chain.prior), N)
+        lower = hstack([csr_matrix((6 * N, chain.n)), diags(diagonal)])
+        return csr_matrix(vstack([hstack([csr_matrix(J), own]), lower]))
+
+    found = least_squares(
+        value,
+        x,
+        jac=jacobian,
+        loss="huber",
+        f_scale=HUBER_PX,
+        x_scale="jac",
+        xtol=1e-10,
+        ftol=1e-10,
+        gtol=1e-10,
+        max_nfev=60,
+        tr_solver="lsmr" if chain.prior else "exact",
+    )
+    return np.asarray(found.x)
+
+
+def _sigmas(prior: Prior) -> np.ndarray:
+    return np.array([prior.metres] * 3 + [prior.radians] * 3)
+
+
+def _per_view(r: np.ndarray, view: np.ndarray, count: int) -> np.ndarray:
+    total = np.bincount(view, (r**2).sum(-1), count)
+    return np.sqrt(total / np.bincount(view, minlength=count))
+
+
+def _right_jacobian(w: np.ndarray) -> np.ndarray:
+    """Return d(log of exp(w)^-1 exp(w + dw)) / dw at dw = 0, (3, 3)."""
+    t = float(np.linalg.norm(w))
+    K = np.asarray(skew(w))
+    if t < 1e-6:
+        return np.eye(3) - K / 2
+    return np.eye(3) - (1 - np.cos(t)) / t**2 * K + (t - np.sin(t)) / t**3 * (K @ K)
+
+
+def leave_out(fit: Fit) -> np.ndarray:
+    """Return (N, n) how the numbers change when one view is left out: one Gauss-Newton step from the full fit.
+
+    Close to the optimum the step is exact up to second order; refitting N times gives the same sigma to 2 %.
+    """
+    H, g = fit.H.sum(0), fit.g.sum(0)
+    rest, slope = H - fit.H, g - fit.g
+    damping = 1e-9 * np.trace(H) / len(H) * np.eye(len(H))
+    return np.linalg.solve(rest + damping, -slope[..., None])[..., 0]
+
+
+def jackknife(changes: np.ndarray) -> np.ndarray:
+    """Return the covariance (n, n) of n numbers from how they change, (N, n), when one of N views is left out."""
+    count = len(changes)
+    centred = changes - changes.mean(0)
+    return np.asarray((count - 1) / count * centred.T @ centred)
+
+
+def left_out_rms(camera: Camera, views: list[View], fit: Fit, step: np.ndarray) -> np.ndarray:
+    """Return (N,) RMS in px of each view under the fit of all others, its own robot correction kept.
+
+    Args:
+        camera: The camera.
+        views: The N views fitted.
+        fit: The fit of all.
+        step: (N, n) what `leave_out` returned.
+    """
+    out = np.empty(len(views))
+    for i, view in enumerate(views):
+        X = pose(fit.X[:3, :3] @ rotation_exp(step[i, 3:6]), fit.X[:3, 3] + step[i, :3])
+        Z = pose(fit.Z[:3, :3] @ rotation_exp(step[i, 9:12]), fit.Z[:3, 3] + step[i, 6:9])
+        out[i] = rms(camera, invert(X) @ fit.B[i] @ Z, view)
+    return out

@@ -1,0 +1,1 @@
+"""Configuration of a run: data, features, loss, policy, training."""

@@ -1,0 +1,1 @@
+"""Recordings of other formats, one module each."""

@@ -1,0 +1,240 @@
+"""LeRobotDataset v3.0 out and in, without the package `lerobot` (needs the extra `lerobot`: pyarrow and
+PyAV).
+"""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from tactile_align.datasets import codec
+from tactile_align.datasets.containers.lerobot_parquet import (
+    ACTION,
+    IMAGES,
+    STATE,
+    VELOCITY,
+    DatasetWriter,
+    Info,
+    episode_rows,
+    episode_table,
+    read_info,
+    read_video,
+    task_texts,
+)
+from tactile_align.datasets.convert import Converted, psnr
+from tactile_align.datasets.episodes import Episode, list_episodes, open_episode, write_episode
+from tactile_align.datasets.layout import load_layout
+from tactile_align.errors import InputError
+from tactile_align.evenly import evenly
+from tactile_align.files import clear_parts, part_of
+
+Form = Literal["video", "image"]
+MAX_STAT_FRAMES = 50
+
+
+def export_lerobot(
+    source: str | Path,
+    out: str | Path,
+    *,
+    fps: float | None = None,
+    cameras: Form = "video",
+    touches: Form = "image",
+    task: str | None = None,
+    robot_type: str | None = None,
+    layout: str | Path | None = None,
+) -> Converted:
+    """Write all episodes of a file or folder as one LeRobotDataset, then read it back and compare.
+
+    Joints become `observation.state`, velocities `observation.velocity`, streams `observation.images.NAME`.
+    Touches are PNG by default, because video changes their texture.
+
+    Args:
+        source: An episode, a file with several, or a folder.
+        out: The folder to make; it must not exist.
+        fps: Frames a second; the episodes' own when None.
+        cameras: "video" (H.264, lossy) or "image" (PNG).
+        touches: The same for touches.
+        task: What the robot does, in words; an episode's attribute `task` when None.
+        robot_type: Written into the metadata.
+        layout: Layout of the source, recognised when None.
+
+    Raises:
+        FileExistsError: `out` exists.
+        InputError: The rate is not known, the episodes differ in their streams, or one cannot be read.
+    """
+    target = Path(out)
+    if target.exists():
+        raise FileExistsError(f"{target} exists; a dataset is written into a new folder")
+    refs = list_episodes(source, layout)
+    clear_parts(target.parent, target.name)  # left by an export that was killed
+    partial = part_of(target)
+    shutil.rmtree(partial, ignore_errors=True)  # left by an export of this very process that failed
+    lossy: dict[str, None] = {}
+    with open_episode(refs[0], layout) as first:
+        rate = _rate(first, fps)
+        features, width_height = _features(first, rate, cameras, touches), _shapes(first)
+    with DatasetWriter(partial, features, rate, robot_type) as writer:
+        for ref in refs:
+            with open_episode(ref, layout) as episode:
+                if _shapes(episode) != width_height or _rate(episode, fps) != rate:
+                    text = f"has streams {_shapes(episode)} at {_rate(episode, fps)} fps, {refs[0]} has {width_height}"
+                    raise InputError(f"{ref} {text} at {rate} fps; one dataset needs the same in all episodes")
+                _add(writer, episode, task or str(episode.attributes.get("task", "not described")))
+                if episode.depth:
+                    lossy[f"depth ({', '.join(episode.depth)}) is left out: v3.0 has no place for it"] = None
+                if episode.carried:
+                    lossy[f"{', '.join(episode.carried)} is left out"] = None
+    lossy.update(dict.fromkeys(_compare(partial, [open_episode(ref, layout) for ref in refs])))
+    partial.replace(target)
+    return Converted((target,), tuple(lossy))
+
+
+def import_lerobot(
+    source: str | Path, out: str | Path, *, to: str | Path = "xtrainer", overwrite: bool = False
+) -> Converted:
+    """Write every episode of a LeRobotDataset v3.x as an HDF5 file into the folder `out`.
+
+    Args:
+        source: The dataset's folder.
+        out: The folder to write into.
+        to: Target layout; which streams are touches goes by its names.
+        overwrite: Whether existing files may be replaced.
+
+    Raises:
+        FileNotFoundError: A file of the dataset is missing.
+        ValueError: Not v3, damaged, or its paths leave the folder.
+    """
+    info, target = read_info(Path(source)), load_layout(to)
+    texts = task_texts(info)
+    paths = []
+    for row in episode_rows(info):
+        table = episode_table(info, row)
+        steps = len(table[ACTION])
+        streams = {name: _read_stream(info, key, row, table, steps) for name, key in info.images.items()}
+        velocity = _matrix(table[VELOCITY]) if VELOCITY in table and target.state.qvel else None
+        task = texts.get(int(table["task_index"][0]), "") if "task_index" in table else ""
+        path = write_episode(
+            Path(out) / target.file_name.format(index=int(row["episode_index"])),
+            qpos=_matrix(table[STATE]),
+            action=_matrix(table[ACTION]),
+            qvel=velocity,
+            images={_plain(name): data for name, data in streams.items() if not target.is_touch(name)},
+            touches={_plain(name): data for name, data in streams.items() if target.is_touch(name)},
+            fps=info.fps,
+            attributes={"task": task} if task else None,
+            layout=to,
+            overwrite=overwrite,
+        )
+        paths.append(path)
+    kind = "raw frames" if target.storage.kind == "raw" else f"JPEG {target.storage.quality}"
+    lossy = () if target.storage.kind == "raw" else (f"frames are encoded as {kind}",)
+    return Converted(tuple(paths), lossy)
+
+
+def _rate(episode: Episode, fps: float | None) -> float:
+    rate = fps if fps is not None else episode.fps
+    if rate is None:
+        raise InputError(f"{episode.ref}: the rate is not recorded, and LeRobot needs one; state it with --fps")
+    return rate
+
+
+def _shapes(episode: Episode) -> dict[str, tuple[int, ...]]:
+    shapes: dict[str, tuple[int, ...]] = {n: episode.width_height(n) for n in (*episode.cameras, *episode.sensors)}
+    widths = {"qpos": (episode.qpos.shape[1],), "action": (episode.action.shape[1],)}
+    return {**shapes, **widths, **({} if episode.qvel is None else {"qvel": (episode.qvel.shape[1],)})}
+
+
+def _features(episode: Episode, fps: float, cameras: Form, touches: Form) -> dict[str, dict[str, Any]]:
+    low = {STATE: episode.qpos, ACTION: episode.action}
+    low |= {} if episode.qvel is None else {VELOCITY: episode.qvel}
+    features: dict[str, dict[str, Any]] = {
+        key: {"dtype": "float32", "shape": [values.shape[1]], "names": None} for key, values in low.items()
+    }
+    for name in (*episode.cameras, *episode.sensors):
+        width, height = episode.width_height(name)
+        form = touches if name in episode.sensors else cameras
+        feature: dict[str, Any] = {"dtype": form, "shape": [height, width, 3]}
+        feature["names"] = ["height", "width", "channels"]
+        if form == "video":
+            feature["info"] = {
+                "video.height": height,
+                "video.width": width,
+                "video.codec": "h264",
+                "video.pix_fmt": "yuv420p",
+                "video.is_depth_map": False,
+                "video.fps": fps,
+                "video.channels": 3,
+                "has_audio": False,
+            }
+        features[f"{IMAGES}{name}"] = feature
+    return features
+
+
+def _add(writer: DatasetWriter, episode: Episode, task: str) -> None:
+    low = {STATE: episode.qpos, ACTION: episode.action}
+    low |= {} if episode.qvel is None else {VELOCITY: episode.qvel}
+    sampled = set(evenly(len(episode), MAX_STAT_FRAMES).tolist())
+    samples: dict[str, list[np.ndarray]] = {}
+    pngs: dict[str, list[bytes]] = {}
+    for name in (*episode.cameras, *episode.sensors):
+        key = f"{IMAGES}{name}"
+        for t in range(len(episode)):
+            frame = episode.image(name, t)
+            if t in sampled:
+                samples.setdefault(key, []).append(frame)
+            if writer.features[key]["dtype"] == "video":
+                writer.add_video_frame(key, frame)
+            else:
+                pngs.setdefault(key, []).append(codec.encode_png(frame))
+    writer.add_episode(low, pngs, samples, task)
+
+
+def _compare(root: Path, episodes: list[Episode]) -> Iterator[str]:
+    """Read everything back; yield what is not exactly as it was."""
+    info = read_info(root)
+    worst: dict[str, float] = {}
+    for row, episode in zip(episode_rows(info), episodes, strict=True):
+        table = episode_table(info, row)
+        for key, values in ((STATE, episode.qpos), (ACTION, episode.action)):
+            if not np.array_equal(_matrix(table[key]), values.astype(np.float32)):
+                raise InputError(f"{root}: {key} does not read back as written; the disk may be failing")
+            if not np.array_equal(values.astype(np.float32), values):
+                worst[f"{key} is rounded to float32"] = 0
+        with episode:
+            for name in (*episode.cameras, *episode.sensors):
+                frames = _read_stream(info, info.images[name], row, table, len(episode))
+                for t, frame in enumerate(frames):
+                    worst[name] = min(worst.get(name, np.inf), psnr(episode.image(name, t), frame))
+    for name, decibel in worst.items():
+        if name not in info.images:
+            yield name
+        elif info.features[info.images[name]]["dtype"] == "video":
+            yield f"{name} is video: its frames keep at least {decibel:.1f} dB"
+        elif decibel != np.inf:
+            raise InputError(f"{root}: {name} does not read back as written; the disk may be failing")
+
+
+def _read_stream(info: Info, key: str, row: dict[str, Any], table: dict[str, Any], steps: int) -> Iterator[np.ndarray]:
+    if info.features[key]["dtype"] == "image":
+        for t, cell in enumerate(table[key]):
+            try:
+                yield codec.decode(cell["bytes"] if cell and cell.get("bytes") else b"")
+            except ValueError as cause:
+                raise InputError(f"{info.root}: {key} row {t} of episode {row['episode_index']} {cause}") from cause
+        return
+    chunk, number, start = (row.get(f"videos/{key}/{n}") for n in ("chunk_index", "file_index", "from_timestamp"))
+    if chunk is None or number is None or start is None:
+        raise InputError(f"{info.root}: meta/episodes does not say where {key} of episode {row['episode_index']} lies")
+    path = info.file(info.video_path, int(chunk), int(number), key)
+    yield from read_video(path, round(float(start) * info.fps), steps, info.fps)
+
+
+def _matrix(rows: list[Any]) -> np.ndarray:
+    array = np.asarray(rows, np.float32)
+    return array[:, None] if array.ndim == 1 else array
+
+
+def _plain(name: str) -> str:
+    return name.replace("/", "_")

@@ -1,0 +1,481 @@
+"""The parquet files of a LeRobotDataset v3.0, written and read with pyarrow."""
+
+import json
+import string
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path, PurePosixPath
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from tactile_align.errors import InputError
+from tactile_align.extras import need
+from tactile_align.files import read_json
+
+VERSION = "v3.0"
+DATA_PATH = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
+VIDEO_PATH = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"
+EPISODES_PATH = "meta/episodes/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
+TASKS_PATH, INFO_PATH, STATS_PATH = "meta/tasks.parquet", "meta/info.json", "meta/stats.json"
+STATE, VELOCITY, ACTION, IMAGES = "observation.state", "observation.velocity", "action", "observation.images."
+COUNTERS = {
+    "timestamp": "float32",
+    "frame_index": "int64",
+    "episode_index": "int64",
+    "index": "int64",
+    "task_index": "int64",
+}
+
+
+@dataclass(frozen=True)
+class Info:
+    """The part of info.json that is needed to read episodes."""
+
+    root: Path
+    fps: float
+    episodes: int
+    data_path: str
+    video_path: str
+    features: dict[str, dict[str, Any]]
+
+    @property
+    def images(self) -> dict[str, str]:
+        """Stream name -> feature key, of images and videos."""
+        keys = [key for key, feature in self.features.items() if feature.get("dtype") in ("image", "video")]
+        return {key.removeprefix(IMAGES): key for key in keys}
+
+    def file(self, template: str, chunk: int, number: int, video_key: str = "") -> Path:
+        """Fill a path template and make sure that the file lies inside the dataset.
+
+        Raises:
+            InputError: The template uses other fields, or attributes, or leaves the folder.
+        """
+        for _, name, _, _ in string.Formatter().parse(template):
+            if name is not None and name not in ("chunk_index", "file_index", "video_key"):
+                text = f"the path template {template!r} uses {name!r}; only chunk_index, file_index and video_key are"
+                raise InputError(f"{self.root / INFO_PATH}: {text} filled in. Is the dataset from a source you trust?")
+        filled = PurePosixPath(template.format(chunk_index=int(chunk), file_index=int(number), video_key=video_key))
+        path = self.root.joinpath(*filled.parts)
+        if filled.is_absolute() or ".." in filled.parts or not path.resolve().is_relative_to(self.root.resolve()):
+            text = f"the path template {template!r} leaves the dataset's folder ({filled})"
+            raise InputError(f"{self.root / INFO_PATH}: {text}. Is the dataset from a source you trust?")
+        return path
+
+
+def read_info(root: Path) -> Info:
+    """Read and check `meta/info.json`.
+
+    Raises:
+        FileNotFoundError: No such file.
+        InputError: Another version, a missing or wrong key.
+    """
+    path = root / INFO_PATH
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file; a LeRobotDataset has one")
+    data = read_json(path)
+    version = data.get("codebase_version") if isinstance(data, dict) else None
+    if not isinstance(version, str) or not version.startswith("v3."):
+        text = f"codebase_version is {version!r}, v3.0 is read; LeRobot's convert_dataset_v21_to_v30 makes it from v2.1"
+        raise InputError(f"{path}: {text}")
+    fps, features, episodes = data.get("fps"), data.get("features"), data.get("total_episodes")
+    if not isinstance(fps, (int, float)) or not 0 < fps < 10_000:
+        raise InputError(f"{path}: fps must be frames a second; got {fps!r}")
+    if not isinstance(features, dict) or not all(isinstance(f, dict) and "dtype" in f for f in features.values()):
+        raise InputError(f"{path}: features must name the columns and their dtype; got {type(features).__name__}")
+    if not isinstance(episodes, int) or episodes < 0:
+        raise InputError(f"{path}: total_episodes must be a count; got {episodes!r}")
+    for needed in (STATE, ACTION):
+        if needed not in features:
+            raise InputError(f"{path}: no feature {needed}; there are: {', '.join(features)}")
+    paths = str(data.get("data_path", DATA_PATH)), str(data.get("video_path") or VIDEO_PATH)
+    return Info(root, float(fps), episodes, *paths, features)
+
+
+def info_json(
+    features: dict[str, dict[str, Any]], fps: float, robot_type: str | None, episodes: int, frames: int, tasks: int
+) -> str:
+    """Return `meta/info.json`."""
+    counters = {name: {"dtype": kind, "shape": [1], "names": None} for name, kind in COUNTERS.items()}
+    info = {
+        "codebase_version": VERSION,
+        "robot_type": robot_type,
+        "total_episodes": episodes,
+        "total_frames": frames,
+        "total_tasks": tasks,
+        "chunks_size": 1000,
+        "data_files_size_in_mb": 100,
+        "video_files_size_in_mb": 200,
+        "fps": int(fps) if float(fps).is_integer() else fps,
+        "splits": {"train": f"0:{episodes}"},
+        "data_path": DATA_PATH,
+        "video_path": VIDEO_PATH,
+        "features": {**features, **counters},
+    }
+    return json.dumps(info, indent=4) + "\n"
+
+
+@dataclass
+class Stats:
+    """Minimum, maximum, mean and standard deviation of one column over one episode, or pooled over several."""
+
+    min: np.ndarray
+    max: np.ndarray
+    mean: np.ndarray
+    var: np.ndarray
+    count: int
+
+    @classmethod
+    def of(cls, values: np.ndarray) -> "Stats":
+        """Of (n, ...) rows."""
+        values = np.asarray(values, np.float64)
+        return cls(values.min(0), values.max(0), values.mean(0), values.var(0), len(values))
+
+    @classmethod
+    def of_frames(cls, frames: Sequence[np.ndarray], count: int) -> "Stats":
+        """Of RGB frames, by channel in 0..1, shape (3, 1, 1); `count` is that of the episode."""
+        pixels = np.concatenate([frame[::4, ::4].reshape(-1, 3) for frame in frames]) / 255.0
+        low, high, mean, var = (
+            m.reshape(3, 1, 1) for m in (pixels.min(0), pixels.max(0), pixels.mean(0), pixels.var(0))
+        )
+        return cls(low, high, mean, var, count)
+
+    @classmethod
+    def pooled(cls, parts: Sequence["Stats"]) -> "Stats":
+        """Of all parts together."""
+        weight = np.array([part.count for part in parts], np.float64)
+        mean = np.average([part.mean for part in parts], axis=0, weights=weight)
+        inner = np.average([part.var for part in parts], axis=0, weights=weight)
+        outer = np.average([(part.mean - mean) ** 2 for part in parts], axis=0, weights=weight)
+        lowest, highest = np.min([p.min for p in parts], axis=0), np.max([p.max for p in parts], axis=0)
+        return cls(lowest, highest, mean, inner + outer, int(weight.sum()))
+
+    def plain(self) -> dict[str, list[Any]]:
+        """For JSON and parquet."""
+        numbers = {"min": self.min, "max": self.max, "mean": self.mean, "std": np.sqrt(self.var)}
+        return {**{name: np.atleast_1d(value).tolist() for name, value in numbers.items()}, "count": [self.count]}
+
+
+@dataclass
+class Tasks:
+    """Task texts in order of appearance."""
+
+    texts: list[str] = field(default_factory=list)
+
+    def index(self, text: str) -> int:
+        """Number of a task, a new one if it is new."""
+        if text not in self.texts:
+            self.texts.append(text)
+        return self.texts.index(text)
+
+
+def need_av() -> Any:
+    """Return the `av` module.
+
+    Raises:
+        ModuleNotFoundError: PyAV is not installed; says how to get it.
+    """
+    return need("av", "video", "PyAV", "video")
+
+
+class VideoWriter:
+    """One MP4 with constant frame rate; every second frame can be jumped to, as in LeRobot's own files.
+
+    Args:
+        path: The file to write.
+        fps: Frames a second.
+        width: Even number of pixels.
+        height: Even number of pixels.
+        crf: Constant rate factor, smaller is better; 18 keeps about 40 dB.
+        encoder: FFmpeg's name of the encoder.
+
+    Raises:
+        ValueError: Width or height is odd: colour is stored for 2x2 pixels together.
+    """
+
+    def __init__(
+        self, path: Path, fps: float, width: int, height: int, crf: int = 18, encoder: str = "libx264"
+    ) -> None:
+        if width % 2 or height % 2:
+            raise InputError(f"{path.name}: video needs even width and height, got {width}x{height}; store as images")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._container = need_av().open(str(path), "w", format="mp4")
+        rate = Fraction(fps).limit_denominator(1001)
+        self._stream = self._container.add_stream(encoder, rate=rate)
+        self._stream.width, self._stream.height, self._stream.pix_fmt = width, height, "yuv420p"
+        self._stream.options = {"crf": str(crf), "g": "2", "bf": "0"}
+        self._stream.codec_context.time_base = 1 / rate
+        self.frames = 0
+        self.written = 0
+
+    def add(self, frame: np.ndarray) -> None:
+        """Append one (H, W, 3) uint8 RGB frame."""
+        picture = need_av().VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
+        picture.pts = self.frames
+        self._mux(self._stream.encode(picture))
+        self.frames += 1
+
+    def close(self) -> None:
+        """Finish the file."""
+        self._mux(self._stream.encode())
+        self._container.close()
+
+    def _mux(self, packets: Iterable[Any]) -> None:
+        for packet in packets:
+            self.written += packet.size
+            self._container.mux(packet)
+
+
+def read_video(path: Path, first: int, count: int, fps: float) -> Iterator[np.ndarray]:
+    """Yield frames first to first + count - 1 as (H, W, 3) uint8 RGB.
+
+    Raises:
+        FileNotFoundError: No such file.
+        InputError: It is damaged or has fewer frames.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file; the dataset's metadata promise this video")
+    av, found = need_av(), 0
+    try:
+        with av.open(str(path)) as container:
+            stream = container.streams.video[0]
+            start = stream.start_time or 0
+            if first:
+                container.seek(start + int((first - 0.5) / fps / stream.time_base), stream=stream, backward=True)
+            for frame in container.decode(stream):
+                number = round(float((frame.pts - start) * stream.time_base) * fps)
+                if number < first:
+                    continue
+                if found == count:
+                    break
+                if number != first + found:
+                    raise InputError(f"{path}: frame {first + found} is missing, {number} comes instead")
+                yield frame.to_ndarray(format="rgb24")
+                found += 1
+    except (av.error.FFmpegError, IndexError) as cause:
+        raise InputError(f"{path}: cannot be decoded at frame {first + found} ({cause}); copy it again") from cause
+    if found != count:
+        raise InputError(f"{path}: has {found} frames from frame {first} on, {count} are needed; copy it again")
+
+
+MAX_DATA_BYTES, MAX_VIDEO_BYTES = 100 * 2**20, 200 * 2**20  # as info.json promises
+
+
+def need_arrow() -> tuple[Any, Any]:
+    """Return the modules pyarrow and pyarrow.parquet.
+
+    Raises:
+        ModuleNotFoundError: pyarrow is not installed; says how to get it.
+    """
+    arrow, parquet = (need(name, "a LeRobot dataset", "pyarrow", "lerobot") for name in ("pyarrow", "pyarrow.parquet"))
+    return arrow, parquet
+
+
+class DatasetWriter:
+    """Write episode after episode; several share a file until it is full."""
+
+    def __init__(self, root: Path, features: dict[str, dict[str, Any]], fps: float, robot_type: str | None) -> None:
+        self.root, self.features, self.fps, self.robot_type = root, features, fps, robot_type
+        self.tasks, self.rows, self.index = Tasks(), list[dict[str, Any]](), 0
+        self.stats: dict[str, list[Stats]] = {}
+        self._data: Any = None
+        self._data_number = -1
+        self._data_path = root
+        self._videos: dict[str, VideoWriter] = {}
+        self._video_number: dict[str, int] = {}
+        self._begun: dict[str, int] = {}
+
+    def __enter__(self) -> "DatasetWriter":
+        self.root.mkdir(parents=True)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for video in self._videos.values():
+            video.close()
+        if self._data is not None:
+            self._data.close()
+        if error is None:
+            self._finish()
+
+    def add_video_frame(self, key: str, frame: np.ndarray) -> None:
+        """Append a frame of the episode that is being written."""
+        if key not in self._begun:
+            full = key in self._videos and self._videos[key].written > MAX_VIDEO_BYTES
+            if full:
+                self._videos.pop(key).close()
+            if key not in self._videos:
+                self._video_number[key] = self._video_number.get(key, -1) + 1
+                path = VIDEO_PATH.format(video_key=key, chunk_index=0, file_index=self._video_number[key])
+                height, width = frame.shape[:2]
+                self._videos[key] = VideoWriter(self.root / path, self.fps, width, height)
+            self._begun[key] = self._videos[key].frames
+        self._videos[key].add(frame)
+
+    def add_episode(
+        self,
+        low: dict[str, np.ndarray],
+        pngs: dict[str, list[bytes]],
+        samples: dict[str, list[np.ndarray]],
+        task: str,
+    ) -> None:
+        """Finish an episode whose video frames have been added.
+
+        Args:
+            low: By feature, (T, D) numbers.
+            pngs: By image feature, T encoded frames.
+            samples: By image or video feature, some frames for the statistics.
+            task: What the robot does.
+        """
+        steps, number = len(low[ACTION]), len(self.rows)
+        counters = {
+            "timestamp": np.arange(steps) / self.fps,
+            "frame_index": np.arange(steps),
+            "episode_index": np.full(steps, number),
+            "index": self.index + np.arange(steps),
+            "task_index": np.full(steps, self.tasks.index(task)),
+        }
+        stats = {key: Stats.of(values) for key, values in {**low, **counters}.items()}
+        stats |= {key: Stats.of_frames(frames, steps) for key, frames in samples.items()}
+        for key, part in stats.items():
+            self.stats.setdefault(key, []).append(part)
+        self._write_rows(low, pngs, counters)
+        row: dict[str, Any] = {"episode_index": number, "tasks": [task], "length": steps}
+        row |= {"data/chunk_index": 0, "data/file_index": self._data_number}
+        row |= {"dataset_from_index": self.index, "dataset_to_index": self.index + steps}
+        for key, begun in self._begun.items():
+            row[f"videos/{key}/chunk_index"] = 0
+            row[f"videos/{key}/file_index"] = self._video_number[key]
+            row[f"videos/{key}/from_timestamp"] = begun / self.fps
+            row[f"videos/{key}/to_timestamp"] = (begun + steps) / self.fps
+        for key, part in stats.items():
+            row |= {f"stats/{key}/{name}": value for name, value in part.plain().items()}
+        row |= {"meta/episodes/chunk_index": 0, "meta/episodes/file_index": 0}
+        self.rows.append(row)
+        self.index += steps
+        self._begun = {}
+
+    def _write_rows(
+        self, low: dict[str, np.ndarray], pngs: dict[str, list[bytes]], counters: dict[str, np.ndarray]
+    ) -> None:
+        pa, pq = need_arrow()
+        columns: dict[str, Any] = {}
+        described: dict[str, Any] = {}
+        for key, values in low.items():
+            flat = pa.array(values.astype(np.float32).ravel())
+            if values.shape[1] == 1:  # LeRobot takes shape (1,) for a plain number
+                columns[key], described[key] = flat, {"dtype": "float32", "_type": "Value"}
+                continue
+            columns[key] = pa.FixedSizeListArray.from_arrays(flat, values.shape[1])
+            item = {"dtype": "float32", "_type": "Value"}
+            described[key] = {"feature": item, "length": values.shape[1], "_type": "List"}
+        kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+        for key, frames in pngs.items():
+            cells = [{"bytes": data, "path": f"frame-{t:06d}.png"} for t, data in enumerate(frames)]
+            columns[key], described[key] = pa.array(cells, kind), {"_type": "Image"}
+        for key, values in counters.items():
+            columns[key] = pa.array(values.astype(COUNTERS[key]))
+            described[key] = {"dtype": COUNTERS[key], "_type": "Value"}
+        note = json.dumps({"info": {"features": described}})
+        table = pa.table(columns).replace_schema_metadata({"huggingface": note})
+        if self._data is not None and self._data_path.stat().st_size > MAX_DATA_BYTES:
+            self._data.close()
+            self._data = None
+        if self._data is None:
+            self._data_number += 1
+            self._data_path = self.root / DATA_PATH.format(chunk_index=0, file_index=self._data_number)
+            self._data_path.parent.mkdir(parents=True, exist_ok=True)
+            self._data = pq.ParquetWriter(self._data_path, table.schema, compression="snappy")
+        self._data.write_table(table)
+
+    def _finish(self) -> None:
+        pa, pq = need_arrow()
+        path = self.root / EPISODES_PATH.format(chunk_index=0, file_index=0)
+        path.parent.mkdir(parents=True)
+        pq.write_table(pa.Table.from_pylist(self.rows), path)
+        texts = self.tasks.texts
+        table = pa.table({"task_index": pa.array(range(len(texts)), pa.int64()), "__index_level_0__": texts})
+        # LeRobot looks tasks up by the index of a pandas frame, which only this note declares.
+        note = {
+            "index_columns": ["__index_level_0__"],
+            "column_indexes": [],
+            "columns": [_pandas("task_index", "task_index", "int64"), _pandas(None, "__index_level_0__", "object")],
+            "pandas_version": "2.2.0",
+        }
+        pq.write_table(table.replace_schema_metadata({"pandas": json.dumps(note)}), self.root / TASKS_PATH)
+        pooled = {key: Stats.pooled(parts).plain() for key, parts in self.stats.items()}
+        (self.root / STATS_PATH).write_text(json.dumps(pooled, indent=4) + "\n", encoding="utf-8")
+        info = info_json(self.features, self.fps, self.robot_type, len(self.rows), self.index, len(texts))
+        (self.root / INFO_PATH).write_text(info, encoding="utf-8")
+
+
+def _pandas(name: str | None, column: str, kind: str) -> dict[str, Any]:
+    shown = "unicode" if kind == "object" else kind
+    return {"name": name, "field_name": column, "pandas_type": shown, "numpy_type": kind, "metadata": None}
+
+
+def episode_rows(info: Info) -> Iterator[dict[str, Any]]:
+    """Yield the rows of meta/episodes, without their statistics.
+
+    Raises:
+        FileNotFoundError: There is none.
+        InputError: One cannot be read, or there are fewer or more than info.json says.
+    """
+    files = sorted((info.root / "meta" / "episodes").glob("*/*.parquet"))
+    if not files:
+        raise FileNotFoundError(f"{info.root}: no meta/episodes/*/*.parquet; is the dataset complete?")
+    tables = [_read(file) for file in files]
+    listed = sum(table.num_rows for table in tables)
+    if listed != info.episodes:
+        text = f"meta/episodes lists {listed} episodes, meta/info.json says {info.episodes}; copy the dataset again"
+        raise InputError(f"{info.root}: {text}")
+    for table in tables:
+        yield from table.to_pylist()
+
+
+def episode_table(info: Info, row: dict[str, Any]) -> dict[str, Any]:
+    """Return the columns of one episode as lists.
+
+    Raises:
+        FileNotFoundError: The data file is missing.
+        InputError: It cannot be read or does not hold the episode.
+    """
+    place = row.get("data/chunk_index"), row.get("data/file_index")
+    if None in place:
+        raise InputError(f"{info.root}: meta/episodes does not say in which file episode {row['episode_index']} lies")
+    file = info.file(info.data_path, int(place[0] or 0), int(place[1] or 0))
+    table = _read(file, [("episode_index", "=", row["episode_index"])])
+    missing = [key for key in (STATE, ACTION) if key not in table.column_names]
+    if table.num_rows != row["length"] or missing:
+        text = f"holds {table.num_rows} rows of episode {row['episode_index']}, meta/episodes says {row['length']}"
+        raise InputError(f"{file}: {f'has no {missing[0]}' if missing else text}; copy the dataset again")
+    return {name: table[name].to_pylist() for name in table.column_names}
+
+
+def task_texts(info: Info) -> dict[int, str]:
+    """Task texts by number, from tasks.parquet; empty where it is missing."""
+    path = info.root / TASKS_PATH
+    if not path.is_file():
+        return {}
+    table = _read(path)
+    names = [name for name in table.column_names if name != "task_index"]
+    if "task_index" not in table.column_names or not names:
+        return {}
+    return {
+        int(i): str(text) for i, text in zip(table["task_index"].to_pylist(), table[names[0]].to_pylist(), strict=True)
+    }
+
+
+def _read(file: Path, filters: list[tuple[str, str, Any]] | None = None) -> Any:
+    pa, pq = need_arrow()
+    if not file.is_file():
+        raise FileNotFoundError(f"{file}: no such file; the dataset's metadata promise it")
+    try:
+        columns = [name for name in pq.read_schema(file).names if not name.startswith("stats/")]
+        return pq.read_table(file, columns=columns, filters=filters)
+    except (pa.ArrowException, OSError) as cause:
+        said = " ".join(str(cause).split())
+        raise InputError(f"{file}: cannot be read as parquet ({said}); copy it again") from cause

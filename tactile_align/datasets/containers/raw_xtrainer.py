@@ -1,0 +1,319 @@
+"""Import what the X-Trainer recorder leaves before conversion: folders of JPEGs and one pickle a step.
+
+`<recording>/{topImg,leftImg,rightImg,leftTactile,rightTactile}/<n>.jpg` and `observation/<n>.pkl`, matched by
+number. The source is only read, and the JPEGs are taken over byte for byte, where the original converter
+encoded them anew at quality 50.
+"""
+
+import io
+import pickle
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tactile_align.datasets import codec
+from tactile_align.datasets.convert import Converted, require_other_than
+from tactile_align.datasets.episodes import open_episode
+from tactile_align.datasets.layout import load_layout
+from tactile_align.datasets.writer import write_episode
+from tactile_align.errors import InputError, UnsafePickleError
+
+MAX_BYTES = 2**24  # one step of joints is a few kilobytes
+_PLAIN = re.compile(r"[<>=|]?([biufc][1248]|c16|\?|b|i|f)$")
+
+
+def load_arrays(data: bytes) -> dict[str, np.ndarray]:
+    """Read a pickled dictionary of arrays and numbers.
+
+    Args:
+        data: The file's bytes, any pickle protocol, numpy 1 or 2.
+
+    Returns:
+        By key, each value as an array; entries that are neither numbers nor arrays are left out.
+
+    Raises:
+        UnsafePickleError: It names a class or function other than numpy's array makers.
+        InputError: It is damaged, too large, or no dictionary.
+    """
+    if len(data) > MAX_BYTES:
+        raise InputError(f"has {len(data):,} bytes, at most {MAX_BYTES:,} are read")
+    try:
+        loaded = _Reader(io.BytesIO(data)).load()
+    except UnsafePickleError:
+        raise
+    except Exception as cause:
+        raise InputError(f"is a damaged pickle ({type(cause).__name__}: {cause})") from cause
+    if not isinstance(loaded, dict):
+        raise InputError(f"must hold a dictionary; got {type(loaded).__name__}")
+    try:
+        return {str(key): array for key, value in loaded.items() if (array := _array(value)) is not None}
+    except OverflowError as cause:
+        raise InputError(f"holds a whole number that no float is as large as ({cause})") from cause
+
+
+class _Dtype:
+    def __init__(self, kind: str) -> None:
+        if not isinstance(kind, str) or not _PLAIN.match(kind):
+            raise UnsafePickleError(f"holds an array of {kind!r}; only plain numbers are read")
+        self.kind, self.order = kind, "="
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        if state[1] in ("<", ">"):
+            self.order = state[1]
+
+    @property
+    def numpy(self) -> np.dtype[Any]:
+        kind = np.dtype(self.kind)
+        return kind if self.order == "=" else kind.newbyteorder(">" if self.order == ">" else "<")
+
+
+class _Array:
+    """Stands in for an array until its bytes arrive."""
+
+    def __init__(self) -> None:
+        self.value: np.ndarray | None = None
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        _, shape, dtype, fortran, raw = state
+        self.value = _filled(raw, dtype, shape, "F" if fortran else "C")
+
+
+def _filled(raw: Any, dtype: Any, shape: tuple[int, ...], order: Any) -> np.ndarray:
+    if not isinstance(raw, (bytes, bytearray)) or not isinstance(dtype, _Dtype):
+        raise UnsafePickleError("holds an array of objects; only plain numbers are read")
+    return np.frombuffer(raw, dtype.numpy).reshape(shape, order="F" if order == "F" else "C").copy()
+
+
+def _dtype(kind: str, align: bool = False, copy: bool = True) -> _Dtype:
+    return _Dtype(kind)
+
+
+def _reconstruct(subtype: Any, shape: Any, kind: Any) -> _Array:
+    return _Array()
+
+
+def _scalar(dtype: Any, raw: Any) -> np.ndarray:
+    return _filled(raw, dtype, (), "C")
+
+
+def _encode(text: str, codec: str = "latin1") -> bytes:
+    return text.encode("latin1")  # protocols 0 to 2 spell bytes as text
+
+
+class _NoArray:
+    """numpy.ndarray is only ever named, never called, in numpy's pickles."""
+
+
+_KNOWN: dict[tuple[str, str], Any] = {("_codecs", "encode"): _encode}
+for _core in ("numpy.core", "numpy._core"):
+    _KNOWN[f"{_core}.multiarray", "_reconstruct"] = _reconstruct
+    _KNOWN[f"{_core}.multiarray", "scalar"] = _scalar
+    _KNOWN[f"{_core}.numeric", "_frombuffer"] = _filled
+_KNOWN["numpy", "dtype"] = _dtype
+_KNOWN["numpy", "ndarray"] = _NoArray
+
+
+class _Reader(pickle._Unpickler):  # in Python: the C one lets a file claim a memo of any size
+    def find_class(self, module: str, name: str) -> Callable[..., Any]:
+        try:
+            found: Callable[..., Any] = _KNOWN[module, name]
+        except KeyError:
+            text = f"asks for {module}.{name}; only numbers and numpy arrays are read. Do you trust its source?"
+            raise UnsafePickleError(text) from None
+        return found
+
+    def persistent_load(self, pid: Any) -> Any:
+        raise UnsafePickleError("refers to an object outside itself; only numbers and numpy arrays are read")
+
+
+def _array(value: Any) -> np.ndarray | None:
+    if isinstance(value, _Array):
+        return value.value
+    if isinstance(value, np.ndarray):
+        return value
+    if isinstance(value, (bool, int, float)):
+        return np.asarray(value, np.float64)
+    if isinstance(value, (list, tuple)) and value and all(isinstance(v, (int, float)) for v in value):
+        return np.asarray(value, np.float64)
+    return None
+
+
+CAMERAS = {"top": "topImg", "left_wrist": "leftImg", "right_wrist": "rightImg"}
+TOUCHES = {"tactile1": "leftTactile", "tactile2": "rightTactile"}
+POSES = "observation"
+QPOS, QVEL, ACTION = "joint_positions", "joint_velocities", "control"
+
+
+@dataclass(frozen=True)
+class Imported:
+    """The new episode, and the numbers that some folder lacks, by folder: those steps are left out."""
+
+    path: Path
+    steps: int
+    lacking: dict[str, tuple[int, ...]]
+
+
+def import_raw_xtrainer(
+    recording: str | Path,
+    out: str | Path,
+    *,
+    fps: float | None = None,
+    allow_gaps: bool = False,
+    overwrite: bool = False,
+) -> Imported:
+    """Write one raw recording as an X-Trainer episode.
+
+    Args:
+        recording: The folder that holds `observation` and the image folders.
+        out: The episode to write.
+        fps: Frames a second, if known; the recorder does not store it.
+        allow_gaps: Whether steps may be missing in the middle; across a gap the arm jumps.
+        overwrite: Whether an existing `out` may be replaced.
+
+    Raises:
+        FileNotFoundError: No such folder, or no poses or images in it.
+        FileExistsError: `out` exists.
+        ValueError: A pickle is not plain or lacks a key, a JPEG is damaged, there are gaps, or `out` is a file of the
+            recording.
+    """
+    require_other_than(Path(out), Path(recording))
+    parts, lacking = _read(Path(recording), allow_gaps)
+    path = write_episode(out, **parts, fps=fps, overwrite=overwrite)
+    return Imported(path, len(parts["qpos"]), lacking)
+
+
+def raw_recordings(source: str | Path) -> tuple[Path, ...]:
+    """Return the raw recordings at `source`: itself, or the folders in it, by name; none where there are none."""
+    folder = Path(source)
+    candidates = (folder, *(sorted(folder.iterdir()) if folder.is_dir() else ()))
+    found = [one for one in candidates if one.is_dir() and next((one / POSES).glob("*.pkl"), None) is not None]
+    return (folder,) if folder in found else tuple(found)
+
+
+def convert_raw_xtrainer(
+    source: str | Path, out: str | Path, *, fps: float | None = None, overwrite: bool = False
+) -> Converted:
+    """Write a raw recording, or each of a folder of them, as an X-Trainer episode into the folder `out`.
+
+    A file that is there already is kept when it holds this very recording.
+
+    Raises:
+        FileNotFoundError: There is no raw recording.
+        FileExistsError: A file exists and holds something else.
+        ValueError: As import_raw_xtrainer.
+    """
+    recordings, name = raw_recordings(source), load_layout("xtrainer").file_name
+    if not recordings:
+        raise FileNotFoundError(f"{source}: no raw X-Trainer recording; needed {POSES}/<n>.pkl in it or in its folders")
+    paths, said, kept = [], [], 0
+    for index, folder in enumerate(recordings):
+        path = Path(out) / name.format(index=index)
+        parts, lacking = _read(folder, allow_gaps=False)
+        if path.exists() and not overwrite:
+            if not _holds(path, parts, fps):
+                raise FileExistsError(f"{path} exists and is not {folder} imported; give another folder")
+            kept += 1
+        else:
+            write_episode(path, **parts, fps=fps, overwrite=overwrite)
+        paths.append(path)
+        said += [f"{folder}: steps {_list(numbers)}, which {sub} lacks" for sub, numbers in lacking.items()]
+    return Converted(tuple(paths), tuple(said), kept)
+
+
+def _read(folder: Path, allow_gaps: bool) -> tuple[dict[str, Any], dict[str, tuple[int, ...]]]:
+    """Return what write_episode takes, and the numbers that some folder lacks."""
+    poses = _numbered(folder / POSES, ".pkl")
+    frames = {name: _numbered(folder / sub, ".jpg") for name, sub in {**CAMERAS, **TOUCHES}.items()}
+    frames = {name: found for name, found in frames.items() if found}
+    if not poses or not any(name in frames for name in CAMERAS):
+        needed = f"{POSES}/<n>.pkl and at least one of {', '.join(CAMERAS.values())} with <n>.jpg"
+        raise FileNotFoundError(f"{folder}: no raw X-Trainer recording; needed {needed}")
+    folders = {POSES: poses, **{(CAMERAS | TOUCHES)[name]: found for name, found in frames.items()}}
+    every: set[int] = set().union(*folders.values())
+    common = sorted(every.intersection(*folders.values()))
+    lacking = {sub: tuple(sorted(every - set(found))) for sub, found in folders.items() if every - set(found)}
+    if not common:
+        raise InputError(f"{folder}: no step has a pose and all of its images; are the folders of one recording?")
+    jumps = [before + 1 for before, after in pairwise(common) if after != before + 1]
+    if jumps and not allow_gaps:
+        text = f"{len(jumps)} gaps, the first at step {jumps[0]} (lacking: {_short(lacking)})"
+        how = "Import the stretches one by one, or join them: import_raw_xtrainer(..., allow_gaps=True)"
+        raise InputError(f"{folder}: {text}; the arm would jump there. {how}")
+    rows = [_pose(poses[n]) for n in common]
+    widths = {tuple(len(part) for part in row) for row in rows}
+    if len(widths) != 1:
+        raise InputError(f"{folder / POSES}: steps differ in the number of joints: {sorted(widths)}; record again")
+    qpos, qvel, action = (np.stack(part) for part in zip(*rows, strict=True))
+    parts = {
+        "qpos": qpos,
+        "qvel": qvel if qvel.shape[1] else None,
+        "action": action,
+        "images": {name: [_jpeg(frames[name][n]) for n in common] for name in CAMERAS if name in frames},
+        "touches": {name: [_jpeg(frames[name][n]) for n in common] for name in TOUCHES if name in frames},
+    }
+    return parts, lacking
+
+
+def _holds(path: Path, parts: dict[str, Any], fps: float | None) -> bool:
+    """Tell whether an episode file is what these parts, at this rate where one is given, would become."""
+    frames = {**parts["images"], **parts["touches"]}
+    with open_episode(path) as there:
+        if set(frames) != {*there.cameras, *there.sensors} or len(there) != len(parts["qpos"]):
+            return False
+        if fps is not None and there.fps != fps:
+            return False
+        joints = all(np.array_equal(parts[n].astype(np.float32), getattr(there, n)) for n in ("qpos", "action"))
+        return joints and all(there.encoded(n, t) == data for n, rows in frames.items() for t, data in enumerate(rows))
+
+
+def _numbered(folder: Path, suffix: str) -> dict[int, Path]:
+    if not folder.is_dir():
+        return {}
+    found: dict[int, Path] = {}
+    for file in sorted(folder.glob(f"*{suffix}")):
+        if file.stem.isascii() and file.stem.isdigit():
+            first = found.setdefault(int(file.stem), file)
+            if first != file:
+                text = f"{first.name} and {file.name} are both step {int(file.stem)}; needed one file a step"
+                raise InputError(f"{folder}: {text}. Remove the wrong one from a COPY of the recording")
+    return found
+
+
+def _pose(file: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(D,) joints, (D,) or (0,) velocities, (A,) action."""
+    try:
+        found = load_arrays(file.read_bytes())
+    except ValueError as cause:
+        raise InputError(f"{file}: {cause}") from cause
+    for key in (QPOS, ACTION):
+        if key not in found or found[key].ndim != 1 or not np.isfinite(found[key]).all():
+            got = f"shape {found[key].shape}" if key in found else f"only {', '.join(found) or 'nothing'}"
+            raise InputError(
+                f"{file}: needs finite numbers under {key!r}, shape (joints,); got {got}. Leave the step out"
+            )
+    qvel = found.get(QVEL, np.zeros(0))
+    return found[QPOS].astype(np.float64), qvel.astype(np.float64).ravel(), found[ACTION].astype(np.float64)
+
+
+def _jpeg(file: Path) -> bytes:
+    data = file.read_bytes()
+    try:
+        codec.width_height(data)
+        return codec.without_padding(np.frombuffer(data, np.uint8))
+    except ValueError as cause:
+        raise InputError(f"{file}: {cause}; remove the step's files from a COPY of the recording") from cause
+
+
+def _short(lacking: dict[str, tuple[int, ...]]) -> str:
+    counts = [f"{name} {len(numbers)}" for name, numbers in lacking.items()]
+    return "; ".join(counts) or "numbers skipped everywhere"
+
+
+def _list(numbers: tuple[int, ...], most: int = 10) -> str:
+    shown = ", ".join(str(n) for n in numbers[:most])
+    return shown if len(numbers) <= most else f"{shown} and {len(numbers) - most} more"

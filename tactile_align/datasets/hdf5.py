@@ -1,0 +1,254 @@
+"""Reach into an HDF5 file without following it anywhere else.
+
+A file from elsewhere may link to other files, claim shapes larger than any memory or need code that is not
+there. Every group and dataset is reached through this module, which follows plain (hard) links only and looks
+before it reads.
+"""
+
+import zlib
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from tactile_align.errors import EpisodeError, Fault, InputError
+
+GZIP, SHUFFLE = 1, 2  # codes of the HDF Group's filter registry; HDF5 refuses its checksum for such rows
+
+
+def claimed_bytes(data: h5py.Dataset, row: int) -> int:
+    """Return how many bytes a row of a (T,) variable-length dataset claims to hold.
+
+    Raises:
+        ValueError: The descriptors are packed in a way that is not undone here.
+        OSError: The file cannot be read.
+    """
+    width = 8 + int(data.file.id.get_create_plist().get_sizes()[0])
+    itemsize = int(h5py.check_vlen_dtype(data.dtype).itemsize)
+    raw, at = _chunk(data, row, width) if data.chunks else _contiguous(data, row, width)
+    return int.from_bytes(raw[at : at + 4], "little") * itemsize
+
+
+def _contiguous(data: h5py.Dataset, row: int, width: int) -> tuple[bytes, int]:
+    if data.id.get_create_plist().get_layout() == h5py.h5d.COMPACT:
+        raise InputError("keeps its rows' lengths in its header, where they cannot be checked; copy it with: h5repack")
+    if data.id.get_storage_size() == 0:
+        return b"", 0  # never written: every row is empty
+    start = data.id.get_offset()
+    with Path(data.file.filename).open("rb") as handle:
+        handle.seek(start + row * width)
+        return handle.read(width), 0
+
+
+def _chunk(data: h5py.Dataset, row: int, width: int) -> tuple[bytes, int]:
+    rows = int(data.chunks[0])
+    start = row - row % rows
+    if data.id.get_chunk_info_by_coord((start,)).byte_offset is None:
+        return b"", 0
+    mask, raw = data.id.read_direct_chunk((start,))
+    plist = data.id.get_create_plist()
+    for i in reversed(range(plist.get_nfilters())):
+        if mask & (1 << i):
+            continue  # left out for this chunk
+        code, _, values, _ = plist.get_filter(i)
+        if code == GZIP:
+            # A little more than there may be, so that a bomb neither fills the memory nor passes for whole.
+            raw = zlib.decompressobj().decompress(raw, rows * width + 5)
+        elif code == SHUFFLE:
+            raw = _unshuffled(raw, int(values[0]))
+        else:
+            raise InputError(f"packs its rows' lengths with HDF5 filter {code}; write it again without")
+    if len(raw) != rows * width:
+        raise InputError(f"holds {len(raw)} bytes of lengths where {rows * width} belong; copy or record it again")
+    return raw, (row - start) * width
+
+
+def _unshuffled(raw: bytes, size: int) -> bytes:
+    whole = len(raw) - len(raw) % size
+    return np.frombuffer(raw[:whole], np.uint8).reshape(size, -1).T.tobytes() + raw[whole:]
+
+
+MAX_LOW_DIM_BYTES = 2**28  # 2.4 million rows of 14 doubles: 13 hours at 50 Hz
+MAX_FRAME_BYTES = 2**27  # one frame, encoded or decoded: 6700 x 6700 RGB
+MAX_CHUNK_BYTES = 2**28  # HDF5 inflates a whole chunk to give one row of it
+MAX_ROWS = 10_000_000
+
+# Codes of the HDF Group's filter registry that every h5py wheel carries; 32000 is LZF, which h5py brings
+# itself.
+_BUILT_IN_FILTERS = {
+    1: "gzip",
+    2: "shuffle",
+    3: "fletcher32",
+    4: "szip",
+    5: "nbit",
+    6: "scaleoffset",
+    32000: "lzf",
+}
+
+
+def fault(kind: str, file: Path, key: str, text: str, row: int | None = None) -> EpisodeError:
+    """Build the error of one fault."""
+    return EpisodeError(Fault(kind, file, key, text, row))
+
+
+def full_name(group: h5py.Group, key: str) -> str:
+    """Return the path in the file of what lies at `key` below a group, without a leading slash."""
+    return "/".join(part for part in f"{group.name or ''}/{key}".split("/") if part)
+
+
+def unreadable(file: Path, key: str, cause: Exception, row: int | None = None) -> EpisodeError:
+    """Build the error for bytes the HDF5 library itself gives up on."""
+    said = " ".join(str(cause).split())
+    return fault("unreadable", file, key, f"cannot be read, HDF5 says: {said}; record or copy the file again", row)
+
+
+def reach(root: h5py.Group, key: str, file: Path) -> h5py.Group | h5py.Dataset | None:
+    """Return the object at `key` below `root`, `root` for "", None where a part of the path is missing.
+
+    Raises:
+        EpisodeError: A part of the path is a soft, external or user-defined link, or unreadable.
+    """
+    here: Any = root
+    walked = [] if root.name in (None, "/") else [str(root.name).strip("/")]
+    for part in filter(None, key.split("/")):
+        if not isinstance(here, h5py.Group):
+            return None
+        walked.append(part)
+        name = "/".join(walked)
+        try:
+            # Not h5py's get(getlink=True): it first looks whether the target is there, so it follows the
+            # link.
+            links, raw = here.id.links, part.encode()
+            if not links.exists(raw):
+                return None
+            if links.get_info(raw).type != h5py.h5l.TYPE_HARD:
+                raise _link_error(file, name, links, raw)
+            here = here[part]
+        except EpisodeError:
+            raise
+        except (OSError, RuntimeError, KeyError, TypeError, ValueError) as cause:
+            raise unreadable(file, name, cause) from cause
+    return here if isinstance(here, (h5py.Group, h5py.Dataset)) else None
+
+
+def names(group: h5py.Group, file: Path) -> tuple[str, ...]:
+    """Return the names in a group, in h5py's (alphabetical) order, following nothing."""
+    try:
+        found = tuple(group.keys())
+    except (OSError, RuntimeError, ValueError) as cause:
+        raise unreadable(file, str(group.name), cause) from cause
+    odd = [name for name in found if not isinstance(name, str)]
+    if odd:
+        text = f"holds a name that is not text ({odd[0]!r}); the file is damaged: record or copy it again"
+        raise fault("unreadable", file, str(group.name), text)
+    return found
+
+
+def dataset(root: h5py.Group, key: str, file: Path) -> h5py.Dataset | None:
+    """Return the dataset at `key`, checked to be stored plainly in this file; None where it is missing.
+
+    Raises:
+        EpisodeError: A link, a group, a virtual dataset, external storage, a filter h5py does not carry, huge
+            chunks.
+    """
+    found = reach(root, key, file)
+    if found is None:
+        return None
+    key = full_name(root, key)
+    if not isinstance(found, h5py.Dataset):
+        raise fault(
+            "group instead of data",
+            file,
+            key,
+            "must be a dataset; it is a group. Is the layout the right one?",
+        )
+    try:
+        virtual, external, chunks = found.is_virtual, found.external, found.chunks
+        plist = found.id.get_create_plist()
+        filters = [plist.get_filter(i) for i in range(plist.get_nfilters())]
+        shape, itemsize = found.shape, found.dtype.itemsize
+    except (OSError, RuntimeError, KeyError, TypeError, ValueError) as cause:
+        raise unreadable(file, key, cause) from cause
+    if virtual:
+        text = (
+            "is a virtual dataset, whose data lie in other files; an episode must hold its data. Copy it into one file"
+        )
+        raise fault("virtual dataset", file, key, text)
+    if external:
+        where = external[0][0]
+        text = f"keeps its data in another file ({where}); an episode must hold its data. Copy it with: h5repack IN OUT"
+        raise fault("external storage", file, key, text)
+    for code, _, _, label in filters:
+        if code not in _BUILT_IN_FILTERS:
+            said = label.decode(errors="replace") if isinstance(label, bytes) else label
+            have = ", ".join(_BUILT_IN_FILTERS.values())
+            text = f"needs the HDF5 filter {code} ({said}), only {have} are read; write it again without that filter"
+            raise fault("filter", file, key, text)
+    if shape is None:
+        raise fault("empty", file, key, "is an empty (null) dataset; it must hold one row a step. Record it again")
+    if chunks is not None and _bytes(chunks, itemsize) > MAX_CHUNK_BYTES:
+        text = f"has chunks of {_bytes(chunks, itemsize):,} bytes, at most {MAX_CHUNK_BYTES:,} are read; rechunk it"
+        raise fault("huge", file, key, text)
+    return found
+
+
+def read_low_dim(data: h5py.Dataset, file: Path, key: str) -> np.ndarray:
+    """Read a whole (T,) or (T, D, ...) array after checking what it claims to hold.
+
+    Raises:
+        EpisodeError: It claims more than MAX_LOW_DIM_BYTES, or HDF5 cannot read it.
+    """
+    claimed = _bytes(data.shape, data.dtype.itemsize)
+    if claimed > MAX_LOW_DIM_BYTES:
+        text = f"claims shape {data.shape}, {claimed:,} bytes; at most {MAX_LOW_DIM_BYTES:,} are read. Is it damaged?"
+        raise fault("huge", file, key, text)
+    try:
+        return np.asarray(data[()])
+    except (OSError, RuntimeError, KeyError, TypeError, ValueError) as cause:
+        raise unreadable(file, key, cause) from cause
+
+
+def read_row(data: h5py.Dataset, row: int, file: Path, key: str) -> np.ndarray:
+    """Read one row; what rows of fixed length claim has been checked when the episode was opened.
+
+    Raises:
+        EpisodeError: A row of variable length claims more than MAX_FRAME_BYTES, or HDF5 cannot read it.
+    """
+    if h5py.check_vlen_dtype(data.dtype) is not None:
+        _require_modest(data, row, file, key)
+    try:
+        return np.asarray(data[row])
+    except (OSError, RuntimeError, KeyError, TypeError, ValueError, IndexError) as cause:
+        raise unreadable(file, key, cause, row) from cause
+
+
+def _require_modest(data: h5py.Dataset, row: int, file: Path, key: str) -> None:
+    try:
+        claimed = claimed_bytes(data, row)
+    except ValueError as cause:
+        raise fault("unreadable", file, key, str(cause), row) from cause
+    except (OSError, RuntimeError, KeyError, TypeError, zlib.error) as cause:
+        raise unreadable(file, key, cause, row) from cause
+    if claimed > MAX_FRAME_BYTES:
+        text = f"claims {claimed:,} bytes, at most {MAX_FRAME_BYTES:,} are read; cut it out with: tactile-align repair"
+        raise fault("huge", file, key, text, row)
+
+
+def _bytes(shape: tuple[int, ...], itemsize: int) -> int:
+    total = itemsize
+    for n in shape:
+        total *= int(n)  # Python integers: a claimed 2**40 x 2**40 must not wrap around
+    return total
+
+
+def _link_error(file: Path, key: str, links: Any, raw: bytes) -> EpisodeError:
+    kind = links.get_info(raw).type
+    if kind == h5py.h5l.TYPE_EXTERNAL:
+        where, _ = links.get_val(raw)
+        what = f"is a link into another file ({where.decode(errors='replace')})"
+    elif kind == h5py.h5l.TYPE_SOFT:
+        what = f"is a soft link (to {links.get_val(raw).decode(errors='replace')})"
+    else:
+        what = "is a link of a kind this reader does not know"
+    return fault("link", file, key, f"{what}; an episode must hold its data. Copy it with: h5repack --merge IN OUT")

@@ -1,0 +1,280 @@
+"""Where episodes are: refs, listing, and finding one in an open file."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+import h5py
+
+from tactile_align.datasets import hdf5
+from tactile_align.datasets.handles import open_file
+from tactile_align.datasets.layout import Layout, all_layouts, load_layout
+from tactile_align.datasets.streams import kind_of
+from tactile_align.errors import EpisodeError
+
+
+def natural(text: str) -> list[tuple[int, int | str]]:
+    """Sort key that puts episode_2 before episode_10."""
+    return [(0, int(part)) if part.isdigit() else (1, part) for part in re.split(r"(\d+)", text) if part]
+
+
+def episode_groups(file: h5py.File, layout: Layout, path: Path) -> tuple[str, ...]:
+    """Paths of the episodes in a file of this layout, in natural order; ("",) where the file is one."""
+    if not layout.episode_group:
+        return ("",)
+    parent, _, pattern = layout.episode_group.rpartition("/")
+    holder = hdf5.reach(file, parent, path) if parent else file
+    if not isinstance(holder, h5py.Group):
+        return ()
+    matching = [name for name in hdf5.names(holder, path) if fnmatchcase(name, pattern)]
+    return tuple(f"{parent}/{name}".strip("/") for name in sorted(matching, key=natural))
+
+
+def guess_layout(file: h5py.File, path: Path, group: str | None = None) -> Layout:
+    """Return the layout that fits, or the nearest one when the file is damaged (opening it then names the
+    fault).
+
+    Raises:
+        EpisodeError: None fits, or several do that would read the file differently; says which and why.
+    """
+    layouts = all_layouts()
+    stated = _stated(file)
+    for layout in layouts:
+        if layout.name == stated:
+            return layout
+    fits = {layout.name: how_it_fits(file, layout, path, group) for layout in layouts}
+    fitting = [layout for layout in layouts if fits[layout.name].well]
+    if not fitting:
+        near = [layout for layout in layouts if fits[layout.name].damaged]
+        if near:
+            return near[0]
+        because = "; ".join(f"{name}: {fit.why}" for name, fit in fits.items())
+        text = (
+            f"fits no known layout ({because}). Name one with --layout (in Python layout=), or describe yours in a "
+            "TOML file: datasets/README.md"
+        )
+        raise hdf5.fault("layout", path, "", text)
+    readings = {_reading(file, layout, path, group) for layout in fitting}
+    if len(readings) > 1:
+        which = ", ".join(layout.name for layout in fitting)
+        said = "say which with --layout (in Python layout=)"
+        text = f"fits several layouts that would read it differently ({which}); {said}"
+        raise hdf5.fault("layout", path, "", text)
+    return max(fitting, key=lambda layout: len(layout.requires))
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How a layout fits a file: well, or not (`why`), or it would but for a fault (`damaged`)."""
+
+    why: str = ""
+    damaged: bool = False
+
+    @property
+    def well(self) -> bool:
+        """Whether the layout fits."""
+        return not self.why
+
+
+def how_it_fits(file: h5py.File, layout: Layout, path: Path, group: str | None = None) -> Fit:
+    """Say whether a file may be of a layout, and if not, why."""
+    try:
+        if group is None:
+            groups = episode_groups(file, layout, path)
+            if not groups:
+                return Fit(f"no {layout.episode_group}")
+            group = groups[0]
+        elif bool(group) != bool(layout.episode_group):
+            return Fit("one episode a file" if group else f"episodes lie in {layout.episode_group}")
+        episode = hdf5.reach(file, group, path) if group else file
+        if not isinstance(episode, h5py.Group):
+            return Fit(f"no group {group}")
+        missing = [key for key in layout.requires if hdf5.reach(episode, key, path) is None]
+        if missing:
+            return Fit(f"no {missing[0]}")
+        fit = _how_frames_fit(episode, layout, path)
+        if not fit.well:
+            return fit
+        for key in (*layout.state.qpos, *layout.state.action):
+            if hdf5.reach(episode, key, path) is None:
+                return Fit(f"no {key}", damaged=True)
+        return fit
+    except EpisodeError as error:
+        return Fit(error.faults[0].text, damaged=True)
+
+
+def _how_frames_fit(episode: h5py.Group, layout: Layout, path: Path) -> Fit:
+    holder = hdf5.reach(episode, layout.cameras.group, path)
+    if not isinstance(holder, h5py.Group):
+        near = any(hdf5.reach(episode, key, path) is not None for key in layout.state.qpos)
+        return Fit(f"no {layout.cameras.group}", damaged=near)
+    cameras = [name for name in hdf5.names(holder, path) if layout.is_camera(name)]
+    strangers = [name for name in cameras if not layout.knows_camera(name)]
+    if strangers:
+        return Fit(f"camera {strangers[0]} is not one of its")
+    if not cameras:
+        return Fit("no camera", damaged=True)
+    for name in cameras:
+        data = hdf5.dataset(holder, name, path)
+        kind = None if data is None else kind_of(data)
+        if kind is None:
+            return Fit(f"{name} holds no frames", damaged=True)
+        if kind not in layout.storage.found:
+            return Fit(f"{name} is stored as {kind}")
+    widths = _row_widths(episode, layout, path)
+    if len(widths) > 1 and layout.storage.kind == "padded_jpeg":
+        shared = len(set(widths)) == 1
+        if shared != (layout.storage.padding == "shared"):
+            return Fit(f"row widths are {'shared' if shared else 'by stream'}", damaged=True)
+    return Fit()
+
+
+def _row_widths(episode: h5py.Group, layout: Layout, path: Path) -> list[int]:
+    """Row width of every padded stream, cameras and touches."""
+    widths = []
+    for place in dict.fromkeys((layout.cameras.group, *layout.touches.groups)):
+        holder = hdf5.reach(episode, place, path)
+        for name in hdf5.names(holder, path) if isinstance(holder, h5py.Group) else ():
+            if layout.is_touch(name) or (place == layout.cameras.group and layout.is_camera(name)):
+                data = hdf5.dataset(holder, name, path)
+                if data is not None and kind_of(data) == "padded_jpeg":
+                    widths.append(int(data.shape[1]))
+    return widths
+
+
+def _stated(file: h5py.File) -> str:
+    try:
+        stated = file.attrs.get("layout", "")
+    except (OSError, RuntimeError, KeyError, TypeError, ValueError):
+        return ""  # an unreadable note is no evidence; the structure decides
+    return stated if isinstance(stated, str) else ""
+
+
+def _reading(file: h5py.File, layout: Layout, path: Path, group: str | None) -> tuple[object, ...]:
+    """What the layout makes of the file: two layouts with the same answer are interchangeable here."""
+    if group is None:
+        group = episode_groups(file, layout, path)[0]
+    episode = file[group] if group else file
+    holder = hdf5.reach(episode, layout.cameras.group, path)
+    channels = []
+    for name in hdf5.names(holder, path) if isinstance(holder, h5py.Group) else ():
+        data = hdf5.dataset(holder, name, path)
+        encoded = data is not None and kind_of(data) != "raw"
+        role = "depth" if layout.is_depth(name) else "touch" if layout.is_touch(name) else "camera"
+        channels.append((name, role, layout.channel_order(name, encoded)))
+    return layout.state.qpos, layout.state.action, layout.cameras.group, tuple(channels)
+
+
+SUFFIXES = (".hdf5", ".h5")
+
+
+@dataclass(frozen=True, order=True)
+class EpisodeRef:
+    """Where one episode is: a file, the group in it where a file holds several, the layout if it is known."""
+
+    path: Path
+    group: str = ""
+    layout: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.path}#{self.group.rpartition('/')[2]}" if self.group else str(self.path)
+
+
+def list_episodes(path: str | Path, layout: str | Path | None = None) -> tuple[EpisodeRef, ...]:
+    """List the episodes of a folder (with its subfolders) or of one file, in natural order.
+
+    Files are opened only to see whether they hold several episodes; a damaged one is listed and named when
+    opened.
+
+    Raises:
+        FileNotFoundError: Nothing there, or no .hdf5 or .h5 file in the folder.
+    """
+    place = Path(path)
+    if place.is_dir():
+        # Hidden names are half-written files of a writer that was stopped.
+        files = [f for s in SUFFIXES for f in place.rglob(f"*{s}") if f.is_file() and not f.name.startswith(".")]
+        files.sort(key=lambda f: [natural(part) for part in f.parts])
+        if not files:
+            raise FileNotFoundError(f"{place}: no episode found; needed files ending in {' or '.join(SUFFIXES)}")
+    elif place.is_file():
+        files = [place]
+    else:
+        raise FileNotFoundError(f"{place}: no such file or folder; needed an episode or a folder of episodes")
+    return tuple(ref for file in files for ref in _episodes_in(file, layout))
+
+
+def _episodes_in(path: Path, layout: str | Path | None) -> Iterator[EpisodeRef]:
+    known = load_layout(layout) if layout is not None else None
+    name = None if layout is None else str(layout)
+    if known is not None and not known.episode_group:
+        yield EpisodeRef(path, "", name)
+        return
+    try:
+        with open_file(path) as file:
+            found = known or guess_layout(file, path)
+            groups = episode_groups(file, found, path)
+    except EpisodeError:
+        yield EpisodeRef(path, "", name)  # listed, so that opening it says what is wrong
+        return
+    if not groups:
+        yield EpisodeRef(path, "", name)
+    for group in groups:
+        yield EpisodeRef(path, group, found.name if known is None else name)
+
+
+def locate(
+    file: h5py.File, where: EpisodeRef | str | Path, layout: str | Path | None
+) -> tuple[EpisodeRef, Layout, h5py.Group]:
+    """Find the layout and the group of one episode in an open file.
+
+    Raises:
+        EpisodeError: No layout fits, the group is missing, or the file holds several and none was named.
+    """
+    ref = parse_ref(where)
+    chosen = layout if layout is not None else ref.layout
+    group = _group_of(file, ref)
+    known = load_layout(chosen) if chosen is not None else guess_layout(file, ref.path, group)
+    if group is None:
+        groups = episode_groups(file, known, ref.path)
+        if not groups:
+            text = f"is not in the file: layout {known.name} keeps its episodes there. Is the layout the right one?"
+            raise hdf5.fault("missing", ref.path, known.episode_group, text)
+        if len(groups) != 1:
+            some = ", ".join(g.rpartition("/")[2] for g in groups[:3])
+            text = f"holds {len(groups)} episodes ({some}, ...); name one as {ref.path.name}#NAME"
+            raise hdf5.fault("which episode", ref.path, known.episode_group, text)
+        group = groups[0]
+    holder = hdf5.reach(file, group, ref.path) if group else file
+    if not isinstance(holder, h5py.Group):
+        text = "is missing; list the file's episodes with: tactile-align inspect"
+        raise hdf5.fault("missing", ref.path, group, text)
+    return EpisodeRef(ref.path, group, known.name if chosen is None else str(chosen)), known, holder
+
+
+def parse_ref(where: EpisodeRef | str | Path) -> EpisodeRef:
+    """Turn "FILE" or "FILE#demo_3" into a ref."""
+    if isinstance(where, EpisodeRef):
+        return where
+    text = str(where)
+    if "#" in text and not Path(text).exists():
+        file, _, group = text.rpartition("#")
+        return EpisodeRef(Path(file), group)
+    return EpisodeRef(Path(text))
+
+
+def _group_of(file: h5py.File, ref: EpisodeRef) -> str | None:
+    """Full path of the episode's group; "demo_3" may stand for data/demo_3.
+
+    None: not named, may be the only one.
+    """
+    if not ref.group:
+        return None
+    holders = [name for name in hdf5.names(file, ref.path) if "/" not in ref.group]
+    for full in (ref.group.strip("/"), *(f"{holder}/{ref.group}" for holder in holders)):
+        if isinstance(hdf5.reach(file, full, ref.path), h5py.Group):
+            return full
+    raise hdf5.fault(
+        "missing", ref.path, ref.group, "is not in the file; list its episodes with: tactile-align inspect"
+    )

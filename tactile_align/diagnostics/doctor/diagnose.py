@@ -1,0 +1,67 @@
+"""Examine a training run before it costs a day: data, model and a few steps, with what to change."""
+
+import copy
+from collections.abc import Collection
+from typing import Literal
+
+import torch
+
+from tactile_align.config.train import TrainConfig
+from tactile_align.diagnostics.doctor.data import data_checks
+from tactile_align.diagnostics.doctor.learning import learning_checks
+from tactile_align.diagnostics.doctor.model import model_checks
+from tactile_align.diagnostics.doctor.subject import Diagnosis, Finding, admit
+from tactile_align.policies.aligned import AlignedPolicy
+from tactile_align.training.data import Data, load_data
+from tactile_align.training.loop import build_model
+
+__all__ = ["Diagnosis", "Finding", "Part", "diagnose"]
+
+Part = Literal["data", "model", "learning"]
+PARTS: tuple[Part, ...] = ("data", "model", "learning")
+
+
+def diagnose(
+    config: TrainConfig,
+    *,
+    data: Data | None = None,
+    model: AlignedPolicy | None = None,
+    parts: Collection[Part] = PARTS,
+    progress: bool = False,
+    processes: int = 1,
+) -> Diagnosis:
+    """Make every check on a config's data and model; a few dozen forward passes, on the CPU.
+
+    Args:
+        config: The run.
+        data: Moments already loaded for it; None loads them.
+        model: A network to examine instead of the fresh one the config makes, say a trained one; not changed.
+        parts: Which checks: of data, of the model, of a few steps of learning.
+        progress: Show progress bars on stderr.
+        processes: How many processes prepare episodes.
+
+    Raises:
+        ValueError: Data or config that training itself would refuse; names what and where.
+    """
+    data = data or load_data(config, processes, progress)
+    subject = build_model(config, data.train) if model is None else copy.deepcopy(model)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        patient = admit(config, data, subject)
+        found: list[Finding] = data_checks(patient) if "data" in parts else []
+        tables: dict[str, tuple[tuple[str, ...], ...]] = {}
+        try:
+            if "model" in parts:
+                of_model, tables = model_checks(patient)
+                found += of_model
+            if "learning" in parts:
+                found += learning_checks(patient)
+        except ValueError as error:
+            found.append(refusal(error))
+        return Diagnosis(tuple(found), tables)
+
+
+def refusal(error: ValueError) -> Finding:
+    """Return what a training step itself refused as a finding."""
+    why, advice = "training would stop with this error at its first step", "change what it names"
+    return Finding("a training step", "broken", str(error), "runs", why, advice)

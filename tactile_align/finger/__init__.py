@@ -1,0 +1,1 @@
+"""Calibration of where a sensor sits on its finger."""

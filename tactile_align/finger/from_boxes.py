@@ -1,0 +1,168 @@
+"""The finger route: where a sensor really sits on its finger, from boxes of it over several openings.
+
+For a camera on the same hand the chain camera - flange - finger - sensor holds no arm joint, so no arm motion is
+needed; the opening and the finger's own geometry dominate the error. A tag instead of boxes: `finger_tag`.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from tactile_align.calibration.rig import Rig, load_rig
+from tactile_align.checks import Verification
+from tactile_align.datasets.episodes import list_episodes, open_episode
+from tactile_align.errors import InputError
+from tactile_align.finger.box_fit import START, fit_boxes, iou_of, moved, other_cause
+from tactile_align.finger.checks import (
+    MIN_BOXES,
+    STROKES,
+    OtherView,
+    box_checks,
+    is_far,
+    is_needed,
+    reading_checks,
+    verdict_of_others,
+)
+from tactile_align.finger.frames import FingerFrames, Reading, finger_of
+from tactile_align.sessions.write_rig import pose_keys, require_no_override, save_unless_failed, with_stroke
+from tactile_align.verify.evidence import Labels, gather
+from tactile_align.verify.labels import labelled_episodes
+
+
+@dataclass(frozen=True)
+class Finger:
+    """A fitted finger.
+
+    Attributes:
+        rig: The rig with the sensor's new pose and the gripper's new stroke; as it was where the stroke is absurd.
+        shift_m: (3,) how far the sensor moved in its finger's frame, m.
+        turn_rad: (3,) how far it turned, rotation vector, rad.
+        stroke: Factor on the gripper's opening.
+        sigma: (7,) standard deviations of the seven numbers above, from leaving out a tenth of the boxes at a time.
+        before: Median IoU of the boxes with the old rig, with all labels.
+        after: The same with the new rig, each label under the fit of all others.
+        reading: What the boxes say the gripper reading is: "commanded", "measured", or None where they cannot tell.
+        needed: Whether the boxes ask for a change at all; one that they do not is only written when accepted.
+        verification: Table and verdict.
+    """
+
+    rig: Rig
+    shift_m: np.ndarray
+    turn_rad: np.ndarray
+    stroke: float
+    sigma: np.ndarray
+    before: float
+    after: float
+    reading: Reading | None
+    needed: bool
+    verification: Verification
+
+
+def calibrate_finger(
+    path: str | Path,
+    rig: str | Path | Rig,
+    labels: Labels,
+    *,
+    camera: str | None = None,
+    sensor: str | None = None,
+    layout: str | Path | None = None,
+    accept: bool = False,
+    out: str | Path | None = None,
+) -> Finger:
+    """Fit a sensor's pose on its finger and the gripper's stroke to boxes in recorded frames.
+
+    Args:
+        path: The episodes the labels belong to.
+        rig: The rig; its camera must be calibrated already.
+        labels: At least six boxes over several openings, see `labels.read_labels`. Those of the same sensor in
+            another camera are held against the fit, which fails where it makes them worse.
+        camera: Which camera; None: the one that the labels name.
+        sensor: Which sensor; None: the one that the labels name.
+        layout: The episodes' layout; recognised when None.
+        accept: Write it even though the sensor or the stroke went far, or no change is needed.
+        out: Where to write the rig; None: do not write. A fit that fails is never written.
+
+    Raises:
+        FileNotFoundError, ValueError: No episodes, labels of an episode that is not there, fewer than six, labels
+            for several cameras or sensors, a sensor on no finger or with a pose of its own in one of the episodes.
+    """
+    known = rig if isinstance(rig, Rig) else load_rig(rig)
+    camera = _only(camera, sorted({key[1] for key in labels}), "camera")
+    sensor = _only(sensor, sorted({key[2] for key in labels}), "sensor")
+    finger, touch = finger_of(known, sensor), known.sensor(sensor)
+    frames, seen, digests = _collected(path, known, labels, camera, sensor, layout)
+    gripper = known.gripper(finger.partition("/")[0])
+    closed, opened = (float(gripper.law.opening(np.asarray(fraction))) for fraction in (0.0, 1.0))
+    fit = fit_boxes(frames, touch, seen, (closed, opened))
+    others = []
+    for other in sorted({key[1] for key in labels if key[2] == sensor and key[1] != camera}):
+        there, drawn, more = _collected(path, known, labels, other, sensor, layout, least=1)
+        before, after = (iou_of(there, touch, drawn, x) for x in (START, fit.x))
+        others.append(OtherView(other, before, after))
+        digests += more
+    doubt, mounted = "", known.camera(camera)
+    if not STROKES[0] <= fit.x[6] <= STROKES[1]:
+        doubt = "Mend the stroke first, see there."
+    elif is_far(fit.x):
+        doubt = f"{other_cause(frames, touch, seen, camera, mounted)} {verdict_of_others(others)}"
+    checks = [
+        *box_checks(fit, float(np.ptp(frames.opening[frames.stated])), others, camera, doubt, accept),
+        *reading_checks(fit.reading, gripper.reading),
+    ]
+    result = Verification(f"{sensor} in {camera}: {len(seen)} boxes", tuple(checks), joined(digests))
+    x, changed, needed = fit.x, known, is_needed(fit)
+    if STROKES[0] <= x[6] <= STROKES[1]:
+        changed = known.with_sensor(sensor, **pose_keys(moved(touch.T_parent_this, x)))
+        changed = with_stroke(changed, finger.partition("/")[0], float(x[6]))
+    if needed or accept:
+        save_unless_failed(changed, out, result)
+    old, new = float(np.median(fit.before)), float(np.median(fit.after))
+    return Finger(changed, x[:3], x[3:6], float(x[6]), fit.sigma, old, new, fit.reading, needed, result)
+
+
+def _collected(
+    path: str | Path,
+    rig: Rig,
+    labels: Labels,
+    camera: str,
+    sensor: str,
+    layout: str | Path | None,
+    least: int = MIN_BOXES,
+) -> tuple[FingerFrames, np.ndarray, list[str]]:
+    """Return the frames of one camera that have boxes, the boxes (N, 4), px, and the episodes' hashes."""
+    drawn = {key[0]: boxes for key, boxes in labels.items() if key[1:] == (camera, sensor)}
+    count = sum(len(boxes) for boxes in drawn.values())
+    if count < least:
+        raise InputError(
+            f"{path}: the finger route needs at least {least} boxes of {sensor} in {camera}, better 20, over "
+            f"several openings; got {count}. Draw more: tactile-align label"
+        )
+    refs = labelled_episodes(path, list_episodes(path, layout), drawn)
+    require_no_override(rig, "sensors", sensor, (refs[name].path for name in drawn))
+    parts, seen, digests = [], [], []
+    for name, boxes in drawn.items():
+        with open_episode(refs[name]) as episode:
+            found = gather(episode, rig, labels)
+            digests.append(found.digest)
+            parts.append(FingerFrames.of(episode, rig, camera, finger_of(rig, sensor), found, sorted(boxes)))
+            seen += [boxes[t] for t in sorted(boxes)]
+    return FingerFrames.join(parts), np.array(seen), digests
+
+
+def _only(given: str | None, found: Sequence[str], what: str) -> str:
+    if given is not None:
+        return given
+    if len(found) != 1:
+        raise InputError(
+            f"the labels name {len(found)} {what}s ({', '.join(found)}); say which one to fit with --{what}"
+            + (" (the others then judge the fit)" if what == "camera" else "")
+        )
+    return found[0]
+
+
+def joined(digests: Sequence[str]) -> str:
+    """Return one hash for several episodes' hashes, in whatever order they were read."""
+    return hashlib.sha256("".join(sorted(digests)).encode()).hexdigest()

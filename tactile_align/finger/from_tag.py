@@ -1,0 +1,169 @@
+"""The finger route by a tag: where the camera sees the finger at each opening, without boxes and without arm motion.
+
+The nine numbers are a pose, the stroke and the axis. Which pose is written follows from where the tag's place is
+known, see `tag.FingerTag`.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from tactile_align.calibration.rig import Rig, load_rig
+from tactile_align.checks import Check, Verification, graded
+from tactile_align.errors import InputError
+from tactile_align.finger.checks import STROKES, amounts, moved_check, reading_checks, stroke_check
+from tactile_align.finger.frames import Reading
+from tactile_align.finger.from_boxes import joined
+from tactile_align.finger.tag_fit import (
+    MIN_OPENINGS,
+    MIN_SHARE,
+    MIN_SIGHTINGS,
+    FingerTag,
+    Holder,
+    TagFit,
+    enough,
+    find_tag,
+    fit_tag,
+)
+from tactile_align.geometry.frames import invert, rotation_log
+from tactile_align.sessions.write_rig import (
+    pose_keys,
+    require_no_override,
+    save_unless_failed,
+    with_stroke,
+)
+
+
+@dataclass(frozen=True)
+class TaggedFinger:
+    """What a tag on a finger gave.
+
+    Attributes:
+        rig: The rig with the new pose, stroke and axis; as it was where the stroke is absurd.
+        found: "camera NAME" or "sensor NAME", whose pose was found.
+        fit: The numbers, with their uncertainty and the error in pixels of each frame.
+        looked: How many frames were searched.
+        verification: Table and verdict.
+    """
+
+    rig: Rig
+    found: str
+    fit: TagFit
+    looked: int
+    verification: Verification
+
+    @property
+    def reading(self) -> Reading | None:
+        """What the frames say the gripper reading is; None where they cannot tell."""
+        return self.fit.reading
+
+
+def calibrate_finger_by_tag(
+    path: str | Path,
+    rig: str | Path | Rig,
+    tag: FingerTag,
+    *,
+    camera: str | None = None,
+    layout: str | Path | None = None,
+    accept: bool = False,
+    out: str | Path | None = None,
+) -> TaggedFinger:
+    """Fit T_camera_finger(opening) to a tag on the finger, found in recorded frames.
+
+    Args:
+        path: Episodes in which the gripper opens and closes; the arm may stand still.
+        rig: The rig.
+        tag: The tag, and where it is glued.
+        camera: The camera that sees it, None where the rig has only one; where the camera itself is sought, one on
+            the flange of the same hand.
+        layout: The episodes' layout; recognised when None.
+        accept: Write it even though the sensor or the stroke went far.
+        out: Where to write the rig; None: do not write. A fit that fails is never written.
+
+    Raises:
+        FileNotFoundError, EpisodeError, FactError: What cannot be read.
+        InputError: The tag is in no frame, or at too few openings; a camera that it cannot find.
+    """
+    known = rig if isinstance(rig, Rig) else load_rig(rig)
+    if camera is None:
+        if len(known.cameras) != 1:
+            raise InputError(
+                f"rig {known.name} has cameras {', '.join(known.cameras)}; say which sees the tag: --camera"
+            )
+        camera = next(iter(known.cameras))
+    finger, mounted = tag.finger(known), known.camera(camera)
+    arm = finger.partition("/")[0]
+    sought = tag.parent not in known.sensors
+    if sought and mounted.parent != f"{arm}/flange":
+        raise InputError(
+            f"a tag whose place on {finger} is known finds a camera on {arm}/flange; {camera} hangs on "
+            f"'{mounted.parent}'. Give the tag's place on a sensor instead: parent = \"SENSOR\""
+        )
+    seen = find_tag(path, known, camera, tag, layout=layout)
+    require_no_override(
+        known, "cameras" if sought else "sensors", camera if sought else tag.parent, (ref.path for ref in seen.refs)
+    )
+    law = known.gripper(arm).law
+    ends = float(law.opening(np.asarray(0.0))), float(law.opening(np.asarray(1.0)))
+    opening = seen.frames.opening[seen.frames.stated]
+    if not enough(opening, ends):
+        raise InputError(
+            f"{path}: the finger's motion needs tag {tag.id} in at least {MIN_SIGHTINGS} frames, at {MIN_OPENINGS} "
+            f"openings over {MIN_SHARE:.0%} of the stroke; got {len(opening)} of {seen.looked} frames, openings from "
+            f"{opening.min() * 1e3:.1f} to {opening.max() * 1e3:.1f} mm. Open and close the gripper while recording"
+        )
+    T = mounted.T_parent_this if sought else known.sensor(tag.parent).T_parent_this
+    fit = fit_tag(seen, Holder(T, tag.T_parent_this, sought, tag.corners), ends)
+    name = f"camera {camera}" if sought else f"sensor {tag.parent}"
+    result = Verification(
+        f"tag {tag.id} in {camera}: {len(opening)} of {seen.looked} frames, for {name}",
+        (*_checks(fit, T, sought, seen.frames.axis, float(np.ptp(opening)), seen.names, accept),
+         *reading_checks(fit.reading, known.gripper(arm).reading)),
+        joined(seen.digests),
+    )  # fmt: skip
+    changed = known
+    if STROKES[0] <= fit.stroke <= STROKES[1]:
+        axis = fit.axis if finger.endswith("1") else -fit.axis
+        changed = with_stroke(known, arm, fit.stroke, axis)
+        if sought:
+            covariance = tuple(tuple(float(v) for v in row) for row in fit.covariance[:6, :6])
+            changed = changed.with_camera(camera, **pose_keys(fit.T), covariance=covariance)
+        else:
+            changed = changed.with_sensor(tag.parent, **pose_keys(fit.T))
+    save_unless_failed(changed, out, result)
+    return TaggedFinger(changed, name, fit, seen.looked, result)
+
+
+def _checks(
+    fit: TagFit, T: np.ndarray, sought: bool, axis: np.ndarray, span: float, names: tuple[str, ...], accept: bool
+) -> list[Check]:
+    """Return the table's lines; T is the rig's pose, `span` the range of openings, m."""
+    off = np.concatenate([fit.T[:3, 3] - T[:3, 3], rotation_log(invert(T)[:3, :3] @ fit.T[:3, :3])])
+    lean = float(np.degrees(np.arccos(np.clip(fit.axis @ axis, -1, 1))))
+    sigma = np.sqrt(np.diag(fit.covariance))
+    bad = fit.after > max(3.0, 5 * float(np.median(fit.after)))
+    worst = ", ".join(names[i] for i in np.flatnonzero(bad)[:3])
+    doubt = "Is the camera calibrated, the tag's place as its file says, its side without the white rim?"
+    return [
+        graded("frames that show the tag", len(fit.after), 20, MIN_SIGHTINGS, form=".0f", advice="Record more."),
+        graded("range of openings", span * 1e3, 10, 3, " mm", "Move the gripper over its whole stroke."),
+        graded(
+            "corners of left-out frames, median",
+            float(np.median(fit.after)),
+            1.5,
+            3.0,
+            " px",
+            "The finger does not move on a line as the reading says: another law, a turning jaw, a loose tag, or blur.",
+        ),
+        graded("frames far off", float(bad.mean()), 0.0, 0.1, form=".0%", advice=f"Look at {worst}."),
+        graded("sigma of the tag in the camera", fit.place_m * 1e3, 1.0, 3.0, " mm", "A larger tag, or more frames."),
+        Check("corners before, median", f"{np.median(fit.before):.3g} px"),
+        # A camera from drawings is often centimetres off; a sensor on its finger is not.
+        Check("camera moved", amounts(off, "+.2f"), value=float(np.linalg.norm(off[:3])))
+        if sought
+        else moved_check(off, doubt, accept),
+        Check("sigma", amounts(sigma[:6], ".2f")),
+        stroke_check(fit.stroke, float(sigma[6]), doubt, accept),
+        graded("finger's axis off", lean, 3.0, 10.0, " deg", "Is the tag turned on the finger as its file says?"),
+    ]

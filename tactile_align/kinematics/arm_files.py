@@ -1,0 +1,463 @@
+"""An arm from a URDF: the serial chain of joints between two links, read with the standard library alone."""
+
+import difflib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+from xml.etree import ElementTree
+
+import numpy as np
+from pydantic import ConfigDict, Field, model_validator
+
+from tactile_align.errors import FactError, InputError
+from tactile_align.facts import Strict
+from tactile_align.geometry.frames import pose, rotation_exp, rotation_from_rpy
+from tactile_align.kinematics.chain import Arm
+
+
+class _NoDoctype(ElementTree.TreeBuilder):
+    """A tree builder that stops at a document type: entities could pull in files or swell without bound."""
+
+    def doctype(self, name: str, pubid: str | None, system: str | None) -> None:
+        raise FactError("<!DOCTYPE>: a URDF needs none, and its entities are a risk. Remove the line")
+
+
+def parse(path: Path) -> ElementTree.Element:
+    """Return the <robot> element of a file; refuses what is no XML, has a DOCTYPE, or is xacro."""
+    parser = ElementTree.XMLParser(target=_NoDoctype())
+    try:
+        parser.feed(path.read_bytes())
+        root: ElementTree.Element = parser.close()
+    except (ElementTree.ParseError, LookupError, ValueError) as error:
+        if isinstance(error, FactError):
+            raise
+        raise FactError(f"not valid XML: {error}. Is the file whole, and a URDF?") from error
+    if root.tag != "robot":
+        raise FactError(f"<{root.tag}>: a URDF starts with <robot>")
+    for element in root.iter():
+        if "xacro" in element.tag or any("${" in value for value in element.attrib.values()):
+            raise FactError(f"<{element.tag}>: this is xacro. Expand it first: xacro arm.urdf.xacro > arm.urdf")
+    return root
+
+
+def numbers(element: ElementTree.Element, key: str, where: str, default: tuple[float, ...] | None) -> np.ndarray:
+    """Read a list of finite numbers: three, or one where there is no default."""
+    text = element.get(key)
+    if text is None:
+        if default is None:
+            raise FactError(f"{where}: {key} is missing")
+        return np.array(default)
+    count = 1 if default is None else len(default)
+    try:
+        values = np.array([float(word) for word in text.split()])
+    except ValueError as error:
+        raise FactError(f"{where}: {key} = '{text}': needed {count} number(s)") from error
+    if values.shape != (count,) or not np.all(np.isfinite(values)) or "_" in text:
+        raise FactError(f"{where}: {key} = '{text}': needed {count} finite number(s), got {len(values)}")
+    return values
+
+
+def attribute(element: ElementTree.Element, key: str, where: str) -> str:
+    """Return a text attribute that must be there."""
+    value = element.get(key)
+    if not value:
+        raise FactError(f"{where}: attribute {key} is missing")
+    return value
+
+
+def refuse_attributes(element: ElementTree.Element, known: tuple[str, ...], where: str) -> None:
+    """Refuse attributes other than the known ones; a misspelt one would pass as its default."""
+    for key in element.attrib:
+        if key not in known:
+            raise FactError(f"{where}: attribute {key} is unknown; it takes {', '.join(known)}")
+
+
+def refuse_near_miss(tag: str, known: tuple[str, ...], where: str) -> None:
+    """Refuse <orign> for <origin>: skipped silently it would make another arm. Foreign elements may stay."""
+    close = difflib.get_close_matches(tag.lower(), known, n=1, cutoff=0.7)
+    if tag not in known and close:
+        raise FactError(f"{where}: <{tag}> is unknown; is <{close[0]}> meant?")
+
+
+def refuse_twins(names: Iterable[str], what: str) -> None:
+    """Refuse a name that stands twice."""
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            raise FactError(f"{what} '{name}' is defined twice")
+        seen.add(name)
+
+
+MOVING = ("revolute", "continuous", "prismatic")
+TYPES = (*MOVING, "fixed", "planar", "floating")
+PARTS = ("origin", "parent", "child", "axis", "limit", "mimic", "calibration", "dynamics", "safety_controller")
+MAX_OFFSET_M = 10.0
+
+
+@dataclass(frozen=True)
+class _Joint:
+    name: str
+    kind: str
+    parent: str
+    child: str
+    element: ElementTree.Element
+
+
+def read_urdf(path: Path, base: str | None = None, tip: str | None = None) -> Arm:
+    """Read the chain from `base` to `tip` of a URDF file; meshes are never opened.
+
+    Joints may be revolute, continuous, prismatic or fixed. Where a file's axis is not +z, the joint's frame is
+    turned so that it is, by the smallest turn (a half turn about x for -z).
+
+    Args:
+        path: The .urdf file.
+        base: First link; the root when None.
+        tip: Last link, the flange; the only end of the tree when None.
+
+    Raises:
+        FactError: Names file and element: not XML, DOCTYPE, xacro, mimic or free joints in the chain, a link
+            with two parents, a missing base or tip, missing limits, numbers that are none or in a wrong unit.
+    """
+    if not path.is_file():
+        raise FactError(f"{path}: no such file. Needed: a URDF.")
+    try:
+        return _Reader(parse(path)).arm(path, base, tip)
+    except FactError as error:
+        raise FactError(f"{path}: {error}") from error
+
+
+class _Reader:
+    """The links and joints of one file, checked as a tree."""
+
+    def __init__(self, robot: ElementTree.Element) -> None:
+        self.name = robot.get("name") or ""
+        for child in robot:
+            refuse_near_miss(child.tag, ("link", "joint"), "<robot>")
+        self.links = [attribute(element, "name", "<link>") for element in robot.findall("link")]
+        refuse_twins(self.links, "link")
+        self.joints = [self._joint(element) for element in robot.findall("joint")]
+        refuse_twins([joint.name for joint in self.joints], "joint")
+        self.above: dict[str, _Joint] = {}
+        for joint in self.joints:
+            if joint.child in self.above:
+                raise FactError(
+                    f"joint '{joint.name}': link '{joint.child}' hangs on joint '{self.above[joint.child].name}' "
+                    f"already; a closed loop is no serial chain. Cut the loop in the file"
+                )
+            self.above[joint.child] = joint
+
+    def _joint(self, element: ElementTree.Element) -> _Joint:
+        name = attribute(element, "name", "<joint>")
+        where = f"joint '{name}'"
+        for child in element:
+            refuse_near_miss(child.tag, PARTS, where)
+        for part in ("origin", "parent", "child", "axis", "limit", "mimic"):
+            if len(element.findall(part)) > 1:
+                raise FactError(f"{where}: <{part}> stands there {len(element.findall(part))} times; leave one")
+        kind = attribute(element, "type", where)
+        if kind not in TYPES:
+            raise FactError(f"{where}: type '{kind}' is unknown; URDF has {', '.join(TYPES)}")
+        ends = []
+        for part in ("parent", "child"):
+            found = element.find(part)
+            if found is None:
+                raise FactError(f"{where}: <{part} link=...> is missing")
+            link = attribute(found, "link", f"{where}: <{part}>")
+            if link not in self.links:
+                raise FactError(f"{where}: <{part}> names link '{link}', which the file does not have")
+            ends.append(link)
+        return _Joint(name, kind, ends[0], ends[1], element)
+
+    def arm(self, path: Path, base: str | None, tip: str | None) -> Arm:
+        """Return the chain between two links as an arm."""
+        chain = self._chain(self._base(base), tip)
+        T = np.eye(4)
+        origins, limits, names, slides = [], [], [], []
+        for joint in chain:
+            T = T @ _origin(joint)
+            if joint.kind == "fixed":
+                continue
+            if joint.element.find("mimic") is not None:
+                raise FactError(
+                    f"joint '{joint.name}': <mimic> ties it to another joint; only joints that move on their own "
+                    f"can be in the chain. Choose another tip, or make it fixed"
+                )
+            if joint.kind not in MOVING:
+                raise FactError(
+                    f"joint '{joint.name}': type '{joint.kind}' in the chain; supported: {', '.join(MOVING)}"
+                )
+            A = _axis_turn(joint)
+            origins.append(T @ A)
+            T = A.T
+            limits.append(_limits(joint))
+            names.append(joint.name)
+            slides.append(joint.kind == "prismatic")
+        if not names:
+            raise FactError(f"no joint moves between '{chain[0].parent}' and '{chain[-1].child}'; choose base and tip")
+        bounds = np.array(limits)
+        return Arm(
+            name=self.name or path.stem,
+            joint_names=tuple(names),
+            lower=bounds[:, 0],
+            upper=bounds[:, 1],
+            T_link_joint=np.stack(origins),
+            source=str(path),
+            T_link_flange=T,
+            prismatic=tuple(slides),
+        )
+
+    def _base(self, base: str | None) -> str:
+        if base is not None:
+            return self._known(base, "base")
+        roots = [link for link in self.links if link not in self.above]
+        if len(roots) != 1:
+            raise FactError(
+                f"<robot>: {len(roots)} links have no parent ({', '.join(roots) or 'a closed loop'}); a tree has one "
+                f"root. {_name_one('base')}, or mend the file"
+            )
+        return roots[0]
+
+    def _known(self, link: str, what: str) -> str:
+        if link not in self.links:
+            raise FactError(f"{what} '{link}' is no link of this file; it has {', '.join(self.links)}")
+        return link
+
+    def _chain(self, base: str, tip: str | None) -> list[_Joint]:
+        if tip is None:
+            ends = [link for link in self.links if self._path(base, link) and not self._below(link)]
+            if len(ends) != 1:
+                raise FactError(
+                    f"<robot>: {len(ends)} links end the tree below '{base}' ({', '.join(ends) or 'none'}); "
+                    f"the flange is one link. {_name_one('tip')}"
+                )
+            tip = ends[0]
+        chain = self._path(base, self._known(tip, "tip"))
+        if not chain:
+            raise FactError(f"tip '{tip}' does not hang below base '{base}'")
+        return chain
+
+    def _below(self, link: str) -> list[_Joint]:
+        return [joint for joint in self.joints if joint.parent == link]
+
+    def _path(self, base: str, link: str) -> list[_Joint]:
+        """Joints from base to link, empty when link is not below base."""
+        path: list[_Joint] = []
+        while link != base:
+            joint = self.above.get(link)
+            if joint is None:
+                return []
+            if joint in path:
+                raise FactError(f"joint '{joint.name}': its links form a closed loop")
+            path.insert(0, joint)
+            link = joint.parent
+        return path
+
+
+def _name_one(end: str) -> str:
+    return (
+        f'Name the {end}: {end} = "LINK" beside the model in the rig (beside arm in a session), --{end} LINK beside '
+        f'--arm, load_arm(path, {end}="LINK") in Python'
+    )
+
+
+def _origin(joint: _Joint) -> np.ndarray:
+    element = joint.element.find("origin")
+    if element is None:
+        return np.eye(4)
+    where = f"joint '{joint.name}': <origin>"
+    refuse_attributes(element, ("xyz", "rpy"), where)
+    xyz = numbers(element, "xyz", where, (0.0, 0.0, 0.0))
+    rpy = numbers(element, "rpy", where, (0.0, 0.0, 0.0))
+    if np.abs(xyz).max() > MAX_OFFSET_M:
+        raise FactError(f"{where}: xyz {xyz.tolist()} is beyond {MAX_OFFSET_M:g} m; URDF takes metres, are these mm?")
+    if np.abs(rpy).max() > 2 * np.pi + 1e-3:
+        raise FactError(f"{where}: rpy {rpy.tolist()} is beyond a full turn; URDF takes radians, are these degrees?")
+    T: np.ndarray = pose(rotation_from_rpy(rpy), xyz)
+    return T
+
+
+def _axis_turn(joint: _Joint) -> np.ndarray:
+    """Return the pose (4, 4) whose z column is the joint's axis, by the smallest turn."""
+    element = joint.element.find("axis")
+    where = f"joint '{joint.name}': <axis>"
+    axis = np.array([1.0, 0.0, 0.0])
+    if element is not None:
+        refuse_attributes(element, ("xyz",), where)
+        if "xyz" not in element.attrib:
+            raise FactError(f"{where}: xyz is missing")
+        axis = numbers(element, "xyz", where, (1.0, 0.0, 0.0))
+    length = float(np.linalg.norm(axis))
+    if not abs(length - 1) < 1e-3:
+        raise FactError(f"{where}: xyz {axis.tolist()} has length {length:.4g}; an axis is a unit vector")
+    x, y, z = axis / length
+    sine, angle = float(np.hypot(x, y)), float(np.arctan2(np.hypot(x, y), z))
+    turn = np.array([0.0 if z > 0 else np.pi, 0.0, 0.0])
+    if sine > 1e-12:
+        turn = angle * np.array([-y, x, 0.0]) / sine
+    T: np.ndarray = pose(rotation_exp(turn), np.zeros(3))
+    return T
+
+
+def _limits(joint: _Joint) -> tuple[float, float]:
+    if joint.kind == "continuous":
+        return -np.inf, np.inf
+    where = f"joint '{joint.name}': <limit>"
+    element = joint.element.find("limit")
+    if element is None:
+        raise FactError(f"{where}: missing; a {joint.kind} joint needs lower and upper (a free one is 'continuous')")
+    bounds = [numbers(element, key, where, None)[0] for key in ("lower", "upper")]
+    if not bounds[0] < bounds[1]:
+        raise FactError(f"{where}: lower {bounds[0]:g} must be below upper {bounds[1]:g}")
+    most, unit, wrong = (10.0, "metres", "mm") if joint.kind == "prismatic" else (6 * np.pi, "radians", "degrees")
+    if max(abs(bound) for bound in bounds) > most:
+        raise FactError(f"{where}: [{bounds[0]:g}, {bounds[1]:g}] is too wide; URDF takes {unit}, are these {wrong}?")
+    return bounds[0], bounds[1]
+
+
+# strict: TOML's true and "0.28" are no numbers.
+Metres = Annotated[float, Field(ge=-3.0, le=3.0, strict=True)]
+Degrees = Annotated[float, Field(ge=-360.0, le=360.0, strict=True)]
+Limit = Annotated[float, Field(ge=-1080.0, le=1080.0, strict=True)]
+
+
+def _refuse_radians(key: str, *values: float) -> None:
+    """Refuse pi and its simple fractions where degrees belong: no maker tilts a joint by 1.5708 degrees."""
+    for value in values:
+        if any(abs(abs(value) - np.pi / k) < 5e-5 for k in (1, 2, 3, 4, 6)):
+            raise InputError(f"{key} holds {value:g}: radians? It takes degrees ({np.degrees(value):.4g})")
+
+
+class Joint(Strict):
+    """What every joint of a fact file states."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
+
+    name: Annotated[str, Field(min_length=1)]
+    limits_deg: tuple[Limit, Limit]
+
+    @model_validator(mode="after")
+    def _limits_are_degrees(self) -> "Joint":
+        lower, upper = self.limits_deg
+        if not lower < upper:
+            raise InputError(f"limits_deg must be [lower, upper] with lower < upper; got [{lower}, {upper}]")
+        if upper - lower < 13.0:
+            raise InputError(
+                f"limits_deg spans {upper - lower:.4g} deg, less than any joint of an arm; "
+                f"are these radians? In degrees they would be [{np.degrees(lower):.1f}, {np.degrees(upper):.1f}]"
+            )
+        return self
+
+
+class OriginJoint(Joint):
+    """A revolute joint by the fixed pose of its frame in the link before it; it turns about +z of that frame."""
+
+    xyz_m: tuple[Metres, Metres, Metres]
+    rpy_deg: tuple[Degrees, Degrees, Degrees]
+    """R = Rz(yaw) Ry(pitch) Rx(roll), as URDF."""
+
+    @model_validator(mode="after")
+    def _angles_are_degrees(self) -> "OriginJoint":
+        _refuse_radians("rpy_deg", *self.rpy_deg)
+        return self
+
+
+class DHJoint(Joint):
+    """A revolute joint as a row of a Denavit-Hartenberg table."""
+
+    offset_deg: Degrees = 0.0
+    d_m: Metres
+    a_m: Metres
+    alpha_deg: Degrees
+
+    @model_validator(mode="after")
+    def _angles_are_degrees(self) -> "DHJoint":
+        _refuse_radians("offset_deg", self.offset_deg)
+        _refuse_radians("alpha_deg", self.alpha_deg)
+        return self
+
+
+class ArmFact(Strict):
+    """One arm; either [[joints]] or [[dh]]."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
+
+    name: Annotated[str, Field(min_length=1)]
+    title: str
+    source: Annotated[str, Field(min_length=1)]
+    reach_m: Annotated[float, Field(gt=0.05, lt=5.0, strict=True)]
+    dof: Annotated[int, Field(ge=1, strict=True)] | None = None
+    """Number of joints; tells a file that lost its end from one that is whole."""
+    disagreements: tuple[str, ...] = ()
+    joints: tuple[OriginJoint, ...] = ()
+    dh: tuple[DHJoint, ...] = ()
+    dh_convention: Literal["standard", "modified"] | None = None
+
+    @model_validator(mode="after")
+    def _one_form(self) -> "ArmFact":
+        if bool(self.joints) == bool(self.dh):
+            raise InputError("give the joints once: either as [[joints]] (origins) or as [[dh]] (a DH table)")
+        if bool(self.dh) != (self.dh_convention is not None):
+            raise InputError(
+                'a DH table needs dh_convention = "standard" (d, a, alpha after the joint) or "modified" (a, alpha '
+                "before it); joint origins take none"
+            )
+        rows = self.joints or self.dh
+        if self.dof is not None and self.dof != len(rows):
+            raise InputError(f"dof = {self.dof} but {len(rows)} joints follow; is the file cut short?")
+        names = [row.name for row in rows]
+        if len(set(names)) < len(names):
+            raise InputError(f"two joints share a name: {', '.join(names)}")
+        arm = self.to_arm()
+        longest = sum(float(np.linalg.norm(T[:3, 3])) for T in [*arm.T_link_joint, arm.T_link_flange])
+        if longest < self.reach_m:
+            raise InputError(
+                f"reach_m = {self.reach_m:g}, but the links add up to {longest:.3f} m only; "
+                f"is a length in the wrong unit or missing?"
+            )
+        return self
+
+    def to_arm(self) -> Arm:
+        """Return the arm these facts describe."""
+        if self.dh:
+            T_link_joint, T_link_flange = convert_dh(self.dh, modified=self.dh_convention == "modified")
+        else:
+            R = rotation_from_rpy(np.radians([joint.rpy_deg for joint in self.joints]))
+            T_link_joint = pose(R, np.array([joint.xyz_m for joint in self.joints]))
+            T_link_flange = np.eye(4)
+        rows = self.joints or self.dh
+        limits = np.radians([row.limits_deg for row in rows])
+        return Arm(
+            name=self.name,
+            joint_names=tuple(row.name for row in rows),
+            lower=limits[:, 0],
+            upper=limits[:, 1],
+            T_link_joint=T_link_joint,
+            source=self.source,
+            disagreements=self.disagreements,
+            T_link_flange=T_link_flange,
+            reach_m=self.reach_m,
+        )
+
+
+def convert_dh(rows: tuple[DHJoint, ...], modified: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Return T_link_joint (n, 4, 4) and T_link_flange (4, 4) of a DH table.
+
+    Standard (Denavit and Hartenberg 1955): T = Rz(q + offset) Tz(d) Tx(a) Rx(alpha), all but the turn standing
+    after the joint. Modified (Craig): T = Rx(alpha) Tx(a) Rz(q + offset) Tz(d), which stands before it since
+    Tz commutes with Rz.
+    """
+    before, after = [], []
+    for row in rows:
+        turn = _pose((0.0, 0.0, row.offset_deg), (0.0, 0.0, 0.0))
+        slide = _pose((0.0, 0.0, 0.0), (0.0, 0.0, row.d_m))
+        twist = _pose((row.alpha_deg, 0.0, 0.0), (row.a_m, 0.0, 0.0))
+        before.append(twist @ slide @ turn if modified else turn)
+        after.append(np.eye(4) if modified else slide @ twist)
+    origins = [before[0], *(T @ B for T, B in zip(after, before[1:], strict=False))]
+    return np.stack(origins), after[-1]
+
+
+def _pose(rpy_deg: tuple[float, float, float], xyz: tuple[float, float, float]) -> np.ndarray:
+    T: np.ndarray = pose(rotation_from_rpy(np.radians(rpy_deg)), np.array(xyz))
+    return T

@@ -1,0 +1,60 @@
+"""The simple alignment loss of the original's diagnosis: pull pairs together, push nothing apart."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tactile_align.losses.gather import summed_over_ranks, world
+from tactile_align.losses.hsa import HSAStats, check_pairs
+
+
+class MSELoss(nn.Module):
+    """Mean squared distance of the unit vectors of each pair, |u - v|^2 = 2 - 2 cos, for finding out what is broken.
+
+    If even this does not fall, no gradient reaches the encoders. Falling proves little more: features that are all
+    alike reach zero, so it is no replacement for a contrastive loss. Takes what `HSALoss` takes; rivals and the
+    temperature have no part in it.
+
+    Args:
+        gather: The mean is that of all ranks of torch.distributed, and gradients are to be averaged over them; as
+            `hsa_loss` does.
+    """
+
+    def __init__(self, gather: bool = False) -> None:
+        super().__init__()
+        self.gather = gather
+
+    def forward(
+        self,
+        h_tau: Tensor,
+        h_w: Tensor,
+        hard_negatives: Tensor | None = None,
+        rival: object = None,
+        *,
+        temperature: object = None,
+        valid: Tensor | None = None,
+        stats: bool = False,
+        bank: Tensor | None = None,
+        hard_valid: Tensor | None = None,
+    ) -> Tensor | tuple[Tensor, HSAStats]:
+        """Return the mean over valid rows of (B, D) features; `chance` is 2, that of unrelated directions."""
+        check_pairs(h_tau, h_w, valid)
+        with torch.autocast(device_type=h_tau.device.type, enabled=False):
+            keep = torch.ones(len(h_tau), dtype=torch.bool, device=h_tau.device) if valid is None else valid
+            u, v = (
+                F.normalize(
+                    torch.where(keep[:, None], h, torch.ones_like(h)).to(torch.promote_types(h.dtype, torch.float32)),
+                    dim=1,
+                )
+                for h in (h_tau, h_w)
+            )
+            rows = torch.where(keep, (u - v).square().sum(dim=1), torch.zeros_like(u[:, 0]))
+            pairs, total = keep.sum().to(rows.dtype), rows.sum()
+            ranks = world()[1] if self.gather else 1
+            if ranks > 1:
+                pairs, shown = summed_over_ranks(torch.stack([pairs, total])).unbind()
+                # The value is that of all rows, the gradient `ranks` times that of this rank's: they are averaged.
+                total = total * ranks
+                total = total + (shown - total).detach()
+            loss = total / pairs.clamp(min=1)
+        return (loss, HSAStats(pairs, pairs * 0, pairs.clamp(max=1) * 2)) if stats else loss

@@ -1,0 +1,1 @@
+"""Synchronised moments of recorded episodes as training data for torch."""

@@ -1,0 +1,73 @@
+"""The inputs and the model of a training config."""
+
+import torch
+
+from tactile_align.calibration.rig import Rig
+from tactile_align.config.train import TrainConfig
+from tactile_align.features.encoder import input_size_of
+from tactile_align.moments.inputs import Input
+from tactile_align.policies.act_inputs import camera_key
+from tactile_align.policies.aligned import AlignedPolicy, View
+
+
+def views_of(config: TrainConfig) -> tuple[View, ...]:
+    """Return the views as the model knows them."""
+    return tuple(View(f"{v.camera}-{v.sensor}", v.sensor, v.weight) for v in config.views)
+
+
+def inputs_of(config: TrainConfig, rig: Rig) -> tuple[Input, ...]:
+    """Return what the model looks at, sized for its encoders."""
+    vision = config.features.vision
+    touch = config.features.touch or vision
+    slack = 2 * config.augment.shift_px
+    differs = config.features.touch_input == "difference"
+    uncertain, other = config.features.sigma_px == "rig", config.hsa.finger_rival
+    found = []
+    if config.views:
+        width, height = input_size_of(vision.model, vision.image_size)
+        for view in config.views:
+            rig.camera(view.camera)
+            key = f"{view.camera}-{view.sensor}"
+            one = Input(
+                key,
+                view.camera,
+                width + slack,
+                height + slack,
+                vision.fit,
+                view.sensor,
+                view.zoom,
+                uncertain=uncertain,
+                other_finger=other,
+                ahead_m=view.ahead_m,
+            )
+            found.append(one)
+        width, height = input_size_of(touch.model, touch.image_size)
+        for name in dict.fromkeys(view.sensor for view in config.views):
+            stream = rig.sensor(name).stream
+            found.append(Input(name, stream, width, height, touch.fit, difference=differs))
+    for camera in config.policy.cameras if config.train_policy else ():
+        found.append(Input(camera_key(camera), camera, *config.policy.image_size))
+    return tuple(found)
+
+
+def make_model(config: TrainConfig, state_dim: int, action_dim: int, fill: bool = True) -> AlignedPolicy:
+    """Build the model of a config; the same seed gives the same weights.
+
+    Args:
+        config: The run.
+        state_dim: Columns of qpos.
+        action_dim: Columns of an action.
+        fill: False leaves pretrained weights unread: a checkpoint, which holds them all, is loaded right after.
+    """
+    torch.manual_seed(config.seed)
+    return AlignedPolicy(
+        policy=config.policy if config.train_policy else None,
+        features=config.features,
+        hsa=config.hsa,
+        views=views_of(config),
+        state_dim=state_dim,
+        action_dim=action_dim,
+        region=config.region,
+        stop_gradient=config.alignment.mode == "stop_gradient",
+        fill=fill,
+    )

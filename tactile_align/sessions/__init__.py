@@ -1,0 +1,1 @@
+"""A calibration session as files: read, solve, diagnose, report, write into a rig."""

@@ -1,0 +1,209 @@
+"""Calibrate from a session folder and write the result into a rig file: intrinsics and hand-eye."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from tactile_align.calibration.bundle_adjustment import Prior
+from tactile_align.calibration.camera import Camera, LensModel
+from tactile_align.calibration.hand_eye import MIN_VIEWS, HandEye, solve_hand_eye
+from tactile_align.calibration.intrinsics import Intrinsics, calibrate_intrinsics
+from tactile_align.calibration.rig import Rig, load_rig
+from tactile_align.checks import Check, Verification, graded
+from tactile_align.errors import InputError
+from tactile_align.geometry.frames import invert, rotation_log
+from tactile_align.sessions.diagnosis import Fault, find_faults
+from tactile_align.sessions.report import draw_views, judge, write_page
+from tactile_align.sessions.session import Session, read_session
+from tactile_align.sessions.write_rig import place_camera, save_unless_failed, write_verdict
+
+
+@dataclass(frozen=True)
+class Calibrated:
+    """What a calibration gave and how it was judged.
+
+    Attributes:
+        session: What was read.
+        camera: The camera of the session's images, as used or found.
+        intrinsics: Evidence for the camera; None where it was taken as known.
+        hand_eye: Evidence for its pose; None where only intrinsics were asked for or no pose could be found.
+        faults: Faults found by name.
+        verification: The table, verdict and advice.
+        rig: The rig with the result in it; None without a rig.
+    """
+
+    session: Session
+    camera: Camera
+    intrinsics: Intrinsics | None
+    hand_eye: HandEye | None
+    faults: tuple[Fault, ...]
+    verification: Verification
+    rig: Rig | None
+
+
+def calibrate_intrinsics_of(
+    folder: str | Path,
+    rig: str | Path | Rig | None = None,
+    *,
+    model: LensModel = "brown",
+    compare: bool = True,
+    out: str | Path | None = None,
+) -> Calibrated:
+    """Calibrate a camera from the images of a session.
+
+    Args:
+        folder: The session.
+        rig: The rig whose camera (named in session.toml) takes the result; None: only report.
+        model: The lens model.
+        compare: Whether to compare lens models on held-out views.
+        out: Where to write the rig; None: do not write (a dry run). A result that fails is never written.
+
+    Raises:
+        FileNotFoundError, InputError: What cannot be used, by file and key.
+    """
+    session = read_session(folder)
+    name = session.fact.camera
+    found = calibrate_intrinsics(session.views, session.width, session.height, model, name=name, compare=compare)
+    verification = judge(session, found.camera, found, None, ())
+    changed = None
+    if rig is not None:
+        known = rig if isinstance(rig, Rig) else load_rig(rig)
+        if session.fact.episode is not None and name in known.cameras and known.cameras[name].image_map:
+            raise InputError(
+                f"{session.name}: K belongs to the raw frame, but the episode's frames went through image_map of "
+                f"camera {name}; take images from the camera itself"
+            )
+        K = tuple(tuple(float(v) for v in row) for row in found.camera.K)
+        changed = known.with_camera(
+            name,
+            width=session.width,
+            height=session.height,
+            K=K,
+            model=found.camera.model,
+            distortion=found.camera.distortion,
+            valid_radius=found.camera.valid_radius,
+        )
+        save_unless_failed(changed, out, verification)
+    return Calibrated(session, found.camera, found, None, (), verification, changed)
+
+
+def calibrate_hand_eye(
+    folder: str | Path,
+    rig: str | Path | Rig | None = None,
+    *,
+    prior: Prior | None = None,
+    model: LensModel = "brown",
+    out: str | Path | None = None,
+) -> Calibrated:
+    """Find where a session's camera sits; intrinsics come from the session, else from the rig, else from the views.
+
+    A fixed camera seen through an arm that does not stand at the world's origin gets its pose in `world`.
+
+    Args:
+        folder: The session; session.toml says what moves (`mounted`) and what the camera hangs on (`parent`).
+        rig: The rig that takes the result; None: only report.
+        prior: Let each robot pose move by about this much.
+        model: Lens model where intrinsics come from the views.
+        out: Where to write the rig; None: do not write (a dry run). A result that fails is never written.
+
+    Raises:
+        FileNotFoundError, InputError: What cannot be used, by file and key.
+    """
+    session = read_session(folder)
+    known = rig if rig is None or isinstance(rig, Rig) else load_rig(rig)
+    camera, intrinsics = _camera_of(session, known, model)
+    mounted = session.fact.mounted
+    if mounted is None:
+        raise InputError(
+            f'{session.name}: session.toml needs mounted = "moving" (camera on the arm) or "fixed" (board on the arm)'
+        )
+    if len(session.views) < MIN_VIEWS:
+        lost = f" ({', '.join(session.lost[:3])} lost)" if session.lost else ""
+        raise InputError(
+            f"{session.name}: hand-eye needs at least {MIN_VIEWS} usable views, better 15; got "
+            f"{len(session.views)}{lost}"
+        )
+    hand_eye: HandEye | None = None
+    faults = tuple(find_faults(session, camera))
+    if not any(fault.fatal for fault in faults):
+        hand_eye = solve_hand_eye(camera, session.T_base_link(), session.views, mounted, prior=prior)
+    verification = judge(session, camera, intrinsics, hand_eye, faults)
+    changed = None
+    if known is not None and hand_eye is not None:
+        changed = place_camera(known, session, hand_eye)
+        save_unless_failed(changed, out, verification)
+    return Calibrated(session, camera, intrinsics, hand_eye, faults, verification, changed)
+
+
+def verify_session(
+    folder: str | Path,
+    rig: str | Path | Rig | None = None,
+    *,
+    pictures: str | Path | None = None,
+    page: str | Path | None = None,
+    write_into: str | Path | None = None,
+) -> Verification:
+    """Judge a calibration session and, with a rig, whether the rig's camera pose explains it.
+
+    Args:
+        folder: The session.
+        rig: The rig whose camera pose is held against the session.
+        pictures: A folder for a picture per view, worst first; None: none.
+        page: Where to write an HTML page; None: nowhere.
+        write_into: A rig file that shall remember the verdict in [verified].
+
+    Raises:
+        FileNotFoundError, ValueError: What cannot be used, by file and key.
+    """
+    found = calibrate_hand_eye(folder, rig)
+    result = found.verification
+    known = rig if rig is None or isinstance(rig, Rig) else load_rig(rig)
+    if known is not None and found.rig is not None and found.hand_eye is not None:
+        checks = _rig_against(known, found.rig, found)
+        result = replace(result, checks=(*result.checks, *checks), subject=f"rig {known.name} against {result.subject}")
+    files: list[Path] = []
+    if pictures is not None and found.hand_eye is not None:
+        files = draw_views(found.session, found.camera, found.hand_eye, Path(pictures))
+    if page is not None:
+        write_page(result, page, files)
+    if write_into is not None:
+        write_verdict(result, write_into)
+    return result
+
+
+def _rig_against(known: Rig, solved: Rig, found: Calibrated) -> list[Check]:
+    """Compare the rig's camera pose with the session's own answer."""
+    name, hand_eye = found.session.fact.camera, found.hand_eye
+    if hand_eye is None:
+        return []
+    old, new = known.cameras[name], solved.cameras[name]
+    if old.parent != new.parent:
+        advice = f"Set parent of camera {name} in the rig, or in session.toml."
+        return [Check("rig's camera parent", old.parent, new.parent, "fail", advice)]
+    off = invert(new.T_parent_this) @ old.T_parent_this
+    mm, deg = float(np.linalg.norm(off[:3, 3])) * 1e3, float(np.degrees(np.linalg.norm(rotation_log(off[:3, :3]))))
+    # What the session cannot resolve must not be held against the rig.
+    slack = (
+        3 * float(np.linalg.norm(hand_eye.sigma_t_m)) * 1e3,
+        3 * float(np.degrees(np.linalg.norm(hand_eye.sigma_r_rad))),
+    )
+    advice = "The camera sits elsewhere than the rig says: take this session's result (calibrate hand-eye --out RIG)."
+    return [
+        graded("rig's camera, translation off", mm, max(1.0, slack[0]), max(3.0, 2 * slack[0]), " mm", advice),
+        graded("rig's camera, rotation off", deg, max(0.15, slack[1]), max(0.5, 2 * slack[1]), " deg", advice),
+    ]
+
+
+def _camera_of(session: Session, rig: Rig | None, model: LensModel) -> tuple[Camera, Intrinsics | None]:
+    name = session.fact.camera
+    if session.fact.intrinsics is not None:
+        return session.fact.intrinsics.camera(name), None
+    if rig is not None and name in rig.cameras:
+        known = rig.cameras[name]
+        # Session images are either the raw frames or what the recorder stores; an episode's are the latter.
+        if session.fact.episode is None and (session.width, session.height) == (known.width, known.height):
+            return known.raw, None
+        return known.stored, None
+    found = calibrate_intrinsics(session.views, session.width, session.height, model, name=name)
+    return found.camera, found

@@ -1,0 +1,162 @@
+"""Robot poses from files: one declared format, read literally; every other reading is for the fault finder."""
+
+import itertools
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from pydantic import model_validator
+
+from tactile_align.errors import InputError
+from tactile_align.facts import Strict
+from tactile_align.files import read_csv, read_json, read_npz
+from tactile_align.geometry.frames import invert, pose, rotation_exp, rotation_fault, rotation_from_quaternion
+from tactile_align.kinematics.arm import Arm, forward_kinematics, link_poses, require_within_limits
+
+EULER = tuple(
+    f"euler_{order if extrinsic else order.upper()}"
+    for extrinsic in (False, True)
+    for order in ("".join(o) for o in itertools.product("xyz", repeat=3))
+    if order[0] != order[1] and order[1] != order[2]
+)
+"""The 24 Euler conventions: capital letters turn about the moving axes, small ones about the fixed axes."""
+WIDTHS = {"quat_wxyz": 4, "quat_xyzw": 4, "rotvec": 3, "matrix": 16, **dict.fromkeys(EULER, 3)}
+
+
+class PoseFormat(Strict):
+    """How the numbers of a pose file are meant; every key is declared, nothing is guessed."""
+
+    of: Literal["joints", "tool"]
+    """joints: one angle per joint; tool: T_base_link as x, y, z and a rotation, or a row-major 4x4 matrix."""
+    length: Literal["m", "mm"] = "m"
+    angle: Literal["rad", "deg"] = "rad"
+    rotation: str = "quat_wxyz"
+    """quat_wxyz, quat_xyzw, rotvec, matrix, or euler_XYZ and its kin."""
+    inverted: bool = False
+    """Whether the file holds T_link_base instead."""
+
+    @model_validator(mode="after")
+    def _known(self) -> "PoseFormat":
+        if self.rotation not in WIDTHS:
+            raise InputError(f"rotation '{self.rotation}' is unknown; known: {', '.join(WIDTHS)}")
+        return self
+
+    def width(self, arm: Arm | None) -> int:
+        """Return how many numbers a row holds."""
+        if self.of == "joints":
+            if arm is None:
+                raise InputError('poses given as joints need an arm; name it in the session, e.g. arm = "nova2"')
+            return arm.dof
+        return 16 if self.rotation == "matrix" else 3 + WIDTHS[self.rotation]
+
+    def matrices(
+        self, values: np.ndarray, arm: Arm | None = None, checked: bool = True, link: str = "flange"
+    ) -> np.ndarray:
+        """Return T_base_link (N, 4, 4) of rows (N, k).
+
+        Args:
+            values: The rows of the pose file.
+            arm: The arm, where rows are joints.
+            checked: Whether to refuse rows that cannot be poses; False takes the nearest reading, for comparisons.
+            link: Which frame joints are taken to: flange or link1, link2, ...; tool poses are of the frame they are of.
+
+        Raises:
+            InputError: Joints outside the arm's limits, no such link; quaternions without unit norm, matrices that
+                are no rotation.
+        """
+        turn = 1.0 if self.angle == "rad" else np.pi / 180
+        if self.of == "joints":
+            if arm is None:
+                raise InputError('poses given as joints need an arm; name it in the session, e.g. arm = "nova2"')
+            q = values * turn
+            if checked:
+                require_within_limits(arm, q)
+            if link == "flange":
+                return np.asarray(forward_kinematics(arm, q))
+            number = int(link.removeprefix("link"))
+            if not 1 <= number <= arm.dof:
+                raise InputError(f"{arm.name} has link1 to link{arm.dof} and flange; got {link}")
+            return np.asarray(link_poses(arm, q)[:, number - 1])
+        if self.rotation == "matrix":
+            T = values.reshape(-1, 4, 4).copy()
+            for row, R in enumerate(T[:, :3, :3] if checked else []):
+                fault = rotation_fault(R, 1e-3)
+                if fault:
+                    raise InputError(f"row {row + 1}: the rotation is none: {fault}")
+        else:
+            R = _rotations(self.rotation, values[:, 3:], turn, checked)
+            T = np.asarray(pose(R, values[:, :3]))
+        T[:, :3, 3] *= 1e-3 if self.length == "mm" else 1.0
+        return np.asarray(invert(T)) if self.inverted else T
+
+
+def _rotations(kind: str, values: np.ndarray, turn: float, checked: bool) -> np.ndarray:
+    if kind.startswith("quat"):
+        norm = np.linalg.norm(values, axis=1)
+        if checked and (np.abs(norm - 1) > 1e-2).any():
+            row = int(np.argmax(np.abs(norm - 1)))
+            raise InputError(f"row {row + 1}: the quaternion {values[row].tolist()} has norm {norm[row]:.4g}, not 1")
+        q = values / np.maximum(norm, 1e-12)[:, None]
+        return np.asarray(rotation_from_quaternion(q if kind == "quat_wxyz" else q[:, [3, 0, 1, 2]]))
+    if kind == "rotvec":
+        return np.asarray(rotation_exp(values * turn))
+    from scipy.spatial.transform import Rotation  # slow to import, and only Euler angles need it
+
+    return np.asarray(Rotation.from_euler(kind.removeprefix("euler_"), values * turn).as_matrix())
+
+
+def read_poses(path: Path, columns: int) -> tuple[tuple[str, ...], np.ndarray]:
+    """Read view names and rows (N, columns) from a CSV (header, view first), JSON ({view: [numbers]}) or NPZ
+    (arrays `views` and `values`).
+
+    Raises:
+        FileNotFoundError: No such file.
+        InputError: Rows of another length, numbers that are none or not finite, a view twice; names file and row.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file; needed the robot's pose of each view")
+    names: list[str] = []
+    rows: list[list[float]] = []
+    if path.suffix == ".npz":
+        names, rows = _archived(path)
+    elif path.suffix == ".json":
+        data = read_json(path)
+        if not isinstance(data, dict):
+            raise InputError(f"{path}: needed an object of view: [numbers]; got {type(data).__name__}")
+        for view, row in data.items():
+            try:
+                rows.append(np.ravel(np.asarray(row, dtype=np.float64)).tolist())
+            except (TypeError, ValueError) as error:
+                raise InputError(f"{path}: view {view} must be numbers; got {row}") from error
+        names = list(data)
+    else:
+        for number, line in read_csv(path)[1:]:
+            try:
+                rows.append([float(cell) for cell in line[1:]])
+            except ValueError as error:
+                raise InputError(f"{path}: line {number}: needed numbers after the view; got {line}") from error
+            names.append(line[0])
+    if not rows:
+        raise InputError(f"{path}: no pose in it; needed one row per view")
+    for name, row in zip(names, rows, strict=True):
+        if len(row) != columns:
+            raise InputError(f"{path}: view {name} has {len(row)} numbers; the declared format has {columns}")
+        if not np.isfinite(row).all():
+            raise InputError(f"{path}: view {name} holds a number that is not finite; drop this view")
+    if len(set(names)) != len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise InputError(f"{path}: view {twice} comes twice; keep one row per view")
+    return tuple(names), np.array(rows, dtype=np.float64)
+
+
+def _archived(path: Path) -> tuple[list[str], list[list[float]]]:
+    arrays = read_npz(path)
+    if not {"views", "values"} <= set(arrays):
+        raise InputError(f"{path}: needs the arrays views and values; has {', '.join(arrays)}")
+    views, values = arrays["views"], arrays["values"]
+    if views.ndim != 1 or values.ndim != 2 or len(views) != len(values) or values.dtype.kind not in "fiu":
+        raise InputError(
+            f"{path}: views must be (N,) names and values (N, columns) numbers; got {views.shape} and "
+            f"{values.dtype} {values.shape}"
+        )
+    return [str(name) for name in views], values.tolist()

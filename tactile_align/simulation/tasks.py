@@ -1,0 +1,246 @@
+"""A scripted expert under physics: reach above the object, go down, close until the gel feels it, squeeze, lift."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from tactile_align.errors import InputError
+from tactile_align.geometry.frames import invert, pose, rotation_from_rpy
+from tactile_align.simulation.raycast import Floats
+from tactile_align.simulation.scene import TIMESTEP_S
+from tactile_align.simulation.world import HOME, SQUEEZE_M, Step, World, tool_pose
+
+CONTROL_HZ = 20.0
+LIFT_FPS = 10.0  # every other control step is recorded
+_ABOVE, _DOWN, _LIFT = 20, 25, 25  # control steps
+_CLOSE_M = 0.0012  # per control step
+_FELT_M, _FELT_STEPS = 0.00015, 3  # faint prints (screw, letters) stay below 0.4 mm at full force
+_PATIENCE = 45  # control steps of closing before it lifts anyway
+_WIDE, _CLEAR, _RAISE = 0.035, 0.12, 0.10  # metres
+RAISED_M = 0.05  # the object this much higher counts as success
+_START = np.array([0.40, 0.0, 0.17])
+_TIP = 0.018  # metres from the point between the pads to the bench that keep the finger tips off it
+
+
+class Expert:
+    """One episode of grasping and lifting.
+
+    Args:
+        world: The cell; its physics runs.
+        rng: Draws the object's place, the height of the grasp and the noise.
+    """
+
+    def __init__(self, world: World, rng: np.random.Generator) -> None:
+        self.world, self.rng = world, rng
+
+    def reset(self) -> None:
+        """Put the object on the bench, the arm above it, and let both come to rest."""
+        world, rng = self.world, self.rng
+        place = np.array([*rng.uniform([0.33, -0.12], [0.47, 0.12]), 0.021 * world.look.scale + 0.001])
+        self.yaw = float(rng.uniform(-0.6, 0.6))
+        world.place_thing(pose(rotation_from_rpy(np.array([0, 0, self.yaw])), place))
+        self.q, _ = world.reach(tool_pose(_START, 0.0), HOME)
+        world.place_arm(self.q, _WIDE)
+        world.command(np.append(self.q, _WIDE))
+        world.run(150)
+        self.start = world.thing_place()
+        self.aim = self.start + np.array([0, 0, rng.uniform(0, 0.006)])
+        self.aim[2] = max(self.aim[2], _TIP)
+
+    def _target(self, place: Floats, yaw: float, opening: float) -> Floats:
+        self.q, _ = self.world.reach(tool_pose(place, yaw), self.q, tries=30)
+        return np.append(self.q, max(opening, self.world.hand.stroke[0]))
+
+    def targets(self) -> Iterator[tuple[Floats, str]]:
+        """Yield what to command at each control step, (n + 1,), and the phase."""
+        high = self.aim + np.array([0, 0, _CLEAR])
+        for a in np.linspace(0, 1, _ABOVE):
+            yield self._target((1 - a) * _START + a * high, a * self.yaw, _WIDE), "approach"
+        for a in np.linspace(0, 1, _DOWN):
+            yield self._target((1 - a) * high + a * self.aim, self.yaw, _WIDE), "surround"
+        grip, felt = _WIDE, 0
+        for _ in range(_PATIENCE):
+            grip -= _CLOSE_M
+            yield self._target(self.aim, self.yaw, grip), "close"
+            felt = felt + 1 if -self.world.height_field().min() > _FELT_M else 0
+            if felt >= _FELT_STEPS:
+                break
+        for a in np.linspace(0, 1, _LIFT):
+            yield self._target(self.aim + np.array([0, 0, a * _RAISE]), self.yaw, grip - SQUEEZE_M), "lift"
+
+    def steps(self) -> Iterator[Step]:
+        """Reset, then yield the episode at LIFT_FPS."""
+        self.reset()
+        every, substeps = round(CONTROL_HZ / LIFT_FPS), round(1 / (CONTROL_HZ * TIMESTEP_S))
+        touched = -1
+        target = np.append(self.q, _WIDE)
+        before = False
+        for i, (following, phase) in enumerate(self.targets()):
+            if i % every == 0:
+                moment = self.world.observe(self.rng)
+                touched += moment.truth.contact and not before
+                before = moment.truth.contact
+                yield Step(moment, target, phase, touched if before else -1)
+            target = following
+            self.world.command(target)
+            self.world.run(substeps)
+
+    def success(self) -> bool:
+        """Tell whether the object has been raised by more than RAISED_M."""
+        return bool(self.world.thing_place()[2] > self.start[2] + RAISED_M)
+
+
+REGRASP_FPS = 5.0  # the story's rate: few keyframes, a fifth of a second apart, keep the joints at speeds the arm has
+CONTACTS = (10, 20)
+OFFSET_M = (0.005, 0.007)  # across and along the pad
+ROLL_RAD = 0.6  # about the closing axis
+PRESS_M = (0.0004, 0.0013)  # deepest; a contact begins at three quarters of it
+FRAMES = (3, 4)  # of contact: neighbours differ little, so more contacts teach more than more frames of one
+_LOW, _HIGH = np.array([0.32, -0.17, 0.08]), np.array([0.46, 0.17, 0.19])
+_STRIDE = np.array([0.05, 0.06, 0.04])  # of the fixture, from one contact to the next
+_TRIES = 50
+
+
+@dataclass(frozen=True)
+class Grip:
+    """How the object sits in the hand: offset (2,) metres along the flange's x and z, roll and lean (2,), rad."""
+
+    offset: Floats
+    roll: float
+    lean: Floats
+
+    @property
+    def T_hand_thing(self) -> Floats:
+        """(4, 4), centred between the fingers."""
+        R = rotation_from_rpy(np.array([0, self.roll, 0])) @ rotation_from_rpy(
+            np.array([self.lean[0], 0, self.lean[1]])
+        )
+        return np.asarray(pose(R, np.array([self.offset[0], 0, self.offset[1]])))
+
+
+def _draw_grip(rng: np.random.Generator) -> Grip:
+    return Grip(rng.uniform(-1, 1, 2) * OFFSET_M, float(rng.uniform(-ROLL_RAD, ROLL_RAD)), rng.normal(0, 0.03, 2))
+
+
+class Regrasp:
+    """One episode of contacts.
+
+    Args:
+        world: The cell; its object is moved.
+        rng: Draws places, grips, depths and noise.
+    """
+
+    def __init__(self, world: World, rng: np.random.Generator) -> None:
+        self.world, self.rng = world, rng
+        self.q = HOME.copy()
+        self.T_world_thing = np.eye(4)
+
+    def steps(self, contacts: int | None = None) -> Iterator[Step]:
+        """Yield the episode; `contacts` fixes how many there are."""
+        count = int(self.rng.integers(CONTACTS[0], CONTACTS[1] + 1)) if contacts is None else contacts
+        place, yaw = self.rng.uniform(_LOW, _HIGH), float(self.rng.uniform(-0.8, 0.8))
+        for contact in range(count):
+            place = np.clip(place + self.rng.uniform(-_STRIDE, _STRIDE), _LOW, _HIGH)
+            yaw = float(np.clip(yaw + self.rng.uniform(-0.3, 0.3), -1.0, 1.0))
+            yield from self._one(contact, place, yaw)
+
+    def _one(self, contact: int, place: Floats, yaw: float) -> Iterator[Step]:
+        rng = self.rng
+        T_hand, T_before, grip = self._present(place, yaw)
+        wide = float(rng.uniform(0.030, self.world.hand.stroke[1]))
+        yield self._free(T_before, wide, "approach")
+        yield self._free(T_hand, wide, "surround")
+        self._reach(T_hand)
+        reach = max(self._thickness(grip))
+        if rng.random() < 0.6 and wide > reach + 0.003:
+            yield self._free(T_hand, float(rng.uniform(reach + 0.001, wide)), "close")
+        frames = int(rng.integers(FRAMES[0], FRAMES[1] + 1))
+        depth = rng.uniform(*PRESS_M)
+        share = np.clip(np.linspace(0.75, 1.2, frames), 0, 1) * rng.uniform(0.95, 1, frames)
+        lead = rng.uniform(0, 0.0004)
+        for k in range(frames):
+            squeeze = lead + (SQUEEZE_M - lead) * min(1.0, k / 2)
+            yield self._press(grip, depth * share[k], squeeze, contact)
+            grip = self._rolled(grip)
+        yield self._free(self.world.T_world_tcp(), wide, "release")
+
+    def _present(self, place: Floats, yaw: float) -> tuple[Floats, Floats, Grip]:
+        """Let the fixture hold the object where the arm can grip it as drawn.
+
+        Returns:
+            The hand's pose (4, 4) when it grips, one it can come from, and the grip.
+        """
+        for _ in range(_TRIES):
+            T_hand = tool_pose(place, yaw, (float(self.rng.uniform(-0.2, 0.2)), float(self.rng.uniform(-0.2, 0.2))))
+            grip = _draw_grip(self.rng)
+            back = np.array([*self.rng.uniform(-0.015, 0.015, 2), -self.rng.uniform(0.05, 0.09)])
+            T_before = T_hand @ pose(np.eye(3), back)
+            q, reached = self.world.reach(T_hand, self.q)
+            if not (reached and self.world.reach(T_before, q)[1]):
+                continue
+            self.q = q
+            if min(self._thickness(grip)) > 0:
+                self.T_world_thing = T_hand @ grip.T_hand_thing
+                return T_hand, T_before, grip
+        raise InputError(
+            f"needed a grip on the {self.world.look.kind} (scale {self.world.look.scale:.3g}) near "
+            f"{place.round(3).tolist()} m; none of {_TRIES} drawn ones touches both pads within reach. "
+            f"Choose another seed"
+        )
+
+    def _rolled(self, grip: Grip) -> Grip:
+        """Roll and slide a little on the pad; stay where that cannot be reached or leaves the pad."""
+        turn, slide = self.rng.normal(0, 0.05), self.rng.normal(0, 0.0005, 2)
+        rolled = Grip(grip.offset + slide, grip.roll + turn, grip.lean)
+        q, reached = self.world.reach(self.T_world_thing @ invert(rolled.T_hand_thing), self.q)
+        if not reached:
+            return grip
+        self.q = q
+        return rolled if min(self._thickness(rolled)) > 0 else grip
+
+    def _thickness(self, grip: Grip) -> tuple[float, float]:
+        """Put the object into the hand as gripped and return its reach towards either pad, metres."""
+        world = self.world
+        world.place_arm(self.q, world.hand.stroke[1])
+        world.settle()
+        world.place_thing(world.T_world_tcp() @ grip.T_hand_thing, rod=True)
+        world.settle()
+        return world.thickness()
+
+    def _reach(self, T_hand: Floats) -> None:
+        q, reached = self.world.reach(T_hand, self.q)
+        if not reached:
+            raise InputError(
+                f"needed joints for a pose next to a reachable one, at {T_hand[:3, 3].round(3).tolist()} m; inverse "
+                f"kinematics found none. Choose another seed"
+            )
+        self.q = q
+
+    def _free(self, T_hand: Floats, opening: float, phase: str) -> Step:
+        """The hand somewhere, fingers apart, the object at rest in its fixture."""
+        world = self.world
+        self._reach(T_hand)
+        world.place_arm(self.q, opening)
+        world.place_thing(self.T_world_thing, rod=True)
+        world.settle()
+        moment = world.observe(self.rng)
+        return Step(moment, np.append(self.q, opening), phase, -1)
+
+    def _press(self, grip: Grip, depth: float, squeeze: float, contact: int) -> Step:
+        """The fingers closed on the object, which is `depth` metres deep in the gel."""
+        world = self.world
+        self._reach(self.T_world_thing @ invert(grip.T_hand_thing))
+        one, two = self._thickness(grip)
+        opening = (one + two - depth) / 2
+        # The fixture yields along the closing axis until the stiff pad just touches and the gel is `depth` deep.
+        shift = world.hand.outwards * (two - one + depth) / 2
+        yielded = pose(np.eye(3), np.array([0.0, shift, 0.0])) @ grip.T_hand_thing
+        world.place_arm(self.q, opening)
+        world.place_thing(world.T_world_tcp() @ yielded, rod=True)
+        world.settle()
+        moment = world.observe(self.rng)
+        command = max(opening - squeeze, world.hand.stroke[0])
+        return Step(moment, np.append(self.q, command), "press", contact)

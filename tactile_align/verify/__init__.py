@@ -1,0 +1,1 @@
+"""Verification: does the rig explain the recordings?"""

@@ -1,0 +1,139 @@
+"""Does the rig explain the recordings? Numbers against thresholds, a verdict, and what to do next."""
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from tactile_align.calibration.rig import Rig, load_rig
+from tactile_align.checks import Check, Verification
+from tactile_align.datasets.episodes import list_episodes, open_episode
+from tactile_align.errors import InputError
+from tactile_align.evenly import evenly
+from tactile_align.sessions.write_rig import write_verdict
+from tactile_align.verify.episode_checks import box_drift, drift_checks, episode_checks
+from tactile_align.verify.evidence import Labels, gather, label_name
+from tactile_align.verify.labels import require_matching
+from tactile_align.verify.motion_checks import motion_checks, watch
+
+WATCHED = 5
+"""Episodes whose frames are looked at for motion; more add seconds and say little more."""
+
+
+def verify(
+    path: str | Path,
+    rig: Rig | str | Path | None = None,
+    *,
+    pictures: str | Path | None = None,
+    page: str | Path | None = None,
+    write_into: str | Path | None = None,
+    labels: Labels | None = None,
+    layout: str | Path | None = None,
+    most: int | None = None,
+    progress: bool = True,
+) -> Verification:
+    """Verify a calibration session (a folder with session.toml) or recorded episodes (anything else).
+
+    Arguments and errors are those of `verify_episodes` and `calibrate.verify_session`.
+    """
+    if (Path(path) / "session.toml").is_file():
+        if labels is not None:
+            raise InputError(f"{path}: labels belong to recorded episodes, but this is a session; give the episodes")
+        # Brings scipy, which episodes need not wait for.
+        from tactile_align.sessions.calibrate import verify_session
+
+        return verify_session(path, rig, pictures=pictures, page=page, write_into=write_into)
+    result = verify_episodes(
+        path, rig, layout=layout, most=most, labels=labels, write_into=write_into, progress=progress
+    )
+    if page is not None:
+        from tactile_align.sessions.report import write_page
+
+        write_page(result, page)
+    return result
+
+
+def verify_episodes(
+    path: str | Path,
+    rig: Rig | str | Path | None = None,
+    *,
+    layout: str | Path | None = None,
+    labels: Labels | None = None,
+    most: int | None = None,
+    write_into: str | Path | None = None,
+    progress: bool = True,
+) -> Verification:
+    """Hold recorded episodes against a rig.
+
+    Args:
+        path: A folder of episodes, or one file.
+        rig: The rig, its name or file; None: `rig.toml` beside the episodes.
+        layout: The episodes' layout; recognised when None.
+        labels: Boxes drawn by hand, see `calibration.labels.read_labels`; simulated episodes bring their own truth.
+            Every one must be of an episode of `path`, and of a camera and a sensor of it and of the rig.
+        most: Look at no more than this many episodes, evenly spread, those with labels first; None: all.
+        write_into: A rig file that shall remember the verdict in [verified].
+        progress: Whether to show a bar on stderr.
+
+    Returns:
+        The verdict with its table.
+
+    Raises:
+        FileNotFoundError: No episodes, or no rig.
+        FactError: The rig file is wrong.
+        EpisodeError, ValueError: Episodes that cannot be held against this rig at all (sizes, ranges, missing
+            streams), labels that match nothing; names file and key.
+    """
+    found = _rig_of(path, rig)
+    refs = list_episodes(path, layout)
+    if labels is not None:
+        require_matching(labels, path, refs, found)
+    if most is not None:
+        drawn = {key[0] for key in labels or {}}
+        labelled = np.array([label_name(ref) in drawn for ref in refs])
+        first, rest = np.flatnonzero(labelled), np.flatnonzero(~labelled)
+        first = first[evenly(len(first), most)]
+        rest = rest[evenly(len(rest), most - len(first))]
+        refs = tuple(refs[i] for i in sorted((*first, *rest)))
+    watching = {refs[i] for i in evenly(len(refs), WATCHED)}
+    evidence, watched = [], []
+    for ref in tqdm(refs, desc="verify", unit="episode", disable=not progress):
+        with open_episode(ref) as episode:
+            evidence.append(gather(episode, found, labels))
+            if ref in watching:
+                watched.append(watch(episode, found.for_episode(episode.path), evidence[-1].contact))
+    named = "" if rig is None or isinstance(rig, Rig) else f" from {rig}"
+    digest = hashlib.sha256("".join(sorted(one.digest for one in evidence)).encode()).hexdigest()
+    frames = sum(one.frames for one in evidence)
+    drift = box_drift(evidence)
+    result = Verification(
+        subject=f"rig {found.name}{named} ({found.status}) against {len(evidence)} episodes, {frames} frames of {path}",
+        checks=(
+            *episode_checks(found, evidence),
+            Check("episodes looked at for motion", f"{len(watched)} of {len(evidence)}, evenly spread"),
+            *motion_checks(found, watched),
+            *drift_checks(drift),
+        ),
+        data_hash=digest,
+        details={"box drift by episode, worst first": drift[:20]},
+    )
+    if write_into is not None:
+        write_verdict(result, write_into)
+    return result
+
+
+def _rig_of(path: str | Path, rig: Rig | str | Path | None) -> Rig:
+    if isinstance(rig, Rig):
+        return rig
+    if rig is not None:
+        return load_rig(rig)
+    place = Path(str(path).partition("#")[0])
+    if not place.exists():
+        raise FileNotFoundError(f"{place}: no such file or folder; needed recorded episodes or a calibration session")
+    beside = (place if place.is_dir() else place.parent) / "rig.toml"
+    if not beside.is_file():
+        raise FileNotFoundError(
+            f"{beside}: no such file. Verifying needs a rig: put rig.toml beside the episodes, or name one with --rig"
+        )
+    return load_rig(beside)

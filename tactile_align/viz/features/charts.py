@@ -1,0 +1,286 @@
+"""Charts of features through matplotlib, which is imported only when one is drawn (it takes half a second)."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tactile_align.viz.features.maps import normalised, principal_components
+from tactile_align.viz.ink import GREEN, ORANGE, PURPLE, SKY, VERMILLION, Colour
+
+BLUE: Colour = (0, 114, 178)  # dark, so for white paper only
+CATEGORIES = tuple(f"#{r:02x}{g:02x}{b:02x}" for r, g, b in (ORANGE, SKY, GREEN, PURPLE, VERMILLION, BLUE))
+DPI = 110
+LONGEST_WORDS = 60
+
+
+def similarity_matrix(
+    h_tau: np.ndarray, h_w: np.ndarray, *, groups: np.ndarray | None = None, title: str = ""
+) -> np.ndarray:
+    """Draw the cosine of every touch with every view; a bright diagonal is what alignment means.
+
+    Args:
+        h_tau: (N, D) touch features, row i and row i of `h_w` belong together.
+        h_w: (N, D) region features.
+        groups: (N,) e.g. episode of each row; lines part the groups.
+        title: Stands above.
+
+    Returns:
+        (H, W, 3) uint8 RGB: the matrix beside the histograms of pairs and non-pairs.
+
+    Raises:
+        ValueError: Shapes that do not pair.
+    """
+    _require_pairs(h_tau, h_w)
+    cosine = normalised(h_tau) @ normalised(h_w).T
+    pair = np.eye(len(cosine), dtype=bool)
+    figure = _figure(10.0, 4.6)
+    left, right = figure.subplots(1, 2, width_ratios=[1.15, 1.0])
+    shown = left.imshow(cosine, cmap="cividis", interpolation="nearest")
+    figure.colorbar(shown, ax=left, label="cosine")
+    left.set(xlabel="view", ylabel="touch", title=title or "cosine of every touch with every view")
+    if groups is not None:
+        for edge in np.flatnonzero(np.asarray(groups)[1:] != np.asarray(groups)[:-1]):
+            left.axhline(edge + 0.5, color="white", linewidth=0.6)
+            left.axvline(edge + 0.5, color="white", linewidth=0.6)
+    bins = np.linspace(float(cosine.min()) - 1e-6, float(cosine.max()) + 1e-6, 41)
+    if len(cosine) > 1:
+        right.hist(cosine[~pair], bins=bins, density=True, color="#9a9a9a", label="touch with another's view")
+    right.hist(
+        cosine[pair],
+        bins=bins,
+        density=True,
+        color=CATEGORIES[5],
+        histtype="step",
+        linewidth=2,
+        label="touch with its own view",
+    )
+    right.set(xlabel="cosine", ylabel="density", title="own against others")
+    right.legend(framealpha=0.9, edgecolor="none")
+    return _pixels(figure)
+
+
+def embedding(
+    h_tau: np.ndarray,
+    h_w: np.ndarray,
+    labels: Sequence[object] | np.ndarray,
+    *,
+    label_name: str = "label",
+    title: str = "",
+) -> np.ndarray:
+    """Draw both modalities in the plane of their two largest principal components, coloured by a label.
+
+    Args:
+        h_tau: (N, D) touch features, row i and row i of `h_w` belong together.
+        h_w: (N, D) region features.
+        labels: N numbers (a colour scale) or words (a colour and a legend entry each; beyond six, the rarest
+            share one entry that says how many they are).
+        label_name: What the labels are, e.g. "object", "phase", "episode".
+        title: Stands above.
+
+    Returns:
+        (H, W, 3) uint8 RGB. Circles are touches, crosses are views; a thin line joins a pair.
+
+    Raises:
+        ValueError: Shapes that do not pair.
+    """
+    _require_pairs(h_tau, h_w)
+    if len(labels) != len(h_tau):
+        raise ValueError(f"labels must hold one entry a row, {len(h_tau)}; got {len(labels)}")
+    points, shares = principal_components(np.concatenate([normalised(h_tau), normalised(h_w)]))
+    touch, view = points[: len(h_tau)], points[len(h_tau) :]
+    figure = _figure(6.6, 5.4)
+    axes = figure.subplots()
+    for a, b in zip(touch, view, strict=True):
+        axes.plot([a[0], b[0]], [a[1], b[1]], color="#bbbbbb", linewidth=0.4, zorder=1)
+    kind = np.asarray(labels)
+    if kind.dtype.kind in "fiu":
+        for where, marker in ((touch, "o"), (view, "x")):
+            drawn = axes.scatter(where[:, 0], where[:, 1], c=kind, cmap="cividis", marker=marker, s=24, zorder=2)
+        figure.colorbar(drawn, ax=axes, label=label_name)
+    else:
+        for name, rows, colour in _categories([str(entry) for entry in labels]):
+            axes.scatter(touch[rows, 0], touch[rows, 1], color=colour, marker="o", s=22, zorder=2, label=_plain(name))
+            axes.scatter(view[rows, 0], view[rows, 1], color=colour, marker="x", s=22, zorder=2)
+        axes.legend(title=label_name, frameon=False, fontsize=8)
+    axes.set(
+        xlabel=f"component 1 ({100 * shares[0]:.0f} % of variance)",
+        ylabel=f"component 2 ({100 * shares[1]:.0f} %)",
+        title=_plain(title or "touches (circles) and views (crosses)"),
+    )
+    return _pixels(figure)
+
+
+def attention_over_time(
+    shares: np.ndarray, names: Sequence[str], *, contact: np.ndarray | None = None, title: str = ""
+) -> np.ndarray:
+    """Draw how much attention each kind of token gets over an episode.
+
+    Args:
+        shares: (T, G) attention summed over the tokens of each kind, 0..1.
+        names: G kinds, e.g. "touch", "region", "camera", "joints".
+        contact: (T,) bool; frames in contact are shaded.
+        title: Stands above.
+
+    Returns:
+        (H, W, 3) uint8 RGB.
+
+    Raises:
+        ValueError: Shapes that do not pair.
+    """
+    if shares.ndim != 2 or shares.shape[1] != len(names):
+        raise ValueError(f"shares must be (steps, {len(names)}), one column a name; got {shares.shape}")
+    if contact is not None and len(contact) != len(shares):
+        raise ValueError(f"contact must have one flag a step, {len(shares)}; got {len(contact)}")
+    figure = _figure(8.0, 3.2)
+    axes = figure.subplots()
+    steps = np.arange(len(shares))
+    for column, name in enumerate(names):
+        style = ("-", "--", ":", "-.")[column % 4]
+        colour = CATEGORIES[column % len(CATEGORIES)]
+        axes.plot(steps, shares[:, column], style, color=colour, linewidth=2, label=_plain(name))
+    if contact is not None:
+        axes.fill_between(
+            steps,
+            0,
+            1,
+            where=np.asarray(contact),
+            transform=axes.get_xaxis_transform(),
+            color="#e4e4e4",
+            step="mid",
+            label="contact",
+            zorder=0,
+        )
+    axes.set(xlabel="row", ylabel="share of attention", title=_plain(title), ylim=(0, None))
+    axes.legend(frameon=False, ncols=len(names) + 1, fontsize=8)
+    return _pixels(figure)
+
+
+def _categories(words: list[str]) -> list[tuple[str, np.ndarray, str]]:
+    """Return (name, rows, colour) of each word, the most frequent first; the rest beyond six together."""
+    array = np.asarray(words)
+    names, counts = np.unique(array, return_counts=True)
+    ordered = [str(name) for name in names[np.argsort(-counts, kind="stable")]]
+    kept = ordered if len(ordered) <= len(CATEGORIES) else ordered[: len(CATEGORIES)]
+    found = [(name, np.flatnonzero(array == name), CATEGORIES[i]) for i, name in enumerate(kept)]
+    if len(kept) < len(ordered):
+        rest = np.flatnonzero(~np.isin(array, kept))
+        found.append((f"{len(ordered) - len(kept)} others", rest, "#999999"))
+    return found
+
+
+def _require_pairs(h_tau: np.ndarray, h_w: np.ndarray) -> None:
+    if h_tau.ndim != 2 or h_tau.shape != h_w.shape or not (np.isfinite(h_tau).all() and np.isfinite(h_w).all()):
+        raise ValueError(
+            f"h_tau and h_w must be finite and of one shape (N, D), row i with row i; got {h_tau.shape} and "
+            f"{h_w.shape}. Leave moments without a box out first"
+        )
+
+
+def _plain(text: str) -> str:
+    """Return text that matplotlib shows as it is: a dollar sign would start a formula, an underscore hide it."""
+    shown = text if len(text) <= LONGEST_WORDS else text[: LONGEST_WORDS - 3] + "..."
+    shown = shown.replace("$", r"\$")
+    return f" {shown}" if shown.startswith("_") else shown
+
+
+def _figure(width: float, height: float) -> Any:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained", facecolor="white")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _pixels(figure: Any) -> np.ndarray:
+    figure.canvas.draw()
+    return np.asarray(figure.canvas.buffer_rgba())[..., :3].copy()
+
+
+CURVE_BLUE, CURVE_ORANGE, CURVE_GREY, CURVE_GREEN = "#0072B2", "#D55E00", "#777777", "#009E73"
+
+
+def draw_curves(metrics: Sequence[dict[str, Any]], path: Path, title: str) -> None:
+    """Draw the course of a run from the records of metrics.jsonl.
+
+    Left the alignment loss in training and validation with the chance line, right the action error.
+
+    Args:
+        metrics: Records as `training.metrics.read_metrics` returns them.
+        path: PNG to write.
+        title: Stands above; says SCRATCH where the encoder is.
+    """
+    figure, axes = _curve_figure(10, 4, 2)
+    train = [r for r in metrics if r["kind"] == "train"]
+    held_out = [r for r in metrics if r["kind"] == "validation"]
+    for axis, key, label in ((axes[0], "hsa", "HSA loss"), (axes[1], "l1", "action L1, normalised")):
+        for records, colour, name in ((train, CURVE_BLUE, "training"), (held_out, CURVE_ORANGE, "held-out episodes")):
+            points = [(r["step"], r[key]) for r in records if key in r]
+            if points:
+                axis.plot(
+                    *zip(*points, strict=True), color=colour, label=name, marker="o" if len(points) < 15 else None
+                )
+        axis.set_xlabel("step")
+        axis.set_ylabel(label)
+    chance = [(r["step"], r[name]) for r in train for name in r if name.startswith("chance/")]
+    if chance:
+        axes[0].plot(*zip(*chance, strict=True), color=CURVE_GREY, linestyle="--", label="chance, ln(1 + rivals)")
+    for axis in axes:
+        tops = [y for line in axis.lines for y in line.get_ydata()]
+        axis.set_ylim(0, 1.06 * max(tops, default=1.0))  # matplotlib's own margin, 5 % of the spread, cuts markers
+        if axis.lines:
+            axis.legend(frameon=False)
+    figure.suptitle(title)
+    _save(figure, path)
+
+
+def draw_recall(view: dict[str, Any], path: Path, title: str) -> None:
+    """Draw R@1, R@5 and R@10 of the box, of the opening alone and of chance, with 95 % intervals.
+
+    Args:
+        view: One entry of summary.json's "views".
+        path: PNG to write.
+        title: Stands above.
+    """
+    figure, (axis,) = _curve_figure(7, 4, 1)
+    box = view["retrieval"]["both"]
+    groups = [("box", box, CURVE_BLUE)]
+    if "opening_only" in view:
+        groups.append(("gripper opening only", view["opening_only"]["retrieval"]["both"], CURVE_ORANGE))
+    width = 0.8 / (len(groups) + 1)
+    ks = sorted(int(k) for k in box["at"])
+    for number, (name, recall, colour) in enumerate(groups):
+        at = {int(k): v for k, v in recall["at"].items()}
+        interval = {int(k): v for k, v in recall["interval"].items()}
+        error = [[at[k] - interval[k][0] for k in ks], [interval[k][1] - at[k] for k in ks]]
+        places = [i + number * width for i in range(len(ks))]
+        axis.bar(places, [at[k] for k in ks], width, yerr=error, capsize=4, color=colour, label=name)
+    places = [i + len(groups) * width for i in range(len(ks))]
+    chance = {int(k): v for k, v in box["chance"].items()}
+    axis.bar(places, [chance[k] for k in ks], width, color=CURVE_GREY, label="chance")
+    axis.set_xticks([i + (len(groups) - 1) * width / 2 for i in range(len(ks))], [f"R@{k}" for k in ks])
+    axis.set_ylabel(f"recall in a gallery of {box['gallery']}")
+    axis.legend(frameon=False)
+    figure.suptitle(title)
+    _save(figure, path)
+
+
+def _curve_figure(width: float, height: float, columns: int) -> Any:
+    # Imported here: it takes longer than all the rest of an overlay.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), dpi=110, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = [figure.add_subplot(1, columns, i + 1) for i in range(columns)]
+    for axis in axes:
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.grid(alpha=0.25)
+    return figure, axes
+
+
+def _save(figure: Any, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path)

@@ -1,0 +1,220 @@
+"""Pictures of what the features say: similarity over tokens and pairs, retrieval, both modalities in the plane.
+
+Everything here works on arrays; no model, no file. Colour scales are cividis and Okabe-Ito, readable for
+colour-blind people.
+"""
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+
+from tactile_align.geometry.images import ImageMap
+from tactile_align.viz.ink import INK, ORANGE, WHITE, Ink, fill, frame
+from tactile_align.viz.overlay.view import fit_into
+
+
+def similarity_map(
+    image: np.ndarray,
+    scores: np.ndarray,
+    *,
+    input_map: ImageMap | None = None,
+    box: np.ndarray | None = None,
+    limits: tuple[float, float] | None = None,
+    title: str = "",
+    alpha: float = 0.55,
+) -> np.ndarray:
+    """Lay one number a token over a camera image: the similarity of a touch to it, or attention on it.
+
+    Args:
+        image: (H, W, 3) uint8 RGB as recorded.
+        scores: (rows, columns), one a token; nan is left uncovered.
+        input_map: From the image to the encoder's input, as `Encoder.input_map(W, H)`; the whole image when
+            None.
+        box: (4,) the sensor's box in the image, px; drawn when given and finite.
+        limits: Scores at the ends of the colour scale; the smallest and largest when None. Give the same to
+            maps that are to be compared.
+        title: Stands above, beside the scale.
+        alpha: How much of the colour covers the image.
+
+    Returns:
+        (H + a line, W, 3) uint8 RGB: the image in grey with the map, a colour scale with its ends in numbers.
+
+    Raises:
+        ValueError: Shapes, or limits that are not low < high.
+    """
+    if scores.ndim != 2:
+        raise ValueError(f"scores must be (rows, columns), one number a token; got shape {scores.shape}")
+    _require_image(image, "image")
+    low, high = limits if limits is not None else _range(scores)
+    if not low < high:
+        raise ValueError(f"limits must be (low, high) with low < high; got ({low:g}, {high:g})")
+    tall, wide = image.shape[:2]
+    into = ImageMap.identity(wide, tall) if input_map is None else input_map
+    if (into.source_width, into.source_height) != (wide, tall):
+        raise ValueError(
+            f"input_map starts from {into.source_width}x{into.source_height} but the image is {wide}x{tall} "
+            f"(width x height); make it with Encoder.input_map({wide}, {tall})"
+        )
+    ink = Ink.of(max(tall, 240))
+    picture = np.empty((tall + ink.row, wide, 3), np.uint8)
+    picture[: ink.row] = INK
+    shown = picture[ink.row :]
+    # Grey underneath, so that the only colour is the scale's.
+    grey = cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_RGB2GRAY)
+    shown[:] = grey[..., None]
+    colours = _scale_colours((scores - low) / (high - low))
+    # Every pixel asks which token holds it, so that crops, flips and bars of a letterbox need no special case.
+    rows, columns = scores.shape
+    u = into.scale[0] * np.arange(wide) + into.offset[0]
+    v = into.scale[1] * np.arange(tall) + into.offset[1]
+    j = np.floor((u + 0.5) * columns / into.width).astype(int)
+    i = np.floor((v + 0.5) * rows / into.height).astype(int)
+    across, down = (j >= 0) & (j < columns), (i >= 0) & (i < rows)
+    part = np.ix_(np.flatnonzero(down), np.flatnonzero(across))
+    which = np.ix_(i[down], j[across])
+    blended = (1 - alpha) * shown[part] + alpha * colours[which]
+    known = np.isfinite(scores)[which]
+    shown[part] = np.where(known[..., None], np.rint(blended), shown[part]).astype(np.uint8)
+    if box is not None and np.isfinite(box).all():
+        frame(shown, box, ORANGE, ink)
+    _draw_scale(picture[: ink.row], low, high, title, ink)
+    return picture
+
+
+def retrieval_gallery(
+    touches: Sequence[np.ndarray],
+    views: Sequence[np.ndarray],
+    similarity: np.ndarray,
+    *,
+    right: np.ndarray | None = None,
+    queries: Sequence[int] | None = None,
+    top: int = 5,
+    height: int = 120,
+) -> np.ndarray:
+    """Show for each query touch the views found nearest, the right one framed.
+
+    Args:
+        touches: Q touches (H, W, 3) uint8 RGB.
+        views: N images (H, W, 3) uint8 RGB, e.g. cropped to the box.
+        similarity: (Q, N), larger is nearer.
+        right: (Q,) index of the view that belongs to each touch; 0, 1, 2, ... when None.
+        queries: Which touches to show, a line each; the first 8 when None.
+        top: How many views a line.
+        height: Height of a line's pictures, px.
+
+    Returns:
+        (H, W, 3) uint8 RGB; each line says at which rank the right view came.
+
+    Raises:
+        ValueError: Shapes that do not pair.
+    """
+    if similarity.shape != (len(touches), len(views)):
+        raise ValueError(
+            f"similarity must be (touches, views) = ({len(touches)}, {len(views)}); got {similarity.shape}"
+        )
+    truth = np.arange(len(touches)) if right is None else np.asarray(right)
+    if truth.shape != (len(touches),) or not ((truth >= 0) & (truth < len(views))).all():
+        raise ValueError(f"right must hold, for each of {len(touches)} touches, an index below {len(views)}")
+    shown = list(range(min(8, len(touches)))) if queries is None else list(queries)
+    if not shown:
+        raise ValueError("a gallery needs at least one query touch; got none")
+    top = min(top, len(views))
+    ink = Ink.of(max(240, 2 * height))
+    wide = max(round(height * v.shape[1] / v.shape[0]) for v in (*touches, *views))
+    gap, step = 2 * ink.pad, height + ink.row + 2 * ink.pad
+    picture = np.empty((ink.row + len(shown) * step, (top + 1) * (wide + gap) + gap, 3), np.uint8)
+    picture[:] = INK
+    ink.text(picture, "touch", gap, ink.pad)
+    ink.text(picture, f"nearest of {len(views)} views, right one framed", 2 * gap + wide, ink.pad)
+    for line, query in enumerate(shown):
+        y = ink.row + line * step + ink.pad
+        _place(picture, touches[query], gap, y, wide, height)
+        order = np.argsort(-similarity[query], kind="stable")
+        rank = int(np.flatnonzero(order == truth[query])[0]) + 1
+        ink.text(picture, ink.fit(f"right: {rank}", wide), gap, y + height + ink.pad)
+        for place, found in enumerate(order[:top]):
+            x = gap + (place + 1) * (wide + gap)
+            _place(picture, views[found], x, y, wide, height)
+            words, colour = f"{place + 1}: {similarity[query, found]:.2f}", WHITE
+            if found == truth[query]:
+                edges = np.array([x, y, x + wide, y + height]) - 0.5
+                frame(picture, edges, ORANGE, Ink(ink.cap, 2 * ink.line, ink.rim, ink.pad))
+                words, colour = f"{words} right", ORANGE
+            ink.text(picture, ink.fit(words, wide), x, y + height + ink.pad, colour)
+    return picture
+
+
+def principal_components(features: np.ndarray, count: int = 2) -> tuple[np.ndarray, np.ndarray]:
+    """Project onto the directions of largest variance, by numpy's SVD.
+
+    Args:
+        features: (N, D).
+        count: How many directions.
+
+    Returns:
+        (N, count) coordinates, and (count,) the share of the variance each explains. A sign is fixed so that
+        the largest coordinate of each direction is positive.
+
+    Raises:
+        ValueError: Fewer than `count` rows or columns, or numbers that are not finite.
+    """
+    if features.ndim != 2 or min(features.shape) < count or not np.isfinite(features).all():
+        raise ValueError(f"features must be (N, D), finite, with N and D at least {count}; got shape {features.shape}")
+    centred = features - features.mean(axis=0)
+    u, s, _ = np.linalg.svd(centred, full_matrices=False)
+    coordinates = u[:, :count] * s[:count]
+    largest = np.take_along_axis(coordinates, np.abs(coordinates).argmax(axis=0)[None], axis=0)
+    total = float((s**2).sum())
+    shares = s[:count] ** 2 / total if total > 0 else np.zeros(count)
+    return coordinates * np.where(largest < 0, -1.0, 1.0), shares
+
+
+def normalised(features: np.ndarray) -> np.ndarray:
+    """Scale rows (N, D) to length 1; a row of zeros stays zero."""
+    length = np.linalg.norm(features, axis=-1, keepdims=True)
+    return features / np.where(length > 0, length, 1.0)
+
+
+def _require_image(image: np.ndarray, name: str) -> None:
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+        raise ValueError(f"{name} must be (height, width, 3) uint8 RGB; got {image.dtype} {image.shape}")
+
+
+def _range(scores: np.ndarray) -> tuple[float, float]:
+    finite = scores[np.isfinite(scores)]
+    if finite.size == 0:
+        raise ValueError("scores holds no finite number; is there a box, and was the encoder run?")
+    low, high = float(finite.min()), float(finite.max())
+    return (low, high) if high > low else (low - 0.5, high + 0.5)
+
+
+def _scale_colours(share: np.ndarray) -> np.ndarray:
+    """Return cividis colours (..., 3) uint8 RGB for shares 0..1; beyond the ends, the ends' colours."""
+    level = np.rint(np.clip(np.nan_to_num(share), 0, 1) * 255).astype(np.uint8)
+    return cv2.cvtColor(cv2.applyColorMap(level.reshape(-1, 1), cv2.COLORMAP_CIVIDIS), cv2.COLOR_BGR2RGB).reshape(
+        *share.shape, 3
+    )
+
+
+def _draw_scale(image: np.ndarray, low: float, high: float, title: str, ink: Ink) -> None:
+    wide = image.shape[1]
+    ends = f"{low:.2f}", f"{high:.2f}"
+    bar = max(8, wide // 5)
+    right = wide - ink.pad - ink.width(ends[1])
+    start = right - ink.pad - bar
+    image[ink.pad : ink.pad + ink.cap, start : start + bar] = _scale_colours(np.linspace(0, 1, bar))[None]
+    left = start - ink.pad - ink.width(ends[0])
+    ink.text(image, ends[1], right, ink.pad)
+    ink.text(image, ends[0], left, ink.pad)
+    ink.text(image, ink.fit(title, max(1, left - 2 * ink.pad)), ink.pad, ink.pad)
+
+
+def _place(picture: np.ndarray, image: np.ndarray, x: int, y: int, wide: int, high: int) -> None:
+    """Fit an image into a cell, its proportions kept, centred."""
+    _require_image(image, "a picture of the gallery")
+    factor = min(wide / image.shape[1], high / image.shape[0])
+    w, h = max(1, round(factor * image.shape[1])), max(1, round(factor * image.shape[0]))
+    left, top = x + (wide - w) // 2, y + (high - h) // 2
+    fill(picture, x, y, x + wide, y + high, INK)
+    fit_into(picture[top : top + h, left : left + w], image)

@@ -1,0 +1,343 @@
+"""The pictures of a run's features, before and after training, named as the report expects them."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+
+from tactile_align.datasets.episodes import EpisodeRef, open_episode
+from tactile_align.datasets.truth import read_truth
+from tactile_align.errors import InputError
+from tactile_align.evenly import evenly
+from tactile_align.geometry.boxes import enlarge
+from tactile_align.geometry.images import ImageMap
+from tactile_align.viz.features.charts import attention_over_time, embedding, similarity_matrix
+from tactile_align.viz.features.maps import normalised, retrieval_gallery, similarity_map
+from tactile_align.viz.ink import INK, Ink
+from tactile_align.viz.overlay.footage import Footage
+from tactile_align.viz.overlay.frame import draw_frame
+from tactile_align.viz.overlay.overlay import write_png
+
+if TYPE_CHECKING:
+    from tactile_align.config.train import TrainConfig
+    from tactile_align.diagnostics.gaze import Attention, Pointing
+    from tactile_align.moments.cache import Job
+    from tactile_align.policies.aligned import AlignedPolicy
+    from tactile_align.training.data import Data
+
+
+def tall(image: np.ndarray, high: int) -> np.ndarray:
+    """Return an image (H, W, 3) at another height, px, its proportions kept."""
+    wide = round(image.shape[1] * high / image.shape[0])
+    return cv2.resize(np.ascontiguousarray(image), (wide, high), interpolation=cv2.INTER_CUBIC)
+
+
+def beside(images: Sequence[np.ndarray], gap: int = 6) -> np.ndarray:
+    """Put images (H, W, 3) in a line, tops aligned, on dark ground."""
+    high = max(image.shape[0] for image in images)
+    line = np.empty((high, sum(image.shape[1] + gap for image in images) - gap, 3), np.uint8)
+    line[:] = INK
+    x = 0
+    for image in images:
+        line[: image.shape[0], x : x + image.shape[1]] = image
+        x += image.shape[1] + gap
+    return line
+
+
+def stacked(images: Sequence[np.ndarray], gap: int = 6) -> np.ndarray:
+    """Put images (H, W, 3) under each other, left sides aligned, on white."""
+    wide = max(image.shape[1] for image in images)
+    padded = [np.pad(image, ((0, gap), (0, wide - image.shape[1]), (0, 0)), constant_values=255) for image in images]
+    return np.concatenate(padded)[:-gap]
+
+
+def grid(cells: Sequence[np.ndarray], columns: int, gap: int = 12) -> np.ndarray:
+    """Put images (H, W, 3) in rows of `columns`."""
+    return stacked([beside(cells[i : i + columns], gap) for i in range(0, len(cells), columns)], gap)
+
+
+def headed(image: np.ndarray, text: str) -> np.ndarray:
+    """Put words above an image (H, W, 3), on dark ground, in as many lines as its width asks for."""
+    ink = Ink.of(480)
+    lines = [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if ink.width(longer) <= image.shape[1] - 2 * ink.pad or not lines[-1]:
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    head = np.empty((len(lines) * (ink.cap + ink.pad) + ink.pad, image.shape[1], 3), np.uint8)
+    head[:] = INK
+    for i, line in enumerate(lines):
+        ink.text(head, ink.fit(line, image.shape[1] - 2 * ink.pad), ink.pad, ink.pad + i * (ink.cap + ink.pad))
+    return np.concatenate([head, image])
+
+
+SHOWN = 4
+"""Moments whose tokens are shown."""
+TALL_PX = 240
+"""Height at which an encoder's small input is drawn."""
+
+
+def attention_pictures(
+    models: Mapping[int, "AlignedPolicy"], data: "Data", config: "TrainConfig", keys: Sequence[str], episode: int
+) -> dict[int, np.ndarray]:
+    """Draw the attention of a policy over a held-out episode, by training step, all on one scale.
+
+    Args:
+        models: The policy by the step it was trained to.
+        data: The run's moments.
+        config: The run's.
+        keys: Its views.
+        episode: Which held-out episode.
+    """
+    from tactile_align.diagnostics.gaze import attention
+
+    moments = data.held_out
+    rows = np.flatnonzero(moments.episode == episode)
+    found = {step: attention(model, moments, config, rows.tolist()) for step, model in models.items()}
+    last = models[max(models)]
+    touching = np.any([moments.column(f"contact/{sensor}")[rows] for sensor in last.sensors], axis=0)
+    visible = np.all([moments.column(f"visible/{key}")[rows] for key in keys], axis=0)
+    places = np.flatnonzero(touching & visible)
+    places = places[evenly(len(places), SHOWN)]
+    shown = [scores[places] for one in found.values() for scores in one.maps.values()]
+    high = max((float(scores.max()) for scores in shown if scores.size), default=1.0)
+    name = moments.jobs[episode].ref.path.stem
+    pictures = {}
+    for step, one in found.items():
+        title = f"attention of the policy, {name}, {when(step)}"
+        shares = np.stack(list(one.shares.values()), axis=1)
+        parts = [attention_over_time(shares, list(one.shares), contact=touching, title=title)]
+        if len(places) and one.maps:
+            cells = _looked_at(models[step], data, config, one, rows, places, keys, high)
+            parts.append(headed(grid(cells, 2), "attention on the tokens of region and touch, moments in contact"))
+        pictures[step] = stacked(parts)
+    return pictures
+
+
+def when(step: int) -> str:
+    """Return what a picture's title calls a training step."""
+    return "before training" if step == 0 else f"after {step} steps"
+
+
+def _looked_at(
+    model: "AlignedPolicy",
+    data: "Data",
+    config: "TrainConfig",
+    found: "Attention",
+    rows: np.ndarray,
+    places: np.ndarray,
+    keys: Sequence[str],
+    high: float,
+) -> list[np.ndarray]:
+    """Return a picture for each of some rows: its regions and touches under the attention on their tokens."""
+    from tactile_align.diagnostics.evaluation import centred
+
+    batch = centred(data.held_out.__getitems__(rows[places].tolist()), config)
+    cells = []
+    for i, place in enumerate(places):
+        shown = []
+        for key in keys if model.reads_regions else ():
+            box = batch[f"box/{key}"][i].numpy().astype(np.float64)
+            window, scores = enlarge(box, config.features.margin), found.maps[f"region {key}"][place]
+            shown.append(laid_over(batch[f"image/{key}"][i].numpy(), scores, box, window, (0.0, high), f"row {place}"))
+        for sensor in model.sensors if model.reads_touches else ():
+            touch, scores = batch[f"image/{sensor}"][i].numpy(), found.maps[f"touch {sensor}"][place]
+            shown.append(laid_over(touch, scores, None, None, (0.0, high), sensor))
+        cells.append(beside(shown))
+    return cells
+
+
+def laid_over(
+    image: np.ndarray,
+    scores: np.ndarray,
+    box: np.ndarray | None,
+    window: np.ndarray | None,
+    limits: tuple[float, float],
+    title: str,
+) -> np.ndarray:
+    """Return a small image drawn large, with scores over all of it or over a window (4,) of it."""
+    high = TALL_PX
+    wide = round(image.shape[1] * high / image.shape[0])
+    to_large = ImageMap.identity(image.shape[1], image.shape[0]).resize(wide, high)
+    large = tall(image, high)
+    large_box = None if box is None else to_large.apply_to_box(box)
+    tokens = ImageMap.identity(wide, high)
+    if window is not None:
+        rows, columns = scores.shape
+        tokens = tokens.crop_box(to_large.apply_to_box(window), 64 * columns, 64 * rows)
+    return similarity_map(large, scores, input_map=tokens, box=large_box, limits=limits, title=title)
+
+
+GALLERY, POINTS = 64, 160
+EPISODES = 3
+"""Held-out episodes whose frames and attention are drawn."""
+Features = dict[str, np.ndarray]
+
+
+def draw_maps(
+    run: str | Path, out: str | Path | None = None, *, data: "Data | None" = None, overwrite: bool = False
+) -> list[Path]:
+    """Draw what a run's features say on its held-out episodes.
+
+    For each view, before training (step 0) and after: map_step_N.png, the similarity of touches to all tokens;
+    gallery_step_N.png; matrix_step_N.png; attention_episode_E_step_N.png, what the policy looks at. After training:
+    embedding_by_episode.png, and _by_object and _by_phase where the recordings say them (simulated ones do). Beside
+    them overlay_episode_E.png, sample frames with their boxes. With several views the names begin with the view.
+
+    Args:
+        run: The run folder.
+        out: Where to; RUN/pictures when None.
+        data: The run's moments where already loaded; None loads them.
+        overwrite: Whether existing pictures may be replaced.
+
+    Returns:
+        The files written.
+
+    Raises:
+        FactError, FileNotFoundError: The folder holds no whole run.
+        FileExistsError: A picture exists and `overwrite` is False.
+        ValueError: The run has no encoders, or no held-out moment with box and contact.
+    """
+    # Imported here: torch takes seconds, and the other pictures do without.
+    from tactile_align.config.train import load_config
+    from tactile_align.diagnostics.evaluation import load_model
+    from tactile_align.policies.build import views_of
+    from tactile_align.policies.checkpoint import BEST, load_checkpoint
+    from tactile_align.training.data import load_data
+    from tactile_align.training.loop import build_model
+
+    folder = Path(run)
+    config = load_config(folder / "config.toml")
+    given = data or load_data(config, progress=False)
+    step = int(load_checkpoint(folder / "checkpoints" / BEST)["step"])
+    before = build_model(config, given.held_out).eval()
+    after = load_model(folder, config, given.held_out)
+    pictures: dict[str, np.ndarray] = {}
+    keys = [view.key for view in views_of(config)]
+    for key in keys:
+        prefix = f"{key}_" if len(keys) > 1 else ""
+        found = _of_view({0: before, step: after}, given, config, key)
+        pictures |= {f"{prefix}{name}": picture for name, picture in found.items()}
+    for episode, job in enumerate(given.held_out.jobs[:EPISODES]):
+        pictures[f"overlay_episode_{episode}"] = _frames(job)
+        if after.act is not None:
+            for at, picture in attention_pictures({0: before, step: after}, given, config, keys, episode).items():
+                pictures[f"attention_episode_{episode}_step_{at:06d}"] = picture
+    place = folder / "pictures" if out is None else Path(out)
+    files = {place / f"{name}.png": picture for name, picture in pictures.items()}
+    standing = [file for file in files if file.exists()]
+    if standing and not overwrite:
+        raise FileExistsError(
+            f"{standing[0]} exists; choose another out, or replace it with --overwrite (overwrite=True)"
+        )
+    for file, picture in files.items():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_png(file, picture)
+    return list(files)
+
+
+def _of_view(
+    models: dict[int, "AlignedPolicy"], data: "Data", config: "TrainConfig", key: str
+) -> dict[str, np.ndarray]:
+    from tactile_align.diagnostics.gaze import pointing
+    from tactile_align.diagnostics.pairs import pair_features
+
+    moments = data.held_out
+    features = {step: pair_features(model, moments, config, key) for step, model in models.items()}
+    last = features[max(features)]
+    chosen = one_per_contact(last, GALLERY)
+    starts = np.flatnonzero(moments.time == 0)
+    rows = starts[last["episode"][chosen]] + last["time"][chosen]
+    shown = rows[_spread(last["episode"][chosen], SHOWN)]
+    seen = {step: pointing(model, moments, config, key, shown.tolist()) for step, model in models.items()}
+    low = min(float(one.similarity.min()) for one in seen.values())
+    high = max(float(one.similarity.max()) for one in seen.values())
+    batch = moments.__getitems__(rows.tolist())
+    touches, views = (list(batch[f"image/{name}"].numpy()) for name in (_sensor(models[max(models)], key), key))
+    pictures = {}
+    ordered = chosen[np.argsort(last["episode"][chosen], kind="stable")]
+    for step, found in features.items():
+        pictures[f"map_step_{step:06d}"] = _maps_of(seen[step], (low, high), step)
+        tau, w = found["h_tau"], found["h_w"]
+        cosine = normalised(tau[chosen]) @ normalised(w[chosen]).T
+        pictures[f"gallery_step_{step:06d}"] = retrieval_gallery(touches, views, cosine, height=96)
+        pictures[f"matrix_step_{step:06d}"] = similarity_matrix(
+            tau[ordered], w[ordered], groups=last["episode"][ordered], title=f"cosines, {when(step)}"
+        )
+    refs = [job.ref for job in moments.jobs]
+    some = np.sort(np.random.default_rng(0).permutation(len(last["episode"]))[:POINTS])
+    for name, labels in _labels(refs, last, some).items():
+        pictures[f"embedding_by_{name}"] = embedding(
+            last["h_tau"][some], last["h_w"][some], labels, label_name=name, title=f"held-out moments by {name}"
+        )
+    return pictures
+
+
+def one_per_contact(features: Features, most: int, seed: int = 0) -> np.ndarray:
+    """Return rows (M,) of features, one for each contact, at most `most`, in random order.
+
+    Raises:
+        InputError: There is no row.
+    """
+    if len(features["episode"]) == 0:
+        raise InputError(
+            "no held-out moment has both a box and a contact, so there is nothing to draw. Hold out more episodes, or "
+            "look at: tactile-align verify"
+        )
+    names = np.stack([features["episode"], features["contact"]], axis=1)
+    _, first = np.unique(names, axis=0, return_index=True)
+    return np.asarray(np.random.default_rng(seed).permutation(first)[:most])
+
+
+def _spread(episode: np.ndarray, count: int) -> np.ndarray:
+    """Return up to `count` places, from as many episodes as possible."""
+    turn = np.zeros(len(episode), dtype=int)
+    for name in np.unique(episode):
+        turn[episode == name] = np.arange(np.count_nonzero(episode == name))
+    return np.argsort(turn, kind="stable")[:count]
+
+
+def _sensor(model: "AlignedPolicy", key: str) -> str:
+    return next(view.sensor for view in model.views if view.key == key)
+
+
+def _labels(refs: Sequence[EpisodeRef], features: Features, chosen: np.ndarray) -> dict[str, list[str]]:
+    """Return what the points may be coloured by; object and phase only where every recording states them."""
+    episode, time = features["episode"][chosen], features["time"][chosen]
+    labels = {"episode": [refs[e].path.stem for e in episode]}
+    told = {int(e): _truth(refs[e]) for e in np.unique(episode)}
+    if all(told.values()):
+        labels["object"] = [told[int(e)]["object"][0] for e in episode]
+        labels["phase"] = [told[int(e)]["phase"][t] for e, t in zip(episode, time, strict=True)]
+    return labels
+
+
+def _truth(ref: EpisodeRef) -> dict[str, list[str]]:
+    """Return the object and the phase of each row of a simulated episode; nothing of others."""
+    with open_episode(ref) as episode:
+        stated, phase = episode.attributes, read_truth(episode, "phase")
+    if phase is None or "object" not in stated or "phases" not in stated:
+        return {}
+    phases = dict(enumerate(str(stated["phases"]).split(",")))
+    return {"object": [str(stated["object"])], "phase": [phases.get(int(i), "unknown") for i in phase]}
+
+
+def _maps_of(seen: "Pointing", limits: tuple[float, float], step: int) -> np.ndarray:
+    lines = []
+    for image, touch, box, scores in zip(seen.images, seen.touches, seen.box, seen.similarity, strict=True):
+        view = laid_over(image, scores, box, None, limits, "cosine")
+        lines.append(beside([tall(touch, view.shape[0]), view]))
+    return headed(grid(lines, 2), f"similarity of the touch on the left to the image's tokens, {when(step)}")
+
+
+def _frames(job: "Job") -> np.ndarray:
+    """Return some moments of an episode as `overlay` draws them, with the boxes where the run's views put them."""
+    pictures = []
+    for ahead_m in sorted({one.ahead_m for one in job.inputs if one.sensor is not None}) or [0.0]:
+        with Footage(job.ref, job.rig, ahead_m=ahead_m) as footage:
+            pictures += [draw_frame(footage.moment(int(t), TALL_PX), TALL_PX) for t in evenly(len(footage), SHOWN)]
+    return grid(pictures, 2)

@@ -1,0 +1,1 @@
+"""The page on which boxes are drawn by hand."""

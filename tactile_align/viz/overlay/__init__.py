@@ -1,0 +1,1 @@
+"""Recorded frames with the projected boxes drawn on them; imports no torch."""

@@ -1,0 +1,229 @@
+"""An episode seen through a rig: every box, contact and opening at once, then one moment at a time."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+
+from tactile_align.datasets.episodes import Episode, EpisodeRef, open_episode
+from tactile_align.errors import InputError
+from tactile_align.geometry.images import ImageMap
+from tactile_align.projection.episode_boxes import contact_flags, openings, require_rig_size
+from tactile_align.viz.overlay.boxes import RigLike, Seen, by_sensor, look, names_apart, rig_for
+from tactile_align.viz.overlay.view import Hand, Moment, Region, Touch, Track, View
+
+InputMap = Callable[[int, int], ImageMap]
+
+
+class Footage:
+    """An episode, opened with its rig; a context manager.
+
+    Args:
+        episode: A file, "FILE#NAME" or a ref.
+        rig: A rig, its name or its file; `rig.toml` beside the episode when None.
+        compare: A second rig to draw beside it.
+        cameras: Which cameras, in this order; all that the episode records when None.
+        grid: (rows, columns) of tokens to light; None for none.
+        input_map: From a stored frame's (width, height) to the encoder's input, as `Encoder.input_map`; the
+            whole frame, stretched, when None.
+        layout: The episode's layout; recognised when None.
+        ahead_m: How far in front of the pads, along their normals, boxes are drawn, m; 0 on the sensors.
+
+    Raises:
+        ValueError: An unknown camera, frames of another size than the rig's, joints the rig refuses.
+
+    Attributes:
+        episode: The open episode.
+        rig: Its rig, overrides applied.
+        contact: (T,) bool by touch stream.
+        opening: (T, 2) metres by arm with a gripper, held at contact onset where the reading is a command.
+        joints: (T, n) rad by arm.
+        seen: By camera of the rig, by sensor: boxes and tokens.
+    """
+
+    def __init__(
+        self,
+        episode: EpisodeRef | str | Path,
+        rig: RigLike | None = None,
+        compare: RigLike | None = None,
+        cameras: Sequence[str] | None = None,
+        grid: tuple[int, int] | None = (14, 14),
+        input_map: InputMap | None = None,
+        layout: str | Path | None = None,
+        ahead_m: float = 0.0,
+    ) -> None:
+        self.episode: Episode = open_episode(episode, layout)
+        self.rig = rig_for(self.episode.path, rig)
+        self.compare = None if compare is None else rig_for(self.episode.path, compare)
+        self._likes = rig, compare
+        self.cameras = self._chosen(cameras)
+        self.grid, self._input_map, self._ahead_m = grid, input_map or _stretched, ahead_m
+        self.contact = {name: contact_flags(self.episode, name) for name in self.episode.sensors}
+        self._colour = {name: i for i, name in enumerate(self.rig.sensors)}
+        try:
+            self.opening = openings(self.rig, self.episode.qpos, by_sensor(self.rig, self.contact))
+            self.seen = {camera: self._look(camera) for camera in self.cameras if camera in self.rig.cameras}
+            self.joints = {arm: self.rig.joints(arm, self.episode.qpos) for arm in self.rig.arms}
+        except ValueError as cause:
+            raise InputError(f"{self.episode.ref}: {cause}") from cause
+
+    def __enter__(self) -> "Footage":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.episode.close()
+
+    def __len__(self) -> int:
+        return len(self.episode)
+
+    @property
+    def title(self) -> str:
+        """The episode's and the rigs' names."""
+        name = str(self.episode.ref).removeprefix(str(self.episode.path.parent)).lstrip("\\/")
+        first, (like, other) = self.rig.name, self._likes
+        where = f", boxes {1000 * self._ahead_m:g} mm in front of the pads" if self._ahead_m else ""
+        if self.compare is None or other is None:
+            return f"{name}  rig {first} ({self.rig.status}){where}"
+        first, second = names_apart((like, other), (self.rig, self.compare))
+        return f"{name}  rig {first} ({self.rig.status}){where}, dashed: {second}; du, dv, size: dashed against solid"
+
+    def rows(self, start: int = 0, stop: int | None = None, every: int = 1) -> list[int]:
+        """Return rows start, start + every, ... before stop (the end when None).
+
+        Raises:
+            InputError: Not within the episode.
+        """
+        last = len(self) if stop is None else stop
+        if not (0 <= start < last <= len(self)) or every < 1:
+            raise InputError(
+                f"{self.episode.ref} has rows 0 to {len(self) - 1}; needed 0 <= start < stop <= {len(self)} and "
+                f"every >= 1, got start {start}, stop {stop}, every {every}"
+            )
+        return list(range(start, last, every))
+
+    def moment(self, t: int, height: int | None = None) -> Moment:
+        """Return all that a picture of row `t` shows.
+
+        Args:
+            t: 0 <= t < len(self).
+            height: Height at which views are drawn, px: frames may then be decoded at a lower resolution.
+        """
+        fps = self.episode.fps
+        return Moment(
+            t=t,
+            steps=len(self),
+            seconds=None if fps is None else t / fps,
+            views=tuple(self._view(camera, t, height) for camera in self.cameras),
+            touches=tuple(
+                Touch(name, self.episode.image(name, t), bool(self.contact[name][t]), self._colour_of(name))
+                for name in self.episode.sensors
+            ),
+            hands=tuple(self._hand(arm, t) for arm in self.rig.arms),
+            tracks=tuple(Track(name, flags, self._colour_of(name)) for name, flags in self.contact.items()),
+            title=self.title,
+        )
+
+    def _chosen(self, cameras: Sequence[str] | None) -> tuple[str, ...]:
+        have = self.episode.cameras
+        chosen = have if cameras is None else tuple(cameras)
+        unknown = [name for name in chosen if name not in have]
+        if unknown or not chosen:
+            raise InputError(
+                f"{self.episode.ref}: needed cameras that it records, {', '.join(have)}; got "
+                f"{', '.join(unknown) or 'none'}"
+            )
+        for rig in (self.rig, self.compare):
+            for name in chosen:
+                if rig is not None and name in rig.cameras:
+                    require_rig_size(self.episode, rig, name)
+        return chosen
+
+    def _colour_of(self, stream: str) -> int:
+        for name, sensor in self.rig.sensors.items():
+            if sensor.stream == stream:
+                return self._colour[name]
+        return len(self._colour)
+
+    def _look(self, camera: str) -> dict[str, Seen]:
+        return {
+            sensor: look(
+                camera,
+                sensor,
+                self.episode.qpos,
+                fps=self.episode.fps,
+                rig=self.rig,
+                contact=self.contact,
+                compare=self.compare,
+                input_map=self._map(camera),
+                grid=self.grid,
+                ahead_m=self._ahead_m,
+            )
+            for sensor in self.rig.sensors
+        }
+
+    def _map(self, camera: str) -> ImageMap:
+        return self._input_map(*self.episode.width_height(camera))
+
+    def _view(self, camera: str, t: int, height: int | None) -> View:
+        wide, high = self.episode.width_height(camera)
+        smaller = None if height is None or height >= high else (round(wide * height / high), height)
+        image = self.episode.image(camera, t, smaller)
+        if camera not in self.rig.cameras:
+            return View(camera, image, wide, high, note="(not in the rig)")
+        own = self.rig.sensor_arm  # a wrist camera reports absence only for sensors of its own arm
+        home = self.rig.camera(camera).parent.partition("/")[0]
+        regions = [
+            self._region(sensor, seen, t)
+            for sensor, seen in self.seen[camera].items()
+            if seen.boxes.visible[t] or home in ("world", own(sensor))
+        ]
+        return View(camera, image, wide, high, tuple(regions), self._cells(camera))
+
+    def _region(self, sensor: str, seen: Seen, t: int) -> Region:
+        return Region(
+            name=sensor,
+            colour=self._colour[sensor],
+            box=seen.boxes.box[t],
+            inside=float(seen.boxes.inside[t]),
+            reason=str(seen.reasons[t]),
+            weights=None if seen.weights is None else seen.weights[t],
+            compared=None if seen.compared is None else seen.compared[t],
+            overlap=None if seen.overlap is None else float(seen.overlap[t]),
+            sigma_px=None if seen.sigma_px is None else seen.sigma_px[t],
+        )
+
+    def _cells(self, camera: str) -> tuple[np.ndarray, np.ndarray] | None:
+        """Edges of the tokens in the stored frame, px, ascending."""
+        if self.grid is None:
+            return None
+        into, (rows, columns) = self._map(camera), self.grid
+        u = np.linspace(-0.5, into.width - 0.5, columns + 1)
+        v = np.linspace(-0.5, into.height - 0.5, rows + 1)
+        back = into.inverse()
+        return back.scale[0] * u + back.offset[0], back.scale[1] * v + back.offset[1]
+
+    def _hand(self, arm: str, t: int) -> Hand:
+        entry = self.rig.arms[arm]
+        q = self.joints[arm][t]
+        if entry.gripper is None:
+            return Hand(arm, q, np.asarray(entry.arm.lower), np.asarray(entry.arm.upper))
+        ends = np.zeros((1, self.episode.qpos.shape[1]))
+        ends[:, entry.gripper.column] = entry.gripper.open
+        return Hand(
+            arm,
+            q,
+            np.asarray(entry.arm.lower),
+            np.asarray(entry.arm.upper),
+            opening_m=float(self.opening[arm][t, 0]),
+            reading_m=float(entry.gripper.opening(self.episode.qpos[t])[0]),
+            full_m=float(entry.gripper.opening(ends)[0, 0]),
+            commanded=entry.gripper.reading == "commanded",
+        )
+
+
+def _stretched(width: int, height: int) -> ImageMap:
+    """The whole frame, stretched to a square: what most vision transformers are fed."""
+    return ImageMap.identity(width, height).resize(224, 224)

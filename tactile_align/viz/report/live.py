@@ -1,0 +1,142 @@
+"""The report of a running training, served to this machine alone and made anew when the run's files change."""
+
+import hashlib
+import socketserver
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+from tactile_align.errors import InputError
+from tactile_align.viz.report.page import LIVE_POLICY, escape
+from tactile_align.viz.report.report import plotlyjs, render
+from tactile_align.viz.report.run_folder import read_run
+
+ADDRESS = "127.0.0.1"
+PORT = 8765
+SHOWN_FILES = ("config.toml", "metrics.jsonl", "summary.json", "verification.json", "doctor.json")
+
+
+class LivePage:
+    """A run's page, rendered again only when a file of the run has changed.
+
+    Args:
+        run: The run folder.
+
+    Raises:
+        FileNotFoundError: It is no run folder.
+        ValueError: A file of the run is damaged; names it.
+    """
+
+    def __init__(self, run: str | Path) -> None:
+        self.folder = Path(run)
+        read_run(self.folder)
+        self._library = plotlyjs()
+        self._lock = threading.Lock()
+        self._made: tuple[str, bytes] = ("", b"")
+
+    def version(self) -> str:
+        """Return a word that changes with the files the page is made from."""
+        files = [self.folder / name for name in SHOWN_FILES] + sorted((self.folder / "pictures").rglob("*.*"))
+        stats = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files if file.is_file()]
+        return hashlib.sha256(repr(stats).encode()).hexdigest()[:16]
+
+    def page(self) -> bytes:
+        """Return the page.
+
+        Raises:
+            OSError, ValueError: A file of the run is gone or damaged.
+        """
+        with self._lock:
+            version = self.version()  # before the files are read: what comes between is seen at the next look
+            if version != self._made[0]:
+                run = replace(read_run(self.folder), live=True)
+                self._made = version, render([run], self._library, version).encode()
+            return self._made[1]
+
+
+class Server(ThreadingHTTPServer):
+    """Serves one page on 127.0.0.1 and to no other.
+
+    Args:
+        page: The page.
+        port: 0 takes a free one.
+    """
+
+    daemon_threads = True
+
+    def __init__(self, page: LivePage, port: int) -> None:
+        self.page = page
+        super().__init__((ADDRESS, port), _Handler)
+
+    def server_bind(self) -> None:
+        """Bind without http.server's question to the name service."""
+        socketserver.TCPServer.server_bind(self)
+        self.server_name, self.server_port = ADDRESS, self.server_address[1]
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: Server
+    timeout = 10  # s a silent client may hold a thread
+
+    def do_GET(self) -> None:
+        # A foreign page may let its own name lead to 127.0.0.1 and read what is there (DNS rebinding); Host tells.
+        hosts = self.headers.get_all("Host", [])
+        if hosts not in ([f"{name}:{self.server.server_port}"] for name in (ADDRESS, "localhost")):
+            self._send(HTTPStatus.MISDIRECTED_REQUEST, "text/plain", b"This page is for this machine alone.\n")
+            return
+        try:
+            if self.path == "/":
+                self._send(HTTPStatus.OK, "text/html", self.server.page.page())
+            elif self.path == "/version":
+                self._send(HTTPStatus.OK, "text/plain", self.server.page.version().encode())
+            else:
+                self._send(HTTPStatus.NOT_FOUND, "text/plain", b"There is one page: /\n")
+        except (OSError, ValueError) as error:
+            text = f'<!doctype html><meta http-equiv="refresh" content="2"><p>{escape(error)}</p>\n'
+            self._send(HTTPStatus.SERVICE_UNAVAILABLE, "text/html", text.encode())
+
+    def _send(self, status: HTTPStatus, kind: str, body: bytes) -> None:
+        self.send_response(status)
+        self.send_header("Content-Type", f"{kind}; charset=utf-8")
+        self.send_header("Content-Length", str(len(body)))
+        self.send_header("Content-Security-Policy", LIVE_POLICY)
+        self.send_header("X-Content-Type-Options", "nosniff")
+        self.send_header("Cache-Control", "no-store")
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Say nothing: a page that asks every two seconds would fill the terminal."""
+
+
+def watch(run: str | Path, port: int = PORT, tell: Callable[[str], object] = print) -> None:
+    """Serve the page of a running training until Ctrl-C.
+
+    Only this machine can reach it, requests by another host name are refused, and nothing is fetched from the network.
+
+    Args:
+        run: The run folder.
+        port: Where; 0 takes a free one.
+        tell: Called with the page's address once it is there.
+
+    Raises:
+        FileNotFoundError: It is no run folder.
+        OSError: The port is taken.
+        InputError: No port, or a file of the run is damaged.
+    """
+    if not 0 <= port <= 65535:
+        raise InputError(f"--port must be 0 to 65535; got {port}. 0 takes a free one")
+    page = LivePage(run)
+    try:
+        server = Server(page, port)
+    except OSError as error:
+        raise OSError(f"needed port {port} of {ADDRESS}; {error.strerror}. --port 0 takes a free one") from error
+    with server:
+        try:
+            tell(f"http://{ADDRESS}:{server.server_port}")
+            server.serve_forever()
+        except KeyboardInterrupt:
+            return

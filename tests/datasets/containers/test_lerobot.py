@@ -1,0 +1,178 @@
+"""LeRobotDataset v3.0 out and in."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tactile_align.cli import run
+from tactile_align.datasets.containers.lerobot import export_lerobot, import_lerobot
+from tactile_align.datasets.containers.lerobot_parquet import INFO_PATH, STATS_PATH, read_info
+from tactile_align.datasets.episodes import open_episode, write_episode
+from tests.datasets.making import frames, parts
+
+pq = pytest.importorskip("pyarrow.parquet", reason="pyarrow is not installed")
+pytest.importorskip("av", reason="PyAV is not installed")
+
+
+def recordings(folder: Path) -> list[Path]:
+    """Three episodes of different lengths."""
+    return [
+        write_episode(
+            folder / f"episode_init_{i}.hdf5",
+            **{**parts(7 + i), "images": {"top": frames(i, 7 + i), "left_wrist": frames(10 + i, 7 + i, 80, 56)}},
+            attributes={"task": f"task {i % 2}"},
+            fps=20,
+        )
+        for i in range(3)
+    ]
+
+
+@pytest.mark.parametrize("cameras", ["video", "image"])
+def test_out_and_in_again_keeps_joints_and_touches_exact(tmp_path: Path, cameras: Any) -> None:
+    sources = [open_episode(path) for path in recordings(tmp_path / "in")]
+    done = export_lerobot(tmp_path / "in", tmp_path / "lerobot", cameras=cameras)
+    assert done.paths == (tmp_path / "lerobot",)
+    if cameras == "image":
+        assert done.lossy == ()
+    else:
+        assert [said.split(":")[0] for said in done.lossy] == ["top is video", "left_wrist is video"]
+    back = import_lerobot(tmp_path / "lerobot", tmp_path / "back", to="aloha")
+    assert back.lossy == ()
+    for path, source in zip(back.paths, sources, strict=True):
+        with open_episode(path, "aloha") as episode:
+            np.testing.assert_array_equal(episode.qpos, source.qpos)
+            np.testing.assert_array_equal(episode.action, source.action)
+            assert (episode.fps, episode.attributes["task"]) == (20, source.attributes["task"])
+            assert set(episode.cameras) == set(source.cameras)
+            for t in range(len(source)):
+                for name in source.sensors:
+                    assert np.array_equal(episode.image(name, t), source.image(name, t))
+                for name in source.cameras:
+                    error = np.abs(episode.image(name, t).astype(int) - source.image(name, t))
+                    assert error.max() == 0 if cameras == "image" else error.mean() < 3
+
+
+def test_the_files_are_those_of_version_three(tmp_path: Path) -> None:
+    sources = [open_episode(path) for path in recordings(tmp_path / "in")]
+    export_lerobot(tmp_path / "in", tmp_path / "out", task="press", robot_type="nova2")
+    root = tmp_path / "out"
+    assert sorted(str(p.relative_to(root)).replace("\\", "/") for p in root.rglob("*") if p.is_file()) == [
+        "data/chunk-000/file-000.parquet",
+        "meta/episodes/chunk-000/file-000.parquet",
+        "meta/info.json",
+        "meta/stats.json",
+        "meta/tasks.parquet",
+        "videos/observation.images.left_wrist/chunk-000/file-000.mp4",
+        "videos/observation.images.top/chunk-000/file-000.mp4",
+    ]
+    info = json.loads((root / INFO_PATH).read_text())
+    assert (info["codebase_version"], info["fps"], info["total_frames"], info["robot_type"]) == (
+        "v3.0",
+        20,
+        24,
+        "nova2",
+    )
+    rows = pq.read_table(root / "meta/episodes/chunk-000/file-000.parquet").to_pylist()
+    assert [(r["dataset_from_index"], r["dataset_to_index"]) for r in rows] == [(0, 7), (7, 15), (15, 24)]
+    key = "videos/observation.images.top/"
+    assert [r[f"{key}from_timestamp"] for r in rows] == pytest.approx([0, 0.35, 0.75])
+    stats = json.loads((root / STATS_PATH).read_text())
+    together = np.concatenate([s.qpos for s in sources])
+    np.testing.assert_allclose(stats["observation.state"]["mean"], together.mean(0), rtol=1e-6)
+    np.testing.assert_allclose(stats["observation.state"]["std"], together.std(0), rtol=1e-6)
+    assert stats["observation.state"]["count"] == [24]
+    assert np.shape(stats["observation.images.top"]["mean"]) == (3, 1, 1)
+
+
+def test_a_rate_is_needed_and_nothing_is_replaced(tmp_path: Path) -> None:
+    write_episode(tmp_path / "in" / "e.hdf5", **parts())
+    with pytest.raises(ValueError, match=r"the rate is not recorded.*--fps"):
+        export_lerobot(tmp_path / "in", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    export_lerobot(tmp_path / "in", tmp_path / "out", fps=30, cameras="image")
+    with pytest.raises(FileExistsError):
+        export_lerobot(tmp_path / "in", tmp_path / "out", fps=30)
+
+
+def test_episodes_with_other_streams_are_named(tmp_path: Path) -> None:
+    write_episode(tmp_path / "in" / "a.hdf5", **parts(), fps=20)
+    write_episode(tmp_path / "in" / "b.hdf5", **{**parts(), "touches": {}}, fps=20)
+    with pytest.raises(ValueError, match=r"b\.hdf5 has streams"):
+        export_lerobot(tmp_path / "in", tmp_path / "out", cameras="image")
+    assert not (tmp_path / "out").exists()
+
+
+def change_info(root: Path, **changes: Any) -> None:
+    info = json.loads((root / INFO_PATH).read_text())
+    (root / INFO_PATH).write_text(json.dumps({**info, **changes}))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"data_path": "../../{chunk_index}/{file_index}.parquet"}, "leaves the dataset's folder"),
+        ({"data_path": "/etc/{chunk_index}-{file_index}"}, "leaves the dataset's folder"),
+        ({"data_path": "{chunk_index.__class__}/{file_index}"}, r"uses 'chunk_index\.__class__'"),
+        ({"data_path": "{file_index[0]}"}, r"uses 'file_index\[0\]'"),
+        ({"data_path": "{secret}"}, "uses 'secret'"),
+        ({"video_path": "videos/{video_key}/../../../{file_index}.mp4"}, "leaves the dataset's folder"),
+        ({"codebase_version": "v2.1"}, r"codebase_version is 'v2\.1', v3\.0 is read"),
+        ({"fps": 0}, "fps must be"),
+        ({"features": {"action": {"dtype": "float32"}}}, r"no feature observation\.state"),
+        ({"data_path": "data/{file_index:05d}.parquet"}, "no such file; the dataset's metadata promise it"),
+    ],
+)
+def test_hostile_or_wrong_metadata_is_refused(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    write_episode(tmp_path / "in" / "e.hdf5", **parts(), fps=20)
+    export_lerobot(tmp_path / "in", tmp_path / "set")
+    change_info(tmp_path / "set", **changes)
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        import_lerobot(tmp_path / "set", tmp_path / "back")
+
+
+def test_a_link_out_of_the_dataset_is_refused(tmp_path: Path) -> None:
+    write_episode(tmp_path / "in" / "e.hdf5", **parts(), fps=20)
+    export_lerobot(tmp_path / "in", tmp_path / "set", cameras="image")
+    (tmp_path / "set" / "data").rename(tmp_path / "elsewhere")
+    try:
+        (tmp_path / "set" / "data").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
+    except OSError:
+        pytest.skip("this system does not allow symbolic links")
+    with pytest.raises(ValueError, match="leaves the dataset's folder"):
+        import_lerobot(tmp_path / "set", tmp_path / "back")
+
+
+def test_damage_is_named(tmp_path: Path) -> None:
+    write_episode(tmp_path / "in" / "e.hdf5", **parts(), fps=20)
+    export_lerobot(tmp_path / "in", tmp_path / "set")
+    video = next((tmp_path / "set").rglob("*top*/*/*.mp4"))
+    data = video.read_bytes()
+    video.write_bytes(data[: len(data) // 2])
+    with pytest.raises(ValueError, match=r"file-000\.mp4: cannot be decoded"):
+        import_lerobot(tmp_path / "set", tmp_path / "a")
+    table = tmp_path / "set" / "data/chunk-000/file-000.parquet"
+    table.write_bytes(table.read_bytes()[:-100])
+    with pytest.raises(ValueError, match=r"file-000\.parquet: cannot be read as parquet"):
+        import_lerobot(tmp_path / "set", tmp_path / "b")
+    with pytest.raises(FileNotFoundError, match=r"info\.json: no such file"):
+        read_info(tmp_path / "in")
+
+
+def test_a_dataset_that_lost_some_of_its_episodes_is_not_taken_for_whole(tmp_path: Path) -> None:
+    recordings(tmp_path / "in")
+    export_lerobot(tmp_path / "in", tmp_path / "out", cameras="image")
+    change_info(tmp_path / "out", total_episodes=5)
+    with pytest.raises(ValueError, match=r"meta/episodes lists 3 episodes, meta/info.json says 5"):
+        import_lerobot(tmp_path / "out", tmp_path / "back")
+
+
+def test_the_command_replaces_imported_files_only_where_told(tmp_path: Path, capsys: Any) -> None:
+    recordings(tmp_path / "in")
+    export_lerobot(tmp_path / "in", tmp_path / "out", cameras="image")
+    command = ["convert", str(tmp_path / "out"), str(tmp_path / "back"), "--to", "xtrainer"]
+    assert run(command) == 0
+    assert run(command) == 2 and "exists" in capsys.readouterr().err
+    assert run([*command, "--overwrite"]) == 0

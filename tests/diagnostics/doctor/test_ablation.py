@@ -1,0 +1,33 @@
+"""Modules and losses are added one by one; the first that breaks a check is named."""
+
+from pathlib import Path
+
+import pytest
+
+from tactile_align.diagnostics.doctor.ablation import ablate, grown
+from tactile_align.training.data import load_data
+from tests.training.conftest import small_training
+
+
+def test_the_pieces_of_a_config_come_in_order_and_end_with_the_whole(regrasp_folder: Path, tmp_path: Path) -> None:
+    config = small_training(regrasp_folder, tmp_path / "run", hsa={"symmetric": True, "bank": 32})
+    names, parts = zip(*grown(config), strict=True)
+    assert names == (
+        "the policy on joints alone",
+        "policy.region_tokens",
+        "policy.touch_tokens",
+        "hsa.weight = 1.0",
+        "hsa.symmetric = True",
+        "hsa.bank = 32",
+        "hsa.learn_temperature = True",
+    )
+    assert parts[0].hsa.weight == 0 and parts[-1] == config
+
+
+@pytest.mark.slow
+def test_the_addition_that_breaks_a_check_is_named(regrasp_folder: Path, tmp_path: Path) -> None:
+    # One pair in a batch has no rival, so the alignment learns nothing from it; the policy alone does.
+    config = small_training(regrasp_folder, tmp_path / "run", batch_size=2, contact_share=0.5)
+    found = ablate(config, data=load_data(config, progress=False))
+    assert found.first_broken == "hsa.weight = 1.0", found.text()
+    assert "no rival" in found.text() and len(found.steps) == 4

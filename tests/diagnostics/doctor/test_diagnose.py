@@ -1,0 +1,367 @@
+"""The doctor lets healthy runs pass and finds every defect that kept the original from learning."""
+
+import json
+import shutil
+import tomllib
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+import tomlkit
+import torch
+
+from tactile_align.cli import run
+from tactile_align.config.train import TrainConfig, config_text
+from tactile_align.datasets import codec
+from tactile_align.diagnostics.doctor.diagnose import diagnose
+from tactile_align.moments.normalisation import Statistics
+from tactile_align.policies.aligned import AlignedPolicy
+from tactile_align.policies.checkpoint import load_checkpoint
+from tactile_align.training.data import Data, LowDim, load_data
+from tactile_align.training.loop import build_model, train
+from tactile_align.verify.verify import verify_episodes
+from tests.diagnostics.doctor import planting_defects as plant
+from tests.training.conftest import small_training
+
+Maker = Callable[..., TrainConfig]
+
+
+@pytest.fixture(scope="module")
+def healthy(regrasp_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[TrainConfig, Data]:
+    # From random weights a first step at the full rate overshoots; a healthy run warms up.
+    config = small_training(regrasp_folder, tmp_path_factory.mktemp("doctor") / "run", optimiser={"warmup_steps": 40})
+    return config, load_data(config, progress=False)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_healthy_run_raises_no_alarm(healthy: tuple[TrainConfig, Data], seed: int) -> None:
+    config, data = healthy
+    found = diagnose(config.model_copy(update={"seed": seed}), data=data)
+    alarms = [f"{f.check}: {f.seen}" for f in found.findings if f.status in ("broken", "warn")]
+    assert alarms == [] and not found.broken
+
+
+def test_a_diagnosis_is_a_table_for_people_and_json_for_machines(healthy: tuple[TrainConfig, Data]) -> None:
+    config, data = healthy
+    rates = config.optimiser.model_copy(update={"lr": 1.0, "lr_encoder": 1.0})
+    found = diagnose(config.model_copy(update={"optimiser": rates}), data=data)
+    text = found.text()
+    assert "BROKEN one step" in text and "why: " in text and "do:  " in text
+    model = build_model(config, data.train)
+    row = next(line for line in text.splitlines() if line.startswith("act.action_head"))
+    count = f"{sum(p.numel() for p in model.act.action_head.parameters()):,}"
+    assert row.split()[1:6] == ["2", count, count, "0", count]  # tensors, elements, trainable, frozen, in the optimiser
+    loaded = json.loads(found.json())
+    assert loaded["broken"] is True and {f["check"] for f in loaded["findings"]} >= {"box share", "touch shuffle"}
+    learn = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    rest = sum(p.numel() for p in model.parameters()) - learn
+    assert loaded["tables"]["parameters in all"][-1][:3] == ["all", f"{learn:,}", f"{rest:,}"]
+    with pytest.raises(KeyError, match="no check 'bos share'"):
+        found.of("bos share")
+
+
+@pytest.mark.slow
+def test_the_verb_says_by_its_exit_status_whether_anything_is_broken(
+    healthy: tuple[TrainConfig, Data], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wild = changed(healthy[0], "optimiser", lr=1.0, lr_encoder=1.0)
+    for config, status in ((healthy[0], 0), (wild, 1)):
+        (tmp_path / "config.toml").write_text(config_text(config), encoding="utf-8")
+        assert run(["doctor", str(tmp_path / "config.toml"), "--json"]) == status
+        assert json.loads(capsys.readouterr().out)["broken"] is bool(status)
+
+
+def test_the_doctor_leaves_model_and_random_numbers_alone(healthy: tuple[TrainConfig, Data]) -> None:
+    config, data = healthy
+    model = build_model(config, data.train)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    diagnose(config, data=data, model=model)
+    assert torch.equal(torch.rand(3), expected)
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+
+
+IN_DATA = {
+    "9 BGR fed as RGB": (plant.bgr, "images are the recording's"),
+    "7 box scaled by the smaller factor": (plant.box_scaled_by_the_smaller_factor, "box moves with its image"),
+    "12 one image for all rows": (plant.one_image_for_all, "data diversity"),
+    "constant touch images": (plant.constant_touch, "data diversity"),
+    "shuffled pairs": (plant.shuffled_pairs, "images are the recording's"),
+}
+
+
+@pytest.mark.parametrize("name", IN_DATA)
+def test_a_defect_of_the_data_is_found(healthy: tuple[TrainConfig, Data], name: str) -> None:
+    config, data = healthy
+    change, check = IN_DATA[name]
+    found = diagnose(config, data=plant.spoilt(data, change), parts=["data"])
+    assert found.of(check).status == "broken", found.text()
+
+
+def test_constant_touches_cannot_be_learnt(healthy: tuple[TrainConfig, Data]) -> None:
+    config, data = healthy
+    found = diagnose(config, data=plant.spoilt(data, plant.constant_touch), parts=["learning"])
+    assert found.of("touch shuffle").status == "broken"
+
+
+IN_MODEL: dict[str, tuple[Callable[[AlignedPolicy], None], str]] = {
+    "2 blocks behind the tokens learn": (plant.blocks_behind_the_tokens_learn, "gradient by module"),
+    "2 ImageNet statistics": (plant.imagenet_statistics, "normalisation"),
+    "11 validation leaves the loss out": (plant.validation_left_out, "validation computes all"),
+    "13 one image at a time": (plant.towers_as(plant.OneImageAtATime), "encoder passes"),
+    "a frozen encoder that should train": (plant.frozen_encoder, "trainable parameters"),
+    "a detached feature": (plant.towers_as(plant.DetachedTouch), "gradient by module"),
+    "normalised images normalised again": (plant.normalised_again, "normalisation"),
+    "features that belong to other rows": (plant.towers_as(plant.RolledTouch), "rows stay pairs"),
+    "a tanh-saturated head": (plant.saturated_head, "saturated activations"),
+    "initial outputs of spread 37": (plant.outputs_of_spread_37, "output scale"),
+}
+
+
+@pytest.mark.parametrize("name", IN_MODEL)
+def test_a_defect_of_the_model_is_found(healthy: tuple[TrainConfig, Data], name: str) -> None:
+    config, data = healthy
+    spoil, check = IN_MODEL[name]
+    model = build_model(config, data.train)
+    spoil(model)
+    found = diagnose(config, data=data, model=model, parts=["model"])
+    assert found.of(check).status == "broken", found.text()
+
+
+def test_features_collapsed_to_rank_one_are_found(healthy: tuple[TrainConfig, Data]) -> None:
+    config, data = healthy
+    model = build_model(config, data.train)
+    plant.features_of_rank_one(model)
+    assert diagnose(config, data=data, model=model, parts=["learning"]).of("feature collapse").status == "broken"
+
+
+def test_touches_collapsed_to_a_point_are_found(healthy: tuple[TrainConfig, Data]) -> None:
+    config, data = healthy
+    model = build_model(config, data.train)
+    plant.touches_in_one_point(model)
+    found = diagnose(config, data=data, model=model, parts=["learning"]).of("feature collapse")
+    assert found.status == "broken" and found.seen.startswith("h_tau of tactile1")
+
+
+def changed(config: TrainConfig, part: str, **entries: Any) -> TrainConfig:
+    return config.model_copy(update={part: getattr(config, part).model_copy(update=entries)})
+
+
+def test_1_a_private_encoder_is_found(healthy: tuple[TrainConfig, Data]) -> None:
+    config, data = healthy
+    private = changed(config, "policy", region_tokens=False, touch_tokens=False)
+    assert diagnose(private, data=data, parts=["model"]).of("alignment reaches the action").status == "broken"
+
+
+def test_10_near_frames_and_free_moments_as_rivals_are_found(healthy: tuple[TrainConfig, Data]) -> None:
+    config, data = healthy
+    loose = changed(config, "hsa", min_gap=0, require_contact=False)
+    loose = loose.model_copy(update={"contact_share": 0.1, "batch_size": 48})
+    assert diagnose(loose, data=data, parts=["data"]).of("false rivals").status == "broken"
+
+
+def test_10_the_same_touch_rule_takes_false_rivals_away(healthy: tuple[TrainConfig, Data]) -> None:
+    config, data = healthy
+    loose = config.model_copy(update={"batch_size": 48})
+    seen = [
+        diagnose(changed(loose, "hsa", min_gap=0, touch_ceiling=ceiling), data=data, parts=["data"]).of("false rivals")
+        for ceiling in (None, 0.9)
+    ]
+    shares = [float(one.seen.partition(": ")[2].partition("%")[0]) for one in seen]
+    assert shares[1] < shares[0], [one.seen for one in seen]
+
+
+def test_12_a_batch_of_one_is_refused_by_name(healthy: tuple[TrainConfig, Data]) -> None:
+    config, data = healthy
+    alone = config.model_copy(update={"batch_size": 1, "contact_share": 1.0})
+    found = diagnose(alone, data=data, parts=["model"]).of("a training step")
+    assert found.status == "broken" and "no rival" in found.seen
+
+
+@pytest.mark.parametrize(("regions", "status"), [(0, "broken"), (2, "good")])
+def test_a_pair_alone_in_its_batch_has_a_rival_only_in_other_regions(
+    healthy: tuple[TrainConfig, Data], regions: int, status: str
+) -> None:
+    config, data = healthy
+    pair = changed(config, "hsa", region_rivals=regions).model_copy(update={"batch_size": 2, "contact_share": 0.5})
+    assert diagnose(pair, data=data, parts=["model"]).of("pairs without rivals").status == status
+
+
+def test_14_statistics_that_include_held_out_episodes_are_found(healthy: tuple[TrainConfig, Data]) -> None:
+    config, data = healthy
+    everything = [LowDim(*pair) for pair in data.train.low_dim() + data.held_out.low_dim()]
+    found = diagnose(config, data=replace(data, statistics=Statistics.of(everything)), parts=["data"])
+    assert found.of("statistics").status == "broken"
+
+
+def test_14_a_loss_diluted_by_padding_is_pointed_out(healthy: tuple[TrainConfig, Data]) -> None:
+    config, data = healthy
+    diluted = changed(config, "policy", loss_reduction="all")
+    assert diagnose(diluted, data=data, parts=["model"]).of("padded steps").status == "warn"
+
+
+def test_14_a_checkpoint_of_weights_alone_is_no_resume(small_config: Maker) -> None:
+    out = train(small_config(steps=3), progress=False)
+    path = out / "checkpoints" / "step_00000003.pt"
+    state = load_checkpoint(path)
+    torch.save({"model": state["model"], "step": 3}, path)
+    with pytest.raises(ValueError, match=r"optimiser.*cannot go on exactly"):
+        train(small_config(steps=3), resume=True, progress=False)
+
+
+def test_a_learning_rate_a_thousand_times_too_high_is_found(healthy: tuple[TrainConfig, Data]) -> None:
+    config, data = healthy
+    fast = changed(config, "optimiser", lr=1.0, lr_encoder=1.0)
+    assert diagnose(fast, data=data, parts=["learning"]).of("one step").status == "broken"
+
+
+def test_a_first_step_that_makes_things_worse_is_found(healthy: tuple[TrainConfig, Data]) -> None:
+    config, data = healthy
+    cold = changed(config, "optimiser", warmup_steps=0)
+    found = diagnose(cold.model_copy(update={"seed": 1}), data=data, parts=["learning"]).of("one step")
+    assert found.status != "good" and "warmup_steps" in found.advice, found.seen
+
+
+def test_an_alignment_whose_gradient_has_the_wrong_sign_is_found(healthy: tuple[TrainConfig, Data]) -> None:
+    config, data = healthy
+    model = build_model(config, data.train)
+    plant.towers_as(plant.TurnedRound)(model)
+    found = diagnose(config, data=data, model=model, parts=["learning"])
+    assert found.of("one step").status == "warn", found.text()
+
+
+def with_rig(config: TrainConfig, folder: Path, edit: Callable[[dict[str, Any]], None]) -> TrainConfig:
+    """Return the config with a copy of its rig, edited as TOML."""
+    rig = tomllib.loads(Path(config.data[0].rig).read_text(encoding="utf-8"))
+    edit(rig)
+    path = folder / "rig.toml"
+    path.write_text(tomlkit.dumps(rig), encoding="utf-8")
+    return config.model_copy(update={"data": (config.data[0].model_copy(update={"rig": str(path)}),)})
+
+
+def recording_with(config: TrainConfig, folder: Path, edit: Callable[[h5py.File], None]) -> TrainConfig:
+    """Return the config with an edited copy of two of its episodes."""
+    copy = folder / "recording"
+    copy.mkdir()
+    source = Path(config.data[0].path)
+    for path in sorted(source.glob("*.hdf5"))[:2]:
+        shutil.copy(path, copy / path.name)
+        with h5py.File(copy / path.name, "r+") as file:
+            edit(file)
+    return config.model_copy(update={"data": (config.data[0].model_copy(update={"path": str(copy)}),)})
+
+
+def z_scored(file: h5py.File) -> None:
+    qpos = file["observations/qpos"]
+    qpos[...] = (qpos[...] - qpos[...].mean(axis=0)) / np.maximum(qpos[...].std(axis=0), 0.01)
+
+
+def touches_at_quality_50(file: h5py.File) -> None:
+    rows = file["observations/tactile1"]
+    for t, row in enumerate(rows[()]):
+        data = codec.encode_jpeg(codec.decode(codec.without_padding(row)), 50)
+        rows[t] = np.frombuffer(data.ljust(len(row), b"\0"), np.uint8)
+
+
+def test_9_touches_stored_as_jpeg_of_quality_50_are_found(healthy: tuple[TrainConfig, Data], tmp_path: Path) -> None:
+    config, data = healthy
+    assert diagnose(config, data=data, parts=["data"]).of("touch storage").seen.endswith("quality 95")
+    found = diagnose(recording_with(config, tmp_path, touches_at_quality_50), parts=["data"]).of("touch storage")
+    assert found.status == "warn" and found.seen == "tactile1: JPEG of quality 50" and "95" in found.advice
+
+
+def test_3_normalised_joints_are_refused_by_name(healthy: tuple[TrainConfig, Data], tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"episode_init_\d\.hdf5: /observations/qpos: .*normalised"):
+        load_data(recording_with(healthy[0], tmp_path, z_scored), progress=False)
+
+
+def metres_for_readings(rig: dict[str, Any]) -> None:
+    rig["arms"]["left"]["gripper"]["law"] = {"kind": "linear", "closed_m": 0.0, "open_m": 1.0}
+
+
+def mirrored(rig: dict[str, Any]) -> None:
+    camera = rig["cameras"]["left_wrist"]
+    del camera["quat_wxyz"]
+    del camera["translation_m"]
+    camera["matrix"] = np.diag([1.0, 1.0, -1.0, 1.0]).tolist()
+
+
+def of_another_resolution(rig: dict[str, Any]) -> None:
+    rig["cameras"]["left_wrist"]["K"] = [[910.0, 0.0, 648.3], [0.0, 910.0, 357.9], [0.0, 0.0, 1.0]]
+
+
+def wrong_size(rig: dict[str, Any]) -> None:
+    camera = rig["cameras"]["left_wrist"]
+    camera["width"], camera["height"] = 1280, 720
+    camera["K"] = [[910.0, 0.0, 648.3], [0.0, 910.0, 357.9], [0.0, 0.0, 1.0]]
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (metres_for_readings, "open_m"),
+        (mirrored, "det"),
+        (of_another_resolution, "principal point"),
+        (wrong_size, r"640x480 frames but rig"),
+    ],
+    ids=["3 reading as metres", "5 det -1", "5 K of another size", "5 frames of another size"],
+)
+def test_a_defect_of_the_rig_is_refused_by_name(
+    healthy: tuple[TrainConfig, Data], tmp_path: Path, edit: Callable[[dict[str, Any]], None], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        load_data(with_rig(healthy[0], tmp_path, edit), progress=False)
+
+
+def looks_away(rig: dict[str, Any]) -> None:
+    camera = rig["cameras"]["left_wrist"]
+    w, x, y, z = camera["quat_wxyz"]
+    camera["quat_wxyz"] = [-y, z, w, -x]  # turned half round its own vertical axis
+
+
+def sensor_far_off(rig: dict[str, Any]) -> None:
+    rig["sensors"]["tactile1"]["translation_m"][2] += 0.18
+
+
+def test_4_and_6_a_sensor_behind_the_camera_is_found(healthy: tuple[TrainConfig, Data], tmp_path: Path) -> None:
+    found = diagnose(with_rig(healthy[0], tmp_path, looks_away), parts=["data"])
+    assert found.of("box share").status == "broken", found.text()
+
+
+def pad_along_the_tool(rig: dict[str, Any]) -> None:
+    rig["sensors"]["tactile1"]["pad"]["normal"] = [0.0, 0.0, 1.0]
+
+
+def test_8_a_pad_that_looks_along_the_tool_is_found(healthy: tuple[TrainConfig, Data], tmp_path: Path) -> None:
+    found = diagnose(with_rig(healthy[0], tmp_path, pad_along_the_tool), parts=["data"]).of("pad direction")
+    assert found.status == "warn" and "90 degrees" in found.seen
+
+
+def test_8_a_sensor_far_from_where_it_is_fails_verification_and_is_refused(
+    healthy: tuple[TrainConfig, Data], tmp_path: Path
+) -> None:
+    config = with_rig(healthy[0], tmp_path, sensor_far_off)
+    rig = config.data[0].rig
+    assert verify_episodes(config.data[0].path, rig, most=2, write_into=rig, progress=False).verdict == "fail"
+    with pytest.raises(ValueError, match="failed `verify`"):
+        load_data(config, progress=False)
+    trusting = config.model_copy(update={"unverified_rig": True})
+    assert diagnose(trusting, parts=["data"]).of("rig").status == "broken"
+
+
+@pytest.mark.parametrize(("verdict", "status"), [("pass", "good"), ("warn", "warn")])
+def test_a_rig_is_as_good_as_the_verdict_it_got(
+    healthy: tuple[TrainConfig, Data], tmp_path: Path, verdict: str, status: str
+) -> None:
+    def note(rig: dict[str, Any]) -> None:
+        rig["verified"] = {"when": "2026-01-01", "verdict": verdict, "data_hash": "0"}
+
+    found = diagnose(with_rig(healthy[0], tmp_path, note), parts=["data"]).of("rig")
+    assert found.status == status and found.seen.endswith(f": {verdict}")
+    assert ("tactile-align verify" in found.advice) == (status == "warn")

@@ -1,0 +1,184 @@
+"""The cache of prepared episodes: whole or not there, whoever is killed and however full the disk is."""
+
+import os
+import pickle
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tactile_align.calibration.rig import Rig, load_rig
+from tactile_align.datasets.episodes import EpisodeRef
+from tactile_align.files import part_of
+from tactile_align.moments.cache import MAX_MAPS, Job, Recent, open_packed, prepare, write_packed
+from tactile_align.moments.inputs import Input
+from tests.datasets.making import xtrainer_file
+
+ROOT = Path(__file__).parents[2]
+INPUTS = (Input("wrist", "left_wrist", 96, 72, "stretch", "tactile1"), Input("tactile1", "tactile1", 30, 40))
+PREPARE = """
+import sys
+from tests.moments.test_cache import cached
+if __name__ == "__main__":
+    print("go", flush=True)
+    print(len(cached(sys.argv[1], sys.argv[2], int(sys.argv[3]))))
+"""
+MANY_MAPS = """
+import resource, sys
+from pathlib import Path
+from tactile_align.moments.cache import Recent, open_packed
+resource.setrlimit(resource.RLIMIT_NOFILE, (200, 200))
+maps = Recent(int(sys.argv[1]))
+for turn in range(2):
+    for n in range(300):
+        path = Path(sys.argv[2]) / f"{n}.npy"
+        assert maps.get(n, lambda: open_packed(path, (2, 3, 4, 3)))[1, 0, 0, 0] == n % 256
+print(len(maps))
+"""
+
+
+def cached(recording: Path | str, cache: Path | str, processes: int = 1) -> list[Path]:
+    folder = Path(recording)
+    rig = load_rig(folder / "rig.toml")
+    jobs = [Job(EpisodeRef(file), rig, INPUTS, True) for file in sorted(folder.glob("*.hdf5"))]
+    return prepare(jobs, Path(cache), processes, progress=False)
+
+
+def require_whole(cache: Path) -> int:
+    """Check that everything behind a good name is whole, and count it."""
+    found = [folder for folder in cache.iterdir() if not folder.name.startswith(".")]
+    for folder in found:
+        with np.load(folder / "facts.npz") as facts:
+            steps = len(facts["qpos"])
+        for one in INPUTS:
+            assert open_packed(folder / f"{one.key}.npy", (steps, one.height, one.width, 3))[-1].any()
+    return len(found)
+
+
+def start(*args: str) -> subprocess.Popen[str]:
+    process = subprocess.Popen([sys.executable, "-c", PREPARE, *args], stdout=subprocess.PIPE, cwd=ROOT, text=True)
+    assert process.stdout is not None
+    process.stdout.readline()
+    return process
+
+
+@pytest.mark.slow
+def test_a_killed_build_leaves_no_half_folder_and_a_second_one_finishes(regrasp_folder: Path, tmp_path: Path) -> None:
+    begun = time.perf_counter()
+    cached(regrasp_folder, tmp_path / "once")
+    whole = time.perf_counter() - begun
+    cache, left = tmp_path / "cache", 0
+    for share in (0.1, 0.3, 0.2, 0.4):
+        process = start(str(regrasp_folder), str(cache), "1")
+        time.sleep(share * whole)
+        process.kill()
+        process.wait()
+        left += len(list(cache.glob(".*.part")))
+        require_whole(cache)
+    assert left  # it was killed in the middle of an episode
+    assert len(cached(regrasp_folder, cache)) == require_whole(cache) == 4
+    assert not list(cache.glob(".*"))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="this system does not list a process's children")
+def test_the_helpers_of_a_killed_build_end_by_themselves(regrasp_folder: Path, tmp_path: Path) -> None:
+    process = start(str(regrasp_folder), str(tmp_path), "2")
+    listing, children = Path("/proc", str(process.pid), "task", str(process.pid), "children"), ""
+    until = time.monotonic() + 60
+    while len(children.split()) < 3 and time.monotonic() < until:  # two helpers and Python's resource tracker
+        children = listing.read_text()
+        time.sleep(0.05)
+    while not list(tmp_path.glob(".*.part")) and time.monotonic() < until:
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    while any(Path("/proc", pid).is_dir() for pid in children.split()) and time.monotonic() < until:
+        time.sleep(0.1)
+    assert len(children.split()) >= 3
+    assert not [pid for pid in children.split() if Path("/proc", pid).is_dir()]
+    require_whole(tmp_path)
+
+
+def test_only_parts_of_processes_that_are_gone_are_removed(regrasp_folder: Path, tmp_path: Path) -> None:
+    mine = part_of(tmp_path / "abc")
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    dead = mine.with_name(mine.name.replace(str(os.getpid()), str(ended.pid)))
+    young, old = (tmp_path / f".{name}.other.machine.1.part" for name in ("young", "old"))
+    for part in (mine, dead, young, old):
+        part.mkdir()
+    os.utime(old, (0, 0))
+    prepare([], tmp_path, progress=False)
+    assert sorted(tmp_path.iterdir()) == sorted([mine, young])
+
+
+def test_a_full_disk_is_one_clear_error_and_leaves_nothing(regrasp_folder: Path, tmp_path: Path) -> None:
+    resource = pytest.importorskip("resource", reason="this system cannot limit the size of files")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, hard))  # less than the wrist's frames, more than the facts
+    try:
+        with pytest.raises(OSError, match=r"episode_init_0\.hdf5 needs more room.*MB free\).*`cache`") as caught:
+            cached(regrasp_folder, tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert "\n" not in str(caught.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_packed_frames_are_read_back_and_a_file_cut_short_is_named(tmp_path: Path) -> None:
+    frames = np.random.default_rng(0).integers(0, 256, (5, 3, 4, 3), dtype=np.uint8)
+    path = tmp_path / "top.npy"
+    write_packed(path, iter(frames), frames.shape)
+    assert np.array_equal(open_packed(path, frames.shape), frames)
+    assert np.array_equal(np.load(path), frames)
+    path.write_bytes(path.read_bytes()[:-7])
+    with pytest.raises(ValueError, match=r"top\.npy: must hold packed frames.*delete"):
+        open_packed(path, frames.shape)
+    write_packed(path, iter(frames), frames.shape)
+    with pytest.raises(ValueError, match=r"uint8 \(4, 3, 4, 3\); got uint8 \(5, 3, 4, 3\)"):
+        open_packed(path, (4, 3, 4, 3))
+
+
+def test_more_episodes_than_file_descriptors_are_read_in_turn(tmp_path: Path) -> None:
+    pytest.importorskip("resource", reason="this system cannot limit open files")
+    for n in range(300):
+        write_packed(tmp_path / f"{n}.npy", np.full((2, 3, 4, 3), n % 256, np.uint8), (2, 3, 4, 3))
+    for limit, said in ((MAX_MAPS, f"{MAX_MAPS}\n"), (1000, "")):  # with no limit worth the name it must fail
+        run = subprocess.run(
+            [sys.executable, "-c", MANY_MAPS, str(limit), str(tmp_path)], capture_output=True, text=True, cwd=ROOT
+        )
+        assert run.stdout == said, run.stderr[-500:]
+
+
+def test_the_value_unused_longest_goes_and_a_copy_starts_empty() -> None:
+    kept: Recent[str, str] = Recent(2)
+    for key in ("a", "b", "a", "c", "a"):
+        kept.get(key, key.upper)
+    assert kept.get("a", lambda: "made again") == "A"
+    assert kept.get("b", lambda: "made again") == "made again"
+    assert len(kept) == 2
+    copy = pickle.loads(pickle.dumps(kept))
+    assert (len(copy), copy.limit) == (0, 2)
+
+
+def test_the_cache_does_not_outlive_the_facts_in_files_that_are_only_named(tmp_path: Path) -> None:
+    root = Path(__file__).parents[2]
+    episode = xtrainer_file(tmp_path)
+    layout, arm = tmp_path / "own.toml", tmp_path / "arm.toml"
+    rig = load_rig("cell").model_dump(mode="json", exclude_none=True)
+    rig["arms"]["left"]["model"] = str(arm)
+
+    def key(order: str = "bgr", reach: str = "0.1175") -> str:
+        text = (root / "datasets" / "xtrainer.toml").read_text(encoding="utf-8")
+        layout.write_text(text.replace('raw = "bgr"', f'raw = "{order}"'), encoding="utf-8")
+        text = (root / "kinematics" / "nova2.toml").read_text(encoding="utf-8")
+        arm.write_text(text.replace("0.1175", reach), encoding="utf-8")
+        ref = EpisodeRef(episode, "", str(layout))
+        return Job(ref, Rig.model_validate(rig), INPUTS, True).key()
+
+    assert key() == key()
+    assert len({key(), key(order="rgb"), key(reach="0.1275")}) == 3

@@ -1,0 +1,40 @@
+"""Batches are a pure function of seed and number."""
+
+import numpy as np
+import pytest
+
+from tactile_align.moments.sampling import MomentSampler
+
+CONTACT = np.arange(47) % 3 == 0
+
+
+def test_each_pass_gives_every_contact_moment_exactly_once() -> None:
+    sampler = MomentSampler(CONTACT, 8, 1.0, seed=4, start=0, stop=2)
+    drawn = np.concatenate([sampler.batch(n) for n in range(2)])
+    assert sorted(drawn) == sorted(np.flatnonzero(CONTACT))
+
+
+def test_a_batch_holds_the_share_of_contact_asked_for() -> None:
+    for n in range(5):
+        batch = MomentSampler(CONTACT, 12, 0.75, seed=4, start=0, stop=9).batch(n)
+        assert CONTACT[batch].sum() == 9 and len(batch) == 12
+
+
+def test_starting_late_goes_on_with_the_very_next_batch() -> None:
+    whole = list(MomentSampler(CONTACT, 6, 0.5, seed=1, start=0, stop=9))
+    late = list(MomentSampler(CONTACT, 6, 0.5, seed=1, start=4, stop=9))
+    assert whole[4:] == late
+    assert whole != list(MomentSampler(CONTACT, 6, 0.5, seed=2, start=0, stop=9))
+
+
+def test_ranks_share_a_batch_without_overlap() -> None:
+    parts = [list(MomentSampler(CONTACT, 8, None, 3, 0, 4, rank, 2)) for rank in (0, 1)]
+    for n, (a, b) in enumerate(zip(*parts, strict=True)):
+        assert sorted(a + b) == sorted(MomentSampler(CONTACT, 8, None, 3, 0, 4).batch(n))
+
+
+def test_contact_moments_that_do_not_exist_are_asked_for_in_vain() -> None:
+    with pytest.raises(ValueError, match=r"contact_share 0\.5 asks for 4 contact moments"):
+        MomentSampler(np.zeros(9, dtype=bool), 8, 0.5, 0, 0, 1)
+    with pytest.raises(ValueError, match="divide by the 3 processes"):
+        MomentSampler(CONTACT, 8, None, 0, 0, 1, world=3)

@@ -1,0 +1,239 @@
+"""Sessions with one fault put in on purpose; the finder is given what the files would say, nothing else.
+
+Every third session is one of a fixed camera, and what a fault leaves open (which Euler order, which axis is
+mirrored, which rows) changes from seed to seed.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+from scipy.spatial.transform import Rotation
+
+from tactile_align.calibration.boards import Board
+from tactile_align.calibration.camera import Camera
+from tactile_align.calibration.hand_eye import Mounted, chain
+from tactile_align.calibration.views import View
+from tactile_align.geometry.frames import apply, invert, pose, rotation_exp
+from tactile_align.kinematics.arm import forward_kinematics
+from tactile_align.sessions.diagnosis import CLASSES
+from tactile_align.sessions.robot_poses import EULER, PoseFormat
+from tactile_align.sessions.session import Session, SessionFact
+from tests.calibration.cell import ARM, BOARD, CAMERA, Captured, capture
+
+Case = tuple[Session, Camera]
+
+
+def session(one: Captured, fmt: PoseFormat | None = None, **changes: object) -> Session:
+    """Return what the files of a capture say, poses in a declared format."""
+    fmt = fmt or PoseFormat(of="tool", rotation="quat_wxyz")
+    fact = SessionFact(camera="wrist", arm="nova2", mounted=one.mounted, board=BOARD, poses=fmt)  # type: ignore[arg-type]
+    made = Session("simulated", fact, CAMERA.width, CAMERA.height, tuple(one.views), rows(one, fmt))
+    return replace(made, **changes)  # type: ignore[arg-type]
+
+
+def rows(one: Captured, fmt: PoseFormat, T: np.ndarray | None = None) -> np.ndarray:
+    """Write poses in a format."""
+    if fmt.of == "joints":
+        return one.q if fmt.angle == "rad" else np.degrees(one.q)
+    T = one.T_base_flange.copy() if T is None else T.copy()
+    if fmt.inverted:
+        T = np.asarray(invert(T))
+    T[:, :3, 3] *= 1000 if fmt.length == "mm" else 1
+    if fmt.rotation == "matrix":
+        return T.reshape(-1, 16)
+    turn = Rotation.from_matrix(T[:, :3, :3])
+    if fmt.rotation.startswith("quat"):
+        q = turn.as_quat()
+        r = q[:, [3, 0, 1, 2]] if fmt.rotation == "quat_wxyz" else q
+    elif fmt.rotation == "rotvec":
+        r = turn.as_rotvec()
+    else:
+        r = turn.as_euler(fmt.rotation.removeprefix("euler_"))
+    if fmt.angle == "deg" and not fmt.rotation.startswith("quat"):
+        r = np.degrees(r)
+    return np.concatenate([T[:, :3, 3], r], axis=1)
+
+
+def mounted(seed: int) -> Mounted:
+    """Return what moves in the session of a seed."""
+    return "fixed" if seed % 3 == 0 else "moving"
+
+
+def declared(true: PoseFormat, said: PoseFormat) -> Callable[[int], Case]:
+    """Poses written in one format and declared as another."""
+
+    def make(seed: int) -> Case:
+        one = capture(seed, mounted=mounted(seed))
+        return replace(session(one, said), rows=rows(one, true)), CAMERA
+
+    return make
+
+
+def euler_order(seed: int) -> Case:
+    """Two of the 24 Euler orders and the rotation vector: one written, another one declared."""
+    true, said = np.random.default_rng(seed).choice([*EULER, "rotvec"], 2, replace=False)
+    return declared(PoseFormat(of="tool", rotation=true), PoseFormat(of="tool", rotation=said))(seed)
+
+
+def quaternion_order(seed: int) -> Case:
+    other = PoseFormat(of="tool", rotation="quat_xyzw")
+    return declared(*((other, TOOL) if seed % 2 else (TOOL, other)))(seed)
+
+
+TOOL = PoseFormat(of="tool", rotation="quat_wxyz")
+
+
+def clean(seed: int) -> Case:
+    """Return a sound session: moving or fixed, in one of several formats."""
+    formats = [
+        TOOL,
+        PoseFormat(of="joints"),
+        PoseFormat(of="joints", angle="deg"),
+        PoseFormat(of="tool", length="mm", rotation="euler_xyz", angle="deg"),
+        PoseFormat(of="tool", rotation="matrix"),
+    ]
+    return session(capture(seed, mounted=mounted(seed)), formats[seed % len(formats)]), CAMERA
+
+
+def wrong_mount(seed: int) -> Case:
+    made = session(capture(seed, mounted=mounted(seed)))
+    other = "moving" if mounted(seed) == "fixed" else "fixed"
+    return replace(made, fact=made.fact.model_copy(update={"mounted": other})), CAMERA
+
+
+def mirrored(seed: int) -> Case:
+    """One axis of the tool, or of the base, has the wrong sign."""
+    fmt = PoseFormat(of="tool", rotation="matrix")
+    made = session(capture(seed, mounted=mounted(seed)), fmt)
+    T = made.rows.reshape(-1, 4, 4).copy()
+    if seed % 2:
+        T[:, :3, seed // 2 % 3] *= -1
+    else:
+        T[:, seed // 2 % 3, :] *= -1
+    return replace(made, rows=T.reshape(-1, 16)), CAMERA
+
+
+def other_resolution(seed: int) -> Case:
+    """Intrinsics of the full sensor used on images of half, two thirds or twice the size, sizes declared alike."""
+    s = (2.0, 1.5, 0.5)[seed % 3]
+    K = CAMERA.K.copy()
+    K[:2] *= s
+    return session(capture(seed, mounted=mounted(seed))), replace(CAMERA, K=K)
+
+
+def swapped_size(seed: int) -> Case:
+    K = CAMERA.K[[1, 0, 2]][:, [1, 0, 2]]
+    made = session(capture(seed, mounted=mounted(seed)))
+    return made, replace(CAMERA, width=480, height=640, K=K) if seed % 2 else replace(CAMERA, K=K)
+
+
+def exchanged(seed: int) -> Case:
+    made = session(capture(seed, mounted=mounted(seed)))
+    i, j = np.random.default_rng(seed).choice(len(made.rows), 2, replace=False)
+    r = made.rows.copy()
+    r[[i, j]] = r[[j, i]]
+    return replace(made, rows=r), CAMERA
+
+
+def shifted(seed: int) -> Case:
+    made = session(capture(seed, views=21, mounted=mounted(seed)))
+    back = seed % 2 == 0
+    r, v = (made.rows[1:], made.views[:-1]) if back else (made.rows[:-1], made.views[1:])
+    return replace(made, rows=r, views=v), CAMERA
+
+
+def wrong_scale(seed: int) -> Case:
+    made = session(capture(seed, mounted=mounted(seed)))
+    factor = (1.03, 0.97, 1.05, 0.95)[seed % 4]
+    views = tuple(View(view.name, view.points * factor, view.uv) for view in made.views)
+    return replace(made, views=views), CAMERA
+
+
+def duplicates(seed: int) -> Case:
+    one = capture(seed, views=14, mounted=mounted(seed))
+    made = session(one)
+    rng = np.random.default_rng(seed)
+    again = rng.choice(14, 6)
+    more = [
+        View(f"again_{k}", one.views[i].points, one.views[i].uv + rng.normal(0, 0.3, one.views[i].uv.shape))
+        for k, i in enumerate(again)
+    ]
+    return replace(made, rows=np.concatenate([made.rows, made.rows[again]]), views=(*made.views, *more)), CAMERA
+
+
+def little_rotation(seed: int) -> Case:
+    return session(capture(seed, tilt=(0.0, 0.06), roll=0.05, mounted=mounted(seed))), CAMERA
+
+
+def planar(seed: int) -> Case:
+    return session(capture(seed, plane=True, mounted=mounted(seed))), CAMERA
+
+
+def board_moved(seed: int) -> Case:
+    one = capture(seed, mounted=mounted(seed))
+    rng = np.random.default_rng(seed)
+    at = int(rng.integers(6, 15))
+    w, t = rng.normal(size=3), rng.normal(size=3)
+    step = pose(
+        rotation_exp(np.radians(rng.uniform(2, 8)) * w / np.linalg.norm(w)),
+        rng.uniform(0.008, 0.03) * t / np.linalg.norm(t),
+    )
+    B = chain(np.asarray(forward_kinematics(ARM, one.q_true)), mounted(seed))
+    views = []
+    for i, view in enumerate(one.views):
+        if i >= at:
+            uv, ok = CAMERA.project(apply(invert(one.X) @ B[i] @ one.Z @ step, view.points))
+            view = View(view.name, view.points[ok], uv[ok] + rng.normal(0, 0.3, uv[ok].shape))
+        views.append(view)
+    return session(replace(one, views=views)), CAMERA
+
+
+def moving_arm(seed: int) -> Case:
+    """The pose is read 50 to 200 ms after the frame while the arm still moves at up to 15 deg/s."""
+    one = capture(seed, mounted=mounted(seed))
+    rng = np.random.default_rng(seed)
+    late = rng.uniform(0.05, 0.2, (len(one.q), 1)) * np.radians(rng.uniform(-15, 15, one.q.shape))
+    return session(replace(one, q=one.q + late)), CAMERA
+
+
+def marker_layout(seed: int) -> Case:
+    even = Board(kind="charuco", columns=7, rows=6, square_m=0.026, marker_m=0.019)
+    one = capture(seed, board=even, mounted=mounted(seed))
+    made = session(one)
+    return replace(made, fact=made.fact.model_copy(update={"board": even}), legacy=True), CAMERA
+
+
+RAD, EULER_RAD = PoseFormat(of="joints"), PoseFormat(of="tool", rotation="euler_xyz")
+FAULTS: dict[str, tuple[Callable[[int], Case], str]] = {
+    "mm for m": (declared(PoseFormat(of="tool", length="mm"), TOOL), "mm for m"),
+    "m for mm": (declared(TOOL, PoseFormat(of="tool", length="mm")), "mm for m"),
+    "degrees for radians, joints": (declared(PoseFormat(of="joints", angle="deg"), RAD), "degrees for radians"),
+    "degrees for radians, Euler": (
+        declared(EULER_RAD.model_copy(update={"angle": "deg"}), EULER_RAD),
+        "degrees for radians",
+    ),
+    "Euler order": (euler_order, "Euler order"),
+    "quaternion order": (quaternion_order, "quaternion order"),
+    "inverted poses": (declared(PoseFormat(of="tool", inverted=True), TOOL), "inverted poses"),
+    "wrong mount": (wrong_mount, "wrong mount"),
+    "mirrored rotation": (mirrored, "mirrored rotation"),
+    "intrinsics of another resolution": (other_resolution, "intrinsics of another resolution"),
+    "width and height swapped": (swapped_size, "width and height swapped"),
+    "rows exchanged": (exchanged, "rows exchanged"),
+    "rows shifted": (shifted, "rows shifted"),
+    "board scale": (wrong_scale, "board scale"),
+    "duplicate poses": (duplicates, "duplicate poses"),
+    "too little rotation": (little_rotation, "too little rotation"),
+    "planar motion": (planar, "planar motion"),
+    "board moved": (board_moved, "board moved"),
+    "arm moving while shot": (moving_arm, "arm moving while shot"),
+    "marker layout": (marker_layout, "marker layout"),
+}
+"""Name -> (how a session with it is made, the fault's own name)."""
+
+
+def counts_as(name: str) -> tuple[str, ...]:
+    """Return the names under which a fault counts as found: its own, or those of its class."""
+    own = FAULTS[name][1]
+    return next((one for one in CLASSES if own in one), (own,))

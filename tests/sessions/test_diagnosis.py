@@ -1,0 +1,56 @@
+"""Every usual fault, put in on purpose, is found by name; sound sessions are left alone."""
+
+import numpy as np
+import pytest
+
+from tactile_align.calibration.boards import Board
+from tactile_align.calibration.camera import Camera
+from tactile_align.calibration.views import View
+from tactile_align.geometry.frames import apply, pose, rotation_exp
+from tactile_align.sessions.diagnosis import find_faults
+from tactile_align.sessions.robot_poses import EULER, PoseFormat
+from tactile_align.sessions.session import Session, SessionFact
+from tests.calibration.recordings import recording
+from tests.sessions.injected import FAULTS, clean, counts_as, euler_order
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FAULTS)
+@pytest.mark.parametrize("seed", [700, 701])
+def test_an_injected_fault_is_found_under_its_name_or_class(name: str, seed: int) -> None:
+    found = find_faults(*FAULTS[name][0](seed))
+    assert any(fault.name in counts_as(name) for fault in found[:2]), [fault.name for fault in found]
+    assert all(fault.evidence and fault.advice for fault in found)
+
+
+@pytest.mark.parametrize("name", ["mm for m", "degrees for radians, joints", "mirrored rotation", "marker layout"])
+def test_a_fault_that_shows_in_the_numbers_is_found_at_once(name: str) -> None:
+    assert find_faults(*FAULTS[name][0](3))[0].name in counts_as(name)
+
+
+@pytest.mark.parametrize("seed", [702, 703, 704, 709])
+def test_the_euler_order_that_was_written_is_the_one_advised(seed: int) -> None:
+    # 703 and 709 are declared in orders that give the same relative turns; the others differ in those too.
+    written = np.random.default_rng(seed).choice([*EULER, "rotvec"], 2, replace=False)[0]
+    found = find_faults(*euler_order(seed))[0]
+    assert found.name == "Euler order" and found.advice == f'Set rotation = "{written}" in [poses].'
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(710, 715))
+def test_a_sound_session_is_not_blamed(seed: int) -> None:
+    assert find_faults(*clean(seed)) == []
+
+
+def test_the_doosan_recordings_mixed_units_are_found() -> None:
+    folder = recording("doosan_charuco_wrist")
+    robot = np.loadtxt(folder / "robot_poses_mm.csv", delimiter=",", skiprows=1)[:, 1:]
+    seen = np.loadtxt(folder / "board_in_camera_m.csv", delimiter=",", skiprows=1)[:, 1:]
+    C = np.asarray(pose(rotation_exp(seen[:, :3]), seen[:, 3:]))
+    K = np.array([[898.9444, 0, 649.0022], [0, 901.7457, 362.4919], [0, 0, 1]])
+    camera = Camera("wrist", 1280, 720, K, "brown", (0.008384, 0.753342, 0.000521, -0.000361, -2.536853))
+    board = Board(kind="charuco", columns=7, rows=5, square_m=0.030, marker_m=0.022)
+    views = tuple(View(f"{i:03d}", board.points, camera.project(apply(c, board.points))[0]) for i, c in enumerate(C))
+    fact = SessionFact(mounted="moving", board=board, poses=PoseFormat(of="tool", rotation="matrix"))
+    found = find_faults(Session("doosan", fact, 1280, 720, views, robot), camera)
+    assert found[0].name == "mm for m" and 'length = "mm"' in found[0].advice

@@ -1,0 +1,359 @@
+"""`verify` on simulated episodes: a right rig passes, a wrong one fails by name, and the rig file remembers."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+
+from tactile_align.calibration.rig import Rig, load_rig
+from tactile_align.checks import graded
+from tactile_align.geometry.boxes import intersection_over_union
+from tactile_align.verify.episode_checks import lens_check
+from tactile_align.verify.labels import read_labels
+from tactile_align.verify.verify import verify_episodes
+from tactile_align.viz.overlay.footage import Footage
+
+
+def changed(folder: Path, edit: Any) -> Rig:
+    data = load_rig(folder / "rig.toml").model_dump(exclude_none=True)
+    edit(data)
+    return Rig.model_validate(data)
+
+
+def copied(folder: Path, to: Path) -> Path:
+    for file in folder.iterdir():
+        shutil.copy(file, to)
+    return next(to.glob("*.hdf5"))
+
+
+def test_the_right_rig_passes_and_every_edge_is_within_a_pixel(recorded: dict[str, Path]) -> None:
+    result = verify_episodes(recorded["measured"], progress=False)
+    assert result.verdict == "pass" and result.exit_code == 0
+    assert result.check("IoU tactile1 in left_wrist, median").value >= 0.975
+    assert result.check("edges tactile1 in left_wrist, median").value * 84 < 1.0
+    assert "verdict: pass" in result.text()
+
+
+def test_a_commanded_opening_is_counted_and_holding_it_at_onset_pays(recorded: dict[str, Path]) -> None:
+    result = verify_episodes(recorded["commanded"], progress=False)
+    assert result.check("commanded openings tactile1").value == 1.0
+    held = result.check("IoU tactile1 in left_wrist, contact, command held at onset").value
+    plain = result.check("IoU tactile1 in left_wrist, contact, command as recorded").value
+    assert held > plain + 0.2
+    measured = verify_episodes(recorded["measured"], progress=False)
+    assert measured.check("commanded openings tactile1").value == 0.0
+
+
+def move(camera: str, by: float) -> Any:
+    def edit(data: dict) -> None:
+        x, y, z = data["cameras"][camera]["translation_m"]
+        data["cameras"][camera]["translation_m"] = (x, y + by, z)
+
+    return edit
+
+
+def test_a_camera_displaced_by_thirty_millimetres_fails_with_advice(recorded: dict[str, Path]) -> None:
+    folder = recorded["measured"]
+    result = verify_episodes(folder, changed(folder, move("left_wrist", 0.03)), progress=False)
+    check = result.check("IoU tactile1 in left_wrist, median")
+    assert result.verdict == "fail" and result.exit_code == 1 and check.outcome == "fail" and check.value < 0.5
+    assert "hand-eye" in check.advice and check.advice in result.text()
+    assert result.check("IoU tactile1 in top, median").outcome == "pass"
+
+
+def test_a_gripper_that_runs_the_other_way_fails(recorded: dict[str, Path]) -> None:
+    def flip(data: dict) -> None:
+        data["arms"]["left"]["gripper"]["law"]["axis"] = (0.0, 1.0, 0.0)
+
+    folder = recorded["measured"]
+    assert verify_episodes(folder, changed(folder, flip), progress=False).verdict == "fail"
+
+
+def test_a_nominal_rig_warns(recorded: dict[str, Path]) -> None:
+    folder = recorded["measured"]
+    result = verify_episodes(folder, changed(folder, lambda d: d.update(status="nominal")), progress=False)
+    assert result.verdict == "warn" and result.exit_code == 0 and "calibrate" in result.check("rig status").advice
+
+
+def test_without_truth_or_labels_nothing_is_proven(recorded: dict[str, Path], tmp_path: Path) -> None:
+    file = copied(recorded["measured"], tmp_path)
+    with h5py.File(file, "a") as episode:
+        truth = {name: episode[f"truth/box/{name}"][:] for name in ("left_wrist", "top")}
+        del episode["truth"]
+    result = verify_episodes(tmp_path, progress=False)
+    assert result.verdict == "warn" and result.check("box on sensor").outcome == "warn"
+    # Without truth nobody can know that the rig is exact.
+    assert result.check("rig status").outcome == "warn" and "calibrated" in result.check("rig status").advice
+    # Six labelled frames prove the wrist camera again, and nothing else.
+    measured = changed(tmp_path, lambda d: d.update(status="calibrated"))
+    lines = ["episode,frame,camera,sensor,u0,v0,u1,v1"]
+    labels = tmp_path / "boxes.csv"
+    for camera, verdict in (("left_wrist", "warn"), ("top", "pass")):
+        for t in range(0, 42, 7):
+            box = ",".join(str(edge) for edge in truth[camera][t])
+            lines.append(f"{file.name},{t},{camera},tactile1,{box}")
+        labels.write_text("\n".join(lines), encoding="utf-8")
+        result = verify_episodes(tmp_path, measured, labels=read_labels(labels), progress=False)
+        assert result.verdict == verdict and result.check("IoU tactile1 in left_wrist, median").value > 0.95
+        unproven = [check.name for check in result.checks if check.name.startswith("box on tactile1")]
+        assert unproven == (["box on tactile1 in top"] if verdict == "warn" else [])
+
+
+def test_frames_of_another_size_than_the_rigs_are_refused(recorded: dict[str, Path]) -> None:
+    def no_resize(data: dict) -> None:
+        del data["cameras"]["top"]["image_map"]
+
+    folder = recorded["measured"]
+    with pytest.raises(ValueError, match=r"episode_init_0\.hdf5: .*observations/images/top.*320x240.*640x480"):
+        verify_episodes(folder, changed(folder, no_resize), progress=False)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda q: (q - q.mean(0)) / (q.std(0) + 1e-6), r"normalised"),
+        (lambda q: np.concatenate([np.degrees(q[:, :6]), q[:, 6:]], axis=1), r"degrees"),
+        (lambda q: q[:, :6], r"column 6 of qpos, but qpos has 6 columns"),
+    ],
+)
+def test_joints_that_are_not_raw_are_refused_naming_file_and_key(
+    recorded: dict[str, Path], tmp_path: Path, change: Any, message: str
+) -> None:
+    file = copied(recorded["measured"], tmp_path)
+    with h5py.File(file, "a") as episode:
+        q = change(episode["observations/qpos"][:]).astype(np.float32)
+        del episode["observations/qpos"]
+        episode["observations/qpos"] = q
+    with pytest.raises(ValueError, match=message) as caught:
+        verify_episodes(tmp_path, progress=False)
+    assert file.name in str(caught.value) and "observations/qpos" in str(caught.value)
+
+
+def test_streams_without_their_counterpart_are_named(recorded: dict[str, Path]) -> None:
+    def rename(data: dict) -> None:
+        data["cameras"]["side"] = data["cameras"].pop("top")
+
+    folder = recorded["measured"]
+    check = verify_episodes(folder, changed(folder, rename), progress=False).check("streams")
+    assert check.outcome == "warn" and check.measured == "not recorded: side; not in the rig: top"
+
+
+def test_an_episode_whose_mount_moved_stands_out(recorded: dict[str, Path], tmp_path: Path) -> None:
+    file = copied(recorded["measured"], tmp_path)
+    for i in (1, 2):
+        shutil.copy(file, tmp_path / f"episode_init_{i}.hdf5")
+    data = load_rig(tmp_path / "rig.toml").model_dump(exclude_none=True)
+    pose = dict(translation_m=[0.085, 0.026, 0.035])
+    data["override"] = [{"episodes": "episode_init_1.hdf5", "cameras": {"left_wrist": pose}}]
+    result = verify_episodes(tmp_path, Rig.model_validate(data), progress=False)
+    check = result.check("drift of tactile1 in left_wrist between episodes")
+    assert check.outcome in ("warn", "fail") and "episode_init_1" in check.measured
+    assert result.check("drift of tactile1 in top between episodes").outcome == "pass"
+
+
+def test_the_verdict_is_written_into_the_rig_file_and_nothing_else_is_touched(
+    recorded: dict[str, Path], tmp_path: Path
+) -> None:
+    copied(recorded["measured"], tmp_path)
+    rig_file = tmp_path / "rig.toml"
+    rig_file.write_text("# my cell, do not lose this line\n" + rig_file.read_text("utf-8"), encoding="utf-8")
+    before = rig_file.read_text("utf-8")
+    for _ in range(2):
+        result = verify_episodes(tmp_path, write_into=rig_file, progress=False)
+    text = rig_file.read_text("utf-8")
+    assert text.startswith(before.rstrip()) and text.count("[verified]") == 1
+    verified = load_rig(rig_file).verified
+    assert verified is not None and verified.verdict == "pass" and verified.data_hash == result.data_hash
+
+
+def test_the_data_hash_changes_with_the_data(recorded: dict[str, Path], tmp_path: Path) -> None:
+    file = copied(recorded["measured"], tmp_path)
+    same = verify_episodes(tmp_path, progress=False).data_hash
+    assert same == verify_episodes(recorded["measured"], progress=False).data_hash
+    with h5py.File(file, "a") as episode:
+        episode["observations/qpos"][3, 0] += 1e-3
+    assert verify_episodes(tmp_path, progress=False).data_hash != same
+
+
+def test_json_holds_every_check(recorded: dict[str, Path]) -> None:
+    result = verify_episodes(recorded["measured"], progress=False)
+    data = json.loads(result.json())
+    assert data["verdict"] == "pass" and [c["name"] for c in data["checks"]] == [c.name for c in result.checks]
+
+
+def test_a_folder_without_a_rig_or_episodes_says_what_is_needed(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"rig\.toml.*name one with --rig"):
+        verify_episodes(tmp_path)
+    with pytest.raises(FileNotFoundError, match="no episode found"):
+        verify_episodes(tmp_path, load_rig("cell"))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("episode,frame\n", "line 1 lacks the column 'camera'"),
+        ("episode,frame,camera,sensor,u0,v0,u1,v1\na,1,c,s,1,2,x,4\n", "line 2: frame and u0"),
+        ("episode,frame,camera,sensor,u0,v0,u1,v1\na,1,c,s,1,2,0,4\n", "line 2: a box needs"),
+        ("episode,frame,camera,sensor,u0,v0,u1,v1\na,1,c,s,1,2,3,4\na,1,c,s,1,2,3,4\n", "line 3: frame 1 .* two"),
+        ("episode,frame,camera,sensor,u0,v0,u1,v1\n", "no box in it"),
+    ],
+)
+def test_a_wrong_label_file_is_refused_by_line(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "boxes.csv"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(ValueError, match=message):
+        read_labels(path)
+
+
+def test_verify_imports_neither_torch_nor_mujoco_nor_roboticstoolbox() -> None:
+    code = "import sys, tactile_align.verify.verify, tactile_align.projection.sensor_box; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert not {"torch", "mujoco", "roboticstoolbox", "spatialmath", "matplotlib"} & set(loaded)
+
+
+def test_joints_that_are_all_zero_are_named(recorded: dict[str, Path], tmp_path: Path) -> None:
+    assert verify_episodes(recorded["measured"], progress=False).check("joints plausible").outcome == "pass"
+    file = copied(recorded["measured"], tmp_path)
+    with h5py.File(file, "r+") as opened:
+        opened["observations/qpos"][:, :6] = 0.0
+    found = verify_episodes(tmp_path, progress=False).check("joints plausible")
+    assert found.outcome == "warn" and "zero" in found.advice
+
+
+def test_a_gripper_read_the_wrong_way_round_is_told_from_a_moved_camera(recorded: dict[str, Path]) -> None:
+    def swap(data: dict) -> None:
+        gripper = data["arms"]["left"]["gripper"]
+        gripper["open"], gripper["closed"] = gripper["closed"], gripper["open"]
+
+    swapped = verify_episodes(recorded["measured"], changed(recorded["measured"], swap), progress=False)
+    by_truth = swapped.check("IoU tactile1 in left_wrist, true opening")
+    assert by_truth.outcome == "fail" and "swapped?" in by_truth.advice
+    moved = verify_episodes(
+        recorded["measured"], changed(recorded["measured"], move("left_wrist", 0.03)), progress=False
+    )
+    assert moved.verdict == "fail"
+    assert moved.check("IoU tactile1 in left_wrist, true opening").outcome == "info"
+
+
+def test_a_missing_folder_is_named_before_its_rig(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="nothing_here: no such file or folder"):
+        verify_episodes(tmp_path / "nothing_here", progress=False)
+
+
+@pytest.mark.parametrize(
+    ("fx", "cx", "cy", "width", "said"),
+    [
+        (465.6, 319.5, 239.5, 640, None),
+        (612.0, 331.0, 224.0, 640, None),
+        (698.4, 639.5, 359.5, 640, r"about 1280x720, but the rig says 640x480.*\[\[\"resize\", 640, 480\]\]"),
+        (232.8, 159.5, 119.5, 640, "about 320x240"),
+        (9000.0, 319.5, 239.5, 640, "fx = 9000 px is implausible"),
+    ],
+)
+def test_a_k_of_other_frames_is_told_by_its_centre_and_field_of_view(
+    recorded: dict[str, Path], fx: float, cx: float, cy: float, width: int, said: str | None
+) -> None:
+    rig = changed(
+        recorded["measured"],
+        lambda d: d["cameras"]["left_wrist"].update(K=[[fx, 0, cx], [0, fx, cy], [0, 0, 1]], width=width),
+    )
+    check = lens_check(rig, "left_wrist")
+    assert check.outcome == ("pass" if said is None else "warn")
+    assert said is None or re.search(said, check.advice)
+
+
+def test_limits_of_a_share_are_shown_in_percent_too() -> None:
+    shown = graded("seen", 0.031, 0.02, 0.2, form=".1%")
+    assert (shown.measured, shown.needed, shown.outcome) == ("3.1%", "<= 2% (fail > 20%)", "warn")
+    assert graded("px", 0.4, 0.5, 0.75, unit=" px").needed == "<= 0.5 px (fail > 0.75)"
+
+
+def scale_K(data: dict) -> None:
+    (fx, s, cx), (_, fy, cy), last = data["cameras"]["left_wrist"]["K"]
+    data["cameras"]["left_wrist"]["K"] = ((1.5 * fx, s, cx), (0.0, 1.5 * fy, cy), last)
+
+
+def turn(data: dict) -> None:
+    camera = data["cameras"]["left_wrist"]
+    w, x, y, z = camera["quat_wxyz"]
+    c, s = np.cos(np.radians(2.5)), np.sin(np.radians(2.5))
+    # The camera's own x axis, 5 deg: the quaternion times (c, s, 0, 0).
+    camera["quat_wxyz"] = (w * c - x * s, w * s + x * c, y * c + z * s, z * c - y * s)
+
+
+def test_the_one_change_that_explains_the_boxes_is_named_with_its_value(recorded: dict[str, Path]) -> None:
+    folder = recorded["measured"]
+    right = load_rig(folder / "rig.toml")
+    assert not [one for one in verify_episodes(folder, progress=False).checks if one.name.startswith("one change")]
+    found = verify_episodes(folder, changed(folder, scale_K), progress=False)
+    said = found.check("one change explains tactile1 in left_wrist").advice
+    named = re.search(r"left_wrist\.K: fx = ([\d.]+), fy = [\d.]+ \(IoU (0\.\d+)\)", said)
+    assert named and float(named[1]) == pytest.approx(right.cameras["left_wrist"].K[0][0], rel=0.01)
+    assert float(named[2]) > 0.95 and "translation_m" not in said, "nothing else explains a lens"
+    found = verify_episodes(folder, changed(folder, move("left_wrist", 0.03)), progress=False)
+    said = found.check("one change explains tactile1 in left_wrist").advice
+    named = re.search(r"cameras\.left_wrist: translation_m = \[(.+?)\], 30 mm off", said)
+    assert named and "sensors.tactile1: translation_m" in said and "second view" in said
+    place = [float(value) for value in named[1].split(",")]
+    assert place == pytest.approx(right.cameras["left_wrist"].translation_m, abs=0.001)
+    found = verify_episodes(folder, changed(folder, turn), progress=False)
+    said = found.check("one change explains tactile1 in left_wrist").advice
+    named = re.search(r"One change would do: cameras\.left_wrist: quat_wxyz = \[(.+?)\], turned 5\.0 deg", said)
+    assert named
+    quat = [float(value) for value in named[1].split(",")]
+    assert np.abs(np.dot(quat, right.cameras["left_wrist"].quat_wxyz)) == pytest.approx(1, abs=1e-5)
+
+
+def test_the_other_finger_is_one_change(recorded: dict[str, Path]) -> None:
+    folder = recorded["measured"]
+
+    def other_finger(data: dict) -> None:
+        data["sensors"]["tactile1"]["parent"] = "left/finger2"
+
+    right = verify_episodes(folder, progress=False)
+    found = verify_episodes(folder, changed(folder, other_finger), progress=False)
+    for camera in ("left_wrist", "top"):
+        check = found.check(f"one change explains tactile1 in {camera}")
+        assert 'sensors.tactile1: parent = "left/finger1"' in check.advice
+        assert check.value == pytest.approx(right.check(f"IoU tactile1 in {camera}, median").value, abs=0.01)
+
+
+def test_a_wrong_stroke_is_no_matter_of_the_camera_or_the_sensors_place(recorded: dict[str, Path]) -> None:
+    def stroke(data: dict) -> None:
+        data["arms"]["left"]["gripper"]["law"]["open_m"] *= 1.6
+
+    found = verify_episodes(recorded["measured"], changed(recorded["measured"], stroke), progress=False)
+    check = found.check("one change explains tactile1 in left_wrist")
+    assert check.measured == "none" and "calibrate finger" in check.advice
+
+
+def test_boxes_stand_where_the_joints_were_when_the_frame_was_exposed(
+    recorded: dict[str, Path], tmp_path: Path
+) -> None:
+    """Joints shifted by two rows against the frames fit again once the rig states the delay."""
+    file = copied(recorded["measured"], tmp_path)
+    with h5py.File(file, "a") as episode:
+        qpos = episode["observations/qpos"][:]
+        fps = float(episode.attrs["fps"])
+        late = np.concatenate([qpos[2:], qpos[-1:], qpos[-1:]])
+        # Row t now tells the joints of row t + 2, so a frame was exposed two rows before its row was read.
+        episode["observations/qpos"][:, :6] = late[:, :6]
+
+    def delayed(data: dict) -> None:
+        data["cameras"]["top"]["delay_s"] = -2 / fps
+
+    wrong = verify_episodes(tmp_path, progress=False).check("IoU tactile1 in top, 5th percentile").value
+    right = verify_episodes(tmp_path, changed(tmp_path, delayed), progress=False)
+    fits = right.check("IoU tactile1 in top, 5th percentile").value
+    assert wrong < 0.3 and fits > 0.6, (wrong, fits)
+    with Footage(file, changed(tmp_path, delayed)) as footage, h5py.File(file) as episode:
+        drawn = footage.seen["top"]["tactile1"].boxes.box
+        overlap = intersection_over_union(drawn, episode["truth/box/top"][:])
+    assert np.nanpercentile(overlap, 5) == pytest.approx(fits)

@@ -1,0 +1,239 @@
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from tactile_align.diagnostics.doctor.subject import Diagnosis, Finding
+from tactile_align.viz.report.page import STYLE, image_data, safe_json
+from tactile_align.viz.report.plots import curve_plots, retrieval_plots
+from tactile_align.viz.report.report import findings, render, report
+from tactile_align.viz.report.run_folder import read_run
+from tests.viz.report.running import make_run, summary
+from tests.viz.test_ink import contrast
+
+HOSTILE = "</script><script>alert(1)</script>\"'<img src=x onerror=alert(2)>&amp;"
+
+
+def outcomes(run: Path, topic: str) -> list[str]:
+    return [found.outcome for found in findings(read_run(run)) if topic in found.text]
+
+
+def test_the_verdict_comes_first_and_rests_on_intervals(tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    for at, base, expected in ((0.42, 0.20, "good"), (0.42, 0.34, "good"), (0.42, 0.38, "look"), (0.42, 0.5, "bad")):
+        # Intervals are +-0.06 around the run and +-0.05 around opening-only; chance is 1/64.
+        (run / "summary.json").write_text(json.dumps(summary(at, base)), encoding="utf-8")
+        assert outcomes(run, "among 64 candidates") == [expected]
+        assert bool(outcomes(run, "clearly less")) == (base == 0.20)
+        assert bool(outcomes(run, "intervals touch")) == (base == 0.34)
+    (run / "summary.json").write_text(json.dumps(summary(0.05, 0.01)), encoding="utf-8")
+    assert outcomes(run, "does not exclude") == ["bad"]
+    page = render([read_run(run)], "")
+
+    assert page.index('id="verdict"') < page.index('id="curves"')
+
+
+def test_the_loss_is_judged_against_its_chance_level(tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    for hsa, expected in ((0.89 * 4.85, "good"), (0.95 * 4.85, "look"), (1.01 * 4.85, "bad")):
+        (run / "summary.json").write_text(json.dumps(summary(hsa=hsa)), encoding="utf-8")
+        assert outcomes(run, "alignment loss") == [expected]
+
+
+def test_scratch_a_diverged_and_an_unfinished_run_are_said_so(tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    assert outcomes(run, "SCRATCH") == ["look"] and outcomes(run, "ran through: 300") == ["good"]
+    with (run / "metrics.jsonl").open("a", encoding="utf-8") as log:
+        log.write(json.dumps({"kind": "train", "step": 300, "loss": "nan"}) + "\n")
+    assert outcomes(run, "diverged") == ["bad"]
+    assert outcomes(make_run(tmp_path, "short", steps=200), "of 300") == []
+    short = make_run(tmp_path, "cut", steps=200)
+    (short / "config.toml").write_text("steps = 900\n", encoding="utf-8")
+    assert outcomes(short, "stopped at step 200 of 900") == ["look"]
+
+
+def test_what_was_said_while_training_is_repeated_with_its_step(tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    said = {"kind": "finding", "step": 120, "check": "flat at chance", "text": "the loss has been at 0.99 of chance"}
+    with (run / "metrics.jsonl").open("a", encoding="utf-8") as log:
+        log.write(json.dumps(said) + "\n")
+    assert outcomes(run, "step 120, flat at chance: the loss has been at 0.99 of chance.") == ["look"]
+
+
+def test_pictures_of_steps_and_episodes_are_grouped_by_the_last_of_both(tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    for episode in (0, 1):
+        for step in (0, 40):
+            cv2.imwrite(str(run / "pictures" / f"attention_episode_{episode}_step_{step:06d}.png"), np.zeros((4, 4, 3)))
+    page = render([read_run(run)], "")
+    assert "attention_episode_0 by step" in page and "attention_episode_1 by step" in page
+    assert page.count('max="1" value="1"') == 2
+
+
+def test_what_the_doctor_said_is_told_in_its_own_words(tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    found = [
+        Finding("image range", "good", "0 to 237", "0 to 255"),
+        Finding("one <b>step", "broken", "loss rose", "lower after a step", "the rate is too high", "lower it"),
+    ]
+    said = Diagnosis(tuple(found[:1]), {"parameters": (("module", "count"), ("vision", "12,345"))})
+    (run / "doctor.json").write_text(said.json(), encoding="utf-8")
+    assert outcomes(run, "The doctor: pass") == ["good"]
+    page = render([read_run(run)], "")
+    assert "Doctor: <bdi>pass" in page and "0 to 237" in page and "12,345" in page
+    (run / "doctor.json").write_text(Diagnosis(tuple(found), {}).json(), encoding="utf-8")
+    assert outcomes(run, "The doctor: fail (one <b>step)") == ["bad"]
+    page = render([read_run(run)], "")
+    assert page.index("the rate is too high. lower it") < page.index("0 to 237")  # the worst stands first
+    assert "one &lt;b&gt;step" in page and "one <b>step" not in page
+    (run / "doctor.json").write_text('{"verdict": "pass"}', encoding="utf-8")
+    with pytest.raises(ValueError, match=r"doctor\.json.*doctor CONFIG --json"):
+        read_run(run)
+
+
+def test_a_held_out_loss_that_rises_again_is_named_with_its_best_step(tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    with (run / "metrics.jsonl").open("a", encoding="utf-8") as log:
+        log.writelines(
+            json.dumps({"kind": "validation", "step": s, "loss": v}) + "\n" for s, v in ((310, 2.0), (320, 2.5))
+        )
+    assert outcomes(run, "lowest at step 310 (2.000)") == ["look"]
+
+
+def test_a_run_goes_by_its_folder_and_one_just_called_run_by_two(tmp_path: Path) -> None:
+    assert read_run(make_run(tmp_path, "first")).name == "first"
+    assert read_run(make_run(tmp_path / "demo", "run")).name == "demo/run"
+
+
+def test_parts_that_are_missing_are_named_with_the_command_that_makes_them(tmp_path: Path) -> None:
+    (tmp_path / "config.toml").write_text("steps = 10\n", encoding="utf-8")
+    run = read_run(tmp_path)
+    page = render([run], "")
+    for said in ("tactile-align evaluate", "tactile-align verify", "tactile-align doctor", "metrics.jsonl is missing"):
+        assert said in page
+    assert f"report {tmp_path} --draw" in page and f"--json &gt; {tmp_path / 'doctor.json'}" in page
+    assert {found.outcome for found in findings(run)} == {"open"}
+
+
+def test_a_folder_that_is_no_run_and_damaged_files_are_refused_by_name(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"config\.toml.*tactile-align train"):
+        read_run(tmp_path)
+    run = make_run(tmp_path)
+    good = (run / "metrics.jsonl").read_text(encoding="utf-8")
+    (run / "metrics.jsonl").write_text(good + '{"kind": "train", "st', encoding="utf-8")
+    assert len(read_run(run).metrics) == len(good.splitlines())
+    (run / "metrics.jsonl").write_text('{"step": 1\n' + good, encoding="utf-8")
+    with pytest.raises(ValueError, match=r"metrics\.jsonl line 1"):
+        read_run(run)
+    (run / "metrics.jsonl").write_text(good, encoding="utf-8")
+    (run / "summary.json").write_text("[]", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"summary\.json.*JSON object"):
+        read_run(run)
+
+
+def test_curves_hold_the_logged_numbers_and_chance(tmp_path: Path) -> None:
+    run = read_run(make_run(tmp_path))
+    plot = next(plot for plot in curve_plots([run]) if "alignment" in plot.title)
+    training, held_out, chance = plot.traces
+    assert training["x"][:2] == [1, 11] and training["y"][1] == pytest.approx(4.85 * np.exp(-11 / 500))
+    assert held_out["x"] == [300] and held_out["y"] == [3.1]
+    assert set(chance["y"]) == {4.85} and chance["line"]["dash"] == "dot"
+
+
+def test_retrieval_bars_carry_their_interval_and_stand_beside_opening_only(tmp_path: Path) -> None:
+    run = read_run(make_run(tmp_path))
+    (plot,) = retrieval_plots([run, replace(run, summary=summary(0.6, 0.1))])
+    names = [trace["name"] for trace in plot.traces]
+    assert names[:3] == ["demo: touch and box", "demo: opening only", "chance (gallery of 64)"]
+    bar = plot.traces[0]
+    assert bar["x"] == ["R@1", "R@5", "R@10"] and bar["y"][0] == 0.42
+    assert bar["error_y"]["array"][0] == pytest.approx(0.06) and bar["error_y"]["arrayminus"][0] == pytest.approx(0.06)
+    assert plot.traces[2]["y"] == pytest.approx([1 / 64, 5 / 64, 10 / 64])
+
+
+def test_hostile_names_are_text_everywhere(tmp_path: Path) -> None:
+    run = make_run(tmp_path, view=HOSTILE, word="</pre><script>alert(3)</script>" + "n" * 300)
+    cv2.imwrite(str(run / "pictures" / "a' onload='alert(4).png"), np.zeros((4, 4, 3), np.uint8))
+    page = render([read_run(run)], "")
+    assert page.count("<script") == 3 and page.count("</script>") == 3
+    assert "<img src=x" not in page and "onload='alert" not in page
+    data = re.search(r'id="figures">(.*?)</script>', page, re.DOTALL)
+    assert data is not None
+    titles = json.loads(data[1])
+    assert titles and "<" not in data[1]
+    assert safe_json({"</script>": "<!--"}).count("<") == 0
+
+
+def test_the_page_names_no_place_in_the_network(tmp_path: Path) -> None:
+    page = render([read_run(make_run(tmp_path))], "")
+    assert "default-src 'none'" in page
+    assert not re.search(r"(src|href)\s*=\s*[\"'](?!data:|#)", page)
+
+
+def test_every_picture_has_an_alternative_text_and_steps_share_a_slider(tmp_path: Path) -> None:
+    page = render([read_run(make_run(tmp_path))], "")
+    pictures = re.findall(r"<img [^>]*>", page)
+    assert len(pictures) == 6 and all(re.search(r'alt="[^"]{20,}"', picture) for picture in pictures)
+    slider = re.search(r'<input type="range" min="0" max="2" value="2"', page)
+    assert slider and "overlay by episode" in page and page.count("<option") == 2
+
+
+def test_pictures_may_lie_elsewhere(tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    (run / "pictures").rename(tmp_path / "drawn")
+    assert "no pictures" in render([read_run(run)], "")
+    assert render([read_run(run, tmp_path / "drawn")], "").count("<img ") == 6
+
+
+@pytest.mark.slow
+def test_large_pictures_shrink_and_the_page_stays_below_20_mb(tmp_path: Path) -> None:
+    pytest.importorskip("plotly", reason="plotly is not installed")
+    run = make_run(tmp_path)
+    noise = np.random.default_rng(0).integers(0, 255, (1000, 1600, 3), dtype=np.uint8)
+    written, jpeg = cv2.imencode(".jpg", noise, [cv2.IMWRITE_JPEG_QUALITY, 90])
+    assert written and len(jpeg) > 1_000_000
+    for i in range(16):
+        (run / "pictures" / f"overlay_{i:02d}.jpg").write_bytes(jpeg.tobytes())
+    cv2.imwrite(str(run / "pictures" / "wide.png"), np.zeros((300, 2400, 3), np.uint8))
+    url, width, height = image_data(run / "pictures" / "wide.png")
+    assert (width, height) == (1600, 200) and url.startswith("data:image/jpeg")
+    page = report(run)
+    assert page.stat().st_size < 20_000_000
+    assert "Not embedded" in page.read_text(encoding="utf-8")
+
+
+def test_a_page_is_not_overwritten_unasked_and_two_runs_get_their_own(tmp_path: Path) -> None:
+    pytest.importorskip("plotly", reason="plotly is not installed")
+    one, two = make_run(tmp_path), make_run(tmp_path, "an other")
+    assert report(one) == one / "report.html"
+    assert report(one, two) == one / "report_with_an_other.html"
+    with pytest.raises(FileExistsError, match=r"report\.html exists"):
+        report(one)
+    report(one, overwrite=True)
+    twin = make_run(tmp_path / "elsewhere", "demo")
+    page = report(one, twin, out=tmp_path / "twins.html").read_text(encoding="utf-8")
+    assert f"{one} and {twin}" in page
+
+
+def test_words_of_the_page_have_aa_contrast() -> None:
+    texts = set(re.findall(r"[{;] ?color: #([0-9a-f]{6})", STYLE))
+    assert len(texts) >= 5
+    for colour in texts:
+        rgb = tuple(int(colour[i : i + 2], 16) for i in (0, 2, 4))
+        assert contrast(rgb, (255, 255, 255)) >= 4.5  # type: ignore[arg-type]
+
+
+def test_read_outs_are_shown_as_evaluate_prints_them_and_as_text(tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    assert "feature space and probes" not in render([read_run(run)], "")
+    found = json.loads((run / "summary.json").read_text(encoding="utf-8"))
+    view = found["views"]["left_wrist-tactile1"]
+    view |= {"galleries": {"cross-episode": view["retrieval"]}, "probes": {}, "left_out": {"localisation": HOSTILE}}
+    (run / "summary.json").write_text(json.dumps(found), encoding="utf-8")
+    page = render([read_run(run)], "")
+    assert re.search(r"cross-episode +0\.420 \[0\.360, 0\.480\] +- +0\.016 +64", page)
+    assert "left out, localisation: &lt;/script&gt;" in page and HOSTILE not in page
