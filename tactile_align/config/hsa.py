@@ -14,9 +14,9 @@ NOT_OF_MSE = (
     "temperature_final",
     "temperature_steps",
     "symmetric",
-    "region_rivals",
-    "finger_rival",
-    "camera_rival",
+    "region_negatives",
+    "finger_negative",
+    "camera_negative",
     "hardness",
     "hardest",
     "bank",
@@ -32,7 +32,7 @@ class HSAConfig(Strict):
     weight: Annotated[float, Field(ge=0)] = 1.0
     """Weight beside the action loss; 0 switches alignment off."""
     kind: Literal["hsa", "mse"] = "hsa"
-    """mse pulls pairs together without rivals or temperature: only for finding out what is broken."""
+    """mse pulls pairs together without negatives or temperature: only for finding out what is broken."""
     temperature: Annotated[float, Field(gt=0)] = 0.07
     """kappa, or where it starts when learnt or scheduled."""
     learn_temperature: bool = False
@@ -45,25 +45,25 @@ class HSAConfig(Strict):
     symmetric: bool = False
     """Also contrast each region with all touches; the original contrasts one way."""
     min_gap: Annotated[int, Field(ge=0)] = 20
-    """Moments of one episode fewer frames apart than this are no rivals: they show the same contact."""
+    """Moments of one episode fewer frames apart than this are no negatives: they show the same contact."""
     require_contact: bool = True
-    """Leave moments without contact out: all their touches look alike, so each would be a false rival."""
+    """Leave moments without contact out: all their touches look alike, so each would be a false negative."""
     touch_ceiling: Annotated[float, Field(gt=-1, lt=1)] | None = None
-    """Touches whose coarse patterns have a cosine above this are no rivals; None for no such rule."""
-    region_rivals: Annotated[int, Field(ge=0, le=8)] = 0
-    """Other regions of the same image (shifted boxes) as further rivals of each touch."""
-    finger_rival: bool = False
+    """Touches whose coarse patterns have a cosine above this are no negatives; None for no such rule."""
+    region_negatives: Annotated[int, Field(ge=0, le=8)] = 0
+    """Other regions of the same image (shifted boxes) as further negatives of each touch."""
+    finger_negative: bool = False
     """Also the other finger's box in the same image, where it is in sight and not behind the sensor's box. Without a
     sensor of its own in the rig that finger is taken to be the mirror image of the sensor's."""
-    camera_rival: bool = False
+    camera_negative: bool = False
     """Also a region of each other camera among the views at the same moment: the box of its sensor, or beside the box
     where it is the same sensor, whose own box is the touch's pair there."""
     hardness: Annotated[float, Field(ge=0)] = 0.0
-    """beta: weighs rivals by e^(beta s / kappa), so that the most similar ones count most; 0 weighs all alike."""
+    """beta: weighs negatives by e^(beta s / kappa), so that the most similar ones count most; 0 weighs all alike."""
     hardest: Annotated[int, Field(ge=1)] | None = None
-    """Only this many most similar rivals of each touch count; None: all."""
+    """Only this many most similar negatives of each touch count; None: all."""
     bank: Annotated[int, Field(ge=0)] = 0
-    """Past regions kept as further rivals, made by a following copy of the towers; 0 for none."""
+    """Past regions kept as further negatives, made by a following copy of the towers; 0 for none."""
     bank_momentum: Annotated[float, Field(ge=0, lt=1)] = 0.99
     """Share of its own weights that copy keeps at each step."""
     chunk: Annotated[int, Field(ge=1)] | None = None
@@ -91,12 +91,12 @@ class HSAConfig(Strict):
         given = [name for name, value in usual.items() if getattr(self, name) != value]
         if given:
             raise InputError(
-                f"kind = 'mse' needs all options of rivals and temperature at their defaults, as it has neither; got "
+                f"kind = 'mse' needs the options of negatives and temperature at their defaults; got "
                 f"{', '.join(f'{name} = {getattr(self, name)}' for name in given)}. Leave them out "
                 f"({', '.join(f'{name} = {usual[name]}' for name in given)}), or set kind = 'hsa'"
             )
 
     @property
     def looks_beside(self) -> bool:
-        """Whether other regions of the same moment are rivals."""
-        return self.region_rivals > 0 or self.finger_rival or self.camera_rival
+        """Whether other regions of the same moment are negatives."""
+        return self.region_negatives > 0 or self.finger_negative or self.camera_negative

@@ -10,6 +10,7 @@ from tactile_align.config.features import FeatureConfig
 from tactile_align.config.hsa import HSAConfig
 from tactile_align.config.policy import PolicyConfig
 from tactile_align.config.presets import with_preset
+from tactile_align.config.renamed import refuse_renamed
 from tactile_align.errors import FactError, InputError
 from tactile_align.facts import Strict, parse, toml_text
 from tactile_align.files import read_toml
@@ -31,7 +32,7 @@ class OptimiserConfig(Strict):
     warmup_steps: Annotated[int, Field(ge=0)] = 500
     """Steps of linear warm-up, followed by a cosine to zero."""
     accumulate: Annotated[int, Field(ge=1)] = 1
-    """Micro-batches a batch is computed in, to save memory. The action loss is the same as in one go; rivals come
+    """Micro-batches a batch is computed in, to save memory. The action loss is the same as in one go; negatives come
     from the micro-batch alone, so the alignment loss has fewer of them and a lower chance."""
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Decay of a running mean of the weights, which is then validated and kept as best; None: none. 0.999 is usual."""
@@ -149,10 +150,10 @@ class TrainConfig(Strict):
         if len(set(pairs)) != len(pairs):
             raise InputError(f"[[views]] lists a camera and sensor twice: {pairs}")
         cameras = {view.camera for view in self.views}
-        if self.hsa.camera_rival and len(cameras) < 2:
+        if self.hsa.camera_negative and len(cameras) < 2:
             raise InputError(
-                f"hsa.camera_rival needs [[views]] of at least two cameras; got {', '.join(cameras) or 'none'}. Add a "
-                f"view, or set it to false"
+                f"hsa.camera_negative needs [[views]] of at least two cameras; got {', '.join(cameras) or 'none'}. "
+                f"Add a view, or set it to false"
             )
         return self
 
@@ -188,7 +189,9 @@ def load_config(path: str | Path) -> TrainConfig:
         raise FactError(
             f"{file}: no such file. Needed: a training config in TOML (the README shows one), or the folder of a run"
         )
-    return parse(TrainConfig, with_preset(read_toml(file), str(file)), str(file))
+    data = read_toml(file)
+    refuse_renamed(data, str(file))
+    return parse(TrainConfig, with_preset(data, str(file)), str(file))
 
 
 def config_text(config: TrainConfig) -> str:

@@ -18,7 +18,7 @@ from tactile_align.errors import InputError
 from tactile_align.files import write_text_atomically
 from tactile_align.moments.dataset import Moments
 from tactile_align.policies.aligned import AlignedPolicy
-from tactile_align.policies.alignment import with_rivals
+from tactile_align.policies.alignment import with_negatives
 from tactile_align.policies.build import make_model, views_of
 from tactile_align.policies.checkpoint import best_checkpoint, load_checkpoint, load_weights
 from tactile_align.training.data import Data, load_data
@@ -48,7 +48,7 @@ def evaluate(run: str | Path, *, data: Data | None = None, progress: bool = True
     """Evaluate a run's best checkpoint and write RUN/summary.json.
 
     The opening-only baseline is trained first where the run folder does not hold it: the same loss, steps, batches
-    and rivals, with an MLP on the gripper's opening in place of the image region.
+    and negatives, with an MLP on the gripper's opening in place of the image region.
 
     Args:
         run: The run folder.
@@ -101,7 +101,7 @@ def train_to_the_end(config: TrainConfig, data: Data, progress: bool = True) -> 
 def opening_only(config: TrainConfig) -> TrainConfig:
     """Return the config of a run's opening-only baseline; it lives inside the run folder."""
     update = {"region": "opening", "train_policy": False, "out": str(Path(config.out) / BASELINE)}
-    hsa = config.hsa.model_copy(update={"region_rivals": 0, "finger_rival": False, "camera_rival": False})
+    hsa = config.hsa.model_copy(update={"region_negatives": 0, "finger_negative": False, "camera_negative": False})
     return TrainConfig.model_validate(config.model_copy(update={**update, "hsa": hsa}).model_dump())
 
 
@@ -116,9 +116,9 @@ def load_model(folder: Path, config: TrainConfig, moments: Moments) -> AlignedPo
 def held_out_loss(model: AlignedPolicy, features: dict[str, np.ndarray], config: TrainConfig) -> dict[str, float]:
     """Return HSA and chance over batches of the training batch size, drawn from all held-out pairs.
 
-    Rivals are those in the batch, by the run's time gap and same-touch rule; a pair without any counts as 0.
+    Negatives are those in the batch, by the run's time gap and same-touch rule; a pair without any counts as 0.
     """
-    from tactile_align.losses.rivals import Rivals, unlike
+    from tactile_align.losses.negatives import Negatives, unlike
 
     rng = np.random.default_rng(0)
     rows = rng.permutation(len(features["h_tau"]))
@@ -132,9 +132,9 @@ def held_out_loss(model: AlignedPolicy, features: dict[str, np.ndarray], config:
         if config.hsa.touch_ceiling is not None:
             raw = torch.from_numpy(features["touch"][chosen])
             touch = unlike(raw, raw)
-        rivals = Rivals(episode, time, config.hsa.min_gap, touch=touch, ceiling=config.hsa.touch_ceiling)
-        valid = with_rivals(model, rivals, torch.ones(size, dtype=torch.bool), None)
-        loss, stats = model.loss(tau, w, rival=rivals, temperature=kappa, valid=valid, stats=True)
+        negatives = Negatives(episode, time, config.hsa.min_gap, touch=touch, ceiling=config.hsa.touch_ceiling)
+        valid = with_negatives(model, negatives, torch.ones(size, dtype=torch.bool), None)
+        loss, stats = model.loss(tau, w, negative=negatives, temperature=kappa, valid=valid, stats=True)
         assert isinstance(loss, Tensor)
         share = float(valid.float().mean())
         losses.append(share * float(loss))

@@ -7,7 +7,7 @@ import torch
 
 from tactile_align.config.train import TrainConfig
 from tactile_align.errors import InputError
-from tactile_align.losses.rivals import touch_pattern
+from tactile_align.losses.negatives import touch_pattern
 from tactile_align.moments.augment import augment
 from tactile_align.moments.dataset import Batch, Moments
 from tactile_align.policies.aligned import AlignedPolicy, View

@@ -48,7 +48,7 @@ TABLE = (
     Row("crop", "crop at box, grid", {"views": [{"zoom": 2.2}]}),
     Row("crop_elsewhere", "crop elsewhere, grid", {"views": [{"zoom": 1.2}]}, shift_px=(270.0, -148.0)),
 )
-"""The main comparison; all rows have the same encoders, the same number of tokens, steps, batches and rivals.
+"""The main comparison; all rows have the same encoders, the same number of tokens, steps, batches and negatives.
 
 A box elsewhere is cut from tokens that have attended to the whole image; a crop elsewhere shows the encoder nothing
 else. It lies to the upper right of the fingers and is small, so that neither a finger nor the border of the frame
@@ -66,10 +66,10 @@ ABLATIONS = (
     Row("gap_off", "time gap off", {**CROP, "hsa": {"min_gap": 0}}),
     Row("ceiling", "same-touch ceiling 0.98", {**CROP, "hsa": {"touch_ceiling": 0.98}}),
     Row("difference", "touch as difference to its reference", {**CROP, "features": {"touch_input": "difference"}}),
-    Row("finger", "region of the other finger as rival", {**CROP, "hsa": {"finger_rival": True}}),
-    Row("regions", "2 region rivals", {**CROP, "hsa": {"region_rivals": 2}}),
+    Row("finger", "region of the other finger as negative", {**CROP, "hsa": {"finger_negative": True}}),
+    Row("regions", "2 region negatives", {**CROP, "hsa": {"region_negatives": 2}}),
     Row("hardness", "hardness 1", {**CROP, "hsa": {"hardness": 1.0}}),
-    Row("hardest", "32 hardest rivals", {**CROP, "hsa": {"hardest": 32}}),
+    Row("hardest", "32 hardest negatives", {**CROP, "hsa": {"hardest": 32}}),
     Row("bank", "memory bank of 1024", {**CROP, "hsa": {"bank": 1024}}),
     Row("one_way", "one way, as the original", {**CROP, "hsa": {"symmetric": False}}),
     Row(
@@ -170,8 +170,8 @@ def verdicts(found: Sequence[dict[str, Any]]) -> list[str]:
             continue
         best = max(BOX_ROWS, key=lambda name: _at(rows[name]["at"], 1))
         low = _at(rows[best]["interval"], 1)[0]
-        rivals = {name: _at(rows[name]["interval"], 1)[1] for name in ("whole", "opening")}
-        beaten = [ROWS[name].title for name, high in rivals.items() if low > high]
+        negatives = {name: _at(rows[name]["interval"], 1)[1] for name in ("whole", "opening")}
+        beaten = [ROWS[name].title for name, high in negatives.items() if low > high]
         lines.append(
             f"seed {seed}: the best box is '{ROWS[best].title}'; its interval lies above that of "
             f"{' and '.join(beaten) or 'none of whole image and opening only'}; "

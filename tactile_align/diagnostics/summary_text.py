@@ -85,7 +85,7 @@ def readout_lines(view: dict[str, Any]) -> Iterator[str]:
 
 def _of_chance(loss: dict[str, Any]) -> str:
     if loss["chance"] == 0:
-        return "no pair of a batch has a rival, which is no test at all; raise batch_size or lower hsa.min_gap"
+        return "no pair of a batch has a negative, which is no test at all; raise batch_size or lower hsa.min_gap"
     return f"{loss['hsa'] / loss['chance']:.2f} of chance"
 
 

@@ -1,4 +1,4 @@
-"""A memory of past regions as further rivals, made by a slowly following copy of the model (MoCo, arXiv 1911.05722)."""
+"""A memory bank of past regions as further negatives, from a slowly following copy of the model (MoCo, 1911.05722)."""
 
 import copy
 
@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from tactile_align.errors import InputError
-from tactile_align.losses.rivals import Facts
+from tactile_align.losses.negatives import Facts
 
 
 class MemoryBank(nn.Module):
@@ -58,7 +58,7 @@ class MemoryBank(nn.Module):
         self.put += len(rows)
 
     def facts(self, with_contact: bool = False) -> Facts:
-        """Return what is known of the kept moments, for `Rivals(bank=...)`; all of them are in contact."""
+        """Return what is known of the kept moments, for `Negatives(bank=...)`; all of them are in contact."""
         kept = len(self)
         contact = torch.ones(kept, dtype=torch.bool, device=self.episode.device) if with_contact else None
         touch = self.touch[:kept] if self.touch.shape[1] else None

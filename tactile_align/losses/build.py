@@ -7,7 +7,7 @@ from tactile_align.losses.temperature import Temperature
 
 
 def loss_of(config: HSAConfig, gather: bool = False) -> HSALoss | MSELoss:
-    """Return the loss of a config; explicit hard negatives join the in-batch rivals."""
+    """Return the loss of a config; explicit hard negatives join the in-batch negatives."""
     if config.kind == "mse":
         return MSELoss(gather)
     return HSALoss(

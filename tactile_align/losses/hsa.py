@@ -1,7 +1,7 @@
 """HSA, the contrastive loss that pulls a touch to the image region where the sensor is.
 
 Hierarchical Spatial Alignment of DreamTacVLA (arXiv 2512.23864): tactile features are pulled to the tokens inside
-the sensor's box and pushed from rivals, which are other regions of the same image and other images.
+the sensor's box and pushed from negatives, which are other regions of the same image and other images.
 """
 
 from dataclasses import dataclass
@@ -13,17 +13,17 @@ from torch import Tensor, nn
 
 from tactile_align.errors import InputError
 from tactile_align.losses.gather import gather_facts, gather_rows, require_equal_rows, summed_over_ranks, world
-from tactile_align.losses.rivals import Rivals
+from tactile_align.losses.negatives import Negatives
 from tactile_align.losses.row_chunks import row_losses, spans, summed_loss
 
 
 @dataclass(frozen=True)
 class Weighting:
-    """Which of a row's rivals count, and how much.
+    """Which of a row's negatives count, and how much.
 
     Attributes:
-        hardness: beta of arXiv 2010.04592: rivals are weighted by e^(beta s / kappa), on average 1. 0 weighs all alike.
-        hardest: Only this many most similar rivals of each row count; None: all.
+        hardness: beta of arXiv 2010.04592: a negative weighs e^(beta s / kappa), on average 1. 0 weighs all alike.
+        hardest: Only this many most similar negatives of each row count; None: all.
     """
 
     hardness: float = 0.0
@@ -33,11 +33,11 @@ class Weighting:
         if not self.hardness >= 0:
             raise InputError(f"hardness must be 0 or more; got {self.hardness}. Common values are 0.5 to 1")
         if self.hardest is not None and self.hardest < 1:
-            raise InputError(f"hardest must be at least 1, or None for all rivals; got {self.hardest}")
+            raise InputError(f"hardest must be at least 1, or None for all negatives; got {self.hardest}")
 
     @property
     def plain(self) -> bool:
-        """Whether all rivals count alike."""
+        """Whether all negatives count alike."""
         return self.hardness == 0 and self.hardest is None
 
 
@@ -45,22 +45,22 @@ def block_losses(
     query: Tensor,
     keys: Tensor,
     own: Tensor,
-    rival: Tensor | None,
+    negative: Tensor | None,
     hard: Tensor | None,
     kappa: float | Tensor,
     weighting: Weighting,
     hard_valid: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Return the loss of each row (n,) and the summed weight of its rivals (n,).
+    """Return the loss of each row (n,) and the summed weight of its negatives (n,).
 
     Args:
         query: (n, D) unit vectors.
         keys: (C, D) unit vectors.
         own: (n,) which key belongs to each row.
-        rival: (n, C) bool or float: weight of each key as a rival; changed in place at `own`. None: no key is one.
-        hard: (n, N, D) unit vectors, further rivals of each row; None for none.
+        negative: (n, C) bool or float: weight of each key as a negative, changed in place at `own`. None: none is one.
+        hard: (n, N, D) unit vectors, further negatives of each row; None for none.
         kappa: Temperature.
-        weighting: Which rivals count, and how much.
+        weighting: Which negatives count, and how much.
         hard_valid: (n, N) bool, which of `hard` exist; None: all.
     """
     scaled = query / kappa
@@ -69,7 +69,7 @@ def block_losses(
     if more is not None and (hard_valid is not None or not weighting.plain):
         exist = torch.ones_like(more) if hard_valid is None else hard_valid.to(more.dtype)
         of_more = exist.log()
-    if rival is None:
+    if negative is None:
         assert more is not None
         positive = (scaled * keys[own]).sum(dim=1)
         count = torch.full_like(positive, more.shape[1])
@@ -78,15 +78,15 @@ def block_losses(
         return _weighted(positive, more, of_more, weighting)
     logits = scaled @ keys.T
     here = own[:, None]
-    rival.scatter_(1, here, 0)
-    count = rival.sum(dim=1).to(logits.dtype)
+    negative.scatter_(1, here, 0)
+    count = negative.sum(dim=1).to(logits.dtype)
     if weighting.plain and of_more is None:
         # With the positive in its own column one logsumexp gives the whole denominator, and no row is ever empty.
-        rival.scatter_(1, here, 1)
-        if rival.dtype == torch.bool:
-            logits = logits.masked_fill_(~rival, -torch.inf)
+        negative.scatter_(1, here, 1)
+        if negative.dtype == torch.bool:
+            logits = logits.masked_fill_(~negative, -torch.inf)
         else:
-            logits = logits + rival.to(logits.dtype).log()
+            logits = logits + negative.to(logits.dtype).log()
         positive = logits.gather(1, here)[:, 0]
         denominator = torch.logsumexp(logits, dim=1)
         if more is not None:
@@ -94,7 +94,7 @@ def block_losses(
             count = count + more.shape[1]
         return denominator - positive, count
     positive = logits.gather(1, here)[:, 0]
-    log_weight = rival.to(logits.dtype).log()
+    log_weight = negative.to(logits.dtype).log()
     if more is not None and of_more is not None:
         logits = torch.cat([logits, more], dim=1)
         log_weight = torch.cat([log_weight, of_more], dim=1)
@@ -102,26 +102,26 @@ def block_losses(
 
 
 def _weighted(positive: Tensor, logits: Tensor, log_weight: Tensor, weighting: Weighting) -> tuple[Tensor, Tensor]:
-    """As `block_losses`, from the logits (n, K) of all candidates and their log weights (-inf: no rival)."""
+    """As `block_losses`, from the logits (n, K) of all candidates and their log weights (-inf: no negative)."""
     if weighting.hardest is not None and weighting.hardest < logits.shape[1]:
         allowed = torch.where(log_weight > -torch.inf, logits.detach(), torch.full_like(logits, -torch.inf))
         index = allowed.topk(weighting.hardest, dim=1).indices
         logits, log_weight = logits.gather(1, index), log_weight.gather(1, index)
     count = log_weight.exp().sum(dim=1)
-    # A row without rivals gets harmless numbers here, so that no nan enters its gradient.
+    # A row without negatives gets harmless numbers here, so that no nan enters its gradient.
     alone = (count == 0)[:, None]
     log_weight = torch.where(alone, torch.zeros_like(log_weight), log_weight)
     beta = weighting.hardness
-    rivals = torch.logsumexp((1 + beta) * logits + log_weight, dim=1)
+    negatives = torch.logsumexp((1 + beta) * logits + log_weight, dim=1)
     if beta:
         mean_importance = torch.logsumexp(beta * logits + log_weight, dim=1) - torch.logsumexp(log_weight, dim=1)
-        rivals = rivals - mean_importance
-    return _against(positive, rivals, count), count
+        negatives = negatives - mean_importance
+    return _against(positive, negatives, count), count
 
 
-def _against(positive: Tensor, rivals: Tensor, count: Tensor) -> Tensor:
-    """Return log(1 + e^(rivals - positive)), or 0 where there are none."""
-    apart = torch.where(count > 0, rivals - positive, torch.zeros_like(rivals))
+def _against(positive: Tensor, negatives: Tensor, count: Tensor) -> Tensor:
+    """Return log(1 + e^(negatives - positive)), or 0 where there are none."""
+    apart = torch.where(count > 0, negatives - positive, torch.zeros_like(negatives))
     return torch.where(count > 0, torch.nn.functional.softplus(apart), torch.zeros_like(apart))
 
 
@@ -151,16 +151,16 @@ def check_pairs(h_tau: Tensor, h_w: Tensor, valid: Tensor | None) -> None:
         raise ValueError(f"valid must be bool of shape ({batch},); got {valid.dtype} {tuple(valid.shape)}")
 
 
-def check_rivals(
+def check_negatives(
     h_tau: Tensor,
     hard: Tensor | None,
     hard_valid: Tensor | None,
-    rival: object,
+    negative: object,
     bank: Tensor | None,
     ranks: int,
     in_batch: bool,
 ) -> None:
-    """Refuse explicit rivals, masks and banks of another shape."""
+    """Refuse explicit negatives, masks and banks of another shape."""
     batch, dim = h_tau.shape
     if hard is not None and (hard.ndim != 3 or hard.shape[0] != batch or hard.shape[2] != dim or hard.shape[1] < 1):
         raise ValueError(f"hard_negatives must have shape ({batch}, N >= 1, {dim}); got {tuple(hard.shape)}")
@@ -173,26 +173,26 @@ def check_rivals(
         raise ValueError(f"bank must have shape (M, {dim}); got {tuple(bank.shape)}")
     if bank is not None and not in_batch:
         raise InputError(
-            "explicit hard negatives that replace the in-batch rivals would replace the bank too; got both. Use "
+            "explicit hard negatives that replace the in-batch negatives would replace the bank too; got both. Use "
             "explicit='add', or leave the bank out"
         )
-    if not isinstance(rival, Tensor):
+    if not isinstance(negative, Tensor):
         return
     wanted = (batch, batch + (0 if bank is None else len(bank)))
     if ranks > 1:
         raise ValueError(
             f"candidates of {ranks} ranks need a rule, which can be asked about any row; got a mask of shape "
-            f"{tuple(rival.shape)}. Pass Rivals(...) or None"
+            f"{tuple(negative.shape)}. Pass Negatives(...) or None"
         )
-    if rival.shape != wanted:
-        raise ValueError(f"rival must have shape {wanted}; got {tuple(rival.shape)}")
+    if negative.shape != wanted:
+        raise ValueError(f"negative must have shape {wanted}; got {tuple(negative.shape)}")
 
 
-def require_rivals(count: Tensor, keep: Tensor, first_row: int, somewhere: bool) -> None:
-    """Refuse valid rows without any rival.
+def require_negatives(count: Tensor, keep: Tensor, first_row: int, somewhere: bool) -> None:
+    """Refuse valid rows without any negative.
 
     Args:
-        count: (B,) summed rival weight of each row.
+        count: (B,) summed negative weight of each row.
         keep: (B,) bool, valid rows.
         first_row: Number of the first row among the rows of all ranks.
         somewhere: Whether such a row exists on any rank; then all ranks raise, so that none waits for another.
@@ -202,20 +202,20 @@ def require_rivals(count: Tensor, keep: Tensor, first_row: int, somewhere: bool)
     rows = ((keep & ~(count > 0)).nonzero().flatten() + first_row).tolist()
     which = f"rows {rows[:20]} are" if rows else "rows of another rank are"
     raise InputError(
-        f"{which} valid but have no rival, so their loss would say nothing. Needed: at least one "
-        f"rival for each valid row. Use a larger batch, draw it from more episodes, or relax the rival rules"
+        f"{which} valid but have no negative, so their loss would say nothing. Needed: at least one "
+        f"negative for each valid row. Use a larger batch, draw it from more episodes, or relax the negative rules"
     )
 
 
-class RivalRule(Protocol):
-    """Anything that tells, a span of rows at a time, who is a rival of whom."""
+class NegativeRule(Protocol):
+    """Anything that tells, a span of rows at a time, who is a negative of whom."""
 
     def rows(self, start: int, stop: int) -> Tensor:
-        """Return (stop - start, B + bank) bool or float, a new tensor: who is a rival of rows start..stop-1."""
+        """Return (stop - start, B + bank) bool or float, a new tensor: who is a negative of rows start..stop-1."""
         ...
 
     def columns(self, start: int, stop: int) -> Tensor:
-        """Return (stop - start, B): of whom rows start..stop-1 are rivals; asked for by `symmetric` only."""
+        """Return (stop - start, B): of whom rows start..stop-1 are negatives; asked for by `symmetric` only."""
         ...
 
 
@@ -223,16 +223,16 @@ class RivalRule(Protocol):
 class MaskRule:
     """A (B, B + bank) tensor as a rule."""
 
-    rival: Tensor
+    negative: Tensor
     batch: int
 
     def rows(self, start: int, stop: int) -> Tensor:
-        """See RivalRule."""
-        return self.rival[start:stop].clone()
+        """See NegativeRule."""
+        return self.negative[start:stop].clone()
 
     def columns(self, start: int, stop: int) -> Tensor:
-        """See RivalRule."""
-        return self.rival[:, start:stop].T[:, : self.batch].clone(memory_format=torch.contiguous_format)
+        """See NegativeRule."""
+        return self.negative[:, start:stop].T[:, : self.batch].clone(memory_format=torch.contiguous_format)
 
 
 @dataclass(frozen=True)
@@ -240,16 +240,16 @@ class Direction:
     """The loss of a span of rows in one direction, to be called by `chunks`.
 
     Attributes:
-        rule: Who is a rival of whom; None: everybody.
+        rule: Who is a negative of whom; None: everybody.
         forward: Touches ask and regions answer; otherwise the other way round.
-        in_batch: Whether the batch's own rows and the bank are candidates, or explicit rivals alone.
+        in_batch: Whether the batch's own rows and the bank are candidates, or explicit negatives alone.
         keep: (B,) bool, valid rows of this rank.
         candidates: (C,) bool, valid candidates.
         first_row: Number of this rank's first row among all candidates.
-        weighting: Which rivals count, and how much.
+        weighting: Which negatives count, and how much.
     """
 
-    rule: RivalRule | None
+    rule: NegativeRule | None
     forward: bool
     in_batch: bool
     keep: Tensor
@@ -267,13 +267,15 @@ class Direction:
         keys: Tensor,
         kappa: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        """Return the losses and the summed rival weights of rows start..stop-1; zeros where a row is not valid."""
+        """Return the losses and the summed negative weights of rows start..stop-1; zeros where a row is not valid."""
         first, last = self.first_row + start, self.first_row + stop
         weight = self._weights(first, last) if self.in_batch else None
         own = torch.arange(first, last, device=query.device)
-        losses, rivals = block_losses(query, keys, own, weight, hard, kappa, self.weighting, hard_valid)
+        losses, negatives = block_losses(query, keys, own, weight, hard, kappa, self.weighting, hard_valid)
         mine = self.keep[start:stop]
-        return torch.where(mine, losses, torch.zeros_like(losses)), torch.where(mine, rivals, torch.zeros_like(rivals))
+        return torch.where(mine, losses, torch.zeros_like(losses)), torch.where(
+            mine, negatives, torch.zeros_like(negatives)
+        )
 
     def _weights(self, first: int, last: int) -> Tensor:
         if self.rule is None:
@@ -282,7 +284,7 @@ class Direction:
         wanted = (last - first, len(self.candidates))
         if weight.shape != wanted:
             raise ValueError(
-                f"a rival rule must return shape {wanted} for rows {first}..{last - 1}: one column for each row of "
+                f"a negative rule must return shape {wanted} for rows {first}..{last - 1}: one column for each row of "
                 f"the batch (of all ranks), then one for each row of the bank; got {tuple(weight.shape)}"
             )
         if weight.dtype == torch.bool:
@@ -299,12 +301,12 @@ class HSAStats(NamedTuple):
 
     Attributes:
         pairs: Number of valid rows.
-        rivals: Mean number of rivals of a valid row.
-        chance: Mean ln(1 + rivals of the row): the loss of features that know nothing.
+        negatives: Mean number of negatives of a valid row.
+        chance: Mean ln(1 + negatives of the row): the loss of features that know nothing.
     """
 
     pairs: Tensor
-    rivals: Tensor
+    negatives: Tensor
     chance: Tensor
 
 
@@ -312,7 +314,7 @@ def hsa_loss(
     h_tau: Tensor,
     h_w: Tensor,
     hard_negatives: Tensor | None = None,
-    rival: Tensor | RivalRule | None = None,
+    negative: Tensor | NegativeRule | None = None,
     *,
     temperature: float | Tensor = 0.07,
     reduction: Reduction = "mean",
@@ -326,7 +328,7 @@ def hsa_loss(
     chunk: int | None = None,
     hard_valid: Tensor | None = None,
 ) -> Tensor | tuple[Tensor, HSAStats]:
-    """Return -log( e^(h_tau.h_w/kappa) / (e^(h_tau.h_w/kappa) + sum over rivals of e^(h_tau.h_w_i/kappa)) ).
+    """Return -log( e^(h_tau.h_w/kappa) / (e^(h_tau.h_w/kappa) + sum over negatives of e^(h_tau.h_w_i/kappa)) ).
 
     Features are brought to unit length first; similarities are computed in float32 (float64 inputs stay float64),
     also under autocast. Large batches are worked through a span of rows at a time, so memory stays linear in B.
@@ -334,19 +336,19 @@ def hsa_loss(
     Args:
         h_tau: (B, D) touch features, any length.
         h_w: (B, D) region features, any length; row i belongs to touch i.
-        hard_negatives: (B, N, D) explicit rivals of each touch, or None.
-        rival: Who in the batch is a rival of whom: (B, B) bool, or float weights >= 0 that multiply the rival's
-            exponential, or a rule evaluated by rows. The diagonal is ignored. None: every other row. With a bank of
-            M there are M more columns.
+        hard_negatives: (B, N, D) explicit negatives of each touch, or None.
+        negative: Which rows of the batch are negatives of which: (B, B) bool, or float weights >= 0 that multiply
+            the negative's exponential, or a rule evaluated by rows. The diagonal is ignored. None: every other row.
+            With a bank of M there are M more columns.
         temperature: kappa > 0.
         reduction: "mean" over valid rows, "sum", or "none" for (B,) with zeros at invalid rows.
-        explicit: Whether hard negatives replace the in-batch rivals (as the original did) or join them.
+        explicit: Whether hard negatives replace the in-batch negatives (as the original did) or join them.
         symmetric: Average the touch-to-region and the region-to-touch direction; hard negatives and the bank enter
             the first.
         valid: (B,) bool. Rows without a box or contact stay in the call and give and receive nothing. None: all.
         stats: Also return HSAStats.
         bank: (M, D) past region features, further candidates of every touch; they receive no gradient.
-        weighting: Which rivals count, and how much; None: all alike.
+        weighting: Which negatives count, and how much; None: all alike.
         gather: Take the candidates from all ranks of torch.distributed; every rank gets the loss of the whole batch.
             Gradients are to be AVERAGED over ranks, as DistributedDataParallel does; then they are exact.
         chunk: Rows of a span; None chooses, and takes small batches at once.
@@ -358,14 +360,14 @@ def hsa_loss(
 
     Raises:
         ValueError: Shapes that do not pair, an unknown `reduction` or `explicit`, a temperature <= 0, or a valid row
-            that has no rival at all.
+            that has no negative at all.
     """
     rank, ranks = world() if gather else (0, 1)
     in_batch = hard_negatives is None or explicit == "add"
     check_choices(reduction, explicit)
     check_temperature(temperature)
     check_pairs(h_tau, h_w, valid)
-    check_rivals(h_tau, hard_negatives, hard_valid, rival, bank, ranks, in_batch)
+    check_negatives(h_tau, hard_negatives, hard_valid, negative, bank, ranks, in_batch)
     count, device = h_tau.shape[0], h_tau.device
     weighting = weighting or Weighting()
     with torch.autocast(device_type=device.type, enabled=False):
@@ -380,8 +382,8 @@ def hsa_loss(
             require_equal_rows(count, device)
             every_tau, every_w = gather_rows(torch.stack([tau, w], dim=1)).unbind(1)
             every_keep = gather_facts(keep)
-            rival = rival.gathered() if isinstance(rival, Rivals) else rival
-        rule = MaskRule(rival, count) if isinstance(rival, Tensor) else rival
+            negative = negative.gathered() if isinstance(negative, Negatives) else negative
+        rule = MaskRule(negative, count) if isinstance(negative, Tensor) else negative
         keys, candidates = every_w, every_keep
         if bank is not None:
             keys = torch.cat([every_w, _unit(bank.detach(), None).to(every_w.dtype)])
@@ -391,13 +393,13 @@ def hsa_loss(
         parts = spans(count, len(keys), chunk)
         first_row = rank * count
         forward = Direction(rule, True, in_batch, keep, candidates, first_row, weighting)
-        value, rivals = run(forward, parts, (tau, hard, hard_valid), (keys, kappa))
-        fewest = rivals
+        value, negatives = run(forward, parts, (tau, hard, hard_valid), (keys, kappa))
+        fewest = negatives
         if symmetric:
             back = Direction(rule, False, True, keep, every_keep, first_row, weighting)
-            back_value, back_rivals = run(back, parts, (w, None, None), (every_tau, kappa))
-            value, fewest = (value + back_value) / 2, torch.minimum(rivals, back_rivals)
-        return _finish(value, rivals, fewest, keep, first_row, reduction, stats, ranks)
+            back_value, back_negatives = run(back, parts, (w, None, None), (every_tau, kappa))
+            value, fewest = (value + back_value) / 2, torch.minimum(negatives, back_negatives)
+        return _finish(value, negatives, fewest, keep, first_row, reduction, stats, ranks)
 
 
 def _unit(h: Tensor, keep: Tensor | None) -> Tensor:
@@ -410,7 +412,7 @@ def _unit(h: Tensor, keep: Tensor | None) -> Tensor:
 
 def _finish(
     value: Tensor,
-    rivals: Tensor,
+    negatives: Tensor,
     fewest: Tensor,
     keep: Tensor,
     first_row: int,
@@ -418,15 +420,15 @@ def _finish(
     stats: bool,
     ranks: int,
 ) -> Tensor | tuple[Tensor, HSAStats]:
-    """Reduce over rows and ranks and check that every valid row had a rival."""
+    """Reduce over rows and ranks and check that every valid row had a negative."""
     alone = (keep & ~(fewest > 0)).sum()
-    sums = torch.stack([keep.sum(), alone, rivals.sum(), torch.log1p(rivals).sum(), value.detach().sum()]).to(
+    sums = torch.stack([keep.sum(), alone, negatives.sum(), torch.log1p(negatives).sum(), value.detach().sum()]).to(
         value.dtype
     )
     if ranks > 1:
         sums = summed_over_ranks(sums)
-    pairs, lonely, of_rivals, of_chance, total = sums.unbind()
-    require_rivals(fewest, keep, first_row, bool(lonely > 0))
+    pairs, lonely, of_negatives, of_chance, total = sums.unbind()
+    require_negatives(fewest, keep, first_row, bool(lonely > 0))
     at_least_one = pairs.clamp(min=1)
     if reduction != "none":
         shown = total
@@ -438,7 +440,7 @@ def _finish(
             value = value + (shown - value).detach()
     if not stats:
         return value
-    return value, HSAStats(pairs, of_rivals / at_least_one, of_chance / at_least_one)
+    return value, HSAStats(pairs, of_negatives / at_least_one, of_chance / at_least_one)
 
 
 class HSALoss(nn.Module):
@@ -466,7 +468,7 @@ class HSALoss(nn.Module):
         h_tau: Tensor,
         h_w: Tensor,
         hard_negatives: Tensor | None = None,
-        rival: Tensor | RivalRule | None = None,
+        negative: Tensor | NegativeRule | None = None,
         *,
         temperature: float | Tensor | None = None,
         valid: Tensor | None = None,
@@ -479,7 +481,7 @@ class HSALoss(nn.Module):
             h_tau,
             h_w,
             hard_negatives,
-            rival,
+            negative,
             temperature=self.temperature if temperature is None else temperature,
             reduction=self.reduction,
             explicit=self.explicit,

@@ -12,7 +12,7 @@ class MSELoss(nn.Module):
     """Mean squared distance of the unit vectors of each pair, |u - v|^2 = 2 - 2 cos, for finding out what is broken.
 
     If even this does not fall, no gradient reaches the encoders. Falling proves little more: features that are all
-    alike reach zero, so it is no replacement for a contrastive loss. Takes what `HSALoss` takes; rivals and the
+    alike reach zero, so it is no replacement for a contrastive loss. Takes what `HSALoss` takes; negatives and the
     temperature have no part in it.
 
     Args:
@@ -29,7 +29,7 @@ class MSELoss(nn.Module):
         h_tau: Tensor,
         h_w: Tensor,
         hard_negatives: Tensor | None = None,
-        rival: object = None,
+        negative: object = None,
         *,
         temperature: object = None,
         valid: Tensor | None = None,

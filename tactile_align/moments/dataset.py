@@ -1,4 +1,4 @@
-"""A torch Dataset of moments: images, touches, joints, action chunk, box, contact, and who may rival whom."""
+"""A torch Dataset of moments: images, touches, joints, action chunk, box, contact, the facts for negatives."""
 
 from collections.abc import Sequence
 from pathlib import Path

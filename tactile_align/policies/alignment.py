@@ -15,14 +15,14 @@ from tactile_align.features.towers import shifted_boxes
 from tactile_align.losses.bank import Following, MemoryBank
 from tactile_align.losses.gather import gather_facts, gather_rows, world
 from tactile_align.losses.hsa import HSALoss, HSAStats
-from tactile_align.losses.rivals import Rivals, touch_pattern, unlike
+from tactile_align.losses.negatives import Negatives, touch_pattern, unlike
 from tactile_align.losses.row_chunks import spans
 
 if TYPE_CHECKING:
     from tactile_align.policies.aligned import AlignedPolicy, Batch, Seen, View
 
 
-class RegionRivals(NamedTuple):
+class RegionNegatives(NamedTuple):
     """N other regions of each touch of a view, for `hsa_loss`.
 
     Attributes:
@@ -44,7 +44,7 @@ class RegionRivals(NamedTuple):
         }
 
 
-def region_rivals(model: AlignedPolicy, batch: Batch, seen: Seen) -> dict[str, RegionRivals]:
+def region_negatives(model: AlignedPolicy, batch: Batch, seen: Seen) -> dict[str, RegionNegatives]:
     """Return the other regions that the config asks for, by view key; no entry where there are none.
 
     One pass of the vision encoder for each view whose image is looked at beside the box.
@@ -70,16 +70,16 @@ def _beside(model: AlignedPolicy, batch: Batch, view: View) -> _Looked:
     assert towers is not None
     box = model.finite_box(batch, view)
     wanted = any(other.sensor == view.sensor and other.camera != view.camera for other in model.views)
-    count = max(hsa.region_rivals, int(hsa.camera_rival and wanted))
+    count = max(hsa.region_negatives, int(hsa.camera_negative and wanted))
     moved, exist = shifted_boxes(box, count, towers.vision.input_size)
     places = [moved] if count else []
-    if hsa.finger_rival:
+    if hsa.finger_negative:
         there = batch[f"other_box/{view.key}"]
         places.append(torch.where(finger_in_sight(model, batch, view)[:, None], there, box)[:, None])
     if not places:
         return _Looked(box.new_zeros((len(box), 0, towers.config.dim)), exist, None)
     found = towers.of_boxes(batch[f"image/{view.key}"], torch.cat(places, dim=1), model.sigma(batch, view))
-    return _Looked(found[:, :count], exist, found[:, count:] if hsa.finger_rival else None)
+    return _Looked(found[:, :count], exist, found[:, count:] if hsa.finger_negative else None)
 
 
 def finger_in_sight(model: AlignedPolicy, batch: Batch, view: View) -> Tensor:
@@ -97,23 +97,23 @@ def finger_in_sight(model: AlignedPolicy, batch: Batch, view: View) -> Tensor:
     return in_image & ~in_box & batch[f"visible/{view.key}"]
 
 
-def _of_view(model: AlignedPolicy, batch: Batch, seen: Seen, view: View, beside: dict[str, _Looked]) -> RegionRivals:
+def _of_view(model: AlignedPolicy, batch: Batch, seen: Seen, view: View, beside: dict[str, _Looked]) -> RegionNegatives:
     hsa = model.hsa
-    own, wanted = beside[view.key], hsa.region_rivals
+    own, wanted = beside[view.key], hsa.region_negatives
     beside_it = zip(own.shifted[:, :wanted].unbind(1), own.exist[:, :wanted].unbind(1), strict=True)
     columns = [("beside", features, exist) for features, exist in beside_it]
     if own.finger is not None:
         columns.append(("finger", own.finger[:, 0], finger_in_sight(model, batch, view)))
-    for other in model.views if hsa.camera_rival else ():
+    for other in model.views if hsa.camera_negative else ():
         if other.camera == view.camera:
             continue
-        # The same sensor's box in another camera is this touch's pair there, never its rival.
+        # The same sensor's box in another camera is this touch's pair there, never its negative.
         same = other.sensor == view.sensor
         there = beside[other.key].shifted[:, 0] if same else seen.regions[other.key].vector
         in_sight = batch[f"visible/{other.key}"]
         columns.append(("camera", there, in_sight & beside[other.key].exist[:, 0] if same else in_sight))
     kinds, features, exist = zip(*columns, strict=True)
-    return RegionRivals(torch.stack(features, dim=1), torch.stack(exist, dim=1), kinds)
+    return RegionNegatives(torch.stack(features, dim=1), torch.stack(exist, dim=1), kinds)
 
 
 PATTERN = 8  # side of the coarse touch the same-touch rule compares
@@ -133,18 +133,18 @@ def align(
     total = batch["qpos"].new_zeros(())
     log: dict[str, Tensor] = {}
     kappa = model.temperature()
-    others = region_rivals(model, batch, seen)
+    others = region_negatives(model, batch, seen)
     for view in model.views:
         other = others.get(view.key)
         tau, w = seen.touches[view.sensor].vector, seen.regions[view.key].vector
         past = model.memory.of(view) if model.memory is not None and model.training else None
-        rivals, pairs = rivals_of(model, batch, view, past), model.valid_pairs(batch, view)
-        valid = pairs & with_rivals(model, rivals, pairs, other)
+        negatives, pairs = negatives_of(model, batch, view, past), model.valid_pairs(batch, view)
+        valid = pairs & with_negatives(model, negatives, pairs, other)
         loss, stats = model.loss(
             tau,
             w,
             None if other is None else other.features,
-            rivals,
+            negatives,
             temperature=kappa,
             valid=valid,
             stats=True,
@@ -155,39 +155,39 @@ def align(
         whole = stats.pairs if totals is None else totals[f"pairs/{view.key}"]
         share = stats.pairs / whole.clamp(min=1) if totals is not None else 1.0
         total = total + view.weight * share * loss
-        hits, from_bank = first_hits(tau, w, rivals, valid)
+        hits, from_bank = first_hits(tau, w, negatives, valid)
         counts = {} if other is None else other.counts(valid)
         counts |= {} if past is None else {"bank": from_bank}
         log |= {
             f"hsa/{view.key}": share * loss.detach(),
             f"chance/{view.key}": share * stats.chance,
-            f"rivals/{view.key}": share * stats.rivals,
+            f"negatives/{view.key}": share * stats.negatives,
             f"r1/{view.key}": hits / whole.clamp(min=1),
             f"pairs/{view.key}": stats.pairs,
-            f"no_rival/{view.key}": (pairs & ~valid).sum(),
+            f"no_negative/{view.key}": (pairs & ~valid).sum(),
             f"no_box/{view.key}": (~batch[f"visible/{view.key}"]).sum(),
         }
-        log |= {f"rivals_from/{kind}/{view.key}": n / whole.clamp(min=1) for kind, n in counts.items()}
-        log |= {f"excluded/{name}/{view.key}": count for name, count in _excluded(model, rivals, len(tau)).items()}
+        log |= {f"negatives_from/{kind}/{view.key}": n / whole.clamp(min=1) for kind, n in counts.items()}
+        log |= {f"excluded/{name}/{view.key}": count for name, count in _excluded(model, negatives, len(tau)).items()}
     log["no_contact"] = torch.stack([(~batch[f"contact/{name}"]).sum() for name in model.sensors]).sum()
     log["temperature"] = kappa.detach()
     return total, log
 
 
-def _excluded(model: AlignedPolicy, rivals: Rivals, count: int) -> dict[str, Tensor]:
+def _excluded(model: AlignedPolicy, negatives: Negatives, count: int) -> dict[str, Tensor]:
     """Return what the rules take away from this process's rows, among the rows of all processes the loss looks at."""
     if not _gathers(model):
-        return rivals.excluded()
+        return negatives.excluded()
     first = world()[0] * count
-    return rivals.gathered().excluded(first, first + count)
+    return negatives.gathered().excluded(first, first + count)
 
 
 def _gathers(model: AlignedPolicy) -> bool:
     return model.loss.gather
 
 
-def rivals_of(model: AlignedPolicy, batch: Batch, view: View, past: MemoryBank | None) -> Rivals:
-    """Return who in a batch, and in a memory of past regions, may be whose rival in a view."""
+def negatives_of(model: AlignedPolicy, batch: Batch, view: View, past: MemoryBank | None) -> Negatives:
+    """Return who in a batch, and in a memory of past regions, may be whose negative in a view."""
     facts = None if past is None else past.facts()
     touch = None
     if model.hsa.touch_ceiling is not None:
@@ -197,56 +197,57 @@ def rivals_of(model: AlignedPolicy, batch: Batch, view: View, past: MemoryBank |
             everybody = torch.cat([everybody, facts.touch])
             facts = replace(facts, touch=unlike(facts.touch, everybody))
         touch = unlike(touch, everybody)
-    return Rivals(
+    return Negatives(
         batch["episode"], batch["time"], model.hsa.min_gap, touch=touch, ceiling=model.hsa.touch_ceiling, bank=facts
     )
 
 
 @torch.no_grad()
-def with_rivals(model: AlignedPolicy, rivals: Rivals, pairs: Tensor, other: RegionRivals | None) -> Tensor:
-    """Return (B,) bool: which rows have a rival among the pairs (B,) of all processes, the bank and other regions.
+def with_negatives(model: AlignedPolicy, negatives: Negatives, pairs: Tensor, other: RegionNegatives | None) -> Tensor:
+    """Return (B,) bool: which rows have a negative among the pairs (B,) of all processes, the bank and other regions.
 
     A batch drawn from real episodes may hold a single contact: such a pair has nothing to be told apart from, its
     loss is 0 whatever the features are, and the mean over the pairs counts it as that.
 
     Raises:
-        InputError: A batch of one moment, in training: no pair would ever have a rival.
+        InputError: A batch of one moment, in training: no pair would ever have a negative.
     """
     if not isinstance(model.loss, HSALoss):
         return torch.ones_like(pairs)
-    everyone, partners, first = rivals, pairs, 0
+    everyone, partners, first = negatives, pairs, 0
     if _gathers(model):
-        everyone, partners, first = rivals.gathered(), gather_facts(pairs), world()[0] * len(pairs)
+        everyone, partners, first = negatives.gathered(), gather_facts(pairs), world()[0] * len(pairs)
     if len(partners) < 2 and other is None and model.memory is None and model.training:
         raise InputError(
-            "a batch of one moment has no rival, so the alignment loss would say nothing. Needed: 2 moments or more, "
+            "a batch of one moment has no negatives, so the alignment loss is no contrast. Needed: 2 moments or more, "
             "better 32. Raise batch_size, or lower optimiser.accumulate"
         )
     found = torch.zeros_like(pairs) if other is None else other.exist.any(dim=1)
     for start, stop in spans(len(pairs), len(partners), None):
-        rival = everyone.rows(first + start, first + stop)
-        rival[:, : len(partners)] &= partners
-        found[start:stop] |= rival.any(dim=1)
+        negative = everyone.rows(first + start, first + stop)
+        negative[:, : len(partners)] &= partners
+        found[start:stop] |= negative.any(dim=1)
     return found
 
 
 @torch.no_grad()
-def first_hits(tau: Tensor, w: Tensor, rivals: Rivals, valid: Tensor) -> tuple[Tensor, Tensor]:
-    """Return how many valid touches are nearer to their own region than to that of any rival in the batch, and how many
-    rivals all of them have in the bank; a span of rows at a time."""
+def first_hits(tau: Tensor, w: Tensor, negatives: Negatives, valid: Tensor) -> tuple[Tensor, Tensor]:
+    """Return how many valid touches are nearer to their own region than to that of any negative in the batch, and how
+    many
+    negatives all of them have in the bank; a span of rows at a time."""
     touch, region = F.normalize(tau.float(), dim=-1), F.normalize(w.float(), dim=-1)
     hits = past = torch.zeros((), dtype=torch.int64, device=tau.device)
     for start, stop in spans(len(tau), len(tau), None):
         near, here = touch[start:stop] @ region.T, valid[start:stop]
-        rival = rivals.rows(start, stop) & here[:, None]
-        best = near.masked_fill(~(rival[:, : len(tau)] & valid), -torch.inf).amax(dim=1)
+        negative = negatives.rows(start, stop) & here[:, None]
+        best = near.masked_fill(~(negative[:, : len(tau)] & valid), -torch.inf).amax(dim=1)
         hits = hits + ((near.diagonal(start) > best) & here).sum()
-        past = past + rival[:, len(tau) :].sum()
+        past = past + negative[:, len(tau) :].sum()
     return hits, past
 
 
 class Memory(nn.Module):
-    """Past regions of each view as further rivals, made by a following copy of the towers."""
+    """Past regions of each view as further negatives, made by a following copy of the towers."""
 
     def __init__(self, model: AlignedPolicy, towers: nn.Module, dim: int) -> None:
         super().__init__()

@@ -21,7 +21,7 @@ def inputs_of(config: TrainConfig, rig: Rig) -> tuple[Input, ...]:
     touch = config.features.touch or vision
     slack = 2 * config.augment.shift_px
     differs = config.features.touch_input == "difference"
-    uncertain, other = config.features.sigma_px == "rig", config.hsa.finger_rival
+    uncertain, other = config.features.sigma_px == "rig", config.hsa.finger_negative
     found = []
     if config.views:
         width, height = input_size_of(vision.model, vision.image_size)

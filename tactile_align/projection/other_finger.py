@@ -26,7 +26,7 @@ def other_finger(rig: Rig, sensor: str) -> Sensor:
     if node not in OTHER:
         raise InputError(
             f"sensor '{sensor}' of rig {rig.name} hangs on '{own.parent}', which has no other finger. Needed: "
-            f"ARM/finger1 or ARM/finger2; otherwise set hsa.finger_rival = false"
+            f"ARM/finger1 or ARM/finger2; otherwise set hsa.finger_negative = false"
         )
     there = f"{arm}/{OTHER[node]}"
     for one in rig.sensors.values():

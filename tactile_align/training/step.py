@@ -16,7 +16,7 @@ from tactile_align.training.distributed import Group
 from tactile_align.training.optimiser import RunningMean, Schedule, weights_at
 
 # Each process knows its own rows of these.
-SUMMED = ("l1", "kl", "no_box/", "no_contact", "r1/", "rivals_from/", "excluded/", "no_rival/")
+SUMMED = ("l1", "kl", "no_box/", "no_contact", "r1/", "negatives_from/", "excluded/", "no_negative/")
 
 
 @dataclass

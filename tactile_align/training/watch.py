@@ -94,14 +94,15 @@ class Watch:
     def _lonely(self, step: int) -> Remark | None:
         lonely, pairs = (
             sum(value for r in self._recent for name, value in r.items() if name.startswith(prefix))
-            for prefix in ("no_rival/", "pairs/")
+            for prefix in ("no_negative/", "pairs/")
         )
         if len(self._recent) < WINDOW or lonely <= LONELY * (lonely + pairs):
             return None
         return self._say(
-            "pairs without rivals",
+            "pairs without negatives",
             step,
-            f"{lonely / (lonely + pairs):.0%} of the pairs of the last {WINDOW} records have no rival in their batch, "
+            f"{lonely / (lonely + pairs):.0%} of the pairs of the last {WINDOW} records have no negative in their "
+            f"batch, "
             f"so their loss is 0 whatever they show: the batches hold too few contacts, or those of one episode closer "
             f"than hsa.min_gap. Set contact_share = 0.5 or more, raise batch_size, lower hsa.min_gap",
         )
@@ -152,7 +153,7 @@ class Watch:
         remedy = (
             "hsa.kind = 'mse' pulls pairs together and nothing apart. Set hsa.kind = 'hsa'"
             if self.config.hsa.kind == "mse"
-            else "Lower optimiser.lr_encoder, raise the temperature, or give the loss more rivals by a larger batch"
+            else "Lower optimiser.lr_encoder, raise the temperature, or give the loss more negatives by a larger batch"
         )
         return self._say(
             "collapse",

@@ -83,7 +83,7 @@ def study(
     processes: int = 1,
     threads: int = 1,
 ) -> int:
-    """Compare regions, rivals and losses in the simulated cell; stopped studies go on where they were.
+    """Compare regions, negatives and losses in the simulated cell; stopped studies go on where they were.
 
     Args:
         out: Folder of the study.

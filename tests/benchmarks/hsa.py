@@ -14,7 +14,7 @@ import time
 import torch
 
 from tactile_align.losses.hsa import hsa_loss
-from tactile_align.losses.rivals import Rivals
+from tactile_align.losses.negatives import Negatives
 
 DIM, TOUCH = 512, 192
 MOST_MIB = 1024
@@ -47,9 +47,9 @@ def measure(batch: int, chunk: int | None, runs: int) -> dict[str, float]:
     h_tau.grad = h_w.grad = None
     before, seconds = peak_mib(), []
     for _ in range(runs):
-        rule = Rivals(episode, when, 20, contact=contact, touch=touch, ceiling=0.9)
+        rule = Negatives(episode, when, 20, contact=contact, touch=touch, ceiling=0.9)
         start = time.process_time()
-        loss = hsa_loss(h_tau, h_w, rival=rule, valid=valid & contact, chunk=chunk)
+        loss = hsa_loss(h_tau, h_w, negative=rule, valid=valid & contact, chunk=chunk)
         assert isinstance(loss, torch.Tensor)
         loss.backward()
         seconds.append(time.process_time() - start)

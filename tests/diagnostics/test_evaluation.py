@@ -130,22 +130,22 @@ def test_held_out_episodes_without_contact_are_named(trained: tuple[TrainConfig,
         contact[:] = kept
 
 
-def test_held_out_batches_without_any_rival_are_no_test_and_said_to_be_none(
+def test_held_out_batches_without_any_negative_are_no_test_and_said_to_be_none(
     trained: tuple[TrainConfig, Data],
 ) -> None:
     config, data = trained
-    apart = config.hsa.model_copy(update={"min_gap": 10_000})  # of the one held-out episode nothing rivals anything
+    apart = config.hsa.model_copy(update={"min_gap": 10_000})  # of the one held-out episode nothing negatives anything
     alone = config.model_copy(update={"hsa": apart})
     features = pair_features(load_model(Path(config.out), config, data.held_out), data.held_out, alone, KEY)
     loss = held_out_loss(load_model(Path(config.out), config, data.held_out), features, alone)
     assert (loss["hsa"], loss["chance"]) == (0, 0)
     summary = evaluate(config.out, data=data, progress=False).summary
     summary["views"][KEY]["loss"] = loss
-    assert "no pair of a batch has a rival" in summary_text(summary)
+    assert "no pair of a batch has a negative" in summary_text(summary)
 
 
 @pytest.mark.parametrize(
-    ("hsa", "time", "rivals"),
+    ("hsa", "time", "negatives"),
     [
         ({}, [0, 0, 0, 0], [3, 3, 3, 3]),
         ({"touch_ceiling": 0.98}, [0, 0, 0, 0], [2, 2, 3, 3]),  # the first two feel the same
@@ -153,7 +153,7 @@ def test_held_out_batches_without_any_rival_are_no_test_and_said_to_be_none(
     ],
 )
 def test_the_held_out_loss_follows_the_rules_of_the_run(
-    tmp_path: Path, hsa: dict[str, Any], time: list[int], rivals: list[int]
+    tmp_path: Path, hsa: dict[str, Any], time: list[int], negatives: list[int]
 ) -> None:
     changes = {"hsa": {"min_gap": 0, "temperature": 0.25, **hsa}, "batch_size": 4, "train_policy": False}
     config = small_training(tmp_path / "recording", tmp_path / "run", **changes)
@@ -162,6 +162,6 @@ def test_the_held_out_loss_follows_the_rules_of_the_run(
     episode = np.zeros(4, np.int64) if hsa.get("min_gap") else np.arange(4)
     features = {"h_tau": one, "h_w": one, "episode": episode, "time": np.array(time), "touch": one[[0, 0, 2, 3]]}
     found = held_out_loss(model, features, config)
-    n = np.array(rivals)
+    n = np.array(negatives)
     assert found["chance"] == pytest.approx(np.log1p(n).mean(), rel=1e-5)
     assert found["hsa"] == pytest.approx(np.log1p(n * np.exp(-1 / 0.25)).mean(), rel=1e-5)

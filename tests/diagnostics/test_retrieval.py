@@ -65,7 +65,7 @@ def test_expected_recall_equals_galleries_drawn_by_hand(kind: str) -> None:
         assert found["touch to vision"].at[k] == pytest.approx(share, abs=0.025)
 
 
-def test_a_tie_with_a_rival_is_no_hit() -> None:
+def test_a_tie_with_a_negative_is_no_hit() -> None:
     w = np.eye(4)
     tau = np.eye(4)
     tau[1] = [1, 1, 0, 0]  # as near to contact 0 as to its own
@@ -73,7 +73,7 @@ def test_a_tie_with_a_rival_is_no_hit() -> None:
     assert recall.at[1] == pytest.approx(3 / 4)
 
 
-def test_two_moments_of_one_contact_are_never_rivals() -> None:
+def test_two_moments_of_one_contact_are_never_negatives() -> None:
     episode, contact = cell(2, 8, 5)
     names = np.stack([episode, contact], axis=1)
     h = np.random.default_rng(0).normal(size=(16, 8))[np.unique(names, axis=0, return_inverse=True)[1].ravel()]

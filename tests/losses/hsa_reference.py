@@ -9,7 +9,7 @@ def reference(
     h_tau: np.ndarray,
     h_w: np.ndarray,
     hard: np.ndarray | None = None,
-    rival: np.ndarray | None = None,
+    negative: np.ndarray | None = None,
     *,
     temperature: float = 0.07,
     reduction: str = "mean",
@@ -21,11 +21,11 @@ def reference(
     hardness: float = 0.0,
     hardest: int | None = None,
 ) -> tuple[np.ndarray | float, dict[str, float]]:
-    """Return the loss and its statistics; `rival` (B, B + bank) holds weights, bool or float."""
+    """Return the loss and its statistics; `negative` (B, B + bank) holds weights, bool or float."""
     batch = len(h_tau)
     keep = np.ones(batch, dtype=bool) if valid is None else valid
     past = 0 if bank is None else len(bank)
-    weight = np.ones((batch, batch + past)) if rival is None else rival.astype(np.float64)
+    weight = np.ones((batch, batch + past)) if negative is None else negative.astype(np.float64)
     losses, counts = np.zeros(batch), np.zeros(batch)
     for i in np.flatnonzero(keep):
         terms = []
@@ -43,27 +43,31 @@ def reference(
             back_loss = row(cosine(h_w[i], h_tau[i]), hardest_of(back, hardest), temperature, hardness)
             losses[i] = (losses[i] + back_loss) / 2
     pairs = int(keep.sum())
-    stats = {"pairs": pairs, "rivals": counts.sum() / max(pairs, 1), "chance": np.log1p(counts).sum() / max(pairs, 1)}
+    stats = {
+        "pairs": pairs,
+        "negatives": counts.sum() / max(pairs, 1),
+        "chance": np.log1p(counts).sum() / max(pairs, 1),
+    }
     if reduction == "none":
         return losses, stats
     return (losses.sum() if reduction == "sum" else losses.sum() / max(pairs, 1)), stats
 
 
-def hardest_of(rivals: list[tuple[float, float]], count: int | None) -> list[tuple[float, float]]:
-    """Return the most similar rivals among those that have weight."""
-    return sorted((r for r in rivals if r[1] > 0), reverse=True)[:count]
+def hardest_of(negatives: list[tuple[float, float]], count: int | None) -> list[tuple[float, float]]:
+    """Return the most similar negatives among those that have weight."""
+    return sorted((r for r in negatives if r[1] > 0), reverse=True)[:count]
 
 
-def row(positive: float, rivals: list[tuple[float, float]], temperature: float, hardness: float = 0.0) -> float:
-    """Return -log(p / (p + sum of weighted rivals)) of one row from cosines.
+def row(positive: float, negatives: list[tuple[float, float]], temperature: float, hardness: float = 0.0) -> float:
+    """Return -log(p / (p + sum of weighted negatives)) of one row from cosines.
 
-    Hardness: each rival is multiplied by e^(beta s / kappa) over the weighted mean of that.
+    Hardness: each negative is multiplied by e^(beta s / kappa) over the weighted mean of that.
     """
     p = math.exp(positive / temperature)
-    importance = [math.exp(hardness * s / temperature) for s, _ in rivals]
-    weights = [w for _, w in rivals]
+    importance = [math.exp(hardness * s / temperature) for s, _ in negatives]
+    weights = [w for _, w in negatives]
     mean = sum(i * w for i, w in zip(importance, weights, strict=True)) / sum(weights)
-    against = sum(w * math.exp(s / temperature) * i / mean for (s, w), i in zip(rivals, importance, strict=True))
+    against = sum(w * math.exp(s / temperature) * i / mean for (s, w), i in zip(negatives, importance, strict=True))
     return -math.log(p / (p + against))
 
 

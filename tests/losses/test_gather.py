@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from tactile_align.losses.hsa import Weighting, hsa_loss
 from tactile_align.losses.mse import MSELoss
-from tactile_align.losses.rivals import Facts, Rivals
+from tactile_align.losses.negatives import Facts, Negatives
 from tactile_align.losses.temperature import Temperature
 
 BATCH, SIZE, PAST = 64, 12, 20
@@ -75,7 +75,7 @@ def loss_and_gradients(rows: dict[str, Tensor], options: Options, gather: bool) 
         if options.get("learnt"):
             model["kappa"] = Temperature(0.1, learnt=True)
         bank, facts = past() if options.get("bank") else (None, None)
-        rule = Rivals(rows["episode"], rows["time"], 5, touch=rows["touch"], ceiling=0.5, bank=facts)
+        rule = Negatives(rows["episode"], rows["time"], 5, touch=rows["touch"], ceiling=0.5, bank=facts)
         loss, stats = hsa_loss(
             tau,
             w,
@@ -169,7 +169,7 @@ def test_several_processes_agree_with_one(
 
 
 @pytest.mark.slow
-def test_a_row_without_rivals_on_one_rank_stops_every_rank(
+def test_a_row_without_negatives_on_one_rank_stops_every_rank(
     together: Callable[[int, Options], tuple[Path, int]],
 ) -> None:
     folder, number = together(2, ALONE)

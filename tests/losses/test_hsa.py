@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from tactile_align.losses.hsa import HSALoss, HSAStats, Weighting, hsa_loss
-from tactile_align.losses.rivals import Facts, Rivals
+from tactile_align.losses.negatives import Facts, Negatives
 from tests.losses.hsa_reference import reference
 
 OPTIONS = list(itertools.product(("mean", "sum", "none"), ("replace", "add"), (False, True), (False, True)))
@@ -25,10 +25,10 @@ def features(batch: int, dim: int = 5, seed: int = 0, dtype: torch.dtype = torch
     return h_tau, h_w
 
 
-def rule_and_mask(rng: np.random.Generator, batch: int, past: int) -> tuple[Rivals, np.ndarray]:
+def rule_and_mask(rng: np.random.Generator, batch: int, past: int) -> tuple[Negatives, np.ndarray]:
     """Return a rule over random facts and, pair by pair, the (batch, batch + past) mask it stands for.
 
-    The first two rows are rivals of every row in contact: moments of their own episodes that feel like no other.
+    The first two rows are negatives of every row in contact: moments of their own episodes that feel like no other.
     """
     every = batch + past
     episode, time, kind = (rng.integers(0, below, every) for below in (2, 12, 3))
@@ -49,7 +49,7 @@ def rule_and_mask(rng: np.random.Generator, batch: int, past: int) -> tuple[Riva
         Facts(*(torch.from_numpy(fact[part]) for fact in (episode, time, contact, touch)))
         for part in (slice(batch), slice(batch, None))
     )
-    rule = Rivals(own.episode, own.time, gap, own.contact, own.touch, 0.7, more if past else None)
+    rule = Negatives(own.episode, own.time, gap, own.contact, own.touch, 0.7, more if past else None)
     return rule, mask
 
 
@@ -87,27 +87,27 @@ def test_the_loss_is_its_formula_for_every_combination_of_options(
     exists = None
     if hard is not None and some_missing:
         exists = rng.random((batch, 3)) < 0.5
-        exists[:, 0] |= explicit == "replace"  # else a row would have no rival at all
+        exists[:, 0] |= explicit == "replace"  # else a row would have no negative at all
         hard[~exists] = np.nan
     bank = rng.normal(size=(past, 5)) if past and (hard is None or explicit == "add") else None
     columns = batch + (past if bank is not None else 0)
-    rival, rule = None, None
+    negative, rule = None, None
     valid = np.ones(batch, dtype=bool)
     valid[2 : 2 + rows_left_out] = False
     if masked == "rule":
-        rule, rival = rule_and_mask(rng, batch, columns - batch)
+        rule, negative = rule_and_mask(rng, batch, columns - batch)
         assert rule.contact is not None
-        valid &= rule.contact.numpy()  # as in training: a row without contact has no rival
+        valid &= rule.contact.numpy()  # as in training: a row without contact has no negative
     elif masked != "none":
         weights = rng.uniform(0.1, 3.0, size=(batch, columns)) if masked == "float" else np.ones((batch, columns))
-        rival = np.where(rng.random((batch, columns)) < 0.8, weights, 0.0)
-        # Each row and column keeps one rival among the first two rows, which always stay valid.
-        rival[:, 0] = rival[0, :] = rival[1, :] = rival[:, 1] = 1.0
+        negative = np.where(rng.random((batch, columns)) < 0.8, weights, 0.0)
+        # Each row and column keeps one negative among the first two rows, which always stay valid.
+        negative[:, 0] = negative[0, :] = negative[1, :] = negative[:, 1] = 1.0
     want, want_stats = reference(
         h_tau,
         h_w,
         hard,
-        rival,
+        negative,
         temperature=temperature,
         reduction=reduction,
         explicit=explicit,
@@ -120,12 +120,12 @@ def test_the_loss_is_its_formula_for_every_combination_of_options(
     )
     weighting = Weighting(hardness, hardest)
     loss = HSALoss(temperature, reduction, explicit, symmetric, weighting, chunk=chunk)  # type: ignore[arg-type]
-    given_rival = None if rival is None else torch.from_numpy(rival > 0 if masked == "bool" else rival)
+    given_negative = None if negative is None else torch.from_numpy(negative > 0 if masked == "bool" else negative)
     got, stats = loss(
         torch.from_numpy(h_tau),
         torch.from_numpy(h_w),
         None if hard is None else torch.from_numpy(hard),
-        given_rival if rule is None else rule,
+        given_negative if rule is None else rule,
         valid=torch.from_numpy(valid),
         stats=True,
         bank=None if bank is None else torch.from_numpy(bank),
@@ -150,11 +150,11 @@ def test_gradients_agree_with_finite_differences(
     kappa = torch.tensor(0.3, dtype=torch.float64)
     inputs = tuple(x.requires_grad_() for x in (h_tau, h_w, hard, kappa))
 
-    def loss(tau: Tensor, w: Tensor, rivals: Tensor, temperature: Tensor) -> Tensor:
+    def loss(tau: Tensor, w: Tensor, negatives: Tensor, temperature: Tensor) -> Tensor:
         found = hsa_loss(
             tau,
             w,
-            rivals,
+            negatives,
             temperature=temperature,
             reduction=reduction,  # type: ignore[arg-type]
             explicit=explicit,  # type: ignore[arg-type]
@@ -184,7 +184,7 @@ def test_gradients_under_masks_rules_and_a_bank_agree_with_finite_differences(
     rule, mask = rule_and_mask(rng, 5, past)
     assert rule.contact is not None and mask.sum() < 4 * (3 + past)  # of four in contact, some are taken away
     weights = torch.from_numpy(mask * rng.uniform(0.2, 2, mask.shape))
-    rival = {"bool": torch.from_numpy(mask > 0), "float": weights, "rule": rule}[masked]
+    negative = {"bool": torch.from_numpy(mask > 0), "float": weights, "rule": rule}[masked]
     bank = torch.from_numpy(rng.normal(size=(past, 3))) if past else None
     kappa = torch.tensor(0.3, dtype=torch.float64)
     inputs = tuple(x.requires_grad_() for x in (h_tau, h_w, kappa))
@@ -193,7 +193,7 @@ def test_gradients_under_masks_rules_and_a_bank_agree_with_finite_differences(
         found = hsa_loss(
             tau,
             w,
-            rival=rival,  # type: ignore[arg-type]
+            negative=negative,  # type: ignore[arg-type]
             temperature=temperature,
             symmetric=symmetric,
             valid=rule.contact,
@@ -220,7 +220,7 @@ def test_a_bank_takes_no_gradient_and_hardness_leaves_uniform_logits_alone() -> 
     assert float(hsa_loss(same, same, weighting=Weighting(hardest=2))) == pytest.approx(math.log(3))
 
 
-def test_explicit_rivals_that_do_not_exist_are_as_if_never_given() -> None:
+def test_explicit_negatives_that_do_not_exist_are_as_if_never_given() -> None:
     h_tau, h_w = features(4)
     hard = torch.randn(4, 3, 5, dtype=torch.float64)
     exists = torch.zeros(4, 3, dtype=torch.bool)
@@ -232,7 +232,7 @@ def test_explicit_rivals_that_do_not_exist_are_as_if_never_given() -> None:
         one = hsa_loss(h_tau, h_w, hard[:, 2:], **options)  # type: ignore[arg-type]
         assert isinstance(got, Tensor) and isinstance(without, Tensor) and isinstance(one, Tensor)
         torch.testing.assert_close(got, torch.stack([without[0], one[1], without[2], without[3]]))
-    with pytest.raises(ValueError, match=r"rows \[0, 2, 3\].*no rival"):
+    with pytest.raises(ValueError, match=r"rows \[0, 2, 3\].*no negative"):
         hsa_loss(h_tau, h_w, hard, hard_valid=exists)
 
 
@@ -250,15 +250,15 @@ def test_options_that_make_no_sense_are_refused() -> None:
         hsa_loss(h, h, hard_valid=torch.ones(4, 3, dtype=torch.bool))
     with pytest.raises(ValueError, match=r"bank must have shape \(M, 5\); got \(3, 4\)"):
         hsa_loss(h, h, bank=torch.ones(3, 4))
-    with pytest.raises(ValueError, match=r"rival must have shape \(4, 7\); got \(4, 4\)"):
-        hsa_loss(h, h, rival=torch.ones(4, 4), bank=torch.ones(3, 5))
+    with pytest.raises(ValueError, match=r"negative must have shape \(4, 7\); got \(4, 4\)"):
+        hsa_loss(h, h, negative=torch.ones(4, 4), bank=torch.ones(3, 5))
 
 
-def test_features_that_are_all_alike_give_the_log_of_one_plus_their_rivals() -> None:
+def test_features_that_are_all_alike_give_the_log_of_one_plus_their_negatives() -> None:
     same = torch.ones(6, 4)
-    rival = torch.ones(6, 6, dtype=torch.bool)
-    rival[0, 3:] = False
-    loss, stats = hsa_loss(same, same, rival=rival, reduction="none", stats=True)
+    negative = torch.ones(6, 6, dtype=torch.bool)
+    negative[0, 3:] = False
+    loss, stats = hsa_loss(same, same, negative=negative, reduction="none", stats=True)
     want = torch.tensor([math.log(3)] + [math.log(6)] * 5)
     torch.testing.assert_close(loss, want)
     torch.testing.assert_close(stats.chance, want.mean())
@@ -314,22 +314,22 @@ def test_rows_that_are_not_valid_give_and_receive_nothing_whatever_they_hold(
     valid = torch.tensor([True, True, False, True, False, True])
     rule, mask = rule_and_mask(np.random.default_rng(3), 6, past)
     assert rule.contact is not None and bool(rule.contact[valid].all())
-    rival: Tensor | Rivals | None = {"none": None, "float": torch.rand(6, 6 + past) + 0.1, "rule": rule}[masked]
+    negative: Tensor | Negatives | None = {"none": None, "float": torch.rand(6, 6 + past) + 0.1, "rule": rule}[masked]
     left = torch.cat([valid.nonzero().flatten(), torch.arange(6, 6 + past)])
-    among = torch.from_numpy(mask > 0) if masked == "rule" else rival
+    among = torch.from_numpy(mask > 0) if masked == "rule" else negative
     kept = None if among is None else among[valid][:, left]  # type: ignore[index]
     spoilt = [x.clone() for x in (h_tau, h_w, hard)]
     for x in spoilt:
         x[~valid] = torch.nan
         x.requires_grad_()
-    loss = hsa_loss(*spoilt, rival, valid=valid, bank=bank, **options)
+    loss = hsa_loss(*spoilt, negative, valid=valid, bank=bank, **options)
     loss.backward()
     alone = hsa_loss(h_tau[valid], h_w[valid], hard[valid], kept, bank=bank, **options)
     torch.testing.assert_close(loss.detach(), alone)
     for x in spoilt:
         assert x.grad is not None
         assert torch.equal(x.grad[~valid], torch.zeros_like(x.grad[~valid]))
-        if x is not spoilt[2] or options["weighting"].hardest is None:  # few chosen rivals may all be in the batch
+        if x is not spoilt[2] or options["weighting"].hardest is None:  # few chosen negatives may all be in the batch
             assert bool((x.grad[valid] != 0).any())
 
 
@@ -343,12 +343,12 @@ def test_a_batch_without_any_valid_row_is_a_zero_that_still_hangs_on_the_graph(r
     assert h_tau.grad is not None and float(h_tau.grad.abs().sum()) == 0
 
 
-def test_a_valid_row_without_rivals_is_named() -> None:
+def test_a_valid_row_without_negatives_is_named() -> None:
     h_tau, h_w = features(4)
-    rival = torch.ones(4, 4, dtype=torch.bool)
-    rival[2] = False
-    with pytest.raises(ValueError, match=r"rows \[2\].*no rival.*more episodes"):
-        hsa_loss(h_tau, h_w, rival=rival)
+    negative = torch.ones(4, 4, dtype=torch.bool)
+    negative[2] = False
+    with pytest.raises(ValueError, match=r"rows \[2\].*no negative.*more episodes"):
+        hsa_loss(h_tau, h_w, negative=negative)
     with pytest.raises(ValueError, match=r"rows \[0\]"):
         hsa_loss(h_tau[:1], h_w[:1])
 
@@ -376,7 +376,7 @@ def test_statistics_leave_the_value_alone() -> None:
     value, stats = hsa_loss(h_tau, h_w, stats=True)
     assert isinstance(stats, HSAStats)
     assert torch.equal(value, hsa_loss(h_tau, h_w))
-    assert float(stats.pairs) == 6 and float(stats.rivals) == 5
+    assert float(stats.pairs) == 6 and float(stats.negatives) == 5
 
 
 @pytest.mark.parametrize(
@@ -385,7 +385,7 @@ def test_statistics_leave_the_value_alone() -> None:
         ({"h_w": torch.ones(3, 5)}, r"\(4, 5\) and \(3, 5\)"),
         ({"hard_negatives": torch.ones(4, 5)}, r"\(4, N >= 1, 5\); got \(4, 5\)"),
         ({"hard_negatives": torch.ones(4, 0, 5)}, r"got \(4, 0, 5\)"),
-        ({"rival": torch.ones(4, 3)}, r"rival must have shape.*got \(4, 3\)"),
+        ({"negative": torch.ones(4, 3)}, r"negative must have shape.*got \(4, 3\)"),
         ({"valid": torch.ones(4)}, r"valid must be bool.*float32"),
         ({"temperature": 0.0}, r"temperature must be positive; got 0\.0"),
         ({"temperature": float("nan")}, r"temperature must be positive; got nan"),

@@ -1,4 +1,4 @@
-"""The loss without rivals, and both losses from a config."""
+"""The loss without negatives, and both losses from a config."""
 
 import re
 from typing import Any
@@ -18,7 +18,7 @@ def test_the_fallback_is_twice_one_minus_the_cosine_over_valid_pairs() -> None:
     cosine = torch.nn.functional.cosine_similarity(h_tau, h_w)
     loss, stats = MSELoss()(h_tau, h_w, valid=valid, stats=True)
     torch.testing.assert_close(loss, (2 - 2 * cosine)[valid].mean())
-    assert float(stats.pairs) == 4 and float(stats.rivals) == 0 and float(stats.chance) == 2
+    assert float(stats.pairs) == 4 and float(stats.negatives) == 0 and float(stats.chance) == 2
 
 
 def test_the_fallback_lets_nothing_through_from_rows_that_are_not_valid() -> None:
@@ -51,9 +51,9 @@ def test_a_config_becomes_its_loss_and_temperature() -> None:
         {"temperature_bounds": (0.02, 0.5)},
         {"temperature_final": 0.05, "temperature_steps": 10},
         {"symmetric": True},
-        {"region_rivals": 2},
-        {"finger_rival": True},
-        {"camera_rival": True},
+        {"region_negatives": 2},
+        {"finger_negative": True},
+        {"camera_negative": True},
         {"hardness": 0.5},
         {"hardest": 7},
         {"bank": 64},

@@ -1,11 +1,11 @@
-"""Who may be whose rival."""
+"""Which rows are negatives of which."""
 
 import numpy as np
 import pytest
 import torch
 
 from tactile_align.losses.hsa import hsa_loss
-from tactile_align.losses.rivals import Facts, Rivals, touch_pattern, unlike
+from tactile_align.losses.negatives import Facts, Negatives, touch_pattern, unlike
 
 
 def facts(batch: int = 12, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -13,9 +13,9 @@ def facts(batch: int = 12, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.from_numpy(rng.integers(0, 3, batch)), torch.from_numpy(rng.integers(0, 30, batch))
 
 
-def test_moments_close_in_time_are_no_rivals_only_within_their_episode() -> None:
+def test_moments_close_in_time_are_no_negatives_only_within_their_episode() -> None:
     episode, time = facts()
-    rule = Rivals(episode, time, min_gap=7)
+    rule = Negatives(episode, time, min_gap=7)
     mask = rule.rows(0, 12)
     taken = 0
     for i in range(12):
@@ -27,25 +27,25 @@ def test_moments_close_in_time_are_no_rivals_only_within_their_episode() -> None
 
 
 def test_a_gap_of_exactly_the_minimum_is_enough() -> None:
-    rule = Rivals(torch.zeros(2, dtype=torch.int64), torch.tensor([0, 5]), min_gap=5)
+    rule = Negatives(torch.zeros(2, dtype=torch.int64), torch.tensor([0, 5]), min_gap=5)
     assert bool(rule.rows(0, 2)[0, 1])
-    assert not bool(Rivals(rule.episode, torch.tensor([0, 4]), min_gap=5).rows(0, 2)[0, 1])
+    assert not bool(Negatives(rule.episode, torch.tensor([0, 4]), min_gap=5).rows(0, 2)[0, 1])
 
 
 def test_spans_of_rows_are_cut_from_the_whole() -> None:
-    rule = Rivals(*facts(), min_gap=7)
+    rule = Negatives(*facts(), min_gap=7)
     spans = torch.cat([rule.rows(a, b) for a, b in ((0, 5), (5, 6), (6, 12))])
     assert torch.equal(spans, rule.rows(0, 12))
 
 
-def test_no_moment_is_its_own_rival_even_without_a_gap() -> None:
-    assert not bool(Rivals(*facts(), min_gap=0).rows(0, 12).diagonal().any())
+def test_no_moment_is_its_own_negative_even_without_a_gap() -> None:
+    assert not bool(Negatives(*facts(), min_gap=0).rows(0, 12).diagonal().any())
 
 
-def test_the_same_moment_drawn_twice_or_kept_in_the_bank_is_no_rival() -> None:
+def test_the_same_moment_drawn_twice_or_kept_in_the_bank_is_no_negative() -> None:
     episode, time = torch.tensor([0, 0, 1]), torch.tensor([4, 4, 4])
     bank = Facts(torch.tensor([1, 0]), torch.tensor([4, 5]))
-    rule = Rivals(episode, time, min_gap=0, bank=bank)
+    rule = Negatives(episode, time, min_gap=0, bank=bank)
     assert rule.rows(0, 3).tolist() == [
         [False, False, True, True, True],
         [False, False, True, True, True],
@@ -56,26 +56,26 @@ def test_the_same_moment_drawn_twice_or_kept_in_the_bank_is_no_rival() -> None:
 
 def test_the_loss_takes_a_rule_as_it_takes_its_mask() -> None:
     h_tau, h_w = torch.randn(2, 12, 5, dtype=torch.float64)
-    rule = Rivals(*facts(), min_gap=7)
-    by_rule = hsa_loss(h_tau, h_w, rival=rule, symmetric=True)
-    torch.testing.assert_close(by_rule, hsa_loss(h_tau, h_w, rival=rule.rows(0, 12), symmetric=True))
+    rule = Negatives(*facts(), min_gap=7)
+    by_rule = hsa_loss(h_tau, h_w, negative=rule, symmetric=True)
+    torch.testing.assert_close(by_rule, hsa_loss(h_tau, h_w, negative=rule.rows(0, 12), symmetric=True))
 
 
-def test_moments_without_contact_are_nobodys_rivals() -> None:
+def test_moments_without_contact_are_nobodys_negatives() -> None:
     episode, time = facts()
     contact = torch.arange(12) % 3 != 0
-    mask = Rivals(episode, time, 0, contact=contact).rows(0, 12)
+    mask = Negatives(episode, time, 0, contact=contact).rows(0, 12)
     both = contact[:, None] & contact[None, :] & ~torch.eye(12, dtype=torch.bool)
     assert torch.equal(mask, both)
-    gone = Rivals(episode, time, 0, contact=contact).excluded()
+    gone = Negatives(episode, time, 0, contact=contact).excluded()
     assert int(gone["no_contact"]) == 12 * 11 - int(both.sum())
 
 
-def test_touches_that_feel_the_same_are_no_rivals() -> None:
+def test_touches_that_feel_the_same_are_no_negatives() -> None:
     (episode, _), time = facts(), torch.arange(12)
     touch = torch.randn(12, 6, generator=torch.Generator().manual_seed(0))
     touch[7] = 3 * touch[2]
-    rule = Rivals(episode, time, 0, touch=touch, ceiling=0.6)
+    rule = Negatives(episode, time, 0, touch=touch, ceiling=0.6)
     cosine = _cosines(touch.double().numpy())
     want = (cosine <= 0.6) & ~np.eye(12, dtype=bool)
     assert np.array_equal(rule.rows(0, 12).numpy(), want) and not want[2, 7]
@@ -90,7 +90,7 @@ def _cosines(x: np.ndarray) -> np.ndarray:
 def test_all_rules_at_once_are_symmetric_and_may_be_asked_by_spans() -> None:
     episode, time = facts()
     touch = torch.randn(12, 6)
-    rule = Rivals(episode, time, 7, contact=torch.arange(12) != 4, touch=touch, ceiling=0.3)
+    rule = Negatives(episode, time, 7, contact=torch.arange(12) != 4, touch=touch, ceiling=0.3)
     mask = rule.rows(0, 12)
     assert torch.equal(mask, mask.T)
     assert torch.equal(torch.cat([rule.columns(a, b) for a, b in ((0, 5), (5, 12))]), mask)
@@ -112,15 +112,15 @@ def test_the_pattern_of_a_touch_forgets_what_all_touches_share() -> None:
 
 def test_facts_that_do_not_pair_are_refused() -> None:
     with pytest.raises(ValueError, match=r"\(3,\) and \(4,\)"):
-        Rivals(torch.zeros(3), torch.zeros(4), min_gap=1)
+        Negatives(torch.zeros(3), torch.zeros(4), min_gap=1)
     with pytest.raises(ValueError, match="min_gap must be 0 or more; got -1"):
-        Rivals(torch.zeros(3), torch.zeros(3), min_gap=-1)
+        Negatives(torch.zeros(3), torch.zeros(3), min_gap=-1)
     three = torch.zeros(3, dtype=torch.int64)
     with pytest.raises(ValueError, match=r"contact must be bool of shape \(3,\); got torch.int64"):
-        Rivals(three, three, 1, contact=three)
+        Negatives(three, three, 1, contact=three)
     with pytest.raises(ValueError, match=r"ceiling 0\.9 and touch None"):
-        Rivals(three, three, 1, ceiling=0.9)
+        Negatives(three, three, 1, ceiling=0.9)
     with pytest.raises(ValueError, match=r"touch must have shape \(3, F\); got \(2, 4\)"):
-        Rivals(three, three, 1, touch=torch.zeros(2, 4))
+        Negatives(three, three, 1, touch=torch.zeros(2, 4))
     with pytest.raises(ValueError, match="both state `contact`"):
-        Rivals(three, three, 1, contact=three.bool(), bank=Facts(three, three))
+        Negatives(three, three, 1, contact=three.bool(), bank=Facts(three, three))

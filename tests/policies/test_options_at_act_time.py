@@ -45,7 +45,7 @@ def run(regrasp_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
         data=[{"path": str(regrasp_folder), "rig": str(folder / "rig.toml")}],
         views=VIEWS,
         features={"pooling": "gaussian", "sigma_px": "rig", "touch_input": "difference"},
-        hsa={"finger_rival": True, "camera_rival": True, "region_rivals": 1, "bank": 16},
+        hsa={"finger_negative": True, "camera_negative": True, "region_negatives": 1, "bank": 16},
         log={"every": 1},
         steps=2,
     )
@@ -53,14 +53,14 @@ def run(regrasp_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     return config, data, train(config, data=data, progress=False)
 
 
-def test_the_log_counts_every_kind_of_rival(run: Run) -> None:
+def test_the_log_counts_every_kind_of_negative(run: Run) -> None:
     _, data, folder = run
     records = [r for r in read_metrics(folder / "metrics.jsonl") if r["kind"] == "train"]
     first = records[0]
     for key in ("left_wrist-tactile1", "top-tactile1"):
-        assert first[f"rivals_from/beside/{key}"] == pytest.approx(1.0)
-        assert 0 <= first[f"rivals_from/finger/{key}"] <= 1 and 0 < first[f"rivals_from/camera/{key}"] <= 1
-    assert records[1]["rivals_from/bank/left_wrist-tactile1"] > 0
+        assert first[f"negatives_from/beside/{key}"] == pytest.approx(1.0)
+        assert 0 <= first[f"negatives_from/finger/{key}"] <= 1 and 0 < first[f"negatives_from/camera/{key}"] <= 1
+    assert records[1]["negatives_from/bank/left_wrist-tactile1"] > 0
     seen = data.train.column("visible/left_wrist-tactile1")
     other = data.train.column("other_box/left_wrist-tactile1")
     assert np.isfinite(other[seen]).all(), "both fingers are before the wrist camera"

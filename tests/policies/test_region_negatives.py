@@ -1,4 +1,4 @@
-"""Other regions of the same moment as rivals: which they are, where they count, and what the log says of them."""
+"""Other regions of the same moment as negatives: which they are, where they count, and what the log says of them."""
 
 from typing import Any
 
@@ -12,9 +12,9 @@ from tactile_align.config.train import TrainConfig
 from tactile_align.features.pooling import POOLINGS
 from tactile_align.features.towers import shifted_boxes
 from tactile_align.losses.hsa import hsa_loss
-from tactile_align.losses.rivals import Rivals
+from tactile_align.losses.negatives import Negatives
 from tactile_align.policies.aligned import AlignedPolicy, View
-from tactile_align.policies.alignment import align, finger_in_sight, region_rivals
+from tactile_align.policies.alignment import align, finger_in_sight, region_negatives
 from tests.features.making import noise
 
 WIDTH, HEIGHT, B = 64, 48, 5
@@ -49,7 +49,7 @@ def batch_of(views: tuple[View, ...]) -> dict[str, Tensor]:
 
 
 def test_the_other_finger_counts_where_it_is_a_region_of_its_own() -> None:
-    model, batch = model_of((WRIST,), finger_rival=True), batch_of((WRIST,))
+    model, batch = model_of((WRIST,), finger_negative=True), batch_of((WRIST,))
     batch["box/left_wrist-t1"] = torch.tensor([[20.0, 10.0, 34.0, 22.0]]).repeat(B, 1)
     batch["visible/left_wrist-t1"] = torch.tensor([True, True, True, True, False])
     batch["other_box/left_wrist-t1"] = torch.tensor(
@@ -64,8 +64,8 @@ def test_the_other_finger_counts_where_it_is_a_region_of_its_own() -> None:
     assert finger_in_sight(model, batch, WRIST).tolist() == [True, False, False, False, False]
 
 
-def test_the_loss_with_the_other_finger_is_that_of_its_box_as_an_explicit_rival() -> None:
-    model, batch = model_of((WRIST,), finger_rival=True, region_rivals=2), batch_of((WRIST,))
+def test_the_loss_with_the_other_finger_is_that_of_its_box_as_an_explicit_negative() -> None:
+    model, batch = model_of((WRIST,), finger_negative=True, region_negatives=2), batch_of((WRIST,))
     batch["other_box/left_wrist-t1"][3] = torch.nan
     key = WRIST.key
     with torch.no_grad():
@@ -82,23 +82,23 @@ def test_the_loss_with_the_other_finger_is_that_of_its_box_as_an_explicit_rival(
             seen.touches["t1"].vector,
             seen.regions[key].vector,
             hard,
-            Rivals(batch["episode"], batch["time"], 0),
+            Negatives(batch["episode"], batch["time"], 0),
             explicit="add",
             valid=valid,
             hard_valid=exist,
         )
     torch.testing.assert_close(loss, want)
-    assert float(log[f"rivals_from/beside/{key}"]) == 2.0
-    assert float(log[f"rivals_from/finger/{key}"]) == pytest.approx(3 / 4)  # row 3 of the four valid ones has none
-    assert float(log[f"rivals/{key}"]) == pytest.approx(3 + 2 + 3 / 4)
+    assert float(log[f"negatives_from/beside/{key}"]) == 2.0
+    assert float(log[f"negatives_from/finger/{key}"]) == pytest.approx(3 / 4)  # row 3 of the four valid ones has none
+    assert float(log[f"negatives/{key}"]) == pytest.approx(3 + 2 + 3 / 4)
 
 
 def test_another_camera_gives_its_own_sensors_box_or_what_lies_beside_the_same_one() -> None:
     views = (WRIST, TOP, RIGHT)
-    model, batch = model_of(views, camera_rival=True), batch_of(views)
+    model, batch = model_of(views, camera_negative=True), batch_of(views)
     with torch.no_grad():
         seen = model.see(batch)
-        found = region_rivals(model, batch, seen)
+        found = region_negatives(model, batch, seen)
         assert model.towers is not None
         wrist = found[WRIST.key]
         box = model.finite_box(batch, TOP)
@@ -109,27 +109,29 @@ def test_another_camera_gives_its_own_sensors_box_or_what_lies_beside_the_same_o
     assert torch.equal(wrist.exist[:, 0], batch[f"visible/{TOP.key}"])
     assert torch.equal(wrist.exist[:, 1], batch[f"visible/{RIGHT.key}"])
     pair_there = seen.regions[TOP.key].vector
-    assert not any(torch.allclose(wrist.features[:, k], pair_there) for k in range(2)), "the pair is no rival"
+    assert not any(torch.allclose(wrist.features[:, k], pair_there) for k in range(2)), "the pair is no negative"
     torch.testing.assert_close(found[RIGHT.key].features[:, 1], pair_there)  # to another sensor's touch it is one
     _, log = model.alignment(batch, seen)
     valid = batch[f"visible/{WRIST.key}"]
-    assert float(log[f"rivals_from/camera/{WRIST.key}"]) == pytest.approx(float(wrist.exist[valid].sum() / valid.sum()))
+    assert float(log[f"negatives_from/camera/{WRIST.key}"]) == pytest.approx(
+        float(wrist.exist[valid].sum() / valid.sum())
+    )
 
 
 def test_shifted_boxes_alone_are_seen_as_before_and_without_any_there_is_nothing() -> None:
-    model, batch = model_of((WRIST,), region_rivals=3), batch_of((WRIST,))
+    model, batch = model_of((WRIST,), region_negatives=3), batch_of((WRIST,))
     with torch.no_grad():
         seen = model.see(batch)
-        found = region_rivals(model, batch, seen)[WRIST.key]
+        found = region_negatives(model, batch, seen)[WRIST.key]
         assert model.towers is not None
         box = model.finite_box(batch, WRIST)
         features, exist = model.towers.of_other_regions(batch[f"image/{WRIST.key}"], box, 3)
         assert torch.equal(found.features, features) and torch.equal(found.exist, exist)
         assert found.kinds == ("beside",) * 3
-        assert region_rivals(model_of((WRIST,)), batch, seen) == {}
+        assert region_negatives(model_of((WRIST,)), batch, seen) == {}
 
 
-def test_rivals_in_the_bank_are_counted_and_hits_do_not_hang_on_spans(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_negatives_in_the_bank_are_counted_and_hits_do_not_hang_on_spans(monkeypatch: pytest.MonkeyPatch) -> None:
     from tactile_align.policies import alignment
 
     model, batch = model_of((WRIST,), bank=4), batch_of((WRIST,))
@@ -145,8 +147,8 @@ def test_rivals_in_the_bank_are_counted_and_hits_do_not_hang_on_spans(monkeypatc
         monkeypatch.setattr(alignment, "spans", lambda rows, columns, chunk: [(0, 2), (2, 3), (3, rows)])
         _, again = model.alignment(batch, seen)
     # Row 0 (episode 0, time 0) is too close to the first; row 1 has no box; 4 valid rows, 3 in the bank.
-    assert float(log[f"rivals_from/bank/{WRIST.key}"]) == pytest.approx((4 * 3 - 1) / 4)
-    for name in (f"r1/{WRIST.key}", f"rivals_from/bank/{WRIST.key}"):
+    assert float(log[f"negatives_from/bank/{WRIST.key}"]) == pytest.approx((4 * 3 - 1) / 4)
+    for name in (f"r1/{WRIST.key}", f"negatives_from/bank/{WRIST.key}"):
         assert torch.equal(log[name], again[name])
 
 
@@ -154,7 +156,7 @@ def test_rivals_in_the_bank_are_counted_and_hits_do_not_hang_on_spans(monkeypatc
 def test_a_moment_without_a_box_gives_and_receives_nothing_whatever_the_pooling(pooling: str) -> None:
     key, found = WRIST.key, []
     for other in (0, 255):  # what its image shows does not matter
-        model, batch = model_of((WRIST,), region_rivals=2, features={"pooling": pooling}), batch_of((WRIST,))
+        model, batch = model_of((WRIST,), region_negatives=2, features={"pooling": pooling}), batch_of((WRIST,))
         assert not batch[f"visible/{key}"][1] and batch[f"visible/{key}"].sum() == B - 1
         batch[f"image/{key}"][1] = other
         batch[f"box/{key}"][1] = torch.nan
@@ -162,12 +164,12 @@ def test_a_moment_without_a_box_gives_and_receives_nothing_whatever_the_pooling(
         loss.backward()
         gradients = [p.grad for p in model.parameters() if p.grad is not None]
         assert bool(torch.isfinite(loss)) and all(bool(torch.isfinite(g).all()) for g in gradients)
-        found.append((loss.detach(), torch.cat([g.flatten() for g in gradients]), log[f"rivals_from/beside/{key}"]))
+        found.append((loss.detach(), torch.cat([g.flatten() for g in gradients]), log[f"negatives_from/beside/{key}"]))
     torch.testing.assert_close(found[0], found[1], atol=1e-6, rtol=1e-4)
     assert float(found[0][2]) == 2.0
 
 
-def test_a_pair_without_any_rival_counts_with_a_loss_of_nothing() -> None:
+def test_a_pair_without_any_negative_counts_with_a_loss_of_nothing() -> None:
     model, batch = model_of((WRIST,)), batch_of((WRIST,))
     model.hsa = model.hsa.model_copy(update={"min_gap": 5})
     # Row 1 has no box; rows 2 and 4 are too near to 0 and to 3, which are far enough from each other.
@@ -177,21 +179,21 @@ def test_a_pair_without_any_rival_counts_with_a_loss_of_nothing() -> None:
     loss, log = model.alignment(batch, seen)
     touches, regions = seen.touches["t1"].vector[two], seen.regions[key].vector[two]
     torch.testing.assert_close(loss, hsa_loss(touches, regions, temperature=model.temperature()))
-    assert int(log[f"no_rival/{key}"]) == 2 and int(log[f"pairs/{key}"]) == 2
+    assert int(log[f"no_negative/{key}"]) == 2 and int(log[f"pairs/{key}"]) == 2
     counts = model.counts({**batch, "is_pad": torch.zeros(B, 6, dtype=torch.bool)})
     part, _ = align(model, batch, seen, counts)
     torch.testing.assert_close(part, loss / 2)  # the mean over four pairs, two of them 0
     batch["time"][:] = 0
     nothing, log = model.alignment(batch, model.see(batch))
-    assert float(nothing.detach()) == 0 and int(log[f"no_rival/{key}"]) == 4
+    assert float(nothing.detach()) == 0 and int(log[f"no_negative/{key}"]) == 4
 
 
-def test_at_a_border_only_the_regions_that_are_there_are_rivals() -> None:
-    model, batch = model_of((WRIST,), region_rivals=4), batch_of((WRIST,))
+def test_at_a_border_only_the_regions_that_are_there_are_negatives() -> None:
+    model, batch = model_of((WRIST,), region_negatives=4), batch_of((WRIST,))
     batch[f"box/{WRIST.key}"][:] = torch.tensor([44.0, 28.0, 63.5, 47.5])  # in the corner: left, up, and both
     _, log = model.alignment(batch, model.see(batch))
-    assert float(log[f"rivals_from/beside/{WRIST.key}"]) == 3.0
-    assert float(log[f"rivals/{WRIST.key}"]) == 3 + 3
+    assert float(log[f"negatives_from/beside/{WRIST.key}"]) == 3.0
+    assert float(log[f"negatives/{WRIST.key}"]) == 3 + 3
 
 
 def test_each_view_counts_the_touches_that_feel_the_same_to_its_own_sensor() -> None:
@@ -210,11 +212,11 @@ def test_a_touch_that_lies_in_the_memory_feels_the_same_as_itself() -> None:
     later["image/t1"][0] = batch["image/t1"][0]
     _, log = model.alignment(later, model.see(later))
     assert int(log[f"excluded/same_touch/{WRIST.key}"]) == 1
-    assert float(log[f"rivals_from/bank/{WRIST.key}"]) == pytest.approx((4 * 4 - 1) / 4)
+    assert float(log[f"negatives_from/bank/{WRIST.key}"]) == pytest.approx((4 * 4 - 1) / 4)
 
 
-def test_a_rival_from_another_camera_needs_one() -> None:
-    entries = {"data": [{"path": "x", "rig": "cell"}], "hsa": {"camera_rival": True}}
+def test_a_negative_from_another_camera_needs_one() -> None:
+    entries = {"data": [{"path": "x", "rig": "cell"}], "hsa": {"camera_negative": True}}
     one = {"camera": "left_wrist", "sensor": "tactile1"}
     with pytest.raises(ValueError, match=r"at least two cameras; got left_wrist"):
         TrainConfig.model_validate({**entries, "views": [one, {**one, "sensor": "tactile2"}]})

@@ -30,10 +30,10 @@ train(load_config(sys.argv[1]), progress=False)
     "changes",
     [
         {},
-        {"hsa": {"symmetric": True, "region_rivals": 2, "finger_rival": True, "bank": 18, "touch_ceiling": 0.98}},
+        {"hsa": {"symmetric": True, "region_negatives": 2, "finger_negative": True, "bank": 18, "touch_ceiling": 0.98}},
         {"hsa": {"kind": "mse", "learn_temperature": False}, "steps": 2, "validate_every": 2, "save_every": 2},
     ],
-    ids=["plain", "all rivals", "mse"],
+    ids=["plain", "all negatives", "mse"],
 )
 def test_two_processes_equal_one(small_config: Maker, tmp_path: Path, changes: dict[str, object]) -> None:
     # float32 sums in another order differ; a wrong gradient would differ by a factor, not by rounding.
@@ -54,7 +54,18 @@ def test_two_processes_equal_one(small_config: Maker, tmp_path: Path, changes: d
     assert found.returncode == 0, found.stderr[-3000:]
     records = [read_metrics(out / "metrics.jsonl") for out in (one, Path(config.out))]
     for alone, together in zip(*records, strict=True):
-        compared = ("loss", "l1", "kl", "hsa", "chance", "pairs", "no_contact", "no_rival", "rivals_from", "excluded")
+        compared = (
+            "loss",
+            "l1",
+            "kl",
+            "hsa",
+            "chance",
+            "pairs",
+            "no_contact",
+            "no_negative",
+            "negatives_from",
+            "excluded",
+        )
         names = [n for n in alone if n.partition("/")[0] in compared]
         assert len(names) >= 7
         for name in names:

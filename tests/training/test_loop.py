@@ -130,10 +130,10 @@ def test_a_diverging_run_stops_and_names_step_episode_and_row(small_config: Make
 
 
 def test_batches_with_a_single_contact_do_not_stop_a_run_but_are_counted(small_config: Maker) -> None:
-    # Four moments a batch of three episodes, none of which may rival another of its own episode.
+    # Four moments a batch of three episodes, none of which is a negative of another of its own episode.
     changes = {"batch_size": 4, "hsa": {"min_gap": 10_000}, "contact_share": None, "steps": 8, "log": {"every": 1}}
     records = read_metrics(train(small_config(**changes), progress=False) / "metrics.jsonl")
-    lonely = [r["no_rival/left_wrist-tactile1"] for r in records if r["kind"] == "train"]
+    lonely = [r["no_negative/left_wrist-tactile1"] for r in records if r["kind"] == "train"]
     assert len(lonely) == 8 and max(lonely) > 0 == min(lonely)
     assert all(r["hsa"] == 0 for r in records if r["kind"] == "train" and r["pairs/left_wrist-tactile1"] == 0)
 
@@ -161,8 +161,8 @@ def test_11_an_error_in_the_alignment_stops_training(small_config: Maker, monkey
     assert read_metrics(Path(config.out) / "metrics.jsonl") == []
 
 
-def test_12_a_batch_without_rivals_stops_training(small_config: Maker) -> None:
-    with pytest.raises(ValueError, match="no rival"):
+def test_12_a_batch_without_negatives_stops_training(small_config: Maker) -> None:
+    with pytest.raises(ValueError, match="no negative"):
         train(small_config(batch_size=1, contact_share=1.0), progress=False)
 
 
@@ -241,12 +241,12 @@ def test_two_views_and_a_camera_of_acts_own_are_trained_together(small_config: M
     ]
     base = small_config()
     policy = base.policy.model_dump() | {"cameras": ["top"], "image_size": [64, 48], "vision_weights": "scratch"}
-    hsa = base.hsa.model_dump() | {"region_rivals": 2}
+    hsa = base.hsa.model_dump() | {"region_negatives": 2}
     out = train(small_config("two", views=views, policy=policy, hsa=hsa, steps=1), progress=False)
     record = read_metrics(out / "metrics.jsonl")[0]
     total = record["hsa/left_wrist-tactile1"] + 0.5 * record["hsa/top-tactile1"]
     assert record["hsa"] == pytest.approx(total, abs=1e-5)
-    assert record["rivals/left_wrist-tactile1"] > 2
+    assert record["negatives/left_wrist-tactile1"] > 2
 
 
 def test_a_rank_is_the_mean_over_the_batches_that_have_one(small_config: Maker) -> None:

@@ -106,7 +106,7 @@ def test_micro_batches_give_the_action_gradient_of_the_whole_batch(small_config:
         assert float(log_of_parts[name]) == pytest.approx(float(log[name]), rel=1e-5)
 
 
-def test_micro_batches_keep_every_pair_but_have_fewer_rivals(small_config: Maker) -> None:
+def test_micro_batches_keep_every_pair_but_have_fewer_negatives(small_config: Maker) -> None:
     _, log = gradients_of(small_config(policy={"dropout": 0.0}))
     _, log_of_parts = gradients_of(small_config(policy={"dropout": 0.0}, optimiser={"accumulate": 2}))
     key = "left_wrist-tactile1"
@@ -181,7 +181,9 @@ def test_a_small_gain_shrinks_the_first_outputs(small_config: Maker) -> None:
     assert spread(0.25) < 0.5 * spread(1.0)
 
 
-def test_a_memory_bank_adds_rivals_after_the_first_step(small_config: Maker) -> None:
+def test_a_memory_bank_adds_negatives_after_the_first_step(small_config: Maker) -> None:
     out = train(small_config(steps=3, hsa={"bank": 24}, log={"every": 1}), progress=False)
-    rivals = [r["rivals/left_wrist-tactile1"] for r in read_metrics(out / "metrics.jsonl") if r["kind"] == "train"]
-    assert rivals[0] < rivals[1] < rivals[2] and rivals[0] <= 8
+    negatives = [
+        r["negatives/left_wrist-tactile1"] for r in read_metrics(out / "metrics.jsonl") if r["kind"] == "train"
+    ]
+    assert negatives[0] < negatives[1] < negatives[2] and negatives[0] <= 8

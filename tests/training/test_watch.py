@@ -73,10 +73,10 @@ def test_the_opening_only_baseline_is_not_blamed_for_its_one_dimension(small_con
     assert said(baseline, "validation", [health(region=(1.4, 0.5))] * 3) == []
 
 
-def test_pairs_that_mostly_have_no_rival_are_pointed_out(watch: Watch) -> None:
-    assert said(watch, "train", [record(no_rival__v=1.0, pairs__v=9.0)] * 20) == []
-    (remark,) = said(watch, "train", [record(no_rival__v=3.0, pairs__v=3.0)] * 20)
-    assert remark.check == "pairs without rivals" and remark.text.startswith("2") and "contact_share" in remark.text
+def test_pairs_that_mostly_have_no_negative_are_pointed_out(watch: Watch) -> None:
+    assert said(watch, "train", [record(no_negative__v=1.0, pairs__v=9.0)] * 20) == []
+    (remark,) = said(watch, "train", [record(no_negative__v=3.0, pairs__v=3.0)] * 20)
+    assert remark.check == "pairs without negatives" and remark.text.startswith("2") and "contact_share" in remark.text
 
 
 def test_a_run_that_pulls_pairs_together_and_nothing_apart_is_named_as_collapsed(small_config: Maker) -> None:

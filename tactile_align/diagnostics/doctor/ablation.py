@@ -57,10 +57,10 @@ def ablate(config: TrainConfig, *, data: Data | None = None, progress: bool = Fa
 def grown(config: TrainConfig) -> Iterator[tuple[str, TrainConfig]]:
     """Yield what is added and the config so far; only pieces that the whole config has are added."""
     whole_hsa, whole_policy = config.hsa, config.policy
-    bare = {"weight": 0.0, "symmetric": False, "region_rivals": 0, "bank": 0, "touch_ceiling": None, "hardness": 0.0}
+    bare = {"weight": 0.0, "symmetric": False, "region_negatives": 0, "bank": 0, "touch_ceiling": None, "hardness": 0.0}
     bare |= {
-        "finger_rival": False,
-        "camera_rival": False,
+        "finger_negative": False,
+        "camera_negative": False,
         "hardest": None,
         "learn_temperature": False,
         "temperature_final": None,

@@ -56,7 +56,7 @@ def features(patient: Patient) -> list[Finding]:
                 "> 1e-3 good, < 1e-4 bad",
                 warn=even < NARROW,
                 why="the features use a few directions only",
-                advice="look at the same after some steps; if it stays, there are too few rivals or too little data",
+                advice="look at the same after some steps; if it stays, there are too few negatives or too little data",
             )
         )
     return found

@@ -4,16 +4,16 @@ import numpy as np
 import torch
 
 from tactile_align.diagnostics.doctor.subject import Finding, Patient, judged
-from tactile_align.policies.alignment import rivals_of
+from tactile_align.policies.alignment import negatives_of
 from tactile_align.projection.other_finger import OTHER
 
 APART_M, ASIDE_DEG = 0.02, 45.0  # an opening at which the fingers are apart
-FALSE_RIVALS = (0.02, 0.10)
+FALSE_NEGATIVES = (0.02, 0.10)
 
 
 def pair_checks(patient: Patient) -> list[Finding]:
-    """Return all findings about rigs, boxes, contacts and rivals."""
-    return [*rigs(patient), *pads(patient), *boxes_and_contacts(patient), *false_rivals(patient)]
+    """Return all findings about rigs, boxes, contacts and negatives."""
+    return [*rigs(patient), *pads(patient), *boxes_and_contacts(patient), *false_negatives(patient)]
 
 
 def rigs(patient: Patient) -> list[Finding]:
@@ -104,15 +104,15 @@ def lonely_pairs(patient: Patient) -> list[Finding]:
     with torch.no_grad():
         log = patient.losses(patient.batch).log
     return [
-        _lonely(view.key, int(log[f"no_rival/{view.key}"]), int(log[f"pairs/{view.key}"]))
+        _lonely(view.key, int(log[f"no_negative/{view.key}"]), int(log[f"pairs/{view.key}"]))
         for view in patient.model.views
     ]
 
 
 def _lonely(key: str, lonely: int, others: int) -> Finding:
     return judged(
-        "pairs without rivals",
-        f"{key}: {lonely} of {lonely + others} pairs of a batch have no rival in it",
+        "pairs without negatives",
+        f"{key}: {lonely} of {lonely + others} pairs of a batch have no negative in it",
         "0, broken from half of them",
         broken=lonely >= others,
         warn=lonely > 0,
@@ -121,13 +121,13 @@ def _lonely(key: str, lonely: int, others: int) -> Finding:
     )
 
 
-def false_rivals(patient: Patient) -> list[Finding]:
-    """How many rivals of a batch show the very same contact, or none either."""
+def false_negatives(patient: Patient) -> list[Finding]:
+    """How many negatives of a batch show the very same contact, or none either."""
     if patient.model.hsa.weight == 0:
         return []
     found, batch = [], patient.batch
     for view in patient.model.views:
-        rule = rivals_of(patient.model, batch, view, None).rows(0, len(batch["episode"]))
+        rule = negatives_of(patient.model, batch, view, None).rows(0, len(batch["episode"]))
         valid = patient.model.valid_pairs(batch, view)
         pairs = rule & valid[:, None] & valid[None, :]
         index, contact = batch[f"contact_index/{view.sensor}"], batch[f"contact/{view.sensor}"]
@@ -136,11 +136,11 @@ def false_rivals(patient: Patient) -> list[Finding]:
         share = float((pairs & alike).sum() / pairs.sum().clamp(min=1))
         found.append(
             judged(
-                "false rivals",
-                f"{view.key}: {share:.1%} of {int(pairs.sum())} rivals show the same contact, or no contact either",
-                f"< {FALSE_RIVALS[0]:.0%}, broken above {FALSE_RIVALS[1]:.0%}",
-                broken=share > FALSE_RIVALS[1] or not bool(pairs.any()),
-                warn=share > FALSE_RIVALS[0],
+                "false negatives",
+                f"{view.key}: {share:.1%} of {int(pairs.sum())} negatives show the same contact, or no contact either",
+                f"< {FALSE_NEGATIVES[0]:.0%}, broken above {FALSE_NEGATIVES[1]:.0%}",
+                broken=share > FALSE_NEGATIVES[1] or not bool(pairs.any()),
+                warn=share > FALSE_NEGATIVES[0],
                 why="the loss then pushes apart what is alike and can never fall far",
                 advice="raise hsa.min_gap to the length of a contact, keep hsa.require_contact, or set "
                 "hsa.touch_ceiling",

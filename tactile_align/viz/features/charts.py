@@ -226,7 +226,7 @@ def draw_curves(metrics: Sequence[dict[str, Any]], path: Path, title: str) -> No
         axis.set_ylabel(label)
     chance = [(r["step"], r[name]) for r in train for name in r if name.startswith("chance/")]
     if chance:
-        axes[0].plot(*zip(*chance, strict=True), color=CURVE_GREY, linestyle="--", label="chance, ln(1 + rivals)")
+        axes[0].plot(*zip(*chance, strict=True), color=CURVE_GREY, linestyle="--", label="chance, ln(1 + negatives)")
     for axis in axes:
         tops = [y for line in axis.lines for y in line.get_ydata()]
         axis.set_ylim(0, 1.06 * max(tops, default=1.0))  # matplotlib's own margin, 5 % of the spread, cuts markers

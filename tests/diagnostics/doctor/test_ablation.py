@@ -26,8 +26,8 @@ def test_the_pieces_of_a_config_come_in_order_and_end_with_the_whole(regrasp_fol
 
 @pytest.mark.slow
 def test_the_addition_that_breaks_a_check_is_named(regrasp_folder: Path, tmp_path: Path) -> None:
-    # One pair in a batch has no rival, so the alignment learns nothing from it; the policy alone does.
+    # One pair in a batch has no negative, so the alignment learns nothing from it; the policy alone does.
     config = small_training(regrasp_folder, tmp_path / "run", batch_size=2, contact_share=0.5)
     found = ablate(config, data=load_data(config, progress=False))
     assert found.first_broken == "hsa.weight = 1.0", found.text()
-    assert "no rival" in found.text() and len(found.steps) == 4
+    assert "no negative" in found.text() and len(found.steps) == 4

@@ -159,18 +159,20 @@ def test_1_a_private_encoder_is_found(healthy: tuple[TrainConfig, Data]) -> None
     assert diagnose(private, data=data, parts=["model"]).of("alignment reaches the action").status == "broken"
 
 
-def test_10_near_frames_and_free_moments_as_rivals_are_found(healthy: tuple[TrainConfig, Data]) -> None:
+def test_10_near_frames_and_free_moments_as_negatives_are_found(healthy: tuple[TrainConfig, Data]) -> None:
     config, data = healthy
     loose = changed(config, "hsa", min_gap=0, require_contact=False)
     loose = loose.model_copy(update={"contact_share": 0.1, "batch_size": 48})
-    assert diagnose(loose, data=data, parts=["data"]).of("false rivals").status == "broken"
+    assert diagnose(loose, data=data, parts=["data"]).of("false negatives").status == "broken"
 
 
-def test_10_the_same_touch_rule_takes_false_rivals_away(healthy: tuple[TrainConfig, Data]) -> None:
+def test_10_the_same_touch_rule_takes_false_negatives_away(healthy: tuple[TrainConfig, Data]) -> None:
     config, data = healthy
     loose = config.model_copy(update={"batch_size": 48})
     seen = [
-        diagnose(changed(loose, "hsa", min_gap=0, touch_ceiling=ceiling), data=data, parts=["data"]).of("false rivals")
+        diagnose(changed(loose, "hsa", min_gap=0, touch_ceiling=ceiling), data=data, parts=["data"]).of(
+            "false negatives"
+        )
         for ceiling in (None, 0.9)
     ]
     shares = [float(one.seen.partition(": ")[2].partition("%")[0]) for one in seen]
@@ -181,16 +183,16 @@ def test_12_a_batch_of_one_is_refused_by_name(healthy: tuple[TrainConfig, Data])
     config, data = healthy
     alone = config.model_copy(update={"batch_size": 1, "contact_share": 1.0})
     found = diagnose(alone, data=data, parts=["model"]).of("a training step")
-    assert found.status == "broken" and "no rival" in found.seen
+    assert found.status == "broken" and "no negative" in found.seen
 
 
 @pytest.mark.parametrize(("regions", "status"), [(0, "broken"), (2, "good")])
-def test_a_pair_alone_in_its_batch_has_a_rival_only_in_other_regions(
+def test_a_pair_alone_in_its_batch_has_a_negative_only_in_other_regions(
     healthy: tuple[TrainConfig, Data], regions: int, status: str
 ) -> None:
     config, data = healthy
-    pair = changed(config, "hsa", region_rivals=regions).model_copy(update={"batch_size": 2, "contact_share": 0.5})
-    assert diagnose(pair, data=data, parts=["model"]).of("pairs without rivals").status == status
+    pair = changed(config, "hsa", region_negatives=regions).model_copy(update={"batch_size": 2, "contact_share": 0.5})
+    assert diagnose(pair, data=data, parts=["model"]).of("pairs without negatives").status == status
 
 
 def test_14_statistics_that_include_held_out_episodes_are_found(healthy: tuple[TrainConfig, Data]) -> None:

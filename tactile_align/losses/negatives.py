@@ -1,4 +1,4 @@
-"""Who may be whose rival: rules on facts of each row, evaluated a span of rows at a time."""
+"""Which rows are negatives of which: rules on facts of each row, evaluated a span of rows at a time."""
 
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -31,17 +31,17 @@ class Facts:
 
 
 @dataclass(frozen=True)
-class Rivals:
+class Negatives:
     """Every other moment, less those that rules take away. All rules are symmetric.
 
     Attributes:
         episode: (B,) integer name of each row's episode.
         time: (B,) frame number, or seconds when `min_gap` is in seconds.
-        min_gap: Rows of one episode closer than this are no rivals: they may show the same contact. The same moment
+        min_gap: Rows of one episode closer than this are no negatives: they may show the same contact. The same moment
             never is one.
-        contact: (B,) bool; rows without contact are nobody's rivals, as all their touches look alike.
+        contact: (B,) bool; rows without contact are nobody's negatives, as all their touches look alike.
         touch: (B, F) descriptions of the touches, see `touch_pattern` and `unlike`.
-        ceiling: Touches whose cosine is above this are no rivals: they feel the same, so the regions may swap.
+        ceiling: Touches whose cosine is above this are no negatives: they feel the same, so the regions may swap.
         bank: Facts of further candidates, which stand behind the batch's own columns.
     """
 
@@ -78,7 +78,7 @@ class Rivals:
                 raise ValueError(f"batch and bank must both state `{name}`, or neither")
 
     def rows(self, start: int, stop: int) -> Tensor:
-        """Return (stop - start, B + bank) bool: who is a rival of rows start..stop-1."""
+        """Return (stop - start, B + bank) bool: who is a negative of rows start..stop-1."""
         taken = self._same_row(start, stop) | self._too_close(start, stop)
         if self.contact is not None:
             taken |= self._without_contact(start, stop)
@@ -87,7 +87,7 @@ class Rivals:
         return taken.logical_not_()
 
     def columns(self, start: int, stop: int) -> Tensor:
-        """Return (stop - start, B) bool: of whom rows start..stop-1 are rivals; the bank asks nothing."""
+        """Return (stop - start, B) bool: of whom rows start..stop-1 are negatives; the bank asks nothing."""
         return self.rows(start, stop)[:, : len(self.episode)]
 
     def excluded(self, first: int = 0, last: int | None = None) -> dict[str, Tensor]:
@@ -106,7 +106,7 @@ class Rivals:
                 counts[name] += (rule(start, stop) & other).sum()
         return counts
 
-    def gathered(self) -> "Rivals":
+    def gathered(self) -> "Negatives":
         """Return the same rules over the rows of all ranks."""
         return replace(
             self,

@@ -1,0 +1,36 @@
+"""Configs of former versions are refused with the new names."""
+
+from pathlib import Path
+
+import pytest
+
+from tactile_align.cli import run
+from tactile_align.config.renamed import RENAMED
+from tactile_align.config.train import TrainConfig, load_config
+from tactile_align.errors import FactError
+
+
+@pytest.mark.parametrize("old", sorted(RENAMED))
+def test_a_former_key_is_refused_with_its_new_name(tmp_path: Path, old: str) -> None:
+    table, _, key = old.rpartition(".")
+    file = tmp_path / "run.toml"
+    file.write_text(f'[[data]]\npath = "p"\nrig = "r"\n[{table}]\n{key} = 1\n')
+    with pytest.raises(FactError, match=f"run.toml: .*{old} is now {RENAMED[old]}"):
+        load_config(file)
+
+
+def test_new_names_are_fields_and_former_ones_are_not() -> None:
+    for old, new in RENAMED.items():
+        for name, known in ((old, False), (new, True)):
+            model = TrainConfig
+            *tables, key = name.split(".")
+            for table in tables:
+                model = model.model_fields[table].annotation  # type: ignore[assignment]
+            assert (key in model.model_fields) is known, name
+
+
+def test_the_command_line_says_it_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "run.toml"
+    file.write_text('[[data]]\npath = "p"\nrig = "r"\n[hsa]\nfinger_rival = true\n')
+    assert run(["train", str(file)]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
