@@ -1,150 +1,276 @@
-"""What a check measured, what was needed, how it came out and what to do next."""
+"""Checks and reports: what every judging command measured, what it was held against, and what to do."""
 
-import datetime
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from functools import cache
+from importlib import resources
+from typing import TYPE_CHECKING, Any, Literal
 
-Outcome = Literal["pass", "warn", "fail", "info"]
-Verdict = Literal["pass", "warn", "fail"]
+from tactile_align.errors import InputError
+
+if TYPE_CHECKING:
+    from jinja2 import Template
+
+Status = Literal["pass", "info", "warn", "fail"]
+"""info: a fact that nothing judges."""
+GRAVEST_FIRST: tuple[Status, ...] = ("fail", "warn", "pass", "info")
+
+
+@dataclass(frozen=True)
+class Limit:
+    """Limits of a value: it passes up to `good`, warns up to `poor` and fails beyond.
+
+    Attributes:
+        title: Name of the check for people; {} takes what it was measured on, such as a view.
+        good: Last value that passes. `good` > `poor`: large values are good.
+        poor: Last value that only warns; equal to `good` where nothing warns.
+        unit: Unit of the value, with its space: " px"; "" for a ratio.
+        form: Format of the value, as in `format`.
+        at_least: For `good` == `poor`: large values are good.
+        why: Why the value matters, for the docs and for a check that did not pass.
+    """
+
+    title: str
+    good: float
+    poor: float
+    unit: str = ""
+    form: str = ".3g"
+    at_least: bool = False
+    why: str = ""
+
+    @property
+    def large_is_good(self) -> bool:
+        """Whether values above the limit pass."""
+        return self.good > self.poor or (self.good == self.poor and self.at_least)
+
+    def status(self, value: float) -> Status:
+        """Return pass, warn or fail; nan fails, since what could not be measured is not shown."""
+        sign = -1 if self.large_is_good else 1
+        if sign * value <= sign * self.good:
+            return "pass"
+        return "warn" if sign * value <= sign * self.poor else "fail"
+
+    def text(self) -> str:
+        """Return the limits in words: "<= 3 px (fail > 6)"."""
+        good, poor = (f"{x:.0%}" if self.form.endswith("%") else f"{x:g}" for x in (self.good, self.poor))
+        passes, fails = (">=", "<") if self.large_is_good else ("<=", ">")
+        return f"{passes} {good}{self.unit}" + (f" (fail {fails} {poor})" if self.poor != self.good else "")
+
+
+Limits = Mapping[str, Limit]
+"""The limits of one command, by the kind of check: the part of an id before its first slash."""
 
 
 @dataclass(frozen=True)
 class Check:
-    """One line of the table.
+    """One judged line.
 
     Attributes:
-        name: What was checked.
-        measured: What came, with its unit.
-        needed: What passes, with its unit; '' where nothing is judged.
-        outcome: pass, warn, fail, or info where nothing is judged.
-        advice: What to do, in plain words; '' where there is nothing to do.
-        value: The number behind `measured`, when there is one.
+        id: Stable name for programs: a kind, and after slashes what it was measured on ("iou-median/wrist/tactile1").
+        title: Name for people.
+        status: pass, warn or fail; info where nothing is judged.
+        measured: What came, in words, with its unit.
+        value: The number behind `measured`; None where there is none.
+        unit: Its unit; "" for a ratio.
+        limit: What passes; "" where nothing is judged.
+        why: Why it matters; "" where the check passed.
+        advice: What to do; "" where there is nothing to do.
     """
 
-    name: str
+    id: str
+    title: str
+    status: Status
     measured: str
-    needed: str = ""
-    outcome: Outcome = "info"
-    advice: str = ""
     value: float | None = None
+    unit: str = ""
+    limit: str = ""
+    why: str = ""
+    advice: str = ""
+
+    @property
+    def kind(self) -> str:
+        """The id's part before its first slash."""
+        return self.id.partition("/")[0]
 
 
 def graded(
-    name: str,
-    value: float,
-    good: float,
-    poor: float,
-    unit: str = "",
-    advice: str = "",
-    form: str = ".3g",
-    measured: str | None = None,
+    limits: Limits, kind: str, value: float, *on: str, advice: str = "", why: str = "", measured: str | None = None
 ) -> Check:
-    """Judge a number: pass up to `good`, warn up to `poor`, fail beyond.
+    """Return the check of a number against the limits of its kind.
 
-    With good > poor large numbers are good. nan fails: what could not be measured is not proven. A `form` in percent
-    shows the limits so, too.
+    Args:
+        limits: Table of the command.
+        kind: Key of the table.
+        value: The number; nan fails.
+        on: What it was measured on, such as camera and sensor; goes into the id and the title.
+        advice: What to do where it does not pass.
+        why: Why it matters; "" takes the limit's.
+        measured: The value in words; None formats it as the limit states.
     """
-    less = good <= poor
-    sign = 1 if less else -1
-    outcome: Outcome = "fail"
-    if sign * value <= sign * good:
-        outcome = "pass"
-    elif sign * value <= sign * poor:
-        outcome = "warn"
-    symbol = "<=" if less else ">="
-    limits = [f"{limit:.0%}" if form.endswith("%") else f"{limit:g}" for limit in (good, poor)]
+    limit = limits[kind]
+    status = limit.status(value)
+    good = status == "pass"
     return Check(
-        name,
-        f"{value:{form}}{unit}" if measured is None else measured,
-        f"{symbol} {limits[0]}{unit}" + (f" (fail {'>' if less else '<'} {limits[1]})" if poor != good else ""),
-        outcome,
-        "" if outcome == "pass" else advice,
-        float(value),
+        id="/".join((kind, *on)),
+        title=limit.title.format(*on) if "{" in limit.title else limit.title,
+        status=status,
+        measured=f"{value:{limit.form}}{limit.unit}" if measured is None else measured,
+        value=float(value),
+        unit=limit.unit.strip(),
+        limit=limit.text(),
+        why="" if good else why or limit.why,
+        advice="" if good else advice,
     )
 
 
 @dataclass(frozen=True)
-class Verification:
-    """The verdict on a rig, with its evidence.
+class Table:
+    """Numbers behind the checks, for people who want to know more.
 
     Attributes:
-        subject: What was verified, in words.
-        checks: One per line of the table.
-        data_hash: Of the recordings it rests on.
-        when: UTC, ISO 8601, seconds.
-        details: Further tables by name, each a list of rows, for people who want to know more.
+        title: What the rows are.
+        head: (C,) names of the columns.
+        rows: (R, C) plain values.
     """
 
+    title: str
+    head: tuple[str, ...]
+    rows: tuple[tuple[Any, ...], ...]
+
+    @classmethod
+    def of(cls, title: str, records: Sequence[Mapping[str, Any]]) -> "Table":
+        """Return a table of records that share their keys."""
+        head = tuple(records[0]) if records else ()
+        return cls(title, head, tuple(tuple(record[key] for key in head) for record in records))
+
+    def records(self) -> list[dict[str, Any]]:
+        """Return the rows as dictionaries by column."""
+        return [dict(zip(self.head, row, strict=True)) for row in self.rows]
+
+
+@dataclass(frozen=True)
+class Report:
+    """The checks of one command on one subject, in three forms: text, JSON and HTML.
+
+    Attributes:
+        command: The verb that judged.
+        subject: What it judged, in words.
+        checks: In the order in which they are to be read; ids are unique.
+        tables: Numbers behind the checks.
+        facts: Further plain data for JSON, such as the hash of the recordings.
+    """
+
+    command: str
     subject: str
     checks: tuple[Check, ...]
-    data_hash: str
-    when: str = field(default_factory=lambda: datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ"))
-    details: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    tables: tuple[Table, ...] = ()
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        ids = [check.id for check in self.checks]
+        twice = sorted({one for one in ids if ids.count(one) > 1})
+        if twice:
+            raise KeyError(f"{self.command} gives two checks the same id: {', '.join(twice)}")
 
     @property
-    def verdict(self) -> Verdict:
+    def verdict(self) -> Literal["pass", "warn", "fail"]:
         """fail when any check fails, else warn when any warns, else pass."""
-        outcomes = {check.outcome for check in self.checks}
-        return "fail" if "fail" in outcomes else "warn" if "warn" in outcomes else "pass"
+        statuses = {check.status for check in self.checks}
+        return "fail" if "fail" in statuses else "warn" if "warn" in statuses else "pass"
 
     @property
     def exit_code(self) -> int:
         """0 when nothing fails (warnings allowed), else 1."""
         return int(self.verdict == "fail")
 
-    def check(self, name: str) -> Check:
-        """Return a check by name; an unknown name raises and lists the known ones."""
+    def check(self, id: str) -> Check:
+        """Return a check by its id.
+
+        Raises:
+            InputError: No such check was made.
+        """
         for one in self.checks:
-            if one.name == name:
+            if one.id == id:
                 return one
-        raise KeyError(f"no check '{name}'; there are: {', '.join(one.name for one in self.checks)}")
+        made = ", ".join(one.id for one in self.checks) or "none"
+        raise InputError(f"no check '{id}' was made by {self.command}; made were: {made}")
 
     def text(self) -> str:
-        """Return the table and, below, what to do about each check that did not pass."""
-        rows = [(c.name, c.measured, c.needed, c.outcome) for c in self.checks]
-        lines = [self.subject, "", *table(("check", "measured", "needed", "verdict"), rows), ""]
-        for name, details in self.details.items():
-            if details:
-                cells = [tuple(_cell(value) for value in row.values()) for row in details]
-                lines += [name, *table(tuple(details[0]), cells), ""]
+        """Return the table for people and, below, what to do about each check that did not pass."""
+        rows = [(c.status, c.id, c.title, c.measured, c.limit) for c in self.checks]
+        lines = [self.subject, "", *text_table(("", "id", "check", "measured", "needed"), rows), ""]
+        for table in self.tables:
+            if table.rows:
+                lines += [table.title, *text_table(table.head, [[_cell(x) for x in row] for row in table.rows]), ""]
         todo = [check for check in self.checks if check.advice]
         if todo:
-            lines += ["What to do next:", *(f"  [{c.outcome}] {c.name}: {c.advice}" for c in todo), ""]
+            lines.append("What to do next:")
+            for check in todo:
+                why = f" {check.why}." if check.why else ""
+                lines.append(f"  [{check.status}] {check.title}:{why} {check.advice}")
+            lines.append("")
         lines.append(f"verdict: {self.verdict}")
         return "\n".join(lines)
 
-    def json(self) -> str:
-        """Return everything as JSON; numbers that do not exist are null."""
+    def data(self) -> dict[str, Any]:
+        """Return everything as plain data; numbers that are not finite become None."""
         data = {
+            "command": self.command,
             "subject": self.subject,
             "verdict": self.verdict,
-            "when": self.when,
-            "data_hash": self.data_hash,
             "checks": [asdict(check) for check in self.checks],
-            "details": self.details,
+            "tables": {table.title: table.records() for table in self.tables},
         }
-        return json.dumps(_finite(data), indent=2, allow_nan=False)
+        plain: dict[str, Any] = finite({**data, **self.facts})
+        return plain
+
+    def json(self) -> str:
+        """Return `data` as JSON."""
+        return json.dumps(self.data(), indent=2, allow_nan=False)
+
+    def html(self) -> str:
+        """Return a fragment of HTML: the checks as a table, every text escaped."""
+        return _template().render(report=self)
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Return lines of a text table with aligned columns."""
-    widths = [max(len(row[i]) for row in (head, *rows)) for i in range(len(head))]
-    lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in (head, *rows)]
-    return [lines[0], "  ".join("-" * w for w in widths), *lines[1:]]
+def text_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """Return the lines of a text table with aligned columns, as wide as its cells."""
+    from rich.box import Box
+    from rich.console import Console
+    from rich.table import Table as RichTable
+    from rich.text import Text
+
+    # Plain hyphens below the head, so that every console and every encoding can show it.
+    plain = Box("    \n    \n -- \n    \n    \n    \n    \n    \n", ascii=True)
+    drawn = RichTable(box=plain, pad_edge=False, show_edge=False)
+    for name in head:
+        drawn.add_column(Text(name), no_wrap=True)
+    for row in rows:
+        drawn.add_row(*(Text(cell) for cell in row))
+    console = Console(width=100_000, color_system=None, highlight=False)
+    with console.capture() as capture:
+        console.print(drawn)
+    return [line.rstrip() for line in capture.get().rstrip("\n").split("\n")]
+
+
+def finite(value: Any) -> Any:
+    """Return plain data with every number that is not finite replaced by None, as JSON has none."""
+    if isinstance(value, Mapping):
+        return {key: finite(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _cell(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _finite(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(entry) for entry in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
+@cache
+def _template() -> "Template":
+    from jinja2 import Environment
+
+    source = resources.files("tactile_align").joinpath("checks.html").read_text(encoding="utf-8")
+    return Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(source)

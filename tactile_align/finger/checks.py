@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tactile_align.checks import Check, Outcome, graded
 from tactile_align.finger.box_fit import BoxFit
 from tactile_align.finger.frames import Reading
+from tactile_align.verdict import Check, Outcome, graded
 
 MIN_BOXES = 6
 FAR_M, FAR_RAD, FAR_STROKE = 0.005, np.radians(10.0), 0.10

@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 
 from tactile_align.calibration.rig import Rig, load_rig
-from tactile_align.checks import Verification
 from tactile_align.datasets.episodes import list_episodes, open_episode
 from tactile_align.errors import InputError
 from tactile_align.finger.box_fit import START, fit_boxes, iou_of, moved, other_cause
@@ -28,6 +27,7 @@ from tactile_align.finger.checks import (
 )
 from tactile_align.finger.frames import FingerFrames, Reading, finger_of
 from tactile_align.sessions.write_rig import pose_keys, require_no_override, save_unless_failed, with_stroke
+from tactile_align.verdict import Verification
 from tactile_align.verify.evidence import Labels, gather
 from tactile_align.verify.labels import labelled_episodes
 

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 
 from tactile_align.calibration.rig import Rig, load_rig
-from tactile_align.checks import Check, Verification, graded
 from tactile_align.errors import InputError
 from tactile_align.finger.checks import STROKES, amounts, moved_check, reading_checks, stroke_check
 from tactile_align.finger.frames import Reading
@@ -33,6 +32,7 @@ from tactile_align.sessions.write_rig import (
     save_unless_failed,
     with_stroke,
 )
+from tactile_align.verdict import Check, Verification, graded
 
 
 @dataclass(frozen=True)

@@ -10,13 +10,13 @@ from tactile_align.calibration.camera import Camera, LensModel
 from tactile_align.calibration.hand_eye import MIN_VIEWS, HandEye, solve_hand_eye
 from tactile_align.calibration.intrinsics import Intrinsics, calibrate_intrinsics
 from tactile_align.calibration.rig import Rig, load_rig
-from tactile_align.checks import Check, Verification, graded
 from tactile_align.errors import InputError
 from tactile_align.geometry.frames import invert, rotation_log
 from tactile_align.sessions.diagnosis import Fault, find_faults
 from tactile_align.sessions.report import draw_views, judge, write_page
 from tactile_align.sessions.session import Session, read_session
 from tactile_align.sessions.write_rig import place_camera, save_unless_failed, write_verdict
+from tactile_align.verdict import Check, Verification, graded
 
 
 @dataclass(frozen=True)

@@ -18,11 +18,11 @@ from tactile_align.calibration.boards import read_grey
 from tactile_align.calibration.camera import Camera
 from tactile_align.calibration.hand_eye import HandEye, chain
 from tactile_align.calibration.intrinsics import Intrinsics
-from tactile_align.checks import Check, Verification, graded
 from tactile_align.files import write_atomically, write_text_atomically
 from tactile_align.geometry.frames import apply, invert
 from tactile_align.sessions.diagnosis import Fault
 from tactile_align.sessions.session import SUFFIXES, Session, shots_of_episode
+from tactile_align.verdict import Check, Verification, graded
 
 
 def judge(

@@ -12,12 +12,12 @@ from tomlkit.items import Table
 
 from tactile_align.calibration.hand_eye import HandEye
 from tactile_align.calibration.rig import Rig, Verified, load_rig, rig_of
-from tactile_align.checks import Verification
 from tactile_align.errors import InputError
 from tactile_align.facts import toml_line, toml_text
 from tactile_align.files import write_text_atomically
 from tactile_align.geometry.frames import invert, quaternion_from_rotation
 from tactile_align.sessions.session import Session
+from tactile_align.verdict import Verification
 
 LENGTHS = {"closed_m", "open_m", "crank_m", "rod_m", "opening_m"}
 """The keys of all gripper laws that grow with the stroke."""

@@ -11,7 +11,7 @@ from tactile_align.errors import InputError
 from tactile_align.verbs import FAILED, GOOD
 
 if TYPE_CHECKING:
-    from tactile_align.checks import Verification
+    from tactile_align.verdict import Verification
 
 logger = logging.getLogger(__name__)
 

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from tactile_align.calibration.rig import Rig
-from tactile_align.checks import Check, graded
 from tactile_align.evenly import evenly
 from tactile_align.geometry.frames import invert, quaternion_from_rotation, rotation_exp
+from tactile_align.verdict import Check, graded
 from tactile_align.verify.evidence import Evidence, View, reasons
 from tactile_align.verify.rig_hypotheses import OTHER_FINGER, frame_of, readings_of
 from tactile_align.verify.single_cause import (

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from tactile_align.calibration.rig import Rig
-from tactile_align.checks import Check
 from tactile_align.datasets.episodes import Episode
+from tactile_align.verdict import Check
 from tactile_align.verify.image_motion import Motion, Scores, finger_motion, smaller_in_contact, world_motion
 from tactile_align.verify.rig_hypotheses import AS_WRITTEN, readings_of
 

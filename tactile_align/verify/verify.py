@@ -7,11 +7,11 @@ import numpy as np
 from tqdm import tqdm
 
 from tactile_align.calibration.rig import Rig, load_rig
-from tactile_align.checks import Check, Verification
 from tactile_align.datasets.episodes import list_episodes, open_episode
 from tactile_align.errors import InputError
 from tactile_align.evenly import evenly
 from tactile_align.sessions.write_rig import write_verdict
+from tactile_align.verdict import Check, Verification
 from tactile_align.verify.episode_checks import box_drift, drift_checks, episode_checks
 from tactile_align.verify.evidence import Labels, gather, label_name
 from tactile_align.verify.labels import require_matching

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from tactile_align.calibration.rig import Rig, load_rig
-from tactile_align.checks import graded
 from tactile_align.geometry.boxes import intersection_over_union
+from tactile_align.verdict import graded
 from tactile_align.verify.episode_checks import lens_check
 from tactile_align.verify.labels import read_labels
 from tactile_align.verify.verify import verify_episodes

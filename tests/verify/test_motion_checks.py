@@ -12,11 +12,11 @@ import pytest
 
 from tactile_align.calibration.camera import Camera
 from tactile_align.calibration.rig import Rig, load_rig
-from tactile_align.checks import Check
 from tactile_align.datasets.contact import contact_of
 from tactile_align.datasets.episodes import open_episode, write_episode
 from tactile_align.geometry.frames import pose, rotation_from_rpy
 from tactile_align.simulation.record import simulate
+from tactile_align.verdict import Check
 from tactile_align.verify import image_motion
 from tactile_align.verify.image_motion import Motion, Scores
 from tactile_align.verify.motion_checks import Watched, motion_checks, watch

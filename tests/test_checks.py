@@ -1,0 +1,89 @@
+"""One Check and one Report: ids equal in three forms, limits that judge, text that survives hostile names."""
+
+import json
+import re
+
+import pytest
+
+from tactile_align.checks import Check, Limit, Report, Table, graded, text_table
+from tactile_align.errors import InputError
+
+LIMITS = {
+    "iou-median": Limit("IoU of {1} in {0}, median", 0.75, 0.5),
+    "edge-error": Limit("Edge error", 1.0, 3.0, " px"),
+    "share": Limit("Share of frames", 0.9, 0.9, form=".0%", at_least=True),
+}
+
+
+def report() -> Report:
+    checks = (
+        graded(LIMITS, "iou-median", 0.6, "wrist", "tactile1", advice="Calibrate the camera."),
+        graded(LIMITS, "edge-error", 0.5),
+        Check("frames", "Frames <script>", "info", "12 & more"),
+    )
+    return Report("verify", "a rig", checks, (Table.of("by episode", [{"name": "a", "iou": float("nan")}]),))
+
+
+def test_ids_are_the_same_in_text_json_and_html() -> None:
+    made = report()
+    ids = [check.id for check in made.checks]
+    assert [check["id"] for check in json.loads(made.json())["checks"]] == ids
+    assert re.findall(r'data-id="([^"]+)"', made.html()) == ids
+    rows = made.text().split("\n\n")[1].splitlines()[2:]
+    assert [row[4:].split()[0] for row in rows] == ids
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "status"),
+    [
+        ("iou-median", 0.75, "pass"),
+        ("iou-median", 0.74, "warn"),
+        ("iou-median", 0.5, "warn"),
+        ("iou-median", 0.49, "fail"),
+        ("edge-error", 1.0, "pass"),
+        ("edge-error", 3.0, "warn"),
+        ("edge-error", 3.01, "fail"),
+        ("edge-error", float("nan"), "fail"),
+        ("iou-median", float("nan"), "fail"),
+        ("share", 0.9, "pass"),
+        ("share", 0.89, "fail"),
+    ],
+)
+def test_a_value_is_judged_by_its_limits(kind: str, value: float, status: str) -> None:
+    assert graded(LIMITS, kind, value, "wrist", "tactile1").status == status
+
+
+def test_limits_are_shown_with_their_unit_and_direction() -> None:
+    assert LIMITS["iou-median"].text() == ">= 0.75 (fail < 0.5)"
+    assert LIMITS["edge-error"].text() == "<= 1 px (fail > 3)"
+    assert LIMITS["share"].text() == ">= 90%"
+
+
+def test_the_verdict_is_that_of_the_gravest_check() -> None:
+    assert (report().verdict, report().exit_code) == ("warn", 0)
+    failed = Report("verify", "a rig", (Check("a", "A", "fail", "1"), Check("b", "B", "warn", "2")))
+    assert (failed.verdict, failed.exit_code) == ("fail", 1)
+    assert Report("verify", "a rig", (Check("a", "A", "info", "1"),)).verdict == "pass"
+
+
+def test_names_are_escaped_in_html_and_kept_in_text() -> None:
+    assert "<script>" not in report().html() and "&lt;script&gt;" in report().html()
+    assert "Frames <script>" in report().text()
+
+
+def test_json_holds_no_number_that_is_not_finite() -> None:
+    assert json.loads(report().json())["tables"]["by episode"] == [{"name": "a", "iou": None}]
+
+
+def test_an_id_stands_for_one_check() -> None:
+    with pytest.raises(KeyError, match="same id: a"):
+        Report("verify", "a rig", (Check("a", "A", "pass", ""), Check("a", "B", "pass", "")))
+    with pytest.raises(InputError, match=r"no check 'edge'.*iou-median/wrist/tactile1, edge-error, frames"):
+        report().check("edge")
+
+
+def test_a_text_table_keeps_markup_and_long_cells() -> None:
+    long = "x" * 300
+    lines = text_table(("name", "value"), [("[bold]", long), ("b", "")])
+    assert lines[2] == f"[bold]   {long}"
+    assert set(lines[1]) == {"-"}
