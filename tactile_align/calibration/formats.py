@@ -243,7 +243,7 @@ def _camera(
         raise InputError(f"{path}: a {model} lens takes {wanted} coefficients; got {k.size}: {k.tolist()}")
     try:
         return Camera(name, width, height, K, model, tuple(k[:wanted].tolist()))
-    except ValueError as error:
+    except InputError as error:
         raise InputError(f"{path}: {error}") from error
 
 

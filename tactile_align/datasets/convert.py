@@ -199,7 +199,7 @@ def _require_same(episode: Episode, path: Path, to: str | Path, fps: float | Non
     try:
         with open_episode(EpisodeRef(path), to) as there:
             differs = ", ".join(_different(episode, there, episode.fps if episode.fps is not None else fps))
-    except ValueError as cause:
+    except InputError as cause:
         differs = f"{differs} ({cause})"
     if differs:
         raise FileExistsError(f"{path} exists and is not {episode.ref} converted: {differs}. Give another folder")

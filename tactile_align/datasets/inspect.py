@@ -16,7 +16,7 @@ from tactile_align.datasets.episodes import Episode, EpisodeRef, examine_episode
 from tactile_align.datasets.handles import open_file
 from tactile_align.datasets.refs import locate
 from tactile_align.datasets.streams import Found, Stream, frame_places
-from tactile_align.errors import EpisodeError, Fault
+from tactile_align.errors import EpisodeError, Fault, InputError
 
 MOST_UNTAKEN = 8
 """As many are shown; JSON has all."""
@@ -292,7 +292,7 @@ def _scan(episode: Episode, name: str, result: EpisodeReport) -> tuple[np.ndarra
         except EpisodeError as error:
             result.faults.extend(error.faults)
             continue
-        except ValueError as cause:
+        except InputError as cause:
             text = f"{cause}; cut it: tactile-align repair"
             result.faults.append(Fault("frame", episode.path, stream.key, text, t))
             continue

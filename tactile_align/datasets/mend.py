@@ -161,7 +161,7 @@ class _Source:
             for row in range(min(len(data), self.shortest)):
                 try:
                     frame = codec.decode(hdf5.read_row(data, row, self.path, key))
-                except (EpisodeError, ValueError) as cause:
+                except InputError as cause:
                     faults.append(Fault("frame", self.path, key, str(cause), row))
                 else:
                     sizes.setdefault((frame.shape[1], frame.shape[0]), []).append(row)
@@ -207,7 +207,7 @@ class _Source:
                 continue
             try:
                 yield codec.without_padding(frame)
-            except ValueError as cause:
+            except InputError as cause:
                 text = f"{cause}; leave it out with: tactile-align repair"
                 raise hdf5.fault("frame", self.path, key, text, row) from cause
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from tactile_align.datasets import codec, hdf5
 from tactile_align.datasets.layout import Channels, Kind, Layout
-from tactile_align.errors import EpisodeError, Fault
+from tactile_align.errors import EpisodeError, Fault, InputError
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ def stream_at(group: h5py.Group, name: str, key: str, layout: Layout, file: Path
     row = hdf5.read_row(data, 0, file, full)
     try:
         width, height = codec.width_height(row)
-    except ValueError as cause:
+    except InputError as cause:
         text = f"{cause}; cut the frame out with: tactile-align repair"
         raise hdf5.fault("frame", file, full, text, 0) from cause
     order = layout.channel_order(name, True)

@@ -130,7 +130,7 @@ def middles(features: dict[str, np.ndarray]) -> np.ndarray:
 def _attempt(out: dict[str, Any], group: str, name: str, make: Callable[[], dict[str, Any]]) -> None:
     try:
         found = make()
-    except ValueError as error:
+    except InputError as error:
         out["left_out"][f"{group}/{name}" if name else group] = str(error)
         return
     if name:
@@ -228,7 +228,7 @@ def _probes(
     """Probe opening, object and indentation of moments in contact, and contact beside moments without."""
     try:
         left_out_in_turn(features["episode"])
-    except ValueError as error:
+    except InputError as error:
         out["left_out"]["probes"] = str(error)
         return
     some = evenly(len(features["row"]), PROBED)

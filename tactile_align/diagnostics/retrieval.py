@@ -276,7 +276,7 @@ def gallery_recalls(
     while True:
         try:
             found = retrieval(tau, w, episode, contact, gallery=size, kind=kind, time=time, min_gap=min_gap)
-        except ValueError:
+        except InputError:
             if size < 2 * LEAST:
                 raise
         else:

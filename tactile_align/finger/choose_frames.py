@@ -66,7 +66,7 @@ def choose_frames(
             if rig and arm and known:
                 try:
                     stands = np.asarray(rig.gripper(arm).opening(episode.qpos)[:, 0])
-                except ValueError as error:
+                except InputError as error:
                     # Boxes are what finds such a fault, so it must not keep anybody from drawing them.
                     known = False
                     logger.warning(f"{ref}: /{episode.layout.state.qpos[0]}: {error} Frames lie evenly in time.")

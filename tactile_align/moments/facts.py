@@ -71,6 +71,6 @@ def _named(episode: Episode) -> Iterator[None]:
     """Say of which file and key the joints or gripper readings were that geometry refused."""
     try:
         yield
-    except ValueError as error:
+    except InputError as error:
         key = f"/{episode.ref.group}/{episode.layout.state.qpos[0]}".replace("//", "/")
         raise InputError(f"{episode.ref}: {key}: {error}") from error

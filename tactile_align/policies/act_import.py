@@ -56,7 +56,7 @@ def load_act(path: Path, config: ACTConfig) -> ACT:
         if original:
             tensors = from_original(tensors, config)
         _check(tensors, config)
-    except ValueError as error:
+    except InputError as error:
         raise InputError(f"{file}: {error}") from error
     model = ACT(config, fill_vision=False)
     model.load_state_dict(tensors, strict=True)

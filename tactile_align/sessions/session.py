@@ -212,7 +212,7 @@ class Session:
             raise InputError(f"{self.name}: session.toml has no [poses]; hand-eye needs the robot's pose of each view")
         try:
             return self.fact.poses.matrices(self.rows, self.arm, link=self.link)
-        except ValueError as error:
+        except InputError as error:
             raise InputError(f"{self.name}: poses: {error}") from error
 
 

@@ -110,7 +110,7 @@ def gather(episode: Episode, rig: Rig, labels: Labels | None = None) -> Evidence
         steps = [np.abs(np.diff(rig.joints(arm, episode.qpos), axis=0)) for arm in rig.arms]
         contact = recorded_contact(episode, rig, rig.sensors)
         views = tuple(_views(episode, rig, cameras, contact, labels or {}))
-    except ValueError as error:
+    except InputError as error:
         if str(episode.path) in str(error):
             raise
         raise InputError(f"{episode.ref}: /{episode.layout.state.qpos[0]}: {error}") from error

@@ -221,7 +221,7 @@ def _read_stream(info: Info, key: str, row: dict[str, Any], table: dict[str, Any
         for t, cell in enumerate(table[key]):
             try:
                 yield codec.decode(cell["bytes"] if cell and cell.get("bytes") else b"")
-            except ValueError as cause:
+            except InputError as cause:
                 raise InputError(f"{info.root}: {key} row {t} of episode {row['episode_index']} {cause}") from cause
         return
     chunk, number, start = (row.get(f"videos/{key}/{n}") for n in ("chunk_index", "file_index", "from_timestamp"))

@@ -288,7 +288,7 @@ def _pose(file: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(D,) joints, (D,) or (0,) velocities, (A,) action."""
     try:
         found = load_arrays(file.read_bytes())
-    except ValueError as cause:
+    except InputError as cause:
         raise InputError(f"{file}: {cause}") from cause
     for key in (QPOS, ACTION):
         if key not in found or found[key].ndim != 1 or not np.isfinite(found[key]).all():
@@ -305,7 +305,7 @@ def _jpeg(file: Path) -> bytes:
     try:
         codec.width_height(data)
         return codec.without_padding(np.frombuffer(data, np.uint8))
-    except ValueError as cause:
+    except InputError as cause:
         raise InputError(f"{file}: {cause}; remove the step's files from a COPY of the recording") from cause
 
 

@@ -11,6 +11,7 @@ from tactile_align.diagnostics.doctor.data import data_checks
 from tactile_align.diagnostics.doctor.learning import learning_checks
 from tactile_align.diagnostics.doctor.model import model_checks
 from tactile_align.diagnostics.doctor.subject import Diagnosis, Finding, admit
+from tactile_align.errors import InputError
 from tactile_align.policies.aligned import AlignedPolicy
 from tactile_align.training.data import Data, load_data
 from tactile_align.training.loop import build_model
@@ -56,7 +57,7 @@ def diagnose(
                 found += of_model
             if "learning" in parts:
                 found += learning_checks(patient)
-        except ValueError as error:
+        except InputError as error:
             found.append(refusal(error))
         return Diagnosis(tuple(found), tables)
 

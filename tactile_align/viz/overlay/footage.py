@@ -65,7 +65,7 @@ class Footage:
             self.opening = openings(self.rig, self.episode.qpos, by_sensor(self.rig, self.contact))
             self.seen = {camera: self._look(camera) for camera in self.cameras if camera in self.rig.cameras}
             self.joints = {arm: self.rig.joints(arm, self.episode.qpos) for arm in self.rig.arms}
-        except ValueError as cause:
+        except InputError as cause:
             raise InputError(f"{self.episode.ref}: {cause}") from cause
 
     def __enter__(self) -> "Footage":

@@ -94,7 +94,7 @@ class _Handler(BaseHTTPRequestHandler):
                 self._send(HTTPStatus.OK, "text/plain", self.server.page.version().encode())
             else:
                 self._send(HTTPStatus.NOT_FOUND, "text/plain", b"There is one page: /\n")
-        except (OSError, ValueError) as error:
+        except (OSError, InputError) as error:
             text = f'<!doctype html><meta http-equiv="refresh" content="2"><p>{escape(error)}</p>\n'
             self._send(HTTPStatus.SERVICE_UNAVAILABLE, "text/html", text.encode())
 
