@@ -261,5 +261,6 @@ def require_rig_size(episode: Episode, rig: Rig, camera: str) -> None:
         raise InputError(
             f"{episode.ref}: {episode.stream(camera).key} holds {found[0]}x{found[1]} frames but rig {rig.name} "
             f"states {stored.width}x{stored.height} for camera '{camera}' (width x height, after image_map). A box "
-            f"would land in the wrong place: give the camera the image_map of what the recorder did"
+            f"would land in the wrong place: state the recorder's crop and resize in cameras.{camera}.image_map, or "
+            f"use the rig that belongs to these recordings"
         )

@@ -336,21 +336,31 @@ def test_a_policy_needs_every_sensor_of_a_commanded_hand(recording: Path, tmp_pa
     checked({**seen, "contact": {"tactile2": False}}, needs[2, "commanded"])
 
 
-def test_a_refused_observation_leaves_the_contact_of_the_other_pad_as_it_was(recording: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("column", "message", "free", "rows"),
+    [(6, "gripper reading 7", False, (5, 20, 25)), (0, "joint", True, (20, 25))],
+    ids=["no_touch_as_reference", "no_onset"],
+)
+def test_nothing_of_a_refused_observation_is_remembered_of_the_other_pad(
+    recording: Path, tmp_path: Path, column: int, message: str, free: bool, rows: tuple[int, ...]
+) -> None:
     policy = policy_of(rig_of(2, "commanded"), tmp_path)
     with open_episode(recording) as episode:
-        policy.reset(free={name: episode.image(name, 0) for name in PRESSED})
-        good = [observation(episode, t, exposure_qpos={"top": episode.qpos[t]}) for t in (15, 25)]
-        bad = {**observation(episode, 22), "qpos": np.r_[episode.qpos[22, :6], 7.0]}
-        bad["exposure_qpos"] = {"top": episode.qpos[22]}
-        first = policy.act(good[0])
-        with pytest.raises(ValueError, match="gripper reading 7"):
-            policy.act(bad)
-        assert np.array_equal(policy.act(good[0]), first)
-        second = policy.act(good[1])
-        policy.reset(free={name: episode.image(name, 0) for name in PRESSED})
-        policy.act(good[0])
-        assert np.array_equal(policy.act(good[1]), second)
+        seen = {t: observation(episode, t, exposure_qpos={"top": episode.qpos[t]}) for t in rows}
+        given = {name: episode.image(name, 0) for name in PRESSED} if free else None
+
+    def boxes() -> list[np.ndarray]:
+        batches = [policy.batch(checked(seen[t], policy.needs)) for t in rows]
+        return [np.asarray(one["box/left_wrist-tactile1"]) for one in batches]
+
+    policy.reset(given)
+    right = boxes()
+    policy.reset(given)
+    bad = seen[25]["qpos"].copy()
+    bad[column] = 7.0
+    with pytest.raises(ValueError, match=message):
+        policy.act({**seen[25], "qpos": bad, "exposure_qpos": {"top": bad}})
+    np.testing.assert_array_equal(boxes(), right)
 
 
 def test_the_checkpoint_knows_the_size_of_every_touch_a_box_needs(recording: Path, tmp_path: Path) -> None:
