@@ -13,6 +13,7 @@ from tactile_align.calibration.camera import Camera
 from tactile_align.calibration.hand_eye import chain, solve_hand_eye
 from tactile_align.calibration.views import View, board_poses, slopes
 from tactile_align.geometry.frames import apply, invert, pose, rotation_exp, rotation_log
+from tests.benchmarks.hand_eye import error_over_sigma, errors, spread_over_band
 from tests.calibration.cell import BOARD, CAMERA, capture
 from tests.calibration.recordings import recording
 
@@ -99,18 +100,12 @@ def test_the_joint_fits_jacobian_agrees_with_differences(options: dict) -> None:
             assert np.abs(numeric[c.view != view]).max() < 1e-6
 
 
-@pytest.mark.slow
 def test_twenty_noisy_views_give_a_fifth_of_a_millimetre() -> None:
-    errors, sigmas = [], []
-    for seed in range(100, 108):
-        one = capture(seed)
-        found = solve_hand_eye(CAMERA, one.T_base_flange, one.views)
-        errors.append(off(found.X, one.X))
-        sigmas.append([np.linalg.norm(found.sigma_t_m) * 1e3, np.degrees(np.linalg.norm(found.sigma_r_rad))])
-    e, s = np.array(errors), np.array(sigmas)
-    assert (np.median(e, 0) <= [0.2, 0.06]).all() and (e.max(0) <= [0.5, 0.15]).all()
-    ratio = np.sqrt((e**2).mean(0) / (s**2).mean(0))
-    assert (ratio > 0.5).all() and (ratio < 1.9).all()
+    found = errors(range(100, 105), joint_deg=0.005)
+    mm, deg = (np.linalg.norm(found[key], axis=1) for key in ("t", "r"))
+    assert np.median(mm) <= 0.2 and np.median(deg) <= 0.06
+    assert mm.max() <= 0.5 and deg.max() <= 0.15
+    assert all(0.5 < one < 1.9 for one in error_over_sigma(found))
 
 
 @pytest.mark.parametrize("prior", [None, Prior()])
@@ -163,23 +158,8 @@ def test_robot_errors_are_absorbed_when_a_prior_allows_them() -> None:
     assert off(free.X, one.X)[0] < 1.5 * off(plain.X, one.X)[0] + 0.2
 
 
-@pytest.mark.slow
 def test_the_pixel_band_is_the_spread_of_pixels_over_repeated_sessions() -> None:
-    sensor = np.array([0.0, -0.02, 0.15])  # on the flange, near the fingers
-    one = capture(12)
-    rng = np.random.default_rng(0)
-    B = chain(one.T_base_flange, "moving")
-    pixels, bands = [], []
-    for _ in range(25):
-        views = []
-        for b, view in zip(B, one.views, strict=True):
-            slip = pose(rotation_exp(rng.normal(0, 2e-4, 3)), rng.normal(0, 5e-5, 3))
-            uv, _ = CAMERA.project(apply(invert(one.X) @ b @ slip @ one.Z, view.points))
-            views.append(View(view.name, view.points, uv + rng.normal(0, 0.3, uv.shape)))
-        found = solve_hand_eye(CAMERA, one.T_base_flange, views)
-        pixels.append(CAMERA.pixels(apply(invert(found.X), sensor)))
-        bands.append(found.sigma_px(CAMERA, sensor))
-    ratio = np.std(pixels, axis=0) / np.sqrt(np.mean(np.square(bands), axis=0))
+    ratio = spread_over_band(sessions=10)
     assert (ratio > 0.5).all() and (ratio < 1.8).all()
 
 

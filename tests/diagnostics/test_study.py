@@ -1,11 +1,14 @@
 """The study's rows, its table and its verdicts; and, slowly, that one run goes through and is taken up again."""
 
 import json
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tactile_align.diagnostics import study as study_module
 from tactile_align.diagnostics.evaluation import load_model
 from tactile_align.diagnostics.readouts import view_readouts
 from tactile_align.diagnostics.study import PLANS, ROWS, TABLE, config_of, merged, results, study, table_text, verdicts
@@ -90,11 +93,14 @@ def test_unknown_rows_are_refused_with_the_known_ones(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def smoke(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A study of two rows, as small as they come."""
+def smoke(tmp_path_factory: pytest.TempPathFactory, regrasp_folder: Path) -> Iterator[Path]:
+    """A study of two rows, as small as they come, on a recording that is there already."""
     folder = tmp_path_factory.mktemp("study")
-    study(folder, ["grid", "shift_25"], [0], "smoke", progress=False)
-    return folder
+    shutil.copytree(regrasp_folder, folder / "data")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(study_module, "simulate", lambda out, **_: sorted(Path(out).glob("*.hdf5")))
+        study(folder, ["grid", "shift_25"], [0], "smoke", progress=False)
+        yield folder
 
 
 @pytest.mark.slow

@@ -2,11 +2,8 @@
 
 import contextlib
 import io
-import os
 import re
 import shlex
-import subprocess
-import sys
 import tomllib
 from pathlib import Path
 
@@ -14,7 +11,7 @@ import pytest
 import tyro
 
 from tactile_align.calibration.rig import Rig
-from tactile_align.cli import VERBS
+from tactile_align.cli import VERBS, run
 from tactile_align.config.train import TrainConfig
 from tactile_align.facts import parse
 from tactile_align.finger.tag_fit import FingerTag
@@ -85,31 +82,42 @@ def test_a_toml_block_is_accepted_by_what_reads_it(block: Block) -> None:
         assert "dh" in data, f"{block.name}: what reads this block? Teach this test"
 
 
-def run_all(lines: list[str], folder: Path) -> None:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+def run_all(lines: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """Run command lines in this process: one of their own would import for longer than most of them run."""
     for line in lines:
-        words = shlex.split(line, comments=True)[1:]
-        command = [sys.executable, "-m", "tactile_align", *words]
-        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, f"{line}\n{done.stdout[-1500:]}\n{done.stderr[-1500:]}"
+        status = run(shlex.split(line, comments=True)[1:])
+        said = capsys.readouterr()
+        assert status == 0, f"{line}\n{said.out[-1500:]}\n{said.err[-1500:]}"
+
+
+def small(config: Block) -> str:
+    """Return a config of the pages with smaller images."""
+    assert config.text.count('pretrained = "scratch"') == 1
+    return config.text.replace('pretrained = "scratch"', 'image_size = [48, 32]\npretrained = "scratch"')
 
 
 @pytest.mark.slow
-def test_the_commands_of_the_readme_run_as_they_stand(tmp_path: Path) -> None:
+def test_the_commands_of_the_readme_run_as_they_stand(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
     (config,) = (b for b in of_page(ROOT / "README.md") if b.language == "toml" and "views" in tomllib.loads(b.text))
-    (tmp_path / "my_run.toml").write_text(config.text, encoding="utf-8")
+    Path("my_run.toml").write_text(small(config), encoding="utf-8")
     lines = [line for block in blocks("bash") if block.page.name == "README.md" for line in commands(block)]
     lines = [line for line in lines if "my_r" in line]
     assert {shlex.split(line)[1] for line in lines} >= {"inspect", "verify", "overlay", "train", "evaluate"}
-    run_all(lines, tmp_path)
+    run_all(lines, capsys)
 
 
 @pytest.mark.slow
-def test_the_commands_of_the_how_to_pages_run_in_reading_order(regrasp_folder: Path, tmp_path: Path) -> None:
-    (tmp_path / "my_recordings").symlink_to(regrasp_folder, target_is_directory=True)
+def test_the_commands_of_the_how_to_pages_run_in_reading_order(
+    regrasp_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("my_recordings").symlink_to(regrasp_folder, target_is_directory=True)
     folder = ROOT / "docs" / "howto"
     (config,) = (b for b in of_page(folder / "train.md") if b.language == "toml")
-    (tmp_path / "small.toml").write_text(config.text, encoding="utf-8")
+    Path("small.toml").write_text(small(config), encoding="utf-8")
     pages = [folder / f"{name}.md" for name in ("inspect", "calibrate", "overlay", "train", "evaluate", "convert")]
     shell = [b for page in pages for b in of_page(page) if b.language == "bash" and "slow" not in b.marks]
-    run_all([line for block in shell for line in commands(block)], tmp_path)
+    run_all([line for block in shell for line in commands(block)], capsys)

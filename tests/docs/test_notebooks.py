@@ -3,6 +3,7 @@
 import base64
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ import pytest
 
 ROOT = Path(__file__).parent.parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+SAME_SEED = ("episodes=3, seed=1,", "episodes=3, seed=5,")  # that of the recording the bench has
+LIGHTER = {"01_tour": [SAME_SEED], "02_your_rig": [SAME_SEED], "03_train": [SAME_SEED, ('"steps": 60', '"steps": 20')]}
 PLOTS = {"01_tour": 6, "02_your_rig": 3, "03_train": 4}
 
 
@@ -30,9 +33,13 @@ def test_there_are_three_and_the_counted_plots_belong_to_them() -> None:
 
 
 @pytest.fixture(scope="module")
-def bench(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One folder for all, so that the episodes are recorded once."""
-    return tmp_path_factory.mktemp("notebooks")
+def bench(tmp_path_factory: pytest.TempPathFactory, regrasp_folder: Path) -> Path:
+    """One folder for all, in which the episodes are recorded already."""
+    folder = tmp_path_factory.mktemp("notebooks")
+    recording = folder / "runs" / "notebooks" / "regrasp"
+    shutil.copytree(regrasp_folder, recording)
+    (recording / "episode_init_3.hdf5").unlink()
+    return folder
 
 
 def executed(path: Path, bench: Path) -> Any:
@@ -40,6 +47,9 @@ def executed(path: Path, bench: Path) -> Any:
     nbclient = pytest.importorskip("nbclient", reason="the notebooks need the extra `test`: nbclient")
     pytest.importorskip("ipykernel", reason="the notebooks need the extra `test`: ipykernel")
     book = nbformat.read(path, as_version=4)
+    for old, new in LIGHTER[path.stem]:
+        (cell,) = (cell for cell in book.cells if old in cell.source)
+        cell.source = cell.source.replace(old, new)
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     resources = {"metadata": {"path": str(bench)}}
     nbclient.NotebookClient(book, timeout=1200, kernel_name="python3", resources=resources).execute(env=environment)

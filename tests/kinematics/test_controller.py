@@ -111,37 +111,32 @@ PLANTED: dict[str, tuple[set[str], Callable[[np.ndarray, np.ndarray, np.random.G
         lambda q, T, r: (q * [-1, 1, 1, -1, 1, 1], T @ offset((0, 0, 197)), {}),
     ),
 }
-FAST, SLOW = range(1000, 1003), range(1003, 1012)
-SEEDS = [pytest.param(FAST, id="some"), pytest.param(SLOW, id="many", marks=pytest.mark.slow)]
+OTHERS = ["nova5", "cr3", "cr5", "cr7", "cr10", "cr12", "cr16", "cr20"]
 
 
-@pytest.mark.parametrize("seeds", SEEDS)
-@pytest.mark.parametrize("kind", PLANTED)
-def test_a_planted_trap_is_named(kind: str, seeds: range, tmp_path: Path) -> None:
+# `tests.benchmarks.sweeps` calls the next three with more seeds.
+@pytest.mark.parametrize(("kind", "seed"), [(kind, 1000 + i % 12) for i, kind in enumerate(PLANTED)])
+def test_a_planted_trap_is_named(kind: str, seed: int, tmp_path: Path) -> None:
     expected, plant = PLANTED[kind]
-    for seed in seeds:
-        q, T, rng = sample(seed)
-        q, T, options = plant(q, T, rng)
-        report = check_controller_poses(write(tmp_path, q, T, **options), "nova2")
-        assert {trap.name for trap in report.traps} == expected, (seed, report.text())
-        offsets_only = expected <= {"tool left in", "user frame left in"}
-        assert report.verdict == ("warn" if offsets_only else "fail")
-        assert report.fitted.rms_mm < 1.0 < report.raw.rms_mm or report.raw.rms_deg > 0.15
+    q, T, rng = sample(seed)
+    q, T, options = plant(q, T, rng)
+    report = check_controller_poses(write(tmp_path, q, T, **options), "nova2")
+    assert {trap.name for trap in report.traps} == expected, report.text()
+    offsets_only = expected <= {"tool left in", "user frame left in"}
+    assert report.verdict == ("warn" if offsets_only else "fail")
+    assert report.fitted.rms_mm < 1.0 < report.raw.rms_mm or report.raw.rms_deg > 0.15
 
 
-@pytest.mark.parametrize("seeds", SEEDS)
-def test_the_right_other_model_is_named(seeds: range, tmp_path: Path) -> None:
-    others = ["nova5", "cr3", "cr5", "cr7", "cr10", "cr12", "cr16", "cr20"]
-    for seed in seeds:
-        name = others[seed % len(others)]
-        q, T, _ = sample(seed, name)
-        report = check_controller_poses(write(tmp_path, q, T), "nova2")
-        assert [trap.name for trap in report.traps] == ["other model"] and name in report.traps[0].message, seed
+@pytest.mark.parametrize(("name", "seed"), [("nova5", 1000), ("cr3", 1001), ("cr7", 1002), ("cr20", 1003)])
+def test_the_right_other_model_is_named(name: str, seed: int, tmp_path: Path) -> None:
+    q, T, _ = sample(seed, name)
+    report = check_controller_poses(write(tmp_path, q, T), "nova2")
+    assert [trap.name for trap in report.traps] == ["other model"] and name in report.traps[0].message
 
 
 @pytest.mark.parametrize("name", ["nova2", "nova5", "cr5"])
-def test_clean_files_pass_in_silence(name: str, tmp_path: Path) -> None:
-    for seed in range(1000, 1040):
+def test_clean_files_pass_in_silence(name: str, tmp_path: Path, seeds: range = range(1000, 1007)) -> None:
+    for seed in seeds:
         q, T, _ = sample(seed, name)
         report = check_controller_poses(write(tmp_path, q, T), name)
         assert report.verdict == "pass" and report.traps == () and report.notes == (), (seed, report.text())

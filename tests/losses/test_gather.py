@@ -15,6 +15,7 @@ from tactile_align.losses.hsa import Weighting, hsa_loss
 from tactile_align.losses.mse import MSELoss
 from tactile_align.losses.negatives import Facts, Negatives
 from tactile_align.losses.temperature import Temperature
+from tests.processes import METHOD
 
 BATCH, SIZE, PAST = 64, 12, 20
 Options = dict[str, object]
@@ -139,7 +140,7 @@ def together(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int, Options
     @cache
     def folder(ranks: int) -> Path:
         where = tmp_path_factory.mktemp(f"ranks_{ranks}")
-        mp.spawn(one_rank, args=(ranks, str(where), all_options(ranks)), nprocs=ranks)
+        mp.start_processes(one_rank, (ranks, str(where), all_options(ranks)), ranks, start_method=METHOD)
         return where
 
     return lambda ranks, options: (folder(ranks), all_options(ranks).index(options))

@@ -14,9 +14,7 @@ from tests.calibration.recordings import recording
 from tests.sessions.injected import FAULTS, clean, counts_as, euler_order
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", FAULTS)
-@pytest.mark.parametrize("seed", [700, 701])
+@pytest.mark.parametrize(("name", "seed"), [(name, 700 + i) for i, name in enumerate(FAULTS)])
 def test_an_injected_fault_is_found_under_its_name_or_class(name: str, seed: int) -> None:
     found = find_faults(*FAULTS[name][0](seed))
     assert any(fault.name in counts_as(name) for fault in found[:2]), [fault.name for fault in found]
@@ -28,15 +26,14 @@ def test_a_fault_that_shows_in_the_numbers_is_found_at_once(name: str) -> None:
     assert find_faults(*FAULTS[name][0](3))[0].name in counts_as(name)
 
 
-@pytest.mark.parametrize("seed", [702, 703, 704, 709])
+@pytest.mark.parametrize("seed", [702, 703])
 def test_the_euler_order_that_was_written_is_the_one_advised(seed: int) -> None:
-    # 703 and 709 are declared in orders that give the same relative turns; the others differ in those too.
+    # 703 is declared in an order that gives the same relative turns; 702 differs in those too.
     written = np.random.default_rng(seed).choice([*EULER, "rotvec"], 2, replace=False)[0]
     found = find_faults(*euler_order(seed))[0]
     assert found.name == "Euler order" and found.advice == f'Set rotation = "{written}" in [poses].'
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(710, 715))
 def test_a_sound_session_is_not_blamed(seed: int) -> None:
     assert find_faults(*clean(seed)) == []

@@ -1,10 +1,9 @@
 """Kills, full disks and stop signals never cost a run its last good checkpoint; resuming is exact."""
 
+import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,59 +11,34 @@ from pathlib import Path
 import pytest
 import torch
 
-from tactile_align.config.train import TrainConfig, config_text
+from tactile_align.config.train import TrainConfig
 from tactile_align.policies.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
 from tactile_align.training.logs import read_metrics
 from tactile_align.training.loop import train
+from tests.processes import start
 
 Maker = Callable[..., TrainConfig]
-ROOT = Path(__file__).parents[2]
-SAVING = """
-import sys, torch
-from pathlib import Path
-from tactile_align.policies.checkpoint import save_checkpoint
-state = {"model": {f"w{i}": torch.randn(64, 1024) for i in range(8)}, "optimiser": {}}
-print("go", flush=True)
-for step in range(int(sys.argv[2]), 10**6):
-    whole = {**state, "step": step}
-    save_checkpoint(Path(sys.argv[1]), whole, 2, whole if step % 3 == 0 else None)
-"""
-TRAINING = """
-import sys
-from tactile_align.config.train import load_config
-from tactile_align.training.loop import train
-train(load_config(sys.argv[1]), progress=False)
-"""
-FULL_DISK = """
-import resource, sys, torch
-from pathlib import Path
-from tactile_align.policies.checkpoint import save_checkpoint
-folder = Path(sys.argv[1])
-state = {"model": {"w": torch.randn(512, 512)}, "step": 1}
-save_checkpoint(folder, state, 1, state)
-resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))  # what may still be written, as on a full disk
-try:
-    save_checkpoint(folder, {**state, "step": 2}, 1, None)
-except OSError as error:
-    print(error)
-"""
 
 
-def start(script: str, *args: str) -> subprocess.Popen[str]:
-    return subprocess.Popen([sys.executable, "-c", script, *args], stdout=subprocess.PIPE, text=True, cwd=ROOT)
+def save_for_ever(folder: Path, first: int) -> None:
+    state = {"model": {f"w{i}": torch.randn(64, 1024) for i in range(8)}, "optimiser": {}}
+    for step in range(first, 10**6):
+        whole = {**state, "step": step}
+        save_checkpoint(folder, whole, 2, whole if step % 3 == 0 else None)
 
 
-@pytest.mark.slow
+def train_quietly(config: TrainConfig) -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    train(config, progress=False)
+
+
 def test_kill_9_at_twenty_random_moments_leaves_only_checkpoints_that_load(tmp_path: Path) -> None:
     rng, kept = random.Random(7), 0
     for attempt in range(20):
-        saving = start(SAVING, str(tmp_path), str(1000 * attempt))
-        assert saving.stdout is not None
-        saving.stdout.readline()
+        saving = start(save_for_ever, tmp_path, 1000 * attempt)
         time.sleep(rng.uniform(0.0, 0.4))
         saving.kill()
-        saving.wait()
-        saving.stdout.close()
+        saving.join()
         left = [path for path in tmp_path.glob("*.pt") if not path.name.startswith(".")]
         for path in left:
             kept += load_checkpoint(path)["model"]["w7"].shape == (64, 1024)
@@ -72,17 +46,15 @@ def test_kill_9_at_twenty_random_moments_leaves_only_checkpoints_that_load(tmp_p
 
 
 @pytest.mark.slow
-def test_a_killed_run_goes_on_from_its_last_checkpoint(small_config: Maker, tmp_path: Path) -> None:
+def test_a_killed_run_goes_on_from_its_last_checkpoint(small_config: Maker) -> None:
     config = small_config(steps=400, save_every=1, validate_every=400, policy={"dropout": 0.0})
-    train(small_config("prepared", steps=1), progress=False)  # fills the cache of prepared episodes
-    (tmp_path / "config.toml").write_text(config_text(config), encoding="utf-8")
-    running = start(TRAINING, str(tmp_path / "config.toml"))
+    running = start(train_quietly, config)
     checkpoints = Path(config.out) / "checkpoints"
     deadline = time.monotonic() + 240
     while len(list(checkpoints.glob("step_*.pt"))) < 3 and time.monotonic() < deadline:
         time.sleep(0.05)
     running.kill()
-    running.wait()
+    running.join()
     done = load_checkpoint(latest_checkpoint(checkpoints))["step"]
     assert 3 <= done < 400
     records = read_metrics(Path(config.out) / "metrics.jsonl")
@@ -90,28 +62,35 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint(small_config: Maker, tmp_
 
 
 def test_a_full_disk_leaves_the_last_good_checkpoint_and_says_so(tmp_path: Path) -> None:
-    pytest.importorskip("resource", reason="limits on file sizes are a Unix thing")
-    saving = start(FULL_DISK, str(tmp_path))
-    text, _ = saving.communicate(timeout=240)
-    assert "step_00000002.pt: could not be written" in text
-    assert "last good checkpoint is step_00000001.pt" in text
+    resource = pytest.importorskip("resource", reason="limits on file sizes are a Unix thing")
+    state = {"model": {"w": torch.randn(512, 512)}, "step": 1}
+    save_checkpoint(tmp_path, state, 1, state)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, hard))  # what may still be written, as on a full disk
+    try:
+        with pytest.raises(
+            OSError, match=r"step_00000002\.pt: could not be .*last good checkpoint is step_00000001\.pt"
+        ):
+            save_checkpoint(tmp_path, {**state, "step": 2}, 1, None)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["best.pt", "step_00000001.pt"]
     assert load_checkpoint(tmp_path / "step_00000001.pt")["model"]["w"].shape == (512, 512)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "Ctrl-C"])
-def test_a_stop_signal_saves_and_the_run_can_go_on(small_config: Maker, tmp_path: Path, sent: signal.Signals) -> None:
+def test_a_stop_signal_saves_and_the_run_can_go_on(small_config: Maker, sent: signal.Signals) -> None:
     config = small_config(steps=300, save_every=300, validate_every=300, keep_last=1)
-    train(small_config("prepared", steps=1), progress=False)
-    (tmp_path / "config.toml").write_text(config_text(config), encoding="utf-8")
-    running = start(TRAINING, str(tmp_path / "config.toml"))
+    running = start(train_quietly, config)
     log = Path(config.out) / "metrics.jsonl"
     deadline = time.monotonic() + 240
     while (not log.exists() or not log.read_text()) and time.monotonic() < deadline:
         time.sleep(0.05)
-    running.send_signal(sent)
-    assert running.wait(timeout=120) == 0
+    assert running.pid is not None
+    os.kill(running.pid, sent)
+    running.join(timeout=120)
+    assert running.exitcode == 0
     assert 0 < load_checkpoint(latest_checkpoint(Path(config.out) / "checkpoints"))["step"] < 300
 
 

@@ -1,0 +1,104 @@
+"""Do workers bring what one process brings, in memory that stays flat: `python -m tests.benchmarks.loading RECORDING`.
+
+RECORDING is a folder of simulated episodes with its rig.toml. Two and four workers, from the start and resumed, packed
+and decoded; then the memory after each of ten epochs. Exits 1 where a batch differs or memory grows by 3 MB after the
+third epoch.
+"""
+
+import subprocess
+import sys
+import tempfile
+from itertools import product
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+
+from tactile_align.calibration.rig import load_rig
+from tactile_align.datasets.episodes import EpisodeRef
+from tactile_align.moments.cache import Job
+from tactile_align.moments.dataset import Moments
+from tactile_align.moments.inputs import Input
+from tactile_align.training.loop import _loader
+
+ROOT = Path(__file__).parents[2]
+BATCH, SEED = 13, 6
+MOST_GROWTH_MB = 3.0  # one epoch of packed frames is 3 MB; after it their pages count as held
+INPUTS = (
+    Input("wrist", "left_wrist", 96, 72, "stretch", "tactile1"),
+    Input("zoom", "left_wrist", 40, 40, "stretch", "tactile1", zoom=2.0),
+    Input("tactile1", "tactile1", 30, 40),
+)
+EPOCHS = """
+import sys, torch
+from pathlib import Path
+from tests.benchmarks.loading import BATCH, loader, moments_of
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    moments = moments_of(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3] == "packed", episodes=1)
+    workers, batches = int(sys.argv[4]), len(moments) // BATCH + 1
+    source = iter(loader(moments, workers, 0, 10 * batches))
+    for epoch in range(10):
+        for _ in range(batches):
+            next(source)
+        pids = ["self"] if not workers else [str(worker.pid) for worker in source._workers]
+        print(sum(int(Path("/proc", pid, "statm").read_text().split()[1]) * 4096 for pid in pids), flush=True)
+"""
+
+
+def moments_of(recording: Path, cache: Path, packed: bool, episodes: int) -> Moments:
+    """Return the moments of the first episodes of a recording."""
+    rig = load_rig(recording / "rig.toml")
+    files = sorted(recording.glob("*.hdf5"))[:episodes]
+    jobs = [Job(EpisodeRef(file), rig, INPUTS, packed) for file in files]
+    return Moments(jobs, statistics=None, chunk=5, cache=cache, progress=False)
+
+
+def loader(moments: Moments, workers: int, start: int, stop: int) -> Any:
+    """Return the batches as a training run gets them."""
+    data = SimpleNamespace(train=moments, contact=np.zeros(len(moments), bool))
+    config = SimpleNamespace(batch_size=BATCH, contact_share=None, seed=SEED, steps=stop, workers=workers)
+    group = SimpleNamespace(rank=0, world=1)
+    return _loader(data, config, start, group)  # type: ignore[arg-type]  # only what is read of them
+
+
+def equal(these: list[Any], those: list[Any]) -> bool:
+    """Tell whether two lists of batches are the same, where NaN equals NaN."""
+    return len(these) == len(those) > 0 and all(
+        set(a) == set(b) and all(torch.equal(a[name].nan_to_num(-1e9), b[name].nan_to_num(-1e9)) for name in a)
+        for a, b in zip(these, those, strict=True)
+    )
+
+
+def growth_mb(recording: Path, cache: Path, packed: str, workers: int) -> float:
+    """Return by how many MB the memory of a new process and its workers grows from the third epoch to the tenth."""
+    args = [str(recording), str(cache), packed, str(workers)]
+    run = subprocess.run([sys.executable, "-c", EPOCHS, *args], capture_output=True, text=True, cwd=ROOT, check=False)
+    assert run.returncode == 0, run.stderr[-2000:]
+    held = [int(line) / 1e6 for line in run.stdout.split()]
+    print(f"{packed}, {workers} workers, MB after each epoch: {' '.join(f'{mb:.1f}' for mb in held)}")
+    assert len(held) == 10
+    return held[9] - held[2]
+
+
+def main(recording: Path) -> int:
+    """Print a line each; return 1 where a batch differs or memory grows."""
+    bad = 0
+    with tempfile.TemporaryDirectory() as folder:
+        for packed in (True, False):
+            moments = moments_of(recording, Path(folder), packed, episodes=2)
+            batches = 2 * len(moments) // BATCH
+            alone = list(loader(moments, 0, 0, batches))
+            for workers, start in product((2, 4), (0, 7)):
+                same = equal(list(loader(moments, workers, start, batches)), alone[start:])
+                print(f"packed = {packed}, {workers} workers, from batch {start}: {'equal' if same else 'DIFFERENT'}")
+                bad += not same
+        for packed, workers in product(("packed", "decoded"), (0, 2)):
+            bad += growth_mb(recording, Path(folder), packed, workers) >= MOST_GROWTH_MB
+    return int(bad > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))
