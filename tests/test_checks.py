@@ -1,6 +1,7 @@
 """One Check and one Report: ids equal in three forms, limits that judge, text that survives hostile names."""
 
 import json
+import math
 import re
 
 import pytest
@@ -57,6 +58,7 @@ def test_limits_are_shown_with_their_unit_and_direction() -> None:
     assert LIMITS["iou-median"].text() == ">= 0.75 (fail < 0.5)"
     assert LIMITS["edge-error"].text() == "<= 1 px (fail > 3)"
     assert LIMITS["share"].text() == ">= 90%"
+    assert Limit("Rise", 0.02, math.inf, form=".0%").text() == "<= 2%"
 
 
 def test_the_verdict_is_that_of_the_gravest_check() -> None:

@@ -3,7 +3,7 @@
 import json
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
@@ -188,42 +188,22 @@ def overlay(
         ahead_m: Draw boxes this far in front of the pads, m, as views with ahead_m see them.
         overwrite: Replace existing files.
     """
+    options: dict[str, Any] = {
+        "rig": rig,
+        "compare": compare,
+        "cameras": cameras,
+        "start": start,
+        "stop": stop,
+        "every": every,
+    }
+    options |= {"layout": layout, "ahead_m": ahead_m, "overwrite": overwrite, "tell": print}
     if out is not None and out.suffix == ".rrd":
         from tactile_align.viz.overlay.rerun import record
 
-        recorded = record(
-            episode,
-            out,
-            rig=rig,
-            compare=compare,
-            cameras=cameras,
-            start=start,
-            stop=stop,
-            every=every,
-            layout=layout,
-            ahead_m=ahead_m,
-            overwrite=overwrite,
-            tell=print,
-        )
-        print(recorded)
+        print(record(episode, out, **options))
         return GOOD
     from tactile_align.viz.overlay.overlay import overlay as draw
 
-    written = draw(
-        episode,
-        rig=rig,
-        out=out,
-        cameras=cameras,
-        start=start,
-        stop=stop,
-        every=every,
-        format=format,
-        compare=compare,
-        layout=layout,
-        ahead_m=ahead_m,
-        overwrite=overwrite,
-        tell=print,
-    )
-    for path in written:
+    for path in draw(episode, out=out, format=format, **options):
         print(path)
     return GOOD

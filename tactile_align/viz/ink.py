@@ -22,6 +22,9 @@ WHITE: Colour = (245, 245, 245)
 GREY: Colour = (150, 150, 150)
 DIM: Colour = (70, 70, 70)
 INK: Colour = (18, 18, 18)
+BLUE: Colour = (0, 114, 178)
+"""Dark, so for white paper only, as is ASH."""
+ASH: Colour = (102, 102, 102)
 
 SENSOR_COLOURS = (ORANGE, SKY, YELLOW, PURPLE)
 """By the sensor's place in the rig, round and round."""
@@ -29,6 +32,11 @@ COMPARED = WHITE
 """Boxes of a second rig; these are dashed as well."""
 
 FONT = cv2.FONT_HERSHEY_SIMPLEX
+
+
+def hexadecimal(colour: Colour) -> str:
+    """Return "#rrggbb", as charts and style sheets take it."""
+    return "#{:02x}{:02x}{:02x}".format(*colour)
 
 
 def sensor_colour(index: int) -> Colour:

@@ -7,10 +7,12 @@ from typing import Any
 import numpy as np
 
 from tactile_align.viz.features.maps import normalised, principal_components
-from tactile_align.viz.ink import GREEN, ORANGE, PURPLE, SKY, VERMILLION, Colour
+from tactile_align.viz.ink import ASH, BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILLION, hexadecimal
 
-BLUE: Colour = (0, 114, 178)  # dark, so for white paper only
-CATEGORIES = tuple(f"#{r:02x}{g:02x}{b:02x}" for r, g, b in (ORANGE, SKY, GREEN, PURPLE, VERMILLION, BLUE))
+CATEGORIES = tuple(hexadecimal(colour) for colour in (ORANGE, SKY, GREEN, PURPLE, VERMILLION, BLUE))
+OTHERS = hexadecimal(GREY)
+TRAINING, HELD_OUT, CHANCE = (hexadecimal(colour) for colour in (BLUE, VERMILLION, ASH))
+BOX, OPENING = TRAINING, HELD_OUT
 DPI = 110
 LONGEST_WORDS = 60
 
@@ -46,12 +48,12 @@ def similarity_matrix(
             left.axvline(edge + 0.5, color="white", linewidth=0.6)
     bins = np.linspace(float(cosine.min()) - 1e-6, float(cosine.max()) + 1e-6, 41)
     if len(cosine) > 1:
-        right.hist(cosine[~pair], bins=bins, density=True, color="#9a9a9a", label="touch with another's view")
+        right.hist(cosine[~pair], bins=bins, density=True, color=OTHERS, label="touch with another's view")
     right.hist(
         cosine[pair],
         bins=bins,
         density=True,
-        color=CATEGORIES[5],
+        color=TRAINING,
         histtype="step",
         linewidth=2,
         label="touch with its own view",
@@ -166,7 +168,7 @@ def _categories(words: list[str]) -> list[tuple[str, np.ndarray, str]]:
     found = [(name, np.flatnonzero(array == name), CATEGORIES[i]) for i, name in enumerate(kept)]
     if len(kept) < len(ordered):
         rest = np.flatnonzero(~np.isin(array, kept))
-        found.append((f"{len(ordered) - len(kept)} others", rest, "#999999"))
+        found.append((f"{len(ordered) - len(kept)} others", rest, OTHERS))
     return found
 
 
@@ -199,9 +201,6 @@ def _pixels(figure: Any) -> np.ndarray:
     return np.asarray(figure.canvas.buffer_rgba())[..., :3].copy()
 
 
-CURVE_BLUE, CURVE_ORANGE, CURVE_GREY, CURVE_GREEN = "#0072B2", "#D55E00", "#777777", "#009E73"
-
-
 def draw_curves(metrics: Sequence[dict[str, Any]], path: Path, title: str) -> None:
     """Draw the course of a run from the records of metrics.jsonl.
 
@@ -212,11 +211,12 @@ def draw_curves(metrics: Sequence[dict[str, Any]], path: Path, title: str) -> No
         path: PNG to write.
         title: Stands above; says SCRATCH where the encoder is.
     """
-    figure, axes = _curve_figure(10, 4, 2)
+    figure = _figure(10, 4)
+    axes = _open_axes(figure, 2)
     train = [r for r in metrics if r["kind"] == "train"]
     held_out = [r for r in metrics if r["kind"] == "validation"]
     for axis, key, label in ((axes[0], "hsa", "HSA loss"), (axes[1], "l1", "action L1, normalised")):
-        for records, colour, name in ((train, CURVE_BLUE, "training"), (held_out, CURVE_ORANGE, "held-out episodes")):
+        for records, colour, name in ((train, TRAINING, "training"), (held_out, HELD_OUT, "held-out episodes")):
             points = [(r["step"], r[key]) for r in records if key in r]
             if points:
                 axis.plot(
@@ -226,7 +226,7 @@ def draw_curves(metrics: Sequence[dict[str, Any]], path: Path, title: str) -> No
         axis.set_ylabel(label)
     chance = [(r["step"], r[name]) for r in train for name in r if name.startswith("chance/")]
     if chance:
-        axes[0].plot(*zip(*chance, strict=True), color=CURVE_GREY, linestyle="--", label="chance, ln(1 + negatives)")
+        axes[0].plot(*zip(*chance, strict=True), color=CHANCE, linestyle="--", label="chance, ln(1 + negatives)")
     for axis in axes:
         tops = [y for line in axis.lines for y in line.get_ydata()]
         axis.set_ylim(0, 1.06 * max(tops, default=1.0))  # matplotlib's own margin, 5 % of the spread, cuts markers
@@ -244,11 +244,12 @@ def draw_recall(view: dict[str, Any], path: Path, title: str) -> None:
         path: PNG to write.
         title: Stands above.
     """
-    figure, (axis,) = _curve_figure(7, 4, 1)
+    figure = _figure(7, 4)
+    (axis,) = _open_axes(figure, 1)
     box = view["retrieval"]["both"]
-    groups = [("box", box, CURVE_BLUE)]
+    groups = [("box", box, BOX)]
     if "opening_only" in view:
-        groups.append(("gripper opening only", view["opening_only"]["retrieval"]["both"], CURVE_ORANGE))
+        groups.append(("gripper opening only", view["opening_only"]["retrieval"]["both"], OPENING))
     width = 0.8 / (len(groups) + 1)
     ks = sorted(int(k) for k in box["at"])
     for number, (name, recall, colour) in enumerate(groups):
@@ -259,7 +260,7 @@ def draw_recall(view: dict[str, Any], path: Path, title: str) -> None:
         axis.bar(places, [at[k] for k in ks], width, yerr=error, capsize=4, color=colour, label=name)
     places = [i + len(groups) * width for i in range(len(ks))]
     chance = {int(k): v for k, v in box["chance"].items()}
-    axis.bar(places, [chance[k] for k in ks], width, color=CURVE_GREY, label="chance")
+    axis.bar(places, [chance[k] for k in ks], width, color=CHANCE, label="chance")
     axis.set_xticks([i + (len(groups) - 1) * width / 2 for i in range(len(ks))], [f"R@{k}" for k in ks])
     axis.set_ylabel(f"recall in a gallery of {box['gallery']}")
     axis.legend(frameon=False)
@@ -267,18 +268,13 @@ def draw_recall(view: dict[str, Any], path: Path, title: str) -> None:
     _save(figure, path)
 
 
-def _curve_figure(width: float, height: float, columns: int) -> Any:
-    # Imported here: it takes longer than all the rest of an overlay.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), dpi=110, layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = [figure.add_subplot(1, columns, i + 1) for i in range(columns)]
+def _open_axes(figure: Any, columns: int) -> list[Any]:
+    """Return axes side by side without a frame, with a faint grid."""
+    axes = list(figure.subplots(1, columns, squeeze=False)[0])
     for axis in axes:
         axis.spines[["top", "right"]].set_visible(False)
         axis.grid(alpha=0.25)
-    return figure, axes
+    return axes
 
 
 def _save(figure: Any, path: Path) -> None:

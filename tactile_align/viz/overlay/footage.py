@@ -1,19 +1,60 @@
 """An episode seen through a rig: every box, contact and opening at once, then one moment at a time."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 
+from tactile_align.calibration.rig import Rig
 from tactile_align.datasets.episodes import Episode, EpisodeRef, open_episode
 from tactile_align.errors import InputError
+from tactile_align.geometry.boxes import intersection_over_union
 from tactile_align.geometry.images import ImageMap
-from tactile_align.projection.episode_boxes import contact_flags, openings, require_rig_size
-from tactile_align.viz.overlay.boxes import RigLike, Seen, by_sensor, look, names_apart, rig_for
+from tactile_align.projection.episode_boxes import (
+    ViewBoxes,
+    contact_flags,
+    episode_boxes,
+    openings,
+    require_rig_size,
+)
+from tactile_align.projection.tokens import token_weights
+from tactile_align.viz.overlay.boxes import RigLike, Seen, by_sensor, names_apart, rig_for
 from tactile_align.viz.overlay.view import Hand, Moment, Region, Touch, Track, View
 
 InputMap = Callable[[int, int], ImageMap]
+
+
+@dataclass(frozen=True)
+class OverlayOptions:
+    """What of an episode is shown, by which rig: the keyword arguments of `Footage`, `overlay` and `record`.
+
+    Attributes:
+        rig: A rig, its name or its file; `rig.toml` beside the episode when None.
+        compare: A second rig, drawn dashed, with the IoU of both boxes, the shift of the centre and the ratio of sizes.
+        cameras: Which cameras, in this order; all that the episode records when None.
+        start: First row.
+        stop: One past the last row; the episode's end when None.
+        every: Show every so many rows.
+        grid: (rows, columns) of the tokens to light; None for none.
+        input_map: From a stored frame's (width, height) to the encoder's input, as `Encoder.input_map`; the
+            whole frame, stretched, when None.
+        layout: The episode's layout; recognised when None.
+        ahead_m: As `ahead_m` of a view: boxes are drawn this far in front of the pads, along their normals, m.
+    """
+
+    rig: RigLike | None = None
+    compare: RigLike | None = None
+    cameras: Sequence[str] | None = None
+    start: int = 0
+    stop: int | None = None
+    every: int = 1
+    grid: tuple[int, int] | None = (14, 14)
+    input_map: InputMap | None = None
+    layout: str | Path | None = None
+    ahead_m: float = 0.0
 
 
 class Footage:
@@ -21,49 +62,43 @@ class Footage:
 
     Args:
         episode: A file, "FILE#NAME" or a ref.
-        rig: A rig, its name or its file; `rig.toml` beside the episode when None.
-        compare: A second rig to draw beside it.
-        cameras: Which cameras, in this order; all that the episode records when None.
-        grid: (rows, columns) of tokens to light; None for none.
-        input_map: From a stored frame's (width, height) to the encoder's input, as `Encoder.input_map`; the
-            whole frame, stretched, when None.
-        layout: The episode's layout; recognised when None.
-        ahead_m: How far in front of the pads, along their normals, boxes are drawn, m; 0 on the sensors.
+        rig: As in `OverlayOptions`.
+        options: The other fields of `OverlayOptions`.
 
     Raises:
-        ValueError: An unknown camera, frames of another size than the rig's, joints the rig refuses.
+        ValueError: An unknown camera, frames of another size than the rig's, joints the rig refuses, rows that are
+            not within the episode.
 
     Attributes:
         episode: The open episode.
+        options: What is shown of it.
         rig: Its rig, overrides applied.
+        compare: The second rig, overrides applied, if there is one.
+        cameras: The cameras, in order.
+        rows: Rows start, start + every, ... before stop.
         contact: (T,) bool by touch stream.
         opening: (T, 2) metres by arm with a gripper, held at contact onset where the reading is a command.
         joints: (T, n) rad by arm.
         seen: By camera of the rig, by sensor: boxes and tokens.
     """
 
-    def __init__(
-        self,
-        episode: EpisodeRef | str | Path,
-        rig: RigLike | None = None,
-        compare: RigLike | None = None,
-        cameras: Sequence[str] | None = None,
-        grid: tuple[int, int] | None = (14, 14),
-        input_map: InputMap | None = None,
-        layout: str | Path | None = None,
-        ahead_m: float = 0.0,
-    ) -> None:
-        self.episode: Episode = open_episode(episode, layout)
+    def __init__(self, episode: EpisodeRef | str | Path, rig: RigLike | None = None, **options: Any) -> None:
+        self.options = OverlayOptions(rig, **options)
+        self.episode: Episode = open_episode(episode, self.options.layout)
+        compare = self.options.compare
         self.rig = rig_for(self.episode.path, rig)
         self.compare = None if compare is None else rig_for(self.episode.path, compare)
-        self._likes = rig, compare
-        self.cameras = self._chosen(cameras)
-        self.grid, self._input_map, self._ahead_m = grid, input_map or _stretched, ahead_m
+        self.cameras = self._chosen(self.options.cameras)
+        self.rows = self._rows()
         self.contact = {name: contact_flags(self.episode, name) for name in self.episode.sensors}
         self._colour = {name: i for i, name in enumerate(self.rig.sensors)}
         try:
             self.opening = openings(self.rig, self.episode.qpos, by_sensor(self.rig, self.contact))
-            self.seen = {camera: self._look(camera) for camera in self.cameras if camera in self.rig.cameras}
+            self.seen = {
+                camera: {sensor: self._seen(camera, sensor) for sensor in self.rig.sensors}
+                for camera in self.cameras
+                if camera in self.rig.cameras
+            }
             self.joints = {arm: self.rig.joints(arm, self.episode.qpos) for arm in self.rig.arms}
         except InputError as cause:
             raise InputError(f"{self.episode.ref}: {cause}") from cause
@@ -83,26 +118,12 @@ class Footage:
     def title(self) -> str:
         """The episode's and the rigs' names."""
         name = str(self.episode.ref).removeprefix(str(self.episode.path.parent)).lstrip("\\/")
-        first, (like, other) = self.rig.name, self._likes
-        where = f", boxes {1000 * self._ahead_m:g} mm in front of the pads" if self._ahead_m else ""
+        first, ahead_m, other = self.rig.name, self.options.ahead_m, self.options.compare
+        where = f", boxes {1000 * ahead_m:g} mm in front of the pads" if ahead_m else ""
         if self.compare is None or other is None:
             return f"{name}  rig {first} ({self.rig.status}){where}"
-        first, second = names_apart((like, other), (self.rig, self.compare))
+        first, second = names_apart((self.options.rig, other), (self.rig, self.compare))
         return f"{name}  rig {first} ({self.rig.status}){where}, dashed: {second}; du, dv, size: dashed against solid"
-
-    def rows(self, start: int = 0, stop: int | None = None, every: int = 1) -> list[int]:
-        """Return rows start, start + every, ... before stop (the end when None).
-
-        Raises:
-            InputError: Not within the episode.
-        """
-        last = len(self) if stop is None else stop
-        if not (0 <= start < last <= len(self)) or every < 1:
-            raise InputError(
-                f"{self.episode.ref} has rows 0 to {len(self) - 1}; needed 0 <= start < stop <= {len(self)} and "
-                f"every >= 1, got start {start}, stop {stop}, every {every}"
-            )
-        return list(range(start, last, every))
 
     def moment(self, t: int, height: int | None = None) -> Moment:
         """Return all that a picture of row `t` shows.
@@ -147,25 +168,37 @@ class Footage:
                 return self._colour[name]
         return len(self._colour)
 
-    def _look(self, camera: str) -> dict[str, Seen]:
-        return {
-            sensor: look(
-                camera,
-                sensor,
-                self.episode.qpos,
-                fps=self.episode.fps,
-                rig=self.rig,
-                contact=self.contact,
-                compare=self.compare,
-                input_map=self._map(camera),
-                grid=self.grid,
-                ahead_m=self._ahead_m,
+    def _rows(self) -> list[int]:
+        start, stop, every = self.options.start, self.options.stop, self.options.every
+        last = len(self) if stop is None else stop
+        if not (0 <= start < last <= len(self)) or every < 1:
+            raise InputError(
+                f"{self.episode.ref} has rows 0 to {len(self) - 1}; needed 0 <= start < stop <= {len(self)} and "
+                f"every >= 1, got start {start}, stop {stop}, every {every}"
             )
-            for sensor in self.rig.sensors
-        }
+        return list(range(start, last, every))
+
+    def _seen(self, camera: str, sensor: str) -> Seen:
+        view = self._boxes(self.rig, camera, sensor)
+        found = view.boxes
+        sigma = None if self.rig.camera(camera).covariance is None else np.tile(view.sigma_px, 2)
+        weights = compared = overlap = None
+        if self.options.grid is not None:
+            weights = token_weights(found.box, self._map(camera), self.options.grid)
+        if self.compare is not None:
+            compared = np.full_like(found.box, np.nan)
+            if camera in self.compare.cameras and sensor in self.compare.sensors:
+                compared = self._boxes(self.compare, camera, sensor).boxes.box
+            overlap = intersection_over_union(found.box, compared)
+        return Seen(found, found.reason_text(), weights, compared, overlap, sigma)
+
+    def _boxes(self, rig: Rig, camera: str, sensor: str) -> ViewBoxes:
+        qpos, fps = self.episode.qpos, self.episode.fps
+        contact = by_sensor(rig, self.contact)
+        return episode_boxes(rig, camera, sensor, qpos, contact, fps, ahead_m=self.options.ahead_m)
 
     def _map(self, camera: str) -> ImageMap:
-        return self._input_map(*self.episode.width_height(camera))
+        return (self.options.input_map or _stretched)(*self.episode.width_height(camera))
 
     def _view(self, camera: str, t: int, height: int | None) -> View:
         wide, high = self.episode.width_height(camera)
@@ -197,9 +230,9 @@ class Footage:
 
     def _cells(self, camera: str) -> tuple[np.ndarray, np.ndarray] | None:
         """Edges of the tokens in the stored frame, px, ascending."""
-        if self.grid is None:
+        if self.options.grid is None:
             return None
-        into, (rows, columns) = self._map(camera), self.grid
+        into, (rows, columns) = self._map(camera), self.options.grid
         u = np.linspace(-0.5, into.width - 0.5, columns + 1)
         v = np.linspace(-0.5, into.height - 0.5, rows + 1)
         back = into.inverse()

@@ -16,8 +16,8 @@ from tactile_align.evenly import evenly
 from tactile_align.extras import need
 from tactile_align.files import write_atomically
 from tactile_align.viz.ink import INK, Ink, fill
-from tactile_align.viz.overlay.boxes import RigLike, told
-from tactile_align.viz.overlay.footage import Footage, InputMap
+from tactile_align.viz.overlay.boxes import told
+from tactile_align.viz.overlay.footage import Footage
 from tactile_align.viz.overlay.frame import draw_frame
 from tactile_align.viz.overlay.view import Closer, Moment
 
@@ -145,42 +145,25 @@ MOVIE_FPS = 10.0
 def overlay(
     episode: EpisodeRef | str | Path,
     *,
-    rig: RigLike | None = None,
     out: str | Path | None = None,
-    cameras: Sequence[str] | None = None,
-    start: int = 0,
-    stop: int | None = None,
-    every: int = 1,
     format: Format = "auto",
-    compare: RigLike | None = None,
-    grid: tuple[int, int] | None = (14, 14),
-    input_map: InputMap | None = None,
     height: int | None = None,
-    layout: str | Path | None = None,
-    ahead_m: float = 0.0,
     overwrite: bool = False,
     tell: Callable[[str], object] | None = None,
+    **options: Any,
 ) -> list[Path]:
     """Draw boxes, tokens, touches, joints and contacts on an episode's frames.
 
     Args:
         episode: A file, "FILE#NAME" where a file holds several, or a ref.
-        rig: A rig, its name or its file; `rig.toml` beside the episode when None.
         out: A file (.png: contact sheet, .mp4: movie) or a folder; the folder `overlay` when None.
-        cameras: Which cameras, in this order; all of the episode when None.
-        start: First row.
-        stop: One past the last row; the episode's end when None.
-        every: Draw every so many rows.
         format: "png" one picture a row, "sheet" up to SHEET_CELLS evenly spaced rows on one picture, "mp4" a
             movie; "auto" goes by the ending of `out`, a sheet for a folder.
-        compare: A second rig, drawn dashed, with the IoU of both boxes, the shift of the centre and the ratio of sizes.
-        grid: (rows, columns) of the tokens to light; None for none.
-        input_map: As `Encoder.input_map`; when None the grid spans the whole frame.
         height: Height of the cameras' row, px; None: the tallest camera's own, SHEET_VIEW_HEIGHT in a sheet.
-        layout: The episode's layout; recognised when None.
-        ahead_m: As `ahead_m` of a view: boxes are drawn this far in front of the pads, m.
         overwrite: Whether existing files may be replaced.
         tell: Called with a line for each camera and sensor on how the boxes of `compare` differ, e.g. print.
+        options: The fields of `OverlayOptions`: rig, compare, cameras, start, stop, every, grid, input_map, layout and
+            ahead_m.
 
     Returns:
         The files written.
@@ -194,8 +177,8 @@ def overlay(
     kind = _kind(format, out)
     if kind == "mp4":
         require_av()
-    with Footage(episode, rig, compare, cameras, grid, input_map, layout, ahead_m) as footage:
-        rows = footage.rows(start, stop, every)
+    with Footage(episode, **options) as footage:
+        rows = footage.rows
         stem = footage.episode.path.stem + (
             "_" + str(footage.episode.ref).rpartition("#")[2] if footage.episode.ref.group else ""
         )
@@ -211,7 +194,7 @@ def overlay(
             for file, picture in zip(files, _pictures(footage, rows, height), strict=True):
                 write_png(file, picture)
         else:
-            rate = (footage.episode.fps or MOVIE_FPS * every) / every
+            rate = (footage.episode.fps or MOVIE_FPS * footage.options.every) / footage.options.every
             write_movie(files[0], _pictures(footage, rows, height), rate)
         if tell is not None:
             for line in told(footage.seen, rows):

@@ -14,7 +14,7 @@ from tactile_align.errors import InputError
 from tactile_align.extras import need
 from tactile_align.geometry.frames import Array
 from tactile_align.viz.ink import COMPARED, sensor_colour
-from tactile_align.viz.overlay.boxes import RigLike, told
+from tactile_align.viz.overlay.boxes import told
 from tactile_align.viz.overlay.footage import Footage
 
 ROW = "row"
@@ -27,16 +27,9 @@ def record(
     episode: EpisodeRef | str | Path,
     out: str | Path,
     *,
-    rig: RigLike | None = None,
-    compare: RigLike | None = None,
-    cameras: Sequence[str] | None = None,
-    start: int = 0,
-    stop: int | None = None,
-    every: int = 1,
-    layout: str | Path | None = None,
-    ahead_m: float = 0.0,
     overwrite: bool = False,
     tell: Callable[[str], object] | None = None,
+    **options: Any,
 ) -> Path:
     """Write an episode as a .rrd file, to be opened with `rerun FILE`.
 
@@ -48,16 +41,10 @@ def record(
     Args:
         episode: A file, "FILE#NAME" where a file holds several, or a ref.
         out: The .rrd file.
-        rig: A rig, its name or its file; `rig.toml` beside the episode when None.
-        compare: A second rig, whose boxes are drawn in another colour.
-        cameras: Which cameras; all of the episode when None.
-        start: First row.
-        stop: One past the last row; the end when None.
-        every: Record every so many rows.
-        layout: The episode's layout; recognised when None.
-        ahead_m: As `ahead_m` of a view: boxes are drawn this far in front of the pads, m.
         overwrite: Whether an existing file may be replaced.
         tell: Called with a line for each camera and sensor on how the boxes of `compare` differ, e.g. print.
+        options: The fields of `OverlayOptions`, as in `overlay`; the boxes of `compare` have another colour, tokens
+            are not recorded.
 
     Returns:
         The file.
@@ -73,20 +60,19 @@ def record(
         raise InputError(f"{target}: a Rerun recording needs a name ending in .rrd")
     if target.exists() and not overwrite:
         raise FileExistsError(f"{target} exists; choose another out, or replace it with --overwrite (overwrite=True)")
-    with Footage(episode, rig, compare, cameras, None, None, layout, ahead_m) as footage:
-        rows = footage.rows(start, stop, every)
+    with Footage(episode, **{"grid": None, **options}) as footage:
         target.parent.mkdir(parents=True, exist_ok=True)
         partial = target.with_name(f".{target.stem}.{os.getpid()}.rrd")
         try:
             stream = rr.RecordingStream("tactile_align", recording_id=footage.episode.path.name)
             stream.save(str(partial))
-            _Recorder(rr, stream, footage).write(rows)
+            _Recorder(rr, stream, footage).write(footage.rows)
             stream.disconnect()
             partial.replace(target)
         finally:
             partial.unlink(missing_ok=True)
         if tell is not None:
-            for line in told(footage.seen, rows):
+            for line in told(footage.seen, footage.rows):
                 tell(line)
     return target
 

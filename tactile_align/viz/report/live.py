@@ -10,7 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 from tactile_align.errors import InputError
-from tactile_align.viz.report.page import LIVE_POLICY, escape
+from tactile_align.viz.report.page import LIVE_POLICY, filled
 from tactile_align.viz.report.report import plotlyjs, render
 from tactile_align.viz.report.run_folder import read_run
 
@@ -95,7 +95,7 @@ class _Handler(BaseHTTPRequestHandler):
             else:
                 self._send(HTTPStatus.NOT_FOUND, "text/plain", b"There is one page: /\n")
         except (OSError, InputError) as error:
-            text = f'<!doctype html><meta http-equiv="refresh" content="2"><p>{escape(error)}</p>\n'
+            text = filled("report/waiting.html", error=str(error))
             self._send(HTTPStatus.SERVICE_UNAVAILABLE, "text/html", text.encode())
 
     def _send(self, status: HTTPStatus, kind: str, body: bytes) -> None:

@@ -1,17 +1,20 @@
 """Interactive charts of a run as plotly.js descriptions: plain values that the page hands to the library."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from tactile_align.evenly import evenly
-from tactile_align.viz.report.page import as_text
-from tactile_align.viz.report.run_folder import Json, Run
+from tactile_align.viz.ink import ASH, BLUE, VERMILLION, hexadecimal
+from tactile_align.viz.report.run_folder import Json, Run, Summary, ViewSummary
 
-COLOURS = ("#0072b2", "#d55e00", "#007a59", "#a34d80")
+COLOURS = (hexadecimal(BLUE), hexadecimal(VERMILLION), "#007a59", "#a34d80")
 """Okabe-Ito's dark members, darkened where needed to 3:1 on white; runs differ in dash as well."""
-CHANCE = "#666666"
+CHANCE = hexadecimal(ASH)
 DASHES = ("solid", "dash")
+NOTHING = Summary(encoder="", views={}, readouts={}, error=(), still=())
+UNSEEN = ViewSummary(hsa=math.nan, chance=math.nan, retrieval={}, opening={})
 
 
 @dataclass(frozen=True)
@@ -19,7 +22,6 @@ class Plot:
     """One chart.
 
     Attributes:
-        key: Its place in the page.
         title: What it shows.
         traces: plotly.js traces.
         layout: plotly.js layout.
@@ -27,7 +29,6 @@ class Plot:
         rows: Its rows.
     """
 
-    key: str
     title: str
     traces: list[Json]
     layout: Json
@@ -62,30 +63,30 @@ def curve_plots(runs: Sequence[Run]) -> list[Plot]:
 
 def retrieval_plots(runs: Sequence[Run]) -> list[Plot]:
     """Return R@k with 95 % intervals of each view, beside opening-only and chance."""
-    names = dict.fromkeys(name for run in runs for name in (run.summary or {}).get("views", {}))
+    names = dict.fromkeys(name for run in runs if run.summary for name in run.summary.views)
     return [_retrieval(runs, name) for name in names]
 
 
-def action_plot(runs: Sequence[Run]) -> Plot | None:
-    """Return the action error by column beside standing still, or None where no policy was trained."""
+def action_plots(runs: Sequence[Run]) -> list[Plot]:
+    """Return the action error by column beside standing still; none where no policy was trained."""
     traces: list[Json] = []
     rows: list[tuple[Any, ...]] = []
     for number, run in enumerate(runs):
-        error = (run.summary or {}).get("action_error")
-        if not error:
-            continue
-        kinds = [("policy", error["per_column"], COLOURS[number])]
-        if "standing_still_per_column" in error:
-            kinds.append(("standing still", error["standing_still_per_column"], ("#757575", "#8c8c8c")[number]))
-        for kind, values, colour in kinds:
-            label = _label(runs, run, kind)
-            columns = [f"column {i}" for i in range(len(values))]
-            traces.append({"type": "bar", "x": columns, "y": values, "name": label, "marker": {"color": colour}})
-            rows += [(label, column, f"{value:.4f}") for column, value in zip(columns, values, strict=True)]
+        summary = run.summary or NOTHING
+        greys = ("#757575", "#8c8c8c")
+        for kind, values, colour in (
+            ("policy", summary.error, COLOURS[number]),
+            ("standing still", summary.still, greys[number]),
+        ):
+            if values:
+                label = _label(runs, run, kind)
+                columns = [f"column {i}" for i in range(len(values))]
+                traces.append({"type": "bar", "x": columns, "y": values, "name": label, "marker": {"color": colour}})
+                rows += [(label, column, f"{value:.4f}") for column, value in zip(columns, values, strict=True)]
     if not traces:
-        return None
+        return []
     layout = _layout("", "mean absolute error, robot units") | {"barmode": "group"}
-    return Plot("actions", "action error on held-out episodes", traces, layout, ("who", "column", "error"), rows)
+    return [Plot("action error on held-out episodes", traces, layout, ("who", "column", "error"), rows)]
 
 
 def _curves(
@@ -115,69 +116,54 @@ def _curves(
                     {"type": "scatter", "mode": "lines", "x": steps, "y": values, "name": label, "line": line}
                 )
                 break
-    key = "curve-" + "".join(c if c.isascii() and c.isalnum() else "-" for c in title)
-    return Plot(key, title, traces, _layout("step", unit), ("curve", "step", unit), _thinned(rows))
+    return Plot(title, traces, _layout("step", unit), ("curve", "step", unit), _thinned(rows))
 
 
 def _retrieval(runs: Sequence[Run], name: str) -> Plot:
     traces: list[Json] = []
     rows: list[tuple[Any, ...]] = []
     for number, run in enumerate(runs):
-        view = (run.summary or {}).get("views", {}).get(name)
-        if not view:
-            continue
-        kinds = [("touch and box", view.get("retrieval", {}), COLOURS[2 * number])]
-        kinds.append(("opening only", (view.get("opening_only") or {}).get("retrieval", {}), COLOURS[1 + 2 * number]))
-        for kind, found, colour in kinds:
-            for direction, recall in found.items():
-                ks = list(recall["at"])
-                values = [recall["at"][k] for k in ks]
-                ends = [recall["interval"][k] for k in ks]
-                label = _label(runs, run, kind)
+        view = (run.summary or NOTHING).views.get(name, UNSEEN)
+        for kind, recalls, colour in (
+            ("touch and box", view.retrieval, COLOURS[2 * number]),
+            ("opening only", view.opening, COLOURS[1 + 2 * number]),
+        ):
+            label = _label(runs, run, kind)
+            for direction, recall in recalls.items():
                 rows += [
-                    (f"{label}, {direction}", f"R@{k}", f"{v:.3f}", f"{a:.3f} to {b:.3f}", f"{recall['chance'][k]:.3f}")
-                    for k, v, (a, b) in zip(ks, values, ends, strict=True)
-                ]
-                if direction == "both":
-                    whiskers = {
-                        "type": "data",
-                        "symmetric": False,
-                        "array": [b - v for v, (_, b) in zip(values, ends, strict=True)],
-                        "arrayminus": [v - a for v, (a, _) in zip(values, ends, strict=True)],
-                    }
-                    at = [f"R@{k}" for k in ks]
-                    bar = {"type": "bar", "x": at, "y": values, "name": label, "error_y": whiskers}
-                    traces.append(bar | {"marker": {"color": colour}})
-        both = view.get("retrieval", {}).get("both")
+                    (f"{label}, {direction}", f"R@{k}", f"{at:.3f}", "{:.3f} to {:.3f}".format(*recall.interval[k]),
+                     f"{recall.chance[k]:.3f}")
+                    for k, at in recall.at.items()
+                ]  # fmt: skip
+            if "both" in recalls:
+                at, interval = recalls["both"].at, recalls["both"].interval
+                whiskers = {
+                    "type": "data",
+                    "symmetric": False,
+                    "array": [interval[k][1] - at[k] for k in at],
+                    "arrayminus": [at[k] - interval[k][0] for k in at],
+                }
+                bar = {"type": "bar", "x": [f"R@{k}" for k in at], "y": list(at.values()), "name": label}
+                traces.append(bar | {"error_y": whiskers, "marker": {"color": colour}})
+        both = view.retrieval.get("both")
         if both and number == 0:
-            ks = list(both["chance"])
             dots = {"symbol": "line-ew-open", "size": 40, "color": "#000000", "line": {"width": 3}}
-            at, chance = [f"R@{k}" for k in ks], [both["chance"][k] for k in ks]
-            label = f"chance (gallery of {both['gallery']})"
-            traces.append({"type": "scatter", "mode": "markers", "x": at, "y": chance, "name": label, "marker": dots})
+            at_k, chance = [f"R@{k}" for k in both.chance], list(both.chance.values())
+            label = f"chance (gallery of {both.gallery})"
+            traces.append({"type": "scatter", "mode": "markers", "x": at_k, "y": chance, "name": label, "marker": dots})
     layout = _layout("", "share found") | {"barmode": "group"}
-    layout["yaxis"] = layout["yaxis"] | {"range": [0, 1], "tickformat": ".0%"}
-    key = "retrieval-" + "".join(c if c.isascii() and c.isalnum() else "-" for c in name)
+    layout["yaxis"] |= {"range": [0, 1], "tickformat": ".0%"}
     title = f"retrieval on held-out episodes, {name}, both directions, 95 % intervals"
-    return Plot(key, title, traces, layout, ("who", "k", "recall", "95 % interval", "chance"), rows)
+    return Plot(title, traces, layout, ("who", "k", "recall", "95 % interval", "chance"), rows)
 
 
 def _layout(x: str, y: str) -> Json:
+    axis = {"gridcolor": "#e5e5e5", "zerolinecolor": "#bbbbbb", "automargin": True}
     return {
         "height": 360,
         "margin": {"l": 60, "r": 16, "t": 12, "b": 48},
-        "xaxis": {
-            "title": {"text": as_text(x)},
-            "gridcolor": "#e5e5e5",
-            "zerolinecolor": "#bbbbbb",
-            "automargin": True,
-        },
-        "yaxis": {
-            "title": {"text": as_text(y)},
-            "gridcolor": "#e5e5e5",
-            "zerolinecolor": "#bbbbbb",
-            "automargin": True,
-        },
+        "xaxis": axis | {"title": {"text": _as_text(x)}},
+        "yaxis": axis | {"title": {"text": _as_text(y)}},
         "legend": {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
         "font": {"family": "system-ui, sans-serif", "size": 14, "color": "#1a1a1a"},
         "hovermode": "x unified",
@@ -186,9 +172,14 @@ def _layout(x: str, y: str) -> Json:
     }
 
 
+def _as_text(value: str) -> str:
+    """Return text that plotly.js shows as it is: it reads a few HTML tags and entities in labels."""
+    return value.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
 def _label(runs: Sequence[Run], run: Run, word: str) -> str:
     """Name a trace; with several runs it says which."""
-    return as_text(word if len(runs) == 1 else f"{_short(run.name)}: {word}")
+    return _as_text(word if len(runs) == 1 else f"{_short(run.name)}: {word}")
 
 
 def _short(name: str) -> str:

@@ -6,263 +6,143 @@ import re
 import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
-from typing import Any, Literal
+from statistics import fmean
 
-from tactile_align.diagnostics.summary_text import readout_lines
+from tactile_align.checks import Check, Limit, Report, graded
 from tactile_align.files import write_text_atomically
-from tactile_align.viz.report.page import LIVE_POLICY, POLICY, details, document, escape, follow, image_data, table
-from tactile_align.viz.report.plots import Plot, action_plot, curve_plots, retrieval_plots
-from tactile_align.viz.report.run_folder import Json, Run, read_run
+from tactile_align.viz.report.page import LIVE_POLICY, POLICY, filled, image_data
+from tactile_align.viz.report.plots import action_plots, curve_plots, retrieval_plots
+from tactile_align.viz.report.run_folder import Run, ViewSummary, read_run
 
-Outcome = Literal["good", "look", "bad", "open"]
-HSA_BAR = 0.9
-"""Held-out HSA as a share of its chance level, up to which features say something about the pair."""
-
-
-RISEN = 0.02
-"""By which share of its best value the held-out loss may rise before it is worth a word."""
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One sentence: good, worth a look, bad, or open where nothing was measured."""
-
-    outcome: Outcome
-    text: str
+LIMITS = {
+    "hsa-of-chance": Limit(
+        "Alignment loss on held-out episodes, {0}", 0.9, 1.0, " of chance", ".2f",
+        why="At chance the features of a touch and of its region have nothing in common",
+    ),
+    "held-out-rise": Limit(
+        "Held-out loss above its lowest", 0.02, math.inf, form=".0%", why="The run overfits its training episodes",
+    ),
+    "action-error": Limit(
+        "Action error on held-out episodes", 0.99, 0.99, " of standing still", ".2f",
+        why="A policy that errs as much as one that never moves has learnt nothing",
+    ),
+}  # fmt: skip
 
 
-def findings(run: Run) -> list[Finding]:
-    """Return what a reader should know first, the gravest first within each topic."""
-    return [*_training(run), *_remarks(run), *_scratch(run), *_views(run), *_actions(run), *_check_findings(run)]
+def judge(run: Run) -> Report:
+    """Return what a reader should know first."""
+    checks = chain(_training(run), _encoder(run), _views(run), _actions(run), _commands(run))
+    return Report("report", run.name, tuple(checks))
 
 
-def _training(run: Run) -> Iterator[Finding]:
+def _training(run: Run) -> Iterator[Check]:
+    title, planned = "Training", run.config.get("steps")
     steps = [record["step"] for record in run.metrics if record.get("kind") == "train"]
-    planned = run.config.get("steps")
     if not steps:
-        yield Finding("open", "No training step is logged yet.")
+        yield Check("training", title, "info", "no step is logged yet")
         return
-    broken = [r["step"] for r in run.metrics if "loss" in r and r["loss"] is None]
-    if broken:
-        yield Finding("bad", f"The loss was not a finite number at step {broken[0]}: training diverged.")
-    elif isinstance(planned, int) and max(steps) < planned and run.live:
-        yield Finding("open", f"Training has reached step {max(steps)} of {planned}.")
-    elif isinstance(planned, int) and max(steps) < planned:
-        text = f"Training stopped at step {max(steps)} of {planned}. Go on with: tactile-align train CONFIG --resume"
-        yield Finding("look", text)
+    last, limit = max(steps), f"{planned} steps" if planned else ""
+    diverged = [record["step"] for record in run.metrics if "loss" in record and record["loss"] is None]
+    if diverged:
+        advice = "Lower the learning rates; tactile-align doctor CONFIG looks for the cause"
+        yield Check("training", title, "fail", f"diverged: non-finite loss at step {diverged[0]}", last, "", limit,
+                    advice=advice)  # fmt: skip
+    elif isinstance(planned, int) and last < planned and run.live:
+        yield Check("training", title, "info", f"has reached step {last} of {planned}", last, "", limit)
+    elif isinstance(planned, int) and last < planned:
+        yield Check("training", title, "warn", f"stopped at step {last} of {planned}", last, "", limit,
+                    advice="Resume it with: tactile-align train CONFIG --resume")  # fmt: skip
     else:
-        yield Finding("good", f"Training ran through: {max(steps)} steps.")
-    yield from _overfitting(run)
+        yield Check("training", title, "pass", f"complete: {last} steps", last, "", limit)
+    losses = zip(*reversed(run.series("validation", "loss")), strict=True)
+    known = [(loss, step) for loss, step in losses if loss is not None]
+    if known:
+        (best, at), (end, _) = min(known), known[-1]
+        rise = (end - best) / max(abs(best), 1e-12)
+        yield graded(
+            LIMITS, "held-out-rise", rise, measured=f"{rise:.0%}: {best:.3f} at step {at}, {end:.3f} at the end",
+            advice="evaluate judges the best checkpoint; more episodes or fewer steps help",
+        )  # fmt: skip
 
 
-def _overfitting(run: Run) -> Iterator[Finding]:
-    steps, losses = run.series("validation", "loss")
-    known = [(loss, step) for step, loss in zip(steps, losses, strict=True) if loss is not None]
-    if not known:
-        return
-    (best, at), (last, _) = min(known), known[-1]
-    if last > best + RISEN * abs(best):
-        yield Finding(
-            "look",
-            f"The held-out loss was lowest at step {at} ({best:.3f}) and has risen to {last:.3f} since: the run learns "
-            f"its episodes by heart. evaluate judges the best checkpoint; more episodes or fewer steps help.",
-        )
+def _encoder(run: Run) -> Iterator[Check]:
+    if run.summary and "scratch" in run.summary.encoder.lower():
+        yield Check(
+            "encoder", "Encoders", "warn", run.summary.encoder,
+            why="SCRATCH: an encoder began from random weights. The numbers show that the parts work together, not how "
+            "good pretrained features would be",
+        )  # fmt: skip
 
 
-def _remarks(run: Run) -> Iterator[Finding]:
-    """Repeat what the checks said while the run trained."""
-    for record in run.metrics:
-        if record.get("kind") == "finding":
-            yield Finding("look", f"Said at step {record['step']}, {record.get('check')}: {record.get('text')}.")
-
-
-def _scratch(run: Run) -> Iterator[Finding]:
-    if run.scratch:
-        yield Finding(
-            "look",
-            "SCRATCH: an encoder began from random weights. Numbers say that the parts work together, not how good "
-            "pretrained features would be.",
-        )
-
-
-def _views(run: Run) -> Iterator[Finding]:
-    views = (run.summary or {}).get("views", {})
+def _views(run: Run) -> Iterator[Check]:
+    views = run.summary.views if run.summary else {}
     if not views:
-        yield Finding("open", f"Retrieval was not measured. Measure it with: tactile-align evaluate {run.folder}")
+        advice = f"Measure it with: tactile-align evaluate {run.folder}"
+        yield Check("retrieval", "Retrieval on held-out episodes", "info", "not measured", advice=advice)
     for name, view in views.items():
-        yield from _loss(name, view)
+        if math.isfinite(view.hsa) and view.chance > 0:
+            measured = f"{view.hsa / view.chance:.2f} of chance: {view.hsa:.3f} of {view.chance:.3f} nats"
+            advice = "Look at the boxes with tactile-align overlay, at the run with tactile-align doctor"
+            share = view.hsa / view.chance
+            yield graded(LIMITS, "hsa-of-chance", share, name, measured=measured, advice=advice)
         yield from _retrieval(name, view)
 
 
-def _loss(name: str, view: Json) -> Iterator[Finding]:
-    loss = view.get("loss", {})
-    hsa, chance = loss.get("hsa"), loss.get("chance")
-    if not (_is_number(hsa) and _is_number(chance) and chance > 0):
+def _retrieval(name: str, view: ViewSummary) -> Iterator[Check]:
+    both, opening = view.retrieval.get("both"), view.opening.get("both")
+    if both is None:
         return
-    share = hsa / chance
-    outcome: Outcome = "good" if share <= HSA_BAR else ("look" if share < 1 else "bad")
-    told = "below" if share <= HSA_BAR else ("hardly below" if share < 1 else "not below")
-    yield Finding(
-        outcome,
-        f"{name}: on held-out episodes the alignment loss is {hsa:.3f}, {told} its chance level {chance:.3f} "
-        f"({share:.2f} of it; up to {HSA_BAR} counts as learnt).",
-    )
+    at, (low, high), chance = both.at[1], both.interval[1], both.chance[1]
+    recall = f"{at:.1%} [{low:.1%}, {high:.1%}] of {both.gallery} candidates"
+    good = low > chance
+    yield Check(
+        f"retrieval-chance/{name}", f"R@1 against chance, {name}", "pass" if good else "fail", recall, at, "",
+        f"interval above {chance:.1%}", "" if good else "The interval does not exclude chance",
+        "" if good else "Train on more episodes, and look at the boxes with tactile-align overlay",
+    )  # fmt: skip
+    if opening is not None:
+        base, (base_low, base_high) = opening.at[1], opening.interval[1]
+        good = low > base
+        yield Check(
+            f"retrieval-opening/{name}", f"R@1 against the gripper's opening alone, {name}",
+            "pass" if good else "warn" if at > base else "fail",
+            f"{at:.1%} [{low:.1%}, {high:.1%}], the opening alone {base:.1%} [{base_low:.1%}, {base_high:.1%}]", at, "",
+            f"interval above {base:.1%}",
+            "" if good else "The opening alone may explain the retrieval: touch and image need not have been used",
+            "" if good else "Record objects of several sizes, and the same object at several openings",
+        )  # fmt: skip
 
 
-def _retrieval(name: str, view: Json) -> Iterator[Finding]:
-    both = view.get("retrieval", {}).get("both")
-    if not both:
+def _actions(run: Run) -> Iterator[Check]:
+    if run.summary is None or not run.summary.error:
         return
-    at, (low, high) = both["at"]["1"], both["interval"]["1"]
-    chance, size = both["chance"]["1"], both["gallery"]
-    text = (
-        f"{name}: among {size} candidates the right partner comes first in {_percent(at)} of cases "
-        f"(95 % interval {_percent(low)} to {_percent(high)}); chance is {_percent(chance)}"
-    )
-    outcome: Outcome = "good" if low > chance else "bad"
-    text += "" if low > chance else ", which the interval does not exclude"
-    other = (view.get("opening_only") or {}).get("retrieval", {}).get("both")
-    if other:
-        base, base_high = other["at"]["1"], other["interval"]["1"][1]
-        text += f"; the gripper's opening alone reaches {_percent(base)}"
-        if low > base_high:
-            text += ", clearly less"
-        elif low > base:
-            text += ", less, though the intervals touch"
-        else:
-            text += ": touch and image need not have been used"
-            outcome = "bad" if outcome == "bad" or at <= base else "look"
-    yield Finding(outcome, text + ".")
-
-
-def _actions(run: Run) -> Iterator[Finding]:
-    error = (run.summary or {}).get("action_error")
-    if not error:
+    error, still = fmean(run.summary.error), run.summary.still
+    measured = f"{error:.4f}, mean absolute, robot units, all columns"
+    if not still:
+        yield Check("action-error", LIMITS["action-error"].title, "info", measured, error)
         return
-    policy = _mean(error["per_column"])
-    still = error.get("standing_still_per_column")
-    text = f"The policy's mean absolute action error on held-out episodes is {policy:.4f} (robot units, all columns)"
-    if still is None:
-        yield Finding("open", text + ".")
-        return
-    good = policy < _mean(still)
-    compared = "less" if good else "not less"
-    yield Finding("good" if good else "bad", f"{text}, {compared} than standing still ({_mean(still):.4f}).")
+    share = error / fmean(still) if any(still) else math.nan
+    measured = f"{share:.2f} of standing still: {error:.4f} of {fmean(still):.4f}, mean absolute, robot units"
+    yield graded(LIMITS, "action-error", share, measured=measured, advice="Train longer or on more episodes")
 
 
-def _check_findings(run: Run) -> Iterator[Finding]:
-    for data, title, how in (
-        (run.verification, "The rig against the recordings", "verify"),
-        (run.doctor, "The doctor", "doctor"),
-    ):
-        if data is None:
-            continue
-        verdict = str(data.get("verdict", "open"))
-        outcomes: dict[str, Outcome] = {"pass": "good", "warn": "look", "fail": "bad"}
-        bad = [str(c.get("name")) for c in data.get("checks", []) if c.get("outcome") in ("warn", "fail")]
-        named = f" ({', '.join(bad[:4])}{' and more' if len(bad) > 4 else ''})" if bad else ""
-        yield Finding(outcomes.get(verdict, "open"), f"{title}: {verdict}{named}. From: tactile-align {how}")
-    if run.verification is None:
-        verified = (run.rig or {}).get("verified")
-        if verified:
-            outcome: Outcome = "good" if verified.get("verdict") == "pass" else "look"
-            text = f"The rig was verified on {verified.get('when')}: {verified.get('verdict')}."
-            yield Finding(outcome, text)
-        else:
-            yield Finding("open", "The rig was not verified against recordings: run tactile-align verify.")
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
-
-
-def _mean(values: list[float]) -> float:
-    return sum(values) / len(values)
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f} %"
-
-
-PICTURES_BYTES = 12_000_000
-"""Pictures beyond this are named, not embedded: the page stays below 20 MB."""
-
-
-def pictures_of(run: Run) -> str:
-    """Return a run's pictures as HTML; those of several steps or episodes share a place."""
-    if not run.pictures:
-        command = f"<code>tactile-align report {escape(shlex.quote(str(run.folder)))} --draw --overwrite</code>"
-        return f"<p>There are no pictures in <bdi>{escape(run.drawn)}</bdi>. Draw them with: {command}</p>"
-    groups: dict[str, list[tuple[str, Path]]] = {}
-    for path in run.pictures:
-        name = path.relative_to(run.drawn).with_suffix("").as_posix()
-        match = re.fullmatch(r"(.+)[_-](step|episode)[_-]?(\d+.*)", name)
-        key = f"{match[1]} by {match[2]}" if match else name
-        groups.setdefault(key, []).append((f"{match[2]} {match[3]}" if match else name, path))
-    spent, parts, left_out = 0, [], []
-    for title, members in groups.items():
-        shown = []
-        for name, path in members:
-            url, width, height = image_data(path)
-            if spent + len(url) > PICTURES_BYTES:
-                left_out.append(path.name)
-                continue
-            spent += len(url)
-            shown.append((name, url, width, height))
-        parts.append(_group(title, shown))
-    if left_out:
-        parts.append(f"<p>Not embedded, to keep the page small: <bdi>{escape(', '.join(left_out))}</bdi></p>")
-    return "".join(parts)
-
-
-def _group(title: str, shown: list[tuple[str, str, int, int]]) -> str:
-    """Return the pictures of one title; several get a slider over steps, or a list to pick an episode from."""
-    kind = re.sub(" by (step|episode)$", "", title)
-    told = [f"{kind}, {name}" if kind != name else name for name, *_ in shown]
-    figures = "".join(
-        f'<figure data-name="{escape(name)}"><img loading="lazy" width="{width}" height="{height}" '
-        f'alt="{escape(_alt(caption))}" src="{url}"><figcaption><bdi>{escape(caption)}</bdi></figcaption></figure>'
-        for caption, (name, url, width, height) in zip(told, shown, strict=True)
-    )
-    if len(shown) < 2:
-        return figures
-    if title.endswith(" by step"):
-        control = (
-            f'<input type="range" min="0" max="{len(shown) - 1}" value="{len(shown) - 1}" step="1"><output></output>'
-        )
-    else:
-        options = "".join(f'<option value="{i}">{escape(name)}</option>' for i, (name, *_) in enumerate(shown))
-        control = f"<select>{options}</select>"
-    picker = f'<label class="picker" data-picker><bdi>{escape(title)}</bdi> {control}</label>'
-    return f"<div>{picker}{figures}</div>"
-
-
-KINDS = (
-    ("recall", "Bars of recall at 1, 5 and 10 with 95 % intervals: the box, the opening alone, chance"),
-    ("curves", "Losses by step, in training and on held-out episodes, the alignment loss beside its chance line"),
-    ("gallery", "Retrieval gallery: query touches and the views found nearest, the right one framed"),
-    ("matrix", "Matrix of cosines between touches and views"),
-    ("attention", "How much of its attention the policy gives to joints, camera, region and touch, over an episode"),
-    ("embedding", "Touch and view features in the plane of their two largest principal components"),
-    ("map", "Similarity of a touch to the tokens of a camera image"),
-    ("overlay", "Recorded frames with the sensor's box, tokens, touch, joints and contacts"),
-    ("sheet", "Recorded frames with the sensor's box, tokens, touch, joints and contacts"),
-    ("episode", "Recorded frames with the sensor's box, tokens, touch, joints and contacts"),
-)
-
-
-def _alt(caption: str) -> str:
-    for word, told in KINDS:
-        if word in caption.lower():
-            return f"{told}: {caption}"
-    return f"Picture of the run: {caption}"
-
-
-WORDS = {"good": "Good", "look": "Look", "bad": "Bad", "open": "Open"}
-GRAVITY = {"fail": 0, "warn": 1}
-"""Which checks stand first in their table."""
-SECTIONS = ("Verdict", "Curves", "Retrieval", "Actions", "Checks", "Pictures", "Settings")
+def _commands(run: Run) -> Iterator[Check]:
+    """Yield the verdicts of other commands; their checks stand below."""
+    title = "Rig against recordings"
+    for id, name, report in (("verify", title, run.verification), ("doctor", "Doctor", run.doctor)):
+        if report is not None:
+            ids = [check.id for check in report.checks if check.status in ("warn", "fail")]
+            named = ", ".join(ids[:4]) + (f" and {len(ids) - 4} more" if len(ids) > 4 else "")
+            measured = f"{report.verdict}: {named}" if ids else report.verdict
+            yield Check(id, name, report.verdict, measured, advice="Read what to do under Checks" if ids else "")
+    stamp = (run.rig or {}).get("verified")
+    if run.verification is None and stamp:
+        status = "pass" if stamp.get("verdict") == "pass" else "warn"
+        yield Check("verify", title, status, f"{stamp.get('verdict')} on {stamp.get('when')}")
+    elif run.verification is None:
+        yield Check("verify", title, "info", "not verified", advice="Run tactile-align verify on the recordings")
 
 
 def report(
@@ -317,27 +197,29 @@ def render(runs: Sequence[Run], library: str, version: str = "") -> str:
     Args:
         runs: One or two.
         library: The source of plotly.js.
-        version: Given for a page that is served: it reloads when `/version` says another one.
+        version: Given for a page that is served: it reloads when `/version` returns another one.
     """
-    figures: dict[str, Any] = {}
-    names = " and ".join(run.name for run in runs)
-    links = "".join(f'<a href="#{name.lower()}">{name}</a>' for name in SECTIONS)
-    nav = f"<nav aria-label='Sections'>{links}</nav>{follow(version)}"
-    parts = [f"<header><h1>Run <bdi>{escape(names)}</bdi></h1>{nav}</header><main>"]
-    parts += [_section("Verdict", "".join(_verdict(run, runs) for run in runs))]
-    curves = [_chart(plot, figures) for plot in curve_plots(runs)]
-    parts += [_section("Curves", "".join(curves) or "<p>Nothing is logged: metrics.jsonl is missing or empty.</p>")]
-    found = [_chart(plot, figures) for plot in retrieval_plots(runs)]
-    evaluate = f"<p>Not measured. Run: <code>tactile-align evaluate {escape(runs[0].folder)}</code></p>"
-    found += [_readouts(run, runs) for run in runs]
-    parts += [_section("Retrieval", "".join(found) or evaluate)]
-    actions = action_plot(runs)
-    parts += [_section("Actions", _chart(actions, figures) if actions else "<p>No policy was judged.</p>")]
-    parts += [_section("Checks", "".join(_named(run, runs, _check_section(run)) for run in runs))]
-    parts += [_section("Pictures", "".join(_named(run, runs, pictures_of(run)) for run in runs))]
-    parts += [_section("Settings", "".join(_named(run, runs, _settings(run)) for run in runs)), "</main>"]
-    policy = LIVE_POLICY if version else POLICY
-    return document(f"Run {names}", "\n".join(parts), figures, library, policy)
+    plots = {"curves": curve_plots(runs), "retrieval": retrieval_plots(runs), "actions": action_plots(runs)}
+    charts = {name: [(f"{name}-{i}", plot) for i, plot in enumerate(group)] for name, group in plots.items()}
+    figures = {
+        key: {"traces": plot.traces, "layout": plot.layout} for key, plot in chain.from_iterable(charts.values())
+    }
+    return filled(
+        "report/report.html",
+        policy=LIVE_POLICY if version else POLICY,
+        title=f"Run {' and '.join(run.name for run in runs)}",
+        runs=runs,
+        version=version,
+        library=library,
+        figures=figures,
+        **charts,
+        judge=judge,
+        judgements=_judgements,
+        pictures=pictures_of,
+        draw_command=lambda run: f"tactile-align report {shlex.quote(str(run.folder))} --draw --overwrite",
+        sources=_sources,
+        statistics=_statistics,
+    )
 
 
 def plotlyjs() -> str:
@@ -348,91 +230,101 @@ def plotlyjs() -> str:
     return str(get_plotlyjs())
 
 
-def _section(name: str, inner: str) -> str:
-    return f'<section id="{name.lower()}"><h2>{name}</h2>{inner}</section>'
-
-
-def _named(run: Run, runs: Sequence[Run], inner: str) -> str:
-    return inner if len(runs) == 1 else f"<h3><bdi>{escape(run.name)}</bdi></h3>{inner}"
-
-
-def _verdict(run: Run, runs: Sequence[Run]) -> str:
-    items = "".join(
-        f'<li class="{found.outcome}"><strong>{WORDS[found.outcome]}</strong> <bdi>{escape(found.text)}</bdi></li>'
-        for found in findings(run)
-    )
-    return _named(run, runs, f'<ul class="verdict">{items}</ul>')
-
-
-def _chart(plot: Plot, figures: dict[str, Any]) -> str:
-    key = f"chart-{plot.key}"
-    while key in figures:  # two views may differ only in letters that an id cannot hold
-        key += "-"
-    figures[key] = {"traces": plot.traces, "layout": plot.layout}
-    label = escape(f"Chart: {plot.title}. The values are in the table below it.")
-    return (
-        f"<h3><bdi>{escape(plot.title)}</bdi></h3>"
-        f'<div class="chart" id="{key}" role="img" aria-label="{label}"></div>'
-        + details("Values", table(plot.header, plot.rows, plot.title))
-    )
-
-
-def _readouts(run: Run, runs: Sequence[Run]) -> str:
-    """Return what else was read off each view's features, as `evaluate` prints it; nothing of older summaries."""
-    views = (run.summary or {}).get("views", {})
-    read = {key: "\n".join(readout_lines(view)) for key, view in views.items() if "galleries" in view}
-    title = "Other galleries, localisation, feature space and probes"
-    shown = [details(f"{title}: {key}", f"<pre>{escape(text)}</pre>") for key, text in read.items()]
-    return _named(run, runs, "".join(shown)) if shown else ""
-
-
-def _check_section(run: Run) -> str:
-    parts = []
-    data_set = next(iter(_list(run.config, "data")), {})
-    verify = ("verify", data_set.get("path", "RECORDINGS"), "--rig", data_set.get("rig", "RIG"))
-    for title, data, command, file in (
+def _judgements(run: Run) -> Iterator[tuple[str, Report | None, str]]:
+    """Yield title, report and the command that makes it."""
+    data = run.config.get("data") or [{}]
+    verify = ("verify", data[0].get("path", "RECORDINGS"), "--rig", data[0].get("rig", "RIG"))
+    for title, report, command, file in (
         ("Rig against recordings", run.verification, verify, "verification.json"),
         ("Doctor", run.doctor, ("doctor", run.folder / "config.toml"), "doctor.json"),
     ):
-        if data is None:
-            words = f"{shlex.join(map(str, command))} --json > {shlex.quote(str(run.folder / file))}"
-            parts.append(f"<h3>{title}</h3><p>Not there. Run: <code>tactile-align {escape(words)}</code></p>")
-            continue
-        columns = ("name", "measured", "needed", "outcome", "advice")
-        worst_first = sorted(_list(data, "checks"), key=lambda c: GRAVITY.get(str(c.get("outcome")), len(GRAVITY)))
-        rows = [[check.get(column, "") for column in columns] for check in worst_first]
-        parts.append(f"<h3>{title}: <bdi>{escape(data.get('verdict', ''))}</bdi></h3>")
-        if data.get("subject"):
-            parts.append(f"<p><bdi>{escape(data['subject'])}</bdi></p>")
-        parts.append(table(("check", "measured", "needed", "outcome", "what to do"), rows, title))
-        parts += [details(name, table(cells[0], cells[1:], name)) for name, cells in data.get("tables", {}).items()]
-    return "".join(parts)
+        yield title, report, f"{shlex.join(map(str, command))} --json > {shlex.quote(str(run.folder / file))}"
 
 
-def _list(data: Json, key: str) -> list[Json]:
-    return [entry for entry in data.get(key, []) if isinstance(entry, dict)]
-
-
-def _settings(run: Run) -> str:
-    verified = run.verification or (run.rig or {}).get("verified") or {}
-    rows = [("recordings (from verify)", verified.get("data_hash", "not verified"))]
-    rows += [(d.get("path", ""), f"rig {d.get('rig', '')}") for d in _list(run.config, "data")]
+def _sources(run: Run) -> list[tuple[str, str]]:
+    verified = run.verification.facts if run.verification else (run.rig or {}).get("verified") or {}
+    rows = [("recordings (from verify)", str(verified.get("data_hash", "not verified")))]
+    rows += [(entry.get("path", ""), f"rig {entry.get('rig', '')}") for entry in run.config.get("data", [])]
     for name in ("config.toml", "rig.toml", "statistics.json", "summary.json"):
         file = run.folder / name
         if file.is_file():
             rows.append((name, "sha256 " + hashlib.sha256(file.read_bytes()).hexdigest()))
-    parts = [table(("what", "hash or place"), rows, "Data and files")]
-    parts.append(details("Versions", f"<pre>{escape(chr(10).join(run.environment) or 'not recorded')}</pre>"))
-    parts.append(details("Config", f"<pre>{escape(run.config_text)}</pre>"))
-    if run.statistics:
-        columns = [(k, ", ".join(f"{x:.4g}" for x in v)) for k, v in run.statistics.items() if _numbers(v)]
-        parts.append(details("Statistics of the training episodes", table(("number", "by column"), columns)))
-    return "".join(parts)
+    return rows
 
 
-def _numbers(value: object) -> bool:
-    return isinstance(value, list) and all(isinstance(x, int | float) for x in value)
+def _statistics(run: Run) -> list[tuple[str, str]]:
+    columns = {key: value for key, value in (run.statistics or {}).items() if isinstance(value, list)}
+    return [
+        (key, ", ".join(f"{x:.4g}" for x in value))
+        for key, value in columns.items()
+        if all(isinstance(x, int | float) for x in value)
+    ]
 
 
 def _safe_name(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "_", name)[:60] or "run"
+
+
+PICTURES_BYTES = 12_000_000
+"""Pictures beyond this are named, not embedded: the page stays below 20 MB."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An embedded picture: its name in its group, caption, text for those who cannot see it, data URL, and size, px."""
+
+    name: str
+    caption: str
+    alt: str
+    url: str
+    width: int
+    height: int
+
+
+@dataclass(frozen=True)
+class Group:
+    """Pictures that share a place, chosen `by` "step" or "episode"; a single one stands alone, by ""."""
+
+    title: str
+    by: str
+    pictures: tuple[Picture, ...]
+
+
+def pictures_of(run: Run) -> tuple[list[Group], list[str]]:
+    """Return a run's pictures, those of several steps or episodes together, and the names of those left out."""
+    groups: dict[tuple[str, str], list[Picture]] = {}
+    spent, left_out = 0, []
+    for path in run.pictures:
+        name = path.relative_to(run.drawn).with_suffix("").as_posix()
+        match = re.fullmatch(r"(.+)[_-](step|episode)[_-]?(\d+.*)", name)
+        kind, by, member = (match[1], match[2], f"{match[2]} {match[3]}") if match else (name, "", name)
+        url, width, height = image_data(path)
+        if spent + len(url) > PICTURES_BYTES:
+            left_out.append(path.name)
+            continue
+        spent += len(url)
+        caption = f"{kind}, {member}" if match else name
+        groups.setdefault((kind, by), []).append(Picture(member, caption, _alt(caption), url, width, height))
+    made = [Group(f"{kind} by {by}" if by else kind, by, tuple(members)) for (kind, by), members in groups.items()]
+    return made, left_out
+
+
+KINDS = (
+    ("recall", "Bars of recall at 1, 5 and 10 with 95 % intervals: the box, the opening alone, chance"),
+    ("curves", "Losses by step, in training and on held-out episodes, the alignment loss beside its chance line"),
+    ("gallery", "Retrieval gallery: query touches and the views found nearest, the right one framed"),
+    ("matrix", "Matrix of cosines between touches and views"),
+    ("attention", "How much of its attention the policy gives to joints, camera, region and touch, over an episode"),
+    ("embedding", "Touch and view features in the plane of their two largest principal components"),
+    ("map", "Similarity of a touch to the tokens of a camera image"),
+    ("overlay", "Recorded frames with the sensor's box, tokens, touch, joints and contacts"),
+    ("sheet", "Recorded frames with the sensor's box, tokens, touch, joints and contacts"),
+    ("episode", "Recorded frames with the sensor's box, tokens, touch, joints and contacts"),
+)
+
+
+def _alt(caption: str) -> str:
+    for word, description in KINDS:
+        if word in caption.lower():
+            return f"{description}: {caption}"
+    return f"Picture of the run: {caption}"

@@ -5,13 +5,59 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tactile_align.checks import GRAVEST_FIRST, Check, Report, Table
+from tactile_align.diagnostics.summary_text import readout_lines
 from tactile_align.errors import InputError
 from tactile_align.files import read_json, read_text, read_toml
 from tactile_align.training.logs import read_metrics
 
 Json = dict[str, Any]
-OUTCOMES = {"good": "pass", "note": "info", "warn": "warn", "broken": "fail"}
-"""The doctor's words, and those of `verify`."""
+
+
+@dataclass(frozen=True)
+class Recall:
+    """Recall at each k in a gallery of `gallery` moments: the share, its 95 % interval, and chance."""
+
+    at: dict[int, float]
+    interval: dict[int, tuple[float, float]]
+    chance: dict[int, float]
+    gallery: int
+
+
+@dataclass(frozen=True)
+class ViewSummary:
+    """What `evaluate` measured of one view.
+
+    Attributes:
+        hsa: Alignment loss on held-out episodes, nats.
+        chance: Its chance level.
+        retrieval: Recall by direction, "both" among them.
+        opening: The same from the gripper's opening alone; empty where that was not measured.
+    """
+
+    hsa: float
+    chance: float
+    retrieval: dict[str, Recall]
+    opening: dict[str, Recall]
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What summary.json holds, for the report.
+
+    Attributes:
+        encoder: The encoders' name.
+        views: By the view's key.
+        readouts: What else was read off each view's features, as `evaluate` prints it; by the view's key.
+        error: Mean absolute action error by column, robot units; empty where no policy was judged.
+        still: The same of standing still; empty where it was not measured.
+    """
+
+    encoder: str
+    views: dict[str, ViewSummary]
+    readouts: dict[str, str]
+    error: tuple[float, ...]
+    still: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -24,8 +70,9 @@ class Run:
         config_text: config.toml as it is.
         metrics: Records of metrics.jsonl in order; numbers that are not finite are None.
         summary: summary.json, written by `evaluate`.
-        verification: verification.json, written by `verify --json`.
-        doctor: doctor.json, written by `doctor --json`, in the words of verification.json, with `tables`.
+        verification: verification.json, written by `verify --json`; the gravest check first.
+        doctor: doctor.json, written by `doctor --json`; the gravest check first.
+        watch: What the watch remarked in metrics.jsonl while the run trained.
         statistics: statistics.json.
         environment: Lines of environment.txt.
         rig: rig.toml.
@@ -39,9 +86,10 @@ class Run:
     config: Json
     config_text: str
     metrics: tuple[Json, ...]
-    summary: Json | None
-    verification: Json | None
-    doctor: Json | None
+    summary: Summary | None
+    verification: Report | None
+    doctor: Report | None
+    watch: Report | None
     statistics: Json | None
     environment: tuple[str, ...]
     rig: Json | None
@@ -55,11 +103,6 @@ class Run:
         """The label, or the folder's name; with its parent's where it is just called `run`."""
         place = self.folder.resolve()
         return self.label or (f"{place.parent.name}/run" if place.name == "run" else place.name)
-
-    @property
-    def scratch(self) -> bool:
-        """Whether an encoder began from random weights."""
-        return self.summary is not None and "scratch" in str(self.summary.get("encoder", "")).lower()
 
     def series(self, kind: str, key: str) -> tuple[list[int], list[float | None]]:
         """Return steps and values of one number in the records of one kind ("train", "validation")."""
@@ -88,14 +131,16 @@ def read_run(folder: str | Path, pictures: str | Path | None = None) -> Run:
     drawn = place / "pictures" if pictures is None else Path(pictures)
     found = (file for file in drawn.rglob("*") if file.suffix.lower() in (".png", ".jpg", ".jpeg"))
     environment = place / "environment.txt"
+    metrics = _metrics(place / "metrics.jsonl")
     return Run(
         folder=place,
         config=_toml(place / "config.toml") or {},
         config_text=text,
-        metrics=_metrics(place / "metrics.jsonl"),
-        summary=_json(place / "summary.json"),
-        verification=_json(place / "verification.json"),
-        doctor=_doctor(place / "doctor.json"),
+        metrics=metrics,
+        summary=_summary(place / "summary.json"),
+        verification=_report(place / "verification.json", "verify EPISODES"),
+        doctor=_report(place / "doctor.json", "doctor CONFIG"),
+        watch=_watch(place / "metrics.jsonl", metrics),
         statistics=_json(place / "statistics.json"),
         environment=tuple(read_text(environment).splitlines()) if environment.is_file() else (),
         rig=_toml(place / "rig.toml"),
@@ -117,27 +162,77 @@ def _json(path: Path) -> Json | None:
     return data
 
 
-def _doctor(path: Path) -> Json | None:
-    """Return what the doctor said as `verify` says it: a verdict, and checks measured against what is needed."""
+def _summary(path: Path) -> Summary | None:
     data = _json(path)
     if data is None:
         return None
-    found = data.get("findings")
-    if not isinstance(found, list) or not all(isinstance(one, dict) and one.get("status") in OUTCOMES for one in found):
-        raise InputError(f"{path}: needed what `tactile-align doctor CONFIG --json` prints; got keys {', '.join(data)}")
-    checks = [
-        {
-            "name": one.get("check", ""),
-            "measured": one.get("seen", ""),
-            "needed": one.get("threshold", ""),
-            "outcome": OUTCOMES[one["status"]],
-            "advice": ". ".join(part for part in (one.get("why"), one.get("advice")) if part),
+    error = data.get("action_error", {})
+    try:
+        return Summary(
+            encoder=data["encoder"],
+            views={key: _view(view) for key, view in data["views"].items()},
+            readouts={
+                key: "\n".join(readout_lines(view)) for key, view in data["views"].items() if "galleries" in view
+            },
+            error=tuple(error.get("per_column", ())),
+            still=tuple(error.get("standing_still_per_column", ())),
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as cause:
+        raise InputError(
+            f"{path}: needed what `tactile-align evaluate RUN` writes; {cause!r} is missing or wrong. Evaluate anew"
+        ) from cause
+
+
+def _view(view: Json) -> ViewSummary:
+    loss, opening = view["loss"], view.get("opening_only", {"retrieval": {}})
+    return ViewSummary(loss["hsa"], loss["chance"], _recalls(view["retrieval"]), _recalls(opening["retrieval"]))
+
+
+def _recalls(retrieval: dict[str, Json]) -> dict[str, Recall]:
+    """Return recall by direction; JSON made every k a word."""
+    return {
+        direction: Recall(
+            *({int(k): value for k, value in recall[name].items()} for name in ("at", "interval", "chance")),
+            recall["gallery"],
+        )
+        for direction, recall in retrieval.items()
+    }
+
+
+def _report(path: Path, verb: str) -> Report | None:
+    data = _json(path)
+    if data is None:
+        return None
+    known = ("command", "subject", "verdict", "checks", "tables")
+    try:
+        checks = [Check(**check) for check in data["checks"]]
+        return Report(
+            data["command"],
+            data["subject"],
+            tuple(sorted(checks, key=lambda check: GRAVEST_FIRST.index(check.status))),
+            tuple(Table.of(title, records) for title, records in data["tables"].items()),
+            {key: value for key, value in data.items() if key not in known},
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as cause:
+        raise InputError(
+            f"{path}: needed what `tactile-align {verb} --json` prints; {cause!r} is missing or wrong. Write it anew"
+        ) from cause
+
+
+def _watch(path: Path, metrics: tuple[Json, ...]) -> Report | None:
+    """Return the remarks of the watch, each once: a resumed run may make one again."""
+    try:
+        checks = {
+            r["id"]: Check(r["id"], r["text"], r["status"], f"at step {r['step']}", advice=r["advice"])
+            for r in metrics
+            if r.get("kind") == "finding"
         }
-        for one in found
-    ]
-    outcomes = {check["outcome"] for check in checks}
-    verdict = next((word for word in ("fail", "warn") if word in outcomes), "pass")
-    return {"verdict": verdict, "checks": checks, "tables": data.get("tables", {})}
+    except KeyError as cause:
+        raise InputError(
+            f"{path}: needed records of kind finding with id, status, step, text and advice; one has no {cause}. "
+            f"This version does not read logs of earlier ones: train anew"
+        ) from cause
+    return Report("watch", path.parent.name, tuple(checks.values())) if checks else None
 
 
 def _metrics(path: Path) -> tuple[Json, ...]:

@@ -42,7 +42,7 @@ HELP = r"""
     field.value = String(value);
     field.dispatchEvent(new Event("change"));
   };
-  const said = () => document.getElementById("said").textContent;
+  const said = () => document.getElementById("message").textContent;
   const csv = () => document.getElementById("csv").value;
 """
 
@@ -173,7 +173,7 @@ def test_closing_the_page_loses_nothing(page: Path, tmp_path: Path) -> None:
       }
       // A page reloaded at once may be born in a process that has not yet heard of what was stored.
       const tries = Number(sessionStorage.getItem("tries") || 0);
-      if (!localStorage.getItem(told.key) && tries < 20) {
+      if (!localStorage.getItem(task.key) && tries < 20) {
         sessionStorage.setItem("tries", tries + 1);
         location.reload();
         return null;

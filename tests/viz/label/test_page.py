@@ -19,7 +19,7 @@ from tests.viz.making import joints, record
 
 
 def told(page: Path) -> dict[str, Any]:
-    found = re.search(r'<script type="application/json" id="told">(.*?)</script>', page.read_text(encoding="utf-8"))
+    found = re.search(r'<script type="application/json" id="task">(.*?)</script>', page.read_text(encoding="utf-8"))
     assert found
     data: dict[str, Any] = json.loads(found[1])
     return data

@@ -6,6 +6,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from tactile_align.checks import Check, Report
+
 VIEW = "left_wrist-tactile1"
 CONFIG = """steps = {steps}
 batch_size = 128
@@ -46,6 +48,11 @@ def summary(at: float = 0.42, base: float = 0.2, hsa: float = 3.1, view: str = V
     }
 
 
+def write_report(file: Path, report: Report) -> None:
+    """Write a report as a command's --json prints it."""
+    file.write_text(report.json(), encoding="utf-8")
+
+
 def make_run(folder: Path, name: str = "demo", steps: int = 300, view: str = VIEW, word: str = "") -> Path:
     """Write a run folder; `view` and `word` may be hostile."""
     run = folder / name
@@ -62,12 +69,13 @@ def make_run(folder: Path, name: str = "demo", steps: int = 300, view: str = VIE
     lines.append({"kind": "train", "step": steps, "loss": 3.0})
     (run / "metrics.jsonl").write_text("".join(json.dumps(x) + "\n" for x in lines), encoding="utf-8")
     (run / "summary.json").write_text(json.dumps(summary(view=view)), encoding="utf-8")
-    checks = [
-        {"name": f"box on sensor {word}", "measured": "0.98", "needed": ">= 0.9", "outcome": "pass", "advice": ""},
-        {"name": "commanded", "measured": "61 %", "needed": "", "outcome": "warn", "advice": "record the opening"},
-    ]
-    verification = {"subject": f"rig cell {word}", "verdict": "warn", "data_hash": "ab" * 32, "checks": checks}
-    (run / "verification.json").write_text(json.dumps(verification), encoding="utf-8")
+    checks = (
+        Check(f"box-on-sensor/{word}", f"Box on the sensor {word}", "pass", "0.98", 0.98, "", ">= 0.9"),
+        Check("gripper-reading", "Commanded gripper", "warn", "61 %", advice="record the opening"),
+    )
+    write_report(
+        run / "verification.json", Report("verify", f"rig cell {word}", checks, facts={"data_hash": "ab" * 32})
+    )
     (run / "environment.txt").write_text("python 3.11.7\n", encoding="utf-8")
     (run / "statistics.json").write_text(json.dumps({"qpos_mean": [0.1, 0.2]}), encoding="utf-8")
     for i, step in enumerate((100, 200, 300)):

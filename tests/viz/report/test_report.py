@@ -1,67 +1,102 @@
 import json
 import re
 from dataclasses import replace
+from importlib import resources
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from jinja2 import UndefinedError
 
-from tactile_align.diagnostics.doctor.subject import Diagnosis, Finding
-from tactile_align.viz.report.page import STYLE, image_data, safe_json
+from tactile_align.checks import Check, Report, Table
+from tactile_align.errors import InputError
+from tactile_align.viz.report.page import filled, image_data
 from tactile_align.viz.report.plots import curve_plots, retrieval_plots
-from tactile_align.viz.report.report import findings, render, report
+from tactile_align.viz.report.report import judge, render, report
 from tactile_align.viz.report.run_folder import read_run
-from tests.viz.report.running import make_run, summary
+from tests.viz.report.running import VIEW, make_run, summary, write_report
 from tests.viz.test_ink import contrast
 
 HOSTILE = "</script><script>alert(1)</script>\"'<img src=x onerror=alert(2)>&amp;"
 
 
-def outcomes(run: Path, topic: str) -> list[str]:
-    return [found.outcome for found in findings(read_run(run)) if topic in found.text]
+def check(run: Path, id: str) -> Check:
+    return judge(read_run(run)).check(id)
+
+
+def rewrite(run: Path, data: dict[str, object]) -> None:
+    (run / "summary.json").write_text(json.dumps(data), encoding="utf-8")
+
+
+def log(run: Path, *records: dict[str, object]) -> None:
+    with (run / "metrics.jsonl").open("a", encoding="utf-8") as file:
+        file.writelines(json.dumps(record) + "\n" for record in records)
 
 
 def test_the_verdict_comes_first_and_rests_on_intervals(tmp_path: Path) -> None:
     run = make_run(tmp_path)
-    for at, base, expected in ((0.42, 0.20, "good"), (0.42, 0.34, "good"), (0.42, 0.38, "look"), (0.42, 0.5, "bad")):
+    for at, base, expected in ((0.42, 0.20, "pass"), (0.42, 0.34, "pass"), (0.42, 0.38, "warn"), (0.42, 0.5, "fail")):
         # Intervals are +-0.06 around the run and +-0.05 around opening-only; chance is 1/64.
-        (run / "summary.json").write_text(json.dumps(summary(at, base)), encoding="utf-8")
-        assert outcomes(run, "among 64 candidates") == [expected]
-        assert bool(outcomes(run, "clearly less")) == (base == 0.20)
-        assert bool(outcomes(run, "intervals touch")) == (base == 0.34)
-    (run / "summary.json").write_text(json.dumps(summary(0.05, 0.01)), encoding="utf-8")
-    assert outcomes(run, "does not exclude") == ["bad"]
+        rewrite(run, summary(at, base))
+        found = check(run, f"retrieval-opening/{VIEW}")
+        assert (found.status, found.value) == (expected, at) and f"{base:.1%}" in found.measured
+        assert check(run, f"retrieval-chance/{VIEW}").status == "pass"
+    rewrite(run, summary(0.05, 0.01))
+    assert check(run, f"retrieval-chance/{VIEW}").status == "fail"
     page = render([read_run(run)], "")
-
     assert page.index('id="verdict"') < page.index('id="curves"')
 
 
 def test_the_loss_is_judged_against_its_chance_level(tmp_path: Path) -> None:
     run = make_run(tmp_path)
-    for hsa, expected in ((0.89 * 4.85, "good"), (0.95 * 4.85, "look"), (1.01 * 4.85, "bad")):
-        (run / "summary.json").write_text(json.dumps(summary(hsa=hsa)), encoding="utf-8")
-        assert outcomes(run, "alignment loss") == [expected]
+    for share, expected in ((0.89, "pass"), (0.95, "warn"), (1.01, "fail")):
+        rewrite(run, summary(hsa=share * 4.85))
+        found = check(run, f"hsa-of-chance/{VIEW}")
+        assert found.status == expected and found.value == pytest.approx(share)
 
 
-def test_scratch_a_diverged_and_an_unfinished_run_are_said_so(tmp_path: Path) -> None:
+def test_a_policy_no_better_than_standing_still_fails(tmp_path: Path) -> None:
     run = make_run(tmp_path)
-    assert outcomes(run, "SCRATCH") == ["look"] and outcomes(run, "ran through: 300") == ["good"]
-    with (run / "metrics.jsonl").open("a", encoding="utf-8") as log:
-        log.write(json.dumps({"kind": "train", "step": 300, "loss": "nan"}) + "\n")
-    assert outcomes(run, "diverged") == ["bad"]
-    assert outcomes(make_run(tmp_path, "short", steps=200), "of 300") == []
+    found = check(run, "action-error")
+    assert found.status == "pass" and found.value == pytest.approx(0.4)
+    data = summary()
+    data["action_error"] = {"per_column": [0.05] * 7, "standing_still_per_column": [0.05] * 7, "moments": 900}
+    rewrite(run, data)
+    assert check(run, "action-error").status == "fail"
+    data["action_error"] = {"per_column": [0.05] * 7, "moments": 900}
+    rewrite(run, data)
+    assert check(run, "action-error").status == "info"
+
+
+def test_scratch_a_diverged_and_an_unfinished_run_are_told_apart(tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    assert check(run, "encoder").status == "warn" and "SCRATCH" in check(run, "encoder").why
+    assert (check(run, "training").status, check(run, "training").value) == ("pass", 300)
+    log(run, {"kind": "train", "step": 300, "loss": "nan"})
+    assert check(run, "training").status == "fail" and "diverged" in check(run, "training").measured
+    assert check(make_run(tmp_path, "short", steps=200), "training").status == "pass"
     short = make_run(tmp_path, "cut", steps=200)
     (short / "config.toml").write_text("steps = 900\n", encoding="utf-8")
-    assert outcomes(short, "stopped at step 200 of 900") == ["look"]
+    cut = check(short, "training")
+    assert (cut.status, cut.value, cut.limit) == ("warn", 200, "900 steps") and "--resume" in cut.advice
+    live = judge(replace(read_run(short), live=True)).check("training")
+    assert live.status == "info"
 
 
-def test_what_was_said_while_training_is_repeated_with_its_step(tmp_path: Path) -> None:
+def test_remarks_of_the_watch_keep_their_id_and_step_and_stand_once(tmp_path: Path) -> None:
     run = make_run(tmp_path)
-    said = {"kind": "finding", "step": 120, "check": "flat at chance", "text": "the loss has been at 0.99 of chance"}
-    with (run / "metrics.jsonl").open("a", encoding="utf-8") as log:
-        log.write(json.dumps(said) + "\n")
-    assert outcomes(run, "step 120, flat at chance: the loss has been at 0.99 of chance.") == ["look"]
+    assert read_run(run).watch is None
+    remark = {"kind": "finding", "id": "flat-at-chance", "status": "warn", "text": "0.99 of chance", "advice": "look"}
+    log(run, {**remark, "step": 120}, {**remark, "step": 180, "status": "fail"})
+    watch = read_run(run).watch
+    assert watch is not None and [c.id for c in watch.checks] == ["flat-at-chance"]
+    assert watch.verdict == "fail" and "180" in watch.checks[0].measured and watch.checks[0].advice == "look"
+    page = render([read_run(run)], "")
+    assert page.index('data-id="flat-at-chance"') < page.index('id="curves"')
+    log(run, {"kind": "finding", "step": 200, "check": "flat", "text": "of an earlier version"})
+    with pytest.raises(InputError, match=r"metrics\.jsonl.*no 'id'"):
+        read_run(run)
 
 
 def test_pictures_of_steps_and_episodes_are_grouped_by_the_last_of_both(tmp_path: Path) -> None:
@@ -74,34 +109,47 @@ def test_pictures_of_steps_and_episodes_are_grouped_by_the_last_of_both(tmp_path
     assert page.count('max="1" value="1"') == 2
 
 
-def test_what_the_doctor_said_is_told_in_its_own_words(tmp_path: Path) -> None:
+def test_the_doctors_report_keeps_its_ids_the_gravest_first(tmp_path: Path) -> None:
     run = make_run(tmp_path)
-    found = [
-        Finding("image range", "good", "0 to 237", "0 to 255"),
-        Finding("one <b>step", "broken", "loss rose", "lower after a step", "the rate is too high", "lower it"),
-    ]
-    said = Diagnosis(tuple(found[:1]), {"parameters": (("module", "count"), ("vision", "12,345"))})
-    (run / "doctor.json").write_text(said.json(), encoding="utf-8")
-    assert outcomes(run, "The doctor: pass") == ["good"]
+    good = Check("image-range", "Image range", "pass", "0 to 237", 237, "", "0 to 255")
+    bad = Check("one-step", "one <b>step", "fail", "loss rose", why="The rate is too high", advice="lower it")
+    parameters = Table("parameters", ("module", "count"), (("vision", 12345),))
+    write_report(run / "doctor.json", Report("doctor", "config.toml", (good,), (parameters,)))
+    assert check(run, "doctor").status == "pass"
     page = render([read_run(run)], "")
-    assert "Doctor: <bdi>pass" in page and "0 to 237" in page and "12,345" in page
-    (run / "doctor.json").write_text(Diagnosis(tuple(found), {}).json(), encoding="utf-8")
-    assert outcomes(run, "The doctor: fail (one <b>step)") == ["bad"]
+    assert "Doctor: pass" in page and "0 to 237" in page and "12345" in page
+    write_report(run / "doctor.json", Report("doctor", "config.toml", (good, bad)))
+    assert check(run, "doctor").status == "fail" and "one-step" in check(run, "doctor").measured
     page = render([read_run(run)], "")
-    assert page.index("the rate is too high. lower it") < page.index("0 to 237")  # the worst stands first
+    assert page.index('data-id="one-step"') < page.index('data-id="image-range"')
     assert "one &lt;b&gt;step" in page and "one <b>step" not in page
-    (run / "doctor.json").write_text('{"verdict": "pass"}', encoding="utf-8")
-    with pytest.raises(ValueError, match=r"doctor\.json.*doctor CONFIG --json"):
+
+
+def test_ids_are_the_same_in_what_commands_wrote_and_on_the_page(tmp_path: Path) -> None:
+    run = read_run(make_run(tmp_path))
+    assert run.verification is not None
+    wanted = [c.id for c in judge(run).checks] + [c.id for c in run.verification.checks]
+    assert re.findall(r'data-id="([^"]+)"', render([run], "")) == wanted
+
+
+@pytest.mark.parametrize("broken", ['{"verdict": "pass"}', '{"findings": []}', '{"checks": [{"id": "a"}]}'])
+def test_a_report_in_another_form_is_refused_with_the_command_that_writes_it(tmp_path: Path, broken: str) -> None:
+    run = make_run(tmp_path)
+    (run / "doctor.json").write_text(broken, encoding="utf-8")
+    with pytest.raises(InputError, match=r"doctor\.json.*doctor CONFIG --json"):
+        read_run(run)
+    (run / "doctor.json").unlink()
+    rewrite(run, {"views": {VIEW: {}}})
+    with pytest.raises(InputError, match=r"summary\.json.*evaluate RUN"):
         read_run(run)
 
 
 def test_a_held_out_loss_that_rises_again_is_named_with_its_best_step(tmp_path: Path) -> None:
     run = make_run(tmp_path)
-    with (run / "metrics.jsonl").open("a", encoding="utf-8") as log:
-        log.writelines(
-            json.dumps({"kind": "validation", "step": s, "loss": v}) + "\n" for s, v in ((310, 2.0), (320, 2.5))
-        )
-    assert outcomes(run, "lowest at step 310 (2.000)") == ["look"]
+    assert check(run, "held-out-rise").status == "pass"
+    log(run, *({"kind": "validation", "step": s, "loss": v} for s, v in ((310, 2.0), (320, 2.5))))
+    found = check(run, "held-out-rise")
+    assert found.status == "warn" and found.value == pytest.approx(0.25) and "at step 310" in found.measured
 
 
 def test_a_run_goes_by_its_folder_and_one_just_called_run_by_two(tmp_path: Path) -> None:
@@ -116,7 +164,7 @@ def test_parts_that_are_missing_are_named_with_the_command_that_makes_them(tmp_p
     for said in ("tactile-align evaluate", "tactile-align verify", "tactile-align doctor", "metrics.jsonl is missing"):
         assert said in page
     assert f"report {tmp_path} --draw" in page and f"--json &gt; {tmp_path / 'doctor.json'}" in page
-    assert {found.outcome for found in findings(run)} == {"open"}
+    assert {found.status for found in judge(run).checks} == {"info"}
 
 
 def test_a_folder_that_is_no_run_and_damaged_files_are_refused_by_name(tmp_path: Path) -> None:
@@ -145,8 +193,9 @@ def test_curves_hold_the_logged_numbers_and_chance(tmp_path: Path) -> None:
 
 
 def test_retrieval_bars_carry_their_interval_and_stand_beside_opening_only(tmp_path: Path) -> None:
-    run = read_run(make_run(tmp_path))
-    (plot,) = retrieval_plots([run, replace(run, summary=summary(0.6, 0.1))])
+    other = make_run(tmp_path, "other")
+    rewrite(other, summary(0.6, 0.1))
+    (plot,) = retrieval_plots([read_run(make_run(tmp_path)), read_run(other)])
     names = [trace["name"] for trace in plot.traces]
     assert names[:3] == ["demo: touch and box", "demo: opening only", "chance (gallery of 64)"]
     bar = plot.traces[0]
@@ -161,11 +210,16 @@ def test_hostile_names_are_text_everywhere(tmp_path: Path) -> None:
     page = render([read_run(run)], "")
     assert page.count("<script") == 3 and page.count("</script>") == 3
     assert "<img src=x" not in page and "onload='alert" not in page
-    data = re.search(r'id="figures">(.*?)</script>', page, re.DOTALL)
-    assert data is not None
-    titles = json.loads(data[1])
-    assert titles and "<" not in data[1]
-    assert safe_json({"</script>": "<!--"}).count("<") == 0
+
+
+def test_data_in_a_script_cannot_end_it_and_comes_back_whole() -> None:
+    task = {"sensor": HOSTILE, "camera": "<!-- ' \u2028 \u05d0"}
+    page = filled("label/label.html", title="t", task=task)
+    data = re.search(r'id="task">(.*?)</script>', page, re.DOTALL)
+    assert data is not None and json.loads(data[1]) == task and "<" not in data[1]
+    assert page.count("<script") == 2 and "<img src=x" not in page
+    with pytest.raises(UndefinedError, match="task"):
+        filled("label/label.html", title="t")
 
 
 def test_the_page_names_no_place_in_the_network(tmp_path: Path) -> None:
@@ -220,7 +274,8 @@ def test_a_page_is_not_overwritten_unasked_and_two_runs_get_their_own(tmp_path: 
 
 
 def test_words_of_the_page_have_aa_contrast() -> None:
-    texts = set(re.findall(r"[{;] ?color: #([0-9a-f]{6})", STYLE))
+    style = (resources.files("tactile_align.viz.report") / "page.css").read_text(encoding="utf-8")
+    texts = set(re.findall(r"[{;] ?color: #([0-9a-f]{6})", style))
     assert len(texts) >= 5
     for colour in texts:
         rgb = tuple(int(colour[i : i + 2], 16) for i in (0, 2, 4))
