@@ -25,7 +25,7 @@ class Limit:
     Attributes:
         title: Name of the check for people; {} takes what it was measured on, such as a view.
         good: Last value that passes. `good` > `poor`: large values are good.
-        poor: Last value that only warns; equal to `good` where nothing warns.
+        poor: Last value that only warns; equal to `good` where nothing warns, infinite where nothing fails.
         unit: Unit of the value, with its space: " px"; "" for a ratio.
         form: Format of the value, as in `format`.
         at_least: For `good` == `poor`: large values are good.
@@ -56,7 +56,8 @@ class Limit:
         """Return the limits in words: "<= 3 px (fail > 6)"."""
         good, poor = (f"{x:.0%}" if self.form.endswith("%") else f"{x:g}" for x in (self.good, self.poor))
         passes, fails = (">=", "<") if self.large_is_good else ("<=", ">")
-        return f"{passes} {good}{self.unit}" + (f" (fail {fails} {poor})" if self.poor != self.good else "")
+        fails_at = f" (fail {fails} {poor})" if self.poor != self.good and math.isfinite(self.poor) else ""
+        return f"{passes} {good}{self.unit}{fails_at}"
 
 
 Limits = Mapping[str, Limit]
@@ -123,6 +124,22 @@ def graded(
         why="" if good else why or limit.why,
         advice="" if good else advice,
     )
+
+
+def decided(
+    id: str,
+    title: str,
+    good: bool,
+    measured: str,
+    *,
+    limit: str = "",
+    value: float | None = None,
+    advice: str = "",
+    otherwise: Status = "warn",
+) -> Check:
+    """Return a check that a condition decides rather than a number: pass, or `otherwise` with the advice."""
+    status: Status = "pass" if good else otherwise
+    return Check(id, title, status, measured, value, limit=limit, advice="" if good else advice)
 
 
 @dataclass(frozen=True)
