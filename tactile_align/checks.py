@@ -126,6 +126,22 @@ def graded(
     )
 
 
+def decided(
+    id: str,
+    title: str,
+    good: bool,
+    measured: str,
+    *,
+    limit: str = "",
+    value: float | None = None,
+    advice: str = "",
+    otherwise: Status = "warn",
+) -> Check:
+    """Return a check that a condition decides rather than a number: pass, or `otherwise` with the advice."""
+    status: Status = "pass" if good else otherwise
+    return Check(id, title, status, measured, value, limit=limit, advice="" if good else advice)
+
+
 @dataclass(frozen=True)
 class Table:
     """Numbers behind the checks, for people who want to know more.

@@ -21,9 +21,14 @@ class UnsafePickleError(InputError):
     """A pickle wants something that is not a plain array."""
 
 
+def printable(text: str) -> str:
+    """Return a text with escapes in place of line feeds and what else no terminal should get from a file."""
+    return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)
+
+
 @dataclass(frozen=True)
 class Fault:
-    """One fault of an episode: `kind` is a short word for programs, `text` a sentence that follows the key."""
+    """One fault of an episode: `kind` is a stable name for programs, `text` a sentence that follows the key."""
 
     kind: str
     file: Path
@@ -31,10 +36,14 @@ class Fault:
     text: str
     row: int | None = None
 
-    def __str__(self) -> str:
+    @property
+    def sentence(self) -> str:
+        """Key, row and text; one line, though it may quote a damaged file."""
         where = f"/{self.key.lstrip('/')}" + ("" if self.row is None else f" row {self.row}")
-        said = f"{where} {self.text}"  # may quote a damaged file: keep it one line
-        return f"{self.file}: " + "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in said)
+        return printable(f"{where} {self.text}")
+
+    def __str__(self) -> str:
+        return f"{self.file}: {self.sentence}"
 
 
 class EpisodeError(InputError):

@@ -172,7 +172,7 @@ class Episode:
             text = f"{cause}; cut the frame out with: tactile-align repair"
             raise hdf5.fault("frame", self.path, stream.key, text, t) from cause
         text = f"is {width}x{height} but row 0 is {stream.width}x{stream.height}; all frames of a stream must be alike"
-        raise hdf5.fault("frame size", self.path, stream.key, text, t)
+        raise hdf5.fault("frame-size", self.path, stream.key, text, t)
 
     def encoded(self, name: str, t: int) -> bytes | None:
         """Return the JPEG or PNG bytes of frame t as stored, padding cut off; None for a raw stream."""

@@ -114,7 +114,7 @@ def open_file(path: Path) -> h5py.File:
     except (OSError, RuntimeError, ValueError) as cause:
         said = " ".join(str(cause).split())
         text = f"is not a readable HDF5 file ({said}); it may be cut short: copy or record it again"
-        raise hdf5.fault("not hdf5", path, "", text) from cause
+        raise hdf5.fault("not-hdf5", path, "", text) from cause
 
 
 HANDLES = Handles()

@@ -158,7 +158,7 @@ def dataset(root: h5py.Group, key: str, file: Path) -> h5py.Dataset | None:
     key = full_name(root, key)
     if not isinstance(found, h5py.Dataset):
         raise fault(
-            "group instead of data",
+            "group-instead-of-data",
             file,
             key,
             "must be a dataset; it is a group. Is the layout the right one?",
@@ -174,11 +174,11 @@ def dataset(root: h5py.Group, key: str, file: Path) -> h5py.Dataset | None:
         text = (
             "is a virtual dataset, whose data lie in other files; an episode must hold its data. Copy it into one file"
         )
-        raise fault("virtual dataset", file, key, text)
+        raise fault("virtual-dataset", file, key, text)
     if external:
         where = external[0][0]
         text = f"keeps its data in another file ({where}); an episode must hold its data. Copy it with: h5repack IN OUT"
-        raise fault("external storage", file, key, text)
+        raise fault("external-storage", file, key, text)
     for code, _, _, label in filters:
         if code not in _BUILT_IN_FILTERS:
             said = label.decode(errors="replace") if isinstance(label, bytes) else label

@@ -1,14 +1,17 @@
 """Say what a recording is and what is wrong with it: one episode, one file with many, or a folder."""
 
+import os
 import time
 from collections import Counter
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from math import inf
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
 
+from tactile_align.checks import Check, Limit, Report, graded
 from tactile_align.datasets import codec, hdf5, looks
 from tactile_align.datasets.contact import contact_of, contacts
 from tactile_align.datasets.convert import untaken_streams
@@ -16,14 +19,26 @@ from tactile_align.datasets.episodes import Episode, EpisodeRef, examine_episode
 from tactile_align.datasets.handles import open_file
 from tactile_align.datasets.refs import locate
 from tactile_align.datasets.streams import Found, Stream, frame_places
-from tactile_align.errors import EpisodeError, Fault, InputError
+from tactile_align.errors import EpisodeError, Fault, InputError, printable
 
 MOST_UNTAKEN = 8
 """As many are shown; JSON has all."""
+LIMITS = {
+    "contact-from-start": Limit(
+        "Contact of {1} in {0}, which begins in contact",
+        0.5,
+        inf,
+        form=".0%",
+        why="In an episode that begins free, contact and free are taken for each other",
+    ),
+    "touch-quality": Limit(
+        "JPEG quality of {1} in {0}", looks.LEAST_TOUCH_QUALITY, -inf, form=".0f", why="A gel's colours are faint"
+    ),
+}
 
 
 @dataclass(frozen=True)
-class StreamReport:
+class StreamFacts:
     """One camera or touch: how it is stored and what it shows. kB are 1000 bytes."""
 
     name: str
@@ -45,9 +60,10 @@ class StreamReport:
 
 
 @dataclass
-class EpisodeReport:
-    """One episode: `faults` make it unfit, `remarks` are worth knowing, `untaken` looks like streams no role was
-    given to.
+class EpisodeFacts:
+    """One episode, by its place below what was inspected.
+
+    `faults` make it unfit, `remarks` are worth knowing, `untaken` looks like streams no role was given to.
     """
 
     name: str
@@ -58,59 +74,77 @@ class EpisodeReport:
     joints: int = 0
     actions: int = 0
     qvel: bool = False
-    streams: list[StreamReport] = field(default_factory=list)
+    streams: list[StreamFacts] = field(default_factory=list)
     depth: list[str] = field(default_factory=list)
     untaken: list[str] = field(default_factory=list)
     distinct: float | None = None
     items_a_second: float | None = None
     slowest: str | None = None
     faults: list[Fault] = field(default_factory=list)
-    remarks: list[str] = field(default_factory=list)
+    remarks: list[Check] = field(default_factory=list)
+
+    def remark(self, kind: str, title: str, measured: str, advice: str, *on: str, info: bool = False) -> None:
+        """Note a remark, of what `on` names in the episode; `info` where nothing is amiss."""
+        id = "/".join((kind, self.name, *on))
+        self.remarks.append(Check(id, title, "info" if info else "warn", measured, advice=advice))
 
 
 @dataclass
-class Report:
-    """What `inspect_path` found; `good` is False when any fault was."""
+class Inspection:
+    """What `inspect_path` found: facts by episode, and what is wrong with them or between them."""
 
     path: Path
-    episodes: list[EpisodeReport]
+    episodes: list[EpisodeFacts]
     faults: list[Fault] = field(default_factory=list)
-    remarks: list[str] = field(default_factory=list)
+    remarks: list[Check] = field(default_factory=list)
 
     @property
-    def all_faults(self) -> tuple[Fault, ...]:
-        """Every fault, of the folder and of its episodes."""
-        return (*self.faults, *(fault for episode in self.episodes for fault in episode.faults))
+    def root(self) -> Path:
+        """The folder that places are relative to."""
+        return self.path if self.path.is_dir() else self.path.parent
 
     @property
-    def good(self) -> bool:
-        """Whether nothing is wrong."""
-        return not self.all_faults
-
-    def json(self) -> dict[str, Any]:
-        """Plain data for `json.dumps`."""
-        data = asdict(self)
-        data.update(path=str(self.path), good=self.good)
-        for fault in (*data["faults"], *(f for e in data["episodes"] for f in e["faults"])):
-            fault["file"] = str(fault["file"])
-        return data
+    def report(self) -> Report:
+        """A check of every fault, "KIND/FILE/KEY/ROW", and every remark; JSON holds the facts as `episodes`."""
+        facts = [asdict(episode) for episode in self.episodes]
+        checks = [self._summary()]
+        for episode, fact in zip(self.episodes, facts, strict=True):
+            del fact["faults"], fact["remarks"]
+            checks += [*map(self._check_of, episode.faults), *episode.remarks]
+        checks += [*map(self._check_of, self.faults), *self.remarks]
+        times = Counter[str]()
+        for i, check in enumerate(checks):
+            times[check.id] += 1
+            if times[check.id] > 1:
+                checks[i] = replace(check, id=f"{check.id}/{times[check.id]}")
+        return Report("inspect", printable(str(self.path)), tuple(checks), facts={"episodes": facts})
 
     def text(self) -> str:
-        """For people."""
+        """Return the facts and the report for people."""
         lines = [line for episode in self.episodes for line in _episode_lines(episode)]
-        if len(self.episodes) > 1:
-            steps = [episode.steps for episode in self.episodes if episode.steps]
-            kinds = Counter(str(episode.layout) for episode in self.episodes)
-            lines.append(f"{len(self.episodes)} episodes, {sum(steps):,} steps, {dict(kinds)}")
-            if steps:
-                lines.append(f"  steps an episode: {min(steps)} to {max(steps)}, median {int(np.median(steps))}")
-        lines += [f"  remark: {remark}" for remark in self.remarks]
-        lines += [f"  FAULT {fault}" for fault in self.faults]
-        lines.append("no fault" if self.good else f"{len(self.all_faults)} faults")
-        return "\n".join(lines)
+        return "\n".join([*lines, "", self.report.text()])
+
+    def _check_of(self, fault: Fault) -> Check:
+        place = (place_below(self.root, fault.file), fault.key.lstrip("/"), "" if fault.row is None else str(fault.row))
+        title = f"Fault: {fault.kind.replace('-', ' ')}"
+        return Check("/".join((fault.kind, *map(printable, filter(None, place)))), title, "fail", fault.sentence)
+
+    def _summary(self) -> Check:
+        steps = [episode.steps for episode in self.episodes if episode.steps]
+        layouts = Counter(str(episode.layout) for episode in self.episodes)
+        named = ", ".join(f"{count} {layout}" for layout, count in layouts.items())
+        measured = f"{len(self.episodes)} episodes, {sum(steps):,} steps ({named})"
+        if steps:
+            measured += f"; steps an episode: {min(steps)} to {max(steps)}, median {int(np.median(steps))}"
+        return Check("episodes", "Episodes", "info", measured, len(self.episodes))
 
 
-def _episode_lines(e: EpisodeReport) -> list[str]:
+def place_below(root: Path, place: str | Path) -> str:
+    """Return where a file or an episode lies below a folder, printable."""
+    return printable(Path(os.path.relpath(place, root)).as_posix())
+
+
+def _episode_lines(e: EpisodeFacts) -> list[str]:
     rate = f"{e.fps:g} fps" if e.fps else "rate unknown"
     lines = [e.name, f"  {e.title}; {e.steps} steps, {rate}, {e.joints} joint numbers, {e.actions} action numbers"]
     for s in e.streams:
@@ -124,22 +158,17 @@ def _episode_lines(e: EpisodeReport) -> list[str]:
             shown += f", {s.contacts} contacts in {s.contact_share:.0%} of the frames"
         lines.append(shown)
     if e.untaken:
-        shown = ascii(", ".join(e.untaken[:MOST_UNTAKEN]))[1:-1]
+        shown = printable(", ".join(e.untaken[:MOST_UNTAKEN]))
         more = len(e.untaken) - MOST_UNTAKEN
         lines.append(f"  not taken by the layout: {shown}" + (f" and {more} more (--json)" if more > 0 else ""))
     if e.distinct is not None:
         lines.append(f"  {e.distinct:.0%} of the looked-at frames are no near copies of earlier ones")
     if e.items_a_second is not None:
         lines.append(f"  {e.items_a_second:g} full moments a CPU-second; most of it goes to {e.slowest}")
-    lines += [f"  remark: {remark}" for remark in e.remarks]
-    return lines + [f"  FAULT {fault}" for fault in e.faults]
+    return lines
 
 
-MOSTLY = 0.5
-"""An episode that begins in contact and touches for longer than this share of it is remarked upon."""
-
-
-def inspect_path(path: str | Path, layout: str | Path | None = None, *, timing: bool = True) -> Report:
+def inspect_path(path: str | Path, layout: str | Path | None = None, *, timing: bool = True) -> Inspection:
     """Inspect an episode, a file with several, "FILE#demo_3", or a folder.
 
     Every stored frame is checked for its beginning, end and size; cameras are sampled, touches looked at in
@@ -158,17 +187,17 @@ def inspect_path(path: str | Path, layout: str | Path | None = None, *, timing: 
     alone = "#" in text and not Path(text).exists()
     refs: tuple[EpisodeRef | str, ...] = (text,) if alone else list_episodes(path, layout)
     seen: dict[bytes, str] = {}
-    report = Report(Path(path), [])
+    inspection = Inspection(Path(path), [])
     for number, ref in enumerate(refs):
-        report.episodes.append(_inspect(ref, layout, timing and number < 3, report, seen))
-    _compare(report)
-    return report
+        inspection.episodes.append(_inspect(ref, layout, timing and number < 3, inspection, seen))
+    _compare(inspection)
+    return inspection
 
 
 def _inspect(
-    ref: EpisodeRef | str, layout: str | Path | None, timing: bool, report: Report, seen: dict[bytes, str]
-) -> EpisodeReport:
-    result = EpisodeReport(str(ref))
+    ref: EpisodeRef | str, layout: str | Path | None, timing: bool, inspection: Inspection, seen: dict[bytes, str]
+) -> EpisodeFacts:
+    result = EpisodeFacts(place_below(inspection.root, str(ref)))
     try:
         episode, found = examine_episode(ref, layout)
     except EpisodeError as error:
@@ -184,11 +213,11 @@ def _inspect(
         if found.faults:
             return result
         if episode.fps is None:
-            result.remarks.append("the rate is not recorded; give --fps where it matters")
+            result.remark("rate", "Rate", "not recorded", "Give --fps where it matters.", info=True)
         print_of = episode.qpos.tobytes() + episode.action.tobytes()
         if print_of in seen:
             text = f"has the very joints and actions of {seen[print_of]}; keep one of the two"
-            report.faults.append(Fault("duplicate", episode.path, episode.layout.state.qpos[0], text))
+            inspection.faults.append(Fault("duplicate", episode.path, episode.layout.state.qpos[0], text))
         seen[print_of] = result.name
         sound = _look(episode, result)
         if sound and timing:
@@ -206,7 +235,7 @@ def _untaken(episode: Episode) -> list[str]:
             return []  # damage in what nobody reads is no fault of the episode
 
 
-def _look(episode: Episode, result: EpisodeReport) -> bool:
+def _look(episode: Episode, result: EpisodeFacts) -> bool:
     """Fill in streams, faults and remarks; False when frames are damaged and cannot be looked at."""
     same: dict[str, np.ndarray] = {}
     sizes: dict[str, float] = {}
@@ -235,25 +264,24 @@ def _look(episode: Episode, result: EpisodeReport) -> bool:
             found = contact_of(look.thumbs.round().astype(np.uint8))
             extra = {"contact_share": found.share, "contacts": int(contacts(found.flags).max() + 1)}
             extra["drift"] = round(found.drift, 2)
-            if found.flags[0] and found.share > MOSTLY:
-                result.remarks.append(
-                    f"{name} seems to touch from the first row on, in {found.share:.0%} of all; if the episode begins "
-                    "free, contact and free are taken for each other: look at `tactile-align overlay`"
-                )
+            if found.flags[0]:
+                advice = "Look at `tactile-align overlay`."
+                _judge(result, "contact-from-start", found.share, name, advice)
             if found.drifting:
-                result.remarks.append(f"{name} drifts by {found.drift:.1f} grey levels within the episode")
+                drift = f"{found.drift:.1f} grey levels within the episode"
+                advice = "Warm the sensor's lamps up before recording; weak contacts may be missed."
+                result.remark("touch-drift", f"Drift of {name} in {result.name}", drift, advice, name)
         quality = looks.stored_quality(episode, name)
-        if touch and quality is not None and quality < looks.LEAST_TOUCH_QUALITY:
-            result.remarks.append(
-                f"{name} is stored as JPEG of quality {quality}; a gel's faint colours need "
-                f"{looks.LEAST_TOUCH_QUALITY} or more. What is lost stays lost: convert the raw recording anew, and "
-                "record the next at 95 or as PNG"
+        if touch and quality is not None:
+            advice = (
+                "What is lost stays lost: convert the raw recording anew, and record the next at quality 95 or as PNG."
             )
+            _judge(result, "touch-quality", quality, name, advice)
         role, repeated = "touch" if touch else "camera", int(same[name].sum())
         red, green, blue = (round(c, 1) for c in look.rgb)
         facts = (stream.kind, stream.codec, stream.channels, stream.width, stream.height, chunks[name])
         result.streams.append(
-            StreamReport(
+            StreamFacts(
                 name,
                 role,
                 stream.key,
@@ -266,15 +294,25 @@ def _look(episode: Episode, result: EpisodeReport) -> bool:
             )
         )
         result.faults.extend(looks.frozen(episode, name, same[name]))
-    faults, remarks = looks.dead_joints(episode)
+    faults, idle = looks.dead_joints(episode)
     cameras = {name: look for name, look in seen.items() if name in episode.cameras}
     result.faults += faults + looks.swapped_touch(episode, seen) + looks.swapped_arms(episode, cameras)
-    result.remarks += remarks + looks.colours(episode, cameras)
+    if idle:
+        result.remark("idle-joints", f"Idle joints of {result.name}", "; ".join(idle), "", info=True)
+    if exchanged := looks.colours(episode, cameras):
+        result.remark("channel-order", f"Colours of {result.name}", "; ".join(exchanged), "")
     result.distinct = round(max(looks.distinct_share(look) for look in cameras.values()), 3)
     return True
 
 
-def _scan(episode: Episode, name: str, result: EpisodeReport) -> tuple[np.ndarray, float]:
+def _judge(result: EpisodeFacts, kind: str, value: float, name: str, advice: str) -> None:
+    """Note what does not pass."""
+    check = graded(LIMITS, kind, value, result.name, name, advice=advice)
+    if check.status != "pass":
+        result.remarks.append(check)
+
+
+def _scan(episode: Episode, name: str, result: EpisodeFacts) -> tuple[np.ndarray, float]:
     """Check every stored frame without decoding it: (T - 1,) bool repeated, and mean bytes a frame."""
     stream = episode.stream(name)
     before: bytes | None = None
@@ -288,7 +326,7 @@ def _scan(episode: Episode, name: str, result: EpisodeReport) -> tuple[np.ndarra
                 text = (
                     f"is {size[0]}x{size[1]} but row 0 is {stream.width}x{stream.height}; cut it: tactile-align repair"
                 )
-                raise hdf5.fault("frame size", episode.path, stream.key, text, t)
+                raise hdf5.fault("frame-size", episode.path, stream.key, text, t)
         except EpisodeError as error:
             result.faults.extend(error.faults)
             continue
@@ -302,17 +340,21 @@ def _scan(episode: Episode, name: str, result: EpisodeReport) -> tuple[np.ndarra
     return same, total / max(1, len(episode))
 
 
-def _chunk(file: h5py.File, stream: Stream, result: EpisodeReport) -> tuple[int, ...] | None:
+def _chunk(file: h5py.File, stream: Stream, result: EpisodeFacts) -> tuple[int, ...] | None:
     data = file[stream.key]
     chunk: tuple[int, ...] | None = data.chunks
     if chunk is not None and data.compression is not None and chunk[0] > 1:
-        result.remarks.append(f"{stream.name} unpacks {chunk[0]} frames to give one; rewrite with one frame a chunk")
+        measured = f"{chunk[0]} frames are unpacked to give one"
     elif chunk is not None and stream.kind == "raw" and chunk[1:] != data.shape[1:]:
-        result.remarks.append(f"{stream.name} has frames cut over chunks of {chunk}; rewrite with one frame a chunk")
+        measured = f"frames are cut over chunks of {chunk}"
+    else:
+        return chunk
+    title = f"Chunks of {stream.name} in {result.name}"
+    result.remark("chunks", title, measured, "Rewrite with one frame a chunk.", stream.name)
     return chunk
 
 
-def _check_lengths_table(file: h5py.File, episode: Episode, result: EpisodeReport) -> None:
+def _check_lengths_table(file: h5py.File, episode: Episode, result: EpisodeFacts) -> None:
     lengths = episode.layout.lengths
     data = None if lengths is None else hdf5.dataset(file, lengths.key, episode.path)
     if lengths is None or data is None:
@@ -321,11 +363,12 @@ def _check_lengths_table(file: h5py.File, episode: Episode, result: EpisodeRepor
     written = [*episode.cameras, *episode.sensors]
     rows = sorted(written) if lengths.rows == "alphabetical" else written
     if table.shape != (len(rows), len(episode)):
-        result.remarks.append(f"{lengths.key} has shape {table.shape}, not ({len(rows)}, {len(episode)}); not used")
+        measured = f"{lengths.key} has shape {table.shape}, not ({len(rows)}, {len(episode)})"
+    elif not np.array_equal(table[:, 0], [len(episode.encoded(name, 0) or b"") for name in rows]):
+        measured = f"{lengths.key} does not give the lengths of {', '.join(rows)} in this order"
+    else:
         return
-    actual = [len(episode.encoded(name, 0) or b"") for name in rows]
-    if not np.array_equal(table[:, 0], actual):
-        result.remarks.append(f"{lengths.key} does not give the lengths of {', '.join(rows)} in this order; not used")
+    result.remark("lengths-table", f"Table of lengths in {result.name}", f"{measured}; not used", "", info=True)
 
 
 def _measure(episode: Episode, seconds: float = 0.4) -> tuple[float, str]:
@@ -344,9 +387,9 @@ def _measure(episode: Episode, seconds: float = 0.4) -> tuple[float, str]:
     return round(count / total, 1), f"{slowest} ({cost[slowest] / total:.0%})"
 
 
-def _compare(report: Report) -> None:
-    """What only shows between episodes: another robot, another camera, another layout."""
-    sound = [episode for episode in report.episodes if episode.layout is not None and episode.steps]
+def _compare(inspection: Inspection) -> None:
+    """Note what only shows between episodes: another robot, another camera, another layout."""
+    sound = [episode for episode in inspection.episodes if episode.layout is not None and episode.steps]
     for what, of in (
         ("joints", lambda e: e.joints),
         ("layouts", lambda e: e.layout),
@@ -357,4 +400,6 @@ def _compare(report: Report) -> None:
         if len(values) > 1:
             (usual, _), *others = values.most_common()
             odd = next(e for e in sound if of(e) == others[0][0])
-            report.remarks.append(f"different {what}: mostly {usual}, but {odd.name} has {others[0][0]}")
+            measured = f"mostly {usual}, but {odd.name} has {others[0][0]}"
+            advice = "Are they of one robot and one cell? Inspect and train them apart if not."
+            inspection.remarks.append(Check(f"different-{what}", f"Different {what}", "warn", measured, advice=advice))

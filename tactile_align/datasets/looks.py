@@ -88,7 +88,7 @@ def dead_joints(episode: Episode) -> tuple[list[Fault], list[str]]:
     if len(dead):
         zero = " (zero)" if not episode.qpos[:, dead].any() else ""
         text = f"columns {_list(dead)} never change{zero} though the actions do; was the joint reading recorded?"
-        faults.append(Fault("dead joint", episode.path, key, text))
+        faults.append(Fault("dead-joint", episode.path, key, text))
     idle = np.flatnonzero(still & ~told)
     if len(idle):
         zero = "zero" if not episode.qpos[:, idle].any() else "constant"
@@ -109,7 +109,7 @@ def swapped_touch(episode: Episode, looks: dict[str, Look]) -> list[Fault]:
                     "against "
                     f"{scene.texture:.1f} grey levels, and more motion); are the two streams exchanged?"
                 )
-                faults.append(Fault("swapped touch", episode.path, episode.stream(sensor).key, text))
+                faults.append(Fault("swapped-touch", episode.path, episode.stream(sensor).key, text))
     return faults
 
 
@@ -139,7 +139,7 @@ def swapped_arms(episode: Episode, looks: dict[str, Look]) -> list[Fault]:
         f"{r['left', 'left']:.2f}), and {right[0]} with the left arm's; are the arms or the cameras "
         "exchanged?"
     )
-    return [Fault("swapped arms", episode.path, episode.stream(left[0]).key, text)]
+    return [Fault("swapped-arms", episode.path, episode.stream(left[0]).key, text)]
 
 
 def colours(episode: Episode, looks: dict[str, Look]) -> list[str]:

@@ -151,7 +151,7 @@ class _Source:
             values = self.state[name]
             finite = np.ones(0, bool) if values is None else np.isfinite(values).all(axis=1)
             faults += [
-                Fault("not finite", self.path, keys[0], "is not finite", int(row)) for row in np.flatnonzero(~finite)
+                Fault("non-finite", self.path, keys[0], "is not finite", int(row)) for row in np.flatnonzero(~finite)
             ]
         for role, name, key in self.places:
             data = self.frames[name]
@@ -169,7 +169,7 @@ class _Source:
             for size, rows in sizes.items():
                 if size != usual:
                     text = f"is {size[0]}x{size[1]}, most frames are {usual[0]}x{usual[1]}"
-                    faults += [Fault("frame size", self.path, key, text, row) for row in rows]
+                    faults += [Fault("frame-size", self.path, key, text, row) for row in rows]
         return faults
 
     def write(self, out: Path, start: int, end: int, overwrite: bool) -> Path:

@@ -244,7 +244,7 @@ def locate(
         if len(groups) != 1:
             some = ", ".join(g.rpartition("/")[2] for g in groups[:3])
             text = f"holds {len(groups)} episodes ({some}, ...); name one as {ref.path.name}#NAME"
-            raise hdf5.fault("which episode", ref.path, known.episode_group, text)
+            raise hdf5.fault("which-episode", ref.path, known.episode_group, text)
         group = groups[0]
     holder = hdf5.reach(file, group, ref.path) if group else file
     if not isinstance(holder, h5py.Group):

@@ -38,7 +38,7 @@ def camera_places(group: h5py.Group, layout: Layout, file: Path) -> list[tuple[s
         return []
     if not isinstance(cameras, h5py.Group):
         text = "must be a group of camera streams; it is a dataset. Is the layout the right one?"
-        raise hdf5.fault("data instead of group", file, hdf5.full_name(group, layout.cameras.group), text)
+        raise hdf5.fault("data-instead-of-group", file, hdf5.full_name(group, layout.cameras.group), text)
     names = sorted(hdf5.names(cameras, file), key=layout.camera_rank)
     roles = {name: "depth" if layout.is_depth(name) else "camera" for name in names}
     chosen = [name for name in names if layout.is_depth(name) or layout.is_camera(name)]
@@ -156,7 +156,7 @@ def state_array(
                 f"column {column} is {values[row, column]}; every number must be finite. Cut it out with: "
                 "tactile-align repair"
             )
-            raise hdf5.fault("not finite", file, full, text, row)
+            raise hdf5.fault("non-finite", file, full, text, row)
         if parts and len(parts[0]) != len(values):
             text = (
                 f"has {len(values)} rows but /{hdf5.full_name(group, keys[0])} has {len(parts[0])}; they are "

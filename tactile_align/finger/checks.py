@@ -1,4 +1,4 @@
-"""The lines of the table of both finger routes: how far the sensor and the stroke went, and whether that is likely.
+"""The checks of both finger routes: how far the sensor and the stroke went, and whether that is likely.
 
 A fit says how far the sensor would have to stand elsewhere. Far from where the rig has it something else is more
 likely wrong, so that a person must say it is the sensor: `accept`.
@@ -9,9 +9,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tactile_align.checks import Check, Limit, decided, graded
 from tactile_align.finger.box_fit import BoxFit
 from tactile_align.finger.frames import Reading
-from tactile_align.verdict import Check, Outcome, graded
+from tactile_align.finger.tag_fit import MIN_SIGHTINGS
 
 MIN_BOXES = 6
 FAR_M, FAR_RAD, FAR_STROKE = 0.005, np.radians(10.0), 0.10
@@ -24,6 +25,23 @@ POOR_IOU = 0.5
 """Another view with less is off, whatever the fit."""
 CLEAR_GAIN = 0.01
 """A mean change of IoU below this, or below twice its standard error, is none."""
+LIMITS = {
+    "boxes": Limit("Boxes used", 20, MIN_BOXES, form=".0f", why="Seven numbers need many boxes"),
+    "sightings": Limit("Frames that show the tag", 20, MIN_SIGHTINGS, form=".0f", why="Nine numbers need many frames"),
+    "opening-range": Limit("Range of openings", 10, 3, " mm", why="The stroke shows only while the gripper moves"),
+    "iou-median": Limit("IoU of left-out boxes, median", 0.75, 0.5, form=".3f", why="The fit does not explain them"),
+    "iou-p5": Limit("IoU of left-out boxes, 5th percentile", 0.5, 0.25, form=".3f", why="Single boxes are off"),
+    "corners-median": Limit(
+        "Corners of left-out frames, median",
+        1.5,
+        3.0,
+        " px",
+        why="The finger does not move on a line as the reading says",
+    ),
+    "frames-far-off": Limit("Frames far off", 0.0, 0.1, form=".0%", why="Single frames do not fit"),
+    "tag-sigma": Limit("Sigma of the tag in the camera", 1.0, 3.0, " mm", why="The tag looks too small"),
+    "axis-lean": Limit("Finger's axis off", 3.0, 10.0, " deg", why="The rig states the axis otherwise"),
+}
 FLAG = "--accept-doubtful"
 
 
@@ -79,7 +97,7 @@ def _is_far(x: np.ndarray) -> bool:
 def box_checks(
     fit: BoxFit, span: float, others: Sequence[OtherView], camera: str, doubt: str, accept: bool
 ) -> list[Check]:
-    """Return the table's lines on boxes.
+    """Return the checks on boxes.
 
     Args:
         fit: The fit.
@@ -91,35 +109,33 @@ def box_checks(
     """
     look = "See which boxes are off."
     before, after = float(np.median(fit.before)), float(np.median(fit.after))
-    needed, already = is_needed(fit), ""
-    if not needed:
-        than = "as well as they can be drawn" if before >= ALREADY_IOU else "no worse than the fit does"
-        already = f"No change needed: the rig explains the boxes of {camera} {than}. To change it all the same: {FLAG}."
+    needed = is_needed(fit)
+    than = "as well as they can be drawn" if before >= ALREADY_IOU else "no worse than the fit does"
     wide = float(np.linalg.norm(fit.bias[:3])) * 1e3
     return [
-        graded("boxes used", len(fit.after), 20, MIN_BOXES, form=".0f", advice="Draw 20 boxes or more."),
-        graded("range of openings", span * 1e3, 10, 3, " mm", "Draw boxes over the whole stroke."),
-        graded("IoU of left-out boxes, median", after, 0.75, 0.5, form=".3f", advice=look),
-        graded(
-            "IoU of left-out boxes, 5th percentile",
-            float(np.percentile(fit.after, 5)),
-            0.5,
-            0.25,
-            form=".3f",
-            advice=look,
-        ),
-        Check(
-            "change needed",
+        graded(LIMITS, "boxes", len(fit.after), advice="Draw 20 boxes or more."),
+        graded(LIMITS, "opening-range", span * 1e3, advice="Draw boxes over the whole stroke."),
+        graded(LIMITS, "iou-median", after, advice=look),
+        graded(LIMITS, "iou-p5", float(np.percentile(fit.after, 5)), advice=look),
+        decided(
+            "change-needed",
+            "Change needed",
+            needed,
             f"IoU {before:.3f} -> {after:.3f}",
-            f"< {ALREADY_IOU:g} before, clearly more after",
-            "pass" if needed else "warn",
-            already,
+            limit=f"< {ALREADY_IOU:g} before, clearly more after",
             value=before,
+            advice=f"No change needed: the rig explains the boxes of {camera} {than}. "
+            f"To change it all the same: {FLAG}.",
         ),
-        *[_other(one, camera, needed) for one in others],
+        *[_other(view, camera, needed) for view in others],
         moved_check(fit.x, doubt, accept),
-        Check("sigma", f"{amounts(fit.sigma, '.2f')}; random part only"),
-        Check("boxes 1 px wider at each side", f"{wide:.1f} mm more, stroke x {1 + fit.bias[6] / fit.x[6]:.3f}"),
+        Check("sigma", "Sigma", "info", f"{amounts(fit.sigma, '.2f')}; random part only"),
+        Check(
+            "wider-boxes",
+            "Boxes 1 px wider at each side",
+            "info",
+            f"{wide:.1f} mm more, stroke x {1 + fit.bias[6] / fit.x[6]:.3f}",
+        ),
         stroke_check(float(fit.x[6]), float(fit.sigma[6]), _stroke_doubt(fit, after, doubt), accept),
     ]
 
@@ -138,53 +154,54 @@ def _stroke_doubt(fit: BoxFit, after: float, doubt: str) -> str:
 
 
 def _other(view: OtherView, camera: str, needed: bool) -> Check:
-    worse = view.change < 0
+    worse, median = view.change < 0, float(np.median(view.after))
     word = ("worse", "no clear change", "better")[view.change + 1]
-    outcome: Outcome = "fail" if worse else "pass"
-    advice = ""
+    advice = f"The sensor is not what puts the box off in {view.camera}: tactile-align verify with these labels."
     if worse:
         cause = "so it is not the sensor that is off: calibrate (hand-eye, intrinsics) whichever camera is"
         if not needed:
             cause = "one more sign that the sensor stands as the rig has it"
         advice = f"What brings the box nearer in {camera} takes it away in {view.camera}, {cause}."
-    elif np.median(view.after) < POOR_IOU:
-        outcome = "warn"
-        advice = f"The sensor is not what puts the box off in {view.camera}: tactile-align verify with these labels."
-    return Check(
+    return decided(
+        f"other-view/{view.camera}",
         f"IoU in {view.camera}, median",
-        f"{np.median(view.before):.3f} -> {np.median(view.after):.3f} ({len(view.after)} boxes): {word}",
-        f"not worse, >= {POOR_IOU:g}",
-        outcome,
-        advice,
-        value=float(np.median(view.after)),
+        not worse and median >= POOR_IOU,
+        f"{np.median(view.before):.3f} -> {median:.3f} ({len(view.after)} boxes): {word}",
+        limit=f"not worse, >= {POOR_IOU:g}",
+        value=median,
+        advice=advice,
+        otherwise="fail" if worse else "warn",
     )
 
 
 def moved_check(x: np.ndarray, doubt: str, accept: bool) -> Check:
-    """Return the line on how far a sensor moved and turned: x (6 or more,), m and rad."""
-    likely = not _is_far(x)
-    return Check(
-        "sensor moved",
+    """Return the check on how far a sensor moved and turned: x (6 or more,), m and rad."""
+    return decided(
+        "sensor-moved",
+        "Sensor moved",
+        not _is_far(x),
         amounts(x, "+.2f"),
-        f"<= {FAR_M * 1e3:.0f} mm, {np.degrees(FAR_RAD):.0f} deg",
-        "pass" if likely else "warn" if accept else "fail",
-        "" if likely else _or_else(doubt, "the sensor does sit there", accept),
+        limit=f"<= {FAR_M * 1e3:.0f} mm, {np.degrees(FAR_RAD):.0f} deg",
         value=float(np.linalg.norm(x[:3])),
+        advice=_or_else(doubt, "the sensor does sit there", accept),
+        otherwise="warn" if accept else "fail",
     )
 
 
 def stroke_check(stroke: float, sigma: float, doubt: str, accept: bool) -> Check:
-    """Return the line on the factor of the gripper's stroke."""
-    line = Check("stroke", f"x {stroke:.4f} (sigma {sigma:.4f})", f"1 +- {FAR_STROKE:g}", "pass", value=stroke)
-    if not STROKES[0] <= stroke <= STROKES[1]:
-        advice = (
-            "The reading does not explain the finger: open and closed swapped, the other finger, or another column?"
-        )
-        return Check(line.name, line.measured, line.needed, "fail", advice, stroke)
-    if abs(stroke - 1) <= FAR_STROKE:
-        return line
-    advice = _or_else(doubt, "the gripper does open so far", accept)
-    return Check(line.name, line.measured, line.needed, "warn" if accept else "fail", advice, stroke)
+    """Return the check on the factor of the gripper's stroke."""
+    absurd = not STROKES[0] <= stroke <= STROKES[1]
+    swapped = "The reading does not explain the finger: open and closed swapped, the other finger, or another column?"
+    return decided(
+        "stroke",
+        "Stroke",
+        abs(stroke - 1) <= FAR_STROKE,
+        f"x {stroke:.4f} (sigma {sigma:.4f})",
+        limit=f"1 +- {FAR_STROKE:g}",
+        value=stroke,
+        advice=swapped if absurd else _or_else(doubt, "the gripper does open so far", accept),
+        otherwise="warn" if accept and not absurd else "fail",
+    )
 
 
 def _or_else(doubt: str, sure: str, accept: bool) -> str:
@@ -192,12 +209,12 @@ def _or_else(doubt: str, sure: str, accept: bool) -> str:
 
 
 def reading_checks(found: Reading | None, stated: Reading) -> list[Check]:
-    """Return the line on what the gripper reading is, none where the frames cannot tell."""
+    """Return the check on what the gripper reading is, none where the frames cannot tell."""
     if found is None:
         return []
-    same = found == stated
-    advice = "" if same else f'Set reading = "{found}" of the gripper in the rig, then calibrate again.'
-    return [Check("gripper reading", f"frames in contact say {found}", stated, "pass" if same else "warn", advice)]
+    advice = f'Set reading = "{found}" of the gripper in the rig, then calibrate again.'
+    measured = f"frames in contact say {found}"
+    return [decided("gripper-reading", "Gripper reading", found == stated, measured, limit=stated, advice=advice)]
 
 
 def amounts(x: np.ndarray, form: str) -> str:

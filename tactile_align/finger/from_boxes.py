@@ -4,7 +4,6 @@ For a camera on the same hand the chain camera - flange - finger - sensor holds 
 needed; the opening and the finger's own geometry dominate the error. A tag instead of boxes: `finger_tag`.
 """
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from tactile_align.calibration.rig import Rig, load_rig
+from tactile_align.checks import Report
 from tactile_align.datasets.episodes import list_episodes, open_episode
 from tactile_align.errors import InputError
 from tactile_align.finger.box_fit import START, fit_boxes, iou_of, moved, other_cause
@@ -26,8 +26,7 @@ from tactile_align.finger.checks import (
     verdict_of_others,
 )
 from tactile_align.finger.frames import FingerFrames, Reading, finger_of
-from tactile_align.sessions.write_rig import pose_keys, require_no_override, save_unless_failed, with_stroke
-from tactile_align.verdict import Verification
+from tactile_align.sessions.write_rig import pose_keys, provenance, require_no_override, save_unless_failed, with_stroke
 from tactile_align.verify.evidence import Labels, gather
 from tactile_align.verify.labels import labelled_episodes
 
@@ -46,7 +45,7 @@ class Finger:
         after: The same with the new rig, each label under the fit of all others.
         reading: What the boxes say the gripper reading is: "commanded", "measured", or None where they cannot tell.
         needed: Whether the boxes ask for a change at all; one that they do not is only written when accepted.
-        verification: Table and verdict.
+        report: The checks.
     """
 
     rig: Rig
@@ -58,7 +57,7 @@ class Finger:
     after: float
     reading: Reading | None
     needed: bool
-    verification: Verification
+    report: Report
 
 
 def calibrate_finger(
@@ -112,15 +111,16 @@ def calibrate_finger(
         *box_checks(fit, float(np.ptp(frames.opening[frames.stated])), others, camera, doubt, accept),
         *reading_checks(fit.reading, gripper.reading),
     ]
-    result = Verification(f"{sensor} in {camera}: {len(seen)} boxes", tuple(checks), joined(digests))
+    subject = f"{sensor} in {camera}: {len(seen)} boxes"
+    report = Report("calibrate", subject, tuple(checks), facts=provenance(digests))
     x, changed, needed = fit.x, known, is_needed(fit)
     if STROKES[0] <= x[6] <= STROKES[1]:
         changed = known.with_sensor(sensor, **pose_keys(moved(touch.T_parent_this, x)))
         changed = with_stroke(changed, finger.partition("/")[0], float(x[6]))
     if needed or accept:
-        save_unless_failed(changed, out, result)
+        save_unless_failed(changed, out, report)
     old, new = float(np.median(fit.before)), float(np.median(fit.after))
-    return Finger(changed, x[:3], x[3:6], float(x[6]), fit.sigma, old, new, fit.reading, needed, result)
+    return Finger(changed, x[:3], x[3:6], float(x[6]), fit.sigma, old, new, fit.reading, needed, report)
 
 
 def _collected(
@@ -161,8 +161,3 @@ def _only(given: str | None, found: Sequence[str], what: str) -> str:
             + (" (the others then judge the fit)" if what == "camera" else "")
         )
     return found[0]
-
-
-def joined(digests: Sequence[str]) -> str:
-    """Return one hash for several episodes' hashes, in whatever order they were read."""
-    return hashlib.sha256("".join(sorted(digests)).encode()).hexdigest()

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 
 from tactile_align.calibration.rig import Rig, load_rig
+from tactile_align.checks import Check, Report, graded
 from tactile_align.errors import InputError
-from tactile_align.finger.checks import STROKES, amounts, moved_check, reading_checks, stroke_check
+from tactile_align.finger.checks import LIMITS, STROKES, amounts, moved_check, reading_checks, stroke_check
 from tactile_align.finger.frames import Reading
-from tactile_align.finger.from_boxes import joined
 from tactile_align.finger.tag_fit import (
     MIN_OPENINGS,
     MIN_SHARE,
@@ -28,11 +28,11 @@ from tactile_align.finger.tag_fit import (
 from tactile_align.geometry.frames import invert, rotation_log
 from tactile_align.sessions.write_rig import (
     pose_keys,
+    provenance,
     require_no_override,
     save_unless_failed,
     with_stroke,
 )
-from tactile_align.verdict import Check, Verification, graded
 
 
 @dataclass(frozen=True)
@@ -44,14 +44,14 @@ class TaggedFinger:
         found: "camera NAME" or "sensor NAME", whose pose was found.
         fit: The numbers, with their uncertainty and the error in pixels of each frame.
         looked: How many frames were searched.
-        verification: Table and verdict.
+        report: The checks.
     """
 
     rig: Rig
     found: str
     fit: TagFit
     looked: int
-    verification: Verification
+    report: Report
 
     @property
     def reading(self) -> Reading | None:
@@ -116,11 +116,12 @@ def calibrate_finger_by_tag(
     T = mounted.T_parent_this if sought else known.sensor(tag.parent).T_parent_this
     fit = fit_tag(seen, Holder(T, tag.T_parent_this, sought, tag.corners), ends)
     name = f"camera {camera}" if sought else f"sensor {tag.parent}"
-    result = Verification(
+    report = Report(
+        "calibrate",
         f"tag {tag.id} in {camera}: {len(opening)} of {seen.looked} frames, for {name}",
         (*_checks(fit, T, sought, seen.frames.axis, float(np.ptp(opening)), seen.names, accept),
          *reading_checks(fit.reading, known.gripper(arm).reading)),
-        joined(seen.digests),
+        facts=provenance(seen.digests),
     )  # fmt: skip
     changed = known
     if STROKES[0] <= fit.stroke <= STROKES[1]:
@@ -131,14 +132,14 @@ def calibrate_finger_by_tag(
             changed = changed.with_camera(camera, **pose_keys(fit.T), covariance=covariance)
         else:
             changed = changed.with_sensor(tag.parent, **pose_keys(fit.T))
-    save_unless_failed(changed, out, result)
-    return TaggedFinger(changed, name, fit, seen.looked, result)
+    save_unless_failed(changed, out, report)
+    return TaggedFinger(changed, name, fit, seen.looked, report)
 
 
 def _checks(
     fit: TagFit, T: np.ndarray, sought: bool, axis: np.ndarray, span: float, names: tuple[str, ...], accept: bool
 ) -> list[Check]:
-    """Return the table's lines; T is the rig's pose, `span` the range of openings, m."""
+    """Return the checks; T is the rig's pose, `span` the range of openings, m."""
     off = np.concatenate([fit.T[:3, 3] - T[:3, 3], rotation_log(invert(T)[:3, :3] @ fit.T[:3, :3])])
     lean = float(np.degrees(np.arccos(np.clip(fit.axis @ axis, -1, 1))))
     sigma = np.sqrt(np.diag(fit.covariance))
@@ -146,24 +147,22 @@ def _checks(
     worst = ", ".join(names[i] for i in np.flatnonzero(bad)[:3])
     doubt = "Is the camera calibrated, the tag's place as its file says, its side without the white rim?"
     return [
-        graded("frames that show the tag", len(fit.after), 20, MIN_SIGHTINGS, form=".0f", advice="Record more."),
-        graded("range of openings", span * 1e3, 10, 3, " mm", "Move the gripper over its whole stroke."),
+        graded(LIMITS, "sightings", len(fit.after), advice="Record more."),
+        graded(LIMITS, "opening-range", span * 1e3, advice="Move the gripper over its whole stroke."),
         graded(
-            "corners of left-out frames, median",
+            LIMITS,
+            "corners-median",
             float(np.median(fit.after)),
-            1.5,
-            3.0,
-            " px",
-            "The finger does not move on a line as the reading says: another law, a turning jaw, a loose tag, or blur.",
+            advice="Look for another law, a turning jaw, a loose tag, or blur.",
         ),
-        graded("frames far off", float(bad.mean()), 0.0, 0.1, form=".0%", advice=f"Look at {worst}."),
-        graded("sigma of the tag in the camera", fit.place_m * 1e3, 1.0, 3.0, " mm", "A larger tag, or more frames."),
-        Check("corners before, median", f"{np.median(fit.before):.3g} px"),
+        graded(LIMITS, "frames-far-off", float(bad.mean()), advice=f"Look at {worst}."),
+        graded(LIMITS, "tag-sigma", fit.place_m * 1e3, advice="Take a larger tag, or more frames."),
+        Check("corners-before", "Corners before, median", "info", f"{np.median(fit.before):.3g} px"),
         # A camera from drawings is often centimetres off; a sensor on its finger is not.
-        Check("camera moved", amounts(off, "+.2f"), value=float(np.linalg.norm(off[:3])))
+        Check("camera-moved", "Camera moved", "info", amounts(off, "+.2f"), float(np.linalg.norm(off[:3])))
         if sought
         else moved_check(off, doubt, accept),
-        Check("sigma", amounts(sigma[:6], ".2f")),
+        Check("sigma", "Sigma", "info", amounts(sigma[:6], ".2f")),
         stroke_check(fit.stroke, float(sigma[6]), doubt, accept),
-        graded("finger's axis off", lean, 3.0, 10.0, " deg", "Is the tag turned on the finger as its file says?"),
+        graded(LIMITS, "axis-lean", lean, advice="Is the tag turned on the finger as its file says?"),
     ]

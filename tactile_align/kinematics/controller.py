@@ -1,13 +1,14 @@
 """Does forward kinematics say what the controller says? If not, which of the known traps explains it?"""
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from itertools import permutations, product
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
+from tactile_align.checks import Check, Limit, Report, Status, Table, graded
 from tactile_align.errors import InputError
 from tactile_align.evenly import evenly
 from tactile_align.facts import fact_names
@@ -223,7 +224,7 @@ def describe(T: np.ndarray) -> str:
     return f"({x:.2f}, {y:.2f}, {z:.2f}) mm, turned by {angle:.2f} deg"
 
 
-Reading = tuple["Trap", Arm, list[int], np.ndarray, np.ndarray, int]
+JointHypothesis = tuple[Check, Arm, list[int], np.ndarray, np.ndarray, int]
 """A trap, the arm, the order, signs and offsets (rad) of its joint columns, and how many joints that changes."""
 ROWS_FOR_SEARCH = 24
 CANDIDATES = 24
@@ -233,83 +234,100 @@ GAZEBO = ({0, 3, 4}, {0, 3}, {0, 4, 5})
 """Joints whose axes public Gazebo descriptions turn to -z (Nova 2, Nova 5; CR7's copy)."""
 
 
+TrapId = Literal[
+    "axis-signs",
+    "degrees",
+    "euler-order",
+    "gazebo-axis-signs",
+    "joint-order",
+    "length-unit",
+    "other-model",
+    "pose-angle-unit",
+    "tool-left-in",
+    "user-frame-left-in",
+    "zero-pose",
+]
+
+
+def trap(id: TrapId, evidence: str, advice: str, status: Status = "fail") -> Check:
+    """Return a known mistake that explains the file as a check "trap/ID"."""
+    return Check(f"trap/{id}", f"Trap: {id.replace('-', ' ')}", status, evidence, advice=advice)
+
+
 @dataclass(frozen=True)
-class Trap:
-    """A known mistake that explains the file: its name, and what to do about it."""
+class Hypothesis:
+    """One way to read the file: what was mistaken (None as stated), and the poses it makes."""
 
-    name: str
-    message: str
-
-
-@dataclass(frozen=True)
-class Idea:
-    """One reading of the file: what was mistaken (None as stated), and the poses it makes."""
-
-    trap: Trap | None
+    trap: Check | None
     A: np.ndarray
     C: np.ndarray
     changes: int = 0
 
 
-def ideas(arm: Arm, file: PoseFile, stated: Idea) -> Iterator[Idea]:
-    """Yield every reading but the stated one that could explain the file."""
-    yield from _pose_ideas(file, stated)
+def hypotheses(arm: Arm, file: PoseFile, stated: Hypothesis) -> Iterator[Hypothesis]:
+    """Yield every hypothesis but the stated one that could explain the file."""
+    yield from _pose_hypotheses(file, stated)
     other = "rad" if file.joint_unit == "deg" else "deg"
     scale = 180 / np.pi if other == "rad" else np.pi / 180
-    message = f"the joint columns hold {other}, not {file.joint_unit}. Name them j1_{other} .. j{arm.dof}_{other}"
-    yield Idea(Trap("degrees", message), forward_kinematics(arm, file.joints * scale), stated.C)
-    yield from _likeliest(list(_joint_ideas(arm)), file, stated)
+    mistake = trap(
+        "degrees",
+        f"the joint columns hold {other}, not {file.joint_unit}",
+        f"Name them j1_{other} .. j{arm.dof}_{other}.",
+    )
+    yield Hypothesis(mistake, forward_kinematics(arm, file.joints * scale), stated.C)
+    yield from _likeliest(list(_joint_hypotheses(arm)), file, stated)
 
 
-def _pose_ideas(file: PoseFile, stated: Idea) -> Iterator[Idea]:
+def _pose_hypotheses(file: PoseFile, stated: Hypothesis) -> Iterator[Hypothesis]:
     for order in (*EULER[1:], "rotation vector"):
         means = order if order == "rotation vector" else " ".join(f"R{axis}(r{axis})" for axis in order)
-        message = f"rx, ry, rz are no Rz(rz) Ry(ry) Rx(rx) but {means}. Convert them before comparing"
-        yield Idea(Trap("Euler order", message), stated.A, controller_poses(file, order))
+        evidence = f"rx, ry, rz are no Rz(rz) Ry(ry) Rx(rx) but {means}"
+        mistake = trap("euler-order", evidence, "Convert them before comparing.")
+        yield Hypothesis(mistake, stated.A, controller_poses(file, order))
     other = "rad" if file.angle_unit == "deg" else "deg"
     angles = file.angles * (180 / np.pi if other == "rad" else np.pi / 180)
-    message = f"rx, ry, rz are {other}, not {file.angle_unit}. Name the columns rx_{other}, ry_{other}, rz_{other}"
-    yield Idea(Trap("pose angle unit", message), stated.A, controller_poses(replace(file, angles=angles)))
+    advice = f"Name the columns rx_{other}, ry_{other}, rz_{other}."
+    mistake = trap("pose-angle-unit", f"rx, ry, rz are {other}, not {file.angle_unit}", advice)
+    yield Hypothesis(mistake, stated.A, controller_poses(replace(file, angles=angles)))
     unit = "m" if file.position_unit == "mm" else "mm"
     position = file.position * (1e3 if unit == "m" else 1e-3)
-    message = f"x, y, z are {unit}, not {file.position_unit}. Name the columns x_{unit}, y_{unit}, z_{unit}"
-    yield Idea(Trap("length unit", message), stated.A, controller_poses(replace(file, position=position)))
+    advice = f"Name the columns x_{unit}, y_{unit}, z_{unit}."
+    mistake = trap("length-unit", f"x, y, z are {unit}, not {file.position_unit}", advice)
+    yield Hypothesis(mistake, stated.A, controller_poses(replace(file, position=position)))
 
 
-def _joint_ideas(arm: Arm) -> Iterator[Reading]:
+def _joint_hypotheses(arm: Arm) -> Iterator[JointHypothesis]:
     """Yield (trap, arm, order, signs, offsets in rad, number of joints changed)."""
     n = arm.dof
     same, plus, zero = list(range(n)), np.ones(n), np.zeros(n)
     for name in fact_names("kinematics"):
         model = load_arm(name)
         if name != arm.name and model.dof == n:
-            message = f"the poses are those of {name}, not of {arm.name}. Set the arm's model"
-            yield Trap("other model", message), model, same, plus, zero, 0
+            evidence = f"the poses are those of {name}, not of {arm.name}"
+            yield trap("other-model", evidence, "Set the arm's model."), model, same, plus, zero, 0
     for signs in product((1.0, -1.0), repeat=n):
         flipped = {i for i in range(n) if signs[i] < 0}
         if flipped:
-            which = ", ".join(arm.joint_names[i] for i in sorted(flipped))
-            gazebo = flipped in GAZEBO
-            message = f"{which} turn the other way" + (
-                ", as in public Gazebo descriptions; the controller's axes are all +z" if gazebo else ""
-            )
-            name = "Gazebo axis signs" if gazebo else "axis signs"
-            yield Trap(name, f"{message}. Negate them"), arm, same, np.array(signs), zero, len(flipped)
+            id: TrapId = "axis-signs"
+            evidence = f"{', '.join(arm.joint_names[i] for i in sorted(flipped))} turn the other way"
+            if flipped in GAZEBO:
+                id = "gazebo-axis-signs"
+                evidence += ", as in public Gazebo descriptions; the controller's axes are all +z"
+            yield trap(id, evidence, "Negate them."), arm, same, np.array(signs), zero, len(flipped)
     for order in permutations(range(n)) if n <= 7 else ():
         changed = sum(i != j for i, j in enumerate(order))
         if changed:
-            message = (
-                f"the joint columns stand in another order: {', '.join(f'j{i + 1}' for i in order)} are j1 .. j{n}"
-            )
-            yield Trap("joint order", f"{message}. Reorder them"), arm, list(order), plus, zero, changed
+            columns = ", ".join(f"j{i + 1}" for i in order)
+            evidence = f"the joint columns stand in another order: {columns} are j1 .. j{n}"
+            yield trap("joint-order", evidence, "Reorder them."), arm, list(order), plus, zero, changed
     for turns in product((0, 1, -1, 2), repeat=max(n - 2, 0)):
         if any(turns):
             offsets = np.array([0, *turns, 0]) * np.pi / 2
             which = ", ".join(
                 f"{arm.joint_names[i]} {np.degrees(offsets[i]):+.0f} deg" for i in np.flatnonzero(offsets)
             )
-            message = f"the joints count from another zero: {which}. Add it"
-            yield Trap("zero pose", message), arm, same, plus, offsets, int(np.count_nonzero(offsets))
+            evidence = f"the joints count from another zero: {which}"
+            yield trap("zero-pose", evidence, "Add it."), arm, same, plus, offsets, int(np.count_nonzero(offsets))
 
 
 def turns_alike(A: np.ndarray, C: np.ndarray) -> np.ndarray:
@@ -319,87 +337,66 @@ def turns_alike(A: np.ndarray, C: np.ndarray) -> np.ndarray:
     return np.asarray(np.degrees(np.mean(np.abs(off), axis=-1)))
 
 
-def _likeliest(readings: list[Reading], file: PoseFile, stated: Idea) -> list[Idea]:
-    """Return the readings whose relative turns come nearest to the controller's, whatever base and tool are."""
+def _likeliest(candidates: list[JointHypothesis], file: PoseFile, stated: Hypothesis) -> list[Hypothesis]:
+    """Return the hypotheses whose relative turns come nearest to the controller's, whatever base and tool are."""
     some = evenly(len(stated.C), ROWS_FOR_SEARCH)
-    cost = np.zeros(len(readings))
+    cost = np.zeros(len(candidates))
     by_arm: dict[str, list[int]] = {}
-    for i, reading in enumerate(readings):
-        by_arm.setdefault(reading[1].name, []).append(i)
+    for i, candidate in enumerate(candidates):
+        by_arm.setdefault(candidate[1].name, []).append(i)
     for chosen in by_arm.values():
-        joints = [file.joints[some][:, readings[i][2]] * readings[i][3] + readings[i][4] for i in chosen]
-        cost[chosen] = turns_alike(forward_kinematics(readings[chosen[0]][1], np.stack(joints)), stated.C[some])
+        joints = [file.joints[some][:, candidates[i][2]] * candidates[i][3] + candidates[i][4] for i in chosen]
+        cost[chosen] = turns_alike(forward_kinematics(candidates[chosen[0]][1], np.stack(joints)), stated.C[some])
     # Models turn alike and differ in lengths only, so the turns cannot sort them: they stay, whatever the others cost.
     alike = [int(i) for i in np.argsort(cost, kind="stable") if cost[i] < ALIKE_DEG]
-    models = [i for i in alike if readings[i][0].name == "other model"]
-    others = [i for i in alike if readings[i][0].name != "other model"]
-    found = []
+    models = [i for i in alike if candidates[i][0].id == "trap/other-model"]
+    others = [i for i in alike if candidates[i][0].id != "trap/other-model"]
+    likeliest = []
     for i in [*models, *others[:CANDIDATES]]:
-        trap, arm, order, signs, offsets, changes = readings[i]
+        mistake, arm, order, signs, offsets, changes = candidates[i]
         A = forward_kinematics(arm, file.joints[:, order] * signs + offsets)
-        found.append(Idea(trap, A, stated.C, changes))
-    return found
+        likeliest.append(Hypothesis(mistake, A, stated.C, changes))
+    return likeliest
 
 
 MIN_ROWS = 8
-EXPLAINED_MM, EXPLAINED_DEG = 1.0, 0.15
-"""Root mean square below which poses agree: a controller's own calibration moves its poses by some tenths of a mm."""
-NEAR_MM, NEAR_DEG = 3.0, 0.5
-"""Beyond the bounds above but within these, the model is right and its lengths or zeros are not exact."""
+LIMITS = {
+    "position-rms": Limit(
+        "Position as stated, root mean square", 1.0, 3.0, " mm", why="The model or its lengths are not this arm's"
+    ),
+    "rotation-rms": Limit(
+        "Rotation as stated, root mean square", 0.15, 0.5, " deg", why="The model or its zeros are not this arm's"
+    ),
+}
+"""A controller's own calibration moves its poses by some tenths of a mm; where one only warns, the model is
+right and its lengths or zeros are not exact."""
+EXPLAINED_MM, EXPLAINED_DEG = LIMITS["position-rms"].good, LIMITS["rotation-rms"].good
 STILL_DEG = 5.0
 
 
 @dataclass(frozen=True)
-class ControllerReport:
+class ControllerFit:
     """What the comparison found.
 
     Attributes:
-        arm: The arm's name.
-        rows: Number of poses.
-        euler: How rx, ry, rz were read, as a product of matrices.
         raw: Forward kinematics against the controller as stated.
         fitted: The same after the best base and tool offsets (and the mistake, if one was named).
         T_reference_base: (4, 4) where the arm's base stands in the controller's reference frame, as fitted.
         T_flange_tool: (4, 4) where the controller's tool stands on the flange, as fitted.
-        traps: The mistakes that explain the file, empty when it is clean or unexplained.
-        notes: What the file cannot tell.
-        verdict: pass (agrees as stated), warn (nearly, or but for a tool or user frame), fail.
+        report: Passes where the poses agree as stated, warns where they nearly do or but for a tool or user frame.
+            Mistakes that explain the file are its checks "trap/ID", none where it is clean or unexplained.
     """
 
-    arm: str
-    rows: int
-    euler: str
     raw: Residual
     fitted: Residual
     T_reference_base: np.ndarray
     T_flange_tool: np.ndarray
-    traps: tuple[Trap, ...]
-    notes: tuple[str, ...]
-    verdict: Literal["pass", "warn", "fail"]
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return plain numbers, lists and strings, for JSON."""
-        found = asdict(self)
-        return {key: value.tolist() if isinstance(value, np.ndarray) else value for key, value in found.items()}
-
-    def text(self) -> str:
-        """Return the report as lines for people."""
-        lines = [f"{self.verdict.upper()}  {self.arm}, {self.rows} poses; rx, ry, rz read as {self.euler}"]
-        for label, r in (("as stated", self.raw), ("best fit", self.fitted)):
-            lines.append(
-                f"  {label:10} {r.rms_mm:9.3f} mm rms {r.max_mm:9.3f} mm max (row {r.worst_row}) "
-                f"{r.rms_deg:8.3f} deg rms {r.max_deg:8.3f} deg max"
-            )
-        lines.append(f"  tool on the flange: {describe(self.T_flange_tool)}")
-        lines.append(f"  base in the controller's frame: {describe(self.T_reference_base)}")
-        lines += [f"  {trap.name}: {trap.message}" for trap in self.traps]
-        lines += [f"  note: {note}" for note in self.notes]
-        return "\n".join(lines)
+    report: Report
 
 
 def check_controller_poses(
     csv_path: str | Path, arm_name: str | Path, base: str | None = None, tip: str | None = None
-) -> ControllerReport:
+) -> ControllerFit:
     """Compare forward kinematics with poses recorded from a controller, and name what explains a difference.
 
     The file has the columns j1 .. jn (deg), x, y, z (mm), rx, ry, rz (deg) of the flange (tool 0) in the arm's base
@@ -425,82 +422,83 @@ def check_controller_poses(
         )
     A, C = forward_kinematics(arm, file.joints), controller_poses(file)
     raw = residual(A, C)
-    stated = Idea(None, A, C)
-    traps: tuple[Trap, ...] = ()
-    verdict: Literal["pass", "warn", "fail"] = "pass"
-    if raw.within(EXPLAINED_MM, EXPLAINED_DEG):
+    traps: tuple[Check, ...] = ()
+    agrees = raw.within(EXPLAINED_MM, EXPLAINED_DEG)
+    explanation = None if agrees else _explain(arm, file, Hypothesis(None, A, C))
+    if explanation is None:
         fit = fit_poses(A, C, "both")
     else:
-        found = _explain(arm, file, stated)
-        if found is None:
-            fit = fit_poses(A, C, "both")
-            verdict = "warn" if raw.within(NEAR_MM, NEAR_DEG) else "fail"
-        else:
-            idea, freedom, fit = found
-            traps = _named(idea, freedom, fit)
-            verdict = "warn" if idea.trap is None else "fail"
-    notes = list(_notes(arm, file))
-    if verdict != "pass" and not traps:
-        notes.append(
-            "no known mistake explains the difference; it may be this arm's own calibration, or a model of your own"
-        )
-    return ControllerReport(
-        arm=arm.name,
-        rows=rows,
-        euler="Rz(rz) Ry(ry) Rx(rx)",
-        raw=raw,
-        fitted=fit.residual,
-        T_reference_base=fit.T_reference_base,
-        T_flange_tool=fit.T_flange_tool,
-        traps=traps,
-        notes=tuple(notes),
-        verdict=verdict,
+        hypothesis, freedom, fit = explanation
+        traps = _named(hypothesis, freedom, fit)
+    checks = [graded(LIMITS, "position-rms", raw.rms_mm), graded(LIMITS, "rotation-rms", raw.rms_deg)]
+    if traps:
+        # What a trap explains is judged there.
+        checks = [replace(check, status="info", why="") for check in checks]
+    elif not agrees:
+        text = "no known mistake explains the difference"
+        advice = "It may be this arm's own calibration, or a model of your own."
+        checks.append(Check("unexplained", "Cause", "info", text, advice=advice))
+    checks += [
+        *traps,
+        Check("tool-offset", "Tool on the flange", "info", describe(fit.T_flange_tool)),
+        Check("base-offset", "Base in the controller's frame", "info", describe(fit.T_reference_base)),
+        *_still_joints(arm, file),
+    ]
+    residuals = [
+        {
+            "": name,
+            "mm rms": of.rms_mm,
+            "mm max": of.max_mm,
+            "deg rms": of.rms_deg,
+            "deg max": of.max_deg,
+            "row of the max": of.worst_row,
+        }
+        for name, of in (("as stated", raw), ("best fit", fit.residual))
+    ]
+    report = Report(
+        "verify",
+        f"arm {arm.name} against {rows} poses of {csv_path}; rx, ry, rz taken as Rz(rz) Ry(ry) Rx(rx)",
+        tuple(checks),
+        (Table.of("residuals", residuals),),
+        {"T_flange_tool": fit.T_flange_tool.tolist(), "T_reference_base": fit.T_reference_base.tolist()},
     )
+    return ControllerFit(raw, fit.residual, fit.T_reference_base, fit.T_flange_tool, report)
 
 
-def _explain(arm: Arm, file: PoseFile, stated: Idea) -> tuple[Idea, Freedom, PoseFit] | None:
-    """Return the simplest reading that brings both lists together: fewest mistakes, then the smallest residual."""
+def _explain(arm: Arm, file: PoseFile, stated: Hypothesis) -> tuple[Hypothesis, Freedom, PoseFit] | None:
+    """Return the simplest hypothesis that brings both lists together: fewest mistakes, then the smallest residual."""
     plain = _ranked(stated)
     if plain is not None and plain[0][0] <= 1:
         return plain[1:]
-    found = [plain, *(_ranked(idea) for idea in ideas(arm, file, stated))]
+    found = [plain, *(_ranked(one) for one in hypotheses(arm, file, stated))]
     explained = [entry for entry in found if entry is not None]
     return min(explained, key=lambda entry: entry[0])[1:] if explained else None
 
 
-def _ranked(idea: Idea) -> tuple[tuple[float, ...], Idea, Freedom, PoseFit] | None:
+def _ranked(hypothesis: Hypothesis) -> tuple[tuple[float, ...], Hypothesis, Freedom, PoseFit] | None:
     """Fit with as few offsets as explain the poses; rank by mistakes, residual and joints changed, or None."""
-    if turns_alike(idea.A, idea.C) > ALIKE_DEG:
+    if turns_alike(hypothesis.A, hypothesis.C) > ALIKE_DEG:
         return None
     levels: tuple[tuple[Freedom, int], ...] = (("none", 0), ("tool", 1), ("base", 1), ("both", 2))
     for freedom, offsets in levels:
-        fit = fit_poses(idea.A, idea.C, freedom)
+        fit = fit_poses(hypothesis.A, hypothesis.C, freedom)
         if fit.residual.within(EXPLAINED_MM, EXPLAINED_DEG):
             # A joint that hardly moves fits with either sign: among near equals the fewest changes win.
             size = fit.residual.rms_mm / EXPLAINED_MM + fit.residual.rms_deg / EXPLAINED_DEG
-            mistakes = float(offsets + (idea.trap is not None))
-            return (mistakes, round(float(np.log2(size + 0.02))), float(idea.changes)), idea, freedom, fit
+            mistakes = float(offsets + (hypothesis.trap is not None))
+            return (mistakes, round(float(np.log2(size + 0.02))), float(hypothesis.changes)), hypothesis, freedom, fit
     return None
 
 
-def _named(idea: Idea, freedom: Freedom, fit: PoseFit) -> tuple[Trap, ...]:
-    traps = [] if idea.trap is None else [idea.trap]
+def _named(hypothesis: Hypothesis, freedom: Freedom, fit: PoseFit) -> tuple[Check, ...]:
+    traps = [] if hypothesis.trap is None else [hypothesis.trap]
     if freedom in ("tool", "both") and _matters(fit.T_flange_tool):
-        traps.append(
-            Trap(
-                "tool left in",
-                f"the controller states a tool, not the bare flange: {describe(fit.T_flange_tool)}. Record "
-                f"with tool 0, or keep the offset in mind",
-            )
-        )
+        evidence = f"the controller states a tool, not the bare flange: {describe(fit.T_flange_tool)}"
+        traps.append(trap("tool-left-in", evidence, "Record with tool 0, or keep the offset in mind.", "warn"))
     if freedom in ("base", "both") and _matters(fit.T_reference_base):
-        traps.append(
-            Trap(
-                "user frame left in",
-                f"the controller's reference is not the arm's base, which stands in it at "
-                f"{describe(fit.T_reference_base)}. Record with user frame 0",
-            )
-        )
+        place = describe(fit.T_reference_base)
+        evidence = f"the controller's reference is not the arm's base, which stands in it at {place}"
+        traps.append(trap("user-frame-left-in", evidence, "Record with user frame 0.", "warn"))
     return tuple(traps)
 
 
@@ -509,8 +507,11 @@ def _matters(T: np.ndarray) -> bool:
     return bool(1000 * np.linalg.norm(T[:3, 3]) > EXPLAINED_MM / 2 or angle > EXPLAINED_DEG / 2)
 
 
-def _notes(arm: Arm, file: PoseFile) -> Iterator[str]:
+def _still_joints(arm: Arm, file: PoseFile) -> list[Check]:
     moved = np.degrees(np.ptp(file.joints, axis=0))
     still = [name for name, d in zip(arm.joint_names, moved, strict=True) if d < STILL_DEG]
-    if still:
-        yield f"{', '.join(still)} move by less than {STILL_DEG:g} deg, so their sign, order and zero are not checked"
+    if not still:
+        return []
+    measured = f"{', '.join(still)} move by less than {STILL_DEG:g} deg"
+    advice = "Their sign, order and zero are not checked: record poses in which they move by tens of degrees."
+    return [Check("still-joints", "Joints that hardly move", "info", measured, advice=advice)]

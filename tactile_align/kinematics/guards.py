@@ -11,7 +11,7 @@ from tactile_align.errors import InputError
 from tactile_align.geometry.frames import Array
 from tactile_align.kinematics.chain import Arm, require_joint_axis
 
-Name = Literal["outside limits", "degrees", "read as degrees", "normalised", "swapped arms", "all zero"]
+SuspicionId = Literal["outside-limits", "degrees", "read-as-degrees", "normalised", "swapped-arms", "all-zero"]
 
 TOLERANCE_RAD = 0.035
 """How far a joint may lie beyond its limit: 2 deg, the disagreement of two sources about one joint is 4."""
@@ -24,12 +24,12 @@ class Suspicion:
     """Something that joint values are probably wrong in.
 
     Attributes:
-        name: What it is called, the same everywhere.
+        id: Stable name for programs.
         message: What was needed, what came and what to do.
         rows: How many rows show it.
     """
 
-    name: Name
+    id: SuspicionId
     message: str
     rows: int
 
@@ -98,7 +98,7 @@ def suspect_swapped_arms(
                     f"{swapped / 2:.3f} rad off when swapped, {stated / 2:.3f} rad as stated. Swap the two arms' "
                     f"joint columns in the rig file"
                 )
-                found.append(Suspicion("swapped arms", message, len(np.atleast_2d(_numpy(recorded[a])))))
+                found.append(Suspicion("swapped-arms", message, len(np.atleast_2d(_numpy(recorded[a])))))
     return tuple(found)
 
 
@@ -141,7 +141,7 @@ def _outside(arm: Arm, rows: np.ndarray, tolerance_rad: float) -> Suspicion | No
     message = (
         f"{what}. Are these degrees, or is this normalised (z-scored) qpos? Geometry needs raw joint angles in radians"
     )
-    return Suspicion("outside limits", message, bad)
+    return Suspicion("outside-limits", message, bad)
 
 
 def _read_as_degrees(arm: Arm, rows: np.ndarray) -> Suspicion | None:
@@ -154,7 +154,7 @@ def _read_as_degrees(arm: Arm, rows: np.ndarray) -> Suspicion | None:
         f"every joint of all {len(rows)} rows lies within {largest:.3f} rad of zero, as radians do that were divided "
         f'by 57.3. Set joints.unit = "rad" in the rig file'
     )
-    return Suspicion("read as degrees", message, len(rows))
+    return Suspicion("read-as-degrees", message, len(rows))
 
 
 def _normalised(arm: Arm, rows: np.ndarray) -> Suspicion | None:
@@ -186,12 +186,12 @@ def _zero(arm: Arm, rows: np.ndarray) -> Suspicion | None:
             f"row {int(np.argmax(empty))}: all {arm.dof} joints are exactly zero (in {int(empty.sum())} of {len(rows)} "
             f"rows); a real arm never reads that. Was the arm off, or is the state missing there?"
         )
-        return Suspicion("all zero", message, int(empty.sum()))
+        return Suspicion("all-zero", message, int(empty.sum()))
     still = (rows == 0.0).all(axis=0)
     if len(rows) >= ROWS_FOR_STATISTICS and still.any():
         name = arm.joint_names[int(np.argmax(still))]
         message = f"{name} is exactly zero in all {len(rows)} rows; is its column filled, and the right one?"
-        return Suspicion("all zero", message, len(rows))
+        return Suspicion("all-zero", message, len(rows))
     return None
 
 

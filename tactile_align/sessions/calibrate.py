@@ -10,13 +10,13 @@ from tactile_align.calibration.camera import Camera, LensModel
 from tactile_align.calibration.hand_eye import MIN_VIEWS, HandEye, solve_hand_eye
 from tactile_align.calibration.intrinsics import Intrinsics, calibrate_intrinsics
 from tactile_align.calibration.rig import Rig, load_rig
+from tactile_align.checks import Check, Report, graded
 from tactile_align.errors import InputError
 from tactile_align.geometry.frames import invert, rotation_log
-from tactile_align.sessions.diagnosis import Fault, find_faults
-from tactile_align.sessions.report import draw_views, judge, write_page
+from tactile_align.sessions.diagnosis import find_faults
+from tactile_align.sessions.report import LIMITS, draw_views, judge, write_page
 from tactile_align.sessions.session import Session, read_session
 from tactile_align.sessions.write_rig import place_camera, save_unless_failed, write_verdict
-from tactile_align.verdict import Check, Verification, graded
 
 
 @dataclass(frozen=True)
@@ -28,8 +28,8 @@ class Calibrated:
         camera: The camera of the session's images, as used or found.
         intrinsics: Evidence for the camera; None where it was taken as known.
         hand_eye: Evidence for its pose; None where only intrinsics were asked for or no pose could be found.
-        faults: Faults found by name.
-        verification: The table, verdict and advice.
+        faults: Checks "fault/ID", those that fail leave no pose.
+        report: All checks.
         rig: The rig with the result in it; None without a rig.
     """
 
@@ -37,8 +37,8 @@ class Calibrated:
     camera: Camera
     intrinsics: Intrinsics | None
     hand_eye: HandEye | None
-    faults: tuple[Fault, ...]
-    verification: Verification
+    faults: tuple[Check, ...]
+    report: Report
     rig: Rig | None
 
 
@@ -65,7 +65,7 @@ def calibrate_intrinsics_of(
     session = read_session(folder)
     name = session.fact.camera
     found = calibrate_intrinsics(session.views, session.width, session.height, model, name=name, compare=compare)
-    verification = judge(session, found.camera, found, None, ())
+    report = judge(session, found.camera, found, None, ())
     changed = None
     if rig is not None:
         known = rig if isinstance(rig, Rig) else load_rig(rig)
@@ -84,8 +84,8 @@ def calibrate_intrinsics_of(
             distortion=found.camera.distortion,
             valid_radius=found.camera.valid_radius,
         )
-        save_unless_failed(changed, out, verification)
-    return Calibrated(session, found.camera, found, None, (), verification, changed)
+        save_unless_failed(changed, out, report)
+    return Calibrated(session, found.camera, found, None, (), report, changed)
 
 
 def calibrate_hand_eye(
@@ -126,14 +126,14 @@ def calibrate_hand_eye(
         )
     hand_eye: HandEye | None = None
     faults = tuple(find_faults(session, camera))
-    if not any(fault.fatal for fault in faults):
+    if not any(fault.status == "fail" for fault in faults):
         hand_eye = solve_hand_eye(camera, session.T_base_link(), session.views, mounted, prior=prior)
-    verification = judge(session, camera, intrinsics, hand_eye, faults)
+    report = judge(session, camera, intrinsics, hand_eye, faults)
     changed = None
     if known is not None and hand_eye is not None:
         changed = place_camera(known, session, hand_eye)
-        save_unless_failed(changed, out, verification)
-    return Calibrated(session, camera, intrinsics, hand_eye, faults, verification, changed)
+        save_unless_failed(changed, out, report)
+    return Calibrated(session, camera, intrinsics, hand_eye, faults, report, changed)
 
 
 def verify_session(
@@ -143,7 +143,7 @@ def verify_session(
     pictures: str | Path | None = None,
     page: str | Path | None = None,
     write_into: str | Path | None = None,
-) -> Verification:
+) -> Report:
     """Judge a calibration session and, with a rig, whether the rig's camera pose explains it.
 
     Args:
@@ -157,7 +157,7 @@ def verify_session(
         FileNotFoundError, ValueError: What cannot be used, by file and key.
     """
     found = calibrate_hand_eye(folder, rig)
-    result = found.verification
+    result = replace(found.report, command="verify")
     known = rig if rig is None or isinstance(rig, Rig) else load_rig(rig)
     if known is not None and found.rig is not None and found.hand_eye is not None:
         checks = _rig_against(known, found.rig, found)
@@ -180,19 +180,20 @@ def _rig_against(known: Rig, solved: Rig, found: Calibrated) -> list[Check]:
     old, new = known.cameras[name], solved.cameras[name]
     if old.parent != new.parent:
         advice = f"Set parent of camera {name} in the rig, or in session.toml."
-        return [Check("rig's camera parent", old.parent, new.parent, "fail", advice)]
+        title = "Rig's camera, parent"
+        return [Check("camera-parent", title, "fail", old.parent, limit=new.parent, advice=advice)]
     off = invert(new.T_parent_this) @ old.T_parent_this
     mm, deg = float(np.linalg.norm(off[:3, 3])) * 1e3, float(np.degrees(np.linalg.norm(rotation_log(off[:3, :3]))))
-    # What the session cannot resolve must not be held against the rig.
-    slack = (
-        3 * float(np.linalg.norm(hand_eye.sigma_t_m)) * 1e3,
-        3 * float(np.degrees(np.linalg.norm(hand_eye.sigma_r_rad))),
-    )
-    advice = "The camera sits elsewhere than the rig says: take this session's result (calibrate hand-eye --out RIG)."
-    return [
-        graded("rig's camera, translation off", mm, max(1.0, slack[0]), max(3.0, 2 * slack[0]), " mm", advice),
-        graded("rig's camera, rotation off", deg, max(0.15, slack[1]), max(0.5, 2 * slack[1]), " deg", advice),
-    ]
+    sigma_mm = float(np.linalg.norm(hand_eye.sigma_t_m)) * 1e3
+    sigma_deg = float(np.degrees(np.linalg.norm(hand_eye.sigma_r_rad)))
+    advice = "Take this session's result (calibrate hand-eye --out RIG)."
+    checks = []
+    for kind, value, sigma in (("camera-translation", mm, sigma_mm), ("camera-rotation", deg, sigma_deg)):
+        # What the session cannot resolve must not be held against the rig.
+        limit = LIMITS[kind]
+        limit = replace(limit, good=max(limit.good, 3 * sigma), poor=max(limit.poor, 6 * sigma))
+        checks.append(graded({kind: limit}, kind, value, advice=advice))
+    return checks
 
 
 def _camera_of(session: Session, rig: Rig | None, model: LensModel) -> tuple[Camera, Intrinsics | None]:

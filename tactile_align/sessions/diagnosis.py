@@ -5,8 +5,9 @@ reading explains the views far better, or when a number is out of any plausible 
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
+from typing import Literal
 
 import numpy as np
 
@@ -14,6 +15,7 @@ from tactile_align.calibration.camera import Camera
 from tactile_align.calibration.closed_form import length_ratio
 from tactile_align.calibration.hand_eye import HandEye, chain, robust_start, solve_hand_eye, spread
 from tactile_align.calibration.views import board_poses
+from tactile_align.checks import Check
 from tactile_align.geometry.frames import apply, invert, nearest_rotation, pose, rotation_fault, rotation_log
 from tactile_align.sessions.robot_poses import EULER, PoseFormat
 from tactile_align.sessions.session import Session
@@ -22,14 +24,36 @@ GOOD_PX, FAR_BETTER = 3.0, 0.25
 """A fit is doubted above 3 px; another reading explains it when it leaves at most a quarter of the error."""
 
 
-@dataclass(frozen=True)
-class Fault:
-    """One fault: its name, what shows it, what to do, and whether the result is useless with it."""
+FaultId = Literal[
+    "arm-moving-while-shot",
+    "bad-views",
+    "board-moved",
+    "board-scale",
+    "degrees-for-radians",
+    "duplicate-poses",
+    "euler-order",
+    "intrinsics",
+    "intrinsics-of-another-resolution",
+    "inverted-poses",
+    "marker-layout",
+    "mirrored-rotation",
+    "mm-for-m",
+    "no-rotation",
+    "no-solution",
+    "planar-motion",
+    "quaternion-order",
+    "rows-exchanged",
+    "rows-shifted",
+    "too-little-rotation",
+    "width-and-height-swapped",
+    "wrong-mount",
+]
 
-    name: str
-    evidence: str
-    advice: str
-    fatal: bool = True
+
+def fault(id: FaultId, evidence: str, advice: str, fatal: bool = True) -> Check:
+    """Return a fault as a check "fault/ID" that fails; one that does not make the result useless warns."""
+    title = f"Fault: {id.replace('-', ' ')}"
+    return Check(f"fault/{id}", title, "fail" if fatal else "warn", evidence, advice=advice)
 
 
 def angle_gap(T: np.ndarray, C: np.ndarray) -> float:
@@ -40,7 +64,7 @@ def angle_gap(T: np.ndarray, C: np.ndarray) -> float:
     return float(np.median(np.abs(robot - seen)))
 
 
-def other_readings(session: Session, T: np.ndarray, C: np.ndarray) -> list[tuple[float, str, PoseFormat]]:
+def other_readings(session: Session, T: np.ndarray, C: np.ndarray) -> list[tuple[float, FaultId, PoseFormat]]:
     """Return other readings of the rotations that turn as the camera does, no worse than the declared one.
 
     Each comes with its gap (rad, see `angle_gap`) and the name of the fault it would mean. Quaternion orders, and
@@ -50,16 +74,16 @@ def other_readings(session: Session, T: np.ndarray, C: np.ndarray) -> list[tuple
     fmt = session.fact.poses
     if fmt is None:
         return []
-    readings: list[tuple[str, PoseFormat]] = []
+    readings: list[tuple[FaultId, PoseFormat]] = []
     if fmt.of == "joints" or fmt.rotation == "rotvec" or fmt.rotation.startswith("euler"):
         unit = "deg" if fmt.angle == "rad" else "rad"
-        readings.append(("degrees for radians", fmt.model_copy(update={"angle": unit})))
+        readings.append(("degrees-for-radians", fmt.model_copy(update={"angle": unit})))
     if fmt.of == "tool" and fmt.rotation.startswith("quat"):
         other = "quat_xyzw" if fmt.rotation == "quat_wxyz" else "quat_wxyz"
-        readings.append(("quaternion order", fmt.model_copy(update={"rotation": other})))
+        readings.append(("quaternion-order", fmt.model_copy(update={"rotation": other})))
     if fmt.of == "tool" and (fmt.rotation.startswith("euler") or fmt.rotation == "rotvec"):
         readings += [
-            ("Euler order", fmt.model_copy(update={"rotation": name}))
+            ("euler-order", fmt.model_copy(update={"rotation": name}))
             for name in (*EULER, "rotvec")
             if name != fmt.rotation
         ]
@@ -68,7 +92,7 @@ def other_readings(session: Session, T: np.ndarray, C: np.ndarray) -> list[tuple
     return [(gap, name, one) for gap, (name, one) in zip(gaps, readings, strict=True) if gap <= limit]
 
 
-def other_angles(session: Session, camera: Camera, T: np.ndarray, C: np.ndarray) -> list[Fault]:
+def other_angles(session: Session, camera: Camera, T: np.ndarray, C: np.ndarray) -> list[Check]:
     """Name the reading of the rotations that explains the views where the declared one does not turn as they do."""
     gap = angle_gap(T, C)
     agree = [one for one in other_readings(session, T, C) if one[0] <= FAR_BETTER * gap]
@@ -85,10 +109,10 @@ def other_angles(session: Session, camera: Camera, T: np.ndarray, C: np.ndarray)
         for (_, other, one), error in zip(agree, errors, strict=True)
         if other == name and error <= 2 * min(errors)
     ]
-    what = f'angle = "{reading.angle}"' if name == "degrees for radians" else f'rotation = "{reading.rotation}"'
+    what = f'angle = "{reading.angle}"' if name == "degrees-for-radians" else f'rotation = "{reading.rotation}"'
     more = f" ({', '.join(as_good)} agree on these poses)" if len(as_good) > 1 else ""
     return [
-        Fault(
+        fault(
             name,
             f"relative turns differ by {np.degrees(gap):.2f} deg as declared, by {np.degrees(best):.3f} deg with "
             f"{what}{more}",
@@ -116,7 +140,7 @@ def chain_miss(session: Session, camera: Camera, B: np.ndarray, C: np.ndarray) -
     return np.inf if found is None else found[0] * float(abs(camera.K[0, 0]))
 
 
-def explain(session: Session, camera: Camera, T: np.ndarray, C: np.ndarray, result: HandEye) -> list[Fault]:
+def explain(session: Session, camera: Camera, T: np.ndarray, C: np.ndarray, result: HandEye) -> list[Check]:
     """Try other readings of a session that does not fit; the best one names the fault."""
     mounted = session.fact.mounted or "moving"
     angles = other_angles(session, camera, T, C)
@@ -125,16 +149,16 @@ def explain(session: Session, camera: Camera, T: np.ndarray, C: np.ndarray, resu
     B = chain(T, mounted)
     miss = partial(chain_miss, session, camera)
     here = miss(B, C)
-    candidates: list[tuple[float, Fault]] = []
+    candidates: list[tuple[float, Check]] = []
 
-    def consider(error: float, name: str, evidence: str, advice: str) -> None:
+    def consider(error: float, name: FaultId, evidence: str, advice: str) -> None:
         candidates.append(
-            (error, Fault(name, f"{evidence}: median view misses by {error:.1f} px, as declared {here:.1f} px", advice))
+            (error, fault(name, f"{evidence}: median view misses by {error:.1f} px, as declared {here:.1f} px", advice))
         )
 
     consider(
         miss(np.asarray(invert(B)), C),
-        "inverted poses",
+        "inverted-poses",
         "poses read the other way round, which is also what the wrong mount looks like",
         "Check whether the file holds T_base_link or T_link_base (inverted = true), and whether the camera or the "
         "board is on the arm (mounted).",
@@ -146,7 +170,7 @@ def explain(session: Session, camera: Camera, T: np.ndarray, C: np.ndarray, resu
             if link != session.link:
                 consider(
                     miss(chain(session.poses_as(fmt, link), mounted), C),
-                    "wrong mount",
+                    "wrong-mount",
                     f"the camera taken to hang on {link}, not on {session.link}",
                     f'Set parent = "{(session.fact.parent or "ARM/").partition("/")[0]}/{link}" in session.toml.',
                 )
@@ -160,7 +184,7 @@ def explain(session: Session, camera: Camera, T: np.ndarray, C: np.ndarray, resu
             stretched[:, :3, 3] /= unit
             consider(
                 miss(stretched, C),
-                "mm for m",
+                "mm-for-m",
                 f"robot lengths are {ratio:.1f} times the board's",
                 "Give the robot's lengths and the board's in the units declared; one of them is in mm.",
             )
@@ -169,12 +193,12 @@ def explain(session: Session, camera: Camera, T: np.ndarray, C: np.ndarray, resu
         if len(a) >= 5:
             consider(
                 miss(a, b),
-                "rows shifted",
+                "rows-shifted",
                 f"poses shifted by {shift:+d} rows",
                 "Poses and images are out of step: check where a pose or an image is missing.",
             )
     for _, name, one in other_readings(session, T, C):
-        what = f'angle = "{one.angle}"' if name == "degrees for radians" else f'rotation = "{one.rotation}"'
+        what = f'angle = "{one.angle}"' if name == "degrees-for-radians" else f'rotation = "{one.rotation}"'
         reread = chain(session.poses_as(one), mounted)
         consider(miss(reread, C), name, f"poses read with {what}", f"Set {what} in [poses].")
     candidates = [one for one in candidates if here > GOOD_PX and one[0] < FAR_BETTER * here]
@@ -189,8 +213,8 @@ def explain(session: Session, camera: Camera, T: np.ndarray, C: np.ndarray, resu
     gap = result.rms / max(float(np.median(result.pnp)), 1e-6)
     if len(result.outliers) and np.median(result.per_view) <= GOOD_PX and len(result.outliers) <= 0.1 * len(B) + 1:
         return [
-            Fault(
-                "bad views",
+            fault(
+                "bad-views",
                 f"{', '.join(result.outliers)} miss by up to {result.per_view.max():.1f} px, the others by "
                 f"{np.median(result.per_view):.2f} px",
                 "Look at these images; drop them or take them again.",
@@ -198,8 +222,8 @@ def explain(session: Session, camera: Camera, T: np.ndarray, C: np.ndarray, resu
             )
         ]
     return [
-        Fault(
-            "arm moving while shot",
+        fault(
+            "arm-moving-while-shot",
             f"each view fits by itself ({np.median(result.pnp):.2f} px) but not with the robot ({result.rms:.1f} px, "
             f"{gap:.0f} times more), and no other reading of the files helps",
             "Let the arm stand still for half a second before each shot and record the pose then; check that the "
@@ -208,7 +232,7 @@ def explain(session: Session, camera: Camera, T: np.ndarray, C: np.ndarray, resu
     ]
 
 
-def _exchanged(B: np.ndarray, result: HandEye) -> Fault | None:
+def _exchanged(B: np.ndarray, result: HandEye) -> Check | None:
     """Name two or more rows whose exchange explains them."""
     if len(result.per_view) != len(B):
         return None
@@ -229,14 +253,14 @@ def _exchanged(B: np.ndarray, result: HandEye) -> Fault | None:
                 swaps.append(f"{result.names[i]} and {result.names[j]}")
     if not swaps:
         return None
-    return Fault(
-        "rows exchanged",
+    return fault(
+        "rows-exchanged",
         f"the poses of {'; '.join(swaps)} fit each other's images",
         "Exchange these rows of the pose file.",
     )
 
 
-def _board_moved(session: Session, camera: Camera, B: np.ndarray, C: np.ndarray) -> tuple[float, Fault] | None:
+def _board_moved(session: Session, camera: Camera, B: np.ndarray, C: np.ndarray) -> tuple[float, Check] | None:
     """Name a single move of the board when it explains the mean view far better than none; with its miss in px.
 
     The mean, not the median: before a late move most views fit well without it.
@@ -281,25 +305,25 @@ def _board_moved(session: Session, camera: Camera, B: np.ndarray, C: np.ndarray)
     if best is None or best[0] > FAR_BETTER * without:
         return None
     error, at, mm, deg = best
-    fault = Fault(
-        "board moved",
+    check = fault(
+        "board-moved",
         f"the board sits {mm:.1f} mm and {deg:.2f} deg elsewhere from view {session.views[at].name} on: with that the "
         f"mean view misses by {error:.1f} px, without by {without:.1f} px",
         "Fix the board and take the session again, or split it there.",
     )
-    return error, fault
+    return error, check
 
 
 REACH_M = 5.0
-CLASSES = (
-    ("inverted poses", "wrong mount"),
-    ("mm for m", "board scale"),
-    ("rows exchanged", "board moved"),
+CLASSES: tuple[tuple[FaultId, ...], ...] = (
+    ("inverted-poses", "wrong-mount"),
+    ("mm-for-m", "board-scale"),
+    ("rows-exchanged", "board-moved"),
 )
-"""Names that the data cannot tell apart."""
+"""Faults that the data cannot tell apart."""
 
 
-def find_faults(session: Session, camera: Camera, result: HandEye | None = None) -> list[Fault]:
+def find_faults(session: Session, camera: Camera, result: HandEye | None = None) -> list[Check]:
     """Return the faults of a session, the gravest first; empty when it is sound.
 
     Args:
@@ -318,20 +342,20 @@ def find_faults(session: Session, camera: Camera, result: HandEye | None = None)
     try:
         singles = [board_poses(camera, view)[0] for view in session.views]
     except ValueError as error:
-        return [Fault("intrinsics", str(error), "Calibrate the camera's intrinsics at this resolution.")]
+        return [fault("intrinsics", str(error), "Calibrate the camera's intrinsics at this resolution.")]
     off = float(np.median([one.rms for one in singles]))
     scaled = _resolution(session, camera, off)
     if scaled:
         return scaled
     C = np.stack([one.T_camera_board for one in singles])
     weak = _weak(chain(T, mounted), C)
-    if any(fault.name == "too little rotation" for fault in weak):
+    if any(check.id == "fault/too-little-rotation" for check in weak):
         other = other_angles(session, camera, T, C)
         return other or weak
     try:
         result = result or solve_hand_eye(camera, T, session.views, mounted, singles=singles)
     except ValueError as error:
-        return [*weak, Fault("no solution", str(error), "Take more views that turn in every direction.")]
+        return [*weak, fault("no-solution", str(error), "Take more views that turn in every direction.")]
     C = np.stack([one.T_camera_board for one in result.poses]) if len(result.poses) == len(C) else C
     if result.scaled_rms < FAR_BETTER * result.rms and _scale(result):
         return [*weak, *_scale(result)]
@@ -340,51 +364,51 @@ def find_faults(session: Session, camera: Camera, result: HandEye | None = None)
     return [*weak, *_scale(result)]
 
 
-def _sizes(session: Session, camera: Camera) -> Iterator[Fault]:
+def _sizes(session: Session, camera: Camera) -> Iterator[Check]:
     size, declared = (session.width, session.height), (camera.width, camera.height)
     cx, cy = camera.K[0, 2], camera.K[1, 2]
     if size != declared and size == declared[::-1]:
-        yield Fault(
-            "width and height swapped",
+        yield fault(
+            "width-and-height-swapped",
             f"images are {size[0]}x{size[1]}, the camera says {declared[0]}x{declared[1]}",
             "Exchange width and height of the camera; house order is width, height.",
         )
     elif size != declared:
-        yield Fault(
-            "intrinsics of another resolution",
+        yield fault(
+            "intrinsics-of-another-resolution",
             f"images are {size[0]}x{size[1]}, the intrinsics belong to {declared[0]}x{declared[1]}",
             "Calibrate at this resolution, or state the recorder's resize in image_map.",
         )
     elif not (0 < cx < size[0] and 0 < cy < size[1]):
-        yield Fault(
-            "width and height swapped",
+        yield fault(
+            "width-and-height-swapped",
             f"the principal point ({cx:.0f}, {cy:.0f}) lies outside the {size[0]}x{size[1]} image",
             "Exchange cx and cy, or width and height.",
         )
 
 
-def _layout(session: Session) -> Iterator[Fault]:
+def _layout(session: Session) -> Iterator[Check]:
     if session.legacy is not None and session.legacy != session.fact.board.legacy:
         seen = "from before" if session.legacy else "of"
-        yield Fault(
-            "marker layout",
+        yield fault(
+            "marker-layout",
             f"the board in the images has the layout {seen} OpenCV 4.6",
             f"Set legacy = {str(session.legacy).lower()} in [board].",
         )
 
 
-def _raw_numbers(session: Session) -> Iterator[Fault]:
+def _raw_numbers(session: Session) -> Iterator[Check]:
     """Faults that show in the pose file's numbers alone."""
     fmt, rows, arm = session.fact.poses, session.rows, session.arm
     if fmt is None or not rows.size:
         return
     if fmt.of == "tool" and fmt.rotation == "matrix":
-        faults = [rotation_fault(R, 1e-3) for R in rows.reshape(-1, 4, 4)[:, :3, :3]]
-        bad = [fault for fault in faults if fault]
+        odd = [rotation_fault(R, 1e-3) for R in rows.reshape(-1, 4, 4)[:, :3, :3]]
+        bad = [text for text in odd if text]
         if bad:
-            yield Fault(
-                "mirrored rotation" if "mirror" in bad[0] else "no rotation",
-                f"{len(bad)} of {len(faults)} poses: {bad[0]}",
+            yield fault(
+                "mirrored-rotation" if "mirror" in bad[0] else "no-rotation",
+                f"{len(bad)} of {len(odd)} poses: {bad[0]}",
                 "One axis has the wrong sign, or rows and columns of a left-handed tool frame: correct the export.",
             )
     angles = None
@@ -393,8 +417,8 @@ def _raw_numbers(session: Session) -> Iterator[Fault]:
     elif fmt.rotation == "rotvec" or fmt.rotation.startswith("euler"):
         angles = rows[:, 3:]
     if angles is not None and fmt.angle == "rad" and np.abs(angles).max() > 2 * np.pi + 0.05:
-        yield Fault(
-            "degrees for radians",
+        yield fault(
+            "degrees-for-radians",
             f"an angle of {np.abs(angles).max():.1f} is declared in radians",
             'Set angle = "deg" in [poses].',
         )
@@ -402,26 +426,26 @@ def _raw_numbers(session: Session) -> Iterator[Fault]:
         t = rows.reshape(-1, 4, 4)[:, :3, 3] if fmt.rotation == "matrix" else rows[:, :3]
         size = np.median(np.linalg.norm(t, axis=1)) * (1e-3 if fmt.length == "mm" else 1.0)
         if size > REACH_M:
-            yield Fault(
-                "mm for m",
+            yield fault(
+                "mm-for-m",
                 f"the tool stands {size:.0f} m from the base; no arm reaches so far",
                 'Set length = "mm" in [poses].',
             )
         elif size < 0.005:
-            yield Fault(
-                "mm for m",
+            yield fault(
+                "mm-for-m",
                 f"the tool stands {size * 1e3:.2f} mm from the base; these are metres declared as mm",
                 'Set length = "m" in [poses].',
             )
     if fmt.of == "joints" and arm is not None and fmt.angle == "deg" and np.abs(rows).max() < 2 * np.pi:
-        yield Fault(
-            "degrees for radians",
+        yield fault(
+            "degrees-for-radians",
             f"no joint angle exceeds {np.abs(rows).max():.2f} although they are declared in degrees",
             'Set angle = "rad" in [poses].',
         )
 
 
-def _resolution(session: Session, camera: Camera, off: float) -> list[Fault]:
+def _resolution(session: Session, camera: Camera, off: float) -> list[Check]:
     """Name intrinsics of another resolution: the views by themselves fit far better with K scaled."""
     if off < 0.8:
         return []
@@ -439,8 +463,8 @@ def _resolution(session: Session, camera: Camera, off: float) -> list[Fault]:
             best, factor = float(np.median(errors)), s
     if best < 0.5 * off:
         return [
-            Fault(
-                "intrinsics of another resolution",
+            fault(
+                "intrinsics-of-another-resolution",
                 f"single views miss by {off:.2f} px, with K scaled by {factor:.3g} by {best:.2f} px",
                 f"K belongs to images {1 / factor:.3g} times as wide: calibrate at this resolution.",
             )
@@ -453,8 +477,8 @@ def _resolution(session: Session, camera: Camera, off: float) -> list[Fault]:
         return []
     if np.median(errors) < 0.5 * off:
         return [
-            Fault(
-                "width and height swapped",
+            fault(
+                "width-and-height-swapped",
                 f"single views miss by {off:.2f} px, with cx and cy exchanged by {np.median(errors):.2f} px",
                 "Exchange cx and cy.",
             )
@@ -462,13 +486,13 @@ def _resolution(session: Session, camera: Camera, off: float) -> list[Fault]:
     return []
 
 
-def _weak(B: np.ndarray, C: np.ndarray) -> list[Fault]:
+def _weak(B: np.ndarray, C: np.ndarray) -> list[Check]:
     found = spread(B, C)
     faults = []
     if found.nearest < 0.002:
         faults.append(
-            Fault(
-                "duplicate poses",
+            fault(
+                "duplicate-poses",
                 f"two views differ by {found.nearest * 1e3:.2f} mm (or mrad) only",
                 "Keep one of each: copies make the result look surer than it is.",
                 fatal=False,
@@ -476,16 +500,16 @@ def _weak(B: np.ndarray, C: np.ndarray) -> list[Fault]:
         )
     if found.turn < np.radians(20):
         faults.append(
-            Fault(
-                "too little rotation",
+            fault(
+                "too-little-rotation",
                 f"no two views turn by more than {np.degrees(found.turn):.1f} deg",
                 "Turn the wrist by 45 degrees and more between views, in every direction.",
             )
         )
     elif found.axes < 0.02:
         faults.append(
-            Fault(
-                "planar motion",
+            fault(
+                "planar-motion",
                 f"the axes of all turns lie in a plane or on a line (spread {found.axes:.4f}, needs 0.02)",
                 "Turn about further axes: roll AND pitch AND yaw.",
             )
@@ -493,12 +517,12 @@ def _weak(B: np.ndarray, C: np.ndarray) -> list[Fault]:
     return faults
 
 
-def _scale(result: HandEye) -> list[Fault]:
+def _scale(result: HandEye) -> list[Check]:
     off = abs(result.scale - 1)
     if off > 0.01 and off > 4 * result.scale_sigma:
         return [
-            Fault(
-                "board scale",
+            fault(
+                "board-scale",
                 f"the robot's lengths make the board {result.scale:.4f} times as large as declared "
                 f"(sigma {result.scale_sigma:.4f})",
                 "Measure a long row of squares with a ruler and correct square_m; check the robot's units.",

@@ -1,8 +1,10 @@
 """What a calibration found goes into a rig: a new rig, never a changed one, without the old verdict."""
 
+import datetime
+import hashlib
 import re
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,12 +14,12 @@ from tomlkit.items import Table
 
 from tactile_align.calibration.hand_eye import HandEye
 from tactile_align.calibration.rig import Rig, Verified, load_rig, rig_of
+from tactile_align.checks import Report
 from tactile_align.errors import InputError
 from tactile_align.facts import toml_line, toml_text
 from tactile_align.files import write_text_atomically
 from tactile_align.geometry.frames import invert, quaternion_from_rotation
 from tactile_align.sessions.session import Session
-from tactile_align.verdict import Verification
 
 LENGTHS = {"closed_m", "open_m", "crank_m", "rod_m", "opening_m"}
 """The keys of all gripper laws that grow with the stroke."""
@@ -94,13 +96,13 @@ def require_no_override(rig: Rig, kind: Literal["cameras", "sensors"], name: str
                 )
 
 
-def save_unless_failed(rig: Rig, out: str | Path | None, verification: Verification) -> None:
+def save_unless_failed(rig: Rig, out: str | Path | None, report: Report) -> None:
     """Write the rig to `out`, unless that is None or a check failed; of a rig file that is there only what changed.
 
     Raises:
         FactError: The file that is there is no rig.
     """
-    if out is None or verification.verdict == "fail":
+    if out is None or report.verdict == "fail":
         return
     if Path(out).exists():
         _rewrite(Path(out), rig)
@@ -108,13 +110,25 @@ def save_unless_failed(rig: Rig, out: str | Path | None, verification: Verificat
         rig.save(out)
 
 
-def write_verdict(verification: Verification, rig_file: str | Path) -> None:
-    """Write a verdict into [verified] of a rig file; every other line stays as it is.
+def provenance(digests: Sequence[str]) -> dict[str, str]:
+    """Return the facts of a report on recordings: `when`, UTC, ISO 8601, s, and their `data_hash`, in any order."""
+    return {
+        "when": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "data_hash": hashlib.sha256("".join(sorted(digests)).encode()).hexdigest(),
+    }
+
+
+def write_verdict(report: Report, rig_file: str | Path) -> None:
+    """Write a verdict, when it was found and on which data into [verified] of a rig file; no other line changes.
+
+    Args:
+        report: Its facts are, or hold, those of `provenance`.
+        rig_file: The rig file.
 
     Raises:
         FactError: The file is no rig.
     """
-    verdict = Verified(when=verification.when, data_hash=verification.data_hash, verdict=verification.verdict)
+    verdict = Verified(when=report.facts["when"], data_hash=report.facts["data_hash"], verdict=report.verdict)
     _rewrite(Path(rig_file), load_rig(rig_file).model_copy(update={"verified": verdict}))
 
 

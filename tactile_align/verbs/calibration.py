@@ -1,6 +1,5 @@
 """Verbs on rigs: print a board, calibrate, verify. Heavy modules are imported by the verb that needs them."""
 
-import json
 import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -8,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from tyro.conf import Positional, arg
 
 from tactile_align.errors import InputError
-from tactile_align.verbs import FAILED, GOOD
+from tactile_align.verbs import GOOD
 
 if TYPE_CHECKING:
-    from tactile_align.verdict import Verification
+    from tactile_align.checks import Report
 
 logger = logging.getLogger(__name__)
 
@@ -55,9 +54,7 @@ def verify(
     if poses is not None and arm is not None:
         from tactile_align.kinematics.controller import check_controller_poses
 
-        report = check_controller_poses(poses, arm, base, tip)
-        print(json.dumps(report.as_dict(), indent=2, default=str) if as_json else report.text())
-        return FAILED if report.verdict == "fail" else GOOD
+        return _show(check_controller_poses(poses, arm, base, tip).report, as_json)
     assert path is not None
     if base is not None or tip is not None:
         raise InputError("--base and --tip go with --poses; for episodes set base and tip of the arm in the rig")
@@ -69,7 +66,7 @@ def verify(
     from tactile_align.verify.labels import read_labels
     from tactile_align.verify.verify import verify as judge
 
-    found = judge(
+    report = judge(
         path,
         rig,
         pictures=pictures,
@@ -79,8 +76,12 @@ def verify(
         layout=layout,
         most=most,
     )
-    print(found.json() if as_json else found.text())
-    return FAILED if found.verdict == "fail" else GOOD
+    return _show(report, as_json)
+
+
+def _show(report: "Report", as_json: bool) -> int:
+    print(report.json() if as_json else report.text())
+    return report.exit_code
 
 
 def board(
@@ -173,6 +174,7 @@ def calibrate(
     accept_doubtful: bool = False,
     out: Path | None = None,
     dry_run: bool = False,
+    as_json: Annotated[bool, arg(name="json")] = False,
 ) -> int:
     """Calibrate a camera's lens, where it sits, or where a sensor sits on its finger; exit 1 when nothing is written.
 
@@ -193,31 +195,31 @@ def calibrate(
         accept_doubtful: For finger: write a sensor or stroke found far off, or a change that is not needed.
         out: Rig file to write; the rig's own file when left out.
         dry_run: Only report.
+        as_json: Machine-readable.
     """
     target = None if dry_run else out or Path(rig)
     if target is not None and target.suffix != ".toml":
         raise InputError(f"'{rig}' is a shipped rig, which is not overwritten; name a file with --out, or --dry-run")
     needed = True
     if what == "finger":
-        verification, needed = _finger(folder, rig, labels, tag, camera, sensor, layout, accept_doubtful, target)
+        report, needed = _finger(folder, rig, labels, tag, camera, sensor, layout, accept_doubtful, target)
     else:
         from tactile_align.sessions.calibrate import calibrate_hand_eye, calibrate_intrinsics_of
 
         if what == "intrinsics":
-            verification = calibrate_intrinsics_of(folder, rig, model=model, out=target).verification
+            report = calibrate_intrinsics_of(folder, rig, model=model, out=target).report
         else:
             from tactile_align.calibration.bundle_adjustment import Prior
 
             prior = Prior() if loose_robot else None
-            verification = calibrate_hand_eye(folder, rig, prior=prior, model=model, out=target).verification
-    print(verification.text())
-    failed = verification.verdict == "fail"
-    if failed or not (needed or accept_doubtful):
+            report = calibrate_hand_eye(folder, rig, prior=prior, model=model, out=target).report
+    status = _show(report, as_json)
+    if status != GOOD or not (needed or accept_doubtful):
         why = "no change needed" if not needed else "see what failed"
         logger.info(f"not written ({why}): {target or rig}")
-        return FAILED if failed else GOOD
-    logger.info(f"not written (dry run): {rig}" if target is None else f"written: {target}")
-    return GOOD
+    else:
+        logger.info(f"not written (dry run): {rig}" if target is None else f"written: {target}")
+    return status
 
 
 def _finger(
@@ -230,8 +232,8 @@ def _finger(
     layout: str | None,
     accept: bool,
     out: Path | None,
-) -> "tuple[Verification, bool]":
-    """Return the table, and whether a change is needed at all."""
+) -> "tuple[Report, bool]":
+    """Return the report, and whether a change is needed at all."""
     if (labels is None) == (tag is None):
         raise InputError(
             "calibrate finger needs either --labels, boxes drawn with `tactile-align label`, or --tag, a tag's file"
@@ -244,10 +246,10 @@ def _finger(
         found = calibrate_finger(
             folder, rig, drawn, camera=camera, sensor=sensor, layout=layout, accept=accept, out=out
         )
-        return found.verification, found.needed
+        return found.report, found.needed
     from tactile_align.finger.from_tag import calibrate_finger_by_tag
     from tactile_align.finger.tag_fit import read_tag
 
     assert tag is not None
     tagged = calibrate_finger_by_tag(folder, rig, read_tag(tag), camera=camera, layout=layout, accept=accept, out=out)
-    return tagged.verification, True
+    return tagged.report, True

@@ -1,6 +1,5 @@
 """Verbs on recordings: record, look at, mend, convert. Heavy modules are imported by the verb that needs them."""
 
-import json
 import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -8,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from tyro.conf import Positional, arg
 
 from tactile_align.errors import InputError
-from tactile_align.verbs import FAILED, GOOD
+from tactile_align.verbs import GOOD
 
 if TYPE_CHECKING:
     from tactile_align.datasets.convert import Converted
@@ -55,9 +54,10 @@ def inspect(
     """
     from tactile_align.datasets.inspect import inspect_path
 
-    report = inspect_path(path, layout)
-    print(json.dumps(report.json(), indent=2) if as_json else report.text())
-    return GOOD if report.good else FAILED
+    inspection = inspect_path(path, layout)
+    report = inspection.report
+    print(report.json() if as_json else inspection.text())
+    return report.exit_code
 
 
 def trim(

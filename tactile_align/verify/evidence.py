@@ -12,7 +12,7 @@ from tactile_align.datasets.episodes import Episode, EpisodeRef
 from tactile_align.datasets.truth import read_truth
 from tactile_align.errors import InputError
 from tactile_align.geometry.boxes import intersection_over_union
-from tactile_align.kinematics.guards import suspect_joints, suspect_swapped_arms
+from tactile_align.kinematics.guards import Suspicion, suspect_joints, suspect_swapped_arms
 from tactile_align.projection.episode_boxes import (
     episode_boxes,
     hand_of,
@@ -65,7 +65,7 @@ class Evidence:
         contact: By sensor, (T,) bool.
         commanded: By sensor, (T,) bool: in contact, and the gripper reading is only a command.
         largest_step: Largest change of a joint between two frames, rad.
-        suspicions: What looks wrong in the joints, one sentence each.
+        suspicions: What looks wrong in the joints.
         missing_cameras: Cameras of the rig that the episode does not hold.
         missing_sensors: Sensors of the rig whose stream the episode does not hold.
         unknown_cameras: Cameras of the episode that the rig does not know.
@@ -78,7 +78,7 @@ class Evidence:
     contact: dict[str, np.ndarray]
     commanded: dict[str, np.ndarray]
     largest_step: float
-    suspicions: tuple[str, ...]
+    suspicions: tuple[Suspicion, ...]
     missing_cameras: tuple[str, ...]
     missing_sensors: tuple[str, ...]
     unknown_cameras: tuple[str, ...]
@@ -129,7 +129,7 @@ def gather(episode: Episode, rig: Rig, labels: Labels | None = None) -> Evidence
     )
 
 
-def _suspicions(episode: Episode, rig: Rig) -> tuple[str, ...]:
+def _suspicions(episode: Episode, rig: Rig) -> tuple[Suspicion, ...]:
     """Name what looks wrong in the joints, arm by arm, and arms whose columns follow each other's commands."""
     recorded = {name: rig.joints(name, episode.qpos) for name in rig.arms}
     found = [one for name, q in recorded.items() for one in suspect_joints(rig.arms[name].arm, q)]
@@ -138,7 +138,7 @@ def _suspicions(episode: Episode, rig: Rig) -> tuple[str, ...]:
         scale = {name: np.pi / 180 if entry.joints.unit == "deg" else 1.0 for name, entry in rig.arms.items()}
         commands = {name: episode.action[:, one] * scale[name] for name, one in columns.items()}
         found += suspect_swapped_arms(recorded, commands)
-    return tuple(f"{one.name}: {one.message}" for one in found)
+    return tuple(found)
 
 
 def _commanded(rig: Rig, sensor: str) -> bool:

@@ -13,7 +13,7 @@ from tactile_align.evenly import evenly
 from tactile_align.geometry.boxes import enlarge
 from tactile_align.geometry.frames import apply, invert
 from tactile_align.projection.episode_boxes import episode_boxes, hand_contact, hand_of
-from tactile_align.verify.rig_hypotheses import AS_WRITTEN, readings_of
+from tactile_align.verify.rig_hypotheses import AS_WRITTEN, hypotheses_of
 
 PAIRS = 8
 """Pairs of frames an episode gives to one view, at most."""
@@ -23,16 +23,16 @@ WITHIN_S, FPS = 3.0, 10.0
 
 @dataclass(frozen=True)
 class Motion:
-    """How well each reading of the rig explains what moved in one view of one episode.
+    """How well each hypothesis about the rig explains what moved in one view of one episode.
 
     Attributes:
         camera: The view.
         sensor: Whose box was held against the fingers' motion; None: the still world against the arm's.
-        scores: By the reading's name, (N,). Of a sensor, for each motion of the gripper, the median over its pairs of
-            frames: how much better the picture in the box agrees with the moved box than with the box left in place,
+        scores: By the hypothesis's name, (N,). Of a sensor, for each motion of the gripper, the median over its pairs
+            of frames: how much better the picture in the box agrees with the moved box than with the box left in place,
             -2 to 2, 0 where a frame has no box. Of the still world, for each pair of frames: the share of tracked
             points that lie where the camera's motion puts them, 0 to 1. Empty where nothing of that kind moved.
-        advice: By the reading's name, what to change in the rig file.
+        advice: By the hypothesis's name, what to change in the rig file.
     """
 
     camera: str
@@ -46,14 +46,14 @@ class Scores:
     """The scores of one view over all episodes.
 
     Attributes:
-        by_reading: By the reading's name, (N,) as in Motion; AS_WRITTEN is always there.
+        by_hypothesis: By the hypothesis's name, (N,) as in Motion; AS_WRITTEN is always there.
     """
 
-    by_reading: dict[str, np.ndarray]
+    by_hypothesis: dict[str, np.ndarray]
 
     @classmethod
     def of(cls, motions: Sequence[Motion], camera: str, sensor: str | None) -> "Scores":
-        """Gather a view's scores; a reading that only some episodes have, by [[override]], is left out."""
+        """Gather a view's scores; a hypothesis that only some episodes have, by [[override]], is left out."""
         found = [one.scores for one in motions if one.scores and (one.camera, one.sensor) == (camera, sensor)]
         if not found:
             return cls({AS_WRITTEN: np.zeros(0)})
@@ -61,27 +61,27 @@ class Scores:
         return cls({name: np.concatenate([one[name] for one in found]) for name in names})
 
     def __len__(self) -> int:
-        return len(self.by_reading[AS_WRITTEN])
+        return len(self.by_hypothesis[AS_WRITTEN])
 
     def without(self, names: Collection[str]) -> "Scores":
-        """Return the scores of the other readings."""
-        return Scores({name: scores for name, scores in self.by_reading.items() if name not in names})
+        """Return the scores of the other hypotheses."""
+        return Scores({name: scores for name, scores in self.by_hypothesis.items() if name not in names})
 
     def median(self, name: str = AS_WRITTEN) -> float:
-        """Return the median score of a reading."""
-        return float(np.median(self.by_reading[name]))
+        """Return the median score of a hypothesis."""
+        return float(np.median(self.by_hypothesis[name]))
 
     def gain(self, name: str) -> float:
-        """Return the median of how much higher a reading scores than the rig as written."""
-        return float(np.median(self.by_reading[name] - self.by_reading[AS_WRITTEN]))
+        """Return the median of how much higher a hypothesis scores than the rig as written."""
+        return float(np.median(self.by_hypothesis[name] - self.by_hypothesis[AS_WRITTEN]))
 
     def share(self, name: str) -> float:
-        """Return how often a reading scores higher than the rig as written, 0 to 1."""
-        return float((self.by_reading[name] > self.by_reading[AS_WRITTEN]).mean())
+        """Return how often a hypothesis scores higher than the rig as written, 0 to 1."""
+        return float((self.by_hypothesis[name] > self.by_hypothesis[AS_WRITTEN]).mean())
 
     def ranked(self) -> list[str]:
-        """Return the other readings, that with the highest gain first."""
-        return sorted((name for name in self.by_reading if name != AS_WRITTEN), key=lambda name: -self.gain(name))
+        """Return the other hypotheses, that with the highest gain first."""
+        return sorted((name for name in self.by_hypothesis if name != AS_WRITTEN), key=lambda name: -self.gain(name))
 
 
 def near_in_time(episode: Episode) -> tuple[np.ndarray, np.ndarray]:
@@ -109,7 +109,7 @@ TRACKS, MIN_TRACKS = 250, 15
 
 
 def world_motion(episode: Episode, rig: Rig, camera: str) -> Motion | None:
-    """Hold what a camera on an arm sees while it moves against each reading of the rig.
+    """Hold what a camera on an arm sees while it moves against each hypothesis about the rig.
 
     Args:
         episode: The episode.
@@ -132,12 +132,13 @@ def world_motion(episode: Episode, rig: Rig, camera: str) -> Motion | None:
     if not tracked:
         return Motion(camera, None, {}, {})
     scores, advice = {}, {}
-    for reading in readings_of(rig, camera):
-        mount = reading.rig.cameras[camera]
-        moving = reading.rig.T_from_to("world", mount.parent, episode.qpos)
+    for hypothesis in hypotheses_of(rig, camera):
+        mount = hypothesis.rig.cameras[camera]
+        moving = hypothesis.rig.T_from_to("world", mount.parent, episode.qpos)
         T = moving @ mount.T_parent_this
-        scores[reading.name] = np.array([_explained(mount.stored, invert(T[j]) @ T[i], p, q) for i, j, p, q in tracked])
-        advice[reading.name] = reading.advice
+        shares = [_explained(mount.stored, invert(T[j]) @ T[i], p, q) for i, j, p, q in tracked]
+        scores[hypothesis.name] = np.array(shares)
+        advice[hypothesis.name] = hypothesis.advice
     return Motion(camera, None, scores, advice)
 
 
@@ -200,7 +201,7 @@ MARGIN = 1.5
 def finger_motion(
     episode: Episode, rig: Rig, camera: str, sensor: str, contact: dict[str, np.ndarray]
 ) -> Motion | None:
-    """Hold what a sensor's box shows while the gripper moves against each reading of the rig.
+    """Hold what a sensor's box shows while the gripper moves against each hypothesis about the rig.
 
     Args:
         episode: The episode.
@@ -221,12 +222,12 @@ def finger_motion(
     motion = _motions(pairs)
     grey = {t: cv2.cvtColor(episode.image(camera, t), cv2.COLOR_RGB2GRAY) for t in np.unique(pairs)}
     scores, advice = {}, {}
-    for reading in readings_of(rig, camera, sensor):
-        seen = episode_boxes(reading.rig, camera, sensor, episode.qpos, contact, episode.fps).at(pairs).boxes
+    for hypothesis in hypotheses_of(rig, camera, sensor):
+        seen = episode_boxes(hypothesis.rig, camera, sensor, episode.qpos, contact, episode.fps).at(pairs).boxes
         boxes = np.where(seen.visible[..., None], enlarge(seen.raw, MARGIN), np.nan)
         agree = np.array([_follows(grey[i], grey[j], *box) for (i, j), box in zip(pairs, boxes, strict=True)])
-        scores[reading.name] = np.array([np.median(agree[motion == k]) for k in range(motion.max() + 1)])
-        advice[reading.name] = reading.advice
+        scores[hypothesis.name] = np.array([np.median(agree[motion == k]) for k in range(motion.max() + 1)])
+        advice[hypothesis.name] = hypothesis.advice
     return Motion(camera, sensor, scores, advice)
 
 

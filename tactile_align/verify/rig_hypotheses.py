@@ -1,4 +1,4 @@
-"""Other readings of a rig: each is one slip that rig files really have, undone."""
+"""Hypotheses about a rig: each undoes one slip that rig files really have."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -22,13 +22,13 @@ SMALLEST = 64
 
 
 @dataclass(frozen=True)
-class Reading:
-    """A rig with one thing read otherwise.
+class Hypothesis:
+    """A rig with one thing changed.
 
     Attributes:
-        name: What is read otherwise; AS_WRITTEN for the rig itself.
-        advice: What to change in the rig file if this reading is the right one.
-        rig: The rig so read.
+        name: What is changed; AS_WRITTEN for the rig itself.
+        advice: What to change in the rig file if this hypothesis holds.
+        rig: The rig so changed.
     """
 
     name: str
@@ -36,9 +36,9 @@ class Reading:
     rig: Rig
 
 
-def readings_of(rig: Rig, camera: str, sensor: str | None = None) -> tuple[Reading, ...]:
-    """Return the rig as written, then other readings of a camera and, when named, of a sensor and its gripper."""
-    found = [Reading(AS_WRITTEN, "", rig), *_image_maps(rig, camera), *_lenses(rig, camera), *_poses(rig, camera)]
+def hypotheses_of(rig: Rig, camera: str, sensor: str | None = None) -> tuple[Hypothesis, ...]:
+    """Return the rig as written, then hypotheses about a camera and, when named, a sensor and its gripper."""
+    found = [Hypothesis(AS_WRITTEN, "", rig), *_image_maps(rig, camera), *_lenses(rig, camera), *_poses(rig, camera)]
     return (*found, *(_hands(rig, sensor) if sensor is not None else ()))
 
 
@@ -53,7 +53,7 @@ def frame_of(camera: RigCamera) -> tuple[int, int]:
     return max(1, round(float(size[0]))), max(1, round(float(size[1])))
 
 
-def _image_maps(rig: Rig, camera: str) -> list[Reading]:
+def _image_maps(rig: Rig, camera: str) -> list[Hypothesis]:
     """Turns and mirrors that the recorder did and the rig does not say, or the other way round."""
     steps = rig.cameras[camera].image_map
     found = []
@@ -65,7 +65,7 @@ def _image_maps(rig: Rig, camera: str) -> list[Reading]:
             if steps:
                 variants.append((f"{turn} last", (*steps, (turn,))))
         found += [
-            Reading(
+            Hypothesis(
                 name, f"Set image_map = {_toml(steps)} of cameras.{camera}.", rig.with_camera(camera, image_map=steps)
             )
             for name, steps in variants
@@ -78,7 +78,7 @@ def _toml(steps: tuple[tuple[Any, ...], ...]) -> str:
     return "[" + ", ".join(f"[{step}]" for step in quoted) + "]"
 
 
-def _lenses(rig: Rig, camera: str) -> list[Reading]:
+def _lenses(rig: Rig, camera: str) -> list[Hypothesis]:
     """K of frames of another size, or a focal length half or twice as long."""
     entry = rig.cameras[camera]
     found = []
@@ -96,7 +96,7 @@ def _lenses(rig: Rig, camera: str) -> list[Reading]:
         for name, steps in back:
             steps = (*steps, *entry.image_map)
             found.append(
-                Reading(
+                Hypothesis(
                     name,
                     f"Set width = {size[0]}, height = {size[1]}, image_map = {_toml(steps)} of cameras.{camera}, or "
                     f"give it the K of {entry.width}x{entry.height} frames.",
@@ -109,17 +109,17 @@ def _lenses(rig: Rig, camera: str) -> list[Reading]:
         advice = (
             f"K of cameras.{camera} is of another resolution: fx = {K[0, 0]:.0f} fits better than {entry.K[0][0]:.0f}."
         )
-        found.append(Reading(name, advice, rig.with_camera(camera, K=tuple(tuple(row) for row in K.tolist()))))
+        found.append(Hypothesis(name, advice, rig.with_camera(camera, K=tuple(tuple(row) for row in K.tolist()))))
     return found
 
 
-def _poses(rig: Rig, camera: str) -> list[Reading]:
+def _poses(rig: Rig, camera: str) -> list[Hypothesis]:
     entry = rig.cameras[camera]
     T = invert(entry.T_parent_this)
     w, x, y, z = entry.quat_wxyz
     turned = tuple(quaternion_from_rotation(T[:3, :3]).tolist())
     found = [
-        Reading(
+        Hypothesis(
             "quaternion order",
             f"Write quat_wxyz of cameras.{camera} w first.",
             rig.with_camera(camera, quat_wxyz=(z, w, x, y)),
@@ -127,11 +127,12 @@ def _poses(rig: Rig, camera: str) -> list[Reading]:
     ]
     if np.abs(T[:3, 3]).max() < 10.0:
         inverted = rig.with_camera(camera, translation_m=tuple(T[:3, 3].tolist()), quat_wxyz=turned)
-        found.append(Reading("pose inverted", f"Give cameras.{camera} T_parent_camera, not T_camera_parent.", inverted))
+        advice = f"Give cameras.{camera} T_parent_camera, not T_camera_parent."
+        found.append(Hypothesis("pose inverted", advice, inverted))
     return found
 
 
-def _hands(rig: Rig, sensor: str) -> list[Reading]:
+def _hands(rig: Rig, sensor: str) -> list[Hypothesis]:
     """The gripper read the other way round, and the sensor on the other finger."""
     entry, arm = rig.sensors[sensor], rig.sensor_arm(sensor)
     gripper = rig.arms[arm].gripper if arm else None
@@ -139,12 +140,12 @@ def _hands(rig: Rig, sensor: str) -> list[Reading]:
         return []
     other = f"{arm}/finger{2 if entry.parent.endswith('1') else 1}"
     return [
-        Reading(
+        Hypothesis(
             "open and closed swapped",
             f"Set open = {gripper.closed:g}, closed = {gripper.open:g} of arms.{arm}.gripper.",
             rig.with_gripper(arm, open=gripper.closed, closed=gripper.open),
         ),
-        Reading(
+        Hypothesis(
             OTHER_FINGER,
             f'Set parent = "{other}" of sensors.{sensor}, or turn axis of the law of arms.{arm}.gripper round.',
             rig.with_sensor(sensor, parent=other),

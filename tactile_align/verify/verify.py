@@ -1,17 +1,16 @@
 """Does the rig explain the recordings? Numbers against thresholds, a verdict, and what to do next."""
 
-import hashlib
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
 from tactile_align.calibration.rig import Rig, load_rig
+from tactile_align.checks import Check, Report, Table
 from tactile_align.datasets.episodes import list_episodes, open_episode
 from tactile_align.errors import InputError
 from tactile_align.evenly import evenly
-from tactile_align.sessions.write_rig import write_verdict
-from tactile_align.verdict import Check, Verification
+from tactile_align.sessions.write_rig import provenance, write_verdict
 from tactile_align.verify.episode_checks import box_drift, drift_checks, episode_checks
 from tactile_align.verify.evidence import Labels, gather, label_name
 from tactile_align.verify.labels import require_matching
@@ -32,7 +31,7 @@ def verify(
     layout: str | Path | None = None,
     most: int | None = None,
     progress: bool = True,
-) -> Verification:
+) -> Report:
     """Verify a calibration session (a folder with session.toml) or recorded episodes (anything else).
 
     Arguments and errors are those of `verify_episodes` and `calibrate.verify_session`.
@@ -63,7 +62,7 @@ def verify_episodes(
     most: int | None = None,
     write_into: str | Path | None = None,
     progress: bool = True,
-) -> Verification:
+) -> Report:
     """Hold recorded episodes against a rig.
 
     Args:
@@ -77,7 +76,7 @@ def verify_episodes(
         progress: Whether to show a bar on stderr.
 
     Returns:
-        The verdict with its table.
+        The checks; `facts` hold when they were made and on which data, see `provenance`.
 
     Raises:
         FileNotFoundError: No episodes, or no rig.
@@ -104,19 +103,20 @@ def verify_episodes(
             if ref in watching:
                 watched.append(watch(episode, found.for_episode(episode.path), evidence[-1].contact))
     named = "" if rig is None or isinstance(rig, Rig) else f" from {rig}"
-    digest = hashlib.sha256("".join(sorted(one.digest for one in evidence)).encode()).hexdigest()
     frames = sum(one.frames for one in evidence)
     drift = box_drift(evidence)
-    result = Verification(
+    looked_at = f"{len(watched)} of {len(evidence)}, evenly spread"
+    result = Report(
+        command="verify",
         subject=f"rig {found.name}{named} ({found.status}) against {len(evidence)} episodes, {frames} frames of {path}",
         checks=(
             *episode_checks(found, evidence),
-            Check("episodes looked at for motion", f"{len(watched)} of {len(evidence)}, evenly spread"),
+            Check("episodes-watched", "Episodes watched for motion", "info", looked_at),
             *motion_checks(found, watched),
             *drift_checks(drift),
         ),
-        data_hash=digest,
-        details={"box drift by episode, worst first": drift[:20]},
+        tables=(Table.of("box drift by episode, worst first", drift[:20]),),
+        facts=provenance([episode.digest for episode in evidence]),
     )
     if write_into is not None:
         write_verdict(result, write_into)

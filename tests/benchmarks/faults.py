@@ -28,7 +28,7 @@ def tried(name: str, sessions: int, first_seed: int) -> tuple[int, Counter[str],
     for seed in range(first_seed, first_seed + sessions):
         case = make(seed)
         start = time.process_time()
-        said = [fault.name for fault in find_faults(*case)]
+        said = [fault.id for fault in find_faults(*case)]
         spent += time.process_time() - start
         if (not said) if name == SOUND else any(one in names for one in said[:2]):
             hits += 1

@@ -13,7 +13,7 @@ import pytest
 
 from tactile_align.datasets import codec
 from tactile_align.datasets.episodes import write_episode
-from tactile_align.datasets.inspect import inspect_path
+from tactile_align.datasets.inspect import Inspection, inspect_path
 from tests.datasets.planting import ON_OPENING, ON_READING
 from tests.datasets.test_contact import gel, regrasp
 
@@ -48,15 +48,23 @@ def moving(seed: int) -> dict[str, Any]:
 
 
 def kinds(path: Path) -> set[str]:
-    return {fault.kind for fault in inspect_path(path, timing=False).all_faults}
+    return failed(inspect_path(path, timing=False))
+
+
+def failed(inspection: Inspection) -> set[str]:
+    return {check.kind for check in inspection.report.checks if check.status == "fail"}
+
+
+def remarked(inspection: Inspection) -> set[str]:
+    return {check.id for check in inspection.report.checks if check.status == "warn"}
 
 
 def test_a_good_recording_has_no_fault_and_its_facts_are_told(tmp_path: Path) -> None:
     for i in range(2):
         write_episode(tmp_path / f"episode_init_{i}.hdf5", **moving(i))
-    report = inspect_path(tmp_path)
-    assert report.good, report.text()
-    first = report.episodes[0]
+    inspection = inspect_path(tmp_path)
+    assert inspection.report.verdict == "pass", inspection.text()
+    first = inspection.episodes[0]
     assert (first.layout, first.steps, first.fps, first.joints) == ("xtrainer", STEPS, 30, 14)
     assert [s.name for s in first.streams] == ["top", "left_wrist", "right_wrist", "tactile1"]
     touch = first.streams[-1]
@@ -66,10 +74,11 @@ def test_a_good_recording_has_no_fault_and_its_facts_are_told(tmp_path: Path) ->
     red, _, blue = first.streams[0].rgb or (0, 0, 0)
     assert red > blue + 50
     assert first.items_a_second and first.items_a_second > 10
-    text = report.text()
+    text = inspection.text()
     assert "2 episodes, 120 steps" in text
-    assert text.endswith("no fault")
-    assert json.loads(json.dumps(report.json()))["good"] is True
+    assert text.endswith("verdict: pass")
+    data = json.loads(inspection.report.json())
+    assert data["verdict"] == "pass" and data["episodes"][1]["name"] == "episode_init_1.hdf5"
 
 
 def swap_arms(given: dict[str, Any]) -> None:
@@ -95,11 +104,11 @@ def zero_joint(given: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("plant", "kind", "message"),
     [
-        (swap_arms, "swapped arms", r"moves with the right arm's joints"),
-        (swap_touch, "swapped touch", r"tactile1 looks like a scene and top like a touch"),
+        (swap_arms, "swapped-arms", r"moves with the right arm's joints"),
+        (swap_touch, "swapped-touch", r"tactile1 looks like a scene and top like a touch"),
         (freeze, "frozen", r"left_wrist row 20 stands still to row 39"),
         (freeze_touch, "frozen", r"tactile1 is the same frame throughout"),
-        (zero_joint, "dead joint", r"qpos columns 3 never change \(zero\)"),
+        (zero_joint, "dead-joint", r"qpos columns 3 never change \(zero\)"),
     ],
     ids=lambda x: getattr(x, "__name__", None),
 )
@@ -107,10 +116,10 @@ def test_what_opening_cannot_see_is_named(tmp_path: Path, plant: Any, kind: str,
     given = moving(1)
     plant(given)
     write_episode(tmp_path / "e.hdf5", **given)
-    report = inspect_path(tmp_path, timing=False)
-    assert {fault.kind for fault in report.all_faults} == {kind}, report.text()
-    assert re.search(message, report.text())
-    assert not report.json()["good"]
+    inspection = inspect_path(tmp_path, timing=False)
+    assert failed(inspection) == {kind}, inspection.text()
+    assert re.search(message, inspection.text())
+    assert inspection.report.exit_code == 1
 
 
 @pytest.mark.parametrize("plant", [p for p, _ in ON_OPENING] + [p[0] for p in ON_READING], ids=lambda p: p.__name__)
@@ -120,9 +129,9 @@ def test_every_fault_of_a_file_is_named_without_stopping(tmp_path: Path, plant: 
     message = {p: m for p, m in ON_OPENING} | {p[0]: p[3] for p in ON_READING}
     path = xtrainer_file(tmp_path)
     plant(path)
-    report = inspect_path(path, timing=False)
-    assert not report.good
-    assert re.search(message[plant], report.text()), report.text()
+    inspection = inspect_path(path, timing=False)
+    assert inspection.report.verdict == "fail"
+    assert re.search(message[plant], inspection.text()), inspection.text()
 
 
 @pytest.mark.parametrize(("quality", "said"), [(50, True), (89, True), (90, False), (95, False)])
@@ -131,11 +140,10 @@ def test_touches_stored_with_too_low_a_jpeg_quality_are_remarked(tmp_path: Path,
     given["touches"]["tactile1"] = [  # as the original's converter left them: encoded anew, and once before
         codec.encode_jpeg(codec.decode(codec.encode_jpeg(frame, 95)), quality) for frame in given["touches"]["tactile1"]
     ]
-    report = inspect_path(write_episode(tmp_path / "e.hdf5", **given), timing=False)
-    text = report.text()
-    assert report.good and f"jpeg of quality {quality}" in text
-    assert (f"tactile1 is stored as JPEG of quality {quality}; a gel's faint colours need 90" in text) is said
-    assert [s.quality for s in report.episodes[0].streams] == [95, 95, 95, quality]
+    inspection = inspect_path(write_episode(tmp_path / "e.hdf5", **given), timing=False)
+    assert inspection.report.verdict != "fail" and f"jpeg of quality {quality}" in inspection.text()
+    assert ("touch-quality/e.hdf5/tactile1" in remarked(inspection)) is said
+    assert [s.quality for s in inspection.episodes[0].streams] == [95, 95, 95, quality]
 
 
 @pytest.mark.parametrize(("free_first", "said"), [(False, True), (True, False)])
@@ -146,17 +154,17 @@ def test_a_touch_from_the_first_row_on_for_most_of_the_episode_is_remarked(
     pressed = np.concatenate([np.zeros(18), held] if free_first else [held, np.zeros(18)])
     given["touches"]["tactile1"] = gel(pressed, 1, noise=1)
     write_episode(tmp_path / "episode_init_0.hdf5", **given)
-    report = inspect_path(tmp_path, timing=False).episodes[0]
-    assert report.streams[-1].contact_share == pytest.approx(0.7, abs=0.02)
-    assert any("from the first row on, in 70%" in remark for remark in report.remarks) == said
+    inspection = inspect_path(tmp_path, timing=False)
+    assert inspection.episodes[0].streams[-1].contact_share == pytest.approx(0.7, abs=0.02)
+    assert ("contact-from-start/episode_init_0.hdf5/tactile1" in remarked(inspection)) == said
 
 
 def test_the_same_episode_twice_is_named(tmp_path: Path) -> None:
     first = write_episode(tmp_path / "a.hdf5", **moving(0))
     shutil.copy(first, tmp_path / "b.hdf5")
-    report = inspect_path(tmp_path, timing=False)
-    assert [fault.kind for fault in report.all_faults] == ["duplicate"]
-    assert "a.hdf5; keep one of the two" in report.text()
+    inspection = inspect_path(tmp_path, timing=False)
+    assert failed(inspection) == {"duplicate"}
+    assert "a.hdf5; keep one of the two" in inspection.text()
 
 
 def test_exchanged_colours_and_wrong_lengths_are_remarked(tmp_path: Path) -> None:
@@ -166,11 +174,11 @@ def test_exchanged_colours_and_wrong_lengths_are_remarked(tmp_path: Path) -> Non
     with h5py.File(path, "r+") as file:
         table = file["compress_len"][()]
         file["compress_len"][:] = table[[1, 2, 0, 3]]
-    report = inspect_path(path, timing=False)
-    assert report.good
-    assert "top shares" in report.text()
-    assert "left_wrist shares" not in report.text()
-    assert "compress_len does not give the lengths" in report.text()
+    inspection = inspect_path(path, timing=False)
+    assert inspection.report.verdict == "warn"
+    colours = inspection.report.check("channel-order/e.hdf5").measured
+    assert "top shares" in colours and "left_wrist shares" not in colours
+    assert "compress_len does not give the lengths" in inspection.report.check("lengths-table/e.hdf5").measured
 
 
 def test_episodes_that_do_not_belong_together_are_remarked(tmp_path: Path) -> None:
@@ -178,9 +186,9 @@ def test_episodes_that_do_not_belong_together_are_remarked(tmp_path: Path) -> No
     write_episode(tmp_path / "b.hdf5", **moving(3))
     other = moving(1)
     write_episode(tmp_path / "c.hdf5", **{**other, "qpos": other["qpos"][:, :7], "fps": 20})
-    text = inspect_path(tmp_path, timing=False).text()
-    assert "different joints: mostly 14, but" in text
-    assert "different rates: mostly 30" in text
+    report = inspect_path(tmp_path, timing=False).report
+    assert report.check("different-joints").measured.startswith("mostly 14, but c.hdf5")
+    assert report.check("different-rates").measured.startswith("mostly 30")
 
 
 def test_a_table_of_lengths_is_reached_like_all_else(tmp_path: Path) -> None:
@@ -190,24 +198,27 @@ def test_a_table_of_lengths_is_reached_like_all_else(tmp_path: Path) -> None:
     with h5py.File(path, "r+") as file:
         del file["compress_len"]
         file["compress_len"] = h5py.ExternalLink(str(tmp_path / "other.h5"), "/x")
-    assert [fault.kind for fault in inspect_path(path, timing=False).all_faults] == ["link"]
+    assert kinds(path) == {"link"}
     with h5py.File(path, "r+") as file:
         del file["compress_len"]
         file.create_dataset("compress_len", (2**20, 2**20), np.float32, chunks=(64, 64))
-    assert [fault.kind for fault in inspect_path(path, timing=False).all_faults] == ["huge"]
+    assert kinds(path) == {"huge"}
 
 
 def test_a_layout_whose_episodes_are_not_in_the_file_is_a_fault(tmp_path: Path) -> None:
     path = write_episode(tmp_path / "e.hdf5", **moving(0))
-    report = inspect_path(path, "robomimic", timing=False)
-    assert not report.good and "keeps its episodes there. Is the layout the right one?" in report.text()
+    inspection = inspect_path(path, "robomimic", timing=False)
+    assert (
+        inspection.report.exit_code == 1
+        and "keeps its episodes there. Is the layout the right one?" in inspection.text()
+    )
 
 
 def test_cameras_of_any_name_are_written_in_the_order_of_their_table_of_lengths(tmp_path: Path) -> None:
     given = moving(0)
     given["images"] = dict(zip(("zeta", "alpha", "top"), given["images"].values(), strict=False))
-    report = inspect_path(write_episode(tmp_path / "e.hdf5", **given), "xtrainer", timing=False)
-    assert report.good and "compress_len" not in report.text()
+    inspection = inspect_path(write_episode(tmp_path / "e.hdf5", **given), "xtrainer", timing=False)
+    assert inspection.report.verdict == "pass" and "compress_len" not in inspection.text()
 
 
 def test_streams_that_the_layout_takes_nothing_from_are_told_and_are_no_fault(tmp_path: Path) -> None:
@@ -224,14 +235,16 @@ def test_streams_that_the_layout_takes_nothing_from_are_told_and_are_no_fault(tm
         file["circle"] = file["/"]  # hard links in a circle
         file["elsewhere"] = h5py.SoftLink("/nowhere")
         file["more\x1b/of"] = np.zeros(STEPS)
-    report = inspect_path(path, timing=False)
-    assert report.good, report.text()
-    assert [told.partition(" ")[0] for told in report.episodes[0].untaken] == [
+    inspection = inspect_path(path, timing=False)
+    assert inspection.report.verdict == "pass", inspection.text()
+    assert [told.partition(" ")[0] for told in inspection.episodes[0].untaken] == [
         *("force", "gel/jpeg", "gel/left_tip", "more\x1b/of", "sentence")
     ]
-    assert "not taken by the layout: force (60, 6) float64, gel/jpeg (2,) variable-length uint8, gel/" in report.text()
-    assert "\x1b" not in report.text()
-    assert report.json()["episodes"][0]["untaken"] == report.episodes[0].untaken
+    assert (
+        "not taken by the layout: force (60, 6) float64, gel/jpeg (2,) variable-length uint8, gel/" in inspection.text()
+    )
+    assert "\x1b" not in inspection.text()
+    assert json.loads(inspection.report.json())["episodes"][0]["untaken"] == inspection.episodes[0].untaken
 
 
 def test_a_pattern_that_matches_no_touch_shows_what_there_is(tmp_path: Path) -> None:

@@ -88,7 +88,7 @@ def test_several_kinds_of_damage_are_found_in_one_go(tmp_path: Path) -> None:
     for plant in (nan_joint, frame_of_another_size):  # rows 2 and 5
         plant(path)
     mended = repair_episode(path, tmp_path / "good.hdf5", min_steps=2)
-    assert sorted((fault.kind, fault.row) for fault in mended.left_out) == [("frame size", 5), ("not finite", 2)]
+    assert sorted((fault.kind, fault.row) for fault in mended.left_out) == [("frame-size", 5), ("non-finite", 2)]
     assert [len(open_episode(p)) for p in mended.paths] == [2, 2]
 
 

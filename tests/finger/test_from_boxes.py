@@ -42,7 +42,7 @@ def test_a_displaced_sensor_is_put_back_by_its_boxes(recorded: dict[str, Path], 
     found = load_rig(tmp_path / "rig.toml").sensors["tactile1"].T_parent_this
     wrong = displaced(folder).sensors["tactile1"].T_parent_this
     assert np.linalg.norm((found - true)[:3, 3]) < 0.5 * np.linalg.norm((wrong - true)[:3, 3])
-    assert fit.verification.verdict in ("pass", "warn") and fit.needed
+    assert fit.report.verdict in ("pass", "warn") and fit.needed
 
 
 def view(folder: Path, camera: str, **edges: float) -> Labels:
@@ -65,13 +65,13 @@ def test_a_camera_that_moved_is_not_mended_at_the_sensor_but_named_with_where_it
 ) -> None:
     folder, out = recorded["measured"], tmp_path / "rig.toml"
     fit = calibrate_finger(folder, with_camera_off(folder, 0, 0, 0.025), labels(folder), out=out)
-    check = fit.verification.check("sensor moved")
-    assert fit.after > 0.9 and check.outcome == fit.verification.verdict == "fail" and not out.exists()
+    check = fit.report.check("sensor-moved")
+    assert fit.after > 0.9 and check.status == fit.report.verdict == "fail" and not out.exists()
     place = re.search(r"cameras\.left_wrist: its place \(([^)]*)\) mm from .* in left/flange", check.advice)
     assert place and np.array(place[1].split(","), float) == pytest.approx([0, 0, -25], abs=3)
     assert "--accept-doubtful" in check.advice and "second view" in check.advice
     fit = calibrate_finger(folder, with_camera_off(folder, 0, 0, 0.025), labels(folder), accept=True, out=out)
-    assert fit.verification.verdict == "warn" and out.exists()
+    assert fit.report.verdict == "warn" and out.exists()
 
 
 def test_a_wrong_focal_length_is_not_mended_at_the_sensor_but_named(recorded: dict[str, Path], tmp_path: Path) -> None:
@@ -80,9 +80,9 @@ def test_a_wrong_focal_length_is_not_mended_at_the_sensor_but_named(recorded: di
     (fx, s, cx), (_, fy, cy), last = rig.cameras["left_wrist"].K
     rig = rig.with_camera("left_wrist", K=((1.5 * fx, s, cx), (0.0, 1.5 * fy, cy), last))
     fit = calibrate_finger(folder, rig, labels(folder), out=out)
-    assert fit.verification.verdict == "fail" and not out.exists()
-    assert fit.verification.check("stroke").outcome == "fail" and abs(fit.stroke - 1) > 0.1
-    found = re.search(r"left_wrist: its K, focal length x ([\d.]+)", fit.verification.check("sensor moved").advice)
+    assert fit.report.verdict == "fail" and not out.exists()
+    assert fit.report.check("stroke").status == "fail" and abs(fit.stroke - 1) > 0.1
+    found = re.search(r"left_wrist: its K, focal length x ([\d.]+)", fit.report.check("sensor-moved").advice)
     assert found and float(found[1]) == pytest.approx(1 / 1.5, abs=0.02)
 
 
@@ -93,13 +93,13 @@ def test_a_right_rig_needs_no_change_however_wide_the_boxes_were_drawn(
     wide = view(folder, "left_wrist", wider=0.5)
     fit = calibrate_finger(folder, folder / "rig.toml", wide, out=out)
     assert fit.after > fit.before and not fit.needed and not out.exists()
-    assert "No change needed" in fit.verification.check("change needed").advice
+    assert "No change needed" in fit.report.check("change-needed").advice
     # What the sigma does not hold, another line does: boxes a pixel wider do move the sensor as far as it says.
     one, two = (calibrate_finger(folder, folder / "rig.toml", view(folder, "left_wrist", wider=w)) for w in (0.0, 1.0))
-    said = one.verification.check("boxes 1 px wider at each side").measured
+    said = one.report.check("wider-boxes").measured
     moved = 1e3 * np.linalg.norm(two.shift_m - one.shift_m)
     assert float(said.split()[0]) == pytest.approx(moved, abs=0.1) and moved > 4e3 * np.linalg.norm(one.sigma[:3])
-    assert calibrate_finger(folder, folder / "rig.toml", wide, accept=True, out=out).verification.verdict == "warn"
+    assert calibrate_finger(folder, folder / "rig.toml", wide, accept=True, out=out).report.verdict == "warn"
     assert out.exists()
 
 
@@ -119,16 +119,16 @@ def test_a_fit_that_makes_another_view_worse_fails_and_one_that_makes_it_better_
     both = {**labels(folder), **view(folder, "top")}
     wrong = with_camera_off(folder, 0, 0, 0.025)
     fit = calibrate_finger(folder, wrong, both, camera="left_wrist", accept=True, out=out)
-    check = fit.verification.check("IoU in top, median")
-    assert check.outcome == "fail" and "not the sensor" in check.advice and not out.exists()
+    check = fit.report.check("other-view/top")
+    assert check.status == "fail" and "not the sensor" in check.advice and not out.exists()
     rig = load_rig(folder / "rig.toml")
     higher = rig.with_camera("top", translation_m=(0.95, 0.55, 0.95))
     fit = calibrate_finger(folder, higher, both, camera="left_wrist")
-    assert fit.verification.check("IoU in top, median").outcome == "warn"
+    assert fit.report.check("other-view/top").status == "warn"
     nearer = rig.with_sensor("tactile1", translation_m=(0.0, 0.0, 0.130))
     fit = calibrate_finger(folder, nearer, both, camera="left_wrist", out=out)
-    assert fit.verification.check("IoU in top, median").measured.endswith("better")
-    advice = fit.verification.check("sensor moved").advice
+    assert fit.report.check("other-view/top").measured.endswith("better")
+    advice = fit.report.check("sensor-moved").advice
     assert "Boxes of top speak for the sensor" in advice and "second view" not in advice
 
 
@@ -160,8 +160,8 @@ def test_boxes_tell_a_command_from_a_measurement_whatever_the_rig_says(
 ) -> None:
     folder = recorded[true]
     fit = calibrate_finger(folder, displaced(folder).with_gripper("left", reading=stated), labels(folder))
-    check = fit.verification.check("gripper reading")
-    assert fit.reading == true and check.outcome == ("pass" if true == stated else "warn")
+    check = fit.report.check("gripper-reading")
+    assert fit.reading == true and check.status == ("pass" if true == stated else "warn")
     assert (f'reading = "{true}"' in check.advice) == (true != stated)
 
 
@@ -172,8 +172,8 @@ def test_a_gripper_read_the_wrong_way_round_is_named_and_the_rig_left_alone(
     swapped = load_rig(folder / "rig.toml").with_gripper("left", open=0.0, closed=1.0)
     fit = calibrate_finger(folder, swapped, labels(folder), out=tmp_path / "rig.toml")
     assert fit.stroke == pytest.approx(-1.0, abs=0.1) and fit.rig == swapped
-    assert fit.verification.verdict == "fail" and "swapped" in fit.verification.check("stroke").advice
-    assert "cameras" not in fit.verification.text()
+    assert fit.report.verdict == "fail" and "swapped" in fit.report.check("stroke").advice
+    assert "cameras" not in fit.report.text()
     assert not (tmp_path / "rig.toml").exists()
 
 
@@ -220,6 +220,6 @@ def test_too_few_boxes_are_refused(recorded: dict[str, Path]) -> None:
 def test_a_wrong_stroke_is_named_before_any_camera_is_blamed(recorded: dict[str, Path]) -> None:
     folder = recorded["measured"]
     rig = opening_to(load_rig(folder / "rig.toml"), 0.060)
-    found = calibrate_finger(folder, rig, labels(folder)).verification.check("stroke")
-    assert found.outcome == "fail" and found.value == pytest.approx(0.045 / 0.060, rel=0.04)
+    found = calibrate_finger(folder, rig, labels(folder)).report.check("stroke")
+    assert found.status == "fail" and found.value == pytest.approx(0.045 / 0.060, rel=0.04)
     assert found.advice.index("the stroke alone") < found.advice.index("cameras.left_wrist")

@@ -79,7 +79,7 @@ def test_a_tag_puts_back_what_it_is_glued_for_and_the_hand_is_right_at_every_ope
     assert mm < 0.15 and deg < 0.06
     assert 48 * found.fit.stroke == pytest.approx(45, abs=0.1)
     assert float(found.fit.axis @ [0, -1, 0]) > np.cos(np.radians(0.1))
-    assert found.verification.verdict != "fail" and np.median(found.fit.after) < 0.1 < np.median(found.fit.before)
+    assert found.report.verdict != "fail" and np.median(found.fit.after) < 0.1 < np.median(found.fit.before)
     sigma = np.sqrt(np.diag(found.fit.covariance))
     assert mm < 6e3 * np.linalg.norm(sigma[:3]) and deg < 6 * np.degrees(np.linalg.norm(sigma[3:6]))
     written = load_rig(tmp_path / "rig.toml")
@@ -92,8 +92,8 @@ def test_a_tag_puts_back_what_it_is_glued_for_and_the_hand_is_right_at_every_ope
 def test_a_sensor_far_from_where_the_rig_has_it_is_written_only_when_accepted(
     tagged: tuple[Path, Rig], tmp_path: Path
 ) -> None:
-    check = fit(tagged, "sensor", out=tmp_path / "rig.toml").verification.check("sensor moved")
-    assert check.outcome == "fail" and "--accept-doubtful" in check.advice and not (tmp_path / "rig.toml").exists()
+    check = fit(tagged, "sensor", out=tmp_path / "rig.toml").report.check("sensor-moved")
+    assert check.status == "fail" and "--accept-doubtful" in check.advice and not (tmp_path / "rig.toml").exists()
 
 
 def test_a_finger_that_mirrors_the_other_is_found_by_its_own_axis(tagged: tuple[Path, Rig]) -> None:
@@ -115,7 +115,7 @@ def test_a_tag_tells_a_command_from_a_measurement(tmp_path: Path, true: str, sta
     rig = edited(rig, ("arms.left.gripper.reading", stated))
     found = calibrate_finger_by_tag(tmp_path, rig, glued("tactile1", T_SENSOR_TAG), camera="left_wrist")
     assert found.reading == true
-    assert found.verification.check("gripper reading").outcome == ("pass" if true == stated else "warn")
+    assert found.report.check("gripper-reading").status == ("pass" if true == stated else "warn")
 
 
 def test_a_reading_that_does_not_explain_the_finger_fails(tmp_path: Path) -> None:
@@ -123,8 +123,8 @@ def test_a_reading_that_does_not_explain_the_finger_fails(tmp_path: Path) -> Non
     found = calibrate_finger_by_tag(
         tmp_path, rig, glued("tactile1", T_SENSOR_TAG), camera="left_wrist", out=tmp_path / "rig.toml"
     )
-    check = found.verification.check("corners of left-out frames, median")
-    assert check.outcome == "fail" and "law" in check.advice and not (tmp_path / "rig.toml").exists()
+    check = found.report.check("corners-median")
+    assert check.status == "fail" and "law" in check.advice and not (tmp_path / "rig.toml").exists()
 
 
 def test_a_gripper_read_the_wrong_way_round_is_named(tagged: tuple[Path, Rig]) -> None:
@@ -132,7 +132,7 @@ def test_a_gripper_read_the_wrong_way_round_is_named(tagged: tuple[Path, Rig]) -
     swapped = edited(true, ("arms.left.gripper.open", 0.0), ("arms.left.gripper.closed", 1.0))
     found = calibrate_finger_by_tag(folder, swapped, glued("tactile1", T_SENSOR_TAG), camera="left_wrist")
     assert found.fit.stroke == pytest.approx(-1.0, abs=0.01) and found.rig == swapped
-    assert "swapped" in found.verification.check("stroke").advice
+    assert "swapped" in found.report.check("stroke").advice
 
 
 def test_a_missing_tag_and_too_few_openings_are_one_clear_error(tagged: tuple[Path, Rig], tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from scipy.spatial.transform import Rotation
 from tactile_align.cli import run
 from tactile_align.errors import FactError
 from tactile_align.kinematics.arm import Arm, forward_kinematics, load_arm
-from tactile_align.kinematics.controller import check_controller_poses
+from tactile_align.kinematics.controller import ControllerFit, check_controller_poses
 from tests.kinematics.conftest import urdf_with_hand
 
 HOME = np.radians([-90.0, 0, -90, 0, 90, 90])
@@ -85,33 +85,38 @@ def shuffled(rng: np.random.Generator) -> list[int]:
 
 # Each plants one mistake, or two: (q, T, rng) -> what is written.
 PLANTED: dict[str, tuple[set[str], Callable[[np.ndarray, np.ndarray, np.random.Generator], Sample]]] = {
-    "Gazebo signs": ({"Gazebo axis signs"}, lambda q, T, r: (q * [-1, 1, 1, -1, -1, 1], T, {})),
-    "other signs": ({"axis signs"}, lambda q, T, r: (q * [1, -1, 1, 1, 1, -1], T, {})),
-    "tool along z": ({"tool left in"}, lambda q, T, r: (q, T @ offset((0, 0, r.uniform(100, 200))), {})),
-    "tilted tool": ({"tool left in"}, lambda q, T, r: (q, T @ offset((8, -5, 197), r.normal(0, 0.4, 3)), {})),
-    "lifted base": ({"user frame left in"}, lambda q, T, r: (q, offset((0, 0, 30)) @ T, {})),
-    "turned base": ({"user frame left in"}, lambda q, T, r: (q, offset((1060, 0, 0), (0, 0, -pi / 2)) @ T, {})),
+    "Gazebo signs": ({"trap/gazebo-axis-signs"}, lambda q, T, r: (q * [-1, 1, 1, -1, -1, 1], T, {})),
+    "other signs": ({"trap/axis-signs"}, lambda q, T, r: (q * [1, -1, 1, 1, 1, -1], T, {})),
+    "tool along z": ({"trap/tool-left-in"}, lambda q, T, r: (q, T @ offset((0, 0, r.uniform(100, 200))), {})),
+    "tilted tool": ({"trap/tool-left-in"}, lambda q, T, r: (q, T @ offset((8, -5, 197), r.normal(0, 0.4, 3)), {})),
+    "lifted base": ({"trap/user-frame-left-in"}, lambda q, T, r: (q, offset((0, 0, 30)) @ T, {})),
+    "turned base": ({"trap/user-frame-left-in"}, lambda q, T, r: (q, offset((1060, 0, 0), (0, 0, -pi / 2)) @ T, {})),
     "tool and base": (
-        {"tool left in", "user frame left in"},
+        {"trap/tool-left-in", "trap/user-frame-left-in"},
         lambda q, T, r: (q, offset((0, 50, 30), (0, 0, 0.7)) @ T @ offset((0, 0, 145.68)), {}),
     ),
-    "radians": ({"degrees"}, lambda q, T, r: (q, T, {"joints": "rad"})),
-    "reversed": ({"joint order"}, lambda q, T, r: (q[:, ::-1], T, {})),
-    "shuffled": ({"joint order"}, lambda q, T, r: (q[:, shuffled(r)], T, {})),
-    "two swapped": ({"joint order"}, lambda q, T, r: (q[:, [0, 1, 2, 4, 3, 5]], T, {})),
+    "radians": ({"trap/degrees"}, lambda q, T, r: (q, T, {"joints": "rad"})),
+    "reversed": ({"trap/joint-order"}, lambda q, T, r: (q[:, ::-1], T, {})),
+    "shuffled": ({"trap/joint-order"}, lambda q, T, r: (q[:, shuffled(r)], T, {})),
+    "two swapped": ({"trap/joint-order"}, lambda q, T, r: (q[:, [0, 1, 2, 4, 3, 5]], T, {})),
     "other Euler order": (
-        {"Euler order"},
+        {"trap/euler-order"},
         lambda q, T, r: (q, T, {"order": str(r.choice(["XYZ", "XZY", "YXZ", "YZX", "ZXY", "rotation vector"]))}),
     ),
-    "metres": ({"length unit"}, lambda q, T, r: (q, T, {"lengths": "m"})),
-    "pose in radians": ({"pose angle unit"}, lambda q, T, r: (q, T, {"angles": "rad"})),
-    "DH zero": ({"zero pose"}, lambda q, T, r: (q + DH_ZERO, T, {})),
+    "metres": ({"trap/length-unit"}, lambda q, T, r: (q, T, {"lengths": "m"})),
+    "pose in radians": ({"trap/pose-angle-unit"}, lambda q, T, r: (q, T, {"angles": "rad"})),
+    "DH zero": ({"trap/zero-pose"}, lambda q, T, r: (q + DH_ZERO, T, {})),
     "signs and tool": (
-        {"Gazebo axis signs", "tool left in"},
+        {"trap/gazebo-axis-signs", "trap/tool-left-in"},
         lambda q, T, r: (q * [-1, 1, 1, -1, 1, 1], T @ offset((0, 0, 197)), {}),
     ),
 }
 OTHERS = ["nova5", "cr3", "cr5", "cr7", "cr10", "cr12", "cr16", "cr20"]
+SPEAKING = {"trap", "unexplained", "still-joints"}
+
+
+def traps(fit: ControllerFit) -> set[str]:
+    return {check.id for check in fit.report.checks if check.kind == "trap"}
 
 
 # `tests.benchmarks.sweeps` calls the next three with more seeds.
@@ -120,26 +125,29 @@ def test_a_planted_trap_is_named(kind: str, seed: int, tmp_path: Path) -> None:
     expected, plant = PLANTED[kind]
     q, T, rng = sample(seed)
     q, T, options = plant(q, T, rng)
-    report = check_controller_poses(write(tmp_path, q, T, **options), "nova2")
-    assert {trap.name for trap in report.traps} == expected, report.text()
-    offsets_only = expected <= {"tool left in", "user frame left in"}
-    assert report.verdict == ("warn" if offsets_only else "fail")
-    assert report.fitted.rms_mm < 1.0 < report.raw.rms_mm or report.raw.rms_deg > 0.15
+    fit = check_controller_poses(write(tmp_path, q, T, **options), "nova2")
+    assert traps(fit) == expected, fit.report.text()
+    offsets_only = expected <= {"trap/tool-left-in", "trap/user-frame-left-in"}
+    assert fit.report.verdict == ("warn" if offsets_only else "fail")
+    assert fit.fitted.rms_mm < 1.0 < fit.raw.rms_mm or fit.raw.rms_deg > 0.15
 
 
 @pytest.mark.parametrize(("name", "seed"), [("nova5", 1000), ("cr3", 1001), ("cr7", 1002), ("cr20", 1003)])
 def test_the_right_other_model_is_named(name: str, seed: int, tmp_path: Path) -> None:
     q, T, _ = sample(seed, name)
-    report = check_controller_poses(write(tmp_path, q, T), "nova2")
-    assert [trap.name for trap in report.traps] == ["other model"] and name in report.traps[0].message
+    fit = check_controller_poses(write(tmp_path, q, T), "nova2")
+    assert traps(fit) == {"trap/other-model"} and name in fit.report.check("trap/other-model").measured
 
 
 @pytest.mark.parametrize("name", ["nova2", "nova5", "cr5"])
 def test_clean_files_pass_in_silence(name: str, tmp_path: Path, seeds: range = range(1000, 1007)) -> None:
     for seed in seeds:
         q, T, _ = sample(seed, name)
-        report = check_controller_poses(write(tmp_path, q, T), name)
-        assert report.verdict == "pass" and report.traps == () and report.notes == (), (seed, report.text())
+        fit = check_controller_poses(write(tmp_path, q, T), name)
+        assert fit.report.verdict == "pass" and not {check.kind for check in fit.report.checks} & SPEAKING, (
+            seed,
+            fit.report.text(),
+        )
 
 
 def test_offsets_are_measured_to_a_tenth_of_a_millimetre(tmp_path: Path) -> None:
@@ -147,31 +155,30 @@ def test_offsets_are_measured_to_a_tenth_of_a_millimetre(tmp_path: Path) -> None
     q = rng.uniform(-2, 2, (30, 6))
     T = forward_kinematics(load_arm("nova2"), q)
     X, Z = offset((3, -4, 197), (0.1, 0.2, -0.3)), offset((500, -20, 30), (0, 0, 1.2))
-    report = check_controller_poses(write(tmp_path, q, Z @ T @ X), "nova2")
-    np.testing.assert_allclose(report.T_flange_tool, X, atol=1e-4)
-    np.testing.assert_allclose(report.T_reference_base, Z, atol=1e-4)
-    assert report.fitted.max_mm < 0.01
+    fit = check_controller_poses(write(tmp_path, q, Z @ T @ X), "nova2")
+    np.testing.assert_allclose(fit.T_flange_tool, X, atol=1e-4)
+    np.testing.assert_allclose(fit.T_reference_base, Z, atol=1e-4)
+    assert fit.fitted.max_mm < 0.01
 
 
 def test_the_report_is_read_by_people_and_by_json(tmp_path: Path) -> None:
     q, T, _ = sample(1000)
-    report = check_controller_poses(write(tmp_path, q, T @ offset((0, 0, 197))), "nova2")
-    text = report.text()
-    assert "Rz(rz) Ry(ry) Rx(rx)" in text and "tool left in" in text and "WARN" in text
-    plain = json.loads(json.dumps(report.as_dict()))
-    assert plain["traps"][0]["name"] == "tool left in" and abs(plain["T_flange_tool"][2][3] - 0.197) < 1e-3
+    fit = check_controller_poses(write(tmp_path, q, T @ offset((0, 0, 197))), "nova2")
+    text = fit.report.text()
+    assert "Rz(rz) Ry(ry) Rx(rx)" in text and "trap/tool-left-in" in text and text.endswith("verdict: warn")
+    plain = json.loads(fit.report.json())
+    assert [check["id"] for check in plain["checks"] if check["status"] == "warn"] == ["trap/tool-left-in"]
+    assert abs(plain["T_flange_tool"][2][3] - 0.197) < 1e-3
 
 
 def test_an_unknown_difference_is_said_to_be_unknown(tmp_path: Path) -> None:
     q, T, rng = sample(1000)
     T[:, :3, 3] += rng.normal(0, 0.02, (len(T), 3))
-    report = check_controller_poses(write(tmp_path, q, T), "nova2")
-    assert report.verdict == "fail" and report.traps == () and "no known mistake" in report.notes[-1]
+    fit = check_controller_poses(write(tmp_path, q, T), "nova2")
+    assert fit.report.verdict == "fail" and not traps(fit) and fit.report.check("unexplained").advice
     q, T, rng = sample(1001)
-    report = check_controller_poses(
-        write(tmp_path, q, T + rng.normal(0, 0.002, T.shape) * (np.arange(4) == 3)), "nova2"
-    )
-    assert report.verdict in ("warn", "fail") and report.traps == ()
+    fit = check_controller_poses(write(tmp_path, q, T + rng.normal(0, 0.002, T.shape) * (np.arange(4) == 3)), "nova2")
+    assert fit.report.verdict in ("warn", "fail") and not traps(fit)
 
 
 def test_a_urdf_that_goes_on_to_a_hand_is_checked_at_the_links_named(
@@ -180,12 +187,12 @@ def test_a_urdf_that_goes_on_to_a_hand_is_checked_at_the_links_named(
     q, T, _ = sample(1000)
     poses, model = write(tmp_path, q, T), tmp_path / "arm.urdf"
     model.write_text(urdf_with_hand("nova2"), encoding="utf-8")
-    report = check_controller_poses(poses, model, base="base", tip="link6")
-    assert (report.verdict, report.traps) == ("pass", ()), report.text()
-    traps = check_controller_poses(poses, model, tip="hand").traps
-    assert {trap.name for trap in traps} == {"tool left in", "user frame left in"}, "hand and pedestal are seen"
+    fit = check_controller_poses(poses, model, base="base", tip="link6")
+    assert (fit.report.verdict, traps(fit)) == ("pass", set()), fit.report.text()
+    fit = check_controller_poses(poses, model, tip="hand")
+    assert traps(fit) == {"trap/tool-left-in", "trap/user-frame-left-in"}, "hand and pedestal are seen"
     command = ["verify", "--poses", str(poses), "--arm", str(model)]
-    assert run([*command, "--base", "base", "--tip", "link6"]) == 0 and "PASS" in capsys.readouterr().out
+    assert run([*command, "--base", "base", "--tip", "link6"]) == 0 and "verdict: pass" in capsys.readouterr().out
     assert run(command) == 2
     error = capsys.readouterr().err
     assert "2 links end the tree below 'pedestal' (left_finger, right_finger)" in error and "--tip LINK" in error
@@ -196,8 +203,8 @@ def test_a_urdf_that_goes_on_to_a_hand_is_checked_at_the_links_named(
 def test_joints_that_hardly_move_are_noted(tmp_path: Path) -> None:
     q, _, _ = sample(1000)
     q[:, 3] = q[0, 3]
-    report = check_controller_poses(write(tmp_path, q, forward_kinematics(load_arm("nova2"), q)), "nova2")
-    assert report.verdict == "pass" and "joint4 move" in report.notes[0]
+    fit = check_controller_poses(write(tmp_path, q, forward_kinematics(load_arm("nova2"), q)), "nova2")
+    assert fit.report.verdict == "pass" and "joint4 move" in fit.report.check("still-joints").measured
 
 
 def test_units_in_the_header_are_believed(tmp_path: Path) -> None:
@@ -207,7 +214,7 @@ def test_units_in_the_header_are_believed(tmp_path: Path) -> None:
     path.write_text(
         text.replace("rx,ry,rz", "Rx_rad, Ry_rad, Rz_rad,note").replace("\n", ",ok\n").replace("note,ok", "note")
     )
-    assert check_controller_poses(path, "nova2").verdict == "pass"
+    assert check_controller_poses(path, "nova2").report.verdict == "pass"
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ def recording(seed: int, rows: int = 300) -> np.ndarray:
 
 
 def names(q: np.ndarray, **options: float) -> list[str]:
-    return [suspicion.name for suspicion in suspect_joints(load_arm("nova2"), q, **options)]
+    return [suspicion.id for suspicion in suspect_joints(load_arm("nova2"), q, **options)]
 
 
 def test_honest_recordings_are_not_suspected() -> None:
@@ -34,7 +34,7 @@ def test_degrees_are_named_with_the_cure() -> None:
     arm = load_arm("nova2")
     for seed in range(50):
         (suspicion,) = suspect_joints(arm, np.degrees(recording(seed)))
-        assert suspicion.name == "degrees" and 'unit = "deg"' in suspicion.message and suspicion.rows == 300
+        assert suspicion.id == "degrees" and 'unit = "deg"' in suspicion.message and suspicion.rows == 300
     with pytest.raises(ValueError, match=r"row 0: joint1 = -\d+.*fit when read as degrees"):
         require_within_limits(arm, np.degrees(recording(0)))
 
@@ -42,11 +42,11 @@ def test_degrees_are_named_with_the_cure() -> None:
 def test_values_that_fit_no_unit_are_not_called_degrees() -> None:
     q = recording(0)
     q[3, 1] = 20_000.0
-    assert names(q) == ["outside limits"]
+    assert names(q) == ["outside-limits"]
 
 
 def test_radians_divided_by_57_are_named() -> None:
-    assert names(np.radians(recording(0))) == ["read as degrees"]
+    assert names(np.radians(recording(0))) == ["read-as-degrees"]
 
 
 def test_normalised_states_are_named() -> None:
@@ -63,7 +63,7 @@ def test_zero_rows_and_an_empty_column_are_named() -> None:
     q = recording(0)
     q[17] = 0
     (suspicion,) = suspect_joints(load_arm("nova2"), q)
-    assert suspicion.name == "all zero" and suspicion.message.startswith("row 17") and suspicion.rows == 1
+    assert suspicion.id == "all-zero" and suspicion.message.startswith("row 17") and suspicion.rows == 1
     q = recording(0)
     q[:, 3] = 0
     (suspicion,) = suspect_joints(load_arm("nova2"), q)
@@ -77,7 +77,7 @@ def test_a_joint_beyond_its_limit_is_named_and_the_tolerance_holds() -> None:
     require_within_limits(arm, q)
     assert names(q) == []
     q[5, 2] = np.radians(158.5)
-    assert names(q) == ["outside limits"] and names(q, tolerance_rad=0.05) == []
+    assert names(q) == ["outside-limits"] and names(q, tolerance_rad=0.05) == []
     for values in (q, torch.tensor(q)):
         with pytest.raises(
             ValueError, match=r"row 5: joint3 = 2\.766 rad is outside nova2's limits \[-2\.723, 2\.723\]"
@@ -93,7 +93,7 @@ def test_swapped_arms_are_named_by_what_each_was_to_do() -> None:
     command = {"left": left + 0.01, "right": right + 0.01}
     assert suspect_swapped_arms({"left": left, "right": right}, command) == ()
     (suspicion,) = suspect_swapped_arms({"left": right, "right": left}, command)
-    assert suspicion.name == "swapped arms" and "'left'" in suspicion.message and "'right'" in suspicion.message
+    assert suspicion.id == "swapped-arms" and "'left'" in suspicion.message and "'right'" in suspicion.message
     start = {"left": HOME, "right": -HOME}
     assert suspect_swapped_arms({"left": left[:1], "right": right[:1]}, start) == ()
     assert len(suspect_swapped_arms({"left": right[:1], "right": left[:1]}, start)) == 1

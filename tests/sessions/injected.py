@@ -16,7 +16,7 @@ from tactile_align.calibration.hand_eye import Mounted, chain
 from tactile_align.calibration.views import View
 from tactile_align.geometry.frames import apply, invert, pose, rotation_exp
 from tactile_align.kinematics.arm import forward_kinematics
-from tactile_align.sessions.diagnosis import CLASSES
+from tactile_align.sessions.diagnosis import CLASSES, FaultId
 from tactile_align.sessions.robot_poses import EULER, PoseFormat
 from tactile_align.sessions.session import Session, SessionFact
 from tests.calibration.cell import ARM, BOARD, CAMERA, Captured, capture
@@ -205,35 +205,35 @@ def marker_layout(seed: int) -> Case:
 
 
 RAD, EULER_RAD = PoseFormat(of="joints"), PoseFormat(of="tool", rotation="euler_xyz")
-FAULTS: dict[str, tuple[Callable[[int], Case], str]] = {
-    "mm for m": (declared(PoseFormat(of="tool", length="mm"), TOOL), "mm for m"),
-    "m for mm": (declared(TOOL, PoseFormat(of="tool", length="mm")), "mm for m"),
-    "degrees for radians, joints": (declared(PoseFormat(of="joints", angle="deg"), RAD), "degrees for radians"),
+FAULTS: dict[str, tuple[Callable[[int], Case], FaultId]] = {
+    "mm for m": (declared(PoseFormat(of="tool", length="mm"), TOOL), "mm-for-m"),
+    "m for mm": (declared(TOOL, PoseFormat(of="tool", length="mm")), "mm-for-m"),
+    "degrees for radians, joints": (declared(PoseFormat(of="joints", angle="deg"), RAD), "degrees-for-radians"),
     "degrees for radians, Euler": (
         declared(EULER_RAD.model_copy(update={"angle": "deg"}), EULER_RAD),
-        "degrees for radians",
+        "degrees-for-radians",
     ),
-    "Euler order": (euler_order, "Euler order"),
-    "quaternion order": (quaternion_order, "quaternion order"),
-    "inverted poses": (declared(PoseFormat(of="tool", inverted=True), TOOL), "inverted poses"),
-    "wrong mount": (wrong_mount, "wrong mount"),
-    "mirrored rotation": (mirrored, "mirrored rotation"),
-    "intrinsics of another resolution": (other_resolution, "intrinsics of another resolution"),
-    "width and height swapped": (swapped_size, "width and height swapped"),
-    "rows exchanged": (exchanged, "rows exchanged"),
-    "rows shifted": (shifted, "rows shifted"),
-    "board scale": (wrong_scale, "board scale"),
-    "duplicate poses": (duplicates, "duplicate poses"),
-    "too little rotation": (little_rotation, "too little rotation"),
-    "planar motion": (planar, "planar motion"),
-    "board moved": (board_moved, "board moved"),
-    "arm moving while shot": (moving_arm, "arm moving while shot"),
-    "marker layout": (marker_layout, "marker layout"),
+    "Euler order": (euler_order, "euler-order"),
+    "quaternion order": (quaternion_order, "quaternion-order"),
+    "inverted poses": (declared(PoseFormat(of="tool", inverted=True), TOOL), "inverted-poses"),
+    "wrong mount": (wrong_mount, "wrong-mount"),
+    "mirrored rotation": (mirrored, "mirrored-rotation"),
+    "intrinsics of another resolution": (other_resolution, "intrinsics-of-another-resolution"),
+    "width and height swapped": (swapped_size, "width-and-height-swapped"),
+    "rows exchanged": (exchanged, "rows-exchanged"),
+    "rows shifted": (shifted, "rows-shifted"),
+    "board scale": (wrong_scale, "board-scale"),
+    "duplicate poses": (duplicates, "duplicate-poses"),
+    "too little rotation": (little_rotation, "too-little-rotation"),
+    "planar motion": (planar, "planar-motion"),
+    "board moved": (board_moved, "board-moved"),
+    "arm moving while shot": (moving_arm, "arm-moving-while-shot"),
+    "marker layout": (marker_layout, "marker-layout"),
 }
-"""Name -> (how a session with it is made, the fault's own name)."""
+"""Name -> (how a session with it is made, the fault's id)."""
 
 
 def counts_as(name: str) -> tuple[str, ...]:
-    """Return the names under which a fault counts as found: its own, or those of its class."""
+    """Return the ids of the checks under which a fault counts as found: its own, or those of its class."""
     own = FAULTS[name][1]
-    return next((one for one in CLASSES if own in one), (own,))
+    return tuple(f"fault/{id}" for id in next((ids for ids in CLASSES if own in ids), (own,)))

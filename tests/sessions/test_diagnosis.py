@@ -17,13 +17,13 @@ from tests.sessions.injected import FAULTS, clean, counts_as, euler_order
 @pytest.mark.parametrize(("name", "seed"), [(name, 700 + i) for i, name in enumerate(FAULTS)])
 def test_an_injected_fault_is_found_under_its_name_or_class(name: str, seed: int) -> None:
     found = find_faults(*FAULTS[name][0](seed))
-    assert any(fault.name in counts_as(name) for fault in found[:2]), [fault.name for fault in found]
-    assert all(fault.evidence and fault.advice for fault in found)
+    assert any(fault.id in counts_as(name) for fault in found[:2]), [fault.id for fault in found]
+    assert all(fault.measured and fault.advice for fault in found)
 
 
 @pytest.mark.parametrize("name", ["mm for m", "degrees for radians, joints", "mirrored rotation", "marker layout"])
 def test_a_fault_that_shows_in_the_numbers_is_found_at_once(name: str) -> None:
-    assert find_faults(*FAULTS[name][0](3))[0].name in counts_as(name)
+    assert find_faults(*FAULTS[name][0](3))[0].id in counts_as(name)
 
 
 @pytest.mark.parametrize("seed", [702, 703])
@@ -31,7 +31,7 @@ def test_the_euler_order_that_was_written_is_the_one_advised(seed: int) -> None:
     # 703 is declared in an order that gives the same relative turns; 702 differs in those too.
     written = np.random.default_rng(seed).choice([*EULER, "rotvec"], 2, replace=False)[0]
     found = find_faults(*euler_order(seed))[0]
-    assert found.name == "Euler order" and found.advice == f'Set rotation = "{written}" in [poses].'
+    assert found.id == "fault/euler-order" and found.advice == f'Set rotation = "{written}" in [poses].'
 
 
 @pytest.mark.parametrize("seed", range(710, 715))
@@ -50,4 +50,4 @@ def test_the_doosan_recordings_mixed_units_are_found() -> None:
     views = tuple(View(f"{i:03d}", board.points, camera.project(apply(c, board.points))[0]) for i, c in enumerate(C))
     fact = SessionFact(mounted="moving", board=board, poses=PoseFormat(of="tool", rotation="matrix"))
     found = find_faults(Session("doosan", fact, 1280, 720, views, robot), camera)
-    assert found[0].name == "mm for m" and 'length = "mm"' in found[0].advice
+    assert found[0].id == "fault/mm-for-m" and 'length = "mm"' in found[0].advice

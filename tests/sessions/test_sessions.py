@@ -103,7 +103,7 @@ def test_a_session_of_files_gives_the_camera_and_writes_it_into_the_rig(
     folder = write(tmp_path / "sitzung ö", one, suffix=suffix, camera=camera)
     out = tmp_path / "new rig.toml"
     found = calibrate_hand_eye(folder, load_rig("cell"), out=out)
-    assert found.verification.verdict == "pass" and not found.faults
+    assert found.report.verdict == "pass" and not found.faults
     placed = load_rig(out).cameras[camera]
     assert placed.parent == ("left/flange" if mounted == "moving" else "world")
     off = np.linalg.inv(one.X) @ placed.T_parent_this
@@ -126,14 +126,14 @@ def test_a_camera_on_link_5_is_found_there_and_written_there(tmp_path: Path) -> 
     found = calibrate_hand_eye(folder, load_rig("cell"), out=tmp_path / "rig.toml")
     placed = load_rig(tmp_path / "rig.toml").cameras["left_wrist"]
     off = np.linalg.inv(one.X) @ placed.T_parent_this
-    assert placed.parent == "left/link5" and found.verification.verdict != "fail"
+    assert placed.parent == "left/link5" and found.report.verdict != "fail"
     assert np.linalg.norm(off[:3, 3]) < 1e-3 and np.linalg.norm(rotation_log(off[:3, :3])) < np.radians(0.2)
 
 
 def test_a_camera_on_link_5_declared_on_the_flange_is_told_where_it_hangs(tmp_path: Path) -> None:
     folder = write(tmp_path / "s", capture_from_link5(10), parent="left/flange")
     found = calibrate_hand_eye(folder, load_rig("cell"), out=tmp_path / "rig.toml")
-    assert [fault.name for fault in found.faults] == ["wrong mount"] and not (tmp_path / "rig.toml").exists()
+    assert [fault.id for fault in found.faults] == ["fault/wrong-mount"] and not (tmp_path / "rig.toml").exists()
     assert found.faults[0].advice == 'Set parent = "left/link5" in session.toml.'
 
 
@@ -156,15 +156,15 @@ def test_verify_passes_the_right_rig_and_fails_a_displaced_one(tmp_path: Path) -
     assert cv2.imread(str(sorted((tmp_path / "p").iterdir())[0])).shape == (480, 640, 3)
     x, y, z = right.cameras["left_wrist"].translation_m
     wrong = verify(folder, right.with_camera("left_wrist", translation_m=(x + 0.006, y, z)))
-    assert wrong.verdict == "fail" and wrong.check("rig's camera, translation off").value == pytest.approx(6, abs=0.5)
+    assert wrong.verdict == "fail" and wrong.check("camera-translation").value == pytest.approx(6, abs=0.5)
 
 
 def test_a_result_that_fails_is_never_written(tmp_path: Path) -> None:
     one = capture(5)
     folder = write(tmp_path / "s", one, mounted="fixed")
     found = calibrate_hand_eye(folder, load_rig("cell"), out=tmp_path / "rig.toml")
-    assert found.verification.verdict == "fail" and not (tmp_path / "rig.toml").exists()
-    assert [fault.name for fault in found.faults] == ["inverted poses"]
+    assert found.report.verdict == "fail" and not (tmp_path / "rig.toml").exists()
+    assert [fault.id for fault in found.faults] == ["fault/inverted-poses"]
 
 
 def test_the_sensors_pixel_band_is_how_its_pixel_moves_when_the_camera_does(tmp_path: Path) -> None:
@@ -260,7 +260,7 @@ def test_a_broken_session_is_one_sentence(how: str, message: str, tmp_path: Path
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         found = calibrate_hand_eye(folder)
         # A single view is read, but named as a fault rather than raised.
-        raise ValueError("; ".join(fault.evidence for fault in found.faults))
+        raise ValueError("; ".join(fault.measured for fault in found.faults))
 
 
 def test_joints_in_the_wrong_unit_are_found_before_they_are_refused(tmp_path: Path) -> None:
@@ -269,5 +269,5 @@ def test_joints_in_the_wrong_unit_are_found_before_they_are_refused(tmp_path: Pa
     text = (folder / "session.toml").read_text().replace('angle = "deg"', 'angle = "rad"')
     (folder / "session.toml").write_text(text)
     result = verify(folder, load_rig("cell"))
-    assert result.verdict == "fail" and 'Set angle = "deg"' in result.check("fault: degrees for radians").advice
+    assert result.verdict == "fail" and 'Set angle = "deg"' in result.check("fault/degrees-for-radians").advice
     assert ARM.dof == 6

@@ -97,7 +97,7 @@ def test_labelled_episodes_are_among_the_few_that_are_looked_at(recorded: dict[s
             del file["truth"]
     labels = {("episode_init_1.hdf5", "top", "tactile1"): {t: BOX for t in range(0, 42, 7)}}
     result = verify(tmp_path, labels=labels, most=1, progress=False)
-    assert result.check("IoU tactile1 in top, median").outcome == "fail"
+    assert result.check("iou-median/top/tactile1").status == "fail"
 
 
 def test_labels_for_a_session_are_refused(tmp_path: Path) -> None:

@@ -12,15 +12,15 @@ import pytest
 
 from tactile_align.calibration.camera import Camera
 from tactile_align.calibration.rig import Rig, load_rig
+from tactile_align.checks import Check
 from tactile_align.datasets.contact import contact_of
 from tactile_align.datasets.episodes import open_episode, write_episode
 from tactile_align.geometry.frames import pose, rotation_from_rpy
 from tactile_align.simulation.record import simulate
-from tactile_align.verdict import Check
 from tactile_align.verify import image_motion
 from tactile_align.verify.image_motion import Motion, Scores
 from tactile_align.verify.motion_checks import Watched, motion_checks, watch
-from tactile_align.verify.rig_hypotheses import AS_WRITTEN, frame_of, readings_of
+from tactile_align.verify.rig_hypotheses import AS_WRITTEN, frame_of, hypotheses_of
 from tactile_align.verify.verify import verify_episodes
 
 Edit = Callable[[dict[str, Any]], None]
@@ -93,25 +93,25 @@ def told(rig: Rig, seen: Footage) -> dict[str, Check]:
     for path, contact in seen:
         with open_episode(path) as episode:
             watched.append(watch(episode, rig, contact))
-    return {check.name: check for check in motion_checks(rig, watched)}
+    return {check.id: check for check in motion_checks(rig, watched)}
 
 
-WRIST, TOP = "tactile1 moves as its box, left_wrist", "tactile1 moves as its box, top"
-WORLD = "world moves as left_wrist does"
-TOUCHES = "tactile1 touches when nearly closed"
+WRIST, TOP = "box-motion/left_wrist/tactile1", "box-motion/top/tactile1"
+WORLD = "world-motion/left_wrist"
+TOUCHES = "opening-in-contact/tactile1"
 
 
 def test_a_right_rig_is_never_doubted(two: Footage) -> None:
     checks = told(load_rig(two[0][0].parent / "rig.toml"), two)
     assert set(checks) == {WRIST, TOP, WORLD, TOUCHES}
-    assert {check.outcome for check in checks.values()} == {"pass"}, checks
+    assert {check.status for check in checks.values()} == {"pass"}, checks
     assert checks[TOUCHES].value is not None and checks[TOUCHES].value > 0.99
 
 
 def test_a_lens_half_too_long_is_warned_of_though_no_slip_is_named(two: Footage) -> None:
     rig = load_rig(two[0][0].parent / "rig.toml")
     found = told(changed(rig, lens_of("left_wrist", 1.5 * rig.cameras["left_wrist"].K[0][0], 319.5, 239.5)), two)[WRIST]
-    assert found.outcome == "warn" and "none fits" in found.measured and "no slip tried" in found.advice
+    assert found.status == "warn" and "none fits" in found.measured and "no slip tried" in found.advice
 
 
 @pytest.mark.parametrize(
@@ -134,7 +134,7 @@ def test_a_slip_in_the_rig_is_named_with_what_to_change(two: Footage, edit: Edit
     right = load_rig(two[0][0].parent / "rig.toml")
     checks = told(changed(right, edit), two)
     for name, advice in named.items():
-        assert checks[name].outcome == "warn" and advice in checks[name].advice, checks[name]
+        assert checks[name].status == "warn" and advice in checks[name].advice, checks[name]
 
 
 def test_a_turn_that_the_recorder_did_and_the_rig_does_not_say_is_named(two: Footage, tmp_path: Path) -> None:
@@ -153,7 +153,7 @@ def test_a_turn_that_the_recorder_did_and_the_rig_does_not_say_is_named(two: Foo
             fps=one.fps,
         )
     checks = told(load_rig(path.parent / "rig.toml"), [(tmp_path / path.name, contact)])
-    assert checks[WORLD].outcome == "warn" and checks[TOP].outcome == "pass"
+    assert checks[WORLD].status == "warn" and checks[TOP].status == "pass"
     assert 'image_map = [["rotate180"]] of cameras.left_wrist' in checks[WORLD].advice
 
 
@@ -171,8 +171,8 @@ def test_one_motion_of_the_gripper_tells_nothing(recorded: dict[str, Path]) -> N
     """One grasp may show anything: what is grasped moves into the box, a command runs ahead of the fingers."""
     for folder in recorded.values():
         checks = told(load_rig(folder / "rig.toml"), footage(folder, 1))
-        assert checks[WRIST].outcome == "info" and "could not tell: 1 motions" in checks[WRIST].measured
-        assert checks[TOUCHES].outcome == "pass" and checks[WORLD].outcome in ("pass", "info")
+        assert checks[WRIST].status == "info" and "could not tell: 1 motions" in checks[WRIST].measured
+        assert checks[TOUCHES].status == "pass" and checks[WORLD].status in ("pass", "info")
 
 
 @pytest.mark.slow
@@ -180,17 +180,17 @@ def test_one_motion_of_the_gripper_tells_nothing(recorded: dict[str, Path]) -> N
 def test_grasps_under_physics_tell_right_from_swapped(tmp_path: Path, reading: Any) -> None:
     simulate(tmp_path, episodes=4, seed=11, task="expert", gripper=reading, processes=1, progress=False)
     seen, right = footage(tmp_path, 4), load_rig(tmp_path / "rig.toml")
-    assert {check.outcome for check in told(right, seen).values()} <= {"pass", "info"}
+    assert {check.status for check in told(right, seen).values()} <= {"pass", "info"}
     wrong = told(changed(right, swapped), seen)
-    assert {wrong[name].outcome for name in (WRIST, TOUCHES)} == {"warn"}
+    assert {wrong[name].status for name in (WRIST, TOUCHES)} == {"warn"}
 
 
 def test_verify_says_it_and_how_many_episodes_it_looked_at(two: Footage, tmp_path: Path) -> None:
     folder = two[0][0].parent
     wrong = changed(load_rig(folder / "rig.toml"), turned("left_wrist", "rotate180"))
     result = verify_episodes(folder, wrong, most=2, progress=False)
-    assert result.check("episodes looked at for motion").measured == "2 of 2, evenly spread"
-    assert result.check(WORLD).outcome == "warn" and result.check(WORLD).advice in result.text()
+    assert result.check("episodes-watched").measured == "2 of 2, evenly spread"
+    assert result.check(WORLD).status == "warn" and result.check(WORLD).advice in result.text()
 
 
 def test_a_gripper_that_never_moves_and_a_camera_that_rests_cannot_tell(two: Footage, tmp_path: Path) -> None:
@@ -202,15 +202,15 @@ def test_a_gripper_that_never_moves_and_a_camera_that_rests_cannot_tell(two: Foo
     checks = told(load_rig(path.parent / "rig.toml"), [(still, contact)])
     assert checks[WRIST].measured.startswith("could not tell: 0 motions of the gripper")
     assert checks[WORLD].measured.startswith("could not tell: 0 pairs of frames")
-    assert {check.outcome for check in checks.values()} <= {"info", "pass"}
+    assert {check.status for check in checks.values()} <= {"info", "pass"}
 
 
-def scored(**by_reading: list[float]) -> list[Watched]:
-    scores = {name.replace("_", " "): np.array(values) for name, values in by_reading.items()}
+def scored(**by_hypothesis: list[float]) -> list[Watched]:
+    scores = {name.replace("_", " "): np.array(values) for name, values in by_hypothesis.items()}
     return [Watched((Motion("top", "tactile1", scores, {name: "Set it." for name in scores}),), {})]
 
 
-def test_a_reading_is_named_only_when_it_is_clearly_and_mostly_better() -> None:
+def test_a_hypothesis_is_named_only_when_it_is_clearly_and_mostly_better() -> None:
     rig = load_rig("cell")
     for values, outcome in (
         ([0.5, 0.5, 0.5, 0.5, 0.1], "warn"),
@@ -218,9 +218,9 @@ def test_a_reading_is_named_only_when_it_is_clearly_and_mostly_better() -> None:
         ([0.28, 0.28, 0.28, 0.28, 0.28], "pass"),
     ):
         (check,) = motion_checks(rig, scored(as_written=[0.2] * 5, flip_u=values))
-        assert check.outcome == outcome, check
+        assert check.status == outcome, check
     (check,) = motion_checks(rig, scored(as_written=[-0.6, -0.6, -0.6], flip_u=[0.1, 0.1, 0.1]))
-    assert check.outcome == "info" and check.measured.startswith("could not tell")
+    assert check.status == "info" and check.measured.startswith("could not tell")
 
 
 @pytest.mark.parametrize(
@@ -234,11 +234,11 @@ def test_a_turned_wrist_image_is_named_only_with_the_still_worlds_consent(
     world = {AS_WRITTEN: np.full(3, still)} | ({} if turned_still is None else {"flip_u": np.full(3, turned_still)})
     advice = {"flip_u": "Set image_map."}
     motions = (Motion("left_wrist", "tactile1", fingers, advice), Motion("left_wrist", None, world, advice))
-    checks = {check.name: check for check in motion_checks(load_rig("cell"), [Watched(motions, {})])}
-    assert checks[WRIST].outcome == outcome and checks[WORLD].outcome == outcome
+    checks = {check.id: check for check in motion_checks(load_rig("cell"), [Watched(motions, {})])}
+    assert checks[WRIST].status == outcome and checks[WORLD].status == outcome
 
 
-def test_readings_that_only_some_episodes_have_are_left_out() -> None:
+def test_hypotheses_that_only_some_episodes_have_are_left_out() -> None:
     one = Motion("top", None, {AS_WRITTEN: np.zeros(2), "flip_u": np.ones(2)}, {})
     other = Motion("top", None, {AS_WRITTEN: np.zeros(3)}, {})
     empty = Motion("top", None, {}, {})
@@ -293,14 +293,14 @@ def test_a_principal_point_names_the_frame_it_is_the_centre_of(centre: tuple[flo
 
 def test_a_principal_point_in_a_corner_belongs_to_no_frame() -> None:
     rig = changed(load_rig("cell"), lens_of("left_wrist", 465.6, 0.0, 0.0))
-    assert not [one.name for one in readings_of(rig, "left_wrist") if one.name.startswith("K of")]
+    assert not [one.name for one in hypotheses_of(rig, "left_wrist") if one.name.startswith("K of")]
 
 
-def test_every_reading_of_the_shipped_rigs_keeps_the_size_of_the_stored_frames() -> None:
+def test_every_hypothesis_about_the_shipped_rigs_keeps_the_size_of_the_stored_frames() -> None:
     for name in ("cell", "xtrainer"):
         rig = load_rig(name)
         for camera, entry in rig.cameras.items():
-            for reading in readings_of(rig, camera, next(iter(rig.sensors))):
-                stored = reading.rig.cameras[camera].stored
-                assert (stored.width, stored.height) == (entry.stored.width, entry.stored.height), reading.name
-                assert bool(reading.advice) == (reading.name != AS_WRITTEN)
+            for hypothesis in hypotheses_of(rig, camera, next(iter(rig.sensors))):
+                stored = hypothesis.rig.cameras[camera].stored
+                assert (stored.width, stored.height) == (entry.stored.width, entry.stored.height), hypothesis.name
+                assert bool(hypothesis.advice) == (hypothesis.name != AS_WRITTEN)
