@@ -6,7 +6,7 @@ import torch
 from tactile_align.datasets.episodes import open_episode
 from tactile_align.datasets.looks import LEAST_TOUCH_QUALITY, colours, look_at, stored_quality
 from tactile_align.diagnostics.doctor.pairs import pair_checks
-from tactile_align.diagnostics.doctor.subject import Finding, Patient, judged
+from tactile_align.diagnostics.doctor.subject import Finding, Subject, judged
 from tactile_align.evenly import evenly
 from tactile_align.moments.frames import difference
 from tactile_align.moments.normalisation import Statistics
@@ -17,21 +17,21 @@ DOOR = 1.0  # grey levels by which a packed frame may differ from the recording'
 LOOKED_AT = 8  # episodes whose stored touches are looked at
 
 
-def image_checks(patient: Patient) -> list[Finding]:
+def image_checks(subject: Subject) -> list[Finding]:
     """Return all findings about images."""
     return [
-        *diversity(patient),
-        *ranges(patient),
-        *door(patient),
-        *colour_order(patient),
-        *touch_storage(patient),
+        *diversity(subject),
+        *ranges(subject),
+        *door(subject),
+        *colour_order(subject),
+        *touch_storage(subject),
     ]
 
 
-def diversity(patient: Patient) -> list[Finding]:
+def diversity(subject: Subject) -> list[Finding]:
     """How much the moments of each stream differ from each other."""
     found = []
-    for name, images in _images(patient).items():
+    for name, images in _images(subject).items():
         per_pixel = images.float().std(dim=0).mean()
         unique = len({bytes(image.numpy().tobytes()) for image in images})
         found.append(
@@ -50,10 +50,10 @@ def diversity(patient: Patient) -> list[Finding]:
     return found
 
 
-def ranges(patient: Patient) -> list[Finding]:
+def ranges(subject: Subject) -> list[Finding]:
     """Brightness of each stream at the encoder's door."""
     found = []
-    for name, images in _images(patient).items():
+    for name, images in _images(subject).items():
         values = images.float()
         mean, low, high = float(values.mean()), float(values.min()), float(values.max())
         wrong = images.dtype != torch.uint8 or high <= 1.0
@@ -71,9 +71,9 @@ def ranges(patient: Patient) -> list[Finding]:
     return found
 
 
-def door(patient: Patient) -> list[Finding]:
+def door(subject: Subject) -> list[Finding]:
     """Whether images and boxes at the door are those of the recording, moment by moment."""
-    moments, raw = patient.data.train, patient.raw
+    moments, raw = subject.data.train, subject.raw
     worst: dict[str, float] = {}
     box_off: dict[str, float] = {}
     for row in range(0, len(raw["episode"]), max(1, len(raw["episode"]) // 6)):
@@ -121,9 +121,9 @@ def door(patient: Patient) -> list[Finding]:
     return found
 
 
-def colour_order(patient: Patient) -> list[Finding]:
+def colour_order(subject: Subject) -> list[Finding]:
     """Whether the stated channel order of the first episode is likely: cameras of one scene share its colours."""
-    with open_episode(patient.data.train.jobs[0].ref) as episode:
+    with open_episode(subject.data.train.jobs[0].ref) as episode:
         every = max(1, len(episode) // 6)
         remarks = colours(episode, {name: look_at(episode, name, every) for name in episode.cameras})
     return [
@@ -138,13 +138,13 @@ def colour_order(patient: Patient) -> list[Finding]:
     ]
 
 
-def touch_storage(patient: Patient) -> list[Finding]:
+def touch_storage(subject: Subject) -> list[Finding]:
     """The JPEG quality that each touch stream is stored with, over some of the training episodes."""
-    jobs = patient.data.train.jobs
+    jobs = subject.data.train.jobs
     worst: dict[str, int | None] = {}
     for index in evenly(len(jobs), LOOKED_AT):
         with open_episode(jobs[index].ref) as episode:
-            for name in (one.stream for one in jobs[index].inputs if one.key in patient.model.sensors):
+            for name in (one.stream for one in jobs[index].inputs if one.key in subject.model.sensors):
                 known = [q for q in (worst.get(name), stored_quality(episode, name)) if q is not None]
                 worst[name] = min(known, default=None)
     return [
@@ -162,18 +162,18 @@ def touch_storage(patient: Patient) -> list[Finding]:
     ]
 
 
-def _images(patient: Patient) -> dict[str, torch.Tensor]:
-    return {name.removeprefix("image/"): value for name, value in patient.wide.items() if name.startswith("image/")}
+def _images(subject: Subject) -> dict[str, torch.Tensor]:
+    return {name.removeprefix("image/"): value for name, value in subject.wide.items() if name.startswith("image/")}
 
 
-def data_checks(patient: Patient) -> list[Finding]:
+def data_checks(subject: Subject) -> list[Finding]:
     """Return all findings about data."""
-    return [*image_checks(patient), action_diversity(patient), statistics(patient), *pair_checks(patient)]
+    return [*image_checks(subject), action_diversity(subject), statistics(subject), *pair_checks(subject)]
 
 
-def action_diversity(patient: Patient) -> Finding:
+def action_diversity(subject: Subject) -> Finding:
     """How many action columns move at all."""
-    action = patient.data.train.low_dim()
+    action = subject.data.train.low_dim()
     moving = np.concatenate([a for _, a in action]).std(axis=0)
     return judged(
         "action diversity",
@@ -185,17 +185,17 @@ def action_diversity(patient: Patient) -> Finding:
     )
 
 
-def statistics(patient: Patient) -> Finding:
+def statistics(subject: Subject) -> Finding:
     """Whether mean and spread are those of the training episodes."""
-    given = patient.data.statistics
-    own = Statistics.of(LowDim(qpos, action) for qpos, action in patient.data.train.low_dim())
+    given = subject.data.statistics
+    own = Statistics.of(LowDim(qpos, action) for qpos, action in subject.data.train.low_dim())
     gap = max(
         float(np.abs(np.subtract(getattr(given, name), getattr(own, name))).max())
         for name in ("qpos_mean", "qpos_std", "action_mean", "action_std")
     )
     scale = max(1e-9, max(own.qpos_std + own.action_std))
     other = given.episodes != own.episodes or gap > 1e-6 * scale
-    normal = patient.batch["qpos"]
+    normal = subject.batch["qpos"]
     wild = float(normal.abs().max())
     return judged(
         "statistics",

@@ -10,7 +10,7 @@ from tactile_align.config.train import TrainConfig
 from tactile_align.diagnostics.doctor.data import data_checks
 from tactile_align.diagnostics.doctor.learning import learning_checks
 from tactile_align.diagnostics.doctor.model import model_checks
-from tactile_align.diagnostics.doctor.subject import Diagnosis, Finding, admit
+from tactile_align.diagnostics.doctor.subject import Diagnosis, Finding, examine
 from tactile_align.policies.aligned import AlignedPolicy
 from tactile_align.training.data import Data, load_data
 from tactile_align.training.loop import build_model
@@ -44,18 +44,18 @@ def diagnose(
         ValueError: Data or config that training itself would refuse; names what and where.
     """
     data = data or load_data(config, processes, progress)
-    subject = build_model(config, data.train) if model is None else copy.deepcopy(model)
+    network = build_model(config, data.train) if model is None else copy.deepcopy(model)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        patient = admit(config, data, subject)
-        found: list[Finding] = data_checks(patient) if "data" in parts else []
+        subject = examine(config, data, network)
+        found: list[Finding] = data_checks(subject) if "data" in parts else []
         tables: dict[str, tuple[tuple[str, ...], ...]] = {}
         try:
             if "model" in parts:
-                of_model, tables = model_checks(patient)
+                of_model, tables = model_checks(subject)
                 found += of_model
             if "learning" in parts:
-                found += learning_checks(patient)
+                found += learning_checks(subject)
         except ValueError as error:
             found.append(refusal(error))
         return Diagnosis(tuple(found), tables)

@@ -5,7 +5,7 @@ import math
 
 import torch
 
-from tactile_align.diagnostics.doctor.subject import Finding, Patient, judged, total_of
+from tactile_align.diagnostics.doctor.subject import Finding, Subject, judged, total_of
 from tactile_align.features.health import (
     COLLAPSED_RANK,
     COLLAPSED_SPREAD,
@@ -21,13 +21,13 @@ LOW_RANK = 3  # healthy features from scratch have 4.8 and more
 NARROW = 1e-4  # eigenvalue ratio; healthy features from scratch have 4e-4 and more
 
 
-def features(patient: Patient) -> list[Finding]:
+def features(subject: Subject) -> list[Finding]:
     """Mean, spread, effective rank and eigenvalue ratio of both features."""
-    model = patient.model.eval()
+    model = subject.model.eval()
     if model.towers is None or model.hsa.weight == 0:
         return []
     with torch.no_grad():
-        seen = model.see(patient.wide)
+        seen = model.see(subject.wide)
     found = []
     vectors = {f"h_tau of {name}": one.vector for name, one in seen.touches.items()}
     vectors |= {f"h_w of {name}": one.vector for name, one in seen.regions.items()}
@@ -62,13 +62,13 @@ def features(patient: Patient) -> list[Finding]:
     return found
 
 
-def against_chance(patient: Patient) -> Finding:
+def against_chance(subject: Subject) -> Finding:
     """The alignment loss at the start, beside chance."""
     with torch.no_grad():
-        log = patient.losses(patient.batch).log
+        log = subject.losses(subject.batch).log
     if "hsa" not in log:
         return judged("loss against chance", "no alignment loss in this run", "-")
-    views = [view.key for view in patient.model.views]
+    views = [view.key for view in subject.model.views]
     hsa = sum(float(log[f"hsa/{key}"]) for key in views) / len(views)
     chance = sum(float(log[f"chance/{key}"]) for key in views) / len(views)
     pairs = min(int(log[f"pairs/{key}"]) for key in views)
@@ -77,7 +77,7 @@ def against_chance(patient: Patient) -> Finding:
         f"{hsa:.2f} at the start, chance {chance:.2f}, at least {pairs} pairs in a batch",
         "finite, from half of chance up to chance plus 2 / temperature; some pairs",
         broken=not math.isfinite(hsa) or pairs == 0 or chance == 0.0,
-        warn=hsa < 0.5 * chance and patient.model.towers is not None and patient.model.towers.scratch,
+        warn=hsa < 0.5 * chance and subject.model.towers is not None and subject.model.towers.scratch,
         why="far below chance before any step something leaks from touch to view; without pairs nothing is learnt",
         advice="check that touch and view images differ; raise contact_share or the batch size for more pairs",
     )
@@ -90,50 +90,50 @@ STILL = 1.001  # times the loss before that a step may leave: rounding
 RISE = (2.0, 3.0)  # the same for one step at the full rate, which a run with warm-up reaches later
 
 
-def learning_checks(patient: Patient) -> list[Finding]:
+def learning_checks(subject: Subject) -> list[Finding]:
     """Return all findings about features and learning."""
-    start = _Lesson(patient, 1.0).losses()
-    lessons = {factor: _Lesson(patient, factor) for factor in RATES}
+    start = _Lesson(subject, 1.0).losses()
+    lessons = {factor: _Lesson(subject, factor) for factor in RATES}
     full = lessons[1.0].take(1).losses()[0]
-    first = {factor: _Lesson(patient, factor * ramp(patient)).take(1).losses() for factor in RATES}
+    first = {factor: _Lesson(subject, factor * ramp(subject)).take(1).losses() for factor in RATES}
     for factor, lesson in lessons.items():
         lesson.take(FIRST - (factor == 1.0))
     factor = min(RATES, key=lambda one: lessons[one].judged_by())
     best = lessons[factor].take(MORE)
     return [
-        *features(patient),
-        against_chance(patient),
-        one_step(patient, start, first, full),
+        *features(subject),
+        against_chance(subject),
+        one_step(subject, start, first, full),
         overfit(start[-1], best.judged_by(), factor),
-        *notices(patient, best.model),
+        *notices(subject, best.model),
     ]
 
 
 class _Lesson:
     """A copy of the model that is taught one batch, at `factor` times the config's rates and without dropout."""
 
-    def __init__(self, patient: Patient, factor: float) -> None:
-        self.patient, self.model = patient, copy.deepcopy(patient.model)
-        self.optimiser, _ = make_optimiser(self.model, patient.config)
+    def __init__(self, subject: Subject, factor: float) -> None:
+        self.subject, self.model = subject, copy.deepcopy(subject.model)
+        self.optimiser, _ = make_optimiser(self.model, subject.config)
         for group in self.optimiser.param_groups:
             group["lr"] = group["initial_lr"] * factor  # the schedule has put its warm-up in already
 
     def take(self, steps: int) -> "_Lesson":
         """Take some steps; a loss that is not finite ends the lesson."""
         for _ in range(steps):
-            loss = total_of(self.patient.losses(self.patient.batch, self.model))
+            loss = total_of(self.subject.losses(self.subject.batch, self.model))
             if not bool(torch.isfinite(loss)) or not loss.requires_grad:
                 break
             self.optimiser.zero_grad(set_to_none=True)
             loss.backward()
-            torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.patient.config.optimiser.clip_norm)
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.subject.config.optimiser.clip_norm)
             self.optimiser.step()
         return self
 
     def losses(self) -> tuple[float, float]:
         """Return the total loss of the batch, and the alignment's, or the total again where there is none."""
         with torch.no_grad():
-            found = self.patient.losses(self.patient.batch, self.model)
+            found = self.subject.losses(self.subject.batch, self.model)
         total = float(total_of(found))
         return total, total if found.alignment is None else float(found.alignment)
 
@@ -144,18 +144,18 @@ class _Lesson:
 
 
 def one_step(
-    patient: Patient, before: tuple[float, float], first: dict[float, tuple[float, float]], full: float
+    subject: Subject, before: tuple[float, float], first: dict[float, tuple[float, float]], full: float
 ) -> Finding:
     """Whether the run's first step lowers the loss on its own batch, and the full rate does not throw it up.
 
     Args:
-        patient: The run.
+        subject: The run.
         before: Total and alignment loss before any step.
         first: The same after one step at the rate of the run's first step, warm-up included, by factor on it.
         full: Total after one step at the full rate without warm-up. A first adaptive step moves every new weight by the
             whole rate, so that this one may rise somewhat.
     """
-    rates, ramped = patient.config.optimiser, ramp(patient)
+    rates, ramped = subject.config.optimiser, ramp(subject)
     shown = "; ".join(f"x{factor:g}: {total:.4g} ({aligned:.4g})" for factor, (total, aligned) in first.items())
     own = [after / start for after, start in zip(first[1.0], before, strict=True) if start > 0]
     return judged(
@@ -171,9 +171,9 @@ def one_step(
     )
 
 
-def ramp(patient: Patient) -> float:
+def ramp(subject: Subject) -> float:
     """Return the share of the learning rates that the run's first step is taken at."""
-    return warmup_cosine(patient.config.optimiser.warmup_steps, patient.config.steps)(0)
+    return warmup_cosine(subject.config.optimiser.warmup_steps, subject.config.steps)(0)
 
 
 def overfit(before: float, after: float, factor: float) -> Finding:
@@ -190,13 +190,13 @@ def overfit(before: float, after: float, factor: float) -> Finding:
     )
 
 
-def notices(patient: Patient, taught: AlignedPolicy) -> list[Finding]:
+def notices(subject: Subject, taught: AlignedPolicy) -> list[Finding]:
     """Whether the alignment loss, after those steps, notices exchanged touches and shifted boxes."""
     if taught.towers is None or taught.hsa.weight == 0:
         return []
     with torch.no_grad():
-        true = _alignment(taught, patient.batch)
-        mixed = _alignment(taught, _shuffled(patient.batch, taught))
+        true = _alignment(taught, subject.batch)
+        mixed = _alignment(taught, _shuffled(subject.batch, taught))
         found = [
             judged(
                 "touch shuffle",
@@ -209,7 +209,7 @@ def notices(patient: Patient, taught: AlignedPolicy) -> list[Finding]:
             )
         ]
         if taught.region == "box":
-            shifted = _alignment(taught, _shifted(patient.batch, taught))
+            shifted = _alignment(taught, _shifted(subject.batch, taught))
             found.append(
                 judged(
                     "box shift",

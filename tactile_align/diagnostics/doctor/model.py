@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from tactile_align.diagnostics.doctor.pairs import lonely_pairs
-from tactile_align.diagnostics.doctor.subject import Finding, Patient, judged, total_of
+from tactile_align.diagnostics.doctor.subject import Finding, Subject, judged, total_of
 from tactile_align.features.parameters import parameter_table
 from tactile_align.policies.aligned import AlignedPolicy
 from tactile_align.training.optimiser import make_optimiser
@@ -90,16 +90,16 @@ def gradients(model: AlignedPolicy, loss: Tensor | None, retain: bool = False) -
     return {name: grad for (name, _), grad in zip(named, found, strict=True)}
 
 
-def encoder_checks(patient: Patient) -> list[Finding]:
+def encoder_checks(subject: Subject) -> list[Finding]:
     """Return all findings about the encoders."""
-    return [encoder_weights(patient), *normalisation(patient), passes(patient), *pairing(patient)]
+    return [encoder_weights(subject), *normalisation(subject), passes(subject), *pairing(subject)]
 
 
-def encoder_weights(patient: Patient) -> Finding:
+def encoder_weights(subject: Subject) -> Finding:
     """Whether the encoders start from trained weights."""
-    towers = patient.model.towers
+    towers = subject.model.towers
     scratch = towers is not None and towers.scratch
-    names = ", ".join(getattr(tower, "name", name) for name, tower in towers_of(patient.model).items()) or "none"
+    names = ", ".join(getattr(tower, "name", name) for name, tower in towers_of(subject.model).items()) or "none"
     finding = judged("encoder weights", names, "pretrained, or SCRATCH on purpose")
     if not scratch:
         return finding
@@ -109,12 +109,12 @@ def encoder_weights(patient: Patient) -> Finding:
     )
 
 
-def normalisation(patient: Patient) -> list[Finding]:
+def normalisation(subject: Subject) -> list[Finding]:
     """Whether each encoder's first layer gets its pixels scaled and normalised once, by the encoder's own numbers."""
-    found, model = [], patient.model
+    found, model = [], subject.model
     for name, tower in towers_of(model).items():
         with first_inputs(tower) as seen, torch.no_grad():
-            patient.losses(patient.batch)
+            subject.losses(subject.batch)
         keys = [f"image/{s}" for s in model.sensors] if name == "towers.touch" else []
         keys = keys or [f"image/{view.key}" for view in model.views]
         if model.towers is not None and model.towers.vision is model.towers.touch:
@@ -122,7 +122,7 @@ def normalisation(patient: Patient) -> list[Finding]:
         if model.region == "opening":
             keys = [key for key in keys if key.removeprefix("image/") in model.sensors]
         mean, std = _own_statistics(tower)
-        pixels = torch.cat([patient.batch[key].permute(0, 3, 1, 2) for key in keys]).float() / 255
+        pixels = torch.cat([subject.batch[key].permute(0, 3, 1, 2) for key in keys]).float() / 255
         expected = (pixels - mean) / std
         came = torch.cat(seen) if seen else torch.zeros(0)
         same = came.shape == expected.shape and bool(torch.allclose(came.float(), expected, atol=2e-2))
@@ -152,16 +152,16 @@ def _own_statistics(tower: torch.nn.Module) -> tuple[torch.Tensor, torch.Tensor]
     return torch.tensor(mean).view(1, 3, 1, 1), torch.tensor(std).view(1, 3, 1, 1)
 
 
-def passes(patient: Patient) -> Finding:
+def passes(subject: Subject) -> Finding:
     """How many passes of the encoders one step takes."""
     count, rows = 0, 0
-    for tower in towers_of(patient.model).values():
+    for tower in towers_of(subject.model).values():
         with first_inputs(tower) as seen, torch.no_grad():
-            patient.losses(patient.batch)
+            subject.losses(subject.batch)
         count += len(seen)
         rows += sum(len(x) for x in seen)
-    batch = len(patient.batch["qpos"])
-    allowed = 2 + len(patient.model.views) * patient.model.hsa.looks_beside
+    batch = len(subject.batch["qpos"])
+    allowed = 2 + len(subject.model.views) * subject.model.hsa.looks_beside
     return judged(
         "encoder passes",
         f"{count} a step, {rows / max(count, 1):.0f} images each",
@@ -173,21 +173,21 @@ def passes(patient: Patient) -> Finding:
     )
 
 
-def pairing(patient: Patient) -> list[Finding]:
+def pairing(subject: Subject) -> list[Finding]:
     """Whether row i of the touches becomes row i of h_tau, and row i of the views row i of h_w."""
-    model, found = patient.model.eval(), []
+    model, found = subject.model.eval(), []
     if model.towers is None:
         return []
     with torch.no_grad():
-        before = model.see(patient.batch)
+        before = model.see(subject.batch)
         for view in model.views:
             for what, key in (("touch", view.sensor), ("region", view.key)):
                 if what == "region" and model.region == "opening":
                     continue
-                row = len(patient.batch["qpos"]) // 2
-                image = patient.batch[f"image/{key}"].clone()
+                row = len(subject.batch["qpos"]) // 2
+                image = subject.batch[f"image/{key}"].clone()
                 image[row] = 255 - image[row]
-                after = model.see({**patient.batch, f"image/{key}": image})
+                after = model.see({**subject.batch, f"image/{key}": image})
                 old = before.touches[view.sensor] if what == "touch" else before.regions[view.key]
                 new = after.touches[view.sensor] if what == "touch" else after.regions[view.key]
                 moved = (new.vector - old.vector).norm(dim=1)
@@ -207,13 +207,13 @@ def pairing(patient: Patient) -> list[Finding]:
     return found
 
 
-def validation_computes_all(patient: Patient) -> Finding:
+def validation_computes_all(subject: Subject) -> Finding:
     """Whether eval mode computes every part of the loss that training does."""
-    model = patient.model
+    model = subject.model
     with torch.no_grad():
         torch.manual_seed(0)
-        training = set(model.train()(patient.batch)[1])
-        checking = set(model.eval()(patient.batch)[1])
+        training = set(model.train()(subject.batch)[1])
+        checking = set(model.eval()(subject.batch)[1])
     missing = sorted(training - checking)
     return judged(
         "validation computes all",
@@ -225,28 +225,28 @@ def validation_computes_all(patient: Patient) -> Finding:
     )
 
 
-def padding(patient: Patient) -> Finding:
+def padding(subject: Subject) -> Finding:
     """Whether the action loss is divided by the steps it is made of."""
-    share = float(patient.batch["is_pad"].float().mean())
-    reduction = patient.config.policy.loss_reduction
+    share = float(subject.batch["is_pad"].float().mean())
+    reduction = subject.config.policy.loss_reduction
     return judged(
         "padded steps",
         f"{share:.0%} of the action steps lie past the end of an episode; loss over {reduction} steps",
         "over valid steps",
-        warn=patient.model.act is not None and reduction == "all",
+        warn=subject.model.act is not None and reduction == "all",
         why="dividing by padded steps too makes the loss, and the ends of episodes, count too little",
         advice="set policy.loss_reduction = 'valid'; 'all' is for comparing with the original",
     )
 
 
-def outputs(patient: Patient) -> list[Finding]:
+def outputs(subject: Subject) -> list[Finding]:
     """Scale, saturation and variety of the predicted actions."""
-    model = patient.model
+    model = subject.model
     if model.act is None:
         return []
     with squashed(model) as saturated, torch.no_grad():
-        actions = model.eval().predict(patient.wide, model.see(patient.wide), with_actions=False).actions
-    target = patient.wide["action"][~patient.wide["is_pad"]]
+        actions = model.eval().predict(subject.wide, model.see(subject.wide), with_actions=False).actions
+    target = subject.wide["action"][~subject.wide["is_pad"]]
     ratio = float(actions.std()) / max(float(target.std()), 1e-9)
     extreme = float((actions.abs() > 0.99 * actions.abs().amax()).float().mean())
     worst = max([*saturated.values(), extreme])
@@ -285,35 +285,35 @@ VANISHING, EXPLODING = 1e-3, 1e3  # times the median part
 Rows = tuple[tuple[str, ...], ...]
 
 
-def model_checks(patient: Patient) -> tuple[list[Finding], dict[str, Rows]]:
+def model_checks(subject: Subject) -> tuple[list[Finding], dict[str, Rows]]:
     """Return all findings about the model, and the tables of its parts."""
-    flow, norms = gradient_flow(patient)
+    flow, norms = gradient_flow(subject)
     found = [
-        *encoder_checks(patient),
-        trainable(patient),
+        *encoder_checks(subject),
+        trainable(subject),
         flow,
-        shared(patient),
-        validation_computes_all(patient),
-        padding(patient),
-        *outputs(patient),
-        *lonely_pairs(patient),
+        shared(subject),
+        validation_computes_all(subject),
+        padding(subject),
+        *outputs(subject),
+        *lonely_pairs(subject),
     ]
     return found, {
-        "parameters and gradients by module": _parts_table(patient, norms),
-        "parameters in all": tuple(tuple(line.split()) for line in parameter_table(patient.model).splitlines()),
+        "parameters and gradients by module": _parts_table(subject, norms),
+        "parameters in all": tuple(tuple(line.split()) for line in parameter_table(subject.model).splitlines()),
     }
 
 
-def trainable(patient: Patient) -> Finding:
+def trainable(subject: Subject) -> Finding:
     """Whether what should learn is trainable and in the optimiser."""
-    model = patient.model
-    held, parts = _held_by_optimiser(patient), parts_of(model)
+    model = subject.model
+    held, parts = _held_by_optimiser(subject), parts_of(model)
     left_out = [n for ps in parts.values() for n, p in ps if p.requires_grad and id(p) not in held]
     frozen = []
     for name, tower in towers_of(model).items():
-        tune = patient.config.features.vision.tune
-        if name == "towers.touch" and patient.config.features.touch is not None:
-            tune = patient.config.features.touch.tune
+        tune = subject.config.features.vision.tune
+        if name == "towers.touch" and subject.config.features.touch is not None:
+            tune = subject.config.features.touch.tune
         idle = model.hsa.weight == 0 and not (model.reads_touches if name == "towers.touch" else model.reads_regions)
         idle = idle and len(towers_of(model)) == 2
         if tune != "frozen" and not idle and not any(p.requires_grad for p in tower.parameters()):
@@ -332,12 +332,12 @@ def trainable(patient: Patient) -> Finding:
     )
 
 
-def gradient_flow(patient: Patient) -> tuple[Finding, dict[str, float]]:
+def gradient_flow(subject: Subject) -> tuple[Finding, dict[str, float]]:
     """Gradient of every trainable part after one backward pass; also the norms by part."""
-    grads = gradients(patient.model.eval(), total_of(patient.losses(patient.batch)))
+    grads = gradients(subject.model.eval(), total_of(subject.losses(subject.batch)))
     norms: dict[str, float] = {}
     rms: dict[str, float] = {}
-    for part, parameters in parts_of(patient.model).items():
+    for part, parameters in parts_of(subject.model).items():
         own = [(n, grads[n]) for n, p in parameters if p.requires_grad and not n.startswith(LEARNS_LATER)]
         if not own:
             continue
@@ -367,17 +367,17 @@ def gradient_flow(patient: Patient) -> tuple[Finding, dict[str, float]]:
     return finding, norms
 
 
-def shared(patient: Patient) -> Finding:
+def shared(subject: Subject) -> Finding:
     """Whether the encoder that the alignment trains feeds the action."""
-    model = patient.model
+    model = subject.model
     if model.hsa.weight == 0 or model.towers is None:
         return judged("alignment reaches the action", "no alignment loss in this run", "-")
     if model.act is None:
         return judged("alignment reaches the action", "alignment alone is trained", "-")
     with torch.no_grad():
-        base = model.eval().predict(patient.batch, model.see(patient.batch), with_actions=False).actions
+        base = model.eval().predict(subject.batch, model.see(subject.batch), with_actions=False).actions
         other = {
-            n: 255 - v if n in {f"image/{k}" for k in _looked_at(patient)} else v for n, v in patient.batch.items()
+            n: 255 - v if n in {f"image/{k}" for k in _looked_at(subject)} else v for n, v in subject.batch.items()
         }
         change = float((model.predict(other, model.see(other), with_actions=False).actions - base).abs().max())
     return judged(
@@ -391,21 +391,21 @@ def shared(patient: Patient) -> Finding:
     )
 
 
-def _held_by_optimiser(patient: Patient) -> set[int]:
-    optimiser, _ = make_optimiser(patient.model, patient.config)
+def _held_by_optimiser(subject: Subject) -> set[int]:
+    optimiser, _ = make_optimiser(subject.model, subject.config)
     return {id(p) for group in optimiser.param_groups for p in group["params"]}
 
 
-def _looked_at(patient: Patient) -> list[str]:
-    return [*patient.model.sensors, *(view.key for view in patient.model.views)]
+def _looked_at(subject: Subject) -> list[str]:
+    return [*subject.model.sensors, *(view.key for view in subject.model.views)]
 
 
-def _parts_table(patient: Patient, norms: dict[str, float]) -> Rows:
-    held = _held_by_optimiser(patient)
+def _parts_table(subject: Subject, norms: dict[str, float]) -> Rows:
+    held = _held_by_optimiser(subject)
     rows: list[tuple[str, ...]] = [
         ("module", "tensors", "elements", "trainable", "frozen", "in the optimiser", "gradient")
     ]
-    for part, parameters in parts_of(patient.model).items():
+    for part, parameters in parts_of(subject.model).items():
         learns = sum(p.numel() for _, p in parameters if p.requires_grad)
         total = sum(p.numel() for _, p in parameters)
         gradient = f"{norms[part]:.1e}" if part in norms else "-"

@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from tactile_align.diagnostics.doctor.subject import Finding, Patient, judged
+from tactile_align.diagnostics.doctor.subject import Finding, Subject, judged
 from tactile_align.policies.alignment import negatives_of
 from tactile_align.projection.other_finger import OTHER
 
@@ -11,15 +11,15 @@ APART_M, ASIDE_DEG = 0.02, 45.0  # an opening at which the fingers are apart
 FALSE_NEGATIVES = (0.02, 0.10)
 
 
-def pair_checks(patient: Patient) -> list[Finding]:
+def pair_checks(subject: Subject) -> list[Finding]:
     """Return all findings about rigs, boxes, contacts and negatives."""
-    return [*rigs(patient), *pads(patient), *boxes_and_contacts(patient), *false_negatives(patient)]
+    return [*rigs(subject), *pads(subject), *boxes_and_contacts(subject), *false_negatives(subject)]
 
 
-def rigs(patient: Patient) -> list[Finding]:
+def rigs(subject: Subject) -> list[Finding]:
     """Whether the rigs were held against recordings."""
     found = []
-    for entry, rig in zip(patient.config.data, patient.data.rigs, strict=True):
+    for entry, rig in zip(subject.config.data, subject.data.rigs, strict=True):
         verdict = "exact, from a simulation" if rig.status == "exact" else "never verified"
         if rig.verified is not None:
             verdict = f"verified on {rig.verified.when}: {rig.verified.verdict}"
@@ -30,7 +30,7 @@ def rigs(patient: Patient) -> list[Finding]:
                 f"{entry.rig}: {verdict}",
                 "verified: pass",
                 broken=rig.verified is not None and rig.verified.verdict == "fail",
-                warn=doubted and patient.config.hsa.weight > 0,
+                warn=doubted and subject.config.hsa.weight > 0,
                 why="a rig that does not explain the recordings puts boxes where the sensor is not",
                 advice=f"run: tactile-align verify {entry.path} --rig {entry.rig}",
             )
@@ -38,11 +38,11 @@ def rigs(patient: Patient) -> list[Finding]:
     return found
 
 
-def pads(patient: Patient) -> list[Finding]:
+def pads(subject: Subject) -> list[Finding]:
     """Whether each sensor on a finger looks at the other finger: what it feels is held between the two."""
     found = []
-    qpos = patient.data.train.low_dim()[0][0][0]
-    for rig, name in ((rig, name) for rig in patient.data.rigs for name in patient.model.sensors):
+    qpos = subject.data.train.low_dim()[0][0][0]
+    for rig, name in ((rig, name) for rig in subject.data.rigs for name in subject.model.sensors):
         sensor = rig.sensor(name)
         arm, _, finger = sensor.parent.partition("/")
         if finger not in OTHER:
@@ -63,10 +63,10 @@ def pads(patient: Patient) -> list[Finding]:
     return found
 
 
-def boxes_and_contacts(patient: Patient) -> list[Finding]:
+def boxes_and_contacts(subject: Subject) -> list[Finding]:
     """How often each sensor has a box, how often it touches, and how much of a pair's moments is left."""
-    moments, found = patient.data.train, []
-    for view in patient.model.views:
+    moments, found = subject.data.train, []
+    for view in subject.model.views:
         visible, contact = moments.column(f"visible/{view.key}"), moments.column(f"contact/{view.sensor}")
         share = float(visible.mean())
         found.append(
@@ -97,15 +97,15 @@ def boxes_and_contacts(patient: Patient) -> list[Finding]:
     return found
 
 
-def lonely_pairs(patient: Patient) -> list[Finding]:
+def lonely_pairs(subject: Subject) -> list[Finding]:
     """How many pairs of a batch have nothing to be told apart from, as a run's own log counts them."""
-    if patient.model.towers is None or patient.model.hsa.weight == 0:
+    if subject.model.towers is None or subject.model.hsa.weight == 0:
         return []
     with torch.no_grad():
-        log = patient.losses(patient.batch).log
+        log = subject.losses(subject.batch).log
     return [
         _lonely(view.key, int(log[f"no_negative/{view.key}"]), int(log[f"pairs/{view.key}"]))
-        for view in patient.model.views
+        for view in subject.model.views
     ]
 
 
@@ -121,14 +121,14 @@ def _lonely(key: str, lonely: int, others: int) -> Finding:
     )
 
 
-def false_negatives(patient: Patient) -> list[Finding]:
+def false_negatives(subject: Subject) -> list[Finding]:
     """How many negatives of a batch show the very same contact, or none either."""
-    if patient.model.hsa.weight == 0:
+    if subject.model.hsa.weight == 0:
         return []
-    found, batch = [], patient.batch
-    for view in patient.model.views:
-        rule = negatives_of(patient.model, batch, view, None).rows(0, len(batch["episode"]))
-        valid = patient.model.valid_pairs(batch, view)
+    found, batch = [], subject.batch
+    for view in subject.model.views:
+        rule = negatives_of(subject.model, batch, view, None).rows(0, len(batch["episode"]))
+        valid = subject.model.valid_pairs(batch, view)
         pairs = rule & valid[:, None] & valid[None, :]
         index, contact = batch[f"contact_index/{view.sensor}"], batch[f"contact/{view.sensor}"]
         same = (index[:, None] == index) & (batch["episode"][:, None] == batch["episode"]) & (index >= 0)

@@ -21,7 +21,7 @@ ROWS = 64
 
 
 @dataclass(frozen=True)
-class Patient:
+class Subject:
     """One training run under examination.
 
     Attributes:
@@ -45,7 +45,7 @@ class Patient:
         return (model or self.model).eval().losses(batch)
 
 
-def admit(config: TrainConfig, data: Data, model: AlignedPolicy) -> Patient:
+def examine(config: TrainConfig, data: Data, model: AlignedPolicy) -> Subject:
     """Draw the batches a diagnosis is made on."""
     both = data.contact.any() and not data.contact.all()
     share = config.contact_share if both else None  # too few contacts are a finding, not an error
@@ -54,7 +54,7 @@ def admit(config: TrainConfig, data: Data, model: AlignedPolicy) -> Patient:
     pool = np.flatnonzero(data.contact) if data.contact.any() else np.arange(len(data.train))
     spread = pool[evenly(len(pool), ROWS)]
     wide = data.train.__getitems__(spread.tolist())
-    return Patient(config, data, model, raw, _at_the_door(raw, config, model), _at_the_door(wide, config, model))
+    return Subject(config, data, model, raw, _at_the_door(raw, config, model), _at_the_door(wide, config, model))
 
 
 def _at_the_door(batch: Batch, config: TrainConfig, model: AlignedPolicy) -> Batch:
