@@ -25,7 +25,7 @@ class Limit:
     Attributes:
         title: Name of the check for people; {} takes what it was measured on, such as a view.
         good: Last value that passes. `good` > `poor`: large values are good.
-        poor: Last value that only warns; equal to `good` where nothing warns.
+        poor: Last value that only warns; equal to `good` where nothing warns, infinite where no number fails.
         unit: Unit of the value, with its space: " px"; "" for a ratio.
         form: Format of the value, as in `format`.
         at_least: For `good` == `poor`: large values are good.
@@ -54,9 +54,10 @@ class Limit:
 
     def text(self) -> str:
         """Return the limits in words: "<= 3 px (fail > 6)"."""
-        good, poor = (f"{x:.0%}" if self.form.endswith("%") else f"{x:g}" for x in (self.good, self.poor))
+        good, poor = (f"{100 * x:g}%" if self.form.endswith("%") else f"{x:g}" for x in (self.good, self.poor))
         passes, fails = (">=", "<") if self.large_is_good else ("<=", ">")
-        return f"{passes} {good}{self.unit}" + (f" (fail {fails} {poor})" if self.poor != self.good else "")
+        alone = self.poor == self.good or math.isinf(self.poor)
+        return f"{passes} {good}{self.unit}" + ("" if alone else f" (fail {fails} {poor})")
 
 
 Limits = Mapping[str, Limit]

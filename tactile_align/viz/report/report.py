@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from tactile_align.diagnostics.summary_text import readout_lines
+from tactile_align.diagnostics.summary import ViewSummary, readout_lines, result_of
 from tactile_align.files import write_text_atomically
 from tactile_align.viz.report.page import LIVE_POLICY, POLICY, details, document, escape, follow, image_data, table
 from tactile_align.viz.report.plots import Plot, action_plot, curve_plots, retrieval_plots
@@ -74,7 +74,10 @@ def _remarks(run: Run) -> Iterator[Finding]:
     """Repeat what the checks said while the run trained."""
     for record in run.metrics:
         if record.get("kind") == "finding":
-            yield Finding("look", f"Said at step {record['step']}, {record.get('check')}: {record.get('text')}.")
+            yield Finding(
+                "look",
+                f"Said at step {record['step']}, {record.get('id')}: {record.get('text')}. {record.get('advice')}.",
+            )
 
 
 def _scratch(run: Run) -> Iterator[Finding]:
@@ -380,7 +383,12 @@ def _chart(plot: Plot, figures: dict[str, Any]) -> str:
 def _readouts(run: Run, runs: Sequence[Run]) -> str:
     """Return what else was read off each view's features, as `evaluate` prints it; nothing of older summaries."""
     views = (run.summary or {}).get("views", {})
-    read = {key: "\n".join(readout_lines(view)) for key, view in views.items() if "galleries" in view}
+    source = str(run.folder / "summary.json")
+    read = {
+        key: "\n".join(readout_lines(result_of(ViewSummary, view, source)))
+        for key, view in views.items()
+        if "galleries" in view
+    }
     title = "Other galleries, localisation, feature space and probes"
     shown = [details(f"{title}: {key}", f"<pre>{escape(text)}</pre>") for key, text in read.items()]
     return _named(run, runs, "".join(shown)) if shown else ""

@@ -10,8 +10,6 @@ from tactile_align.files import read_json, read_text, read_toml
 from tactile_align.training.logs import read_metrics
 
 Json = dict[str, Any]
-OUTCOMES = {"good": "pass", "note": "info", "warn": "warn", "broken": "fail"}
-"""The doctor's words, and those of `verify`."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +23,7 @@ class Run:
         metrics: Records of metrics.jsonl in order; numbers that are not finite are None.
         summary: summary.json, written by `evaluate`.
         verification: verification.json, written by `verify --json`.
-        doctor: doctor.json, written by `doctor --json`, in the words of verification.json, with `tables`.
+        doctor: doctor.json, written by `doctor --json`, in the keys of verification.json, with `tables`.
         statistics: statistics.json.
         environment: Lines of environment.txt.
         rig: rig.toml.
@@ -118,26 +116,26 @@ def _json(path: Path) -> Json | None:
 
 
 def _doctor(path: Path) -> Json | None:
-    """Return what the doctor said as `verify` says it: a verdict, and checks measured against what is needed."""
+    """Return what the doctor reported, in the keys that `verify` writes."""
     data = _json(path)
     if data is None:
         return None
-    found = data.get("findings")
-    if not isinstance(found, list) or not all(isinstance(one, dict) and one.get("status") in OUTCOMES for one in found):
+    checks, tables = data.get("checks"), data.get("tables")
+    if not isinstance(checks, list) or not isinstance(tables, dict) or not all(isinstance(c, dict) for c in checks):
         raise InputError(f"{path}: needed what `tactile-align doctor CONFIG --json` prints; got keys {', '.join(data)}")
-    checks = [
-        {
-            "name": one.get("check", ""),
-            "measured": one.get("seen", ""),
-            "needed": one.get("threshold", ""),
-            "outcome": OUTCOMES[one["status"]],
-            "advice": ". ".join(part for part in (one.get("why"), one.get("advice")) if part),
-        }
-        for one in found
-    ]
-    outcomes = {check["outcome"] for check in checks}
-    verdict = next((word for word in ("fail", "warn") if word in outcomes), "pass")
-    return {"verdict": verdict, "checks": checks, "tables": data.get("tables", {})}
+    return data | {
+        "checks": [
+            {
+                "name": check.get("title", ""),
+                "measured": check.get("measured", ""),
+                "needed": check.get("limit", ""),
+                "outcome": check.get("status", ""),
+                "advice": ". ".join(part for part in (check.get("why"), check.get("advice")) if part),
+            }
+            for check in checks
+        ],
+        "tables": {title: [[*rows[0]], *([*row.values()] for row in rows)] for title, rows in tables.items() if rows},
+    }
 
 
 def _metrics(path: Path) -> tuple[Json, ...]:

@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import pytest
 
-from tactile_align.diagnostics.doctor.subject import Diagnosis, Finding
+from tactile_align.checks import Check, Report, Table
 from tactile_align.viz.report.page import STYLE, image_data, safe_json
 from tactile_align.viz.report.plots import curve_plots, retrieval_plots
 from tactile_align.viz.report.report import findings, render, report
@@ -58,10 +58,10 @@ def test_scratch_a_diverged_and_an_unfinished_run_are_said_so(tmp_path: Path) ->
 
 def test_what_was_said_while_training_is_repeated_with_its_step(tmp_path: Path) -> None:
     run = make_run(tmp_path)
-    said = {"kind": "finding", "step": 120, "check": "flat at chance", "text": "the loss has been at 0.99 of chance"}
+    said = {"kind": "finding", "step": 120, "id": "flat-at-chance", "text": "0.99 of chance", "advice": "Look"}
     with (run / "metrics.jsonl").open("a", encoding="utf-8") as log:
         log.write(json.dumps(said) + "\n")
-    assert outcomes(run, "step 120, flat at chance: the loss has been at 0.99 of chance.") == ["look"]
+    assert outcomes(run, "step 120, flat-at-chance: 0.99 of chance. Look.") == ["look"]
 
 
 def test_pictures_of_steps_and_episodes_are_grouped_by_the_last_of_both(tmp_path: Path) -> None:
@@ -76,16 +76,16 @@ def test_pictures_of_steps_and_episodes_are_grouped_by_the_last_of_both(tmp_path
 
 def test_what_the_doctor_said_is_told_in_its_own_words(tmp_path: Path) -> None:
     run = make_run(tmp_path)
-    found = [
-        Finding("image range", "good", "0 to 237", "0 to 255"),
-        Finding("one <b>step", "broken", "loss rose", "lower after a step", "the rate is too high", "lower it"),
-    ]
-    said = Diagnosis(tuple(found[:1]), {"parameters": (("module", "count"), ("vision", "12,345"))})
-    (run / "doctor.json").write_text(said.json(), encoding="utf-8")
+    checks = (
+        Check("image-brightness/top", "image range", "pass", "0 to 237", limit="0 to 255"),
+        Check("first-step", "one <b>step", "fail", "loss rose", why="the rate is too high", advice="lower it"),
+    )
+    tables = (Table("parameters", ("module", "count"), (("vision", 12345),)),)
+    (run / "doctor.json").write_text(Report("doctor", "a run", checks[:1], tables).json(), encoding="utf-8")
     assert outcomes(run, "The doctor: pass") == ["good"]
     page = render([read_run(run)], "")
-    assert "Doctor: <bdi>pass" in page and "0 to 237" in page and "12,345" in page
-    (run / "doctor.json").write_text(Diagnosis(tuple(found), {}).json(), encoding="utf-8")
+    assert "Doctor: <bdi>pass" in page and "0 to 237" in page and "12345" in page
+    (run / "doctor.json").write_text(Report("doctor", "a run", checks).json(), encoding="utf-8")
     assert outcomes(run, "The doctor: fail (one <b>step)") == ["bad"]
     page = render([read_run(run)], "")
     assert page.index("the rate is too high. lower it") < page.index("0 to 237")  # the worst stands first
