@@ -54,7 +54,7 @@ class Limit:
 
     def text(self) -> str:
         """Return the limits in words: "<= 3 px (fail > 6)"."""
-        good, poor = (f"{x:.0%}" if self.form.endswith("%") else f"{x:g}" for x in (self.good, self.poor))
+        good, poor = (f"{100 * x:g}%" if self.form.endswith("%") else f"{x:g}" for x in (self.good, self.poor))
         passes, fails = (">=", "<") if self.large_is_good else ("<=", ">")
         worst = f" (fail {fails} {poor})" if self.good != self.poor and math.isfinite(self.poor) else ""
         return f"{passes} {good}{self.unit}{worst}"

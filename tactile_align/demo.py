@@ -7,14 +7,15 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
 from tactile_align.calibration.rig import load_rig
 from tactile_align.config.presets import SMALL_ACT, SMALL_TOWER
 from tactile_align.config.train import TrainConfig
-from tactile_align.diagnostics.evaluation import Evaluation, evaluate, train_to_the_end
+from tactile_align.diagnostics.evaluation import evaluate, train_to_the_end
+from tactile_align.diagnostics.summary import Summary
 from tactile_align.files import write_text_atomically
 from tactile_align.policies.build import views_of
 from tactile_align.simulation.box_proof import posed_boxes, recorded_boxes
@@ -131,11 +132,11 @@ def run_demo(size: Size, out: Path) -> int:
     data = load_data(config, cores)
     train_to_the_end(config, data)
     _say(6, "train the opening-only baseline and evaluate both on held-out episodes")
-    found_run = evaluate(config.out, data=data)
-    print(found_run.text(), flush=True)
-    _draw_run(config, data, found_run, pictures)
+    summary = evaluate(config.out, data=data)
+    print(summary.text(), flush=True)
+    _draw_run(config, data, summary, pictures)
     minutes = (time.perf_counter() - began) / 60
-    text = _summary(size, proof, verdicts, found_run, minutes)
+    text = _summary(size, proof, verdicts, summary, minutes)
     write_text_atomically(out / "summary.md", text)
     page = report(config.out, pictures=pictures, out=out / "report.html", overwrite=True)
     print(f"\n{text}\npictures: {pictures}\nsummary:  {out / 'summary.md'}\nreport:   {page}", flush=True)
@@ -166,23 +167,21 @@ def _box_proof(regrasp: list[Path], commanded: list[Path], out: Path, plan: Plan
     )
 
 
-def _draw_run(config: TrainConfig, data: Data, found: Evaluation, pictures: Path) -> None:
+def _draw_run(config: TrainConfig, data: Data, summary: Summary, pictures: Path) -> None:
     title = "demo run, encoders from SCRATCH"
     draw_curves(read_metrics(Path(config.out) / "metrics.jsonl"), pictures / "curves.png", title)
     key = views_of(config)[0].key
-    draw_recall(found.summary["views"][key], pictures / "recall.png", title)
+    draw_recall(summary.views[key], pictures / "recall.png", title)
     draw_maps(config.out, pictures, data=data, overwrite=True)
 
 
-def _summary(size: Size, proof: str, verdicts: Mapping[str, str], found: Evaluation, minutes: float) -> str:
-    view: dict[str, Any] = next(iter(found.summary["views"].values()))
-    loss, box = view["loss"], view["retrieval"]["both"]
-    opening = view["opening_only"]["retrieval"]["both"]
-    low, high = box["interval"][1]
-    o_low, o_high = opening["interval"][1]
-    error = found.summary["action_error"]
-    still = np.mean(error["standing_still_per_column"])
-    learnt = loss["hsa"] <= 0.9 * loss["chance"] and low > max(1 / box["gallery"], opening["at"][1], o_high)
+def _summary(size: Size, proof: str, verdicts: Mapping[str, str], summary: Summary, minutes: float) -> str:
+    view, error = next(iter(summary.views.values())), summary.action_error
+    assert view.opening_only is not None and error is not None and error.standing_still_per_column is not None
+    loss, box, opening = view.loss, view.retrieval["both"], view.opening_only.retrieval["both"]
+    low, high = box.interval[1]
+    o_low, o_high = opening.interval[1]
+    learnt = loss.hsa <= 0.9 * loss.chance and low > max(1 / box.gallery, opening.at[1], o_high)
     verdict = (
         "Touch and sight are aligned: a touch finds its view far more often than chance and than the gripper's "
         "opening alone explain."
@@ -202,20 +201,20 @@ Both encoders started from random weights: SCRATCH. {minutes:.1f} minutes in all
 
 verify: {json.dumps(dict(verdicts))}
 
-## Did touch and sight align? (held-out episodes, {view["contacts"]} contacts)
+## Did touch and sight align? (held-out episodes, {view.contacts} contacts)
 
 | | value | compare with |
 |---|---|---|
-| HSA loss (SCRATCH) | {loss["hsa"]:.3f} | chance {loss["chance"]:.3f}, so {loss["hsa"] / loss["chance"]:.2f} of it |
-| R@1 of {box["gallery"]} (SCRATCH) | {box["at"][1]:.3f} [{low:.3f}, {high:.3f}] | chance {1 / box["gallery"]:.3f} |
-| R@1 from the gripper's opening alone | {opening["at"][1]:.3f} [{o_low:.3f}, {o_high:.3f}] | the box must beat this |
+| HSA loss (SCRATCH) | {loss.hsa:.3f} | chance {loss.chance:.3f}, so {loss.hsa / loss.chance:.2f} of it |
+| R@1 of {box.gallery} (SCRATCH) | {box.at[1]:.3f} [{low:.3f}, {high:.3f}] | chance {1 / box.gallery:.3f} |
+| R@1 from the gripper's opening alone | {opening.at[1]:.3f} [{o_low:.3f}, {o_high:.3f}] | the box must beat this |
 
-Intervals: 95 %, bootstrap over {box["episodes"]} held-out episodes; at most one moment per contact in a gallery.
+Intervals: 95 %, bootstrap over {box.episodes} held-out episodes; at most one moment per contact in a gallery.
 
 ## Does the policy act?
 
-Mean absolute action error {np.mean(error["per_column"]):.4f} over joints (rad) and gripper (share of its stroke);
-standing still {still:.4f}.
+Mean absolute action error {np.mean(error.per_column):.4f} over joints (rad) and gripper (share of its stroke);
+standing still {np.mean(error.standing_still_per_column):.4f}.
 
 ## Pictures
 

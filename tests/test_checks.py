@@ -12,6 +12,7 @@ from tactile_align.errors import InputError
 LIMITS = {
     "iou-median": Limit("IoU of {1} in {0}, median", 0.75, 0.5),
     "edge-error": Limit("Edge error", 1.0, 3.0, " px"),
+    "angle": Limit("Angle", 45, float("inf"), " degrees"),
     "share": Limit("Share of frames", 0.9, 0.9, form=".0%", at_least=True),
 }
 
@@ -46,6 +47,8 @@ def test_ids_are_the_same_in_text_json_and_html() -> None:
         ("edge-error", 3.01, "fail"),
         ("edge-error", float("nan"), "fail"),
         ("iou-median", float("nan"), "fail"),
+        ("angle", 1e9, "warn"),
+        ("angle", float("nan"), "fail"),
         ("share", 0.9, "pass"),
         ("share", 0.89, "fail"),
     ],
@@ -59,6 +62,8 @@ def test_limits_are_shown_with_their_unit_and_direction() -> None:
     assert LIMITS["edge-error"].text() == "<= 1 px (fail > 3)"
     assert LIMITS["share"].text() == ">= 90%"
     assert Limit("Rise", 0.02, math.inf, form=".0%").text() == "<= 2%"
+    assert Limit("Contact", 0.05, 0.005, form=".1%").text() == ">= 5% (fail < 0.5%)"
+    assert Limit("Angle", 45, float("inf"), " degrees").text() == "<= 45 degrees"
 
 
 def test_the_verdict_is_that_of_the_gravest_check() -> None:

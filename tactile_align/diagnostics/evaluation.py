@@ -1,9 +1,6 @@
 """Judge a finished run on its held-out episodes: retrieval beside its baselines, read-outs, and the action error."""
 
-import json
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -12,8 +9,16 @@ from torch import Tensor
 from tactile_align.config.train import TrainConfig, load_config
 from tactile_align.diagnostics.pairs import centred, pair_features
 from tactile_align.diagnostics.readouts import read_galleries, view_readouts
-from tactile_align.diagnostics.retrieval import Recall, retrieval
-from tactile_align.diagnostics.summary_text import summary_text
+from tactile_align.diagnostics.retrieval import retrieval
+from tactile_align.diagnostics.summary import (
+    ActionError,
+    HeldOutLoss,
+    OpeningOnly,
+    Recall,
+    Summary,
+    ViewSummary,
+    json_of,
+)
 from tactile_align.errors import InputError
 from tactile_align.files import write_text_atomically
 from tactile_align.moments.dataset import Moments
@@ -29,22 +34,7 @@ BASELINE = "opening_only"
 GALLERY = 64
 
 
-@dataclass(frozen=True)
-class Evaluation:
-    """What `evaluate` found.
-
-    Attributes:
-        summary: Plain values, as in summary.json.
-    """
-
-    summary: dict[str, Any]
-
-    def text(self) -> str:
-        """Return the findings as a table for people."""
-        return summary_text(self.summary)
-
-
-def evaluate(run: str | Path, *, data: Data | None = None, progress: bool = True, processes: int = 1) -> Evaluation:
+def evaluate(run: str | Path, *, data: Data | None = None, progress: bool = True, processes: int = 1) -> Summary:
     """Evaluate a run's best checkpoint and write RUN/summary.json.
 
     The opening-only baseline is trained first where the run folder does not hold it: the same loss, steps, batches
@@ -65,7 +55,8 @@ def evaluate(run: str | Path, *, data: Data | None = None, progress: bool = True
     config = load_config(folder / "config.toml")
     data = data or load_data(config, processes, progress)
     model = load_model(folder, config, data.held_out)
-    summary: dict[str, Any] = {"run": folder.name, "encoder": _encoder_name(model), "views": {}}
+    views: dict[str, ViewSummary] = {}
+    reading = None
     if model.towers is not None and config.hsa.weight > 0:
         baseline = None
         if config.region == "box":
@@ -73,12 +64,12 @@ def evaluate(run: str | Path, *, data: Data | None = None, progress: bool = True
             train_to_the_end(baseline_config, data, progress)
             baseline = load_model(Path(baseline_config.out), baseline_config, data.held_out)
         for view in views_of(config):
-            summary["views"][view.key] = _view_summary(model, baseline, data, config, view.key)
-        summary["opening_reading"] = _readings(data, config)
-    if model.act is not None:
-        summary["action_error"] = action_error(model, data.held_out, config)
-    write_text_atomically(folder / "summary.json", json.dumps(summary, indent=2) + "\n")
-    return Evaluation(summary)
+            views[view.key] = _view_summary(model, baseline, data, config, view.key)
+        reading = _readings(data, config)
+    error = None if model.act is None else action_error(model, data.held_out, config)
+    summary = Summary(folder.name, _encoder_name(model), views, reading, error)
+    write_text_atomically(folder / "summary.json", json_of(summary))
+    return summary
 
 
 def train_to_the_end(config: TrainConfig, data: Data, progress: bool = True) -> None:
@@ -113,7 +104,7 @@ def load_model(folder: Path, config: TrainConfig, moments: Moments) -> AlignedPo
     return model.eval()
 
 
-def held_out_loss(model: AlignedPolicy, features: dict[str, np.ndarray], config: TrainConfig) -> dict[str, float]:
+def held_out_loss(model: AlignedPolicy, features: dict[str, np.ndarray], config: TrainConfig) -> HeldOutLoss:
     """Return HSA and chance over batches of the training batch size, drawn from all held-out pairs.
 
     Negatives are those in the batch, by the run's time gap and same-touch rule; a pair without any counts as 0.
@@ -139,41 +130,37 @@ def held_out_loss(model: AlignedPolicy, features: dict[str, np.ndarray], config:
         share = float(valid.float().mean())
         losses.append(share * float(loss))
         chances.append(share * float(stats.chance))
-    return {"hsa": float(np.mean(losses)), "chance": float(np.mean(chances)), "batch": size}
+    return HeldOutLoss(float(np.mean(losses)), float(np.mean(chances)), size)
 
 
 def _view_summary(
     model: AlignedPolicy, baseline: AlignedPolicy | None, data: Data, config: TrainConfig, key: str
-) -> dict[str, Any]:
+) -> ViewSummary:
     features = pair_features(model, data.held_out, config, key)
     pairs = {(int(e), int(c)) for e, c in zip(features["episode"], features["contact"], strict=True)}
     gallery = min(GALLERY, len(pairs))
-    summary: dict[str, Any] = {
-        "moments": len(features["h_tau"]),
-        "contacts": len(pairs),
-        "loss": held_out_loss(model, features, config),
-        "retrieval": _retrieval(features, gallery),
-        **view_readouts(model, data.held_out, config, key, features=features, gallery=gallery),
-    }
+    beside = None
     if baseline is not None:
         other = pair_features(baseline, data.held_out, config, key)
-        summary["opening_only"] = {
-            "loss": held_out_loss(baseline, other, config),
-            "retrieval": _retrieval(other, gallery),
-            "galleries": read_galleries(other, gallery, config.hsa.min_gap)["galleries"],
-        }
-    return summary
-
-
-def _retrieval(features: dict[str, np.ndarray], gallery: int) -> dict[str, dict[str, Any]]:
-    found: dict[str, Recall] = retrieval(
-        features["h_tau"], features["h_w"], features["episode"], features["contact"], gallery=gallery
+        galleries, _ = read_galleries(other, gallery, config.hsa.min_gap)
+        beside = OpeningOnly(held_out_loss(baseline, other, config), _retrieval(other, gallery), galleries)
+    return ViewSummary(
+        moments=len(features["h_tau"]),
+        contacts=len(pairs),
+        loss=held_out_loss(model, features, config),
+        retrieval=_retrieval(features, gallery),
+        opening_only=beside,
+        **vars(view_readouts(model, data.held_out, config, key, features=features, gallery=gallery)),
     )
-    return {name: recall.as_dict() for name, recall in found.items()}
+
+
+def _retrieval(features: dict[str, np.ndarray], gallery: int) -> dict[str, Recall]:
+    tau, w, episode, contact = (features[name] for name in ("h_tau", "h_w", "episode", "contact"))
+    return retrieval(tau, w, episode, contact, gallery=gallery)
 
 
 @torch.no_grad()
-def action_error(model: AlignedPolicy, moments: Moments, config: TrainConfig) -> dict[str, Any]:
+def action_error(model: AlignedPolicy, moments: Moments, config: TrainConfig) -> ActionError:
     """Return the mean absolute action error on held-out episodes, in robot units, beside standing still.
 
     The latent is zero, as on the robot. Standing still repeats the moment's own recorded state.
@@ -194,14 +181,12 @@ def action_error(model: AlignedPolicy, moments: Moments, config: TrainConfig) ->
         real.append(~batch["is_pad"])
     keep = torch.cat(real)
     policy = torch.cat(errors)
-    summary: dict[str, Any] = {
-        "per_column": policy[keep].mean(dim=0).tolist(),
-        "first_step": policy[:, 0].mean(dim=0).tolist(),
-        "moments": len(keep),
-    }
-    if still:
-        summary["standing_still_per_column"] = torch.cat(still)[keep].mean(dim=0).tolist()
-    return summary
+    return ActionError(
+        per_column=tuple(policy[keep].mean(dim=0).tolist()),
+        first_step=tuple(policy[:, 0].mean(dim=0).tolist()),
+        moments=len(keep),
+        standing_still_per_column=tuple(torch.cat(still)[keep].mean(dim=0).tolist()) if still else None,
+    )
 
 
 def _encoder_name(model: AlignedPolicy) -> str:

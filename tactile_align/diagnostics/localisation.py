@@ -1,44 +1,13 @@
 """Where in the image does a touch point? The similarity of h_tau to regions all over it, and the pointing game."""
 
-from dataclasses import asdict, dataclass
-
 import numpy as np
 import torch
 from torch import Tensor
 
 from tactile_align.diagnostics.retrieval import mean_interval
+from tactile_align.diagnostics.summary import Localisation
 from tactile_align.errors import InputError
 from tactile_align.features.towers import Towers
-
-
-@dataclass(frozen=True)
-class Localisation:
-    """How well touches point at their sensor.
-
-    Attributes:
-        hit: Share of touches whose most similar place lies in the sensor's box (the pointing game).
-        interval: 95 % bootstrap interval of `hit` over episodes.
-        chance: What a random place hits.
-        always_there: What one fixed place hits, the best one for these very boxes. A wrist camera sees its sensor
-            nearly always at the same place, so `hit` says something only where it is above this.
-        distance_px: Median distance from that place to the box's centre, px of the encoder's input.
-        distance_mm: The same at the sensor's depth, mm; None without depths.
-        moments: Number of touches.
-        episodes: Number of episodes they are from.
-    """
-
-    hit: float
-    interval: tuple[float, float]
-    chance: float
-    always_there: float
-    distance_px: float
-    distance_mm: float | None
-    moments: int
-    episodes: int
-
-    def as_dict(self) -> dict[str, object]:
-        """Return plain values for JSON."""
-        return asdict(self)
 
 
 @torch.no_grad()

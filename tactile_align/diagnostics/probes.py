@@ -1,41 +1,14 @@
 """What can be read off frozen features by a linear layer, on episodes it was not fitted on."""
 
-from dataclasses import asdict, dataclass
-from typing import Literal
-
 import numpy as np
 
 from tactile_align.diagnostics.retrieval import episode_interval
+from tactile_align.diagnostics.summary import Probe
 from tactile_align.errors import InputError
 
 FOLDS = 5
 STRENGTHS = (1e-3, 1e-1, 1e1, 1e3)
 """Ridge strengths tried, as shares of the number of moments; the inner episodes choose."""
-
-
-@dataclass(frozen=True)
-class Probe:
-    """Score of one linear probe.
-
-    Attributes:
-        measure: "balanced accuracy" of classes, or "R2" of a number.
-        score: On episodes the probe was not fitted on.
-        interval: 95 % bootstrap interval over episodes.
-        chance: Score of features that say nothing: 1 / classes, or 0.
-        moments: Number of moments.
-        episodes: Number of episodes.
-    """
-
-    measure: Literal["balanced accuracy", "R2"]
-    score: float
-    interval: tuple[float, float]
-    chance: float
-    moments: int
-    episodes: int
-
-    def as_dict(self) -> dict[str, object]:
-        """Return plain values for JSON."""
-        return asdict(self)
 
 
 def probe_classes(h: np.ndarray, label: np.ndarray, episode: np.ndarray, *, folds: int = FOLDS, seed: int = 0) -> Probe:

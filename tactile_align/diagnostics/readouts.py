@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import cache, partial
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from tactile_align.diagnostics.pairs import batches, pair_features, row_features
 from tactile_align.diagnostics.probes import left_out_in_turn, probe_classes, probe_number
 from tactile_align.diagnostics.retrieval import AMONG_REGIONS, KINDS, among_regions, gallery_recalls
 from tactile_align.diagnostics.space import space_health
+from tactile_align.diagnostics.summary import SIDES, Localisation, Probe, Readouts, Recall
 from tactile_align.errors import InputError
 from tactile_align.evenly import evenly
 from tactile_align.features.towers import shifted_boxes
@@ -57,13 +58,13 @@ def _stated(moments: Moments, rows: np.ndarray, read: Callable[[Episode], np.nda
     return np.array([found[e][t] for e, t in zip(of, time, strict=True)])
 
 
+Made = TypeVar("Made")
 OTHER_REGIONS = 7
 POINTED = 128
 """Contacts of which one image is looked at place by place."""
 PROBED, QUIET = 1500, 256
 """Moments of contact that are probed, and moments without contact set against them."""
 SPACED = 2000  # moments compared each with each: 32 MB a table
-SIDES = ("h_tau", "h_w")
 
 
 def view_readouts(
@@ -74,7 +75,7 @@ def view_readouts(
     *,
     features: dict[str, np.ndarray] | None = None,
     gallery: int = 64,
-) -> dict[str, Any]:
+) -> Readouts:
     """Read out one view: four galleries, the feature space, localisation and probes.
 
     What cannot be read off these held-out episodes or this model is left out and named, with the reason.
@@ -87,37 +88,40 @@ def view_readouts(
         features: The view's `pair_features`, where they are there already.
         gallery: Candidates of the galleries across contacts.
 
-    Returns:
-        Plain values for JSON: "galleries", "space", "localisation", "probes", "left_out".
-
     Raises:
         ValueError: No held-out moment has both a box and a contact.
     """
     view = view_of(config, key)
-    found = pair_features(model, moments, config, key) if features is None else features
-    out: dict[str, Any] = {**read_galleries(found, gallery, config.hsa.min_gap), "probes": {}}
-    some = evenly(len(found["row"]), SPACED)
-    _attempt(out, "space", "", partial(_space, found["h_tau"][some], found["h_w"][some]))
-    middle = middles(found)
-    few = middle[evenly(len(middle), POINTED)]
+    pairs = pair_features(model, moments, config, key) if features is None else features
+    galleries, left_out = read_galleries(pairs, gallery, config.hsa.min_gap)
+    some = evenly(len(pairs["row"]), SPACED)
+    space = _attempt(left_out, "space", partial(space_health, pairs["h_tau"][some], pairs["h_w"][some]))
+    among, place = f"galleries/{AMONG_REGIONS}", None
     if model.region == "box":
-        looked = _look_around(model, moments, config, view, found, few)
-        make = partial(among_regions, found, few, looked["beside"], looked["exist"])
-        _attempt(out, "galleries", AMONG_REGIONS, make)
-        _attempt(out, "localisation", "", partial(_localisation, model, moments, config, view, looked))
+        middle = middles(pairs)
+        few = middle[evenly(len(middle), POINTED)]
+        looked = _look_around(model, moments, config, view, pairs, few)
+        regions = _attempt(left_out, among, partial(among_regions, pairs, few, looked["beside"], looked["exist"]))
+        if regions is not None:
+            galleries[AMONG_REGIONS] = {"touch to vision": regions}
+        place = _attempt(left_out, "localisation", partial(_localisation, model, moments, config, view, looked))
     else:
         reason = f"needs a model that looks at the image; this one has region = '{model.region}'"
-        out["left_out"] |= {f"galleries/{AMONG_REGIONS}": reason, "localisation": reason}
-    _probes(out, model, moments, config, view, found)
-    return out
+        left_out |= {among: reason, "localisation": reason}
+    probes = _probes(left_out, model, moments, config, view, pairs)
+    return Readouts(galleries=galleries, probes=probes, left_out=left_out, space=space, localisation=place)
 
 
-def read_galleries(features: dict[str, np.ndarray], gallery: int, min_gap: int) -> dict[str, dict[str, Any]]:
-    """Return recall in the galleries across contacts ("galleries") and why some are missing ("left_out")."""
-    out: dict[str, dict[str, Any]] = {"galleries": {}, "left_out": {}}
+def read_galleries(
+    features: dict[str, np.ndarray], gallery: int, min_gap: int
+) -> tuple[dict[str, dict[str, Recall]], dict[str, str]]:
+    """Return recall in the galleries across contacts, by gallery and direction, and why some are missing."""
+    galleries, left_out = dict[str, dict[str, Recall]](), dict[str, str]()
     for name, kind in KINDS.items():
-        _attempt(out, "galleries", name, partial(gallery_recalls, features, kind, gallery, min_gap))
-    return out
+        recalls = _attempt(left_out, f"galleries/{name}", partial(gallery_recalls, features, kind, gallery, min_gap))
+        if recalls is not None:
+            galleries[name] = recalls
+    return galleries, left_out
 
 
 def middles(features: dict[str, np.ndarray]) -> np.ndarray:
@@ -127,21 +131,13 @@ def middles(features: dict[str, np.ndarray]) -> np.ndarray:
     return np.asarray(np.sort(first + count // 2))
 
 
-def _attempt(out: dict[str, Any], group: str, name: str, make: Callable[[], dict[str, Any]]) -> None:
+def _attempt(left_out: dict[str, str], name: str, make: Callable[[], Made]) -> Made | None:
+    """Return what is made, or None and leave the reason under `name`."""
     try:
-        found = make()
+        return make()
     except InputError as error:
-        out["left_out"][f"{group}/{name}" if name else group] = str(error)
-        return
-    if name:
-        out[group][name] = found
-    else:
-        out[group] = found
-
-
-def _space(h_tau: np.ndarray, h_w: np.ndarray) -> dict[str, Any]:
-    health = space_health(h_tau, h_w)
-    return {**health.as_dict(), "verdict": health.verdict()}
+        left_out[name] = str(error)
+        return None
 
 
 @torch.no_grad()
@@ -173,12 +169,12 @@ def _look_around(
 
 def _localisation(
     model: AlignedPolicy, moments: Moments, config: TrainConfig, view: View, looked: dict[str, np.ndarray]
-) -> dict[str, Any]:
+) -> Localisation:
     assert model.towers is not None
     rows, box = looked["row"], looked["box"]
     mm = pixel_millimetres(moments, config, view, rows, box)
     size = model.towers.vision.input_size
-    return localise(looked["maps"], box, size, moments.episode[rows], mm_per_px=mm).as_dict()
+    return localise(looked["maps"], box, size, moments.episode[rows], mm_per_px=mm)
 
 
 def pixel_millimetres(
@@ -218,19 +214,19 @@ def _millimetres(moments: Moments, view: View, camera: str, rows: np.ndarray) ->
 
 
 def _probes(
-    out: dict[str, Any],
+    left_out: dict[str, str],
     model: AlignedPolicy,
     moments: Moments,
     config: TrainConfig,
     view: View,
     features: dict[str, np.ndarray],
-) -> None:
+) -> dict[str, Probe]:
     """Probe opening, object and indentation of moments in contact, and contact beside moments without."""
     try:
         left_out_in_turn(features["episode"])
     except InputError as error:
-        out["left_out"]["probes"] = str(error)
-        return
+        left_out["probes"] = str(error)
+        return {}
     some = evenly(len(features["row"]), PROBED)
     rows, episode = features["row"][some], features["episode"][some]
     reads = {
@@ -241,23 +237,25 @@ def _probes(
     if opening is not None:
         total = opening[rows].sum(axis=1)
         reads["opening"] = cache(lambda: total)
+    made: dict[str, Probe | None] = {}
     for name, read in reads.items():
         for side in SIDES:
-            make = partial(_probe, name, features[side][some], read, episode)
-            _attempt(out, "probes", f"{name} from {side}", make)
+            of = f"{name} from {side}"
+            made[of] = _attempt(left_out, f"probes/{of}", partial(_probe, name, features[side][some], read, episode))
     idle = np.flatnonzero(moments.column(f"visible/{view.key}") & ~moments.column(f"contact/{view.sensor}"))
     quiet = idle[evenly(len(idle), QUIET)]
     others = row_features(model, moments, config, view.key, quiet) if len(quiet) else {}
     touching = np.repeat(["contact", "no contact"], [len(rows), len(quiet)])
-    of = np.concatenate([episode, moments.episode[quiet]])
+    episodes = np.concatenate([episode, moments.episode[quiet]])
     for side in SIDES:
         h = np.concatenate([features[side][some], *([others[side]] if others else [])])
-        _attempt(out, "probes", f"contact from {side}", partial(_probe, "contact", h, lambda: touching, of))
+        make = partial(probe_classes, h, touching, episodes)
+        made[f"contact from {side}"] = _attempt(left_out, f"probes/contact from {side}", make)
+    return {name: probe for name, probe in made.items() if probe is not None}
 
 
-def _probe(name: str, h: np.ndarray, read: Callable[[], np.ndarray], episode: np.ndarray) -> dict[str, Any]:
-    probe = probe_classes if name in ("object", "contact") else probe_number
-    return probe(h, read(), episode).as_dict()
+def _probe(name: str, h: np.ndarray, read: Callable[[], np.ndarray], episode: np.ndarray) -> Probe:
+    return (probe_classes if name == "object" else probe_number)(h, read(), episode)
 
 
 def _opening(moments: Moments, sensor: str) -> np.ndarray | None:

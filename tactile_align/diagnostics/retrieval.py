@@ -1,12 +1,12 @@
 """Does a touch find its own view, and a view its touch? Recall in galleries of a stated size, with intervals."""
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from scipy.stats import hypergeom
 
+from tactile_align.diagnostics.summary import Recall
 from tactile_align.errors import InputError
 
 RESAMPLES = 2000
@@ -52,33 +52,6 @@ def mean_interval(
 
 
 Gallery = Literal["all", "cross-episode", "same-episode"]
-
-
-@dataclass(frozen=True)
-class Recall:
-    """Recall of one direction or of both averaged, and what it must be compared with.
-
-    Attributes:
-        at: R@k by k: the share of queries whose partner is among the k nearest of the gallery.
-        interval: 95 % bootstrap interval of R@k over episodes, by k.
-        median_rank: Median expected rank of the partner, 1 is best.
-        gallery: Number of candidates, the partner included.
-        chance: k / gallery, by k; 1 where the gallery has no more than k.
-        queries: Number of contacts that asked.
-        episodes: Number of episodes they are from.
-    """
-
-    at: dict[int, float]
-    interval: dict[int, tuple[float, float]]
-    median_rank: float
-    gallery: int
-    chance: dict[int, float]
-    queries: int
-    episodes: int
-
-    def as_dict(self) -> dict[str, object]:
-        """Return plain values for JSON."""
-        return asdict(self)
 
 
 def retrieval(
@@ -256,9 +229,7 @@ FEW = 8
 """Contacts one episode offers: its own gallery is no larger."""
 
 
-def gallery_recalls(
-    features: dict[str, np.ndarray], kind: Gallery, gallery: int, min_gap: int
-) -> dict[str, dict[str, Any]]:
+def gallery_recalls(features: dict[str, np.ndarray], kind: Gallery, gallery: int, min_gap: int) -> dict[str, Recall]:
     """Return recall by direction in the largest gallery of at most `gallery` that nine of ten contacts can fill.
 
     Args:
@@ -281,13 +252,11 @@ def gallery_recalls(
                 raise
         else:
             if found["both"].queries >= asked or size < 2 * LEAST:
-                return {name: recall.as_dict() for name, recall in found.items()}
+                return found
         size //= 2
 
 
-def among_regions(
-    features: dict[str, np.ndarray], chosen: np.ndarray, others: np.ndarray, exist: np.ndarray
-) -> dict[str, Any]:
+def among_regions(features: dict[str, np.ndarray], chosen: np.ndarray, others: np.ndarray, exist: np.ndarray) -> Recall:
     """Return how often a touch finds its own region among others of the same image.
 
     Near a border there are fewer others. The gallery is the largest that nine of ten moments can fill; the rest is
@@ -312,5 +281,4 @@ def among_regions(
     judged = counts >= fewest
     rows = chosen[judged]
     regions = np.concatenate([features["h_w"][rows, None], others[judged, :fewest]], axis=1)
-    found = region_retrieval(features["h_tau"][rows], regions, features["episode"][rows], features["contact"][rows])
-    return found.as_dict()
+    return region_retrieval(features["h_tau"][rows], regions, features["episode"][rows], features["contact"][rows])

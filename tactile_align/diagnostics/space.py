@@ -1,66 +1,11 @@
 """What the feature space looks like: is it used, is it round, do the two sides share it?"""
 
-from dataclasses import asdict, dataclass
-
 import numpy as np
 import torch
 
+from tactile_align.diagnostics.summary import SpaceHealth
 from tactile_align.errors import InputError
 from tactile_align.features.health import collapsed, effective_rank, partition_isotropy, spread
-
-
-@dataclass(frozen=True)
-class SpaceHealth:
-    """Numbers of a set of pairs of unit vectors.
-
-    Attributes:
-        alignment: Mean squared distance of a touch and its region, 0 best, 2 unrelated (arXiv 2005.10242).
-        uniformity_touch: ln of the mean e^(-2 d^2) over pairs of touches; -4 spread out, 0 all alike (same source).
-        uniformity_vision: The same over regions.
-        rank_touch: `features.health.effective_rank` of the touches.
-        rank_vision: The same of the regions.
-        spread_touch: `features.health.spread` of the touches.
-        spread_vision: The same of the regions.
-        partition_isotropy_touch: `features.health.partition_isotropy` of the touches, 1 round.
-        partition_isotropy_vision: The same of the regions.
-        modality_gap: Distance between the mean touch and the mean region (arXiv 2203.02053).
-        margin: Mean cosine to the own region minus that to the most similar other one; above 0, pairs are found.
-        dim: D, which the effective ranks are to be read against.
-        pairs: N.
-    """
-
-    alignment: float
-    uniformity_touch: float
-    uniformity_vision: float
-    rank_touch: float
-    rank_vision: float
-    spread_touch: float
-    spread_vision: float
-    partition_isotropy_touch: float
-    partition_isotropy_vision: float
-    modality_gap: float
-    margin: float
-    dim: int
-    pairs: int
-
-    def as_dict(self) -> dict[str, float]:
-        """Return plain values for JSON."""
-        return asdict(self)
-
-    def verdict(self) -> str:
-        """Return one sentence on what is wrong, or that nothing is."""
-        health = {"touch": (self.rank_touch, self.spread_touch), "vision": (self.rank_vision, self.spread_vision)}
-        ill = [name for name, (rank, apart) in health.items() if collapsed(rank, apart)]
-        if ill:
-            return f"collapsed: {' and '.join(ill)} features lie in one point or on one line"
-        flat = [
-            name for name in ("touch", "vision") if getattr(self, f"rank_{name}") < 0.05 * min(self.dim, self.pairs)
-        ]
-        if flat:
-            return f"{' and '.join(flat)} features use under 5 % of the directions they could"
-        if self.modality_gap > 1:
-            return f"touch and vision lie apart: their means are {self.modality_gap:.2f} from each other"
-        return "no collapse: both sides use the space and share it"
 
 
 def space_health(h_tau: np.ndarray, h_w: np.ndarray) -> SpaceHealth:
@@ -79,21 +24,37 @@ def space_health(h_tau: np.ndarray, h_w: np.ndarray) -> SpaceHealth:
     touches, regions = torch.from_numpy(u), torch.from_numpy(v)
     cosines = u @ v.T
     others = np.where(np.eye(len(u), dtype=bool), -np.inf, cosines)
+    ranks = {"touch": float(effective_rank(touches)), "vision": float(effective_rank(regions))}
+    spreads = {"touch": float(spread(touches)), "vision": float(spread(regions))}
+    gap = float(np.linalg.norm(u.mean(axis=0) - v.mean(axis=0)))
     return SpaceHealth(
         alignment=float(np.mean(np.sum((u - v) ** 2, axis=1))),
         uniformity_touch=uniformity(u),
         uniformity_vision=uniformity(v),
-        rank_touch=float(effective_rank(touches)),
-        rank_vision=float(effective_rank(regions)),
-        spread_touch=float(spread(touches)),
-        spread_vision=float(spread(regions)),
+        rank_touch=ranks["touch"],
+        rank_vision=ranks["vision"],
+        spread_touch=spreads["touch"],
+        spread_vision=spreads["vision"],
         partition_isotropy_touch=float(partition_isotropy(touches)),
         partition_isotropy_vision=float(partition_isotropy(regions)),
-        modality_gap=float(np.linalg.norm(u.mean(axis=0) - v.mean(axis=0))),
+        modality_gap=gap,
         margin=float(np.mean(np.diag(cosines) - others.max(axis=1))),
         dim=u.shape[1],
         pairs=len(u),
+        verdict=_verdict(ranks, spreads, gap, min(u.shape)),
     )
+
+
+def _verdict(ranks: dict[str, float], spreads: dict[str, float], gap: float, most: int) -> str:
+    ill = [side for side, rank in ranks.items() if collapsed(rank, spreads[side])]
+    if ill:
+        return f"collapsed: {' and '.join(ill)} features lie in one point or on one line"
+    flat = [side for side, rank in ranks.items() if rank < 0.05 * most]
+    if flat:
+        return f"{' and '.join(flat)} features use under 5 % of the directions they could"
+    if gap > 1:
+        return f"touch and vision lie apart: their means are {gap:.2f} from each other"
+    return "no collapse: both sides use the space and share it"
 
 
 def uniformity(u: np.ndarray) -> float:

@@ -1,6 +1,5 @@
 """Comparison tables on the simulated cell: one run a row and seed, resumable, printed with intervals."""
 
-import json
 import logging
 import time
 from collections.abc import Sequence
@@ -13,6 +12,7 @@ from tactile_align.config.train import TrainConfig
 from tactile_align.diagnostics.evaluation import load_model, train_to_the_end
 from tactile_align.diagnostics.pairs import pair_features
 from tactile_align.diagnostics.retrieval import retrieval
+from tactile_align.diagnostics.summary import Recall, json_of, result_of
 from tactile_align.errors import InputError
 from tactile_align.files import read_json, write_text_atomically
 from tactile_align.policies.build import views_of
@@ -115,63 +115,92 @@ def merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     return out
 
 
+@dataclass(frozen=True)
+class Cell:
+    """Result of one run of a study, RUN/result.json.
+
+    Attributes:
+        row: Name of the row.
+        seed: Seed of the run.
+        encoder: "SCRATCH", or the vision encoder's name.
+        steps: Training steps.
+        training_moments: Moments trained on.
+        resumed: Whether the training was stopped in between, so that the time is that of its last part.
+        cpu_minutes: CPU time of the training, minutes.
+        retrieval: Recall by direction: "touch to vision", "vision to touch", "both".
+    """
+
+    row: str
+    seed: int
+    encoder: str
+    steps: int
+    training_moments: int
+    resumed: bool
+    cpu_minutes: float
+    retrieval: dict[str, Recall]
+
+    @property
+    def both(self) -> Recall:
+        """Recall of both directions averaged."""
+        return self.retrieval["both"]
+
+
 BOX_ROWS = ("mean", "attention", "grid", "crop")
 CONTROLS = ("elsewhere", "crop_elsewhere")
 
 
-def results(folder: Path) -> list[dict[str, Any]]:
+def results(folder: Path) -> list[Cell]:
     """Return the finished runs of a study, in the order of the rows and seeds."""
-    found = [
-        read_json(path, "Delete it: the study trains this row again") for path in folder.glob("runs/*/result.json")
+    cells = [
+        result_of(Cell, read_json(path, "Delete it: the study trains this row again"), str(path))
+        for path in folder.glob("runs/*/result.json")
     ]
     order = list(ROWS)
-    return sorted(found, key=lambda one: (order.index(one["row"]), one["seed"]))
+    return sorted(cells, key=lambda cell: (order.index(cell.row), cell.seed))
 
 
-def table_text(found: Sequence[dict[str, Any]], gallery: int) -> str:
+def table_text(cells: Sequence[Cell], gallery: int) -> str:
     """Return the table of finished runs as Markdown, with what it shows and what it does not."""
-    if not found:
+    if not cells:
         return "no finished run yet\n"
-    encoders = ", ".join(dict.fromkeys(one["encoder"] for one in found))
-    chance = found[0]["retrieval"]["both"]["chance"]
-    of_table = [one for one in found if ROWS[one["row"]] in TABLE]
-    of_ablations = [one for one in found if ROWS[one["row"]] in ABLATIONS or one["row"] == BASE]
+    encoders = ", ".join(dict.fromkeys(cell.encoder for cell in cells))
+    chance = cells[0].both.chance
+    of_table = [cell for cell in cells if ROWS[cell.row] in TABLE]
+    of_ablations = [cell for cell in cells if ROWS[cell.row] in ABLATIONS or cell.row == BASE]
     head = (
         f"Retrieval among {gallery} held-out contacts, both directions averaged; encoders: {encoders}. "
-        f"Chance: R@1 {_at(chance, 1):.3f}, R@5 {_at(chance, 5):.3f}. Intervals: 95 %, bootstrap over episodes.\n"
+        f"Chance: R@1 {chance[1]:.3f}, R@5 {chance[5]:.3f}. Intervals: 95 %, bootstrap over episodes.\n"
     )
     parts = [head]
     if of_table:
-        parts += [_markdown(of_table), *(line + "\n" for line in verdicts(found))]
-    if any(one["row"] != BASE for one in of_ablations):
+        parts += [_markdown(of_table), *(line + "\n" for line in verdicts(cells))]
+    if any(cell.row != BASE for cell in of_ablations):
         parts += [f"Changes of '{ROWS[BASE].title}', one at a time:\n", _markdown(of_ablations)]
     return "\n".join(parts)
 
 
-def _markdown(found: Sequence[dict[str, Any]]) -> str:
+def _markdown(cells: Sequence[Cell]) -> str:
     lines = ["| row | seed | R@1 | R@5 | median rank | CPU min |", "|---|---|---|---|---|---|"]
-    for one in found:
-        both = one["retrieval"]["both"]
-        low, high = _at(both["interval"], 1)
-        title = ROWS[one["row"]].title
+    for cell in cells:
+        both = cell.both
+        low, high = both.interval[1]
         lines.append(
-            f"| {title} | {one['seed']} | {_at(both['at'], 1):.3f} [{low:.3f}, {high:.3f}] | {_at(both['at'], 5):.3f} "
-            f"| {both['median_rank']:.1f} | {one['cpu_minutes']:.1f}{' (resumed)' if one['resumed'] else ''} |"
+            f"| {ROWS[cell.row].title} | {cell.seed} | {both.at[1]:.3f} [{low:.3f}, {high:.3f}] | {both.at[5]:.3f} "
+            f"| {both.median_rank:.1f} | {cell.cpu_minutes:.1f}{' (resumed)' if cell.resumed else ''} |"
         )
     return "\n".join(lines) + "\n"
 
 
-def verdicts(found: Sequence[dict[str, Any]]) -> list[str]:
+def verdicts(cells: Sequence[Cell]) -> list[str]:
     """Return, seed by seed, whether a box beats whole image and opening, and whether elsewhere is at chance."""
     lines = []
-    for seed in sorted({one["seed"] for one in found}):
-        rows = {one["row"]: one["retrieval"]["both"] for one in found if one["seed"] == seed}
+    for seed in sorted({cell.seed for cell in cells}):
+        rows = {cell.row: cell.both for cell in cells if cell.seed == seed}
         if not all(row.name in rows for row in TABLE):
             continue
-        best = max(BOX_ROWS, key=lambda name: _at(rows[name]["at"], 1))
-        low = _at(rows[best]["interval"], 1)[0]
-        negatives = {name: _at(rows[name]["interval"], 1)[1] for name in ("whole", "opening")}
-        beaten = [ROWS[name].title for name, high in negatives.items() if low > high]
+        best = max(BOX_ROWS, key=lambda name: rows[name].at[1])
+        low = rows[best].interval[1][0]
+        beaten = [ROWS[name].title for name in ("whole", "opening") if low > rows[name].interval[1][1]]
         lines.append(
             f"seed {seed}: the best box is '{ROWS[best].title}'; its interval lies above that of "
             f"{' and '.join(beaten) or 'none of whole image and opening only'}; "
@@ -180,15 +209,10 @@ def verdicts(found: Sequence[dict[str, Any]]) -> list[str]:
     return lines
 
 
-def _against_chance(name: str, both: dict[str, Any]) -> str:
-    low, high = _at(both["interval"], 1)
-    contains = low <= _at(both["chance"], 1) <= high
+def _against_chance(name: str, both: Recall) -> str:
+    low, high = both.interval[1]
+    contains = low <= both.chance[1] <= high
     return f"the interval of '{ROWS[name].title}' {'contains' if contains else 'does NOT contain'} chance"
-
-
-def _at(by_k: dict[Any, Any], k: int) -> Any:
-    """JSON turns numbers that are keys into text."""
-    return by_k[k] if k in by_k else by_k[str(k)]
 
 
 logger = logging.getLogger(__name__)
@@ -312,21 +336,19 @@ def _run(folder: Path, row: Row, seed: int, plan: Plan, processes: int, threads:
     model = load_model(Path(config.out), config, data.held_out)
     key = views_of(config)[0].key
     features = pair_features(model, data.held_out, config, key)
-    found = retrieval(
-        features["h_tau"], features["h_w"], features["episode"], features["contact"], gallery=plan.gallery
-    )
+    tau, w, episode, contact = (features[name] for name in ("h_tau", "h_w", "episode", "contact"))
     assert model.towers is not None
-    result = {
-        "row": row.name,
-        "seed": seed,
-        "encoder": "SCRATCH" if model.towers.scratch else model.towers.vision.name,
-        "steps": config.steps,
-        "training_moments": len(data.train),
-        "resumed": started,
-        "cpu_minutes": round(minutes, 2),
-        "retrieval": {name: recall.as_dict() for name, recall in found.items()},
-    }
-    write_text_atomically(_result_path(folder, row, seed), json.dumps(result, indent=2) + "\n")
+    cell = Cell(
+        row=row.name,
+        seed=seed,
+        encoder="SCRATCH" if model.towers.scratch else model.towers.vision.name,
+        steps=config.steps,
+        training_moments=len(data.train),
+        resumed=started,
+        cpu_minutes=round(minutes, 2),
+        retrieval=retrieval(tau, w, episode, contact, gallery=plan.gallery),
+    )
+    write_text_atomically(_result_path(folder, row, seed), json_of(cell))
 
 
 def _write_shifted_rig(folder: Path, row: Row) -> None:

@@ -68,8 +68,8 @@ class TensorBoard:
         for name, value in record.items():
             if isinstance(value, float):
                 self._writer.add_scalar(f"{kind}/{name}", value, step)
-            elif isinstance(value, str) and name == "text":
-                self._writer.add_text(kind, value, step)
+        if kind == "finding":
+            self._writer.add_text(kind, f"{record['id']}: {record['text']}. {record['advice']}", step)
 
     def image(self, name: str, step: int, image: np.ndarray) -> None:
         """Write one picture."""
@@ -104,7 +104,7 @@ class WeightsAndBiases:
         """Send the numbers of one record; a finding as an alert."""
         kind = record["kind"]
         if kind == "finding":
-            self._run.alert(title=record["check"], text=f"step {record['step']}: {record['text']}")
+            self._run.alert(title=record["id"], text=f"step {record['step']}: {record['text']}. {record['advice']}")
             return
         scalars = {f"{kind}/{name}": value for name, value in record.items() if isinstance(value, float)}
         self._run.log({**scalars, "step": record["step"]})

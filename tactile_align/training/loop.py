@@ -14,6 +14,7 @@ import torch
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from tactile_align.checks import Check
 from tactile_align.config.train import TrainConfig, config_text
 from tactile_align.errors import DivergedError
 from tactile_align.files import write_text_atomically
@@ -29,7 +30,7 @@ from tactile_align.training.optimiser import RunningMean, averaged, make_optimis
 from tactile_align.training.state import Course, save, take_up
 from tactile_align.training.step import Trainer, to_device
 from tactile_align.training.validation import sample_picture, validate
-from tactile_align.training.watch import Remark, Watch
+from tactile_align.training.watch import Watch, finding
 
 logger = logging.getLogger(__name__)
 
@@ -116,7 +117,7 @@ def _run(trainer: Trainer, course: Course, sinks: Sinks, bar: Any, stopped: Call
                 record["gradient_cosine"] = cosine
             sinks.write({"kind": "train", "step": done, **record})
             bar.set_postfix(_shown(record))
-            _speak(watch.train(done, record), sinks, config, group)
+            _report(watch.train(done, record), done, sinks, config, group)
         improved = False
         if done % config.validate_every == 0 or last:
             with averaged(trainer.model, trainer.mean):
@@ -125,7 +126,7 @@ def _run(trainer: Trainer, course: Course, sinks: Sinks, bar: Any, stopped: Call
             picture = sample_picture(data.held_out, config) if sinks.shows_images else None
             if picture is not None:
                 sinks.image("validation/pairs", done, picture)
-            _speak(watch.validation(done, found), sinks, config, group)
+            _report(watch.validation(found), done, sinks, config, group)
             improved = found["loss"] < course.best
             course.best, course.stale = min(course.best, found["loss"]), 0 if improved else course.stale + 1
         tired = group.any(config.patience is not None and course.stale >= config.patience)
@@ -183,11 +184,12 @@ def _loader(data: Data, config: TrainConfig, start: int, group: Group) -> Iterab
     )
 
 
-def _speak(remarks: list[Remark], sinks: Sinks, config: TrainConfig, group: Group) -> None:
-    for remark in remarks if config.log.watch else ():
-        sinks.write(remark.record())
+def _report(checks: list[Check], step: int, sinks: Sinks, config: TrainConfig, group: Group) -> None:
+    for check in checks if config.log.watch else ():
+        record = finding(step, check)
+        sinks.write(record)
         if group.leads:
-            logger.warning(f"step {remark.step}: {remark.check}: {remark.text}")
+            logger.warning(f"step {step}: {check.id}: {record['text']}. {check.advice}")
 
 
 def _shown(record: dict[str, float]) -> dict[str, str]:

@@ -1,6 +1,5 @@
 """Verbs on runs: train, evaluate, demo. Heavy modules are imported by the verb that needs them."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
@@ -8,7 +7,7 @@ from typing import Annotated, Literal
 import tyro
 from tyro.conf import Positional, arg
 
-from tactile_align.verbs import FAILED, GOOD, UNUSABLE
+from tactile_align.verbs import GOOD, UNUSABLE
 
 
 def train(argv: Sequence[str]) -> int:
@@ -38,14 +37,15 @@ def evaluate(run: Positional[Path], as_json: Annotated[bool, arg(name="json")] =
         processes: How many prepare episodes at the same time.
     """
     from tactile_align.diagnostics.evaluation import evaluate as judge
+    from tactile_align.diagnostics.summary import json_of
 
-    found = judge(run, processes=processes)
-    print(json.dumps(found.summary, indent=2) if as_json else found.text())
+    summary = judge(run, processes=processes)
+    print(json_of(summary) if as_json else summary.text())
     return GOOD
 
 
 def doctor(config: Positional[Path], as_json: Annotated[bool, arg(name="json")] = False, processes: int = 1) -> int:
-    """Check data, model and a few steps of learning before a run costs a day; exit 1 when something is broken.
+    """Check data, model and a few steps of learning before a run costs a day; exit 1 when a check fails.
 
     Args:
         config: Training config.
@@ -55,24 +55,25 @@ def doctor(config: Positional[Path], as_json: Annotated[bool, arg(name="json")] 
     from tactile_align.config.train import load_config
     from tactile_align.diagnostics.doctor.diagnose import diagnose
 
-    found = diagnose(load_config(config), processes=processes)
-    print(found.json() if as_json else found.text())
-    return FAILED if found.broken else GOOD
+    report = diagnose(load_config(config), processes=processes)
+    print(report.json() if as_json else report.text())
+    return report.exit_code
 
 
-def ablate(config: Positional[Path], processes: int = 1) -> int:
-    """Rebuild a config piece by piece, plain policy first, and report the first piece that breaks a check.
+def ablate(config: Positional[Path], as_json: Annotated[bool, arg(name="json")] = False, processes: int = 1) -> int:
+    """Rebuild a config piece by piece, plain policy first, and report the first piece with which a check fails.
 
     Args:
         config: Training config.
+        as_json: Machine-readable.
         processes: How many prepare episodes at the same time.
     """
     from tactile_align.config.train import load_config
     from tactile_align.diagnostics.doctor.ablation import ablate as rebuild
 
-    found = rebuild(load_config(config), processes=processes)
-    print(found.text())
-    return GOOD if found.first_broken is None else FAILED
+    report = rebuild(load_config(config), processes=processes)
+    print(report.json() if as_json else report.text())
+    return report.exit_code
 
 
 def study(

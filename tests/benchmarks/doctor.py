@@ -43,20 +43,18 @@ def config_of(
 def line(name: str, config: TrainConfig, data: Data) -> None:
     """Print one diagnosis in a line."""
     began, busy = time.perf_counter(), time.process_time()
-    found = diagnose(config, data=data)
+    report = diagnose(config, data=data)
     busy, wall = time.process_time() - busy, time.perf_counter() - began
-    counts = {status: [f.check for f in found.findings if f.status == status] for status in ("broken", "warn")}
-    said = ", ".join(counts["broken"] + counts["warn"])
-    print(
-        f"| {name} | {len(counts['broken'])} | {len(counts['warn'])} | {said} | {busy:.1f} | {wall:.1f} |", flush=True
-    )
+    counts = {status: [c.id for c in report.checks if c.status == status] for status in ("fail", "warn")}
+    which = ", ".join(counts["fail"] + counts["warn"])
+    print(f"| {name} | {len(counts['fail'])} | {len(counts['warn'])} | {which} | {busy:.1f} | {wall:.1f} |", flush=True)
 
 
 def main() -> None:
     """Print the table."""
     recording, seeds = Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 10
     torch.set_num_threads(1)
-    print("| healthy run | broken | warn | which | CPU s | wall s |\n|---|---|---|---|---|---|")
+    print("| healthy run | fail | warn | which | CPU s | wall s |\n|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
         small = config_of(
             recording, Path(folder), {**SMALL_TOWER, "image_size": [48, 32]}, {**SMALL, "chunk_size": 6}, 12

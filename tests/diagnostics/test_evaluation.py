@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from tactile_align.config.train import TrainConfig
 from tactile_align.diagnostics.evaluation import BASELINE, evaluate, held_out_loss, load_model, opening_only
 from tactile_align.diagnostics.pairs import pair_features
 from tactile_align.diagnostics.readouts import view_readouts
-from tactile_align.diagnostics.summary_text import summary_text
+from tactile_align.diagnostics.summary import summary_of, view_lines
 from tactile_align.errors import InputError
 from tactile_align.policies.build import make_model
 from tactile_align.policies.checkpoint import latest_checkpoint, load_checkpoint
@@ -61,8 +62,8 @@ def test_a_baseline_that_was_stopped_is_gone_on_with_and_never_compared_with(
         evaluate(config.out, data=data, progress=False)
     assert steps_of(baseline) == 1 and not (Path(config.out) / "summary.json").exists()
     monkeypatch.undo()
-    found = evaluate(config.out, data=data, progress=False).summary["views"][KEY]
-    assert steps_of(baseline) == 2 and {"loss", "retrieval", "galleries"} == set(found["opening_only"])
+    view = evaluate(config.out, data=data, progress=False).views[KEY]
+    assert steps_of(baseline) == 2 and view.opening_only is not None and view.opening_only.retrieval["both"].queries > 0
     assert [record["step"] for record in validations(baseline)] == [1, 2]
 
 
@@ -71,8 +72,8 @@ def test_the_read_outs_stand_in_the_summary_and_in_the_text_beside_their_baselin
 ) -> None:
     config, data = trained
     found = evaluate(config.out, data=data, progress=False)
+    assert summary_of(Path(config.out) / "summary.json") == found
     stored = json.loads((Path(config.out) / "summary.json").read_text(encoding="utf-8"))["views"][KEY]
-    assert stored == json.loads(json.dumps(found.summary["views"][KEY]))
     # One held-out episode: no other episodes to find candidates in, and none to fit a probe on.
     assert set(stored["left_out"]) == {"galleries/cross-episode", "probes"}
     assert set(stored["galleries"]) == {"contact only", "same episode with a gap", "regions of the same image"}
@@ -95,9 +96,9 @@ def test_what_needs_an_image_is_left_out_of_a_model_that_sees_none(trained: tupl
     blind = opening_only(config)
     model = make_model(blind, *data.held_out.state_width).eval()
     found = view_readouts(model, data.held_out, blind, KEY)
-    assert "localisation" not in found and "region = 'opening'" in found["left_out"]["localisation"]
-    assert "region = 'opening'" in found["left_out"]["galleries/regions of the same image"]
-    assert set(found["galleries"]) == {"contact only", "same episode with a gap"}
+    assert found.localisation is None and "region = 'opening'" in found.left_out["localisation"]
+    assert "region = 'opening'" in found.left_out["galleries/regions of the same image"]
+    assert set(found.galleries) == {"contact only", "same episode with a gap"}
 
 
 def validations(run: Path) -> list[dict[str, Any]]:
@@ -138,10 +139,9 @@ def test_held_out_batches_without_any_negative_are_no_test_and_said_to_be_none(
     alone = config.model_copy(update={"hsa": apart})
     features = pair_features(load_model(Path(config.out), config, data.held_out), data.held_out, alone, KEY)
     loss = held_out_loss(load_model(Path(config.out), config, data.held_out), features, alone)
-    assert (loss["hsa"], loss["chance"]) == (0, 0)
-    summary = evaluate(config.out, data=data, progress=False).summary
-    summary["views"][KEY]["loss"] = loss
-    assert "no pair of a batch has a negative" in summary_text(summary)
+    assert (loss.hsa, loss.chance) == (0, 0)
+    view = evaluate(config.out, data=data, progress=False).views[KEY]
+    assert "no pair of a batch has a negative" in next(view_lines(replace(view, loss=loss)))
 
 
 @pytest.mark.parametrize(
@@ -163,5 +163,5 @@ def test_the_held_out_loss_follows_the_rules_of_the_run(
     features = {"h_tau": one, "h_w": one, "episode": episode, "time": np.array(time), "touch": one[[0, 0, 2, 3]]}
     found = held_out_loss(model, features, config)
     n = np.array(negatives)
-    assert found["chance"] == pytest.approx(np.log1p(n).mean(), rel=1e-5)
-    assert found["hsa"] == pytest.approx(np.log1p(n * np.exp(-1 / 0.25)).mean(), rel=1e-5)
+    assert found.chance == pytest.approx(np.log1p(n).mean(), rel=1e-5)
+    assert found.hsa == pytest.approx(np.log1p(n * np.exp(-1 / 0.25)).mean(), rel=1e-5)

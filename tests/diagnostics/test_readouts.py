@@ -59,13 +59,13 @@ def test_probes_read_what_was_written_into_the_features_and_nothing_else(six: tu
     features["h_tau"][:, 3] = indentation * 1e3
     features["h_w"][:, 5] = thing == "cup"
     found = view_readouts(model, data.held_out, config, KEY, features=features)
-    score = {name: probe["score"] for name, probe in found["probes"].items()}
+    score = {name: probe.score for name, probe in found.probes.items()}
     assert set(score) == {
         f"{what} from {side}" for what in ("object", "indentation", "opening", "contact") for side in ("h_tau", "h_w")
     }
     assert score["indentation from h_tau"] > 0.99 and score["indentation from h_w"] < 0.5
     assert score["object from h_w"] > 0.95 > 0.8 > score["object from h_tau"]
-    assert found["probes"]["object from h_w"]["chance"] == 0.5
+    assert found.probes["object from h_w"].chance == 0.5
 
 
 def test_what_a_recording_states_is_read_row_by_row_and_missed_by_name(six: tuple[TrainConfig, Data]) -> None:
@@ -125,8 +125,8 @@ def test_a_gallery_is_as_large_as_the_episodes_can_fill() -> None:
     for kind, size in (("all", 16), ("cross-episode", 8), ("same-episode", 4)):
         found = gallery_recalls(features, kind, 64, 20)["both"]  # type: ignore[arg-type]
         # 21, 15 and 7 contacts are there; 64 and 8 are halved until they fit.
-        assert found["gallery"] == size and found["chance"][1] == 1 / size and found["at"][1] == 1.0
-        assert found["queries"] == 21
+        assert found.gallery == size and found.chance[1] == 1 / size and found.at[1] == 1.0
+        assert found.queries == 21
     with pytest.raises(ValueError, match="offer at most 0"):
         gallery_recalls(synthetic(episodes=1, contacts=7), "cross-episode", 64, 20)
 
@@ -140,7 +140,7 @@ def test_other_regions_of_an_image_are_judged_where_most_moments_have_them() -> 
     others[:10, 1] = 2 * features["h_w"][chosen[:10]]  # as good as the own region: a tie, which finds nothing
     found = among_regions(features, chosen, others, exist)
     # The first episode's ten moments tie, but the one that has one region only is not judged.
-    assert found["gallery"] == 3 and found["queries"] == 19 and found["at"][1] == pytest.approx(10 / 19)
+    assert found.gallery == 3 and found.queries == 19 and found.at[1] == pytest.approx(10 / 19)
     with pytest.raises(ValueError, match="20 of 20 have none"):
         among_regions(features, chosen, others, np.zeros_like(exist))
 

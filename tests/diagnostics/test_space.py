@@ -16,7 +16,7 @@ def test_a_perfect_pair_of_round_spaces() -> None:
     found = space_health(5 * u, u)
     assert found.alignment == pytest.approx(0, abs=1e-12) and found.modality_gap == pytest.approx(0, abs=1e-12)
     assert found.margin > 0.2 and found.rank_touch == pytest.approx(16, abs=0.3)
-    assert found.partition_isotropy_touch > 0.85 and "no collapse" in found.verdict()
+    assert found.partition_isotropy_touch > 0.85 and "no collapse" in found.verdict
     assert (found.dim, found.pairs) == (16, 800)
 
 
@@ -44,14 +44,14 @@ def test_collapsed_features_are_named() -> None:
     same = np.tile(u[:1], (200, 1)) + 1e-9 * u
     found = space_health(same, u)
     assert found.rank_touch == pytest.approx(1, abs=1e-3) and found.uniformity_touch == pytest.approx(0, abs=1e-6)
-    assert found.verdict() == "collapsed: touch features lie in one point or on one line"
+    assert found.verdict == "collapsed: touch features lie in one point or on one line"
 
 
 def test_a_point_is_named_also_where_its_noise_has_a_rank() -> None:
     u = sphere(200, 256)
     found = space_health(u, u[:1] + 0.02 * sphere(200, 256, seed=1))
     assert found.rank_vision > 2 and found.spread_vision == pytest.approx(0.02, rel=0.02)
-    assert found.verdict() == "collapsed: vision features lie in one point or on one line"
+    assert found.verdict == "collapsed: vision features lie in one point or on one line"
 
 
 def test_uniformity_is_its_formula_on_two_opposite_points() -> None:

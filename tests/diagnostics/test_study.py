@@ -1,40 +1,46 @@
 """The study's rows, its table and its verdicts; and, slowly, that one run goes through and is taken up again."""
 
-import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tactile_align.diagnostics import study as study_module
 from tactile_align.diagnostics.evaluation import load_model
 from tactile_align.diagnostics.readouts import view_readouts
-from tactile_align.diagnostics.study import PLANS, ROWS, TABLE, config_of, merged, results, study, table_text, verdicts
+from tactile_align.diagnostics.study import (
+    PLANS,
+    ROWS,
+    TABLE,
+    Cell,
+    config_of,
+    merged,
+    results,
+    study,
+    table_text,
+    verdicts,
+)
+from tactile_align.diagnostics.summary import Recall
 from tactile_align.training.data import load_data
 
 PLAN = PLANS["full"]
 
 
-def result(row: str, seed: int, r1: float, half: float = 0.02) -> dict[str, Any]:
-    both = {
-        "at": {"1": r1, "5": 3 * r1},
-        "interval": {"1": [r1 - half, r1 + half], "5": [0, 1]},
-        "chance": {"1": 1 / 64, "5": 5 / 64},
-        "median_rank": 9.0,
-    }
-    return {
-        "row": row,
-        "seed": seed,
-        "encoder": "SCRATCH",
-        "cpu_minutes": 3.2,
-        "resumed": False,
-        "retrieval": {"both": both},
-    }
+def result(row: str, seed: int, r1: float, half: float = 0.02) -> Cell:
+    both = Recall(
+        at={1: r1, 5: 3 * r1},
+        interval={1: (r1 - half, r1 + half), 5: (0, 1)},
+        median_rank=9.0,
+        gallery=64,
+        chance={1: 1 / 64, 5: 5 / 64},
+        queries=40,
+        episodes=9,
+    )
+    return Cell(row, seed, "SCRATCH", 320, 4000, False, 3.2, {"both": both})
 
 
-def all_rows(**r1: float) -> list[dict[str, Any]]:
+def all_rows(**r1: float) -> list[Cell]:
     usual = dict.fromkeys((row.name for row in TABLE), 0.02) | r1
     return [result(name, 0, value) for name, value in usual.items()]
 
@@ -110,7 +116,7 @@ def test_a_smoke_run_goes_through_and_is_not_run_twice(smoke: Path) -> None:
     made = [path.stat().st_mtime_ns for path in sorted(smoke.glob("runs/*/metrics.jsonl"))]
     assert study(smoke, ["grid", "shift_25"], [0], "smoke", progress=False) == text
     assert made == [path.stat().st_mtime_ns for path in sorted(smoke.glob("runs/*/metrics.jsonl"))]
-    assert [one["row"] for one in results(smoke)] == ["grid", "shift_25"]
+    assert [cell.row for cell in results(smoke)] == ["grid", "shift_25"]
 
 
 @pytest.mark.slow
@@ -119,13 +125,13 @@ def test_all_readouts_of_a_run_come_in_one_call(smoke: Path) -> None:
     data = load_data(config, progress=False)
     model = load_model(Path(config.out), config, data.held_out)
     found = view_readouts(model, data.held_out, config, "left_wrist-tactile1", gallery=8)
-    json.dumps(found)
-    galleries = found["galleries"]
+    galleries = found.galleries
     assert set(galleries) == {"contact only", "cross-episode", "same episode with a gap", "regions of the same image"}
-    assert galleries["contact only"]["both"]["gallery"] == 8
-    assert 2 <= galleries["regions of the same image"]["gallery"] <= 8
-    assert found["space"]["dim"] == 128 and found["space"]["pairs"] > 50
-    place = found["localisation"]
+    assert galleries["contact only"]["both"].gallery == 8
+    assert 2 <= galleries["regions of the same image"]["touch to vision"].gallery <= 8
+    space, place = found.space, found.localisation
+    assert space is not None and space.dim == 128 and space.pairs > 50
+    assert place is not None and place.distance_mm is not None
     # The pad hangs some ten centimetres below the wrist camera: a pixel of the small input is a few tenths of a mm.
-    assert 0 <= place["hit"] <= 1 and place["distance_px"] * 0.2 < place["distance_mm"] < place["distance_px"] * 5
-    assert set(found["left_out"]) == {"probes"}, "two held-out episodes are too few for five folds"
+    assert 0 <= place.hit <= 1 and place.distance_px * 0.2 < place.distance_mm < place.distance_px * 5
+    assert set(found.left_out) == {"probes"}, "two held-out episodes are too few for five folds"

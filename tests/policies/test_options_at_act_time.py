@@ -131,12 +131,12 @@ def test_without_a_given_touch_of_nothing_the_first_one_is_taken(run: Run) -> No
 
 def test_the_options_are_judged_as_any_run(run: Run) -> None:
     config, data, folder = run
-    assert evaluate(folder, data=data, progress=False).summary["views"]
+    assert evaluate(folder, data=data, progress=False).views
     model = build_model(config, data.held_out).eval()
     key = "left_wrist-tactile1"
     pairs = np.flatnonzero(data.held_out.column(f"visible/{key}"))[:4]
     assert np.isfinite(pointing(model, data.held_out, config, key, pairs.tolist()).similarity).all()
-    found = diagnose(config, data=data, parts=["data", "model"]).findings
-    door = [f for f in found if f.check == "images are the recording's" and f.seen.startswith("tactile1")]
-    assert [f.status for f in door] == ["good"]
-    assert [f.status for f in found if f.check in ("encoder passes", "box moves with its image")] == ["good"] * 3
+    report = diagnose(config, data=data, parts=["data", "model"])
+    assert report.check("image-is-recorded/tactile1").status == "pass"
+    for kind in ("encoder-passes", "images-per-pass", "box-follows-image"):
+        assert {check.status for check in report.checks if check.kind == kind} == {"pass"}

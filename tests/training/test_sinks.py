@@ -100,11 +100,11 @@ def test_runs_in_folders_of_one_name_are_two_runs_and_findings_are_alerts(tmp_pa
         folder.mkdir(parents=True)
         sink = WeightsAndBiases("project", folder, {"hsa": {"weight": 1.0}})
         sink.write({"kind": "train", "step": 7, "loss": float("nan"), "hsa": 2.5})
-        sink.write({"kind": "finding", "step": 7, "check": "collapse", "text": "all regions look alike"})
+        sink.write({"kind": "finding", "step": 7, "id": "collapse", "text": "all alike", "advice": "Raise it"})
         sink.image("validation/pairs", 7, np.zeros((8, 9, 3), np.uint8))
         sink.close()
         alerts = [one.alert for one in of_folder(folder) if one.HasField("alert")]
-        assert [(a.title, a.text) for a in alerts] == [("collapse", "step 7: all regions look alike")]
+        assert [(a.title, a.text) for a in alerts] == [("collapse", "step 7: all alike. Raise it")]
         assert [one["train/hsa"] for one in histories(folder) if "train/hsa" in one] == [2.5]
     first, second = ((tmp_path / parent / "run" / "wandb_id.txt").read_text() for parent in ("first", "second"))
     assert first != second

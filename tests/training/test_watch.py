@@ -5,10 +5,11 @@ from typing import Any
 
 import pytest
 
+from tactile_align.checks import Check
 from tactile_align.config.train import TrainConfig
 from tactile_align.training.logs import read_metrics
 from tactile_align.training.loop import train
-from tactile_align.training.watch import Remark, Watch
+from tactile_align.training.watch import Watch, finding
 
 Maker = Callable[..., TrainConfig]
 
@@ -28,8 +29,11 @@ def health(touch: tuple[float, float] = (6.0, 0.5), region: tuple[float, float] 
     }
 
 
-def said(watch: Watch, kind: str, records: list[dict[str, Any]], every: int = 10) -> list[Remark]:
-    return [remark for i, one in enumerate(records) for remark in getattr(watch, kind)((i + 1) * every, one)]
+def reported(watch: Watch, kind: str, records: list[dict[str, Any]], every: int = 10) -> list[tuple[int, Check]]:
+    """Return each check with its step."""
+    steps = range(every, (len(records) + 1) * every, every)
+    looks = watch.train if kind == "train" else lambda _, record: watch.validation(record)
+    return [(step, check) for step, record in zip(steps, records, strict=True) for check in looks(step, record)]
 
 
 @pytest.fixture
@@ -39,44 +43,52 @@ def watch(small_config: Maker) -> Watch:
 
 def test_a_healthy_course_is_met_with_silence(watch: Watch) -> None:
     falling = [record(hsa__v=2.8 * 0.99**i, gradient_cosine=0.1) for i in range(100)]
-    assert said(watch, "train", falling) == []
-    assert said(watch, "validation", [health() | {"loss": 3 - 0.1 * i} for i in range(10)]) == []
+    assert reported(watch, "train", falling) == []
+    assert reported(watch, "validation", [health() | {"loss": 3 - 0.1 * i} for i in range(10)]) == []
 
 
 @pytest.mark.parametrize(
     ("kind", "records", "check", "step"),
     [
-        ("train", [record(hsa__v=2.79)] * 60, "flat at chance", 210),
-        ("train", [record(data_s=0.5)] * 40, "data starvation", 100),
-        ("train", [record()] * 5 + [record(temperature=0.01)] * 5, "temperature at its bound", 60),
-        ("train", [record(gradient_cosine=-0.5)] * 8, "gradient conflict", 30),
-        ("validation", [{"loss": 1.0}, {"loss": 0.9}, {"loss": 2.7}, {"loss": 3.0}], "validation spike", 30),
-        ("validation", [health(), health(region=(1.4, 0.5))] * 3, "collapse", 20),
-        ("validation", [health(), health(region=(6.4, 0.01))] * 3, "collapse", 20),
-        ("validation", [health(), health(touch=(1.4, 0.5))] * 3, "collapse", 20),
+        ("train", [record(hsa__v=2.79)] * 60, "flat-at-chance", 210),
+        ("train", [record(data_s=0.5)] * 40, "data-starvation", 100),
+        ("train", [record()] * 5 + [record(temperature=0.01)] * 5, "temperature-at-bound", 60),
+        ("train", [record(gradient_cosine=-0.5)] * 8, "gradient-conflict", 30),
+        ("validation", [{"loss": 1.0}, {"loss": 0.9}, {"loss": 2.7}, {"loss": 3.0}], "validation-spike", 30),
+        ("validation", [health(), health(region=(1.4, 0.5))] * 3, "collapse/region/v", 20),
+        ("validation", [health(), health(region=(6.4, 0.01))] * 3, "collapse/region/v", 20),
+        ("validation", [health(), health(touch=(1.4, 0.5))] * 3, "collapse/touch/v", 20),
     ],
 )
 def test_an_illness_is_named_once_with_its_step(
     watch: Watch, kind: str, records: list[dict[str, float]], check: str, step: int
 ) -> None:
-    remarks = said(watch, kind, records)
-    assert [(r.check, r.step) for r in remarks] == [(check, step)]
-    assert len(remarks[0].text) > 60 and remarks[0].record()["kind"] == "finding"
+    ((when, found),) = reported(watch, kind, records)
+    assert (found.id, found.status, when) == (check, "warn", step)
+    record = finding(when, found)
+    assert (record["kind"], record["step"], record["id"], record["status"]) == ("finding", step, check, "warn")
+    assert found.measured in record["text"] and record["advice"] == found.advice != ""
+
+
+def test_features_that_are_not_finite_are_named_too(watch: Watch) -> None:
+    broken = health(touch=(float("nan"), 0.5), region=(6.0, float("nan")))
+    assert [c.id for c in watch.validation(broken)] == ["collapse/touch/v", "collapse/region/v"]
 
 
 def test_a_loss_at_chance_early_on_is_young_not_flat(watch: Watch) -> None:
-    assert said(watch, "train", [record(hsa__v=2.8)] * 19) == []
+    assert reported(watch, "train", [record(hsa__v=2.8)] * 19) == []
 
 
 def test_the_opening_only_baseline_is_not_blamed_for_its_one_dimension(small_config: Maker) -> None:
     baseline = Watch(small_config(steps=1000, region="opening", train_policy=False))
-    assert said(baseline, "validation", [health(region=(1.4, 0.5))] * 3) == []
+    assert reported(baseline, "validation", [health(region=(1.4, 0.5))] * 3) == []
 
 
 def test_pairs_that_mostly_have_no_negative_are_pointed_out(watch: Watch) -> None:
-    assert said(watch, "train", [record(no_negative__v=1.0, pairs__v=9.0)] * 20) == []
-    (remark,) = said(watch, "train", [record(no_negative__v=3.0, pairs__v=3.0)] * 20)
-    assert remark.check == "pairs without negatives" and remark.text.startswith("2") and "contact_share" in remark.text
+    assert reported(watch, "train", [record(no_negative__v=1.0, pairs__v=9.0)] * 20) == []
+    ((_, check),) = reported(watch, "train", [record(no_negative__v=3.0, pairs__v=3.0)] * 20)
+    assert check.id == "pairs-without-negatives" and "contact_share" in check.advice
+    assert check.value == pytest.approx(18 / 84), "four of the ten records are new: 6 x 1 + 4 x 3 of 60 + 24 pairs"
 
 
 def test_a_run_that_pulls_pairs_together_and_nothing_apart_is_named_as_collapsed(small_config: Maker) -> None:
@@ -87,9 +99,7 @@ def test_a_run_that_pulls_pairs_together_and_nothing_apart_is_named_as_collapsed
         validate_every=20,
         save_every=20,
     )
-    (found,) = [
-        one for one in read_metrics(train(config, progress=False) / "metrics.jsonl") if one["kind"] == "finding"
-    ]
-    assert (found["check"], found["step"]) == ("collapse", 20)
-    assert "touch/left_wrist-tactile1" in found["text"] and "region/left_wrist-tactile1" in found["text"]
-    assert "hsa.kind = 'hsa'" in found["text"]
+    records = [one for one in read_metrics(train(config, progress=False) / "metrics.jsonl") if one["kind"] == "finding"]
+    sides = ("touch", "region")
+    assert {(one["id"], one["step"]) for one in records} == {(f"collapse/{s}/left_wrist-tactile1", 20) for s in sides}
+    assert all("hsa.kind = 'hsa'" in one["advice"] for one in records)

@@ -1,79 +1,61 @@
 """The doctor's checks of data: what comes in at the door, before any network."""
 
+import math
+
 import numpy as np
 import torch
 
+from tactile_align.checks import Check
 from tactile_align.datasets.episodes import open_episode
-from tactile_align.datasets.looks import LEAST_TOUCH_QUALITY, colours, look_at, stored_quality
+from tactile_align.datasets.looks import colours, look_at, stored_quality
+from tactile_align.diagnostics.doctor.limits import judged
 from tactile_align.diagnostics.doctor.pairs import pair_checks
-from tactile_align.diagnostics.doctor.subject import Finding, Patient, judged
+from tactile_align.diagnostics.doctor.subject import Subject
 from tactile_align.evenly import evenly
 from tactile_align.moments.frames import difference
 from tactile_align.moments.normalisation import Statistics
 from tactile_align.training.data import LowDim
 
-CONSTANT = 1.0  # grey levels
-DOOR = 1.0  # grey levels by which a packed frame may differ from the recording's
 LOOKED_AT = 8  # episodes whose stored touches are looked at
 
 
-def image_checks(patient: Patient) -> list[Finding]:
-    """Return all findings about images."""
+def data_checks(subject: Subject) -> list[Check]:
+    """Return all checks of data."""
     return [
-        *diversity(patient),
-        *ranges(patient),
-        *door(patient),
-        *colour_order(patient),
-        *touch_storage(patient),
+        *streams(subject),
+        *door(subject),
+        colour_order(subject),
+        *touch_storage(subject),
+        moving_actions(subject),
+        *statistics(subject),
+        *pair_checks(subject),
     ]
 
 
-def diversity(patient: Patient) -> list[Finding]:
-    """How much the moments of each stream differ from each other."""
-    found = []
-    for name, images in _images(patient).items():
-        per_pixel = images.float().std(dim=0).mean()
-        unique = len({bytes(image.numpy().tobytes()) for image in images})
-        found.append(
-            judged(
-                "data diversity",
-                f"{name}: {float(per_pixel):.1f} grey levels of change from moment to moment, {unique} of "
-                f"{len(images)} frames differ",
-                f"> {CONSTANT:g} grey levels",
-                broken=float(per_pixel) < CONSTANT or unique == 1 < len(images),
-                warn=unique < 0.5 * len(images),
-                why="a stream that always looks the same tells the encoder nothing; no loss can fall on it",
-                advice="look at the stream with `tactile-align inspect`; is the camera frozen, or the wrong "
-                "stream named?",
-            )
-        )
-    return found
-
-
-def ranges(patient: Patient) -> list[Finding]:
-    """Brightness of each stream at the encoder's door."""
-    found = []
-    for name, images in _images(patient).items():
+def streams(subject: Subject) -> list[Check]:
+    """How much the moments of each stream differ from each other, and its brightness at the encoder's door."""
+    checks = []
+    for name, images in _images(subject).items():
         values = images.float()
-        mean, low, high = float(values.mean()), float(values.min()), float(values.max())
-        wrong = images.dtype != torch.uint8 or high <= 1.0
-        found.append(
+        unique, mean = len({bytes(image.numpy().tobytes()) for image in images}), float(values.mean())
+        advice = "look at the stream with `tactile-align inspect`; is the camera frozen, or the wrong stream named?"
+        checks += [
+            judged("stream-change", float(values.std(dim=0).mean()), name, advice=advice),
+            judged("distinct-frames", unique / len(images), name, measured=f"{unique} of {len(images)}", advice=advice),
             judged(
-                "image range",
-                f"{name}: {images.dtype} {low:.0f} to {high:.0f}, mean {mean:.0f}",
-                "uint8, 0 to 255, mean 5 to 250",
-                broken=wrong or not 5 < mean < 250,
-                why="the encoder divides by 255 and takes away its own mean; images that were scaled before come "
-                "in black",
+                "image-brightness",
+                min(mean, 255 - mean) if images.dtype == torch.uint8 else math.nan,
+                name,
+                measured=f"{images.dtype} {float(values.min()):.0f} to {float(values.max()):.0f}, mean {mean:.0f}",
                 advice="hand images over as recorded, uint8 RGB",
-            )
-        )
-    return found
+            ),
+        ]
+    return checks
 
 
-def door(patient: Patient) -> list[Finding]:
+def door(subject: Subject) -> list[Check]:
     """Whether images and boxes at the door are those of the recording, moment by moment."""
-    moments, raw = patient.data.train, patient.raw
+    moments, raw = subject.data.train, subject.raw
     worst: dict[str, float] = {}
     box_off: dict[str, float] = {}
     for row in range(0, len(raw["episode"]), max(1, len(raw["episode"]) // 6)):
@@ -95,66 +77,40 @@ def door(patient: Patient) -> list[Finding]:
                     moved = there.apply_to_box(box)
                     gap = np.abs(raw[f"box/{one.key}"][row].numpy() - moved).max()
                     box_off[one.key] = max(box_off.get(one.key, 0.0), float(gap))
-    found = [
-        judged(
-            "images are the recording's",
-            f"{name}: {value:.2f} grey levels off",
-            f"<= {DOOR:g}",
-            broken=not value <= DOOR,
-            why="what the encoder sees is not the frame of that moment: channels exchanged, rows shuffled, or "
-            "scaled twice",
-            advice="compare a batch with `tactile-align overlay`; keep every change of an image in its ImageMap",
-        )
-        for name, value in worst.items()
-    ]
-    found += [
-        judged(
-            "box moves with its image",
-            f"{name}: {value:.2f} px off",
-            "<= 0.5 px",
-            broken=not value <= 0.5,
-            why="a box scaled by another factor than its image lies on the wrong tokens",
-            advice="move image and box by the same ImageMap",
-        )
-        for name, value in box_off.items()
-    ]
-    return found
+    advice = "compare a batch with `tactile-align overlay`; keep every change of an image in its ImageMap"
+    checks = [judged("image-is-recorded", value, name, advice=advice) for name, value in worst.items()]
+    advice = "move image and box by the same ImageMap"
+    return checks + [judged("box-follows-image", value, name, advice=advice) for name, value in box_off.items()]
 
 
-def colour_order(patient: Patient) -> list[Finding]:
+def colour_order(subject: Subject) -> Check:
     """Whether the stated channel order of the first episode is likely: cameras of one scene share its colours."""
-    with open_episode(patient.data.train.jobs[0].ref) as episode:
+    with open_episode(subject.data.train.jobs[0].ref) as episode:
         every = max(1, len(episode) // 6)
         remarks = colours(episode, {name: look_at(episode, name, every) for name in episode.cameras})
-    return [
-        judged(
-            "colour order",
-            remarks[0] if remarks else "as stated",
-            "cameras of one scene share its colours",
-            broken=bool(remarks),
-            why="pretrained encoders know red from blue; exchanged channels cost them what they know",
-            advice="set channels in the episode layout to what the recorder wrote",
-        )
-    ]
+    return judged(
+        "colour-order",
+        len(remarks),
+        measured=remarks[0] if remarks else "as stated",
+        advice="set channels in the episode layout to what the recorder wrote",
+    )
 
 
-def touch_storage(patient: Patient) -> list[Finding]:
+def touch_storage(subject: Subject) -> list[Check]:
     """The JPEG quality that each touch stream is stored with, over some of the training episodes."""
-    jobs = patient.data.train.jobs
-    worst: dict[str, int | None] = {}
+    jobs = subject.data.train.jobs
+    worst: dict[str, float] = {}  # infinite for what is stored without loss
     for index in evenly(len(jobs), LOOKED_AT):
         with open_episode(jobs[index].ref) as episode:
-            for name in (one.stream for one in jobs[index].inputs if one.key in patient.model.sensors):
-                known = [q for q in (worst.get(name), stored_quality(episode, name)) if q is not None]
-                worst[name] = min(known, default=None)
+            for name in (one.stream for one in jobs[index].inputs if one.key in subject.model.sensors):
+                quality = stored_quality(episode, name)
+                worst[name] = min(worst.get(name, math.inf), math.inf if quality is None else quality)
     return [
         judged(
-            "touch storage",
-            f"{name}: " + ("without loss" if quality is None else f"JPEG of quality {quality}"),
-            f"JPEG of quality {LEAST_TOUCH_QUALITY} or more",
-            warn=quality is not None and quality < LEAST_TOUCH_QUALITY,
-            why="a print is a faint change of colour, and JPEG rounds faint colours away: at quality 50 it errs by a "
-            "tenth of what a contact adds",
+            "touch-storage",
+            quality,
+            name,
+            measured="without loss" if quality == math.inf else f"JPEG of quality {quality:.0f}",
             advice="convert the raw recordings again (`tactile-align convert` takes their JPEGs over as they are), and "
             "record touches at quality 95 or as PNG; nothing brings back what is lost",
         )
@@ -162,47 +118,38 @@ def touch_storage(patient: Patient) -> list[Finding]:
     ]
 
 
-def _images(patient: Patient) -> dict[str, torch.Tensor]:
-    return {name.removeprefix("image/"): value for name, value in patient.wide.items() if name.startswith("image/")}
-
-
-def data_checks(patient: Patient) -> list[Finding]:
-    """Return all findings about data."""
-    return [*image_checks(patient), action_diversity(patient), statistics(patient), *pair_checks(patient)]
-
-
-def action_diversity(patient: Patient) -> Finding:
+def moving_actions(subject: Subject) -> Check:
     """How many action columns move at all."""
-    action = patient.data.train.low_dim()
-    moving = np.concatenate([a for _, a in action]).std(axis=0)
+    moving = np.concatenate([action for _, action in subject.data.train.low_dim()]).std(axis=0) > 1e-4
     return judged(
-        "action diversity",
-        f"{int((moving > 1e-4).sum())} of {len(moving)} action columns move",
-        "at least one",
-        broken=not (moving > 1e-4).any(),
-        why="constant actions are learnt at once and mean nothing",
+        "moving-actions",
+        int(moving.sum()),
+        measured=f"{int(moving.sum())} of {len(moving)}",
         advice="check the action stream of the layout",
     )
 
 
-def statistics(patient: Patient) -> Finding:
-    """Whether mean and spread are those of the training episodes."""
-    given = patient.data.statistics
-    own = Statistics.of(LowDim(qpos, action) for qpos, action in patient.data.train.low_dim())
+def statistics(subject: Subject) -> list[Check]:
+    """Whether mean and spread are those of the training episodes, and what the joints become by them."""
+    given = subject.data.statistics
+    own = Statistics.of(LowDim(qpos, action) for qpos, action in subject.data.train.low_dim())
     gap = max(
         float(np.abs(np.subtract(getattr(given, name), getattr(own, name))).max())
         for name in ("qpos_mean", "qpos_std", "action_mean", "action_std")
     )
     scale = max(1e-9, max(own.qpos_std + own.action_std))
-    other = given.episodes != own.episodes or gap > 1e-6 * scale
-    normal = patient.batch["qpos"]
-    wild = float(normal.abs().max())
-    return judged(
-        "statistics",
-        f"of {given.episodes} episodes (training has {own.episodes}), {gap:.1e} apart; normalised joints up to "
-        f"{wild:.1f}",
-        "those of the training episodes alone; joints within 12",
-        broken=other or wild > 12,
-        why="statistics that include held-out episodes make validation too kind; wrong ones put inputs out of range",
-        advice="take them from the training split: Statistics.of(training episodes)",
-    )
+    normal = subject.batch["qpos"]
+    advice = "take them from the training split: Statistics.of(training episodes)"
+    return [
+        judged(
+            "training-statistics",
+            gap / scale if given.episodes == own.episodes else math.inf,
+            measured=f"of {given.episodes} episodes (training has {own.episodes}), {gap:.1e} apart",
+            advice=advice,
+        ),
+        judged("normalised-joints", float(normal.abs().max()), advice=advice),
+    ]
+
+
+def _images(subject: Subject) -> dict[str, torch.Tensor]:
+    return {name.removeprefix("image/"): value for name, value in subject.wide.items() if name.startswith("image/")}

@@ -6,17 +6,16 @@ from typing import Literal
 
 import torch
 
+from tactile_align.checks import Report, Table
 from tactile_align.config.train import TrainConfig
 from tactile_align.diagnostics.doctor.data import data_checks
 from tactile_align.diagnostics.doctor.learning import learning_checks
-from tactile_align.diagnostics.doctor.model import model_checks
-from tactile_align.diagnostics.doctor.subject import Diagnosis, Finding, admit
-from tactile_align.errors import InputError
+from tactile_align.diagnostics.doctor.limits import stated
+from tactile_align.diagnostics.doctor.model import model_checks, parameters
+from tactile_align.diagnostics.doctor.subject import examine
 from tactile_align.policies.aligned import AlignedPolicy
 from tactile_align.training.data import Data, load_data
 from tactile_align.training.loop import build_model
-
-__all__ = ["Diagnosis", "Finding", "Part", "diagnose"]
 
 Part = Literal["data", "model", "learning"]
 PARTS: tuple[Part, ...] = ("data", "model", "learning")
@@ -30,7 +29,7 @@ def diagnose(
     parts: Collection[Part] = PARTS,
     progress: bool = False,
     processes: int = 1,
-) -> Diagnosis:
+) -> Report:
     """Make every check on a config's data and model; a few dozen forward passes, on the CPU.
 
     Args:
@@ -45,24 +44,19 @@ def diagnose(
         ValueError: Data or config that training itself would refuse; names what and where.
     """
     data = data or load_data(config, processes, progress)
-    subject = build_model(config, data.train) if model is None else copy.deepcopy(model)
+    network = build_model(config, data.train) if model is None else copy.deepcopy(model)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        patient = admit(config, data, subject)
-        found: list[Finding] = data_checks(patient) if "data" in parts else []
-        tables: dict[str, tuple[tuple[str, ...], ...]] = {}
+        subject = examine(config, data, network)
+        checks = data_checks(subject) if "data" in parts else []
+        tables: tuple[Table, ...] = ()
         try:
             if "model" in parts:
-                of_model, tables = model_checks(patient)
-                found += of_model
+                checks += model_checks(subject)
+                tables = (parameters(subject),)
             if "learning" in parts:
-                found += learning_checks(patient)
-        except InputError as error:
-            found.append(refusal(error))
-        return Diagnosis(tuple(found), tables)
-
-
-def refusal(error: ValueError) -> Finding:
-    """Return what a training step itself refused as a finding."""
-    why, advice = "training would stop with this error at its first step", "change what it names"
-    return Finding("a training step", "broken", str(error), "runs", why, advice)
+                checks += learning_checks(subject)
+        except ValueError as error:
+            why, advice = "training would stop with this error at its first step", "change what it names"
+            checks.append(stated("training-step", "fail", str(error), "runs", why=why, advice=advice))
+    return Report("doctor", f"training run {config.out}", tuple(checks), tables)

@@ -1,15 +1,18 @@
 """The doctor's checks of a model before any step: what learns and what is connected."""
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from statistics import median
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
+from tactile_align.checks import Check, Table
+from tactile_align.diagnostics.doctor.limits import judged, stated
 from tactile_align.diagnostics.doctor.pairs import lonely_pairs
-from tactile_align.diagnostics.doctor.subject import Finding, Patient, judged, total_of
-from tactile_align.features.parameters import parameter_table
+from tactile_align.diagnostics.doctor.subject import Subject, total_of
 from tactile_align.policies.aligned import AlignedPolicy
 from tactile_align.training.optimiser import make_optimiser
 
@@ -81,40 +84,42 @@ def squashed(model: nn.Module) -> Iterator[dict[str, float]]:
             handle.remove()
 
 
-def gradients(model: AlignedPolicy, loss: Tensor | None, retain: bool = False) -> dict[str, Tensor | None]:
-    """Return the gradient of a loss for each trainable parameter by name; None where none arrives."""
-    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-    if loss is None or not loss.requires_grad:
-        return {name: None for name, _ in named}
-    found = torch.autograd.grad(loss, [p for _, p in named], retain_graph=retain, allow_unused=True)
-    return {name: grad for (name, _), grad in zip(named, found, strict=True)}
+def model_checks(subject: Subject) -> list[Check]:
+    """Return all checks of the model."""
+    return [
+        encoder_weights(subject),
+        *normalisation(subject),
+        *passes(subject),
+        *pairing(subject),
+        trainable(subject),
+        *gradient_flow(subject),
+        *shared(subject),
+        validation_computes_all(subject),
+        padding(subject),
+        *outputs(subject),
+        *lonely_pairs(subject),
+    ]
 
 
-def encoder_checks(patient: Patient) -> list[Finding]:
-    """Return all findings about the encoders."""
-    return [encoder_weights(patient), *normalisation(patient), passes(patient), *pairing(patient)]
-
-
-def encoder_weights(patient: Patient) -> Finding:
+def encoder_weights(subject: Subject) -> Check:
     """Whether the encoders start from trained weights."""
-    towers = patient.model.towers
-    scratch = towers is not None and towers.scratch
-    names = ", ".join(getattr(tower, "name", name) for name, tower in towers_of(patient.model).items()) or "none"
-    finding = judged("encoder weights", names, "pretrained, or SCRATCH on purpose")
-    if not scratch:
-        return finding
-    advice = "with few episodes name a pretrained tag; from scratch use stem = 'conv' and a higher lr_encoder"
-    return Finding(
-        finding.check, "note", names, finding.threshold, "random features take thousands of pairs to form", advice
+    towers = subject.model.towers
+    return stated(
+        "encoder-weights",
+        "info" if towers is not None and towers.scratch else "pass",
+        ", ".join(getattr(tower, "name", name) for name, tower in towers_of(subject.model).items()) or "none",
+        "pretrained, or SCRATCH on purpose",
+        why="random features take thousands of pairs to form",
+        advice="with few episodes name a pretrained tag; from scratch use stem = 'conv' and a higher lr_encoder",
     )
 
 
-def normalisation(patient: Patient) -> list[Finding]:
+def normalisation(subject: Subject) -> list[Check]:
     """Whether each encoder's first layer gets its pixels scaled and normalised once, by the encoder's own numbers."""
-    found, model = [], patient.model
+    checks, model = [], subject.model
     for name, tower in towers_of(model).items():
-        with first_inputs(tower) as seen, torch.no_grad():
-            patient.losses(patient.batch)
+        with first_inputs(tower) as inputs, torch.no_grad():
+            subject.losses(subject.batch)
         keys = [f"image/{s}" for s in model.sensors] if name == "towers.touch" else []
         keys = keys or [f"image/{view.key}" for view in model.views]
         if model.towers is not None and model.towers.vision is model.towers.touch:
@@ -122,25 +127,23 @@ def normalisation(patient: Patient) -> list[Finding]:
         if model.region == "opening":
             keys = [key for key in keys if key.removeprefix("image/") in model.sensors]
         mean, std = _own_statistics(tower)
-        pixels = torch.cat([patient.batch[key].permute(0, 3, 1, 2) for key in keys]).float() / 255
+        pixels = torch.cat([subject.batch[key].permute(0, 3, 1, 2) for key in keys]).float() / 255
         expected = (pixels - mean) / std
-        came = torch.cat(seen) if seen else torch.zeros(0)
-        same = came.shape == expected.shape and bool(torch.allclose(came.float(), expected, atol=2e-2))
-        spread = f"mean {float(came.mean()):.2f}, spread {float(came.std()):.2f}" if len(came) else "nothing"
-        wanted = f"mean {float(expected.mean()):.2f}, spread {float(expected.std()):.2f}"
-        found.append(
-            judged(
-                "normalisation",
-                f"{name}: {spread} at the first layer",
-                wanted,
-                broken=not same and came.shape == expected.shape,
-                warn=not same,
-                why="weights expect pixels scaled once by their own mean and std; twice, or by ImageNet's, they "
-                "see noise",
-                advice="hand over uint8 and let the encoder subtract its own mean; nothing else may normalise",
-            )
+        came = torch.cat(inputs) if inputs else torch.zeros(0)
+        same = came.shape == expected.shape
+        check = judged(
+            "normalisation",
+            float((came.float() - expected).abs().max()) if same else math.nan,
+            name,
+            measured=f"mean {float(came.mean()):.2f}, spread {float(came.std()):.2f}; needed "
+            f"{float(expected.mean()):.2f}, {float(expected.std()):.2f}"
+            if len(came)
+            else "nothing came",
+            advice="hand over uint8 and let the encoder subtract its own mean; nothing else may normalise",
         )
-    return found
+        # Other images came too: nothing to compare, and nothing shown to be wrong.
+        checks.append(check if same else replace(check, status="warn"))
+    return checks
 
 
 def _own_statistics(tower: torch.nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
@@ -152,168 +155,130 @@ def _own_statistics(tower: torch.nn.Module) -> tuple[torch.Tensor, torch.Tensor]
     return torch.tensor(mean).view(1, 3, 1, 1), torch.tensor(std).view(1, 3, 1, 1)
 
 
-def passes(patient: Patient) -> Finding:
-    """How many passes of the encoders one step takes."""
+def passes(subject: Subject) -> list[Check]:
+    """How many passes of the encoders one step takes, and of how many images."""
     count, rows = 0, 0
-    for tower in towers_of(patient.model).values():
-        with first_inputs(tower) as seen, torch.no_grad():
-            patient.losses(patient.batch)
-        count += len(seen)
-        rows += sum(len(x) for x in seen)
-    batch = len(patient.batch["qpos"])
-    allowed = 2 + len(patient.model.views) * patient.model.hsa.looks_beside
-    return judged(
-        "encoder passes",
-        f"{count} a step, {rows / max(count, 1):.0f} images each",
-        f"<= {allowed}, whole batches of {batch}",
-        broken=count > allowed and rows < count * batch,
-        warn=count > allowed,
-        why="one image at a time wastes nearly all of the machine: 48 small passes a step made the original slow",
-        advice="stack the images of a batch and run each encoder once",
-    )
+    for tower in towers_of(subject.model).values():
+        with first_inputs(tower) as inputs, torch.no_grad():
+            subject.losses(subject.batch)
+        count += len(inputs)
+        rows += sum(len(x) for x in inputs)
+    batch = len(subject.batch["qpos"])
+    needed = 2 + len(subject.model.views) * subject.model.hsa.looks_beside
+    advice = "stack the images of a batch and run each encoder once"
+    return [
+        judged("encoder-passes", max(0, count - needed), measured=f"{count} a step, {needed} needed", advice=advice),
+        judged(
+            "images-per-pass",
+            rows / count / batch if count else 1.0,
+            measured=f"{rows / max(count, 1):.0f} of {batch}",
+            advice=advice,
+        ),
+    ]
 
 
-def pairing(patient: Patient) -> list[Finding]:
+def pairing(subject: Subject) -> list[Check]:
     """Whether row i of the touches becomes row i of h_tau, and row i of the views row i of h_w."""
-    model, found = patient.model.eval(), []
+    model, checks = subject.model.eval(), []
     if model.towers is None:
         return []
     with torch.no_grad():
-        before = model.see(patient.batch)
+        before = model.see(subject.batch)
         for view in model.views:
             for what, key in (("touch", view.sensor), ("region", view.key)):
                 if what == "region" and model.region == "opening":
                     continue
-                row = len(patient.batch["qpos"]) // 2
-                image = patient.batch[f"image/{key}"].clone()
+                row = len(subject.batch["qpos"]) // 2
+                image = subject.batch[f"image/{key}"].clone()
                 image[row] = 255 - image[row]
-                after = model.see({**patient.batch, f"image/{key}": image})
+                after = model.see({**subject.batch, f"image/{key}": image})
                 old = before.touches[view.sensor] if what == "touch" else before.regions[view.key]
                 new = after.touches[view.sensor] if what == "touch" else after.regions[view.key]
                 moved = (new.vector - old.vector).norm(dim=1)
                 changed = torch.nonzero(moved > 1e-4 * old.vector.norm(dim=1).clamp(min=1e-9)).flatten().tolist()
-                found.append(
+                checks.append(
                     judged(
-                        "rows stay pairs",
-                        f"{view.key}: changing {what} {row} changes feature {changed[:4] if changed else 'of no row'}",
-                        f"that of row {row} alone",
-                        broken=changed != [row],
-                        why="a feature that belongs to another moment makes wrong pairs; one that ignores its "
-                        "image learns nothing",
-                        advice="keep the batch axis in order from data to loss, and nothing detached or constant "
-                        "in between",
+                        "rows-stay-pairs",
+                        len({*changed} ^ {row}),
+                        view.key,
+                        what,
+                        measured=f"changing row {row} changes {f'rows {changed[:4]}' if changed else 'no row'}",
+                        advice="keep the batch axis in order from data to loss, and nothing detached or constant in "
+                        "between",
                     )
                 )
-    return found
+    return checks
 
 
-def validation_computes_all(patient: Patient) -> Finding:
+def validation_computes_all(subject: Subject) -> Check:
     """Whether eval mode computes every part of the loss that training does."""
-    model = patient.model
+    model = subject.model
     with torch.no_grad():
         torch.manual_seed(0)
-        training = set(model.train()(patient.batch)[1])
-        checking = set(model.eval()(patient.batch)[1])
+        training = set(model.train()(subject.batch)[1])
+        checking = set(model.eval()(subject.batch)[1])
     missing = sorted(training - checking)
     return judged(
-        "validation computes all",
-        f"missing: {', '.join(missing)}" if missing else f"all {len(training)} parts",
-        "everything that training computes",
-        broken=bool(missing),
-        why="a loss that validation leaves out can go wrong unseen",
+        "validation-losses",
+        len(missing),
+        measured=f"missing: {', '.join(missing)}" if missing else f"none of {len(training)}",
         advice="compute the same losses in eval mode",
     )
 
 
-def padding(patient: Patient) -> Finding:
+def padding(subject: Subject) -> Check:
     """Whether the action loss is divided by the steps it is made of."""
-    share = float(patient.batch["is_pad"].float().mean())
-    reduction = patient.config.policy.loss_reduction
-    return judged(
-        "padded steps",
-        f"{share:.0%} of the action steps lie past the end of an episode; loss over {reduction} steps",
+    share = float(subject.batch["is_pad"].float().mean())
+    reduction = subject.config.policy.loss_reduction
+    return stated(
+        "padded-steps",
+        "warn" if subject.model.act is not None and reduction == "all" else "pass",
+        f"over {reduction} steps; {share:.0%} of the action steps lie past the end of an episode",
         "over valid steps",
-        warn=patient.model.act is not None and reduction == "all",
         why="dividing by padded steps too makes the loss, and the ends of episodes, count too little",
         advice="set policy.loss_reduction = 'valid'; 'all' is for comparing with the original",
     )
 
 
-def outputs(patient: Patient) -> list[Finding]:
+def outputs(subject: Subject) -> list[Check]:
     """Scale, saturation and variety of the predicted actions."""
-    model = patient.model
+    model = subject.model
     if model.act is None:
         return []
     with squashed(model) as saturated, torch.no_grad():
-        actions = model.eval().predict(patient.wide, model.see(patient.wide), with_actions=False).actions
-    target = patient.wide["action"][~patient.wide["is_pad"]]
-    ratio = float(actions.std()) / max(float(target.std()), 1e-9)
+        actions = model.eval().predict(subject.wide, model.see(subject.wide), with_actions=False).actions
+    target = subject.wide["action"][~subject.wide["is_pad"]]
     extreme = float((actions.abs() > 0.99 * actions.abs().amax()).float().mean())
-    worst = max([*saturated.values(), extreme])
-    varies = float(actions.std(dim=0).mean())
     return [
         judged(
-            "output scale",
-            f"predictions spread {float(actions.std()):.2g}, targets {float(target.std()):.2g}: {ratio:.2g} times",
-            "< 5 times, broken above 10",
-            broken=not ratio <= 10,
-            warn=ratio > 5,
-            why=f"an error of {ratio:.0f} spreads swamps every other loss: a spread of 37 explains a squared loss "
-            "of 1400",
+            "output-scale",
+            float(actions.std()) / max(float(target.std()), 1e-9),
+            measured=f"{float(actions.std()):.2g}, targets {float(target.std()):.2g}",
             advice="set policy.init_gain = 0.5 or lower, and check that targets are normalised",
         ),
         judged(
-            "saturated activations",
-            f"{worst:.0%} of the outputs stand at their limit",
-            "< 50 %",
-            broken=worst > 0.5,
-            why="a saturated tanh or sigmoid passes no gradient, and the predictions stick to its ends",
+            "saturated-activations",
+            max([*saturated.values(), extreme]),
             advice="take the squashing layer off the action head; L1 needs no bounds",
         ),
         judged(
-            "stuck predictions",
-            f"predictions change by {varies:.1e} from moment to moment",
-            "> 1e-4",
-            broken=not varies > 1e-4,
-            why="the policy gives one answer whatever it sees",
+            "stuck-predictions",
+            float(actions.std(dim=0).mean()),
             advice="check that state, touch and region tokens reach ACT, and the learning rate of a trained run",
         ),
     ]
 
 
-VANISHING, EXPLODING = 1e-3, 1e3  # times the median part
-Rows = tuple[tuple[str, ...], ...]
-
-
-def model_checks(patient: Patient) -> tuple[list[Finding], dict[str, Rows]]:
-    """Return all findings about the model, and the tables of its parts."""
-    flow, norms = gradient_flow(patient)
-    found = [
-        *encoder_checks(patient),
-        trainable(patient),
-        flow,
-        shared(patient),
-        validation_computes_all(patient),
-        padding(patient),
-        *outputs(patient),
-        *lonely_pairs(patient),
-    ]
-    return found, {
-        "parameters and gradients by module": _parts_table(patient, norms),
-        "parameters in all": tuple(tuple(line.split()) for line in parameter_table(patient.model).splitlines()),
-    }
-
-
-def trainable(patient: Patient) -> Finding:
+def trainable(subject: Subject) -> Check:
     """Whether what should learn is trainable and in the optimiser."""
-    model = patient.model
-    held, parts = _held_by_optimiser(patient), parts_of(model)
+    model = subject.model
+    held, parts = _held_by_optimiser(subject), parts_of(model)
     left_out = [n for ps in parts.values() for n, p in ps if p.requires_grad and id(p) not in held]
     frozen = []
     for name, tower in towers_of(model).items():
-        tune = patient.config.features.vision.tune
-        if name == "towers.touch" and patient.config.features.touch is not None:
-            tune = patient.config.features.touch.tune
+        tune = subject.config.features.vision.tune
+        if name == "towers.touch" and subject.config.features.touch is not None:
+            tune = subject.config.features.touch.tune
         idle = model.hsa.weight == 0 and not (model.reads_touches if name == "towers.touch" else model.reads_regions)
         idle = idle and len(towers_of(model)) == 2
         if tune != "frozen" and not idle and not any(p.requires_grad for p in tower.parameters()):
@@ -321,95 +286,76 @@ def trainable(patient: Patient) -> Finding:
     frozen += [n for n, ps in parts.items() if n.startswith("act") and not any(p.requires_grad for _, p in ps)]
     learns = sum(p.numel() for ps in parts.values() for _, p in ps if p.requires_grad)
     total = sum(p.numel() for ps in parts.values() for _, p in ps)
-    wrong = [*frozen, *(f"{n} not in the optimiser" for n in left_out)]
+    wrong = [*frozen, *(f"{n} not in the optimiser" for n in left_out), *([] if learns else ["nothing learns"])]
     return judged(
-        "trainable parameters",
-        f"{learns:,} of {total:,} elements learn" + (f"; {', '.join(wrong[:3])}" if wrong else ""),
-        "everything the config says, and all of it in the optimiser",
-        broken=bool(wrong) or learns == 0,
-        why="what is frozen or not in the optimiser stays at its random start for the whole run",
+        "trainable-parameters",
+        len(wrong),
+        measured=", ".join(wrong[:3]) or f"{learns:,} of {total:,} elements learn, all of them in the optimiser",
         advice="set features.vision.tune = 'frozen' if it is meant, or call requires_grad_(True)",
     )
 
 
-def gradient_flow(patient: Patient) -> tuple[Finding, dict[str, float]]:
-    """Gradient of every trainable part after one backward pass; also the norms by part."""
-    grads = gradients(patient.model.eval(), total_of(patient.losses(patient.batch)))
-    norms: dict[str, float] = {}
-    rms: dict[str, float] = {}
-    for part, parameters in parts_of(patient.model).items():
-        own = [(n, grads[n]) for n, p in parameters if p.requires_grad and not n.startswith(LEARNS_LATER)]
-        if not own:
-            continue
-        arrived = [g for _, g in own if g is not None]
-        norms[part] = float(torch.stack([g.norm() for g in arrived]).norm()) if arrived else 0.0
-        size = sum(g.numel() for g in arrived)
-        rms[part] = norms[part] / size**0.5 if size else 0.0
-    dead = [part for part, norm in norms.items() if norm == 0.0]
-    wild = [part for part, norm in norms.items() if not np.isfinite(norm)]
-    alive = [value for value in rms.values() if 0 < value < np.inf]
-    middle = float(np.median(alive)) if alive else 0.0
-    vanishing = [part for part, value in rms.items() if 0 < value < VANISHING * middle]
-    exploding = [part for part, value in rms.items() if value > EXPLODING * middle]
-    seen = [f"dead: {', '.join(dead[:4])}"] if dead else []
-    seen += [f"not finite: {', '.join(wild[:4])}"] if wild else []
-    seen += [f"vanishing: {', '.join(vanishing[:4])}"] if vanishing else []
-    seen += [f"exploding: {', '.join(exploding[:4])}"] if exploding else []
-    finding = judged(
-        "gradient by module",
-        "; ".join(seen) or f"all {len(norms)} parts alive, median {middle:.1e} an element",
-        f"no part at 0, none below {VANISHING:g} or above {EXPLODING:g} times the median",
-        broken=bool(dead or wild),
-        warn=bool(vanishing or exploding),
-        why="a part without gradient is disconnected from the loss and never learns",
-        advice="look for detach(), no_grad() or an unused layer between that part and the loss; freeze what is unused",
+def gradient_flow(subject: Subject) -> list[Check]:
+    """Gradient of every trainable part after one backward pass, beside that of the median part."""
+    model, rms = subject.model.eval(), dict[str, float]()
+    named = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    loss = total_of(subject.losses(subject.batch))
+    gradients = (
+        torch.autograd.grad(loss, [*named.values()], allow_unused=True) if loss.requires_grad else [None] * len(named)
     )
-    return finding, norms
-
-
-def shared(patient: Patient) -> Finding:
-    """Whether the encoder that the alignment trains feeds the action."""
-    model = patient.model
-    if model.hsa.weight == 0 or model.towers is None:
-        return judged("alignment reaches the action", "no alignment loss in this run", "-")
-    if model.act is None:
-        return judged("alignment reaches the action", "alignment alone is trained", "-")
-    with torch.no_grad():
-        base = model.eval().predict(patient.batch, model.see(patient.batch), with_actions=False).actions
-        other = {
-            n: 255 - v if n in {f"image/{k}" for k in _looked_at(patient)} else v for n, v in patient.batch.items()
-        }
-        change = float((model.predict(other, model.see(other), with_actions=False).actions - base).abs().max())
-    return judged(
-        "alignment reaches the action",
-        f"inverting what the aligned encoders see moves the actions by {change:.1e}",
-        "> 0",
-        broken=not change > 0,
-        why="an encoder that the policy does not read is trained for nothing: the original's was private and "
-        "never saved",
-        advice="set policy.region_tokens or policy.touch_tokens = true",
-    )
-
-
-def _held_by_optimiser(patient: Patient) -> set[int]:
-    optimiser, _ = make_optimiser(patient.model, patient.config)
-    return {id(p) for group in optimiser.param_groups for p in group["params"]}
-
-
-def _looked_at(patient: Patient) -> list[str]:
-    return [*patient.model.sensors, *(view.key for view in patient.model.views)]
-
-
-def _parts_table(patient: Patient, norms: dict[str, float]) -> Rows:
-    held = _held_by_optimiser(patient)
-    rows: list[tuple[str, ...]] = [
-        ("module", "tensors", "elements", "trainable", "frozen", "in the optimiser", "gradient")
+    by_name = dict(zip(named, gradients, strict=True))
+    for part, parameters in parts_of(model).items():
+        own = [by_name[n] for n, p in parameters if p.requires_grad and not n.startswith(LEARNS_LATER)]
+        arrived = [g.flatten() for g in own if g is not None]
+        if own:
+            rms[part] = float(torch.cat(arrived).norm()) / sum(map(len, arrived)) ** 0.5 if arrived else 0.0
+    middle = median([value for value in rms.values() if 0 < value < math.inf] or [0.0])
+    return [
+        judged(
+            "gradient",
+            _decades(value, middle),
+            part,
+            measured=f"{value:.1e} an element, {_decades(value, middle):.1f} decades off" if value else "none arrives",
+            advice="look for detach(), no_grad() or an unused layer between that part and the loss; freeze what is "
+            "unused",
+        )
+        for part, value in rms.items()
     ]
-    for part, parameters in parts_of(patient.model).items():
-        learns = sum(p.numel() for _, p in parameters if p.requires_grad)
-        total = sum(p.numel() for _, p in parameters)
-        gradient = f"{norms[part]:.1e}" if part in norms else "-"
-        taught = sum(p.numel() for _, p in parameters if id(p) in held)
-        counts = (total, learns, total - learns, taught)
-        rows.append((part, str(len(parameters)), *(f"{count:,}" for count in counts), gradient))
-    return tuple(rows)
+
+
+def _decades(value: float, middle: float) -> float:
+    return abs(math.log10(value / middle)) if 0 < value < math.inf else math.inf
+
+
+def shared(subject: Subject) -> list[Check]:
+    """Whether the encoder that the alignment trains feeds the action; nothing where one of them is not trained."""
+    model = subject.model
+    if model.hsa.weight == 0 or model.towers is None or model.act is None:
+        return []
+    with torch.no_grad():
+        base = model.eval().predict(subject.batch, model.see(subject.batch), with_actions=False).actions
+        keys = {f"image/{key}" for key in (*model.sensors, *(view.key for view in model.views))}
+        other = {n: 255 - v if n in keys else v for n, v in subject.batch.items()}
+        change = float((model.predict(other, model.see(other), with_actions=False).actions - base).abs().max())
+    advice = "set policy.region_tokens or policy.touch_tokens = true"
+    return [judged("alignment-reaches-action", change, advice=advice)]
+
+
+def parameters(subject: Subject) -> Table:
+    """Return how many parameters each part has, how many of them learn, and how many the optimiser holds."""
+    held = _held_by_optimiser(subject)
+    rows: list[tuple[str, int, int, int, int, int]] = []
+    for part, named in parts_of(subject.model).items():
+        total = sum(p.numel() for _, p in named)
+        learns = sum(p.numel() for _, p in named if p.requires_grad)
+        taught = sum(p.numel() for _, p in named if id(p) in held)
+        rows.append((part, len(named), total, learns, total - learns, taught))
+    tensors, total, learns, frozen, taught = (sum(int(row[i]) for row in rows) for i in range(1, 6))
+    rows.append(("all", tensors, total, learns, frozen, taught))
+    head = ("module", "tensors", "elements", "trainable", "frozen", "in the optimiser")
+    return Table("parameters by module", head, tuple(rows))
+
+
+def _held_by_optimiser(subject: Subject) -> set[int]:
+    optimiser, _ = make_optimiser(subject.model, subject.config)
+    return {id(p) for group in optimiser.param_groups for p in group["params"]}

@@ -1,48 +1,53 @@
 """The doctor's checks of pairs: is there a box, is there a contact, and what are they held against."""
 
+import math
+from itertools import product
+
 import numpy as np
 import torch
 
-from tactile_align.diagnostics.doctor.subject import Finding, Patient, judged
+from tactile_align.checks import Check, Status
+from tactile_align.diagnostics.doctor.limits import judged, stated
+from tactile_align.diagnostics.doctor.subject import Subject
 from tactile_align.policies.alignment import negatives_of
 from tactile_align.projection.other_finger import OTHER
 
-APART_M, ASIDE_DEG = 0.02, 45.0  # an opening at which the fingers are apart
-FALSE_NEGATIVES = (0.02, 0.10)
+APART_M = 0.02  # an opening at which the fingers are apart
 
 
-def pair_checks(patient: Patient) -> list[Finding]:
-    """Return all findings about rigs, boxes, contacts and negatives."""
-    return [*rigs(patient), *pads(patient), *boxes_and_contacts(patient), *false_negatives(patient)]
+def pair_checks(subject: Subject) -> list[Check]:
+    """Return all checks of rigs, boxes, contacts and negatives."""
+    return [*rigs(subject), *pads(subject), *boxes_and_contacts(subject), *false_negatives(subject)]
 
 
-def rigs(patient: Patient) -> list[Finding]:
+def rigs(subject: Subject) -> list[Check]:
     """Whether the rigs were held against recordings."""
-    found = []
-    for entry, rig in zip(patient.config.data, patient.data.rigs, strict=True):
+    checks = []
+    for number, (entry, rig) in enumerate(zip(subject.config.data, subject.data.rigs, strict=True)):
+        status: Status = "pass" if rig.status == "exact" else "warn"
         verdict = "exact, from a simulation" if rig.status == "exact" else "never verified"
         if rig.verified is not None:
+            status = "fail" if rig.verified.verdict == "fail" else "pass" if rig.verified.verdict == "pass" else "warn"
             verdict = f"verified on {rig.verified.when}: {rig.verified.verdict}"
-        doubted = rig.status != "exact" if rig.verified is None else rig.verified.verdict != "pass"
-        found.append(
-            judged(
-                "rig",
+        checks.append(
+            stated(
+                "rig-verified",
+                "pass" if status == "warn" and subject.config.hsa.weight == 0 else status,
                 f"{entry.rig}: {verdict}",
                 "verified: pass",
-                broken=rig.verified is not None and rig.verified.verdict == "fail",
-                warn=doubted and patient.config.hsa.weight > 0,
+                str(number),
                 why="a rig that does not explain the recordings puts boxes where the sensor is not",
                 advice=f"run: tactile-align verify {entry.path} --rig {entry.rig}",
             )
         )
-    return found
+    return checks
 
 
-def pads(patient: Patient) -> list[Finding]:
+def pads(subject: Subject) -> list[Check]:
     """Whether each sensor on a finger looks at the other finger: what it feels is held between the two."""
-    found = []
-    qpos = patient.data.train.low_dim()[0][0][0]
-    for rig, name in ((rig, name) for rig in patient.data.rigs for name in patient.model.sensors):
+    checks = []
+    qpos = subject.data.train.low_dim()[0][0][0]
+    for (number, rig), name in product(enumerate(subject.data.rigs), subject.model.sensors):
         sensor = rig.sensor(name)
         arm, _, finger = sensor.parent.partition("/")
         if finger not in OTHER:
@@ -50,100 +55,70 @@ def pads(patient: Patient) -> list[Finding]:
         across = rig.T_from_to(sensor.parent, f"{arm}/{OTHER[finger]}", qpos, np.full(2, APART_M))[:3, 3]
         normal = sensor.T_parent_this[:3, :3] @ np.asarray(sensor.pad.normal)
         angle = float(np.degrees(np.arccos(np.clip(normal @ across / np.linalg.norm(across), -1, 1))))
-        found.append(
-            judged(
-                "pad direction",
-                f"{name}: its normal is {angle:.0f} degrees away from the other finger",
-                f"< {ASIDE_DEG:g} degrees",
-                warn=angle >= ASIDE_DEG,
-                why="a pad that looks along the tool, or into its own finger, is the sensor turned: its box is too",
-                advice="set pad.normal in the rig to the outward direction of the gel, in the sensor's axes",
-            )
-        )
-    return found
+        advice = "set pad.normal in the rig to the outward direction of the gel, in the sensor's axes"
+        checks.append(judged("pad-direction", angle, str(number), name, advice=advice))
+    return checks
 
 
-def boxes_and_contacts(patient: Patient) -> list[Finding]:
+def boxes_and_contacts(subject: Subject) -> list[Check]:
     """How often each sensor has a box, how often it touches, and how much of a pair's moments is left."""
-    moments, found = patient.data.train, []
-    for view in patient.model.views:
+    moments, checks = subject.data.train, []
+    for view in subject.model.views:
         visible, contact = moments.column(f"visible/{view.key}"), moments.column(f"contact/{view.sensor}")
-        share = float(visible.mean())
-        found.append(
-            judged(
-                "box share",
-                f"{view.key}: {share:.0%} of the moments have a box",
-                "> 50 %, broken below 5 %",
-                broken=share < 0.05,
-                warn=share < 0.5,
-                why="without a box there is no pair; a sensor that is never in view points at a wrong rig",
-                advice="run `tactile-align verify` and look at `tactile-align overlay`; is the sensor where the "
-                "rig says?",
-            )
+        box_advice = "run `tactile-align verify`, look at `tactile-align overlay`; is the sensor where the rig says?"
+        contact_advice = (
+            "record more contacts, or raise contact_share; check the touch stream with `tactile-align inspect`"
         )
-        touching = float((visible & contact).mean())
-        found.append(
-            judged(
-                "contact share",
-                f"{view.key}: {touching:.1%} of the moments are in contact with a box",
-                "> 5 %, broken below 0.5 %",
-                broken=touching < 0.005,
-                warn=touching < 0.05,
-                why="moments without contact all feel alike and cannot be told apart",
-                advice="record more contacts, or raise contact_share; check the touch stream with `tactile-align "
-                "inspect`",
-            )
-        )
-    return found
+        checks += [
+            judged("box-share", float(visible.mean()), view.key, advice=box_advice),
+            judged("contact-share", float((visible & contact).mean()), view.key, advice=contact_advice),
+        ]
+    return checks
 
 
-def lonely_pairs(patient: Patient) -> list[Finding]:
+def lonely_pairs(subject: Subject) -> list[Check]:
     """How many pairs of a batch have nothing to be told apart from, as a run's own log counts them."""
-    if patient.model.towers is None or patient.model.hsa.weight == 0:
+    if subject.model.towers is None or subject.model.hsa.weight == 0:
         return []
     with torch.no_grad():
-        log = patient.losses(patient.batch).log
-    return [
-        _lonely(view.key, int(log[f"no_negative/{view.key}"]), int(log[f"pairs/{view.key}"]))
-        for view in patient.model.views
-    ]
+        log = subject.losses(subject.batch).log
+    checks = []
+    for view in subject.model.views:
+        lonely = int(log[f"no_negative/{view.key}"])
+        pairs = lonely + int(log[f"pairs/{view.key}"])
+        checks.append(
+            judged(
+                "pairs-without-negatives",
+                lonely / pairs if pairs else math.nan,
+                view.key,
+                measured=f"{lonely} of {pairs}",
+                advice="set contact_share = 0.5 or more, raise batch_size, or lower hsa.min_gap below the length of an "
+                "episode",
+            )
+        )
+    return checks
 
 
-def _lonely(key: str, lonely: int, others: int) -> Finding:
-    return judged(
-        "pairs without negatives",
-        f"{key}: {lonely} of {lonely + others} pairs of a batch have no negative in it",
-        "0, broken from half of them",
-        broken=lonely >= others,
-        warn=lonely > 0,
-        why="the loss of such a pair is 0 whatever it shows, so the run learns less than its length says",
-        advice="set contact_share = 0.5 or more, raise batch_size, or lower hsa.min_gap below the length of an episode",
-    )
-
-
-def false_negatives(patient: Patient) -> list[Finding]:
+def false_negatives(subject: Subject) -> list[Check]:
     """How many negatives of a batch show the very same contact, or none either."""
-    if patient.model.hsa.weight == 0:
+    if subject.model.hsa.weight == 0:
         return []
-    found, batch = [], patient.batch
-    for view in patient.model.views:
-        rule = negatives_of(patient.model, batch, view, None).rows(0, len(batch["episode"]))
-        valid = patient.model.valid_pairs(batch, view)
+    checks, batch = [], subject.batch
+    for view in subject.model.views:
+        rule = negatives_of(subject.model, batch, view, None).rows(0, len(batch["episode"]))
+        valid = subject.model.valid_pairs(batch, view)
         pairs = rule & valid[:, None] & valid[None, :]
         index, contact = batch[f"contact_index/{view.sensor}"], batch[f"contact/{view.sensor}"]
         same = (index[:, None] == index) & (batch["episode"][:, None] == batch["episode"]) & (index >= 0)
         alike = same | (~contact[:, None] & ~contact)
-        share = float((pairs & alike).sum() / pairs.sum().clamp(min=1))
-        found.append(
+        count = int(pairs.sum())
+        checks.append(
             judged(
-                "false negatives",
-                f"{view.key}: {share:.1%} of {int(pairs.sum())} negatives show the same contact, or no contact either",
-                f"< {FALSE_NEGATIVES[0]:.0%}, broken above {FALSE_NEGATIVES[1]:.0%}",
-                broken=share > FALSE_NEGATIVES[1] or not bool(pairs.any()),
-                warn=share > FALSE_NEGATIVES[0],
-                why="the loss then pushes apart what is alike and can never fall far",
+                "false-negatives",
+                int((pairs & alike).sum()) / count if count else math.nan,
+                view.key,
                 advice="raise hsa.min_gap to the length of a contact, keep hsa.require_contact, or set "
                 "hsa.touch_ceiling",
             )
         )
-    return found
+    return checks

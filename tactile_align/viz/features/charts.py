@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from tactile_align.diagnostics.summary import ViewSummary
 from tactile_align.viz.features.maps import normalised, principal_components
 from tactile_align.viz.ink import ASH, BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILLION, hexadecimal
 
@@ -236,33 +237,31 @@ def draw_curves(metrics: Sequence[dict[str, Any]], path: Path, title: str) -> No
     _save(figure, path)
 
 
-def draw_recall(view: dict[str, Any], path: Path, title: str) -> None:
+def draw_recall(view: ViewSummary, path: Path, title: str) -> None:
     """Draw R@1, R@5 and R@10 of the box, of the opening alone and of chance, with 95 % intervals.
 
     Args:
-        view: One entry of summary.json's "views".
+        view: What `evaluate` measured in one view.
         path: PNG to write.
         title: Stands above.
     """
     figure = _figure(7, 4)
     (axis,) = _open_axes(figure, 1)
-    box = view["retrieval"]["both"]
+    box = view.retrieval["both"]
     groups = [("box", box, BOX)]
-    if "opening_only" in view:
-        groups.append(("gripper opening only", view["opening_only"]["retrieval"]["both"], OPENING))
+    if view.opening_only is not None:
+        groups.append(("gripper opening only", view.opening_only.retrieval["both"], OPENING))
     width = 0.8 / (len(groups) + 1)
-    ks = sorted(int(k) for k in box["at"])
+    ks = sorted(box.at)
     for number, (name, recall, colour) in enumerate(groups):
-        at = {int(k): v for k, v in recall["at"].items()}
-        interval = {int(k): v for k, v in recall["interval"].items()}
-        error = [[at[k] - interval[k][0] for k in ks], [interval[k][1] - at[k] for k in ks]]
+        at = [recall.at[k] for k in ks]
+        error = np.abs([[recall.at[k] - end for end in recall.interval[k]] for k in ks]).T
         places = [i + number * width for i in range(len(ks))]
-        axis.bar(places, [at[k] for k in ks], width, yerr=error, capsize=4, color=colour, label=name)
+        axis.bar(places, at, width, yerr=error, capsize=4, color=colour, label=name)
     places = [i + len(groups) * width for i in range(len(ks))]
-    chance = {int(k): v for k, v in box["chance"].items()}
-    axis.bar(places, [chance[k] for k in ks], width, color=CHANCE, label="chance")
+    axis.bar(places, [box.chance[k] for k in ks], width, color=CHANCE, label="chance")
     axis.set_xticks([i + (len(groups) - 1) * width / 2 for i in range(len(ks))], [f"R@{k}" for k in ks])
-    axis.set_ylabel(f"recall in a gallery of {box['gallery']}")
+    axis.set_ylabel(f"recall in a gallery of {box.gallery}")
     axis.legend(frameon=False)
     figure.suptitle(title)
     _save(figure, path)

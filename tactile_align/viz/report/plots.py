@@ -1,20 +1,17 @@
 """Interactive charts of a run as plotly.js descriptions: plain values that the page hands to the library."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from tactile_align.evenly import evenly
 from tactile_align.viz.ink import ASH, BLUE, VERMILLION, hexadecimal
-from tactile_align.viz.report.run_folder import Json, Run, Summary, ViewSummary
+from tactile_align.viz.report.run_folder import Json, Run
 
 COLOURS = (hexadecimal(BLUE), hexadecimal(VERMILLION), "#007a59", "#a34d80")
 """Okabe-Ito's dark members, darkened where needed to 3:1 on white; runs differ in dash as well."""
 CHANCE = hexadecimal(ASH)
 DASHES = ("solid", "dash")
-NOTHING = Summary(encoder="", views={}, readouts={}, error=(), still=())
-UNSEEN = ViewSummary(hsa=math.nan, chance=math.nan, retrieval={}, opening={})
 
 
 @dataclass(frozen=True)
@@ -72,11 +69,13 @@ def action_plots(runs: Sequence[Run]) -> list[Plot]:
     traces: list[Json] = []
     rows: list[tuple[Any, ...]] = []
     for number, run in enumerate(runs):
-        summary = run.summary or NOTHING
+        action = run.summary.action_error if run.summary else None
+        if action is None:
+            continue
         greys = ("#757575", "#8c8c8c")
         for kind, values, colour in (
-            ("policy", summary.error, COLOURS[number]),
-            ("standing still", summary.still, greys[number]),
+            ("policy", action.per_column, COLOURS[number]),
+            ("standing still", action.standing_still_per_column, greys[number]),
         ):
             if values:
                 label = _label(runs, run, kind)
@@ -123,10 +122,12 @@ def _retrieval(runs: Sequence[Run], name: str) -> Plot:
     traces: list[Json] = []
     rows: list[tuple[Any, ...]] = []
     for number, run in enumerate(runs):
-        view = (run.summary or NOTHING).views.get(name, UNSEEN)
+        view = run.summary.views.get(name) if run.summary else None
+        if view is None:
+            continue
         for kind, recalls, colour in (
             ("touch and box", view.retrieval, COLOURS[2 * number]),
-            ("opening only", view.opening, COLOURS[1 + 2 * number]),
+            ("opening only", view.opening_only.retrieval if view.opening_only else {}, COLOURS[1 + 2 * number]),
         ):
             label = _label(runs, run, kind)
             for direction, recall in recalls.items():

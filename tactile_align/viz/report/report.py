@@ -10,11 +10,12 @@ from itertools import chain
 from pathlib import Path
 from statistics import fmean
 
-from tactile_align.checks import Check, Limit, Report, graded
+from tactile_align.checks import Check, Limit, Report, Status, graded
+from tactile_align.diagnostics.summary import ViewSummary
 from tactile_align.files import write_text_atomically
 from tactile_align.viz.report.page import LIVE_POLICY, POLICY, filled, image_data
 from tactile_align.viz.report.plots import action_plots, curve_plots, retrieval_plots
-from tactile_align.viz.report.run_folder import Run, ViewSummary, read_run
+from tactile_align.viz.report.run_folder import Run, read_run
 
 LIMITS = {
     "hsa-of-chance": Limit(
@@ -82,16 +83,18 @@ def _views(run: Run) -> Iterator[Check]:
         advice = f"Measure it with: tactile-align evaluate {run.folder}"
         yield Check("retrieval", "Retrieval on held-out episodes", "info", "not measured", advice=advice)
     for name, view in views.items():
-        if math.isfinite(view.hsa) and view.chance > 0:
-            measured = f"{view.hsa / view.chance:.2f} of chance: {view.hsa:.3f} of {view.chance:.3f} nats"
+        loss = view.loss
+        if math.isfinite(loss.hsa) and loss.chance > 0:
+            share = loss.hsa / loss.chance
+            measured = f"{share:.2f} of chance: {loss.hsa:.3f} of {loss.chance:.3f} nats"
             advice = "Look at the boxes with tactile-align overlay, at the run with tactile-align doctor"
-            share = view.hsa / view.chance
             yield graded(LIMITS, "hsa-of-chance", share, name, measured=measured, advice=advice)
         yield from _retrieval(name, view)
 
 
 def _retrieval(name: str, view: ViewSummary) -> Iterator[Check]:
-    both, opening = view.retrieval.get("both"), view.opening.get("both")
+    both = view.retrieval.get("both")
+    opening = view.opening_only.retrieval.get("both") if view.opening_only else None
     if both is None:
         return
     at, (low, high), chance = both.at[1], both.interval[1], both.chance[1]
@@ -116,9 +119,10 @@ def _retrieval(name: str, view: ViewSummary) -> Iterator[Check]:
 
 
 def _actions(run: Run) -> Iterator[Check]:
-    if run.summary is None or not run.summary.error:
+    action = run.summary.action_error if run.summary else None
+    if action is None:
         return
-    error, still = fmean(run.summary.error), run.summary.still
+    error, still = fmean(action.per_column), action.standing_still_per_column
     measured = f"{error:.4f}, mean absolute, robot units, all columns"
     if not still:
         yield Check("action-error", LIMITS["action-error"].title, "info", measured, error)
@@ -139,7 +143,7 @@ def _commands(run: Run) -> Iterator[Check]:
             yield Check(id, name, report.verdict, measured, advice="Read what to do under Checks" if ids else "")
     stamp = (run.rig or {}).get("verified")
     if run.verification is None and stamp:
-        status = "pass" if stamp.get("verdict") == "pass" else "warn"
+        status: Status = "pass" if stamp.get("verdict") == "pass" else "warn"
         yield Check("verify", title, status, f"{stamp.get('verdict')} on {stamp.get('when')}")
     elif run.verification is None:
         yield Check("verify", title, "info", "not verified", advice="Run tactile-align verify on the recordings")
@@ -217,6 +221,7 @@ def render(runs: Sequence[Run], library: str, version: str = "") -> str:
         judgements=_judgements,
         pictures=pictures_of,
         draw_command=lambda run: f"tactile-align report {shlex.quote(str(run.folder))} --draw --overwrite",
+        readout_lines=readout_lines,
         sources=_sources,
         statistics=_statistics,
     )

@@ -6,58 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from tactile_align.checks import GRAVEST_FIRST, Check, Report, Table
-from tactile_align.diagnostics.summary_text import readout_lines
+from tactile_align.diagnostics.summary import Summary, summary_of
 from tactile_align.errors import InputError
 from tactile_align.files import read_json, read_text, read_toml
 from tactile_align.training.logs import read_metrics
 
 Json = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Recall:
-    """Recall at each k in a gallery of `gallery` moments: the share, its 95 % interval, and chance."""
-
-    at: dict[int, float]
-    interval: dict[int, tuple[float, float]]
-    chance: dict[int, float]
-    gallery: int
-
-
-@dataclass(frozen=True)
-class ViewSummary:
-    """What `evaluate` measured of one view.
-
-    Attributes:
-        hsa: Alignment loss on held-out episodes, nats.
-        chance: Its chance level.
-        retrieval: Recall by direction, "both" among them.
-        opening: The same from the gripper's opening alone; empty where that was not measured.
-    """
-
-    hsa: float
-    chance: float
-    retrieval: dict[str, Recall]
-    opening: dict[str, Recall]
-
-
-@dataclass(frozen=True)
-class Summary:
-    """What summary.json holds, for the report.
-
-    Attributes:
-        encoder: The encoders' name.
-        views: By the view's key.
-        readouts: What else was read off each view's features, as `evaluate` prints it; by the view's key.
-        error: Mean absolute action error by column, robot units; empty where no policy was judged.
-        still: The same of standing still; empty where it was not measured.
-    """
-
-    encoder: str
-    views: dict[str, ViewSummary]
-    readouts: dict[str, str]
-    error: tuple[float, ...]
-    still: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -137,7 +91,7 @@ def read_run(folder: str | Path, pictures: str | Path | None = None) -> Run:
         config=_toml(place / "config.toml") or {},
         config_text=text,
         metrics=metrics,
-        summary=_summary(place / "summary.json"),
+        summary=summary_of(summary) if (summary := place / "summary.json").is_file() else None,
         verification=_report(place / "verification.json", "verify EPISODES"),
         doctor=_report(place / "doctor.json", "doctor CONFIG"),
         watch=_watch(place / "metrics.jsonl", metrics),
@@ -160,43 +114,6 @@ def _json(path: Path) -> Json | None:
     if not isinstance(data, dict):
         raise InputError(f"{path}: needed a JSON object; got a {type(data).__name__}. Write it anew or remove it")
     return data
-
-
-def _summary(path: Path) -> Summary | None:
-    data = _json(path)
-    if data is None:
-        return None
-    error = data.get("action_error", {})
-    try:
-        return Summary(
-            encoder=data["encoder"],
-            views={key: _view(view) for key, view in data["views"].items()},
-            readouts={
-                key: "\n".join(readout_lines(view)) for key, view in data["views"].items() if "galleries" in view
-            },
-            error=tuple(error.get("per_column", ())),
-            still=tuple(error.get("standing_still_per_column", ())),
-        )
-    except (KeyError, TypeError, ValueError, AttributeError) as cause:
-        raise InputError(
-            f"{path}: needed what `tactile-align evaluate RUN` writes; {cause!r} is missing or wrong. Evaluate anew"
-        ) from cause
-
-
-def _view(view: Json) -> ViewSummary:
-    loss, opening = view["loss"], view.get("opening_only", {"retrieval": {}})
-    return ViewSummary(loss["hsa"], loss["chance"], _recalls(view["retrieval"]), _recalls(opening["retrieval"]))
-
-
-def _recalls(retrieval: dict[str, Json]) -> dict[str, Recall]:
-    """Return recall by direction; JSON made every k a word."""
-    return {
-        direction: Recall(
-            *({int(k): value for k, value in recall[name].items()} for name in ("at", "interval", "chance")),
-            recall["gallery"],
-        )
-        for direction, recall in retrieval.items()
-    }
 
 
 def _report(path: Path, verb: str) -> Report | None:

@@ -41,7 +41,10 @@ def summary(at: float = 0.42, base: float = 0.2, hsa: float = 3.1, view: str = V
                 "contacts": 120,
                 "loss": {"hsa": hsa, "chance": 4.85, "batch": 128},
                 "retrieval": {d: recall(at, 0.06) for d in directions},
-                "opening_only": {"retrieval": {d: recall(base, 0.05) for d in directions}},
+                "opening_only": {
+                    "loss": {"hsa": 4.2, "chance": 4.85, "batch": 128},
+                    "retrieval": {d: recall(base, 0.05) for d in directions},
+                },
             }
         },
         "action_error": {"per_column": [0.02] * 7, "standing_still_per_column": [0.05] * 7, "moments": 900},

@@ -1,0 +1,340 @@
+"""Results of judging a run: plain dataclasses, one JSON form of them, and the table for people."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+
+from tactile_align.errors import InputError
+from tactile_align.facts import explain
+from tactile_align.files import read_json
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Recall:
+    """Recall of one direction or of both averaged, and what it must be compared with.
+
+    Attributes:
+        at: R@k by k: the share of queries whose partner is among the k nearest of the gallery.
+        interval: 95 % bootstrap interval of R@k over episodes, by k.
+        median_rank: Median expected rank of the partner, 1 is best.
+        gallery: Number of candidates, the partner included.
+        chance: k / gallery, by k; 1 where the gallery has no more than k.
+        queries: Number of contacts that asked.
+        episodes: Number of episodes they are from.
+    """
+
+    at: dict[int, float]
+    interval: dict[int, tuple[float, float]]
+    median_rank: float
+    gallery: int
+    chance: dict[int, float]
+    queries: int
+    episodes: int
+
+
+@dataclass(frozen=True)
+class Localisation:
+    """How well touches point at their sensor.
+
+    Attributes:
+        hit: Share of touches whose most similar place lies in the sensor's box (the pointing game).
+        interval: 95 % bootstrap interval of `hit` over episodes.
+        chance: What a random place hits.
+        always_there: What one fixed place hits, the best one for these very boxes. A wrist camera sees its sensor
+            nearly always at the same place, so `hit` says something only where it is above this.
+        distance_px: Median distance from that place to the box's centre, px of the encoder's input.
+        distance_mm: The same at the sensor's depth, mm; None without depths.
+        moments: Number of touches.
+        episodes: Number of episodes they are from.
+    """
+
+    hit: float
+    interval: tuple[float, float]
+    chance: float
+    always_there: float
+    distance_px: float
+    moments: int
+    episodes: int
+    distance_mm: float | None = None
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Score of one linear probe.
+
+    Attributes:
+        measure: "balanced accuracy" of classes, or "R2" of a number.
+        score: On episodes the probe was not fitted on.
+        interval: 95 % bootstrap interval over episodes.
+        chance: Score of features that say nothing: 1 / classes, or 0.
+        moments: Number of moments.
+        episodes: Number of episodes.
+    """
+
+    measure: Literal["balanced accuracy", "R2"]
+    score: float
+    interval: tuple[float, float]
+    chance: float
+    moments: int
+    episodes: int
+
+
+@dataclass(frozen=True)
+class SpaceHealth:
+    """Numbers of a set of pairs of unit vectors.
+
+    Attributes:
+        alignment: Mean squared distance of a touch and its region, 0 best, 2 unrelated (arXiv 2005.10242).
+        uniformity_touch: ln of the mean e^(-2 d^2) over pairs of touches; -4 spread out, 0 all alike (same source).
+        uniformity_vision: The same over regions.
+        rank_touch: `features.health.effective_rank` of the touches.
+        rank_vision: The same of the regions.
+        spread_touch: `features.health.spread` of the touches.
+        spread_vision: The same of the regions.
+        partition_isotropy_touch: `features.health.partition_isotropy` of the touches, 1 round.
+        partition_isotropy_vision: The same of the regions.
+        modality_gap: Distance between the mean touch and the mean region (arXiv 2203.02053).
+        margin: Mean cosine to the own region minus that to the most similar other one; above 0, pairs are found.
+        dim: D, which the effective ranks are to be read against.
+        pairs: N.
+        verdict: One sentence on what is wrong, or that nothing is.
+    """
+
+    alignment: float
+    uniformity_touch: float
+    uniformity_vision: float
+    rank_touch: float
+    rank_vision: float
+    spread_touch: float
+    spread_vision: float
+    partition_isotropy_touch: float
+    partition_isotropy_vision: float
+    modality_gap: float
+    margin: float
+    dim: int
+    pairs: int
+    verdict: str
+
+
+@dataclass(frozen=True)
+class HeldOutLoss:
+    """The alignment loss on held-out pairs.
+
+    Attributes:
+        hsa: Mean over batches; a pair without any negative counts as 0.
+        chance: The same of features that say nothing.
+        batch: Pairs of a batch.
+    """
+
+    hsa: float
+    chance: float
+    batch: int
+
+
+@dataclass(frozen=True)
+class OpeningOnly:
+    """Results of the baseline that knows the gripper's opening alone, as in `ViewSummary`."""
+
+    loss: HeldOutLoss
+    retrieval: dict[str, Recall]
+    galleries: dict[str, dict[str, Recall]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Readouts:
+    """What was read off one view's features.
+
+    Attributes:
+        galleries: Recall by gallery and direction; among the regions of one image, "touch to vision" alone.
+        probes: By what is read from which feature: "object from h_tau".
+        left_out: Reasons by what could not be read: "galleries/cross-episode", "space".
+        space: Health of the feature space; None where it was left out.
+        localisation: The pointing game; None where it was left out.
+    """
+
+    galleries: dict[str, dict[str, Recall]] = field(default_factory=dict)
+    probes: dict[str, Probe] = field(default_factory=dict)
+    left_out: dict[str, str] = field(default_factory=dict)
+    space: SpaceHealth | None = None
+    localisation: Localisation | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ViewSummary(Readouts):
+    """What `evaluate` measured in one view.
+
+    Attributes:
+        moments: Held-out moments with a box and a contact.
+        contacts: Contacts they are of.
+        loss: The alignment loss.
+        retrieval: Recall by direction: "touch to vision", "vision to touch", "both".
+        opening_only: The baseline; None where the run itself does not look at the box.
+    """
+
+    moments: int
+    contacts: int
+    loss: HeldOutLoss
+    retrieval: dict[str, Recall]
+    opening_only: OpeningOnly | None = None
+
+
+@dataclass(frozen=True)
+class ActionError:
+    """Mean absolute action error on held-out episodes, robot units.
+
+    Attributes:
+        per_column: By action column, over all steps of the chunk.
+        first_step: By action column, of the first step alone.
+        moments: Number of moments.
+        standing_still_per_column: Error of repeating the recorded state; None where state and action differ in length.
+    """
+
+    per_column: tuple[float, ...]
+    first_step: tuple[float, ...]
+    moments: int
+    standing_still_per_column: tuple[float, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What `evaluate` measured of a run; `json_of` writes it as RUN/summary.json, `summary_of` reads it back.
+
+    Attributes:
+        run: Name of the run folder.
+        encoder: Names of the encoders.
+        views: By the view's key; empty where nothing was aligned.
+        opening_reading: Whether the grippers' openings are measured or commanded; None without views.
+        action_error: None where no policy was trained.
+    """
+
+    run: str
+    encoder: str
+    views: dict[str, ViewSummary] = field(default_factory=dict)
+    opening_reading: str | None = None
+    action_error: ActionError | None = None
+
+    def text(self) -> str:
+        """Return the table for people, with chance and opening-only beside each number."""
+        lines = [f"run {self.run}, encoders: {self.encoder}"]
+        for key, view in self.views.items():
+            lines += ["", f"view {key}: {view.contacts} held-out contacts, {view.moments} moments", *view_lines(view)]
+        if self.action_error is not None:
+            policy, still = self.action_error.per_column, self.action_error.standing_still_per_column
+            lines += ["", "mean absolute action error on held-out episodes, robot units, per column:"]
+            lines.append("  policy          " + " ".join(f"{value:.4f}" for value in policy))
+            if still is not None:
+                lines.append("  standing still  " + " ".join(f"{value:.4f}" for value in still))
+        return "\n".join(lines)
+
+
+def json_of(result: object) -> str:
+    """Return one of these dataclasses as JSON; what is None is left out."""
+    return json.dumps(_adapter(type(result)).dump_python(result, mode="json", exclude_none=True), indent=2) + "\n"
+
+
+def result_of(kind: type[Result], data: Any, source: str) -> Result:
+    """Return plain data, as `json_of` wrote it, as the dataclass it was.
+
+    Args:
+        kind: The dataclass.
+        data: What the JSON holds.
+        source: The file, for errors.
+
+    Raises:
+        InputError: A key is missing or wrong; names file and key.
+    """
+    try:
+        result: Result = _adapter(kind).validate_python(data)
+    except ValidationError as error:
+        raise InputError(f"{explain(error, source)}. Write it anew with the command that wrote it") from error
+    return result
+
+
+def summary_of(path: Path) -> Summary:
+    """Return what `evaluate` wrote to a summary.json.
+
+    Raises:
+        FileNotFoundError: No such file.
+        InputError: It is damaged, or a key is missing or wrong; names file and key.
+    """
+    return result_of(Summary, read_json(path, "Write it anew: tactile-align evaluate RUN"), str(path))
+
+
+@cache
+def _adapter(kind: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)
+
+
+SIDES = {"h_tau": "touch", "h_w": "region"}
+
+
+def view_lines(view: ViewSummary) -> Iterator[str]:
+    """Yield what was measured in one view: loss, retrieval beside its baselines, and `readout_lines`."""
+    loss, both = view.loss, view.retrieval["both"]
+    of_chance = "no pair of a batch has a negative, which is no test at all; raise batch_size or lower hsa.min_gap"
+    if loss.chance > 0:
+        of_chance = f"{loss.hsa / loss.chance:.2f} of chance"
+    yield f"HSA {loss.hsa:.3f}, chance {loss.chance:.3f}: {of_chance}"
+    yield f"{'':30}{'R@1 [95 % interval]':>24}{'R@5':>8}{'R@10':>8}{'median rank':>13}"
+    rows = {f"box, {direction}": recall for direction, recall in view.retrieval.items()}
+    if view.opening_only is not None:
+        rows |= {f"opening only, {direction}": recall for direction, recall in view.opening_only.retrieval.items()}
+    for title, recall in rows.items():
+        yield (
+            f"{title:30}{_with_interval(recall.at[1], recall.interval[1]):>24}{recall.at[5]:8.3f}{recall.at[10]:8.3f}"
+            f"{recall.median_rank:13.1f}"
+        )
+    chance = both.chance
+    yield f"{'chance':30}{f'{chance[1]:.3f}':>24}{chance[5]:8.3f}{chance[10]:8.3f}{(both.gallery + 1) / 2:13.1f}"
+    yield f"gallery of {both.gallery}, one moment per contact, {both.episodes} held-out episodes"
+    yield ""
+    yield from readout_lines(view)
+
+
+def readout_lines(view: ViewSummary) -> Iterator[str]:
+    """Yield what was read off one view's features: galleries, localisation, feature space, probes, and what was not."""
+    other = {} if view.opening_only is None else view.opening_only.galleries
+    yield f"{'other galleries':30}{'R@1 [95 % interval]':>24}{'opening only':>14}{'chance':>8}{'gallery':>9}"
+    for name, recalls in view.galleries.items():
+        # Every region of an image has the same opening, so there is nothing to set beside that gallery.
+        base = f"{other[name]['both'].at[1]:.3f}" if name in other else "-"
+        recall = recalls.get("both", recalls["touch to vision"])
+        at = _with_interval(recall.at[1], recall.interval[1])
+        yield f"{name:30}{at:>24}{base:>14}{recall.chance[1]:8.3f}{recall.gallery:9d}"
+    if view.localisation is not None:
+        place = view.localisation
+        mm = "" if place.distance_mm is None else f", {place.distance_mm:.1f} mm"
+        yield (
+            f"localisation: {_with_interval(place.hit, place.interval)} of {place.moments} touches point into the box; "
+            f"the best fixed guess {place.always_there:.3f}, a random place {place.chance:.3f}; "
+            f"median {place.distance_px:.1f} px{mm} off its centre"
+        )
+    if view.space is not None:
+        s = view.space
+        yield (
+            f"feature space, touch / region: effective rank {s.rank_touch:.2f} / {s.rank_vision:.2f} of {s.dim}, "
+            f"spread {s.spread_touch:.2f} / {s.spread_vision:.2f}, partition isotropy "
+            f"{s.partition_isotropy_touch:.2f} / {s.partition_isotropy_vision:.2f}, uniformity "
+            f"{s.uniformity_touch:.2f} / {s.uniformity_vision:.2f}; alignment {s.alignment:.2f}, "
+            f"gap {s.modality_gap:.2f}, margin {s.margin:+.3f}: {s.verdict}"
+        )
+    for name, probe in view.probes.items():
+        what, side = name.split(" from ")
+        score = _with_interval(probe.score, probe.interval)
+        yield f"{f'probe: {what} from {SIDES[side]}':30}{score:>24} {probe.measure}, chance {probe.chance:.3f}"
+    reasons: dict[str, list[str]] = {}
+    for name, reason in view.left_out.items():
+        reasons.setdefault(reason, []).append(name.partition("/")[2] or name)
+    for reason, names in reasons.items():
+        yield f"left out, {', '.join(names)}: {reason}"
+
+
+def _with_interval(value: float, interval: tuple[float, float]) -> str:
+    return f"{value:.3f} [{interval[0]:.3f}, {interval[1]:.3f}]"

@@ -1,0 +1,87 @@
+"""The summary of a run: one JSON form that reads back as what was written, and errors that name file and key."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tactile_align.diagnostics.summary import (
+    ActionError,
+    HeldOutLoss,
+    Localisation,
+    OpeningOnly,
+    Probe,
+    Recall,
+    SpaceHealth,
+    Summary,
+    ViewSummary,
+    json_of,
+    result_of,
+    summary_of,
+)
+from tactile_align.errors import InputError
+
+RECALL = Recall(
+    {1: 0.4, 5: 0.6, 10: 0.7},
+    {1: (0.3, 0.5), 5: (0.5, 0.7), 10: (0.6, 0.8)},
+    3.5,
+    64,
+    {1: 1 / 64, 5: 5 / 64, 10: 10 / 64},
+    40,
+    9,
+)
+LOSS = HeldOutLoss(3.1, 4.85, 128)
+VIEW = ViewSummary(
+    moments=500,
+    contacts=40,
+    loss=LOSS,
+    retrieval={"both": RECALL},
+    opening_only=OpeningOnly(LOSS, {"both": RECALL}, {"contact only": {"both": RECALL}}),
+    galleries={"regions of the same image": {"touch to vision": RECALL}},
+    probes={"object from h_tau": Probe("balanced accuracy", 0.8, (0.7, 0.9), 0.5, 40, 9)},
+    left_out={"probes/indentation from h_w": "needs the truth"},
+    space=SpaceHealth(*(float(i) for i in range(11)), 16, 40, "no collapse"),
+    localisation=Localisation(0.5, (0.4, 0.6), 0.1, 0.3, 12.0, 40, 9),
+)
+SUMMARY = Summary("run", "ViT", {"wrist-touch": VIEW}, "measured", ActionError((0.1, 0.2), (0.1, 0.1), 900))
+
+
+def test_a_summary_is_read_back_as_it_was_written(tmp_path: Path) -> None:
+    path = tmp_path / "summary.json"
+    for summary in (SUMMARY, Summary("run", "none")):
+        path.write_text(json_of(summary), encoding="utf-8")
+        assert summary_of(path) == summary
+
+
+def test_the_json_form_has_the_keys_of_the_docs_and_leaves_out_what_is_none() -> None:
+    data = json.loads(json_of(SUMMARY))
+    view = data["views"]["wrist-touch"]
+    assert view["retrieval"]["both"]["interval"]["10"] == [0.6, 0.8]
+    assert {"galleries", "localisation", "space", "probes", "left_out"} < set(view)
+    assert "distance_mm" not in view["localisation"] and "standing_still_per_column" not in data["action_error"]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "key"),
+    [
+        ({"views": {"v": {"moments": 5}}}, r"views\.v\.contacts"),
+        ({"encoder": 3}, "encoder"),
+        ({"action_error": {"per_column": ["x"], "first_step": [], "moments": 1}}, r"action_error\.per_column\.0"),
+    ],
+)
+def test_a_wrong_key_is_named_with_its_file(spoil: dict[str, object], key: str) -> None:
+    data = json.loads(json_of(SUMMARY)) | spoil
+    with pytest.raises(InputError, match=rf"summary\.json: {key}: "):
+        result_of(Summary, data, "summary.json")
+
+
+def test_the_text_sets_every_number_beside_its_baseline() -> None:
+    lines = SUMMARY.text().splitlines()
+    assert "HSA 3.100, chance 4.850: 0.64 of chance" in lines
+    (other,) = (line for line in lines if line.startswith("regions of the same image"))
+    assert other.split()[-3:] == ["-", "0.016", "64"]
+    assert any("left out, indentation from h_w: needs the truth" in line for line in lines)
+    blind = replace(VIEW, localisation=None, space=None)
+    text = replace(SUMMARY, views={"v": blind}).text()
+    assert "localisation" not in text and "feature space" not in text
