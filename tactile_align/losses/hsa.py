@@ -134,8 +134,7 @@ def hsa_loss(
         keep = torch.ones(batch, dtype=torch.bool, device=device) if valid is None else valid
         tau, w = unit(h_tau, keep), unit(h_w, keep)
         kappa = torch.as_tensor(temperature, dtype=tau.dtype, device=device)
-        no_hard, none_exist = tau.new_empty((batch, 0, tau.shape[1])), keep.new_empty((batch, 0))
-        hard, exist = no_hard, none_exist
+        hard, exist = tau.new_empty((batch, 0, tau.shape[1])), keep.new_empty((batch, 0))
         if hard_negatives is not None:
             exist = keep[:, None].expand(hard_negatives.shape[:2])
             exist = exist if hard_valid is None else exist & hard_valid
@@ -146,23 +145,22 @@ def hsa_loss(
             touches, regions = gather_rows(torch.stack([tau, w], dim=1)).unbind(1)
             candidates = gather_facts(keep)
             negative = negative.gathered() if isinstance(negative, Negatives) else negative
-        rule = MaskRule(negative, batch) if isinstance(negative, Tensor) else negative
-        keys, asked = regions, candidates
+        keys, valid_keys = regions, candidates
         if bank is not None:
             keys = torch.cat([regions, unit(bank.detach()).to(regions.dtype)])
-            asked = torch.cat([candidates, candidates.new_ones(len(bank))])
+            valid_keys = torch.cat([candidates, candidates.new_ones(len(bank))])
+        if negative is None:
+            negative = keep.new_ones(()).expand(len(touches), len(keys))
+        rule = MaskRule(negative, len(touches)) if isinstance(negative, Tensor) else negative
 
         first, summed = rank * batch, reduction != "none"
-        to_region = Direction(
-            None if rule is None else rule.rows, asked if in_batch else None, exist, keep, first, options
-        )
+        to_region = Direction(rule.rows, valid_keys if in_batch else None, exist, keep, first, options)
         loss, negatives = in_spans(to_region.losses, Features(tau, hard, keys, kappa), options.chunk, summed)
         fewest = negatives
         if options.symmetric:
-            to_touch = Direction(None if rule is None else rule.columns, candidates, none_exist, keep, first, options)
-            back, back_negatives = in_spans(
-                to_touch.losses, Features(w, no_hard, touches, kappa), options.chunk, summed
-            )
+            to_touch = Direction(rule.columns, candidates, exist[:, :0], keep, first, options)
+            features = Features(w, hard[:, :0], touches, kappa)
+            back, back_negatives = in_spans(to_touch.losses, features, options.chunk, summed)
             loss, fewest = (loss + back) / 2, torch.minimum(negatives, back_negatives)
 
         alone = keep & ~(fewest > 0)
@@ -192,7 +190,7 @@ class Direction:
 
     Attributes:
         weights: Weights (n, C), bool or float, of the candidates as negatives of rows first..last-1 among all ranks;
-            a new tensor at each call. None: all weigh 1.
+            a new tensor at each call.
         candidates: (C,) bool, valid candidates; None where explicit negatives replace them.
         exist: (B, N) bool, which explicit negatives exist.
         keep: (B,) bool, valid rows of this rank.
@@ -200,7 +198,7 @@ class Direction:
         options: Which negatives count, and how much.
     """
 
-    weights: Callable[[int, int], Tensor] | None
+    weights: Callable[[int, int], Tensor]
     candidates: Tensor | None
     exist: Tensor
     keep: Tensor
@@ -227,8 +225,6 @@ class Direction:
         return torch.where(keep, losses, torch.zeros_like(losses)), torch.where(keep, counts, torch.zeros_like(counts))
 
     def _negatives(self, candidates: Tensor, first: int, last: int) -> Tensor:
-        if self.weights is None:
-            return candidates.repeat(last - first, 1)
         weights = self.weights(first, last)
         if weights.shape != (last - first, len(candidates)):
             raise ValueError(

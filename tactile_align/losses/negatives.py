@@ -35,7 +35,7 @@ class MaskRule:
 
     def rows(self, start: int, stop: int) -> Tensor:
         """See NegativeRule."""
-        return self.negative[start:stop].clone()
+        return self.negative[start:stop].clone(memory_format=torch.contiguous_format)
 
     def columns(self, start: int, stop: int) -> Tensor:
         """See NegativeRule."""

@@ -94,6 +94,10 @@ class _Known(torch.autograd.Function):
         return value
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *grad_outputs: Tensor) -> Any:
+        if torch.is_grad_enabled():  # gradients taken before know nothing of a second derivative
+            raise RuntimeError(
+                "a loss summed over several spans of rows has first derivatives only; got create_graph=True. Set chunk "
+                "to the number of rows, or leave create_graph out"
+            )
         return None, None, *(grad * grad_outputs[0] for grad in ctx.grads)

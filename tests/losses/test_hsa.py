@@ -362,6 +362,14 @@ def test_a_valid_row_without_negatives_is_named() -> None:
         hsa_loss(h_tau[:1], h_w[:1])
 
 
+def test_a_sum_over_spans_refuses_to_be_differentiated_twice() -> None:
+    h_tau, h_w = (x.requires_grad_() for x in features(6))
+    loss = hsa_loss(h_tau, h_w, options=LossOptions(chunk=2))
+    assert isinstance(loss, Tensor)
+    with pytest.raises(RuntimeError, match="first derivatives only"):
+        torch.autograd.grad(loss, h_tau, create_graph=True)
+
+
 def test_only_the_direction_of_a_feature_counts() -> None:
     h_tau, h_w = features(6)
     torch.testing.assert_close(hsa_loss(h_tau, h_w), hsa_loss(h_tau * 1e-3, h_w * 1e4))
