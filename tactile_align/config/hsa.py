@@ -7,23 +7,8 @@ from pydantic import Field, model_validator
 from tactile_align.errors import InputError
 from tactile_align.facts import Strict
 
-NOT_OF_MSE = (
-    "temperature",
-    "learn_temperature",
-    "temperature_bounds",
-    "temperature_final",
-    "temperature_steps",
-    "symmetric",
-    "region_negatives",
-    "finger_negative",
-    "camera_negative",
-    "hardness",
-    "hardest",
-    "bank",
-    "bank_momentum",
-    "chunk",
-)
-"""What only the contrastive loss reads. Not `min_gap` and `touch_ceiling`: `r1/VIEW` asks for them too."""
+READ_BY_MSE = ("weight", "kind", "min_gap", "require_contact", "touch_ceiling")
+"""What the loss without negatives may be given: `r1/VIEW` asks for the gap and the ceiling too."""
 
 
 class HSAConfig(Strict):
@@ -87,7 +72,8 @@ class HSAConfig(Strict):
 
     def _only_pairs(self) -> None:
         """Refuse options that MSE would ignore, where they differ from their defaults."""
-        usual = {name: type(self).model_fields[name].default for name in NOT_OF_MSE}
+        fields = type(self).model_fields.items()
+        usual = {name: field.default for name, field in fields if name not in READ_BY_MSE}
         given = [name for name, value in usual.items() if getattr(self, name) != value]
         if given:
             raise InputError(

@@ -57,12 +57,11 @@ class MemoryBank(nn.Module):
             self.touch[where] = touch.detach()[rows].to(self.touch.dtype)
         self.put += len(rows)
 
-    def facts(self, with_contact: bool = False) -> Facts:
-        """Return what is known of the kept moments, for `Negatives(bank=...)`; all of them are in contact."""
+    def facts(self) -> Facts:
+        """Return what is known of the kept moments, for `Negatives(bank=...)`."""
         kept = len(self)
-        contact = torch.ones(kept, dtype=torch.bool, device=self.episode.device) if with_contact else None
         touch = self.touch[:kept] if self.touch.shape[1] else None
-        return Facts(self.episode[:kept], self.time[:kept], contact, touch)
+        return Facts(self.episode[:kept], self.time[:kept], touch=touch)
 
     def kept(self) -> Tensor:
         """Return (M, dim) kept features, for the loss's `bank`."""

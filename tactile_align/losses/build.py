@@ -1,7 +1,7 @@
 """The alignment loss and its temperature from a config."""
 
 from tactile_align.config.hsa import HSAConfig
-from tactile_align.losses.hsa import HSALoss, Weighting
+from tactile_align.losses.hsa import HSALoss, LossOptions
 from tactile_align.losses.mse import MSELoss
 from tactile_align.losses.temperature import Temperature
 
@@ -10,14 +10,8 @@ def loss_of(config: HSAConfig, gather: bool = False) -> HSALoss | MSELoss:
     """Return the loss of a config; explicit hard negatives join the in-batch negatives."""
     if config.kind == "mse":
         return MSELoss(gather)
-    return HSALoss(
-        config.temperature,
-        symmetric=config.symmetric,
-        explicit="add",
-        weighting=Weighting(config.hardness, config.hardest),
-        gather=gather,
-        chunk=config.chunk,
-    )
+    options = LossOptions(config.symmetric, config.hardness, config.hardest, config.chunk)
+    return HSALoss(config.temperature, explicit="add", options=options, gather=gather)
 
 
 def temperature_of(config: HSAConfig) -> Temperature:

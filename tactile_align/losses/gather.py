@@ -40,6 +40,15 @@ def summed_over_ranks(x: Tensor) -> Tensor:
     return total
 
 
+def sum_of_ranks(own: Tensor, total: Tensor, ranks: int) -> Tensor:
+    """Return the value of `total`, a sum over ranks, with the gradient of this rank's part `own` of it.
+
+    Each rank sends gradient for its own rows; averaged over the ranks, only `ranks` times that is the sum's.
+    """
+    own = own * ranks
+    return own + (total - own).detach() if ranks > 1 else own
+
+
 def require_equal_rows(count: int, device: torch.device) -> None:
     """Refuse ranks whose batches differ in length, on every rank, before a collective call would hang.
 

@@ -1,11 +1,10 @@
 """The simple alignment loss of the original's diagnosis: pull pairs together, push nothing apart."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tactile_align.losses.gather import summed_over_ranks, world
-from tactile_align.losses.hsa import HSAStats, check_pairs
+from tactile_align.losses.gather import sum_of_ranks, summed_over_ranks, world
+from tactile_align.losses.hsa import HSAStats, check_pairs, unit
 
 
 class MSELoss(nn.Module):
@@ -41,20 +40,12 @@ class MSELoss(nn.Module):
         check_pairs(h_tau, h_w, valid)
         with torch.autocast(device_type=h_tau.device.type, enabled=False):
             keep = torch.ones(len(h_tau), dtype=torch.bool, device=h_tau.device) if valid is None else valid
-            u, v = (
-                F.normalize(
-                    torch.where(keep[:, None], h, torch.ones_like(h)).to(torch.promote_types(h.dtype, torch.float32)),
-                    dim=1,
-                )
-                for h in (h_tau, h_w)
-            )
-            rows = torch.where(keep, (u - v).square().sum(dim=1), torch.zeros_like(u[:, 0]))
+            squares = (unit(h_tau, keep) - unit(h_w, keep)).square().sum(dim=1)
+            rows = torch.where(keep, squares, torch.zeros_like(squares))
             pairs, total = keep.sum().to(rows.dtype), rows.sum()
             ranks = world()[1] if self.gather else 1
             if ranks > 1:
-                pairs, shown = summed_over_ranks(torch.stack([pairs, total])).unbind()
-                # The value is that of all rows, the gradient `ranks` times that of this rank's: they are averaged.
-                total = total * ranks
-                total = total + (shown - total).detach()
+                pairs, of_all = summed_over_ranks(torch.stack([pairs, total])).unbind()
+                total = sum_of_ranks(total, of_all, ranks)
             loss = total / pairs.clamp(min=1)
         return (loss, HSAStats(pairs, pairs * 0, pairs.clamp(max=1) * 2)) if stats else loss

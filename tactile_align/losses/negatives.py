@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +12,34 @@ from tactile_align.errors import InputError
 from tactile_align.losses.gather import gather_facts
 
 COUNT_ROWS = 512
+
+
+class NegativeRule(Protocol):
+    """Anything that tells, a span of rows at a time, who is a negative of whom."""
+
+    def rows(self, start: int, stop: int) -> Tensor:
+        """Return (stop - start, B + bank) bool or float, a new tensor: who is a negative of rows start..stop-1."""
+        ...
+
+    def columns(self, start: int, stop: int) -> Tensor:
+        """Return (stop - start, B): of whom rows start..stop-1 are negatives; asked for by `symmetric` only."""
+        ...
+
+
+@dataclass(frozen=True)
+class MaskRule:
+    """A (B, B + bank) tensor as a rule."""
+
+    negative: Tensor
+    batch: int
+
+    def rows(self, start: int, stop: int) -> Tensor:
+        """See NegativeRule."""
+        return self.negative[start:stop].clone(memory_format=torch.contiguous_format)
+
+    def columns(self, start: int, stop: int) -> Tensor:
+        """See NegativeRule."""
+        return self.negative[:, start:stop].T[:, : self.batch].clone(memory_format=torch.contiguous_format)
 
 
 @dataclass(frozen=True)

@@ -1,17 +1,38 @@
-"""The summed loss of many rows, a span of rows at a time: memory grows with the batch, not with its square."""
+"""Loss of many rows, a span of rows at a time: memory grows with the batch, not with its square."""
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-Block = Callable[..., tuple[Tensor, Tensor]]
-"""block(start, stop, *sliced rows, *shared) -> (losses (n,), counts (n,)) of rows start..stop-1."""
-
 ELEMENTS = 2**23
 """Similarities of one span: 32 MiB in float32."""
+
+
+class Features(NamedTuple):
+    """What gradients flow to in one direction of a contrast; features have unit length.
+
+    Attributes:
+        query: (B, D), the rows.
+        hard: (B, N, D), explicit negatives of each row; N may be 0.
+        keys: (C, D), the candidates of all rows.
+        kappa: Temperature, a scalar.
+    """
+
+    query: Tensor
+    hard: Tensor
+    keys: Tensor
+    kappa: Tensor
+
+    def span(self, start: int, stop: int) -> "Features":
+        """Return the same with rows start..stop-1 only; all candidates stay."""
+        return self._replace(query=self.query[start:stop], hard=self.hard[start:stop])
+
+
+SpanLoss = Callable[[int, int, Features], tuple[Tensor, Tensor]]
+"""Return the losses (n,) and the counts (n,) of rows start..stop-1 from the features of that span."""
 
 
 def spans(rows: int, columns: int, chunk: int | None) -> list[tuple[int, int]]:
@@ -20,76 +41,63 @@ def spans(rows: int, columns: int, chunk: int | None) -> list[tuple[int, int]]:
     return [(start, min(start + size, rows)) for start in range(0, max(rows, 1), size)]
 
 
-def row_losses(
-    block: Block, parts: list[tuple[int, int]], rows: Sequence[Tensor | None], shared: Sequence[Tensor | None]
-) -> tuple[Tensor, Tensor]:
-    """Return the losses and counts (B,) of all rows; with several spans each is computed again in the backward pass.
+def in_spans(span_loss: SpanLoss, features: Features, chunk: int | None, summed: bool) -> tuple[Tensor, Tensor]:
+    """Return the losses of all rows and their counts (B,), as one call of `span_loss` for all rows would.
 
     Args:
-        block: Computes one span.
-        parts: The spans, see `spans`.
-        rows: Tensors (B, ...) of which a span gets its rows.
-        shared: Tensors every span gets whole.
+        span_loss: Loss of one span.
+        features: Features of all rows.
+        chunk: Rows of a span; None chooses, and takes small batches at once.
+        summed: Return the sum over rows, a scalar, in place of (B,) losses. Over several spans it is computed once,
+            but cannot be differentiated twice; (B,) losses are computed again in the backward pass.
     """
-    found = []
-    for start, stop in parts:
-        sliced = [None if t is None else t[start:stop] for t in rows]
-        if len(parts) == 1:
-            found.append(block(start, stop, *sliced, *shared))
-        else:
-            found.append(checkpoint(block, start, stop, *sliced, *shared, use_reentrant=False))
-    return torch.cat([loss for loss, _ in found]), torch.cat([count for _, count in found])
-
-
-def summed_loss(
-    block: Block, parts: list[tuple[int, int]], rows: Sequence[Tensor | None], shared: Sequence[Tensor | None]
-) -> tuple[Tensor, Tensor]:
-    """Return the summed loss and the counts (B,); arguments as `row_losses`.
-
-    The gradient of a sum is known up to a factor as soon as a span is computed, so it is taken at once, span by
-    span, and nothing has to be computed twice. It cannot be differentiated again.
-    """
+    parts = spans(len(features.query), len(features.keys), chunk)
+    if len(parts) > 1 and summed:
+        return _summed(span_loss, features, parts)
     if len(parts) == 1:
-        losses, counts = row_losses(block, parts, rows, shared)
-        return losses.sum(), counts
-    total, counts = _Summed.apply(block, parts, len(rows), *rows, *shared)
-    return total, counts
+        losses, counts = span_loss(*parts[0], features)
+    else:
+        rows = [checkpoint(span_loss, *part, features.span(*part), use_reentrant=False) for part in parts]
+        losses, counts = (torch.cat(column) for column in zip(*rows, strict=True))
+    return losses.sum() if summed else losses, counts
 
 
-class _Summed(torch.autograd.Function):
+def _summed(span_loss: SpanLoss, features: Features, parts: list[tuple[int, int]]) -> tuple[Tensor, Tensor]:
+    """Sum over spans. Its gradient is known up to a factor once a span is computed, so it is taken there and then."""
+    wanted = [i for i, x in enumerate(features) if x.requires_grad and torch.is_grad_enabled()]
+    leaves = Features(*(x.detach().requires_grad_(i in wanted) for i, x in enumerate(features)))
+    grads = features._replace(**{features._fields[i]: torch.zeros_like(features[i]) for i in wanted})
+    total, counts = 0.0, []
+    for part in parts:
+        span = leaves.span(*part)
+        losses, count = span_loss(*part, span)
+        loss = losses.sum()
+        if wanted:
+            gradients = torch.autograd.grad(loss, [span[i] for i in wanted], allow_unused=True)
+            whole = grads.span(*part)
+            for i, gradient in zip(wanted, gradients, strict=True):
+                if gradient is not None:
+                    whole[i].add_(gradient)
+        total += float(loss.detach())
+        counts.append(count.detach())
+    inputs = [features[i] for i in wanted]
+    value: Tensor = _Known.apply(features.query.new_tensor(total), [grads[i] for i in wanted], *inputs)
+    return value, torch.cat(counts)
+
+
+class _Known(torch.autograd.Function):
+    """A value with gradients that are known before the backward pass."""
+
     @staticmethod
-    def forward(ctx: Any, block: Block, parts: list[tuple[int, int]], sliced: int, *given: Tensor | None) -> Any:
-        wants = [i for i, t in enumerate(given) if t is not None and ctx.needs_input_grad[3 + i]]
-        grads = {i: torch.zeros_like(t) for i, t in enumerate(given) if t is not None and i in wants}
-        held = [None if t is None else t.detach() for t in given]
-        leaves = [t if t is None else t.requires_grad_(i in wants) for i, t in enumerate(held)]
-        total, counts = torch.zeros((), dtype=torch.float64), []
-        for start, stop in parts:
-            inputs: list[Tensor | None] = []
-            for i, t in enumerate(leaves):
-                if t is None or i >= sliced:
-                    inputs.append(t)
-                else:
-                    inputs.append(t.detach()[start:stop].requires_grad_(i in wants))
-            with torch.set_grad_enabled(bool(wants)):
-                losses, count = block(start, stop, *inputs)
-                summed = losses.sum()
-            if wants:
-                found = torch.autograd.grad(summed, [inputs[i] for i in wants], allow_unused=True)  # type: ignore[arg-type]
-                for i, grad in zip(wants, found, strict=True):
-                    if grad is not None:
-                        (grads[i][start:stop] if i < sliced else grads[i]).add_(grad)
-            total = total + summed.detach().double().cpu()
-            counts.append(count.detach())
+    def forward(ctx: Any, value: Tensor, grads: list[Tensor], *inputs: Tensor) -> Tensor:
         ctx.grads = grads
-        ctx.given = len(given)
-        all_counts = torch.cat(counts)
-        ctx.mark_non_differentiable(all_counts)
-        return total.to(all_counts.dtype).to(all_counts.device), all_counts
+        return value
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *grad_outputs: Tensor) -> Any:
-        factor = grad_outputs[0]
-        scaled = [ctx.grads[i] * factor if i in ctx.grads else None for i in range(ctx.given)]
-        return None, None, None, *scaled
+        if torch.is_grad_enabled():  # gradients taken before know nothing of a second derivative
+            raise RuntimeError(
+                "a loss summed over several spans of rows has first derivatives only; got create_graph=True. Set chunk "
+                "to the number of rows, or leave create_graph out"
+            )
+        return None, None, *(grad * grad_outputs[0] for grad in ctx.grads)

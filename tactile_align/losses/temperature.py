@@ -69,13 +69,6 @@ class Temperature(nn.Module):
             self.step += 1
         return torch.exp(torch.log(self.fixed) * (1 - share) + math.log(self.final) * share)
 
-    def at_bound(self) -> bool:
-        """Tell whether a learnt kappa has come within 2 % (in log space) of one of its bounds."""
-        if not self.learnt:
-            return False
-        share = (float(self.x.detach()) - self._low) / (self._high - self._low)
-        return not 0.02 < share < 0.98
-
 
 class _Bounded(torch.autograd.Function):
     @staticmethod

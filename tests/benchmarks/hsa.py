@@ -13,7 +13,7 @@ import time
 
 import torch
 
-from tactile_align.losses.hsa import hsa_loss
+from tactile_align.losses.hsa import LossOptions, hsa_loss
 from tactile_align.losses.negatives import Negatives
 
 DIM, TOUCH = 512, 192
@@ -49,7 +49,7 @@ def measure(batch: int, chunk: int | None, runs: int) -> dict[str, float]:
     for _ in range(runs):
         rule = Negatives(episode, when, 20, contact=contact, touch=touch, ceiling=0.9)
         start = time.process_time()
-        loss = hsa_loss(h_tau, h_w, negative=rule, valid=valid & contact, chunk=chunk)
+        loss = hsa_loss(h_tau, h_w, negative=rule, valid=valid & contact, options=LossOptions(chunk=chunk))
         assert isinstance(loss, torch.Tensor)
         loss.backward()
         seconds.append(time.process_time() - start)

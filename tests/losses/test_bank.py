@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from tactile_align.losses.bank import Following, MemoryBank
-from tactile_align.losses.hsa import hsa_loss
+from tactile_align.losses.hsa import LossOptions, hsa_loss
 from tactile_align.losses.negatives import Negatives
 
 
@@ -43,8 +43,10 @@ def test_the_rules_hold_for_the_bank_too() -> None:
     rule = Negatives(torch.tensor([0, 1, 2]), torch.tensor([3, 97, 0]), min_gap=10, bank=bank.facts())
     assert rule.rows(0, 3)[:, 3:].tolist() == [[False, True, True, True], [True, True, True, False], [True] * 4]
     h_tau, h_w = torch.randn(2, 3, 6)
-    got = hsa_loss(h_tau, h_w, negative=rule, bank=bank.kept(), symmetric=True)
-    torch.testing.assert_close(got, hsa_loss(h_tau, h_w, negative=rule.rows(0, 3), bank=features, symmetric=True))
+    got = hsa_loss(h_tau, h_w, negative=rule, bank=bank.kept(), options=LossOptions(symmetric=True))
+    torch.testing.assert_close(
+        got, hsa_loss(h_tau, h_w, negative=rule.rows(0, 3), bank=features, options=LossOptions(symmetric=True))
+    )
 
 
 def test_a_following_copy_moves_by_its_momentum_and_never_learns_itself() -> None:

@@ -11,13 +11,14 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import Tensor, nn
 
-from tactile_align.losses.hsa import Weighting, hsa_loss
+from tactile_align.losses.hsa import LossOptions, hsa_loss
 from tactile_align.losses.mse import MSELoss
 from tactile_align.losses.negatives import Facts, Negatives
 from tactile_align.losses.temperature import Temperature
 from tests.processes import METHOD
 
 BATCH, SIZE, PAST = 64, 12, 20
+IN_LOSS_OPTIONS = ("symmetric", "hardness", "hardest", "chunk")
 Options = dict[str, object]
 AGREEING: dict[int, list[Options]] = {
     2: [
@@ -85,9 +86,7 @@ def loss_and_gradients(rows: dict[str, Tensor], options: Options, gather: bool) 
             temperature=model["kappa"]() if options.get("learnt") else 0.07,
             valid=rows["valid"],
             explicit="add",
-            symmetric=bool(options.get("symmetric")),
-            weighting=Weighting(float(options.get("hardness", 0)), options.get("hardest")),  # type: ignore[arg-type]
-            chunk=options.get("chunk"),  # type: ignore[arg-type]
+            options=LossOptions(**{name: options[name] for name in IN_LOSS_OPTIONS if name in options}),  # type: ignore[arg-type]
             stats=True,
             bank=bank,
             gather=gather,

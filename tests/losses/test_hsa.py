@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from tactile_align.losses.hsa import HSALoss, HSAStats, Weighting, hsa_loss
+from tactile_align.losses.hsa import HSALoss, HSAStats, LossOptions, hsa_loss
 from tactile_align.losses.negatives import Facts, Negatives
 from tests.losses.hsa_reference import reference
 
@@ -118,8 +118,8 @@ def test_the_loss_is_its_formula_for_every_combination_of_options(
         hardness=hardness,
         hardest=hardest,
     )
-    weighting = Weighting(hardness, hardest)
-    loss = HSALoss(temperature, reduction, explicit, symmetric, weighting, chunk=chunk)  # type: ignore[arg-type]
+    options = LossOptions(symmetric, hardness, hardest, chunk)
+    loss = HSALoss(temperature, reduction, explicit, options)  # type: ignore[arg-type]
     given_negative = None if negative is None else torch.from_numpy(negative > 0 if masked == "bool" else negative)
     got, stats = loss(
         torch.from_numpy(h_tau),
@@ -137,21 +137,28 @@ def test_the_loss_is_its_formula_for_every_combination_of_options(
 
 
 GRADIENTS = [
-    (explicit, symmetric, weighting, reduction, chunk, some_missing)
-    for explicit, symmetric, weighting, (reduction, chunk), some_missing in itertools.product(
+    (explicit, symmetric, hardness, hardest, reduction, chunk, some_missing)
+    for explicit, symmetric, (hardness, hardest), (reduction, chunk), some_missing in itertools.product(
         ("replace", "add"),
         (False, True),
-        (Weighting(), Weighting(0.7), Weighting(0.7, 2)),
+        ((0.0, None), (0.7, None), (0.7, 2)),
         (("mean", None), ("mean", 2), ("none", 2)),
         (False, True),
     )
 ]
+GRADIENT_OPTIONS = ("explicit", "symmetric", "hardness", "hardest", "reduction", "chunk", "some_missing")
 
 
 # Every fifth of the 72 holds each value of each option; `tests.benchmarks.sweeps` checks all of them.
-@pytest.mark.parametrize(("explicit", "symmetric", "weighting", "reduction", "chunk", "some_missing"), GRADIENTS[::5])
+@pytest.mark.parametrize(GRADIENT_OPTIONS, GRADIENTS[::5])
 def test_gradients_agree_with_finite_differences(
-    explicit: str, symmetric: bool, weighting: Weighting, reduction: str, chunk: int | None, some_missing: bool
+    explicit: str,
+    symmetric: bool,
+    hardness: float,
+    hardest: int | None,
+    reduction: str,
+    chunk: int | None,
+    some_missing: bool,
 ) -> None:
     h_tau, h_w = features(5)
     hard = torch.randn(5, 2, 5, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
@@ -168,10 +175,8 @@ def test_gradients_agree_with_finite_differences(
             temperature=temperature,
             reduction=reduction,  # type: ignore[arg-type]
             explicit=explicit,  # type: ignore[arg-type]
-            symmetric=symmetric,
+            options=LossOptions(symmetric, hardness, hardest, chunk),
             valid=valid,
-            weighting=weighting,
-            chunk=chunk,
             hard_valid=exists if some_missing else None,
         )
         assert isinstance(found, Tensor)
@@ -181,13 +186,18 @@ def test_gradients_agree_with_finite_differences(
 
 
 @pytest.mark.parametrize(
-    ("symmetric", "weighting", "chunk"),
-    [(False, Weighting(), None), (True, Weighting(), 2), (True, Weighting(0.7, 2), None), (False, Weighting(0.7), 2)],
+    "options",
+    [
+        LossOptions(),
+        LossOptions(symmetric=True, chunk=2),
+        LossOptions(symmetric=True, hardness=0.7, hardest=2),
+        LossOptions(hardness=0.7, chunk=2),
+    ],
 )
 @pytest.mark.parametrize("masked", ["bool", "float", "rule"])
 @pytest.mark.parametrize("past", [0, 3])
 def test_gradients_under_masks_rules_and_a_bank_agree_with_finite_differences(
-    symmetric: bool, weighting: Weighting, chunk: int | None, masked: str, past: int
+    options: LossOptions, masked: str, past: int
 ) -> None:
     h_tau, h_w = features(5, 3)
     rng = np.random.default_rng(13)
@@ -205,11 +215,9 @@ def test_gradients_under_masks_rules_and_a_bank_agree_with_finite_differences(
             w,
             negative=negative,  # type: ignore[arg-type]
             temperature=temperature,
-            symmetric=symmetric,
+            options=options,
             valid=rule.contact,
             bank=bank,
-            weighting=weighting,
-            chunk=chunk,
         )
         assert isinstance(found, Tensor)
         return found
@@ -225,9 +233,9 @@ def test_a_bank_takes_no_gradient_and_hardness_leaves_uniform_logits_alone() -> 
     loss.backward()
     assert bank.grad is None and h_tau.grad is not None
     same = torch.ones(6, 4)
-    hard = hsa_loss(same, same, bank=torch.ones(3, 4), weighting=Weighting(hardness=1.0))
+    hard = hsa_loss(same, same, bank=torch.ones(3, 4), options=LossOptions(hardness=1.0))
     assert float(hard) == pytest.approx(math.log(9))
-    assert float(hsa_loss(same, same, weighting=Weighting(hardest=2))) == pytest.approx(math.log(3))
+    assert float(hsa_loss(same, same, options=LossOptions(hardest=2))) == pytest.approx(math.log(3))
 
 
 def test_explicit_negatives_that_do_not_exist_are_as_if_never_given() -> None:
@@ -235,8 +243,8 @@ def test_explicit_negatives_that_do_not_exist_are_as_if_never_given() -> None:
     hard = torch.randn(4, 3, 5, dtype=torch.float64)
     exists = torch.zeros(4, 3, dtype=torch.bool)
     exists[1, 2] = True
-    for weighting in (Weighting(), Weighting(0.5, 2)):
-        options = {"explicit": "add", "weighting": weighting, "reduction": "none"}
+    for weighting in (LossOptions(), LossOptions(hardness=0.5, hardest=2)):
+        options = {"explicit": "add", "options": weighting, "reduction": "none"}
         got = hsa_loss(h_tau, h_w, hard, hard_valid=exists, **options)  # type: ignore[arg-type]
         without = hsa_loss(h_tau, h_w, **options)  # type: ignore[arg-type]
         one = hsa_loss(h_tau, h_w, hard[:, 2:], **options)  # type: ignore[arg-type]
@@ -248,9 +256,11 @@ def test_explicit_negatives_that_do_not_exist_are_as_if_never_given() -> None:
 
 def test_options_that_make_no_sense_are_refused() -> None:
     with pytest.raises(ValueError, match=r"hardness must be 0 or more; got -1"):
-        Weighting(-1)
+        LossOptions(hardness=-1)
     with pytest.raises(ValueError, match="hardest must be at least 1"):
-        Weighting(hardest=0)
+        LossOptions(hardest=0)
+    with pytest.raises(ValueError, match="chunk must be at least 1"):
+        LossOptions(chunk=0)
     h = torch.ones(4, 5)
     with pytest.raises(ValueError, match=r"replace the bank too.*explicit='add'"):
         hsa_loss(h, h, torch.ones(4, 2, 5), bank=torch.ones(3, 5))
@@ -277,9 +287,9 @@ def test_features_that_are_all_alike_give_the_log_of_one_plus_their_negatives() 
 
 
 FORMS = [
-    {"symmetric": symmetric, "weighting": weighting, "chunk": chunk, "temperature": 0.1, "explicit": "add"}
+    {"options": LossOptions(symmetric, hardness, hardest, chunk), "temperature": 0.1, "explicit": "add"}
     for symmetric in (True, False)
-    for weighting in (Weighting(), Weighting(0.7), Weighting(0.0, 3), Weighting(0.7, 3))
+    for hardness, hardest in ((0.0, None), (0.7, None), (0.0, 3), (0.7, 3))
     for chunk in (None, 2)
 ]
 
@@ -339,7 +349,7 @@ def test_rows_that_are_not_valid_give_and_receive_nothing_whatever_they_hold(
     for x in spoilt:
         assert x.grad is not None
         assert torch.equal(x.grad[~valid], torch.zeros_like(x.grad[~valid]))
-        if x is not spoilt[2] or options["weighting"].hardest is None:  # few chosen negatives may all be in the batch
+        if x is not spoilt[2] or options["options"].hardest is None:  # few chosen negatives may all be in the batch
             assert bool((x.grad[valid] != 0).any())
 
 
@@ -363,6 +373,14 @@ def test_a_valid_row_without_negatives_is_named() -> None:
         hsa_loss(h_tau[:1], h_w[:1])
 
 
+def test_a_sum_over_spans_refuses_to_be_differentiated_twice() -> None:
+    h_tau, h_w = (x.requires_grad_() for x in features(6))
+    loss = hsa_loss(h_tau, h_w, options=LossOptions(chunk=2))
+    assert isinstance(loss, Tensor)
+    with pytest.raises(RuntimeError, match="first derivatives only"):
+        torch.autograd.grad(loss, h_tau, create_graph=True)
+
+
 def test_only_the_direction_of_a_feature_counts() -> None:
     h_tau, h_w = features(6)
     torch.testing.assert_close(hsa_loss(h_tau, h_w), hsa_loss(h_tau * 1e-3, h_w * 1e4))
@@ -371,9 +389,9 @@ def test_only_the_direction_of_a_feature_counts() -> None:
 def test_similarities_stay_float32_under_autocast() -> None:
     h_tau, h_w = features(32, 64, dtype=torch.float32)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        inside = hsa_loss(h_tau, h_w, symmetric=True)
+        inside = hsa_loss(h_tau, h_w, options=LossOptions(symmetric=True))
     assert isinstance(inside, Tensor) and inside.dtype == torch.float32
-    assert torch.equal(inside, hsa_loss(h_tau, h_w, symmetric=True))
+    assert torch.equal(inside, hsa_loss(h_tau, h_w, options=LossOptions(symmetric=True)))
 
 
 def test_half_precision_features_are_compared_in_float32() -> None:

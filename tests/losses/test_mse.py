@@ -8,7 +8,7 @@ import torch
 
 from tactile_align.config.hsa import HSAConfig
 from tactile_align.losses.build import loss_of, temperature_of
-from tactile_align.losses.hsa import HSALoss, Weighting
+from tactile_align.losses.hsa import HSALoss, LossOptions
 from tactile_align.losses.mse import MSELoss
 
 
@@ -34,7 +34,8 @@ def test_the_fallback_lets_nothing_through_from_rows_that_are_not_valid() -> Non
 def test_a_config_becomes_its_loss_and_temperature() -> None:
     assert isinstance(loss_of(HSAConfig(kind="mse")), MSELoss)
     loss = loss_of(HSAConfig(symmetric=True, hardness=0.5, hardest=7, chunk=9))
-    assert isinstance(loss, HSALoss) and loss.symmetric and loss.weighting == Weighting(0.5, 7) and loss.chunk == 9
+    assert isinstance(loss, HSALoss) and loss.explicit == "add"
+    assert loss.options == LossOptions(symmetric=True, hardness=0.5, hardest=7, chunk=9)
     kappa = temperature_of(HSAConfig(temperature=0.2, temperature_final=0.05, temperature_steps=1))
     assert [float(kappa()), float(kappa())] == pytest.approx([0.2, 0.05])
     with pytest.raises(ValueError, match="temperature_steps of at least 1"):

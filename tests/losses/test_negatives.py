@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from tactile_align.losses.hsa import hsa_loss
+from tactile_align.losses.hsa import LossOptions, hsa_loss
 from tactile_align.losses.negatives import Facts, Negatives, touch_pattern, unlike
 
 
@@ -57,8 +57,10 @@ def test_the_same_moment_drawn_twice_or_kept_in_the_bank_is_no_negative() -> Non
 def test_the_loss_takes_a_rule_as_it_takes_its_mask() -> None:
     h_tau, h_w = torch.randn(2, 12, 5, dtype=torch.float64)
     rule = Negatives(*facts(), min_gap=7)
-    by_rule = hsa_loss(h_tau, h_w, negative=rule, symmetric=True)
-    torch.testing.assert_close(by_rule, hsa_loss(h_tau, h_w, negative=rule.rows(0, 12), symmetric=True))
+    by_rule = hsa_loss(h_tau, h_w, negative=rule, options=LossOptions(symmetric=True))
+    torch.testing.assert_close(
+        by_rule, hsa_loss(h_tau, h_w, negative=rule.rows(0, 12), options=LossOptions(symmetric=True))
+    )
 
 
 def test_moments_without_contact_are_nobodys_negatives() -> None:

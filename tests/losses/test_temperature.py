@@ -1,5 +1,7 @@
 """The temperature: fixed, or learnt between bounds."""
 
+import math
+
 import pytest
 import torch
 
@@ -9,7 +11,7 @@ from tactile_align.losses.temperature import Temperature
 def test_a_fixed_temperature_has_nothing_to_learn() -> None:
     kappa = Temperature(0.1)
     assert float(kappa().detach()) == pytest.approx(0.1)
-    assert not list(kappa.parameters()) and not kappa.at_bound()
+    assert not list(kappa.parameters())
 
 
 def test_a_learnt_temperature_starts_where_it_was_told_and_learns() -> None:
@@ -32,9 +34,8 @@ def test_a_learnt_temperature_nears_its_bound_and_comes_back(direction: int, bou
 
     pull(direction, 400)
     assert float(kappa().detach()) == pytest.approx(bound, rel=1e-5)
-    assert kappa.at_bound()
     pull(-direction, 40)
-    assert not kappa.at_bound()
+    assert abs(math.log(float(kappa().detach()) / bound)) > 0.02 * math.log(0.5 / 0.01)
 
 
 def test_a_schedule_moves_evenly_in_the_log_while_training_and_stops_at_its_end() -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from statistics import fmean
 
 from tactile_align.checks import Check, Limit, Report, Status, graded
-from tactile_align.diagnostics.summary import ViewSummary
+from tactile_align.diagnostics.summary import ViewSummary, readout_lines
 from tactile_align.files import write_text_atomically
 from tactile_align.viz.report.page import LIVE_POLICY, POLICY, filled, image_data
 from tactile_align.viz.report.plots import action_plots, curve_plots, retrieval_plots
