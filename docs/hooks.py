@@ -5,11 +5,13 @@ Nothing generated is kept in the repository, so nothing can go stale.
 
 import ast
 import contextlib
+import html
 import inspect
 import io
 import os
 import re
 import textwrap
+import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import UnionType
@@ -52,6 +54,8 @@ SHOWN_AS = {
     "tactile_align": "reference/api.md",
 }
 """Pages link to code, which the repository holds; on the site they lead to the reference that is made from it."""
+FORMULA = re.compile(r'<(span|div) class="arithmatex">\s*\\[(\[](.*?)\\[)\]]\s*</\1>', re.DOTALL)
+"""What pymdownx.arithmatex (generic) makes of $...$ (a span) and $$...$$ (a div)."""
 
 
 def help_of(verb: str) -> str:
@@ -167,6 +171,30 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
         return f"]({up}{SHOWN_AS[place]})" if place in SHOWN_AS else found[0]
 
     return re.sub(rf"\]\({re.escape(up)}\.\./(tactile_align[^)#\s]*)\)", led, markdown)
+
+
+def on_page_content(content: str, page: Any, config: Any, files: Any) -> str:
+    """Turn LaTeX formulas into MathML, which browsers typeset without a script.
+
+    Raises:
+        PluginError: A formula that does not become valid MathML; names the page and the formula.
+    """
+    from latex2mathml.converter import convert
+    from mkdocs.exceptions import PluginError
+
+    def typeset(formula: re.Match[str]) -> str:
+        latex = html.unescape(formula[2]).strip()
+        mathml = convert(latex, display="block" if formula[1] == "div" else "inline")
+        try:
+            ElementTree.fromstring(mathml)
+        except ElementTree.ParseError as error:
+            raise PluginError(
+                f"{page.file.src_uri}: a formula must be LaTeX that latex2mathml knows; got {latex!r} ({error}). "
+                "Environments with & are not among it: write one $$...$$ per line"
+            ) from error
+        return mathml
+
+    return FORMULA.sub(typeset, content)
 
 
 def _named(nav: Any) -> Iterator[str]:

@@ -2,8 +2,10 @@
 
 import importlib.util
 import os
+import re
 import subprocess
 import sys
+import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
@@ -57,6 +59,32 @@ def test_links_to_code_lead_to_its_reference_on_the_site() -> None:
         assert led == f"[a]({up}reference/commands.md) [b]({up}reference/api.md) [c]({up}../tactile_align/facts.py)"
 
 
+def test_formulas_become_mathml_on_the_site() -> None:
+    for module in ("latex2mathml", "mkdocs", "pymdownx"):
+        pytest.importorskip(module, reason=f"{module} is not installed; it comes with the extra `docs`")
+    markdown = pytest.importorskip("markdown")
+    extension = {"pymdownx.arithmatex": {"generic": True}}
+    text = "Of $h_i < 2$, in code `$x$`:\n\n$$\n\\frac{a_i * b_j}{c_k * d_l}\n$$\n"
+    page = markdown.markdown(text, extensions=["pymdownx.arithmatex"], extension_configs=extension)
+    shown = hooks().on_page_content(page, SimpleNamespace(file=SimpleNamespace(src_uri="a.md")), None, None)
+    inline, block = (ElementTree.fromstring(math) for math in re.findall(r"<math.*?</math>", shown, re.DOTALL))
+    space = "{http://www.w3.org/1998/Math/MathML}"
+    assert inline.get("display") == "inline" and "".join(inline.itertext()) == "hi<2"
+    assert block.get("display") == "block" and len(block.findall(f".//{space}mfrac/*")) == 2
+    assert "<code>$x$</code>" in shown and "arithmatex" not in shown
+
+
+def test_a_formula_that_cannot_be_typeset_is_named() -> None:
+    pytest.importorskip("latex2mathml", reason="latex2mathml is not installed; it comes with the extra `docs`")
+    exceptions = pytest.importorskip(
+        "mkdocs.exceptions", reason="mkdocs is not installed; it comes with the extra `docs`"
+    )
+    formula = r'<div class="arithmatex">\[\begin{aligned} a &amp;= b \end{aligned}\]</div>'
+    page = SimpleNamespace(file=SimpleNamespace(src_uri="concepts/a.md"))
+    with pytest.raises(exceptions.PluginError, match=r"concepts/a\.md.*aligned"):
+        hooks().on_page_content(formula, page, None, None)
+
+
 @pytest.mark.slow
 def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
     for module in ("mkdocs", "material", "mkdocstrings"):
@@ -72,4 +100,6 @@ def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
     assert 'href="reference/commands.html"' in (built / "index.html").read_text(encoding="utf-8")
     assert 'href="../reference/config.html"' in (built / "howto" / "train.html").read_text(encoding="utf-8")
     for page in built.rglob("*.html"):
-        assert "fonts.googleapis" not in page.read_text(encoding="utf-8")
+        text = page.read_text(encoding="utf-8")
+        assert "fonts.googleapis" not in text and 'class="arithmatex"' not in text, page.name
+    assert "<math" in (built / "concepts" / "alignment.html").read_text(encoding="utf-8")
