@@ -217,12 +217,7 @@ class ImageMap:
     def inverse(self) -> "ImageMap":
         """Return the map back, from target to source pixels."""
         return ImageMap(
-            self.width,
-            self.height,
-            self.source_width,
-            self.source_height,
-            1 / self.scale,
-            -self.offset / self.scale,
+            self.width, self.height, self.source_width, self.source_height, 1 / self.scale, -self.offset / self.scale
         )
 
     def _parameters(self, like: Array, axes: int) -> tuple[Array, Array]:

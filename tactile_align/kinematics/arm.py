@@ -6,14 +6,7 @@ from tactile_align.errors import FactError
 from tactile_align.facts import parse, read_fact
 from tactile_align.geometry.frames import Array
 from tactile_align.kinematics.arm_files import ArmFact, read_urdf
-from tactile_align.kinematics.chain import (
-    Arm,
-    cross,
-    difference,
-    fill,
-    frames,
-    require_joint_axis,
-)
+from tactile_align.kinematics.chain import Arm, cross, difference, fill, frames, require_joint_axis
 from tactile_align.kinematics.guards import require_within_limits
 
 __all__ = ["Arm", "forward_kinematics", "jacobian", "link_poses", "load_arm", "require_within_limits"]
