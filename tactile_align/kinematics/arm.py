@@ -1,4 +1,4 @@
-"""Where an arm's flange and links are for given joint angles, and how they move."""
+"""Forward kinematics and Jacobian of an arm, and `load_arm`."""
 
 from pathlib import Path
 
@@ -34,7 +34,7 @@ def load_arm(name_or_path: str | Path, base: str | None = None, tip: str | None 
         )
     if base is not None or tip is not None:
         raise FactError(
-            f"{name_or_path}: base and tip choose a chain in a URDF; a fact is one chain already. Leave them out"
+            f"{name_or_path}: base and tip choose a chain in a URDF; a fact is one chain already. Leave both out"
         )
     data, source = read_fact("kinematics", name_or_path)
     return parse(ArmFact, data, source).to_arm()
@@ -51,7 +51,7 @@ def forward_kinematics(arm: Arm, q: Array) -> Array:
         (..., 4, 4) poses in the base frame, metres; dtype and device of `q`.
 
     Raises:
-        ValueError: The last axis of `q` is not one value per joint, or `q` holds whole numbers.
+        InputError: The last axis of `q` is not one value per joint, or `q` holds integers.
     """
     require_joint_axis(arm, q)
     return fill(frames(arm, q)[-1].entries(), (4, 4), q[..., 0])
