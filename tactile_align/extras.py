@@ -1,4 +1,4 @@
-"""Libraries that only some tasks need: imported when one is done, named with their extra where they are missing."""
+"""Optional libraries: imported on use; the error for a missing one names the extra that installs it."""
 
 from importlib import import_module
 from typing import Any
@@ -10,14 +10,14 @@ def need(module: str, purpose: str, library: str, extra: str, instead: str = "")
     """Import a module of an optional library and return it.
 
     Args:
-        module: What to import.
-        purpose: What cannot be done without it.
-        library: Its name among people.
-        extra: The extra of this package that brings it.
-        instead: What to do otherwise.
+        module: The module to import.
+        purpose: The task that needs it.
+        library: The library's usual name.
+        extra: The extra of this package that installs it.
+        instead: An alternative without it.
 
     Raises:
-        MissingExtra: It is not installed; says how to get it.
+        MissingExtra: The library is not installed; the message states how to install it.
     """
     try:
         return import_module(module)

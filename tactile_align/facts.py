@@ -1,4 +1,4 @@
-"""Find and read the TOML facts: arms, rigs and episode layouts, shipped or a lab's own."""
+"""TOML facts (arms, rigs, episode layouts), shipped or a lab's own: where they are, reading, checking, writing."""
 
 import difflib
 import tomllib
@@ -19,7 +19,7 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 class Strict(BaseModel):
-    """Base of everything read from a file: immutable, and an unknown key is an error."""
+    """Base of every model of a file: immutable; an unknown key is an error."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -119,7 +119,7 @@ def _laid_out(value: Any, level: int) -> Any:
 
 
 def explain(error: ValidationError, source: str, model: type[BaseModel] | None = None) -> str:
-    """Turn a pydantic error into lines of `file: key: what was wrong`; with the model, say which key was meant."""
+    """Turn a pydantic error into lines of `file: key: what was wrong`; with the model, name the key that was meant."""
     lines = []
     for fault in error.errors():
         key = ".".join(str(part) for part in fault["loc"]) or "(file)"
@@ -131,9 +131,9 @@ def explain(error: ValidationError, source: str, model: type[BaseModel] | None =
 
 
 def _meant(model: type[BaseModel] | None, where: tuple[int | str, ...]) -> str:
-    """Say which key was probably meant, or which ones there are."""
+    """Return a hint: the key that was probably meant, else the known keys."""
     known = sorted(_keys(model, where[:-1])) if model is not None else []
-    # A further one misleads: 'state' for 'rate'.
+    # A lower cutoff misleads: it offers 'state' for 'rate'.
     close = difflib.get_close_matches(str(where[-1]), known, n=1, cutoff=0.7)
     if close:
         return f"did you mean '{close[0]}'?"
@@ -141,28 +141,28 @@ def _meant(model: type[BaseModel] | None, where: tuple[int | str, ...]) -> str:
 
 
 def _keys(model: type[BaseModel], where: tuple[int | str, ...]) -> set[str]:
-    """Return the keys that a model takes at a place of its data, followed through its JSON schema."""
-    whole = model.model_json_schema(mode="validation")
-    nodes = _variants(whole, whole)
+    """Return the keys that a model takes at a place of its data, found in its JSON schema."""
+    schema = model.model_json_schema(mode="validation")
+    nodes = _variants(schema, schema)
     for part in where:
-        inner = [one for node in nodes for one in _inner(node, part)]
-        # The tag of a union stands in the place, but not in the data: it selects nothing here.
-        nodes = [one for node in inner for one in _variants(whole, node)] or nodes
+        inner = [child for node in nodes for child in _inner(node, part)]
+        # pydantic puts the tag of a union into the place, but the data do not hold it: it selects nothing.
+        nodes = [variant for node in inner for variant in _variants(schema, node)] or nodes
     return {key for node in nodes for key in node.get("properties", ())}
 
 
-def _variants(whole: dict[str, Any], node: Any) -> list[dict[str, Any]]:
-    """Return what a node of a JSON schema may be, references and unions resolved."""
+def _variants(schema: dict[str, Any], node: Any) -> list[dict[str, Any]]:
+    """Return the variants of a node of a JSON schema, with references and unions resolved."""
     if not isinstance(node, dict):
         return []
     if "$ref" in node:
-        return _variants(whole, whole["$defs"][node["$ref"].rpartition("/")[2]])
-    many = [one for word in ("anyOf", "oneOf", "allOf") for one in node.get(word, ())]
-    return [found for one in many for found in _variants(whole, one)] if many else [node]
+        return _variants(schema, schema["$defs"][node["$ref"].rpartition("/")[2]])
+    choices = [choice for word in ("anyOf", "oneOf", "allOf") for choice in node.get(word, ())]
+    return [variant for choice in choices for variant in _variants(schema, choice)] if choices else [node]
 
 
 def _inner(node: dict[str, Any], part: int | str) -> list[Any]:
-    """Return the schemas of what lies at a key or an index of a node."""
+    """Return the schemas of the values at a key or an index of a node."""
     if isinstance(part, int):
         return [*node.get("prefixItems", ())[part : part + 1], *([node["items"]] if "items" in node else [])]
     properties = node.get("properties", {})

@@ -1,5 +1,5 @@
-"""Files: text, JSON, TOML and CSV read so that an error names the file; written so that a half-written one never
-bears a good name, and what becomes of half-written ones."""
+"""File access: readers of text, JSON, TOML, CSV and .npz whose errors name the file; atomic writers; clean-up of
+partial files."""
 
 import csv
 import glob
@@ -20,28 +20,28 @@ import numpy as np
 
 from tactile_align.errors import InputError
 
-FORGOTTEN_S = 86_400  # a part of another machine this old is nobody's: none takes a day to write
+FORGOTTEN_S = 86_400  # no write takes a day, so a partial file of another machine that is older is abandoned
 
 
 def read_text(path: Path) -> str:
     """Read UTF-8 text, with or without a byte order mark.
 
     Raises:
-        InputError: It is not UTF-8.
-        OSError: It cannot be read.
+        InputError: The file is not UTF-8.
+        OSError: The file cannot be read.
     """
     try:
         return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise InputError(f"{path}: needed UTF-8 text; it is damaged or another kind of file ({error})") from error
+        raise InputError(f"{path}: needed UTF-8 text; the file is damaged or of another kind ({error})") from error
 
 
 def read_json(path: Path, remedy: str = "Copy it again") -> Any:
     """Read JSON; `remedy` states what to do about a damaged file.
 
     Raises:
-        InputError: It is not JSON.
-        OSError: It cannot be read.
+        InputError: The file is not JSON.
+        OSError: The file cannot be read.
     """
     text = read_text(path)
     try:
@@ -54,8 +54,8 @@ def read_toml(path: Path, remedy: str = "Correct it") -> dict[str, Any]:
     """Read TOML; `remedy` states what to do about a damaged file.
 
     Raises:
-        InputError: It is not TOML.
-        OSError: It cannot be read.
+        InputError: The file is not TOML.
+        OSError: The file cannot be read.
     """
     text = read_text(path)
     try:
@@ -65,11 +65,11 @@ def read_toml(path: Path, remedy: str = "Correct it") -> dict[str, Any]:
 
 
 def read_csv(path: Path) -> list[tuple[int, list[str]]]:
-    """Read the rows of a CSV that are not empty, each with the number of its line.
+    """Read the non-empty rows of a CSV, each with its line number.
 
     Raises:
-        InputError: It is no CSV.
-        OSError: It cannot be read.
+        InputError: The file is not CSV.
+        OSError: The file cannot be read.
     """
     rows = csv.reader(io.StringIO(read_text(path)))
     try:
@@ -82,30 +82,30 @@ def read_npz(path: Path, remedy: str = "Copy it again") -> dict[str, np.ndarray]
     """Read all arrays of an .npz file by name, never a pickle; `remedy` states what to do about a damaged file.
 
     Raises:
-        InputError: It is no .npz file of plain arrays.
-        OSError: It cannot be read.
+        InputError: The file is not an .npz file of plain arrays.
+        OSError: The file cannot be read.
     """
     try:
         with zipfile.ZipFile(path), np.load(path, allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}
     except (ValueError, KeyError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
         raise InputError(
-            f"{path}: needed a whole .npz file of plain arrays; it is damaged ({error}). {remedy}"
+            f"{path}: needed a whole .npz file of plain arrays; the file is damaged ({error}). {remedy}"
         ) from error
 
 
 def part_of(path: Path) -> Path:
-    """Return the hidden name beside `path` under which this process builds it, file or folder."""
+    """Return the hidden path beside `path` under which this process builds that file or folder."""
     host = socket.gethostname().replace(".", "-")
     return path.with_name(f".{path.name}.{host}.{os.getpid()}.part")
 
 
 def clear_parts(folder: Path, name: str | None = None) -> None:
-    """Remove half-built files and folders whose processes are gone: dead on this machine, or a day old on another.
+    """Remove partial files and folders whose process is dead on this machine, or that are a day old on another.
 
     Args:
-        folder: Where they lie.
-        name: Only those that were to become this; None: all.
+        folder: The folder to clear.
+        name: Only partial files of this final name; None: all.
     """
     mine = part_of(folder / "x").name.split(".")[-3]
     for part in folder.glob(f".{'*' if name is None else glob.escape(name)}.*.*.part"):
@@ -116,7 +116,7 @@ def clear_parts(folder: Path, name: str | None = None) -> None:
             else:
                 gone = time.time() - part.stat().st_mtime > FORGOTTEN_S
         except FileNotFoundError:
-            continue  # it was finished or removed meanwhile
+            continue  # finished or removed meanwhile
         if gone and part.is_dir():
             shutil.rmtree(part, ignore_errors=True)
         elif gone:
@@ -126,7 +126,7 @@ def clear_parts(folder: Path, name: str | None = None) -> None:
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Let `write` fill a temporary file beside `path`, flush it to disk, then rename it to `path`.
 
-    What a killed process left of an earlier attempt at the same file is removed.
+    Partial files that a killed process left of the same file are removed.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     clear_parts(path.parent, path.name)
@@ -151,5 +151,5 @@ def _runs(pid: int) -> bool:
     except ProcessLookupError:
         return False
     except PermissionError:
-        return True  # somebody else's
+        return True  # another user's process
     return True

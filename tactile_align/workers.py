@@ -1,4 +1,4 @@
-"""Work on many things in several new processes, none of which outlives or hangs this one."""
+"""Worker processes: they neither outlive nor hang the process that started them."""
 
 import os
 import threading
@@ -19,12 +19,12 @@ def in_processes(
 
     Args:
         work: A function that another process can import.
-        jobs: What to work on.
-        processes: How many work at the same time.
-        start: What each of them does first.
+        jobs: The arguments, one a call.
+        processes: Number of processes.
+        start: Called once in each process before its first job.
 
     Raises:
-        ChildProcessError: One of them was ended from outside; with multiprocessing's own pool this would wait for ever.
+        ChildProcessError: A process was ended from outside; multiprocessing's own pool would wait for ever.
     """
     # spawn: a forked child would share open HDF5 handles and thread pools with this process.
     with ProcessPoolExecutor(processes, get_context("spawn"), _begin, (start,)) as pool:
@@ -32,15 +32,15 @@ def in_processes(
             yield from pool.map(work, jobs)
         except BrokenProcessPool as error:
             raise ChildProcessError(
-                f"one of {processes} processes was ended from outside, most likely for want of memory. What is "
-                f"finished is kept: give the same command again, with fewer processes"
+                f"one of {processes} processes was ended from outside, most likely because memory ran out. "
+                f"Finished work is kept: repeat the command with fewer processes"
             ) from error
 
 
 def _begin(start: Callable[[], None] | None) -> None:
     parent = parent_process()
     if parent is not None:
-        # Else it would wait for work for ever when the process that started it is killed.
+        # Otherwise the worker would wait for ever when its parent is killed.
         sentinel = parent.sentinel
         threading.Thread(target=lambda: (connection.wait([sentinel]), os._exit(1)), daemon=True).start()
     if start is not None:

@@ -79,7 +79,7 @@ def upward(graph: dict[str, set[str]]) -> list[str]:
         wrong += [
             f"{module} -> {target}"
             for target in targets
-            if (above := target.split(".")[1:2]) and LEVEL.get(above[0], len(FLOORS)) > LEVEL[room[0]]
+            if LEVEL.get(([*target.split("."), ""])[1], len(FLOORS)) > LEVEL[room[0]]
         ]
     return sorted(wrong)
 
@@ -125,6 +125,14 @@ def test_an_upward_import_is_seen_wherever_it_stands(tmp_path: Path, line: str) 
     assert upward(graph_of(package)) == ["tactile_align.geometry.loop -> tactile_align.training.loop"]
     (package / "training" / "loop.py").write_text("from tactile_align.geometry.loop import train")
     assert circles(graph_of(package)) == [["tactile_align.geometry.loop", "tactile_align.training.loop"]]
+
+
+def test_a_room_takes_no_name_from_the_top_of_the_package(tmp_path: Path) -> None:
+    package = tmp_path / "tactile_align"
+    (package / "geometry").mkdir(parents=True)
+    (package / "__init__.py").write_text("from tactile_align.geometry import boxes")
+    (package / "geometry" / "boxes.py").write_text("from tactile_align import train")
+    assert upward(graph_of(package)) == ["tactile_align.geometry.boxes -> tactile_align"]
 
 
 def test_torch_begins_above_the_geometry_and_never_draws_an_overlay() -> None:

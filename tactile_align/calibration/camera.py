@@ -29,10 +29,7 @@ def distort(model: LensModel, k: tuple[float, ...], x: Array, y: Array) -> tuple
     if p1 == 0.0 and p2 == 0.0:
         return x * radial, y * radial
     xy2 = 2 * x * y
-    return (
-        x * radial + p1 * xy2 + p2 * (s + 2 * x * x),
-        y * radial + p1 * (s + 2 * y * y) + p2 * xy2,
-    )
+    return (x * radial + p1 * xy2 + p2 * (s + 2 * x * x), y * radial + p1 * (s + 2 * y * y) + p2 * xy2)
 
 
 def undistort(model: LensModel, k: tuple[float, ...], xd: Array, yd: Array) -> tuple[Array, Array]:

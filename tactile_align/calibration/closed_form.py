@@ -86,12 +86,3 @@ def length_ratio(B: np.ndarray, C: np.ndarray) -> float:
     scale = np.array([1.0, 1.0, 1.0, 1 / max(unit, 1e-12)])
     solved = np.linalg.lstsq((left * scale).reshape(-1, 4), -A[:, :3, 3].reshape(-1), rcond=None)[0]
     return float(solved[3] * scale[3])
-
-
-def consistency(B: np.ndarray, C: np.ndarray, X: np.ndarray) -> tuple[float, float]:
-    """Return how far the board wanders over the views for this X: RMS in m and rad about the mean board."""
-    Z = invert(B) @ X @ C
-    t = Z[:, :3, 3] - np.median(Z[:, :3, 3], axis=0)
-    mean = nearest_rotation(Z[:, :3, :3].mean(0))
-    w = rotation_log(mean.T @ Z[:, :3, :3])
-    return float(np.sqrt((t**2).sum(-1).mean())), float(np.sqrt((w**2).sum(-1).mean()))

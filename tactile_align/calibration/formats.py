@@ -4,7 +4,6 @@ Kalibr's `T_cn_cnm1` takes coordinates of camera n-1 into camera n, that is T_ca
 """
 
 import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +12,8 @@ import yaml
 
 from tactile_align.calibration.camera import Camera, LensModel
 from tactile_align.errors import InputError
-from tactile_align.files import read_text, write_text_atomically
-from tactile_align.geometry.frames import pose, quaternion_from_rotation, rotation_fault, rotation_from_quaternion
+from tactile_align.files import read_text
+from tactile_align.geometry.frames import pose, rotation_fault, rotation_from_quaternion
 
 MAX_BYTES = 2**20
 
@@ -108,25 +107,6 @@ def read_ros_camera(path: str | Path, rectified: bool = False) -> Camera:
     return _camera(name, width, height, K, ROS_MODELS[kind], k, path)
 
 
-def write_ros_camera(camera: Camera, path: str | Path) -> None:
-    """Write a ROS camera_info YAML."""
-    kind = {"brown": "plumb_bob", "pinhole": "plumb_bob", "rational": "rational_polynomial", "fisheye": "equidistant"}
-    k = list(camera.distortion) or [0.0] * 5
-    k += [0.0] * (5 - len(k)) if camera.model == "brown" else []
-    P = np.concatenate([camera.K, np.zeros((3, 1))], axis=1)
-    data = {
-        "image_width": camera.width,
-        "image_height": camera.height,
-        "camera_name": camera.name,
-        "camera_matrix": {"rows": 3, "cols": 3, "data": camera.K.ravel().tolist()},
-        "distortion_model": kind[camera.model],
-        "distortion_coefficients": {"rows": 1, "cols": len(k), "data": k},
-        "rectification_matrix": {"rows": 3, "cols": 3, "data": np.eye(3).ravel().tolist()},
-        "projection_matrix": {"rows": 3, "cols": 4, "data": P.ravel().tolist()},
-    }
-    write_text_atomically(Path(path), yaml.safe_dump(data, sort_keys=False))
-
-
 def read_kalibr(path: str | Path) -> tuple[dict[str, Camera], dict[str, np.ndarray]]:
     """Read a Kalibr camchain.
 
@@ -163,29 +143,6 @@ def read_kalibr(path: str | Path) -> tuple[dict[str, Camera], dict[str, np.ndarr
     return cameras, chain
 
 
-def write_kalibr(cameras: Mapping[str, Camera], chain: Mapping[str, np.ndarray], path: str | Path) -> None:
-    """Write a Kalibr camchain; `chain` holds T_camera_previous by name. Kalibr knows no rational lens."""
-    data: dict[str, Any] = {}
-    for name, camera in cameras.items():
-        if camera.model == "rational" or (camera.model == "brown" and any(camera.distortion[4:])):
-            raise InputError(
-                f"camera {name}: Kalibr's radtan holds k1, k2, p1, p2 only; this {camera.model} lens has more. "
-                f"Calibrate with fewer coefficients, or write a ROS file"
-            )
-        kind = {"brown": "radtan", "fisheye": "equidistant", "pinhole": "none"}[camera.model]
-        K = camera.K
-        data[name] = {
-            "camera_model": "pinhole",
-            "intrinsics": [float(K[0, 0]), float(K[1, 1]), float(K[0, 2]), float(K[1, 2])],
-            "distortion_model": kind,
-            "distortion_coeffs": list(camera.distortion[:4]),
-            "resolution": [camera.width, camera.height],
-        }
-        if name in chain:
-            data[name]["T_cn_cnm1"] = np.asarray(chain[name]).tolist()
-    write_text_atomically(Path(path), yaml.safe_dump(data, sort_keys=False))
-
-
 def read_opencv(path: str | Path) -> Camera:
     """Read a camera from an OpenCV FileStorage YAML (camera_matrix, distortion_coefficients, image size).
 
@@ -199,24 +156,6 @@ def read_opencv(path: str | Path) -> Camera:
     fisheye = bool(data.get("fisheye_model", 0))
     model: LensModel = "fisheye" if fisheye else "rational" if k.size >= 8 else "brown" if k.any() else "pinhole"
     return _camera(str(data.get("camera_name", Path(path).stem)), width, height, K, model, k, path)
-
-
-def write_opencv(camera: Camera, path: str | Path) -> None:
-    """Write an OpenCV FileStorage YAML that cv2.FileStorage and `read_opencv` read."""
-    k = list(camera.distortion) or [0.0] * 5
-    k += [0.0] * (5 - len(k)) if camera.model == "brown" else []
-
-    def matrix(rows: int, columns: int, data: list[float]) -> str:
-        numbers = ", ".join(repr(float(v)) for v in data)
-        return f"!!opencv-matrix\n   rows: {rows}\n   cols: {columns}\n   dt: d\n   data: [ {numbers} ]"
-
-    text = (
-        f"%YAML:1.0\n---\nimage_width: {camera.width}\nimage_height: {camera.height}\n"
-        f'camera_name: "{camera.name}"\nfisheye_model: {int(camera.model == "fisheye")}\n'
-        f"camera_matrix: {matrix(3, 3, camera.K.ravel().tolist())}\n"
-        f"distortion_coefficients: {matrix(1, len(k), k)}\n"
-    )
-    write_text_atomically(Path(path), text)
 
 
 def _matrix(entry: Any, shape: tuple[int, int], path: str | Path, key: str) -> np.ndarray:
@@ -271,43 +210,6 @@ def read_easy_handeye(path: str | Path) -> tuple[bool, np.ndarray]:
         t, q = found["translation"], need(found, "rotation", path)
         return in_hand, _pose([need(t, k, path) for k in "xyz"], [need(q, k, path) for k in "wxyz"], path)
     return in_hand, _pose([need(found, k, path) for k in "xyz"], [need(found, f"q{k}", path) for k in "wxyz"], path)
-
-
-def write_easy_handeye(
-    T: np.ndarray, in_hand: bool, path: str | Path, frames: Mapping[str, str] | None = None, version: int = 2
-) -> None:
-    """Write easy_handeye v1 or v2.
-
-    Args:
-        T: T_effector_camera when the camera is in the hand, else T_base_camera.
-        in_hand: Which of the two.
-        path: The file.
-        frames: robot_base_frame, robot_effector_frame, tracking_base_frame (the camera), tracking_marker_frame.
-        version: 1 or 2.
-    """
-    q, t = quaternion_from_rotation(T[:3, :3]), T[:3, 3]
-    names = {
-        "robot_base_frame": "base_link",
-        "robot_effector_frame": "tool0",
-        "tracking_base_frame": "camera",
-        "tracking_marker_frame": "board",
-        **(frames or {}),
-    }
-    if version == 1:
-        numbers = dict(zip(("x", "y", "z", "qw", "qx", "qy", "qz"), [*map(float, t), *map(float, q)], strict=True))
-        data: dict[str, Any] = {"parameters": {"eye_on_hand": in_hand, **names}, "transformation": numbers}
-    elif version == 2:
-        kind = "eye_in_hand" if in_hand else "eye_on_base"
-        data = {
-            "parameters": {"name": "tactile_align", "calibration_type": kind, **names},
-            "transform": {
-                "translation": dict(zip("xyz", map(float, t), strict=True)),
-                "rotation": dict(zip("wxyz", map(float, q), strict=True)),
-            },
-        }
-    else:
-        raise ValueError(f"easy_handeye has versions 1 and 2; got {version}")
-    write_text_atomically(Path(path), yaml.safe_dump(data, sort_keys=False))
 
 
 def _pose(t: list[Any], quat_wxyz: list[Any], path: str | Path) -> np.ndarray:

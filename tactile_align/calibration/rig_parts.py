@@ -8,23 +8,12 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import numpy as np
-from pydantic import (
-    Field,
-    SerializerFunctionWrapHandler,
-    field_validator,
-    model_serializer,
-    model_validator,
-)
+from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
 
 from tactile_align.calibration.camera import Camera, LensModel
 from tactile_align.errors import InputError
 from tactile_align.facts import Strict
-from tactile_align.geometry.frames import (
-    pose,
-    quaternion_from_rotation,
-    rotation_fault,
-    rotation_from_quaternion,
-)
+from tactile_align.geometry.frames import pose, quaternion_from_rotation, rotation_fault, rotation_from_quaternion
 from tactile_align.geometry.images import ImageMap
 from tactile_align.kinematics.arm import Arm, load_arm
 from tactile_align.kinematics.gripper import Gripper

@@ -138,13 +138,7 @@ def decode(data: np.ndarray | bytes, order: Channels = "rgb", at_least: tuple[in
     width, height = at_least or (0, 0)
     space = "RGB" if order == "rgb" else "BGR"
     try:
-        frame: np.ndarray = simplejpeg.decode_jpeg(
-            data,
-            space,
-            min_width=width,
-            min_height=height,
-            strict=True,
-        )
+        frame: np.ndarray = simplejpeg.decode_jpeg(data, space, min_width=width, min_height=height, strict=True)
     except ValueError as cause:
         raise InputError(f"is a damaged or truncated JPEG ({_reason(cause)})") from cause
     return frame

@@ -67,13 +67,7 @@ class Episode:
     """
 
     def __init__(
-        self,
-        ref: EpisodeRef,
-        layout: Layout,
-        stamp: Stamp,
-        found: Found,
-        attributes: dict[str, Any],
-        fps: float | None,
+        self, ref: EpisodeRef, layout: Layout, stamp: Stamp, found: Found, attributes: dict[str, Any], fps: float | None
     ) -> None:
         self.ref, self.path, self.layout = ref, ref.path, layout
         self.qpos = found.qpos if found.qpos is not None else np.zeros((0, 0))

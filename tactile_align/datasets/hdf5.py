@@ -76,15 +76,7 @@ MAX_ROWS = 10_000_000
 
 # Codes of the HDF Group's filter registry that every h5py wheel carries; 32000 is LZF, which h5py brings
 # itself.
-_BUILT_IN_FILTERS = {
-    1: "gzip",
-    2: "shuffle",
-    3: "fletcher32",
-    4: "szip",
-    5: "nbit",
-    6: "scaleoffset",
-    32000: "lzf",
-}
+_BUILT_IN_FILTERS = {1: "gzip", 2: "shuffle", 3: "fletcher32", 4: "szip", 5: "nbit", 6: "scaleoffset", 32000: "lzf"}
 
 
 def fault(kind: str, file: Path, key: str, text: str, row: int | None = None) -> EpisodeError:
@@ -158,10 +150,7 @@ def dataset(root: h5py.Group, key: str, file: Path) -> h5py.Dataset | None:
     key = full_name(root, key)
     if not isinstance(found, h5py.Dataset):
         raise fault(
-            "group-instead-of-data",
-            file,
-            key,
-            "must be a dataset; it is a group. Is the layout the right one?",
+            "group-instead-of-data", file, key, "must be a dataset; it is a group. Is the layout the right one?"
         )
     try:
         virtual, external, chunks = found.is_virtual, found.external, found.chunks

@@ -71,13 +71,6 @@ class Towers(nn.Module):
         around = region_grid(tokens, boxes.enlarge(box, self._margin), size, POLICY_GRID)
         return Features(vector, around.flatten(1, 2))
 
-    def of_other_regions(
-        self, images: Tensor, box: Tensor, count: int, sigma: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Return (B, count, dim) features of boxes beside each box, in the same images, and (B, count) which exist."""
-        places, exist = shifted_boxes(box, count, self.vision.input_size)
-        return self.of_boxes(images, places, sigma), exist
-
     def of_boxes(self, images: Tensor, places: Tensor, sigma: Tensor | None = None) -> Tensor:
         """Return (B, P, dim) region features of P boxes (B, P, 4), px, in each of B images; one pass of the encoder.
 

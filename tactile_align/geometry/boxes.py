@@ -45,33 +45,6 @@ def union(a: Array, b: Array) -> Array:
     return xp.concat([xp.minimum(a[..., :2], b[..., :2]), xp.maximum(a[..., 2:], b[..., 2:])], axis=-1)
 
 
-def of_points(uv: Array, valid: Array) -> Array:
-    """Return the tight boxes (..., 4) of the valid ones of points (..., N, 2); nan where none is valid.
-
-    Args:
-        uv: (..., N, 2) pixels; invalid ones may be nan.
-        valid: (..., N) bool.
-    """
-    xp = array_namespace(uv)
-    inf = xp.full_like(uv, float("inf"))
-    keep = valid[..., None]
-    low = xp.min(xp.where(keep, uv, inf), axis=-2)
-    high = xp.max(xp.where(keep, uv, -inf), axis=-2)
-    box = xp.concat([low, high], axis=-1)
-    return xp.where(xp.isfinite(box), box, xp.full_like(box, float("nan")))
-
-
-def of_mask(mask: Array) -> Array:
-    """Return the tight box (4,) of a bool mask (H, W), in the mask's namespace as float64; nan when empty."""
-    xp = array_namespace(mask)
-    rows = xp.nonzero(xp.any(mask, axis=1))[0]
-    columns = xp.nonzero(xp.any(mask, axis=0))[0]
-    if rows.shape[0] == 0:
-        return xp.asarray([float("nan")] * 4, dtype=xp.float64)
-    edges = [int(columns[0]) - 0.5, int(rows[0]) - 0.5, int(columns[-1]) + 0.5, int(rows[-1]) + 0.5]
-    return xp.asarray(edges, dtype=xp.float64)
-
-
 def enlarge(box: Array, factor: float) -> Array:
     """Scale boxes (..., 4) about their centres by `factor`; not clipped."""
     xp = array_namespace(box)

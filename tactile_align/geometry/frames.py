@@ -166,7 +166,7 @@ def nearest_rotation(M: Array) -> Array:
 
 
 def rotation_fault(R: Array, tolerance: float = 1e-5) -> str | None:
-    """Say why a single matrix (3, 3) is no rotation, or None when it is one."""
+    """Return why a matrix (3, 3) is not a rotation, as a phrase for messages; None when it is one."""
     xp = array_namespace(R)
     off = float(xp.max(xp.abs(R @ xp.matrix_transpose(R) - xp.eye(3, dtype=R.dtype, device=R.device))))
     determinant = float(xp.linalg.det(R))

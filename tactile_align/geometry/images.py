@@ -26,7 +26,7 @@ def resampled(image: Array, image_map: "ImageMap", fill: float) -> Array:
 
 
 def _whole_pixel_window(image_map: "ImageMap") -> np.ndarray | None:
-    """Return the source window (u0, v0, u1, v1) when it is made of whole pixels and only shrinks, else None."""
+    """Return the source window (u0, v0, u1, v1) of a map that shrinks whole pixels, None for any other map."""
     if not isinstance(image_map.scale, np.ndarray) or image_map.scale.ndim > 1 or np.abs(image_map.scale).max() > 1:
         return None
     target = np.array([[-0.5, -0.5], [image_map.width - 0.5, image_map.height - 0.5]])
@@ -79,7 +79,7 @@ def _resample(image: Array, image_map: "ImageMap", axis: int, work: Any, fill: f
 
 
 def _weights(centre: Array, half: Array, source: Array, n_source: int) -> Array:
-    """Return how much source pixels at `source` count for target pixels that cover centre +- half.
+    """Return the weights of source pixels at `source` for target pixels that cover centre +- half.
 
     Shrinking (half >= 0.5) weighs by covered length; enlarging interpolates linearly, holding the border pixel.
     """
@@ -111,7 +111,7 @@ def _swap(image: Array, axis: int) -> Array:
 
 @dataclass(frozen=True)
 class ImageMap:
-    """Where each pixel of a source image lands in a target image: `uv' = scale * uv + offset`.
+    """A map from the pixels of a source image to those of a target image: `uv' = scale * uv + offset`.
 
     Pixel (0, 0) is the centre of the first pixel, so a resize by s is u' = (u + 0.5) s - 0.5.
     A turn or a flip is a negative scale. `scale` and `offset` may carry leading batch axes (one
@@ -166,24 +166,27 @@ class ImageMap:
     def _then(self, scale: Array, offset: Array, width: int, height: int) -> "ImageMap":
         """Follow this map by uv'' = scale * uv' + offset; one torch tensor among the four makes all of them torch."""
         given = (self.scale, self.offset, scale, offset)
-        like = next((one for one in given if not isinstance(one, np.ndarray)), self.scale)
+        like = next((value for value in given if not isinstance(value, np.ndarray)), self.scale)
         xp = array_namespace(like)
-        s0, o0, s1, o1 = (xp.asarray(one, dtype=like.dtype, device=like.device) for one in given)
+        s0, o0, s1, o1 = (xp.asarray(value, dtype=like.dtype, device=like.device) for value in given)
         return ImageMap(self.source_width, self.source_height, width, height, s1 * s0, s1 * o0 + o1)
+
+    def _mirrored(self, u: float, v: float) -> "ImageMap":
+        """Follow this map by factors u and v, each 1 or -1, about the image's centre."""
+        offset = np.array([(1 - u) / 2 * (self.width - 1), (1 - v) / 2 * (self.height - 1)])
+        return self._then(np.array([u, v]), offset, self.width, self.height)
 
     def rotate180(self) -> "ImageMap":
         """Turn the image by 180 degrees about its centre."""
-        return self._then(
-            np.array([-1.0, -1.0]), np.array([self.width - 1.0, self.height - 1.0]), self.width, self.height
-        )
+        return self._mirrored(-1.0, -1.0)
 
     def flip_u(self) -> "ImageMap":
         """Mirror left and right."""
-        return self._then(np.array([-1.0, 1.0]), np.array([self.width - 1.0, 0.0]), self.width, self.height)
+        return self._mirrored(-1.0, 1.0)
 
     def flip_v(self) -> "ImageMap":
         """Mirror top and bottom."""
-        return self._then(np.array([1.0, -1.0]), np.array([0.0, self.height - 1.0]), self.width, self.height)
+        return self._mirrored(1.0, -1.0)
 
     def crop(self, u0: Any, v0: Any, width: int, height: int) -> "ImageMap":
         """Cut out width x height pixels whose first pixel is (u0, v0).
@@ -217,12 +220,7 @@ class ImageMap:
     def inverse(self) -> "ImageMap":
         """Return the map back, from target to source pixels."""
         return ImageMap(
-            self.width,
-            self.height,
-            self.source_width,
-            self.source_height,
-            1 / self.scale,
-            -self.offset / self.scale,
+            self.width, self.height, self.source_width, self.source_height, 1 / self.scale, -self.offset / self.scale
         )
 
     def _parameters(self, like: Array, axes: int) -> tuple[Array, Array]:
@@ -263,7 +261,7 @@ class ImageMap:
         """Resample images (..., H, W, C) to (..., height, width, C), uint8 to uint8 (rounded), float to float.
 
         Shrinking averages over the area a target pixel covers (no aliasing); enlarging interpolates linearly.
-        What lies outside the source becomes `fill`. numpy and torch agree to one grey level.
+        Pixels outside the source become `fill`. numpy and torch agree to one grey level.
 
         Raises:
             InputError: The image does not have the size this map starts from.
@@ -271,6 +269,6 @@ class ImageMap:
         if tuple(image.shape[-3:-1]) != (self.source_height, self.source_width):
             raise InputError(
                 f"this map starts from images of {self.source_width}x{self.source_height} (width x height) but got "
-                f"{image.shape[-2]}x{image.shape[-3]}; is the recording's size the one the rig states?"
+                f"{image.shape[-2]}x{image.shape[-3]}. Does the rig state the size of this recording?"
             )
         return resampled(image, self, fill)

@@ -1,4 +1,4 @@
-"""Where an arm's flange and links are for given joint angles, and how they move."""
+"""Forward kinematics and Jacobian of an arm, and `load_arm`."""
 
 from pathlib import Path
 
@@ -6,14 +6,7 @@ from tactile_align.errors import FactError
 from tactile_align.facts import parse, read_fact
 from tactile_align.geometry.frames import Array
 from tactile_align.kinematics.arm_files import ArmFact, read_urdf
-from tactile_align.kinematics.chain import (
-    Arm,
-    cross,
-    difference,
-    fill,
-    frames,
-    require_joint_axis,
-)
+from tactile_align.kinematics.chain import Arm, cross, difference, fill, frames, require_joint_axis
 from tactile_align.kinematics.guards import require_within_limits
 
 __all__ = ["Arm", "forward_kinematics", "jacobian", "link_poses", "load_arm", "require_within_limits"]
@@ -41,7 +34,7 @@ def load_arm(name_or_path: str | Path, base: str | None = None, tip: str | None 
         )
     if base is not None or tip is not None:
         raise FactError(
-            f"{name_or_path}: base and tip choose a chain in a URDF; a fact is one chain already. Leave them out"
+            f"{name_or_path}: base and tip choose a chain in a URDF; a fact is one chain already. Leave both out"
         )
     data, source = read_fact("kinematics", name_or_path)
     return parse(ArmFact, data, source).to_arm()
@@ -58,7 +51,7 @@ def forward_kinematics(arm: Arm, q: Array) -> Array:
         (..., 4, 4) poses in the base frame, metres; dtype and device of `q`.
 
     Raises:
-        ValueError: The last axis of `q` is not one value per joint, or `q` holds whole numbers.
+        InputError: The last axis of `q` is not one value per joint, or `q` holds integers.
     """
     require_joint_axis(arm, q)
     return fill(frames(arm, q)[-1].entries(), (4, 4), q[..., 0])

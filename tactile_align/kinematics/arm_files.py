@@ -1,6 +1,7 @@
-"""An arm from a URDF: the serial chain of joints between two links, read with the standard library alone."""
+"""Arm files: serial chains of URDFs, read with the standard library alone, and TOML facts (joint origins or DH)."""
 
 import difflib
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,14 +18,14 @@ from tactile_align.kinematics.chain import Arm
 
 
 class _NoDoctype(ElementTree.TreeBuilder):
-    """A tree builder that stops at a document type: entities could pull in files or swell without bound."""
+    """A tree builder that refuses a document type: its entities could read files or grow without bound."""
 
     def doctype(self, name: str, pubid: str | None, system: str | None) -> None:
         raise FactError("<!DOCTYPE>: a URDF needs none, and its entities are a risk. Remove the line")
 
 
 def parse(path: Path) -> ElementTree.Element:
-    """Return the <robot> element of a file; refuses what is no XML, has a DOCTYPE, or is xacro."""
+    """Return the <robot> element of a file; refuses what is not XML, has a DOCTYPE, or is xacro."""
     parser = ElementTree.XMLParser(target=_NoDoctype())
     try:
         parser.feed(path.read_bytes())
@@ -59,7 +60,7 @@ def numbers(element: ElementTree.Element, key: str, where: str, default: tuple[f
 
 
 def attribute(element: ElementTree.Element, key: str, where: str) -> str:
-    """Return a text attribute that must be there."""
+    """Return a required text attribute."""
     value = element.get(key)
     if not value:
         raise FactError(f"{where}: attribute {key} is missing")
@@ -67,26 +68,24 @@ def attribute(element: ElementTree.Element, key: str, where: str) -> str:
 
 
 def refuse_attributes(element: ElementTree.Element, known: tuple[str, ...], where: str) -> None:
-    """Refuse attributes other than the known ones; a misspelt one would pass as its default."""
+    """Refuse unknown attributes: a misspelt one would silently leave its default."""
     for key in element.attrib:
         if key not in known:
             raise FactError(f"{where}: attribute {key} is unknown; it takes {', '.join(known)}")
 
 
 def refuse_near_miss(tag: str, known: tuple[str, ...], where: str) -> None:
-    """Refuse <orign> for <origin>: skipped silently it would make another arm. Foreign elements may stay."""
+    """Refuse a misspelt element such as <orign>: skipping it would give another arm. Foreign elements are allowed."""
     close = difflib.get_close_matches(tag.lower(), known, n=1, cutoff=0.7)
     if tag not in known and close:
         raise FactError(f"{where}: <{tag}> is unknown; is <{close[0]}> meant?")
 
 
 def refuse_twins(names: Iterable[str], what: str) -> None:
-    """Refuse a name that stands twice."""
-    seen: set[str] = set()
-    for name in names:
-        if name in seen:
+    """Refuse a repeated name."""
+    for name, count in Counter(names).items():
+        if count > 1:
             raise FactError(f"{what} '{name}' is defined twice")
-        seen.add(name)
 
 
 MOVING = ("revolute", "continuous", "prismatic")
@@ -117,7 +116,7 @@ def read_urdf(path: Path, base: str | None = None, tip: str | None = None) -> Ar
 
     Raises:
         FactError: Names file and element: not XML, DOCTYPE, xacro, mimic or free joints in the chain, a link
-            with two parents, a missing base or tip, missing limits, numbers that are none or in a wrong unit.
+            with two parents, a missing base or tip, missing limits, values that are not numbers or in a wrong unit.
     """
     if not path.is_file():
         raise FactError(f"{path}: no such file. Needed: a URDF.")
@@ -143,7 +142,7 @@ class _Reader:
             if joint.child in self.above:
                 raise FactError(
                     f"joint '{joint.name}': link '{joint.child}' hangs on joint '{self.above[joint.child].name}' "
-                    f"already; a closed loop is no serial chain. Cut the loop in the file"
+                    f"already; a serial chain has no loop. Cut the loop in the file"
                 )
             self.above[joint.child] = joint
 
@@ -160,10 +159,10 @@ class _Reader:
             raise FactError(f"{where}: type '{kind}' is unknown; URDF has {', '.join(TYPES)}")
         ends = []
         for part in ("parent", "child"):
-            found = element.find(part)
-            if found is None:
+            end = element.find(part)
+            if end is None:
                 raise FactError(f"{where}: <{part} link=...> is missing")
-            link = attribute(found, "link", f"{where}: <{part}>")
+            link = attribute(end, "link", f"{where}: <{part}>")
             if link not in self.links:
                 raise FactError(f"{where}: <{part}> names link '{link}', which the file does not have")
             ends.append(link)
@@ -220,7 +219,7 @@ class _Reader:
 
     def _known(self, link: str, what: str) -> str:
         if link not in self.links:
-            raise FactError(f"{what} '{link}' is no link of this file; it has {', '.join(self.links)}")
+            raise FactError(f"{what} '{link}' is not a link of this file; it has {', '.join(self.links)}")
         return link
 
     def _chain(self, base: str, tip: str | None) -> list[_Joint]:
@@ -241,7 +240,7 @@ class _Reader:
         return [joint for joint in self.joints if joint.parent == link]
 
     def _path(self, base: str, link: str) -> list[_Joint]:
-        """Joints from base to link, empty when link is not below base."""
+        """Return the joints from base to link, none when link is not below base."""
         path: list[_Joint] = []
         while link != base:
             joint = self.above.get(link)
@@ -273,8 +272,7 @@ def _origin(joint: _Joint) -> np.ndarray:
         raise FactError(f"{where}: xyz {xyz.tolist()} is beyond {MAX_OFFSET_M:g} m; URDF takes metres, are these mm?")
     if np.abs(rpy).max() > 2 * np.pi + 1e-3:
         raise FactError(f"{where}: rpy {rpy.tolist()} is beyond a full turn; URDF takes radians, are these degrees?")
-    T: np.ndarray = pose(rotation_from_rpy(rpy), xyz)
-    return T
+    return np.asarray(pose(rotation_from_rpy(rpy), xyz))
 
 
 def _axis_turn(joint: _Joint) -> np.ndarray:
@@ -295,8 +293,7 @@ def _axis_turn(joint: _Joint) -> np.ndarray:
     turn = np.array([0.0 if z > 0 else np.pi, 0.0, 0.0])
     if sine > 1e-12:
         turn = angle * np.array([-y, x, 0.0]) / sine
-    T: np.ndarray = pose(rotation_exp(turn), np.zeros(3))
-    return T
+    return np.asarray(pose(rotation_exp(turn), np.zeros(3)))
 
 
 def _limits(joint: _Joint) -> tuple[float, float]:
@@ -315,7 +312,7 @@ def _limits(joint: _Joint) -> tuple[float, float]:
     return bounds[0], bounds[1]
 
 
-# strict: TOML's true and "0.28" are no numbers.
+# strict: TOML's true and "0.28" are not numbers.
 Metres = Annotated[float, Field(ge=-3.0, le=3.0, strict=True)]
 Degrees = Annotated[float, Field(ge=-360.0, le=360.0, strict=True)]
 Limit = Annotated[float, Field(ge=-1080.0, le=1080.0, strict=True)]
@@ -329,7 +326,7 @@ def _refuse_radians(key: str, *values: float) -> None:
 
 
 class Joint(Strict):
-    """What every joint of a fact file states."""
+    """Base of the joints of a fact file: name and limits."""
 
     model_config = ConfigDict(allow_inf_nan=False)
 
@@ -387,7 +384,7 @@ class ArmFact(Strict):
     source: Annotated[str, Field(min_length=1)]
     reach_m: Annotated[float, Field(gt=0.05, lt=5.0, strict=True)]
     dof: Annotated[int, Field(ge=1, strict=True)] | None = None
-    """Number of joints; tells a file that lost its end from one that is whole."""
+    """Number of joints; shows when a file was cut short."""
     disagreements: tuple[str, ...] = ()
     joints: tuple[OriginJoint, ...] = ()
     dh: tuple[DHJoint, ...] = ()
@@ -443,9 +440,9 @@ class ArmFact(Strict):
 def convert_dh(rows: tuple[DHJoint, ...], modified: bool) -> tuple[np.ndarray, np.ndarray]:
     """Return T_link_joint (n, 4, 4) and T_link_flange (4, 4) of a DH table.
 
-    Standard (Denavit and Hartenberg 1955): T = Rz(q + offset) Tz(d) Tx(a) Rx(alpha), all but the turn standing
-    after the joint. Modified (Craig): T = Rx(alpha) Tx(a) Rz(q + offset) Tz(d), which stands before it since
-    Tz commutes with Rz.
+    Standard (Denavit and Hartenberg 1955): T = Rz(q + offset) Tz(d) Tx(a) Rx(alpha), where
+    Tz(d) Tx(a) Rx(alpha) follows the joint. Modified (Craig): T = Rx(alpha) Tx(a) Rz(q + offset) Tz(d), all of which
+    precedes the joint, since Tz commutes with Rz.
     """
     before, after = [], []
     for row in rows:
@@ -459,5 +456,4 @@ def convert_dh(rows: tuple[DHJoint, ...], modified: bool) -> tuple[np.ndarray, n
 
 
 def _pose(rpy_deg: tuple[float, float, float], xyz: tuple[float, float, float]) -> np.ndarray:
-    T: np.ndarray = pose(rotation_from_rpy(np.radians(rpy_deg)), np.array(xyz))
-    return T
+    return np.asarray(pose(rotation_from_rpy(np.radians(rpy_deg)), np.array(xyz)))

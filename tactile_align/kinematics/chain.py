@@ -1,4 +1,4 @@
-"""The arm as a chain of numbers, and the recursion that carries three columns and a position along it."""
+"""The arm as fixed poses between joints, and the recursion that carries three columns and a position along it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -62,7 +62,7 @@ class Arm:
         for label, T in [*zip(self.joint_names, self.T_link_joint, strict=True), ("flange", self.T_link_flange)]:
             fault = rotation_fault(T[:3, :3]) if np.all(np.isfinite(T)) else "it holds nan or infinity"
             if fault:
-                raise InputError(f"arm {self.name}: the pose of {label} in its link is no pose: {fault}")
+                raise InputError(f"arm {self.name}: the pose of {label} in its link is not valid: {fault}")
         object.__setattr__(self, "steps", _plain_steps(self))
         object.__setattr__(self, "aligned", tuple(_aligned(self, i) for i in range(n)))
 
@@ -73,10 +73,10 @@ class Arm:
 
 
 def _plain_steps(arm: Arm) -> tuple[Rows, ...]:
-    """The rows of each T_link_joint, then of T_link_flange, as plain floats.
+    """Return the rows of each T_link_joint, then of T_link_flange, as plain floats.
 
     Plain floats fold away where they are 0 or 1, and torch.compile sees them as constants. cos(90 deg) is
-    6e-17 in floating point; such dust is dropped, it would only cost multiplications.
+    6e-17 in floating point; such residues are dropped: they would only cost multiplications.
     """
     stacked = np.concatenate([arm.T_link_joint, arm.T_link_flange[None]])
     for exact in (0.0, 1.0, -1.0):
@@ -85,10 +85,10 @@ def _plain_steps(arm: Arm) -> tuple[Rows, ...]:
 
 
 def require_joint_axis(arm: Arm, q: Array) -> None:
-    """Refuse joint values whose last axis is not one per joint, or that are whole numbers.
+    """Refuse joint values whose last axis is not one per joint, or that are integers.
 
     Raises:
-        ValueError: Says which and what to do.
+        InputError: Names the fault and the remedy.
     """
     if q.shape[-1:] != (arm.dof,):
         raise InputError(
@@ -96,7 +96,7 @@ def require_joint_axis(arm: Arm, q: Array) -> None:
             f"got {tuple(q.shape)}. Is the gripper reading still in it?"
         )
     if not array_namespace(q).isdtype(q.dtype, "real floating"):
-        raise ValueError(
+        raise InputError(
             f"q must hold floating-point radians; got {q.dtype}. Convert it: q.astype(float) or q.double()"
         )
 
@@ -110,7 +110,7 @@ def _aligned(arm: Arm, i: int) -> float | None:
 
 
 class Frame:
-    """A frame in the base: columns x, y, z and origin p; x and y are worked out when first asked for."""
+    """A frame in the base: columns x, y, z and origin p; x and y are computed on first use."""
 
     def __init__(self, x: Column, y: Column, z: Column, p: Column, cosine: Array = None, sine: Array = None) -> None:
         """Hold the columns before the turn about z, and the turn where there is one."""
@@ -144,7 +144,7 @@ class Frame:
         return [column[row] for row in range(3) for column in columns] + [0.0, 0.0, 0.0, 1.0]
 
     def along(self, weights: Sequence[float], start: Column) -> Column:
-        """Return start + weights . (x, y, z); a column of weight 0 is not even worked out."""
+        """Return start + weights . (x, y, z); a column of weight 0 is not computed."""
         total = start
         for name, weight in zip(("x", "y", "z"), weights, strict=True):
             if weight != 0.0:
@@ -155,8 +155,9 @@ class Frame:
 def frames(arm: Arm, q: Array) -> list[Frame]:
     """Return the frame of every link, then that of the flange, in the base.
 
-    The three columns of the rotation and the position are carried along and turned; nothing is multiplied as
-    a 4x4 matrix, entries no joint has touched yet stay plain numbers, and joints along one axis turn together.
+    The three columns of the rotation and the position are carried along and turned; no 4x4
+    matrices are multiplied, entries that no joint has changed yet stay plain numbers, and joints along one axis turn
+    together.
 
     Args:
         arm: The arm.
@@ -169,11 +170,11 @@ def frames(arm: Arm, q: Array) -> list[Frame]:
         if alpha is not None:
             angle = _add(angles[-1] + angle, alpha)
         angles.append(angle)
-    # One joint after the other in memory: numpy's sine is three times slower on every sixth number.
+    # Each joint contiguous in memory: numpy's sine is three times slower on every sixth number.
     joints = xp.stack(angles)
     cosines, sines = xp.cos(joints), xp.sin(joints)
     frame = Frame([1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0], [0.0, 0.0, 0.0])
-    found = []
+    poses = []
     for i, alpha in enumerate(arm.aligned):
         origin = frame.along([row[3] for row in arm.steps[i]], frame.p)
         if alpha is None:
@@ -183,9 +184,9 @@ def frames(arm: Arm, q: Array) -> list[Frame]:
             frame = Frame(*frame.before, frame.z, origin)
         else:
             frame = Frame(*frame.before, frame.z, origin, cosines[i], sines[i])
-        found.append(frame)
-    found.append(_fixed(frame, arm.steps[-1], frame.along([row[3] for row in arm.steps[-1]], frame.p)))
-    return found
+        poses.append(frame)
+    poses.append(_fixed(frame, arm.steps[-1], frame.along([row[3] for row in arm.steps[-1]], frame.p)))
+    return poses
 
 
 def _fixed(frame: Frame, rows: Rows, origin: Column) -> Frame:

@@ -1,4 +1,4 @@
-"""Draw an arm as it stands: links, joint frames and the flange."""
+"""Drawing of an arm in given postures: links, joint frames and the flange."""
 
 from pathlib import Path
 
@@ -22,7 +22,7 @@ def draw_arm(arm: Arm, postures: dict[str, np.ndarray], path: str | Path) -> Non
         path: The PNG to write.
 
     Raises:
-        ValueError: A posture has not one value per joint.
+        InputError: A posture does not have one value per joint.
     """
     figure = Figure(figsize=(4.6 * len(postures), 5.4), layout="constrained")
     FigureCanvasAgg(figure)
@@ -36,7 +36,7 @@ def _draw_panel(axes, arm: Arm, q: np.ndarray, title: str) -> None:  # type: ign
     names = ["base", *arm.joint_names, "flange"]
     points = frames[:, :3, 3]
     size = 0.16 * float(np.ptp(points, axis=0).max())
-    # A joint may sit well along its axis from the one before: go there by way of the axis, as the real arm does.
+    # A joint may lie far along its axis from the one before: draw along the axis first, as the real arm is built.
     corners = [points[0]]
     for T, point in zip(frames[:-1], points[1:], strict=True):
         across = point - T[:3, 3] - T[:3, 2] * ((point - T[:3, 3]) @ T[:3, 2])
@@ -48,10 +48,10 @@ def _draw_panel(axes, arm: Arm, q: np.ndarray, title: str) -> None:  # type: ign
         for k, colour in enumerate(COLOURS):
             length = size * (1.6 if name in ("base", "flange") else 1.0)
             axes.plot(*np.stack([T[:3, 3], T[:3, 3] + length * T[:3, k]]).T, color=colour, linewidth=1.6)
-    for k, (point, here) in enumerate(labels.items()):
-        # Left and right in turn: wrist joints stand close together.
+    for k, (point, names_here) in enumerate(labels.items()):
+        # Labels alternate left and right: wrist joints lie close together.
         side, gap = ("left", "   {}") if k % 2 else ("right", "{}   ")
-        axes.text(*point, gap.format(" = ".join(here)), fontsize=8, ha=side, va="bottom")
+        axes.text(*point, gap.format(" = ".join(names_here)), fontsize=8, ha=side, va="bottom")
     flange = ", ".join(f"{1000 * v + 0.0:.1f}" for v in np.round(points[-1], 5))
     axes.set_title(f"{title}\nflange at ({flange}) mm", fontsize=9)
     low, high = points.min(axis=0), points.max(axis=0)

@@ -1,4 +1,4 @@
-"""From a gripper reading to how far each finger stands from the tool axis."""
+"""Grippers: from a reading to the distance of each finger from the tool axis."""
 
 from typing import Annotated, Literal, Protocol
 
@@ -12,7 +12,7 @@ from tactile_align.geometry.frames import Array
 
 
 class Law(Strict):
-    """How a finger moves: along `axis` of the flange frame; finger2 mirrors finger1."""
+    """The motion of a finger: along `axis` of the flange frame; finger2 mirrors finger1."""
 
     axis: tuple[float, float, float] = (0.0, 1.0, 0.0)
     """Unit vector in the flange frame along which finger1 moves when it opens; finger2 moves the other way."""
@@ -59,8 +59,8 @@ class SliderCrank(Law):
             raise InputError(f"rod_m must exceed crank_m; got rod {self.rod_m} and crank {self.crank_m}")
         if not 0.0 <= self.theta_open_rad < self._closed() <= np.pi:
             raise InputError(
-                f"the crank must turn from theta_open to theta_closed within 0 .. pi, or the finger turns back on its "
-                f"way; got {self.theta_open_rad:.4g} .. {self._closed():.4g} rad"
+                f"the crank must turn from theta_open to theta_closed within 0 .. pi, else the finger turns back on "
+                f"its way; got {self.theta_open_rad:.4g} .. {self._closed():.4g} rad"
             )
         return self
 
@@ -78,7 +78,7 @@ class SliderCrank(Law):
 
 
 class Table(Law):
-    """Opening measured at several readings, straight lines between them; the outer lines go on beyond the ends."""
+    """Opening measured at several readings, linear between them; the outer lines continue beyond the ends."""
 
     kind: Literal["table"] = "table"
     fraction: Annotated[tuple[float, ...], Field(min_length=2)]
@@ -110,7 +110,7 @@ class Table(Law):
 
 
 class Gripper(Strict):
-    """One gripper of a rig: which state column reads it, in which sense, and how its fingers move."""
+    """One gripper of a rig: its state column, the sense of the reading, and how its fingers move."""
 
     column: Annotated[int, Field(ge=0)]
     """Column of qpos that holds the reading."""
@@ -119,7 +119,7 @@ class Gripper(Strict):
     closed: float
     """The reading when fully closed."""
     reading: Literal["measured", "commanded"]
-    """Whether the reading is where the fingers are, or the last command (the X-Trainer records commands)."""
+    """measured: the fingers' position; commanded: the last command (the X-Trainer records commands)."""
     tolerance: Annotated[float, Field(ge=0.0, le=0.5)] = 0.02
     """How far a reading may lie outside [closed, open], as a fraction of that range, before it is refused."""
     law: Annotated[Linear | SliderCrank | Table, Field(discriminator="kind")]
@@ -131,7 +131,7 @@ class Gripper(Strict):
         return self
 
     def opening(self, qpos: Array) -> Array:
-        """Return where the fingers stand: (..., 2), one distance from the tool axis per finger, m.
+        """Return the opening (..., 2): the distance of each finger from the tool axis, m.
 
         Args:
             qpos: (..., D) raw state as recorded.
@@ -156,14 +156,14 @@ class Gripper(Strict):
                 f"{max(self.open, self.closed):g}] (tolerance {self.tolerance:g} of the range). Is this normalised "
                 f"(z-scored) qpos, or does the rig state the wrong column, sense or unit?{self._others(qpos)}"
             )
-        one = self.law.opening(fraction)
-        return xp.stack([one, one], axis=-1)
+        distance = self.law.opening(fraction)
+        return xp.stack([distance, distance], axis=-1)
 
     def _out_of_range(self, fraction: Array) -> Array:
         return ~((fraction >= -self.tolerance) & (fraction <= 1 + self.tolerance))
 
     def _others(self, qpos: Array) -> str:
-        """Name the columns that could be the gripper's: in range at all rows, and not always alike."""
+        """Return a hint at the columns that could be the gripper's: in range in all rows, and not constant."""
         xp = array_namespace(qpos)
         rows = (xp.reshape(qpos, (-1, qpos.shape[-1])) - self.closed) / (self.open - self.closed)
         inside, moving = ~xp.any(self._out_of_range(rows), axis=0), xp.any(rows != rows[:1], axis=0)
@@ -172,22 +172,22 @@ class Gripper(Strict):
 
 
 class HasGrippers(Protocol):
-    """What carries grippers by arm: a rig."""
+    """Anything that has grippers by arm, such as a rig."""
 
     def gripper(self, arm: str) -> Gripper:
-        """Return the gripper of an arm; raise a ValueError where there is none."""
+        """Return the gripper of an arm; raise an InputError where there is none."""
 
 
 def opening_in_contact(rig: HasGrippers, arm: str, qpos: Array, contact: Array) -> Array:
-    """Return where the fingers stand, holding a COMMANDED reading at its value at contact onset.
+    """Return the finger openings, with a COMMANDED reading held at its value at contact onset.
 
-    Once a finger touches, the command goes on closing while the finger stays. Within each run of
+    Once a finger touches, the command closes further while the finger stays. Within each run of
     contact the opening is the larger of the command and its value at the first contact frame, so a
-    command that opens again is followed at once. A measured reading is returned as it is.
+    command that opens again takes effect at once. A measured reading is returned as it is.
 
     Args:
         rig: The rig.
-        arm: Which arm's gripper.
+        arm: The arm that carries the gripper.
         qpos: (..., T, D) raw state of an episode, frames in order.
         contact: (..., T) bool, whether any sensor on this gripper touches something.
 
@@ -195,11 +195,11 @@ def opening_in_contact(rig: HasGrippers, arm: str, qpos: Array, contact: Array) 
         (..., T, 2) metres from the tool axis, per finger.
 
     Raises:
-        ValueError: Shapes that do not pair, or a reading out of range.
+        InputError: Shapes that do not pair, or a reading out of range.
     """
     gripper = rig.gripper(arm)
     if tuple(contact.shape) != tuple(qpos.shape[:-1]):
-        raise ValueError(
+        raise InputError(
             f"contact must have one flag per frame, shape {tuple(qpos.shape[:-1])}; got {tuple(contact.shape)}"
         )
     opening = gripper.opening(qpos)
@@ -208,8 +208,7 @@ def opening_in_contact(rig: HasGrippers, arm: str, qpos: Array, contact: Array) 
     xp = array_namespace(qpos)
     onset = xp.concat([contact[..., :1], contact[..., 1:] & ~contact[..., :-1]], axis=-1)
     frames = xp.broadcast_to(xp.arange(contact.shape[-1], device=contact.device), contact.shape)
-    first = xp.where(onset, frames, xp.zeros_like(frames))
-    first = _running_maximum(first)
+    first = _running_maximum(xp.where(onset, frames, xp.zeros_like(frames)))
     held = xp.take_along_axis(opening, xp.stack([first, first], axis=-1), axis=-2)
     return xp.where(contact[..., None], xp.maximum(opening, held), opening)
 

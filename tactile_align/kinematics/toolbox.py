@@ -1,4 +1,4 @@
-"""The same arm as a roboticstoolbox robot: spatialmath poses, inverse kinematics, its plots.
+"""The arm as a roboticstoolbox robot: spatialmath poses, inverse kinematics, plots.
 
 The only module that imports roboticstoolbox and spatialmath; their import takes seconds, so load it when needed.
 """
@@ -25,7 +25,7 @@ def to_toolbox(arm: Arm) -> Robot:
         joint = ET.tz() if arm.prismatic[i] else ET.Rz()
         ets = ETS([ET.SE3(SE3(arm.T_link_joint[i], check=False)), joint])  # type: ignore[operator]
         bounds = np.array([arm.lower[i], arm.upper[i]])
-        # A joint without limits is searched over one turn.
+        # The search covers one turn of a joint without limits.
         bounds = np.where(np.isfinite(bounds), bounds, [-np.pi, np.pi])
         parent = Link(ets, name=f"link of {name}", parent=parent, qlim=bounds)
         links.append(parent)
@@ -44,37 +44,37 @@ def flange_pose(arm: Arm, q: Array) -> SE3:
 def inverse_kinematics(
     arm: Arm, T_base_flange: SE3 | Array, near: Array, starts: int = 30, seed: int = 0
 ) -> np.ndarray:
-    """Return the joint values that reach a flange pose and lie nearest to a posture.
+    """Return the joint values that reach a flange pose, nearest to a posture.
 
     Levenberg-Marquardt (roboticstoolbox's ikine_LM) from `near` and from random postures, each solution turned by
     whole turns towards `near` within the limits.
 
     Args:
         arm: The arm.
-        T_base_flange: The pose wanted: an SE3, or (4, 4), metres.
+        T_base_flange: The target pose: an SE3, or (4, 4), metres.
         near: (n,) posture to stay close to, rad.
-        starts: How many starts the search makes; more find more of the up to 16 solutions of six joints.
+        starts: Number of starts of the search; more starts find more of the up to 16 solutions of six joints.
         seed: Seeds the random starts; equal seeds give equal answers.
 
     Returns:
         (n,) joint values, rad; the pose error is below 1e-9 m and rad.
 
     Raises:
-        ValueError: `near` has the wrong length, or no solution within the limits was found.
+        InputError: `near` has the wrong length, or no solution within the limits was found.
     """
     T = np.asarray(T_base_flange.A if isinstance(T_base_flange, SE3) else T_base_flange, dtype=np.float64)
     near = np.asarray(near, dtype=np.float64)
     if near.shape != (arm.dof,) or T.shape != (4, 4):
-        raise ValueError(f"needed one pose (4, 4) and near ({arm.dof},) for {arm.name}; got {T.shape} and {near.shape}")
+        raise InputError(f"needed one pose (4, 4) and near ({arm.dof},) for {arm.name}; got {T.shape} and {near.shape}")
     robot, rng = to_toolbox(arm), np.random.default_rng(seed)
     lower, upper = (np.where(np.isfinite(b), b, s * np.pi) for b, s in ((arm.lower, -1.0), (arm.upper, 1.0)))
     best: np.ndarray | None = None
     for start in range(starts):
         q0 = near if start == 0 else rng.uniform(lower, upper)
-        found = robot.ikine_LM(T, q0=q0, ilimit=50, slimit=1, tol=TOLERANCE, joint_limits=False, seed=seed)
-        if not found.success:
+        solution = robot.ikine_LM(T, q0=q0, ilimit=50, slimit=1, tol=TOLERANCE, joint_limits=False, seed=seed)
+        if not solution.success:
             continue
-        q = _turned_towards(arm, _polished(arm, T, np.asarray(found.q)), near)
+        q = _turned_towards(arm, _polished(arm, T, np.asarray(solution.q)), near)
         reached = np.abs(log(invert(T) @ forward_kinematics(arm, q))).max() < 1e-9
         inside = np.all((q >= arm.lower - 1e-9) & (q <= arm.upper + 1e-9))
         if reached and inside and (best is None or np.linalg.norm(q - near) < np.linalg.norm(best - near)):
@@ -90,7 +90,7 @@ def inverse_kinematics(
 
 
 def _polished(arm: Arm, T_base_flange: np.ndarray, q: np.ndarray) -> np.ndarray:
-    """Take Newton steps on the pose error, by least squares so that singular postures do no harm."""
+    """Return q after Newton steps on the pose error; least squares keep singular postures stable."""
     for _ in range(4):
         error = T_base_flange @ invert(forward_kinematics(arm, q))
         rotation = log(error)[3:]
@@ -100,7 +100,7 @@ def _polished(arm: Arm, T_base_flange: np.ndarray, q: np.ndarray) -> np.ndarray:
 
 
 def _turned_towards(arm: Arm, q: np.ndarray, near: np.ndarray) -> np.ndarray:
-    """Add whole turns to the turning joints: nearest to `near` among those within the limits."""
+    """Return q with whole turns added to its revolute joints: nearest to `near` within the limits."""
     turns = 2 * np.pi * np.arange(-3, 4)[:, None]
     choices = np.where(np.array(arm.prismatic), q, near + (q - near + np.pi) % (2 * np.pi) - np.pi + turns)
     inside = (choices >= arm.lower) & (choices <= arm.upper)

@@ -81,10 +81,6 @@ class Statistics(Strict):
         """Return (qpos - mean) / std; (..., D) numpy or torch, same dtype and device."""
         return self._apply("qpos", qpos, self.qpos_mean, self.qpos_std)
 
-    def restore_qpos(self, normalised: Any) -> Any:
-        """Undo `normalise_qpos`."""
-        return self._apply("qpos", normalised, self.qpos_mean, self.qpos_std, inverse=True)
-
     def normalise_action(self, action: Any) -> Any:
         """Return (action - mean) / std; (..., A) numpy or torch, same dtype and device."""
         return self._apply("action", action, self.action_mean, self.action_std)

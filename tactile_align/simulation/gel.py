@@ -52,10 +52,7 @@ class Pad:
     def sheaf(self) -> Sheaf:
         """One ray per cell, from behind the face along +z; the ray parameter is BEHIND + clearance."""
         n, m = self.columns // self.cell, self.rows // self.cell
-        return Sheaf(
-            ((np.arange(n) + 0.5) / n - 0.5) * self.width,
-            ((np.arange(m) + 0.5) / m - 0.5) * self.height,
-        )
+        return Sheaf(((np.arange(n) + 0.5) / n - 0.5) * self.width, ((np.arange(m) + 0.5) / m - 0.5) * self.height)
 
 
 def clearance(

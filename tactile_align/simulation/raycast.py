@@ -422,12 +422,7 @@ class Caster:
         return Picture(rgb, np.full(shape, BENCH, np.int16), self.bench.depth(lens, T_world_camera))
 
     def draw(
-        self,
-        picture: Picture,
-        lens: Lens,
-        T_world_camera: Floats,
-        placed: Placed,
-        which: npt.NDArray[np.int64],
+        self, picture: Picture, lens: Lens, T_world_camera: Floats, placed: Placed, which: npt.NDArray[np.int64]
     ) -> None:
         """Draw some solids into a picture, hidden by whatever in it is nearer.
 

@@ -26,13 +26,7 @@ _LONGEST = 0.3  # rad a joint may turn in one iteration
 
 
 def reach(
-    model: mujoco.MjModel,
-    scratch: mujoco.MjData,
-    site: str,
-    dof: int,
-    T_world_site: Floats,
-    q0: Floats,
-    tries: int,
+    model: mujoco.MjModel, scratch: mujoco.MjData, site: str, dof: int, T_world_site: Floats, q0: Floats, tries: int
 ) -> tuple[Floats, bool]:
     """Find joints that put a site somewhere, by damped least squares.
 

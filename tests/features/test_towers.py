@@ -65,8 +65,8 @@ def test_every_box_of_an_image_is_blurred_by_the_images_own_width() -> None:
             torch.testing.assert_close(found[row : row + 1], alone, atol=1e-5, rtol=1e-4)
         wider = model.of_region(images, BOX, sigma * torch.tensor([[1.0], [2.0]])).vector
         assert torch.equal(wider[0], found[0]) and not torch.allclose(wider[1], found[1], atol=1e-4)
-        others, _ = model.of_other_regions(images, BOX, 2, sigma)
         moved, _ = shifted_boxes(BOX, 2, (64, 48))
+        others = model.of_boxes(images, moved, sigma)
         torch.testing.assert_close(others[:, 1], model.of_region(images, moved[:, 1], sigma).vector)
 
 
@@ -74,8 +74,8 @@ def test_other_regions_are_the_features_of_the_shifted_boxes() -> None:
     model = towers().eval()
     images = noise(2, 64, 48)
     with torch.no_grad():
-        found, _ = model.of_other_regions(images, BOX, 3)
         moved, _ = shifted_boxes(BOX, 3, (64, 48))
+        found = model.of_boxes(images, moved)
         for k in range(3):
             torch.testing.assert_close(found[:, k], model.of_region(images, moved[:, k]).vector)
 

@@ -1,18 +1,10 @@
 """Boxes against hand-worked numbers; W differs from H."""
 
 import numpy as np
-import torch
 
 from tactile_align.geometry import boxes
 
 NAN = float("nan")
-
-
-def test_a_mask_box_reaches_half_a_pixel_beyond_the_outer_centres() -> None:
-    mask = np.zeros((48, 64), dtype=bool)
-    mask[10:13, 20:27] = True
-    assert boxes.of_mask(mask).tolist() == [19.5, 9.5, 26.5, 12.5]
-    assert np.isnan(boxes.of_mask(np.zeros((48, 64), dtype=bool))).all()
 
 
 def test_clipping_stops_at_the_image_border_and_outside_is_nan() -> None:
@@ -27,15 +19,6 @@ def test_iou_of_shifted_boxes_has_its_closed_form() -> None:
         share = max(0.0, 1 - shift / 20)
         found = boxes.intersection_over_union(np.array([0.0, 0, 20, 7]), np.array([shift, 0, 20 + shift, 7]))
         assert abs(found - share / (2 - share)) < 1e-12
-
-
-def test_the_box_of_points_ignores_invalid_ones_and_is_nan_without_any() -> None:
-    uv = np.array([[[1.0, 9.0], [4.0, 2.0], [NAN, NAN]], [[1.0, 1.0], [2.0, 2.0], [3.0, 3.0]]])
-    valid = np.array([[True, True, False], [False, False, False]])
-    found = boxes.of_points(uv, valid)
-    assert found[0].tolist() == [1.0, 2.0, 4.0, 9.0]
-    assert np.isnan(found[1]).all()
-    assert np.array_equal(boxes.of_points(torch.from_numpy(uv), torch.from_numpy(valid)).numpy(), found, equal_nan=True)
 
 
 def test_enlarging_keeps_the_centre() -> None:

@@ -102,7 +102,8 @@ def test_another_camera_gives_its_own_sensors_box_or_what_lies_beside_the_same_o
         assert model.towers is not None
         wrist = found[WRIST.key]
         box = model.finite_box(batch, TOP)
-        beside, _ = model.towers.of_other_regions(batch[f"image/{TOP.key}"], box, 1)
+        places, _ = shifted_boxes(box, 1, model.towers.vision.input_size)
+        beside = model.towers.of_boxes(batch[f"image/{TOP.key}"], places)
     assert wrist.kinds == ("camera", "camera")
     torch.testing.assert_close(wrist.features[:, 0], beside[:, 0])
     torch.testing.assert_close(wrist.features[:, 1], seen.regions[RIGHT.key].vector)
@@ -125,7 +126,8 @@ def test_shifted_boxes_alone_are_seen_as_before_and_without_any_there_is_nothing
         found = region_negatives(model, batch, seen)[WRIST.key]
         assert model.towers is not None
         box = model.finite_box(batch, WRIST)
-        features, exist = model.towers.of_other_regions(batch[f"image/{WRIST.key}"], box, 3)
+        places, exist = shifted_boxes(box, 3, model.towers.vision.input_size)
+        features = model.towers.of_boxes(batch[f"image/{WRIST.key}"], places)
         assert torch.equal(found.features, features) and torch.equal(found.exist, exist)
         assert found.kinds == ("beside",) * 3
         assert region_negatives(model_of((WRIST,)), batch, seen) == {}

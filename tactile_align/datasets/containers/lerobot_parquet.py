@@ -316,11 +316,7 @@ class DatasetWriter:
         self._videos[key].add(frame)
 
     def add_episode(
-        self,
-        low: dict[str, np.ndarray],
-        pngs: dict[str, list[bytes]],
-        samples: dict[str, list[np.ndarray]],
-        task: str,
+        self, low: dict[str, np.ndarray], pngs: dict[str, list[bytes]], samples: dict[str, list[np.ndarray]], task: str
     ) -> None:
         """Finish an episode whose video frames have been added.
 
