@@ -189,14 +189,16 @@ def _view(view: Json) -> ViewSummary:
 
 
 def _recalls(retrieval: dict[str, Json]) -> dict[str, Recall]:
-    """Return recall by direction; JSON made every k a word."""
+    """Return recall by direction."""
     return {
-        direction: Recall(
-            *({int(k): value for k, value in recall[name].items()} for name in ("at", "interval", "chance")),
-            recall["gallery"],
-        )
-        for direction, recall in retrieval.items()
+        direction: Recall(_by_k(found["at"]), _by_k(found["interval"]), _by_k(found["chance"]), found["gallery"])
+        for direction, found in retrieval.items()
     }
+
+
+def _by_k(values: Json) -> dict[int, Any]:
+    """Return values by k, which JSON made a word."""
+    return {int(k): value for k, value in values.items()}
 
 
 def _report(path: Path, verb: str) -> Report | None:
