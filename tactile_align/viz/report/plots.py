@@ -106,15 +106,12 @@ def _curves(
                 few = "lines+markers" if len(steps) < 60 else "lines"
                 traces.append({"type": "scatter", "mode": few, "x": steps, "y": values, "name": label, "line": line})
                 rows += [(label, step, _shown(value)) for step, value in zip(steps, values, strict=True)]
-        for kind, key in chance:
-            steps, values = run.series(kind, key)
-            if steps:
-                label = _label(runs, run, "chance")
-                line = {"color": CHANCE, "dash": "dot", "width": 2}
-                traces.append(
-                    {"type": "scatter", "mode": "lines", "x": steps, "y": values, "name": label, "line": line}
-                )
-                break
+        series = (run.series(kind, key) for kind, key in chance)
+        steps, values = next((found for found in series if len(found[0]) > 1), ([], []))  # one point is no line
+        if steps:
+            label = _label(runs, run, "chance")
+            line = {"color": CHANCE, "dash": "dot", "width": 2}
+            traces.append({"type": "scatter", "mode": "lines", "x": steps, "y": values, "name": label, "line": line})
     return Plot(title, traces, _layout("step", unit), ("curve", "step", unit), _thinned(rows))
 
 

@@ -64,7 +64,7 @@ def _training(run: Run) -> Iterator[Check]:
         rise = (end - best) / max(abs(best), 1e-12)
         yield graded(
             LIMITS, "held-out-rise", rise, measured=f"{rise:.0%}: {best:.3f} at step {at}, {end:.3f} at the end",
-            advice="evaluate judges the best checkpoint; more episodes or fewer steps help",
+            advice="The command evaluate judges the best checkpoint. Record more episodes or train fewer steps",
         )  # fmt: skip
 
 
@@ -143,8 +143,9 @@ def _commands(run: Run) -> Iterator[Check]:
             yield Check(id, name, report.verdict, measured, advice="Read what to do under Checks" if ids else "")
     stamp = (run.rig or {}).get("verified")
     if run.verification is None and stamp:
+        measured = f"{stamp.get('verdict')} on {stamp.get('when')}"
         status: Status = "pass" if stamp.get("verdict") == "pass" else "warn"
-        yield Check("verify", title, status, f"{stamp.get('verdict')} on {stamp.get('when')}")
+        yield Check("verify", title, status, measured)
     elif run.verification is None:
         yield Check("verify", title, "info", "not verified", advice="Run tactile-align verify on the recordings")
 
