@@ -1,4 +1,4 @@
-"""What the site generates when it is built: the command reference, the config reference and the API page.
+"""What the site generates when it is built: the references of commands, config and checks, and the API pages.
 
 Nothing generated is kept in the repository, so nothing can go stale.
 """
@@ -6,6 +6,7 @@ Nothing generated is kept in the repository, so nothing can go stale.
 import ast
 import contextlib
 import html
+import importlib
 import inspect
 import io
 import os
@@ -48,7 +49,16 @@ PACKAGES = (
     ("viz.label", "The page for drawing boxes."),
     ("viz.features", "Pictures of features."),
 )
+JUDGES = (
+    ("verify, of episodes", "verify.limits"),
+    ("verify and calibrate, of a session", "sessions.report"),
+    ("verify, of controller poses", "kinematics.controller"),
+    ("calibrate finger", "finger.checks"),
+    ("inspect", "datasets.inspect"),
+)
+"""Commands that judge, and the module whose LIMITS they hold values against."""
 SHOWN_AS = {
+    "tactile_align/checks.py": "reference/checks.md",
     "tactile_align/cli.py": "reference/commands.md",
     "tactile_align/config/train.py": "reference/config.md",
     "tactile_align": "reference/api.md",
@@ -103,6 +113,27 @@ def config() -> str:
     return "\n".join(parts)
 
 
+def checks() -> str:
+    """Return the reference of the checks as Markdown: the limits of every command."""
+    parts = [
+        "# Checks and limits\n\nEvery command that judges gives checks with stable ids: a kind, then what it was "
+        "measured on, such as `iou-median/left_wrist/tactile1`. Ids are the same in text, with `--json` and in HTML. "
+        "A value passes up to its limit, warns beyond it and fails where *fail* is stated. Kinds without a limit in "
+        "numbers, such as `streams` or `fault/board-moved`, are not listed.\n"
+    ]
+    for command, module in JUDGES:
+        limits = importlib.import_module(f"tactile_align.{module}").LIMITS
+        parts.append(f"## {command}\n\n| kind | check | passes | why |\n|---|---|---|---|")
+        parts += [
+            f"| `{kind}` | {limit.title.format('CAMERA', 'SENSOR')} | {limit.text()} | {limit.why} |".replace(
+                "<", "&lt;"
+            )
+            for kind, limit in limits.items()
+        ]
+        parts.append("")
+    return "\n".join(parts)
+
+
 def field_docstrings(model: type[BaseModel]) -> dict[str, str]:
     """Return the docstring that follows each field of a model, by field, on one line."""
     (body,) = ast.parse(textwrap.dedent(inspect.getsource(model))).body
@@ -139,7 +170,7 @@ def api_index() -> str:
 
 def pages() -> dict[str, str]:
     """Return every generated page by its path below docs/."""
-    made = {"commands": commands(), "config": config(), "api": api_index()}
+    made = {"commands": commands(), "config": config(), "checks": checks(), "api": api_index()}
     made |= {f"api_{package}": api(package) for package, _ in PACKAGES}
     return {f"reference/{name}.md": text for name, text in made.items()}
 

@@ -234,22 +234,7 @@ GAZEBO = ({0, 3, 4}, {0, 3}, {0, 4, 5})
 """Joints whose axes public Gazebo descriptions turn to -z (Nova 2, Nova 5; CR7's copy)."""
 
 
-TrapId = Literal[
-    "axis-signs",
-    "degrees",
-    "euler-order",
-    "gazebo-axis-signs",
-    "joint-order",
-    "length-unit",
-    "other-model",
-    "pose-angle-unit",
-    "tool-left-in",
-    "user-frame-left-in",
-    "zero-pose",
-]
-
-
-def trap(id: TrapId, evidence: str, advice: str, status: Status = "fail") -> Check:
+def trap(id: str, evidence: str, advice: str, status: Status = "fail") -> Check:
     """Return a known mistake that explains the file as a check "trap/ID"."""
     return Check(f"trap/{id}", f"Trap: {id.replace('-', ' ')}", status, evidence, advice=advice)
 
@@ -308,7 +293,7 @@ def _joint_hypotheses(arm: Arm) -> Iterator[JointHypothesis]:
     for signs in product((1.0, -1.0), repeat=n):
         flipped = {i for i in range(n) if signs[i] < 0}
         if flipped:
-            id: TrapId = "axis-signs"
+            id = "axis-signs"
             evidence = f"{', '.join(arm.joint_names[i] for i in sorted(flipped))} turn the other way"
             if flipped in GAZEBO:
                 id = "gazebo-axis-signs"

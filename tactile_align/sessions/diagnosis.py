@@ -1,13 +1,12 @@
 """Find what usually goes wrong in a hand-eye session, by name, with the evidence and what to do.
 
-Each finder compares the files as declared with one other reading of them; a fault is named only when the other
-reading explains the views far better, or when a number is out of any plausible range.
+Each finder compares the files as declared with one hypothesis about them; a fault is named only when the
+hypothesis explains the views far better, or when a number is out of any plausible range.
 """
 
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
-from typing import Literal
 
 import numpy as np
 
@@ -21,36 +20,10 @@ from tactile_align.sessions.robot_poses import EULER, PoseFormat
 from tactile_align.sessions.session import Session
 
 GOOD_PX, FAR_BETTER = 3.0, 0.25
-"""A fit is doubted above 3 px; another reading explains it when it leaves at most a quarter of the error."""
+"""A fit is doubted above 3 px; a hypothesis explains it when it leaves at most a quarter of the error."""
 
 
-FaultId = Literal[
-    "arm-moving-while-shot",
-    "bad-views",
-    "board-moved",
-    "board-scale",
-    "degrees-for-radians",
-    "duplicate-poses",
-    "euler-order",
-    "intrinsics",
-    "intrinsics-of-another-resolution",
-    "inverted-poses",
-    "marker-layout",
-    "mirrored-rotation",
-    "mm-for-m",
-    "no-rotation",
-    "no-solution",
-    "planar-motion",
-    "quaternion-order",
-    "rows-exchanged",
-    "rows-shifted",
-    "too-little-rotation",
-    "width-and-height-swapped",
-    "wrong-mount",
-]
-
-
-def fault(id: FaultId, evidence: str, advice: str, fatal: bool = True) -> Check:
+def fault(id: str, evidence: str, advice: str, fatal: bool = True) -> Check:
     """Return a fault as a check "fault/ID" that fails; one that does not make the result useless warns."""
     title = f"Fault: {id.replace('-', ' ')}"
     return Check(f"fault/{id}", title, "fail" if fatal else "warn", evidence, advice=advice)
@@ -64,38 +37,38 @@ def angle_gap(T: np.ndarray, C: np.ndarray) -> float:
     return float(np.median(np.abs(robot - seen)))
 
 
-def other_readings(session: Session, T: np.ndarray, C: np.ndarray) -> list[tuple[float, FaultId, PoseFormat]]:
-    """Return other readings of the rotations that turn as the camera does, no worse than the declared one.
+def other_hypotheses(session: Session, T: np.ndarray, C: np.ndarray) -> list[tuple[float, str, PoseFormat]]:
+    """Return hypotheses about the rotations that turn as the camera does, no worse than the declared one.
 
     Each comes with its gap (rad, see `angle_gap`) and the name of the fault it would mean. Quaternion orders, and
-    Euler orders that differ by renaming the axes, give the same relative turns as the declared reading: only the
+    Euler orders that differ by renaming the axes, give the same relative turns as the declared one: only the
     whole chain can tell those.
     """
     fmt = session.fact.poses
     if fmt is None:
         return []
-    readings: list[tuple[FaultId, PoseFormat]] = []
+    hypotheses: list[tuple[str, PoseFormat]] = []
     if fmt.of == "joints" or fmt.rotation == "rotvec" or fmt.rotation.startswith("euler"):
         unit = "deg" if fmt.angle == "rad" else "rad"
-        readings.append(("degrees-for-radians", fmt.model_copy(update={"angle": unit})))
+        hypotheses.append(("degrees-for-radians", fmt.model_copy(update={"angle": unit})))
     if fmt.of == "tool" and fmt.rotation.startswith("quat"):
         other = "quat_xyzw" if fmt.rotation == "quat_wxyz" else "quat_wxyz"
-        readings.append(("quaternion-order", fmt.model_copy(update={"rotation": other})))
+        hypotheses.append(("quaternion-order", fmt.model_copy(update={"rotation": other})))
     if fmt.of == "tool" and (fmt.rotation.startswith("euler") or fmt.rotation == "rotvec"):
-        readings += [
+        hypotheses += [
             ("euler-order", fmt.model_copy(update={"rotation": name}))
             for name in (*EULER, "rotvec")
             if name != fmt.rotation
         ]
-    gaps = [angle_gap(session.poses_as(one), C) for _, one in readings]
+    gaps = [angle_gap(session.poses_as(one), C) for _, one in hypotheses]
     limit = min(2 * min([*gaps, angle_gap(T, C)]), np.radians(2.0))
-    return [(gap, name, one) for gap, (name, one) in zip(gaps, readings, strict=True) if gap <= limit]
+    return [(gap, name, one) for gap, (name, one) in zip(gaps, hypotheses, strict=True) if gap <= limit]
 
 
 def other_angles(session: Session, camera: Camera, T: np.ndarray, C: np.ndarray) -> list[Check]:
-    """Name the reading of the rotations that explains the views where the declared one does not turn as they do."""
+    """Name the hypothesis that explains how the views turn, where the declared rotations do not."""
     gap = angle_gap(T, C)
-    agree = [one for one in other_readings(session, T, C) if one[0] <= FAR_BETTER * gap]
+    agree = [one for one in other_hypotheses(session, T, C) if one[0] <= FAR_BETTER * gap]
     if not agree:
         return []
     mounted = session.fact.mounted or "moving"
@@ -103,13 +76,13 @@ def other_angles(session: Session, camera: Camera, T: np.ndarray, C: np.ndarray)
     for _, _, one in agree:
         B = chain(session.poses_as(one), mounted)
         errors.append(chain_miss(session, camera, B, C) if len(agree) > 1 else 0.0)
-    best, name, reading = agree[int(np.argmin(errors))]
+    best, name, hypothesis = agree[int(np.argmin(errors))]
     as_good = [
         one.rotation
         for (_, other, one), error in zip(agree, errors, strict=True)
         if other == name and error <= 2 * min(errors)
     ]
-    what = f'angle = "{reading.angle}"' if name == "degrees-for-radians" else f'rotation = "{reading.rotation}"'
+    what = f'angle = "{hypothesis.angle}"' if name == "degrees-for-radians" else f'rotation = "{hypothesis.rotation}"'
     more = f" ({', '.join(as_good)} agree on these poses)" if len(as_good) > 1 else ""
     return [
         fault(
@@ -141,7 +114,7 @@ def chain_miss(session: Session, camera: Camera, B: np.ndarray, C: np.ndarray) -
 
 
 def explain(session: Session, camera: Camera, T: np.ndarray, C: np.ndarray, result: HandEye) -> list[Check]:
-    """Try other readings of a session that does not fit; the best one names the fault."""
+    """Try hypotheses about a session that does not fit; the best one names the fault."""
     mounted = session.fact.mounted or "moving"
     angles = other_angles(session, camera, T, C)
     if angles:
@@ -151,7 +124,7 @@ def explain(session: Session, camera: Camera, T: np.ndarray, C: np.ndarray, resu
     here = miss(B, C)
     candidates: list[tuple[float, Check]] = []
 
-    def consider(error: float, name: FaultId, evidence: str, advice: str) -> None:
+    def consider(error: float, name: str, evidence: str, advice: str) -> None:
         candidates.append(
             (error, fault(name, f"{evidence}: median view misses by {error:.1f} px, as declared {here:.1f} px", advice))
         )
@@ -197,7 +170,7 @@ def explain(session: Session, camera: Camera, T: np.ndarray, C: np.ndarray, resu
                 f"poses shifted by {shift:+d} rows",
                 "Poses and images are out of step: check where a pose or an image is missing.",
             )
-    for _, name, one in other_readings(session, T, C):
+    for _, name, one in other_hypotheses(session, T, C):
         what = f'angle = "{one.angle}"' if name == "degrees-for-radians" else f'rotation = "{one.rotation}"'
         reread = chain(session.poses_as(one), mounted)
         consider(miss(reread, C), name, f"poses read with {what}", f"Set {what} in [poses].")
@@ -225,7 +198,7 @@ def explain(session: Session, camera: Camera, T: np.ndarray, C: np.ndarray, resu
         fault(
             "arm-moving-while-shot",
             f"each view fits by itself ({np.median(result.pnp):.2f} px) but not with the robot ({result.rms:.1f} px, "
-            f"{gap:.0f} times more), and no other reading of the files helps",
+            f"{gap:.0f} times more), and no hypothesis about the files helps",
             "Let the arm stand still for half a second before each shot and record the pose then; check that the "
             "board and the camera are fixed, and the arm model.",
         )
@@ -315,7 +288,7 @@ def _board_moved(session: Session, camera: Camera, B: np.ndarray, C: np.ndarray)
 
 
 REACH_M = 5.0
-CLASSES: tuple[tuple[FaultId, ...], ...] = (
+CLASSES: tuple[tuple[str, ...], ...] = (
     ("inverted-poses", "wrong-mount"),
     ("mm-for-m", "board-scale"),
     ("rows-exchanged", "board-moved"),

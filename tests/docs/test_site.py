@@ -14,6 +14,11 @@ import pytest
 from tactile_align.cli import VERBS
 from tactile_align.config.data import ViewConfig
 from tactile_align.config.train import TrainConfig
+from tactile_align.datasets.inspect import LIMITS as INSPECT
+from tactile_align.finger.checks import LIMITS as FINGER
+from tactile_align.kinematics.controller import LIMITS as CONTROLLER
+from tactile_align.sessions.report import LIMITS as SESSIONS
+from tactile_align.verify.limits import LIMITS as VERIFY
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -39,6 +44,14 @@ def test_the_config_reference_holds_every_field_with_default_and_meaning() -> No
         assert f"| `{name}` |" in page or f"[{name}" in page, name
     assert "| `temperature` | `number` | `0.07` | kappa" in page
     assert "[[views]]" in page and "[features.vision]" in page and "FieldInfo" not in page
+
+
+def test_the_reference_of_checks_shows_the_limits_from_the_code() -> None:
+    page = hooks().checks()
+    assert "| `iou-median` | IoU of SENSOR in CAMERA, median | >= 0.75 (fail &lt; 0.5) |" in page
+    limits = [*VERIFY.items(), *SESSIONS.items(), *FINGER.items(), *INSPECT.items(), *CONTROLLER.items()]
+    for kind, limit in limits:
+        assert f"| `{kind}` |" in page and limit.why and limit.why in page, kind
 
 
 def test_the_api_page_of_a_package_names_every_module() -> None:

@@ -16,7 +16,7 @@ from tactile_align.calibration.hand_eye import Mounted, chain
 from tactile_align.calibration.views import View
 from tactile_align.geometry.frames import apply, invert, pose, rotation_exp
 from tactile_align.kinematics.arm import forward_kinematics
-from tactile_align.sessions.diagnosis import CLASSES, FaultId
+from tactile_align.sessions.diagnosis import CLASSES
 from tactile_align.sessions.robot_poses import EULER, PoseFormat
 from tactile_align.sessions.session import Session, SessionFact
 from tests.calibration.cell import ARM, BOARD, CAMERA, Captured, capture
@@ -205,7 +205,7 @@ def marker_layout(seed: int) -> Case:
 
 
 RAD, EULER_RAD = PoseFormat(of="joints"), PoseFormat(of="tool", rotation="euler_xyz")
-FAULTS: dict[str, tuple[Callable[[int], Case], FaultId]] = {
+FAULTS: dict[str, tuple[Callable[[int], Case], str]] = {
     "mm for m": (declared(PoseFormat(of="tool", length="mm"), TOOL), "mm-for-m"),
     "m for mm": (declared(TOOL, PoseFormat(of="tool", length="mm")), "mm-for-m"),
     "degrees for radians, joints": (declared(PoseFormat(of="joints", angle="deg"), RAD), "degrees-for-radians"),

@@ -101,8 +101,8 @@ def test_without_truth_or_labels_nothing_is_proven(recorded: dict[str, Path], tm
         labels.write_text("\n".join(lines), encoding="utf-8")
         result = verify_episodes(tmp_path, measured, labels=read_labels(labels), progress=False)
         assert result.verdict == verdict and result.check("iou-median/left_wrist/tactile1").value > 0.95
-        unproven = [check.name for check in result.checks if check.name.startswith("box on tactile1")]
-        assert unproven == (["box on tactile1 in top"] if verdict == "warn" else [])
+        unproven = [check.id for check in result.checks if check.kind == "box-proof"]
+        assert unproven == (["box-proof/top/tactile1"] if verdict == "warn" else [])
 
 
 def test_frames_of_another_size_than_the_rigs_are_refused(recorded: dict[str, Path]) -> None:
