@@ -3,7 +3,6 @@
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -236,7 +235,7 @@ class Summary:
 
 def json_of(result: object) -> str:
     """Return one of these dataclasses as JSON; what is None is left out."""
-    return json.dumps(_adapter(type(result)).dump_python(result, mode="json", exclude_none=True), indent=2) + "\n"
+    return json.dumps(TypeAdapter(type(result)).dump_python(result, mode="json", exclude_none=True), indent=2) + "\n"
 
 
 def result_of(kind: type[Result], data: Any, source: str) -> Result:
@@ -251,7 +250,7 @@ def result_of(kind: type[Result], data: Any, source: str) -> Result:
         InputError: A key is missing or wrong; names file and key.
     """
     try:
-        result: Result = _adapter(kind).validate_python(data)
+        result: Result = TypeAdapter(kind).validate_python(data)
     except ValidationError as error:
         raise InputError(f"{explain(error, source)}. Write it anew with the command that wrote it") from error
     return result
@@ -265,11 +264,6 @@ def summary_of(path: Path) -> Summary:
         InputError: It is damaged, or a key is missing or wrong; names file and key.
     """
     return result_of(Summary, read_json(path, "Write it anew: tactile-align evaluate RUN"), str(path))
-
-
-@cache
-def _adapter(kind: type) -> TypeAdapter[Any]:
-    return TypeAdapter(kind)
 
 
 SIDES = {"h_tau": "touch", "h_w": "region"}
