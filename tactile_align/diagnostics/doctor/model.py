@@ -344,16 +344,15 @@ def shared(subject: Subject) -> list[Check]:
 def parameters(subject: Subject) -> Table:
     """Return how many parameters each part has, how many of them learn, and how many the optimiser holds."""
     held = _held_by_optimiser(subject)
-    rows: list[tuple[str, int, int, int, int, int]] = []
+    counts: dict[str, tuple[int, ...]] = {}
     for part, named in parts_of(subject.model).items():
         total = sum(p.numel() for _, p in named)
         learns = sum(p.numel() for _, p in named if p.requires_grad)
         taught = sum(p.numel() for _, p in named if id(p) in held)
-        rows.append((part, len(named), total, learns, total - learns, taught))
-    tensors, total, learns, frozen, taught = (sum(int(row[i]) for row in rows) for i in range(1, 6))
-    rows.append(("all", tensors, total, learns, frozen, taught))
+        counts[part] = (len(named), total, learns, total - learns, taught)
+    counts["all"] = tuple(map(sum, zip(*counts.values(), strict=True)))
     head = ("module", "tensors", "elements", "trainable", "frozen", "in the optimiser")
-    return Table("parameters by module", head, tuple(rows))
+    return Table("parameters by module", head, tuple((part, *numbers) for part, numbers in counts.items()))
 
 
 def _held_by_optimiser(subject: Subject) -> set[int]:

@@ -72,7 +72,7 @@ def test_a_diagnosis_is_a_table_for_people_and_json_for_machines(healthy: tuple[
         count,
         0,
         count,
-    ]  # tensors, elements, trainable, frozen, in the optimiser
+    ]  # of them trainable, frozen, in the optimiser
     learn = sum(p.numel() for p in model.parameters() if p.requires_grad)
     rest = sum(p.numel() for p in model.parameters()) - learn
     assert rows["all"][1:4] == [learn + rest, learn, rest]
