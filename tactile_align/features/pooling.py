@@ -224,12 +224,7 @@ def _transformer_block(width: int) -> nn.TransformerEncoderLayer:
 
 
 def make_pooling(
-    kind: Pooling,
-    width: int,
-    out: int,
-    size: int = 4,
-    margin: float = 1.5,
-    sigma_px: float | Literal["rig"] = 4.0,
+    kind: Pooling, width: int, out: int, size: int = 4, margin: float = 1.5, sigma_px: float | Literal["rig"] = 4.0
 ) -> nn.Module:
     """Build a pooling by name; "grid" is the default of the toolkit."""
     if kind == "grid":

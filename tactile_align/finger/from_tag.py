@@ -26,13 +26,7 @@ from tactile_align.finger.tag_fit import (
     fit_tag,
 )
 from tactile_align.geometry.frames import invert, rotation_log
-from tactile_align.sessions.write_rig import (
-    pose_keys,
-    provenance,
-    require_no_override,
-    save_unless_failed,
-    with_stroke,
-)
+from tactile_align.sessions.write_rig import pose_keys, provenance, require_no_override, save_unless_failed, with_stroke
 
 
 @dataclass(frozen=True)
@@ -119,10 +113,12 @@ def calibrate_finger_by_tag(
     report = Report(
         "calibrate",
         f"tag {tag.id} in {camera}: {len(opening)} of {seen.looked} frames, for {name}",
-        (*_checks(fit, T, sought, seen.frames.axis, float(np.ptp(opening)), seen.names, accept),
-         *reading_checks(fit.reading, known.gripper(arm).reading)),
+        (
+            *_checks(fit, T, sought, seen.frames.axis, float(np.ptp(opening)), seen.names, accept),
+            *reading_checks(fit.reading, known.gripper(arm).reading),
+        ),
         facts=provenance(seen.digests),
-    )  # fmt: skip
+    )
     changed = known
     if STROKES[0] <= fit.stroke <= STROKES[1]:
         axis = fit.axis if finger.endswith("1") else -fit.axis

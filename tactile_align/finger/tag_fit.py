@@ -250,9 +250,15 @@ def fit_tag(seen: Sightings, holder: Holder, ends: tuple[float, float]) -> TagFi
     T, motion = _split(best, x)
     before = _error(frames, uv, holder, holder.T, np.array([1.0, 0, 0]))
     return TagFit(
-        T, float(motion[0]), tilted(frames.axis, motion[1:]), jackknife(np.stack(left)), float(spread), before, after,
+        T,
+        float(motion[0]),
+        tilted(frames.axis, motion[1:]),
+        jackknife(np.stack(left)),
+        float(spread),
+        before,
+        after,
         _reading(seen, holder, best, x, ends),
-    )  # fmt: skip
+    )
 
 
 def _split(start: np.ndarray, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

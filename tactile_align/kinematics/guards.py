@@ -55,12 +55,7 @@ def suspect_joints(arm: Arm, q: Array, tolerance_rad: float = TOLERANCE_RAD) -> 
     rows = _numpy(q).reshape(-1, arm.dof)
     if len(rows) == 0:
         return ()
-    found = [
-        _outside(arm, rows, tolerance_rad),
-        _read_as_degrees(arm, rows),
-        _normalised(arm, rows),
-        _zero(arm, rows),
-    ]
+    found = [_outside(arm, rows, tolerance_rad), _read_as_degrees(arm, rows), _normalised(arm, rows), _zero(arm, rows)]
     return tuple(suspicion for suspicion in found if suspicion is not None)
 
 

@@ -41,10 +41,7 @@ class Statistics(Strict):
 
     @model_validator(mode="after")
     def _check(self) -> "Statistics":
-        for what, mean, std in (
-            ("qpos", self.qpos_mean, self.qpos_std),
-            ("action", self.action_mean, self.action_std),
-        ):
+        for what, mean, std in (("qpos", self.qpos_mean, self.qpos_std), ("action", self.action_mean, self.action_std)):
             if len(mean) != len(std) or not mean:
                 raise InputError(f"{what} needs one mean and one std a column; got {len(mean)} and {len(std)}")
             if min(std) < 0:

@@ -43,10 +43,7 @@ class MomentSampler:
             self._pools = [(np.arange(len(contact)), batch_size)]
         else:
             in_contact = round(contact_share * batch_size)
-            self._pools = [
-                (np.flatnonzero(contact), in_contact),
-                (np.flatnonzero(~contact), batch_size - in_contact),
-            ]
+            self._pools = [(np.flatnonzero(contact), in_contact), (np.flatnonzero(~contact), batch_size - in_contact)]
         for (pool, count), what in zip(self._pools, ("contact", "free"), strict=False):
             if count and not len(pool):
                 raise InputError(

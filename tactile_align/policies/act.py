@@ -53,17 +53,14 @@ class ACTConfig(Strict):
         default="resnet18", description="'none': image tokens come in from outside, as extra tokens"
     )
     vision_weights: str | None = Field(
-        default=None,
-        description="a torchvision tag (IMAGENET1K_V1), a .safetensors or .pth file, or 'scratch'",
+        default=None, description="a torchvision tag (IMAGENET1K_V1), a .safetensors or .pth file, or 'scratch'"
     )
     per_camera_backbones: bool = Field(default=False, description="one ResNet for each camera; LeRobot cannot hold it")
     camera_embedding: bool = Field(default=False, description="a learned vector that says which camera a token is from")
 
     extra_tokens: int = Field(default=0, ge=0, description="most extra tokens (touch, region, ViT) in one forward pass")
     extra_token_dim: int | None = Field(
-        default=None,
-        ge=1,
-        description="width of the extra tokens as they come in; None: already d_model wide",
+        default=None, ge=1, description="width of the extra tokens as they come in; None: already d_model wide"
     )
 
     @model_validator(mode="after")
@@ -85,8 +82,9 @@ class ACTConfig(Strict):
         if len(set(self.cameras)) != len(self.cameras):
             raise InputError(f"cameras must be different names; got {list(self.cameras)}. Name each camera once.")
         if self.vision == "none":
-            given = [k for k in ("cameras", "vision_weights", "per_camera_backbones", "camera_embedding")
-                     if getattr(self, k)]  # fmt: skip
+            given = [
+                k for k in ("cameras", "vision_weights", "per_camera_backbones", "camera_embedding") if getattr(self, k)
+            ]
             if given:
                 raise InputError(
                     f"vision = 'none' has no backbone for {', '.join(given)}. "
@@ -465,10 +463,7 @@ class ACT(nn.Module):
         if extra_tokens is not None and extra_tokens.shape[1]:
             k, width = extra_tokens.shape[1], c.extra_token_dim or c.d_model
             _fits(
-                "extra_tokens",
-                extra_tokens,
-                ("B", f"K <= {c.extra_tokens}", width),
-                (b, min(k, c.extra_tokens), width),
+                "extra_tokens", extra_tokens, ("B", f"K <= {c.extra_tokens}", width), (b, min(k, c.extra_tokens), width)
             )
             if extra_is_pad is not None:
                 _fits("extra_is_pad", extra_is_pad, ("B", "K"), (b, k))

@@ -60,11 +60,7 @@ The last two are widened to what a session can resolve.
 
 
 def judge(
-    session: Session,
-    camera: Camera,
-    intrinsics: Intrinsics | None,
-    hand_eye: HandEye | None,
-    faults: Sequence[Check],
+    session: Session, camera: Camera, intrinsics: Intrinsics | None, hand_eye: HandEye | None, faults: Sequence[Check]
 ) -> Report:
     """Hold a calibration against LIMITS; `faults` come first."""
     checks, tables = list(faults), []
@@ -167,11 +163,7 @@ def _hand_eye(found: HandEye) -> list[Check]:
         graded(LIMITS, "translation-sigma", sigma_mm, advice="Take more views, nearer and more tilted."),
         graded(LIMITS, "rotation-sigma", sigma_deg, advice="Take more views, with larger turns."),
         Check(
-            "joint-to-alone",
-            "Joint / single-view RMS",
-            "info",
-            f"{alone:.1f}; large: the robot, not the camera",
-            alone,
+            "joint-to-alone", "Joint / single-view RMS", "info", f"{alone:.1f}; large: the robot, not the camera", alone
         ),
         Check("pose", name, "info", _place(found.X)),
         Check("pose-inverse", back, "info", _place(np.asarray(invert(found.X)))),

@@ -38,12 +38,7 @@ __all__ = ["DivergedError", "build_model", "train", "validate"]
 
 
 def train(
-    config: TrainConfig,
-    *,
-    resume: bool = False,
-    data: Data | None = None,
-    progress: bool = True,
-    processes: int = 1,
+    config: TrainConfig, *, resume: bool = False, data: Data | None = None, progress: bool = True, processes: int = 1
 ) -> Path:
     """Train and return the run folder.
 

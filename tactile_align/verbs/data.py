@@ -41,9 +41,7 @@ def simulate(
 
 
 def inspect(
-    path: Positional[Path],
-    layout: str | None = None,
-    as_json: Annotated[bool, arg(name="json")] = False,
+    path: Positional[Path], layout: str | None = None, as_json: Annotated[bool, arg(name="json")] = False
 ) -> int:
     """Tell what an episode or a folder holds and what is wrong with it; exit 1 when a fault was found.
 
@@ -85,11 +83,7 @@ def trim(
 
 
 def repair(
-    episode: Positional[str],
-    out: Path,
-    min_steps: int = 10,
-    layout: str | None = None,
-    overwrite: bool = False,
+    episode: Positional[str], out: Path, min_steps: int = 10, layout: str | None = None, overwrite: bool = False
 ) -> int:
     """Leave damaged rows out and write what is sound as new files; the old one is never touched.
 

@@ -15,14 +15,7 @@ from tactile_align.geometry.frames import invert, quaternion_from_rotation, rota
 from tactile_align.verify.evidence import Evidence, View, reasons
 from tactile_align.verify.limits import FIELD_DEG, LIMITS
 from tactile_align.verify.rig_hypotheses import OTHER_FINGER, frame_of, hypotheses_of
-from tactile_align.verify.single_cause import (
-    Sight,
-    camera_shift,
-    camera_turn,
-    elsewhere,
-    focal_length,
-    sensor_shift,
-)
+from tactile_align.verify.single_cause import Sight, camera_shift, camera_turn, elsewhere, focal_length, sensor_shift
 
 EXPLAINED = 0.8
 """Median IoU that a change must reach; boxes of a few pixels, drawn by hand, reach no more."""
@@ -46,12 +39,7 @@ class Change:
 
 
 def one_change(
-    rig: Rig,
-    camera: str,
-    sensor: str,
-    T_camera_sensor: np.ndarray,
-    seen: np.ndarray,
-    opening: np.ndarray | None,
+    rig: Rig, camera: str, sensor: str, T_camera_sensor: np.ndarray, seen: np.ndarray, opening: np.ndarray | None
 ) -> list[Change]:
     """Return the single changes that would explain boxes, the best first.
 

@@ -11,9 +11,24 @@ from tactile_align.geometry.frames import invert, quaternion_from_rotation
 
 AS_WRITTEN, OTHER_FINGER = "as written", "the other finger"
 SIZES = (
-    (320, 240), (424, 240), (640, 360), (640, 400), (640, 480), (800, 600), (848, 480), (960, 540), (1024, 768),
-    (1280, 720), (1280, 800), (1280, 960), (1600, 1200), (1920, 1080), (1920, 1200), (2560, 1440), (3840, 2160),
-)  # fmt: skip
+    (320, 240),
+    (424, 240),
+    (640, 360),
+    (640, 400),
+    (640, 480),
+    (800, 600),
+    (848, 480),
+    (960, 540),
+    (1024, 768),
+    (1280, 720),
+    (1280, 800),
+    (1280, 960),
+    (1600, 1200),
+    (1920, 1080),
+    (1920, 1200),
+    (2560, 1440),
+    (3840, 2160),
+)
 """Frame sizes (width, height) that cameras deliver, px."""
 NEAR_SIZE = 0.06
 """How far a principal point, doubled, may lie from such a size to name it, as a share of it."""

@@ -152,37 +152,19 @@ def skewed() -> dict[str, Any]:
     [
         (mirrored(), r"cameras\.left_wrist: the rotation in matrix.*determinant is -1\.000: a mirror image"),
         (skewed(), r"cameras\.left_wrist: the rotation in matrix.*not orthonormal"),
-        (
-            edit("cameras.left_wrist.translation_m", [85.0, 18.0, 35.0]),
-            r"left_wrist.*millimetres\? Use metres",
-        ),
+        (edit("cameras.left_wrist.translation_m", [85.0, 18.0, 35.0]), r"left_wrist.*millimetres\? Use metres"),
         (edit("cameras.left_wrist.quat_wxyz", [1.0, 1.0, 0, 0]), r"left_wrist.*norm 1 \(w first\).*1\.41421"),
         (
             edit("cameras.left_wrist.colour", "bgr"),
             r"left_wrist\.colour: unknown key; known here: K, .*image_map.*width",
         ),
         (edit("cameras.left_wrist.K", [[465.6, 0, 239.5], [0, 465.6, 519.5], [0, 0, 1]]), "swapped"),
-        (
-            edit("cameras.left_wrist.width", 200),
-            r"principal point \(319\.5, 239\.5\) lies outside the raw 200x480",
-        ),
-        (
-            edit("cameras.left_wrist.K", [[-465.6, 0, 319.5], [0, 465.6, 239.5], [0, 0, 1]]),
-            "turns go in image_map",
-        ),
-        (
-            edit("cameras.left_wrist.K", [[0.4656, 0, 319.5], [0, 0.4656, 239.5], [0, 0, 1]]),
-            "below one pixel",
-        ),
-        (
-            edit("cameras.left_wrist.parent", "right/flange"),
-            r"cameras\.left_wrist\.parent.*no arm.*arms: left",
-        ),
+        (edit("cameras.left_wrist.width", 200), r"principal point \(319\.5, 239\.5\) lies outside the raw 200x480"),
+        (edit("cameras.left_wrist.K", [[-465.6, 0, 319.5], [0, 465.6, 239.5], [0, 0, 1]]), "turns go in image_map"),
+        (edit("cameras.left_wrist.K", [[0.4656, 0, 319.5], [0, 0.4656, 239.5], [0, 0, 1]]), "below one pixel"),
+        (edit("cameras.left_wrist.parent", "right/flange"), r"cameras\.left_wrist\.parent.*no arm.*arms: left"),
         (edit("cameras.left_wrist.parent", "left/hand"), r"left has base, link1.*flange, finger1, finger2"),
-        (
-            edit("cameras.top.image_map", [["turn", 90]]),
-            r"cameras\.top.*image_map step.*unknown; known steps are",
-        ),
+        (edit("cameras.top.image_map", [["turn", 90]]), r"cameras\.top.*image_map step.*unknown; known steps are"),
         (edit("cameras.top.image_map", [["resize", 320]]), "resize takes 2 numbers, got 1"),
         (
             edit("cameras.top.image_map", ["rotate180"]),
@@ -203,10 +185,7 @@ def skewed() -> dict[str, Any]:
         (edit("arms.left.gripper.reading", ...), r"arms\.left\.gripper\.reading: Field required"),
         (edit("sensors.tactile1.body.0.size_m", [20.0, 12.0, 30.0]), r"sensors\.tactile1\.body\.0\.size_m"),
         (edit("sensors.tactile1.pad.normal", [0.0, 2.0, 0.0]), "normal must be a unit vector"),
-        (
-            {**facts(), "override": [{"episodes": "*", "cameras": {"side": {}}}]},
-            r"override 0: cameras\.side is not",
-        ),
+        ({**facts(), "override": [{"episodes": "*", "cameras": {"side": {}}}]}, r"override 0: cameras\.side is not"),
         (
             {**facts(), "override": [{"episodes": "*", "cameras": {"top": {"K": []}}}]},
             r"cameras\.top\.K cannot be overridden; only",
@@ -275,10 +254,7 @@ def test_overrides_hold_for_their_episodes_only(tmp_path: Path) -> None:
     data = facts()
     data["override"] = [
         {"episodes": "2025-10-*/**", "cameras": {"left_wrist": {"translation_m": [0.09, 0.018, 0.035]}}},
-        {
-            "episodes": "**/episode_7.hdf5",
-            "cameras": {"top": {"image_map": [["rotate180"]], "delay_s": 0.05}},
-        },
+        {"episodes": "**/episode_7.hdf5", "cameras": {"top": {"image_map": [["rotate180"]], "delay_s": 0.05}}},
     ]
     rig = load_rig(written(tmp_path, data))
     october = rig.for_episode(Path("data") / "2025-10-03" / "a" / "episode_7.hdf5")

@@ -74,9 +74,6 @@ def write_easy_handeye(T: np.ndarray, in_hand: bool, path: Path, version: int) -
         data = {"parameters": {"eye_on_hand": in_hand}, "transformation": numbers}
     else:
         kind = "eye_in_hand" if in_hand else "eye_on_base"
-        parts = {
-            "translation": dict(zip("xyz", t, strict=True)),
-            "rotation": dict(zip("wxyz", q, strict=True)),
-        }
+        parts = {"translation": dict(zip("xyz", t, strict=True)), "rotation": dict(zip("wxyz", q, strict=True))}
         data = {"parameters": {"calibration_type": kind}, "transform": parts}
     path.write_text(yaml.safe_dump(data, sort_keys=False), encoding="utf-8")

@@ -25,11 +25,7 @@ def parts(steps: int = STEPS) -> dict[str, Any]:
     return {
         "qpos": rng.normal(size=(steps, 14)).astype(np.float32).astype(np.float64),
         "action": rng.normal(size=(steps, 14)).astype(np.float32).astype(np.float64),
-        "images": {
-            "top": frames(1, steps),
-            "left_wrist": frames(2, steps, 80, 56),
-            "right_wrist": frames(3, steps),
-        },
+        "images": {"top": frames(1, steps), "left_wrist": frames(2, steps, 80, 56), "right_wrist": frames(3, steps)},
         "touches": {"tactile1": frames(4, steps, 36, 44), "tactile2": frames(5, steps, 36, 44)},
     }
 

@@ -221,10 +221,7 @@ ON_OPENING: list[tuple[Callable[[Path], None], str]] = [
     (missing_stream, r"/observations/qpos is missing"),
     (missing_action, r"/action is missing"),
     (no_cameras, r"/observations/images holds no camera"),
-    (
-        unequal_lengths,
-        r"/observations/images/top has 5 frames but /observations/qpos has 7 rows.*trim .* --to 5",
-    ),
+    (unequal_lengths, r"/observations/images/top has 5 frames but /observations/qpos has 7 rows.*trim .* --to 5"),
     (short_action, r"/action has 6 rows but /observations/qpos has 7 rows"),
     (truncated_first_jpeg, r"/observations/images/top row 0 is a damaged JPEG"),
     (wrong_image_dtype, r"/observations/images/top has dtype float32"),
@@ -258,12 +255,7 @@ ON_OPENING: list[tuple[Callable[[Path], None], str]] = [
 ON_READING: list[tuple[Callable[[Path], None], str, int, str]] = [
     (truncated_jpeg, "top", 3, r"/observations/images/top row 3 is a damaged or truncated JPEG"),
     (empty_row, "tactile1", 4, r"/observations/tactile1 row 4 is empty \(zero bytes"),
-    (
-        text_in_a_row,
-        "tactile1",
-        4,
-        r"/observations/tactile1 row 4 is neither JPEG nor PNG \(begins with 41 41",
-    ),
+    (text_in_a_row, "tactile1", 4, r"/observations/tactile1 row 4 is neither JPEG nor PNG \(begins with 41 41"),
     (frame_of_another_size, "top", 5, r"/observations/images/top row 5 is 32x24 but row 0 is 64x48"),
     (huge_jpeg_header, "top", 2, r"/observations/images/top row 2 claims to be 60000x60000"),
 ]

@@ -91,10 +91,7 @@ def main() -> None:
     full = ACTPolicy(config(("a", "b", "c"), 14, 14, 100)).model.state_dict()
     golden = {
         "made_with": {"lerobot": lerobot.__version__, "torch": torch.__version__},
-        "default": {
-            "tensors": len(full),
-            "digest": formula.digest((k, tuple(v.shape)) for k, v in full.items()),
-        },
+        "default": {"tensors": len(full), "digest": formula.digest((k, tuple(v.shape)) for k, v in full.items())},
         "variants": {name: run(options) for name, options in formula.VARIANTS.items()},
         "ensembling": ensembling(),
     }

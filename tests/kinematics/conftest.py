@@ -75,11 +75,7 @@ def dh_rows(name: str) -> list[tuple[float, float, float, float]]:
 
 def urdf(name: str) -> str:
     """URDF text of an arm, with the inertias a physics engine wants."""
-    lines = [
-        f'<robot name="{name}">',
-        '<mujoco><compiler fusestatic="false"/></mujoco>',
-        '<link name="base"/>',
-    ]
+    lines = [f'<robot name="{name}">', '<mujoco><compiler fusestatic="false"/></mujoco>', '<link name="base"/>']
     parent = "base"
     for i, (xyz, rpy) in enumerate(origins_of(name), start=1):
         inertia = '<inertia ixx="1" iyy="1" izz="1" ixy="0" ixz="0" iyz="0"/>'

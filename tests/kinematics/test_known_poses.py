@@ -36,12 +36,7 @@ def test_the_flange_agrees_with_the_dh_table_to_ten_micrometres(
     for i, (offset, d, a, alpha) in enumerate(dh_table(name)):
         c, s, ca, sa = np.cos(q[:, i] + offset), np.sin(q[:, i] + offset), np.cos(alpha), np.sin(alpha)
         o = np.zeros(1000)
-        rows = [
-            [c, -s * ca, s * sa, a * c],
-            [s, c * ca, -c * sa, a * s],
-            [o, o + sa, o + ca, o + d],
-            [o, o, o, o + 1],
-        ]
+        rows = [[c, -s * ca, s * sa, a * c], [s, c * ca, -c * sa, a * s], [o, o + sa, o + ca, o + d], [o, o, o, o + 1]]
         expected = expected @ np.moveaxis(np.array(rows), -1, 0)
     off = np.abs(forward_kinematics(load_arm(name), q) - expected)
     assert off[:, :3, 3].max() < TEN_MICROMETRES

@@ -116,8 +116,7 @@ def test_vmap_and_its_jacobian_give_the_same(random_q: Callable) -> None:
 
 @pytest.mark.filterwarnings("ignore:Dynamo detected a call to a `functools.lru_cache`:UserWarning")
 @pytest.mark.parametrize(
-    ("backend", "function"),
-    [("aot_eager", link_poses), ("aot_eager", jacobian), ("inductor", forward_kinematics)],
+    ("backend", "function"), [("aot_eager", link_poses), ("aot_eager", jacobian), ("inductor", forward_kinematics)]
 )
 @inductor.patch({"cpp.simdlen": 1})  # scalar kernels are compiled in two thirds of the time
 def test_torch_compile_takes_it_whole(backend: str, function: Callable, random_q: Callable) -> None:

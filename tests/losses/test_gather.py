@@ -151,9 +151,7 @@ def all_options(ranks: int) -> list[Options]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("ranks", "options"),
-    [(ranks, options) for ranks, every in AGREEING.items() for options in every],
-    ids=json.dumps,
+    ("ranks", "options"), [(ranks, options) for ranks, every in AGREEING.items() for options in every], ids=json.dumps
 )
 def test_several_processes_agree_with_one(
     ranks: int, options: Options, together: Callable[[int, Options], tuple[Path, int]]

@@ -309,11 +309,7 @@ def test_the_order_of_the_batch_changes_nothing(options: dict[str, Any], masked:
     order = torch.randperm(9)
     columns = torch.cat([order, torch.arange(9, 9 + past)])
     reordered = replace(
-        rule,
-        episode=rule.episode[order],
-        time=rule.time[order],
-        contact=rule.contact[order],
-        touch=rule.touch[order],
+        rule, episode=rule.episode[order], time=rule.time[order], contact=rule.contact[order], touch=rule.touch[order]
     )
     before, after = (rule, reordered) if masked == "rule" else (weights, weights[order][:, columns])
     straight = hsa_loss(h_tau, h_w, hard, before, valid=valid, bank=bank, **options)

@@ -25,12 +25,7 @@ CONFIG = ACTConfig(
     vae_layers=1,
     latent_dim=LATENT,
 )
-ATTENTION = {
-    "in_proj_weight": (3 * D, D),
-    "in_proj_bias": (3 * D,),
-    "out_proj.weight": (D, D),
-    "out_proj.bias": (D,),
-}
+ATTENTION = {"in_proj_weight": (3 * D, D), "in_proj_bias": (3 * D,), "out_proj.weight": (D, D), "out_proj.bias": (D,)}
 
 
 def layer(prefix: str, attentions: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
@@ -85,11 +80,7 @@ def original_shapes(backbones: int = 1) -> dict[str, tuple[int, ...]]:
     for name, shape in linear.items():
         out |= {f"{name}.weight": shape, f"{name}.bias": shape[:1]}
     out |= {"transformer.decoder.norm.weight": (D,), "transformer.decoder.norm.bias": (D,)}
-    out |= {
-        "query_embed.weight": (CHUNK, D),
-        "cls_embed.weight": (1, D),
-        "additional_pos_embed.weight": (2, D),
-    }
+    out |= {"query_embed.weight": (CHUNK, D), "cls_embed.weight": (1, D), "additional_pos_embed.weight": (2, D)}
     out["pos_table"] = (1, 2 + CHUNK, D)
     return {f"model.{k}": s for k, s in out.items()}
 

@@ -26,12 +26,7 @@ def at(x: float, y: float, z: float) -> np.ndarray:
 def test_a_solid_square_to_the_axis_has_the_box_of_its_near_face() -> None:
     found = project_solids(PINHOLE, at(0.01, -0.02, 0.22), CUBE)
     # Near face at z = 0.20, x in [0, 0.02], y in [-0.035, -0.005]; the far face reaches further in.
-    expected = [
-        319.5,
-        239.5 + 580 * -0.035 / 0.2,
-        319.5 + 600 * 0.02 / 0.2,
-        239.5 - 580 * 0.005 / 0.24,
-    ]
+    expected = [319.5, 239.5 + 580 * -0.035 / 0.2, 319.5 + 600 * 0.02 / 0.2, 239.5 - 580 * 0.005 / 0.24]
     np.testing.assert_allclose(found.box, expected, atol=1e-9)
     assert found.visible and found.inside == 1.0 and found.reason_text() == ""
 

@@ -19,8 +19,7 @@ def with_joint_4_turned_round(folder: Path) -> Rig:
         "xyz_m = [-0.22501, 0.0, 0.1175]\nrpy_deg = [0.0, 0.0, -90.0]",
         "xyz_m = [-0.22501, 0.0, 0.1175]\nrpy_deg = [180.0, 0.0, -90.0]",
     ).replace(
-        "xyz_m = [0.0, -0.12, 0.0]\nrpy_deg = [90.0, 0.0, 0.0]",
-        "xyz_m = [0.0, 0.12, 0.0]\nrpy_deg = [-90.0, 0.0, 0.0]",
+        "xyz_m = [0.0, -0.12, 0.0]\nrpy_deg = [90.0, 0.0, 0.0]", "xyz_m = [0.0, 0.12, 0.0]\nrpy_deg = [-90.0, 0.0, 0.0]"
     )
     assert tomllib.loads(text)["joints"][3]["rpy_deg"][0] == 180.0
     (folder / "flipped.toml").write_text(text, encoding="utf-8")

@@ -93,11 +93,7 @@ def test_pairs_that_mostly_have_no_negative_are_pointed_out(watch: Watch) -> Non
 
 def test_a_run_that_pulls_pairs_together_and_nothing_apart_is_named_as_collapsed(small_config: Maker) -> None:
     config = small_config(
-        train_policy=False,
-        hsa={"kind": "mse", "learn_temperature": False},
-        steps=20,
-        validate_every=20,
-        save_every=20,
+        train_policy=False, hsa={"kind": "mse", "learn_temperature": False}, steps=20, validate_every=20, save_every=20
     )
     records = [one for one in read_metrics(train(config, progress=False) / "metrics.jsonl") if one["kind"] == "finding"]
     sides = ("touch", "region")

@@ -224,8 +224,7 @@ def test_a_hypothesis_is_named_only_when_it_is_clearly_and_mostly_better() -> No
 
 
 @pytest.mark.parametrize(
-    ("still", "turned_still", "outcome"),
-    [(0.5, 0.8, "warn"), (0.9, 0.2, "pass"), (0.9, None, "pass")],
+    ("still", "turned_still", "outcome"), [(0.5, 0.8, "warn"), (0.9, 0.2, "pass"), (0.9, None, "pass")]
 )
 def test_a_turned_wrist_image_is_named_only_with_the_still_worlds_consent(
     still: float, turned_still: float | None, outcome: str

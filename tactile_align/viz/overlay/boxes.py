@@ -106,7 +106,9 @@ def names_apart(likes: tuple[RigLike | None, RigLike], rigs: tuple[Rig, Rig]) ->
         likes: What was asked for; None is `rig.toml` beside the episode.
         rigs: What it led to.
     """
-    files = [Path("rig.toml") if like is None else Path(rig.name if isinstance(like, Rig) else like)
-             for like, rig in zip(likes, rigs, strict=True)]  # fmt: skip
+    files = [
+        Path("rig.toml") if like is None else Path(rig.name if isinstance(like, Rig) else like)
+        for like, rig in zip(likes, rigs, strict=True)
+    ]
     pairs = [(a, b) for a, b in ((rigs[0].name, rigs[1].name), (files[0].name, files[1].name)) if a != b]
     return pairs[0] if pairs else (str(files[0]), str(files[1]))

@@ -13,13 +13,7 @@ from tactile_align.datasets.episodes import Episode, EpisodeRef, open_episode
 from tactile_align.errors import InputError
 from tactile_align.geometry.boxes import intersection_over_union
 from tactile_align.geometry.images import ImageMap
-from tactile_align.projection.episode_boxes import (
-    ViewBoxes,
-    contact_flags,
-    episode_boxes,
-    openings,
-    require_rig_size,
-)
+from tactile_align.projection.episode_boxes import ViewBoxes, contact_flags, episode_boxes, openings, require_rig_size
 from tactile_align.projection.tokens import token_weights
 from tactile_align.viz.overlay.boxes import RigLike, Seen, by_sensor, names_apart, rig_for
 from tactile_align.viz.overlay.view import Hand, Moment, Region, Touch, Track, View

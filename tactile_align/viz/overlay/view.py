@@ -263,12 +263,7 @@ def _draw_band(image: np.ndarray, region: Region, scale: np.ndarray) -> None:
     half = BAND_SIGMAS * np.asarray(region.sigma_px) * np.concatenate([scale, scale])
     u0, v0, u1, v1 = _moved(region.box, scale)
     a, b, c, d = (round(float(edge)) for edge in (u0, v0, u1, v1))
-    for edge, reach, upright in (
-        (u0, half[0], True),
-        (u1, half[2], True),
-        (v0, half[1], False),
-        (v1, half[3], False),
-    ):
+    for edge, reach, upright in ((u0, half[0], True), (u1, half[2], True), (v0, half[1], False), (v1, half[3], False)):
         low, high = round(float(edge - reach)), round(float(edge + reach)) + 1
         sides = (low, b, high, d) if upright else (a, low, c, high)
         tint(image, *sides, sensor_colour(region.colour), 0.5)

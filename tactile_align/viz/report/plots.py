@@ -129,10 +129,15 @@ def _retrieval(runs: Sequence[Run], name: str) -> Plot:
             label = _label(runs, run, kind)
             for direction, recall in recalls.items():
                 rows += [
-                    (f"{label}, {direction}", f"R@{k}", f"{at:.3f}", "{:.3f} to {:.3f}".format(*recall.interval[k]),
-                     f"{recall.chance[k]:.3f}")
+                    (
+                        f"{label}, {direction}",
+                        f"R@{k}",
+                        f"{at:.3f}",
+                        "{:.3f} to {:.3f}".format(*recall.interval[k]),
+                        f"{recall.chance[k]:.3f}",
+                    )
                     for k, at in recall.at.items()
-                ]  # fmt: skip
+                ]
             if "both" in recalls:
                 at, interval = recalls["both"].at, recalls["both"].interval
                 whiskers = {

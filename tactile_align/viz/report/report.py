@@ -19,17 +19,25 @@ from tactile_align.viz.report.run_folder import Run, read_run
 
 LIMITS = {
     "hsa-of-chance": Limit(
-        "Alignment loss on held-out episodes, {0}", 0.9, 1.0, " of chance", ".2f",
+        "Alignment loss on held-out episodes, {0}",
+        0.9,
+        1.0,
+        " of chance",
+        ".2f",
         why="At chance the features of a touch and of its region have nothing in common",
     ),
     "held-out-rise": Limit(
-        "Held-out loss above its lowest", 0.02, math.inf, form=".0%", why="The run overfits its training episodes",
+        "Held-out loss above its lowest", 0.02, math.inf, form=".0%", why="The run overfits its training episodes"
     ),
     "action-error": Limit(
-        "Action error on held-out episodes", 0.99, 0.99, " of standing still", ".2f",
+        "Action error on held-out episodes",
+        0.99,
+        0.99,
+        " of standing still",
+        ".2f",
         why="A policy that errs as much as one that never moves has learnt nothing",
     ),
-}  # fmt: skip
+}
 
 
 def judge(run: Run) -> Report:
@@ -48,13 +56,29 @@ def _training(run: Run) -> Iterator[Check]:
     diverged = [record["step"] for record in run.metrics if "loss" in record and record["loss"] is None]
     if diverged:
         advice = "Lower the learning rates; tactile-align doctor CONFIG looks for the cause"
-        yield Check("training", title, "fail", f"diverged: non-finite loss at step {diverged[0]}", last, "", limit,
-                    advice=advice)  # fmt: skip
+        yield Check(
+            "training",
+            title,
+            "fail",
+            f"diverged: non-finite loss at step {diverged[0]}",
+            last,
+            "",
+            limit,
+            advice=advice,
+        )
     elif isinstance(planned, int) and last < planned and run.live:
         yield Check("training", title, "info", f"has reached step {last} of {planned}", last, "", limit)
     elif isinstance(planned, int) and last < planned:
-        yield Check("training", title, "warn", f"stopped at step {last} of {planned}", last, "", limit,
-                    advice="Resume it with: tactile-align train CONFIG --resume")  # fmt: skip
+        yield Check(
+            "training",
+            title,
+            "warn",
+            f"stopped at step {last} of {planned}",
+            last,
+            "",
+            limit,
+            advice="Resume it with: tactile-align train CONFIG --resume",
+        )
     else:
         yield Check("training", title, "pass", f"complete: {last} steps", last, "", limit)
     losses = zip(*reversed(run.series("validation", "loss")), strict=True)
@@ -63,18 +87,24 @@ def _training(run: Run) -> Iterator[Check]:
         (best, at), (end, _) = min(known), known[-1]
         rise = (end - best) / max(abs(best), 1e-12)
         yield graded(
-            LIMITS, "held-out-rise", rise, measured=f"{rise:.0%}: {best:.3f} at step {at}, {end:.3f} at the end",
+            LIMITS,
+            "held-out-rise",
+            rise,
+            measured=f"{rise:.0%}: {best:.3f} at step {at}, {end:.3f} at the end",
             advice="The command evaluate judges the best checkpoint. Record more episodes or train fewer steps",
-        )  # fmt: skip
+        )
 
 
 def _encoder(run: Run) -> Iterator[Check]:
     if run.summary and "scratch" in run.summary.encoder.lower():
         yield Check(
-            "encoder", "Encoders", "warn", run.summary.encoder,
+            "encoder",
+            "Encoders",
+            "warn",
+            run.summary.encoder,
             why="SCRATCH: an encoder began from random weights. The numbers show that the parts work together, not how "
             "good pretrained features would be",
-        )  # fmt: skip
+        )
 
 
 def _views(run: Run) -> Iterator[Check]:
@@ -101,21 +131,30 @@ def _retrieval(name: str, view: ViewSummary) -> Iterator[Check]:
     recall = f"{at:.1%} [{low:.1%}, {high:.1%}] of {both.gallery} candidates"
     good = low > chance
     yield Check(
-        f"retrieval-chance/{name}", f"R@1 against chance, {name}", "pass" if good else "fail", recall, at, "",
-        f"interval above {chance:.1%}", "" if good else "The interval does not exclude chance",
+        f"retrieval-chance/{name}",
+        f"R@1 against chance, {name}",
+        "pass" if good else "fail",
+        recall,
+        at,
+        "",
+        f"interval above {chance:.1%}",
+        "" if good else "The interval does not exclude chance",
         "" if good else "Train on more episodes, and look at the boxes with tactile-align overlay",
-    )  # fmt: skip
+    )
     if opening is not None:
         base, (base_low, base_high) = opening.at[1], opening.interval[1]
         good = low > base
         yield Check(
-            f"retrieval-opening/{name}", f"R@1 against the gripper's opening alone, {name}",
+            f"retrieval-opening/{name}",
+            f"R@1 against the gripper's opening alone, {name}",
             "pass" if good else "warn" if at > base else "fail",
-            f"{at:.1%} [{low:.1%}, {high:.1%}], the opening alone {base:.1%} [{base_low:.1%}, {base_high:.1%}]", at, "",
+            f"{at:.1%} [{low:.1%}, {high:.1%}], the opening alone {base:.1%} [{base_low:.1%}, {base_high:.1%}]",
+            at,
+            "",
             f"interval above {base:.1%}",
             "" if good else "The opening alone may explain the retrieval: touch and image need not have been used",
             "" if good else "Record objects of several sizes, and the same object at several openings",
-        )  # fmt: skip
+        )
 
 
 def _actions(run: Run) -> Iterator[Check]:

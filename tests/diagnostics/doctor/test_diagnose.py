@@ -66,13 +66,7 @@ def test_a_diagnosis_is_a_table_for_people_and_json_for_machines(healthy: tuple[
     model = build_model(config, data.train)
     rows = {row["module"]: list(row.values())[1:] for row in loaded["tables"]["parameters by module"]}
     count = sum(p.numel() for p in model.act.action_head.parameters())
-    assert rows["act.action_head"] == [
-        2,
-        count,
-        count,
-        0,
-        count,
-    ]  # of them trainable, frozen, in the optimiser
+    assert rows["act.action_head"] == [2, count, count, 0, count]  # of them trainable, frozen, in the optimiser
     learn = sum(p.numel() for p in model.parameters() if p.requires_grad)
     rest = sum(p.numel() for p in model.parameters()) - learn
     assert rows["all"][1:4] == [learn + rest, learn, rest]
