@@ -13,7 +13,7 @@ PACKAGE = ROOT / "tactile_align"
 FLOORS = (
     ("errors",),
     ("geometry",),
-    ("facts", "files", "extras", "workers", "evenly", "verdict"),
+    ("facts", "files", "extras", "workers", "evenly"),
     ("checks",),
     ("config",),
     ("kinematics",),
