@@ -55,6 +55,8 @@ JUDGES = (
     ("verify, of controller poses", "kinematics.controller"),
     ("calibrate finger", "finger.checks"),
     ("inspect", "datasets.inspect"),
+    ("doctor", "diagnostics.doctor.limits"),
+    ("watch", "training.watch"),
 )
 """Commands that judge, and the module whose LIMITS they hold values against."""
 SHOWN_AS = {
@@ -125,7 +127,7 @@ def checks() -> str:
         limits = importlib.import_module(f"tactile_align.{module}").LIMITS
         parts.append(f"## {command}\n\n| kind | check | passes | why |\n|---|---|---|---|")
         parts += [
-            f"| `{kind}` | {limit.title.format('CAMERA', 'SENSOR')} | {limit.text()} | {limit.why} |".replace(
+            f"| `{kind}` | {re.sub(r'{[0-9]?}', '...', limit.title)} | {limit.text()} | {limit.why} |".replace(
                 "<", "&lt;"
             )
             for kind, limit in limits.items()

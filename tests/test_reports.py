@@ -45,7 +45,9 @@ def boxes(recording: Path, out: Path) -> list[str]:
     with h5py.File(file) as episode, (out / "boxes.csv").open("w", newline="") as handle:
         rows = csv.writer(handle)
         rows.writerow(["episode", "frame", "camera", "sensor", "u0", "v0", "u1", "v1"])
-        rows.writerows([file.name, t, "left_wrist", "tactile1", *episode["truth/box/left_wrist"][t]] for t in range(9))
+        rows.writerows(
+            [file.name, t, "left_wrist", "tactile1", *episode["truth/box/left_wrist"][t]] for t in range(0, 42, 2)
+        )
     return ["finger", str(recording), "--rig", str(recording / "rig.toml"), "--labels", str(out / "boxes.csv")]
 
 
@@ -59,6 +61,10 @@ COMMANDS: dict[str, tuple[str, Callable[[Path, Path], list[str]]]] = {
     "calibrate hand-eye": ("calibrate", lambda recording, out: ["hand-eye", *session(recording, out), "--dry-run"]),
     "calibrate finger": ("calibrate", lambda recording, out: [*boxes(recording, out), "--dry-run"]),
 }
+
+
+FAILING = ("inspect damage", "verify session")
+"""The session was taken with another camera than the cell's."""
 
 
 def rows_of_checks(text: str) -> list[str]:
@@ -96,7 +102,7 @@ def test_ids_are_equal_in_text_json_and_html(
         assert [html.unescape(id) for id in re.findall(r'data-id="([^"]+)"', report.html())] == ids
     kinds = {check.kind for check in reports[0].checks}
     assert all(re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", kind) for kind in kinds), kinds
-    assert (name == "inspect damage") == (status == 1), text
+    assert (name in FAILING) == (status == 1), text
 
 
 def test_the_page_of_verify_holds_the_checks_and_escapes_names(recorded: dict[str, Path], tmp_path: Path) -> None:

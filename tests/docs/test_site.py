@@ -48,7 +48,7 @@ def test_the_config_reference_holds_every_field_with_default_and_meaning() -> No
 
 def test_the_reference_of_checks_shows_the_limits_from_the_code() -> None:
     page = hooks().checks()
-    assert "| `iou-median` | IoU of SENSOR in CAMERA, median | >= 0.75 (fail &lt; 0.5) |" in page
+    assert "| `iou-median` | IoU of ... in ..., median | >= 0.75 (fail &lt; 0.5) |" in page
     limits = [*VERIFY.items(), *SESSIONS.items(), *FINGER.items(), *INSPECT.items(), *CONTROLLER.items()]
     for kind, limit in limits:
         assert f"| `{kind}` |" in page and limit.why and limit.why in page, kind
