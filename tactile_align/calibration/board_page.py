@@ -1,4 +1,4 @@
-"""A page to print: the board in true size, what it is and a bar to measure whether the printer kept the size."""
+"""A page to print: the board in true size, its description, and a bar that shows whether the printer kept the size."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +19,7 @@ DPI = 300
 Shape = tuple[str, float, float, float, float]
 """("square", x, y, width, height) or ("circle", x, y, diameter, diameter), black, metres from the board's corner."""
 Texts = list[tuple[float, float, str]]
-"""Lines of text: left end of the base line, metres, and what stands there."""
+"""Lines of text: left end of the base line, metres, and the text."""
 
 
 def write_page(board: Board, out: str | Path, paper: str = "A4") -> tuple[Path, Path]:
@@ -27,7 +27,7 @@ def write_page(board: Board, out: str | Path, paper: str = "A4") -> tuple[Path, 
 
     Args:
         board: The board.
-        out: Where, without suffix; a .pdf or .png suffix is replaced.
+        out: Path without suffix; a .pdf or .png suffix is replaced.
         paper: A4, A3 or letter; turned to landscape where that fits better.
 
     Returns:
@@ -35,7 +35,7 @@ def write_page(board: Board, out: str | Path, paper: str = "A4") -> tuple[Path, 
 
     Raises:
         InputError: Unknown paper, or the board does not fit on it.
-        FileExistsError: One of the files is there already.
+        FileExistsError: One of the files exists.
     """
     if paper not in PAPERS_M:
         raise InputError(f"no paper '{paper}'; there are {', '.join(PAPERS_M)}")
@@ -44,7 +44,7 @@ def write_page(board: Board, out: str | Path, paper: str = "A4") -> tuple[Path, 
     pdf, png = stem.with_name(stem.name + ".pdf"), stem.with_name(stem.name + ".png")
     for path in (pdf, png):
         if path.exists():
-            raise FileExistsError(f"{path}: is there already; nothing is overwritten. Name another file")
+            raise FileExistsError(f"{path} exists and is not overwritten. Name another file")
     width, height = board_size(board)
     page = PAPERS_M[paper]
     room = next(
@@ -69,7 +69,7 @@ def write_page(board: Board, out: str | Path, paper: str = "A4") -> tuple[Path, 
 
 
 def describe(board: Board) -> str:
-    """Say what a board is, as printed on its page."""
+    """Return the description of a board, as printed on its page."""
     what = f"{board.kind} {board.columns} x {board.rows}"
     if board.kind == "tag":
         return f"tag {board.dictionary} id {board.id}, side {board.square_m * 1e3:.1f} mm"
@@ -146,7 +146,7 @@ def _write(
     from matplotlib.transforms import Affine2D
 
     inch = 0.0254
-    # A PNG has whole pixels, so its canvas is the page to half a pixel; what is drawn keeps its size.
+    # A PNG has whole pixels, so its canvas is the page to half a pixel; the drawing keeps its size.
     width, height = (round(side / inch * DPI) / DPI if kind == "png" else side / inch for side in page)
     figure = Figure(figsize=(width, height), dpi=DPI)
     metres = Affine2D().scale(1 / inch, -1 / inch).translate(0, height) + figure.dpi_scale_trans

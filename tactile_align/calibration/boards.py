@@ -1,7 +1,7 @@
-"""Calibration boards: what they look like, where their points are and how to find them in an image."""
+"""Calibration boards: their points, and their detection in an image."""
 
 import warnings
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -16,10 +16,10 @@ from tactile_align.facts import Strict
 
 
 def flag(name: str) -> int:
-    """Return an OpenCV constant by name; fisheye ones live in cv2.fisheye in 4.x and in cv2 in 5.x.
+    """Return an OpenCV constant by name; fisheye constants are in cv2.fisheye in 4.x and in cv2 in 5.x.
 
     Raises:
-        InputError: This OpenCV knows no such constant.
+        InputError: This OpenCV has no such constant.
     """
     for home in (cv2.fisheye, cv2) if name.startswith("CALIB_") else (cv2,):
         if hasattr(home, name):
@@ -41,11 +41,11 @@ def dictionary(name: str) -> "cv2.aruco.Dictionary":
     """Return a predefined marker dictionary, e.g. DICT_4X4_50 or DICT_APRILTAG_36h11.
 
     Raises:
-        InputError: No such dictionary; lists those there are.
+        InputError: No such dictionary; lists the known ones.
     """
-    known = sorted(one for one in dir(cv2.aruco) if one.startswith("DICT_"))
+    known = sorted(entry for entry in dir(cv2.aruco) if entry.startswith("DICT_"))
     # AprilTag names differ in case between versions.
-    alike = {one.lower(): one for one in known}
+    alike = {entry.lower(): entry for entry in known}
     if name.lower() not in alike:
         raise InputError(f"no marker dictionary '{name}'; there are {', '.join(known)}")
     return cv2.aruco.getPredefinedDictionary(getattr(cv2.aruco, alike[name.lower()]))
@@ -53,33 +53,35 @@ def dictionary(name: str) -> "cv2.aruco.Dictionary":
 
 def warn_of_two_opencvs() -> None:
     """Warn where opencv-python and opencv-python-headless are both installed: they overwrite each other's files."""
-    found = []
+    installed = []
     for name in ("opencv-python", "opencv-python-headless"):
         try:
-            found.append(f"{name} {version(name)}")
+            installed.append(f"{name} {version(name)}")
         except PackageNotFoundError:
             continue
-    if len(found) == 2:
+    if len(installed) == 2:
         warnings.warn(
-            f"{found[0]} and {found[1]} are both installed and share one folder; which one is loaded is chance. "
+            f"{installed[0]} and {installed[1]} are both installed and overwrite each other's files. "
             f"Uninstall both, then install one of them",
             stacklevel=2,
         )
 
 
 def read_grey(path: Path) -> np.ndarray:
-    """Read an image as (H, W) uint8 grey, whatever its name's script.
+    """Read an image as (H, W) uint8 grey; its name may hold any characters.
 
     Raises:
         FileNotFoundError: No such file.
-        InputError: It is no image that can be read.
+        InputError: The file is not a readable image.
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such image")
     raw = np.fromfile(path, dtype=np.uint8)
     image = cv2.imdecode(raw, cv2.IMREAD_GRAYSCALE) if raw.size else None
     if image is None:
-        raise InputError(f"{path}: needed an image (PNG, JPEG, ...); got {raw.size} bytes that are none. Take it again")
+        raise InputError(
+            f"{path}: needed an image (PNG, JPEG, ...); got {raw.size} bytes that cannot be decoded. Take it again"
+        )
     return np.asarray(image)
 
 
@@ -88,7 +90,7 @@ ALONG, ACROSS = 24, 33
 ENDS = 0.12
 """Share of a side left out at each end, where the next side's edge begins."""
 REACH = 0.7
-"""Half length of a profile in modules: it must not reach the cells behind the black border."""
+"""Half length of a profile in modules; it must not reach the cells inside the black border."""
 
 
 def edge_corners(image: np.ndarray, uv: np.ndarray, modules: int) -> np.ndarray | None:
@@ -96,11 +98,11 @@ def edge_corners(image: np.ndarray, uv: np.ndarray, modules: int) -> np.ndarray 
 
     Args:
         image: (H, W) uint8, the tag black on white.
-        uv: (4, 2) its corners to a pixel or so, in the order in which they follow each other.
+        uv: (4, 2) its corners to about a pixel, in cyclic order.
         modules: Cells along a side, the black border's two included.
 
     Returns:
-        (4, 2) corners, px; None where a profile leaves the image, sides have no clear edge, or a corner would move
+        (4, 2) corners, px; None when a profile leaves the image, a side has no clear edge, or a corner would move
         by more than a module.
     """
     ends = np.roll(uv, -1, axis=0)
@@ -112,7 +114,7 @@ def edge_corners(image: np.ndarray, uv: np.ndarray, modules: int) -> np.ndarray 
     base = uv[:, None] + along * (ends - uv)[:, None]
     turning = np.sign(_cross(uv[1] - uv[0], uv[2] - uv[1]))
     normal = turning * np.stack([ends[:, 1] - uv[:, 1], uv[:, 0] - ends[:, 0]], axis=-1) / side[:, None]  # outwards
-    # The cells behind a foreshortened border are nearer than the side's own modules are long.
+    # The cells inside a foreshortened border are closer than one module of the side itself.
     depth = np.minimum(np.roll(module, 1), np.roll(module, -1)) * _sine(uv, ends)
     step = np.linspace(-REACH, REACH, ACROSS)[None, :] * np.maximum(depth, 1.5)[:, None]
     where = base[:, :, None] + step[:, None, :, None] * normal[:, None, None]
@@ -146,7 +148,7 @@ def _cross(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def _line(points: np.ndarray, good: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return a point and a direction of the line through the good points (N, 2), twice freed of those far off."""
+    """Return a point and a direction of the line through the good points (N, 2), with outliers removed twice."""
     for _ in range(3):
         centre = points[good].mean(0)
         along, across = np.linalg.svd(points[good] - centre)[2]
@@ -174,7 +176,7 @@ class Detection:
     Attributes:
         ids: (N,) which of the board's points.
         uv: (N, 2) pixels.
-        legacy: Whether the board turned out to have the ChArUco layout from before OpenCV 4.6.
+        legacy: Whether the board has the ChArUco layout from before OpenCV 4.6.
     """
 
     ids: np.ndarray
@@ -199,7 +201,7 @@ class Board(Strict):
     """charuco: side of a marker, m."""
     dictionary: str = "DICT_4X4_50"
     id: Annotated[int, Field(ge=0)] = 0
-    """tag: which one."""
+    """tag: its number."""
     legacy: bool = False
     """charuco: layout from before OpenCV 4.6; differs where the number of rows is even."""
 
@@ -237,10 +239,10 @@ class Board(Strict):
 
     @property
     def turns(self) -> tuple[np.ndarray, ...]:
-        """The orders in which the points may have been read: one image cannot tell them apart.
+        """The orders in which a detection may list the points: one image cannot tell them apart.
 
-        A chessboard or circle grid turned by 180 degrees looks the same. Each entry is an index (M,) such that
-        point turn[i] may be where point i was found.
+        A chessboard or circle grid turned by 180 degrees looks the same. Each entry is an index (M,): what was
+        detected as point i may be point turn[i].
         """
         straight = np.arange(len(self.points))
         if self.kind in ("charuco", "tag"):
@@ -262,17 +264,16 @@ class Board(Strict):
         return board
 
     def detect(self, image: np.ndarray) -> Detection | None:
-        """Find the board in a grey image (H, W) uint8; None where too little of it is seen.
+        """Find the board in a grey image (H, W) uint8; None where too little of it is visible.
 
-        A ChArUco board is tried in both layouts; `legacy` of the detection says which one it was.
+        A ChArUco board is tried in both layouts; `legacy` of the detection is the one that fits.
         """
         if image.dtype != np.uint8 or image.ndim != 2:
             raise ValueError(f"needed a grey image (H, W) uint8; got {image.dtype} {image.shape}")
         if self.kind == "charuco":
             layouts = [self] if self.rows % 2 else [self, self.model_copy(update={"legacy": not self.legacy})]
-            found = [one._detect_charuco(image) for one in layouts]
-            best = max(found, key=lambda one: 0 if one is None else len(one.ids))
-            return best
+            detections = [board._detect_charuco(image) for board in layouts]
+            return max(detections, key=lambda detection: 0 if detection is None else len(detection.ids))
         if self.kind == "tag":
             return self._detect_tag(image)
         return self._detect_grid(image)
@@ -309,7 +310,7 @@ class Board(Strict):
         else:
             grid = "CALIB_CB_SYMMETRIC_GRID" if self.kind == "circles" else "CALIB_CB_ASYMMETRIC_GRID"
             blobs = cv2.SimpleBlobDetector.Params()
-            # OpenCV's default stops at 5000 px^2: a board that fills the image is never found.
+            # OpenCV's default limit is 5000 px^2, which misses a board that fills the image.
             blobs.minArea, blobs.maxArea = 20.0, small.size / len(self.points)
             good, corners = cv2.findCirclesGrid(
                 small, size, flags=standard_flag(grid), blobDetector=cv2.SimpleBlobDetector.create(blobs)
@@ -325,12 +326,8 @@ class Board(Strict):
         return Detection(np.arange(len(uv)), uv)
 
     def enough(self, found: Detection) -> bool:
-        """Tell whether a detection can give a pose: at least 6 points (a tag: 4) that are not on one line."""
+        """Return whether a detection can give a pose: at least 6 points (a tag: 4) that are not on one line."""
         if len(found.ids) < (4 if self.kind == "tag" else MIN_POINTS):
             return False
         p = self.points[found.ids][:, :2]
         return bool(np.linalg.svd(p - p.mean(0), compute_uv=False)[1] > 1e-6)
-
-    def turned(self, found: Detection, turn: int) -> Detection:
-        """Return a detection with its points read in the other order, see `turns`."""
-        return replace(found, ids=self.turns[turn][found.ids])

@@ -1,4 +1,4 @@
-"""Fit camera pose X and board pose Z on the pixels of all views at once: T_camera_board = X^-1 B_i Z."""
+"""Bundle adjustment of camera pose X and board pose Z on the pixels of all views: T_camera_board = X^-1 B_i Z."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -20,7 +20,7 @@ PENALTY_PX = 1e3
 
 @dataclass(frozen=True)
 class Prior:
-    """How far a robot may be off in one view, one standard deviation."""
+    """Standard deviations of a robot pose in one view."""
 
     metres: float = 0.0005
     radians: float = np.radians(0.05)
@@ -28,7 +28,7 @@ class Prior:
 
 @dataclass(frozen=True)
 class Fit:
-    """The outcome of a joint fit of N views.
+    """The result of a bundle adjustment of N views.
 
     Attributes:
         X: (4, 4) T_parent_camera.
@@ -40,8 +40,8 @@ class Fit:
             view's own correction eliminated where one is allowed.
         g: (N, n) per view its first derivative.
         weights: (N,) weight of each view.
-        corrections: (N, 6) how far each robot pose was moved, metres and radians; zero unless allowed.
-        B: (N, 4, 4) the robot's part of the chain with these.
+        corrections: (N, 6) the correction of each robot pose, metres and radians; zero without a prior.
+        B: (N, 4, 4) the robot's part of the chain with these corrections.
     """
 
     X: np.ndarray
@@ -91,7 +91,7 @@ class _Chain:
         return np.asarray(pose(R @ rotation_exp(each[:, 3:]), self.B[:, :3, 3] + (R @ each[:, :3, None])[..., 0]))
 
     def residual(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return (M, 2) px and the Jacobian (M, 2, n) of the shared numbers, and keep that of each view's."""
+        """Return (M, 2) px and the Jacobian (M, 2, n) of the shared numbers, and keep the one of each view's own."""
         X, Z, scale, each = self.unpack(x)
         B = self.robot(each)
         p = scale * self.points
@@ -115,7 +115,7 @@ class _Chain:
             parts.append((through @ Z[:3, :3]) @ p[..., None])
         if self.prior:
             R0 = self.B[self.view, :3, :3]
-            turn = np.stack([_right_jacobian(one) for one in each[:, 3:]])[self.view]
+            turn = np.stack([_right_jacobian(w) for w in each[:, 3:]])[self.view]
             self.own = np.concatenate([to_camera @ R0, -through @ skew(q) @ turn], axis=-1)
         return r, np.concatenate(parts, axis=-1)
 
@@ -138,15 +138,15 @@ def joint_fit(
         camera: The camera; its intrinsics stay.
         B: (N, 4, 4) the robot's part of the chain.
         views: N views of the board.
-        X: (4, 4) start, T_parent_camera.
-        Z: (4, 4) start, T_other_board.
+        X: (4, 4) initial T_parent_camera.
+        Z: (4, 4) initial T_other_board.
         free_scale: Fit one factor on the board's lengths too.
-        prior: Let each robot pose move by about this much; None: they are exact.
+        prior: Standard deviation of each robot pose; None: the robot poses are exact.
         reweight: Whether to weight views; the weights are kept from `weights` where those are given.
         weights: (N,) weights of the views, one by default.
 
     Returns:
-        The fit; it may be a bad one: look at its residuals.
+        The fit; its residuals show whether it is good.
     """
     chain = _Chain(camera, B, views, X, Z, free_scale, prior)
     w = np.ones(len(views)) if weights is None else weights
@@ -160,7 +160,7 @@ def joint_fit(
             x = _solve(chain, x, w)
     Xf, Zf, scale, each = chain.unpack(x)
     r, J = chain.residual(x)
-    # Huber's loss is a line beyond HUBER_PX: those residuals pull, but have no curvature.
+    # Huber's loss is linear beyond HUBER_PX: those residuals have a gradient but no curvature.
     scaled = np.abs(r) * w[chain.view, None]
     square = w[chain.view, None] ** 2
     pull = np.minimum(1.0, HUBER_PX / np.maximum(scaled, 1e-12)) * square
@@ -170,7 +170,7 @@ def joint_fit(
     np.add.at(H, chain.view, np.einsum("mki,mk,mkj->mij", J, bend, J))
     np.add.at(g, chain.view, np.einsum("mki,mk,mk->mi", J, pull, r))
     if prior is not None:
-        # Each view's own correction takes up a part of what the view says about the shared numbers.
+        # Eliminate each view's own correction: it absorbs a part of the view's information on the shared numbers.
         own, tight = np.zeros((len(views), 6, 6)), _sigmas(prior) ** -2
         cross, slope = np.zeros((len(views), chain.n, 6)), each * tight
         np.add.at(own, chain.view, np.einsum("mki,mk,mkj->mij", chain.own, bend, chain.own))
@@ -186,7 +186,7 @@ def joint_fit(
 
 
 def _solve(chain: _Chain, x: np.ndarray, w: np.ndarray) -> np.ndarray:
-    # Importing these takes as long as all else together: a session that cannot be used is refused without them.
+    # Importing these takes as long as everything else: a session that cannot be used is refused before.
     from scipy.optimize import least_squares
     from scipy.sparse import bsr_matrix, csr_matrix, diags, hstack, vstack
 
@@ -217,7 +217,7 @@ def _solve(chain: _Chain, x: np.ndarray, w: np.ndarray) -> np.ndarray:
         lower = hstack([csr_matrix((6 * N, chain.n)), diags(diagonal)])
         return csr_matrix(vstack([hstack([csr_matrix(J), own]), lower]))
 
-    found = least_squares(
+    solution = least_squares(
         value,
         x,
         jac=jacobian,
@@ -230,7 +230,7 @@ def _solve(chain: _Chain, x: np.ndarray, w: np.ndarray) -> np.ndarray:
         max_nfev=60,
         tr_solver="lsmr" if chain.prior else "exact",
     )
-    return np.asarray(found.x)
+    return np.asarray(solution.x)
 
 
 def _sigmas(prior: Prior) -> np.ndarray:
@@ -252,7 +252,7 @@ def _right_jacobian(w: np.ndarray) -> np.ndarray:
 
 
 def leave_out(fit: Fit) -> np.ndarray:
-    """Return (N, n) how the numbers change when one view is left out: one Gauss-Newton step from the full fit.
+    """Return the change (N, n) of the numbers when one view is left out: one Gauss-Newton step from the full fit.
 
     Close to the optimum the step is exact up to second order; refitting N times gives the same sigma to 2 %.
     """
@@ -263,7 +263,7 @@ def leave_out(fit: Fit) -> np.ndarray:
 
 
 def jackknife(changes: np.ndarray) -> np.ndarray:
-    """Return the covariance (n, n) of n numbers from how they change, (N, n), when one of N views is left out."""
+    """Return the covariance (n, n) of n numbers from their changes (N, n) when one of N views is left out."""
     count = len(changes)
     centred = changes - changes.mean(0)
     return np.asarray((count - 1) / count * centred.T @ centred)

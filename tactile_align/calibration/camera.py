@@ -1,4 +1,4 @@
-"""Camera models: from points in the camera frame to pixels and back, with a validity that travels along."""
+"""Camera models: points in the camera frame to pixels and back, each with its validity."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -57,7 +57,7 @@ def undistort(model: LensModel, k: tuple[float, ...], xd: Array, yd: Array) -> t
 def radius_limit(model: LensModel, k: tuple[float, ...]) -> float:
     """Return the normalised radius at which the distorted radius stops growing, inf if it never does.
 
-    Beyond it two rays would share a pixel, so a point there has no pixel.
+    Beyond it two rays share a pixel, so points there get none.
     """
     if model == "pinhole":
         return np.inf
@@ -128,7 +128,7 @@ class Camera:
         width: Image width, px.
         height: Image height, px.
         K: (3, 3) intrinsics, px. A turned or mirrored image has negative fx, fy.
-        model: "pinhole", "brown" (OpenCV's default), "rational" or "fisheye"; see `lens`.
+        model: "pinhole", "brown" (OpenCV's default), "rational" or "fisheye".
         distortion: The model's coefficients, in OpenCV's order.
         valid_radius: Largest tan of the angle to the axis (normalised radius) at which the lens model was
             calibrated; None leaves only the model's own limit, where the distorted radius stops growing.
@@ -177,7 +177,7 @@ class Camera:
         """(4, 3) rays, z = 1, on the limiting circle with the least u, least v, greatest u, greatest v.
 
         Raises:
-            ValueError: The lens model has no limit.
+            ValueError: The lens model has no limit; check `radius_limit` first.
         """
         limit = self.radius_limit
         if not np.isfinite(limit):

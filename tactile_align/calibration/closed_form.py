@@ -1,4 +1,4 @@
-"""Closed forms of X C_i = B_i Z for the two constant poses X and Z: starts for the refinement, never the answer.
+"""Closed forms of X C_i = B_i Z for the two constant poses X and Z, as initial values for the bundle adjustment.
 
 C_i is T_camera_board of view i and B_i the robot's part of the chain: T_flange_base for a camera on the flange,
 T_base_flange for one that stands still. Eliminating Z gives A X = X C for pairs of views.
@@ -11,7 +11,7 @@ from tactile_align.geometry.frames import invert, nearest_rotation, pose, rotati
 
 MIN_TURN = np.radians(3.0)
 MAX_TURN = np.radians(175.0)
-"""Pairs of views that turn less say little about rotation; near 180 degrees the axis loses its sign."""
+"""Pairs of views that turn less carry little information on rotation; near 180 degrees the axis loses its sign."""
 
 
 def pairs(B: np.ndarray, C: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -38,9 +38,9 @@ def park(B: np.ndarray, C: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def park_many(B: np.ndarray, C: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return X and Z (..., 4, 4) for several sets of N views, B and C (..., N, 4, 4), and each set's useful pairs.
+    """Return X and Z (..., 4, 4) of sets of N views, B and C (..., N, 4, 4), and the number of useful pairs in each.
 
-    Sets with fewer than two useful pairs fix no X: theirs is arbitrary.
+    The X of a set with fewer than two useful pairs is arbitrary.
     """
     i, j = np.triu_indices(B.shape[-3], 1)
     a = rotation_log((B[..., j, :, :] @ invert(B)[..., i, :, :])[..., :3, :3])
@@ -73,7 +73,7 @@ def _complete(B: np.ndarray, C: np.ndarray, R: np.ndarray) -> tuple[np.ndarray, 
 
 
 def length_ratio(B: np.ndarray, C: np.ndarray) -> float:
-    """Return how many units of the robot's lengths one unit of the board's is: 1000 where mm meet m.
+    """Return the number of robot length units in one board length unit: 1000 when the robot is in mm, the board in m.
 
     The translation part of A X = X D with the board's lengths scaled, (R_A - 1) t_X - s R_X t_D = -t_A, is
     linear in t_X and s.

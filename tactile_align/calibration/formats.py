@@ -1,4 +1,4 @@
-"""Cameras from and to other tools' files: ROS camera_info, Kalibr camchains, OpenCV FileStorage.
+"""Readers of other tools' calibration files: ROS camera_info, Kalibr camchains, OpenCV FileStorage, easy_handeye.
 
 Kalibr's `T_cn_cnm1` takes coordinates of camera n-1 into camera n, that is T_camera_previous.
 """
@@ -22,15 +22,15 @@ def load_yaml(path: str | Path) -> dict[str, Any]:
     """Return the keys and values of a file.
 
     Raises:
-        FileNotFoundError, InputError: No such file, too large, anchors in it, or no YAML mapping; names the file.
+        FileNotFoundError, InputError: No such file, too large, anchors in it, or not a YAML mapping; names the file.
     """
     file = Path(path)
     if not file.is_file():
         raise FileNotFoundError(f"{file}: no such file; needed a calibration in YAML")
     size = file.stat().st_size
     if size > MAX_BYTES:
-        raise InputError(f"{file}: is {size:,} bytes; a calibration has at most {MAX_BYTES:,}. Is it the right file?")
-    # OpenCV writes a directive that is no valid YAML 1.1.
+        raise InputError(f"{file}: is {size:,} bytes; a calibration has at most {MAX_BYTES:,}. Is this the right file?")
+    # OpenCV writes a directive that is not valid YAML 1.1.
     text = re.sub(r"\A%YAML:1\.0\s*\n(---\s*\n)?", "", read_text(file))
     if re.search(r"(?m)^[^#\n]*[:\s\[-]\s*&\w", text):
         raise InputError(f"{file}: uses YAML anchors, which a calibration does not need; write them out")
@@ -45,10 +45,10 @@ def load_yaml(path: str | Path) -> dict[str, Any]:
 
 
 def need(data: Any, key: str, path: str | Path) -> Any:
-    """Return a key's value; a missing one raises ValueError that lists those there are."""
+    """Return a key's value; a missing one raises InputError that lists the present keys."""
     if not isinstance(data, dict) or key not in data:
         has = ", ".join(map(str, data)) if isinstance(data, dict) else type(data).__name__
-        raise InputError(f"{path}: the key {key} is missing; has {has}")
+        raise InputError(f"{path}: the key {key} is missing; the keys are {has}")
     return data[key]
 
 
@@ -83,7 +83,7 @@ def read_ros_camera(path: str | Path, rectified: bool = False) -> Camera:
 
     Args:
         path: The file, as camera_calibration writes it.
-        rectified: The recorder stores image_rect: then the projection matrix P counts and the lens is a pinhole.
+        rectified: Whether the recorder stores image_rect: P then replaces K, and the lens is a pinhole.
 
     Raises:
         FileNotFoundError, InputError: No such file, or a key is missing or of another shape; names file and key.
@@ -114,7 +114,7 @@ def read_kalibr(path: str | Path) -> tuple[dict[str, Camera], dict[str, np.ndarr
         Cameras by name (cam0, cam1, ...), and by name T_camera_previous, (4, 4), for all but the first.
 
     Raises:
-        FileNotFoundError, InputError: No such file, an unknown model, a rotation that is none; names file and key.
+        FileNotFoundError, InputError: No such file, an unknown model, or an invalid rotation; names file and key.
     """
     cameras, chain = {}, {}
     for name, entry in load_yaml(path).items():
@@ -138,7 +138,7 @@ def read_kalibr(path: str | Path) -> tuple[dict[str, Camera], dict[str, np.ndarr
             T = T.reshape(4, 4) if T.size == 16 else T
             fault = "its shape is not 4x4" if T.shape != (4, 4) else rotation_fault(T[:3, :3], 1e-4)
             if fault:
-                raise InputError(f"{path}: {name}.T_cn_cnm1 is no pose: {fault}")
+                raise InputError(f"{path}: {name}.T_cn_cnm1 is not a pose: {fault}")
             chain[name] = T
     return cameras, chain
 
@@ -147,7 +147,7 @@ def read_opencv(path: str | Path) -> Camera:
     """Read a camera from an OpenCV FileStorage YAML (camera_matrix, distortion_coefficients, image size).
 
     Raises:
-        FileNotFoundError, ValueError: No such file, or a key is missing or of another shape; names file and key.
+        FileNotFoundError, InputError: No such file, or a key is missing or of another shape; names file and key.
     """
     data = load_yaml(path)
     K = _matrix(need(data, "camera_matrix", path), (3, 3), path, "camera_matrix")
@@ -190,7 +190,8 @@ def read_easy_handeye(path: str | Path) -> tuple[bool, np.ndarray]:
     """Read easy_handeye v1 (.yaml) or v2 (.calib).
 
     Returns:
-        Whether the camera is in the hand, and T_effector_camera then, else T_base_camera; (4, 4), m.
+        in_hand: Whether the camera is in the hand.
+        T: (4, 4) T_effector_camera of a camera in the hand, else T_base_camera, m.
 
     Raises:
         FileNotFoundError, InputError: No such file, or a key is missing; names file and key.
@@ -205,11 +206,11 @@ def read_easy_handeye(path: str | Path) -> tuple[bool, np.ndarray]:
         in_hand = parameters["calibration_type"] == "eye_in_hand"
     else:
         raise InputError(f"{path}: parameters needs eye_on_hand (v1) or calibration_type (v2); has {list(parameters)}")
-    found = need(data, "transformation" if "transformation" in data else "transform", path)
-    if isinstance(found, dict) and "translation" in found:
-        t, q = found["translation"], need(found, "rotation", path)
-        return in_hand, _pose([need(t, k, path) for k in "xyz"], [need(q, k, path) for k in "wxyz"], path)
-    return in_hand, _pose([need(found, k, path) for k in "xyz"], [need(found, f"q{k}", path) for k in "wxyz"], path)
+    t = q = need(data, "transformation" if "transformation" in data else "transform", path)
+    prefix = "q"
+    if isinstance(t, dict) and "translation" in t:
+        t, q, prefix = t["translation"], need(t, "rotation", path), ""
+    return in_hand, _pose([need(t, k, path) for k in "xyz"], [need(q, prefix + k, path) for k in "wxyz"], path)
 
 
 def _pose(t: list[Any], quat_wxyz: list[Any], path: str | Path) -> np.ndarray:

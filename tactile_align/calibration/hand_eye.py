@@ -1,4 +1,4 @@
-"""Where a camera sits: views of a board and the robot's poses give T_parent_camera, with its uncertainty.
+"""Hand-eye calibration: T_parent_camera and its uncertainty from views of a board and the robot's poses.
 
 Two chains, one form. A camera on a moving link sees a board that stands still,
 T_camera_board = X^-1 T_base_link^-1 Z with X = T_link_camera and Z = T_base_board; a camera that stands still
@@ -19,11 +19,14 @@ from tactile_align.errors import InputError
 from tactile_align.geometry.frames import apply, invert, rotation_log, skew
 
 NEAR = 2.0
-"""A fit within this factor of what the views by themselves reach needs no other start: none can do much better."""
+"""A fit whose RMS is within this factor of that of the single-view poses needs no other initialisation."""
 
 
 def read_alike(camera: Camera, B: np.ndarray, views: list[View], C: list[np.ndarray]) -> tuple[list[View], np.ndarray]:
-    """Choose for each view the reading that agrees with the robot's turns; never from one image alone."""
+    """Return the views in the board orientations that agree with the robot's turns, and their poses (N, 4, 4).
+
+    One image alone cannot tell the orientations apart.
+    """
     if not any(view.others for view in views):
         return views, np.stack(C)
     choices = []
@@ -35,8 +38,8 @@ def read_alike(camera: Camera, B: np.ndarray, views: list[View], C: list[np.ndar
         picks, costs = np.zeros(len(views), int), []
         for i in range(len(views)):
             turn = np.linalg.norm(rotation_log((B[i] @ invert(B[root]))[:3, :3]))
-            seen = choices[i] @ invert(choices[root][0])
-            off = np.abs(np.linalg.norm(rotation_log(seen[:, :3, :3]), axis=-1) - turn)
+            relative = choices[i] @ invert(choices[root][0])
+            off = np.abs(np.linalg.norm(rotation_log(relative[:, :3, :3]), axis=-1) - turn)
             picks[i] = int(off.argmin()) if i != root else 0
             costs.append(off.min() if i != root else 0.0)
         if sum(costs) < cost:
@@ -48,16 +51,16 @@ def read_alike(camera: Camera, B: np.ndarray, views: list[View], C: list[np.ndar
 def best_fit(
     camera: Camera, B: np.ndarray, views: list[View], C: np.ndarray, reach: float, prior: Prior | None, seed: int
 ) -> tuple[Fit, dict[str, float], list[View]]:
-    """Return the best fit over the starts, the RMS in px that each start tried reached, and the views as then read.
+    """Return the best fit over the initialisations, the RMS in px of each one tried, and the views as oriented in it.
 
     Args:
         camera: The camera.
         B: (N, 4, 4) the robot's part of the chain.
         views: N views of the board.
-        C: (N, 4, 4) T_camera_board of each view by itself.
-        reach: RMS in px of the views by themselves.
-        prior: Let each robot pose move by about this much.
-        seed: Of the random subsets.
+        C: (N, 4, 4) T_camera_board of each view alone.
+        reach: RMS in px of the single-view poses.
+        prior: Standard deviation of each robot pose; None: the robot poses are exact.
+        seed: Seed of the random subsets.
 
     Raises:
         InputError: The views never turn.
@@ -98,12 +101,12 @@ def best_fit(
 
 
 def _read_again(camera: Camera, B: np.ndarray, views: list[View], X: np.ndarray, Z: np.ndarray) -> list[View]:
-    """Choose each view's reading again, now that camera and board are roughly known."""
+    """Return the views in the board orientations that fit the rough poses of camera and board best."""
     out = []
     for b, view in zip(B, views, strict=True):
         readings = [view.read_as(k) for k in range(len(view.others) + 1)]
         T = invert(X) @ b @ Z
-        out.append(min(readings, key=lambda one: _median_off(camera, T, one)) if len(readings) > 1 else view)
+        out.append(min(readings, key=lambda reading: _median_off(camera, T, reading)) if len(readings) > 1 else view)
     return out
 
 
@@ -116,25 +119,24 @@ def _median_off(camera: Camera, T: np.ndarray, view: View) -> float:
 def robust_start(
     B: np.ndarray, C: np.ndarray, marks: np.ndarray, seed: int = 0, trials: int = 60
 ) -> tuple[float, np.ndarray, np.ndarray] | None:
-    """Return the start from a random handful of views that explains the median view best.
+    """Return the initialisation from a random subset of four views that fits the median view best.
 
     Args:
         B: (N, 4, 4) the robot's part of the chain.
-        C: (N, 4, 4) T_camera_board of each view by itself.
+        C: (N, 4, 4) T_camera_board of each view alone.
         marks: (M, 3) points on the board to compare at.
-        seed: Of the random choice.
-        trials: How many handfuls.
+        seed: Seed of the random choice.
+        trials: Number of subsets.
 
     Returns:
-        How far the median view is missed (rad, times the focal length it is px), X and Z; None where no handful
-        turns enough.
+        Error of the median view (rad; times the focal length, px), X and Z; None where no subset turns enough.
     """
     some = np.random.default_rng(seed).random((trials, len(B))).argsort(axis=1)[:, :4]
     X, Z, useful = park_many(B[some], C[some])
-    seen = apply(C[:, None], marks)
+    p = apply(C[:, None], marks)
     T = invert(X)[:, None] @ B @ Z[:, None]
-    off = np.linalg.norm(apply(T[:, :, None], marks) - seen, axis=-1).max(-1)
-    score = np.median(off / np.maximum(np.abs(seen[:, 0, 2]), 1e-6), axis=-1)
+    off = np.linalg.norm(apply(T[:, :, None], marks) - p, axis=-1).max(-1)
+    score = np.median(off / np.maximum(np.abs(p[:, 0, 2]), 1e-6), axis=-1)
     score[useful < 2] = np.inf
     best = int(score.argmin())
     return (float(score[best]), X[best], Z[best]) if np.isfinite(score[best]) else None
@@ -143,12 +145,12 @@ def robust_start(
 Mounted = Literal["moving", "fixed"]
 MIN_VIEWS = 3
 OUTLIER_PX, OUTLIER_FACTOR = 3.0, 5.0
-"""A view is named when its RMS exceeds both 3 px and 5 times the median view's."""
+"""A view is an outlier when its RMS exceeds both 3 px and 5 times the median view's."""
 
 
 @dataclass(frozen=True)
 class Spread:
-    """How much the camera turned and moved against the board.
+    """The range of the camera's motion relative to the board.
 
     Attributes:
         turn: Largest relative rotation of two views, rad.
@@ -172,21 +174,21 @@ class HandEye:
         Z: (4, 4) T_base_board of a moving camera, T_link_board of a fixed one, m.
         names: The N views used.
         per_view: (N,) RMS in px under X and Z.
-        pnp: (N,) RMS in px when each view has a pose of its own: what camera and detection alone can do.
+        pnp: (N,) RMS in px when each view has a pose of its own: the limit set by camera and detection.
         left_out: (N,) RMS in px of each view under the fit of all others.
         rms: RMS of all points, px.
-        outliers: Names of views far off.
-        dropped: Names of views that gave no pose, with the reason.
+        outliers: Names of views with a large RMS.
+        dropped: For each view without a pose, its name and the reason.
         covariance: (6, 6) of translation (m, parent's axes) and rotation (rad, right perturbation
             R exp(w)), from leaving out one view at a time.
         formal: (6, 6) the same from the residuals alone; it is several times too small.
         scale: Board scale when freed, with `scale_sigma` from leaving out one view at a time.
         scale_sigma: Its standard deviation.
         scaled_rms: RMS of all points with that scale, px.
-        spread: How the views differ.
-        starts: RMS in px reached from each start that was tried.
+        spread: The range of motion over the views.
+        starts: RMS in px reached from each initialisation tried.
         fit: The fit itself.
-        poses: Per view the pose it gives by itself.
+        poses: The pose of each view alone.
     """
 
     mounted: Mounted
@@ -256,19 +258,19 @@ def solve_hand_eye(
         camera: The camera of the images the views come from.
         T_base_link: (N, 4, 4) per view the pose of the moving link: the camera's (moving) or the board's (fixed).
         views: N views of one board.
-        mounted: Whether the camera moves or the board does.
-        prior: Let each robot pose move by about this much; None: robot poses are exact.
-        seed: Of the random subsets that make starts robust to bad views.
-        singles: The pose each view gives by itself, where known already.
+        mounted: "moving": the camera moves; "fixed": the board moves.
+        prior: Standard deviation of each robot pose; None: the robot poses are exact.
+        seed: Seed of the random subsets that make the initialisation robust to bad views.
+        singles: The pose of each view alone, where known already.
 
     Returns:
         The pose with its evidence. A bad set of views gives a bad pose with large residuals, not an error.
 
     Raises:
-        ValueError: Fewer than three usable views, or views that never turn.
+        InputError: Fewer than three usable views, views that never turn, or not one robot pose per view.
     """
     if len(T_base_link) != len(views):
-        raise ValueError(f"each view needs a robot pose: got {len(views)} views and {len(T_base_link)} poses")
+        raise InputError(f"each view needs a robot pose: got {len(views)} views and {len(T_base_link)} poses")
     kept, alone, dropped = [], [], []
     for i, view in enumerate(views):
         try:
@@ -283,10 +285,10 @@ def solve_hand_eye(
             + ". Take more, with the board in sight and turned in every direction"
         )
     B = chain(np.asarray(T_base_link, dtype=np.float64)[kept], mounted)
-    chosen, C = read_alike(camera, B, [views[i] for i in kept], [one.T_camera_board for one in alone])
-    reach = float(np.sqrt(np.mean([one.rms**2 for one in alone])))
+    chosen, C = read_alike(camera, B, [views[i] for i in kept], [pose.T_camera_board for pose in alone])
+    reach = float(np.sqrt(np.mean([pose.rms**2 for pose in alone])))
     fit, starts, chosen = best_fit(camera, B, chosen, C, reach, prior, seed)
-    read = {id(views[i]): one for i, one in zip(kept, alone, strict=True)}
+    read = {id(views[i]): pose for i, pose in zip(kept, alone, strict=True)}
     final = [read[id(view)] if id(view) in read else board_poses(camera, view)[0] for view in chosen]
     size = np.maximum(OUTLIER_PX, OUTLIER_FACTOR * np.median(fit.per_view))
     out = tuple(view.name for view, error in zip(chosen, fit.per_view, strict=True) if error > size)
@@ -300,7 +302,7 @@ def solve_hand_eye(
         Z=fit.Z,
         names=tuple(view.name for view in chosen),
         per_view=fit.per_view,
-        pnp=np.array([one.rms for one in final]),
+        pnp=np.array([pose.rms for pose in final]),
         left_out=left_out_rms(camera, chosen, fit, changes),
         rms=fit.rms,
         outliers=out,
@@ -310,7 +312,7 @@ def solve_hand_eye(
         scale=free.scale,
         scale_sigma=float(np.sqrt(jackknife(leave_out(free))[12, 12])),
         scaled_rms=free.rms,
-        spread=spread(B, np.stack([one.T_camera_board for one in final])),
+        spread=spread(B, np.stack([pose.T_camera_board for pose in final])),
         starts=starts,
         fit=fit,
         poses=tuple(final),
@@ -318,13 +320,12 @@ def solve_hand_eye(
 
 
 def spread(B: np.ndarray, C: np.ndarray) -> Spread:
-    """Return how much the views differ, from the robot's part (N, 4, 4) and the board's poses (N, 4, 4)."""
+    """Return the range of motion over views, from the robot's part (N, 4, 4) and the board's poses (N, 4, 4)."""
     i, j = np.triu_indices(len(B), 1)
     relative = B[j] @ invert(B)[i]
     w = rotation_log(relative[:, :3, :3])
     turn = np.linalg.norm(w, axis=-1)
-    seen = C[j] @ invert(C)[i]
-    moved = np.linalg.norm(seen[:, :3, 3], axis=-1)
+    moved = np.linalg.norm((C[j] @ invert(C)[i])[:, :3, 3], axis=-1)
     useful = turn > np.radians(3.0)
     axes = 0.0
     if useful.any():

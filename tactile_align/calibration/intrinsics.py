@@ -1,4 +1,4 @@
-"""From views of a board to a camera: K, lens coefficients, how sure they are and which part of the image they know."""
+"""Intrinsics from views of a board: K, lens coefficients, their standard deviations, and the image part they cover."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -9,9 +9,9 @@ import numpy as np
 
 from tactile_align.calibration.boards import fisheye_flag, standard_flag
 from tactile_align.calibration.camera import Camera, LensModel
-from tactile_align.calibration.views import BoardPose, View, board_poses, slopes
+from tactile_align.calibration.views import BoardPose, View, board_poses, pose_slopes, slopes
 from tactile_align.errors import InputError
-from tactile_align.geometry.frames import apply, skew
+from tactile_align.geometry.frames import apply
 
 NAMES = ("fx", "fy", "cx", "cy", "k1", "k2", "p1", "p2", "k3", "k4", "k5", "k6")
 FISHEYE_NAMES = ("fx", "fy", "cx", "cy", "k1", "k2", "k3", "k4")
@@ -22,22 +22,21 @@ ENTRIES = ((0, 0), (1, 1), (0, 2), (1, 2))
 def deviations(camera: Camera, views: Sequence[View], poses: Sequence[BoardPose]) -> dict[str, float]:
     """Return the standard deviation of each number of a camera that was fitted to views, by name.
 
-    From the residuals' second derivatives, with the views' poses (fitted beside the camera) eliminated; residuals
-    are taken as independent, as OpenCV does. Where views do not fix a number, it is nan.
+    From the residuals' second derivatives, with the views' poses (fitted with the camera) eliminated; residuals
+    count as independent, as in OpenCV. A number that the views do not determine is nan.
 
     Args:
         camera: The camera.
         views: The views it was fitted to.
-        poses: Where the board is in each.
+        poses: The pose of the board in each.
     """
     n = 4 + len(camera.distortion)
     normal, squares, count = np.zeros((n, n)), 0.0, 0
-    for view, placed in zip(views, poses, strict=True):
-        T = placed.T_camera_board
+    for view, board in zip(views, poses, strict=True):
+        T = board.T_camera_board
         p = apply(T, view.points)
         uv, J = slopes(camera, p)
-        turn = -T[:3, :3] @ skew(view.points)
-        own = (J @ np.concatenate([np.broadcast_to(np.eye(3), turn.shape), turn], axis=-1)).reshape(-1, 6)
+        own = pose_slopes(T, view.points, J)
         shared = _by_number(camera, p).reshape(-1, n)
         cross = shared.T @ own
         normal += shared.T @ shared - cross @ np.linalg.pinv(own.T @ own) @ cross.T
@@ -89,9 +88,9 @@ class Intrinsics:
         per_view: RMS of each view kept, px, by name.
         deviations: Standard deviation of each number (fx, fy, cx, cy, k1, ...).
         dropped: Names of views left out as outliers, with their RMS.
-        coverage: (rows, columns) how many points fell into each cell of the image.
+        coverage: (rows, columns) number of points in each cell of the image.
         tilt: Least and greatest angle between the board's normal and the optical axis, rad.
-        held_out: By lens model, RMS in px of views it was not fitted to; the lowest explains the lens best.
+        held_out: By lens model, RMS in px of views it was not fitted to; the lowest fits the lens best.
     """
 
     camera: Camera
@@ -126,18 +125,18 @@ def calibrate_intrinsics(
         height: Height of the images, px.
         model: The lens model.
         name: The camera's name.
-        compare: Also fit every lens model to a part of the views and judge it on the others.
+        compare: Whether to fit every lens model to a part of the views and test it on the others.
 
     Returns:
         The camera with its evidence.
 
     Raises:
-        InputError: Fewer than three views, points outside the image, or views that fix no camera.
+        InputError: Fewer than three views, points outside the image, or views that do not determine a camera.
     """
     if len(views) < MIN_VIEWS:
         raise InputError(
             f"camera {name}: intrinsics need at least {MIN_VIEWS} views of the board, better 15; got {len(views)}. "
-            f"Is the board described as it was printed, and whole in the images?"
+            f"Does the board's description match its print, and is it entirely in the images?"
         )
     for view in views:
         low, high = view.uv.min(0), view.uv.max(0)
@@ -158,7 +157,7 @@ def calibrate_intrinsics(
     counts = np.array([len(view.uv) for view in kept])
     camera = replace(camera, valid_radius=_reach(camera, kept))
     poses = [board_poses(camera, view)[0] for view in kept]
-    tilts = [_tilt(one.T_camera_board) for one in poses]
+    tilts = [_tilt(board.T_camera_board) for board in poses]
     return Intrinsics(
         camera=camera,
         rms=float(np.sqrt((per_view**2 * counts).sum() / counts.sum())),
@@ -172,7 +171,7 @@ def calibrate_intrinsics(
 
 
 def compare_models(views: Sequence[View], width: int, height: int, folds: int = 3) -> dict[str, float]:
-    """Return by lens model the RMS in px on views it was not fitted to; a model that does not fit is left out."""
+    """Return by lens model the RMS in px on views it was not fitted to; a model that cannot be fitted is left out."""
     models: tuple[LensModel, ...] = ("pinhole", "brown", "rational", "fisheye")
     result: dict[str, float] = {}
     for model in models:
@@ -198,24 +197,16 @@ def _fit(views: list[View], width: int, height: int, model: LensModel, name: str
             return _fit_fisheye(views, width, height, name)
         return _fit_standard(views, width, height, model, name)
     except cv2.error as error:
-        said = str(error).strip().splitlines()[-1]
+        reason = str(error).strip().splitlines()[-1]
         raise InputError(
-            f"camera {name}: these {len(views)} views fix no {model} camera (OpenCV: {said}). Take views tilted by "
-            f"20 to 45 degrees in several directions, over the whole image"
+            f"camera {name}: these {len(views)} views do not determine a {model} camera (OpenCV: {reason}). Take views "
+            f"tilted by 20 to 45 degrees in several directions, over the whole image"
         ) from error
 
 
 def _fit_standard(views: list[View], width: int, height: int, model: LensModel, name: str) -> tuple[Camera, np.ndarray]:
     flags = {
-        "pinhole": standard_flag(
-            "CALIB_ZERO_TANGENT_DIST",
-            "CALIB_FIX_K1",
-            "CALIB_FIX_K2",
-            "CALIB_FIX_K3",
-            "CALIB_FIX_K4",
-            "CALIB_FIX_K5",
-            "CALIB_FIX_K6",
-        ),
+        "pinhole": standard_flag("CALIB_ZERO_TANGENT_DIST", *(f"CALIB_FIX_K{i}" for i in range(1, 7))),
         "brown": 0,
         "rational": standard_flag("CALIB_RATIONAL_MODEL"),
     }[model]
@@ -224,8 +215,7 @@ def _fit_standard(views: list[View], width: int, height: int, model: LensModel, 
     out: Any = cv2.calibrateCameraExtended(points, uv, (width, height), None, None, flags=flags)  # type: ignore[call-overload]
     _, K, k, _, _, _, _, per_view = out
     count = {"pinhole": 0, "brown": 5, "rational": 8}[model]
-    K = np.array([[K[0, 0], 0.0, K[0, 2]], [0.0, K[1, 1], K[1, 2]], [0.0, 0.0, 1.0]])
-    camera = Camera(name, width, height, K, model, tuple(np.ravel(k)[:count].tolist()))
+    camera = Camera(name, width, height, _without_skew(K), model, tuple(np.ravel(k)[:count].tolist()))
     return camera, np.ravel(per_view).astype(np.float64)
 
 
@@ -237,10 +227,13 @@ def _fit_fisheye(views: list[View], width: int, height: int, name: str) -> tuple
     _, K, k, turns, shifts = out
     per_view = []
     for view, w, t in zip(views, turns, shifts, strict=True):
-        found, _ = cv2.fisheye.projectPoints(view.points[:, None].astype(np.float64), w, t, K, k)
-        per_view.append(np.sqrt(((found[:, 0] - view.uv) ** 2).sum(-1).mean()))
-    K = np.array([[K[0, 0], 0.0, K[0, 2]], [0.0, K[1, 1], K[1, 2]], [0.0, 0.0, 1.0]])
-    return Camera(name, width, height, K, "fisheye", tuple(np.ravel(k).tolist())), np.array(per_view)
+        uv_fit, _ = cv2.fisheye.projectPoints(view.points[:, None].astype(np.float64), w, t, K, k)
+        per_view.append(np.sqrt(((uv_fit[:, 0] - view.uv) ** 2).sum(-1).mean()))
+    return Camera(name, width, height, _without_skew(K), "fisheye", tuple(np.ravel(k).tolist())), np.array(per_view)
+
+
+def _without_skew(K: np.ndarray) -> np.ndarray:
+    return np.array([[K[0, 0], 0.0, K[0, 2]], [0.0, K[1, 1], K[1, 2]], [0.0, 0.0, 1.0]])
 
 
 def _reach(camera: Camera, views: list[View]) -> float:

@@ -1,7 +1,7 @@
-"""The rig: arms, cameras and touch sensors in one tree rooted at `world`; read, checked, written."""
+"""The rig: arms, cameras and touch sensors in one tree rooted at `world`; reading, checking, writing."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import numpy as np
 from array_api_compat import array_namespace
@@ -11,11 +11,13 @@ from tactile_align.calibration.rig_parts import Mount, Override, RigArm, RigCame
 from tactile_align.errors import InputError
 from tactile_align.facts import Strict, parse, read_fact, toml_text
 from tactile_align.files import write_text_atomically
-from tactile_align.geometry.frames import Array, invert
+from tactile_align.geometry.frames import Array, invert, pose
 from tactile_align.kinematics.arm import forward_kinematics, link_poses, require_within_limits
 from tactile_align.kinematics.gripper import Gripper
 
 __all__ = ["Gripper", "Override", "Rig", "RigArm", "RigCamera", "Sensor", "Verified", "load_rig"]
+
+Entry = TypeVar("Entry")
 
 
 class Rig(Strict):
@@ -60,7 +62,7 @@ class Rig(Strict):
         fingers = ["finger1", "finger2"] if self.arms[arm].gripper else []
         nodes = ["base", *links, "flange", *fingers]
         if node not in nodes:
-            raise InputError(f"{where}: '{frame}' is no frame; {arm} has {', '.join(nodes)}")
+            raise InputError(f"{where}: '{frame}' is not a frame; {arm} has {', '.join(nodes)}")
         return arm, node
 
     def _with(self, override: Override) -> "Rig":
@@ -76,7 +78,7 @@ class Rig(Strict):
     def with_camera(self, name: str, camera: RigCamera | None = None, /, **changes: Any) -> "Rig":
         """Return the rig with another camera under a name, or with some keys of its camera changed.
 
-        What changes a rig makes its verdict void: the new rig has no `verified`. So with all three `with_...`.
+        A change voids the verdict of `verify`: the new rig has no `verified`. The same holds for all three `with_...`.
 
         Args:
             name: A camera of this rig; a new name where `camera` is given.
@@ -84,7 +86,7 @@ class Rig(Strict):
             changes: Keys as in a rig file and their new values; `matrix` (4, 4) takes the place of the pose.
 
         Raises:
-            InputError: No such camera, or a value that a rig file could not hold either.
+            InputError: No such camera, or a value that a rig file could not hold.
         """
         entry = self.camera(name) if camera is None else camera
         return self._replaced("cameras", name, entry, changes)
@@ -98,7 +100,7 @@ class Rig(Strict):
             changes: Keys as in a rig file and their new values; `matrix` (4, 4) takes the place of the pose.
 
         Raises:
-            InputError: No such sensor, or a value that a rig file could not hold either.
+            InputError: No such sensor, or a value that a rig file could not hold.
         """
         entry = self.sensor(name) if sensor is None else sensor
         return self._replaced("sensors", name, entry, changes)
@@ -109,13 +111,12 @@ class Rig(Strict):
         Args:
             arm: An arm of this rig.
             gripper: The whole entry; None: the gripper that the arm has.
-            changes: Keys as in a rig file and their new values; `law` is given whole.
+            changes: Keys as in a rig file and their new values; `law` is replaced as a whole.
 
         Raises:
-            InputError: No such arm or gripper, or a value that a rig file could not hold either.
+            InputError: No such arm or gripper, or a value that a rig file could not hold.
         """
-        if arm not in self.arms:
-            raise InputError(f"rig {self.name} has no arm '{arm}'; it has {', '.join(self.arms)}")
+        self._entry("arm", self.arms, arm)
         data = (self.gripper(arm) if gripper is None else gripper).model_dump()
         return self._replaced("arms", arm, self.arms[arm], {"gripper": {**data, **changes}})
 
@@ -132,10 +133,10 @@ class Rig(Strict):
         return rig
 
     def save(self, path: str | Path) -> None:
-        """Write the rig as a new TOML file, to a temporary name first; what stands at its default is left out."""
+        """Write the rig as a new TOML file, to a temporary name first; defaults are left out."""
         data = self.model_dump(mode="json", exclude_defaults=True)
         for name, arm in self.arms.items():
-            if arm.gripper is not None:  # a law's kind is its default, yet a file has to name it
+            if arm.gripper is not None:  # exclude_defaults drops a law's kind, which a file must state
                 law = data["arms"][name]["gripper"]["law"]
                 data["arms"][name]["gripper"]["law"] = {"kind": arm.gripper.law.kind, **law}
         write_text_atomically(Path(path), toml_text(data))
@@ -146,28 +147,29 @@ class Rig(Strict):
         Raises:
             InputError: No such arm, or it has no gripper.
         """
-        found = self.arms[arm].gripper if arm in self.arms else None
-        if found is None:
+        gripper = self.arms[arm].gripper if arm in self.arms else None
+        if gripper is None:
             raise InputError(
                 f"arm '{arm}' of rig {self.name} has no gripper; give it [arms.{arm}.gripper] in the rig file"
             )
-        return found
+        return gripper
 
     def sensor_arm(self, sensor: str) -> str:
-        """Return the name of the arm a sensor hangs on, '' for one fixed in the world."""
+        """Return the name of the arm that carries a sensor, '' for a sensor fixed in the world."""
         return self._frame(self.sensor(sensor).parent, f"sensors.{sensor}.parent")[0]
 
     def sensor(self, name: str) -> Sensor:
         """Return a sensor by name; an unknown name raises and lists the known ones."""
-        if name not in self.sensors:
-            raise InputError(f"rig {self.name} has no sensor '{name}'; it has {', '.join(self.sensors) or 'none'}")
-        return self.sensors[name]
+        return self._entry("sensor", self.sensors, name)
 
     def camera(self, name: str) -> RigCamera:
         """Return a camera by name; an unknown name raises and lists the known ones."""
-        if name not in self.cameras:
-            raise InputError(f"rig {self.name} has no camera '{name}'; it has {', '.join(self.cameras) or 'none'}")
-        return self.cameras[name]
+        return self._entry("camera", self.cameras, name)
+
+    def _entry(self, kind: str, entries: dict[str, Entry], name: str) -> Entry:
+        if name not in entries:
+            raise InputError(f"rig {self.name} has no {kind} '{name}'; it has {', '.join(entries) or 'none'}")
+        return entries[name]
 
     def joints(self, arm: str, qpos: Array) -> Array:
         """Return joint angles (..., n), rad, of an arm from raw qpos (..., D).
@@ -192,7 +194,7 @@ class Rig(Strict):
     def T_from_to(self, frame: str, target: str, qpos: Array, opening: Array | None = None) -> Array:
         """Return T_frame_target, (..., 4, 4), for two frame names of the tree and raw qpos (..., D).
 
-        Goes through the nearest common frame: between frames on one flange no joint enters.
+        The path goes through the nearest common frame: joints do not enter between frames on one flange.
         """
         (arm_a, node_a), (arm_b, node_b) = self._frame(frame, "frame"), self._frame(target, "target")
         hand = {"flange", "finger1", "finger2"}
@@ -214,12 +216,9 @@ class Rig(Strict):
         if node in ("finger1", "finger2"):
             stands = self.gripper(arm).opening(qpos) if opening is None else opening
             axis = np.asarray(self.gripper(arm).law.axis) * (1.0 if node == "finger1" else -1.0)
-            shift = stands[..., 0 if node == "finger1" else 1, None] * xp.asarray(
-                axis, dtype=qpos.dtype, device=qpos.device
-            )
-            T = xp.concat([identity[..., :3], identity[..., 3:]], axis=-1)
-            column = xp.concat([shift, xp.ones_like(shift[..., :1])], axis=-1)
-            T = xp.concat([T[..., :3], column[..., None]], axis=-1)
+            distance = stands[..., 0 if node == "finger1" else 1, None]
+            shift = distance * xp.asarray(axis, dtype=qpos.dtype, device=qpos.device)
+            T = pose(identity[..., :3, :3], shift)
             return T if common == "flange" else self._T_up(arm, "flange", common, qpos, opening) @ T
         if node == "base":
             T = identity
@@ -232,19 +231,19 @@ class Rig(Strict):
         return T
 
     def T_camera_sensor(self, camera: str, sensor: str, qpos: Array, opening: Array | None = None) -> Array:
-        """Return where a sensor stands in a camera's frame.
+        """Return the pose of a sensor in a camera's frame.
 
         Args:
             camera: A camera of this rig.
             sensor: A sensor of this rig.
             qpos: (..., D) RAW state as recorded, never normalised.
-            opening: (..., 2) metres per finger when it is known better than the gripper reading tells.
+            opening: (..., 2) metres per finger, in place of the gripper reading.
 
         Returns:
             (..., 4, 4) T_camera_sensor, metres.
 
         Raises:
-            ValueError: Unknown names; joints or gripper out of range.
+            InputError: Unknown names; joints or gripper out of range.
         """
         mounted, touch = self.camera(camera), self.sensor(sensor)
         xp = array_namespace(qpos)
@@ -262,7 +261,7 @@ _OVERRIDABLE = {
 
 
 def _changed(entry: Mount, changes: dict[str, Any]) -> dict[str, Any]:
-    """Return the keys of an entry with some changed; the rig checks them, so that its errors name the entry."""
+    """Return the keys of an entry with some changed; the rig validates them, so that errors name the entry."""
     return {**entry.model_dump(exclude={"translation_m", "quat_wxyz"} if "matrix" in changes else None), **changes}
 
 
@@ -272,19 +271,19 @@ def load_rig(name_or_path: str | Path) -> Rig:
     An arm model given as a relative .toml path is looked up beside the rig file.
 
     Raises:
-        FactError: Unknown keys, wrong units by magnitude, rotations that are none; names file and key.
+        FactError: Unknown keys, magnitudes of a wrong unit, or invalid rotations; names file and key.
     """
     data, source = read_fact("calibration", name_or_path)
     return rig_of(data, source, Path(str(name_or_path)).parent)
 
 
 def rig_of(data: dict[str, Any], source: str, folder: Path) -> Rig:
-    """Return the rig that a file's data gives.
+    """Return the rig of a file's data.
 
     Args:
-        data: As TOML was read.
+        data: The parsed TOML.
         source: The file, for error messages.
-        folder: Where arm models given as relative .toml paths are looked up first.
+        folder: Folder in which arm models given as relative .toml paths are looked up first.
 
     Raises:
         FactError: As `load_rig`.

@@ -1,4 +1,4 @@
-"""The parts of a rig: arms, cameras and touch sensors as a file declares them, each checked by itself."""
+"""The parts of a rig as a file declares them: arms, cameras and touch sensors, each checked alone."""
 
 import fnmatch
 import json
@@ -24,8 +24,8 @@ Vector = tuple[float, float, float]
 class Checked(Strict):
     """A frozen part of a rig that computes arrays from its keys once and keeps them.
 
-    What is kept is no part of the value: it is left out of comparisons, and a changed copy is checked and
-    computes anew.
+    The arrays are not part of the value: comparisons leave them out, and a changed copy is validated and computes
+    them again.
     """
 
     def __eq__(self, other: object) -> bool:
@@ -64,7 +64,7 @@ class Mount(Checked):
             raise InputError(f"matrix must be a 4x4 T_parent_this with last row 0 0 0 1; got shape {T.shape}")
         fault = rotation_fault(T[:3, :3])
         if fault is not None:
-            raise InputError(f"the rotation in matrix is none: {fault}. Correct it in the file")
+            raise InputError(f"`matrix` does not contain a rotation: {fault}. Correct it in the file")
         data["translation_m"] = tuple(T[:3, 3].tolist())
         data["quat_wxyz"] = tuple(quaternion_from_rotation(T[:3, :3]).tolist())
         return data
@@ -124,7 +124,7 @@ class Joints(Strict):
 
 
 class RigArm(Mount):
-    """An arm and where its base stands."""
+    """An arm and the pose of its base."""
 
     model: str
     base: str | None = None
@@ -141,13 +141,13 @@ class RigArm(Mount):
 
     @model_serializer(mode="wrap")
     def _without_what_is_not_named(self, written: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        # Prepared episodes are called after what the rig says: an arm that names no link keeps the names it has.
+        # Prepared episodes are named after the rig's content: an arm without these keys must keep its old name.
         return {key: value for key, value in written(self).items() if key not in ("base", "tip") or value is not None}
 
     @model_validator(mode="after")
     def _columns_fit_the_arm(self) -> "RigArm":
         if self.parent != "world":
-            raise InputError(f"an arm hangs on parent 'world'; got '{self.parent}'")
+            raise InputError(f"the parent of an arm must be 'world'; got '{self.parent}'")
         if len(self.joints.columns) != self.arm.dof:
             raise InputError(
                 f"{self.model} has {self.arm.dof} joints but joints.columns lists {len(self.joints.columns)}"
@@ -172,14 +172,14 @@ class Lens(Checked):
 
 
 class RigCamera(Lens, Mount):
-    """A camera, where it hangs, and what the recorder did to its frames before storing them."""
+    """A camera, its pose, and how the recorder changed its frames before storing them."""
 
     delay_s: Annotated[float, Field(ge=-1.0, le=1.0)] = 0.0
-    """How long after the joint reading of the same row the frame was exposed, s."""
+    """Exposure of a frame after the joint reading of its row, s."""
     image_map: tuple[tuple[Any, ...], ...] = ()
     """Steps from the raw frame that K belongs to, to the stored one."""
     covariance: tuple[tuple[float, ...], ...] | None = None
-    """(6, 6) of the pose as hand-eye found it: translation (m, parent's axes), rotation (rad, R exp(w))."""
+    """(6, 6) of the pose from hand-eye calibration: translation (m, parent's axes), rotation (rad, R exp(w))."""
 
     @cached_property
     def raw(self) -> Camera:
@@ -193,7 +193,7 @@ class RigCamera(Lens, Mount):
 
     @cached_property
     def stored(self) -> Camera:
-        """The camera of the frames as they lie in the episode files."""
+        """The camera of the frames in the episode files."""
         return self.raw.through(self.map)
 
     @field_validator("image_map", mode="before")
@@ -203,8 +203,8 @@ class RigCamera(Lens, Mount):
             return steps
         names = [steps] if isinstance(steps, str) else steps
         flat = isinstance(names, list | tuple) and len(names) > 0 and isinstance(names[0], str)
-        words = flat and all(isinstance(one, str) for one in names)
-        meant = [[one] for one in names] if words else [names] if flat else [["rotate180"]]
+        words = flat and all(isinstance(name, str) for name in names)
+        meant = [[name] for name in names] if words else [names] if flat else [["rotate180"]]
         raise InputError(f"each step is a list, e.g. image_map = {json.dumps(meant)}; got {json.dumps(steps)}")
 
     @model_validator(mode="after")
@@ -233,7 +233,7 @@ class RigCamera(Lens, Mount):
 
 
 class Sensor(Mount):
-    """A touch sensor: where it sits, its solid body, its pad, and the stream that records it."""
+    """A touch sensor: its pose, its solid body, its pad, and the stream that records it."""
 
     stream: str
     body: Annotated[tuple[Solid, ...], Field(min_length=1)]
@@ -250,13 +250,13 @@ class Override(Strict):
     sensors: dict[str, dict[str, Any]] = Field(default_factory=dict)
 
     def matches(self, path: Path) -> bool:
-        """Tell whether the glob fits the end of an episode's path."""
+        """Return whether the glob fits the end of an episode's path."""
         text = path.as_posix()
         return fnmatch.fnmatch(text, self.episodes) or fnmatch.fnmatch(text, "*/" + self.episodes)
 
 
 class Verified(Strict):
-    """What `verify` found, and on which recordings."""
+    """The verdict of `verify`, and its recordings."""
 
     when: str
     data_hash: str

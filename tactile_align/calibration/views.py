@@ -1,4 +1,4 @@
-"""Views of a board: which points were seen where, and the pose each view gives by itself."""
+"""Views of a board: its points in an image, and the board poses that a single view gives."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,7 +21,8 @@ class View:
         name: The image's name, for messages.
         points: (N, 3) board coordinates, m.
         uv: (N, 2) where they were seen, px.
-        others: Further readings of the board, each (N, 3): a chessboard turned by 180 degrees looks the same.
+        others: The points in the other orientations of the board, each (N, 3): a chessboard turned by 180 degrees looks
+            the same.
     """
 
     name: str
@@ -30,26 +31,26 @@ class View:
     others: tuple[np.ndarray, ...] = ()
 
     @classmethod
-    def of(cls, name: str, board: Board, found: Detection) -> "View":
+    def of(cls, name: str, board: Board, detection: Detection) -> "View":
         """Return the view of a detection."""
-        readings = [board.points[turn[found.ids]] for turn in board.turns]
-        return cls(name, readings[0], found.uv, tuple(readings[1:]))
+        readings = [board.points[turn[detection.ids]] for turn in board.turns]
+        return cls(name, readings[0], detection.uv, tuple(readings[1:]))
 
     def read_as(self, reading: int) -> "View":
-        """Return the view with its points in another reading, 0 the present one."""
+        """Return the view with its points in another orientation of the board; 0 is the present one."""
         if reading == 0:
             return self
-        others = (self.points, *(one for i, one in enumerate(self.others) if i != reading - 1))
+        others = (self.points, *(points for i, points in enumerate(self.others) if i != reading - 1))
         return replace(self, points=self.others[reading - 1], others=others)
 
 
 @dataclass(frozen=True)
 class BoardPose:
-    """Where the board is in one view.
+    """The board's pose in one view.
 
     Attributes:
         T_camera_board: (4, 4), m.
-        rms: Root mean square of the distances between points seen and points of this pose, px.
+        rms: RMS distance between detected and projected points, px.
     """
 
     T_camera_board: np.ndarray
@@ -74,8 +75,14 @@ def slopes(camera: Camera, p: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return uv, J
 
 
+def pose_slopes(T_camera_board: np.ndarray, points: np.ndarray, J: np.ndarray) -> np.ndarray:
+    """Return d pixel / d pose, (2 N, 6): translation, then w of R exp(w), of N points with `slopes` J (N, 2, 3)."""
+    turn = -T_camera_board[:3, :3] @ skew(points)
+    return np.asarray((J @ np.concatenate([np.broadcast_to(np.eye(3), turn.shape), turn], axis=-1)).reshape(-1, 6))
+
+
 def rms(camera: Camera, T_camera_board: np.ndarray, view: View) -> float:
-    """Return the RMS distance in px between seen and projected points; inf where one has no pixel."""
+    """Return the RMS distance in px between detected and projected points; inf where one has no pixel."""
     uv, valid = camera.project(apply(T_camera_board, view.points))
     if not valid.all():
         return np.inf
@@ -83,13 +90,13 @@ def rms(camera: Camera, T_camera_board: np.ndarray, view: View) -> float:
 
 
 def board_poses(camera: Camera, view: View) -> list[BoardPose]:
-    """Return the poses that explain a view of a flat board, the better first.
+    """Return the poses that fit a view of a flat board, best first.
 
-    A small flat board seen from afar has two poses that fit nearly alike (IPPE gives both); both are refined in
+    A small flat board far away has two poses that fit nearly equally well (IPPE gives both); both are refined on
     pixels.
 
     Raises:
-        InputError: No pose explains the view.
+        InputError: No pose fits the view.
     """
     rays = camera.unproject(view.uv, np.ones(len(view.uv)))
     good = np.isfinite(rays).all(-1)
@@ -111,20 +118,20 @@ def board_poses(camera: Camera, view: View) -> list[BoardPose]:
         for w, t in zip(turns, shifts, strict=True):
             R, _ = cv2.Rodrigues(w)
             starts.append(pose(R, t.ravel() - R @ centre))
-    found: list[BoardPose] = []
+    candidates: list[BoardPose] = []
     for start in starts:
         if (apply(start, points)[:, 2] <= 0).any():
             continue
         refined = _refine(camera, start, View(view.name, points, view.uv[good]))
-        if not any(np.allclose(refined.T_camera_board, one.T_camera_board, atol=1e-4) for one in found):
-            found.append(refined)
-    if not found:
-        raise InputError(f"{view.name}: no board pose in front of the camera explains its points; drop this view")
-    return sorted(found, key=lambda one: one.rms)
+        if not any(np.allclose(refined.T_camera_board, known.T_camera_board, atol=1e-4) for known in candidates):
+            candidates.append(refined)
+    if not candidates:
+        raise InputError(f"{view.name}: no board pose in front of the camera fits its points; drop this view")
+    return sorted(candidates, key=lambda candidate: candidate.rms)
 
 
 def _refine(camera: Camera, T: np.ndarray, view: View, steps: int = 15) -> BoardPose:
-    """Levenberg-Marquardt on the six numbers of one pose."""
+    """Return the pose refined by Levenberg-Marquardt on its six numbers."""
     best, damping = rms(camera, T, view), 1e-4
     for _ in range(steps):
         p = apply(T, view.points)
@@ -132,8 +139,7 @@ def _refine(camera: Camera, T: np.ndarray, view: View, steps: int = 15) -> Board
         r = (uv - view.uv).ravel()
         if not np.isfinite(r).all():
             break
-        turn = -T[:3, :3] @ skew(view.points)
-        G = (J @ np.concatenate([np.broadcast_to(np.eye(3), turn.shape), turn], axis=-1)).reshape(-1, 6)
+        G = pose_slopes(T, view.points, J)
         H, g = G.T @ G, G.T @ r
         step = np.linalg.solve(H + damping * np.diag(np.diag(H)), -g)
         moved = pose(T[:3, :3] @ rotation_exp(step[3:]), T[:3, 3] + step[:3])
@@ -150,11 +156,11 @@ def _refine(camera: Camera, T: np.ndarray, view: View, steps: int = 15) -> Board
 
 
 def read_points(path: Path, board: Board) -> dict[str, View]:
-    """Read points found elsewhere: a CSV with the columns view, id, u, v.
+    """Read points that another tool detected: a CSV with the columns view, id, u, v.
 
     Raises:
         FileNotFoundError: No such file.
-        InputError: A missing column, an id the board has not, numbers that are none; names file and line.
+        InputError: A missing column, an id beyond the board's, or a value that is not a number; names file and line.
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; needed the columns view, id, u, v")

@@ -1,7 +1,7 @@
-"""Frames in and out of JPEG and PNG bytes.
+"""Encoding and decoding of JPEG and PNG frames.
 
-`order` is the channel a STANDARD decoder puts first when asked for RGB: "rgb" for a well-formed image, "bgr"
-for one whose recorder handed RGB to an encoder that expects BGR (OpenCV). Frames on our side are always RGB.
+`order` is the channel order that a STANDARD decoder returns for RGB: "rgb" for a well-formed image, "bgr" when the
+recorder gave RGB to an encoder that expects BGR (OpenCV). Decoded frames are always RGB.
 """
 
 import struct
@@ -74,7 +74,7 @@ def jpeg_quality(data: np.ndarray | bytes) -> int | None:
     files of libjpeg, OpenCV and their like, and near for encoders with tables of their own.
 
     Raises:
-        ValueError: Neither JPEG nor PNG.
+        InputError: Neither JPEG nor PNG.
     """
     if codec_of(data) == "png":
         return None
@@ -102,7 +102,7 @@ def _quantisation_tables(text: bytes) -> Iterator[tuple[int, np.ndarray]]:
 
 
 def _tables_by_quality() -> np.ndarray:
-    """(100, 64) libjpeg's luminance table for quality 1 to 100, in zigzag order."""
+    """Return libjpeg's luminance tables for quality 1 to 100, (100, 64), in zigzag order."""
     places = [(row, column) for row in range(8) for column in range(8)]
     places.sort(key=lambda place: (sum(place), place[sum(place) % 2 == 0]))
     base = np.array([LUMINANCE[row][column] for row, column in places])
@@ -119,8 +119,8 @@ def decode(data: np.ndarray | bytes, order: Channels = "rgb", at_least: tuple[in
 
     Args:
         data: (n,) uint8 or bytes; JPEG or PNG, told apart by their first bytes.
-        order: What a standard decoder would put first.
-        at_least: (width, height); a JPEG then comes at as few eighths of its size as are not smaller.
+        order: Channel order after a standard decoder.
+        at_least: (width, height); a JPEG is then decoded at the fewest eighths of its size that are not smaller.
 
     Returns:
         (H, W, 3) uint8 RGB.
@@ -136,12 +136,11 @@ def decode(data: np.ndarray | bytes, order: Channels = "rgb", at_least: tuple[in
         # OpenCV 4.10 cannot decode to RGB itself.
         return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB)) if order == "rgb" else image
     width, height = at_least or (0, 0)
-    space = "RGB" if order == "rgb" else "BGR"
     try:
-        frame: np.ndarray = simplejpeg.decode_jpeg(data, space, min_width=width, min_height=height, strict=True)
+        frame = simplejpeg.decode_jpeg(data, order.upper(), min_width=width, min_height=height, strict=True)
     except ValueError as cause:
         raise InputError(f"is a damaged or truncated JPEG ({_reason(cause)})") from cause
-    return frame
+    return np.asarray(frame)
 
 
 def without_padding(data: np.ndarray) -> bytes:
@@ -151,8 +150,7 @@ def without_padding(data: np.ndarray) -> bytes:
         InputError: The row holds neither, or its end marker is missing.
     """
     kind, text = codec_of(data), data.tobytes()
-    # Entropy-coded JPEG data never contain FF D9, and padding is zeros: the last marker is the end of the
-    # image.
+    # Entropy-coded JPEG data never contain FF D9, and padding is zeros: the last marker ends the image.
     end = text.rfind(b"\xff\xd9") + 2 if kind == "jpeg" else text.rfind(b"IEND\xaeB`\x82") + 8
     if end < 8 or any(text[end:]):
         raise InputError(f"is a damaged or truncated {kind.upper()} (its end marker is missing)")
@@ -162,13 +160,10 @@ def without_padding(data: np.ndarray) -> bytes:
 def encode_jpeg(frame: np.ndarray, quality: int, order: Channels = "rgb", full_chroma: bool = False) -> bytes:
     """Encode (H, W, 3) uint8 RGB.
 
-    `full_chroma` keeps colour at full resolution, which touches need: their light is colour.
+    `full_chroma` keeps colour at full resolution, which touches need: their shading is coloured.
     """
-    space = "RGB" if order == "rgb" else "BGR"
-    data: bytes = simplejpeg.encode_jpeg(
-        np.ascontiguousarray(frame), quality, space, "444" if full_chroma else "420", fastdct=False
-    )
-    return data
+    chroma = "444" if full_chroma else "420"
+    return bytes(simplejpeg.encode_jpeg(np.ascontiguousarray(frame), quality, order.upper(), chroma, fastdct=False))
 
 
 def encode_png(frame: np.ndarray, order: Channels = "rgb") -> bytes:

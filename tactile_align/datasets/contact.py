@@ -1,9 +1,9 @@
-"""When does a touch sensor touch something: one flag a frame, from the touch images alone.
+"""Contact of a touch sensor: one flag a frame, from the touch images alone.
 
-Without contact a gel looks the same in every frame, up to noise and slow drift; in contact it looks like what
-presses on it. So the frames without contact are a dense cluster, and of several (a held object is one, too)
-the smoothest. Their running mean is the reference; a frame that leaves it by more than the noise is contact.
-Each sensor and each episode has its own reference, because no two gels look alike and lamps warm up.
+Without contact a gel looks the same in every frame, up to noise and slow drift; in contact it shows the object. So
+the frames without contact form a dense cluster; of several clusters (a held object forms one, too) it is the
+smoothest. Their running mean is the no-contact reference; a frame that differs from it by more than the noise is in
+contact. Each sensor and each episode has its own reference, because gels differ and lamps warm up.
 """
 
 from collections.abc import Iterable
@@ -17,24 +17,24 @@ from tactile_align.errors import InputError
 ROUNDS = 3  # the reference and the frames it is made of settle in two or three
 # An eighth of a 320x240 touch, which a JPEG decoder gives almost free.
 LONG_SIDE = 40
-WIDE = 5.0  # cells; light that changes over more than this is the lamps' affair
-MAX_BINS = 400  # moments the running reference is kept at
+WIDE = 5.0  # cells; light that varies over more than this comes from the lamps
+MAX_BINS = 400  # moments at which the running reference is kept
 MAX_PAIRED = 600  # frames compared each with each; of longer episodes every second, third, ...
 
 
 @dataclass(frozen=True)
 class Contact:
-    """What `contact_of` found; T frames, images in grey levels 0..255.
+    """The result of `contact_of`; T frames, images in grey levels 0..255.
 
     Attributes:
-        flags: (T,) bool, touching.
-        score: (T,) float64, how far the frame is from the reference, grey levels.
+        flags: (T,) bool, whether the frame is in contact.
+        score: (T,) float64, distance of the frame from the reference, grey levels.
         enter: Score at which a contact begins.
         leave: Score below which it ends; a contact reaches from one crossing to the other around any score
             over `enter`.
         reference: (h, w, 3) float32 touch without contact, shrunk to LONG_SIDE cells; mean over the episode.
-        drift: How far the reference wandered within the episode, grey levels.
-        drifting: Whether the drift is larger than the weakest contact that would be noticed.
+        drift: Change of the reference within the episode, grey levels.
+        drifting: Whether the drift exceeds the weakest contact that can be detected.
     """
 
     flags: np.ndarray
@@ -58,21 +58,21 @@ def contact_of(
     sensitivity: float = 8.0,
     min_enter: float = 2.0,
 ) -> Contact:
-    """Find the frames of one sensor in one episode that touch something.
+    """Return the frames of one sensor in one episode that are in contact.
 
-    What presses the whole pad evenly, without a rim on it, shows late: simulated, a tilted plate at 0.4 mm,
-    where other shapes show at 0.05 mm. An episode that touches something in EVERY frame, always the same way,
-    cannot be told from one that never does: give such an episode a `reference`.
+    An object that presses the whole pad evenly, without a rim on it, is detected late: in simulation a tilted plate
+    at 0.4 mm, other shapes at 0.05 mm. An episode with the same contact in EVERY frame cannot be told from one
+    without contact: give such an episode a `reference`.
 
     Args:
         touches: T frames (H, W, 3) uint8 of one sensor, in order.
         reference: (H, W, 3) uint8 touch without contact, when one was recorded; found among the frames when
             None.
-        sensitivity: How many standard deviations of the noise a contact must leave the reference.
-        min_enter: Never call fewer grey levels than this a contact.
+        sensitivity: Least distance of a contact from the reference, in standard deviations of the noise.
+        min_enter: Least distance of a contact from the reference, grey levels.
 
     Raises:
-        ValueError: No frame, or frames that are not (H, W, 3) uint8 of one size.
+        InputError: No frame, or frames that are not (H, W, 3) uint8 of one size.
     """
     cells = _cells(touches)
     if reference is not None:
@@ -95,13 +95,13 @@ def contact_of(
 
 
 def contacts(flags: np.ndarray) -> np.ndarray:
-    """Number the contacts of an episode.
+    """Return the contacts of an episode, numbered.
 
     Args:
         flags: (T,) bool.
 
     Returns:
-        (T,) int64: which contact a frame belongs to, from 0; -1 between contacts.
+        (T,) int64: the contact that a frame belongs to, from 0; -1 between contacts.
     """
     flags = np.asarray(flags, bool)
     begins = flags & ~np.concatenate(([False], flags[:-1]))
@@ -109,7 +109,7 @@ def contacts(flags: np.ndarray) -> np.ndarray:
 
 
 def _cells(touches: Iterable[np.ndarray], shape: tuple[int, ...] | None = None) -> np.ndarray:
-    """(T, h, w, 3) float32, area-averaged."""
+    """Return touches shrunk by area averaging, (T, h, w, 3) float32."""
     rows: list[np.ndarray] = []
     first: tuple[int, ...] | None = None
     for row, frame in enumerate(touches):
@@ -129,15 +129,12 @@ def _cells(touches: Iterable[np.ndarray], shape: tuple[int, ...] | None = None) 
 
 
 def _local(cells: np.ndarray) -> np.ndarray:
-    """Take away what varies slowly over the gel: lamps flicker, warm up and fade as a whole, a contact is a
-    patch.
-    """
-    wide = np.stack([cv2.GaussianBlur(frame, (0, 0), WIDE) for frame in cells])
-    return cells - wide
+    """Return cells without slow variation over the gel: lamps change it as a whole, a contact is a patch."""
+    return cells - np.stack([cv2.GaussianBlur(frame, (0, 0), WIDE) for frame in cells])
 
 
 def _score(cells: np.ndarray, running: np.ndarray) -> np.ndarray:
-    """(T,) largest local change; averaging neighbours keeps a contact, which is a patch, and fades noise."""
+    """Return the largest local change (T,); averaging neighbours keeps a contact, which is a patch, and fades noise."""
     patch = np.stack([cv2.blur(frame, (3, 3)) for frame in _local(cells - running)])
     strength = np.sqrt((patch**2).sum(axis=3)).reshape(len(cells), -1)
     top = max(1, strength.shape[1] // 100)
@@ -146,7 +143,7 @@ def _score(cells: np.ndarray, running: np.ndarray) -> np.ndarray:
 
 
 def _free_frames(cells: np.ndarray) -> np.ndarray:
-    """(T,) bool: frames of the dense cluster that looks least like a contact."""
+    """Return (T,) bool, the frames of the dense cluster that looks least like a contact."""
     from scipy.sparse.csgraph import connected_components  # slow to import, and most commands find no contact
 
     steps = len(cells)
@@ -157,8 +154,7 @@ def _free_frames(cells: np.ndarray) -> np.ndarray:
     flat = some.reshape(len(some), -1)
     apart = np.stack([np.abs(flat - frame).max(axis=1) for frame in flat])
     need = max(3, len(some) // 20)
-    # The frames with the nearest company, 5 % of all, are alike up to noise: that is how far noise alone sets
-    # apart.
+    # The 5 % of frames with the nearest neighbours are alike up to noise: their distance is that of noise alone.
     company = np.partition(apart, need, axis=1)[:, need]
     close = apart < 1.6 * max(float(np.quantile(company, 0.1)), 0.1)
     cores = close.sum(axis=1) >= need
@@ -175,7 +171,7 @@ def _free_frames(cells: np.ndarray) -> np.ndarray:
 
 
 def _running_mean(cells: np.ndarray, free: np.ndarray) -> np.ndarray:
-    """(T, h, w, 3): the touch without contact around each moment, weighted by nearness in time."""
+    """Return the touch without contact around each moment, (T, h, w, 3), weighted by nearness in time."""
     steps = len(cells)
     count = min(steps, MAX_BINS)
     where = np.arange(steps) * count // steps
@@ -198,12 +194,10 @@ def _thresholds(quiet: np.ndarray, sensitivity: float, floor: float) -> tuple[fl
 
 
 def _hysteresis(score: np.ndarray, enter: float, leave: float) -> np.ndarray:
-    """(T,) bool: runs over `leave` that reach `enter` somewhere."""
+    """Return (T,) bool, the runs above `leave` that reach `enter` somewhere."""
     over = score > leave
     run = contacts(over)
-    reaching = np.unique(run[score > enter])
-    result: np.ndarray = over & np.isin(run, reaching)
-    return result
+    return np.asarray(over & np.isin(run, np.unique(run[score > enter])))
 
 
 def _drift(running: np.ndarray) -> float:

@@ -1,5 +1,6 @@
-"""From one HDF5 layout to another, checked frame by frame, saying what was lost."""
+"""Conversion between HDF5 layouts, checked frame by frame, with a list of what was lost."""
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,7 @@ DEEPEST = 8  # groups within groups
 def other_arrays(
     group: h5py.Group, layout: Layout, places: Iterable[tuple[str, str, str]], file: Path
 ) -> dict[str, h5py.Dataset]:
-    """Return the arrays of numbers that the layout does not name, by their path below the group.
+    """Return the numeric arrays that the layout does not name, by their path below the group.
 
     Args:
         group: The episode.
@@ -31,7 +32,7 @@ def other_arrays(
         file: For error messages.
 
     Raises:
-        EpisodeError: A link, or data that lie elsewhere.
+        EpisodeError: A link, or data in another file.
     """
     return _below(group, _known(layout, places), file, "")
 
@@ -39,10 +40,10 @@ def other_arrays(
 def untaken_streams(
     group: h5py.Group, layout: Layout, places: Iterable[tuple[str, str, str]], file: Path, steps: int
 ) -> list[str]:
-    """Describe what looks like a stream and that the layout takes nothing from: 'obs/gel (90, 240, 320, 3) uint8'.
+    """Return descriptions of likely streams that the layout does not read: 'obs/gel (90, 240, 320, 3) uint8'.
 
-    A stream has as many rows as the episode, or three axes and more, or holds encoded frames. A simulator's `truth`
-    is none. Only for telling: what cannot be reached (links, damage) is passed over, nothing is read.
+    A stream has as many rows as the episode, or at least three axes, or holds encoded frames; a simulator's `truth`
+    is excluded. For remarks only: unreachable objects (links, damage) are skipped, and no data are read.
 
     Args:
         group: The episode.
@@ -72,7 +73,7 @@ def _holds_bytes(data: h5py.Dataset) -> bool:
 
 
 def _reached(group: h5py.Group, file: Path, under: str, seen: set[int]) -> Iterator[tuple[str, h5py.Dataset]]:
-    """Yield every dataset whose address is not in `seen`, each once: hard links may run in circles."""
+    """Yield every dataset whose address is not in `seen`, each once: hard links may form cycles."""
     holder = _at(group, under, file)
     try:
         inside = hdf5.names(holder, file) if isinstance(holder, h5py.Group) else ()
@@ -122,7 +123,7 @@ def _below(group: h5py.Group, known: set[str], file: Path, under: str) -> dict[s
 
 @dataclass(frozen=True)
 class Converted:
-    """The new files, one sentence for each thing that is not exactly as it was, and how many were there already."""
+    """The new files, one sentence for each loss, and the number of files that existed already."""
 
     paths: tuple[Path, ...]
     lossy: tuple[str, ...]
@@ -140,21 +141,21 @@ def convert_episodes(
 ) -> Converted:
     """Write every episode of a file or folder in another layout, into the folder `out`.
 
-    Encoded frames are copied byte for byte where the target stores them so, decoded where it stores raw
-    frames, and encoded anew only where the channel order or a raw source makes it necessary. A file that is there
-    already is kept when it holds this very episode, so a stopped conversion goes on where it was.
+    Encoded frames are copied byte for byte where the target stores them so, decoded where it stores raw frames, and
+    encoded again only where the channel order or a raw source makes it necessary. An existing file is kept when it
+    holds this very episode, so an interrupted conversion resumes.
 
     Args:
         source: An episode, a file with several, or a folder.
         out: The folder to write into; files are named and numbered as the target layout does.
         to: Target layout.
         layout: Source layout, recognised when None.
-        fps: Frames a second, where the source does not say.
+        fps: Frames a second, where the source does not state them.
         overwrite: Whether existing files may be replaced.
 
     Raises:
-        ValueError: An episode cannot be read, a frame read back is not the frame written, or a file to write is one of
-            the source.
+        InputError: An episode cannot be read, a frame read back differs from the one written, or a file to write is one
+            of the source.
         FileExistsError: A file exists and holds something else.
     """
     target = load_layout(to)
@@ -169,7 +170,7 @@ def convert_episodes(
                 _require_same(episode, path, to, fps)
                 kept += 1
             else:
-                require_other_than(path, *(one.path for one in refs))
+                require_other_than(path, *(source.path for source in refs))
                 _convert(episode, path, to, target, fps, overwrite)
             paths.append(path)
             with open_episode(EpisodeRef(path), to) as copy:
@@ -178,24 +179,23 @@ def convert_episodes(
 
 
 def require_other_than(path: Path, *sources: Path) -> None:
-    """Refuse to write over a source, or into a folder of them where a file stands already.
+    """Refuse an existing path that is a source or lies in a source folder.
 
     Raises:
         InputError: Names the file.
     """
-    there = path.resolve()
-    for one in (source.resolve() for source in sources if path.exists()):
-        if there == one or there.is_relative_to(one):
+    for source in sources:
+        if path.exists() and path.resolve().is_relative_to(source.resolve()):
             raise InputError(f"{path} belongs to the source, which is never changed; give another name or folder")
 
 
 def _require_same(episode: Episode, path: Path, to: str | Path, fps: float | None) -> None:
-    """Refuse a file that is not this episode in the target layout; its frames are compared with the others' later.
+    """Refuse a file that is not this episode in the target layout; its frames are compared later, as all are.
 
     Raises:
         FileExistsError: Names the file and what differs.
     """
-    differs = "it is no whole episode"
+    differs = "it is not a complete episode"
     try:
         with open_episode(EpisodeRef(path), to) as there:
             differs = ", ".join(_different(episode, there, episode.fps if episode.fps is not None else fps))
@@ -268,8 +268,10 @@ def _losses(episode: Episode, copy: Episode, fps: float | None) -> Iterator[str]
     if others:
         yield f"{', '.join(others)} left out: layout {episode.layout.name} does not name them"
     if episode.fps is None and fps is None and copy.fps is not None:
-        told = f"whoever reads layout {copy.layout.name} takes it for {copy.fps:g} frames a second"
-        yield f"the rate was never recorded, and {told}: state the true one with --fps"
+        yield (
+            f"the rate was never recorded, and readers of layout {copy.layout.name} assume {copy.fps:g} frames a "
+            f"second: state the true one with --fps"
+        )
     for name in (*episode.cameras, *episode.sensors):
         worst = min(psnr(episode.image(name, t), copy.image(name, t)) for t in range(len(episode)))
         exact = copy.stream(name).kind == "raw" or _copied(episode, name, copy.layout)
@@ -280,18 +282,16 @@ def _losses(episode: Episode, copy: Episode, fps: float | None) -> Iterator[str]
             text = f"{name} reads back with {worst:.1f} dB, which JPEG alone does not explain"
             raise InputError(f"{copy.path}: {text}; check the channel order of both layouts")
         if not exact:
-            yield f"{name} is encoded as JPEG anew (frames stay above {int(worst)} dB)"
+            yield f"{name} is encoded as JPEG again (frames stay above {int(worst)} dB)"
 
 
 def _left_behind(episode: Episode) -> list[str]:
-    """Return the paths of arrays that were not taken over; of several in one group, the group's with their number."""
+    """Return the paths of arrays that were not copied; several in one group as the group and their number."""
     with open_file(episode.path) as file:
         _, layout, group = locate(file, episode.ref, None)
         places = frame_places(group, layout, episode.path, Found())
         keys = [key for key in other_arrays(group, layout, places, episode.path) if key not in episode.carried]
-    count: dict[str, int] = {}
-    for key in keys:
-        count[key.partition("/")[0]] = count.get(key.partition("/")[0], 0) + 1
+    count = Counter(key.partition("/")[0] for key in keys)
     return [name if name in keys else f"{name}/ ({number} arrays)" for name, number in count.items()]
 
 

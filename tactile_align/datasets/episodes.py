@@ -1,4 +1,4 @@
-"""Open a recorded episode; one frame at a time, always RGB."""
+"""Episodes: a recording opened for reading, one frame at a time, always RGB."""
 
 from functools import cached_property
 from pathlib import Path
@@ -28,7 +28,7 @@ def open_episode(where: EpisodeRef | str | Path, layout: str | Path | None = Non
 
     Raises:
         FileNotFoundError: No such file.
-        EpisodeError: Something is wrong with it; the message names file, key and row.
+        EpisodeError: The episode has a fault; the message names file, key and row.
     """
     episode, found = examine_episode(where, layout)
     if found.faults:
@@ -37,7 +37,7 @@ def open_episode(where: EpisodeRef | str | Path, layout: str | Path | None = Non
 
 
 def examine_episode(where: EpisodeRef | str | Path, layout: str | Path | None = None) -> tuple["Episode", Found]:
-    """Open an episode whatever its faults, which come second; only fit for looking and mending."""
+    """Return an episode with any faults, and what was found in it; for inspection and repair only."""
     path = parse_ref(where).path
     with open_file(path) as file:
         stamp = Stamp.of(path.resolve())
@@ -51,19 +51,18 @@ def examine_episode(where: EpisodeRef | str | Path, layout: str | Path | None = 
 class Episode:
     """One recorded episode: T synchronised moments.
 
-    Joints and actions are in memory; frames are read when asked for, through handles of the asking process,
-    so an Episode can be pickled and used after a fork. Leaving the `with` block gives the handle back;
-    reading on reopens it.
+    Joints and actions are in memory; frames are read on request through handles of the current process, so an
+    Episode can be pickled and used after a fork. Leaving the `with` block closes the handle; a later read reopens it.
 
     Attributes:
-        ref: Where it is, with the layout that was found.
+        ref: Its place, with the layout in use.
         path: The file.
         layout: The layout's facts.
         qpos: (T, D) float64 raw joint readings, units as recorded (the rig says which).
         action: (T, A) float64 raw actions, units as recorded.
         qvel: (T, D) float64, or None where not recorded. X-Trainer's is a copy of qpos.
-        fps: Frames a second, None when neither the file nor the layout knows.
-        attributes: What the file says about itself.
+        fps: Frames a second, None when neither file nor layout states it.
+        attributes: The attributes of the file.
     """
 
     def __init__(
@@ -94,7 +93,7 @@ class Episode:
         return f"Episode({self.ref}, layout {self.layout.name}, {len(self)} steps, {streams})"
 
     def close(self) -> None:
-        """Give the file handle of this process back."""
+        """Close the file handle of this process."""
         HANDLES.release(self._stamp)
 
     @property
@@ -122,16 +121,14 @@ class Episode:
         return {**self._cameras, **self._touches}
 
     def stream(self, name: str) -> Stream:
-        """Return how a camera or touch stream is stored.
+        """Return a camera or touch stream: where and how it is stored.
 
         Raises:
             InputError: No stream of this name.
         """
-        try:
-            return self._streams[name]
-        except KeyError:
-            have = ", ".join(self._streams)
-            raise InputError(f"{self.ref} has no stream {name!r}; it has: {have}") from None
+        if name not in self._streams:
+            raise InputError(f"{self.ref} has no stream {name!r}; it has: {', '.join(self._streams)}")
+        return self._streams[name]
 
     def width_height(self, name: str) -> tuple[int, int]:
         """Return (width, height) of a stream's frames."""
@@ -165,7 +162,7 @@ class Episode:
         except ValueError as cause:
             text = f"{cause}; cut the frame out with: tactile-align repair"
             raise hdf5.fault("frame", self.path, stream.key, text, t) from cause
-        text = f"is {width}x{height} but row 0 is {stream.width}x{stream.height}; all frames of a stream must be alike"
+        text = f"is {width}x{height} but row 0 is {stream.width}x{stream.height}; frames of a stream have one size"
         raise hdf5.fault("frame-size", self.path, stream.key, text, t)
 
     def encoded(self, name: str, t: int) -> bytes | None:
@@ -203,11 +200,9 @@ class Episode:
 
 def read_attributes(group: h5py.Group, path: Path) -> dict[str, Any]:
     """Return the attributes of an episode as plain Python values where they are scalars."""
-    try:
-        found = dict(group.attrs)
-    except (OSError, RuntimeError, KeyError, TypeError, ValueError) as cause:
-        raise hdf5.unreadable(path, f"{group.name} (attributes)", cause) from cause
-    return {name: value.item() if isinstance(value, np.generic) else value for name, value in found.items()}
+    with hdf5.reading(path, f"{group.name} (attributes)"):
+        attributes = dict(group.attrs)
+    return {name: value.item() if isinstance(value, np.generic) else value for name, value in attributes.items()}
 
 
 def _fps(attributes: dict[str, Any], layout: Layout, path: Path, found: Found) -> float | None:

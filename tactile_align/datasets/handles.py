@@ -1,7 +1,7 @@
-"""Open HDF5 files, a limited number per process, never across a fork.
+"""Handles of open HDF5 files: a limited number per process, never across a fork.
 
-An HDF5 handle inherited through fork shares state with the parent and corrupts both; so handles belong to the
-process that opened them, and a child opens its own. Nothing is opened before it is read.
+An HDF5 handle inherited through fork shares state with the parent and corrupts both, so a child process opens its
+own handles. A file is opened on the first read.
 """
 
 import os
@@ -20,7 +20,7 @@ MAX_OPEN = 64  # well below the 256 descriptors macOS grants a process
 
 @dataclass(frozen=True)
 class Stamp:
-    """Which state of a file was opened; another state behind the same name is another file."""
+    """The state of a file when it was opened; a later state under the same name counts as another file."""
 
     path: Path
     inode: int
@@ -29,7 +29,7 @@ class Stamp:
 
     @classmethod
     def of(cls, path: Path) -> "Stamp":
-        """Take the stamp of a file as it is now."""
+        """Return the stamp of a file's present state."""
         stat = path.stat()
         return cls(path, stat.st_ino, stat.st_mtime_ns, stat.st_size)
 
@@ -106,14 +106,14 @@ def open_file(path: Path) -> h5py.File:
         EpisodeError: Not HDF5, truncated or damaged.
     """
     if path.is_dir():
-        raise FileNotFoundError(f"{path}: is a folder; name one episode in it")
+        raise FileNotFoundError(f"{path}: is a folder; give one episode in it")
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; an episode is one .hdf5 or .h5 file (or FILE#demo_3)")
     try:
         return h5py.File(path, "r")
     except (OSError, RuntimeError, ValueError) as cause:
-        said = " ".join(str(cause).split())
-        text = f"is not a readable HDF5 file ({said}); it may be cut short: copy or record it again"
+        reason = " ".join(str(cause).split())
+        text = f"is not a readable HDF5 file ({reason}); it may be cut short: copy or record it again"
         raise hdf5.fault("not-hdf5", path, "", text) from cause
 
 

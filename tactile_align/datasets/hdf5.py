@@ -1,11 +1,14 @@
-"""Reach into an HDF5 file without following it anywhere else.
+"""Guarded access to an HDF5 file, which never leads to another file.
 
-A file from elsewhere may link to other files, claim shapes larger than any memory or need code that is not
-there. Every group and dataset is reached through this module, which follows plain (hard) links only and looks
+An unknown file may link to other files, claim shapes larger than any memory or need filters that are not
+installed. Every group and dataset is reached through this module, which follows plain (hard) links only and checks
 before it reads.
 """
 
+import math
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +21,10 @@ GZIP, SHUFFLE = 1, 2  # codes of the HDF Group's filter registry; HDF5 refuses i
 
 
 def claimed_bytes(data: h5py.Dataset, row: int) -> int:
-    """Return how many bytes a row of a (T,) variable-length dataset claims to hold.
+    """Return the number of bytes that a row of a (T,) variable-length dataset claims.
 
     Raises:
-        ValueError: The descriptors are packed in a way that is not undone here.
+        InputError: The descriptors are packed in an unsupported way, or damaged.
         OSError: The file cannot be read.
     """
     width = 8 + int(data.file.id.get_create_plist().get_sizes()[0])
@@ -53,7 +56,7 @@ def _chunk(data: h5py.Dataset, row: int, width: int) -> tuple[bytes, int]:
             continue  # left out for this chunk
         code, _, values, _ = plist.get_filter(i)
         if code == GZIP:
-            # A little more than there may be, so that a bomb neither fills the memory nor passes for whole.
+            # Slightly more than allowed, so that a zip bomb neither fills the memory nor passes as complete.
             raw = zlib.decompressobj().decompress(raw, rows * width + 5)
         elif code == SHUFFLE:
             raw = _unshuffled(raw, int(values[0]))
@@ -74,8 +77,7 @@ MAX_FRAME_BYTES = 2**27  # one frame, encoded or decoded: 6700 x 6700 RGB
 MAX_CHUNK_BYTES = 2**28  # HDF5 inflates a whole chunk to give one row of it
 MAX_ROWS = 10_000_000
 
-# Codes of the HDF Group's filter registry that every h5py wheel carries; 32000 is LZF, which h5py brings
-# itself.
+# Codes of the HDF Group's filter registry that every h5py wheel supports; 32000 is LZF, h5py's own.
 _BUILT_IN_FILTERS = {1: "gzip", 2: "shuffle", 3: "fletcher32", 4: "szip", 5: "nbit", 6: "scaleoffset", 32000: "lzf"}
 
 
@@ -85,14 +87,21 @@ def fault(kind: str, file: Path, key: str, text: str, row: int | None = None) ->
 
 
 def full_name(group: h5py.Group, key: str) -> str:
-    """Return the path in the file of what lies at `key` below a group, without a leading slash."""
+    """Return the path in the file of `key` below a group, without a leading slash."""
     return "/".join(part for part in f"{group.name or ''}/{key}".split("/") if part)
 
 
-def unreadable(file: Path, key: str, cause: Exception, row: int | None = None) -> EpisodeError:
-    """Build the error for bytes the HDF5 library itself gives up on."""
-    said = " ".join(str(cause).split())
-    return fault("unreadable", file, key, f"cannot be read, HDF5 says: {said}; record or copy the file again", row)
+@contextmanager
+def reading(file: Path, key: str, row: int | None = None) -> Iterator[None]:
+    """Turn what the HDF5 library raises inside the block into an EpisodeError of kind "unreadable"."""
+    try:
+        yield
+    except EpisodeError:
+        raise
+    except (OSError, RuntimeError, LookupError, TypeError, ValueError, zlib.error) as cause:
+        reason = " ".join(str(cause).split())
+        text = f"cannot be read, HDF5 says: {reason}; record or copy the file again"
+        raise fault("unreadable", file, key, text, row) from cause
 
 
 def reach(root: h5py.Group, key: str, file: Path) -> h5py.Group | h5py.Dataset | None:
@@ -108,33 +117,26 @@ def reach(root: h5py.Group, key: str, file: Path) -> h5py.Group | h5py.Dataset |
             return None
         walked.append(part)
         name = "/".join(walked)
-        try:
-            # Not h5py's get(getlink=True): it first looks whether the target is there, so it follows the
-            # link.
+        with reading(file, name):
+            # Not h5py's get(getlink=True): it follows the link to see whether the target exists.
             links, raw = here.id.links, part.encode()
             if not links.exists(raw):
                 return None
             if links.get_info(raw).type != h5py.h5l.TYPE_HARD:
                 raise _link_error(file, name, links, raw)
             here = here[part]
-        except EpisodeError:
-            raise
-        except (OSError, RuntimeError, KeyError, TypeError, ValueError) as cause:
-            raise unreadable(file, name, cause) from cause
     return here if isinstance(here, (h5py.Group, h5py.Dataset)) else None
 
 
 def names(group: h5py.Group, file: Path) -> tuple[str, ...]:
     """Return the names in a group, in h5py's (alphabetical) order, following nothing."""
-    try:
-        found = tuple(group.keys())
-    except (OSError, RuntimeError, ValueError) as cause:
-        raise unreadable(file, str(group.name), cause) from cause
-    odd = [name for name in found if not isinstance(name, str)]
+    with reading(file, str(group.name)):
+        members = tuple(group.keys())
+    odd = [name for name in members if not isinstance(name, str)]
     if odd:
-        text = f"holds a name that is not text ({odd[0]!r}); the file is damaged: record or copy it again"
+        text = f"contains a name that is not text ({odd[0]!r}); the file is damaged: record or copy it again"
         raise fault("unreadable", file, str(group.name), text)
-    return found
+    return members
 
 
 def dataset(root: h5py.Group, key: str, file: Path) -> h5py.Dataset | None:
@@ -144,25 +146,21 @@ def dataset(root: h5py.Group, key: str, file: Path) -> h5py.Dataset | None:
         EpisodeError: A link, a group, a virtual dataset, external storage, a filter h5py does not carry, huge
             chunks.
     """
-    found = reach(root, key, file)
-    if found is None:
+    data = reach(root, key, file)
+    if data is None:
         return None
     key = full_name(root, key)
-    if not isinstance(found, h5py.Dataset):
+    if not isinstance(data, h5py.Dataset):
         raise fault(
             "group-instead-of-data", file, key, "must be a dataset; it is a group. Is the layout the right one?"
         )
-    try:
-        virtual, external, chunks = found.is_virtual, found.external, found.chunks
-        plist = found.id.get_create_plist()
+    with reading(file, key):
+        virtual, external, chunks = data.is_virtual, data.external, data.chunks
+        plist = data.id.get_create_plist()
         filters = [plist.get_filter(i) for i in range(plist.get_nfilters())]
-        shape, itemsize = found.shape, found.dtype.itemsize
-    except (OSError, RuntimeError, KeyError, TypeError, ValueError) as cause:
-        raise unreadable(file, key, cause) from cause
+        shape, itemsize = data.shape, data.dtype.itemsize
     if virtual:
-        text = (
-            "is a virtual dataset, whose data lie in other files; an episode must hold its data. Copy it into one file"
-        )
+        text = "is a virtual dataset with its data in other files; an episode must hold its data. Copy it into one file"
         raise fault("virtual-dataset", file, key, text)
     if external:
         where = external[0][0]
@@ -170,16 +168,16 @@ def dataset(root: h5py.Group, key: str, file: Path) -> h5py.Dataset | None:
         raise fault("external-storage", file, key, text)
     for code, _, _, label in filters:
         if code not in _BUILT_IN_FILTERS:
-            said = label.decode(errors="replace") if isinstance(label, bytes) else label
-            have = ", ".join(_BUILT_IN_FILTERS.values())
-            text = f"needs the HDF5 filter {code} ({said}), only {have} are read; write it again without that filter"
+            title = label.decode(errors="replace") if isinstance(label, bytes) else label
+            known = ", ".join(_BUILT_IN_FILTERS.values())
+            text = f"needs the HDF5 filter {code} ({title}), only {known} are read; write it again without that filter"
             raise fault("filter", file, key, text)
     if shape is None:
         raise fault("empty", file, key, "is an empty (null) dataset; it must hold one row a step. Record it again")
-    if chunks is not None and _bytes(chunks, itemsize) > MAX_CHUNK_BYTES:
-        text = f"has chunks of {_bytes(chunks, itemsize):,} bytes, at most {MAX_CHUNK_BYTES:,} are read; rechunk it"
+    if chunks is not None and byte_count(chunks, itemsize) > MAX_CHUNK_BYTES:
+        text = f"has chunks of {byte_count(chunks, itemsize):,} bytes, at most {MAX_CHUNK_BYTES:,} are read; rechunk it"
         raise fault("huge", file, key, text)
-    return found
+    return data
 
 
 def read_low_dim(data: h5py.Dataset, file: Path, key: str) -> np.ndarray:
@@ -188,47 +186,40 @@ def read_low_dim(data: h5py.Dataset, file: Path, key: str) -> np.ndarray:
     Raises:
         EpisodeError: It claims more than MAX_LOW_DIM_BYTES, or HDF5 cannot read it.
     """
-    claimed = _bytes(data.shape, data.dtype.itemsize)
+    claimed = byte_count(data.shape, data.dtype.itemsize)
     if claimed > MAX_LOW_DIM_BYTES:
         text = f"claims shape {data.shape}, {claimed:,} bytes; at most {MAX_LOW_DIM_BYTES:,} are read. Is it damaged?"
         raise fault("huge", file, key, text)
-    try:
+    with reading(file, key):
         return np.asarray(data[()])
-    except (OSError, RuntimeError, KeyError, TypeError, ValueError) as cause:
-        raise unreadable(file, key, cause) from cause
 
 
 def read_row(data: h5py.Dataset, row: int, file: Path, key: str) -> np.ndarray:
-    """Read one row; what rows of fixed length claim has been checked when the episode was opened.
+    """Read one row; the size of fixed-length rows was checked when the episode was opened.
 
     Raises:
         EpisodeError: A row of variable length claims more than MAX_FRAME_BYTES, or HDF5 cannot read it.
     """
     if h5py.check_vlen_dtype(data.dtype) is not None:
         _require_modest(data, row, file, key)
-    try:
+    with reading(file, key, row):
         return np.asarray(data[row])
-    except (OSError, RuntimeError, KeyError, TypeError, ValueError, IndexError) as cause:
-        raise unreadable(file, key, cause, row) from cause
 
 
 def _require_modest(data: h5py.Dataset, row: int, file: Path, key: str) -> None:
-    try:
-        claimed = claimed_bytes(data, row)
-    except ValueError as cause:
-        raise fault("unreadable", file, key, str(cause), row) from cause
-    except (OSError, RuntimeError, KeyError, TypeError, zlib.error) as cause:
-        raise unreadable(file, key, cause, row) from cause
+    with reading(file, key, row):
+        try:
+            claimed = claimed_bytes(data, row)
+        except ValueError as cause:
+            raise fault("unreadable", file, key, str(cause), row) from cause
     if claimed > MAX_FRAME_BYTES:
         text = f"claims {claimed:,} bytes, at most {MAX_FRAME_BYTES:,} are read; cut it out with: tactile-align repair"
         raise fault("huge", file, key, text, row)
 
 
-def _bytes(shape: tuple[int, ...], itemsize: int) -> int:
-    total = itemsize
-    for n in shape:
-        total *= int(n)  # Python integers: a claimed 2**40 x 2**40 must not wrap around
-    return total
+def byte_count(shape: tuple[int, ...], itemsize: int) -> int:
+    """Return the size of an array in Python integers, which a claimed 2**40 x 2**40 cannot overflow."""
+    return math.prod(map(int, shape), start=itemsize)
 
 
 def _link_error(file: Path, key: str, links: Any, raw: bytes) -> EpisodeError:
@@ -239,5 +230,5 @@ def _link_error(file: Path, key: str, links: Any, raw: bytes) -> EpisodeError:
     elif kind == h5py.h5l.TYPE_SOFT:
         what = f"is a soft link (to {links.get_val(raw).decode(errors='replace')})"
     else:
-        what = "is a link of a kind this reader does not know"
+        what = "is a link of an unknown kind"
     return fault("link", file, key, f"{what}; an episode must hold its data. Copy it with: h5repack --merge IN OUT")

@@ -1,6 +1,6 @@
-"""What an episode file holds: the facts in `datasets/*.toml`, typed.
+"""Layouts of episode files: the facts in `datasets/*.toml`, typed.
 
-A layout says where joints, cameras and touches lie in an HDF5 file, how frames are stored and which channel
+A layout states the paths of joints, cameras and touches in an HDF5 file, how frames are stored and which channel
 comes first. A lab with another layout adds a TOML file; no code changes.
 """
 
@@ -19,7 +19,7 @@ Channels = Literal["rgb", "bgr"]
 
 
 def _plain(path: str) -> str:
-    """Return a path as the episode's own: HDF5 tools print it with a leading slash, which is the same place."""
+    """Return a path relative to the episode: HDF5 tools print it with a leading slash."""
     return "/".join(part for part in path.split("/") if part)
 
 
@@ -42,9 +42,14 @@ class State(Strict):
     carried: tuple[Data, ...] = ()  # further (T, ...) arrays that trimming and converting take along
     dtype: Literal["float32", "float64"] = "float32"  # written; any float is read
 
+    @property
+    def arrays(self) -> tuple[tuple[str, tuple[str, ...], bool], ...]:
+        """(name, paths, whether an episode needs it) of qpos, action and qvel."""
+        return ("qpos", self.qpos, True), ("action", self.action, True), ("qvel", self.qvel, False)
+
 
 class Cameras(Strict):
-    """Which datasets of which group are camera streams: `names` less touches and depth."""
+    """The camera streams: datasets of `group` that match `names`, without touches and depth."""
 
     group: Place
     names: tuple[str, ...] = ("*",)
@@ -53,20 +58,20 @@ class Cameras(Strict):
 
 
 class Touches(Strict):
-    """Where touches may lie; they are written to the first group."""
+    """The groups of touch streams; they are written to the first."""
 
     groups: tuple[Place, ...] = ()
     names: tuple[str, ...] = ("tactile*",)
 
 
 class Depth(Strict):
-    """Depth streams lie among the cameras; they are carried, never decoded."""
+    """The depth streams among the cameras; they are copied, never decoded."""
 
     names: tuple[str, ...] = ("*_depth",)
 
 
 class Storage(Strict):
-    """How frames are written, and which ways of storing them identify the layout."""
+    """The storage of frames: how they are written, and the kinds by which the layout is recognised."""
 
     kind: Kind
     found: tuple[Kind, ...] = Field(min_length=1)
@@ -76,9 +81,7 @@ class Storage(Strict):
 
 
 class ChannelOrder(Strict):
-    """First channel of raw frames, and of what a standard decoder gives for encoded ones; by stream where
-    they differ.
-    """
+    """First channel of raw frames, and of encoded ones after a standard decoder; by stream where they differ."""
 
     encoded: Channels = "rgb"
     raw: Channels = "rgb"
@@ -86,14 +89,14 @@ class ChannelOrder(Strict):
 
 
 class Lengths(Strict):
-    """The (streams, T) table of encoded lengths. Written for the original's sake, never needed to read."""
+    """The (streams, T) table of encoded lengths. Written for the original software, not needed to read."""
 
     key: Data
     rows: Literal["written", "alphabetical"]
 
 
 class Layout(Strict):
-    """One recording layout. Paths are below the episode, without a leading slash; one that is given is dropped.
+    """One recording layout. Paths are relative to the episode; a leading slash is dropped.
 
     `episode_group` is a pattern such as `data/demo_*` in a file with many episodes, empty where the file is
     the episode. `fps` is the fixed rate of the recorder when files do not store one.
@@ -125,28 +128,28 @@ class Layout(Strict):
         return self
 
     def is_touch(self, name: str) -> bool:
-        """Whether a stream of this name is a touch."""
+        """Return whether a stream of this name is a touch."""
         return _matches(name, self.touches.names)
 
     def is_depth(self, name: str) -> bool:
-        """Whether a stream of this name is depth."""
+        """Return whether a stream of this name is depth."""
         return _matches(name, self.depth.names)
 
     def is_camera(self, name: str) -> bool:
-        """Whether a stream of this name in the camera group is a camera."""
+        """Return whether a stream of this name in the camera group is a camera."""
         return _matches(name, self.cameras.names) and not self.is_touch(name) and not self.is_depth(name)
 
     def camera_rank(self, name: str) -> tuple[int, str]:
-        """Sort key of camera streams: the layout's order, then the alphabet."""
+        """Return the sort key of a camera stream: the layout's order, then the alphabet."""
         order = self.cameras.order
         return (order.index(name) if name in order else len(order), name)
 
     def knows_camera(self, name: str) -> bool:
-        """Whether recordings of this layout have a camera of this name."""
+        """Return whether recordings of this layout have a camera of this name."""
         return not self.cameras.known or _matches(name, self.cameras.known)
 
     def channel_order(self, stream: str, encoded: bool) -> Channels:
-        """Channel order of a stream, as stored (raw) or as a standard decoder gives it (encoded)."""
+        """Return the channel order of a stream, as stored (raw) or after a standard decoder (encoded)."""
         return self.channels.streams.get(stream, self.channels.encoded if encoded else self.channels.raw)
 
 
@@ -155,12 +158,12 @@ def load_layout(name_or_path: str | Path) -> Layout:
 
     Raises:
         FileNotFoundError: No such layout.
-        ValueError: A key is unknown, missing or of the wrong type; the message names it. Not a name or a path.
+        InputError: A key is unknown, missing or of the wrong type, and named; or the argument is not a name or path.
     """
     if not isinstance(name_or_path, (str, Path)):
-        raise ValueError(
-            f"a layout is given as its name or its file's path; got a {type(name_or_path).__name__} object. Give what "
-            "it was loaded from: episodes keep it, so that other processes find the layout"
+        raise InputError(
+            f"a layout is given by its name or the path of its file; got a {type(name_or_path).__name__} object. Give "
+            f"the name or path that it was loaded from"
         )
     if str(name_or_path).endswith(".toml"):
         return _read(name_or_path)  # anew each time: a lab may be editing it

@@ -1,4 +1,4 @@
-"""What the frames and joints of an episode give away: frozen streams, exchanged arms, sensors or colours."""
+"""Faults visible in frames and joints: frozen streams, and exchanged arms, sensors or colours."""
 
 from dataclasses import dataclass
 
@@ -45,14 +45,14 @@ class Look:
 
 
 def look_at(episode: Episode, name: str, every: int | None = None) -> Look:
-    """Sample a stream at thumbnail size, evenly or every so many frames."""
+    """Return a stream sampled at thumbnail size, evenly or every so many frames."""
     at = evenly(len(episode), MAX_LOOKED_AT) if every is None else np.arange(0, len(episode), every)
     thumbs = [cv2.resize(episode.image(name, int(t), at_least=THUMB), THUMB, interpolation=cv2.INTER_AREA) for t in at]
     return Look(name, at, np.stack(thumbs).astype(np.float32))
 
 
 def frozen(episode: Episode, name: str, same: np.ndarray) -> list[Fault]:
-    """Name a stream that stands still while the arm moves.
+    """Return the fault of a stream that stands still while the arm moves.
 
     Args:
         episode: The episode.
@@ -77,19 +77,19 @@ def frozen(episode: Episode, name: str, same: np.ndarray) -> list[Fault]:
 
 
 def dead_joints(episode: Episode) -> tuple[list[Fault], list[str]]:
-    """Joints that never move though they are told to (faults), and joints nobody moves (remarks)."""
+    """Return faults of joints that never move despite commands, and remarks on joints without commands."""
     still = np.ptp(episode.qpos, axis=0) == 0
     key = episode.layout.state.qpos[0]
-    told = np.zeros_like(still)
+    commanded = np.zeros_like(still)
     if episode.action.shape[1] >= len(still):
-        told = np.ptp(episode.action[:, : len(still)], axis=0) > 0.01
+        commanded = np.ptp(episode.action[:, : len(still)], axis=0) > 0.01
     faults, remarks = [], []
-    dead = np.flatnonzero(still & told)
+    dead = np.flatnonzero(still & commanded)
     if len(dead):
         zero = " (zero)" if not episode.qpos[:, dead].any() else ""
         text = f"columns {_list(dead)} never change{zero} though the actions do; was the joint reading recorded?"
         faults.append(Fault("dead-joint", episode.path, key, text))
-    idle = np.flatnonzero(still & ~told)
+    idle = np.flatnonzero(still & ~commanded)
     if len(idle):
         zero = "zero" if not episode.qpos[:, idle].any() else "constant"
         remarks.append(f"joint columns {_list(idle)} are {zero} throughout, as are their actions")
@@ -97,7 +97,7 @@ def dead_joints(episode: Episode) -> tuple[list[Fault], list[str]]:
 
 
 def swapped_touch(episode: Episode, looks: dict[str, Look]) -> list[Fault]:
-    """Name a touch and a camera that look like each other's: the touch has the texture and motion of a scene."""
+    """Return faults of touches that look like a scene (texture, motion) while a camera looks like a touch."""
     faults = []
     for sensor in episode.sensors:
         for camera in episode.cameras:
@@ -105,8 +105,7 @@ def swapped_touch(episode: Episode, looks: dict[str, Look]) -> list[Fault]:
             busier = touch.motion.mean() > scene.motion.mean() if len(touch.at) > 1 else False
             if touch.texture > 1.5 * scene.texture and busier:
                 text = (
-                    f"looks like a scene and {camera} like a touch (fine structure {touch.texture:.1f} "
-                    "against "
+                    f"looks like a scene and {camera} like a touch (fine structure {touch.texture:.1f} against "
                     f"{scene.texture:.1f} grey levels, and more motion); are the two streams exchanged?"
                 )
                 faults.append(Fault("swapped-touch", episode.path, episode.stream(sensor).key, text))
@@ -114,7 +113,7 @@ def swapped_touch(episode: Episode, looks: dict[str, Look]) -> list[Fault]:
 
 
 def swapped_arms(episode: Episode, looks: dict[str, Look]) -> list[Fault]:
-    """Name wrist cameras that move with the other arm's joints (state of two arms, left half first)."""
+    """Return the fault of wrist cameras that move with the other arm's joints (state of two arms, left half first)."""
     left = [name for name in episode.cameras if "left" in name]
     right = [name for name in episode.cameras if "right" in name]
     width = episode.qpos.shape[1]
@@ -137,13 +136,13 @@ def swapped_arms(episode: Episode, looks: dict[str, Look]) -> list[Fault]:
     text = (
         f"moves with the right arm's joints (correlation {r['left', 'right']:.2f}, with the left arm's "
         f"{r['left', 'left']:.2f}), and {right[0]} with the left arm's; are the arms or the cameras "
-        "exchanged?"
+        f"exchanged?"
     )
     return [Fault("swapped-arms", episode.path, episode.stream(left[0]).key, text)]
 
 
 def colours(episode: Episode, looks: dict[str, Look]) -> list[str]:
-    """Say what speaks for or against the stated channel order: cameras of one scene share its colours."""
+    """Return remarks on doubtful channel orders: cameras of one scene share its colours."""
     remarks = []
     for name in episode.cameras:
         others = [looks[other] for other in episode.cameras if other != name]
@@ -155,9 +154,7 @@ def colours(episode: Episode, looks: dict[str, Look]) -> list[str]:
         if turned > as_is + 0.15:
             remarks.append(
                 f"{name} shares {turned:.0%} of its colours with the other cameras when red and blue are "
-                "exchanged "
-                f"and {as_is:.0%} as stated; look at a frame, and set channels.streams in the layout if it "
-                "is wrong"
+                f"exchanged and {as_is:.0%} as stated; look at a frame, and set channels.streams in the layout if wrong"
             )
     return remarks
 
@@ -170,9 +167,7 @@ def stored_quality(episode: Episode, name: str) -> int | None:
 
 
 def distinct_share(look: Look, apart: float = 3.0) -> float:
-    """Share of sampled frames that are not near copies (mean change under `apart` grey levels) of an earlier
-    one.
-    """
+    """Return the share of sampled frames that differ by at least `apart` grey levels from every earlier one."""
     kept: list[np.ndarray] = []
     thumbs = [cv2.resize(thumb, (10, 8), interpolation=cv2.INTER_AREA).ravel() for thumb in look.thumbs]
     for thumb in thumbs:
@@ -182,7 +177,7 @@ def distinct_share(look: Look, apart: float = 3.0) -> float:
 
 
 def _histogram(thumbs: np.ndarray) -> np.ndarray:
-    """(24 ** 3,) share of the pixels, in colour coordinates that forget brightness."""
+    """Return the shares of the pixels, (24 ** 3,), by colour without brightness."""
     total = thumbs.sum(axis=-1, keepdims=True) + 1e-6
     shares = (thumbs / total).reshape(-1, 3)
     counts, _ = np.histogramdd(shares, bins=24, range=[(0, 1)] * 3)

@@ -1,4 +1,4 @@
-"""Cut an episode, or cut the damage out of it, into new files. The source is never changed."""
+"""Trimming and repair of episodes into new files; the source is never changed."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ from tactile_align.errors import EpisodeError, Fault, InputError
 
 @dataclass(frozen=True)
 class Mended:
-    """The new files, and what was wrong in the rows left out."""
+    """The new files, and the faults of the rows left out."""
 
     paths: tuple[Path, ...]
     left_out: tuple[Fault, ...]
@@ -58,8 +58,7 @@ def trim_episode(
         if not 0 <= start < end <= source.shortest:
             raise InputError(
                 f"{source.ref}: rows {start} to {end} cannot be cut out; its shortest stream has "
-                f"{source.shortest} "
-                f"rows, so 0 <= start < to <= {source.shortest} is needed"
+                f"{source.shortest} rows, so 0 <= start < to <= {source.shortest} is needed"
             )
         return source.write(Path(out), start, end, overwrite)
 
@@ -72,12 +71,10 @@ def repair_episode(
     layout: str | Path | None = None,
     overwrite: bool = False,
 ) -> Mended:
-    """Leave out every row with a damaged frame or a number that is not finite, and what some streams lack at
-    the end.
+    """Write an episode without rows with a damaged frame or a non-finite number, cut to its shortest stream.
 
-    What remains on either side of a gap are different episodes: joined, the arm would jump. One sound stretch
-    is written as `out`, several as out_part0, out_part1, ...; those shorter than `min_steps` are left out,
-    too.
+    The parts on either side of a gap become separate episodes: joined, the arm would jump. One sound stretch is
+    written as `out`, several as out_part0, out_part1, ...; stretches shorter than `min_steps` are left out.
 
     Raises:
         FileExistsError: A new file exists.
@@ -110,20 +107,15 @@ def _part(target: Path, number: int) -> Path:
 
 
 class _Source:
-    """The parts of an episode as they are, equal in length or not."""
+    """The parts of an episode as stored, equal in length or not."""
 
     def __init__(self, file: h5py.File, where: EpisodeRef | str | Path, layout: str | Path | None) -> None:
         self.ref, self.layout, group = locate(file, where, layout)
         self.path = self.ref.path
         _refuse_unwritable(self.layout, self.path)
-        state = self.layout.state
         self.state = {
             name: state_array(group, keys, self.path, needed, finite=False)
-            for name, keys, needed in (
-                ("qpos", state.qpos, True),
-                ("action", state.action, True),
-                ("qvel", state.qvel, False),
-            )
+            for name, keys, needed in self.layout.state.arrays
         }
         found = Found()
         self.places = frame_places(group, self.layout, self.path, found)
@@ -144,10 +136,9 @@ class _Source:
         return data
 
     def damage(self) -> list[Fault]:
-        """Every damaged row."""
+        """Return the faults of every damaged row."""
         faults = []
-        state = self.layout.state
-        for name, keys in (("qpos", state.qpos), ("action", state.action), ("qvel", state.qvel)):
+        for name, keys, _ in self.layout.state.arrays:
             values = self.state[name]
             finite = np.ones(0, bool) if values is None else np.isfinite(values).all(axis=1)
             faults += [
@@ -216,9 +207,9 @@ def _refuse_unwritable(layout: Layout, path: Path) -> None:
     split = next((keys for keys in (layout.state.qpos, layout.state.action) if len(keys) > 1), None)
     if split is None and layout.writable:
         return
-    why = "which is only read (writable = false)"
+    why = "which can only be read (writable = false)"
     if split is not None:
-        why = f"which joins {' and '.join(split)} into one array: that is read, but not written apart again"
+        why = f"which joins {' and '.join(split)} into one array: they can be read, but not written separately"
     text = (
         f"is of layout {layout.name}, {why}; convert it first: tactile-align convert {path.name} FOLDER --to xtrainer"
     )

@@ -1,4 +1,4 @@
-"""Where episodes are: refs, listing, and finding one in an open file."""
+"""References to episodes: listing, layout recognition, and look-up in an open file."""
 
 import re
 from collections.abc import Iterator
@@ -16,12 +16,12 @@ from tactile_align.errors import EpisodeError
 
 
 def natural(text: str) -> list[tuple[int, int | str]]:
-    """Sort key that puts episode_2 before episode_10."""
+    """Return a sort key that puts episode_2 before episode_10."""
     return [(0, int(part)) if part.isdigit() else (1, part) for part in re.split(r"(\d+)", text) if part]
 
 
 def episode_groups(file: h5py.File, layout: Layout, path: Path) -> tuple[str, ...]:
-    """Paths of the episodes in a file of this layout, in natural order; ("",) where the file is one."""
+    """Return the paths of the episodes in a file, in natural order; ("",) where the file is one episode."""
     if not layout.episode_group:
         return ("",)
     parent, _, pattern = layout.episode_group.rpartition("/")
@@ -33,11 +33,11 @@ def episode_groups(file: h5py.File, layout: Layout, path: Path) -> tuple[str, ..
 
 
 def guess_layout(file: h5py.File, path: Path, group: str | None = None) -> Layout:
-    """Return the layout that fits, or the nearest one when the file is damaged (opening it then names the
-    fault).
+    """Return the layout that fits, or the nearest one when the file is damaged: opening it then names the
+    fault.
 
     Raises:
-        EpisodeError: None fits, or several do that would read the file differently; says which and why.
+        EpisodeError: No layout fits, or several fit that read the file differently; names them and why.
     """
     layouts = all_layouts()
     stated = _stated(file)
@@ -58,16 +58,17 @@ def guess_layout(file: h5py.File, path: Path, group: str | None = None) -> Layou
         raise hdf5.fault("layout", path, "", text)
     readings = {_reading(file, layout, path, group) for layout in fitting}
     if len(readings) > 1:
-        which = ", ".join(layout.name for layout in fitting)
-        said = "say which with --layout (in Python layout=)"
-        text = f"fits several layouts that would read it differently ({which}); {said}"
+        fits_all = ", ".join(layout.name for layout in fitting)
+        text = (
+            f"fits several layouts that read it differently ({fits_all}); choose one with --layout (in Python layout=)"
+        )
         raise hdf5.fault("layout", path, "", text)
     return max(fitting, key=lambda layout: len(layout.requires))
 
 
 @dataclass(frozen=True)
 class Fit:
-    """How a layout fits a file: well, or not (`why`), or it would but for a fault (`damaged`)."""
+    """The fit of a layout to a file: `why` it does not fit, and whether a fault (`damaged`) is the only reason."""
 
     why: str = ""
     damaged: bool = False
@@ -79,7 +80,7 @@ class Fit:
 
 
 def how_it_fits(file: h5py.File, layout: Layout, path: Path, group: str | None = None) -> Fit:
-    """Say whether a file may be of a layout, and if not, why."""
+    """Return the fit of a layout to a file."""
     try:
         if group is None:
             groups = episode_groups(file, layout, path)
@@ -132,7 +133,7 @@ def _how_frames_fit(episode: h5py.Group, layout: Layout, path: Path) -> Fit:
 
 
 def _row_widths(episode: h5py.Group, layout: Layout, path: Path) -> list[int]:
-    """Row width of every padded stream, cameras and touches."""
+    """Return the row width of every padded stream, cameras and touches."""
     widths = []
     for place in dict.fromkeys((layout.cameras.group, *layout.touches.groups)):
         holder = hdf5.reach(episode, place, path)
@@ -148,12 +149,12 @@ def _stated(file: h5py.File) -> str:
     try:
         stated = file.attrs.get("layout", "")
     except (OSError, RuntimeError, KeyError, TypeError, ValueError):
-        return ""  # an unreadable note is no evidence; the structure decides
+        return ""  # an unreadable attribute proves nothing; the structure decides
     return stated if isinstance(stated, str) else ""
 
 
 def _reading(file: h5py.File, layout: Layout, path: Path, group: str | None) -> tuple[object, ...]:
-    """What the layout makes of the file: two layouts with the same answer are interchangeable here."""
+    """Return how a layout reads the file: two layouts with equal results are interchangeable here."""
     if group is None:
         group = episode_groups(file, layout, path)[0]
     episode = file[group] if group else file
@@ -172,7 +173,7 @@ SUFFIXES = (".hdf5", ".h5")
 
 @dataclass(frozen=True, order=True)
 class EpisodeRef:
-    """Where one episode is: a file, the group in it where a file holds several, the layout if it is known."""
+    """The place of one episode: a file, the group in a file with several, and the layout if known."""
 
     path: Path
     group: str = ""
@@ -185,15 +186,14 @@ class EpisodeRef:
 def list_episodes(path: str | Path, layout: str | Path | None = None) -> tuple[EpisodeRef, ...]:
     """List the episodes of a folder (with its subfolders) or of one file, in natural order.
 
-    Files are opened only to see whether they hold several episodes; a damaged one is listed and named when
-    opened.
+    Files are opened only to see whether they hold several episodes; a damaged file is listed, and fails when opened.
 
     Raises:
-        FileNotFoundError: Nothing there, or no .hdf5 or .h5 file in the folder.
+        FileNotFoundError: No such path, or no .hdf5 or .h5 file in the folder.
     """
     place = Path(path)
     if place.is_dir():
-        # Hidden names are half-written files of a writer that was stopped.
+        # Hidden names are partial files of an interrupted writer.
         files = [f for s in SUFFIXES for f in place.rglob(f"*{s}") if f.is_file() and not f.name.startswith(".")]
         files.sort(key=lambda f: [natural(part) for part in f.parts])
         if not files:
@@ -216,7 +216,7 @@ def _episodes_in(path: Path, layout: str | Path | None) -> Iterator[EpisodeRef]:
             found = known or guess_layout(file, path)
             groups = episode_groups(file, found, path)
     except EpisodeError:
-        yield EpisodeRef(path, "", name)  # listed, so that opening it says what is wrong
+        yield EpisodeRef(path, "", name)  # listed, so that opening it names the fault
         return
     if not groups:
         yield EpisodeRef(path, "", name)
@@ -265,10 +265,7 @@ def parse_ref(where: EpisodeRef | str | Path) -> EpisodeRef:
 
 
 def _group_of(file: h5py.File, ref: EpisodeRef) -> str | None:
-    """Full path of the episode's group; "demo_3" may stand for data/demo_3.
-
-    None: not named, may be the only one.
-    """
+    """Return the full path of the episode's group ("demo_3" may mean data/demo_3); None where the ref names none."""
     if not ref.group:
         return None
     holders = [name for name in hdf5.names(file, ref.path) if "/" not in ref.group]

@@ -1,4 +1,4 @@
-"""Streams of frames: which there are, how each is stored, and what is wrong with one before any frame is decoded."""
+"""Streams of an episode: their places, storage and faults, without decoding the frames."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -28,10 +28,10 @@ class Stream:
 
 
 def camera_places(group: h5py.Group, layout: Layout, file: Path) -> list[tuple[str, str, str]]:
-    """(role, name, key below the group) of every camera and depth stream, cameras in the layout's order.
+    """Return (role, name, key below the group) of every camera and depth stream, cameras in the layout's order.
 
     Raises:
-        EpisodeError: What should be the group of cameras cannot be reached, or is a dataset.
+        EpisodeError: The group of cameras cannot be reached, or is a dataset.
     """
     cameras = hdf5.reach(group, layout.cameras.group, file)
     if cameras is None:
@@ -46,7 +46,7 @@ def camera_places(group: h5py.Group, layout: Layout, file: Path) -> list[tuple[s
 
 
 def touch_places(group: h5py.Group, place: str, layout: Layout, file: Path) -> Iterator[tuple[str, str, str]]:
-    """(role, name, key below the group) of every touch stream in one of the layout's places for them."""
+    """Yield (role, name, key below the group) of every touch stream in one of the layout's touch groups."""
     holder = hdf5.reach(group, place, file)
     if isinstance(holder, h5py.Group):
         yield from (
@@ -55,7 +55,7 @@ def touch_places(group: h5py.Group, place: str, layout: Layout, file: Path) -> I
 
 
 def kind_of(data: h5py.Dataset) -> Kind | None:
-    """How a dataset stores frames; None when it does not."""
+    """Return how a dataset stores frames; None when it holds none."""
     if data.dtype == np.uint8 and data.ndim == 2:
         return "padded_jpeg"
     if data.dtype == np.uint8 and data.ndim == 4 and data.shape[3] == 3:
@@ -66,7 +66,7 @@ def kind_of(data: h5py.Dataset) -> Kind | None:
 
 
 def stream_at(group: h5py.Group, name: str, key: str, layout: Layout, file: Path) -> Stream:
-    """Look at a stream and its first frame.
+    """Return a stream, with the size of its first frame.
 
     Raises:
         EpisodeError: Missing, empty, of another kind, claims too much, or its first frame is damaged.
@@ -84,15 +84,13 @@ def stream_at(group: h5py.Group, name: str, key: str, layout: Layout, file: Path
             "huge", file, full, f"claims {rows:,} frames, at most {hdf5.MAX_ROWS:,} are read. Is it damaged?"
         )
     row_shape = tuple(int(n) for n in data.shape[1:])
-    row_bytes = 1
-    for n in row_shape:
-        row_bytes *= n
+    row_bytes = hdf5.byte_count(row_shape, 1)
     if row_bytes > hdf5.MAX_FRAME_BYTES:
         text = f"claims {row_bytes:,} bytes a frame, at most {hdf5.MAX_FRAME_BYTES:,} are read. Is it damaged?"
         raise hdf5.fault("huge", file, full, text)
     if kind == "raw":
         if 0 in row_shape:
-            raise hdf5.fault("shape", file, full, f"has shape {data.shape}: frames without pixels")
+            raise hdf5.fault("shape", file, full, f"has shape {data.shape}: its frames have no pixels")
         height, width = row_shape[:2]
         return Stream(name, full, kind, rows, width, height, layout.channel_order(name, False), "raw", row_shape)
     row = hdf5.read_row(data, 0, file, full)
@@ -109,7 +107,7 @@ def depth_at(group: h5py.Group, key: str, file: Path) -> str:
     """Check a depth stream and return its full path in the file.
 
     Raises:
-        EpisodeError: Missing, or no numbers.
+        EpisodeError: Missing, or not numbers.
     """
     full = hdf5.full_name(group, key)
     data = hdf5.dataset(group, key, file)
@@ -133,7 +131,7 @@ def state_array(
     """Read joints or actions, (T, D) float64; None where they are missing and not needed.
 
     Raises:
-        EpisodeError: Missing, of another kind, too large or, if `finite` is asked for, not all finite
+        EpisodeError: Missing, of another kind, too large or, if `finite` is asked for, holds non-finite
             numbers.
     """
     parts: list[np.ndarray] = []
@@ -143,7 +141,7 @@ def state_array(
         if data is None:
             if needed:
                 have = ", ".join(hdf5.names(group, file)) or "nothing"
-                text = f"is missing; an episode needs it. At the top there is: {have}. Is the layout the right one?"
+                text = f"is missing; an episode needs it. The top level has: {have}. Is the layout the right one?"
                 raise hdf5.fault("missing", file, full, text)
             return None
         _require_numbers(data, file, full)
@@ -159,8 +157,8 @@ def state_array(
             raise hdf5.fault("non-finite", file, full, text, row)
         if parts and len(parts[0]) != len(values):
             text = (
-                f"has {len(values)} rows but /{hdf5.full_name(group, keys[0])} has {len(parts[0])}; they are "
-                "joined, so must agree"
+                f"has {len(values)} rows but /{hdf5.full_name(group, keys[0])} has {len(parts[0])}; the "
+                "joined arrays must agree"
             )
             raise hdf5.fault("length", file, full, text)
         parts.append(values)
@@ -180,7 +178,7 @@ def _require_numbers(data: h5py.Dataset, file: Path, full: str) -> None:
 
 @dataclass
 class Found:
-    """What an episode holds; `faults` is empty when it can be used."""
+    """The contents of an episode; `faults` is empty when it can be used."""
 
     qpos: np.ndarray | None = None
     qvel: np.ndarray | None = None
@@ -193,15 +191,9 @@ class Found:
 
 
 def find(group: h5py.Group, layout: Layout, file: Path) -> Found:
-    """Look at every stream of the episode in `group`; low-dimensional ones are read, of frames only the
-    first.
-    """
+    """Return the contents of the episode in `group`: states are read, of the frames only the first."""
     found = Found()
-    for what, keys, needed in (
-        ("qpos", layout.state.qpos, True),
-        ("action", layout.state.action, True),
-        ("qvel", layout.state.qvel, False),
-    ):
+    for what, keys, needed in layout.state.arrays:
         with _Collect(found):
             setattr(found, what, state_array(group, keys, file, needed))
     with _Collect(found):
@@ -225,20 +217,18 @@ class _Collect:
     def __init__(self, found: Found) -> None:
         self.found = found
 
-    def __enter__(self) -> None:
-        return None
+    def __enter__(self) -> None: ...
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
         if isinstance(error, EpisodeError):
             self.found.faults.extend(error.faults)
-            return True
-        return False
+        return isinstance(error, EpisodeError)
 
 
 def frame_places(group: h5py.Group, layout: Layout, file: Path, found: Found) -> list[tuple[str, str, str]]:
-    """(role, name, key below the group) of every stream of frames, each name once, cameras in the layout's order.
+    """Return (role, name, key below the group) of every stream of frames, each name once, cameras in layout order.
 
-    What is wrong with the places themselves comes into `found.faults`.
+    Faults of the places themselves are added to `found.faults`.
     """
     places: dict[str, tuple[str, str, str]] = {}
     with _Collect(found):
@@ -275,7 +265,6 @@ def _check_lengths(group: h5py.Group, layout: Layout, file: Path, found: Found) 
         if rows != steps:
             text = (
                 f"has {rows} {unit} but /{base} has {steps} rows; all streams of an episode must be equally "
-                "long. "
-                f"Cut them with: tactile-align trim {file.name} --to {shortest}"
+                f"long. Cut them with: tactile-align trim {file.name} --to {shortest}"
             )
             found.faults.append(Fault("length", file, key, text))

@@ -1,4 +1,4 @@
-"""A simulator's truth beside a recording: arrays under truth/ that no layout names and no training reads."""
+"""Ground truth of a simulated recording: arrays under truth/ that no layout names and no training reads."""
 
 import h5py
 import numpy as np

@@ -1,4 +1,4 @@
-"""An open file of an episode being written: streams, arrays and attributes, where its layout has them."""
+"""The writer of episodes: streams, arrays and attributes at the places of a layout."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -25,12 +25,12 @@ class _Encoded:
 
 @dataclass
 class Writer:
-    """Puts the parts of one episode into its file, each checked first.
+    """Writer of one episode into its open file; every part is checked first.
 
     Attributes:
         file: The open file, under its temporary name.
-        layout: Where what goes, and how.
-        target: The name it will have, for messages.
+        layout: Places and storage of the parts.
+        target: The final path, for messages.
         steps: T, the rows every stream must have.
         quality: JPEG quality; the layout's when None.
     """
@@ -183,7 +183,7 @@ class Writer:
     def _alike(self, name: str, row: int, size: tuple[int, int], first: tuple[int, int] | None) -> tuple[int, int]:
         if first is not None and size != first:
             got, need = f"{size[0]}x{size[1]}", f"{first[0]}x{first[1]}"
-            raise InputError(f"{self.target}: {name} row {row} is {got} but row 0 is {need}; frames must be alike")
+            raise InputError(f"{self.target}: {name} row {row} is {got} but row 0 is {need}; frames must have one size")
         return size
 
     def _store(self, key: str, array: np.ndarray) -> None:
@@ -194,7 +194,7 @@ def _rename(what: str) -> str:
     return f"rename it, or write to a copy of that layout's file whose {what}.names take it"
 
 
-ABOUT_STORAGE = ("layout", "compress")  # attributes that say how a file is written, so no other file takes them over
+ABOUT_STORAGE = ("layout", "compress")  # attributes about a file's own storage, never copied to another file
 
 
 def write_episode(
@@ -221,12 +221,12 @@ def write_episode(
         qpos: (T, D) raw joint readings.
         action: (T, A) raw actions.
         images: By camera, T frames (H, W, 3) uint8 RGB: an array or anything that yields frames one at a
-            time. A frame may be the bytes of a JPEG or PNG already in the layout's channel order; they are
-            stored as they are.
+            time. A frame may be the bytes of a JPEG or PNG in the layout's channel order; they are stored
+            unchanged.
         touches: The same by touch sensor.
         qvel: (T, D) joint velocities.
         depth: By stream, (T, H, W) as the recorder gives it.
-        fps: Frames a second, stored as an attribute; leave None when not known.
+        fps: Frames a second, stored as an attribute; None when unknown.
         attributes: Further root attributes, over those of the layout.
         extra: Further arrays by path, such as "truth/contact".
         layout: Name or TOML file of a layout.

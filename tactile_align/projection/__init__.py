@@ -1,1 +1,1 @@
-"""From a rig and joint readings to the sensor's box in an image and the tokens inside it."""
+"""Projection: the box of a sensor in an image, and the tokens inside it, from a rig and joint readings."""

@@ -1,8 +1,8 @@
 """The box of a sensor in an episode: contact, opening, joints at exposure, projection.
 
-One rule in two forms. For all frames of a recording: `episode_boxes`. Frame by frame, as a robot sees them:
-`HeldOpening` for the opening, `ViewBoxes` for the boxes. Each commanded opening is held from the first frame in which
-ANY sensor of the hand touches something: what one finger presses on stops the whole gripper.
+One rule in two forms: `episode_boxes` for all frames of a recording; `HeldOpening` (opening) and `ViewBoxes` (boxes)
+frame by frame, as on a robot. Each commanded opening is held from the first frame in which
+ANY sensor of the hand touches something: an object under one finger stops the whole gripper.
 """
 
 from collections.abc import Iterable, Mapping
@@ -25,14 +25,14 @@ from tactile_align.projection.uncertainty import pixel_sigma
 
 @dataclass(frozen=True)
 class ViewBoxes:
-    """Boxes of one sensor in one camera, in one frame or many, and all they are computed from.
+    """Boxes of one sensor in one camera, in one frame or many, with all their inputs.
 
     Attributes:
         rig: The rig.
         camera: A camera of it.
         sensor: A sensor of it.
         qpos: (..., D) raw state at the exposure of each frame.
-        opening: (..., 2) metres per finger; None takes the gripper reading of `qpos` as it is.
+        opening: (..., 2) metres per finger; None: the gripper reading of `qpos`.
         ahead_m: As in `sensor_boxes`, metres.
         min_side_px: As in `sensor_boxes`.
     """
@@ -46,7 +46,7 @@ class ViewBoxes:
     min_side_px: float = 4
 
     def at(self, rows: Any) -> "ViewBoxes":
-        """Return the same for some frames: an index, a slice, flags, or an array of indices of any shape."""
+        """Return the boxes of some frames: an index, a slice, flags, or an array of indices of any shape."""
         return replace(self, qpos=self.qpos[rows], opening=None if self.opening is None else self.opening[rows])
 
     @cached_property
@@ -69,7 +69,7 @@ class ViewBoxes:
 
     @cached_property
     def other_finger(self) -> SensorBoxes:
-        """Boxes of what sits on the hand's other finger, on the sensor itself; errors as `other_finger_boxes`."""
+        """Boxes of the sensor, or its mirror image, on the other finger; errors as `other_finger_boxes`."""
         return other_finger_boxes(self.rig, self.camera, self.sensor, self.qpos, self.opening)
 
     @cached_property
@@ -96,7 +96,7 @@ def episode_boxes(
         camera: A camera of it.
         sensor: A sensor of it.
         qpos: (T, D) raw state, frames in order.
-        contact: By sensor, (T,) bool: every sensor of the hand that the episode records; others may be among them.
+        contact: By sensor, (T,) bool: every sensor of the hand that the episode records; further sensors are ignored.
         fps: Rows per second; None where the camera has no delay.
         ahead_m: As in `sensor_boxes`, metres.
         min_side_px: As in `sensor_boxes`.
@@ -110,7 +110,7 @@ def episode_boxes(
 
 
 def hand_of(rig: Rig, sensor: str) -> str:
-    """Return the arm whose gripper the opening of a sensor depends on, '' for a sensor that no gripper carries."""
+    """Return the arm whose gripper carries a sensor, '' for a sensor on no gripper."""
     arm = rig.sensor_arm(sensor)
     return arm if arm and rig.arms[arm].gripper is not None else ""
 
@@ -127,14 +127,14 @@ def hold_sensors(rig: Rig, arm: str) -> tuple[str, ...]:
 
 
 def contact_flags(episode: Episode, stream: str) -> np.ndarray:
-    """Return (T,) bool, in which frames of an episode a touch stream shows contact; errors as `Episode.image`."""
+    """Return (T,) bool, the frames of an episode in which a touch stream shows contact; errors as `Episode.image`."""
     return contact_of(episode.image(stream, t) for t in range(len(episode))).flags
 
 
 def recorded_contact(episode: Episode, rig: Rig, sensors: Iterable[str]) -> dict[str, np.ndarray]:
-    """Return (T,) contact of those of some sensors of the rig whose touch stream the episode records."""
+    """Return by sensor the (T,) contact of those whose touch stream the episode records."""
     streams = {name: rig.sensor(name).stream for name in sensors}
-    return {name: contact_flags(episode, one) for name, one in streams.items() if one in episode.sensors}
+    return {name: contact_flags(episode, stream) for name, stream in streams.items() if stream in episode.sensors}
 
 
 def hand_contact(rig: Rig, arm: str, contact: Mapping[str, Array]) -> np.ndarray:
@@ -142,22 +142,22 @@ def hand_contact(rig: Rig, arm: str, contact: Mapping[str, Array]) -> np.ndarray
 
     Args:
         rig: The rig.
-        arm: Which arm.
-        contact: By sensor, (...) bool; sensors of other arms may be among them.
+        arm: An arm of it.
+        contact: By sensor, (...) bool; sensors of other arms are ignored.
 
     Returns:
-        (...) bool; () and False where no sensor of the arm is named.
+        (...) bool; a scalar False where no sensor of the arm is named.
     """
-    flags = [one for name, one in contact.items() if rig.sensor_arm(name) == arm]
+    flags = [touching for name, touching in contact.items() if rig.sensor_arm(name) == arm]
     return np.asarray(reduce(np.logical_or, flags, np.False_))
 
 
 def held_opening(rig: Rig, arm: str, qpos: np.ndarray, contact: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Return where the fingers of an arm stand, (T, 2) metres: a commanded reading is held while the hand touches.
+    """Return the finger openings of an arm, (T, 2) metres: a commanded reading is held while the hand touches.
 
     Args:
         rig: The rig.
-        arm: Which arm.
+        arm: An arm of it.
         qpos: (T, D) raw state, frames in order.
         contact: By sensor, (T,) bool, as in `episode_boxes`.
 
@@ -175,14 +175,14 @@ def openings(rig: Rig, qpos: np.ndarray, contact: Mapping[str, np.ndarray]) -> d
 
 
 class HeldOpening:
-    """The opening of one hand frame by frame: what `held_opening` gives for all frames at once.
+    """The opening of one hand frame by frame, equal to `held_opening` over all frames.
 
     Args:
         rig: The rig.
-        arm: Which arm.
+        arm: An arm of it.
 
     Attributes:
-        sensors: The sensors whose contact each step needs, see `hold_sensors`.
+        sensors: The sensors whose contact each step needs; see `hold_sensors`.
         onset: (2,) the opening at which the present contact began, metres; None without contact. Set it to None to
             begin another episode, or to an earlier value to go back.
 
@@ -209,7 +209,7 @@ class HeldOpening:
         if missing:
             raise InputError(
                 f"the gripper of arm '{self.arm}' reports commands, so its opening needs the contact of "
-                f"{', '.join(self.sensors)}; got {', '.join(contact) or 'none'}. State that of {', '.join(missing)} too"
+                f"{', '.join(self.sensors)}; got {', '.join(contact) or 'none'}. Add {', '.join(missing)}"
             )
         now = np.asarray(self.rig.gripper(self.arm).opening(qpos))
         if not hand_contact(self.rig, self.arm, {name: contact[name] for name in self.sensors}):
@@ -220,13 +220,13 @@ class HeldOpening:
 
 
 def qpos_at_exposure(rig: Rig, camera: str, qpos: np.ndarray, fps: float | None) -> np.ndarray:
-    """Return qpos when the frames of a camera were exposed, `delay_s` after their rows' joints were read.
+    """Return qpos at the exposure of a camera's frames, `delay_s` after the joint readings of their rows.
 
-    Joints are interpolated between rows. Nothing is known before the first row and after the last: frames exposed
-    there get the nearest row's joints.
+    Joints are interpolated between rows. Frames exposed before the first row or after the last get the joints of that
+    row.
 
     Args:
-        rig: The rig, which states the delay.
+        rig: The rig with the delay.
         camera: Name of the camera.
         qpos: (T, D) raw state of an episode.
         fps: Rows per second of the recording.
@@ -251,15 +251,15 @@ def qpos_at_exposure(rig: Rig, camera: str, qpos: np.ndarray, fps: float | None)
 
 
 def require_rig_size(episode: Episode, rig: Rig, camera: str) -> None:
-    """Refuse an episode whose frames have another size than the rig's camera says.
+    """Refuse an episode whose frames differ in size from the rig's camera.
 
     Raises:
         InputError: Names file, stream and both sizes.
     """
-    stored, found = rig.camera(camera).stored, episode.width_height(camera)
-    if found != (stored.width, stored.height):
+    stored, recorded = rig.camera(camera).stored, episode.width_height(camera)
+    if recorded != (stored.width, stored.height):
         raise InputError(
-            f"{episode.ref}: {episode.stream(camera).key} holds {found[0]}x{found[1]} frames but rig {rig.name} "
+            f"{episode.ref}: {episode.stream(camera).key} holds {recorded[0]}x{recorded[1]} frames but rig {rig.name} "
             f"states {stored.width}x{stored.height} for camera '{camera}' (width x height, after image_map). A box "
             f"would land in the wrong place: state the recorder's crop and resize in cameras.{camera}.image_map, or "
             f"use the rig that belongs to these recordings"

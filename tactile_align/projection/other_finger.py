@@ -1,4 +1,4 @@
-"""Where the other finger of the same gripper is seen: a region that looks alike and feels nothing of this touch."""
+"""Boxes of the gripper's other finger: a region that looks alike but does not belong to this touch."""
 
 import numpy as np
 
@@ -13,28 +13,28 @@ FLIP = np.diag([1.0, -1.0, 1.0])
 
 
 def other_finger(rig: Rig, sensor: str) -> Sensor:
-    """Return what sits on the other finger: the rig's sensor there, else this sensor's mirror image.
+    """Return the sensor on the other finger: the rig's own one, else this sensor's mirror image.
 
     finger2 mirrors finger1 in the plane through the flange's origin that is square to the gripper's axis, so a finger
-    without a sensor is taken to look like the other one.
+    without a sensor is assumed to look like the other one.
 
     Raises:
         InputError: The sensor does not sit on a finger.
     """
-    own = rig.sensor(sensor)
-    arm, _, node = own.parent.partition("/")
+    original = rig.sensor(sensor)
+    arm, _, node = original.parent.partition("/")
     if node not in OTHER:
         raise InputError(
-            f"sensor '{sensor}' of rig {rig.name} hangs on '{own.parent}', which has no other finger. Needed: "
+            f"sensor '{sensor}' of rig {rig.name} is on '{original.parent}', which has no other finger. Needed: "
             f"ARM/finger1 or ARM/finger2; otherwise set hsa.finger_negative = false"
         )
     there = f"{arm}/{OTHER[node]}"
-    for one in rig.sensors.values():
-        if one.parent == there:
-            return one
+    for other in rig.sensors.values():
+        if other.parent == there:
+            return other
     axis = np.asarray(rig.gripper(arm).law.axis)
     mirror = np.eye(3) - 2 * np.outer(axis, axis)
-    T = own.T_parent_this
+    T = original.T_parent_this
     # A mirrored box is a box again: flipping one of its own axes too makes the mirror image a rotation.
     quat = quaternion_from_rotation(mirror @ T[:3, :3] @ FLIP)
 
@@ -45,15 +45,15 @@ def other_finger(rig: Rig, sensor: str) -> Sensor:
         "parent": there,
         "translation_m": tuple((mirror @ T[:3, 3]).tolist()),
         "quat_wxyz": tuple(quat.tolist()),
-        "body": tuple(flipped(solid).model_dump() for solid in own.body),
-        "pad": own.pad.model_copy(
-            update={"center_m": tuple(FLIP @ own.pad.center_m), "normal": tuple(FLIP @ own.pad.normal)}
+        "body": tuple(flipped(solid).model_dump() for solid in original.body),
+        "pad": original.pad.model_copy(
+            update={"center_m": tuple(FLIP @ original.pad.center_m), "normal": tuple(FLIP @ original.pad.normal)}
         ).model_dump(),
     }
-    return own.model_copy(update=update)
+    return original.model_copy(update=update)
 
 
 def other_finger_boxes(rig: Rig, camera: str, sensor: str, qpos: Array, opening: Array | None = None) -> SensorBoxes:
-    """Return the boxes of what sits on the other finger than a sensor; arguments and errors as `sensor_boxes`."""
+    """Return the boxes of `other_finger` of a sensor; arguments and errors as `sensor_boxes`."""
     both = rig.with_sensor(sensor, other_finger(rig, sensor))
     return sensor_boxes(both, camera, sensor, qpos, opening)

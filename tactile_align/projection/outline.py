@@ -1,4 +1,4 @@
-"""The pixel box of a solid in front of a lens: its outline is made of edges, sections and the lens limit's arc.
+"""The pixel box of a solid in front of a lens, from its edges, its sections and the arc of the lens limit.
 
 A camera maps the part of a convex solid that lies in front of the near plane and inside the lens limit onto a
 region whose border consists of (1) the solid's edges, (2) the section of its faces with the near plane and
@@ -17,13 +17,13 @@ from tactile_align.calibration.rig_parts import Solid
 from tactile_align.geometry.frames import Array, apply
 
 SAMPLES = 9
-"""Points on every curve; they tell which curve reaches furthest and about where."""
+"""Points on every curve; they show which curve reaches furthest and roughly where."""
 SAMPLES_WIDE = 13
-"""The same for a piece of a segment that may reach far off the axis, where curves bend most."""
+"""Points on a piece of a segment that may reach far off the axis, where curves bend most."""
 SAMPLES_AROUND = 9
 """Points around that place on that curve alone, one sample apart from end to end."""
 CURVES_AT_ONCE = 3072
-"""What so many curves need stays in a core's cache, which is several times as fast."""
+"""Batch size whose working set fits a core's cache, which is several times as fast."""
 
 
 def curve_bounds(camera: Camera, a: Array, b: Array, keep: Array | None = None, wide: bool = False) -> Array:
@@ -33,7 +33,7 @@ def curve_bounds(camera: Camera, a: Array, b: Array, keep: Array | None = None, 
         camera: The camera.
         a: (N, E, 3) where each of the E segments of N solids begins, in the camera frame. All of a segment lies in
             front of the camera and inside the lens limit.
-        b: (N, E, 3) where each ends.
+        b: (N, E, 3) where each segment ends.
         keep: (N, E) bool, the segments that count; None for all.
         wide: Whether segments may reach far off the axis; each is then followed in four pieces.
 
@@ -70,7 +70,7 @@ def _curve_bounds(camera: Camera, a: Array, b: Array, keep: Array | None, sample
     curves, places = [], []
     for value in (-u, -v, u, v):
         peak, place = _peak(value)
-        # A parabola may overshoot and a sample fall short: the furthest curve by either is looked at closer.
+        # A parabola may overshoot and a sample fall short: the furthest curve by either is refined.
         for reach in (peak, xp.max(value, axis=-1)):
             if keep is not None:
                 reach = xp.where(keep, reach, xp.full_like(reach, -float("inf")))
@@ -95,7 +95,7 @@ def _follow(camera: Camera, a: Array, b: Array, steps: Array) -> tuple[Array, Ar
 
 
 def _peak(value: Array) -> tuple[Array, Array]:
-    """Return the greatest value (N, E) of curves of S samples (N, E, S), and where to look closer, 0.5..S - 1.5.
+    """Return the greatest value (N, E) of curves of S samples (N, E, S), and the place to refine, 0.5..S - 1.5.
 
     The value is that of the parabola through the greatest sample and its neighbours; where that sample is an end,
     through the three beside it, for a curve may turn just before its end.
@@ -104,7 +104,7 @@ def _peak(value: Array) -> tuple[Array, Array]:
     last = value.shape[-1] - 1
     top = xp.argmax(value, axis=-1)
     at = top + xp.astype(top == 0, top.dtype) - xp.astype(top == last, top.dtype)
-    # Single numbers out of a flat array: several times as fast as take_along_axis.
+    # Indexing a flat array is several times as fast as take_along_axis.
     flat = xp.reshape(value, (-1,))
     index = xp.reshape(at, (-1,)) + xp.arange(0, flat.shape[0], last + 1, device=value.device)
     before, middle, after = (xp.reshape(xp.take(flat, index + i), at.shape) for i in (-1, 0, 1))
@@ -156,7 +156,7 @@ def solid_outline(camera: Camera, T_camera_sensor: Array, solid: Solid) -> tuple
     if bool(xp.all(whole)):
         box = _whole_outline(camera, p)
     else:
-        # The few that need cutting are cut alone; each row then takes its result from the joint list.
+        # Only the few rows that need cutting are cut; each row then takes its result from the joined list.
         cut = _cut_outline(camera, p[~whole], T[~whole], solid)
         both = xp.concat([_whole_outline(camera, p[whole]), cut], axis=0)
         whole_rank = xp.cumulative_sum(xp.astype(whole, xp.int64), axis=0)
@@ -176,9 +176,9 @@ def _whole_outline(camera: Camera, p: Array) -> Array:
 
 
 def _cut_outline(camera: Camera, p: Array, T: Array, solid: Solid) -> Array:
-    """Return boxes (N, 4) of solids that near plane or lens limit may cut, or far off the axis.
+    """Return boxes (N, 4) of solids that the near plane or the lens limit may cut, or that lie far off the axis.
 
-    What has no pixel has an infinite box.
+    A solid without a pixel gets an infinite box.
     """
     xp = array_namespace(p)
     a, b, keep = _cut_at_near_plane(*_edge_ends(p))
@@ -212,9 +212,9 @@ def _beyond(p: Array, limit: float) -> Array:
 
 
 def _cut_at_near_plane(a: Array, b: Array) -> tuple[Array, Array, Array]:
-    """Cut edges (..., 12, 3) at the near plane and add the section of each face: 18 segments, which to keep.
+    """Cut edges (..., 12, 3) at the near plane and add the section of each face: 18 segments, and which count.
 
-    Those not kept become the point (0, 0, 1), which any lens can project.
+    The others become the point (0, 0, 1), which any lens can project.
     """
     xp = array_namespace(a)
     za, zb = a[..., 2:], b[..., 2:]
@@ -247,7 +247,7 @@ def _cut_at_near_plane(a: Array, b: Array) -> tuple[Array, Array, Array]:
 def _cut_at_limit(a: Array, b: Array, keep: Array, limit: float) -> tuple[Array, Array, Array]:
     """Cut segments (..., E, 3) in front of the camera where they leave the cone x^2 + y^2 = (limit z)^2.
 
-    Those wholly outside are no longer kept and become their first point.
+    Segments wholly outside no longer count and become their first point.
     """
     xp = array_namespace(a)
     d = b - a
@@ -257,7 +257,7 @@ def _cut_at_limit(a: Array, b: Array, keep: Array, limit: float) -> tuple[Array,
     root = B * B - A * C
     real = root > 0
     root = xp.sqrt(xp.where(real, root, xp.ones_like(root)))
-    # Of the two forms of the roots, each the exact one where the other cancels.
+    # Each of the two forms of the roots is exact where the other cancels.
     q = -(B + xp.where(B < 0, -root, root))
     one, tiny = xp.ones_like(A), xp.full_like(A, float(xp.finfo(A.dtype).smallest_normal))
     t1 = q / xp.where(xp.abs(A) > tiny, A, tiny)
@@ -277,7 +277,7 @@ def _cut_at_limit(a: Array, b: Array, keep: Array, limit: float) -> tuple[Array,
 
 
 def _bounds(uv: Array, keep: Array) -> Array:
-    """Return the bounds (N, 4) of pixels (N, P, 2) that are kept; infinite where none is."""
+    """Return the bounds (N, 4) of the pixels (N, P, 2) that count; infinite where none does."""
     xp = array_namespace(uv)
     inf = xp.full_like(uv, float("inf"))
     low, high = xp.where(keep[..., None], uv, inf), xp.where(keep[..., None], uv, -inf)
@@ -285,7 +285,7 @@ def _bounds(uv: Array, keep: Array) -> Array:
 
 
 def _hits(rays: Array, T_camera_sensor: Array, solid: Solid) -> Array:
-    """Tell which of N rays (N, 3), z = 1, from the camera meet the solid in front of the near plane: (..., N)."""
+    """Return which of N rays (N, 3), z = 1, from the camera meet the solid in front of the near plane: (..., N)."""
     xp = array_namespace(T_camera_sensor)
     like = {"dtype": T_camera_sensor.dtype, "device": T_camera_sensor.device}
     R = T_camera_sensor[..., :3, :3]

@@ -1,4 +1,4 @@
-"""Where a touch sensor lies in an image: its box, how much of it is inside, or why there is none."""
+"""The box of a touch sensor in an image, its share inside the image, or the reason why there is none."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -26,7 +26,7 @@ class SensorBoxes:
         box: (..., 4) clipped to the image, px; nan where there is none.
         raw: (..., 4) before clipping; nan where nothing projects.
         visible: (...) bool, whether `box` exists.
-        inside: (...) share of the raw box inside the image, 0..1 (says nothing about occlusion).
+        inside: (...) share of the raw box inside the image, 0..1; occlusion does not count.
         reason: (...) uint8 index into REASONS; 0 where visible.
     """
 
@@ -37,7 +37,7 @@ class SensorBoxes:
     reason: Array
 
     def reason_text(self) -> np.ndarray:
-        """Return the reasons as an array of strings, '' where there is a box."""
+        """Return the reasons as an array of strings, '' where a box exists."""
         return np.asarray(REASONS, dtype=object)[np.asarray(self.reason)]
 
 
@@ -58,11 +58,11 @@ def sensor_boxes(
         camera: Name of a camera of the rig.
         sensor: Name of a sensor of the rig.
         qpos: (..., D) RAW state as recorded.
-        opening: (..., 2) metres per finger, when known better than by the gripper reading.
-        solid: The sensor's whole body, or its touching pad alone.
+        opening: (..., 2) metres per finger, in place of the gripper reading.
+        solid: "body" for the whole sensor, "pad" for its touching face alone.
         min_side_px: A clipped box with a shorter side is "too small".
-        ahead_m: How far along the pad's normal the solid is moved first, metres: the box then lies on what the pad
-            touches instead of on the sensor.
+        ahead_m: Shift of the solid along the pad's normal, metres: the box then covers the touched object instead of
+            the sensor.
 
     Returns:
         The boxes; their batch axes are those of `qpos`.
@@ -103,14 +103,14 @@ def project_solids(
         raw, front = boxes.union(raw, other), front | other_front
     clipped = boxes.clip_to_image(raw, camera.width, camera.height)
     behind = ~front
-    # Something lies in front, yet none of it has a pixel: all of it is further off the axis than the lens model goes.
+    # In front, but without a pixel: entirely beyond the radius of the lens model.
     beyond = xp.isnan(raw[..., 0]) & front
     outside = xp.isnan(clipped[..., 0]) & ~behind & ~beyond
     side = xp.minimum(clipped[..., 2] - clipped[..., 0], clipped[..., 3] - clipped[..., 1])
     small = side < min_side_px  # never of nan, where there is no box at all
     reason = xp.zeros(behind.shape, dtype=xp.uint8, device=raw.device)
-    for index, which in ((1, behind), (2, outside), (3, small), (4, beyond)):
-        reason = xp.where(which, xp.full_like(reason, index), reason)
+    for index, applies in ((1, behind), (2, outside), (3, small), (4, beyond)):
+        reason = xp.where(applies, xp.full_like(reason, index), reason)
     visible = reason == 0
     share = boxes.area(clipped) / boxes.area(raw)
     return SensorBoxes(

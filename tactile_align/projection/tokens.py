@@ -1,4 +1,4 @@
-"""From a box in a stored image to the weight of each ViT token of the encoder's input."""
+"""Weights of the ViT tokens of an encoder's input for a box in a stored image."""
 
 from array_api_compat import array_namespace
 

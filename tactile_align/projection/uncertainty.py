@@ -1,4 +1,4 @@
-"""How uncertain a sensor's place in an image is, given how uncertain the camera's calibration is."""
+"""Uncertainty of a sensor's place in an image, from the covariance of the camera's pose."""
 
 import numpy as np
 
@@ -11,7 +11,7 @@ STEP_M = 1e-6
 def pixel_sigma(
     rig: Rig, camera: str, sensor: str, qpos: np.ndarray, opening: np.ndarray | None = None, ahead_m: float = 0.0
 ) -> np.ndarray:
-    """Return the standard deviation along u and v of where a sensor's pad centre is seen.
+    """Return the standard deviation along u and v of the image of a sensor's pad centre.
 
     The 6x6 covariance of the camera's pose, as hand-eye calibration writes it into the rig file, is carried to the
     image to first order. For `sigma_px` of the Gaussian pooling scale it like the image: sigma times the encoder's
@@ -20,13 +20,13 @@ def pixel_sigma(
     Args:
         rig: The rig.
         camera: Camera whose pose is uncertain.
-        sensor: The sensor looked at.
+        sensor: The sensor.
         qpos: (N, D) raw rows.
-        opening: (N, 2) finger openings, m; None takes them from qpos.
+        opening: (N, 2) finger openings, m; None: from qpos.
         ahead_m: For the point this far in front of the pad's centre along its normal, metres.
 
     Returns:
-        (N, 2) px of the stored image; nan where the pad centre is not seen.
+        (N, 2) px of the stored image; nan where the pad centre has no pixel.
 
     Raises:
         InputError: The rig states no covariance for the camera.

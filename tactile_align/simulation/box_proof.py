@@ -1,4 +1,4 @@
-"""Proof of the boxes on the simulated cell: our chain of frames against MuJoCo's kinematics and pixel masks."""
+"""Box errors on the simulated cell: our chain of frames against MuJoCo's kinematics and pixel masks."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,12 +16,12 @@ from tactile_align.projection.sensor_box import sensor_boxes
 from tactile_align.simulation.looks import draw_look
 from tactile_align.simulation.world import HOME, true_sensor_boxes
 
-ROUNDS = 100  # how often `poses` random poses are drawn before too few are in view
+ROUNDS = 100  # draws of `poses` random poses before giving up
 
 
 @dataclass(frozen=True)
 class BoxErrors:
-    """Errors of N boxes against amodal masks; the box counts from the mask's outer pixel edges.
+    """Errors of N boxes against amodal masks; the true box is that of the mask's outer pixel edges.
 
     Attributes:
         iou: (N,) intersection over union.
@@ -47,17 +47,17 @@ class BoxErrors:
         )
 
 
-def errors(found: np.ndarray, truth: np.ndarray) -> BoxErrors:
+def errors(projected: np.ndarray, truth: np.ndarray) -> BoxErrors:
     """Compare boxes (N, 4); rows where either is nan are left out.
 
     Raises:
         InputError: No row is left.
     """
-    both = np.isfinite(found).all(axis=1) & np.isfinite(truth).all(axis=1)
+    both = np.isfinite(projected).all(axis=1) & np.isfinite(truth).all(axis=1)
     if not both.any():
-        raise InputError("no moment has both a projected and a true box; is the sensor in this camera's view at all?")
-    found, truth = found[both], truth[both]
-    return BoxErrors(intersection_over_union(found, truth), found - truth)
+        raise InputError("no moment has both a projected and a true box; is the sensor in this camera's view?")
+    projected, truth = projected[both], truth[both]
+    return BoxErrors(intersection_over_union(projected, truth), projected - truth)
 
 
 def recorded_boxes(
@@ -70,29 +70,27 @@ def recorded_boxes(
         rig: Their rig.
         camera: A camera of the rig.
         sensor: A sensor of the rig.
-        hold: Hold a commanded opening at contact onset (contact is found in the hand's touch images).
-        in_contact: Count only moments that are truly in contact.
+        hold: Whether to hold a commanded opening at contact onset, found in the hand's touch images.
+        in_contact: Whether to count only moments in true contact.
     """
     arm = hand_of(rig, sensor)
     holding = hold_sensors(rig, arm) if hold and arm else ()
-    found, truth = [], []
+    projected, truth = [], []
     for path in episodes:
         with open_episode(path) as episode:
             contact = recorded_contact(episode, rig, holding)
             boxes = episode_boxes(rig, camera, sensor, episode.qpos, contact, episode.fps, min_side_px=1).boxes
-            keep = _told(episode, "contact").astype(bool) if in_contact else np.ones(len(episode), dtype=bool)
-            found.append(boxes.box[keep])
-            truth.append(_told(episode, f"box/{camera}", 4)[keep])
-    return errors(np.concatenate(found), np.concatenate(truth))
+            keep = _required_truth(episode, "contact").astype(bool) if in_contact else np.ones(len(episode), dtype=bool)
+            projected.append(boxes.box[keep])
+            truth.append(_required_truth(episode, f"box/{camera}", 4)[keep])
+    return errors(np.concatenate(projected), np.concatenate(truth))
 
 
-def _told(episode: Episode, key: str, *shape: int) -> np.ndarray:
-    found = read_truth(episode, key, *shape)
-    if found is None:
-        raise InputError(
-            f"{episode.ref}: needed truth/{key}, as simulated episodes hold it; there is none. Simulate one"
-        )
-    return found
+def _required_truth(episode: Episode, key: str, *shape: int) -> np.ndarray:
+    values = read_truth(episode, key, *shape)
+    if values is None:
+        raise InputError(f"{episode.ref}: needed truth/{key}, as simulated episodes hold it; it has none. Simulate one")
+    return values
 
 
 def posed_boxes(rig: Rig, truth_rig: Rig, camera: str, sensor: str, poses: int = 500, seed: int = 0) -> BoxErrors:
@@ -103,16 +101,16 @@ def posed_boxes(rig: Rig, truth_rig: Rig, camera: str, sensor: str, poses: int =
         truth_rig: The rig the simulated cell is built from.
         camera: A camera of both.
         sensor: A sensor of both.
-        poses: How many poses with the whole sensor in view.
-        seed: Equal seed, equal poses.
+        poses: Number of poses with the whole sensor in view.
+        seed: Seed of the poses.
 
     Raises:
-        InputError: The whole sensor is hardly ever in the camera's view.
+        InputError: Too few random poses have the whole sensor in the camera's view.
     """
     rng = np.random.default_rng(seed)
     look = draw_look(rng)
     bare = rig.with_camera(camera, image_map=())
-    found, truth = [], []
+    boxes, truth = [], []
     count = 0
     for _ in range(ROUNDS):
         q = HOME + rng.uniform(-0.45, 0.45, (poses, 6))
@@ -123,11 +121,11 @@ def posed_boxes(rig: Rig, truth_rig: Rig, camera: str, sensor: str, poses: int =
         q, opening = q[whole][: poses - count], opening[whole][: poses - count]
         if not len(q):
             continue
-        found.append(projected.box[whole][: poses - count])
+        boxes.append(projected.box[whole][: poses - count])
         truth.append(true_sensor_boxes(truth_rig, camera, q, opening, look))
         count += len(q)
         if count == poses:
-            return errors(np.concatenate(found), np.concatenate(truth))
+            return errors(np.concatenate(boxes), np.concatenate(truth))
     raise InputError(
         f"needed {poses} poses with all of {sensor} in the view of {camera}; of {ROUNDS * poses} random ones "
         f"{count} are. Choose another camera, or fewer poses"

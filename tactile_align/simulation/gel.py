@@ -1,6 +1,6 @@
-"""A gel pad: what presses into it (height field), how its skin follows (membrane), what its camera sees (shading).
+"""A gel pad: the height field of what presses into it, its skin (membrane), and its camera image (shading).
 
-The skin is relaxed from coarse to fine with the pressed part held, the idea of Gomes et al., "Generation of GelSight
+The skin is relaxed from coarse to fine with the pressed part held fixed, after Gomes et al., "Generation of GelSight
 Tactile Images for Sim2Real Learning" (2021), and Si and Yuan, "Taxim" (2022). No shear, no markers, no cast shadow.
 """
 
@@ -16,7 +16,7 @@ import numpy.typing as npt
 from tactile_align.simulation.raycast import Floats, Sheaf, Solids, hit
 
 F = np.float32
-BEHIND = 0.03  # metres: rays start this far behind the gel face, so that whatever has sunk in is still in front
+BEHIND = 0.03  # metres: rays start this far behind the gel face, so that whatever presses in is still in front
 DEEPEST = 0.0018  # metres: the gel is 2 mm thick and cannot be squeezed away
 PRESSED = 2e-6  # metres: less than this is rounding, not touch
 _RELAX_PX = (14.0, 8.0, 4.0, 2.0)  # touch pixels
@@ -58,18 +58,18 @@ class Pad:
 def clearance(
     pad: Pad, solids: Solids, which: npt.NDArray[np.int64], centre: Floats, axes: Floats, within: float = 0.0
 ) -> Floats:
-    """Return how far the nearest surface lies above each cell of the undeformed face.
+    """Return the distance of the nearest surface from each cell of the undeformed face.
 
     Args:
         pad: The pad.
         solids: The scene.
-        which: (k,) the solids that may touch this pad.
+        which: (k,) indices of the solids that may touch this pad.
         centre: (n, 3) centres of all solids in the pad's frame, metres.
         axes: (n, 3, 3) their axes in the pad's frame.
-        within: Look no further than this, metres.
+        within: Search distance, metres.
 
     Returns:
-        (rows / cell, columns / cell) float64 metres; negative where something has sunk in; `within` where nothing is.
+        (rows / cell, columns / cell) float64 metres; negative where something presses in; `within` where nothing is.
     """
     rays = pad.sheaf
     out = np.full((rays.y.size, rays.x.size), within)
@@ -90,9 +90,9 @@ def clearance(
 
 
 def membrane(pad: Pad, sunk: Floats) -> npt.NDArray[np.float32]:
-    """Return how deep the skin lies, (rows, columns), in touch pixels, for an indentation (cells) in metres.
+    """Return the depth of the skin (rows, columns), in touch pixels, for an indentation (cells) in metres.
 
-    The skin stays on whatever presses it, at most DEEPEST, and sags smoothly around it.
+    The skin follows whatever presses it, at most to DEEPEST, and relaxes smoothly around it.
     """
     held = np.clip(sunk, 0, DEEPEST).astype(F) * F(pad.rows / pad.height)
     pressed = sunk > PRESSED
@@ -111,7 +111,7 @@ class GelCamera:
 
     Args:
         pad: The pad it looks at.
-        device: Seed of this very device: lamp directions differ by up to 5 degrees from one to the next.
+        device: Seed of the device: lamp directions differ by up to 5 degrees between devices.
     """
 
     def __init__(self, pad: Pad, device: int = 0) -> None:
@@ -128,7 +128,7 @@ class GelCamera:
             (1 + 0.35 * (x * np.cos(a) + y * np.sin(a)) - 0.25 * (x * x + y * y)).astype(F) for a in azimuth
         ]
         self.flat = self.shade(np.zeros((pad.rows, pad.columns), F))
-        # One sheet of noise, larger than a touch: each frame takes another cut of it, which costs no random numbers.
+        # One sheet of noise, larger than a touch: another crop a frame is faster than new random numbers.
         sheet = rng.normal(0, _NOISE * 255, (pad.rows + 64, pad.columns + 64, 3))
         self._noise = sheet.astype(F)
 
@@ -158,5 +158,5 @@ class GelCamera:
 
     @property
     def reference(self) -> npt.NDArray[np.uint8]:
-        """The noise-free touch of nothing, (rows, columns, 3) uint8."""
+        """The noise-free no-contact reference, (rows, columns, 3) uint8."""
         return np.asarray(np.rint(self.flat), dtype=np.uint8)

@@ -1,4 +1,4 @@
-"""What one episode looks like: which object, how large, which colours, lamp and clutter; fixed while it lasts."""
+"""The look of one episode, constant throughout: object, size, colours, lamp and clutter."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class Part:
     """One primitive of an object.
 
     Attributes:
-        kind: As in `primitives.hit`.
-        size: (3,) as in `primitives.hit`, metres.
+        kind: As in `raycast.hit`.
+        size: (3,) as in `raycast.hit`, metres.
         centre: (3,) metres, object axes.
         R: (3, 3) rotation of the part's axes into the object's.
     """
@@ -140,12 +140,12 @@ def object_parts(kind: str, scale: float = 1.0) -> list[Part]:
     return [part.scaled(scale) for part in _KINDS[kind]()]
 
 
-SCALES = (0.75, 1.3)  # wide on purpose: the gripper's opening alone must not name the object
+SCALES = (0.75, 1.3)  # wide on purpose: the gripper's opening alone must not identify the object
 
 
 @dataclass(frozen=True)
 class Lying:
-    """A thing that lies about and is never touched."""
+    """An object on the bench that is never touched."""
 
     kind: str
     scale: float
@@ -158,12 +158,12 @@ class Look:
     """One episode's draw.
 
     Attributes:
-        kind: The object handled, one of `objects.KINDS`.
+        kind: The object handled, one of KINDS.
         scale: Factor on its size.
         paint: Its colours.
         bench: The bench's colours.
         lamp: (3,) unit vector towards the lamp, world.
-        lying: Things that lie about.
+        lying: Further objects on the bench.
     """
 
     kind: str
@@ -188,13 +188,13 @@ def _wild(rng: np.random.Generator) -> Paint:
 
 
 def draw_look(rng: np.random.Generator, kind: str | None = None, scale: float | None = None) -> Look:
-    """Draw a look; `kind` and `scale` fix what would be drawn."""
+    """Return a random look; `kind` and `scale` replace their random values."""
     drawn_kind, drawn_scale = KINDS[rng.integers(len(KINDS))], float(rng.uniform(*SCALES))
     azimuth, height = rng.uniform(0, 2 * np.pi), rng.uniform(0.5, 1.2)
     lamp = np.array([0.6 * np.cos(azimuth), 0.6 * np.sin(azimuth), height])
     lying = []
     for _ in range(int(rng.integers(2, 6))):
-        # On a ring around the middle of the work space, clear of where the arm works.
+        # On a ring around the work space, clear of the arm.
         angle, radius = rng.uniform(-0.75 * np.pi, 0.75 * np.pi), rng.uniform(0.22, 0.42)
         R = rotation_from_rpy(np.array([0, 0, rng.uniform(0, 2 * np.pi)]))
         size = float(rng.uniform(*SCALES))

@@ -1,4 +1,4 @@
-"""Pictures, segmentation and depth of a scene of primitives on a bench, in numpy: no GPU, no GL, no driver."""
+"""Ray casting of primitives on a bench: colour, segmentation and depth in numpy, without GPU or OpenGL."""
 
 from __future__ import annotations
 
@@ -243,7 +243,7 @@ def mixture(pattern: str, p: Floats) -> Floats:
 
 
 SKY = (178, 190, 204)
-DIFFUSE = F(0.47)  # share of the lamp in what a surface that faces it sends back
+DIFFUSE = F(0.47)  # the lamp's share of the light from a surface that faces it
 
 
 class Lens:
@@ -273,7 +273,7 @@ class Lens:
 
 
 class Bench:
-    """The textured plane z = 0 of the world that everything stands on."""
+    """The textured plane z = 0 of the world."""
 
     def __init__(self, paint: Paint, lamp: Floats) -> None:
         """Draw one seamless tile of the paint, 16 periods wide, in the light of a lamp (3,), unit vector towards it."""
@@ -323,7 +323,7 @@ class Solids:
     """The primitives of a scene, n of them; their poses come separately, as they move.
 
     Attributes:
-        kind: (n,) as in `primitives.hit`.
+        kind: (n,) as in `hit`.
         size: (n, 3) metres.
         paint: n paints.
     """
@@ -341,7 +341,7 @@ class Solids:
 
 @dataclass
 class Picture:
-    """What a camera sees.
+    """The image of a camera, with segmentation and depth.
 
     Attributes:
         rgb: (H, W, 3) uint8.
@@ -354,13 +354,13 @@ class Picture:
     depth: npt.NDArray[np.float32]
 
     def copy(self) -> Picture:
-        """Return a picture that can be drawn over."""
+        """Return a copy to draw on."""
         return Picture(self.rgb.copy(), self.ids.copy(), self.depth.copy())
 
 
 @dataclass(frozen=True)
 class Placed:
-    """The solids as one camera has them: centres (n, 3) and axes (n, 3, 3) in its frame, windows, nearest depths."""
+    """The solids in one camera's frame: centres (n, 3), axes (n, 3, 3), pixel windows, nearest depths."""
 
     centre: Floats
     axes: Floats
@@ -370,15 +370,15 @@ class Placed:
     def order(self, which: npt.NDArray[np.int64]) -> list[int]:
         """Return those of `which` that have a window, nearest first."""
         w = self.window[which]
-        seen = which[(w[:, 0] < w[:, 1]) & (w[:, 2] < w[:, 3])]
-        return [int(g) for g in seen[np.argsort(self.nearest[seen], kind="stable")]]
+        visible = which[(w[:, 0] < w[:, 1]) & (w[:, 2] < w[:, 3])]
+        return [int(g) for g in visible[np.argsort(self.nearest[visible], kind="stable")]]
 
 
 class Caster:
-    """Draws solids on a bench.
+    """Renderer of solids on a bench.
 
     Args:
-        solids: What there is to draw.
+        solids: The solids.
         bench: Paint of the bench.
         lamp: (3,) unit vector towards the lamp, world.
     """
@@ -394,7 +394,7 @@ class Caster:
         p = (centre - T_world_camera[:3, 3]) @ R
         A = R.T @ axes
         corners = p[:, None, :] + self._corners @ np.swapaxes(A, 1, 2)
-        # A solid beside the camera straddles its plane: cut the box's edges there, or it claims the whole image.
+        # A solid beside the camera crosses its plane: cut the box's edges there, else it fills the whole image.
         start, stop = corners[:, _EDGES[0]], corners[:, _EDGES[1]]
         crosses = (start[..., 2] < NEAR) != (stop[..., 2] < NEAR)
         rise = np.where(crosses, stop[..., 2] - start[..., 2], 1.0)
@@ -424,10 +424,10 @@ class Caster:
     def draw(
         self, picture: Picture, lens: Lens, T_world_camera: Floats, placed: Placed, which: npt.NDArray[np.int64]
     ) -> None:
-        """Draw some solids into a picture, hidden by whatever in it is nearer.
+        """Draw some solids into a picture, behind whatever in it is nearer.
 
         Args:
-            picture: Drawn over.
+            picture: Drawn on in place.
             lens: The camera.
             T_world_camera: (4, 4) its pose.
             placed: From `place`.
@@ -468,7 +468,7 @@ class Caster:
     def silhouette(
         self, lens: Lens, placed: Placed, which: Iterable[int]
     ) -> tuple[tuple[int, int, int, int], npt.NDArray[np.bool_]]:
-        """Return the mask of some solids as if nothing hid them (amodal).
+        """Return the amodal mask of some solids: as if nothing hid them.
 
         Returns:
             (u0, u1, v0, v1), the window of the mask, and the mask itself (v1 - v0, u1 - u0); empty when out of view.

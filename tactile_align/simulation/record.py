@@ -1,12 +1,11 @@
-"""Record simulated episodes, in parallel, in the X-Trainer layout, with the truth beside them.
+"""Recording of simulated episodes, in parallel, in the X-Trainer layout, with ground truth.
 
-Every episode draws from a seed of its own, (seed, index), so its bytes do not depend on who records it or when.
+Every episode has its own seed, (seed, index), so its bytes do not depend on the process or the time.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -28,7 +27,7 @@ from tactile_align.workers import in_processes
 
 Task = Literal["expert", "regrasp", "mixed"]
 Reading = Literal["commanded", "measured"]
-TOUCH_QUALITY, CAMERA_QUALITY = 95, 90  # a touch's texture is its message; a camera's rows are padded to the longest
+TOUCH_QUALITY, CAMERA_QUALITY = 95, 90  # touches need fine texture; a camera's rows are padded to the longest
 _EXPERT_EVERY = 4  # of a mixed recording, this many episodes hold one of the expert
 
 
@@ -42,7 +41,7 @@ class _Job:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What must agree for a file found under this name to be this job's."""
+        """The attributes by which an existing file is recognised as this job's."""
         return {"task": self.task, "gripper": self.gripper, "seed": self.seed, "index": self.index}
 
 
@@ -58,19 +57,20 @@ def simulate(
 ) -> list[Path]:
     """Record episodes of the shipped cell into a folder, as OUT/episode_init_<i>.hdf5, and its rig as OUT/rig.toml.
 
-    Finished episodes found there are kept, so an interrupted recording is taken up where it stopped. The group `truth`
+    Finished episodes in the folder are kept, so an interrupted recording resumes. The group `truth`
     of each file, which no training reads, holds box/<camera> (T, 4) amodal sensor boxes in stored pixels,
     unoccluded/<camera> (T,), contact (T,), contact_index (T,), indentation (T,) m, opening (T, 2) m, thing (T, 3) m,
-    phase (T,) index into the attribute `phases`, and touch_reference, the noise-free touch of nothing.
+    phase (T,) index into the attribute `phases`, and touch_reference, the noise-free no-contact reference.
 
     Args:
-        out: The folder; made if need be.
-        episodes: How many episodes it shall hold.
+        out: The folder; created when missing.
+        episodes: Number of episodes in it afterwards.
         seed: The same seed gives the same bytes on the same machine and versions, whatever `processes` is.
         task: "expert" (physics: grasp and lift, 10 frames a second), "regrasp" (posed contacts, 5 frames a second) or
             "mixed" (every fourth an expert's).
-        gripper: What qpos holds in its last column: the last command, as X-Trainer recordings do, or the true opening.
-        processes: How many work at it; None: one per core. With more than one, call this under
+        gripper: The last column of qpos: "commanded": the last command, as in X-Trainer recordings; "measured":
+            the true opening.
+        processes: Number of processes; None: one per core. With more than one, call this under
             `if __name__ == "__main__":` in a script, as new interpreters are started.
         progress: Whether to show a bar on stderr.
 
@@ -79,8 +79,8 @@ def simulate(
 
     Raises:
         ChildProcessError: A process was ended from outside; finished episodes are kept.
-        InputError: `episodes` or `processes` below 1; an unknown task or gripper; a file in the folder that another
-            recording wrote.
+        InputError: `episodes` or `processes` below 1; an unknown task or gripper; a file in the folder from another
+            recording.
     """
     for name, value, known in (
         ("task", task, ("expert", "regrasp", "mixed")),
@@ -98,9 +98,10 @@ def simulate(
     todo = [job for job in jobs if not _done(job)]
     _write_rig(folder / "rig.toml", gripper)
     workers = min(processes or _cores(), max(len(todo), 1))
+    written = map(_record, todo) if workers == 1 else in_processes(_record, todo, workers, _alone)
     bar = tqdm(total=episodes, initial=episodes - len(todo), unit="episode", desc="simulate", disable=not progress)
     with bar:
-        for _ in _all(todo, workers):
+        for _ in written:
             bar.update()
     return [job.path for job in jobs]
 
@@ -109,15 +110,8 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _all(todo: list[_Job], workers: int) -> Iterable[Path]:
-    if workers == 1:
-        yield from map(_record, todo)
-        return
-    yield from in_processes(_record, todo, workers, _alone)
-
-
 def _alone() -> None:
-    """Keep a worker to one core: the parallelism is over episodes."""
+    """Limit a worker to one core: the parallelism is over episodes."""
     cv2.setNumThreads(1)
 
 
@@ -128,19 +122,19 @@ def _job(folder: Path, index: int, seed: int, task: Task, gripper: Reading) -> _
 
 
 def _done(job: _Job) -> bool:
-    """Tell whether a job's file is there already.
+    """Return whether a job's file exists.
 
     Raises:
-        InputError: A file is there, but it is not this job's.
+        InputError: The file exists, but it is not this job's.
     """
     if not job.path.exists():
         return False
     with open_file(job.path) as file:
         attributes = read_attributes(file, job.path)
-    found = {key: attributes.get(f"simulated_{key}") for key in job.identity}
-    if found != job.identity:
+    identity = {key: attributes.get(f"simulated_{key}") for key in job.identity}
+    if identity != job.identity:
         raise InputError(
-            f"{job.path}: needed the episode of {job.identity}; found that of {found}. "
+            f"{job.path}: needed the episode of {job.identity}; found that of {identity}. "
             f"Record into another folder, or move the old episodes away"
         )
     return True
@@ -156,11 +150,11 @@ def _rig(gripper: Reading) -> Rig:
 def _write_rig(path: Path, gripper: Reading) -> None:
     rig = _rig(gripper)
     if path.exists():
-        found = load_rig(path)
-        if found.model_copy(update={"verified": None}) != rig:  # `verify --write` leaves its verdict there
+        present = load_rig(path)
+        if present.model_copy(update={"verified": None}) != rig:  # `verify --write` adds its verdict
             raise InputError(
                 f"{path}: needed the simulated cell with a {gripper} gripper reading; found another one, "
-                f"'{found.name}'. Record into another folder, or move that file away"
+                f"'{present.name}'. Record into another folder, or move that file away"
             )
         return
     rig.save(path)
@@ -178,7 +172,7 @@ def _record(job: _Job) -> Path:
     touches: list[bytes] = []
     steps = []
     for step in script.steps():
-        # Encoded at once, so that an episode's frames never lie in memory side by side.
+        # Encoded at once, so that an episode's frames are never all in memory.
         for name in images:
             images[name].append(encode_jpeg(step.moment.images.pop(name), CAMERA_QUALITY))
         touches.append(encode_jpeg(step.moment.touch, TOUCH_QUALITY, full_chroma=True))
@@ -208,7 +202,7 @@ def _record(job: _Job) -> Path:
 def _states(world: World, steps: list[Step], gripper: Reading) -> tuple[Floats, Floats]:
     """Return qpos and action, (T, n + 1): joints, rad, and the gripper as a share of its stroke.
 
-    The action at a step is what is commanded by the time of the next one, so the last repeats the command in force.
+    The action of a step is the command at the next step; the last step repeats the present command.
     """
     closed, opened = world.hand.stroke
     command = np.array([step.target for step in steps])

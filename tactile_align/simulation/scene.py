@@ -1,7 +1,7 @@
 """The MJCF text of the simulated cell, built from a rig, its arm and one episode's draw of objects and looks.
 
-Every pose, stroke and sensor box comes from the rig file, so that file is exact for what is simulated. Tubes, palm and
-finger bars are only there to be seen and to be in the way; their sizes are chosen, not measured.
+Every pose, stroke and sensor box comes from the rig file, so that file is exact for the simulation. Tubes, palm and
+finger bars only serve as visible obstacles; their sizes are chosen, not measured.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _SOFT = 'condim="4" friction="1.2 .02 .001" solref="-20000 -300" solimp=".9 .95 
 
 @dataclass(frozen=True)
 class Hand:
-    """What the scene needs to know of one arm's hand, read from the rig.
+    """The hand of one arm as the scene needs it, read from the rig.
 
     Attributes:
         arm: Name of the arm in the rig.
@@ -60,10 +60,10 @@ class Hand:
 
 
 def read_hand(rig: Rig, arm: str) -> Hand:
-    """Find the hand of an arm.
+    """Return the hand of an arm.
 
     Raises:
-        InputError: The rig holds something that this scene cannot build: no sensor on finger1, a gripper that does not
+        InputError: The scene cannot build this rig: no sensor on finger1, a gripper that does not
             open along the flange's y by a linear law, a pad that does not face the other finger.
     """
     names = [n for n, s in rig.sensors.items() if s.parent == f"{arm}/finger1"]
@@ -121,7 +121,7 @@ def _tube(name: str, a: Floats, b: Floats, radius: float) -> str:
 
 
 def _link_tubes(i: int, reach: Floats) -> list[str]:
-    """The tubes of link i, whose next joint sits at `reach`: along its own axis first, then across."""
+    """Return the tubes of link i, whose next joint is at `reach`: along its own axis first, then across."""
     radius, elbow = _TUBE_RADII[min(i + 1, len(_TUBE_RADII) - 1)], np.array([0.0, 0.0, reach[2]])
     parts = [_tube(f"drum{i}", np.array([0, 0, -radius]), np.array([0, 0, radius * 0.6]), radius)]
     if abs(reach[2]) > 1e-3:
@@ -132,7 +132,7 @@ def _link_tubes(i: int, reach: Floats) -> list[str]:
 
 
 def _hand_bodies(hand: Hand, sensor: Sensor) -> list[str]:
-    """Palm, finger1 with the sensor's own boxes, finger2 with the pad that faces it."""
+    """Return palm, finger1 with the sensor's boxes, and finger2 with the pad that faces it."""
     s, z = hand.outwards, float(hand.T_finger_pad[2, 3])
     face = float(hand.T_finger_pad[1, 3]) * s
     closed, opened = hand.stroke
@@ -204,12 +204,12 @@ def scene_text(rig: Rig, arm: str, look: Look) -> str:
     """Return the MJCF text of the cell for one episode.
 
     Args:
-        rig: The rig; its cameras, sensor boxes and gripper stroke are taken over literally.
-        arm: Which of its arms the cell has.
-        look: The episode's draw: which object, how large, what else lies about.
+        rig: The rig; its cameras, sensor boxes and gripper stroke are used exactly.
+        arm: The arm of the cell.
+        look: The episode's look: object, size, further objects.
 
     Raises:
-        ValueError: As `read_hand`; a camera on a finger.
+        InputError: As `read_hand`; a camera on a finger.
     """
     entry, hand = rig.arms[arm], read_hand(rig, arm)
     out = [

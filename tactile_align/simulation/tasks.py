@@ -1,4 +1,4 @@
-"""A scripted expert under physics: reach above the object, go down, close until the gel feels it, squeeze, lift."""
+"""Scripted tasks: an expert that grasps and lifts under physics, and posed regrasps of a fixed object."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ class Expert:
     """One episode of grasping and lifting.
 
     Args:
-        world: The cell; its physics runs.
-        rng: Draws the object's place, the height of the grasp and the noise.
+        world: The cell, stepped with physics.
+        rng: Source of the object's place, the height of the grasp and the noise.
     """
 
     def __init__(self, world: World, rng: np.random.Generator) -> None:
         self.world, self.rng = world, rng
 
     def reset(self) -> None:
-        """Put the object on the bench, the arm above it, and let both come to rest."""
+        """Place the object on the bench and the arm above it, and let both come to rest."""
         world, rng = self.world, self.rng
         place = np.array([*rng.uniform([0.33, -0.12], [0.47, 0.12]), 0.021 * world.look.scale + 0.001])
         self.yaw = float(rng.uniform(-0.6, 0.6))
@@ -55,7 +55,7 @@ class Expert:
         return np.append(self.q, max(opening, self.world.hand.stroke[0]))
 
     def targets(self) -> Iterator[tuple[Floats, str]]:
-        """Yield what to command at each control step, (n + 1,), and the phase."""
+        """Yield the command of each control step, (n + 1,), and the phase."""
         high = self.aim + np.array([0, 0, _CLEAR])
         for a in np.linspace(0, 1, _ABOVE):
             yield self._target((1 - a) * _START + a * high, a * self.yaw, _WIDE), "approach"
@@ -89,16 +89,16 @@ class Expert:
             self.world.run(substeps)
 
     def success(self) -> bool:
-        """Tell whether the object has been raised by more than RAISED_M."""
+        """Return whether the object was raised by more than RAISED_M."""
         return bool(self.world.thing_place()[2] > self.start[2] + RAISED_M)
 
 
-REGRASP_FPS = 5.0  # the story's rate: few keyframes, a fifth of a second apart, keep the joints at speeds the arm has
+REGRASP_FPS = 5.0  # keyframes a fifth of a second apart keep the joint speeds realistic
 CONTACTS = (10, 20)
 OFFSET_M = (0.005, 0.007)  # across and along the pad
 ROLL_RAD = 0.6  # about the closing axis
 PRESS_M = (0.0004, 0.0013)  # deepest; a contact begins at three quarters of it
-FRAMES = (3, 4)  # of contact: neighbours differ little, so more contacts teach more than more frames of one
+FRAMES = (3, 4)  # per contact: neighbouring frames differ little, so more contacts are worth more than more frames
 _LOW, _HIGH = np.array([0.32, -0.17, 0.08]), np.array([0.46, 0.17, 0.19])
 _STRIDE = np.array([0.05, 0.06, 0.04])  # of the fixture, from one contact to the next
 _TRIES = 50
@@ -106,7 +106,7 @@ _TRIES = 50
 
 @dataclass(frozen=True)
 class Grip:
-    """How the object sits in the hand: offset (2,) metres along the flange's x and z, roll and lean (2,), rad."""
+    """The pose of the object in the hand: offset (2,) metres along the flange's x and z, roll and lean (2,), rad."""
 
     offset: Floats
     roll: float
@@ -129,8 +129,8 @@ class Regrasp:
     """One episode of contacts.
 
     Args:
-        world: The cell; its object is moved.
-        rng: Draws places, grips, depths and noise.
+        world: The cell, posed without physics.
+        rng: Source of places, grips, depths and noise.
     """
 
     def __init__(self, world: World, rng: np.random.Generator) -> None:
@@ -139,7 +139,7 @@ class Regrasp:
         self.T_world_thing = np.eye(4)
 
     def steps(self, contacts: int | None = None) -> Iterator[Step]:
-        """Yield the episode; `contacts` fixes how many there are."""
+        """Yield the episode; `contacts` replaces the random number of contacts."""
         count = int(self.rng.integers(CONTACTS[0], CONTACTS[1] + 1)) if contacts is None else contacts
         place, yaw = self.rng.uniform(_LOW, _HIGH), float(self.rng.uniform(-0.8, 0.8))
         for contact in range(count):
@@ -168,10 +168,10 @@ class Regrasp:
         yield self._free(self.world.T_world_tcp(), wide, "release")
 
     def _present(self, place: Floats, yaw: float) -> tuple[Floats, Floats, Grip]:
-        """Let the fixture hold the object where the arm can grip it as drawn.
+        """Place the object in the fixture where the arm can grip it.
 
         Returns:
-            The hand's pose (4, 4) when it grips, one it can come from, and the grip.
+            The hand's pose (4, 4) in the grip, a pose before it, and the grip.
         """
         for _ in range(_TRIES):
             T_hand = tool_pose(place, yaw, (float(self.rng.uniform(-0.2, 0.2)), float(self.rng.uniform(-0.2, 0.2))))
@@ -192,7 +192,7 @@ class Regrasp:
         )
 
     def _rolled(self, grip: Grip) -> Grip:
-        """Roll and slide a little on the pad; stay where that cannot be reached or leaves the pad."""
+        """Return the grip after a small roll and slide on the pad; unchanged if out of reach or off the pad."""
         turn, slide = self.rng.normal(0, 0.05), self.rng.normal(0, 0.0005, 2)
         rolled = Grip(grip.offset + slide, grip.roll + turn, grip.lean)
         q, reached = self.world.reach(self.T_world_thing @ invert(rolled.T_hand_thing), self.q)
@@ -202,7 +202,7 @@ class Regrasp:
         return rolled if min(self._thickness(rolled)) > 0 else grip
 
     def _thickness(self, grip: Grip) -> tuple[float, float]:
-        """Put the object into the hand as gripped and return its reach towards either pad, metres."""
+        """Place the object in the hand as gripped and return its reach towards either pad, metres."""
         world = self.world
         world.place_arm(self.q, world.hand.stroke[1])
         world.settle()
@@ -220,7 +220,7 @@ class Regrasp:
         self.q = q
 
     def _free(self, T_hand: Floats, opening: float, phase: str) -> Step:
-        """The hand somewhere, fingers apart, the object at rest in its fixture."""
+        """Return the step with the fingers apart and the object at rest in its fixture."""
         world = self.world
         self._reach(T_hand)
         world.place_arm(self.q, opening)
@@ -230,7 +230,7 @@ class Regrasp:
         return Step(moment, np.append(self.q, opening), phase, -1)
 
     def _press(self, grip: Grip, depth: float, squeeze: float, contact: int) -> Step:
-        """The fingers closed on the object, which is `depth` metres deep in the gel."""
+        """Return the step with the fingers closed on the object, `depth` metres deep in the gel."""
         world = self.world
         self._reach(self.T_world_thing @ invert(grip.T_hand_thing))
         one, two = self._thickness(grip)

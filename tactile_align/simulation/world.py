@@ -1,6 +1,6 @@
-"""One episode's cell: move it, step it, look at it, and read what is true in it.
+"""The cell of one episode: posing, physics, images and ground truth.
 
-Truth comes from MuJoCo's own kinematics and from this module's pixel masks, never from the rig's projection.
+Ground truth comes from MuJoCo's own kinematics and from this module's pixel masks, never from the rig's projection.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ _LONGEST = 0.3  # rad a joint may turn in one iteration
 def reach(
     model: mujoco.MjModel, scratch: mujoco.MjData, site: str, dof: int, T_world_site: Floats, q0: Floats, tries: int
 ) -> tuple[Floats, bool]:
-    """Find joints that put a site somewhere, by damped least squares.
+    """Return joints that bring a site to a pose, by damped least squares.
 
     Args:
         model: The scene; the arm's joints come first in it.
         scratch: Overwritten.
         site: Name of the site.
-        dof: How many joints the arm has, n.
-        T_world_site: (4, 4) wanted pose.
+        dof: Number of joints of the arm, n.
+        T_world_site: (4, 4) target pose.
         q0: (n,) joints to start from, rad.
-        tries: Most iterations.
+        tries: Maximum number of iterations.
 
     Returns:
-        (n,) joints, rad, and whether they put the site there to 10 um and 1e-5 rad.
+        (n,) joints, rad, and whether they reach the pose to 10 um and 1e-5 rad.
     """
     index = model.site(site).id
     q = np.array(q0, dtype=np.float64)
@@ -50,7 +50,7 @@ def reach(
         mujoco.mj_kinematics(model, scratch)
         turn = T_world_site[:3, :3] @ scratch.site_xmat[index].reshape(3, 3).T
         axis = np.array([turn[2, 1] - turn[1, 2], turn[0, 2] - turn[2, 0], turn[1, 0] - turn[0, 1]]) / 2
-        if np.trace(turn) < 1:  # beyond a quarter turn the sine shrinks again: keep its direction
+        if np.trace(turn) < 1:  # beyond a quarter turn the sine decreases: use its direction only
             axis /= np.linalg.norm(axis) + 1e-9
         error[:3], error[3:] = T_world_site[:3, 3] - scratch.site_xpos[index], axis
         if np.abs(error).max() < CLOSE:
@@ -65,19 +65,19 @@ def reach(
 
 PHASES = ("approach", "surround", "close", "press", "release", "lift")
 TOOL_DOWN = np.diag([1.0, -1.0, -1.0])
-TOUCHING = 2e-5  # metres of indentation that count as contact: the least that shows above the touch camera's noise
-SQUEEZE_M = 0.003  # how far the command goes on closing once the fingers are stopped by an object
+TOUCHING = 2e-5  # metres of indentation that count as contact: the least above the touch camera's noise
+SQUEEZE_M = 0.003  # how much further the command closes after an object stops the fingers
 
 
 @dataclass
 class Truth:
-    """What is true at one moment.
+    """Ground truth of one moment.
 
     Attributes:
         box: By camera, (4,) amodal box of the sensor in stored pixels, nan where out of view.
         unoccluded: By camera, share of the sensor's pixels that nothing hides; nan where out of view.
-        indentation: Deepest point in the gel, metres.
-        contact: Whether the gel is touched (indentation > TOUCHING).
+        indentation: Depth of the deepest point in the gel, metres.
+        contact: Whether the gel is in contact (indentation > TOUCHING).
         opening: (2,) metres of each finger from the tool axis.
         thing: (3,) the object's place in the world, metres.
     """
@@ -105,10 +105,10 @@ class Step:
     """One recorded moment.
 
     Attributes:
-        moment: What was seen, felt and true.
-        target: (n + 1,) what was commanded last: joints, rad, and the fingers' opening, metres from the tool axis.
+        moment: Images, touch, joints and ground truth.
+        target: (n + 1,) last command: joints, rad, and the fingers' opening, metres from the tool axis.
         phase: One of PHASES.
-        contact: Which contact of the episode this belongs to, -1 while nothing is touched.
+        contact: Index of the contact in the episode, -1 without contact.
     """
 
     moment: Moment
@@ -133,8 +133,8 @@ class World:
 
     Args:
         rig: The rig that the cell is built from.
-        look: The episode's draw.
-        arm: Which arm of the rig.
+        look: The episode's look.
+        arm: An arm of the rig.
     """
 
     def __init__(self, rig: Rig, look: Look, arm: str = "left") -> None:
@@ -167,50 +167,47 @@ class World:
         self._q = slice(0, n)
         self._fingers = [m.joint(f).qposadr[0] for f in ("finger1", "finger2")]
         self._thing = int(m.joint("thing").qposadr[0])
-        self._lay_aside()
+        self.place_thing(pose(np.eye(3), np.array([0.0, 0.0, -1.0])))  # out of sight
 
     def _named(self, prefix: str) -> npt.NDArray[np.int64]:
         return np.array([i for i, g in enumerate(self._geoms) if self._names[g].startswith(prefix)])
 
-    def _lay_aside(self) -> None:
-        self.place_thing(np.block([[np.eye(3), np.array([[0.0], [0.0], [-1.0]])], [np.zeros((1, 3)), np.ones((1, 1))]]))
-
     # Moving without physics
 
     def place_thing(self, T_world_thing: Floats, rod: bool = False) -> None:
-        """Put the object somewhere (4, 4); with `rod`, a fixture's rod holds it from below."""
+        """Set the object's pose (4, 4); with `rod`, a fixture's rod holds it from below."""
         a = self._thing
         self.data.qpos[a : a + 3] = T_world_thing[:3, 3]
         mujoco.mju_mat2Quat(self.data.qpos[a + 3 : a + 7], np.ascontiguousarray(T_world_thing[:3, :3]).ravel())
         self.data.mocap_pos[0] = T_world_thing[:3, 3] - [0, 0, ROD_HALF] if rod else [0, 0, -2]
 
     def place_arm(self, q: Floats, opening: float | Sequence[float] | Floats) -> None:
-        """Put the joints (n,) rad and the fingers (metres from the tool axis, one number or two) somewhere."""
+        """Set the joints (n,), rad, and the fingers, metres from the tool axis, one number or two."""
         self.data.qpos[self._q] = q
         self.data.qpos[self._fingers] = opening
 
     def settle(self) -> None:
-        """Work out where everything is, from the joint positions alone."""
+        """Update all poses from the joint positions alone."""
         mujoco.mj_kinematics(self.model, self.data)
         mujoco.mj_camlight(self.model, self.data)
 
     # Moving with physics
 
     def command(self, target: Floats) -> None:
-        """Set what the servos aim at: joints (n,) rad and the fingers' opening, metres from the tool axis."""
+        """Set the targets of the servos: joints (n,), rad, and the fingers' opening, metres from the tool axis."""
         self.data.ctrl[:] = target
 
     def run(self, steps: int) -> None:
-        """Let `steps` steps of physics pass, then work out where everything is."""
+        """Run `steps` steps of physics, then update all poses."""
         mujoco.mj_step(self.model, self.data, nstep=steps)
         self.settle()
 
     def thing_place(self) -> Floats:
-        """Return where the object is, (3,) metres, world."""
+        """Return the object's place, (3,) metres, world."""
         return np.array(self.data.qpos[self._thing : self._thing + 3])
 
     def reach(self, T_world_tcp: Floats, q0: Floats, tries: int = 60) -> tuple[Floats, bool]:
-        """Find joints for a pose of the point between the pads; as `reach.reach`."""
+        """Return joints for a pose of the point between the pads; as the function `reach`."""
         q, close = reach(self.model, self._scratch, "tcp", self.arm.dof, T_world_tcp, q0, tries)
         return q, close and bool(np.all((q >= self.arm.lower) & (q <= self.arm.upper)))
 
@@ -220,26 +217,21 @@ class World:
         return self.data.geom_xpos[self._geoms], self.data.geom_xmat[self._geoms].reshape(-1, 3, 3)
 
     def T_world_camera(self, name: str) -> Floats:
-        """Return a camera's pose (4, 4), OpenCV axes, as MuJoCo has it."""
+        """Return a camera's pose (4, 4), OpenCV axes, from MuJoCo."""
         c = self.model.camera(name).id
-        T = np.eye(4)
-        T[:3, :3] = self.data.cam_xmat[c].reshape(3, 3) @ _OPTICAL
-        T[:3, 3] = self.data.cam_xpos[c]
-        return T
+        return np.asarray(pose(self.data.cam_xmat[c].reshape(3, 3) @ _OPTICAL, self.data.cam_xpos[c]))
 
     def T_world_tcp(self) -> Floats:
         """Return the pose (4, 4) of the point between the pads, with the flange's axes."""
-        s, T = self.model.site("tcp").id, np.eye(4)
-        T[:3, :3], T[:3, 3] = self.data.site_xmat[s].reshape(3, 3), self.data.site_xpos[s]
-        return T
+        return np.asarray(pose(*self._site("tcp")))
 
-    def _pad_frame(self) -> tuple[Floats, Floats]:
-        s = self.model.site("pad").id
+    def _site(self, name: str) -> tuple[Floats, Floats]:
+        s = self.model.site(name).id
         return self.data.site_xmat[s].reshape(3, 3), self.data.site_xpos[s]
 
     def height_field(self, within: float = 0.0) -> Floats:
         """Return the clearance over the gel, as `gel.clearance`, of the object and the opposite pad."""
-        R, p = self._pad_frame()
+        R, p = self._site("pad")
         return self._clearance(self.pad, R, p, np.concatenate([self.thing_solids, self._named("opposite")]), within)
 
     def _clearance(self, pad: Pad, R: Floats, p: Floats, which: npt.NDArray[np.int64], within: float) -> Floats:
@@ -247,11 +239,11 @@ class World:
         return clearance(pad, self.caster.solids, which, (centre - p) @ R, R.T @ axes, within)
 
     def thickness(self) -> tuple[float, float]:
-        """Return how far the object reaches from the tool axis towards finger1's and finger2's pad, metres.
+        """Return the object's reach from the tool axis towards finger1's and finger2's pad, metres.
 
-        Only what lies over a pad counts; a reach is -inf where nothing does.
+        Only the part over a pad counts; the reach is -inf where there is none.
         """
-        R, _ = self._pad_frame()
+        R, _ = self._site("pad")
         tcp = self.T_world_tcp()[:3, 3]
         out = []
         for turn in (np.eye(3), np.diag([-1.0, 1.0, -1.0])):  # the opposite pad is this one turned about the tool axis
@@ -279,8 +271,8 @@ class World:
         window, mask = self.caster.silhouette(lens, placed, self.sensor_solids)
         box = mask_box(window, mask)
         u0, u1, v0, v1 = window
-        seen = np.isin(picture.ids[v0:v1, u0:u1], self.sensor_solids)
-        return picture, box, float(seen.sum() / mask.sum()) if mask.any() else np.nan
+        visible = np.isin(picture.ids[v0:v1, u0:u1], self.sensor_solids)
+        return picture, box, float(visible.sum() / mask.sum()) if mask.any() else np.nan
 
     def observe(self, rng: np.random.Generator) -> Moment:
         """Return all images, the touch and the truth of this moment."""
@@ -299,7 +291,7 @@ def lens_of(rig: Rig, name: str, raw: bool = False) -> Lens:
     """Return the lens of a rig's camera, of its stored frames or the raw ones.
 
     Raises:
-        InputError: The camera is no pinhole.
+        InputError: The camera is not a pinhole.
     """
     camera = rig.cameras[name].raw if raw else rig.cameras[name].stored
     if camera.model != "pinhole":
@@ -318,8 +310,8 @@ def true_sensor_boxes(rig: Rig, camera: str, q: Floats, opening: Floats, look: L
         camera: One of its cameras.
         q: (T, n) joints, rad.
         opening: (T, 2) metres per finger.
-        look: Any look; it does not matter to the boxes.
-        arm: Which arm of the rig.
+        look: Any look; the boxes do not depend on it.
+        arm: An arm of the rig.
 
     Returns:
         (T, 4) boxes in continuous raw pixels, cut at the image border, nan where out of view.

@@ -116,7 +116,7 @@ def test_the_squares_in_the_png_have_their_true_size_to_hundredths_of_a_pixel(tm
 
 def test_a_page_is_never_overwritten_and_must_fit(tmp_path: Path) -> None:
     write_page(BOARDS["april"], tmp_path / "page")
-    with pytest.raises(FileExistsError, match=r"page\.pdf: is there already"):
+    with pytest.raises(FileExistsError, match=r"page\.pdf exists"):
         write_page(BOARDS["april"], tmp_path / "page.png")
     with pytest.raises(ValueError, match="280 x 200 mm and does not fit on A4"):
         write_page(

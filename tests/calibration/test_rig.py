@@ -150,8 +150,8 @@ def skewed() -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (mirrored(), r"cameras\.left_wrist: the rotation in matrix.*determinant is -1\.000: a mirror image"),
-        (skewed(), r"cameras\.left_wrist: the rotation in matrix.*not orthonormal"),
+        (mirrored(), r"cameras\.left_wrist: .*matrix.*determinant is -1\.000: a mirror image"),
+        (skewed(), r"cameras\.left_wrist: .*matrix.*not orthonormal"),
         (edit("cameras.left_wrist.translation_m", [85.0, 18.0, 35.0]), r"left_wrist.*millimetres\? Use metres"),
         (edit("cameras.left_wrist.quat_wxyz", [1.0, 1.0, 0, 0]), r"left_wrist.*norm 1 \(w first\).*1\.41421"),
         (
@@ -180,7 +180,7 @@ def skewed() -> dict[str, Any]:
         (edit("arms.left.gripper.law.open_mm", 45), r"open_mm: unknown key; did you mean 'open_m'\?"),
         (edit("sensors.tactile1.body.0.sizes_m", 1), r"body\.0\.sizes_m: unknown key; did you mean 'size_m'\?"),
         (edit("arms.left.joints.columns", [0, 1, 2, 3, 4]), "nova2 has 6 joints but joints.columns lists 5"),
-        (edit("arms.left.tip", "link6"), r"arms\.left: nova2: base and tip choose a chain in a URDF.*Leave them out"),
+        (edit("arms.left.tip", "link6"), r"arms\.left: nova2: base and tip choose a chain in a URDF"),
         (edit("arms.left.joints.unit", "degree"), r"arms\.left\.joints\.unit"),
         (edit("arms.left.gripper.reading", ...), r"arms\.left\.gripper\.reading: Field required"),
         (edit("sensors.tactile1.body.0.size_m", [20.0, 12.0, 30.0]), r"sensors\.tactile1\.body\.0\.size_m"),
@@ -214,7 +214,7 @@ def test_a_rig_names_the_links_of_a_urdf_that_goes_on_to_a_hand(tmp_path: Path) 
     # What names no link is written as before: prepared episodes are called after it.
     assert not {"base", "tip"} & set(cell.arms["left"].model_dump())
     data["arms"]["left"]["tip"] = "flange"
-    with pytest.raises(FactError, match="tip 'flange' is no link of this file; it has base, link1"):
+    with pytest.raises(FactError, match="tip 'flange' is not a link of this file; it has base, link1"):
         load_rig(written(tmp_path, data))
 
 

@@ -30,7 +30,7 @@ def test_the_same_jpegs_are_copied_and_other_channel_orders_are_encoded_anew(tmp
     assert same.lossy == ()
     assert open_episode(same.paths[0]).encoded("top", 2) == source.encoded("top", 2)
     other = convert_episodes(source.path, tmp_path / "other", to="actpp")
-    assert any("top is encoded as JPEG anew (frames stay above" in said for said in other.lossy)
+    assert any("top is encoded as JPEG again (frames stay above" in said for said in other.lossy)
     copy = open_episode(other.paths[0])
     assert np.abs(copy.image("top", 2).astype(int) - source.image("top", 2)).mean() < 2
 
@@ -65,7 +65,7 @@ def test_what_is_there_is_kept_when_it_is_the_episode_and_refused_otherwise(tmp_
     with pytest.raises(FileExistsError, match=r"frames a second"):
         convert_episodes(first, tmp_path / "out", to="aloha", fps=20)
     done.paths[0].write_bytes(done.paths[0].read_bytes()[:9000])
-    with pytest.raises(FileExistsError, match=r"it is no whole episode"):
+    with pytest.raises(FileExistsError, match=r"not a complete episode"):
         convert_episodes(first, tmp_path / "out", to="aloha")
     assert convert_episodes(first, tmp_path / "out", to="aloha", overwrite=True).kept == 0
 
@@ -99,7 +99,7 @@ def test_a_rate_that_was_never_recorded_does_not_become_the_target_layouts_unsai
     path = xtrainer_file(tmp_path)
     done = convert_episodes(path, tmp_path / "out", to="aloha")
     assert open_episode(done.paths[0]).fps == 50
-    assert any("takes it for 50 frames a second: state the true one with --fps" in said for said in done.lossy)
+    assert any("assume 50 frames a second: state the true one with --fps" in said for said in done.lossy)
     told = convert_episodes(path, tmp_path / "told", to="aloha", fps=12.5)
     assert open_episode(told.paths[0]).fps == 12.5 and not any("frames a second" in said for said in told.lossy)
 

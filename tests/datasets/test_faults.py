@@ -76,5 +76,5 @@ def test_all_faults_of_a_file_are_known_and_survive_a_pickle(tmp_path: Path) -> 
 def test_opening_with_the_wrong_layout_says_what_is_missing(tmp_path: Path) -> None:
     path = xtrainer_file(tmp_path)
     missing_stream(path)
-    with pytest.raises(EpisodeError, match=r"/observations/qpos is missing.*At the top there is: action"):
+    with pytest.raises(EpisodeError, match=r"/observations/qpos is missing.*action"):
         open_episode(path, "aloha")

@@ -144,7 +144,7 @@ def test_of_two_streams_with_one_name_neither_is_dropped_in_silence(tmp_path: Pa
             {'qpos = ["observations/qpos"]': 'qpos = ["observations/qpos", "width"]'},
             "joins observations/qpos and width",
         ),
-        ({"fps = 50": "writable = false\nfps = 50"}, r"only read \(writable = false\)"),
+        ({"fps = 50": "writable = false\nfps = 50"}, r"only be read \(writable = false\)"),
     ],
 )
 def test_why_a_layout_cannot_be_cut_is_said(tmp_path: Path, change: dict[str, str], said: str) -> None:

@@ -1,6 +1,4 @@
-"""LeRobotDataset v3.0 out and in, without the package `lerobot` (needs the extra `lerobot`: pyarrow and
-PyAV).
-"""
+"""Export and import of LeRobotDataset v3.0 without the package `lerobot` (extra `lerobot`: pyarrow and PyAV)."""
 
 import shutil
 from collections.abc import Iterator
@@ -56,7 +54,7 @@ def export_lerobot(
         fps: Frames a second; the episodes' own when None.
         cameras: "video" (H.264, lossy) or "image" (PNG).
         touches: The same for touches.
-        task: What the robot does, in words; an episode's attribute `task` when None.
+        task: Description of the task; an episode's attribute `task` when None.
         robot_type: Written into the metadata.
         layout: Layout of the source, recognised when None.
 
@@ -99,12 +97,12 @@ def import_lerobot(
     Args:
         source: The dataset's folder.
         out: The folder to write into.
-        to: Target layout; which streams are touches goes by its names.
+        to: Target layout; its names decide which streams are touches.
         overwrite: Whether existing files may be replaced.
 
     Raises:
         FileNotFoundError: A file of the dataset is missing.
-        ValueError: Not v3, damaged, or its paths leave the folder.
+        InputError: Not v3, damaged, or its paths leave the folder.
     """
     info, target = read_info(Path(source)), load_layout(to)
     texts = task_texts(info)
@@ -192,7 +190,7 @@ def _add(writer: DatasetWriter, episode: Episode, task: str) -> None:
 
 
 def _compare(root: Path, episodes: list[Episode]) -> Iterator[str]:
-    """Read everything back; yield what is not exactly as it was."""
+    """Read everything back; yield every difference."""
     info = read_info(root)
     worst: dict[str, float] = {}
     for row, episode in zip(episode_rows(info), episodes, strict=True):
@@ -226,7 +224,9 @@ def _read_stream(info: Info, key: str, row: dict[str, Any], table: dict[str, Any
         return
     chunk, number, start = (row.get(f"videos/{key}/{n}") for n in ("chunk_index", "file_index", "from_timestamp"))
     if chunk is None or number is None or start is None:
-        raise InputError(f"{info.root}: meta/episodes does not say where {key} of episode {row['episode_index']} lies")
+        raise InputError(
+            f"{info.root}: meta/episodes does not state where {key} of episode {row['episode_index']} lies"
+        )
     path = info.file(info.video_path, int(chunk), int(number), key)
     yield from read_video(path, round(float(start) * info.fps), steps, info.fps)
 

@@ -3,7 +3,7 @@
 import json
 import string
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path, PurePosixPath
 from types import TracebackType
@@ -32,7 +32,7 @@ COUNTERS = {
 
 @dataclass(frozen=True)
 class Info:
-    """The part of info.json that is needed to read episodes."""
+    """The part of info.json that reading needs."""
 
     root: Path
     fps: float
@@ -158,30 +158,17 @@ class Stats:
         return {**{name: np.atleast_1d(value).tolist() for name, value in numbers.items()}, "count": [self.count]}
 
 
-@dataclass
-class Tasks:
-    """Task texts in order of appearance."""
-
-    texts: list[str] = field(default_factory=list)
-
-    def index(self, text: str) -> int:
-        """Number of a task, a new one if it is new."""
-        if text not in self.texts:
-            self.texts.append(text)
-        return self.texts.index(text)
-
-
 def need_av() -> Any:
     """Return the `av` module.
 
     Raises:
-        ModuleNotFoundError: PyAV is not installed; says how to get it.
+        MissingExtra: PyAV is not installed.
     """
     return need("av", "video", "PyAV", "video")
 
 
 class VideoWriter:
-    """One MP4 with constant frame rate; every second frame can be jumped to, as in LeRobot's own files.
+    """One MP4 with constant frame rate and a key frame every second frame, as in LeRobot's own files.
 
     Args:
         path: The file to write.
@@ -192,7 +179,7 @@ class VideoWriter:
         encoder: FFmpeg's name of the encoder.
 
     Raises:
-        ValueError: Width or height is odd: colour is stored for 2x2 pixels together.
+        InputError: Width or height is odd: colour is stored per 2x2 pixels.
     """
 
     def __init__(
@@ -236,7 +223,7 @@ def read_video(path: Path, first: int, count: int, fps: float) -> Iterator[np.nd
         InputError: It is damaged or has fewer frames.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file; the dataset's metadata promise this video")
+        raise FileNotFoundError(f"{path}: no such file; the dataset's metadata list this video")
     av, found = need_av(), 0
     try:
         with av.open(str(path)) as container:
@@ -267,18 +254,18 @@ def need_arrow() -> tuple[Any, Any]:
     """Return the modules pyarrow and pyarrow.parquet.
 
     Raises:
-        ModuleNotFoundError: pyarrow is not installed; says how to get it.
+        MissingExtra: pyarrow is not installed.
     """
     arrow, parquet = (need(name, "a LeRobot dataset", "pyarrow", "lerobot") for name in ("pyarrow", "pyarrow.parquet"))
     return arrow, parquet
 
 
 class DatasetWriter:
-    """Write episode after episode; several share a file until it is full."""
+    """Writer of a dataset, episode by episode; several share a file until it is full."""
 
     def __init__(self, root: Path, features: dict[str, dict[str, Any]], fps: float, robot_type: str | None) -> None:
         self.root, self.features, self.fps, self.robot_type = root, features, fps, robot_type
-        self.tasks, self.rows, self.index = Tasks(), list[dict[str, Any]](), 0
+        self.tasks, self.rows, self.index = list[str](), list[dict[str, Any]](), 0
         self.stats: dict[str, list[Stats]] = {}
         self._data: Any = None
         self._data_number = -1
@@ -324,9 +311,11 @@ class DatasetWriter:
             low: By feature, (T, D) numbers.
             pngs: By image feature, T encoded frames.
             samples: By image or video feature, some frames for the statistics.
-            task: What the robot does.
+            task: Description of the task.
         """
         steps, number = len(low[ACTION]), len(self.rows)
+        if task not in self.tasks:
+            self.tasks.append(task)
         counters = {
             "timestamp": np.arange(steps) / self.fps,
             "frame_index": np.arange(steps),
@@ -392,7 +381,7 @@ class DatasetWriter:
         path = self.root / EPISODES_PATH.format(chunk_index=0, file_index=0)
         path.parent.mkdir(parents=True)
         pq.write_table(pa.Table.from_pylist(self.rows), path)
-        texts = self.tasks.texts
+        texts = self.tasks
         table = pa.table({"task_index": pa.array(range(len(texts)), pa.int64()), "__index_level_0__": texts})
         # LeRobot looks tasks up by the index of a pandas frame, which only this note declares.
         note = {
@@ -418,7 +407,7 @@ def episode_rows(info: Info) -> Iterator[dict[str, Any]]:
 
     Raises:
         FileNotFoundError: There is none.
-        InputError: One cannot be read, or there are fewer or more than info.json says.
+        InputError: One cannot be read, or their number differs from info.json.
     """
     files = sorted((info.root / "meta" / "episodes").glob("*/*.parquet"))
     if not files:
@@ -441,7 +430,7 @@ def episode_table(info: Info, row: dict[str, Any]) -> dict[str, Any]:
     """
     place = row.get("data/chunk_index"), row.get("data/file_index")
     if None in place:
-        raise InputError(f"{info.root}: meta/episodes does not say in which file episode {row['episode_index']} lies")
+        raise InputError(f"{info.root}: meta/episodes does not state the file of episode {row['episode_index']}")
     file = info.file(info.data_path, int(place[0] or 0), int(place[1] or 0))
     table = _read(file, [("episode_index", "=", row["episode_index"])])
     missing = [key for key in (STATE, ACTION) if key not in table.column_names]
@@ -452,7 +441,7 @@ def episode_table(info: Info, row: dict[str, Any]) -> dict[str, Any]:
 
 
 def task_texts(info: Info) -> dict[int, str]:
-    """Task texts by number, from tasks.parquet; empty where it is missing."""
+    """Return task texts by number, from tasks.parquet; empty where it is missing."""
     path = info.root / TASKS_PATH
     if not path.is_file():
         return {}
@@ -468,10 +457,10 @@ def task_texts(info: Info) -> dict[int, str]:
 def _read(file: Path, filters: list[tuple[str, str, Any]] | None = None) -> Any:
     pa, pq = need_arrow()
     if not file.is_file():
-        raise FileNotFoundError(f"{file}: no such file; the dataset's metadata promise it")
+        raise FileNotFoundError(f"{file}: no such file; the dataset's metadata list it")
     try:
         columns = [name for name in pq.read_schema(file).names if not name.startswith("stats/")]
         return pq.read_table(file, columns=columns, filters=filters)
     except (pa.ArrowException, OSError) as cause:
-        said = " ".join(str(cause).split())
-        raise InputError(f"{file}: cannot be read as parquet ({said}); copy it again") from cause
+        reason = " ".join(str(cause).split())
+        raise InputError(f"{file}: cannot be read as parquet ({reason}); copy it again") from cause

@@ -1,8 +1,8 @@
-"""Import what the X-Trainer recorder leaves before conversion: folders of JPEGs and one pickle a step.
+"""Import of raw X-Trainer recordings: folders of JPEGs and one pickle a step.
 
 `<recording>/{topImg,leftImg,rightImg,leftTactile,rightTactile}/<n>.jpg` and `observation/<n>.pkl`, matched by
-number. The source is only read, and the JPEGs are taken over byte for byte, where the original converter
-encoded them anew at quality 50.
+number. The source is only read, and the JPEGs are copied byte for byte; the original converter encoded them again at
+quality 50.
 """
 
 import io
@@ -34,11 +34,11 @@ def load_arrays(data: bytes) -> dict[str, np.ndarray]:
         data: The file's bytes, any pickle protocol, numpy 1 or 2.
 
     Returns:
-        By key, each value as an array; entries that are neither numbers nor arrays are left out.
+        By key, each value as an array; other entries are left out.
 
     Raises:
-        UnsafePickleError: It names a class or function other than numpy's array makers.
-        InputError: It is damaged, too large, or no dictionary.
+        UnsafePickleError: The file names a class or function other than numpy's array constructors.
+        InputError: The file is damaged, too large, or not a dictionary.
     """
     if len(data) > MAX_BYTES:
         raise InputError(f"has {len(data):,} bytes, at most {MAX_BYTES:,} are read")
@@ -53,7 +53,7 @@ def load_arrays(data: bytes) -> dict[str, np.ndarray]:
     try:
         return {str(key): array for key, value in loaded.items() if (array := _array(value)) is not None}
     except OverflowError as cause:
-        raise InputError(f"holds a whole number that no float is as large as ({cause})") from cause
+        raise InputError(f"holds an integer beyond the range of a float ({cause})") from cause
 
 
 class _Dtype:
@@ -73,7 +73,7 @@ class _Dtype:
 
 
 class _Array:
-    """Stands in for an array until its bytes arrive."""
+    """Placeholder of an array until its bytes are read."""
 
     def __init__(self) -> None:
         self.value: np.ndarray | None = None
@@ -106,7 +106,7 @@ def _encode(text: str, codec: str = "latin1") -> bytes:
 
 
 class _NoArray:
-    """numpy.ndarray is only ever named, never called, in numpy's pickles."""
+    """Stand-in for numpy.ndarray, which numpy's pickles name but never call."""
 
 
 _KNOWN: dict[tuple[str, str], Any] = {("_codecs", "encode"): _encode}
@@ -151,7 +151,7 @@ QPOS, QVEL, ACTION = "joint_positions", "joint_velocities", "control"
 
 @dataclass(frozen=True)
 class Imported:
-    """The new episode, and the numbers that some folder lacks, by folder: those steps are left out."""
+    """The new episode, and by folder the step numbers it lacks: those steps are left out."""
 
     path: Path
     steps: int
@@ -178,7 +178,7 @@ def import_raw_xtrainer(
     Raises:
         FileNotFoundError: No such folder, or no poses or images in it.
         FileExistsError: `out` exists.
-        ValueError: A pickle is not plain or lacks a key, a JPEG is damaged, there are gaps, or `out` is a file of the
+        InputError: A pickle is not plain or lacks a key, a JPEG is damaged, there are gaps, or `out` is a file of the
             recording.
     """
     require_other_than(Path(out), Path(recording))
@@ -188,11 +188,11 @@ def import_raw_xtrainer(
 
 
 def raw_recordings(source: str | Path) -> tuple[Path, ...]:
-    """Return the raw recordings at `source`: itself, or the folders in it, by name; none where there are none."""
+    """Return the raw recordings at `source`: itself, or the folders in it by name; empty where there are none."""
     folder = Path(source)
     candidates = (folder, *(sorted(folder.iterdir()) if folder.is_dir() else ()))
-    found = [one for one in candidates if one.is_dir() and next((one / POSES).glob("*.pkl"), None) is not None]
-    return (folder,) if folder in found else tuple(found)
+    recordings = [path for path in candidates if path.is_dir() and any((path / POSES).glob("*.pkl"))]
+    return (folder,) if folder in recordings else tuple(recordings)
 
 
 def convert_raw_xtrainer(
@@ -200,17 +200,17 @@ def convert_raw_xtrainer(
 ) -> Converted:
     """Write a raw recording, or each of a folder of them, as an X-Trainer episode into the folder `out`.
 
-    A file that is there already is kept when it holds this very recording.
+    An existing file is kept when it holds this very recording.
 
     Raises:
         FileNotFoundError: There is no raw recording.
         FileExistsError: A file exists and holds something else.
-        ValueError: As import_raw_xtrainer.
+        InputError: As import_raw_xtrainer.
     """
     recordings, name = raw_recordings(source), load_layout("xtrainer").file_name
     if not recordings:
         raise FileNotFoundError(f"{source}: no raw X-Trainer recording; needed {POSES}/<n>.pkl in it or in its folders")
-    paths, said, kept = [], [], 0
+    paths, losses, kept = [], [], 0
     for index, folder in enumerate(recordings):
         path = Path(out) / name.format(index=index)
         parts, lacking = _read(folder, allow_gaps=False)
@@ -221,12 +221,12 @@ def convert_raw_xtrainer(
         else:
             write_episode(path, **parts, fps=fps, overwrite=overwrite)
         paths.append(path)
-        said += [f"{folder}: steps {_list(numbers)}, which {sub} lacks" for sub, numbers in lacking.items()]
-    return Converted(tuple(paths), tuple(said), kept)
+        losses += [f"{folder}: steps {_list(numbers)}, which {sub} lacks" for sub, numbers in lacking.items()]
+    return Converted(tuple(paths), tuple(losses), kept)
 
 
 def _read(folder: Path, allow_gaps: bool) -> tuple[dict[str, Any], dict[str, tuple[int, ...]]]:
-    """Return what write_episode takes, and the numbers that some folder lacks."""
+    """Return the arguments of write_episode, and by folder the step numbers it lacks."""
     poses = _numbered(folder / POSES, ".pkl")
     frames = {name: _numbered(folder / sub, ".jpg") for name, sub in {**CAMERAS, **TOUCHES}.items()}
     frames = {name: found for name, found in frames.items() if found}
@@ -260,12 +260,12 @@ def _read(folder: Path, allow_gaps: bool) -> tuple[dict[str, Any], dict[str, tup
 
 
 def _holds(path: Path, parts: dict[str, Any], fps: float | None) -> bool:
-    """Tell whether an episode file is what these parts, at this rate where one is given, would become."""
+    """Return whether an episode file holds these parts, at this rate where one is given."""
     frames = {**parts["images"], **parts["touches"]}
     with open_episode(path) as there:
         if set(frames) != {*there.cameras, *there.sensors} or len(there) != len(parts["qpos"]):
             return False
-        if fps is not None and there.fps != fps:
+        if fps not in (None, there.fps):
             return False
         joints = all(np.array_equal(parts[n].astype(np.float32), getattr(there, n)) for n in ("qpos", "action"))
         return joints and all(there.encoded(n, t) == data for n, rows in frames.items() for t, data in enumerate(rows))
@@ -285,7 +285,7 @@ def _numbered(folder: Path, suffix: str) -> dict[int, Path]:
 
 
 def _pose(file: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(D,) joints, (D,) or (0,) velocities, (A,) action."""
+    """Return (D,) joints, (D,) or (0,) velocities, (A,) action."""
     try:
         found = load_arrays(file.read_bytes())
     except InputError as cause:

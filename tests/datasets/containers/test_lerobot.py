@@ -122,7 +122,7 @@ def change_info(root: Path, **changes: Any) -> None:
         ({"codebase_version": "v2.1"}, r"codebase_version is 'v2\.1', v3\.0 is read"),
         ({"fps": 0}, "fps must be"),
         ({"features": {"action": {"dtype": "float32"}}}, r"no feature observation\.state"),
-        ({"data_path": "data/{file_index:05d}.parquet"}, "no such file; the dataset's metadata promise it"),
+        ({"data_path": "data/{file_index:05d}.parquet"}, "00000.parquet: no such file"),
     ],
 )
 def test_hostile_or_wrong_metadata_is_refused(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
