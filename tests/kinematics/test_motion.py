@@ -6,7 +6,6 @@ from math import pi
 import numpy as np
 import pytest
 import torch
-import torch._inductor.config as inductor
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -115,11 +114,9 @@ def test_vmap_and_its_jacobian_give_the_same(random_q: Callable) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:Dynamo detected a call to a `functools.lru_cache`:UserWarning")
-@pytest.mark.parametrize(
-    ("backend", "function"), [("aot_eager", link_poses), ("aot_eager", jacobian), ("inductor", forward_kinematics)]
-)
-@inductor.patch({"cpp.simdlen": 1})  # scalar kernels are compiled in two thirds of the time
-def test_torch_compile_takes_it_whole(backend: str, function: Callable, random_q: Callable) -> None:
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_torch_compile_takes_it_whole(function: Callable, random_q: Callable, backend: str = "aot_eager") -> None:
+    # To machine code takes longer: `tests.benchmarks.compiled`.
     arm, q = load_arm("nova2"), torch.tensor(random_q(7))
     compiled = torch.compile(lambda x: function(arm, x), fullgraph=True, backend=backend)
     leaf = q.clone().requires_grad_()

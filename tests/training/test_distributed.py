@@ -1,28 +1,35 @@
 """Two processes train as one: the same losses and the same weights from the same batches."""
 
 import os
-import subprocess
-import sys
+import socket
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
-from tactile_align.config.train import TrainConfig, config_text
+from tactile_align.config.train import TrainConfig
 from tactile_align.policies.checkpoint import latest_checkpoint, load_checkpoint
 from tactile_align.training.logs import read_metrics
 from tactile_align.training.loop import train
+from tests.processes import start
 
 Maker = Callable[..., TrainConfig]
-ROOT = Path(__file__).parents[2]
-TRAINING = """
-import sys
-import torch
-from tactile_align.config.train import load_config
-from tactile_align.training.loop import train
-torch.set_num_threads(1)
-train(load_config(sys.argv[1]), progress=False)
-"""
+
+
+def train_as(rank: int, port: int, config: TrainConfig) -> None:
+    """Train as one of two processes, told of each other as torchrun tells them."""
+    facts = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    os.environ.update({name: str(value) for name, value in facts.items()})
+    torch.set_num_threads(1)
+    train(config, progress=False)
+
+
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        port: int = one.getsockname()[1]
+        return port
 
 
 @pytest.mark.slow
@@ -35,23 +42,15 @@ train(load_config(sys.argv[1]), progress=False)
     ],
     ids=["plain", "all negatives", "mse"],
 )
-def test_two_processes_equal_one(small_config: Maker, tmp_path: Path, changes: dict[str, object]) -> None:
+def test_two_processes_equal_one(small_config: Maker, changes: dict[str, object]) -> None:
     # float32 sums in another order differ; a wrong gradient would differ by a factor, not by rounding.
     plain = {"policy": {"dropout": 0.0}, "steps": 4, "validate_every": 4, "log": {"every": 1}, **changes}
     one = train(small_config("one", **plain), progress=False)
-    config = small_config("two", **plain)
-    (tmp_path / "config.toml").write_text(config_text(config), encoding="utf-8")
-    (tmp_path / "train.py").write_text(TRAINING, encoding="utf-8")
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    found = subprocess.run(
-        [*launch, str(tmp_path / "train.py"), str(tmp_path / "config.toml")],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=500,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )
-    assert found.returncode == 0, found.stderr[-3000:]
+    config, port = small_config("two", **plain), free_port()
+    ranks = [start(train_as, rank, port, config) for rank in range(2)]
+    for rank in ranks:
+        rank.join(timeout=500)
+    assert [rank.exitcode for rank in ranks] == [0, 0]
     outs = (one, Path(config.out))
     records = [[r for r in read_metrics(out / "metrics.jsonl") if r["kind"] != "finding"] for out in outs]
     for alone, together in zip(*records, strict=True):
