@@ -127,6 +127,10 @@ def test_an_upward_import_is_seen_wherever_it_stands(tmp_path: Path, line: str) 
     assert circles(graph_of(package)) == [["tactile_align.geometry.loop", "tactile_align.training.loop"]]
 
 
+def test_no_modules_import_one_another() -> None:
+    assert circles(graph_of(PACKAGE)) == []
+
+
 def test_torch_begins_above_the_geometry_and_never_draws_an_overlay() -> None:
     floors = [PACKAGE / name for name, level in LEVEL.items() if level <= WITHOUT_TORCH]
     paths = [path if path.is_dir() else path.with_suffix(".py") for path in floors]

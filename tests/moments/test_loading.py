@@ -13,8 +13,9 @@ import torch
 
 from tactile_align.calibration.rig import load_rig
 from tactile_align.datasets.episodes import EpisodeRef
+from tactile_align.moments.batch import collate
 from tactile_align.moments.cache import Job
-from tactile_align.moments.dataset import Moments, as_it_is
+from tactile_align.moments.dataset import Moments
 from tactile_align.moments.inputs import Input
 from tactile_align.training.loop import _loader
 
@@ -53,13 +54,13 @@ def loader(moments: Moments, workers: int, start: int, stop: int) -> Any:
     """Return the batches as a training run gets them."""
     data = SimpleNamespace(train=moments, contact=np.zeros(len(moments), bool))
     config = SimpleNamespace(batch_size=BATCH, contact_share=None, seed=SEED, steps=stop, workers=workers)
-    group = SimpleNamespace(rank=0, world=1)
+    group = SimpleNamespace(rank=0, world=1, device=torch.device("cpu"))
     return _loader(data, config, start, group)  # type: ignore[arg-type]  # only what is read of them
 
 
 def require_equal(these: list[Any], those: list[Any]) -> None:
     assert len(these) == len(those) > 0
-    for a, b in zip(these, those, strict=True):
+    for a, b in zip((batch.tensors() for batch in these), (batch.tensors() for batch in those), strict=True):
         assert set(a) == set(b)
         for name in a:
             assert torch.equal(a[name].nan_to_num(-1e9), b[name].nan_to_num(-1e9)), name
@@ -74,7 +75,9 @@ def test_four_workers_bring_what_one_process_brings_and_a_resumed_run_goes_on(
     moments = moments_of(regrasp_folder, tmp_path, packed)
     batches = 2 * len(moments) // BATCH
     alone = list(loader(moments, 0, 0, batches))
-    drawn = np.stack([torch.cat([batch[name] for batch in alone]).numpy() for name in ("episode", "time")], axis=1)
+    drawn = np.stack(
+        [torch.cat([getattr(batch, name) for batch in alone]).numpy() for name in ("episode", "time")], axis=1
+    )
     every = np.stack([moments.episode, moments.time], axis=1)
     first, second = drawn[: len(moments)], drawn[len(moments) : 2 * len(moments)]
     assert np.array_equal(np.unique(first, axis=0), every)  # a pass: each moment once
@@ -88,12 +91,12 @@ def test_a_forked_worker_opens_its_own_files(regrasp_folder: Path, tmp_path: Pat
     for packed in (True, False):
         moments = moments_of(regrasp_folder, tmp_path, packed, episodes=1)
         rows = [[3, 50], [50, 8], [4, 60]]
-        before = [moments.__getitems__(r) for r in rows]
+        before = [moments.batch(r) for r in rows]
         forked = torch.utils.data.DataLoader(
-            moments, batch_sampler=rows, collate_fn=as_it_is, num_workers=2, multiprocessing_context="fork"
+            moments, batch_sampler=rows, collate_fn=collate, num_workers=2, multiprocessing_context="fork"
         )
         require_equal(list(forked), before)
-        require_equal([moments.__getitems__(r) for r in rows], before)
+        require_equal([moments.batch(r) for r in rows], before)
 
 
 @pytest.mark.slow

@@ -31,7 +31,7 @@ def image_checks(patient: Patient) -> list[Finding]:
 def diversity(patient: Patient) -> list[Finding]:
     """How much the moments of each stream differ from each other."""
     found = []
-    for name, images in _images(patient).items():
+    for name, images in patient.wide.images().items():
         per_pixel = images.float().std(dim=0).mean()
         unique = len({bytes(image.numpy().tobytes()) for image in images})
         found.append(
@@ -53,7 +53,7 @@ def diversity(patient: Patient) -> list[Finding]:
 def ranges(patient: Patient) -> list[Finding]:
     """Brightness of each stream at the encoder's door."""
     found = []
-    for name, images in _images(patient).items():
+    for name, images in patient.wide.images().items():
         values = images.float()
         mean, low, high = float(values.mean()), float(values.min()), float(values.max())
         wrong = images.dtype != torch.uint8 or high <= 1.0
@@ -74,26 +74,27 @@ def ranges(patient: Patient) -> list[Finding]:
 def door(patient: Patient) -> list[Finding]:
     """Whether images and boxes at the door are those of the recording, moment by moment."""
     moments, raw = patient.data.train, patient.raw
+    shown = raw.images()
     worst: dict[str, float] = {}
     box_off: dict[str, float] = {}
-    for row in range(0, len(raw["episode"]), max(1, len(raw["episode"]) // 6)):
-        job = moments.jobs[int(raw["episode"][row])]
-        t = int(raw["time"][row])
-        start = int(np.flatnonzero(moments.episode == int(raw["episode"][row]))[0])
+    for row in range(0, len(raw), max(1, len(raw) // 6)):
+        job = moments.jobs[int(raw.episode[row])]
+        t = int(raw.time[row])
+        start = int(np.flatnonzero(moments.episode == int(raw.episode[row]))[0])
         with open_episode(job.ref) as episode:
             for one in job.inputs:
                 width, height = episode.width_height(one.stream)
-                box = moments.column(f"frame_box/{one.key}")[start + t] if one.sensor is not None else None
+                box = moments.views[one.key].frame_box[start + t] if one.sensor is not None else None
                 there = one.image_map(width, height, box if one.zoom is not None else None)
                 expected = there.apply_to_image(episode.image(one.stream, t))
                 if one.difference:
-                    expected = difference(expected, moments.reference(int(raw["episode"][row]), one.key))
-                here = raw[f"image/{one.key}"][row].float().numpy()
+                    expected = difference(expected, moments.reference(int(raw.episode[row]), one.key))
+                here = shown[one.key][row].float().numpy()
                 off = np.abs(here - expected.astype(np.float32)).mean() if here.shape == expected.shape else np.inf
                 worst[one.key] = max(worst.get(one.key, 0.0), float(off))
                 if box is not None and np.isfinite(box).all():
                     moved = there.apply_to_box(box)
-                    gap = np.abs(raw[f"box/{one.key}"][row].numpy() - moved).max()
+                    gap = np.abs(raw.views[one.key].box[row].numpy() - moved).max()
                     box_off[one.key] = max(box_off.get(one.key, 0.0), float(gap))
     found = [
         judged(
@@ -162,10 +163,6 @@ def touch_storage(patient: Patient) -> list[Finding]:
     ]
 
 
-def _images(patient: Patient) -> dict[str, torch.Tensor]:
-    return {name.removeprefix("image/"): value for name, value in patient.wide.items() if name.startswith("image/")}
-
-
 def data_checks(patient: Patient) -> list[Finding]:
     """Return all findings about data."""
     return [*image_checks(patient), action_diversity(patient), statistics(patient), *pair_checks(patient)]
@@ -195,7 +192,7 @@ def statistics(patient: Patient) -> Finding:
     )
     scale = max(1e-9, max(own.qpos_std + own.action_std))
     other = given.episodes != own.episodes or gap > 1e-6 * scale
-    normal = patient.batch["qpos"]
+    normal = patient.batch.qpos
     wild = float(normal.abs().max())
     return judged(
         "statistics",

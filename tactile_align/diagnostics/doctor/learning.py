@@ -2,6 +2,7 @@
 
 import copy
 import math
+from dataclasses import replace
 
 import torch
 
@@ -14,7 +15,9 @@ from tactile_align.features.health import (
     eigenvalue_ratio,
     spread,
 )
-from tactile_align.policies.aligned import AlignedPolicy, Batch
+from tactile_align.moments.batch import MomentBatch
+from tactile_align.policies.aligned import AlignedPolicy
+from tactile_align.policies.alignment import Alignment
 from tactile_align.training.optimiser import make_optimiser, warmup_cosine
 
 LOW_RANK = 3  # healthy features from scratch have 4.8 and more
@@ -24,7 +27,7 @@ NARROW = 1e-4  # eigenvalue ratio; healthy features from scratch have 4e-4 and m
 def features(patient: Patient) -> list[Finding]:
     """Mean, spread, effective rank and eigenvalue ratio of both features."""
     model = patient.model.eval()
-    if model.towers is None or model.hsa.weight == 0:
+    if not model.aligns:
         return []
     with torch.no_grad():
         seen = model.see(patient.wide)
@@ -77,7 +80,7 @@ def against_chance(patient: Patient) -> Finding:
         f"{hsa:.2f} at the start, chance {chance:.2f}, at least {pairs} pairs in a batch",
         "finite, from half of chance up to chance plus 2 / temperature; some pairs",
         broken=not math.isfinite(hsa) or pairs == 0 or chance == 0.0,
-        warn=hsa < 0.5 * chance and patient.model.towers is not None and patient.model.towers.scratch,
+        warn=hsa < 0.5 * chance and patient.model.alignment is not None and patient.model.alignment.towers.scratch,
         why="far below chance before any step something leaks from touch to view; without pairs nothing is learnt",
         advice="check that touch and view images differ; raise contact_share or the batch size for more pairs",
     )
@@ -192,11 +195,12 @@ def overfit(before: float, after: float, factor: float) -> Finding:
 
 def notices(patient: Patient, taught: AlignedPolicy) -> list[Finding]:
     """Whether the alignment loss, after those steps, notices exchanged touches and shifted boxes."""
-    if taught.towers is None or taught.hsa.weight == 0:
+    alignment = taught.eval().alignment
+    if alignment is None or not taught.aligns:
         return []
     with torch.no_grad():
-        true = _alignment(taught, patient.batch)
-        mixed = _alignment(taught, _shuffled(patient.batch, taught))
+        true = _loss(alignment, patient.batch)
+        mixed = _loss(alignment, _shuffled(patient.batch, alignment))
         found = [
             judged(
                 "touch shuffle",
@@ -208,8 +212,8 @@ def notices(patient: Patient, taught: AlignedPolicy) -> list[Finding]:
                 advice="check that touches differ from moment to moment and reach the loss with gradient",
             )
         ]
-        if taught.region == "box":
-            shifted = _alignment(taught, _shifted(patient.batch, taught))
+        if patient.config.region == "box":
+            shifted = _loss(alignment, _shifted(patient.batch))
             found.append(
                 judged(
                     "box shift",
@@ -223,25 +227,20 @@ def notices(patient: Patient, taught: AlignedPolicy) -> list[Finding]:
     return found
 
 
-def _alignment(model: AlignedPolicy, batch: Batch) -> float:
-    return float(model.eval().alignment(batch, model.see(batch))[0])
+def _loss(alignment: Alignment, batch: MomentBatch) -> float:
+    return float(alignment(batch, alignment.see(batch))[0])
 
 
-def _shuffled(batch: Batch, model: AlignedPolicy) -> Batch:
+def _shuffled(batch: MomentBatch, alignment: Alignment) -> MomentBatch:
     """Exchange the touches of the valid rows, each for the one half the rows away."""
-    changed = dict(batch)
-    for view in model.views:
-        rows = torch.nonzero(model.valid_pairs(batch, view)).flatten()
-        images = batch[f"image/{view.sensor}"].clone()
-        images[rows] = images[rows.roll(max(1, len(rows) // 2))]
-        changed[f"image/{view.sensor}"] = images
-    return changed
+    images = {}
+    for view in alignment.views:
+        rows = torch.nonzero(alignment.valid_pairs(batch, view)).flatten()
+        images[view.sensor] = batch.touches[view.sensor].image.clone()
+        images[view.sensor][rows] = images[view.sensor][rows.roll(max(1, len(rows) // 2))]
+    return batch.with_images(images)
 
 
-def _shifted(batch: Batch, model: AlignedPolicy) -> Batch:
-    changed = dict(batch)
-    for view in model.views:
-        box = batch[f"box/{view.key}"]
-        sides = box[:, 2:] - box[:, :2]
-        changed[f"box/{view.key}"] = box + torch.cat([sides, sides], dim=1) / 2
-    return changed
+def _shifted(batch: MomentBatch) -> MomentBatch:
+    half = {key: (view.box[:, 2:] - view.box[:, :2]).repeat(1, 2) / 2 for key, view in batch.views.items()}
+    return replace(batch, views={key: replace(view, box=view.box + half[key]) for key, view in batch.views.items()})

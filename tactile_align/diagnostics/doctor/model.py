@@ -30,18 +30,20 @@ def parts_of(model: AlignedPolicy) -> dict[str, list[tuple[str, nn.Parameter]]]:
     """Return the parameters of each part, in the model's order; those of the following copy are left out."""
     found: dict[str, list[tuple[str, nn.Parameter]]] = {}
     for name, p in model.named_parameters():
-        if not name.startswith("memory."):
-            found.setdefault(module_of(name), []).append((name, p))
+        short = name.removeprefix("alignment.")
+        if not short.startswith("memory."):
+            found.setdefault(module_of(short), []).append((name, p))
     return found
 
 
 def towers_of(model: AlignedPolicy) -> dict[str, nn.Module]:
     """Return the model's different encoders by name."""
-    if model.towers is None:
+    if model.alignment is None:
         return {}
-    if model.towers.vision is model.towers.touch:
-        return {"towers.vision": model.towers.vision}
-    return {"towers.vision": model.towers.vision, "towers.touch": model.towers.touch}
+    towers = model.alignment.towers
+    if towers.vision is towers.touch:
+        return {"towers.vision": towers.vision}
+    return {"towers.vision": towers.vision, "towers.touch": towers.touch}
 
 
 @contextmanager
@@ -97,8 +99,8 @@ def encoder_checks(patient: Patient) -> list[Finding]:
 
 def encoder_weights(patient: Patient) -> Finding:
     """Whether the encoders start from trained weights."""
-    towers = patient.model.towers
-    scratch = towers is not None and towers.scratch
+    alignment = patient.model.alignment
+    scratch = alignment is not None and alignment.towers.scratch
     names = ", ".join(getattr(tower, "name", name) for name, tower in towers_of(patient.model).items()) or "none"
     finding = judged("encoder weights", names, "pretrained, or SCRATCH on purpose")
     if not scratch:
@@ -115,14 +117,14 @@ def normalisation(patient: Patient) -> list[Finding]:
     for name, tower in towers_of(model).items():
         with first_inputs(tower) as seen, torch.no_grad():
             patient.losses(patient.batch)
-        keys = [f"image/{s}" for s in model.sensors] if name == "towers.touch" else []
-        keys = keys or [f"image/{view.key}" for view in model.views]
-        if model.towers is not None and model.towers.vision is model.towers.touch:
-            keys = [*(f"image/{s}" for s in model.sensors), *keys]
-        if model.region == "opening":
-            keys = [key for key in keys if key.removeprefix("image/") in model.sensors]
+        keys = list(model.sensors) if name == "towers.touch" else []
+        keys = keys or [view.key for view in model.views]
+        if len(towers_of(model)) == 1:
+            keys = [*model.sensors, *keys]
+        if patient.config.region == "opening":
+            keys = [key for key in keys if key in model.sensors]
         mean, std = _own_statistics(tower)
-        pixels = torch.cat([patient.batch[key].permute(0, 3, 1, 2) for key in keys]).float() / 255
+        pixels = torch.cat([patient.batch.images()[key].permute(0, 3, 1, 2) for key in keys]).float() / 255
         expected = (pixels - mean) / std
         came = torch.cat(seen) if seen else torch.zeros(0)
         same = came.shape == expected.shape and bool(torch.allclose(came.float(), expected, atol=2e-2))
@@ -160,8 +162,8 @@ def passes(patient: Patient) -> Finding:
             patient.losses(patient.batch)
         count += len(seen)
         rows += sum(len(x) for x in seen)
-    batch = len(patient.batch["qpos"])
-    allowed = 2 + len(patient.model.views) * patient.model.hsa.looks_beside
+    batch = len(patient.batch)
+    allowed = 2 + len(patient.model.views) * patient.config.hsa.looks_beside
     return judged(
         "encoder passes",
         f"{count} a step, {rows / max(count, 1):.0f} images each",
@@ -176,18 +178,18 @@ def passes(patient: Patient) -> Finding:
 def pairing(patient: Patient) -> list[Finding]:
     """Whether row i of the touches becomes row i of h_tau, and row i of the views row i of h_w."""
     model, found = patient.model.eval(), []
-    if model.towers is None:
+    if model.alignment is None:
         return []
     with torch.no_grad():
         before = model.see(patient.batch)
         for view in model.views:
             for what, key in (("touch", view.sensor), ("region", view.key)):
-                if what == "region" and model.region == "opening":
+                if what == "region" and patient.config.region == "opening":
                     continue
-                row = len(patient.batch["qpos"]) // 2
-                image = patient.batch[f"image/{key}"].clone()
+                row = len(patient.batch) // 2
+                image = patient.batch.images()[key].clone()
                 image[row] = 255 - image[row]
-                after = model.see({**patient.batch, f"image/{key}": image})
+                after = model.see(patient.batch.with_images({key: image}))
                 old = before.touches[view.sensor] if what == "touch" else before.regions[view.key]
                 new = after.touches[view.sensor] if what == "touch" else after.regions[view.key]
                 moved = (new.vector - old.vector).norm(dim=1)
@@ -227,7 +229,7 @@ def validation_computes_all(patient: Patient) -> Finding:
 
 def padding(patient: Patient) -> Finding:
     """Whether the action loss is divided by the steps it is made of."""
-    share = float(patient.batch["is_pad"].float().mean())
+    share = float(patient.batch.is_pad.float().mean())
     reduction = patient.config.policy.loss_reduction
     return judged(
         "padded steps",
@@ -245,8 +247,8 @@ def outputs(patient: Patient) -> list[Finding]:
     if model.act is None:
         return []
     with squashed(model) as saturated, torch.no_grad():
-        actions = model.eval().predict(patient.wide, model.see(patient.wide), with_actions=False).actions
-    target = patient.wide["action"][~patient.wide["is_pad"]]
+        actions = model.eval().predict(patient.wide, model.see(patient.wide)).actions
+    target = patient.wide.action[~patient.wide.is_pad]
     ratio = float(actions.std()) / max(float(target.std()), 1e-9)
     extreme = float((actions.abs() > 0.99 * actions.abs().amax()).float().mean())
     worst = max([*saturated.values(), extreme])
@@ -300,7 +302,9 @@ def model_checks(patient: Patient) -> tuple[list[Finding], dict[str, Rows]]:
     ]
     return found, {
         "parameters and gradients by module": _parts_table(patient, norms),
-        "parameters in all": tuple(tuple(line.split()) for line in parameter_table(patient.model).splitlines()),
+        "parameters in all": tuple(
+            tuple(line.split()) for line in parameter_table(patient.model, depth=3).splitlines()
+        ),
     }
 
 
@@ -314,7 +318,7 @@ def trainable(patient: Patient) -> Finding:
         tune = patient.config.features.vision.tune
         if name == "towers.touch" and patient.config.features.touch is not None:
             tune = patient.config.features.touch.tune
-        idle = model.hsa.weight == 0 and not (model.reads_touches if name == "towers.touch" else model.reads_regions)
+        idle = not model.aligns and not (model.reads_touches if name == "towers.touch" else model.reads_regions)
         idle = idle and len(towers_of(model)) == 2
         if tune != "frozen" and not idle and not any(p.requires_grad for p in tower.parameters()):
             frozen.append(f"{name} should learn (tune = '{tune}')")
@@ -370,16 +374,16 @@ def gradient_flow(patient: Patient) -> tuple[Finding, dict[str, float]]:
 def shared(patient: Patient) -> Finding:
     """Whether the encoder that the alignment trains feeds the action."""
     model = patient.model
-    if model.hsa.weight == 0 or model.towers is None:
+    if not model.aligns:
         return judged("alignment reaches the action", "no alignment loss in this run", "-")
     if model.act is None:
         return judged("alignment reaches the action", "alignment alone is trained", "-")
     with torch.no_grad():
-        base = model.eval().predict(patient.batch, model.see(patient.batch), with_actions=False).actions
-        other = {
-            n: 255 - v if n in {f"image/{k}" for k in _looked_at(patient)} else v for n, v in patient.batch.items()
-        }
-        change = float((model.predict(other, model.see(other), with_actions=False).actions - base).abs().max())
+        base = model.eval().predict(patient.batch, model.see(patient.batch)).actions
+        images = patient.batch.images()
+        looked_at = (*model.sensors, *(view.key for view in model.views))
+        other = patient.batch.with_images({key: 255 - images[key] for key in looked_at})
+        change = float((model.predict(other, model.see(other)).actions - base).abs().max())
     return judged(
         "alignment reaches the action",
         f"inverting what the aligned encoders see moves the actions by {change:.1e}",
@@ -394,10 +398,6 @@ def shared(patient: Patient) -> Finding:
 def _held_by_optimiser(patient: Patient) -> set[int]:
     optimiser, _ = make_optimiser(patient.model, patient.config)
     return {id(p) for group in optimiser.param_groups for p in group["params"]}
-
-
-def _looked_at(patient: Patient) -> list[str]:
-    return [*patient.model.sensors, *(view.key for view in patient.model.views)]
 
 
 def _parts_table(patient: Patient, norms: dict[str, float]) -> Rows:

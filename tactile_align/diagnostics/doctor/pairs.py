@@ -4,7 +4,6 @@ import numpy as np
 import torch
 
 from tactile_align.diagnostics.doctor.subject import Finding, Patient, judged
-from tactile_align.policies.alignment import negatives_of
 from tactile_align.projection.other_finger import OTHER
 
 APART_M, ASIDE_DEG = 0.02, 45.0  # an opening at which the fingers are apart
@@ -67,7 +66,7 @@ def boxes_and_contacts(patient: Patient) -> list[Finding]:
     """How often each sensor has a box, how often it touches, and how much of a pair's moments is left."""
     moments, found = patient.data.train, []
     for view in patient.model.views:
-        visible, contact = moments.column(f"visible/{view.key}"), moments.column(f"contact/{view.sensor}")
+        visible, contact = moments.views[view.key].visible, moments.touches[view.sensor].contact
         share = float(visible.mean())
         found.append(
             judged(
@@ -99,7 +98,7 @@ def boxes_and_contacts(patient: Patient) -> list[Finding]:
 
 def lonely_pairs(patient: Patient) -> list[Finding]:
     """How many pairs of a batch have nothing to be told apart from, as a run's own log counts them."""
-    if patient.model.towers is None or patient.model.hsa.weight == 0:
+    if not patient.model.aligns:
         return []
     with torch.no_grad():
         log = patient.losses(patient.batch).log
@@ -123,15 +122,15 @@ def _lonely(key: str, lonely: int, others: int) -> Finding:
 
 def false_negatives(patient: Patient) -> list[Finding]:
     """How many negatives of a batch show the very same contact, or none either."""
-    if patient.model.hsa.weight == 0:
+    alignment, found, batch = patient.model.alignment, [], patient.batch
+    if alignment is None or not patient.model.aligns:
         return []
-    found, batch = [], patient.batch
     for view in patient.model.views:
-        rule = negatives_of(patient.model, batch, view, None).rows(0, len(batch["episode"]))
-        valid = patient.model.valid_pairs(batch, view)
+        rule = alignment.negatives(batch, view).rows(0, len(batch))
+        valid = alignment.valid_pairs(batch, view)
         pairs = rule & valid[:, None] & valid[None, :]
-        index, contact = batch[f"contact_index/{view.sensor}"], batch[f"contact/{view.sensor}"]
-        same = (index[:, None] == index) & (batch["episode"][:, None] == batch["episode"]) & (index >= 0)
+        index, contact = batch.touches[view.sensor].contact_index, batch.touches[view.sensor].contact
+        same = (index[:, None] == index) & (batch.episode[:, None] == batch.episode) & (index >= 0)
         alike = same | (~contact[:, None] & ~contact)
         share = float((pairs & alike).sum() / pairs.sum().clamp(min=1))
         found.append(
