@@ -2,6 +2,8 @@
 
 import logging
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,8 @@ from tactile_align.cli import VERBS, run
 from tactile_align.config.train import load_config
 from tactile_align.errors import DivergedError, InputError, MissingExtra
 from tactile_align.viz.overlay.overlay import overlay
+
+ROOT = Path(__file__).parent.parent
 
 
 def test_unusable_input_is_one_line_on_stderr_and_exit_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

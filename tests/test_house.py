@@ -135,6 +135,10 @@ def test_a_room_takes_no_name_from_the_top_of_the_package(tmp_path: Path) -> Non
     assert upward(graph_of(package)) == ["tactile_align.geometry.boxes -> tactile_align"]
 
 
+def test_no_modules_import_one_another() -> None:
+    assert circles(graph_of(PACKAGE)) == []
+
+
 def test_torch_begins_above_the_geometry_and_never_draws_an_overlay() -> None:
     floors = [PACKAGE / name for name, level in LEVEL.items() if level <= WITHOUT_TORCH]
     paths = [path if path.is_dir() else path.with_suffix(".py") for path in floors]

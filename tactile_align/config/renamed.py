@@ -1,6 +1,7 @@
 """Keys of configs under their former names: an old config is refused with the new name, never half understood."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from tactile_align.errors import FactError
@@ -13,12 +14,17 @@ RENAMED = {
 """New name by old name, both dotted."""
 
 
-def refuse_renamed(data: Mapping[str, Any], source: str) -> None:
+def another_version(path: Path, came: str) -> str:
+    """Return the refusal of a run or checkpoint of another version; `came` is how that shows."""
+    return f"{path}: written by another version of tactile-align ({came}); train it again, or read it with version 0.1"
+
+
+def refuse_renamed(data: Mapping[str, Any], file: Path) -> None:
     """Refuse a config that uses former names.
 
     Args:
         data: The config as read.
-        source: Its file, for the message.
+        file: Its file; one beside a metrics.jsonl is that of a run folder, whose checkpoints cannot be read either.
 
     Raises:
         FactError: Names every former key and its new name.
@@ -26,7 +32,9 @@ def refuse_renamed(data: Mapping[str, Any], source: str) -> None:
     former = {old: new for old, new in RENAMED.items() if _holds(data, old)}
     if former:
         keys = ", ".join(f"{old} is now {new}" for old, new in former.items())
-        raise FactError(f"{source}: needed the names of this version; {keys}. Rename them in the file")
+        if (file.parent / "metrics.jsonl").is_file():
+            raise FactError(another_version(file.parent, keys))
+        raise FactError(f"{file}: needed the names of this version; {keys}. Rename them in the file")
 
 
 def _holds(data: Any, key: str) -> bool:

@@ -190,7 +190,7 @@ def load_config(path: str | Path) -> TrainConfig:
             f"{file}: no such file. Needed: a training config in TOML (the README shows one), or the folder of a run"
         )
     data = read_toml(file)
-    refuse_renamed(data, str(file))
+    refuse_renamed(data, file)
     return parse(TrainConfig, with_preset(data, str(file)), str(file))
 
 

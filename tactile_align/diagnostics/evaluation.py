@@ -4,10 +4,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from tactile_align.config.train import TrainConfig, load_config
-from tactile_align.diagnostics.pairs import centred, pair_features
+from tactile_align.diagnostics.pairs import pair_features
 from tactile_align.diagnostics.readouts import read_galleries, view_readouts
 from tactile_align.diagnostics.retrieval import retrieval
 from tactile_align.diagnostics.summary import (
@@ -21,11 +20,9 @@ from tactile_align.diagnostics.summary import (
 )
 from tactile_align.errors import InputError
 from tactile_align.files import write_text_atomically
-from tactile_align.moments.dataset import Moments
+from tactile_align.losses.negatives import Negatives, unlike
 from tactile_align.policies.aligned import AlignedPolicy
-from tactile_align.policies.alignment import with_negatives
-from tactile_align.policies.build import make_model, views_of
-from tactile_align.policies.checkpoint import best_checkpoint, load_checkpoint, load_weights
+from tactile_align.policies.loaded_run import LoadedRun
 from tactile_align.training.data import Data, load_data
 from tactile_align.training.loop import train
 from tactile_align.training.state import finished
@@ -54,20 +51,19 @@ def evaluate(run: str | Path, *, data: Data | None = None, progress: bool = True
     folder = Path(run)
     config = load_config(folder / "config.toml")
     data = data or load_data(config, processes, progress)
-    model = load_model(folder, config, data.held_out)
+    loaded = LoadedRun.load(folder, config, data.held_out)
     views: dict[str, ViewSummary] = {}
     reading = None
-    if model.towers is not None and config.hsa.weight > 0:
+    if loaded.model.aligns:
         baseline = None
         if config.region == "box":
             baseline_config = opening_only(config)
             train_to_the_end(baseline_config, data, progress)
-            baseline = load_model(Path(baseline_config.out), baseline_config, data.held_out)
-        for view in views_of(config):
-            views[view.key] = _view_summary(model, baseline, data, config, view.key)
+            baseline = LoadedRun.load(Path(baseline_config.out), baseline_config, data.held_out)
+        views = {view.key: _view_summary(loaded, baseline, view.key) for view in loaded.model.views}
         reading = _readings(data, config)
-    error = None if model.act is None else action_error(model, data.held_out, config)
-    summary = Summary(folder.name, _encoder_name(model), views, reading, error)
+    error = None if loaded.model.act is None else action_error(loaded)
+    summary = Summary(folder.name, _encoder_name(loaded.model), views, reading, error)
     write_text_atomically(folder / "summary.json", json_of(summary))
     return summary
 
@@ -96,61 +92,48 @@ def opening_only(config: TrainConfig) -> TrainConfig:
     return TrainConfig.model_validate(config.model_copy(update={**update, "hsa": hsa}).model_dump())
 
 
-def load_model(folder: Path, config: TrainConfig, moments: Moments) -> AlignedPolicy:
-    """Return a run's model with the weights of its best checkpoint, in eval mode."""
-    model = make_model(config, *moments.state_width, fill=False)
-    path = best_checkpoint(folder / "checkpoints")
-    load_weights(model, load_checkpoint(path), path)
-    return model.eval()
-
-
-def held_out_loss(model: AlignedPolicy, features: dict[str, np.ndarray], config: TrainConfig) -> HeldOutLoss:
+def held_out_loss(run: LoadedRun, features: dict[str, np.ndarray]) -> HeldOutLoss:
     """Return HSA and chance over batches of the training batch size, drawn from all held-out pairs.
 
     Negatives are those in the batch, by the run's time gap and same-touch rule; a pair without any counts as 0.
     """
-    from tactile_align.losses.negatives import Negatives, unlike
-
+    alignment, hsa = run.alignment, run.config.hsa
     rng = np.random.default_rng(0)
     rows = rng.permutation(len(features["h_tau"]))
     losses, chances = [], []
-    kappa = model.temperature().detach()
-    size = min(config.batch_size, len(rows))
+    kappa = alignment.temperature().detach()
+    size = min(run.config.batch_size, len(rows))
     for start in range(0, len(rows) - size + 1, size):
         chosen = rows[start : start + size]
         tau, w, episode, time = (torch.from_numpy(features[n][chosen]) for n in ("h_tau", "h_w", "episode", "time"))
         touch = None
-        if config.hsa.touch_ceiling is not None:
+        if hsa.touch_ceiling is not None:
             raw = torch.from_numpy(features["touch"][chosen])
             touch = unlike(raw, raw)
-        negatives = Negatives(episode, time, config.hsa.min_gap, touch=touch, ceiling=config.hsa.touch_ceiling)
-        valid = with_negatives(model, negatives, torch.ones(size, dtype=torch.bool), None)
-        loss, stats = model.loss(tau, w, negative=negatives, temperature=kappa, valid=valid, stats=True)
-        assert isinstance(loss, Tensor)
+        negatives = Negatives(episode, time, hsa.min_gap, touch=touch, ceiling=hsa.touch_ceiling)
+        loss, stats, valid = alignment.contrast(tau, w, negatives, torch.ones(size, dtype=torch.bool), kappa)
         share = float(valid.float().mean())
         losses.append(share * float(loss))
         chances.append(share * float(stats.chance))
     return HeldOutLoss(float(np.mean(losses)), float(np.mean(chances)), size)
 
 
-def _view_summary(
-    model: AlignedPolicy, baseline: AlignedPolicy | None, data: Data, config: TrainConfig, key: str
-) -> ViewSummary:
-    features = pair_features(model, data.held_out, config, key)
+def _view_summary(run: LoadedRun, baseline: LoadedRun | None, key: str) -> ViewSummary:
+    features = pair_features(run, key)
     pairs = {(int(e), int(c)) for e, c in zip(features["episode"], features["contact"], strict=True)}
     gallery = min(GALLERY, len(pairs))
     beside = None
     if baseline is not None:
-        other = pair_features(baseline, data.held_out, config, key)
-        galleries, _ = read_galleries(other, gallery, config.hsa.min_gap)
-        beside = OpeningOnly(held_out_loss(baseline, other, config), _retrieval(other, gallery), galleries)
+        other = pair_features(baseline, key)
+        galleries, _ = read_galleries(other, gallery, run.config.hsa.min_gap)
+        beside = OpeningOnly(held_out_loss(baseline, other), _retrieval(other, gallery), galleries)
     return ViewSummary(
         moments=len(features["h_tau"]),
         contacts=len(pairs),
-        loss=held_out_loss(model, features, config),
+        loss=held_out_loss(run, features),
         retrieval=_retrieval(features, gallery),
         opening_only=beside,
-        **vars(view_readouts(model, data.held_out, config, key, features=features, gallery=gallery)),
+        **vars(view_readouts(run, key, features=features, gallery=gallery)),
     )
 
 
@@ -160,25 +143,24 @@ def _retrieval(features: dict[str, np.ndarray], gallery: int) -> dict[str, Recal
 
 
 @torch.no_grad()
-def action_error(model: AlignedPolicy, moments: Moments, config: TrainConfig) -> ActionError:
+def action_error(run: LoadedRun) -> ActionError:
     """Return the mean absolute action error on held-out episodes, in robot units, beside standing still.
 
     The latent is zero, as on the robot. Standing still repeats the moment's own recorded state.
     """
-    assert model.act is not None
-    statistics = moments.statistics
-    assert statistics is not None
+    moments, statistics = run.moments, run.moments.statistics
+    if statistics is None:
+        raise ValueError("needed normalised moments; these are as recorded. Take `Moments.normalised`")
     errors, still, real = [], [], []
     rows = np.arange(0, len(moments), max(1, len(moments) // 1500))
-    for chosen in np.array_split(rows, max(1, len(rows) // 128)):
-        batch = centred(moments.__getitems__(chosen.tolist()), config)
-        output = model.predict(batch, model.see(batch), with_actions=False)
+    for batch in run.batches(rows):
+        output = run.model.predict(batch, run.model.see(batch))
         predicted = statistics.restore_action(output.actions.double())
-        recorded = statistics.restore_action(batch["action"].double())
+        recorded = statistics.restore_action(batch.action.double())
         errors.append((predicted - recorded).abs())
-        if batch["qpos_raw"].shape[1] == recorded.shape[2]:
-            still.append((batch["qpos_raw"][:, None] - recorded).abs())
-        real.append(~batch["is_pad"])
+        if batch.qpos_raw.shape[1] == recorded.shape[2]:
+            still.append((batch.qpos_raw[:, None] - recorded).abs())
+        real.append(~batch.is_pad)
     keep = torch.cat(real)
     policy = torch.cat(errors)
     return ActionError(
@@ -190,10 +172,10 @@ def action_error(model: AlignedPolicy, moments: Moments, config: TrainConfig) ->
 
 
 def _encoder_name(model: AlignedPolicy) -> str:
-    if model.towers is None:
+    if model.alignment is None:
         return "none"
-    names = dict.fromkeys((model.towers.vision.name, model.towers.touch.name))
-    return ", ".join(names)
+    towers = model.alignment.towers
+    return ", ".join(dict.fromkeys((towers.vision.name, towers.touch.name)))
 
 
 def _readings(data: Data, config: TrainConfig) -> str:

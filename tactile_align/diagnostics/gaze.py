@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from tactile_align.config.train import TrainConfig
 from tactile_align.diagnostics.localisation import similarity_maps
-from tactile_align.diagnostics.pairs import centred
 from tactile_align.errors import InputError
 from tactile_align.features.towers import POLICY_GRID
-from tactile_align.moments.dataset import Moments
-from tactile_align.policies.aligned import AlignedPolicy, Batch
+from tactile_align.moments.batch import MomentBatch
+from tactile_align.policies.act import ACT
+from tactile_align.policies.aligned import AlignedPolicy
+from tactile_align.policies.loaded_run import LoadedRun
 
 ROWS = 64
 """Moments looked at together."""
@@ -37,33 +37,32 @@ class Pointing:
 
 
 @torch.no_grad()
-def pointing(model: AlignedPolicy, moments: Moments, config: TrainConfig, key: str, rows: Sequence[int]) -> Pointing:
+def pointing(run: LoadedRun, key: str, rows: Sequence[int]) -> Pointing:
     """Return where the touches of some moments point in one view.
 
     Args:
-        model: In eval mode, with towers.
-        moments: The moments.
-        config: The run's.
+        run: A run with towers.
         key: A view's key, CAMERA-SENSOR.
         rows: Which moments; all with a box.
 
     Raises:
         InputError: The model has no towers, or the region is not looked at.
     """
-    if model.towers is None or model.region != "box":
+    alignment, region = run.model.alignment, run.config.region
+    if alignment is None or region != "box":
         raise InputError(
-            f"a similarity map needs a model that looks at the box; this one has region '{model.region}' and "
-            f"{'no' if model.towers is None else 'its'} encoders. Draw a run with hsa.weight > 0 and region = 'box'"
+            f"a similarity map needs a model that looks at the box; this one has region '{region}' and "
+            f"{'no' if alignment is None else 'its'} encoders. Draw a run with hsa.weight > 0 and region = 'box'"
         )
-    view = next(view for view in model.views if view.key == key)
-    batch = centred(moments.__getitems__(list(rows)), config)
-    tau = model.see(batch).touches[view.sensor].vector
-    box, sigma = model.finite_box(batch, view), model.sigma(batch, view)
-    found = similarity_maps(model.towers, tau, batch[f"image/{key}"], box, sigma)
+    view, batch = run.view(key), run.batch(rows)
+    part, touches = batch.views[key], batch.touches[view.sensor].image
+    tau = run.model.see(batch).touches[view.sensor].vector
+    box, sigma = alignment.finite_box(batch, view), alignment.sigma(batch, view)
+    found = similarity_maps(alignment.towers, tau, part.image, box, sigma)
     return Pointing(
-        images=batch[f"image/{key}"].numpy(),
-        touches=batch[f"image/{view.sensor}"].numpy(),
-        box=batch[f"box/{key}"].numpy().astype(np.float64),
+        images=part.image.numpy(),
+        touches=touches.numpy(),
+        box=part.box.numpy().astype(np.float64),
         similarity=found.double().numpy(),
     )
 
@@ -82,24 +81,22 @@ class Attention:
 
 
 @torch.no_grad()
-def attention(model: AlignedPolicy, moments: Moments, config: TrainConfig, rows: Sequence[int]) -> Attention:
+def attention(run: LoadedRun, rows: Sequence[int]) -> Attention:
     """Return the attention of ACT's last decoder layer on its inputs, the mean over heads and action steps.
 
     Args:
-        model: In eval mode, with a policy.
-        moments: The moments.
-        config: The run's.
+        run: A run with a policy.
         rows: Which moments.
 
     Raises:
         InputError: The run trained no policy.
     """
+    model = run.model
     if model.act is None:
         raise InputError("this run trained no policy (train_policy = false), so nothing attends to anything")
     parts = []
     for start in range(0, len(rows), ROWS):
-        batch = centred(moments.__getitems__(list(rows[start : start + ROWS])), config)
-        parts.append(_decoder_weights(model, batch))
+        parts.append(_decoder_weights(model, model.act, run.batch(rows[start : start + ROWS])))
     weights = np.concatenate(parts)
     shares: dict[str, np.ndarray] = {"latent": weights[:, 0], "joints": weights[:, 1]}
     maps: dict[str, np.ndarray] = {}
@@ -121,10 +118,9 @@ def _extra_kinds(model: AlignedPolicy) -> list[str]:
     return kinds + ([f"touch {sensor}" for sensor in model.sensors] if model.reads_touches else [])
 
 
-def _decoder_weights(model: AlignedPolicy, batch: Batch) -> np.ndarray:
+def _decoder_weights(model: AlignedPolicy, act: ACT, batch: MomentBatch) -> np.ndarray:
     """Return (B, N) attention on the N input tokens."""
-    assert model.act is not None
-    layer: Any = model.act.decoder.layers[-1]
+    layer: Any = act.decoder.layers[-1]
     caught: list[torch.Tensor] = []
 
     def ask(module: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
@@ -136,7 +132,7 @@ def _decoder_weights(model: AlignedPolicy, batch: Batch) -> np.ndarray:
     hooks = [layer.multihead_attn.register_forward_pre_hook(ask, with_kwargs=True)]
     hooks.append(layer.multihead_attn.register_forward_hook(catch))
     try:
-        model.predict(batch, model.see(batch), with_actions=False)
+        model.predict(batch, model.see(batch))
     finally:
         for hook in hooks:
             hook.remove()

@@ -7,11 +7,10 @@ from typing import TypeVar
 import numpy as np
 import torch
 
-from tactile_align.config.train import TrainConfig
 from tactile_align.datasets.episodes import Episode, open_episode
 from tactile_align.datasets.truth import read_truth
 from tactile_align.diagnostics.localisation import grid_places, localise, maps_of, millimetres_per_pixel
-from tactile_align.diagnostics.pairs import batches, pair_features, row_features, view_of
+from tactile_align.diagnostics.pairs import pair_features, row_features
 from tactile_align.diagnostics.probes import left_out_in_turn, probe_classes, probe_number
 from tactile_align.diagnostics.retrieval import AMONG_REGIONS, KINDS, among_regions, gallery_recalls
 from tactile_align.diagnostics.space import space_health
@@ -20,7 +19,8 @@ from tactile_align.errors import InputError
 from tactile_align.evenly import evenly
 from tactile_align.features.towers import shifted_boxes
 from tactile_align.moments.dataset import Moments
-from tactile_align.policies.aligned import AlignedPolicy, View
+from tactile_align.policies.alignment import View
+from tactile_align.policies.loaded_run import LoadedRun
 
 
 def stated_object(moments: Moments, rows: np.ndarray) -> np.ndarray:
@@ -68,22 +68,14 @@ SPACED = 2000  # moments compared each with each: 32 MB a table
 
 
 def view_readouts(
-    model: AlignedPolicy,
-    moments: Moments,
-    config: TrainConfig,
-    key: str,
-    *,
-    features: dict[str, np.ndarray] | None = None,
-    gallery: int = 64,
+    run: LoadedRun, key: str, *, features: dict[str, np.ndarray] | None = None, gallery: int = 64
 ) -> Readouts:
     """Read out one view: four galleries, the feature space, localisation and probes.
 
     What cannot be read off these held-out episodes or this model is left out and named, with the reason.
 
     Args:
-        model: In eval mode.
-        moments: Held-out episodes.
-        config: The run's.
+        run: The run, on held-out episodes.
         key: The view's key.
         features: The view's `pair_features`, where they are there already.
         gallery: Candidates of the galleries across contacts.
@@ -91,24 +83,24 @@ def view_readouts(
     Raises:
         ValueError: No held-out moment has both a box and a contact.
     """
-    view = view_of(config, key)
-    pairs = pair_features(model, moments, config, key) if features is None else features
-    galleries, left_out = read_galleries(pairs, gallery, config.hsa.min_gap)
+    view = run.view(key)
+    pairs = pair_features(run, key) if features is None else features
+    galleries, left_out = read_galleries(pairs, gallery, run.config.hsa.min_gap)
     some = evenly(len(pairs["row"]), SPACED)
     space = _attempt(left_out, "space", partial(space_health, pairs["h_tau"][some], pairs["h_w"][some]))
     among, place = f"galleries/{AMONG_REGIONS}", None
-    if model.region == "box":
+    if run.config.region == "box":
         middle = middles(pairs)
         few = middle[evenly(len(middle), POINTED)]
-        looked = _look_around(model, moments, config, view, pairs, few)
+        looked = _look_around(run, view, pairs, few)
         regions = _attempt(left_out, among, partial(among_regions, pairs, few, looked["beside"], looked["exist"]))
         if regions is not None:
             galleries[AMONG_REGIONS] = {"touch to vision": regions}
-        place = _attempt(left_out, "localisation", partial(_localisation, model, moments, config, view, looked))
+        place = _attempt(left_out, "localisation", partial(_localisation, run, view, looked))
     else:
-        reason = f"needs a model that looks at the image; this one has region = '{model.region}'"
+        reason = f"needs a model that looks at the image; this one has region = '{run.config.region}'"
         left_out |= {among: reason, "localisation": reason}
-    probes = _probes(left_out, model, moments, config, view, pairs)
+    probes = _probes(left_out, run, view, pairs)
     return Readouts(galleries=galleries, probes=probes, left_out=left_out, space=space, localisation=place)
 
 
@@ -142,98 +134,75 @@ def _attempt(left_out: dict[str, str], name: str, make: Callable[[], Made]) -> M
 
 @torch.no_grad()
 def _look_around(
-    model: AlignedPolicy,
-    moments: Moments,
-    config: TrainConfig,
-    view: View,
-    features: dict[str, np.ndarray],
-    chosen: np.ndarray,
+    run: LoadedRun, view: View, features: dict[str, np.ndarray], chosen: np.ndarray
 ) -> dict[str, np.ndarray]:
     """Look at all places of some pairs' images at once: beside the box, and around every token."""
-    assert model.towers is not None
-    towers, rows, done = model.towers, features["row"][chosen], 0
+    alignment, rows, done = run.alignment, features["row"][chosen], 0
+    towers = alignment.towers
     found: dict[str, list[np.ndarray]] = {"beside": [], "exist": [], "maps": [], "box": []}
-    for batch in batches(moments, config, rows):
-        box = batch[f"box/{view.key}"]
+    for batch in run.batches(rows):
+        part = batch.views[view.key]
+        box = part.box
         beside, exist = shifted_boxes(box, OTHER_REGIONS, towers.vision.input_size)
         places = torch.cat([beside, grid_places(towers, box)], dim=1)
-        seen = towers.of_boxes(batch[f"image/{view.key}"], places, model.sigma(batch, view))
+        seen = towers.of_boxes(part.image, places, alignment.sigma(batch, view))
         h_tau = torch.from_numpy(features["h_tau"][chosen[done : done + len(box)]])
         done += len(box)
         maps = maps_of(towers, h_tau, seen[:, OTHER_REGIONS:])
         parts = {"beside": seen[:, :OTHER_REGIONS], "exist": exist, "maps": maps, "box": box.double()}
-        for name, part in parts.items():
-            found[name].append(part.numpy())
+        for name, values in parts.items():
+            found[name].append(values.numpy())
     return {**{name: np.concatenate(parts) for name, parts in found.items()}, "row": rows}
 
 
-def _localisation(
-    model: AlignedPolicy, moments: Moments, config: TrainConfig, view: View, looked: dict[str, np.ndarray]
-) -> Localisation:
-    assert model.towers is not None
-    rows, box = looked["row"], looked["box"]
-    mm = pixel_millimetres(moments, config, view, rows, box)
-    size = model.towers.vision.input_size
-    return localise(looked["maps"], box, size, moments.episode[rows], mm_per_px=mm)
+def _localisation(run: LoadedRun, view: View, looked: dict[str, np.ndarray]) -> Localisation:
+    rows, box, size = looked["row"], looked["box"], run.alignment.towers.vision.input_size
+    mm = pixel_millimetres(run.moments, view, rows, box)
+    return localise(looked["maps"], box, size, run.moments.episode[rows], mm_per_px=mm)
 
 
-def pixel_millimetres(
-    moments: Moments, config: TrainConfig, view: View, rows: np.ndarray, box: np.ndarray
-) -> np.ndarray:
+def pixel_millimetres(moments: Moments, view: View, rows: np.ndarray, box: np.ndarray) -> np.ndarray:
     """Return width and height (N, 2), mm, of a pixel of the encoder's input at the sensor's depth.
 
     Args:
         moments: The moments.
-        config: The run's.
         view: The view.
         rows: (N,) which moments; all with a box.
         box: (N, 4) their boxes in the encoder's input, px.
     """
-    stored = moments.column(f"frame_box/{view.key}")[rows]
+    stored = moments.views[view.key].frame_box[rows]
     # Box sides before and after say how much the image was resized each way, whatever map each moment went through.
     enlarged = (stored[:, 2:] - stored[:, :2]) / (box[:, 2:] - box[:, :2])
-    return _millimetres(moments, view, _camera_of(config, view), rows) * enlarged
+    return _millimetres(moments, view, rows) * enlarged
 
 
-def _camera_of(config: TrainConfig, view: View) -> str:
-    """Return the name of the camera a view is seen by."""
-    return next(entry.camera for entry in config.views if f"{entry.camera}-{entry.sensor}" == view.key)
-
-
-def _millimetres(moments: Moments, view: View, camera: str, rows: np.ndarray) -> np.ndarray:
+def _millimetres(moments: Moments, view: View, rows: np.ndarray) -> np.ndarray:
     """Return width and height of a pixel of the stored frame at the sensor's depth, (N, 2) mm."""
     found = np.empty((len(rows), 2))
-    opening = _opening(moments, view.sensor)
+    opening = moments.touches[view.sensor].opening
     for number in np.unique(moments.episode[rows]):
         here = moments.episode[rows] == number
         rig, qpos = moments.jobs[number].rig, moments.low_dim()[number][0][moments.time[rows][here]]
         stands = None if opening is None else opening[rows][here]
-        depth = rig.T_camera_sensor(camera, view.sensor, qpos, stands)[:, 2, 3]
-        found[here] = millimetres_per_pixel(depth, rig.camera(camera).stored.K)
+        depth = rig.T_camera_sensor(view.camera, view.sensor, qpos, stands)[:, 2, 3]
+        found[here] = millimetres_per_pixel(depth, rig.camera(view.camera).stored.K)
     return found
 
 
-def _probes(
-    left_out: dict[str, str],
-    model: AlignedPolicy,
-    moments: Moments,
-    config: TrainConfig,
-    view: View,
-    features: dict[str, np.ndarray],
-) -> dict[str, Probe]:
+def _probes(left_out: dict[str, str], run: LoadedRun, view: View, features: dict[str, np.ndarray]) -> dict[str, Probe]:
     """Probe opening, object and indentation of moments in contact, and contact beside moments without."""
     try:
         left_out_in_turn(features["episode"])
     except InputError as error:
         left_out["probes"] = str(error)
         return {}
-    some = evenly(len(features["row"]), PROBED)
+    moments, some = run.moments, evenly(len(features["row"]), PROBED)
     rows, episode = features["row"][some], features["episode"][some]
     reads = {
         "object": cache(partial(stated_object, moments, rows)),
         "indentation": cache(partial(stated_indentation, moments, rows)),
     }
-    opening = _opening(moments, view.sensor)
+    opening = moments.touches[view.sensor].opening
     if opening is not None:
         total = opening[rows].sum(axis=1)
         reads["opening"] = cache(lambda: total)
@@ -242,9 +211,9 @@ def _probes(
         for side in SIDES:
             of = f"{name} from {side}"
             made[of] = _attempt(left_out, f"probes/{of}", partial(_probe, name, features[side][some], read, episode))
-    idle = np.flatnonzero(moments.column(f"visible/{view.key}") & ~moments.column(f"contact/{view.sensor}"))
+    idle = np.flatnonzero(moments.views[view.key].visible & ~moments.touches[view.sensor].contact)
     quiet = idle[evenly(len(idle), QUIET)]
-    others = row_features(model, moments, config, view.key, quiet) if len(quiet) else {}
+    others = row_features(run, view, quiet) if len(quiet) else {}
     touching = np.repeat(["contact", "no contact"], [len(rows), len(quiet)])
     episodes = np.concatenate([episode, moments.episode[quiet]])
     for side in SIDES:
@@ -256,10 +225,3 @@ def _probes(
 
 def _probe(name: str, h: np.ndarray, read: Callable[[], np.ndarray], episode: np.ndarray) -> Probe:
     return (probe_classes if name == "object" else probe_number)(h, read(), episode)
-
-
-def _opening(moments: Moments, sensor: str) -> np.ndarray | None:
-    try:
-        return moments.column(f"opening/{sensor}")
-    except KeyError:  # an arm without a gripper
-        return None

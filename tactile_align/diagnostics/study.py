@@ -9,13 +9,13 @@ from typing import Any, Literal
 
 from tactile_align.calibration.rig import load_rig
 from tactile_align.config.train import TrainConfig
-from tactile_align.diagnostics.evaluation import load_model, train_to_the_end
+from tactile_align.diagnostics.evaluation import train_to_the_end
 from tactile_align.diagnostics.pairs import pair_features
 from tactile_align.diagnostics.retrieval import retrieval
 from tactile_align.diagnostics.summary import Recall, json_of, result_of
 from tactile_align.errors import InputError
 from tactile_align.files import read_json, write_text_atomically
-from tactile_align.policies.build import views_of
+from tactile_align.policies.loaded_run import LoadedRun
 from tactile_align.simulation.record import simulate
 from tactile_align.training.data import load_data
 
@@ -333,15 +333,14 @@ def _run(folder: Path, row: Row, seed: int, plan: Plan, processes: int, threads:
     started = any((Path(config.out) / "checkpoints").glob("step_*.pt"))
     train_to_the_end(config, data, progress)
     minutes = (time.process_time() - began) / 60
-    model = load_model(Path(config.out), config, data.held_out)
-    key = views_of(config)[0].key
-    features = pair_features(model, data.held_out, config, key)
+    loaded = LoadedRun.load(Path(config.out), config, data.held_out)
+    features = pair_features(loaded, loaded.model.views[0].key)
     tau, w, episode, contact = (features[name] for name in ("h_tau", "h_w", "episode", "contact"))
-    assert model.towers is not None
+    towers = loaded.alignment.towers
     cell = Cell(
         row=row.name,
         seed=seed,
-        encoder="SCRATCH" if model.towers.scratch else model.towers.vision.name,
+        encoder="SCRATCH" if towers.scratch else towers.vision.name,
         steps=config.steps,
         training_moments=len(data.train),
         resumed=started,

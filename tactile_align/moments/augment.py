@@ -1,48 +1,46 @@
 """Random changes of training views on the device; a box moves by the same map as its image, or out of it."""
 
+from dataclasses import replace
+from typing import TypeVar
+
 import torch
 from torch import Generator, Tensor
 
 from tactile_align.config.train import AugmentConfig
 from tactile_align.geometry.images import ImageMap
+from tactile_align.moments.batch import ObservationBatch, ViewBatch
 
-Batch = dict[str, Tensor]
+Batch = TypeVar("Batch", bound=ObservationBatch)
 
 
 def augment(
-    batch: Batch,
-    keys: tuple[str, ...],
-    config: AugmentConfig,
-    generator: Generator | None,
-    rows: tuple[int, int] = (0, 1),
+    batch: Batch, config: AugmentConfig, generator: Generator | None = None, rows: tuple[int, int] = (0, 1)
 ) -> Batch:
     """Bring packed views to the encoder's input size, at random places and colours or, without generator, centred.
 
     Args:
-        batch: See `datasets.moments.Batch`; views are `shift_px` larger on each side than the encoder's input.
-        keys: The views to change; touches stay as they are.
+        batch: Its views are `shift_px` larger on each side than the encoder's input; touches stay as they are.
         config: How much.
         generator: A CPU generator, so that the same seed gives the same crops on any device.
         rows: (rank, processes) when the batch is every `processes`-th row of a whole one: a row is then changed as it
             would be in the whole batch.
     """
-    changed = dict(batch)
-    rank, world = rows
-    for key in keys:
-        images, box = batch[f"image/{key}"], batch[f"box/{key}"]
-        count, height, width = images.shape[:3]
-        slack = 2 * config.shift_px
-        if slack:
-            origin = _origins(count * world, slack, generator)[rank::world].to(images.device)
-            cut = ImageMap.identity(width, height).crop(origin[:, 0], origin[:, 1], width - slack, height - slack)
-            images, box = cut.apply_to_image(images), cut.apply_to_box(box.double()).to(box.dtype)
-            changed[f"visible/{key}"] = batch[f"visible/{key}"] & _in_sight(box, images)
-            if (other := batch.get(f"other_box/{key}")) is not None:
-                changed[f"other_box/{key}"] = cut.apply_to_box(other.double()).to(other.dtype)
-        if generator is not None:
-            images = _recolour(images, config, generator, rank, world)
-        changed[f"image/{key}"], changed[f"box/{key}"] = images, box
-    return changed
+    views = {key: _augmented(view, config, generator, *rows) for key, view in batch.views.items()}
+    return replace(batch, views=views)
+
+
+def _augmented(view: ViewBatch, config: AugmentConfig, generator: Generator | None, rank: int, world: int) -> ViewBatch:
+    count, height, width = view.image.shape[:3]
+    slack = 2 * config.shift_px
+    if slack:
+        origin = _origins(count * world, slack, generator)[rank::world].to(view.image.device)
+        cut = ImageMap.identity(width, height).crop(origin[:, 0], origin[:, 1], width - slack, height - slack)
+        image, box = cut.apply_to_image(view.image), cut.apply_to_box(view.box.double()).to(view.box.dtype)
+        other = view.other_box
+        other = None if other is None else cut.apply_to_box(other.double()).to(other.dtype)
+        visible = view.visible & _in_sight(box, image)
+        view = replace(view, image=image, box=box, visible=visible, other_box=other)
+    return view if generator is None else replace(view, image=_recolour(view.image, config, generator, rank, world))
 
 
 def _in_sight(box: Tensor, images: Tensor) -> Tensor:

@@ -1,8 +1,10 @@
 """A torch Dataset of moments: images, touches, joints, action chunk, box, contact, the facts for negatives."""
 
+import copy
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -12,40 +14,22 @@ from torch.utils.data import Dataset
 from tactile_align.datasets.episodes import Episode, open_episode
 from tactile_align.errors import InputError
 from tactile_align.files import read_npz
+from tactile_align.moments.batch import MomentBatch, TouchBatch, ViewBatch
 from tactile_align.moments.cache import MAX_MAPS, REFERENCE, Job, Recent, open_packed, prepare
+from tactile_align.moments.facts import TouchFacts, ViewFacts
 from tactile_align.moments.frames import difference, frame_of
 from tactile_align.moments.normalisation import Statistics
 
+Facts = TypeVar("Facts", ViewFacts, TouchFacts)
 MAX_EPISODES = 512  # whose joints are kept twice while their frames are decoded when used
 
-Batch = dict[str, Tensor]
-"""A batch of B moments. KEY is an input's key, SENSOR a sensor's name.
 
-| key | shape | what |
-|---|---|---|
-| qpos | (B, D) float32 | normalised state |
-| qpos_raw | (B, D) float64 | state as recorded |
-| action | (B, C, A) float32 | normalised actions of this moment and the next C - 1 |
-| is_pad | (B, C) bool | True past the end of the episode |
-| episode | (B,) int64 | which episode |
-| time | (B,) int64 | which moment of it |
-| image/KEY | (B, H, W, 3) uint8 | the input, RGB |
-| box/KEY | (B, 4) float32 | the sensor's box in the input, or that before its pad, px; nan where there is none |
-| visible/KEY | (B,) bool | whether that box exists |
-| sigma/KEY | (B, 2) float32 | how uncertain its place is along u and v, px; for inputs that are `uncertain` |
-| other_box/KEY | (B, 4) float32 | the other finger's box in the input, px; for inputs with `other_finger` |
-| contact/SENSOR | (B,) bool | whether the sensor touches something |
-| contact_index/SENSOR | (B,) int64 | which contact of the episode, -1 between |
-| opening/SENSOR | (B, 2) float32 | where the fingers stand, m |
-"""
-
-
-class Moments(Dataset[Batch]):
+class Moments(Dataset[MomentBatch]):
     """Every moment of some episodes.
 
     Small arrays are in memory; frames come from the packed cache through memory maps, or are decoded when used.
     Maps and files are opened when first used, a limited number at a time, by each process for itself: a copy in a
-    worker, forked or spawned, opens its own. Indices may be asked for one by one or, faster, as a list.
+    worker, forked or spawned, opens its own.
 
     Args:
         jobs: The episodes with their rigs and inputs.
@@ -53,6 +37,10 @@ class Moments(Dataset[Batch]):
         chunk: C, actions of one moment.
         cache: Folder of the prepared episodes.
         processes: How many prepare episodes at the same time.
+
+    Attributes:
+        views: Facts of all N moments by the key of a view.
+        touches: Facts of all N moments by sensor.
     """
 
     def __init__(
@@ -86,8 +74,12 @@ class Moments(Dataset[Batch]):
                 )
         lengths = [len(f["qpos"]) for f in self._facts]
         self._starts = np.concatenate([[0], np.cumsum(lengths)])
-        names = set(self._facts[0]) - {"qpos", "action"}
-        self._table = {name: np.concatenate([f[name] for f in self._facts]) for name in sorted(names)}
+        names = sorted(set(self._facts[0]) - {"qpos", "action"})
+        table = {name: np.concatenate([f[name] for f in self._facts]) for name in names}
+        keys = (one.key for one in self.jobs[0].inputs if one.sensor is not None)
+        self.views = {key: _facts(ViewFacts, table, key) for key in keys}
+        sensors = (name.removeprefix("contact/") for name in names if name.startswith("contact/"))
+        self.touches = {sensor: _facts(TouchFacts, table, sensor) for sensor in sensors}
         self._maps: Recent[tuple[int, str], np.ndarray] = Recent(MAX_MAPS)
         self._episodes: Recent[int, Episode] = Recent(MAX_EPISODES)
         self._references: Recent[tuple[int, str], np.ndarray] = Recent(MAX_EPISODES)
@@ -115,37 +107,60 @@ class Moments(Dataset[Batch]):
         """Return raw qpos (T, D) and action (T, A) of each episode."""
         return [(facts["qpos"], facts["action"]) for facts in self._facts]
 
-    def column(self, name: str) -> np.ndarray:
-        """Return one column of the table for all N moments: "visible/KEY", "contact/SENSOR", ..."""
-        if name not in self._table:
-            raise KeyError(f"no column '{name}'; there are {', '.join(self._table)}")
-        return self._table[name]
+    def normalised(self, statistics: Statistics) -> "Moments":
+        """Return the same moments with qpos and action normalised; nothing is prepared or read again."""
+        other = copy.copy(self)
+        other.statistics = statistics
+        return other
 
-    def __getitem__(self, index: int) -> Batch:
-        return {name: value[0] for name, value in self.__getitems__([index]).items()}
+    def __getitem__(self, index: int) -> MomentBatch:
+        return self.batch([index])
 
-    def __getitems__(self, indices: Sequence[int]) -> Batch:
+    def __getitems__(self, indices: Sequence[int]) -> MomentBatch:
+        return self.batch(indices)
+
+    def batch(self, indices: Sequence[int] | np.ndarray) -> MomentBatch:
+        """Return some moments, in the order of the indices."""
         chosen = np.asarray(indices)
         episode = np.searchsorted(self._starts, chosen, side="right") - 1
         time = chosen - self._starts[episode]
-        batch: Batch = {"episode": torch.from_numpy(episode), "time": torch.from_numpy(time)}
-        qpos = np.stack([self._facts[e]["qpos"][t] for e, t in zip(episode, time, strict=True)])
-        action, is_pad = self._chunks(episode, time)
-        batch["qpos_raw"] = torch.from_numpy(qpos)
+        raw = np.stack([self._facts[e]["qpos"][t] for e, t in zip(episode, time, strict=True)])
+        qpos, (action, is_pad) = raw, self._chunks(episode, time)
         if self.statistics is not None:
             qpos, action = self.statistics.normalise_qpos(qpos), self.statistics.normalise_action(action)
-        batch["qpos"] = torch.from_numpy(qpos.astype(np.float32))
-        batch["action"] = torch.from_numpy(action.astype(np.float32))
-        batch["is_pad"] = torch.from_numpy(is_pad)
-        for name, values in self._table.items():
-            if name.startswith("frame_box/"):
-                continue
+
+        def rows(values: np.ndarray) -> Tensor:
             value = values[chosen]
-            batch[name] = torch.from_numpy(value.astype(np.float32) if value.dtype == np.float64 else value)
+            return torch.from_numpy(value.astype(np.float32) if value.dtype == np.float64 else value)
+
+        views, touches, frames = {}, {}, {}
         for one in self.jobs[0].inputs:
-            frames = [self._frame(int(e), one.key, int(t)) for e, t in zip(episode, time, strict=True)]
-            batch[f"image/{one.key}"] = torch.from_numpy(np.stack(frames))
-        return batch
+            shown = [self._frame(int(e), one.key, int(t)) for e, t in zip(episode, time, strict=True)]
+            image = torch.from_numpy(np.stack(shown))
+            if (view := self.views.get(one.key)) is not None:
+                sigma = None if view.sigma is None else rows(view.sigma)
+                other = None if view.other_box is None else rows(view.other_box)
+                views[one.key] = ViewBatch(image, rows(view.box), rows(view.visible), sigma, other)
+            elif (touch := self.touches.get(one.key)) is not None:
+                touches[one.key] = TouchBatch(
+                    image=image,
+                    opening=None if touch.opening is None else rows(touch.opening),
+                    contact=rows(touch.contact),
+                    contact_index=rows(touch.contact_index),
+                )
+            else:
+                frames[one.stream] = image
+        return MomentBatch(
+            qpos=torch.from_numpy(qpos.astype(np.float32)),
+            views=views,
+            touches=touches,
+            frames=frames,
+            qpos_raw=torch.from_numpy(raw),
+            action=torch.from_numpy(action.astype(np.float32)),
+            is_pad=torch.from_numpy(is_pad),
+            episode=torch.from_numpy(episode),
+            time=torch.from_numpy(time),
+        )
 
     def _chunks(self, episode: np.ndarray, time: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return (B, C, A) actions, the last one repeated past the end, and (B, C) where that is."""
@@ -175,10 +190,6 @@ class Moments(Dataset[Batch]):
         return self._references.get((episode, key), read)
 
 
-def as_it_is(batch: Any) -> Any:
-    """Collate a batch for a DataLoader: `Moments` hands out whole ones, so nothing is left to do.
-
-    It lives here because a spawned worker imports the module of its collate function: the training loop would bring
-    every encoder library into each worker.
-    """
-    return batch
+def _facts(kind: type[Facts], table: dict[str, np.ndarray], name: str) -> Facts:
+    """Return the facts of one view or sensor from the table of the cache's names."""
+    return kind(*(table.get(f"{field.name}/{name}") for field in fields(kind)))  # type: ignore[arg-type]  # all but the optional ones are there

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -21,8 +22,45 @@ from tactile_align.projection.episode_boxes import (
 )
 
 
+@dataclass(frozen=True)
+class ViewFacts:
+    """Facts of one view in N moments.
+
+    Attributes:
+        frame_box: (N, 4) the sensor's box in the recorded frame, or that before its pad, px; nan where there is none.
+        box: (N, 4) the same in the input.
+        visible: (N,) bool, whether that box exists.
+        sigma: (N, 2) standard deviation of its place in the input, px; None unless the input is `uncertain`.
+        other_box: (N, 4) the other finger's box in the input, px; None unless the input has `other_finger`.
+    """
+
+    frame_box: np.ndarray
+    box: np.ndarray
+    visible: np.ndarray
+    sigma: np.ndarray | None
+    other_box: np.ndarray | None
+
+
+@dataclass(frozen=True)
+class TouchFacts:
+    """Facts of one sensor in N moments.
+
+    Attributes:
+        contact: (N,) bool, whether it touches something.
+        contact_index: (N,) int64, which contact of the episode, -1 between.
+        opening: (N, 2) where the fingers stand, m; None for an arm without a gripper.
+    """
+
+    contact: np.ndarray
+    contact_index: np.ndarray
+    opening: np.ndarray | None
+
+
 def moment_facts(episode: Episode, rig: Rig, inputs: Sequence[Input]) -> dict[str, np.ndarray]:
-    """Return the arrays that hold for each moment of the episode, by name."""
+    """Return the arrays that hold for each moment of the episode, by the names they have in the cache's files.
+
+    These are qpos and action, FIELD/KEY for each field of `ViewFacts` and FIELD/SENSOR for each of `TouchFacts`.
+    """
     qpos = episode.qpos
     facts: dict[str, np.ndarray] = {"qpos": qpos, "action": episode.action}
     sensors = {one.sensor for one in inputs if one.sensor is not None}

@@ -1,25 +1,54 @@
-"""The alignment loss of a model over its views, and what a log says of it."""
-
-from __future__ import annotations
+"""The alignment of touch and sight: towers, loss, temperature, further negatives, and what a log holds of them."""
 
 from collections.abc import Mapping
-from dataclasses import replace
-from typing import TYPE_CHECKING, NamedTuple
+from dataclasses import dataclass, replace
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tactile_align.config.features import FeatureConfig
+from tactile_align.config.hsa import HSAConfig
 from tactile_align.errors import InputError
-from tactile_align.features.towers import shifted_boxes
+from tactile_align.features.towers import Features, OpeningRegion, Towers, shifted_boxes
 from tactile_align.losses.bank import Following, MemoryBank
+from tactile_align.losses.build import loss_of, temperature_of
 from tactile_align.losses.gather import gather_facts, gather_rows, world
-from tactile_align.losses.hsa import HSALoss, HSAStats
+from tactile_align.losses.hsa import HSAStats
 from tactile_align.losses.negatives import Negatives, touch_pattern, unlike
 from tactile_align.losses.row_chunks import spans
+from tactile_align.moments.batch import MomentBatch, ObservationBatch, required
 
-if TYPE_CHECKING:
-    from tactile_align.policies.aligned import AlignedPolicy, Batch, Seen, View
+PATTERN = 8  # side of the coarse touch the same-touch rule compares
+
+
+@dataclass(frozen=True)
+class View:
+    """One camera in which one sensor is looked for.
+
+    Attributes:
+        key: The input's key in a batch.
+        sensor: The sensor.
+        weight: Weight of its loss.
+    """
+
+    key: str
+    sensor: str
+    weight: float
+
+    @property
+    def camera(self) -> str:
+        """The camera stream; a key is CAMERA-SENSOR."""
+        return self.key.removesuffix(f"-{self.sensor}")
+
+
+@dataclass(frozen=True)
+class Seen:
+    """Features of a batch: h_w and tokens by view key, h_tau and tokens by sensor."""
+
+    regions: dict[str, Features]
+    touches: dict[str, Features]
 
 
 class RegionNegatives(NamedTuple):
@@ -37,112 +66,182 @@ class RegionNegatives(NamedTuple):
 
     def counts(self, valid: Tensor) -> dict[str, Tensor]:
         """Return how many of them the valid (B,) touches have, by kind."""
-        found = (self.exist & valid[:, None]).sum(dim=0)
+        columns = (self.exist & valid[:, None]).sum(dim=0)
         return {
-            kind: torch.stack([n for n, own in zip(found, self.kinds, strict=True) if own == kind]).sum()
+            kind: torch.stack([n for n, own in zip(columns, self.kinds, strict=True) if own == kind]).sum()
             for kind in dict.fromkeys(self.kinds)
         }
 
 
-def region_negatives(model: AlignedPolicy, batch: Batch, seen: Seen) -> dict[str, RegionNegatives]:
-    """Return the other regions that the config asks for, by view key; no entry where there are none.
-
-    One pass of the vision encoder for each view whose image is looked at beside the box.
-    """
-    hsa, towers = model.hsa, model.towers
-    if towers is None or model.region != "box" or not hsa.looks_beside:
-        return {}
-    beside = {view.key: _beside(model, batch, view) for view in model.views}
-    return {view.key: _of_view(model, batch, seen, view, beside) for view in model.views}
-
-
-class _Looked(NamedTuple):
-    """What was seen beside the box in one view's image: (B, n, dim) shifted boxes, (B, n) which of them exist, and
-    (B, 1, dim) the other finger."""
+class _Beside(NamedTuple):
+    """Features of what lies beside the box in one view's image: (B, n, dim) shifted boxes, (B, n) which of them exist,
+    and (B, dim) the other finger."""
 
     shifted: Tensor
     exist: Tensor
     finger: Tensor | None
 
 
-def _beside(model: AlignedPolicy, batch: Batch, view: View) -> _Looked:
-    hsa, towers = model.hsa, model.towers
-    assert towers is not None
-    box = model.finite_box(batch, view)
-    wanted = any(other.sensor == view.sensor and other.camera != view.camera for other in model.views)
-    count = max(hsa.region_negatives, int(hsa.camera_negative and wanted))
-    moved, exist = shifted_boxes(box, count, towers.vision.input_size)
-    places = [moved] if count else []
-    if hsa.finger_negative:
-        there = batch[f"other_box/{view.key}"]
-        places.append(torch.where(finger_in_sight(model, batch, view)[:, None], there, box)[:, None])
-    if not places:
-        return _Looked(box.new_zeros((len(box), 0, towers.config.dim)), exist, None)
-    found = towers.of_boxes(batch[f"image/{view.key}"], torch.cat(places, dim=1), model.sigma(batch, view))
-    return _Looked(found[:, :count], exist, found[:, count:] if hsa.finger_negative else None)
+class Alignment(nn.Module):
+    """The two towers with the loss that aligns them, its temperature, and a memory of past regions.
 
-
-def finger_in_sight(model: AlignedPolicy, batch: Batch, view: View) -> Tensor:
-    """Return (B,) bool: whether the other finger's box is a region of its own.
-
-    Its centre must lie in the image the encoder sees, and outside the sensor's box: fingers that close on something
-    thin cover each other.
-    """
-    assert model.towers is not None
-    box, other = batch[f"box/{view.key}"], batch[f"other_box/{view.key}"]
-    centre = (other[:, :2] + other[:, 2:]) / 2
-    border = other.new_tensor(model.towers.vision.input_size) - 0.5
-    in_image = ((centre >= -0.5) & (centre <= border)).all(dim=1)
-    in_box = ((centre >= box[:, :2]) & (centre <= box[:, 2:])).all(dim=1)
-    return in_image & ~in_box & batch[f"visible/{view.key}"]
-
-
-def _of_view(model: AlignedPolicy, batch: Batch, seen: Seen, view: View, beside: dict[str, _Looked]) -> RegionNegatives:
-    hsa = model.hsa
-    own, wanted = beside[view.key], hsa.region_negatives
-    beside_it = zip(own.shifted[:, :wanted].unbind(1), own.exist[:, :wanted].unbind(1), strict=True)
-    columns = [("beside", features, exist) for features, exist in beside_it]
-    if own.finger is not None:
-        columns.append(("finger", own.finger[:, 0], finger_in_sight(model, batch, view)))
-    for other in model.views if hsa.camera_negative else ():
-        if other.camera == view.camera:
-            continue
-        # The same sensor's box in another camera is this touch's pair there, never its negative.
-        same = other.sensor == view.sensor
-        there = beside[other.key].shifted[:, 0] if same else seen.regions[other.key].vector
-        in_sight = batch[f"visible/{other.key}"]
-        columns.append(("camera", there, in_sight & beside[other.key].exist[:, 0] if same else in_sight))
-    kinds, features, exist = zip(*columns, strict=True)
-    return RegionNegatives(torch.stack(features, dim=1), torch.stack(exist, dim=1), kinds)
-
-
-PATTERN = 8  # side of the coarse touch the same-touch rule compares
-
-
-def align(
-    model: AlignedPolicy, batch: Batch, seen: Seen, totals: Mapping[str, Tensor] | None = None
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """Return the HSA loss, weighted over the views, and what is to be logged of it.
+    In training mode the loss takes candidates from all processes; in eval mode all processes look at the same moments,
+    and each takes its own alone.
 
     Args:
-        model: Its views, towers, loss, temperature and bank.
-        batch: The moments.
-        seen: Their features.
-        totals: `counts` of the whole step when the batch is a part of it; the loss is then this part's share.
+        features: The towers.
+        hsa: The alignment loss.
+        views: Where the sensors are looked for, one at least.
+        region: "opening" replaces the image region by the gripper's opening: the baseline.
+        fill: False leaves pretrained weights unread: a checkpoint is loaded right after.
     """
-    total = batch["qpos"].new_zeros(())
-    log: dict[str, Tensor] = {}
-    kappa = model.temperature()
-    others = region_negatives(model, batch, seen)
-    for view in model.views:
-        other = others.get(view.key)
-        tau, w = seen.touches[view.sensor].vector, seen.regions[view.key].vector
-        past = model.memory.of(view) if model.memory is not None and model.training else None
-        negatives, pairs = negatives_of(model, batch, view, past), model.valid_pairs(batch, view)
-        valid = pairs & with_negatives(model, negatives, pairs, other)
-        loss, stats = model.loss(
-            tau,
-            w,
+
+    def __init__(
+        self,
+        features: FeatureConfig,
+        hsa: HSAConfig,
+        views: tuple[View, ...],
+        region: Literal["box", "opening"] = "box",
+        fill: bool = True,
+    ) -> None:
+        super().__init__()
+        self.hsa, self.views = hsa, views
+        self.sensors = tuple(dict.fromkeys(view.sensor for view in views))
+        self.towers = Towers(features, fill)
+        self.loss, self.loss_alone = loss_of(hsa, gather=True), loss_of(hsa)
+        self.temperature = temperature_of(hsa)
+        self.opening_region = OpeningRegion(features.dim) if region == "opening" else None
+        remembers = hsa.weight > 0 and hsa.bank > 0 and region == "box"
+        self.memory = Memory(hsa, self.towers, len(views)) if remembers else None
+
+    def freeze_unread(self, regions: bool, touches: bool) -> None:
+        """Freeze what gets no gradient without the loss: temperature, heads, and separate towers that are not read.
+
+        Args:
+            regions: Whether a policy reads tokens of the regions.
+            touches: Whether it reads tokens of the touches.
+        """
+        self.temperature.requires_grad_(False)
+        for name, part in self.towers.named_children():
+            if name not in ("vision", "touch"):
+                part.requires_grad_(False)
+        if self.towers.vision is not self.towers.touch:
+            for tower, read in ((self.towers.vision, regions), (self.towers.touch, touches)):
+                if not read:
+                    tower.requires_grad_(False)
+
+    def at_step(self, step: int) -> None:
+        """Put a schedule of the temperature at a training step; a step may take several forward passes."""
+        if self.temperature.final is not None:
+            self.temperature.step.fill_(step)
+
+    def see(self, batch: ObservationBatch, regions: bool = True, touches: bool = True) -> Seen:
+        """Run each tower once over all the regions and all the touches of a batch, where asked for."""
+        seen = Seen({}, {})
+        if touches:
+            features = self.towers.of_touch(torch.cat([batch.touches[sensor].image for sensor in self.sensors]))
+            seen.touches.update(_split(features, self.sensors))
+        if regions and self.opening_region is not None:
+            for view in self.views:
+                vector = self.opening_region(required(batch.touches[view.sensor].opening, f"opening/{view.sensor}"))
+                seen.regions[view.key] = Features(vector, vector[:0, None])
+        elif regions:
+            images = torch.cat([batch.views[view.key].image for view in self.views])
+            box = torch.cat([self.finite_box(batch, view) for view in self.views])
+            sigmas = [sigma for view in self.views if (sigma := self.sigma(batch, view)) is not None]
+            features = self.towers.of_region(images, box, *([torch.cat(sigmas)] if sigmas else []))
+            seen.regions.update(_split(features, tuple(view.key for view in self.views)))
+        return seen
+
+    def finite_box(self, batch: ObservationBatch, view: View) -> Tensor:
+        """Return boxes (B, 4) with the whole image where there is none; such rows are never valid pairs."""
+        width, height = self.towers.vision.input_size
+        part = batch.views[view.key]
+        whole = part.box.new_tensor([-0.5, -0.5, width - 0.5, height - 0.5])
+        return torch.where(part.visible[:, None], part.box, whole)
+
+    def sigma(self, batch: ObservationBatch, view: View) -> Tensor | None:
+        """Return (B, 2) how uncertain the boxes are, px, 1 where there is none; None where the config states it."""
+        part = batch.views[view.key]
+        if self.towers.config.sigma_px != "rig" or part.sigma is None:
+            return None
+        return torch.where(part.visible[:, None], part.sigma, torch.ones_like(part.sigma))
+
+    def valid_pairs(self, batch: MomentBatch, view: View) -> Tensor:
+        """Return (B,) bool: which moments have a box and, where asked for, a contact."""
+        valid = batch.views[view.key].visible
+        return valid & batch.touches[view.sensor].contact if self.hsa.require_contact else valid
+
+    def counts(self, batch: MomentBatch) -> dict[str, Tensor]:
+        """Return how many valid pairs each view has, as pairs/VIEW."""
+        return {f"pairs/{view.key}": self.valid_pairs(batch, view).sum() for view in self.views}
+
+    def forward(
+        self, batch: MomentBatch, seen: Seen, totals: Mapping[str, Tensor] | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the HSA loss, weighted over the views, and what is to be logged of it.
+
+        Args:
+            batch: The moments.
+            seen: Their features.
+            totals: `counts` of the whole step when the batch is a part of it; the loss is then this part's share.
+        """
+        total = batch.qpos.new_zeros(())
+        log: dict[str, Tensor] = {}
+        kappa = self.temperature()
+        others = self.region_negatives(batch, seen)
+        for view in self.views:
+            other = others.get(view.key)
+            tau, w = seen.touches[view.sensor].vector, seen.regions[view.key].vector
+            past = self.memory.of(self.views.index(view)) if self.memory is not None and self.training else None
+            negatives, pairs = self.negatives(batch, view, past), self.valid_pairs(batch, view)
+            loss, stats, valid = self.contrast(tau, w, negatives, pairs, kappa, other, past)
+            whole = stats.pairs if totals is None else totals[f"pairs/{view.key}"]
+            share = stats.pairs / whole.clamp(min=1) if totals is not None else 1.0
+            total = total + view.weight * share * loss
+            hits, from_bank = first_hits(tau, w, negatives, valid)
+            counts = {} if other is None else other.counts(valid)
+            counts |= {} if past is None else {"bank": from_bank}
+            log |= {
+                f"hsa/{view.key}": share * loss.detach(),
+                f"chance/{view.key}": share * stats.chance,
+                f"negatives/{view.key}": share * stats.negatives,
+                f"r1/{view.key}": hits / whole.clamp(min=1),
+                f"pairs/{view.key}": stats.pairs,
+                f"no_negative/{view.key}": (pairs & ~valid).sum(),
+                f"no_box/{view.key}": (~batch.views[view.key].visible).sum(),
+            }
+            log |= {f"negatives_from/{kind}/{view.key}": n / whole.clamp(min=1) for kind, n in counts.items()}
+            log |= {f"excluded/{name}/{view.key}": count for name, count in self._excluded(negatives).items()}
+        log["no_contact"] = torch.stack([(~batch.touches[name].contact).sum() for name in self.sensors]).sum()
+        log["temperature"] = kappa.detach()
+        return total, log
+
+    def contrast(
+        self,
+        h_tau: Tensor,
+        h_w: Tensor,
+        negatives: Negatives,
+        pairs: Tensor,
+        kappa: Tensor,
+        other: RegionNegatives | None = None,
+        past: MemoryBank | None = None,
+    ) -> tuple[Tensor, HSAStats, Tensor]:
+        """Return the loss of one view, its counts, and which pairs (B,) had a negative.
+
+        Args:
+            h_tau: (B, dim) touches.
+            h_w: (B, dim) regions.
+            negatives: Who may be whose negative.
+            pairs: (B,) bool, the valid pairs.
+            kappa: The temperature.
+            other: Other regions of the same moments.
+            past: Past regions.
+        """
+        valid = pairs & self._with_negatives(negatives, pairs, other)
+        loss, stats = (self.loss if self.training else self.loss_alone)(
+            h_tau,
+            h_w,
             None if other is None else other.features,
             negatives,
             temperature=kappa,
@@ -152,89 +251,137 @@ def align(
             hard_valid=None if other is None else other.exist,
         )
         assert isinstance(stats, HSAStats)
-        whole = stats.pairs if totals is None else totals[f"pairs/{view.key}"]
-        share = stats.pairs / whole.clamp(min=1) if totals is not None else 1.0
-        total = total + view.weight * share * loss
-        hits, from_bank = first_hits(tau, w, negatives, valid)
-        counts = {} if other is None else other.counts(valid)
-        counts |= {} if past is None else {"bank": from_bank}
-        log |= {
-            f"hsa/{view.key}": share * loss.detach(),
-            f"chance/{view.key}": share * stats.chance,
-            f"negatives/{view.key}": share * stats.negatives,
-            f"r1/{view.key}": hits / whole.clamp(min=1),
-            f"pairs/{view.key}": stats.pairs,
-            f"no_negative/{view.key}": (pairs & ~valid).sum(),
-            f"no_box/{view.key}": (~batch[f"visible/{view.key}"]).sum(),
-        }
-        log |= {f"negatives_from/{kind}/{view.key}": n / whole.clamp(min=1) for kind, n in counts.items()}
-        log |= {f"excluded/{name}/{view.key}": count for name, count in _excluded(model, negatives, len(tau)).items()}
-    log["no_contact"] = torch.stack([(~batch[f"contact/{name}"]).sum() for name in model.sensors]).sum()
-    log["temperature"] = kappa.detach()
-    return total, log
+        return loss, stats, valid
 
-
-def _excluded(model: AlignedPolicy, negatives: Negatives, count: int) -> dict[str, Tensor]:
-    """Return what the rules take away from this process's rows, among the rows of all processes the loss looks at."""
-    if not _gathers(model):
-        return negatives.excluded()
-    first = world()[0] * count
-    return negatives.gathered().excluded(first, first + count)
-
-
-def _gathers(model: AlignedPolicy) -> bool:
-    return model.loss.gather
-
-
-def negatives_of(model: AlignedPolicy, batch: Batch, view: View, past: MemoryBank | None) -> Negatives:
-    """Return who in a batch, and in a memory of past regions, may be whose negative in a view."""
-    facts = None if past is None else past.facts()
-    touch = None
-    if model.hsa.touch_ceiling is not None:
-        touch = touch_pattern(batch[f"image/{view.sensor}"], PATTERN)
-        everybody = gather_facts(touch) if _gathers(model) else touch
-        if facts is not None and facts.touch is not None:
-            everybody = torch.cat([everybody, facts.touch])
-            facts = replace(facts, touch=unlike(facts.touch, everybody))
-        touch = unlike(touch, everybody)
-    return Negatives(
-        batch["episode"], batch["time"], model.hsa.min_gap, touch=touch, ceiling=model.hsa.touch_ceiling, bank=facts
-    )
-
-
-@torch.no_grad()
-def with_negatives(model: AlignedPolicy, negatives: Negatives, pairs: Tensor, other: RegionNegatives | None) -> Tensor:
-    """Return (B,) bool: which rows have a negative among the pairs (B,) of all processes, the bank and other regions.
-
-    A batch drawn from real episodes may hold a single contact: such a pair has nothing to be told apart from, its
-    loss is 0 whatever the features are, and the mean over the pairs counts it as that.
-
-    Raises:
-        InputError: A batch of one moment, in training: no pair would ever have a negative.
-    """
-    if not isinstance(model.loss, HSALoss):
-        return torch.ones_like(pairs)
-    everyone, partners, first = negatives, pairs, 0
-    if _gathers(model):
-        everyone, partners, first = negatives.gathered(), gather_facts(pairs), world()[0] * len(pairs)
-    if len(partners) < 2 and other is None and model.memory is None and model.training:
-        raise InputError(
-            "a batch of one moment has no negatives, so the alignment loss is no contrast. Needed: 2 moments or more, "
-            "better 32. Raise batch_size, or lower optimiser.accumulate"
+    def negatives(self, batch: MomentBatch, view: View, past: MemoryBank | None = None) -> Negatives:
+        """Return who in a batch, and in a memory of past regions, may be whose negative in a view."""
+        facts = None if past is None else past.facts()
+        touch = None
+        if self.hsa.touch_ceiling is not None:
+            touch = touch_pattern(batch.touches[view.sensor].image, PATTERN)
+            everybody = gather_facts(touch) if self.training else touch
+            if facts is not None and facts.touch is not None:
+                everybody = torch.cat([everybody, facts.touch])
+                facts = replace(facts, touch=unlike(facts.touch, everybody))
+            touch = unlike(touch, everybody)
+        return Negatives(
+            batch.episode, batch.time, self.hsa.min_gap, touch=touch, ceiling=self.hsa.touch_ceiling, bank=facts
         )
-    found = torch.zeros_like(pairs) if other is None else other.exist.any(dim=1)
-    for start, stop in spans(len(pairs), len(partners), None):
-        negative = everyone.rows(first + start, first + stop)
-        negative[:, : len(partners)] &= partners
-        found[start:stop] |= negative.any(dim=1)
-    return found
+
+    def _excluded(self, negatives: Negatives) -> dict[str, Tensor]:
+        """Return what the rules take away from this process's rows, among the rows the loss looks at."""
+        if not self.training:
+            return negatives.excluded()
+        count = len(negatives.episode)
+        first = world()[0] * count
+        return negatives.gathered().excluded(first, first + count)
+
+    @torch.no_grad()
+    def _with_negatives(self, negatives: Negatives, pairs: Tensor, other: RegionNegatives | None) -> Tensor:
+        """Return (B,) bool: which rows have a negative among the pairs (B,) of all processes, bank and other regions.
+
+        A batch drawn from real episodes may hold a single contact: such a pair has nothing to be told apart from, its
+        loss is 0 whatever the features are, and the mean over the pairs counts it as that.
+
+        Raises:
+            InputError: A batch of one moment, in training: no pair would ever have a negative.
+        """
+        if self.hsa.kind == "mse":
+            return torch.ones_like(pairs)
+        everyone, partners, first = negatives, pairs, 0
+        if self.training:
+            everyone, partners, first = negatives.gathered(), gather_facts(pairs), world()[0] * len(pairs)
+        if len(partners) < 2 and other is None and self.memory is None and self.training:
+            raise InputError(
+                "a batch of one moment has no negatives, so the alignment loss is no contrast. Needed: 2 moments or "
+                "more, better 32. Raise batch_size, or lower optimiser.accumulate"
+            )
+        contrasted = torch.zeros_like(pairs) if other is None else other.exist.any(dim=1)
+        for start, stop in spans(len(pairs), len(partners), None):
+            negative = everyone.rows(first + start, first + stop)
+            negative[:, : len(partners)] &= partners
+            contrasted[start:stop] |= negative.any(dim=1)
+        return contrasted
+
+    def region_negatives(self, batch: MomentBatch, seen: Seen) -> dict[str, RegionNegatives]:
+        """Return the other regions that the config asks for, by view key; no entry where there are none.
+
+        One pass of the vision encoder for each view whose image is looked at beside the box.
+        """
+        if self.opening_region is not None or not self.hsa.looks_beside:
+            return {}
+        beside = {view.key: self._beside(batch, view) for view in self.views}
+        return {view.key: self._of_view(batch, seen, view, beside) for view in self.views}
+
+    def _beside(self, batch: MomentBatch, view: View) -> _Beside:
+        hsa, towers, part = self.hsa, self.towers, batch.views[view.key]
+        box = self.finite_box(batch, view)
+        wanted = any(other.sensor == view.sensor and other.camera != view.camera for other in self.views)
+        count = max(hsa.region_negatives, int(hsa.camera_negative and wanted))
+        moved, exist = shifted_boxes(box, count, towers.vision.input_size)
+        places = [moved] if count else []
+        if hsa.finger_negative:
+            there = required(part.other_box, f"other_box/{view.key}")
+            places.append(torch.where(self.finger_in_sight(batch, view)[:, None], there, box)[:, None])
+        if not places:
+            return _Beside(box.new_zeros((len(box), 0, towers.config.dim)), exist, None)
+        features = towers.of_boxes(part.image, torch.cat(places, dim=1), self.sigma(batch, view))
+        return _Beside(features[:, :count], exist, features[:, count] if hsa.finger_negative else None)
+
+    def finger_in_sight(self, batch: MomentBatch, view: View) -> Tensor:
+        """Return (B,) bool: whether the other finger's box is a region of its own.
+
+        Its centre must lie in the image the encoder sees, and outside the sensor's box: fingers that close on something
+        thin cover each other.
+        """
+        part = batch.views[view.key]
+        box, other = part.box, required(part.other_box, f"other_box/{view.key}")
+        centre = (other[:, :2] + other[:, 2:]) / 2
+        border = other.new_tensor(self.towers.vision.input_size) - 0.5
+        in_image = ((centre >= -0.5) & (centre <= border)).all(dim=1)
+        in_box = ((centre >= box[:, :2]) & (centre <= box[:, 2:])).all(dim=1)
+        return in_image & ~in_box & part.visible
+
+    def _of_view(self, batch: MomentBatch, seen: Seen, view: View, beside: dict[str, _Beside]) -> RegionNegatives:
+        own, wanted = beside[view.key], self.hsa.region_negatives
+        beside_it = zip(own.shifted[:, :wanted].unbind(1), own.exist[:, :wanted].unbind(1), strict=True)
+        columns = [("beside", features, exist) for features, exist in beside_it]
+        if own.finger is not None:
+            columns.append(("finger", own.finger, self.finger_in_sight(batch, view)))
+        for other in self.views if self.hsa.camera_negative else ():
+            if other.camera == view.camera:
+                continue
+            # The same sensor's box in another camera is this touch's pair there, never its negative.
+            same = other.sensor == view.sensor
+            there = beside[other.key].shifted[:, 0] if same else seen.regions[other.key].vector
+            in_sight = batch.views[other.key].visible
+            columns.append(("camera", there, in_sight & beside[other.key].exist[:, 0] if same else in_sight))
+        kinds, features, exist = zip(*columns, strict=True)
+        return RegionNegatives(torch.stack(features, dim=1), torch.stack(exist, dim=1), kinds)
+
+    @torch.no_grad()
+    def remember(self, batch: MomentBatch) -> None:
+        """After a step, let the memory follow the towers and take in the regions of all processes."""
+        if self.memory is None:
+            return
+        self.memory.following.follow(self.towers)
+        copy = self.memory.following.module
+        assert isinstance(copy, Towers)
+        for number, view in enumerate(self.views):
+            part, touch = batch.views[view.key], batch.touches[view.sensor]
+            vector = copy.of_region(part.image, self.finite_box(batch, view), self.sigma(batch, view)).vector
+            pattern = None
+            if self.hsa.touch_ceiling is not None:
+                pattern = gather_rows(touch_pattern(touch.image, PATTERN))
+            episode, time = gather_facts(batch.episode), gather_facts(batch.time)
+            valid = gather_facts(self.valid_pairs(batch, view) & touch.contact)
+            self.memory.bank(number).add(gather_rows(vector), episode, time, valid, pattern)
 
 
 @torch.no_grad()
 def first_hits(tau: Tensor, w: Tensor, negatives: Negatives, valid: Tensor) -> tuple[Tensor, Tensor]:
     """Return how many valid touches are nearer to their own region than to that of any negative in the batch, and how
-    many
-    negatives all of them have in the bank; a span of rows at a time."""
+    many negatives all of them have in the bank; a span of rows at a time."""
     touch, region = F.normalize(tau.float(), dim=-1), F.normalize(w.float(), dim=-1)
     hits = past = torch.zeros((), dtype=torch.int64, device=tau.device)
     for start, stop in spans(len(tau), len(tau), None):
@@ -249,31 +396,24 @@ def first_hits(tau: Tensor, w: Tensor, negatives: Negatives, valid: Tensor) -> t
 class Memory(nn.Module):
     """Past regions of each view as further negatives, made by a following copy of the towers."""
 
-    def __init__(self, model: AlignedPolicy, towers: nn.Module, dim: int) -> None:
+    def __init__(self, hsa: HSAConfig, towers: Towers, views: int) -> None:
         super().__init__()
-        hsa = model.hsa
         touch = 0 if hsa.touch_ceiling is None else 3 * PATTERN**2
-        self.banks = nn.ModuleList(MemoryBank(hsa.bank, dim, touch) for _ in model.views)
+        self.banks = nn.ModuleList(MemoryBank(hsa.bank, towers.config.dim, touch) for _ in range(views))
         self.following = Following(towers, hsa.bank_momentum)
-        self.names = tuple(view.key for view in model.views)
 
-    def of(self, view: View) -> MemoryBank | None:
-        """Return a view's memory, None while it is empty."""
-        bank = self.banks[self.names.index(view.key)]
+    def bank(self, view: int) -> MemoryBank:
+        """Return the memory of view number `view`."""
+        bank = self.banks[view]
         assert isinstance(bank, MemoryBank)
-        return bank if len(bank) else None
+        return bank
 
-    @torch.no_grad()
-    def take_in(self, model: AlignedPolicy, batch: Batch) -> None:
-        """Follow the towers after a step, and remember the batch's regions, those of all processes."""
-        assert model.towers is not None
-        self.following.follow(model.towers)
-        for view, bank in zip(model.views, self.banks, strict=True):
-            copy, box = self.following.module, model.finite_box(batch, view)
-            found = copy.of_region(batch[f"image/{view.key}"], box, model.sigma(batch, view))  # type: ignore[operator]
-            vector = found.vector
-            touch = None
-            if model.hsa.touch_ceiling is not None:
-                touch = gather_rows(touch_pattern(batch[f"image/{view.sensor}"], PATTERN))
-            facts = (batch["episode"], batch["time"], model.valid_pairs(batch, view) & batch[f"contact/{view.sensor}"])
-            bank.add(gather_rows(vector), *(gather_facts(fact) for fact in facts), touch)  # type: ignore[operator]
+    def of(self, view: int) -> MemoryBank | None:
+        """Return the memory of view number `view`, None while it is empty."""
+        return self.bank(view) if len(self.bank(view)) else None
+
+
+def _split(features: Features, names: tuple[str, ...]) -> dict[str, Features]:
+    """Give each of the concatenated sources its rows back."""
+    vectors, tokens = features.vector.chunk(len(names)), features.tokens.chunk(len(names))
+    return {name: Features(v, t) for name, v, t in zip(names, vectors, tokens, strict=True)}

@@ -5,9 +5,10 @@ import torch
 from tactile_align.calibration.rig import Rig
 from tactile_align.config.train import TrainConfig
 from tactile_align.features.encoder import input_size_of
+from tactile_align.moments.batch import camera_key
 from tactile_align.moments.inputs import Input
-from tactile_align.policies.act_inputs import camera_key
-from tactile_align.policies.aligned import AlignedPolicy, View
+from tactile_align.policies.aligned import AlignedPolicy
+from tactile_align.policies.alignment import View
 
 
 def views_of(config: TrainConfig) -> tuple[View, ...]:

@@ -6,10 +6,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from tactile_align.config.renamed import another_version
 from tactile_align.errors import InputError
 from tactile_align.files import write_atomically
 
 BEST = "best.pt"
+FORMAT = 2  # of what a checkpoint holds; another one is refused
 
 
 def save_checkpoint(folder: Path, state: dict[str, Any], keep_last: int, best: dict[str, Any] | None) -> Path:
@@ -37,7 +39,7 @@ def save_checkpoint(folder: Path, state: dict[str, Any], keep_last: int, best: d
 
 def _write(path: Path, state: dict[str, Any]) -> None:
     try:
-        write_atomically(path, lambda temporary: torch.save(state, temporary))
+        write_atomically(path, lambda temporary: torch.save({"format": FORMAT, **state}, temporary))
     except (OSError, RuntimeError) as error:
         good = sorted(path.parent.glob("step_*.pt"))
         raise OSError(
@@ -87,7 +89,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: No such file.
-        InputError: Cut short or damaged, or not a checkpoint of this toolkit.
+        InputError: Cut short or damaged, not a checkpoint of this toolkit, or of another version of it.
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such checkpoint")
@@ -103,4 +105,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     if not isinstance(state, dict) or "model" not in state or "step" not in state:
         held = ", ".join(map(str, state)) if isinstance(state, dict) else type(state).__name__
         raise InputError(f"{path}: not a checkpoint of a training run; it holds {held}")
+    if state.get("format") != FORMAT:
+        came = str(state.get("format", "none"))
+        raise InputError(another_version(path, f"format {came}, needed {FORMAT}"))
     return state

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from tactile_align.files import write_atomically
-from tactile_align.moments.dataset import Batch
+from tactile_align.moments.batch import ObservationBatch
 from tactile_align.policies.aligned import AlignedPolicy
 from tactile_align.policies.runtime import Policy
 
@@ -14,21 +14,22 @@ TOLERANCE = 1e-4
 
 
 class Network(nn.Module):
-    """From what `Policy.batch` returns, in the order of `names`, to (B, C, A) normalised actions."""
+    """From the tensors of a batch like `example`, in their order, to (B, C, A) normalised actions."""
 
-    def __init__(self, model: AlignedPolicy, names: tuple[str, ...]) -> None:
+    def __init__(self, model: AlignedPolicy, example: ObservationBatch) -> None:
         super().__init__()
-        self.model, self.names = model, names
+        self.model, self.example = model, example
 
     def forward(self, *values: Tensor) -> Tensor:
         """Return the chunk of actions."""
-        batch = dict(zip(self.names, values, strict=True))
-        actions: Tensor = self.model.predict(batch, self.model.see(batch, alignment=False), with_actions=False).actions
+        left = iter(values)
+        batch = self.example.mapped(lambda _: next(left))
+        actions: Tensor = self.model.predict(batch, self.model.see(batch, alignment=False)).actions
         return actions
 
 
-def export_policy(policy: Policy, batch: Batch, path: str | Path) -> tuple[str, ...]:
-    """Write a policy's network as PATH (.pt2) and return the names of its inputs, in order.
+def export_policy(policy: Policy, batch: ObservationBatch, path: str | Path) -> tuple[str, ...]:
+    """Write a policy's network as PATH (.pt2) and return the names of its inputs, in order: those of `batch.tensors()`.
 
     Boxes, zoom and normalisation of joints stay outside: they come from the rig and the statistics, as in
     `Policy.batch`. The program is read back and held against the policy before it gets its name.
@@ -41,9 +42,8 @@ def export_policy(policy: Policy, batch: Batch, path: str | Path) -> tuple[str, 
     Raises:
         ValueError: The program does not give the policy's actions.
     """
-    names = tuple(sorted(batch))
-    values = tuple(batch[name] for name in names)
-    network = Network(policy.model.eval(), names)
+    names, values = zip(*batch.tensors().items(), strict=True)
+    network = Network(policy.model.eval(), batch)
     with torch.no_grad():
         program = torch.export.export(network, values)
 

@@ -15,12 +15,11 @@ from tactile_align.config.train import TrainConfig, load_config
 from tactile_align.datasets.contact import contact_of
 from tactile_align.errors import InputError
 from tactile_align.moments.augment import augment
-from tactile_align.moments.dataset import Batch
+from tactile_align.moments.batch import ObservationBatch, TouchImages, ViewBatch
 from tactile_align.moments.facts import only_certain
 from tactile_align.moments.frames import difference
 from tactile_align.moments.inputs import Input
 from tactile_align.moments.normalisation import Statistics
-from tactile_align.policies.act_inputs import camera_key
 from tactile_align.policies.aligned import AlignedPolicy
 from tactile_align.policies.build import inputs_of, make_model
 from tactile_align.policies.checkpoint import best_checkpoint, load_checkpoint, load_weights
@@ -144,7 +143,7 @@ class Policy:
         ensemble: float | None = None,
         device: str = "cpu",
     ) -> None:
-        if model.act is None or model.policy is None:
+        if model.act is None:
             raise InputError(
                 "this run trained the alignment alone (train_policy = false), so it has no actions to give"
             )
@@ -158,7 +157,7 @@ class Policy:
         differing = [one.key for one in self.inputs if one.difference]
         self._watched = tuple(dict.fromkeys([*sensors, *self._holding, *differing]))
         self.needs = self._needs(sizes)
-        chunk = model.policy.chunk_size
+        chunk = model.act.config.chunk_size
         self._ensembler = None if ensemble is None else TemporalEnsembler(chunk, ensemble)
         self.reset()
 
@@ -242,42 +241,50 @@ class Policy:
         except ValueError:
             self._recall(*before)
             raise
-        output = self.model.predict(batch, self.model.see(batch, alignment=False), with_actions=False)
+        output = self.model.predict(batch, self.model.see(batch, alignment=False))
         actions = self.statistics.restore_action(output.actions[0].double().cpu())
         if self._ensembler is not None:
             return np.asarray(self._ensembler.update(actions))
         return np.asarray(actions)
 
-    def batch(self, seen: Seen) -> Batch:
+    def batch(self, seen: Seen) -> ObservationBatch:
         """Return a batch of one moment, made exactly as in training; advances the contact hold."""
         contact = {name: self._touches(name, seen) for name in self._holding}
         openings = {arm: held.step(seen.qpos, contact) for arm, held in self._held.items()}
-        qpos = self.statistics.normalise_qpos(seen.qpos).astype(np.float32)
-        batch: Batch = {"qpos": torch.from_numpy(qpos)[None]}
+        views: dict[str, ViewBatch] = {}
+        touches: dict[str, TouchImages] = {}
+        frames: dict[str, Tensor] = {}
         for one in self.inputs:
             frame = seen.frames[one.stream]
             height, width = frame.shape[:2]
-            box = None
             if one.sensor is not None:
-                exposed = seen.exposure_qpos.get(one.stream, seen.qpos)
-                opening = openings.get(hand_of(self.rig, one.sensor))
-                view = ViewBoxes(self.rig, one.stream, one.sensor, exposed, opening, one.ahead_m)
-                box, visible = np.asarray(view.boxes.box), np.asarray(view.boxes.visible)
-                if one.uncertain:
-                    box, visible = only_certain(box, visible, view.sigma_px)
-                there = one.image_map(width, height, box)
-                batch[f"box/{one.key}"] = torch.from_numpy(there.apply_to_box(box).astype(np.float32))[None]
-                batch[f"visible/{one.key}"] = torch.tensor([bool(visible)])
-                if one.uncertain:
-                    width_px = np.abs(there.scale) * view.sigma_px
-                    batch[f"sigma/{one.key}"] = torch.from_numpy(width_px.astype(np.float32))[None]
-            there = one.image_map(width, height, box if one.zoom is not None else None)
-            image = there.apply_to_image(frame)
+                views[one.key] = self._view(one, one.sensor, seen, openings.get(hand_of(self.rig, one.sensor)))
+                continue
+            whole = one.image_map(width, height)
+            image = whole.apply_to_image(frame)
             if one.difference:
-                image = difference(image, there.apply_to_image(self._touch_of_nothing(one.key, frame, seen)))
-            batch[f"image/{one.key}"] = torch.from_numpy(np.ascontiguousarray(image))[None]
-        batch = augment(batch, tuple(view.key for view in self.views), self.config.augment, None)
-        return {name: value.to(self.device) for name, value in batch.items()}
+                image = difference(image, whole.apply_to_image(self._touch_of_nothing(one.key, frame, seen)))
+            if one.key in self.model.sensors:
+                touches[one.key] = TouchImages(image=_row(image))
+            else:
+                frames[one.stream] = _row(image)
+        qpos = _row(self.statistics.normalise_qpos(seen.qpos).astype(np.float32))
+        batch = ObservationBatch(qpos=qpos, views=views, touches=touches, frames=frames)
+        return augment(batch, self.config.augment).to(self.device)
+
+    def _view(self, one: Input, sensor: str, seen: Seen, opening: np.ndarray | None) -> ViewBatch:
+        frame, exposed = seen.frames[one.stream], seen.exposure_qpos.get(one.stream, seen.qpos)
+        view = ViewBoxes(self.rig, one.stream, sensor, exposed, opening, one.ahead_m)
+        box, visible = np.asarray(view.boxes.box), np.asarray(view.boxes.visible)
+        if one.uncertain:
+            box, visible = only_certain(box, visible, view.sigma_px)
+        there = one.image_map(frame.shape[1], frame.shape[0], box)
+        return ViewBatch(
+            image=_row(there.apply_to_image(frame)),
+            box=_row(there.apply_to_box(box).astype(np.float32)),
+            visible=torch.tensor([bool(visible)]),
+            sigma=_row((np.abs(there.scale) * view.sigma_px).astype(np.float32)) if one.uncertain else None,
+        )
 
     def _touch_of_nothing(self, sensor: str, touch: np.ndarray, seen: Seen) -> np.ndarray:
         watch = self._watch[sensor]
@@ -307,8 +314,7 @@ class Policy:
     def _looked_at(self, one: Input) -> bool:
         if one.sensor is not None:
             return bool(self.views)
-        touches = {sensor for sensor in self.model.sensors if self.model.reads_touches}
-        return one.key in touches or one.key in map(camera_key, self.config.policy.cameras)
+        return self.model.reads_touches or one.key not in self.model.sensors
 
     def _needs(self, sizes: Mapping[str, tuple[int, int]]) -> Needs:
         touches = {one.stream for one in self.inputs if one.key in self.model.sensors}
@@ -326,3 +332,8 @@ class Policy:
             for_contact=for_contact,
             delayed=tuple(sorted(name for name in delayed if self.rig.camera(name).delay_s != 0.0)),
         )
+
+
+def _row(values: np.ndarray) -> Tensor:
+    """Return an array as the only row of a tensor."""
+    return torch.from_numpy(np.ascontiguousarray(values))[None]

@@ -81,22 +81,21 @@ def load_data(config: TrainConfig, processes: int = 1, progress: bool = True) ->
     train_refs, held_out_refs = split_episodes(tuple(jobs), config.seed, config.held_out)
     cache = Path(config.cache)
 
-    def moments(refs: Iterable[EpisodeRef], statistics: Statistics | None) -> Moments:
-        chosen = [jobs[ref] for ref in refs]
-        chunk = config.policy.chunk_size
-        return Moments(chosen, statistics=statistics, chunk=chunk, cache=cache, processes=processes, progress=progress)
+    def moments(refs: Iterable[EpisodeRef]) -> Moments:
+        chosen, chunk = [jobs[ref] for ref in refs], config.policy.chunk_size
+        return Moments(chosen, statistics=None, chunk=chunk, cache=cache, processes=processes, progress=progress)
 
-    train = moments(train_refs, None)
-    statistics = Statistics.of(LowDim(qpos, action) for qpos, action in train.low_dim())
-    train.statistics = statistics
-    return Data(train, moments(held_out_refs, statistics), statistics, rigs, contact_moments(train, config))
+    raw = moments(train_refs)
+    statistics = Statistics.of(LowDim(qpos, action) for qpos, action in raw.low_dim())
+    train, held_out = raw.normalised(statistics), moments(held_out_refs).normalised(statistics)
+    return Data(train, held_out, statistics, rigs, contact_moments(train, config))
 
 
 def contact_moments(moments: Moments, config: TrainConfig) -> np.ndarray:
     """Return (N,) bool: moments in which some view's sensor is visible and in contact."""
     found = np.zeros(len(moments), dtype=bool)
     for view in views_of(config):
-        found |= moments.column(f"visible/{view.key}") & moments.column(f"contact/{view.sensor}")
+        found |= moments.views[view.key].visible & moments.touches[view.sensor].contact
     return found
 
 

@@ -18,8 +18,8 @@ from tactile_align.checks import Check
 from tactile_align.config.train import TrainConfig, config_text
 from tactile_align.errors import DivergedError
 from tactile_align.files import write_text_atomically
-from tactile_align.moments.augment import Batch
-from tactile_align.moments.dataset import Moments, as_it_is
+from tactile_align.moments.batch import MomentBatch, collate
+from tactile_align.moments.dataset import Moments
 from tactile_align.moments.sampling import MomentSampler
 from tactile_align.policies.aligned import AlignedPolicy
 from tactile_align.policies.build import make_model
@@ -28,7 +28,7 @@ from tactile_align.training.distributed import Group, joined
 from tactile_align.training.logs import Sinks, open_sinks, take_back
 from tactile_align.training.optimiser import RunningMean, averaged, make_optimiser
 from tactile_align.training.state import Course, save, take_up
-from tactile_align.training.step import Trainer, to_device
+from tactile_align.training.step import Trainer
 from tactile_align.training.validation import sample_picture, validate
 from tactile_align.training.watch import Watch, finding
 
@@ -98,7 +98,7 @@ def _run(trainer: Trainer, course: Course, sinks: Sinks, bar: Any, stopped: Call
         began = time.perf_counter()
         batch = next(batches)
         loaded = time.perf_counter()
-        batch = to_device(batch, group.device)
+        batch = batch.to(group.device)
         every = config.alignment.cosine_every
         cosine = trainer.cosine(batch, step) if every and step % every == 0 else None
         parts = trainer.step(batch, step)
@@ -160,20 +160,22 @@ def _compile(model: AlignedPolicy) -> None:
     """Compile ACT and the towers in place; the loss stays as it is, its checks need plain Python."""
     if model.act is not None:
         model.act.compile()
-    if model.towers is not None:
-        for tower in {id(t): t for t in (model.towers.vision, model.towers.touch)}.values():
+    if model.alignment is not None:
+        towers = model.alignment.towers
+        for tower in {id(t): t for t in (towers.vision, towers.touch)}.values():
             tower.tokens = torch.compile(tower.tokens)  # type: ignore[method-assign]
 
 
-def _loader(data: Data, config: TrainConfig, start: int, group: Group) -> Iterable[Batch]:
+def _loader(data: Data, config: TrainConfig, start: int, group: Group) -> Iterable[MomentBatch]:
     sampler = MomentSampler(
         data.contact, config.batch_size, config.contact_share, config.seed, start, config.steps, group.rank, group.world
     )
     return DataLoader(
         data.train,
         batch_sampler=sampler,
-        collate_fn=as_it_is,
+        collate_fn=collate,  # type: ignore[arg-type]  # `Moments.__getitems__` hands out whole batches
         num_workers=config.workers,
+        pin_memory=group.device.type == "cuda",
         persistent_workers=config.workers > 0,
         multiprocessing_context="spawn" if config.workers else None,
     )

@@ -1,16 +1,16 @@
 """One optimiser step: micro-batches, what is random in it, and what is logged of it."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
 from tactile_align.config.train import TrainConfig
 from tactile_align.errors import DivergedError
-from tactile_align.moments.augment import Batch, augment
+from tactile_align.moments.augment import augment
+from tactile_align.moments.batch import MomentBatch
 from tactile_align.policies.aligned import AlignedPolicy
-from tactile_align.policies.build import views_of
 from tactile_align.training.data import Data
 from tactile_align.training.distributed import Group
 from tactile_align.training.optimiser import RunningMean, Schedule, weights_at
@@ -43,7 +43,7 @@ class Trainer:
     group: Group
     data: Data
 
-    def step(self, batch: Batch, step: int) -> dict[str, Tensor]:
+    def step(self, batch: MomentBatch, step: int) -> dict[str, Tensor]:
         """Take one step on this process's rows of batch number `step` and return what is to be logged.
 
         Everything random is a function of (seed, step): a row is augmented and its latent drawn alike whatever the
@@ -61,10 +61,9 @@ class Trainer:
         self.optimiser.zero_grad(set_to_none=True)
         found: list[dict[str, Tensor]] = []
         for i in range(micro):
-            part = {name: value[i::micro] for name, value in whole.items()}
-            self._set_temperature(step)
+            self._at_step(step)
             with self._autocast():
-                loss, parts = self.net(part, weights, totals)
+                loss, parts = self.net(whole.rows(slice(i, None, micro)), weights, totals)
             if group.any(not bool(torch.isfinite(loss))):
                 raise DivergedError(culprits(parts, batch, self.data, step))
             if loss.requires_grad:
@@ -75,25 +74,23 @@ class Trainer:
             raise DivergedError(culprits({"gradient_norm": norm}, batch, self.data, step))
         self.optimiser.step()
         self.schedule.step()
-        if model.memory is not None and weights.alignment > 0:
-            model.memory.take_in(model, whole)
+        if model.alignment is not None and weights.alignment > 0:
+            model.alignment.remember(whole)
         if self.mean is not None:
             self.mean.update(model)
         return combined(found, model) | {"gradient_norm": norm}
 
-    def prepared(self, batch: Batch, step: int) -> Batch:
+    def prepared(self, batch: MomentBatch, step: int) -> MomentBatch:
         """Return the batch augmented and with its latent noise; seeds dropout too."""
         config, group = self.config, self.group
         seed = step_seed(config.seed, step)
         torch.manual_seed(seed + group.rank)
         generator = torch.Generator().manual_seed(seed)
-        keys = tuple(view.key for view in views_of(config))
-        whole = augment(batch, keys, config.augment, generator, (group.rank, group.world))
-        if self.model.act is not None:
-            rows, like = len(batch["qpos"]) * group.world, batch["qpos"]
-            noise = torch.randn(rows, self.model.act.config.latent_dim, generator=generator)
-            whole["noise"] = noise[group.rank :: group.world].to(like.device, like.dtype)
-        return whole
+        whole = augment(batch, config.augment, generator, (group.rank, group.world))
+        if self.model.act is None:
+            return whole
+        noise = torch.randn(len(batch) * group.world, self.model.act.config.latent_dim, generator=generator)
+        return replace(whole, noise=noise[group.rank :: group.world].to(batch.qpos.device, batch.qpos.dtype))
 
     def gathered(self, parts: dict[str, Tensor]) -> dict[str, float]:
         """Return the log of the whole batch from this process's log; every process must ask."""
@@ -104,19 +101,18 @@ class Trainer:
             parts["loss"] = total_loss(parts, self.model)
         return {name: float(value) for name, value in parts.items()}
 
-    def cosine(self, batch: Batch, step: int) -> float | None:
+    def cosine(self, batch: MomentBatch, step: int) -> float | None:
         """Return the cosine between the gradients of the action and the alignment loss on the encoders.
 
         Negative: the two losses pull the encoders apart. None where only one of them reaches an encoder.
         """
         devices = [self.group.device] if self.group.device.type == "cuda" else []
-        self._set_temperature(step)
+        self._at_step(step)
         with torch.random.fork_rng(devices=devices), self._autocast():
             found = self.model.train().losses(self.prepared(batch, step), weights_at(self.config, step))
-        towers = self.model.towers
-        if towers is None or found.action is None or found.alignment is None:
+        if self.model.alignment is None or found.action is None or found.alignment is None:
             return None
-        weights = [p for p in towers.parameters() if p.requires_grad]
+        weights = [p for p in self.model.alignment.towers.parameters() if p.requires_grad]
         grads = []
         for loss in (found.action, found.alignment):
             if not loss.requires_grad:
@@ -133,10 +129,9 @@ class Trainer:
         lengths = [float(g.norm()) for g in grads]
         return None if min(lengths) == 0 else float(grads[0] @ grads[1]) / (lengths[0] * lengths[1])
 
-    def _set_temperature(self, step: int) -> None:
-        """A schedule counts forward passes; a step may take several of them."""
-        if self.model.towers is not None and self.model.temperature.final is not None:
-            self.model.temperature.step.fill_(step)
+    def _at_step(self, step: int) -> None:
+        if self.model.alignment is not None:
+            self.model.alignment.at_step(step)
 
     def _autocast(self) -> torch.autocast:
         bf16 = self.config.optimiser.precision == "bfloat16"
@@ -159,8 +154,8 @@ def combined(found: list[dict[str, Tensor]], model: AlignedPolicy) -> dict[str, 
 def total_loss(parts: Mapping[str, Tensor], model: AlignedPolicy) -> Tensor:
     """Return the loss that the parts of a log make."""
     total = torch.zeros(())
-    if "l1" in parts and model.policy is not None:
-        total = parts["l1"] + model.policy.kl_weight * parts["kl"]
+    if "l1" in parts and model.act is not None:
+        total = parts["l1"] + model.act.config.kl_weight * parts["kl"]
     if "hsa" in parts:
         total = total + parts["hsa_weight"] * parts["hsa"]
     return total
@@ -171,15 +166,10 @@ def step_seed(seed: int, step: int) -> int:
     return (seed * 1_000_003 + step * 64) % 2**63
 
 
-def to_device(batch: Batch, device: torch.device) -> Batch:
-    """Move a batch."""
-    return {name: value.to(device, non_blocking=True) for name, value in batch.items()}
-
-
-def culprits(parts: dict[str, Tensor], batch: Batch, data: Data, step: int) -> str:
+def culprits(parts: dict[str, Tensor], batch: MomentBatch, data: Data, step: int) -> str:
     """Say what was not finite and of which moments the batch was made."""
     bad = [name for name, value in parts.items() if not bool(torch.isfinite(value).all())]
-    rows = list(zip(batch["episode"].tolist(), batch["time"].tolist(), strict=True))[:8]
+    rows = list(zip(batch.episode.tolist(), batch.time.tolist(), strict=True))[:8]
     named = ", ".join(f"{data.train.jobs[e].ref} row {t}" for e, t in rows)
     return (
         f"step {step + 1}: {', '.join(bad) or 'the loss of another process'} not finite. The batch began with {named}. "

@@ -1,17 +1,15 @@
 """Whole validation passes: everything training computes, over fixed batches of held-out episodes."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import numpy as np
 import torch
 
 from tactile_align.config.train import TrainConfig
 from tactile_align.features.health import effective_rank, spread
 from tactile_align.moments.augment import augment
+from tactile_align.moments.batch import MomentBatch
 from tactile_align.moments.dataset import Moments
 from tactile_align.moments.sampling import MomentSampler
-from tactile_align.policies.aligned import AlignedPolicy, Batch
+from tactile_align.policies.aligned import AlignedPolicy
 from tactile_align.policies.build import views_of
 from tactile_align.training.data import contact_moments
 from tactile_align.training.optimiser import validation_weights
@@ -31,11 +29,10 @@ def validate(model: AlignedPolicy, moments: Moments, config: TrainConfig, device
     sums: dict[str, float] = {}
     times: dict[str, int] = {}
     devices = [device] if device.type == "cuda" else []
-    with alone(model), torch.random.fork_rng(devices=devices):
+    with torch.random.fork_rng(devices=devices):
         torch.manual_seed(0)
         for indices in held_out_sampler(moments, config):
-            batch = {name: value.to(device) for name, value in moments.__getitems__(indices).items()}
-            batch = augment(batch, tuple(view.key for view in views_of(config)), config.augment, None)
+            batch = augment(moments.batch(indices).to(device), config.augment)
             _, parts = model(batch, validation_weights(config))
             for name, value in (parts | health(model, batch)).items():
                 sums[name] = sums.get(name, 0.0) + float(value) / count
@@ -44,33 +41,20 @@ def validate(model: AlignedPolicy, moments: Moments, config: TrainConfig, device
     return {name: value * count / times[name] if times[name] < count else value for name, value in sums.items()}
 
 
-@contextmanager
-def alone(model: AlignedPolicy) -> Iterator[None]:
-    """Take no candidates from other processes inside the block: they all validate on the same batches."""
-    if model.towers is None:
-        yield
-        return
-    before, model.loss.gather = model.loss.gather, False
-    try:
-        yield
-    finally:
-        model.loss.gather = before
-
-
 def held_out_sampler(moments: Moments, config: TrainConfig) -> MomentSampler:
     """Return the fixed batches; a held-out set smaller than a batch is validated with what it has."""
     size = min(config.batch_size, len(moments))
     return MomentSampler(contact_moments(moments, config), size, config.contact_share, 0, 0, config.validation_batches)
 
 
-def health(model: AlignedPolicy, batch: Batch) -> dict[str, torch.Tensor]:
+def health(model: AlignedPolicy, batch: MomentBatch) -> dict[str, torch.Tensor]:
     """Effective rank and spread of the touches' and the regions' features over the valid pairs of a batch, by view."""
-    if model.towers is None or model.hsa.weight == 0:
+    if model.alignment is None or not model.aligns:
         return {}
     seen = model.see(batch)
     found: dict[str, torch.Tensor] = {}
     for view in model.views:
-        pairs = model.valid_pairs(batch, view)
+        pairs = model.alignment.valid_pairs(batch, view)
         if pairs.sum() < FEWEST:
             continue
         for side, features in (("touch", seen.touches[view.sensor]), ("region", seen.regions[view.key])):
@@ -83,15 +67,11 @@ def sample_picture(moments: Moments, config: TrainConfig) -> np.ndarray | None:
     """Return validation pairs as one picture (H, W, 3) uint8: touches above the views of one view, the box drawn in."""
     if not config.views:
         return None
-    batch = moments.__getitems__(next(iter(held_out_sampler(moments, config)))[:8])
-    view = views_of(config)[0]
+    batch = moments.batch(next(iter(held_out_sampler(moments, config)))[:8])
+    first = views_of(config)[0]
+    view, touches = batch.views[first.key], batch.touches[first.sensor].image
     columns = []
-    for touch, image, box in zip(
-        batch[f"image/{view.sensor}"].numpy(),
-        batch[f"image/{view.key}"].numpy(),
-        batch[f"box/{view.key}"].numpy(),
-        strict=True,
-    ):
+    for touch, image, box in zip(touches.numpy(), view.image.numpy(), view.box.numpy(), strict=True):
         height, width = image.shape[:2]
         shown = image.copy()
         if np.isfinite(box).all():

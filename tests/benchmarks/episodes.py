@@ -115,7 +115,7 @@ def packed_row(path: Path, cache: Path, was: float, order: np.ndarray) -> bool:
     moments = packed_moments(path, cache)
     built = time.process_time() - begun
     batches = order[: len(order) // BATCH * BATCH].reshape(-1, BATCH)
-    now = cpu_seconds(lambda n: moments.__getitems__(batches[n].tolist()), np.arange(len(batches))) / BATCH
+    now = cpu_seconds(lambda n: moments.batch(batches[n].tolist()), np.arange(len(batches))) / BATCH
     good = was / now >= PACKED_WANTED
     size = sum(file.stat().st_size for file in moments.folders[0].glob("*.npy"))
     frames = len(moments) * (len(CAMERAS) + 1)

@@ -60,15 +60,16 @@ def loader(moments: Moments, workers: int, start: int, stop: int) -> Any:
     """Return the batches as a training run gets them."""
     data = SimpleNamespace(train=moments, contact=np.zeros(len(moments), bool))
     config = SimpleNamespace(batch_size=BATCH, contact_share=None, seed=SEED, steps=stop, workers=workers)
-    group = SimpleNamespace(rank=0, world=1)
+    group = SimpleNamespace(rank=0, world=1, device=torch.device("cpu"))
     return _loader(data, config, start, group)  # type: ignore[arg-type]  # only what is read of them
 
 
 def equal(these: list[Any], those: list[Any]) -> bool:
     """Tell whether two lists of batches are the same, where NaN equals NaN."""
-    return len(these) == len(those) > 0 and all(
+    pairs = [(a.tensors(), b.tensors()) for a, b in zip(these, those, strict=True)]
+    return len(pairs) > 0 and all(
         set(a) == set(b) and all(torch.equal(a[name].nan_to_num(-1e9), b[name].nan_to_num(-1e9)) for name in a)
-        for a, b in zip(these, those, strict=True)
+        for a, b in pairs
     )
 
 

@@ -22,7 +22,7 @@ from tactile_align.features.towers import Features, Towers
 from tactile_align.policies.runtime import Policy
 from tactile_align.training.data import load_data
 from tactile_align.training.loop import make_trainer, train
-from tactile_align.training.step import Trainer, to_device
+from tactile_align.training.step import Trainer
 
 STEPS, ACTS = 12, 20
 TOWER = {"model": "ViT-demo", "pretrained": "scratch", "stem": "conv"}
@@ -78,7 +78,7 @@ def seconds(trainer: Trainer, rows: list[list[int]]) -> tuple[float, float]:
     steps, waits = [], []
     for step, indices in enumerate(rows):
         began = clock()
-        batch = to_device(trainer.data.train.__getitems__(indices), trainer.group.device)
+        batch = trainer.data.train.batch(indices).to(trainer.group.device)
         loaded = clock()
         trainer.step(batch, step)
         if trainer.group.device.type == "cuda":
@@ -99,8 +99,8 @@ def steps_table(recording: Path, out: Path) -> None:
     print("| step at batch 16 | ms | data ms | data share |\n|---|---|---|---|")
     for name, config in (("ACT alone", alone), ("ACT + HSA", whole), ("ACT + HSA, one image at a time", whole)):
         trainer = make_trainer(config, data)
-        if "one image" in name and trainer.model.towers is not None:
-            trainer.model.towers.__class__ = OneByOne
+        if "one image" in name and trainer.model.alignment is not None:
+            trainer.model.alignment.towers.__class__ = OneByOne
         step, wait = seconds(trainer, rows)
         print(f"| {name} | {1000 * step:.1f} | {1000 * wait:.2f} | {wait / (step + wait):.1%} |", flush=True)
 

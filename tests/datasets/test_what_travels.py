@@ -60,8 +60,8 @@ def test_every_difference_of_two_grey_levels_fits_and_keeps_its_order() -> None:
 
 def test_a_touch_of_nothing_becomes_grey_and_a_contact_what_it_changed(recording: Path, tmp_path: Path) -> None:
     moments = moments_of(recording, load_rig("cell"), (TOUCH,), tmp_path)
-    seen = moments.__getitems__(list(range(len(PRESSED))))["image/tactile1"].numpy().astype(int)
-    np.testing.assert_array_equal(moments.column("contact/tactile1"), PRESSED > 0)
+    seen = moments.batch(range(len(PRESSED))).touches["tactile1"].image.numpy().astype(int)
+    np.testing.assert_array_equal(moments.touches["tactile1"].contact, PRESSED > 0)
     bare = gel(np.zeros(1), noise=0.0)[0]  # what the gel is drawn as, without noise and contact
     small = cv2.resize(bare, (45, 60), interpolation=cv2.INTER_AREA).astype(int)
     reference = moments.reference(0, "tactile1").astype(int)
@@ -75,8 +75,8 @@ def test_a_touch_of_nothing_becomes_grey_and_a_contact_what_it_changed(recording
 def test_packed_differences_equal_those_made_when_used(recording: Path, tmp_path: Path) -> None:
     packed, plain = (moments_of(recording, load_rig("cell"), (TOUCH,), tmp_path, p) for p in (True, False))
     rows = [3, 20, 45]
-    assert np.array_equal(*(m.__getitems__(rows)["image/tactile1"].numpy() for m in (packed, plain)))
-    assert "reference/tactile1" not in packed.__getitems__(rows)
+    assert np.array_equal(*(m.batch(rows).touches["tactile1"].image.numpy() for m in (packed, plain)))
+    assert set(packed.batch(rows).images()) == {"tactile1"}, "the reference does not travel"
 
 
 def test_an_episode_without_a_moment_of_no_contact_is_named(recording: Path) -> None:
@@ -90,14 +90,14 @@ def test_the_width_of_uncertainty_is_scaled_as_the_image_is(recording: Path, tmp
     whole = Input("wrist", "left_wrist", 64, 32, "stretch", "tactile1", uncertain=True)
     moments = moments_of(recording, rig, (whole, zoom), tmp_path)
     qpos = moments.low_dim()[0][0]
-    opening = moments.column("opening/tactile1")
+    opening = moments.touches["tactile1"].opening
     stored = pixel_sigma(rig, "left_wrist", "tactile1", qpos, opening)
     assert stored.std(axis=0).min() > 0, "one width would do for all moments"
-    np.testing.assert_allclose(moments.column("sigma/wrist"), stored * [64 / 640, 32 / 480])
-    frame, seen = moments.column("frame_box/zoom"), moments.column("box/zoom")
+    np.testing.assert_allclose(moments.views["wrist"].sigma, stored * [64 / 640, 32 / 480])
+    frame, seen = moments.views["zoom"].frame_box, moments.views["zoom"].box
     scale = (seen[:, 2:] - seen[:, :2]) / (frame[:, 2:] - frame[:, :2])
-    np.testing.assert_allclose(moments.column("sigma/zoom"), stored * scale)
-    assert moments.__getitems__([1, 2, 3])["sigma/zoom"].shape == (3, 2)
+    np.testing.assert_allclose(moments.views["zoom"].sigma, stored * scale)
+    assert moments.batch([1, 2, 3]).views["zoom"].sigma.shape == (3, 2)
 
 
 def test_a_rig_without_covariance_is_refused_when_widths_are_wanted(recording: Path, tmp_path: Path) -> None:
@@ -118,9 +118,10 @@ def test_the_other_fingers_box_goes_through_the_same_map_as_the_image(recording:
     zoom = Input("zoom", "left_wrist", 40, 40, "stretch", "tactile1", 2.0, other_finger=True)
     moments = moments_of(recording, rig, (zoom,), tmp_path)
     other = other_finger_boxes(
-        rig, "left_wrist", "tactile1", moments.low_dim()[0][0], moments.column("opening/tactile1")
+        rig, "left_wrist", "tactile1", moments.low_dim()[0][0], moments.touches["tactile1"].opening
     ).box
-    frame, seen, there = (moments.column(f"{name}/zoom") for name in ("frame_box", "box", "other_box"))
+    view = moments.views["zoom"]
+    frame, seen, there = view.frame_box, view.box, view.other_box
     scale = (seen[:, 2:] - seen[:, :2]) / (frame[:, 2:] - frame[:, :2])
     want = np.concatenate([(other[:, i : i + 2] - frame[:, :2]) * scale + seen[:, :2] for i in (0, 2)], axis=1)
     np.testing.assert_allclose(there, want, atol=1e-6)
@@ -131,14 +132,14 @@ def test_a_box_in_front_of_the_pad_takes_its_width_and_its_cut_out_along(recordi
     rig = uncertain_rig()
     zoom = Input("zoom", "left_wrist", 40, 40, "stretch", "tactile1", 2.0, uncertain=True, ahead_m=0.016)
     moments = moments_of(recording, rig, (zoom, WHOLE), tmp_path)
-    where = (rig, "left_wrist", "tactile1", moments.low_dim()[0][0], moments.column("opening/tactile1"))
-    frame, seen = moments.column("frame_box/zoom"), moments.column("box/zoom")
+    where = (rig, "left_wrist", "tactile1", moments.low_dim()[0][0], moments.touches["tactile1"].opening)
+    frame, seen = moments.views["zoom"].frame_box, moments.views["zoom"].box
     np.testing.assert_allclose(frame, sensor_boxes(*where, ahead_m=0.016).box)
-    np.testing.assert_allclose(moments.column("frame_box/wrist"), sensor_boxes(*where).box)
+    np.testing.assert_allclose(moments.views["wrist"].frame_box, sensor_boxes(*where).box)
     # In the middle of its cut-out, to the half pixel of the frame by which cut-outs are rounded.
     scale = (seen[:, 2:] - seen[:, :2]) / (frame[:, 2:] - frame[:, :2])
     assert np.abs(((seen[:, :2] + seen[:, 2:]) / 2 - 19.5) / scale).max() <= 0.51
-    np.testing.assert_allclose(moments.column("sigma/zoom"), pixel_sigma(*where, ahead_m=0.016) * scale)
+    np.testing.assert_allclose(moments.views["zoom"].sigma, pixel_sigma(*where, ahead_m=0.016) * scale)
     assert np.abs(pixel_sigma(*where, ahead_m=0.016) / pixel_sigma(*where) - 1).max() > 0.01
 
 

@@ -13,13 +13,14 @@ import pytest
 import torch
 
 from tactile_align.config.train import TrainConfig
-from tactile_align.diagnostics.evaluation import BASELINE, evaluate, held_out_loss, load_model, opening_only
+from tactile_align.diagnostics.evaluation import BASELINE, evaluate, held_out_loss, opening_only
 from tactile_align.diagnostics.pairs import pair_features
 from tactile_align.diagnostics.readouts import view_readouts
 from tactile_align.diagnostics.summary import summary_of, view_lines
 from tactile_align.errors import InputError
 from tactile_align.policies.build import make_model
-from tactile_align.policies.checkpoint import latest_checkpoint, load_checkpoint
+from tactile_align.policies.checkpoint import FORMAT, latest_checkpoint, load_checkpoint
+from tactile_align.policies.loaded_run import LoadedRun
 from tactile_align.training import loop
 from tactile_align.training.data import Data, load_data
 from tactile_align.training.logs import read_metrics
@@ -94,8 +95,7 @@ def test_the_read_outs_stand_in_the_summary_and_in_the_text_beside_their_baselin
 def test_what_needs_an_image_is_left_out_of_a_model_that_sees_none(trained: tuple[TrainConfig, Data]) -> None:
     config, data = trained
     blind = opening_only(config)
-    model = make_model(blind, *data.held_out.state_width).eval()
-    found = view_readouts(model, data.held_out, blind, KEY)
+    found = view_readouts(LoadedRun.untrained(blind, data.held_out), KEY)
     assert found.localisation is None and "region = 'opening'" in found.left_out["localisation"]
     assert "region = 'opening'" in found.left_out["galleries/regions of the same image"]
     assert set(found.galleries) == {"contact only", "same episode with a gap"}
@@ -113,20 +113,21 @@ def test_a_run_is_finished_after_its_last_step_or_when_its_patience_is_over(
     for step, stale, patience, expected in ((5, 0, None, False), (6, 0, None, True), (5, 2, 2, True), (5, 1, 2, False)):
         shutil.rmtree(tmp_path / "checkpoints", ignore_errors=True)
         (tmp_path / "checkpoints").mkdir()
-        torch.save({"model": {}, "step": step, "stale": stale}, tmp_path / "checkpoints" / f"step_{step:08d}.pt")
+        state = {"format": FORMAT, "model": {}, "step": step, "stale": stale}
+        torch.save(state, tmp_path / "checkpoints" / f"step_{step:08d}.pt")
         assert finished(config.model_copy(update={"patience": patience})) == expected
 
 
 def test_held_out_episodes_without_contact_are_named(trained: tuple[TrainConfig, Data]) -> None:
     config, data = trained
-    model = load_model(Path(config.out), config, data.held_out)
-    contact = data.held_out.column("contact/tactile1")
+    run = LoadedRun.load(Path(config.out), config, data.held_out)
+    contact = data.held_out.touches["tactile1"].contact
     kept = contact.copy()
     contact[:] = np.False_
     try:
         for judge in (pair_features, view_readouts):
             with pytest.raises(ValueError, match=rf"{KEY}.*no held-out moment.*contact"):
-                judge(model, data.held_out, config, KEY)  # type: ignore[operator]
+                judge(run, KEY)  # type: ignore[operator]
     finally:
         contact[:] = kept
 
@@ -137,8 +138,8 @@ def test_held_out_batches_without_any_negative_are_no_test_and_said_to_be_none(
     config, data = trained
     apart = config.hsa.model_copy(update={"min_gap": 10_000})  # of the one held-out episode nothing negatives anything
     alone = config.model_copy(update={"hsa": apart})
-    features = pair_features(load_model(Path(config.out), config, data.held_out), data.held_out, alone, KEY)
-    loss = held_out_loss(load_model(Path(config.out), config, data.held_out), features, alone)
+    run = LoadedRun(LoadedRun.load(Path(config.out), config, data.held_out).model, data.held_out, alone)
+    loss = held_out_loss(run, pair_features(run, KEY))
     assert (loss.hsa, loss.chance) == (0, 0)
     view = evaluate(config.out, data=data, progress=False).views[KEY]
     assert "no pair of a batch has a negative" in next(view_lines(replace(view, loss=loss)))
@@ -157,11 +158,11 @@ def test_the_held_out_loss_follows_the_rules_of_the_run(
 ) -> None:
     changes = {"hsa": {"min_gap": 0, "temperature": 0.25, **hsa}, "batch_size": 4, "train_policy": False}
     config = small_training(tmp_path / "recording", tmp_path / "run", **changes)
-    model = make_model(config, 7, 7)
+    run = LoadedRun(make_model(config, 7, 7).eval(), None, config)  # type: ignore[arg-type]  # features are all it takes
     one = np.eye(4, dtype=np.float32)
     episode = np.zeros(4, np.int64) if hsa.get("min_gap") else np.arange(4)
     features = {"h_tau": one, "h_w": one, "episode": episode, "time": np.array(time), "touch": one[[0, 0, 2, 3]]}
-    found = held_out_loss(model, features, config)
+    found = held_out_loss(run, features)
     n = np.array(negatives)
     assert found.chance == pytest.approx(np.log1p(n).mean(), rel=1e-5)
     assert found.hsa == pytest.approx(np.log1p(n * np.exp(-1 / 0.25)).mean(), rel=1e-5)

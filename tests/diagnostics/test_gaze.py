@@ -11,9 +11,8 @@ from numpy.testing import assert_allclose
 from tactile_align.config.train import TrainConfig
 from tactile_align.diagnostics.gaze import attention, pointing
 from tactile_align.moments.dataset import Moments
-from tactile_align.policies.aligned import AlignedPolicy
+from tactile_align.policies.loaded_run import LoadedRun
 from tactile_align.training.data import load_data
-from tactile_align.training.loop import build_model
 from tests.training.conftest import small_training
 
 KEY = "left_wrist-tactile1"
@@ -27,21 +26,21 @@ def seen(regrasp_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tupl
     return config, load_data(config, progress=False).held_out
 
 
-def even(model: AlignedPolicy) -> AlignedPolicy:
+def even(run: LoadedRun) -> LoadedRun:
     """Make the last decoder layer's queries zero, so that it looks at all tokens alike."""
-    assert model.act is not None
-    layer: Any = model.act.decoder.layers[-1].multihead_attn
+    assert run.model.act is not None
+    layer: Any = run.model.act.decoder.layers[-1].multihead_attn
     with torch.no_grad():
         width = layer.embed_dim
         layer.in_proj_weight[:width] = 0
         layer.in_proj_bias[:width] = 0
-    return model
+    return run
 
 
 def test_even_attention_gives_each_kind_its_share_of_the_tokens(seen: tuple[TrainConfig, Moments]) -> None:
     config, moments = seen
-    rows = np.flatnonzero(moments.column(f"visible/{KEY}"))[:3].tolist()
-    found = attention(even(build_model(config, moments).eval()), moments, config, rows)
+    rows = np.flatnonzero(moments.views[KEY].visible)[:3].tolist()
+    found = attention(even(LoadedRun.untrained(config, moments)), rows)
     camera = 2 * 3  # a ResNet's tokens are 32 px wide: 96x64 px
     total = 2 + camera + 16 + 16
     tokens = {"latent": 1, "joints": 1, "camera top": camera, f"region {KEY}": 16, "touch tactile1": 16}
@@ -54,12 +53,12 @@ def test_even_attention_gives_each_kind_its_share_of_the_tokens(seen: tuple[Trai
 
 def test_tokens_of_a_region_without_a_box_get_no_attention(seen: tuple[TrainConfig, Moments]) -> None:
     config, moments = seen
-    model = even(build_model(config, moments).eval())
-    column = moments.column(f"visible/{KEY}")
+    run = even(LoadedRun.untrained(config, moments))
+    column = moments.views[KEY].visible
     before = column.copy()
     try:
         column[:2] = [True, False]
-        found = attention(model, moments, config, [0, 1])
+        found = attention(run, [0, 1])
     finally:
         column[:] = before
     share = found.shares[f"region {KEY}"]
@@ -69,32 +68,33 @@ def test_tokens_of_a_region_without_a_box_get_no_attention(seen: tuple[TrainConf
 
 def test_looking_leaves_the_policy_as_it_was(seen: tuple[TrainConfig, Moments]) -> None:
     config, moments = seen
-    model = build_model(config, moments).eval()
-    batch = moments.__getitems__([0, 1])
+    run = LoadedRun.untrained(config, moments)
+    batch, model = moments.batch([0, 1]), run.model
     with torch.no_grad():
-        before = model.predict(batch, model.see(batch), with_actions=False).actions
-        attention(model, moments, config, [0, 1])
-        after = model.predict(batch, model.see(batch), with_actions=False).actions
+        before = model.predict(batch, model.see(batch)).actions
+        attention(run, [0, 1])
+        after = model.predict(batch, model.see(batch)).actions
     assert torch.equal(before, after)
 
 
 def test_a_touch_that_is_its_region_points_with_cosine_one(seen: tuple[TrainConfig, Moments]) -> None:
     config, moments = seen
-    model = build_model(config, moments).eval()
-    assert model.towers is not None
-    rows = np.flatnonzero(moments.column(f"visible/{KEY}"))[:2].tolist()
-    found = pointing(model, moments, config, KEY, rows)
-    rows_, columns = model.towers.vision.grid
+    run = LoadedRun.untrained(config, moments)
+    towers = run.alignment.towers
+    rows = np.flatnonzero(moments.views[KEY].visible)[:2].tolist()
+    found = pointing(run, KEY, rows)
+    rows_, columns = towers.vision.grid
     assert found.similarity.shape == (2, rows_, columns) and (np.abs(found.similarity) <= 1 + 1e-6).all()
-    batch = moments.__getitems__(rows)
-    assert (found.touches == batch["image/tactile1"].numpy()).all()
+    batch = moments.batch(rows)
+    assert (found.touches == batch.touches["tactile1"].image.numpy()).all()
     # A box centred on a token: the map there is the pair's own cosine.
     u, v = 48 / columns * (columns // 2 + 0.5) - 0.5, 32 / rows_ * (rows_ // 2 + 0.5) - 0.5
-    half = (batch[f"box/{KEY}"][:, 2:] - batch[f"box/{KEY}"][:, :2]) / 2
+    box = batch.views[KEY].box
+    half = (box[:, 2:] - box[:, :2]) / 2
     centre = torch.tensor([u, v])
     with torch.no_grad():
-        w = model.towers.of_region(batch[f"image/{KEY}"], torch.cat([centre - half, centre + half], dim=1)).vector
-        tau = model.towers.of_touch(batch["image/tactile1"]).vector
+        w = towers.of_region(batch.views[KEY].image, torch.cat([centre - half, centre + half], dim=1)).vector
+        tau = towers.of_touch(batch.touches["tactile1"].image).vector
     own = torch.nn.functional.cosine_similarity(tau, w).numpy()
     assert_allclose(found.similarity[:, rows_ // 2, columns // 2], own, atol=1e-5)
 
@@ -103,7 +103,7 @@ def test_what_cannot_be_looked_at_is_refused(seen: tuple[TrainConfig, Moments]) 
     config, moments = seen
     alone = TrainConfig.model_validate({**config.model_dump(), "train_policy": False})
     with pytest.raises(ValueError, match="trained no policy"):
-        attention(build_model(alone, moments).eval(), moments, alone, [0])
+        attention(LoadedRun.untrained(alone, moments), [0])
     blind = TrainConfig.model_validate({**alone.model_dump(), "region": "opening"})
     with pytest.raises(ValueError, match="region 'opening'"):
-        pointing(build_model(blind, moments).eval(), moments, blind, KEY, [0])
+        pointing(LoadedRun.untrained(blind, moments), KEY, [0])

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tactile_align.config.train import TrainConfig
-from tactile_align.diagnostics.pairs import pair_features, view_of
+from tactile_align.diagnostics.pairs import pair_features
 from tactile_align.diagnostics.readouts import (
     middles,
     pixel_millimetres,
@@ -17,7 +17,7 @@ from tactile_align.diagnostics.readouts import (
     view_readouts,
 )
 from tactile_align.diagnostics.retrieval import among_regions, gallery_recalls
-from tactile_align.policies.build import make_model
+from tactile_align.policies.loaded_run import LoadedRun
 from tactile_align.training.data import Data, load_data
 from tests.training.conftest import small_training
 
@@ -50,15 +50,15 @@ def recorded(data: Data, rows: np.ndarray, key: str) -> np.ndarray:
 
 def test_probes_read_what_was_written_into_the_features_and_nothing_else(six: tuple[TrainConfig, Data]) -> None:
     config, data = six
-    model = make_model(config, *data.held_out.state_width).eval()
-    features = pair_features(model, data.held_out, config, KEY)
+    run = LoadedRun.untrained(config, data.held_out)
+    features = pair_features(run, KEY)
     rows = features["row"]
     rng = np.random.default_rng(0)
     features["h_tau"], features["h_w"] = rng.normal(size=(2, len(rows), config.features.dim)).astype(np.float32)
     indentation, thing = recorded(data, rows, "truth/indentation"), recorded(data, rows, "object")
     features["h_tau"][:, 3] = indentation * 1e3
     features["h_w"][:, 5] = thing == "cup"
-    found = view_readouts(model, data.held_out, config, KEY, features=features)
+    found = view_readouts(run, KEY, features=features)
     score = {name: probe.score for name, probe in found.probes.items()}
     assert set(score) == {
         f"{what} from {side}" for what in ("object", "indentation", "opening", "contact") for side in ("h_tau", "h_w")
@@ -87,16 +87,16 @@ def test_what_a_recording_states_is_read_row_by_row_and_missed_by_name(six: tupl
 
 def test_a_pixel_of_a_stretched_input_has_the_size_its_map_gives_it(six: tuple[TrainConfig, Data]) -> None:
     config, data = six
-    view, moments = view_of(config, KEY), data.held_out
-    rows = middles(pair_features(make_model(config, *moments.state_width).eval(), moments, config, KEY))
-    rows = np.flatnonzero(moments.column(f"visible/{KEY}"))[rows]
-    box = moments.column(f"box/{KEY}")[rows]
-    found = pixel_millimetres(moments, config, view, rows, box)
+    run = LoadedRun.untrained(config, data.held_out)
+    moments, rows = data.held_out, middles(pair_features(run, KEY))
+    rows = np.flatnonzero(moments.views[KEY].visible)[rows]
+    box = moments.views[KEY].box[rows]
+    found = pixel_millimetres(moments, run.view(KEY), rows, box)
     # 640 x 480 becomes 48 x 32 with 3 px more on each side for shifts.
     job = moments.jobs[int(moments.episode[rows[0]])]
     qpos = moments.low_dim()[int(moments.episode[rows[0]])][0][moments.time[rows[0]]]
     camera = job.rig.camera("left_wrist").stored
-    depth = job.rig.T_camera_sensor("left_wrist", "tactile1", qpos, moments.column("opening/tactile1")[rows[0]])[2, 3]
+    depth = job.rig.T_camera_sensor("left_wrist", "tactile1", qpos, moments.touches["tactile1"].opening[rows[0]])[2, 3]
     expected = [
         1000 * depth / abs(camera.K[0, 0]) * camera.width / 54,
         1000 * depth / abs(camera.K[1, 1]) * camera.height / 38,

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from tactile_align.diagnostics import study as study_module
-from tactile_align.diagnostics.evaluation import load_model
 from tactile_align.diagnostics.readouts import view_readouts
 from tactile_align.diagnostics.study import (
     PLANS,
@@ -22,6 +21,7 @@ from tactile_align.diagnostics.study import (
     verdicts,
 )
 from tactile_align.diagnostics.summary import Recall
+from tactile_align.policies.loaded_run import LoadedRun
 from tactile_align.training.data import load_data
 
 PLAN = PLANS["full"]
@@ -123,8 +123,8 @@ def test_a_smoke_run_goes_through_and_is_not_run_twice(smoke: Path) -> None:
 def test_all_readouts_of_a_run_come_in_one_call(smoke: Path) -> None:
     config = config_of(smoke, ROWS["grid"], 0, PLANS["smoke"])
     data = load_data(config, progress=False)
-    model = load_model(Path(config.out), config, data.held_out)
-    found = view_readouts(model, data.held_out, config, "left_wrist-tactile1", gallery=8)
+    run = LoadedRun.load(Path(config.out), config, data.held_out)
+    found = view_readouts(run, "left_wrist-tactile1", gallery=8)
     galleries = found.galleries
     assert set(galleries) == {"contact only", "cross-episode", "same episode with a gap", "regions of the same image"}
     assert galleries["contact only"]["both"].gallery == 8

@@ -36,9 +36,9 @@ def test_boxes_in_the_input_are_the_true_ones_moved_by_the_same_map(regrasp_fold
         truth = stored["truth/box/left_wrist"][:]
         contact = stored["truth/contact"][:]
     scaled = (truth + 0.5) * np.array([64 / 640, 48 / 480] * 2) - 0.5
-    assert np.nanmedian(boxes.intersection_over_union(moments.column("box/wrist"), scaled)) > 0.98
-    assert (moments.column("contact/tactile1") == contact).mean() > 0.97
-    zoomed = moments.column("box/zoom")
+    assert np.nanmedian(boxes.intersection_over_union(moments.views["wrist"].box, scaled)) > 0.98
+    assert (moments.touches["tactile1"].contact == contact).mean() > 0.97
+    zoomed = moments.views["zoom"].box
     sides = (zoomed[:, 2:] - zoomed[:, :2]).max(axis=1)
     assert np.abs(sides - 20.0).max() < 0.5
 
@@ -47,23 +47,24 @@ def test_chunks_stop_at_the_end_of_the_episode_and_say_so(regrasp_folder: Path, 
     file = regrasp_folder / "episode_init_0.hdf5"
     moments = moments_of(file, regrasp_folder / "rig.toml", tmp_path, chunk=4)
     last = len(moments) - 1
-    batch = moments.__getitems__([0, last - 1])
+    batch = moments.batch([0, last - 1])
     with open_episode(file) as episode:
-        assert np.abs(batch["action"][0].numpy() - episode.action[:4]).max() < 1e-6
-        assert np.abs(batch["action"][1, 1:].numpy() - episode.action[-1]).max() < 1e-6
-        assert np.array_equal(batch["qpos_raw"].numpy(), episode.qpos[[0, last - 1]])
-    assert batch["is_pad"].tolist() == [[False] * 4, [False, False, True, True]]
-    assert moments[last]["time"].item() == last
+        assert np.abs(batch.action[0].numpy() - episode.action[:4]).max() < 1e-6
+        assert np.abs(batch.action[1, 1:].numpy() - episode.action[-1]).max() < 1e-6
+        assert np.array_equal(batch.qpos_raw.numpy(), episode.qpos[[0, last - 1]])
+    assert batch.is_pad.tolist() == [[False] * 4, [False, False, True, True]]
+    assert moments[last].time.tolist() == [last]
 
 
 def test_packed_frames_equal_frames_decoded_when_used(regrasp_folder: Path, tmp_path: Path) -> None:
     file = regrasp_folder / "episode_init_0.hdf5"
     packed, plain = (moments_of(file, regrasp_folder / "rig.toml", tmp_path, p) for p in (True, False))
     rows = [5, 17, 80]
-    one, other = packed.__getitems__(rows), plain.__getitems__(rows)
+    one, other = packed.batch(rows).tensors(), plain.batch(rows).tensors()
+    assert set(one) == set(other)
     for key in one:
         assert np.array_equal(one[key].numpy(), other[key].numpy(), equal_nan=True), key
-    assert one["image/zoom"].shape == (3, 40, 40, 3)
+    assert one["views/zoom/image"].shape == (3, 40, 40, 3)
 
 
 def test_a_prepared_episode_is_reused_until_the_rig_changes(regrasp_folder: Path, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from tactile_align.moments.dataset import as_it_is
+from tactile_align.moments.batch import collate
 from tests.benchmarks.loading import BATCH, MOST_GROWTH_MB, equal, growth_mb, loader, moments_of
 
 
@@ -19,7 +19,9 @@ def test_workers_bring_what_one_process_brings_and_a_resumed_run_goes_on(
     moments = moments_of(regrasp_folder, tmp_path, packed, episodes=1)
     batches = 2 * len(moments) // BATCH
     alone = list(loader(moments, 0, 0, batches))
-    drawn = np.stack([torch.cat([batch[name] for batch in alone]).numpy() for name in ("episode", "time")], axis=1)
+    drawn = np.stack(
+        [torch.cat([getattr(batch, name) for batch in alone]).numpy() for name in ("episode", "time")], axis=1
+    )
     every = np.stack([moments.episode, moments.time], axis=1)
     first, second = drawn[: len(moments)], drawn[len(moments) : 2 * len(moments)]
     assert np.array_equal(np.unique(first, axis=0), every)  # a pass: each moment once
@@ -32,12 +34,12 @@ def test_a_forked_worker_opens_its_own_files(regrasp_folder: Path, tmp_path: Pat
     for packed in (True, False):
         moments = moments_of(regrasp_folder, tmp_path, packed, episodes=1)
         rows = [[3, 50], [50, 8], [4, 60]]
-        before = [moments.__getitems__(r) for r in rows]
+        before = [moments.batch(r) for r in rows]
         forked = torch.utils.data.DataLoader(
-            moments, batch_sampler=rows, collate_fn=as_it_is, num_workers=2, multiprocessing_context="fork"
+            moments, batch_sampler=rows, collate_fn=collate, num_workers=2, multiprocessing_context="fork"
         )
         assert equal(list(forked), before)
-        assert equal([moments.__getitems__(r) for r in rows], before)
+        assert equal([moments.batch(r) for r in rows], before)
 
 
 @pytest.mark.slow

@@ -34,7 +34,7 @@ def test_an_exported_program_acts_as_the_policy(
     program = torch.export.load(tmp_path / "policy.pt2").module()
     for one in seen[1:]:
         batch = policy.batch(checked(one, policy.needs))
-        actions = program(*(batch[name] for name in names))
+        actions = program(*(batch.tensors()[name] for name in names))
         restored = policy.statistics.restore_action(actions[0].detach().double().numpy())
         assert np.abs(restored - policy.act(one)).max() < 1e-5
     assert sorted(path.name for path in tmp_path.iterdir() if path.suffix in (".pt2", ".part")) == ["policy.pt2"]

@@ -14,12 +14,13 @@ from tactile_align.diagnostics.evaluation import evaluate
 from tactile_align.diagnostics.gaze import pointing
 from tactile_align.moments.augment import augment
 from tactile_align.moments.frames import GREY, difference
+from tactile_align.policies.loaded_run import LoadedRun
 from tactile_align.policies.observation import checked
 from tactile_align.policies.runtime import Policy
 from tactile_align.projection.sensor_box import sensor_boxes
 from tactile_align.training.data import Data, load_data
 from tactile_align.training.logs import read_metrics
-from tactile_align.training.loop import build_model, train
+from tactile_align.training.loop import train
 from tests.policies.conftest import observation
 from tests.training.conftest import small_training
 
@@ -61,17 +62,17 @@ def test_the_log_counts_every_kind_of_negative(run: Run) -> None:
         assert first[f"negatives_from/beside/{key}"] == pytest.approx(1.0)
         assert 0 <= first[f"negatives_from/finger/{key}"] <= 1 and 0 < first[f"negatives_from/camera/{key}"] <= 1
     assert records[1]["negatives_from/bank/left_wrist-tactile1"] > 0
-    seen = data.train.column("visible/left_wrist-tactile1")
-    other = data.train.column("other_box/left_wrist-tactile1")
+    seen = data.train.views["left_wrist-tactile1"].visible
+    other = data.train.views["left_wrist-tactile1"].other_box
     assert np.isfinite(other[seen]).all(), "both fingers are before the wrist camera"
 
 
 def test_the_box_is_put_in_front_of_the_pad_where_the_view_says_so(run: Run) -> None:
     _, data, _ = run
     job, qpos = data.train.jobs[0], data.train.low_dim()[0][0]
-    opening = data.train.column("opening/tactile1")[: len(qpos)]
+    opening = data.train.touches["tactile1"].opening[: len(qpos)]
     for camera, ahead_m in (("left_wrist", 0.016), ("top", 0.0)):
-        found = data.train.column(f"frame_box/{camera}-tactile1")[: len(qpos)]
+        found = data.train.views[f"{camera}-tactile1"].frame_box[: len(qpos)]
         np.testing.assert_allclose(found, sensor_boxes(job.rig, camera, "tactile1", qpos, opening, ahead_m=ahead_m).box)
 
 
@@ -79,32 +80,32 @@ def test_acting_equals_the_batch_path_with_the_same_touch_of_nothing(run: Run) -
     config, data, folder = run
     policy = Policy.load(folder)
     job, rows = data.train.jobs[0], [0, 37, 70]
-    contact = data.train.column("contact/tactile1")[: len(data.train.low_dim()[0][0])]
+    contact = data.train.touches["tactile1"].contact[: len(data.train.low_dim()[0][0])]
     free_row = int(np.flatnonzero(~contact)[5])
     with open_episode(job.ref) as episode:
         free = episode.image("tactile1", free_row)
         policy.reset(free={"tactile1": free})
         found = np.stack([policy.act(observation(episode, t)) for t in rows])
         batches = [policy.batch(checked(observation(episode, t), policy.needs)) for t in rows]
-        moments = data.train.__getitems__(rows)
+        moments = data.train.batch(rows)
         for one in (one for one in job.inputs if one.zoom is None):
             there = one.image_map(*episode.width_height(one.stream))
             frames = np.stack([there.apply_to_image(episode.image(one.stream, t)) for t in rows])
             if one.difference:
                 frames = difference(frames, there.apply_to_image(free))
-                trained = moments[f"image/{one.key}"].numpy().astype(int)
+                trained = moments.images()[one.key].numpy().astype(int)
                 # Training's touch of nothing is a median of many frames, this one a single, noisy frame.
                 assert np.abs(trained - frames).mean() < 2.0
                 assert np.abs(trained - frames).mean() < 0.3 * np.abs(trained[contact[rows]] - GREY).mean() + 1.0
-            moments[f"image/{one.key}"] = torch.from_numpy(frames)
-    keys = tuple(view.key for view in policy.model.views)
-    batch = augment(moments, keys, config.augment, None)
-    for key in keys:
-        for name in (f"sigma/{key}", f"box/{key}"):
-            together = torch.cat([one[name] for one in batches])
-            torch.testing.assert_close(together, batch[name], atol=1e-4, rtol=1e-4, equal_nan=True)
+            moments = moments.with_images({one.key: torch.from_numpy(frames)})
+    batch = augment(moments, config.augment)
+    assert set(batch.views) == {"left_wrist-tactile1", "top-tactile1"}
+    for key, trained in batch.views.items():
+        for name in ("sigma", "box"):
+            together = torch.cat([getattr(one.views[key], name) for one in batches])
+            torch.testing.assert_close(together, getattr(trained, name), atol=1e-4, rtol=1e-4, equal_nan=True)
     with torch.no_grad():
-        actions = policy.model.predict(batch, policy.model.see(batch), with_actions=False).actions
+        actions = policy.model.predict(batch, policy.model.see(batch)).actions
     expected = np.asarray(data.statistics.restore_action(actions.double()))
     assert np.abs(found - expected).max() < 1e-5
 
@@ -116,7 +117,7 @@ def test_without_a_given_touch_of_nothing_the_first_one_is_taken(run: Run) -> No
         given.reset(free={"tactile1": episode.image("tactile1", 0)})
         for t in (0, 8):
             assert np.array_equal(given.act(observation(episode, t)), first.act(observation(episode, t)))
-        seen = first.batch(checked(observation(episode, 0), first.needs))["image/tactile1"]
+        seen = first.batch(checked(observation(episode, 0), first.needs)).touches["tactile1"].image
         assert bool((seen == GREY).all()), "the first touch differs from itself by nothing"
         first.reset()
         with pytest.raises(ValueError, match=r"stated to be in contact.*reset\(free=\{'tactile1': touch\}\)"):
@@ -132,10 +133,10 @@ def test_without_a_given_touch_of_nothing_the_first_one_is_taken(run: Run) -> No
 def test_the_options_are_judged_as_any_run(run: Run) -> None:
     config, data, folder = run
     assert evaluate(folder, data=data, progress=False).views
-    model = build_model(config, data.held_out).eval()
+    untrained = LoadedRun.untrained(config, data.held_out)
     key = "left_wrist-tactile1"
-    pairs = np.flatnonzero(data.held_out.column(f"visible/{key}"))[:4]
-    assert np.isfinite(pointing(model, data.held_out, config, key, pairs.tolist()).similarity).all()
+    pairs = np.flatnonzero(data.held_out.views[key].visible)[:4]
+    assert np.isfinite(pointing(untrained, key, pairs.tolist()).similarity).all()
     report = diagnose(config, data=data, parts=["data", "model"])
     assert report.check("image-is-recorded/tactile1").status == "pass"
     for kind in ("encoder-passes", "images-per-pass", "box-follows-image"):

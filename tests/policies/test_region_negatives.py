@@ -1,10 +1,10 @@
 """Other regions of the same moment as negatives: which they are, where they count, and what the log says of them."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 from tactile_align.config.features import EncoderConfig, FeatureConfig
 from tactile_align.config.hsa import HSAConfig
@@ -13,8 +13,8 @@ from tactile_align.features.pooling import POOLINGS
 from tactile_align.features.towers import shifted_boxes
 from tactile_align.losses.hsa import hsa_loss
 from tactile_align.losses.negatives import Negatives
-from tactile_align.policies.aligned import AlignedPolicy, View
-from tactile_align.policies.alignment import align, finger_in_sight, region_negatives
+from tactile_align.moments.batch import MomentBatch, TouchBatch, ViewBatch
+from tactile_align.policies.alignment import Alignment, View
 from tests.features.making import noise
 
 WIDTH, HEIGHT, B = 64, 48, 5
@@ -22,37 +22,36 @@ WRIST, TOP, RIGHT = View("left_wrist-t1", "t1", 1.0), View("top-t1", "t1", 0.5),
 SIZE = (WIDTH, HEIGHT)
 
 
-def model_of(views: tuple[View, ...], **hsa: Any) -> AlignedPolicy:
+def model_of(views: tuple[View, ...], **hsa: Any) -> Alignment:
     torch.manual_seed(0)
     tower = EncoderConfig(model="ViT-demo", pretrained="scratch", image_size=SIZE)
     features = FeatureConfig(vision=tower, dim=16, **hsa.pop("features", {}))
     config = HSAConfig(min_gap=0, **hsa)
-    return AlignedPolicy(policy=None, features=features, hsa=config, views=views, state_dim=7, action_dim=7).eval()
+    return Alignment(features, config, views).eval()
 
 
-def batch_of(views: tuple[View, ...]) -> dict[str, Tensor]:
+def batch_of(views: tuple[View, ...]) -> MomentBatch:
     generator = torch.Generator().manual_seed(1)
-    batch: dict[str, Tensor] = {
-        "qpos": torch.zeros(B, 7),
-        "episode": torch.arange(B),
-        "time": torch.zeros(B, dtype=torch.int64),
-    }
+    seen: dict[str, ViewBatch] = {}
+    touches: dict[str, TouchBatch] = {}
     for i, view in enumerate(views):
         corner = torch.rand(B, 2, generator=generator) * torch.tensor([30.0, 16.0])
-        batch[f"image/{view.key}"] = noise(B, WIDTH, HEIGHT, 10 + i)
-        batch[f"box/{view.key}"] = torch.cat([corner, corner + torch.tensor([14.0, 12.0])], dim=1)
-        batch[f"other_box/{view.key}"] = batch[f"box/{view.key}"] + torch.tensor([16.0, 2.0, 16.0, 2.0])
-        batch[f"visible/{view.key}"] = torch.arange(B) != i + 1
-        batch[f"image/{view.sensor}"] = noise(B, WIDTH, HEIGHT, 20 + i)
-        batch[f"contact/{view.sensor}"] = torch.ones(B, dtype=torch.bool)
-    return batch
+        box = torch.cat([corner, corner + torch.tensor([14.0, 12.0])], dim=1)
+        other = box + torch.tensor([16.0, 2.0, 16.0, 2.0])
+        seen[view.key] = ViewBatch(noise(B, WIDTH, HEIGHT, 10 + i), box, torch.arange(B) != i + 1, other_box=other)
+        contact, index = torch.ones(B, dtype=torch.bool), torch.zeros(B, dtype=torch.int64)
+        image = noise(B, WIDTH, HEIGHT, 20 + i)
+        touches[view.sensor] = TouchBatch(image=image, contact=contact, contact_index=index)
+    none = {"qpos": torch.zeros(B, 7), "qpos_raw": torch.zeros(B, 7), "action": torch.zeros(B, 6, 7)}
+    rows = {"is_pad": torch.zeros(B, 6, dtype=torch.bool), "episode": torch.arange(B), "time": torch.zeros(B).long()}
+    return MomentBatch(views=seen, touches=touches, **none, **rows)
 
 
 def test_the_other_finger_counts_where_it_is_a_region_of_its_own() -> None:
     model, batch = model_of((WRIST,), finger_negative=True), batch_of((WRIST,))
-    batch["box/left_wrist-t1"] = torch.tensor([[20.0, 10.0, 34.0, 22.0]]).repeat(B, 1)
-    batch["visible/left_wrist-t1"] = torch.tensor([True, True, True, True, False])
-    batch["other_box/left_wrist-t1"] = torch.tensor(
+    box = torch.tensor([[20.0, 10.0, 34.0, 22.0]]).repeat(B, 1)
+    visible = torch.tensor([True, True, True, True, False])
+    other = torch.tensor(
         [
             [40.0, 10.0, 54.0, 22.0],  # beside it
             [24.0, 12.0, 38.0, 24.0],  # behind it
@@ -61,28 +60,30 @@ def test_the_other_finger_counts_where_it_is_a_region_of_its_own() -> None:
             [40.0, 10.0, 54.0, 22.0],  # beside it, but the sensor itself is not seen
         ]
     )
-    assert finger_in_sight(model, batch, WRIST).tolist() == [True, False, False, False, False]
+    view = replace(batch.views[WRIST.key], box=box, visible=visible, other_box=other)
+    batch = replace(batch, views={WRIST.key: view})
+    assert model.finger_in_sight(batch, WRIST).tolist() == [True, False, False, False, False]
 
 
 def test_the_loss_with_the_other_finger_is_that_of_its_box_as_an_explicit_negative() -> None:
     model, batch = model_of((WRIST,), finger_negative=True, region_negatives=2), batch_of((WRIST,))
-    batch["other_box/left_wrist-t1"][3] = torch.nan
     key = WRIST.key
+    view = batch.views[key]
+    view.other_box[3] = torch.nan
     with torch.no_grad():
         seen = model.see(batch)
-        loss, log = model.alignment(batch, seen)
+        loss, log = model(batch, seen)
         box = model.finite_box(batch, WRIST)
-        places = [*shifted_boxes(box, 2, SIZE)[0].unbind(1), batch[f"other_box/{key}"].nan_to_num(5.0)]
-        assert model.towers is not None
-        hard = torch.stack([model.towers.of_region(batch[f"image/{key}"], p).vector for p in places], dim=1)
+        places = [*shifted_boxes(box, 2, SIZE)[0].unbind(1), view.other_box.nan_to_num(5.0)]
+        hard = torch.stack([model.towers.of_region(view.image, p).vector for p in places], dim=1)
         exist = torch.ones(B, 3, dtype=torch.bool)
         exist[3, 2] = exist[1, 2] = False
-        valid = batch[f"visible/{key}"]
+        valid = view.visible
         want = hsa_loss(
             seen.touches["t1"].vector,
             seen.regions[key].vector,
             hard,
-            Negatives(batch["episode"], batch["time"], 0),
+            Negatives(batch.episode, batch.time, 0),
             explicit="add",
             valid=valid,
             hard_valid=exist,
@@ -98,22 +99,21 @@ def test_another_camera_gives_its_own_sensors_box_or_what_lies_beside_the_same_o
     model, batch = model_of(views, camera_negative=True), batch_of(views)
     with torch.no_grad():
         seen = model.see(batch)
-        found = region_negatives(model, batch, seen)
-        assert model.towers is not None
+        found = model.region_negatives(batch, seen)
         wrist = found[WRIST.key]
         box = model.finite_box(batch, TOP)
         places, _ = shifted_boxes(box, 1, model.towers.vision.input_size)
-        beside = model.towers.of_boxes(batch[f"image/{TOP.key}"], places)
+        beside = model.towers.of_boxes(batch.views[TOP.key].image, places)
     assert wrist.kinds == ("camera", "camera")
     torch.testing.assert_close(wrist.features[:, 0], beside[:, 0])
     torch.testing.assert_close(wrist.features[:, 1], seen.regions[RIGHT.key].vector)
-    assert torch.equal(wrist.exist[:, 0], batch[f"visible/{TOP.key}"])
-    assert torch.equal(wrist.exist[:, 1], batch[f"visible/{RIGHT.key}"])
+    assert torch.equal(wrist.exist[:, 0], batch.views[TOP.key].visible)
+    assert torch.equal(wrist.exist[:, 1], batch.views[RIGHT.key].visible)
     pair_there = seen.regions[TOP.key].vector
     assert not any(torch.allclose(wrist.features[:, k], pair_there) for k in range(2)), "the pair is no negative"
     torch.testing.assert_close(found[RIGHT.key].features[:, 1], pair_there)  # to another sensor's touch it is one
-    _, log = model.alignment(batch, seen)
-    valid = batch[f"visible/{WRIST.key}"]
+    _, log = model(batch, seen)
+    valid = batch.views[WRIST.key].visible
     assert float(log[f"negatives_from/camera/{WRIST.key}"]) == pytest.approx(
         float(wrist.exist[valid].sum() / valid.sum())
     )
@@ -123,14 +123,13 @@ def test_shifted_boxes_alone_are_seen_as_before_and_without_any_there_is_nothing
     model, batch = model_of((WRIST,), region_negatives=3), batch_of((WRIST,))
     with torch.no_grad():
         seen = model.see(batch)
-        found = region_negatives(model, batch, seen)[WRIST.key]
-        assert model.towers is not None
+        found = model.region_negatives(batch, seen)[WRIST.key]
         box = model.finite_box(batch, WRIST)
         places, exist = shifted_boxes(box, 3, model.towers.vision.input_size)
-        features = model.towers.of_boxes(batch[f"image/{WRIST.key}"], places)
+        features = model.towers.of_boxes(batch.views[WRIST.key].image, places)
         assert torch.equal(found.features, features) and torch.equal(found.exist, exist)
         assert found.kinds == ("beside",) * 3
-        assert region_negatives(model_of((WRIST,)), batch, seen) == {}
+        assert model_of((WRIST,)).region_negatives(batch, seen) == {}
 
 
 def test_negatives_in_the_bank_are_counted_and_hits_do_not_hang_on_spans(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -139,15 +138,15 @@ def test_negatives_in_the_bank_are_counted_and_hits_do_not_hang_on_spans(monkeyp
     model, batch = model_of((WRIST,), bank=4), batch_of((WRIST,))
     model.train()
     assert model.memory is not None
-    bank = model.memory.banks[0]
+    bank = model.memory.bank(0)
     past = torch.tensor([0, 2, 7])
     bank.add(torch.randn(3, 16), past, torch.tensor([0, 90, 0]), torch.ones(3, dtype=torch.bool))
     model.hsa = model.hsa.model_copy(update={"min_gap": 5})
     with torch.no_grad():
         seen = model.see(batch)
-        _, log = model.alignment(batch, seen)
+        _, log = model(batch, seen)
         monkeypatch.setattr(alignment, "spans", lambda rows, columns, chunk: [(0, 2), (2, 3), (3, rows)])
-        _, again = model.alignment(batch, seen)
+        _, again = model(batch, seen)
     # Row 0 (episode 0, time 0) is too close to the first; row 1 has no box; 4 valid rows, 3 in the bank.
     assert float(log[f"negatives_from/bank/{WRIST.key}"]) == pytest.approx((4 * 3 - 1) / 4)
     for name in (f"r1/{WRIST.key}", f"negatives_from/bank/{WRIST.key}"):
@@ -159,10 +158,11 @@ def test_a_moment_without_a_box_gives_and_receives_nothing_whatever_the_pooling(
     key, found = WRIST.key, []
     for other in (0, 255):  # what its image shows does not matter
         model, batch = model_of((WRIST,), region_negatives=2, features={"pooling": pooling}), batch_of((WRIST,))
-        assert not batch[f"visible/{key}"][1] and batch[f"visible/{key}"].sum() == B - 1
-        batch[f"image/{key}"][1] = other
-        batch[f"box/{key}"][1] = torch.nan
-        loss, log = model.alignment(batch, model.see(batch))
+        view = batch.views[key]
+        assert not view.visible[1] and view.visible.sum() == B - 1
+        view.image[1] = other
+        view.box[1] = torch.nan
+        loss, log = model(batch, model.see(batch))
         loss.backward()
         gradients = [p.grad for p in model.parameters() if p.grad is not None]
         assert bool(torch.isfinite(loss)) and all(bool(torch.isfinite(g).all()) for g in gradients)
@@ -175,33 +175,33 @@ def test_a_pair_without_any_negative_counts_with_a_loss_of_nothing() -> None:
     model, batch = model_of((WRIST,)), batch_of((WRIST,))
     model.hsa = model.hsa.model_copy(update={"min_gap": 5})
     # Row 1 has no box; rows 2 and 4 are too near to 0 and to 3, which are far enough from each other.
-    batch["episode"], batch["time"] = torch.zeros(B, dtype=torch.int64), torch.tensor([0, 99, 3, 6, 3])
+    batch = replace(batch, episode=torch.zeros(B, dtype=torch.int64), time=torch.tensor([0, 99, 3, 6, 3]))
     key, two = WRIST.key, torch.tensor([0, 3])
     seen = model.see(batch)
-    loss, log = model.alignment(batch, seen)
+    loss, log = model(batch, seen)
     touches, regions = seen.touches["t1"].vector[two], seen.regions[key].vector[two]
     torch.testing.assert_close(loss, hsa_loss(touches, regions, temperature=model.temperature()))
     assert int(log[f"no_negative/{key}"]) == 2 and int(log[f"pairs/{key}"]) == 2
-    counts = model.counts({**batch, "is_pad": torch.zeros(B, 6, dtype=torch.bool)})
-    part, _ = align(model, batch, seen, counts)
+    counts = model.counts(batch)
+    part, _ = model(batch, seen, counts)
     torch.testing.assert_close(part, loss / 2)  # the mean over four pairs, two of them 0
-    batch["time"][:] = 0
-    nothing, log = model.alignment(batch, model.see(batch))
+    batch.time[:] = 0
+    nothing, log = model(batch, model.see(batch))
     assert float(nothing.detach()) == 0 and int(log[f"no_negative/{key}"]) == 4
 
 
 def test_at_a_border_only_the_regions_that_are_there_are_negatives() -> None:
     model, batch = model_of((WRIST,), region_negatives=4), batch_of((WRIST,))
-    batch[f"box/{WRIST.key}"][:] = torch.tensor([44.0, 28.0, 63.5, 47.5])  # in the corner: left, up, and both
-    _, log = model.alignment(batch, model.see(batch))
+    batch.views[WRIST.key].box[:] = torch.tensor([44.0, 28.0, 63.5, 47.5])  # in the corner: left, up, and both
+    _, log = model(batch, model.see(batch))
     assert float(log[f"negatives_from/beside/{WRIST.key}"]) == 3.0
     assert float(log[f"negatives/{WRIST.key}"]) == 3 + 3
 
 
 def test_each_view_counts_the_touches_that_feel_the_same_to_its_own_sensor() -> None:
     model, batch = model_of((WRIST, RIGHT), touch_ceiling=0.98), batch_of((WRIST, RIGHT))
-    batch["image/t1"][3] = batch["image/t1"][2]
-    _, log = model.alignment(batch, model.see(batch))
+    batch.touches["t1"].image[3] = batch.touches["t1"].image[2]
+    _, log = model(batch, model.see(batch))
     assert int(log[f"excluded/same_touch/{WRIST.key}"]) == 2 and int(log[f"excluded/same_touch/{RIGHT.key}"]) == 0
 
 
@@ -209,10 +209,11 @@ def test_a_touch_that_lies_in_the_memory_feels_the_same_as_itself() -> None:
     model, batch = model_of((WRIST,), touch_ceiling=0.98, bank=8), batch_of((WRIST,))
     model.train()
     assert model.memory is not None
-    model.memory.take_in(model, batch)  # four rows have a box
-    later = {**batch, "episode": batch["episode"] + 10, "image/t1": noise(B, WIDTH, HEIGHT, 77)}
-    later["image/t1"][0] = batch["image/t1"][0]
-    _, log = model.alignment(later, model.see(later))
+    model.remember(batch)  # four rows have a box
+    touches = noise(B, WIDTH, HEIGHT, 77)
+    touches[0] = batch.touches["t1"].image[0]
+    later = replace(batch.with_images({"t1": touches}), episode=batch.episode + 10)
+    _, log = model(later, model.see(later))
     assert int(log[f"excluded/same_touch/{WRIST.key}"]) == 1
     assert float(log[f"negatives_from/bank/{WRIST.key}"]) == pytest.approx((4 * 4 - 1) / 4)
 

@@ -42,17 +42,16 @@ def batch_actions(policy: Policy, data: Data, rows: list[int], whole: bool = Tru
     Training decodes JPEGs no larger than an input needs, which moves pixels by a fraction of a grey level; `whole`
     puts fully decoded frames in their place, as a robot has them.
     """
-    keys = tuple(view.key for view in policy.model.views)
-    moments = data.train.__getitems__(rows)
+    moments = data.train.batch(rows)
     job = data.train.jobs[0]
     with open_episode(job.ref) as episode:
         for one in (one for one in job.inputs if one.zoom is None and whole):
             there = one.image_map(*episode.width_height(one.stream))
             frames = [there.apply_to_image(episode.image(one.stream, t)) for t in rows]
-            moments[f"image/{one.key}"] = torch.from_numpy(np.stack(frames))
-    batch = augment(moments, keys, policy.config.augment, None)
+            moments = moments.with_images({one.key: torch.from_numpy(np.stack(frames))})
+    batch = augment(moments, policy.config.augment)
     with torch.no_grad():
-        actions = policy.model.predict(batch, policy.model.see(batch), with_actions=False).actions
+        actions = policy.model.predict(batch, policy.model.see(batch)).actions
     return np.asarray(data.statistics.restore_action(actions.double()))
 
 
@@ -215,7 +214,7 @@ def test_a_policy_needs_neither_hub_nor_the_file_its_encoder_came_from(
     policy = Policy.load(folder)
     assert np.array_equal(policy.act(seen), before)
     mean = (0.2, 0.5, 0.7)  # for a file the mean that all tags of the model agree on
-    assert policy.model.towers.vision.mean.flatten().tolist() == pytest.approx(mean)
+    assert policy.model.alignment.towers.vision.mean.flatten().tolist() == pytest.approx(mean)
 
 
 def test_a_run_without_a_policy_is_refused(small_config: Callable[..., TrainConfig]) -> None:

@@ -304,7 +304,7 @@ def test_a_policy_acts_on_these_boxes(
             seen = observation(episode, t, exposure_qpos={"top": case.qpos["top"][t]}, **more)
             batch = policy.batch(checked(seen, policy.needs))
             for camera in CAMERAS:
-                found[camera].append(batch[f"box/{camera}-tactile1"][0].numpy())
+                found[camera].append(batch.views[f"{camera}-tactile1"].box[0].numpy())
         monkeypatch.undo()
         trained = moment_facts(episode, rig, inputs_of(policy.config, rig))
     for camera in CAMERAS:

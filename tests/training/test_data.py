@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from tactile_align.config.train import TrainConfig
-from tactile_align.policies.checkpoint import load_checkpoint
+from tactile_align.errors import InputError
+from tactile_align.policies.checkpoint import FORMAT, load_checkpoint
 from tactile_align.training.data import load_data
 from tests.datasets.making import xtrainer_file
 from tests.training.conftest import small_training
@@ -35,7 +36,7 @@ def test_a_number_of_held_out_episodes_is_a_whole_one(tmp_path: Path) -> None:
 
 def test_what_is_no_whole_checkpoint_is_named_without_torchs_advice_to_run_its_code(tmp_path: Path) -> None:
     path = tmp_path / "step_00000001.pt"
-    torch.save({"model": {"a": torch.zeros(1000)}, "step": 1}, path)
+    torch.save({"format": FORMAT, "model": {"a": torch.zeros(1000)}, "step": 1}, path)
     whole = path.read_bytes()
     assert load_checkpoint(path)["step"] == 1
     for damaged in (whole[: len(whole) // 2], b"garbage", b""):
@@ -47,6 +48,20 @@ def test_what_is_no_whole_checkpoint_is_named_without_torchs_advice_to_run_its_c
         torch.save(other, path)
         with pytest.raises(ValueError, match=f"not a checkpoint of a training run; it holds {held}"):
             load_checkpoint(path)
+
+
+@pytest.mark.parametrize(("stated", "came"), [({}, "none"), ({"format": 1}, "1"), ({"format": 3}, "3")])
+def test_a_checkpoint_of_another_version_is_refused_in_one_sentence(
+    tmp_path: Path, stated: dict[str, int], came: str
+) -> None:
+    path = tmp_path / "step_00000001.pt"
+    torch.save({"model": {}, "step": 1, **stated}, path)
+    with pytest.raises(InputError) as caught:
+        load_checkpoint(path)
+    assert str(caught.value) == (
+        f"{path}: written by another version of tactile-align (format {came}, needed {FORMAT}); train it again, or "
+        f"read it with version 0.1"
+    )
 
 
 def test_a_policy_cannot_read_regions_where_none_is_looked_at(tmp_path: Path) -> None:

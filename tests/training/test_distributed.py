@@ -72,7 +72,9 @@ def test_two_processes_equal_one(small_config: Maker, changes: dict[str, object]
             assert together[name] == pytest.approx(alone[name], rel=2e-3), (alone["step"], name)
     weights = [load_checkpoint(latest_checkpoint(out / "checkpoints"))["model"] for out in outs]
     for name, value in weights[0].items():
-        if value.is_floating_point() and not name.startswith("memory.banks"):  # whose rows come in another order
+        if value.is_floating_point() and not name.startswith(
+            "alignment.memory.banks"
+        ):  # whose rows come in another order
             assert float((weights[1][name] - value).abs().max()) < 2e-3, name
     first = [next(r for r in one if r["kind"] == "train") for one in records]
     assert first[1]["gradient_norm"] == pytest.approx(first[0]["gradient_norm"], rel=1e-4)

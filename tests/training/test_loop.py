@@ -14,8 +14,8 @@ from tactile_align.config.train import TrainConfig, load_config
 from tactile_align.errors import DivergedError
 from tactile_align.moments.augment import augment
 from tactile_align.moments.normalisation import Statistics
-from tactile_align.policies import aligned
 from tactile_align.policies.act import ACT
+from tactile_align.policies.alignment import Alignment
 from tactile_align.policies.checkpoint import latest_checkpoint, load_checkpoint
 from tactile_align.training.data import load_data
 from tactile_align.training.logs import read_metrics
@@ -73,16 +73,16 @@ def test_without_weight_and_tokens_training_is_plain_act_bit_for_bit(small_confi
     config = base.model_copy(update={"hsa": base.hsa.model_copy(update={"weight": 0.0}), "policy": plain})
     data = load_data(config, progress=False)
     model = build_model(config, data.train)
-    assert model.towers is None and model.act is not None
+    assert model.alignment is None and model.act is not None
     torch.manual_seed(config.seed)
     act = ACT(model.act.config)
-    batch = data.train.__getitems__([3, 50, 200])
+    batch = data.train.batch([3, 50, 200])
     torch.manual_seed(7)
     loss, _ = model.train()(batch)
     torch.manual_seed(7)
-    output = act.train()(batch["qpos"], None, None, batch["action"], batch["is_pad"])
-    keep = ~batch["is_pad"][..., None]
-    l1 = ((output.actions - batch["action"]).abs() * keep).sum() / (keep.sum() * 7)
+    output = act.train()(batch.qpos, None, None, batch.action, batch.is_pad)
+    keep = ~batch.is_pad[..., None]
+    l1 = ((output.actions - batch.action).abs() * keep).sum() / (keep.sum() * 7)
     kl = -0.5 * (1 + output.logvar - output.mu**2 - output.logvar.exp()).sum(-1).mean()
     assert torch.equal(loss, l1 + 10.0 * kl)
     loss.backward()
@@ -99,10 +99,10 @@ def test_alignment_changes_the_gradient_of_weights_the_action_depends_on(small_c
     sampled = np.flatnonzero(data.contact)[::9][:8].tolist()
     from tactile_align.moments.augment import augment
 
-    batch = augment(data.train.__getitems__(sampled), ("left_wrist-tactile1",), config.augment, None)
+    batch = augment(data.train.batch(sampled), config.augment)
     seen = model.see(batch)
-    encoder = [p for p in model.towers.vision.parameters() if p.requires_grad]
-    actions = model.predict(batch, seen, with_actions=False).actions
+    encoder = [p for p in model.alignment.towers.vision.parameters() if p.requires_grad]
+    actions = model.predict(batch, seen).actions
     to_action = torch.autograd.grad(actions.square().sum(), encoder, retain_graph=True)
     to_hsa = torch.autograd.grad(model.alignment(batch, seen)[0], encoder)
     both = [i for i in range(len(encoder)) if float(to_action[i].norm()) > 0 and float(to_hsa[i].norm()) > 0]
@@ -116,7 +116,7 @@ def test_every_trainable_tensor_gets_gradient(small_config: Maker) -> None:
     from tactile_align.moments.augment import augment
 
     rows = np.flatnonzero(data.contact)[::9][:10].tolist()
-    batch = augment(data.train.__getitems__(rows), ("left_wrist-tactile1",), config.augment, None)
+    batch = augment(data.train.batch(rows), config.augment)
     loss, _ = model(batch)
     loss.backward()
     silent = {name for name, p in model.named_parameters() if p.requires_grad and p.grad is None}
@@ -145,11 +145,11 @@ def test_a_gradient_that_is_not_finite_stops_the_run_before_it_reaches_the_weigh
     config = small_config(steps=1)
     data = load_data(config, progress=False)
     trainer = make_trainer(config, data)
-    assert trainer.model.towers is not None
-    next(trainer.model.towers.parameters()).register_hook(lambda gradient: gradient * torch.nan)
+    assert trainer.model.alignment is not None
+    next(trainer.model.alignment.parameters()).register_hook(lambda gradient: gradient * torch.nan)
     before = {name: value.clone() for name, value in trainer.model.state_dict().items()}
     with pytest.raises(DivergedError, match=r"step 1: gradient_norm not finite.*row \d"):
-        trainer.step(data.train.__getitems__(list(range(0, 240, 20))), 0)
+        trainer.step(data.train.batch(list(range(0, 240, 20))), 0)
     assert all(torch.equal(before[name], value) for name, value in trainer.model.state_dict().items())
 
 
@@ -157,7 +157,7 @@ def test_11_an_error_in_the_alignment_stops_training(small_config: Maker, monkey
     def fails(*args: object) -> None:
         raise ValueError("planted in the loss")
 
-    monkeypatch.setattr(aligned, "align", fails)
+    monkeypatch.setattr(Alignment, "forward", fails)
     config = small_config()
     with pytest.raises(ValueError, match="planted in the loss"):
         train(config, progress=False)
@@ -259,7 +259,7 @@ def test_a_rank_is_the_mean_over_the_batches_that_have_one(small_config: Maker) 
     key = "rank/region/left_wrist-tactile1"
     ranks = []
     for indices in held_out_sampler(data.held_out, config):
-        batch = augment(data.held_out.__getitems__(indices), ("left_wrist-tactile1",), config.augment, None)
+        batch = augment(data.held_out.batch(indices), config.augment)
         with torch.no_grad():
             ranks += [float(value) for name, value in health(model.eval(), batch).items() if name == key]
     assert 0 < len(ranks) < 10  # some batches have too few pairs

@@ -34,10 +34,10 @@ def test_pretraining_runs_the_alignment_alone_and_then_the_action(small_config: 
     trainer = make_trainer(config, data)
     before = {name: value.clone() for name, value in trainer.model.act.state_dict().items()}
     for step in range(3):
-        parts = trainer.step(data.train.__getitems__(list(range(0, 240, 20))), step)
+        parts = trainer.step(data.train.batch(list(range(0, 240, 20))), step)
         assert "l1" not in parts and parts["hsa_weight"] == 1.0
     assert all(torch.equal(before[name], value) for name, value in trainer.model.act.state_dict().items())
-    parts = trainer.step(data.train.__getitems__(list(range(0, 240, 20))), 3)
+    parts = trainer.step(data.train.batch(list(range(0, 240, 20))), 3)
     assert "l1" in parts and parts["hsa_weight"] == 0.5
     assert not all(torch.equal(before[name], value) for name, value in trainer.model.act.state_dict().items())
 
@@ -60,9 +60,9 @@ def test_stopped_gradients_leave_the_encoders_to_the_alignment(small_config: Mak
     config = small_config(alignment={"mode": "stop_gradient"}, augment={"shuffle_channels": 0.0})
     data = load_data(config, progress=False)
     trainer = make_trainer(config, data)
-    batch = trainer.prepared(data.train.__getitems__(np.flatnonzero(data.contact)[::15][:10].tolist()), 0)
+    batch = trainer.prepared(data.train.batch(np.flatnonzero(data.contact)[::15][:10].tolist()), 0)
     found = trainer.model.eval().losses(batch)
-    weights = [p for p in trainer.model.towers.parameters() if p.requires_grad]
+    weights = [p for p in trainer.model.alignment.towers.parameters() if p.requires_grad]
     of_action = torch.autograd.grad(found.action, weights, allow_unused=True, retain_graph=True)
     of_alignment = torch.autograd.grad(found.alignment, weights, allow_unused=True)
     assert all(grad is None for grad in of_action)
@@ -89,8 +89,8 @@ def gradients_of(config: TrainConfig) -> tuple[dict[str, torch.Tensor], dict[str
     data = load_data(config, progress=False)
     trainer = make_trainer(config, data)
     ends = np.flatnonzero(np.diff(data.train.episode))
-    batch = data.train.__getitems__([*(int(e) - k for e in ends for k in (0, 2)), *range(5, 125, 15)])
-    assert bool(batch["is_pad"].any())
+    batch = data.train.batch([*(int(e) - k for e in ends for k in (0, 2)), *range(5, 125, 15)])
+    assert bool(batch.is_pad.any())
     parts = trainer.step(batch, 0)
     return {n: p.grad.clone() for n, p in trainer.model.named_parameters() if p.grad is not None}, parts
 

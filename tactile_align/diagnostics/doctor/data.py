@@ -35,7 +35,7 @@ def data_checks(subject: Subject) -> list[Check]:
 def streams(subject: Subject) -> list[Check]:
     """How much the moments of each stream differ from each other, and its brightness at the encoder's door."""
     checks = []
-    for name, images in _images(subject).items():
+    for name, images in subject.wide.images().items():
         values = images.float()
         unique, mean = len({bytes(image.numpy().tobytes()) for image in images}), float(values.mean())
         advice = "look at the stream with `tactile-align inspect`; is the camera frozen, or the wrong stream named?"
@@ -56,26 +56,27 @@ def streams(subject: Subject) -> list[Check]:
 def door(subject: Subject) -> list[Check]:
     """Whether images and boxes at the door are those of the recording, moment by moment."""
     moments, raw = subject.data.train, subject.raw
+    shown = raw.images()
     worst: dict[str, float] = {}
     box_off: dict[str, float] = {}
-    for row in range(0, len(raw["episode"]), max(1, len(raw["episode"]) // 6)):
-        job = moments.jobs[int(raw["episode"][row])]
-        t = int(raw["time"][row])
-        start = int(np.flatnonzero(moments.episode == int(raw["episode"][row]))[0])
+    for row in range(0, len(raw), max(1, len(raw) // 6)):
+        job = moments.jobs[int(raw.episode[row])]
+        t = int(raw.time[row])
+        start = int(np.flatnonzero(moments.episode == int(raw.episode[row]))[0])
         with open_episode(job.ref) as episode:
             for one in job.inputs:
                 width, height = episode.width_height(one.stream)
-                box = moments.column(f"frame_box/{one.key}")[start + t] if one.sensor is not None else None
+                box = moments.views[one.key].frame_box[start + t] if one.sensor is not None else None
                 there = one.image_map(width, height, box if one.zoom is not None else None)
                 expected = there.apply_to_image(episode.image(one.stream, t))
                 if one.difference:
-                    expected = difference(expected, moments.reference(int(raw["episode"][row]), one.key))
-                here = raw[f"image/{one.key}"][row].float().numpy()
+                    expected = difference(expected, moments.reference(int(raw.episode[row]), one.key))
+                here = shown[one.key][row].float().numpy()
                 off = np.abs(here - expected.astype(np.float32)).mean() if here.shape == expected.shape else np.inf
                 worst[one.key] = max(worst.get(one.key, 0.0), float(off))
                 if box is not None and np.isfinite(box).all():
                     moved = there.apply_to_box(box)
-                    gap = np.abs(raw[f"box/{one.key}"][row].numpy() - moved).max()
+                    gap = np.abs(raw.views[one.key].box[row].numpy() - moved).max()
                     box_off[one.key] = max(box_off.get(one.key, 0.0), float(gap))
     advice = "compare a batch with `tactile-align overlay`; keep every change of an image in its ImageMap"
     checks = [judged("image-is-recorded", value, name, advice=advice) for name, value in worst.items()]
@@ -138,7 +139,7 @@ def statistics(subject: Subject) -> list[Check]:
         for name in ("qpos_mean", "qpos_std", "action_mean", "action_std")
     )
     scale = max(1e-9, max(own.qpos_std + own.action_std))
-    normal = subject.batch["qpos"]
+    normal = subject.batch.qpos
     advice = "take them from the training split: Statistics.of(training episodes)"
     return [
         judged(
@@ -149,7 +150,3 @@ def statistics(subject: Subject) -> list[Check]:
         ),
         judged("normalised-joints", float(normal.abs().max()), advice=advice),
     ]
-
-
-def _images(subject: Subject) -> dict[str, torch.Tensor]:
-    return {name.removeprefix("image/"): value for name, value in subject.wide.items() if name.startswith("image/")}

@@ -11,7 +11,9 @@ from tactile_align.checks import Check
 from tactile_align.diagnostics.doctor.limits import judged
 from tactile_align.diagnostics.doctor.subject import Subject, total_of
 from tactile_align.features.health import effective_rank, eigenvalue_ratio, spread
-from tactile_align.policies.aligned import AlignedPolicy, Batch
+from tactile_align.moments.batch import MomentBatch
+from tactile_align.policies.aligned import AlignedPolicy
+from tactile_align.policies.alignment import Alignment
 from tactile_align.training.optimiser import make_optimiser, warmup_cosine
 
 FEW = 16
@@ -21,7 +23,7 @@ FEW = 16
 def features(subject: Subject) -> list[Check]:
     """Effective rank, spread and eigenvalue ratio of both features."""
     model = subject.model.eval()
-    if model.towers is None or model.hsa.weight == 0:
+    if not model.aligns:
         return []
     with torch.no_grad():
         seen = model.see(subject.wide)
@@ -57,7 +59,8 @@ def against_chance(subject: Subject) -> list[Check]:
         measured=f"{hsa:.2f}, chance {chance:.2f}",
         advice="check that touch and view images differ",
     )
-    scratch = subject.model.towers is not None and subject.model.towers.scratch
+    alignment = subject.model.alignment
+    scratch = alignment is not None and alignment.towers.scratch
     return [
         judged(
             "pairs-in-batch",
@@ -180,11 +183,12 @@ def overfit(before: float, after: float, factor: float) -> Check:
 
 def notices(subject: Subject, taught: AlignedPolicy) -> list[Check]:
     """Whether the alignment loss, after those steps, notices exchanged touches and shifted boxes."""
-    if taught.towers is None or taught.hsa.weight == 0:
+    alignment = taught.eval().alignment
+    if alignment is None or not taught.aligns:
         return []
     with torch.no_grad():
-        true = _alignment(taught, subject.batch)
-        mixed = _alignment(taught, _shuffled(subject.batch, taught))
+        true = _loss(alignment, subject.batch)
+        mixed = _loss(alignment, _shuffled(subject.batch, alignment))
         checks = [
             judged(
                 "touch-shuffle",
@@ -193,8 +197,8 @@ def notices(subject: Subject, taught: AlignedPolicy) -> list[Check]:
                 advice="check that touches differ from moment to moment and reach the loss with gradient",
             )
         ]
-        if taught.region == "box":
-            shifted = _alignment(taught, _shifted(subject.batch, taught))
+        if subject.config.region == "box":
+            shifted = _loss(alignment, _shifted(subject.batch))
             checks.append(
                 judged(
                     "box-shift",
@@ -206,25 +210,20 @@ def notices(subject: Subject, taught: AlignedPolicy) -> list[Check]:
     return checks
 
 
-def _alignment(model: AlignedPolicy, batch: Batch) -> float:
-    return float(model.eval().alignment(batch, model.see(batch))[0])
+def _loss(alignment: Alignment, batch: MomentBatch) -> float:
+    return float(alignment(batch, alignment.see(batch))[0])
 
 
-def _shuffled(batch: Batch, model: AlignedPolicy) -> Batch:
+def _shuffled(batch: MomentBatch, alignment: Alignment) -> MomentBatch:
     """Exchange the touches of the valid rows, each for the one half the rows away."""
-    changed = dict(batch)
-    for view in model.views:
-        rows = torch.nonzero(model.valid_pairs(batch, view)).flatten()
-        images = batch[f"image/{view.sensor}"].clone()
-        images[rows] = images[rows.roll(max(1, len(rows) // 2))]
-        changed[f"image/{view.sensor}"] = images
-    return changed
+    images = {}
+    for view in alignment.views:
+        rows = torch.nonzero(alignment.valid_pairs(batch, view)).flatten()
+        images[view.sensor] = batch.touches[view.sensor].image.clone()
+        images[view.sensor][rows] = images[view.sensor][rows.roll(max(1, len(rows) // 2))]
+    return batch.with_images(images)
 
 
-def _shifted(batch: Batch, model: AlignedPolicy) -> Batch:
-    changed = dict(batch)
-    for view in model.views:
-        box = batch[f"box/{view.key}"]
-        sides = box[:, 2:] - box[:, :2]
-        changed[f"box/{view.key}"] = box + torch.cat([sides, sides], dim=1) / 2
-    return changed
+def _shifted(batch: MomentBatch) -> MomentBatch:
+    half = {key: (view.box[:, 2:] - view.box[:, :2]).repeat(1, 2) / 2 for key, view in batch.views.items()}
+    return replace(batch, views={key: replace(view, box=view.box + half[key]) for key, view in batch.views.items()})

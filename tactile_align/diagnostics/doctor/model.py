@@ -33,18 +33,20 @@ def parts_of(model: AlignedPolicy) -> dict[str, list[tuple[str, nn.Parameter]]]:
     """Return the parameters of each part, in the model's order; those of the following copy are left out."""
     found: dict[str, list[tuple[str, nn.Parameter]]] = {}
     for name, p in model.named_parameters():
-        if not name.startswith("memory."):
-            found.setdefault(module_of(name), []).append((name, p))
+        short = name.removeprefix("alignment.")
+        if not short.startswith("memory."):
+            found.setdefault(module_of(short), []).append((name, p))
     return found
 
 
 def towers_of(model: AlignedPolicy) -> dict[str, nn.Module]:
     """Return the model's different encoders by name."""
-    if model.towers is None:
+    if model.alignment is None:
         return {}
-    if model.towers.vision is model.towers.touch:
-        return {"towers.vision": model.towers.vision}
-    return {"towers.vision": model.towers.vision, "towers.touch": model.towers.touch}
+    towers = model.alignment.towers
+    if towers.vision is towers.touch:
+        return {"towers.vision": towers.vision}
+    return {"towers.vision": towers.vision, "towers.touch": towers.touch}
 
 
 @contextmanager
@@ -103,10 +105,10 @@ def model_checks(subject: Subject) -> list[Check]:
 
 def encoder_weights(subject: Subject) -> Check:
     """Whether the encoders start from trained weights."""
-    towers = subject.model.towers
+    alignment = subject.model.alignment
     return stated(
         "encoder-weights",
-        "info" if towers is not None and towers.scratch else "pass",
+        "info" if alignment is not None and alignment.towers.scratch else "pass",
         ", ".join(getattr(tower, "name", name) for name, tower in towers_of(subject.model).items()) or "none",
         "pretrained, or SCRATCH on purpose",
         why="random features take thousands of pairs to form",
@@ -120,14 +122,13 @@ def normalisation(subject: Subject) -> list[Check]:
     for name, tower in towers_of(model).items():
         with first_inputs(tower) as inputs, torch.no_grad():
             subject.losses(subject.batch)
-        keys = [f"image/{s}" for s in model.sensors] if name == "towers.touch" else []
-        keys = keys or [f"image/{view.key}" for view in model.views]
-        if model.towers is not None and model.towers.vision is model.towers.touch:
-            keys = [*(f"image/{s}" for s in model.sensors), *keys]
-        if model.region == "opening":
-            keys = [key for key in keys if key.removeprefix("image/") in model.sensors]
+        keys = list(model.sensors) if name == "towers.touch" else [view.key for view in model.views]
+        if len(towers_of(model)) == 1:
+            keys = [*model.sensors, *keys]
+        if subject.config.region == "opening":
+            keys = [key for key in keys if key in model.sensors]
         mean, std = _own_statistics(tower)
-        pixels = torch.cat([subject.batch[key].permute(0, 3, 1, 2) for key in keys]).float() / 255
+        pixels = torch.cat([subject.batch.images()[key].permute(0, 3, 1, 2) for key in keys]).float() / 255
         expected = (pixels - mean) / std
         came = torch.cat(inputs) if inputs else torch.zeros(0)
         same = came.shape == expected.shape
@@ -163,8 +164,8 @@ def passes(subject: Subject) -> list[Check]:
             subject.losses(subject.batch)
         count += len(inputs)
         rows += sum(len(x) for x in inputs)
-    batch = len(subject.batch["qpos"])
-    needed = 2 + len(subject.model.views) * subject.model.hsa.looks_beside
+    batch = len(subject.batch)
+    needed = 2 + len(subject.model.views) * subject.config.hsa.looks_beside
     advice = "stack the images of a batch and run each encoder once"
     return [
         judged("encoder-passes", max(0, count - needed), measured=f"{count} a step, {needed} needed", advice=advice),
@@ -180,18 +181,18 @@ def passes(subject: Subject) -> list[Check]:
 def pairing(subject: Subject) -> list[Check]:
     """Whether row i of the touches becomes row i of h_tau, and row i of the views row i of h_w."""
     model, checks = subject.model.eval(), []
-    if model.towers is None:
+    if model.alignment is None:
         return []
     with torch.no_grad():
         before = model.see(subject.batch)
         for view in model.views:
             for what, key in (("touch", view.sensor), ("region", view.key)):
-                if what == "region" and model.region == "opening":
+                if what == "region" and subject.config.region == "opening":
                     continue
-                row = len(subject.batch["qpos"]) // 2
-                image = subject.batch[f"image/{key}"].clone()
+                row = len(subject.batch) // 2
+                image = subject.batch.images()[key].clone()
                 image[row] = 255 - image[row]
-                after = model.see({**subject.batch, f"image/{key}": image})
+                after = model.see(subject.batch.with_images({key: image}))
                 old = before.touches[view.sensor] if what == "touch" else before.regions[view.key]
                 new = after.touches[view.sensor] if what == "touch" else after.regions[view.key]
                 moved = (new.vector - old.vector).norm(dim=1)
@@ -228,7 +229,7 @@ def validation_computes_all(subject: Subject) -> Check:
 
 def padding(subject: Subject) -> Check:
     """Whether the action loss is divided by the steps it is made of."""
-    share = float(subject.batch["is_pad"].float().mean())
+    share = float(subject.batch.is_pad.float().mean())
     reduction = subject.config.policy.loss_reduction
     return stated(
         "padded-steps",
@@ -246,8 +247,8 @@ def outputs(subject: Subject) -> list[Check]:
     if model.act is None:
         return []
     with squashed(model) as saturated, torch.no_grad():
-        actions = model.eval().predict(subject.wide, model.see(subject.wide), with_actions=False).actions
-    target = subject.wide["action"][~subject.wide["is_pad"]]
+        actions = model.eval().predict(subject.wide, model.see(subject.wide)).actions
+    target = subject.wide.action[~subject.wide.is_pad]
     extreme = float((actions.abs() > 0.99 * actions.abs().amax()).float().mean())
     return [
         judged(
@@ -279,7 +280,7 @@ def trainable(subject: Subject) -> Check:
         tune = subject.config.features.vision.tune
         if name == "towers.touch" and subject.config.features.touch is not None:
             tune = subject.config.features.touch.tune
-        idle = model.hsa.weight == 0 and not (model.reads_touches if name == "towers.touch" else model.reads_regions)
+        idle = not model.aligns and not (model.reads_touches if name == "towers.touch" else model.reads_regions)
         idle = idle and len(towers_of(model)) == 2
         if tune != "frozen" and not idle and not any(p.requires_grad for p in tower.parameters()):
             frozen.append(f"{name} should learn (tune = '{tune}')")
@@ -330,13 +331,13 @@ def _decades(value: float, middle: float) -> float:
 def shared(subject: Subject) -> list[Check]:
     """Whether the encoder that the alignment trains feeds the action; nothing where one of them is not trained."""
     model = subject.model
-    if model.hsa.weight == 0 or model.towers is None or model.act is None:
+    if not model.aligns or model.act is None:
         return []
     with torch.no_grad():
-        base = model.eval().predict(subject.batch, model.see(subject.batch), with_actions=False).actions
-        keys = {f"image/{key}" for key in (*model.sensors, *(view.key for view in model.views))}
-        other = {n: 255 - v if n in keys else v for n, v in subject.batch.items()}
-        change = float((model.predict(other, model.see(other), with_actions=False).actions - base).abs().max())
+        base = model.eval().predict(subject.batch, model.see(subject.batch)).actions
+        keys = (*model.sensors, *(view.key for view in model.views))
+        other = subject.batch.with_images({key: 255 - subject.batch.images()[key] for key in keys})
+        change = float((model.predict(other, model.see(other)).actions - base).abs().max())
     advice = "set policy.region_tokens or policy.touch_tokens = true"
     return [judged("alignment-reaches-action", change, advice=advice)]
 

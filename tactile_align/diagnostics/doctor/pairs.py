@@ -9,7 +9,6 @@ import torch
 from tactile_align.checks import Check, Status
 from tactile_align.diagnostics.doctor.limits import judged, stated
 from tactile_align.diagnostics.doctor.subject import Subject
-from tactile_align.policies.alignment import negatives_of
 from tactile_align.projection.other_finger import OTHER
 
 APART_M = 0.02  # an opening at which the fingers are apart
@@ -64,7 +63,7 @@ def boxes_and_contacts(subject: Subject) -> list[Check]:
     """How often each sensor has a box, how often it touches, and how much of a pair's moments is left."""
     moments, checks = subject.data.train, []
     for view in subject.model.views:
-        visible, contact = moments.column(f"visible/{view.key}"), moments.column(f"contact/{view.sensor}")
+        visible, contact = moments.views[view.key].visible, moments.touches[view.sensor].contact
         box_advice = "run `tactile-align verify`, look at `tactile-align overlay`; is the sensor where the rig says?"
         contact_advice = (
             "record more contacts, or raise contact_share; check the touch stream with `tactile-align inspect`"
@@ -78,7 +77,7 @@ def boxes_and_contacts(subject: Subject) -> list[Check]:
 
 def lonely_pairs(subject: Subject) -> list[Check]:
     """How many pairs of a batch have nothing to be told apart from, as a run's own log counts them."""
-    if subject.model.towers is None or subject.model.hsa.weight == 0:
+    if not subject.model.aligns:
         return []
     with torch.no_grad():
         log = subject.losses(subject.batch).log
@@ -101,15 +100,15 @@ def lonely_pairs(subject: Subject) -> list[Check]:
 
 def false_negatives(subject: Subject) -> list[Check]:
     """How many negatives of a batch show the very same contact, or none either."""
-    if subject.model.hsa.weight == 0:
+    alignment, checks, batch = subject.model.alignment, list[Check](), subject.batch
+    if alignment is None or not subject.model.aligns:
         return []
-    checks, batch = [], subject.batch
     for view in subject.model.views:
-        rule = negatives_of(subject.model, batch, view, None).rows(0, len(batch["episode"]))
-        valid = subject.model.valid_pairs(batch, view)
+        rule = alignment.negatives(batch, view).rows(0, len(batch))
+        valid = alignment.valid_pairs(batch, view)
         pairs = rule & valid[:, None] & valid[None, :]
-        index, contact = batch[f"contact_index/{view.sensor}"], batch[f"contact/{view.sensor}"]
-        same = (index[:, None] == index) & (batch["episode"][:, None] == batch["episode"]) & (index >= 0)
+        index, contact = batch.touches[view.sensor].contact_index, batch.touches[view.sensor].contact
+        same = (index[:, None] == index) & (batch.episode[:, None] == batch.episode) & (index >= 0)
         alike = same | (~contact[:, None] & ~contact)
         count = int(pairs.sum())
         checks.append(

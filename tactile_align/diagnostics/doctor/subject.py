@@ -1,6 +1,6 @@
 """What the doctor looks at: a config, its data, its model, and one batch of it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -9,9 +9,9 @@ from torch import Tensor
 from tactile_align.config.train import TrainConfig
 from tactile_align.evenly import evenly
 from tactile_align.moments.augment import augment
+from tactile_align.moments.batch import MomentBatch
 from tactile_align.moments.sampling import MomentSampler
-from tactile_align.policies.aligned import AlignedPolicy, Batch, Losses
-from tactile_align.policies.build import views_of
+from tactile_align.policies.aligned import AlignedPolicy, Losses
 from tactile_align.training.data import Data
 
 ROWS = 64
@@ -33,11 +33,11 @@ class Subject:
     config: TrainConfig
     data: Data
     model: AlignedPolicy
-    raw: Batch
-    batch: Batch
-    wide: Batch
+    raw: MomentBatch
+    batch: MomentBatch
+    wide: MomentBatch
 
-    def losses(self, batch: Batch, model: AlignedPolicy | None = None) -> Losses:
+    def losses(self, batch: MomentBatch, model: AlignedPolicy | None = None) -> Losses:
         """Return both losses of a batch in eval mode: no dropout, so that two calls compare."""
         return (model or self.model).eval().losses(batch)
 
@@ -47,19 +47,19 @@ def examine(config: TrainConfig, data: Data, model: AlignedPolicy) -> Subject:
     both = data.contact.any() and not data.contact.all()
     share = config.contact_share if both else None  # too few contacts are a finding, not an error
     sampler = MomentSampler(data.contact, config.batch_size, share, config.seed, 0, 1)
-    raw = data.train.__getitems__(sampler.batch(0).tolist())
+    raw = data.train.batch(sampler.batch(0))
     pool = np.flatnonzero(data.contact) if data.contact.any() else np.arange(len(data.train))
     spread = pool[evenly(len(pool), ROWS)]
-    wide = data.train.__getitems__(spread.tolist())
+    wide = data.train.batch(spread)
     return Subject(config, data, model, raw, _at_the_door(raw, config, model), _at_the_door(wide, config, model))
 
 
-def _at_the_door(batch: Batch, config: TrainConfig, model: AlignedPolicy) -> Batch:
-    at_door = augment(batch, tuple(view.key for view in views_of(config)), config.augment, None)
-    if model.act is not None:
-        generator = torch.Generator().manual_seed(0)
-        at_door["noise"] = torch.randn(len(batch["qpos"]), model.act.config.latent_dim, generator=generator)
-    return at_door
+def _at_the_door(batch: MomentBatch, config: TrainConfig, model: AlignedPolicy) -> MomentBatch:
+    at_door = augment(batch, config.augment)
+    if model.act is None:
+        return at_door
+    generator = torch.Generator().manual_seed(0)
+    return replace(at_door, noise=torch.randn(len(batch), model.act.config.latent_dim, generator=generator))
 
 
 def total_of(losses: Losses) -> Tensor:

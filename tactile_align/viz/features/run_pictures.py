@@ -21,10 +21,9 @@ from tactile_align.viz.overlay.frame import draw_frame
 from tactile_align.viz.overlay.overlay import write_png
 
 if TYPE_CHECKING:
-    from tactile_align.config.train import TrainConfig
     from tactile_align.diagnostics.gaze import Attention, Pointing
     from tactile_align.moments.cache import Job
-    from tactile_align.policies.aligned import AlignedPolicy
+    from tactile_align.policies.loaded_run import LoadedRun
     from tactile_align.training.data import Data
 
 
@@ -81,26 +80,22 @@ TALL_PX = 240
 """Height at which an encoder's small input is drawn."""
 
 
-def attention_pictures(
-    models: Mapping[int, "AlignedPolicy"], data: "Data", config: "TrainConfig", keys: Sequence[str], episode: int
-) -> dict[int, np.ndarray]:
+def attention_pictures(runs: Mapping[int, "LoadedRun"], keys: Sequence[str], episode: int) -> dict[int, np.ndarray]:
     """Draw the attention of a policy over a held-out episode, by training step, all on one scale.
 
     Args:
-        models: The policy by the step it was trained to.
-        data: The run's moments.
-        config: The run's.
+        runs: The run by the step it was trained to.
         keys: Its views.
         episode: Which held-out episode.
     """
     from tactile_align.diagnostics.gaze import attention
 
-    moments = data.held_out
+    last = runs[max(runs)]
+    moments = last.moments
     rows = np.flatnonzero(moments.episode == episode)
-    found = {step: attention(model, moments, config, rows.tolist()) for step, model in models.items()}
-    last = models[max(models)]
-    touching = np.any([moments.column(f"contact/{sensor}")[rows] for sensor in last.sensors], axis=0)
-    visible = np.all([moments.column(f"visible/{key}")[rows] for key in keys], axis=0)
+    found = {step: attention(run, rows.tolist()) for step, run in runs.items()}
+    touching = np.any([moments.touches[sensor].contact[rows] for sensor in last.model.sensors], axis=0)
+    visible = np.all([moments.views[key].visible[rows] for key in keys], axis=0)
     places = np.flatnonzero(touching & visible)
     places = places[evenly(len(places), SHOWN)]
     shown = [scores[places] for one in found.values() for scores in one.maps.values()]
@@ -112,7 +107,7 @@ def attention_pictures(
         shares = np.stack(list(one.shares.values()), axis=1)
         parts = [attention_over_time(shares, list(one.shares), contact=touching, title=title)]
         if len(places) and one.maps:
-            cells = _looked_at(models[step], data, config, one, rows, places, keys, high)
+            cells = _looked_at(runs[step], one, rows, places, keys, high)
             parts.append(headed(grid(cells, 2), "attention on the tokens of region and touch, moments in contact"))
         pictures[step] = stacked(parts)
     return pictures
@@ -124,28 +119,20 @@ def when(step: int) -> str:
 
 
 def _looked_at(
-    model: "AlignedPolicy",
-    data: "Data",
-    config: "TrainConfig",
-    found: "Attention",
-    rows: np.ndarray,
-    places: np.ndarray,
-    keys: Sequence[str],
-    high: float,
+    run: "LoadedRun", found: "Attention", rows: np.ndarray, places: np.ndarray, keys: Sequence[str], high: float
 ) -> list[np.ndarray]:
     """Return a picture for each of some rows: its regions and touches under the attention on their tokens."""
-    from tactile_align.diagnostics.evaluation import centred
-
-    batch = centred(data.held_out.__getitems__(rows[places].tolist()), config)
+    batch = run.batch(rows[places])
     cells = []
     for i, place in enumerate(places):
         shown = []
-        for key in keys if model.reads_regions else ():
-            box = batch[f"box/{key}"][i].numpy().astype(np.float64)
-            window, scores = enlarge(box, config.features.margin), found.maps[f"region {key}"][place]
-            shown.append(laid_over(batch[f"image/{key}"][i].numpy(), scores, box, window, (0.0, high), f"row {place}"))
-        for sensor in model.sensors if model.reads_touches else ():
-            touch, scores = batch[f"image/{sensor}"][i].numpy(), found.maps[f"touch {sensor}"][place]
+        for key in keys if run.model.reads_regions else ():
+            view = batch.views[key]
+            box = view.box[i].numpy().astype(np.float64)
+            window, scores = enlarge(box, run.config.features.margin), found.maps[f"region {key}"][place]
+            shown.append(laid_over(view.image[i].numpy(), scores, box, window, (0.0, high), f"row {place}"))
+        for sensor in run.model.sensors if run.model.reads_touches else ():
+            touch, scores = batch.touches[sensor].image[i].numpy(), found.maps[f"touch {sensor}"][place]
             shown.append(laid_over(touch, scores, None, None, (0.0, high), sensor))
         cells.append(beside(shown))
     return cells
@@ -204,28 +191,26 @@ def draw_maps(
     """
     # Imported here: torch takes seconds, and the other pictures do without.
     from tactile_align.config.train import load_config
-    from tactile_align.diagnostics.evaluation import load_model
-    from tactile_align.policies.build import views_of
     from tactile_align.policies.checkpoint import BEST, load_checkpoint
+    from tactile_align.policies.loaded_run import LoadedRun
     from tactile_align.training.data import load_data
-    from tactile_align.training.loop import build_model
 
     folder = Path(run)
     config = load_config(folder / "config.toml")
     given = data or load_data(config, progress=False)
     step = int(load_checkpoint(folder / "checkpoints" / BEST)["step"])
-    before = build_model(config, given.held_out).eval()
-    after = load_model(folder, config, given.held_out)
+    after = LoadedRun.load(folder, config, given.held_out)
+    runs = {0: LoadedRun.untrained(config, given.held_out), step: after}
     pictures: dict[str, np.ndarray] = {}
-    keys = [view.key for view in views_of(config)]
+    keys = [view.key for view in after.model.views]
     for key in keys:
         prefix = f"{key}_" if len(keys) > 1 else ""
-        found = _of_view({0: before, step: after}, given, config, key)
+        found = _of_view(runs, key)
         pictures |= {f"{prefix}{name}": picture for name, picture in found.items()}
     for episode, job in enumerate(given.held_out.jobs[:EPISODES]):
         pictures[f"overlay_episode_{episode}"] = _frames(job)
-        if after.act is not None:
-            for at, picture in attention_pictures({0: before, step: after}, given, config, keys, episode).items():
+        if after.model.act is not None:
+            for at, picture in attention_pictures(runs, keys, episode).items():
                 pictures[f"attention_episode_{episode}_step_{at:06d}"] = picture
     place = folder / "pictures" if out is None else Path(out)
     files = {place / f"{name}.png": picture for name, picture in pictures.items()}
@@ -240,24 +225,23 @@ def draw_maps(
     return list(files)
 
 
-def _of_view(
-    models: dict[int, "AlignedPolicy"], data: "Data", config: "TrainConfig", key: str
-) -> dict[str, np.ndarray]:
+def _of_view(runs: dict[int, "LoadedRun"], key: str) -> dict[str, np.ndarray]:
     from tactile_align.diagnostics.gaze import pointing
     from tactile_align.diagnostics.pairs import pair_features
 
-    moments = data.held_out
-    features = {step: pair_features(model, moments, config, key) for step, model in models.items()}
+    run = runs[max(runs)]
+    moments = run.moments
+    features = {step: pair_features(run, key) for step, run in runs.items()}
     last = features[max(features)]
     chosen = one_per_contact(last, GALLERY)
     starts = np.flatnonzero(moments.time == 0)
     rows = starts[last["episode"][chosen]] + last["time"][chosen]
     shown = rows[_spread(last["episode"][chosen], SHOWN)]
-    seen = {step: pointing(model, moments, config, key, shown.tolist()) for step, model in models.items()}
+    seen = {step: pointing(run, key, shown.tolist()) for step, run in runs.items()}
     low = min(float(one.similarity.min()) for one in seen.values())
     high = max(float(one.similarity.max()) for one in seen.values())
-    batch = moments.__getitems__(rows.tolist())
-    touches, views = (list(batch[f"image/{name}"].numpy()) for name in (_sensor(models[max(models)], key), key))
+    batch = moments.batch(rows)
+    touches, views = list(batch.touches[run.view(key).sensor].image.numpy()), list(batch.views[key].image.numpy())
     pictures = {}
     ordered = chosen[np.argsort(last["episode"][chosen], kind="stable")]
     for step, found in features.items():
@@ -299,10 +283,6 @@ def _spread(episode: np.ndarray, count: int) -> np.ndarray:
     for name in np.unique(episode):
         turn[episode == name] = np.arange(np.count_nonzero(episode == name))
     return np.argsort(turn, kind="stable")[:count]
-
-
-def _sensor(model: "AlignedPolicy", key: str) -> str:
-    return next(view.sensor for view in model.views if view.key == key)
 
 
 def _labels(refs: Sequence[EpisodeRef], features: Features, chosen: np.ndarray) -> dict[str, list[str]]:

@@ -9,43 +9,45 @@ import torch
 from torch import Tensor, nn
 
 from tactile_align.features.towers import Features, Towers
-from tactile_align.moments.dataset import Batch, Moments
+from tactile_align.moments.batch import MomentBatch
+from tactile_align.moments.dataset import Moments
 from tactile_align.policies.aligned import AlignedPolicy, Losses
 from tactile_align.training.data import Data
 
 KEY, SENSOR = "left_wrist-tactile1", "tactile1"
 
 
-def spoilt(data: Data, change: Callable[[Batch], Batch]) -> Data:
+def spoilt(data: Data, change: Callable[[MomentBatch], MomentBatch]) -> Data:
     """Return data whose batches are changed on their way out."""
 
     class Spoilt(Moments):
-        def __getitems__(self, indices: Any) -> Batch:
-            return change(dict(super().__getitems__(indices)))
+        def batch(self, indices: Any) -> MomentBatch:
+            return change(super().batch(indices))
 
     train = copy.copy(data.train)
     train.__class__ = Spoilt
     return replace(data, train=train)
 
 
-def bgr(batch: Batch) -> Batch:
-    return {name: value.flip(-1) if name.startswith("image/") else value for name, value in batch.items()}
+def bgr(batch: MomentBatch) -> MomentBatch:
+    return batch.with_images({name: image.flip(-1) for name, image in batch.images().items()})
 
 
-def constant_touch(batch: Batch) -> Batch:
-    return batch | {f"image/{SENSOR}": torch.full_like(batch[f"image/{SENSOR}"], 127)}
+def constant_touch(batch: MomentBatch) -> MomentBatch:
+    return batch.with_images({SENSOR: torch.full_like(batch.touches[SENSOR].image, 127)})
 
 
-def one_image_for_all(batch: Batch) -> Batch:
-    return {n: v[:1].expand_as(v).contiguous() if n.startswith("image/") else v for n, v in batch.items()}
+def one_image_for_all(batch: MomentBatch) -> MomentBatch:
+    return batch.with_images({n: v[:1].expand_as(v).contiguous() for n, v in batch.images().items()})
 
 
-def shuffled_pairs(batch: Batch) -> Batch:
-    return batch | {f"image/{SENSOR}": batch[f"image/{SENSOR}"].roll(1, 0)}
+def shuffled_pairs(batch: MomentBatch) -> MomentBatch:
+    return batch.with_images({SENSOR: batch.touches[SENSOR].image.roll(1, 0)})
 
 
-def box_scaled_by_the_smaller_factor(batch: Batch) -> Batch:
-    return batch | {f"box/{KEY}": batch[f"box/{KEY}"] * torch.tensor([0.75, 1.0, 0.75, 1.0])}
+def box_scaled_by_the_smaller_factor(batch: MomentBatch) -> MomentBatch:
+    view = batch.views[KEY]
+    return replace(batch, views={KEY: replace(view, box=view.box * torch.tensor([0.75, 1.0, 0.75, 1.0]))})
 
 
 class DetachedTouch(Towers):
@@ -98,8 +100,8 @@ class NormalisesAgain(nn.Module):
 
 def towers_as(kind: type[Towers]) -> Callable[[AlignedPolicy], None]:
     def plant(model: AlignedPolicy) -> None:
-        assert model.towers is not None
-        model.towers.__class__ = kind
+        assert model.alignment.towers is not None
+        model.alignment.towers.__class__ = kind
 
     return plant
 
@@ -109,22 +111,22 @@ def validation_left_out(model: AlignedPolicy) -> None:
 
 
 def imagenet_statistics(model: AlignedPolicy) -> None:
-    model.towers.vision.mean.copy_(torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1))
-    model.towers.vision.std.copy_(torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1))
+    model.alignment.towers.vision.mean.copy_(torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1))
+    model.alignment.towers.vision.std.copy_(torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1))
 
 
 def normalised_again(model: AlignedPolicy) -> None:
-    vision = model.towers.vision
+    vision = model.alignment.towers.vision
     vision.visual.conv1 = NormalisesAgain(vision.visual.conv1, vision.mean, vision.std)
 
 
 def blocks_behind_the_tokens_learn(model: AlignedPolicy) -> None:
-    model.towers.vision._take = [0]
-    model.towers.vision.requires_grad_(True)
+    model.alignment.towers.vision._take = [0]
+    model.alignment.towers.vision.requires_grad_(True)
 
 
 def frozen_encoder(model: AlignedPolicy) -> None:
-    model.towers.vision.requires_grad_(False)
+    model.alignment.towers.vision.requires_grad_(False)
 
 
 def saturated_head(model: AlignedPolicy) -> None:
@@ -140,11 +142,11 @@ def outputs_of_spread_37(model: AlignedPolicy) -> None:
 
 def touches_in_one_point(model: AlignedPolicy) -> None:
     with torch.no_grad():
-        model.towers.touch_head.bias.fill_(1000.0)
+        model.alignment.towers.touch_head.bias.fill_(1000.0)
 
 
 def features_of_rank_one(model: AlignedPolicy) -> None:
     with torch.no_grad():
-        project = next(m for m in model.towers.region_pooling.modules() if isinstance(m, nn.Linear))
+        project = next(m for m in model.alignment.towers.region_pooling.modules() if isinstance(m, nn.Linear))
         project.weight[1:] = project.weight[:1] * torch.linspace(-1, 1, len(project.weight) - 1)[:, None]
         project.bias.zero_()

@@ -22,7 +22,7 @@ from tactile_align.diagnostics.doctor.diagnose import diagnose
 from tactile_align.diagnostics.doctor.limits import LIMITS, STATED
 from tactile_align.moments.normalisation import Statistics
 from tactile_align.policies.aligned import AlignedPolicy
-from tactile_align.policies.checkpoint import load_checkpoint
+from tactile_align.policies.checkpoint import FORMAT, load_checkpoint
 from tactile_align.training.data import Data, LowDim, load_data
 from tactile_align.training.loop import build_model, train
 from tactile_align.verify.verify import verify_episodes
@@ -215,7 +215,7 @@ def test_14_a_checkpoint_of_weights_alone_is_no_resume(small_config: Maker) -> N
     out = train(small_config(steps=3), progress=False)
     path = out / "checkpoints" / "step_00000003.pt"
     state = load_checkpoint(path)
-    torch.save({"model": state["model"], "step": 3}, path)
+    torch.save({"format": FORMAT, "model": state["model"], "step": 3}, path)
     with pytest.raises(ValueError, match=r"optimiser.*cannot go on exactly"):
         train(small_config(steps=3), resume=True, progress=False)
 

@@ -1,0 +1,76 @@
+"""A run's model together with the moments it is judged on."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from tactile_align.config.train import TrainConfig
+from tactile_align.errors import InputError
+from tactile_align.moments.augment import augment
+from tactile_align.moments.batch import MomentBatch
+from tactile_align.moments.dataset import Moments
+from tactile_align.policies.aligned import AlignedPolicy
+from tactile_align.policies.alignment import Alignment, View
+from tactile_align.policies.build import make_model
+from tactile_align.policies.checkpoint import best_checkpoint, load_checkpoint, load_weights
+
+ROWS = 128  # moments looked at together
+
+
+@dataclass(frozen=True)
+class LoadedRun:
+    """A model, the moments it is looked at on, and the config of both.
+
+    Attributes:
+        model: In eval mode, on the CPU.
+        moments: The moments, those of the held-out episodes as a rule.
+        config: The run's.
+    """
+
+    model: AlignedPolicy
+    moments: Moments
+    config: TrainConfig
+
+    @classmethod
+    def untrained(cls, config: TrainConfig, moments: Moments) -> "LoadedRun":
+        """Return a run as it is before its first step."""
+        return cls(make_model(config, *moments.state_width).eval(), moments, config)
+
+    @classmethod
+    def load(cls, folder: Path, config: TrainConfig, moments: Moments) -> "LoadedRun":
+        """Return a run with the weights of its best checkpoint.
+
+        Raises:
+            FileNotFoundError: The folder holds no checkpoint.
+            InputError: The checkpoint is damaged, of another version or of another model.
+        """
+        model = make_model(config, *moments.state_width, fill=False)
+        path = best_checkpoint(folder / "checkpoints")
+        load_weights(model, load_checkpoint(path), path)
+        return cls(model.eval(), moments, config)
+
+    @property
+    def alignment(self) -> Alignment:
+        """The towers and their loss.
+
+        Raises:
+            InputError: The run has none.
+        """
+        if self.model.alignment is None:
+            raise InputError("needed a run with encoders; this one has none. Train it with views and hsa.weight > 0")
+        return self.model.alignment
+
+    def view(self, key: str) -> View:
+        """Return the view that has a key, CAMERA-SENSOR."""
+        return next(view for view in self.model.views if view.key == key)
+
+    def batch(self, rows: Sequence[int] | np.ndarray) -> MomentBatch:
+        """Return some moments as the encoders take them, without random changes."""
+        return augment(self.moments.batch(rows), self.config.augment)
+
+    def batches(self, rows: np.ndarray) -> Iterator[MomentBatch]:
+        """Yield some moments, about ROWS at a time, as `batch` returns them."""
+        for chosen in np.array_split(rows, max(1, len(rows) // ROWS)):
+            yield self.batch(chosen)
