@@ -202,7 +202,5 @@ def test_a_path_that_names_no_dataset_is_an_error_of_the_layout(tmp_path: Path) 
 
 def test_a_layout_object_is_refused_with_what_to_give(tmp_path: Path) -> None:
     path, own = lab(tmp_path)
-    with pytest.raises(
-        ValueError, match=r"got a Layout object\. Give the name or path"
-    ):
+    with pytest.raises(ValueError, match=r"got a Layout object\. Give the name or path"):
         open_episode(path, layout=load_layout(own))  # type: ignore[arg-type]
