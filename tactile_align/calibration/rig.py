@@ -214,9 +214,9 @@ class Rig(Strict):
             return identity
         entry = self.arms[arm]
         if node in ("finger1", "finger2"):
-            stands = self.gripper(arm).opening(qpos) if opening is None else opening
+            distances = self.gripper(arm).opening(qpos) if opening is None else opening
             axis = np.asarray(self.gripper(arm).law.axis) * (1.0 if node == "finger1" else -1.0)
-            distance = stands[..., 0 if node == "finger1" else 1, None]
+            distance = distances[..., 0 if node == "finger1" else 1, None]
             shift = distance * xp.asarray(axis, dtype=qpos.dtype, device=qpos.device)
             T = pose(identity[..., :3, :3], shift)
             return T if common == "flange" else self._T_up(arm, "flange", common, qpos, opening) @ T

@@ -30,22 +30,22 @@ def open_episode(where: EpisodeRef | str | Path, layout: str | Path | None = Non
         FileNotFoundError: No such file.
         EpisodeError: The episode has a fault; the message names file, key and row.
     """
-    episode, found = examine_episode(where, layout)
-    if found.faults:
-        raise EpisodeError(found.faults)
+    episode, contents = examine_episode(where, layout)
+    if contents.faults:
+        raise EpisodeError(contents.faults)
     return episode
 
 
 def examine_episode(where: EpisodeRef | str | Path, layout: str | Path | None = None) -> tuple["Episode", Found]:
-    """Return an episode with any faults, and what was found in it; for inspection and repair only."""
+    """Return an episode with any faults, and its contents; for inspection and repair only."""
     path = parse_ref(where).path
     with open_file(path) as file:
         stamp = Stamp.of(path.resolve())
         ref, known, holder = locate(file, where, layout)
         attributes = read_attributes(holder, path)
-        found = find(holder, known, path)
-        fps = _fps(attributes, known, path, found)
-    return Episode(ref, known, stamp, found, attributes, fps), found
+        contents = find(holder, known, path)
+        fps = _fps(attributes, known, path, contents)
+    return Episode(ref, known, stamp, contents, attributes, fps), contents
 
 
 class Episode:
@@ -66,16 +66,22 @@ class Episode:
     """
 
     def __init__(
-        self, ref: EpisodeRef, layout: Layout, stamp: Stamp, found: Found, attributes: dict[str, Any], fps: float | None
+        self,
+        ref: EpisodeRef,
+        layout: Layout,
+        stamp: Stamp,
+        contents: Found,
+        attributes: dict[str, Any],
+        fps: float | None,
     ) -> None:
         self.ref, self.path, self.layout = ref, ref.path, layout
-        self.qpos = found.qpos if found.qpos is not None else np.zeros((0, 0))
-        self.action = found.action if found.action is not None else np.zeros((0, 0))
-        self.qvel = found.qvel
+        self.qpos = contents.qpos if contents.qpos is not None else np.zeros((0, 0))
+        self.action = contents.action if contents.action is not None else np.zeros((0, 0))
+        self.qvel = contents.qvel
         self.attributes, self.fps = attributes, fps
         self._stamp = stamp
-        self._depth, self._carried = found.depth, found.carried
-        self._cameras, self._touches = found.cameras, found.touches
+        self._depth, self._carried = contents.depth, contents.carried
+        self._cameras, self._touches = contents.cameras, contents.touches
 
     def __len__(self) -> int:
         return len(self.qpos)
@@ -205,13 +211,13 @@ def read_attributes(group: h5py.Group, path: Path) -> dict[str, Any]:
     return {name: value.item() if isinstance(value, np.generic) else value for name, value in attributes.items()}
 
 
-def _fps(attributes: dict[str, Any], layout: Layout, path: Path, found: Found) -> float | None:
+def _fps(attributes: dict[str, Any], layout: Layout, path: Path, contents: Found) -> float | None:
     stated = attributes.get("fps")
     if stated is None:
         return layout.fps
     if isinstance(stated, (int, float)) and np.isfinite(stated) and stated > 0:
         return float(stated)
-    found.faults.append(
+    contents.faults.append(
         Fault("attribute", path, "", f"has the attribute fps = {stated!r}; frames a second must be > 0")
     )
     return None

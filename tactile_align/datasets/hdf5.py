@@ -100,7 +100,7 @@ def reading(file: Path, key: str, row: int | None = None) -> Iterator[None]:
         raise
     except (OSError, RuntimeError, LookupError, TypeError, ValueError, zlib.error) as cause:
         reason = " ".join(str(cause).split())
-        text = f"cannot be read, HDF5 says: {reason}; record or copy the file again"
+        text = f"cannot be read, HDF5 reports: {reason}; record or copy the file again"
         raise fault("unreadable", file, key, text, row) from cause
 
 

@@ -162,8 +162,8 @@ def colours(episode: Episode, looks: dict[str, Look]) -> list[str]:
 def stored_quality(episode: Episode, name: str) -> int | None:
     """Return the lowest JPEG quality among nine frames of a stream, about; None where none is a JPEG."""
     stored = (episode.encoded(name, int(t)) for t in evenly(len(episode), 9))
-    found = [codec.jpeg_quality(data) for data in stored if data is not None]
-    return min((quality for quality in found if quality is not None), default=None)
+    qualities = [codec.jpeg_quality(data) for data in stored if data is not None]
+    return min((quality for quality in qualities if quality is not None), default=None)
 
 
 def distinct_share(look: Look, apart: float = 3.0) -> float:

@@ -117,11 +117,11 @@ class _Source:
             name: state_array(group, keys, self.path, needed, finite=False)
             for name, keys, needed in self.layout.state.arrays
         }
-        found = Found()
-        self.places = frame_places(group, self.layout, self.path, found)
+        contents = Found()
+        self.places = frame_places(group, self.layout, self.path, contents)
         self.frames = {name: self._frames(group, key, role) for role, name, key in self.places}
-        if found.faults:
-            raise EpisodeError(found.faults)
+        if contents.faults:
+            raise EpisodeError(contents.faults)
         self.attributes: dict[str, Any] = read_attributes(group, self.path)
         self.others = other_arrays(group, self.layout, self.places, self.path)
         lengths = [len(array) for array in self.state.values() if array is not None]

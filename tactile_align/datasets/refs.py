@@ -213,15 +213,15 @@ def _episodes_in(path: Path, layout: str | Path | None) -> Iterator[EpisodeRef]:
         return
     try:
         with open_file(path) as file:
-            found = known or guess_layout(file, path)
-            groups = episode_groups(file, found, path)
+            facts = known or guess_layout(file, path)
+            groups = episode_groups(file, facts, path)
     except EpisodeError:
         yield EpisodeRef(path, "", name)  # listed, so that opening it names the fault
         return
     if not groups:
         yield EpisodeRef(path, "", name)
     for group in groups:
-        yield EpisodeRef(path, group, found.name if known is None else name)
+        yield EpisodeRef(path, group, facts.name if known is None else name)
 
 
 def locate(

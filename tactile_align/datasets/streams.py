@@ -192,71 +192,73 @@ class Found:
 
 def find(group: h5py.Group, layout: Layout, file: Path) -> Found:
     """Return the contents of the episode in `group`: states are read, of the frames only the first."""
-    found = Found()
+    contents = Found()
     for what, keys, needed in layout.state.arrays:
-        with _Collect(found):
-            setattr(found, what, state_array(group, keys, file, needed))
-    with _Collect(found):
+        with _Collect(contents):
+            setattr(contents, what, state_array(group, keys, file, needed))
+    with _Collect(contents):
         for key in layout.state.carried:
             if hdf5.dataset(group, key, file) is not None:
-                found.carried[key] = hdf5.full_name(group, key)
-    for role, name, key in frame_places(group, layout, file, found):
-        with _Collect(found):
+                contents.carried[key] = hdf5.full_name(group, key)
+    for role, name, key in frame_places(group, layout, file, contents):
+        with _Collect(contents):
             if role == "depth":
-                found.depth[name] = depth_at(group, key, file)
+                contents.depth[name] = depth_at(group, key, file)
             else:
-                side = found.touches if role == "touch" else found.cameras
+                side = contents.touches if role == "touch" else contents.cameras
                 side[name] = stream_at(group, name, key, layout, file)
-    _check_lengths(group, layout, file, found)
-    return found
+    _check_lengths(group, layout, file, contents)
+    return contents
 
 
 class _Collect:
-    """Turn an EpisodeError inside the block into entries of `found.faults`."""
+    """Turn an EpisodeError inside the block into entries of `contents.faults`."""
 
-    def __init__(self, found: Found) -> None:
-        self.found = found
+    def __init__(self, contents: Found) -> None:
+        self.contents = contents
 
     def __enter__(self) -> None: ...
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
         if isinstance(error, EpisodeError):
-            self.found.faults.extend(error.faults)
+            self.contents.faults.extend(error.faults)
         return isinstance(error, EpisodeError)
 
 
-def frame_places(group: h5py.Group, layout: Layout, file: Path, found: Found) -> list[tuple[str, str, str]]:
+def frame_places(group: h5py.Group, layout: Layout, file: Path, contents: Found) -> list[tuple[str, str, str]]:
     """Return (role, name, key below the group) of every stream of frames, each name once, cameras in layout order.
 
-    Faults of the places themselves are added to `found.faults`.
+    Faults of the places themselves are added to `contents.faults`.
     """
     places: dict[str, tuple[str, str, str]] = {}
-    with _Collect(found):
+    with _Collect(contents):
         places = {name: (role, name, key) for role, name, key in camera_places(group, layout, file)}
     for place in layout.touches.groups:
-        with _Collect(found):
+        with _Collect(contents):
             for role, name, key in touch_places(group, place, layout, file):
                 if name in places:
                     text = f"is the second stream called {name!r}; keep one"
-                    found.faults.append(Fault("twice", file, hdf5.full_name(group, key), text))
+                    contents.faults.append(Fault("twice", file, hdf5.full_name(group, key), text))
                 else:
                     places[name] = role, name, key
     if not any(role == "camera" for role, _, _ in places.values()):
         text = "holds no camera stream; an episode needs at least one. Is the layout the right one?"
-        found.faults.append(Fault("missing", file, hdf5.full_name(group, layout.cameras.group), text))
+        contents.faults.append(Fault("missing", file, hdf5.full_name(group, layout.cameras.group), text))
     return list(places.values())
 
 
-def _check_lengths(group: h5py.Group, layout: Layout, file: Path, found: Found) -> None:
-    if found.qpos is None:
+def _check_lengths(group: h5py.Group, layout: Layout, file: Path, contents: Found) -> None:
+    if contents.qpos is None:
         return
-    steps, base = len(found.qpos), hdf5.full_name(group, layout.state.qpos[0])
-    lengths = {stream.key: (stream.rows, "frames") for stream in (*found.cameras.values(), *found.touches.values())}
+    steps, base = len(contents.qpos), hdf5.full_name(group, layout.state.qpos[0])
+    lengths = {
+        stream.key: (stream.rows, "frames") for stream in (*contents.cameras.values(), *contents.touches.values())
+    }
     for what, keys in (("action", layout.state.action), ("qvel", layout.state.qvel)):
-        values = getattr(found, what)
+        values = getattr(contents, what)
         if values is not None:
             lengths[hdf5.full_name(group, keys[0])] = (len(values), "rows")
-    for key in (*found.carried.values(), *found.depth.values()):
+    for key in (*contents.carried.values(), *contents.depth.values()):
         data = hdf5.dataset(group.file, key, file)
         if data is not None:
             lengths[key] = (int(data.shape[0]) if data.ndim else 0, "rows")
@@ -267,4 +269,4 @@ def _check_lengths(group: h5py.Group, layout: Layout, file: Path, found: Found) 
                 f"has {rows} {unit} but /{base} has {steps} rows; all streams of an episode must be equally "
                 f"long. Cut them with: tactile-align trim {file.name} --to {shortest}"
             )
-            found.faults.append(Fault("length", file, key, text))
+            contents.faults.append(Fault("length", file, key, text))

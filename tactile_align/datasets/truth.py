@@ -17,8 +17,8 @@ def read_truth(episode: Episode, key: str, *shape: int) -> np.ndarray | None:
     prefix = f"{episode.ref.group}/" if episode.ref.group else ""
     full = f"{prefix}truth/{key}"
     with open_file(episode.path) as file:
-        found = hdf5.reach(file, full, episode.path)
-        if not isinstance(found, h5py.Dataset):
+        item = hdf5.reach(file, full, episode.path)
+        if not isinstance(item, h5py.Dataset):
             return None
         data = hdf5.dataset(file, full, episode.path)
         array = hdf5.read_low_dim(data, episode.path, full)

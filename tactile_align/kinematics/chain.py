@@ -25,7 +25,7 @@ class Arm:
         upper: (n,) upper joint limits.
         T_link_joint: (n, 4, 4) fixed pose of each joint frame in the link before it, at q = 0, metres.
         source: Where the numbers come from.
-        disagreements: What other sources say, in sentences.
+        disagreements: Deviating statements of other sources, in sentences.
         T_link_flange: (4, 4) fixed pose of the flange in the last link.
         prismatic: (n,) whether each joint slides; empty when all turn.
         reach_m: Largest working radius as its maker states it, or None.

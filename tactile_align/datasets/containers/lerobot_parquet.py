@@ -406,7 +406,7 @@ def episode_rows(info: Info) -> Iterator[dict[str, Any]]:
     """Yield the rows of meta/episodes, without their statistics.
 
     Raises:
-        FileNotFoundError: There is none.
+        FileNotFoundError: No such file.
         InputError: One cannot be read, or their number differs from info.json.
     """
     files = sorted((info.root / "meta" / "episodes").glob("*/*.parquet"))
@@ -415,7 +415,7 @@ def episode_rows(info: Info) -> Iterator[dict[str, Any]]:
     tables = [_read(file) for file in files]
     listed = sum(table.num_rows for table in tables)
     if listed != info.episodes:
-        text = f"meta/episodes lists {listed} episodes, meta/info.json says {info.episodes}; copy the dataset again"
+        text = f"meta/episodes lists {listed} episodes, meta/info.json states {info.episodes}; copy the dataset again"
         raise InputError(f"{info.root}: {text}")
     for table in tables:
         yield from table.to_pylist()
@@ -435,7 +435,7 @@ def episode_table(info: Info, row: dict[str, Any]) -> dict[str, Any]:
     table = _read(file, [("episode_index", "=", row["episode_index"])])
     missing = [key for key in (STATE, ACTION) if key not in table.column_names]
     if table.num_rows != row["length"] or missing:
-        text = f"holds {table.num_rows} rows of episode {row['episode_index']}, meta/episodes says {row['length']}"
+        text = f"holds {table.num_rows} rows of episode {row['episode_index']}, meta/episodes states {row['length']}"
         raise InputError(f"{file}: {f'has no {missing[0]}' if missing else text}; copy the dataset again")
     return {name: table[name].to_pylist() for name in table.column_names}
 

@@ -287,17 +287,17 @@ def _numbered(folder: Path, suffix: str) -> dict[int, Path]:
 def _pose(file: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return (D,) joints, (D,) or (0,) velocities, (A,) action."""
     try:
-        found = load_arrays(file.read_bytes())
+        arrays = load_arrays(file.read_bytes())
     except InputError as cause:
         raise InputError(f"{file}: {cause}") from cause
     for key in (QPOS, ACTION):
-        if key not in found or found[key].ndim != 1 or not np.isfinite(found[key]).all():
-            got = f"shape {found[key].shape}" if key in found else f"only {', '.join(found) or 'nothing'}"
+        if key not in arrays or arrays[key].ndim != 1 or not np.isfinite(arrays[key]).all():
+            got = f"shape {arrays[key].shape}" if key in arrays else f"only {', '.join(arrays) or 'nothing'}"
             raise InputError(
                 f"{file}: needs finite numbers under {key!r}, shape (joints,); got {got}. Leave the step out"
             )
-    qvel = found.get(QVEL, np.zeros(0))
-    return found[QPOS].astype(np.float64), qvel.astype(np.float64).ravel(), found[ACTION].astype(np.float64)
+    qvel = arrays.get(QVEL, np.zeros(0))
+    return arrays[QPOS].astype(np.float64), qvel.astype(np.float64).ravel(), arrays[ACTION].astype(np.float64)
 
 
 def _jpeg(file: Path) -> bytes:

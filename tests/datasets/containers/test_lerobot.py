@@ -165,7 +165,7 @@ def test_a_dataset_that_lost_some_of_its_episodes_is_not_taken_for_whole(tmp_pat
     recordings(tmp_path / "in")
     export_lerobot(tmp_path / "in", tmp_path / "out", cameras="image")
     change_info(tmp_path / "out", total_episodes=5)
-    with pytest.raises(ValueError, match=r"meta/episodes lists 3 episodes, meta/info.json says 5"):
+    with pytest.raises(ValueError, match=r"meta/episodes lists 3 episodes, meta/info.json states 5"):
         import_lerobot(tmp_path / "out", tmp_path / "back")
 
 
