@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from importlib import resources
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 from tactile_align.errors import InputError
 
@@ -140,6 +140,31 @@ def decided(
     """Return a check that a condition decides rather than a number: pass, or `otherwise` with the advice."""
     status: Status = "pass" if good else otherwise
     return Check(id, title, status, measured, value, limit=limit, advice="" if good else advice)
+
+
+def named(kind: str, name: str, evidence: str, advice: str, status: Status = "fail") -> Check:
+    """Return the check "kind/name" of a known cause, such as "fault/mm-for-m", that explains what came."""
+    return Check(f"{kind}/{name}", f"{kind.title()}: {name.replace('-', ' ')}", status, evidence, advice=advice)
+
+
+Changed = TypeVar("Changed")
+
+
+@dataclass(frozen=True)
+class Hypothesis(Generic[Changed]):
+    """One explanation of data that do not fit: the data, or the rig, with one thing changed.
+
+    Attributes:
+        name: Stable name of what is changed; several hypotheses of one kind may share it.
+        advice: What to change if the hypothesis holds.
+        changed: The data, or the rig, so changed.
+        evidence: What the hypothesis states, in words.
+    """
+
+    name: str
+    advice: str
+    changed: Changed
+    evidence: str = ""
 
 
 @dataclass(frozen=True)

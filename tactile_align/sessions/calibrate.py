@@ -1,4 +1,4 @@
-"""Calibrate from a session folder and write the result into a rig file: intrinsics and hand-eye."""
+"""Calibration of intrinsics and hand-eye from a session folder, with the result written into a rig file."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,14 +21,14 @@ from tactile_align.sessions.write_rig import place_camera, save_unless_failed, w
 
 @dataclass(frozen=True)
 class Calibrated:
-    """What a calibration gave and how it was judged.
+    """Result of a calibration and its checks.
 
     Attributes:
         session: What was read.
-        camera: The camera of the session's images, as used or found.
+        camera: The camera of the session's images, as used or calibrated.
         intrinsics: Evidence for the camera; None where it was taken as known.
         hand_eye: Evidence for its pose; None where only intrinsics were asked for or no pose could be found.
-        faults: Checks "fault/ID", those that fail leave no pose.
+        faults: Checks "fault/NAME"; where one fails there is no pose.
         report: All checks.
         rig: The rig with the result in it; None without a rig.
     """
@@ -64,8 +64,9 @@ def calibrate_intrinsics_of(
     """
     session = read_session(folder)
     name = session.fact.camera
-    found = calibrate_intrinsics(session.views, session.width, session.height, model, name=name, compare=compare)
-    report = judge(session, found.camera, found, None, ())
+    intrinsics = calibrate_intrinsics(session.views, session.width, session.height, model, name=name, compare=compare)
+    camera = intrinsics.camera
+    report = judge(session, intrinsics, None, ())
     changed = None
     if rig is not None:
         known = rig if isinstance(rig, Rig) else load_rig(rig)
@@ -74,18 +75,10 @@ def calibrate_intrinsics_of(
                 f"{session.name}: K belongs to the raw frame, but the episode's frames went through image_map of "
                 f"camera {name}; take images from the camera itself"
             )
-        K = tuple(tuple(float(v) for v in row) for row in found.camera.K)
-        changed = known.with_camera(
-            name,
-            width=session.width,
-            height=session.height,
-            K=K,
-            model=found.camera.model,
-            distortion=found.camera.distortion,
-            valid_radius=found.camera.valid_radius,
-        )
+        lens = {key: getattr(camera, key) for key in ("width", "height", "model", "distortion", "valid_radius")}
+        changed = known.with_camera(name, K=tuple(map(tuple, camera.K.tolist())), **lens)
         save_unless_failed(changed, out, report)
-    return Calibrated(session, found.camera, found, None, (), report, changed)
+    return Calibrated(session, camera, intrinsics, None, (), report, changed)
 
 
 def calibrate_hand_eye(
@@ -128,7 +121,7 @@ def calibrate_hand_eye(
     faults = tuple(find_faults(session, camera))
     if not any(fault.status == "fail" for fault in faults):
         hand_eye = solve_hand_eye(camera, session.T_base_link(), session.views, mounted, prior=prior)
-    report = judge(session, camera, intrinsics, hand_eye, faults)
+    report = judge(session, intrinsics, hand_eye, faults)
     changed = None
     if known is not None and hand_eye is not None:
         changed = place_camera(known, session, hand_eye)
@@ -148,23 +141,23 @@ def verify_session(
 
     Args:
         folder: The session.
-        rig: The rig whose camera pose is held against the session.
+        rig: The rig whose camera pose is compared with the session's.
         pictures: A folder for a picture per view, worst first; None: none.
         page: Where to write an HTML page; None: nowhere.
         write_into: A rig file that shall remember the verdict in [verified].
 
     Raises:
-        FileNotFoundError, ValueError: What cannot be used, by file and key.
+        FileNotFoundError, InputError: What cannot be used, by file and key.
     """
-    found = calibrate_hand_eye(folder, rig)
-    result = replace(found.report, command="verify")
     known = rig if rig is None or isinstance(rig, Rig) else load_rig(rig)
-    if known is not None and found.rig is not None and found.hand_eye is not None:
-        checks = _rig_against(known, found.rig, found)
+    calibrated = calibrate_hand_eye(folder, known)
+    result, hand_eye, session = replace(calibrated.report, command="verify"), calibrated.hand_eye, calibrated.session
+    if known is not None and calibrated.rig is not None and hand_eye is not None:
+        checks = _rig_against(known, calibrated.rig, session.fact.camera, hand_eye)
         result = replace(result, checks=(*result.checks, *checks), subject=f"rig {known.name} against {result.subject}")
     files: list[Path] = []
-    if pictures is not None and found.hand_eye is not None:
-        files = draw_views(found.session, found.camera, found.hand_eye, Path(pictures))
+    if pictures is not None and hand_eye is not None:
+        files = draw_views(session, calibrated.camera, hand_eye, Path(pictures))
     if page is not None:
         write_page(result, page, files)
     if write_into is not None:
@@ -172,27 +165,24 @@ def verify_session(
     return result
 
 
-def _rig_against(known: Rig, solved: Rig, found: Calibrated) -> list[Check]:
-    """Compare the rig's camera pose with the session's own answer."""
-    name, hand_eye = found.session.fact.camera, found.hand_eye
-    if hand_eye is None:
-        return []
+def _rig_against(known: Rig, solved: Rig, name: str, hand_eye: HandEye) -> list[Check]:
+    """Compare a rig's camera pose with the one that the session gives."""
     old, new = known.cameras[name], solved.cameras[name]
     if old.parent != new.parent:
         advice = f"Set parent of camera {name} in the rig, or in session.toml."
         title = "Rig's camera, parent"
         return [Check("camera-parent", title, "fail", old.parent, limit=new.parent, advice=advice)]
     off = invert(new.T_parent_this) @ old.T_parent_this
-    mm, deg = float(np.linalg.norm(off[:3, 3])) * 1e3, float(np.degrees(np.linalg.norm(rotation_log(off[:3, :3]))))
-    sigma_mm = float(np.linalg.norm(hand_eye.sigma_t_m)) * 1e3
-    sigma_deg = float(np.degrees(np.linalg.norm(hand_eye.sigma_r_rad)))
     advice = "Take this session's result (calibrate hand-eye --out RIG)."
     checks = []
-    for kind, value, sigma in (("camera-translation", mm, sigma_mm), ("camera-rotation", deg, sigma_deg)):
-        # What the session cannot resolve must not be held against the rig.
-        limit = LIMITS[kind]
+    for kind, scale, vector, deviations in (
+        ("camera-translation", 1e3, off[:3, 3], hand_eye.sigma_t_m),
+        ("camera-rotation", np.degrees(1.0), rotation_log(off[:3, :3]), hand_eye.sigma_r_rad),
+    ):
+        # An error that the session cannot resolve does not count against the rig.
+        limit, sigma = LIMITS[kind], scale * float(np.linalg.norm(deviations))
         limit = replace(limit, good=max(limit.good, 3 * sigma), poor=max(limit.poor, 6 * sigma))
-        checks.append(graded({kind: limit}, kind, value, advice=advice))
+        checks.append(graded({kind: limit}, kind, scale * np.linalg.norm(vector), advice=advice))
     return checks
 
 
@@ -206,5 +196,5 @@ def _camera_of(session: Session, rig: Rig | None, model: LensModel) -> tuple[Cam
         if session.fact.episode is None and (session.width, session.height) == (known.width, known.height):
             return known.raw, None
         return known.stored, None
-    found = calibrate_intrinsics(session.views, session.width, session.height, model, name=name)
-    return found.camera, found
+    intrinsics = calibrate_intrinsics(session.views, session.width, session.height, model, name=name)
+    return intrinsics.camera, intrinsics

@@ -1,4 +1,4 @@
-"""The checks of a calibration session, and their page: does this calibration deserve trust?"""
+"""Checks of a calibration session, and their page and pictures."""
 
 import base64
 import hashlib
@@ -25,19 +25,15 @@ FEW = "Few views carry the result"
 LIMITS = {
     "images-lost": Limit("Images without a board or pose", 0.3, inf, form=".0%", why="Much of the session is lost"),
     "intrinsics-rms": Limit(
-        "Intrinsics, RMS per 1000 px of width", 0.6, 1.2, " px", why="A lens model that fits leaves less"
+        "Intrinsics, RMS per 1000 px of width", 0.6, 1.2, " px", why="A right lens model leaves less"
     ),
     "intrinsics-views": Limit("Views used for the intrinsics", 12, 6, form=".0f", why=FEW),
-    "image-covered": Limit(
-        "Image area covered", 0.6, 0.3, form=".0%", why="Where no point was seen the lens is not known"
-    ),
+    "image-covered": Limit("Image area covered", 0.6, 0.3, form=".0%", why="The lens is not known where no point was"),
     "tilt-range": Limit("Tilt range", 30, 10, " deg", why="Focal length and distance are told apart by tilt alone"),
-    "lens-model": Limit(
-        "Held-out error, against that of the best lens model", 1.1, inf, why="Another lens model fits better"
-    ),
+    "lens-model": Limit("Held-out error / that of the best lens model", 1.1, inf, why="Another lens model fits better"),
     "hand-eye-views": Limit("Views used for the pose", 12, 6, form=".0f", why=FEW),
     "rotation-axes": Limit(
-        "Rotation-axis spread", 0.10, 0.02, why="About one axis alone the camera's place along it is not known"
+        "Rotation-axis spread", 0.10, 0.02, why="Turns about one axis leave the place along it open"
     ),
     "largest-rotation": Limit("Largest relative rotation", 45, 20, " deg", why="Small turns magnify every error"),
     "hand-eye-rms": Limit("Joint RMS", 1.5, 3.0, " px", why="The robot's poses and the views disagree"),
@@ -46,12 +42,8 @@ LIMITS = {
     "board-scale": Limit("Board scale - 1", 0.01, 0.03, why="A board whose size is 2 % off still fits well"),
     "translation-sigma": Limit("Sigma of the translation", 1.0, 3.0, " mm", why="The pose is not known well enough"),
     "rotation-sigma": Limit("Sigma of the rotation", 0.1, 0.3, " deg", why="The pose is not known well enough"),
-    "camera-translation": Limit(
-        "Rig's camera, translation off", 1.0, 3.0, " mm", why="The camera sits elsewhere than the rig says"
-    ),
-    "camera-rotation": Limit(
-        "Rig's camera, rotation off", 0.15, 0.5, " deg", why="The camera looks elsewhere than the rig says"
-    ),
+    "camera-translation": Limit("Rig's camera, translation off", 1.0, 3.0, " mm", why="The camera sits elsewhere"),
+    "camera-rotation": Limit("Rig's camera, rotation off", 0.15, 0.5, " deg", why="The camera looks elsewhere"),
 }
 """Measured on real recordings, where good sets reach 0.6 to 1.5 px joint RMS, 0.3 to 0.5 mm and 0.03 to 0.08 deg.
 
@@ -59,16 +51,14 @@ The last two are widened to what a session can resolve.
 """
 
 
-def judge(
-    session: Session, camera: Camera, intrinsics: Intrinsics | None, hand_eye: HandEye | None, faults: Sequence[Check]
-) -> Report:
-    """Hold a calibration against LIMITS; `faults` come first."""
+def judge(session: Session, intrinsics: Intrinsics | None, hand_eye: HandEye | None, faults: Sequence[Check]) -> Report:
+    """Judge a calibration by LIMITS; `faults` come first."""
     checks, tables = list(faults), []
     if session.lost:
         share = len(session.lost) / (len(session.lost) + len(session.views))
-        names = f"{', '.join(session.lost[:5])}{', ...' if len(session.lost) > 5 else ''}"
+        measured = f"{len(session.lost)} ({', '.join(session.lost[:5])}{', ...' if len(session.lost) > 5 else ''})"
         advice = "Light the board evenly, keep it whole in sight and sharp."
-        checks.append(graded(LIMITS, "images-lost", share, measured=f"{len(session.lost)} ({names})", advice=advice))
+        checks.append(graded(LIMITS, "images-lost", share, measured=measured, advice=advice))
     if intrinsics is not None:
         checks += _intrinsics(session, intrinsics)
         # From the image's top to its bottom; an empty cell is where the lens is not known.
@@ -79,26 +69,14 @@ def judge(
         tables.append(Table.of("points seen in each part of the image", rows))
     if hand_eye is not None:
         checks += _hand_eye(hand_eye)
-        views = [
-            {
-                "view": hand_eye.names[i],
-                "joint px": float(hand_eye.per_view[i]),
-                "left out px": float(hand_eye.left_out[i]),
-                "alone px": float(hand_eye.pnp[i]),
-            }
-            for i in np.argsort(-hand_eye.per_view)[:10]
-        ]
-        tables.append(Table.of("worst views first", views))
+        errors = np.stack([hand_eye.per_view, hand_eye.left_out, hand_eye.pnp], axis=1).tolist()
+        views = tuple((hand_eye.names[i], *errors[i]) for i in np.argsort(-hand_eye.per_view)[:10])
+        tables.append(Table("worst views first", ("view", "joint px", "left out px", "alone px"), views))
     elif session.fact.poses is not None and intrinsics is None:
         advice = "Mend the fault named above first."
         checks.append(Check("hand-eye", "Pose of the camera", "fail", "none found", limit="a pose", advice=advice))
-    return Report(
-        "calibrate",
-        f"session {session.name}: {len(session.views)} views of {session.width}x{session.height} px",
-        tuple(checks),
-        tuple(tables),
-        provenance([_digest(session)]),
-    )
+    subject = f"session {session.name}: {len(session.views)} views of {session.width}x{session.height} px"
+    return Report("calibrate", subject, tuple(checks), tuple(tables), provenance([_digest(session)]))
 
 
 def _intrinsics(session: Session, found: Intrinsics) -> list[Check]:
@@ -128,45 +106,25 @@ def _intrinsics(session: Session, found: Intrinsics) -> list[Check]:
 def _hand_eye(found: HandEye) -> list[Check]:
     sigma_mm, sigma_deg = float(found.sigma_t_m.max()) * 1e3, float(np.degrees(found.sigma_r_rad.max()))
     alone = found.rms / max(float(np.sqrt(np.mean(found.pnp**2))), 1e-9)
-    name = "T_link_camera" if found.mounted == "moving" else "T_base_camera"
-    back = "T_camera_link" if found.mounted == "moving" else "T_camera_base"
+    frame, turn = "link" if found.mounted == "moving" else "base", float(np.degrees(found.spread.turn))
+    far = f"{len(found.outliers)}{': ' + ', '.join(found.outliers) if found.outliers else ''}"
+    look = "Look at these images and poses; drop them or take them again."
+    scale = f"{(found.scale - 1) * 100:+.2f} % (sigma {found.scale_sigma * 100:.2f} %)"
+    ruler = "Measure a long row of squares and correct square_m."
+    to_alone = f"{alone:.1f}; large: the robot, not the camera"
     return [
         graded(LIMITS, "hand-eye-views", len(found.names), advice="Take 15 views or more."),
         graded(LIMITS, "rotation-axes", found.spread.axes, advice="Turn about further axes: roll, pitch AND yaw."),
-        graded(
-            LIMITS,
-            "largest-rotation",
-            float(np.degrees(found.spread.turn)),
-            advice="Turn the camera further between views.",
-        ),
+        graded(LIMITS, "largest-rotation", turn, advice="Turn the camera further between views."),
         graded(LIMITS, "hand-eye-rms", found.rms, advice="See the worst views."),
-        graded(
-            LIMITS,
-            "left-out-ratio",
-            found.left_out_rms / max(found.rms, 1e-9),
-            advice="Take more views, and more different ones.",
-        ),
-        graded(
-            LIMITS,
-            "views-far-off",
-            len(found.outliers) / len(found.names),
-            measured=f"{len(found.outliers)}{': ' + ', '.join(found.outliers) if found.outliers else ''}",
-            advice="Look at these images and poses; drop them or take them again.",
-        ),
-        graded(
-            LIMITS,
-            "board-scale",
-            abs(found.scale - 1),
-            measured=f"{(found.scale - 1) * 100:+.2f} % (sigma {found.scale_sigma * 100:.2f} %)",
-            advice="Measure a long row of squares and correct square_m.",
-        ),
+        graded(LIMITS, "left-out-ratio", found.left_out_rms / max(found.rms, 1e-9), advice="Take more, other views."),
+        graded(LIMITS, "views-far-off", len(found.outliers) / len(found.names), measured=far, advice=look),
+        graded(LIMITS, "board-scale", abs(found.scale - 1), measured=scale, advice=ruler),
         graded(LIMITS, "translation-sigma", sigma_mm, advice="Take more views, nearer and more tilted."),
         graded(LIMITS, "rotation-sigma", sigma_deg, advice="Take more views, with larger turns."),
-        Check(
-            "joint-to-alone", "Joint / single-view RMS", "info", f"{alone:.1f}; large: the robot, not the camera", alone
-        ),
-        Check("pose", name, "info", _place(found.X)),
-        Check("pose-inverse", back, "info", _place(np.asarray(invert(found.X)))),
+        Check("joint-to-alone", "Joint / single-view RMS", "info", to_alone, alone),
+        Check("pose", f"T_{frame}_camera", "info", _place(found.X)),
+        Check("pose-inverse", f"T_camera_{frame}", "info", _place(np.asarray(invert(found.X)))),
     ]
 
 
@@ -198,13 +156,13 @@ def draw_views(session: Session, camera: Camera, hand_eye: HandEye, out: Path, m
 
     Sessions without images are drawn on grey.
     """
-    B = dict(zip([view.name for view in session.views], chain(session.T_base_link(), hand_eye.mounted), strict=True))
-    views = {view.name: view for view in session.views}
+    parts = zip(session.views, chain(session.T_base_link(), hand_eye.mounted), strict=True)
+    views = {view.name: (view, B) for view, B in parts}
     files = []
     for rank, i in enumerate(np.argsort(-hand_eye.per_view)[:most]):
         name = hand_eye.names[i]
-        view = views[name]
-        T = invert(hand_eye.X) @ B[name] @ hand_eye.Z
+        view, B = views[name]
+        T = invert(hand_eye.X) @ B @ hand_eye.Z
         canvas = cv2.cvtColor(_image(session, name), cv2.COLOR_GRAY2BGR)
         uv, valid = camera.project(apply(T, view.points))
         band = hand_eye.sigma_px(camera, apply(hand_eye.X @ T, view.points))
@@ -212,16 +170,14 @@ def draw_views(session: Session, camera: Camera, hand_eye: HandEye, out: Path, m
             cv2.drawMarker(canvas, _px(seen), (0, 200, 0), cv2.MARKER_CROSS, 9, 1, cv2.LINE_AA)
             if good:
                 cv2.circle(canvas, _px(predicted), 2, (0, 0, 230), -1, cv2.LINE_AA)
-                axes = (max(int(2 * sigma[0]), 1), max(int(2 * sigma[1]), 1))
+                axes = [max(int(2 * value), 1) for value in sigma]
                 cv2.ellipse(canvas, _px(predicted), axes, 0, 0, 360, (0, 160, 255), 1, cv2.LINE_AA)
         text = f"{name}: {hand_eye.per_view[i]:.2f} px, left out {hand_eye.left_out[i]:.2f} px"
         (wide, high), _ = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, 0.5, 1)
         cv2.rectangle(canvas, (0, 0), (wide + 16, high + 16), (0, 0, 0), -1)
         cv2.putText(canvas, text, (8, high + 8), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (255, 255, 255), 1, cv2.LINE_AA)
-        data = cv2.imencode(".png", canvas)[1].tobytes()
-        path = out / f"{rank + 1:02d}_{name}.png"
-        write_atomically(path, partial(Path.write_bytes, data=data))
-        files.append(path)
+        files.append(out / f"{rank + 1:02d}_{name}.png")
+        write_atomically(files[-1], partial(Path.write_bytes, data=cv2.imencode(".png", canvas)[1].tobytes()))
     return files
 
 

@@ -1,8 +1,8 @@
-"""Robot poses from files: one declared format, read literally; every other reading is for the fault finder."""
+"""Robot poses from files, in one declared format that is read literally."""
 
 import itertools
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from pydantic import model_validator
@@ -24,7 +24,7 @@ WIDTHS = {"quat_wxyz": 4, "quat_xyzw": 4, "rotvec": 3, "matrix": 16, **dict.from
 
 
 class PoseFormat(Strict):
-    """How the numbers of a pose file are meant; every key is declared, nothing is guessed."""
+    """Meaning of the numbers of a pose file; every key is declared, nothing is guessed."""
 
     of: Literal["joints", "tool"]
     """joints: one angle per joint; tool: T_base_link as x, y, z and a rotation, or a row-major 4x4 matrix."""
@@ -57,8 +57,8 @@ class PoseFormat(Strict):
         Args:
             values: The rows of the pose file.
             arm: The arm, where rows are joints.
-            checked: Whether to refuse rows that cannot be poses; False takes the nearest reading, for comparisons.
-            link: Which frame joints are taken to: flange or link1, link2, ...; tool poses are of the frame they are of.
+            checked: Whether to refuse rows that cannot be poses; False takes the nearest pose, for comparisons.
+            link: Which frame joints give: flange or link1, link2, ...; tool poses are already of their frame.
 
         Raises:
             InputError: Joints outside the arm's limits, no such link; quaternions without unit norm, matrices that
@@ -115,30 +115,25 @@ def read_poses(path: Path, columns: int) -> tuple[tuple[str, ...], np.ndarray]:
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; needed the robot's pose of each view")
-    names: list[str] = []
-    rows: list[list[float]] = []
+    stated: list[tuple[str, str, Any]]
     if path.suffix == ".npz":
-        names, rows = _archived(path)
+        stated = [("", *row) for row in _archived(path)]
     elif path.suffix == ".json":
         data = read_json(path)
         if not isinstance(data, dict):
             raise InputError(f"{path}: needed an object of view: [numbers]; got {type(data).__name__}")
-        for view, row in data.items():
-            try:
-                rows.append(np.ravel(np.asarray(row, dtype=np.float64)).tolist())
-            except (TypeError, ValueError) as error:
-                raise InputError(f"{path}: view {view} must be numbers; got {row}") from error
-        names = list(data)
+        stated = [("", *row) for row in data.items()]
     else:
-        for number, line in read_csv(path)[1:]:
-            try:
-                rows.append([float(cell) for cell in line[1:]])
-            except ValueError as error:
-                raise InputError(f"{path}: line {number}: needed numbers after the view; got {line}") from error
-            names.append(line[0])
-    if not rows:
+        stated = [(f"line {number}: ", line[0], line[1:]) for number, line in read_csv(path)[1:]]
+    if not stated:
         raise InputError(f"{path}: no pose in it; needed one row per view")
-    for name, row in zip(names, rows, strict=True):
+    names, rows = [name for _, name, _ in stated], []
+    for where, name, cells in stated:
+        try:
+            row = np.ravel(np.asarray(cells, dtype=np.float64))
+        except (TypeError, ValueError) as error:
+            raise InputError(f"{path}: {where}needed numbers for view {name}; got {cells}") from error
+        rows.append(row)
         if len(row) != columns:
             raise InputError(f"{path}: view {name} has {len(row)} numbers; the declared format has {columns}")
         if not np.isfinite(row).all():
@@ -146,10 +141,10 @@ def read_poses(path: Path, columns: int) -> tuple[tuple[str, ...], np.ndarray]:
     if len(set(names)) != len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise InputError(f"{path}: view {twice} comes twice; keep one row per view")
-    return tuple(names), np.array(rows, dtype=np.float64)
+    return tuple(names), np.stack(rows)
 
 
-def _archived(path: Path) -> tuple[list[str], list[list[float]]]:
+def _archived(path: Path) -> list[tuple[str, np.ndarray]]:
     arrays = read_npz(path)
     if not {"views", "values"} <= set(arrays):
         raise InputError(f"{path}: needs the arrays views and values; has {', '.join(arrays)}")
@@ -159,4 +154,4 @@ def _archived(path: Path) -> tuple[list[str], list[list[float]]]:
             f"{path}: views must be (N,) names and values (N, columns) numbers; got {views.shape} and "
             f"{values.dtype} {values.shape}"
         )
-    return [str(name) for name in views], values.tolist()
+    return list(zip(map(str, views), values, strict=True))

@@ -45,7 +45,7 @@ def shots_of_folder(folder: Path) -> Iterator[Shot]:
 
     Raises:
         FileNotFoundError: There are none.
-        ValueError: A file is no image.
+        InputError: A file is no image.
     """
     files = sorted(f for f in folder.glob("*") if f.suffix.lower() in SUFFIXES) if folder.is_dir() else []
     if not files:
@@ -69,49 +69,15 @@ def shots_of_episode(episode: str, camera: str, frames: tuple[int, ...]) -> Iter
 
 
 def frame_name(t: int) -> str:
-    """Return how the view of a frame is called."""
+    """Return the name of the view of a frame."""
     return f"frame_{t:06d}"
-
-
-def joints_of_episode(
-    episode: str, columns: tuple[int, ...], turn: float, frames: tuple[int, ...] | None
-) -> tuple[tuple[int, ...], np.ndarray]:
-    """Return the frames that are views and the joints there, (N, k), in the episode's unit.
-
-    Args:
-        episode: The file, or file#NAME.
-        columns: Which columns of qpos are the arm's joints.
-        turn: What one unit of them is in rad.
-        frames: The frames; None: the middle of every stretch in which the arm stands still.
-
-    Raises:
-        EpisodeError, InputError: No such column or frame, or the arm never stands still; names the file.
-    """
-    with open_episode(episode) as recorded:
-        qpos = np.asarray(recorded.qpos, dtype=np.float64)
-    if max(columns) >= qpos.shape[1]:
-        raise InputError(f"{episode}: qpos has {qpos.shape[1]} columns; session.toml's columns name {max(columns)}")
-    q = qpos[:, list(columns)]
-    if frames is None:
-        frames = standstills(q * turn)
-        if not frames:
-            raise InputError(
-                f"{episode}: the arm never stands still for {STILL_FRAMES} frames; let it rest before each view, or "
-                f"name frames in session.toml"
-            )
-    wrong = [t for t in frames if t >= len(q)]
-    if wrong:
-        raise InputError(f"{episode}: session.toml names frame {wrong[0]}, but the episode has {len(q)} frames")
-    return frames, q[list(frames)]
 
 
 def standstills(q: np.ndarray) -> tuple[int, ...]:
     """Return the middle frame of each stretch in which joints (T, n), rad, rest."""
     rests = np.abs(np.diff(q, axis=0)).max(axis=1) < STILL_RAD
-    edges = np.flatnonzero(np.diff(np.concatenate([[False], rests, [False]]).astype(int)))
-    return tuple(
-        int(begin + end) // 2 for begin, end in zip(edges[::2], edges[1::2], strict=True) if end - begin >= STILL_FRAMES
-    )
+    edges = np.flatnonzero(np.diff(rests.astype(int), prepend=0, append=0))
+    return tuple(int(begin + end) // 2 for begin, end in edges.reshape(-1, 2) if end - begin >= STILL_FRAMES)
 
 
 class SessionFact(Strict):
@@ -165,7 +131,7 @@ class SessionFact(Strict):
 
 @dataclass(frozen=True)
 class Session:
-    """A session as its files say, nothing repaired.
+    """A session as its files state it, nothing repaired.
 
     Attributes:
         name: For messages.
@@ -175,7 +141,7 @@ class Session:
         views: Views in which the board was found, in the order of the poses (or of the images' names).
         rows: (N, k) the numbers of the pose file for these views; (N, 0) without poses.
         lost: Names of images in which the board was not found, or that have no pose.
-        legacy: Whether the ChArUco layout seen is the one from before OpenCV 4.6; None where none is seen.
+        legacy: Whether the images show the ChArUco layout from before OpenCV 4.6; None where they show no ChArUco.
     """
 
     name: str
@@ -229,38 +195,37 @@ def read_session(folder: str | Path) -> Session:
         raise FileNotFoundError(f"{place / 'session.toml'}: no such file; a calibration session starts with it")
     data, source = read_fact("calibration", place / "session.toml")
     fact = parse(SessionFact, data, source)
-    if fact.points is not None and fact.episode is None:
-        found, legacy = read_points(place / fact.points, fact.board), None
-        lost: list[str] = []
+    legacy, lost = None, list[str]()
+    if fact.episode is not None:
+        episode = str(place / fact.episode)
+        frames, values = _episode_joints(source, fact, episode)
+        views, lost, width, height, legacy = _detect(shots_of_episode(episode, fact.camera, frames), fact.board)
+    elif fact.points is not None:
         if fact.width is None or fact.height is None:
             raise InputError(f"{source}: points need width and height of the images they were found in")
-        width, height = fact.width, fact.height
-    elif fact.episode is not None:
-        episode, (frames, values) = str(place / fact.episode), _episode_joints(place, fact, fact.episode)
-        found, lost, width, height, legacy = _detect(shots_of_episode(episode, fact.camera, frames), fact.board)
+        views, width, height = read_points(place / fact.points, fact.board), fact.width, fact.height
     else:
-        found, lost, width, height, legacy = _detect(shots_of_folder(place / fact.images), fact.board)
-    names = list(found)
-    rows = np.zeros((len(names), 0))
+        views, lost, width, height, legacy = _detect(shots_of_folder(place / fact.images), fact.board)
+    names, rows = list(views), np.zeros((len(views), 0))
     if fact.episode is not None:
-        rows = values[[i for i, t in enumerate(frames) if frame_name(t) in found]]
+        rows = values[[i for i, t in enumerate(frames) if frame_name(t) in views]]
     elif fact.poses_file is not None:
         if fact.poses is None:
             raise InputError(f"{source}: poses_file needs [poses]: what the numbers are (of, length, angle, rotation)")
         posed, values = read_poses(place / fact.poses_file, fact.poses.width(fact.kinematics()))
         lost += [f"{name} (no pose)" for name in names if name not in posed]
-        names = [name for name in posed if name in found]
+        names = [name for name in posed if name in views]
         rows = values[[posed.index(name) for name in names]] if names else rows
     if not names:
         raise InputError(
-            f"{place}: no view is left: the board was found in {len(found)} images"
-            + (", none of which has a pose" if found else "; is [board] described as it was printed?")
+            f"{place}: no view is left: the board was found in {len(views)} images"
+            + (", none of which has a pose" if views else "; is [board] described as it was printed?")
         )
-    return Session(str(place), fact, width, height, tuple(found[name] for name in names), rows, tuple(lost), legacy)
+    return Session(str(place), fact, width, height, tuple(views[name] for name in names), rows, tuple(lost), legacy)
 
 
-def _episode_joints(place: Path, fact: SessionFact, episode: str) -> tuple[tuple[int, ...], np.ndarray]:
-    source = place / "session.toml"
+def _episode_joints(source: str, fact: SessionFact, episode: str) -> tuple[tuple[int, ...], np.ndarray]:
+    """Return the frames of an episode that are views and the joints there, (N, k), in the episode's unit."""
     if fact.points is not None or fact.poses_file is not None:
         raise InputError(f"{source}: an episode brings images and poses; leave points and poses_file out")
     if fact.columns is None or fact.poses is None or fact.poses.of != "joints":
@@ -271,28 +236,41 @@ def _episode_joints(place: Path, fact: SessionFact, episode: str) -> tuple[tuple
     needed = fact.poses.width(fact.kinematics())
     if len(fact.columns) != needed:
         raise InputError(f"{source}: columns names {len(fact.columns)} joints; arm {fact.arm} has {needed}")
-    turn = 1.0 if fact.poses.angle == "rad" else np.pi / 180
-    return joints_of_episode(str(place / episode), fact.columns, turn, fact.frames)
+    with open_episode(episode) as recorded:
+        qpos = np.asarray(recorded.qpos, dtype=np.float64)
+    last = max(fact.columns)
+    if last >= qpos.shape[1]:
+        raise InputError(f"{episode}: qpos has {qpos.shape[1]} columns; session.toml's columns name {last}")
+    q = qpos[:, list(fact.columns)]
+    frames = fact.frames or standstills(q if fact.poses.angle == "rad" else np.radians(q))
+    if not frames:
+        raise InputError(
+            f"{episode}: the arm never stands still for {STILL_FRAMES} frames; let it rest before each view, or name "
+            f"frames in session.toml"
+        )
+    if max(frames) >= len(q):
+        raise InputError(f"{episode}: session.toml names frame {max(frames)}, but the episode has {len(q)} frames")
+    return frames, q[list(frames)]
 
 
 def _detect(shots: Iterable[Shot], board: Board) -> tuple[dict[str, View], list[str], int, int, bool | None]:
-    found: dict[str, View] = {}
+    """Return the views by name, the names of lost images, width and height, px, and the majority's ChArUco layout."""
+    views: dict[str, View] = {}
     lost: list[str] = []
     layouts: list[bool] = []
     first: Shot | None = None
-    height = width = 0
     for shot in shots:
-        if first is not None and shot.image.shape != (height, width):
-            raise InputError(
-                f"{shot.where}: is {shot.image.shape[1]}x{shot.image.shape[0]} but {first.where} is {width}x{height}; "
-                f"all images of a session must come from one camera at one resolution"
-            )
         first = first or shot
-        height, width = shot.image.shape
-        seen = board.detect(shot.image)
-        if seen is None:
+        (height, width), (high, wide) = first.image.shape, shot.image.shape
+        if (high, wide) != (height, width):
+            raise InputError(
+                f"{shot.where}: is {wide}x{high} but {first.where} is {width}x{height}; all images of a session must "
+                f"come from one camera at one resolution"
+            )
+        detection = board.detect(shot.image)
+        if detection is None:
             lost.append(shot.name)
             continue
-        found[shot.name] = View.of(shot.name, board, seen)
-        layouts.append(seen.legacy)
-    return found, lost, width, height, (sum(layouts) * 2 > len(layouts)) if layouts else None
+        views[shot.name] = View.of(shot.name, board, detection)
+        layouts.append(detection.legacy)
+    return views, lost, width, height, (sum(layouts) * 2 > len(layouts)) if layouts else None

@@ -1,4 +1,4 @@
-"""Rehearse a calibration: photograph a drawn board with a rig's camera, as files, before the real one is free.
+"""Rehearsal of a calibration: a session of a drawn board photographed by a rig's camera, before the real one is free.
 
 A camera on the arm looks at a board that lies before it; a fixed camera at a board on an arm's flange. Gripper and
 fingers are not drawn. Joint readings carry the arm's repeatability, images blur and noise, so what comes out is about
@@ -99,18 +99,10 @@ def rehearse(
         image = photograph(lens, C, page, to_page, rng)
         (folder / "images" / f"{view}.png").write_bytes(cv2.imencode(".png", image)[1].tobytes())
     (folder / "poses.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    facts = {
-        "camera": camera,
-        **known.arms[name].model_dump(include={"base", "tip"}),
-        "arm": known.arms[name].model,
-        "mounted": "fixed" if fixed else "moving",
-        "parent": parent,
-        **({"board_arm": name} if fixed else {}),
-        "images": "images",
-        "poses_file": "poses.csv",
-        "board": board.model_dump(exclude_none=True),
-        "poses": {"of": "joints", "angle": "deg"},
-    }
+    facts = {"camera": camera, **known.arms[name].model_dump(include={"base", "tip"}), "arm": known.arms[name].model}
+    facts |= {"mounted": "fixed", "board_arm": name} if fixed else {"mounted": "moving"}
+    facts |= {"parent": parent, "images": "images", "poses_file": "poses.csv"}
+    facts |= {"board": board.model_dump(exclude_none=True), "poses": {"of": "joints", "angle": "deg"}}
     (folder / "session.toml").write_text(toml_text(facts), encoding="utf-8")
     return folder
 
@@ -169,7 +161,7 @@ def _before_fixed(rig: Rig, camera: str, name: str, board: Board, rng: np.random
 def photograph(
     camera: Camera, T_camera_board: Array, page: np.ndarray, to_page: np.ndarray, rng: np.random.Generator
 ) -> np.ndarray:
-    """Return a grey image (H, W) uint8 of a printed page.
+    """Return a grey image (H, W) uint8 of a printed page, with blur and noise.
 
     Args:
         camera: The camera, with its lens.
@@ -179,19 +171,16 @@ def photograph(
         rng: Of the noise.
     """
     offsets = (np.arange(FINE) + 0.5) / FINE - 0.5
-    u = (np.arange(camera.width)[:, None] + offsets).ravel()
-    v = (np.arange(camera.height)[:, None] + offsets).ravel()
-    uv = np.stack(np.meshgrid(u, v), axis=-1)
+    edges = [(np.arange(length)[:, None] + offsets).ravel() for length in (camera.width, camera.height)]
+    uv = np.stack(np.meshgrid(*edges), axis=-1)
     rays = camera.unproject(uv, np.ones(uv.shape[:2]))
     # The plane z = 0 of the board, from the camera's centre: H takes (x, y, 1) of the board to a ray.
     H = np.stack([T_camera_board[:3, 0], T_camera_board[:3, 1], T_camera_board[:3, 3]], axis=-1)
     hit = rays @ np.linalg.inv(H).T @ to_page.T
     with np.errstate(invalid="ignore", divide="ignore"):
         at = (hit[..., :2] / hit[..., 2:]).astype(np.float32)
-    at = np.where(np.isfinite(at), at, -1.0).astype(np.float32)
-    fine = cv2.remap(
-        page, at[..., 0], at[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=(150.0,)
-    )
+    u, v = np.moveaxis(np.where(np.isfinite(at), at, np.float32(-1)), -1, 0)
+    fine = cv2.remap(page, u, v, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=(150.0,))
     image = fine.reshape(camera.height, FINE, camera.width, FINE).astype(np.float64).mean((1, 3))
     image = 30 + 0.75 * cv2.GaussianBlur(image, (0, 0), 0.6) + rng.normal(0, NOISE_GREY, image.shape)
     return np.clip(np.round(image), 0, 255).astype(np.uint8)
@@ -203,10 +192,10 @@ def _page(board: Board) -> tuple[np.ndarray, np.ndarray]:
     with tempfile.TemporaryDirectory() as folder:
         _, png = write_page(board, Path(folder) / "page", paper)
         full = read_grey(png)
-    found = board.detect(full)
-    if found is None:
+    detection = board.detect(full)
+    if detection is None:
         raise InputError(f"the {board.kind} board cannot be found on its own page; take larger squares")
-    H, _ = cv2.findHomography(board.points[found.ids][:, :2], found.uv)
+    H, _ = cv2.findHomography(board.points[detection.ids][:, :2], detection.uv)
     shrink = 1 / 3  # 100 dots an inch: about what a wrist camera resolves
     small = cv2.resize(full, None, fx=shrink, fy=shrink, interpolation=cv2.INTER_AREA)
     scale = np.array(small.shape[::-1]) / np.array(full.shape[::-1])

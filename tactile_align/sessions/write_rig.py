@@ -1,4 +1,4 @@
-"""What a calibration found goes into a rig: a new rig, never a changed one, without the old verdict."""
+"""Results of a calibration in a rig and its file: always a new rig, without the old verdict."""
 
 import datetime
 import hashlib
@@ -47,30 +47,21 @@ def place_camera(rig: Rig, session: Session, result: HandEye) -> Rig:
         if holder not in rig.arms:
             raise InputError(f"{session.name}: board_arm '{holder}' is no arm of rig {rig.name}: {', '.join(rig.arms)}")
         X = rig.arms[holder].T_parent_this @ X
-        if arm:
-            X = invert(rig.arms[arm].T_parent_this) @ X
-        else:
-            parent = "world"
+        X = invert(rig.arms[arm].T_parent_this) @ X if arm else X
+        parent = parent if arm else "world"
     # The rotation's part is in the camera's own axes; the translation's turns with the parent.
     turn = np.eye(6)
     turn[:3, :3] = X[:3, :3] @ result.X[:3, :3].T
     covariance = turn @ result.covariance @ turn.T
-    return rig.with_camera(
-        name,
-        parent=parent,
-        **pose_keys(X),
-        covariance=tuple(tuple(float(v) for v in row) for row in (covariance + covariance.T) / 2),
-    )
+    rows = tuple(map(tuple, ((covariance + covariance.T) / 2).tolist()))
+    return rig.with_camera(name, parent=parent, covariance=rows, **pose_keys(X))
 
 
 def with_stroke(rig: Rig, arm: str, stroke: float, axis: np.ndarray | None = None) -> Rig:
     """Return the rig with an arm's gripper opening `stroke` times as far, along another `axis` (3,) where given."""
     law = rig.gripper(arm).law.model_dump()
-    for key in LENGTHS & set(law):
-        value = law[key]
-        law[key] = tuple(v * stroke for v in value) if isinstance(value, tuple) else value * stroke
-    if axis is not None:
-        law["axis"] = tuple(float(v) for v in axis)
+    law |= {key: (np.asarray(law[key]) * stroke).tolist() for key in LENGTHS & set(law)}
+    law |= {} if axis is None else {"axis": tuple(axis.tolist())}
     return rig.with_gripper(arm, law=law)
 
 
@@ -81,7 +72,7 @@ def pose_keys(T: np.ndarray) -> dict[str, tuple[float, ...]]:
 
 
 def require_no_override(rig: Rig, kind: Literal["cameras", "sensors"], name: str, paths: Iterable[Path]) -> None:
-    """Refuse episodes in which an [[override]] gives a camera or sensor a pose of its own: a fit would not reach them.
+    """Refuse episodes in which an [[override]] gives a camera or sensor another pose, which a fit would not change.
 
     Raises:
         InputError: Names the episode and the entry.
@@ -133,7 +124,7 @@ def write_verdict(report: Report, rig_file: str | Path) -> None:
 
 
 def _rewrite(path: Path, rig: Rig) -> None:
-    """Write into a rig file what a rig says otherwise; comments, order and layout of all other lines stay."""
+    """Write the values of a rig that differ from those of a rig file into it; all other lines stay as they are."""
     old = load_rig(path)
     text = path.read_bytes().decode("utf-8")
     ends = "\r\n" if "\r\n" in text else "\n"

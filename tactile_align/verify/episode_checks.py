@@ -1,7 +1,7 @@
-"""The lines of verify's table that recorded episodes give, sound or not: streams, joints, contacts, coverage."""
+"""Checks of verify on recorded episodes: status, streams, joints, contact, coverage, boxes, and what explains them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,25 +25,13 @@ MOST = 60
 """Boxes looked at, evenly spread."""
 
 
-@dataclass(frozen=True)
-class Change:
-    """One change of the rig.
-
-    Attributes:
-        edit: The key and its new value, as in the rig file.
-        iou: Median IoU of the boxes after it.
-    """
-
-    edit: str
-    iou: float
-
-
 def one_change(
     rig: Rig, camera: str, sensor: str, T_camera_sensor: np.ndarray, seen: np.ndarray, opening: np.ndarray | None
-) -> list[Change]:
-    """Return the single changes that would explain boxes, the best first.
+) -> list[tuple[float, str]]:
+    """Return the single changes that would explain boxes, the best first: the median IoU after it, and the edit.
 
-    Tried are the camera's focal length, how it is turned, where it sits, where the sensor sits, and the other finger.
+    Tried are the camera's focal length, its orientation, its place, the sensor's place, and the other finger. An edit
+    is the key and its new value, as in the rig file.
 
     Args:
         rig: The rig whose boxes are off.
@@ -59,7 +47,7 @@ def one_change(
     fx, fy = (float(lens.K[axis][axis] * zoom.value[0]) for axis in (0, 1))
     quat = _listed(quaternion_from_rotation(lens.T_parent_this[:3, :3] @ np.asarray(rotation_exp(turn.value))), 5)
     deg = np.degrees(np.linalg.norm(turn.value))
-    found = [
+    causes = [
         (zoom, f"cameras.{camera}.K: fx = {fx:.1f}, fy = {fy:.1f}"),
         (turn, f"cameras.{camera}: quat_wxyz = {quat}, turned {deg:.1f} deg"),
     ]
@@ -68,19 +56,18 @@ def one_change(
         (f"sensors.{sensor}", touch, sensor_shift(sight)),
     ):
         place = _listed(mount.T_parent_this[:3, 3] + mount.T_parent_this[:3, :3] @ shift.value, 4)
-        found.append((shift, f"{key}: translation_m = {place}, {np.linalg.norm(shift.value) * 1e3:.0f} mm off"))
-    for hypothesis in hypotheses_of(rig, camera, sensor) if opening is not None else ():
-        if hypothesis.name == OTHER_FINGER:
-            other, T = hypothesis.rig.sensors[sensor].parent, touch.T_parent_this
+        causes.append((shift, f"{key}: translation_m = {place}, {np.linalg.norm(shift.value) * 1e3:.0f} mm off"))
+    for slip in hypotheses_of(rig, camera, sensor) if opening is not None else ():
+        if slip.name == OTHER_FINGER:
+            other, T = slip.changed.sensors[sensor].parent, touch.T_parent_this
             # Between two fingers of one hand no joint enters.
             between = rig.T_from_to(touch.parent, other, np.zeros((len(seen), 1)), opening)
-            there = elsewhere(sight, T_camera_sensor @ invert(T) @ between @ T)
-            found.append(
-                (there, f'sensors.{sensor}: parent = "{other}", or the axis of its gripper\'s law turned round')
-            )
-    good = [Change(edit, cause.iou) for cause, edit in found if cause.explains and cause.iou >= EXPLAINED]
-    good.sort(key=lambda one: -one.iou)
-    return [one for one in good if one.iou >= good[0].iou - AS_GOOD]
+            cause = elsewhere(sight, T_camera_sensor @ invert(T) @ between @ T)
+            edit = f'sensors.{sensor}: parent = "{other}", or the axis of its gripper\'s law turned round'
+            causes.append((cause, edit))
+    good = [(cause.iou, edit) for cause, edit in causes if cause.explains and cause.iou >= EXPLAINED]
+    good.sort(key=lambda change: -change[0])
+    return [change for change in good if change[0] >= good[0][0] - AS_GOOD]
 
 
 def _listed(values: np.ndarray, digits: int) -> str:
@@ -88,7 +75,7 @@ def _listed(values: np.ndarray, digits: int) -> str:
 
 
 def explained(rig: Rig, camera: str, sensor: str, views: Sequence[View]) -> list[Check]:
-    """Return the line of the table that names single changes, where the boxes are wrong and some explain them."""
+    """Return the check that names the single changes which explain boxes; none where the boxes are right."""
     iou, seen = np.concatenate([view.iou() for view in views]), np.concatenate([view.seen for view in views])
     placed = np.concatenate([view.T_camera_sensor for view in views])
     rows = np.flatnonzero(np.isfinite(seen).all(axis=-1))
@@ -106,11 +93,11 @@ def explained(rig: Rig, camera: str, sensor: str, views: Sequence[View]) -> list
             "calibrate finger --dry-run` fits to these boxes."
         )
         return [Check(kind, title, "info", "none", advice=advice)]
-    edits = "; or ".join(f"{change.edit} (IoU {change.iou:.3f})" for change in changes)
+    edits, best = "; or ".join(f"{edit} (IoU {iou:.3f})" for iou, edit in changes), changes[0][0]
     advice = f"One change would do: {edits}. Measure whether it is true of your rig before you write it."
     if len(changes) > 1:
         advice += " Boxes of a second view tell which: where that view passes, it is this camera."
-    return [Check(kind, title, "info", f"IoU {changes[0].iou:.3f} with the best", changes[0].iou, advice=advice)]
+    return [Check(kind, title, "info", f"IoU {best:.3f} with the best", best, advice=advice)]
 
 
 def on_sensor(camera: str, sensor: str, views: list[View], contact: np.ndarray, commanded: bool) -> list[Check]:
@@ -124,7 +111,7 @@ def on_sensor(camera: str, sensor: str, views: list[View], contact: np.ndarray, 
         commanded: Whether some of the openings were only commanded.
     """
     judge = partial(_judge, camera, sensor)
-    iou = np.concatenate([view.iou() for view in views])
+    iou, true = (np.concatenate([view.iou(boxes) for view in views]) for boxes in ("box", "true_opening"))
     if not np.isfinite(iou).any():
         nowhere = "no frame has both a box and a truth"
         advice = "The sensor was seen, but the rig puts it elsewhere: check the camera's parent and pose."
@@ -134,28 +121,24 @@ def on_sensor(camera: str, sensor: str, views: list[View], contact: np.ndarray, 
         "If all views fail: the gripper's open, closed, column or law, or the sensor on its finger."
     )
     seen, box = (np.concatenate([getattr(view, key) for view in views]) for key in ("seen", "box"))
-    missed = np.isfinite(seen[:, 0]) & ~np.isfinite(box[:, 0])
-    edges = np.nanmedian(box - seen, axis=0)
-    side = np.nanmedian(np.minimum(seen[:, 2] - seen[:, 0], seen[:, 3] - seen[:, 1]))
-    text = " ".join(f"{edge:+.2f}" for edge in edges)
-    ratio = np.nanmedian((box[:, 2:] - box[:, :2]) / (seen[:, 2:] - seen[:, :2]), axis=0)
-    centre = (edges[:2] + edges[2:]) / 2
+    in_sight = np.isfinite(seen[:, 0])
+    edges, sides = np.nanmedian(box - seen, axis=0), seen[:, 2:] - seen[:, :2]
+    side, ratio = np.nanmedian(sides.min(axis=1)), np.nanmedian((box[:, 2:] - box[:, :2]) / sides, axis=0)
+    right, down = (edges[:2] + edges[2:]) / 2
     median = float(np.nanmedian(iou))
+    measured = f"{' '.join(f'{edge:+.2f}' for edge in edges)} px (left top right bottom), side {side:.0f} px"
+    beside = (
+        f"The boxes are {ratio[0]:.2f} x {ratio[1]:.2f} times as large as the sensor was seen, and lie "
+        f"{abs(right):.1f} px {'right' if right > 0 else 'left'} of and {abs(down):.1f} px "
+        f"{'below' if down > 0 else 'above'} it. Too large or too small: K, how far the camera is, or the "
+        "sensor's size; as large, but beside it: a pose is off."
+    )
     checks = [
         judge("iou-median", median, advice),
         judge("iou-p5", np.nanpercentile(iou, 5), advice),
-        judge("box-missing", missed.sum() / np.isfinite(seen[:, 0]).sum(), advice),
-        judge(
-            "edge-error",
-            np.abs(edges).max() / side,
-            f"The boxes are {ratio[0]:.2f} x {ratio[1]:.2f} times as large as the sensor was seen, and lie "
-            f"{abs(centre[0]):.1f} px {'right' if centre[0] > 0 else 'left'} of and {abs(centre[1]):.1f} px "
-            f"{'below' if centre[1] > 0 else 'above'} it. Too large or too small: K, how far the camera is, or the "
-            "sensor's size; as large, but beside it: a pose is off.",
-            f"{text} px (left top right bottom), side {side:.0f} px",
-        ),
+        judge("box-missing", np.isnan(box[in_sight, 0]).mean(), advice),
+        judge("edge-error", np.abs(edges).max() / side, beside, measured),
     ]
-    true = np.concatenate([view.iou("true_opening") for view in views])
     if np.isfinite(true).any():
         check = _iou_fact("iou-true-opening", camera, sensor, "true opening", true)
         limit = LIMITS["iou-median"]
@@ -187,30 +170,23 @@ def _iou_fact(kind: str, camera: str, sensor: str, what: str, iou: np.ndarray) -
 
 
 def box_drift(evidence: Sequence[Evidence]) -> list[dict[str, Any]]:
-    """Where the boxes of each episode lie against those of all, the worst first; needs truth or labels."""
-    rows: list[dict[str, Any]] = []
-    for one in evidence:
-        for view in one.views:
-            off = ((view.box - view.seen)[:, :2] + (view.box - view.seen)[:, 2:]) / 2
+    """Return how far the boxes of each episode lie from those of all, the worst first; needs truth or labels."""
+    by_view: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for episode in evidence:
+        for view in episode.views:
+            off = (view.box - view.seen).reshape(-1, 2, 2).mean(axis=1)
             if not np.isfinite(off).any():
                 continue
-            u, v = (float(value) for value in np.nanmedian(off, axis=0))
-            rows.append(
-                {
-                    "episode": Path(one.name).name,
-                    "camera": view.camera,
-                    "sensor": view.sensor,
-                    "side px": float(np.nanmedian((view.seen[:, 2:] - view.seen[:, :2]).min(axis=1))),
-                    "du px": u,
-                    "dv px": v,
-                    "IoU": float(np.nanmedian(view.iou())),
-                }
-            )
-    for row in rows:
-        alike = [one for one in rows if (one["camera"], one["sensor"]) == (row["camera"], row["sensor"])]
-        u, v = (float(np.median([one[key] for one in alike])) for key in ("du px", "dv px"))
-        row["drift px"] = float(np.hypot(row["du px"] - u, row["dv px"] - v))
-    return sorted(rows, key=lambda row: -row["drift px"])
+            row: dict[str, Any] = {"episode": Path(episode.name).name, "camera": view.camera, "sensor": view.sensor}
+            row["side px"] = float(np.nanmedian((view.seen[:, 2:] - view.seen[:, :2]).min(axis=1)))
+            row["du px"], row["dv px"] = map(float, np.nanmedian(off, axis=0))
+            row["IoU"] = float(np.nanmedian(view.iou()))
+            by_view.setdefault((view.camera, view.sensor), []).append(row)
+    for rows in by_view.values():
+        off = np.array([(row["du px"], row["dv px"]) for row in rows])
+        for row, drift in zip(rows, np.hypot(*(off - np.median(off, axis=0)).T), strict=True):
+            row["drift px"] = float(drift)
+    return sorted((row for rows in by_view.values() for row in rows), key=lambda row: -row["drift px"])
 
 
 def drift_checks(drift: list[dict[str, Any]]) -> list[Check]:
@@ -237,7 +213,7 @@ HAND = ("flange", "finger1", "finger2")
 
 
 def episode_checks(rig: Rig, evidence: Sequence[Evidence]) -> list[Check]:
-    """Return the lines of the table that recorded episodes give."""
+    """Return the checks of a rig on recorded episodes, but for motion and drift."""
     checks = [_status(rig, evidence), _streams(evidence), _joints(evidence), *_plausible(evidence)]
     for name in rig.cameras:
         if any(name not in episode.missing_cameras for episode in evidence):
@@ -247,48 +223,36 @@ def episode_checks(rig: Rig, evidence: Sequence[Evidence]) -> list[Check]:
         if episodes:
             checks += _contact(sensor, episodes)
     pairs = sorted({(view.camera, view.sensor) for episode in evidence for view in episode.views})
-    unproven = []
+    # Boxes of one view prove nothing of the others.
+    unproven = {}
     for camera, sensor in pairs:
-        held = [(one, view) for one in evidence for view in one.views if (view.camera, view.sensor) == (camera, sensor)]
-        views = [view for _, view in held]
+        episodes = [one for one in evidence if any((v.camera, v.sensor) == (camera, sensor) for v in one.views)]
+        views = [v for one in episodes for v in one.views if (v.camera, v.sensor) == (camera, sensor)]
         checks.append(_coverage(rig, camera, sensor, views))
         if not any(np.isfinite(view.seen).any() for view in views):
-            unproven.append((camera, sensor))
+            unproven[f"box-proof/{camera}/{sensor}"] = f"Box on {sensor} in {camera}"
         else:
-            contact = np.concatenate([episode.contact[sensor] for episode, _ in held])
-            commanded = any(episode.commanded[sensor].any() for episode, _ in held)
+            contact = np.concatenate([episode.contact[sensor] for episode in episodes])
+            commanded = any(episode.commanded[sensor].any() for episode in episodes)
             checks += on_sensor(camera, sensor, views, contact, commanded)
             checks += explained(rig, camera, sensor, views)
     if unproven and len(unproven) == len(pairs):
-        checks.append(_unproven("box-proof", "Boxes on the sensors", "the boxes lie"))
-    else:
-        # Boxes of one view prove nothing of the others.
-        checks += [
-            _unproven(f"box-proof/{camera}/{sensor}", f"Box on {sensor} in {camera}", "its boxes lie")
-            for camera, sensor in unproven
-        ]
-    return checks
-
-
-def _unproven(id: str, title: str, they: str) -> Check:
-    return decided(
-        id,
-        title,
-        False,
-        "no truth or labels",
-        limit="labels, or a passed calibration",
-        advice=f"Nothing shows that {they} on the sensor: look at `tactile-align overlay`, and draw boxes on some 20 "
-        "frames (`tactile-align label` writes the page) for --labels; a camera you have no use for may leave the rig.",
+        unproven = {"box-proof": "Boxes on the sensors"}
+    limit = "labels, or a passed calibration"
+    advice = (
+        "Nothing shows that the boxes lie on the sensor: look at `tactile-align overlay`, and draw boxes on some 20 "
+        "frames (`tactile-align label` writes the page) for --labels; a camera you have no use for may leave the rig."
     )
+    proof = [
+        Check(id, title, "warn", "no truth or labels", limit=limit, advice=advice) for id, title in unproven.items()
+    ]
+    return [*checks, *proof]
 
 
 def _status(rig: Rig, evidence: Sequence[Evidence]) -> Check:
     advice = ""
     if rig.status == "nominal":
-        advice = (
-            "The placements come from drawings: calibrate cameras (`calibrate hand-eye`) and fingers "
-            "(`calibrate finger`)."
-        )
+        advice = "The poses come from drawings: calibrate cameras (calibrate hand-eye) and fingers (calibrate finger)."
     elif rig.status == "exact" and not any(np.isfinite(v.true_opening).any() for one in evidence for v in one.views):
         advice = (
             "Only a simulation knows its rig exactly, and these recordings hold no truth of one. Set status = "
@@ -299,48 +263,36 @@ def _status(rig: Rig, evidence: Sequence[Evidence]) -> Check:
 
 
 def lens_checks(rig: Rig, camera: str) -> list[Check]:
-    """Judge K by its principal point and field of view: one that belongs to other frames is centred elsewhere."""
+    """Judge K by its principal point and field of view: a K of other frames has its centre elsewhere."""
     entry = rig.cameras[camera]
     (fx, _, cx), (_, _, cy), _ = entry.K
     du, dv = (cx + 0.5) / entry.width - 0.5, (cy + 0.5) / entry.height - 0.5
     half = entry.width / (2 * fx)
     across = float(np.degrees(2 * (half if entry.model == "fisheye" else np.arctan(half))))
     width, height = frame_of(entry)
-    return [
-        graded(
-            LIMITS,
-            "principal-point",
-            max(abs(du), abs(dv)),
-            camera,
-            measured=f"{du:+.0%} right, {dv:+.0%} down",
-            advice=f"This K is centred for frames of about {width}x{height}, but the rig says "
-            f"{entry.width}x{entry.height}: give that one's K, or set width = {width}, height = {height} and say by "
-            f'image_map what the recorder did, e.g. [["resize", {entry.width}, {entry.height}]].',
-        ),
-        decided(
-            f"field-of-view/{camera}",
-            f"Field of view of {camera}",
-            FIELD_DEG[0] <= across <= FIELD_DEG[1],
-            f"{across:.0f} deg across",
-            limit=f"{FIELD_DEG[0]:g} to {FIELD_DEG[1]:g} deg",
-            value=across,
-            advice=f"fx = {fx:g} px is implausible for frames {entry.width} px wide; is K of another resolution?",
-        ),
-    ]
+    advice = (
+        f"This K is centred for frames of about {width}x{height}, but the rig states {entry.width}x{entry.height}: "
+        f"give the K of these, or set width = {width}, height = {height} and state in image_map what the recorder did, "
+        f'e.g. [["resize", {entry.width}, {entry.height}]].'
+    )
+    measured = f"{du:+.0%} right, {dv:+.0%} down"
+    centred = graded(LIMITS, "principal-point", max(abs(du), abs(dv)), camera, measured=measured, advice=advice)
+    id, title, (least, most) = f"field-of-view/{camera}", f"Field of view of {camera}", FIELD_DEG
+    advice = f"fx = {fx:g} px is implausible for frames {entry.width} px wide; is K of another resolution?"
+    measured, limit = f"{across:.0f} deg across", f"{least:g} to {most:g} deg"
+    wide = decided(id, title, least <= across <= most, measured, limit=limit, value=across, advice=advice)
+    return [centred, wide]
 
 
 def _streams(evidence: Sequence[Evidence]) -> Check:
     lacking = sorted({name for one in evidence for name in (*one.missing_cameras, *one.missing_sensors)})
     unknown = sorted({name for one in evidence for name in one.unknown_cameras})
-    odd = [f"not recorded: {', '.join(lacking)}"] if lacking else []
-    odd += [f"not in the rig: {', '.join(unknown)}"] if unknown else []
+    odd = {"not recorded": lacking, "not in the rig": unknown}
+    measured = "; ".join(f"{what}: {', '.join(names)}" for what, names in odd.items() if names)
+    limit = "the rig's cameras and sensors"
+    advice = "Streams without a place in the rig get no box; name them in the rig as the recordings do."
     return decided(
-        "streams",
-        "Streams",
-        not odd,
-        "; ".join(odd) or "all of the rig's, none else",
-        limit="the rig's cameras and sensors",
-        advice="Streams without a place in the rig get no box; name them in the rig as the recordings do.",
+        "streams", "Streams", not measured, measured or "all of the rig's, none else", limit=limit, advice=advice
     )
 
 
@@ -351,7 +303,7 @@ def _joints(evidence: Sequence[Evidence]) -> Check:
 
 
 def _plausible(evidence: Sequence[Evidence]) -> list[Check]:
-    suspects = {suspicion.id: suspicion for one in reversed(evidence) for suspicion in one.suspicions}
+    suspects = {suspicion.id: suspicion for episode in reversed(evidence) for suspicion in episode.suspicions}
     title, limit = "Joints plausible", "raw, moving, each arm its own"
     if not suspects:
         return [decided("joints-plausible", title, True, "nothing suspect", limit=limit)]
@@ -367,17 +319,9 @@ def _plausible(evidence: Sequence[Evidence]) -> list[Check]:
 def _contact(sensor: str, evidence: Sequence[Evidence]) -> list[Check]:
     contact = np.concatenate([episode.contact[sensor] for episode in evidence])
     share = float(contact.mean())
-    checks = [
-        decided(
-            f"contact/{sensor}",
-            f"Contact of {sensor}",
-            share > 0,
-            f"{share:.0%} of frames",
-            limit="> 0 %",
-            value=share,
-            advice="The touch images never change: is this sensor plugged in and recorded?",
-        )
-    ]
+    id, title, measured = f"contact/{sensor}", f"Contact of {sensor}", f"{share:.0%} of frames"
+    advice = "The touch images never change: is this sensor plugged in and recorded?"
+    checks = [decided(id, title, share > 0, measured, limit="> 0 %", value=share, advice=advice)]
     if share > 0:
         only = float(np.concatenate([episode.commanded[sensor] for episode in evidence])[contact].mean())
         note = "The opening is held at its value at contact onset; record a measured one if the gripper has it."
@@ -395,12 +339,6 @@ def _coverage(rig: Rig, camera: str, sensor: str, views: list[View]) -> Check:
     if arm == other and node in HAND and finger in HAND:
         advice = "Is T_flange_camera inverted, in another unit, or K of another resolution?"
         return _judge(camera, sensor, "box-coverage", share, advice, measured)
-    return decided(
-        f"box-coverage/{camera}/{sensor}",
-        LIMITS["box-coverage"].title.format(camera, sensor),
-        share > 0,
-        measured,
-        limit="> 0",
-        value=share,
-        advice="This camera never sees the sensor: is that so in the frames, or is its pose wrong?",
-    )
+    id, title = f"box-coverage/{camera}/{sensor}", LIMITS["box-coverage"].title.format(camera, sensor)
+    advice = "This camera never sees the sensor: is that so in the frames, or is its pose wrong?"
+    return decided(id, title, share > 0, measured, limit="> 0", value=share, advice=advice)

@@ -1,4 +1,4 @@
-"""What one recorded episode says about a rig: contact, boxes, and how they meet truth or labels."""
+"""Evidence of one recorded episode about a rig: contact, boxes, and where the sensors really are."""
 
 import hashlib
 from collections.abc import Iterator
@@ -34,7 +34,7 @@ class View:
         box: (T, 4) boxes as training uses them, see `episode_boxes`; stored px.
         unheld: (T, 4) the same without the hold.
         true_opening: (T, 4) boxes for the true opening, nan where the recording does not know it.
-        seen: (T, 4) where the sensor really is, from truth or labels; nan where nobody said.
+        seen: (T, 4) where the sensor really is, from truth or labels; nan where neither tells.
         T_camera_sensor: (T, 4, 4) that `box` was computed with, metres.
         opening: (T, 2) metres per finger that `box` was computed with; None for a sensor on no gripper.
     """
@@ -56,7 +56,7 @@ class View:
 
 @dataclass(frozen=True)
 class Evidence:
-    """What one episode says.
+    """Evidence of one episode.
 
     Attributes:
         name: The episode.
@@ -65,7 +65,7 @@ class Evidence:
         contact: By sensor, (T,) bool.
         commanded: By sensor, (T,) bool: in contact, and the gripper reading is only a command.
         largest_step: Largest change of a joint between two frames, rad.
-        suspicions: What looks wrong in the joints.
+        suspicions: Likely faults of the recorded joints.
         missing_cameras: Cameras of the rig that the episode does not hold.
         missing_sensors: Sensors of the rig whose stream the episode does not hold.
         unknown_cameras: Cameras of the episode that the rig does not know.
@@ -95,7 +95,7 @@ def label_name(ref: EpisodeRef) -> str:
 
 
 def gather(episode: Episode, rig: Rig, labels: Labels | None = None) -> Evidence:
-    """Hold one episode against a rig.
+    """Return the evidence of one episode about a rig.
 
     Raises:
         InputError: Frames of another size than the rig's, joints or gripper readings out of range (degrees?
@@ -114,12 +114,13 @@ def gather(episode: Episode, rig: Rig, labels: Labels | None = None) -> Evidence
         if str(episode.path) in str(error):
             raise
         raise InputError(f"{episode.ref}: /{episode.layout.state.qpos[0]}: {error}") from error
+    held = {name for name in contact if (arm := hand_of(rig, name)) and hold_sensors(rig, arm)}
     return Evidence(
         name=str(episode.ref),
         frames=len(episode),
         views=views,
         contact=contact,
-        commanded={name: flags & _commanded(rig, name) for name, flags in contact.items()},
+        commanded={name: flags & (name in held) for name, flags in contact.items()},
         largest_step=float(max((step.max() for step in steps if step.size), default=0.0)),
         suspicions=_suspicions(episode, rig),
         missing_cameras=tuple(name for name in rig.cameras if name not in cameras),
@@ -130,20 +131,15 @@ def gather(episode: Episode, rig: Rig, labels: Labels | None = None) -> Evidence
 
 
 def _suspicions(episode: Episode, rig: Rig) -> tuple[Suspicion, ...]:
-    """Name what looks wrong in the joints, arm by arm, and arms whose columns follow each other's commands."""
+    """Return likely faults of the joints, arm by arm, and arms whose columns follow each other's commands."""
     recorded = {name: rig.joints(name, episode.qpos) for name in rig.arms}
-    found = [one for name, q in recorded.items() for one in suspect_joints(rig.arms[name].arm, q)]
-    columns = {name: list(entry.joints.columns) for name, entry in rig.arms.items()}
-    if all(max(one) < episode.action.shape[1] for one in columns.values()):
-        scale = {name: np.pi / 180 if entry.joints.unit == "deg" else 1.0 for name, entry in rig.arms.items()}
-        commands = {name: episode.action[:, one] * scale[name] for name, one in columns.items()}
-        found += suspect_swapped_arms(recorded, commands)
-    return tuple(found)
-
-
-def _commanded(rig: Rig, sensor: str) -> bool:
-    arm = hand_of(rig, sensor)
-    return bool(arm) and bool(hold_sensors(rig, arm))
+    suspicions = [one for name, q in recorded.items() for one in suspect_joints(rig.arms[name].arm, q)]
+    if all(max(entry.joints.columns) < episode.action.shape[1] for entry in rig.arms.values()):
+        columns = {name: episode.action[:, list(entry.joints.columns)] for name, entry in rig.arms.items()}
+        degrees = {name for name, entry in rig.arms.items() if entry.joints.unit == "deg"}
+        commands = {name: np.radians(q) if name in degrees else q for name, q in columns.items()}
+        suspicions += suspect_swapped_arms(recorded, commands)
+    return tuple(suspicions)
 
 
 def _views(
@@ -153,7 +149,7 @@ def _views(
     for camera in cameras:
         truth = read_truth(episode, f"box/{camera}", 4)
         for sensor in contact:
-            found = episode_boxes(rig, camera, sensor, episode.qpos, contact, episode.fps)
+            view = episode_boxes(rig, camera, sensor, episode.qpos, contact, episode.fps)
             true = read_truth(episode, "opening", 2) if hand_of(rig, sensor) else None
             seen = nowhere.copy() if truth is None or len(contact) > 1 else truth.copy()
             for frame, box in labels.get((label_name(episode.ref), camera, sensor), {}).items():
@@ -162,23 +158,13 @@ def _views(
                         f"{episode.path}: a label names frame {frame}, but the episode has {len(episode)} frames"
                     )
                 seen[frame] = box
-            yield View(
-                camera,
-                sensor,
-                np.asarray(found.boxes.reason),
-                np.asarray(found.boxes.box),
-                np.asarray(replace(found, opening=None).boxes.box),
-                nowhere if true is None else np.asarray(replace(found, opening=true).boxes.box),
-                seen,
-                found.T_camera_sensor,
-                found.opening,
-            )
+            reason, box, unheld = view.boxes.reason, view.boxes.box, replace(view, opening=None).boxes.box
+            true_box = nowhere if true is None else replace(view, opening=true).boxes.box
+            yield View(camera, sensor, reason, box, unheld, true_box, seen, view.T_camera_sensor, view.opening)
 
 
 def _digest(episode: Episode) -> str:
-    digest = hashlib.sha256(episode.path.name.encode())
-    digest.update(np.ascontiguousarray(episode.qpos).tobytes())
-    digest.update(np.ascontiguousarray(episode.action).tobytes())
+    digest = hashlib.sha256(episode.path.name.encode() + episode.qpos.tobytes() + episode.action.tobytes())
     for name in (*episode.cameras, *episode.sensors):
         for t in sorted({0, len(episode) // 2, len(episode) - 1}):
             raw = episode.encoded(name, t)
@@ -187,7 +173,7 @@ def _digest(episode: Episode) -> str:
 
 
 def reasons(views: list[View]) -> str:
-    """Say in words why frames have no box: '3 % outside, 1 % behind'; '' when all have one."""
+    """Return in words why frames have no box: '3 % outside, 1 % behind'; '' when all have one."""
     reason = np.concatenate([view.reason for view in views])
-    shares = [(float((reason == i).mean()), text) for i, text in enumerate(REASONS) if i]
-    return ", ".join(f"{share:.0%} {text}" for share, text in shares if share > 0)
+    shares = {text: float((reason == i).mean()) for i, text in enumerate(REASONS) if i}
+    return ", ".join(f"{share:.0%} {text}" for text, share in shares.items() if share > 0)

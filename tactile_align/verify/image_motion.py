@@ -1,6 +1,6 @@
-"""When the arm moves, what stands still in the world must move in a camera on the arm as the camera's motion says."""
+"""Image motion against the motion of the rig: of the still world in a camera on an arm, of a sensor in its box."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -13,12 +13,12 @@ from tactile_align.evenly import evenly
 from tactile_align.geometry.boxes import enlarge
 from tactile_align.geometry.frames import apply, invert
 from tactile_align.projection.episode_boxes import episode_boxes, hand_contact, hand_of
-from tactile_align.verify.rig_hypotheses import AS_WRITTEN, hypotheses_of
+from tactile_align.verify.rig_hypotheses import AS_WRITTEN, Slip, hypotheses_of
 
 PAIRS = 8
 """Pairs of frames an episode gives to one view, at most."""
 WITHIN_S, FPS = 3.0, 10.0
-"""How far apart the frames of a pair may be, s; the rate where a recording does not know its own."""
+"""How far apart the frames of a pair may be, s; the rate where a recording states none."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,12 @@ class Motion:
     scores: dict[str, np.ndarray]
     advice: dict[str, str]
 
+    @classmethod
+    def of(cls, camera: str, sensor: str | None, slips: Iterable[Slip], score: Callable[[Rig], np.ndarray]) -> "Motion":
+        """Score every hypothesis: `score` gives (N,) for its rig."""
+        scored = {slip.name: score(slip.changed) for slip in slips}
+        return cls(camera, sensor, scored, {slip.name: slip.advice for slip in slips})
+
 
 @dataclass(frozen=True)
 class Scores:
@@ -52,20 +58,15 @@ class Scores:
     by_hypothesis: dict[str, np.ndarray]
 
     @classmethod
-    def of(cls, motions: Sequence[Motion], camera: str, sensor: str | None) -> "Scores":
-        """Gather a view's scores; a hypothesis that only some episodes have, by [[override]], is left out."""
-        found = [one.scores for one in motions if one.scores and (one.camera, one.sensor) == (camera, sensor)]
-        if not found:
-            return cls({AS_WRITTEN: np.zeros(0)})
-        names = [name for name in found[0] if all(name in one for one in found)]
-        return cls({name: np.concatenate([one[name] for one in found]) for name in names})
+    def of(cls, motions: Sequence[Motion], camera: str, sensor: str | None, without: Collection[str] = ()) -> "Scores":
+        """Gather a view's scores but for some hypotheses, and those that only some episodes have, by [[override]]."""
+        of_view = [motion.scores for motion in motions if (motion.camera, motion.sensor) == (camera, sensor)]
+        parts = [scores for scores in of_view if scores] or [{AS_WRITTEN: np.zeros(0)}]
+        names = [name for name in parts[0] if name not in without and all(name in scores for scores in parts)]
+        return cls({name: np.concatenate([scores[name] for scores in parts]) for name in names})
 
     def __len__(self) -> int:
         return len(self.by_hypothesis[AS_WRITTEN])
-
-    def without(self, names: Collection[str]) -> "Scores":
-        """Return the scores of the other hypotheses."""
-        return Scores({name: scores for name, scores in self.by_hypothesis.items() if name not in names})
 
     def median(self, name: str = AS_WRITTEN) -> float:
         """Return the median score of a hypothesis."""
@@ -109,7 +110,7 @@ TRACKS, MIN_TRACKS = 250, 15
 
 
 def world_motion(episode: Episode, rig: Rig, camera: str) -> Motion | None:
-    """Hold what a camera on an arm sees while it moves against each hypothesis about the rig.
+    """Score each hypothesis about the rig by what a camera on an arm sees while it moves.
 
     Args:
         episode: The episode.
@@ -129,17 +130,13 @@ def world_motion(episode: Episode, rig: Rig, camera: str) -> Motion | None:
         p, q = _tracks(a, b)
         if len(p) >= MIN_TRACKS:
             tracked.append((i, j, p, q))
-    if not tracked:
-        return Motion(camera, None, {}, {})
-    scores, advice = {}, {}
-    for hypothesis in hypotheses_of(rig, camera):
-        mount = hypothesis.rig.cameras[camera]
-        moving = hypothesis.rig.T_from_to("world", mount.parent, episode.qpos)
-        T = moving @ mount.T_parent_this
-        shares = [_explained(mount.stored, invert(T[j]) @ T[i], p, q) for i, j, p, q in tracked]
-        scores[hypothesis.name] = np.array(shares)
-        advice[hypothesis.name] = hypothesis.advice
-    return Motion(camera, None, scores, advice)
+
+    def share(changed: Rig) -> np.ndarray:
+        mount = changed.cameras[camera]
+        T = changed.T_from_to("world", mount.parent, episode.qpos) @ mount.T_parent_this
+        return np.array([_explained(mount.stored, invert(T[j]) @ T[i], p, q) for i, j, p, q in tracked])
+
+    return Motion.of(camera, None, hypotheses_of(rig, camera) if tracked else (), share)
 
 
 def _pairs_of_views(episode: Episode, rig: Rig, camera: str, T_world_camera: np.ndarray) -> np.ndarray:
@@ -201,7 +198,7 @@ MARGIN = 1.5
 def finger_motion(
     episode: Episode, rig: Rig, camera: str, sensor: str, contact: dict[str, np.ndarray]
 ) -> Motion | None:
-    """Hold what a sensor's box shows while the gripper moves against each hypothesis about the rig.
+    """Score each hypothesis about the rig by what a sensor's box shows while the gripper moves.
 
     Args:
         episode: The episode.
@@ -221,14 +218,14 @@ def finger_motion(
         return Motion(camera, sensor, {}, {})
     motion = _motions(pairs)
     grey = {t: cv2.cvtColor(episode.image(camera, t), cv2.COLOR_RGB2GRAY) for t in np.unique(pairs)}
-    scores, advice = {}, {}
-    for hypothesis in hypotheses_of(rig, camera, sensor):
-        seen = episode_boxes(hypothesis.rig, camera, sensor, episode.qpos, contact, episode.fps).at(pairs).boxes
-        boxes = np.where(seen.visible[..., None], enlarge(seen.raw, MARGIN), np.nan)
+
+    def agreement(changed: Rig) -> np.ndarray:
+        predicted = episode_boxes(changed, camera, sensor, episode.qpos, contact, episode.fps).at(pairs).boxes
+        boxes = np.where(predicted.visible[..., None], enlarge(predicted.raw, MARGIN), np.nan)
         agree = np.array([_follows(grey[i], grey[j], *box) for (i, j), box in zip(pairs, boxes, strict=True)])
-        scores[hypothesis.name] = np.array([np.median(agree[motion == k]) for k in range(motion.max() + 1)])
-        advice[hypothesis.name] = hypothesis.advice
-    return Motion(camera, sensor, scores, advice)
+        return np.array([np.median(agree[motion == k]) for k in range(motion.max() + 1)])
+
+    return Motion.of(camera, sensor, hypotheses_of(rig, camera, sensor), agreement)
 
 
 def _pairs_of_openings(episode: Episode, rig: Rig, arm: str, touching: np.ndarray) -> np.ndarray:
@@ -275,8 +272,7 @@ def _follows(first: np.ndarray, second: np.ndarray, a: np.ndarray, b: np.ndarray
 def _edges(grey: np.ndarray, box: np.ndarray) -> np.ndarray:
     """Return the strength of edges in a box of a frame, (PATCH, PATCH); what lies outside repeats the border."""
     height, width = grey.shape
-    u0, v0 = (int(np.floor(edge + 0.5)) for edge in box[:2])
-    u1, v1 = (int(np.floor(edge + 0.5)) for edge in box[2:])
+    u0, v0, u1, v1 = np.floor(box + 0.5).astype(int)
     u = np.clip(np.arange(u0, max(u1, u0 + 1)), 0, width - 1)
     v = np.clip(np.arange(v0, max(v1, v0 + 1)), 0, height - 1)
     patch = cv2.resize(grey[v[:, None], u], (PATCH, PATCH), interpolation=cv2.INTER_AREA).astype(np.float32)
@@ -292,7 +288,7 @@ def _agreement(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def smaller_in_contact(episode: Episode, rig: Rig, contact: dict[str, np.ndarray]) -> dict[str, tuple[float, int]]:
-    """Tell by sensor in what share of (touching, not touching) pairs of frames the opening is the smaller one.
+    """Return by sensor in what share of (touching, not touching) pairs of frames the opening is the smaller one.
 
     The opening is the one recorded, not held at contact; equal openings count half.
 
@@ -300,7 +296,7 @@ def smaller_in_contact(episode: Episode, rig: Rig, contact: dict[str, np.ndarray
         By sensor on a gripper: the share, 0 to 1, and how many frames the smaller of both groups has. Sensors that
         touch always or never are left out.
     """
-    found = {}
+    shares = {}
     for sensor, flags in contact.items():
         arm = hand_of(rig, sensor)
         if not arm or flags.all() or not flags.any():
@@ -308,5 +304,5 @@ def smaller_in_contact(episode: Episode, rig: Rig, contact: dict[str, np.ndarray
         opening = rig.gripper(arm).opening(episode.qpos)[:, 0]
         touching, free = opening[flags][:, None], opening[~flags]
         share = float((touching < free).mean() + 0.5 * (touching == free).mean())
-        found[sensor] = share, int(min(flags.sum(), (~flags).sum()))
-    return found
+        shares[sensor] = share, int(min(flags.sum(), (~flags).sum()))
+    return shares

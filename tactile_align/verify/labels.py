@@ -42,25 +42,25 @@ def labelled_episodes(path: str | Path, refs: Sequence[EpisodeRef], drawn: Colle
     Raises:
         InputError: Labels of an episode that is not there, or of two with one name.
     """
-    found: dict[str, EpisodeRef] = {}
+    by_name: dict[str, EpisodeRef] = {}
     for ref in refs:
         name = label_name(ref)
-        if name in drawn and name in found:
+        if name in drawn and name in by_name:
             raise InputError(
-                f"{path}: labels name {name}, but there are two: {found[name]} and {ref}. Name the folder of one"
+                f"{path}: labels name {name}, but there are two: {by_name[name]} and {ref}. Name the folder of one"
             )
-        found[name] = ref
-    lost = [name for name in drawn if name not in found]
+        by_name[name] = ref
+    lost = [name for name in drawn if name not in by_name]
     if lost:
         raise InputError(
-            f"{path}: the labels name episode '{lost[0]}', which is not there ({_some(found)}). Labels name an "
+            f"{path}: the labels name episode '{lost[0]}', which is not there ({_some(by_name)}). Labels name an "
             "episode by its file's name with its ending, as FILE#NAME where a file holds several"
         )
-    return {name: ref for name, ref in found.items() if name in drawn}
+    return {name: ref for name, ref in by_name.items() if name in drawn}
 
 
 def require_matching(labels: Labels, path: str | Path, refs: Sequence[EpisodeRef], rig: Rig) -> None:
-    """Refuse labels that belong to no view: a box that nothing is held against proves nothing.
+    """Refuse labels that belong to no view of the rig and the episode: they would prove nothing.
 
     Raises:
         InputError: The episode, or the camera or the sensor in it, is not there; names the label and what is.
@@ -69,18 +69,18 @@ def require_matching(labels: Labels, path: str | Path, refs: Sequence[EpisodeRef
         known = rig.for_episode(ref.path)
         with open_episode(ref) as episode:
             cameras = [camera for camera in known.cameras if camera in episode.cameras]
-            sensors = {one: sensor.stream for one, sensor in known.sensors.items() if sensor.stream in episode.sensors}
+            streams = {key: entry.stream for key, entry in known.sensors.items() if entry.stream in episode.sensors}
         for _, camera, sensor in (key for key in labels if key[0] == name):
             if camera not in cameras:
                 raise InputError(
                     f"{ref}: the labels name camera '{camera}', but the cameras of both the rig and the episode are: "
                     f"{_some(cameras)}. Write one of them in the column 'camera'"
                 )
-            if sensor not in sensors:
-                have = _some([f"{one} (stream {stream})" for one, stream in sensors.items()])
+            if sensor not in streams:
+                sensors = _some([f"{key} (stream {stream})" for key, stream in streams.items()])
                 raise InputError(
                     f"{ref}: the labels name sensor '{sensor}', but the sensors of the rig that the episode holds are: "
-                    f"{have}. Write one in the column 'sensor', by its name in the rig, not its stream's"
+                    f"{sensors}. Write one in the column 'sensor', by its name in the rig, not its stream's"
                 )
 
 

@@ -1,4 +1,4 @@
-"""The checks of verify that need neither truth nor labels: does another hypothesis about the rig fit better?"""
+"""Checks of verify that need neither truth nor labels: whether another hypothesis about the rig fits better."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -46,9 +46,9 @@ def watch(episode: Episode, rig: Rig, contact: dict[str, np.ndarray]) -> Watched
         contact: By sensor, (T,) bool, touching; names the sensors to look for.
     """
     cameras = [name for name in rig.cameras if name in episode.cameras]
-    found = [finger_motion(episode, rig, camera, sensor, contact) for camera in cameras for sensor in contact]
-    found += [world_motion(episode, rig, camera) for camera in cameras]
-    return Watched(tuple(one for one in found if one is not None), smaller_in_contact(episode, rig, contact))
+    motions = [finger_motion(episode, rig, camera, sensor, contact) for camera in cameras for sensor in contact]
+    motions += [world_motion(episode, rig, camera) for camera in cameras]
+    return Watched(tuple(filter(None, motions)), smaller_in_contact(episode, rig, contact))
 
 
 def motion_checks(rig: Rig, watched: Sequence[Watched]) -> list[Check]:
@@ -64,17 +64,14 @@ def motion_checks(rig: Rig, watched: Sequence[Watched]) -> list[Check]:
         doubted: set[str] = set()
         if (camera, None) in views:
             checks.append(_judged("world-motion", (camera,), world, "pairs of frames", edits))
-            # Two fingers look alike in a turned image: what concerns the camera needs the still world's consent.
-            doubted = {one.name for one in hypotheses_of(rig, camera)} - {AS_WRITTEN, *_consented(world)}
+            # Two fingers look alike in a turned image: a hypothesis about the camera also has to fit the still world
+            # at least as well as the rig as written.
+            fitting = [name for name in world.ranked() if len(world) >= MIN_MOTIONS and world.gain(name) >= 0]
+            doubted = {slip.name for slip in hypotheses_of(rig, camera)} - {AS_WRITTEN, *fitting}
         for sensor in (name for name in rig.sensors if (camera, name) in views):
-            scores = Scores.of(motions, camera, sensor).without(doubted)
+            scores = Scores.of(motions, camera, sensor, doubted)
             checks.append(_judged("box-motion", (camera, sensor), scores, "motions of the gripper", edits))
     return checks
-
-
-def _consented(world: Scores) -> list[str]:
-    """Return the hypotheses that the still world fits at least as well as the rig as written."""
-    return [name for name in world.ranked() if world.gain(name) >= 0] if len(world) >= MIN_MOTIONS else []
 
 
 def _judged(kind: str, on: tuple[str, ...], scores: Scores, of: str, edits: dict[str, str]) -> Check:
@@ -84,8 +81,8 @@ def _judged(kind: str, on: tuple[str, ...], scores: Scores, of: str, edits: dict
     if len(scores) < MIN_MOTIONS:
         return fact(f"could not tell: {len(scores)} {of}, needed {MIN_MOTIONS}")
     ranked, median = scores.ranked(), scores.median()
-    better = [one for one in ranked if scores.gain(one) >= gain and scores.share(one) >= SHARE]
-    better = [one for one in better if scores.median(one) >= limit.good]
+    better = [name for name in ranked if scores.gain(name) >= gain and scores.share(name) >= SHARE]
+    better = [name for name in better if scores.median(name) >= limit.good]
     measured = f"{median:.2f} as written"
     if better:
         measured += f", {scores.median(better[0]):.2f} {better[0]}"
@@ -108,17 +105,14 @@ def _judged(kind: str, on: tuple[str, ...], scores: Scores, of: str, edits: dict
 
 def _smaller(sensor: str, shares: list[tuple[float, int]]) -> Check:
     """Warn where a sensor touches while the gripper stands wide open: `open` and `closed` are probably swapped."""
-    kind, weights = "opening-in-contact", np.array([count for _, count in shares], dtype=np.float64)
-    if weights.sum() < MIN_FRAMES:
-        measured = f"could not tell: {weights.sum():.0f} frames with and without contact, needed {MIN_FRAMES}"
+    kind, (values, frames) = "opening-in-contact", np.array(shares).T
+    if frames.sum() < MIN_FRAMES:
+        measured = f"could not tell: {frames.sum():.0f} frames with and without contact, needed {MIN_FRAMES}"
         return Check(f"{kind}/{sensor}", LIMITS[kind].title.format(sensor), "info", measured)
-    share = float(np.average([share for share, _ in shares], weights=weights))
-    return graded(
-        LIMITS,
-        kind,
-        share,
-        sensor,
-        measured=f"opening smaller in contact than without: {share:.0%} of comparisons",
-        advice="The gripper seems to touch with its fingers apart: are open and closed of the gripper swapped, is its "
-        "column right, and does it grasp from outside?",
+    share = float(np.average(values, weights=frames))
+    measured = f"opening smaller in contact than without: {share:.0%} of comparisons"
+    advice = (
+        "The gripper seems to touch with its fingers apart: are open and closed of the gripper swapped, is its column "
+        "right, and does it grasp from outside?"
     )
+    return graded(LIMITS, kind, share, sensor, measured=measured, advice=advice)

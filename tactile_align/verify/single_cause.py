@@ -1,4 +1,4 @@
-"""What single cause would put a sensor's boxes where they were seen: each is fitted to the boxes alone."""
+"""Single causes that would put a sensor's boxes where they were seen, each fitted to the boxes alone."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -25,7 +25,7 @@ FAR_PX = 1e3
 
 @dataclass(frozen=True)
 class Sight:
-    """N boxes of a sensor seen in a camera, and what the rig makes of them.
+    """N boxes of a sensor seen in a camera, and where the rig puts them.
 
     Attributes:
         lenses: The cameras of the stored frames; an [[override]] can give episodes their own.
@@ -52,11 +52,10 @@ def boxes_through(
     lenses: tuple[Camera, ...], which: np.ndarray, T_camera_sensor: np.ndarray, body: tuple[Solid, ...]
 ) -> np.ndarray:
     """Return (N, 4) boxes, px, of bodies at poses (N, 4, 4), m, each through its own lens; nan where there is none."""
-    found = np.empty((len(which), 4))
+    boxes = np.empty((len(which), 4))
     for i, lens in enumerate(lenses):
-        rows = which == i
-        found[rows] = np.asarray(project_solids(lens, T_camera_sensor[rows], body, 0.0).box)
-    return found
+        boxes[which == i] = np.asarray(project_solids(lens, T_camera_sensor[which == i], body, 0.0).box)
+    return boxes
 
 
 @dataclass(frozen=True)
@@ -65,7 +64,7 @@ class Cause:
 
     Attributes:
         value: A factor (1,), a rotation vector (3,), rad, a shift (3,), m, or none; see the function that made it.
-        iou: Median IoU of the boxes with it; 0 counts for a box that is lost.
+        iou: Median IoU of the boxes with it, 0 for a box that is lost.
         explains: Whether the edges come as close as boxes are drawn.
     """
 
@@ -75,7 +74,7 @@ class Cause:
 
 
 def focal_length(sight: Sight) -> Cause:
-    """Return by what factor (1,) the focal length is another."""
+    """Fit the factor (1,) of the focal length."""
 
     def boxes(p: np.ndarray) -> np.ndarray:
         return sight.boxes(sight.T_camera_sensor, float(np.exp(p[0])))
@@ -83,12 +82,12 @@ def focal_length(sight: Sight) -> Cause:
     # Sizes far off have many equally bad neighbours, so the fit starts from the best of a row.
     starts = np.linspace(-FACTOR, FACTOR, 25)[1:-1, None]
     start = min(starts, key=lambda p: float(np.abs(_off(sight, boxes(p))).mean()))
-    found = _fitted(sight, boxes, start, FACTOR)
-    return replace(found, value=np.exp(found.value))
+    cause = _fitted(sight, boxes, start, FACTOR)
+    return replace(cause, value=np.exp(cause.value))
 
 
 def camera_turn(sight: Sight) -> Cause:
-    """Return the rotation vector (3,), rad, in the camera's axes, by which the camera is turned."""
+    """Fit the rotation vector (3,), rad, in the camera's axes, by which the camera is turned."""
 
     def boxes(p: np.ndarray) -> np.ndarray:
         turned = sight.T_camera_sensor.copy()
@@ -99,7 +98,7 @@ def camera_turn(sight: Sight) -> Cause:
 
 
 def camera_shift(sight: Sight) -> Cause:
-    """Return by how much (3,), m, in its own axes, the camera stands elsewhere."""
+    """Fit the shift (3,), m, of the camera in its own axes."""
 
     def boxes(p: np.ndarray) -> np.ndarray:
         moved = sight.T_camera_sensor.copy()
@@ -110,7 +109,7 @@ def camera_shift(sight: Sight) -> Cause:
 
 
 def sensor_shift(sight: Sight) -> Cause:
-    """Return by how much (3,), m, in its own axes, the sensor sits elsewhere."""
+    """Fit the shift (3,), m, of the sensor in its own axes."""
 
     def boxes(p: np.ndarray) -> np.ndarray:
         moved = sight.T_camera_sensor.copy()
@@ -121,7 +120,7 @@ def sensor_shift(sight: Sight) -> Cause:
 
 
 def elsewhere(sight: Sight, T_camera_sensor: np.ndarray) -> Cause:
-    """Return what the boxes are with other poses (N, 4, 4), m; nothing is fitted, so there is no value (0,)."""
+    """Judge the boxes with other poses (N, 4, 4), m; nothing is fitted, so the value is empty (0,)."""
     return _judged(sight, sight.boxes(T_camera_sensor), np.empty(0))
 
 

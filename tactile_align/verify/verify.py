@@ -1,4 +1,4 @@
-"""Does the rig explain the recordings? Numbers against thresholds, a verdict, and what to do next."""
+"""Verification of a rig against recordings: checks, a verdict, and what to do next."""
 
 from pathlib import Path
 
@@ -63,13 +63,13 @@ def verify_episodes(
     write_into: str | Path | None = None,
     progress: bool = True,
 ) -> Report:
-    """Hold recorded episodes against a rig.
+    """Judge whether a rig explains recorded episodes.
 
     Args:
         path: A folder of episodes, or one file.
         rig: The rig, its name or file; None: `rig.toml` beside the episodes.
         layout: The episodes' layout; recognised when None.
-        labels: Boxes drawn by hand, see `calibration.labels.read_labels`; simulated episodes bring their own truth.
+        labels: Boxes drawn by hand, see `verify.labels.read_labels`; simulated episodes bring their own truth.
             Every one must be of an episode of `path`, and of a camera and a sensor of it and of the rig.
         most: Look at no more than this many episodes, evenly spread, those with labels first; None: all.
         write_into: A rig file that shall remember the verdict in [verified].
@@ -81,13 +81,13 @@ def verify_episodes(
     Raises:
         FileNotFoundError: No episodes, or no rig.
         FactError: The rig file is wrong.
-        EpisodeError, ValueError: Episodes that cannot be held against this rig at all (sizes, ranges, missing
+        EpisodeError, InputError: Episodes that cannot be judged with this rig at all (sizes, ranges, missing
             streams), labels that match nothing; names file and key.
     """
-    found = _rig_of(path, rig)
+    known = _rig_of(path, rig)
     refs = list_episodes(path, layout)
     if labels is not None:
-        require_matching(labels, path, refs, found)
+        require_matching(labels, path, refs, known)
     if most is not None:
         drawn = {key[0] for key in labels or {}}
         labelled = np.array([label_name(ref) in drawn for ref in refs])
@@ -99,25 +99,21 @@ def verify_episodes(
     evidence, watched = [], []
     for ref in tqdm(refs, desc="verify", unit="episode", disable=not progress):
         with open_episode(ref) as episode:
-            evidence.append(gather(episode, found, labels))
+            evidence.append(gather(episode, known, labels))
             if ref in watching:
-                watched.append(watch(episode, found.for_episode(episode.path), evidence[-1].contact))
-    named = "" if rig is None or isinstance(rig, Rig) else f" from {rig}"
-    frames = sum(one.frames for one in evidence)
-    drift = box_drift(evidence)
+                watched.append(watch(episode, known.for_episode(episode.path), evidence[-1].contact))
+    source = "" if rig is None or isinstance(rig, Rig) else f" from {rig}"
+    drift, frames = box_drift(evidence), sum(episode.frames for episode in evidence)
     looked_at = f"{len(watched)} of {len(evidence)}, evenly spread"
-    result = Report(
-        command="verify",
-        subject=f"rig {found.name}{named} ({found.status}) against {len(evidence)} episodes, {frames} frames of {path}",
-        checks=(
-            *episode_checks(found, evidence),
-            Check("episodes-watched", "Episodes watched for motion", "info", looked_at),
-            *motion_checks(found, watched),
-            *drift_checks(drift),
-        ),
-        tables=(Table.of("box drift by episode, worst first", drift[:20]),),
-        facts=provenance([episode.digest for episode in evidence]),
+    checks = (
+        *episode_checks(known, evidence),
+        Check("episodes-watched", "Episodes watched for motion", "info", looked_at),
+        *motion_checks(known, watched),
+        *drift_checks(drift),
     )
+    tables = (Table.of("box drift by episode, worst first", drift[:20]),)
+    subject = f"rig {known.name}{source} ({known.status}) against {len(evidence)} episodes, {frames} frames of {path}"
+    result = Report("verify", subject, checks, tables, provenance([episode.digest for episode in evidence]))
     if write_into is not None:
         write_verdict(result, write_into)
     return result

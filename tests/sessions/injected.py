@@ -16,12 +16,17 @@ from tactile_align.calibration.hand_eye import Mounted, chain
 from tactile_align.calibration.views import View
 from tactile_align.geometry.frames import apply, invert, pose, rotation_exp
 from tactile_align.kinematics.arm import forward_kinematics
-from tactile_align.sessions.diagnosis import CLASSES
 from tactile_align.sessions.robot_poses import EULER, PoseFormat
 from tactile_align.sessions.session import Session, SessionFact
 from tests.calibration.cell import ARM, BOARD, CAMERA, Captured, capture
 
 Case = tuple[Session, Camera]
+CLASSES: tuple[tuple[str, ...], ...] = (
+    ("inverted-poses", "wrong-mount"),
+    ("mm-for-m", "board-scale"),
+    ("rows-exchanged", "board-moved"),
+)
+"""Faults that the data cannot tell apart."""
 
 
 def session(one: Captured, fmt: PoseFormat | None = None, **changes: object) -> Session:

@@ -257,7 +257,7 @@ def test_a_missing_folder_is_named_before_its_rig(tmp_path: Path) -> None:
             359.5,
             640,
             "principal-point",
-            r"about 1280x720, but the rig says 640x480.*\[\[\"resize\", 640, 480\]\]",
+            r"about 1280x720, but the rig states 640x480.*\[\[\"resize\", 640, 480\]\]",
         ),
         (232.8, 159.5, 119.5, 640, "principal-point", "about 320x240"),
         (9000.0, 319.5, 239.5, 640, "field-of-view", "fx = 9000 px is implausible"),

@@ -300,6 +300,6 @@ def test_every_hypothesis_about_the_shipped_rigs_keeps_the_size_of_the_stored_fr
         rig = load_rig(name)
         for camera, entry in rig.cameras.items():
             for hypothesis in hypotheses_of(rig, camera, next(iter(rig.sensors))):
-                stored = hypothesis.rig.cameras[camera].stored
+                stored = hypothesis.changed.cameras[camera].stored
                 assert (stored.width, stored.height) == (entry.stored.width, entry.stored.height), hypothesis.name
                 assert bool(hypothesis.advice) == (hypothesis.name != AS_WRITTEN)
