@@ -1,4 +1,4 @@
-"""What the feature space looks like: is it used, is it round, do the two sides share it?"""
+"""Health of the feature space: its use, its isotropy, and how far its two sides share it."""
 
 import numpy as np
 import torch
@@ -16,39 +16,40 @@ def space_health(h_tau: np.ndarray, h_w: np.ndarray) -> SpaceHealth:
         h_w: (N, D) region features of the same moments.
 
     Raises:
-        ValueError: Fewer than two pairs, shapes that differ, or values that are not finite.
+        ValueError: Fewer than two pairs, or shapes that differ.
+        InputError: A row that is zero or not finite.
     """
     if h_tau.ndim != 2 or h_tau.shape != h_w.shape or len(h_tau) < 2:
         raise ValueError(f"needed: h_tau and h_w of shape (N >= 2, D); got {h_tau.shape} and {h_w.shape}")
     u, v = _unit(h_tau, "h_tau"), _unit(h_w, "h_w")
-    touches, regions = torch.from_numpy(u), torch.from_numpy(v)
     cosines = u @ v.T
     others = np.where(np.eye(len(u), dtype=bool), -np.inf, cosines)
-    ranks = {"touch": float(effective_rank(touches)), "vision": float(effective_rank(regions))}
-    spreads = {"touch": float(spread(touches)), "vision": float(spread(regions))}
+    sides: dict[str, float] = {}
+    for side, unit in (("touch", u), ("vision", v)):
+        features = torch.from_numpy(unit)
+        sides |= {
+            f"uniformity_{side}": uniformity(unit),
+            f"rank_{side}": float(effective_rank(features)),
+            f"spread_{side}": float(spread(features)),
+            f"partition_isotropy_{side}": float(partition_isotropy(features)),
+        }
     gap = float(np.linalg.norm(u.mean(axis=0) - v.mean(axis=0)))
     return SpaceHealth(
         alignment=float(np.mean(np.sum((u - v) ** 2, axis=1))),
-        uniformity_touch=uniformity(u),
-        uniformity_vision=uniformity(v),
-        rank_touch=ranks["touch"],
-        rank_vision=ranks["vision"],
-        spread_touch=spreads["touch"],
-        spread_vision=spreads["vision"],
-        partition_isotropy_touch=float(partition_isotropy(touches)),
-        partition_isotropy_vision=float(partition_isotropy(regions)),
         modality_gap=gap,
         margin=float(np.mean(np.diag(cosines) - others.max(axis=1))),
         dim=u.shape[1],
         pairs=len(u),
-        verdict=_verdict(ranks, spreads, gap, min(u.shape)),
+        verdict=_verdict(sides, gap, min(u.shape)),
+        **sides,
     )
 
 
-def _verdict(ranks: dict[str, float], spreads: dict[str, float], gap: float, most: int) -> str:
-    ill = [side for side, rank in ranks.items() if collapsed(rank, spreads[side])]
-    if ill:
-        return f"collapsed: {' and '.join(ill)} features lie in one point or on one line"
+def _verdict(sides: dict[str, float], gap: float, most: int) -> str:
+    ranks = {side: sides[f"rank_{side}"] for side in ("touch", "vision")}
+    fallen = [side for side, rank in ranks.items() if collapsed(rank, sides[f"spread_{side}"])]
+    if fallen:
+        return f"collapsed: {' and '.join(fallen)} features lie in one point or on one line"
     flat = [side for side, rank in ranks.items() if rank < 0.05 * most]
     if flat:
         return f"{' and '.join(flat)} features use under 5 % of the directions they could"
@@ -59,16 +60,17 @@ def _verdict(ranks: dict[str, float], spreads: dict[str, float], gap: float, mos
 
 def uniformity(u: np.ndarray) -> float:
     """Return ln of the mean e^(-2 |u_i - u_j|^2) over pairs i != j of unit vectors (N, D)."""
-    squared = np.maximum(2 - 2 * (u @ u.T), 0)
     count = len(u)
-    total = np.exp(-2 * squared).sum() - count
+    total = np.exp(-2 * np.maximum(2 - 2 * (u @ u.T), 0)).sum() - count
     return float(np.log(total / (count * (count - 1))))
 
 
 def _unit(h: np.ndarray, name: str) -> np.ndarray:
     h = h.astype(np.float64)
     length = np.linalg.norm(h, axis=1, keepdims=True)
-    if not np.isfinite(length).all() or (length == 0).any():
-        rows = np.flatnonzero(~np.isfinite(length[:, 0]) | (length[:, 0] == 0))[:5].tolist()
-        raise InputError(f"{name}: rows {rows} are zero or not finite, so they have no direction. Check the encoder")
+    wrong = np.flatnonzero(~np.isfinite(length[:, 0]) | (length[:, 0] == 0))
+    if len(wrong):
+        raise InputError(
+            f"{name}: rows {wrong[:5].tolist()} are zero or not finite, so they have no direction. Check the encoder"
+        )
     return np.asarray(h / length)
