@@ -22,32 +22,32 @@ def space_health(h_tau: np.ndarray, h_w: np.ndarray) -> SpaceHealth:
     if h_tau.ndim != 2 or h_tau.shape != h_w.shape or len(h_tau) < 2:
         raise ValueError(f"needed: h_tau and h_w of shape (N >= 2, D); got {h_tau.shape} and {h_w.shape}")
     u, v = _unit(h_tau, "h_tau"), _unit(h_w, "h_w")
+    touches, regions = torch.from_numpy(u), torch.from_numpy(v)
     cosines = u @ v.T
     others = np.where(np.eye(len(u), dtype=bool), -np.inf, cosines)
-    sides: dict[str, float] = {}
-    for side, unit in (("touch", u), ("vision", v)):
-        features = torch.from_numpy(unit)
-        sides |= {
-            f"uniformity_{side}": uniformity(unit),
-            f"rank_{side}": float(effective_rank(features)),
-            f"spread_{side}": float(spread(features)),
-            f"partition_isotropy_{side}": float(partition_isotropy(features)),
-        }
+    ranks = {"touch": float(effective_rank(touches)), "vision": float(effective_rank(regions))}
+    spreads = {"touch": float(spread(touches)), "vision": float(spread(regions))}
     gap = float(np.linalg.norm(u.mean(axis=0) - v.mean(axis=0)))
     return SpaceHealth(
         alignment=float(np.mean(np.sum((u - v) ** 2, axis=1))),
+        uniformity_touch=uniformity(u),
+        uniformity_vision=uniformity(v),
+        rank_touch=ranks["touch"],
+        rank_vision=ranks["vision"],
+        spread_touch=spreads["touch"],
+        spread_vision=spreads["vision"],
+        partition_isotropy_touch=float(partition_isotropy(touches)),
+        partition_isotropy_vision=float(partition_isotropy(regions)),
         modality_gap=gap,
         margin=float(np.mean(np.diag(cosines) - others.max(axis=1))),
         dim=u.shape[1],
         pairs=len(u),
-        verdict=_verdict(sides, gap, min(u.shape)),
-        **sides,
+        verdict=_verdict(ranks, spreads, gap, min(u.shape)),
     )
 
 
-def _verdict(sides: dict[str, float], gap: float, most: int) -> str:
-    ranks = {side: sides[f"rank_{side}"] for side in ("touch", "vision")}
-    fallen = [side for side, rank in ranks.items() if collapsed(rank, sides[f"spread_{side}"])]
+def _verdict(ranks: dict[str, float], spreads: dict[str, float], gap: float, most: int) -> str:
+    fallen = [side for side, rank in ranks.items() if collapsed(rank, spreads[side])]
     if fallen:
         return f"collapsed: {' and '.join(fallen)} features lie in one point or on one line"
     flat = [side for side, rank in ranks.items() if rank < 0.05 * most]
@@ -68,9 +68,7 @@ def uniformity(u: np.ndarray) -> float:
 def _unit(h: np.ndarray, name: str) -> np.ndarray:
     h = h.astype(np.float64)
     length = np.linalg.norm(h, axis=1, keepdims=True)
-    wrong = np.flatnonzero(~np.isfinite(length[:, 0]) | (length[:, 0] == 0))
-    if len(wrong):
-        raise InputError(
-            f"{name}: rows {wrong[:5].tolist()} are zero or not finite, so they have no direction. Check the encoder"
-        )
+    rows = np.flatnonzero(~np.isfinite(length[:, 0]) | (length[:, 0] == 0))[:5].tolist()
+    if rows:
+        raise InputError(f"{name}: rows {rows} are zero or not finite, so they have no direction. Check the encoder")
     return np.asarray(h / length)
