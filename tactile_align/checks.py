@@ -30,6 +30,7 @@ class Limit:
         form: Format of the value, as in `format`.
         at_least: For `good` == `poor`: large values are good.
         why: Why the value matters, for the docs and for a check that did not pass.
+        advice: What to do about a check that did not pass, unless the check itself is given an advice.
     """
 
     title: str
@@ -39,6 +40,7 @@ class Limit:
     form: str = ".3g"
     at_least: bool = False
     why: str = ""
+    advice: str = ""
 
     @property
     def large_is_good(self) -> bool:
@@ -106,7 +108,7 @@ def graded(
         kind: Key of the table.
         value: The number; nan fails.
         on: What it was measured on, such as camera and sensor; goes into the id and the title.
-        advice: What to do where it does not pass.
+        advice: What to do where it does not pass; "" takes the limit's.
         why: Why it matters; "" takes the limit's.
         measured: The value in words; None formats it as the limit states.
     """
@@ -122,7 +124,7 @@ def graded(
         unit=limit.unit.strip(),
         limit=limit.text(),
         why="" if good else why or limit.why,
-        advice="" if good else advice,
+        advice="" if good else advice or limit.advice,
     )
 
 

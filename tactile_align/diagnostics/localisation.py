@@ -1,4 +1,4 @@
-"""Where in the image does a touch point? The similarity of h_tau to regions all over it, and the pointing game."""
+"""Similarity of h_tau to regions all over the image, and the pointing game."""
 
 import numpy as np
 import torch
@@ -34,9 +34,9 @@ def grid_places(towers: Towers, box: Tensor) -> Tensor:
     return torch.cat([centres - half, centres + half], dim=-1)
 
 
-def maps_of(towers: Towers, h_tau: Tensor, found: Tensor) -> Tensor:
+def maps_of(towers: Towers, h_tau: Tensor, regions: Tensor) -> Tensor:
     """Return the cosines (B, rows, columns) of touches (B, dim) with the features of their `grid_places`."""
-    cosine = torch.nn.functional.cosine_similarity(h_tau[:, None].float(), found.float(), dim=-1)
+    cosine = torch.nn.functional.cosine_similarity(h_tau[:, None].float(), regions.float(), dim=-1)
     return cosine.unflatten(1, towers.vision.grid)
 
 
@@ -55,7 +55,6 @@ def localise(
     episode: np.ndarray,
     *,
     mm_per_px: np.ndarray | None = None,
-    seed: int = 0,
 ) -> Localisation:
     """Play the pointing game.
 
@@ -65,22 +64,20 @@ def localise(
         input_size: (width, height) of that input, px.
         episode: (N,) which episode a moment is of.
         mm_per_px: (N, 2) width and height of a pixel of that input at the sensor's depth; a stretched frame's differ.
-        seed: Of the bootstrap.
 
     Raises:
         InputError: Similarities that are not finite.
     """
     if not np.isfinite(maps).all():
         rows = np.flatnonzero(~np.isfinite(maps).all(axis=(1, 2)))[:5].tolist()
-        raise InputError(f"similarity maps of rows {rows} are not finite. Needed: features of non-zero length")
+        raise InputError(f"needed: finite similarity maps; those of rows {rows} are not. Check the features for zeros")
     centres = token_centres(input_size, maps.shape[1:]).numpy().reshape(-1, 2)  # type: ignore[arg-type]
     flat = maps.reshape(len(maps), -1)
     best = flat >= flat.max(axis=1, keepdims=True)
     # Places that tie share the hit: a flat map hits as often as chance.
     share = best / best.sum(axis=1, keepdims=True)
     inside = ((centres >= box[:, None, :2]) & (centres <= box[:, None, 2:])).all(axis=2)
-    middle = (box[:, :2] + box[:, 2:]) / 2
-    away = centres - middle[:, None]
+    away = centres - ((box[:, :2] + box[:, 2:]) / 2)[:, None]
 
     def median(scale: np.ndarray | float) -> float:
         return float(np.median((share * np.linalg.norm(away * scale, axis=2)).sum(axis=1)))
@@ -88,7 +85,7 @@ def localise(
     hits = (share * inside).sum(axis=1)
     return Localisation(
         hit=float(hits.mean()),
-        interval=mean_interval(hits, episode, seed=seed),
+        interval=mean_interval(hits, episode),
         chance=float(inside.mean()),
         always_there=float(inside.mean(axis=0).max()),
         distance_px=median(1.0),

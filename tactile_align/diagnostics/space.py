@@ -1,4 +1,4 @@
-"""What the feature space looks like: is it used, is it round, do the two sides share it?"""
+"""Health of the feature space: its use, its isotropy, and how far its two sides share it."""
 
 import numpy as np
 import torch
@@ -16,7 +16,8 @@ def space_health(h_tau: np.ndarray, h_w: np.ndarray) -> SpaceHealth:
         h_w: (N, D) region features of the same moments.
 
     Raises:
-        ValueError: Fewer than two pairs, shapes that differ, or values that are not finite.
+        ValueError: Fewer than two pairs, or shapes that differ.
+        InputError: A row that is zero or not finite.
     """
     if h_tau.ndim != 2 or h_tau.shape != h_w.shape or len(h_tau) < 2:
         raise ValueError(f"needed: h_tau and h_w of shape (N >= 2, D); got {h_tau.shape} and {h_w.shape}")
@@ -46,9 +47,9 @@ def space_health(h_tau: np.ndarray, h_w: np.ndarray) -> SpaceHealth:
 
 
 def _verdict(ranks: dict[str, float], spreads: dict[str, float], gap: float, most: int) -> str:
-    ill = [side for side, rank in ranks.items() if collapsed(rank, spreads[side])]
-    if ill:
-        return f"collapsed: {' and '.join(ill)} features lie in one point or on one line"
+    fallen = [side for side, rank in ranks.items() if collapsed(rank, spreads[side])]
+    if fallen:
+        return f"collapsed: {' and '.join(fallen)} features lie in one point or on one line"
     flat = [side for side, rank in ranks.items() if rank < 0.05 * most]
     if flat:
         return f"{' and '.join(flat)} features use under 5 % of the directions they could"
@@ -59,16 +60,15 @@ def _verdict(ranks: dict[str, float], spreads: dict[str, float], gap: float, mos
 
 def uniformity(u: np.ndarray) -> float:
     """Return ln of the mean e^(-2 |u_i - u_j|^2) over pairs i != j of unit vectors (N, D)."""
-    squared = np.maximum(2 - 2 * (u @ u.T), 0)
     count = len(u)
-    total = np.exp(-2 * squared).sum() - count
+    total = np.exp(-2 * np.maximum(2 - 2 * (u @ u.T), 0)).sum() - count
     return float(np.log(total / (count * (count - 1))))
 
 
 def _unit(h: np.ndarray, name: str) -> np.ndarray:
     h = h.astype(np.float64)
     length = np.linalg.norm(h, axis=1, keepdims=True)
-    if not np.isfinite(length).all() or (length == 0).any():
-        rows = np.flatnonzero(~np.isfinite(length[:, 0]) | (length[:, 0] == 0))[:5].tolist()
+    rows = np.flatnonzero(~np.isfinite(length[:, 0]) | (length[:, 0] == 0))[:5].tolist()
+    if rows:
         raise InputError(f"{name}: rows {rows} are zero or not finite, so they have no direction. Check the encoder")
     return np.asarray(h / length)

@@ -1,6 +1,7 @@
-"""The doctor's checks of data: what comes in at the door, before any network."""
+"""The doctor's checks of data, before any network."""
 
 import math
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -19,42 +20,26 @@ from tactile_align.training.data import LowDim
 LOOKED_AT = 8  # episodes whose stored touches are looked at
 
 
-def data_checks(subject: Subject) -> list[Check]:
-    """Return all checks of data."""
-    return [
-        *streams(subject),
-        *door(subject),
-        colour_order(subject),
-        *touch_storage(subject),
-        moving_actions(subject),
-        *statistics(subject),
-        *pair_checks(subject),
-    ]
+def data_checks(subject: Subject) -> Iterator[Check]:
+    """All checks of data and pairs, in the order of the report."""
+    for checks in (streams, door, colour_order, touch_storage, moving_actions, statistics, pair_checks):
+        yield from checks(subject)
 
 
-def streams(subject: Subject) -> list[Check]:
-    """How much the moments of each stream differ from each other, and its brightness at the encoder's door."""
-    checks = []
+def streams(subject: Subject) -> Iterator[Check]:
+    """Change of each stream from moment to moment, and its brightness as the encoder takes it."""
     for name, images in subject.wide.images().items():
         values = images.float()
         unique, mean = len({bytes(image.numpy().tobytes()) for image in images}), float(values.mean())
-        advice = "look at the stream with `tactile-align inspect`; is the camera frozen, or the wrong stream named?"
-        checks += [
-            judged("stream-change", float(values.std(dim=0).mean()), name, advice=advice),
-            judged("distinct-frames", unique / len(images), name, measured=f"{unique} of {len(images)}", advice=advice),
-            judged(
-                "image-brightness",
-                min(mean, 255 - mean) if images.dtype == torch.uint8 else math.nan,
-                name,
-                measured=f"{images.dtype} {float(values.min()):.0f} to {float(values.max()):.0f}, mean {mean:.0f}",
-                advice="hand images over as recorded, uint8 RGB",
-            ),
-        ]
-    return checks
+        yield judged("stream-change", float(values.std(dim=0).mean()), name)
+        yield judged("distinct-frames", unique / len(images), name, measured=f"{unique} of {len(images)}")
+        brightness = min(mean, 255 - mean) if images.dtype == torch.uint8 else math.nan
+        measured = f"{images.dtype} {float(values.min()):.0f} to {float(values.max()):.0f}, mean {mean:.0f}"
+        yield judged("image-brightness", brightness, name, measured=measured)
 
 
-def door(subject: Subject) -> list[Check]:
-    """Whether images and boxes at the door are those of the recording, moment by moment."""
+def door(subject: Subject) -> Iterator[Check]:
+    """Whether the images and boxes of a batch are those of the recording, moment by moment."""
     moments, raw = subject.data.train, subject.raw
     shown = raw.images()
     worst: dict[str, float] = {}
@@ -78,27 +63,20 @@ def door(subject: Subject) -> list[Check]:
                     moved = there.apply_to_box(box)
                     gap = np.abs(raw.views[one.key].box[row].numpy() - moved).max()
                     box_off[one.key] = max(box_off.get(one.key, 0.0), float(gap))
-    advice = "compare a batch with `tactile-align overlay`; keep every change of an image in its ImageMap"
-    checks = [judged("image-is-recorded", value, name, advice=advice) for name, value in worst.items()]
-    advice = "move image and box by the same ImageMap"
-    return checks + [judged("box-follows-image", value, name, advice=advice) for name, value in box_off.items()]
+    yield from (judged("image-is-recorded", value, name) for name, value in worst.items())
+    yield from (judged("box-follows-image", value, name) for name, value in box_off.items())
 
 
-def colour_order(subject: Subject) -> Check:
+def colour_order(subject: Subject) -> Iterator[Check]:
     """Whether the stated channel order of the first episode is likely: cameras of one scene share its colours."""
     with open_episode(subject.data.train.jobs[0].ref) as episode:
         every = max(1, len(episode) // 6)
         remarks = colours(episode, {name: look_at(episode, name, every) for name in episode.cameras})
-    return judged(
-        "colour-order",
-        len(remarks),
-        measured=remarks[0] if remarks else "as stated",
-        advice="set channels in the episode layout to what the recorder wrote",
-    )
+    yield judged("colour-order", len(remarks), measured=remarks[0] if remarks else "as stated")
 
 
-def touch_storage(subject: Subject) -> list[Check]:
-    """The JPEG quality that each touch stream is stored with, over some of the training episodes."""
+def touch_storage(subject: Subject) -> Iterator[Check]:
+    """JPEG quality that each touch stream is stored with, over some of the training episodes."""
     jobs = subject.data.train.jobs
     worst: dict[str, float] = {}  # infinite for what is stored without loss
     for index in evenly(len(jobs), LOOKED_AT):
@@ -106,32 +84,19 @@ def touch_storage(subject: Subject) -> list[Check]:
             for name in (one.stream for one in jobs[index].inputs if one.key in subject.model.sensors):
                 quality = stored_quality(episode, name)
                 worst[name] = min(worst.get(name, math.inf), math.inf if quality is None else quality)
-    return [
-        judged(
-            "touch-storage",
-            quality,
-            name,
-            measured="without loss" if quality == math.inf else f"JPEG of quality {quality:.0f}",
-            advice="convert the raw recordings again (`tactile-align convert` takes their JPEGs over as they are), and "
-            "record touches at quality 95 or as PNG; nothing brings back what is lost",
-        )
-        for name, quality in worst.items()
-    ]
+    for name, least in worst.items():
+        measured = "without loss" if least == math.inf else f"JPEG of quality {least:.0f}"
+        yield judged("touch-storage", least, name, measured=measured)
 
 
-def moving_actions(subject: Subject) -> Check:
-    """How many action columns move at all."""
+def moving_actions(subject: Subject) -> Iterator[Check]:
+    """Number of action columns that move at all."""
     moving = np.concatenate([action for _, action in subject.data.train.low_dim()]).std(axis=0) > 1e-4
-    return judged(
-        "moving-actions",
-        int(moving.sum()),
-        measured=f"{int(moving.sum())} of {len(moving)}",
-        advice="check the action stream of the layout",
-    )
+    yield judged("moving-actions", int(moving.sum()), measured=f"{int(moving.sum())} of {len(moving)}")
 
 
-def statistics(subject: Subject) -> list[Check]:
-    """Whether mean and spread are those of the training episodes, and what the joints become by them."""
+def statistics(subject: Subject) -> Iterator[Check]:
+    """Whether mean and spread are those of the training episodes, and the joints normalised by them."""
     given = subject.data.statistics
     own = Statistics.of(LowDim(qpos, action) for qpos, action in subject.data.train.low_dim())
     gap = max(
@@ -140,13 +105,7 @@ def statistics(subject: Subject) -> list[Check]:
     )
     scale = max(1e-9, max(own.qpos_std + own.action_std))
     normal = subject.batch.qpos
-    advice = "take them from the training split: Statistics.of(training episodes)"
-    return [
-        judged(
-            "training-statistics",
-            gap / scale if given.episodes == own.episodes else math.inf,
-            measured=f"of {given.episodes} episodes (training has {own.episodes}), {gap:.1e} apart",
-            advice=advice,
-        ),
-        judged("normalised-joints", float(normal.abs().max()), advice=advice),
-    ]
+    measured = f"of {given.episodes} episodes (training has {own.episodes}), {gap:.1e} apart"
+    error = gap / scale if given.episodes == own.episodes else math.inf
+    yield judged("training-statistics", error, measured=measured)
+    yield judged("normalised-joints", float(normal.abs().max()))

@@ -1,4 +1,4 @@
-"""Examine a training run before it costs a day: data, model and a few steps, with what to change."""
+"""Diagnosis of a training run before it costs a day: data, model and a few steps, with what to change."""
 
 import copy
 from collections.abc import Collection
@@ -30,12 +30,12 @@ def diagnose(
     progress: bool = False,
     processes: int = 1,
 ) -> Report:
-    """Make every check on a config's data and model; a few dozen forward passes, on the CPU.
+    """Make every check of a config's data and model; a few dozen forward passes, on the CPU.
 
     Args:
         config: The run.
         data: Moments already loaded for it; None loads them.
-        model: A network to examine instead of the fresh one the config makes, say a trained one; not changed.
+        model: Network to examine instead of the fresh one that the config makes, say a trained one; not changed.
         parts: Which checks: of data, of the model, of a few steps of learning.
         progress: Show progress bars on stderr.
         processes: How many processes prepare episodes.
@@ -48,15 +48,15 @@ def diagnose(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         subject = examine(config, data, network)
-        checks = data_checks(subject) if "data" in parts else []
+        checks = list(data_checks(subject)) if "data" in parts else []
         tables: tuple[Table, ...] = ()
         try:
             if "model" in parts:
-                checks += model_checks(subject)
+                checks += list(model_checks(subject))
                 tables = (parameters(subject),)
             if "learning" in parts:
                 checks += learning_checks(subject)
         except ValueError as error:
-            why, advice = "training would stop with this error at its first step", "change what it names"
+            why, advice = "training would stop with this error at its first step", "change what the error names"
             checks.append(stated("training-step", "fail", str(error), "runs", why=why, advice=advice))
     return Report("doctor", f"training run {config.out}", tuple(checks), tables)

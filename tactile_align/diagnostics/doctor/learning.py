@@ -1,7 +1,8 @@
-"""The doctor's checks of learning: one step, a few steps on one batch, and what the loss then notices."""
+"""The doctor's checks of learning: one step, a few steps on one batch, and the loss of spoilt batches after them."""
 
 import copy
 import math
+from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -20,55 +21,38 @@ FEW = 16
 """Features of fewer rows or dimensions may be of a low rank in a healthy run."""
 
 
-def features(subject: Subject) -> list[Check]:
+def features(subject: Subject) -> Iterator[Check]:
     """Effective rank, spread and eigenvalue ratio of both features."""
     model = subject.model.eval()
     if not model.aligns:
-        return []
+        return
     with torch.no_grad():
         seen = model.see(subject.wide)
-    checks = []
     vectors = {("touch", name): features.vector for name, features in seen.touches.items()}
     vectors |= {("region", name): features.vector for name, features in seen.regions.items()}
     for on, h in vectors.items():
-        advice = "lower optimiser.lr_encoder, raise hsa.temperature, and check that images differ"
-        rank = judged("feature-rank", float(effective_rank(h)), *on, advice=advice)
+        rank = judged("feature-rank", float(effective_rank(h)), *on)
         few = h.shape[1] < FEW or len(h) <= FEW
-        checks += [
-            _passed(rank) if rank.status == "warn" and few else rank,
-            judged("feature-spread", float(spread(h)), *on, advice=advice),
-        ]
+        yield _passed(rank) if rank.status == "warn" and few else rank
+        yield judged("feature-spread", float(spread(h)), *on)
         if bool(torch.isfinite(h).all()):
-            advice = "look at it after some steps; if it stays, there are too few negatives or too little data"
-            checks.append(judged("eigenvalue-ratio", float(eigenvalue_ratio(h)), *on, advice=advice))
-    return checks
+            yield judged("eigenvalue-ratio", float(eigenvalue_ratio(h)), *on)
 
 
-def against_chance(subject: Subject) -> list[Check]:
-    """The alignment loss before any step, beside chance, and how many pairs it is of."""
+def against_chance(subject: Subject) -> Iterator[Check]:
+    """The alignment loss before any step, beside chance, and the number of its pairs."""
     with torch.no_grad():
         log = subject.losses(subject.batch).log
     if "hsa" not in log:
-        return []
+        return
     views = [view.key for view in subject.model.views]
-    hsa = sum(float(log[f"hsa/{key}"]) for key in views) / len(views)
-    chance = sum(float(log[f"chance/{key}"]) for key in views) / len(views)
-    loss = judged(
-        "loss-against-chance",
-        hsa / chance if math.isfinite(hsa) and chance else math.nan,
-        measured=f"{hsa:.2f}, chance {chance:.2f}",
-        advice="check that touch and view images differ",
-    )
+    hsa, chance = (sum(float(log[f"{name}/{key}"]) for key in views) / len(views) for name in ("hsa", "chance"))
+    ratio = hsa / chance if math.isfinite(hsa) and chance else math.nan
+    loss = judged("loss-against-chance", ratio, measured=f"{hsa:.2f}, chance {chance:.2f}")
     alignment = subject.model.alignment
     scratch = alignment is not None and alignment.towers.scratch
-    return [
-        judged(
-            "pairs-in-batch",
-            min(int(log[f"pairs/{key}"]) for key in views),
-            advice="raise contact_share or the batch size",
-        ),
-        _passed(loss) if loss.status == "warn" and not scratch else loss,
-    ]
+    yield judged("pairs-in-batch", min(int(log[f"pairs/{key}"]) for key in views))
+    yield _passed(loss) if loss.status == "warn" and not scratch else loss
 
 
 def _passed(check: Check) -> Check:
@@ -76,37 +60,37 @@ def _passed(check: Check) -> Check:
 
 
 RATES = (0.1, 1.0, 10.0)
-FIRST, MORE = 8, 24  # steps of the search for a rate, and with the one found
-TINY = 1e-9  # stands for a loss of 0 where it divides
+FIRST, MORE = 8, 24  # steps of the search for a rate, and with the best one
+TINY = 1e-9  # in place of a divisor of 0
 
 
 def learning_checks(subject: Subject) -> list[Check]:
-    """Return all checks of features and learning."""
-    start = _Lesson(subject, 1.0).losses()
+    """All checks of features and learning, in the order of the report."""
     lessons = {factor: _Lesson(subject, factor) for factor in RATES}
+    start = lessons[1.0].losses()
     full = lessons[1.0].take(1).losses()[0]
     first = {factor: _Lesson(subject, factor * ramp(subject)).take(1).losses() for factor in RATES}
     for factor, lesson in lessons.items():
         lesson.take(FIRST - (factor == 1.0))
-    factor = min(RATES, key=lambda one: lessons[one].judged_by())
+    factor = min(RATES, key=lambda rate: lessons[rate].judged_by())
     best = lessons[factor].take(MORE)
     return [
         *features(subject),
         *against_chance(subject),
         *one_step(subject, start, first, full),
-        overfit(start[-1], best.judged_by(), factor),
+        overfit(start[1], best.judged_by(), factor),
         *notices(subject, best.model),
     ]
 
 
 class _Lesson:
-    """A copy of the model that is taught one batch, at `factor` times the config's rates and without dropout."""
+    """A copy of the model that trains on one batch, at `factor` times the config's rates and without dropout."""
 
     def __init__(self, subject: Subject, factor: float) -> None:
         self.subject, self.model = subject, copy.deepcopy(subject.model)
         self.optimiser, _ = make_optimiser(self.model, subject.config)
         for group in self.optimiser.param_groups:
-            group["lr"] = group["initial_lr"] * factor  # the schedule has put its warm-up in already
+            group["lr"] = group["initial_lr"] * factor  # "lr" includes the warm-up of the schedule
 
     def take(self, steps: int) -> "_Lesson":
         """Take some steps; a loss that is not finite ends the lesson."""
@@ -123,9 +107,9 @@ class _Lesson:
     def losses(self) -> tuple[float, float]:
         """Return the total loss of the batch, and the alignment's, or the total again where there is none."""
         with torch.no_grad():
-            found = self.subject.losses(self.subject.batch, self.model)
-        total = float(total_of(found))
-        return total, total if found.alignment is None else float(found.alignment)
+            losses = self.subject.losses(self.subject.batch, self.model)
+        total = float(total_of(losses))
+        return total, total if losses.alignment is None else float(losses.alignment)
 
     def judged_by(self) -> float:
         """Return the second of `losses`, infinite where it is not a number."""
@@ -135,35 +119,27 @@ class _Lesson:
 
 def one_step(
     subject: Subject, before: tuple[float, float], first: dict[float, tuple[float, float]], full: float
-) -> list[Check]:
-    """Whether the run's first step lowers the loss on its own batch, and the full rate does not throw it up.
+) -> Iterator[Check]:
+    """Whether the run's first step lowers the loss of its own batch, and a step at the full rate does not raise it.
 
     Args:
         subject: The run.
         before: Total and alignment loss before any step.
         first: The same after one step at the rate of the run's first step, warm-up included, by factor on it.
         full: Total after one step at the full rate without warm-up. A first adaptive step moves every new weight by the
-            whole rate, so that this one may rise somewhat.
+            whole rate, so this total may rise somewhat.
     """
     rates, ramped = subject.config.optimiser, ramp(subject)
     ratios = [after / start for after, start in zip(first[1.0], before, strict=True) if start > 0]
     shown = "; ".join(f"x{factor:g}: {total:.4g} ({aligned:.4g})" for factor, (total, aligned) in first.items())
-    advice = "raise optimiser.warmup_steps, or lower optimiser.lr and lr_encoder to a factor at which the loss falls"
-    return [
-        judged(
-            "first-step",
-            float(np.max(ratios or [math.nan])),
-            measured=f"{before[0]:.4g} (alignment {before[1]:.4g}) before; after a step at lr {rates.lr * ramped:.2g} "
-            f"/ {rates.lr_encoder * ramped:.2g}, {shown}",
-            advice=advice,
-        ),
-        judged(
-            "full-rate-step",
-            full / max(before[0], TINY),
-            measured=f"{before[0]:.4g} before, {full:.4g} after",
-            advice=advice,
-        ),
-    ]
+    yield judged(
+        "first-step",
+        float(np.max(ratios or [math.nan])),
+        measured=f"{before[0]:.4g} (alignment {before[1]:.4g}) before; after a step at lr {rates.lr * ramped:.2g} "
+        f"/ {rates.lr_encoder * ramped:.2g}, {shown}",
+    )
+    measured = f"{before[0]:.4g} before, {full:.4g} after"
+    yield judged("full-rate-step", full / max(before[0], TINY), measured=measured)
 
 
 def ramp(subject: Subject) -> float:
@@ -173,41 +149,23 @@ def ramp(subject: Subject) -> float:
 
 def overfit(before: float, after: float, factor: float) -> Check:
     """Whether the model can overfit one batch."""
-    return judged(
-        "one-batch-overfits",
-        after / before if before > 0 else 0.0,
-        measured=f"{before:.3f} to {after:.3f} in {FIRST + MORE} steps at x{factor:g}",
-        advice="raise the learning rates if they are far below 1e-4 for new weights; else look for dead modules above",
-    )
+    measured = f"{before:.3f} to {after:.3f} in {FIRST + MORE} steps at x{factor:g}"
+    return judged("one-batch-overfits", after / before if before > 0 else 0.0, measured=measured)
 
 
-def notices(subject: Subject, taught: AlignedPolicy) -> list[Check]:
-    """Whether the alignment loss, after those steps, notices exchanged touches and shifted boxes."""
-    alignment = taught.eval().alignment
-    if alignment is None or not taught.aligns:
-        return []
-    with torch.no_grad():
-        true = _loss(alignment, subject.batch)
-        mixed = _loss(alignment, _shuffled(subject.batch, alignment))
-        checks = [
-            judged(
-                "touch-shuffle",
-                mixed / max(true, TINY),
-                measured=f"{true:.3f}, exchanged {mixed:.3f}",
-                advice="check that touches differ from moment to moment and reach the loss with gradient",
-            )
-        ]
-        if subject.config.region == "box":
-            shifted = _loss(alignment, _shifted(subject.batch))
-            checks.append(
-                judged(
-                    "box-shift",
-                    abs(shifted - true) / max(true, TINY),
-                    measured=f"{true:.3f}, moved {shifted:.3f}",
-                    advice="check features.pooling, and that boxes are finite and inside the image",
-                )
-            )
-    return checks
+@torch.no_grad()
+def notices(subject: Subject, trained: AlignedPolicy) -> Iterator[Check]:
+    """Whether the alignment loss, after those steps, changes with exchanged touches and with shifted boxes."""
+    alignment = trained.eval().alignment
+    if alignment is None or not trained.aligns:
+        return
+    true = _loss(alignment, subject.batch)
+    mixed = _loss(alignment, _shuffled(subject.batch, alignment))
+    yield judged("touch-shuffle", mixed / max(true, TINY), measured=f"{true:.3f}, exchanged {mixed:.3f}")
+    if subject.config.region == "box":
+        shifted = _loss(alignment, _shifted(subject.batch))
+        change = abs(shifted - true) / max(true, TINY)
+        yield judged("box-shift", change, measured=f"{true:.3f}, moved {shifted:.3f}")
 
 
 def _loss(alignment: Alignment, batch: MomentBatch) -> float:

@@ -1,8 +1,8 @@
-"""The doctor's checks of a model before any step: what learns and what is connected."""
+"""The doctor's checks of a model before any step: the inputs of its encoders, its gradients and its outputs."""
 
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack
 from dataclasses import replace
 from statistics import median
 
@@ -49,64 +49,16 @@ def towers_of(model: AlignedPolicy) -> dict[str, nn.Module]:
     return {"towers.vision": towers.vision, "towers.touch": towers.touch}
 
 
-@contextmanager
-def first_inputs(tower: nn.Module) -> Iterator[list[Tensor]]:
-    """Collect what reaches the first layer of a tower inside the block, one entry a pass."""
-    seen: list[Tensor] = []
-    first = next(m for m in tower.modules() if isinstance(m, nn.Conv2d | nn.Linear))
-
-    def keep(module: nn.Module, args: tuple[Tensor, ...]) -> None:
-        seen.append(args[0].detach())
-
-    handle = first.register_forward_pre_hook(keep)
-    try:
-        yield seen
-    finally:
-        handle.remove()
+def model_checks(subject: Subject) -> Iterator[Check]:
+    """All checks of the model, in the order of the report."""
+    for checks in (weights, inputs, pairing, trainable, gradients, shared, validation, padding, outputs, lonely_pairs):
+        yield from checks(subject)
 
 
-@contextmanager
-def squashed(model: nn.Module) -> Iterator[dict[str, float]]:
-    """Collect the share of saturated outputs of every tanh and sigmoid inside the block, by module name."""
-    seen: dict[str, float] = {}
-    handles = []
-    for name, module in model.named_modules():
-        if isinstance(module, nn.Tanh | nn.Sigmoid | nn.Hardtanh):
-            low = 0.0 if isinstance(module, nn.Sigmoid) else -1.0
-
-            def keep(m: nn.Module, args: object, out: Tensor, name: str = name, low: float = low) -> None:
-                edge = 0.01 * (1 - low)
-                seen[name] = float(((out > 1 - edge) | (out < low + edge)).float().mean())
-
-            handles.append(module.register_forward_hook(keep))
-    try:
-        yield seen
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def model_checks(subject: Subject) -> list[Check]:
-    """Return all checks of the model."""
-    return [
-        encoder_weights(subject),
-        *normalisation(subject),
-        *passes(subject),
-        *pairing(subject),
-        trainable(subject),
-        *gradient_flow(subject),
-        *shared(subject),
-        validation_computes_all(subject),
-        padding(subject),
-        *outputs(subject),
-        *lonely_pairs(subject),
-    ]
-
-
-def encoder_weights(subject: Subject) -> Check:
+def weights(subject: Subject) -> Iterator[Check]:
     """Whether the encoders start from trained weights."""
     alignment = subject.model.alignment
-    return stated(
+    yield stated(
         "encoder-weights",
         "info" if alignment is not None and alignment.towers.scratch else "pass",
         ", ".join(getattr(tower, "name", name) for name, tower in towers_of(subject.model).items()) or "none",
@@ -116,39 +68,46 @@ def encoder_weights(subject: Subject) -> Check:
     )
 
 
-def normalisation(subject: Subject) -> list[Check]:
-    """Whether each encoder's first layer gets its pixels scaled and normalised once, by the encoder's own numbers."""
-    checks, model = [], subject.model
-    for name, tower in towers_of(model).items():
-        with first_inputs(tower) as inputs, torch.no_grad():
-            subject.losses(subject.batch)
+def inputs(subject: Subject) -> Iterator[Check]:
+    """Whether each encoder's first layer gets pixels normalised once, by the encoder's own numbers, in few passes."""
+    model, batch = subject.model, len(subject.batch)
+    towers = towers_of(model)
+    arrived: dict[str, list[Tensor]] = {name: [] for name in towers}
+    with ExitStack() as hooks, torch.no_grad():
+        for name, tower in towers.items():
+            first = next(m for m in tower.modules() if isinstance(m, nn.Conv2d | nn.Linear))
+
+            def keep(_: nn.Module, args: tuple[Tensor, ...], name: str = name) -> None:
+                arrived[name].append(args[0].detach())
+
+            hooks.callback(first.register_forward_pre_hook(keep).remove)
+        subject.losses(subject.batch)
+    for name, tower in towers.items():
         keys = list(model.sensors) if name == "towers.touch" else [view.key for view in model.views]
-        if len(towers_of(model)) == 1:
+        if len(towers) == 1:
             keys = [*model.sensors, *keys]
         if subject.config.region == "opening":
             keys = [key for key in keys if key in model.sensors]
         mean, std = _own_statistics(tower)
         pixels = torch.cat([subject.batch.images()[key].permute(0, 3, 1, 2) for key in keys]).float() / 255
         expected = (pixels - mean) / std
-        came = torch.cat(inputs) if inputs else torch.zeros(0)
-        same = came.shape == expected.shape
-        check = judged(
-            "normalisation",
-            float((came.float() - expected).abs().max()) if same else math.nan,
-            name,
-            measured=f"mean {float(came.mean()):.2f}, spread {float(came.std()):.2f}; needed "
-            f"{float(expected.mean()):.2f}, {float(expected.std()):.2f}"
-            if len(came)
-            else "nothing came",
-            advice="hand over uint8 and let the encoder subtract its own mean; nothing else may normalise",
-        )
+        actual = torch.cat(arrived[name]).float() if arrived[name] else torch.zeros(0)
+        same = actual.shape == expected.shape
+        measured = f"mean {actual.mean():.2f}, spread {actual.std():.2f}" if len(actual) else "nothing came"
+        needed = f"needed {expected.mean():.2f}, {expected.std():.2f}"
+        error = float((actual - expected).abs().max()) if same else math.nan
+        check = judged("normalisation", error, name, measured=f"{measured}; {needed}")
         # Other images came too: nothing to compare, and nothing shown to be wrong.
-        checks.append(check if same else replace(check, status="warn"))
-    return checks
+        yield check if same else replace(check, status="warn")
+    passes = [len(images) for entries in arrived.values() for images in entries]
+    allowed = 2 + len(model.views) * subject.config.hsa.looks_beside
+    yield judged("encoder-passes", max(0, len(passes) - allowed), measured=f"{len(passes)} a step, {allowed} needed")
+    rows = sum(passes) / max(1, len(passes))
+    yield judged("images-per-pass", rows / batch if passes else 1.0, measured=f"{rows:.0f} of {batch}")
 
 
 def _own_statistics(tower: torch.nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the mean and std that the tower's weights were trained with, from open_clip's own record of them."""
+    """Mean and std that the tower's weights were trained with, from open_clip's record of them."""
     record = getattr(getattr(tower, "visual", None), "preprocess_cfg", None) or {}
     mean, std = record.get("mean"), record.get("std")
     if mean is None or std is None:
@@ -156,82 +115,44 @@ def _own_statistics(tower: torch.nn.Module) -> tuple[torch.Tensor, torch.Tensor]
     return torch.tensor(mean).view(1, 3, 1, 1), torch.tensor(std).view(1, 3, 1, 1)
 
 
-def passes(subject: Subject) -> list[Check]:
-    """How many passes of the encoders one step takes, and of how many images."""
-    count, rows = 0, 0
-    for tower in towers_of(subject.model).values():
-        with first_inputs(tower) as inputs, torch.no_grad():
-            subject.losses(subject.batch)
-        count += len(inputs)
-        rows += sum(len(x) for x in inputs)
-    batch = len(subject.batch)
-    needed = 2 + len(subject.model.views) * subject.config.hsa.looks_beside
-    advice = "stack the images of a batch and run each encoder once"
-    return [
-        judged("encoder-passes", max(0, count - needed), measured=f"{count} a step, {needed} needed", advice=advice),
-        judged(
-            "images-per-pass",
-            rows / count / batch if count else 1.0,
-            measured=f"{rows / max(count, 1):.0f} of {batch}",
-            advice=advice,
-        ),
-    ]
-
-
-def pairing(subject: Subject) -> list[Check]:
+@torch.no_grad()
+def pairing(subject: Subject) -> Iterator[Check]:
     """Whether row i of the touches becomes row i of h_tau, and row i of the views row i of h_w."""
-    model, checks = subject.model.eval(), []
+    model = subject.model.eval()
     if model.alignment is None:
-        return []
-    with torch.no_grad():
-        before = model.see(subject.batch)
-        for view in model.views:
-            for what, key in (("touch", view.sensor), ("region", view.key)):
-                if what == "region" and subject.config.region == "opening":
-                    continue
-                row = len(subject.batch) // 2
-                image = subject.batch.images()[key].clone()
-                image[row] = 255 - image[row]
-                after = model.see(subject.batch.with_images({key: image}))
-                old = before.touches[view.sensor] if what == "touch" else before.regions[view.key]
-                new = after.touches[view.sensor] if what == "touch" else after.regions[view.key]
-                moved = (new.vector - old.vector).norm(dim=1)
-                changed = torch.nonzero(moved > 1e-4 * old.vector.norm(dim=1).clamp(min=1e-9)).flatten().tolist()
-                checks.append(
-                    judged(
-                        "rows-stay-pairs",
-                        len({*changed} ^ {row}),
-                        view.key,
-                        what,
-                        measured=f"changing row {row} changes {f'rows {changed[:4]}' if changed else 'no row'}",
-                        advice="keep the batch axis in order from data to loss, and nothing detached or constant in "
-                        "between",
-                    )
-                )
-    return checks
+        return
+    before = model.see(subject.batch)
+    for view in model.views:
+        for what, key in (("touch", view.sensor), ("region", view.key)):
+            if what == "region" and subject.config.region == "opening":
+                continue
+            row = len(subject.batch) // 2
+            image = subject.batch.images()[key].clone()
+            image[row] = 255 - image[row]
+            after = model.see(subject.batch.with_images({key: image}))
+            old = before.touches[view.sensor] if what == "touch" else before.regions[view.key]
+            new = after.touches[view.sensor] if what == "touch" else after.regions[view.key]
+            moved = (new.vector - old.vector).norm(dim=1)
+            changed = torch.nonzero(moved > 1e-4 * old.vector.norm(dim=1).clamp(min=1e-9)).flatten().tolist()
+            measured = f"changing row {row} changes {f'rows {changed[:4]}' if changed else 'no row'}"
+            yield judged("rows-stay-pairs", len({*changed} ^ {row}), view.key, what, measured=measured)
 
 
-def validation_computes_all(subject: Subject) -> Check:
+def validation(subject: Subject) -> Iterator[Check]:
     """Whether eval mode computes every part of the loss that training does."""
-    model = subject.model
     with torch.no_grad():
         torch.manual_seed(0)
-        training = set(model.train()(subject.batch)[1])
-        checking = set(model.eval()(subject.batch)[1])
-    missing = sorted(training - checking)
-    return judged(
-        "validation-losses",
-        len(missing),
-        measured=f"missing: {', '.join(missing)}" if missing else f"none of {len(training)}",
-        advice="compute the same losses in eval mode",
-    )
+        training = set(subject.model.train()(subject.batch)[1])
+        missing = sorted(training - set(subject.model.eval()(subject.batch)[1]))
+    measured = f"missing: {', '.join(missing)}" if missing else f"none of {len(training)}"
+    yield judged("validation-losses", len(missing), measured=measured)
 
 
-def padding(subject: Subject) -> Check:
-    """Whether the action loss is divided by the steps it is made of."""
+def padding(subject: Subject) -> Iterator[Check]:
+    """Whether the action loss is divided by the number of steps that it sums."""
     share = float(subject.batch.is_pad.float().mean())
     reduction = subject.config.policy.loss_reduction
-    return stated(
+    yield stated(
         "padded-steps",
         "warn" if subject.model.act is not None and reduction == "all" else "pass",
         f"over {reduction} steps; {share:.0%} of the action steps lie past the end of an episode",
@@ -241,37 +162,33 @@ def padding(subject: Subject) -> Check:
     )
 
 
-def outputs(subject: Subject) -> list[Check]:
+def outputs(subject: Subject) -> Iterator[Check]:
     """Scale, saturation and variety of the predicted actions."""
     model = subject.model
     if model.act is None:
-        return []
-    with squashed(model) as saturated, torch.no_grad():
+        return
+    saturated: dict[nn.Module, float] = {}
+
+    def keep(module: nn.Module, _: object, out: Tensor) -> None:
+        low = 0.0 if isinstance(module, nn.Sigmoid) else -1.0
+        edge = 0.01 * (1 - low)
+        saturated[module] = float(((out > 1 - edge) | (out < low + edge)).float().mean())
+
+    with ExitStack() as hooks, torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, nn.Tanh | nn.Sigmoid | nn.Hardtanh):
+                hooks.callback(module.register_forward_hook(keep).remove)
         actions = model.eval().predict(subject.wide, model.see(subject.wide)).actions
-    target = subject.wide.action[~subject.wide.is_pad]
-    extreme = float((actions.abs() > 0.99 * actions.abs().amax()).float().mean())
-    return [
-        judged(
-            "output-scale",
-            float(actions.std()) / max(float(target.std()), 1e-9),
-            measured=f"{float(actions.std()):.2g}, targets {float(target.std()):.2g}",
-            advice="set policy.init_gain = 0.5 or lower, and check that targets are normalised",
-        ),
-        judged(
-            "saturated-activations",
-            max([*saturated.values(), extreme]),
-            advice="take the squashing layer off the action head; L1 needs no bounds",
-        ),
-        judged(
-            "stuck-predictions",
-            float(actions.std(dim=0).mean()),
-            advice="check that state, touch and region tokens reach ACT, and the learning rate of a trained run",
-        ),
-    ]
+    target = float(subject.wide.action[~subject.wide.is_pad].std())
+    scale, largest = float(actions.std()), actions.abs().amax()
+    extreme = float((actions.abs() > 0.99 * largest).float().mean())
+    yield judged("output-scale", scale / max(target, 1e-9), measured=f"{scale:.2g}, targets {target:.2g}")
+    yield judged("saturated-activations", max([*saturated.values(), extreme]))
+    yield judged("stuck-predictions", float(actions.std(dim=0).mean()))
 
 
-def trainable(subject: Subject) -> Check:
-    """Whether what should learn is trainable and in the optimiser."""
+def trainable(subject: Subject) -> Iterator[Check]:
+    """Whether every part that should learn is trainable and in the optimiser."""
     model = subject.model
     held, parts = _held_by_optimiser(subject), parts_of(model)
     left_out = [n for ps in parts.values() for n, p in ps if p.requires_grad and id(p) not in held]
@@ -288,62 +205,46 @@ def trainable(subject: Subject) -> Check:
     learns = sum(p.numel() for ps in parts.values() for _, p in ps if p.requires_grad)
     total = sum(p.numel() for ps in parts.values() for _, p in ps)
     wrong = [*frozen, *(f"{n} not in the optimiser" for n in left_out), *([] if learns else ["nothing learns"])]
-    return judged(
-        "trainable-parameters",
-        len(wrong),
-        measured=", ".join(wrong[:3]) or f"{learns:,} of {total:,} elements learn, all of them in the optimiser",
-        advice="set features.vision.tune = 'frozen' if it is meant, or call requires_grad_(True)",
-    )
+    measured = ", ".join(wrong[:3]) or f"{learns:,} of {total:,} elements learn, all of them in the optimiser"
+    yield judged("trainable-parameters", len(wrong), measured=measured)
 
 
-def gradient_flow(subject: Subject) -> list[Check]:
+def gradients(subject: Subject) -> Iterator[Check]:
     """Gradient of every trainable part after one backward pass, beside that of the median part."""
     model, rms = subject.model.eval(), dict[str, float]()
-    named = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    model.zero_grad(set_to_none=True)
     loss = total_of(subject.losses(subject.batch))
-    gradients = (
-        torch.autograd.grad(loss, [*named.values()], allow_unused=True) if loss.requires_grad else [None] * len(named)
-    )
-    by_name = dict(zip(named, gradients, strict=True))
-    for part, parameters in parts_of(model).items():
-        own = [by_name[n] for n, p in parameters if p.requires_grad and not n.startswith(LEARNS_LATER)]
-        arrived = [g.flatten() for g in own if g is not None]
+    if loss.requires_grad:
+        loss.backward()
+    for part, named in parts_of(model).items():
+        own = [p for name, p in named if p.requires_grad and not name.startswith(LEARNS_LATER)]
+        arrived = [p.grad.flatten() for p in own if p.grad is not None]
         if own:
             rms[part] = float(torch.cat(arrived).norm()) / sum(map(len, arrived)) ** 0.5 if arrived else 0.0
+    model.zero_grad(set_to_none=True)
     middle = median([value for value in rms.values() if 0 < value < math.inf] or [0.0])
-    return [
-        judged(
-            "gradient",
-            _decades(value, middle),
-            part,
-            measured=f"{value:.1e} an element, {_decades(value, middle):.1f} decades off" if value else "none arrives",
-            advice="look for detach(), no_grad() or an unused layer between that part and the loss; freeze what is "
-            "unused",
-        )
-        for part, value in rms.items()
-    ]
+    for part, value in rms.items():
+        decades = abs(math.log10(value / middle)) if 0 < value < math.inf else math.inf
+        measured = f"{value:.1e} an element, {decades:.1f} decades off" if value else "none arrives"
+        yield judged("gradient", decades, part, measured=measured)
 
 
-def _decades(value: float, middle: float) -> float:
-    return abs(math.log10(value / middle)) if 0 < value < math.inf else math.inf
-
-
-def shared(subject: Subject) -> list[Check]:
+def shared(subject: Subject) -> Iterator[Check]:
     """Whether the encoder that the alignment trains feeds the action; nothing where one of them is not trained."""
     model = subject.model
     if not model.aligns or model.act is None:
-        return []
+        return
     with torch.no_grad():
         base = model.eval().predict(subject.batch, model.see(subject.batch)).actions
+        images = subject.batch.images()
         keys = (*model.sensors, *(view.key for view in model.views))
-        other = subject.batch.with_images({key: 255 - subject.batch.images()[key] for key in keys})
+        other = subject.batch.with_images({key: 255 - images[key] for key in keys})
         change = float((model.predict(other, model.see(other)).actions - base).abs().max())
-    advice = "set policy.region_tokens or policy.touch_tokens = true"
-    return [judged("alignment-reaches-action", change, advice=advice)]
+    yield judged("alignment-reaches-action", change)
 
 
 def parameters(subject: Subject) -> Table:
-    """Return how many parameters each part has, how many of them learn, and how many the optimiser holds."""
+    """Numbers of parameters of each part: in all, trainable, frozen and in the optimiser."""
     held = _held_by_optimiser(subject)
     counts: dict[str, tuple[int, ...]] = {}
     for part, named in parts_of(subject.model).items():

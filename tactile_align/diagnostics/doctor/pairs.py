@@ -1,6 +1,7 @@
-"""The doctor's checks of pairs: is there a box, is there a contact, and what are they held against."""
+"""The doctor's checks of pairs: the rigs, the boxes and contacts, and the negatives."""
 
 import math
+from collections.abc import Iterator
 from itertools import product
 
 import numpy as np
@@ -14,95 +15,71 @@ from tactile_align.projection.other_finger import OTHER
 APART_M = 0.02  # an opening at which the fingers are apart
 
 
-def pair_checks(subject: Subject) -> list[Check]:
-    """Return all checks of rigs, boxes, contacts and negatives."""
-    return [*rigs(subject), *pads(subject), *boxes_and_contacts(subject), *false_negatives(subject)]
+def pair_checks(subject: Subject) -> Iterator[Check]:
+    """All checks of rigs, boxes, contacts and negatives, in the order of the report."""
+    for checks in (rigs, pads, boxes_and_contacts, false_negatives):
+        yield from checks(subject)
 
 
-def rigs(subject: Subject) -> list[Check]:
-    """Whether the rigs were held against recordings."""
-    checks = []
+def rigs(subject: Subject) -> Iterator[Check]:
+    """Whether the rigs were verified against recordings."""
     for number, (entry, rig) in enumerate(zip(subject.config.data, subject.data.rigs, strict=True)):
         status: Status = "pass" if rig.status == "exact" else "warn"
         verdict = "exact, from a simulation" if rig.status == "exact" else "never verified"
         if rig.verified is not None:
-            status = "fail" if rig.verified.verdict == "fail" else "pass" if rig.verified.verdict == "pass" else "warn"
+            status = rig.verified.verdict
             verdict = f"verified on {rig.verified.when}: {rig.verified.verdict}"
-        checks.append(
-            stated(
-                "rig-verified",
-                "pass" if status == "warn" and subject.config.hsa.weight == 0 else status,
-                f"{entry.rig}: {verdict}",
-                "verified: pass",
-                str(number),
-                why="a rig that does not explain the recordings puts boxes where the sensor is not",
-                advice=f"run: tactile-align verify {entry.path} --rig {entry.rig}",
-            )
+        yield stated(
+            "rig-verified",
+            "pass" if status == "warn" and subject.config.hsa.weight == 0 else status,
+            f"{entry.rig}: {verdict}",
+            "verified: pass",
+            str(number),
+            why="a rig that does not explain the recordings puts boxes where the sensor is not",
+            advice=f"run: tactile-align verify {entry.path} --rig {entry.rig}",
         )
-    return checks
 
 
-def pads(subject: Subject) -> list[Check]:
-    """Whether each sensor on a finger looks at the other finger: what it feels is held between the two."""
-    checks = []
+def pads(subject: Subject) -> Iterator[Check]:
+    """Whether each sensor on a finger faces the other finger: what it touches is held between the two."""
     qpos = subject.data.train.low_dim()[0][0][0]
     for (number, rig), name in product(enumerate(subject.data.rigs), subject.model.sensors):
         sensor = rig.sensor(name)
         arm, _, finger = sensor.parent.partition("/")
-        if finger not in OTHER:
-            continue
-        across = rig.T_from_to(sensor.parent, f"{arm}/{OTHER[finger]}", qpos, np.full(2, APART_M))[:3, 3]
-        normal = sensor.T_parent_this[:3, :3] @ np.asarray(sensor.pad.normal)
-        angle = float(np.degrees(np.arccos(np.clip(normal @ across / np.linalg.norm(across), -1, 1))))
-        advice = "set pad.normal in the rig to the outward direction of the gel, in the sensor's axes"
-        checks.append(judged("pad-direction", angle, str(number), name, advice=advice))
-    return checks
+        if finger in OTHER:
+            across = rig.T_from_to(sensor.parent, f"{arm}/{OTHER[finger]}", qpos, np.full(2, APART_M))[:3, 3]
+            normal = sensor.T_parent_this[:3, :3] @ np.asarray(sensor.pad.normal)
+            angle = np.arccos(np.clip(normal @ across / np.linalg.norm(across), -1, 1))
+            yield judged("pad-direction", float(np.degrees(angle)), str(number), name)
 
 
-def boxes_and_contacts(subject: Subject) -> list[Check]:
-    """How often each sensor has a box, how often it touches, and how much of a pair's moments is left."""
-    moments, checks = subject.data.train, []
+def boxes_and_contacts(subject: Subject) -> Iterator[Check]:
+    """Share of the moments in which each sensor has a box, and of those in which it is in contact too."""
+    moments = subject.data.train
     for view in subject.model.views:
         visible, contact = moments.views[view.key].visible, moments.touches[view.sensor].contact
-        box_advice = "run `tactile-align verify`, look at `tactile-align overlay`; is the sensor where the rig says?"
-        contact_advice = (
-            "record more contacts, or raise contact_share; check the touch stream with `tactile-align inspect`"
-        )
-        checks += [
-            judged("box-share", float(visible.mean()), view.key, advice=box_advice),
-            judged("contact-share", float((visible & contact).mean()), view.key, advice=contact_advice),
-        ]
-    return checks
+        yield judged("box-share", float(visible.mean()), view.key)
+        yield judged("contact-share", float((visible & contact).mean()), view.key)
 
 
-def lonely_pairs(subject: Subject) -> list[Check]:
-    """How many pairs of a batch have nothing to be told apart from, as a run's own log counts them."""
+def lonely_pairs(subject: Subject) -> Iterator[Check]:
+    """Share of a batch's pairs that have no negative, as the log of a run counts them."""
     if not subject.model.aligns:
-        return []
+        return
     with torch.no_grad():
         log = subject.losses(subject.batch).log
-    checks = []
     for view in subject.model.views:
         lonely = int(log[f"no_negative/{view.key}"])
         pairs = lonely + int(log[f"pairs/{view.key}"])
-        checks.append(
-            judged(
-                "pairs-without-negatives",
-                lonely / pairs if pairs else math.nan,
-                view.key,
-                measured=f"{lonely} of {pairs}",
-                advice="set contact_share = 0.5 or more, raise batch_size, or lower hsa.min_gap below the length of an "
-                "episode",
-            )
-        )
-    return checks
+        share = lonely / pairs if pairs else math.nan
+        yield judged("pairs-without-negatives", share, view.key, measured=f"{lonely} of {pairs}")
 
 
-def false_negatives(subject: Subject) -> list[Check]:
-    """How many negatives of a batch show the very same contact, or none either."""
-    alignment, checks, batch = subject.model.alignment, list[Check](), subject.batch
+def false_negatives(subject: Subject) -> Iterator[Check]:
+    """Share of a batch's negatives that show the very same contact, or no contact either."""
+    alignment, batch = subject.model.alignment, subject.batch
     if alignment is None or not subject.model.aligns:
-        return []
+        return
     for view in subject.model.views:
         rule = alignment.negatives(batch, view).rows(0, len(batch))
         valid = alignment.valid_pairs(batch, view)
@@ -111,13 +88,4 @@ def false_negatives(subject: Subject) -> list[Check]:
         same = (index[:, None] == index) & (batch.episode[:, None] == batch.episode) & (index >= 0)
         alike = same | (~contact[:, None] & ~contact)
         count = int(pairs.sum())
-        checks.append(
-            judged(
-                "false-negatives",
-                int((pairs & alike).sum()) / count if count else math.nan,
-                view.key,
-                advice="raise hsa.min_gap to the length of a contact, keep hsa.require_contact, or set "
-                "hsa.touch_ceiling",
-            )
-        )
-    return checks
+        yield judged("false-negatives", int((pairs & alike).sum()) / count if count else math.nan, view.key)

@@ -1,4 +1,4 @@
-"""What the doctor looks at: a config, its data, its model, and one batch of it."""
+"""Subject of a diagnosis: a config, its data, its model, and batches of it."""
 
 from dataclasses import dataclass, replace
 
@@ -26,8 +26,8 @@ class Subject:
         data: Its moments.
         model: Its network, on the CPU.
         raw: (B moments) the first training batch, as the data set gives it.
-        batch: The same at the encoders' door, without random changes, with latent noise.
-        wide: Up to 64 contact moments at the encoders' door, spread over the episodes.
+        batch: The same as the encoders take it, without random changes, with latent noise.
+        wide: Up to 64 contact moments, spread over the episodes, as the encoders take them.
     """
 
     config: TrainConfig
@@ -38,12 +38,12 @@ class Subject:
     wide: MomentBatch
 
     def losses(self, batch: MomentBatch, model: AlignedPolicy | None = None) -> Losses:
-        """Return both losses of a batch in eval mode: no dropout, so that two calls compare."""
+        """Both losses of a batch in eval mode: without dropout, so that two calls compare."""
         return (model or self.model).eval().losses(batch)
 
 
 def examine(config: TrainConfig, data: Data, model: AlignedPolicy) -> Subject:
-    """Draw the batches a diagnosis is made on."""
+    """Draw the batches that a diagnosis is made on."""
     both = data.contact.any() and not data.contact.all()
     share = config.contact_share if both else None  # too few contacts are a finding, not an error
     sampler = MomentSampler(data.contact, config.batch_size, share, config.seed, 0, 1)
@@ -63,6 +63,6 @@ def _at_the_door(batch: MomentBatch, config: TrainConfig, model: AlignedPolicy) 
 
 
 def total_of(losses: Losses) -> Tensor:
-    """Return the sum of the losses that were computed."""
+    """Sum of the losses that were computed."""
     parts = [part for part in (losses.action, losses.alignment) if part is not None]
     return torch.stack(parts).sum()
