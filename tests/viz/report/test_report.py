@@ -62,7 +62,12 @@ def test_a_policy_no_better_than_standing_still_fails(tmp_path: Path) -> None:
     assert found.status == "pass" and found.value == pytest.approx(0.4)
     data = summary()
     still = [0.05] * 7
-    data["action_error"] = {"per_column": still, "first_step": still, "standing_still_per_column": still, "moments": 900}
+    data["action_error"] = {
+        "per_column": still,
+        "first_step": still,
+        "standing_still_per_column": still,
+        "moments": 900,
+    }
     rewrite(run, data)
     assert check(run, "action-error").status == "fail"
     data["action_error"] = {"per_column": still, "first_step": still, "moments": 900}
