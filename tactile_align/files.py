@@ -140,6 +140,19 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def refuse_existing(*files: Path, overwrite: bool) -> None:
+    """Refuse to replace any of some files unless `overwrite` is set.
+
+    Raises:
+        FileExistsError: Names the first of them that exists.
+    """
+    existing = [file for file in files if file.exists()]
+    if existing and not overwrite:
+        raise FileExistsError(
+            f"{existing[0]} exists; choose another out, or replace it with --overwrite (overwrite=True)"
+        )
+
+
 def write_text_atomically(path: Path, text: str) -> None:
     """Write UTF-8 text through `write_atomically`."""
     write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8", newline="\n"))

@@ -1,7 +1,7 @@
-"""Drawing on RGB arrays: colours everyone can tell apart, outlined lines, text on plates, sizes that scale.
+"""Drawing on RGB arrays: colours that colour-blind people can tell apart, outlined lines, text on plates.
 
 Colours: Okabe and Ito, Color Universal Design (2008). Every line has a dark rim and every word a dark plate,
-so both read on light and on dark scenes; no meaning rests on colour alone.
+so both are readable on light and on dark scenes; no meaning rests on colour alone.
 """
 
 from dataclasses import dataclass
@@ -23,13 +23,13 @@ GREY: Colour = (150, 150, 150)
 DIM: Colour = (70, 70, 70)
 INK: Colour = (18, 18, 18)
 BLUE: Colour = (0, 114, 178)
-"""Dark, so for white paper only, as is ASH."""
+"""A dark colour, for white ground only, as is ASH."""
 ASH: Colour = (102, 102, 102)
 
 SENSOR_COLOURS = (ORANGE, SKY, YELLOW, PURPLE)
-"""By the sensor's place in the rig, round and round."""
+"""Colours of sensors by their place in the rig, repeated beyond the fourth."""
 COMPARED = WHITE
-"""Boxes of a second rig; these are dashed as well."""
+"""Colour of the boxes of a second rig, which are dashed as well."""
 
 FONT = cv2.FONT_HERSHEY_SIMPLEX
 
@@ -83,21 +83,29 @@ class Ink:
         """OpenCV's stroke width for `cap`."""
         return max(1, round(self.cap / 18))
 
+    @lru_cache(maxsize=4096)  # noqa: B019  the sizes are few, as `of` returns the same objects
     def width(self, text: str) -> int:
         """Return the width of `text`, px."""
-        return _width(text, self.scale, self.weight)
+        return int(cv2.getTextSize(text, FONT, self.scale, self.weight)[0][0])
 
+    @lru_cache(maxsize=4096)  # noqa: B019
     def fit(self, text: str, width: int) -> str:
-        """Return `text`, or as much of it as `width` px hold with an ellipsis."""
-        return _fit(self, text, width)
+        """Return `text`, or the longest beginning of it that fits `width` px with an ellipsis."""
+        text = " ".join(text.split())
+        if self.width(text) <= width:
+            return text
+        low, high = 0, min(len(text), max(1, width))
+        while low < high:
+            middle = (low + high + 1) // 2
+            low, high = (middle, high) if self.width(text[:middle] + "...") <= width else (low, middle - 1)
+        return text[:low] + "..."
 
     def text(self, image: np.ndarray, text: str, x: int, y: int, colour: Colour = WHITE) -> None:
-        """Write `text` with its capitals reaching from row y to y + cap."""
-        at = (int(x), int(y) + self.cap)
-        cv2.putText(image, text, at, FONT, self.scale, colour, self.weight, cv2.LINE_AA)
+        """Write `text`; its capitals reach from row y to y + cap."""
+        cv2.putText(image, text, (int(x), int(y) + self.cap), FONT, self.scale, colour, self.weight, cv2.LINE_AA)
 
     def plate(self, image: np.ndarray, text: str, x: int, y: int, colour: Colour = WHITE) -> tuple[int, int, int, int]:
-        """Write `text` on a darkened plate kept inside the image; return the plate (x0, y0, x1, y1)."""
+        """Write `text` on a darkened plate inside the image; return the plate (x0, y0, x1, y1), px."""
         text = self.fit(text, image.shape[1] - 2 * self.pad)
         wide, high = self.width(text) + 2 * self.pad, self.row
         x = max(0, min(int(x), image.shape[1] - wide))
@@ -109,31 +117,24 @@ class Ink:
 
 @lru_cache(maxsize=1)
 def _cap_height() -> float:
-    """Measure a capital at font scale 1: getTextSize gives the line's height, and fonts differ by version."""
+    """Return the measured height of a capital at font scale 1: getTextSize gives the height of the line instead."""
     image = np.zeros((300, 300), np.uint8)
     cv2.putText(image, "H", (50, 250), FONT, 8.0, 255, 1, cv2.LINE_AA)
     return int(np.count_nonzero((image > 64).any(axis=1))) / 8.0
 
 
-@lru_cache(maxsize=4096)
-def _width(text: str, scale: float, weight: int) -> int:
-    return int(cv2.getTextSize(text, FONT, scale, weight)[0][0])
+def require_image(image: np.ndarray, name: str) -> None:
+    """Refuse anything but an image (H, W, 3) uint8 RGB.
 
-
-@lru_cache(maxsize=4096)
-def _fit(ink: Ink, text: str, width: int) -> str:
-    text = " ".join(text.split())
-    if ink.width(text) <= width:
-        return text
-    low, high = 0, min(len(text), max(1, width))
-    while low < high:
-        middle = (low + high + 1) // 2
-        low, high = (middle, high) if ink.width(text[:middle] + "...") <= width else (low, middle - 1)
-    return text[:low] + "..."
+    Raises:
+        ValueError: Another shape or dtype; names the image.
+    """
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+        raise ValueError(f"{name} must be an image (height, width, 3) uint8 RGB; got {image.dtype} {image.shape}")
 
 
 def fill(image: np.ndarray, x0: int, y0: int, x1: int, y1: int, colour: Colour) -> None:
-    """Fill pixels x0 <= x < x1, y0 <= y < y1; what lies outside the image is not drawn."""
+    """Fill pixels x0 <= x < x1, y0 <= y < y1, as far as they lie inside the image."""
     if x1 > x0 and y1 > y0:  # OpenCV fills several times as fast as numpy broadcasts a colour
         cv2.rectangle(image, (x0, y0), (x1 - 1, y1 - 1), colour, cv2.FILLED)
 
@@ -163,10 +164,7 @@ def _dashes(image: np.ndarray, x0: int, y0: int, x1: int, y1: int, colour: Colou
     first, last = (x0 + grow, x1 - grow) if across else (y0 + grow, y1 - grow)
     for start in range(first, last, 2 * dash):
         a, b = start - grow, min(start + dash, last) + grow
-        if across:
-            fill(image, a, y0, b, y1, colour)
-        else:
-            fill(image, x0, a, x1, b, colour)
+        fill(image, *((a, y0, b, y1) if across else (x0, a, x1, b)), colour)
 
 
 def tint(image: np.ndarray, x0: int, y0: int, x1: int, y1: int, colour: Colour, alpha: float) -> None:
@@ -178,7 +176,5 @@ def tint(image: np.ndarray, x0: int, y0: int, x1: int, y1: int, colour: Colour, 
 
 @lru_cache(maxsize=64)
 def _flat(high: int, wide: int, colour: Colour) -> np.ndarray:
-    """Return a sheet of one colour; tokens have a few sizes, and a movie asks for them again and again."""
-    sheet = np.empty((high, wide, 3), np.uint8)
-    sheet[:] = colour
-    return sheet
+    """Return a sheet of one colour, kept because the tokens of a movie have few sizes."""
+    return np.full((high, wide, 3), colour, np.uint8)

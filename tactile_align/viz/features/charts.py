@@ -1,4 +1,4 @@
-"""Charts of features through matplotlib, which is imported only when one is drawn (it takes half a second)."""
+"""Charts of features by matplotlib, which is imported only when one is drawn, since that takes half a second."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,50 +15,42 @@ OTHERS = hexadecimal(GREY)
 TRAINING, HELD_OUT, CHANCE = (hexadecimal(colour) for colour in (BLUE, VERMILLION, ASH))
 BOX, OPENING = TRAINING, HELD_OUT
 DPI = 110
-LONGEST_WORDS = 60
+LONGEST_TEXT = 60
 
 
 def similarity_matrix(
     h_tau: np.ndarray, h_w: np.ndarray, *, groups: np.ndarray | None = None, title: str = ""
 ) -> np.ndarray:
-    """Draw the cosine of every touch with every view; a bright diagonal is what alignment means.
+    """Return a chart of the cosine of every touch with every view; aligned features have a bright diagonal.
 
     Args:
-        h_tau: (N, D) touch features, row i and row i of `h_w` belong together.
+        h_tau: (N, D) touch features; row i belongs to row i of `h_w`.
         h_w: (N, D) region features.
-        groups: (N,) e.g. episode of each row; lines part the groups.
-        title: Stands above.
+        groups: (N,) group of each row, e.g. its episode; lines separate the groups.
+        title: Title of the chart.
 
     Returns:
         (H, W, 3) uint8 RGB: the matrix beside the histograms of pairs and non-pairs.
 
     Raises:
-        ValueError: Shapes that do not pair.
+        ValueError: Shapes that do not pair, or non-finite features.
     """
     _require_pairs(h_tau, h_w)
     cosine = normalised(h_tau) @ normalised(h_w).T
     pair = np.eye(len(cosine), dtype=bool)
     figure = _figure(10.0, 4.6)
     left, right = figure.subplots(1, 2, width_ratios=[1.15, 1.0])
-    shown = left.imshow(cosine, cmap="cividis", interpolation="nearest")
-    figure.colorbar(shown, ax=left, label="cosine")
+    figure.colorbar(left.imshow(cosine, cmap="cividis", interpolation="nearest"), ax=left, label="cosine")
     left.set(xlabel="view", ylabel="touch", title=title or "cosine of every touch with every view")
     if groups is not None:
         for edge in np.flatnonzero(np.asarray(groups)[1:] != np.asarray(groups)[:-1]):
             left.axhline(edge + 0.5, color="white", linewidth=0.6)
             left.axvline(edge + 0.5, color="white", linewidth=0.6)
-    bins = np.linspace(float(cosine.min()) - 1e-6, float(cosine.max()) + 1e-6, 41)
+    bins: dict[str, Any] = {"bins": np.linspace(cosine.min() - 1e-6, cosine.max() + 1e-6, 41), "density": True}
     if len(cosine) > 1:
-        right.hist(cosine[~pair], bins=bins, density=True, color=OTHERS, label="touch with another's view")
-    right.hist(
-        cosine[pair],
-        bins=bins,
-        density=True,
-        color=TRAINING,
-        histtype="step",
-        linewidth=2,
-        label="touch with its own view",
-    )
+        right.hist(cosine[~pair], **bins, color=OTHERS, label="touch with another's view")
+    line = {"histtype": "step", "linewidth": 2}
+    right.hist(cosine[pair], **bins, **line, color=TRAINING, label="touch with its own view")
     right.set(xlabel="cosine", ylabel="density", title="own against others")
     right.legend(framealpha=0.9, edgecolor="none")
     return _pixels(figure)
@@ -72,21 +64,21 @@ def embedding(
     label_name: str = "label",
     title: str = "",
 ) -> np.ndarray:
-    """Draw both modalities in the plane of their two largest principal components, coloured by a label.
+    """Return a chart of touches and views in the plane of their two largest principal components, coloured by label.
 
     Args:
-        h_tau: (N, D) touch features, row i and row i of `h_w` belong together.
+        h_tau: (N, D) touch features; row i belongs to row i of `h_w`.
         h_w: (N, D) region features.
         labels: N numbers (a colour scale) or words (a colour and a legend entry each; beyond six, the rarest
-            share one entry that says how many they are).
-        label_name: What the labels are, e.g. "object", "phase", "episode".
-        title: Stands above.
+            share one entry with their number).
+        label_name: Name of the label, e.g. "object", "phase", "episode".
+        title: Title of the chart.
 
     Returns:
         (H, W, 3) uint8 RGB. Circles are touches, crosses are views; a thin line joins a pair.
 
     Raises:
-        ValueError: Shapes that do not pair.
+        ValueError: Shapes that do not pair, or non-finite features.
     """
     _require_pairs(h_tau, h_w)
     if len(labels) != len(h_tau):
@@ -97,34 +89,31 @@ def embedding(
     axes = figure.subplots()
     for a, b in zip(touch, view, strict=True):
         axes.plot([a[0], b[0]], [a[1], b[1]], color="#bbbbbb", linewidth=0.4, zorder=1)
-    kind = np.asarray(labels)
-    if kind.dtype.kind in "fiu":
-        for where, marker in ((touch, "o"), (view, "x")):
-            drawn = axes.scatter(where[:, 0], where[:, 1], c=kind, cmap="cividis", marker=marker, s=24, zorder=2)
-        figure.colorbar(drawn, ax=axes, label=label_name)
+    values = np.asarray(labels)
+    if values.dtype.kind in "fiu":
+        for xy, marker in ((touch, "o"), (view, "x")):
+            marks = axes.scatter(*xy.T, c=values, cmap="cividis", marker=marker, s=24, zorder=2)
+        figure.colorbar(marks, ax=axes, label=label_name)
     else:
         for name, rows, colour in _categories([str(entry) for entry in labels]):
-            axes.scatter(touch[rows, 0], touch[rows, 1], color=colour, marker="o", s=22, zorder=2, label=_plain(name))
-            axes.scatter(view[rows, 0], view[rows, 1], color=colour, marker="x", s=22, zorder=2)
+            axes.scatter(*touch[rows].T, color=colour, marker="o", s=22, zorder=2, label=_plain(name))
+            axes.scatter(*view[rows].T, color=colour, marker="x", s=22, zorder=2)
         axes.legend(title=label_name, frameon=False, fontsize=8)
-    axes.set(
-        xlabel=f"component 1 ({100 * shares[0]:.0f} % of variance)",
-        ylabel=f"component 2 ({100 * shares[1]:.0f} %)",
-        title=_plain(title or "touches (circles) and views (crosses)"),
-    )
+    x, y = f"component 1 ({100 * shares[0]:.0f} % of variance)", f"component 2 ({100 * shares[1]:.0f} %)"
+    axes.set(xlabel=x, ylabel=y, title=_plain(title or "touches (circles) and views (crosses)"))
     return _pixels(figure)
 
 
 def attention_over_time(
     shares: np.ndarray, names: Sequence[str], *, contact: np.ndarray | None = None, title: str = ""
 ) -> np.ndarray:
-    """Draw how much attention each kind of token gets over an episode.
+    """Return a chart of the attention on each kind of token over an episode.
 
     Args:
         shares: (T, G) attention summed over the tokens of each kind, 0..1.
         names: G kinds, e.g. "touch", "region", "camera", "joints".
         contact: (T,) bool; frames in contact are shaded.
-        title: Stands above.
+        title: Title of the chart.
 
     Returns:
         (H, W, 3) uint8 RGB.
@@ -140,50 +129,37 @@ def attention_over_time(
     axes = figure.subplots()
     steps = np.arange(len(shares))
     for column, name in enumerate(names):
-        style = ("-", "--", ":", "-.")[column % 4]
-        colour = CATEGORIES[column % len(CATEGORIES)]
+        style, colour = ("-", "--", ":", "-.")[column % 4], CATEGORIES[column % len(CATEGORIES)]
         axes.plot(steps, shares[:, column], style, color=colour, linewidth=2, label=_plain(name))
     if contact is not None:
-        axes.fill_between(
-            steps,
-            0,
-            1,
-            where=np.asarray(contact),
-            transform=axes.get_xaxis_transform(),
-            color="#e4e4e4",
-            step="mid",
-            label="contact",
-            zorder=0,
-        )
+        shade = {"color": "#e4e4e4", "step": "mid", "label": "contact", "zorder": 0}
+        axes.fill_between(steps, 0, 1, where=np.asarray(contact), transform=axes.get_xaxis_transform(), **shade)
     axes.set(xlabel="row", ylabel="share of attention", title=_plain(title), ylim=(0, None))
     axes.legend(frameon=False, ncols=len(names) + 1, fontsize=8)
     return _pixels(figure)
 
 
 def _categories(words: list[str]) -> list[tuple[str, np.ndarray, str]]:
-    """Return (name, rows, colour) of each word, the most frequent first; the rest beyond six together."""
+    """Return (name, rows, colour) of the most frequent words, then of all others together."""
     array = np.asarray(words)
     names, counts = np.unique(array, return_counts=True)
     ordered = [str(name) for name in names[np.argsort(-counts, kind="stable")]]
-    kept = ordered if len(ordered) <= len(CATEGORIES) else ordered[: len(CATEGORIES)]
-    found = [(name, np.flatnonzero(array == name), CATEGORIES[i]) for i, name in enumerate(kept)]
-    if len(kept) < len(ordered):
-        rest = np.flatnonzero(~np.isin(array, kept))
-        found.append((f"{len(ordered) - len(kept)} others", rest, OTHERS))
-    return found
+    kept, others = ordered[: len(CATEGORIES)], ordered[len(CATEGORIES) :]
+    groups = [(name, np.flatnonzero(array == name), colour) for name, colour in zip(kept, CATEGORIES, strict=False)]
+    return groups + ([(f"{len(others)} others", np.flatnonzero(np.isin(array, others)), OTHERS)] if others else [])
 
 
 def _require_pairs(h_tau: np.ndarray, h_w: np.ndarray) -> None:
     if h_tau.ndim != 2 or h_tau.shape != h_w.shape or not (np.isfinite(h_tau).all() and np.isfinite(h_w).all()):
         raise ValueError(
-            f"h_tau and h_w must be finite and of one shape (N, D), row i with row i; got {h_tau.shape} and "
-            f"{h_w.shape}. Leave moments without a box out first"
+            f"h_tau and h_w must be finite and of one shape (N, D); got {h_tau.shape} and {h_w.shape}. Leave out "
+            f"moments without a box"
         )
 
 
 def _plain(text: str) -> str:
-    """Return text that matplotlib shows as it is: a dollar sign would start a formula, an underscore hide it."""
-    shown = text if len(text) <= LONGEST_WORDS else text[: LONGEST_WORDS - 3] + "..."
+    """Return text that matplotlib shows unchanged: "$" would start a formula, a leading "_" would hide a label."""
+    shown = text if len(text) <= LONGEST_TEXT else text[: LONGEST_TEXT - 3] + "..."
     shown = shown.replace("$", r"\$")
     return f" {shown}" if shown.startswith("_") else shown
 
@@ -203,14 +179,12 @@ def _pixels(figure: Any) -> np.ndarray:
 
 
 def draw_curves(metrics: Sequence[dict[str, Any]], path: Path, title: str) -> None:
-    """Draw the course of a run from the records of metrics.jsonl.
-
-    Left the alignment loss in training and validation with the chance line, right the action error.
+    """Draw the losses of a run: left the alignment loss with its chance line, right the action error.
 
     Args:
-        metrics: Records as `training.metrics.read_metrics` returns them.
+        metrics: Records of metrics.jsonl, as `training.logs.read_metrics` returns them.
         path: PNG to write.
-        title: Stands above; says SCRATCH where the encoder is.
+        title: Title of the chart.
     """
     figure = _figure(10, 4)
     axes = _open_axes(figure, 2)
@@ -220,11 +194,9 @@ def draw_curves(metrics: Sequence[dict[str, Any]], path: Path, title: str) -> No
         for records, colour, name in ((train, TRAINING, "training"), (held_out, HELD_OUT, "held-out episodes")):
             points = [(r["step"], r[key]) for r in records if key in r]
             if points:
-                axis.plot(
-                    *zip(*points, strict=True), color=colour, label=name, marker="o" if len(points) < 15 else None
-                )
-        axis.set_xlabel("step")
-        axis.set_ylabel(label)
+                marker = "o" if len(points) < 15 else None
+                axis.plot(*zip(*points, strict=True), color=colour, label=name, marker=marker)
+        axis.set(xlabel="step", ylabel=label)
     chance = [(r["step"], r[name]) for r in train for name in r if name.startswith("chance/")]
     if chance:
         axes[0].plot(*zip(*chance, strict=True), color=CHANCE, linestyle="--", label="chance, ln(1 + negatives)")
@@ -241,9 +213,9 @@ def draw_recall(view: ViewSummary, path: Path, title: str) -> None:
     """Draw R@1, R@5 and R@10 of the box, of the opening alone and of chance, with 95 % intervals.
 
     Args:
-        view: What `evaluate` measured in one view.
+        view: Results of `evaluate` in one view.
         path: PNG to write.
-        title: Stands above.
+        title: Title of the chart.
     """
     figure = _figure(7, 4)
     (axis,) = _open_axes(figure, 1)
@@ -253,14 +225,13 @@ def draw_recall(view: ViewSummary, path: Path, title: str) -> None:
         groups.append(("gripper opening only", view.opening_only.retrieval["both"], OPENING))
     width = 0.8 / (len(groups) + 1)
     ks = sorted(box.at)
+    places = np.arange(len(ks))
     for number, (name, recall, colour) in enumerate(groups):
-        at = [recall.at[k] for k in ks]
         error = np.abs([[recall.at[k] - end for end in recall.interval[k]] for k in ks]).T
-        places = [i + number * width for i in range(len(ks))]
-        axis.bar(places, at, width, yerr=error, capsize=4, color=colour, label=name)
-    places = [i + len(groups) * width for i in range(len(ks))]
-    axis.bar(places, [box.chance[k] for k in ks], width, color=CHANCE, label="chance")
-    axis.set_xticks([i + (len(groups) - 1) * width / 2 for i in range(len(ks))], [f"R@{k}" for k in ks])
+        heights = [recall.at[k] for k in ks]
+        axis.bar(places + number * width, heights, width, yerr=error, capsize=4, color=colour, label=name)
+    axis.bar(places + len(groups) * width, [box.chance[k] for k in ks], width, color=CHANCE, label="chance")
+    axis.set_xticks(places + (len(groups) - 1) * width / 2, [f"R@{k}" for k in ks])
     axis.set_ylabel(f"recall in a gallery of {box.gallery}")
     axis.legend(frameon=False)
     figure.suptitle(title)
@@ -268,7 +239,7 @@ def draw_recall(view: ViewSummary, path: Path, title: str) -> None:
 
 
 def _open_axes(figure: Any, columns: int) -> list[Any]:
-    """Return axes side by side without a frame, with a faint grid."""
+    """Return axes side by side, without top and right frame lines, with a faint grid."""
     axes = list(figure.subplots(1, columns, squeeze=False)[0])
     for axis in axes:
         axis.spines[["top", "right"]].set_visible(False)

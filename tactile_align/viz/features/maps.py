@@ -1,16 +1,17 @@
-"""Pictures of what the features say: similarity over tokens and pairs, retrieval, both modalities in the plane.
+"""Pictures of features: similarity over the tokens of an image, retrieval galleries, and principal components.
 
-Everything here works on arrays; no model, no file. Colour scales are cividis and Okabe-Ito, readable for
+All functions work on arrays and know no model and no file. Colours are cividis and Okabe-Ito, readable for
 colour-blind people.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import cv2
 import numpy as np
 
 from tactile_align.geometry.images import ImageMap
-from tactile_align.viz.ink import INK, ORANGE, WHITE, Ink, fill, frame
+from tactile_align.viz.ink import INK, ORANGE, WHITE, Ink, fill, frame, require_image
 from tactile_align.viz.overlay.view import fit_into
 
 
@@ -24,28 +25,28 @@ def similarity_map(
     title: str = "",
     alpha: float = 0.55,
 ) -> np.ndarray:
-    """Lay one number a token over a camera image: the similarity of a touch to it, or attention on it.
+    """Return a camera image under one number for each token: similarity of a touch to it, or attention on it.
 
     Args:
         image: (H, W, 3) uint8 RGB as recorded.
-        scores: (rows, columns), one a token; nan is left uncovered.
-        input_map: From the image to the encoder's input, as `Encoder.input_map(W, H)`; the whole image when
+        scores: (rows, columns), one for each token; a nan is not drawn.
+        input_map: Map from the image to the encoder's input, as `Encoder.input_map(W, H)`; the whole image when
             None.
         box: (4,) the sensor's box in the image, px; drawn when given and finite.
-        limits: Scores at the ends of the colour scale; the smallest and largest when None. Give the same to
-            maps that are to be compared.
-        title: Stands above, beside the scale.
-        alpha: How much of the colour covers the image.
+        limits: Scores at the ends of the colour scale; the smallest and largest score when None. Maps that are to be
+            compared need the same limits.
+        title: Title above the map, beside the scale.
+        alpha: Opacity of the colour over the image.
 
     Returns:
-        (H + a line, W, 3) uint8 RGB: the image in grey with the map, a colour scale with its ends in numbers.
+        (H + a line, W, 3) uint8 RGB: the image in grey with the map, below a colour scale with its end values.
 
     Raises:
-        ValueError: Shapes, or limits that are not low < high.
+        ValueError: Another shape or dtype, scores without a finite number, or limits that are not low < high.
     """
     if scores.ndim != 2:
         raise ValueError(f"scores must be (rows, columns), one number a token; got shape {scores.shape}")
-    _require_image(image, "image")
+    require_image(image, "image")
     low, high = limits if limits is not None else _range(scores)
     if not low < high:
         raise ValueError(f"limits must be (low, high) with low < high; got ({low:g}, {high:g})")
@@ -57,14 +58,12 @@ def similarity_map(
             f"(width x height); make it with Encoder.input_map({wide}, {tall})"
         )
     ink = Ink.of(max(tall, 240))
-    picture = np.empty((tall + ink.row, wide, 3), np.uint8)
-    picture[: ink.row] = INK
+    picture = np.full((tall + ink.row, wide, 3), INK, np.uint8)
     shown = picture[ink.row :]
-    # Grey underneath, so that the only colour is the scale's.
-    grey = cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_RGB2GRAY)
-    shown[:] = grey[..., None]
+    # The image is grey, so that all colours belong to the scale.
+    shown[:] = cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_RGB2GRAY)[..., None]
     colours = _scale_colours((scores - low) / (high - low))
-    # Every pixel asks which token holds it, so that crops, flips and bars of a letterbox need no special case.
+    # The token is looked up for every pixel, so that crops, flips and bars of a letterbox need no special case.
     rows, columns = scores.shape
     u = into.scale[0] * np.arange(wide) + into.offset[0]
     v = into.scale[1] * np.arange(tall) + into.offset[1]
@@ -92,22 +91,22 @@ def retrieval_gallery(
     top: int = 5,
     height: int = 120,
 ) -> np.ndarray:
-    """Show for each query touch the views found nearest, the right one framed.
+    """Return a picture with the most similar views of each query touch, the right view framed.
 
     Args:
         touches: Q touches (H, W, 3) uint8 RGB.
         views: N images (H, W, 3) uint8 RGB, e.g. cropped to the box.
-        similarity: (Q, N), larger is nearer.
+        similarity: (Q, N), larger is more similar.
         right: (Q,) index of the view that belongs to each touch; 0, 1, 2, ... when None.
-        queries: Which touches to show, a line each; the first 8 when None.
-        top: How many views a line.
-        height: Height of a line's pictures, px.
+        queries: Indices of the touches to show, a line each; the first 8 when None.
+        top: Number of views in a line.
+        height: Height of the pictures in a line, px.
 
     Returns:
-        (H, W, 3) uint8 RGB; each line says at which rank the right view came.
+        (H, W, 3) uint8 RGB; each line states the rank of the right view.
 
     Raises:
-        ValueError: Shapes that do not pair.
+        ValueError: Shapes that do not pair, or no query.
     """
     if similarity.shape != (len(touches), len(views)):
         raise ValueError(
@@ -123,8 +122,7 @@ def retrieval_gallery(
     ink = Ink.of(max(240, 2 * height))
     wide = max(round(height * v.shape[1] / v.shape[0]) for v in (*touches, *views))
     gap, step = 2 * ink.pad, height + ink.row + 2 * ink.pad
-    picture = np.empty((ink.row + len(shown) * step, (top + 1) * (wide + gap) + gap, 3), np.uint8)
-    picture[:] = INK
+    picture = np.full((ink.row + len(shown) * step, (top + 1) * (wide + gap) + gap, 3), INK, np.uint8)
     ink.text(picture, "touch", gap, ink.pad)
     ink.text(picture, f"nearest of {len(views)} views, right one framed", 2 * gap + wide, ink.pad)
     for line, query in enumerate(shown):
@@ -133,31 +131,31 @@ def retrieval_gallery(
         order = np.argsort(-similarity[query], kind="stable")
         rank = int(np.flatnonzero(order == truth[query])[0]) + 1
         ink.text(picture, ink.fit(f"right: {rank}", wide), gap, y + height + ink.pad)
-        for place, found in enumerate(order[:top]):
+        for place, view in enumerate(order[:top]):
             x = gap + (place + 1) * (wide + gap)
-            _place(picture, views[found], x, y, wide, height)
-            words, colour = f"{place + 1}: {similarity[query, found]:.2f}", WHITE
-            if found == truth[query]:
+            _place(picture, views[view], x, y, wide, height)
+            text, colour = f"{place + 1}: {similarity[query, view]:.2f}", WHITE
+            if view == truth[query]:
                 edges = np.array([x, y, x + wide, y + height]) - 0.5
-                frame(picture, edges, ORANGE, Ink(ink.cap, 2 * ink.line, ink.rim, ink.pad))
-                words, colour = f"{words} right", ORANGE
-            ink.text(picture, ink.fit(words, wide), x, y + height + ink.pad, colour)
+                frame(picture, edges, ORANGE, replace(ink, line=2 * ink.line))
+                text, colour = f"{text} right", ORANGE
+            ink.text(picture, ink.fit(text, wide), x, y + height + ink.pad, colour)
     return picture
 
 
 def principal_components(features: np.ndarray, count: int = 2) -> tuple[np.ndarray, np.ndarray]:
-    """Project onto the directions of largest variance, by numpy's SVD.
+    """Return the coordinates of features along the directions of largest variance, by numpy's SVD.
 
     Args:
         features: (N, D).
-        count: How many directions.
+        count: Number of directions.
 
     Returns:
-        (N, count) coordinates, and (count,) the share of the variance each explains. A sign is fixed so that
-        the largest coordinate of each direction is positive.
+        (N, count) coordinates, and (count,) the share of the variance that each explains. The coordinate of the
+        largest magnitude along each direction is positive.
 
     Raises:
-        ValueError: Fewer than `count` rows or columns, or numbers that are not finite.
+        ValueError: Fewer than `count` rows or columns, or non-finite numbers.
     """
     if features.ndim != 2 or min(features.shape) < count or not np.isfinite(features).all():
         raise ValueError(f"features must be (N, D), finite, with N and D at least {count}; got shape {features.shape}")
@@ -171,37 +169,30 @@ def principal_components(features: np.ndarray, count: int = 2) -> tuple[np.ndarr
 
 
 def normalised(features: np.ndarray) -> np.ndarray:
-    """Scale rows (N, D) to length 1; a row of zeros stays zero."""
+    """Return rows (N, D) scaled to length 1; a row of zeros stays zero."""
     length = np.linalg.norm(features, axis=-1, keepdims=True)
     return features / np.where(length > 0, length, 1.0)
-
-
-def _require_image(image: np.ndarray, name: str) -> None:
-    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
-        raise ValueError(f"{name} must be (height, width, 3) uint8 RGB; got {image.dtype} {image.shape}")
 
 
 def _range(scores: np.ndarray) -> tuple[float, float]:
     finite = scores[np.isfinite(scores)]
     if finite.size == 0:
-        raise ValueError("scores holds no finite number; is there a box, and was the encoder run?")
+        raise ValueError("scores must hold a finite number; got none. Leave out moments without a box")
     low, high = float(finite.min()), float(finite.max())
     return (low, high) if high > low else (low - 0.5, high + 0.5)
 
 
 def _scale_colours(share: np.ndarray) -> np.ndarray:
-    """Return cividis colours (..., 3) uint8 RGB for shares 0..1; beyond the ends, the ends' colours."""
+    """Return cividis colours (..., 3) uint8 RGB for shares 0..1; shares beyond get the colours of the ends."""
     level = np.rint(np.clip(np.nan_to_num(share), 0, 1) * 255).astype(np.uint8)
-    return cv2.cvtColor(cv2.applyColorMap(level.reshape(-1, 1), cv2.COLORMAP_CIVIDIS), cv2.COLOR_BGR2RGB).reshape(
-        *share.shape, 3
-    )
+    bgr = cv2.applyColorMap(level.reshape(-1, 1), cv2.COLORMAP_CIVIDIS)
+    return bgr[..., ::-1].reshape(*share.shape, 3)
 
 
 def _draw_scale(image: np.ndarray, low: float, high: float, title: str, ink: Ink) -> None:
-    wide = image.shape[1]
     ends = f"{low:.2f}", f"{high:.2f}"
-    bar = max(8, wide // 5)
-    right = wide - ink.pad - ink.width(ends[1])
+    bar = max(8, image.shape[1] // 5)
+    right = image.shape[1] - ink.pad - ink.width(ends[1])
     start = right - ink.pad - bar
     image[ink.pad : ink.pad + ink.cap, start : start + bar] = _scale_colours(np.linspace(0, 1, bar))[None]
     left = start - ink.pad - ink.width(ends[0])
@@ -211,8 +202,8 @@ def _draw_scale(image: np.ndarray, low: float, high: float, title: str, ink: Ink
 
 
 def _place(picture: np.ndarray, image: np.ndarray, x: int, y: int, wide: int, high: int) -> None:
-    """Fit an image into a cell, its proportions kept, centred."""
-    _require_image(image, "a picture of the gallery")
+    """Draw an image into a cell, centred, its proportions kept."""
+    require_image(image, "a picture of the gallery")
     factor = min(wide / image.shape[1], high / image.shape[0])
     w, h = max(1, round(factor * image.shape[1])), max(1, round(factor * image.shape[0]))
     left, top = x + (wide - w) // 2, y + (high - h) // 2

@@ -34,10 +34,9 @@ def tall(image: np.ndarray, high: int) -> np.ndarray:
 
 
 def beside(images: Sequence[np.ndarray], gap: int = 6) -> np.ndarray:
-    """Put images (H, W, 3) in a line, tops aligned, on dark ground."""
+    """Put images (H, W, 3) side by side, tops aligned, on dark ground."""
     high = max(image.shape[0] for image in images)
-    line = np.empty((high, sum(image.shape[1] + gap for image in images) - gap, 3), np.uint8)
-    line[:] = INK
+    line = np.full((high, sum(image.shape[1] + gap for image in images) - gap, 3), INK, np.uint8)
     x = 0
     for image in images:
         line[: image.shape[0], x : x + image.shape[1]] = image
@@ -46,7 +45,7 @@ def beside(images: Sequence[np.ndarray], gap: int = 6) -> np.ndarray:
 
 
 def stacked(images: Sequence[np.ndarray], gap: int = 6) -> np.ndarray:
-    """Put images (H, W, 3) under each other, left sides aligned, on white."""
+    """Put images (H, W, 3) below each other, left sides aligned, on white ground."""
     wide = max(image.shape[1] for image in images)
     padded = [np.pad(image, ((0, gap), (0, wide - image.shape[1]), (0, 0)), constant_values=255) for image in images]
     return np.concatenate(padded)[:-gap]
@@ -58,19 +57,20 @@ def grid(cells: Sequence[np.ndarray], columns: int, gap: int = 12) -> np.ndarray
 
 
 def headed(image: np.ndarray, text: str) -> np.ndarray:
-    """Put words above an image (H, W, 3), on dark ground, in as many lines as its width asks for."""
+    """Put text above an image (H, W, 3), on dark ground, in as many lines as it needs at the width of the image."""
     ink = Ink.of(480)
+    room = image.shape[1] - 2 * ink.pad
     lines = [""]
     for word in text.split():
         longer = f"{lines[-1]} {word}".strip()
-        if ink.width(longer) <= image.shape[1] - 2 * ink.pad or not lines[-1]:
+        if ink.width(longer) <= room or not lines[-1]:
             lines[-1] = longer
         else:
             lines.append(word)
-    head = np.empty((len(lines) * (ink.cap + ink.pad) + ink.pad, image.shape[1], 3), np.uint8)
-    head[:] = INK
+    step = ink.cap + ink.pad
+    head = np.full((len(lines) * step + ink.pad, image.shape[1], 3), INK, np.uint8)
     for i, line in enumerate(lines):
-        ink.text(head, ink.fit(line, image.shape[1] - 2 * ink.pad), ink.pad, ink.pad + i * (ink.cap + ink.pad))
+        ink.text(head, ink.fit(line, room), ink.pad, ink.pad + i * step)
     return np.concatenate([head, image])
 
 

@@ -1,9 +1,8 @@
-"""An episode seen through a rig: every box, contact and opening at once, then one moment at a time."""
+"""Footage: an episode with its rig, every box, contact and opening at once, then one moment at a time."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,6 @@ import numpy as np
 from tactile_align.calibration.rig import Rig
 from tactile_align.datasets.episodes import Episode, EpisodeRef, open_episode
 from tactile_align.errors import InputError
-from tactile_align.geometry.boxes import intersection_over_union
 from tactile_align.geometry.images import ImageMap
 from tactile_align.projection.episode_boxes import ViewBoxes, contact_flags, episode_boxes, openings, require_rig_size
 from tactile_align.projection.tokens import token_weights
@@ -23,20 +21,20 @@ InputMap = Callable[[int, int], ImageMap]
 
 @dataclass(frozen=True)
 class OverlayOptions:
-    """What of an episode is shown, by which rig: the keyword arguments of `Footage`, `overlay` and `record`.
+    """Options of a drawing: the keyword arguments of `Footage`, `overlay` and `record`.
 
     Attributes:
         rig: A rig, its name or its file; `rig.toml` beside the episode when None.
         compare: A second rig, drawn dashed, with the IoU of both boxes, the shift of the centre and the ratio of sizes.
-        cameras: Which cameras, in this order; all that the episode records when None.
+        cameras: Names of the cameras to show, in order; all that the episode records when None.
         start: First row.
-        stop: One past the last row; the episode's end when None.
-        every: Show every so many rows.
-        grid: (rows, columns) of the tokens to light; None for none.
-        input_map: From a stored frame's (width, height) to the encoder's input, as `Encoder.input_map`; the
-            whole frame, stretched, when None.
+        stop: One past the last row; the end of the episode when None.
+        every: Step between the rows that are shown.
+        grid: (rows, columns) of the tokens to tint; None: no tokens.
+        input_map: Function from a stored frame's (width, height) to the map into the encoder's input, as
+            `Encoder.input_map`; the whole frame, stretched, when None.
         layout: The episode's layout; recognised when None.
-        ahead_m: As `ahead_m` of a view: boxes are drawn this far in front of the pads, along their normals, m.
+        ahead_m: Distance of the boxes in front of the pads, along their normals, m; as `ahead_m` of a view.
     """
 
     rig: RigLike | None = None
@@ -52,7 +50,7 @@ class OverlayOptions:
 
 
 class Footage:
-    """An episode, opened with its rig; a context manager.
+    """An open episode with its rig; a context manager.
 
     Args:
         episode: A file, "FILE#NAME" or a ref.
@@ -60,20 +58,21 @@ class Footage:
         options: The other fields of `OverlayOptions`.
 
     Raises:
-        ValueError: An unknown camera, frames of another size than the rig's, joints the rig refuses, rows that are
-            not within the episode.
+        FileNotFoundError: No such episode or rig.
+        InputError: An unknown camera, frames of another size than the rig's, joints that the rig refuses, or rows
+            outside the episode.
 
     Attributes:
         episode: The open episode.
-        options: What is shown of it.
-        rig: Its rig, overrides applied.
-        compare: The second rig, overrides applied, if there is one.
+        options: The options given.
+        rig: The rig, overrides applied.
+        compare: The second rig, overrides applied; None without one.
         cameras: The cameras, in order.
         rows: Rows start, start + every, ... before stop.
         contact: (T,) bool by touch stream.
         opening: (T, 2) metres by arm with a gripper, held at contact onset where the reading is a command.
         joints: (T, n) rad by arm.
-        seen: By camera of the rig, by sensor: boxes and tokens.
+        seen: Boxes and tokens by camera of the rig, then by sensor.
     """
 
     def __init__(self, episode: EpisodeRef | str | Path, rig: RigLike | None = None, **options: Any) -> None:
@@ -85,7 +84,6 @@ class Footage:
         self.cameras = self._chosen(self.options.cameras)
         self.rows = self._rows()
         self.contact = {name: contact_flags(self.episode, name) for name in self.episode.sensors}
-        self._colour = {name: i for i, name in enumerate(self.rig.sensors)}
         try:
             self.opening = openings(self.rig, self.episode.qpos, by_sensor(self.rig, self.contact))
             self.seen = {
@@ -100,9 +98,7 @@ class Footage:
     def __enter__(self) -> "Footage":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.episode.close()
 
     def __len__(self) -> int:
@@ -110,14 +106,14 @@ class Footage:
 
     @property
     def title(self) -> str:
-        """The episode's and the rigs' names."""
+        """Names of the episode and of the rigs."""
         name = str(self.episode.ref).removeprefix(str(self.episode.path.parent)).lstrip("\\/")
-        first, ahead_m, other = self.rig.name, self.options.ahead_m, self.options.compare
+        first, dashed, ahead_m = self.rig.name, "", self.options.ahead_m
         where = f", boxes {1000 * ahead_m:g} mm in front of the pads" if ahead_m else ""
-        if self.compare is None or other is None:
-            return f"{name}  rig {first} ({self.rig.status}){where}"
-        first, second = names_apart((self.options.rig, other), (self.rig, self.compare))
-        return f"{name}  rig {first} ({self.rig.status}){where}, dashed: {second}; du, dv, size: dashed against solid"
+        if self.compare is not None and self.options.compare is not None:
+            first, second = names_apart((self.options.rig, self.options.compare), (self.rig, self.compare))
+            dashed = f", dashed: {second}; du, dv, size: dashed against solid"
+        return f"{name}  rig {first} ({self.rig.status}){where}{dashed}"
 
     def moment(self, t: int, height: int | None = None) -> Moment:
         """Return all that a picture of row `t` shows.
@@ -157,10 +153,8 @@ class Footage:
         return chosen
 
     def _colour_of(self, stream: str) -> int:
-        for name, sensor in self.rig.sensors.items():
-            if sensor.stream == stream:
-                return self._colour[name]
-        return len(self._colour)
+        streams = [sensor.stream for sensor in self.rig.sensors.values()]
+        return streams.index(stream) if stream in streams else len(streams)
 
     def _rows(self) -> list[int]:
         start, stop, every = self.options.start, self.options.stop, self.options.every
@@ -174,17 +168,16 @@ class Footage:
 
     def _seen(self, camera: str, sensor: str) -> Seen:
         view = self._boxes(self.rig, camera, sensor)
-        found = view.boxes
+        boxes = view.boxes
         sigma = None if self.rig.camera(camera).covariance is None else np.tile(view.sigma_px, 2)
-        weights = compared = overlap = None
+        weights = compared = None
         if self.options.grid is not None:
-            weights = token_weights(found.box, self._map(camera), self.options.grid)
+            weights = token_weights(boxes.box, self._map(camera), self.options.grid)
         if self.compare is not None:
-            compared = np.full_like(found.box, np.nan)
+            compared = np.full_like(boxes.box, np.nan)
             if camera in self.compare.cameras and sensor in self.compare.sensors:
                 compared = self._boxes(self.compare, camera, sensor).boxes.box
-            overlap = intersection_over_union(found.box, compared)
-        return Seen(found, found.reason_text(), weights, compared, overlap, sigma)
+        return Seen(boxes, boxes.reason_text(), weights, compared, sigma)
 
     def _boxes(self, rig: Rig, camera: str, sensor: str) -> ViewBoxes:
         qpos, fps = self.episode.qpos, self.episode.fps
@@ -200,30 +193,17 @@ class Footage:
         image = self.episode.image(camera, t, smaller)
         if camera not in self.rig.cameras:
             return View(camera, image, wide, high, note="(not in the rig)")
-        own = self.rig.sensor_arm  # a wrist camera reports absence only for sensors of its own arm
-        home = self.rig.camera(camera).parent.partition("/")[0]
+        mount = self.rig.camera(camera).parent.partition("/")[0]
         regions = [
-            self._region(sensor, seen, t)
-            for sensor, seen in self.seen[camera].items()
-            if seen.boxes.visible[t] or home in ("world", own(sensor))
+            Region(sensor, i, *seen.row(t))
+            for i, (sensor, seen) in enumerate(self.seen[camera].items())
+            # A wrist camera reports the absence of the sensors of its own arm only.
+            if seen.boxes.visible[t] or mount in ("world", self.rig.sensor_arm(sensor))
         ]
         return View(camera, image, wide, high, tuple(regions), self._cells(camera))
 
-    def _region(self, sensor: str, seen: Seen, t: int) -> Region:
-        return Region(
-            name=sensor,
-            colour=self._colour[sensor],
-            box=seen.boxes.box[t],
-            inside=float(seen.boxes.inside[t]),
-            reason=str(seen.reasons[t]),
-            weights=None if seen.weights is None else seen.weights[t],
-            compared=None if seen.compared is None else seen.compared[t],
-            overlap=None if seen.overlap is None else float(seen.overlap[t]),
-            sigma_px=None if seen.sigma_px is None else seen.sigma_px[t],
-        )
-
     def _cells(self, camera: str) -> tuple[np.ndarray, np.ndarray] | None:
-        """Edges of the tokens in the stored frame, px, ascending."""
+        """Return the edges of the tokens in the stored frame, px, ascending."""
         if self.options.grid is None:
             return None
         into, (rows, columns) = self._map(camera), self.options.grid
@@ -234,23 +214,18 @@ class Footage:
 
     def _hand(self, arm: str, t: int) -> Hand:
         entry = self.rig.arms[arm]
-        q = self.joints[arm][t]
+        hand = Hand(arm, self.joints[arm][t], np.asarray(entry.arm.lower), np.asarray(entry.arm.upper))
         if entry.gripper is None:
-            return Hand(arm, q, np.asarray(entry.arm.lower), np.asarray(entry.arm.upper))
-        ends = np.zeros((1, self.episode.qpos.shape[1]))
-        ends[:, entry.gripper.column] = entry.gripper.open
-        return Hand(
-            arm,
-            q,
-            np.asarray(entry.arm.lower),
-            np.asarray(entry.arm.upper),
+            return hand
+        return replace(
+            hand,
             opening_m=float(self.opening[arm][t, 0]),
             reading_m=float(entry.gripper.opening(self.episode.qpos[t])[0]),
-            full_m=float(entry.gripper.opening(ends)[0, 0]),
+            full_m=float(entry.gripper.law.opening(np.ones(()))),
             commanded=entry.gripper.reading == "commanded",
         )
 
 
 def _stretched(width: int, height: int) -> ImageMap:
-    """The whole frame, stretched to a square: what most vision transformers are fed."""
+    """Return the map of a whole frame, stretched to the square that most vision transformers take."""
     return ImageMap.identity(width, height).resize(224, 224)

@@ -1,4 +1,4 @@
-"""Draw one moment: cameras side by side, touches, arms and the contacts over time beneath them."""
+"""Drawing of one moment: cameras side by side; touches, arms and the contacts over time beneath them."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tactile_align.errors import InputError
-from tactile_align.viz.ink import DIM, GREY, INK, VERMILLION, WHITE, Ink, fill, sensor_colour
+from tactile_align.viz.ink import DIM, GREY, INK, VERMILLION, WHITE, Ink, fill, require_image, sensor_colour
 from tactile_align.viz.overlay.view import Closer, Hand, Moment, Touch, Track, View, draw_closer, draw_view, fit_into
 
 PANEL_SHARE = 0.36
@@ -15,10 +15,10 @@ PANEL_SHARE = 0.36
 
 @dataclass(frozen=True)
 class _Item:
-    """A part of the panel: its width, px, and how to draw it into (image, ink)."""
+    """A part of the panel: its width, px, and the function that draws it into an image."""
 
     width: int
-    draw: Callable[[np.ndarray, Ink], None]
+    draw: Callable[[np.ndarray], None]
 
 
 def draw_frame(moment: Moment, height: int | None = None) -> np.ndarray:
@@ -26,30 +26,26 @@ def draw_frame(moment: Moment, height: int | None = None) -> np.ndarray:
 
     Args:
         moment: What to draw; its images are not changed.
-        height: Height of the cameras' row, px; the tallest camera's own when None. Words and lines scale with
-            it.
+        height: Height of the row of cameras, px, with which text and lines scale; that of the tallest camera when None.
 
     Returns:
-        (H, W, 3) uint8 RGB, H and W even (video wants that).
+        (H, W, 3) uint8 RGB, H and W even, as video needs.
 
     Raises:
-        ValueError: No camera, or an image that is not (H, W, 3) uint8.
+        InputError: No camera.
+        ValueError: An image that is not (H, W, 3) uint8.
     """
     if not moment.views:
         raise InputError("a picture needs at least one camera; got none. Name cameras that the episode records")
     pictures: list[View | Touch] = [*moment.views, *moment.touches]
-    for shown in pictures:
-        if shown.image.ndim != 3 or shown.image.shape[2] != 3 or shown.image.dtype != np.uint8:
-            raise ValueError(
-                f"{shown.name}: an image must be (height, width, 3) uint8 RGB; got "
-                f"{shown.image.dtype} {shown.image.shape}"
-            )
+    for picture in pictures:
+        require_image(picture.image, picture.name)
     tall = height if height is not None else max(view.image.shape[0] for view in moment.views)
     ink = Ink.of(tall)
     widths = [max(1, round(tall * view.width / view.height)) for view in moment.views]
     deep = max([round(PANEL_SHARE * tall), *(_hand_rows(hand) * _step(ink) for hand in moment.hands)])
     items = [_touch_item(touch, deep, ink) for touch in moment.touches]
-    items += [_closer_item(shown, deep, ink) for shown in moment.closer]
+    items += [_closer_item(closer, deep, ink) for closer in moment.closer]
     items += [_hand_item(hand, ink) for hand in moment.hands]
     gap = 2 * ink.rim
     wide = max([sum(widths) + gap * (len(widths) - 1), *(item.width + 2 * ink.pad for item in items)])
@@ -69,7 +65,7 @@ def draw_frame(moment: Moment, height: int | None = None) -> np.ndarray:
     for line in lines:
         x = ink.pad
         for item in line:
-            item.draw(canvas[y : y + deep, x : x + item.width], ink)
+            item.draw(canvas[y : y + deep, x : x + item.width])
             x += item.width + 2 * ink.pad
         y += deep + ink.pad
     _draw_timeline(canvas[y : y + strip], moment, ink)
@@ -77,7 +73,7 @@ def draw_frame(moment: Moment, height: int | None = None) -> np.ndarray:
 
 
 def _step(ink: Ink) -> int:
-    """Height of one row of the panel."""
+    """Return the height of one row of the panel, px."""
     return ink.cap + ink.pad
 
 
@@ -96,35 +92,33 @@ def _flow(items: list[_Item], wide: int, ink: Ink) -> list[list[_Item]]:
 
 
 def _touch_item(touch: Touch, deep: int, ink: Ink) -> _Item:
-    high = max(1, deep - _step(ink))
-    wide = max(1, round(high * touch.image.shape[1] / touch.image.shape[0]))
-
-    def draw(image: np.ndarray, ink: Ink) -> None:
-        inset = image[:high, :wide]
+    def draw(inset: np.ndarray) -> None:
         fit_into(inset, touch.image)
         state, colour = ("contact", sensor_colour(touch.colour)) if touch.contact else ("free", GREY)
         thick = 2 * ink.line if touch.contact else ink.line
-        for x0, y0, x1, y1 in (
-            (0, 0, wide, thick),
-            (0, high - thick, wide, high),
-            (0, 0, thick, high),
-            (wide - thick, 0, wide, high),
-        ):
-            fill(inset, x0, y0, x1, y1, colour)
+        for side in (inset[:thick], inset[-thick:], inset[:, :thick], inset[:, -thick:]):
+            side[:] = colour
         ink.plate(inset, state, thick, thick, WHITE if touch.contact else GREY)
-        ink.text(image, ink.fit(touch.name, image.shape[1]), 0, high + ink.rim, sensor_colour(touch.colour))
 
-    return _Item(max(wide, min(ink.width(touch.name), 2 * wide)), draw)
+    return _captioned(touch, touch.image.shape[1] / touch.image.shape[0], draw, deep, ink)
 
 
-def _closer_item(shown: Closer, deep: int, ink: Ink) -> _Item:
-    side = max(1, deep - _step(ink))
+def _closer_item(closer: Closer, deep: int, ink: Ink) -> _Item:
+    return _captioned(closer, 1.0, lambda inset: draw_closer(inset, closer, ink), deep, ink)
 
-    def draw(image: np.ndarray, ink: Ink) -> None:
-        draw_closer(image[:side, :side], shown, ink)
-        ink.text(image, ink.fit(shown.name, image.shape[1]), 0, side + ink.rim, sensor_colour(shown.colour))
 
-    return _Item(max(side, min(ink.width(shown.name), 2 * side)), draw)
+def _captioned(
+    part: Touch | Closer, aspect: float, draw_inset: Callable[[np.ndarray], None], deep: int, ink: Ink
+) -> _Item:
+    """Return an item with a picture of some width over height and the name of the part below it."""
+    high = max(1, deep - _step(ink))
+    wide = max(1, round(high * aspect))
+
+    def draw(image: np.ndarray) -> None:
+        draw_inset(image[:high, :wide])
+        ink.text(image, ink.fit(part.name, image.shape[1]), 0, high + ink.rim, sensor_colour(part.colour))
+
+    return _Item(max(wide, min(ink.width(part.name), 2 * wide)), draw)
 
 
 def _hand_rows(hand: Hand) -> int:
@@ -135,7 +129,7 @@ def _hand_item(hand: Hand, ink: Ink) -> _Item:
     label, value = ink.width(f"J{len(hand.q)} "), ink.width("-180")
     track = 8 * ink.cap
 
-    def draw(image: np.ndarray, ink: Ink) -> None:
+    def draw(image: np.ndarray) -> None:
         ink.text(image, ink.fit(f"{hand.name}, deg", image.shape[1]), 0, 0)
         y = _step(ink)
         for i, (q, low, high) in enumerate(zip(hand.q, hand.lower, hand.upper, strict=True)):
@@ -168,10 +162,9 @@ def _draw_gripper(image: np.ndarray, hand: Hand, opening_m: float, ink: Ink) -> 
 
 
 def _draw_timeline(image: np.ndarray, moment: Moment, ink: Ink) -> None:
-    """Draw each sensor's contacts over the episode, where this moment stands, and the title."""
+    """Draw the contacts of each sensor over the episode, a mark at this moment, and the title."""
     wide = image.shape[1]
-    left = ink.pad + max([ink.width(track.name) for track in moment.tracks], default=0) + ink.pad
-    left = min(left, wide // 3)
+    left = min(wide // 3, 2 * ink.pad + max([ink.width(track.name) for track in moment.tracks], default=0))
     span = wide - ink.pad - left
     for row, track in enumerate(moment.tracks):
         y = row * _step(ink)
@@ -185,9 +178,7 @@ def _draw_timeline(image: np.ndarray, moment: Moment, ink: Ink) -> None:
         x = left + round(span * (moment.t + 0.5) / moment.steps)
         fill(image, x - ink.line - ink.rim, 0, x + ink.line + ink.rim, y - ink.pad + ink.rim, INK)
         fill(image, x - ink.line, 0, x + ink.line, y - ink.pad + ink.rim, WHITE)
-    when = f"{moment.t} / {moment.steps}"
-    if moment.seconds is not None:
-        when += f"  {moment.seconds:.2f} s"
+    when = f"{moment.t} / {moment.steps}" + ("" if moment.seconds is None else f"  {moment.seconds:.2f} s")
     right = wide - ink.pad - ink.width(when)
     ink.text(image, when, right, y + ink.pad // 2)
     ink.text(image, ink.fit(moment.title, right - 3 * ink.pad), ink.pad, y + ink.pad // 2, GREY)
@@ -195,6 +186,5 @@ def _draw_timeline(image: np.ndarray, moment: Moment, ink: Ink) -> None:
 
 def _runs(track: Track) -> list[tuple[int, int]]:
     """Return (first, one past last) of each run of contact."""
-    flags = np.concatenate(([0], np.asarray(track.contact, np.int8), [0]))
-    edges = np.flatnonzero(np.diff(flags))
+    edges = np.flatnonzero(np.diff(np.pad(np.asarray(track.contact, np.int8), 1)))
     return [(int(a), int(b)) for a, b in edges.reshape(-1, 2)]

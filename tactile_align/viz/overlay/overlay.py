@@ -1,4 +1,4 @@
-"""The overlay: what the rig says about every recorded moment, drawn on the frames it says it about."""
+"""The overlay: boxes, tokens, touches and joints of recorded moments, drawn on the frames."""
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -14,59 +14,62 @@ from tactile_align.datasets.episodes import EpisodeRef
 from tactile_align.errors import InputError
 from tactile_align.evenly import evenly
 from tactile_align.extras import need
-from tactile_align.files import write_atomically
-from tactile_align.viz.ink import INK, Ink, fill
-from tactile_align.viz.overlay.boxes import told
+from tactile_align.files import refuse_existing, write_atomically
+from tactile_align.viz.ink import INK, Ink
+from tactile_align.viz.overlay.boxes import comparison_lines
 from tactile_align.viz.overlay.footage import Footage
 from tactile_align.viz.overlay.frame import draw_frame
 from tactile_align.viz.overlay.view import Closer, Moment
 
 SMALL_PX = 32
-"""A box whose longer side is shorter than this on the picture, in the median, is also shown closer."""
+"""A box whose longer side is in the median shorter than this on the picture is also shown enlarged."""
 AROUND = 3.0
-"""How many sides of the box a closer look spans."""
+"""Side of the enlarged cut-out, as a factor on the longer side of the box."""
 LEAST_PX = 16
-"""It spans no less than this of the recorded frame."""
+"""Smallest side of the cut-out, px of the recorded frame."""
 
 Pair = tuple[str, str]
 """A camera and a sensor."""
 
 
 def too_small(footage: Footage, rows: Sequence[int], height: int | None = None) -> tuple[Pair, ...]:
-    """Return the cameras and sensors whose boxes would be too small on pictures of `rows`.
+    """Return the cameras and sensors whose boxes are too small on pictures of `rows`.
 
     Args:
         footage: The episode.
         rows: Rows of the episode.
         height: Height at which views are drawn, px; the recorded height when None.
     """
-    found = []
+    pairs = []
     for camera, sensors in footage.seen.items():
-        high = footage.episode.width_height(camera)[1]
-        scale = 1.0 if height is None else height / high
+        scale = 1.0 if height is None else height / footage.episode.width_height(camera)[1]
         for sensor, seen in sensors.items():
             box = seen.boxes.box[rows][seen.boxes.visible[rows]]
             if len(box) and scale * np.median((box[:, 2:] - box[:, :2]).max(axis=1)) < SMALL_PX:
-                found.append((camera, sensor))
-    return tuple(found)
+                pairs.append((camera, sensor))
+    return tuple(pairs)
 
 
 def with_closer(footage: Footage, moment: Moment, pairs: Sequence[Pair]) -> Moment:
-    """Return a moment with a closer look for each pair, also where it has no box, so that pictures stay alike."""
+    """Return a moment with an enlarged cut-out for each pair, even without a box, so that all pictures have one size.
+
+    Args:
+        footage: The episode.
+        moment: A moment of it.
+        pairs: Cameras and sensors.
+    """
     return replace(moment, closer=tuple(_closer(footage, camera, sensor, moment.t) for camera, sensor in pairs))
 
 
 def _closer(footage: Footage, camera: str, sensor: str, t: int) -> Closer:
     seen = footage.seen[camera][sensor]
-    name, colour = f"{sensor} in {camera}", list(footage.rig.sensors).index(sensor)
-    box, nowhere = np.asarray(seen.boxes.box[t]), np.full(4, np.nan)
-    compared = nowhere if seen.compared is None else np.asarray(seen.compared[t])
+    name, colour, nowhere = f"{sensor} in {camera}", list(footage.rig.sensors).index(sensor), np.full(4, np.nan)
     if not seen.boxes.visible[t]:
         return Closer(name, colour, np.zeros((1, 1, 3), np.uint8), nowhere, nowhere)
-    image = footage.episode.image(camera, t)
+    image, box = footage.episode.image(camera, t), seen.boxes.box[t]
     u, v, side = window(box, image.shape[1], image.shape[0])
-    corner = np.array([u, v, u, v])
-    return Closer(name, colour, image[v : v + side, u : u + side], box - corner, compared - corner)
+    compared = nowhere if seen.compared is None else seen.compared[t]
+    return Closer(name, colour, image[v : v + side, u : u + side], box - [u, v, u, v], compared - [u, v, u, v])
 
 
 def window(box: np.ndarray, width: int, height: int) -> tuple[int, int, int]:
@@ -78,14 +81,14 @@ def window(box: np.ndarray, width: int, height: int) -> tuple[int, int, int]:
 
 
 CODECS = (("libx264", {"crf": "20", "preset": "veryfast"}), ("mpeg4", {"q:v": "3"}))
-"""Tried in this order; not every build of FFmpeg has x264."""
+"""Codecs and their options, the first available one is taken: not every build of FFmpeg has x264."""
 
 
 def require_av() -> Any:
     """Return the `av` module.
 
     Raises:
-        ModuleNotFoundError: PyAV is not installed; says how to get it.
+        MissingExtra: PyAV is not installed.
     """
     return need("av", "an MP4", "PyAV", "video", "format='sheet' and 'png' do without")
 
@@ -95,43 +98,34 @@ def write_movie(path: Path, frames: Iterable[np.ndarray], fps: float) -> Path:
 
     Args:
         path: The file.
-        frames: (H, W, 3) uint8 RGB, H and W even, all alike.
+        frames: (H, W, 3) uint8 RGB, H and W even, all of one size.
         fps: Pictures a second.
 
     Returns:
         The path.
 
     Raises:
-        ModuleNotFoundError: PyAV is not installed.
+        MissingExtra: PyAV is not installed.
         InputError: No frame, or a rate that is not positive.
     """
-    av = require_av()
-    if not (np.isfinite(fps) and fps > 0):
-        raise InputError(f"{path}: a movie needs a positive number of frames a second; got {fps}")
-    write_atomically(path, lambda part: _encode(av, part, path, frames, fps))
+    av, pictures = require_av(), iter(frames)
+    first = next(pictures, None)
+    if first is None or not (np.isfinite(fps) and fps > 0):
+        came = "no frame" if first is None else f"{fps} frames a second"
+        raise InputError(f"{path}: a movie needs at least one frame and a positive rate; got {came}")
+
+    def encode(part: Path) -> None:
+        with av.open(str(part), "w", format="mp4", options={"movflags": "faststart"}) as container:
+            name, options = next((c for c in CODECS if c[0] in av.codecs_available), CODECS[-1])
+            stream = container.add_stream(name, rate=Fraction(fps).limit_denominator(1000), options=dict(options))
+            stream.height, stream.width = first.shape[:2]
+            stream.pix_fmt = "yuv420p"
+            for picture in itertools.chain([first], pictures):
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+            container.mux(stream.encode())
+
+    write_atomically(path, encode)
     return path
-
-
-def _encode(av: Any, part: Path, path: Path, frames: Iterable[np.ndarray], fps: float) -> None:
-    with av.open(str(part), "w", format="mp4", options={"movflags": "faststart"}) as container:
-        stream = None
-        for frame in frames:
-            if stream is None:
-                stream = _stream(av, container, frame, fps)
-            for packet in stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")):
-                container.mux(packet)
-        if stream is None:
-            raise ValueError(f"{path}: a movie needs at least one frame; got none")
-        for packet in stream.encode():
-            container.mux(packet)
-
-
-def _stream(av: Any, container: Any, frame: np.ndarray, fps: float) -> Any:
-    name, options = next((c for c in CODECS if c[0] in av.codecs_available), CODECS[-1])
-    stream = container.add_stream(name, rate=Fraction(fps).limit_denominator(1000), options=dict(options))
-    stream.height, stream.width = frame.shape[:2]
-    stream.pix_fmt = "yuv420p"
-    return stream
 
 
 Format = Literal["auto", "png", "sheet", "mp4"]
@@ -139,7 +133,7 @@ SHEET_CELLS = 24
 SHEET_VIEW_HEIGHT = 240
 SHEET_WIDTH = 2600
 MOVIE_FPS = 10.0
-"""Pictures a second where the recording does not know its rate."""
+"""Pictures a second where the rate of the recording is unknown."""
 
 
 def overlay(
@@ -157,11 +151,11 @@ def overlay(
     Args:
         episode: A file, "FILE#NAME" where a file holds several, or a ref.
         out: A file (.png: contact sheet, .mp4: movie) or a folder; the folder `overlay` when None.
-        format: "png" one picture a row, "sheet" up to SHEET_CELLS evenly spaced rows on one picture, "mp4" a
-            movie; "auto" goes by the ending of `out`, a sheet for a folder.
-        height: Height of the cameras' row, px; None: the tallest camera's own, SHEET_VIEW_HEIGHT in a sheet.
+        format: "png": one picture a row; "sheet": up to SHEET_CELLS evenly spaced rows on one picture; "mp4": a
+            movie; "auto": by the ending of `out`, a sheet for a folder.
+        height: Height of the row of cameras, px; None: that of the tallest camera, SHEET_VIEW_HEIGHT in a sheet.
         overwrite: Whether existing files may be replaced.
-        tell: Called with a line for each camera and sensor on how the boxes of `compare` differ, e.g. print.
+        tell: Function that takes a line for each camera and sensor on how the boxes of `compare` differ, e.g. print.
         options: The fields of `OverlayOptions`: rig, compare, cameras, start, stop, every, grid, input_map, layout and
             ahead_m.
 
@@ -171,23 +165,17 @@ def overlay(
     Raises:
         FileNotFoundError: No such episode, or no rig.
         FileExistsError: A file exists and `overwrite` is False.
-        ModuleNotFoundError: An MP4 was asked for without PyAV.
-        ValueError: Nothing to draw, unknown cameras, rig and recording do not fit.
+        MissingExtra: `format` is "mp4" and PyAV is not installed.
+        InputError: Nothing to draw, an unknown camera, or a rig that does not fit the recording.
     """
     kind = _kind(format, out)
     if kind == "mp4":
         require_av()
     with Footage(episode, **options) as footage:
-        rows = footage.rows
-        stem = footage.episode.path.stem + (
-            "_" + str(footage.episode.ref).rpartition("#")[2] if footage.episode.ref.group else ""
-        )
-        files = _targets(kind, Path("overlay") if out is None else Path(out), stem, rows)
-        standing = [file for file in files if file.exists()]
-        if standing and not overwrite:
-            raise FileExistsError(
-                f"{standing[0]} exists; choose another out, or replace it with --overwrite (overwrite=True)"
-            )
+        rows, ref = footage.rows, footage.episode.ref
+        stem = footage.episode.path.stem + ("_" + str(ref).rpartition("#")[2] if ref.group else "")
+        files = _targets(kind, Path("overlay" if out is None else out), stem, rows)
+        refuse_existing(*files, overwrite=overwrite)
         if kind == "sheet":
             write_png(files[0], _sheet(footage, rows, height or SHEET_VIEW_HEIGHT))
         elif kind == "png":
@@ -197,13 +185,17 @@ def overlay(
             rate = (footage.episode.fps or MOVIE_FPS * footage.options.every) / footage.options.every
             write_movie(files[0], _pictures(footage, rows, height), rate)
         if tell is not None:
-            for line in told(footage.seen, rows):
+            for line in comparison_lines(footage.seen, rows):
                 tell(line)
     return files
 
 
 def write_png(path: Path, image: np.ndarray) -> Path:
-    """Write (H, W, 3) uint8 RGB as PNG, to a temporary name first."""
+    """Write (H, W, 3) uint8 RGB as PNG, to a temporary name first.
+
+    Raises:
+        ValueError: OpenCV cannot encode the image.
+    """
     done, data = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_PNG_COMPRESSION, 3])
     if not done:
         raise ValueError(f"{path}: OpenCV could not encode a picture of shape {image.shape} as PNG")
@@ -217,10 +209,10 @@ def _kind(format: Format, out: str | Path | None) -> Literal["png", "sheet", "mp
         return "mp4" if suffix == ".mp4" else "sheet"
     if format not in ("png", "sheet", "mp4"):
         raise InputError(f"format must be auto, png, sheet or mp4; got {format!r}")
-    wanted = ".mp4" if format == "mp4" else ".png"
-    if suffix in (".png", ".mp4") and (suffix != wanted or format == "png"):
-        need = "a folder" if format == "png" else f"a folder or a name ending in {wanted}"
-        raise InputError(f"{out}: format {format} needs {need}; change `out` or `format`")
+    fitting = {"png": "", "sheet": ".png", "mp4": ".mp4"}[format]
+    if suffix in (".png", ".mp4") and suffix != fitting:
+        place = "a folder" + (f" or a name ending in {fitting}" if fitting else "")
+        raise InputError(f"{out}: format {format} needs {place}; change `out` or `format`")
     return format
 
 
@@ -232,30 +224,26 @@ def _targets(kind: str, out: Path, stem: str, rows: Sequence[int]) -> list[Path]
 
 
 def _pictures(footage: Footage, rows: Sequence[int], height: int | None) -> Iterator[np.ndarray]:
-    """Draw the moments of `rows`, with a closer look at boxes too small to judge; all pictures have one size."""
+    """Draw the moments of `rows`, with small boxes enlarged beside them; all pictures have one size."""
     small = too_small(footage, rows, height)
     for t in rows:
         yield draw_frame(with_closer(footage, footage.moment(t, height), small), height)
 
 
 def _sheet(footage: Footage, rows: Sequence[int], height: int) -> np.ndarray:
-    """Lay evenly spaced moments out on one picture, with a line that says what they are."""
-    picked = [rows[i] for i in evenly(len(rows), SHEET_CELLS)]
-    cells = _pictures(footage, picked, height)
-    first = next(cells)
-    high, wide = first.shape[:2]
-    text = f"{footage.title}   {len(picked)} of {len(footage)} moments"
-    gap = Ink.of(height).pad
-    columns = max(1, min(len(picked), SHEET_WIDTH // (wide + gap)))
-    lines = -(-len(picked) // columns)
+    """Return evenly spaced moments on one picture, below a line with its title."""
+    chosen = [rows[i] for i in evenly(len(rows), SHEET_CELLS)]
+    cells = list(_pictures(footage, chosen, height))
+    (high, wide), gap = cells[0].shape[:2], Ink.of(height).pad
+    text = f"{footage.title}   {len(chosen)} of {len(footage)} moments"
+    columns = max(1, min(len(chosen), SHEET_WIDTH // (wide + gap)))
     across = columns * (wide + gap) - gap
     ink = Ink.of(2 * height)
     if ink.width(text) > across - 2 * ink.pad:
         ink = Ink.of(height)
-    sheet = np.empty((ink.row + lines * (high + gap), across, 3), np.uint8)
-    fill(sheet, 0, 0, sheet.shape[1], sheet.shape[0], INK)
-    ink.text(sheet, ink.fit(text, sheet.shape[1] - 2 * ink.pad), ink.pad, ink.pad)
-    for i, cell in enumerate(itertools.chain([first], cells)):
+    sheet = np.full((ink.row - (-len(chosen) // columns) * (high + gap), across, 3), INK, np.uint8)
+    ink.text(sheet, ink.fit(text, across - 2 * ink.pad), ink.pad, ink.pad)
+    for i, cell in enumerate(cells):
         y, x = ink.row + i // columns * (high + gap), i % columns * (wide + gap)
         sheet[y : y + high, x : x + wide] = cell
     return sheet

@@ -1,9 +1,10 @@
-"""The report of a running training, served to this machine alone and made anew when the run's files change."""
+"""The report of a running training, served to this machine only and rendered again when the run's files change."""
 
 import hashlib
 import socketserver
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -17,17 +18,18 @@ from tactile_align.viz.report.run_folder import read_run
 ADDRESS = "127.0.0.1"
 PORT = 8765
 SHOWN_FILES = ("config.toml", "metrics.jsonl", "summary.json", "verification.json", "doctor.json")
+HEADERS = {"Content-Security-Policy": LIVE_POLICY, "X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
 
 
 class LivePage:
-    """A run's page, rendered again only when a file of the run has changed.
+    """The page of a run, rendered again only when a file of the run has changed.
 
     Args:
         run: The run folder.
 
     Raises:
-        FileNotFoundError: It is no run folder.
-        ValueError: A file of the run is damaged; names it.
+        FileNotFoundError: Not a run folder.
+        InputError: A file of the run is damaged; names it.
     """
 
     def __init__(self, run: str | Path) -> None:
@@ -38,7 +40,7 @@ class LivePage:
         self._made: tuple[str, bytes] = ("", b"")
 
     def version(self) -> str:
-        """Return a word that changes with the files the page is made from."""
+        """Return a hash that changes when a file shown on the page changes."""
         files = [self.folder / name for name in SHOWN_FILES] + sorted((self.folder / "pictures").rglob("*.*"))
         stats = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files if file.is_file()]
         return hashlib.sha256(repr(stats).encode()).hexdigest()[:16]
@@ -47,10 +49,10 @@ class LivePage:
         """Return the page.
 
         Raises:
-            OSError, ValueError: A file of the run is gone or damaged.
+            OSError, InputError: A file of the run is missing or damaged.
         """
         with self._lock:
-            version = self.version()  # before the files are read: what comes between is seen at the next look
+            version = self.version()  # before the files are read: a change in between shows at the next request
             if version != self._made[0]:
                 run = replace(read_run(self.folder), live=True)
                 self._made = version, render([run], self._library, version).encode()
@@ -58,11 +60,11 @@ class LivePage:
 
 
 class Server(ThreadingHTTPServer):
-    """Serves one page on 127.0.0.1 and to no other.
+    """Server of one page on 127.0.0.1, out of reach of other machines.
 
     Args:
         page: The page.
-        port: 0 takes a free one.
+        port: The port; 0 takes a free one.
     """
 
     daemon_threads = True
@@ -72,7 +74,7 @@ class Server(ThreadingHTTPServer):
         super().__init__((ADDRESS, port), _Handler)
 
     def server_bind(self) -> None:
-        """Bind without http.server's question to the name service."""
+        """Bind without the name lookup of http.server."""
         socketserver.TCPServer.server_bind(self)
         self.server_name, self.server_port = ADDRESS, self.server_address[1]
 
@@ -82,10 +84,10 @@ class _Handler(BaseHTTPRequestHandler):
     timeout = 10  # s a silent client may hold a thread
 
     def do_GET(self) -> None:
-        # A foreign page may let its own name lead to 127.0.0.1 and read what is there (DNS rebinding); Host tells.
+        # A foreign page may point its own name to 127.0.0.1 and read from there (DNS rebinding); Host shows that name.
         hosts = self.headers.get_all("Host", [])
         if hosts not in ([f"{name}:{self.server.server_port}"] for name in (ADDRESS, "localhost")):
-            self._send(HTTPStatus.MISDIRECTED_REQUEST, "text/plain", b"This page is for this machine alone.\n")
+            self._send(HTTPStatus.MISDIRECTED_REQUEST, "text/plain", b"This page is for this machine only.\n")
             return
         try:
             if self.path == "/":
@@ -93,23 +95,21 @@ class _Handler(BaseHTTPRequestHandler):
             elif self.path == "/version":
                 self._send(HTTPStatus.OK, "text/plain", self.server.page.version().encode())
             else:
-                self._send(HTTPStatus.NOT_FOUND, "text/plain", b"There is one page: /\n")
+                self._send(HTTPStatus.NOT_FOUND, "text/plain", b"The only page is /\n")
         except (OSError, InputError) as error:
             text = filled("report/waiting.html", error=str(error))
             self._send(HTTPStatus.SERVICE_UNAVAILABLE, "text/html", text.encode())
 
     def _send(self, status: HTTPStatus, kind: str, body: bytes) -> None:
         self.send_response(status)
-        self.send_header("Content-Type", f"{kind}; charset=utf-8")
-        self.send_header("Content-Length", str(len(body)))
-        self.send_header("Content-Security-Policy", LIVE_POLICY)
-        self.send_header("X-Content-Type-Options", "nosniff")
-        self.send_header("Cache-Control", "no-store")
+        headers = {"Content-Type": f"{kind}; charset=utf-8", "Content-Length": str(len(body)), **HEADERS}
+        for name, value in headers.items():
+            self.send_header(name, value)
         self.end_headers()
         self.wfile.write(body)
 
     def log_message(self, format: str, *args: object) -> None:
-        """Say nothing: a page that asks every two seconds would fill the terminal."""
+        """Log nothing: a page that asks every two seconds would fill the terminal."""
 
 
 def watch(run: str | Path, port: int = PORT, tell: Callable[[str], object] = print) -> None:
@@ -119,13 +119,13 @@ def watch(run: str | Path, port: int = PORT, tell: Callable[[str], object] = pri
 
     Args:
         run: The run folder.
-        port: Where; 0 takes a free one.
-        tell: Called with the page's address once it is there.
+        port: The port; 0 takes a free one.
+        tell: Function that takes the page's address once it is served.
 
     Raises:
-        FileNotFoundError: It is no run folder.
+        FileNotFoundError: Not a run folder.
         OSError: The port is taken.
-        InputError: No port, or a file of the run is damaged.
+        InputError: Not a port number, or a file of the run is damaged.
     """
     if not 0 <= port <= 65535:
         raise InputError(f"--port must be 0 to 65535; got {port}. 0 takes a free one")
@@ -134,9 +134,6 @@ def watch(run: str | Path, port: int = PORT, tell: Callable[[str], object] = pri
         server = Server(page, port)
     except OSError as error:
         raise OSError(f"needed port {port} of {ADDRESS}; {error.strerror}. --port 0 takes a free one") from error
-    with server:
-        try:
-            tell(f"http://{ADDRESS}:{server.server_port}")
-            server.serve_forever()
-        except KeyboardInterrupt:
-            return
+    with server, suppress(KeyboardInterrupt):
+        tell(f"http://{ADDRESS}:{server.server_port}")
+        server.serve_forever()

@@ -1,4 +1,4 @@
-"""One self-contained HTML page from templates: every value escaped; styles, scripts and pictures inside."""
+"""Self-contained HTML pages from templates: every value escaped; styles, scripts and pictures embedded."""
 
 import base64
 from functools import cache
@@ -12,13 +12,13 @@ from markupsafe import Markup
 from tactile_align.errors import InputError
 
 POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:"
-"""Nothing is fetched."""
+"""Content security policy of a page that fetches nothing."""
 LIVE_POLICY = f"{POLICY}; connect-src 'self'"
-"""A page that is served may ask its own server whether it is out of date."""
+"""Policy of a served page, which asks its own server for its version."""
 WIDEST_PX = 1600
 JPEG_QUALITY = 82
 SMALL_BYTES = 150_000
-"""A PNG up to this size is embedded as it is; a larger one as JPEG at most WIDEST_PX wide."""
+"""Largest picture that is embedded unchanged; a larger one is embedded as JPEG at most WIDEST_PX wide."""
 
 
 @cache
@@ -26,7 +26,7 @@ def _templates() -> Environment:
     loader = PackageLoader("tactile_align", "viz")
     made = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     made.policies["json.dumps_kwargs"] = {"allow_nan": False}
-    # Styles and scripts are ours and stand as they are: as templates, their braces would be read as jinja's.
+    # Our styles and scripts are inserted unchanged: as templates, their braces would be read as jinja's.
     made.globals["source"] = lambda name: Markup(loader.get_source(made, name)[0])
     return made
 
@@ -35,9 +35,9 @@ def filled(template: str, *, policy: str = POLICY, **values: object) -> str:
     """Return a template of `viz` filled with values, each escaped; `| tojson` makes data that is safe in a script.
 
     Args:
-        template: Its path below `viz`: "report/report.html".
-        policy: What the page may load.
-        values: What the template names.
+        template: Path of the template below `viz`: "report/report.html".
+        policy: Content security policy of the page.
+        values: Values of the template's names.
     """
     return _templates().get_template(template).render(policy=Markup(policy), **values)
 
@@ -46,12 +46,12 @@ def image_data(path: Path) -> tuple[str, int, int]:
     """Return a picture as a data URL, and its width and height as embedded.
 
     Raises:
-        InputError: The file is no picture that OpenCV reads.
+        InputError: The file is not a picture that OpenCV can read.
     """
     raw = path.read_bytes()
     image = cv2.imdecode(np.frombuffer(raw, np.uint8), cv2.IMREAD_COLOR) if raw else None
     if image is None:
-        raise InputError(f"{path}: needed a PNG or JPEG; it cannot be decoded. Draw it anew or remove it")
+        raise InputError(f"{path}: needed a PNG or JPEG; it cannot be decoded. Draw it again or remove it")
     height, width = image.shape[:2]
     if len(raw) > SMALL_BYTES or width > WIDEST_PX:
         return jpeg_data(image, WIDEST_PX, JPEG_QUALITY)
@@ -59,7 +59,13 @@ def image_data(path: Path) -> tuple[str, int, int]:
 
 
 def jpeg_data(bgr: np.ndarray, widest_px: int, quality: int) -> tuple[str, int, int]:
-    """Return (H, W, 3) uint8 BGR, at most so wide, as a JPEG's data URL, and its width and height as embedded."""
+    """Return (H, W, 3) uint8 BGR as the data URL of a JPEG, and its width and height as embedded.
+
+    Args:
+        bgr: The image.
+        widest_px: Width beyond which it is shrunk, px.
+        quality: JPEG quality, 0 to 100.
+    """
     if bgr.shape[1] > widest_px:
         high = round(bgr.shape[0] * widest_px / bgr.shape[1])
         bgr = cv2.resize(bgr, (widest_px, high), interpolation=cv2.INTER_AREA)

@@ -1,6 +1,7 @@
-"""Interactive charts of a run as plotly.js descriptions: plain values that the page hands to the library."""
+"""Interactive charts of runs, as plain descriptions for plotly.js."""
 
-from collections.abc import Sequence
+import html
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,9 +10,11 @@ from tactile_align.viz.ink import ASH, BLUE, VERMILLION, hexadecimal
 from tactile_align.viz.report.run_folder import Json, Run
 
 COLOURS = (hexadecimal(BLUE), hexadecimal(VERMILLION), "#007a59", "#a34d80")
-"""Okabe-Ito's dark members, darkened where needed to 3:1 on white; runs differ in dash as well."""
+"""Dark colours of Okabe and Ito, darkened where needed to a contrast of 3:1 on white; runs differ in dash as well."""
 CHANCE = hexadecimal(ASH)
 DASHES = ("solid", "dash")
+TABLE_ROWS = 200
+"""Most rows of the table below a chart of curves."""
 
 
 @dataclass(frozen=True)
@@ -19,11 +22,11 @@ class Plot:
     """One chart.
 
     Attributes:
-        title: What it shows.
+        title: Title of the chart.
         traces: plotly.js traces.
         layout: plotly.js layout.
-        header: Column names of the same values as a table, for those who cannot hover.
-        rows: Its rows.
+        header: Column names of a table of the same values, for readers who cannot hover.
+        rows: Rows of that table.
     """
 
     title: str
@@ -34,54 +37,51 @@ class Plot:
 
 
 def curve_plots(runs: Sequence[Run]) -> list[Plot]:
-    """Return the training curves: the alignment loss beside chance, then the other numbers that matter."""
+    """Return the training curves: the alignment loss beside chance, then the other logged numbers."""
     plots = []
     for key in _union(runs, "hsa/"):
         view = key.removeprefix("hsa/")
-        wanted = [("train", key, "training", 0), ("validation", key, "held out", 1)]
         chance = [("validation", f"chance/{view}"), ("train", f"chance/{view}")]
-        plots.append(_curves(runs, f"alignment loss, {view}", "HSA loss, nats", wanted, chance))
-    if _union(runs, "l1"):
-        wanted = [("train", "l1", "training", 0), ("validation", "l1", "held out", 1)]
-        plots.append(_curves(runs, "action loss", "L1, normalised units", wanted))
-    for key, title, unit in (
-        ("loss", "total loss", "loss"),
-        ("temperature", "temperature", "temperature"),
-        ("gradient_norm", "gradient norm before clipping", "norm"),
+        plots.append(_curves(runs, f"alignment loss, {view}", "HSA loss, nats", _both(key), chance))
+    for key, title, unit, series in (
+        ("l1", "action loss", "L1, normalised units", _both("l1")),
+        ("loss", "total loss", "loss", _both("loss")),
+        ("temperature", "temperature", "temperature", _both("temperature")[:1]),
+        ("gradient_norm", "gradient norm before clipping", "norm", _both("gradient_norm")[:1]),
+        ("step_s", "time of a step", "s", (("train", "step_s", "whole step"), ("train", "data_s", "waiting for data"))),
     ):
         if _union(runs, key):
-            wanted = [("train", key, "training", 0)] + [("validation", key, "held out", 1)] * (key == "loss")
-            plots.append(_curves(runs, title, unit, wanted))
-    if _union(runs, "step_s"):
-        wanted = [("train", "step_s", "whole step", 0), ("train", "data_s", "waiting for data", 1)]
-        plots.append(_curves(runs, "time of a step", "s", wanted))
+            plots.append(_curves(runs, title, unit, series))
     return plots
 
 
+def _both(key: str) -> tuple[tuple[str, str, str], ...]:
+    """Return kind of record, key and label of a number in training and on held-out episodes."""
+    return ("train", key, "training"), ("validation", key, "held out")
+
+
 def retrieval_plots(runs: Sequence[Run]) -> list[Plot]:
-    """Return R@k with 95 % intervals of each view, beside opening-only and chance."""
+    """Return R@k with 95 % intervals of each view, beside the opening alone and chance."""
     names = dict.fromkeys(name for run in runs if run.summary for name in run.summary.views)
     return [_retrieval(runs, name) for name in names]
 
 
 def action_plots(runs: Sequence[Run]) -> list[Plot]:
-    """Return the action error by column beside standing still; none where no policy was trained."""
+    """Return the action error by column beside standing still; nothing where no policy was trained."""
     traces: list[Json] = []
     rows: list[tuple[Any, ...]] = []
     for number, run in enumerate(runs):
         action = run.summary.action_error if run.summary else None
         if action is None:
             continue
-        greys = ("#757575", "#8c8c8c")
-        for kind, values, colour in (
-            ("policy", action.per_column, COLOURS[number]),
-            ("standing still", action.standing_still_per_column, greys[number]),
-        ):
-            if values:
-                label = _label(runs, run, kind)
-                columns = [f"column {i}" for i in range(len(values))]
-                traces.append({"type": "bar", "x": columns, "y": values, "name": label, "marker": {"color": colour}})
-                rows += [(label, column, f"{value:.4f}") for column, value in zip(columns, values, strict=True)]
+        grey = ("#757575", "#8c8c8c")[number]
+        still = action.standing_still_per_column or ()
+        for kind, values, colour in (("policy", action.per_column, COLOURS[number]), ("standing still", still, grey)):
+            label = _label(runs, run, kind)
+            bars = {f"column {i}": value for i, value in enumerate(values)}
+            if bars:
+                traces.append(_bars(bars, label, colour))
+            rows += [(label, column, f"{value:.4f}") for column, value in bars.items()]
     if not traces:
         return []
     layout = _layout("", "mean absolute error, robot units") | {"barmode": "group"}
@@ -92,27 +92,35 @@ def _curves(
     runs: Sequence[Run],
     title: str,
     unit: str,
-    wanted: Sequence[tuple[str, str, str, int]],
+    series: Sequence[tuple[str, str, str]],
     chance: Sequence[tuple[str, str]] = (),
 ) -> Plot:
     traces: list[Json] = []
     rows: list[tuple[Any, ...]] = []
     for number, run in enumerate(runs):
-        for kind, key, word, colour in wanted:
+        for colour, (kind, key, word) in enumerate(series):
             steps, values = run.series(kind, key)
             if steps:
-                label = _label(runs, run, word)
-                line = {"color": COLOURS[colour + 2 * number], "dash": DASHES[number], "width": 2}
-                few = "lines+markers" if len(steps) < 60 else "lines"
-                traces.append({"type": "scatter", "mode": few, "x": steps, "y": values, "name": label, "line": line})
-                rows += [(label, step, _shown(value)) for step, value in zip(steps, values, strict=True)]
-        series = (run.series(kind, key) for kind, key in chance)
-        steps, values = next((found for found in series if len(found[0]) > 1), ([], []))  # one point is no line
+                label, mode = _label(runs, run, word), "lines+markers" if len(steps) < 60 else "lines"
+                traces.append(_line(steps, values, label, COLOURS[colour + 2 * number], DASHES[number], mode))
+                shown = ("not finite" if value is None else f"{value:.4g}" for value in values)
+                rows += [(label, step, text) for step, text in zip(steps, shown, strict=True)]
+        lines = (run.series(kind, key) for kind, key in chance)
+        steps, values = next((line for line in lines if len(line[0]) > 1), ([], []))  # one point is no line
         if steps:
-            label = _label(runs, run, "chance")
-            line = {"color": CHANCE, "dash": "dot", "width": 2}
-            traces.append({"type": "scatter", "mode": "lines", "x": steps, "y": values, "name": label, "line": line})
-    return Plot(title, traces, _layout("step", unit), ("curve", "step", unit), _thinned(rows))
+            traces.append(_line(steps, values, _label(runs, run, "chance"), CHANCE, "dot", "lines"))
+    rows = [rows[i] for i in evenly(len(rows), TABLE_ROWS)]
+    return Plot(title, traces, _layout("step", unit), ("curve", "step", unit), rows)
+
+
+def _line(x: Sequence[int], y: Sequence[float | None], name: str, colour: str, dash: str, mode: str) -> Json:
+    line = {"color": colour, "dash": dash, "width": 2}
+    return {"type": "scatter", "mode": mode, "x": x, "y": y, "name": name, "line": line}
+
+
+def _bars(heights: Mapping[str, float], name: str, colour: str) -> Json:
+    x, y = list(heights), list(heights.values())
+    return {"type": "bar", "x": x, "y": y, "name": name, "marker": {"color": colour}}
 
 
 def _retrieval(runs: Sequence[Run], name: str) -> Plot:
@@ -128,32 +136,22 @@ def _retrieval(runs: Sequence[Run], name: str) -> Plot:
         ):
             label = _label(runs, run, kind)
             for direction, recall in recalls.items():
-                rows += [
-                    (
-                        f"{label}, {direction}",
-                        f"R@{k}",
-                        f"{at:.3f}",
-                        "{:.3f} to {:.3f}".format(*recall.interval[k]),
-                        f"{recall.chance[k]:.3f}",
-                    )
-                    for k, at in recall.at.items()
-                ]
+                for k, at in recall.at.items():
+                    low, high = recall.interval[k]
+                    numbers = f"{at:.3f}", f"{low:.3f} to {high:.3f}", f"{recall.chance[k]:.3f}"
+                    rows.append((f"{label}, {direction}", f"R@{k}", *numbers))
             if "both" in recalls:
-                at, interval = recalls["both"].at, recalls["both"].interval
-                whiskers = {
-                    "type": "data",
-                    "symmetric": False,
-                    "array": [interval[k][1] - at[k] for k in at],
-                    "arrayminus": [at[k] - interval[k][0] for k in at],
-                }
-                bar = {"type": "bar", "x": [f"R@{k}" for k in at], "y": list(at.values()), "name": label}
-                traces.append(bar | {"error_y": whiskers, "marker": {"color": colour}})
+                heights, interval = recalls["both"].at, recalls["both"].interval
+                up, down = ([abs(interval[k][end] - heights[k]) for k in heights] for end in (1, 0))
+                whiskers = {"type": "data", "symmetric": False, "array": up, "arrayminus": down}
+                bars = _bars({f"R@{k}": height for k, height in heights.items()}, label, colour)
+                traces.append(bars | {"error_y": whiskers})
         both = view.retrieval.get("both")
         if both and number == 0:
-            dots = {"symbol": "line-ew-open", "size": 40, "color": "#000000", "line": {"width": 3}}
+            mark = {"symbol": "line-ew-open", "size": 40, "color": "#000000", "line": {"width": 3}}
             at_k, chance = [f"R@{k}" for k in both.chance], list(both.chance.values())
             label = f"chance (gallery of {both.gallery})"
-            traces.append({"type": "scatter", "mode": "markers", "x": at_k, "y": chance, "name": label, "marker": dots})
+            traces.append({"type": "scatter", "mode": "markers", "x": at_k, "y": chance, "name": label, "marker": mark})
     layout = _layout("", "share found") | {"barmode": "group"}
     layout["yaxis"] |= {"range": [0, 1], "tickformat": ".0%"}
     title = f"retrieval on held-out episodes, {name}, both directions, 95 % intervals"
@@ -176,27 +174,15 @@ def _layout(x: str, y: str) -> Json:
 
 
 def _as_text(value: str) -> str:
-    """Return text that plotly.js shows as it is: it reads a few HTML tags and entities in labels."""
-    return value.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    """Return text that plotly.js shows unchanged, since it interprets some HTML tags and entities in labels."""
+    return html.escape(value, quote=False)
 
 
 def _label(runs: Sequence[Run], run: Run, word: str) -> str:
-    """Name a trace; with several runs it says which."""
-    return _as_text(word if len(runs) == 1 else f"{_short(run.name)}: {word}")
-
-
-def _short(name: str) -> str:
-    return name if len(name) <= 40 else name[:37] + "..."
+    """Return the name of a trace, which begins with the run's name where there are several runs."""
+    name = run.name if len(run.name) <= 40 else run.name[:37] + "..."
+    return _as_text(word if len(runs) == 1 else f"{name}: {word}")
 
 
 def _union(runs: Sequence[Run], prefix: str) -> list[str]:
     return sorted({key for run in runs for key in run.keys(prefix)})
-
-
-def _shown(value: float | None) -> str:
-    return "not finite" if value is None else f"{value:.4g}"
-
-
-def _thinned(rows: list[tuple[Any, ...]], most: int = 200) -> list[tuple[Any, ...]]:
-    """Keep at most `most` rows, evenly spaced: the table is there to be read."""
-    return [rows[i] for i in evenly(len(rows), most)]

@@ -1,4 +1,4 @@
-"""The report: one self-contained page about a run, or about two beside each other; no network, opens from disk."""
+"""The report: one self-contained HTML page about one run, or about two side by side."""
 
 import hashlib
 import math
@@ -10,9 +10,9 @@ from itertools import chain
 from pathlib import Path
 from statistics import fmean
 
-from tactile_align.checks import Check, Limit, Report, Status, graded
+from tactile_align.checks import Check, Limit, Report, Status, decided, graded
 from tactile_align.diagnostics.summary import ViewSummary, readout_lines
-from tactile_align.files import write_text_atomically
+from tactile_align.files import refuse_existing, write_text_atomically
 from tactile_align.viz.report.page import LIVE_POLICY, POLICY, filled, image_data
 from tactile_align.viz.report.plots import action_plots, curve_plots, retrieval_plots
 from tactile_align.viz.report.run_folder import Run, read_run
@@ -41,7 +41,7 @@ LIMITS = {
 
 
 def judge(run: Run) -> Report:
-    """Return what a reader should know first."""
+    """Return the checks at the top of the page: training, encoders, retrieval, actions and other commands' verdicts."""
     checks = chain(_training(run), _encoder(run), _views(run), _actions(run), _commands(run))
     return Report("report", run.name, tuple(checks))
 
@@ -52,59 +52,35 @@ def _training(run: Run) -> Iterator[Check]:
     if not steps:
         yield Check("training", title, "info", "no step is logged yet")
         return
-    last, limit = max(steps), f"{planned} steps" if planned else ""
+    last, advice = max(steps), ""
+    status: Status = "pass"
+    measured = f"complete: {last} steps"
     diverged = [record["step"] for record in run.metrics if "loss" in record and record["loss"] is None]
     if diverged:
+        status, measured = "fail", f"diverged: non-finite loss at step {diverged[0]}"
         advice = "Lower the learning rates; tactile-align doctor CONFIG looks for the cause"
-        yield Check(
-            "training",
-            title,
-            "fail",
-            f"diverged: non-finite loss at step {diverged[0]}",
-            last,
-            "",
-            limit,
-            advice=advice,
-        )
     elif isinstance(planned, int) and last < planned and run.live:
-        yield Check("training", title, "info", f"has reached step {last} of {planned}", last, "", limit)
+        status, measured = "info", f"has reached step {last} of {planned}"
     elif isinstance(planned, int) and last < planned:
-        yield Check(
-            "training",
-            title,
-            "warn",
-            f"stopped at step {last} of {planned}",
-            last,
-            "",
-            limit,
-            advice="Resume it with: tactile-align train CONFIG --resume",
-        )
-    else:
-        yield Check("training", title, "pass", f"complete: {last} steps", last, "", limit)
+        status, measured = "warn", f"stopped at step {last} of {planned}"
+        advice = "Resume it with: tactile-align train CONFIG --resume"
+    yield Check("training", title, status, measured, last, "", f"{planned} steps" if planned else "", advice=advice)
     losses = zip(*reversed(run.series("validation", "loss")), strict=True)
     known = [(loss, step) for loss, step in losses if loss is not None]
     if known:
         (best, at), (end, _) = min(known), known[-1]
         rise = (end - best) / max(abs(best), 1e-12)
-        yield graded(
-            LIMITS,
-            "held-out-rise",
-            rise,
-            measured=f"{rise:.0%}: {best:.3f} at step {at}, {end:.3f} at the end",
-            advice="The command evaluate judges the best checkpoint. Record more episodes or train fewer steps",
-        )
+        measured = f"{rise:.0%}: {best:.3f} at step {at}, {end:.3f} at the end"
+        advice = "The command evaluate judges the best checkpoint. Record more episodes or train fewer steps"
+        yield graded(LIMITS, "held-out-rise", rise, measured=measured, advice=advice)
 
 
 def _encoder(run: Run) -> Iterator[Check]:
     if run.summary and "scratch" in run.summary.encoder.lower():
-        yield Check(
-            "encoder",
-            "Encoders",
-            "warn",
-            run.summary.encoder,
-            why="SCRATCH: an encoder began from random weights. The numbers show that the parts work together, not how "
-            "good pretrained features would be",
+        why = (
+            "SCRATCH: an encoder started from random weights. The numbers do not show how good pretrained features are"
         )
+        yield Check("encoder", "Encoders", "warn", run.summary.encoder, why=why)
 
 
 def _views(run: Run) -> Iterator[Check]:
@@ -117,7 +93,7 @@ def _views(run: Run) -> Iterator[Check]:
         if math.isfinite(loss.hsa) and loss.chance > 0:
             share = loss.hsa / loss.chance
             measured = f"{share:.2f} of chance: {loss.hsa:.3f} of {loss.chance:.3f} nats"
-            advice = "Look at the boxes with tactile-align overlay, at the run with tactile-align doctor"
+            advice = "Check the boxes with tactile-align overlay and the run with tactile-align doctor"
             yield graded(LIMITS, "hsa-of-chance", share, name, measured=measured, advice=advice)
         yield from _retrieval(name, view)
 
@@ -128,32 +104,29 @@ def _retrieval(name: str, view: ViewSummary) -> Iterator[Check]:
     if both is None:
         return
     at, (low, high), chance = both.at[1], both.interval[1], both.chance[1]
-    recall = f"{at:.1%} [{low:.1%}, {high:.1%}] of {both.gallery} candidates"
-    good = low > chance
-    yield Check(
+    recall = f"{at:.1%} [{low:.1%}, {high:.1%}]"
+    yield decided(
         f"retrieval-chance/{name}",
         f"R@1 against chance, {name}",
-        "pass" if good else "fail",
-        recall,
-        at,
-        "",
-        f"interval above {chance:.1%}",
-        "" if good else "The interval does not exclude chance",
-        "" if good else "Train on more episodes, and look at the boxes with tactile-align overlay",
+        low > chance,
+        f"{recall} of {both.gallery} candidates",
+        limit=f"interval above {chance:.1%}",
+        value=at,
+        advice="Chance may explain the retrieval: train on more episodes, check the boxes with tactile-align overlay",
+        otherwise="fail",
     )
     if opening is not None:
         base, (base_low, base_high) = opening.at[1], opening.interval[1]
-        good = low > base
-        yield Check(
+        yield decided(
             f"retrieval-opening/{name}",
             f"R@1 against the gripper's opening alone, {name}",
-            "pass" if good else "warn" if at > base else "fail",
-            f"{at:.1%} [{low:.1%}, {high:.1%}], the opening alone {base:.1%} [{base_low:.1%}, {base_high:.1%}]",
-            at,
-            "",
-            f"interval above {base:.1%}",
-            "" if good else "The opening alone may explain the retrieval: touch and image need not have been used",
-            "" if good else "Record objects of several sizes, and the same object at several openings",
+            low > base,
+            f"{recall}, the opening alone {base:.1%} [{base_low:.1%}, {base_high:.1%}]",
+            limit=f"interval above {base:.1%}",
+            value=at,
+            advice="The opening alone may explain the retrieval: record objects of several sizes, and the same object "
+            "at several openings",
+            otherwise="warn" if at > base else "fail",
         )
 
 
@@ -172,19 +145,17 @@ def _actions(run: Run) -> Iterator[Check]:
 
 
 def _commands(run: Run) -> Iterator[Check]:
-    """Yield the verdicts of other commands; their checks stand below."""
+    """Yield the verdicts of other commands, whose checks the page shows below."""
     title = "Rig against recordings"
     for id, name, report in (("verify", title, run.verification), ("doctor", "Doctor", run.doctor)):
         if report is not None:
             ids = [check.id for check in report.checks if check.status in ("warn", "fail")]
             named = ", ".join(ids[:4]) + (f" and {len(ids) - 4} more" if len(ids) > 4 else "")
             measured = f"{report.verdict}: {named}" if ids else report.verdict
-            yield Check(id, name, report.verdict, measured, advice="Read what to do under Checks" if ids else "")
+            yield Check(id, name, report.verdict, measured, advice="Read the advice under Checks" if ids else "")
     stamp = (run.rig or {}).get("verified")
     if run.verification is None and stamp:
-        measured = f"{stamp.get('verdict')} on {stamp.get('when')}"
-        status: Status = "pass" if stamp.get("verdict") == "pass" else "warn"
-        yield Check("verify", title, status, measured)
+        yield decided("verify", title, stamp.get("verdict") == "pass", f"{stamp.get('verdict')} on {stamp.get('when')}")
     elif run.verification is None:
         yield Check("verify", title, "info", "not verified", advice="Run tactile-align verify on the recordings")
 
@@ -198,14 +169,14 @@ def report(
     draw: bool = False,
     overwrite: bool = False,
 ) -> Path:
-    """Write the page.
+    """Write the page of one run or of two.
 
     Args:
         run: A run folder.
-        other: A second one to set beside it.
+        other: A second run folder, to compare with.
         out: The page; RUN/report.html, or RUN/report_with_OTHER.html for two, when None.
-        pictures: Where the first run's pictures are; RUN/pictures when None.
-        draw: Whether to draw the runs' pictures first, as `draw_maps` does: it needs their recordings.
+        pictures: Folder of the first run's pictures; RUN/pictures when None.
+        draw: Whether to draw the pictures of the runs first, as `draw_maps` does, which needs their recordings.
         overwrite: Whether an existing page, or existing pictures, may be replaced.
 
     Returns:
@@ -214,10 +185,10 @@ def report(
     Raises:
         FileNotFoundError: No run folder.
         FileExistsError: The page, or with `draw` a picture, exists and `overwrite` is False.
-        ValueError: A file of the run is damaged; names it.
+        InputError: A file of the run is damaged; names it.
     """
     if draw:
-        # Imported here: it brings torch, which takes seconds.
+        # Imported here because it imports torch, which takes seconds.
         from tactile_align.viz.features.run_pictures import draw_maps
 
         for folder, place in ((run, pictures), (other, None)):
@@ -226,12 +197,11 @@ def report(
     runs = [read_run(run, pictures)] + ([] if other is None else [read_run(other)])
     if len({run.name for run in runs}) < len(runs):
         runs = [replace(run, label=str(run.folder)) for run in runs]
-    library = plotlyjs()
-    default = "report.html" if len(runs) == 1 else f"report_with_{_safe_name(runs[1].name)}.html"
+    safe = re.sub(r"[^A-Za-z0-9._-]+", "_", runs[-1].name)[:60] or "run"
+    default = "report.html" if len(runs) == 1 else f"report_with_{safe}.html"
     target = runs[0].folder / default if out is None else Path(out)
-    if target.exists() and not overwrite:
-        raise FileExistsError(f"{target} exists; choose another out, or replace it with --overwrite (overwrite=True)")
-    write_text_atomically(target, render(runs, library))
+    refuse_existing(target, overwrite=overwrite)
+    write_text_atomically(target, render(runs, plotlyjs()))
     return target
 
 
@@ -241,13 +211,12 @@ def render(runs: Sequence[Run], library: str, version: str = "") -> str:
     Args:
         runs: One or two.
         library: The source of plotly.js.
-        version: Given for a page that is served: it reloads when `/version` returns another one.
+        version: Version of a served page, which reloads when `/version` returns another one; "" for a file.
     """
     plots = {"curves": curve_plots(runs), "retrieval": retrieval_plots(runs), "actions": action_plots(runs)}
     charts = {name: [(f"{name}-{i}", plot) for i, plot in enumerate(group)] for name, group in plots.items()}
-    figures = {
-        key: {"traces": plot.traces, "layout": plot.layout} for key, plot in chain.from_iterable(charts.values())
-    }
+    keyed = chain.from_iterable(charts.values())
+    figures = {key: {"traces": plot.traces, "layout": plot.layout} for key, plot in keyed}
     return filled(
         "report/report.html",
         policy=LIVE_POLICY if version else POLICY,
@@ -269,54 +238,47 @@ def render(runs: Sequence[Run], library: str, version: str = "") -> str:
 
 def plotlyjs() -> str:
     """Return the source of plotly.js."""
-    # Imported here: it takes longer than all the rest.
+    # Imported here because it takes longer than the rest of the report.
     from plotly.offline import get_plotlyjs
 
     return str(get_plotlyjs())
 
 
 def _judgements(run: Run) -> Iterator[tuple[str, Report | None, str]]:
-    """Yield title, report and the command that makes it."""
-    data = run.config.get("data") or [{}]
-    verify = ("verify", data[0].get("path", "RECORDINGS"), "--rig", data[0].get("rig", "RIG"))
-    for title, report, command, file in (
-        ("Rig against recordings", run.verification, verify, "verification.json"),
-        ("Doctor", run.doctor, ("doctor", run.folder / "config.toml"), "doctor.json"),
-    ):
-        yield title, report, f"{shlex.join(map(str, command))} --json > {shlex.quote(str(run.folder / file))}"
+    """Yield title, report and the command that writes the report."""
+    data = (run.config.get("data") or [{}])[0]
+    verify = shlex.join(["verify", str(data.get("path", "RECORDINGS")), "--rig", str(data.get("rig", "RIG"))])
+    config, verification, doctor = (
+        shlex.quote(str(run.folder / name)) for name in ("config.toml", "verification.json", "doctor.json")
+    )
+    yield "Rig against recordings", run.verification, f"{verify} --json > {verification}"
+    yield "Doctor", run.doctor, f"doctor {config} --json > {doctor}"
 
 
 def _sources(run: Run) -> list[tuple[str, str]]:
     verified = run.verification.facts if run.verification else (run.rig or {}).get("verified") or {}
     rows = [("recordings (from verify)", str(verified.get("data_hash", "not verified")))]
     rows += [(entry.get("path", ""), f"rig {entry.get('rig', '')}") for entry in run.config.get("data", [])]
-    for name in ("config.toml", "rig.toml", "statistics.json", "summary.json"):
-        file = run.folder / name
-        if file.is_file():
-            rows.append((name, "sha256 " + hashlib.sha256(file.read_bytes()).hexdigest()))
-    return rows
+    names = ("config.toml", "rig.toml", "statistics.json", "summary.json")
+    files = [file for name in names if (file := run.folder / name).is_file()]
+    return rows + [(file.name, "sha256 " + hashlib.sha256(file.read_bytes()).hexdigest()) for file in files]
 
 
 def _statistics(run: Run) -> list[tuple[str, str]]:
-    columns = {key: value for key, value in (run.statistics or {}).items() if isinstance(value, list)}
     return [
         (key, ", ".join(f"{x:.4g}" for x in value))
-        for key, value in columns.items()
-        if all(isinstance(x, int | float) for x in value)
+        for key, value in (run.statistics or {}).items()
+        if isinstance(value, list) and all(isinstance(x, int | float) for x in value)
     ]
 
 
-def _safe_name(name: str) -> str:
-    return re.sub(r"[^A-Za-z0-9._-]+", "_", name)[:60] or "run"
-
-
 PICTURES_BYTES = 12_000_000
-"""Pictures beyond this are named, not embedded: the page stays below 20 MB."""
+"""Size beyond which pictures are named, not embedded, which keeps the page below 20 MB."""
 
 
 @dataclass(frozen=True)
 class Picture:
-    """An embedded picture: its name in its group, caption, text for those who cannot see it, data URL, and size, px."""
+    """An embedded picture: name in its group, caption, alternative text, data URL, width and height, px."""
 
     name: str
     caption: str
@@ -328,7 +290,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Group:
-    """Pictures that share a place, chosen `by` "step" or "episode"; a single one stands alone, by ""."""
+    """Pictures that share a place on the page and are chosen `by` "step" or "episode"; "" for a single picture."""
 
     title: str
     by: str
@@ -336,7 +298,11 @@ class Group:
 
 
 def pictures_of(run: Run) -> tuple[list[Group], list[str]]:
-    """Return a run's pictures, those of several steps or episodes together, and the names of those left out."""
+    """Return a run's pictures, grouped where they differ in step or episode, and the names of those left out.
+
+    Raises:
+        InputError: A file is not a picture.
+    """
     groups: dict[tuple[str, str], list[Picture]] = {}
     spent, left_out = 0, []
     for path in run.pictures:
@@ -349,27 +315,20 @@ def pictures_of(run: Run) -> tuple[list[Group], list[str]]:
             continue
         spent += len(url)
         caption = f"{kind}, {member}" if match else name
-        groups.setdefault((kind, by), []).append(Picture(member, caption, _alt(caption), url, width, height))
-    made = [Group(f"{kind} by {by}" if by else kind, by, tuple(members)) for (kind, by), members in groups.items()]
-    return made, left_out
+        description = next((text for words, text in KINDS if re.search(words, caption.lower())), "Picture of the run")
+        picture = Picture(member, caption, f"{description}: {caption}", url, width, height)
+        groups.setdefault((kind, by), []).append(picture)
+    return [Group(f"{kind} by {by}" if by else kind, by, tuple(m)) for (kind, by), m in groups.items()], left_out
 
 
 KINDS = (
     ("recall", "Bars of recall at 1, 5 and 10 with 95 % intervals: the box, the opening alone, chance"),
     ("curves", "Losses by step, in training and on held-out episodes, the alignment loss beside its chance line"),
-    ("gallery", "Retrieval gallery: query touches and the views found nearest, the right one framed"),
+    ("gallery", "Retrieval gallery: query touches and the most similar views, the right one framed"),
     ("matrix", "Matrix of cosines between touches and views"),
-    ("attention", "How much of its attention the policy gives to joints, camera, region and touch, over an episode"),
+    ("attention", "Attention of the policy on joints, camera, region and touch, over an episode"),
     ("embedding", "Touch and view features in the plane of their two largest principal components"),
     ("map", "Similarity of a touch to the tokens of a camera image"),
-    ("overlay", "Recorded frames with the sensor's box, tokens, touch, joints and contacts"),
-    ("sheet", "Recorded frames with the sensor's box, tokens, touch, joints and contacts"),
-    ("episode", "Recorded frames with the sensor's box, tokens, touch, joints and contacts"),
+    ("overlay|sheet|episode", "Recorded frames with the sensor's box, tokens, touch, joints and contacts"),
 )
-
-
-def _alt(caption: str) -> str:
-    for word, description in KINDS:
-        if word in caption.lower():
-            return f"{description}: {caption}"
-    return f"Picture of the run: {caption}"
+"""Descriptions of pictures by a pattern in their captions; the first match counts."""

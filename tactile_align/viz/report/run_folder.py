@@ -1,11 +1,10 @@
-"""A training run's folder, read for people: what is there, in plain values."""
+"""Reader of a run folder for the report."""
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tactile_align.checks import GRAVEST_FIRST, Check, Report, Table
+from tactile_align.checks import GRAVEST_FIRST, Check, Report, Table, finite
 from tactile_align.diagnostics.summary import Summary, summary_of
 from tactile_align.errors import InputError
 from tactile_align.files import read_json, read_text, read_toml
@@ -16,24 +15,24 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True)
 class Run:
-    """What a run folder holds; a part that is not there is None or empty.
+    """Contents of a run folder; a missing part is None or empty.
 
     Attributes:
         folder: The folder.
         config: The resolved config.
-        config_text: config.toml as it is.
-        metrics: Records of metrics.jsonl in order; numbers that are not finite are None.
+        config_text: Text of config.toml.
+        metrics: Records of metrics.jsonl in order; non-finite numbers are None.
         summary: summary.json, written by `evaluate`.
         verification: verification.json, written by `verify --json`; the gravest check first.
         doctor: doctor.json, written by `doctor --json`; the gravest check first.
-        watch: What the watch remarked in metrics.jsonl while the run trained.
+        watch: Warnings of the watch in metrics.jsonl, made while the run trained.
         statistics: statistics.json.
         environment: Lines of environment.txt.
         rig: rig.toml.
-        pictures: Files of the folder `drawn`, in order.
-        drawn: Where pictures are.
-        label: What the page calls the run, where the folder's name is not enough.
-        live: Whether the run is looked at while it trains.
+        pictures: Picture files in `drawn`, in order.
+        drawn: Folder of the pictures.
+        label: Name of the run on the page, where the folder's name is ambiguous.
+        live: Whether the run is still training.
     """
 
     folder: Path
@@ -54,14 +53,14 @@ class Run:
 
     @property
     def name(self) -> str:
-        """The label, or the folder's name; with its parent's where it is just called `run`."""
+        """The label, else the folder's name, preceded by its parent's where it is just `run`."""
         place = self.folder.resolve()
         return self.label or (f"{place.parent.name}/run" if place.name == "run" else place.name)
 
     def series(self, kind: str, key: str) -> tuple[list[int], list[float | None]]:
         """Return steps and values of one number in the records of one kind ("train", "validation")."""
-        found = [(r["step"], r[key]) for r in self.metrics if r.get("kind") == kind and key in r]
-        return [step for step, _ in found], [value for _, value in found]
+        records = [record for record in self.metrics if record.get("kind") == kind and key in record]
+        return [record["step"] for record in records], [record[key] for record in records]
 
     def keys(self, prefix: str) -> list[str]:
         """Return the names of logged numbers that begin with `prefix`, sorted."""
@@ -69,27 +68,30 @@ class Run:
 
 
 def read_run(folder: str | Path, pictures: str | Path | None = None) -> Run:
-    """Read a run folder; `pictures` is where its pictures are, FOLDER/pictures when None.
+    """Read a run folder.
+
+    Args:
+        folder: The folder.
+        pictures: Folder of its pictures; FOLDER/pictures when None.
 
     Raises:
-        FileNotFoundError: No such folder, or none of a run.
-        ValueError: A file is damaged; names file and line.
+        FileNotFoundError: No such folder, or not a run folder.
+        InputError: A file is damaged; names file and line.
     """
     place = Path(folder)
-    if not (place / "config.toml").is_file():
+    config, environment = place / "config.toml", place / "environment.txt"
+    if not config.is_file():
         raise FileNotFoundError(
-            f"{place}: needed a run folder with config.toml in it; found none. "
-            "Train one with: tactile-align train CONFIG"
+            f"{place}: needed a run folder with config.toml; found none. Train one with: tactile-align train CONFIG"
         )
-    text = read_text(place / "config.toml")
     drawn = place / "pictures" if pictures is None else Path(pictures)
-    found = (file for file in drawn.rglob("*") if file.suffix.lower() in (".png", ".jpg", ".jpeg"))
-    environment = place / "environment.txt"
+    files = sorted(file for file in drawn.rglob("*") if file.suffix.lower() in (".png", ".jpg", ".jpeg"))
     metrics = _metrics(place / "metrics.jsonl")
+    remedy = "Restore it or remove it"
     return Run(
         folder=place,
-        config=_toml(place / "config.toml") or {},
-        config_text=text,
+        config=read_toml(config, remedy),
+        config_text=read_text(config),
         metrics=metrics,
         summary=summary_of(summary) if (summary := place / "summary.json").is_file() else None,
         verification=_report(place / "verification.json", "verify EPISODES"),
@@ -97,22 +99,18 @@ def read_run(folder: str | Path, pictures: str | Path | None = None) -> Run:
         watch=_watch(place / "metrics.jsonl", metrics),
         statistics=_json(place / "statistics.json"),
         environment=tuple(read_text(environment).splitlines()) if environment.is_file() else (),
-        rig=_toml(place / "rig.toml"),
-        pictures=tuple(sorted(found)) if drawn.is_dir() else (),
+        rig=read_toml(rig, remedy) if (rig := place / "rig.toml").is_file() else None,
+        pictures=tuple(files),
         drawn=drawn,
     )
-
-
-def _toml(path: Path) -> Json | None:
-    return read_toml(path, "Restore it or remove it") if path.is_file() else None
 
 
 def _json(path: Path) -> Json | None:
     if not path.is_file():
         return None
-    data = read_json(path, "Write it anew or remove it")
+    data = read_json(path, "Write it again or remove it")
     if not isinstance(data, dict):
-        raise InputError(f"{path}: needed a JSON object; got a {type(data).__name__}. Write it anew or remove it")
+        raise InputError(f"{path}: needed a JSON object; got a {type(data).__name__}. Write it again or remove it")
     return data
 
 
@@ -132,12 +130,12 @@ def _report(path: Path, verb: str) -> Report | None:
         )
     except (KeyError, TypeError, ValueError, AttributeError) as cause:
         raise InputError(
-            f"{path}: needed what `tactile-align {verb} --json` prints; {cause!r} is missing or wrong. Write it anew"
+            f"{path}: needed the output of `tactile-align {verb} --json`; {cause!r} is missing or wrong. Write it again"
         ) from cause
 
 
 def _watch(path: Path, metrics: tuple[Json, ...]) -> Report | None:
-    """Return the remarks of the watch, each once: a resumed run may make one again."""
+    """Return the warnings of the watch, each once, since a resumed run may repeat one."""
     try:
         checks = {
             r["id"]: Check(r["id"], r["text"], r["status"], f"at step {r['step']}", advice=r["advice"])
@@ -147,18 +145,13 @@ def _watch(path: Path, metrics: tuple[Json, ...]) -> Report | None:
     except KeyError as cause:
         raise InputError(
             f"{path}: needed records of kind finding with id, status, step, text and advice; one has no {cause}. "
-            f"This version does not read logs of earlier ones: train anew"
+            f"This version does not read logs of earlier versions: train again"
         ) from cause
     return Report("watch", path.parent.name, tuple(checks.values())) if checks else None
 
 
 def _metrics(path: Path) -> tuple[Json, ...]:
-    found = read_metrics(path) if path.is_file() else []
-    return tuple({key: _number(value) for key, value in record.items()} for record in found)
-
-
-def _number(value: Any) -> Any:
-    """Turn "nan" and "inf", which JSON cannot hold, into None."""
-    if value in ("nan", "inf", "-inf") or (isinstance(value, float) and not math.isfinite(value)):
-        return None
-    return value
+    """Return the records, with None for "nan" and "inf", the names under which non-finite numbers are logged."""
+    records = read_metrics(path) if path.is_file() else []
+    names = ("nan", "inf", "-inf")
+    return tuple(finite({key: None if value in names else value for key, value in r.items()}) for r in records)

@@ -47,7 +47,12 @@ def summary(at: float = 0.42, base: float = 0.2, hsa: float = 3.1, view: str = V
                 },
             }
         },
-        "action_error": {"per_column": [0.02] * 7, "standing_still_per_column": [0.05] * 7, "moments": 900},
+        "action_error": {
+            "per_column": [0.02] * 7,
+            "first_step": [0.01] * 7,
+            "standing_still_per_column": [0.05] * 7,
+            "moments": 900,
+        },
     }
 
 

@@ -61,10 +61,16 @@ def test_a_policy_no_better_than_standing_still_fails(tmp_path: Path) -> None:
     found = check(run, "action-error")
     assert found.status == "pass" and found.value == pytest.approx(0.4)
     data = summary()
-    data["action_error"] = {"per_column": [0.05] * 7, "standing_still_per_column": [0.05] * 7, "moments": 900}
+    still = [0.05] * 7
+    data["action_error"] = {
+        "per_column": still,
+        "first_step": still,
+        "standing_still_per_column": still,
+        "moments": 900,
+    }
     rewrite(run, data)
     assert check(run, "action-error").status == "fail"
-    data["action_error"] = {"per_column": [0.05] * 7, "moments": 900}
+    data["action_error"] = {"per_column": still, "first_step": still, "moments": 900}
     rewrite(run, data)
     assert check(run, "action-error").status == "info"
 
