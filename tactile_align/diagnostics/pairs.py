@@ -1,4 +1,4 @@
-"""Features of held-out moments, as the checkpoint under judgement makes them."""
+"""Features of held-out moments by the model of a run."""
 
 from collections.abc import Iterator
 
@@ -23,7 +23,7 @@ def pair_features(model: AlignedPolicy, moments: Moments, config: TrainConfig, k
     """Return h_tau, h_w, loss inputs and names of all valid contact moments of one view.
 
     Raises:
-        ValueError: There is none.
+        InputError: There is none.
     """
     view = view_of(config, key)
     rows = pair_rows(moments, view)
