@@ -1,4 +1,4 @@
-"""Judge a finished run on its held-out episodes: retrieval beside its baselines, read-outs, and the action error."""
+"""Evaluation of a finished run on its held-out episodes: retrieval beside baselines, read-outs, action error."""
 
 from pathlib import Path
 
@@ -45,8 +45,8 @@ def evaluate(run: str | Path, *, data: Data | None = None, progress: bool = True
 
     Raises:
         FactError, FileNotFoundError: The folder holds no run.
-        InputError: The baseline's training was stopped; the next call goes on with it.
-        ValueError: No held-out moment of a view has both a box and a contact.
+        InputError: The baseline's training was stopped; the next call resumes it. Or no held-out moment of a view has
+            both a box and a contact.
     """
     folder = Path(run)
     config = load_config(folder / "config.toml")
@@ -69,10 +69,10 @@ def evaluate(run: str | Path, *, data: Data | None = None, progress: bool = True
 
 
 def train_to_the_end(config: TrainConfig, data: Data, progress: bool = True) -> None:
-    """Train a run, or go on with it where it stopped; nothing is left to do for a finished one.
+    """Train a run, or resume it where it stopped; a finished run is left as it is.
 
     Raises:
-        InputError: It was stopped (Ctrl-C, SIGTERM) before its end, so it must not be judged.
+        InputError: The training was stopped (Ctrl-C, SIGTERM) before its end, so the run must not be judged.
     """
     if finished(config):
         return
@@ -81,7 +81,7 @@ def train_to_the_end(config: TrainConfig, data: Data, progress: bool = True) -> 
     if not finished(config):
         raise InputError(
             f"{out}: needed a run trained for {config.steps} steps; it was stopped before. Give the same command "
-            f"again: it goes on from the last checkpoint"
+            f"again: it resumes from the last checkpoint"
         )
 
 
@@ -179,10 +179,10 @@ def _encoder_name(model: AlignedPolicy) -> str:
 
 
 def _readings(data: Data, config: TrainConfig) -> str:
-    found = set()
+    readings = set()
     for rig in data.rigs:
         for view in config.views:
             arm = rig.sensor_arm(view.sensor)
             if arm and rig.arms[arm].gripper is not None:
-                found.add(rig.gripper(arm).reading)
-    return " and ".join(sorted(found)) or "none"
+                readings.add(rig.gripper(arm).reading)
+    return " and ".join(sorted(readings)) or "none"

@@ -1,4 +1,4 @@
-"""Where a touch points in the image, and what the policy looks at."""
+"""Similarity of touches to places in the image, and attention of the policy."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from tactile_align.policies.aligned import AlignedPolicy
 from tactile_align.policies.loaded_run import LoadedRun
 
 ROWS = 64
-"""Moments looked at together."""
+"""Moments in a batch."""
 
 
 @dataclass(frozen=True)

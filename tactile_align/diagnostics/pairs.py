@@ -1,4 +1,4 @@
-"""Features of held-out moments, as the checkpoint under judgement makes them."""
+"""Features of held-out moments by the model of a run."""
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ def pair_features(run: LoadedRun, key: str) -> dict[str, np.ndarray]:
     """Return h_tau, h_w, loss inputs and names of all valid contact moments of one view.
 
     Raises:
-        ValueError: There is none.
+        InputError: There is none.
     """
     view, moments = run.view(key), run.moments
     rows = pair_rows(moments, view)

@@ -1,4 +1,4 @@
-"""Everything that can be read off one view's features on held-out episodes, in one call."""
+"""Read-outs of one view's features on held-out episodes: galleries, feature space, localisation and probes."""
 
 from collections.abc import Callable
 from functools import cache, partial
@@ -27,7 +27,7 @@ def stated_object(moments: Moments, rows: np.ndarray) -> np.ndarray:
     """Return the name (N,) of the object in hand in some moments.
 
     Raises:
-        ValueError: A recording does not state it, or cannot be read.
+        InputError: A recording does not state it, or cannot be read.
     """
 
     def read(episode: Episode) -> np.ndarray | None:
@@ -43,9 +43,9 @@ def stated_indentation(moments: Moments, rows: np.ndarray) -> np.ndarray:
 
 
 def _stated(moments: Moments, rows: np.ndarray, read: Callable[[Episode], np.ndarray | None], what: str) -> np.ndarray:
-    found: dict[int, np.ndarray] = {}
-    of, time = moments.episode[rows].tolist(), moments.time[rows].tolist()
-    for number in sorted(set(of)):
+    stated: dict[int, np.ndarray] = {}
+    numbers, times = moments.episode[rows].tolist(), moments.time[rows].tolist()
+    for number in sorted(set(numbers)):
         ref = moments.jobs[number].ref
         with open_episode(ref) as episode:
             values = read(episode)
@@ -54,16 +54,16 @@ def _stated(moments: Moments, rows: np.ndarray, read: Callable[[Episode], np.nda
                 f"needs {what} in every held-out episode, as simulated ones have it; {ref} has none. Write it into "
                 f"the files to have it probed"
             )
-        found[number] = values
-    return np.array([found[e][t] for e, t in zip(of, time, strict=True)])
+        stated[number] = values
+    return np.array([stated[number][t] for number, t in zip(numbers, times, strict=True)])
 
 
 Made = TypeVar("Made")
 OTHER_REGIONS = 7
 POINTED = 128
-"""Contacts of which one image is looked at place by place."""
+"""Contacts of which one image is compared with the touch place by place."""
 PROBED, QUIET = 1500, 256
-"""Moments of contact that are probed, and moments without contact set against them."""
+"""Moments of contact that are probed, and moments without contact beside them."""
 SPACED = 2000  # moments compared each with each: 32 MB a table
 
 
@@ -72,7 +72,7 @@ def view_readouts(
 ) -> Readouts:
     """Read out one view: four galleries, the feature space, localisation and probes.
 
-    What cannot be read off these held-out episodes or this model is left out and named, with the reason.
+    Results that these held-out episodes or this model cannot give are left out and named, with the reason.
 
     Args:
         run: The run, on held-out episodes.
@@ -81,7 +81,7 @@ def view_readouts(
         gallery: Candidates of the galleries across contacts.
 
     Raises:
-        ValueError: No held-out moment has both a box and a contact.
+        InputError: No held-out moment has both a box and a contact.
     """
     view = run.view(key)
     pairs = pair_features(run, key) if features is None else features
@@ -124,7 +124,7 @@ def middles(features: dict[str, np.ndarray]) -> np.ndarray:
 
 
 def _attempt(left_out: dict[str, str], name: str, make: Callable[[], Made]) -> Made | None:
-    """Return what is made, or None and leave the reason under `name`."""
+    """Return the result of `make`, or None and leave the reason under `name`."""
     try:
         return make()
     except InputError as error:

@@ -1,7 +1,7 @@
 """Results of judging a run: plain dataclasses, one JSON form of them, and the table for people."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -25,8 +25,8 @@ class Recall:
         median_rank: Median expected rank of the partner, 1 is best.
         gallery: Number of candidates, the partner included.
         chance: k / gallery, by k; 1 where the gallery has no more than k.
-        queries: Number of contacts that asked.
-        episodes: Number of episodes they are from.
+        queries: Number of contacts that were queries.
+        episodes: Number of their episodes.
     """
 
     at: dict[int, float]
@@ -46,12 +46,12 @@ class Localisation:
         hit: Share of touches whose most similar place lies in the sensor's box (the pointing game).
         interval: 95 % bootstrap interval of `hit` over episodes.
         chance: What a random place hits.
-        always_there: What one fixed place hits, the best one for these very boxes. A wrist camera sees its sensor
-            nearly always at the same place, so `hit` says something only where it is above this.
+        always_there: What the best fixed place for these boxes hits. A wrist camera sees its sensor nearly always at
+            the same place, so `hit` means something only where it is above this.
         distance_px: Median distance from that place to the box's centre, px of the encoder's input.
         distance_mm: The same at the sensor's depth, mm; None without depths.
         moments: Number of touches.
-        episodes: Number of episodes they are from.
+        episodes: Number of their episodes.
     """
 
     hit: float
@@ -72,7 +72,7 @@ class Probe:
         measure: "balanced accuracy" of classes, or "R2" of a number.
         score: On episodes the probe was not fitted on.
         interval: 95 % bootstrap interval over episodes.
-        chance: Score of features that say nothing: 1 / classes, or 0.
+        chance: Score of features without information: 1 / classes, or 0.
         moments: Number of moments.
         episodes: Number of episodes.
     """
@@ -101,9 +101,9 @@ class SpaceHealth:
         partition_isotropy_vision: The same of the regions.
         modality_gap: Distance between the mean touch and the mean region (arXiv 2203.02053).
         margin: Mean cosine to the own region minus that to the most similar other one; above 0, pairs are found.
-        dim: D, which the effective ranks are to be read against.
+        dim: D, the largest possible effective rank.
         pairs: N.
-        verdict: One sentence on what is wrong, or that nothing is.
+        verdict: One sentence on what is wrong, if anything is.
     """
 
     alignment: float
@@ -128,7 +128,7 @@ class HeldOutLoss:
 
     Attributes:
         hsa: Mean over batches; a pair without any negative counts as 0.
-        chance: The same of features that say nothing.
+        chance: The same of features without information.
         batch: Pairs of a batch.
     """
 
@@ -139,7 +139,7 @@ class HeldOutLoss:
 
 @dataclass(frozen=True)
 class OpeningOnly:
-    """Results of the baseline that knows the gripper's opening alone, as in `ViewSummary`."""
+    """Results of the baseline on the gripper's opening alone, as in `ViewSummary`."""
 
     loss: HeldOutLoss
     retrieval: dict[str, Recall]
@@ -148,12 +148,12 @@ class OpeningOnly:
 
 @dataclass(frozen=True, kw_only=True)
 class Readouts:
-    """What was read off one view's features.
+    """Results read off one view's features.
 
     Attributes:
         galleries: Recall by gallery and direction; among the regions of one image, "touch to vision" alone.
         probes: By what is read from which feature: "object from h_tau".
-        left_out: Reasons by what could not be read: "galleries/cross-episode", "space".
+        left_out: Reasons by the name of what could not be read: "galleries/cross-episode", "space".
         space: Health of the feature space; None where it was left out.
         localisation: The pointing game; None where it was left out.
     """
@@ -167,11 +167,11 @@ class Readouts:
 
 @dataclass(frozen=True, kw_only=True)
 class ViewSummary(Readouts):
-    """What `evaluate` measured in one view.
+    """Results of `evaluate` in one view.
 
     Attributes:
-        moments: Held-out moments with a box and a contact.
-        contacts: Contacts they are of.
+        moments: Number of held-out moments with a box and a contact.
+        contacts: Number of their contacts.
         loss: The alignment loss.
         retrieval: Recall by direction: "touch to vision", "vision to touch", "both".
         opening_only: The baseline; None where the run itself does not look at the box.
@@ -203,7 +203,7 @@ class ActionError:
 
 @dataclass(frozen=True)
 class Summary:
-    """What `evaluate` measured of a run; `json_of` writes it as RUN/summary.json, `summary_of` reads it back.
+    """Results of `evaluate` of a run; `json_of` writes it as RUN/summary.json, `summary_of` reads it back.
 
     Attributes:
         run: Name of the run folder.
@@ -220,7 +220,7 @@ class Summary:
     action_error: ActionError | None = None
 
     def text(self) -> str:
-        """Return the table for people, with chance and opening-only beside each number."""
+        """Table for people, with chance and opening-only beside each number."""
         lines = [f"run {self.run}, encoders: {self.encoder}"]
         for key, view in self.views.items():
             lines += ["", f"view {key}: {view.contacts} held-out contacts, {view.moments} moments", *view_lines(view)]
@@ -234,16 +234,16 @@ class Summary:
 
 
 def json_of(result: object) -> str:
-    """Return one of these dataclasses as JSON; what is None is left out."""
+    """JSON of one of these dataclasses; what is None is left out."""
     return json.dumps(TypeAdapter(type(result)).dump_python(result, mode="json", exclude_none=True), indent=2) + "\n"
 
 
 def result_of(kind: type[Result], data: Any, source: str) -> Result:
-    """Return plain data, as `json_of` wrote it, as the dataclass it was.
+    """Return the dataclass that `json_of` wrote.
 
     Args:
         kind: The dataclass.
-        data: What the JSON holds.
+        data: Plain data read from the JSON.
         source: The file, for errors.
 
     Raises:
@@ -251,13 +251,13 @@ def result_of(kind: type[Result], data: Any, source: str) -> Result:
     """
     try:
         result: Result = TypeAdapter(kind).validate_python(data)
+        return result
     except ValidationError as error:
         raise InputError(f"{explain(error, source)}. Write it anew with the command that wrote it") from error
-    return result
 
 
 def summary_of(path: Path) -> Summary:
-    """Return what `evaluate` wrote to a summary.json.
+    """Return the summary that `evaluate` wrote to a summary.json.
 
     Raises:
         FileNotFoundError: No such file.
@@ -270,30 +270,26 @@ SIDES = {"h_tau": "touch", "h_w": "region"}
 
 
 def view_lines(view: ViewSummary) -> Iterator[str]:
-    """Yield what was measured in one view: loss, retrieval beside its baselines, and `readout_lines`."""
+    """Lines on the results of one view: loss, retrieval beside its baselines, and `readout_lines`."""
     loss, both = view.loss, view.retrieval["both"]
-    of_chance = "no pair of a batch has a negative, which is no test at all; raise batch_size or lower hsa.min_gap"
+    of_chance = "no pair of a batch has a negative, so nothing was tested; raise batch_size or lower hsa.min_gap"
     if loss.chance > 0:
         of_chance = f"{loss.hsa / loss.chance:.2f} of chance"
     yield f"HSA {loss.hsa:.3f}, chance {loss.chance:.3f}: {of_chance}"
     yield f"{'':30}{'R@1 [95 % interval]':>24}{'R@5':>8}{'R@10':>8}{'median rank':>13}"
-    rows = {f"box, {direction}": recall for direction, recall in view.retrieval.items()}
-    if view.opening_only is not None:
-        rows |= {f"opening only, {direction}": recall for direction, recall in view.opening_only.retrieval.items()}
-    for title, recall in rows.items():
-        yield (
-            f"{title:30}{_with_interval(recall.at[1], recall.interval[1]):>24}{recall.at[5]:8.3f}{recall.at[10]:8.3f}"
-            f"{recall.median_rank:13.1f}"
-        )
-    chance = both.chance
-    yield f"{'chance':30}{f'{chance[1]:.3f}':>24}{chance[5]:8.3f}{chance[10]:8.3f}{(both.gallery + 1) / 2:13.1f}"
+    results = {"box": view.retrieval, "opening only": view.opening_only.retrieval if view.opening_only else {}}
+    for kind, recalls in results.items():
+        for direction, recall in recalls.items():
+            at = _with_interval(recall.at[1], recall.interval[1])
+            yield _recall_line(f"{kind}, {direction}", at, recall.at, recall.median_rank)
+    yield _recall_line("chance", f"{both.chance[1]:.3f}", both.chance, (both.gallery + 1) / 2)
     yield f"gallery of {both.gallery}, one moment per contact, {both.episodes} held-out episodes"
     yield ""
     yield from readout_lines(view)
 
 
 def readout_lines(view: ViewSummary) -> Iterator[str]:
-    """Yield what was read off one view's features: galleries, localisation, feature space, probes, and what was not."""
+    """Lines on one view's galleries, localisation, feature space and probes, and on what was left out."""
     other = {} if view.opening_only is None else view.opening_only.galleries
     yield f"{'other galleries':30}{'R@1 [95 % interval]':>24}{'opening only':>14}{'chance':>8}{'gallery':>9}"
     for name, recalls in view.galleries.items():
@@ -328,6 +324,10 @@ def readout_lines(view: ViewSummary) -> Iterator[str]:
         reasons.setdefault(reason, []).append(name.partition("/")[2] or name)
     for reason, names in reasons.items():
         yield f"left out, {', '.join(names)}: {reason}"
+
+
+def _recall_line(title: str, first: str, at: Mapping[int, float], rank: float) -> str:
+    return f"{title:30}{first:>24}{at[5]:8.3f}{at[10]:8.3f}{rank:13.1f}"
 
 
 def _with_interval(value: float, interval: tuple[float, float]) -> str:

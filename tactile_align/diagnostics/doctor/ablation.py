@@ -1,6 +1,7 @@
-"""Add one module or loss at a time, diagnose each, and name the first that fails a check."""
+"""Ablation of a config: modules and losses added one by one, up to the first that fails a check."""
 
 from collections.abc import Iterator
+from typing import Any
 
 from tactile_align.checks import Check, Report
 from tactile_align.config.train import TrainConfig
@@ -18,8 +19,8 @@ def ablate(config: TrainConfig, *, data: Data | None = None, progress: bool = Fa
         processes: How many processes prepare episodes.
 
     Returns:
-        One check for each addition, `addition/FIELD`, in order; each has all before it. The first that fails is the
-        last.
+        One check for each addition, `addition/FIELD`, in order; each includes the additions before it. The first that
+        fails is the last.
     """
     data = data or load_data(config, processes, progress)
     checks: list[Check] = []
@@ -41,36 +42,29 @@ def ablate(config: TrainConfig, *, data: Data | None = None, progress: bool = Fa
     return Report("ablate", f"training run {config.out}, built up piece by piece", tuple(checks))
 
 
+HSA: dict[str, Any] = {"weight": 0.0, "symmetric": False, "region_negatives": 0, "bank": 0, "touch_ceiling": None}
+HSA |= {"hardness": 0.0, "finger_negative": False, "camera_negative": False, "hardest": None}
+HSA |= {"learn_temperature": False, "temperature_final": None}
+OFF = {"policy": {"cameras": (), "region_tokens": False, "touch_tokens": False}, "hsa": HSA}
+"""Values of the fields that are added, before they are added; by section, in order."""
+
+
 def grown(config: TrainConfig) -> Iterator[tuple[str, object, TrainConfig]]:
     """Yield the field that is added, its value and the config so far; only pieces that the whole config has are added.
 
     The first is the policy on joints alone, where the config trains one.
     """
-    whole_hsa, whole_policy = config.hsa, config.policy
-    bare = {"weight": 0.0, "symmetric": False, "region_negatives": 0, "bank": 0, "touch_ceiling": None, "hardness": 0.0}
-    bare |= {
-        "finger_negative": False,
-        "camera_negative": False,
-        "hardest": None,
-        "learn_temperature": False,
-        "temperature_final": None,
-    }
-    hsa = whole_hsa.model_copy(update=bare)
-    policy = whole_policy.model_copy(update={"region_tokens": False, "touch_tokens": False, "cameras": ()})
     joint = config.alignment.model_copy(update={"mode": "joint", "pretrain_steps": 0})
-    now = config.model_copy(update={"hsa": hsa, "policy": policy, "alignment": joint})
+    bare = {section: getattr(config, section).model_copy(update=values) for section, values in OFF.items()}
+    now = config.model_copy(update={**bare, "alignment": joint})
     if config.train_policy:
         yield "train_policy", "true, on joints alone", now
-        pieces = ("cameras", "region_tokens", "touch_tokens")
-        for name in (piece for piece in pieces if getattr(whole_policy, piece)):
-            policy = policy.model_copy(update={name: getattr(whole_policy, name)})
-            now = now.model_copy(update={"policy": policy})
-            yield f"policy.{name}", getattr(policy, name), now
-    for name in ("weight", *(n for n in bare if n != "weight")):
-        if getattr(whole_hsa, name) == bare[name]:
-            continue
-        hsa = hsa.model_copy(update={name: getattr(whole_hsa, name)})
-        now = now.model_copy(update={"hsa": hsa})
-        yield f"hsa.{name}", getattr(hsa, name), now
+    fields = [(section, name, off) for section, values in OFF.items() for name, off in values.items()]
+    for section, name, off in fields:
+        value = getattr(getattr(config, section), name)
+        if value != off and (section != "policy" or config.train_policy):
+            part = getattr(now, section).model_copy(update={name: value})
+            now = now.model_copy(update={section: part})
+            yield f"{section}.{name}", value, now
     if config.alignment != joint:
         yield "alignment.mode", config.alignment.mode, config
