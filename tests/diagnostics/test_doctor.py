@@ -37,10 +37,9 @@ def healthy(regrasp_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> t
     return config, load_data(config, progress=False)
 
 
-@pytest.mark.parametrize("seed", [0, 1])
-def test_a_healthy_run_raises_no_alarm(healthy: tuple[TrainConfig, Data], seed: int) -> None:
+def test_a_healthy_run_raises_no_alarm(healthy: tuple[TrainConfig, Data]) -> None:
     config, data = healthy
-    found = diagnose(config.model_copy(update={"seed": seed}), data=data)
+    found = diagnose(config, data=data)  # ten seeds: `tests.benchmarks.doctor`
     alarms = [f"{f.check}: {f.seen}" for f in found.findings if f.status in ("broken", "warn")]
     assert alarms == [] and not found.broken
 
