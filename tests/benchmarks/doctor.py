@@ -1,7 +1,7 @@
-"""Does the doctor raise false alarms, and how long does it take: `python tests/benchmarks/doctor.py RECORDING [SEEDS]`.
+"""Does the doctor raise false alarms, and at what cost: `python -m tests.benchmarks.doctor RECORDING [SEEDS]`.
 
 RECORDING is a folder of simulated episodes with its rig.toml. Prints one line a healthy seed of the tiny
-model, then one for a demo-size model.
+model, then one for a demo-size model. Exits 1 where a seed of the tiny model raises an alarm.
 """
 
 import sys
@@ -40,18 +40,19 @@ def config_of(
     )
 
 
-def line(name: str, config: TrainConfig, data: Data) -> None:
-    """Print one diagnosis in a line."""
+def line(name: str, config: TrainConfig, data: Data) -> int:
+    """Print one diagnosis in a line and return its alarms."""
     began, busy = time.perf_counter(), time.process_time()
     report = diagnose(config, data=data)
     busy, wall = time.process_time() - busy, time.perf_counter() - began
     counts = {status: [c.id for c in report.checks if c.status == status] for status in ("fail", "warn")}
     which = ", ".join(counts["fail"] + counts["warn"])
     print(f"| {name} | {len(counts['fail'])} | {len(counts['warn'])} | {which} | {busy:.1f} | {wall:.1f} |", flush=True)
+    return len(counts["fail"] + counts["warn"])
 
 
-def main() -> None:
-    """Print the table."""
+def main() -> int:
+    """Print the table; return 1 where the tiny model raises an alarm."""
     recording, seeds = Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 10
     torch.set_num_threads(1)
     print("| healthy run | fail | warn | which | CPU s | wall s |\n|---|---|---|---|---|---|")
@@ -60,11 +61,11 @@ def main() -> None:
             recording, Path(folder), {**SMALL_TOWER, "image_size": [48, 32]}, {**SMALL, "chunk_size": 6}, 12
         )
         data = load_data(small, progress=False)
-        for seed in range(seeds):
-            line(f"tiny, seed {seed}", small.model_copy(update={"seed": seed}), data)
+        alarms = sum(line(f"tiny, seed {seed}", small.model_copy(update={"seed": seed}), data) for seed in range(seeds))
         demo = config_of(recording, Path(folder), SMALL_TOWER, SMALL_ACT, 64)
         line("demo size, batch 64", demo, load_data(demo, progress=False))
+    return int(alarms > 0)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -45,10 +45,9 @@ def gravest(report: Report, kind: str) -> Check:
     return min((c for c in report.checks if c.kind == kind), key=lambda c: GRAVEST_FIRST.index(c.status))
 
 
-@pytest.mark.parametrize("seed", [0, 1])
-def test_a_healthy_run_raises_no_alarm(healthy: tuple[TrainConfig, Data], seed: int) -> None:
+def test_a_healthy_run_raises_no_alarm(healthy: tuple[TrainConfig, Data]) -> None:
     config, data = healthy
-    found = diagnose(config.model_copy(update={"seed": seed}), data=data)
+    found = diagnose(config, data=data)  # ten seeds: `tests.benchmarks.doctor`
     assert [f"{c.id}: {c.measured}" for c in found.checks if c.status in ("fail", "warn")] == []
     assert (found.verdict, found.exit_code) == ("pass", 0)
 
