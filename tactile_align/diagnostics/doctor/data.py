@@ -82,11 +82,11 @@ def touch_storage(subject: Subject) -> Iterator[Check]:
     for index in evenly(len(jobs), LOOKED_AT):
         with open_episode(jobs[index].ref) as episode:
             for name in (one.stream for one in jobs[index].inputs if one.key in subject.model.sensors):
-                quality = stored_quality(episode, name)
-                worst[name] = min(worst.get(name, math.inf), math.inf if quality is None else quality)
-    for name, least in worst.items():
-        measured = "without loss" if least == math.inf else f"JPEG of quality {least:.0f}"
-        yield judged("touch-storage", least, name, measured=measured)
+                stored = stored_quality(episode, name)
+                worst[name] = min(worst.get(name, math.inf), math.inf if stored is None else stored)
+    for name, quality in worst.items():
+        measured = "without loss" if quality == math.inf else f"JPEG of quality {quality:.0f}"
+        yield judged("touch-storage", quality, name, measured=measured)
 
 
 def moving_actions(subject: Subject) -> Iterator[Check]:
