@@ -1,1 +1,1 @@
-"""Recordings of other formats, one module each."""
+"""Import into HDF5 episodes and export from them, one module a format; nothing here is read in place."""
