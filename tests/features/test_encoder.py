@@ -190,7 +190,9 @@ def test_a_file_in_the_hubs_cache_is_run_as_its_tag_says(
 
 def test_a_file_that_may_need_quickgelu_is_run_as_named_with_a_warning(quick_pair: str, tmp_path: Path) -> None:
     save_clip(quick_pair, tmp_path / "weights.pt")
-    with pytest.warns(UserWarning, match=r"weights\.pt does not say .*of openai, take 'small-vit-quickgelu'") as caught:
+    with pytest.warns(
+        UserWarning, match=r"weights\.pt does not state .*of openai, take 'small-vit-quickgelu'"
+    ) as caught:
         load_encoder(quick_pair, pretrained=tmp_path / "weights.pt")
     assert len(caught) == 1
     with warnings.catch_warnings():
