@@ -62,7 +62,7 @@ def read_pose_file(path: str | Path, dof: int) -> PoseFile:
         raise InputError(f"{path}: empty; needed a header line and one line per pose")
     header = [name.strip().lower() for name in lines[0][1]]
     rows = [(row, line) for row, line in lines[1:] if any(cell.strip() for cell in line)]
-    groups, units = [], []
+    groups, units = [], list[str]()
     for names, default in ((tuple(f"j{i + 1}" for i in range(dof)), "deg"), (POSE[:3], "mm"), (POSE[3:], "deg")):
         columns = [_column(path, header, name, ("m", "mm") if default == "mm" else ("rad", "deg")) for name in names]
         stated = {unit or default for _, unit in columns}

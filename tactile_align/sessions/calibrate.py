@@ -182,7 +182,7 @@ def _rig_against(known: Rig, solved: Rig, name: str, hand_eye: HandEye) -> list[
         # An error that the session cannot resolve does not count against the rig.
         limit, sigma = LIMITS[kind], scale * float(np.linalg.norm(deviations))
         limit = replace(limit, good=max(limit.good, 3 * sigma), poor=max(limit.poor, 6 * sigma))
-        checks.append(graded({kind: limit}, kind, scale * np.linalg.norm(vector), advice=advice))
+        checks.append(graded({kind: limit}, kind, scale * float(np.linalg.norm(vector)), advice=advice))
     return checks
 
 
