@@ -1,4 +1,4 @@
-"""Say what a recording is and what is wrong with it: one episode, one file with many, or a folder."""
+"""Inspection of a recording, one episode, one file with many, or a folder: what it is and what is wrong with it."""
 
 import os
 import time
@@ -6,7 +6,6 @@ from collections import Counter
 from dataclasses import asdict, dataclass, field, replace
 from math import inf
 from pathlib import Path
-from typing import Any
 
 import h5py
 import numpy as np
@@ -22,7 +21,7 @@ from tactile_align.datasets.streams import Found, Stream, frame_places
 from tactile_align.errors import EpisodeError, Fault, InputError, printable
 
 MOST_UNTAKEN = 8
-"""As many are shown; JSON has all."""
+"""How many are shown; JSON has all."""
 LIMITS = {
     "contact-from-start": Limit(
         "Contact of {1} in {0}, which begins in contact",
@@ -32,7 +31,7 @@ LIMITS = {
         why="In an episode that begins free, contact and free are taken for each other",
     ),
     "touch-quality": Limit(
-        "JPEG quality of {1} in {0}", looks.LEAST_TOUCH_QUALITY, -inf, form=".0f", why="A gel's colours are faint"
+        "JPEG quality of {1} in {0}", looks.LEAST_TOUCH_QUALITY, -inf, form=".0f", why="Gel colours are faint"
     ),
 }
 
@@ -63,7 +62,7 @@ class StreamFacts:
 class EpisodeFacts:
     """One episode, by its place below what was inspected.
 
-    `faults` make it unfit, `remarks` are worth knowing, `untaken` looks like streams no role was given to.
+    `faults` make it unfit, `remarks` are worth knowing, `untaken` are data like streams that the layout does not name.
     """
 
     name: str
@@ -84,14 +83,14 @@ class EpisodeFacts:
     remarks: list[Check] = field(default_factory=list)
 
     def remark(self, kind: str, title: str, measured: str, advice: str, *on: str, info: bool = False) -> None:
-        """Note a remark, of what `on` names in the episode; `info` where nothing is amiss."""
+        """Add a remark, on what `on` names in the episode; `info` where nothing is wrong."""
         id = "/".join((kind, self.name, *on))
         self.remarks.append(Check(id, title, "info" if info else "warn", measured, advice=advice))
 
 
 @dataclass
 class Inspection:
-    """What `inspect_path` found: facts by episode, and what is wrong with them or between them."""
+    """Result of `inspect_path`: facts by episode, and what is wrong in them or between them."""
 
     path: Path
     episodes: list[EpisodeFacts]
@@ -106,17 +105,15 @@ class Inspection:
     @property
     def report(self) -> Report:
         """A check of every fault, "KIND/FILE/KEY/ROW", and every remark; JSON holds the facts as `episodes`."""
-        facts = [asdict(episode) for episode in self.episodes]
-        checks = [self._summary()]
-        for episode, fact in zip(self.episodes, facts, strict=True):
-            del fact["faults"], fact["remarks"]
-            checks += [*map(self._check_of, episode.faults), *episode.remarks]
-        checks += [*map(self._check_of, self.faults), *self.remarks]
-        times = Counter[str]()
-        for i, check in enumerate(checks):
-            times[check.id] += 1
-            if times[check.id] > 1:
-                checks[i] = replace(check, id=f"{check.id}/{times[check.id]}")
+        checks, times = [self._summary()], Counter[str]()
+        parts: list[EpisodeFacts | Inspection] = [*self.episodes, self]
+        for part in parts:
+            for check in (*map(self._check_of, part.faults), *part.remarks):
+                times[check.id] += 1
+                same = f"/{times[check.id]}" if times[check.id] > 1 else ""
+                checks.append(replace(check, id=check.id + same))
+        hidden = {"faults", "remarks"}
+        facts = [{k: v for k, v in asdict(episode).items() if k not in hidden} for episode in self.episodes]
         return Report("inspect", printable(str(self.path)), tuple(checks), facts={"episodes": facts})
 
     def text(self) -> str:
@@ -131,8 +128,8 @@ class Inspection:
 
     def _summary(self) -> Check:
         steps = [episode.steps for episode in self.episodes if episode.steps]
-        layouts = Counter(str(episode.layout) for episode in self.episodes)
-        named = ", ".join(f"{count} {layout}" for layout, count in layouts.items())
+        layouts = Counter(str(episode.layout) for episode in self.episodes).items()
+        named = ", ".join(f"{count} {layout}" for layout, count in layouts)
         measured = f"{len(self.episodes)} episodes, {sum(steps):,} steps ({named})"
         if steps:
             measured += f"; steps an episode: {min(steps)} to {max(steps)}, median {int(np.median(steps))}"
@@ -183,9 +180,8 @@ def inspect_path(path: str | Path, layout: str | Path | None = None, *, timing: 
     Raises:
         FileNotFoundError: Nothing there.
     """
-    text = str(path)
-    alone = "#" in text and not Path(text).exists()
-    refs: tuple[EpisodeRef | str, ...] = (text,) if alone else list_episodes(path, layout)
+    alone = "#" in str(path) and not Path(path).exists()
+    refs: tuple[EpisodeRef | str, ...] = (str(path),) if alone else list_episodes(path, layout)
     seen: dict[bytes, str] = {}
     inspection = Inspection(Path(path), [])
     for number, ref in enumerate(refs):
@@ -214,13 +210,12 @@ def _inspect(
             return result
         if episode.fps is None:
             result.remark("rate", "Rate", "not recorded", "Give --fps where it matters.", info=True)
-        print_of = episode.qpos.tobytes() + episode.action.tobytes()
-        if print_of in seen:
-            text = f"has the very joints and actions of {seen[print_of]}; keep one of the two"
+        numbers = episode.qpos.tobytes() + episode.action.tobytes()
+        if numbers in seen:
+            text = f"has the very joints and actions of {seen[numbers]}; keep one of the two"
             inspection.faults.append(Fault("duplicate", episode.path, episode.layout.state.qpos[0], text))
-        seen[print_of] = result.name
-        sound = _look(episode, result)
-        if sound and timing:
+        seen[numbers] = result.name
+        if _look(episode, result) and timing:
             result.items_a_second, result.slowest = _measure(episode)
     return result
 
@@ -236,15 +231,13 @@ def _untaken(episode: Episode) -> list[str]:
 
 
 def _look(episode: Episode, result: EpisodeFacts) -> bool:
-    """Fill in streams, faults and remarks; False when frames are damaged and cannot be looked at."""
-    same: dict[str, np.ndarray] = {}
-    sizes: dict[str, float] = {}
-    for name in (*episode.cameras, *episode.sensors):
-        same[name], sizes[name] = _scan(episode, name, result)
+    """Add streams, faults and remarks; False where frames are damaged and cannot be decoded."""
+    names = (*episode.cameras, *episode.sensors)
+    stored = {name: _scan(episode, name, result) for name in names}
     if result.faults:
         return False
     seen: dict[str, looks.Look] = {}
-    for name in (*episode.cameras, *episode.sensors):
+    for name in names:
         try:
             seen[name] = looks.look_at(episode, name, every=1 if name in episode.sensors else None)
         except EpisodeError as error:
@@ -258,42 +251,26 @@ def _look(episode: Episode, result: EpisodeFacts) -> bool:
         except EpisodeError as error:
             result.faults.extend(error.faults)
     for name, look in seen.items():
-        stream, touch = episode.stream(name), name in episode.sensors
-        extra: dict[str, Any] = {}
+        stream, touch, (same, size) = episode.stream(name), name in episode.sensors, stored[name]
+        share, count, drift = None, None, None
         if touch:
-            found = contact_of(look.thumbs.round().astype(np.uint8))
-            extra = {"contact_share": found.share, "contacts": int(contacts(found.flags).max() + 1)}
-            extra["drift"] = round(found.drift, 2)
-            if found.flags[0]:
-                advice = "Look at `tactile-align overlay`."
-                _judge(result, "contact-from-start", found.share, name, advice)
-            if found.drifting:
-                drift = f"{found.drift:.1f} grey levels within the episode"
+            contact = contact_of(look.thumbs.round().astype(np.uint8))
+            share, count, drift = contact.share, int(contacts(contact.flags).max() + 1), round(contact.drift, 2)
+            if contact.flags[0]:
+                _judge(result, "contact-from-start", share, name, "Look at `tactile-align overlay`.")
+            if contact.drifting:
+                measured = f"{contact.drift:.1f} grey levels within the episode"
                 advice = "Warm the sensor's lamps up before recording; weak contacts may be missed."
-                result.remark("touch-drift", f"Drift of {name} in {result.name}", drift, advice, name)
+                result.remark("touch-drift", f"Drift of {name} in {result.name}", measured, advice, name)
         quality = looks.stored_quality(episode, name)
         if touch and quality is not None:
-            advice = (
-                "What is lost stays lost: convert the raw recording anew, and record the next at quality 95 or as PNG."
-            )
+            advice = "Lost detail stays lost: convert the raw recording anew; record the next at quality 95 or as PNG."
             _judge(result, "touch-quality", quality, name, advice)
-        role, repeated = "touch" if touch else "camera", int(same[name].sum())
         red, green, blue = (round(c, 1) for c in look.rgb)
-        facts = (stream.kind, stream.codec, stream.channels, stream.width, stream.height, chunks[name])
-        result.streams.append(
-            StreamFacts(
-                name,
-                role,
-                stream.key,
-                *facts,
-                round(sizes[name] / 1000, 1),
-                quality,
-                repeated,
-                (red, green, blue),
-                **extra,
-            )
-        )
-        result.faults.extend(looks.frozen(episode, name, same[name]))
+        form = (stream.key, stream.kind, stream.codec, stream.channels, stream.width, stream.height, chunks[name])
+        amounts = (round(size / 1000, 1), quality, int(same.sum()), (red, green, blue), share, count, drift)
+        result.streams.append(StreamFacts(name, "touch" if touch else "camera", *form, *amounts))
+        result.faults.extend(looks.frozen(episode, name, same))
     faults, idle = looks.dead_joints(episode)
     cameras = {name: look for name, look in seen.items() if name in episode.cameras}
     result.faults += faults + looks.swapped_touch(episode, seen) + looks.swapped_arms(episode, cameras)
@@ -306,14 +283,14 @@ def _look(episode: Episode, result: EpisodeFacts) -> bool:
 
 
 def _judge(result: EpisodeFacts, kind: str, value: float, name: str, advice: str) -> None:
-    """Note what does not pass."""
+    """Add a remark where a value does not pass."""
     check = graded(LIMITS, kind, value, result.name, name, advice=advice)
     if check.status != "pass":
         result.remarks.append(check)
 
 
 def _scan(episode: Episode, name: str, result: EpisodeFacts) -> tuple[np.ndarray, float]:
-    """Check every stored frame without decoding it: (T - 1,) bool repeated, and mean bytes a frame."""
+    """Check every stored frame without decoding it; return (T - 1,) bool, repeated, and the mean bytes a frame."""
     stream = episode.stream(name)
     before: bytes | None = None
     same, total = np.zeros(max(0, len(episode) - 1), bool), 0
@@ -323,16 +300,16 @@ def _scan(episode: Episode, name: str, result: EpisodeFacts) -> tuple[np.ndarray
             if data is None:
                 data = episode.image(name, t).tobytes()
             elif (size := codec.width_height(data)) != (stream.width, stream.height):
-                text = (
-                    f"is {size[0]}x{size[1]} but row 0 is {stream.width}x{stream.height}; cut it: tactile-align repair"
-                )
-                raise hdf5.fault("frame-size", episode.path, stream.key, text, t)
-        except EpisodeError as error:
-            result.faults.extend(error.faults)
-            continue
-        except InputError as cause:
-            text = f"{cause}; cut it: tactile-align repair"
-            result.faults.append(Fault("frame", episode.path, stream.key, text, t))
+                text = f"is {size[0]}x{size[1]} but row 0 is {stream.width}x{stream.height}"
+                raise hdf5.fault("frame-size", episode.path, stream.key, f"{text}; cut it: tactile-align repair", t)
+        except InputError as error:
+            text = f"{error}; cut it: tactile-align repair"
+            own = (
+                error.faults
+                if isinstance(error, EpisodeError)
+                else (Fault("frame", episode.path, stream.key, text, t),)
+            )
+            result.faults.extend(own)
             continue
         if t:
             same[t - 1] = data == before
@@ -372,7 +349,7 @@ def _check_lengths_table(file: h5py.File, episode: Episode, result: EpisodeFacts
 
 
 def _measure(episode: Episode, seconds: float = 0.4) -> tuple[float, str]:
-    """Moments a CPU-second with every stream decoded in full, and what costs most."""
+    """Return moments a CPU-second with every stream decoded in full, and what costs most."""
     rng, names = np.random.default_rng(0), (*episode.cameras, *episode.sensors)
     cost, count = dict.fromkeys(names, 0.0), 0
     until = time.perf_counter() + seconds
@@ -388,7 +365,7 @@ def _measure(episode: Episode, seconds: float = 0.4) -> tuple[float, str]:
 
 
 def _compare(inspection: Inspection) -> None:
-    """Note what only shows between episodes: another robot, another camera, another layout."""
+    """Add what only shows between episodes: another robot, another camera, another layout."""
     sound = [episode for episode in inspection.episodes if episode.layout is not None and episode.steps]
     for what, of in (
         ("joints", lambda e: e.joints),

@@ -1,4 +1,4 @@
-"""Fit a sensor's pose on its finger and the gripper's stroke to boxes of the sensor."""
+"""Fit of a sensor's pose on its finger and of the gripper's stroke to boxes of the sensor."""
 
 from dataclasses import dataclass
 
@@ -7,20 +7,19 @@ from scipy.optimize import least_squares
 
 from tactile_align.calibration.bundle_adjustment import jackknife
 from tactile_align.calibration.rig import RigCamera, Sensor
-from tactile_align.finger.frames import FingerFrames, Reading, told
+from tactile_align.finger.frames import FingerFrames, Reading, cross_validated, likely_reading
 from tactile_align.geometry.boxes import intersection_over_union
 from tactile_align.geometry.frames import pose, rotation_exp
 from tactile_align.verify.single_cause import Sight, boxes_through, camera_shift, camera_turn, focal_length
 
 PRIOR_M, PRIOR_RAD, PRIOR_STROKE = 0.005, np.radians(5.0), 0.10
-"""How far drawings are usually off: one standard deviation of position, angle and stroke."""
+"""Errors of drawings: one standard deviation of position, angle and stroke."""
 BOX_PX = 1.5
-"""How well a box is drawn by hand."""
+"""Standard deviation of the edges of a box drawn by hand, px."""
 LOST = 50.0
-"""What a fit pays for an edge of a box that it does not see, in units of BOX_PX."""
+"""Error of a box without a pixel, at each edge, in units of BOX_PX."""
 POOR_IOU, CLEAR_IOU = 0.75, 0.05
-"""Below the first another sense of the gripper is tried; the second tells a command from a measurement."""
-MOST_FOLDS = 10
+"""Below the first the swapped gripper is tried; the second tells a command from a measurement."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +32,7 @@ class BoxFit:
         bias: (7,) what they change by when every box is drawn a pixel wider at each side.
         before: (N,) IoU of the boxes with the rig as it was.
         after: (N,) IoU of each box with the fit of all others.
-        reading: What the boxes say the gripper reading is; None where they cannot tell.
+        reading: What the gripper reading is; None where the boxes cannot tell.
     """
 
     x: np.ndarray
@@ -58,20 +57,23 @@ def fit_boxes(frames: FingerFrames, touch: Sensor, seen: np.ndarray, ends: tuple
         seen: (N, 4) the boxes.
         ends: The finger's opening fully closed and fully open, m.
     """
-    everything = np.arange(len(seen))
     x = _solve(frames, touch, seen, START)
     if np.nanmedian(iou_of(frames, touch, seen, x)) < POOR_IOU:
         # open and closed swapped: the finger runs backwards from the other end of its stroke.
         back = _solve(frames, touch, seen, np.array([*(frames.axis * sum(ends)), 0, 0, 0, -1.0]))
-        x = max(x, back, key=lambda one: float(np.nanmedian(iou_of(frames, touch, seen, one))))
-    folds = [everything % MOST_FOLDS == k for k in range(min(MOST_FOLDS, len(seen)))]
-    left = np.stack([_solve(frames.only(~fold), touch, seen[~fold], x) for fold in folds])
-    after = np.empty(len(seen))
-    for fold, one in zip(folds, left, strict=True):
-        after[fold] = iou_of(frames.only(fold), touch, seen[fold], one)
-    sigma = np.sqrt(np.diag(jackknife(left)))
+        x = max(x, back, key=lambda fit: float(np.nanmedian(iou_of(frames, touch, seen, fit))))
+
+    def solve(rows: np.ndarray) -> np.ndarray:
+        return _solve(frames.only(rows), touch, seen[rows], x) if rows.any() else START
+
+    def error(rows: np.ndarray, fit: np.ndarray, reading: Reading | None = None) -> np.ndarray:
+        return 1 - iou_of(frames.only(rows), touch, seen[rows], fit, reading)
+
+    fits, after = cross_validated(len(seen), solve, error)
     bias = _solve(frames, touch, seen + np.array([-1.0, -1.0, 1.0, 1.0]), x) - x
-    return BoxFit(x, sigma, bias, iou_of(frames, touch, seen, START), after, _reading(frames, touch, seen, x))
+    reading = likely_reading(frames, solve, error, CLEAR_IOU)
+    before = iou_of(frames, touch, seen, START)
+    return BoxFit(x, np.sqrt(np.diag(jackknife(fits))), bias, before, 1 - after, reading)
 
 
 START = np.array([0.0] * 6 + [1.0])
@@ -104,26 +106,16 @@ def _solve(frames: FingerFrames, touch: Sensor, seen: np.ndarray, start: np.ndar
         off = (boxes_of(frames, touch, z * scale) - seen) / BOX_PX
         return np.concatenate([np.where(np.isfinite(off), off, LOST).ravel(), z - likely / scale])
 
-    found = least_squares(residual, start / scale, loss="soft_l1", diff_step=[1e-4], xtol=1e-7, max_nfev=40)
-    return np.asarray(found.x) * scale
-
-
-def _reading(frames: FingerFrames, touch: Sensor, seen: np.ndarray, x: np.ndarray) -> Reading | None:
-    """Tell whether the reading follows the fingers: boxes where both senses agree foretell those where they differ."""
-    rows = frames.telling
-    if not rows.any():
-        return None
-    agreed = _solve(frames.only(~rows), touch, seen[~rows], x) if not rows.all() else START
-    error = {one: 1 - iou_of(frames.only(rows), touch, seen[rows], agreed, one) for one in frames.opening}
-    return told(error["commanded"], error["measured"], CLEAR_IOU)
+    fit = least_squares(residual, start / scale, loss="soft_l1", diff_step=[1e-4], xtol=1e-7, max_nfev=40)
+    return np.asarray(fit.x) * scale
 
 
 LIKELY = 0.8
-"""A second cause is only named when the median IoU reaches this with it."""
+"""Median IoU with a second cause from which on it is named too."""
 
 
 def other_cause(frames: FingerFrames, touch: Sensor, seen: np.ndarray, camera: str, mounted: RigCamera) -> str:
-    """Say what of the camera would explain boxes (N, 4), px, with sensor and stroke as the rig has them.
+    """Return in words what of the camera would explain boxes (N, 4), px, with sensor and stroke as the rig has them.
 
     The likeliest cause comes first; each is fitted alone.
     """
@@ -136,7 +128,7 @@ def other_cause(frames: FingerFrames, touch: Sensor, seen: np.ndarray, camera: s
         (turn.iou, f"how it is turned, by ({about}) deg about its own axes"),
         (zoom.iou, f"its K, focal length x {zoom.value[0]:.2f}"),
     ]
-    causes.sort(key=lambda one: -one[0])
+    causes.sort(key=lambda cause: -cause[0])
     named = [f"{text} (IoU {iou:.2f})" for iou, text in causes if iou >= min(LIKELY, causes[0][0])]
     return (
         f"Boxes of {camera} alone cannot tell a moved camera from a moved sensor. If the sensor is mounted as "

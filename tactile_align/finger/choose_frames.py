@@ -1,4 +1,4 @@
-"""Choose frames worth looking at: over the openings of the gripper and over the episodes."""
+"""Choice of frames to look at: over the openings of the gripper and over the episodes."""
 
 import logging
 from dataclasses import dataclass
@@ -14,12 +14,12 @@ from tactile_align.evenly import evenly
 logger = logging.getLogger(__name__)
 
 CROWDED, WORN = 0.10, 0.02
-"""What a frame beside a chosen one, and each frame already taken from its episode, cost: shares of the openings."""
+"""Cost of a frame beside a chosen one, and of each frame already taken from its episode: shares of the openings."""
 
 
 @dataclass(frozen=True)
 class Chosen:
-    """One frame: its episode, its row, and one finger's opening there, m; None where no rig told."""
+    """One frame: its episode, its row, and one finger's opening there, m; None where no rig gives it."""
 
     ref: EpisodeRef
     frame: int
@@ -71,8 +71,8 @@ def choose_frames(
                     known = False
                     logger.warning(f"{ref}: /{episode.layout.state.qpos[0]}: {error} Frames lie evenly in time.")
             openings.append(stands)
-    episode_of = np.repeat(np.arange(len(refs)), [len(one) for one in openings])
-    frame_of = np.concatenate([np.arange(len(one)) for one in openings])
+    episode_of = np.repeat(np.arange(len(refs)), [len(stands) for stands in openings])
+    frame_of = np.concatenate([np.arange(len(stands)) for stands in openings])
     pooled = np.concatenate(openings)
     if len(pooled) == 0:
         raise InputError(f"{path}: the episodes hold no frames; record some")

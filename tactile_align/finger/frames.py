@@ -1,6 +1,6 @@
-"""Frames in which a camera looks at a finger: where the flange is, and how far the finger stands out."""
+"""Frames of a camera that looks at a finger: where the flange is and how far the finger stands out; fits to them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, Self
 
@@ -15,6 +15,9 @@ from tactile_align.projection.episode_boxes import held_opening, qpos_at_exposur
 from tactile_align.verify.evidence import Evidence
 
 Reading = Literal["commanded", "measured"]
+Solve = Callable[[np.ndarray], np.ndarray]
+"""Fits numbers (k,) to some of N frames, chosen by flags (N,)."""
+MOST_FOLDS = 10
 SAME_M = 0.0005
 """Openings that differ by less cannot tell a command from a measurement."""
 
@@ -59,36 +62,30 @@ class FingerFrames:
         gripper, column, rows = rig.gripper(arm), int(node == "finger2"), np.asarray(frames, dtype=int)
         opening: dict[Reading, np.ndarray] = {}
         for reading in ("commanded", "measured"):
-            read = _with_reading(rig, arm, reading)
+            read = rig.with_gripper(arm, reading=reading)
             opening[reading] = held_opening(read, arm, episode.qpos, evidence.contact)[rows, column]
         mounted = rig.camera(camera)
         qpos = qpos_at_exposure(rig, camera, episode.qpos, episode.fps)[rows]
         T = invert(mounted.T_parent_this) @ rig.T_from_to(mounted.parent, f"{arm}/flange", qpos)
         axis = np.asarray(gripper.law.axis) * (-1.0 if column else 1.0)
-        which = np.zeros(len(rows), int)
-        return cls((mounted.stored,), which, T, opening, axis, gripper.reading)
+        return cls((mounted.stored,), np.zeros(len(rows), int), T, opening, axis, gripper.reading)
 
     @classmethod
     def join(cls, parts: "Sequence[FingerFrames]") -> "FingerFrames":
         """Return the frames of several episodes as one."""
-        first = parts[0]
         # Equal lenses count once, so that all their frames are projected in one go.
-        lenses = {_key(lens): lens for one in parts for lens in one.lenses}
-        which = [np.full(len(one), list(lenses).index(_key(one.lenses[0]))) for one in parts]
-        return replace(
-            first,
-            lenses=tuple(lenses.values()),
-            which=np.concatenate(which),
-            T_camera_flange=np.concatenate([one.T_camera_flange for one in parts]),
-            opening={reading: np.concatenate([one.opening[reading] for one in parts]) for reading in first.opening},
-        )
+        lenses = {_key(part.lenses[0]): part.lenses[0] for part in parts}
+        which = np.concatenate([np.full(len(part), list(lenses).index(_key(part.lenses[0]))) for part in parts])
+        T = np.concatenate([part.T_camera_flange for part in parts])
+        opening = {key: np.concatenate([part.opening[key] for part in parts]) for key in parts[0].opening}
+        return replace(parts[0], lenses=tuple(lenses.values()), which=which, T_camera_flange=T, opening=opening)
 
     def __len__(self) -> int:
         return len(self.which)
 
     def only(self, rows: np.ndarray) -> "FingerFrames":
         """Return some of the frames, by index or flag."""
-        opening = {reading: one[rows] for reading, one in self.opening.items()}
+        opening = {reading: values[rows] for reading, values in self.opening.items()}
         return replace(self, which=self.which[rows], T_camera_flange=self.T_camera_flange[rows], opening=opening)
 
     @property
@@ -105,14 +102,42 @@ class FingerFrames:
         return np.asarray(pose(turn, out[:, None] * (self.axis if axis is None else axis)))
 
 
-def told(held: np.ndarray, plain: np.ndarray, margin: float) -> Reading | None:
-    """Tell from frames in contact whether the reading follows the fingers or is only a command; None: cannot tell.
+def cross_validated(
+    count: int, solve: Solve, error: Callable[[np.ndarray, np.ndarray], np.ndarray]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the fits (K, k) that leave out a tenth of N = `count` frames each, and (N,) errors of what was left out.
 
     Args:
-        held: (K,) error of each frame when the command is held from contact onset on.
-        plain: (K,) error of each frame when the reading is taken as it is.
-        margin: By how much the medians must differ.
+        count: How many frames.
+        solve: The fit.
+        error: Gives the errors (M,) of the M frames of some flags (N,) with numbers (k,).
     """
+    folds = [np.arange(count) % MOST_FOLDS == k for k in range(min(MOST_FOLDS, count))]
+    fits = np.stack([solve(~fold) for fold in folds])
+    errors = np.empty(count)
+    for fold, x in zip(folds, fits, strict=True):
+        errors[fold] = error(fold, x)
+    return fits, errors
+
+
+def likely_reading(
+    frames: FingerFrames, solve: Solve, error: Callable[[np.ndarray, np.ndarray, Reading], np.ndarray], margin: float
+) -> Reading | None:
+    """Return whether the gripper reading follows the fingers or is only a command; None where frames cannot tell.
+
+    A fit to the frames in which both give one opening predicts those in which they differ.
+
+    Args:
+        frames: N frames.
+        solve: The fit.
+        error: As in `cross_validated`, for a reading.
+        margin: By how much the medians of the errors must differ.
+    """
+    rows = frames.telling
+    if not rows.any():
+        return None
+    agreed = solve(~rows)
+    held, plain = error(rows, agreed, "commanded"), error(rows, agreed, "measured")
     both = np.isfinite(held) & np.isfinite(plain)
     if both.sum() < 4:
         return None
@@ -130,10 +155,6 @@ def finger_of(rig: Rig, sensor: str) -> str:
     if parent.partition("/")[2] not in ("finger1", "finger2"):
         raise InputError(f"the finger route needs a sensor on ARM/finger1 or ARM/finger2; {sensor} hangs on '{parent}'")
     return parent
-
-
-def _with_reading(rig: Rig, arm: str, reading: Reading) -> Rig:
-    return rig.with_gripper(arm, reading=reading)
 
 
 def _key(lens: Camera) -> tuple[object, ...]:

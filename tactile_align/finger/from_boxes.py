@@ -1,4 +1,4 @@
-"""The finger route: where a sensor really sits on its finger, from boxes of it over several openings.
+"""Finger route by boxes: where a sensor really sits on its finger, from boxes of it over several openings.
 
 For a camera on the same hand the chain camera - flange - finger - sensor holds no arm joint, so no arm motion is
 needed; the opening and the finger's own geometry dominate the error. A tag instead of boxes: `finger_tag`.
@@ -43,8 +43,8 @@ class Finger:
         sigma: (7,) standard deviations of the seven numbers above, from leaving out a tenth of the boxes at a time.
         before: Median IoU of the boxes with the old rig, with all labels.
         after: The same with the new rig, each label under the fit of all others.
-        reading: What the boxes say the gripper reading is: "commanded", "measured", or None where they cannot tell.
-        needed: Whether the boxes ask for a change at all; one that they do not is only written when accepted.
+        reading: What the gripper reading is by the boxes: "commanded", "measured", or None where they cannot tell.
+        needed: Whether the boxes need a change at all; one that they do not need is only written when accepted.
         report: The checks.
     """
 
@@ -77,15 +77,15 @@ def calibrate_finger(
         path: The episodes the labels belong to.
         rig: The rig; its camera must be calibrated already.
         labels: At least six boxes over several openings, see `labels.read_labels`. Those of the same sensor in
-            another camera are held against the fit, which fails where it makes them worse.
+            another camera are compared with the fit, which fails where it makes them worse.
         camera: Which camera; None: the one that the labels name.
         sensor: Which sensor; None: the one that the labels name.
         layout: The episodes' layout; recognised when None.
-        accept: Write it even though the sensor or the stroke went far, or no change is needed.
+        accept: Write it even though the sensor or the stroke is far from the rig's, or no change is needed.
         out: Where to write the rig; None: do not write. A fit that fails is never written.
 
     Raises:
-        FileNotFoundError, ValueError: No episodes, labels of an episode that is not there, fewer than six, labels
+        FileNotFoundError, InputError: No episodes, labels of an episode that is not there, fewer than six, labels
             for several cameras or sensors, a sensor on no finger or with a pose of its own in one of the episodes.
     """
     known = rig if isinstance(rig, Rig) else load_rig(rig)
@@ -93,8 +93,9 @@ def calibrate_finger(
     sensor = _only(sensor, sorted({key[2] for key in labels}), "sensor")
     finger, touch = finger_of(known, sensor), known.sensor(sensor)
     frames, seen, digests = _collected(path, known, labels, camera, sensor, layout)
-    gripper = known.gripper(finger.partition("/")[0])
-    closed, opened = (float(gripper.law.opening(np.asarray(fraction))) for fraction in (0.0, 1.0))
+    arm = finger.partition("/")[0]
+    gripper = known.gripper(arm)
+    closed, opened = map(float, gripper.law.opening(np.array([0.0, 1.0])))
     fit = fit_boxes(frames, touch, seen, (closed, opened))
     others = []
     for other in sorted({key[1] for key in labels if key[2] == sensor and key[1] != camera}):
@@ -102,21 +103,22 @@ def calibrate_finger(
         before, after = (iou_of(there, touch, drawn, x) for x in (START, fit.x))
         others.append(OtherView(other, before, after))
         digests += more
-    doubt, mounted = "", known.camera(camera)
-    if not STROKES[0] <= fit.x[6] <= STROKES[1]:
-        doubt = "Mend the stroke first, see there."
-    elif is_far(fit.x):
-        doubt = f"{other_cause(frames, touch, seen, camera, mounted)} {verdict_of_others(others)}"
+    doubt, x = "", fit.x
+    plausible = STROKES[0] <= x[6] <= STROKES[1]
+    if not plausible:
+        doubt = "Correct the stroke first, see there."
+    elif is_far(x):
+        doubt = f"{other_cause(frames, touch, seen, camera, known.camera(camera))} {verdict_of_others(others)}"
     checks = [
         *box_checks(fit, float(np.ptp(frames.opening[frames.stated])), others, camera, doubt, accept),
         *reading_checks(fit.reading, gripper.reading),
     ]
     subject = f"{sensor} in {camera}: {len(seen)} boxes"
     report = Report("calibrate", subject, tuple(checks), facts=provenance(digests))
-    x, changed, needed = fit.x, known, is_needed(fit)
-    if STROKES[0] <= x[6] <= STROKES[1]:
+    changed, needed = known, is_needed(fit)
+    if plausible:
         changed = known.with_sensor(sensor, **pose_keys(moved(touch.T_parent_this, x)))
-        changed = with_stroke(changed, finger.partition("/")[0], float(x[6]))
+        changed = with_stroke(changed, arm, float(x[6]))
     if needed or accept:
         save_unless_failed(changed, out, report)
     old, new = float(np.median(fit.before)), float(np.median(fit.after))
@@ -145,9 +147,9 @@ def _collected(
     parts, seen, digests = [], [], []
     for name, boxes in drawn.items():
         with open_episode(refs[name]) as episode:
-            found = gather(episode, rig, labels)
-            digests.append(found.digest)
-            parts.append(FingerFrames.of(episode, rig, camera, finger_of(rig, sensor), found, sorted(boxes)))
+            evidence = gather(episode, rig, labels)
+            digests.append(evidence.digest)
+            parts.append(FingerFrames.of(episode, rig, camera, finger_of(rig, sensor), evidence, sorted(boxes)))
             seen += [boxes[t] for t in sorted(boxes)]
     return FingerFrames.join(parts), np.array(seen), digests
 

@@ -1,7 +1,7 @@
-"""The finger route by a tag: where the camera sees the finger at each opening, without boxes and without arm motion.
+"""Finger route by a tag: where the camera sees the finger at each opening, without boxes and without arm motion.
 
-The nine numbers are a pose, the stroke and the axis. Which pose is written follows from where the tag's place is
-known, see `tag.FingerTag`.
+Nine numbers are fitted: a pose, the stroke and the axis. Which pose is written follows from where the tag's place is
+known, see `tag_fit.FingerTag`.
 """
 
 from dataclasses import dataclass
@@ -20,6 +20,7 @@ from tactile_align.finger.tag_fit import (
     MIN_SIGHTINGS,
     FingerTag,
     Holder,
+    Sightings,
     TagFit,
     enough,
     find_tag,
@@ -31,7 +32,7 @@ from tactile_align.sessions.write_rig import pose_keys, provenance, require_no_o
 
 @dataclass(frozen=True)
 class TaggedFinger:
-    """What a tag on a finger gave.
+    """Result of a tag on a finger.
 
     Attributes:
         rig: The rig with the new pose, stroke and axis; as it was where the stroke is absurd.
@@ -49,7 +50,7 @@ class TaggedFinger:
 
     @property
     def reading(self) -> Reading | None:
-        """What the frames say the gripper reading is; None where they cannot tell."""
+        """What the gripper reading is; None where the frames cannot tell."""
         return self.fit.reading
 
 
@@ -72,7 +73,7 @@ def calibrate_finger_by_tag(
         camera: The camera that sees it, None where the rig has only one; where the camera itself is sought, one on
             the flange of the same hand.
         layout: The episodes' layout; recognised when None.
-        accept: Write it even though the sensor or the stroke went far.
+        accept: Write it even though the sensor or the stroke is far from the rig's.
         out: Where to write the rig; None: do not write. A fit that fails is never written.
 
     Raises:
@@ -98,9 +99,8 @@ def calibrate_finger_by_tag(
     require_no_override(
         known, "cameras" if sought else "sensors", camera if sought else tag.parent, (ref.path for ref in seen.refs)
     )
-    law = known.gripper(arm).law
-    ends = float(law.opening(np.asarray(0.0))), float(law.opening(np.asarray(1.0)))
-    opening = seen.frames.opening[seen.frames.stated]
+    closed, opened = map(float, known.gripper(arm).law.opening(np.array([0.0, 1.0])))
+    ends, opening = (closed, opened), seen.frames.opening[seen.frames.stated]
     if not enough(opening, ends):
         raise InputError(
             f"{path}: the finger's motion needs tag {tag.id} in at least {MIN_SIGHTINGS} frames, at {MIN_OPENINGS} "
@@ -110,21 +110,15 @@ def calibrate_finger_by_tag(
     T = mounted.T_parent_this if sought else known.sensor(tag.parent).T_parent_this
     fit = fit_tag(seen, Holder(T, tag.T_parent_this, sought, tag.corners), ends)
     name = f"camera {camera}" if sought else f"sensor {tag.parent}"
-    report = Report(
-        "calibrate",
-        f"tag {tag.id} in {camera}: {len(opening)} of {seen.looked} frames, for {name}",
-        (
-            *_checks(fit, T, sought, seen.frames.axis, float(np.ptp(opening)), seen.names, accept),
-            *reading_checks(fit.reading, known.gripper(arm).reading),
-        ),
-        facts=provenance(seen.digests),
-    )
+    subject = f"tag {tag.id} in {camera}: {len(opening)} of {seen.looked} frames, for {name}"
+    checks = _checks(fit, T, sought, seen, accept) + reading_checks(fit.reading, known.gripper(arm).reading)
+    report = Report("calibrate", subject, tuple(checks), facts=provenance(seen.digests))
     changed = known
     if STROKES[0] <= fit.stroke <= STROKES[1]:
         axis = fit.axis if finger.endswith("1") else -fit.axis
         changed = with_stroke(known, arm, fit.stroke, axis)
         if sought:
-            covariance = tuple(tuple(float(v) for v in row) for row in fit.covariance[:6, :6])
+            covariance = tuple(map(tuple, fit.covariance[:6, :6].tolist()))
             changed = changed.with_camera(camera, **pose_keys(fit.T), covariance=covariance)
         else:
             changed = changed.with_sensor(tag.parent, **pose_keys(fit.T))
@@ -132,25 +126,20 @@ def calibrate_finger_by_tag(
     return TaggedFinger(changed, name, fit, seen.looked, report)
 
 
-def _checks(
-    fit: TagFit, T: np.ndarray, sought: bool, axis: np.ndarray, span: float, names: tuple[str, ...], accept: bool
-) -> list[Check]:
-    """Return the checks; T is the rig's pose, `span` the range of openings, m."""
+def _checks(fit: TagFit, T: np.ndarray, sought: bool, seen: Sightings, accept: bool) -> list[Check]:
+    """Return the checks; T is the rig's pose of what was fitted."""
+    frames = seen.frames
+    span, median = float(np.ptp(frames.opening[frames.stated])), float(np.median(fit.after))
     off = np.concatenate([fit.T[:3, 3] - T[:3, 3], rotation_log(invert(T)[:3, :3] @ fit.T[:3, :3])])
-    lean = float(np.degrees(np.arccos(np.clip(fit.axis @ axis, -1, 1))))
+    lean = float(np.degrees(np.arccos(np.clip(fit.axis @ frames.axis, -1, 1))))
     sigma = np.sqrt(np.diag(fit.covariance))
-    bad = fit.after > max(3.0, 5 * float(np.median(fit.after)))
-    worst = ", ".join(names[i] for i in np.flatnonzero(bad)[:3])
-    doubt = "Is the camera calibrated, the tag's place as its file says, its side without the white rim?"
+    bad = fit.after > max(3.0, 5 * median)
+    worst = ", ".join(seen.names[i] for i in np.flatnonzero(bad)[:3])
+    doubt = "Is the camera calibrated, the tag's place as its file states, its side without the white rim?"
     return [
         graded(LIMITS, "sightings", len(fit.after), advice="Record more."),
         graded(LIMITS, "opening-range", span * 1e3, advice="Move the gripper over its whole stroke."),
-        graded(
-            LIMITS,
-            "corners-median",
-            float(np.median(fit.after)),
-            advice="Look for another law, a turning jaw, a loose tag, or blur.",
-        ),
+        graded(LIMITS, "corners-median", median, advice="Look for another law, a turning jaw, a loose tag, or blur."),
         graded(LIMITS, "frames-far-off", float(bad.mean()), advice=f"Look at {worst}."),
         graded(LIMITS, "tag-sigma", fit.place_m * 1e3, advice="Take a larger tag, or more frames."),
         Check("corners-before", "Corners before, median", "info", f"{np.median(fit.before):.3g} px"),
@@ -160,5 +149,5 @@ def _checks(
         else moved_check(off, doubt, accept),
         Check("sigma", "Sigma", "info", amounts(sigma[:6], ".2f")),
         stroke_check(fit.stroke, float(sigma[6]), doubt, accept),
-        graded(LIMITS, "axis-lean", lean, advice="Is the tag turned on the finger as its file says?"),
+        graded(LIMITS, "axis-lean", lean, advice="Is the tag turned on the finger as its file states?"),
     ]

@@ -1,4 +1,4 @@
-"""Fit where a tag's holder sits, and how the finger moves, to the tag's corners over several openings."""
+"""Fit of a tag holder's pose and of the finger's motion to the tag's corners over several openings."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,7 +20,7 @@ from tactile_align.errors import InputError
 from tactile_align.evenly import evenly
 from tactile_align.facts import parse, read_fact
 from tactile_align.finger.choose_frames import choose_frames
-from tactile_align.finger.frames import FingerFrames, Reading, finger_of, told
+from tactile_align.finger.frames import FingerFrames, Reading, cross_validated, finger_of, likely_reading
 from tactile_align.geometry.frames import apply, invert, pose, rotation_exp
 from tactile_align.verify.evidence import gather
 
@@ -117,13 +117,13 @@ def find_tag(path: str | Path, rig: Rig, camera: str, tag: FingerTag, *, layout:
     rig.camera(camera)
     chosen = choose_frames(path, camera, LOOK_AT, rig=rig, arm=finger.partition("/")[0], layout=layout)
     parts, corners, names, refs, digests = [], [], [], [], []
-    for ref in dict.fromkeys(one.ref for one in chosen):
+    for ref in dict.fromkeys(choice.ref for choice in chosen):
         with open_episode(ref) as episode:
             seen: dict[int, np.ndarray] = {}
-            for frame in (one.frame for one in chosen if one.ref == ref):
-                found = tag.board.detect(cv2.cvtColor(episode.image(camera, frame), cv2.COLOR_RGB2GRAY))
-                if found is not None:
-                    seen[frame] = found.uv
+            for frame in (choice.frame for choice in chosen if choice.ref == ref):
+                detection = tag.board.detect(cv2.cvtColor(episode.image(camera, frame), cv2.COLOR_RGB2GRAY))
+                if detection is not None:
+                    seen[frame] = detection.uv
             if not seen:
                 continue
             evidence = gather(episode, rig)
@@ -137,16 +137,16 @@ def find_tag(path: str | Path, rig: Rig, camera: str, tag: FingerTag, *, layout:
             f"{path}: none of {len(chosen)} frames of {camera} shows tag {tag.id} of {tag.dictionary}. Is it the "
             f"dictionary and id that were printed, flat, in view, and at least 20 px wide with a white rim?"
         )
-    return Sightings(
-        FingerFrames.join(parts), np.stack(corners), tuple(names), len(chosen), tuple(refs), tuple(digests)
-    )
+    frames = FingerFrames.join(parts)
+    return Sightings(frames, np.stack(corners), tuple(names), len(chosen), tuple(refs), tuple(digests))
 
 
 CORNER_PX, CLEAR_PX = 0.3, 1.0
-"""How well a corner is found, and the error beyond that which tells a command from a measurement."""
+"""Standard deviation of a corner, and the difference of errors that tells a command from a measurement, px."""
 MIN_SIGHTINGS, MIN_OPENINGS, MIN_SHARE = 6, 3, 0.2
 """Fewest frames, fewest openings a twentieth of the stroke apart, and the least share of the stroke they span."""
-STARTS, TRIED, FOLDS = 12, 4, 10
+STARTS, TRIED = 12, 4
+"""Frames that give initial poses, and how many of the best of these are fitted."""
 SCALE = np.array([0.005] * 3 + [np.radians(5)] * 3 + [0.1] + [np.radians(5)] * 2)
 
 
@@ -171,9 +171,7 @@ class Holder:
     ) -> np.ndarray:
         """Return (N, 4, 4) for what is sought at T and motion (3,): stroke, and the axis' tilt, rad."""
         out = frames.T_flange_finger(float(motion[0]), tilted(frames.axis, motion[1:]), reading)
-        return np.asarray(
-            invert(T) @ out @ self.T_tag if self.camera else frames.T_camera_flange @ out @ T @ self.T_tag
-        )
+        return np.asarray((invert(T) @ out if self.camera else frames.T_camera_flange @ out @ T) @ self.T_tag)
 
     def implied(self, frames: FingerFrames, T_camera_tag: np.ndarray) -> np.ndarray:
         """Return what is sought (N, 4, 4) from the tag's poses (N, 4, 4), with the rig's stroke and axis."""
@@ -185,7 +183,7 @@ class Holder:
 
 @dataclass(frozen=True)
 class TagFit:
-    """What the tag says.
+    """A fit to a tag.
 
     Attributes:
         T: (4, 4) what was sought, m.
@@ -217,7 +215,7 @@ def tilted(axis: np.ndarray, tilt: np.ndarray) -> np.ndarray:
 
 
 def enough(opening: np.ndarray, ends: tuple[float, float]) -> bool:
-    """Tell whether openings (N,) of a finger that moves between `ends` (m) show its motion."""
+    """Return whether openings (N,) of a finger that moves between `ends` (m) show its motion."""
     share = (opening - ends[0]) / (ends[1] - ends[0])
     apart = len(np.unique(np.round(share * 20)))
     return len(share) >= MIN_SIGHTINGS and apart >= MIN_OPENINGS and float(np.ptp(share)) >= MIN_SHARE
@@ -234,31 +232,27 @@ def fit_tag(seen: Sightings, holder: Holder, ends: tuple[float, float]) -> TagFi
         ends: The finger's opening fully closed and fully open, m.
 
     Raises:
-        ValueError: No frame has a pose of the tag in front of the camera.
+        InputError: No frame has a pose of the tag in front of the camera.
     """
     frames, uv = seen.frames, seen.uv
     best, x = _first(seen, holder)
-    everything = np.arange(len(uv))
-    folds = [everything % FOLDS == k for k in range(min(FOLDS, len(uv)))]
-    left = [_solve(frames.only(~fold), uv[~fold], holder, best, x)[0] for fold in folds]
-    after = np.empty(len(uv))
-    for fold, one in zip(folds, left, strict=True):
-        after[fold] = _error(frames.only(fold), uv[fold], holder, *_split(best, one))
-    middle = frames.only(np.argsort(frames.opening[frames.stated])[[len(uv) // 2]])
-    places = np.stack([holder.T_camera_tag(middle, *_split(best, one))[0, :3, 3] for one in left])
-    spread = np.sqrt(np.trace(jackknife(places)))
-    T, motion = _split(best, x)
-    before = _error(frames, uv, holder, holder.T, np.array([1.0, 0, 0]))
-    return TagFit(
-        T,
-        float(motion[0]),
-        tilted(frames.axis, motion[1:]),
-        jackknife(np.stack(left)),
-        float(spread),
-        before,
-        after,
-        _reading(seen, holder, best, x, ends),
-    )
+
+    def solve(rows: np.ndarray) -> np.ndarray:
+        return _solve(frames.only(rows), uv[rows], holder, best, x)[0]
+
+    def error(rows: np.ndarray, fit: np.ndarray, reading: Reading | None = None) -> np.ndarray:
+        return _error(frames.only(rows), uv[rows], holder, *_split(best, fit), reading)
+
+    fits, after = cross_validated(len(uv), solve, error)
+    opening = frames.opening[frames.stated]
+    middle = frames.only(np.argsort(opening)[[len(uv) // 2]])
+    places = np.stack([holder.T_camera_tag(middle, *_split(best, fit))[0, :3, 3] for fit in fits])
+    sigma = float(np.sqrt(np.trace(jackknife(places))))
+    T, (stroke, *tilt) = _split(best, x)
+    axis, before = tilted(frames.axis, np.array(tilt)), _error(frames, uv, holder, holder.T, np.array([1.0, 0, 0]))
+    enough_agree = enough(opening[~frames.telling], ends)
+    reading = likely_reading(frames, solve, error, CLEAR_PX) if enough_agree else None
+    return TagFit(T, float(stroke), axis, jackknife(fits), sigma, before, after, reading)
 
 
 def _split(start: np.ndarray, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -271,19 +265,18 @@ def _first(seen: Sightings, holder: Holder) -> tuple[np.ndarray, np.ndarray]:
     frames, uv = seen.frames, seen.uv
     starts: list[np.ndarray] = []
     for i in evenly(len(uv), STARTS):
-        one = frames.only(np.array([i]))
         try:
-            found = board_poses(frames.lenses[frames.which[i]], View(seen.names[i], holder.corners, uv[i]))
+            boards = board_poses(frames.lenses[frames.which[i]], View(seen.names[i], holder.corners, uv[i]))
         except ValueError:
             continue  # one frame without a pose; others give the starts
-        starts += [holder.implied(one, board.T_camera_board[None])[0] for board in found]
+        starts += [holder.implied(frames.only(np.array([i])), board.T_camera_board[None])[0] for board in boards]
     if not starts:
         raise InputError(f"{seen.names[0]}: no frame gives the tag a pose in front of the camera; does K belong here?")
     still = np.array([1.0, 0.0, 0.0])
     starts.sort(key=lambda T: float(np.median(_error(frames, uv, holder, T, still))))
     zero = np.array([*[0.0] * 6, 1.0, 0.0, 0.0])
     solved = [(*_solve(frames, uv, holder, T, zero), T) for T in starts[:TRIED]]
-    x, _, start = min(solved, key=lambda one: one[1])
+    x, _, start = min(solved, key=lambda fit: fit[1])
     return start, x
 
 
@@ -296,8 +289,8 @@ def _solve(
         off = (_corners(frames, holder, *_split(start, z * SCALE)) - uv) / CORNER_PX
         return np.where(np.isfinite(off), off, 1e3).ravel()
 
-    found = least_squares(residual, x / SCALE, loss="soft_l1", xtol=1e-9, ftol=1e-9, max_nfev=60)
-    return np.asarray(found.x) * SCALE, float(found.cost)
+    fit = least_squares(residual, x / SCALE, loss="soft_l1", xtol=1e-9, ftol=1e-9, max_nfev=60)
+    return np.asarray(fit.x) * SCALE, float(fit.cost)
 
 
 def _corners(
@@ -305,10 +298,10 @@ def _corners(
 ) -> np.ndarray:
     """Return (N, 4, 2) px, nan where a corner has no pixel."""
     p = apply(holder.T_camera_tag(frames, T, motion, reading)[:, None], holder.corners)
-    found = np.empty((len(p), 4, 2))
+    uv = np.empty((len(p), 4, 2))
     for i, lens in enumerate(frames.lenses):
-        found[frames.which == i] = lens.project(p[frames.which == i])[0]
-    return found
+        uv[frames.which == i] = lens.project(p[frames.which == i])[0]
+    return uv
 
 
 def _error(
@@ -322,18 +315,3 @@ def _error(
     """Return (N,) RMS of the corners' distances, px; inf where one has no pixel."""
     square = ((_corners(frames, holder, T, motion, reading) - uv) ** 2).sum(-1).mean(-1)
     return np.sqrt(np.nan_to_num(square, nan=np.inf))
-
-
-def _reading(
-    seen: Sightings, holder: Holder, start: np.ndarray, x: np.ndarray, ends: tuple[float, float]
-) -> Reading | None:
-    """Tell whether the reading follows the fingers: frames where both senses agree foretell those where they differ."""
-    frames = seen.frames
-    rows = frames.telling
-    if not rows.any() or not enough(frames.opening[frames.stated][~rows], ends):
-        return None
-    agreed, _ = _solve(frames.only(~rows), seen.uv[~rows], holder, start, x)
-    error = {
-        one: _error(frames.only(rows), seen.uv[rows], holder, *_split(start, agreed), one) for one in frames.opening
-    }
-    return told(error["commanded"], error["measured"], CLEAR_PX)

@@ -1,14 +1,15 @@
-"""Does forward kinematics say what the controller says? If not, which of the known traps explains it?"""
+"""Comparison of forward kinematics with a controller's poses, and the known traps that explain a difference."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
+from functools import partial
 from itertools import permutations, product
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
-from tactile_align.checks import Check, Limit, Report, Status, Table, graded
+from tactile_align.checks import Check, Hypothesis, Limit, Report, Table, graded, named
 from tactile_align.errors import InputError
 from tactile_align.evenly import evenly
 from tactile_align.facts import fact_names
@@ -61,17 +62,16 @@ def read_pose_file(path: str | Path, dof: int) -> PoseFile:
         raise InputError(f"{path}: empty; needed a header line and one line per pose")
     header = [name.strip().lower() for name in lines[0][1]]
     rows = [(row, line) for row, line in lines[1:] if any(cell.strip() for cell in line)]
-    groups, units = [], []
+    groups, units = [], list[str]()
     for names, default in ((tuple(f"j{i + 1}" for i in range(dof)), "deg"), (POSE[:3], "mm"), (POSE[3:], "deg")):
         columns = [_column(path, header, name, ("m", "mm") if default == "mm" else ("rad", "deg")) for name in names]
-        found = {unit or default for _, unit in columns}
-        if len(found) > 1:
-            raise InputError(f"{path}: columns {', '.join(names)} state different units: {', '.join(sorted(found))}")
-        unit = found.pop()
+        stated = {unit or default for _, unit in columns}
+        if len(stated) > 1:
+            raise InputError(f"{path}: columns {', '.join(names)} state different units: {', '.join(sorted(stated))}")
+        units += stated
         values = [[_number(path, row, line, header, i) for i, _ in columns] for row, line in rows]
-        groups.append(np.array(values, dtype=np.float64).reshape(-1, len(names)) * UNITS[unit])
-        units.append(unit)
-    return PoseFile(groups[0], groups[1], groups[2], *units)
+        groups.append(np.array(values, dtype=np.float64).reshape(-1, len(names)) * UNITS[units[-1]])
+    return PoseFile(*groups, *units)
 
 
 def controller_poses(file: PoseFile, order: str = "zyx") -> np.ndarray:
@@ -92,12 +92,13 @@ def controller_poses(file: PoseFile, order: str = "zyx") -> np.ndarray:
 
 def _column(path: Path, header: list[str], name: str, units: tuple[str, ...]) -> tuple[int, str]:
     choices = {name: "", **{f"{name}_{unit}": unit for unit in units}}
-    found = [(i, choices[column]) for i, column in enumerate(header) if column in choices]
-    if len(found) != 1:
+    columns = [(i, choices[column]) for i, column in enumerate(header) if column in choices]
+    if len(columns) != 1:
+        needed = " or ".join(choices)
         raise InputError(
-            f"{path}: needed one column {' or '.join(choices)}, found {len(found)}; the header has {', '.join(header)}"
+            f"{path}: needed one column {needed}, found {len(columns)}; the header has {', '.join(header)}"
         )
-    return found[0]
+    return columns[0]
 
 
 def _number(path: Path, row: int, line: list[str], header: list[str], column: int) -> float:
@@ -143,13 +144,8 @@ def residual(A: np.ndarray, C: np.ndarray) -> Residual:
     """Compare poses A and C, (N, 4, 4) each, metres."""
     mm = 1000 * np.linalg.norm(A[:, :3, 3] - C[:, :3, 3], axis=-1)
     deg = np.degrees(np.linalg.norm(rotation_log(np.swapaxes(A[:, :3, :3], 1, 2) @ C[:, :3, :3]), axis=-1))
-    return Residual(
-        rms_mm=float(np.sqrt(np.mean(mm**2))),
-        max_mm=float(mm.max()),
-        rms_deg=float(np.sqrt(np.mean(deg**2))),
-        max_deg=float(deg.max()),
-        worst_row=int(mm.argmax()),
-    )
+    rms_mm, rms_deg = (float(np.sqrt(np.mean(off**2))) for off in (mm, deg))
+    return Residual(rms_mm, float(mm.max()), rms_deg, float(deg.max()), int(mm.argmax()))
 
 
 def fit_poses(A: np.ndarray, C: np.ndarray, freedom: Freedom) -> PoseFit:
@@ -179,12 +175,16 @@ def fit_poses(A: np.ndarray, C: np.ndarray, freedom: Freedom) -> PoseFit:
 
 
 def _fit_rotations(R_A: np.ndarray, R_C: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return R_Z, R_X of R_C = R_Z R_A R_X by turns, started from the 24 turns of a cube."""
+    """Return R_Z, R_X of R_C = R_Z R_A R_X, solved in turn from each of the 24 rotations of a cube."""
     # All rows enter through one sum, so a turn costs the same for ten poses and for a thousand.
     G = np.einsum("nij,nlk->ijlk", R_C, R_A)
     from_X = np.ascontiguousarray(G.transpose(0, 2, 3, 1)).reshape(9, 9)
     from_Z = np.ascontiguousarray(G.transpose(3, 1, 0, 2)).reshape(9, 9)
-    R_X, R_Z = _cube_turns(), np.zeros((24, 3, 3))
+    signed = (
+        np.eye(3)[list(permutations(range(3)))][:, None] * np.array(list(product((1.0, -1.0), repeat=3)))[:, :, None]
+    )
+    R_X = signed.reshape(-1, 3, 3)[np.linalg.det(signed.reshape(-1, 3, 3)) > 0]
+    R_Z = np.zeros_like(R_X)
     for _ in range(ITERATIONS):
         before, R_Z = R_Z, nearest_rotation((R_X.reshape(-1, 9) @ from_X.T).reshape(-1, 3, 3))
         R_X = nearest_rotation((R_Z.reshape(-1, 9) @ from_Z.T).reshape(-1, 3, 3))
@@ -192,18 +192,6 @@ def _fit_rotations(R_A: np.ndarray, R_C: np.ndarray) -> tuple[np.ndarray, np.nda
             break
     best = int(np.einsum("sil,sil->s", R_Z, (R_X.reshape(-1, 9) @ from_X.T).reshape(-1, 3, 3)).argmax())
     return R_Z[best], R_X[best]
-
-
-def _cube_turns() -> np.ndarray:
-    """Return the 24 rotations (24, 3, 3) that map the axes onto the axes."""
-    found = []
-    for order in permutations(range(3)):
-        for signs in product((1.0, -1.0), repeat=3):
-            R = np.zeros((3, 3))
-            R[range(3), list(order)] = signs
-            if np.linalg.det(R) > 0:
-                found.append(R)
-    return np.stack(found)
 
 
 def turn_signature(R: np.ndarray) -> np.ndarray:
@@ -218,14 +206,38 @@ def turn_signature(R: np.ndarray) -> np.ndarray:
 
 
 def describe(T: np.ndarray) -> str:
-    """Say a pose in words people read: mm and degrees."""
+    """Return a pose in words: mm and degrees."""
     x, y, z = 1000 * T[:3, 3]
     angle = np.degrees(np.linalg.norm(rotation_log(T[:3, :3])))
     return f"({x:.2f}, {y:.2f}, {z:.2f}) mm, turned by {angle:.2f} deg"
 
 
-JointHypothesis = tuple[Check, Arm, list[int], np.ndarray, np.ndarray, int]
-"""A trap, the arm, the order, signs and offsets (rad) of its joint columns, and how many joints that changes."""
+@dataclass(frozen=True)
+class PosePair:
+    """Poses (N, 4, 4) by forward kinematics, A, and by the controller, C, and how many joints were changed for them."""
+
+    A: np.ndarray
+    C: np.ndarray
+    changes: int = 0
+
+
+@dataclass(frozen=True)
+class Joints:
+    """An arm with order, signs (n,) and offsets (n,), rad, of its joint columns, and how many joints they change."""
+
+    arm: Arm
+    order: list[int]
+    signs: np.ndarray
+    offsets: np.ndarray
+    changes: int = 0
+
+    def read(self, q: np.ndarray) -> np.ndarray:
+        """Return the arm's joints (N, n), rad, from the columns of a file."""
+        return q[:, self.order] * self.signs + self.offsets
+
+
+Trap = Hypothesis[PosePair]
+AS_STATED = "as stated"
 ROWS_FOR_SEARCH = 24
 CANDIDATES = 24
 ALIKE_DEG = 1.0
@@ -234,85 +246,59 @@ GAZEBO = ({0, 3, 4}, {0, 3}, {0, 4, 5})
 """Joints whose axes public Gazebo descriptions turn to -z (Nova 2, Nova 5; CR7's copy)."""
 
 
-def trap(id: str, evidence: str, advice: str, status: Status = "fail") -> Check:
-    """Return a known mistake that explains the file as a check "trap/ID"."""
-    return Check(f"trap/{id}", f"Trap: {id.replace('-', ' ')}", status, evidence, advice=advice)
-
-
-@dataclass(frozen=True)
-class Hypothesis:
-    """One way to read the file: what was mistaken (None as stated), and the poses it makes."""
-
-    trap: Check | None
-    A: np.ndarray
-    C: np.ndarray
-    changes: int = 0
-
-
-def hypotheses(arm: Arm, file: PoseFile, stated: Hypothesis) -> Iterator[Hypothesis]:
+def hypotheses(arm: Arm, file: PoseFile, stated: PosePair) -> Iterator[Trap]:
     """Yield every hypothesis but the stated one that could explain the file."""
-    yield from _pose_hypotheses(file, stated)
-    other = "rad" if file.joint_unit == "deg" else "deg"
-    scale = 180 / np.pi if other == "rad" else np.pi / 180
-    mistake = trap(
-        "degrees",
-        f"the joint columns hold {other}, not {file.joint_unit}",
-        f"Name them j1_{other} .. j{arm.dof}_{other}.",
-    )
-    yield Hypothesis(mistake, forward_kinematics(arm, file.joints * scale), stated.C)
+    for order in (*EULER[1:], "rotation vector"):
+        means = order if order == "rotation vector" else " ".join(f"R{axis}(r{axis})" for axis in order)
+        pair = replace(stated, C=controller_poses(file, order))
+        evidence = f"rx, ry, rz are no Rz(rz) Ry(ry) Rx(rx) but {means}"
+        yield Trap("euler-order", "Convert them before comparing.", pair, evidence)
+    for name, key, columns, unit in (
+        ("pose-angle-unit", "angles", ("rx", "ry", "rz"), file.angle_unit),
+        ("length-unit", "position", ("x", "y", "z"), file.position_unit),
+        ("degrees", "joints", tuple(f"j{i + 1}" for i in range(arm.dof)), file.joint_unit),
+    ):
+        other = {"deg": "rad", "rad": "deg", "mm": "m", "m": "mm"}[unit]
+        changed = replace(file, **{key: getattr(file, key) / UNITS[unit] * UNITS[other]})
+        A = forward_kinematics(arm, changed.joints) if key == "joints" else stated.A
+        advice = f"Name the columns {', '.join(f'{column}_{other}' for column in columns)}."
+        evidence = f"{', '.join(columns)} are {other}, not {unit}"
+        yield Trap(name, advice, PosePair(A, controller_poses(changed)), evidence)
     yield from _likeliest(list(_joint_hypotheses(arm)), file, stated)
 
 
-def _pose_hypotheses(file: PoseFile, stated: Hypothesis) -> Iterator[Hypothesis]:
-    for order in (*EULER[1:], "rotation vector"):
-        means = order if order == "rotation vector" else " ".join(f"R{axis}(r{axis})" for axis in order)
-        evidence = f"rx, ry, rz are no Rz(rz) Ry(ry) Rx(rx) but {means}"
-        mistake = trap("euler-order", evidence, "Convert them before comparing.")
-        yield Hypothesis(mistake, stated.A, controller_poses(file, order))
-    other = "rad" if file.angle_unit == "deg" else "deg"
-    angles = file.angles * (180 / np.pi if other == "rad" else np.pi / 180)
-    advice = f"Name the columns rx_{other}, ry_{other}, rz_{other}."
-    mistake = trap("pose-angle-unit", f"rx, ry, rz are {other}, not {file.angle_unit}", advice)
-    yield Hypothesis(mistake, stated.A, controller_poses(replace(file, angles=angles)))
-    unit = "m" if file.position_unit == "mm" else "mm"
-    position = file.position * (1e3 if unit == "m" else 1e-3)
-    advice = f"Name the columns x_{unit}, y_{unit}, z_{unit}."
-    mistake = trap("length-unit", f"x, y, z are {unit}, not {file.position_unit}", advice)
-    yield Hypothesis(mistake, stated.A, controller_poses(replace(file, position=position)))
-
-
-def _joint_hypotheses(arm: Arm) -> Iterator[JointHypothesis]:
-    """Yield (trap, arm, order, signs, offsets in rad, number of joints changed)."""
+def _joint_hypotheses(arm: Arm) -> Iterator[Hypothesis[Joints]]:
     n = arm.dof
-    same, plus, zero = list(range(n)), np.ones(n), np.zeros(n)
+    as_stated = Joints(arm, list(range(n)), np.ones(n), np.zeros(n))
     for name in fact_names("kinematics"):
         model = load_arm(name)
         if name != arm.name and model.dof == n:
             evidence = f"the poses are those of {name}, not of {arm.name}"
-            yield trap("other-model", evidence, "Set the arm's model."), model, same, plus, zero, 0
+            yield Hypothesis("other-model", "Set the arm's model.", replace(as_stated, arm=model), evidence)
     for signs in product((1.0, -1.0), repeat=n):
         flipped = {i for i in range(n) if signs[i] < 0}
         if flipped:
-            id = "axis-signs"
             evidence = f"{', '.join(arm.joint_names[i] for i in sorted(flipped))} turn the other way"
             if flipped in GAZEBO:
-                id = "gazebo-axis-signs"
                 evidence += ", as in public Gazebo descriptions; the controller's axes are all +z"
-            yield trap(id, evidence, "Negate them."), arm, same, np.array(signs), zero, len(flipped)
+            joints = replace(as_stated, signs=np.array(signs), changes=len(flipped))
+            yield Hypothesis(
+                "gazebo-axis-signs" if flipped in GAZEBO else "axis-signs", "Negate them.", joints, evidence
+            )
     for order in permutations(range(n)) if n <= 7 else ():
-        changed = sum(i != j for i, j in enumerate(order))
-        if changed:
+        changes = sum(i != j for i, j in enumerate(order))
+        if changes:
             columns = ", ".join(f"j{i + 1}" for i in order)
             evidence = f"the joint columns stand in another order: {columns} are j1 .. j{n}"
-            yield trap("joint-order", evidence, "Reorder them."), arm, list(order), plus, zero, changed
+            joints = replace(as_stated, order=list(order), changes=changes)
+            yield Hypothesis("joint-order", "Reorder them.", joints, evidence)
     for turns in product((0, 1, -1, 2), repeat=max(n - 2, 0)):
         if any(turns):
             offsets = np.array([0, *turns, 0]) * np.pi / 2
-            which = ", ".join(
-                f"{arm.joint_names[i]} {np.degrees(offsets[i]):+.0f} deg" for i in np.flatnonzero(offsets)
-            )
-            evidence = f"the joints count from another zero: {which}"
-            yield trap("zero-pose", evidence, "Add it."), arm, same, plus, offsets, int(np.count_nonzero(offsets))
+            turned = [f"{arm.joint_names[i]} {np.degrees(offsets[i]):+.0f} deg" for i in np.flatnonzero(offsets)]
+            joints = replace(as_stated, offsets=offsets, changes=len(turned))
+            evidence = f"the joints count from another zero: {', '.join(turned)}"
+            yield Hypothesis("zero-pose", "Add it.", joints, evidence)
 
 
 def turns_alike(A: np.ndarray, C: np.ndarray) -> np.ndarray:
@@ -322,35 +308,32 @@ def turns_alike(A: np.ndarray, C: np.ndarray) -> np.ndarray:
     return np.asarray(np.degrees(np.mean(np.abs(off), axis=-1)))
 
 
-def _likeliest(candidates: list[JointHypothesis], file: PoseFile, stated: Hypothesis) -> list[Hypothesis]:
-    """Return the hypotheses whose relative turns come nearest to the controller's, whatever base and tool are."""
+def _likeliest(candidates: list[Hypothesis[Joints]], file: PoseFile, stated: PosePair) -> Iterator[Trap]:
+    """Yield the hypotheses whose relative turns come nearest to the controller's, whatever base and tool are."""
     some = evenly(len(stated.C), ROWS_FOR_SEARCH)
     cost = np.zeros(len(candidates))
     by_arm: dict[str, list[int]] = {}
     for i, candidate in enumerate(candidates):
-        by_arm.setdefault(candidate[1].name, []).append(i)
+        by_arm.setdefault(candidate.changed.arm.name, []).append(i)
     for chosen in by_arm.values():
-        joints = [file.joints[some][:, candidates[i][2]] * candidates[i][3] + candidates[i][4] for i in chosen]
-        cost[chosen] = turns_alike(forward_kinematics(candidates[chosen[0]][1], np.stack(joints)), stated.C[some])
+        q = np.stack([candidates[i].changed.read(file.joints[some]) for i in chosen])
+        cost[chosen] = turns_alike(forward_kinematics(candidates[chosen[0]].changed.arm, q), stated.C[some])
+    alike = [candidates[i] for i in np.argsort(cost, kind="stable") if cost[i] < ALIKE_DEG]
     # Models turn alike and differ in lengths only, so the turns cannot sort them: they stay, whatever the others cost.
-    alike = [int(i) for i in np.argsort(cost, kind="stable") if cost[i] < ALIKE_DEG]
-    models = [i for i in alike if candidates[i][0].id == "trap/other-model"]
-    others = [i for i in alike if candidates[i][0].id != "trap/other-model"]
-    likeliest = []
-    for i in [*models, *others[:CANDIDATES]]:
-        mistake, arm, order, signs, offsets, changes = candidates[i]
-        A = forward_kinematics(arm, file.joints[:, order] * signs + offsets)
-        likeliest.append(Hypothesis(mistake, A, stated.C, changes))
-    return likeliest
+    models = [candidate for candidate in alike if candidate.name == "other-model"]
+    others = [candidate for candidate in alike if candidate.name != "other-model"]
+    for one in (*models, *others[:CANDIDATES]):
+        A = forward_kinematics(one.changed.arm, one.changed.read(file.joints))
+        yield Trap(one.name, one.advice, PosePair(A, stated.C, one.changed.changes), one.evidence)
 
 
 MIN_ROWS = 8
 LIMITS = {
     "position-rms": Limit(
-        "Position as stated, root mean square", 1.0, 3.0, " mm", why="The model or its lengths are not this arm's"
+        "Position as stated, RMS", 1.0, 3.0, " mm", why="The model or its lengths are not this arm's"
     ),
     "rotation-rms": Limit(
-        "Rotation as stated, root mean square", 0.15, 0.5, " deg", why="The model or its zeros are not this arm's"
+        "Rotation as stated, RMS", 0.15, 0.5, " deg", why="The model or its zeros are not this arm's"
     ),
 }
 """A controller's own calibration moves its poses by some tenths of a mm; where one only warns, the model is
@@ -361,11 +344,11 @@ STILL_DEG = 5.0
 
 @dataclass(frozen=True)
 class ControllerFit:
-    """What the comparison found.
+    """Result of the comparison.
 
     Attributes:
         raw: Forward kinematics against the controller as stated.
-        fitted: The same after the best base and tool offsets (and the mistake, if one was named).
+        fitted: The same after the best base and tool offsets (and without the mistake, if one is named).
         T_reference_base: (4, 4) where the arm's base stands in the controller's reference frame, as fitted.
         T_flange_tool: (4, 4) where the controller's tool stands on the flange, as fitted.
         report: Passes where the poses agree as stated, warns where they nearly do or but for a tool or user frame.
@@ -405,19 +388,18 @@ def check_controller_poses(
             f"{csv_path}: {rows} poses; at least {MIN_ROWS} are needed to tell a tool offset from another mistake. "
             f"Record more, with every joint moved by tens of degrees"
         )
-    A, C = forward_kinematics(arm, file.joints), controller_poses(file)
-    raw = residual(A, C)
-    traps: tuple[Check, ...] = ()
+    stated = PosePair(forward_kinematics(arm, file.joints), controller_poses(file))
+    raw, traps = residual(stated.A, stated.C), list[Check]()
     agrees = raw.within(EXPLAINED_MM, EXPLAINED_DEG)
-    explanation = None if agrees else _explain(arm, file, Hypothesis(None, A, C))
+    explanation = None if agrees else _explain(arm, file, stated)
     if explanation is None:
-        fit = fit_poses(A, C, "both")
+        fit = fit_poses(stated.A, stated.C, "both")
     else:
         hypothesis, freedom, fit = explanation
         traps = _named(hypothesis, freedom, fit)
     checks = [graded(LIMITS, "position-rms", raw.rms_mm), graded(LIMITS, "rotation-rms", raw.rms_deg)]
     if traps:
-        # What a trap explains is judged there.
+        # The check of the trap judges what it explains.
         checks = [replace(check, status="info", why="") for check in checks]
     elif not agrees:
         text = "no known mistake explains the difference"
@@ -429,54 +411,42 @@ def check_controller_poses(
         Check("base-offset", "Base in the controller's frame", "info", describe(fit.T_reference_base)),
         *_still_joints(arm, file),
     ]
-    residuals = [
-        {
-            "": name,
-            "mm rms": of.rms_mm,
-            "mm max": of.max_mm,
-            "deg rms": of.rms_deg,
-            "deg max": of.max_deg,
-            "row of the max": of.worst_row,
-        }
-        for name, of in (("as stated", raw), ("best fit", fit.residual))
-    ]
-    report = Report(
-        "verify",
-        f"arm {arm.name} against {rows} poses of {csv_path}; rx, ry, rz taken as Rz(rz) Ry(ry) Rx(rx)",
-        tuple(checks),
-        (Table.of("residuals", residuals),),
-        {"T_flange_tool": fit.T_flange_tool.tolist(), "T_reference_base": fit.T_reference_base.tolist()},
-    )
+    head = ("", "mm rms", "mm max", "deg rms", "deg max", "row of the max")
+    residuals = (("as stated", *astuple(raw)), ("best fit", *astuple(fit.residual)))
+    facts = {"T_flange_tool": fit.T_flange_tool.tolist(), "T_reference_base": fit.T_reference_base.tolist()}
+    subject = f"arm {arm.name} against {rows} poses of {csv_path}; rx, ry, rz taken as Rz(rz) Ry(ry) Rx(rx)"
+    report = Report("verify", subject, tuple(checks), (Table("residuals", head, residuals),), facts)
     return ControllerFit(raw, fit.residual, fit.T_reference_base, fit.T_flange_tool, report)
 
 
-def _explain(arm: Arm, file: PoseFile, stated: Hypothesis) -> tuple[Hypothesis, Freedom, PoseFit] | None:
+def _explain(arm: Arm, file: PoseFile, stated: PosePair) -> tuple[Trap, Freedom, PoseFit] | None:
     """Return the simplest hypothesis that brings both lists together: fewest mistakes, then the smallest residual."""
-    plain = _ranked(stated)
+    plain = _ranked(Trap(AS_STATED, "", stated))
     if plain is not None and plain[0][0] <= 1:
         return plain[1:]
-    found = [plain, *(_ranked(one) for one in hypotheses(arm, file, stated))]
-    explained = [entry for entry in found if entry is not None]
-    return min(explained, key=lambda entry: entry[0])[1:] if explained else None
+    ranked = [entry for entry in (plain, *map(_ranked, hypotheses(arm, file, stated))) if entry is not None]
+    return min(ranked, key=lambda entry: entry[0])[1:] if ranked else None
 
 
-def _ranked(hypothesis: Hypothesis) -> tuple[tuple[float, ...], Hypothesis, Freedom, PoseFit] | None:
+def _ranked(hypothesis: Trap) -> tuple[tuple[float, ...], Trap, Freedom, PoseFit] | None:
     """Fit with as few offsets as explain the poses; rank by mistakes, residual and joints changed, or None."""
-    if turns_alike(hypothesis.A, hypothesis.C) > ALIKE_DEG:
+    pair = hypothesis.changed
+    if turns_alike(pair.A, pair.C) > ALIKE_DEG:
         return None
     levels: tuple[tuple[Freedom, int], ...] = (("none", 0), ("tool", 1), ("base", 1), ("both", 2))
     for freedom, offsets in levels:
-        fit = fit_poses(hypothesis.A, hypothesis.C, freedom)
+        fit = fit_poses(pair.A, pair.C, freedom)
         if fit.residual.within(EXPLAINED_MM, EXPLAINED_DEG):
             # A joint that hardly moves fits with either sign: among near equals the fewest changes win.
             size = fit.residual.rms_mm / EXPLAINED_MM + fit.residual.rms_deg / EXPLAINED_DEG
-            mistakes = float(offsets + (hypothesis.trap is not None))
-            return (mistakes, round(float(np.log2(size + 0.02))), float(hypothesis.changes)), hypothesis, freedom, fit
+            mistakes = offsets + (hypothesis.name != AS_STATED)
+            return (mistakes, round(float(np.log2(size + 0.02))), pair.changes), hypothesis, freedom, fit
     return None
 
 
-def _named(hypothesis: Hypothesis, freedom: Freedom, fit: PoseFit) -> tuple[Check, ...]:
-    traps = [] if hypothesis.trap is None else [hypothesis.trap]
+def _named(hypothesis: Trap, freedom: Freedom, fit: PoseFit) -> list[Check]:
+    trap = partial(named, "trap")
+    traps = [trap(hypothesis.name, hypothesis.evidence, hypothesis.advice)] if hypothesis.name != AS_STATED else []
     if freedom in ("tool", "both") and _matters(fit.T_flange_tool):
         evidence = f"the controller states a tool, not the bare flange: {describe(fit.T_flange_tool)}"
         traps.append(trap("tool-left-in", evidence, "Record with tool 0, or keep the offset in mind.", "warn"))
@@ -484,7 +454,7 @@ def _named(hypothesis: Hypothesis, freedom: Freedom, fit: PoseFit) -> tuple[Chec
         place = describe(fit.T_reference_base)
         evidence = f"the controller's reference is not the arm's base, which stands in it at {place}"
         traps.append(trap("user-frame-left-in", evidence, "Record with user frame 0.", "warn"))
-    return tuple(traps)
+    return traps
 
 
 def _matters(T: np.ndarray) -> bool:
@@ -494,7 +464,7 @@ def _matters(T: np.ndarray) -> bool:
 
 def _still_joints(arm: Arm, file: PoseFile) -> list[Check]:
     moved = np.degrees(np.ptp(file.joints, axis=0))
-    still = [name for name, d in zip(arm.joint_names, moved, strict=True) if d < STILL_DEG]
+    still = [name for name, degrees in zip(arm.joint_names, moved, strict=True) if degrees < STILL_DEG]
     if not still:
         return []
     measured = f"{', '.join(still)} move by less than {STILL_DEG:g} deg"

@@ -1,7 +1,8 @@
-"""Suspicions about recorded joint values, each with a name; none of them is mended here."""
+"""Suspicions about recorded joint values, each with a name; nothing is repaired here."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Literal
 
 import numpy as np
@@ -14,14 +15,14 @@ from tactile_align.kinematics.chain import Arm, require_joint_axis
 SuspicionId = Literal["outside-limits", "degrees", "read-as-degrees", "normalised", "swapped-arms", "all-zero"]
 
 TOLERANCE_RAD = 0.035
-"""How far a joint may lie beyond its limit: 2 deg, the disagreement of two sources about one joint is 4."""
+"""How far a joint may lie beyond its limit: 2 deg; two sources differ by 4 deg about one joint."""
 ROWS_FOR_STATISTICS = 30
 """Fewer rows say nothing about a mean and a spread."""
 
 
 @dataclass(frozen=True)
 class Suspicion:
-    """Something that joint values are probably wrong in.
+    """A likely fault of joint values.
 
     Attributes:
         id: Stable name for programs.
@@ -35,13 +36,13 @@ class Suspicion:
 
 
 def suspect_joints(arm: Arm, q: Array, tolerance_rad: float = TOLERANCE_RAD) -> tuple[Suspicion, ...]:
-    """Name what looks wrong in joint values as they were recorded.
+    """Return likely faults of joint values as they were recorded.
 
-    Looks for values outside the limits, degrees given as radians and radians divided by 57.3, statistics of
+    These are values outside the limits, degrees given as radians and radians divided by 57.3, statistics of
     normalised data, and joints that are exactly zero.
 
     Args:
-        arm: The arm that is said to have recorded them.
+        arm: The arm that recorded them.
         q: (..., n) joint values, rad.
         tolerance_rad: How far beyond a limit is still accepted.
 
@@ -62,7 +63,7 @@ def suspect_joints(arm: Arm, q: Array, tolerance_rad: float = TOLERANCE_RAD) -> 
 def suspect_swapped_arms(
     recorded: Mapping[str, Array], expected: Mapping[str, Array], margin_rad: float = 0.1
 ) -> tuple[Suspicion, ...]:
-    """Name pairs of arms whose joint columns fit each other's expectation and not their own.
+    """Return pairs of arms whose joint columns fit each other's expectation and not their own.
 
     Identical arms cannot be told apart by their limits; what tells them apart is what each was meant to do: the
     action columns of the same rows, or each arm's start posture.
@@ -79,29 +80,27 @@ def suspect_swapped_arms(
         raise ValueError(
             f"the same arms are needed on both sides; got {sorted(recorded)} recorded and {sorted(expected)} expected"
         )
-    found = []
-    names = sorted(recorded)
-    for i, a in enumerate(names):
-        for b in names[i + 1 :]:
-            if np.shape(recorded[a])[-1] != np.shape(recorded[b])[-1]:
-                continue
-            stated = _rms(recorded[a], expected[a]) + _rms(recorded[b], expected[b])
-            swapped = _rms(recorded[a], expected[b]) + _rms(recorded[b], expected[a])
-            if swapped + 2 * margin_rad < stated and swapped < stated / 3:
-                message = (
-                    f"the joints recorded for '{a}' follow what '{b}' was to do, and the other way round: "
-                    f"{swapped / 2:.3f} rad off when swapped, {stated / 2:.3f} rad as stated. Swap the two arms' "
-                    f"joint columns in the rig file"
-                )
-                found.append(Suspicion("swapped-arms", message, len(np.atleast_2d(_numpy(recorded[a])))))
-    return tuple(found)
+    suspicions = []
+    for a, b in combinations(sorted(recorded), 2):
+        if np.shape(recorded[a])[-1] != np.shape(recorded[b])[-1]:
+            continue
+        stated = _rms(recorded[a], expected[a]) + _rms(recorded[b], expected[b])
+        swapped = _rms(recorded[a], expected[b]) + _rms(recorded[b], expected[a])
+        if swapped + 2 * margin_rad < stated and swapped < stated / 3:
+            message = (
+                f"the joints recorded for '{a}' follow the commands of '{b}', and the other way round: "
+                f"{swapped / 2:.3f} rad off when swapped, {stated / 2:.3f} rad as stated. Swap the two arms' joint "
+                f"columns in the rig file"
+            )
+            suspicions.append(Suspicion("swapped-arms", message, len(np.atleast_2d(_numpy(recorded[a])))))
+    return tuple(suspicions)
 
 
 def require_within_limits(arm: Arm, q: Array, tolerance_rad: float = TOLERANCE_RAD) -> None:
     """Refuse joint values outside the arm's limits by more than a tolerance (default 2 deg).
 
     Raises:
-        InputError: Names row, joint, value and limit, and says what such values usually are.
+        InputError: Names row, joint, value and limit, and what such values usually are.
     """
     xp = array_namespace(q)
     require_joint_axis(arm, q)
@@ -140,7 +139,7 @@ def _outside(arm: Arm, rows: np.ndarray, tolerance_rad: float) -> Suspicion | No
 
 
 def _read_as_degrees(arm: Arm, rows: np.ndarray) -> Suspicion | None:
-    """Radians taken for degrees and converted again: the whole recording stands within 0.11 rad of zero."""
+    """Find radians taken for degrees and converted again: the whole recording lies within 0.11 rad of zero."""
     turning = ~np.array(arm.prismatic)
     largest = np.abs(rows[:, turning]).max(initial=0.0)
     if len(rows) < ROWS_FOR_STATISTICS or not 0.0 < largest < np.radians(2 * np.pi):
@@ -153,19 +152,17 @@ def _read_as_degrees(arm: Arm, rows: np.ndarray) -> Suspicion | None:
 
 
 def _normalised(arm: Arm, rows: np.ndarray) -> Suspicion | None:
-    """Mean 0 and spread 1 in every joint at once, or every joint reaching just -1 and 1.
+    """Find mean 0 and standard deviation 1 in every joint at once, or every joint reaching just -1 and 1.
 
     That holds for the set the statistics came from; a single episode of it may have another mean and pass.
     """
     if len(rows) < ROWS_FOR_STATISTICS or arm.dof < 3 or not np.isfinite(rows).all():
         return None
-    mean, spread = rows.mean(axis=0), rows.std(axis=0)
-    scored = bool((np.abs(mean) < 0.35).all() and (spread > 0.7).all() and (spread < 1.35).all())
-    low, high = rows.min(axis=0), rows.max(axis=0)
-    scaled = bool((np.abs(high - 1) < 1e-3).all() and (np.abs(low + 1) < 1e-3).all())
-    if not (scored or scaled):
+    spread, ends = rows.std(axis=0), np.stack([rows.max(axis=0), -rows.min(axis=0)])
+    scored = ((np.abs(rows.mean(axis=0)) < 0.35) & (spread > 0.7) & (spread < 1.35)).all()
+    if not scored and not (np.abs(ends - 1) < 1e-3).all():
         return None
-    how = "mean 0 and spread 1" if scored else "the range -1 .. 1"
+    how = "mean 0 and standard deviation 1" if scored else "the range -1 .. 1"
     message = (
         f"all {arm.dof} joints have {how}, as normalised (z-scored) qpos has; geometry needs raw joint angles in "
         f"radians. Undo the normalisation, or read qpos from the recording"
@@ -174,7 +171,7 @@ def _normalised(arm: Arm, rows: np.ndarray) -> Suspicion | None:
 
 
 def _zero(arm: Arm, rows: np.ndarray) -> Suspicion | None:
-    """Rows where every joint is exactly zero, or a joint that is exactly zero in all of several rows."""
+    """Find rows where every joint is exactly zero, or a joint that is exactly zero in all of several rows."""
     empty = (rows == 0.0).all(axis=1)
     if empty.any():
         message = (
@@ -195,6 +192,5 @@ def _rms(a: Array, b: Array) -> float:
 
 
 def _numpy(q: Array) -> np.ndarray:
-    """Copy joint values out of any array kind, for looking at."""
-    values: np.ndarray = np.asarray(q.detach().cpu() if hasattr(q, "detach") else q, dtype=np.float64)
-    return values
+    """Return joint values of any array kind as float64."""
+    return np.asarray(q.detach().cpu() if hasattr(q, "detach") else q, dtype=np.float64)
