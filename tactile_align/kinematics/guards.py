@@ -50,7 +50,7 @@ def suspect_joints(arm: Arm, q: Array, tolerance_rad: float = TOLERANCE_RAD) -> 
         The suspicions; empty when nothing is suspect.
 
     Raises:
-        ValueError: The last axis of `q` is not one value per joint.
+        InputError: The last axis of `q` is not one value per joint.
     """
     require_joint_axis(arm, q)
     rows = _numpy(q).reshape(-1, arm.dof)
