@@ -195,7 +195,7 @@ def _inspect(
 ) -> EpisodeFacts:
     result = EpisodeFacts(place_below(inspection.root, str(ref)))
     try:
-        episode, found = examine_episode(ref, layout)
+        episode, examined = examine_episode(ref, layout)
     except EpisodeError as error:
         result.faults.extend(error.faults)
         return result
@@ -204,9 +204,9 @@ def _inspect(
         result.steps, result.fps = len(episode), episode.fps
         result.joints, result.actions = episode.qpos.shape[-1], episode.action.shape[-1]
         result.qvel, result.depth = episode.qvel is not None, list(episode.depth)
-        result.faults.extend(found.faults)
+        result.faults.extend(examined.faults)
         result.untaken = _untaken(episode)
-        if found.faults:
+        if examined.faults:
             return result
         if episode.fps is None:
             result.remark("rate", "Rate", "not recorded", "Give --fps where it matters.", info=True)

@@ -16,7 +16,7 @@ from tactile_align.finger.tag_fit import MIN_SIGHTINGS
 
 MIN_BOXES = 6
 FAR_M, FAR_RAD, FAR_STROKE = 0.005, np.radians(10.0), 0.10
-"""A sensor or a stroke found further from where the rig has it is doubtful."""
+"""A sensor or a stroke that is fitted further from the rig's is doubtful."""
 STROKES = (0.5, 2.0)
 """Factors on the rig's stroke outside which the reading explains nothing."""
 ALREADY_IOU = 0.95
@@ -129,7 +129,7 @@ def _stroke_doubt(fit: BoxFit, after: float, doubt: str) -> str:
         return doubt
     return (
         f"The sensor stays where the rig has it, and the stroke alone brings the boxes to IoU {after:.2f}: measure how "
-        f"far the fingers open. If that is {fit.x[6]:.2f} times what the rig says, write it with {FLAG}. If not: "
+        f"far the fingers open. If that is {fit.x[6]:.2f} times the rig's, write it with {FLAG}. If not: "
         f"{doubt}"
     )
 
@@ -177,13 +177,13 @@ def _or_else(doubt: str, sure: str, accept: bool) -> str:
     return f"{doubt} Accepted by {FLAG}." if accept else f"{doubt} Where {sure}: {FLAG}."
 
 
-def reading_checks(found: Reading | None, stated: Reading) -> list[Check]:
+def reading_checks(fitted: Reading | None, stated: Reading) -> list[Check]:
     """Return the check on what the gripper reading is, none where the frames cannot tell."""
-    if found is None:
+    if fitted is None:
         return []
-    advice = f'Set reading = "{found}" of the gripper in the rig, then calibrate again.'
-    measured = f"{found}, by the frames in contact"
-    return [decided("gripper-reading", "Gripper reading", found == stated, measured, limit=stated, advice=advice)]
+    advice = f'Set reading = "{fitted}" of the gripper in the rig, then calibrate again.'
+    measured = f"{fitted}, by the frames in contact"
+    return [decided("gripper-reading", "Gripper reading", fitted == stated, measured, limit=stated, advice=advice)]
 
 
 def amounts(x: np.ndarray, form: str) -> str:

@@ -33,7 +33,7 @@ class FingerFrames:
         opening: By reading, (N,) distance of the finger from the tool axis, m: as recorded, and as a command that
             is held from contact onset on.
         axis: (3,) unit vector in the flange frame along which this finger opens.
-        stated: What the rig says the reading is.
+        stated: What the reading is by the rig.
     """
 
     lenses: tuple[Camera, ...]

@@ -14,18 +14,7 @@ from tactile_align.checks import Check, Report, graded
 from tactile_align.errors import InputError
 from tactile_align.finger.checks import LIMITS, STROKES, amounts, moved_check, reading_checks, stroke_check
 from tactile_align.finger.frames import Reading
-from tactile_align.finger.tag_fit import (
-    MIN_OPENINGS,
-    MIN_SHARE,
-    MIN_SIGHTINGS,
-    FingerTag,
-    Holder,
-    Sightings,
-    TagFit,
-    enough,
-    find_tag,
-    fit_tag,
-)
+from tactile_align.finger.tag_fit import FingerTag, Holder, Sightings, TagFit, find_tag, fit_tag
 from tactile_align.geometry.frames import invert, rotation_log
 from tactile_align.sessions.write_rig import pose_keys, provenance, require_no_override, save_unless_failed, with_stroke
 
@@ -99,18 +88,10 @@ def calibrate_finger_by_tag(
     require_no_override(
         known, "cameras" if sought else "sensors", camera if sought else tag.parent, (ref.path for ref in seen.refs)
     )
-    closed, opened = map(float, known.gripper(arm).law.opening(np.array([0.0, 1.0])))
-    ends, opening = (closed, opened), seen.frames.opening[seen.frames.stated]
-    if not enough(opening, ends):
-        raise InputError(
-            f"{path}: the finger's motion needs tag {tag.id} in at least {MIN_SIGHTINGS} frames, at {MIN_OPENINGS} "
-            f"openings over {MIN_SHARE:.0%} of the stroke; got {len(opening)} of {seen.looked} frames, openings from "
-            f"{opening.min() * 1e3:.1f} to {opening.max() * 1e3:.1f} mm. Open and close the gripper while recording"
-        )
     T = mounted.T_parent_this if sought else known.sensor(tag.parent).T_parent_this
-    fit = fit_tag(seen, Holder(T, tag.T_parent_this, sought, tag.corners), ends)
+    fit = fit_tag(seen, Holder(T, tag.T_parent_this, sought, tag.corners))
     name = f"camera {camera}" if sought else f"sensor {tag.parent}"
-    subject = f"tag {tag.id} in {camera}: {len(opening)} of {seen.looked} frames, for {name}"
+    subject = f"tag {tag.id} in {camera}: {len(seen.uv)} of {seen.looked} frames, for {name}"
     checks = _checks(fit, T, sought, seen, accept) + reading_checks(fit.reading, known.gripper(arm).reading)
     report = Report("calibrate", subject, tuple(checks), facts=provenance(seen.digests))
     changed = known

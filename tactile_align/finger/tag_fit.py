@@ -32,7 +32,7 @@ FINGERS = ("finger1", "finger2")
 class FingerTag(Mount):
     """A tag and where it is glued: T_parent_tag, its CENTRE, x to its right, y down, z into the surface.
 
-    `parent` says which place is known, and so what the tag can find: glued to a sensor, it finds where the sensor
+    `parent` states which place is known, and so what the tag can find: glued to a sensor, it finds where the sensor
     sits on its finger, for a calibrated camera; glued to ARM/finger1, it finds where a camera sits on that hand.
     """
 
@@ -97,6 +97,7 @@ class Sightings:
         looked: How many frames were searched.
         refs: The episodes that show it.
         digests: Their hashes.
+        ends: The finger's opening fully closed and fully open, m.
     """
 
     frames: FingerFrames
@@ -105,17 +106,26 @@ class Sightings:
     looked: int
     refs: tuple[EpisodeRef, ...]
     digests: tuple[str, ...]
+    ends: tuple[float, float]
+
+    def enough(self, rows: np.ndarray | None = None) -> bool:
+        """Return whether the frames, or some of them by flags (N,), show the finger's motion."""
+        opening = self.frames.opening[self.frames.stated]
+        share = ((opening if rows is None else opening[rows]) - self.ends[0]) / (self.ends[1] - self.ends[0])
+        apart = len(np.unique(np.round(share * 20)))
+        return len(share) >= MIN_SIGHTINGS and apart >= MIN_OPENINGS and float(np.ptp(share)) >= MIN_SHARE
 
 
 def find_tag(path: str | Path, rig: Rig, camera: str, tag: FingerTag, *, layout: str | Path | None = None) -> Sightings:
     """Search recorded frames for a tag, over the openings of its gripper.
 
     Raises:
-        FileNotFoundError, EpisodeError, InputError: Episodes that cannot be used, or no frame that shows the tag.
+        FileNotFoundError, EpisodeError, InputError: Episodes that cannot be used, or the tag is in no frame, or at too
+            few openings.
     """
     finger = tag.finger(rig)
-    rig.camera(camera)
-    chosen = choose_frames(path, camera, LOOK_AT, rig=rig, arm=finger.partition("/")[0], layout=layout)
+    arm = finger.partition("/")[0]
+    chosen = choose_frames(path, camera, LOOK_AT, rig=rig, arm=arm, layout=layout)
     parts, corners, names, refs, digests = [], [], [], [], []
     for ref in dict.fromkeys(choice.ref for choice in chosen):
         with open_episode(ref) as episode:
@@ -137,8 +147,17 @@ def find_tag(path: str | Path, rig: Rig, camera: str, tag: FingerTag, *, layout:
             f"{path}: none of {len(chosen)} frames of {camera} shows tag {tag.id} of {tag.dictionary}. Is it the "
             f"dictionary and id that were printed, flat, in view, and at least 20 px wide with a white rim?"
         )
-    frames = FingerFrames.join(parts)
-    return Sightings(frames, np.stack(corners), tuple(names), len(chosen), tuple(refs), tuple(digests))
+    frames, uv, looked = FingerFrames.join(parts), np.stack(corners), len(chosen)
+    closed, opened = map(float, rig.gripper(arm).law.opening(np.array([0.0, 1.0])))
+    sightings = Sightings(frames, uv, tuple(names), looked, tuple(refs), tuple(digests), (closed, opened))
+    if not sightings.enough():
+        opening = frames.opening[frames.stated] * 1e3
+        raise InputError(
+            f"{path}: the finger's motion needs tag {tag.id} in at least {MIN_SIGHTINGS} frames, at {MIN_OPENINGS} "
+            f"openings over {MIN_SHARE:.0%} of the stroke; got {len(opening)} of {looked} frames, openings from "
+            f"{opening.min():.1f} to {opening.max():.1f} mm. Open and close the gripper while recording"
+        )
+    return sightings
 
 
 CORNER_PX, CLEAR_PX = 0.3, 1.0
@@ -214,22 +233,14 @@ def tilted(axis: np.ndarray, tilt: np.ndarray) -> np.ndarray:
     return np.asarray(leaning / np.linalg.norm(leaning))
 
 
-def enough(opening: np.ndarray, ends: tuple[float, float]) -> bool:
-    """Return whether openings (N,) of a finger that moves between `ends` (m) show its motion."""
-    share = (opening - ends[0]) / (ends[1] - ends[0])
-    apart = len(np.unique(np.round(share * 20)))
-    return len(share) >= MIN_SIGHTINGS and apart >= MIN_OPENINGS and float(np.ptp(share)) >= MIN_SHARE
-
-
-def fit_tag(seen: Sightings, holder: Holder, ends: tuple[float, float]) -> TagFit:
+def fit_tag(seen: Sightings, holder: Holder) -> TagFit:
     """Fit nine numbers to the corners: the holder's pose, the stroke, the tilt of the axis.
 
     A small flat tag has two poses that look nearly alike; several are tried as starts, and all frames decide.
 
     Args:
-        seen: The tag's corners; enough openings, see `enough`.
+        seen: The tag's corners.
         holder: What is sought.
-        ends: The finger's opening fully closed and fully open, m.
 
     Raises:
         InputError: No frame has a pose of the tag in front of the camera.
@@ -244,14 +255,12 @@ def fit_tag(seen: Sightings, holder: Holder, ends: tuple[float, float]) -> TagFi
         return _error(frames.only(rows), uv[rows], holder, *_split(best, fit), reading)
 
     fits, after = cross_validated(len(uv), solve, error)
-    opening = frames.opening[frames.stated]
-    middle = frames.only(np.argsort(opening)[[len(uv) // 2]])
+    middle = frames.only(np.argsort(frames.opening[frames.stated])[[len(uv) // 2]])
     places = np.stack([holder.T_camera_tag(middle, *_split(best, fit))[0, :3, 3] for fit in fits])
     sigma = float(np.sqrt(np.trace(jackknife(places))))
     T, (stroke, *tilt) = _split(best, x)
     axis, before = tilted(frames.axis, np.array(tilt)), _error(frames, uv, holder, holder.T, np.array([1.0, 0, 0]))
-    enough_agree = enough(opening[~frames.telling], ends)
-    reading = likely_reading(frames, solve, error, CLEAR_PX) if enough_agree else None
+    reading = likely_reading(frames, solve, error, CLEAR_PX) if seen.enough(~frames.telling) else None
     return TagFit(T, float(stroke), axis, jackknife(fits), sigma, before, after, reading)
 
 

@@ -71,7 +71,7 @@ def read_pose_file(path: str | Path, dof: int) -> PoseFile:
         units += stated
         values = [[_number(path, row, line, header, i) for i, _ in columns] for row, line in rows]
         groups.append(np.array(values, dtype=np.float64).reshape(-1, len(names)) * UNITS[units[-1]])
-    return PoseFile(*groups, *units)
+    return PoseFile(groups[0], groups[1], groups[2], *units)
 
 
 def controller_poses(file: PoseFile, order: str = "zyx") -> np.ndarray:
@@ -127,7 +127,7 @@ class Residual:
     worst_row: int
 
     def within(self, mm: float, deg: float) -> bool:
-        """Tell whether both root mean squares stay within their bounds."""
+        """Return whether both root mean squares stay within their bounds."""
         return self.rms_mm <= mm and self.rms_deg <= deg
 
 

@@ -17,7 +17,7 @@ SuspicionId = Literal["outside-limits", "degrees", "read-as-degrees", "normalise
 TOLERANCE_RAD = 0.035
 """How far a joint may lie beyond its limit: 2 deg; two sources differ by 4 deg about one joint."""
 ROWS_FOR_STATISTICS = 30
-"""Fewer rows say nothing about a mean and a spread."""
+"""Fewer rows do not determine a mean and a standard deviation."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ def suspect_joints(arm: Arm, q: Array, tolerance_rad: float = TOLERANCE_RAD) -> 
         The suspicions; empty when nothing is suspect.
 
     Raises:
-        ValueError: The last axis of `q` is not one value per joint.
+        InputError: The last axis of `q` is not one value per joint.
     """
     require_joint_axis(arm, q)
     rows = _numpy(q).reshape(-1, arm.dof)
@@ -65,8 +65,8 @@ def suspect_swapped_arms(
 ) -> tuple[Suspicion, ...]:
     """Return pairs of arms whose joint columns fit each other's expectation and not their own.
 
-    Identical arms cannot be told apart by their limits; what tells them apart is what each was meant to do: the
-    action columns of the same rows, or each arm's start posture.
+    Identical arms have the same limits; what differs is what each was commanded to do: the action columns of the same
+    rows, or each arm's start posture.
 
     Args:
         recorded: Per arm (T, n) joint values, rad.

@@ -94,7 +94,7 @@ def calibrate_hand_eye(
     A fixed camera seen through an arm that does not stand at the world's origin gets its pose in `world`.
 
     Args:
-        folder: The session; session.toml says what moves (`mounted`) and what the camera hangs on (`parent`).
+        folder: The session; session.toml states what moves (`mounted`) and what the camera hangs on (`parent`).
         rig: The rig that takes the result; None: only report.
         prior: Let each robot pose move by about this much.
         model: Lens model where intrinsics come from the views.

@@ -17,6 +17,7 @@ from tactile_align.calibration.hand_eye import HandEye, chain, robust_start, sol
 from tactile_align.calibration.views import board_poses
 from tactile_align.checks import Check, Hypothesis, named
 from tactile_align.geometry.frames import apply, invert, nearest_rotation, pose, rotation_fault, rotation_log
+from tactile_align.kinematics.controller import turn_signature
 from tactile_align.sessions.robot_poses import EULER, PoseFormat
 from tactile_align.sessions.session import Session
 
@@ -29,10 +30,7 @@ fault = partial(named, "fault")
 
 def angle_gap(T: np.ndarray, C: np.ndarray) -> float:
     """Return the median difference of relative turns, robot against camera, rad: no mount or lengths enter."""
-    i, j = np.triu_indices(len(T), 1)
-    robot = np.linalg.norm(rotation_log(np.swapaxes(T[i, :3, :3], 1, 2) @ T[j, :3, :3]), axis=-1)
-    seen = np.linalg.norm(rotation_log(C[j, :3, :3] @ np.swapaxes(C[i, :3, :3], 1, 2)), axis=-1)
-    return float(np.median(np.abs(robot - seen)))
+    return float(np.median(np.abs(turn_signature(T[:, :3, :3]) - turn_signature(C[:, :3, :3]))))
 
 
 def other_formats(session: Session, T: np.ndarray, C: np.ndarray) -> list[tuple[float, Hypothesis[PoseFormat]]]:

@@ -29,7 +29,7 @@ LIMITS = {
     ),
     "intrinsics-views": Limit("Views used for the intrinsics", 12, 6, form=".0f", why=FEW),
     "image-covered": Limit("Image area covered", 0.6, 0.3, form=".0%", why="The lens is not known where no point was"),
-    "tilt-range": Limit("Tilt range", 30, 10, " deg", why="Focal length and distance are told apart by tilt alone"),
+    "tilt-range": Limit("Tilt range", 30, 10, " deg", why="Only tilt separates focal length from distance"),
     "lens-model": Limit("Held-out error / that of the best lens model", 1.1, inf, why="Another lens model fits better"),
     "hand-eye-views": Limit("Views used for the pose", 12, 6, form=".0f", why=FEW),
     "rotation-axes": Limit(
@@ -79,52 +79,52 @@ def judge(session: Session, intrinsics: Intrinsics | None, hand_eye: HandEye | N
     return Report("calibrate", subject, tuple(checks), tuple(tables), provenance([_digest(session)]))
 
 
-def _intrinsics(session: Session, found: Intrinsics) -> list[Check]:
-    tilt = float(np.degrees(found.tilt[1] - found.tilt[0]))
+def _intrinsics(session: Session, fit: Intrinsics) -> list[Check]:
+    tilt = float(np.degrees(fit.tilt[1] - fit.tilt[0]))
     sharp = "Take sharp images of a flat board; check rows, columns and layout in [board]."
     checks = [
-        graded(LIMITS, "intrinsics-rms", found.rms * 1000 / session.width, advice=sharp),
-        graded(LIMITS, "intrinsics-views", len(found.per_view), advice="Take 15 views or more."),
-        graded(LIMITS, "image-covered", found.covered, advice="Bring the board into the image's corners too."),
+        graded(LIMITS, "intrinsics-rms", fit.rms * 1000 / session.width, advice=sharp),
+        graded(LIMITS, "intrinsics-views", len(fit.per_view), advice="Take 15 views or more."),
+        graded(LIMITS, "image-covered", fit.covered, advice="Bring the board into the image's corners too."),
         graded(LIMITS, "tilt-range", tilt, advice="Tilt the board by up to 45 degrees in several directions."),
     ]
-    if found.dropped:
-        names = ", ".join(f"{name} ({error:.2f} px)" for name, error in found.dropped.items())
+    if fit.dropped:
+        names = ", ".join(f"{name} ({error:.2f} px)" for name, error in fit.dropped.items())
         checks.append(Check("views-dropped", "Views dropped as outliers", "info", names))
-    if found.deviations:
-        text = ", ".join(f"{key} {value:.2g}" for key, value in found.deviations.items())
+    if fit.deviations:
+        text = ", ".join(f"{key} {value:.2g}" for key, value in fit.deviations.items())
         checks.append(Check("intrinsics-sigma", "Standard deviations, px and 1", "info", text))
-    if found.held_out:
-        best = min(found.held_out, key=found.held_out.__getitem__)
-        text = ", ".join(f"{model} {error:.3f}" for model, error in found.held_out.items())
-        ratio = found.held_out.get(found.camera.model, np.inf) / found.held_out[best]
+    if fit.held_out:
+        best = min(fit.held_out, key=fit.held_out.__getitem__)
+        text = ", ".join(f"{model} {error:.3f}" for model, error in fit.held_out.items())
+        ratio = fit.held_out.get(fit.camera.model, np.inf) / fit.held_out[best]
         advice = f"Calibrate with --model {best}."
         checks.append(graded(LIMITS, "lens-model", ratio, measured=f"{text} px", advice=advice))
     return checks
 
 
-def _hand_eye(found: HandEye) -> list[Check]:
-    sigma_mm, sigma_deg = float(found.sigma_t_m.max()) * 1e3, float(np.degrees(found.sigma_r_rad.max()))
-    alone = found.rms / max(float(np.sqrt(np.mean(found.pnp**2))), 1e-9)
-    frame, turn = "link" if found.mounted == "moving" else "base", float(np.degrees(found.spread.turn))
-    far = f"{len(found.outliers)}{': ' + ', '.join(found.outliers) if found.outliers else ''}"
+def _hand_eye(fit: HandEye) -> list[Check]:
+    sigma_mm, sigma_deg = float(fit.sigma_t_m.max()) * 1e3, float(np.degrees(fit.sigma_r_rad.max()))
+    alone = fit.rms / max(float(np.sqrt(np.mean(fit.pnp**2))), 1e-9)
+    frame, turn = "link" if fit.mounted == "moving" else "base", float(np.degrees(fit.spread.turn))
+    far = f"{len(fit.outliers)}{': ' + ', '.join(fit.outliers) if fit.outliers else ''}"
     look = "Look at these images and poses; drop them or take them again."
-    scale = f"{(found.scale - 1) * 100:+.2f} % (sigma {found.scale_sigma * 100:.2f} %)"
+    scale = f"{(fit.scale - 1) * 100:+.2f} % (sigma {fit.scale_sigma * 100:.2f} %)"
     ruler = "Measure a long row of squares and correct square_m."
     to_alone = f"{alone:.1f}; large: the robot, not the camera"
     return [
-        graded(LIMITS, "hand-eye-views", len(found.names), advice="Take 15 views or more."),
-        graded(LIMITS, "rotation-axes", found.spread.axes, advice="Turn about further axes: roll, pitch AND yaw."),
+        graded(LIMITS, "hand-eye-views", len(fit.names), advice="Take 15 views or more."),
+        graded(LIMITS, "rotation-axes", fit.spread.axes, advice="Turn about further axes: roll, pitch AND yaw."),
         graded(LIMITS, "largest-rotation", turn, advice="Turn the camera further between views."),
-        graded(LIMITS, "hand-eye-rms", found.rms, advice="See the worst views."),
-        graded(LIMITS, "left-out-ratio", found.left_out_rms / max(found.rms, 1e-9), advice="Take more, other views."),
-        graded(LIMITS, "views-far-off", len(found.outliers) / len(found.names), measured=far, advice=look),
-        graded(LIMITS, "board-scale", abs(found.scale - 1), measured=scale, advice=ruler),
+        graded(LIMITS, "hand-eye-rms", fit.rms, advice="See the worst views."),
+        graded(LIMITS, "left-out-ratio", fit.left_out_rms / max(fit.rms, 1e-9), advice="Take more, other views."),
+        graded(LIMITS, "views-far-off", len(fit.outliers) / len(fit.names), measured=far, advice=look),
+        graded(LIMITS, "board-scale", abs(fit.scale - 1), measured=scale, advice=ruler),
         graded(LIMITS, "translation-sigma", sigma_mm, advice="Take more views, nearer and more tilted."),
         graded(LIMITS, "rotation-sigma", sigma_deg, advice="Take more views, with larger turns."),
         Check("joint-to-alone", "Joint / single-view RMS", "info", to_alone, alone),
-        Check("pose", f"T_{frame}_camera", "info", _place(found.X)),
-        Check("pose-inverse", f"T_camera_{frame}", "info", _place(np.asarray(invert(found.X)))),
+        Check("pose", f"T_{frame}_camera", "info", _place(fit.X)),
+        Check("pose-inverse", f"T_camera_{frame}", "info", _place(np.asarray(invert(fit.X)))),
     ]
 
 

@@ -110,7 +110,7 @@ def provenance(digests: Sequence[str]) -> dict[str, str]:
 
 
 def write_verdict(report: Report, rig_file: str | Path) -> None:
-    """Write a verdict, when it was found and on which data into [verified] of a rig file; no other line changes.
+    """Write a verdict, its time and the hash of its data into [verified] of a rig file; no other line changes.
 
     Args:
         report: Its facts are, or hold, those of `provenance`.

@@ -27,7 +27,7 @@ class Motion:
 
     Attributes:
         camera: The view.
-        sensor: Whose box was held against the fingers' motion; None: the still world against the arm's.
+        sensor: The sensor whose box was compared with the fingers' motion; None: the still world with the arm's.
         scores: By the hypothesis's name, (N,). Of a sensor, for each motion of the gripper, the median over its pairs
             of frames: how much better the picture in the box agrees with the moved box than with the box left in place,
             -2 to 2, 0 where a frame has no box. Of the still world, for each pair of frames: the share of tracked

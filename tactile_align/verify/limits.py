@@ -13,18 +13,14 @@ LIMITS = {
     "iou-p5": Limit("IoU of {1} in {0}, 5th percentile", 0.5, 0.25, form=".3f", why="Bad frames train wrong tokens"),
     "box-missing": Limit("{1} in sight of {0} without a box", 0.02, 0.2, form=".1%", why="Frames are lost to training"),
     "box-coverage": Limit("Box of {1} in {0}", 0.95, 0.5, form=".1%", why="A camera on the hand sees its sensors"),
-    "edge-error": Limit(
-        "Edges of {1} in {0}, median", 0.05, 0.2, SIDE, why="The IoU of a large box hides an edge's shift"
-    ),
+    "edge-error": Limit("Edges of {1} in {0}, median", 0.05, 0.2, SIDE, why="The IoU of a box hides an edge's shift"),
     "box-drift": Limit(
         "Drift of {1} in {0} between episodes", 0.05, 0.2, SIDE, why="One rig must hold for all episodes"
     ),
     "principal-point": Limit(
         "Principal point of {0}, off the image's centre", 0.12, inf, form=".0%", why="Lenses stay under 5 %"
     ),
-    "box-motion": Limit(
-        "{1} moves as its box in {0}", 0.15, -inf, form=".2f", why="Edges in a right box move along with it"
-    ),
+    "box-motion": Limit("{1} moves as its box in {0}", 0.15, -inf, form=".2f", why="Edges in a right box move along"),
     "world-motion": Limit(
         "The still world moves as {0} does", 0.4, -inf, form=".2f", why="At rest, only the camera's motion moves pixels"
     ),

@@ -75,7 +75,7 @@ def motion_checks(rig: Rig, watched: Sequence[Watched]) -> list[Check]:
 
 
 def _judged(kind: str, on: tuple[str, ...], scores: Scores, of: str, edits: dict[str, str]) -> Check:
-    """Warn where another hypothesis is clearly better, and say what to change."""
+    """Warn where another hypothesis is clearly better, with what to change."""
     limit, gain = LIMITS[kind], GAINS[kind]
     fact = partial(Check, "/".join((kind, *on)), limit.title.format(*on), "info")
     if len(scores) < MIN_MOTIONS:
@@ -96,7 +96,7 @@ def _judged(kind: str, on: tuple[str, ...], scores: Scores, of: str, edits: dict
     if median < limit.good and len(scores) < MANY:
         return fact(f"could not tell: {measured}", median)
     advice = (
-        "What moves there does not move as the rig says, and no slip tried explains it: K, the camera's pose, the "
+        "What moves there does not move as the rig states, and no slip tried explains it: K, the camera's pose, the "
         "gripper's law or the sensor's place is off, or something hides the sensor. Look with `tactile-align overlay`."
     )
     none = "" if median >= limit.good else ", none fits"

@@ -14,11 +14,11 @@ from tactile_align.projection.sensor_box import project_solids
 DRAWN_PX, DRAWN = 1.5, 0.02
 """How far edges may still be off in the median, px or share of the box's side: drawn boxes are no better."""
 FACTOR = float(np.log(4.0))
-"""A focal length is looked for between a quarter and four times what the rig says."""
+"""A focal length is sought between a quarter and four times the rig's: the logarithm of the factor."""
 TURN = 0.5
 """A camera is turned by no more than this about each of its axes, rad."""
 REACH_M = 0.2
-"""A camera or a sensor is looked for this far along each of its axes."""
+"""A camera or a sensor is sought this far along each of its axes."""
 FAR_PX = 1e3
 """Counts as the error of a box that left the image: far, yet finite, so that a fit may start there."""
 

@@ -17,7 +17,7 @@ from tactile_align.verify.labels import require_matching
 from tactile_align.verify.motion_checks import motion_checks, watch
 
 WATCHED = 5
-"""Episodes whose frames are looked at for motion; more add seconds and say little more."""
+"""Episodes whose frames are searched for motion; more add seconds and little evidence."""
 
 
 def verify(
