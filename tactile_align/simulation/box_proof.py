@@ -80,7 +80,7 @@ def recorded_boxes(
         with open_episode(path) as episode:
             contact = recorded_contact(episode, rig, holding)
             boxes = episode_boxes(rig, camera, sensor, episode.qpos, contact, episode.fps, min_side_px=1).boxes
-            keep = _required_truth(episode, "contact").astype(bool) if in_contact else np.ones(len(episode), dtype=bool)
+            keep = _required_truth(episode, "contact").astype(bool) if in_contact else slice(None)
             projected.append(boxes.box[keep])
             truth.append(_required_truth(episode, f"box/{camera}", 4)[keep])
     return errors(np.concatenate(projected), np.concatenate(truth))
@@ -110,23 +110,18 @@ def posed_boxes(rig: Rig, truth_rig: Rig, camera: str, sensor: str, poses: int =
     rng = np.random.default_rng(seed)
     look = draw_look(rng)
     bare = rig.with_camera(camera, image_map=())
-    boxes, truth = [], []
-    count = 0
+    boxes, truth, count = [], [], 0
     for _ in range(ROUNDS):
         q = HOME + rng.uniform(-0.45, 0.45, (poses, 6))
         opening = np.repeat(rng.uniform(0.0, 0.045, (poses, 1)), 2, axis=1)
         qpos = np.concatenate([q, np.ones((poses, 1))], axis=1)
         projected = sensor_boxes(bare, camera, sensor, qpos, opening)
         whole = projected.visible & (projected.inside > 1 - 1e-9)
-        q, opening = q[whole][: poses - count], opening[whole][: poses - count]
-        if not len(q):
-            continue
-        boxes.append(projected.box[whole][: poses - count])
-        truth.append(true_sensor_boxes(truth_rig, camera, q, opening, look))
-        count += len(q)
+        rows = np.flatnonzero(whole)[: poses - count]
+        boxes.append(projected.box[rows])
+        truth.append(true_sensor_boxes(truth_rig, camera, q[rows], opening[rows], look) if len(rows) else boxes[-1])
+        count += len(rows)
         if count == poses:
             return errors(np.concatenate(boxes), np.concatenate(truth))
-    raise InputError(
-        f"needed {poses} poses with all of {sensor} in the view of {camera}; of {ROUNDS * poses} random ones "
-        f"{count} are. Choose another camera, or fewer poses"
-    )
+    got = f"of {ROUNDS * poses} random ones {count} are. Choose another camera, or fewer poses"
+    raise InputError(f"needed {poses} poses with all of {sensor} in the view of {camera}; {got}")

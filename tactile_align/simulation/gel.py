@@ -129,8 +129,7 @@ class GelCamera:
         ]
         self.flat = self.shade(np.zeros((pad.rows, pad.columns), F))
         # One sheet of noise, larger than a touch: another crop a frame is faster than new random numbers.
-        sheet = rng.normal(0, _NOISE * 255, (pad.rows + 64, pad.columns + 64, 3))
-        self._noise = sheet.astype(F)
+        self._noise = rng.normal(0, _NOISE * 255, (pad.rows + 64, pad.columns + 64, 3)).astype(F)
 
     def shade(self, skin: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """Return the noise-free picture (rows, columns, 3), 0..255, of a skin depth in touch pixels."""

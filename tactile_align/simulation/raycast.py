@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,76 +14,62 @@ Floats = npt.NDArray[np.floating[Any]]
 Term = Any  # a number or an array that broadcasts to the shape of the bundle
 
 SPHERE, CAPSULE, CYLINDER, BOX = 2, 3, 5, 6  # as in MuJoCo's mjtGeom
-MISS = np.float32(1e9)
+F = np.float32
+MISS = F(1e9)
 
 
-@dataclass(frozen=True)
-class Pencil:
-    """Rays through the origin along (x, y, 1): the pixels of a camera. The ray parameter is the depth z.
+class Rays:
+    """A bundle of rays, one for each of h rows and w columns, from `origin` (x, y, 0) along `direction` (x, y, 1).
 
-    Attributes:
-        x: (w,) one value per column.
-        y: (h,) one value per row.
+    Each of the four terms is 0 or an array that broadcasts to (h, w); the ray parameter is z.
     """
 
-    x: Floats
-    y: Floats
+    origin: tuple[Term, Term] = (0.0, 0.0)
+    direction: tuple[Term, Term] = (0.0, 0.0)
+
+    def __init__(self, x: Floats, y: Floats) -> None:
+        """Keep x (w,), one value per column, and y (h,), one value per row."""
+        self.x, self.y = x, y
 
     def along(self, n: Floats) -> Term:
-        """Return direction . n, (h, w)."""
-        return (n[0] * self.x + n[2])[None, :] + (n[1] * self.y)[:, None]
+        """Return direction . n."""
+        x, y = self.direction
+        return (n[0] * x + n[2]) + n[1] * y
 
     def offset(self, p: Floats, n: Floats) -> Term:
         """Return (origin - p) . n."""
-        return -(p[0] * n[0] + p[1] * n[1] + p[2] * n[2])
+        x, y = self.origin
+        return -(((p[0] - x) * n[0] + p[2] * n[2]) + (p[1] - y) * n[1])
 
     def speed2(self) -> Term:
-        """Return direction . direction, (h, w)."""
-        return (self.x * self.x + 1)[None, :] + (self.y * self.y)[:, None]
+        """Return direction . direction."""
+        x, y = self.direction
+        return (x * x + 1) + y * y
 
     def approach(self, p: Floats) -> Term:
-        """Return (origin - p) . direction, (h, w)."""
+        """Return (origin - p) . direction, as origin . direction = 0 in both kinds of bundle."""
         return self.along(-p)
 
     def distance2(self, p: Floats) -> Term:
         """Return |origin - p|^2."""
-        return p[0] * p[0] + p[1] * p[1] + p[2] * p[2]
+        x, y = self.origin
+        return ((x - p[0]) ** 2 + p[2] ** 2) + (y - p[1]) ** 2
 
 
-@dataclass(frozen=True)
-class Sheaf:
-    """Parallel rays from (x, y, 0) along +z: the cells of a gel. The ray parameter is the height z.
+class Pencil(Rays):
+    """Rays through the origin along (x, y, 1): the pixels of a camera. The ray parameter is the depth z."""
 
-    Attributes:
-        x: (w,) metres, one value per column.
-        y: (h,) metres, one value per row.
-    """
-
-    x: Floats
-    y: Floats
-
-    def along(self, n: Floats) -> Term:
-        """Return direction . n, a number."""
-        return n[2]
-
-    def offset(self, p: Floats, n: Floats) -> Term:
-        """Return (origin - p) . n, (h, w)."""
-        return (n[0] * (self.x - p[0]) - n[2] * p[2])[None, :] + (n[1] * (self.y - p[1]))[:, None]
-
-    def speed2(self) -> Term:
-        """Return direction . direction."""
-        return 1.0
-
-    def approach(self, p: Floats) -> Term:
-        """Return (origin - p) . direction."""
-        return -p[2]
-
-    def distance2(self, p: Floats) -> Term:
-        """Return |origin - p|^2, (h, w)."""
-        return ((self.x - p[0]) ** 2 + p[2] ** 2)[None, :] + ((self.y - p[1]) ** 2)[:, None]
+    def __init__(self, x: Floats, y: Floats) -> None:
+        super().__init__(x, y)
+        self.direction = x[None, :], y[:, None]
 
 
-Rays = Pencil | Sheaf
+class Sheaf(Rays):
+    """Parallel rays from (x, y, 0) along +z: the cells of a gel. The ray parameter is the height z, metres."""
+
+    def __init__(self, x: Floats, y: Floats) -> None:
+        super().__init__(x, y)
+        self.origin = x[None, :], y[:, None]
 
 
 def _sphere(rays: Rays, size: Floats, p: Floats, R: Floats) -> Floats:
@@ -126,25 +112,16 @@ def _cylinder(rays: Rays, size: Floats, p: Floats, R: Floats) -> Floats:
 
 
 def _box(rays: Rays, size: Floats, p: Floats, R: Floats) -> Floats:
-    near: Any = None
-    far: Any = None
-    for i in range(3):
-        n = R[:, i]
+    near, far = -MISS, MISS
+    for n, half in zip(R.T, size, strict=True):
         slope = rays.along(n)
         inverse = 1 / np.where(slope == 0, 1e-12, slope).astype(np.asarray(slope).dtype)  # never inf - inf
-        middle = -rays.offset(p, n) * inverse
-        reach = size[i] * np.abs(inverse)
-        near = middle - reach if near is None else np.maximum(near, middle - reach)
-        far = middle + reach if far is None else np.minimum(far, middle + reach)
+        middle, reach = -rays.offset(p, n) * inverse, half * np.abs(inverse)
+        near, far = np.maximum(near, middle - reach), np.minimum(far, middle + reach)
     return np.where((near <= far) & (near > 0), near, MISS)
 
 
-_HIT: dict[int, Callable[[Rays, Floats, Floats, Floats], Floats]] = {
-    SPHERE: _sphere,
-    CAPSULE: _capsule,
-    CYLINDER: _cylinder,
-    BOX: _box,
-}
+_HIT = {SPHERE: _sphere, CAPSULE: _capsule, CYLINDER: _cylinder, BOX: _box}
 
 
 def hit(rays: Rays, kind: int, size: Floats, p: Floats, R: Floats) -> Floats:
@@ -179,10 +156,7 @@ def normals(kind: int, size: Floats, local: Floats) -> Floats:
         return local / size[0]
     if kind == BOX:
         face = np.abs(local / size[:3, None]).argmax(axis=0)
-        out = np.zeros_like(local)
-        columns = np.arange(local.shape[1])
-        out[face, columns] = np.sign(local[face, columns])
-        return out
+        return np.where(np.arange(3)[:, None] == face, np.sign(local), F(0))
     out = local / size[0]
     if kind == CAPSULE:
         out[2] = (local[2] - np.minimum(np.maximum(local[2], -size[1]), size[1])) / size[0]
@@ -202,7 +176,6 @@ def extents(kind: int, size: Floats) -> Floats:
     return np.array([size[0], size[0], size[1] + (size[0] if kind == CAPSULE else 0.0)])
 
 
-F = np.float32
 PATTERNS = ("checker", "waves", "grains")
 
 
@@ -262,11 +235,6 @@ class Lens:
         y = (np.arange(height) - self.K[1, 2]) / self.K[1, 1]
         self.pencil = Pencil(x.astype(F), y.astype(F))
 
-    def corner_rays(self) -> Floats:
-        """Return the (4, 3) homogeneous pixels of the image corners."""
-        u, v = self.width - 0.5, self.height - 0.5
-        return np.array([[-0.5, -0.5, 1], [u, -0.5, 1], [-0.5, v, 1], [u, v, 1]])
-
     def window(self, u0: int, u1: int, v0: int, v1: int) -> Pencil:
         """Return the rays of columns u0..u1 and rows v0..v1, ends excluded."""
         return Pencil(self.pencil.x[u0:u1], self.pencil.y[v0:v1])
@@ -292,16 +260,10 @@ class Bench:
         eye = T_world_camera[:3, 3]
         # Texel i holds the paint at i + 0.5, so its place in the tile is half a texel less.
         M = np.stack([(eye[i] * ray[2] - eye[2] * ray[i]) * self.px_per_m - 0.5 * ray[2] for i in range(2)])
-        cv2.warpPerspective(
-            self.tile,
-            np.vstack([M, ray[2:]]),
-            (lens.width, lens.height),
-            dst=out,
-            flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
-            borderMode=cv2.BORDER_WRAP,
-        )
-        down = lens.corner_rays() @ ray[2]
-        if (down >= 0).any():
+        H, flags = np.vstack([M, ray[2:]]), cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+        cv2.warpPerspective(self.tile, H, (lens.width, lens.height), out, flags, cv2.BORDER_WRAP)
+        corners = [[u, v, 1] for u in (-0.5, lens.width - 0.5) for v in (-0.5, lens.height - 0.5)]
+        if (np.array(corners) @ ray[2] >= 0).any():
             out[self.depth(lens, T_world_camera) >= MISS] = SKY
 
     def depth(self, lens: Lens, T_world_camera: Floats) -> Floats:
@@ -403,15 +365,11 @@ class Caster:
         counts = np.concatenate([corners[..., 2] >= NEAR, crosses], axis=1)
         near = corners[..., 2].min(axis=1)
         z = np.maximum(points[..., 2], NEAR)
-        uv = np.stack(
-            [points[..., 0] / z * lens.K[0, 0] + lens.K[0, 2], points[..., 1] / z * lens.K[1, 1] + lens.K[1, 2]]
-        )
+        uv = np.stack([points[..., i] / z * lens.K[i, i] + lens.K[i, 2] for i in range(2)])
         lo = np.where(counts, uv, np.inf).min(axis=2).T
         hi = np.where(counts, uv, -np.inf).max(axis=2).T + 1
-        size = [lens.width, lens.height]
-        first = np.clip(np.ceil(lo), 0, size).astype(np.int64)
-        last = np.clip(np.floor(hi), 0, size).astype(np.int64)
-        window = np.stack([first[:, 0], last[:, 0], first[:, 1], last[:, 1]], axis=1)
+        edges = np.stack([np.ceil(lo), np.floor(hi)], axis=2)  # (n, 2, 2): u0, u1, v0, v1
+        window = np.clip(edges, 0, [[lens.width], [lens.height]]).astype(np.int64).reshape(-1, 4)
         return Placed(p.astype(F), A.astype(F), window, near.astype(F))
 
     def background(self, lens: Lens, T_world_camera: Floats) -> Picture:
@@ -439,9 +397,7 @@ class Caster:
             z = picture.depth[v0:v1, u0:u1]
             if placed.nearest[g] > z.max():
                 continue
-            t = hit(
-                lens.window(u0, u1, v0, v1), int(self.solids.kind[g]), self._size[g], placed.centre[g], placed.axes[g]
-            )
+            t = self._hit(lens.window(u0, u1, v0, v1), placed, g)
             nearer = t < z
             np.copyto(z, t, where=nearer)
             np.copyto(picture.ids[v0:v1, u0:u1], np.int16(g), where=nearer)
@@ -449,13 +405,15 @@ class Caster:
         for g in order:
             self._shade(picture, lens, placed, g, lamp)
 
+    def _hit(self, rays: Rays, placed: Placed, g: int) -> Floats:
+        return hit(rays, int(self.solids.kind[g]), self._size[g], placed.centre[g], placed.axes[g])
+
     def _shade(self, picture: Picture, lens: Lens, placed: Placed, g: int, lamp: Floats) -> None:
         u0, u1, v0, v1 = placed.window[g]
         row, column = np.nonzero(picture.ids[v0:v1, u0:u1] == g)
         if row.size == 0:
             return
-        row += v0
-        column += u0
+        row, column = row + v0, column + u0
         t = picture.depth[row, column]
         p = np.stack([lens.pencil.x[column] * t, lens.pencil.y[row] * t, t])
         axes = placed.axes[g]
@@ -481,7 +439,7 @@ class Caster:
         mask = np.zeros((v1 - v0, u1 - u0), bool)
         rays = lens.window(u0, u1, v0, v1)
         for g in order:
-            mask |= hit(rays, int(self.solids.kind[g]), self._size[g], placed.centre[g], placed.axes[g]) < MISS
+            mask |= self._hit(rays, placed, g) < MISS
         return (u0, u1, v0, v1), mask
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import cv2
 import numpy as np
@@ -42,7 +42,7 @@ class _Job:
     @property
     def identity(self) -> dict[str, Any]:
         """The attributes by which an existing file is recognised as this job's."""
-        return {"task": self.task, "gripper": self.gripper, "seed": self.seed, "index": self.index}
+        return {f"simulated_{key}": getattr(self, key) for key in ("task", "gripper", "seed", "index")}
 
 
 def simulate(
@@ -82,16 +82,11 @@ def simulate(
         InputError: `episodes` or `processes` below 1; an unknown task or gripper; a file in the folder from another
             recording.
     """
-    for name, value, known in (
-        ("task", task, ("expert", "regrasp", "mixed")),
-        ("gripper", gripper, ("commanded", "measured")),
-    ):
+    for name, value, known in (("task", task, get_args(Task)), ("gripper", gripper, get_args(Reading))):
         if value not in known:
             raise InputError(f"simulate needs {name} out of {', '.join(known)}; got '{value}'. Choose one of those")
     if episodes < 1 or (processes is not None and processes < 1):
-        raise InputError(
-            f"simulate needs at least one episode and one process; got episodes={episodes}, processes={processes}"
-        )
+        raise InputError(f"simulate needs one episode and process or more; got {episodes=}, {processes=}. Raise it")
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     jobs = [_job(folder, i, seed, task, gripper) for i in range(episodes)]
@@ -99,10 +94,9 @@ def simulate(
     _write_rig(folder / "rig.toml", gripper)
     workers = min(processes or _cores(), max(len(todo), 1))
     written = map(_record, todo) if workers == 1 else in_processes(_record, todo, workers, _alone)
-    bar = tqdm(total=episodes, initial=episodes - len(todo), unit="episode", desc="simulate", disable=not progress)
-    with bar:
-        for _ in written:
-            bar.update()
+    bar: dict[str, Any] = {"total": episodes, "initial": episodes - len(todo), "unit": "episode", "desc": "simulate"}
+    for _ in tqdm(written, **bar, disable=not progress):
+        pass
     return [job.path for job in jobs]
 
 
@@ -131,12 +125,10 @@ def _done(job: _Job) -> bool:
         return False
     with open_file(job.path) as file:
         attributes = read_attributes(file, job.path)
-    identity = {key: attributes.get(f"simulated_{key}") for key in job.identity}
+    identity = {key: attributes.get(key) for key in job.identity}
     if identity != job.identity:
-        raise InputError(
-            f"{job.path}: needed the episode of {job.identity}; found that of {identity}. "
-            f"Record into another folder, or move the old episodes away"
-        )
+        text = f"needed the episode of {job.identity}; found that of {identity}"
+        raise InputError(f"{job.path}: {text}. Record into another folder, or move the old episodes away")
     return True
 
 
@@ -149,15 +141,11 @@ def _rig(gripper: Reading) -> Rig:
 
 def _write_rig(path: Path, gripper: Reading) -> None:
     rig = _rig(gripper)
-    if path.exists():
-        present = load_rig(path)
-        if present.model_copy(update={"verified": None}) != rig:  # `verify --write` adds its verdict
-            raise InputError(
-                f"{path}: needed the simulated cell with a {gripper} gripper reading; found another one, "
-                f"'{present.name}'. Record into another folder, or move that file away"
-            )
-        return
-    rig.save(path)
+    if not path.exists():
+        rig.save(path)
+    elif load_rig(path).model_copy(update={"verified": None}) != rig:  # `verify --write` adds its verdict
+        text = f"needed the simulated cell with a {gripper} gripper reading; found another rig"
+        raise InputError(f"{path}: {text}. Record into another folder, or move that file away")
 
 
 def _record(job: _Job) -> Path:
@@ -169,8 +157,7 @@ def _record(job: _Job) -> Path:
     script = tasks.Expert(world, motion) if job.task == "expert" else tasks.Regrasp(world, motion)
     sensor = rig.sensors[world.hand.sensor].stream
     images: dict[str, list[bytes]] = {name: [] for name in rig.cameras}
-    touches: list[bytes] = []
-    steps = []
+    touches, steps = list[bytes](), list[Step]()
     for step in script.steps():
         # Encoded at once, so that an episode's frames are never all in memory.
         for name in images:
@@ -178,9 +165,8 @@ def _record(job: _Job) -> Path:
         touches.append(encode_jpeg(step.moment.touch, TOUCH_QUALITY, full_chroma=True))
         step.moment.touch = step.moment.touch[:0]
         steps.append(step)
-    success = script.success() if isinstance(script, tasks.Expert) else True
     qpos, action = _states(world, steps, job.gripper)
-    attributes = {f"simulated_{key}": value for key, value in job.identity.items()}
+    attributes = job.identity | {"object": look.kind, "scale": look.scale, "phases": ",".join(PHASES)}
     return write_episode(
         job.path,
         qpos=qpos,
@@ -188,13 +174,7 @@ def _record(job: _Job) -> Path:
         images=images,
         touches={sensor: touches},
         fps=tasks.LIFT_FPS if job.task == "expert" else tasks.REGRASP_FPS,
-        attributes={
-            **attributes,
-            "object": look.kind,
-            "scale": look.scale,
-            "success": success,
-            "phases": ",".join(PHASES),
-        },
+        attributes={**attributes, "success": script.success() if isinstance(script, tasks.Expert) else True},
         extra={**_truth(steps), "truth/touch_reference": world.gel.reference},
     )
 
@@ -208,22 +188,16 @@ def _states(world: World, steps: list[Step], gripper: Reading) -> tuple[Floats, 
     command = np.array([step.target for step in steps])
     command[:, -1] = (command[:, -1] - closed) / (opened - closed)
     qpos = np.array([np.append(step.moment.q, step.moment.truth.opening[0]) for step in steps])
-    qpos[:, -1] = (qpos[:, -1] - closed) / (opened - closed)
-    if gripper == "commanded":
-        qpos[:, -1] = command[:, -1]
+    qpos[:, -1] = command[:, -1] if gripper == "commanded" else (qpos[:, -1] - closed) / (opened - closed)
     return qpos, np.concatenate([command[1:], command[-1:]])
 
 
 def _truth(steps: list[Step]) -> dict[str, np.ndarray]:
     truths = [step.moment.truth for step in steps]
-    out = {
-        "truth/contact": np.array([t.contact for t in truths]),
-        "truth/contact_index": np.array([step.contact for step in steps], np.int32),
-        "truth/indentation": np.array([t.indentation for t in truths]),
-        "truth/opening": np.array([t.opening for t in truths]),
-        "truth/thing": np.array([t.thing for t in truths]),
-        "truth/phase": np.array([PHASES.index(step.phase) for step in steps], np.uint8),
-    }
+    names = ("contact", "indentation", "opening", "thing")
+    out = {f"truth/{name}": np.array([getattr(t, name) for t in truths]) for name in names}
+    out["truth/contact_index"] = np.array([step.contact for step in steps], np.int32)
+    out["truth/phase"] = np.array([PHASES.index(step.phase) for step in steps], np.uint8)
     for name in truths[0].box:
         out[f"truth/box/{name}"] = np.array([t.box[name] for t in truths])
         out[f"truth/unoccluded/{name}"] = np.array([t.unoccluded[name] for t in truths])

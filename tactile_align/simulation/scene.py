@@ -68,25 +68,21 @@ def read_hand(rig: Rig, arm: str) -> Hand:
     """
     names = [n for n, s in rig.sensors.items() if s.parent == f"{arm}/finger1"]
     if len(names) != 1:
-        raise InputError(
-            f"the simulated cell needs one sensor on {arm}/finger1; rig {rig.name} has {len(names)} there. "
-            f"Set sensors.NAME.parent in the rig file"
-        )
+        text = f"the simulated cell needs one sensor on {arm}/finger1; rig {rig.name} has {len(names)} there"
+        raise InputError(f"{text}. Set sensors.NAME.parent in the rig file")
     gripper, sensor = rig.gripper(arm), rig.sensors[names[0]]
     law = gripper.law
     if not isinstance(law, Linear) or abs(abs(law.axis[1]) - 1) > 1e-9:
-        raise InputError(
-            f"the simulated cell needs a linear gripper along the flange's y; arms.{arm}.gripper.law of rig {rig.name} "
-            f"is {law.kind} along {list(law.axis)}. Use the rig called cell"
-        )
+        needed = "the simulated cell needs a linear gripper along the flange's y"
+        got = f"arms.{arm}.gripper.law of rig {rig.name} is {law.kind} along {list(law.axis)}"
+        raise InputError(f"{needed}; {got}. Use the rig called cell")
     outwards = float(np.sign(law.axis[1]))
     T = sensor.T_parent_this
     normal = T[:3, :3] @ np.asarray(sensor.pad.normal)
     if abs(normal[1] + outwards) > 1e-6:
-        raise InputError(
-            f"the simulated cell needs a pad that faces the other finger, normal {[0, -outwards, 0]} in finger1; "
-            f"sensors.{names[0]}.pad of rig {rig.name} faces {normal.round(4).tolist()}. Use the rig called cell"
-        )
+        needed = f"the simulated cell needs a pad that faces the other finger, normal {[0, -outwards, 0]} in finger1"
+        got = f"sensors.{names[0]}.pad of rig {rig.name} faces {normal.round(4).tolist()}"
+        raise InputError(f"{needed}; {got}. Use the rig called cell")
     y = np.array([0.0, 0.0, 1.0])
     R = np.stack([np.cross(y, normal), y, normal], axis=1)
     size = np.abs(R.T @ T[:3, :3]) @ np.asarray(sensor.pad.size_m)
@@ -148,18 +144,17 @@ def _hand_bodies(hand: Hand, sensor: Sensor) -> list[str]:
         )
         if finger == "finger1":
             T = sensor.T_parent_this
-            boxes = [Part(BOX, np.asarray(b.size_m) / 2, np.asarray(b.center_m), np.eye(3)) for b in sensor.body]
-            placed = [Part(b.kind, b.size, T[:3, :3] @ b.centre + T[:3, 3], T[:3, :3]) for b in boxes]
-            out += [_geom(b, f"sensor{i}", 'class="soft"') for i, b in enumerate(placed)]
+            for i, box in enumerate(sensor.body):
+                part = Part(BOX, np.asarray(box.size_m) / 2, T[:3, :3] @ np.asarray(box.center_m) + T[:3, 3], T[:3, :3])
+                out.append(_geom(part, f"sensor{i}", 'class="soft"'))
             out.append(f'<site name="pad" {_at(hand.T_finger_pad)} size=".001" rgba="0 0 0 0"/>')
             corners = np.concatenate([b.corners for b in sensor.body]) @ T[:3, :3].T + T[:3, 3]
             back = float((corners[:, 1] * s).max())
         else:
             w, depth, h = _OPPOSITE
             back = depth + face
-            out.append(
-                _block("opposite", (-w / 2, side * face, z - h / 2), (w / 2, side * back, z + h / 2), 'class="soft"')
-            )
+            corners = (-w / 2, side * face, z - h / 2), (w / 2, side * back, z + h / 2)
+            out.append(_block("opposite", *corners, 'class="soft"'))
         w, depth = _BAR
         out.append(_block(f"{finger}_bar", (-w / 2, side * back, 0.05), (w / 2, side * (back + depth), z - 0.01)))
         out.append("</body>")
@@ -167,25 +162,23 @@ def _hand_bodies(hand: Hand, sensor: Sensor) -> list[str]:
 
 
 def _arm_bodies(rig: Rig, entry: RigArm, hand: Hand) -> list[str]:
-    arm, cameras = entry.arm, rig.cameras
-    parents = {name: camera.parent.removeprefix(f"{hand.arm}/") for name, camera in cameras.items()}
-    held = dict.fromkeys(["base", *(f"link{i + 1}" for i in range(arm.dof))], "")
-    for name, camera in cameras.items():
-        node = {"flange": f"link{arm.dof}"}.get(parents[name], parents[name])
-        if node == "world":
-            continue
+    arm = entry.arm
+    held = dict.fromkeys(["world", "base", *(f"link{i + 1}" for i in range(arm.dof))], "")
+    for name, camera in rig.cameras.items():
+        node = camera.parent.removeprefix(f"{hand.arm}/").replace("flange", f"link{arm.dof}")
         if node not in held:
+            got = f"cameras.{name}.parent of rig {rig.name} is {camera.parent}"
             raise InputError(
-                f"the simulated cell needs cameras on the world, the base, a link or the flange; cameras.{name}.parent "
-                f"of rig {rig.name} is {camera.parent}. Use one of those"
+                f"the simulated cell needs cameras on {', '.join(held)} or the flange; {got}. Move it there"
             )
         # MuJoCo's cameras look along -z with y up.
         turned = camera.T_parent_this @ np.diag([1.0, -1.0, -1.0, 1.0])
         held[node] += f'<camera name="{name}" {_at(turned)}/>'
-        case = camera.T_parent_this @ pose(np.eye(3), np.array([0, 0, -0.015]))
-        held[node] += f'<geom name="case_{name}" type="box" size=".02 .02 .01" {_at(case)} class="seen"/>'
+        if node != "world":
+            case = camera.T_parent_this @ pose(np.eye(3), np.array([0, 0, -0.015]))
+            held[node] += f'<geom name="case_{name}" type="box" size=".02 .02 .01" {_at(case)} class="seen"/>'
     origins = arm.T_link_joint
-    out = [f'<body name="base" {_at(entry.T_parent_this)}>', held["base"]]
+    out = [held["world"], f'<body name="base" {_at(entry.T_parent_this)}>', held["base"]]
     out.append(_tube("pedestal", np.array([0, 0, _TUBE_RADII[0]]), origins[0][:3, 3], _TUBE_RADII[0]))
     for i in range(arm.dof):
         mass, kp = _LINK_MASS_KG[min(i, 5)], _SERVO_KP[min(i, 5)]
@@ -220,19 +213,12 @@ def scene_text(rig: Rig, arm: str, look: Look) -> str:
         '<default class="thing"><geom group="0" condim="4" friction="1 .02 .001" density="900"/></default>',
         '</default><worldbody><geom name="bench" type="plane" size="0 0 1" group="1"/>',
     ]
-    for name, camera in rig.cameras.items():
-        if camera.parent == "world":
-            turned = camera.T_parent_this @ np.diag([1.0, -1.0, -1.0, 1.0])
-            out.append(f'<camera name="{name}" {_at(turned)}/>')
     out += _arm_bodies(rig, entry, hand)
     out.append('<body name="thing"><freejoint name="thing"/>')
     parts = object_parts(look.kind, look.scale)
     out += [_geom(part, f"thing{i}", 'class="thing"') for i, part in enumerate(parts)]
-    out.append("</body>")
-    out.append(
-        f'<body name="rod" mocap="true" pos="0 0 -2"><geom name="rod" type="cylinder" size="{ROD_RADIUS} {ROD_HALF}" '
-        f'class="seen"/></body>'
-    )
+    rod = f'<geom name="rod" type="cylinder" size="{ROD_RADIUS} {ROD_HALF}" class="seen"/>'
+    out.append(f'</body><body name="rod" mocap="true" pos="0 0 -2">{rod}</body>')
     for k, lying in enumerate(look.lying):
         out.append(f'<body name="lying{k}" {_at(lying.T_world_this)}>')
         out += [_geom(p, f"lying{k}_{i}", 'class="seen"') for i, p in enumerate(object_parts(lying.kind, lying.scale))]
@@ -242,8 +228,5 @@ def scene_text(rig: Rig, arm: str, look: Look) -> str:
     for i in range(entry.arm.dof):
         kp, kv = _SERVO_KP[min(i, 5)], _SERVO_KV[min(i, 5)]
         out.append(f'<position name="joint{i + 1}" joint="joint{i + 1}" kp="{kp}" kv="{kv}"/>')
-    out.append(
-        f'<position name="grip" joint="finger1" kp="6000" kv="120" forcerange="-{GRIP_FORCE_N} {GRIP_FORCE_N}"/>'
-    )
-    out.append("</actuator></mujoco>")
-    return "".join(out)
+    force = f'forcerange="-{GRIP_FORCE_N} {GRIP_FORCE_N}"'
+    return "".join([*out, f'<position name="grip" joint="finger1" kp="6000" kv="120" {force}/></actuator></mujoco>'])

@@ -115,14 +115,8 @@ class Grip:
     @property
     def T_hand_thing(self) -> Floats:
         """(4, 4), centred between the fingers."""
-        R = rotation_from_rpy(np.array([0, self.roll, 0])) @ rotation_from_rpy(
-            np.array([self.lean[0], 0, self.lean[1]])
-        )
-        return np.asarray(pose(R, np.array([self.offset[0], 0, self.offset[1]])))
-
-
-def _draw_grip(rng: np.random.Generator) -> Grip:
-    return Grip(rng.uniform(-1, 1, 2) * OFFSET_M, float(rng.uniform(-ROLL_RAD, ROLL_RAD)), rng.normal(0, 0.03, 2))
+        roll, lean = rotation_from_rpy(np.array([[0, self.roll, 0], [self.lean[0], 0, self.lean[1]]]))
+        return np.asarray(pose(roll @ lean, np.array([self.offset[0], 0, self.offset[1]])))
 
 
 class Regrasp:
@@ -175,7 +169,8 @@ class Regrasp:
         """
         for _ in range(_TRIES):
             T_hand = tool_pose(place, yaw, (float(self.rng.uniform(-0.2, 0.2)), float(self.rng.uniform(-0.2, 0.2))))
-            grip = _draw_grip(self.rng)
+            offset, roll = self.rng.uniform(-1, 1, 2) * OFFSET_M, float(self.rng.uniform(-ROLL_RAD, ROLL_RAD))
+            grip = Grip(offset, roll, self.rng.normal(0, 0.03, 2))
             back = np.array([*self.rng.uniform(-0.015, 0.015, 2), -self.rng.uniform(0.05, 0.09)])
             T_before = T_hand @ pose(np.eye(3), back)
             q, reached = self.world.reach(T_hand, self.q)
@@ -185,11 +180,8 @@ class Regrasp:
             if min(self._thickness(grip)) > 0:
                 self.T_world_thing = T_hand @ grip.T_hand_thing
                 return T_hand, T_before, grip
-        raise InputError(
-            f"needed a grip on the {self.world.look.kind} (scale {self.world.look.scale:.3g}) near "
-            f"{place.round(3).tolist()} m; none of {_TRIES} drawn ones touches both pads within reach. "
-            f"Choose another seed"
-        )
+        thing = f"the {self.world.look.kind} (scale {self.world.look.scale:.3g}) near {place.round(3).tolist()} m"
+        raise InputError(f"no grip of {_TRIES} on {thing} touches both pads within reach. Choose another seed")
 
     def _rolled(self, grip: Grip) -> Grip:
         """Return the grip after a small roll and slide on the pad; unchanged if out of reach or off the pad."""
@@ -211,23 +203,21 @@ class Regrasp:
         return world.thickness()
 
     def _reach(self, T_hand: Floats) -> None:
-        q, reached = self.world.reach(T_hand, self.q)
+        self.q, reached = self.world.reach(T_hand, self.q)
         if not reached:
-            raise InputError(
-                f"needed joints for a pose next to a reachable one, at {T_hand[:3, 3].round(3).tolist()} m; inverse "
-                f"kinematics found none. Choose another seed"
-            )
-        self.q = q
+            place = T_hand[:3, 3].round(3).tolist()
+            raise InputError(f"needed joints for a pose at {place} m, next to a reachable one. Choose another seed")
 
     def _free(self, T_hand: Floats, opening: float, phase: str) -> Step:
         """Return the step with the fingers apart and the object at rest in its fixture."""
-        world = self.world
         self._reach(T_hand)
-        world.place_arm(self.q, opening)
-        world.place_thing(self.T_world_thing, rod=True)
-        world.settle()
-        moment = world.observe(self.rng)
-        return Step(moment, np.append(self.q, opening), phase, -1)
+        self._place(opening, self.T_world_thing)
+        return Step(self.world.observe(self.rng), np.append(self.q, opening), phase, -1)
+
+    def _place(self, opening: float, T_world_thing: Floats) -> None:
+        self.world.place_arm(self.q, opening)
+        self.world.place_thing(T_world_thing, rod=True)
+        self.world.settle()
 
     def _press(self, grip: Grip, depth: float, squeeze: float, contact: int) -> Step:
         """Return the step with the fingers closed on the object, `depth` metres deep in the gel."""
@@ -238,9 +228,7 @@ class Regrasp:
         # The fixture yields along the closing axis until the stiff pad just touches and the gel is `depth` deep.
         shift = world.hand.outwards * (two - one + depth) / 2
         yielded = pose(np.eye(3), np.array([0.0, shift, 0.0])) @ grip.T_hand_thing
-        world.place_arm(self.q, opening)
-        world.place_thing(world.T_world_tcp() @ yielded, rod=True)
-        world.settle()
+        self._place(opening, world.T_world_tcp() @ yielded)
         moment = world.observe(self.rng)
         command = max(opening - squeeze, world.hand.stroke[0])
         return Step(moment, np.append(self.q, command), "press", contact)

@@ -49,7 +49,7 @@ def reach(
         scratch.qpos[:dof] = q
         mujoco.mj_kinematics(model, scratch)
         turn = T_world_site[:3, :3] @ scratch.site_xmat[index].reshape(3, 3).T
-        axis = np.array([turn[2, 1] - turn[1, 2], turn[0, 2] - turn[2, 0], turn[1, 0] - turn[0, 1]]) / 2
+        axis = (turn - turn.T)[[2, 0, 1], [1, 2, 0]] / 2
         if np.trace(turn) < 1:  # beyond a quarter turn the sine decreases: use its direction only
             axis /= np.linalg.norm(axis) + 1e-9
         error[:3], error[3:] = T_world_site[:3, 3] - scratch.site_xpos[index], axis
@@ -163,10 +163,9 @@ class World:
         self._backdrop: dict[str, Picture] = {}
         self.pad = Pad(self.hand.pad_width, self.hand.pad_height)
         self.gel = GelCamera(self.pad)
-        n = self.arm.dof
-        self._q = slice(0, n)
+        self._q = slice(0, self.arm.dof)
         self._fingers = [m.joint(f).qposadr[0] for f in ("finger1", "finger2")]
-        self._thing = int(m.joint("thing").qposadr[0])
+        self._thing = self.data.joint("thing").qpos  # a view of the place and the quaternion, (7,)
         self.place_thing(pose(np.eye(3), np.array([0.0, 0.0, -1.0])))  # out of sight
 
     def _named(self, prefix: str) -> npt.NDArray[np.int64]:
@@ -176,9 +175,8 @@ class World:
 
     def place_thing(self, T_world_thing: Floats, rod: bool = False) -> None:
         """Set the object's pose (4, 4); with `rod`, a fixture's rod holds it from below."""
-        a = self._thing
-        self.data.qpos[a : a + 3] = T_world_thing[:3, 3]
-        mujoco.mju_mat2Quat(self.data.qpos[a + 3 : a + 7], np.ascontiguousarray(T_world_thing[:3, :3]).ravel())
+        self._thing[:3] = T_world_thing[:3, 3]
+        mujoco.mju_mat2Quat(self._thing[3:], np.ascontiguousarray(T_world_thing[:3, :3]).ravel())
         self.data.mocap_pos[0] = T_world_thing[:3, 3] - [0, 0, ROD_HALF] if rod else [0, 0, -2]
 
     def place_arm(self, q: Floats, opening: float | Sequence[float] | Floats) -> None:
@@ -204,7 +202,7 @@ class World:
 
     def thing_place(self) -> Floats:
         """Return the object's place, (3,) metres, world."""
-        return np.array(self.data.qpos[self._thing : self._thing + 3])
+        return np.array(self._thing[:3])
 
     def reach(self, T_world_tcp: Floats, q0: Floats, tries: int = 60) -> tuple[Floats, bool]:
         """Return joints for a pose of the point between the pads; as the function `reach`."""
@@ -232,11 +230,11 @@ class World:
     def height_field(self, within: float = 0.0) -> Floats:
         """Return the clearance over the gel, as `gel.clearance`, of the object and the opposite pad."""
         R, p = self._site("pad")
-        return self._clearance(self.pad, R, p, np.concatenate([self.thing_solids, self._named("opposite")]), within)
+        return self._clearance(R, p, np.concatenate([self.thing_solids, self._named("opposite")]), within)
 
-    def _clearance(self, pad: Pad, R: Floats, p: Floats, which: npt.NDArray[np.int64], within: float) -> Floats:
+    def _clearance(self, R: Floats, p: Floats, which: npt.NDArray[np.int64], within: float) -> Floats:
         centre, axes = self._frames()
-        return clearance(pad, self.caster.solids, which, (centre - p) @ R, R.T @ axes, within)
+        return clearance(self.pad, self.caster.solids, which, (centre - p) @ R, R.T @ axes, within)
 
     def thickness(self) -> tuple[float, float]:
         """Return the object's reach from the tool axis towards finger1's and finger2's pad, metres.
@@ -246,10 +244,8 @@ class World:
         R, _ = self._site("pad")
         tcp = self.T_world_tcp()[:3, 3]
         out = []
-        for turn in (np.eye(3), np.diag([-1.0, 1.0, -1.0])):  # the opposite pad is this one turned about the tool axis
-            A = R @ turn
-            origin = tcp - A[:, 2] * FAR / 2
-            nearest = float(self._clearance(self.pad, A, origin, self.thing_solids, FAR).min())
+        for A in (R, R @ np.diag([-1.0, 1.0, -1.0])):  # the opposite pad is this one turned about the tool axis
+            nearest = float(self._clearance(A, tcp - A[:, 2] * FAR / 2, self.thing_solids, FAR).min())
             out.append(FAR / 2 - nearest if nearest < FAR else -np.inf)
         return out[0], out[1]
 
@@ -259,14 +255,14 @@ class World:
         """Return a camera's picture, the sensor's amodal box (4,) in it and the share of it that nothing hides."""
         lens, T = self.lenses[name], self.T_world_camera(name)
         placed = self.caster.place(lens, T, *self._frames())
-        if self.rig.cameras[name].parent == "world":
-            if name not in self._backdrop:
-                still = self.caster.background(lens, T)
-                self.caster.draw(still, lens, T, placed, self._still)
-                self._backdrop[name] = still
-            picture, which = self._backdrop[name].copy(), self._moving
-        else:
-            picture, which = self.caster.background(lens, T), np.arange(len(self._geoms))
+        fixed = self.rig.cameras[name].parent == "world"
+        picture, which = self._backdrop.get(name), self._moving if fixed else np.arange(len(self._geoms))
+        if picture is None:
+            picture = self.caster.background(lens, T)
+        if fixed and name not in self._backdrop:
+            self.caster.draw(picture, lens, T, placed, self._still)
+            self._backdrop[name] = picture
+        picture = picture.copy() if fixed else picture
         self.caster.draw(picture, lens, T, placed, which)
         window, mask = self.caster.silhouette(lens, placed, self.sensor_solids)
         box = mask_box(window, mask)
@@ -295,10 +291,8 @@ def lens_of(rig: Rig, name: str, raw: bool = False) -> Lens:
     """
     camera = rig.cameras[name].raw if raw else rig.cameras[name].stored
     if camera.model != "pinhole":
-        raise InputError(
-            f"the simulated cell draws pinhole cameras; cameras.{name}.model of rig {rig.name} is {camera.model}. "
-            f"Use model = 'pinhole' in the rig that the cell is built from"
-        )
+        text = f"cameras.{name}.model of rig {rig.name} is {camera.model}"
+        raise InputError(f"the simulated cell draws pinhole cameras; {text}. Use model = 'pinhole' in that rig")
     return Lens(camera.width, camera.height, camera.K)
 
 
