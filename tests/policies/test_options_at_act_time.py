@@ -126,7 +126,7 @@ def test_without_a_given_touch_of_nothing_the_first_one_is_taken(run: Run) -> No
         with pytest.raises(ValueError, match=r"free\['tactile1'\] must be a touch \(H, W, 3\) uint8.*got float64"):
             first.reset(free={"tactile1": np.zeros((4, 4, 3))})
         first.reset(free={"tactile1": np.zeros((4, 4, 3), np.uint8)})
-        with pytest.raises(ValueError, match=r"touch of nothing has shape \(4, 4, 3\)"):
+        with pytest.raises(ValueError, match=r"reference has shape \(4, 4, 3\)"):
             first.act(observation(episode, 0))
 
 
