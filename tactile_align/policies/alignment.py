@@ -73,8 +73,8 @@ class RegionNegatives(NamedTuple):
 
 
 class _Beside(NamedTuple):
-    """Features beside the box in one view's image: (B, n, dim) of shifted boxes, (B, n) which of them exist, and (B, dim)
-    of the other finger."""
+    """Features beside the box in one view's image: (B, n, dim) of shifted boxes, (B, n) which of them exist, (B, dim) of
+    the other finger."""
 
     shifted: Tensor
     exist: Tensor
