@@ -34,12 +34,12 @@ class ViewBatch:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class TouchImages:
-    """What a policy sees of one sensor in B moments.
+    """One sensor in B moments, for a policy.
 
     | field | shape | what |
     |---|---|---|
     | image | (B, H, W, 3) uint8 | the touch, RGB |
-    | opening | (B, 2) float32 | where the fingers stand, m; None for an arm without a gripper, and when acting |
+    | opening | (B, 2) float32 | positions of the fingers, m; None for an arm without a gripper, and when acting |
     """
 
     image: Tensor
@@ -51,7 +51,7 @@ class TouchImages:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class TouchBatch(TouchImages):
-    """One sensor in B recorded moments: as `TouchImages`, and its contact.
+    """One sensor in B recorded moments: `TouchImages` and its contact.
 
     | field | shape | what |
     |---|---|---|
@@ -65,7 +65,7 @@ class TouchBatch(TouchImages):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class ObservationBatch:
-    """What a policy sees of B moments.
+    """The observations of a policy in B moments.
 
     | field | shape | what |
     |---|---|---|
@@ -130,7 +130,7 @@ class ObservationBatch:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class MomentBatch(ObservationBatch):
-    """B recorded moments: as `ObservationBatch`, with contacts, actions and where each moment comes from.
+    """B recorded moments: `ObservationBatch` with contacts, actions, and the origin of each moment.
 
     | field | shape | what |
     |---|---|---|
@@ -158,10 +158,10 @@ def camera_key(camera: str) -> str:
 
 
 def collate(batch: MomentBatch) -> MomentBatch:
-    """Collate for a DataLoader: `Moments` hands out whole batches, so nothing is left to do.
+    """Return the batch unchanged: the collate function of a DataLoader over `Moments`, which returns whole batches.
 
-    It lives here because a spawned worker imports the module of its collate function: the training loop would bring
-    every encoder library into each worker.
+    It stands here because a spawned worker imports the module of its collate function: the training loop would import
+    every encoder library in each worker.
     """
     return batch
 
@@ -181,10 +181,8 @@ def required(tensor: Tensor | None, name: str) -> Tensor:
 
 def _require(part: object, shapes: Mapping[str, tuple[int | None, ...]]) -> None:
     for name, shape in shapes.items():
-        came = None if (tensor := getattr(part, name)) is None else tuple(tensor.shape)
-        if came is not None and (
-            len(came) != len(shape) or any(n not in (None, m) for n, m in zip(shape, came, strict=True))
-        ):
+        came = shape if (tensor := getattr(part, name)) is None else tuple(tensor.shape)
+        if len(came) != len(shape) or any(n not in (None, m) for n, m in zip(shape, came, strict=True)):
             wanted = str(shape).replace("None", "_")
             raise ValueError(f"{type(part).__name__}.{name} must have shape {wanted}; got {came}")
 

@@ -1,8 +1,8 @@
-"""Work an episode through once: boxes, contact, and frames packed at the size the model takes.
+"""The cache of prepared episodes: facts of all moments, and frames packed at the model's input size.
 
-What comes out lies in a cache folder, one sub-folder an episode, named by a hash of everything it depends on:
-the file, the rig and the inputs. It is built under a temporary name and renamed when whole; what a killed
-process left under such a name goes when the next one starts.
+A prepared episode is a sub-folder of the cache folder, named by a hash of everything it depends on: the file, the rig
+and the inputs. It is written under a temporary name and renamed when whole; remains of a killed process are removed at
+the next start.
 """
 
 import errno
@@ -39,7 +39,7 @@ V = TypeVar("V")
 
 
 class Recent(Generic[K, V]):
-    """The values used last, made when first asked for; a copy in another process starts empty."""
+    """The values used last, each made at its first use; a copy in another process starts empty."""
 
     def __init__(self, limit: int) -> None:
         if limit < 1:
@@ -51,7 +51,7 @@ class Recent(Generic[K, V]):
         return len(self._kept)
 
     def get(self, key: K, make: Callable[[], V]) -> V:
-        """Return the value at `key`, from `make()` where it is not kept; the one unused longest goes."""
+        """Return the value at `key`, from `make()` where it is not kept; the least recently used one is dropped."""
         if key not in self._kept:
             self._kept[key] = make()
             if len(self._kept) > self.limit:
@@ -85,14 +85,13 @@ def open_packed(path: Path, shape: tuple[int, int, int, int]) -> np.ndarray:
     """
     try:
         frames: np.ndarray = np.load(path, mmap_mode="r")
-        found = f"{frames.dtype} {frames.shape}"
-    except (OSError, ValueError, EOFError) as error:
-        found = " ".join(str(error).split())
-    else:
         if frames.shape == shape and frames.dtype == np.uint8:
             return frames
+        content = f"{frames.dtype} {frames.shape}"
+    except (OSError, ValueError, EOFError) as error:
+        content = " ".join(str(error).split())
     raise InputError(
-        f"{path}: must hold packed frames, uint8 {shape}; got {found}. "
+        f"{path}: must hold packed frames, uint8 {shape}; got {content}. "
         f"The cache was changed from outside: delete {path.parent} and run again"
     )
 
@@ -109,7 +108,7 @@ class Job:
     Attributes:
         ref: The episode.
         rig: The rig that holds for it.
-        inputs: What the model looks at.
+        inputs: The inputs of the model.
         packed: Whether frames are stored at the inputs' sizes, or decoded again whenever they are used.
     """
 
@@ -124,19 +123,19 @@ class Job:
         facts = {
             "format": FORMAT,
             "file": [str(self.ref.path.resolve()), self.ref.group, stat.st_size, stat.st_mtime_ns],
-            # Names of layouts and arms do not tell what their files say: a lab corrects them.
+            # The contents of layouts and arms, not their names: a lab corrects its files.
             "layout": None if self.ref.layout is None else load_layout(self.ref.layout).model_dump(mode="json"),
             "rig": self.rig.model_dump(mode="json", exclude={"verified", "override"}),
-            "arms": {name: _steps(entry.arm) for name, entry in self.rig.arms.items()},
+            "arms": {name: _steps(mounted.arm) for name, mounted in self.rig.arms.items()},
             # An option that is off leaves the name as it was before the option was there.
-            "inputs": [{k: v for k, v in asdict(one).items() if v is None or v} for one in self.inputs],
+            "inputs": [{k: v for k, v in asdict(entry).items() if v is None or v} for entry in self.inputs],
             "packed": self.packed,
         }
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:24]
 
 
 def _steps(arm: Arm) -> list[object]:
-    """Return all that forward kinematics takes of an arm, as plain values."""
+    """Return what forward kinematics needs of an arm, as plain values."""
     return [arm.T_link_joint.tolist(), arm.T_link_flange.tolist(), list(arm.prismatic)]
 
 
@@ -152,18 +151,10 @@ def prepare(jobs: Sequence[Job], cache: Path, processes: int = 1, progress: bool
     """
     cache.mkdir(parents=True, exist_ok=True)
     clear_parts(cache)
-    bar = tqdm(total=len(jobs), desc="preparing episodes", unit="episode", disable=not progress)
-    folders = []
-    with bar:
-        if processes <= 1 or len(jobs) <= 2:
-            for job in jobs:
-                folders.append(prepare_one(job, cache))
-                bar.update()
-            return folders
-        for folder in in_processes(partial(prepare_one, cache=cache), jobs, processes):
-            folders.append(folder)
-            bar.update()
-    return folders
+    work = partial(prepare_one, cache=cache)
+    alone = processes <= 1 or len(jobs) <= 2
+    folders = map(work, jobs) if alone else in_processes(work, jobs, processes)
+    return list(tqdm(folders, "preparing episodes", len(jobs), unit="episode", disable=not progress))
 
 
 def prepare_one(job: Job, cache: Path) -> Path:
@@ -195,31 +186,31 @@ def _fill(job: Job, folder: Path) -> None:
     with open_episode(job.ref) as episode:
         _require_streams(episode, job)
         facts = moment_facts(episode, job.rig, job.inputs)
-        for one in job.inputs:
-            if one.difference:
-                facts[f"{REFERENCE}{one.key}"] = reference_of(episode, one, facts[f"contact/{one.key}"])
-        for one in job.inputs if job.packed else ():
-            frames = (seen_frame(episode, one, t, facts) for t in range(len(episode)))
-            write_packed(folder / f"{one.key}.npy", frames, (len(episode), one.height, one.width, 3))
+        for entry in job.inputs:
+            if entry.difference:
+                facts[f"{REFERENCE}{entry.key}"] = reference_of(episode, entry, facts[f"contact/{entry.key}"])
+        for entry in job.inputs if job.packed else ():
+            frames = (input_frame(episode, entry, t, facts) for t in range(len(episode)))
+            write_packed(folder / f"{entry.key}.npy", frames, (len(episode), entry.height, entry.width, 3))
     with (folder / "facts.npz").open("wb") as handle:
         np.savez(handle, **facts)  # type: ignore[arg-type]  # the stub takes no dict of arrays
         handle.flush()
         os.fsync(handle.fileno())
 
 
-def seen_frame(episode: Episode, one: Input, t: int, facts: dict[str, np.ndarray]) -> np.ndarray:
-    """Return moment t of an input as the model sees it, (height, width, 3) uint8: see `frame_of` and `difference`."""
-    frame = frame_of(episode, one, t, facts)
-    return difference(frame, facts[f"{REFERENCE}{one.key}"]) if one.difference else frame
+def input_frame(episode: Episode, entry: Input, t: int, facts: dict[str, np.ndarray]) -> np.ndarray:
+    """Return moment t of an input, (height, width, 3) uint8: see `frame_of` and `difference`."""
+    frame = frame_of(episode, entry, t, facts)
+    return difference(frame, facts[f"{REFERENCE}{entry.key}"]) if entry.difference else frame
 
 
 def _require_streams(episode: Episode, job: Job) -> None:
     have = (*episode.cameras, *episode.sensors)
-    for one in job.inputs:
-        if one.stream not in have:
+    for entry in job.inputs:
+        if entry.stream not in have:
             raise InputError(
-                f"{episode.ref}: has no stream '{one.stream}', which input '{one.key}' needs; it has "
+                f"{episode.ref}: has no stream '{entry.stream}', which input '{entry.key}' needs; it has "
                 f"{', '.join(have)}. Name another camera or sensor in the config"
             )
-        if one.stream in job.rig.cameras:
-            require_rig_size(episode, job.rig, one.stream)
+        if entry.stream in job.rig.cameras:
+            require_rig_size(episode, job.rig, entry.stream)

@@ -1,4 +1,4 @@
-"""A torch Dataset of moments: images, touches, joints, action chunk, box, contact, the facts for negatives."""
+"""The torch Dataset of moments: images, touches, joints, action chunk, box, contact, the facts for negatives."""
 
 import copy
 from collections.abc import Sequence
@@ -76,7 +76,7 @@ class Moments(Dataset[MomentBatch]):
         self._starts = np.concatenate([[0], np.cumsum(lengths)])
         names = sorted(set(self._facts[0]) - {"qpos", "action"})
         table = {name: np.concatenate([f[name] for f in self._facts]) for name in names}
-        keys = (one.key for one in self.jobs[0].inputs if one.sensor is not None)
+        keys = (entry.key for entry in self.jobs[0].inputs if entry.sensor is not None)
         self.views = {key: _facts(ViewFacts, table, key) for key in keys}
         sensors = (name.removeprefix("contact/") for name in names if name.startswith("contact/"))
         self.touches = {sensor: _facts(TouchFacts, table, sensor) for sensor in sensors}
@@ -128,28 +128,16 @@ class Moments(Dataset[MomentBatch]):
         qpos, (action, is_pad) = raw, self._chunks(episode, time)
         if self.statistics is not None:
             qpos, action = self.statistics.normalise_qpos(qpos), self.statistics.normalise_action(action)
-
-        def rows(values: np.ndarray) -> Tensor:
-            value = values[chosen]
-            return torch.from_numpy(value.astype(np.float32) if value.dtype == np.float64 else value)
-
         views, touches, frames = {}, {}, {}
-        for one in self.jobs[0].inputs:
-            shown = [self._frame(int(e), one.key, int(t)) for e, t in zip(episode, time, strict=True)]
-            image = torch.from_numpy(np.stack(shown))
-            if (view := self.views.get(one.key)) is not None:
-                sigma = None if view.sigma is None else rows(view.sigma)
-                other = None if view.other_box is None else rows(view.other_box)
-                views[one.key] = ViewBatch(image, rows(view.box), rows(view.visible), sigma, other)
-            elif (touch := self.touches.get(one.key)) is not None:
-                touches[one.key] = TouchBatch(
-                    image=image,
-                    opening=None if touch.opening is None else rows(touch.opening),
-                    contact=rows(touch.contact),
-                    contact_index=rows(touch.contact_index),
-                )
+        for entry in self.jobs[0].inputs:
+            images = [self._frame(int(e), entry.key, int(t)) for e, t in zip(episode, time, strict=True)]
+            image = torch.from_numpy(np.stack(images))
+            if entry.key in self.views:
+                views[entry.key] = ViewBatch(image=image, **_rows(self.views[entry.key], chosen))
+            elif entry.key in self.touches:
+                touches[entry.key] = TouchBatch(image=image, **_rows(self.touches[entry.key], chosen))
             else:
-                frames[one.stream] = image
+                frames[entry.stream] = image
         return MomentBatch(
             qpos=torch.from_numpy(qpos.astype(np.float32)),
             views=views,
@@ -164,32 +152,33 @@ class Moments(Dataset[MomentBatch]):
 
     def _chunks(self, episode: np.ndarray, time: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return (B, C, A) actions, the last one repeated past the end, and (B, C) where that is."""
-        chunks, pads = [], []
-        for e, t in zip(episode, time, strict=True):
-            actions = self._facts[e]["action"]
-            rows = t + np.arange(self.chunk)
-            pads.append(rows >= len(actions))
-            chunks.append(actions[np.minimum(rows, len(actions) - 1)])
-        return np.stack(chunks), np.stack(pads)
+        rows = time[:, None] + np.arange(self.chunk)
+        actions = [self._facts[e]["action"] for e in episode]
+        chunks = [a[np.minimum(row, len(a) - 1)] for a, row in zip(actions, rows, strict=True)]
+        return np.stack(chunks), rows >= np.array([len(a) for a in actions])[:, None]
 
     def _frame(self, episode: int, key: str, t: int) -> np.ndarray:
         job, facts = self.jobs[episode], self._facts[episode]
-        one = next(one for one in job.inputs if one.key == key)
+        entry = next(entry for entry in job.inputs if entry.key == key)
         if job.packed:
-            path, shape = self.folders[episode] / f"{key}.npy", (len(facts["qpos"]), one.height, one.width, 3)
+            path, shape = self.folders[episode] / f"{key}.npy", (len(facts["qpos"]), entry.height, entry.width, 3)
             return self._maps.get((episode, key), lambda: open_packed(path, shape))[t]
-        frame = frame_of(self._episodes.get(episode, lambda: open_episode(job.ref)), one, t, facts)
-        return difference(frame, self.reference(episode, key)) if one.difference else frame
+        frame = frame_of(self._episodes.get(episode, lambda: open_episode(job.ref)), entry, t, facts)
+        return difference(frame, self.reference(episode, key)) if entry.difference else frame
 
     def reference(self, episode: int, key: str) -> np.ndarray:
-        """Return the touch of nothing (height, width, 3) uint8 that an episode's differences are taken to."""
-
-        def read() -> np.ndarray:
-            return read_npz(self.folders[episode] / "facts.npz")[f"{REFERENCE}{key}"]
-
-        return self._references.get((episode, key), read)
+        """Return the no-contact reference (height, width, 3) uint8 of an episode's differences."""
+        path = self.folders[episode] / "facts.npz"
+        return self._references.get((episode, key), lambda: read_npz(path)[f"{REFERENCE}{key}"])
 
 
 def _facts(kind: type[Facts], table: dict[str, np.ndarray], name: str) -> Facts:
     """Return the facts of one view or sensor from the table of the cache's names."""
     return kind(*(table.get(f"{field.name}/{name}") for field in fields(kind)))  # type: ignore[arg-type]  # all but the optional ones are there
+
+
+def _rows(facts: ViewFacts | TouchFacts, chosen: np.ndarray) -> dict[str, Tensor]:
+    """Return the chosen moments of all facts that a batch holds and that exist, floats in single precision."""
+    arrays = {field.name: getattr(facts, field.name) for field in fields(facts) if field.name != "frame_box"}
+    rows = {name: array[chosen] for name, array in arrays.items() if array is not None}
+    return {name: torch.from_numpy(a.astype(np.float32) if a.dtype == np.float64 else a) for name, a in rows.items()}

@@ -1,4 +1,4 @@
-"""What is worked out once for every moment of an episode: contact, opening of the gripper, boxes of the sensors."""
+"""Facts of every moment of an episode: contact, opening of the gripper, boxes of the sensors."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -11,6 +11,7 @@ from tactile_align.datasets.contact import contacts
 from tactile_align.datasets.episodes import Episode
 from tactile_align.errors import InputError
 from tactile_align.geometry.frames import Array
+from tactile_align.geometry.images import ImageMap
 from tactile_align.moments.inputs import Input
 from tactile_align.projection.episode_boxes import (
     contact_flags,
@@ -48,7 +49,7 @@ class TouchFacts:
     Attributes:
         contact: (N,) bool, whether it touches something.
         contact_index: (N,) int64, which contact of the episode, -1 between.
-        opening: (N, 2) where the fingers stand, m; None for an arm without a gripper.
+        opening: (N, 2) positions of the fingers, m; None for an arm without a gripper.
     """
 
     contact: np.ndarray
@@ -63,8 +64,9 @@ def moment_facts(episode: Episode, rig: Rig, inputs: Sequence[Input]) -> dict[st
     """
     qpos = episode.qpos
     facts: dict[str, np.ndarray] = {"qpos": qpos, "action": episode.action}
-    sensors = {one.sensor for one in inputs if one.sensor is not None}
-    sensors |= {name for name, sensor in rig.sensors.items() if any(sensor.stream == one.stream for one in inputs)}
+    streams = {entry.stream for entry in inputs}
+    sensors = {entry.sensor for entry in inputs if entry.sensor is not None}
+    sensors |= {name for name, sensor in rig.sensors.items() if sensor.stream in streams}
     contact = {name: contact_flags(episode, rig.sensor(name).stream) for name in sorted(sensors)}
     for name, flags in contact.items():
         facts[f"contact/{name}"] = flags
@@ -76,26 +78,27 @@ def moment_facts(episode: Episode, rig: Rig, inputs: Sequence[Input]) -> dict[st
     for name, arm in hands.items():
         with _named(episode):
             facts[f"opening/{name}"] = held_opening(rig, arm, qpos, contact)
-    for one in inputs:
-        if one.sensor is None:
+    for entry in inputs:
+        if entry.sensor is None:
             continue
         with _named(episode):
-            view = episode_boxes(rig, one.stream, one.sensor, qpos, contact, episode.fps, ahead_m=one.ahead_m)
-            seen, visible = view.boxes.box, view.boxes.visible
-        if one.uncertain:
-            seen, visible = only_certain(seen, visible, view.sigma_px)
-        facts[f"frame_box/{one.key}"] = seen
-        facts[f"visible/{one.key}"] = visible
-        width, height = episode.width_height(one.stream)
-        maps = [one.image_map(width, height, box) for box in seen]
-        facts[f"box/{one.key}"] = np.stack([m.apply_to_box(b) for m, b in zip(maps, seen, strict=True)])
-        if one.uncertain:
-            scaled = [np.abs(m.scale) * sigma for m, sigma in zip(maps, view.sigma_px, strict=True)]
-            facts[f"sigma/{one.key}"] = np.stack(scaled)
-        if one.other_finger:
-            other = view.other_finger.box
-            facts[f"other_box/{one.key}"] = np.stack([m.apply_to_box(b) for m, b in zip(maps, other, strict=True)])
+            view = episode_boxes(rig, entry.stream, entry.sensor, qpos, contact, episode.fps, ahead_m=entry.ahead_m)
+            boxes, visible = view.boxes.box, view.boxes.visible
+        if entry.uncertain:
+            boxes, visible = only_certain(boxes, visible, view.sigma_px)
+        width, height = episode.width_height(entry.stream)
+        maps = [entry.image_map(width, height, box) for box in boxes]
+        arrays = {"frame_box": boxes, "visible": visible, "box": _mapped(maps, boxes)}
+        if entry.uncertain:
+            arrays["sigma"] = np.stack([np.abs(m.scale) * s for m, s in zip(maps, view.sigma_px, strict=True)])
+        if entry.other_finger:
+            arrays["other_box"] = _mapped(maps, view.other_finger.box)
+        facts |= {f"{name}/{entry.key}": array for name, array in arrays.items()}
     return facts
+
+
+def _mapped(maps: Sequence[ImageMap], boxes: Array) -> np.ndarray:
+    return np.stack([image_map.apply_to_box(box) for image_map, box in zip(maps, boxes, strict=True)])
 
 
 def only_certain(box: Array, visible: Array, sigma: Array) -> tuple[np.ndarray, np.ndarray]:
@@ -106,7 +109,7 @@ def only_certain(box: Array, visible: Array, sigma: Array) -> tuple[np.ndarray, 
 
 @contextmanager
 def _named(episode: Episode) -> Iterator[None]:
-    """Say of which file and key the joints or gripper readings were that geometry refused."""
+    """Name the file and the key of joints or gripper readings that geometry refuses in the block."""
     try:
         yield
     except InputError as error:

@@ -15,28 +15,27 @@ from tactile_align.moments.inputs import Input
 REDUCTIONS = ((2, 1.6), (4, 1.05))
 
 
-def frame_of(episode: Episode, one: Input, t: int, facts: dict[str, np.ndarray]) -> np.ndarray:
+def frame_of(episode: Episode, entry: Input, t: int, facts: dict[str, np.ndarray]) -> np.ndarray:
     """Return moment t of an input, (height, width, 3) uint8 RGB.
 
     A JPEG that the input shrinks enough is decoded at half or a quarter of its size, which changes the result by a
     grey level in the mean. Box and map are those of the full frame.
     """
-    width, height = episode.width_height(one.stream)
-    box = facts[f"frame_box/{one.key}"][t] if one.zoom is not None else None
-    whole = one.image_map(width, height, box)
-    reduced = reduced_map(whole)
-    at_least = None if reduced is None else (reduced.source_width, reduced.source_height)
-    frame = episode.image(one.stream, t, at_least)
-    # PNG and raw frames come whole whatever is asked for.
-    fits = reduced is not None and frame.shape[:2] == (reduced.source_height, reduced.source_width)
-    return np.asarray((reduced if reduced is not None and fits else whole).apply_to_image(frame))
+    box = facts[f"frame_box/{entry.key}"][t] if entry.zoom is not None else None
+    whole = entry.image_map(*episode.width_height(entry.stream), box)
+    reduced = reduced_map(whole) or whole
+    size = None if reduced is whole else (reduced.source_width, reduced.source_height)
+    frame = episode.image(entry.stream, t, size)
+    # PNG and raw frames come whole whatever the size asked for.
+    fits = frame.shape[:2] == (reduced.source_height, reduced.source_width)
+    return np.asarray((reduced if fits else whole).apply_to_image(frame))
 
 
 def reduced_map(whole: ImageMap) -> ImageMap | None:
-    """Return the map that does to a reduced frame what `whole` does to the full one; None where that does not pay.
+    """Return the map from a reduced frame to the output of `whole`; None where reducing does not pay.
 
-    The reduced frame has 2/8 or 4/8 of the size. The window that `whole` shows must be made of whole pixels there
-    too, for such windows are averaged many times faster than others.
+    The reduced frame has 2/8 or 4/8 of the size. The window of `whole` must consist of whole pixels there too, since
+    such windows are averaged many times faster than others.
     """
     scale, offset = np.asarray(whole.scale), np.asarray(whole.offset)
     if scale.ndim > 1:
@@ -59,16 +58,16 @@ MOST = 64  # frames a reference is made of
 GREY = 128  # where nothing has changed
 
 
-def reference_of(episode: Episode, one: Input, contact: np.ndarray) -> np.ndarray:
-    """Return the touch of nothing of one sensor in one episode, at the size of an input.
+def reference_of(episode: Episode, entry: Input, contact: np.ndarray) -> np.ndarray:
+    """Return the no-contact reference of one sensor in one episode, at the size of an input.
 
     It is the median over up to MOST moments without contact, spread over the episode, so that a missed contact leaves
-    no trace. An episode that touches something in every frame, always alike, has no contact in the eyes of
-    `datasets.contact`; its differences are near GREY throughout.
+    no trace. An episode with the same contact in every frame has no contact for `datasets.contact`; its differences
+    are near GREY throughout.
 
     Args:
         episode: The episode.
-        one: The input of the touch stream.
+        entry: The input of the touch stream.
         contact: (T,) bool, when that sensor touches something, see `datasets.contact.contact_of`.
 
     Returns:
@@ -80,12 +79,12 @@ def reference_of(episode: Episode, one: Input, contact: np.ndarray) -> np.ndarra
     free = np.flatnonzero(~contact)
     if not len(free):
         raise InputError(
-            f"{episode.ref}: {episode.stream(one.stream).key} is in contact in all {len(contact)} frames, so there is "
-            f"no touch of nothing to take differences to. Needed: at least one frame without contact in each episode. "
-            f"Leave the episode out, or set features.touch_input = 'image'"
+            f"{episode.ref}: {episode.stream(entry.stream).key} is in contact in all {len(contact)} frames, so there is "
+            f"no reference for differences. Needed: at least one frame without contact in each episode. Leave the "
+            f"episode out, or set features.touch_input = 'image'"
         )
     chosen = free[evenly(len(free), MOST)]
-    middle = np.median([frame_of(episode, one, int(t), {}) for t in chosen], axis=0)
+    middle = np.median([frame_of(episode, entry, int(t), {}) for t in chosen], axis=0)
     return np.asarray(middle.round().astype(np.uint8))
 
 

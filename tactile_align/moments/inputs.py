@@ -1,4 +1,4 @@
-"""What of an episode a model looks at: camera views, zooms onto a sensor, touches, each at its input size."""
+"""Inputs of a model: camera views, zooms onto a sensor, touches, each at its input size."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -18,16 +18,16 @@ class Input:
 
     Attributes:
         key: Its name in a batch.
-        stream: The camera or touch stream of the episode it is made of.
-        width: Width it is brought to, px.
-        height: Height it is brought to, px.
+        stream: The camera or touch stream of the episode it is made from.
+        width: Width in the model, px.
+        height: Height in the model, px.
         fit: Whether a whole frame is stretched or letterboxed to that size.
-        sensor: The sensor whose box travels along; None for an input without a box.
+        sensor: The sensor whose box goes with it; None for an input without a box.
         zoom: None for the whole frame; else the cut-out's side over the box's longer side.
-        difference: Whether a touch is seen as its difference to the touch of nothing; its key is its sensor's name.
-        uncertain: Whether the box's width of uncertainty travels along; moments without one have no box.
-        other_finger: Whether the other finger's box travels along.
-        ahead_m: How far in front of the pad, along its normal, the sensor's box is put, m.
+        difference: Whether a touch becomes its difference to the no-contact reference; its key is its sensor's name.
+        uncertain: Whether the standard deviation of the box's place goes with it; moments without one have no box.
+        other_finger: Whether the other finger's box goes with it.
+        ahead_m: Distance of the sensor's box in front of the pad, along its normal, m.
     """
 
     key: str
@@ -50,7 +50,7 @@ class Input:
             )
 
     def image_map(self, width: int, height: int, box: Array | None = None) -> ImageMap:
-        """Return how a width x height frame becomes this input.
+        """Return the map from a width x height frame to this input.
 
         Args:
             width: Frame width, px.

@@ -1,9 +1,9 @@
-"""Mean and spread of joints and actions, over the training episodes and no others."""
+"""Mean and standard deviation of joints and actions, over the training episodes and no others."""
 
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from array_api_compat import array_namespace
@@ -14,13 +14,6 @@ from tactile_align.facts import Strict, parse
 from tactile_align.files import read_json, write_text_atomically
 
 STD_FLOOR = 0.01  # original ACT: a joint that hardly moves must not be blown up
-
-
-class LowDim(Protocol):
-    """What statistics need of an episode."""
-
-    qpos: np.ndarray
-    action: np.ndarray
 
 
 class Statistics(Strict):
@@ -51,17 +44,18 @@ class Statistics(Strict):
         return self
 
     @classmethod
-    def of(cls, episodes: Iterable[LowDim], std_floor: float = STD_FLOOR) -> "Statistics":
-        """Measure the training episodes; held-out ones must not be among them.
+    def of(cls, episodes: Iterable[tuple[np.ndarray, np.ndarray]], std_floor: float = STD_FLOOR) -> "Statistics":
+        """Return the statistics of raw qpos (T, D) and action (T, A) of the training episodes, and of no others.
 
         Raises:
             InputError: No episode, or episodes of different widths.
         """
         qpos, action = _Moments("qpos"), _Moments("action")
         count = 0
-        for count, episode in enumerate(episodes, start=1):  # noqa: B007
-            qpos.add(episode.qpos)
-            action.add(episode.action)
+        for states, actions in episodes:
+            qpos.add(states)
+            action.add(actions)
+            count += 1
         if count == 0:
             raise InputError("statistics need at least one training episode; got none")
         return cls(
@@ -76,15 +70,15 @@ class Statistics(Strict):
 
     def normalise_qpos(self, qpos: Any) -> Any:
         """Return (qpos - mean) / std; (..., D) numpy or torch, same dtype and device."""
-        return self._apply("qpos", qpos, self.qpos_mean, self.qpos_std)
+        return self._scaled("qpos", qpos)
 
     def normalise_action(self, action: Any) -> Any:
         """Return (action - mean) / std; (..., A) numpy or torch, same dtype and device."""
-        return self._apply("action", action, self.action_mean, self.action_std)
+        return self._scaled("action", action)
 
     def restore_action(self, normalised: Any) -> Any:
-        """Undo `normalise_action`: from the policy's numbers to robot units."""
-        return self._apply("action", normalised, self.action_mean, self.action_std, inverse=True)
+        """Return actions in robot units from the policy's; the inverse of `normalise_action`."""
+        return self._scaled("action", normalised, inverse=True)
 
     def save(self, path: str | Path) -> None:
         """Write as JSON."""
@@ -103,9 +97,8 @@ class Statistics(Strict):
             raise FileNotFoundError(f"{file}: no such file; statistics are written beside a run's checkpoints")
         return parse(cls, read_json(file, "Train again or copy the file again"), str(file))
 
-    def _apply(
-        self, what: str, values: Any, mean: tuple[float, ...], std: tuple[float, ...], inverse: bool = False
-    ) -> Any:
+    def _scaled(self, what: str, values: Any, inverse: bool = False) -> Any:
+        mean, std = getattr(self, f"{what}_mean"), getattr(self, f"{what}_std")
         if values.shape[-1:] != (len(mean),):
             raise InputError(
                 f"{what} statistics have {len(mean)} columns, so {what} must have shape (..., {len(mean)}); "
@@ -123,24 +116,24 @@ class _Moments:
 
     def __init__(self, what: str) -> None:
         self.what, self.steps = what, 0
-        self.mean = np.zeros(0)
-        self._squares = np.zeros(0)
+        self.mean = self._squares = np.zeros(0)
 
     def add(self, values: np.ndarray) -> None:
         values = np.asarray(values, np.float64)
         if self.steps == 0:
             self.mean, self._squares = np.zeros(values.shape[1]), np.zeros(values.shape[1])
         if values.shape[1] != len(self.mean):
-            text = f"{self.what} of one episode has {values.shape[1]} columns, of another {len(self.mean)}"
-            raise InputError(f"{text}; statistics need episodes of one robot")
-        total = self.steps + len(values)
-        ahead = values.mean(axis=0) - self.mean
-        self._squares += ((values - values.mean(axis=0)) ** 2).sum(axis=0)
+            raise InputError(
+                f"{self.what} of one episode has {values.shape[1]} columns, of another {len(self.mean)}; statistics "
+                f"need episodes of one robot"
+            )
+        mean, total = values.mean(axis=0), self.steps + len(values)
+        ahead = mean - self.mean
+        self._squares += ((values - mean) ** 2).sum(axis=0)
         self._squares += ahead**2 * self.steps * len(values) / total
         self.mean = self.mean + ahead * len(values) / total
         self.steps = total
 
     @property
     def std(self) -> np.ndarray:
-        result: np.ndarray = np.sqrt(self._squares / self.steps)
-        return result
+        return np.asarray(np.sqrt(self._squares / self.steps))

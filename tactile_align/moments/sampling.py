@@ -1,4 +1,4 @@
-"""Which moments make up batch number n: a pure function of (seed, n), so that resuming is exact."""
+"""The sampler of training: batch number n is a pure function of (seed, n), so that resuming is exact."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol, TypeVar
@@ -47,8 +47,7 @@ class MomentSampler:
         for (pool, count), what in zip(self._pools, ("contact", "free"), strict=False):
             if count and not len(pool):
                 raise InputError(
-                    f"contact_share {contact_share} asks for {count} {what} moments in a batch, but the "
-                    "episodes have "
+                    f"contact_share {contact_share} asks for {count} {what} moments in a batch, but the episodes have "
                     f"none. Check the touch streams with: tactile-align inspect"
                 )
         self.seed, self.start, self.stop, self.rank, self.world = seed, start, stop, rank, world
@@ -108,10 +107,8 @@ def split_episodes(
     count = max(1, round(held_out * len(ordered))) if 0 < held_out < 1 else int(held_out)
     if not 0 < count < len(ordered):
         raise InputError(
-            f"held_out={held_out} of {len(ordered)} episodes leaves {len(ordered) - count} to train and "
-            f"{count} "
-            f"held out; both need at least one. Record more, or hold out fewer"
+            f"held_out={held_out} of {len(ordered)} episodes leaves {len(ordered) - count} to train and {count} held "
+            f"out; both need at least one. Record more, or hold out fewer"
         )
-    chosen = set(np.random.default_rng(seed).permutation(len(ordered))[:count].tolist())
-    train = tuple(ref for i, ref in enumerate(ordered) if i not in chosen)
-    return train, tuple(ref for i, ref in enumerate(ordered) if i in chosen)
+    order = np.random.default_rng(seed).permutation(len(ordered)).tolist()
+    return tuple(ordered[i] for i in sorted(order[count:])), tuple(ordered[i] for i in sorted(order[:count]))

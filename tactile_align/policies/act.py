@@ -5,8 +5,6 @@ ACT, so its weights load with `strict=True`; options beyond it live under new na
 that the same seed gives the same network with them and without.
 """
 
-from __future__ import annotations
-
 import math
 from itertools import chain
 from typing import Any, Literal, NamedTuple, Self
@@ -23,45 +21,50 @@ from tactile_align.policies.vision import RESNET18_CHANNELS, read_resnet18_weigh
 class ACTConfig(Strict):
     """The shape of one ACT; the defaults are the paper's and LeRobot's."""
 
-    state_dim: int = Field(ge=1, description="columns of the robot state")
-    action_dim: int = Field(ge=1, description="columns of an action")
-    chunk_size: int = Field(default=100, ge=1, description="actions predicted at once; about one second of motion")
-    cameras: tuple[str, ...] = Field(default=(), description="camera names, in the order the images come in")
-
-    d_model: int = Field(
-        default=512, ge=4, description="token width; a multiple of `heads` and of 4 (2-D sine positions)"
-    )
-    heads: int = Field(default=8, ge=1, description="attention heads")
-    ffn_dim: int = Field(default=3200, ge=1, description="hidden width of the feed-forward blocks")
-    encoder_layers: int = Field(default=4, ge=1, description="transformer encoder layers")
-    decoder_layers: int = Field(default=1, ge=1, description="1: the original builds 7 and reads only the first")
-    vae_layers: int = Field(default=4, ge=1, description="layers of the CVAE encoder")
-    latent_dim: int = Field(default=32, ge=1, description="width of the CVAE latent")
-    dropout: float = Field(default=0.1, ge=0, lt=1, description="share of activations dropped in training")
-    pre_norm: bool = Field(default=False, description="normalise before each block instead of after it")
-
-    use_vae: bool = Field(default=True, description="train with a latent that tells styles of demonstration apart")
-    kl_weight: float = Field(
-        default=10.0, ge=0, description="weight of the KL term; higher pushes information out of z"
-    )
-    loss_reduction: Literal["valid", "all"] = Field(
-        default="valid",
-        description="mean L1 over real steps, or over padded ones too (original ACT, LeRobot up to 0.5)",
-    )
-
-    vision: Literal["resnet18", "none"] = Field(
-        default="resnet18", description="'none': image tokens come in from outside, as extra tokens"
-    )
-    vision_weights: str | None = Field(
-        default=None, description="a torchvision tag (IMAGENET1K_V1), a .safetensors or .pth file, or 'scratch'"
-    )
-    per_camera_backbones: bool = Field(default=False, description="one ResNet for each camera; LeRobot cannot hold it")
-    camera_embedding: bool = Field(default=False, description="a learned vector that says which camera a token is from")
-
-    extra_tokens: int = Field(default=0, ge=0, description="most extra tokens (touch, region, ViT) in one forward pass")
-    extra_token_dim: int | None = Field(
-        default=None, ge=1, description="width of the extra tokens as they come in; None: already d_model wide"
-    )
+    state_dim: int = Field(ge=1)
+    """Columns of the robot state."""
+    action_dim: int = Field(ge=1)
+    """Columns of an action."""
+    chunk_size: int = Field(default=100, ge=1)
+    """Actions predicted at once; about one second of motion."""
+    cameras: tuple[str, ...] = ()
+    """Camera names, in the order of the images."""
+    d_model: int = Field(default=512, ge=4)
+    """Token width; a multiple of `heads` and of 4 (2-D sine positions)."""
+    heads: int = Field(default=8, ge=1)
+    """Attention heads."""
+    ffn_dim: int = Field(default=3200, ge=1)
+    """Hidden width of the feed-forward blocks."""
+    encoder_layers: int = Field(default=4, ge=1)
+    """Transformer encoder layers."""
+    decoder_layers: int = Field(default=1, ge=1)
+    """Transformer decoder layers; the original builds 7 and reads only the first."""
+    vae_layers: int = Field(default=4, ge=1)
+    """Layers of the CVAE encoder."""
+    latent_dim: int = Field(default=32, ge=1)
+    """Width of the CVAE latent."""
+    dropout: float = Field(default=0.1, ge=0, lt=1)
+    """Share of activations dropped in training."""
+    pre_norm: bool = False
+    """Normalise before each block instead of after it."""
+    use_vae: bool = True
+    """Train with a latent that tells styles of demonstration apart."""
+    kl_weight: float = Field(default=10.0, ge=0)
+    """Weight of the KL term; a higher one pushes information out of the latent."""
+    loss_reduction: Literal["valid", "all"] = "valid"
+    """Mean L1 over real steps, or over padded ones too (original ACT, LeRobot up to 0.5)."""
+    vision: Literal["resnet18", "none"] = "resnet18"
+    """With "none", image tokens come from outside, as extra tokens."""
+    vision_weights: str | None = None
+    """A torchvision tag (IMAGENET1K_V1), a .safetensors or .pth file, or "scratch"."""
+    per_camera_backbones: bool = False
+    """One ResNet for each camera; LeRobot cannot hold it."""
+    camera_embedding: bool = False
+    """A learnt vector that marks which camera a token is from."""
+    extra_tokens: int = Field(default=0, ge=0)
+    """Most extra tokens (touch, region, ViT) in one forward pass."""
+    extra_token_dim: int | None = Field(default=None, ge=1)
+    """Width of the extra tokens as they come in; None: `d_model`."""
 
     @model_validator(mode="after")
     def _check_shape(self) -> Self:
@@ -82,31 +85,22 @@ class ACTConfig(Strict):
         if len(set(self.cameras)) != len(self.cameras):
             raise InputError(f"cameras must be different names; got {list(self.cameras)}. Name each camera once.")
         if self.vision == "none":
-            given = [
-                k for k in ("cameras", "vision_weights", "per_camera_backbones", "camera_embedding") if getattr(self, k)
-            ]
+            options = ("cameras", "vision_weights", "per_camera_backbones", "camera_embedding")
+            given = [name for name in options if getattr(self, name)]
             if given:
                 raise InputError(
                     f"vision = 'none' has no backbone for {', '.join(given)}. "
                     "Leave them out and bring image tokens in as extra tokens, or set vision = 'resnet18'."
                 )
-            return self
-        if not self.cameras:
+        elif not self.cameras:
             raise InputError("vision = 'resnet18' needs cameras; got none. Name them, or set vision = 'none'.")
-        if self.vision_weights is None:
+        elif self.vision_weights is None:
             raise InputError(
                 "vision = 'resnet18' needs vision_weights; got none. Give a torchvision tag such as "
                 "'IMAGENET1K_V1', a .safetensors or .pth file, or say 'scratch' for a random ResNet."
             )
         return self
 
-
-# ACT was tuned at these numbers (Zhao et al. 2023, arXiv 2304.13705; LeRobot's preset). In the field an ACT
-# trained at 1e-4, without clipping at 10 and without ImageNet statistics collapsed to one constant action.
-LEARNING_RATE = 1e-5
-BACKBONE_LEARNING_RATE = 1e-5
-WEIGHT_DECAY = 1e-4
-GRADIENT_CLIP_NORM = 10.0
 
 # Per-channel RGB statistics of images scaled to 0..1, as torchvision's ResNet weights were trained with.
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -122,22 +116,21 @@ class ACTOutput(NamedTuple):
 
 
 def act_loss(
-    output: ACTOutput,
-    actions: Tensor,
-    is_pad: Tensor | None,
-    kl_weight: float = 10.0,
-    reduction: Literal["valid", "all"] = "valid",
-) -> dict[str, Tensor]:
-    """Return `l1`, `kl` (unweighted) and `total` = l1 + kl_weight * kl, each a scalar tensor on the device.
+    output: ACTOutput, actions: Tensor, is_pad: Tensor | None, reduction: Literal["valid", "all"] = "valid"
+) -> tuple[Tensor, Tensor]:
+    """Return the L1 error of the actions and the KL term, not weighted, each a scalar tensor on the device.
+
+    ACT is trained with l1 + kl_weight * kl; the weight is 10 in the paper.
 
     Args:
         output: What the network returned.
         actions: (B, C, A) normalised.
         is_pad: (B, C) bool; padded steps give no error. None: no step is padded.
-        kl_weight: 10 in the paper. KL is summed over the latent and averaged over the batch; it is 0 without
-            a posterior.
         reduction: "valid" divides by the real elements (LeRobot since 0.6), "all" by all of them (original,
-            LeRobot 0.4), which weakens batches with much padding. A batch of padding alone gives nan, loudly.
+            LeRobot 0.4), which weakens batches with much padding. A batch of padding alone gives nan.
+
+    Returns:
+        (l1, kl). KL is summed over the latent and averaged over the batch; it is 0 without a posterior.
     """
     error = (output.actions - actions).abs()
     if is_pad is None:
@@ -147,23 +140,23 @@ def act_loss(
         real = (~is_pad).sum() * actions.shape[-1]
         l1 = error.mean() if reduction == "all" else error.sum() / real
     if output.mu is None or output.logvar is None:
-        return {"l1": l1, "kl": torch.zeros_like(l1), "total": l1}
-    kl = -0.5 * (1 + output.logvar - output.mu**2 - output.logvar.exp()).sum(-1).mean()
-    return {"l1": l1, "kl": kl, "total": l1 + kl_weight * kl}
+        return l1, torch.zeros_like(l1)
+    return l1, -0.5 * (1 + output.logvar - output.mu**2 - output.logvar.exp()).sum(-1).mean()
 
 
-def act_parameter_groups(
-    model: nn.Module,
-    lr: float = LEARNING_RATE,
-    lr_backbone: float = BACKBONE_LEARNING_RATE,
-    weight_decay: float = WEIGHT_DECAY,
-) -> list[dict[str, Any]]:
-    """Return AdamW groups `policy` and `backbone` of the trainable parameters; an empty group is left out."""
-    named = [(k, p) for k, p in model.named_parameters() if p.requires_grad]
-    seeing = [p for k, p in named if k.startswith(("backbone.", "backbones."))]
-    acting = [p for k, p in named if not k.startswith(("backbone.", "backbones."))]
-    groups = (("policy", acting, lr), ("backbone", seeing, lr_backbone))
-    return [{"name": n, "params": p, "lr": rate, "weight_decay": weight_decay} for n, p, rate in groups if p]
+def act_parameter_groups(model: nn.Module, lr: float, lr_backbone: float, weight_decay: float) -> list[dict[str, Any]]:
+    """Return AdamW groups `policy` and `backbone` of the trainable parameters; an empty group is left out.
+
+    In the paper and in LeRobot's preset both rates are 1e-5 and the decay is 1e-4, with gradients clipped at 10.
+    """
+    groups: dict[str, dict[str, Any]] = {
+        name: {"name": name, "params": [], "lr": rate, "weight_decay": weight_decay}
+        for name, rate in (("policy", lr), ("backbone", lr_backbone))
+    }
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            groups["backbone" if name.startswith("backbone") else "policy"]["params"].append(parameter)
+    return [group for group in groups.values() if group["params"]]
 
 
 class EncoderLayer(nn.Module):
@@ -235,11 +228,9 @@ class DecoderLayer(nn.Module):
         q = x + query_pos
         return self.dropout1(self.self_attn(q, q, x, need_weights=False)[0])
 
-    def _attend_memory(
-        self, x: Tensor, query_pos: Tensor, keys: Tensor, memory: Tensor, is_pad: Tensor | None
-    ) -> Tensor:
-        seen = self.multihead_attn(x + query_pos, keys, memory, key_padding_mask=is_pad, need_weights=False)
-        return self.dropout2(seen[0])
+    def _attend_memory(self, x: Tensor, pos: Tensor, keys: Tensor, memory: Tensor, is_pad: Tensor | None) -> Tensor:
+        q = x + pos
+        return self.dropout2(self.multihead_attn(q, keys, memory, key_padding_mask=is_pad, need_weights=False)[0])
 
     def _feed(self, x: Tensor) -> Tensor:
         return self.dropout3(self.linear2(self.dropout(torch.relu(self.linear1(x)))))
@@ -281,14 +272,13 @@ def sine_table(positions: int, width: int) -> Tensor:
     # float64 until the end: rounded once, the table equals the one stored in published checkpoints.
     pair = torch.arange(width, dtype=torch.float64) // 2
     angle = torch.arange(positions, dtype=torch.float64)[:, None] / 10000 ** (2 * pair / width)
-    table = torch.where(torch.arange(width) % 2 == 0, angle.sin(), angle.cos())
-    return table.float()
+    return torch.where(torch.arange(width) % 2 == 0, angle.sin(), angle.cos()).float()
 
 
 def sine_positions_2d(rows: int, columns: int, width: int, device: torch.device) -> Tensor:
     """Return (rows * columns, width) float32 positions of a feature map, row by row.
 
-    The first half of the width tells the row, the second the column. Both run from 1 / n to 1 of a full turn
+    The first half of the width encodes the row, the second the column. Both run from 1 / n to 1 of a full turn
     (DETR's normalised form, scale 2 pi, temperature 10000), so the table depends on the map's shape.
     """
     half = width // 2
@@ -299,13 +289,9 @@ def sine_positions_2d(rows: int, columns: int, width: int, device: torch.device)
         angle = turn[:, None] / frequency
         return torch.stack((angle[:, 0::2].sin(), angle[:, 1::2].cos()), dim=-1).flatten(1)
 
-    row, column = one_axis(rows), one_axis(columns)
-    return torch.cat(
-        (row[:, None].expand(rows, columns, half), column[None].expand(rows, columns, half)), dim=-1
-    ).flatten(0, 1)
-
-
-__all__ = ["ACT", "ACTConfig", "ACTOutput", "act_loss", "act_parameter_groups"]
+    row, column = one_axis(rows)[:, None], one_axis(columns)[None]
+    both = (axis.expand(rows, columns, half) for axis in (row, column))
+    return torch.cat(tuple(both), dim=-1).flatten(0, 1)
 
 
 class ACT(nn.Module):
@@ -387,7 +373,8 @@ class ACT(nn.Module):
             ValueError: A shape does not fit the config, or training lacks actions.
         """
         c = self.config
-        self._check(state, images, extra_tokens, actions, is_pad, extra_is_pad, noise)
+        given = {"images": images, "extra_tokens": extra_tokens, "extra_is_pad": extra_is_pad}
+        self._check(len(state), {"state": state, **given, "actions": actions, "is_pad": is_pad, "noise": noise})
         mu = logvar = None
         if c.use_vae and actions is not None:
             mu, logvar = self._posterior(state, actions, is_pad)
@@ -398,9 +385,9 @@ class ACT(nn.Module):
         tokens = [torch.stack((self.encoder_latent_input_proj(z), self.encoder_robot_state_input_proj(state)), 1)]
         positions = [self.encoder_1d_feature_pos_embed.weight]
         if images is not None:
-            seen, where = self._see(images)
-            tokens.append(seen)
-            positions.append(where)
+            image_tokens, image_positions = self._image_tokens(images)
+            tokens.append(image_tokens)
+            positions.append(image_positions)
         pad = None
         if extra_tokens is not None and extra_tokens.shape[1]:
             k = extra_tokens.shape[1]
@@ -426,7 +413,7 @@ class ACT(nn.Module):
         mu, logvar = self.vae_encoder_latent_output_proj(summary).chunk(2, -1)
         return mu, logvar
 
-    def _see(self, images: Tensor) -> tuple[Tensor, Tensor]:
+    def _image_tokens(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Return image tokens (B, N * rows * columns, D), camera after camera, and their positions."""
         c = self.config
         if c.per_camera_backbones:
@@ -441,48 +428,36 @@ class ACT(nn.Module):
             where = where + self.camera_embed.weight.repeat_interleave(rows * columns, 0)
         return tokens, where
 
-    def _check(
-        self,
-        state: Tensor,
-        images: Tensor | None,
-        extra_tokens: Tensor | None,
-        actions: Tensor | None,
-        is_pad: Tensor | None,
-        extra_is_pad: Tensor | None,
-        noise: Tensor | None,
-    ) -> None:
-        c, b = self.config, len(state)
-        _fits("state", state, ("B", c.state_dim), (b, c.state_dim))
-        if c.vision == "resnet18":
-            if images is None:
-                raise ValueError(f"This ACT sees {list(c.cameras)}; got no images. Pass images (B, N, 3, H, W).")
-            want = (b, len(c.cameras), 3, *images.shape[3:5])
-            _fits("images", images, ("B", len(c.cameras), 3, "H", "W"), want if images.ndim == 5 else ())
-        elif images is not None:
+    def _check(self, batch: int, given: dict[str, Tensor | None]) -> None:
+        c, images, extra = self.config, given["images"], given["extra_tokens"]
+        if c.vision == "resnet18" and images is None:
+            raise ValueError(f"This ACT sees {list(c.cameras)}; got no images. Pass images (B, N, 3, H, W).")
+        if c.vision == "none" and images is not None:
             raise ValueError("This ACT has vision 'none', so images must be None; got some. Pass them as extra tokens.")
-        if extra_tokens is not None and extra_tokens.shape[1]:
-            k, width = extra_tokens.shape[1], c.extra_token_dim or c.d_model
-            _fits(
-                "extra_tokens", extra_tokens, ("B", f"K <= {c.extra_tokens}", width), (b, min(k, c.extra_tokens), width)
-            )
-            if extra_is_pad is not None:
-                _fits("extra_is_pad", extra_is_pad, ("B", "K"), (b, k))
-        if actions is not None:
-            _fits("actions", actions, ("B", c.chunk_size, c.action_dim), (b, c.chunk_size, c.action_dim))
-        elif self.training and c.use_vae:
+        if self.training and c.use_vae and given["actions"] is None:
             raise ValueError(
                 "Training with use_vae encodes the actions into the latent; got none. Pass actions and "
                 "is_pad, or call eval() to predict."
             )
-        if is_pad is not None:
-            _fits("is_pad", is_pad, ("B", c.chunk_size), (b, c.chunk_size))
-        if noise is not None:
-            _fits("noise", noise, ("B", c.latent_dim), (b, c.latent_dim))
-
-
-def _fits(name: str, tensor: Tensor, shown: tuple[object, ...], want: tuple[int, ...]) -> None:
-    if tuple(tensor.shape) != want:
-        raise ValueError(
-            f"{name} must have shape ({', '.join(map(str, shown))}) with B = len(state); "
-            f"got {tuple(tensor.shape)}. Check it against the config this ACT was built from."
-        )
+        most = f"K <= {c.extra_tokens}"
+        shapes: dict[str, tuple[str | int, ...]] = {
+            "state": ("B", c.state_dim),
+            "images": ("B", len(c.cameras), 3, "H", "W"),
+            "extra_tokens": ("B", most, c.extra_token_dim or c.d_model),
+            "extra_is_pad": ("B", "K"),
+            "actions": ("B", c.chunk_size, c.action_dim),
+            "is_pad": ("B", c.chunk_size),
+            "noise": ("B", c.latent_dim),
+        }
+        count = 0 if extra is None else extra.shape[1]
+        sizes: dict[str | int, int] = {"B": batch, "K": count, most: min(count, c.extra_tokens)}
+        for name, tensor in given.items():
+            wanted = shapes[name]
+            if tensor is not None and (
+                tensor.ndim != len(wanted)
+                or any(sizes.get(n, n) != m for n, m in zip(wanted, tensor.shape, strict=True) if n not in ("H", "W"))
+            ):
+                raise ValueError(
+                    f"{name} must have shape ({', '.join(map(str, wanted))}) with B = len(state); "
+                    f"got {tuple(tensor.shape)}. Check it against the config this ACT was built from."
+                )

@@ -5,9 +5,6 @@ ResNet for all cameras or one for each, seven decoder layers of which it reads t
 that no loss trains.
 """
 
-from __future__ import annotations
-
-import re
 from pathlib import Path
 
 import torch
@@ -15,7 +12,7 @@ from torch import Tensor
 
 from tactile_align.errors import InputError
 from tactile_align.policies.act import ACT, ACTConfig
-from tactile_align.policies.vision import read_tensors
+from tactile_align.policies.vision import mismatches, read_tensors
 
 # The original's prefix, ours. Layers below a prefix carry the same names in both.
 _PREFIXES = (
@@ -34,6 +31,7 @@ _PREFIXES = (
     ("latent_proj.", "vae_encoder_latent_output_proj."),
     ("pos_table", "vae_encoder_pos_enc"),
     ("action_head.", "action_head."),
+    ("backbones.0.0.body.", "backbone."),
 )
 _UNREAD = ("transformer.decoder.layers.", "is_pad_head.")
 # LeRobot kept its statistics in the model until 0.4.
@@ -51,9 +49,8 @@ def load_act(path: Path, config: ACTConfig) -> ACT:
     """
     file = path / "model.safetensors" if path.is_dir() else path
     tensors = _bare(read_tensors(file))
-    original = any(k.startswith("transformer.") for k in tensors)
     try:
-        if original:
+        if any(k.startswith("transformer.") for k in tensors):
             tensors = from_original(tensors, config)
         _check(tensors, config)
     except InputError as error:
@@ -73,26 +70,21 @@ def from_original(tensors: dict[str, Tensor], config: ACTConfig) -> dict[str, Te
     Raises:
         InputError: A tensor has no place in `config`, or `config` has more decoder layers than one.
     """
-    _check_decoder(config)
-    out: dict[str, Tensor] = {}
-    unknown = []
-    for key, tensor in _bare(tensors).items():
-        name = _our_name(key, config)
-        if name is not None:
-            out[name] = tensor
-        elif not key.startswith(_UNREAD):
-            unknown.append(key)
-    if any(k.startswith("backbones.1.") for k in unknown):
+    _refuse("the original ACT", config, "decoder_layers")
+    ours = {theirs: name for name, theirs in _original_names(config).items()}
+    tensors = _bare(tensors)
+    unknown = [key for key in tensors if key not in ours and not key.startswith(_UNREAD)]
+    if any(key.startswith("backbones.1.") for key in unknown):
         raise InputError(
             "needed one backbone for all cameras; the original's tensors hold one for each. "
             "Set per_camera_backbones = true."
         )
     if unknown:
         raise InputError(
-            f"needed the tensors of the original ACT; got {len(unknown)} others, such as "
-            f"{', '.join(unknown[:3])}. Train it without a codebook and with images, as ACT is."
+            f"needed the tensors of an original ACT of this config; got {len(unknown)} others, such as "
+            f"{', '.join(unknown[:3])}. Set layers, cameras and use_vae as they were; a codebook has no place."
         )
-    return out
+    return {ours[key]: tensor for key, tensor in tensors.items() if key in ours}
 
 
 def to_original(state: dict[str, Tensor], config: ACTConfig, decoder_layers: int = 7) -> dict[str, Tensor]:
@@ -107,33 +99,16 @@ def to_original(state: dict[str, Tensor], config: ACTConfig, decoder_layers: int
         decoder_layers: How many the receiver builds.
 
     Raises:
-        InputError: The network has parts that the original has no place for.
+        InputError: The network has parts that the original has no place for, or lacks its latent.
     """
-    _check_decoder(config)
     _check(state, config)
-    if not config.use_vae or config.vision == "none":
-        raise InputError(
-            "the original ACT always has a CVAE and a ResNet; this config has "
-            f"use_vae = {config.use_vae}, vision = '{config.vision}'. Export a network that has both."
-        )
-    out: dict[str, Tensor] = {}
-    homeless = []
-    for key, tensor in state.items():
-        name = _original_name(key)
-        if name is None:
-            homeless.append(key)
-        else:
-            out[f"model.{name}"] = tensor
-    if homeless:
-        raise InputError(
-            f"the original ACT has no place for {', '.join(homeless)}. "
-            "Export a network without extra tokens and camera embedding."
-        )
+    _refuse("the original ACT", config, "decoder_layers", "use_vae", "camera_embedding", "extra_tokens", "vision")
+    out = {f"model.{theirs}": state[name] for name, theirs in _original_names(config).items()}
     first = "model.transformer.decoder.layers.0."
+    layer = {name.removeprefix(first): tensor for name, tensor in out.items() if name.startswith(first)}
     for i in range(1, decoder_layers):
         # Copies, since safetensors refuses two names for one memory.
-        again = {f"{first[:-2]}{i}.{k[len(first) :]}": t.clone() for k, t in out.items() if k.startswith(first)}
-        out |= again
+        out |= {f"model.transformer.decoder.layers.{i}.{name}": tensor.clone() for name, tensor in layer.items()}
     weight = state["action_head.weight"]
     out["model.is_pad_head.weight"] = weight.new_zeros(1, config.d_model)
     out["model.is_pad_head.bias"] = weight.new_zeros(1)
@@ -147,70 +122,47 @@ def to_lerobot(state: dict[str, Tensor], config: ACTConfig) -> dict[str, Tensor]
         InputError: The network has parts that LeRobot's has no place for.
     """
     _check(state, config)
-    options = {
-        "per_camera_backbones": config.per_camera_backbones,
-        "camera_embedding": config.camera_embedding,
-        "extra_tokens": config.extra_tokens > 0,
-        "vision = 'none'": config.vision == "none",
-    }
-    if any(options.values()):
-        raise InputError(
-            f"LeRobot's ACT has no place for {', '.join(k for k, on in options.items() if on)}. "
-            "Export a network without."
-        )
+    _refuse("LeRobot's ACT", config, "per_camera_backbones", "camera_embedding", "extra_tokens", "vision")
     return {f"model.{k}": t for k, t in state.items()}
 
 
 def _bare(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     kept = {k: t for k, t in tensors.items() if not k.startswith(_STATISTICS)}
-    if kept and all(k.startswith("model.") for k in kept):
-        return {k.removeprefix("model."): t for k, t in kept.items()}
-    return kept
+    prefix = "model." if all(k.startswith("model.") for k in kept) else ""
+    return {k.removeprefix(prefix): t for k, t in kept.items()}
 
 
-def _our_name(key: str, config: ACTConfig) -> str | None:
-    backbone = re.fullmatch(r"backbones\.(\d+)\.0\.body\.(.+)", key)
-    if backbone:
-        camera, rest = backbone.groups()
-        if config.per_camera_backbones:
-            return f"backbones.{camera}.{rest}"
-        return f"backbone.{rest}" if camera == "0" else None
-    for theirs, ours in _PREFIXES:
-        if key.startswith(theirs):
-            return ours + key.removeprefix(theirs)
-    return None
+def _original_names(config: ACTConfig) -> dict[str, str]:
+    """Return the original's name of each tensor that it has a place for, by ours."""
+    names = {}
+    for name in _on_meta(config).state_dict():
+        for theirs, ours in _PREFIXES:
+            if name.startswith(ours):
+                names[name] = theirs + name.removeprefix(ours)
+        if name.startswith("backbones."):
+            _, camera, rest = name.split(".", 2)
+            names[name] = f"backbones.{camera}.0.body.{rest}"
+    return names
 
 
-def _original_name(key: str) -> str | None:
-    if key.startswith("backbone."):
-        return f"backbones.0.0.body.{key.removeprefix('backbone.')}"
-    if key.startswith("backbones."):
-        _, camera, rest = key.split(".", 2)
-        return f"backbones.{camera}.0.body.{rest}"
-    for theirs, ours in _PREFIXES:
-        if key.startswith(ours):
-            return theirs + key.removeprefix(ours)
-    return None
-
-
-def _check_decoder(config: ACTConfig) -> None:
-    if config.decoder_layers != 1:
+def _refuse(receiver: str, config: ACTConfig, *options: str) -> None:
+    """Refuse options that are not at their defaults."""
+    homeless = [name for name in options if getattr(config, name) != ACTConfig.model_fields[name].default]
+    if homeless:
         raise InputError(
-            "the original ACT acts on the first decoder layer alone, so decoder_layers must be 1; "
-            f"got {config.decoder_layers}. Set decoder_layers = 1."
+            f"{receiver} has no place for {', '.join(f'{name} = {getattr(config, name)!r}' for name in homeless)}. "
+            f"Leave {', '.join(homeless)} at the default"
         )
 
 
-def _check(tensors: dict[str, Tensor], config: ACTConfig) -> None:
+def _on_meta(config: ACTConfig) -> ACT:
     with torch.device("meta"):
-        wanted = {k: tuple(t.shape) for k, t in ACT(config, fill_vision=False).state_dict().items()}
-    found = {k: tuple(t.shape) for k, t in tensors.items()}
-    wrong = [f"{k} is {found[k]} instead of {wanted[k]}" for k in wanted if k in found and found[k] != wanted[k]]
-    missing = [f"{k} is missing" for k in wanted if k not in found]
-    unknown = [f"{k} is unknown" for k in found if k not in wanted]
-    faults = wrong + missing + unknown
-    if faults:
+        return ACT(config, fill_vision=False)
+
+
+def _check(tensors: dict[str, Tensor], config: ACTConfig) -> None:
+    if faults := mismatches(tensors, _on_meta(config)):
         raise InputError(
-            f"needed the {len(wanted)} tensors of an ACT of this config; {len(faults)} do not fit: "
+            f"needed the tensors of an ACT of this config; {len(faults)} do not fit: "
             f"{'; '.join(faults[:4])}. Set dimensions, chunk_size, widths, layers and cameras as they were."
         )

@@ -1,4 +1,4 @@
-"""ACT beside the alignment loss: one encoder feeds both, so what the loss teaches reaches the action."""
+"""ACT beside the alignment loss: both read the same encoder, so the loss also trains the inputs of ACT."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,12 +13,12 @@ from tactile_align.config.policy import PolicyConfig
 from tactile_align.features.towers import POLICY_GRID
 from tactile_align.moments.batch import MomentBatch, ObservationBatch
 from tactile_align.policies.act import ACT, IMAGENET_MEAN, IMAGENET_STD, ACTConfig, ACTOutput, act_loss
-from tactile_align.policies.alignment import Alignment, Seen, View
+from tactile_align.policies.alignment import Alignment, BatchFeatures, View
 
 
 @dataclass(frozen=True)
 class Weights:
-    """What counts at a step of training.
+    """Weights of the losses at a step of training.
 
     Attributes:
         action: Factor on the action loss; at 0 ACT is not run.
@@ -30,7 +30,7 @@ class Weights:
 
 
 class Losses(NamedTuple):
-    """The two weighted losses of a batch, None where not computed, and what is to be logged, by name."""
+    """The two weighted losses of a batch, None where not computed, and the values for the log, by name."""
 
     action: Tensor | None
     alignment: Tensor | None
@@ -47,7 +47,7 @@ class AlignedPolicy(nn.Module):
         policy: ACT's shape and which tokens it reads; None trains the alignment alone.
         features: The towers.
         hsa: The alignment loss.
-        views: Where the sensors are looked for.
+        views: The (camera, sensor) pairs.
         state_dim: Columns of qpos.
         action_dim: Columns of an action.
         region: "opening" replaces the image region by the gripper's opening: the baseline.
@@ -56,7 +56,7 @@ class AlignedPolicy(nn.Module):
 
     Attributes:
         act: ACT, None without a policy.
-        alignment: Towers and loss, None where nothing looks through them.
+        alignment: Towers and loss, None where nothing uses them.
         region_to_act: From a region's tokens to ACT's, None where it does not read them.
         touch_to_act: From a touch's tokens to ACT's, None where it does not read them.
     """
@@ -112,19 +112,19 @@ class AlignedPolicy(nn.Module):
         """Whether ACT reads tokens of the touches."""
         return self.touch_to_act is not None
 
-    def see(self, batch: ObservationBatch, alignment: bool = True) -> Seen:
-        """Run each tower once over all the views and touches of a batch.
+    def see(self, batch: ObservationBatch, alignment: bool = True) -> BatchFeatures:
+        """Return the features of a batch: each tower runs once, over all views or all touches.
 
         Args:
             batch: The moments.
-            alignment: Whether the loss will be asked for; otherwise only what ACT reads is looked at.
+            alignment: Whether the loss needs them; without it only towers that ACT reads run.
         """
         if self.alignment is None:
-            return Seen({}, {})
+            return BatchFeatures({}, {})
         return self.alignment.see(batch, alignment or self.reads_regions, alignment or self.reads_touches)
 
     def counts(self, batch: MomentBatch) -> dict[str, Tensor]:
-        """Return what the means of a batch are taken over: rows, real action steps, valid pairs by view."""
+        """Return the denominators of a batch's means: rows, real action steps, valid pairs by view."""
         real = ~batch.is_pad
         if self.act is not None and self.act.config.loss_reduction == "all":
             real = torch.ones_like(real)
@@ -134,7 +134,7 @@ class AlignedPolicy(nn.Module):
     def predict(
         self,
         batch: ObservationBatch,
-        seen: Seen,
+        features: BatchFeatures,
         action: Tensor | None = None,
         is_pad: Tensor | None = None,
         noise: Tensor | None = None,
@@ -142,8 +142,8 @@ class AlignedPolicy(nn.Module):
         """Run ACT on a batch.
 
         Args:
-            batch: What it sees.
-            seen: Features of it.
+            batch: The moments.
+            features: Its features, from `see`.
             action: (B, C, A) normalised actions, encoded into the latent as in training; None: the latent is zero.
             is_pad: (B, C) which of them are padding.
             noise: (B, latent) of the latent; None: drawn.
@@ -155,13 +155,11 @@ class AlignedPolicy(nn.Module):
             raise ValueError("needed a model with a policy; this one was trained with train_policy = false")
         tokens, absent = [], []
         if self.region_to_act is not None:
-            for view in self.views:
-                tokens.append(self.region_to_act(self._for_act(seen.regions[view.key].tokens)))
-                absent.append(~batch.views[view.key].visible)
+            tokens += [self.region_to_act(self._for_act(features.regions[view.key].tokens)) for view in self.views]
+            absent += [~batch.views[view.key].visible for view in self.views]
         if self.touch_to_act is not None:
-            for sensor in self.sensors:
-                tokens.append(self.touch_to_act(self._for_act(seen.touches[sensor].tokens)))
-                absent.append(torch.zeros(len(batch), dtype=torch.bool, device=batch.qpos.device))
+            tokens += [self.touch_to_act(self._for_act(features.touches[sensor].tokens)) for sensor in self.sensors]
+            absent += [torch.zeros(len(batch), dtype=torch.bool, device=batch.qpos.device)] * len(self.sensors)
         extra = torch.cat(tokens, dim=1) if tokens else None
         pad = torch.cat([a[:, None].expand(-1, POLICY_GRID**2) for a in absent], dim=1) if absent else None
         images = _camera_images(batch, self.act.config.cameras)
@@ -178,21 +176,20 @@ class AlignedPolicy(nn.Module):
 
         Args:
             batch: The moments.
-            weights: What counts now; None: everything.
+            weights: Weights of the losses; None: 1 for both.
             totals: `counts` of the whole step, over micro-batches and processes, when this batch is only a part of it:
                 each mean is then this part's share of the whole step's mean. "world" is the number of processes, over
                 which gradients will be averaged.
         """
         w = weights or Weights()
         aligns = self.aligns and (w.alignment > 0 or not self.training)
-        seen = self.see(batch, alignment=aligns)
+        features = self.see(batch, alignment=aligns)
         action = alignment = None
         log: dict[str, Tensor] = {}
         if self.act is not None and (w.action > 0 or not self.training):
             shape = self.act.config
-            output = self.predict(batch, seen, batch.action, batch.is_pad, batch.noise)
-            parts = act_loss(output, batch.action, batch.is_pad, shape.kl_weight, shape.loss_reduction)
-            l1, kl = parts["l1"], parts["kl"]
+            output = self.predict(batch, features, batch.action, batch.is_pad, batch.noise)
+            l1, kl = act_loss(output, batch.action, batch.is_pad, shape.loss_reduction)
             if totals is not None:
                 here = self.counts(batch)
                 l1, kl = l1 * (here["steps"] / totals["steps"]), kl * (here["rows"] / totals["rows"])
@@ -201,10 +198,10 @@ class AlignedPolicy(nn.Module):
                 action = action * totals["world"]  # the mean over processes becomes their sum
             log |= {"l1": l1.detach(), "kl": kl.detach()}
         if self.alignment is not None and aligns:
-            hsa, more = self.alignment(batch, seen, totals)
+            hsa, details = self.alignment(batch, features, totals)
             weight = w.alignment * self.alignment.hsa.weight
             alignment = weight * hsa
-            log |= {"hsa": hsa.detach(), "hsa_weight": hsa.new_tensor(weight), **more}
+            log |= {"hsa": hsa.detach(), "hsa_weight": hsa.new_tensor(weight), **details}
         return Losses(action, alignment, log)
 
     def forward(
@@ -212,9 +209,7 @@ class AlignedPolicy(nn.Module):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the training loss of a batch and its parts, by name, for the log; see `losses`."""
         action, alignment, log = self.losses(batch, weights, totals)
-        total = batch.qpos.new_zeros(())
-        for part in (action, alignment):
-            total = total if part is None else total + part
+        total = sum((part for part in (action, alignment) if part is not None), start=batch.qpos.new_zeros(()))
         log["loss"] = total.detach()
         return total, log
 

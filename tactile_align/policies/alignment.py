@@ -1,6 +1,6 @@
-"""The alignment of touch and sight: towers, loss, temperature, further negatives, and what a log holds of them."""
+"""The alignment of touch and sight: towers, loss, temperature, further negatives, and their values for the log."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
@@ -25,7 +25,7 @@ PATTERN = 8  # side of the coarse touch the same-touch rule compares
 
 @dataclass(frozen=True)
 class View:
-    """One camera in which one sensor is looked for.
+    """One sensor in the images of one camera.
 
     Attributes:
         key: The input's key in a batch.
@@ -44,7 +44,7 @@ class View:
 
 
 @dataclass(frozen=True)
-class Seen:
+class BatchFeatures:
     """Features of a batch: h_w and tokens by view key, h_tau and tokens by sensor."""
 
     regions: dict[str, Features]
@@ -52,12 +52,12 @@ class Seen:
 
 
 class RegionNegatives(NamedTuple):
-    """N other regions of each touch of a view, for `hsa_loss`.
+    """N further regions as negatives of each touch of a view, for `hsa_loss`.
 
     Attributes:
         features: (B, N, dim).
-        exist: (B, N) bool, where such a region is in sight.
-        kinds: N names, of the rule each column is from.
+        exist: (B, N) bool, whether such a region is in sight.
+        kinds: N names of the rule that each column comes from.
     """
 
     features: Tensor
@@ -65,17 +65,16 @@ class RegionNegatives(NamedTuple):
     kinds: tuple[str, ...]
 
     def counts(self, valid: Tensor) -> dict[str, Tensor]:
-        """Return how many of them the valid (B,) touches have, by kind."""
-        columns = (self.exist & valid[:, None]).sum(dim=0)
-        return {
-            kind: torch.stack([n for n, own in zip(columns, self.kinds, strict=True) if own == kind]).sum()
-            for kind in dict.fromkeys(self.kinds)
-        }
+        """Return how many of these negatives the valid touches (B,) have, by kind."""
+        counts: dict[str, Tensor] = {}
+        for kind, count in zip(self.kinds, (self.exist & valid[:, None]).sum(dim=0), strict=True):
+            counts[kind] = counts.get(kind, 0) + count
+        return counts
 
 
 class _Beside(NamedTuple):
-    """Features of what lies beside the box in one view's image: (B, n, dim) shifted boxes, (B, n) which of them exist,
-    and (B, dim) the other finger."""
+    """Features beside the box in one view's image: (B, n, dim) of shifted boxes, (B, n) which of them exist, (B, dim) of
+    the other finger."""
 
     shifted: Tensor
     exist: Tensor
@@ -85,13 +84,13 @@ class _Beside(NamedTuple):
 class Alignment(nn.Module):
     """The two towers with the loss that aligns them, its temperature, and a memory of past regions.
 
-    In training mode the loss takes candidates from all processes; in eval mode all processes look at the same moments,
-    and each takes its own alone.
+    In training mode the loss takes candidates from all processes. In eval mode all processes have the same moments, and
+    each takes its own candidates alone.
 
     Args:
         features: The towers.
         hsa: The alignment loss.
-        views: Where the sensors are looked for, one at least.
+        views: The (camera, sensor) pairs, one at least.
         region: "opening" replaces the image region by the gripper's opening: the baseline.
         fill: False leaves pretrained weights unread: a checkpoint is loaded right after.
     """
@@ -115,11 +114,11 @@ class Alignment(nn.Module):
         self.memory = Memory(hsa, self.towers, len(views)) if remembers else None
 
     def freeze_unread(self, regions: bool, touches: bool) -> None:
-        """Freeze what gets no gradient without the loss: temperature, heads, and separate towers that are not read.
+        """Freeze the parameters that get no gradient without the loss: temperature, heads, and towers nothing reads.
 
         Args:
             regions: Whether a policy reads tokens of the regions.
-            touches: Whether it reads tokens of the touches.
+            touches: Whether a policy reads tokens of the touches.
         """
         self.temperature.requires_grad_(False)
         for name, part in self.towers.named_children():
@@ -131,37 +130,37 @@ class Alignment(nn.Module):
                     tower.requires_grad_(False)
 
     def at_step(self, step: int) -> None:
-        """Put a schedule of the temperature at a training step; a step may take several forward passes."""
+        """Set the temperature's schedule to a training step; a step may take several forward passes."""
         if self.temperature.final is not None:
             self.temperature.step.fill_(step)
 
-    def see(self, batch: ObservationBatch, regions: bool = True, touches: bool = True) -> Seen:
-        """Run each tower once over all the regions and all the touches of a batch, where asked for."""
-        seen = Seen({}, {})
+    def see(self, batch: ObservationBatch, regions: bool = True, touches: bool = True) -> BatchFeatures:
+        """Return the features of a batch: each tower runs once, over all regions or all touches, where asked for."""
+        encoded = BatchFeatures({}, {})
         if touches:
-            features = self.towers.of_touch(torch.cat([batch.touches[sensor].image for sensor in self.sensors]))
-            seen.touches.update(_split(features, self.sensors))
+            images = torch.cat([batch.touches[sensor].image for sensor in self.sensors])
+            encoded.touches.update(_split(self.towers.of_touch(images), self.sensors))
         if regions and self.opening_region is not None:
             for view in self.views:
                 vector = self.opening_region(required(batch.touches[view.sensor].opening, f"opening/{view.sensor}"))
-                seen.regions[view.key] = Features(vector, vector[:0, None])
+                encoded.regions[view.key] = Features(vector, vector[:0, None])
         elif regions:
             images = torch.cat([batch.views[view.key].image for view in self.views])
             box = torch.cat([self.finite_box(batch, view) for view in self.views])
             sigmas = [sigma for view in self.views if (sigma := self.sigma(batch, view)) is not None]
-            features = self.towers.of_region(images, box, *([torch.cat(sigmas)] if sigmas else []))
-            seen.regions.update(_split(features, tuple(view.key for view in self.views)))
-        return seen
+            features = self.towers.of_region(images, box, torch.cat(sigmas) if sigmas else None)
+            encoded.regions.update(_split(features, [view.key for view in self.views]))
+        return encoded
 
     def finite_box(self, batch: ObservationBatch, view: View) -> Tensor:
-        """Return boxes (B, 4) with the whole image where there is none; such rows are never valid pairs."""
+        """Return the boxes (B, 4), the whole image where there is none; such rows are never valid pairs."""
         width, height = self.towers.vision.input_size
         part = batch.views[view.key]
         whole = part.box.new_tensor([-0.5, -0.5, width - 0.5, height - 0.5])
         return torch.where(part.visible[:, None], part.box, whole)
 
     def sigma(self, batch: ObservationBatch, view: View) -> Tensor | None:
-        """Return (B, 2) how uncertain the boxes are, px, 1 where there is none; None where the config states it."""
+        """Return the boxes' standard deviations (B, 2), px, 1 where there is no box; None where the config has one."""
         part = batch.views[view.key]
         if self.towers.config.sigma_px != "rig" or part.sigma is None:
             return None
@@ -177,23 +176,23 @@ class Alignment(nn.Module):
         return {f"pairs/{view.key}": self.valid_pairs(batch, view).sum() for view in self.views}
 
     def forward(
-        self, batch: MomentBatch, seen: Seen, totals: Mapping[str, Tensor] | None = None
+        self, batch: MomentBatch, features: BatchFeatures, totals: Mapping[str, Tensor] | None = None
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the HSA loss, weighted over the views, and what is to be logged of it.
+        """Return the HSA loss, weighted over the views, and its values for the log.
 
         Args:
             batch: The moments.
-            seen: Their features.
+            features: Their features.
             totals: `counts` of the whole step when the batch is a part of it; the loss is then this part's share.
         """
         total = batch.qpos.new_zeros(())
         log: dict[str, Tensor] = {}
         kappa = self.temperature()
-        others = self.region_negatives(batch, seen)
-        for view in self.views:
+        others = self.region_negatives(batch, features)
+        for number, view in enumerate(self.views):
             other = others.get(view.key)
-            tau, w = seen.touches[view.sensor].vector, seen.regions[view.key].vector
-            past = self.memory.of(self.views.index(view)) if self.memory is not None and self.training else None
+            tau, w = features.touches[view.sensor].vector, features.regions[view.key].vector
+            past = self.memory.of(number) if self.memory is not None and self.training else None
             negatives, pairs = self.negatives(batch, view, past), self.valid_pairs(batch, view)
             loss, stats, valid = self.contrast(tau, w, negatives, pairs, kappa, other, past)
             whole = stats.pairs if totals is None else totals[f"pairs/{view.key}"]
@@ -201,7 +200,10 @@ class Alignment(nn.Module):
             total = total + view.weight * share * loss
             hits, from_bank = first_hits(tau, w, negatives, valid)
             counts = {} if other is None else other.counts(valid)
-            counts |= {} if past is None else {"bank": from_bank}
+            if past is not None:
+                counts["bank"] = from_bank
+            everyone, first = self._everyone(negatives)
+            excluded = everyone.excluded(first, first + len(batch))
             log |= {
                 f"hsa/{view.key}": share * loss.detach(),
                 f"chance/{view.key}": share * stats.chance,
@@ -212,7 +214,7 @@ class Alignment(nn.Module):
                 f"no_box/{view.key}": (~batch.views[view.key].visible).sum(),
             }
             log |= {f"negatives_from/{kind}/{view.key}": n / whole.clamp(min=1) for kind, n in counts.items()}
-            log |= {f"excluded/{name}/{view.key}": count for name, count in self._excluded(negatives).items()}
+            log |= {f"excluded/{name}/{view.key}": count for name, count in excluded.items()}
         log["no_contact"] = torch.stack([(~batch.touches[name].contact).sum() for name in self.sensors]).sum()
         log["temperature"] = kappa.detach()
         return total, log
@@ -232,11 +234,11 @@ class Alignment(nn.Module):
         Args:
             h_tau: (B, dim) touches.
             h_w: (B, dim) regions.
-            negatives: Who may be whose negative.
+            negatives: The rules for who is whose negative.
             pairs: (B,) bool, the valid pairs.
             kappa: The temperature.
-            other: Other regions of the same moments.
-            past: Past regions.
+            other: Further regions of the same moments.
+            past: Regions of past batches.
         """
         valid = pairs & self._with_negatives(negatives, pairs, other)
         loss, stats = (self.loss if self.training else self.loss_alone)(
@@ -254,7 +256,7 @@ class Alignment(nn.Module):
         return loss, stats, valid
 
     def negatives(self, batch: MomentBatch, view: View, past: MemoryBank | None = None) -> Negatives:
-        """Return who in a batch, and in a memory of past regions, may be whose negative in a view."""
+        """Return the rules for who in a batch and in a memory of past regions is whose negative in a view."""
         facts = None if past is None else past.facts()
         touch = None
         if self.hsa.touch_ceiling is not None:
@@ -268,29 +270,26 @@ class Alignment(nn.Module):
             batch.episode, batch.time, self.hsa.min_gap, touch=touch, ceiling=self.hsa.touch_ceiling, bank=facts
         )
 
-    def _excluded(self, negatives: Negatives) -> dict[str, Tensor]:
-        """Return what the rules take away from this process's rows, among the rows the loss looks at."""
+    def _everyone(self, negatives: Negatives) -> tuple[Negatives, int]:
+        """Return the rules over all rows that the loss looks at, and the number of this process's first row in them."""
         if not self.training:
-            return negatives.excluded()
-        count = len(negatives.episode)
-        first = world()[0] * count
-        return negatives.gathered().excluded(first, first + count)
+            return negatives, 0
+        return negatives.gathered(), world()[0] * len(negatives.episode)
 
     @torch.no_grad()
     def _with_negatives(self, negatives: Negatives, pairs: Tensor, other: RegionNegatives | None) -> Tensor:
         """Return (B,) bool: which rows have a negative among the pairs (B,) of all processes, bank and other regions.
 
-        A batch drawn from real episodes may hold a single contact: such a pair has nothing to be told apart from, its
-        loss is 0 whatever the features are, and the mean over the pairs counts it as that.
+        A batch of real episodes may hold a single contact. Such a pair has no negative: its loss is 0 whatever its
+        features are, and the mean over the pairs counts it as 0.
 
         Raises:
             InputError: A batch of one moment, in training: no pair would ever have a negative.
         """
         if self.hsa.kind == "mse":
             return torch.ones_like(pairs)
-        everyone, partners, first = negatives, pairs, 0
-        if self.training:
-            everyone, partners, first = negatives.gathered(), gather_facts(pairs), world()[0] * len(pairs)
+        everyone, first = self._everyone(negatives)
+        partners = gather_facts(pairs) if self.training else pairs
         if len(partners) < 2 and other is None and self.memory is None and self.training:
             raise InputError(
                 "a batch of one moment has no negatives, so the alignment loss is no contrast. Needed: 2 moments or "
@@ -303,15 +302,15 @@ class Alignment(nn.Module):
             contrasted[start:stop] |= negative.any(dim=1)
         return contrasted
 
-    def region_negatives(self, batch: MomentBatch, seen: Seen) -> dict[str, RegionNegatives]:
-        """Return the other regions that the config asks for, by view key; no entry where there are none.
+    def region_negatives(self, batch: MomentBatch, features: BatchFeatures) -> dict[str, RegionNegatives]:
+        """Return the further regions that the config wants as negatives, by view key; empty where it wants none.
 
-        One pass of the vision encoder for each view whose image is looked at beside the box.
+        The vision encoder runs once for each view with negatives beside its box.
         """
         if self.opening_region is not None or not self.hsa.looks_beside:
             return {}
         beside = {view.key: self._beside(batch, view) for view in self.views}
-        return {view.key: self._of_view(batch, seen, view, beside) for view in self.views}
+        return {view.key: self._of_view(batch, features, view, beside) for view in self.views}
 
     def _beside(self, batch: MomentBatch, view: View) -> _Beside:
         hsa, towers, part = self.hsa, self.towers, batch.views[view.key]
@@ -325,14 +324,14 @@ class Alignment(nn.Module):
             places.append(torch.where(self.finger_in_sight(batch, view)[:, None], there, box)[:, None])
         if not places:
             return _Beside(box.new_zeros((len(box), 0, towers.config.dim)), exist, None)
-        features = towers.of_boxes(part.image, torch.cat(places, dim=1), self.sigma(batch, view))
-        return _Beside(features[:, :count], exist, features[:, count] if hsa.finger_negative else None)
+        vectors = towers.of_boxes(part.image, torch.cat(places, dim=1), self.sigma(batch, view))
+        return _Beside(vectors[:, :count], exist, vectors[:, count] if hsa.finger_negative else None)
 
     def finger_in_sight(self, batch: MomentBatch, view: View) -> Tensor:
         """Return (B,) bool: whether the other finger's box is a region of its own.
 
-        Its centre must lie in the image the encoder sees, and outside the sensor's box: fingers that close on something
-        thin cover each other.
+        Its centre must lie in the encoder's image and outside the sensor's box: fingers closed on a thin object cover
+        each other.
         """
         part = batch.views[view.key]
         box, other = part.box, required(part.other_box, f"other_box/{view.key}")
@@ -342,10 +341,11 @@ class Alignment(nn.Module):
         in_box = ((centre >= box[:, :2]) & (centre <= box[:, 2:])).all(dim=1)
         return in_image & ~in_box & part.visible
 
-    def _of_view(self, batch: MomentBatch, seen: Seen, view: View, beside: dict[str, _Beside]) -> RegionNegatives:
+    def _of_view(
+        self, batch: MomentBatch, features: BatchFeatures, view: View, beside: dict[str, _Beside]
+    ) -> RegionNegatives:
         own, wanted = beside[view.key], self.hsa.region_negatives
-        beside_it = zip(own.shifted[:, :wanted].unbind(1), own.exist[:, :wanted].unbind(1), strict=True)
-        columns = [("beside", features, exist) for features, exist in beside_it]
+        columns = [("beside", own.shifted[:, i], own.exist[:, i]) for i in range(wanted)]
         if own.finger is not None:
             columns.append(("finger", own.finger, self.finger_in_sight(batch, view)))
         for other in self.views if self.hsa.camera_negative else ():
@@ -353,26 +353,25 @@ class Alignment(nn.Module):
                 continue
             # The same sensor's box in another camera is this touch's pair there, never its negative.
             same = other.sensor == view.sensor
-            there = beside[other.key].shifted[:, 0] if same else seen.regions[other.key].vector
+            there = beside[other.key].shifted[:, 0] if same else features.regions[other.key].vector
             in_sight = batch.views[other.key].visible
             columns.append(("camera", there, in_sight & beside[other.key].exist[:, 0] if same else in_sight))
-        kinds, features, exist = zip(*columns, strict=True)
-        return RegionNegatives(torch.stack(features, dim=1), torch.stack(exist, dim=1), kinds)
+        kinds, vectors, exist = zip(*columns, strict=True)
+        return RegionNegatives(torch.stack(vectors, dim=1), torch.stack(exist, dim=1), kinds)
 
     @torch.no_grad()
     def remember(self, batch: MomentBatch) -> None:
-        """After a step, let the memory follow the towers and take in the regions of all processes."""
+        """Update the memory after a step: its towers follow, and it takes in the regions of all processes."""
         if self.memory is None:
             return
         self.memory.following.follow(self.towers)
         copy = self.memory.following.module
         assert isinstance(copy, Towers)
         for number, view in enumerate(self.views):
-            part, touch = batch.views[view.key], batch.touches[view.sensor]
-            vector = copy.of_region(part.image, self.finite_box(batch, view), self.sigma(batch, view)).vector
-            pattern = None
-            if self.hsa.touch_ceiling is not None:
-                pattern = gather_rows(touch_pattern(touch.image, PATTERN))
+            image, touch = batch.views[view.key].image, batch.touches[view.sensor]
+            vector = copy.of_region(image, self.finite_box(batch, view), self.sigma(batch, view)).vector
+            compares = self.hsa.touch_ceiling is not None
+            pattern = gather_rows(touch_pattern(touch.image, PATTERN)) if compares else None
             episode, time = gather_facts(batch.episode), gather_facts(batch.time)
             valid = gather_facts(self.valid_pairs(batch, view) & touch.contact)
             self.memory.bank(number).add(gather_rows(vector), episode, time, valid, pattern)
@@ -380,8 +379,8 @@ class Alignment(nn.Module):
 
 @torch.no_grad()
 def first_hits(tau: Tensor, w: Tensor, negatives: Negatives, valid: Tensor) -> tuple[Tensor, Tensor]:
-    """Return how many valid touches are nearer to their own region than to that of any negative in the batch, and how
-    many negatives all of them have in the bank; a span of rows at a time."""
+    """Return how many valid touches are nearer to their own region than to any negative in the batch, and how many
+    negatives they have in the bank, all together."""
     touch, region = F.normalize(tau.float(), dim=-1), F.normalize(w.float(), dim=-1)
     hits = past = torch.zeros((), dtype=torch.int64, device=tau.device)
     for start, stop in spans(len(tau), len(tau), None):
@@ -413,7 +412,7 @@ class Memory(nn.Module):
         return self.bank(view) if len(self.bank(view)) else None
 
 
-def _split(features: Features, names: tuple[str, ...]) -> dict[str, Features]:
-    """Give each of the concatenated sources its rows back."""
+def _split(features: Features, names: Sequence[str]) -> dict[str, Features]:
+    """Return the features of several sources, by name, from those of their concatenated rows."""
     vectors, tokens = features.vector.chunk(len(names)), features.tokens.chunk(len(names))
     return {name: Features(v, t) for name, v, t in zip(names, vectors, tokens, strict=True)}

@@ -17,38 +17,23 @@ def views_of(config: TrainConfig) -> tuple[View, ...]:
 
 
 def inputs_of(config: TrainConfig, rig: Rig) -> tuple[Input, ...]:
-    """Return what the model looks at, sized for its encoders."""
-    vision = config.features.vision
-    touch = config.features.touch or vision
-    slack = 2 * config.augment.shift_px
-    differs = config.features.touch_input == "difference"
-    uncertain, other = config.features.sigma_px == "rig", config.hsa.finger_negative
-    found = []
+    """Return the inputs of the model, sized for its encoders."""
+    vision, touch = config.features.vision, config.features.touch or config.features.vision
+    inputs = []
     if config.views:
-        width, height = input_size_of(vision.model, vision.image_size)
-        for view in config.views:
+        width, height = (side + 2 * config.augment.shift_px for side in input_size_of(vision.model, vision.image_size))
+        options = {"uncertain": config.features.sigma_px == "rig", "other_finger": config.hsa.finger_negative}
+        for view, named in zip(config.views, views_of(config), strict=True):
             rig.camera(view.camera)
-            key = f"{view.camera}-{view.sensor}"
-            one = Input(
-                key,
-                view.camera,
-                width + slack,
-                height + slack,
-                vision.fit,
-                view.sensor,
-                view.zoom,
-                uncertain=uncertain,
-                other_finger=other,
-                ahead_m=view.ahead_m,
-            )
-            found.append(one)
+            frame = (view.camera, width, height, vision.fit)
+            inputs.append(Input(named.key, *frame, view.sensor, view.zoom, ahead_m=view.ahead_m, **options))
         width, height = input_size_of(touch.model, touch.image_size)
+        differs = config.features.touch_input == "difference"
         for name in dict.fromkeys(view.sensor for view in config.views):
-            stream = rig.sensor(name).stream
-            found.append(Input(name, stream, width, height, touch.fit, difference=differs))
+            inputs.append(Input(name, rig.sensor(name).stream, width, height, touch.fit, difference=differs))
     for camera in config.policy.cameras if config.train_policy else ():
-        found.append(Input(camera_key(camera), camera, *config.policy.image_size))
-    return tuple(found)
+        inputs.append(Input(camera_key(camera), camera, *config.policy.image_size))
+    return tuple(inputs)
 
 
 def make_model(config: TrainConfig, state_dim: int, action_dim: int, fill: bool = True) -> AlignedPolicy:

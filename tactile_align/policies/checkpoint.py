@@ -59,13 +59,13 @@ def latest_checkpoint(folder: Path) -> Path:
     Raises:
         FileNotFoundError: There is none.
     """
-    found = sorted(folder.glob("step_*.pt"))
-    if not found:
+    checkpoints = sorted(folder.glob("step_*.pt"))
+    if not checkpoints:
         raise FileNotFoundError(
             f"{folder}: needed a checkpoint step_*.pt; there is none: no run was started here, or it was stopped "
             f"before its first. Start it: tactile-align train CONFIG, with --resume where the run has a metrics.jsonl"
         )
-    return found[-1]
+    return checkpoints[-1]
 
 
 def load_weights(model: nn.Module, state: dict[str, Any], path: Path) -> None:
@@ -84,6 +84,26 @@ def load_weights(model: nn.Module, state: dict[str, Any], path: Path) -> None:
         ) from error
 
 
+def read_torch(path: Path) -> Any:
+    """Return what a file of torch.save holds, tensors and plain values only, on the CPU.
+
+    Raises:
+        FileNotFoundError: No such file.
+        InputError: The file is cut short, damaged, or holds something else.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: needed a file of tensors; there is none. Check the path")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except OSError:
+        raise
+    except Exception as error:  # a damaged pickle can raise anything
+        raise InputError(
+            f"{path}: needed a whole file of tensors and plain values; it is cut short, damaged or cannot be read "
+            f"without running its code. Copy it again, take an earlier one, or save its weights as .safetensors"
+        ) from error
+
+
 def load_checkpoint(path: Path) -> dict[str, Any]:
     """Read a checkpoint onto the CPU, tensors and plain values only.
 
@@ -91,17 +111,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         FileNotFoundError: No such file.
         InputError: Cut short or damaged, not a checkpoint of this toolkit, or of another version of it.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such checkpoint")
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError:
-        raise
-    except Exception as error:  # a damaged pickle can raise anything
-        raise InputError(
-            f"{path}: needed a whole checkpoint of tensors and plain values; it is cut short, damaged or holds "
-            f"something else. Copy it again, or take an earlier one of the same folder"
-        ) from error
+    state = read_torch(path)
     if not isinstance(state, dict) or "model" not in state or "step" not in state:
         held = ", ".join(map(str, state)) if isinstance(state, dict) else type(state).__name__
         raise InputError(f"{path}: not a checkpoint of a training run; it holds {held}")

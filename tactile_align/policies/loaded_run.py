@@ -1,4 +1,4 @@
-"""A run's model together with the moments it is judged on."""
+"""A run's model together with the moments it is evaluated on."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,12 +16,12 @@ from tactile_align.policies.alignment import Alignment, View
 from tactile_align.policies.build import make_model
 from tactile_align.policies.checkpoint import best_checkpoint, load_checkpoint, load_weights
 
-ROWS = 128  # moments looked at together
+ROWS = 128  # moments of one batch
 
 
 @dataclass(frozen=True)
 class LoadedRun:
-    """A model, the moments it is looked at on, and the config of both.
+    """A model, the moments it is evaluated on, and the config of both.
 
     Attributes:
         model: In eval mode, on the CPU.
@@ -67,10 +67,10 @@ class LoadedRun:
         return next(view for view in self.model.views if view.key == key)
 
     def batch(self, rows: Sequence[int] | np.ndarray) -> MomentBatch:
-        """Return some moments as the encoders take them, without random changes."""
+        """Return moments at the encoders' input size, without random changes."""
         return augment(self.moments.batch(rows), self.config.augment)
 
     def batches(self, rows: np.ndarray) -> Iterator[MomentBatch]:
-        """Yield some moments, about ROWS at a time, as `batch` returns them."""
+        """Yield moments, about ROWS at a time, as `batch` returns them."""
         for chosen in np.array_split(rows, max(1, len(rows) // ROWS)):
             yield self.batch(chosen)

@@ -1,4 +1,4 @@
-"""What a policy must be shown at each step, and one clear error for everything else."""
+"""Observations of a policy: what one must hold at each step, and one clear error for everything else."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,15 +13,15 @@ KEYS = ("qpos", "images", "touches", "contact", "exposure_qpos")
 
 @dataclass(frozen=True)
 class Needs:
-    """What an observation must hold.
+    """Parts that an observation must have.
 
     Attributes:
         state_dim: Columns of qpos.
-        cameras: (width, height) of each camera that is looked at, as recorded, px; None where any will do.
+        cameras: (width, height) of each camera the policy uses, as recorded, px; None: any size.
         touches: The same for the touch streams.
         sensors: Sensors whose contact may be stated.
-        for_contact: Touch streams that are looked at for contact only, and their sensor: not needed where it is stated.
-            With a commanded gripper, all sensors of the hand are.
+        for_contact: Sensor of each touch stream that is used for contact only; the stream is not needed where its
+            contact is stated. With a commanded gripper these are all sensors of the hand.
         delayed: Cameras whose frames are exposed at another time than the joints are read.
     """
 
@@ -37,17 +37,15 @@ class Needs:
         parts = [f"qpos ({self.state_dim},) float"]
         for what, streams in (("images", self.cameras), ("touches", self.touches)):
             if streams:
-                listed = ", ".join(
-                    f"'{name}'" + (f" {size[0]}x{size[1]}" if size else "") for name, size in streams.items()
-                )
-                parts.append(f"{what} {listed} (uint8 RGB, width x height)")
+                sizes = (f"'{name}'" + (f" {size[0]}x{size[1]}" if size else "") for name, size in streams.items())
+                parts.append(f"{what} {', '.join(sizes)} (uint8 RGB, width x height)")
         if self.delayed:
             parts.append(f"exposure_qpos for {', '.join(self.delayed)}")
         return "; ".join(parts)
 
 
 @dataclass(frozen=True)
-class Seen:
+class Observation:
     """A checked observation: qpos (D,) float64, frames (H, W, 3) uint8 by stream, contact by sensor where stated."""
 
     qpos: np.ndarray
@@ -56,14 +54,14 @@ class Seen:
     exposure_qpos: dict[str, np.ndarray]
 
 
-def checked(observation: Any, needs: Needs) -> Seen:
+def checked(observation: Any, needs: Needs) -> Observation:
     """Check one observation.
 
     Args:
         observation: A mapping: "qpos" (D,) raw, "images" and "touches" by stream name, (H, W, 3) uint8 RGB as recorded;
             optionally "contact" by sensor (bool), and "exposure_qpos" by camera (D,): the joints when its frame was
-            exposed, for cameras with a delay in the rig. Streams the policy does not look at are left alone.
-        needs: What the policy looks at.
+            exposed, for cameras with a delay in the rig. Streams that the policy does not use are ignored.
+        needs: What the policy needs.
 
     Raises:
         InputError: The first thing that is wrong: what was needed, what came, what to do.
@@ -94,18 +92,18 @@ def checked(observation: Any, needs: Needs) -> Seen:
                 sensor = needs.for_contact.get(name) if what == "touches" else None
                 instead = "" if sensor is None else f", or state contact['{sensor}']"
                 raise InputError(
-                    f"{what} has no '{name}', which the policy looks at; it has {have}. Pass it as recorded{instead}"
+                    f"{what} has no '{name}', which the policy needs; it has {have}. Pass it as recorded{instead}"
                 )
             frames[name] = _frame(given[name], f"{what}['{name}']", size)
-    late = _mapping(observation, "exposure_qpos", bool(needs.delayed))
-    missing = [name for name in needs.delayed if name not in late]
-    if missing:
-        raise InputError(
-            f"camera '{missing[0]}' has delay_s in the rig, so its box needs exposure_qpos['{missing[0]}'], the joints "
-            f"when the frame was exposed; got {', '.join(map(str, late)) or 'none'}. Pass the reading nearest in time"
-        )
-    exposed = {name: _state(late[name], f"exposure_qpos['{name}']", needs.state_dim) for name in needs.delayed}
-    return Seen(qpos, frames, {name: bool(flag) for name, flag in contact.items()}, exposed)
+    late, exposed = _mapping(observation, "exposure_qpos", bool(needs.delayed)), {}
+    for name in needs.delayed:
+        if name not in late:
+            raise InputError(
+                f"camera '{name}' has delay_s in the rig, so its box needs exposure_qpos['{name}'], the joints when "
+                f"the frame was exposed; got {', '.join(map(str, late)) or 'none'}. Pass the reading nearest in time"
+            )
+        exposed[name] = _state(late[name], f"exposure_qpos['{name}']", needs.state_dim)
+    return Observation(qpos, frames, {name: bool(flag) for name, flag in contact.items()}, exposed)
 
 
 def _mapping(observation: Mapping[Any, Any], key: str, needed: bool) -> Mapping[Any, Any]:

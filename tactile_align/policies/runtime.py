@@ -23,7 +23,7 @@ from tactile_align.moments.normalisation import Statistics
 from tactile_align.policies.aligned import AlignedPolicy
 from tactile_align.policies.build import inputs_of, make_model
 from tactile_align.policies.checkpoint import best_checkpoint, load_checkpoint, load_weights
-from tactile_align.policies.observation import Needs, Seen, checked
+from tactile_align.policies.observation import Needs, Observation, checked
 from tactile_align.projection.episode_boxes import HeldOpening, ViewBoxes, hand_of
 
 
@@ -37,8 +37,7 @@ class TemporalEnsembler:
     def __init__(self, chunk_size: int, coefficient: float = 0.01) -> None:
         if chunk_size < 1:
             raise ValueError(f"chunk_size must be at least 1; got {chunk_size}. Take the policy's chunk_size.")
-        self.chunk_size = chunk_size
-        self.coefficient = coefficient
+        self.chunk_size, self.coefficient = chunk_size, coefficient
         self.reset()
 
     def reset(self) -> None:
@@ -64,19 +63,17 @@ class TemporalEnsembler:
                 f"needed a chunk of shape (..., {c}, A); got {tuple(actions.shape)}. "
                 "Pass whole chunks, as the policy predicts them."
             )
-        if self._mean is None:
-            mean = actions
-        elif self._mean.shape != actions.shape:
+        if self._mean is not None and self._mean.shape != actions.shape:
             raise ValueError(
                 f"the chunk before had shape {tuple(self._mean.shape)}, this one has {tuple(actions.shape)}. "
                 "Call reset() between episodes."
             )
-        else:
+        mean = actions
+        if self._mean is not None:
             # Row j has been predicted before by every call that reached it, at most C - 1 - j of them.
             before = torch.arange(c - 1, -1, -1, device=actions.device).clamp(max=self._calls)
             weights = torch.exp(-self.coefficient * torch.arange(c, device=actions.device, dtype=actions.dtype))
-            total = weights.cumsum(0)[before]
-            share = (weights[before] / total)[:, None]
+            share = (weights[before] / weights.cumsum(0)[before])[:, None]
             mean = self._mean + (actions - self._mean) * share
         self._calls = min(self._calls + 1, c - 1)
         # The new last row has no prediction yet; the next one takes the whole share (before = 0) over this 0.
@@ -88,10 +85,10 @@ ENTER, LEAVE = 4.0, 2.0  # grey levels; `contact_of` never calls less than 2 a c
 
 
 class ContactWatch:
-    """Whether one sensor touches something, frame by frame, against a touch of nothing.
+    """Whether one sensor touches something, frame by frame, against a no-contact reference.
 
-    `datasets.contact` sees whole episodes; a robot sees only the past. So the reference is a touch without contact:
-    the one given, or the first frame after a reset.
+    `datasets.contact` sees whole episodes; a robot sees only the past. So the reference is the given touch without
+    contact, or the first frame after a reset.
     """
 
     def __init__(self, free: np.ndarray | None = None) -> None:
@@ -108,7 +105,7 @@ class ContactWatch:
         return self.touching
 
     def against(self, touch: np.ndarray) -> np.ndarray:
-        """Return the touch of nothing to hold a touch (H, W, 3) uint8 against: the one given, or else the first.
+        """Return the no-contact reference of a touch (H, W, 3) uint8: the one given, or else the first touch.
 
         Raises:
             InputError: A touch of another size than the reference.
@@ -116,7 +113,9 @@ class ContactWatch:
         if self.free is None:
             self.free = touch.copy()
         if touch.shape != self.free.shape:
-            raise InputError(f"the touch of nothing has shape {self.free.shape}, this one {touch.shape}; call reset()")
+            raise InputError(
+                f"the no-contact reference has shape {self.free.shape}, this touch {touch.shape}; call reset()"
+            )
         return self.free
 
 
@@ -150,11 +149,11 @@ class Policy:
         self.device = torch.device(device)
         self.model, self.config, self.rig, self.statistics = model.eval().to(self.device), config, rig, statistics
         self.views = tuple(view for view in model.views if model.reads_regions)
-        self.inputs = tuple(one for one in inputs_of(config, rig) if self._looked_at(one))
+        self.inputs = tuple(entry for entry in inputs_of(config, rig) if self._uses(entry))
         sensors = [view.sensor for view in self.views]
         self._held = {arm: HeldOpening(rig, arm) for arm in (hand_of(rig, name) for name in sensors) if arm}
         self._holding = tuple(name for held in self._held.values() for name in held.sensors)
-        differing = [one.key for one in self.inputs if one.difference]
+        differing = [entry.key for entry in self.inputs if entry.difference]
         self._watched = tuple(dict.fromkeys([*sensors, *self._holding, *differing]))
         self.needs = self._needs(sizes)
         chunk = model.act.config.chunk_size
@@ -199,13 +198,12 @@ class Policy:
         """Forget everything remembered between steps: call at the start of each episode.
 
         Args:
-            free: A touch of nothing by sensor, (H, W, 3) uint8. Without one, the first touch after the reset must be
-                free. Needed only where the gripper reports commands, for telling contact with any sensor of the
-                hand, and for features.touch_input = "difference", as what differences are taken to.
+            free: The no-contact reference by sensor, (H, W, 3) uint8. Without one, the first touch after the reset must
+                be without contact. It is used only where the gripper reports commands, to detect contact of any sensor
+                of the hand, and for features.touch_input = "difference", as the reference of the differences.
         """
         given = dict(free or {})
-        unknown = set(given) - set(self._watched)
-        if unknown:
+        if unknown := set(given) - set(self._watched):
             raise InputError(
                 f"free names {sorted(unknown)}; the policy looks for {', '.join(self._watched) or 'no sensor'}"
             )
@@ -213,7 +211,7 @@ class Policy:
             if not isinstance(touch, np.ndarray) or touch.dtype != np.uint8 or touch.shape[2:] != (3,):
                 came = f"{touch.dtype} {touch.shape}" if isinstance(touch, np.ndarray) else type(touch).__name__
                 raise InputError(
-                    f"free['{name}'] must be a touch (H, W, 3) uint8 RGB of nothing, as recorded; got {came}"
+                    f"free['{name}'] must be a touch (H, W, 3) uint8 RGB without contact, as recorded; got {came}"
                 )
         self._watch = {name: ContactWatch(given.get(name)) for name in self._watched}
         for held in self._held.values():
@@ -235,102 +233,95 @@ class Policy:
         Raises:
             ValueError: Anything wrong with the observation; nothing is remembered of it.
         """
-        before = self._remembered()
+        watches = [(watch, watch.free, watch.touching) for watch in self._watch.values()]
+        onsets = [(held, held.onset) for held in self._held.values()]
         try:
             batch = self.batch(checked(observation, self.needs))
         except ValueError:
-            self._recall(*before)
+            for watch, free, touching in watches:
+                watch.free, watch.touching = free, touching
+            for held, onset in onsets:
+                held.onset = onset
             raise
         output = self.model.predict(batch, self.model.see(batch, alignment=False))
         actions = self.statistics.restore_action(output.actions[0].double().cpu())
-        if self._ensembler is not None:
-            return np.asarray(self._ensembler.update(actions))
-        return np.asarray(actions)
+        return np.asarray(actions if self._ensembler is None else self._ensembler.update(actions))
 
-    def batch(self, seen: Seen) -> ObservationBatch:
+    def batch(self, observation: Observation) -> ObservationBatch:
         """Return a batch of one moment, made exactly as in training; advances the contact hold."""
-        contact = {name: self._touches(name, seen) for name in self._holding}
-        openings = {arm: held.step(seen.qpos, contact) for arm, held in self._held.items()}
+        contact = {name: self._touches(name, observation) for name in self._holding}
+        openings = {arm: held.step(observation.qpos, contact) for arm, held in self._held.items()}
         views: dict[str, ViewBatch] = {}
         touches: dict[str, TouchImages] = {}
         frames: dict[str, Tensor] = {}
-        for one in self.inputs:
-            frame = seen.frames[one.stream]
+        for entry in self.inputs:
+            frame = observation.frames[entry.stream]
             height, width = frame.shape[:2]
-            if one.sensor is not None:
-                views[one.key] = self._view(one, one.sensor, seen, openings.get(hand_of(self.rig, one.sensor)))
+            if entry.sensor is not None:
+                views[entry.key] = self._view(
+                    entry, entry.sensor, observation, openings.get(hand_of(self.rig, entry.sensor))
+                )
                 continue
-            whole = one.image_map(width, height)
+            whole = entry.image_map(width, height)
             image = whole.apply_to_image(frame)
-            if one.difference:
-                image = difference(image, whole.apply_to_image(self._touch_of_nothing(one.key, frame, seen)))
-            if one.key in self.model.sensors:
-                touches[one.key] = TouchImages(image=_row(image))
+            if entry.difference:
+                image = difference(image, whole.apply_to_image(self._reference(entry.key, frame, observation)))
+            if entry.key in self.model.sensors:
+                touches[entry.key] = TouchImages(image=_row(image))
             else:
-                frames[one.stream] = _row(image)
-        qpos = _row(self.statistics.normalise_qpos(seen.qpos).astype(np.float32))
+                frames[entry.stream] = _row(image)
+        qpos = _row(self.statistics.normalise_qpos(observation.qpos).astype(np.float32))
         batch = ObservationBatch(qpos=qpos, views=views, touches=touches, frames=frames)
         return augment(batch, self.config.augment).to(self.device)
 
-    def _view(self, one: Input, sensor: str, seen: Seen, opening: np.ndarray | None) -> ViewBatch:
-        frame, exposed = seen.frames[one.stream], seen.exposure_qpos.get(one.stream, seen.qpos)
-        view = ViewBoxes(self.rig, one.stream, sensor, exposed, opening, one.ahead_m)
+    def _view(self, entry: Input, sensor: str, observation: Observation, opening: np.ndarray | None) -> ViewBatch:
+        frame, exposed = observation.frames[entry.stream], observation.exposure_qpos.get(entry.stream, observation.qpos)
+        view = ViewBoxes(self.rig, entry.stream, sensor, exposed, opening, entry.ahead_m)
         box, visible = np.asarray(view.boxes.box), np.asarray(view.boxes.visible)
-        if one.uncertain:
+        if entry.uncertain:
             box, visible = only_certain(box, visible, view.sigma_px)
-        there = one.image_map(frame.shape[1], frame.shape[0], box)
+        there = entry.image_map(frame.shape[1], frame.shape[0], box)
         return ViewBatch(
             image=_row(there.apply_to_image(frame)),
             box=_row(there.apply_to_box(box).astype(np.float32)),
             visible=torch.tensor([bool(visible)]),
-            sigma=_row((np.abs(there.scale) * view.sigma_px).astype(np.float32)) if one.uncertain else None,
+            sigma=_row((np.abs(there.scale) * view.sigma_px).astype(np.float32)) if entry.uncertain else None,
         )
 
-    def _touch_of_nothing(self, sensor: str, touch: np.ndarray, seen: Seen) -> np.ndarray:
+    def _reference(self, sensor: str, touch: np.ndarray, observation: Observation) -> np.ndarray:
         watch = self._watch[sensor]
-        if watch.free is None and seen.contact.get(sensor, False):
+        if watch.free is None and observation.contact.get(sensor, False):
             raise InputError(
                 f"the first touch of '{sensor}' after reset() is stated to be in contact, but this policy sees touches "
-                f"as differences to a touch of nothing. Give it one: reset(free={{'{sensor}': touch}})"
+                f"as differences to a no-contact reference. Give it one: reset(free={{'{sensor}': touch}})"
             )
         return watch.against(touch)
 
-    def _remembered(self) -> tuple[dict[str, tuple[np.ndarray | None, bool]], dict[str, np.ndarray | None]]:
-        watched = {name: (watch.free, watch.touching) for name, watch in self._watch.items()}
-        return watched, {arm: held.onset for arm, held in self._held.items()}
+    def _touches(self, sensor: str, observation: Observation) -> bool:
+        stated = observation.contact.get(sensor)
+        return (
+            self._watch[sensor].update(observation.frames[self.rig.sensor(sensor).stream]) if stated is None else stated
+        )
 
-    def _recall(
-        self, watched: Mapping[str, tuple[np.ndarray | None, bool]], onsets: Mapping[str, np.ndarray | None]
-    ) -> None:
-        for name, (free, touching) in watched.items():
-            self._watch[name].free, self._watch[name].touching = free, touching
-        for arm, onset in onsets.items():
-            self._held[arm].onset = onset
-
-    def _touches(self, sensor: str, seen: Seen) -> bool:
-        stated = seen.contact.get(sensor)
-        return self._watch[sensor].update(seen.frames[self.rig.sensor(sensor).stream]) if stated is None else stated
-
-    def _looked_at(self, one: Input) -> bool:
-        if one.sensor is not None:
+    def _uses(self, entry: Input) -> bool:
+        if entry.sensor is not None:
             return bool(self.views)
-        return self.model.reads_touches or one.key not in self.model.sensors
+        return self.model.reads_touches or entry.key not in self.model.sensors
 
     def _needs(self, sizes: Mapping[str, tuple[int, int]]) -> Needs:
-        touches = {one.stream for one in self.inputs if one.key in self.model.sensors}
-        cameras = {one.stream for one in self.inputs} - touches
+        touches = {entry.stream for entry in self.inputs if entry.key in self.model.sensors}
+        cameras = {entry.stream for entry in self.inputs} - touches
         for_contact = {self.rig.sensor(name).stream: name for name in self._holding}
         for_contact = {stream: name for stream, name in for_contact.items() if stream not in touches}
         touches |= set(for_contact)
         size = {name: (c.stored.width, c.stored.height) for name, c in self.rig.cameras.items()}
-        delayed = {view.key.removesuffix(f"-{view.sensor}") for view in self.views}
         return Needs(
             state_dim=len(self.statistics.qpos_mean),
             cameras={name: size.get(name, sizes.get(name)) for name in sorted(cameras)},
             touches={name: sizes.get(name) for name in sorted(touches)},
             sensors=tuple(sorted(self._watched)),
             for_contact=for_contact,
-            delayed=tuple(sorted(name for name in delayed if self.rig.camera(name).delay_s != 0.0)),
+            delayed=tuple(sorted({v.camera for v in self.views if self.rig.camera(v.camera).delay_s != 0.0})),
         )
 
 

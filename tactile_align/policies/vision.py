@@ -1,11 +1,9 @@
 """ACT's image backbone: a ResNet-18 up to its last feature map, with batch norm frozen."""
 
-from __future__ import annotations
-
 from collections import OrderedDict
+from collections.abc import Mapping
 from pathlib import Path
 
-import torch
 import torchvision
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -13,6 +11,7 @@ from torch import Tensor, nn
 from torchvision.ops import FrozenBatchNorm2d
 
 from tactile_align.errors import InputError
+from tactile_align.policies.checkpoint import read_torch
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -22,37 +21,35 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         FileNotFoundError: There is no such file.
         InputError: The file holds something other than named tensors.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: needed a file of tensors; there is none. Check the path.")
-    if path.suffix == ".safetensors":
+    if path.suffix == ".safetensors" and path.is_file():
         try:
             return load_file(path)
         except SafetensorError as error:
             raise InputError(
                 f"{path}: needed a whole .safetensors file; it is damaged ({error}). Copy it again"
             ) from error
-    try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError:
-        raise
-    except Exception as error:  # a damaged pickle can raise anything
-        raise InputError(
-            f"{path}: needed a torch file of plain tensors; reading it without running its code failed. "
-            "Save it again as a state dict, best as .safetensors."
-        ) from error
+    loaded = read_torch(path)
     if isinstance(loaded, dict) and isinstance(loaded.get("state_dict"), dict):
         loaded = loaded["state_dict"]
     if not isinstance(loaded, dict) or not all(isinstance(v, Tensor) for v in loaded.values()):
-        kind = type(loaded).__name__
         raise InputError(
-            f"{path}: needed a dict of named tensors; got a {kind} that holds other things. "
+            f"{path}: needed a dict of named tensors; got a {type(loaded).__name__} that holds other things. "
             "Save the model's state_dict() alone."
         )
     return dict(loaded)
 
 
+def mismatches(tensors: Mapping[str, Tensor], model: nn.Module) -> list[str]:
+    """Return a line for each tensor that does not fit a model's state dict: missing, unknown or of another shape."""
+    wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    both = [name for name in wanted if name in shapes]
+    wrong = [f"{k} is {shapes[k]} instead of {wanted[k]}" for k in both if shapes[k] != wanted[k]]
+    missing = [f"{name} is missing" for name in wanted if name not in shapes]
+    return wrong + missing + [f"{name} is unknown" for name in shapes if name not in wanted]
+
+
 RESNET18_CHANNELS = 512
-RESNET18_STRIDE = 32
 
 
 def resnet18_backbone() -> nn.Sequential:
@@ -85,12 +82,9 @@ def read_resnet18_weights(name: str) -> dict[str, Tensor]:
         )
     # Frozen batch norm counts no batches, and the classifier is not used.
     kept = {k: v for k, v in tensors.items() if not k.startswith("fc.") and not k.endswith(".num_batches_tracked")}
-    wanted = {k: v.shape for k, v in resnet18_backbone().state_dict().items()}
-    wrong = sorted(k for k in wanted.keys() | kept.keys() if k not in kept or kept[k].shape != wanted.get(k))
-    if wrong:
+    if faults := mismatches(kept, resnet18_backbone()):
         raise InputError(
-            f"{name}: needed the {len(wanted)} tensors of a ResNet-18 backbone by torchvision's names; "
-            f"{len(wrong)} are missing, unknown or of another shape, such as {', '.join(wrong[:5])}. "
-            "Give a torchvision ResNet-18 state dict."
+            f"{name}: needed the tensors of a ResNet-18 backbone by torchvision's names; {len(faults)} do not fit: "
+            f"{'; '.join(faults[:4])}. Give a torchvision ResNet-18 state dict."
         )
     return kept

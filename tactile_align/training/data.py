@@ -41,14 +41,6 @@ class Data:
     contact: np.ndarray
 
 
-@dataclass
-class LowDim:
-    """Raw qpos (T, D) and action (T, A) of an episode, as `Statistics.of` takes them."""
-
-    qpos: np.ndarray
-    action: np.ndarray
-
-
 def stream_sizes(moments: Moments) -> dict[str, tuple[int, int]]:
     """Return (width, height) of each stream that inputs and boxes are made from, as recorded in the first episode."""
     job = moments.jobs[0]
@@ -86,7 +78,7 @@ def load_data(config: TrainConfig, processes: int = 1, progress: bool = True) ->
         return Moments(chosen, statistics=None, chunk=chunk, cache=cache, processes=processes, progress=progress)
 
     raw = moments(train_refs)
-    statistics = Statistics.of(LowDim(qpos, action) for qpos, action in raw.low_dim())
+    statistics = Statistics.of(raw.low_dim())
     train, held_out = raw.normalised(statistics), moments(held_out_refs).normalised(statistics)
     return Data(train, held_out, statistics, rigs, contact_moments(train, config))
 

@@ -1,6 +1,5 @@
 """Statistics and splits."""
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -10,33 +9,29 @@ import torch
 from tactile_align.moments.normalisation import Statistics
 from tactile_align.moments.sampling import split_episodes
 
-
-@dataclass
-class Low:
-    qpos: np.ndarray
-    action: np.ndarray
+Pair = tuple[np.ndarray, np.ndarray]
 
 
-def episodes(count: int = 5) -> list[Low]:
+def episodes(count: int = 5) -> list[Pair]:
     rng = np.random.default_rng(3)
     lengths = rng.integers(4, 40, count)
-    return [Low(rng.normal(3, 2, (n, 7)), rng.normal(-5, 0.5, (n, 9))) for n in lengths]
+    return [(rng.normal(3, 2, (n, 7)), rng.normal(-5, 0.5, (n, 9))) for n in lengths]
 
 
 def test_statistics_are_those_of_all_rows_together() -> None:
     data = episodes()
     statistics = Statistics.of(data)
-    rows = np.concatenate([e.qpos for e in data])
+    rows = np.concatenate([e[0] for e in data])
     np.testing.assert_allclose(statistics.qpos_mean, rows.mean(0), rtol=1e-12)
     np.testing.assert_allclose(statistics.qpos_std, rows.std(0), rtol=1e-12)
-    np.testing.assert_allclose(statistics.action_std, np.concatenate([e.action for e in data]).std(0), rtol=1e-12)
+    np.testing.assert_allclose(statistics.action_std, np.concatenate([e[1] for e in data]).std(0), rtol=1e-12)
     assert statistics.steps == len(rows)
     assert statistics.episodes == 5
 
 
 def test_a_far_offset_costs_no_precision() -> None:
-    data = [Low(e.qpos + 1e9, e.action) for e in episodes()]
-    rows = np.concatenate([e.qpos for e in data])
+    data = [(e[0] + 1e9, e[1]) for e in episodes()]
+    rows = np.concatenate([e[0] for e in data])
     np.testing.assert_allclose(Statistics.of(data).qpos_std, rows.std(0), rtol=1e-6)
 
 
@@ -57,7 +52,7 @@ def test_numpy_and_torch_give_the_same_and_come_back() -> None:
 
 
 def test_a_joint_that_never_moves_is_divided_by_the_floor() -> None:
-    still = [Low(np.full((5, 2), 1.5), np.zeros((5, 1)))]
+    still = [(np.full((5, 2), 1.5), np.zeros((5, 1)))]
     np.testing.assert_allclose(Statistics.of(still).normalise_qpos(np.array([1.51, 1.5])), [1.0, 0.0])
     with pytest.raises(ValueError, match="std_floor must be positive"):
         Statistics.of(still, std_floor=0)
@@ -78,7 +73,7 @@ def test_a_row_of_another_robot_is_refused() -> None:
     with pytest.raises(ValueError, match=r"7 columns, so qpos must have shape \(\.\.\., 7\); got \(14,\)"):
         Statistics.of(episodes()).normalise_qpos(np.zeros(14))
     with pytest.raises(ValueError, match="episodes of one robot"):
-        Statistics.of([*episodes(2), Low(np.zeros((3, 8)), np.zeros((3, 9)))])
+        Statistics.of([*episodes(2), (np.zeros((3, 8)), np.zeros((3, 9)))])
     with pytest.raises(ValueError, match="at least one training episode"):
         Statistics.of([])
 

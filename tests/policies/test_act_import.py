@@ -167,11 +167,11 @@ def test_a_checkpoint_of_another_shape_is_named_with_its_tensors(tmp_path: Path)
 def test_what_the_original_never_had_is_refused() -> None:
     with pytest.raises(ValueError, match=r"1 others, such as latent_embed\.weight"):
         from_original({**original(), "model.latent_embed.weight": torch.zeros(2, 2)}, CONFIG)
-    with pytest.raises(ValueError, match="decoder_layers must be 1; got 2"):
+    with pytest.raises(ValueError, match="decoder_layers = 2"):
         from_original(original(), variant(decoder_layers=2))
     for config, message in (
-        (variant(extra_tokens=2), "no place for extra_token_pos_embed.weight"),
-        (variant(camera_embedding=True), "no place for camera_embed.weight"),
+        (variant(extra_tokens=2), "no place for extra_tokens = 2"),
+        (variant(camera_embedding=True), "no place for camera_embedding = True"),
         (variant(use_vae=False), "use_vae = False"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -94,7 +94,7 @@ def test_acting_equals_the_batch_path_with_the_same_touch_of_nothing(run: Run) -
             if one.difference:
                 frames = difference(frames, there.apply_to_image(free))
                 trained = moments.images()[one.key].numpy().astype(int)
-                # Training's touch of nothing is a median of many frames, this one a single, noisy frame.
+                # Training's reference is a median of many frames, this one a single, noisy frame.
                 assert np.abs(trained - frames).mean() < 2.0
                 assert np.abs(trained - frames).mean() < 0.3 * np.abs(trained[contact[rows]] - GREY).mean() + 1.0
             moments = moments.with_images({one.key: torch.from_numpy(frames)})
@@ -126,7 +126,7 @@ def test_without_a_given_touch_of_nothing_the_first_one_is_taken(run: Run) -> No
         with pytest.raises(ValueError, match=r"free\['tactile1'\] must be a touch \(H, W, 3\) uint8.*got float64"):
             first.reset(free={"tactile1": np.zeros((4, 4, 3))})
         first.reset(free={"tactile1": np.zeros((4, 4, 3), np.uint8)})
-        with pytest.raises(ValueError, match=r"touch of nothing has shape \(4, 4, 3\)"):
+        with pytest.raises(ValueError, match=r"reference has shape \(4, 4, 3\)"):
             first.act(observation(episode, 0))
 
 

@@ -267,19 +267,11 @@ def test_the_proof_of_the_boxes_proves_these(case: Case) -> None:
         np.testing.assert_allclose(found.edges + TRUTH, right[np.isfinite(right[:, 0])], rtol=0, atol=1e-9)
 
 
-@dataclass
-class LowDim:
-    """What `Statistics.of` takes."""
-
-    qpos: np.ndarray
-    action: np.ndarray
-
-
 def policy_of(rig: Rig, folder: Path) -> Policy:
     """Return an untrained policy that looks at tactile1 in both cameras."""
     views = [{"camera": camera, "sensor": "tactile1"} for camera in CAMERAS]
     config = small_training(folder, folder / "run", views=views, augment={"shift_px": 0})
-    return Policy(make_model(config, 7, 7), config, rig, Statistics.of([LowDim(joints(), joints())]), {})
+    return Policy(make_model(config, 7, 7), config, rig, Statistics.of([(joints(), joints())]), {})
 
 
 @pytest.mark.parametrize("stated", [True, False], ids=["contact_stated", "contact_seen"])

@@ -15,7 +15,6 @@ from tactile_align.diagnostics.doctor.subject import Subject
 from tactile_align.evenly import evenly
 from tactile_align.moments.frames import difference
 from tactile_align.moments.normalisation import Statistics
-from tactile_align.training.data import LowDim
 
 LOOKED_AT = 8  # episodes whose stored touches are looked at
 
@@ -98,7 +97,7 @@ def moving_actions(subject: Subject) -> Iterator[Check]:
 def statistics(subject: Subject) -> Iterator[Check]:
     """Whether mean and spread are those of the training episodes, and the joints normalised by them."""
     given = subject.data.statistics
-    own = Statistics.of(LowDim(qpos, action) for qpos, action in subject.data.train.low_dim())
+    own = Statistics.of(subject.data.train.low_dim())
     gap = max(
         float(np.abs(np.subtract(getattr(given, name), getattr(own, name))).max())
         for name in ("qpos_mean", "qpos_std", "action_mean", "action_std")

@@ -23,7 +23,7 @@ from tactile_align.diagnostics.doctor.limits import LIMITS, STATED
 from tactile_align.moments.normalisation import Statistics
 from tactile_align.policies.aligned import AlignedPolicy
 from tactile_align.policies.checkpoint import FORMAT, load_checkpoint
-from tactile_align.training.data import Data, LowDim, load_data
+from tactile_align.training.data import Data, load_data
 from tactile_align.training.loop import build_model, train
 from tactile_align.verify.verify import verify_episodes
 from tests.diagnostics.doctor import planting_defects as plant
@@ -199,7 +199,7 @@ def test_a_pair_alone_in_its_batch_has_a_negative_only_in_other_regions(
 
 def test_14_statistics_that_include_held_out_episodes_are_found(healthy: tuple[TrainConfig, Data]) -> None:
     config, data = healthy
-    everything = [LowDim(*pair) for pair in data.train.low_dim() + data.held_out.low_dim()]
+    everything = data.train.low_dim() + data.held_out.low_dim()
     found = diagnose(config, data=replace(data, statistics=Statistics.of(everything)), parts=["data"])
     assert gravest(found, "training-statistics").status == "fail"
 
