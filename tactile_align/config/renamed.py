@@ -1,4 +1,4 @@
-"""Keys of configs under their former names: an old config is refused with the new name, never half understood."""
+"""Renamed keys of configs: a config with a former key is refused with the new name."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,7 +10,7 @@ RENAMED = {
     "hsa.finger_rival": "hsa.finger_negative",
     "hsa.camera_rival": "hsa.camera_negative",
 }
-"""New name by old name, both dotted."""
+"""New keys by former keys, both dotted."""
 
 
 def refuse_renamed(data: Mapping[str, Any], source: str) -> None:

@@ -261,7 +261,8 @@ def _draw_band(image: np.ndarray, region: Region, scale: np.ndarray) -> None:
     for i in (0, 2, 1, 3):
         band = np.rint(edges).astype(int).tolist()
         band[i % 2], band[i % 2 + 2] = low[i], high[i] + 1
-        tint(image, *band, sensor_colour(region.colour), 0.5)
+        u0, v0, u1, v1 = band
+        tint(image, u0, v0, u1, v1, sensor_colour(region.colour), 0.5)
 
 
 def _draw_tokens(
