@@ -1,14 +1,14 @@
-"""`tactile-align VERB ...` and `python -m tactile_align VERB ...`."""
+"""Entry point of `tactile-align VERB ...` and `python -m tactile_align VERB ...`."""
 
 import os
 import sys
 
 READER_LEFT = 141
-"""Exit status where nobody reads our output any more, as of a program that SIGPIPE ends."""
+"""Exit status when the reader of our output has left, as of a program that SIGPIPE ends."""
 
 
 def main() -> None:
-    """Run the command line; first make sure that OpenCV's system libraries are there."""
+    """Run the command line, after a check that OpenCV finds its system libraries."""
     try:
         import cv2  # noqa: F401
     except ImportError as error:
@@ -29,7 +29,7 @@ def main() -> None:
         finally:
             sys.stdout.flush()
     except BrokenPipeError:
-        # Else Python would flush once more on its way out, and complain.
+        # Without this Python would flush again at exit and print an error.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = READER_LEFT
     raise SystemExit(status)

@@ -1,7 +1,7 @@
-"""The command line: parse a verb, run it, turn errors of the user's into one line.
+"""The command line: it parses a verb, runs it, and prints an error in the user's input as one line.
 
-Results on stdout, remarks on stderr. Exit status: 0 good, 1 a check failed, 2 unusable input. A bug of ours keeps its
-traceback.
+Results go to stdout, remarks to stderr. Exit status: 0 success, 1 a check failed, 2 unusable input. A bug of ours
+keeps its traceback.
 """
 
 import logging
@@ -22,34 +22,22 @@ from tactile_align.verbs.training import ablate, demo, doctor, evaluate, report,
 
 
 def _train_help(config: Positional[Path]) -> int:
-    """Train on HDF5 episodes, HSA beside ACT; every field of the config has a flag."""
+    """Train on HDF5 episodes, HSA beside ACT; a flag overrides a field of the config."""
     return train([str(config)])
 
 
+_ON_DATA = (simulate, inspect, trim, repair, convert)
+_ON_RIGS = (board, label, calibrate, verify, overlay)
+_ON_RUNS = (doctor, ablate, evaluate, study, report, watch, demo)
 VERBS: dict[str, Callable[..., int]] = {
-    "simulate": simulate,
-    "inspect": inspect,
-    "trim": trim,
-    "repair": repair,
-    "convert": convert,
-    "board": board,
-    "label": label,
-    "calibrate": calibrate,
-    "verify": verify,
-    "overlay": overlay,
+    **{verb.__name__: verb for verb in (*_ON_DATA, *_ON_RIGS)},
     "train": _train_help,
-    "doctor": doctor,
-    "ablate": ablate,
-    "evaluate": evaluate,
-    "study": study,
-    "report": report,
-    "watch": watch,
-    "demo": demo,
+    **{verb.__name__: verb for verb in _ON_RUNS},
 }
 TRACEBACK = "--traceback"
-DESCRIPTION = f"""Line up what a robot feels with what its cameras see, prove it, and train a policy on it.
+DESCRIPTION = f"""Align the touches of a robot with its camera images, check the alignment, and train a policy on it.
 
-An error in what you gave is one line; {TRACEBACK}, before or after the verb, also shows where it was raised."""
+An error in the input is printed as one line; {TRACEBACK}, before or after the verb, also shows where it was raised."""
 
 
 def run(argv: Sequence[str]) -> int:
@@ -63,7 +51,7 @@ def run(argv: Sequence[str]) -> int:
         with _remarks_on_stderr():
             return _run_verb(words)
     except BrokenPipeError:
-        raise  # whoever read our output has left: nothing is wrong with the input
+        raise  # the reader of our output has left: nothing is wrong with the input
     except (InputError, OSError, MissingExtra, DivergedError) as error:
         if TRACEBACK in argv:
             traceback.print_exc()
@@ -73,20 +61,17 @@ def run(argv: Sequence[str]) -> int:
 
 def _run_verb(words: Sequence[str]) -> int:
     if words and words[0] == "train":
-        # The flags of `train` are the fields of the config it names, so the file is read before they are parsed.
+        # The flags of `train` are the fields of its config, whose file is therefore read before they are parsed.
         return train(words[1:])
-    return int(
-        tyro.extras.subcommand_cli_from_dict(
-            VERBS, args=list(words), prog="tactile-align", description=DESCRIPTION, sort_subcommands=False
-        )
-    )
+    parse = tyro.extras.subcommand_cli_from_dict
+    return int(parse(VERBS, args=words, prog="tactile-align", description=DESCRIPTION, sort_subcommands=False))
 
 
 class _Remarks(logging.Handler):
     """Print the bare message of each record on stderr, above any progress bar."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        from tqdm import tqdm  # only verbs that remark on something pay for its import
+        from tqdm import tqdm  # imported only when there is a remark
 
         tqdm.write(self.format(record), file=sys.stderr)
 

@@ -1,4 +1,4 @@
-"""The whole job on a simulated cell, start to summary."""
+"""The demo: all steps on a simulated cell, from recording to report."""
 
 import json
 import logging
@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -35,7 +35,16 @@ Size = Literal["smoke", "full"]
 
 @dataclass(frozen=True)
 class Plan:
-    """How much of everything a demo does."""
+    """Sizes of a demo.
+
+    Attributes:
+        regrasp: Episodes of the task regrasp.
+        expert: Episodes of the task expert.
+        poses: Poses at which the boxes of the top view are proved.
+        steps: Training steps.
+        batch_size: Moments in a batch.
+        held_out: Share (below 1) or number of held-out episodes.
+    """
 
     regrasp: int
     expert: int
@@ -53,20 +62,13 @@ PLANS: dict[Size, Plan] = {
 
 def demo_config(out: Path, plan: Plan) -> TrainConfig:
     """Return the demo's training config: a small ViT and a small ACT, both from scratch."""
+    folders, touch = [out / "data" / name for name in ("regrasp", "expert")], {**SMALL_TOWER, "image_size": [48, 64]}
     return TrainConfig.model_validate(
         {
-            "data": [
-                {"path": str(out / "data" / name), "rig": str(out / "data" / name / "rig.toml")}
-                for name in ("regrasp", "expert")
-            ],
+            "data": [{"path": str(folder), "rig": str(folder / "rig.toml")} for folder in folders],
             "views": [{"camera": "left_wrist", "sensor": "tactile1", "zoom": 2.2}],
             "out": str(out / "run"),
-            "features": {
-                "vision": SMALL_TOWER,
-                "touch": {**SMALL_TOWER, "image_size": [48, 64]},
-                "margin": 2.2,
-                "dim": 128,
-            },
+            "features": {"vision": SMALL_TOWER, "touch": touch, "margin": 2.2, "dim": 128},
             "hsa": {"learn_temperature": True, "symmetric": True, "min_gap": 8},
             "policy": SMALL_ACT,
             "optimiser": {"lr": 1e-3, "lr_encoder": 1e-3, "warmup_steps": 40, "clip_norm": 1.0},
@@ -85,43 +87,41 @@ def demo_config(out: Path, plan: Plan) -> TrainConfig:
 
 
 def run_demo(size: Size, out: Path) -> int:
-    """Simulate, prove the boxes, verify, draw, train, evaluate and sum up; return the exit status.
+    """Record, prove the boxes, verify, draw, train, evaluate and summarise; return the exit status.
 
     Args:
-        size: "full", or "smoke" for a few minutes that prove only that every step runs.
-        out: Folder for everything; finished recordings in it are kept, and a training that was stopped goes on.
+        size: "full", or "smoke" for a few minutes that only test that every step runs.
+        out: Folder for all results; finished recordings in it are kept, and a stopped training resumes.
+
+    Returns:
+        0, or 1 when `verify` failed.
 
     Raises:
-        FileExistsError: The folder holds a finished demo already.
+        FileExistsError: The folder holds a finished demo.
         InputError: The training was stopped (Ctrl-C, SIGTERM).
     """
     plan, began = PLANS[size], time.perf_counter()
     if (out / "summary.md").exists():
-        raise FileExistsError(f"{out} holds a finished demo already. Read its summary.md, or give another folder")
-    cores = os.cpu_count() or 1
+        raise FileExistsError(f"{out} holds a finished demo. Read its summary.md, or name another folder")
+    cores, recordings = os.cpu_count() or 1, out / "data"
     out.mkdir(parents=True, exist_ok=True)
     _say(1, "record episodes on the simulated cell")
-    regrasp = simulate(
-        out / "data" / "regrasp", episodes=plan.regrasp, seed=1, task="regrasp", gripper="measured", processes=cores
-    )
-    expert = simulate(
-        out / "data" / "expert", episodes=plan.expert, seed=2, task="expert", gripper="measured", processes=cores
-    )
-    commanded = simulate(
-        out / "data" / "commanded", episodes=plan.expert, seed=2, task="expert", gripper="commanded", processes=cores
-    )
+    regrasp = simulate(recordings / "regrasp", episodes=plan.regrasp, seed=1, gripper="measured", processes=cores)
+    experts: dict[str, Any] = {"episodes": plan.expert, "seed": 2, "task": "expert", "processes": cores}
+    expert = simulate(recordings / "expert", gripper="measured", **experts)
+    commanded = simulate(recordings / "commanded", gripper="commanded", **experts)
     _say(2, "prove the boxes against MuJoCo's masks")
     proof = _box_proof(regrasp, commanded, out, plan)
     print(proof, flush=True)
     _say(3, "verify the rig on the recordings")
     verdicts: dict[str, str] = {}
     for name in ("regrasp", "commanded"):
-        found = verify_episodes(out / "data" / name, most=12, progress=False)
-        verdicts[name] = found.verdict
-        write_text_atomically(out / f"verify_{name}.txt", found.text() + "\n")
+        verification = verify_episodes(recordings / name, most=12, progress=False)
+        verdicts[name] = verification.verdict
+        write_text_atomically(out / f"verify_{name}.txt", verification.text() + "\n")
         if name == "regrasp":
-            write_text_atomically(out / "run" / "verification.json", found.json())
-        print(f"{name}: {found.verdict} (table in {out / f'verify_{name}.txt'})", flush=True)
+            write_text_atomically(out / "run" / "verification.json", verification.json())
+        print(f"{name}: {verification.verdict} (table in {out / f'verify_{name}.txt'})", flush=True)
     _say(4, "draw overlays")
     pictures = out / "pictures"
     for name, path in (("regrasp", regrasp[0]), ("expert", expert[0])):
@@ -157,13 +157,11 @@ def _box_proof(regrasp: list[Path], commanded: list[Path], out: Path, plan: Plan
         recorded_boxes(commanded, by_command, "left_wrist", "tactile1", hold=hold, in_contact=True)
         for hold in (True, False)
     )
-    return "\n".join(
-        [
-            f"wrist view, measured openings: {wrist.text()}",
-            f"top view, all six joints matter: {top.text()}",
-            f"commanded openings in contact, held at contact onset: IoU median {np.median(held.iou):.3f}; "
-            f"without the hold {np.median(followed.iou):.3f}",
-        ]
+    return (
+        f"wrist view, measured openings: {wrist.text()}\n"
+        f"top view, all six joints matter: {top.text()}\n"
+        f"commanded openings in contact, held at contact onset: IoU median {np.median(held.iou):.3f}; "
+        f"without the hold {np.median(followed.iou):.3f}"
     )
 
 
@@ -183,12 +181,11 @@ def _summary(size: Size, proof: str, verdicts: Mapping[str, str], summary: Summa
     o_low, o_high = opening.interval[1]
     learnt = loss.hsa <= 0.9 * loss.chance and low > max(1 / box.gallery, opening.at[1], o_high)
     verdict = (
-        "Touch and sight are aligned: a touch finds its view far more often than chance and than the gripper's "
-        "opening alone explain."
+        "Touch and sight are aligned: a touch finds its view far more often than chance and the opening alone explain."
         if learnt
-        else "Not shown in this run: retrieval does not stand clear of chance and of the gripper's opening alone."
+        else "Not shown in this run: retrieval is not clearly above chance and the opening alone."
     )
-    note = "\n(size smoke: far too little data and training to learn anything; it proves that every step runs.)\n"
+    note = "\n(size smoke: far too little data and training to learn anything; it tests that every step runs.)\n"
     return f"""# Demo on the simulated cell
 
 {verdict}
@@ -207,7 +204,7 @@ verify: {json.dumps(dict(verdicts))}
 |---|---|---|
 | HSA loss (SCRATCH) | {loss.hsa:.3f} | chance {loss.chance:.3f}, so {loss.hsa / loss.chance:.2f} of it |
 | R@1 of {box.gallery} (SCRATCH) | {box.at[1]:.3f} [{low:.3f}, {high:.3f}] | chance {1 / box.gallery:.3f} |
-| R@1 from the gripper's opening alone | {opening.at[1]:.3f} [{o_low:.3f}, {o_high:.3f}] | the box must beat this |
+| R@1 from the gripper's opening alone | {opening.at[1]:.3f} [{o_low:.3f}, {o_high:.3f}] | the box must exceed it |
 
 Intervals: 95 %, bootstrap over {box.episodes} held-out episodes; at most one moment per contact in a gallery.
 

@@ -12,7 +12,7 @@ from tactile_align import demo
 from tactile_align.cli import VERBS, run
 from tactile_align.config.train import load_config
 from tactile_align.errors import DivergedError, InputError, MissingExtra
-from tactile_align.viz.overlay.overlay import overlay
+from tactile_align.viz.overlay import overlay
 
 ROOT = Path(__file__).parent.parent
 

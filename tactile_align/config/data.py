@@ -1,4 +1,4 @@
-"""Which episodes a run trains on, and in which cameras its sensors are looked for."""
+"""Config of the data of a run: its episodes, and the views, pairs of a camera and a sensor."""
 
 from typing import Annotated
 
@@ -18,20 +18,19 @@ class DataConfig(Strict):
     rig: str
     """Name or path of the rig that recorded them."""
     layout: str | None = None
-    """Name or path of the episode layout; None recognises it."""
+    """Name or path of the episode layout; None: it is recognised."""
 
 
 class ViewConfig(Strict):
-    """One camera in which a sensor is looked for."""
+    """A view: a camera and a sensor whose box is projected into its images."""
 
     camera: str
-    """Camera stream."""
+    """Name of the camera stream."""
     sensor: str
-    """Sensor of the rig whose box is projected into it."""
+    """Name of the sensor in the rig."""
     weight: Annotated[float, Field(ge=0)] = 1.0
-    """Weight of this view's loss: 1.0 for a wrist camera, 0.5 for a third-person one."""
+    """Weight of the view in the alignment loss; usual are 1.0 for a wrist camera and 0.5 for a third-person camera."""
     zoom: Annotated[float, Field(ge=1.0)] | None = None
-    """None: the encoder sees the whole frame. Else it sees a cut-out with this many times the box's longer side."""
+    """Side of the cut-out that the encoder sees, as a factor on the longer side of the box; None: the whole frame."""
     ahead_m: Annotated[float, Field(ge=0.0, lt=MOST_AHEAD_M)] = 0.0
-    """How far in front of the pad, along its normal, the box is put, metres: towards what the sensor touches. 0: on the
-    sensor. The box keeps its size."""
+    """Distance of the box in front of the pad, along the pad's normal, m; 0: on the sensor. The box keeps its size."""

@@ -1,4 +1,4 @@
-"""Named starting points; whatever a config states itself wins."""
+"""Presets: named sets of defaults, which the entries of a config override."""
 
 from collections.abc import Mapping
 from typing import Any, Literal, get_args
@@ -29,7 +29,7 @@ SMALL_ACT = {
 }
 """A small ACT, for laptops."""
 PRESETS: dict[Preset, dict[str, Any]] = {
-    # The original's three: only how much the alignment counts, and how sharp it is, differs.
+    # The three presets of the original differ only in weight and temperature of the alignment loss.
     "conservative": {**_ORIGINAL, "hsa": {"weight": 0.5, "temperature": 0.07}},
     "balanced": {**_ORIGINAL, "hsa": {"weight": 1.0, "temperature": 0.07}},
     "aggressive": {**_ORIGINAL, "hsa": {"weight": 2.0, "temperature": 0.05}},
@@ -47,10 +47,14 @@ PRESETS: dict[Preset, dict[str, Any]] = {
 
 
 def with_preset(data: Mapping[str, Any], source: str) -> dict[str, Any]:
-    """Return a config's entries laid over those of the preset it names in `preset`, table by table.
+    """Return the entries of a config merged, table by table, over those of the preset that it names in `preset`.
+
+    Args:
+        data: The config as read.
+        source: Name of its file, for the message.
 
     Raises:
-        InputError: No such preset; lists them.
+        InputError: No such preset; lists the existing ones.
     """
     stated = {name: value for name, value in data.items() if name != "preset"}
     if "preset" not in data:

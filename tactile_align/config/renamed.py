@@ -1,4 +1,4 @@
-"""Keys of configs under their former names: an old config is refused with the new name, never half understood."""
+"""Renamed keys of configs: a config with a former key is refused with the new name."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,7 +11,7 @@ RENAMED = {
     "hsa.finger_rival": "hsa.finger_negative",
     "hsa.camera_rival": "hsa.camera_negative",
 }
-"""New name by old name, both dotted."""
+"""New keys by former keys, both dotted."""
 
 
 def another_version(path: Path, came: str) -> str:

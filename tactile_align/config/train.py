@@ -1,4 +1,4 @@
-"""Everything a training run is made from; one model per concern, a unit and a why per field."""
+"""Config of a training run: one model for each concern."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -17,66 +17,69 @@ from tactile_align.files import read_toml
 
 
 class OptimiserConfig(Strict):
-    """AdamW. The rates hold for the batch size given, whatever the number of processes."""
+    """AdamW. The learning rates are for the whole batch, whatever the number of processes."""
 
     lr: Annotated[float, Field(gt=0)] = 1e-5
     """Learning rate of the policy; ACT was tuned at 1e-5."""
     lr_backbone: Annotated[float, Field(gt=0)] = 1e-5
     """Learning rate of ACT's ResNet."""
     lr_encoder: Annotated[float, Field(gt=0)] = 1e-5
-    """Learning rate of the aligned encoders and their heads; from scratch about 1e-3."""
+    """Learning rate of the aligned encoders and their heads; about 1e-3 from scratch."""
     weight_decay: Annotated[float, Field(ge=0)] = 1e-4
+    """Weight decay of AdamW."""
     betas: tuple[float, float] = (0.9, 0.999)
+    """Decay rates of the two moment estimates of AdamW."""
     clip_norm: Annotated[float, Field(gt=0)] = 10.0
-    """Gradients are clipped to this norm; losses never are."""
+    """Norm to which gradients are clipped; losses are never clipped."""
     warmup_steps: Annotated[int, Field(ge=0)] = 500
-    """Steps of linear warm-up, followed by a cosine to zero."""
+    """Steps of linear warm-up of the learning rates, followed by a cosine to zero."""
     accumulate: Annotated[int, Field(ge=1)] = 1
-    """Micro-batches a batch is computed in, to save memory. The action loss is the same as in one go; negatives come
-    from the micro-batch alone, so the alignment loss has fewer of them and a lower chance."""
+    """Number of micro-batches into which a batch is split, to save memory. The action loss stays the same. Negatives
+    come from the same micro-batch only, so that the alignment loss has fewer of them and a lower chance level."""
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None
-    """Decay of a running mean of the weights, which is then validated and kept as best; None: none. 0.999 is usual."""
+    """Decay of a running mean of the weights, which is then validated and saved as best, often 0.999; None: no mean."""
     precision: Literal["float32", "bfloat16"] = "float32"
-    """bfloat16 runs the network under autocast; weights, losses and similarities stay float32."""
+    """Precision of the network; bfloat16 runs it under autocast. Weights, losses and similarities stay float32."""
     compile: bool = False
-    """torch.compile the network: faster steps after minutes of preparation; needs a C++ compiler on CPU."""
+    """Use torch.compile: faster steps after minutes of preparation; needs a C++ compiler on CPU."""
 
 
 class AugmentConfig(Strict):
-    """Random changes of training views; box and image move together, touches stay as they are."""
+    """Random changes of training views. Box and image move together; touches are not changed."""
 
     shift_px: Annotated[int, Field(ge=0)] = 0
-    """Views are packed this much larger on each side and cut out at a random place."""
+    """Largest random shift of a view, px of the encoder's input; packed views are larger by it on each side."""
     gain: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Brightness of each view varies by up to this share."""
+    """Largest random change of a view's brightness, as a share."""
     shuffle_channels: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """Share of views whose colour channels are shuffled: shape instead of colour."""
+    """Share of views whose colour channels are shuffled, so that shape counts more than colour."""
 
 
 Mode = Literal["joint", "stop_gradient", "pretrain_then_tune", "pretrain_then_drop_touch"]
 
 
 class AlignmentConfig(Strict):
-    """How the alignment loss and the action loss share the training."""
+    """Schedule of the alignment loss beside the action loss."""
 
     mode: Mode = "joint"
-    """joint: both teach the encoders. stop_gradient: only the alignment does. pretrain_then_tune: alignment alone for
-    `pretrain_steps`, then the action loss. pretrain_then_drop_touch: the same, and the policy acts without touch."""
+    """Losses that train the encoders. joint: both. stop_gradient: the alignment loss only. pretrain_then_tune: the
+    alignment loss for `pretrain_steps`, then the action loss. pretrain_then_drop_touch: the same, with a policy that
+    acts without touch."""
     pretrain_steps: Annotated[int, Field(ge=0)] = 0
-    """Steps of alignment alone at the start; the pretrain modes need some."""
+    """Number of first steps with the alignment loss only; above 0 in the pretrain modes, else 0."""
     after: Annotated[float, Field(ge=0)] = 0.0
-    """Share of hsa.weight that is kept after pretraining."""
+    """Factor on hsa.weight after pretraining."""
     warmup_steps: Annotated[int, Field(ge=0)] = 0
-    """Steps over which hsa.weight rises from zero in a line."""
+    """Steps in which hsa.weight rises linearly from zero."""
     final: Annotated[float, Field(ge=0, le=1)] = 1.0
-    """Share of hsa.weight left at the last step; it falls there by a cosine after the warm-up."""
+    """Factor on hsa.weight at the last step, reached by a cosine after the warm-up."""
     cosine_every: Annotated[int, Field(ge=0)] = 0
-    """Log the cosine between the action's and the alignment's gradient on the encoders this often, steps; 0: never.
-    It costs one more forward and two backward passes."""
+    """Steps between two logs of the cosine between the gradients of both losses on the encoders; 0: none. A log costs
+    one more forward and two backward passes."""
 
 
 class LogConfig(Strict):
-    """Where numbers go besides metrics.jsonl."""
+    """Logs of a run besides the file metrics.jsonl."""
 
     every: Annotated[int, Field(ge=1)] = 10
     """Steps between two records."""
@@ -85,97 +88,106 @@ class LogConfig(Strict):
     wandb: str | None = None
     """Also send scalars and validation images to this Weights & Biases project; needs the package wandb."""
     watch: bool = True
-    """Speak up, once each, when the running training looks ill: flat at chance, collapse, spike, starvation."""
+    """Warn, once for each problem, when the training does not leave chance, collapses, has a loss spike or waits for
+    data."""
 
 
 class TrainConfig(Strict):
     """One training run."""
 
     data: Annotated[tuple[DataConfig, ...], Field(min_length=1)]
+    """Folders of recorded episodes."""
     views: tuple[ViewConfig, ...] = ()
+    """Pairs of a camera and a sensor for the alignment loss and the region tokens."""
     out: str = "runs/train"
     """The run folder."""
     features: FeatureConfig = FeatureConfig()
+    """Encoders and pooling."""
     hsa: HSAConfig = HSAConfig()
+    """The alignment loss."""
     policy: PolicyConfig = PolicyConfig()
+    """The policy."""
     train_policy: bool = True
-    """False trains the alignment alone, without ACT."""
+    """Train the policy; False: the alignment loss only, without ACT."""
     region: Literal["box", "opening"] = "box"
-    """opening: h_w comes from the gripper's opening alone, the baseline every retrieval table needs."""
+    """Source of h_w: the image at the box, or only the opening of the gripper, a baseline for retrieval."""
     optimiser: OptimiserConfig = OptimiserConfig()
+    """Optimiser and learning rates."""
     augment: AugmentConfig = AugmentConfig()
+    """Augmentation of training views."""
     alignment: AlignmentConfig = AlignmentConfig()
+    """Schedule of the alignment loss."""
     log: LogConfig = LogConfig()
+    """Logs."""
     batch_size: Annotated[int, Field(ge=1)] = 16
+    """Moments in a batch, over all processes."""
     contact_share: Annotated[float, Field(ge=0, le=1)] | None = None
-    """Share of each batch drawn from contact moments; None draws all moments alike."""
+    """Share of each batch that is drawn from moments in contact; None: all moments have the same probability."""
     steps: Annotated[int, Field(ge=1)] = 30000
+    """Training steps."""
     held_out: Annotated[float, Field(gt=0)] = 0.1
     """Share (below 1) or number of episodes held out for validation."""
     seed: int = 0
+    """Seed of the initial weights and of the order of the data."""
     validate_every: Annotated[int, Field(ge=1)] = 500
+    """Steps between two validation passes."""
     validation_batches: Annotated[int, Field(ge=1)] = 16
     """Batches of a validation pass."""
     patience: Annotated[int, Field(ge=1)] | None = None
-    """Stop after this many validation passes in a row without a new best; None trains all steps."""
+    """Validation passes in a row without a new best after which training stops; None: it never stops early."""
     save_every: Annotated[int, Field(ge=1)] = 5000
+    """Steps between two checkpoints."""
     keep_last: Annotated[int, Field(ge=1)] = 2
-    """Checkpoints kept besides the best one."""
+    """Number of latest checkpoints kept besides the best one."""
     workers: Annotated[int, Field(ge=0)] = 0
     """Loader processes; packed frames need none."""
     packed: bool = True
-    """Decode each frame once and keep it at the model's input size."""
+    """Decode each frame once and store it at the input size of the model."""
     cache: str = "runs/cache"
     """Folder of the packed frames."""
     threads: Annotated[int, Field(ge=1)] | None = None
-    """Torch threads; None leaves torch's own choice."""
+    """Number of torch threads; None: torch's default."""
     device: str = "auto"
-    """auto takes a GPU where there is one."""
+    """Torch device; auto: a GPU if there is one, else the CPU."""
     unverified_rig: bool = False
-    """Train although the rig failed `verify`, and without a word about one never verified; recorded with the run."""
+    """Train although the rig failed `verify`, and do not warn when it was never verified; recorded with the run."""
 
     @model_validator(mode="after")
     def _parts_fit(self) -> "TrainConfig":
-        if self.hsa.weight > 0 and not self.views:
+        a, hsa, policy, accumulate = self.alignment, self.hsa, self.policy, self.optimiser.accumulate
+        pairs = [(view.camera, view.sensor) for view in self.views]
+        cameras = {camera for camera, _ in pairs}
+        if hsa.weight > 0 and not pairs:
             raise InputError("hsa.weight > 0 needs at least one [[views]] entry with camera and sensor")
-        if not self.train_policy and self.hsa.weight == 0:
+        if not self.train_policy and hsa.weight == 0:
             raise InputError("train_policy = false with hsa.weight = 0 leaves nothing to train")
-        if self.region == "opening" and self.train_policy and self.policy.region_tokens:
+        if self.region == "opening" and self.train_policy and policy.region_tokens:
             raise InputError(
-                "region = 'opening' looks at no image, so it has no region tokens for the policy: set train_policy or "
+                "region = 'opening' uses no image, so it has no region tokens for the policy: set train_policy or "
                 "policy.region_tokens = false"
             )
-        self._modes_fit()
-        pairs = [(view.camera, view.sensor) for view in self.views]
+        if a.mode.startswith("pretrain") != (a.pretrain_steps > 0) or a.pretrain_steps >= self.steps:
+            raise InputError(
+                f"alignment.mode = '{a.mode}' with pretrain_steps = {a.pretrain_steps} of {self.steps} steps: the "
+                f"pretrain modes need 0 < pretrain_steps < steps, the others 0"
+            )
+        if a.mode != "joint" and (hsa.weight == 0 or not self.train_policy):
+            raise InputError(f"alignment.mode = '{a.mode}' needs both losses: hsa.weight > 0 and train_policy = true")
+        if a.mode == "pretrain_then_drop_touch" and (policy.touch_tokens or not policy.region_tokens):
+            raise InputError(
+                "alignment.mode = 'pretrain_then_drop_touch' acts without touch: set policy.touch_tokens = false and "
+                "policy.region_tokens = true"
+            )
+        if self.batch_size % accumulate:
+            raise InputError(f"batch_size must divide by optimiser.accumulate; got {self.batch_size} and {accumulate}")
         if len(set(pairs)) != len(pairs):
-            raise InputError(f"[[views]] lists a camera and sensor twice: {pairs}")
-        cameras = {view.camera for view in self.views}
-        if self.hsa.camera_negative and len(cameras) < 2:
+            raise InputError(f"[[views]] must list each camera and sensor once; got {pairs}. Remove the repeated entry")
+        if hsa.camera_negative and len(cameras) < 2:
             raise InputError(
                 f"hsa.camera_negative needs [[views]] of at least two cameras; got {', '.join(cameras) or 'none'}. "
                 f"Add a view, or set it to false"
             )
         return self
-
-    def _modes_fit(self) -> None:
-        a = self.alignment
-        pretrains = a.mode.startswith("pretrain")
-        if pretrains != (a.pretrain_steps > 0) or a.pretrain_steps >= self.steps:
-            raise InputError(
-                f"alignment.mode = '{a.mode}' with pretrain_steps = {a.pretrain_steps} of {self.steps} steps: the "
-                f"pretrain modes need 0 < pretrain_steps < steps, the others 0"
-            )
-        if a.mode != "joint" and (self.hsa.weight == 0 or not self.train_policy):
-            raise InputError(f"alignment.mode = '{a.mode}' needs both losses: hsa.weight > 0 and train_policy = true")
-        if a.mode == "pretrain_then_drop_touch" and (self.policy.touch_tokens or not self.policy.region_tokens):
-            raise InputError(
-                "alignment.mode = 'pretrain_then_drop_touch' acts from sight alone: set policy.touch_tokens = false "
-                "and policy.region_tokens = true"
-            )
-        if self.batch_size % self.optimiser.accumulate:
-            raise InputError(
-                f"batch_size must divide by optimiser.accumulate; got {self.batch_size} and {self.optimiser.accumulate}"
-            )
 
 
 def load_config(path: str | Path) -> TrainConfig:

@@ -1,16 +1,16 @@
-"""How the tokens of a region become one vector.
+"""Poolings of the tokens of a region to one vector.
 
-| name | what | keeps where on the pad |
+| name | method | keeps the place on the pad |
 |---|---|---|
 | grid | RoI-align on the box, flatten, one linear layer: the default | yes |
 | attention | learnt queries over the tokens in the box, positions relative to the box | yes, once learnt |
-| mean_block | one transformer block over all tokens, then the mean in the box | what the block writes into the tokens |
+| mean_block | one transformer block over all tokens, then the mean in the box | as far as the block encodes it |
 | mean | mean of the tokens weighted by the covered area: the original's | no |
-| gaussian | as mean, with the box blurred by how uncertain the calibration is | no |
+| gaussian | as mean, with the box blurred by the uncertainty of the calibration | no |
 """
 
 import math
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -23,12 +23,12 @@ from tactile_align.geometry.images import ImageMap
 from tactile_align.projection.tokens import token_weights
 
 SHARPEST_PX = 0.01
-"""A box known better than this is taken as it stands: blurring by less only costs accuracy of the float."""
-POOLINGS = ("grid", "mean", "mean_block", "attention", "gaussian")
+"""Smallest standard deviation of the blur of a box; a smaller one would only cost float accuracy."""
+POOLINGS = get_args(Pooling)
 
 
 def region_grid(tokens: Tensor, box: Tensor, input_size: tuple[int, int], size: int = 4) -> Tensor:
-    """Sample a size x size grid of features inside each box (RoI-align), which keeps WHERE on the pad.
+    """Return a size x size grid of features sampled inside each box by RoI-align.
 
     Args:
         tokens: (B, rows, columns, D).
@@ -41,7 +41,7 @@ def region_grid(tokens: Tensor, box: Tensor, input_size: tuple[int, int], size: 
     """
     width, height = input_size
     rows, columns = tokens.shape[1:3]
-    # House pixels have their centres at whole numbers, roi_align's at halves.
+    # Our pixel centres are whole numbers, those of roi_align are halves.
     in_tokens = (box + 0.5) * box.new_tensor([columns / width, rows / height] * 2)
     index = torch.arange(len(box), device=box.device, dtype=tokens.dtype)[:, None]
     boxes_of_batch = torch.cat([index, in_tokens.to(tokens.dtype)], dim=1)
@@ -50,17 +50,17 @@ def region_grid(tokens: Tensor, box: Tensor, input_size: tuple[int, int], size: 
 
 
 def blurred_weights(box: Tensor, input_size: tuple[int, int], grid: tuple[int, int], sigma: float | Tensor) -> Tensor:
-    """Return the expected share of each token's area that a box covers, its place being uncertain.
+    """Return the expected share of each token's area that a box of uncertain place covers.
 
-    The box is convolved with a Gaussian and averaged over each token, both exactly. With sigma to 0 it becomes
-    `token_weights`.
+    The box is convolved with a Gaussian and averaged over each token, both exactly. For sigma -> 0 the result is that
+    of `token_weights`.
 
     Args:
         box: (B, 4) in the encoder's input, px.
         input_size: (width, height) of that image, px.
         grid: (rows, columns) of tokens.
         sigma: Standard deviation of the box's place along u and v, px: a number, or (B, 2) from the covariance
-            that the calibration states, see `projection.uncertainty.pixel_sigma`. Below SHARPEST_PX it counts as that.
+            of the calibration, see `projection.uncertainty.pixel_sigma`. Values below SHARPEST_PX count as SHARPEST_PX.
 
     Returns:
         (B, rows, columns) in 0..1.
@@ -78,7 +78,7 @@ def blurred_weights(box: Tensor, input_size: tuple[int, int], grid: tuple[int, i
 
 
 def _primitive_of_cdf(x: Tensor) -> Tensor:
-    """The integral of the normal distribution function: x Phi(x) + phi(x)."""
+    """Return the integral of the normal distribution function: x Phi(x) + phi(x)."""
     return x * torch.special.ndtr(x) + torch.exp(-x * x / 2) / math.sqrt(2 * math.pi)
 
 
@@ -89,7 +89,7 @@ class GridPooling(nn.Module):
         width: D of the tokens.
         out: Length of the feature.
         size: Side of the sampling grid.
-        margin: Factor on the box's sides before sampling; slack for calibration error.
+        margin: Factor on the box's sides before sampling, a tolerance for calibration error.
     """
 
     def __init__(self, width: int, out: int, size: int = 4, margin: float = 1.5) -> None:
@@ -107,29 +107,37 @@ class GridPooling(nn.Module):
 class MeanPooling(nn.Module):
     """Mean of the tokens weighted by the area the box covers, one linear layer.
 
-    The form of the original and of DreamTacVLA. It throws away where on the pad the contact is; from
-    scratch it learns little beyond the gripper's opening.
+    The form of the original and of DreamTacVLA. It loses the place of the contact on the pad; from scratch it learns
+    little beyond the gripper's opening.
 
     Args:
         width: D of the tokens.
         out: Length of the feature.
-        block: Send all tokens through one trainable transformer block first.
-        sigma_px: Standard deviation of the box's place, px; 0 takes the box as it stands, "rig" that of each box.
+        block: Whether all tokens pass through a trainable transformer block first.
+        sigma_px: Standard deviation of the box's place, px; 0: the box is exact; "rig": a value for each box.
     """
 
     def __init__(self, width: int, out: int, block: bool = False, sigma_px: float | Literal["rig"] = 0.0) -> None:
         super().__init__()
-        self.sigma_px = sigma_px
+        self.sigma_px, self.fixed_px = sigma_px, 0.0 if sigma_px == "rig" else sigma_px
         self.block = _transformer_block(width) if block else None
         self.project = nn.Linear(width, out)
 
     def forward(self, tokens: Tensor, box: Tensor, input_size: tuple[int, int], sigma: Tensor | None = None) -> Tensor:
         """Return (B, out) of tokens (B, rows, columns, D) and boxes (B, 4), px of the encoder's input.
 
-        `sigma` (B, 2), px, is that of each box along u and v, for sigma_px = "rig".
+        `sigma` (B, 2), px, is the standard deviation of each box along u and v, for sigma_px = "rig".
+
+        Raises:
+            ValueError: `sigma` without sigma_px = "rig", or the reverse.
         """
         grid = (tokens.shape[1], tokens.shape[2])
-        width = self._width(sigma)
+        if (self.sigma_px == "rig") != (sigma is not None):
+            raise ValueError(
+                f"sigma for each box goes with sigma_px = 'rig' only; got sigma_px = {self.sigma_px!r} and "
+                f"{'no sigma' if sigma is None else 'sigma'}. Pass the sigma of the batch's view, or leave it out"
+            )
+        width = self.fixed_px if sigma is None else sigma
         if isinstance(width, Tensor) or width > 0:
             weights = blurred_weights(box, input_size, grid, width)
         else:
@@ -141,26 +149,15 @@ class MeanPooling(nn.Module):
         projected: Tensor = self.project(pooled)
         return projected
 
-    def _width(self, sigma: Tensor | None) -> float | Tensor:
-        if (self.sigma_px == "rig") != (sigma is not None):
-            raise ValueError(
-                f"a width for each box goes with sigma_px = 'rig' and no other; got sigma_px = {self.sigma_px!r} and "
-                f"{'no widths' if sigma is None else 'widths'}. Pass the batch's sigma/VIEW, or leave it out"
-            )
-        if self.sigma_px == "rig":
-            assert sigma is not None
-            return sigma
-        return self.sigma_px
-
 
 class AttentionPooling(nn.Module):
-    """Learnt queries attend to the tokens in the box; each token knows where it lies relative to the box.
+    """Attention of learnt queries on the tokens in the box, with their positions relative to the box.
 
     Args:
         width: D of the tokens.
         out: Length of the feature.
-        margin: Factor on the box's sides: tokens that the enlarged box covers are attended to.
-        queries: Number of queries; their answers are laid side by side.
+        margin: Factor on the box's sides; the queries attend to the tokens that the enlarged box covers.
+        queries: Number of queries; their results are concatenated.
         heads: Attention heads; must divide D.
     """
 
@@ -178,20 +175,20 @@ class AttentionPooling(nn.Module):
         grid = (tokens.shape[1], tokens.shape[2])
         wide = boxes.enlarge(box, self.margin)
         covered = token_weights(wide, ImageMap.identity(*input_size), grid).flatten(1)
-        # Partly covered tokens count by their share; a box beside all tokens would leave nothing to attend to.
+        # Partly covered tokens count by their share; a box that covers no token attends to all of them.
         bias = torch.where(covered > 0, covered.clamp(min=1e-6).log(), -torch.inf)
         bias = torch.where((covered > 0).any(dim=1, keepdim=True), bias, torch.zeros_like(bias))
         place = self.position(_relative_places(box, input_size, grid).to(tokens.dtype))
         keys = self.norm(tokens.flatten(1, 2)) + place
-        heads, asked = self.attention.num_heads, self.query.expand(len(tokens), -1, -1)
-        mask = bias.to(tokens.dtype)[:, None].expand(-1, asked.shape[1], -1).repeat_interleave(heads, dim=0)
-        found, _ = self.attention(asked, keys, keys, attn_mask=mask, need_weights=False)
-        projected: Tensor = self.project(found.flatten(1))
+        heads, queries = self.attention.num_heads, self.query.expand(len(tokens), -1, -1)
+        mask = bias.to(tokens.dtype)[:, None].expand(-1, queries.shape[1], -1).repeat_interleave(heads, dim=0)
+        attended, _ = self.attention(queries, keys, keys, attn_mask=mask, need_weights=False)
+        projected: Tensor = self.project(attended.flatten(1))
         return projected
 
 
 def _relative_places(box: Tensor, input_size: tuple[int, int], grid: tuple[int, int]) -> Tensor:
-    """Return (B, rows * columns, 10): where each token's centre lies in its box (-1..1 inside), with waves of it."""
+    """Return (B, rows * columns, 10): places of token centres in the box, -1..1 inside, with sines and cosines."""
     rows, columns = grid
     u = (torch.arange(columns, device=box.device, dtype=box.dtype) + 0.5) * input_size[0] / columns - 0.5
     v = (torch.arange(rows, device=box.device, dtype=box.dtype) + 0.5) * input_size[1] / rows - 0.5
@@ -204,7 +201,7 @@ def _relative_places(box: Tensor, input_size: tuple[int, int], grid: tuple[int, 
 
 
 class TouchAttention(nn.Module):
-    """Learnt queries over all tokens of a touch: AttentionPooling with the whole image as the box."""
+    """Attention of learnt queries on all tokens of a touch: AttentionPooling with the whole image as the box."""
 
     def __init__(self, width: int, out: int, queries: int = 4) -> None:
         super().__init__()
@@ -214,8 +211,8 @@ class TouchAttention(nn.Module):
         """Return (B, out) of tokens (B, rows, columns, D)."""
         size = (tokens.shape[2], tokens.shape[1])
         whole = tokens.new_tensor([-0.5, -0.5, size[0] - 0.5, size[1] - 0.5]).expand(len(tokens), 4)
-        found: Tensor = self.pool(tokens, whole, size)
-        return found
+        pooled: Tensor = self.pool(tokens, whole, size)
+        return pooled
 
 
 def _transformer_block(width: int) -> nn.TransformerEncoderLayer:
@@ -226,7 +223,11 @@ def _transformer_block(width: int) -> nn.TransformerEncoderLayer:
 def make_pooling(
     kind: Pooling, width: int, out: int, size: int = 4, margin: float = 1.5, sigma_px: float | Literal["rig"] = 4.0
 ) -> nn.Module:
-    """Build a pooling by name; "grid" is the default of the toolkit."""
+    """Return a pooling by name; the arguments are those of its class.
+
+    Raises:
+        InputError: No such pooling.
+    """
     if kind == "grid":
         return GridPooling(width, out, size, margin)
     if kind in ("mean", "mean_block"):

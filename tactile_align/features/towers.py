@@ -1,4 +1,4 @@
-"""The two towers: touches to h_tau, image regions to h_w, and the tokens a policy may read."""
+"""The two towers: h_tau of touches, h_w of image regions, and the tokens for a policy."""
 
 from typing import NamedTuple
 
@@ -22,7 +22,12 @@ class Features(NamedTuple):
 
 
 class Towers(nn.Module):
-    """A vision and a touch encoder, separate or shared, and the layers that make features of their tokens."""
+    """A vision and a touch encoder, separate or shared, and the layers from their tokens to features.
+
+    Args:
+        config: Their config.
+        fill: Whether to load pretrained weights, as for `encoder_of`.
+    """
 
     def __init__(self, config: FeatureConfig, fill: bool = True) -> None:
         super().__init__()
@@ -45,7 +50,7 @@ class Towers(nn.Module):
 
     @property
     def scratch(self) -> bool:
-        """Whether any of the two encoders started from random weights."""
+        """Whether one of the two encoders started from random weights."""
         return self.vision.scratch or self.touch.scratch
 
     def of_touch(self, images: Tensor) -> Features:
@@ -62,7 +67,7 @@ class Towers(nn.Module):
     def of_region(self, images: Tensor, box: Tensor, sigma: Tensor | None = None) -> Features:
         """Return h_w of the boxes (B, 4), px, finite, in images (B, H, W, 3) uint8.
 
-        `sigma` (B, 2), px, says how well each box's place is known, for sigma_px = "rig".
+        `sigma` (B, 2), px, is the standard deviation of each box's place along u and v, for sigma_px = "rig".
         """
         tokens = self.vision.tokens(images)
         size = self.vision.input_size
@@ -77,7 +82,7 @@ class Towers(nn.Module):
         `sigma` as in `of_region`; the boxes of one image share it.
         """
         tokens = self.vision.tokens(images)
-        return torch.stack([self._pooled(tokens, one.to(tokens.dtype), sigma) for one in places.unbind(1)], dim=1)
+        return torch.stack([self._pooled(tokens, box.to(tokens.dtype), sigma) for box in places.unbind(1)], dim=1)
 
     def _pooled(self, tokens: Tensor, box: Tensor, sigma: Tensor | None) -> Tensor:
         widths = () if sigma is None else (sigma,)
@@ -86,10 +91,10 @@ class Towers(nn.Module):
 
 
 class OpeningRegion(nn.Module):
-    """A stand-in for h_w that knows nothing but the gripper's opening.
+    """A replacement of h_w that is computed from the gripper's opening alone.
 
-    A touch tells how thick an object is and so does the opening: whatever this baseline retrieves is no
-    evidence that anything was seen.
+    A touch depends on the thickness of the object, and so does the opening: the retrieval of this baseline is no
+    evidence that the image was used.
     """
 
     def __init__(self, dim: int, scale_m: float = 0.05) -> None:
@@ -108,7 +113,7 @@ def _mlp(dim: int) -> nn.Sequential:
 
 
 def place_boxes(box: Tensor, place: str, input_size: tuple[int, int]) -> Tensor:
-    """Return where features are taken instead of boxes (B, 4), px: there, in the whole image, or far from there."""
+    """Return the boxes (B, 4), px, in which features are taken: as given, the whole image, or the farthest corner."""
     if place == "box":
         return box
     border = box.new_tensor(input_size) - 0.5
@@ -124,7 +129,7 @@ DIRECTIONS = ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, -1), (1, -1), (-1, 
 
 
 def shifted_boxes(box: Tensor, count: int, input_size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """Return boxes (B, 4), px, moved by their own size: the first `count` of eight directions that stay in the image.
+    """Return boxes moved by their own size, in the first `count` of eight directions that stay in the image.
 
     Args:
         box: (B, 4), px.
@@ -132,8 +137,8 @@ def shifted_boxes(box: Tensor, count: int, input_size: tuple[int, int]) -> tuple
         input_size: (width, height) of the image, px; the centre of a moved box must lie in it.
 
     Returns:
-        (B, count, 4), no two of an image alike, and (B, count) bool, which exist: near a border there may be fewer.
-        Where there is none stands the box itself.
+        (B, count, 4) boxes, different within an image, and (B, count) bool, which of them exist: near a border there
+        may be fewer than `count`. A missing one is the box itself.
     """
     step = (box[:, 2:] - box[:, :2])[:, None] * box.new_tensor(DIRECTIONS)
     centre = ((box[:, :2] + box[:, 2:]) / 2)[:, None] + step

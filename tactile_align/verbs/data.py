@@ -1,16 +1,13 @@
-"""Verbs on recordings: record, look at, mend, convert. Heavy modules are imported by the verb that needs them."""
+"""Verbs on recordings, from simulate to overlay. Heavy modules are imported by the verb that needs them."""
 
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
 from tactile_align.errors import InputError
-from tactile_align.verbs import GOOD
-
-if TYPE_CHECKING:
-    from tactile_align.datasets.convert import Converted
+from tactile_align.verbs import GOOD, show
 
 logger = logging.getLogger(__name__)
 
@@ -23,15 +20,15 @@ def simulate(
     gripper: Literal["commanded", "measured"] = "commanded",
     processes: int | None = None,
 ) -> int:
-    """Record true-to-layout HDF5 episodes of a Nova 2 cell in MuJoCo, with the truth beside them.
+    """Record HDF5 episodes of a Nova 2 cell in MuJoCo, in the layout of the real recordings, with ground truth.
 
     Args:
         out: Folder for the episodes and their rig.toml.
-        episodes: How many.
-        seed: Equal seed, equal bytes.
+        episodes: Number of episodes.
+        seed: Random seed; the same seed gives the same files.
         task: expert: reach, close until contact, lift. regrasp: 10 to 20 contacts an episode. mixed: both.
-        gripper: Whether qpos holds the last commanded or the measured opening.
-        processes: How many record at the same time; all cores when left out.
+        gripper: Opening recorded in qpos: the last commanded or the measured one.
+        processes: Number of processes; default one for each core.
     """
     from tactile_align.simulation.record import simulate as record
 
@@ -43,19 +40,20 @@ def simulate(
 def inspect(
     path: Positional[Path], layout: str | None = None, as_json: Annotated[bool, arg(name="json")] = False
 ) -> int:
-    """Tell what an episode or a folder holds and what is wrong with it; exit 1 when a fault was found.
+    """Show the contents of an episode or a folder and its faults; exit 1 when there is a fault.
 
     Args:
         path: Episode file or folder.
-        layout: Name or path of the layout; recognised when left out.
-        as_json: Machine-readable.
+        layout: Name or path of the layout; recognised by default.
+        as_json: Print JSON.
     """
     from tactile_align.datasets.inspect import inspect_path
 
     inspection = inspect_path(path, layout)
-    report = inspection.report
-    print(report.json() if as_json else inspection.text())
-    return report.exit_code
+    if as_json:
+        return show(inspection.report, as_json)
+    print(inspection.text())
+    return inspection.report.exit_code
 
 
 def trim(
@@ -66,14 +64,14 @@ def trim(
     layout: str | None = None,
     overwrite: bool = False,
 ) -> int:
-    """Write some rows of an episode as a new file; the old one is never touched.
+    """Write a range of rows of an episode to a new file; the episode itself is not changed.
 
     Args:
         episode: Episode file; FILE#NAME where a file holds several.
         out: File to write.
-        start: First row kept.
-        stop: One past the last row kept.
-        layout: Name or path of the layout; recognised when left out.
+        start: First row to keep.
+        stop: One past the last row to keep; default the end.
+        layout: Name or path of the layout; recognised by default.
         overwrite: Replace an existing file.
     """
     from tactile_align.datasets.mend import trim_episode
@@ -85,13 +83,13 @@ def trim(
 def repair(
     episode: Positional[str], out: Path, min_steps: int = 10, layout: str | None = None, overwrite: bool = False
 ) -> int:
-    """Leave damaged rows out and write what is sound as new files; the old one is never touched.
+    """Write the undamaged rows of an episode to new files; the episode itself is not changed.
 
     Args:
         episode: Episode file; FILE#NAME where a file holds several.
-        out: File to write; several sound stretches become OUT_part0, OUT_part1, ...
-        min_steps: Shorter stretches are left out.
-        layout: Name or path of the layout; recognised when left out.
+        out: File to write; several undamaged stretches become OUT_part0, OUT_part1, ...
+        min_steps: Smallest number of rows of a stretch; shorter ones are left out.
+        layout: Name or path of the layout; recognised by default.
         overwrite: Replace existing files.
     """
     from tactile_align.datasets.mend import repair_episode
@@ -112,44 +110,42 @@ def convert(
     fps: float | None = None,
     overwrite: bool = False,
 ) -> int:
-    """Write episodes in another layout, checked frame by frame; says what could not be kept.
+    """Convert episodes to another layout, compared frame by frame, and list what the new layout cannot hold.
 
     Args:
         source: Episode file or folder, the folder of a LeRobotDataset v3, or raw X-Trainer recordings
             (folders of JPEGs and one pickle a step).
         out: Folder to write into.
-        to: Target layout: xtrainer, aloha, another HDF5 layout's name or file, or lerobot.
-        layout: Layout of the source; recognised when left out.
-        fps: Frames a second, where the recording does not say; LeRobot needs it.
+        to: New layout: xtrainer, aloha, the name or file of another HDF5 layout, or lerobot.
+        layout: Layout of the source; recognised by default.
+        fps: Frames a second, if the recording does not state them; lerobot needs them.
         overwrite: Replace existing files.
     """
-    written = _convert(source, out, to, layout, fps, overwrite)
+    if (source / "meta" / "info.json").is_file():
+        from tactile_align.datasets.containers.lerobot import import_lerobot
+
+        written = import_lerobot(source, out, to=to, overwrite=overwrite)
+    elif to == "lerobot":
+        from tactile_align.datasets.containers.lerobot import export_lerobot
+
+        written = export_lerobot(source, out, fps=fps, layout=layout)
+    else:
+        from tactile_align.datasets.containers.raw_xtrainer import convert_raw_xtrainer, raw_recordings
+        from tactile_align.datasets.convert import convert_episodes
+
+        if not raw_recordings(source):
+            written = convert_episodes(source, out, to=to, layout=layout, fps=fps, overwrite=overwrite)
+        elif to == "xtrainer":
+            written = convert_raw_xtrainer(source, out, fps=fps, overwrite=overwrite)
+        else:
+            raise InputError(f"{source}: raw X-Trainer recordings need --to xtrainer first; got --to {to}")
     if written.kept:
-        logger.info(f"{written.kept} episodes were there already, whole, and are kept")
+        logger.info(f"{written.kept} episodes were there already, complete, and are kept")
     for sentence in written.lossy:
         logger.info(f"not kept: {sentence}")
     for path in written.paths:
         print(path)
     return GOOD
-
-
-def _convert(source: Path, out: Path, to: str, layout: str | None, fps: float | None, overwrite: bool) -> "Converted":
-    if (source / "meta" / "info.json").is_file():
-        from tactile_align.datasets.containers.lerobot import import_lerobot
-
-        return import_lerobot(source, out, to=to, overwrite=overwrite)
-    if to == "lerobot":
-        from tactile_align.datasets.containers.lerobot import export_lerobot
-
-        return export_lerobot(source, out, fps=fps, layout=layout)
-    from tactile_align.datasets.containers.raw_xtrainer import convert_raw_xtrainer, raw_recordings
-    from tactile_align.datasets.convert import convert_episodes
-
-    if raw_recordings(source):
-        if to != "xtrainer":
-            raise InputError(f"{source}: raw X-Trainer recordings become layout xtrainer first; got --to {to}")
-        return convert_raw_xtrainer(source, out, fps=fps, overwrite=overwrite)
-    return convert_episodes(source, out, to=to, layout=layout, fps=fps, overwrite=overwrite)
 
 
 def overlay(
@@ -166,31 +162,24 @@ def overlay(
     ahead_m: float = 0.0,
     overwrite: bool = False,
 ) -> int:
-    """Draw the sensor's box, its tokens, the touch and the joints on an episode's frames.
+    """Draw the boxes of the sensors, their tokens, the touches and the joints on the frames of an episode.
 
     Args:
         episode: Episode file; FILE#NAME where a file holds several.
-        rig: Name or path of the rig; rig.toml beside the episode when left out.
-        out: A .png, .mp4 or .rrd (Rerun) file, or a folder.
-        cameras: Which cameras; all when left out.
+        rig: Name or path of the rig; default rig.toml beside the episode.
+        out: A .png, .mp4 or .rrd (Rerun) file, or a folder; default the folder overlay.
+        cameras: Cameras to show; default all.
         start: First row.
-        stop: One past the last row.
-        every: Draw every so many rows.
+        stop: One past the last row; default the end.
+        every: Step between the rows that are drawn.
         format: png: one picture a row; sheet: some rows on one picture; mp4: a movie; auto: by the ending of out.
-        compare: A second rig, drawn dashed; IoU, shift and size of its box are against the first rig's, not the truth.
-        layout: Name or path of the episode layout; recognised when left out.
-        ahead_m: Draw boxes this far in front of the pads, m, as views with ahead_m see them.
+        compare: Second rig, drawn dashed, with IoU, shift and size of its boxes relative to those of the first rig.
+        layout: Name or path of the episode layout; recognised by default.
+        ahead_m: Distance of the boxes in front of the pads, m, as ahead_m of a view.
         overwrite: Replace existing files.
     """
-    options: dict[str, Any] = {
-        "rig": rig,
-        "compare": compare,
-        "cameras": cameras,
-        "start": start,
-        "stop": stop,
-        "every": every,
-    }
-    options |= {"layout": layout, "ahead_m": ahead_m, "overwrite": overwrite, "tell": print}
+    options: dict[str, Any] = {"rig": rig, "compare": compare, "cameras": cameras, "start": start, "stop": stop}
+    options |= {"every": every, "layout": layout, "ahead_m": ahead_m, "overwrite": overwrite, "tell": print}
     if out is not None and out.suffix == ".rrd":
         from tactile_align.viz.overlay.rerun import record
 

@@ -1,4 +1,4 @@
-"""Verbs on runs: train, evaluate, demo. Heavy modules are imported by the verb that needs them."""
+"""Verbs on runs, from train to demo. Heavy modules are imported by the verb that needs them."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,7 +7,13 @@ from typing import Annotated, Literal
 import tyro
 from tyro.conf import Positional, arg
 
-from tactile_align.verbs import GOOD, UNUSABLE
+from tactile_align.verbs import GOOD, UNUSABLE, show
+
+TRAIN_USAGE = """usage: tactile-align train CONFIG.toml [--resume] [--FIELD VALUE ...]
+
+Train on HDF5 episodes, HSA beside ACT. A flag overrides a field of the config: --hsa.temperature 0.08.
+tactile-align train CONFIG.toml --help lists all fields with their values in that config.
+--resume continues a stopped run. --traceback shows where an error was raised."""
 
 
 def train(argv: Sequence[str]) -> int:
@@ -16,25 +22,24 @@ def train(argv: Sequence[str]) -> int:
     from tactile_align.training.loop import train as run_training
 
     rest = [word for word in argv if word != "--resume"]
-    wants_help = not rest or rest[0] in ("-h", "--help")
-    if wants_help:
-        print("usage: tactile-align train CONFIG.toml [--resume] [--FIELD VALUE ...]\n")
-        print("Every field of the config can be set by a flag, e.g. --hsa.temperature 0.08; after CONFIG.toml,")
-        print("--help lists them all with the values of that config. --traceback shows where an error was raised.")
+    if not rest or rest[0] in ("-h", "--help"):
+        print(TRAIN_USAGE)
         return GOOD if rest else UNUSABLE
     config = tyro.cli(TrainConfig, default=load_config(rest[0]), args=rest[1:], prog="tactile-align train CONFIG")
     out = run_training(config, resume="--resume" in argv)
-    print(f"run folder: {out}. Judge it with: tactile-align evaluate {out}")
+    print(f"run folder: {out}. Evaluate it with: tactile-align evaluate {out}")
     return GOOD
 
 
 def evaluate(run: Positional[Path], as_json: Annotated[bool, arg(name="json")] = False, processes: int = 1) -> int:
-    """Judge a run on its held-out episodes: retrieval beside its baselines, localisation, feature space, action error.
+    """Evaluate a run on its held-out episodes: retrieval and its baselines, localisation, feature space, action error.
+
+    The results are also written to RUN/summary.json.
 
     Args:
         run: Run folder.
-        as_json: Machine-readable; the same is written to RUN/summary.json.
-        processes: How many prepare episodes at the same time.
+        as_json: Print JSON.
+        processes: Number of processes that prepare episodes.
     """
     from tactile_align.diagnostics.evaluation import evaluate as judge
     from tactile_align.diagnostics.summary import json_of
@@ -45,35 +50,31 @@ def evaluate(run: Positional[Path], as_json: Annotated[bool, arg(name="json")] =
 
 
 def doctor(config: Positional[Path], as_json: Annotated[bool, arg(name="json")] = False, processes: int = 1) -> int:
-    """Check data, model and a few steps of learning before a run costs a day; exit 1 when a check fails.
+    """Check data, model and a few training steps before a long run; exit 1 when a check fails.
 
     Args:
         config: Training config.
-        as_json: Machine-readable.
-        processes: How many prepare episodes at the same time.
+        as_json: Print JSON.
+        processes: Number of processes that prepare episodes.
     """
     from tactile_align.config.train import load_config
     from tactile_align.diagnostics.doctor.diagnose import diagnose
 
-    report = diagnose(load_config(config), processes=processes)
-    print(report.json() if as_json else report.text())
-    return report.exit_code
+    return show(diagnose(load_config(config), processes=processes), as_json)
 
 
 def ablate(config: Positional[Path], as_json: Annotated[bool, arg(name="json")] = False, processes: int = 1) -> int:
-    """Rebuild a config piece by piece, plain policy first, and report the first piece with which a check fails.
+    """Add the parts of a config one by one to a plain policy and report the first part with which a check fails.
 
     Args:
         config: Training config.
-        as_json: Machine-readable.
-        processes: How many prepare episodes at the same time.
+        as_json: Print JSON.
+        processes: Number of processes that prepare episodes.
     """
     from tactile_align.config.train import load_config
     from tactile_align.diagnostics.doctor.ablation import ablate as rebuild
 
-    report = rebuild(load_config(config), processes=processes)
-    print(report.json() if as_json else report.text())
-    return report.exit_code
+    return show(rebuild(load_config(config), processes=processes), as_json)
 
 
 def study(
@@ -84,15 +85,15 @@ def study(
     processes: int = 1,
     threads: int = 1,
 ) -> int:
-    """Compare regions, negatives and losses in the simulated cell; stopped studies go on where they were.
+    """Compare regions, negatives and losses in the simulated cell; a stopped study resumes.
 
     Args:
         out: Folder of the study.
-        rows: Names of rows, or table, or ablations.
-        seeds: One run a row and seed.
-        size: smoke proves that all parts work together, and nothing else.
-        processes: How many processes record and prepare episodes.
-        threads: Torch threads of a run.
+        rows: Rows of the table to run: their names, or "table" or "ablations" for a whole set.
+        seeds: Seeds; every row is trained once with each.
+        size: full: the study; smoke: a short test that all parts run.
+        processes: Number of processes that record and prepare episodes.
+        threads: Number of torch threads of a run.
     """
     from tactile_align.diagnostics.study import study as compare
 
@@ -108,14 +109,14 @@ def report(
     draw: bool = False,
     overwrite: bool = False,
 ) -> int:
-    """Write one self-contained HTML page about a run, or comparing two.
+    """Write a self-contained HTML page about one run, or about two side by side.
 
     Args:
         run: Run folder.
-        other: A second run to compare with.
-        out: Page to write; RUN/report.html when left out.
-        pictures: Folder of pictures to embed; RUN/pictures when left out.
-        draw: Draw maps, galleries, attention and sample overlays first; needs the recordings.
+        other: Second run folder, to compare with.
+        out: Page to write; default RUN/report.html.
+        pictures: Folder of pictures to embed; default RUN/pictures.
+        draw: First draw maps, galleries, attention and sample overlays, which needs the recordings.
         overwrite: Replace an existing page and, with --draw, existing pictures.
     """
     from tactile_align.viz.report.report import report as write
@@ -125,11 +126,11 @@ def report(
 
 
 def watch(run: Positional[Path], port: int = 8765) -> int:
-    """Show the report of a running training in a browser on this machine, made anew whenever it logs; Ctrl-C ends it.
+    """Serve the report of a running training to a browser on this machine, updated with each log; Ctrl-C ends it.
 
     Args:
         run: Run folder.
-        port: Where on 127.0.0.1; 0 takes a free one.
+        port: Port on 127.0.0.1; 0: a free one.
     """
     from tactile_align.viz.report.live import watch as serve
 
@@ -138,11 +139,11 @@ def watch(run: Positional[Path], port: int = 8765) -> int:
 
 
 def demo(size: Literal["smoke", "full"] = "full", out: Path = Path("runs") / "demo") -> int:
-    """Do the whole job on a simulated cell: simulate, verify, overlay, train, evaluate, summary.
+    """Run all steps on a simulated cell: simulate, verify, overlay, train, evaluate, report.
 
     Args:
-        size: full takes up to 20 minutes on 2 cores; smoke at most 3, and proves only that all steps run.
-        out: Folder for everything.
+        size: full takes up to 20 minutes on 2 cores; smoke takes up to 3 and only tests that all steps run.
+        out: Folder for all results.
     """
     from tactile_align.demo import run_demo
 

@@ -1,4 +1,4 @@
-"""The pictures of a run's features, before and after training, named as the report expects them."""
+"""Pictures of a run's features, before and after training, under the names that the report expects."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,6 +11,7 @@ from tactile_align.datasets.episodes import EpisodeRef, open_episode
 from tactile_align.datasets.truth import read_truth
 from tactile_align.errors import InputError
 from tactile_align.evenly import evenly
+from tactile_align.files import refuse_existing
 from tactile_align.geometry.boxes import enlarge
 from tactile_align.geometry.images import ImageMap
 from tactile_align.viz.features.charts import attention_over_time, embedding, similarity_matrix
@@ -75,7 +76,7 @@ def headed(image: np.ndarray, text: str) -> np.ndarray:
 
 
 SHOWN = 4
-"""Moments whose tokens are shown."""
+"""Number of moments whose tokens are shown."""
 TALL_PX = 240
 """Height at which an encoder's small input is drawn."""
 
@@ -114,7 +115,7 @@ def attention_pictures(runs: Mapping[int, "LoadedRun"], keys: Sequence[str], epi
 
 
 def when(step: int) -> str:
-    """Return what a picture's title calls a training step."""
+    """Return the words for a training step in the title of a picture."""
     return "before training" if step == 0 else f"after {step} steps"
 
 
@@ -161,35 +162,36 @@ def laid_over(
 
 GALLERY, POINTS = 64, 160
 EPISODES = 3
-"""Held-out episodes whose frames and attention are drawn."""
+"""Number of held-out episodes whose frames and attention are drawn."""
 Features = dict[str, np.ndarray]
 
 
 def draw_maps(
     run: str | Path, out: str | Path | None = None, *, data: "Data | None" = None, overwrite: bool = False
 ) -> list[Path]:
-    """Draw what a run's features say on its held-out episodes.
+    """Draw pictures of a run's features on its held-out episodes.
 
     For each view, before training (step 0) and after: map_step_N.png, the similarity of touches to all tokens;
-    gallery_step_N.png; matrix_step_N.png; attention_episode_E_step_N.png, what the policy looks at. After training:
-    embedding_by_episode.png, and _by_object and _by_phase where the recordings say them (simulated ones do). Beside
-    them overlay_episode_E.png, sample frames with their boxes. With several views the names begin with the view.
+    gallery_step_N.png, retrieval; matrix_step_N.png, cosines; attention_episode_E_step_N.png, the attention of the
+    policy. After training: embedding_by_episode.png, and _by_object and _by_phase where the recordings state them, as
+    simulated ones do. Also overlay_episode_E.png, sample frames with their boxes. With several views the names begin
+    with the view.
 
     Args:
         run: The run folder.
-        out: Where to; RUN/pictures when None.
-        data: The run's moments where already loaded; None loads them.
+        out: Folder for the pictures; RUN/pictures when None.
+        data: The run's moments if they are loaded; they are loaded when None.
         overwrite: Whether existing pictures may be replaced.
 
     Returns:
         The files written.
 
     Raises:
-        FactError, FileNotFoundError: The folder holds no whole run.
+        FactError, FileNotFoundError: The run folder is not complete.
         FileExistsError: A picture exists and `overwrite` is False.
-        ValueError: The run has no encoders, or no held-out moment with box and contact.
+        InputError: The run has no encoders, or no held-out moment with box and contact.
     """
-    # Imported here: torch takes seconds, and the other pictures do without.
+    # Imported here because torch takes seconds, and the other pictures do not need it.
     from tactile_align.config.train import load_config
     from tactile_align.policies.checkpoint import BEST, load_checkpoint
     from tactile_align.policies.loaded_run import LoadedRun
@@ -214,15 +216,8 @@ def draw_maps(
                 pictures[f"attention_episode_{episode}_step_{at:06d}"] = picture
     place = folder / "pictures" if out is None else Path(out)
     files = {place / f"{name}.png": picture for name, picture in pictures.items()}
-    standing = [file for file in files if file.exists()]
-    if standing and not overwrite:
-        raise FileExistsError(
-            f"{standing[0]} exists; choose another out, or replace it with --overwrite (overwrite=True)"
-        )
-    for file, picture in files.items():
-        file.parent.mkdir(parents=True, exist_ok=True)
-        write_png(file, picture)
-    return list(files)
+    refuse_existing(*files, overwrite=overwrite)
+    return [write_png(file, picture) for file, picture in files.items()]
 
 
 def _of_view(runs: dict[int, "LoadedRun"], key: str) -> dict[str, np.ndarray]:
@@ -269,8 +264,8 @@ def one_per_contact(features: Features, most: int, seed: int = 0) -> np.ndarray:
     """
     if len(features["episode"]) == 0:
         raise InputError(
-            "no held-out moment has both a box and a contact, so there is nothing to draw. Hold out more episodes, or "
-            "look at: tactile-align verify"
+            "pictures need a held-out moment with box and contact; there is none. Hold out more episodes, or run: "
+            "tactile-align verify"
         )
     names = np.stack([features["episode"], features["contact"]], axis=1)
     _, first = np.unique(names, axis=0, return_index=True)
@@ -278,26 +273,24 @@ def one_per_contact(features: Features, most: int, seed: int = 0) -> np.ndarray:
 
 
 def _spread(episode: np.ndarray, count: int) -> np.ndarray:
-    """Return up to `count` places, from as many episodes as possible."""
-    turn = np.zeros(len(episode), dtype=int)
-    for name in np.unique(episode):
-        turn[episode == name] = np.arange(np.count_nonzero(episode == name))
+    """Return up to `count` indices into `episode`, from as many episodes as possible."""
+    turn = [np.count_nonzero(episode[:i] == name) for i, name in enumerate(episode)]
     return np.argsort(turn, kind="stable")[:count]
 
 
 def _labels(refs: Sequence[EpisodeRef], features: Features, chosen: np.ndarray) -> dict[str, list[str]]:
-    """Return what the points may be coloured by; object and phase only where every recording states them."""
+    """Return labels of the points: their episode, and object and phase where every recording states them."""
     episode, time = features["episode"][chosen], features["time"][chosen]
     labels = {"episode": [refs[e].path.stem for e in episode]}
-    told = {int(e): _truth(refs[e]) for e in np.unique(episode)}
-    if all(told.values()):
-        labels["object"] = [told[int(e)]["object"][0] for e in episode]
-        labels["phase"] = [told[int(e)]["phase"][t] for e, t in zip(episode, time, strict=True)]
+    truths = {int(e): _truth(refs[e]) for e in np.unique(episode)}
+    if all(truths.values()):
+        labels["object"] = [truths[int(e)]["object"][0] for e in episode]
+        labels["phase"] = [truths[int(e)]["phase"][t] for e, t in zip(episode, time, strict=True)]
     return labels
 
 
 def _truth(ref: EpisodeRef) -> dict[str, list[str]]:
-    """Return the object and the phase of each row of a simulated episode; nothing of others."""
+    """Return the object and the phase of each row of a simulated episode; {} for other episodes."""
     with open_episode(ref) as episode:
         stated, phase = episode.attributes, read_truth(episode, "phase")
     if phase is None or "object" not in stated or "phases" not in stated:
@@ -315,7 +308,7 @@ def _maps_of(seen: "Pointing", limits: tuple[float, float], step: int) -> np.nda
 
 
 def _frames(job: "Job") -> np.ndarray:
-    """Return some moments of an episode as `overlay` draws them, with the boxes where the run's views put them."""
+    """Return moments of an episode as `overlay` draws them, with the boxes at the `ahead_m` of the run's views."""
     pictures = []
     for ahead_m in sorted({one.ahead_m for one in job.inputs if one.sensor is not None}) or [0.0]:
         with Footage(job.ref, job.rig, ahead_m=ahead_m) as footage:

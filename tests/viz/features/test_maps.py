@@ -49,7 +49,7 @@ def test_given_limits_make_two_maps_comparable_and_nan_stays_uncovered() -> None
 
 def test_a_map_that_cannot_be_drawn_is_refused() -> None:
     image = np.zeros((80, 120, 3), np.uint8)
-    with pytest.raises(ValueError, match="no finite number"):
+    with pytest.raises(ValueError, match="a finite number; got none"):
         similarity_map(image, np.full((2, 2), np.nan))
     with pytest.raises(ValueError, match="160x80 but the image is 120x80"):
         similarity_map(image, np.zeros((2, 2)), input_map=ImageMap.identity(160, 80))
