@@ -41,20 +41,16 @@ def write_page(board: Board, out: str | Path, paper: str = "A4") -> tuple[Path, 
         raise InputError(f"no paper '{paper}'; there are {', '.join(PAPERS_M)}")
     stem = Path(out)
     stem = stem.with_suffix("") if stem.suffix in (".pdf", ".png") else stem
-    pdf, png = stem.with_name(stem.name + ".pdf"), stem.with_name(stem.name + ".png")
-    for path in (pdf, png):
-        if path.exists():
-            raise FileExistsError(f"{path} exists and is not overwritten. Name another file")
+    pdf, png = (stem.with_name(f"{stem.name}.{kind}") for kind in ("pdf", "png"))
+    if there := [path for path in (pdf, png) if path.exists()]:
+        raise FileExistsError(f"{there[0]} exists and is not overwritten. Name another file")
     width, height = board_size(board)
     page = PAPERS_M[paper]
-    room = next(
-        (p for p in (page, page[::-1]) if width <= p[0] - 2 * MARGIN_M and height <= p[1] - 2 * MARGIN_M - FOOT_M), None
-    )
+    lost = 2 * MARGIN_M
+    room = next((p for p in (page, page[::-1]) if width <= p[0] - lost and height <= p[1] - lost - FOOT_M), None)
     if room is None:
-        raise InputError(
-            f"the board is {width * 1e3:.0f} x {height * 1e3:.0f} mm and does not fit on {paper} with its margins; "
-            f"use smaller squares, fewer of them, or a larger paper"
-        )
+        text = f"the board is {width * 1e3:.0f} x {height * 1e3:.0f} mm and does not fit on {paper} with its margins"
+        raise InputError(f"{text}; use smaller squares, fewer of them, or a larger paper")
     origin = ((room[0] - width) / 2, MARGIN_M + (room[1] - 2 * MARGIN_M - FOOT_M - height) / 2)
     shapes = [(kind, x + origin[0], y + origin[1], w, h) for kind, x, y, w, h in _shapes(board)]
     bar_y = room[1] - MARGIN_M - 0.012
@@ -94,30 +90,24 @@ def _shapes(board: Board) -> Iterator[Shape]:
     elif board.kind == "tag":
         yield from _marker(board.dictionary, board.id, 0.0, 0.0, s)
     elif board.kind == "chessboard":
-        for i in range(board.rows + 1):
-            for j in range(board.columns + 1):
-                if (i + j) % 2 == 0:
-                    yield ("square", j * s, i * s, s, s)
+        squares = np.ndindex(board.rows + 1, board.columns + 1)
+        yield from (("square", j * s, i * s, s, s) for i, j in squares if (i + j) % 2 == 0)
     else:
         d = s * (0.5 if board.kind == "circles" else 0.35)
-        for x, y, _ in board.points:
-            yield ("circle", float(x), float(y), d, d)
+        yield from (("circle", float(x), float(y), d, d) for x, y, _ in board.points)
 
 
 def _charuco(board: Board) -> Iterator[Shape]:
     s, m = board.square_m, board.marker_m or 0.0
     opencv = board.opencv()
-    places = {}
-    for number, corners in zip(np.asarray(opencv.getIds()).ravel(), opencv.getObjPoints(), strict=True):
-        x, y = np.asarray(corners)[:, :2].min(0)
-        places[int(y / s), int(x / s)] = int(number)
-    for i in range(board.rows):
-        for j in range(board.columns):
-            if (i, j) in places:
-                edge = (s - m) / 2
-                yield from _marker(board.dictionary, places[i, j], j * s + edge, i * s + edge, m)
-            else:
-                yield ("square", j * s, i * s, s, s)
+    corners = np.asarray(opencv.getObjPoints())[..., :2].min(axis=1)
+    places = {(int(y / s), int(x / s)): int(n) for n, (x, y) in zip(np.ravel(opencv.getIds()), corners, strict=True)}
+    for i, j in np.ndindex(board.rows, board.columns):
+        if (i, j) in places:
+            edge = (s - m) / 2
+            yield from _marker(board.dictionary, places[i, j], j * s + edge, i * s + edge, m)
+        else:
+            yield ("square", j * s, i * s, s, s)
 
 
 def _marker(name: str, number: int, x: float, y: float, side: float) -> Iterator[Shape]:
@@ -125,15 +115,10 @@ def _marker(name: str, number: int, x: float, y: float, side: float) -> Iterator
     cells = int(marks.markerSize) + 2
     bits = np.asarray(cv2.aruco.generateImageMarker(marks, number, cells, borderBits=1))
     c = side / cells
-    for i in range(cells):
-        j = 0
-        while j < cells:
-            end = j
-            while end < cells and bits[i, end] == 0:
-                end += 1
-            if end > j:  # a run of black cells is one rectangle: no hairlines between them on paper
-                yield ("square", x + j * c, y + i * c, (end - j) * c, c)
-            j = end + 1
+    edges = np.diff(np.pad(bits == 0, ((0, 0), (1, 1))).astype(int), axis=1)
+    # A run of black cells is one rectangle: no hairlines between them on paper.
+    for (i, start), (_, end) in zip(np.argwhere(edges == 1), np.argwhere(edges == -1), strict=True):
+        yield ("square", x + start * c, y + i * c, (end - start) * c, c)
 
 
 def _write(

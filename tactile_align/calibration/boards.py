@@ -1,6 +1,7 @@
 """Calibration boards: their points, and their detection in an image."""
 
 import warnings
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
@@ -55,16 +56,11 @@ def warn_of_two_opencvs() -> None:
     """Warn where opencv-python and opencv-python-headless are both installed: they overwrite each other's files."""
     installed = []
     for name in ("opencv-python", "opencv-python-headless"):
-        try:
+        with suppress(PackageNotFoundError):
             installed.append(f"{name} {version(name)}")
-        except PackageNotFoundError:
-            continue
     if len(installed) == 2:
-        warnings.warn(
-            f"{installed[0]} and {installed[1]} are both installed and overwrite each other's files. "
-            f"Uninstall both, then install one of them",
-            stacklevel=2,
-        )
+        text = f"{installed[0]} and {installed[1]} are both installed and overwrite each other's files"
+        warnings.warn(f"{text}. Uninstall both, then install one of them", stacklevel=2)
 
 
 def read_grey(path: Path) -> np.ndarray:
@@ -79,9 +75,8 @@ def read_grey(path: Path) -> np.ndarray:
     raw = np.fromfile(path, dtype=np.uint8)
     image = cv2.imdecode(raw, cv2.IMREAD_GRAYSCALE) if raw.size else None
     if image is None:
-        raise InputError(
-            f"{path}: needed an image (PNG, JPEG, ...); got {raw.size} bytes that cannot be decoded. Take it again"
-        )
+        text = f"needed an image (PNG, JPEG, ...); got {raw.size} bytes that cannot be decoded"
+        raise InputError(f"{path}: {text}. Take it again")
     return np.asarray(image)
 
 
@@ -114,8 +109,10 @@ def edge_corners(image: np.ndarray, uv: np.ndarray, modules: int) -> np.ndarray 
     base = uv[:, None] + along * (ends - uv)[:, None]
     turning = np.sign(_cross(uv[1] - uv[0], uv[2] - uv[1]))
     normal = turning * np.stack([ends[:, 1] - uv[:, 1], uv[:, 0] - ends[:, 0]], axis=-1) / side[:, None]  # outwards
+    direction = (ends - uv) / side[:, None]
+    turn = np.abs(_cross(np.roll(direction, 1, axis=0), direction))  # sine of the angle between two sides
     # The cells inside a foreshortened border are closer than one module of the side itself.
-    depth = np.minimum(np.roll(module, 1), np.roll(module, -1)) * _sine(uv, ends)
+    depth = np.minimum(np.roll(module, 1), np.roll(module, -1)) * np.minimum(turn, np.roll(turn, -1))
     step = np.linspace(-REACH, REACH, ACROSS)[None, :] * np.maximum(depth, 1.5)[:, None]
     where = base[:, :, None] + step[:, None, :, None] * normal[:, None, None]
     if where.min() < 0 or (where > [image.shape[1] - 1, image.shape[0] - 1]).any():
@@ -131,16 +128,8 @@ def edge_corners(image: np.ndarray, uv: np.ndarray, modules: int) -> np.ndarray 
     points = base + offset[..., None] * normal[:, None]
     lines = [_line(points[i], total[i] > 0.5 * np.median(total[i])) for i in range(4)]
     corners = np.stack([_meet(lines[i - 1], lines[i]) for i in range(4)])
-    if not (np.linalg.norm(corners - uv, axis=1) < np.minimum(module, np.roll(module, 1))).all():
-        return None
-    return corners
-
-
-def _sine(uv: np.ndarray, ends: np.ndarray) -> np.ndarray:
-    """Return (4,) the sine of the angle at which the neighbouring sides leave each side."""
-    along = (ends - uv) / np.linalg.norm(ends - uv, axis=1, keepdims=True)
-    turn = np.abs(_cross(np.roll(along, 1, axis=0), along))
-    return np.minimum(turn, np.roll(turn, -1))
+    close = np.linalg.norm(corners - uv, axis=1) < np.minimum(module, np.roll(module, 1))
+    return corners if close.all() else None
 
 
 def _cross(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -208,19 +197,14 @@ class Board(Strict):
     @model_validator(mode="after")
     def _whole(self) -> Self:
         if self.kind == "charuco" and not (self.marker_m and self.marker_m < self.square_m):
-            raise InputError(
-                f"a charuco board needs marker_m below square_m; got marker_m = {self.marker_m} and "
-                f"square_m = {self.square_m}"
-            )
+            raise InputError(f"charuco needs marker_m below square_m; got {self.marker_m} and {self.square_m}")
         if self.kind != "tag" and min(self.columns, self.rows) < 2:
             raise InputError(f"a {self.kind} board needs at least 2 columns and rows; got {self.columns} x {self.rows}")
         if self.kind in ("charuco", "tag"):
             needs = self.columns * self.rows // 2 if self.kind == "charuco" else self.id + 1
             holds = int(dictionary(self.dictionary).bytesList.shape[0])
             if needs > holds:
-                raise InputError(
-                    f"the board needs {needs} markers but {self.dictionary} holds {holds}; take a larger one"
-                )
+                raise InputError(f"the board needs {needs} markers, {self.dictionary} holds {holds}; take a larger one")
         return self
 
     @cached_property
@@ -229,12 +213,9 @@ class Board(Strict):
         s = self.square_m
         if self.kind == "tag":
             return np.array([[0, 0, 0], [s, 0, 0], [s, s, 0], [0, s, 0]], dtype=np.float64)
-        if self.kind == "charuco":
-            j, i = np.meshgrid(np.arange(1, self.columns), np.arange(1, self.rows))
-        else:
-            j, i = np.meshgrid(np.arange(self.columns), np.arange(self.rows))
-        x = (2 * j + i % 2) * s / 2 if self.kind == "asymmetric_circles" else j * s
-        y = i * s / 2 if self.kind == "asymmetric_circles" else i * s
+        first = int(self.kind == "charuco")
+        j, i = np.meshgrid(np.arange(first, self.columns), np.arange(first, self.rows))
+        x, y = ((2 * j + i % 2) * s / 2, i * s / 2) if self.kind == "asymmetric_circles" else (j * s, i * s)
         return np.stack([x.ravel(), y.ravel(), np.zeros(x.size)], axis=-1).astype(np.float64)
 
     @property
@@ -245,9 +226,7 @@ class Board(Strict):
         detected as point i may be point turn[i].
         """
         straight = np.arange(len(self.points))
-        if self.kind in ("charuco", "tag"):
-            return (straight,)
-        if self.kind == "asymmetric_circles" and self.rows % 2 == 0:
+        if self.kind in ("charuco", "tag") or (self.kind == "asymmetric_circles" and self.rows % 2 == 0):
             return (straight,)
         turns = [straight, straight[::-1]]
         if self.columns == self.rows:
@@ -257,9 +236,8 @@ class Board(Strict):
 
     def opencv(self) -> "cv2.aruco.CharucoBoard":
         """Return OpenCV's ChArUco board."""
-        board = cv2.aruco.CharucoBoard(
-            (self.columns, self.rows), self.square_m, self.marker_m or 0.0, dictionary(self.dictionary)
-        )
+        size, markers = (self.columns, self.rows), dictionary(self.dictionary)
+        board = cv2.aruco.CharucoBoard(size, self.square_m, self.marker_m or 0.0, markers)
         board.setLegacyPattern(self.legacy)
         return board
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tactile_align.calibration.camera import Camera
-from tactile_align.calibration.views import View, rms, slopes
+from tactile_align.calibration.views import View, moved, rms, slopes
 from tactile_align.geometry.frames import invert, pose, rotation_exp, skew
 
 if TYPE_CHECKING:
@@ -78,11 +78,9 @@ class _Chain:
         self.size = self.n + (6 * len(views) if prior else 0)
 
     def unpack(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray, float, np.ndarray]:
-        X = pose(self.X0[:3, :3] @ rotation_exp(x[3:6]), self.X0[:3, 3] + x[:3])
-        Z = pose(self.Z0[:3, :3] @ rotation_exp(x[9:12]), self.Z0[:3, 3] + x[6:9])
         scale = float(np.exp(x[12])) if self.with_scale else 1.0
         each = x[self.n :].reshape(-1, 6) if self.prior else np.zeros((len(self.B), 6))
-        return X, Z, scale, each
+        return moved(self.X0, x[:6]), moved(self.Z0, x[6:12]), scale, each
 
     def robot(self, each: np.ndarray) -> np.ndarray:
         if self.prior is None:
@@ -129,7 +127,6 @@ def joint_fit(
     *,
     free_scale: bool = False,
     prior: Prior | None = None,
-    reweight: bool = True,
     weights: np.ndarray | None = None,
 ) -> Fit:
     """Refine X and Z on pixels, Huber at 1 px, then again with views of large residuals weighted down.
@@ -142,8 +139,7 @@ def joint_fit(
         Z: (4, 4) initial T_other_board.
         free_scale: Fit one factor on the board's lengths too.
         prior: Standard deviation of each robot pose; None: the robot poses are exact.
-        reweight: Whether to weight views; the weights are kept from `weights` where those are given.
-        weights: (N,) weights of the views, one by default.
+        weights: (N,) weights of the views, kept as they are; None: found from the residuals.
 
     Returns:
         The fit; its residuals show whether it is good.
@@ -151,38 +147,36 @@ def joint_fit(
     chain = _Chain(camera, B, views, X, Z, free_scale, prior)
     w = np.ones(len(views)) if weights is None else weights
     x = _solve(chain, np.zeros(chain.size), w)
-    if reweight and weights is None:
+    if weights is None:
         r, _ = chain.residual(x)
         per_view = _per_view(r, chain.view, len(views))
         # Points of one view err together (the robot's error), so whole views are weighted, not points.
         w = np.minimum(1.0, 2.0 * np.median(per_view) / np.maximum(per_view, 1e-12))
         if w.min() < 1.0:
             x = _solve(chain, x, w)
-    Xf, Zf, scale, each = chain.unpack(x)
+    X, Z, scale, each = chain.unpack(x)
     r, J = chain.residual(x)
     # Huber's loss is linear beyond HUBER_PX: those residuals have a gradient but no curvature.
     scaled = np.abs(r) * w[chain.view, None]
     square = w[chain.view, None] ** 2
     pull = np.minimum(1.0, HUBER_PX / np.maximum(scaled, 1e-12)) * square
     bend = np.where(scaled <= HUBER_PX, square, 0.0)
-    H = np.zeros((len(views), chain.n, chain.n))
-    g = np.zeros((len(views), chain.n))
-    np.add.at(H, chain.view, np.einsum("mki,mk,mkj->mij", J, bend, J))
-    np.add.at(g, chain.view, np.einsum("mki,mk,mk->mi", J, pull, r))
+
+    def normal(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        return _by_view(np.einsum("mki,mk,mkj->mij", a, bend, b), chain.view, len(views))
+
+    def slope(a: np.ndarray) -> np.ndarray:
+        return _by_view(np.einsum("mki,mk,mk->mi", a, pull, r), chain.view, len(views))
+
+    H, g = normal(J, J), slope(J)
     if prior is not None:
         # Eliminate each view's own correction: it absorbs a part of the view's information on the shared numbers.
-        own, tight = np.zeros((len(views), 6, 6)), _sigmas(prior) ** -2
-        cross, slope = np.zeros((len(views), chain.n, 6)), each * tight
-        np.add.at(own, chain.view, np.einsum("mki,mk,mkj->mij", chain.own, bend, chain.own))
-        np.add.at(cross, chain.view, np.einsum("mki,mk,mkj->mij", J, bend, chain.own))
-        np.add.at(slope, chain.view, np.einsum("mki,mk,mk->mi", chain.own, pull, r))
-        share = cross @ np.linalg.inv(own + np.diag(tight))
+        cross, tight = normal(J, chain.own), _sigmas(prior) ** -2
+        share = cross @ np.linalg.inv(normal(chain.own, chain.own) + np.diag(tight))
         H -= share @ np.swapaxes(cross, 1, 2)
-        g -= (share @ slope[..., None])[..., 0]
-    per_view = _per_view(r, chain.view, len(views))
-    robot = chain.robot(each)
-    total = float(np.sqrt((r**2).sum(-1).mean()))
-    return Fit(Xf, Zf, scale, per_view, total, H, g, w, each, robot)
+        g -= (share @ (each * tight + slope(chain.own))[..., None])[..., 0]
+    per_view, total = _per_view(r, chain.view, len(views)), float(np.sqrt((r**2).sum(-1).mean()))
+    return Fit(X, Z, scale, per_view, total, H, g, w, each, chain.robot(each))
 
 
 def _solve(chain: _Chain, x: np.ndarray, w: np.ndarray) -> np.ndarray:
@@ -217,20 +211,9 @@ def _solve(chain: _Chain, x: np.ndarray, w: np.ndarray) -> np.ndarray:
         lower = hstack([csr_matrix((6 * N, chain.n)), diags(diagonal)])
         return csr_matrix(vstack([hstack([csr_matrix(J), own]), lower]))
 
-    solution = least_squares(
-        value,
-        x,
-        jac=jacobian,
-        loss="huber",
-        f_scale=HUBER_PX,
-        x_scale="jac",
-        xtol=1e-10,
-        ftol=1e-10,
-        gtol=1e-10,
-        max_nfev=60,
-        tr_solver="lsmr" if chain.prior else "exact",
-    )
-    return np.asarray(solution.x)
+    solver = {"loss": "huber", "f_scale": HUBER_PX, "tr_solver": "lsmr" if chain.prior else "exact", "max_nfev": 60}
+    tolerances = dict.fromkeys(("xtol", "ftol", "gtol"), 1e-10)
+    return np.asarray(least_squares(value, x, jac=jacobian, x_scale="jac", **solver, **tolerances).x)
 
 
 def _sigmas(prior: Prior) -> np.ndarray:
@@ -238,8 +221,14 @@ def _sigmas(prior: Prior) -> np.ndarray:
 
 
 def _per_view(r: np.ndarray, view: np.ndarray, count: int) -> np.ndarray:
-    total = np.bincount(view, (r**2).sum(-1), count)
-    return np.sqrt(total / np.bincount(view, minlength=count))
+    return np.sqrt(np.bincount(view, (r**2).sum(-1), count) / np.bincount(view, minlength=count))
+
+
+def _by_view(values: np.ndarray, view: np.ndarray, count: int) -> np.ndarray:
+    """Return the sums (N, ...) over the points of each of N views of values (M, ...)."""
+    total = np.zeros((count, *values.shape[1:]))
+    np.add.at(total, view, values)
+    return total
 
 
 def _right_jacobian(w: np.ndarray) -> np.ndarray:
@@ -280,7 +269,6 @@ def left_out_rms(camera: Camera, views: list[View], fit: Fit, step: np.ndarray) 
     """
     out = np.empty(len(views))
     for i, view in enumerate(views):
-        X = pose(fit.X[:3, :3] @ rotation_exp(step[i, 3:6]), fit.X[:3, 3] + step[i, :3])
-        Z = pose(fit.Z[:3, :3] @ rotation_exp(step[i, 9:12]), fit.Z[:3, 3] + step[i, 6:9])
+        X, Z = moved(fit.X, step[i, :6]), moved(fit.Z, step[i, 6:12])
         out[i] = rms(camera, invert(X) @ fit.B[i] @ Z, view)
     return out

@@ -1,6 +1,6 @@
 """Camera models: points in the camera frame to pixels and back, each with its validity."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -149,20 +149,14 @@ class Camera:
         if self.model not in COEFFICIENTS:
             raise InputError(f"camera {self.name}: model '{self.model}' is unknown; known: {', '.join(COEFFICIENTS)}")
         if len(self.distortion) not in COEFFICIENTS[self.model]:
-            wanted = " or ".join(str(n) for n in COEFFICIENTS[self.model])
-            raise InputError(
-                f"camera {self.name}: model '{self.model}' takes {wanted} distortion coefficients, "
-                f"got {len(self.distortion)}"
-            )
+            wanted = f"{' or '.join(map(str, COEFFICIENTS[self.model]))} distortion coefficients"
+            raise InputError(f"camera {self.name}: model '{self.model}' takes {wanted}, got {len(self.distortion)}")
         if K.shape != (3, 3) or not np.isfinite(K).all() or abs(K[2] - [0, 0, 1]).max() > 0 or K[1, 0] != 0:
-            raise InputError(
-                f"camera {self.name}: K must be [[fx, s, cx], [0, fy, cy], [0, 0, 1]] in pixels; got {K.tolist()}"
-            )
+            needed = "K must be [[fx, s, cx], [0, fy, cy], [0, 0, 1]] in pixels"
+            raise InputError(f"camera {self.name}: {needed}; got {K.tolist()}")
         if min(abs(K[0, 0]), abs(K[1, 1])) < 1.0:
-            raise InputError(
-                f"camera {self.name}: focal lengths {K[0, 0]:g}, {K[1, 1]:g} are below one pixel; "
-                f"K must be in pixels, not in metres or image widths"
-            )
+            got = f"focal lengths {K[0, 0]:g}, {K[1, 1]:g} are below one pixel"
+            raise InputError(f"camera {self.name}: {got}; K must be in pixels, not in metres or image widths")
         if self.valid_radius is not None and not self.valid_radius > 0:
             raise InputError(f"camera {self.name}: valid_radius must be positive; got {self.valid_radius}")
 
@@ -244,16 +238,7 @@ class Camera:
             InputError: The map starts from another image size than this camera's.
         """
         if (image_map.source_width, image_map.source_height) != (self.width, self.height):
-            raise InputError(
-                f"camera {self.name} is {self.width}x{self.height} (width x height) but the image map starts "
-                f"from {image_map.source_width}x{image_map.source_height}; K belongs to one size only"
-            )
-        return Camera(
-            self.name,
-            image_map.width,
-            image_map.height,
-            image_map.apply_to_K(self.K),
-            self.model,
-            self.distortion,
-            self.valid_radius,
-        )
+            starts = f"the image map starts from {image_map.source_width}x{image_map.source_height}"
+            text = f"camera {self.name} is {self.width}x{self.height} (width x height) but {starts}"
+            raise InputError(f"{text}; K belongs to one size only")
+        return replace(self, width=image_map.width, height=image_map.height, K=image_map.apply_to_K(self.K))

@@ -14,13 +14,12 @@ MAX_TURN = np.radians(175.0)
 """Pairs of views that turn less carry little information on rotation; near 180 degrees the axis loses its sign."""
 
 
-def pairs(B: np.ndarray, C: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return A and D, each (P, 4, 4), of all pairs of views with a useful relative turn: A X = X D."""
-    i, j = np.triu_indices(len(B), 1)
-    A, D = B[j] @ invert(B)[i], C[j] @ invert(C)[i]
-    turn = np.linalg.norm(rotation_log(A[:, :3, :3]), axis=-1)
-    keep = (turn > MIN_TURN) & (turn < MAX_TURN)
-    return A[keep], D[keep]
+def pairs(B: np.ndarray, C: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return A and D, each (..., P, 4, 4), of all pairs of N views: A X = X D; and which turn usefully, (..., P)."""
+    i, j = np.triu_indices(B.shape[-3], 1)
+    A, D = (T[..., j, :, :] @ invert(T)[..., i, :, :] for T in (B, C))
+    turn = np.linalg.norm(rotation_log(A[..., :3, :3]), axis=-1)
+    return A, D, (turn > MIN_TURN) & (turn < MAX_TURN)
 
 
 def park(B: np.ndarray, C: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -31,9 +30,7 @@ def park(B: np.ndarray, C: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """
     X, Z, useful = park_many(B, C)
     if useful < 2:
-        raise InputError(
-            f"hand-eye needs pairs of views that turn by 3 to 175 degrees; got {useful}. Turn the camera more"
-        )
+        raise InputError(f"needed pairs of views that turn by 3 to 175 degrees; got {useful}. Turn the camera more")
     return X, Z
 
 
@@ -42,11 +39,8 @@ def park_many(B: np.ndarray, C: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.
 
     The X of a set with fewer than two useful pairs is arbitrary.
     """
-    i, j = np.triu_indices(B.shape[-3], 1)
-    a = rotation_log((B[..., j, :, :] @ invert(B)[..., i, :, :])[..., :3, :3])
-    d = rotation_log((C[..., j, :, :] @ invert(C)[..., i, :, :])[..., :3, :3])
-    turn = np.linalg.norm(a, axis=-1)
-    use = (turn > MIN_TURN) & (turn < MAX_TURN)
+    A, D, use = pairs(B, C)
+    a, d = rotation_log(A[..., :3, :3]), rotation_log(D[..., :3, :3])
     R = nearest_rotation(np.einsum("...p,...pi,...pj->...ij", use, a, d))
     return *_complete(B, C, R), use.sum(-1)
 
@@ -78,7 +72,8 @@ def length_ratio(B: np.ndarray, C: np.ndarray) -> float:
     The translation part of A X = X D with the board's lengths scaled, (R_A - 1) t_X - s R_X t_D = -t_A, is
     linear in t_X and s.
     """
-    A, D = pairs(B, C)
+    A, D, use = pairs(B, C)
+    A, D = A[use], D[use]
     a, d = rotation_log(A[:, :3, :3]), rotation_log(D[:, :3, :3])
     R = nearest_rotation(np.einsum("pi,pj->ij", a, d))
     left = np.concatenate([A[:, :3, :3] - np.eye(3), -(D[:, :3, 3] @ R.T)[..., None]], axis=-1)

@@ -52,28 +52,39 @@ def need(data: Any, key: str, path: str | Path) -> Any:
     return data[key]
 
 
-def numbers(value: Any, key: str, path: str | Path) -> np.ndarray:
-    """Return a value as a flat float array; anything but numbers raises InputError that names file and key."""
+def numbers(entry: Any, key: str, path: str | Path, shape: tuple[int, ...] = (-1,), where: str = "") -> np.ndarray:
+    """Return the numbers under a key as a float array.
+
+    Args:
+        entry: The keys and values that hold it.
+        key: The key; of an OpenCV matrix (keys rows, cols, data) its data.
+        path: The file, for messages.
+        shape: The array's shape; (-1,) for any number of values.
+        where: Place of `entry` in the file, for messages, such as "cam0.".
+
+    Raises:
+        InputError: The key is missing, holds anything but numbers, or another number of them; names file and key.
+    """
+    value = need(entry, key, path)
+    value = need(value, "data", path) if isinstance(value, dict) else value
     try:
-        return np.ravel(np.asarray(value, dtype=np.float64))
+        values = np.ravel(np.asarray(value, dtype=np.float64))
     except (TypeError, ValueError) as error:
-        raise InputError(f"{path}: {key} must be numbers; got {value!r}") from error
+        raise InputError(f"{path}: {where}{key} must be numbers; got {value!r}. Correct it") from error
+    if shape != (-1,) and values.size != np.prod(shape):
+        raise InputError(f"{path}: {where}{key} needs {'x'.join(map(str, shape))} numbers; got {values.size}")
+    return values.reshape(shape)
 
 
-def width_height(value: Any, key: str, path: str | Path) -> tuple[int, int]:
-    """Return (width, height) in pixels; anything but two whole numbers raises InputError that names file and key."""
-    sides = numbers(value, key, path)
-    if sides.shape != (2,) or not (np.isfinite(sides) & (sides >= 1) & (sides == np.round(sides))).all():
-        raise InputError(f"{path}: {key} must be two whole numbers of pixels; got {value!r}")
+def width_height(sides: np.ndarray, key: str, path: str | Path) -> tuple[int, int]:
+    """Return (width, height) in pixels; anything but whole numbers raises InputError that names file and key."""
+    if not (np.isfinite(sides) & (sides >= 1) & (sides == np.round(sides))).all():
+        raise InputError(f"{path}: {key} must be two whole numbers of pixels; got {sides.tolist()}")
     return int(sides[0]), int(sides[1])
 
 
-ROS_MODELS: dict[str, LensModel] = {
-    "plumb_bob": "brown",
-    "rational_polynomial": "rational",
-    "equidistant": "fisheye",
-    "fisheye": "fisheye",
-}
+FISHEYE_MODELS: dict[str, LensModel] = {"equidistant": "fisheye", "fisheye": "fisheye"}
+ROS_MODELS: dict[str, LensModel] = {"plumb_bob": "brown", "rational_polynomial": "rational", **FISHEYE_MODELS}
 KALIBR_MODELS: dict[str, LensModel] = {"radtan": "brown", "equidistant": "fisheye", "none": "pinhole"}
 LENGTHS = {"brown": 5, "rational": 8, "fisheye": 4, "pinhole": 0}
 
@@ -89,22 +100,16 @@ def read_ros_camera(path: str | Path, rectified: bool = False) -> Camera:
         FileNotFoundError, InputError: No such file, or a key is missing or of another shape; names file and key.
     """
     data = load_yaml(path)
-    width, height = _sides(data, path)
-    name = str(data.get("camera_name", Path(path).stem))
+    name, width, height = _image(data, path)
     if rectified:
-        P = _matrix(need(data, "projection_matrix", path), (3, 4), path, "projection_matrix")
+        P = numbers(data, "projection_matrix", path, (3, 4))
         if np.abs(P[:, 3]).max() > 1e-9:
-            raise InputError(
-                f"{path}: projection_matrix has a fourth column {P[:, 3].tolist()}: this is the right camera of "
-                f"a stereo pair; give the left one, or the raw images"
-            )
+            text = f"projection_matrix has a fourth column {P[:, 3].tolist()}: the right camera of a stereo pair"
+            raise InputError(f"{path}: {text}; give the left one, or the raw images")
         return Camera(name, width, height, P[:, :3])
-    K = _matrix(need(data, "camera_matrix", path), (3, 3), path, "camera_matrix")
-    kind = str(need(data, "distortion_model", path))
-    if kind not in ROS_MODELS:
-        raise InputError(f"{path}: distortion_model '{kind}' is unknown; known: {', '.join(ROS_MODELS)}")
-    k = numbers(need(need(data, "distortion_coefficients", path), "data", path), "distortion_coefficients", path)
-    return _camera(name, width, height, K, ROS_MODELS[kind], k, path)
+    K = numbers(data, "camera_matrix", path, (3, 3))
+    model = _model(data, ROS_MODELS, path)
+    return _camera(name, width, height, K, model, numbers(data, "distortion_coefficients", path), path)
 
 
 def read_kalibr(path: str | Path) -> tuple[dict[str, Camera], dict[str, np.ndarray]]:
@@ -122,24 +127,17 @@ def read_kalibr(path: str | Path) -> tuple[dict[str, Camera], dict[str, np.ndarr
             raise InputError(f"{path}: {name}: needed the keys of a camera; got {type(entry).__name__}")
         if need(entry, "camera_model", path) != "pinhole":
             raise InputError(f"{path}: {name}: camera_model '{entry['camera_model']}' is not supported; needed pinhole")
-        kind = str(need(entry, "distortion_model", path))
-        if kind not in KALIBR_MODELS:
-            raise InputError(f"{path}: {name}: distortion_model '{kind}'; known: {', '.join(KALIBR_MODELS)}")
-        intrinsics = numbers(need(entry, "intrinsics", path), f"{name}.intrinsics", path)
-        if intrinsics.shape != (4,):
-            raise InputError(f"{path}: {name}.intrinsics needs fu, fv, pu, pv; got {intrinsics.tolist()}")
-        fu, fv, pu, pv = intrinsics.tolist()
-        width, height = width_height(need(entry, "resolution", path), f"{name}.resolution", path)
+        model = _model(entry, KALIBR_MODELS, path)
+        fu, fv, pu, pv = numbers(entry, "intrinsics", path, (4,), f"{name}.").tolist()
+        sides = width_height(numbers(entry, "resolution", path, (2,), f"{name}."), f"{name}.resolution", path)
         K = np.array([[fu, 0, pu], [0, fv, pv], [0, 0, 1]])
-        k = numbers(entry.get("distortion_coeffs", []), f"{name}.distortion_coeffs", path)
-        cameras[name] = _camera(name, width, height, K, KALIBR_MODELS[kind], k, path)
+        k = numbers({"distortion_coeffs": [], **entry}, "distortion_coeffs", path, where=f"{name}.")
+        cameras[name] = _camera(name, *sides, K, model, k, path)
         if "T_cn_cnm1" in entry:
-            T = numbers(entry["T_cn_cnm1"], f"{name}.T_cn_cnm1", path)
-            T = T.reshape(4, 4) if T.size == 16 else T
-            fault = "its shape is not 4x4" if T.shape != (4, 4) else rotation_fault(T[:3, :3], 1e-4)
+            chain[name] = T = numbers(entry, "T_cn_cnm1", path, (4, 4), f"{name}.")
+            fault = rotation_fault(T[:3, :3], 1e-4)
             if fault:
-                raise InputError(f"{path}: {name}.T_cn_cnm1 is not a pose: {fault}")
-            chain[name] = T
+                raise InputError(f"{path}: {name}.T_cn_cnm1 is not a pose: {fault}. Calibrate again")
     return cameras, chain
 
 
@@ -150,24 +148,23 @@ def read_opencv(path: str | Path) -> Camera:
         FileNotFoundError, InputError: No such file, or a key is missing or of another shape; names file and key.
     """
     data = load_yaml(path)
-    K = _matrix(need(data, "camera_matrix", path), (3, 3), path, "camera_matrix")
-    k = numbers(need(need(data, "distortion_coefficients", path), "data", path), "distortion_coefficients", path)
-    width, height = _sides(data, path)
+    K, k = numbers(data, "camera_matrix", path, (3, 3)), numbers(data, "distortion_coefficients", path)
     fisheye = bool(data.get("fisheye_model", 0))
     model: LensModel = "fisheye" if fisheye else "rational" if k.size >= 8 else "brown" if k.any() else "pinhole"
-    return _camera(str(data.get("camera_name", Path(path).stem)), width, height, K, model, k, path)
+    return _camera(*_image(data, path), K, model, k, path)
 
 
-def _matrix(entry: Any, shape: tuple[int, int], path: str | Path, key: str) -> np.ndarray:
-    values = numbers(need(entry, "data", path), key, path)
-    if values.size != shape[0] * shape[1]:
-        raise InputError(f"{path}: {key} needs {shape[0]}x{shape[1]} numbers; got {values.size}")
-    return values.reshape(shape)
+def _image(data: dict[str, Any], path: str | Path) -> tuple[str, int, int]:
+    """Return the camera's name, and width and height of its images, px."""
+    sides = np.concatenate([numbers(data, key, path, (1,)) for key in ("image_width", "image_height")])
+    return str(data.get("camera_name", Path(path).stem)), *width_height(sides, "image_width, image_height", path)
 
 
-def _sides(data: Any, path: str | Path) -> tuple[int, int]:
-    sides = need(data, "image_width", path), need(data, "image_height", path)
-    return width_height(sides, "image_width, image_height", path)
+def _model(data: dict[str, Any], known: dict[str, LensModel], path: str | Path) -> LensModel:
+    kind = str(need(data, "distortion_model", path))
+    if kind not in known:
+        raise InputError(f"{path}: distortion_model '{kind}' is unknown; known: {', '.join(known)}")
+    return known[kind]
 
 
 def _camera(
@@ -175,9 +172,7 @@ def _camera(
 ) -> Camera:
     if not k.any() and model == "brown":
         model, k = "pinhole", k[:0]
-    wanted = LENGTHS[model]
-    if model == "brown" and k.size == 4:
-        wanted = 4
+    wanted = min(LENGTHS[model], max(k.size, 4)) if model == "brown" else LENGTHS[model]
     if k.size < wanted or np.abs(k[wanted:]).max(initial=0.0) > 0:
         raise InputError(f"{path}: a {model} lens takes {wanted} coefficients; got {k.size}: {k.tolist()}")
     try:
@@ -198,24 +193,16 @@ def read_easy_handeye(path: str | Path) -> tuple[bool, np.ndarray]:
     """
     data = load_yaml(path)
     parameters = need(data, "parameters", path)
-    if not isinstance(parameters, dict):
-        raise InputError(f"{path}: parameters must be keys and values; got {parameters!r}")
-    if "eye_on_hand" in parameters:
-        in_hand = bool(parameters["eye_on_hand"])
-    elif "calibration_type" in parameters:
-        in_hand = parameters["calibration_type"] == "eye_in_hand"
-    else:
-        raise InputError(f"{path}: parameters needs eye_on_hand (v1) or calibration_type (v2); has {list(parameters)}")
+    if not isinstance(parameters, dict) or not {"eye_on_hand", "calibration_type"} & {*parameters}:
+        raise InputError(f"{path}: parameters needs eye_on_hand (v1) or calibration_type (v2); got {parameters!r}")
+    in_hand = parameters.get("eye_on_hand", parameters.get("calibration_type") == "eye_in_hand")
     t = q = need(data, "transformation" if "transformation" in data else "transform", path)
     prefix = "q"
     if isinstance(t, dict) and "translation" in t:
         t, q, prefix = t["translation"], need(t, "rotation", path), ""
-    return in_hand, _pose([need(t, k, path) for k in "xyz"], [need(q, prefix + k, path) for k in "wxyz"], path)
-
-
-def _pose(t: list[Any], quat_wxyz: list[Any], path: str | Path) -> np.ndarray:
-    q = numbers(quat_wxyz, "rotation", path)
-    norm = float(np.linalg.norm(q))
+    xyz = np.concatenate([numbers(t, key, path, (1,)) for key in "xyz"])
+    quaternion = np.concatenate([numbers(q, prefix + key, path, (1,)) for key in "wxyz"])
+    norm = float(np.linalg.norm(quaternion))
     if not abs(norm - 1) < 1e-2:
-        raise InputError(f"{path}: the quaternion has norm {norm:.4g}, not 1")
-    return np.asarray(pose(rotation_from_quaternion(q / norm), numbers(t, "translation", path)))
+        raise InputError(f"{path}: the quaternion has norm {norm:.4g}, not 1. Calibrate again")
+    return bool(in_hand), np.asarray(pose(rotation_from_quaternion(quaternion / norm), xyz))

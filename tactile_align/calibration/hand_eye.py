@@ -6,6 +6,7 @@ sees a board on a moving link, T_camera_board = X^-1 T_base_link Z with X = T_ba
 """
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Literal
 
@@ -33,19 +34,18 @@ def read_alike(camera: Camera, B: np.ndarray, views: list[View], C: list[np.ndar
     for view, first in zip(views, C, strict=True):
         more = [board_poses(camera, view.read_as(k + 1))[0].T_camera_board for k in range(len(view.others))]
         choices.append(np.stack([first, *more]))
-    best, cost = np.zeros(len(views), int), np.inf
+    trials = []
     for root in range(len(views)):
-        picks, costs = np.zeros(len(views), int), []
-        for i in range(len(views)):
-            turn = np.linalg.norm(rotation_log((B[i] @ invert(B[root]))[:3, :3]))
-            relative = choices[i] @ invert(choices[root][0])
-            off = np.abs(np.linalg.norm(rotation_log(relative[:, :3, :3]), axis=-1) - turn)
-            picks[i] = int(off.argmin()) if i != root else 0
-            costs.append(off.min() if i != root else 0.0)
-        if sum(costs) < cost:
-            best, cost = picks, sum(costs)
-    chosen = [view.read_as(int(k)) for view, k in zip(views, best, strict=True)]
-    return chosen, np.stack([choice[k] for choice, k in zip(choices, best, strict=True)])
+        offs = []
+        for b, choice in zip(B, choices, strict=True):
+            turn = np.linalg.norm(rotation_log((b @ invert(B[root]))[:3, :3]))
+            relative = choice @ invert(choices[root][0])
+            offs.append(np.abs(np.linalg.norm(rotation_log(relative[:, :3, :3]), axis=-1) - turn))
+        offs[root] = np.zeros(1)
+        trials.append((sum(off.min() for off in offs), [int(off.argmin()) for off in offs]))
+    _, picks = min(trials, key=lambda trial: trial[0])
+    chosen = [view.read_as(k) for view, k in zip(views, picks, strict=True)]
+    return chosen, np.stack([choice[k] for choice, k in zip(choices, picks, strict=True)])
 
 
 def best_fit(
@@ -61,39 +61,27 @@ def best_fit(
         reach: RMS in px of the single-view poses.
         prior: Standard deviation of each robot pose; None: the robot poses are exact.
         seed: Seed of the random subsets.
-
-    Raises:
-        InputError: The views never turn.
     """
     starts: dict[str, tuple[np.ndarray, np.ndarray]] = {}
-    faults = []
-    for name, method in (("park", park), ("kronecker", kronecker)):
-        try:
-            starts[name] = method(B, C)
-        except ValueError as error:
-            faults.append(str(error))
+    with suppress(InputError):  # views that turn little: the other closed form needs no pairs
+        starts["park"] = park(B, C)
+    starts["kronecker"] = kronecker(B, C)
     if len(views) >= 5:
         points = np.concatenate([view.points for view in views])
         half_board = np.ptp(points, axis=0)[:2].max() / 2
         marks = points.mean(0) + half_board * np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0.0]])
-        handful = robust_start(B, C, marks, seed)
-        if handful is not None:
+        if (handful := robust_start(B, C, marks, seed)) is not None:
             starts["random subsets"] = handful[1:]
-    if not starts:
-        raise InputError(faults[0])
     reached: dict[str, float] = {}
-    best: Fit | None = None
-    best_views = views
+    fits: list[tuple[Fit, list[View]]] = []
     for name, (X, Z) in starts.items():
         read = _read_again(camera, B, views, X, Z)
         fit = joint_fit(camera, B, read, X, Z, prior=prior)
         reached[name] = fit.rms
-        if best is None or np.median(fit.per_view) * fit.rms < np.median(best.per_view) * best.rms:
-            best, best_views = fit, read
+        fits.append((fit, read))
+        best, best_views = min(fits, key=lambda pair: np.median(pair[0].per_view) * pair[0].rms)
         if best.rms < NEAR * reach:
             break
-    if best is None:
-        raise InputError(faults[0])
     read = _read_again(camera, B, best_views, best.X, best.Z)
     if any(a is not b for a, b in zip(read, best_views, strict=True)):
         best, best_views = joint_fit(camera, B, read, best.X, best.Z, prior=prior), read
@@ -181,12 +169,10 @@ class HandEye:
         dropped: For each view without a pose, its name and the reason.
         covariance: (6, 6) of translation (m, parent's axes) and rotation (rad, right perturbation
             R exp(w)), from leaving out one view at a time.
-        formal: (6, 6) the same from the residuals alone; it is several times too small.
         scale: Board scale when freed, with `scale_sigma` from leaving out one view at a time.
         scale_sigma: Its standard deviation.
         scaled_rms: RMS of all points with that scale, px.
         spread: The range of motion over the views.
-        starts: RMS in px reached from each initialisation tried.
         fit: The fit itself.
         poses: The pose of each view alone.
     """
@@ -202,12 +188,10 @@ class HandEye:
     outliers: tuple[str, ...]
     dropped: tuple[str, ...]
     covariance: np.ndarray
-    formal: np.ndarray
     scale: float
     scale_sigma: float
     scaled_rms: float
     spread: Spread
-    starts: dict[str, float]
     fit: Fit
     poses: tuple[BoardPose, ...]
 
@@ -267,7 +251,7 @@ def solve_hand_eye(
         The pose with its evidence. A bad set of views gives a bad pose with large residuals, not an error.
 
     Raises:
-        InputError: Fewer than three usable views, views that never turn, or not one robot pose per view.
+        InputError: Fewer than three usable views, or not one robot pose per view.
     """
     if len(T_base_link) != len(views):
         raise InputError(f"each view needs a robot pose: got {len(views)} views and {len(T_base_link)} poses")
@@ -279,23 +263,19 @@ def solve_hand_eye(
         except ValueError as error:
             dropped.append(str(error))
     if len(kept) < MIN_VIEWS:
-        raise InputError(
-            f"hand-eye needs at least {MIN_VIEWS} usable views, better 15; got {len(kept)} of {len(views)}"
-            + (f" ({dropped[0]})" if dropped else "")
-            + ". Take more, with the board in sight and turned in every direction"
-        )
+        got = f"got {len(kept)} of {len(views)}{f' ({dropped[0]})' if dropped else ''}"
+        text = f"hand-eye needs at least {MIN_VIEWS} usable views, better 15; {got}"
+        raise InputError(f"{text}. Take more, with the board in sight and turned in every direction")
     B = chain(np.asarray(T_base_link, dtype=np.float64)[kept], mounted)
     chosen, C = read_alike(camera, B, [views[i] for i in kept], [pose.T_camera_board for pose in alone])
     reach = float(np.sqrt(np.mean([pose.rms**2 for pose in alone])))
-    fit, starts, chosen = best_fit(camera, B, chosen, C, reach, prior, seed)
+    fit, _, chosen = best_fit(camera, B, chosen, C, reach, prior, seed)
     read = {id(views[i]): pose for i, pose in zip(kept, alone, strict=True)}
     final = [read[id(view)] if id(view) in read else board_poses(camera, view)[0] for view in chosen]
     size = np.maximum(OUTLIER_PX, OUTLIER_FACTOR * np.median(fit.per_view))
     out = tuple(view.name for view, error in zip(chosen, fit.per_view, strict=True) if error > size)
     changes = leave_out(fit)
     free = joint_fit(camera, B, chosen, fit.X, fit.Z, free_scale=True, weights=fit.weights)
-    points = sum(len(view.uv) for view in chosen)
-    variance = (fit.rms**2 / 2) * points / max(points - 6, 1)
     return HandEye(
         mounted=mounted,
         X=fit.X,
@@ -308,12 +288,10 @@ def solve_hand_eye(
         outliers=out,
         dropped=tuple(dropped),
         covariance=jackknife(changes)[:6, :6],
-        formal=np.linalg.pinv(fit.H.sum(0))[:6, :6] * variance,
         scale=free.scale,
         scale_sigma=float(np.sqrt(jackknife(leave_out(free))[12, 12])),
         scaled_rms=free.rms,
         spread=spread(B, np.stack([pose.T_camera_board for pose in final])),
-        starts=starts,
         fit=fit,
         poses=tuple(final),
     )
@@ -327,8 +305,6 @@ def spread(B: np.ndarray, C: np.ndarray) -> Spread:
     turn = np.linalg.norm(w, axis=-1)
     moved = np.linalg.norm((C[j] @ invert(C)[i])[:, :3, 3], axis=-1)
     useful = turn > np.radians(3.0)
-    axes = 0.0
-    if useful.any():
-        a = w[useful] / turn[useful, None]
-        axes = float(np.linalg.eigvalsh(np.einsum("pi,pj->ij", a, a) / len(a))[0])
+    a = w[useful] / turn[useful, None]
+    axes = float(np.linalg.eigvalsh(a.T @ a / len(a))[0]) if useful.any() else 0.0
     return Spread(float(turn.max()), axes, float(np.maximum(turn, moved).min()))

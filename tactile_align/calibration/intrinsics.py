@@ -1,14 +1,15 @@
 """Intrinsics from views of a board: K, lens coefficients, their standard deviations, and the image part they cover."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, get_args
 
 import cv2
 import numpy as np
 
 from tactile_align.calibration.boards import fisheye_flag, standard_flag
-from tactile_align.calibration.camera import Camera, LensModel
+from tactile_align.calibration.camera import COEFFICIENTS, Camera, LensModel
 from tactile_align.calibration.views import BoardPose, View, board_poses, pose_slopes, slopes
 from tactile_align.errors import InputError
 from tactile_align.geometry.frames import apply
@@ -53,18 +54,16 @@ def deviations(camera: Camera, views: Sequence[View], poses: Sequence[BoardPose]
 
 def _by_number(camera: Camera, p: np.ndarray) -> np.ndarray:
     """Return d pixel / d (fx, fy, cx, cy, coefficients), (N, 2, n), by central differences."""
-    numbers = np.array([camera.K[entry] for entry in ENTRIES] + list(camera.distortion))
-    steps = np.concatenate([np.full(4, 1e-3), np.full(len(camera.distortion), 1e-5)])
     columns = []
-    for i, step in enumerate(steps):
+    for i, step in enumerate([1e-3] * 4 + [1e-5] * len(camera.distortion)):
         ends = []
         for sign in (1, -1):
-            moved = numbers.copy()
-            moved[i] += sign * step
-            K = camera.K.copy()
-            for entry, value in zip(ENTRIES, moved, strict=False):
-                K[entry] = value
-            ends.append(replace(camera, K=K, distortion=tuple(moved[4:].tolist()), valid_radius=None).pixels(p))
+            K, k = camera.K.copy(), np.array(camera.distortion)
+            if i < 4:
+                K[ENTRIES[i]] += sign * step
+            else:
+                k[i - 4] += sign * step
+            ends.append(replace(camera, K=K, distortion=tuple(k.tolist()), valid_radius=None).pixels(p))
         columns.append((ends[0] - ends[1]) / (2 * step))
     return np.stack(columns, axis=-1)
 
@@ -134,30 +133,24 @@ def calibrate_intrinsics(
         InputError: Fewer than three views, points outside the image, or views that do not determine a camera.
     """
     if len(views) < MIN_VIEWS:
-        raise InputError(
-            f"camera {name}: intrinsics need at least {MIN_VIEWS} views of the board, better 15; got {len(views)}. "
-            f"Does the board's description match its print, and is it entirely in the images?"
-        )
+        text = f"intrinsics need at least {MIN_VIEWS} views of the board, better 15; got {len(views)}"
+        raise InputError(f"camera {name}: {text}. Is the board entirely in the images, and described as printed?")
     for view in views:
         low, high = view.uv.min(0), view.uv.max(0)
         if low.min() < -0.5 or high[0] > width - 0.5 or high[1] > height - 0.5:
-            raise InputError(
-                f"{view.name}: a point at ({high[0]:.0f}, {high[1]:.0f}) lies outside the {width}x{height} image; "
-                f"are width and height swapped, or are these points of another resolution?"
-            )
+            text = f"a point at ({high[0]:.0f}, {high[1]:.0f}) lies outside the {width}x{height} image"
+            raise InputError(f"{view.name}: {text}; are width and height swapped, or is its resolution another?")
     kept, dropped = list(views), {}
     while True:
         camera, per_view = _fit(kept, width, height, model, name)
-        limit = max(OUTLIER_FACTOR * float(np.median(per_view)), OUTLIER_PX)
         worst = int(np.argmax(per_view))
-        if per_view[worst] <= limit or len(kept) <= MIN_VIEWS:
+        if per_view[worst] <= max(OUTLIER_FACTOR * np.median(per_view), OUTLIER_PX) or len(kept) <= MIN_VIEWS:
             break
-        dropped[kept[worst].name] = float(per_view[worst])
-        del kept[worst]
+        dropped[kept.pop(worst).name] = float(per_view[worst])
     counts = np.array([len(view.uv) for view in kept])
     camera = replace(camera, valid_radius=_reach(camera, kept))
     poses = [board_poses(camera, view)[0] for view in kept]
-    tilts = [_tilt(board.T_camera_board) for board in poses]
+    tilts = [float(np.arccos(np.clip(abs(board.T_camera_board[2, 2]), 0.0, 1.0))) for board in poses]
     return Intrinsics(
         camera=camera,
         rms=float(np.sqrt((per_view**2 * counts).sum() / counts.sum())),
@@ -172,39 +165,34 @@ def calibrate_intrinsics(
 
 def compare_models(views: Sequence[View], width: int, height: int, folds: int = 3) -> dict[str, float]:
     """Return by lens model the RMS in px on views it was not fitted to; a model that cannot be fitted is left out."""
-    models: tuple[LensModel, ...] = ("pinhole", "brown", "rational", "fisheye")
     result: dict[str, float] = {}
-    for model in models:
-        total, count = 0.0, 0
-        for fold in range(folds):
-            train = [view for i, view in enumerate(views) if i % folds != fold]
-            test = [view for i, view in enumerate(views) if i % folds == fold]
-            try:
-                camera, _ = _fit(train, width, height, model, model)
-                for view in test:
-                    total += board_poses(camera, view)[0].rms ** 2 * len(view.uv)
-                    count += len(view.uv)
-            except ValueError:
-                total = np.inf
-        if np.isfinite(total) and count:
-            result[model] = float(np.sqrt(total / count))
-    return result
+    for model in get_args(LensModel):
+        squares = []
+        with suppress(ValueError):
+            for fold in range(folds):
+                camera, _ = _fit([v for i, v in enumerate(views) if i % folds != fold], width, height, model, model)
+                squares += [board_poses(camera, view)[0].rms ** 2 for view in views[fold::folds]]
+            weights = [len(view.uv) for fold in range(folds) for view in views[fold::folds]]
+            result[model] = float(np.sqrt(np.average(squares, weights=weights)))
+    return {model: error for model, error in result.items() if np.isfinite(error)}
 
 
 def _fit(views: list[View], width: int, height: int, model: LensModel, name: str) -> tuple[Camera, np.ndarray]:
     try:
-        if model == "fisheye":
-            return _fit_fisheye(views, width, height, name)
-        return _fit_standard(views, width, height, model, name)
+        K, k, per_view = (_fit_fisheye if model == "fisheye" else _fit_standard)(views, (width, height), model)
     except cv2.error as error:
-        reason = str(error).strip().splitlines()[-1]
-        raise InputError(
-            f"camera {name}: these {len(views)} views do not determine a {model} camera (OpenCV: {reason}). Take views "
-            f"tilted by 20 to 45 degrees in several directions, over the whole image"
-        ) from error
+        text = f"these {len(views)} views do not determine a {model} camera ({str(error).strip().splitlines()[-1]})"
+        remedy = "Take views tilted by 20 to 45 degrees in several directions, over the whole image"
+        raise InputError(f"camera {name}: {text}. {remedy}") from error
+    K = np.array([[K[0, 0], 0.0, K[0, 2]], [0.0, K[1, 1], K[1, 2]], [0.0, 0.0, 1.0]])  # without skew
+    return Camera(name, width, height, K, model, tuple(np.ravel(k)[: COEFFICIENTS[model][-1]].tolist())), per_view
 
 
-def _fit_standard(views: list[View], width: int, height: int, model: LensModel, name: str) -> tuple[Camera, np.ndarray]:
+Solution = tuple[np.ndarray, np.ndarray, np.ndarray]
+"""K, lens coefficients, and RMS of each view, px."""
+
+
+def _fit_standard(views: list[View], image: tuple[int, int], model: LensModel) -> Solution:
     flags = {
         "pinhole": standard_flag("CALIB_ZERO_TANGENT_DIST", *(f"CALIB_FIX_K{i}" for i in range(1, 7))),
         "brown": 0,
@@ -212,28 +200,18 @@ def _fit_standard(views: list[View], width: int, height: int, model: LensModel, 
     }[model]
     points = [view.points.astype(np.float32) for view in views]
     uv = [view.uv.astype(np.float32)[:, None] for view in views]
-    out: Any = cv2.calibrateCameraExtended(points, uv, (width, height), None, None, flags=flags)  # type: ignore[call-overload]
-    _, K, k, _, _, _, _, per_view = out
-    count = {"pinhole": 0, "brown": 5, "rational": 8}[model]
-    camera = Camera(name, width, height, _without_skew(K), model, tuple(np.ravel(k)[:count].tolist()))
-    return camera, np.ravel(per_view).astype(np.float64)
+    out: Any = cv2.calibrateCameraExtended(points, uv, image, None, None, flags=flags)  # type: ignore[call-overload]
+    return out[1], out[2], np.ravel(out[-1]).astype(np.float64)
 
 
-def _fit_fisheye(views: list[View], width: int, height: int, name: str) -> tuple[Camera, np.ndarray]:
+def _fit_fisheye(views: list[View], image: tuple[int, int], model: LensModel) -> Solution:
     flags = fisheye_flag("CALIB_RECOMPUTE_EXTRINSIC", "CALIB_FIX_SKEW")
     points = [view.points[None].astype(np.float64) for view in views]
     uv = [view.uv[None].astype(np.float64) for view in views]
-    out: Any = cv2.fisheye.calibrate(points, uv, (width, height), None, None, flags=flags)  # type: ignore[call-overload]
+    out: Any = cv2.fisheye.calibrate(points, uv, image, None, None, flags=flags)  # type: ignore[call-overload]
     _, K, k, turns, shifts = out
-    per_view = []
-    for view, w, t in zip(views, turns, shifts, strict=True):
-        uv_fit, _ = cv2.fisheye.projectPoints(view.points[:, None].astype(np.float64), w, t, K, k)
-        per_view.append(np.sqrt(((uv_fit[:, 0] - view.uv) ** 2).sum(-1).mean()))
-    return Camera(name, width, height, _without_skew(K), "fisheye", tuple(np.ravel(k).tolist())), np.array(per_view)
-
-
-def _without_skew(K: np.ndarray) -> np.ndarray:
-    return np.array([[K[0, 0], 0.0, K[0, 2]], [0.0, K[1, 1], K[1, 2]], [0.0, 0.0, 1.0]])
+    fits = [cv2.fisheye.projectPoints(p, w, t, K, k)[0] for p, w, t in zip(points, turns, shifts, strict=True)]
+    return K, k, np.array([np.sqrt(((fit - at) ** 2).sum(-1).mean()) for fit, at in zip(fits, uv, strict=True)])
 
 
 def _reach(camera: Camera, views: list[View]) -> float:
@@ -247,7 +225,3 @@ def _coverage(views: list[View], width: int, height: int) -> np.ndarray:
     rows, columns = CELLS
     edges = (np.linspace(-0.5, height - 0.5, rows + 1), np.linspace(-0.5, width - 0.5, columns + 1))
     return np.histogram2d(uv[:, 1], uv[:, 0], bins=edges)[0].astype(int)
-
-
-def _tilt(T_camera_board: np.ndarray) -> float:
-    return float(np.arccos(np.clip(abs(T_camera_board[2, 2]), 0.0, 1.0)))

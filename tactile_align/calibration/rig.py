@@ -44,10 +44,8 @@ class Rig(Strict):
                         raise InputError(f"override {i}: {kind}.{name} is not in this rig")
                     unknown = set(values) - allowed
                     if unknown:
-                        raise InputError(
-                            f"override {i}: {kind}.{name}.{sorted(unknown)[0]} cannot be overridden; "
-                            f"only {', '.join(sorted(allowed))} can"
-                        )
+                        text = f"{kind}.{name}.{sorted(unknown)[0]} cannot be overridden"
+                        raise InputError(f"override {i}: {text}; only {', '.join(sorted(allowed))} can")
             self._with(override)
         return self
 
@@ -88,8 +86,7 @@ class Rig(Strict):
         Raises:
             InputError: No such camera, or a value that a rig file could not hold.
         """
-        entry = self.camera(name) if camera is None else camera
-        return self._replaced("cameras", name, entry, changes)
+        return self._replaced("cameras", name, self.camera(name) if camera is None else camera, changes)
 
     def with_sensor(self, name: str, sensor: Sensor | None = None, /, **changes: Any) -> "Rig":
         """Return the rig with another sensor under a name, or with some keys of its sensor changed.
@@ -102,8 +99,7 @@ class Rig(Strict):
         Raises:
             InputError: No such sensor, or a value that a rig file could not hold.
         """
-        entry = self.sensor(name) if sensor is None else sensor
-        return self._replaced("sensors", name, entry, changes)
+        return self._replaced("sensors", name, self.sensor(name) if sensor is None else sensor, changes)
 
     def with_gripper(self, arm: str, gripper: Gripper | None = None, /, **changes: Any) -> "Rig":
         """Return the rig with another gripper on an arm, or with some keys of its gripper changed.
@@ -149,9 +145,7 @@ class Rig(Strict):
         """
         gripper = self.arms[arm].gripper if arm in self.arms else None
         if gripper is None:
-            raise InputError(
-                f"arm '{arm}' of rig {self.name} has no gripper; give it [arms.{arm}.gripper] in the rig file"
-            )
+            raise InputError(f"arm '{arm}' of rig {self.name} has no gripper; add [arms.{arm}.gripper] to its file")
         return gripper
 
     def sensor_arm(self, sensor: str) -> str:
@@ -180,10 +174,8 @@ class Rig(Strict):
         entry = self.arms[arm]
         columns = entry.joints.columns
         if qpos.shape[-1] <= max(columns):
-            raise InputError(
-                f"arm '{arm}' reads columns {list(columns)} of qpos, but qpos has {qpos.shape[-1]} columns; "
-                f"set joints.columns in the rig file"
-            )
+            text = f"arm '{arm}' reads columns {list(columns)} of qpos, but qpos has {qpos.shape[-1]} columns"
+            raise InputError(f"{text}; set joints.columns in the rig file")
         xp = array_namespace(qpos)
         q = xp.stack([qpos[..., i] for i in columns], axis=-1)
         if entry.joints.unit == "deg":
@@ -197,14 +189,11 @@ class Rig(Strict):
         The path goes through the nearest common frame: joints do not enter between frames on one flange.
         """
         (arm_a, node_a), (arm_b, node_b) = self._frame(frame, "frame"), self._frame(target, "target")
-        hand = {"flange", "finger1", "finger2"}
-        if arm_a and arm_a == arm_b and {node_a, node_b} <= hand:
+        common = "base" if arm_a and arm_a == arm_b else "world"
+        if common == "base" and {node_a, node_b} <= {"flange", "finger1", "finger2"}:
             common = "flange"
-        else:
-            common = "base" if arm_a and arm_a == arm_b else "world"
         T_common_a = self._T_up(arm_a, node_a, common, qpos, opening)
-        T_common_b = self._T_up(arm_b, node_b, common, qpos, opening)
-        return invert(T_common_a) @ T_common_b
+        return invert(T_common_a) @ self._T_up(arm_b, node_b, common, qpos, opening)
 
     def _T_up(self, arm: str, node: str, common: str, qpos: Array, opening: Array | None) -> Array:
         """Return T_common_node for common in world, base, flange."""
@@ -214,11 +203,10 @@ class Rig(Strict):
             return identity
         entry = self.arms[arm]
         if node in ("finger1", "finger2"):
-            distances = self.gripper(arm).opening(qpos) if opening is None else opening
-            axis = np.asarray(self.gripper(arm).law.axis) * (1.0 if node == "finger1" else -1.0)
-            distance = distances[..., 0 if node == "finger1" else 1, None]
-            shift = distance * xp.asarray(axis, dtype=qpos.dtype, device=qpos.device)
-            T = pose(identity[..., :3, :3], shift)
+            gripper, finger = self.gripper(arm), ("finger1", "finger2").index(node)
+            distances = gripper.opening(qpos) if opening is None else opening
+            axis = xp.asarray(np.asarray(gripper.law.axis) * (1.0 - 2 * finger), dtype=qpos.dtype, device=qpos.device)
+            T = pose(identity[..., :3, :3], distances[..., finger, None] * axis)
             return T if common == "flange" else self._T_up(arm, "flange", common, qpos, opening) @ T
         if node == "base":
             T = identity
@@ -253,11 +241,8 @@ class Rig(Strict):
         return T_camera_parent @ T_frames @ T_parent_sensor
 
 
-_OVERRIDABLE = {
-    "arms": {"translation_m", "quat_wxyz", "matrix"},
-    "cameras": {"translation_m", "quat_wxyz", "matrix", "image_map", "delay_s"},
-    "sensors": {"translation_m", "quat_wxyz", "matrix"},
-}
+_POSE = {"translation_m", "quat_wxyz", "matrix"}
+_OVERRIDABLE = {"arms": _POSE, "cameras": _POSE | {"image_map", "delay_s"}, "sensors": _POSE}
 
 
 def _changed(entry: Mount, changes: dict[str, Any]) -> dict[str, Any]:

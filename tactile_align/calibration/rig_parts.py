@@ -19,6 +19,7 @@ from tactile_align.kinematics.arm import Arm, load_arm
 from tactile_align.kinematics.gripper import Gripper
 
 Vector = tuple[float, float, float]
+Side = Annotated[float, Field(ge=0.0, lt=0.5)]
 
 
 class Checked(Strict):
@@ -56,18 +57,17 @@ class Mount(Checked):
     def _read_matrix(cls, data: Any) -> Any:
         if not isinstance(data, dict) or "matrix" not in data:
             return data
-        data = dict(data)
         if "translation_m" in data or "quat_wxyz" in data:
             raise InputError("give either matrix or translation_m with quat_wxyz, not both")
-        T = np.asarray(data.pop("matrix"), dtype=np.float64)
+        T = np.asarray(data["matrix"], dtype=np.float64)
         if T.shape != (4, 4) or abs(T[3] - [0, 0, 0, 1]).max() > 0:
             raise InputError(f"matrix must be a 4x4 T_parent_this with last row 0 0 0 1; got shape {T.shape}")
         fault = rotation_fault(T[:3, :3])
         if fault is not None:
             raise InputError(f"`matrix` does not contain a rotation: {fault}. Correct it in the file")
-        data["translation_m"] = tuple(T[:3, 3].tolist())
-        data["quat_wxyz"] = tuple(quaternion_from_rotation(T[:3, :3]).tolist())
-        return data
+        entry = {key: value for key, value in data.items() if key != "matrix"}
+        quat = tuple(quaternion_from_rotation(T[:3, :3]).tolist())
+        return {**entry, "translation_m": tuple(T[:3, 3].tolist()), "quat_wxyz": quat}
 
     @model_validator(mode="after")
     def _pose_is_plausible(self) -> "Mount":
@@ -76,7 +76,7 @@ class Mount(Checked):
             raise InputError(f"quat_wxyz must have norm 1 (w first); got {list(self.quat_wxyz)} with norm {norm:.6g}")
         if not np.abs(self.translation_m).max() < 10.0:
             raise InputError(
-                f"translation_m = {list(self.translation_m)} reaches beyond 10 m; are these millimetres? Use metres"
+                f"translation_m = {list(self.translation_m)} reaches beyond 10 m; are these mm? Use metres"
             )
         return self
 
@@ -91,11 +91,7 @@ class Solid(Checked):
     """A box in the sensor frame."""
 
     center_m: Vector
-    size_m: tuple[
-        Annotated[float, Field(ge=0.0, lt=0.5)],
-        Annotated[float, Field(ge=0.0, lt=0.5)],
-        Annotated[float, Field(ge=0.0, lt=0.5)],
-    ]
+    size_m: tuple[Side, Side, Side]
 
     @cached_property
     def corners(self) -> np.ndarray:
@@ -150,7 +146,7 @@ class RigArm(Mount):
             raise InputError(f"the parent of an arm must be 'world'; got '{self.parent}'")
         if len(self.joints.columns) != self.arm.dof:
             raise InputError(
-                f"{self.model} has {self.arm.dof} joints but joints.columns lists {len(self.joints.columns)}"
+                f"{self.model} has {self.arm.dof} joints, joints.columns {len(self.joints.columns)} entries"
             )
         return self
 
@@ -219,15 +215,11 @@ class RigCamera(Lens, Mount):
     def _intrinsics_fit_the_image(self) -> "RigCamera":
         (fx, _, cx), (_, fy, cy), _ = self.K
         if not (0 <= cx <= self.width and 0 <= cy <= self.height):
-            raise InputError(
-                f"K's principal point ({cx:g}, {cy:g}) lies outside the raw {self.width}x{self.height} "
-                f"image. K must belong to width x height BEFORE image_map; are width and height swapped, or "
-                f"is K of another resolution?"
-            )
+            text = f"K's principal point ({cx:g}, {cy:g}) lies outside the raw {self.width}x{self.height} image"
+            remedy = "are width and height swapped, or is K of another resolution?"
+            raise InputError(f"{text}. K must belong to width x height BEFORE image_map; {remedy}")
         if not (fx > 0 and fy > 0 and 0.5 < fx / fy < 2.0):
-            raise InputError(
-                f"K's focal lengths fx = {fx:g}, fy = {fy:g} must be positive and alike; turns go in image_map"
-            )
+            raise InputError(f"K's fx = {fx:g} and fy = {fy:g} must be positive and alike; turns go in image_map")
         _ = self.stored
         return self
 

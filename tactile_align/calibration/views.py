@@ -64,21 +64,22 @@ def slopes(camera: Camera, p: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """
     uv, valid = camera.project(p)
     safe = np.where(valid[:, None], p, [0.0, 0.0, 1.0])
-    x, y, z = safe[:, 0] / safe[:, 2], safe[:, 1] / safe[:, 2], safe[:, 2]
+    x, y, z = safe[:, 0] / safe[:, 2], safe[:, 1] / safe[:, 2], safe[:, 2, None]
     h = 1e-6
-    du_dx, dv_dx = ((b - a) / (2 * h) for a, b in zip(camera.uv(x - h, y), camera.uv(x + h, y), strict=True))
-    du_dy, dv_dy = ((b - a) / (2 * h) for a, b in zip(camera.uv(x, y - h), camera.uv(x, y + h), strict=True))
-    J = np.empty((len(p), 2, 3))
-    for row, (dx, dy) in enumerate(((du_dx, du_dy), (dv_dx, dv_dy))):
-        J[:, row, 0], J[:, row, 1] = dx / z, dy / z
-        J[:, row, 2] = -(dx * x + dy * y) / z
-    return uv, J
+    dx = (np.stack(camera.uv(x + h, y), axis=-1) - np.stack(camera.uv(x - h, y), axis=-1)) / (2 * h)
+    dy = (np.stack(camera.uv(x, y + h), axis=-1) - np.stack(camera.uv(x, y - h), axis=-1)) / (2 * h)
+    return uv, np.stack([dx / z, dy / z, -(dx * x[:, None] + dy * y[:, None]) / z], axis=-1)
 
 
 def pose_slopes(T_camera_board: np.ndarray, points: np.ndarray, J: np.ndarray) -> np.ndarray:
     """Return d pixel / d pose, (2 N, 6): translation, then w of R exp(w), of N points with `slopes` J (N, 2, 3)."""
     turn = -T_camera_board[:3, :3] @ skew(points)
     return np.asarray((J @ np.concatenate([np.broadcast_to(np.eye(3), turn.shape), turn], axis=-1)).reshape(-1, 6))
+
+
+def moved(T: np.ndarray, step: np.ndarray) -> np.ndarray:
+    """Return a pose (4, 4) moved by six numbers: translation, then w of R exp(w)."""
+    return np.asarray(pose(T[:3, :3] @ rotation_exp(step[3:]), T[:3, 3] + step[:3]))
 
 
 def rms(camera: Camera, T_camera_board: np.ndarray, view: View) -> float:
@@ -101,10 +102,8 @@ def board_poses(camera: Camera, view: View) -> list[BoardPose]:
     rays = camera.unproject(view.uv, np.ones(len(view.uv)))
     good = np.isfinite(rays).all(-1)
     if good.sum() < 4:
-        raise InputError(
-            f"{view.name}: only {good.sum()} of {len(good)} points lie inside the lens model of camera "
-            f"{camera.name}; a pose needs 4. Does K belong to these images?"
-        )
+        got = f"only {good.sum()} of {len(good)} points lie inside the lens model of camera {camera.name}"
+        raise InputError(f"{view.name}: {got}; a pose needs 4. Does K belong to these images?")
     points, uv = view.points[good], rays[good, :2]
     starts: list[np.ndarray] = []
     centre = points.mean(0)
@@ -142,16 +141,12 @@ def _refine(camera: Camera, T: np.ndarray, view: View, steps: int = 15) -> Board
         G = pose_slopes(T, view.points, J)
         H, g = G.T @ G, G.T @ r
         step = np.linalg.solve(H + damping * np.diag(np.diag(H)), -g)
-        moved = pose(T[:3, :3] @ rotation_exp(step[3:]), T[:3, 3] + step[:3])
-        error = rms(camera, moved, view)
-        if error < best:
-            gain, T, best, damping = best - error, moved, error, damping / 10
-            if gain < 1e-6 * best:
-                break
-        else:
-            damping *= 10
-            if damping > 1e4:
-                break
+        trial = moved(T, step)
+        error = rms(camera, trial, view)
+        gain = best - error
+        T, best, damping = (trial, error, damping / 10) if gain > 0 else (T, best, damping * 10)
+        if 0 < gain < 1e-6 * best or damping > 1e4:
+            break
     return BoardPose(T, best)
 
 
@@ -178,9 +173,7 @@ def read_points(path: Path, board: Board) -> dict[str, View]:
         if not (0 <= entry[0] < len(board.points) and np.isfinite(entry[1:]).all()):
             raise InputError(f"{path}: line {line}: id must be below {len(board.points)} and u, v finite; got {entry}")
         by_view.setdefault(view, []).append(entry)
-    out = {}
-    for name, entries in by_view.items():
-        ids = np.array([entry[0] for entry in entries])
-        readings = [board.points[turn[ids]] for turn in board.turns]
-        out[name] = View(name, readings[0], np.array([entry[1:] for entry in entries]), tuple(readings[1:]))
-    return out
+    points = {name: np.array(entries) for name, entries in by_view.items()}
+    return {
+        name: View.of(name, board, Detection(array[:, 0].astype(int), array[:, 1:])) for name, array in points.items()
+    }

@@ -152,7 +152,7 @@ def skewed() -> dict[str, Any]:
     [
         (mirrored(), r"cameras\.left_wrist: .*matrix.*determinant is -1\.000: a mirror image"),
         (skewed(), r"cameras\.left_wrist: .*matrix.*not orthonormal"),
-        (edit("cameras.left_wrist.translation_m", [85.0, 18.0, 35.0]), r"left_wrist.*millimetres\? Use metres"),
+        (edit("cameras.left_wrist.translation_m", [85.0, 18.0, 35.0]), r"left_wrist.*Use metres"),
         (edit("cameras.left_wrist.quat_wxyz", [1.0, 1.0, 0, 0]), r"left_wrist.*norm 1 \(w first\).*1\.41421"),
         (
             edit("cameras.left_wrist.colour", "bgr"),
@@ -179,7 +179,7 @@ def skewed() -> dict[str, Any]:
         (edit("camera", {}), r"camera: unknown key; did you mean 'cameras'\?"),
         (edit("arms.left.gripper.law.open_mm", 45), r"open_mm: unknown key; did you mean 'open_m'\?"),
         (edit("sensors.tactile1.body.0.sizes_m", 1), r"body\.0\.sizes_m: unknown key; did you mean 'size_m'\?"),
-        (edit("arms.left.joints.columns", [0, 1, 2, 3, 4]), "nova2 has 6 joints but joints.columns lists 5"),
+        (edit("arms.left.joints.columns", [0, 1, 2, 3, 4]), "nova2 has 6 joints, joints.columns 5"),
         (edit("arms.left.tip", "link6"), r"arms\.left: nova2: base and tip choose a chain in a URDF"),
         (edit("arms.left.joints.unit", "degree"), r"arms\.left\.joints\.unit"),
         (edit("arms.left.gripper.reading", ...), r"arms\.left\.gripper\.reading: Field required"),
