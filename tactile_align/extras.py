@@ -22,7 +22,5 @@ def need(module: str, purpose: str, library: str, extra: str, instead: str = "")
     try:
         return import_module(module)
     except ModuleNotFoundError as error:
-        raise MissingExtra(
-            f"{purpose} needs {library}, which is not installed here. Install it with: "
-            f"pip install 'tactile-align[{extra}]'{f'; {instead}' if instead else ''}"
-        ) from error
+        command = f"pip install 'tactile-align[{extra}]'{f'; {instead}' if instead else ''}"
+        raise MissingExtra(f"{purpose} needs {library}, which is not installed. Install it with: {command}") from error

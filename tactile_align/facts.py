@@ -56,17 +56,14 @@ def read_fact(kind: Kind, name_or_path: str | Path) -> tuple[dict[str, Any], str
     if text.endswith(".toml"):
         path = Path(text)
         if not path.is_file():
-            raise FactError(
-                f"{text}: no such file. Needed: {WHAT[kind]}, or one that ships: {', '.join(fact_names(kind))}"
-            )
+            names = ", ".join(fact_names(kind))
+            raise FactError(f"{text}: no such file. Needed: {WHAT[kind]}, or one that ships: {names}")
         raw, source = path.read_bytes(), text
     else:
         entry = fact_folder(kind) / f"{text}.toml"
         if text not in fact_names(kind):
-            raise FactError(
-                f"no {kind} fact is called '{text}'. Shipped: {', '.join(fact_names(kind))}. "
-                f"For your own file give its path, ending in .toml."
-            )
+            names = ", ".join(fact_names(kind))
+            raise FactError(f"no {kind} fact is called '{text}'. Shipped: {names}. Or give the path of a .toml file")
         raw, source = entry.read_bytes(), f"{kind}/{text}.toml"
     try:
         return tomllib.loads(raw.decode("utf-8")), source

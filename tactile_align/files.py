@@ -43,11 +43,7 @@ def read_json(path: Path, remedy: str = "Copy it again") -> Any:
         InputError: The file is not JSON.
         OSError: The file cannot be read.
     """
-    text = read_text(path)
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: not valid JSON ({error}). {remedy}") from error
+    return _parsed(path, "JSON", json.loads, remedy)
 
 
 def read_toml(path: Path, remedy: str = "Correct it") -> dict[str, Any]:
@@ -57,11 +53,16 @@ def read_toml(path: Path, remedy: str = "Correct it") -> dict[str, Any]:
         InputError: The file is not TOML.
         OSError: The file cannot be read.
     """
+    data: dict[str, Any] = _parsed(path, "TOML", tomllib.loads, remedy)
+    return data
+
+
+def _parsed(path: Path, form: str, loads: Callable[[str], Any], remedy: str) -> Any:
     text = read_text(path)
     try:
-        return tomllib.loads(text)
+        return loads(text)
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: not valid TOML ({error}). {remedy}") from error
+        raise InputError(f"{path}: not valid {form} ({error}). {remedy}") from error
 
 
 def read_csv(path: Path) -> list[tuple[int, list[str]]]:
@@ -89,9 +90,8 @@ def read_npz(path: Path, remedy: str = "Copy it again") -> dict[str, np.ndarray]
         with zipfile.ZipFile(path), np.load(path, allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}
     except (ValueError, KeyError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
-        raise InputError(
-            f"{path}: needed a whole .npz file of plain arrays; the file is damaged ({error}). {remedy}"
-        ) from error
+        text = f"needed a whole .npz file of plain arrays; the file is damaged ({error})"
+        raise InputError(f"{path}: {text}. {remedy}") from error
 
 
 def part_of(path: Path) -> Path:

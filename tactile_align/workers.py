@@ -31,10 +31,9 @@ def in_processes(
         try:
             yield from pool.map(work, jobs)
         except BrokenProcessPool as error:
-            raise ChildProcessError(
-                f"one of {processes} processes was ended from outside, most likely because memory ran out. "
-                f"Finished work is kept: repeat the command with fewer processes"
-            ) from error
+            text = f"one of {processes} processes was ended from outside, most likely because memory ran out"
+            remedy = "Finished work is kept: repeat the command with fewer processes"
+            raise ChildProcessError(f"{text}. {remedy}") from error
 
 
 def _begin(start: Callable[[], None] | None) -> None:

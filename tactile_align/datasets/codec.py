@@ -6,6 +6,7 @@ recorder gave RGB to an encoder that expects BGR (OpenCV). Decoded frames are al
 
 import struct
 from collections.abc import Iterator
+from functools import cache
 
 import cv2
 import numpy as np
@@ -16,17 +17,6 @@ from tactile_align.errors import InputError
 
 PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 JPEG_MAGIC = b"\xff\xd8\xff"
-# The luminance table of ITU-T T.81, K.1, which libjpeg and nearly every other encoder scale by the quality.
-LUMINANCE = (
-    (16, 11, 10, 16, 24, 40, 51, 61),
-    (12, 12, 14, 19, 26, 58, 60, 55),
-    (14, 13, 16, 24, 40, 57, 69, 56),
-    (14, 17, 22, 29, 51, 87, 80, 62),
-    (18, 22, 37, 56, 68, 109, 103, 77),
-    (24, 35, 55, 64, 81, 104, 113, 92),
-    (49, 64, 78, 87, 103, 121, 120, 101),
-    (72, 92, 95, 98, 112, 100, 103, 99),
-)
 MAX_PIXELS = 2**25  # claimed by a header: 33 megapixels, well above any camera on a robot
 
 
@@ -53,10 +43,9 @@ def width_height(data: np.ndarray | bytes) -> tuple[int, int]:
         InputError: The header is damaged, or claims more than MAX_PIXELS.
     """
     if codec_of(data) == "png":
-        head = bytes(data[:24])
-        if len(head) < 24:
+        if len(data) < 24:
             raise InputError("is a PNG that ends within its header")
-        width, height = struct.unpack(">II", head[16:24])
+        width, height = struct.unpack(">II", bytes(data[16:24]))
     else:
         try:
             height, width, _, _ = simplejpeg.decode_jpeg_header(data)
@@ -80,7 +69,7 @@ def jpeg_quality(data: np.ndarray | bytes) -> int | None:
         return None
     for number, table in _quantisation_tables(bytes(data)):
         if number == 0:
-            return int(np.abs(_TABLES - table).sum(axis=1).argmin()) + 1
+            return int(np.abs(_tables_by_quality() - table).sum(axis=1).argmin()) + 1
     return None
 
 
@@ -101,17 +90,11 @@ def _quantisation_tables(text: bytes) -> Iterator[tuple[int, np.ndarray]]:
             inside += 1 + size
 
 
+@cache
 def _tables_by_quality() -> np.ndarray:
-    """Return libjpeg's luminance tables for quality 1 to 100, (100, 64), in zigzag order."""
-    places = [(row, column) for row in range(8) for column in range(8)]
-    places.sort(key=lambda place: (sum(place), place[sum(place) % 2 == 0]))
-    base = np.array([LUMINANCE[row][column] for row, column in places])
-    quality = np.arange(1, 101)
-    scale = np.where(quality < 50, 5000 // quality, 200 - 2 * quality)
-    return np.clip((base * scale[:, None] + 50) // 100, 1, 255)
-
-
-_TABLES = _tables_by_quality()
+    """Return libjpeg's luminance tables for quality 1 to 100, (100, 64), in zigzag order, as libjpeg writes them."""
+    frames = (encode_jpeg(np.zeros((8, 8, 3), np.uint8), quality) for quality in range(1, 101))
+    return np.stack([dict(_quantisation_tables(frame))[0] for frame in frames])
 
 
 def decode(data: np.ndarray | bytes, order: Channels = "rgb", at_least: tuple[int, int] | None = None) -> np.ndarray:

@@ -180,9 +180,8 @@ class Episode:
         try:
             return codec.without_padding(row)
         except ValueError as cause:
-            raise hdf5.fault(
-                "frame", self.path, stream.key, f"{cause}; mend it with: tactile-align repair", t
-            ) from cause
+            text = f"{cause}; mend it with: tactile-align repair"
+            raise hdf5.fault("frame", self.path, stream.key, text, t) from cause
 
     def depth_image(self, name: str, t: int) -> np.ndarray:
         """Return depth frame t as stored: shape, dtype and unit are the recorder's."""
@@ -217,7 +216,6 @@ def _fps(attributes: dict[str, Any], layout: Layout, path: Path, contents: Found
         return layout.fps
     if isinstance(stated, (int, float)) and np.isfinite(stated) and stated > 0:
         return float(stated)
-    contents.faults.append(
-        Fault("attribute", path, "", f"has the attribute fps = {stated!r}; frames a second must be > 0")
-    )
+    text = f"has the attribute fps = {stated!r}; frames a second must be > 0"
+    contents.faults.append(Fault("attribute", path, "", text))
     return None

@@ -151,9 +151,8 @@ def dataset(root: h5py.Group, key: str, file: Path) -> h5py.Dataset | None:
         return None
     key = full_name(root, key)
     if not isinstance(data, h5py.Dataset):
-        raise fault(
-            "group-instead-of-data", file, key, "must be a dataset; it is a group. Is the layout the right one?"
-        )
+        text = "must be a dataset; it is a group. Is the layout the right one?"
+        raise fault("group-instead-of-data", file, key, text)
     with reading(file, key):
         virtual, external, chunks = data.is_virtual, data.external, data.chunks
         plist = data.id.get_create_plist()
@@ -200,21 +199,15 @@ def read_row(data: h5py.Dataset, row: int, file: Path, key: str) -> np.ndarray:
     Raises:
         EpisodeError: A row of variable length claims more than MAX_FRAME_BYTES, or HDF5 cannot read it.
     """
-    if h5py.check_vlen_dtype(data.dtype) is not None:
-        _require_modest(data, row, file, key)
-    with reading(file, key, row):
-        return np.asarray(data[row])
-
-
-def _require_modest(data: h5py.Dataset, row: int, file: Path, key: str) -> None:
     with reading(file, key, row):
         try:
-            claimed = claimed_bytes(data, row)
+            claimed = 0 if h5py.check_vlen_dtype(data.dtype) is None else claimed_bytes(data, row)
         except ValueError as cause:
             raise fault("unreadable", file, key, str(cause), row) from cause
-    if claimed > MAX_FRAME_BYTES:
-        text = f"claims {claimed:,} bytes, at most {MAX_FRAME_BYTES:,} are read; cut it out with: tactile-align repair"
-        raise fault("huge", file, key, text, row)
+        if claimed > MAX_FRAME_BYTES:
+            text = f"claims {claimed:,} bytes, at most {MAX_FRAME_BYTES:,} are read"
+            raise fault("huge", file, key, f"{text}; cut it out with: tactile-align repair", row)
+        return np.asarray(data[row])
 
 
 def byte_count(shape: tuple[int, ...], itemsize: int) -> int:

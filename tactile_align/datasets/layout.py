@@ -161,10 +161,8 @@ def load_layout(name_or_path: str | Path) -> Layout:
         InputError: A key is unknown, missing or of the wrong type, and named; or the argument is not a name or path.
     """
     if not isinstance(name_or_path, (str, Path)):
-        raise InputError(
-            f"a layout is given by its name or the path of its file; got a {type(name_or_path).__name__} object. Give "
-            f"the name or path that it was loaded from"
-        )
+        text = f"a layout is given by its name or the path of its file; got a {type(name_or_path).__name__} object"
+        raise InputError(f"{text}. Give the name or path that it was loaded from")
     if str(name_or_path).endswith(".toml"):
         return _read(name_or_path)  # anew each time: a lab may be editing it
     return _shipped(str(name_or_path))

@@ -66,14 +66,19 @@ def frozen(episode: Episode, name: str, same: np.ndarray) -> list[Fault]:
     if name in episode.sensors:
         return []  # a gel at rest may give equal frames
     moving = np.abs(np.diff(episode.qpos, axis=0)).max(axis=1) > MOVING
-    edges = np.flatnonzero(np.diff(np.concatenate(([False], same & moving, [False])).astype(int)))
-    runs = [(int(a), int(b)) for a, b in edges.reshape(-1, 2) if b - a >= FROZEN_STEPS]
+    runs = true_runs(same & moving, FROZEN_STEPS)
     if not runs:
         return []
     first, last = max(runs, key=lambda run: run[1] - run[0])
     steps = sum(b - a for a, b in runs)
     text = f"stands still to row {last} while the arm moves ({steps} such steps in all); cut it: tactile-align trim"
     return [Fault("frozen", episode.path, stream.key, text, first)]
+
+
+def true_runs(flags: np.ndarray, least: int) -> list[tuple[int, int]]:
+    """Return (first, end) of each run of true entries of (T,) flags that is at least `least` long."""
+    edges = np.flatnonzero(np.diff(np.concatenate(([0], flags.astype(int), [0]))))
+    return [(int(a), int(b)) for a, b in edges.reshape(-1, 2) if b - a >= least]
 
 
 def dead_joints(episode: Episode) -> tuple[list[Fault], list[str]]:
@@ -102,12 +107,10 @@ def swapped_touch(episode: Episode, looks: dict[str, Look]) -> list[Fault]:
     for sensor in episode.sensors:
         for camera in episode.cameras:
             touch, scene = looks[sensor], looks[camera]
-            busier = touch.motion.mean() > scene.motion.mean() if len(touch.at) > 1 else False
+            busier = len(touch.at) > 1 and touch.motion.mean() > scene.motion.mean()
             if touch.texture > 1.5 * scene.texture and busier:
-                text = (
-                    f"looks like a scene and {camera} like a touch (fine structure {touch.texture:.1f} against "
-                    f"{scene.texture:.1f} grey levels, and more motion); are the two streams exchanged?"
-                )
+                got = f"fine structure {touch.texture:.1f} against {scene.texture:.1f} grey levels, and more motion"
+                text = f"looks like a scene and {camera} like a touch ({got}); are the two streams exchanged?"
                 faults.append(Fault("swapped-touch", episode.path, episode.stream(sensor).key, text))
     return faults
 
@@ -117,27 +120,20 @@ def swapped_arms(episode: Episode, looks: dict[str, Look]) -> list[Fault]:
     left = [name for name in episode.cameras if "left" in name]
     right = [name for name in episode.cameras if "right" in name]
     width = episode.qpos.shape[1]
-    if len(left) != 1 or len(right) != 1 or width % 2:
+    if len(left) != 1 or len(right) != 1 or width % 2 or len(looks[left[0]].at) < 20:
         return []
     at = looks[left[0]].at
-    if len(at) < 20:
-        return []
     turned = np.abs(np.diff(episode.qpos[at], axis=0))
     speed = {"left": turned[:, : width // 2].sum(axis=1), "right": turned[:, width // 2 :].sum(axis=1)}
-    if min(s.std() for s in speed.values()) < 1e-6:
-        return []
     motion = {"left": looks[left[0]].motion, "right": looks[right[0]].motion}
-    if min(m.std() for m in motion.values()) < 1e-6:
+    if min(values.std() for values in (*speed.values(), *motion.values())) < 1e-6:
         return []
     r = {(a, b): float(np.corrcoef(motion[a], speed[b])[0, 1]) for a in motion for b in speed}
     crossed = min(r["left", "right"] - r["left", "left"], r["right", "left"] - r["right", "right"])
     if crossed < 0.3:
         return []
-    text = (
-        f"moves with the right arm's joints (correlation {r['left', 'right']:.2f}, with the left arm's "
-        f"{r['left', 'left']:.2f}), and {right[0]} with the left arm's; are the arms or the cameras "
-        f"exchanged?"
-    )
+    text = f"moves with the right arm's joints (r = {r['left', 'right']:.2f}, left {r['left', 'left']:.2f})"
+    text += f", and {right[0]} with the left arm's; are the arms or the cameras exchanged?"
     return [Fault("swapped-arms", episode.path, episode.stream(left[0]).key, text)]
 
 
@@ -152,10 +148,10 @@ def colours(episode: Episode, looks: dict[str, Look]) -> list[str]:
         as_is = float(np.minimum(_histogram(looks[name].thumbs), theirs).sum())
         turned = float(np.minimum(_histogram(looks[name].thumbs[..., ::-1]), theirs).sum())
         if turned > as_is + 0.15:
-            remarks.append(
-                f"{name} shares {turned:.0%} of its colours with the other cameras when red and blue are "
-                f"exchanged and {as_is:.0%} as stated; look at a frame, and set channels.streams in the layout if wrong"
+            text = (
+                f"{turned:.0%} of its colours with the other cameras with red and blue exchanged, {as_is:.0%} as stated"
             )
+            remarks.append(f"{name} shares {text}; look at a frame, and set channels.streams in the layout if wrong")
     return remarks
 
 

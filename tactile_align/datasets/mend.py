@@ -13,6 +13,7 @@ from tactile_align.datasets.convert import other_arrays
 from tactile_align.datasets.episodes import read_attributes
 from tactile_align.datasets.handles import open_file
 from tactile_align.datasets.layout import Layout
+from tactile_align.datasets.looks import true_runs
 from tactile_align.datasets.refs import EpisodeRef, locate, parse_ref
 from tactile_align.datasets.streams import Found, frame_places, kind_of, state_array
 from tactile_align.datasets.writer import ABOUT_STORAGE, write_episode
@@ -56,10 +57,8 @@ def trim_episode(
         source = _Source(file, where, layout)
         end = source.shortest if to is None else to
         if not 0 <= start < end <= source.shortest:
-            raise InputError(
-                f"{source.ref}: rows {start} to {end} cannot be cut out; its shortest stream has "
-                f"{source.shortest} rows, so 0 <= start < to <= {source.shortest} is needed"
-            )
+            text = f"rows {start} to {end} cannot be cut out; its shortest stream has {source.shortest} rows"
+            raise InputError(f"{source.ref}: {text}, so 0 <= start < to <= {source.shortest} is needed")
         return source.write(Path(out), start, end, overwrite)
 
 
@@ -84,26 +83,19 @@ def repair_episode(
     with open_file(parse_ref(where).path) as file:
         source = _Source(file, where, layout)
         damage = source.damage()
-        sound = np.ones(source.shortest, bool)
-        for fault in damage:
-            if fault.row is not None and fault.row < len(sound):
-                sound[fault.row] = False
-        edges = np.flatnonzero(np.diff(np.concatenate(([0], sound.astype(int), [0]))))
-        runs = [(int(a), int(b)) for a, b in edges.reshape(-1, 2) if b - a >= min_steps]
+        damaged = {fault.row for fault in damage if fault.row is not None}
+        runs = true_runs(~np.isin(np.arange(source.shortest), list(damaged)), min_steps)
         if not runs:
-            rows = len({fault.row for fault in damage})
+            rows = len(damaged)
             text = f"no sound stretch of {min_steps} steps remains of {source.shortest}; {rows} rows are damaged"
             raise InputError(f"{source.ref}: {text}. Record it again, or allow shorter ones with min_steps")
-        names = [target] if len(runs) == 1 else [_part(target, i) for i in range(len(runs))]
+        parts = [target.with_name(f"{target.stem}_part{i}{target.suffix}") for i in range(len(runs))]
+        names = [target] if len(runs) == 1 else parts
         taken = [name for name in names if name.exists() and not overwrite]
         if taken:
             raise FileExistsError(f"{taken[0]} exists; give another name, or overwrite=True to replace it")
         paths = [source.write(name, a, b, overwrite) for name, (a, b) in zip(names, runs, strict=True)]
     return Mended(tuple(paths), tuple(damage))
-
-
-def _part(target: Path, number: int) -> Path:
-    return target.with_name(f"{target.stem}_part{number}{target.suffix}")
 
 
 class _Source:
@@ -113,10 +105,8 @@ class _Source:
         self.ref, self.layout, group = locate(file, where, layout)
         self.path = self.ref.path
         _refuse_unwritable(self.layout, self.path)
-        self.state = {
-            name: state_array(group, keys, self.path, needed, finite=False)
-            for name, keys, needed in self.layout.state.arrays
-        }
+        arrays = self.layout.state.arrays
+        self.state = {name: state_array(group, keys, self.path, need, finite=False) for name, keys, need in arrays}
         contents = Found()
         self.places = frame_places(group, self.layout, self.path, contents)
         self.frames = {name: self._frames(group, key, role) for role, name, key in self.places}
@@ -140,10 +130,8 @@ class _Source:
         faults = []
         for name, keys, _ in self.layout.state.arrays:
             values = self.state[name]
-            finite = np.ones(0, bool) if values is None else np.isfinite(values).all(axis=1)
-            faults += [
-                Fault("non-finite", self.path, keys[0], "is not finite", int(row)) for row in np.flatnonzero(~finite)
-            ]
+            rows = [] if values is None else np.flatnonzero(~np.isfinite(values).all(axis=1)).tolist()
+            faults += [Fault("non-finite", self.path, keys[0], "is not finite", row) for row in rows]
         for role, name, key in self.places:
             data = self.frames[name]
             if role == "depth" or kind_of(data) == "raw":
@@ -171,14 +159,15 @@ class _Source:
         for role, name, key in self.places:
             data = self.frames[name]
             roles[role][name] = data[start:end] if role == "depth" else self._rows(data, name, key, start, end)
-        state = {name: None if array is None else array[start:end] for name, array in self.state.items()}
         extra = {key: hdf5.read_low_dim(data, self.path, key) for key, data in self.others.items()}
         rows = self.longest_state
+        qpos, action = (_there(self.state[name])[start:end] for name in ("qpos", "action"))
+        qvel = self.state["qvel"]
         return write_episode(
             out,
-            qpos=_there(state["qpos"]),
-            action=_there(state["action"]),
-            qvel=state["qvel"],
+            qpos=qpos,
+            action=action,
+            qvel=None if qvel is None else qvel[start:end],
             images=roles["camera"],
             touches=roles["touch"],
             depth=roles["depth"],
@@ -207,13 +196,10 @@ def _refuse_unwritable(layout: Layout, path: Path) -> None:
     split = next((keys for keys in (layout.state.qpos, layout.state.action) if len(keys) > 1), None)
     if split is None and layout.writable:
         return
-    why = "which can only be read (writable = false)"
-    if split is not None:
-        why = f"which joins {' and '.join(split)} into one array: they can be read, but not written separately"
-    text = (
-        f"is of layout {layout.name}, {why}; convert it first: tactile-align convert {path.name} FOLDER --to xtrainer"
-    )
-    raise hdf5.fault("layout", path, layout.episode_group, f"{text}, or another layout that can be written")
+    joined = f"joins {' and '.join(split or ())} into one array: they can be read, but not written separately"
+    text = f"is of layout {layout.name}, which {joined if split else 'can only be read (writable = false)'}"
+    remedy = f"convert it first: tactile-align convert {path.name} FOLDER --to xtrainer, or to another writable layout"
+    raise hdf5.fault("layout", path, layout.episode_group, f"{text}; {remedy}")
 
 
 def _there(array: np.ndarray | None) -> np.ndarray:

@@ -39,11 +39,9 @@ def guess_layout(file: h5py.File, path: Path, group: str | None = None) -> Layou
     Raises:
         EpisodeError: No layout fits, or several fit that read the file differently; names them and why.
     """
-    layouts = all_layouts()
-    stated = _stated(file)
-    for layout in layouts:
-        if layout.name == stated:
-            return layout
+    layouts, stated = all_layouts(), _stated(file)
+    if named := [layout for layout in layouts if layout.name == stated]:
+        return named[0]
     fits = {layout.name: how_it_fits(file, layout, path, group) for layout in layouts}
     fitting = [layout for layout in layouts if fits[layout.name].well]
     if not fitting:
@@ -51,18 +49,12 @@ def guess_layout(file: h5py.File, path: Path, group: str | None = None) -> Layou
         if near:
             return near[0]
         because = "; ".join(f"{name}: {fit.why}" for name, fit in fits.items())
-        text = (
-            f"fits no known layout ({because}). Name one with --layout (in Python layout=), or describe yours in a "
-            "TOML file: datasets/README.md"
-        )
-        raise hdf5.fault("layout", path, "", text)
+        remedy = "Name one with --layout (in Python layout=), or describe yours in a TOML file: datasets/README.md"
+        raise hdf5.fault("layout", path, "", f"fits no known layout ({because}). {remedy}")
     readings = {_reading(file, layout, path, group) for layout in fitting}
     if len(readings) > 1:
-        fits_all = ", ".join(layout.name for layout in fitting)
-        text = (
-            f"fits several layouts that read it differently ({fits_all}); choose one with --layout (in Python layout=)"
-        )
-        raise hdf5.fault("layout", path, "", text)
+        text = f"fits several layouts that read it differently ({', '.join(layout.name for layout in fitting)})"
+        raise hdf5.fault("layout", path, "", f"{text}; choose one with --layout (in Python layout=)")
     return max(fitting, key=lambda layout: len(layout.requires))
 
 
@@ -272,6 +264,5 @@ def _group_of(file: h5py.File, ref: EpisodeRef) -> str | None:
     for full in (ref.group.strip("/"), *(f"{holder}/{ref.group}" for holder in holders)):
         if isinstance(hdf5.reach(file, full, ref.path), h5py.Group):
             return full
-    raise hdf5.fault(
-        "missing", ref.path, ref.group, "is not in the file; list its episodes with: tactile-align inspect"
-    )
+    text = "is not in the file; list its episodes with: tactile-align inspect"
+    raise hdf5.fault("missing", ref.path, ref.group, text)

@@ -40,18 +40,15 @@ def camera_places(group: h5py.Group, layout: Layout, file: Path) -> list[tuple[s
         text = "must be a group of camera streams; it is a dataset. Is the layout the right one?"
         raise hdf5.fault("data-instead-of-group", file, hdf5.full_name(group, layout.cameras.group), text)
     names = sorted(hdf5.names(cameras, file), key=layout.camera_rank)
-    roles = {name: "depth" if layout.is_depth(name) else "camera" for name in names}
-    chosen = [name for name in names if layout.is_depth(name) or layout.is_camera(name)]
-    return [(roles[name], name, f"{layout.cameras.group}/{name}".strip("/")) for name in chosen]
+    roles = [(name, "depth" if layout.is_depth(name) else "camera" if layout.is_camera(name) else "") for name in names]
+    return [(role, name, f"{layout.cameras.group}/{name}".strip("/")) for name, role in roles if role]
 
 
 def touch_places(group: h5py.Group, place: str, layout: Layout, file: Path) -> Iterator[tuple[str, str, str]]:
     """Yield (role, name, key below the group) of every touch stream in one of the layout's touch groups."""
     holder = hdf5.reach(group, place, file)
-    if isinstance(holder, h5py.Group):
-        yield from (
-            ("touch", name, f"{place}/{name}".strip("/")) for name in hdf5.names(holder, file) if layout.is_touch(name)
-        )
+    names = hdf5.names(holder, file) if isinstance(holder, h5py.Group) else ()
+    yield from (("touch", name, f"{place}/{name}".strip("/")) for name in names if layout.is_touch(name))
 
 
 def kind_of(data: h5py.Dataset) -> Kind | None:
@@ -80,9 +77,8 @@ def stream_at(group: h5py.Group, name: str, key: str, layout: Layout, file: Path
     if rows == 0:
         raise hdf5.fault("empty", file, full, f"has shape {data.shape}: no frames. Record the episode again")
     if rows > hdf5.MAX_ROWS:
-        raise hdf5.fault(
-            "huge", file, full, f"claims {rows:,} frames, at most {hdf5.MAX_ROWS:,} are read. Is it damaged?"
-        )
+        text = f"claims {rows:,} frames, at most {hdf5.MAX_ROWS:,} are read. Is it damaged?"
+        raise hdf5.fault("huge", file, full, text)
     row_shape = tuple(int(n) for n in data.shape[1:])
     row_bytes = hdf5.byte_count(row_shape, 1)
     if row_bytes > hdf5.MAX_FRAME_BYTES:
@@ -150,17 +146,11 @@ def state_array(
         bad = np.argwhere(~np.isfinite(values))
         if len(bad) and finite:
             row, column = (int(i) for i in bad[0])
-            text = (
-                f"column {column} is {values[row, column]}; every number must be finite. Cut it out with: "
-                "tactile-align repair"
-            )
-            raise hdf5.fault("non-finite", file, full, text, row)
+            text = f"column {column} is {values[row, column]}; every number must be finite"
+            raise hdf5.fault("non-finite", file, full, f"{text}. Cut it out with: tactile-align repair", row)
         if parts and len(parts[0]) != len(values):
-            text = (
-                f"has {len(values)} rows but /{hdf5.full_name(group, keys[0])} has {len(parts[0])}; the "
-                "joined arrays must agree"
-            )
-            raise hdf5.fault("length", file, full, text)
+            text = f"has {len(values)} rows but /{hdf5.full_name(group, keys[0])} has {len(parts[0])}"
+            raise hdf5.fault("length", file, full, f"{text}; the joined arrays must agree")
         parts.append(values)
     return np.concatenate(parts, axis=1) if parts else None
 
@@ -251,9 +241,8 @@ def _check_lengths(group: h5py.Group, layout: Layout, file: Path, contents: Foun
     if contents.qpos is None:
         return
     steps, base = len(contents.qpos), hdf5.full_name(group, layout.state.qpos[0])
-    lengths = {
-        stream.key: (stream.rows, "frames") for stream in (*contents.cameras.values(), *contents.touches.values())
-    }
+    streams = (*contents.cameras.values(), *contents.touches.values())
+    lengths = {stream.key: (stream.rows, "frames") for stream in streams}
     for what, keys in (("action", layout.state.action), ("qvel", layout.state.qvel)):
         values = getattr(contents, what)
         if values is not None:
@@ -265,8 +254,6 @@ def _check_lengths(group: h5py.Group, layout: Layout, file: Path, contents: Foun
     shortest = min([steps, *(n for n, _ in lengths.values())])
     for key, (rows, unit) in lengths.items():
         if rows != steps:
-            text = (
-                f"has {rows} {unit} but /{base} has {steps} rows; all streams of an episode must be equally "
-                f"long. Cut them with: tactile-align trim {file.name} --to {shortest}"
-            )
-            contents.faults.append(Fault("length", file, key, text))
+            text = f"has {rows} {unit} but /{base} has {steps} rows; all streams of an episode must be equally long"
+            remedy = f"Cut them with: tactile-align trim {file.name} --to {shortest}"
+            contents.faults.append(Fault("length", file, key, f"{text}. {remedy}"))

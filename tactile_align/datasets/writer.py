@@ -119,14 +119,13 @@ class Writer:
         rows: list[bytes] = []
         first: tuple[int, int] | None = None
         for row, frame in enumerate(self._counted(name, frames)):
+            size = self._width_height(name, row, frame)
             if isinstance(frame, bytes):
-                size, data = self._header(name, row, frame), frame
+                data = frame
+            elif touch and storage.touch_codec == "png":
+                data = codec.encode_png(frame, order)
             else:
-                size = self._checked(name, row, frame)
-                if touch and storage.touch_codec == "png":
-                    data = codec.encode_png(frame, order)
-                else:
-                    data = codec.encode_jpeg(frame, max(quality, 95) if touch else quality, order, full_chroma=touch)
+                data = codec.encode_jpeg(frame, max(quality, 95) if touch else quality, order, full_chroma=touch)
             first = self._alike(name, row, size, first)
             rows.append(data)
         return rows
@@ -136,7 +135,7 @@ class Writer:
         first: tuple[int, int] | None = None
         for row, frame in enumerate(self._counted(name, frames)):
             pixels = codec.decode(frame) if isinstance(frame, bytes) else frame
-            first = self._alike(name, row, self._checked(name, row, pixels), first)
+            first = self._alike(name, row, self._width_height(name, row, pixels), first)
             if row == 0:
                 shape = (self.steps, *pixels.shape)
                 data = self.file.create_dataset(key, shape, np.uint8, chunks=(1, *pixels.shape), track_times=False)
@@ -168,17 +167,16 @@ class Writer:
             text = f"{name} has {rows} {unit} but qpos has {self.steps} rows"
             raise InputError(f"{self.target}: {text}; all streams of an episode must be equally long")
 
-    def _checked(self, name: str, row: int, frame: np.ndarray) -> tuple[int, int]:
+    def _width_height(self, name: str, row: int, frame: np.ndarray | bytes) -> tuple[int, int]:
+        if isinstance(frame, bytes):
+            try:
+                return codec.width_height(frame)
+            except ValueError as cause:
+                raise InputError(f"{self.target}: {name} row {row} {cause}; encode the frame again") from cause
         if not isinstance(frame, np.ndarray) or frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3:
             got = f"{frame.dtype} {frame.shape}" if isinstance(frame, np.ndarray) else type(frame).__name__
             raise InputError(f"{self.target}: {name} row {row} must be uint8 (height, width, 3) RGB; got {got}")
         return frame.shape[1], frame.shape[0]
-
-    def _header(self, name: str, row: int, data: bytes) -> tuple[int, int]:
-        try:
-            return codec.width_height(data)
-        except ValueError as cause:
-            raise InputError(f"{self.target}: {name} row {row} {cause}; encode the frame again") from cause
 
     def _alike(self, name: str, row: int, size: tuple[int, int], first: tuple[int, int] | None) -> tuple[int, int]:
         if first is not None and size != first:

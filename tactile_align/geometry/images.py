@@ -267,8 +267,7 @@ class ImageMap:
             InputError: The image does not have the size this map starts from.
         """
         if tuple(image.shape[-3:-1]) != (self.source_height, self.source_width):
-            raise InputError(
-                f"this map starts from images of {self.source_width}x{self.source_height} (width x height) but got "
-                f"{image.shape[-2]}x{image.shape[-3]}. Does the rig state the size of this recording?"
-            )
+            needed = f"this map starts from images of {self.source_width}x{self.source_height} (width x height)"
+            got = f"{image.shape[-2]}x{image.shape[-3]}. Does the rig state the size of this recording?"
+            raise InputError(f"{needed} but got {got}")
         return resampled(image, self, fill)

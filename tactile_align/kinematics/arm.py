@@ -28,14 +28,11 @@ def load_arm(name_or_path: str | Path, base: str | None = None, tip: str | None 
     if suffix == ".urdf":
         return read_urdf(Path(name_or_path), base, tip)
     if suffix in (".xacro", ".xml"):
-        raise FactError(
-            f"{name_or_path}: an arm is a .toml fact or a .urdf file. Expand xacro first: "
-            f"xacro {Path(name_or_path).name} > arm.urdf"
-        )
+        command = f"xacro {Path(name_or_path).name} > arm.urdf"
+        raise FactError(f"{name_or_path}: an arm is a .toml fact or a .urdf file. Expand xacro first: {command}")
     if base is not None or tip is not None:
-        raise FactError(
-            f"{name_or_path}: base and tip choose a chain in a URDF; a fact is one chain already. Leave both out"
-        )
+        text = "base and tip choose a chain in a URDF; a fact is one chain already"
+        raise FactError(f"{name_or_path}: {text}. Leave both out")
     data, source = read_fact("kinematics", name_or_path)
     return parse(ArmFact, data, source).to_arm()
 

@@ -30,9 +30,9 @@ def parse(path: Path) -> ElementTree.Element:
     try:
         parser.feed(path.read_bytes())
         root: ElementTree.Element = parser.close()
+    except FactError:
+        raise
     except (ElementTree.ParseError, LookupError, ValueError) as error:
-        if isinstance(error, FactError):
-            raise
         raise FactError(f"not valid XML: {error}. Is the file whole, and a URDF?") from error
     if root.tag != "robot":
         raise FactError(f"<{root.tag}>: a URDF starts with <robot>")
@@ -51,27 +51,25 @@ def numbers(element: ElementTree.Element, key: str, where: str, default: tuple[f
         return np.array(default)
     count = 1 if default is None else len(default)
     try:
-        values = np.array([float(word) for word in text.split()])
-    except ValueError as error:
-        raise FactError(f"{where}: {key} = '{text}': needed {count} number(s)") from error
-    if values.shape != (count,) or not np.all(np.isfinite(values)) or "_" in text:
-        raise FactError(f"{where}: {key} = '{text}': needed {count} finite number(s), got {len(values)}")
+        values = np.array([float(word) for word in text.replace("_", "?").split()])  # Python alone reads 1_0 as 10
+    except ValueError:
+        values = np.zeros(0)
+    if values.shape != (count,) or not np.all(np.isfinite(values)):
+        raise FactError(f"{where}: {key} = '{text}': needed {count} finite number(s)")
     return values
 
 
 def attribute(element: ElementTree.Element, key: str, where: str) -> str:
     """Return a required text attribute."""
-    value = element.get(key)
-    if not value:
+    if not (value := element.get(key)):
         raise FactError(f"{where}: attribute {key} is missing")
     return value
 
 
 def refuse_attributes(element: ElementTree.Element, known: tuple[str, ...], where: str) -> None:
     """Refuse unknown attributes: a misspelt one would silently leave its default."""
-    for key in element.attrib:
-        if key not in known:
-            raise FactError(f"{where}: attribute {key} is unknown; it takes {', '.join(known)}")
+    if unknown := [key for key in element.attrib if key not in known]:
+        raise FactError(f"{where}: attribute {unknown[0]} is unknown; it takes {', '.join(known)}")
 
 
 def refuse_near_miss(tag: str, known: tuple[str, ...], where: str) -> None:
@@ -83,9 +81,8 @@ def refuse_near_miss(tag: str, known: tuple[str, ...], where: str) -> None:
 
 def refuse_twins(names: Iterable[str], what: str) -> None:
     """Refuse a repeated name."""
-    for name, count in Counter(names).items():
-        if count > 1:
-            raise FactError(f"{what} '{name}' is defined twice")
+    if twins := [name for name, count in Counter(names).items() if count > 1]:
+        raise FactError(f"{what} '{twins[0]}' is defined twice")
 
 
 MOVING = ("revolute", "continuous", "prismatic")
@@ -140,10 +137,8 @@ class _Reader:
         self.above: dict[str, _Joint] = {}
         for joint in self.joints:
             if joint.child in self.above:
-                raise FactError(
-                    f"joint '{joint.name}': link '{joint.child}' hangs on joint '{self.above[joint.child].name}' "
-                    f"already; a serial chain has no loop. Cut the loop in the file"
-                )
+                text = f"link '{joint.child}' hangs on joint '{self.above[joint.child].name}' already"
+                raise FactError(f"joint '{joint.name}': {text}; a serial chain has no loop. Cut the loop in the file")
             self.above[joint.child] = joint
 
     def _joint(self, element: ElementTree.Element) -> _Joint:
@@ -170,74 +165,54 @@ class _Reader:
 
     def arm(self, path: Path, base: str | None, tip: str | None) -> Arm:
         """Return the chain between two links as an arm."""
-        chain = self._chain(self._base(base), tip)
+        chain = self._chain(base, tip)
         T = np.eye(4)
-        origins, limits, names, slides = [], [], [], []
+        origins, moving = [], []
         for joint in chain:
             T = T @ _origin(joint)
             if joint.kind == "fixed":
                 continue
             if joint.element.find("mimic") is not None:
-                raise FactError(
-                    f"joint '{joint.name}': <mimic> ties it to another joint; only joints that move on their own "
-                    f"can be in the chain. Choose another tip, or make it fixed"
-                )
+                text = "<mimic> ties it to another joint; those of the chain must move on their own"
+                raise FactError(f"joint '{joint.name}': {text}. Choose another tip, or make it fixed")
             if joint.kind not in MOVING:
-                raise FactError(
-                    f"joint '{joint.name}': type '{joint.kind}' in the chain; supported: {', '.join(MOVING)}"
-                )
+                raise FactError(f"joint '{joint.name}': type '{joint.kind}'; a chain takes {', '.join(MOVING)}")
             A = _axis_turn(joint)
             origins.append(T @ A)
             T = A.T
-            limits.append(_limits(joint))
-            names.append(joint.name)
-            slides.append(joint.kind == "prismatic")
-        if not names:
+            moving.append(joint)
+        if not moving:
             raise FactError(f"no joint moves between '{chain[0].parent}' and '{chain[-1].child}'; choose base and tip")
-        bounds = np.array(limits)
+        bounds = np.array([_limits(joint) for joint in moving])
         return Arm(
             name=self.name or path.stem,
-            joint_names=tuple(names),
+            joint_names=tuple(joint.name for joint in moving),
             lower=bounds[:, 0],
             upper=bounds[:, 1],
             T_link_joint=np.stack(origins),
             source=str(path),
             T_link_flange=T,
-            prismatic=tuple(slides),
+            prismatic=tuple(joint.kind == "prismatic" for joint in moving),
         )
 
-    def _base(self, base: str | None) -> str:
-        if base is not None:
-            return self._known(base, "base")
-        roots = [link for link in self.links if link not in self.above]
-        if len(roots) != 1:
-            raise FactError(
-                f"<robot>: {len(roots)} links have no parent ({', '.join(roots) or 'a closed loop'}); a tree has one "
-                f"root. {_name_one('base')}, or mend the file"
-            )
-        return roots[0]
+    def _end(self, link: str | None, end: str, candidates: list[str], kind: str) -> str:
+        """Return the link that is the `end` of the chain: the named one, else the only candidate."""
+        if link is None and len(candidates) != 1:
+            text = f"{len(candidates)} links {kind} ({', '.join(candidates) or 'none; a closed loop?'})"
+            raise FactError(f"<robot>: {text}; one link is needed. {_name_one(end)}")
+        if link is not None and link not in self.links:
+            raise FactError(f"{end} '{link}' is not a link of this file; it has {', '.join(self.links)}")
+        return candidates[0] if link is None else link
 
-    def _known(self, link: str, what: str) -> str:
-        if link not in self.links:
-            raise FactError(f"{what} '{link}' is not a link of this file; it has {', '.join(self.links)}")
-        return link
-
-    def _chain(self, base: str, tip: str | None) -> list[_Joint]:
-        if tip is None:
-            ends = [link for link in self.links if self._path(base, link) and not self._below(link)]
-            if len(ends) != 1:
-                raise FactError(
-                    f"<robot>: {len(ends)} links end the tree below '{base}' ({', '.join(ends) or 'none'}); "
-                    f"the flange is one link. {_name_one('tip')}"
-                )
-            tip = ends[0]
-        chain = self._path(base, self._known(tip, "tip"))
+    def _chain(self, base: str | None, tip: str | None) -> list[_Joint]:
+        base = self._end(base, "base", [link for link in self.links if link not in self.above], "have no parent")
+        parents = {joint.parent for joint in self.joints}
+        below = [link for link in self.links if tip is None and self._path(base, link) and link not in parents]
+        tip = self._end(tip, "tip", below, f"end the tree below '{base}'")
+        chain = self._path(base, tip)
         if not chain:
             raise FactError(f"tip '{tip}' does not hang below base '{base}'")
         return chain
-
-    def _below(self, link: str) -> list[_Joint]:
-        return [joint for joint in self.joints if joint.parent == link]
 
     def _path(self, base: str, link: str) -> list[_Joint]:
         """Return the joints from base to link, none when link is not below base."""
@@ -254,10 +229,8 @@ class _Reader:
 
 
 def _name_one(end: str) -> str:
-    return (
-        f'Name the {end}: {end} = "LINK" beside the model in the rig (beside arm in a session), --{end} LINK beside '
-        f'--arm, load_arm(path, {end}="LINK") in Python'
-    )
+    files = f'{end} = "LINK" beside the model in the rig (beside arm in a session)'
+    return f'Name the {end}: {files}, --{end} LINK beside --arm, load_arm(path, {end}="LINK") in Python'
 
 
 def _origin(joint: _Joint) -> np.ndarray:
@@ -282,17 +255,16 @@ def _axis_turn(joint: _Joint) -> np.ndarray:
     axis = np.array([1.0, 0.0, 0.0])
     if element is not None:
         refuse_attributes(element, ("xyz",), where)
-        if "xyz" not in element.attrib:
-            raise FactError(f"{where}: xyz is missing")
+        attribute(element, "xyz", where)
         axis = numbers(element, "xyz", where, (1.0, 0.0, 0.0))
     length = float(np.linalg.norm(axis))
     if not abs(length - 1) < 1e-3:
         raise FactError(f"{where}: xyz {axis.tolist()} has length {length:.4g}; an axis is a unit vector")
     x, y, z = axis / length
-    sine, angle = float(np.hypot(x, y)), float(np.arctan2(np.hypot(x, y), z))
+    sine = float(np.hypot(x, y))
     turn = np.array([0.0 if z > 0 else np.pi, 0.0, 0.0])
     if sine > 1e-12:
-        turn = angle * np.array([-y, x, 0.0]) / sine
+        turn = np.arctan2(sine, z) * np.array([-y, x, 0.0]) / sine
     return np.asarray(pose(rotation_exp(turn), np.zeros(3)))
 
 
@@ -339,10 +311,8 @@ class Joint(Strict):
         if not lower < upper:
             raise InputError(f"limits_deg must be [lower, upper] with lower < upper; got [{lower}, {upper}]")
         if upper - lower < 13.0:
-            raise InputError(
-                f"limits_deg spans {upper - lower:.4g} deg, less than any joint of an arm; "
-                f"are these radians? In degrees they would be [{np.degrees(lower):.1f}, {np.degrees(upper):.1f}]"
-            )
+            degrees = f"[{np.degrees(lower):.1f}, {np.degrees(upper):.1f}]"
+            raise InputError(f"limits_deg spans {upper - lower:.4g} deg only; radians? In degrees they are {degrees}")
         return self
 
 
@@ -395,23 +365,17 @@ class ArmFact(Strict):
         if bool(self.joints) == bool(self.dh):
             raise InputError("give the joints once: either as [[joints]] (origins) or as [[dh]] (a DH table)")
         if bool(self.dh) != (self.dh_convention is not None):
-            raise InputError(
-                'a DH table needs dh_convention = "standard" (d, a, alpha after the joint) or "modified" (a, alpha '
-                "before it); joint origins take none"
-            )
+            known = '"standard" (d, a, alpha after the joint) or "modified" (a, alpha before it)'
+            raise InputError(f"a DH table needs dh_convention = {known}; joint origins take none")
         rows = self.joints or self.dh
         if self.dof is not None and self.dof != len(rows):
             raise InputError(f"dof = {self.dof} but {len(rows)} joints follow; is the file cut short?")
-        names = [row.name for row in rows]
-        if len(set(names)) < len(names):
-            raise InputError(f"two joints share a name: {', '.join(names)}")
+        refuse_twins([row.name for row in rows], "joint")
         arm = self.to_arm()
         longest = sum(float(np.linalg.norm(T[:3, 3])) for T in [*arm.T_link_joint, arm.T_link_flange])
         if longest < self.reach_m:
-            raise InputError(
-                f"reach_m = {self.reach_m:g}, but the links add up to {longest:.3f} m only; "
-                f"is a length in the wrong unit or missing?"
-            )
+            text = f"reach_m = {self.reach_m:g}, but the links add up to {longest:.3f} m only"
+            raise InputError(f"{text}; is a length in the wrong unit or missing?")
         return self
 
     def to_arm(self) -> Arm:
@@ -446,14 +410,9 @@ def convert_dh(rows: tuple[DHJoint, ...], modified: bool) -> tuple[np.ndarray, n
     """
     before, after = [], []
     for row in rows:
-        turn = _pose((0.0, 0.0, row.offset_deg), (0.0, 0.0, 0.0))
-        slide = _pose((0.0, 0.0, 0.0), (0.0, 0.0, row.d_m))
-        twist = _pose((row.alpha_deg, 0.0, 0.0), (row.a_m, 0.0, 0.0))
+        rpy = np.radians([[0.0, 0.0, row.offset_deg], [0.0, 0.0, 0.0], [row.alpha_deg, 0.0, 0.0]])
+        turn, slide, twist = pose(rotation_from_rpy(rpy), np.array([[0, 0, 0], [0, 0, row.d_m], [row.a_m, 0, 0.0]]))
         before.append(twist @ slide @ turn if modified else turn)
         after.append(np.eye(4) if modified else slide @ twist)
     origins = [before[0], *(T @ B for T, B in zip(after, before[1:], strict=False))]
     return np.stack(origins), after[-1]
-
-
-def _pose(rpy_deg: tuple[float, float, float], xyz: tuple[float, float, float]) -> np.ndarray:
-    return np.asarray(pose(rotation_from_rpy(np.radians(rpy_deg)), np.array(xyz)))

@@ -91,14 +91,10 @@ def require_joint_axis(arm: Arm, q: Array) -> None:
         InputError: Names the fault and the remedy.
     """
     if q.shape[-1:] != (arm.dof,):
-        raise InputError(
-            f"{arm.name} has {arm.dof} joints, so q must have shape (..., {arm.dof}); "
-            f"got {tuple(q.shape)}. Is the gripper reading still in it?"
-        )
+        needed = f"{arm.name} has {arm.dof} joints, so q must have shape (..., {arm.dof})"
+        raise InputError(f"{needed}; got {tuple(q.shape)}. Is the gripper reading still in it?")
     if not array_namespace(q).isdtype(q.dtype, "real floating"):
-        raise InputError(
-            f"q must hold floating-point radians; got {q.dtype}. Convert it: q.astype(float) or q.double()"
-        )
+        raise InputError(f"q must hold floating-point radians; got {q.dtype}. Use q.astype(float) or q.double()")
 
 
 def _aligned(arm: Arm, i: int) -> float | None:

@@ -1,5 +1,6 @@
 """Grippers: from a reading to the distance of each finger from the tool axis."""
 
+from itertools import pairwise
 from typing import Annotated, Literal, Protocol
 
 import numpy as np
@@ -58,10 +59,8 @@ class SliderCrank(Law):
         if self.rod_m <= self.crank_m:
             raise InputError(f"rod_m must exceed crank_m; got rod {self.rod_m} and crank {self.crank_m}")
         if not 0.0 <= self.theta_open_rad < self._closed() <= np.pi:
-            raise InputError(
-                f"the crank must turn from theta_open to theta_closed within 0 .. pi, else the finger turns back on "
-                f"its way; got {self.theta_open_rad:.4g} .. {self._closed():.4g} rad"
-            )
+            got = f"got {self.theta_open_rad:.4g} .. {self._closed():.4g} rad"
+            raise InputError(f"the crank must turn from theta_open to theta_closed in 0 .. pi or turns back; {got}")
         return self
 
     def _closed(self) -> float:
@@ -99,13 +98,11 @@ class Table(Law):
     def opening(self, fraction: Array) -> Array:
         """Return one finger's distance from the tool axis, m, for fractions open (0 closed, 1 open)."""
         xp = array_namespace(fraction)
-        last = len(self.fraction) - 2
-        total = self.opening_m[0] + xp.zeros_like(fraction)
-        for i in range(last + 1):
-            start, end = self.fraction[i], self.fraction[i + 1]
-            slope = (self.opening_m[i + 1] - self.opening_m[i]) / (end - start)
-            within = xp.clip(fraction, None if i == 0 else start, None if i == last else end)
-            total = total + slope * (within - start)
+        total, count = self.opening_m[0] + xp.zeros_like(fraction), len(self.fraction) - 1
+        lines = pairwise(zip(self.fraction, self.opening_m, strict=True))
+        for i, ((start, below), (end, above)) in enumerate(lines, start=1):
+            within = xp.clip(fraction, start if i > 1 else None, end if i < count else None)
+            total = total + (above - below) / (end - start) * (within - start)
         return total
 
 
@@ -141,21 +138,17 @@ class Gripper(Strict):
         """
         xp = array_namespace(qpos)
         if qpos.shape[-1] <= self.column:
-            raise InputError(
-                f"the gripper reads column {self.column} of qpos, but qpos has {qpos.shape[-1]} columns; "
-                f"set `column` of the gripper in the rig file"
-            )
+            text = f"the gripper reads column {self.column} of qpos, but qpos has {qpos.shape[-1]} columns"
+            raise InputError(f"{text}; set `column` of the gripper in the rig file")
         reading = qpos[..., self.column]
         fraction = (reading - self.closed) / (self.open - self.closed)
         bad = self._out_of_range(fraction)
         if bool(xp.any(bad)):
             row = int(xp.nonzero(xp.reshape(bad, (-1,)))[0][0])
-            value = float(xp.reshape(reading, (-1,))[row])
-            raise InputError(
-                f"row {row}: gripper reading {value:.4g} lies outside [{min(self.open, self.closed):g}, "
-                f"{max(self.open, self.closed):g}] (tolerance {self.tolerance:g} of the range). Is this normalised "
-                f"(z-scored) qpos, or does the rig state the wrong column, sense or unit?{self._others(qpos)}"
-            )
+            value, (low, high) = float(xp.reshape(reading, (-1,))[row]), sorted((self.open, self.closed))
+            text = f"gripper reading {value:.4g} lies outside [{low:g}, {high:g}] (tolerance {self.tolerance:g} of it)"
+            hint = "normalised (z-scored) qpos, or does the rig state the wrong column, sense or unit?"
+            raise InputError(f"row {row}: {text}. Is this {hint}{self._others(qpos)}")
         distance = self.law.opening(fraction)
         return xp.stack([distance, distance], axis=-1)
 
@@ -199,9 +192,8 @@ def opening_in_contact(rig: HasGrippers, arm: str, qpos: Array, contact: Array) 
     """
     gripper = rig.gripper(arm)
     if tuple(contact.shape) != tuple(qpos.shape[:-1]):
-        raise InputError(
-            f"contact must have one flag per frame, shape {tuple(qpos.shape[:-1])}; got {tuple(contact.shape)}"
-        )
+        needed = f"contact must have one flag per frame, shape {tuple(qpos.shape[:-1])}"
+        raise InputError(f"{needed}; got {tuple(contact.shape)}. Give the flags of this episode")
     opening = gripper.opening(qpos)
     if gripper.reading == "measured":
         return opening

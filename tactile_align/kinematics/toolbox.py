@@ -80,22 +80,19 @@ def inverse_kinematics(
         if reached and inside and (best is None or np.linalg.norm(q - near) < np.linalg.norm(best - near)):
             best = q
     if best is None:
-        x, y, z = T[:3, 3]
+        place = "({:.3f}, {:.3f}, {:.3f}) m".format(*T[:3, 3])
         reach = f" (its reach is {arm.reach_m:g} m)" if arm.reach_m else ""
-        raise InputError(
-            f"{arm.name} has no posture within its limits that puts the flange at ({x:.3f}, {y:.3f}, {z:.3f}) m with "
-            f"that orientation{reach}; {starts} starts were tried. Is the pose in the base frame, in metres?"
-        )
+        text = f"{arm.name} has no posture within its limits for a flange so turned at {place}{reach}"
+        raise InputError(f"{text}; {starts} starts were tried. Is the pose in the base frame, in metres?")
     return best
 
 
 def _polished(arm: Arm, T_base_flange: np.ndarray, q: np.ndarray) -> np.ndarray:
     """Return q after Newton steps on the pose error; least squares keep singular postures stable."""
     for _ in range(4):
-        error = T_base_flange @ invert(forward_kinematics(arm, q))
-        rotation = log(error)[3:]
-        shift = T_base_flange[:3, 3] - forward_kinematics(arm, q)[:3, 3]
-        q = q + np.linalg.lstsq(jacobian(arm, q), np.concatenate([shift, rotation]), rcond=1e-6)[0]
+        T = forward_kinematics(arm, q)
+        error = np.concatenate([(T_base_flange - T)[:3, 3], log(T_base_flange @ invert(T))[3:]])
+        q = q + np.linalg.lstsq(jacobian(arm, q), error, rcond=1e-6)[0]
     return q
 
 

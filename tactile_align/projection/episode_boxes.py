@@ -52,15 +52,8 @@ class ViewBoxes:
     @cached_property
     def boxes(self) -> SensorBoxes:
         """The boxes; errors as `sensor_boxes`."""
-        return sensor_boxes(
-            self.rig,
-            self.camera,
-            self.sensor,
-            self.qpos,
-            self.opening,
-            min_side_px=self.min_side_px,
-            ahead_m=self.ahead_m,
-        )
+        limits: dict[str, Any] = {"min_side_px": self.min_side_px, "ahead_m": self.ahead_m}
+        return sensor_boxes(self.rig, self.camera, self.sensor, self.qpos, self.opening, **limits)
 
     @cached_property
     def sigma_px(self) -> np.ndarray:
@@ -207,10 +200,9 @@ class HeldOpening:
         """
         missing = [name for name in self.sensors if name not in contact]
         if missing:
-            raise InputError(
-                f"the gripper of arm '{self.arm}' reports commands, so its opening needs the contact of "
-                f"{', '.join(self.sensors)}; got {', '.join(contact) or 'none'}. Add {', '.join(missing)}"
-            )
+            text = f"the gripper of arm '{self.arm}' reports commands, so its opening needs the contact of"
+            got = f"got {', '.join(contact) or 'none'}. Add {', '.join(missing)}"
+            raise InputError(f"{text} {', '.join(self.sensors)}; {got}")
         now = np.asarray(self.rig.gripper(self.arm).opening(qpos))
         if not hand_contact(self.rig, self.arm, {name: contact[name] for name in self.sensors}):
             self.onset = None
@@ -241,10 +233,8 @@ def qpos_at_exposure(rig: Rig, camera: str, qpos: np.ndarray, fps: float | None)
     if delay == 0.0:
         return qpos
     if fps is None:
-        raise InputError(
-            f"camera '{camera}' has delay_s = {delay}, which needs the recording's rate; "
-            f"state fps in the layout file or in the episode's attributes"
-        )
+        text = f"camera '{camera}' has delay_s = {delay}, which needs the recording's rate"
+        raise InputError(f"{text}; state fps in the layout file or in the episode's attributes")
     rows = np.arange(len(qpos), dtype=np.float64)
     shifted = np.clip(rows + delay * fps, 0, len(qpos) - 1)
     return np.stack([np.interp(shifted, rows, column) for column in qpos.T], axis=-1)
@@ -258,9 +248,9 @@ def require_rig_size(episode: Episode, rig: Rig, camera: str) -> None:
     """
     stored, recorded = rig.camera(camera).stored, episode.width_height(camera)
     if recorded != (stored.width, stored.height):
-        raise InputError(
-            f"{episode.ref}: {episode.stream(camera).key} holds {recorded[0]}x{recorded[1]} frames but rig {rig.name} "
-            f"states {stored.width}x{stored.height} for camera '{camera}' (width x height, after image_map). A box "
-            f"would land in the wrong place: state the recorder's crop and resize in cameras.{camera}.image_map, or "
-            f"use the rig that belongs to these recordings"
+        states = f"rig {rig.name} states {stored.width}x{stored.height} for camera '{camera}'"
+        text = f"{episode.stream(camera).key} holds {recorded[0]}x{recorded[1]} frames but {states}"
+        remedy = (
+            f"State the recorder's crop and resize in cameras.{camera}.image_map, or use the rig of these recordings"
         )
+        raise InputError(f"{episode.ref}: {text} (width x height, after image_map). {remedy}")

@@ -24,10 +24,8 @@ def other_finger(rig: Rig, sensor: str) -> Sensor:
     original = rig.sensor(sensor)
     arm, _, node = original.parent.partition("/")
     if node not in OTHER:
-        raise InputError(
-            f"sensor '{sensor}' of rig {rig.name} is on '{original.parent}', which has no other finger. Needed: "
-            f"ARM/finger1 or ARM/finger2; otherwise set hsa.finger_negative = false"
-        )
+        text = f"sensor '{sensor}' of rig {rig.name} is on '{original.parent}', which has no other finger"
+        raise InputError(f"{text}. Needed: ARM/finger1 or ARM/finger2; otherwise set hsa.finger_negative = false")
     there = f"{arm}/{OTHER[node]}"
     for other in rig.sensors.values():
         if other.parent == there:

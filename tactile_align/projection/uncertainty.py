@@ -33,10 +33,8 @@ def pixel_sigma(
     """
     entry = rig.camera(camera)
     if entry.covariance is None:
-        raise InputError(
-            f"camera '{camera}' of rig {rig.name} states no covariance, so its uncertainty is unknown. Needed: the "
-            f"result of `calibrate hand-eye`; otherwise choose sigma_px yourself"
-        )
+        text = f"camera '{camera}' of rig {rig.name} states no covariance, so its uncertainty is unknown"
+        raise InputError(f"{text}. Needed: the result of `calibrate hand-eye`; otherwise choose sigma_px yourself")
     covariance = np.asarray(entry.covariance, dtype=np.float64)
     T = rig.T_camera_sensor(camera, sensor, qpos, opening)
     pad = rig.sensor(sensor).pad

@@ -70,7 +70,7 @@ WRONG = {
     "radian tilt": ("[90.0, 90.0, 0.0]", "[1.5708, 1.5708, 0.0]", r"joints.1: rpy_deg holds 1.5708: radians"),
     "swapped limits": ("[-156.0, 156.0]", "[156.0, -156.0]", "joints.2: limits_deg must be"),
     "cut short": ('[[joints]]\nname = "joint6"', "[[foreign]]", "foreign: unknown key"),
-    "twin joints": ('name = "joint6"', 'name = "joint5"', "two joints share a name"),
+    "twin joints": ('name = "joint6"', 'name = "joint5"', "joint .joint5. is defined twice"),
     "not a number": ("[-0.28, 0.0, 0.0]", "[nan, 0.0, 0.0]", "joints.2.xyz_m.0"),
     "text": ("[-0.28, 0.0, 0.0]", '["-0.28", 0.0, 0.0]', "joints.2.xyz_m.0"),
 }

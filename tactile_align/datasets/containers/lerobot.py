@@ -126,8 +126,7 @@ def import_lerobot(
             overwrite=overwrite,
         )
         paths.append(path)
-    kind = "raw frames" if target.storage.kind == "raw" else f"JPEG {target.storage.quality}"
-    lossy = () if target.storage.kind == "raw" else (f"frames are encoded as {kind}",)
+    lossy = () if target.storage.kind == "raw" else (f"frames are encoded as JPEG {target.storage.quality}",)
     return Converted(tuple(paths), lossy)
 
 
@@ -140,42 +139,35 @@ def _rate(episode: Episode, fps: float | None) -> float:
 
 def _shapes(episode: Episode) -> dict[str, tuple[int, ...]]:
     shapes: dict[str, tuple[int, ...]] = {n: episode.width_height(n) for n in (*episode.cameras, *episode.sensors)}
-    widths = {"qpos": (episode.qpos.shape[1],), "action": (episode.action.shape[1],)}
-    return {**shapes, **widths, **({} if episode.qvel is None else {"qvel": (episode.qvel.shape[1],)})}
+    return shapes | {key: values.shape[1:] for key, values in _low(episode).items()}
 
 
 def _features(episode: Episode, fps: float, cameras: Form, touches: Form) -> dict[str, dict[str, Any]]:
-    low = {STATE: episode.qpos, ACTION: episode.action}
-    low |= {} if episode.qvel is None else {VELOCITY: episode.qvel}
+    widths = {key: values.shape[1] for key, values in _low(episode).items()}
     features: dict[str, dict[str, Any]] = {
-        key: {"dtype": "float32", "shape": [values.shape[1]], "names": None} for key, values in low.items()
+        key: {"dtype": "float32", "shape": [width], "names": None} for key, width in widths.items()
     }
     for name in (*episode.cameras, *episode.sensors):
         width, height = episode.width_height(name)
         form = touches if name in episode.sensors else cameras
-        feature: dict[str, Any] = {"dtype": form, "shape": [height, width, 3]}
-        feature["names"] = ["height", "width", "channels"]
+        feature: dict[str, Any] = {"dtype": form, "shape": [height, width, 3], "names": ["height", "width", "channels"]}
         if form == "video":
-            feature["info"] = {
-                "video.height": height,
-                "video.width": width,
-                "video.codec": "h264",
-                "video.pix_fmt": "yuv420p",
-                "video.is_depth_map": False,
-                "video.fps": fps,
-                "video.channels": 3,
-                "has_audio": False,
-            }
+            video = {"height": height, "width": width, "codec": "h264", "pix_fmt": "yuv420p", "is_depth_map": False}
+            video |= {"fps": fps, "channels": 3}
+            feature["info"] = {**{f"video.{key}": value for key, value in video.items()}, "has_audio": False}
         features[f"{IMAGES}{name}"] = feature
     return features
 
 
+def _low(episode: Episode) -> dict[str, np.ndarray]:
+    """Return joints, actions and, where recorded, velocities by their column."""
+    velocity = {} if episode.qvel is None else {VELOCITY: episode.qvel}
+    return {STATE: episode.qpos, ACTION: episode.action, **velocity}
+
+
 def _add(writer: DatasetWriter, episode: Episode, task: str) -> None:
-    low = {STATE: episode.qpos, ACTION: episode.action}
-    low |= {} if episode.qvel is None else {VELOCITY: episode.qvel}
     sampled = set(evenly(len(episode), MAX_STAT_FRAMES).tolist())
-    samples: dict[str, list[np.ndarray]] = {}
-    pngs: dict[str, list[bytes]] = {}
+    samples, pngs = dict[str, list[np.ndarray]](), dict[str, list[bytes]]()
     for name in (*episode.cameras, *episode.sensors):
         key = f"{IMAGES}{name}"
         for t in range(len(episode)):
@@ -186,7 +178,7 @@ def _add(writer: DatasetWriter, episode: Episode, task: str) -> None:
                 writer.add_video_frame(key, frame)
             else:
                 pngs.setdefault(key, []).append(codec.encode_png(frame))
-    writer.add_episode(low, pngs, samples, task)
+    writer.add_episode(_low(episode), pngs, samples, task)
 
 
 def _compare(root: Path, episodes: list[Episode]) -> Iterator[str]:
@@ -224,9 +216,8 @@ def _read_stream(info: Info, key: str, row: dict[str, Any], table: dict[str, Any
         return
     chunk, number, start = (row.get(f"videos/{key}/{n}") for n in ("chunk_index", "file_index", "from_timestamp"))
     if chunk is None or number is None or start is None:
-        raise InputError(
-            f"{info.root}: meta/episodes does not state where {key} of episode {row['episode_index']} lies"
-        )
+        text = f"meta/episodes does not state where {key} of episode {row['episode_index']} lies"
+        raise InputError(f"{info.root}: {text}; copy the dataset again")
     path = info.file(info.video_path, int(chunk), int(number), key)
     yield from read_video(path, round(float(start) * info.fps), steps, info.fps)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path, PurePosixPath
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -21,13 +21,7 @@ VIDEO_PATH = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.m
 EPISODES_PATH = "meta/episodes/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
 TASKS_PATH, INFO_PATH, STATS_PATH = "meta/tasks.parquet", "meta/info.json", "meta/stats.json"
 STATE, VELOCITY, ACTION, IMAGES = "observation.state", "observation.velocity", "action", "observation.images."
-COUNTERS = {
-    "timestamp": "float32",
-    "frame_index": "int64",
-    "episode_index": "int64",
-    "index": "int64",
-    "task_index": "int64",
-}
+COUNTERS = {"timestamp": "float32"} | dict.fromkeys(("frame_index", "episode_index", "index", "task_index"), "int64")
 
 
 @dataclass(frozen=True)
@@ -87,9 +81,8 @@ def read_info(root: Path) -> Info:
         raise InputError(f"{path}: features must name the columns and their dtype; got {type(features).__name__}")
     if not isinstance(episodes, int) or episodes < 0:
         raise InputError(f"{path}: total_episodes must be a count; got {episodes!r}")
-    for needed in (STATE, ACTION):
-        if needed not in features:
-            raise InputError(f"{path}: no feature {needed}; there are: {', '.join(features)}")
+    if missing := {STATE, ACTION} - {*features}:
+        raise InputError(f"{path}: no feature {', '.join(sorted(missing))}; there are: {', '.join(features)}")
     paths = str(data.get("data_path", DATA_PATH)), str(data.get("video_path") or VIDEO_PATH)
     return Info(root, float(fps), episodes, *paths, features)
 
@@ -99,33 +92,22 @@ def info_json(
 ) -> str:
     """Return `meta/info.json`."""
     counters = {name: {"dtype": kind, "shape": [1], "names": None} for name, kind in COUNTERS.items()}
-    info = {
-        "codebase_version": VERSION,
-        "robot_type": robot_type,
-        "total_episodes": episodes,
-        "total_frames": frames,
-        "total_tasks": tasks,
-        "chunks_size": 1000,
-        "data_files_size_in_mb": 100,
-        "video_files_size_in_mb": 200,
-        "fps": int(fps) if float(fps).is_integer() else fps,
-        "splits": {"train": f"0:{episodes}"},
-        "data_path": DATA_PATH,
-        "video_path": VIDEO_PATH,
-        "features": {**features, **counters},
-    }
+    info: dict[str, Any] = {"codebase_version": VERSION, "robot_type": robot_type}
+    info |= {"total_episodes": episodes, "total_frames": frames, "total_tasks": tasks}
+    info |= {"chunks_size": 1000, "data_files_size_in_mb": 100, "video_files_size_in_mb": 200}
+    info |= {"fps": int(fps) if float(fps).is_integer() else fps, "splits": {"train": f"0:{episodes}"}}
+    info |= {"data_path": DATA_PATH, "video_path": VIDEO_PATH, "features": {**features, **counters}}
     return json.dumps(info, indent=4) + "\n"
 
 
-@dataclass
-class Stats:
-    """Minimum, maximum, mean and standard deviation of one column over one episode, or pooled over several."""
+class Stats(NamedTuple):
+    """Minimum, maximum, mean, variance and row count of one column over one episode, or pooled over several."""
 
     min: np.ndarray
     max: np.ndarray
     mean: np.ndarray
     var: np.ndarray
-    count: int
+    rows: int
 
     @classmethod
     def of(cls, values: np.ndarray) -> "Stats":
@@ -137,15 +119,12 @@ class Stats:
     def of_frames(cls, frames: Sequence[np.ndarray], count: int) -> "Stats":
         """Of RGB frames, by channel in 0..1, shape (3, 1, 1); `count` is that of the episode."""
         pixels = np.concatenate([frame[::4, ::4].reshape(-1, 3) for frame in frames]) / 255.0
-        low, high, mean, var = (
-            m.reshape(3, 1, 1) for m in (pixels.min(0), pixels.max(0), pixels.mean(0), pixels.var(0))
-        )
-        return cls(low, high, mean, var, count)
+        return cls.of(pixels[..., None, None])._replace(rows=count)
 
     @classmethod
     def pooled(cls, parts: Sequence["Stats"]) -> "Stats":
         """Of all parts together."""
-        weight = np.array([part.count for part in parts], np.float64)
+        weight = np.array([part.rows for part in parts], np.float64)
         mean = np.average([part.mean for part in parts], axis=0, weights=weight)
         inner = np.average([part.var for part in parts], axis=0, weights=weight)
         outer = np.average([(part.mean - mean) ** 2 for part in parts], axis=0, weights=weight)
@@ -155,7 +134,7 @@ class Stats:
     def plain(self) -> dict[str, list[Any]]:
         """For JSON and parquet."""
         numbers = {"min": self.min, "max": self.max, "mean": self.mean, "std": np.sqrt(self.var)}
-        return {**{name: np.atleast_1d(value).tolist() for name, value in numbers.items()}, "count": [self.count]}
+        return {**{name: np.atleast_1d(value).tolist() for name, value in numbers.items()}, "count": [self.rows]}
 
 
 def need_av() -> Any:
@@ -291,8 +270,7 @@ class DatasetWriter:
     def add_video_frame(self, key: str, frame: np.ndarray) -> None:
         """Append a frame of the episode that is being written."""
         if key not in self._begun:
-            full = key in self._videos and self._videos[key].written > MAX_VIDEO_BYTES
-            if full:
+            if key in self._videos and self._videos[key].written > MAX_VIDEO_BYTES:
                 self._videos.pop(key).close()
             if key not in self._videos:
                 self._video_number[key] = self._video_number.get(key, -1) + 1
@@ -332,10 +310,9 @@ class DatasetWriter:
         row |= {"data/chunk_index": 0, "data/file_index": self._data_number}
         row |= {"dataset_from_index": self.index, "dataset_to_index": self.index + steps}
         for key, begun in self._begun.items():
-            row[f"videos/{key}/chunk_index"] = 0
-            row[f"videos/{key}/file_index"] = self._video_number[key]
-            row[f"videos/{key}/from_timestamp"] = begun / self.fps
-            row[f"videos/{key}/to_timestamp"] = (begun + steps) / self.fps
+            place: dict[str, float] = {"chunk_index": 0, "file_index": self._video_number[key]}
+            place |= {"from_timestamp": begun / self.fps, "to_timestamp": (begun + steps) / self.fps}
+            row |= {f"videos/{key}/{name}": value for name, value in place.items()}
         for key, part in stats.items():
             row |= {f"stats/{key}/{name}": value for name, value in part.plain().items()}
         row |= {"meta/episodes/chunk_index": 0, "meta/episodes/file_index": 0}
@@ -347,16 +324,13 @@ class DatasetWriter:
         self, low: dict[str, np.ndarray], pngs: dict[str, list[bytes]], counters: dict[str, np.ndarray]
     ) -> None:
         pa, pq = need_arrow()
-        columns: dict[str, Any] = {}
-        described: dict[str, Any] = {}
+        columns, described = dict[str, Any](), dict[str, Any]()
         for key, values in low.items():
-            flat = pa.array(values.astype(np.float32).ravel())
-            if values.shape[1] == 1:  # LeRobot takes shape (1,) for a plain number
-                columns[key], described[key] = flat, {"dtype": "float32", "_type": "Value"}
-                continue
-            columns[key] = pa.FixedSizeListArray.from_arrays(flat, values.shape[1])
-            item = {"dtype": "float32", "_type": "Value"}
-            described[key] = {"feature": item, "length": values.shape[1], "_type": "List"}
+            width, item = values.shape[1], {"dtype": "float32", "_type": "Value"}
+            columns[key], described[key] = pa.array(values.astype(np.float32).ravel()), item
+            if width > 1:  # LeRobot takes shape (1,) for a plain number
+                columns[key] = pa.FixedSizeListArray.from_arrays(columns[key], width)
+                described[key] = {"feature": item, "length": width, "_type": "List"}
         kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
         for key, frames in pngs.items():
             cells = [{"bytes": data, "path": f"frame-{t:06d}.png"} for t, data in enumerate(frames)]
@@ -384,12 +358,9 @@ class DatasetWriter:
         texts = self.tasks
         table = pa.table({"task_index": pa.array(range(len(texts)), pa.int64()), "__index_level_0__": texts})
         # LeRobot looks tasks up by the index of a pandas frame, which only this note declares.
-        note = {
-            "index_columns": ["__index_level_0__"],
-            "column_indexes": [],
-            "columns": [_pandas("task_index", "task_index", "int64"), _pandas(None, "__index_level_0__", "object")],
-            "pandas_version": "2.2.0",
-        }
+        described = [_pandas("task_index", "task_index", "int64"), _pandas(None, "__index_level_0__", "object")]
+        note = {"index_columns": ["__index_level_0__"], "column_indexes": [], "columns": described}
+        note["pandas_version"] = "2.2.0"
         pq.write_table(table.replace_schema_metadata({"pandas": json.dumps(note)}), self.root / TASKS_PATH)
         pooled = {key: Stats.pooled(parts).plain() for key, parts in self.stats.items()}
         (self.root / STATS_PATH).write_text(json.dumps(pooled, indent=4) + "\n", encoding="utf-8")
@@ -449,9 +420,8 @@ def task_texts(info: Info) -> dict[int, str]:
     names = [name for name in table.column_names if name != "task_index"]
     if "task_index" not in table.column_names or not names:
         return {}
-    return {
-        int(i): str(text) for i, text in zip(table["task_index"].to_pylist(), table[names[0]].to_pylist(), strict=True)
-    }
+    numbers, texts = (table[name].to_pylist() for name in ("task_index", names[0]))
+    return {int(number): str(text) for number, text in zip(numbers, texts, strict=True)}
 
 
 def _read(file: Path, filters: list[tuple[str, str, Any]] | None = None) -> Any:

@@ -57,7 +57,7 @@ def load_arrays(data: bytes) -> dict[str, np.ndarray]:
 
 
 class _Dtype:
-    def __init__(self, kind: str) -> None:
+    def __init__(self, kind: str, align: bool = False, copy: bool = True) -> None:
         if not isinstance(kind, str) or not _PLAIN.match(kind):
             raise UnsafePickleError(f"holds an array of {kind!r}; only plain numbers are read")
         self.kind, self.order = kind, "="
@@ -89,42 +89,28 @@ def _filled(raw: Any, dtype: Any, shape: tuple[int, ...], order: Any) -> np.ndar
     return np.frombuffer(raw, dtype.numpy).reshape(shape, order="F" if order == "F" else "C").copy()
 
 
-def _dtype(kind: str, align: bool = False, copy: bool = True) -> _Dtype:
-    return _Dtype(kind)
-
-
-def _reconstruct(subtype: Any, shape: Any, kind: Any) -> _Array:
-    return _Array()
-
-
-def _scalar(dtype: Any, raw: Any) -> np.ndarray:
-    return _filled(raw, dtype, (), "C")
-
-
 def _encode(text: str, codec: str = "latin1") -> bytes:
     return text.encode("latin1")  # protocols 0 to 2 spell bytes as text
 
 
-class _NoArray:
-    """Stand-in for numpy.ndarray, which numpy's pickles name but never call."""
-
-
-_KNOWN: dict[tuple[str, str], Any] = {("_codecs", "encode"): _encode}
+# numpy's pickles name numpy.ndarray but never call it.
+_KNOWN: dict[tuple[str, str], Any] = {
+    ("_codecs", "encode"): _encode,
+    ("numpy", "dtype"): _Dtype,
+    ("numpy", "ndarray"): _Array,
+}
 for _core in ("numpy.core", "numpy._core"):
-    _KNOWN[f"{_core}.multiarray", "_reconstruct"] = _reconstruct
-    _KNOWN[f"{_core}.multiarray", "scalar"] = _scalar
+    _KNOWN[f"{_core}.multiarray", "_reconstruct"] = lambda subtype, shape, kind: _Array()
+    _KNOWN[f"{_core}.multiarray", "scalar"] = lambda dtype, raw: _filled(raw, dtype, (), "C")
     _KNOWN[f"{_core}.numeric", "_frombuffer"] = _filled
-_KNOWN["numpy", "dtype"] = _dtype
-_KNOWN["numpy", "ndarray"] = _NoArray
 
 
 class _Reader(pickle._Unpickler):  # in Python: the C one lets a file claim a memo of any size
     def find_class(self, module: str, name: str) -> Callable[..., Any]:
-        try:
-            found: Callable[..., Any] = _KNOWN[module, name]
-        except KeyError:
+        if (module, name) not in _KNOWN:
             text = f"asks for {module}.{name}; only numbers and numpy arrays are read. Do you trust its source?"
-            raise UnsafePickleError(text) from None
+            raise UnsafePickleError(text)
+        found: Callable[..., Any] = _KNOWN[module, name]
         return found
 
     def persistent_load(self, pid: Any) -> Any:
@@ -136,11 +122,8 @@ def _array(value: Any) -> np.ndarray | None:
         return value.value
     if isinstance(value, np.ndarray):
         return value
-    if isinstance(value, (bool, int, float)):
-        return np.asarray(value, np.float64)
-    if isinstance(value, (list, tuple)) and value and all(isinstance(v, (int, float)) for v in value):
-        return np.asarray(value, np.float64)
-    return None
+    entries = value if isinstance(value, (list, tuple)) and value else [value]
+    return np.asarray(value, np.float64) if all(isinstance(v, (int, float)) for v in entries) else None
 
 
 CAMERAS = {"top": "topImg", "left_wrist": "leftImg", "right_wrist": "rightImg"}
@@ -241,7 +224,8 @@ def _read(folder: Path, allow_gaps: bool) -> tuple[dict[str, Any], dict[str, tup
         raise InputError(f"{folder}: no step has a pose and all of its images; are the folders of one recording?")
     jumps = [before + 1 for before, after in pairwise(common) if after != before + 1]
     if jumps and not allow_gaps:
-        text = f"{len(jumps)} gaps, the first at step {jumps[0]} (lacking: {_short(lacking)})"
+        counts = "; ".join(f"{name} {len(numbers)}" for name, numbers in lacking.items())
+        text = f"{len(jumps)} gaps, the first at step {jumps[0]} (lacking: {counts or 'numbers skipped everywhere'})"
         how = "Import the stretches one by one, or join them: import_raw_xtrainer(..., allow_gaps=True)"
         raise InputError(f"{folder}: {text}; the arm would jump there. {how}")
     rows = [_pose(poses[n]) for n in common]
@@ -249,13 +233,9 @@ def _read(folder: Path, allow_gaps: bool) -> tuple[dict[str, Any], dict[str, tup
     if len(widths) != 1:
         raise InputError(f"{folder / POSES}: steps differ in the number of joints: {sorted(widths)}; record again")
     qpos, qvel, action = (np.stack(part) for part in zip(*rows, strict=True))
-    parts = {
-        "qpos": qpos,
-        "qvel": qvel if qvel.shape[1] else None,
-        "action": action,
-        "images": {name: [_jpeg(frames[name][n]) for n in common] for name in CAMERAS if name in frames},
-        "touches": {name: [_jpeg(frames[name][n]) for n in common] for name in TOUCHES if name in frames},
-    }
+    parts: dict[str, Any] = {"qpos": qpos, "qvel": qvel if qvel.shape[1] else None, "action": action}
+    for role, names in (("images", CAMERAS), ("touches", TOUCHES)):
+        parts[role] = {name: [_jpeg(frames[name][n]) for n in common] for name in names if name in frames}
     return parts, lacking
 
 
@@ -263,9 +243,8 @@ def _holds(path: Path, parts: dict[str, Any], fps: float | None) -> bool:
     """Return whether an episode file holds these parts, at this rate where one is given."""
     frames = {**parts["images"], **parts["touches"]}
     with open_episode(path) as there:
-        if set(frames) != {*there.cameras, *there.sensors} or len(there) != len(parts["qpos"]):
-            return False
-        if fps not in (None, there.fps):
+        same = set(frames) == {*there.cameras, *there.sensors} and len(there) == len(parts["qpos"])
+        if not same or fps not in (None, there.fps):
             return False
         joints = all(np.array_equal(parts[n].astype(np.float32), getattr(there, n)) for n in ("qpos", "action"))
         return joints and all(there.encoded(n, t) == data for n, rows in frames.items() for t, data in enumerate(rows))
@@ -293,9 +272,7 @@ def _pose(file: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     for key in (QPOS, ACTION):
         if key not in arrays or arrays[key].ndim != 1 or not np.isfinite(arrays[key]).all():
             got = f"shape {arrays[key].shape}" if key in arrays else f"only {', '.join(arrays) or 'nothing'}"
-            raise InputError(
-                f"{file}: needs finite numbers under {key!r}, shape (joints,); got {got}. Leave the step out"
-            )
+            raise InputError(f"{file}: {key!r} must hold finite numbers (joints,); got {got}. Leave the step out")
     qvel = arrays.get(QVEL, np.zeros(0))
     return arrays[QPOS].astype(np.float64), qvel.astype(np.float64).ravel(), arrays[ACTION].astype(np.float64)
 
@@ -307,11 +284,6 @@ def _jpeg(file: Path) -> bytes:
         return codec.without_padding(np.frombuffer(data, np.uint8))
     except InputError as cause:
         raise InputError(f"{file}: {cause}; remove the step's files from a COPY of the recording") from cause
-
-
-def _short(lacking: dict[str, tuple[int, ...]]) -> str:
-    counts = [f"{name} {len(numbers)}" for name, numbers in lacking.items()]
-    return "; ".join(counts) or "numbers skipped everywhere"
 
 
 def _list(numbers: tuple[int, ...], most: int = 10) -> str:
