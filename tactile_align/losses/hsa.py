@@ -2,12 +2,12 @@
 
 Hierarchical Spatial Alignment of DreamTacVLA (arXiv 2512.23864): tactile features are pulled to the tokens inside
 the sensor's box and pushed from negatives, which are other regions of the same image and other images. Read
-`hsa_loss`, `Direction.losses` and `contrast`, in this order; what is refused stands last.
+`hsa_loss`, `Direction.losses` and `contrast`, in this order; the checks of the arguments stand last.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import torch
 import torch.nn.functional as F
@@ -326,8 +326,8 @@ def check_temperature(temperature: float | Tensor) -> None:
 def check_choices(reduction: str, explicit: str) -> None:
     """Refuse names that are not known; lists those that are."""
     for name, value, known in (
-        ("reduction", reduction, ("mean", "sum", "none")),
-        ("explicit", explicit, ("replace", "add")),
+        ("reduction", reduction, get_args(Reduction)),
+        ("explicit", explicit, get_args(Explicit)),
     ):
         if value not in known:
             raise InputError(f"{name} must be one of {', '.join(known)}; got '{value}'")

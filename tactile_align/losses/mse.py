@@ -27,14 +27,10 @@ class MSELoss(nn.Module):
         self,
         h_tau: Tensor,
         h_w: Tensor,
-        hard_negatives: Tensor | None = None,
-        negative: object = None,
-        *,
-        temperature: object = None,
+        *negatives: object,
         valid: Tensor | None = None,
         stats: bool = False,
-        bank: Tensor | None = None,
-        hard_valid: Tensor | None = None,
+        **_: object,
     ) -> Tensor | tuple[Tensor, HSAStats]:
         """Return the mean over valid rows of (B, D) features; `chance` is 2, that of unrelated directions."""
         check_pairs(h_tau, h_w, valid)

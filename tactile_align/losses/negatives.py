@@ -1,5 +1,6 @@
 """Which rows are negatives of which: rules on facts of each row, evaluated a span of rows at a time."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Protocol
@@ -108,24 +109,18 @@ class Negatives:
 
     def rows(self, start: int, stop: int) -> Tensor:
         """Return (stop - start, B + bank) bool: who is a negative of rows start..stop-1."""
-        taken = self._same_row(start, stop) | self._too_close(start, stop)
-        if self.contact is not None:
-            taken |= self._without_contact(start, stop)
-        if self.ceiling is not None:
-            taken |= self._alike(start, stop)
+        taken = self._same_row(start, stop)
+        for rule in self._rules().values():
+            taken |= rule(start, stop)
         return taken.logical_not_()
 
     def columns(self, start: int, stop: int) -> Tensor:
-        """Return (stop - start, B) bool: of whom rows start..stop-1 are negatives; the bank asks nothing."""
+        """Return (stop - start, B) bool: of whom rows start..stop-1 are negatives; rows of the bank have none."""
         return self.rows(start, stop)[:, : len(self.episode)]
 
     def excluded(self, first: int = 0, last: int | None = None) -> dict[str, Tensor]:
         """Return how many pairs of rows first..last-1 each rule takes away, by its name; rules may share a pair."""
-        rules = {"time_gap": self._too_close}
-        if self.contact is not None:
-            rules["no_contact"] = self._without_contact
-        if self.ceiling is not None:
-            rules["same_touch"] = self._alike
+        rules = self._rules()
         counts = {name: torch.zeros((), dtype=torch.int64, device=self.episode.device) for name in rules}
         end = len(self.episode) if last is None else last
         for start in range(first, end, COUNT_ROWS):
@@ -137,32 +132,33 @@ class Negatives:
 
     def gathered(self) -> "Negatives":
         """Return the same rules over the rows of all ranks."""
-        return replace(
-            self,
-            episode=gather_facts(self.episode),
-            time=gather_facts(self.time),
-            contact=None if self.contact is None else gather_facts(self.contact),
-            touch=None if self.touch is None else gather_facts(self.touch),
-        )
+        contact, touch = (None if facts is None else gather_facts(facts) for facts in (self.contact, self.touch))
+        episode, time = gather_facts(self.episode), gather_facts(self.time)
+        return replace(self, episode=episode, time=time, contact=contact, touch=touch)
 
     @cached_property
     def _all(self) -> Facts:
-        touch = None if self.touch is None or self.ceiling is None else F.normalize(self.touch.detach().float(), dim=1)
-        own = Facts(self.episode, self.time, self.contact, touch)
-        if self.bank is None:
-            return own
-        more = None if touch is None else F.normalize(self._given(self.bank.touch).float(), dim=1)
+        """Facts of the batch and the bank, touches as unit vectors."""
+        parts = [Facts(self.episode, self.time, self.contact, None if self.ceiling is None else self.touch)]
+        if self.bank is not None:
+            parts.append(self.bank)
+        contacts = [part.contact for part in parts if part.contact is not None]
+        touches = [F.normalize(part.touch.detach().float(), dim=1) for part in parts if part.touch is not None]
         return Facts(
-            torch.cat([own.episode, self.bank.episode]),
-            torch.cat([own.time, self.bank.time]),
-            None if own.contact is None else torch.cat([own.contact, self._given(self.bank.contact)]),
-            None if touch is None or more is None else torch.cat([touch, more]),
+            torch.cat([part.episode for part in parts]),
+            torch.cat([part.time for part in parts]),
+            torch.cat(contacts) if contacts else None,
+            torch.cat(touches) if self.ceiling is not None else None,
         )
 
-    @staticmethod
-    def _given(x: Tensor | None) -> Tensor:
-        assert x is not None
-        return x
+    def _rules(self) -> dict[str, Callable[[int, int], Tensor]]:
+        """Return the rules in use by name: who is no negative of rows start..stop-1."""
+        rules: dict[str, Callable[[int, int], Tensor]] = {"time_gap": self._too_close}
+        if self.contact is not None:
+            rules["no_contact"] = self._without_contact
+        if self.ceiling is not None:
+            rules["same_touch"] = self._alike
+        return rules
 
     def _too_close(self, start: int, stop: int) -> Tensor:
         every = self._all
@@ -172,12 +168,13 @@ class Negatives:
         return near.logical_and_(self.episode[start:stop, None] == every.episode[None, :])
 
     def _without_contact(self, start: int, stop: int) -> Tensor:
-        contact = self._given(self._all.contact)
+        contact = self._all.contact
+        assert contact is not None
         return ~(contact[start:stop, None] & contact[None, :])
 
     def _alike(self, start: int, stop: int) -> Tensor:
-        touch = self._given(self._all.touch)
-        assert self.ceiling is not None
+        touch = self._all.touch
+        assert touch is not None and self.ceiling is not None
         return torch.gt(touch[start:stop] @ touch.T, self.ceiling)
 
     def _same_row(self, start: int, stop: int) -> Tensor:

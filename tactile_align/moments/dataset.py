@@ -33,29 +33,24 @@ class Moments(Dataset[MomentBatch]):
 
     Args:
         jobs: The episodes with their rigs and inputs.
-        statistics: For normalising; from training episodes only. None leaves qpos and action as recorded.
         chunk: C, actions of one moment.
         cache: Folder of the prepared episodes.
         processes: How many prepare episodes at the same time.
+        progress: Show a progress bar on stderr.
 
     Attributes:
+        statistics: Normalise qpos and action; None leaves both as recorded. See `normalised`.
         views: Facts of all N moments by the key of a view.
         touches: Facts of all N moments by sensor.
     """
 
     def __init__(
-        self,
-        jobs: Sequence[Job],
-        *,
-        statistics: Statistics | None,
-        chunk: int,
-        cache: Path,
-        processes: int = 1,
-        progress: bool = True,
+        self, jobs: Sequence[Job], *, chunk: int, cache: Path, processes: int = 1, progress: bool = True
     ) -> None:
         if not jobs:
             raise InputError("a dataset of moments needs at least one episode; got none")
-        self.jobs, self.statistics, self.chunk = tuple(jobs), statistics, chunk
+        self.jobs, self.chunk = tuple(jobs), chunk
+        self.statistics: Statistics | None = None
         self.folders = prepare(jobs, cache, processes, progress)
         self._facts = []
         for folder in self.folders:
@@ -108,7 +103,10 @@ class Moments(Dataset[MomentBatch]):
         return [(facts["qpos"], facts["action"]) for facts in self._facts]
 
     def normalised(self, statistics: Statistics) -> "Moments":
-        """Return the same moments with qpos and action normalised; nothing is prepared or read again."""
+        """Return the same moments with qpos and action normalised by the training episodes' statistics.
+
+        Nothing is prepared or read again.
+        """
         other = copy.copy(self)
         other.statistics = statistics
         return other

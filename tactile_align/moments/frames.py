@@ -79,7 +79,7 @@ def reference_of(episode: Episode, entry: Input, contact: np.ndarray) -> np.ndar
     free = np.flatnonzero(~contact)
     if not len(free):
         raise InputError(
-            f"{episode.ref}: {episode.stream(entry.stream).key} is in contact in all {len(contact)} frames, so there is "
+            f"{episode.ref}: {episode.stream(entry.stream).key} is in contact in all {len(contact)} frames: there is "
             f"no reference for differences. Needed: at least one frame without contact in each episode. Leave the "
             f"episode out, or set features.touch_input = 'image'"
         )

@@ -73,8 +73,8 @@ class RegionNegatives(NamedTuple):
 
 
 class _Beside(NamedTuple):
-    """Features beside the box in one view's image: (B, n, dim) of shifted boxes, (B, n) which of them exist, (B, dim) of
-    the other finger."""
+    """Features beside the box in one view's image: (B, n, dim) of shifted boxes, (B, n) which of them exist, (B, dim)
+    of the other finger."""
 
     shifted: Tensor
     exist: Tensor
@@ -204,17 +204,18 @@ class Alignment(nn.Module):
                 counts["bank"] = from_bank
             everyone, first = self._everyone(negatives)
             excluded = everyone.excluded(first, first + len(batch))
-            log |= {
-                f"hsa/{view.key}": share * loss.detach(),
-                f"chance/{view.key}": share * stats.chance,
-                f"negatives/{view.key}": share * stats.negatives,
-                f"r1/{view.key}": hits / whole.clamp(min=1),
-                f"pairs/{view.key}": stats.pairs,
-                f"no_negative/{view.key}": (pairs & ~valid).sum(),
-                f"no_box/{view.key}": (~batch.views[view.key].visible).sum(),
+            values = {
+                "hsa": share * loss.detach(),
+                "chance": share * stats.chance,
+                "negatives": share * stats.negatives,
+                "r1": hits / whole.clamp(min=1),
+                "pairs": stats.pairs,
+                "no_negative": (pairs & ~valid).sum(),
+                "no_box": (~batch.views[view.key].visible).sum(),
             }
-            log |= {f"negatives_from/{kind}/{view.key}": n / whole.clamp(min=1) for kind, n in counts.items()}
-            log |= {f"excluded/{name}/{view.key}": count for name, count in excluded.items()}
+            values |= {f"negatives_from/{kind}": count / whole.clamp(min=1) for kind, count in counts.items()}
+            values |= {f"excluded/{rule}": count for rule, count in excluded.items()}
+            log |= {f"{name}/{view.key}": value for name, value in values.items()}
         log["no_contact"] = torch.stack([(~batch.touches[name].contact).sum() for name in self.sensors]).sum()
         log["temperature"] = kappa.detach()
         return total, log
@@ -266,9 +267,8 @@ class Alignment(nn.Module):
                 everybody = torch.cat([everybody, facts.touch])
                 facts = replace(facts, touch=unlike(facts.touch, everybody))
             touch = unlike(touch, everybody)
-        return Negatives(
-            batch.episode, batch.time, self.hsa.min_gap, touch=touch, ceiling=self.hsa.touch_ceiling, bank=facts
-        )
+        gap, ceiling = self.hsa.min_gap, self.hsa.touch_ceiling
+        return Negatives(batch.episode, batch.time, gap, touch=touch, ceiling=ceiling, bank=facts)
 
     def _everyone(self, negatives: Negatives) -> tuple[Negatives, int]:
         """Return the rules over all rows that the loss looks at, and the number of this process's first row in them."""

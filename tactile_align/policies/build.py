@@ -1,5 +1,7 @@
 """The inputs and the model of a training config."""
 
+from dataclasses import replace
+
 import torch
 
 from tactile_align.calibration.rig import Rig
@@ -22,11 +24,13 @@ def inputs_of(config: TrainConfig, rig: Rig) -> tuple[Input, ...]:
     inputs = []
     if config.views:
         width, height = (side + 2 * config.augment.shift_px for side in input_size_of(vision.model, vision.image_size))
-        options = {"uncertain": config.features.sigma_px == "rig", "other_finger": config.hsa.finger_negative}
+        uncertain, other_finger = config.features.sigma_px == "rig", config.hsa.finger_negative
         for view, named in zip(config.views, views_of(config), strict=True):
             rig.camera(view.camera)
-            frame = (view.camera, width, height, vision.fit)
-            inputs.append(Input(named.key, *frame, view.sensor, view.zoom, ahead_m=view.ahead_m, **options))
+            entry = Input(
+                named.key, view.camera, width, height, vision.fit, view.sensor, view.zoom, ahead_m=view.ahead_m
+            )
+            inputs.append(replace(entry, uncertain=uncertain, other_finger=other_finger))
         width, height = input_size_of(touch.model, touch.image_size)
         differs = config.features.touch_input == "difference"
         for name in dict.fromkeys(view.sensor for view in config.views):

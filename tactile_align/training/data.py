@@ -44,8 +44,8 @@ class Data:
 def stream_sizes(moments: Moments) -> dict[str, tuple[int, int]]:
     """Return (width, height) of each stream that inputs and boxes are made from, as recorded in the first episode."""
     job = moments.jobs[0]
-    streams = {one.stream for one in job.inputs}
-    hands = {hand_of(job.rig, one.sensor) for one in job.inputs if one.sensor is not None} - {""}
+    streams = {entry.stream for entry in job.inputs}
+    hands = {hand_of(job.rig, entry.sensor) for entry in job.inputs if entry.sensor is not None} - {""}
     touches = {job.rig.sensor(name).stream for arm in hands for name in hold_sensors(job.rig, arm)}
     with open_episode(job.ref) as episode:
         return {name: episode.width_height(name) for name in sorted(streams | touches & {*episode.sensors})}
@@ -71,11 +71,11 @@ def load_data(config: TrainConfig, processes: int = 1, progress: bool = True) ->
                 )
             jobs[ref] = Job(ref, rig.for_episode(ref.path), inputs, config.packed)
     train_refs, held_out_refs = split_episodes(tuple(jobs), config.seed, config.held_out)
-    cache = Path(config.cache)
 
     def moments(refs: Iterable[EpisodeRef]) -> Moments:
-        chosen, chunk = [jobs[ref] for ref in refs], config.policy.chunk_size
-        return Moments(chosen, statistics=None, chunk=chunk, cache=cache, processes=processes, progress=progress)
+        chosen = [jobs[ref] for ref in refs]
+        chunk, cache = config.policy.chunk_size, Path(config.cache)
+        return Moments(chosen, chunk=chunk, cache=cache, processes=processes, progress=progress)
 
     raw = moments(train_refs)
     statistics = Statistics.of(raw.low_dim())
@@ -85,10 +85,10 @@ def load_data(config: TrainConfig, processes: int = 1, progress: bool = True) ->
 
 def contact_moments(moments: Moments, config: TrainConfig) -> np.ndarray:
     """Return (N,) bool: moments in which some view's sensor is visible and in contact."""
-    found = np.zeros(len(moments), dtype=bool)
+    pairs = np.zeros(len(moments), dtype=bool)
     for view in views_of(config):
-        found |= moments.views[view.key].visible & moments.touches[view.sensor].contact
-    return found
+        pairs |= moments.views[view.key].visible & moments.touches[view.sensor].contact
+    return pairs
 
 
 def _checked_rig(entry: DataConfig, config: TrainConfig) -> Rig:
@@ -99,9 +99,9 @@ def _checked_rig(entry: DataConfig, config: TrainConfig) -> Rig:
             f"thing: calibrate it and verify again, or set unverified_rig = true to train all the same"
         )
     if rig.verified is None and config.views and not config.unverified_rig:
-        level, said = logging.WARNING, f"warning: rig {entry.rig} was never verified"
-        if rig.status == "exact":
-            level = logging.INFO
-            said = f'note: rig {entry.rig} was never verified; its status "exact" is for simulations'
-        logger.log(level, f"{said}; run: tactile-align verify {entry.path} --rig {entry.rig}")
+        exact = rig.status == "exact"
+        level, kind = (logging.INFO, "note") if exact else (logging.WARNING, "warning")
+        remark = '; its status "exact" is for simulations' if exact else ""
+        command = f"tactile-align verify {entry.path} --rig {entry.rig}"
+        logger.log(level, f"{kind}: rig {entry.rig} was never verified{remark}; run: {command}")
     return rig

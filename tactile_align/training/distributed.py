@@ -1,4 +1,4 @@
-"""One process or several (torchrun): who this one is, and sums over all of them."""
+"""The processes of a run, one or several (torchrun): the rank of this one, and sums over all of them."""
 
 import os
 from collections.abc import Iterator
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from tactile_align.errors import InputError
+from tactile_align.losses.gather import world
 
 
 @dataclass(frozen=True)
@@ -18,9 +19,9 @@ class Group:
     """The processes of a run.
 
     Attributes:
-        rank: This one, 0 leads: it alone writes files.
-        world: How many.
-        device: Where this one computes.
+        rank: Number of this process; 0 leads: it alone writes files.
+        world: Number of processes.
+        device: Device of this process.
     """
 
     rank: int
@@ -41,9 +42,7 @@ class Group:
 
     def any(self, flag: bool) -> bool:
         """Return whether the flag is set in any process."""
-        if self.world == 1:
-            return flag
-        return bool(self.sum(torch.tensor(float(flag), device=self.device)) > 0)
+        return bool(self.sum(torch.tensor(float(flag), device=self.device)) > 0) if self.world > 1 else flag
 
     def wait(self) -> None:
         """Wait until every process is here."""
@@ -73,24 +72,21 @@ def joined(device: str) -> Iterator[Group]:
     Raises:
         InputError: This machine has no such device.
     """
-    world = int(os.environ.get("WORLD_SIZE", "1"))
-    local = int(os.environ.get("LOCAL_RANK", "0"))
-    chosen = _device(device, local)
+    chosen = _device(device)
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
-    if world == 1 or dist.is_initialized():
-        rank, size = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-        yield Group(rank, size, chosen)
-        return
-    dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+    starts = int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized()
+    if starts:
+        dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
     try:
-        yield Group(dist.get_rank(), world, chosen)
+        yield Group(*world(), chosen)
     finally:
-        dist.destroy_process_group()
+        if starts:
+            dist.destroy_process_group()
 
 
-def _device(stated: str, local: int) -> torch.device:
-    own = f"cuda:{local}"
+def _device(stated: str) -> torch.device:
+    own = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
     try:
         chosen = torch.device({"auto": own if torch.cuda.is_available() else "cpu", "cuda": own}.get(stated, stated))
         torch.empty(1, device=chosen)

@@ -1,4 +1,4 @@
-"""Where numbers and pictures go: metrics.jsonl always, TensorBoard and Weights & Biases when asked for."""
+"""Sinks for numbers and pictures: metrics.jsonl always, TensorBoard and Weights & Biases where configured."""
 
 import json
 import math
@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 from secrets import token_hex
-from types import TracebackType
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -16,43 +15,37 @@ from tactile_align.errors import InputError, MissingExtra
 from tactile_align.files import read_text, write_text_atomically
 
 
-class Sink(Protocol):
-    """A place for records."""
+class Sink:
+    """A place for records; what it has no room for it leaves out."""
 
     def write(self, record: dict[str, Any]) -> None:
-        """Take one record: "kind", "step" and values by name."""
+        """Write one record: "kind", "step" and values by name."""
 
     def image(self, name: str, step: int, image: np.ndarray) -> None:
-        """Take one picture, (H, W, 3) uint8 RGB."""
+        """Write one picture, (H, W, 3) uint8 RGB."""
 
     def close(self) -> None:
-        """Flush and let go."""
+        """Flush and close."""
 
 
-class JsonLines:
-    """Append records to a file, one JSON object a line; each line is flushed, so a killed run keeps its log."""
+class JsonLines(Sink):
+    """A file of records, one JSON object a line; each line is flushed, so a killed run keeps its log."""
 
     def __init__(self, path: Path) -> None:
         self._handle = path.open("a", encoding="utf-8")
 
     def write(self, record: dict[str, Any]) -> None:
-        """Write one record; a number that is not finite becomes a string, as JSON has none."""
-        plain = {
-            key: value if not isinstance(value, float) or math.isfinite(value) else str(value)
-            for key, value in record.items()
-        }
+        """Append one record; a number that is not finite becomes a string, as JSON has none."""
+        plain = {k: str(v) if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.items()}
         self._handle.write(json.dumps(plain) + "\n")
         self._handle.flush()
-
-    def image(self, name: str, step: int, image: np.ndarray) -> None:
-        """Leave pictures out: a line holds numbers."""
 
     def close(self) -> None:
         """Close the file."""
         self._handle.close()
 
 
-class TensorBoard:
+class TensorBoard(Sink):
     """Scalars as KIND/NAME and pictures, in TensorBoard's files."""
 
     def __init__(self, folder: Path) -> None:
@@ -64,12 +57,10 @@ class TensorBoard:
 
     def write(self, record: dict[str, Any]) -> None:
         """Write the numbers of one record; a finding as text."""
-        kind, step = record["kind"], record["step"]
-        for name, value in record.items():
-            if isinstance(value, float):
-                self._writer.add_scalar(f"{kind}/{name}", value, step)
-        if kind == "finding":
-            self._writer.add_text(kind, f"{record['id']}: {record['text']}. {record['advice']}", step)
+        for name, value in scalars(record).items():
+            self._writer.add_scalar(name, value, record["step"])
+        if record["kind"] == "finding":
+            self._writer.add_text("finding", f"{record['id']}: {record['text']}. {record['advice']}", record["step"])
 
     def image(self, name: str, step: int, image: np.ndarray) -> None:
         """Write one picture."""
@@ -80,7 +71,7 @@ class TensorBoard:
         self._writer.close()
 
 
-class WeightsAndBiases:
+class WeightsAndBiases(Sink):
     """Scalars as KIND/NAME over `step`, pictures and findings (as alerts), in a Weights & Biases run.
 
     The run's id is kept in FOLDER/wandb_id.txt: `--resume` goes on with it, and another run of a folder of the same
@@ -102,12 +93,10 @@ class WeightsAndBiases:
 
     def write(self, record: dict[str, Any]) -> None:
         """Send the numbers of one record; a finding as an alert."""
-        kind = record["kind"]
-        if kind == "finding":
+        if record["kind"] == "finding":
             self._run.alert(title=record["id"], text=f"step {record['step']}: {record['text']}. {record['advice']}")
-            return
-        scalars = {f"{kind}/{name}": value for name, value in record.items() if isinstance(value, float)}
-        self._run.log({**scalars, "step": record["step"]})
+        else:
+            self._run.log({**scalars(record), "step": record["step"]})
 
     def image(self, name: str, step: int, image: np.ndarray) -> None:
         """Send one picture."""
@@ -119,7 +108,7 @@ class WeightsAndBiases:
 
 
 class Sinks:
-    """Several sinks as one; with none it swallows everything, as processes other than the first do."""
+    """Several sinks as one; without any, as in processes other than the first, records go nowhere."""
 
     def __init__(self, sinks: Sequence[Sink]) -> None:
         self.sinks = tuple(sinks)
@@ -142,11 +131,14 @@ class Sinks:
     def __enter__(self) -> "Sinks":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         for sink in self.sinks:
             sink.close()
+
+
+def scalars(record: dict[str, Any]) -> dict[str, float]:
+    """Return the numbers of a record as KIND/NAME."""
+    return {f"{record['kind']}/{name}": value for name, value in record.items() if isinstance(value, float)}
 
 
 def open_sinks(out: Path, log: LogConfig, config: dict[str, Any]) -> Sinks:
@@ -166,7 +158,7 @@ def open_sinks(out: Path, log: LogConfig, config: dict[str, Any]) -> Sinks:
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """Return the records of a metrics.jsonl, each with "kind" and "step".
 
-    The last line of a run that was killed, or that is writing just now, may be cut short; it is left out.
+    The last line of a run that was killed, or is writing at this moment, may be cut short; it is left out.
 
     Raises:
         FileNotFoundError: No such file.
@@ -175,37 +167,35 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     return [record for record, _ in _records(path)]
 
 
-def take_back(path: Path, step: int) -> int:
-    """Leave out what was logged after `step`, where a run goes on; it logs that again. Returns how many records.
+def truncate_log(path: Path, step: int) -> int:
+    """Remove the records after `step`, where a run resumes and logs again, and return how many they were.
 
     Raises:
         FileNotFoundError, ValueError: As `read_metrics`.
     """
-    found = _records(path)
-    kept = [line + "\n" for record, line in found if record["step"] <= step]
+    records = _records(path)
+    kept = [line + "\n" for record, line in records if record["step"] <= step]
     if "".join(kept) != read_text(path):
         write_text_atomically(path, "".join(kept))
-    return len(found) - len(kept)
+    return len(records) - len(kept)
 
 
 def _records(path: Path) -> list[tuple[dict[str, Any], str]]:
     """Return each record with its line."""
-    found = []
-    *whole, last = read_text(path).split("\n")
-    for number, line in enumerate([*whole, last], start=1):
+    records = []
+    lines = read_text(path).split("\n")
+    for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         try:
             record = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            if number > len(whole):
+        except (ValueError, RecursionError):
+            if number == len(lines):  # cut short
                 break
-            raise InputError(
-                f"{path} line {number}: needed a JSON object; got {line[:60]!r}. Remove the line"
-            ) from error
+            record = None
         if not isinstance(record, dict) or not isinstance(record.get("step"), int):
             raise InputError(
-                f"{path} line {number}: needed an object with an integer `step`; got {line[:60]!r}. Remove the line"
+                f"{path} line {number}: needed a JSON object with an integer `step`; got {line[:60]!r}. Remove the line"
             )
-        found.append((record, line))
-    return found
+        records.append((record, line))
+    return records

@@ -5,9 +5,9 @@ import platform
 import signal
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from importlib import metadata
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import torch
@@ -25,9 +25,9 @@ from tactile_align.policies.aligned import AlignedPolicy
 from tactile_align.policies.build import make_model
 from tactile_align.training.data import Data, load_data
 from tactile_align.training.distributed import Group, joined
-from tactile_align.training.logs import Sinks, open_sinks, take_back
+from tactile_align.training.logs import Sinks, open_sinks, truncate_log
 from tactile_align.training.optimiser import RunningMean, averaged, make_optimiser
-from tactile_align.training.state import Course, save, take_up
+from tactile_align.training.state import Progress, package_version, resumed, save
 from tactile_align.training.step import Trainer
 from tactile_align.training.validation import sample_picture, validate
 from tactile_align.training.watch import Watch, finding
@@ -44,12 +44,12 @@ def train(
 
     The folder holds config.toml, rig.toml, statistics.json, environment.txt, metrics.jsonl and checkpoints/.
     Ctrl-C and SIGTERM save a checkpoint at the end of the step and return. Everything random in step n is a
-    function of (seed, n), so a resumed run goes on exactly as if it had never stopped. Under torchrun each process
+    function of (seed, n), so a resumed run continues exactly as if it had never stopped. Under torchrun each process
     takes its share of every batch; `batch_size` and the learning rates are those of the whole batch.
 
     Args:
         config: The run.
-        resume: Go on from the last checkpoint of the run folder; a run killed before its first starts anew.
+        resume: Continue from the last checkpoint of the run folder; a run killed before its first starts anew.
         data: Moments already loaded for this config; None loads them.
         progress: Show a progress bar on stderr.
         processes: How many processes prepare episodes.
@@ -71,11 +71,13 @@ def train(
         if group.leads:
             (out / "checkpoints").mkdir(parents=True, exist_ok=True)
         trainer = make_trainer(config, data, group)
-        course = take_up(trainer, out) if resume else Course()
+        course = resumed(trainer, out) if resume else Progress()
         group.wait()
         if group.leads:
             _describe(out, config, data)
-            _take_back(out, course)
+            log = out / "metrics.jsonl"
+            if again := truncate_log(log, course.step) if log.exists() else 0:
+                logger.warning(f"{log}: removed {again} records of steps after {course.step}, where the run resumes")
         sinks = open_sinks(out, config.log, config.model_dump(mode="json")) if group.leads else Sinks(())
         bar = tqdm(total=config.steps, initial=course.step, desc="training", unit="step", disable=not progress)
         with sinks, bar, _stop_signals() as stopped:
@@ -83,14 +85,7 @@ def train(
     return out
 
 
-def _take_back(out: Path, course: Course) -> None:
-    log = out / "metrics.jsonl"
-    again = take_back(log, course.step) if log.exists() else 0
-    if again:
-        logger.warning(f"{log}: {again} records are of steps after {course.step}, where the run goes on: logged again")
-
-
-def _run(trainer: Trainer, course: Course, sinks: Sinks, bar: Any, stopped: Callable[[], bool]) -> None:
+def _run(trainer: Trainer, course: Progress, sinks: Sinks, bar: Any, stopped: Callable[[], bool]) -> None:
     config, data, group = trainer.config, trainer.data, trainer.group
     watch, checkpoints = Watch(config), Path(config.out) / "checkpoints"
     batches = iter(_loader(data, config, course.step, group))
@@ -106,7 +101,7 @@ def _run(trainer: Trainer, course: Course, sinks: Sinks, bar: Any, stopped: Call
         done = course.step = step + 1
         last = done == config.steps
         if step % config.log.every == 0 or last:
-            record = trainer.gathered(parts)
+            record = trainer.reduced(parts)
             record |= {"data_s": loaded - began, "step_s": time.perf_counter() - began}
             if cosine is not None:
                 record["gradient_cosine"] = cosine
@@ -116,30 +111,31 @@ def _run(trainer: Trainer, course: Course, sinks: Sinks, bar: Any, stopped: Call
         improved = False
         if done % config.validate_every == 0 or last:
             with averaged(trainer.model, trainer.mean):
-                found = validate(trainer.model, data.held_out, config, group.device)
-            sinks.write({"kind": "validation", "step": done, **found})
+                means = validate(trainer.model, data.held_out, config, group.device)
+            sinks.write({"kind": "validation", "step": done, **means})
             picture = sample_picture(data.held_out, config) if sinks.shows_images else None
             if picture is not None:
                 sinks.image("validation/pairs", done, picture)
-            _report(watch.validation(found), done, sinks, config, group)
-            improved = found["loss"] < course.best
-            course.best, course.stale = min(course.best, found["loss"]), 0 if improved else course.stale + 1
-        tired = group.any(config.patience is not None and course.stale >= config.patience)
-        asked = group.any(stopped())
-        if (improved or asked or tired or done % config.save_every == 0 or last) and group.leads:
+            _report(watch.validation(means), done, sinks, config, group)
+            improved = means["loss"] < course.best
+            course.best, course.stale = min(course.best, means["loss"]), 0 if improved else course.stale + 1
+        out_of_patience = group.any(config.patience is not None and course.stale >= config.patience)
+        interrupted = group.any(stopped())
+        stops = interrupted or out_of_patience
+        if (improved or stops or done % config.save_every == 0 or last) and group.leads:
             save(trainer, course, checkpoints, improved)
-        if asked or tired:
-            why = "stopped" if asked else f"no better for {course.stale} validation passes: stopped"
+        if stops:
+            why = "stopped" if interrupted else f"no better for {course.stale} validation passes: stopped"
             if group.leads:
-                logger.warning(f"{why} at step {done}; go on with --resume")
+                logger.warning(f"{why} at step {done}; continue with --resume")
             break
     group.wait()
 
 
 def make_trainer(config: TrainConfig, data: Data, group: Group | None = None) -> Trainer:
-    """Return everything a run of this config changes, at its start."""
-    here = group or Group(0, 1, torch.device("cpu"))
-    model = build_model(config, data.train).to(here.device)
+    """Return the trainer of a config before its first step."""
+    group = group or Group(0, 1, torch.device("cpu"))
+    model = build_model(config, data.train).to(group.device)
     if config.optimiser.compile:
         _compile(model)
     optimiser, schedule = make_optimiser(model, config)
@@ -147,8 +143,7 @@ def make_trainer(config: TrainConfig, data: Data, group: Group | None = None) ->
     # Only the plain joint mode gives every parameter a gradient at every step.
     staged = config.alignment.mode != "joint" or config.alignment.final == 0
     unused = staged or config.region == "opening" or config.hsa.weight == 0
-    net = here.share(model, unused)
-    return Trainer(config, model, net, optimiser, schedule, mean, here, data)
+    return Trainer(config, model, group.share(model, unused), optimiser, schedule, mean, group, data)
 
 
 def build_model(config: TrainConfig, moments: Moments) -> AlignedPolicy:
@@ -167,9 +162,8 @@ def _compile(model: AlignedPolicy) -> None:
 
 
 def _loader(data: Data, config: TrainConfig, start: int, group: Group) -> Iterable[MomentBatch]:
-    sampler = MomentSampler(
-        data.contact, config.batch_size, config.contact_share, config.seed, start, config.steps, group.rank, group.world
-    )
+    drawn = (config.batch_size, config.contact_share, config.seed)
+    sampler = MomentSampler(data.contact, *drawn, start, config.steps, group.rank, group.world)
     return DataLoader(
         data.train,
         batch_sampler=sampler,
@@ -205,33 +199,26 @@ def _describe(out: Path, config: TrainConfig, data: Data) -> None:
         rig.save(out / ("rig.toml" if number == 0 else f"rig_{number}.toml"))
     packages = ("torch", "torchvision", "open_clip_torch", "numpy", "opencv-python", "h5py", "tactile-align")
     lines = [f"python {platform.python_version()}", f"platform {platform.platform()}"]
-    for name in packages:
-        try:
-            lines.append(f"{name} {metadata.version(name)}")
-        except metadata.PackageNotFoundError:
-            lines.append(f"{name} not installed as a package")
+    lines += [f"{name} {package_version(name)}" for name in packages]
     write_text_atomically(out / "environment.txt", "\n".join(lines) + "\n")
 
 
 @contextmanager
 def _stop_signals() -> Iterator[Callable[[], bool]]:
     """Turn Ctrl-C and SIGTERM into a flag that is read between steps; a second Ctrl-C interrupts at once."""
-    asked = False
+    stopped = Event()
 
-    def ask(number: int, frame: Any) -> None:
-        nonlocal asked
-        if asked:
+    def stop(number: int, frame: Any) -> None:
+        if stopped.is_set():
             raise KeyboardInterrupt
-        asked = True
+        stopped.set()
 
     old = {}
+    with suppress(ValueError):  # signals belong to the main thread; elsewhere the caller stops the run
+        for number in (signal.SIGINT, signal.SIGTERM):
+            old[number] = signal.signal(number, stop)
     try:
-        for name in ("SIGINT", "SIGTERM"):
-            old[name] = signal.signal(getattr(signal, name), ask)
-    except ValueError:
-        pass  # signals belong to the main thread; elsewhere the caller stops the run
-    try:
-        yield lambda: asked
+        yield stopped.is_set
     finally:
-        for name, handler in old.items():
-            signal.signal(getattr(signal, name), handler)
+        for number, handler in old.items():
+            signal.signal(number, handler)

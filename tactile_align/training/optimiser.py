@@ -18,10 +18,9 @@ def make_optimiser(model: AlignedPolicy, config: TrainConfig) -> tuple[torch.opt
     """Return AdamW over every trainable parameter, and warm-up followed by a cosine to zero."""
     o = config.optimiser
     groups = [] if model.act is None else act_parameter_groups(model.act, o.lr, o.lr_backbone, o.weight_decay)
-    rest = [(name, p) for name, p in model.named_parameters() if p.requires_grad and not name.startswith("act.")]
+    rest = [p for name, p in model.named_parameters() if p.requires_grad and not name.startswith("act.")]
     # Decay pulls vectors and scalars (biases, norms, the temperature) towards values that mean nothing.
-    decayed = [p for _, p in rest if p.ndim > 1]
-    plain = [p for _, p in rest if p.ndim <= 1]
+    decayed, plain = [p for p in rest if p.ndim > 1], [p for p in rest if p.ndim <= 1]
     groups += [{"name": "aligned", "params": decayed, "lr": o.lr_encoder, "weight_decay": o.weight_decay}]
     groups += [{"name": "aligned, no decay", "params": plain, "lr": o.lr_encoder, "weight_decay": 0.0}]
     optimiser = torch.optim.AdamW([g for g in groups if g["params"]], betas=o.betas)
@@ -52,7 +51,7 @@ class RunningMean:
 
     @torch.no_grad()
     def update(self, model: AlignedPolicy) -> None:
-        """Take in the weights after a step; counters and the like are copied."""
+        """Update the mean with the weights after a step; integer tensors are copied."""
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
         self.updates += 1
         for name, value in model.state_dict().items():
@@ -63,11 +62,11 @@ class RunningMean:
                 mean.copy_(value)
 
     def state(self) -> dict[str, object]:
-        """Return what a checkpoint keeps."""
+        """Return the mean's part of a checkpoint."""
         return {"tensors": self.tensors, "updates": self.updates}
 
     def load(self, state: dict[str, object]) -> None:
-        """Go on from what `state` returned."""
+        """Resume from what `state` returned."""
         tensors, updates = state["tensors"], state["updates"]
         assert isinstance(tensors, dict) and isinstance(updates, int)
         self.updates = updates
@@ -90,7 +89,7 @@ def averaged(model: AlignedPolicy, mean: RunningMean | None) -> Iterator[None]:
 
 
 def weights_at(config: TrainConfig, step: int) -> Weights:
-    """Return what counts at a step (from 0): the mode's stage, times the warm-up, times the fall to `final`."""
+    """Return the weights of the losses at a step (from 0): the mode's stage times warm-up or fall to `final`."""
     a = config.alignment
     if step < a.pretrain_steps:
         return Weights(action=0.0, alignment=_ramp(config, step))

@@ -1,4 +1,4 @@
-"""One optimiser step: micro-batches, what is random in it, and what is logged of it."""
+"""One optimiser step: micro-batches, its random numbers, and its values for the log."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -21,7 +21,7 @@ SUMMED = ("l1", "kl", "no_box/", "no_contact", "r1/", "negatives_from/", "exclud
 
 @dataclass
 class Trainer:
-    """Everything a step changes.
+    """The parts of a run that a step uses and changes.
 
     Attributes:
         config: The run.
@@ -44,13 +44,13 @@ class Trainer:
     data: Data
 
     def step(self, batch: MomentBatch, step: int) -> dict[str, Tensor]:
-        """Take one step on this process's rows of batch number `step` and return what is to be logged.
+        """Take one step on this process's rows of batch number `step` and return its values for the log.
 
         Everything random is a function of (seed, step): a row is augmented and its latent drawn alike whatever the
         number of processes.
 
         Raises:
-            DivergedError: Loss or gradient are not finite, on any process; nothing has been changed by this step.
+            DivergedError: Loss or gradient are not finite, on any process; this step changed nothing.
         """
         config, model, group = self.config, self.model.train(), self.group
         weights = weights_at(config, step)
@@ -59,26 +59,26 @@ class Trainer:
         totals = {name: group.sum(count) for name, count in counts.items()} | {"world": torch.tensor(group.world)}
         micro = config.optimiser.accumulate
         self.optimiser.zero_grad(set_to_none=True)
-        found: list[dict[str, Tensor]] = []
+        logs: list[dict[str, Tensor]] = []
         for i in range(micro):
             self._at_step(step)
             with self._autocast():
                 loss, parts = self.net(whole.rows(slice(i, None, micro)), weights, totals)
             if group.any(not bool(torch.isfinite(loss))):
-                raise DivergedError(culprits(parts, batch, self.data, step))
+                raise DivergedError(non_finite(parts, batch, self.data, step))
             if loss.requires_grad:
                 loss.backward()
-            found.append(parts)
+            logs.append(parts)
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.optimiser.clip_norm)
         if group.any(not bool(torch.isfinite(norm))):
-            raise DivergedError(culprits({"gradient_norm": norm}, batch, self.data, step))
+            raise DivergedError(non_finite({"gradient_norm": norm}, batch, self.data, step))
         self.optimiser.step()
         self.schedule.step()
         if model.alignment is not None and weights.alignment > 0:
             model.alignment.remember(whole)
         if self.mean is not None:
             self.mean.update(model)
-        return combined(found, model) | {"gradient_norm": norm}
+        return combined(logs, model) | {"gradient_norm": norm}
 
     def prepared(self, batch: MomentBatch, step: int) -> MomentBatch:
         """Return the batch augmented and with its latent noise; seeds dropout too."""
@@ -92,8 +92,8 @@ class Trainer:
         noise = torch.randn(len(batch) * group.world, self.model.act.config.latent_dim, generator=generator)
         return replace(whole, noise=noise[group.rank :: group.world].to(batch.qpos.device, batch.qpos.dtype))
 
-    def gathered(self, parts: dict[str, Tensor]) -> dict[str, float]:
-        """Return the log of the whole batch from this process's log; every process must ask."""
+    def reduced(self, parts: dict[str, Tensor]) -> dict[str, float]:
+        """Return the log of the whole batch from this process's log; every process must call it."""
         if self.group.world > 1:
             for name, value in parts.items():
                 if name.startswith(SUMMED):
@@ -109,25 +109,20 @@ class Trainer:
         devices = [self.group.device] if self.group.device.type == "cuda" else []
         self._at_step(step)
         with torch.random.fork_rng(devices=devices), self._autocast():
-            found = self.model.train().losses(self.prepared(batch, step), weights_at(self.config, step))
-        if self.model.alignment is None or found.action is None or found.alignment is None:
+            action, alignment, _ = self.model.train().losses(self.prepared(batch, step), weights_at(self.config, step))
+        if self.model.alignment is None or action is None or alignment is None:
+            return None
+        if not (action.requires_grad and alignment.requires_grad):
             return None
         weights = [p for p in self.model.alignment.towers.parameters() if p.requires_grad]
-        grads = []
-        for loss in (found.action, found.alignment):
-            if not loss.requires_grad:
-                return None
-            grad = torch.autograd.grad(loss, weights, retain_graph=True, allow_unused=True)
-            grads.append(
-                torch.cat(
-                    [
-                        torch.zeros_like(p).flatten() if g is None else g.flatten()
-                        for g, p in zip(grad, weights, strict=True)
-                    ]
-                )
+        of_action, of_alignment = (
+            torch.cat(
+                [g.flatten() for g in torch.autograd.grad(loss, weights, retain_graph=True, materialize_grads=True)]
             )
-        lengths = [float(g.norm()) for g in grads]
-        return None if min(lengths) == 0 else float(grads[0] @ grads[1]) / (lengths[0] * lengths[1])
+            for loss in (action, alignment)
+        )
+        lengths = float(of_action.norm()), float(of_alignment.norm())
+        return None if min(lengths) == 0 else float(of_action @ of_alignment) / (lengths[0] * lengths[1])
 
     def _at_step(self, step: int) -> None:
         if self.model.alignment is not None:
@@ -138,17 +133,13 @@ class Trainer:
         return torch.autocast(self.group.device.type, dtype=torch.bfloat16, enabled=bf16)
 
 
-def combined(found: list[dict[str, Tensor]], model: AlignedPolicy) -> dict[str, Tensor]:
+def combined(logs: list[dict[str, Tensor]], model: AlignedPolicy) -> dict[str, Tensor]:
     """Return the log of a step from those of its micro-batches: each holds its share, so they add up."""
-    if len(found) == 1:
-        return found[0]
-    level = ("temperature", "hsa_weight")
-    parts = {
-        name: found[-1][name] if name in level else torch.stack([one[name] for one in found]).sum(0)
-        for name in found[0]
-    }
-    parts["loss"] = total_loss(parts, model)
-    return parts
+    if len(logs) == 1:
+        return logs[0]
+    parts = {name: torch.stack([log[name] for log in logs]).sum(0) for name in logs[0]}
+    parts |= {name: logs[-1][name] for name in ("temperature", "hsa_weight") if name in parts}
+    return parts | {"loss": total_loss(parts, model)}
 
 
 def total_loss(parts: Mapping[str, Tensor], model: AlignedPolicy) -> Tensor:
@@ -166,8 +157,8 @@ def step_seed(seed: int, step: int) -> int:
     return (seed * 1_000_003 + step * 64) % 2**63
 
 
-def culprits(parts: dict[str, Tensor], batch: MomentBatch, data: Data, step: int) -> str:
-    """Say what was not finite and of which moments the batch was made."""
+def non_finite(parts: dict[str, Tensor], batch: MomentBatch, data: Data, step: int) -> str:
+    """Return the text that names the values that are not finite and the first moments of the batch."""
     bad = [name for name, value in parts.items() if not bool(torch.isfinite(value).all())]
     rows = list(zip(batch.episode.tolist(), batch.time.tolist(), strict=True))[:8]
     named = ", ".join(f"{data.train.jobs[e].ref} row {t}" for e, t in rows)

@@ -1,4 +1,4 @@
-"""Whole validation passes: everything training computes, over fixed batches of held-out episodes."""
+"""Validation passes: the values that training computes, over fixed batches of held-out episodes."""
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ FEWEST = 8  # pairs; the rank of fewer says more about their number than about t
 
 @torch.no_grad()
 def validate(model: AlignedPolicy, moments: Moments, config: TrainConfig, device: torch.device) -> dict[str, float]:
-    """Return the mean of everything training computes, over `validation_batches` fixed batches of held-out episodes.
+    """Return the means of the values training computes, over `validation_batches` fixed batches of held-out episodes.
 
     The same batches, draws and weights at every pass, so that passes can be compared. `rank/SIDE/VIEW` and
     `spread/SIDE/VIEW`, SIDE `touch` or `region`, are effective rank and spread of the features of that side.
@@ -42,29 +42,29 @@ def validate(model: AlignedPolicy, moments: Moments, config: TrainConfig, device
 
 
 def held_out_sampler(moments: Moments, config: TrainConfig) -> MomentSampler:
-    """Return the fixed batches; a held-out set smaller than a batch is validated with what it has."""
+    """Return the sampler of the fixed batches; a held-out set smaller than a batch makes smaller batches."""
     size = min(config.batch_size, len(moments))
     return MomentSampler(contact_moments(moments, config), size, config.contact_share, 0, 0, config.validation_batches)
 
 
 def health(model: AlignedPolicy, batch: MomentBatch) -> dict[str, torch.Tensor]:
-    """Effective rank and spread of the touches' and the regions' features over the valid pairs of a batch, by view."""
+    """Return effective rank and spread of touch and region features over the valid pairs of a batch, by view."""
     if model.alignment is None or not model.aligns:
         return {}
-    seen = model.see(batch)
-    found: dict[str, torch.Tensor] = {}
+    encoded = model.see(batch)
+    values: dict[str, torch.Tensor] = {}
     for view in model.views:
         pairs = model.alignment.valid_pairs(batch, view)
         if pairs.sum() < FEWEST:
             continue
-        for side, features in (("touch", seen.touches[view.sensor]), ("region", seen.regions[view.key])):
+        for side, features in (("touch", encoded.touches[view.sensor]), ("region", encoded.regions[view.key])):
             vectors = features.vector[pairs]
-            found |= {f"rank/{side}/{view.key}": effective_rank(vectors), f"spread/{side}/{view.key}": spread(vectors)}
-    return found
+            values |= {f"rank/{side}/{view.key}": effective_rank(vectors), f"spread/{side}/{view.key}": spread(vectors)}
+    return values
 
 
 def sample_picture(moments: Moments, config: TrainConfig) -> np.ndarray | None:
-    """Return validation pairs as one picture (H, W, 3) uint8: touches above the views of one view, the box drawn in."""
+    """Return validation pairs as one picture (H, W, 3) uint8: touches above the images of one view with their boxes."""
     if not config.views:
         return None
     batch = moments.batch(next(iter(held_out_sampler(moments, config)))[:8])

@@ -39,18 +39,12 @@ LIMITS = {
 def finding(step: int, check: Check) -> dict[str, Any]:
     """Return a check that did not pass as a record of metrics.jsonl."""
     text = f"{check.title}: {check.measured}, needed {check.limit}" + (f"; {check.why}" if check.why else "")
-    return {
-        "kind": "finding",
-        "step": step,
-        "id": check.id,
-        "status": check.status,
-        "text": text,
-        "advice": check.advice,
-    }
+    judged = {"id": check.id, "status": check.status, "text": text, "advice": check.advice}
+    return {"kind": "finding", "step": step, **judged}
 
 
 class Watch:
-    """Looks at every record of a run.
+    """The checks on every record of a run.
 
     Args:
         config: The run.
@@ -64,7 +58,7 @@ class Watch:
         self._best = float("inf")
 
     def train(self, step: int, record: Mapping[str, float]) -> list[Check]:
-        """Look at a training record and return the checks that do not pass, each only once in a run."""
+        """Return the checks that a training record does not pass, each only once in a run."""
         self._recent.append(record)
         checks = [*self._bound(record), *self._conflict(record)]
         if len(self._recent) == WINDOW:
@@ -72,33 +66,32 @@ class Watch:
         return self._new(checks)
 
     def validation(self, record: Mapping[str, float]) -> list[Check]:
-        """Look at a validation record and return the checks that do not pass, each only once in a run."""
-        checks = [*self._collapse(record)]
-        loss = record["loss"]
-        if 0 < self._best < math.inf:
-            checks.append(
-                graded(
-                    LIMITS,
-                    "validation-spike",
-                    loss / self._best,
-                    measured=f"{loss:.3f}, {loss / self._best:.1f} times the best ({self._best:.3f})",
-                    advice="Lower the learning rates, or stop early with patience",
-                )
-            )
-        self._best = min(self._best, loss)
+        """Return the checks that a validation record does not pass, each only once in a run."""
+        checks = [*self._collapse(record), *self._spike(record["loss"])]
+        self._best = min(self._best, record["loss"])
         return self._new(checks)
 
+    def _spike(self, loss: float) -> Iterator[Check]:
+        if 0 < self._best < math.inf:
+            ratio = loss / self._best
+            measured = f"{loss:.3f}, {ratio:.1f} times the best ({self._best:.3f})"
+            advice = "Lower the learning rates, or stop early with patience"
+            yield graded(LIMITS, "validation-spike", ratio, measured=measured, advice=advice)
+
     def _flat(self, step: int) -> Iterator[Check]:
-        ratios = [hsa / chance for r in self._recent for hsa, chance in _against_chance(r)]
+        ratios = [
+            record[f"hsa/{name.removeprefix('chance/')}"] / chance
+            for record in self._recent
+            for name, chance in record.items()
+            if name.startswith("chance/") and chance > 0
+        ]
         if step > max(100, PATIENCE * self.config.steps) and ratios:
-            yield graded(
-                LIMITS,
-                "flat-at-chance",
-                sum(ratios) / len(ratios),
-                measured=f"{sum(ratios) / len(ratios):.2f} over the last {WINDOW} records",
-                advice="Look at the boxes with `overlay`, run `doctor` on this config, and try a higher "
-                "optimiser.lr_encoder",
+            ratio = sum(ratios) / len(ratios)
+            measured = f"{ratio:.2f} over the last {WINDOW} records"
+            advice = (
+                "Look at the boxes with `overlay`, run `doctor` on this config, and try a higher optimiser.lr_encoder"
             )
+            yield graded(LIMITS, "flat-at-chance", ratio, measured=measured, advice=advice)
 
     def _starved(self) -> Iterator[Check]:
         waits = [r["data_s"] for r in self._recent if "data_s" in r]
@@ -120,25 +113,18 @@ class Watch:
         if self.config.hsa.learn_temperature and "temperature" in record:
             low, high = self.config.hsa.temperature_bounds
             kappa = record["temperature"]
-            yield graded(
-                LIMITS,
-                "temperature-at-bound",
-                min(math.log(kappa / low), math.log(high / kappa)) / math.log(high / low),
-                measured=f"temperature {kappa:.4f} in [{low:g}, {high:g}]",
-                advice="Check the boxes, widen hsa.temperature_bounds, or fix the temperature",
-            )
+            distance = min(math.log(kappa / low), math.log(high / kappa)) / math.log(high / low)
+            measured = f"temperature {kappa:.4f} in [{low:g}, {high:g}]"
+            advice = "Check the boxes, widen hsa.temperature_bounds, or fix the temperature"
+            yield graded(LIMITS, "temperature-at-bound", distance, measured=measured, advice=advice)
 
     def _conflict(self, record: Mapping[str, float]) -> Iterator[Check]:
         if "gradient_cosine" in record:
             self._cosines.append(record["gradient_cosine"])
         if len(self._cosines) == 3:
-            yield graded(
-                LIMITS,
-                "gradient-conflict",
-                max(self._cosines),
-                measured=f"{min(self._cosines):.2f} to {max(self._cosines):.2f}, three times in a row",
-                advice="Lower hsa.weight, or set alignment.mode = 'stop_gradient'",
-            )
+            measured = f"{min(self._cosines):.2f} to {max(self._cosines):.2f}, three times in a row"
+            advice = "Lower hsa.weight, or set alignment.mode = 'stop_gradient'"
+            yield graded(LIMITS, "gradient-conflict", max(self._cosines), measured=measured, advice=advice)
 
     def _collapse(self, record: Mapping[str, float]) -> Iterator[Check]:
         if self.config.region == "opening":
@@ -150,21 +136,11 @@ class Watch:
         )
         for name in (name.removeprefix("rank/") for name in record if name.startswith("rank/")):
             rank, spread = record[f"rank/{name}"], record[f"spread/{name}"]
-            yield graded(
-                LIMITS,
-                "collapse",
-                float(np.min([rank / COLLAPSED_RANK, spread / COLLAPSED_SPREAD])),  # min() would lose a nan
-                *name.split("/", 1),
-                measured=f"effective rank {rank:.2f}, spread {spread:.3f}",
-                advice=advice,
-            )
+            share = float(np.min([rank / COLLAPSED_RANK, spread / COLLAPSED_SPREAD]))  # min() would lose a nan
+            measured = f"effective rank {rank:.2f}, spread {spread:.3f}"
+            yield graded(LIMITS, "collapse", share, *name.split("/", 1), measured=measured, advice=advice)
 
     def _new(self, checks: list[Check]) -> list[Check]:
         new = [check for check in checks if check.status != "pass" and check.id not in self._reported]
         self._reported |= {check.id for check in new}
         return new
-
-
-def _against_chance(record: Mapping[str, float]) -> list[tuple[float, float]]:
-    names = [name.removeprefix("chance/") for name in record if name.startswith("chance/")]
-    return [(record[f"hsa/{n}"], record[f"chance/{n}"]) for n in names if record[f"chance/{n}"] > 0]

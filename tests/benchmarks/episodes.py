@@ -106,7 +106,7 @@ def packed_moments(path: Path, cache: Path) -> Moments:
     pose = {"parent": "world", "translation_m": [0, 0, 0], "quat_wxyz": [1, 0, 0, 0]}
     rig = Rig.model_validate({"name": "no cameras", "arms": {"left": {"model": "nova2", "joints": joints, **pose}}})
     job = Job(EpisodeRef(path), rig, inputs, packed=True)
-    return Moments([job], statistics=None, chunk=CHUNK, cache=cache, progress=False)
+    return Moments([job], chunk=CHUNK, cache=cache, progress=False)
 
 
 def packed_row(path: Path, cache: Path, was: float, order: np.ndarray) -> bool:

@@ -53,7 +53,7 @@ def moments_of(recording: Path, cache: Path, packed: bool, episodes: int) -> Mom
     rig = load_rig(recording / "rig.toml")
     files = sorted(recording.glob("*.hdf5"))[:episodes]
     jobs = [Job(EpisodeRef(file), rig, INPUTS, packed) for file in files]
-    return Moments(jobs, statistics=None, chunk=5, cache=cache, progress=False)
+    return Moments(jobs, chunk=5, cache=cache, progress=False)
 
 
 def loader(moments: Moments, workers: int, start: int, stop: int) -> Any:

@@ -46,7 +46,7 @@ def uncertain_rig() -> Rig:
 
 
 def moments_of(file: Path, rig: Rig, inputs: tuple[Input, ...], cache: Path, packed: bool = True) -> Moments:
-    return Moments([Job(EpisodeRef(file), rig, inputs, packed)], statistics=None, chunk=2, cache=cache, progress=False)
+    return Moments([Job(EpisodeRef(file), rig, inputs, packed)], chunk=2, cache=cache, progress=False)
 
 
 def test_every_difference_of_two_grey_levels_fits_and_keeps_its_order() -> None:

@@ -26,7 +26,7 @@ INPUTS = (
 
 def moments_of(file: Path, rig: Path, cache: Path, packed: bool = True, chunk: int = 5) -> Moments:
     job = Job(EpisodeRef(file), load_rig(rig), INPUTS, packed)
-    return Moments([job], statistics=None, chunk=chunk, cache=cache, progress=False)
+    return Moments([job], chunk=chunk, cache=cache, progress=False)
 
 
 def test_boxes_in_the_input_are_the_true_ones_moved_by_the_same_map(regrasp_folder: Path, tmp_path: Path) -> None:
@@ -155,4 +155,4 @@ def test_rigs_that_know_different_things_are_named(tmp_path: Path) -> None:
         for file, rig in zip(files, (without, with_gripper), strict=True)
     ]
     with pytest.raises(ValueError, match=r"two.*its rig gives .*opening/tactile1.*one.*same sensors and grippers"):
-        Moments(jobs, statistics=None, chunk=2, cache=tmp_path / "cache", progress=False)
+        Moments(jobs, chunk=2, cache=tmp_path / "cache", progress=False)

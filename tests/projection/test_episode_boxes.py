@@ -352,6 +352,6 @@ def test_nothing_of_a_refused_observation_is_remembered_of_the_other_pad(
 def test_the_checkpoint_knows_the_size_of_every_touch_a_box_needs(recording: Path, tmp_path: Path) -> None:
     rig = rig_of(2, "commanded")
     job = Job(EpisodeRef(recording), rig, inputs(rig), packed=False)
-    moments = Moments([job], statistics=None, chunk=2, cache=tmp_path, progress=False)
+    moments = Moments([job], chunk=2, cache=tmp_path, progress=False)
     sizes = {"left_wrist": (640, 480), "top": (320, 240), "tactile1": (60, 80), "tactile2": (60, 80)}
     assert stream_sizes(moments) == sizes

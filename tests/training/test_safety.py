@@ -141,7 +141,7 @@ def test_a_run_killed_before_its_first_checkpoint_or_in_the_middle_of_a_line_goe
         caplog.clear()
         train(config, resume=True, progress=False)
         assert [(r["kind"], r["step"], r["loss"]) for r in read_metrics(log)] == whole
-        assert log.read_text(encoding="utf-8").endswith("}\n") and "logged again" in caplog.text
+        assert log.read_text(encoding="utf-8").endswith("}\n") and "removed" in caplog.text
 
 
 def test_the_newest_checkpoints_and_the_best_are_kept(tmp_path: Path) -> None:
