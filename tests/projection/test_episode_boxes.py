@@ -337,7 +337,7 @@ def test_nothing_of_a_refused_observation_is_remembered_of_the_other_pad(
 
     def boxes() -> list[np.ndarray]:
         batches = [policy.batch(checked(seen[t], policy.needs)) for t in rows]
-        return [np.asarray(one["box/left_wrist-tactile1"]) for one in batches]
+        return [np.asarray(one.views["left_wrist-tactile1"].box) for one in batches]
 
     policy.reset(given)
     right = boxes()
