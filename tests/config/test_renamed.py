@@ -40,6 +40,7 @@ def test_new_names_are_fields_and_former_ones_are_not() -> None:
 
 def test_the_command_line_says_it_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "run.toml"
-    file.write_text('[[data]]\npath = "p"\nrig = "r"\n[hsa]\nfinger_rival = true\n')
+    table, _, key = next(iter(RENAMED)).rpartition(".")
+    file.write_text(f'[[data]]\npath = "p"\nrig = "r"\n[{table}]\n{key} = true\n')
     assert run(["train", str(file)]) == 2
     assert capsys.readouterr().err.count("\n") == 1
