@@ -20,11 +20,12 @@ def test_a_former_key_is_refused_with_its_new_name(tmp_path: Path, old: str) -> 
 
 
 def test_a_run_folder_with_former_keys_is_refused_as_one_of_another_version(tmp_path: Path) -> None:
-    (tmp_path / "config.toml").write_text('[[data]]\npath = "p"\nrig = "r"\n[hsa]\nregion_rivals = 0\n')
+    table, _, key = next(iter(RENAMED)).rpartition(".")
+    (tmp_path / "config.toml").write_text(f'[[data]]\npath = "p"\nrig = "r"\n[{table}]\n{key} = 0\n')
     (tmp_path / "metrics.jsonl").touch()
     with pytest.raises(FactError) as caught:
         load_config(tmp_path / "config.toml")
-    assert str(caught.value).startswith(f"{tmp_path}: written by another version of tactile-align (hsa.region_rivals")
+    assert str(caught.value).startswith(f"{tmp_path}: written by another version of tactile-align ({table}.{key}")
     assert "train it again" in str(caught.value) and "Rename" not in str(caught.value)
 
 
