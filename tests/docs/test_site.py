@@ -72,6 +72,11 @@ def test_links_to_code_lead_to_its_reference_on_the_site() -> None:
         assert led == f"[a]({up}reference/commands.md) [b]({up}reference/api.md) [c]({up}../tactile_align/facts.py)"
 
 
+def test_each_link_to_code_that_the_site_leads_on_exists_and_leads_to_a_page_it_makes() -> None:
+    pages = hooks().pages()
+    assert all((ROOT / place).exists() and page in pages for place, page in hooks().SHOWN_AS.items())
+
+
 def test_formulas_become_mathml_on_the_site() -> None:
     for module in ("latex2mathml", "mkdocs", "pymdownx"):
         pytest.importorskip(module, reason=f"{module} is not installed; it comes with the extra `docs`")
