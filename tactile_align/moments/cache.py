@@ -97,6 +97,7 @@ def open_packed(path: Path, shape: tuple[int, int, int, int]) -> np.ndarray:
 
 
 FORMAT = 3
+"""Part of a prepared episode's key: raise it whenever its facts, frames or boxes change."""
 REFERENCE = "reference/"  # facts that hold one image for the whole episode
 _NO_ROOM = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
 
