@@ -42,7 +42,7 @@ def test_the_config_reference_holds_every_field_with_default_and_meaning() -> No
     page = hooks().config()
     for name in [*TrainConfig.model_fields, *ViewConfig.model_fields]:
         assert f"| `{name}` |" in page or f"[{name}" in page, name
-    assert "| `temperature` | `number` | `0.07` | kappa" in page
+    assert "| `temperature` | `number` | `0.07` | Temperature kappa" in page
     assert "[[views]]" in page and "[features.vision]" in page and "FieldInfo" not in page
 
 
