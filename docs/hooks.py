@@ -61,6 +61,7 @@ JUDGES = (
 """Commands that judge, and the module whose LIMITS they hold values against."""
 SHOWN_AS = {
     "tactile_align/checks.py": "reference/checks.md",
+    "tactile_align/verify/limits.py": "reference/checks.md",
     "tactile_align/cli.py": "reference/commands.md",
     "tactile_align/config/train.py": "reference/config.md",
     "tactile_align": "reference/api.md",

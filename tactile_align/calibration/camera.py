@@ -1,29 +1,54 @@
 """Camera models: points in the camera frame to pixels and back, each with its validity."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from array_api_compat import array_namespace
 
+from tactile_align.calibration.lens_models import LensModel as LensModel
 from tactile_align.errors import InputError
 from tactile_align.geometry.frames import Array
 from tactile_align.geometry.images import ImageMap
 
-LensModel = Literal["pinhole", "brown", "rational", "fisheye"]
-COEFFICIENTS: dict[str, tuple[int, ...]] = {"pinhole": (0,), "brown": (4, 5), "rational": (8,), "fisheye": (4,)}
 NEWTON_STEPS = 30
 
 
-def distort(model: LensModel, k: tuple[float, ...], x: Array, y: Array) -> tuple[Array, Array]:
-    """Return the distorted normalised coordinates of undistorted ones, any shape."""
-    if model == "pinhole":
-        return x, y
+@dataclass(frozen=True)
+class Distortion:
+    """A lens model on normalised coordinates; k are its coefficients in OpenCV's order.
+
+    Attributes:
+        names: Names of the coefficients.
+        optional: How many of the last coefficients a camera may leave out.
+        distort: From k and undistorted x, y, any shape, to distorted ones.
+        undistort: From k and distorted x, y to undistorted ones by Newton's method; the caller checks the result.
+        radius_limit: From k to the normalised radius at which the distorted radius stops growing, inf if it never
+            does. Beyond it two rays share a pixel, so points there get none.
+        angle: From a distorted normalised radius to the angle to the axis, rad, as if all coefficients were 0.
+    """
+
+    names: tuple[str, ...]
+    optional: int
+    distort: Callable[[tuple[float, ...], Array, Array], tuple[Array, Array]]
+    undistort: Callable[[tuple[float, ...], Array, Array], tuple[Array, Array]]
+    radius_limit: Callable[[tuple[float, ...]], float]
+    angle: Callable[[float], float]
+
+    @property
+    def counts(self) -> range:
+        """How many coefficients a camera may have."""
+        return range(len(self.names) - self.optional, len(self.names) + 1)
+
+
+def _same(k: tuple[float, ...], x: Array, y: Array) -> tuple[Array, Array]:
+    return x, y
+
+
+def _standard_distort(k: tuple[float, ...], x: Array, y: Array) -> tuple[Array, Array]:
     s = x * x + y * y
-    if model == "fisheye":
-        factor = _fisheye_factor(array_namespace(x), k, s)
-        return x * factor, y * factor
     radial, _ = _radial(k, s)
     p1, p2 = k[2], k[3]
     if p1 == 0.0 and p2 == 0.0:
@@ -32,17 +57,12 @@ def distort(model: LensModel, k: tuple[float, ...], x: Array, y: Array) -> tuple
     return (x * radial + p1 * xy2 + p2 * (s + 2 * x * x), y * radial + p1 * (s + 2 * y * y) + p2 * xy2)
 
 
-def undistort(model: LensModel, k: tuple[float, ...], xd: Array, yd: Array) -> tuple[Array, Array]:
-    """Return the undistorted coordinates of distorted ones by Newton's method; the caller checks the result."""
-    if model == "pinhole":
-        return xd, yd
-    if model == "fisheye":
-        return _fisheye_undistort(k, xd, yd)
+def _standard_undistort(k: tuple[float, ...], xd: Array, yd: Array) -> tuple[Array, Array]:
     xp = array_namespace(xd)
     x, y = xd, yd
     p1, p2 = k[2], k[3]
     for _ in range(NEWTON_STEPS):
-        fx, fy = distort(model, k, x, y)
+        fx, fy = _standard_distort(k, x, y)
         radial, slope = _radial(k, x * x + y * y)
         a = radial + 2 * slope * x * x + 2 * p1 * y + 6 * p2 * x
         b = 2 * slope * x * y + 2 * p1 * x + 2 * p2 * y
@@ -54,17 +74,7 @@ def undistort(model: LensModel, k: tuple[float, ...], xd: Array, yd: Array) -> t
     return x, y
 
 
-def radius_limit(model: LensModel, k: tuple[float, ...]) -> float:
-    """Return the normalised radius at which the distorted radius stops growing, inf if it never does.
-
-    Beyond it two rays share a pixel, so points there get none.
-    """
-    if model == "pinhole":
-        return np.inf
-    if model == "fisheye":
-        odd = [9 * k[3], 7 * k[2], 5 * k[1], 3 * k[0], 1.0]
-        theta = np.sqrt(_smallest_positive_root(odd))
-        return float(np.tan(theta)) if theta < np.pi / 2 else np.inf
+def _standard_radius_limit(k: tuple[float, ...]) -> float:
     k1, k2, _, _, k3, k4, k5, k6 = (*k, 0.0, 0.0, 0.0, 0.0)[:8]
     numerator, denominator = np.poly1d([k3, k2, k1, 1.0]), np.poly1d([k6, k5, k4, 1.0])
     twice_s = np.poly1d([2.0, 0.0])
@@ -89,14 +99,17 @@ def _radial(k: tuple[float, ...], s: Array) -> tuple[Array, Array]:
     return radial / below, (change - radial / below * (k4 + s * (2 * k5 + 3 * k6 * s))) / below
 
 
-def _fisheye_factor(xp: Any, k: tuple[float, ...], s: Array) -> Array:
-    """Return theta_d / r at s = r^2; its series near the axis keeps gradients finite."""
+def _fisheye_distort(k: tuple[float, ...], x: Array, y: Array) -> tuple[Array, Array]:
+    xp = array_namespace(x)
+    s = x * x + y * y
     near = s < 1e-10
     r = xp.sqrt(xp.where(near, xp.ones_like(s), s))
     theta = xp.atan(r)
     t2 = theta * theta
     theta_d = theta * (1 + t2 * (k[0] + t2 * (k[1] + t2 * (k[2] + t2 * k[3]))))
-    return xp.where(near, 1 + s * (k[0] - 1 / 3), theta_d / r)
+    # The series near the axis keeps gradients finite.
+    factor = xp.where(near, 1 + s * (k[0] - 1 / 3), theta_d / r)
+    return x * factor, y * factor
 
 
 def _fisheye_undistort(k: tuple[float, ...], xd: Array, yd: Array) -> tuple[Array, Array]:
@@ -116,6 +129,22 @@ def _fisheye_undistort(k: tuple[float, ...], xd: Array, yd: Array) -> tuple[Arra
     return xd * factor, yd * factor
 
 
+def _fisheye_radius_limit(k: tuple[float, ...]) -> float:
+    theta = np.sqrt(_smallest_positive_root([9 * k[3], 7 * k[2], 5 * k[1], 3 * k[0], 1.0]))
+    return float(np.tan(theta)) if theta < np.pi / 2 else np.inf
+
+
+STANDARD = ("k1", "k2", "p1", "p2", "k3", "k4", "k5", "k6")
+_STANDARD = (_standard_distort, _standard_undistort, _standard_radius_limit, np.arctan)
+LENS_MODELS: dict[LensModel, Distortion] = {
+    "pinhole": Distortion((), 0, _same, _same, lambda k: np.inf, np.arctan),
+    "brown": Distortion(STANDARD[:5], 1, *_STANDARD),
+    "rational": Distortion(STANDARD, 0, *_STANDARD),
+    "fisheye": Distortion(
+        ("k1", "k2", "k3", "k4"), 0, _fisheye_distort, _fisheye_undistort, _fisheye_radius_limit, float
+    ),
+}
+"""All lens models; in a fisheye image the radius is the angle itself."""
 Z_MIN = 1e-6
 
 
@@ -128,7 +157,7 @@ class Camera:
         width: Image width, px.
         height: Image height, px.
         K: (3, 3) intrinsics, px. A turned or mirrored image has negative fx, fy.
-        model: "pinhole", "brown" (OpenCV's default), "rational" or "fisheye".
+        model: A name in `LENS_MODELS`; "brown" is OpenCV's default.
         distortion: The model's coefficients, in OpenCV's order.
         valid_radius: Largest tan of the angle to the axis (normalised radius) at which the lens model was
             calibrated; None leaves only the model's own limit, where the distorted radius stops growing.
@@ -146,10 +175,10 @@ class Camera:
         K = np.asarray(self.K, dtype=np.float64)
         object.__setattr__(self, "K", K)
         object.__setattr__(self, "distortion", tuple(float(k) for k in self.distortion))
-        if self.model not in COEFFICIENTS:
-            raise InputError(f"camera {self.name}: model '{self.model}' is unknown; known: {', '.join(COEFFICIENTS)}")
-        if len(self.distortion) not in COEFFICIENTS[self.model]:
-            wanted = f"{' or '.join(map(str, COEFFICIENTS[self.model]))} distortion coefficients"
+        if self.model not in LENS_MODELS:
+            raise InputError(f"camera {self.name}: model '{self.model}' is unknown; known: {', '.join(LENS_MODELS)}")
+        if len(self.distortion) not in (counts := LENS_MODELS[self.model].counts):
+            wanted = f"{' or '.join(map(str, counts))} distortion coefficients"
             raise InputError(f"camera {self.name}: model '{self.model}' takes {wanted}, got {len(self.distortion)}")
         if K.shape != (3, 3) or not np.isfinite(K).all() or abs(K[2] - [0, 0, 1]).max() > 0 or K[1, 0] != 0:
             needed = "K must be [[fx, s, cx], [0, fy, cy], [0, 0, 1]] in pixels"
@@ -163,7 +192,7 @@ class Camera:
     @cached_property
     def radius_limit(self) -> float:
         """Largest normalised radius at which a pixel is given: the model's own limit or `valid_radius`."""
-        limit = radius_limit(self.model, self.distortion)
+        limit = LENS_MODELS[self.model].radius_limit(self.distortion)
         return limit if self.valid_radius is None else min(limit, self.valid_radius)
 
     @cached_property
@@ -188,7 +217,7 @@ class Camera:
 
     def uv(self, x: Array, y: Array) -> tuple[Array, Array]:
         """Return pixel coordinates u, v of normalised ones x = X/Z, y = Y/Z inside the lens model, any shape."""
-        x, y = distort(self.model, self.distortion, x, y)
+        x, y = LENS_MODELS[self.model].distort(self.distortion, x, y)
         u = float(self.K[0, 0]) * x + float(self.K[0, 2])
         if self.K[0, 1] != 0.0:
             u = u + float(self.K[0, 1]) * y
@@ -225,7 +254,7 @@ class Camera:
         xp = array_namespace(uv)
         yd = (uv[..., 1] - float(self.K[1, 2])) / float(self.K[1, 1])
         xd = (uv[..., 0] - float(self.K[0, 2]) - float(self.K[0, 1]) * yd) / float(self.K[0, 0])
-        x, y = undistort(self.model, self.distortion, xd, yd)
+        x, y = LENS_MODELS[self.model].undistort(self.distortion, xd, yd)
         p = xp.stack([x * depth, y * depth, depth + xp.zeros_like(x)], axis=-1)
         back, valid = self.project(p)
         reached = valid & (xp.max(xp.abs(back - uv), axis=-1) < 1e-3)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from tactile_align.calibration.camera import Camera, LensModel
+from tactile_align.calibration.camera import LENS_MODELS, Camera, LensModel
 from tactile_align.errors import InputError
 from tactile_align.files import read_text
 from tactile_align.geometry.frames import pose, rotation_fault, rotation_from_quaternion
@@ -86,7 +86,6 @@ def width_height(sides: np.ndarray, key: str, path: str | Path) -> tuple[int, in
 FISHEYE_MODELS: dict[str, LensModel] = {"equidistant": "fisheye", "fisheye": "fisheye"}
 ROS_MODELS: dict[str, LensModel] = {"plumb_bob": "brown", "rational_polynomial": "rational", **FISHEYE_MODELS}
 KALIBR_MODELS: dict[str, LensModel] = {"radtan": "brown", "equidistant": "fisheye", "none": "pinhole"}
-LENGTHS = {"brown": 5, "rational": 8, "fisheye": 4, "pinhole": 0}
 
 
 def read_ros_camera(path: str | Path, rectified: bool = False) -> Camera:
@@ -172,7 +171,8 @@ def _camera(
 ) -> Camera:
     if not k.any() and model == "brown":
         model, k = "pinhole", k[:0]
-    wanted = min(LENGTHS[model], max(k.size, 4)) if model == "brown" else LENGTHS[model]
+    counts = LENS_MODELS[model].counts
+    wanted = min(counts[-1], max(k.size, counts[0]))
     if k.size < wanted or np.abs(k[wanted:]).max(initial=0.0) > 0:
         raise InputError(f"{path}: a {model} lens takes {wanted} coefficients; got {k.size}: {k.tolist()}")
     try:

@@ -1,23 +1,22 @@
 """Intrinsics from views of a board: K, lens coefficients, their standard deviations, and the image part they cover."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Any, get_args
+from functools import partial
+from typing import Any
 
 import cv2
 import numpy as np
 
 from tactile_align.calibration.boards import fisheye_flag, standard_flag
-from tactile_align.calibration.camera import COEFFICIENTS, Camera, LensModel
+from tactile_align.calibration.camera import LENS_MODELS, Camera, LensModel
 from tactile_align.calibration.views import BoardPose, View, board_poses, pose_slopes, slopes
 from tactile_align.errors import InputError
 from tactile_align.geometry.frames import apply
 
-NAMES = ("fx", "fy", "cx", "cy", "k1", "k2", "p1", "p2", "k3", "k4", "k5", "k6")
-FISHEYE_NAMES = ("fx", "fy", "cx", "cy", "k1", "k2", "k3", "k4")
-ENTRIES = ((0, 0), (1, 1), (0, 2), (1, 2))
-"""Where fx, fy, cx, cy stand in K."""
+ENTRIES = {"fx": (0, 0), "fy": (1, 1), "cx": (0, 2), "cy": (1, 2)}
+"""Row and column of each number in K."""
 
 
 def deviations(camera: Camera, views: Sequence[View], poses: Sequence[BoardPose]) -> dict[str, float]:
@@ -48,19 +47,19 @@ def deviations(camera: Camera, views: Sequence[View], poses: Sequence[BoardPose]
     except np.linalg.LinAlgError:
         variance = np.full(n, np.nan)
     sigma = np.sqrt(np.where(variance >= 0, variance, np.nan))
-    names = FISHEYE_NAMES if camera.model == "fisheye" else NAMES
-    return {name: float(value) for name, value in zip(names, sigma, strict=False)}
+    names = (*ENTRIES, *LENS_MODELS[camera.model].names[: len(camera.distortion)])
+    return {name: float(value) for name, value in zip(names, sigma, strict=True)}
 
 
 def _by_number(camera: Camera, p: np.ndarray) -> np.ndarray:
     """Return d pixel / d (fx, fy, cx, cy, coefficients), (N, 2, n), by central differences."""
-    columns = []
+    columns, entries = [], tuple(ENTRIES.values())
     for i, step in enumerate([1e-3] * 4 + [1e-5] * len(camera.distortion)):
         ends = []
         for sign in (1, -1):
             K, k = camera.K.copy(), np.array(camera.distortion)
             if i < 4:
-                K[ENTRIES[i]] += sign * step
+                K[entries[i]] += sign * step
             else:
                 k[i - 4] += sign * step
             ends.append(replace(camera, K=K, distortion=tuple(k.tolist()), valid_radius=None).pixels(p))
@@ -166,7 +165,7 @@ def calibrate_intrinsics(
 def compare_models(views: Sequence[View], width: int, height: int, folds: int = 3) -> dict[str, float]:
     """Return by lens model the RMS in px on views it was not fitted to; a model that cannot be fitted is left out."""
     result: dict[str, float] = {}
-    for model in get_args(LensModel):
+    for model in FITS:
         squares = []
         with suppress(ValueError):
             for fold in range(folds):
@@ -179,32 +178,27 @@ def compare_models(views: Sequence[View], width: int, height: int, folds: int = 
 
 def _fit(views: list[View], width: int, height: int, model: LensModel, name: str) -> tuple[Camera, np.ndarray]:
     try:
-        K, k, per_view = (_fit_fisheye if model == "fisheye" else _fit_standard)(views, (width, height), model)
+        K, k, per_view = FITS[model](views, (width, height))
     except cv2.error as error:
         text = f"these {len(views)} views do not determine a {model} camera ({str(error).strip().splitlines()[-1]})"
         remedy = "Take views tilted by 20 to 45 degrees in several directions, over the whole image"
         raise InputError(f"camera {name}: {text}. {remedy}") from error
     K = np.array([[K[0, 0], 0.0, K[0, 2]], [0.0, K[1, 1], K[1, 2]], [0.0, 0.0, 1.0]])  # without skew
-    return Camera(name, width, height, K, model, tuple(np.ravel(k)[: COEFFICIENTS[model][-1]].tolist())), per_view
+    return Camera(name, width, height, K, model, tuple(np.ravel(k)[: LENS_MODELS[model].counts[-1]].tolist())), per_view
 
 
 Solution = tuple[np.ndarray, np.ndarray, np.ndarray]
 """K, lens coefficients, and RMS of each view, px."""
 
 
-def _fit_standard(views: list[View], image: tuple[int, int], model: LensModel) -> Solution:
-    flags = {
-        "pinhole": standard_flag("CALIB_ZERO_TANGENT_DIST", *(f"CALIB_FIX_K{i}" for i in range(1, 7))),
-        "brown": 0,
-        "rational": standard_flag("CALIB_RATIONAL_MODEL"),
-    }[model]
+def _fit_standard(flags: int, views: list[View], image: tuple[int, int]) -> Solution:
     points = [view.points.astype(np.float32) for view in views]
     uv = [view.uv.astype(np.float32)[:, None] for view in views]
     out: Any = cv2.calibrateCameraExtended(points, uv, image, None, None, flags=flags)  # type: ignore[call-overload]
     return out[1], out[2], np.ravel(out[-1]).astype(np.float64)
 
 
-def _fit_fisheye(views: list[View], image: tuple[int, int], model: LensModel) -> Solution:
+def _fit_fisheye(views: list[View], image: tuple[int, int]) -> Solution:
     flags = fisheye_flag("CALIB_RECOMPUTE_EXTRINSIC", "CALIB_FIX_SKEW")
     points = [view.points[None].astype(np.float64) for view in views]
     uv = [view.uv[None].astype(np.float64) for view in views]
@@ -212,6 +206,17 @@ def _fit_fisheye(views: list[View], image: tuple[int, int], model: LensModel) ->
     _, K, k, turns, shifts = out
     fits = [cv2.fisheye.projectPoints(p, w, t, K, k)[0] for p, w, t in zip(points, turns, shifts, strict=True)]
     return K, k, np.array([np.sqrt(((fit - at) ** 2).sum(-1).mean()) for fit, at in zip(fits, uv, strict=True)])
+
+
+FITS: dict[LensModel, Callable[[list[View], tuple[int, int]], Solution]] = {
+    "pinhole": partial(
+        _fit_standard, standard_flag("CALIB_ZERO_TANGENT_DIST", *(f"CALIB_FIX_K{i}" for i in range(1, 7)))
+    ),
+    "brown": partial(_fit_standard, 0),
+    "rational": partial(_fit_standard, standard_flag("CALIB_RATIONAL_MODEL")),
+    "fisheye": _fit_fisheye,
+}
+"""OpenCV's fit of each lens model to views and their images' (width, height), px."""
 
 
 def _reach(camera: Camera, views: list[View]) -> float:

@@ -134,7 +134,8 @@ class TrainConfig(Strict):
     validation_batches: Annotated[int, Field(ge=1)] = 16
     """Batches of a validation pass."""
     patience: Annotated[int, Field(ge=1)] | None = None
-    """Validation passes in a row without a new best after which training stops; None: it never stops early."""
+    """Validation passes in a row without a new smallest validation loss after which training stops; None: it never
+    stops early. The same loss decides which weights are best.pt."""
     save_every: Annotated[int, Field(ge=1)] = 5000
     """Steps between two checkpoints."""
     keep_last: Annotated[int, Field(ge=1)] = 2

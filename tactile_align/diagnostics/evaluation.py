@@ -20,7 +20,7 @@ from tactile_align.diagnostics.summary import (
 )
 from tactile_align.errors import InputError
 from tactile_align.files import write_text_atomically
-from tactile_align.losses.negatives import Negatives, unlike
+from tactile_align.losses.build import negatives_of
 from tactile_align.policies.aligned import AlignedPolicy
 from tactile_align.policies.loaded_run import LoadedRun
 from tactile_align.training.data import Data, load_data
@@ -97,7 +97,7 @@ def held_out_loss(run: LoadedRun, features: dict[str, np.ndarray]) -> HeldOutLos
 
     Negatives are those in the batch, by the run's time gap and same-touch rule; a pair without any counts as 0.
     """
-    alignment, hsa = run.alignment, run.config.hsa
+    alignment = run.alignment
     rng = np.random.default_rng(0)
     rows = rng.permutation(len(features["h_tau"]))
     losses, chances = [], []
@@ -106,11 +106,8 @@ def held_out_loss(run: LoadedRun, features: dict[str, np.ndarray]) -> HeldOutLos
     for start in range(0, len(rows) - size + 1, size):
         chosen = rows[start : start + size]
         tau, w, episode, time = (torch.from_numpy(features[n][chosen]) for n in ("h_tau", "h_w", "episode", "time"))
-        touch = None
-        if hsa.touch_ceiling is not None:
-            raw = torch.from_numpy(features["touch"][chosen])
-            touch = unlike(raw, raw)
-        negatives = Negatives(episode, time, hsa.min_gap, touch=touch, ceiling=hsa.touch_ceiling)
+        touch = torch.from_numpy(features["touch"][chosen]) if "touch" in features else None
+        negatives = negatives_of(run.config.hsa, episode, time, touch)
         loss, stats, valid = alignment.contrast(tau, w, negatives, torch.ones(size, dtype=torch.bool), kappa)
         share = float(valid.float().mean())
         losses.append(share * float(loss))

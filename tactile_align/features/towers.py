@@ -54,7 +54,10 @@ class Towers(nn.Module):
         return self.vision.scratch or self.touch.scratch
 
     def of_touch(self, images: Tensor) -> Features:
-        """Return h_tau, all tokens pooled and projected, of touches (B, H, W, 3) uint8."""
+        """Return h_tau, all tokens pooled and projected, of touches (B, H, W, 3) uint8.
+
+        It is the only way a touch enters an encoder, in training and when acting.
+        """
         tokens = self.touch.tokens(images)
         grid = F.adaptive_avg_pool2d(tokens.permute(0, 3, 1, 2), POLICY_GRID)
         if self.touch_attention is not None:

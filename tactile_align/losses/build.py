@@ -1,8 +1,15 @@
-"""The alignment loss and its temperature from a config."""
+"""The alignment loss, its temperature and the rules for its negatives from a config."""
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
 
 from tactile_align.config.hsa import HSAConfig
+from tactile_align.losses.gather import gather_facts
 from tactile_align.losses.hsa import HSALoss, LossOptions
 from tactile_align.losses.mse import MSELoss
+from tactile_align.losses.negatives import Facts, Negatives, unlike
 from tactile_align.losses.temperature import Temperature
 
 
@@ -23,3 +30,30 @@ def temperature_of(config: HSAConfig) -> Temperature:
         config.temperature_final,
         config.temperature_steps,
     )
+
+
+def negatives_of(
+    config: HSAConfig,
+    episode: Tensor,
+    time: Tensor,
+    touch: Tensor | None,
+    bank: Facts | None = None,
+    gather: bool = False,
+) -> Negatives:
+    """Return the rules of a config for who in a batch of B moments is whose negative.
+
+    Args:
+        config: The config.
+        episode: (B,) integer name of each moment's episode.
+        time: (B,) frame number.
+        touch: (B, F) from `touch_pattern`, needed where the config has a touch_ceiling.
+        bank: Facts of past regions, further candidates; their touches also as from `touch_pattern`.
+        gather: Whether the touches of all processes tell what touches have in common, see `unlike`.
+    """
+    if touch is not None:
+        everybody = gather_facts(touch) if gather else touch
+        if bank is not None and bank.touch is not None:
+            everybody = torch.cat([everybody, bank.touch])
+            bank = replace(bank, touch=unlike(bank.touch, everybody))
+        touch = unlike(touch, everybody)
+    return Negatives(episode, time, config.min_gap, touch=touch, ceiling=config.touch_ceiling, bank=bank)

@@ -13,6 +13,8 @@ from tactile_align.errors import InputError
 from tactile_align.losses.gather import gather_facts
 
 COUNT_ROWS = 512
+PATTERN = 8
+"""Side of the coarse touch that the same-touch rule compares."""
 
 
 class NegativeRule(Protocol):
@@ -182,19 +184,18 @@ class Negatives:
         return rows[start:stop, None] == rows[None, :]
 
 
-def touch_pattern(images: Tensor, size: int = 8) -> Tensor:
+def touch_pattern(images: Tensor) -> Tensor:
     """Describe touches for the same-touch rule: coarse brightness and colour.
 
     What all touches share must be taken away before two are compared, see `unlike`.
 
     Args:
         images: (B, H, W, 3) uint8.
-        size: Side of the coarse image.
 
     Returns:
-        (B, 3 * size * size) float32.
+        (B, 3 * PATTERN**2) float32.
     """
-    return F.adaptive_avg_pool2d(images.permute(0, 3, 1, 2).float() / 255.0, size).flatten(1)
+    return F.adaptive_avg_pool2d(images.permute(0, 3, 1, 2).float() / 255.0, PATTERN).flatten(1)
 
 
 def unlike(pattern: Tensor, everybody: Tensor) -> Tensor:

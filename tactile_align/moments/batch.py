@@ -39,7 +39,9 @@ class TouchImages:
     | field | shape | what |
     |---|---|---|
     | image | (B, H, W, 3) uint8 | the touch, RGB |
-    | opening | (B, 2) float32 | positions of the fingers, m; None for an arm without a gripper, and when acting |
+    | opening | (B, 2) float32 | each finger's distance from the tool axis, m; None without a gripper, and when acting |
+
+    The gap between the fingers is the sum of both openings.
     """
 
     image: Tensor

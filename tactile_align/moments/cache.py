@@ -27,7 +27,7 @@ from tactile_align.errors import InputError
 from tactile_align.files import clear_parts, part_of
 from tactile_align.kinematics.arm import Arm
 from tactile_align.moments.facts import moment_facts
-from tactile_align.moments.frames import difference, frame_of, reference_of
+from tactile_align.moments.frames import frame_of, input_image, reference_of
 from tactile_align.moments.inputs import Input
 from tactile_align.projection.episode_boxes import require_rig_size
 from tactile_align.workers import in_processes
@@ -97,6 +97,7 @@ def open_packed(path: Path, shape: tuple[int, int, int, int]) -> np.ndarray:
 
 
 FORMAT = 3
+"""Part of a prepared episode's key: raise it whenever its facts, frames or boxes change."""
 REFERENCE = "reference/"  # facts that hold one image for the whole episode
 _NO_ROOM = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
 
@@ -199,9 +200,8 @@ def _fill(job: Job, folder: Path) -> None:
 
 
 def input_frame(episode: Episode, entry: Input, t: int, facts: dict[str, np.ndarray]) -> np.ndarray:
-    """Return moment t of an input, (height, width, 3) uint8: see `frame_of` and `difference`."""
-    frame = frame_of(episode, entry, t, facts)
-    return difference(frame, facts[f"{REFERENCE}{entry.key}"]) if entry.difference else frame
+    """Return moment t of an input, (height, width, 3) uint8: see `frame_of` and `input_image`."""
+    return input_image(entry, frame_of(episode, entry, t, facts), lambda: facts[f"{REFERENCE}{entry.key}"])
 
 
 def _require_streams(episode: Episode, job: Job) -> None:

@@ -17,7 +17,7 @@ from tactile_align.files import read_npz
 from tactile_align.moments.batch import MomentBatch, TouchBatch, ViewBatch
 from tactile_align.moments.cache import MAX_MAPS, REFERENCE, Job, Recent, open_packed, prepare
 from tactile_align.moments.facts import TouchFacts, ViewFacts
-from tactile_align.moments.frames import difference, frame_of
+from tactile_align.moments.frames import frame_of, input_image
 from tactile_align.moments.normalisation import Statistics
 
 Facts = TypeVar("Facts", ViewFacts, TouchFacts)
@@ -162,7 +162,7 @@ class Moments(Dataset[MomentBatch]):
             path, shape = self.folders[episode] / f"{key}.npy", (len(facts["qpos"]), entry.height, entry.width, 3)
             return self._maps.get((episode, key), lambda: open_packed(path, shape))[t]
         frame = frame_of(self._episodes.get(episode, lambda: open_episode(job.ref)), entry, t, facts)
-        return difference(frame, self.reference(episode, key)) if entry.difference else frame
+        return input_image(entry, frame, lambda: self.reference(episode, key))
 
     def reference(self, episode: int, key: str) -> np.ndarray:
         """Return the no-contact reference (height, width, 3) uint8 of an episode's differences."""

@@ -1,5 +1,7 @@
 """A frame at the size a model takes, decoded no larger than that needs."""
 
+from collections.abc import Callable
+
 import numpy as np
 
 from tactile_align.datasets.episodes import Episode
@@ -86,6 +88,17 @@ def reference_of(episode: Episode, entry: Input, contact: np.ndarray) -> np.ndar
     chosen = free[evenly(len(free), MOST)]
     middle = np.median([frame_of(episode, entry, int(t), {}) for t in chosen], axis=0)
     return np.asarray(middle.round().astype(np.uint8))
+
+
+def input_image(entry: Input, image: np.ndarray, reference: Callable[[], np.ndarray]) -> np.ndarray:
+    """Return an image (height, width, 3) uint8 of an input as the model takes it, in training and when acting.
+
+    Args:
+        entry: The input; one with `difference` gets the image's difference to the reference.
+        image: The frame at the input's size.
+        reference: Gives the no-contact reference of that size; called only for such an input.
+    """
+    return difference(image, reference()) if entry.difference else image
 
 
 def difference(touch: np.ndarray, reference: np.ndarray) -> np.ndarray:

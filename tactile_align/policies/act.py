@@ -101,6 +101,10 @@ class ACTConfig(Strict):
             )
         return self
 
+    def loss(self, l1: Tensor, kl: Tensor) -> Tensor:
+        """Return the loss that ACT is trained with, of the two terms of `act_loss`; the weight is 10 in the paper."""
+        return l1 + self.kl_weight * kl
+
 
 # Per-channel RGB statistics of images scaled to 0..1, as torchvision's ResNet weights were trained with.
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -120,7 +124,7 @@ def act_loss(
 ) -> tuple[Tensor, Tensor]:
     """Return the L1 error of the actions and the KL term, not weighted, each a scalar tensor on the device.
 
-    ACT is trained with l1 + kl_weight * kl; the weight is 10 in the paper.
+    `ACTConfig.loss` joins them.
 
     Args:
         output: What the network returned.

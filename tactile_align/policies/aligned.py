@@ -193,7 +193,7 @@ class AlignedPolicy(nn.Module):
             if totals is not None:
                 here = self.counts(batch)
                 l1, kl = l1 * (here["steps"] / totals["steps"]), kl * (here["rows"] / totals["rows"])
-            action = w.action * (l1 + shape.kl_weight * kl)
+            action = w.action * shape.loss(l1, kl)
             if totals is not None:
                 action = action * totals["world"]  # the mean over processes becomes their sum
             log |= {"l1": l1.detach(), "kl": kl.detach()}

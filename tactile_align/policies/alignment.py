@@ -1,7 +1,7 @@
 """The alignment of touch and sight: towers, loss, temperature, further negatives, and their values for the log."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import torch
@@ -13,14 +13,12 @@ from tactile_align.config.hsa import HSAConfig
 from tactile_align.errors import InputError
 from tactile_align.features.towers import Features, OpeningRegion, Towers, shifted_boxes
 from tactile_align.losses.bank import Following, MemoryBank
-from tactile_align.losses.build import loss_of, temperature_of
+from tactile_align.losses.build import loss_of, negatives_of, temperature_of
 from tactile_align.losses.gather import gather_facts, gather_rows, world
 from tactile_align.losses.hsa import HSAStats
-from tactile_align.losses.negatives import Negatives, touch_pattern, unlike
+from tactile_align.losses.negatives import PATTERN, Negatives, touch_pattern
 from tactile_align.losses.row_chunks import spans
 from tactile_align.moments.batch import MomentBatch, ObservationBatch, required
-
-PATTERN = 8  # side of the coarse touch the same-touch rule compares
 
 
 @dataclass(frozen=True)
@@ -258,17 +256,9 @@ class Alignment(nn.Module):
 
     def negatives(self, batch: MomentBatch, view: View, past: MemoryBank | None = None) -> Negatives:
         """Return the rules for who in a batch and in a memory of past regions is whose negative in a view."""
-        facts = None if past is None else past.facts()
-        touch = None
-        if self.hsa.touch_ceiling is not None:
-            touch = touch_pattern(batch.touches[view.sensor].image, PATTERN)
-            everybody = gather_facts(touch) if self.training else touch
-            if facts is not None and facts.touch is not None:
-                everybody = torch.cat([everybody, facts.touch])
-                facts = replace(facts, touch=unlike(facts.touch, everybody))
-            touch = unlike(touch, everybody)
-        gap, ceiling = self.hsa.min_gap, self.hsa.touch_ceiling
-        return Negatives(batch.episode, batch.time, gap, touch=touch, ceiling=ceiling, bank=facts)
+        touch = None if self.hsa.touch_ceiling is None else touch_pattern(batch.touches[view.sensor].image)
+        bank = None if past is None else past.facts()
+        return negatives_of(self.hsa, batch.episode, batch.time, touch, bank, gather=self.training)
 
     def _everyone(self, negatives: Negatives) -> tuple[Negatives, int]:
         """Return the rules over all rows that the loss looks at, and the number of this process's first row in them."""
@@ -371,7 +361,7 @@ class Alignment(nn.Module):
             image, touch = batch.views[view.key].image, batch.touches[view.sensor]
             vector = copy.of_region(image, self.finite_box(batch, view), self.sigma(batch, view)).vector
             compares = self.hsa.touch_ceiling is not None
-            pattern = gather_rows(touch_pattern(touch.image, PATTERN)) if compares else None
+            pattern = gather_rows(touch_pattern(touch.image)) if compares else None
             episode, time = gather_facts(batch.episode), gather_facts(batch.time)
             valid = gather_facts(self.valid_pairs(batch, view) & touch.contact)
             self.memory.bank(number).add(gather_rows(vector), episode, time, valid, pattern)

@@ -17,7 +17,7 @@ from tactile_align.errors import InputError
 from tactile_align.moments.augment import augment
 from tactile_align.moments.batch import ObservationBatch, TouchImages, ViewBatch
 from tactile_align.moments.facts import only_certain
-from tactile_align.moments.frames import difference
+from tactile_align.moments.frames import input_image
 from tactile_align.moments.inputs import Input
 from tactile_align.moments.normalisation import Statistics
 from tactile_align.policies.aligned import AlignedPolicy
@@ -255,17 +255,12 @@ class Policy:
         touches: dict[str, TouchImages] = {}
         frames: dict[str, Tensor] = {}
         for entry in self.inputs:
-            frame = observation.frames[entry.stream]
-            height, width = frame.shape[:2]
             if entry.sensor is not None:
                 views[entry.key] = self._view(
                     entry, entry.sensor, observation, openings.get(hand_of(self.rig, entry.sensor))
                 )
                 continue
-            whole = entry.image_map(width, height)
-            image = whole.apply_to_image(frame)
-            if entry.difference:
-                image = difference(image, whole.apply_to_image(self._reference(entry.key, frame, observation)))
+            image = self._image(entry, observation)
             if entry.key in self.model.sensors:
                 touches[entry.key] = TouchImages(image=_row(image))
             else:
@@ -287,6 +282,11 @@ class Policy:
             visible=torch.tensor([bool(visible)]),
             sigma=_row((np.abs(there.scale) * view.sigma_px).astype(np.float32)) if entry.uncertain else None,
         )
+
+    def _image(self, entry: Input, observation: Observation) -> np.ndarray:
+        frame = observation.frames[entry.stream]
+        scaled = entry.image_map(frame.shape[1], frame.shape[0]).apply_to_image
+        return input_image(entry, scaled(frame), lambda: scaled(self._reference(entry.key, frame, observation)))
 
     def _reference(self, sensor: str, touch: np.ndarray, observation: Observation) -> np.ndarray:
         watch = self._watch[sensor]

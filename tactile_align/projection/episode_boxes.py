@@ -32,7 +32,8 @@ class ViewBoxes:
         camera: A camera of it.
         sensor: A sensor of it.
         qpos: (..., D) raw state at the exposure of each frame.
-        opening: (..., 2) metres per finger; None: the gripper reading of `qpos`.
+        opening: (..., 2) metres per finger at the row of each frame, not at its exposure; None: the gripper reading of
+            `qpos`.
         ahead_m: As in `sensor_boxes`, metres.
         min_side_px: As in `sensor_boxes`.
     """

@@ -146,7 +146,7 @@ def total_loss(parts: Mapping[str, Tensor], model: AlignedPolicy) -> Tensor:
     """Return the loss that the parts of a log make."""
     total = torch.zeros(())
     if "l1" in parts and model.act is not None:
-        total = parts["l1"] + model.act.config.kl_weight * parts["kl"]
+        total = model.act.config.loss(parts["l1"], parts["kl"])
     if "hsa" in parts:
         total = total + parts["hsa_weight"] * parts["hsa"]
     return total

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
+from tactile_align.calibration.lens_models import LensModel
 from tactile_align.errors import InputError
 from tactile_align.verbs import GOOD, show
 
@@ -146,7 +147,7 @@ def calibrate(
     camera: str | None = None,
     sensor: str | None = None,
     layout: str | None = None,
-    model: Literal["pinhole", "brown", "rational", "fisheye"] = "brown",
+    model: LensModel = "brown",
     loose_robot: bool = False,
     accept_doubtful: bool = False,
     out: Path | None = None,

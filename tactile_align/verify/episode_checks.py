@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from tactile_align.calibration.camera import LENS_MODELS
 from tactile_align.calibration.rig import Rig
 from tactile_align.checks import Check, decided, graded
 from tactile_align.evenly import evenly
@@ -267,8 +268,7 @@ def lens_checks(rig: Rig, camera: str) -> list[Check]:
     entry = rig.cameras[camera]
     (fx, _, cx), (_, _, cy), _ = entry.K
     du, dv = (cx + 0.5) / entry.width - 0.5, (cy + 0.5) / entry.height - 0.5
-    half = entry.width / (2 * fx)
-    across = float(np.degrees(2 * (half if entry.model == "fisheye" else np.arctan(half))))
+    across = float(np.degrees(2 * LENS_MODELS[entry.model].angle(entry.width / (2 * fx))))
     width, height = frame_of(entry)
     advice = (
         f"This K is centred for frames of about {width}x{height}, but the rig states {entry.width}x{entry.height}: "

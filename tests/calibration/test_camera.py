@@ -1,11 +1,14 @@
 """Cameras agree with OpenCV, also behind a pixel map, and give no pixel where the lens model ends."""
 
+from typing import get_args
+
 import cv2
 import numpy as np
 import pytest
 import torch
 
-from tactile_align.calibration.camera import Camera
+from tactile_align.calibration.camera import LENS_MODELS, Camera, LensModel
+from tactile_align.calibration.intrinsics import FITS
 from tactile_align.geometry.images import ImageMap
 
 K = np.array([[611.0, 0.0, 322.5], [0.0, 598.0, 251.25], [0.0, 0.0, 1.0]])
@@ -32,6 +35,10 @@ LENSES = {
 
 def camera(model: str) -> Camera:
     return Camera("test", 640, 472, K, model, LENSES[model])
+
+
+def test_every_named_lens_model_has_its_functions_its_fit_and_a_camera_here() -> None:
+    assert list(LENS_MODELS) == list(FITS) == list(get_args(LensModel)) == list(LENSES)
 
 
 def points(count: int = 500, seed: int = 0, spread: float = 0.5) -> np.ndarray:

@@ -42,7 +42,7 @@ def test_the_config_reference_holds_every_field_with_default_and_meaning() -> No
     page = hooks().config()
     for name in [*TrainConfig.model_fields, *ViewConfig.model_fields]:
         assert f"| `{name}` |" in page or f"[{name}" in page, name
-    assert "| `temperature` | `number` | `0.07` | kappa" in page
+    assert "| `temperature` | `number` | `0.07` | Temperature kappa" in page
     assert "[[views]]" in page and "[features.vision]" in page and "FieldInfo" not in page
 
 
@@ -70,6 +70,11 @@ def test_links_to_code_lead_to_its_reference_on_the_site() -> None:
         text = f"[a]({up}../tactile_align/cli.py) [b]({up}../tactile_align/) [c]({up}../tactile_align/facts.py)"
         led = hooks().on_page_markdown(text, page, None, None)
         assert led == f"[a]({up}reference/commands.md) [b]({up}reference/api.md) [c]({up}../tactile_align/facts.py)"
+
+
+def test_each_link_to_code_that_the_site_leads_on_exists_and_leads_to_a_page_it_makes() -> None:
+    pages = hooks().pages()
+    assert all((ROOT / place).exists() and page in pages for place, page in hooks().SHOWN_AS.items())
 
 
 def test_formulas_become_mathml_on_the_site() -> None:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from functools import partial
 
 import numpy as np
 import torch
@@ -13,7 +14,7 @@ from tactile_align.diagnostics.doctor.limits import judged
 from tactile_align.diagnostics.doctor.pairs import pair_checks
 from tactile_align.diagnostics.doctor.subject import Subject
 from tactile_align.evenly import evenly
-from tactile_align.moments.frames import difference
+from tactile_align.moments.frames import input_image
 from tactile_align.moments.normalisation import Statistics
 
 LOOKED_AT = 8  # episodes whose stored touches are looked at
@@ -52,9 +53,8 @@ def door(subject: Subject) -> Iterator[Check]:
                 width, height = episode.width_height(one.stream)
                 box = moments.views[one.key].frame_box[start + t] if one.sensor is not None else None
                 there = one.image_map(width, height, box if one.zoom is not None else None)
-                expected = there.apply_to_image(episode.image(one.stream, t))
-                if one.difference:
-                    expected = difference(expected, moments.reference(int(raw.episode[row]), one.key))
+                reference = partial(moments.reference, int(raw.episode[row]), one.key)
+                expected = input_image(one, there.apply_to_image(episode.image(one.stream, t)), reference)
                 here = shown[one.key][row].float().numpy()
                 off = np.abs(here - expected.astype(np.float32)).mean() if here.shape == expected.shape else np.inf
                 worst[one.key] = max(worst.get(one.key, 0.0), float(off))
