@@ -1,6 +1,7 @@
-"""Line up what a robot feels with what its cameras see, prove it, and train a manipulation policy on it.
+"""Toolkit that aligns a robot's touch with its camera images, checks the alignment and trains a policy on it.
 
-The names below load on first use, so `import tactile_align` takes no time. `__init__.pyi` types them for editors.
+The public names are imported on first use, so `import tactile_align` is instant. `__init__.pyi` declares their types
+for editors.
 """
 
 from importlib import import_module
@@ -37,7 +38,7 @@ __all__ = list(_HOME)
 
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
-        raise AttributeError(f"module 'tactile_align' has no attribute '{name}'; it offers {', '.join(_HOME)}")
+        raise AttributeError(f"module 'tactile_align' has no attribute '{name}'. Its names: {', '.join(_HOME)}")
     value = getattr(import_module(f"tactile_align.{_HOME[name]}"), name)
     globals()[name] = value
     return value

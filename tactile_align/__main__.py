@@ -4,11 +4,11 @@ import os
 import sys
 
 READER_LEFT = 141
-"""Exit status when the reader of our output has left, as of a program that SIGPIPE ends."""
+"""Exit status when the program that read our output has ended: that of a process ended by SIGPIPE."""
 
 
 def main() -> None:
-    """Run the command line, after a check that OpenCV finds its system libraries."""
+    """Run the command line, after checking that OpenCV finds its system libraries."""
     try:
         import cv2  # noqa: F401
     except ImportError as error:
@@ -16,8 +16,8 @@ def main() -> None:
             raise
         library = str(error).split(":")[0]
         print(
-            f"opencv-python needs the system library {library}; on Debian or Ubuntu: "
-            f"apt-get install libgl1 libglib2.0-0",
+            f"opencv-python needs the system library {library}, which was not found. Install it, on Debian or Ubuntu "
+            f"with: apt-get install libgl1 libglib2.0-0",
             file=sys.stderr,
         )
         raise SystemExit(2) from error
@@ -29,7 +29,7 @@ def main() -> None:
         finally:
             sys.stdout.flush()
     except BrokenPipeError:
-        # Without this Python would flush again at exit and print an error.
+        # Otherwise Python would flush stdout again at exit and print an error.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = READER_LEFT
     raise SystemExit(status)

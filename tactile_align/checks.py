@@ -1,4 +1,4 @@
-"""Checks and reports: what every judging command measured, what it was held against, and what to do."""
+"""Checks and reports: the measured value, limit, status and advice of each check that a command makes."""
 
 import json
 import math
@@ -14,23 +14,23 @@ if TYPE_CHECKING:
     from jinja2 import Template
 
 Status = Literal["pass", "info", "warn", "fail"]
-"""info: a fact that nothing judges."""
+"""pass, warn, fail: the result of a comparison with a limit. info: a fact without a limit."""
 GRAVEST_FIRST: tuple[Status, ...] = ("fail", "warn", "pass", "info")
 
 
 @dataclass(frozen=True)
 class Limit:
-    """Limits of a value: it passes up to `good`, warns up to `poor` and fails beyond.
+    """Limits of a value. A value up to `good` passes, a value up to `poor` warns, and any other value fails.
 
     Attributes:
-        title: Name of the check for people; {} takes what it was measured on, such as a view.
-        good: Last value that passes. `good` > `poor`: large values are good.
-        poor: Last value that only warns; equal to `good` where nothing warns, infinite where nothing fails.
-        unit: Unit of the value, with its space: " px"; "" for a ratio.
-        form: Format of the value, as in `format`.
-        at_least: For `good` == `poor`: large values are good.
+        title: Name of the check for people; {} is replaced by what the value was measured on, such as a view.
+        good: Last value that passes. If `good` > `poor`, large values are good.
+        poor: Last value that warns. `poor` equal to `good`: no value warns. `poor` infinite: no value fails.
+        unit: Unit of the value with a leading space, such as " px"; "" for a ratio.
+        form: Format specification of the value, as in `format`.
+        at_least: Whether large values are good; used only when `good` equals `poor`.
         why: Why the value matters, for the docs and for a check that did not pass.
-        advice: What to do about a check that did not pass, unless the check itself is given an advice.
+        advice: What to do about a check that did not pass, when the check has no advice of its own.
     """
 
     title: str
@@ -44,18 +44,18 @@ class Limit:
 
     @property
     def large_is_good(self) -> bool:
-        """Whether values above the limit pass."""
+        """True when values above the limit pass."""
         return self.good > self.poor or (self.good == self.poor and self.at_least)
 
     def status(self, value: float) -> Status:
-        """Return pass, warn or fail; nan fails, since what could not be measured is not shown."""
+        """Return pass, warn or fail; nan fails, because a value that could not be measured proves nothing."""
         sign = -1 if self.large_is_good else 1
         if sign * value <= sign * self.good:
             return "pass"
         return "warn" if sign * value <= sign * self.poor else "fail"
 
     def text(self) -> str:
-        """Return the limits in words: "<= 3 px (fail > 6)"."""
+        """Return the limits as text, such as "<= 3 px (fail > 6)"."""
         good, poor = (f"{100 * x:g}%" if self.form.endswith("%") else f"{x:g}" for x in (self.good, self.poor))
         passes, fails = (">=", "<") if self.large_is_good else ("<=", ">")
         worst = f" (fail {fails} {poor})" if self.good != self.poor and math.isfinite(self.poor) else ""
@@ -63,23 +63,24 @@ class Limit:
 
 
 Limits = Mapping[str, Limit]
-"""The limits of one command, by the kind of check: the part of an id before its first slash."""
+"""Limits of one command by kind of check; the kind is the part of a check's id before the first slash."""
 
 
 @dataclass(frozen=True)
 class Check:
-    """One judged line.
+    """Result of one check: one line of a report.
 
     Attributes:
-        id: Stable name for programs: a kind, and after slashes what it was measured on ("iou-median/wrist/tactile1").
+        id: Stable name for programs: the kind of check, then what it was measured on, separated by slashes
+            ("iou-median/wrist/tactile1").
         title: Name for people.
-        status: pass, warn or fail; info where nothing is judged.
-        measured: What came, in words, with its unit.
-        value: The number behind `measured`; None where there is none.
-        unit: Its unit; "" for a ratio.
-        limit: What passes; "" where nothing is judged.
-        why: Why it matters; "" where the check passed.
-        advice: What to do; "" where there is nothing to do.
+        status: pass, warn or fail; info when there is no limit.
+        measured: Measured value as text, with its unit.
+        value: Measured number; None when the result is not a number.
+        unit: Unit of `value`; "" for a ratio.
+        limit: Values that pass, as text; "" when there is no limit.
+        why: Why the value matters; "" when the check passed.
+        advice: What to do; "" when nothing needs to be done.
     """
 
     id: str
@@ -94,7 +95,7 @@ class Check:
 
     @property
     def kind(self) -> str:
-        """The id's part before its first slash."""
+        """Part of the id before its first slash."""
         return self.id.partition("/")[0]
 
 
@@ -104,13 +105,13 @@ def graded(
     """Return the check of a number against the limits of its kind.
 
     Args:
-        limits: Table of the command.
-        kind: Key of the table.
-        value: The number; nan fails.
-        on: What it was measured on, such as camera and sensor; goes into the id and the title.
-        advice: What to do where it does not pass; "" takes the limit's.
-        why: Why it matters; "" takes the limit's.
-        measured: The value in words; None formats it as the limit states.
+        limits: Limits of the command, by kind of check.
+        kind: Kind of the check, a key of `limits`.
+        value: Measured number; nan fails.
+        on: What the number was measured on, such as camera and sensor; added to the id and the title.
+        advice: What to do when the check does not pass; "" uses the advice of the limit.
+        why: Why the value matters; "" uses the `why` of the limit.
+        measured: The value as text; None formats the value with the limit's `form` and unit.
     """
     limit = limits[kind]
     status = limit.status(value)
@@ -139,13 +140,13 @@ def decided(
     advice: str = "",
     otherwise: Status = "warn",
 ) -> Check:
-    """Return a check that a condition decides rather than a number: pass, or `otherwise` with the advice."""
+    """Return a check that a condition decides: pass if `good`, else the status `otherwise` with the advice."""
     status: Status = "pass" if good else otherwise
     return Check(id, title, status, measured, value, limit=limit, advice="" if good else advice)
 
 
 def named(kind: str, name: str, evidence: str, advice: str, status: Status = "fail") -> Check:
-    """Return the check "kind/name" of a known cause, such as "fault/mm-for-m", that explains what came."""
+    """Return the check with id "kind/name" for a known cause of bad data, such as "fault/mm-for-m"."""
     return Check(f"{kind}/{name}", f"{kind.title()}: {name.replace('-', ' ')}", status, evidence, advice=advice)
 
 
@@ -154,13 +155,13 @@ Changed = TypeVar("Changed")
 
 @dataclass(frozen=True)
 class Hypothesis(Generic[Changed]):
-    """One explanation of data that do not fit: the data, or the rig, with one thing changed.
+    """Hypothesis about data that do not fit the rig: one changed property would make them fit.
 
     Attributes:
-        name: Stable name of what is changed; several hypotheses of one kind may share it.
-        advice: What to change if the hypothesis holds.
-        changed: The data, or the rig, so changed.
-        evidence: What the hypothesis states, in words.
+        name: Stable name of the changed property; several hypotheses of one kind may share it.
+        advice: What to change if the hypothesis is true.
+        changed: The data or the rig with that property changed.
+        evidence: Content of the hypothesis, as text.
     """
 
     name: str
@@ -171,10 +172,10 @@ class Hypothesis(Generic[Changed]):
 
 @dataclass(frozen=True)
 class Table:
-    """Numbers behind the checks, for people who want to know more.
+    """Table of the numbers behind the checks.
 
     Attributes:
-        title: What the rows are.
+        title: Description of the rows.
         head: (C,) names of the columns.
         rows: (R, C) plain values.
     """
@@ -185,12 +186,12 @@ class Table:
 
     @classmethod
     def of(cls, title: str, records: Sequence[Mapping[str, Any]]) -> "Table":
-        """Return a table of records that share their keys."""
+        """Return a table of records that all have the same keys."""
         head = tuple(records[0]) if records else ()
         return cls(title, head, tuple(tuple(record[key] for key in head) for record in records))
 
     def records(self) -> list[dict[str, Any]]:
-        """Return the rows as dictionaries by column."""
+        """Return each row as a dictionary from column name to value."""
         return [dict(zip(self.head, row, strict=True)) for row in self.rows]
 
 
@@ -199,11 +200,11 @@ class Report:
     """The checks of one command on one subject, in three forms: text, JSON and HTML.
 
     Attributes:
-        command: The verb that judged.
-        subject: What it judged, in words.
-        checks: In the order in which they are to be read; ids are unique.
+        command: The verb that made the checks.
+        subject: What was checked, as text.
+        checks: The checks in reading order; ids are unique.
         tables: Numbers behind the checks.
-        facts: Further plain data for JSON, such as the hash of the recordings.
+        facts: Further plain data for the JSON form, such as the hash of the recordings.
     """
 
     command: str
@@ -216,33 +217,33 @@ class Report:
         ids = [check.id for check in self.checks]
         twice = sorted({one for one in ids if ids.count(one) > 1})
         if twice:
-            raise KeyError(f"{self.command} gives two checks the same id: {', '.join(twice)}")
+            raise KeyError(f"{self.command} gives several checks the same id: {', '.join(twice)}")
 
     @property
     def verdict(self) -> Literal["pass", "warn", "fail"]:
-        """fail when any check fails, else warn when any warns, else pass."""
+        """Verdict over all checks: fail if any check fails, else warn if any check warns, else pass."""
         statuses = {check.status for check in self.checks}
         return "fail" if "fail" in statuses else "warn" if "warn" in statuses else "pass"
 
     @property
     def exit_code(self) -> int:
-        """0 when nothing fails (warnings allowed), else 1."""
+        """Exit status of the command: 1 if any check fails, else 0 (also with warnings)."""
         return int(self.verdict == "fail")
 
     def check(self, id: str) -> Check:
         """Return a check by its id.
 
         Raises:
-            InputError: No such check was made.
+            InputError: The report has no check with this id.
         """
         for one in self.checks:
             if one.id == id:
                 return one
         made = ", ".join(one.id for one in self.checks) or "none"
-        raise InputError(f"no check '{id}' was made by {self.command}; made were: {made}")
+        raise InputError(f"the report of {self.command} has no check '{id}'. Use one of its ids: {made}")
 
     def text(self) -> str:
-        """Return the table for people and, below, what to do about each check that did not pass."""
+        """Return the report as text: a table of the checks, then what to do about each check that did not pass."""
         rows = [(c.status, c.id, c.title, c.measured, c.limit) for c in self.checks]
         lines = [self.subject, "", *text_table(("", "id", "check", "measured", "needed"), rows), ""]
         for table in self.tables:
@@ -259,7 +260,7 @@ class Report:
         return "\n".join(lines)
 
     def data(self) -> dict[str, Any]:
-        """Return everything as plain data; numbers that are not finite become None."""
+        """Return the report as plain data for JSON; non-finite numbers become None."""
         data = {
             "command": self.command,
             "subject": self.subject,
@@ -271,22 +272,22 @@ class Report:
         return plain
 
     def json(self) -> str:
-        """Return `data` as JSON."""
+        """Return `data` as JSON text."""
         return json.dumps(self.data(), indent=2, allow_nan=False)
 
     def html(self) -> str:
-        """Return a fragment of HTML: the checks as a table, every text escaped."""
+        """Return the report as an HTML fragment: the checks as a table, with all texts escaped."""
         return _template().render(report=self)
 
 
 def text_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    """Return the lines of a text table with aligned columns, as wide as its cells."""
+    """Return the lines of a text table with aligned columns; cells are never wrapped or cut."""
     from rich.box import Box
     from rich.console import Console
     from rich.table import Table as RichTable
     from rich.text import Text
 
-    # Plain hyphens below the head, so that every console and every encoding can show it.
+    # A line of plain hyphens below the head: every console and encoding can show it.
     plain = Box("    \n    \n -- \n    \n    \n    \n    \n    \n", ascii=True)
     drawn = RichTable(box=plain, pad_edge=False, show_edge=False)
     for name in head:
@@ -300,7 +301,7 @@ def text_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
 
 
 def finite(value: Any) -> Any:
-    """Return plain data with every number that is not finite replaced by None, as JSON has none."""
+    """Return plain data with every non-finite number replaced by None, because JSON cannot store such numbers."""
     if isinstance(value, Mapping):
         return {key: finite(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):

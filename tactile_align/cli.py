@@ -1,7 +1,7 @@
-"""The command line: it parses a verb, runs it, and prints an error in the user's input as one line.
+"""The command line: parses a verb, runs it, and prints an error about the user's input as one line.
 
-Results go to stdout, remarks to stderr. Exit status: 0 success, 1 a check failed, 2 unusable input. A bug of ours
-keeps its traceback.
+Results go to stdout, remarks to stderr. Exit status: 0 success, 1 a check failed, 2 unusable input. A bug in this
+package keeps its traceback.
 """
 
 import logging
@@ -22,7 +22,7 @@ from tactile_align.verbs.training import ablate, demo, doctor, evaluate, report,
 
 
 def _train_help(config: Positional[Path]) -> int:
-    """Train on HDF5 episodes, HSA beside ACT; a flag overrides a field of the config."""
+    """Train HSA together with an ACT policy on HDF5 episodes. A flag overrides a field of the config."""
     return train([str(config)])
 
 
@@ -37,21 +37,22 @@ VERBS: dict[str, Callable[..., int]] = {
 TRACEBACK = "--traceback"
 DESCRIPTION = f"""Align the touches of a robot with its camera images, check the alignment, and train a policy on it.
 
-An error in the input is printed as one line; {TRACEBACK}, before or after the verb, also shows where it was raised."""
+An error in the input is printed as one line. {TRACEBACK}, before or after the verb, also prints its traceback."""
 
 
 def run(argv: Sequence[str]) -> int:
     """Run one verb and return its exit status.
 
-    Unusable input and a missing library (2) and a training that diverged (1) are one line on stderr, without a
-    traceback unless `--traceback` is among the words. Any other exception is a bug and passes through.
+    Unusable input and a missing library (exit status 2) and a diverged training (exit status 1) are printed as one
+    line on stderr. The traceback is printed too when `argv` contains `--traceback`. Any other exception is a bug and
+    is not caught.
     """
     words = [word for word in argv if word != TRACEBACK]
     try:
         with _remarks_on_stderr():
             return _run_verb(words)
     except BrokenPipeError:
-        raise  # the reader of our output has left: nothing is wrong with the input
+        raise  # the program that read our output has ended: nothing is wrong with the input
     except (InputError, OSError, MissingExtra, DivergedError) as error:
         if TRACEBACK in argv:
             traceback.print_exc()
@@ -61,17 +62,17 @@ def run(argv: Sequence[str]) -> int:
 
 def _run_verb(words: Sequence[str]) -> int:
     if words and words[0] == "train":
-        # The flags of `train` are the fields of its config, whose file is therefore read before they are parsed.
+        # The flags of `train` are the fields of its config, so the config file is read before the flags are parsed.
         return train(words[1:])
     parse = tyro.extras.subcommand_cli_from_dict
     return int(parse(VERBS, args=words, prog="tactile-align", description=DESCRIPTION, sort_subcommands=False))
 
 
 class _Remarks(logging.Handler):
-    """Print the bare message of each record on stderr, above any progress bar."""
+    """Logging handler that prints the bare message of each record on stderr, above any progress bar."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        from tqdm import tqdm  # imported only when there is a remark
+        from tqdm import tqdm  # imported only when a remark is printed
 
         tqdm.write(self.format(record), file=sys.stderr)
 

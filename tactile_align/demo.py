@@ -1,4 +1,4 @@
-"""The demo: all steps on a simulated cell, from recording to report."""
+"""The demo: every step of the toolkit on a simulated cell, from recording to report."""
 
 import json
 import logging
@@ -38,12 +38,12 @@ class Plan:
     """Sizes of a demo.
 
     Attributes:
-        regrasp: Episodes of the task regrasp.
-        expert: Episodes of the task expert.
-        poses: Poses at which the boxes of the top view are proved.
-        steps: Training steps.
-        batch_size: Moments in a batch.
-        held_out: Share (below 1) or number of held-out episodes.
+        regrasp: Number of episodes of the task regrasp.
+        expert: Number of episodes of the task expert.
+        poses: Number of poses at which boxes in the top camera are compared with MuJoCo's masks.
+        steps: Number of training steps.
+        batch_size: Number of moments in a batch.
+        held_out: Held-out episodes: a share if below 1, else a number.
     """
 
     regrasp: int
@@ -87,22 +87,24 @@ def demo_config(out: Path, plan: Plan) -> TrainConfig:
 
 
 def run_demo(size: Size, out: Path) -> int:
-    """Record, prove the boxes, verify, draw, train, evaluate and summarise; return the exit status.
+    """Run the demo and return its exit status.
+
+    The steps are: record, compare the boxes with MuJoCo, verify the rig, draw overlays, train, evaluate, summarise.
 
     Args:
-        size: "full", or "smoke" for a few minutes that only test that every step runs.
-        out: Folder for all results; finished recordings in it are kept, and a stopped training resumes.
+        size: full: the whole demo. smoke: a few minutes that only test that every step runs.
+        out: Folder for all results. Finished recordings in it are kept, and a stopped training resumes.
 
     Returns:
         0, or 1 when `verify` failed.
 
     Raises:
-        FileExistsError: The folder holds a finished demo.
+        FileExistsError: The folder contains a finished demo.
         InputError: The training was stopped (Ctrl-C, SIGTERM).
     """
     plan, began = PLANS[size], time.perf_counter()
     if (out / "summary.md").exists():
-        raise FileExistsError(f"{out} holds a finished demo. Read its summary.md, or name another folder")
+        raise FileExistsError(f"{out} contains a finished demo. Read its summary.md, or choose another folder")
     cores, recordings = os.cpu_count() or 1, out / "data"
     out.mkdir(parents=True, exist_ok=True)
     _say(1, "record episodes on the simulated cell")
@@ -110,7 +112,7 @@ def run_demo(size: Size, out: Path) -> int:
     experts: dict[str, Any] = {"episodes": plan.expert, "seed": 2, "task": "expert", "processes": cores}
     expert = simulate(recordings / "expert", gripper="measured", **experts)
     commanded = simulate(recordings / "commanded", gripper="commanded", **experts)
-    _say(2, "prove the boxes against MuJoCo's masks")
+    _say(2, "compare the projected boxes with MuJoCo's masks")
     proof = _box_proof(regrasp, commanded, out, plan)
     print(proof, flush=True)
     _say(3, "verify the rig on the recordings")
@@ -127,7 +129,7 @@ def run_demo(size: Size, out: Path) -> int:
     for name, path in (("regrasp", regrasp[0]), ("expert", expert[0])):
         for picture in overlay(path, out=pictures / f"overlay_{name}.png", format="sheet", overwrite=True):
             print(picture, flush=True)
-    _say(5, "train HSA beside ACT from SCRATCH")
+    _say(5, "train HSA together with ACT, from SCRATCH")
     config = demo_config(out, plan)
     data = load_data(config, cores)
     train_to_the_end(config, data)
@@ -159,9 +161,9 @@ def _box_proof(regrasp: list[Path], commanded: list[Path], out: Path, plan: Plan
     )
     return (
         f"wrist view, measured openings: {wrist.text()}\n"
-        f"top view, all six joints matter: {top.text()}\n"
-        f"commanded openings in contact, held at contact onset: IoU median {np.median(held.iou):.3f}; "
-        f"without the hold {np.median(followed.iou):.3f}"
+        f"top view, which depends on all six joints: {top.text()}\n"
+        f"commanded openings in contact: IoU median {np.median(held.iou):.3f} with the opening held at contact onset, "
+        f"{np.median(followed.iou):.3f} without the hold"
     )
 
 
@@ -181,16 +183,16 @@ def _summary(size: Size, proof: str, verdicts: Mapping[str, str], summary: Summa
     o_low, o_high = opening.interval[1]
     learnt = loss.hsa <= 0.9 * loss.chance and low > max(1 / box.gallery, opening.at[1], o_high)
     verdict = (
-        "Touch and sight are aligned: a touch finds its view far more often than chance and the opening alone explain."
+        "Touch and sight are aligned: a touch retrieves its view more often than chance or the opening alone would."
         if learnt
-        else "Not shown in this run: retrieval is not clearly above chance and the opening alone."
+        else "Alignment is not shown in this run: retrieval is not clearly above chance and above the opening alone."
     )
-    note = "\n(size smoke: far too little data and training to learn anything; it tests that every step runs.)\n"
+    note = "\n(Size smoke: too little data and training to learn anything. It only tests that every step runs.)\n"
     return f"""# Demo on the simulated cell
 
 {verdict}
 {note if size == "smoke" else ""}
-Both encoders started from random weights: SCRATCH. {minutes:.1f} minutes in all.
+Both encoders started from random weights (SCRATCH). The demo took {minutes:.1f} minutes.
 
 ## Is the box on the sensor?
 
@@ -202,20 +204,20 @@ verify: {json.dumps(dict(verdicts))}
 
 | | value | compare with |
 |---|---|---|
-| HSA loss (SCRATCH) | {loss.hsa:.3f} | chance {loss.chance:.3f}, so {loss.hsa / loss.chance:.2f} of it |
+| HSA loss (SCRATCH) | {loss.hsa:.3f} | chance {loss.chance:.3f}; ratio {loss.hsa / loss.chance:.2f} |
 | R@1 of {box.gallery} (SCRATCH) | {box.at[1]:.3f} [{low:.3f}, {high:.3f}] | chance {1 / box.gallery:.3f} |
-| R@1 from the gripper's opening alone | {opening.at[1]:.3f} [{o_low:.3f}, {o_high:.3f}] | the box must exceed it |
+| R@1 of the gripper's opening alone | {opening.at[1]:.3f} [{o_low:.3f}, {o_high:.3f}] | R@1 above must be higher |
 
-Intervals: 95 %, bootstrap over {box.episodes} held-out episodes; at most one moment per contact in a gallery.
+Intervals: 95 %, bootstrap over {box.episodes} held-out episodes. A gallery contains at most one moment per contact.
 
 ## Does the policy act?
 
-Mean absolute action error {np.mean(error.per_column):.4f} over joints (rad) and gripper (share of its stroke);
-standing still {np.mean(error.standing_still_per_column):.4f}.
+The mean absolute action error is {np.mean(error.per_column):.4f}, over joints (rad) and gripper (share of its stroke).
+A policy that stands still has an error of {np.mean(error.standing_still_per_column):.4f}.
 
 ## Pictures
 
-overlay_regrasp.png, overlay_expert.png: the projected box, the tokens in it, the touch. curves.png: loss and chance.
-recall.png: retrieval beside its baselines. gallery_step_*.png: touches and the views nearest to them, before and after
-training; map_step_*.png: where in the image a touch points; matrix, embedding and attention likewise.
+overlay_*.png: the projected box, its tokens and the touch. curves.png: loss and chance. recall.png: retrieval and its
+baselines. Before and after training, gallery_*.png: touches and their nearest views; map_*.png: similarity of touches
+to all tokens; matrix_*.png: cosines; attention_*.png: attention of the policy. embedding_*.png: features after training.
 """

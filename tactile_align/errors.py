@@ -1,7 +1,7 @@
-"""Our exception types.
+"""Exception types of this package.
 
-What the user gave cannot be used: `InputError` and its kin, which the command line prints as one line, and
-`MissingExtra`. A bug of ours is never one of them, so it keeps its traceback.
+`InputError` and its subclasses report unusable input, and `MissingExtra` a library that is not installed. The command
+line prints these errors as one line. A bug in this package raises another exception type and keeps its traceback.
 """
 
 from collections.abc import Sequence
@@ -10,25 +10,39 @@ from pathlib import Path
 
 
 class InputError(ValueError):
-    """A file, key, option or argument cannot be used; the message states what was needed, what came, what to do."""
+    """Error for a file, key, option or argument that cannot be used.
+
+    The message states what was needed, what was found and what to do.
+    """
 
 
 class FactError(InputError):
-    """A fact file is missing, unreadable or wrong; the message names the file and the key."""
+    """Error for a fact file that is missing, unreadable or wrong; the message contains the file and the key."""
 
 
 class UnsafePickleError(InputError):
-    """A pickle wants something that is not a plain array."""
+    """Error for a pickle that contains anything other than numbers and plain arrays."""
 
 
 def printable(text: str) -> str:
-    """Return a text with escapes in place of line feeds and what else no terminal should get from a file."""
+    """Return a text in which every non-printable character, such as a line feed, is replaced by its escape code.
+
+    Text from a damaged file can then neither break a line nor control the terminal.
+    """
     return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)
 
 
 @dataclass(frozen=True)
 class Fault:
-    """One fault of an episode: `kind` is a stable name for programs, `text` a sentence that follows the key."""
+    """Fault of an episode.
+
+    Attributes:
+        kind: Stable name for programs.
+        file: The episode's file.
+        key: Path of the faulty dataset or group in the file.
+        text: The rest of a sentence that begins with the key.
+        row: The faulty row; None when the fault concerns all rows.
+    """
 
     kind: str
     file: Path
@@ -38,7 +52,7 @@ class Fault:
 
     @property
     def sentence(self) -> str:
-        """Key, row and text; one line, though it may quote a damaged file."""
+        """Key, row and text in one line, even when the text quotes a damaged file."""
         where = f"/{self.key.lstrip('/')}" + ("" if self.row is None else f" row {self.row}")
         return printable(f"{where} {self.text}")
 
@@ -47,7 +61,7 @@ class Fault:
 
 
 class EpisodeError(InputError):
-    """An episode cannot be used; `faults` lists why, the message shows the first."""
+    """Error for an episode that cannot be used; `faults` lists every reason, and the message shows the first."""
 
     def __init__(self, faults: Fault | Sequence[Fault]) -> None:
         self.faults: tuple[Fault, ...] = (faults,) if isinstance(faults, Fault) else tuple(faults)
@@ -56,12 +70,12 @@ class EpisodeError(InputError):
         super().__init__(f"{self.faults[0]}{rest}")
 
     def __reduce__(self) -> tuple[type["EpisodeError"], tuple[tuple[Fault, ...]]]:
-        return type(self), (self.faults,)  # exceptions cross process borders in data workers
+        return type(self), (self.faults,)  # data workers pickle exceptions
 
 
 class MissingExtra(ImportError):
-    """A library that only some tasks need is not installed; the message states how to install it."""
+    """Error for an optional library that is not installed; the message states how to install it."""
 
 
 class DivergedError(RuntimeError):
-    """The loss or its gradient became infinite or not a number; the message names step, episodes and rows."""
+    """Error for a loss or gradient that became infinite or nan; the message lists the step, episodes and rows."""

@@ -1,11 +1,13 @@
-"""Evenly spread indices."""
+"""Evenly spaced indices."""
 
 import numpy as np
 
 
 def evenly(count: int, most: int) -> np.ndarray:
-    """Return the indices (min(count, most),) int64 of at most `most` of `count` things, from first to last.
+    """Return at most `most` evenly spaced indices into `count` items.
 
-    They rise without repeats, equally spaced up to rounding to the nearest; a single index is the first.
+    Returns:
+        (min(count, most),) int64 increasing indices from 0 to count - 1, without repeats, equally spaced up to
+        rounding to the nearest integer; a single index is 0.
     """
     return np.linspace(0, count - 1, min(count, most)).round().astype(np.int64)

@@ -1,4 +1,4 @@
-"""Optional libraries: imported on use; the error for a missing one names the extra that installs it."""
+"""Import of optional libraries on first use; the error for a missing library contains the command that installs it."""
 
 from importlib import import_module
 from typing import Any
@@ -7,14 +7,14 @@ from tactile_align.errors import MissingExtra
 
 
 def need(module: str, purpose: str, library: str, extra: str, instead: str = "") -> Any:
-    """Import a module of an optional library and return it.
+    """Return a module of an optional library, imported on this call.
 
     Args:
         module: The module to import.
         purpose: The task that needs it.
         library: The library's usual name.
         extra: The extra of this package that installs it.
-        instead: An alternative without it.
+        instead: An alternative that works without the library; "" when there is no alternative.
 
     Raises:
         MissingExtra: The library is not installed; the message states how to install it.

@@ -1,4 +1,7 @@
-"""TOML facts (arms, rigs, episode layouts), shipped or a lab's own: where they are, reading, checking, writing."""
+"""Fact files: the TOML files of arms, rigs and episode layouts, found, read, checked and written.
+
+A fact file ships with this package or is written by a lab.
+"""
 
 import difflib
 import tomllib
@@ -19,13 +22,13 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 class Strict(BaseModel):
-    """Base of every model of a file: immutable; an unknown key is an error."""
+    """Base class of the pydantic models of files. Its models are immutable, and an unknown key is an error."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 def fact_folder(kind: Kind) -> Traversable:
-    """Return the folder of shipped facts: inside the package once installed, beside it in a checkout."""
+    """Return the folder of shipped facts: inside an installed package, or beside the package in a checkout."""
     package = resources.files("tactile_align")
     shipped = package / "_shipped" / kind
     if shipped.is_dir():
@@ -40,42 +43,47 @@ def fact_names(kind: Kind) -> tuple[str, ...]:
 
 
 def read_fact(kind: Kind, name_or_path: str | Path) -> tuple[dict[str, Any], str]:
-    """Read one fact file.
+    """Return the data of one fact file.
 
     Args:
-        kind: Which folder a bare name is looked up in.
+        kind: Folder in which a shipped name is looked up.
         name_or_path: A shipped name ("nova2") or the path of a .toml file.
 
     Returns:
         The parsed TOML and the file's name for error messages.
 
     Raises:
-        FactError: No such fact, or the file is not valid TOML.
+        FactError: The fact does not exist, or the file is not valid TOML.
     """
     text = str(name_or_path)
     if text.endswith(".toml"):
         path = Path(text)
         if not path.is_file():
             names = ", ".join(fact_names(kind))
-            raise FactError(f"{text}: no such file. Needed: {WHAT[kind]}, or one that ships: {names}")
+            raise FactError(f"{text}: file not found. Give the path of {WHAT[kind]}, or a shipped name: {names}")
         raw, source = path.read_bytes(), text
     else:
         entry = fact_folder(kind) / f"{text}.toml"
         if text not in fact_names(kind):
             names = ", ".join(fact_names(kind))
-            raise FactError(f"no {kind} fact is called '{text}'. Shipped: {names}. Or give the path of a .toml file")
+            raise FactError(f"'{text}' not found in {kind}/. Use a shipped name ({names}) or the path of a .toml file")
         raw, source = entry.read_bytes(), f"{kind}/{text}.toml"
     try:
         return tomllib.loads(raw.decode("utf-8")), source
     except (ValueError, RecursionError) as error:
-        raise FactError(f"{source}: not valid TOML: {error}") from error
+        raise FactError(f"{source}: not valid TOML: {error}. Correct the file") from error
 
 
 def parse(model: type[Model], data: Any, source: str) -> Model:
-    """Validate `data` as `model`; one error line per wrong key, each naming file and key.
+    """Return `data` validated as an instance of `model`.
+
+    Args:
+        model: The pydantic model.
+        data: The parsed file.
+        source: Name of the file for error messages.
 
     Raises:
-        FactError: Unknown, missing or wrong keys.
+        FactError: A key is unknown, missing or wrong; the message has one line per key, with file and key.
     """
     try:
         return model.model_validate(data)
@@ -84,16 +92,19 @@ def parse(model: type[Model], data: Any, source: str) -> Model:
 
 
 def toml_text(data: Mapping[str, Any]) -> str:
-    """Return data as TOML that people can read: tables down to the second level, below it and in arrays one line each.
+    """Return data as readable TOML text.
+
+    Tables of the first and second level get a [header]. Deeper tables, and tables inside arrays, are written inline,
+    on one line each.
 
     Args:
-        data: Tables, arrays, strings, numbers and booleans; None has no form in TOML.
+        data: Tables, arrays, strings, numbers and booleans. None is not allowed, because TOML cannot store it.
     """
     return tomlkit.dumps({key: _laid_out(value, 1) for key, value in data.items()})
 
 
 def toml_line(value: Any) -> Any:
-    """Return a value as the TOML item that stands on one line."""
+    """Return a value as a TOML item that is written on one line."""
     if isinstance(value, Mapping):
         table = tomlkit.inline_table()
         for key, entry in value.items():
@@ -116,7 +127,10 @@ def _laid_out(value: Any, level: int) -> Any:
 
 
 def explain(error: ValidationError, source: str, model: type[BaseModel] | None = None) -> str:
-    """Turn a pydantic error into lines of `file: key: what was wrong`; with the model, name the key that was meant."""
+    """Return a pydantic error as text, with one line `file: key: what is wrong` per key.
+
+    When `model` is given, the line of an unknown key suggests the key that was probably meant.
+    """
     lines = []
     for fault in error.errors():
         key = ".".join(str(part) for part in fault["loc"]) or "(file)"
@@ -128,28 +142,28 @@ def explain(error: ValidationError, source: str, model: type[BaseModel] | None =
 
 
 def _meant(model: type[BaseModel] | None, where: tuple[int | str, ...]) -> str:
-    """Return a hint: the key that was probably meant, else the known keys."""
+    """Return a hint for an unknown key: the key that was probably meant, or else a list of the known keys."""
     known = sorted(_keys(model, where[:-1])) if model is not None else []
-    # A lower cutoff misleads: it offers 'state' for 'rate'.
+    # A lower cutoff gives misleading hints, such as 'state' for 'rate'.
     close = difflib.get_close_matches(str(where[-1]), known, n=1, cutoff=0.7)
     if close:
         return f"did you mean '{close[0]}'?"
-    return f"known here: {', '.join(known)}" if known else "check its spelling or remove it"
+    return f"known keys: {', '.join(known)}" if known else "check its spelling or remove it"
 
 
 def _keys(model: type[BaseModel], where: tuple[int | str, ...]) -> set[str]:
-    """Return the keys that a model takes at a place of its data, found in its JSON schema."""
+    """Return the keys that a model accepts at the location `where` of its data, according to its JSON schema."""
     schema = model.model_json_schema(mode="validation")
     nodes = _variants(schema, schema)
     for part in where:
         inner = [child for node in nodes for child in _inner(node, part)]
-        # pydantic puts the tag of a union into the place, but the data do not hold it: it selects nothing.
+        # pydantic adds the tag of a union to the location, but the data contain no such key: skip it.
         nodes = [variant for node in inner for variant in _variants(schema, node)] or nodes
     return {key for node in nodes for key in node.get("properties", ())}
 
 
 def _variants(schema: dict[str, Any], node: Any) -> list[dict[str, Any]]:
-    """Return the variants of a node of a JSON schema, with references and unions resolved."""
+    """Return the variants of a JSON schema node, with references and unions resolved."""
     if not isinstance(node, dict):
         return []
     if "$ref" in node:
@@ -159,7 +173,7 @@ def _variants(schema: dict[str, Any], node: Any) -> list[dict[str, Any]]:
 
 
 def _inner(node: dict[str, Any], part: int | str) -> list[Any]:
-    """Return the schemas of the values at a key or an index of a node."""
+    """Return the schemas of the values at a key or index of a JSON schema node."""
     if isinstance(part, int):
         return [*node.get("prefixItems", ())[part : part + 1], *([node["items"]] if "items" in node else [])]
     properties = node.get("properties", {})

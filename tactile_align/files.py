@@ -1,5 +1,7 @@
-"""File access: readers of text, JSON, TOML, CSV and .npz whose errors name the file; atomic writers; clean-up of
-partial files."""
+"""File access: readers, atomic writers, and clean-up of partial files.
+
+The readers accept text, JSON, TOML, CSV and .npz; their errors contain the path of the file.
+"""
 
 import csv
 import glob
@@ -20,11 +22,12 @@ import numpy as np
 
 from tactile_align.errors import InputError
 
-FORGOTTEN_S = 86_400  # no write takes a day, so a partial file of another machine that is older is abandoned
+# No write takes a day, so an older partial file of another machine is abandoned.
+FORGOTTEN_S = 86_400
 
 
 def read_text(path: Path) -> str:
-    """Read UTF-8 text, with or without a byte order mark.
+    """Return the text of a UTF-8 file, without any byte order mark.
 
     Raises:
         InputError: The file is not UTF-8.
@@ -33,11 +36,11 @@ def read_text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise InputError(f"{path}: needed UTF-8 text; the file is damaged or of another kind ({error})") from error
+        raise InputError(f"{path}: not UTF-8 text, damaged or of another type ({error}). Check the file") from error
 
 
 def read_json(path: Path, remedy: str = "Copy it again") -> Any:
-    """Read JSON; `remedy` states what to do about a damaged file.
+    """Return the content of a JSON file; `remedy` is the advice in the error for a damaged file.
 
     Raises:
         InputError: The file is not JSON.
@@ -47,7 +50,7 @@ def read_json(path: Path, remedy: str = "Copy it again") -> Any:
 
 
 def read_toml(path: Path, remedy: str = "Correct it") -> dict[str, Any]:
-    """Read TOML; `remedy` states what to do about a damaged file.
+    """Return the content of a TOML file; `remedy` is the advice in the error for a damaged file.
 
     Raises:
         InputError: The file is not TOML.
@@ -66,21 +69,23 @@ def _parsed(path: Path, form: str, loads: Callable[[str], Any], remedy: str) -> 
 
 
 def read_csv(path: Path) -> list[tuple[int, list[str]]]:
-    """Read the non-empty rows of a CSV, each with its line number.
+    """Return the non-empty rows of a CSV file, each with its line number.
 
     Raises:
-        InputError: The file is not CSV.
+        InputError: The file is not valid CSV.
         OSError: The file cannot be read.
     """
     rows = csv.reader(io.StringIO(read_text(path)))
     try:
         return [(rows.line_num, cells) for cells in rows if cells]
     except csv.Error as error:
-        raise InputError(f"{path}: line {rows.line_num}: not CSV ({error}). Export it again") from error
+        raise InputError(f"{path}: line {rows.line_num}: not valid CSV ({error}). Export it again") from error
 
 
 def read_npz(path: Path, remedy: str = "Copy it again") -> dict[str, np.ndarray]:
-    """Read all arrays of an .npz file by name, never a pickle; `remedy` states what to do about a damaged file.
+    """Return all arrays of an .npz file by name; pickled objects are refused.
+
+    `remedy` is the advice in the error for a damaged file.
 
     Raises:
         InputError: The file is not an .npz file of plain arrays.
@@ -90,22 +95,25 @@ def read_npz(path: Path, remedy: str = "Copy it again") -> dict[str, np.ndarray]
         with zipfile.ZipFile(path), np.load(path, allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}
     except (ValueError, KeyError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
-        text = f"needed a whole .npz file of plain arrays; the file is damaged ({error})"
+        text = f"expected a complete .npz file of plain arrays; the file is damaged ({error})"
         raise InputError(f"{path}: {text}. {remedy}") from error
 
 
 def part_of(path: Path) -> Path:
-    """Return the hidden path beside `path` under which this process builds that file or folder."""
+    """Return the hidden temporary path, in the same folder as `path`, at which this process builds `path`."""
     host = socket.gethostname().replace(".", "-")
     return path.with_name(f".{path.name}.{host}.{os.getpid()}.part")
 
 
 def clear_parts(folder: Path, name: str | None = None) -> None:
-    """Remove partial files and folders whose process is dead on this machine, or that are a day old on another.
+    """Remove abandoned partial files and folders.
+
+    A partial file of this machine is abandoned when its process has ended, a partial file of another machine when it
+    is a day old.
 
     Args:
         folder: The folder to clear.
-        name: Only partial files of this final name; None: all.
+        name: The final file name whose partial files are removed; None: all partial files.
     """
     mine = part_of(folder / "x").name.split(".")[-3]
     for part in folder.glob(f".{'*' if name is None else glob.escape(name)}.*.*.part"):
@@ -116,7 +124,7 @@ def clear_parts(folder: Path, name: str | None = None) -> None:
             else:
                 gone = time.time() - part.stat().st_mtime > FORGOTTEN_S
         except FileNotFoundError:
-            continue  # finished or removed meanwhile
+            continue  # its writer has finished or removed it in the meantime
         if gone and part.is_dir():
             shutil.rmtree(part, ignore_errors=True)
         elif gone:
@@ -124,9 +132,10 @@ def clear_parts(folder: Path, name: str | None = None) -> None:
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` fill a temporary file beside `path`, flush it to disk, then rename it to `path`.
+    """Write a file so that it appears under its name only when it is complete.
 
-    Partial files that a killed process left of the same file are removed.
+    `write` fills a temporary file in the same folder, which is flushed to disk and then renamed to `path`. Partial
+    files of `path` that a killed process left behind are removed.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     clear_parts(path.parent, path.name)
@@ -141,20 +150,20 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def refuse_existing(*files: Path, overwrite: bool) -> None:
-    """Refuse to replace any of some files unless `overwrite` is set.
+    """Raise an error if any of the files exists, unless `overwrite` is set.
 
     Raises:
-        FileExistsError: Names the first of them that exists.
+        FileExistsError: A file exists; the message contains the first existing file.
     """
     existing = [file for file in files if file.exists()]
     if existing and not overwrite:
         raise FileExistsError(
-            f"{existing[0]} exists; choose another out, or replace it with --overwrite (overwrite=True)"
+            f"{existing[0]} already exists. Choose another output path, or replace it: --overwrite (overwrite=True)"
         )
 
 
 def write_text_atomically(path: Path, text: str) -> None:
-    """Write UTF-8 text through `write_atomically`."""
+    """Write UTF-8 text by `write_atomically`."""
     write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8", newline="\n"))
 
 

@@ -24,5 +24,5 @@ def test_results_come_in_the_order_of_the_jobs() -> None:
 
 
 def test_a_process_that_is_killed_is_an_error_and_not_a_wait_for_ever() -> None:
-    with pytest.raises(ChildProcessError, match=r"one of 2 processes was ended.*kept.*fewer processes"):
+    with pytest.raises(ChildProcessError, match=r"one of 2 worker processes was killed.*kept.*fewer processes"):
         list(in_processes(square, [1, 2, -1, 4], 2))
