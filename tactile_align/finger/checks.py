@@ -1,7 +1,7 @@
-"""Checks of both finger routes: how far the sensor and the stroke are from the rig's, and whether that is likely.
+"""Checks of a finger calibration: how far the fitted sensor and stroke lie from the rig's, and whether that is likely.
 
-Far from where the rig has the sensor, something else is more likely wrong, so that a person must confirm that it is
-the sensor: `accept`.
+If the fitted sensor lies far from its pose in the rig, another error is more likely. A person must then confirm with
+`accept` that the sensor itself is off.
 """
 
 from collections.abc import Sequence
@@ -16,37 +16,37 @@ from tactile_align.finger.tag_fit import MIN_SIGHTINGS
 
 MIN_BOXES = 6
 FAR_M, FAR_RAD, FAR_STROKE = 0.005, np.radians(10.0), 0.10
-"""A sensor or a stroke that is fitted further from the rig's is doubtful."""
+"""Distance, angle and stroke factor - 1 from the rig beyond which a fitted sensor or stroke is doubtful."""
 STROKES = (0.5, 2.0)
-"""Factors on the rig's stroke outside which the reading explains nothing."""
+"""Factors on the rig's stroke outside which the gripper reading cannot be right."""
 ALREADY_IOU = 0.95
-"""Boxes drawn by hand agree with a right rig no better: a fit that gains more follows how they were drawn."""
+"""Best median IoU that hand-drawn boxes reach with a correct rig; a fit beyond it follows the drawing errors."""
 POOR_IOU = 0.5
-"""Another view with a lower median is off, whatever the fit."""
+"""Median IoU below which the boxes in another view are off, whatever the fit changes."""
 CLEAR_GAIN = 0.01
-"""A mean change of IoU below this, or below twice its standard error, is none."""
+"""Mean change of IoU below which a change is noise; so is a change below twice its standard error."""
 LIMITS = {
-    "boxes": Limit("Boxes used", 20, MIN_BOXES, form=".0f", why="Seven numbers need many boxes"),
-    "sightings": Limit("Frames that show the tag", 20, MIN_SIGHTINGS, form=".0f", why="Nine numbers need many frames"),
-    "opening-range": Limit("Range of openings", 10, 3, " mm", why="The stroke shows only while the gripper moves"),
-    "iou-median": Limit("IoU of left-out boxes, median", 0.75, 0.5, form=".3f", why="The fit does not explain them"),
-    "iou-p5": Limit("IoU of left-out boxes, 5th percentile", 0.5, 0.25, form=".3f", why="Single boxes are off"),
-    "corners-median": Limit("Corners of left-out frames, median", 1.5, 3.0, " px", why="The finger moves otherwise"),
-    "frames-far-off": Limit("Frames far off", 0.0, 0.1, form=".0%", why="Single frames do not fit"),
-    "tag-sigma": Limit("Sigma of the tag in the camera", 1.0, 3.0, " mm", why="The tag looks too small"),
-    "axis-lean": Limit("Finger's axis off", 3.0, 10.0, " deg", why="The rig states another axis"),
+    "boxes": Limit("Boxes used", 20, MIN_BOXES, form=".0f", why="Seven parameters need many boxes"),
+    "sightings": Limit("Frames with the tag", 20, MIN_SIGHTINGS, form=".0f", why="Nine parameters need many frames"),
+    "opening-range": Limit("Range of openings", 10, 3, " mm", why="Only different openings reveal the stroke"),
+    "iou-median": Limit("IoU of left-out boxes, median", 0.75, 0.5, form=".3f", why="The fitted boxes are off"),
+    "iou-p5": Limit("IoU of left-out boxes, 5th percentile", 0.5, 0.25, form=".3f", why="Some boxes are far off"),
+    "corners-median": Limit("Corner error, left-out frames, median", 1.5, 3.0, " px", why="The motion model is wrong"),
+    "frames-far-off": Limit("Frames far off", 0.0, 0.1, form=".0%", why="Some frames do not fit"),
+    "tag-sigma": Limit("Sigma of the tag's position", 1.0, 3.0, " mm", why="The tag is too small in the image"),
+    "axis-lean": Limit("Angle of the finger's axis to the rig's", 3.0, 10.0, " deg", why="The axes disagree"),
 }
 FLAG = "--accept-doubtful"
 
 
 @dataclass(frozen=True)
 class OtherView:
-    """Effect of a fit on boxes of the same sensor in another camera, which are not in the fit.
+    """Effect of a fit on boxes of the same sensor in another camera, which the fit did not use.
 
     Attributes:
-        camera: The other camera.
-        before: (N,) IoU with the rig as it was.
-        after: (N,) IoU with the fit.
+        camera: Name of the other camera.
+        before: (N,) IoU of its boxes with the original rig.
+        after: (N,) IoU of its boxes with the fit.
     """
 
     camera: str
@@ -55,32 +55,32 @@ class OtherView:
 
     @property
     def change(self) -> int:
-        """-1 worse, 0 neither, 1 better."""
+        """Sign of the change of IoU. -1: worse. 0: no clear change. 1: better."""
         return clear_change(self.before, self.after)
 
 
 def verdict_of_others(others: Sequence[OtherView]) -> str:
-    """Return in words whether other views speak for the sensor or for the camera."""
+    """Return sentences on whether other views show that the sensor, and not the camera, is off."""
     if not others:
-        return "Labels of a second view, in the same folder, would tell: the fit is compared with them."
-    words = ("speak against it", "do not tell", "speak for the sensor")
-    return " ".join(f"Boxes of {view.camera} {words[view.change + 1]}." for view in others)
+        return "To find out which, add labels of a second view to the same folder; the fit is compared with them."
+    words = ("contradict a moved sensor", "do not decide", "support a moved sensor")
+    return " ".join(f"Boxes in {view.camera} {words[view.change + 1]}." for view in others)
 
 
 def clear_change(before: np.ndarray, after: np.ndarray) -> int:
-    """Return the sign of the mean change of N IoUs, 0 where it is within the noise."""
+    """Return the sign of the mean change of N IoUs, (N,) before and after; 0 if the change is within the noise."""
     gain = after - before
     noise = 2 * float(gain.std(ddof=1)) / len(gain) ** 0.5 if len(gain) > 1 else np.inf
     return int(np.sign(gain.mean())) if abs(gain.mean()) > max(CLEAR_GAIN, noise) else 0
 
 
 def is_needed(fit: BoxFit) -> bool:
-    """Return whether a change is needed: the rig does not explain the boxes already, and the fit is better."""
+    """Return whether a change is needed: the original rig does not explain the boxes, and the fit is clearly better."""
     return float(np.median(fit.before)) < ALREADY_IOU and clear_change(fit.before, fit.after) > 0
 
 
 def is_far(x: np.ndarray) -> bool:
-    """Return whether a fit x (7,), m, rad and a factor, is further from the rig than is likely."""
+    """Return whether the fitted x (7,), see `BoxFit`, lies further from the rig than is likely."""
     return _is_far(x) or abs(float(x[6]) - 1) > FAR_STROKE
 
 
@@ -91,45 +91,45 @@ def _is_far(x: np.ndarray) -> bool:
 def box_checks(
     fit: BoxFit, span: float, others: Sequence[OtherView], camera: str, doubt: str, accept: bool
 ) -> list[Check]:
-    """Return the checks on boxes.
+    """Return the checks of a fit to boxes.
 
     Args:
         fit: The fit.
         span: The range of openings, m.
-        others: The same sensor in other cameras.
-        camera: The camera of the boxes.
-        doubt: What else may be off where the fit is far from the rig.
-        accept: Whether a person confirms that it is the sensor.
+        others: Effects of the fit on the same sensor in other cameras.
+        camera: Name of the camera in which the boxes were seen.
+        doubt: Advice for a fit far from the rig: which other error is more likely.
+        accept: Whether a person confirms that the sensor itself is off.
     """
-    look = "See which boxes are off."
+    look = "Draw the boxes that are far off again."
     before, after = float(np.median(fit.before)), float(np.median(fit.after))
     needed, gain, limit = is_needed(fit), f"IoU {before:.3f} -> {after:.3f}", f"< {ALREADY_IOU:g} before, better after"
-    than = "as well as they can be drawn" if before >= ALREADY_IOU else "no worse than the fit does"
-    advice = f"No change needed: the rig explains the boxes of {camera} {than}. To change it all the same: {FLAG}."
-    wide = f"{np.linalg.norm(fit.bias[:3]) * 1e3:.1f} mm more, stroke x {1 + fit.bias[6] / fit.x[6]:.3f}"
+    than = "as well as hand-drawn boxes allow" if before >= ALREADY_IOU else "as well as the fit does"
+    advice = f"No change is needed: the rig explains the boxes in {camera} {than}. To write the fit anyway: {FLAG}."
+    wide = f"sensor shifts by {np.linalg.norm(fit.bias[:3]) * 1e3:.1f} mm, stroke x {1 + fit.bias[6] / fit.x[6]:.3f}"
     return [
-        graded(LIMITS, "boxes", len(fit.after), advice="Draw 20 boxes or more."),
-        graded(LIMITS, "opening-range", span * 1e3, advice="Draw boxes over the whole stroke."),
+        graded(LIMITS, "boxes", len(fit.after), advice="Draw at least 20 boxes."),
+        graded(LIMITS, "opening-range", span * 1e3, advice="Draw boxes at openings over the whole stroke."),
         graded(LIMITS, "iou-median", after, advice=look),
         graded(LIMITS, "iou-p5", float(np.percentile(fit.after, 5)), advice=look),
         decided("change-needed", "Change needed", needed, gain, limit=limit, value=before, advice=advice),
         *[_other(view, camera, needed) for view in others],
         moved_check(fit.x, doubt, accept),
-        Check("sigma", "Sigma", "info", f"{amounts(fit.sigma, '.2f')}; random part only"),
-        Check("wider-boxes", "Boxes 1 px wider at each side", "info", wide),
+        Check("sigma", "Standard deviations", "info", f"{amounts(fit.sigma, '.2f')}; random errors only"),
+        Check("wider-boxes", "Effect of boxes 1 px wider at each side", "info", wide),
         stroke_check(float(fit.x[6]), float(fit.sigma[6]), _stroke_doubt(fit, after, doubt), accept),
     ]
 
 
 def _stroke_doubt(fit: BoxFit, after: float, doubt: str) -> str:
-    """Return in words what a stroke far from the rig's means: the likelier cause where the sensor itself stays."""
+    """Return advice for a stroke far from the rig's: which other error is more likely."""
     if _is_far(fit.x):
-        return "As above."
+        return "See the advice of the check 'Sensor moved'."
     if fit.x[6] <= 0 or after < ALREADY_IOU:
         return doubt
     return (
-        f"The sensor stays where the rig has it, and the stroke alone brings the boxes to IoU {after:.2f}: measure how "
-        f"far the fingers open. If that is {fit.x[6]:.2f} times the rig's, write it with {FLAG}. If not: "
+        f"The sensor keeps its pose, and the stroke alone brings the boxes to IoU {after:.2f}. Measure how far the "
+        f"fingers open. If they open {fit.x[6]:.2f} times as far as the rig states, write the fit with {FLAG}. If not: "
         f"{doubt}"
     )
 
@@ -137,12 +137,12 @@ def _stroke_doubt(fit: BoxFit, after: float, doubt: str) -> str:
 def _other(view: OtherView, camera: str, needed: bool) -> Check:
     worse, median = view.change < 0, float(np.median(view.after))
     word = ("worse", "no clear change", "better")[view.change + 1]
-    advice = f"The sensor is not what puts the box off in {view.camera}: tactile-align verify with these labels."
+    advice = f"A wrong sensor pose does not explain the error in {view.camera}: run `verify` with these labels."
     if worse:
-        cause = "so it is not the sensor that is off: calibrate (hand-eye, intrinsics) whichever camera is"
+        cause = "so the error is not the sensor: calibrate (hand-eye, intrinsics) the camera that is off"
         if not needed:
-            cause = "one more sign that the sensor stands as the rig has it"
-        advice = f"What brings the box nearer in {camera} takes it away in {view.camera}, {cause}."
+            cause = "which confirms that the sensor's pose in the rig is right"
+        advice = f"The fit improves the boxes in {camera} but worsens those in {view.camera}, {cause}."
     id, title, limit = f"other-view/{view.camera}", f"IoU in {view.camera}, median", f"not worse, >= {POOR_IOU:g}"
     good, measured = not worse and median >= POOR_IOU, f"{np.median(view.before):.3f} -> {median:.3f}"
     measured += f" ({len(view.after)} boxes): {word}"
@@ -151,19 +151,28 @@ def _other(view: OtherView, camera: str, needed: bool) -> Check:
 
 
 def moved_check(x: np.ndarray, doubt: str, accept: bool) -> Check:
-    """Return the check on how far a sensor moved and turned: x (6 or more,), m and rad."""
+    """Return the check of how far a fit moves and turns a sensor.
+
+    Args:
+        x: (6 or more,) shift (3), m, and rotation vector (3), rad.
+        doubt: Advice for a fit far from the rig: which other error is more likely.
+        accept: Whether a person confirms that the sensor itself is off.
+    """
     id, title, limit = "sensor-moved", "Sensor moved", f"<= {FAR_M * 1e3:.0f} mm, {np.degrees(FAR_RAD):.0f} deg"
-    advice, metres = _or_else(doubt, "the sensor does sit there", accept), float(np.linalg.norm(x[:3]))
+    advice, metres = _or_else(doubt, "the sensor really sits there", accept), float(np.linalg.norm(x[:3]))
     near, otherwise = not _is_far(x), _doubted(accept)
     return decided(id, title, near, amounts(x, "+.2f"), limit=limit, value=metres, advice=advice, otherwise=otherwise)
 
 
 def stroke_check(stroke: float, sigma: float, doubt: str, accept: bool) -> Check:
-    """Return the check on the factor of the gripper's stroke."""
+    """Return the check of the fitted stroke, a factor on the rig's, with its standard deviation `sigma`.
+
+    `doubt` and `accept` are as in `moved_check`.
+    """
     absurd = not STROKES[0] <= stroke <= STROKES[1]
-    advice = "The reading does not explain the finger: open and closed swapped, the other finger, or another column?"
+    advice = "This stroke is impossible. Are open and closed swapped, or is the finger or the gripper's column wrong?"
     if not absurd:
-        advice = _or_else(doubt, "the gripper does open so far", accept)
+        advice = _or_else(doubt, "the gripper really opens that far", accept)
     measured, limit, near = f"x {stroke:.4f} (sigma {sigma:.4f})", f"1 +- {FAR_STROKE:g}", abs(stroke - 1) <= FAR_STROKE
     otherwise = _doubted(accept and not absurd)
     return decided("stroke", "Stroke", near, measured, limit=limit, value=stroke, advice=advice, otherwise=otherwise)
@@ -174,19 +183,19 @@ def _doubted(accept: bool) -> Status:
 
 
 def _or_else(doubt: str, sure: str, accept: bool) -> str:
-    return f"{doubt} Accepted by {FLAG}." if accept else f"{doubt} Where {sure}: {FLAG}."
+    return f"{doubt} Accepted because of {FLAG}." if accept else f"{doubt} If {sure}, confirm it with {FLAG}."
 
 
 def reading_checks(fitted: Reading | None, stated: Reading) -> list[Check]:
-    """Return the check on what the gripper reading is, none where the frames cannot tell."""
+    """Return the check of whether the gripper reading is commanded or measured, [] if the frames cannot tell."""
     if fitted is None:
         return []
-    advice = f'Set reading = "{fitted}" of the gripper in the rig, then calibrate again.'
-    measured = f"{fitted}, by the frames in contact"
+    advice = f'Set reading = "{fitted}" for the gripper in the rig, then calibrate again.'
+    measured = f"{fitted}, judged by the frames in contact"
     return [decided("gripper-reading", "Gripper reading", fitted == stated, measured, limit=stated, advice=advice)]
 
 
 def amounts(x: np.ndarray, form: str) -> str:
-    """Return a shift and a turn in words: six numbers, m and rad, as mm and deg."""
+    """Return a text with a shift, mm, and a rotation vector, deg, from `x` (6 or more,), m and rad."""
     millimetres = " ".join(f"{v * 1e3:{form}}" for v in x[:3])
     return f"{millimetres} mm, " + " ".join(f"{np.degrees(v):{form}}" for v in x[3:6]) + " deg"

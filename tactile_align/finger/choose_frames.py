@@ -1,4 +1,4 @@
-"""Choice of frames to look at: over the openings of the gripper and over the episodes."""
+"""Choice of frames to look at, spread over the gripper's openings and over the episodes."""
 
 import logging
 from dataclasses import dataclass
@@ -14,12 +14,13 @@ from tactile_align.evenly import evenly
 logger = logging.getLogger(__name__)
 
 CROWDED, WORN = 0.10, 0.02
-"""Cost of a frame beside a chosen one, and of each frame already taken from its episode: shares of the openings."""
+"""Costs that spread the choice, as shares of the range of openings. CROWDED: for a frame beside a chosen frame.
+WORN: for each frame already chosen from the same episode."""
 
 
 @dataclass(frozen=True)
 class Chosen:
-    """One frame: its episode, its row, and one finger's opening there, m; None where no rig gives it."""
+    """Chosen frame: its episode, its row, and one finger's opening, m; None if no rig gives the opening."""
 
     ref: EpisodeRef
     frame: int
@@ -35,47 +36,47 @@ def choose_frames(
     arm: str | None = None,
     layout: str | Path | None = None,
 ) -> tuple[Chosen, ...]:
-    """Choose frames of a camera, in the order of episodes and rows.
+    """Return frames of a camera, sorted by episode and row.
 
-    With a rig and an arm they lie evenly over the quantiles of that arm's gripper opening, taken from as many
-    episodes, and as far apart, as these allow; else evenly in time. That, too, where the rig cannot read an episode's
-    gripper, which is logged.
+    With a rig and an arm, the frames lie evenly over the quantiles of that arm's gripper opening. They come from as
+    many episodes, and lie as far apart in time, as the openings allow. Without a rig or an arm, they lie evenly in
+    time. They also lie evenly in time if the rig cannot read an episode's gripper; a warning is logged.
 
     Args:
         path: A folder of episodes, or one file.
-        camera: A camera that the episodes hold.
-        count: How many; all there are where that is less. Of many episodes twice this number is looked at.
+        camera: Name of a camera that every episode holds.
+        count: How many frames; all frames if the episodes hold fewer. At most 2 * `count` episodes are opened.
         rig: The rig.
-        arm: The arm whose gripper counts.
+        arm: Name of the arm whose gripper's opening counts.
         layout: The episodes' layout; recognised when None.
 
     Raises:
-        FileNotFoundError, EpisodeError: No episodes, or damaged ones.
-        InputError: No frame wanted, an episode without the camera.
+        FileNotFoundError, EpisodeError: No episodes were found, or they are damaged.
+        InputError: `count` is less than 1, an episode lacks the camera, or the episodes hold no frames.
     """
     if count < 1:
-        raise InputError(f"needed at least one frame; got a count of {count}")
+        raise InputError(f"count must be at least 1 frame; got {count}. Choose a larger count")
     refs = list_episodes(path, layout)
     refs = tuple(refs[i] for i in evenly(len(refs), 2 * count))
     openings, known = [], rig is not None and arm is not None
     for ref in refs:
         with open_episode(ref) as episode:
             if camera not in episode.cameras:
-                raise InputError(f"{ref} has no camera '{camera}'; it has {', '.join(episode.cameras) or 'none'}")
+                raise InputError(f"{ref} has no camera '{camera}'. Choose from: {', '.join(episode.cameras) or 'none'}")
             stands = np.full(len(episode), np.nan)
             if rig and arm and known:
                 try:
                     stands = np.asarray(rig.gripper(arm).opening(episode.qpos)[:, 0])
                 except InputError as error:
-                    # Boxes are what finds such a fault, so it must not keep anybody from drawing them.
+                    # Hand-drawn boxes help to find this fault, so the fault must not prevent drawing them.
                     known = False
-                    logger.warning(f"{ref}: /{episode.layout.state.qpos[0]}: {error} Frames lie evenly in time.")
+                    logger.warning(f"{ref}: /{episode.layout.state.qpos[0]}: {error} Frames are chosen evenly in time.")
             openings.append(stands)
     episode_of = np.repeat(np.arange(len(refs)), [len(stands) for stands in openings])
     frame_of = np.concatenate([np.arange(len(stands)) for stands in openings])
     pooled = np.concatenate(openings)
     if len(pooled) == 0:
-        raise InputError(f"{path}: the episodes hold no frames; record some")
+        raise InputError(f"{path}: the episodes hold no frames. Record episodes with frames")
     if known:
         taken = _over_openings(pooled, episode_of, frame_of, min(count, len(pooled)))
     else:

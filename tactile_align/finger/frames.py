@@ -1,4 +1,4 @@
-"""Frames of a camera that looks at a finger: where the flange is and how far the finger stands out; fits to them."""
+"""Frames of a camera that sees a finger, with the flange's pose and the finger's opening; cross-validation of fits."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -16,24 +16,24 @@ from tactile_align.verify.evidence import Evidence
 
 Reading = Literal["commanded", "measured"]
 Solve = Callable[[np.ndarray], np.ndarray]
-"""Fits numbers (k,) to some of N frames, chosen by flags (N,)."""
+"""Function that fits parameters (k,) to those of N frames that are selected by flags (N,)."""
 MOST_FOLDS = 10
 SAME_M = 0.0005
-"""Openings that differ by less cannot tell a command from a measurement."""
+"""Difference of openings below which a frame cannot tell a commanded from a measured reading."""
 
 
 @dataclass(frozen=True)
 class FingerFrames:
-    """N frames of one camera, over any number of episodes.
+    """N frames of one camera, from any number of episodes.
 
     Attributes:
-        lenses: The cameras of the stored frames; an [[override]] can give episodes their own.
-        which: (N,) index into `lenses`.
+        lenses: Camera models of the stored frames. There are several if an [[override]] gives episodes their own.
+        which: (N,) index of each frame's camera model in `lenses`.
         T_camera_flange: (N, 4, 4), m.
-        opening: By reading, (N,) distance of the finger from the tool axis, m: as recorded, and as a command that
-            is held from contact onset on.
+        opening: Distance of the finger from the tool axis, (N,), m, by the kind of reading. measured: as recorded.
+            commanded: held from contact onset on.
         axis: (3,) unit vector in the flange frame along which this finger opens.
-        stated: What the reading is by the rig.
+        stated: Kind of reading that the rig states.
     """
 
     lenses: tuple[Camera, ...]
@@ -47,16 +47,24 @@ class FingerFrames:
     def of(
         cls, episode: Episode, rig: Rig, camera: str, finger: str, evidence: Evidence, frames: Sequence[int]
     ) -> Self:
-        """Collect some frames of an episode; `rig` is the one without overrides, `finger` as in ARM/finger1.
+        """Return some frames of an episode.
+
+        Args:
+            episode: The episode.
+            rig: The rig; overrides for the episode are applied here.
+            camera: Name of the camera.
+            finger: The finger's frame, such as left/finger1.
+            evidence: Evidence of the episode; only its contact is used.
+            frames: The rows of the frames.
 
         Raises:
-            InputError: A camera or a frame that the episode does not hold; joints or gripper readings out of range;
-                a camera with a delay in a recording without a rate.
+            InputError: The episode lacks the camera or a frame; joints or gripper readings are out of range; the
+                camera has a delay but the recording states no rate.
         """
         if camera not in episode.cameras:
-            raise InputError(f"{episode.ref} has no camera '{camera}'; it has {', '.join(episode.cameras)}")
+            raise InputError(f"{episode.ref} has no camera '{camera}'. Choose from: {', '.join(episode.cameras)}")
         if frames and not 0 <= min(frames) <= max(frames) < len(episode):
-            raise InputError(f"{episode.ref} has {len(episode)} frames; got frame {max(frames)}")
+            raise InputError(f"{episode.ref}: frames must be 0 to {len(episode) - 1}; got {min(frames)}, {max(frames)}")
         rig = rig.for_episode(episode.path)
         arm, _, node = finger.partition("/")
         gripper, column, rows = rig.gripper(arm), int(node == "finger2"), np.asarray(frames, dtype=int)
@@ -73,7 +81,7 @@ class FingerFrames:
     @classmethod
     def join(cls, parts: "Sequence[FingerFrames]") -> "FingerFrames":
         """Return the frames of several episodes as one."""
-        # Equal lenses count once, so that all their frames are projected in one go.
+        # Equal lenses are stored once, so that all their frames are projected in one call.
         lenses = {_key(part.lenses[0]): part.lenses[0] for part in parts}
         which = np.concatenate([np.full(len(part), list(lenses).index(_key(part.lenses[0]))) for part in parts])
         T = np.concatenate([part.T_camera_flange for part in parts])
@@ -84,19 +92,25 @@ class FingerFrames:
         return len(self.which)
 
     def only(self, rows: np.ndarray) -> "FingerFrames":
-        """Return some of the frames, by index or flag."""
+        """Return some of the frames; `rows` are indices (M,) or flags (N,)."""
         opening = {reading: values[rows] for reading, values in self.opening.items()}
         return replace(self, which=self.which[rows], T_camera_flange=self.T_camera_flange[rows], opening=opening)
 
     @property
     def telling(self) -> np.ndarray:
-        """(N,) bool: frames in which a held command and the reading as it is give two openings."""
+        """Flags (N,) of the frames in which a commanded and a measured reading give different openings."""
         return np.abs(self.opening["commanded"] - self.opening["measured"]) > SAME_M
 
     def T_flange_finger(
         self, stroke: float = 1.0, axis: np.ndarray | None = None, reading: Reading | None = None
     ) -> np.ndarray:
-        """Return (N, 4, 4) where the finger stands on the flange, m, for a stroke and an axis other than the rig's."""
+        """Return T_flange_finger (N, 4, 4), m.
+
+        Args:
+            stroke: Factor on the rig's opening.
+            axis: (3,) unit vector in the flange frame along which the finger opens; the rig's when None.
+            reading: Kind of gripper reading; the rig's when None.
+        """
         out = stroke * self.opening[reading or self.stated]
         turn = np.broadcast_to(np.eye(3), (len(out), 3, 3))
         return np.asarray(pose(turn, out[:, None] * (self.axis if axis is None else axis)))
@@ -105,12 +119,15 @@ class FingerFrames:
 def cross_validated(
     count: int, solve: Solve, error: Callable[[np.ndarray, np.ndarray], np.ndarray]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the fits (K, k) that leave out a tenth of N = `count` frames each, and (N,) errors of what was left out.
+    """Return K fits that each leave out a tenth of N frames, and the errors of the frames left out.
 
     Args:
-        count: How many frames.
+        count: N, the number of frames.
         solve: The fit.
-        error: Gives the errors (M,) of the M frames of some flags (N,) with numbers (k,).
+        error: Function of flags (N,) that select M frames, and of fitted parameters (k,); returns errors (M,).
+
+    Returns:
+        Fitted parameters (K, k), and for each frame its error (N,) with the fit that left it out.
     """
     folds = [np.arange(count) % MOST_FOLDS == k for k in range(min(MOST_FOLDS, count))]
     fits = np.stack([solve(~fold) for fold in folds])
@@ -123,15 +140,15 @@ def cross_validated(
 def likely_reading(
     frames: FingerFrames, solve: Solve, error: Callable[[np.ndarray, np.ndarray, Reading], np.ndarray], margin: float
 ) -> Reading | None:
-    """Return whether the gripper reading follows the fingers or is only a command; None where frames cannot tell.
+    """Return whether the gripper reading is measured (follows the fingers) or commanded; None if frames cannot tell.
 
-    A fit to the frames in which both give one opening predicts those in which they differ.
+    A fit to the frames in which both kinds of reading give the same opening predicts the frames in which they differ.
 
     Args:
         frames: N frames.
         solve: The fit.
-        error: As in `cross_validated`, for a reading.
-        margin: By how much the medians of the errors must differ.
+        error: As in `cross_validated`, but also a function of the kind of reading.
+        margin: Difference above which the medians of the two errors decide, in the unit of the errors.
     """
     rows = frames.telling
     if not rows.any():
@@ -146,14 +163,14 @@ def likely_reading(
 
 
 def finger_of(rig: Rig, sensor: str) -> str:
-    """Return the finger a sensor sits on, as in ARM/finger1.
+    """Return the frame of the finger that carries a sensor, such as left/finger1.
 
     Raises:
-        InputError: It sits on none.
+        InputError: The sensor is not on a finger.
     """
     parent = rig.sensor(sensor).parent
     if parent.partition("/")[2] not in ("finger1", "finger2"):
-        raise InputError(f"the finger route needs a sensor on ARM/finger1 or ARM/finger2; {sensor} hangs on '{parent}'")
+        raise InputError(f"{sensor} must have parent ARM/finger1 or ARM/finger2; got '{parent}'. Correct it in the rig")
     return parent
 
 

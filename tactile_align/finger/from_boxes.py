@@ -1,7 +1,7 @@
-"""Finger route by boxes: where a sensor really sits on its finger, from boxes of it over several openings.
+"""Finger calibration by boxes: a sensor's pose on its finger, fitted to image boxes of it at several openings.
 
-For a camera on the same hand the chain camera - flange - finger - sensor holds no arm joint, so no arm motion is
-needed; the opening and the finger's own geometry dominate the error. A tag instead of boxes: `finger_tag`.
+If the camera is on the same hand, the chain camera - flange - finger - sensor contains no arm joint. The arm then
+need not move, and the opening and the finger's own geometry dominate the error. `from_tag` uses a tag instead of boxes.
 """
 
 from collections.abc import Sequence
@@ -33,18 +33,18 @@ from tactile_align.verify.labels import labelled_episodes
 
 @dataclass(frozen=True)
 class Finger:
-    """A fitted finger.
+    """Result of a finger calibration by boxes.
 
     Attributes:
-        rig: The rig with the sensor's new pose and the gripper's new stroke; as it was where the stroke is absurd.
-        shift_m: (3,) how far the sensor moved in its finger's frame, m.
-        turn_rad: (3,) how far it turned, rotation vector, rad.
+        rig: The rig with the sensor's new pose and the gripper's new stroke; unchanged if the stroke is impossible.
+        shift_m: (3,) shift of the sensor in its finger's frame, m.
+        turn_rad: (3,) rotation of the sensor as a rotation vector in its finger's axes, rad.
         stroke: Factor on the gripper's opening.
-        sigma: (7,) standard deviations of the seven numbers above, from leaving out a tenth of the boxes at a time.
-        before: Median IoU of the boxes with the old rig, with all labels.
-        after: The same with the new rig, each label under the fit of all others.
-        reading: What the gripper reading is by the boxes: "commanded", "measured", or None where they cannot tell.
-        needed: Whether the boxes need a change at all; one that they do not need is only written when accepted.
+        sigma: (7,) standard deviations of shift, rotation and stroke, from leaving out a tenth of the boxes at a time.
+        before: Median IoU of all boxes with the old rig.
+        after: Median IoU of the boxes, each with a fit in which that box was left out.
+        reading: Kind of gripper reading by the boxes: "commanded", "measured", or None if the boxes cannot tell.
+        needed: Whether the boxes need a change. A change that they do not need is written only with `accept`.
         report: The checks.
     """
 
@@ -71,22 +71,23 @@ def calibrate_finger(
     accept: bool = False,
     out: str | Path | None = None,
 ) -> Finger:
-    """Fit a sensor's pose on its finger and the gripper's stroke to boxes in recorded frames.
+    """Return a sensor's pose on its finger and the gripper's stroke, fitted to boxes in recorded frames.
 
     Args:
-        path: The episodes the labels belong to.
-        rig: The rig; its camera must be calibrated already.
-        labels: At least six boxes over several openings, see `labels.read_labels`. Those of the same sensor in
-            another camera are compared with the fit, which fails where it makes them worse.
-        camera: Which camera; None: the one that the labels name.
-        sensor: Which sensor; None: the one that the labels name.
+        path: The episodes that the labels refer to: a folder or one file.
+        rig: The rig, its name or its file. Its camera must be calibrated already.
+        labels: At least six boxes at several openings, see `verify.labels.read_labels`. Boxes of the same sensor in
+            another camera are compared with the fit; the fit fails if they become worse.
+        camera: Name of the camera; None: the only camera in the labels.
+        sensor: Name of the sensor; None: the only sensor in the labels.
         layout: The episodes' layout; recognised when None.
-        accept: Write it even though the sensor or the stroke is far from the rig's, or no change is needed.
+        accept: Write the rig even if the sensor or the stroke is far from the rig's, or if no change is needed.
         out: Where to write the rig; None: do not write. A fit that fails is never written.
 
     Raises:
-        FileNotFoundError, InputError: No episodes, labels of an episode that is not there, fewer than six, labels
-            for several cameras or sensors, a sensor on no finger or with a pose of its own in one of the episodes.
+        FileNotFoundError: No episodes or no rig were found.
+        InputError: The labels refer to an unknown episode, hold fewer than six boxes, or refer to several cameras or
+            sensors; the sensor is not on a finger, or an [[override]] gives it another pose in one of the episodes.
     """
     known = rig if isinstance(rig, Rig) else load_rig(rig)
     camera = _only(camera, sorted({key[1] for key in labels}), "camera")
@@ -106,7 +107,7 @@ def calibrate_finger(
     doubt, x = "", fit.x
     plausible = STROKES[0] <= x[6] <= STROKES[1]
     if not plausible:
-        doubt = "Correct the stroke first, see there."
+        doubt = "Correct the stroke first: see the check 'Stroke'."
     elif is_far(x):
         doubt = f"{other_cause(frames, touch, seen, camera, known.camera(camera))} {verdict_of_others(others)}"
     checks = [
@@ -134,13 +135,17 @@ def _collected(
     layout: str | Path | None,
     least: int = MIN_BOXES,
 ) -> tuple[FingerFrames, np.ndarray, list[str]]:
-    """Return the frames of one camera that have boxes, the boxes (N, 4), px, and the episodes' hashes."""
+    """Return one camera's N frames that have boxes, the boxes (N, 4), px, and the hashes of the episodes.
+
+    Raises:
+        InputError: There are fewer than `least` boxes, or see `calibrate_finger`.
+    """
     drawn = {key[0]: boxes for key, boxes in labels.items() if key[1:] == (camera, sensor)}
     count = sum(len(boxes) for boxes in drawn.values())
     if count < least:
         raise InputError(
-            f"{path}: the finger route needs at least {least} boxes of {sensor} in {camera}, better 20, over "
-            f"several openings; got {count}. Draw more: tactile-align label"
+            f"{path}: finger calibration needs at least {least} boxes of {sensor} in {camera}, better 20, at several "
+            f"openings; got {count}. Draw more with: tactile-align label"
         )
     refs = labelled_episodes(path, list_episodes(path, layout), drawn)
     require_no_override(rig, "sensors", sensor, (refs[name].path for name in drawn))
@@ -159,7 +164,7 @@ def _only(given: str | None, found: Sequence[str], what: str) -> str:
         return given
     if len(found) != 1:
         raise InputError(
-            f"the labels name {len(found)} {what}s ({', '.join(found)}); say which one to fit with --{what}"
-            + (" (the others then judge the fit)" if what == "camera" else "")
+            f"the labels must refer to one {what}; they refer to {len(found)} ({', '.join(found)}). Choose by --{what}"
+            + (" (the fit is then compared with the boxes in the others)" if what == "camera" else "")
         )
     return found[0]

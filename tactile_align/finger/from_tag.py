@@ -1,7 +1,7 @@
-"""Finger route by a tag: where the camera sees the finger at each opening, without boxes and without arm motion.
+"""Finger calibration by a tag glued to the finger, seen by a camera at several openings.
 
-Nine numbers are fitted: a pose, the stroke and the axis. Which pose is written follows from where the tag's place is
-known, see `tag_fit.FingerTag`.
+It needs neither boxes nor arm motion. Nine parameters are fitted: a pose (6), the stroke (1) and the tilt of the
+finger's axis (2). The pose is that of the sensor or of the camera, see `tag_fit.FingerTag`.
 """
 
 from dataclasses import dataclass
@@ -21,12 +21,12 @@ from tactile_align.sessions.write_rig import pose_keys, provenance, require_no_o
 
 @dataclass(frozen=True)
 class TaggedFinger:
-    """Result of a tag on a finger.
+    """Result of a finger calibration by a tag.
 
     Attributes:
-        rig: The rig with the new pose, stroke and axis; as it was where the stroke is absurd.
-        found: "camera NAME" or "sensor NAME", whose pose was found.
-        fit: The numbers, with their uncertainty and the error in pixels of each frame.
+        rig: The rig with the new pose, stroke and axis; unchanged if the stroke is impossible.
+        found: "camera NAME" or "sensor NAME": the part of the rig whose pose was fitted.
+        fit: The fitted parameters, their uncertainty, and the error of each frame in pixels.
         looked: How many frames were searched.
         report: The checks.
     """
@@ -39,7 +39,7 @@ class TaggedFinger:
 
     @property
     def reading(self) -> Reading | None:
-        """What the gripper reading is; None where the frames cannot tell."""
+        """Kind of gripper reading: "commanded", "measured", or None if the frames cannot tell."""
         return self.fit.reading
 
 
@@ -53,27 +53,27 @@ def calibrate_finger_by_tag(
     accept: bool = False,
     out: str | Path | None = None,
 ) -> TaggedFinger:
-    """Fit T_camera_finger(opening) to a tag on the finger, found in recorded frames.
+    """Return the pose of a sensor or a camera, and the finger's motion, fitted to a tag seen in recorded frames.
 
     Args:
         path: Episodes in which the gripper opens and closes; the arm may stand still.
-        rig: The rig.
+        rig: The rig, its name or its file.
         tag: The tag, and where it is glued.
-        camera: The camera that sees it, None where the rig has only one; where the camera itself is sought, one on
-            the flange of the same hand.
+        camera: Name of the camera that sees the tag; None: the rig's only camera. If the tag calibrates the camera
+            itself, that camera must be on the flange of the same hand.
         layout: The episodes' layout; recognised when None.
-        accept: Write it even though the sensor or the stroke is far from the rig's.
+        accept: Write the rig even if the sensor or the stroke is far from the rig's.
         out: Where to write the rig; None: do not write. A fit that fails is never written.
 
     Raises:
-        FileNotFoundError, EpisodeError, FactError: What cannot be read.
-        InputError: The tag is in no frame, or at too few openings; a camera that it cannot find.
+        FileNotFoundError, EpisodeError, FactError: A file was not found or cannot be read.
+        InputError: The tag is in no frame, or at too few openings; the tag cannot calibrate this camera.
     """
     known = rig if isinstance(rig, Rig) else load_rig(rig)
     if camera is None:
         if len(known.cameras) != 1:
             raise InputError(
-                f"rig {known.name} has cameras {', '.join(known.cameras)}; say which sees the tag: --camera"
+                f"rig {known.name} has cameras {', '.join(known.cameras)}; choose the one that sees the tag: --camera"
             )
         camera = next(iter(known.cameras))
     finger, mounted = tag.finger(known), known.camera(camera)
@@ -81,8 +81,8 @@ def calibrate_finger_by_tag(
     sought = tag.parent not in known.sensors
     if sought and mounted.parent != f"{arm}/flange":
         raise InputError(
-            f"a tag whose place on {finger} is known finds a camera on {arm}/flange; {camera} hangs on "
-            f"'{mounted.parent}'. Give the tag's place on a sensor instead: parent = \"SENSOR\""
+            f"a tag glued to {finger} can calibrate only a camera on {arm}/flange; {camera} has parent "
+            f"'{mounted.parent}'. Give the tag's pose on a sensor instead: parent = \"SENSOR\""
         )
     seen = find_tag(path, known, camera, tag, layout=layout)
     require_no_override(
@@ -108,7 +108,7 @@ def calibrate_finger_by_tag(
 
 
 def _checks(fit: TagFit, T: np.ndarray, sought: bool, seen: Sightings, accept: bool) -> list[Check]:
-    """Return the checks; T is the rig's pose of what was fitted."""
+    """Return the checks of a fit; `T` (4, 4) is the fitted part's pose in the original rig, `sought` as in Holder."""
     frames = seen.frames
     span, median = float(np.ptp(frames.opening[frames.stated])), float(np.median(fit.after))
     off = np.concatenate([fit.T[:3, 3] - T[:3, 3], rotation_log(invert(T)[:3, :3] @ fit.T[:3, :3])])
@@ -116,19 +116,19 @@ def _checks(fit: TagFit, T: np.ndarray, sought: bool, seen: Sightings, accept: b
     sigma = np.sqrt(np.diag(fit.covariance))
     bad = fit.after > max(3.0, 5 * median)
     worst = ", ".join(seen.names[i] for i in np.flatnonzero(bad)[:3])
-    doubt = "Is the camera calibrated, the tag's place as its file states, its side without the white rim?"
+    doubt = "Is the camera calibrated? Is the tag's pose as in its file? Was side_m measured without the white rim?"
     return [
-        graded(LIMITS, "sightings", len(fit.after), advice="Record more."),
+        graded(LIMITS, "sightings", len(fit.after), advice="Record more frames that show the tag."),
         graded(LIMITS, "opening-range", span * 1e3, advice="Move the gripper over its whole stroke."),
-        graded(LIMITS, "corners-median", median, advice="Look for another law, a turning jaw, a loose tag, or blur."),
-        graded(LIMITS, "frames-far-off", float(bad.mean()), advice=f"Look at {worst}."),
-        graded(LIMITS, "tag-sigma", fit.place_m * 1e3, advice="Take a larger tag, or more frames."),
-        Check("corners-before", "Corners before, median", "info", f"{np.median(fit.before):.3g} px"),
-        # A camera from drawings is often centimetres off; a sensor on its finger is not.
+        graded(LIMITS, "corners-median", median, advice="Is the law wrong, the jaw turning, or the tag loose?"),
+        graded(LIMITS, "frames-far-off", float(bad.mean()), advice=f"Look at these frames: {worst}."),
+        graded(LIMITS, "tag-sigma", fit.place_m * 1e3, advice="Use a larger tag or more frames."),
+        Check("corners-before", "Corner error before, median", "info", f"{np.median(fit.before):.3g} px"),
+        # A camera pose taken from drawings is often off by centimetres; a sensor's pose on its finger is not.
         Check("camera-moved", "Camera moved", "info", amounts(off, "+.2f"), float(np.linalg.norm(off[:3])))
         if sought
         else moved_check(off, doubt, accept),
-        Check("sigma", "Sigma", "info", amounts(sigma[:6], ".2f")),
+        Check("sigma", "Standard deviations", "info", amounts(sigma[:6], ".2f")),
         stroke_check(fit.stroke, float(sigma[6]), doubt, accept),
         graded(LIMITS, "axis-lean", lean, advice="Is the tag turned on the finger as its file states?"),
     ]

@@ -1,4 +1,4 @@
-"""Fit of a tag holder's pose and of the finger's motion to the tag's corners over several openings."""
+"""Fit of a sensor's or camera's pose, and of the finger's motion, to a tag's corners at several openings."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -25,21 +25,22 @@ from tactile_align.geometry.frames import apply, invert, pose, rotation_exp
 from tactile_align.verify.evidence import gather
 
 LOOK_AT = 120
-"""Frames in which the tag is searched, over all episodes."""
+"""How many frames, over all episodes, are searched for the tag."""
 FINGERS = ("finger1", "finger2")
 
 
 class FingerTag(Mount):
-    """A tag and where it is glued: T_parent_tag, its CENTRE, x to its right, y down, z into the surface.
+    """Printed tag and the pose at which it is glued, T_parent_tag.
 
-    `parent` states which place is known, and so what the tag can find: glued to a sensor, it finds where the sensor
-    sits on its finger, for a calibrated camera; glued to ARM/finger1, it finds where a camera sits on that hand.
+    The tag's frame has its origin at the tag's CENTRE, x to the right, y down and z into the surface. `parent` decides
+    what the tag calibrates. SENSOR: the pose of that sensor on its finger; the camera must be calibrated already.
+    ARM/finger1 or ARM/finger2: the pose of a camera on that hand.
     """
 
     dictionary: str = "DICT_APRILTAG_36h11"
     id: Annotated[int, Field(ge=0)]
     side_m: Annotated[float, Field(gt=0.0005, lt=0.5)]
-    """Side, black border included, m."""
+    """Length of a side, including the black border, m."""
 
     @model_validator(mode="after")
     def _board_exists(self) -> Self:
@@ -48,56 +49,56 @@ class FingerTag(Mount):
 
     @cached_property
     def board(self) -> Board:
-        """The tag as a board."""
+        """Calibration board that consists of this tag."""
         return Board(kind="tag", square_m=self.side_m, dictionary=self.dictionary, id=self.id)
 
     @cached_property
     def corners(self) -> np.ndarray:
-        """(4, 3) corners about the centre, m, in the order in which they are found."""
+        """Corners (4, 3) in the tag's frame, m, in the order in which the detector returns them."""
         return self.board.points - self.board.points.mean(0)
 
     def finger(self, rig: Rig) -> str:
-        """Return the finger it moves with, as in ARM/finger1.
+        """Return the frame of the finger that the tag moves with, such as left/finger1.
 
         Raises:
-            InputError: The parent is neither a finger nor a sensor on one.
+            InputError: The parent is neither a finger nor a sensor on a finger.
         """
         if self.parent in rig.sensors:
             return finger_of(rig, self.parent)
         arm, _, node = self.parent.partition("/")
         if node not in FINGERS or arm not in rig.arms:
             raise InputError(
-                f"a tag's parent is a finger or a sensor of the rig: ARM/finger1 with ARM of {', '.join(rig.arms)}, or "
-                f"{', '.join(rig.sensors) or 'a sensor (there is none)'}; got '{self.parent}'"
+                f"a tag's parent must be ARM/finger1 or ARM/finger2 (arms: {', '.join(rig.arms)}), or a sensor's name "
+                f"(sensors: {', '.join(rig.sensors) or 'none'}); got '{self.parent}'. Correct parent in the tag file"
             )
         return self.parent
 
 
 def read_tag(path: str | Path) -> FingerTag:
-    """Read a tag file: id, side_m, dictionary, parent, translation_m and quat_wxyz (or matrix).
+    """Return the tag in a TOML file with id, side_m, dictionary, parent, translation_m and quat_wxyz (or matrix).
 
     Raises:
-        FileNotFoundError: No such file.
-        FactError: A wrong key or value; names file and key.
+        FileNotFoundError: The file was not found.
+        FactError: A key or value is wrong; the message states file and key.
     """
     if not Path(path).is_file():
-        raise FileNotFoundError(f"{path}: no such file. Needed: a tag file (id, side_m, dictionary, parent, pose)")
+        raise FileNotFoundError(f"{path}: no such file. Give a tag file (id, side_m, dictionary, parent, pose)")
     data, source = read_fact("calibration", path)
     return parse(FingerTag, data, source)
 
 
 @dataclass(frozen=True)
 class Sightings:
-    """N frames that show a tag.
+    """N frames that show a tag, and the tag's corners in them.
 
     Attributes:
         frames: The frames.
-        uv: (N, 4, 2) its corners, px of the stored frame.
-        names: N names for messages.
+        uv: (N, 4, 2) the tag's corners, px of the stored frame.
+        names: Name of each frame, for messages.
         looked: How many frames were searched.
-        refs: The episodes that show it.
-        digests: Their hashes.
-        ends: The finger's opening fully closed and fully open, m.
+        refs: The episodes that show the tag.
+        digests: The hashes of these episodes.
+        ends: The finger's opening when fully closed and when fully open, m.
     """
 
     frames: FingerFrames
@@ -109,7 +110,7 @@ class Sightings:
     ends: tuple[float, float]
 
     def enough(self, rows: np.ndarray | None = None) -> bool:
-        """Return whether the frames, or some of them by flags (N,), show the finger's motion."""
+        """Return whether the frames are enough to fit the finger's motion; flags `rows` (N,) select some of them."""
         opening = self.frames.opening[self.frames.stated]
         share = ((opening if rows is None else opening[rows]) - self.ends[0]) / (self.ends[1] - self.ends[0])
         apart = len(np.unique(np.round(share * 20)))
@@ -117,11 +118,11 @@ class Sightings:
 
 
 def find_tag(path: str | Path, rig: Rig, camera: str, tag: FingerTag, *, layout: str | Path | None = None) -> Sightings:
-    """Search recorded frames for a tag, over the openings of its gripper.
+    """Return the recorded frames that show a tag, searched evenly over the openings of its gripper.
 
     Raises:
-        FileNotFoundError, EpisodeError, InputError: Episodes that cannot be used, or the tag is in no frame, or at too
-            few openings.
+        FileNotFoundError, EpisodeError: Episodes were not found or are damaged.
+        InputError: The tag is in no frame or at too few openings; the episodes do not match the rig.
     """
     finger = tag.finger(rig)
     arm = finger.partition("/")[0]
@@ -144,8 +145,8 @@ def find_tag(path: str | Path, rig: Rig, camera: str, tag: FingerTag, *, layout:
             names += [f"{ref.path.name} frame {frame}" for frame in seen]
     if not parts:
         raise InputError(
-            f"{path}: none of {len(chosen)} frames of {camera} shows tag {tag.id} of {tag.dictionary}. Is it the "
-            f"dictionary and id that were printed, flat, in view, and at least 20 px wide with a white rim?"
+            f"{path}: none of {len(chosen)} frames of {camera} shows tag {tag.id} of {tag.dictionary}. Check that "
+            f"dictionary and id match the print, and that the tag is flat, in view, >= 20 px wide, with a white rim"
         )
     frames, uv, looked = FingerFrames.join(parts), np.stack(corners), len(chosen)
     closed, opened = map(float, rig.gripper(arm).law.opening(np.array([0.0, 1.0])))
@@ -153,31 +154,36 @@ def find_tag(path: str | Path, rig: Rig, camera: str, tag: FingerTag, *, layout:
     if not sightings.enough():
         opening = frames.opening[frames.stated] * 1e3
         raise InputError(
-            f"{path}: the finger's motion needs tag {tag.id} in at least {MIN_SIGHTINGS} frames, at {MIN_OPENINGS} "
-            f"openings over {MIN_SHARE:.0%} of the stroke; got {len(opening)} of {looked} frames, openings from "
+            f"{path}: tag {tag.id} must be seen in at least {MIN_SIGHTINGS} frames, at {MIN_OPENINGS} openings over "
+            f"{MIN_SHARE:.0%} of the stroke; it was seen in {len(opening)} of {looked} frames, at openings from "
             f"{opening.min():.1f} to {opening.max():.1f} mm. Open and close the gripper while recording"
         )
     return sightings
 
 
 CORNER_PX, CLEAR_PX = 0.3, 1.0
-"""Standard deviation of a corner, and the difference of errors that tells a command from a measurement, px."""
+"""CORNER_PX: standard deviation of a detected corner, px.
+CLEAR_PX: difference of errors above which a commanded and a measured gripper reading can be told apart, px."""
 MIN_SIGHTINGS, MIN_OPENINGS, MIN_SHARE = 6, 3, 0.2
-"""Fewest frames, fewest openings a twentieth of the stroke apart, and the least share of the stroke they span."""
+"""MIN_SIGHTINGS: fewest frames. MIN_OPENINGS: fewest openings that differ by a twentieth of the stroke.
+MIN_SHARE: smallest share of the stroke that the openings must span."""
 STARTS, TRIED = 12, 4
-"""Frames that give initial poses, and how many of the best of these are fitted."""
+"""STARTS: how many frames give initial poses. TRIED: from how many of the best initial poses a fit starts."""
 SCALE = np.array([0.005] * 3 + [np.radians(5)] * 3 + [0.1] + [np.radians(5)] * 2)
 
 
 @dataclass(frozen=True)
 class Holder:
-    """What is sought and what is known.
+    """Chain of poses from the camera to the tag, in which one pose is unknown.
+
+    The unknown pose is T_flange_camera if the tag is glued to the finger, and T_finger_sensor if it is glued to a
+    sensor.
 
     Attributes:
-        T: (4, 4) the rig's pose of what is sought: T_finger_sensor, or T_flange_camera.
-        T_tag: (4, 4) T_sensor_tag, or T_finger_tag.
-        camera: Whether the camera is sought.
-        corners: (4, 3) the tag's corners, m.
+        T: (4, 4) the unknown pose as the original rig has it, m.
+        T_tag: (4, 4) the known pose of the tag, m: T_finger_tag or T_sensor_tag.
+        camera: Whether the unknown pose is T_flange_camera.
+        corners: (4, 3) the tag's corners in the tag's frame, m.
     """
 
     T: np.ndarray
@@ -188,12 +194,19 @@ class Holder:
     def T_camera_tag(
         self, frames: FingerFrames, T: np.ndarray, motion: np.ndarray, reading: Reading | None = None
     ) -> np.ndarray:
-        """Return (N, 4, 4) for what is sought at T and motion (3,): stroke, and the axis' tilt, rad."""
+        """Return T_camera_tag (N, 4, 4), m.
+
+        Args:
+            frames: N frames.
+            T: (4, 4) value of the unknown pose, m.
+            motion: (3,) stroke, a factor, and two tilt angles of the finger's axis, rad.
+            reading: Kind of gripper reading; the rig's when None.
+        """
         out = frames.T_flange_finger(float(motion[0]), tilted(frames.axis, motion[1:]), reading)
         return np.asarray((invert(T) @ out if self.camera else frames.T_camera_flange @ out @ T) @ self.T_tag)
 
     def implied(self, frames: FingerFrames, T_camera_tag: np.ndarray) -> np.ndarray:
-        """Return what is sought (N, 4, 4) from the tag's poses (N, 4, 4), with the rig's stroke and axis."""
+        """Return the unknown pose (N, 4, 4), m, that follows from T_camera_tag (N, 4, 4) with the rig's stroke."""
         out = frames.T_flange_finger()
         if self.camera:
             return np.asarray(out @ self.T_tag @ invert(T_camera_tag))
@@ -202,18 +215,18 @@ class Holder:
 
 @dataclass(frozen=True)
 class TagFit:
-    """A fit to a tag.
+    """Fitted pose, stroke and finger axis, with their uncertainty and the errors of the tag's corners.
 
     Attributes:
-        T: (4, 4) what was sought, m.
+        T: (4, 4) the fitted pose, T_finger_sensor or T_flange_camera, m.
         stroke: Factor on the gripper's opening.
-        axis: (3,) unit vector along which this finger opens, flange frame.
-        covariance: (9, 9) of translation (m, parent's axes), rotation (rad, R exp(w)), stroke, tilt (rad), from
-            leaving out a tenth of the frames at a time.
-        place_m: Standard deviation of the tag's place in the camera in the middle of the stroke, m.
-        before: (N,) RMS of the corners, px, with the rig as it was; inf where it has no pixel.
-        after: (N,) the same, each frame under the fit of all others.
-        reading: What the gripper reading is; None where the frames cannot tell.
+        axis: (3,) unit vector in the flange frame along which this finger opens.
+        covariance: (9, 9) of translation (m, parent's axes), rotation (rad, R exp(w)), stroke (a factor) and tilt
+            (rad), from fits that leave out a tenth of the frames at a time.
+        place_m: Standard deviation of the tag's position in the camera's frame, in the middle of the stroke, m.
+        before: (N,) RMS error of each frame's corners with the original rig, px; inf if a corner has no pixel.
+        after: (N,) RMS error of each frame's corners with a fit in which that frame was left out, px.
+        reading: Kind of gripper reading: "commanded", "measured", or None if the frames cannot tell.
     """
 
     T: np.ndarray
@@ -227,23 +240,24 @@ class TagFit:
 
 
 def tilted(axis: np.ndarray, tilt: np.ndarray) -> np.ndarray:
-    """Return a unit vector (3,) tilted by two small angles (rad) about its two normals."""
+    """Return a unit vector (3,) tilted by two small angles `tilt` (2,), rad, towards its two normals."""
     _, _, rows = np.linalg.svd(axis[None])
     leaning = axis + tilt @ rows[1:]
     return np.asarray(leaning / np.linalg.norm(leaning))
 
 
 def fit_tag(seen: Sightings, holder: Holder) -> TagFit:
-    """Fit nine numbers to the corners: the holder's pose, the stroke, the tilt of the axis.
+    """Return the fit of nine parameters to the corners: the unknown pose, the stroke, and the tilt of the axis.
 
-    A small flat tag has two poses that look nearly alike; several are tried as starts, and all frames decide.
+    Two poses of a small flat tag look nearly alike in one frame. The fit therefore starts from several initial poses
+    and keeps the solution that fits all frames best.
 
     Args:
-        seen: The tag's corners.
-        holder: What is sought.
+        seen: The frames and the tag's corners.
+        holder: The chain of poses with the unknown pose.
 
     Raises:
-        InputError: No frame has a pose of the tag in front of the camera.
+        InputError: No frame gives a pose of the tag in front of the camera.
     """
     frames, uv = seen.frames, seen.uv
     best, x = _first(seen, holder)
@@ -265,22 +279,22 @@ def fit_tag(seen: Sightings, holder: Holder) -> TagFit:
 
 
 def _split(start: np.ndarray, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the pose `start` moved by x[:6], and the motion x[6:]."""
+    """Return the pose `start` changed by the shift and rotation x[:6], and the motion x[6:] (stroke, tilt)."""
     return np.asarray(pose(start[:3, :3] @ rotation_exp(x[3:6]), start[:3, 3] + x[:3])), x[6:]
 
 
 def _first(seen: Sightings, holder: Holder) -> tuple[np.ndarray, np.ndarray]:
-    """Return the best start and its solution."""
+    """Return the best initial pose (4, 4) and the parameters (9,) fitted from it."""
     frames, uv = seen.frames, seen.uv
     starts: list[np.ndarray] = []
     for i in evenly(len(uv), STARTS):
         try:
             boards = board_poses(frames.lenses[frames.which[i]], View(seen.names[i], holder.corners, uv[i]))
         except ValueError:
-            continue  # one frame without a pose; others give the starts
+            continue  # this frame gives no pose; the others provide initial poses
         starts += [holder.implied(frames.only(np.array([i])), board.T_camera_board[None])[0] for board in boards]
     if not starts:
-        raise InputError(f"{seen.names[0]}: no frame gives the tag a pose in front of the camera; does K belong here?")
+        raise InputError(f"{seen.names[0]}: no frame gives a tag pose in front of the camera. Check the camera's K")
     still = np.array([1.0, 0.0, 0.0])
     starts.sort(key=lambda T: float(np.median(_error(frames, uv, holder, T, still))))
     zero = np.array([*[0.0] * 6, 1.0, 0.0, 0.0])
@@ -292,7 +306,7 @@ def _first(seen: Sightings, holder: Holder) -> tuple[np.ndarray, np.ndarray]:
 def _solve(
     frames: FingerFrames, uv: np.ndarray, holder: Holder, start: np.ndarray, x: np.ndarray
 ) -> tuple[np.ndarray, float]:
-    """Return nine numbers and their robust cost."""
+    """Return the fitted parameters (9,) and their robust cost, from the initial pose `start` and parameters `x`."""
 
     def residual(z: np.ndarray) -> np.ndarray:
         off = (_corners(frames, holder, *_split(start, z * SCALE)) - uv) / CORNER_PX
@@ -305,7 +319,7 @@ def _solve(
 def _corners(
     frames: FingerFrames, holder: Holder, T: np.ndarray, motion: np.ndarray, reading: Reading | None = None
 ) -> np.ndarray:
-    """Return (N, 4, 2) px, nan where a corner has no pixel."""
+    """Return the tag's projected corners (N, 4, 2), px; nan where a corner has no pixel."""
     p = apply(holder.T_camera_tag(frames, T, motion, reading)[:, None], holder.corners)
     uv = np.empty((len(p), 4, 2))
     for i, lens in enumerate(frames.lenses):
@@ -321,6 +335,6 @@ def _error(
     motion: np.ndarray,
     reading: Reading | None = None,
 ) -> np.ndarray:
-    """Return (N,) RMS of the corners' distances, px; inf where one has no pixel."""
+    """Return the RMS error of each frame's corners (N,), px; inf if a corner has no pixel."""
     square = ((_corners(frames, holder, T, motion, reading) - uv) ** 2).sum(-1).mean(-1)
     return np.sqrt(np.nan_to_num(square, nan=np.inf))

@@ -62,5 +62,5 @@ def test_a_gripper_that_the_rig_cannot_read_is_named_and_frames_lie_evenly_in_ti
 def test_an_episode_without_the_camera_is_named(tmp_path: Path) -> None:
     write(tmp_path, "a.hdf5", np.linspace(0, 1, 5))
     write(tmp_path, "b.hdf5", np.linspace(0, 1, 5), camera="left_wrist")
-    with pytest.raises(ValueError, match=r"b\.hdf5 has no camera 'top'; it has left_wrist"):
+    with pytest.raises(ValueError, match=r"b\.hdf5 has no camera 'top'\. Choose from: left_wrist"):
         choose_frames(tmp_path, "top", 4)
