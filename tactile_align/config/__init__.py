@@ -1,1 +1,1 @@
-"""Configuration of a run: data, features, loss, policy, training."""
+"""Pydantic models for the configuration of a run: data, features, loss, policy and training."""

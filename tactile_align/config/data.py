@@ -1,4 +1,4 @@
-"""Config of the data of a run: its episodes, and the views, pairs of a camera and a sensor."""
+"""Configuration of a run's data: the recorded episodes and the views. A view is a (camera, sensor) pair."""
 
 from typing import Annotated
 
@@ -7,30 +7,34 @@ from pydantic import Field
 from tactile_align.facts import Strict
 
 MOST_AHEAD_M = 0.2
-"""Upper bound on the thickness of a grasped object, m."""
+"""Upper limit of `ahead_m`, m: no grasped object is thicker."""
 
 
 class DataConfig(Strict):
-    """One folder of episodes."""
+    """One source of recorded episodes, with the rig that recorded them."""
 
     path: str
-    """Folder or file of HDF5 episodes."""
+    """Path of an HDF5 episode, or of a folder of HDF5 episodes."""
     rig: str
-    """Name or path of the rig that recorded them."""
+    """Name or path of the rig that recorded these episodes."""
     layout: str | None = None
-    """Name or path of the episode layout; None: it is recognised."""
+    """Name or path of the episode layout. None: detect the layout from the files."""
 
 
 class ViewConfig(Strict):
-    """A view: a camera and a sensor whose box is projected into its images."""
+    """One view: a camera, and the touch sensor whose box is projected into the images of that camera."""
 
     camera: str
     """Name of the camera stream."""
     sensor: str
-    """Name of the sensor in the rig."""
+    """Name of the touch sensor in the rig."""
     weight: Annotated[float, Field(ge=0)] = 1.0
-    """Weight of the view in the alignment loss; usual are 1.0 for a wrist camera and 0.5 for a third-person camera."""
+    """Weight of this view in the alignment loss. Typical values: 1.0 for a wrist camera, 0.5 for a third-person
+    camera."""
     zoom: Annotated[float, Field(ge=1.0)] | None = None
-    """Side of the cut-out that the encoder sees, as a factor on the longer side of the box; None: the whole frame."""
+    """Crop around the sensor's box that the encoder receives: the side of the crop divided by the longer side of the
+    box.
+    None: the encoder receives the whole frame."""
     ahead_m: Annotated[float, Field(ge=0.0, lt=MOST_AHEAD_M)] = 0.0
-    """Distance of the box in front of the pad, along the pad's normal, m; 0: on the sensor. The box keeps its size."""
+    """Distance by which the box is moved forward from the sensor's pad, along the pad's normal, m. The size of the box
+    in metres does not change. 0: the box lies on the pad."""

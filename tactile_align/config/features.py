@@ -1,4 +1,4 @@
-"""Config of the encoders and of the pooling."""
+"""Configuration of the image encoders and of the pooling."""
 
 from typing import Annotated, Literal
 
@@ -12,80 +12,92 @@ Tune = Literal["full", "last", "adapters", "frozen"]
 
 
 class AdapterConfig(Strict):
-    """Residual adapters behind a frozen tower; the defaults are those of the original."""
+    """Sizes of the residual adapters behind a frozen encoder. The defaults are those of the original implementation."""
 
     hidden: Annotated[int, Field(ge=1)] = 512
     """Width of each adapter's hidden layer."""
     depth: Annotated[int, Field(ge=1)] = 3
-    """Number of adapters in a row."""
+    """Number of adapters, applied one after the other."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
-    """Dropout rate within an adapter."""
+    """Dropout rate inside each adapter."""
     scale: Annotated[float, Field(gt=0)] = 0.1
-    """Factor on the output of an adapter before it is added to the adapter's input."""
+    """Factor that multiplies the output of an adapter before it is added to the adapter's input."""
 
 
 class EncoderConfig(Strict):
-    """An image encoder: an open_clip tower and its training."""
+    """One image encoder: an open_clip image tower, and which of its weights are trained."""
 
     model: str = "ViT-B-16"
     """Name of the open_clip model."""
     pretrained: str = "laion2b_s34b_b88k"
-    """Weights: an open_clip tag, a checkpoint file, or "scratch" for random weights."""
+    """Initial weights: an open_clip tag (the name of a set of pretrained weights), the path of a checkpoint file, or
+    "scratch" for random weights."""
     image_size: tuple[int, int] | None = None
-    """(width, height) of the input, px; None: that of the model."""
+    """(width, height) of the encoder's input image, px. None: the input size of the model."""
     fit: Literal["stretch", "letterbox"] = "stretch"
-    """Resizing of frames to the input; letterbox keeps their aspect ratio and spends some tokens on empty bars."""
+    """Method that resizes frames to the input size. stretch: the aspect ratio may change. letterbox: the aspect ratio
+    is kept, and empty bars use up some of the tokens."""
     stem: Literal["patch", "conv"] = "patch"
-    """First layers: one patch projection, or convolutions, which learn faster from scratch."""
+    """First layers of the encoder. patch: one patch projection. conv: convolutions, which train faster from scratch."""
     layers: Annotated[tuple[int, ...], Field(min_length=1)] = (-1,)
-    """Blocks whose output tokens are used, -1 the last one; tokens of several blocks are concatenated (multi-scale)."""
+    """Indices of the transformer blocks whose output tokens are used; -1 is the last block. Tokens of several blocks
+    are concatenated."""
     tune: Tune = "full"
-    """Weights that learn. full: all; last: the last `last_blocks` blocks; adapters: small networks behind the frozen
-    tower; frozen: none."""
+    """Weights that are trained. full: all weights. last: the last `last_blocks` blocks. adapters: only small networks
+    behind the frozen encoder. frozen: no weights of the encoder."""
     last_blocks: Annotated[int, Field(ge=1)] = 2
-    """Number of blocks that learn with tune = "last"."""
+    """Number of transformer blocks that are trained with tune = "last"."""
     adapters: AdapterConfig = AdapterConfig()
-    """Sizes of the adapters for tune = "adapters"."""
+    """Sizes of the adapters that are trained with tune = "adapters"."""
     checkpointing: bool = False
-    """Recompute blocks in the backward pass instead of storing them: less memory, about a third more time."""
+    """Use gradient checkpointing: recompute activations in the backward pass instead of storing them. This saves memory
+    and takes about a third more time."""
     precision: Literal["float32", "bfloat16"] = "float32"
-    """Precision of the tower; bfloat16 runs it under autocast. Its tokens and the loss are float32 either way."""
+    """Precision of the encoder. bfloat16: the encoder runs under autocast. The output tokens and the loss are always
+    float32."""
 
 
 class FeatureConfig(Strict):
-    """The two features that the alignment loss compares: h_tau of a touch, h_w of an image region."""
+    """Computation of the two features that the alignment loss compares. h_tau is the feature of a touch image; h_w is
+    the feature of an image region."""
 
     vision: EncoderConfig = EncoderConfig()
-    """Encoder of camera images."""
+    """Encoder of the camera images."""
     touch: EncoderConfig | None = None
-    """Encoder of touches; None: the vision encoder, with the same input size."""
+    """Encoder of the touch images. None: the vision encoder also encodes touches, with the same input size."""
     place: Literal["box", "whole", "elsewhere"] = "box"
-    """Region of the image for h_w. Baselines that should do worse: whole image; elsewhere, a region of the box's size
-    in the farthest corner."""
+    """Image region from which h_w is computed. box: the sensor's box. whole: the whole image. elsewhere: a region of
+    the box's size in the farthest corner of the image. whole and elsewhere are baselines that should perform worse."""
     pooling: Pooling = "grid"
-    """Pooling of the region's tokens to one vector; grid keeps the place of the contact on the pad, mean is the
-    original's. `features.pooling` describes all."""
+    """Method that pools the tokens of the image region to one vector. grid: features sampled on a grid inside the box,
+    so the position of the contact on the pad is kept. mean: mean of the tokens, as in the original implementation.
+    mean_block: one transformer block, then the mean. attention: learnt queries. gaussian: mean with a blurred box."""
     touch_pooling: Literal["mean", "attention"] = "mean"
-    """Pooling of a touch's tokens to one vector."""
+    """Method that pools the tokens of a touch image to one vector. mean: mean of all tokens. attention: learnt
+    queries."""
     touch_input: Literal["image", "difference"] = "image"
-    """Input of the touch encoder: the image, or half its difference from the sensor's no-contact reference of the same
-    episode, around grey 128, which removes the differences between gels and lamps of single units."""
+    """Input of the touch encoder. image: the touch image. difference: half the difference between the touch image and
+    the sensor's no-contact reference of the same episode, plus 128. The difference removes variation in gel and
+    lighting between individual sensors."""
     grid: Annotated[int, Field(ge=1)] = 4
-    """Side of the sampling grid in the box, for pooling = "grid"."""
+    """Number of samples along each side of the grid in the box, for pooling = "grid"."""
     margin: Annotated[float, Field(ge=1.0)] = 1.5
-    """Factor on the sides of the box before pooling, for calibration error; mean and gaussian ignore it."""
+    """Factor that enlarges the sides of the box before pooling, to tolerate calibration error. Ignored by the poolings
+    mean, mean_block and gaussian."""
     sigma_px: Annotated[float, Field(ge=0)] | Literal["rig"] = 4.0
-    """Standard deviation of the box's position in the encoder's input, px, for pooling = "gaussian". rig: a value along
-    u and v for each moment, from the covariance that `calibrate hand-eye` wrote for the camera."""
+    """Standard deviation of the box's position in the encoder's input image, px, for pooling = "gaussian". A number:
+    the same value for all boxes. rig: one value along u and one along v for each moment, computed from the covariance
+    that `calibrate hand-eye` stored for the camera."""
     head: Literal["linear", "mlp"] = "linear"
-    """Layers after pooling, for both features; mlp adds one hidden layer."""
+    """Layers that compute h_tau and h_w from the pooled tokens. linear: one linear layer. mlp: one more hidden
+    layer."""
     dim: Annotated[int, Field(ge=2)] = 128
-    """Length of h_tau and h_w."""
+    """Number of elements of h_tau and of h_w."""
 
     @model_validator(mode="after")
     def _widths_are_used(self) -> "FeatureConfig":
         if self.sigma_px == "rig" and self.pooling != "gaussian":
             raise InputError(
-                f"sigma_px = 'rig' needs pooling = 'gaussian'; got '{self.pooling}'. Set it, or leave sigma_px out"
+                f"sigma_px = 'rig' needs pooling = 'gaussian'; got '{self.pooling}'. Set pooling, or omit sigma_px"
             )
         return self

@@ -1,4 +1,4 @@
-"""Config of the policy."""
+"""Configuration of the policy."""
 
 from typing import Annotated, Literal
 
@@ -8,44 +8,49 @@ from tactile_align.facts import Strict
 
 
 class PolicyConfig(Strict):
-    """The ACT policy; the names are those of the paper."""
+    """Options of the ACT policy. The field names follow the ACT paper."""
 
     chunk_size: Annotated[int, Field(ge=1)] = 45
-    """Number of actions predicted at once; 45 are about one second of motion."""
+    """Number of future actions that the policy predicts at once. 45 actions are about one second of motion."""
     cameras: tuple[str, ...] = ()
-    """Cameras whose whole frames ACT sees through a ResNet; none: ACT sees only region and touch tokens."""
+    """Names of the cameras whose whole frames ACT receives through its ResNet. Empty: ACT receives only the region
+    tokens and the touch tokens."""
     image_size: tuple[int, int] = (320, 240)
-    """(width, height) to which the frames of `cameras` are resized, px."""
+    """(width, height) to which the whole frames of `cameras` are resized, px."""
     vision_weights: str | None = None
-    """Initial weights of the ResNet: a torchvision tag, a file, or "scratch"."""
+    """Initial weights of the ResNet: a torchvision tag (the name of a set of pretrained weights), the path of a file,
+    or "scratch" for random weights. Must be set if `cameras` is not empty."""
     per_camera_backbones: bool = False
-    """Use one ResNet for each camera, as the original; such a policy cannot be exported to LeRobot's ACT."""
+    """Use a separate ResNet for each camera, as the original implementation does. A policy with separate ResNets cannot
+    be exported to LeRobot's ACT."""
     region_tokens: bool = True
-    """Give ACT the tokens of each view's box, from the encoder that the alignment loss trains."""
+    """Give ACT the tokens of the sensor's box in each view, from the encoder that the alignment loss trains."""
     touch_tokens: bool = True
-    """Give ACT the tokens of each touch, from the encoder that the alignment loss trains."""
+    """Give ACT the tokens of each touch image, from the encoder that the alignment loss trains."""
     d_model: Annotated[int, Field(ge=8)] = 512
-    """Width of the transformer."""
+    """Length of the tokens of the transformer."""
     heads: Annotated[int, Field(ge=1)] = 8
-    """Number of attention heads; must divide d_model."""
+    """Number of attention heads. d_model must be divisible by this number."""
     ffn_dim: Annotated[int, Field(ge=8)] = 3200
-    """Width of the feed-forward layers."""
+    """Width of the feed-forward layers of the transformer."""
     encoder_layers: Annotated[int, Field(ge=1)] = 4
     """Number of transformer encoder layers."""
     decoder_layers: Annotated[int, Field(ge=1)] = 1
     """Number of transformer decoder layers."""
     vae_layers: Annotated[int, Field(ge=1)] = 4
-    """Number of layers of the encoder of the latent."""
+    """Number of transformer layers of the CVAE encoder, which computes the latent from the demonstrated actions."""
     latent_dim: Annotated[int, Field(ge=1)] = 32
-    """Length of the latent."""
+    """Number of elements of the latent vector of the CVAE."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """Dropout rate of the transformer."""
     use_vae: bool = True
-    """Train with a latent that represents the style of a demonstration (CVAE); False is the original's no_encoder."""
+    """Train with a latent vector that represents the style of a demonstration (CVAE). False: no latent, as with the
+    option no_encoder of the original implementation."""
     kl_weight: Annotated[float, Field(ge=0)] = 10.0
-    """Weight of the KL term of the CVAE."""
+    """Weight of the KL divergence of the latent in the action loss."""
     loss_reduction: Literal["valid", "all"] = "valid"
-    """Steps over which the L1 loss is averaged: the recorded ones, or all including padding, as the original ACT, which
-    weakens the end of episodes."""
+    """Actions over which the L1 loss is averaged. valid: the recorded actions only. all: also the padding after the end
+    of an episode, as in the original ACT; this reduces the weight of the last actions of an episode."""
     init_gain: Annotated[float, Field(gt=0)] = 1.0
-    """Factor on the initial weight matrices of ACT without its ResNet; 0.5 reduces too large initial outputs."""
+    """Factor that multiplies the initial weight matrices of ACT, except its ResNet. Use 0.5 if the initial outputs are
+    too large."""

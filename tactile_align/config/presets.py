@@ -1,4 +1,4 @@
-"""Presets: named sets of defaults, which the entries of a config override."""
+"""Presets: named sets of default values. The entries of a config file override them."""
 
 from collections.abc import Mapping
 from typing import Any, Literal, get_args
@@ -17,7 +17,7 @@ _ORIGINAL: dict[str, Any] = {
     "policy": {"chunk_size": 45, "d_model": 512, "ffn_dim": 3200, "kl_weight": 10.0},
 }
 SMALL_TOWER = {"model": "ViT-demo", "pretrained": "scratch", "stem": "conv"}
-"""A small ViT from random weights, for laptops."""
+"""Options of a small ViT with random initial weights, for laptops."""
 SMALL_ACT = {
     "chunk_size": 10,
     "d_model": 64,
@@ -27,9 +27,9 @@ SMALL_ACT = {
     "vae_layers": 1,
     "latent_dim": 8,
 }
-"""A small ACT, for laptops."""
+"""Options of a small ACT policy, for laptops."""
 PRESETS: dict[Preset, dict[str, Any]] = {
-    # The three presets of the original differ only in weight and temperature of the alignment loss.
+    # The three presets of the original implementation differ only in weight and temperature of the alignment loss.
     "conservative": {**_ORIGINAL, "hsa": {"weight": 0.5, "temperature": 0.07}},
     "balanced": {**_ORIGINAL, "hsa": {"weight": 1.0, "temperature": 0.07}},
     "aggressive": {**_ORIGINAL, "hsa": {"weight": 2.0, "temperature": 0.05}},
@@ -47,21 +47,23 @@ PRESETS: dict[Preset, dict[str, Any]] = {
 
 
 def with_preset(data: Mapping[str, Any], source: str) -> dict[str, Any]:
-    """Return the entries of a config merged, table by table, over those of the preset that it names in `preset`.
+    """Return the entries of a config together with the entries of the preset that its key `preset` selects.
+
+    Tables are merged key by key. Where both have a key, the value of the config is used.
 
     Args:
-        data: The config as read.
-        source: Name of its file, for the message.
+        data: The content of the config file.
+        source: Name of the config file, for the error message.
 
     Raises:
-        InputError: No such preset; lists the existing ones.
+        InputError: The preset does not exist. The message lists the existing presets.
     """
     stated = {name: value for name, value in data.items() if name != "preset"}
     if "preset" not in data:
         return stated
     name = data["preset"]
     if not isinstance(name, str) or name not in PRESETS:
-        raise InputError(f"{source}: preset: there is no {name!r}; there are {', '.join(get_args(Preset))}")
+        raise InputError(f"{source}: preset must be one of {', '.join(get_args(Preset))}; got {name!r}")
     return _over(PRESETS[name], stated)
 
 

@@ -1,4 +1,4 @@
-"""Renamed keys of configs: a config with a former key is refused with the new name."""
+"""Renamed config keys. A config with an old key is refused, and the error states the new key."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,30 +11,34 @@ RENAMED = {
     "hsa.finger_rival": "hsa.finger_negative",
     "hsa.camera_rival": "hsa.camera_negative",
 }
-"""New keys by former keys, both dotted."""
+"""Mapping from old keys to new keys, both as dotted paths."""
 
 
 def another_version(path: Path, came: str) -> str:
-    """Return the refusal of a run or checkpoint of another version; `came` is how that shows."""
-    return f"{path}: written by another version of tactile-align ({came}); train it again, or read it with version 0.1"
+    """Return the error message for a run folder or checkpoint of another version.
+
+    `came` describes what in the file shows that the version differs.
+    """
+    return f"{path}: written by another version of tactile-align ({came}). Train again, or use version 0.1 to read it"
 
 
 def refuse_renamed(data: Mapping[str, Any], file: Path) -> None:
-    """Refuse a config that uses former names.
+    """Check that a config uses no old key.
 
     Args:
-        data: The config as read.
-        file: Its file; one beside a metrics.jsonl is that of a run folder, whose checkpoints cannot be read either.
+        data: The content of the config file.
+        file: Path of the config file. If a metrics.jsonl lies beside it, it belongs to a run folder, whose checkpoints
+            cannot be read either.
 
     Raises:
-        FactError: Names every former key and its new name.
+        FactError: The config has an old key. The message lists every old key with its new key.
     """
     former = {old: new for old, new in RENAMED.items() if _holds(data, old)}
     if former:
         keys = ", ".join(f"{old} is now {new}" for old, new in former.items())
         if (file.parent / "metrics.jsonl").is_file():
             raise FactError(another_version(file.parent, keys))
-        raise FactError(f"{file}: needed the names of this version; {keys}. Rename them in the file")
+        raise FactError(f"{file}: expected the key names of this version; {keys}. Rename these keys in the file")
 
 
 def _holds(data: Any, key: str) -> bool:

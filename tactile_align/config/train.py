@@ -1,4 +1,4 @@
-"""Config of a training run: one model for each concern."""
+"""Configuration of a training run, and its reading from and writing to TOML."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -17,141 +17,153 @@ from tactile_align.files import read_toml
 
 
 class OptimiserConfig(Strict):
-    """AdamW. The learning rates are for the whole batch, whatever the number of processes."""
+    """Options of the AdamW optimiser. The learning rates apply to the whole batch, for any number of processes."""
 
     lr: Annotated[float, Field(gt=0)] = 1e-5
-    """Learning rate of the policy; ACT was tuned at 1e-5."""
+    """Learning rate of the policy. The ACT paper uses 1e-5."""
     lr_backbone: Annotated[float, Field(gt=0)] = 1e-5
-    """Learning rate of ACT's ResNet."""
+    """Learning rate of the ResNet of ACT."""
     lr_encoder: Annotated[float, Field(gt=0)] = 1e-5
-    """Learning rate of the aligned encoders and their heads; about 1e-3 from scratch."""
+    """Learning rate of the encoders that the alignment loss trains, and of their heads. Use about 1e-3 for training
+    from scratch."""
     weight_decay: Annotated[float, Field(ge=0)] = 1e-4
     """Weight decay of AdamW."""
     betas: tuple[float, float] = (0.9, 0.999)
-    """Decay rates of the two moment estimates of AdamW."""
+    """Decay rates beta1 and beta2 of the moment estimates of AdamW."""
     clip_norm: Annotated[float, Field(gt=0)] = 10.0
-    """Norm to which gradients are clipped; losses are never clipped."""
+    """Largest norm of the gradient; a larger gradient is scaled down to this norm. Losses are never clipped."""
     warmup_steps: Annotated[int, Field(ge=0)] = 500
-    """Steps of linear warm-up of the learning rates, followed by a cosine to zero."""
+    """Number of steps in which the learning rates rise linearly from zero. After that, they follow a cosine to zero."""
     accumulate: Annotated[int, Field(ge=1)] = 1
-    """Number of micro-batches into which a batch is split, to save memory. The action loss stays the same. Negatives
-    come from the same micro-batch only, so that the alignment loss has fewer of them and a lower chance level."""
+    """Number of micro-batches into which each batch is split, to save memory. The action loss does not change. The
+    alignment loss uses only the negatives of the same micro-batch, so its number of negatives and its chance level are
+    lower."""
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None
-    """Decay of a running mean of the weights, which is then validated and saved as best, often 0.999; None: no mean."""
+    """Decay of an exponential moving average of the weights, often 0.999. Validation and the best checkpoint then use
+    the average. None: no average."""
     precision: Literal["float32", "bfloat16"] = "float32"
-    """Precision of the network; bfloat16 runs it under autocast. Weights, losses and similarities stay float32."""
+    """Precision of the network. bfloat16: the network runs under autocast. Weights, losses and similarities are always
+    float32."""
     compile: bool = False
-    """Use torch.compile: faster steps after minutes of preparation; needs a C++ compiler on CPU."""
+    """Use torch.compile. Steps are faster after some minutes of compilation. On a CPU this needs a C++ compiler."""
 
 
 class AugmentConfig(Strict):
-    """Random changes of training views. Box and image move together; touches are not changed."""
+    """Random changes of the training images of cameras. A box moves with its image. Touch images are not changed."""
 
     shift_px: Annotated[int, Field(ge=0)] = 0
-    """Largest random shift of a view, px of the encoder's input; packed views are larger by it on each side."""
+    """Largest random shift of an image, px of the encoder's input. Images in the cache are larger by this number of px
+    on each side."""
     gain: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Largest random change of a view's brightness, as a share."""
+    """Largest random relative change of an image's brightness: 0.2 changes it by up to 20 %."""
     shuffle_channels: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """Share of views whose colour channels are shuffled, so that shape counts more than colour."""
+    """Fraction of images whose colour channels are shuffled, so that the encoder relies more on shape than on
+    colour."""
 
 
 Mode = Literal["joint", "stop_gradient", "pretrain_then_tune", "pretrain_then_drop_touch"]
 
 
 class AlignmentConfig(Strict):
-    """Schedule of the alignment loss beside the action loss."""
+    """Schedule of the alignment loss relative to the action loss."""
 
     mode: Mode = "joint"
-    """Losses that train the encoders. joint: both. stop_gradient: the alignment loss only. pretrain_then_tune: the
-    alignment loss for `pretrain_steps`, then the action loss. pretrain_then_drop_touch: the same, with a policy that
-    acts without touch."""
+    """Losses that train the encoders. joint: both losses. stop_gradient: only the alignment loss. pretrain_then_tune:
+    the alignment loss for `pretrain_steps`, then the action loss and `after` times the alignment loss.
+    pretrain_then_drop_touch: as pretrain_then_tune, with a policy that does not use touch."""
     pretrain_steps: Annotated[int, Field(ge=0)] = 0
-    """Number of first steps with the alignment loss only; above 0 in the pretrain modes, else 0."""
+    """Number of steps at the start of training that use only the alignment loss. Must be above 0 in the two pretrain
+    modes, and 0 in the other modes."""
     after: Annotated[float, Field(ge=0)] = 0.0
-    """Factor on hsa.weight after pretraining."""
+    """Factor that multiplies hsa.weight after the pretraining steps. 0: the alignment loss ends with pretraining."""
     warmup_steps: Annotated[int, Field(ge=0)] = 0
-    """Steps in which hsa.weight rises linearly from zero."""
+    """Number of steps in which the weight of the alignment loss rises linearly from zero to hsa.weight."""
     final: Annotated[float, Field(ge=0, le=1)] = 1.0
-    """Factor on hsa.weight at the last step, reached by a cosine after the warm-up."""
+    """Factor that multiplies hsa.weight at the last step. After the warm-up, the factor goes from 1 to this value along
+    a cosine."""
     cosine_every: Annotated[int, Field(ge=0)] = 0
-    """Steps between two logs of the cosine between the gradients of both losses on the encoders; 0: none. A log costs
-    one more forward and two backward passes."""
+    """Number of steps between two logs of the cosine similarity between the gradients of the action loss and the
+    alignment loss in the encoders. Each log costs one extra forward pass and two extra backward passes. 0: never."""
 
 
 class LogConfig(Strict):
-    """Logs of a run besides the file metrics.jsonl."""
+    """Options of the logs. Every run also writes the file metrics.jsonl."""
 
     every: Annotated[int, Field(ge=1)] = 10
-    """Steps between two records."""
+    """Number of steps between two log records."""
     tensorboard: bool = False
-    """Also write TensorBoard files into the run folder; needs the extra `tensorboard`."""
+    """Also write TensorBoard files to the run folder. Needs the extra `tensorboard`."""
     wandb: str | None = None
-    """Also send scalars and validation images to this Weights & Biases project; needs the package wandb."""
+    """Name of a Weights & Biases project, to which scalars and validation images are also sent. Needs the package
+    wandb. None: nothing is sent."""
     watch: bool = True
-    """Warn, once for each problem, when the training does not leave chance, collapses, has a loss spike or waits for
-    data."""
+    """Warn, once for each problem, if the alignment loss stays at chance level, the features collapse, a loss has a
+    spike or training waits for data."""
 
 
 class TrainConfig(Strict):
-    """One training run."""
+    """All options of one training run."""
 
     data: Annotated[tuple[DataConfig, ...], Field(min_length=1)]
-    """Folders of recorded episodes."""
+    """Sources of recorded episodes, each with its rig."""
     views: tuple[ViewConfig, ...] = ()
-    """Pairs of a camera and a sensor for the alignment loss and the region tokens."""
+    """(camera, sensor) pairs for the alignment loss and for the region tokens of the policy."""
     out: str = "runs/train"
-    """The run folder."""
+    """Path of the run folder, to which logs and checkpoints are written."""
     features: FeatureConfig = FeatureConfig()
-    """Encoders and pooling."""
+    """Image encoders and pooling."""
     hsa: HSAConfig = HSAConfig()
-    """The alignment loss."""
+    """Alignment loss."""
     policy: PolicyConfig = PolicyConfig()
-    """The policy."""
+    """ACT policy."""
     train_policy: bool = True
-    """Train the policy; False: the alignment loss only, without ACT."""
+    """Train the ACT policy. False: train only the encoders, with the alignment loss."""
     region: Literal["box", "opening"] = "box"
-    """Source of h_w: the image at the box, or only the opening of the gripper, a baseline for retrieval."""
+    """Source of h_w, the feature that is compared with a touch. box: the camera image at the sensor's box. opening:
+    only the opening of the gripper, as a baseline for retrieval."""
     optimiser: OptimiserConfig = OptimiserConfig()
     """Optimiser and learning rates."""
     augment: AugmentConfig = AugmentConfig()
-    """Augmentation of training views."""
+    """Augmentation of the training images of cameras."""
     alignment: AlignmentConfig = AlignmentConfig()
-    """Schedule of the alignment loss."""
+    """Schedule of the alignment loss relative to the action loss."""
     log: LogConfig = LogConfig()
-    """Logs."""
+    """Logs besides metrics.jsonl."""
     batch_size: Annotated[int, Field(ge=1)] = 16
-    """Moments in a batch, over all processes."""
+    """Number of moments in a batch, summed over all processes."""
     contact_share: Annotated[float, Field(ge=0, le=1)] | None = None
-    """Share of each batch that is drawn from moments in contact; None: all moments have the same probability."""
+    """Fraction of each batch that is drawn from moments in contact. None: all moments have the same probability."""
     steps: Annotated[int, Field(ge=1)] = 30000
-    """Training steps."""
+    """Number of training steps."""
     held_out: Annotated[float, Field(gt=0)] = 0.1
-    """Share (below 1) or number of episodes held out for validation."""
+    """Episodes that are held out for validation. Below 1: a fraction of all episodes. 1 or more: a number of
+    episodes."""
     seed: int = 0
-    """Seed of the initial weights and of the order of the data."""
+    """Random seed of the initial weights and of the order of the training data."""
     validate_every: Annotated[int, Field(ge=1)] = 500
-    """Steps between two validation passes."""
+    """Number of steps between two validation passes."""
     validation_batches: Annotated[int, Field(ge=1)] = 16
-    """Batches of a validation pass."""
+    """Number of batches in a validation pass."""
     patience: Annotated[int, Field(ge=1)] | None = None
-    """Validation passes in a row without a new smallest validation loss after which training stops; None: it never
-    stops early. The same loss decides which weights are best.pt."""
+    """Number of consecutive validation passes without a new smallest validation loss after which training stops. None:
+    training never stops early. The same loss decides which weights become best.pt."""
     save_every: Annotated[int, Field(ge=1)] = 5000
-    """Steps between two checkpoints."""
+    """Number of steps between two checkpoints."""
     keep_last: Annotated[int, Field(ge=1)] = 2
-    """Number of latest checkpoints kept besides the best one."""
+    """Number of latest checkpoints that are kept. The best checkpoint is kept as well."""
     workers: Annotated[int, Field(ge=0)] = 0
-    """Loader processes; packed frames need none."""
+    """Number of data loader processes. 0 is enough if `packed` is true."""
     packed: bool = True
-    """Decode each frame once and store it at the input size of the model."""
+    """Decode each frame once, before training, and store it in the cache at the input size of the model."""
     cache: str = "runs/cache"
-    """Folder of the packed frames."""
+    """Folder of the cache, which stores the prepared episodes and their packed frames."""
     threads: Annotated[int, Field(ge=1)] | None = None
-    """Number of torch threads; None: torch's default."""
+    """Number of CPU threads of torch. None: the default of torch."""
     device: str = "auto"
-    """Torch device; auto: a GPU if there is one, else the CPU."""
+    """Torch device, such as "cpu" or "cuda:0". auto: a GPU if one is available, otherwise the CPU."""
     unverified_rig: bool = False
-    """Train although the rig failed `verify`, and do not warn when it was never verified; recorded with the run."""
+    """Train even if the rig failed `verify`, and do not warn if the rig was never verified. The run folder records this
+    choice."""
 
     @model_validator(mode="after")
     def _parts_fit(self) -> "TrainConfig":
@@ -159,48 +171,51 @@ class TrainConfig(Strict):
         pairs = [(view.camera, view.sensor) for view in self.views]
         cameras = {camera for camera, _ in pairs}
         if hsa.weight > 0 and not pairs:
-            raise InputError("hsa.weight > 0 needs at least one [[views]] entry with camera and sensor")
+            raise InputError("hsa.weight > 0 needs at least one view; got none. Add a [[views]] entry")
         if not self.train_policy and hsa.weight == 0:
-            raise InputError("train_policy = false with hsa.weight = 0 leaves nothing to train")
+            raise InputError("no loss to train with: train_policy = false and hsa.weight = 0. Change one")
         if self.region == "opening" and self.train_policy and policy.region_tokens:
             raise InputError(
-                "region = 'opening' uses no image, so it has no region tokens for the policy: set train_policy or "
-                "policy.region_tokens = false"
+                "region = 'opening' uses no image, so it gives no region tokens; got policy.region_tokens = true. Set "
+                "policy.region_tokens = false, or train_policy = false"
             )
         if a.mode.startswith("pretrain") != (a.pretrain_steps > 0) or a.pretrain_steps >= self.steps:
             raise InputError(
-                f"alignment.mode = '{a.mode}' with pretrain_steps = {a.pretrain_steps} of {self.steps} steps: the "
-                f"pretrain modes need 0 < pretrain_steps < steps, the others 0"
+                f"alignment.mode = '{a.mode}' does not fit pretrain_steps = {a.pretrain_steps}, steps = {self.steps}. "
+                f"Set 0 < pretrain_steps < steps for the pretrain modes, and pretrain_steps = 0 for the other modes"
             )
         if a.mode != "joint" and (hsa.weight == 0 or not self.train_policy):
             raise InputError(f"alignment.mode = '{a.mode}' needs both losses: hsa.weight > 0 and train_policy = true")
         if a.mode == "pretrain_then_drop_touch" and (policy.touch_tokens or not policy.region_tokens):
             raise InputError(
-                "alignment.mode = 'pretrain_then_drop_touch' acts without touch: set policy.touch_tokens = false and "
-                "policy.region_tokens = true"
+                "alignment.mode = 'pretrain_then_drop_touch' needs a policy without touch. Set "
+                "policy.touch_tokens = false and policy.region_tokens = true"
             )
         if self.batch_size % accumulate:
-            raise InputError(f"batch_size must divide by optimiser.accumulate; got {self.batch_size} and {accumulate}")
+            raise InputError(f"batch_size must be a multiple of accumulate; got {self.batch_size} and {accumulate}")
         if len(set(pairs)) != len(pairs):
-            raise InputError(f"[[views]] must list each camera and sensor once; got {pairs}. Remove the repeated entry")
+            raise InputError(f"[[views]] must have each camera and sensor once; got {pairs}. Remove the duplicate")
         if hsa.camera_negative and len(cameras) < 2:
             raise InputError(
                 f"hsa.camera_negative needs [[views]] of at least two cameras; got {', '.join(cameras) or 'none'}. "
-                f"Add a view, or set it to false"
+                f"Add a view, or set hsa.camera_negative = false"
             )
         return self
 
 
 def load_config(path: str | Path) -> TrainConfig:
-    """Read a training config from TOML; `preset = "balanced"` at its top starts it from a named one.
+    """Training config that is read from a TOML file.
+
+    If the file has the key `preset`, such as `preset = "balanced"`, that preset gives the default values.
 
     Raises:
-        FactError, InputError: No such file, not TOML, or keys that are unknown, missing or wrong, each named.
+        FactError, InputError: The file does not exist or is not TOML, or a key is unknown, missing or has a wrong
+            value. The message states the key.
     """
     file = Path(path)
     if not file.is_file():
         raise FactError(
-            f"{file}: no such file. Needed: a training config in TOML (the README shows one), or the folder of a run"
+            f"{file}: no such file. Give the path of a training config in TOML (see the README), or of a run folder"
         )
     data = read_toml(file)
     refuse_renamed(data, file)
@@ -208,5 +223,5 @@ def load_config(path: str | Path) -> TrainConfig:
 
 
 def config_text(config: TrainConfig) -> str:
-    """Return a config as TOML; values that are None are left out."""
+    """Return a config as TOML text. Values that are None are left out."""
     return toml_text(config.model_dump(mode="json", exclude_none=True))

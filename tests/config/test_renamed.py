@@ -26,7 +26,7 @@ def test_a_run_folder_with_former_keys_is_refused_as_one_of_another_version(tmp_
     with pytest.raises(FactError) as caught:
         load_config(tmp_path / "config.toml")
     assert str(caught.value).startswith(f"{tmp_path}: written by another version of tactile-align ({table}.{key}")
-    assert "train it again" in str(caught.value) and "Rename" not in str(caught.value)
+    assert "Train again" in str(caught.value) and "Rename" not in str(caught.value)
 
 
 def test_new_names_are_fields_and_former_ones_are_not() -> None:

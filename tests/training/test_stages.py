@@ -73,10 +73,10 @@ def test_stopped_gradients_leave_the_encoders_to_the_alignment(small_config: Mak
     ("changes", "message"),
     [
         ({"alignment": {"mode": "pretrain_then_tune"}}, "0 < pretrain_steps < steps"),
-        ({"alignment": {"pretrain_steps": 3}}, "the others 0"),
+        ({"alignment": {"pretrain_steps": 3}}, "pretrain_steps = 0"),
         ({"alignment": {"mode": "stop_gradient"}, "hsa": {"weight": 0.0}}, "needs both losses"),
         ({"alignment": {"mode": "pretrain_then_drop_touch", "pretrain_steps": 2}}, "touch_tokens = false"),
-        ({"optimiser": {"accumulate": 5}}, "must divide"),
+        ({"optimiser": {"accumulate": 5}}, "multiple of accumulate"),
     ],
 )
 def test_options_that_do_not_fit_are_refused(small_config: Maker, changes: dict[str, object], message: str) -> None:
