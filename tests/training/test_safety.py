@@ -69,7 +69,7 @@ def test_a_full_disk_leaves_the_last_good_checkpoint_and_says_so(tmp_path: Path)
     resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, hard))  # what may still be written, as on a full disk
     try:
         with pytest.raises(
-            OSError, match=r"step_00000002\.pt: could not be .*last good checkpoint is step_00000001\.pt"
+            OSError, match=r"step_00000002\.pt: could not be .*Last good checkpoint: step_00000001\.pt"
         ):
             save_checkpoint(tmp_path, {**state, "step": 2}, 1, None)
     finally:
@@ -128,7 +128,7 @@ def test_a_run_killed_before_its_first_checkpoint_or_in_the_middle_of_a_line_goe
     small_config: Maker, caplog: pytest.LogCaptureFixture
 ) -> None:
     config = small_config(steps=2, save_every=1, log={"every": 1})
-    with pytest.raises(FileNotFoundError, match="no run was started here"):
+    with pytest.raises(FileNotFoundError, match="No run was started here"):
         caplog.clear()
         train(config, resume=True, progress=False)
     log = train(config, progress=False) / "metrics.jsonl"
