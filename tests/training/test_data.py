@@ -23,7 +23,7 @@ def test_an_episode_named_twice_by_two_paths_could_be_trained_on_and_held_out(tm
         xtrainer_file(tmp_path / "all" / day)
     (tmp_path / "link").symlink_to(tmp_path / "all", target_is_directory=True)
     for again in ("all/two/../one", "link", "all/one/episode_init_0.hdf5"):
-        with pytest.raises(ValueError, match=r"episode_init_0\.hdf5: \[\[data\]\] names this episode twice.*once"):
+        with pytest.raises(ValueError, match=r"episode_init_0\.hdf5: \[\[data\]\] contains this episode twice.*once"):
             load_data(config_of(tmp_path, "all", again), progress=False)
 
 
