@@ -269,14 +269,14 @@ def test_the_weights_of_another_model_are_refused_by_name(
     state["model"].popitem()
     torch.save(state, file)
     assert run(["evaluate", str(folder)]) == 2
-    assert "best.pt: needed the weights of the model" in capsys.readouterr().err
+    assert "best.pt: expected weights of the model" in capsys.readouterr().err
 
 
 def test_a_device_that_is_not_there_is_named(given: Given, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     _, file = given.copied_run(tmp_path)
     for device in ("nonsense", "cuda:99"):
         assert run(["train", str(file), "--resume", "--device", device]) == 2
-        assert f"device = '{device}' cannot be used here" in capsys.readouterr().err
+        assert f"device = '{device}' is not available" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("read", [read_ros_camera, read_kalibr, read_opencv, read_easy_handeye])

@@ -1,1 +1,1 @@
-"""Policies: from a moment to a chunk of actions."""
+"""Policies, which predict a chunk of actions from one moment."""

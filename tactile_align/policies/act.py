@@ -1,8 +1,8 @@
-"""ACT, action chunking with transformers: from state, images and extra tokens to a chunk of actions.
+"""ACT (action chunking with transformers), which predicts a chunk of actions from state, images and extra tokens.
 
-Zhao et al. 2023, arXiv 2304.13705. Without options of our own the parameters carry the names of LeRobot's
-ACT, so its weights load with `strict=True`; options beyond it live under new names and are created last, so
-that the same seed gives the same network with them and without.
+Zhao et al. 2023, arXiv 2304.13705. With the default options, all parameters have the names of LeRobot's ACT, so
+LeRobot's weights load with `strict=True`. Modules that LeRobot's ACT does not have use new names and are created
+last, so that a seed initialises the shared modules identically with and without them.
 """
 
 import math
@@ -19,85 +19,88 @@ from tactile_align.policies.vision import RESNET18_CHANNELS, read_resnet18_weigh
 
 
 class ACTConfig(Strict):
-    """The shape of one ACT; the defaults are the paper's and LeRobot's."""
+    """Architecture and loss options of an ACT network; the defaults are those of the paper and of LeRobot."""
 
     state_dim: int = Field(ge=1)
-    """Columns of the robot state."""
+    """Number of columns of the robot state."""
     action_dim: int = Field(ge=1)
-    """Columns of an action."""
+    """Number of columns of an action."""
     chunk_size: int = Field(default=100, ge=1)
-    """Actions predicted at once; about one second of motion."""
+    """Number of actions predicted at once; choose about one second of motion."""
     cameras: tuple[str, ...] = ()
-    """Camera names, in the order of the images."""
+    """Names of the cameras, in the order in which their images are passed."""
     d_model: int = Field(default=512, ge=4)
-    """Token width; a multiple of `heads` and of 4 (2-D sine positions)."""
+    """Token width; a multiple of `heads`, and of 4 for the 2-D sine position embedding."""
     heads: int = Field(default=8, ge=1)
-    """Attention heads."""
+    """Number of attention heads."""
     ffn_dim: int = Field(default=3200, ge=1)
     """Hidden width of the feed-forward blocks."""
     encoder_layers: int = Field(default=4, ge=1)
-    """Transformer encoder layers."""
+    """Number of transformer encoder layers."""
     decoder_layers: int = Field(default=1, ge=1)
-    """Transformer decoder layers; the original builds 7 and reads only the first."""
+    """Number of transformer decoder layers; the original code builds 7 but uses the output of the first only."""
     vae_layers: int = Field(default=4, ge=1)
-    """Layers of the CVAE encoder."""
+    """Number of layers of the CVAE encoder."""
     latent_dim: int = Field(default=32, ge=1)
     """Width of the CVAE latent."""
     dropout: float = Field(default=0.1, ge=0, lt=1)
-    """Share of activations dropped in training."""
+    """Fraction of activations dropped in training."""
     pre_norm: bool = False
-    """Normalise before each block instead of after it."""
+    """Apply layer norm before each block instead of after the block."""
     use_vae: bool = True
-    """Train with a latent that tells styles of demonstration apart."""
+    """Train with a latent variable that encodes the style of the demonstration."""
     kl_weight: float = Field(default=10.0, ge=0)
-    """Weight of the KL term; a higher one pushes information out of the latent."""
+    """Weight of the KL term; with a higher weight, the latent carries less information."""
     loss_reduction: Literal["valid", "all"] = "valid"
-    """Mean L1 over real steps, or over padded ones too (original ACT, LeRobot up to 0.5)."""
+    """Steps that the L1 loss is averaged over. valid: real steps only. all: padded steps too, as in the original ACT
+    and in LeRobot up to 0.5."""
     vision: Literal["resnet18", "none"] = "resnet18"
-    """With "none", image tokens come from outside, as extra tokens."""
+    """Image backbone. resnet18: a ResNet-18 inside ACT. none: no backbone; the caller passes image tokens as extra
+    tokens."""
     vision_weights: str | None = None
-    """A torchvision tag (IMAGENET1K_V1), a .safetensors or .pth file, or "scratch"."""
+    """Initial weights of the ResNet: a torchvision tag such as IMAGENET1K_V1, a .safetensors or .pth file, or "scratch"
+    for random weights."""
     per_camera_backbones: bool = False
-    """One ResNet for each camera; LeRobot cannot hold it."""
+    """Use a separate ResNet for each camera; LeRobot's ACT does not support this option."""
     camera_embedding: bool = False
-    """A learnt vector that marks which camera a token is from."""
+    """Add a learnt vector per camera to the positions of the image tokens of that camera."""
     extra_tokens: int = Field(default=0, ge=0)
-    """Most extra tokens (touch, region, ViT) in one forward pass."""
+    """Largest number of extra tokens (touch, region, ViT) in one forward pass."""
     extra_token_dim: int | None = Field(default=None, ge=1)
-    """Width of the extra tokens as they come in; None: `d_model`."""
+    """Width of the extra tokens that the caller passes; None means `d_model`."""
 
     @model_validator(mode="after")
     def _check_shape(self) -> Self:
         if self.d_model % self.heads or self.d_model % 4:
             raise InputError(
                 f"d_model must be a multiple of heads ({self.heads}) and of 4; got {self.d_model}. "
-                f"Take {-(-self.d_model // (4 * self.heads)) * 4 * self.heads}, or other heads."
+                f"Use d_model = {-(-self.d_model // (4 * self.heads)) * 4 * self.heads}, or change heads."
             )
         if self.extra_token_dim is not None and self.extra_tokens == 0:
             raise InputError(
-                f"extra_token_dim = {self.extra_token_dim} needs extra_tokens >= 1, the most tokens that "
-                "will come; got 0. Set extra_tokens, or leave extra_token_dim out."
+                f"extra_token_dim = {self.extra_token_dim} requires extra_tokens >= 1, the largest number of extra "
+                "tokens in a forward pass; got extra_tokens = 0. Set extra_tokens, or remove extra_token_dim."
             )
         return self
 
     @model_validator(mode="after")
     def _check_vision(self) -> Self:
         if len(set(self.cameras)) != len(self.cameras):
-            raise InputError(f"cameras must be different names; got {list(self.cameras)}. Name each camera once.")
+            raise InputError(f"cameras must not repeat a name; got {list(self.cameras)}. List each camera once.")
         if self.vision == "none":
             options = ("cameras", "vision_weights", "per_camera_backbones", "camera_embedding")
             given = [name for name in options if getattr(self, name)]
             if given:
                 raise InputError(
-                    f"vision = 'none' has no backbone for {', '.join(given)}. "
-                    "Leave them out and bring image tokens in as extra tokens, or set vision = 'resnet18'."
+                    f"{', '.join(given)} require an image backbone, but vision = 'none' has no backbone. "
+                    "Remove these options and pass image tokens as extra tokens, or set vision = 'resnet18'."
                 )
         elif not self.cameras:
-            raise InputError("vision = 'resnet18' needs cameras; got none. Name them, or set vision = 'none'.")
+            raise InputError("vision = 'resnet18' requires cameras; got none. Set cameras, or vision = 'none'.")
         elif self.vision_weights is None:
             raise InputError(
-                "vision = 'resnet18' needs vision_weights; got none. Give a torchvision tag such as "
-                "'IMAGENET1K_V1', a .safetensors or .pth file, or say 'scratch' for a random ResNet."
+                "vision = 'resnet18' requires vision_weights; got None. Set vision_weights to a torchvision tag such "
+                "as 'IMAGENET1K_V1', to a .safetensors or .pth file, or to 'scratch' for a random ResNet."
             )
         return self
 
@@ -106,13 +109,16 @@ class ACTConfig(Strict):
         return l1 + self.kl_weight * kl
 
 
-# Per-channel RGB statistics of images scaled to 0..1, as torchvision's ResNet weights were trained with.
+# Per-channel RGB statistics of images scaled to 0..1; torchvision's ResNet weights were trained with them.
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 class ACTOutput(NamedTuple):
-    """Actions (B, C, A), normalised; mean and log variance (B, latent) of the posterior, None without one."""
+    """Output of ACT: normalised actions (B, C, A), and mean and log variance (B, latent) of the posterior.
+
+    Mean and log variance are None where no actions were encoded.
+    """
 
     actions: Tensor
     mu: Tensor | None
@@ -122,16 +128,17 @@ class ACTOutput(NamedTuple):
 def act_loss(
     output: ACTOutput, actions: Tensor, is_pad: Tensor | None, reduction: Literal["valid", "all"] = "valid"
 ) -> tuple[Tensor, Tensor]:
-    """Return the L1 error of the actions and the KL term, not weighted, each a scalar tensor on the device.
+    """Return the unweighted L1 error of the actions and the unweighted KL term, each a scalar tensor on the device.
 
-    `ACTConfig.loss` joins them.
+    `ACTConfig.loss` combines the two terms.
 
     Args:
-        output: What the network returned.
-        actions: (B, C, A) normalised.
-        is_pad: (B, C) bool; padded steps give no error. None: no step is padded.
-        reduction: "valid" divides by the real elements (LeRobot since 0.6), "all" by all of them (original,
-            LeRobot 0.4), which weakens batches with much padding. A batch of padding alone gives nan.
+        output: Output of the network.
+        actions: (B, C, A) normalised target actions.
+        is_pad: (B, C) bool; padded steps contribute no error. None: no step is padded.
+        reduction: Divisor of the L1 sum. valid: the number of real elements (LeRobot since 0.6). all: the number of
+            all elements (original code, LeRobot 0.4), which reduces the loss of batches with much padding. With
+            "valid", a batch that contains only padding gives nan.
 
     Returns:
         (l1, kl). KL is summed over the latent and averaged over the batch; it is 0 without a posterior.
@@ -149,9 +156,10 @@ def act_loss(
 
 
 def act_parameter_groups(model: nn.Module, lr: float, lr_backbone: float, weight_decay: float) -> list[dict[str, Any]]:
-    """Return AdamW groups `policy` and `backbone` of the trainable parameters; an empty group is left out.
+    """Return the trainable parameters as two AdamW groups, `policy` and `backbone`; an empty group is left out.
 
-    In the paper and in LeRobot's preset both rates are 1e-5 and the decay is 1e-4, with gradients clipped at 10.
+    In the paper and in LeRobot's preset both learning rates are 1e-5, the weight decay is 1e-4, and gradients are
+    clipped at norm 10.
     """
     groups: dict[str, dict[str, Any]] = {
         name: {"name": name, "params": [], "lr": rate, "weight_decay": weight_decay}
@@ -164,7 +172,7 @@ def act_parameter_groups(model: nn.Module, lr: float, lr_backbone: float, weight
 
 
 class EncoderLayer(nn.Module):
-    """Self-attention and a feed-forward block; positions are added to queries and keys only."""
+    """Transformer layer of self-attention and a feed-forward block; positions are added to queries and keys only."""
 
     def __init__(self, d_model: int, heads: int, ffn_dim: int, dropout: float, pre_norm: bool) -> None:
         super().__init__()
@@ -186,7 +194,7 @@ class EncoderLayer(nn.Module):
         return self.dropout2(self.linear2(self.dropout(torch.relu(self.linear1(x)))))
 
     def forward(self, x: Tensor, pos: Tensor, is_pad: Tensor | None = None) -> Tensor:
-        """Return (B, N, D) for x (B, N, D), pos (1 or B, N, D); nothing looks where is_pad (B, N) is True."""
+        """Return (B, N, D) for x (B, N, D) and pos (1 or B, N, D); tokens where is_pad (B, N) is True are ignored."""
         if self.pre_norm:
             x = x + self._attend(self.norm1(x), pos, is_pad)
             return x + self._feed(self.norm2(x))
@@ -195,7 +203,7 @@ class EncoderLayer(nn.Module):
 
 
 class Encoder(nn.Module):
-    """A stack of encoder layers; a final norm only where layers normalise first."""
+    """Stack of encoder layers; a final layer norm follows only with `pre_norm`."""
 
     def __init__(self, layers: int, d_model: int, heads: int, ffn_dim: int, dropout: float, pre_norm: bool) -> None:
         super().__init__()
@@ -203,7 +211,7 @@ class Encoder(nn.Module):
         self.norm: nn.Module = nn.LayerNorm(d_model) if pre_norm else nn.Identity()
 
     def forward(self, x: Tensor, pos: Tensor, is_pad: Tensor | None = None) -> Tensor:
-        """Return (B, N, D); arguments as for one layer."""
+        """Return (B, N, D); the arguments are those of `EncoderLayer.forward`."""
         for layer in self.layers:
             x = layer(x, pos, is_pad)
         out: Tensor = self.norm(x)
@@ -211,7 +219,7 @@ class Encoder(nn.Module):
 
 
 class DecoderLayer(nn.Module):
-    """Self-attention over the queries, attention to the memory, a feed-forward block."""
+    """Transformer layer of self-attention over the queries, cross-attention to the memory and a feed-forward block."""
 
     def __init__(self, d_model: int, heads: int, ffn_dim: int, dropout: float, pre_norm: bool) -> None:
         super().__init__()
@@ -253,7 +261,7 @@ class DecoderLayer(nn.Module):
 
 
 class Decoder(nn.Module):
-    """A stack of decoder layers and a final norm."""
+    """Stack of decoder layers and a final layer norm."""
 
     def __init__(self, layers: int, d_model: int, heads: int, ffn_dim: int, dropout: float, pre_norm: bool) -> None:
         super().__init__()
@@ -263,7 +271,7 @@ class Decoder(nn.Module):
     def forward(
         self, x: Tensor, query_pos: Tensor, memory: Tensor, memory_pos: Tensor, is_pad: Tensor | None = None
     ) -> Tensor:
-        """Return (B, C, D); memory_pos (1 or B, N, D) is added to the keys, not to the values."""
+        """Return (B, C, D); memory_pos (1 or B, N, D) is added to the keys but not to the values."""
         keys = memory + memory_pos
         for layer in self.layers:
             x = layer(x, query_pos, keys, memory, is_pad)
@@ -272,18 +280,19 @@ class Decoder(nn.Module):
 
 
 def sine_table(positions: int, width: int) -> Tensor:
-    """Return the (positions, width) float32 sine table of Vaswani et al. 2017: sin and cos by turns."""
-    # float64 until the end: rounded once, the table equals the one stored in published checkpoints.
+    """Return the (positions, width) float32 sine table of Vaswani et al. 2017; sin and cos alternate by column."""
+    # Computed in float64 and rounded once, so that the table equals the one stored in published checkpoints.
     pair = torch.arange(width, dtype=torch.float64) // 2
     angle = torch.arange(positions, dtype=torch.float64)[:, None] / 10000 ** (2 * pair / width)
     return torch.where(torch.arange(width) % 2 == 0, angle.sin(), angle.cos()).float()
 
 
 def sine_positions_2d(rows: int, columns: int, width: int, device: torch.device) -> Tensor:
-    """Return (rows * columns, width) float32 positions of a feature map, row by row.
+    """Return the (rows * columns, width) float32 position embedding of a feature map, row by row.
 
-    The first half of the width encodes the row, the second the column. Both run from 1 / n to 1 of a full turn
-    (DETR's normalised form, scale 2 pi, temperature 10000), so the table depends on the map's shape.
+    The first half of the width encodes the row and the second half the column. Over an axis of n cells, the angle
+    runs from 1 / n of a full turn to a full turn (DETR's normalised form, scale 2 pi, temperature 10000), so the
+    table depends on the shape of the feature map.
     """
     half = width // 2
     frequency = 10000 ** (2 * (torch.arange(half, dtype=torch.float32, device=device) // 2) / half)
@@ -299,7 +308,12 @@ def sine_positions_2d(rows: int, columns: int, width: int, device: torch.device)
 
 
 class ACT(nn.Module):
-    """The network. `fill_vision=False` leaves `vision_weights` unread: a checkpoint is loaded right after."""
+    """ACT network.
+
+    Args:
+        config: Architecture of the network.
+        fill_vision: Whether to read `vision_weights`; False is for networks whose checkpoint is loaded right after.
+    """
 
     vae_encoder_pos_enc: Tensor
 
@@ -332,7 +346,7 @@ class ACT(nn.Module):
             if p.dim() > 1:
                 nn.init.xavier_uniform_(p)
 
-        # Our own options draw their random numbers after all others: same seed, same plain ACT.
+        # Created after all other modules, so that these options do not change the random weights of plain ACT.
         if c.camera_embedding:
             self.camera_embed = nn.Embedding(len(c.cameras), c.d_model)
         if c.extra_token_dim is not None:
@@ -356,25 +370,25 @@ class ACT(nn.Module):
         extra_is_pad: Tensor | None = None,
         noise: Tensor | None = None,
     ) -> ACTOutput:
-        """Predict a chunk of actions.
+        """Return the predicted chunk of actions, and the posterior of the latent.
 
-        The latent is drawn from the posterior wherever actions are given, also in eval mode; leave them out
-        to predict from the prior's mean, z = 0, as on the robot.
+        The latent is drawn from the posterior whenever `actions` is given, in eval mode too. Without `actions`, the
+        prediction uses the mean of the prior, z = 0, as on the robot.
 
         Args:
             state: (B, S) normalised robot state.
             images: (B, N, 3, H, W) float, scaled to 0..1 and normalised by ImageNet statistics, cameras in
-                the config's order; None for vision "none".
+                the config's order; None with vision "none".
             extra_tokens: (B, K, extra_token_dim or d_model), K <= config.extra_tokens, appended at the end of
-                the encoder sequence; token k takes learned position k. None or K = 0 is plain ACT.
-            actions: (B, C, A) normalised actions to encode; needed in training mode with use_vae.
-            is_pad: (B, C) bool, True where an action lies past the end of the episode; None: nowhere.
-            extra_is_pad: (B, K) bool, True where a row has no such token (no box, no contact): nothing looks
-                at it, but it must be finite. None: every row has all K.
-            noise: (B, latent_dim) standard normal draw for the latent; drawn here where None.
+                the encoder sequence; token k gets the learnt position k. None or K = 0 gives plain ACT.
+            actions: (B, C, A) normalised actions to encode; required in training mode with use_vae.
+            is_pad: (B, C) bool, True where an action lies past the end of the episode; None: no action does.
+            extra_is_pad: (B, K) bool, True where a sample lacks a token (no box, no contact). Attention ignores such a
+                token, but its values must be finite. None: every sample has all K tokens.
+            noise: (B, latent_dim) standard normal sample for the latent; None: sampled here.
 
         Raises:
-            ValueError: A shape does not fit the config, or training lacks actions.
+            ValueError: A shape does not fit the config, or actions are missing in training.
         """
         c = self.config
         given = {"images": images, "extra_tokens": extra_tokens, "extra_is_pad": extra_is_pad}
@@ -408,7 +422,7 @@ class ACT(nn.Module):
         return ACTOutput(self.action_head(decoded), mu, logvar)
 
     def _posterior(self, state: Tensor, actions: Tensor, is_pad: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Return mean and log variance of the latent, each (B, latent), from [cls, state, actions]."""
+        """Return mean and log variance of the latent, each (B, latent), from the tokens [cls, state, actions]."""
         cls = self.vae_encoder_cls_embed.weight[None].expand(len(state), -1, -1)
         joint = self.vae_encoder_robot_state_input_proj(state)[:, None]
         x = torch.cat((cls, joint, self.vae_encoder_action_input_proj(actions)), 1)
@@ -418,7 +432,7 @@ class ACT(nn.Module):
         return mu, logvar
 
     def _image_tokens(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Return image tokens (B, N * rows * columns, D), camera after camera, and their positions."""
+        """Return the image tokens (B, N * rows * columns, D), camera by camera, and their positions."""
         c = self.config
         if c.per_camera_backbones:
             maps = torch.stack([net(images[:, i]) for i, net in enumerate(self.backbones)], 1).flatten(0, 1)
@@ -435,12 +449,12 @@ class ACT(nn.Module):
     def _check(self, batch: int, given: dict[str, Tensor | None]) -> None:
         c, images, extra = self.config, given["images"], given["extra_tokens"]
         if c.vision == "resnet18" and images is None:
-            raise ValueError(f"This ACT sees {list(c.cameras)}; got no images. Pass images (B, N, 3, H, W).")
+            raise ValueError(f"This ACT uses cameras {list(c.cameras)}; got no images. Pass images (B, N, 3, H, W).")
         if c.vision == "none" and images is not None:
-            raise ValueError("This ACT has vision 'none', so images must be None; got some. Pass them as extra tokens.")
+            raise ValueError("This ACT has vision 'none', so images must be None; got images. Pass extra tokens.")
         if self.training and c.use_vae and given["actions"] is None:
             raise ValueError(
-                "Training with use_vae encodes the actions into the latent; got none. Pass actions and "
+                "Training with use_vae encodes the actions into the latent, but actions is None. Pass actions and "
                 "is_pad, or call eval() to predict."
             )
         most = f"K <= {c.extra_tokens}"
@@ -463,5 +477,5 @@ class ACT(nn.Module):
             ):
                 raise ValueError(
                     f"{name} must have shape ({', '.join(map(str, wanted))}) with B = len(state); "
-                    f"got {tuple(tensor.shape)}. Check it against the config this ACT was built from."
+                    f"got {tuple(tensor.shape)}. Compare {name} with the config of this ACT."
                 )

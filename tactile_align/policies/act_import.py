@@ -1,8 +1,8 @@
-"""ACT weights from elsewhere and back: from LeRobot, and from the original code (tonyzhaozh/act).
+"""Conversion of ACT weights from and to LeRobot and the original code (tonyzhaozh/act).
 
-All three hold the same network. LeRobot's policy adds the prefix `model.`; the original has other names, one
-ResNet for all cameras or one for each, seven decoder layers of which it reads the first, and a padding head
-that no loss trains.
+All three implement the same network. LeRobot's policy adds the prefix `model.` to the names. The original code uses
+other names, one ResNet for all cameras or one per camera, seven decoder layers of which only the first is used, and a
+padding head that no loss trains.
 """
 
 from pathlib import Path
@@ -14,7 +14,7 @@ from tactile_align.errors import InputError
 from tactile_align.policies.act import ACT, ACTConfig
 from tactile_align.policies.vision import mismatches, read_tensors
 
-# The original's prefix, ours. Layers below a prefix carry the same names in both.
+# Pairs (prefix in the original, our prefix). What follows the prefix is the same in both.
 _PREFIXES = (
     ("transformer.encoder.", "encoder."),
     ("transformer.decoder.layers.0.", "decoder.layers.0."),
@@ -34,18 +34,19 @@ _PREFIXES = (
     ("backbones.0.0.body.", "backbone."),
 )
 _UNREAD = ("transformer.decoder.layers.", "is_pad_head.")
-# LeRobot kept its statistics in the model until 0.4.
+# LeRobot stored its statistics in the model up to version 0.4.
 _STATISTICS = ("normalize_inputs.", "normalize_targets.", "unnormalize_outputs.")
 
 
 def load_act(path: Path, config: ACTConfig) -> ACT:
-    """Return the network of a LeRobot folder, or of a file of LeRobot's, the original's or our own tensors.
+    """Return an ACT with weights from a LeRobot folder, or from a weight file of LeRobot, the original code or ours.
 
-    Statistics are not in it: LeRobot keeps them in its processor file, the original in `dataset_stats.pkl`.
+    Normalisation statistics are not loaded: LeRobot stores them in its processor file, the original code in
+    `dataset_stats.pkl`.
 
     Raises:
-        FileNotFoundError: There is no such file, or no model.safetensors in the folder.
-        InputError: The tensors are not those of an ACT of this config.
+        FileNotFoundError: The file does not exist, or the folder has no model.safetensors.
+        InputError: The tensors do not fit an ACT with this config.
     """
     file = path / "model.safetensors" if path.is_dir() else path
     tensors = _bare(read_tensors(file))
@@ -61,14 +62,14 @@ def load_act(path: Path, config: ACTConfig) -> ACT:
 
 
 def from_original(tensors: dict[str, Tensor], config: ACTConfig) -> dict[str, Tensor]:
-    """Return the original's tensors under our names, without its unread decoder layers and its padding head.
+    """Return the tensors of the original ACT under our names, without its unused decoder layers and its padding head.
 
     Args:
-        tensors: The original's state dict, with or without the policy's `model.` prefix.
-        config: What the tensors are to be loaded into.
+        tensors: State dict of the original ACT, with or without the policy's `model.` prefix.
+        config: Config of the ACT that the tensors will be loaded into.
 
     Raises:
-        InputError: A tensor has no place in `config`, or `config` has more decoder layers than one.
+        InputError: `config` has no parameter for a tensor, or has more than one decoder layer.
     """
     _refuse("the original ACT", config, "decoder_layers")
     ours = {theirs: name for name, theirs in _original_names(config).items()}
@@ -76,30 +77,30 @@ def from_original(tensors: dict[str, Tensor], config: ACTConfig) -> dict[str, Te
     unknown = [key for key in tensors if key not in ours and not key.startswith(_UNREAD)]
     if any(key.startswith("backbones.1.") for key in unknown):
         raise InputError(
-            "needed one backbone for all cameras; the original's tensors hold one for each. "
+            "expected one backbone for all cameras; the original's tensors contain one backbone per camera. "
             "Set per_camera_backbones = true."
         )
     if unknown:
         raise InputError(
-            f"needed the tensors of an original ACT of this config; got {len(unknown)} others, such as "
-            f"{', '.join(unknown[:3])}. Set layers, cameras and use_vae as they were; a codebook has no place."
+            f"expected the tensors of an original ACT with this config; found unknown tensors ({len(unknown)}), "
+            f"such as {', '.join(unknown[:3])}. Set layers, cameras and use_vae as trained; codebooks are unsupported."
         )
     return {ours[key]: tensor for key, tensor in tensors.items() if key in ours}
 
 
 def to_original(state: dict[str, Tensor], config: ACTConfig, decoder_layers: int = 7) -> dict[str, Tensor]:
-    """Return an ACT's state dict as the original policy's, ready for its strict `load_state_dict`.
+    """Return an ACT's state dict under the names of the original policy, ready for a strict `load_state_dict` there.
 
-    What the original holds but never uses is filled: further decoder layers repeat the first, its padding
-    head is zero.
+    Tensors that the original code has but never uses are filled in: each further decoder layer repeats the first, and
+    the padding head is zero.
 
     Args:
         state: `ACT.state_dict()`.
-        config: Its config.
-        decoder_layers: How many the receiver builds.
+        config: Config of that ACT.
+        decoder_layers: Number of decoder layers that the receiving network builds.
 
     Raises:
-        InputError: The network has parts that the original has no place for, or lacks its latent.
+        InputError: The network has parts that the original does not support, or has no latent.
     """
     _check(state, config)
     _refuse("the original ACT", config, "decoder_layers", "use_vae", "camera_embedding", "extra_tokens", "vision")
@@ -107,7 +108,7 @@ def to_original(state: dict[str, Tensor], config: ACTConfig, decoder_layers: int
     first = "model.transformer.decoder.layers.0."
     layer = {name.removeprefix(first): tensor for name, tensor in out.items() if name.startswith(first)}
     for i in range(1, decoder_layers):
-        # Copies, since safetensors refuses two names for one memory.
+        # Copies, because safetensors refuses tensors that share memory.
         out |= {f"model.transformer.decoder.layers.{i}.{name}": tensor.clone() for name, tensor in layer.items()}
     weight = state["action_head.weight"]
     out["model.is_pad_head.weight"] = weight.new_zeros(1, config.d_model)
@@ -116,10 +117,10 @@ def to_original(state: dict[str, Tensor], config: ACTConfig, decoder_layers: int
 
 
 def to_lerobot(state: dict[str, Tensor], config: ACTConfig) -> dict[str, Tensor]:
-    """Return an ACT's state dict as LeRobot's ACTPolicy holds it.
+    """Return an ACT's state dict under the names of LeRobot's ACTPolicy.
 
     Raises:
-        InputError: The network has parts that LeRobot's has no place for.
+        InputError: The network has parts that LeRobot's ACT does not support.
     """
     _check(state, config)
     _refuse("LeRobot's ACT", config, "per_camera_backbones", "camera_embedding", "extra_tokens", "vision")
@@ -133,7 +134,7 @@ def _bare(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _original_names(config: ACTConfig) -> dict[str, str]:
-    """Return the original's name of each tensor that it has a place for, by ours."""
+    """Return the original code's tensor names by our names, for the tensors that both have."""
     names = {}
     for name in _on_meta(config).state_dict():
         for theirs, ours in _PREFIXES:
@@ -146,11 +147,11 @@ def _original_names(config: ACTConfig) -> dict[str, str]:
 
 
 def _refuse(receiver: str, config: ACTConfig, *options: str) -> None:
-    """Refuse options that are not at their defaults."""
+    """Raise an InputError for options that are not at their defaults, because the receiver does not support them."""
     homeless = [name for name in options if getattr(config, name) != ACTConfig.model_fields[name].default]
     if homeless:
         raise InputError(
-            f"{receiver} has no place for {', '.join(f'{name} = {getattr(config, name)!r}' for name in homeless)}. "
+            f"{receiver} does not support {', '.join(f'{name} = {getattr(config, name)!r}' for name in homeless)}. "
             f"Leave {', '.join(homeless)} at the default"
         )
 
@@ -163,6 +164,6 @@ def _on_meta(config: ACTConfig) -> ACT:
 def _check(tensors: dict[str, Tensor], config: ACTConfig) -> None:
     if faults := mismatches(tensors, _on_meta(config)):
         raise InputError(
-            f"needed the tensors of an ACT of this config; {len(faults)} do not fit: "
-            f"{'; '.join(faults[:4])}. Set dimensions, chunk_size, widths, layers and cameras as they were."
+            f"expected the tensors of an ACT with this config; {len(faults)} do not fit: "
+            f"{'; '.join(faults[:4])}. Set dimensions, chunk_size, widths, layers and cameras as in its training."
         )

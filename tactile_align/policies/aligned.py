@@ -1,4 +1,4 @@
-"""ACT beside the alignment loss: both read the same encoder, so the loss also trains the inputs of ACT."""
+"""ACT together with the alignment loss; both use the same encoders, so the loss also trains the inputs of ACT."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,8 +21,8 @@ class Weights:
     """Weights of the losses at a step of training.
 
     Attributes:
-        action: Factor on the action loss; at 0 ACT is not run.
-        alignment: Share of hsa.weight on the alignment loss; at 0 it is not computed in training mode.
+        action: Factor on the action loss; at 0, training does not run ACT.
+        alignment: Factor on hsa.weight; at 0, training does not compute the alignment loss.
     """
 
     action: float = 1.0
@@ -30,7 +30,13 @@ class Weights:
 
 
 class Losses(NamedTuple):
-    """The two weighted losses of a batch, None where not computed, and the values for the log, by name."""
+    """Weighted losses of a batch and the values to log.
+
+    Attributes:
+        action: Weighted action loss; None where it was not computed.
+        alignment: Weighted alignment loss; None where it was not computed.
+        log: Values to log, by name.
+    """
 
     action: Tensor | None
     alignment: Tensor | None
@@ -40,25 +46,27 @@ class Losses(NamedTuple):
 class AlignedPolicy(nn.Module):
     """ACT and the alignment of its encoders.
 
-    ACT is built first, so that its random weights do not depend on whether an alignment follows. With weight 0 and no
-    region or touch tokens there is none at all and the policy is plain ACT.
+    ACT is built first, so that its random weights do not depend on the alignment. With hsa.weight = 0 and no region or
+    touch tokens, the model has no alignment and is plain ACT.
 
     Args:
-        policy: ACT's shape and which tokens it reads; None trains the alignment alone.
-        features: The towers.
-        hsa: The alignment loss.
+        policy: Architecture of ACT and the tokens that it uses; None trains the alignment only.
+        features: Config of the towers.
+        hsa: Config of the alignment loss.
         views: The (camera, sensor) pairs.
-        state_dim: Columns of qpos.
-        action_dim: Columns of an action.
-        region: "opening" replaces the image region by the gripper's opening: the baseline.
-        stop_gradient: The action loss does not reach the encoders; only the alignment teaches them.
-        fill: False leaves pretrained weights unread: a checkpoint is loaded right after.
+        state_dim: Number of columns of qpos.
+        action_dim: Number of columns of an action.
+        region: Input paired with a touch. box: the image region of the sensor's box. opening: the gripper's opening,
+            which is the baseline.
+        stop_gradient: Whether to keep the gradient of the action loss from the encoders, so that only the alignment
+            loss trains them.
+        fill: Whether to read pretrained weights; False is for models whose checkpoint is loaded right after.
 
     Attributes:
-        act: ACT, None without a policy.
-        alignment: Towers and loss, None where nothing uses them.
-        region_to_act: From a region's tokens to ACT's, None where it does not read them.
-        touch_to_act: From a touch's tokens to ACT's, None where it does not read them.
+        act: ACT; None without a policy.
+        alignment: Towers and alignment loss; None where nothing uses them.
+        region_to_act: Projection of region tokens to ACT's token width; None where ACT does not use region tokens.
+        touch_to_act: Projection of touch tokens to ACT's token width; None where ACT does not use touch tokens.
     """
 
     def __init__(
@@ -99,32 +107,32 @@ class AlignedPolicy(nn.Module):
 
     @property
     def aligns(self) -> bool:
-        """Whether the alignment loss counts."""
+        """Whether the alignment loss is part of the training loss."""
         return self.alignment is not None and self.alignment.hsa.weight > 0
 
     @property
     def reads_regions(self) -> bool:
-        """Whether ACT reads tokens of the views."""
+        """Whether ACT uses tokens of the image regions."""
         return self.region_to_act is not None
 
     @property
     def reads_touches(self) -> bool:
-        """Whether ACT reads tokens of the touches."""
+        """Whether ACT uses tokens of the touches."""
         return self.touch_to_act is not None
 
     def see(self, batch: ObservationBatch, alignment: bool = True) -> BatchFeatures:
-        """Return the features of a batch: each tower runs once, over all views or all touches.
+        """Return the features of a batch; each tower runs once over all views or all touches.
 
         Args:
             batch: The moments.
-            alignment: Whether the loss needs them; without it only towers that ACT reads run.
+            alignment: Whether the alignment loss needs the features; if not, only towers that ACT uses run.
         """
         if self.alignment is None:
             return BatchFeatures({}, {})
         return self.alignment.see(batch, alignment or self.reads_regions, alignment or self.reads_touches)
 
     def counts(self, batch: MomentBatch) -> dict[str, Tensor]:
-        """Return the denominators of a batch's means: rows, real action steps, valid pairs by view."""
+        """Return the denominators of the batch's mean losses: rows, real action steps, and valid pairs by view."""
         real = ~batch.is_pad
         if self.act is not None and self.act.config.loss_reduction == "all":
             real = torch.ones_like(real)
@@ -139,20 +147,20 @@ class AlignedPolicy(nn.Module):
         is_pad: Tensor | None = None,
         noise: Tensor | None = None,
     ) -> ACTOutput:
-        """Run ACT on a batch.
+        """Return the output of ACT for a batch.
 
         Args:
             batch: The moments.
-            features: Its features, from `see`.
+            features: Features of the batch, from `see`.
             action: (B, C, A) normalised actions, encoded into the latent as in training; None: the latent is zero.
-            is_pad: (B, C) which of them are padding.
-            noise: (B, latent) of the latent; None: drawn.
+            is_pad: (B, C) bool, which actions are padding.
+            noise: (B, latent) standard normal sample for the latent; None: sampled by ACT.
 
         Raises:
-            ValueError: There is no policy.
+            ValueError: The model has no policy.
         """
         if self.act is None:
-            raise ValueError("needed a model with a policy; this one was trained with train_policy = false")
+            raise ValueError("expected a model with a policy; this model has none. Train with train_policy = true")
         tokens, absent = [], []
         if self.region_to_act is not None:
             tokens += [self.region_to_act(self._for_act(features.regions[view.key].tokens)) for view in self.views]
@@ -177,9 +185,9 @@ class AlignedPolicy(nn.Module):
         Args:
             batch: The moments.
             weights: Weights of the losses; None: 1 for both.
-            totals: `counts` of the whole step, over micro-batches and processes, when this batch is only a part of it:
-                each mean is then this part's share of the whole step's mean. "world" is the number of processes, over
-                which gradients will be averaged.
+            totals: `counts` of the complete step, summed over micro-batches and processes, if this batch is only a part
+                of that step. Each loss is then the share of this part in the mean over the step. The entry "world" is
+                the number of processes that gradients will be averaged over.
         """
         w = weights or Weights()
         aligns = self.aligns and (w.alignment > 0 or not self.training)
@@ -195,7 +203,7 @@ class AlignedPolicy(nn.Module):
                 l1, kl = l1 * (here["steps"] / totals["steps"]), kl * (here["rows"] / totals["rows"])
             action = w.action * shape.loss(l1, kl)
             if totals is not None:
-                action = action * totals["world"]  # the mean over processes becomes their sum
+                action = action * totals["world"]  # the mean over processes then becomes a sum
             log |= {"l1": l1.detach(), "kl": kl.detach()}
         if self.alignment is not None and aligns:
             hsa, details = self.alignment(batch, features, totals)
@@ -207,7 +215,7 @@ class AlignedPolicy(nn.Module):
     def forward(
         self, batch: MomentBatch, weights: Weights | None = None, totals: Mapping[str, Tensor] | None = None
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the training loss of a batch and its parts, by name, for the log; see `losses`."""
+        """Return the training loss of a batch and the values to log, by name; see `losses` for the arguments."""
         action, alignment, log = self.losses(batch, weights, totals)
         total = sum((part for part in (action, alignment) if part is not None), start=batch.qpos.new_zeros(()))
         log["loss"] = total.detach()
@@ -215,9 +223,16 @@ class AlignedPolicy(nn.Module):
 
 
 def act_config(policy: PolicyConfig, state_dim: int, action_dim: int, views: int, sensors: int) -> ACTConfig:
-    """Return ACT's shape, with room for the tokens of so many views and touches where the policy reads them.
+    """Return the config of ACT for a policy.
 
-    What both configs have goes by one name.
+    Fields that both configs have must have the same name in both.
+
+    Args:
+        policy: Config of the policy.
+        state_dim: Number of columns of qpos.
+        action_dim: Number of columns of an action.
+        views: Number of views, which set the number of region tokens if the policy uses them.
+        sensors: Number of sensors, which set the number of touch tokens if the policy uses them.
     """
     shared = {name: getattr(policy, name) for name in ACTConfig.model_fields if name in PolicyConfig.model_fields}
     tokens = POLICY_GRID**2 * (views * policy.region_tokens + sensors * policy.touch_tokens)
@@ -227,14 +242,14 @@ def act_config(policy: PolicyConfig, state_dim: int, action_dim: int, views: int
 
 @torch.no_grad()
 def scale_weights(act: ACT, gain: float) -> None:
-    """Multiply ACT's weight matrices by `gain`; embeddings and the ResNet stay as they are."""
+    """Multiply ACT's weight matrices by `gain`; embeddings and the ResNet do not change."""
     for name, p in act.named_parameters():
         if p.ndim > 1 and not name.startswith(("backbone", "encoder_img")) and "embed" not in name:
             p.mul_(gain)
 
 
 def _camera_images(batch: ObservationBatch, cameras: tuple[str, ...]) -> Tensor | None:
-    """Return the cameras' frames (B, cameras, 3, H, W), normalised as ImageNet's; None without cameras."""
+    """Return the camera frames (B, cameras, 3, H, W), normalised by ImageNet statistics; None without cameras."""
     if not cameras:
         return None
     frames = torch.stack([batch.frames[name] for name in cameras], dim=1)

@@ -1,4 +1,4 @@
-"""The alignment of touch and sight: towers, loss, temperature, further negatives, and their values for the log."""
+"""Alignment of touch and vision: towers, loss, temperature and additional negatives, with the values to log."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,12 +23,12 @@ from tactile_align.moments.batch import MomentBatch, ObservationBatch, required
 
 @dataclass(frozen=True)
 class View:
-    """One sensor in the images of one camera.
+    """View of one sensor in the images of one camera.
 
     Attributes:
-        key: The input's key in a batch.
-        sensor: The sensor.
-        weight: Weight of its loss.
+        key: Key of the view in a batch, CAMERA-SENSOR.
+        sensor: Name of the sensor.
+        weight: Weight of the view in the alignment loss.
     """
 
     key: str
@@ -37,25 +37,30 @@ class View:
 
     @property
     def camera(self) -> str:
-        """The camera stream; a key is CAMERA-SENSOR."""
+        """Name of the camera stream, which is the first part of the key CAMERA-SENSOR."""
         return self.key.removesuffix(f"-{self.sensor}")
 
 
 @dataclass(frozen=True)
 class BatchFeatures:
-    """Features of a batch: h_w and tokens by view key, h_tau and tokens by sensor."""
+    """Features of a batch.
+
+    Attributes:
+        regions: Feature h_w and tokens of the image region, by view key.
+        touches: Feature h_tau and tokens of the touch image, by sensor.
+    """
 
     regions: dict[str, Features]
     touches: dict[str, Features]
 
 
 class RegionNegatives(NamedTuple):
-    """N further regions as negatives of each touch of a view, for `hsa_loss`.
+    """Features of N additional image regions that are negatives of each touch of a view, for `hsa_loss`.
 
     Attributes:
-        features: (B, N, dim).
-        exist: (B, N) bool, whether such a region is in sight.
-        kinds: N names of the rule that each column comes from.
+        features: (B, N, dim) features of the regions.
+        exist: (B, N) bool, whether each region exists in the image.
+        kinds: N names, the rule that each column of regions comes from.
     """
 
     features: Tensor
@@ -63,7 +68,7 @@ class RegionNegatives(NamedTuple):
     kinds: tuple[str, ...]
 
     def counts(self, valid: Tensor) -> dict[str, Tensor]:
-        """Return how many of these negatives the valid touches (B,) have, by kind."""
+        """Return the number of these negatives over the valid touches (B,) bool, by kind."""
         counts: dict[str, Tensor] = {}
         for kind, count in zip(self.kinds, (self.exist & valid[:, None]).sum(dim=0), strict=True):
             counts[kind] = counts.get(kind, 0) + count
@@ -71,8 +76,13 @@ class RegionNegatives(NamedTuple):
 
 
 class _Beside(NamedTuple):
-    """Features beside the box in one view's image: (B, n, dim) of shifted boxes, (B, n) which of them exist, (B, dim)
-    of the other finger."""
+    """Features of additional regions in the images of one view.
+
+    Attributes:
+        shifted: (B, n, dim) features of boxes beside the sensor's box.
+        exist: (B, n) bool, which of these boxes lie in the image.
+        finger: (B, dim) feature of the other finger's box; None where it is not used.
+    """
 
     shifted: Tensor
     exist: Tensor
@@ -80,17 +90,18 @@ class _Beside(NamedTuple):
 
 
 class Alignment(nn.Module):
-    """The two towers with the loss that aligns them, its temperature, and a memory of past regions.
+    """Vision and touch towers with the loss that aligns them, its temperature and a memory of past regions.
 
-    In training mode the loss takes candidates from all processes. In eval mode all processes have the same moments, and
-    each takes its own candidates alone.
+    In training mode, the loss compares each moment with the moments of all processes. In eval mode, all processes have
+    the same moments, so the loss uses those of its own process only.
 
     Args:
-        features: The towers.
-        hsa: The alignment loss.
-        views: The (camera, sensor) pairs, one at least.
-        region: "opening" replaces the image region by the gripper's opening: the baseline.
-        fill: False leaves pretrained weights unread: a checkpoint is loaded right after.
+        features: Config of the towers.
+        hsa: Config of the alignment loss.
+        views: The (camera, sensor) pairs, at least one.
+        region: Input paired with a touch. box: the image region of the sensor's box. opening: the gripper's opening,
+            which is the baseline.
+        fill: Whether to read pretrained weights; False is for models whose checkpoint is loaded right after.
     """
 
     def __init__(
@@ -112,11 +123,11 @@ class Alignment(nn.Module):
         self.memory = Memory(hsa, self.towers, len(views)) if remembers else None
 
     def freeze_unread(self, regions: bool, touches: bool) -> None:
-        """Freeze the parameters that get no gradient without the loss: temperature, heads, and towers nothing reads.
+        """Freeze the parameters that get no gradient without the loss: temperature, heads, and towers without a use.
 
         Args:
-            regions: Whether a policy reads tokens of the regions.
-            touches: Whether a policy reads tokens of the touches.
+            regions: Whether a policy uses tokens of the regions.
+            touches: Whether a policy uses tokens of the touches.
         """
         self.temperature.requires_grad_(False)
         for name, part in self.towers.named_children():
@@ -128,12 +139,18 @@ class Alignment(nn.Module):
                     tower.requires_grad_(False)
 
     def at_step(self, step: int) -> None:
-        """Set the temperature's schedule to a training step; a step may take several forward passes."""
+        """Set the training step that the temperature schedule is at; one step may include several forward passes."""
         if self.temperature.final is not None:
             self.temperature.step.fill_(step)
 
     def see(self, batch: ObservationBatch, regions: bool = True, touches: bool = True) -> BatchFeatures:
-        """Return the features of a batch: each tower runs once, over all regions or all touches, where asked for."""
+        """Return the features of a batch; each tower runs once over all views or all sensors.
+
+        Args:
+            batch: The moments.
+            regions: Whether to compute the features of the regions.
+            touches: Whether to compute the features of the touches.
+        """
         encoded = BatchFeatures({}, {})
         if touches:
             images = torch.cat([batch.touches[sensor].image for sensor in self.sensors])
@@ -151,37 +168,41 @@ class Alignment(nn.Module):
         return encoded
 
     def finite_box(self, batch: ObservationBatch, view: View) -> Tensor:
-        """Return the boxes (B, 4), the whole image where there is none; such rows are never valid pairs."""
+        """Return the boxes (B, 4), px; a moment without a box gets the whole image and is never a valid pair."""
         width, height = self.towers.vision.input_size
         part = batch.views[view.key]
         whole = part.box.new_tensor([-0.5, -0.5, width - 0.5, height - 0.5])
         return torch.where(part.visible[:, None], part.box, whole)
 
     def sigma(self, batch: ObservationBatch, view: View) -> Tensor | None:
-        """Return the boxes' standard deviations (B, 2), px, 1 where there is no box; None where the config has one."""
+        """Return the standard deviations (B, 2) of the box positions, px; a moment without a box gets 1.
+
+        The result is None where the config sets one fixed standard deviation.
+        """
         part = batch.views[view.key]
         if self.towers.config.sigma_px != "rig" or part.sigma is None:
             return None
         return torch.where(part.visible[:, None], part.sigma, torch.ones_like(part.sigma))
 
     def valid_pairs(self, batch: MomentBatch, view: View) -> Tensor:
-        """Return (B,) bool: which moments have a box and, where asked for, a contact."""
+        """Return (B,) bool, which moments have a box and, if hsa.require_contact is set, a contact."""
         valid = batch.views[view.key].visible
         return valid & batch.touches[view.sensor].contact if self.hsa.require_contact else valid
 
     def counts(self, batch: MomentBatch) -> dict[str, Tensor]:
-        """Return how many valid pairs each view has, as pairs/VIEW."""
+        """Return the number of valid pairs of each view, under the key pairs/VIEW."""
         return {f"pairs/{view.key}": self.valid_pairs(batch, view).sum() for view in self.views}
 
     def forward(
         self, batch: MomentBatch, features: BatchFeatures, totals: Mapping[str, Tensor] | None = None
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the HSA loss, weighted over the views, and its values for the log.
+        """Return the weighted sum of the HSA losses of the views, and the values to log.
 
         Args:
             batch: The moments.
-            features: Their features.
-            totals: `counts` of the whole step when the batch is a part of it; the loss is then this part's share.
+            features: Features of the batch.
+            totals: `counts` of the complete step, if the batch is only a part of that step. The loss is then the share
+                of this part in the loss of the step.
         """
         total = batch.qpos.new_zeros(())
         log: dict[str, Tensor] = {}
@@ -228,16 +249,16 @@ class Alignment(nn.Module):
         other: RegionNegatives | None = None,
         past: MemoryBank | None = None,
     ) -> tuple[Tensor, HSAStats, Tensor]:
-        """Return the loss of one view, its counts, and which pairs (B,) had a negative.
+        """Return the loss of one view, its counts, and (B,) bool, which pairs had a negative.
 
         Args:
-            h_tau: (B, dim) touches.
-            h_w: (B, dim) regions.
-            negatives: The rules for who is whose negative.
-            pairs: (B,) bool, the valid pairs.
-            kappa: The temperature.
-            other: Further regions of the same moments.
-            past: Regions of past batches.
+            h_tau: (B, dim) touch features.
+            h_w: (B, dim) region features.
+            negatives: Rules that decide which moments are negatives of each other.
+            pairs: (B,) bool, which moments are valid pairs.
+            kappa: Temperature of the loss.
+            other: Additional regions of the same moments as negatives.
+            past: Regions of past batches as negatives.
         """
         valid = pairs & self._with_negatives(negatives, pairs, other)
         loss, stats = (self.loss if self.training else self.loss_alone)(
@@ -255,26 +276,27 @@ class Alignment(nn.Module):
         return loss, stats, valid
 
     def negatives(self, batch: MomentBatch, view: View, past: MemoryBank | None = None) -> Negatives:
-        """Return the rules for who in a batch and in a memory of past regions is whose negative in a view."""
+        """Return the rules that decide which moments of a batch and of the memory are negatives of each other."""
         touch = None if self.hsa.touch_ceiling is None else touch_pattern(batch.touches[view.sensor].image)
         bank = None if past is None else past.facts()
         return negatives_of(self.hsa, batch.episode, batch.time, touch, bank, gather=self.training)
 
     def _everyone(self, negatives: Negatives) -> tuple[Negatives, int]:
-        """Return the rules over all rows that the loss looks at, and the number of this process's first row in them."""
+        """Return the rules over all rows that the loss compares, and the index of this process's first row in them."""
         if not self.training:
             return negatives, 0
         return negatives.gathered(), world()[0] * len(negatives.episode)
 
     @torch.no_grad()
     def _with_negatives(self, negatives: Negatives, pairs: Tensor, other: RegionNegatives | None) -> Tensor:
-        """Return (B,) bool: which rows have a negative among the pairs (B,) of all processes, bank and other regions.
+        """Return (B,) bool, which rows have a negative.
 
-        A batch of real episodes may hold a single contact. Such a pair has no negative: its loss is 0 whatever its
-        features are, and the mean over the pairs counts it as 0.
+        A negative may be a valid pair of any process, an entry of the memory bank or an additional region. A batch from
+        real episodes may contain a single contact. The pair of that contact has no negative: its loss is 0 for any
+        features, and the mean over the pairs includes this 0.
 
         Raises:
-            InputError: A batch of one moment, in training: no pair would ever have a negative.
+            InputError: A training batch has a single moment, so no pair would ever have a negative.
         """
         if self.hsa.kind == "mse":
             return torch.ones_like(pairs)
@@ -282,8 +304,8 @@ class Alignment(nn.Module):
         partners = gather_facts(pairs) if self.training else pairs
         if len(partners) < 2 and other is None and self.memory is None and self.training:
             raise InputError(
-                "a batch of one moment has no negatives, so the alignment loss is no contrast. Needed: 2 moments or "
-                "more, better 32. Raise batch_size, or lower optimiser.accumulate"
+                "the alignment loss requires negatives, so at least 2 moments in a batch, better 32; got a batch of "
+                "one moment. Raise batch_size, or lower optimiser.accumulate"
             )
         contrasted = torch.zeros_like(pairs) if other is None else other.exist.any(dim=1)
         for start, stop in spans(len(pairs), len(partners), None):
@@ -293,9 +315,9 @@ class Alignment(nn.Module):
         return contrasted
 
     def region_negatives(self, batch: MomentBatch, features: BatchFeatures) -> dict[str, RegionNegatives]:
-        """Return the further regions that the config wants as negatives, by view key; empty where it wants none.
+        """Return the additional regions that the config uses as negatives, by view key; empty if it uses none.
 
-        The vision encoder runs once for each view with negatives beside its box.
+        The vision encoder runs once more for each view that needs regions beside its box.
         """
         if self.opening_region is not None or not self.hsa.looks_beside:
             return {}
@@ -318,10 +340,10 @@ class Alignment(nn.Module):
         return _Beside(vectors[:, :count], exist, vectors[:, count] if hsa.finger_negative else None)
 
     def finger_in_sight(self, batch: MomentBatch, view: View) -> Tensor:
-        """Return (B,) bool: whether the other finger's box is a region of its own.
+        """Return (B,) bool, whether the other finger's box is a separate region.
 
-        Its centre must lie in the encoder's image and outside the sensor's box: fingers closed on a thin object cover
-        each other.
+        The centre of that box must lie in the encoder's image and outside the sensor's box, because fingers that are
+        closed on a thin object overlap in the image.
         """
         part = batch.views[view.key]
         box, other = part.box, required(part.other_box, f"other_box/{view.key}")
@@ -351,7 +373,7 @@ class Alignment(nn.Module):
 
     @torch.no_grad()
     def remember(self, batch: MomentBatch) -> None:
-        """Update the memory after a step: its towers follow, and it takes in the regions of all processes."""
+        """Update the memory after a step: move its copy of the towers, and add the regions of all processes."""
         if self.memory is None:
             return
         self.memory.following.follow(self.towers)
@@ -369,8 +391,10 @@ class Alignment(nn.Module):
 
 @torch.no_grad()
 def first_hits(tau: Tensor, w: Tensor, negatives: Negatives, valid: Tensor) -> tuple[Tensor, Tensor]:
-    """Return how many valid touches are nearer to their own region than to any negative in the batch, and how many
-    negatives they have in the bank, all together."""
+    """Return two counts over the valid touches: retrieval hits in the batch, and negatives in the memory bank.
+
+    A touch is a hit if its own region is more similar to it than all of its negatives in the batch.
+    """
     touch, region = F.normalize(tau.float(), dim=-1), F.normalize(w.float(), dim=-1)
     hits = past = torch.zeros((), dtype=torch.int64, device=tau.device)
     for start, stop in spans(len(tau), len(tau), None):
@@ -383,7 +407,7 @@ def first_hits(tau: Tensor, w: Tensor, negatives: Negatives, valid: Tensor) -> t
 
 
 class Memory(nn.Module):
-    """Past regions of each view as further negatives, made by a following copy of the towers."""
+    """Memory of past regions of each view as additional negatives, encoded by a momentum copy of the towers."""
 
     def __init__(self, hsa: HSAConfig, towers: Towers, views: int) -> None:
         super().__init__()
@@ -392,17 +416,17 @@ class Memory(nn.Module):
         self.following = Following(towers, hsa.bank_momentum)
 
     def bank(self, view: int) -> MemoryBank:
-        """Return the memory of view number `view`."""
+        """Return the memory bank of the view with index `view`."""
         bank = self.banks[view]
         assert isinstance(bank, MemoryBank)
         return bank
 
     def of(self, view: int) -> MemoryBank | None:
-        """Return the memory of view number `view`, None while it is empty."""
+        """Return the memory bank of the view with index `view`; None while the bank is empty."""
         return self.bank(view) if len(self.bank(view)) else None
 
 
 def _split(features: Features, names: Sequence[str]) -> dict[str, Features]:
-    """Return the features of several sources, by name, from those of their concatenated rows."""
+    """Return the features of each source by name, from the features of their concatenated rows."""
     vectors, tokens = features.vector.chunk(len(names)), features.tokens.chunk(len(names))
     return {name: Features(v, t) for name, v, t in zip(names, vectors, tokens, strict=True)}

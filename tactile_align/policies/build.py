@@ -1,4 +1,4 @@
-"""The inputs and the model of a training config."""
+"""Inputs and model of a training config."""
 
 from dataclasses import replace
 
@@ -14,12 +14,12 @@ from tactile_align.policies.alignment import View
 
 
 def views_of(config: TrainConfig) -> tuple[View, ...]:
-    """Return the views as the model knows them."""
+    """Return the views of a config in the form that the model uses."""
     return tuple(View(f"{v.camera}-{v.sensor}", v.sensor, v.weight) for v in config.views)
 
 
 def inputs_of(config: TrainConfig, rig: Rig) -> tuple[Input, ...]:
-    """Return the inputs of the model, sized for its encoders."""
+    """Return the inputs of the model of a config, with the image sizes of its encoders."""
     vision, touch = config.features.vision, config.features.touch or config.features.vision
     inputs = []
     if config.views:
@@ -41,13 +41,13 @@ def inputs_of(config: TrainConfig, rig: Rig) -> tuple[Input, ...]:
 
 
 def make_model(config: TrainConfig, state_dim: int, action_dim: int, fill: bool = True) -> AlignedPolicy:
-    """Build the model of a config; the same seed gives the same weights.
+    """Return the model of a config; the same seed gives the same weights.
 
     Args:
-        config: The run.
-        state_dim: Columns of qpos.
-        action_dim: Columns of an action.
-        fill: False leaves pretrained weights unread: a checkpoint, which holds them all, is loaded right after.
+        config: Training config.
+        state_dim: Number of columns of qpos.
+        action_dim: Number of columns of an action.
+        fill: Whether to read pretrained weights; False is for models whose checkpoint is loaded right after.
     """
     torch.manual_seed(config.seed)
     return AlignedPolicy(

@@ -1,4 +1,4 @@
-"""Checkpoints: whole, atomic, loaded with weights_only."""
+"""Checkpoint files, which are written atomically and loaded with weights_only."""
 
 from pathlib import Path
 from typing import Any
@@ -11,22 +11,26 @@ from tactile_align.errors import InputError
 from tactile_align.files import write_atomically
 
 BEST = "best.pt"
-FORMAT = 2  # of what a checkpoint holds; another one is refused
+FORMAT = 2  # version of the checkpoint's contents; checkpoints of other versions are refused
 
 
 def save_checkpoint(folder: Path, state: dict[str, Any], keep_last: int, best: dict[str, Any] | None) -> Path:
-    """Write step_N.pt (and best.pt when this is the best), then drop the oldest beyond `keep_last`.
+    """Write step_N.pt, and best.pt if `best` is given, then delete the oldest step_N.pt files beyond `keep_last`.
 
-    The new file is complete and flushed before an old one goes, so a full disk leaves the last good one.
+    The new file is complete and flushed before an old file is deleted, so a full disk never costs the last good
+    checkpoint.
 
     Args:
-        folder: Where.
-        state: The checkpoint; "step" numbers it.
-        keep_last: How many step_N.pt stay.
-        best: The state to keep as best.pt, None when this is not the best.
+        folder: Folder of the checkpoints.
+        state: Contents of the checkpoint; its entry "step" is the number N.
+        keep_last: Number of step_N.pt files to keep.
+        best: Contents of best.pt; None when this checkpoint is not the best.
+
+    Returns:
+        Path of step_N.pt.
 
     Raises:
-        OSError: The disk is full or cannot be written; names the last good checkpoint.
+        OSError: The disk is full or cannot be written; the message names the last good checkpoint.
     """
     path = folder / f"step_{state['step']:08d}.pt"
     _write(path, state)
@@ -44,78 +48,78 @@ def _write(path: Path, state: dict[str, Any]) -> None:
         good = sorted(path.parent.glob("step_*.pt"))
         raise OSError(
             f"{path}: could not be written ({str(error).splitlines()[0]}). Is the disk full? "
-            f"The last good checkpoint is {good[-1].name if good else 'none'}; make room and go on with --resume"
+            f"Last good checkpoint: {good[-1].name if good else 'none'}. Free disk space, then continue with --resume"
         ) from error
 
 
 def best_checkpoint(folder: Path) -> Path:
-    """Return best.pt, or the newest step_N.pt of a run that was stopped before its first validation."""
+    """Return the path of best.pt, or of the newest step_N.pt if the run stopped before its first validation."""
     return folder / BEST if (folder / BEST).is_file() else latest_checkpoint(folder)
 
 
 def latest_checkpoint(folder: Path) -> Path:
-    """Return the newest step_N.pt of a run.
+    """Return the path of the newest step_N.pt of a run.
 
     Raises:
-        FileNotFoundError: There is none.
+        FileNotFoundError: The folder has no step_N.pt.
     """
     checkpoints = sorted(folder.glob("step_*.pt"))
     if not checkpoints:
         raise FileNotFoundError(
-            f"{folder}: needed a checkpoint step_*.pt; there is none: no run was started here, or it was stopped "
-            f"before its first. Start it: tactile-align train CONFIG, with --resume where the run has a metrics.jsonl"
+            f"{folder}: expected a checkpoint step_*.pt, but found none. No run was started here, or it stopped before "
+            f"its first checkpoint. Run tactile-align train CONFIG (add --resume if the run has a metrics.jsonl)"
         )
     return checkpoints[-1]
 
 
 def load_weights(model: nn.Module, state: dict[str, Any], path: Path) -> None:
-    """Give a model the weights of a checkpoint that was read from `path`.
+    """Load into a model the weights of a checkpoint that was read from `path`.
 
     Raises:
-        InputError: They are those of another model.
+        InputError: The weights belong to another model.
     """
     try:
         model.load_state_dict(state["model"])
     except (RuntimeError, TypeError) as error:
         first = str(error).splitlines()
         raise InputError(
-            f"{path}: needed the weights of the model that the run's config.toml describes; got others "
-            f"({' '.join(first[1:2] or first).strip()}). Restore the config, or take the checkpoint of this run"
+            f"{path}: expected weights of the model that the run's config.toml describes; found other weights "
+            f"({' '.join(first[1:2] or first).strip()}). Restore the config, or use a checkpoint of this run"
         ) from error
 
 
 def read_torch(path: Path) -> Any:
-    """Return what a file of torch.save holds, tensors and plain values only, on the CPU.
+    """Return the contents of a torch.save file, on the CPU; the file may contain only tensors and plain values.
 
     Raises:
-        FileNotFoundError: No such file.
-        InputError: The file is cut short, damaged, or holds something else.
+        FileNotFoundError: The file does not exist.
+        InputError: The file is truncated or damaged, or contains other objects.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: needed a file of tensors; there is none. Check the path")
+        raise FileNotFoundError(f"{path}: expected a file of tensors; no such file exists. Check the path")
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except OSError:
         raise
     except Exception as error:  # a damaged pickle can raise anything
         raise InputError(
-            f"{path}: needed a whole file of tensors and plain values; it is cut short, damaged or cannot be read "
-            f"without running its code. Copy it again, take an earlier one, or save its weights as .safetensors"
+            f"{path}: expected a file of tensors and plain values; the file is truncated, damaged or cannot be read "
+            f"without running its code. Copy it again, use an earlier file, or save the weights as .safetensors"
         ) from error
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a checkpoint onto the CPU, tensors and plain values only.
+    """Return the contents of a checkpoint (tensors and plain values), on the CPU.
 
     Raises:
-        FileNotFoundError: No such file.
-        InputError: Cut short or damaged, not a checkpoint of this toolkit, or of another version of it.
+        FileNotFoundError: The file does not exist.
+        InputError: The file is truncated or damaged, is not a checkpoint of this toolkit, or has another version.
     """
     state = read_torch(path)
     if not isinstance(state, dict) or "model" not in state or "step" not in state:
         held = ", ".join(map(str, state)) if isinstance(state, dict) else type(state).__name__
-        raise InputError(f"{path}: not a checkpoint of a training run; it holds {held}")
+        raise InputError(f"{path}: expected a training checkpoint; found: {held}. Use a step_*.pt or best.pt of a run")
     if state.get("format") != FORMAT:
         came = str(state.get("format", "none"))
-        raise InputError(another_version(path, f"format {came}, needed {FORMAT}"))
+        raise InputError(another_version(path, f"format {came}, expected {FORMAT}"))
     return state

@@ -1,4 +1,7 @@
-"""A policy's network as a torch.export program: tensors in, normalised actions out, no Python of ours needed."""
+"""Export of a policy's network as a torch.export program, which runs without this package.
+
+The program's inputs are tensors and its outputs are normalised actions.
+"""
 
 from pathlib import Path
 
@@ -14,14 +17,14 @@ TOLERANCE = 1e-4
 
 
 class Network(nn.Module):
-    """From the tensors of a batch like `example`, in their order, to (B, C, A) normalised actions."""
+    """Network that takes the tensors of a batch shaped like `example`, in order, and returns normalised actions."""
 
     def __init__(self, model: AlignedPolicy, example: ObservationBatch) -> None:
         super().__init__()
         self.model, self.example = model, example
 
     def forward(self, *values: Tensor) -> Tensor:
-        """Return the chunk of actions."""
+        """Return the chunk of actions, (B, C, A), normalised."""
         left = iter(values)
         batch = self.example.mapped(lambda _: next(left))
         actions: Tensor = self.model.predict(batch, self.model.see(batch, alignment=False)).actions
@@ -29,18 +32,18 @@ class Network(nn.Module):
 
 
 def export_policy(policy: Policy, batch: ObservationBatch, path: str | Path) -> tuple[str, ...]:
-    """Write a policy's network as PATH (.pt2) and return the names of its inputs, in order: those of `batch.tensors()`.
+    """Write a policy's network to a .pt2 file and return the names of its inputs in order, as in `batch.tensors()`.
 
-    Boxes, zoom and normalisation of joints stay outside: they come from the rig and the statistics, as in
-    `Policy.batch`. The program is read back and held against the policy before it gets its name.
+    Boxes, zoom and normalisation of joints are not part of the program; compute them from the rig and the statistics
+    as `Policy.batch` does. The program is read back and compared with the policy before the file gets its final name.
 
     Args:
         policy: The policy.
-        batch: What `Policy.batch` returned for some observation; its shapes are fixed in the program.
-        path: Where to write.
+        batch: Result of `Policy.batch` for any observation; the program accepts these shapes only.
+        path: File to write.
 
     Raises:
-        ValueError: The program does not give the policy's actions.
+        ValueError: The exported program does not reproduce the policy's actions.
     """
     names, values = zip(*batch.tensors().items(), strict=True)
     network = Network(policy.model.eval(), batch)
@@ -48,14 +51,16 @@ def export_policy(policy: Policy, batch: ObservationBatch, path: str | Path) -> 
         program = torch.export.export(network, values)
 
     def write(temporary: Path) -> None:
-        whole = temporary.with_suffix(".pt2")  # torch.export.save wants this ending
+        whole = temporary.with_suffix(".pt2")  # torch.export.save requires this suffix
         try:
             torch.export.save(program, whole)
             again = torch.export.load(whole).module()
             with torch.no_grad():
                 gap = float((again(*values) - network(*values)).abs().max())
             if not gap <= TOLERANCE:
-                raise ValueError(f"{path}: the exported program is {gap:.1e} off the policy; needed: <= {TOLERANCE:g}")
+                raise ValueError(
+                    f"{path}: exported and original actions differ by {gap:.1e}; expected <= {TOLERANCE:g}"
+                )
             whole.replace(temporary)
         finally:
             whole.unlink(missing_ok=True)

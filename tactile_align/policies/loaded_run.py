@@ -1,4 +1,4 @@
-"""A run's model together with the moments it is evaluated on."""
+"""Loaded runs: the model of a training run together with the moments that it is evaluated on."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,17 +16,17 @@ from tactile_align.policies.alignment import Alignment, View
 from tactile_align.policies.build import make_model
 from tactile_align.policies.checkpoint import best_checkpoint, load_checkpoint, load_weights
 
-ROWS = 128  # moments of one batch
+ROWS = 128  # moments in one batch
 
 
 @dataclass(frozen=True)
 class LoadedRun:
-    """A model, the moments it is evaluated on, and the config of both.
+    """Model of a run, the moments that it is evaluated on, and the config of the run.
 
     Attributes:
-        model: In eval mode, on the CPU.
-        moments: The moments, those of the held-out episodes as a rule.
-        config: The run's.
+        model: The model, in eval mode on the CPU.
+        moments: The moments, usually those of the held-out episodes.
+        config: Training config of the run.
     """
 
     model: AlignedPolicy
@@ -35,7 +35,7 @@ class LoadedRun:
 
     @classmethod
     def untrained(cls, config: TrainConfig, moments: Moments) -> "LoadedRun":
-        """Return a run as it is before its first step."""
+        """Return a run with the model's initial weights, before any training step."""
         return cls(make_model(config, *moments.state_width).eval(), moments, config)
 
     @classmethod
@@ -44,7 +44,7 @@ class LoadedRun:
 
         Raises:
             FileNotFoundError: The folder holds no checkpoint.
-            InputError: The checkpoint is damaged, of another version or of another model.
+            InputError: The checkpoint is damaged, or was written by another version or for another model.
         """
         model = make_model(config, *moments.state_width, fill=False)
         path = best_checkpoint(folder / "checkpoints")
@@ -53,24 +53,24 @@ class LoadedRun:
 
     @property
     def alignment(self) -> Alignment:
-        """The towers and their loss.
+        """Towers of the run and the loss that aligns them.
 
         Raises:
-            InputError: The run has none.
+            InputError: The run has no encoders.
         """
         if self.model.alignment is None:
-            raise InputError("needed a run with encoders; this one has none. Train it with views and hsa.weight > 0")
+            raise InputError("expected a run with encoders; this run has none. Train with views and hsa.weight > 0")
         return self.model.alignment
 
     def view(self, key: str) -> View:
-        """Return the view that has a key, CAMERA-SENSOR."""
+        """Return the view with the key `key`, which has the form CAMERA-SENSOR."""
         return next(view for view in self.model.views if view.key == key)
 
     def batch(self, rows: Sequence[int] | np.ndarray) -> MomentBatch:
-        """Return moments at the encoders' input size, without random changes."""
+        """Return the moments `rows` at the encoders' input size, without random augmentation."""
         return augment(self.moments.batch(rows), self.config.augment)
 
     def batches(self, rows: np.ndarray) -> Iterator[MomentBatch]:
-        """Yield moments, about ROWS at a time, as `batch` returns them."""
+        """Yield the moments `rows` in batches of about ROWS, each as `batch` returns it."""
         for chosen in np.array_split(rows, max(1, len(rows) // ROWS)):
             yield self.batch(chosen)

@@ -1,4 +1,4 @@
-"""Observations of a policy: what one must hold at each step, and one clear error for everything else."""
+"""Observations of a policy: what an observation must contain at each step, and the check of it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,16 +13,16 @@ KEYS = ("qpos", "images", "touches", "contact", "exposure_qpos")
 
 @dataclass(frozen=True)
 class Needs:
-    """Parts that an observation must have.
+    """Entries that an observation must have for a policy.
 
     Attributes:
-        state_dim: Columns of qpos.
-        cameras: (width, height) of each camera the policy uses, as recorded, px; None: any size.
-        touches: The same for the touch streams.
-        sensors: Sensors whose contact may be stated.
-        for_contact: Sensor of each touch stream that is used for contact only; the stream is not needed where its
-            contact is stated. With a commanded gripper these are all sensors of the hand.
-        delayed: Cameras whose frames are exposed at another time than the joints are read.
+        state_dim: Number of columns of qpos.
+        cameras: (width, height) of each camera that the policy uses, as recorded, px; None: any size.
+        touches: (width, height) of each touch stream that the policy uses, as recorded, px; None: any size.
+        sensors: Sensors whose contact the observation may state.
+        for_contact: Sensor name by touch stream, for streams used only to detect contact. A stream may be omitted if
+            the observation states the contact of its sensor. With a commanded gripper, all sensors of the hand count.
+        delayed: Cameras whose frames are exposed at a different time from the joint reading.
     """
 
     state_dim: int
@@ -33,7 +33,7 @@ class Needs:
     delayed: tuple[str, ...]
 
     def text(self) -> str:
-        """Return the needs in one line, for people and errors."""
+        """Return the required entries in one line of text."""
         parts = [f"qpos ({self.state_dim},) float"]
         for what, streams in (("images", self.cameras), ("touches", self.touches)):
             if streams:
@@ -46,7 +46,14 @@ class Needs:
 
 @dataclass(frozen=True)
 class Observation:
-    """A checked observation: qpos (D,) float64, frames (H, W, 3) uint8 by stream, contact by sensor where stated."""
+    """Checked observation.
+
+    Attributes:
+        qpos: (D,) float64 robot state, raw as recorded.
+        frames: Frame (H, W, 3) uint8 RGB by stream.
+        contact: Stated contact by sensor; sensors whose contact is not stated are missing.
+        exposure_qpos: (D,) float64 robot state at the exposure of the frame, by delayed camera.
+    """
 
     qpos: np.ndarray
     frames: dict[str, np.ndarray]
@@ -55,30 +62,31 @@ class Observation:
 
 
 def checked(observation: Any, needs: Needs) -> Observation:
-    """Check one observation.
+    """Return the checked form of an observation.
 
     Args:
-        observation: A mapping: "qpos" (D,) raw, "images" and "touches" by stream name, (H, W, 3) uint8 RGB as recorded;
-            optionally "contact" by sensor (bool), and "exposure_qpos" by camera (D,): the joints when its frame was
-            exposed, for cameras with a delay in the rig. Streams that the policy does not use are ignored.
-        needs: What the policy needs.
+        observation: Mapping with these keys. qpos: (D,) raw robot state. images, touches: frames (H, W, 3) uint8 RGB as
+            recorded, by stream name. contact (optional): bool by sensor. exposure_qpos (only for cameras with a delay
+            in the rig): (D,) robot state at the exposure of the frame, by camera. Streams that the policy does not use
+            are ignored.
+        needs: Entries that the policy needs.
 
     Raises:
-        InputError: The first thing that is wrong: what was needed, what came, what to do.
+        InputError: An entry is missing, unknown or invalid; the message describes the first one.
     """
     if not isinstance(observation, Mapping):
-        raise InputError(f"an observation is a mapping with {needs.text()}; got {type(observation).__name__}")
+        raise InputError(f"an observation must be a mapping with {needs.text()}; got {type(observation).__name__}")
     for key in observation:
         if key not in KEYS:
-            raise InputError(f"an observation has no key {key!r}; it takes {', '.join(KEYS)}. Needed: {needs.text()}")
+            raise InputError(f"unknown key {key!r}; known: {', '.join(KEYS)}. Pass an observation with {needs.text()}")
     if "qpos" not in observation:
-        raise InputError(f"the observation has no 'qpos'; needed: {needs.text()}")
+        raise InputError(f"the observation has no 'qpos'. Pass an observation with {needs.text()}")
     qpos = _state(observation["qpos"], "qpos", needs.state_dim)
     contact = _mapping(observation, "contact", False)
     for name, flag in contact.items():
         if name not in needs.sensors or not isinstance(flag, bool | np.bool_):
             raise InputError(
-                f"contact takes one bool a sensor ({', '.join(needs.sensors) or 'no sensor'}); got {name!r}: {flag!r}"
+                f"contact must map sensors ({', '.join(needs.sensors) or 'none known'}) to bool; got {name!r}: {flag!r}"
             )
     frames: dict[str, np.ndarray] = {}
     for what, streams in (("images", needs.cameras), ("touches", needs.touches)):
@@ -92,15 +100,16 @@ def checked(observation: Any, needs: Needs) -> Observation:
                 sensor = needs.for_contact.get(name) if what == "touches" else None
                 instead = "" if sensor is None else f", or state contact['{sensor}']"
                 raise InputError(
-                    f"{what} has no '{name}', which the policy needs; it has {have}. Pass it as recorded{instead}"
+                    f"{what} must contain '{name}', which the policy needs; found: {have}. Pass '{name}' as recorded"
+                    f"{instead}"
                 )
             frames[name] = _frame(given[name], f"{what}['{name}']", size)
     late, exposed = _mapping(observation, "exposure_qpos", bool(needs.delayed)), {}
     for name in needs.delayed:
         if name not in late:
             raise InputError(
-                f"camera '{name}' has delay_s in the rig, so its box needs exposure_qpos['{name}'], the joints when "
-                f"the frame was exposed; got {', '.join(map(str, late)) or 'none'}. Pass the reading nearest in time"
+                f"camera '{name}' has delay_s in the rig, so its box requires exposure_qpos['{name}'], the robot state "
+                f"at exposure; found: {', '.join(map(str, late)) or 'none'}. Pass the qpos nearest in time"
             )
         exposed[name] = _state(late[name], f"exposure_qpos['{name}']", needs.state_dim)
     return Observation(qpos, frames, {name: bool(flag) for name, flag in contact.items()}, exposed)
@@ -110,7 +119,7 @@ def _mapping(observation: Mapping[Any, Any], key: str, needed: bool) -> Mapping[
     value = observation.get(key, None if needed else {})
     if not isinstance(value, Mapping):
         came = "nothing" if value is None else type(value).__name__
-        raise InputError(f"'{key}' of an observation is a mapping from name to value; got {came}. See Policy.needs")
+        raise InputError(f"observation['{key}'] must map names to values; got {came}. See Policy.needs.text()")
     return value
 
 
@@ -118,12 +127,10 @@ def _state(value: Any, what: str, columns: int) -> np.ndarray:
     array = np.asarray(value) if isinstance(value, np.ndarray | list | tuple) else None
     if array is None or array.dtype.kind != "f" or array.shape != (columns,):
         came = type(value).__name__ if array is None else f"{array.dtype} {array.shape}"
-        raise InputError(f"{what} must be floats of shape ({columns},), raw as recorded; got {came}")
+        raise InputError(f"{what} must be a float array of shape ({columns},), raw as recorded; got {came}")
     if not np.isfinite(array).all():
         column = int(np.flatnonzero(~np.isfinite(array))[0])
-        raise InputError(
-            f"{what} must be finite; column {column} is {array[column]}. Is that joint's reading connected?"
-        )
+        raise InputError(f"{what} must be finite; column {column} is {array[column]}. Check the source of that column")
     return array.astype(np.float64)
 
 
@@ -135,7 +142,7 @@ def _frame(value: Any, what: str, size: tuple[int, int] | None) -> np.ndarray:
     if 0 in value.shape or (size is not None and (width, height) != size):
         wanted = f"{size[0]}x{size[1]}" if size is not None else "at least 1x1"
         raise InputError(
-            f"{what} must be {wanted} (width x height) as in training; got {width}x{height}. A box would land in the "
-            f"wrong place: send frames as the recorder stores them"
+            f"{what} must be {wanted} (width x height) as in training, or boxes would be misplaced; got "
+            f"{width}x{height}. Pass frames as the recorder stores them"
         )
     return value

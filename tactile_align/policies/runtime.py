@@ -1,4 +1,4 @@
-"""Run a trained policy: raw images, joints and touches in, actions in robot units out."""
+"""Trained policies at run time: from raw images, joints and touches to actions in robot units."""
 
 from __future__ import annotations
 
@@ -28,108 +28,109 @@ from tactile_align.projection.episode_boxes import HeldOpening, ViewBoxes, hand_
 
 
 class TemporalEnsembler:
-    """Online temporal ensembling (Zhao et al. 2023, section IV-B).
+    """Weighted mean of all predictions for a step, computed online (Zhao et al. 2023, section IV-B).
 
-    Of the predictions for one step, number i counted from the OLDEST weighs exp(-coefficient * i): a positive
-    coefficient trusts old plans more, 0 is the plain mean. One chunk must be predicted at every step.
+    The i-th prediction for a step, counted from the OLDEST, has the weight exp(-coefficient * i). A positive
+    coefficient gives old predictions more weight; 0 gives the plain mean. A chunk must be predicted at every step.
     """
 
     def __init__(self, chunk_size: int, coefficient: float = 0.01) -> None:
         if chunk_size < 1:
-            raise ValueError(f"chunk_size must be at least 1; got {chunk_size}. Take the policy's chunk_size.")
+            raise ValueError(f"chunk_size must be at least 1; got {chunk_size}. Use the policy's chunk_size.")
         self.chunk_size, self.coefficient = chunk_size, coefficient
         self.reset()
 
     def reset(self) -> None:
-        """Forget all predictions: call at the start of each episode."""
+        """Forget all predictions; call `reset` at the start of each episode."""
         self._mean: Tensor | None = None
         self._calls = 0
 
     def update(self, actions: Tensor) -> Tensor:
-        """Take the chunk predicted now and return the action to execute now.
+        """Add the chunk predicted at this step and return the action to execute now.
 
         Args:
-            actions: (..., C, A); row j is meant for j steps from now.
+            actions: (..., C, A) predicted chunk; row j is for j steps from now.
 
         Returns:
             (..., A), dtype and device of `actions`.
 
         Raises:
-            ValueError: The chunk has another length, or another shape than the one before.
+            ValueError: The chunk's length is not `chunk_size`, or its shape differs from that of the previous chunk.
         """
         c = self.chunk_size
         if actions.ndim < 2 or actions.shape[-2] != c:
             raise ValueError(
-                f"needed a chunk of shape (..., {c}, A); got {tuple(actions.shape)}. "
-                "Pass whole chunks, as the policy predicts them."
+                f"expected a chunk of shape (..., {c}, A); got {tuple(actions.shape)}. "
+                "Pass complete chunks, as the policy predicts them."
             )
         if self._mean is not None and self._mean.shape != actions.shape:
             raise ValueError(
-                f"the chunk before had shape {tuple(self._mean.shape)}, this one has {tuple(actions.shape)}. "
-                "Call reset() between episodes."
+                f"expected a chunk of shape {tuple(self._mean.shape)}, like the previous one; got "
+                f"{tuple(actions.shape)}. Call reset() between episodes."
             )
         mean = actions
         if self._mean is not None:
-            # Row j has been predicted before by every call that reached it, at most C - 1 - j of them.
+            # The number of earlier calls whose chunk included row j, at most C - 1 - j.
             before = torch.arange(c - 1, -1, -1, device=actions.device).clamp(max=self._calls)
             weights = torch.exp(-self.coefficient * torch.arange(c, device=actions.device, dtype=actions.dtype))
             share = (weights[before] / weights.cumsum(0)[before])[:, None]
             mean = self._mean + (actions - self._mean) * share
         self._calls = min(self._calls + 1, c - 1)
-        # The new last row has no prediction yet; the next one takes the whole share (before = 0) over this 0.
+        # The new last row has no prediction yet. Its first prediction gets the full weight and replaces this 0.
         self._mean = torch.cat((mean[..., 1:, :], torch.zeros_like(mean[..., :1, :])), -2)
         return mean[..., 0, :]
 
 
-ENTER, LEAVE = 4.0, 2.0  # grey levels; `contact_of` never calls less than 2 a contact, and knows the noise better
+ENTER, LEAVE = 4.0, 2.0  # grey levels; `contact_of` estimates the noise, and never treats a score below 2 as contact
 
 
 class ContactWatch:
-    """Whether one sensor touches something, frame by frame, against a no-contact reference.
+    """Frame-by-frame contact detector of one sensor, which compares each touch with a no-contact reference.
 
-    `datasets.contact` sees whole episodes; a robot sees only the past. So the reference is the given touch without
-    contact, or the first frame after a reset.
+    `datasets.contact` uses complete episodes, but a robot knows only the past. The reference is therefore the touch
+    without contact that the caller passes, or else the first frame after a reset.
     """
 
     def __init__(self, free: np.ndarray | None = None) -> None:
         self.free, self.touching = free, False
 
     def update(self, touch: np.ndarray) -> bool:
-        """Take the next touch (H, W, 3) uint8 and tell whether it is in contact.
+        """Return whether the sensor is in contact in the next touch (H, W, 3) uint8.
 
         Raises:
-            ValueError: A touch of another size than the reference.
+            ValueError: The touch and the reference differ in size.
         """
         score = float(contact_of([touch], reference=self.against(touch)).score[0])
         self.touching = score > (LEAVE if self.touching else ENTER)
         return self.touching
 
     def against(self, touch: np.ndarray) -> np.ndarray:
-        """Return the no-contact reference of a touch (H, W, 3) uint8: the one given, or else the first touch.
+        """Return the no-contact reference for a touch (H, W, 3) uint8; without a reference, the touch becomes it.
 
         Raises:
-            InputError: A touch of another size than the reference.
+            InputError: The touch and the reference differ in size.
         """
         if self.free is None:
             self.free = touch.copy()
         if touch.shape != self.free.shape:
             raise InputError(
-                f"the no-contact reference has shape {self.free.shape}, this touch {touch.shape}; call reset()"
+                f"expected a touch of shape {self.free.shape}, as the no-contact reference; got {touch.shape}. "
+                f"Call reset() with a new reference"
             )
         return self.free
 
 
 class Policy:
-    """A policy with its rig, its statistics, and what it remembers between steps.
+    """Trained policy with its rig, its normalisation statistics and its state between steps.
 
     Args:
-        model: The network, with trained weights.
-        config: What it was trained with.
-        rig: The cell it acts in.
-        statistics: From its training episodes.
-        sizes: (width, height) by stream, as recorded in training.
-        ensemble: Coefficient of temporal ensembling; None returns chunks.
-        device: Where the network runs.
+        model: Network with trained weights.
+        config: Training config of the network.
+        rig: Rig of the cell that the policy acts in.
+        statistics: Normalisation statistics of the training episodes.
+        sizes: (width, height) of each stream as recorded in the training episodes, px.
+        ensemble: Coefficient of temporal ensembling. None: no ensembling; `act` returns chunks.
+        device: Device that the network runs on.
     """
 
     def __init__(
@@ -144,7 +145,7 @@ class Policy:
     ) -> None:
         if model.act is None:
             raise InputError(
-                "this run trained the alignment alone (train_policy = false), so it has no actions to give"
+                "expected a run that trained a policy; this run trained the alignment only. Set train_policy = true"
             )
         self.device = torch.device(device)
         self.model, self.config, self.rig, self.statistics = model.eval().to(self.device), config, rig, statistics
@@ -170,17 +171,18 @@ class Policy:
         checkpoint: str | Path | None = None,
         device: str = "cpu",
     ) -> Policy:
-        """Load the best checkpoint of a run.
+        """Return the policy of a run, with the weights of its best checkpoint.
 
         Args:
             run: The run folder.
-            ensemble: Coefficient of temporal ensembling, 0.01 in the paper, for one action at a time; None: chunks.
-            rig: The cell to act in; None takes the run's.
-            checkpoint: Another checkpoint than the best.
-            device: Where the network runs.
+            ensemble: Coefficient of temporal ensembling (0.01 in the paper), with which `act` returns one action. None:
+                no ensembling; `act` returns chunks.
+            rig: Rig of the cell to act in; None uses the rig of the run.
+            checkpoint: Checkpoint file to load; None loads the best checkpoint.
+            device: Device that the network runs on.
 
         Raises:
-            FactError, FileNotFoundError: The folder holds no whole run.
+            FactError, FileNotFoundError: The folder does not contain a complete run.
             ValueError: The run has no policy.
         """
         folder = Path(run)
@@ -195,23 +197,28 @@ class Policy:
         return cls(model, config, cell, statistics, sizes, ensemble, device)
 
     def reset(self, free: Mapping[str, np.ndarray] | None = None) -> None:
-        """Forget everything remembered between steps: call at the start of each episode.
+        """Clear all state kept between steps; call `reset` at the start of each episode.
 
         Args:
-            free: The no-contact reference by sensor, (H, W, 3) uint8. Without one, the first touch after the reset must
-                be without contact. It is used only where the gripper reports commands, to detect contact of any sensor
-                of the hand, and for features.touch_input = "difference", as the reference of the differences.
+            free: No-contact reference (H, W, 3) uint8 of each sensor. If a sensor has none, its first touch after the
+                reset must be without contact. The references have two uses. Where the gripper reports commands, they
+                serve to detect contact of any sensor of the hand. With features.touch_input = "difference", they are
+                subtracted from the touches.
+
+        Raises:
+            InputError: A sensor is unknown to the policy, or a reference is not an RGB image (H, W, 3) uint8.
         """
         given = dict(free or {})
         if unknown := set(given) - set(self._watched):
             raise InputError(
-                f"free names {sorted(unknown)}; the policy looks for {', '.join(self._watched) or 'no sensor'}"
+                f"free contains {sorted(unknown)}; this policy uses references of: "
+                f"{', '.join(self._watched) or 'no sensor'}. Remove the others"
             )
         for name, touch in given.items():
             if not isinstance(touch, np.ndarray) or touch.dtype != np.uint8 or touch.shape[2:] != (3,):
                 came = f"{touch.dtype} {touch.shape}" if isinstance(touch, np.ndarray) else type(touch).__name__
                 raise InputError(
-                    f"free['{name}'] must be a touch (H, W, 3) uint8 RGB without contact, as recorded; got {came}"
+                    f"free['{name}'] must be a touch without contact, (H, W, 3) uint8 RGB as recorded; got {came}"
                 )
         self._watch = {name: ContactWatch(given.get(name)) for name in self._watched}
         for held in self._held.values():
@@ -221,17 +228,18 @@ class Policy:
 
     @torch.no_grad()
     def act(self, observation: Mapping[str, Any]) -> np.ndarray:
-        """Return what to do now.
+        """Return the action, or the chunk of actions, to execute from now on.
 
         Args:
-            observation: See `policies.observation.checked`, and `needs.text()` for this policy's own.
+            observation: Mapping that `policies.observation.checked` describes; `needs.text()` lists what this policy
+                needs.
 
         Returns:
-            (C, A) the chunk of actions from now on, or with ensembling (A,) the action to execute now; float64, robot
-            units.
+            Without ensembling, the chunk of actions (C, A) from now on. With ensembling, the action (A,) to execute
+            now. float64, robot units.
 
         Raises:
-            ValueError: Anything wrong with the observation; nothing is remembered of it.
+            ValueError: The observation is invalid; the policy's state is then unchanged.
         """
         watches = [(watch, watch.free, watch.touching) for watch in self._watch.values()]
         onsets = [(held, held.onset) for held in self._held.values()]
@@ -248,7 +256,7 @@ class Policy:
         return np.asarray(actions if self._ensembler is None else self._ensembler.update(actions))
 
     def batch(self, observation: Observation) -> ObservationBatch:
-        """Return a batch of one moment, made exactly as in training; advances the contact hold."""
+        """Return a batch of one moment, made exactly as in training; the held gripper openings advance by one step."""
         contact = {name: self._touches(name, observation) for name in self._holding}
         openings = {arm: held.step(observation.qpos, contact) for arm, held in self._held.items()}
         views: dict[str, ViewBatch] = {}
@@ -292,8 +300,8 @@ class Policy:
         watch = self._watch[sensor]
         if watch.free is None and observation.contact.get(sensor, False):
             raise InputError(
-                f"the first touch of '{sensor}' after reset() is stated to be in contact, but this policy sees touches "
-                f"as differences to a no-contact reference. Give it one: reset(free={{'{sensor}': touch}})"
+                f"this policy subtracts a no-contact reference from each touch, but the first touch of '{sensor}' "
+                f"after reset() is stated to be in contact. Pass a reference: reset(free={{'{sensor}': touch}})"
             )
         return watch.against(touch)
 
@@ -326,5 +334,5 @@ class Policy:
 
 
 def _row(values: np.ndarray) -> Tensor:
-    """Return an array as the only row of a tensor."""
+    """Return an array as a tensor with a batch axis of length 1."""
     return torch.from_numpy(np.ascontiguousarray(values))[None]

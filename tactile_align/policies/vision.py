@@ -1,4 +1,4 @@
-"""ACT's image backbone: a ResNet-18 up to its last feature map, with batch norm frozen."""
+"""Image backbone of ACT: a ResNet-18 up to its last feature map, with frozen batch norm."""
 
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -18,29 +18,29 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     """Return the named tensors of a .safetensors file or a torch state-dict file, on the CPU.
 
     Raises:
-        FileNotFoundError: There is no such file.
-        InputError: The file holds something other than named tensors.
+        FileNotFoundError: The file does not exist.
+        InputError: The file is damaged, or contains something other than named tensors.
     """
     if path.suffix == ".safetensors" and path.is_file():
         try:
             return load_file(path)
         except SafetensorError as error:
             raise InputError(
-                f"{path}: needed a whole .safetensors file; it is damaged ({error}). Copy it again"
+                f"{path}: expected an intact .safetensors file; the file is damaged ({error}). Copy it again"
             ) from error
     loaded = read_torch(path)
     if isinstance(loaded, dict) and isinstance(loaded.get("state_dict"), dict):
         loaded = loaded["state_dict"]
     if not isinstance(loaded, dict) or not all(isinstance(v, Tensor) for v in loaded.values()):
         raise InputError(
-            f"{path}: needed a dict of named tensors; got a {type(loaded).__name__} that holds other things. "
-            "Save the model's state_dict() alone."
+            f"{path}: expected a dict of named tensors; found a {type(loaded).__name__} with other contents. "
+            "Save only the model's state_dict()."
         )
     return dict(loaded)
 
 
 def mismatches(tensors: Mapping[str, Tensor], model: nn.Module) -> list[str]:
-    """Return a line for each tensor that does not fit a model's state dict: missing, unknown or of another shape."""
+    """Return one line for each tensor that is missing, is unknown or has another shape than in the model."""
     wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     both = [name for name in wanted if name in shapes]
@@ -53,10 +53,10 @@ RESNET18_CHANNELS = 512
 
 
 def resnet18_backbone() -> nn.Sequential:
-    """Return a random ResNet-18 without pooling and classifier: (B, 3, H, W) -> (B, 512, H/32, W/32).
+    """Return a ResNet-18 with random weights, without pooling and classifier: (B, 3, H, W) -> (B, 512, H/32, W/32).
 
-    Its state-dict keys are torchvision's without `fc`. Batch norm is frozen because robot batches are far too
-    small and too alike to estimate statistics from.
+    Its state-dict keys are those of torchvision without `fc`. Batch norm is frozen because batches of robot images are
+    too small and too similar for statistics to be estimated from them.
     """
     resnet = torchvision.models.resnet18(weights=None, norm_layer=FrozenBatchNorm2d)
     return nn.Sequential(OrderedDict((k, m) for k, m in resnet.named_children() if k not in ("avgpool", "fc")))
@@ -67,7 +67,7 @@ def read_resnet18_weights(name: str) -> dict[str, Tensor]:
 
     Raises:
         FileNotFoundError: `name` is neither a known tag nor a file.
-        InputError: The file does not hold a whole ResNet-18.
+        InputError: The file does not contain a complete ResNet-18.
     """
     tags = torchvision.models.ResNet18_Weights.__members__
     tag = name.removeprefix("ResNet18_Weights.")
@@ -78,13 +78,13 @@ def read_resnet18_weights(name: str) -> dict[str, Tensor]:
     else:
         raise FileNotFoundError(
             f"vision_weights must be one of {sorted(tags)}, a file, or 'scratch'; "
-            f"got '{name}', which is no file here. Check the path."
+            f"got '{name}', and no such file exists. Check the path."
         )
-    # Frozen batch norm counts no batches, and the classifier is not used.
+    # Frozen batch norm has no batch counter, and the classifier is not used.
     kept = {k: v for k, v in tensors.items() if not k.startswith("fc.") and not k.endswith(".num_batches_tracked")}
     if faults := mismatches(kept, resnet18_backbone()):
         raise InputError(
-            f"{name}: needed the tensors of a ResNet-18 backbone by torchvision's names; {len(faults)} do not fit: "
-            f"{'; '.join(faults[:4])}. Give a torchvision ResNet-18 state dict."
+            f"{name}: expected the tensors of a ResNet-18 with torchvision's names; {len(faults)} do not fit: "
+            f"{'; '.join(faults[:4])}. Use a torchvision ResNet-18 state dict."
         )
     return kept

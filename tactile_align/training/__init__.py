@@ -1,1 +1,1 @@
-"""Offline training: the loop, optimiser, validation, logs."""
+"""Offline training: loop, optimiser, validation and logs."""

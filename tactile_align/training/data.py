@@ -1,4 +1,4 @@
-"""From a training config to moments: rigs checked, episodes split, inputs sized, statistics taken."""
+"""Data of a training config: checked rigs, split episodes, prepared moments and normalisation statistics."""
 
 import logging
 from collections.abc import Iterable
@@ -24,14 +24,14 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Data:
-    """What a run trains and validates on.
+    """Data that a run trains and validates on.
 
     Attributes:
         train: Moments of the training episodes.
         held_out: Moments of the held-out episodes.
-        statistics: From the training episodes only.
+        statistics: Normalisation statistics, from the training episodes only.
         rigs: The rig of each [[data]] entry.
-        contact: (N,) bool, which training moments are in contact with a visible sensor.
+        contact: (N,) bool, in which training moments a visible sensor is in contact.
     """
 
     train: Moments
@@ -42,7 +42,7 @@ class Data:
 
 
 def stream_sizes(moments: Moments) -> dict[str, tuple[int, int]]:
-    """Return (width, height) of each stream that inputs and boxes are made from, as recorded in the first episode."""
+    """Return the recorded (width, height), px, of each stream that inputs and boxes use, from the first episode."""
     job = moments.jobs[0]
     streams = {entry.stream for entry in job.inputs}
     hands = {hand_of(job.rig, entry.sensor) for entry in job.inputs if entry.sensor is not None} - {""}
@@ -52,10 +52,15 @@ def stream_sizes(moments: Moments) -> dict[str, tuple[int, int]]:
 
 
 def load_data(config: TrainConfig, processes: int = 1, progress: bool = True) -> Data:
-    """Read, check, split and prepare everything a config names.
+    """Return the data of a config: read, checked, split and prepared.
+
+    Args:
+        config: Training config.
+        processes: Number of processes that prepare episodes.
+        progress: Show a progress bar on stderr.
 
     Raises:
-        InputError: A rig that failed verification, or anything wrong with rig or episodes; names the file.
+        InputError: A rig failed verification, or a rig or an episode is invalid; the message states the file.
     """
     rigs = tuple(_checked_rig(entry, config) for entry in config.data)
     jobs: dict[EpisodeRef, Job] = {}
@@ -66,8 +71,8 @@ def load_data(config: TrainConfig, processes: int = 1, progress: bool = True) ->
             first = places.setdefault((ref.path.resolve(), ref.group), entry.path)
             if len(places) == len(jobs):
                 raise InputError(
-                    f"{ref}: [[data]] names this episode twice, by {first} and by {entry.path}, so it could be trained "
-                    f"on and held out, or take the wrong rig. Name each episode once"
+                    f"{ref}: [[data]] contains this episode twice, in {first} and in {entry.path}. The episode could "
+                    f"be in both training and held-out data, or get the wrong rig. List each episode once"
                 )
             jobs[ref] = Job(ref, rig.for_episode(ref.path), inputs, config.packed)
     train_refs, held_out_refs = split_episodes(tuple(jobs), config.seed, config.held_out)
@@ -84,7 +89,7 @@ def load_data(config: TrainConfig, processes: int = 1, progress: bool = True) ->
 
 
 def contact_moments(moments: Moments, config: TrainConfig) -> np.ndarray:
-    """Return (N,) bool: moments in which some view's sensor is visible and in contact."""
+    """Return (N,) bool, in which moments the sensor of at least one view is visible and in contact."""
     pairs = np.zeros(len(moments), dtype=bool)
     for view in views_of(config):
         pairs |= moments.views[view.key].visible & moments.touches[view.sensor].contact
@@ -95,8 +100,8 @@ def _checked_rig(entry: DataConfig, config: TrainConfig) -> Rig:
     rig = load_rig(entry.rig)
     if rig.verified is not None and rig.verified.verdict == "fail" and not config.unverified_rig:
         raise InputError(
-            f"{entry.rig}: this rig failed `verify` on {rig.verified.when}. Boxes in the wrong place teach the wrong "
-            f"thing: calibrate it and verify again, or set unverified_rig = true to train all the same"
+            f"{entry.rig}: this rig failed `verify` on {rig.verified.when}, so its boxes may be misplaced. Calibrate "
+            f"the rig and verify it again, or set unverified_rig = true to train with it anyway"
         )
     if rig.verified is None and config.views and not config.unverified_rig:
         exact = rig.status == "exact"

@@ -1,4 +1,4 @@
-"""The processes of a run, one or several (torchrun): the rank of this one, and sums over all of them."""
+"""Processes of a run (several with torchrun): the rank of this process, and sums over all processes."""
 
 import os
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ class Group:
     """The processes of a run.
 
     Attributes:
-        rank: Number of this process; 0 leads: it alone writes files.
+        rank: Index of this process; only process 0 writes files.
         world: Number of processes.
         device: Device of this process.
     """
@@ -30,22 +30,22 @@ class Group:
 
     @property
     def leads(self) -> bool:
-        """Whether this process writes files and speaks."""
+        """Whether this process writes files and log lines."""
         return self.rank == 0
 
     def sum(self, value: Tensor) -> Tensor:
-        """Return the sum over all processes."""
+        """Return the sum of a tensor over all processes."""
         if self.world > 1:
             value = value.clone()
             dist.all_reduce(value)
         return value
 
     def any(self, flag: bool) -> bool:
-        """Return whether the flag is set in any process."""
+        """Return whether `flag` is True in any process."""
         return bool(self.sum(torch.tensor(float(flag), device=self.device)) > 0) if self.world > 1 else flag
 
     def wait(self) -> None:
-        """Wait until every process is here."""
+        """Wait until every process has called `wait`."""
         if self.world > 1:
             dist.barrier()
 
@@ -53,7 +53,7 @@ class Group:
         """Return a model whose gradients are averaged over the processes.
 
         Args:
-            model: The same on every process.
+            model: The model, which must be equal in all processes.
             unused: Whether some parameters get no gradient at some steps.
         """
         if self.world == 1:
@@ -64,13 +64,13 @@ class Group:
 
 @contextmanager
 def joined(device: str) -> Iterator[Group]:
-    """Join the other processes that torchrun started, for the length of the block; alone without torchrun.
+    """Join the processes that torchrun started and yield their group; without torchrun, the group has one process.
 
     Args:
-        device: "auto" takes this process's GPU where there is one.
+        device: Device of this process. auto: the GPU of this process if the machine has one, else the CPU.
 
     Raises:
-        InputError: This machine has no such device.
+        InputError: The machine does not have the device.
     """
     chosen = _device(device)
     if chosen.type == "cuda":
@@ -92,7 +92,7 @@ def _device(stated: str) -> torch.device:
         torch.empty(1, device=chosen)
     except (RuntimeError, AssertionError) as error:  # the latter where torch was built without CUDA
         raise InputError(
-            f"device = '{stated}' cannot be used here ({str(error).splitlines()[0]}). Needed: auto, cpu, cuda, or "
-            f"cuda:N with N below {torch.cuda.device_count()}"
+            f"device = '{stated}' is not available ({str(error).splitlines()[0]}). Use auto, cpu, cuda, or cuda:N; "
+            f"this machine has {torch.cuda.device_count()} CUDA devices, counted from 0"
         ) from error
     return chosen

@@ -1,4 +1,4 @@
-"""Sinks for numbers and pictures: metrics.jsonl always, TensorBoard and Weights & Biases where configured."""
+"""Sinks for logged values and pictures: metrics.jsonl, and optionally TensorBoard and Weights & Biases."""
 
 import json
 import math
@@ -16,26 +16,26 @@ from tactile_align.files import read_text, write_text_atomically
 
 
 class Sink:
-    """A place for records; what it has no room for it leaves out."""
+    """Base class of the destinations of log records; a sink ignores what it does not support."""
 
     def write(self, record: dict[str, Any]) -> None:
-        """Write one record: "kind", "step" and values by name."""
+        """Write one record, a dict of "kind", "step" and values by name."""
 
     def image(self, name: str, step: int, image: np.ndarray) -> None:
         """Write one picture, (H, W, 3) uint8 RGB."""
 
     def close(self) -> None:
-        """Flush and close."""
+        """Flush and close the sink."""
 
 
 class JsonLines(Sink):
-    """A file of records, one JSON object a line; each line is flushed, so a killed run keeps its log."""
+    """File with one record per line as JSON; each line is flushed, so a killed run keeps its log."""
 
     def __init__(self, path: Path) -> None:
         self._handle = path.open("a", encoding="utf-8")
 
     def write(self, record: dict[str, Any]) -> None:
-        """Append one record; a number that is not finite becomes a string, as JSON has none."""
+        """Append one record; a non-finite number becomes a string, because JSON has no such numbers."""
         plain = {k: str(v) if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.items()}
         self._handle.write(json.dumps(plain) + "\n")
         self._handle.flush()
@@ -46,17 +46,19 @@ class JsonLines(Sink):
 
 
 class TensorBoard(Sink):
-    """Scalars as KIND/NAME and pictures, in TensorBoard's files."""
+    """TensorBoard files with scalars, named KIND/NAME, and pictures."""
 
     def __init__(self, folder: Path) -> None:
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
-            raise MissingExtra("log.tensorboard needs TensorBoard: pip install 'tactile-align[tensorboard]'") from error
+            raise MissingExtra(
+                "log.tensorboard requires TensorBoard: pip install 'tactile-align[tensorboard]'"
+            ) from error
         self._writer: Any = SummaryWriter(str(folder))  # type: ignore[no-untyped-call]
 
     def write(self, record: dict[str, Any]) -> None:
-        """Write the numbers of one record; a finding as text."""
+        """Write the numbers of one record; a finding is written as text."""
         for name, value in scalars(record).items():
             self._writer.add_scalar(name, value, record["step"])
         if record["kind"] == "finding":
@@ -72,27 +74,28 @@ class TensorBoard(Sink):
 
 
 class WeightsAndBiases(Sink):
-    """Scalars as KIND/NAME over `step`, pictures and findings (as alerts), in a Weights & Biases run.
+    """Weights & Biases run with scalars, named KIND/NAME, over `step`, with pictures, and with findings as alerts.
 
-    The run's id is kept in FOLDER/wandb_id.txt: `--resume` goes on with it, and another run of a folder of the same
-    name is another run. WANDB_MODE=offline keeps everything in FOLDER/wandb, for `wandb sync`.
+    The id of the run is stored in FOLDER/wandb_id.txt, so that `--resume` continues the same Weights & Biases run.
+    Another folder of the same name gets another id. With WANDB_MODE=offline, all data stays in FOLDER/wandb until
+    `wandb sync` uploads it.
     """
 
     def __init__(self, project: str, folder: Path, config: dict[str, Any]) -> None:
         try:
             wandb: Any = import_module("wandb")
         except ImportError as error:
-            raise MissingExtra("log.wandb needs Weights & Biases: pip install wandb") from error
+            raise MissingExtra("log.wandb requires Weights & Biases: pip install wandb") from error
         self._wandb = wandb
         name, known = folder.resolve().name, folder / "wandb_id.txt"
         if not known.is_file():
             write_text_atomically(known, token_hex(8))
         key = known.read_text(encoding="utf-8")
         self._run: Any = wandb.init(project=project, name=name, id=key, dir=str(folder), config=config, resume="allow")
-        self._run.define_metric("*", step_metric="step")  # else the axis counts records
+        self._run.define_metric("*", step_metric="step")  # otherwise the x axis counts records
 
     def write(self, record: dict[str, Any]) -> None:
-        """Send the numbers of one record; a finding as an alert."""
+        """Send the numbers of one record; a finding is sent as an alert."""
         if record["kind"] == "finding":
             self._run.alert(title=record["id"], text=f"step {record['step']}: {record['text']}. {record['advice']}")
         else:
@@ -108,24 +111,24 @@ class WeightsAndBiases(Sink):
 
 
 class Sinks:
-    """Several sinks as one; without any, as in processes other than the first, records go nowhere."""
+    """Several sinks as one; without sinks, as in all processes but the first, records are discarded."""
 
     def __init__(self, sinks: Sequence[Sink]) -> None:
         self.sinks = tuple(sinks)
 
     def write(self, record: dict[str, Any]) -> None:
-        """Give a record to each."""
+        """Write a record to each sink."""
         for sink in self.sinks:
             sink.write(record)
 
     def image(self, name: str, step: int, image: np.ndarray) -> None:
-        """Give a picture to each."""
+        """Write a picture to each sink."""
         for sink in self.sinks:
             sink.image(name, step, image)
 
     @property
     def shows_images(self) -> bool:
-        """Whether drawing a picture is worth the time."""
+        """Whether any sink shows pictures."""
         return any(not isinstance(sink, JsonLines) for sink in self.sinks)
 
     def __enter__(self) -> "Sinks":
@@ -137,15 +140,20 @@ class Sinks:
 
 
 def scalars(record: dict[str, Any]) -> dict[str, float]:
-    """Return the numbers of a record as KIND/NAME."""
+    """Return the numbers of a record by KIND/NAME."""
     return {f"{record['kind']}/{name}": value for name, value in record.items() if isinstance(value, float)}
 
 
 def open_sinks(out: Path, log: LogConfig, config: dict[str, Any]) -> Sinks:
-    """Open the sinks of a run folder.
+    """Return the open sinks of a run folder.
+
+    Args:
+        out: The run folder.
+        log: Config of the log, which selects the sinks.
+        config: Training config as plain data, stored with the Weights & Biases run.
 
     Raises:
-        ImportError: A package that was asked for is not installed.
+        ImportError: The package of a selected sink is not installed.
     """
     sinks: list[Sink] = [JsonLines(out / "metrics.jsonl")]
     if log.tensorboard:
@@ -158,20 +166,20 @@ def open_sinks(out: Path, log: LogConfig, config: dict[str, Any]) -> Sinks:
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """Return the records of a metrics.jsonl, each with "kind" and "step".
 
-    The last line of a run that was killed, or is writing at this moment, may be cut short; it is left out.
+    The last line may be incomplete if the run was killed or is still writing; an incomplete last line is left out.
 
     Raises:
-        FileNotFoundError: No such file.
-        ValueError: Another line is damaged; names it.
+        FileNotFoundError: The file does not exist.
+        ValueError: Another line is damaged; the message states its number.
     """
     return [record for record, _ in _records(path)]
 
 
 def truncate_log(path: Path, step: int) -> int:
-    """Remove the records after `step`, where a run resumes and logs again, and return how many they were.
+    """Remove the records after `step`, from which a run resumes and logs again, and return their number.
 
     Raises:
-        FileNotFoundError, ValueError: As `read_metrics`.
+        FileNotFoundError, ValueError: As for `read_metrics`.
     """
     records = _records(path)
     kept = [line + "\n" for record, line in records if record["step"] <= step]
@@ -181,7 +189,7 @@ def truncate_log(path: Path, step: int) -> int:
 
 
 def _records(path: Path) -> list[tuple[dict[str, Any], str]]:
-    """Return each record with its line."""
+    """Return each record of the file with its line."""
     records = []
     lines = read_text(path).split("\n")
     for number, line in enumerate(lines, start=1):
@@ -190,12 +198,12 @@ def _records(path: Path) -> list[tuple[dict[str, Any], str]]:
         try:
             record = json.loads(line)
         except (ValueError, RecursionError):
-            if number == len(lines):  # cut short
+            if number == len(lines):  # an incomplete last line
                 break
             record = None
         if not isinstance(record, dict) or not isinstance(record.get("step"), int):
             raise InputError(
-                f"{path} line {number}: needed a JSON object with an integer `step`; got {line[:60]!r}. Remove the line"
+                f"{path} line {number}: expected a JSON object with an integer `step`; found {line[:60]!r}. Remove it"
             )
         records.append((record, line))
     return records

@@ -1,4 +1,4 @@
-"""Offline training: HSA beside ACT on recorded episodes, in one process or many."""
+"""Offline training of ACT with the HSA alignment loss on recorded episodes, in one or several processes."""
 
 import logging
 import platform
@@ -40,29 +40,30 @@ __all__ = ["DivergedError", "build_model", "train", "validate"]
 def train(
     config: TrainConfig, *, resume: bool = False, data: Data | None = None, progress: bool = True, processes: int = 1
 ) -> Path:
-    """Train and return the run folder.
+    """Train a policy and return the path of the run folder.
 
-    The folder holds config.toml, rig.toml, statistics.json, environment.txt, metrics.jsonl and checkpoints/.
-    Ctrl-C and SIGTERM save a checkpoint at the end of the step and return. Everything random in step n is a
-    function of (seed, n), so a resumed run continues exactly as if it had never stopped. Under torchrun each process
-    takes its share of every batch; `batch_size` and the learning rates are those of the whole batch.
+    The folder contains config.toml, rig.toml, statistics.json, environment.txt, metrics.jsonl and checkpoints/. On
+    Ctrl-C or SIGTERM, training saves a checkpoint at the end of the step and returns. All random numbers of step n
+    depend only on (seed, n), so a resumed run continues exactly as if it had never stopped. With torchrun, each process
+    trains on its share of every batch; `batch_size` and the learning rates apply to the complete batch.
 
     Args:
-        config: The run.
-        resume: Continue from the last checkpoint of the run folder; a run killed before its first starts anew.
-        data: Moments already loaded for this config; None loads them.
+        config: Training config.
+        resume: Continue from the last checkpoint of the run folder. A run that stopped before its first checkpoint
+            starts again.
+        data: Data already loaded for this config; None loads the data.
         progress: Show a progress bar on stderr.
-        processes: How many processes prepare episodes.
+        processes: Number of processes that prepare episodes.
 
     Raises:
-        FileExistsError: The run folder holds a run and `resume` is not set.
-        FileNotFoundError: `resume` is set and the run folder holds none.
-        DivergedError: The loss is not finite.
+        FileExistsError: The run folder already contains a run, and `resume` is False.
+        FileNotFoundError: The run folder contains no run, and `resume` is True.
+        DivergedError: The loss or the gradient is non-finite.
     """
     out = Path(config.out)
     with joined(config.device) as group:
         if group.leads and (out / "metrics.jsonl").exists() and not resume:
-            raise FileExistsError(f"{out} already holds a run. Continue it with --resume, or choose another `out`")
+            raise FileExistsError(f"{out} already contains a run. Continue it with --resume, or choose another `out`")
         group.wait()
         if config.threads is not None:
             torch.set_num_threads(config.threads)
@@ -77,7 +78,7 @@ def train(
             _describe(out, config, data)
             log = out / "metrics.jsonl"
             if again := truncate_log(log, course.step) if log.exists() else 0:
-                logger.warning(f"{log}: removed {again} records of steps after {course.step}, where the run resumes")
+                logger.warning(f"{log}: removed {again} records after step {course.step}, from which the run resumes")
         sinks = open_sinks(out, config.log, config.model_dump(mode="json")) if group.leads else Sinks(())
         bar = tqdm(total=config.steps, initial=course.step, desc="training", unit="step", disable=not progress)
         with sinks, bar, _stop_signals() as stopped:
@@ -125,7 +126,7 @@ def _run(trainer: Trainer, course: Progress, sinks: Sinks, bar: Any, stopped: Ca
         if (improved or stops or done % config.save_every == 0 or last) and group.leads:
             save(trainer, course, checkpoints, improved)
         if stops:
-            why = "stopped" if interrupted else f"no better for {course.stale} validation passes: stopped"
+            why = "stopped" if interrupted else f"no improvement in {course.stale} validation passes: stopped"
             if group.leads:
                 logger.warning(f"{why} at step {done}; continue with --resume")
             break
@@ -133,26 +134,26 @@ def _run(trainer: Trainer, course: Progress, sinks: Sinks, bar: Any, stopped: Ca
 
 
 def make_trainer(config: TrainConfig, data: Data, group: Group | None = None) -> Trainer:
-    """Return the trainer of a config before its first step."""
+    """Return a new trainer of a config, before its first step."""
     group = group or Group(0, 1, torch.device("cpu"))
     model = build_model(config, data.train).to(group.device)
     if config.optimiser.compile:
         _compile(model)
     optimiser, schedule = make_optimiser(model, config)
     mean = None if config.optimiser.ema is None else RunningMean(model, config.optimiser.ema)
-    # Only the plain joint mode gives every parameter a gradient at every step.
+    # Only plain joint training gives every parameter a gradient at every step.
     staged = config.alignment.mode != "joint" or config.alignment.final == 0
     unused = staged or config.region == "opening" or config.hsa.weight == 0
     return Trainer(config, model, group.share(model, unused), optimiser, schedule, mean, group, data)
 
 
 def build_model(config: TrainConfig, moments: Moments) -> AlignedPolicy:
-    """Build the model of a config for the columns of its data; the same seed gives the same weights."""
+    """Return the model of a config for the state and action columns of the data; equal seeds give equal weights."""
     return make_model(config, *moments.state_width)
 
 
 def _compile(model: AlignedPolicy) -> None:
-    """Compile ACT and the towers in place; the loss stays as it is, its checks need plain Python."""
+    """Compile ACT and the towers in place; the loss is not compiled, because its checks need plain Python."""
     if model.act is not None:
         model.act.compile()
     if model.alignment is not None:
@@ -167,7 +168,7 @@ def _loader(data: Data, config: TrainConfig, start: int, group: Group) -> Iterab
     return DataLoader(
         data.train,
         batch_sampler=sampler,
-        collate_fn=collate,  # type: ignore[arg-type]  # `Moments.__getitems__` hands out whole batches
+        collate_fn=collate,  # type: ignore[arg-type]  # `Moments.__getitems__` returns complete batches
         num_workers=config.workers,
         pin_memory=group.device.type == "cuda",
         persistent_workers=config.workers > 0,
@@ -205,7 +206,7 @@ def _describe(out: Path, config: TrainConfig, data: Data) -> None:
 
 @contextmanager
 def _stop_signals() -> Iterator[Callable[[], bool]]:
-    """Turn Ctrl-C and SIGTERM into a flag that is read between steps; a second Ctrl-C interrupts at once."""
+    """Turn Ctrl-C and SIGTERM into a flag that is read between steps; a second signal interrupts immediately."""
     stopped = Event()
 
     def stop(number: int, frame: Any) -> None:
@@ -214,7 +215,7 @@ def _stop_signals() -> Iterator[Callable[[], bool]]:
         stopped.set()
 
     old = {}
-    with suppress(ValueError):  # signals belong to the main thread; elsewhere the caller stops the run
+    with suppress(ValueError):  # only the main thread may set signal handlers
         for number in (signal.SIGINT, signal.SIGTERM):
             old[number] = signal.signal(number, stop)
     try:

@@ -1,4 +1,4 @@
-"""AdamW over the model's parameter groups, its schedule, and a running mean of the weights."""
+"""Optimiser of a run: AdamW with its schedule, the running mean of the weights, and the weights of the losses."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -15,11 +15,11 @@ Schedule = torch.optim.lr_scheduler.LambdaLR
 
 
 def make_optimiser(model: AlignedPolicy, config: TrainConfig) -> tuple[torch.optim.Optimizer, Schedule]:
-    """Return AdamW over every trainable parameter, and warm-up followed by a cosine to zero."""
+    """Return AdamW over all trainable parameters, and its schedule: a warm-up, then a cosine decay to zero."""
     o = config.optimiser
     groups = [] if model.act is None else act_parameter_groups(model.act, o.lr, o.lr_backbone, o.weight_decay)
     rest = [p for name, p in model.named_parameters() if p.requires_grad and not name.startswith("act.")]
-    # Decay pulls vectors and scalars (biases, norms, the temperature) towards values that mean nothing.
+    # No weight decay for vectors and scalars (biases, norms, the temperature): zero is no sensible target for them.
     decayed, plain = [p for p in rest if p.ndim > 1], [p for p in rest if p.ndim <= 1]
     groups += [{"name": "aligned", "params": decayed, "lr": o.lr_encoder, "weight_decay": o.weight_decay}]
     groups += [{"name": "aligned, no decay", "params": plain, "lr": o.lr_encoder, "weight_decay": 0.0}]
@@ -28,7 +28,10 @@ def make_optimiser(model: AlignedPolicy, config: TrainConfig) -> tuple[torch.opt
 
 
 def warmup_cosine(warmup: int, steps: int) -> Callable[[int], float]:
-    """Return the factor on the learning rates at a step: a line up over `warmup` steps, then a cosine to zero."""
+    """Return a function of the step that gives the factor on the learning rates.
+
+    The factor rises linearly over `warmup` steps and then falls to zero as a cosine.
+    """
 
     def factor(step: int) -> float:
         if step < warmup:
@@ -39,10 +42,10 @@ def warmup_cosine(warmup: int, steps: int) -> Callable[[int], float]:
 
 
 class RunningMean:
-    """An exponential moving average of a model's tensors.
+    """Exponential moving average of a model's tensors.
 
-    The decay grows from 0.1 to `decay` as min(decay, (1 + n) / (10 + n)) over updates n, so that early means do not
-    remember the random start.
+    After n updates the decay is min(decay, (1 + n) / (10 + n)). It grows from 0.1 to `decay`, so that the average soon
+    forgets the initial weights.
     """
 
     def __init__(self, model: AlignedPolicy, decay: float) -> None:
@@ -51,7 +54,7 @@ class RunningMean:
 
     @torch.no_grad()
     def update(self, model: AlignedPolicy) -> None:
-        """Update the mean with the weights after a step; integer tensors are copied."""
+        """Update the average with the weights after a step; integer tensors are copied."""
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
         self.updates += 1
         for name, value in model.state_dict().items():
@@ -62,11 +65,11 @@ class RunningMean:
                 mean.copy_(value)
 
     def state(self) -> dict[str, object]:
-        """Return the mean's part of a checkpoint."""
+        """Return the state of the average for a checkpoint."""
         return {"tensors": self.tensors, "updates": self.updates}
 
     def load(self, state: dict[str, object]) -> None:
-        """Resume from what `state` returned."""
+        """Load a state that `state` returned."""
         tensors, updates = state["tensors"], state["updates"]
         assert isinstance(tensors, dict) and isinstance(updates, int)
         self.updates = updates
@@ -76,7 +79,7 @@ class RunningMean:
 
 @contextmanager
 def averaged(model: AlignedPolicy, mean: RunningMean | None) -> Iterator[None]:
-    """Run the model with the mean's weights inside the block; None leaves it as it is."""
+    """Give the model the averaged weights inside the `with` block; with None, the model keeps its own weights."""
     if mean is None:
         yield
         return
@@ -89,7 +92,11 @@ def averaged(model: AlignedPolicy, mean: RunningMean | None) -> Iterator[None]:
 
 
 def weights_at(config: TrainConfig, step: int) -> Weights:
-    """Return the weights of the losses at a step (from 0): the mode's stage times warm-up or fall to `final`."""
+    """Return the weights of the losses at a step, counted from 0.
+
+    The weight of the alignment loss is that of the stage of alignment.mode, times a factor that rises to 1 over
+    alignment.warmup_steps and then falls to alignment.final.
+    """
     a = config.alignment
     if step < a.pretrain_steps:
         return Weights(action=0.0, alignment=_ramp(config, step))
@@ -98,7 +105,7 @@ def weights_at(config: TrainConfig, step: int) -> Weights:
 
 
 def validation_weights(config: TrainConfig) -> Weights:
-    """Return the weights of every validation pass, so that passes compare: the last stage's, without ramp."""
+    """Return the weights of the losses in validation: those of the last stage, so that all passes are comparable."""
     return Weights(action=1.0, alignment=config.alignment.after if config.alignment.pretrain_steps else 1.0)
 
 

@@ -1,4 +1,4 @@
-"""The contents of a checkpoint, and resuming from one."""
+"""Contents of a training checkpoint, and resuming from a checkpoint."""
 
 import math
 import tomllib
@@ -19,7 +19,7 @@ from tactile_align.training.step import Trainer
 MACHINE = {"cache", "workers", "threads", "device", "packed"}
 RECORDS = {"out", "save_every", "keep_last", "validate_every", "log", "patience"}
 FREE = MACHINE | RECORDS
-"""Entries of a config that may differ when a run is resumed: the numbers of a step do not depend on them."""
+"""Config entries that may differ when a run is resumed, because the results of a step do not depend on them."""
 WHOLE = ("model", "optimiser", "schedule", "mean", "step", "best", "stale", "rng", "config")
 
 
@@ -28,9 +28,9 @@ class Progress:
     """Progress of a run.
 
     Attributes:
-        step: Steps done; the sampler's position too, as batches are a function of (seed, step).
-        best: Smallest validation loss.
-        stale: Validation passes since then.
+        step: Number of completed steps; also the position of the sampler, because batches depend on (seed, step) only.
+        best: Smallest validation loss so far.
+        stale: Number of validation passes since the smallest loss.
     """
 
     step: int = 0
@@ -39,7 +39,10 @@ class Progress:
 
 
 def save(trainer: Trainer, course: Progress, folder: Path, improved: bool) -> None:
-    """Write a whole checkpoint; best.pt holds the weights that were validated, the running mean where there is one."""
+    """Write a complete checkpoint, and best.pt if the validation loss improved.
+
+    best.pt contains the validated weights, which are the running mean if the run has one.
+    """
     t = trainer
     state: dict[str, Any] = {
         "model": t.model.state_dict(),
@@ -59,13 +62,14 @@ def save(trainer: Trainer, course: Progress, folder: Path, improved: bool) -> No
 
 
 def resumed(trainer: Trainer, out: Path) -> Progress:
-    """Load the newest checkpoint of a run folder into a trainer and return its progress.
+    """Load the newest checkpoint of a run folder into a trainer and return the progress of the run.
 
-    A run that was killed before its first checkpoint starts anew.
+    A run that stopped before its first checkpoint starts again.
 
     Raises:
-        FileNotFoundError: The folder holds no run.
-        InputError: The run was trained with another config; names each entry that differs.
+        FileNotFoundError: The folder contains no run.
+        InputError: The run was trained with another config, and the message lists each entry that differs. Or the
+            checkpoint is damaged or incomplete.
     """
     folder = out / "checkpoints"
     if (out / "metrics.jsonl").is_file() and not any(folder.glob("step_*.pt")):
@@ -74,8 +78,8 @@ def resumed(trainer: Trainer, out: Path) -> Progress:
     state = load_checkpoint(path)
     if missing := [name for name in WHOLE if name not in state]:
         raise InputError(
-            f"{path}: has no {', '.join(missing)}: weights alone do not resume a run exactly. Needed: a checkpoint "
-            f"written by this toolkit's training; start a new `out` instead"
+            f"{path}: expected a complete training checkpoint; missing: {', '.join(missing)}. Weights alone cannot "
+            f"resume a run exactly. Train into a new `out` instead"
         )
     _require_same(trainer.config, state["config"], path)
     load_weights(trainer.model, state, path)
@@ -88,7 +92,7 @@ def resumed(trainer: Trainer, out: Path) -> Progress:
 
 
 def finished(config: TrainConfig) -> bool:
-    """Return whether the run of a config is complete: all of its steps are done, or its patience ended it."""
+    """Return whether the run of a config is complete: all steps are done, or `patience` ended the training."""
     folder = Path(config.out) / "checkpoints"
     if not any(folder.glob("step_*.pt")):
         return False
@@ -103,14 +107,14 @@ def _require_same(config: TrainConfig, stored: str, path: Path) -> None:
     changed = [name for name in now if name not in FREE and now[name] != then[name]]
     if changed:
         raise InputError(
-            f"{path}: this run was trained with another {', '.join(changed)}, so it cannot resume exactly: "
-            f"{'; '.join(f'{n} was {then[n]}, is {now[n]}' for n in changed)[:400]}. "
-            f"Restore the entries, or start a new `out`"
+            f"{path}: resuming requires the config of the run, but {', '.join(changed)} changed: "
+            f"{'; '.join(f'{n} was {then[n]}, is now {now[n]}' for n in changed)[:400]}. "
+            f"Restore these entries, or train into a new `out`"
         )
 
 
 def package_version(name: str) -> str:
-    """Return the version of a package, or that it is not installed as one."""
+    """Return the version of a package, or "not installed as a package"."""
     try:
         return metadata.version(name)
     except metadata.PackageNotFoundError:

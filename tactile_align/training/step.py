@@ -1,4 +1,4 @@
-"""One optimiser step: micro-batches, its random numbers, and its values for the log."""
+"""Training step: micro-batches, reproducible random numbers, and the values to log."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -15,23 +15,23 @@ from tactile_align.training.data import Data
 from tactile_align.training.distributed import Group
 from tactile_align.training.optimiser import RunningMean, Schedule, weights_at
 
-# Each process knows its own rows of these.
+# Logged values of which each process computes only the part of its own rows.
 SUMMED = ("l1", "kl", "no_box/", "no_contact", "r1/", "negatives_from/", "excluded/", "no_negative/")
 
 
 @dataclass
 class Trainer:
-    """The parts of a run that a step uses and changes.
+    """Parts of a run that a training step uses and changes.
 
     Attributes:
-        config: The run.
+        config: Training config.
         model: The network.
-        net: The same, wrapped for several processes.
-        optimiser: AdamW.
-        schedule: Its learning rates.
-        mean: Running mean of the weights, where asked for.
-        group: The processes.
-        data: For naming the rows of a batch that fails.
+        net: The network, wrapped to average gradients over several processes.
+        optimiser: AdamW optimiser.
+        schedule: Schedule of the learning rates.
+        mean: Running mean of the weights; None if the config does not enable it.
+        group: The processes of the run.
+        data: The data, used to list the rows of a batch that fails.
     """
 
     config: TrainConfig
@@ -44,13 +44,13 @@ class Trainer:
     data: Data
 
     def step(self, batch: MomentBatch, step: int) -> dict[str, Tensor]:
-        """Take one step on this process's rows of batch number `step` and return its values for the log.
+        """Take one step on this process's rows of the batch with index `step` and return the values to log.
 
-        Everything random is a function of (seed, step): a row is augmented and its latent drawn alike whatever the
+        All random numbers depend only on (seed, step), so the augmentation and the latent of a row do not depend on the
         number of processes.
 
         Raises:
-            DivergedError: Loss or gradient are not finite, on any process; this step changed nothing.
+            DivergedError: The loss or the gradient is non-finite on any process; the weights are then unchanged.
         """
         config, model, group = self.config, self.model.train(), self.group
         weights = weights_at(config, step)
@@ -81,7 +81,7 @@ class Trainer:
         return combined(logs, model) | {"gradient_norm": norm}
 
     def prepared(self, batch: MomentBatch, step: int) -> MomentBatch:
-        """Return the batch augmented and with its latent noise; seeds dropout too."""
+        """Return the augmented batch with its latent noise; also seed the random numbers of dropout."""
         config, group = self.config, self.group
         seed = step_seed(config.seed, step)
         torch.manual_seed(seed + group.rank)
@@ -93,7 +93,7 @@ class Trainer:
         return replace(whole, noise=noise[group.rank :: group.world].to(batch.qpos.device, batch.qpos.dtype))
 
     def reduced(self, parts: dict[str, Tensor]) -> dict[str, float]:
-        """Return the log of the whole batch from this process's log; every process must call it."""
+        """Return the log of the complete batch from this process's log; every process must call `reduced`."""
         if self.group.world > 1:
             for name, value in parts.items():
                 if name.startswith(SUMMED):
@@ -102,9 +102,10 @@ class Trainer:
         return {name: float(value) for name, value in parts.items()}
 
     def cosine(self, batch: MomentBatch, step: int) -> float | None:
-        """Return the cosine between the gradients of the action and the alignment loss on the encoders.
+        """Return the cosine between the encoder gradients of the action loss and of the alignment loss.
 
-        Negative: the two losses pull the encoders apart. None where only one of them reaches an encoder.
+        A negative cosine means that the losses pull the encoders in opposite directions. The result is None if one of
+        the losses has no gradient on the encoders.
         """
         devices = [self.group.device] if self.group.device.type == "cuda" else []
         self._at_step(step)
@@ -134,7 +135,7 @@ class Trainer:
 
 
 def combined(logs: list[dict[str, Tensor]], model: AlignedPolicy) -> dict[str, Tensor]:
-    """Return the log of a step from those of its micro-batches: each holds its share, so they add up."""
+    """Return the log of a step as the sum of the logs of its micro-batches, each of which contains a share."""
     if len(logs) == 1:
         return logs[0]
     parts = {name: torch.stack([log[name] for log in logs]).sum(0) for name in logs[0]}
@@ -143,7 +144,7 @@ def combined(logs: list[dict[str, Tensor]], model: AlignedPolicy) -> dict[str, T
 
 
 def total_loss(parts: Mapping[str, Tensor], model: AlignedPolicy) -> Tensor:
-    """Return the loss that the parts of a log make."""
+    """Return the total loss from the loss terms in a log."""
     total = torch.zeros(())
     if "l1" in parts and model.act is not None:
         total = model.act.config.loss(parts["l1"], parts["kl"])
@@ -153,16 +154,16 @@ def total_loss(parts: Mapping[str, Tensor], model: AlignedPolicy) -> Tensor:
 
 
 def step_seed(seed: int, step: int) -> int:
-    """Return the seed of everything random in a step."""
+    """Return the seed of all random numbers in a step."""
     return (seed * 1_000_003 + step * 64) % 2**63
 
 
 def non_finite(parts: dict[str, Tensor], batch: MomentBatch, data: Data, step: int) -> str:
-    """Return the text that names the values that are not finite and the first moments of the batch."""
+    """Return an error text that lists the non-finite values and the first moments of the batch."""
     bad = [name for name, value in parts.items() if not bool(torch.isfinite(value).all())]
     rows = list(zip(batch.episode.tolist(), batch.time.tolist(), strict=True))[:8]
     named = ", ".join(f"{data.train.jobs[e].ref} row {t}" for e, t in rows)
     return (
-        f"step {step + 1}: {', '.join(bad) or 'the loss of another process'} not finite. The batch began with {named}. "
-        f"Lower the learning rate or raise the temperature, and look at these rows with: tactile-align inspect"
+        f"step {step + 1}: non-finite: {', '.join(bad) or 'loss of another process'}. The batch began with {named}. "
+        f"Lower the learning rate or raise the temperature, and check these rows with: tactile-align inspect"
     )

@@ -1,4 +1,4 @@
-"""Validation passes: the values that training computes, over fixed batches of held-out episodes."""
+"""Validation passes, which compute the values of training on fixed batches of held-out episodes."""
 
 import numpy as np
 import torch
@@ -14,15 +14,16 @@ from tactile_align.policies.build import views_of
 from tactile_align.training.data import contact_moments
 from tactile_align.training.optimiser import validation_weights
 
-FEWEST = 8  # pairs; the rank of fewer says more about their number than about the features
+FEWEST = 8  # pairs; with fewer pairs, the rank depends more on their number than on the features
 
 
 @torch.no_grad()
 def validate(model: AlignedPolicy, moments: Moments, config: TrainConfig, device: torch.device) -> dict[str, float]:
-    """Return the means of the values training computes, over `validation_batches` fixed batches of held-out episodes.
+    """Return the means of the logged training values over `validation_batches` fixed batches of held-out episodes.
 
-    The same batches, draws and weights at every pass, so that passes can be compared. `rank/SIDE/VIEW` and
-    `spread/SIDE/VIEW`, SIDE `touch` or `region`, are effective rank and spread of the features of that side.
+    Every pass uses the same batches, random numbers and loss weights, so that passes can be compared. The results also
+    include `rank/SIDE/VIEW` and `spread/SIDE/VIEW`, the effective rank and the spread of the features of a view, where
+    SIDE is `touch` or `region`.
     """
     model.eval()
     count = config.validation_batches
@@ -37,12 +38,12 @@ def validate(model: AlignedPolicy, moments: Moments, config: TrainConfig, device
             for name, value in (parts | health(model, batch)).items():
                 sums[name] = sums.get(name, 0.0) + float(value) / count
                 times[name] = times.get(name, 0) + 1
-    # A batch with few pairs has no rank: the mean is over those that have one, or it would pass for a collapse.
+    # A batch with few pairs has no rank. The mean is over batches with a rank; otherwise it would look like a collapse.
     return {name: value * count / times[name] if times[name] < count else value for name, value in sums.items()}
 
 
 def held_out_sampler(moments: Moments, config: TrainConfig) -> MomentSampler:
-    """Return the sampler of the fixed batches; a held-out set smaller than a batch makes smaller batches."""
+    """Return the sampler of the fixed validation batches, which are smaller than usual if few moments are held out."""
     size = min(config.batch_size, len(moments))
     return MomentSampler(contact_moments(moments, config), size, config.contact_share, 0, 0, config.validation_batches)
 
@@ -64,7 +65,10 @@ def health(model: AlignedPolicy, batch: MomentBatch) -> dict[str, torch.Tensor]:
 
 
 def sample_picture(moments: Moments, config: TrainConfig) -> np.ndarray | None:
-    """Return validation pairs as one picture (H, W, 3) uint8: touches above the images of one view with their boxes."""
+    """Return one picture (H, W, 3) uint8 of validation pairs: each touch above its image with the box drawn in.
+
+    The result is None if the config has no views.
+    """
     if not config.views:
         return None
     batch = moments.batch(next(iter(held_out_sampler(moments, config)))[:8])

@@ -1,4 +1,4 @@
-"""Checks on a running training: each that does not pass is reported once, with the step."""
+"""Checks on a running training; each check that does not pass is reported once, with its step."""
 
 import math
 from collections import deque
@@ -12,42 +12,44 @@ from tactile_align.config.train import TrainConfig
 from tactile_align.features.health import COLLAPSED_RANK, COLLAPSED_SPREAD
 
 WINDOW = 10  # records
-PATIENCE = 0.2  # share of the steps after which a loss at chance is flat, not young
+PATIENCE = 0.2  # fraction of the training steps before which a loss at chance is no reason for a warning
 # fmt: off
 LIMITS = {
-    "flat-at-chance": Limit("Alignment loss, of chance", 0.97, math.inf, form=".2f",
-        why="the features carry nothing about each other"),
-    "data-starvation": Limit("Share of a step spent waiting for data", 0.3, math.inf, form=".0%"),
+    "flat-at-chance": Limit("Alignment loss divided by chance", 0.97, math.inf, form=".2f",
+        why="touch and region features contain no information about each other"),
+    "data-starvation": Limit("Fraction of the step time spent waiting for data", 0.3, math.inf, form=".0%",
+        why="training is slower than it could be"),
     "pairs-without-negatives": Limit("Pairs without a negative in their batch", 0.2, math.inf, form=".0%",
-        why="their loss is 0 whatever they show: the batches hold too few contacts, or those of one episode closer "
-            "than hsa.min_gap"),
-    "temperature-at-bound": Limit("Distance of the temperature from its bounds, of their range", 0.02, -math.inf,
-        form=".1%",
-        why="at the upper bound the loss wants to be flat, a sign of wrong pairs; at the lower one it is nearly an "
-            "argmax"),
-    "gradient-conflict": Limit("Cosine of the gradients of action and alignment", -0.3, -math.inf, form=".2f",
-        why="action and alignment pull the encoders apart"),
-    "validation-spike": Limit("Validation loss, of the best so far", 1.5, math.inf, form=".1f",
-        why="the run overfits or its rate is too high; the best weights are in best.pt"),
-    "collapse": Limit("Rank and spread of {} features of {}, of the least healthy ones", 1.0, -math.inf, form=".2f",
-        why="the features lie in one point or on one line: all moments look alike"),
+        why="the loss of such a pair is always 0. The batches contain too few contacts, or only contacts of one "
+            "episode that are closer in time than hsa.min_gap"),
+    "temperature-at-bound": Limit("Distance of the temperature from its bounds, as a fraction of their range", 0.02,
+        -math.inf, form=".1%",
+        why="at the upper bound the loss is nearly flat, which suggests wrong pairs. At the lower bound the loss is "
+            "nearly an argmax"),
+    "gradient-conflict": Limit("Cosine between the gradients of action and alignment", -0.3, -math.inf, form=".2f",
+        why="the two losses pull the encoders in opposite directions"),
+    "validation-spike": Limit("Validation loss divided by the best so far", 1.5, math.inf, form=".1f",
+        why="the run overfits or its learning rate is too high. The best weights are in best.pt"),
+    "collapse": Limit("Rank and spread of the {} features of {}, divided by the collapse limits", 1.0, -math.inf,
+        form=".2f",
+        why="all features lie near one point or one line, so they cannot tell moments apart"),
 }
 # fmt: on
-"""Limits of the watch by check; none of them fails."""
+"""Limits of the checks on a running training, by check; a check outside its limit warns but never fails."""
 
 
 def finding(step: int, check: Check) -> dict[str, Any]:
-    """Return a check that did not pass as a record of metrics.jsonl."""
-    text = f"{check.title}: {check.measured}, needed {check.limit}" + (f"; {check.why}" if check.why else "")
+    """Return the record for metrics.jsonl of a check that did not pass."""
+    text = f"{check.title}: {check.measured}, expected {check.limit}" + (f"; {check.why}" if check.why else "")
     judged = {"id": check.id, "status": check.status, "text": text, "advice": check.advice}
     return {"kind": "finding", "step": step, **judged}
 
 
 class Watch:
-    """The checks on every record of a run.
+    """Checks of all log records of a run.
 
     Args:
-        config: The run.
+        config: Training config of the run.
     """
 
     def __init__(self, config: TrainConfig) -> None:
@@ -58,7 +60,7 @@ class Watch:
         self._best = float("inf")
 
     def train(self, step: int, record: Mapping[str, float]) -> list[Check]:
-        """Return the checks that a training record does not pass, each only once in a run."""
+        """Return the checks that fail with a new training record, each only once per run."""
         self._recent.append(record)
         checks = [*self._bound(record), *self._conflict(record)]
         if len(self._recent) == WINDOW:
@@ -66,7 +68,7 @@ class Watch:
         return self._new(checks)
 
     def validation(self, record: Mapping[str, float]) -> list[Check]:
-        """Return the checks that a validation record does not pass, each only once in a run."""
+        """Return the checks that fail with a new validation record, each only once per run."""
         checks = [*self._collapse(record), *self._spike(record["loss"])]
         self._best = min(self._best, record["loss"])
         return self._new(checks)
@@ -75,7 +77,7 @@ class Watch:
         if 0 < self._best < math.inf:
             ratio = loss / self._best
             measured = f"{loss:.3f}, {ratio:.1f} times the best ({self._best:.3f})"
-            advice = "Lower the learning rates, or stop early with patience"
+            advice = "Lower the learning rates, or set patience to stop early"
             yield graded(LIMITS, "validation-spike", ratio, measured=measured, advice=advice)
 
     def _flat(self, step: int) -> Iterator[Check]:
@@ -89,7 +91,7 @@ class Watch:
             ratio = sum(ratios) / len(ratios)
             measured = f"{ratio:.2f} over the last {WINDOW} records"
             advice = (
-                "Look at the boxes with `overlay`, run `doctor` on this config, and try a higher optimiser.lr_encoder"
+                "Check the boxes with `overlay`, run `doctor` on this config, and try a higher optimiser.lr_encoder"
             )
             yield graded(LIMITS, "flat-at-chance", ratio, measured=measured, advice=advice)
 
@@ -98,7 +100,7 @@ class Watch:
         steps = [r["step_s"] for r in self._recent if "step_s" in r]
         if len(waits) == WINDOW and sum(steps) > 0:
             share = sum(waits) / sum(steps)
-            yield graded(LIMITS, "data-starvation", share, advice="Set packed = true, or more workers")
+            yield graded(LIMITS, "data-starvation", share, advice="Set packed = true, or raise workers")
 
     def _lonely(self) -> Iterator[Check]:
         lonely, pairs = (
@@ -106,7 +108,7 @@ class Watch:
             for prefix in ("no_negative/", "pairs/")
         )
         if lonely + pairs > 0:
-            advice = "Set contact_share = 0.5 or more, raise batch_size, lower hsa.min_gap"
+            advice = "Set contact_share to 0.5 or more, raise batch_size, or lower hsa.min_gap"
             yield graded(LIMITS, "pairs-without-negatives", lonely / (lonely + pairs), advice=advice)
 
     def _bound(self, record: Mapping[str, float]) -> Iterator[Check]:
@@ -115,7 +117,7 @@ class Watch:
             kappa = record["temperature"]
             distance = min(math.log(kappa / low), math.log(high / kappa)) / math.log(high / low)
             measured = f"temperature {kappa:.4f} in [{low:g}, {high:g}]"
-            advice = "Check the boxes, widen hsa.temperature_bounds, or fix the temperature"
+            advice = "Check the boxes, widen hsa.temperature_bounds, or set hsa.learn_temperature = false"
             yield graded(LIMITS, "temperature-at-bound", distance, measured=measured, advice=advice)
 
     def _conflict(self, record: Mapping[str, float]) -> Iterator[Check]:
@@ -128,15 +130,15 @@ class Watch:
 
     def _collapse(self, record: Mapping[str, float]) -> Iterator[Check]:
         if self.config.region == "opening":
-            return  # features of one number span a curve; that is the baseline, not a fault
+            return  # features of a single number form a curve, which is expected of this baseline
         advice = (
-            "hsa.kind = 'mse' pulls pairs together and nothing apart. Set hsa.kind = 'hsa'"
+            "hsa.kind = 'mse' pulls pairs together but pushes nothing apart. Set hsa.kind = 'hsa'"
             if self.config.hsa.kind == "mse"
-            else "Lower optimiser.lr_encoder, raise the temperature, or give the loss more negatives by a larger batch"
+            else "Lower optimiser.lr_encoder, raise the temperature, or raise batch_size for more negatives"
         )
         for name in (name.removeprefix("rank/") for name in record if name.startswith("rank/")):
             rank, spread = record[f"rank/{name}"], record[f"spread/{name}"]
-            share = float(np.min([rank / COLLAPSED_RANK, spread / COLLAPSED_SPREAD]))  # min() would lose a nan
+            share = float(np.min([rank / COLLAPSED_RANK, spread / COLLAPSED_SPREAD]))  # min() may drop a nan
             measured = f"effective rank {rank:.2f}, spread {spread:.3f}"
             yield graded(LIMITS, "collapse", share, *name.split("/", 1), measured=measured, advice=advice)
 

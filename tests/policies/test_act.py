@@ -199,11 +199,11 @@ def test_a_forward_pass_never_waits_for_the_device() -> None:
     ("changes", "message"),
     [
         ({"state": torch.zeros(3, 8)}, r"state must have shape \(B, 7\).*got \(3, 8\)"),
-        ({"images": None}, r"sees \['top', 'wrist'\]; got no images"),
+        ({"images": None}, r"uses cameras \['top', 'wrist'\]; got no images"),
         ({"images": torch.zeros(3, 3, 64, 96)}, r"images must have shape \(B, 2, 3, H, W\)"),
         ({"images": torch.zeros(3, 1, 3, 64, 96)}, r"images must have shape \(B, 2, 3, H, W\)"),
         ({"actions": torch.zeros(3, 7, 5)}, r"actions must have shape \(B, 6, 5\).*got \(3, 7, 5\)"),
-        ({"actions": None}, r"Training with use_vae.*got none"),
+        ({"actions": None}, r"Training with use_vae.*actions is None"),
         ({"is_pad": torch.zeros(2, 6, dtype=torch.bool)}, r"is_pad must have shape \(B, 6\)"),
         ({"extra_tokens": torch.zeros(3, 1, 32)}, r"extra_tokens must have shape \(B, K <= 0, 32\)"),
         ({"noise": torch.zeros(3, 4)}, r"noise must have shape \(B, 3\)"),
@@ -223,12 +223,12 @@ def test_images_for_a_network_without_vision_are_refused() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"vision_weights": None}, "needs vision_weights.*'scratch'"),
-        ({"cameras": ()}, "needs cameras; got none"),
-        ({"cameras": ("top", "top")}, "different names"),
-        ({"vision": "none"}, "no backbone for cameras, vision_weights"),
-        ({"d_model": 30}, r"multiple of heads \(4\).*got 30. Take 32"),
-        ({"extra_token_dim": 9}, "needs extra_tokens >= 1"),
+        ({"vision_weights": None}, "requires vision_weights.*'scratch'"),
+        ({"cameras": ()}, "requires cameras; got none"),
+        ({"cameras": ("top", "top")}, "must not repeat a name"),
+        ({"vision": "none"}, "cameras, vision_weights require an image backbone"),
+        ({"d_model": 30}, r"multiple of heads \(4\).*got 30. Use d_model = 32"),
+        ({"extra_token_dim": 9}, "requires extra_tokens >= 1"),
         ({"hidden_dim": 9}, "Extra inputs are not permitted"),
     ],
 )

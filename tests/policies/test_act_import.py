@@ -150,7 +150,7 @@ def test_an_exported_network_acts_as_before(tmp_path: Path) -> None:
 
 
 def test_a_backbone_per_camera_is_not_squeezed_into_one() -> None:
-    with pytest.raises(ValueError, match=r"one for each.*per_camera_backbones = true"):
+    with pytest.raises(ValueError, match=r"one backbone per camera.*per_camera_backbones = true"):
         from_original(original(2), CONFIG)
 
 
@@ -160,18 +160,18 @@ def test_a_checkpoint_of_another_shape_is_named_with_its_tensors(tmp_path: Path)
         load_act(tmp_path / "policy.safetensors", variant(chunk_size=9))
     with pytest.raises(ValueError, match=r"policy\.safetensors.*extra_token_pos_embed\.weight is missing"):
         load_act(tmp_path / "policy.safetensors", variant(extra_tokens=2))
-    with pytest.raises(FileNotFoundError, match=r"model\.safetensors.*there is none"):
+    with pytest.raises(FileNotFoundError, match=r"model\.safetensors.*no such file"):
         load_act(tmp_path, CONFIG)
 
 
 def test_what_the_original_never_had_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"1 others, such as latent_embed\.weight"):
+    with pytest.raises(ValueError, match=r"unknown tensors \(1\), such as latent_embed\.weight"):
         from_original({**original(), "model.latent_embed.weight": torch.zeros(2, 2)}, CONFIG)
     with pytest.raises(ValueError, match="decoder_layers = 2"):
         from_original(original(), variant(decoder_layers=2))
     for config, message in (
-        (variant(extra_tokens=2), "no place for extra_tokens = 2"),
-        (variant(camera_embedding=True), "no place for camera_embedding = True"),
+        (variant(extra_tokens=2), "does not support extra_tokens = 2"),
+        (variant(camera_embedding=True), "does not support camera_embedding = True"),
         (variant(use_vae=False), "use_vae = False"),
     ):
         with pytest.raises(ValueError, match=message):
@@ -181,5 +181,5 @@ def test_what_the_original_never_had_is_refused() -> None:
 def test_what_lerobot_never_had_is_refused() -> None:
     for option in ({"extra_tokens": 2}, {"camera_embedding": True}, {"per_camera_backbones": True}):
         config = variant(**option)
-        with pytest.raises(ValueError, match=f"no place for {next(iter(option))}"):
+        with pytest.raises(ValueError, match=f"does not support {next(iter(option))}"):
             to_lerobot(ACT(config).state_dict(), config)

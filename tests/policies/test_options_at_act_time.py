@@ -123,10 +123,10 @@ def test_without_a_given_touch_of_nothing_the_first_one_is_taken(run: Run) -> No
         with pytest.raises(ValueError, match=r"stated to be in contact.*reset\(free=\{'tactile1': touch\}\)"):
             first.act(observation(episode, 8, contact={"tactile1": True}))
         first.act(observation(episode, 0))  # nothing is remembered of what was refused
-        with pytest.raises(ValueError, match=r"free\['tactile1'\] must be a touch \(H, W, 3\) uint8.*got float64"):
+        with pytest.raises(ValueError, match=r"free\['tactile1'\] must be a touch.*got float64"):
             first.reset(free={"tactile1": np.zeros((4, 4, 3))})
         first.reset(free={"tactile1": np.zeros((4, 4, 3), np.uint8)})
-        with pytest.raises(ValueError, match=r"reference has shape \(4, 4, 3\)"):
+        with pytest.raises(ValueError, match=r"shape \(4, 4, 3\), as the no-contact reference"):
             first.act(observation(episode, 0))
 
 

@@ -23,7 +23,7 @@ def test_an_episode_named_twice_by_two_paths_could_be_trained_on_and_held_out(tm
         xtrainer_file(tmp_path / "all" / day)
     (tmp_path / "link").symlink_to(tmp_path / "all", target_is_directory=True)
     for again in ("all/two/../one", "link", "all/one/episode_init_0.hdf5"):
-        with pytest.raises(ValueError, match=r"episode_init_0\.hdf5: \[\[data\]\] names this episode twice.*once"):
+        with pytest.raises(ValueError, match=r"episode_init_0\.hdf5: \[\[data\]\] contains this episode twice.*once"):
             load_data(config_of(tmp_path, "all", again), progress=False)
 
 
@@ -41,12 +41,12 @@ def test_what_is_no_whole_checkpoint_is_named_without_torchs_advice_to_run_its_c
     assert load_checkpoint(path)["step"] == 1
     for damaged in (whole[: len(whole) // 2], b"garbage", b""):
         path.write_bytes(damaged)
-        with pytest.raises(ValueError, match=r"step_00000001\.pt: needed a whole file") as caught:
+        with pytest.raises(ValueError, match=r"step_00000001\.pt: expected a file of tensors") as caught:
             load_checkpoint(path)
         assert "weights_only" not in str(caught.value)
     for other, held in ((torch.zeros(3), "Tensor"), ({"weights": 1}, "weights")):
         torch.save(other, path)
-        with pytest.raises(ValueError, match=f"not a checkpoint of a training run; it holds {held}"):
+        with pytest.raises(ValueError, match=f"expected a training checkpoint; found: {held}"):
             load_checkpoint(path)
 
 
