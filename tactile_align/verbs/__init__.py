@@ -1,4 +1,4 @@
-"""The verbs of the command line, by what they act on; each is a thin call of one library function."""
+"""Commands of the command line, one module per kind of input; each command calls one library function."""
 
 from typing import TYPE_CHECKING
 
@@ -6,7 +6,7 @@ if TYPE_CHECKING:
     from tactile_align.checks import Report
 
 GOOD, FAILED, UNUSABLE = 0, 1, 2
-"""Exit status: success, a check failed, unusable input."""
+"""Exit statuses. 0: success. 1: a check failed. 2: the input could not be used."""
 
 
 def show(report: "Report", as_json: bool) -> int:

@@ -1,4 +1,4 @@
-"""Verbs on rigs: verify, board, label, calibrate. Heavy modules are imported by the verb that needs them."""
+"""Commands for rigs: verify, board, label, calibrate. Each command imports its heavy modules only when it runs."""
 
 import logging
 from pathlib import Path
@@ -28,36 +28,36 @@ def verify(
     pictures: Path | None = None,
     as_json: Annotated[bool, arg(name="json")] = False,
 ) -> int:
-    """Check a rig against recordings: a table of checks with pass, warn or fail, and advice; exit 1 when one fails.
+    """Check a rig against recordings and print a table of checks with advice; the exit status is 1 if a check fails.
 
-    With --poses and --arm it checks the arm's kinematics against poses that the robot controller reported.
+    With --poses and --arm, check the arm's kinematics against poses that the robot controller reported.
 
     Args:
         path: Folder of episodes, one file, or a calibration session (a folder with session.toml).
-        rig: Name or path of the rig; default rig.toml beside the episodes.
-        layout: Name or path of the episode layout; recognised by default.
-        most: Largest number of episodes to check, evenly spread.
+        rig: Name or path of the rig; default: rig.toml beside the episodes.
+        layout: Name or path of the episode layout; default: detect the layout.
+        most: Maximum number of episodes to check; they are spread evenly over the folder.
         write: Write the verdict into the rig file.
-        poses: CSV of joint angles and controller poses.
+        poses: CSV file with joint angles and the poses that the controller reported.
         arm: Name or path of the arm for --poses.
-        base: Base link of the arm in a URDF given by --arm; default its root.
-        tip: Flange link of the arm in a URDF given by --arm; default its only end.
-        labels: CSV of sensor boxes drawn by hand, see: tactile-align label.
-        page: HTML page to write.
-        pictures: Folder to write a picture of each view of a calibration session into, numbered from the worst.
-        as_json: Print JSON.
+        base: Base link, if --arm is a URDF; default: the root of the URDF.
+        tip: Flange link, if --arm is a URDF; default: the only end of the URDF.
+        labels: CSV file of sensor boxes drawn by hand with: tactile-align label.
+        page: HTML page to write the result to.
+        pictures: Folder for one picture per board image of a calibration session; number 1 has the largest error.
+        as_json: Print the result as JSON.
     """
     if (path is None) == (poses is None) or (poses is None) != (arm is None):
-        raise InputError("give either PATH of episodes, or both --poses CSV and --arm ARM")
+        raise InputError("verify needs either the path of episodes, or both --poses and --arm; give one of the two")
     if poses is not None and arm is not None:
         from tactile_align.kinematics.controller import check_controller_poses
 
         return show(check_controller_poses(poses, arm, base, tip).report, as_json)
     assert path is not None
     if base is not None or tip is not None:
-        raise InputError("--base and --tip go with --poses; for episodes set base and tip of the arm in the rig")
+        raise InputError("--base and --tip need --poses; to verify episodes, set base and tip of the arm in the rig")
     if pictures is not None and not (path / "session.toml").is_file():
-        raise InputError("--pictures needs a calibration session; for episodes use: tactile-align overlay")
+        raise InputError("--pictures needs a calibration session as PATH; for episodes use: tactile-align overlay")
     from tactile_align.verify.labels import read_labels
     from tactile_align.verify.verify import verify as judge
 
@@ -79,18 +79,18 @@ def board(
     id: int = 0,
     paper: str = "A4",
 ) -> int:
-    """Write a calibration board as PDF and PNG to print, with its size and measuring instructions on the page.
+    """Write a calibration board as PDF and PNG for printing; the page states the size and how to measure the print.
 
     Args:
-        out: File to write, with or without ending.
-        kind: Pattern; charuco is the most robust.
+        out: File to write, with or without extension.
+        kind: Pattern of the board; charuco is the most robust.
         columns: Number of squares along x (chessboard: inner corners; circles: circles).
-        rows: The same along y.
-        square_mm: Side of a square, distance between circles, or side of a tag, mm.
+        rows: Number of squares along y (chessboard: inner corners; circles: circles).
+        square_mm: Side of a square, distance between the centres of two circles, or side of a tag, mm.
         marker_mm: Side of a ChArUco marker, mm.
-        dictionary: ArUco dictionary.
-        id: Number of the tag in the dictionary.
-        paper: Paper size.
+        dictionary: ArUco dictionary of the markers, by its OpenCV name.
+        id: ID of the tag in the dictionary.
+        paper: Paper size, for example A4 or A3.
     """
     from tactile_align.calibration.board_page import describe, write_page
     from tactile_align.calibration.boards import Board
@@ -116,25 +116,25 @@ def label(
     out: Path = Path("label.html"),
     overwrite: bool = False,
 ) -> int:
-    """Write an HTML page for drawing boxes around a sensor, for calibrate finger and verify --labels.
+    """Write an HTML page on which you draw boxes around a sensor; calibrate finger and verify read the boxes.
 
-    The page works offline, opened from disk; its button saves the boxes as CSV.
+    The page opens from disk and works offline. Its button saves the boxes as a CSV file for --labels.
 
     Args:
         episodes: Folder of episodes, or one file.
         camera: Camera whose frames are shown.
-        sensor: Sensor to draw boxes around, by its name in the rig.
-        rig: Name or path of the rig, which spreads the frames over the gripper's openings; default rig.toml beside the
-            episodes.
+        sensor: Name in the rig of the sensor to draw boxes around.
+        rig: Name or path of the rig; default: rig.toml beside the episodes. Used to choose frames that cover the range
+            of gripper openings.
         count: Number of frames.
-        layout: Name or path of the episode layout; recognised by default.
-        out: Page to write.
+        layout: Name or path of the episode layout; default: detect the layout.
+        out: HTML page to write.
         overwrite: Replace an existing page.
     """
     from tactile_align.viz.label.page import label_page
 
     print(label_page(episodes, camera, sensor, out, rig=rig, count=count, layout=layout, overwrite=overwrite))
-    logger.info("open the page in a browser, draw boxes and save the CSV; then run calibrate finger or verify --labels")
+    logger.info("open the page in a browser, draw boxes and save the CSV; then use it with calibrate finger or verify")
     return GOOD
 
 
@@ -154,31 +154,32 @@ def calibrate(
     dry_run: bool = False,
     as_json: Annotated[bool, arg(name="json")] = False,
 ) -> int:
-    """Calibrate a camera's lens, a camera's pose, or a sensor's pose on its finger; exit 1 when a check fails.
+    """Calibrate a camera's lens, a camera's pose, or a sensor's pose on its finger; exit status 1 if a check fails.
 
-    A result that fails its checks is not written, nor is a finger calibration when the boxes need no change. A dry run
-    has the exit status of the run itself.
+    A result that fails its checks is not written. A finger calibration is also not written if the current rig already
+    fits the boxes well. A dry run writes nothing and returns the same exit status as a normal run.
 
     Args:
-        what: intrinsics: the lens, hand-eye: the camera's pose, both from a calibration session; finger: the sensor's
-            pose, from episodes with labelled boxes or a tag.
-        folder: Calibration session (session.toml, images, poses), or episodes.
+        what: What to calibrate. intrinsics: the camera's lens, from a calibration session. hand-eye: the camera's pose,
+            from a calibration session. finger: the sensor's pose on its finger, from episodes with labelled boxes or a
+            tag.
+        folder: Folder of a calibration session (session.toml, images, poses), or of episodes.
         rig: Name or path of the rig.
-        labels: For finger: CSV of labelled sensor boxes, drawn with tactile-align label.
-        tag: For finger, instead of labels: tag file (id, side_m, dictionary, pose on the finger).
-        camera: For finger: camera of the labels or of the tag; optional if there is only one.
-        sensor: For finger: sensor of the labels; optional if they name only one.
-        layout: For finger: name or path of the episode layout; recognised by default.
+        labels: For finger: CSV file of sensor boxes drawn with: tactile-align label.
+        tag: For finger, instead of --labels: TOML file of a printed tag (id, side_m, dictionary, pose on the finger).
+        camera: For finger: camera of the labels or of the tag; can be omitted if there is only one.
+        sensor: For finger: sensor of the labels; can be omitted if the labels contain only one.
+        layout: For finger: name or path of the episode layout; default: detect the layout.
         model: Lens model.
         loose_robot: For hand-eye with an arm of low repeatability: let poses vary by about 0.5 mm and 0.05 degrees.
-        accept_doubtful: For finger: also write a sensor pose or stroke far from the present one, or an unneeded change.
-        out: Rig file to write; default the rig's own file.
-        dry_run: Report only.
-        as_json: Print JSON.
+        accept_doubtful: For finger: also write a result that is far from the current rig, or that improves too little.
+        out: Rig file to write; default: the file given by --rig.
+        dry_run: Print the report, write nothing.
+        as_json: Print the result as JSON.
     """
     target = None if dry_run else out or Path(rig)
     if target is not None and target.suffix != ".toml":
-        raise InputError(f"'{rig}' is a shipped rig, which is not overwritten; name a file with --out, or --dry-run")
+        raise InputError(f"'{rig}' is a shipped rig and is not overwritten; choose a file with --out, or use --dry-run")
     options: dict[str, Any] = {"camera": camera, "layout": layout, "accept": accept_doubtful, "out": target}
     needed = True
     if what == "intrinsics":
@@ -193,7 +194,7 @@ def calibrate(
         report = calibrate_hand_eye(folder, rig, prior=prior, model=model, out=target).report
     elif (labels is None) == (tag is None):
         raise InputError(
-            "calibrate finger needs either --labels, drawn with `tactile-align label`, or --tag, a tag file"
+            "calibrate finger needs either --labels (drawn with `tactile-align label`) or --tag; give one of them"
         )
     elif labels is not None:
         from tactile_align.finger.from_boxes import calibrate_finger

@@ -1,4 +1,4 @@
-"""Verbs on recordings, from simulate to overlay. Heavy modules are imported by the verb that needs them."""
+"""Commands for recordings, from simulate to overlay. Each command imports its heavy modules only when it runs."""
 
 import logging
 from pathlib import Path
@@ -20,15 +20,15 @@ def simulate(
     gripper: Literal["commanded", "measured"] = "commanded",
     processes: int | None = None,
 ) -> int:
-    """Record HDF5 episodes of a Nova 2 cell in MuJoCo, in the layout of the real recordings, with ground truth.
+    """Simulate a Nova 2 cell in MuJoCo and record HDF5 episodes with ground truth, in the layout of real recordings.
 
     Args:
         out: Folder for the episodes and their rig.toml.
         episodes: Number of episodes.
         seed: Random seed; the same seed gives the same files.
-        task: expert: reach, close until contact, lift. regrasp: 10 to 20 contacts an episode. mixed: both.
-        gripper: Opening recorded in qpos: the last commanded or the measured one.
-        processes: Number of processes; default one for each core.
+        task: expert: reach, close until contact, lift. regrasp: 10 to 20 contacts per episode. mixed: episodes of both.
+        gripper: Opening that qpos records. commanded: the last command. measured: the measured opening.
+        processes: Number of processes; default: one per core.
     """
     from tactile_align.simulation.record import simulate as record
 
@@ -40,12 +40,12 @@ def simulate(
 def inspect(
     path: Positional[Path], layout: str | None = None, as_json: Annotated[bool, arg(name="json")] = False
 ) -> int:
-    """Show the contents of an episode or a folder and its faults; exit 1 when there is a fault.
+    """Show the contents and the faults of an episode or of a folder of episodes; exit status 1 if a fault is found.
 
     Args:
         path: Episode file or folder.
-        layout: Name or path of the layout; recognised by default.
-        as_json: Print JSON.
+        layout: Name or path of the episode layout; default: detect the layout.
+        as_json: Print the result as JSON.
     """
     from tactile_align.datasets.inspect import inspect_path
 
@@ -67,11 +67,11 @@ def trim(
     """Write a range of rows of an episode to a new file; the episode itself is not changed.
 
     Args:
-        episode: Episode file; FILE#NAME where a file holds several.
+        episode: Episode file; FILE#NAME if the file holds several episodes.
         out: File to write.
         start: First row to keep.
-        stop: One past the last row to keep; default the end.
-        layout: Name or path of the layout; recognised by default.
+        stop: First row after the range, which is not kept; default: keep all rows up to the end.
+        layout: Name or path of the episode layout; default: detect the layout.
         overwrite: Replace an existing file.
     """
     from tactile_align.datasets.mend import trim_episode
@@ -86,10 +86,10 @@ def repair(
     """Write the undamaged rows of an episode to new files; the episode itself is not changed.
 
     Args:
-        episode: Episode file; FILE#NAME where a file holds several.
-        out: File to write; several undamaged stretches become OUT_part0, OUT_part1, ...
-        min_steps: Smallest number of rows of a stretch; shorter ones are left out.
-        layout: Name or path of the layout; recognised by default.
+        episode: Episode file; FILE#NAME if the file holds several episodes.
+        out: File to write; if there are several undamaged stretches: OUT_part0, OUT_part1, ...
+        min_steps: Minimum number of rows in a stretch; shorter stretches are left out.
+        layout: Name or path of the episode layout; default: detect the layout.
         overwrite: Replace existing files.
     """
     from tactile_align.datasets.mend import repair_episode
@@ -110,15 +110,15 @@ def convert(
     fps: float | None = None,
     overwrite: bool = False,
 ) -> int:
-    """Convert episodes to another layout, compared frame by frame, and list what the new layout cannot hold.
+    """Convert episodes to another layout, check every written frame, and list what the new layout cannot hold.
 
     Args:
         source: Episode file or folder, the folder of a LeRobotDataset v3, or raw X-Trainer recordings
-            (folders of JPEGs and one pickle a step).
+            (folders of JPEG files with one pickle file per step).
         out: Folder to write into.
-        to: New layout: xtrainer, aloha, the name or file of another HDF5 layout, or lerobot.
-        layout: Layout of the source; recognised by default.
-        fps: Frames a second, if the recording does not state them; lerobot needs them.
+        to: New layout: xtrainer, aloha, lerobot, or the name or path of another HDF5 layout.
+        layout: Name or path of the layout of the source; default: detect the layout.
+        fps: Frames per second, if the recording does not state the rate; required for lerobot.
         overwrite: Replace existing files.
     """
     if (source / "meta" / "info.json").is_file():
@@ -138,9 +138,11 @@ def convert(
         elif to == "xtrainer":
             written = convert_raw_xtrainer(source, out, fps=fps, overwrite=overwrite)
         else:
-            raise InputError(f"{source}: raw X-Trainer recordings need --to xtrainer first; got --to {to}")
+            raise InputError(
+                f"{source}: raw X-Trainer recordings need --to xtrainer, not {to}; convert to xtrainer first"
+            )
     if written.kept:
-        logger.info(f"{written.kept} episodes were there already, complete, and are kept")
+        logger.info(f"{written.kept} episodes were already converted and are kept")
     for sentence in written.lossy:
         logger.info(f"not kept: {sentence}")
     for path in written.paths:
@@ -162,20 +164,22 @@ def overlay(
     ahead_m: float = 0.0,
     overwrite: bool = False,
 ) -> int:
-    """Draw the boxes of the sensors, their tokens, the touches and the joints on the frames of an episode.
+    """Draw the sensors' boxes, the image tokens in them, the touches and the joints on the frames of an episode.
 
     Args:
-        episode: Episode file; FILE#NAME where a file holds several.
-        rig: Name or path of the rig; default rig.toml beside the episode.
-        out: A .png, .mp4 or .rrd (Rerun) file, or a folder; default the folder overlay.
-        cameras: Cameras to show; default all.
-        start: First row.
-        stop: One past the last row; default the end.
-        every: Step between the rows that are drawn.
-        format: png: one picture a row; sheet: some rows on one picture; mp4: a movie; auto: by the ending of out.
-        compare: Second rig, drawn dashed, with IoU, shift and size of its boxes relative to those of the first rig.
-        layout: Name or path of the episode layout; recognised by default.
-        ahead_m: Distance of the boxes in front of the pads, m, as ahead_m of a view.
+        episode: Episode file; FILE#NAME if the file holds several episodes.
+        rig: Name or path of the rig; default: rig.toml beside the episode.
+        out: A .png, .mp4 or .rrd (Rerun) file, or a folder; default: the folder overlay.
+        cameras: Cameras to show; default: all.
+        start: First row to draw.
+        stop: First row that is no longer drawn; default: draw all rows up to the end.
+        every: Step between drawn rows; 10 draws every tenth row.
+        format: png: one picture per row. sheet: evenly spaced rows on one picture. mp4: a movie. auto: mp4 if
+            --out ends in .mp4, otherwise sheet.
+        compare: Name or path of a second rig. Its boxes are drawn dashed, with their IoU, shift and size relative to
+            the boxes of the first rig.
+        layout: Name or path of the episode layout; default: detect the layout.
+        ahead_m: Distance by which the boxes are moved in front of the sensors' pads, m; same as ahead_m of a view.
         overwrite: Replace existing files.
     """
     options: dict[str, Any] = {"rig": rig, "compare": compare, "cameras": cameras, "start": start, "stop": stop}

@@ -1,4 +1,4 @@
-"""Verbs on runs, from train to demo. Heavy modules are imported by the verb that needs them."""
+"""Commands for training runs, from train to demo. Each command imports its heavy modules only when it runs."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,13 +11,14 @@ from tactile_align.verbs import GOOD, UNUSABLE, show
 
 TRAIN_USAGE = """usage: tactile-align train CONFIG.toml [--resume] [--FIELD VALUE ...]
 
-Train on HDF5 episodes, HSA beside ACT. A flag overrides a field of the config: --hsa.temperature 0.08.
+Train an ACT policy with the alignment loss HSA on HDF5 episodes.
+A flag overrides a field of the config, for example --hsa.temperature 0.08.
 tactile-align train CONFIG.toml --help lists all fields with their values in that config.
 --resume continues a stopped run. --traceback shows where an error was raised."""
 
 
 def train(argv: Sequence[str]) -> int:
-    """Train on HDF5 episodes, HSA beside ACT; exit 1 when the run diverged."""
+    """Train an ACT policy with the alignment loss HSA on HDF5 episodes; exit status 1 if the run diverges."""
     from tactile_align.config.train import TrainConfig, load_config
     from tactile_align.training.loop import train as run_training
 
@@ -32,13 +33,13 @@ def train(argv: Sequence[str]) -> int:
 
 
 def evaluate(run: Positional[Path], as_json: Annotated[bool, arg(name="json")] = False, processes: int = 1) -> int:
-    """Evaluate a run on its held-out episodes: retrieval and its baselines, localisation, feature space, action error.
+    """Evaluate a run on its held-out episodes: retrieval with baselines, localisation, feature space, action error.
 
     The results are also written to RUN/summary.json.
 
     Args:
         run: Run folder.
-        as_json: Print JSON.
+        as_json: Print the result as JSON.
         processes: Number of processes that prepare episodes.
     """
     from tactile_align.diagnostics.evaluation import evaluate as judge
@@ -50,11 +51,11 @@ def evaluate(run: Positional[Path], as_json: Annotated[bool, arg(name="json")] =
 
 
 def doctor(config: Positional[Path], as_json: Annotated[bool, arg(name="json")] = False, processes: int = 1) -> int:
-    """Check data, model and a few training steps before a long run; exit 1 when a check fails.
+    """Check the data, the model and a few training steps before a long run; exit status 1 if a check fails.
 
     Args:
-        config: Training config.
-        as_json: Print JSON.
+        config: Training config (TOML).
+        as_json: Print the result as JSON.
         processes: Number of processes that prepare episodes.
     """
     from tactile_align.config.train import load_config
@@ -64,11 +65,11 @@ def doctor(config: Positional[Path], as_json: Annotated[bool, arg(name="json")] 
 
 
 def ablate(config: Positional[Path], as_json: Annotated[bool, arg(name="json")] = False, processes: int = 1) -> int:
-    """Add the parts of a config one by one to a plain policy and report the first part with which a check fails.
+    """Start from a plain policy, add the parts of a config one by one, and report the first part that fails a check.
 
     Args:
-        config: Training config.
-        as_json: Print JSON.
+        config: Training config (TOML).
+        as_json: Print the result as JSON.
         processes: Number of processes that prepare episodes.
     """
     from tactile_align.config.train import load_config
@@ -85,15 +86,17 @@ def study(
     processes: int = 1,
     threads: int = 1,
 ) -> int:
-    """Compare regions, negatives and losses in the simulated cell; a stopped study resumes.
+    """Train and compare variants of region, negatives and loss on simulated episodes.
+
+    Run the command again to continue a stopped study.
 
     Args:
-        out: Folder of the study.
-        rows: Rows of the table to run: their names, or "table" or "ablations" for a whole set.
-        seeds: Seeds; every row is trained once with each.
-        size: full: the study; smoke: a short test that all parts run.
+        out: Folder for all results of the study.
+        rows: Variants to train: names of single variants, "table" for the main set, or "ablations" for the second set.
+        seeds: Random seeds; each variant is trained once per seed.
+        size: full: the whole study. smoke: a short test that every part runs.
         processes: Number of processes that record and prepare episodes.
-        threads: Number of torch threads of a run.
+        threads: Number of torch threads per run.
     """
     from tactile_align.diagnostics.study import study as compare
 
@@ -109,14 +112,14 @@ def report(
     draw: bool = False,
     overwrite: bool = False,
 ) -> int:
-    """Write a self-contained HTML page about one run, or about two side by side.
+    """Write a self-contained HTML page about one run, or about two runs side by side.
 
     Args:
         run: Run folder.
-        other: Second run folder, to compare with.
-        out: Page to write; default RUN/report.html.
-        pictures: Folder of pictures to embed; default RUN/pictures.
-        draw: First draw maps, galleries, attention and sample overlays, which needs the recordings.
+        other: Folder of a second run to compare with.
+        out: Page to write; default: RUN/report.html, or RUN/report_with_OTHER.html for two runs.
+        pictures: Folder of pictures to embed; default: RUN/pictures.
+        draw: First draw similarity maps, retrieval galleries, attention and sample frames; needs the recordings.
         overwrite: Replace an existing page and, with --draw, existing pictures.
     """
     from tactile_align.viz.report.report import report as write
@@ -126,11 +129,13 @@ def report(
 
 
 def watch(run: Positional[Path], port: int = 8765) -> int:
-    """Serve the report of a running training to a browser on this machine, updated with each log; Ctrl-C ends it.
+    """Show the report of a running training in a browser on this machine; stop with Ctrl-C.
+
+    The page reloads when the run logs new values.
 
     Args:
         run: Run folder.
-        port: Port on 127.0.0.1; 0: a free one.
+        port: Port on 127.0.0.1; 0: any free port.
     """
     from tactile_align.viz.report.live import watch as serve
 
@@ -139,10 +144,10 @@ def watch(run: Positional[Path], port: int = 8765) -> int:
 
 
 def demo(size: Literal["smoke", "full"] = "full", out: Path = Path("runs") / "demo") -> int:
-    """Run all steps on a simulated cell: simulate, verify, overlay, train, evaluate, report.
+    """Run every step on a simulated cell: simulate, verify, overlay, train, evaluate, report.
 
     Args:
-        size: full takes up to 20 minutes on 2 cores; smoke takes up to 3 and only tests that all steps run.
+        size: full: the whole demo, up to 20 minutes on 2 cores. smoke: a test that every step runs, up to 3 minutes.
         out: Folder for all results.
     """
     from tactile_align.demo import run_demo

@@ -1,1 +1,1 @@
-"""Pictures: overlays, feature maps, reports."""
+"""Pictures and pages: overlays, feature maps, reports, the label page."""

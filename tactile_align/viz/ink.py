@@ -1,7 +1,7 @@
 """Drawing on RGB arrays: colours that colour-blind people can tell apart, outlined lines, text on plates.
 
-Colours: Okabe and Ito, Color Universal Design (2008). Every line has a dark rim and every word a dark plate,
-so both are readable on light and on dark scenes; no meaning rests on colour alone.
+The colours are those of Okabe and Ito, Color Universal Design (2008). Every line has a dark rim and every text has a
+dark plate, so both are readable on light and on dark scenes. No information is shown by colour alone.
 """
 
 from dataclasses import dataclass
@@ -23,36 +23,36 @@ GREY: Colour = (150, 150, 150)
 DIM: Colour = (70, 70, 70)
 INK: Colour = (18, 18, 18)
 BLUE: Colour = (0, 114, 178)
-"""A dark colour, for white ground only, as is ASH."""
+"""Dark colour for white backgrounds only; the same holds for ASH."""
 ASH: Colour = (102, 102, 102)
 
 SENSOR_COLOURS = (ORANGE, SKY, YELLOW, PURPLE)
-"""Colours of sensors by their place in the rig, repeated beyond the fourth."""
+"""Colours of the sensors by their index in the rig; the fifth sensor has the first colour again."""
 COMPARED = WHITE
-"""Colour of the boxes of a second rig, which are dashed as well."""
+"""Colour of the boxes of a second rig; these boxes are also dashed."""
 
 FONT = cv2.FONT_HERSHEY_SIMPLEX
 
 
 def hexadecimal(colour: Colour) -> str:
-    """Return "#rrggbb", as charts and style sheets take it."""
+    """Return a colour as "#rrggbb", the form that charts and style sheets use."""
     return "#{:02x}{:02x}{:02x}".format(*colour)
 
 
 def sensor_colour(index: int) -> Colour:
-    """Return the colour of the sensor at this place in the rig."""
+    """Return the colour of the sensor with this index in the rig."""
     return SENSOR_COLOURS[index % len(SENSOR_COLOURS)]
 
 
 @dataclass(frozen=True)
 class Ink:
-    """Sizes for a view of some height, px.
+    """Sizes of text and lines in a picture of a given height, px.
 
     Attributes:
         cap: Height of a capital letter.
-        line: Width of a light line; its dark rim adds `rim` on both sides.
-        rim: Width of the rim.
-        pad: Room around words.
+        line: Width of a light line without its rim.
+        rim: Width of the dark rim on each side of a line.
+        pad: Space around text.
     """
 
     cap: int
@@ -63,24 +63,24 @@ class Ink:
     @classmethod
     @lru_cache(maxsize=64)
     def of(cls, height: int) -> "Ink":
-        """Return sizes that read in a view of `height` px, from 240 to 2160."""
+        """Return sizes that are readable in a picture of `height` px, for heights from 240 to 2160."""
         line = max(1, round(height / 260))
         cap = max(9, round(height / 44))
         return cls(cap, line, max(1, line // 2), max(3, round(0.45 * cap)))
 
     @cached_property
     def row(self) -> int:
-        """Height of one line of text with its room."""
+        """Height of one line of text with the space around it, px."""
         return self.cap + 2 * self.pad
 
     @cached_property
     def scale(self) -> float:
-        """OpenCV's font scale for `cap`."""
+        """OpenCV font scale at which capitals have the height `cap`."""
         return self.cap / _cap_height()
 
     @cached_property
     def weight(self) -> int:
-        """OpenCV's stroke width for `cap`."""
+        """OpenCV stroke width for text of the height `cap`, px."""
         return max(1, round(self.cap / 18))
 
     @lru_cache(maxsize=4096)  # noqa: B019  the sizes are few, as `of` returns the same objects
@@ -90,7 +90,7 @@ class Ink:
 
     @lru_cache(maxsize=4096)  # noqa: B019
     def fit(self, text: str, width: int) -> str:
-        """Return `text`, or the longest beginning of it that fits `width` px with an ellipsis."""
+        """Return `text`, shortened to `width` px with an ellipsis at the end if it is longer."""
         text = " ".join(text.split())
         if self.width(text) <= width:
             return text
@@ -101,11 +101,11 @@ class Ink:
         return text[:low] + "..."
 
     def text(self, image: np.ndarray, text: str, x: int, y: int, colour: Colour = WHITE) -> None:
-        """Write `text`; its capitals reach from row y to y + cap."""
+        """Write `text` from column x on; its capitals extend from row y to row y + cap."""
         cv2.putText(image, text, (int(x), int(y) + self.cap), FONT, self.scale, colour, self.weight, cv2.LINE_AA)
 
     def plate(self, image: np.ndarray, text: str, x: int, y: int, colour: Colour = WHITE) -> tuple[int, int, int, int]:
-        """Write `text` on a darkened plate inside the image; return the plate (x0, y0, x1, y1), px."""
+        """Write `text` on a darkened plate that lies inside the image; return the plate (x0, y0, x1, y1), px."""
         text = self.fit(text, image.shape[1] - 2 * self.pad)
         wide, high = self.width(text) + 2 * self.pad, self.row
         x = max(0, min(int(x), image.shape[1] - wide))
@@ -117,36 +117,36 @@ class Ink:
 
 @lru_cache(maxsize=1)
 def _cap_height() -> float:
-    """Return the measured height of a capital at font scale 1: getTextSize gives the height of the line instead."""
+    """Return the measured height of a capital at font scale 1, px; getTextSize gives only the height of a line."""
     image = np.zeros((300, 300), np.uint8)
     cv2.putText(image, "H", (50, 250), FONT, 8.0, 255, 1, cv2.LINE_AA)
     return int(np.count_nonzero((image > 64).any(axis=1))) / 8.0
 
 
 def require_image(image: np.ndarray, name: str) -> None:
-    """Refuse anything but an image (H, W, 3) uint8 RGB.
+    """Raise an error if `image` is not an image (H, W, 3) uint8 RGB.
 
     Raises:
-        ValueError: Another shape or dtype; names the image.
+        ValueError: The shape or the dtype differs; the message contains `name`.
     """
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
         raise ValueError(f"{name} must be an image (height, width, 3) uint8 RGB; got {image.dtype} {image.shape}")
 
 
 def fill(image: np.ndarray, x0: int, y0: int, x1: int, y1: int, colour: Colour) -> None:
-    """Fill pixels x0 <= x < x1, y0 <= y < y1, as far as they lie inside the image."""
+    """Fill the pixels x0 <= x < x1, y0 <= y < y1 that lie inside the image."""
     if x1 > x0 and y1 > y0:  # OpenCV fills several times as fast as numpy broadcasts a colour
         cv2.rectangle(image, (x0, y0), (x1 - 1, y1 - 1), colour, cv2.FILLED)
 
 
 def pixels_of(box: np.ndarray) -> tuple[int, int, int, int]:
-    """Return (x0, y0, x1, y1), half open, of the pixels whose centres lie in a box (u0, v0, u1, v1)."""
+    """Return the pixels whose centres lie in a box (u0, v0, u1, v1): columns x0 to x1 - 1, rows y0 to y1 - 1."""
     u0, v0, u1, v1 = (float(edge) for edge in box)
     return int(np.ceil(u0)), int(np.ceil(v0)), int(np.floor(u1)) + 1, int(np.floor(v1)) + 1
 
 
 def frame(image: np.ndarray, box: np.ndarray, colour: Colour, ink: Ink, dashed: bool = False) -> None:
-    """Draw a box (u0, v0, u1, v1), px: light line on the first pixels inside, dark rims beside it."""
+    """Draw a box (u0, v0, u1, v1), px: a light line on the outermost pixels inside the box, with dark rims."""
     x0, y0, x1, y1 = pixels_of(box)
     line, rim = ink.line, ink.rim
     for grow, width, shade in ((rim, line + 2 * rim, INK), (0, line, colour)):
@@ -159,7 +159,7 @@ def frame(image: np.ndarray, box: np.ndarray, colour: Colour, ink: Ink, dashed: 
 
 
 def _dashes(image: np.ndarray, x0: int, y0: int, x1: int, y1: int, colour: Colour, dash: int, grow: int) -> None:
-    """Fill every second stretch of `dash` px along the longer side of a bar."""
+    """Draw the dashes of a bar: every second stretch of `dash` px along the longer side is filled."""
     across = x1 - x0 >= y1 - y0
     first, last = (x0 + grow, x1 - grow) if across else (y0 + grow, y1 - grow)
     for start in range(first, last, 2 * dash):
@@ -168,7 +168,7 @@ def _dashes(image: np.ndarray, x0: int, y0: int, x1: int, y1: int, colour: Colou
 
 
 def tint(image: np.ndarray, x0: int, y0: int, x1: int, y1: int, colour: Colour, alpha: float) -> None:
-    """Blend a colour over pixels x0 <= x < x1, y0 <= y < y1."""
+    """Blend a colour over the pixels x0 <= x < x1, y0 <= y < y1."""
     part = image[max(0, y0) : max(0, y1), max(0, x0) : max(0, x1)]
     if part.size and alpha > 0:
         cv2.addWeighted(part, 1.0 - alpha, _flat(part.shape[0], part.shape[1], colour), alpha, 0.0, dst=part)
@@ -176,5 +176,5 @@ def tint(image: np.ndarray, x0: int, y0: int, x1: int, y1: int, colour: Colour, 
 
 @lru_cache(maxsize=64)
 def _flat(high: int, wide: int, colour: Colour) -> np.ndarray:
-    """Return a sheet of one colour, kept because the tokens of a movie have few sizes."""
+    """Return an image of one colour; cached, because the tokens of a movie have few different sizes."""
     return np.full((high, wide, 3), colour, np.uint8)

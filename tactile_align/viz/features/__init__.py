@@ -1,1 +1,1 @@
-"""Pictures of learnt features."""
+"""Pictures of the features that a run has learnt."""

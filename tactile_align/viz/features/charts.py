@@ -1,4 +1,4 @@
-"""Charts of features by matplotlib, which is imported only when one is drawn, since that takes half a second."""
+"""Charts of features, drawn with matplotlib; it is imported only when needed, since that takes half a second."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,19 +21,19 @@ LONGEST_TEXT = 60
 def similarity_matrix(
     h_tau: np.ndarray, h_w: np.ndarray, *, groups: np.ndarray | None = None, title: str = ""
 ) -> np.ndarray:
-    """Return a chart of the cosine of every touch with every view; aligned features have a bright diagonal.
+    """Return a chart of the cosine of every touch with every region; aligned features have a bright diagonal.
 
     Args:
         h_tau: (N, D) touch features; row i belongs to row i of `h_w`.
         h_w: (N, D) region features.
-        groups: (N,) group of each row, e.g. its episode; lines separate the groups.
+        groups: (N,) group of each row, e.g. its episode; lines separate neighbouring groups; None: no lines.
         title: Title of the chart.
 
     Returns:
-        (H, W, 3) uint8 RGB: the matrix beside the histograms of pairs and non-pairs.
+        (H, W, 3) uint8 RGB: the matrix, and beside it histograms of the cosines of pairs and of non-pairs.
 
     Raises:
-        ValueError: Shapes that do not pair, or non-finite features.
+        ValueError: The shapes differ, or the features are not finite.
     """
     _require_pairs(h_tau, h_w)
     cosine = normalised(h_tau) @ normalised(h_w).T
@@ -41,17 +41,17 @@ def similarity_matrix(
     figure = _figure(10.0, 4.6)
     left, right = figure.subplots(1, 2, width_ratios=[1.15, 1.0])
     figure.colorbar(left.imshow(cosine, cmap="cividis", interpolation="nearest"), ax=left, label="cosine")
-    left.set(xlabel="view", ylabel="touch", title=title or "cosine of every touch with every view")
+    left.set(xlabel="region", ylabel="touch", title=title or "cosine of every touch with every region")
     if groups is not None:
         for edge in np.flatnonzero(np.asarray(groups)[1:] != np.asarray(groups)[:-1]):
             left.axhline(edge + 0.5, color="white", linewidth=0.6)
             left.axvline(edge + 0.5, color="white", linewidth=0.6)
     bins: dict[str, Any] = {"bins": np.linspace(cosine.min() - 1e-6, cosine.max() + 1e-6, 41), "density": True}
     if len(cosine) > 1:
-        right.hist(cosine[~pair], **bins, color=OTHERS, label="touch with another's view")
+        right.hist(cosine[~pair], **bins, color=OTHERS, label="touch with another region")
     line = {"histtype": "step", "linewidth": 2}
-    right.hist(cosine[pair], **bins, **line, color=TRAINING, label="touch with its own view")
-    right.set(xlabel="cosine", ylabel="density", title="own against others")
+    right.hist(cosine[pair], **bins, **line, color=TRAINING, label="touch with its own region")
+    right.set(xlabel="cosine", ylabel="density", title="pairs against non-pairs")
     right.legend(framealpha=0.9, edgecolor="none")
     return _pixels(figure)
 
@@ -64,25 +64,25 @@ def embedding(
     label_name: str = "label",
     title: str = "",
 ) -> np.ndarray:
-    """Return a chart of touches and views in the plane of their two largest principal components, coloured by label.
+    """Return a chart of touches and regions in the plane of their first two principal components, coloured by label.
 
     Args:
         h_tau: (N, D) touch features; row i belongs to row i of `h_w`.
         h_w: (N, D) region features.
-        labels: N numbers (a colour scale) or words (a colour and a legend entry each; beyond six, the rarest
-            share one entry with their number).
+        labels: N numbers or N words. Numbers are shown on a colour scale. Each of the six most frequent words has its
+            own colour and legend entry; the other words share one.
         label_name: Name of the label, e.g. "object", "phase", "episode".
         title: Title of the chart.
 
     Returns:
-        (H, W, 3) uint8 RGB. Circles are touches, crosses are views; a thin line joins a pair.
+        (H, W, 3) uint8 RGB. Circles are touches, crosses are regions; a thin line connects each pair.
 
     Raises:
-        ValueError: Shapes that do not pair, or non-finite features.
+        ValueError: The shapes or lengths differ, or the features are not finite.
     """
     _require_pairs(h_tau, h_w)
     if len(labels) != len(h_tau):
-        raise ValueError(f"labels must hold one entry a row, {len(h_tau)}; got {len(labels)}")
+        raise ValueError(f"labels must contain one entry per row, {len(h_tau)}; got {len(labels)}")
     points, shares = principal_components(np.concatenate([normalised(h_tau), normalised(h_w)]))
     touch, view = points[: len(h_tau)], points[len(h_tau) :]
     figure = _figure(6.6, 5.4)
@@ -100,31 +100,31 @@ def embedding(
             axes.scatter(*view[rows].T, color=colour, marker="x", s=22, zorder=2)
         axes.legend(title=label_name, frameon=False, fontsize=8)
     x, y = f"component 1 ({100 * shares[0]:.0f} % of variance)", f"component 2 ({100 * shares[1]:.0f} %)"
-    axes.set(xlabel=x, ylabel=y, title=_plain(title or "touches (circles) and views (crosses)"))
+    axes.set(xlabel=x, ylabel=y, title=_plain(title or "touches (circles) and regions (crosses)"))
     return _pixels(figure)
 
 
 def attention_over_time(
     shares: np.ndarray, names: Sequence[str], *, contact: np.ndarray | None = None, title: str = ""
 ) -> np.ndarray:
-    """Return a chart of the attention on each kind of token over an episode.
+    """Return a chart of the attention on each kind of token over the rows of an episode.
 
     Args:
-        shares: (T, G) attention summed over the tokens of each kind, 0..1.
-        names: G kinds, e.g. "touch", "region", "camera", "joints".
-        contact: (T,) bool; frames in contact are shaded.
+        shares: (T, G) attention summed over all tokens of a kind, 0..1.
+        names: G kinds of tokens, e.g. "touch", "region", "camera", "joints".
+        contact: (T,) bool; rows in contact are shaded; None: no shading.
         title: Title of the chart.
 
     Returns:
         (H, W, 3) uint8 RGB.
 
     Raises:
-        ValueError: Shapes that do not pair.
+        ValueError: The shapes do not fit together.
     """
     if shares.ndim != 2 or shares.shape[1] != len(names):
-        raise ValueError(f"shares must be (steps, {len(names)}), one column a name; got {shares.shape}")
+        raise ValueError(f"shares must be (steps, {len(names)}), one column per name; got {shares.shape}")
     if contact is not None and len(contact) != len(shares):
-        raise ValueError(f"contact must have one flag a step, {len(shares)}; got {len(contact)}")
+        raise ValueError(f"contact must have one flag per step, {len(shares)}; got {len(contact)}")
     figure = _figure(8.0, 3.2)
     axes = figure.subplots()
     steps = np.arange(len(shares))
@@ -140,7 +140,7 @@ def attention_over_time(
 
 
 def _categories(words: list[str]) -> list[tuple[str, np.ndarray, str]]:
-    """Return (name, rows, colour) of the most frequent words, then of all others together."""
+    """Return (name, rows, colour) for each of the most frequent words, then for all other words together."""
     array = np.asarray(words)
     names, counts = np.unique(array, return_counts=True)
     ordered = [str(name) for name in names[np.argsort(-counts, kind="stable")]]
@@ -152,13 +152,13 @@ def _categories(words: list[str]) -> list[tuple[str, np.ndarray, str]]:
 def _require_pairs(h_tau: np.ndarray, h_w: np.ndarray) -> None:
     if h_tau.ndim != 2 or h_tau.shape != h_w.shape or not (np.isfinite(h_tau).all() and np.isfinite(h_w).all()):
         raise ValueError(
-            f"h_tau and h_w must be finite and of one shape (N, D); got {h_tau.shape} and {h_w.shape}. Leave out "
+            f"h_tau and h_w must be finite and have one shape (N, D); got {h_tau.shape} and {h_w.shape}. Leave out "
             f"moments without a box"
         )
 
 
 def _plain(text: str) -> str:
-    """Return text that matplotlib shows unchanged: "$" would start a formula, a leading "_" would hide a label."""
+    """Return escaped, shortened text; in matplotlib "$" would start a formula, a leading "_" would hide a label."""
     shown = text if len(text) <= LONGEST_TEXT else text[: LONGEST_TEXT - 3] + "..."
     shown = shown.replace("$", r"\$")
     return f" {shown}" if shown.startswith("_") else shown
@@ -179,7 +179,7 @@ def _pixels(figure: Any) -> np.ndarray:
 
 
 def draw_curves(metrics: Sequence[dict[str, Any]], path: Path, title: str) -> None:
-    """Draw the losses of a run: left the alignment loss with its chance line, right the action error.
+    """Draw the losses of a run: on the left the alignment loss with its chance line, on the right the action loss.
 
     Args:
         metrics: Records of metrics.jsonl, as `training.logs.read_metrics` returns them.
@@ -202,7 +202,7 @@ def draw_curves(metrics: Sequence[dict[str, Any]], path: Path, title: str) -> No
         axes[0].plot(*zip(*chance, strict=True), color=CHANCE, linestyle="--", label="chance, ln(1 + negatives)")
     for axis in axes:
         tops = [y for line in axis.lines for y in line.get_ydata()]
-        axis.set_ylim(0, 1.06 * max(tops, default=1.0))  # matplotlib's own margin, 5 % of the spread, cuts markers
+        axis.set_ylim(0, 1.06 * max(tops, default=1.0))  # matplotlib's own margin of 5 % would cut markers off
         if axis.lines:
             axis.legend(frameon=False)
     figure.suptitle(title)
@@ -210,10 +210,10 @@ def draw_curves(metrics: Sequence[dict[str, Any]], path: Path, title: str) -> No
 
 
 def draw_recall(view: ViewSummary, path: Path, title: str) -> None:
-    """Draw R@1, R@5 and R@10 of the box, of the opening alone and of chance, with 95 % intervals.
+    """Draw R@1, R@5 and R@10 with 95 % intervals for the box, for the opening alone and for chance.
 
     Args:
-        view: Results of `evaluate` in one view.
+        view: Results of `evaluate` for one view.
         path: PNG to write.
         title: Title of the chart.
     """
@@ -239,7 +239,7 @@ def draw_recall(view: ViewSummary, path: Path, title: str) -> None:
 
 
 def _open_axes(figure: Any, columns: int) -> list[Any]:
-    """Return axes side by side, without top and right frame lines, with a faint grid."""
+    """Return axes side by side, with a faint grid and without the frame lines at top and right."""
     axes = list(figure.subplots(1, columns, squeeze=False)[0])
     for axis in axes:
         axis.spines[["top", "right"]].set_visible(False)

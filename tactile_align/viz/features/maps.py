@@ -1,6 +1,6 @@
 """Pictures of features: similarity over the tokens of an image, retrieval galleries, and principal components.
 
-All functions work on arrays and know no model and no file. Colours are cividis and Okabe-Ito, readable for
+All functions work on arrays only, without models or files. The colours (cividis, Okabe-Ito) are distinguishable for
 colour-blind people.
 """
 
@@ -25,27 +25,28 @@ def similarity_map(
     title: str = "",
     alpha: float = 0.55,
 ) -> np.ndarray:
-    """Return a camera image under one number for each token: similarity of a touch to it, or attention on it.
+    """Return a camera image with the tokens coloured by score, e.g. by similarity to a touch or by attention.
 
     Args:
         image: (H, W, 3) uint8 RGB as recorded.
-        scores: (rows, columns), one for each token; a nan is not drawn.
-        input_map: Map from the image to the encoder's input, as `Encoder.input_map(W, H)`; the whole image when
-            None.
-        box: (4,) the sensor's box in the image, px; drawn when given and finite.
-        limits: Scores at the ends of the colour scale; the smallest and largest score when None. Maps that are to be
-            compared need the same limits.
+        scores: (rows, columns) score of each token; a token with the score nan is not coloured.
+        input_map: Map from the image to the encoder's input, as `Encoder.input_map(W, H)`; None: the tokens cover the
+            whole image.
+        box: (4,) box of the sensor in the image, px; drawn if it is finite; None: not drawn.
+        limits: Scores at the two ends of the colour scale; None: the smallest and the largest score. Use the same
+            limits for maps that are to be compared.
         title: Title above the map, beside the scale.
-        alpha: Opacity of the colour over the image.
+        alpha: Opacity of the colours over the image, 0..1.
 
     Returns:
-        (H + a line, W, 3) uint8 RGB: the image in grey with the map, below a colour scale with its end values.
+        (H + height of a text line, W, 3) uint8 RGB: a colour scale with its end values, and below it the grey image
+        with the coloured tokens.
 
     Raises:
-        ValueError: Another shape or dtype, scores without a finite number, or limits that are not low < high.
+        ValueError: A shape or dtype is wrong, no score is finite, or the limits are not low < high.
     """
     if scores.ndim != 2:
-        raise ValueError(f"scores must be (rows, columns), one number a token; got shape {scores.shape}")
+        raise ValueError(f"scores must be (rows, columns), one number per token; got shape {scores.shape}")
     require_image(image, "image")
     low, high = limits if limits is not None else _range(scores)
     if not low < high:
@@ -54,16 +55,16 @@ def similarity_map(
     into = ImageMap.identity(wide, tall) if input_map is None else input_map
     if (into.source_width, into.source_height) != (wide, tall):
         raise ValueError(
-            f"input_map starts from {into.source_width}x{into.source_height} but the image is {wide}x{tall} "
-            f"(width x height); make it with Encoder.input_map({wide}, {tall})"
+            f"input_map is for images of {into.source_width}x{into.source_height} but the image is {wide}x{tall} "
+            f"(width x height); make the map with Encoder.input_map({wide}, {tall})"
         )
     ink = Ink.of(max(tall, 240))
     picture = np.full((tall + ink.row, wide, 3), INK, np.uint8)
     shown = picture[ink.row :]
-    # The image is grey, so that all colours belong to the scale.
+    # The image is grey, so that every colour in the picture belongs to the scale.
     shown[:] = cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_RGB2GRAY)[..., None]
     colours = _scale_colours((scores - low) / (high - low))
-    # The token is looked up for every pixel, so that crops, flips and bars of a letterbox need no special case.
+    # Looking up the token of every pixel handles crops, flips and letterbox bars without special cases.
     rows, columns = scores.shape
     u = into.scale[0] * np.arange(wide) + into.offset[0]
     v = into.scale[1] * np.arange(tall) + into.offset[1]
@@ -91,22 +92,24 @@ def retrieval_gallery(
     top: int = 5,
     height: int = 120,
 ) -> np.ndarray:
-    """Return a picture with the most similar views of each query touch, the right view framed.
+    """Return a picture with one line per query touch: the touch and its most similar region images.
+
+    The region image that belongs to the touch is framed.
 
     Args:
         touches: Q touches (H, W, 3) uint8 RGB.
-        views: N images (H, W, 3) uint8 RGB, e.g. cropped to the box.
-        similarity: (Q, N), larger is more similar.
-        right: (Q,) index of the view that belongs to each touch; 0, 1, 2, ... when None.
-        queries: Indices of the touches to show, a line each; the first 8 when None.
-        top: Number of views in a line.
-        height: Height of the pictures in a line, px.
+        views: N region images (H, W, 3) uint8 RGB, e.g. camera frames cropped to the box.
+        similarity: (Q, N) similarity of each touch to each region image; larger is more similar.
+        right: (Q,) index in `views` of the region image that belongs to each touch; None: 0, 1, 2, ...
+        queries: Indices of the touches to show, one per line; None: the first 8.
+        top: Number of region images in a line.
+        height: Height of the images in a line, px.
 
     Returns:
-        (H, W, 3) uint8 RGB; each line states the rank of the right view.
+        (H, W, 3) uint8 RGB; each line states the rank of the right region image.
 
     Raises:
-        ValueError: Shapes that do not pair, or no query.
+        ValueError: The shapes do not fit together, or there is no query touch.
     """
     if similarity.shape != (len(touches), len(views)):
         raise ValueError(
@@ -114,17 +117,17 @@ def retrieval_gallery(
         )
     truth = np.arange(len(touches)) if right is None else np.asarray(right)
     if truth.shape != (len(touches),) or not ((truth >= 0) & (truth < len(views))).all():
-        raise ValueError(f"right must hold, for each of {len(touches)} touches, an index below {len(views)}")
+        raise ValueError(f"right must contain one index below {len(views)} for each of the {len(touches)} touches")
     shown = list(range(min(8, len(touches)))) if queries is None else list(queries)
     if not shown:
-        raise ValueError("a gallery needs at least one query touch; got none")
+        raise ValueError("a gallery needs at least one query touch; got an empty list of queries or touches")
     top = min(top, len(views))
     ink = Ink.of(max(240, 2 * height))
     wide = max(round(height * v.shape[1] / v.shape[0]) for v in (*touches, *views))
     gap, step = 2 * ink.pad, height + ink.row + 2 * ink.pad
     picture = np.full((ink.row + len(shown) * step, (top + 1) * (wide + gap) + gap, 3), INK, np.uint8)
     ink.text(picture, "touch", gap, ink.pad)
-    ink.text(picture, f"nearest of {len(views)} views, right one framed", 2 * gap + wide, ink.pad)
+    ink.text(picture, f"nearest of {len(views)} regions, right region framed", 2 * gap + wide, ink.pad)
     for line, query in enumerate(shown):
         y = ink.row + line * step + ink.pad
         _place(picture, touches[query], gap, y, wide, height)
@@ -144,18 +147,18 @@ def retrieval_gallery(
 
 
 def principal_components(features: np.ndarray, count: int = 2) -> tuple[np.ndarray, np.ndarray]:
-    """Return the coordinates of features along the directions of largest variance, by numpy's SVD.
+    """Return the coordinates of features along the directions of largest variance, computed with numpy's SVD.
 
     Args:
-        features: (N, D).
+        features: (N, D) features.
         count: Number of directions.
 
     Returns:
-        (N, count) coordinates, and (count,) the share of the variance that each explains. The coordinate of the
-        largest magnitude along each direction is positive.
+        (N, count) coordinates, and (count,) share of the variance that each direction explains. The sign of a
+        direction is chosen so that the coordinate with the largest magnitude is positive.
 
     Raises:
-        ValueError: Fewer than `count` rows or columns, or non-finite numbers.
+        ValueError: The features have fewer than `count` rows or columns, or contain non-finite numbers.
     """
     if features.ndim != 2 or min(features.shape) < count or not np.isfinite(features).all():
         raise ValueError(f"features must be (N, D), finite, with N and D at least {count}; got shape {features.shape}")
@@ -169,7 +172,7 @@ def principal_components(features: np.ndarray, count: int = 2) -> tuple[np.ndarr
 
 
 def normalised(features: np.ndarray) -> np.ndarray:
-    """Return rows (N, D) scaled to length 1; a row of zeros stays zero."""
+    """Return features (N, D) with each row scaled to length 1; a row of zeros stays zero."""
     length = np.linalg.norm(features, axis=-1, keepdims=True)
     return features / np.where(length > 0, length, 1.0)
 
@@ -177,13 +180,15 @@ def normalised(features: np.ndarray) -> np.ndarray:
 def _range(scores: np.ndarray) -> tuple[float, float]:
     finite = scores[np.isfinite(scores)]
     if finite.size == 0:
-        raise ValueError("scores must hold a finite number; got none. Leave out moments without a box")
+        raise ValueError(
+            "scores must contain a finite number, found only non-finite ones. Leave out moments without a box"
+        )
     low, high = float(finite.min()), float(finite.max())
     return (low, high) if high > low else (low - 0.5, high + 0.5)
 
 
 def _scale_colours(share: np.ndarray) -> np.ndarray:
-    """Return cividis colours (..., 3) uint8 RGB for shares 0..1; shares beyond get the colours of the ends."""
+    """Return cividis colours (..., 3) uint8 RGB for values 0..1; values outside get the colours of the ends."""
     level = np.rint(np.clip(np.nan_to_num(share), 0, 1) * 255).astype(np.uint8)
     bgr = cv2.applyColorMap(level.reshape(-1, 1), cv2.COLORMAP_CIVIDIS)
     return bgr[..., ::-1].reshape(*share.shape, 3)
@@ -202,7 +207,7 @@ def _draw_scale(image: np.ndarray, low: float, high: float, title: str, ink: Ink
 
 
 def _place(picture: np.ndarray, image: np.ndarray, x: int, y: int, wide: int, high: int) -> None:
-    """Draw an image into a cell, centred, its proportions kept."""
+    """Draw an image centred into a cell, with its aspect ratio kept."""
     require_image(image, "a picture of the gallery")
     factor = min(wide / image.shape[1], high / image.shape[0])
     w, h = max(1, round(factor * image.shape[1])), max(1, round(factor * image.shape[0]))

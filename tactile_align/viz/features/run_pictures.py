@@ -1,4 +1,4 @@
-"""Pictures of a run's features, before and after training, under the names that the report expects."""
+"""Pictures of a run's features before and after training, saved under the file names that the report expects."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -29,13 +29,13 @@ if TYPE_CHECKING:
 
 
 def tall(image: np.ndarray, high: int) -> np.ndarray:
-    """Return an image (H, W, 3) at another height, px, its proportions kept."""
+    """Return an image (H, W, 3) resized to the height `high`, px, with its aspect ratio kept."""
     wide = round(image.shape[1] * high / image.shape[0])
     return cv2.resize(np.ascontiguousarray(image), (wide, high), interpolation=cv2.INTER_CUBIC)
 
 
 def beside(images: Sequence[np.ndarray], gap: int = 6) -> np.ndarray:
-    """Put images (H, W, 3) side by side, tops aligned, on dark ground."""
+    """Return images (H, W, 3) side by side, aligned at the top, on a dark background."""
     high = max(image.shape[0] for image in images)
     line = np.full((high, sum(image.shape[1] + gap for image in images) - gap, 3), INK, np.uint8)
     x = 0
@@ -46,19 +46,19 @@ def beside(images: Sequence[np.ndarray], gap: int = 6) -> np.ndarray:
 
 
 def stacked(images: Sequence[np.ndarray], gap: int = 6) -> np.ndarray:
-    """Put images (H, W, 3) below each other, left sides aligned, on white ground."""
+    """Return images (H, W, 3) below each other, aligned at the left, on a white background."""
     wide = max(image.shape[1] for image in images)
     padded = [np.pad(image, ((0, gap), (0, wide - image.shape[1]), (0, 0)), constant_values=255) for image in images]
     return np.concatenate(padded)[:-gap]
 
 
 def grid(cells: Sequence[np.ndarray], columns: int, gap: int = 12) -> np.ndarray:
-    """Put images (H, W, 3) in rows of `columns`."""
+    """Return images (H, W, 3) arranged in rows of `columns` images."""
     return stacked([beside(cells[i : i + columns], gap) for i in range(0, len(cells), columns)], gap)
 
 
 def headed(image: np.ndarray, text: str) -> np.ndarray:
-    """Put text above an image (H, W, 3), on dark ground, in as many lines as it needs at the width of the image."""
+    """Return an image (H, W, 3) with text above it, wrapped to the width of the image, on a dark background."""
     ink = Ink.of(480)
     room = image.shape[1] - 2 * ink.pad
     lines = [""]
@@ -76,18 +76,18 @@ def headed(image: np.ndarray, text: str) -> np.ndarray:
 
 
 SHOWN = 4
-"""Number of moments whose tokens are shown."""
+"""Number of moments whose token scores are drawn."""
 TALL_PX = 240
-"""Height at which an encoder's small input is drawn."""
+"""Height at which the small input images of the encoders are drawn, px."""
 
 
 def attention_pictures(runs: Mapping[int, "LoadedRun"], keys: Sequence[str], episode: int) -> dict[int, np.ndarray]:
-    """Draw the attention of a policy over a held-out episode, by training step, all on one scale.
+    """Return pictures of the attention of a policy over a held-out episode, by training step, all on one scale.
 
     Args:
-        runs: The run by the step it was trained to.
-        keys: Its views.
-        episode: Which held-out episode.
+        runs: The same run after different numbers of training steps, by step.
+        keys: Keys of the run's views.
+        episode: Index of the held-out episode.
     """
     from tactile_align.diagnostics.gaze import attention
 
@@ -109,20 +109,20 @@ def attention_pictures(runs: Mapping[int, "LoadedRun"], keys: Sequence[str], epi
         parts = [attention_over_time(shares, list(one.shares), contact=touching, title=title)]
         if len(places) and one.maps:
             cells = _looked_at(runs[step], one, rows, places, keys, high)
-            parts.append(headed(grid(cells, 2), "attention on the tokens of region and touch, moments in contact"))
+            parts.append(headed(grid(cells, 2), "attention on the tokens of region and touch, for moments in contact"))
         pictures[step] = stacked(parts)
     return pictures
 
 
 def when(step: int) -> str:
-    """Return the words for a training step in the title of a picture."""
+    """Return the training step as words for the title of a picture."""
     return "before training" if step == 0 else f"after {step} steps"
 
 
 def _looked_at(
     run: "LoadedRun", found: "Attention", rows: np.ndarray, places: np.ndarray, keys: Sequence[str], high: float
 ) -> list[np.ndarray]:
-    """Return a picture for each of some rows: its regions and touches under the attention on their tokens."""
+    """Return a picture for each row in `places`: regions and touches, coloured by the attention on their tokens."""
     batch = run.batch(rows[places])
     cells = []
     for i, place in enumerate(places):
@@ -147,7 +147,7 @@ def laid_over(
     limits: tuple[float, float],
     title: str,
 ) -> np.ndarray:
-    """Return a small image drawn large, with scores over all of it or over a window (4,) of it."""
+    """Return an enlarged image with scores over the whole image, or over a window (4,) of it if one is given."""
     high = TALL_PX
     wide = round(image.shape[1] * high / image.shape[0])
     to_large = ImageMap.identity(image.shape[1], image.shape[0]).resize(wide, high)
@@ -171,27 +171,36 @@ def draw_maps(
 ) -> list[Path]:
     """Draw pictures of a run's features on its held-out episodes.
 
-    For each view, before training (step 0) and after: map_step_N.png, the similarity of touches to all tokens;
-    gallery_step_N.png, retrieval; matrix_step_N.png, cosines; attention_episode_E_step_N.png, the attention of the
-    policy. After training: embedding_by_episode.png, and _by_object and _by_phase where the recordings state them, as
-    simulated ones do. Also overlay_episode_E.png, sample frames with their boxes. With several views the names begin
-    with the view.
+    Pictures before training (step 0) and after training:
+
+    - map_step_N.png: similarity of touches to all tokens of the image.
+    - gallery_step_N.png: retrieval, i.e. touches and their nearest regions.
+    - matrix_step_N.png: cosines of touches and regions.
+    - attention_episode_E_step_N.png: attention of the policy.
+
+    Pictures after training only:
+
+    - embedding_by_episode.png: features in a plane. Recordings that contain object and phase, as simulated recordings
+      do, also give embedding_by_object.png and embedding_by_phase.png.
+
+    In addition, overlay_episode_E.png shows sample frames with their boxes. If the run has several views, the names of
+    maps, galleries, matrices and embeddings begin with the view.
 
     Args:
         run: The run folder.
-        out: Folder for the pictures; RUN/pictures when None.
-        data: The run's moments if they are loaded; they are loaded when None.
+        out: Folder for the pictures; None: RUN/pictures.
+        data: The run's moments, if the caller has loaded them; None: they are loaded here.
         overwrite: Whether existing pictures may be replaced.
 
     Returns:
-        The files written.
+        The paths of the written files.
 
     Raises:
         FactError, FileNotFoundError: The run folder is not complete.
         FileExistsError: A picture exists and `overwrite` is False.
-        InputError: The run has no encoders, or no held-out moment with box and contact.
+        InputError: The run has no encoders, or no held-out moment has both a box and contact.
     """
-    # Imported here because torch takes seconds, and the other pictures do not need it.
+    # Imported here because importing torch takes seconds and the other pictures do not need it.
     from tactile_align.config.train import load_config
     from tactile_align.policies.checkpoint import BEST, load_checkpoint
     from tactile_align.policies.loaded_run import LoadedRun
@@ -257,15 +266,15 @@ def _of_view(runs: dict[int, "LoadedRun"], key: str) -> dict[str, np.ndarray]:
 
 
 def one_per_contact(features: Features, most: int, seed: int = 0) -> np.ndarray:
-    """Return rows (M,) of features, one for each contact, at most `most`, in random order.
+    """Return the indices (M,) of one feature row per contact, in random order; M is at most `most`.
 
     Raises:
-        InputError: There is no row.
+        InputError: The features have no rows.
     """
     if len(features["episode"]) == 0:
         raise InputError(
-            "pictures need a held-out moment with box and contact; there is none. Hold out more episodes, or run: "
-            "tactile-align verify"
+            "no held-out moment has both a box and contact, so no pictures can be drawn. Hold out more episodes, or "
+            "check the boxes with: tactile-align verify"
         )
     names = np.stack([features["episode"], features["contact"]], axis=1)
     _, first = np.unique(names, axis=0, return_index=True)
@@ -279,7 +288,7 @@ def _spread(episode: np.ndarray, count: int) -> np.ndarray:
 
 
 def _labels(refs: Sequence[EpisodeRef], features: Features, chosen: np.ndarray) -> dict[str, list[str]]:
-    """Return labels of the points: their episode, and object and phase where every recording states them."""
+    """Return labels of the points: the episode, and also object and phase if every recording contains them."""
     episode, time = features["episode"][chosen], features["time"][chosen]
     labels = {"episode": [refs[e].path.stem for e in episode]}
     truths = {int(e): _truth(refs[e]) for e in np.unique(episode)}
@@ -304,11 +313,11 @@ def _maps_of(seen: "Pointing", limits: tuple[float, float], step: int) -> np.nda
     for image, touch, box, scores in zip(seen.images, seen.touches, seen.box, seen.similarity, strict=True):
         view = laid_over(image, scores, box, None, limits, "cosine")
         lines.append(beside([tall(touch, view.shape[0]), view]))
-    return headed(grid(lines, 2), f"similarity of the touch on the left to the image's tokens, {when(step)}")
+    return headed(grid(lines, 2), f"similarity of the touch on the left to the tokens of the image, {when(step)}")
 
 
 def _frames(job: "Job") -> np.ndarray:
-    """Return moments of an episode as `overlay` draws them, with the boxes at the `ahead_m` of the run's views."""
+    """Return sample moments of an episode, drawn as by `overlay`, once for each `ahead_m` of the run's views."""
     pictures = []
     for ahead_m in sorted({one.ahead_m for one in job.inputs if one.sensor is not None}) or [0.0]:
         with Footage(job.ref, job.rig, ahead_m=ahead_m) as footage:

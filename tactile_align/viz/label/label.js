@@ -10,16 +10,16 @@ try {
   const kept = JSON.parse(localStorage.getItem(task.key) || "null");
   if (Array.isArray(kept) && kept.length === marks.length) { marks = kept; }
 } catch (error) {
-  at("kept").textContent = "This browser keeps nothing for pages from disk: save the CSV before you close it.";
+  at("kept").textContent = "This browser cannot store boxes for a page opened from disk: save the CSV before you close the page.";
 }
 
 function keep() {
   try { localStorage.setItem(task.key, JSON.stringify(marks)); } catch (error) {
-    at("kept").textContent = "This browser keeps nothing (" + error.name + "): save the CSV before you close it.";
+    at("kept").textContent = "This browser cannot store the boxes (" + error.name + "): save the CSV before you close the page.";
   }
 }
 
-// Pixel (0, 0) is the CENTRE of the first pixel, so the image reaches from -0.5 to width - 0.5.
+// (0, 0) is the CENTRE of the first pixel, so the image extends from -0.5 to width - 0.5.
 const limits = () => { const f = task.frames[shown]; return [f.width - 0.5, f.height - 0.5]; };
 const within = (value, axis) => Math.min(Math.max(value, -0.5), limits()[axis]);
 const state = (mark) => mark.hidden ? "not visible" : mark.box ? "drawn" : "open";
@@ -80,7 +80,7 @@ function add(tag, name, attributes) {
 
 const scale = () => stage.getBoundingClientRect().width / task.frames[shown].width;
 
-// Browsers put a picture, but not a drawing, on whole pixels of the screen: the stage goes there for both.
+// Browsers align pictures with whole screen pixels, but not SVG drawings: aligning the stage aligns both.
 const whole = (x) => Math.round(x * devicePixelRatio) / devicePixelRatio;
 function settle() {
   stage.style.left = stage.style.top = "0";
@@ -95,7 +95,7 @@ function size(centre) {
   const mark = marks[shown].box && !marks[shown].hidden ? ink.querySelector("rect") : null, spot = mark || view;
   const held = centre || middleOf(spot.getBoundingClientRect());
   const share = [(held[0] - before.left) / (before.width || 1), (held[1] - before.top) / (before.height || 1)];
-  // Less one pixel, which `settle` may need; clientWidth would shrink with the scroll bars of a closer look.
+  // One pixel is left for `settle`. clientWidth is not used, because it shrinks when scroll bars appear.
   const fit = Math.min((box.width - 1) / f.width, (0.72 * window.innerHeight - 1) / f.height);
   const k = fit * STEPS[zoom];
   stage.style.width = whole(f.width * k) + "px";
@@ -120,7 +120,7 @@ function show(i) {
   picture.src = f.source;
   picture.alt = "Frame " + f.frame + " of " + f.episode + ", seen by " + task.camera;
   at("caption").textContent = "Frame " + (shown + 1) + " of " + marks.length + ": " + f.episode + ", row " + f.frame +
-    (f.opening === null ? "" : ", finger " + (1e3 * f.opening).toFixed(1) + " mm out");
+    (f.opening === null ? "" : ", gripper opening " + (1e3 * f.opening).toFixed(1) + " mm per finger");
   at("previous").disabled = shown === 0;
   at("next").disabled = shown === marks.length - 1;
   message.textContent = "";
@@ -133,7 +133,7 @@ function set(box, hidden) {
   draw();
 }
 
-// Which edges of the box are under the pointer: [left or right, top or bottom], each an index into the box or -1.
+// Return the box edges under the pointer as [left or right, top or bottom], each an index into the box or -1.
 function grabbed(event) {
   const mark = marks[shown];
   if (!mark.box || mark.hidden) { return null; }
@@ -178,7 +178,7 @@ function release(event, good) {
   if (made === old) { return; }
   if (!good || !usable(made.box)) {
     marks[shown] = old;
-    message.textContent = "That was no box: drag from one corner of the sensor to the other.";
+    message.textContent = "No box was drawn: drag from one corner of the sensor to the opposite corner.";
     draw();
     return;
   }
@@ -198,8 +198,8 @@ edges.forEach((field, i) => field.addEventListener("change", () => {
   const [right, bottom] = limits();
   const good = usable(box) && box[0] >= -0.5 && box[1] >= -0.5 && box[2] <= right && box[3] <= bottom;
   if (good) { message.textContent = ""; set(box, false); } else if (box.every(Number.isFinite)) {
-    message.textContent = "Needed: left below right, top below bottom, all within -0.5 .. " + right + " and -0.5 .. " +
-      bottom + ".";
+    message.textContent = "Left must be less than right, top less than bottom, columns within -0.5 to " + right +
+      ", rows within -0.5 to " + bottom + ".";
   }
 }));
 

@@ -1,4 +1,4 @@
-"""The label page, on which a person draws boxes around a touch sensor: one HTML file, no server, no network."""
+"""Label page on which a person draws boxes around a touch sensor: one HTML file, no server, no network."""
 
 import hashlib
 import itertools
@@ -20,7 +20,7 @@ COUNT = 20
 """Number of frames that `calibrate finger` and `verify` recommend."""
 JPEG_QUALITY = 92
 WIDEST_PX = 1920
-"""Width beyond which a frame is embedded smaller; boxes stay in pixels of the recorded frame."""
+"""Maximum width of an embedded frame, px; wider frames are shrunk, boxes stay in pixels of the recorded frame."""
 
 
 def label_page(
@@ -34,27 +34,30 @@ def label_page(
     layout: str | Path | None = None,
     overwrite: bool = False,
 ) -> Path:
-    """Write a page that shows frames of recorded episodes and saves the drawn boxes as the CSV of `read_labels`.
+    """Write an HTML page for drawing boxes on recorded frames; it saves them as a CSV file that `read_labels` reads.
 
-    Boxes are in pixels of the recorded image, (0, 0) the centre of the first pixel. The browser keeps the drawn
-    boxes, so that closing the page loses nothing.
+    Boxes are in pixels of the recorded image; (0, 0) is the centre of the first pixel. The browser stores the drawn
+    boxes, so that nothing is lost when the page is closed.
 
     Args:
         path: A folder of episodes, or one file.
         camera: The camera whose frames are shown.
-        sensor: The sensor to draw boxes around, by its name in the rig.
+        sensor: Name in the rig of the sensor to draw boxes around.
         out: The HTML file.
-        rig: The rig, its name or file; None: `rig.toml` beside the episodes where there is one. With a rig the frames
-            are spread evenly over the openings of the gripper; without one, or where it cannot read the openings,
-            evenly in time.
+        rig: The rig, its name or its file; None: `rig.toml` beside the episodes, if it exists. With a rig, the frames
+            are spread evenly over the gripper openings. Without a rig, or if the rig cannot read the openings, the
+            frames are spread evenly over time.
         count: Number of frames.
-        layout: The episodes' layout; recognised when None.
-        overwrite: Whether to replace an existing file.
+        layout: Name or path of the episodes' layout; None: the layout is detected.
+        overwrite: Whether an existing file may be replaced.
+
+    Returns:
+        The path of the page.
 
     Raises:
-        FileNotFoundError: No episodes.
+        FileNotFoundError: No episodes were found.
         FileExistsError: The page exists and `overwrite` is False.
-        InputError: An unknown camera or sensor, two episodes of one name, or a file that cannot be read.
+        InputError: The camera or the sensor is unknown, two episodes have the same name, or a file cannot be read.
     """
     target = Path(out)
     refuse_existing(target, overwrite=overwrite)
@@ -79,19 +82,19 @@ def label_page(
 
 
 def _require_own_names(chosen: Iterable[Chosen]) -> None:
-    """Refuse two episodes that have one name in labels."""
+    """Raise an error if two episodes would have the same name in the labels."""
     refs: dict[str, EpisodeRef] = {}
     for choice in chosen:
         ref = refs.setdefault(label_name(choice.ref), choice.ref)
         if ref != choice.ref:
             raise InputError(
-                f"labels name an episode by its file's name, but {ref} and {choice.ref} share one; label one folder "
-                f"at a time"
+                f"labels identify an episode by its file name, but {ref} and {choice.ref} have the same file name; "
+                f"label one folder at a time"
             )
 
 
 def _embedded(ref: EpisodeRef, choices: Iterable[Chosen], camera: str) -> Iterator[dict[str, object]]:
-    """Yield the chosen frames of an episode with their pictures as data URLs."""
+    """Yield the chosen frames of an episode; the image of each frame is a data URL."""
     with open_episode(ref) as episode:
         for choice in choices:
             image = episode.image(camera, choice.frame)

@@ -1,1 +1,1 @@
-"""Recorded frames with the projected boxes drawn on them; imports no torch."""
+"""Drawing of recorded frames with the projected boxes; does not import torch."""

@@ -1,4 +1,4 @@
-"""Boxes and tokens of an episode by a rig, for all rows at once, and the comparison of two rigs."""
+"""Boxes and tokens that a rig gives for all rows of an episode, and the comparison of two rigs."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,17 +16,17 @@ RigLike = Rig | str | Path
 
 
 def rig_for(path: Path, rig: RigLike | None) -> Rig:
-    """Return the rig of an episode, overrides applied: the given one, or `rig.toml` beside the episode when None.
+    """Return the rig of an episode, overrides applied; if `rig` is None, it is read from `rig.toml` beside the episode.
 
     Raises:
-        FileNotFoundError: No rig was given and none lies beside the episode.
+        FileNotFoundError: No rig was given, and the folder of the episode has no `rig.toml`.
     """
     if rig is None:
         beside = path.parent / "rig.toml"
         if not beside.is_file():
             raise FileNotFoundError(
-                f"{path}: needed a rig; none was named and {beside} does not exist. Name a .toml file or a shipped "
-                f"rig: {', '.join(fact_names('calibration'))}"
+                f"{path}: a rig is required, but no rig was given and {beside} does not exist. Give a .toml file or "
+                f"the name of a shipped rig ({', '.join(fact_names('calibration'))})"
             )
         rig = beside
     loaded = rig if isinstance(rig, Rig) else load_rig(rig)
@@ -35,14 +35,14 @@ def rig_for(path: Path, rig: RigLike | None) -> Rig:
 
 @dataclass(frozen=True)
 class Seen:
-    """A sensor in a camera over the episode.
+    """Boxes of one sensor in one camera over the whole episode.
 
     Attributes:
-        boxes: (T,) boxes by the rig.
-        reasons: (T,) why there is no box, "" where there is one.
-        weights: (T, rows, columns) share of each token that the box covers; None without tokens.
-        compared: (T, 4) boxes by the second rig; None without one.
-        sigma_px: (T, 4) standard deviation of each edge, px; None where the rig states no covariance of the camera.
+        boxes: (T,) boxes of the first rig.
+        reasons: (T,) reason for a missing box; "" if the box exists.
+        weights: (T, rows, columns) share of each token that the box covers; None if no tokens are drawn.
+        compared: (T, 4) boxes of the second rig, px; None without a second rig.
+        sigma_px: (T, 4) standard deviation of each edge, px; None if the rig has no covariance for the camera.
     """
 
     boxes: SensorBoxes
@@ -52,14 +52,14 @@ class Seen:
     sigma_px: np.ndarray | None
 
     def row(self, t: int) -> tuple[Any, ...]:
-        """Return the fields of `view.Region` from `box` on, at row `t`."""
+        """Return the fields of `view.Region` at row `t`, from the field `box` to the last field."""
         parts = (self.weights, self.compared, self.sigma_px)
         boxes, reason = self.boxes, str(self.reasons[t])
         return boxes.box[t], float(boxes.inside[t]), reason, *(None if part is None else part[t] for part in parts)
 
 
 def by_sensor(rig: Rig, contact: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Return (T,) contact by sensor of a rig from (T,) contact by touch stream; sensors without it are left out."""
+    """Return (T,) contact flags by sensor of the rig; sensors whose touch stream has no flags are left out."""
     return {name: contact[sensor.stream] for name, sensor in rig.sensors.items() if sensor.stream in contact}
 
 
@@ -67,23 +67,23 @@ def difference(box: np.ndarray, other: np.ndarray) -> tuple[np.ndarray, np.ndarr
     """Return the shift and the ratio of sizes from the first box to the second.
 
     Args:
-        box: (..., 4) px, nan where there is none.
-        other: (..., 4) px, likewise.
+        box: (..., 4) first box, px; nan if the box is missing.
+        other: (..., 4) second box, px; nan if the box is missing.
 
     Returns:
-        (..., 2) shift of the centre from first to second, px (right, down), and (..., 2) width and height of the
-        second over those of the first; nan where a box is missing.
+        (..., 2) shift of the centre from the first to the second box, px (right, down), and (..., 2) width and height
+        of the second box divided by those of the first. Both are nan if a box is missing.
     """
     shift = (other[..., :2] + other[..., 2:] - box[..., :2] - box[..., 2:]) / 2
     return shift, (other[..., 2:] - other[..., :2]) / (box[..., 2:] - box[..., :2])
 
 
 def comparison_lines(seen: Mapping[str, Mapping[str, Seen]], rows: Sequence[int]) -> Iterator[str]:
-    """Yield a line for each camera and sensor on the difference of the second rig's boxes from the first's.
+    """Yield a line for each camera and sensor on how the boxes of the second rig differ from those of the first.
 
     Args:
-        seen: As `Footage.seen`.
-        rows: Rows of the episode that are compared.
+        seen: Boxes by camera, then by sensor, as in `Footage.seen`.
+        rows: Rows of the episode to compare.
     """
     for camera, sensors in seen.items():
         for sensor, sighting in sensors.items():
@@ -94,7 +94,7 @@ def comparison_lines(seen: Mapping[str, Mapping[str, Seen]], rows: Sequence[int]
             both, single = known.all(axis=0), known[0] ^ known[1]
             alone = f"; in {single.sum()} of {len(rows)} moments only one rig has a box" if single.any() else ""
             if not both.any():
-                yield f"{camera} {sensor}: no moment with a box by both rigs{alone}"
+                yield f"{camera} {sensor}: no moment in which both rigs have a box{alone}"
                 continue
             box, other = box[both], other[both]
             shift, ratio = (np.median(part, axis=0) for part in difference(box, other))
@@ -107,10 +107,10 @@ def comparison_lines(seen: Mapping[str, Mapping[str, Seen]], rows: Sequence[int]
 
 
 def names_apart(likes: tuple[RigLike | None, RigLike], rigs: tuple[Rig, Rig]) -> tuple[str, str]:
-    """Return different titles for two rigs: their names, else the names of their files, else the paths.
+    """Return titles that tell two rigs apart: names if they differ, otherwise file names, otherwise paths.
 
     Args:
-        likes: The rigs as the caller gave them; None is `rig.toml` beside the episode.
+        likes: The rigs as the caller gave them; None stands for `rig.toml` beside the episode.
         rigs: The rigs themselves.
     """
     first, second = (

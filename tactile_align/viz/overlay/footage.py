@@ -1,4 +1,4 @@
-"""Footage: an episode with its rig, every box, contact and opening at once, then one moment at a time."""
+"""Footage: an episode with its rig; boxes, contacts and openings of all rows, and what is drawn for a single row."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -21,20 +21,22 @@ InputMap = Callable[[int, int], ImageMap]
 
 @dataclass(frozen=True)
 class OverlayOptions:
-    """Options of a drawing: the keyword arguments of `Footage`, `overlay` and `record`.
+    """Options of an overlay; the fields are keyword arguments of `Footage`, `overlay` and `record`.
 
     Attributes:
-        rig: A rig, its name or its file; `rig.toml` beside the episode when None.
-        compare: A second rig, drawn dashed, with the IoU of both boxes, the shift of the centre and the ratio of sizes.
-        cameras: Names of the cameras to show, in order; all that the episode records when None.
-        start: First row.
-        stop: One past the last row; the end of the episode when None.
+        rig: A rig, its name or its file; None: `rig.toml` beside the episode.
+        compare: A second rig, its name or its file. Its boxes are drawn dashed, with the IoU of both boxes, the shift
+            of the centre and the ratio of sizes.
+        cameras: Names of the cameras to show, in this order; None: all cameras of the episode.
+        start: First row to show.
+        stop: First row that is no longer shown; None: show all rows up to the end.
         every: Step between the rows that are shown.
-        grid: (rows, columns) of the tokens to tint; None: no tokens.
-        input_map: Function from a stored frame's (width, height) to the map into the encoder's input, as
-            `Encoder.input_map`; the whole frame, stretched, when None.
-        layout: The episode's layout; recognised when None.
-        ahead_m: Distance of the boxes in front of the pads, along their normals, m; as `ahead_m` of a view.
+        grid: (rows, columns) of the token grid; None: no tokens are drawn.
+        input_map: Function that takes the width and height of a stored frame and returns the map from the frame to the
+            encoder's input, as `Encoder.input_map`; None: the whole frame is stretched to the input.
+        layout: Name or path of the episode's layout; None: the layout is detected.
+        ahead_m: Distance by which the boxes are moved in front of the pads, along the pads' normals, m; same as
+            `ahead_m` of a view.
     """
 
     rig: RigLike | None = None
@@ -50,28 +52,29 @@ class OverlayOptions:
 
 
 class Footage:
-    """An open episode with its rig; a context manager.
+    """Open episode with its rig and everything that is drawn of the episode; a context manager.
 
     Args:
         episode: A file, "FILE#NAME" or a ref.
-        rig: As in `OverlayOptions`.
+        rig: The rig, as in `OverlayOptions`.
         options: The other fields of `OverlayOptions`.
 
     Raises:
-        FileNotFoundError: No such episode or rig.
-        InputError: An unknown camera, frames of another size than the rig's, joints that the rig refuses, or rows
-            outside the episode.
+        FileNotFoundError: The episode or the rig does not exist.
+        InputError: A camera is unknown, the frame size differs from the rig's, the rig does not accept the joints, or
+            the rows lie outside the episode.
 
     Attributes:
         episode: The open episode.
-        options: The options given.
-        rig: The rig, overrides applied.
-        compare: The second rig, overrides applied; None without one.
-        cameras: The cameras, in order.
-        rows: Rows start, start + every, ... before stop.
-        contact: (T,) bool by touch stream.
-        opening: (T, 2) metres by arm with a gripper, held at contact onset where the reading is a command.
-        joints: (T, n) rad by arm.
+        options: The given options.
+        rig: The rig with the overrides for this episode applied.
+        compare: The second rig with the overrides for this episode applied; None without a second rig.
+        cameras: Names of the shown cameras, in order.
+        rows: Rows to show: start, start + every, ... below stop.
+        contact: (T,) bool contact flags by touch stream.
+        opening: (T, 2) opening in metres by arm with a gripper. If the reading is a command, the opening is held at
+            its value at contact onset.
+        joints: (T, n) joint angles in rad by arm.
         seen: Boxes and tokens by camera of the rig, then by sensor.
     """
 
@@ -106,7 +109,7 @@ class Footage:
 
     @property
     def title(self) -> str:
-        """Names of the episode and of the rigs."""
+        """Title of the picture: the names of the episode and of the rigs."""
         name = str(self.episode.ref).removeprefix(str(self.episode.path.parent)).lstrip("\\/")
         first, dashed, ahead_m = self.rig.name, "", self.options.ahead_m
         where = f", boxes {1000 * ahead_m:g} mm in front of the pads" if ahead_m else ""
@@ -116,11 +119,12 @@ class Footage:
         return f"{name}  rig {first} ({self.rig.status}){where}{dashed}"
 
     def moment(self, t: int, height: int | None = None) -> Moment:
-        """Return all that a picture of row `t` shows.
+        """Return everything that the picture of row `t` shows.
 
         Args:
-            t: 0 <= t < len(self).
-            height: Height at which views are drawn, px: frames may then be decoded at a lower resolution.
+            t: The row, 0 <= t < len(self).
+            height: Height at which the camera frames are drawn, px. Larger frames are decoded at a lower resolution.
+                None: frames keep the recorded size.
         """
         fps = self.episode.fps
         return Moment(
@@ -143,8 +147,8 @@ class Footage:
         unknown = [name for name in chosen if name not in have]
         if unknown or not chosen:
             raise InputError(
-                f"{self.episode.ref}: needed cameras that it records, {', '.join(have)}; got "
-                f"{', '.join(unknown) or 'none'}"
+                f"{self.episode.ref}: unknown cameras: {', '.join(unknown) or '(no camera given)'}. Choose from the "
+                f"recorded cameras: {', '.join(have)}"
             )
         for rig in (self.rig, self.compare):
             for name in chosen:
@@ -161,8 +165,8 @@ class Footage:
         last = len(self) if stop is None else stop
         if not (0 <= start < last <= len(self)) or every < 1:
             raise InputError(
-                f"{self.episode.ref} has rows 0 to {len(self) - 1}; needed 0 <= start < stop <= {len(self)} and "
-                f"every >= 1, got start {start}, stop {stop}, every {every}"
+                f"{self.episode.ref} has rows 0 to {len(self) - 1}; choose 0 <= start < stop <= {len(self)} and "
+                f"every >= 1; got start {start}, stop {stop}, every {every}"
             )
         return list(range(start, last, every))
 
@@ -197,13 +201,13 @@ class Footage:
         regions = [
             Region(sensor, i, *seen.row(t))
             for i, (sensor, seen) in enumerate(self.seen[camera].items())
-            # A wrist camera reports the absence of the sensors of its own arm only.
+            # A wrist camera reports a missing box only for the sensors of its own arm.
             if seen.boxes.visible[t] or mount in ("world", self.rig.sensor_arm(sensor))
         ]
         return View(camera, image, wide, high, tuple(regions), self._cells(camera))
 
     def _cells(self, camera: str) -> tuple[np.ndarray, np.ndarray] | None:
-        """Return the edges of the tokens in the stored frame, px, ascending."""
+        """Return the edges of the tokens in the stored frame, px, ascending; None if no tokens are drawn."""
         if self.options.grid is None:
             return None
         into, (rows, columns) = self._map(camera), self.options.grid
@@ -227,5 +231,5 @@ class Footage:
 
 
 def _stretched(width: int, height: int) -> ImageMap:
-    """Return the map of a whole frame, stretched to the square that most vision transformers take."""
+    """Return the map that stretches a whole frame to 224 x 224 px, the input size of most vision transformers."""
     return ImageMap.identity(width, height).resize(224, 224)

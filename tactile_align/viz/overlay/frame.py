@@ -1,4 +1,4 @@
-"""Drawing of one moment: cameras side by side; touches, arms and the contacts over time beneath them."""
+"""Picture of one moment: cameras side by side, and below them touches, arms and the contacts over time."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,33 +10,33 @@ from tactile_align.viz.ink import DIM, GREY, INK, VERMILLION, WHITE, Ink, fill, 
 from tactile_align.viz.overlay.view import Closer, Hand, Moment, Touch, Track, View, draw_closer, draw_view, fit_into
 
 PANEL_SHARE = 0.36
-"""Height of the panel under the cameras, as a share of theirs."""
+"""Height of the panel below the cameras, as a share of the cameras' height."""
 
 
 @dataclass(frozen=True)
 class _Item:
-    """A part of the panel: its width, px, and the function that draws it into an image."""
+    """Part of the panel: its width, px, and the function that draws the part into an image."""
 
     width: int
     draw: Callable[[np.ndarray], None]
 
 
 def draw_frame(moment: Moment, height: int | None = None) -> np.ndarray:
-    """Draw a moment.
+    """Return the picture of a moment.
 
     Args:
-        moment: What to draw; its images are not changed.
-        height: Height of the row of cameras, px, with which text and lines scale; that of the tallest camera when None.
+        moment: What to draw; the images in it are not changed.
+        height: Height of the row of cameras, px; text and lines scale with it. None: the height of the tallest frame.
 
     Returns:
-        (H, W, 3) uint8 RGB, H and W even, as video needs.
+        (H, W, 3) uint8 RGB, H and W even, as video codecs require.
 
     Raises:
-        InputError: No camera.
-        ValueError: An image that is not (H, W, 3) uint8.
+        InputError: The moment contains no camera.
+        ValueError: An image is not (H, W, 3) uint8.
     """
     if not moment.views:
-        raise InputError("a picture needs at least one camera; got none. Name cameras that the episode records")
+        raise InputError("a picture needs at least one camera; got no camera. Choose cameras that the episode records")
     pictures: list[View | Touch] = [*moment.views, *moment.touches]
     for picture in pictures:
         require_image(picture.image, picture.name)
@@ -78,7 +78,7 @@ def _step(ink: Ink) -> int:
 
 
 def _flow(items: list[_Item], wide: int, ink: Ink) -> list[list[_Item]]:
-    """Break items into lines no wider than `wide`."""
+    """Return the items arranged in lines of at most `wide` px."""
     lines: list[list[_Item]] = []
     free = 0
     for item in items:
@@ -110,7 +110,7 @@ def _closer_item(closer: Closer, deep: int, ink: Ink) -> _Item:
 def _captioned(
     part: Touch | Closer, aspect: float, draw_inset: Callable[[np.ndarray], None], deep: int, ink: Ink
 ) -> _Item:
-    """Return an item with a picture of some width over height and the name of the part below it."""
+    """Return an item that shows a picture of the given width / height, and the name of the part below it."""
     high = max(1, deep - _step(ink))
     wide = max(1, round(high * aspect))
 
@@ -148,7 +148,7 @@ def _hand_item(hand: Hand, ink: Ink) -> _Item:
 
 
 def _draw_gripper(image: np.ndarray, hand: Hand, opening_m: float, ink: Ink) -> None:
-    """Write the opening and draw it as a bar; a tick shows a command that has closed further."""
+    """Write the opening and draw it as a bar; a tick marks the command if it has closed further."""
     wide = image.shape[1]
     held = hand.reading_m is not None and opening_m > hand.reading_m + 1e-6
     kind = "held" if held else ("command" if hand.commanded else "measured")
@@ -162,7 +162,7 @@ def _draw_gripper(image: np.ndarray, hand: Hand, opening_m: float, ink: Ink) -> 
 
 
 def _draw_timeline(image: np.ndarray, moment: Moment, ink: Ink) -> None:
-    """Draw the contacts of each sensor over the episode, a mark at this moment, and the title."""
+    """Draw the contacts of each sensor over the episode, a mark at the current moment, and the title."""
     wide = image.shape[1]
     left = min(wide // 3, 2 * ink.pad + max([ink.width(track.name) for track in moment.tracks], default=0))
     span = wide - ink.pad - left
@@ -185,6 +185,6 @@ def _draw_timeline(image: np.ndarray, moment: Moment, ink: Ink) -> None:
 
 
 def _runs(track: Track) -> list[tuple[int, int]]:
-    """Return (first, one past last) of each run of contact."""
+    """Return (first row, first row after) of each uninterrupted contact."""
     edges = np.flatnonzero(np.diff(np.pad(np.asarray(track.contact, np.int8), 1)))
     return [(int(a), int(b)) for a, b in edges.reshape(-1, 2)]

@@ -1,4 +1,4 @@
-"""The overlay: boxes, tokens, touches and joints of recorded moments, drawn on the frames."""
+"""Overlay: pictures and movies of an episode with boxes, tokens, touches and joints drawn on the frames."""
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -22,23 +22,23 @@ from tactile_align.viz.overlay.frame import draw_frame
 from tactile_align.viz.overlay.view import Closer, Moment
 
 SMALL_PX = 32
-"""A box whose longer side is in the median shorter than this on the picture is also shown enlarged."""
+"""Limit for the median of a box's longer side, px of the picture; smaller boxes are also shown enlarged."""
 AROUND = 3.0
-"""Side of the enlarged cut-out, as a factor on the longer side of the box."""
+"""Side of the enlarged cut-out, as a multiple of the longer side of the box."""
 LEAST_PX = 16
 """Smallest side of the cut-out, px of the recorded frame."""
 
 Pair = tuple[str, str]
-"""A camera and a sensor."""
+"""Names of a camera and a sensor."""
 
 
 def too_small(footage: Footage, rows: Sequence[int], height: int | None = None) -> tuple[Pair, ...]:
-    """Return the cameras and sensors whose boxes are too small on pictures of `rows`.
+    """Return the pairs of camera and sensor whose boxes are too small to see on the pictures of `rows`.
 
     Args:
         footage: The episode.
         rows: Rows of the episode.
-        height: Height at which views are drawn, px; the recorded height when None.
+        height: Height at which the camera frames are drawn, px; None: the recorded height.
     """
     pairs = []
     for camera, sensors in footage.seen.items():
@@ -51,12 +51,14 @@ def too_small(footage: Footage, rows: Sequence[int], height: int | None = None) 
 
 
 def with_closer(footage: Footage, moment: Moment, pairs: Sequence[Pair]) -> Moment:
-    """Return a moment with an enlarged cut-out for each pair, even without a box, so that all pictures have one size.
+    """Return a moment with an enlarged cut-out for each pair.
+
+    A pair without a box gets an empty cut-out, so that all pictures have the same size.
 
     Args:
         footage: The episode.
-        moment: A moment of it.
-        pairs: Cameras and sensors.
+        moment: A moment of the episode.
+        pairs: Pairs of camera and sensor.
     """
     return replace(moment, closer=tuple(_closer(footage, camera, sensor, moment.t) for camera, sensor in pairs))
 
@@ -73,7 +75,7 @@ def _closer(footage: Footage, camera: str, sensor: str, t: int) -> Closer:
 
 
 def window(box: np.ndarray, width: int, height: int) -> tuple[int, int, int]:
-    """Return the first column, the first row and the side, px, of a square around a box (4,) within a frame."""
+    """Return first column, first row and side, px, of a square around a box (4,) that lies inside the frame."""
     side = min(width, height, max(LEAST_PX, round(AROUND * float(max(box[2:] - box[:2])))))
     centre = (box[:2] + box[2:]) / 2
     u, v = np.clip(np.rint(centre - (side - 1) / 2), 0, [width - side, height - side]).astype(int).tolist()
@@ -81,7 +83,7 @@ def window(box: np.ndarray, width: int, height: int) -> tuple[int, int, int]:
 
 
 CODECS = (("libx264", {"crf": "20", "preset": "veryfast"}), ("mpeg4", {"q:v": "3"}))
-"""Codecs and their options, the first available one is taken: not every build of FFmpeg has x264."""
+"""Codecs and their options in order of preference; not every build of FFmpeg includes x264."""
 
 
 def require_av() -> Any:
@@ -90,28 +92,28 @@ def require_av() -> Any:
     Raises:
         MissingExtra: PyAV is not installed.
     """
-    return need("av", "an MP4", "PyAV", "video", "format='sheet' and 'png' do without")
+    return need("av", "an MP4", "PyAV", "video", "format='sheet' and 'png' work without it")
 
 
 def write_movie(path: Path, frames: Iterable[np.ndarray], fps: float) -> Path:
-    """Write pictures as an MP4 that browsers play.
+    """Write pictures as an MP4 movie that browsers can play.
 
     Args:
         path: The file.
-        frames: (H, W, 3) uint8 RGB, H and W even, all of one size.
-        fps: Pictures a second.
+        frames: Pictures (H, W, 3) uint8 RGB, all of the same size, H and W even.
+        fps: Pictures per second.
 
     Returns:
         The path.
 
     Raises:
         MissingExtra: PyAV is not installed.
-        InputError: No frame, or a rate that is not positive.
+        InputError: `frames` is empty, or `fps` is not positive.
     """
     av, pictures = require_av(), iter(frames)
     first = next(pictures, None)
     if first is None or not (np.isfinite(fps) and fps > 0):
-        came = "no frame" if first is None else f"{fps} frames a second"
+        came = "no frame" if first is None else f"{fps} frames per second"
         raise InputError(f"{path}: a movie needs at least one frame and a positive rate; got {came}")
 
     def encode(part: Path) -> None:
@@ -133,7 +135,7 @@ SHEET_CELLS = 24
 SHEET_VIEW_HEIGHT = 240
 SHEET_WIDTH = 2600
 MOVIE_FPS = 10.0
-"""Pictures a second where the rate of the recording is unknown."""
+"""Pictures per second if the rate of the recording is not known."""
 
 
 def overlay(
@@ -146,27 +148,29 @@ def overlay(
     tell: Callable[[str], object] | None = None,
     **options: Any,
 ) -> list[Path]:
-    """Draw boxes, tokens, touches, joints and contacts on an episode's frames.
+    """Draw the boxes, tokens, touches, joints and contacts of an episode on its frames and write the pictures.
 
     Args:
-        episode: A file, "FILE#NAME" where a file holds several, or a ref.
-        out: A file (.png: contact sheet, .mp4: movie) or a folder; the folder `overlay` when None.
-        format: "png": one picture a row; "sheet": up to SHEET_CELLS evenly spaced rows on one picture; "mp4": a
-            movie; "auto": by the ending of `out`, a sheet for a folder.
-        height: Height of the row of cameras, px; None: that of the tallest camera, SHEET_VIEW_HEIGHT in a sheet.
+        episode: A file, "FILE#NAME" if the file holds several episodes, or a ref.
+        out: A file (.png: contact sheet, .mp4: movie) or a folder; None: the folder `overlay`.
+        format: "png": one picture per row. "sheet": up to SHEET_CELLS evenly spaced rows on one picture. "mp4": a
+            movie. "auto": "mp4" if `out` ends in .mp4, otherwise "sheet".
+        height: Height of the row of cameras, px; None: SHEET_VIEW_HEIGHT in a sheet, otherwise the height of the
+            tallest frame.
         overwrite: Whether existing files may be replaced.
-        tell: Function that takes a line for each camera and sensor on how the boxes of `compare` differ, e.g. print.
+        tell: Function that is called with one line per camera and sensor on how the boxes of `compare` differ, e.g.
+            print; None: the lines are left out.
         options: The fields of `OverlayOptions`: rig, compare, cameras, start, stop, every, grid, input_map, layout and
             ahead_m.
 
     Returns:
-        The files written.
+        The paths of the written files.
 
     Raises:
-        FileNotFoundError: No such episode, or no rig.
+        FileNotFoundError: The episode or the rig does not exist.
         FileExistsError: A file exists and `overwrite` is False.
         MissingExtra: `format` is "mp4" and PyAV is not installed.
-        InputError: Nothing to draw, an unknown camera, or a rig that does not fit the recording.
+        InputError: There is nothing to draw, a camera is unknown, or the rig does not fit the recording.
     """
     kind = _kind(format, out)
     if kind == "mp4":
@@ -191,7 +195,7 @@ def overlay(
 
 
 def write_png(path: Path, image: np.ndarray) -> Path:
-    """Write (H, W, 3) uint8 RGB as PNG, to a temporary name first.
+    """Write an image (H, W, 3) uint8 RGB as PNG, atomically, and return the path.
 
     Raises:
         ValueError: OpenCV cannot encode the image.
@@ -212,7 +216,7 @@ def _kind(format: Format, out: str | Path | None) -> Literal["png", "sheet", "mp
     fitting = {"png": "", "sheet": ".png", "mp4": ".mp4"}[format]
     if suffix in (".png", ".mp4") and suffix != fitting:
         place = "a folder" + (f" or a name ending in {fitting}" if fitting else "")
-        raise InputError(f"{out}: format {format} needs {place}; change `out` or `format`")
+        raise InputError(f"{out}: format {format} needs {place} as `out`; change `out` or `format`")
     return format
 
 
@@ -224,14 +228,14 @@ def _targets(kind: str, out: Path, stem: str, rows: Sequence[int]) -> list[Path]
 
 
 def _pictures(footage: Footage, rows: Sequence[int], height: int | None) -> Iterator[np.ndarray]:
-    """Draw the moments of `rows`, with small boxes enlarged beside them; all pictures have one size."""
+    """Yield the pictures of `rows`, all of the same size, with enlarged cut-outs of boxes that are too small."""
     small = too_small(footage, rows, height)
     for t in rows:
         yield draw_frame(with_closer(footage, footage.moment(t, height), small), height)
 
 
 def _sheet(footage: Footage, rows: Sequence[int], height: int) -> np.ndarray:
-    """Return evenly spaced moments on one picture, below a line with its title."""
+    """Return a picture with a title line and, below it, evenly spaced moments of `rows`."""
     chosen = [rows[i] for i in evenly(len(rows), SHEET_CELLS)]
     cells = list(_pictures(footage, chosen, height))
     (high, wide), gap = cells[0].shape[:2], Ink.of(height).pad

@@ -1,4 +1,4 @@
-"""Rerun recordings of episodes: arms, cameras, sensors and boxes in 3D, beside images, touches and curves."""
+"""Export of episodes to Rerun: arms, cameras, sensors and boxes in 3D, with images, touches and curves."""
 
 import itertools
 from collections.abc import Callable
@@ -33,34 +33,35 @@ def record(
     tell: Callable[[str], object] | None = None,
     **options: Any,
 ) -> Path:
-    """Write an episode as a .rrd file, to be opened with `rerun FILE`.
+    """Write an episode as a .rrd file; open the file with `rerun FILE`.
 
-    Entities under `world`: the frames of each arm and a line through them, the frustum of each camera with its
-    images, the body and the pad of each sensor. Under `touch`: the touches. Under `curves`: joints (deg), openings
-    (mm), contact and, by camera and sensor, the share of the box inside the image. Frusta are drawn without lens
-    distortion; boxes in images have it.
+    The entities under `world` are the frames of each arm and a line through their origins, the frustum of each camera
+    with its images, and the body and the pad of each sensor. The entities under `touch` are the touches. The entities
+    under `curves` are the joints (deg), the openings (mm), the contacts and, for each camera and sensor, the share of
+    the box inside the image. Frusta are drawn without lens distortion; boxes in images include the distortion.
 
     Args:
-        episode: A file, "FILE#NAME" where a file holds several, or a ref.
+        episode: A file, "FILE#NAME" if the file holds several episodes, or a ref.
         out: The .rrd file.
         overwrite: Whether an existing file may be replaced.
-        tell: Function that takes a line for each camera and sensor on how the boxes of `compare` differ, e.g. print.
-        options: The fields of `OverlayOptions`, as in `overlay`; the boxes of `compare` have another colour, tokens
+        tell: Function that is called with one line per camera and sensor on how the boxes of `compare` differ, e.g.
+            print; None: the lines are left out.
+        options: The fields of `OverlayOptions`, as in `overlay`. The boxes of `compare` have another colour. Tokens
             are not recorded.
 
     Returns:
-        The file.
+        The path of the file.
 
     Raises:
         MissingExtra: rerun-sdk is not installed.
-        FileNotFoundError: No such episode or rig.
+        FileNotFoundError: The episode or the rig does not exist.
         FileExistsError: The file exists and `overwrite` is False.
-        InputError: `out` does not end in .rrd, an unknown camera, or a rig that does not fit the recording.
+        InputError: `out` does not end in .rrd, a camera is unknown, or the rig does not fit the recording.
     """
     rr = need("rerun", "a Rerun recording", "rerun-sdk", "rerun", "`overlay` draws PNG and MP4 without it")
     target = Path(out)
     if target.suffix != ".rrd":
-        raise InputError(f"{target}: a Rerun recording needs a name ending in .rrd")
+        raise InputError(f"{target}: a Rerun recording must end in .rrd; choose another file name")
     refuse_existing(target, overwrite=overwrite)
     with Footage(episode, **{"grid": None, **options}) as footage:
         write_atomically(target, lambda partial: _Recorder(rr, footage).write(partial))
@@ -71,7 +72,7 @@ def record(
 
 
 class _Recorder:
-    """Writer of a footage: its static parts, then row after row."""
+    """Writer of an episode to Rerun: first the static entities, then one row after the other."""
 
     def __init__(self, rr: Any, footage: Footage) -> None:
         self.rr, self.footage = rr, footage
@@ -104,7 +105,7 @@ class _Recorder:
         return [f"{arm}/{node}" for node in ("base", *links, "flange", *(FINGERS if entry.gripper else ()))]
 
     def _pose(self, name: str) -> Array:
-        """Return (T, 4, 4) T_world_NAME; a camera turned by the recorder is turned back by `_upright`."""
+        """Return (T, 4, 4) T_world_NAME; `_upright` turns back a camera whose images the recorder has turned."""
         mount, T_parent_this = self.rig.cameras.get(name) or self.rig.sensors.get(name), np.eye(4)
         if mount is not None:
             T_parent_this[:] = mount.T_parent_this
@@ -125,7 +126,7 @@ class _Recorder:
             camera = self.rig.camera(name).stored
             K = np.asarray(camera.K) @ _upright(camera)
             K[[0, 1], [0, 1]] = np.abs(K[[0, 1], [0, 1]])
-            K[:2, 2] += 0.5  # Rerun puts (0, 0) at the first pixel's corner
+            K[:2, 2] += 0.5  # in Rerun, (0, 0) is the corner of the first pixel
             size = {"width": camera.width, "height": camera.height, "image_plane_distance": FRUSTUM_M}
             pinhole = rr.Pinhole(image_from_camera=K, camera_xyz=rr.ViewCoordinates.RDF, **size)
             self._log(f"world/{name}", pinhole, static=True)
@@ -157,7 +158,7 @@ class _Recorder:
             self._log(f"touch/{name}", self._picture(name, t))
 
     def _picture(self, name: str, t: int) -> Any:
-        """Return a frame as stored where a standard decoder reads its colours correctly, else decoded."""
+        """Return the stored bytes of a frame if standard decoders read its colours correctly, otherwise the image."""
         stored = self.episode.encoded(name, t)
         if stored is None or self.episode.stream(name).channels != "rgb":
             return self.rr.Image(self.episode.image(name, t))
@@ -176,10 +177,10 @@ class _Recorder:
 
 
 def _upright(camera: Camera) -> np.ndarray:
-    """Return R_camera_upright: the identity, or a half turn about z for a recorder that turned the image.
+    """Return R_camera_upright: a half turn about z if the recorder turned the image by 180 deg, else the identity.
 
-    Such a turn makes both focal lengths negative. A mirrored image (one negative focal length) belongs to no pose of
-    a camera; its frustum is drawn unmirrored.
+    A turned image has two negative focal lengths. A mirrored image has one negative focal length, and no camera pose
+    can produce it; the frustum of such a camera is drawn unmirrored.
     """
     turned = float(camera.K[0][0]) < 0 and float(camera.K[1][1]) < 0
     return np.diag([-1.0, -1.0, 1.0]) if turned else np.eye(3)

@@ -1,4 +1,4 @@
-"""Drawing of one camera's view: frame, tinted tokens, boxes, captions, and the reason where a box is absent."""
+"""Drawing of one camera frame with tinted tokens, boxes and captions, or with the reason why a box is missing."""
 
 from dataclasses import dataclass
 
@@ -12,16 +12,16 @@ from tactile_align.viz.overlay.boxes import difference
 
 @dataclass(frozen=True)
 class Region:
-    """A sensor in a view.
+    """Box of a sensor in a camera frame.
 
     Attributes:
-        name: The sensor.
-        colour: The sensor's place in the rig, which picks its colour.
-        box: (4,) clipped to the image, px of the recorded frame; nan where there is none.
-        inside: Share of the whole box inside the image, 0..1.
-        reason: Why there is no box; "" where there is one.
-        weights: (rows, columns) share of each token that the box covers, 0..1; None: not drawn.
-        compared: (4,) the box of a second rig, nan where it has none; None: no second rig.
+        name: Name of the sensor.
+        colour: Index of the sensor in the rig, which determines the colour.
+        box: (4,) box clipped to the image, px of the recorded frame; nan if the box is missing.
+        inside: Share of the unclipped box that lies inside the image, 0..1.
+        reason: Reason for a missing box; "" if the box exists.
+        weights: (rows, columns) share of each token that the box covers, 0..1; None: tokens are not drawn.
+        compared: (4,) box of a second rig, px; nan if that box is missing; None: no second rig.
         sigma_px: (4,) standard deviation of each edge, px; None: not known.
     """
 
@@ -36,21 +36,22 @@ class Region:
 
     @property
     def overlap(self) -> float | None:
-        """IoU of both boxes, nan where one is missing; None: no second rig."""
+        """IoU of the boxes of both rigs; nan if a box is missing; None without a second rig."""
         return None if self.compared is None else float(intersection_over_union(self.box, self.compared))
 
 
 @dataclass(frozen=True)
 class View:
-    """A camera's frame.
+    """Camera frame with the boxes of its sensors.
 
     Attributes:
-        name: The camera.
-        image: (H, W, 3) uint8 RGB; never written to.
-        width: Width of the recorded frame to which the boxes belong, px (`image` may be a smaller copy).
-        height: Height of that frame, px.
-        regions: The sensors in it.
-        cells: Edges of the tokens in the recorded frame: columns + 1 along u and rows + 1 along v, px.
+        name: Name of the camera.
+        image: (H, W, 3) uint8 RGB; may be a smaller copy of the recorded frame. It is never changed.
+        width: Width of the recorded frame, px; the boxes are in pixels of the recorded frame.
+        height: Height of the recorded frame, px.
+        regions: Boxes of the sensors in the frame.
+        cells: Edges of the tokens in the recorded frame, px: (columns + 1,) along u and (rows + 1,) along v; None: no
+            tokens are drawn.
         note: Text beside the name.
     """
 
@@ -65,14 +66,14 @@ class View:
 
 @dataclass(frozen=True)
 class Closer:
-    """A square cut out of a camera's frame around a box.
+    """Square cut-out of a camera frame around a box.
 
     Attributes:
-        name: The sensor and the camera.
-        colour: As in Region.
+        name: Names of the sensor and the camera.
+        colour: Index of the sensor in the rig, which determines the colour.
         image: (S, S, 3) uint8 RGB.
-        box: (4,) px of `image`; nan where there is none: `image` is then not drawn.
-        compared: (4,) the box of a second rig, nan where there is none.
+        box: (4,) box, px of `image`; nan if the box is missing, and then `image` is not drawn.
+        compared: (4,) box of a second rig, px of `image`; nan if that box is missing.
     """
 
     name: str
@@ -84,7 +85,7 @@ class Closer:
 
 @dataclass(frozen=True)
 class Touch:
-    """A touch image and whether it is in contact; `colour` as in Region."""
+    """Touch of a sensor, (H, W, 3) uint8 RGB, and whether the sensor is in contact; `colour` as in `Region`."""
 
     name: str
     image: np.ndarray
@@ -94,16 +95,17 @@ class Touch:
 
 @dataclass(frozen=True)
 class Hand:
-    """An arm's joints and gripper.
+    """Joints and gripper of an arm at one moment.
 
     Attributes:
-        name: The arm.
-        q: (n,) rad.
-        lower: (n,) rad.
-        upper: (n,) rad.
+        name: Name of the arm.
+        q: (n,) joint angles, rad.
+        lower: (n,) lower joint limits, rad.
+        upper: (n,) upper joint limits, rad.
         opening_m: Distance of one finger from the tool axis as drawn, m; None: no gripper.
-        reading_m: The same from the gripper's reading alone (a command may go on closing in contact).
-        full_m: The same when fully open.
+        reading_m: The same distance computed from the gripper's reading alone, m. A commanded reading may continue to
+            close during contact.
+        full_m: The same distance when the gripper is fully open, m.
         commanded: Whether the reading is a command.
     """
 
@@ -119,7 +121,7 @@ class Hand:
 
 @dataclass(frozen=True)
 class Track:
-    """A sensor's contacts over the whole episode: (T,) bool; `colour` as in Region."""
+    """Contacts of a sensor over the whole episode; `contact` is (T,) bool, `colour` as in `Region`."""
 
     name: str
     contact: np.ndarray
@@ -128,18 +130,18 @@ class Track:
 
 @dataclass(frozen=True)
 class Moment:
-    """All that a picture of one row of an episode shows.
+    """Everything that the picture of one row of an episode shows.
 
     Attributes:
         t: The row.
         steps: Number of rows of the episode.
         seconds: Time since the start of the episode, s; None when the rate is not known.
-        views: One or more cameras.
-        touches: Touch images.
-        hands: Arms.
-        tracks: Contacts over time.
+        views: Camera frames, at least one.
+        touches: Touches of the sensors.
+        hands: Joints and grippers of the arms.
+        tracks: Contacts of the sensors over the episode.
         title: Title of the picture, e.g. the episode and the rigs.
-        closer: Enlarged cut-outs of boxes that are too small in the views.
+        closer: Enlarged cut-outs around boxes that are too small in the camera frames.
     """
 
     t: int
@@ -154,26 +156,26 @@ class Moment:
 
 
 TOKEN_ALPHA = 0.4
-"""Opacity of the tint of a token that lies wholly in the box."""
+"""Opacity of the tint of a token that lies entirely in the box."""
 BAND_SIGMAS = 2.0
-"""Half the width of the error band, in standard deviations of the edge."""
+"""Half width of the uncertainty band of an edge, in standard deviations of the edge."""
 
 
 def fit_into(target: np.ndarray, image: np.ndarray) -> None:
-    """Copy an image into `target`, resampled to its size."""
+    """Copy an image into `target`, resized to the size of `target`."""
     high, wide = target.shape[:2]
     if image.shape[:2] == (high, wide):
         target[:] = image
         return
     shrinks = image.shape[0] > high
     if image.shape[0] >= 2 * high and not (image.shape[0] % 2 or image.shape[1] % 2):
-        # OpenCV halves ten times as fast as it shrinks by an odd factor.
+        # OpenCV halves an image ten times as fast as it shrinks it by an arbitrary factor.
         image = cv2.resize(image, (image.shape[1] // 2, image.shape[0] // 2), interpolation=cv2.INTER_AREA)
     cv2.resize(image, (wide, high), dst=target, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
 
 
 def draw_view(image: np.ndarray, view: View, ink: Ink) -> None:
-    """Fill `image` (H, W, 3) with a view, its tokens, boxes and captions."""
+    """Fill `image` (H, W, 3) with a camera frame and draw its tokens, boxes and captions."""
     fit_into(image, view.image)
     scale = np.array([image.shape[1] / view.width, image.shape[0] / view.height] * 2)
     for region in view.regions:
@@ -195,7 +197,7 @@ def draw_view(image: np.ndarray, view: View, ink: Ink) -> None:
 
 
 def draw_closer(image: np.ndarray, shown: Closer, ink: Ink) -> None:
-    """Fill `image` (S, S, 3) with a cut-out and its boxes, or with grey where there is no box."""
+    """Fill `image` (S, S, 3) with a cut-out and its boxes, or with grey if the box is missing."""
     fill(image, 0, 0, image.shape[1], image.shape[0], DIM)
     if np.isfinite(shown.box).all():
         fit_into(image, shown.image)
@@ -206,7 +208,7 @@ def draw_closer(image: np.ndarray, shown: Closer, ink: Ink) -> None:
 def _draw_boxes(
     image: np.ndarray, box: np.ndarray, compared: np.ndarray | None, scale: np.ndarray, colour: Colour, ink: Ink
 ) -> None:
-    """Draw a box over the dashed box of a second rig, each where it is known."""
+    """Draw the dashed box of the second rig and over it the box of the first rig; missing boxes are skipped."""
     if compared is not None and np.isfinite(compared).all():
         frame(image, _moved(compared, scale), COMPARED, ink, dashed=True)
     if np.isfinite(box).all():
@@ -214,7 +216,7 @@ def _draw_boxes(
 
 
 def _moved(box: np.ndarray, scale: np.ndarray) -> np.ndarray:
-    """Move a box from the recorded frame to the drawn one; pixel (0, 0) is a centre, `scale` has a factor an edge."""
+    """Return a box of the recorded frame in pixels of the drawn frame; `scale` is (4,), one factor per edge."""
     moved: np.ndarray = (box + 0.5) * scale - 0.5
     return moved
 
@@ -228,9 +230,10 @@ def _overlap(region: Region) -> str:
 def _draw_caption(
     image: np.ndarray, region: Region, scale: np.ndarray, taken: list[tuple[int, int, int, int]], ink: Ink
 ) -> tuple[int, int, int, int]:
-    """Write a box's name and its difference from a second rig's; return the caption's pixels (x0, y0, x1, y1).
+    """Write the caption of a box and return the caption's pixels (x0, y0, x1, y1).
 
-    The caption lies above the box, else below, else inside: the first place where no pixels are `taken`.
+    The caption is the sensor's name and the difference to the box of a second rig. It lies above the box, below it or
+    inside it: the first of these places that does not overlap a rectangle in `taken`.
     """
     lines = [f"{region.name} {100 * region.inside:.0f} %{_overlap(region)}"]
     other = region.box if region.compared is None else region.compared
@@ -253,7 +256,7 @@ def _draw_caption(
 
 
 def _draw_band(image: np.ndarray, region: Region, scale: np.ndarray) -> None:
-    """Tint the pixels where each edge may lie, where the standard deviation of the edges is known."""
+    """Tint the band in which each edge probably lies; does nothing if the standard deviations are not known."""
     if region.sigma_px is None or not np.isfinite([region.box, region.sigma_px]).all():
         return
     edges, half = _moved(region.box, scale), BAND_SIGMAS * region.sigma_px * scale
@@ -268,7 +271,7 @@ def _draw_band(image: np.ndarray, region: Region, scale: np.ndarray) -> None:
 def _draw_tokens(
     image: np.ndarray, region: Region, cells: tuple[np.ndarray, np.ndarray] | None, scale: np.ndarray, ink: Ink
 ) -> None:
-    """Tint each token by the share of it that the box covers; gaps between the tokens show the grid."""
+    """Tint each token in proportion to the share that the box covers; gaps between the tokens show the grid."""
     if region.weights is None or cells is None or not np.isfinite(region.weights).all():
         return
     u, v = (np.rint((edges + 0.5) * k).astype(int).tolist() for edges, k in zip(cells, scale[:2], strict=True))

@@ -1,1 +1,1 @@
-"""The HTML report of runs, and its live view."""
+"""HTML report of training runs, and its live view."""

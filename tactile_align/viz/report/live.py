@@ -1,4 +1,4 @@
-"""The report of a running training, served to this machine only and rendered again when the run's files change."""
+"""Server of the report of a running training, for this machine only; the page follows the run's files."""
 
 import hashlib
 import socketserver
@@ -22,14 +22,14 @@ HEADERS = {"Content-Security-Policy": LIVE_POLICY, "X-Content-Type-Options": "no
 
 
 class LivePage:
-    """The page of a run, rendered again only when a file of the run has changed.
+    """Report page of a run, rendered again only if a file of the run has changed.
 
     Args:
         run: The run folder.
 
     Raises:
-        FileNotFoundError: Not a run folder.
-        InputError: A file of the run is damaged; names it.
+        FileNotFoundError: `run` is not a run folder.
+        InputError: A file of the run is damaged; the message names the file.
     """
 
     def __init__(self, run: str | Path) -> None:
@@ -40,19 +40,19 @@ class LivePage:
         self._made: tuple[str, bytes] = ("", b"")
 
     def version(self) -> str:
-        """Return a hash that changes when a file shown on the page changes."""
+        """Return a hash that changes whenever a file that the page shows changes."""
         files = [self.folder / name for name in SHOWN_FILES] + sorted((self.folder / "pictures").rglob("*.*"))
         stats = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files if file.is_file()]
         return hashlib.sha256(repr(stats).encode()).hexdigest()[:16]
 
     def page(self) -> bytes:
-        """Return the page.
+        """Return the HTML of the page, UTF-8.
 
         Raises:
             OSError, InputError: A file of the run is missing or damaged.
         """
         with self._lock:
-            version = self.version()  # before the files are read: a change in between shows at the next request
+            version = self.version()  # taken before the files are read, so that the next request shows a later change
             if version != self._made[0]:
                 run = replace(read_run(self.folder), live=True)
                 self._made = version, render([run], self._library, version).encode()
@@ -60,11 +60,11 @@ class LivePage:
 
 
 class Server(ThreadingHTTPServer):
-    """Server of one page on 127.0.0.1, out of reach of other machines.
+    """HTTP server of one page on 127.0.0.1; other machines cannot reach it.
 
     Args:
         page: The page.
-        port: The port; 0 takes a free one.
+        port: The port; 0: any free port.
     """
 
     daemon_threads = True
@@ -74,20 +74,20 @@ class Server(ThreadingHTTPServer):
         super().__init__((ADDRESS, port), _Handler)
 
     def server_bind(self) -> None:
-        """Bind without the name lookup of http.server."""
+        """Bind the address without the host name lookup that http.server would do."""
         socketserver.TCPServer.server_bind(self)
         self.server_name, self.server_port = ADDRESS, self.server_address[1]
 
 
 class _Handler(BaseHTTPRequestHandler):
     server: Server
-    timeout = 10  # s a silent client may hold a thread
+    timeout = 10  # s after which a silent client loses its thread
 
     def do_GET(self) -> None:
-        # A foreign page may point its own name to 127.0.0.1 and read from there (DNS rebinding); Host shows that name.
+        # A foreign web page can resolve its own name to 127.0.0.1 (DNS rebinding); the Host header shows that name.
         hosts = self.headers.get_all("Host", [])
         if hosts not in ([f"{name}:{self.server.server_port}"] for name in (ADDRESS, "localhost")):
-            self._send(HTTPStatus.MISDIRECTED_REQUEST, "text/plain", b"This page is for this machine only.\n")
+            self._send(HTTPStatus.MISDIRECTED_REQUEST, "text/plain", b"This page can only be opened on this machine.\n")
             return
         try:
             if self.path == "/":
@@ -95,7 +95,7 @@ class _Handler(BaseHTTPRequestHandler):
             elif self.path == "/version":
                 self._send(HTTPStatus.OK, "text/plain", self.server.page.version().encode())
             else:
-                self._send(HTTPStatus.NOT_FOUND, "text/plain", b"The only page is /\n")
+                self._send(HTTPStatus.NOT_FOUND, "text/plain", b"Not found. The only page is /\n")
         except (OSError, InputError) as error:
             text = filled("report/waiting.html", error=str(error))
             self._send(HTTPStatus.SERVICE_UNAVAILABLE, "text/html", text.encode())
@@ -109,31 +109,32 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, format: str, *args: object) -> None:
-        """Log nothing: a page that asks every two seconds would fill the terminal."""
+        """Log nothing; an open page sends a request every two seconds and would fill the terminal."""
 
 
 def watch(run: str | Path, port: int = PORT, tell: Callable[[str], object] = print) -> None:
-    """Serve the page of a running training until Ctrl-C.
+    """Serve the report page of a running training until Ctrl-C is pressed.
 
-    Only this machine can reach it, requests by another host name are refused, and nothing is fetched from the network.
+    Only this machine can reach the page. Requests that use another host name are refused. Nothing is fetched from the
+    network.
 
     Args:
         run: The run folder.
-        port: The port; 0 takes a free one.
-        tell: Function that takes the page's address once it is served.
+        port: The port; 0: any free port.
+        tell: Function that is called with the address of the page as soon as the page is served.
 
     Raises:
-        FileNotFoundError: Not a run folder.
-        OSError: The port is taken.
-        InputError: Not a port number, or a file of the run is damaged.
+        FileNotFoundError: `run` is not a run folder.
+        OSError: The port is already in use.
+        InputError: `port` is not a port number, or a file of the run is damaged.
     """
     if not 0 <= port <= 65535:
-        raise InputError(f"--port must be 0 to 65535; got {port}. 0 takes a free one")
+        raise InputError(f"--port must be 0 to 65535; got {port}. Use 0 for any free port")
     page = LivePage(run)
     try:
         server = Server(page, port)
     except OSError as error:
-        raise OSError(f"needed port {port} of {ADDRESS}; {error.strerror}. --port 0 takes a free one") from error
+        raise OSError(f"cannot use port {port} of {ADDRESS}: {error.strerror}. Use --port 0 for a free port") from error
     with server, suppress(KeyboardInterrupt):
         tell(f"http://{ADDRESS}:{server.server_port}")
         server.serve_forever()

@@ -1,4 +1,4 @@
-"""Self-contained HTML pages from templates: every value escaped; styles, scripts and pictures embedded."""
+"""Self-contained HTML pages made from templates; values are escaped; styles, scripts and pictures are embedded."""
 
 import base64
 from functools import cache
@@ -14,11 +14,11 @@ from tactile_align.errors import InputError
 POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:"
 """Content security policy of a page that fetches nothing."""
 LIVE_POLICY = f"{POLICY}; connect-src 'self'"
-"""Policy of a served page, which asks its own server for its version."""
+"""Content security policy of a served page, which may request its version from its own server."""
 WIDEST_PX = 1600
 JPEG_QUALITY = 82
 SMALL_BYTES = 150_000
-"""Largest picture that is embedded unchanged; a larger one is embedded as JPEG at most WIDEST_PX wide."""
+"""Maximum size of a picture file that is embedded unchanged; others are embedded as JPEG of at most WIDEST_PX."""
 
 
 @cache
@@ -26,24 +26,26 @@ def _templates() -> Environment:
     loader = PackageLoader("tactile_align", "viz")
     made = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     made.policies["json.dumps_kwargs"] = {"allow_nan": False}
-    # Our styles and scripts are inserted unchanged: as templates, their braces would be read as jinja's.
+    # Styles and scripts are inserted as they are, because jinja would interpret their braces.
     made.globals["source"] = lambda name: Markup(loader.get_source(made, name)[0])
     return made
 
 
 def filled(template: str, *, policy: str = POLICY, **values: object) -> str:
-    """Return a template of `viz` filled with values, each escaped; `| tojson` makes data that is safe in a script.
+    """Return the HTML of a template filled with values.
+
+    Every value is escaped. Inside a script, the template uses `| tojson` to insert a value safely.
 
     Args:
-        template: Path of the template below `viz`: "report/report.html".
+        template: Path of the template below `viz`, e.g. "report/report.html".
         policy: Content security policy of the page.
-        values: Values of the template's names.
+        values: Values of the variables in the template.
     """
     return _templates().get_template(template).render(policy=Markup(policy), **values)
 
 
 def image_data(path: Path) -> tuple[str, int, int]:
-    """Return a picture as a data URL, and its width and height as embedded.
+    """Return a picture file as a data URL, and the width and height of the embedded picture, px.
 
     Raises:
         InputError: The file is not a picture that OpenCV can read.
@@ -51,7 +53,7 @@ def image_data(path: Path) -> tuple[str, int, int]:
     raw = path.read_bytes()
     image = cv2.imdecode(np.frombuffer(raw, np.uint8), cv2.IMREAD_COLOR) if raw else None
     if image is None:
-        raise InputError(f"{path}: needed a PNG or JPEG; it cannot be decoded. Draw it again or remove it")
+        raise InputError(f"{path}: expected a PNG or JPEG, but the file cannot be decoded. Draw it again or remove it")
     height, width = image.shape[:2]
     if len(raw) > SMALL_BYTES or width > WIDEST_PX:
         return jpeg_data(image, WIDEST_PX, JPEG_QUALITY)
@@ -59,11 +61,11 @@ def image_data(path: Path) -> tuple[str, int, int]:
 
 
 def jpeg_data(bgr: np.ndarray, widest_px: int, quality: int) -> tuple[str, int, int]:
-    """Return (H, W, 3) uint8 BGR as the data URL of a JPEG, and its width and height as embedded.
+    """Return an image (H, W, 3) uint8 BGR as the data URL of a JPEG, and the width and height of the JPEG, px.
 
     Args:
         bgr: The image.
-        widest_px: Width beyond which it is shrunk, px.
+        widest_px: Maximum width, px; a wider image is shrunk.
         quality: JPEG quality, 0 to 100.
     """
     if bgr.shape[1] > widest_px:

@@ -1,4 +1,4 @@
-"""Interactive charts of runs, as plain descriptions for plotly.js."""
+"""Interactive charts of runs, described as JSON for plotly.js."""
 
 import html
 from collections.abc import Mapping, Sequence
@@ -10,23 +10,23 @@ from tactile_align.viz.ink import ASH, BLUE, VERMILLION, hexadecimal
 from tactile_align.viz.report.run_folder import Json, Run
 
 COLOURS = (hexadecimal(BLUE), hexadecimal(VERMILLION), "#007a59", "#a34d80")
-"""Dark colours of Okabe and Ito, darkened where needed to a contrast of 3:1 on white; runs differ in dash as well."""
+"""Colours after Okabe and Ito, with a contrast of at least 3:1 on white. Runs also differ in their line style."""
 CHANCE = hexadecimal(ASH)
 DASHES = ("solid", "dash")
 TABLE_ROWS = 200
-"""Most rows of the table below a chart of curves."""
+"""Maximum number of rows in the table below a chart of curves."""
 
 
 @dataclass(frozen=True)
 class Plot:
-    """One chart.
+    """Chart and the table of its values.
 
     Attributes:
         title: Title of the chart.
-        traces: plotly.js traces.
-        layout: plotly.js layout.
-        header: Column names of a table of the same values, for readers who cannot hover.
-        rows: Rows of that table.
+        traces: Traces of plotly.js.
+        layout: Layout of plotly.js.
+        header: Column names of the table, which is for readers who cannot hover over the chart.
+        rows: Rows of the table.
     """
 
     title: str
@@ -37,7 +37,7 @@ class Plot:
 
 
 def curve_plots(runs: Sequence[Run]) -> list[Plot]:
-    """Return the training curves: the alignment loss beside chance, then the other logged numbers."""
+    """Return the charts of the training: the alignment loss with the chance line, then the other logged values."""
     plots = []
     for key in _union(runs, "hsa/"):
         view = key.removeprefix("hsa/")
@@ -56,18 +56,18 @@ def curve_plots(runs: Sequence[Run]) -> list[Plot]:
 
 
 def _both(key: str) -> tuple[tuple[str, str, str], ...]:
-    """Return kind of record, key and label of a number in training and on held-out episodes."""
+    """Return (kind of record, key, label) of a logged value, for training and for held-out episodes."""
     return ("train", key, "training"), ("validation", key, "held out")
 
 
 def retrieval_plots(runs: Sequence[Run]) -> list[Plot]:
-    """Return R@k with 95 % intervals of each view, beside the opening alone and chance."""
+    """Return a chart per view of R@k with 95 % intervals, compared with opening only and with chance."""
     names = dict.fromkeys(name for run in runs if run.summary for name in run.summary.views)
     return [_retrieval(runs, name) for name in names]
 
 
 def action_plots(runs: Sequence[Run]) -> list[Plot]:
-    """Return the action error by column beside standing still; nothing where no policy was trained."""
+    """Return the chart of the action error by column, compared with standing still; empty without a policy."""
     traces: list[Json] = []
     rows: list[tuple[Any, ...]] = []
     for number, run in enumerate(runs):
@@ -85,7 +85,7 @@ def action_plots(runs: Sequence[Run]) -> list[Plot]:
     if not traces:
         return []
     layout = _layout("", "mean absolute error, robot units") | {"barmode": "group"}
-    return [Plot("action error on held-out episodes", traces, layout, ("who", "column", "error"), rows)]
+    return [Plot("action error on held-out episodes", traces, layout, ("prediction", "column", "error"), rows)]
 
 
 def _curves(
@@ -106,7 +106,7 @@ def _curves(
                 shown = ("not finite" if value is None else f"{value:.4g}" for value in values)
                 rows += [(label, step, text) for step, text in zip(steps, shown, strict=True)]
         lines = (run.series(kind, key) for kind, key in chance)
-        steps, values = next((line for line in lines if len(line[0]) > 1), ([], []))  # one point is no line
+        steps, values = next((line for line in lines if len(line[0]) > 1), ([], []))  # a line needs two points
         if steps:
             traces.append(_line(steps, values, _label(runs, run, "chance"), CHANCE, "dot", "lines"))
     rows = [rows[i] for i in evenly(len(rows), TABLE_ROWS)]
@@ -152,10 +152,10 @@ def _retrieval(runs: Sequence[Run], name: str) -> Plot:
             at_k, chance = [f"R@{k}" for k in both.chance], list(both.chance.values())
             label = f"chance (gallery of {both.gallery})"
             traces.append({"type": "scatter", "mode": "markers", "x": at_k, "y": chance, "name": label, "marker": mark})
-    layout = _layout("", "share found") | {"barmode": "group"}
+    layout = _layout("", "recall") | {"barmode": "group"}
     layout["yaxis"] |= {"range": [0, 1], "tickformat": ".0%"}
     title = f"retrieval on held-out episodes, {name}, both directions, 95 % intervals"
-    return Plot(title, traces, layout, ("who", "k", "recall", "95 % interval", "chance"), rows)
+    return Plot(title, traces, layout, ("candidate, direction", "k", "recall", "95 % interval", "chance"), rows)
 
 
 def _layout(x: str, y: str) -> Json:
@@ -174,12 +174,12 @@ def _layout(x: str, y: str) -> Json:
 
 
 def _as_text(value: str) -> str:
-    """Return text that plotly.js shows unchanged, since it interprets some HTML tags and entities in labels."""
+    """Return escaped text; plotly.js would interpret HTML tags and entities in labels."""
     return html.escape(value, quote=False)
 
 
 def _label(runs: Sequence[Run], run: Run, word: str) -> str:
-    """Return the name of a trace, which begins with the run's name where there are several runs."""
+    """Return the name of a trace; if there are several runs, it begins with the name of the run."""
     name = run.name if len(run.name) <= 40 else run.name[:37] + "..."
     return _as_text(word if len(runs) == 1 else f"{name}: {word}")
 

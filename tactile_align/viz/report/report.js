@@ -27,7 +27,7 @@ if (follow) {
       ended.textContent = "";
       if (answer.ok && await answer.text() !== follow.dataset.version) { location.reload(); }
     } catch {
-      ended.textContent = "The watch has ended; this is its last page.";
+      ended.textContent = "tactile-align watch has stopped; this page is no longer updated.";
     }
   }, 2000);
 }

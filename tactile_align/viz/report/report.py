@@ -1,4 +1,4 @@
-"""The report: one self-contained HTML page about one run, or about two side by side."""
+"""Report: one self-contained HTML page about one run, or about two runs side by side."""
 
 import hashlib
 import math
@@ -24,10 +24,10 @@ LIMITS = {
         1.0,
         " of chance",
         ".2f",
-        why="At chance the features of a touch and of its region have nothing in common",
+        why="At chance, the features contain nothing that relates a touch to its region",
     ),
     "held-out-rise": Limit(
-        "Held-out loss above its lowest", 0.02, math.inf, form=".0%", why="The run overfits its training episodes"
+        "Rise of the held-out loss after its minimum", 0.02, math.inf, form=".0%", why="A rise is a sign of overfitting"
     ),
     "action-error": Limit(
         "Action error on held-out episodes",
@@ -35,13 +35,13 @@ LIMITS = {
         0.99,
         " of standing still",
         ".2f",
-        why="A policy that errs as much as one that never moves has learnt nothing",
+        why="A policy has learnt nothing if its error is as large as that of standing still",
     ),
 }
 
 
 def judge(run: Run) -> Report:
-    """Return the checks at the top of the page: training, encoders, retrieval, actions and other commands' verdicts."""
+    """Return the checks at the top of the page: training, encoders, retrieval, actions, verdicts of other commands."""
     checks = chain(_training(run), _encoder(run), _views(run), _actions(run), _commands(run))
     return Report("report", run.name, tuple(checks))
 
@@ -50,7 +50,7 @@ def _training(run: Run) -> Iterator[Check]:
     title, planned = "Training", run.config.get("steps")
     steps = [record["step"] for record in run.metrics if record.get("kind") == "train"]
     if not steps:
-        yield Check("training", title, "info", "no step is logged yet")
+        yield Check("training", title, "info", "no step has been logged yet")
         return
     last, advice = max(steps), ""
     status: Status = "pass"
@@ -58,7 +58,7 @@ def _training(run: Run) -> Iterator[Check]:
     diverged = [record["step"] for record in run.metrics if "loss" in record and record["loss"] is None]
     if diverged:
         status, measured = "fail", f"diverged: non-finite loss at step {diverged[0]}"
-        advice = "Lower the learning rates; tactile-align doctor CONFIG looks for the cause"
+        advice = "Lower the learning rates. To find the cause, run: tactile-align doctor CONFIG"
     elif isinstance(planned, int) and last < planned and run.live:
         status, measured = "info", f"has reached step {last} of {planned}"
     elif isinstance(planned, int) and last < planned:
@@ -71,15 +71,13 @@ def _training(run: Run) -> Iterator[Check]:
         (best, at), (end, _) = min(known), known[-1]
         rise = (end - best) / max(abs(best), 1e-12)
         measured = f"{rise:.0%}: {best:.3f} at step {at}, {end:.3f} at the end"
-        advice = "The command evaluate judges the best checkpoint. Record more episodes or train fewer steps"
+        advice = "Record more episodes or train for fewer steps. evaluate uses the best checkpoint"
         yield graded(LIMITS, "held-out-rise", rise, measured=measured, advice=advice)
 
 
 def _encoder(run: Run) -> Iterator[Check]:
     if run.summary and "scratch" in run.summary.encoder.lower():
-        why = (
-            "SCRATCH: an encoder started from random weights. The numbers do not show how good pretrained features are"
-        )
+        why = "SCRATCH: an encoder was trained from random weights. Pretrained features may give other results"
         yield Check("encoder", "Encoders", "warn", run.summary.encoder, why=why)
 
 
@@ -112,7 +110,7 @@ def _retrieval(name: str, view: ViewSummary) -> Iterator[Check]:
         f"{recall} of {both.gallery} candidates",
         limit=f"interval above {chance:.1%}",
         value=at,
-        advice="Chance may explain the retrieval: train on more episodes, check the boxes with tactile-align overlay",
+        advice="The retrieval may be chance: train on more episodes, check the boxes with tactile-align overlay",
         otherwise="fail",
     )
     if opening is not None:
@@ -121,11 +119,11 @@ def _retrieval(name: str, view: ViewSummary) -> Iterator[Check]:
             f"retrieval-opening/{name}",
             f"R@1 against the gripper's opening alone, {name}",
             low > base,
-            f"{recall}, the opening alone {base:.1%} [{base_low:.1%}, {base_high:.1%}]",
+            f"{recall}; the opening alone: {base:.1%} [{base_low:.1%}, {base_high:.1%}]",
             limit=f"interval above {base:.1%}",
             value=at,
-            advice="The opening alone may explain the retrieval: record objects of several sizes, and the same object "
-            "at several openings",
+            advice="The gripper opening alone may explain the retrieval: record objects of several sizes, and the "
+            "same object at several openings",
             otherwise="warn" if at > base else "fail",
         )
 
@@ -135,17 +133,17 @@ def _actions(run: Run) -> Iterator[Check]:
     if action is None:
         return
     error, still = fmean(action.per_column), action.standing_still_per_column
-    measured = f"{error:.4f}, mean absolute, robot units, all columns"
+    measured = f"{error:.4f}, mean absolute error of all columns, robot units"
     if not still:
         yield Check("action-error", LIMITS["action-error"].title, "info", measured, error)
         return
     share = error / fmean(still) if any(still) else math.nan
-    measured = f"{share:.2f} of standing still: {error:.4f} of {fmean(still):.4f}, mean absolute, robot units"
+    measured = f"{share:.2f} of standing still: {error:.4f} of {fmean(still):.4f}, mean absolute error, robot units"
     yield graded(LIMITS, "action-error", share, measured=measured, advice="Train longer or on more episodes")
 
 
 def _commands(run: Run) -> Iterator[Check]:
-    """Yield the verdicts of other commands, whose checks the page shows below."""
+    """Yield the verdicts of verify and doctor; the page shows their checks further down."""
     title = "Rig against recordings"
     for id, name, report in (("verify", title, run.verification), ("doctor", "Doctor", run.doctor)):
         if report is not None:
@@ -169,23 +167,23 @@ def report(
     draw: bool = False,
     overwrite: bool = False,
 ) -> Path:
-    """Write the page of one run or of two.
+    """Write the report page of one run, or of two runs side by side, and return its path.
 
     Args:
         run: A run folder.
-        other: A second run folder, to compare with.
-        out: The page; RUN/report.html, or RUN/report_with_OTHER.html for two, when None.
-        pictures: Folder of the first run's pictures; RUN/pictures when None.
-        draw: Whether to draw the pictures of the runs first, as `draw_maps` does, which needs their recordings.
-        overwrite: Whether an existing page, or existing pictures, may be replaced.
+        other: A second run folder to compare with; None: one run only.
+        out: The page; None: RUN/report.html, or RUN/report_with_OTHER.html for two runs.
+        pictures: Folder of the first run's pictures; None: RUN/pictures.
+        draw: Whether to draw the pictures of the runs first, with `draw_maps`; this needs the runs' recordings.
+        overwrite: Whether an existing page and existing pictures may be replaced.
 
     Returns:
-        The page.
+        The path of the page.
 
     Raises:
-        FileNotFoundError: No run folder.
-        FileExistsError: The page, or with `draw` a picture, exists and `overwrite` is False.
-        InputError: A file of the run is damaged; names it.
+        FileNotFoundError: A folder does not exist or is not a run folder.
+        FileExistsError: The page exists, or `draw` is True and a picture exists, and `overwrite` is False.
+        InputError: A file of a run is damaged; the message names the file.
     """
     if draw:
         # Imported here because it imports torch, which takes seconds.
@@ -206,12 +204,12 @@ def report(
 
 
 def render(runs: Sequence[Run], library: str, version: str = "") -> str:
-    """Return the page's HTML.
+    """Return the HTML of the report page.
 
     Args:
-        runs: One or two.
-        library: The source of plotly.js.
-        version: Version of a served page, which reloads when `/version` returns another one; "" for a file.
+        runs: One or two runs.
+        library: Source text of plotly.js.
+        version: Version of a served page, which reloads when `/version` returns another version; "" for a file.
     """
     plots = {"curves": curve_plots(runs), "retrieval": retrieval_plots(runs), "actions": action_plots(runs)}
     charts = {name: [(f"{name}-{i}", plot) for i, plot in enumerate(group)] for name, group in plots.items()}
@@ -237,15 +235,15 @@ def render(runs: Sequence[Run], library: str, version: str = "") -> str:
 
 
 def plotlyjs() -> str:
-    """Return the source of plotly.js."""
-    # Imported here because it takes longer than the rest of the report.
+    """Return the source text of plotly.js."""
+    # Imported here because the import takes longer than the rest of the report.
     from plotly.offline import get_plotlyjs
 
     return str(get_plotlyjs())
 
 
 def _judgements(run: Run) -> Iterator[tuple[str, Report | None, str]]:
-    """Yield title, report and the command that writes the report."""
+    """Yield the title, the report (None if it does not exist) and the command that writes the report."""
     data = (run.config.get("data") or [{}])[0]
     verify = shlex.join(["verify", str(data.get("path", "RECORDINGS")), "--rig", str(data.get("rig", "RIG"))])
     config, verification, doctor = (
@@ -273,12 +271,12 @@ def _statistics(run: Run) -> list[tuple[str, str]]:
 
 
 PICTURES_BYTES = 12_000_000
-"""Size beyond which pictures are named, not embedded, which keeps the page below 20 MB."""
+"""Total size of embedded pictures; further pictures are only listed by name, so that the page stays below 20 MB."""
 
 
 @dataclass(frozen=True)
 class Picture:
-    """An embedded picture: name in its group, caption, alternative text, data URL, width and height, px."""
+    """Embedded picture: name in its group, caption, alternative text, data URL, width and height in px."""
 
     name: str
     caption: str
@@ -290,7 +288,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Group:
-    """Pictures that share a place on the page and are chosen `by` "step" or "episode"; "" for a single picture."""
+    """Pictures of which the page shows one at a time, selected `by` "step" or "episode"; "" for a single picture."""
 
     title: str
     by: str
@@ -298,10 +296,12 @@ class Group:
 
 
 def pictures_of(run: Run) -> tuple[list[Group], list[str]]:
-    """Return a run's pictures, grouped where they differ in step or episode, and the names of those left out.
+    """Return the pictures of a run in groups, and the file names of the pictures that are not embedded.
+
+    Pictures that differ only in step or episode form a group.
 
     Raises:
-        InputError: A file is not a picture.
+        InputError: A file is not a PNG or JPEG.
     """
     groups: dict[tuple[str, str], list[Picture]] = {}
     spent, left_out = 0, []
@@ -322,13 +322,13 @@ def pictures_of(run: Run) -> tuple[list[Group], list[str]]:
 
 
 KINDS = (
-    ("recall", "Bars of recall at 1, 5 and 10 with 95 % intervals: the box, the opening alone, chance"),
-    ("curves", "Losses by step, in training and on held-out episodes, the alignment loss beside its chance line"),
-    ("gallery", "Retrieval gallery: query touches and the most similar views, the right one framed"),
-    ("matrix", "Matrix of cosines between touches and views"),
+    ("recall", "Bars of recall at 1, 5 and 10 with 95 % intervals, for the box, the opening alone and chance"),
+    ("curves", "Losses by step, in training and on held-out episodes; the alignment loss with its chance line"),
+    ("gallery", "Retrieval gallery: query touches and the most similar regions; the right region is framed"),
+    ("matrix", "Matrix of cosines between touches and regions"),
     ("attention", "Attention of the policy on joints, camera, region and touch, over an episode"),
-    ("embedding", "Touch and view features in the plane of their two largest principal components"),
+    ("embedding", "Features of touches and regions in the plane of their first two principal components"),
     ("map", "Similarity of a touch to the tokens of a camera image"),
     ("overlay|sheet|episode", "Recorded frames with the sensor's box, tokens, touch, joints and contacts"),
 )
-"""Descriptions of pictures by a pattern in their captions; the first match counts."""
+"""Descriptions of pictures by a pattern that occurs in the caption; the first match counts."""

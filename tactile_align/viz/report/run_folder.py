@@ -1,4 +1,4 @@
-"""Reader of a run folder for the report."""
+"""Reader of a run folder, for the report."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,23 +15,23 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True)
 class Run:
-    """Contents of a run folder; a missing part is None or empty.
+    """Contents of a run folder; a part whose file does not exist is None or empty.
 
     Attributes:
         folder: The folder.
         config: The resolved config.
         config_text: Text of config.toml.
         metrics: Records of metrics.jsonl in order; non-finite numbers are None.
-        summary: summary.json, written by `evaluate`.
-        verification: verification.json, written by `verify --json`; the gravest check first.
-        doctor: doctor.json, written by `doctor --json`; the gravest check first.
-        watch: Warnings of the watch in metrics.jsonl, made while the run trained.
-        statistics: statistics.json.
+        summary: Content of summary.json, which `evaluate` writes.
+        verification: Content of verification.json, the output of `verify --json`; the most severe check comes first.
+        doctor: Content of doctor.json, the output of `doctor --json`; the most severe check comes first.
+        watch: Warnings that the watch wrote to metrics.jsonl during training.
+        statistics: Content of statistics.json.
         environment: Lines of environment.txt.
-        rig: rig.toml.
-        pictures: Picture files in `drawn`, in order.
+        rig: Content of rig.toml.
+        pictures: Picture files in `drawn`, sorted.
         drawn: Folder of the pictures.
-        label: Name of the run on the page, where the folder's name is ambiguous.
+        label: Name of the run on the page, set if the folder name is ambiguous; "" otherwise.
         live: Whether the run is still training.
     """
 
@@ -53,17 +53,17 @@ class Run:
 
     @property
     def name(self) -> str:
-        """The label, else the folder's name, preceded by its parent's where it is just `run`."""
+        """Label, or else the folder name; a folder named `run` is shown with its parent, as "PARENT/run"."""
         place = self.folder.resolve()
         return self.label or (f"{place.parent.name}/run" if place.name == "run" else place.name)
 
     def series(self, kind: str, key: str) -> tuple[list[int], list[float | None]]:
-        """Return steps and values of one number in the records of one kind ("train", "validation")."""
+        """Return the steps and the values logged under `key` in records of `kind` ("train" or "validation")."""
         records = [record for record in self.metrics if record.get("kind") == kind and key in record]
         return [record["step"] for record in records], [record[key] for record in records]
 
     def keys(self, prefix: str) -> list[str]:
-        """Return the names of logged numbers that begin with `prefix`, sorted."""
+        """Return the keys of logged values that begin with `prefix`, sorted."""
         return sorted({key for record in self.metrics for key in record if key.startswith(prefix)})
 
 
@@ -72,17 +72,17 @@ def read_run(folder: str | Path, pictures: str | Path | None = None) -> Run:
 
     Args:
         folder: The folder.
-        pictures: Folder of its pictures; FOLDER/pictures when None.
+        pictures: Folder of the run's pictures; None: FOLDER/pictures.
 
     Raises:
-        FileNotFoundError: No such folder, or not a run folder.
-        InputError: A file is damaged; names file and line.
+        FileNotFoundError: The folder does not exist or is not a run folder.
+        InputError: A file is damaged; the message contains the file and the line.
     """
     place = Path(folder)
     config, environment = place / "config.toml", place / "environment.txt"
     if not config.is_file():
         raise FileNotFoundError(
-            f"{place}: needed a run folder with config.toml; found none. Train one with: tactile-align train CONFIG"
+            f"{place}: expected a run folder, but config.toml does not exist. Make one with: tactile-align train CONFIG"
         )
     drawn = place / "pictures" if pictures is None else Path(pictures)
     files = sorted(file for file in drawn.rglob("*") if file.suffix.lower() in (".png", ".jpg", ".jpeg"))
@@ -110,7 +110,7 @@ def _json(path: Path) -> Json | None:
         return None
     data = read_json(path, "Write it again or remove it")
     if not isinstance(data, dict):
-        raise InputError(f"{path}: needed a JSON object; got a {type(data).__name__}. Write it again or remove it")
+        raise InputError(f"{path}: expected a JSON object, found a {type(data).__name__}. Write it again or remove it")
     return data
 
 
@@ -130,12 +130,12 @@ def _report(path: Path, verb: str) -> Report | None:
         )
     except (KeyError, TypeError, ValueError, AttributeError) as cause:
         raise InputError(
-            f"{path}: needed the output of `tactile-align {verb} --json`; {cause!r} is missing or wrong. Write it again"
+            f"{path}: not the output of `tactile-align {verb} --json`: {cause!r} is missing or wrong. Write it again"
         ) from cause
 
 
 def _watch(path: Path, metrics: tuple[Json, ...]) -> Report | None:
-    """Return the warnings of the watch, each once, since a resumed run may repeat one."""
+    """Return the warnings of the watch, each only once, since a resumed run may repeat a warning."""
     try:
         checks = {
             r["id"]: Check(r["id"], r["text"], r["status"], f"at step {r['step']}", advice=r["advice"])
@@ -144,14 +144,14 @@ def _watch(path: Path, metrics: tuple[Json, ...]) -> Report | None:
         }
     except KeyError as cause:
         raise InputError(
-            f"{path}: needed records of kind finding with id, status, step, text and advice; one has no {cause}. "
-            f"This version does not read logs of earlier versions: train again"
+            f"{path}: every record of kind finding must have id, status, step, text and advice; a record has no "
+            f"{cause}. This version cannot read logs of earlier versions: train again"
         ) from cause
     return Report("watch", path.parent.name, tuple(checks.values())) if checks else None
 
 
 def _metrics(path: Path) -> tuple[Json, ...]:
-    """Return the records, with None for "nan" and "inf", the names under which non-finite numbers are logged."""
+    """Return the records, with None for non-finite numbers, which are logged as "nan", "inf" and "-inf"."""
     records = read_metrics(path) if path.is_file() else []
     names = ("nan", "inf", "-inf")
     return tuple(finite({key: None if value in names else value for key, value in r.items()}) for r in records)

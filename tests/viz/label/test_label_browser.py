@@ -151,8 +151,8 @@ def test_a_box_is_corrected_by_edges_corners_keys_and_numbers(page: Path, tmp_pa
 
     assert box(found["edges"]) == pytest.approx((90, 95, 230, 180), abs=0.05)
     assert box(found["arrows"]) == pytest.approx((91, 96, 230, 181), abs=0.05)
-    assert found["small"][0] == found["arrows"] and "no box" in found["small"][1]
-    assert found["wrong"][0] == found["arrows"] and "left below right" in found["wrong"][1]
+    assert found["small"][0] == found["arrows"] and "No box" in found["small"][1]
+    assert found["wrong"][0] == found["arrows"] and "Left must be less than right" in found["wrong"][1]
     assert box(found["number"]) == pytest.approx((91, 96, 260.5, 181), abs=0.05)
     assert found["hidden"] == ["episode,frame,camera,sensor,u0,v0,u1,v1\n", "true"]
     assert found["shown"] == found["number"]

@@ -52,7 +52,7 @@ def test_a_rig_without_the_sensor_is_told_too(episode: Path, tmp_path: Path) -> 
         height=60,
         tell=lines.append,
     )
-    said = "no moment with a box by both rigs; in 24 of 24 moments only one rig has a box"
+    said = "no moment in which both rigs have a box; in 24 of 24 moments only one rig has a box"
     assert lines == [f"left_wrist tactile1: {said}"]
 
 

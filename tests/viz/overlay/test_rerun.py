@@ -88,5 +88,5 @@ def test_a_recording_is_not_overwritten_unasked_and_needs_its_ending(episode: Pa
     (tmp_path / "a.rrd").write_bytes(b"mine")
     with pytest.raises(FileExistsError, match=r"a\.rrd exists"):
         record(episode, tmp_path / "a.rrd")
-    with pytest.raises(ValueError, match=r"ending in \.rrd"):
+    with pytest.raises(ValueError, match=r"end in \.rrd"):
         record(episode, tmp_path / "a.mp4")

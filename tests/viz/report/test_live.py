@@ -146,7 +146,7 @@ def test_a_taken_port_and_a_folder_without_a_run_are_refused(
     assert run_verb(["watch", str(run), "--port", str(server.server_port)]) == 2
     assert f"port {server.server_port} of 127.0.0.1" in capsys.readouterr().err
     assert run_verb(["watch", str(tmp_path)]) == 2
-    assert "needed a run folder" in capsys.readouterr().err
+    assert "expected a run folder" in capsys.readouterr().err
     assert run_verb(["watch", str(run), "--port", "70000"]) == 2
     assert "0 to 65535" in capsys.readouterr().err
 
@@ -173,4 +173,4 @@ def test_the_browser_reloads_by_itself(
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120, encoding="utf-8")
     assert "has reached step 310 of 900" in done.stdout, done.stderr[-2000:]
     assert len(served) == 2 and b"step 300 of 900" in served[0] and "js-plotly-plot" in done.stdout
-    assert "The watch has ended" not in done.stdout.split("<script")[0]
+    assert "watch has stopped" not in done.stdout.split("<script")[0]
