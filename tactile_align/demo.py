@@ -218,7 +218,6 @@ A policy that stands still has an error of {np.mean(error.standing_still_per_col
 ## Pictures
 
 overlay_*.png: the projected box, its tokens and the touch. curves.png: loss and chance. recall.png: retrieval and its
-baselines. Before and after training, gallery_*.png: touches and their nearest views; map_*.png: similarity of touches
-to all tokens; matrix_*.png: cosines; attention_*.png: attention of the policy. embedding_*.png: features after
-training.
+baselines. Before and after training: gallery_*.png, touches and their nearest views; map_*.png, similarity of touches
+to all tokens; matrix_*.png, cosines; attention_*.png, attention of the policy. After it: embedding_*.png, features.
 """

@@ -60,7 +60,7 @@ def read_fact(kind: Kind, name_or_path: str | Path) -> tuple[dict[str, Any], str
         path = Path(text)
         if not path.is_file():
             names = ", ".join(fact_names(kind))
-            raise FactError(f"{text}: file not found. Give the path of {WHAT[kind]}, or a shipped name: {names}")
+            raise FactError(f"{text}: no such file. Give the path of {WHAT[kind]}, or a shipped name: {names}")
         raw, source = path.read_bytes(), text
     else:
         entry = fact_folder(kind) / f"{text}.toml"

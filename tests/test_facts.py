@@ -25,8 +25,8 @@ class Whole(BaseModel):
     ("data", "message"),
     [
         ({"nme": "a"}, "f.toml: nme: unknown key; did you mean 'name'?"),
-        ({"colour": "a"}, "f.toml: colour: unknown key; known here: name, pair, parts, rows, state"),
-        ({"rate": 15}, "f.toml: rate: unknown key; known here: name, pair, parts, rows, state"),
+        ({"colour": "a"}, "f.toml: colour: unknown key; known keys: name, pair, parts, rows, state"),
+        ({"rate": 15}, "f.toml: rate: unknown key; known keys: name, pair, parts, rows, state"),
         ({"parts": {"a": {"sise_m": 1}}}, "f.toml: parts.a.sise_m: unknown key; did you mean 'size_m'?"),
         ({"rows": [{}, {"size": 1}]}, "f.toml: rows.1.size: unknown key; did you mean 'size_m'?"),
         ({"pair": [1, {"size_mm": 1}]}, "f.toml: pair.1.size_mm: unknown key; did you mean 'size_m'?"),

@@ -1,9 +1,10 @@
-"""Contact of a touch sensor: one flag a frame, from the touch images alone.
+"""Contact of a touch sensor: one flag per frame, computed from the touch images alone.
 
-Without contact a gel looks the same in every frame, up to noise and slow drift; in contact it shows the object. So
-the frames without contact form a dense cluster; of several clusters (a held object forms one, too) it is the
-smoothest. Their running mean is the no-contact reference; a frame that differs from it by more than the noise is in
-contact. Each sensor and each episode has its own reference, because gels differ and lamps warm up.
+Without contact a gel looks the same in every frame, up to noise and slow drift. In contact it shows the object. The
+frames without contact therefore form a dense cluster. If there are several clusters (a held object forms one too), the
+cluster with the smoothest images is the one without contact. The running mean of its frames is the no-contact
+reference. A frame that differs from the reference by more than the noise is in contact. Each sensor and each episode
+has its own reference, because gels differ and lamps warm up.
 """
 
 from collections.abc import Iterable
@@ -14,25 +15,25 @@ import numpy as np
 
 from tactile_align.errors import InputError
 
-ROUNDS = 3  # the reference and the frames it is made of settle in two or three
-# An eighth of a 320x240 touch, which a JPEG decoder gives almost free.
+ROUNDS = 3  # the reference and the set of frames without contact converge in two or three rounds
+# An eighth of a 320x240 touch; a JPEG decoder produces this size at almost no cost.
 LONG_SIDE = 40
-WIDE = 5.0  # cells; light that varies over more than this comes from the lamps
-MAX_BINS = 400  # moments at which the running reference is kept
-MAX_PAIRED = 600  # frames compared each with each; of longer episodes every second, third, ...
+WIDE = 5.0  # cells; variation of light over longer distances comes from the lamps
+MAX_BINS = 400  # moments for which the running reference is stored
+MAX_PAIRED = 600  # largest number of frames compared with each other; longer episodes use every second, third, ...
 
 
 @dataclass(frozen=True)
 class Contact:
-    """The result of `contact_of`; T frames, images in grey levels 0..255.
+    """Result of `contact_of` for T frames; images have grey levels 0..255.
 
     Attributes:
         flags: (T,) bool, whether the frame is in contact.
         score: (T,) float64, distance of the frame from the reference, grey levels.
-        enter: Score at which a contact begins.
-        leave: Score below which it ends; a contact reaches from one crossing to the other around any score
-            over `enter`.
-        reference: (h, w, 3) float32 touch without contact, shrunk to LONG_SIDE cells; mean over the episode.
+        enter: Score that a contact must exceed in at least one frame.
+        leave: Score that a contact exceeds in all its frames.
+        reference: (h, w, 3) float32 touch without contact, mean over the episode, resized so that its longer side is
+            LONG_SIDE cells.
         drift: Change of the reference within the episode, grey levels.
         drifting: Whether the drift exceeds the weakest contact that can be detected.
     """
@@ -47,7 +48,7 @@ class Contact:
 
     @property
     def share(self) -> float:
-        """Share of frames in contact."""
+        """Share of the frames that are in contact."""
         return float(self.flags.mean())
 
 
@@ -58,21 +59,20 @@ def contact_of(
     sensitivity: float = 8.0,
     min_enter: float = 2.0,
 ) -> Contact:
-    """Return the frames of one sensor in one episode that are in contact.
+    """Return the contact of one sensor in each frame of one episode.
 
-    An object that presses the whole pad evenly, without a rim on it, is detected late: in simulation a tilted plate
-    at 0.4 mm, other shapes at 0.05 mm. An episode with the same contact in EVERY frame cannot be told from one
-    without contact: give such an episode a `reference`.
+    An object that presses evenly on the whole pad, with no edge on the pad, is detected late. In simulation, a tilted
+    plate is detected at an indentation of 0.4 mm, other shapes at 0.05 mm. An episode with the same contact in EVERY
+    frame looks like an episode without contact: give the `reference` of such an episode.
 
     Args:
         touches: T frames (H, W, 3) uint8 of one sensor, in order.
-        reference: (H, W, 3) uint8 touch without contact, when one was recorded; found among the frames when
-            None.
-        sensitivity: Least distance of a contact from the reference, in standard deviations of the noise.
-        min_enter: Least distance of a contact from the reference, grey levels.
+        reference: (H, W, 3) uint8 recorded touch without contact. None: estimated from the frames.
+        sensitivity: Smallest distance of a contact from the reference, in standard deviations of the noise.
+        min_enter: Smallest distance of a contact from the reference, grey levels.
 
     Raises:
-        InputError: No frame, or frames that are not (H, W, 3) uint8 of one size.
+        InputError: There is no frame, or the frames are not (H, W, 3) uint8 of one size.
     """
     cells = _cells(touches)
     if reference is not None:
@@ -95,13 +95,13 @@ def contact_of(
 
 
 def contacts(flags: np.ndarray) -> np.ndarray:
-    """Return the contacts of an episode, numbered.
+    """Return the number of the contact to which each frame belongs.
 
     Args:
-        flags: (T,) bool.
+        flags: (T,) bool, whether the frame is in contact.
 
     Returns:
-        (T,) int64: the contact that a frame belongs to, from 0; -1 between contacts.
+        (T,) int64 index of the frame's contact, counted from 0; -1 for a frame without contact.
     """
     flags = np.asarray(flags, bool)
     begins = flags & ~np.concatenate(([False], flags[:-1]))
@@ -109,32 +109,35 @@ def contacts(flags: np.ndarray) -> np.ndarray:
 
 
 def _cells(touches: Iterable[np.ndarray], shape: tuple[int, ...] | None = None) -> np.ndarray:
-    """Return touches shrunk by area averaging, (T, h, w, 3) float32."""
+    """Return touches resized to cells by area averaging, (T, h, w, 3) float32."""
     rows: list[np.ndarray] = []
     first: tuple[int, ...] | None = None
     for row, frame in enumerate(touches):
         if frame.ndim != 3 or frame.shape[2] != 3 or frame.dtype != np.uint8:
-            raise InputError(f"touch {row} must be uint8 (height, width, 3); got {frame.dtype} {frame.shape}")
+            raise InputError(f"touch {row} must be a uint8 (height, width, 3) array; got {frame.dtype} {frame.shape}")
         if first is None:
             first = frame.shape
         if frame.shape != first:
-            raise InputError(f"touch {row} has shape {frame.shape}, touch 0 has {first}; one sensor gives one size")
+            raise InputError(f"touch {row} has shape {frame.shape}, touch 0 has {first}. Give frames of one sensor")
         height, width = frame.shape[:2]
         scale = min(1.0, LONG_SIDE / max(height, width))
         h, w = shape[:2] if shape else (max(1, round(height * scale)), max(1, round(width * scale)))
         rows.append(cv2.resize(frame, (w, h), interpolation=cv2.INTER_AREA).astype(np.float32))
     if not rows:
-        raise InputError("no touch given; contact needs at least one frame")
+        raise InputError("contact needs at least one touch frame; got none. Give the frames of an episode")
     return np.stack(rows)
 
 
 def _local(cells: np.ndarray) -> np.ndarray:
-    """Return cells without slow variation over the gel: lamps change it as a whole, a contact is a patch."""
+    """Return cells without slow variation over the gel, which comes from the lamps; a contact changes a patch."""
     return cells - np.stack([cv2.GaussianBlur(frame, (0, 0), WIDE) for frame in cells])
 
 
 def _score(cells: np.ndarray, running: np.ndarray) -> np.ndarray:
-    """Return the largest local change (T,); averaging neighbours keeps a contact, which is a patch, and fades noise."""
+    """Return the largest local change of each frame, (T,).
+
+    The average over neighbouring cells reduces the noise, but keeps a contact, because a contact covers a patch.
+    """
     patch = np.stack([cv2.blur(frame, (3, 3)) for frame in _local(cells - running)])
     strength = np.sqrt((patch**2).sum(axis=3)).reshape(len(cells), -1)
     top = max(1, strength.shape[1] // 100)
@@ -143,8 +146,8 @@ def _score(cells: np.ndarray, running: np.ndarray) -> np.ndarray:
 
 
 def _free_frames(cells: np.ndarray) -> np.ndarray:
-    """Return (T,) bool, the frames of the dense cluster that looks least like a contact."""
-    from scipy.sparse.csgraph import connected_components  # slow to import, and most commands find no contact
+    """Return (T,) bool, the frames of the dense cluster with the smoothest images: the frames without contact."""
+    from scipy.sparse.csgraph import connected_components  # slow to import, and most commands do not need it
 
     steps = len(cells)
     if steps < 4:
@@ -154,7 +157,7 @@ def _free_frames(cells: np.ndarray) -> np.ndarray:
     flat = some.reshape(len(some), -1)
     apart = np.stack([np.abs(flat - frame).max(axis=1) for frame in flat])
     need = max(3, len(some) // 20)
-    # The 5 % of frames with the nearest neighbours are alike up to noise: their distance is that of noise alone.
+    # Frames with the nearest neighbours are equal up to noise, so their distance measures the noise.
     company = np.partition(apart, need, axis=1)[:, need]
     close = apart < 1.6 * max(float(np.quantile(company, 0.1)), 0.1)
     cores = close.sum(axis=1) >= need
@@ -171,7 +174,7 @@ def _free_frames(cells: np.ndarray) -> np.ndarray:
 
 
 def _running_mean(cells: np.ndarray, free: np.ndarray) -> np.ndarray:
-    """Return the touch without contact around each moment, (T, h, w, 3), weighted by nearness in time."""
+    """Return the no-contact reference at each moment, (T, h, w, 3): a mean weighted by nearness in time."""
     steps = len(cells)
     count = min(steps, MAX_BINS)
     where = np.arange(steps) * count // steps
@@ -194,7 +197,7 @@ def _thresholds(quiet: np.ndarray, sensitivity: float, floor: float) -> tuple[fl
 
 
 def _hysteresis(score: np.ndarray, enter: float, leave: float) -> np.ndarray:
-    """Return (T,) bool, the runs above `leave` that reach `enter` somewhere."""
+    """Return (T,) bool, the frames in each run of scores above `leave` that exceeds `enter` in some frame."""
     over = score > leave
     run = contacts(over)
     return np.asarray(over & np.isin(run, np.unique(run[score > enter])))

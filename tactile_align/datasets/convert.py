@@ -1,4 +1,4 @@
-"""Conversion between HDF5 layouts, checked frame by frame, with a list of what was lost."""
+"""Conversion between HDF5 layouts: every frame is compared after writing, and every loss is listed."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -23,16 +23,16 @@ DEEPEST = 8  # groups within groups
 def other_arrays(
     group: h5py.Group, layout: Layout, places: Iterable[tuple[str, str, str]], file: Path
 ) -> dict[str, h5py.Dataset]:
-    """Return the numeric arrays that the layout does not name, by their path below the group.
+    """Return the numeric arrays that are not part of the layout, by their path below the group.
 
     Args:
         group: The episode.
         layout: Its layout.
         places: (role, name, key) of its streams of frames.
-        file: For error messages.
+        file: The file's path, for error messages.
 
     Raises:
-        EpisodeError: A link, or data in another file.
+        EpisodeError: The episode contains a link, or data that are stored in another file.
     """
     return _below(group, _known(layout, places), file, "")
 
@@ -40,17 +40,18 @@ def other_arrays(
 def untaken_streams(
     group: h5py.Group, layout: Layout, places: Iterable[tuple[str, str, str]], file: Path, steps: int
 ) -> list[str]:
-    """Return descriptions of likely streams that the layout does not read: 'obs/gel (90, 240, 320, 3) uint8'.
+    """Return descriptions of likely streams that the layout does not read, such as 'obs/gel (90, 240, 320, 3) uint8'.
 
-    A stream has as many rows as the episode, or at least three axes, or holds encoded frames; a simulator's `truth`
-    is excluded. For remarks only: unreachable objects (links, damage) are skipped, and no data are read.
+    A likely stream has as many rows as the episode, or at least three axes, or contains encoded frames. A simulator's
+    `truth` is excluded. The descriptions are for remarks only: objects that cannot be reached (links, damage) are
+    skipped, and no data are read.
 
     Args:
         group: The episode.
         layout: Its layout.
         places: (role, name, key) of its streams of frames.
-        file: For error messages.
-        steps: The episode's rows; 0 where unknown.
+        file: The file's path, for error messages.
+        steps: Number of rows of the episode; 0 if unknown.
     """
     taken = (_at(group, key, file) for key in ("", "truth", *layout.state.carried, *_known(layout, places)))
     seen = {_address(item) for item in taken if item is not None}
@@ -73,7 +74,7 @@ def _holds_bytes(data: h5py.Dataset) -> bool:
 
 
 def _reached(group: h5py.Group, file: Path, under: str, seen: set[int]) -> Iterator[tuple[str, h5py.Dataset]]:
-    """Yield every dataset whose address is not in `seen`, each once: hard links may form cycles."""
+    """Yield every dataset whose address is not in `seen`, each only once, because hard links may form cycles."""
     holder = _at(group, under, file)
     try:
         inside = hdf5.names(holder, file) if isinstance(holder, h5py.Group) else ()
@@ -123,7 +124,13 @@ def _below(group: h5py.Group, known: set[str], file: Path, under: str) -> dict[s
 
 @dataclass(frozen=True)
 class Converted:
-    """The new files, one sentence for each loss, and the number of files that existed already."""
+    """Result of a conversion.
+
+    Attributes:
+        paths: The converted files.
+        lossy: One sentence for each loss.
+        kept: Number of files that existed already and were kept.
+    """
 
     paths: tuple[Path, ...]
     lossy: tuple[str, ...]
@@ -139,24 +146,24 @@ def convert_episodes(
     fps: float | None = None,
     overwrite: bool = False,
 ) -> Converted:
-    """Write every episode of a file or folder in another layout, into the folder `out`.
+    """Convert every episode of a file or folder to another layout, in the folder `out`.
 
-    Encoded frames are copied byte for byte where the target stores them so, decoded where it stores raw frames, and
-    encoded again only where the channel order or a raw source makes it necessary. An existing file is kept when it
-    holds this very episode, so an interrupted conversion resumes.
+    Encoded frames are copied byte for byte if the target layout stores encoded frames in the same channel order. They
+    are decoded if the target stores raw frames. Frames are encoded again only if the source is raw or the channel order
+    differs. An existing file that contains the same episode is kept, so an interrupted conversion resumes.
 
     Args:
-        source: An episode, a file with several, or a folder.
-        out: The folder to write into; files are named and numbered as the target layout does.
+        source: An episode, a file with several episodes, or a folder.
+        out: Output folder; files are named and numbered as in the target layout.
         to: Target layout.
-        layout: Source layout, recognised when None.
-        fps: Frames a second, where the source does not state them.
+        layout: Source layout; recognised from the file when None.
+        fps: Frames per second, used when the source does not state its rate.
         overwrite: Whether existing files may be replaced.
 
     Raises:
-        InputError: An episode cannot be read, a frame read back differs from the one written, or a file to write is one
-            of the source.
-        FileExistsError: A file exists and holds something else.
+        InputError: An episode cannot be read, a frame does not read back as written, or an output file is also a source
+            file.
+        FileExistsError: An output file exists and contains something else.
     """
     target = load_layout(to)
     paths: list[Path] = []
@@ -179,21 +186,21 @@ def convert_episodes(
 
 
 def require_other_than(path: Path, *sources: Path) -> None:
-    """Refuse an existing path that is a source or lies in a source folder.
+    """Raise an error if an existing path is a source or lies in a source folder.
 
     Raises:
-        InputError: Names the file.
+        InputError: The path belongs to the source; the message contains the path.
     """
     for source in sources:
         if path.exists() and path.resolve().is_relative_to(source.resolve()):
-            raise InputError(f"{path} belongs to the source, which is never changed; give another name or folder")
+            raise InputError(f"{path} belongs to the source, which is never changed. Choose another name or folder")
 
 
 def _require_same(episode: Episode, path: Path, to: str | Path, fps: float | None) -> None:
-    """Refuse a file that is not this episode in the target layout; its frames are compared later, as all are.
+    """Raise an error if an existing file is not this episode in the target layout. Its frames are compared later.
 
     Raises:
-        FileExistsError: Names the file and what differs.
+        FileExistsError: The file is not this episode; the message contains the file and the differences.
     """
     differs = "it is not a complete episode"
     try:
@@ -202,7 +209,7 @@ def _require_same(episode: Episode, path: Path, to: str | Path, fps: float | Non
     except InputError as cause:
         differs = f"{differs} ({cause})"
     if differs:
-        raise FileExistsError(f"{path} exists and is not {episode.ref} converted: {differs}. Give another folder")
+        raise FileExistsError(f"{path} exists and is not a conversion of {episode.ref} ({differs}). Use another folder")
 
 
 def _different(episode: Episode, there: Episode, fps: float | None) -> Iterator[str]:
@@ -213,7 +220,7 @@ def _different(episode: Episode, there: Episode, fps: float | None) -> Iterator[
     if set(episode.cameras) != set(there.cameras) or set(episode.sensors) != set(there.sensors):
         yield f"streams {', '.join((*there.cameras, *there.sensors))}"
     if fps is not None and there.fps != fps:
-        yield f"{there.fps} frames a second"
+        yield f"rate, {there.fps} frames per second"
 
 
 def _convert(episode: Episode, path: Path, to: str | Path, target: Layout, fps: float | None, overwrite: bool) -> Path:
@@ -253,40 +260,40 @@ def _stack(episode: Episode, name: str) -> np.ndarray:
 
 
 def _losses(episode: Episode, copy: Episode, fps: float | None) -> Iterator[str]:
-    """Compare everything; yield what differs.
+    """Yield a sentence for each difference between an episode and its converted copy.
 
     Raises:
-        InputError: A stream that should be the same is not.
+        InputError: A stream that must be the same in both files differs.
     """
     for what in ("qpos", "action"):
         ahead = float(np.abs(getattr(episode, what) - getattr(copy, what)).max())
         if ahead > 0:
-            yield f"{what} is rounded to {copy.layout.state.dtype}, by at most {_power_of_ten(ahead)}"
+            yield f"{what} is rounded to {copy.layout.state.dtype}; it changes by at most {_power_of_ten(ahead)}"
     if episode.qvel is not None and copy.qvel is None:
-        yield f"qvel is left out: layout {copy.layout.name} has no place for it"
+        yield f"qvel is left out, because layout {copy.layout.name} cannot store qvel"
     others = _left_behind(episode)
     if others:
-        yield f"{', '.join(others)} left out: layout {episode.layout.name} does not name them"
+        yield f"left out, because layout {episode.layout.name} does not list them: {', '.join(others)}"
     if episode.fps is None and fps is None and copy.fps is not None:
         yield (
-            f"the rate was never recorded, and readers of layout {copy.layout.name} assume {copy.fps:g} frames a "
-            f"second: state the true one with --fps"
+            f"the rate was not recorded; readers of layout {copy.layout.name} assume {copy.fps:g} frames per second. "
+            f"Give the true rate with --fps"
         )
     for name in (*episode.cameras, *episode.sensors):
         worst = min(psnr(episode.image(name, t), copy.image(name, t)) for t in range(len(episode)))
         exact = copy.stream(name).kind == "raw" or _copied(episode, name, copy.layout)
         if exact and worst != np.inf:
             text = f"{name} does not read back as it was written ({worst:.1f} dB); the disk may be failing"
-            raise InputError(f"{copy.path}: {text}")
+            raise InputError(f"{copy.path}: {text}. Write to another disk")
         if worst < 25:
-            text = f"{name} reads back with {worst:.1f} dB, which JPEG alone does not explain"
-            raise InputError(f"{copy.path}: {text}; check the channel order of both layouts")
+            text = f"{name} differs too much from the source to be a JPEG loss ({worst:.1f} dB, at least 25 expected)"
+            raise InputError(f"{copy.path}: {text}. Check the channel order of both layouts")
         if not exact:
-            yield f"{name} is encoded as JPEG again (frames stay above {int(worst)} dB)"
+            yield f"{name} is encoded as JPEG again (every frame keeps more than {int(worst)} dB)"
 
 
 def _left_behind(episode: Episode) -> list[str]:
-    """Return the paths of arrays that were not copied; several in one group as the group and their number."""
+    """Return the paths of arrays that were not copied, with the arrays of a subgroup summarised as name and count."""
     with open_file(episode.path) as file:
         _, layout, group = locate(file, episode.ref, None)
         places = frame_places(group, layout, episode.path, Found())
@@ -296,9 +303,9 @@ def _left_behind(episode: Episode) -> list[str]:
 
 
 def psnr(a: np.ndarray, b: np.ndarray) -> float:
-    """Peak signal-to-noise ratio of two uint8 images, dB; infinite when they are equal."""
+    """Return the peak signal-to-noise ratio of two uint8 images, dB; infinite when the images are equal."""
     if a.shape != b.shape:
-        raise ValueError(f"frames differ in shape: {a.shape} became {b.shape}")
+        raise ValueError(f"two frames must have the same shape; got {a.shape} and {b.shape}")
     error = float(np.mean((a.astype(np.float32) - b) ** 2))
     return float("inf") if error == 0 else float(10 * np.log10(255**2 / error))
 

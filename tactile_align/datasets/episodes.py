@@ -1,4 +1,4 @@
-"""Episodes: a recording opened for reading, one frame at a time, always RGB."""
+"""Episodes: recordings opened for reading. Frames are read one at a time and are always RGB."""
 
 from functools import cached_property
 from pathlib import Path
@@ -20,15 +20,15 @@ __all__ = ["Episode", "EpisodeError", "EpisodeRef", "Fault", "list_episodes", "o
 
 
 def open_episode(where: EpisodeRef | str | Path, layout: str | Path | None = None) -> "Episode":
-    """Open one episode and check it.
+    """Return one episode, opened and checked.
 
     Args:
-        where: A ref, a file, or "FILE#demo_3" where a file holds several.
-        layout: A layout's name or TOML file; recognised when None.
+        where: An EpisodeRef, a file, or "FILE#demo_3" for one episode of a file with several.
+        layout: Name or TOML file of a layout; recognised from the file when None.
 
     Raises:
-        FileNotFoundError: No such file.
-        EpisodeError: The episode has a fault; the message names file, key and row.
+        FileNotFoundError: The file does not exist.
+        EpisodeError: The episode has a fault; the message contains file, key and row.
     """
     episode, contents = examine_episode(where, layout)
     if contents.faults:
@@ -37,7 +37,7 @@ def open_episode(where: EpisodeRef | str | Path, layout: str | Path | None = Non
 
 
 def examine_episode(where: EpisodeRef | str | Path, layout: str | Path | None = None) -> tuple["Episode", Found]:
-    """Return an episode with any faults, and its contents; for inspection and repair only."""
+    """Return an episode, even if it has faults, and its contents with the faults; for inspection and repair only."""
     path = parse_ref(where).path
     with open_file(path) as file:
         stamp = Stamp.of(path.resolve())
@@ -49,20 +49,20 @@ def examine_episode(where: EpisodeRef | str | Path, layout: str | Path | None = 
 
 
 class Episode:
-    """One recorded episode: T synchronised moments.
+    """Recorded episode of T synchronised moments.
 
-    Joints and actions are in memory; frames are read on request through handles of the current process, so an
+    Joints and actions are in memory. Frames are read on request through file handles of the current process, so an
     Episode can be pickled and used after a fork. Leaving the `with` block closes the handle; a later read reopens it.
 
     Attributes:
-        ref: Its place, with the layout in use.
+        ref: Reference to the episode: file, group and layout.
         path: The file.
-        layout: The layout's facts.
-        qpos: (T, D) float64 raw joint readings, units as recorded (the rig says which).
-        action: (T, A) float64 raw actions, units as recorded.
-        qvel: (T, D) float64, or None where not recorded. X-Trainer's is a copy of qpos.
-        fps: Frames a second, None when neither file nor layout states it.
-        attributes: The attributes of the file.
+        layout: The layout.
+        qpos: (T, D) float64 raw joint readings, in the units of the recording (the rig states which).
+        action: (T, A) float64 raw actions, in the units of the recording.
+        qvel: (T, D) float64 joint velocities, None if not recorded. The qvel of X-Trainer recordings is a copy of qpos.
+        fps: Frames per second, None when neither file nor layout states it.
+        attributes: HDF5 attributes of the episode.
     """
 
     def __init__(
@@ -119,7 +119,7 @@ class Episode:
 
     @property
     def carried(self) -> tuple[str, ...]:
-        """Layout paths of further (T, ...) arrays, such as base_action."""
+        """Paths of the further (T, ...) arrays in the layout's `carried` list, such as base_action."""
         return tuple(self._carried)
 
     @cached_property
@@ -127,13 +127,13 @@ class Episode:
         return {**self._cameras, **self._touches}
 
     def stream(self, name: str) -> Stream:
-        """Return a camera or touch stream: where and how it is stored.
+        """Return the description of a camera or touch stream: path, storage, size and channel order.
 
         Raises:
-            InputError: No stream of this name.
+            InputError: The episode has no stream of this name.
         """
         if name not in self._streams:
-            raise InputError(f"{self.ref} has no stream {name!r}; it has: {', '.join(self._streams)}")
+            raise InputError(f"{self.ref} has no stream {name!r}. Use one of its streams: {', '.join(self._streams)}")
         return self._streams[name]
 
     def width_height(self, name: str) -> tuple[int, int]:
@@ -145,17 +145,18 @@ class Episode:
         """Return frame t of a camera or a touch sensor.
 
         Args:
-            name: Camera or sensor.
-            t: 0 <= t < len(self).
-            at_least: (width, height); a JPEG then comes at as few eighths of its size as are not smaller.
+            name: Name of a camera or touch sensor.
+            t: Index of the frame, 0 <= t < len(self).
+            at_least: (width, height). A JPEG is then decoded at the smallest size n/8 of its full size, n = 1 to 8,
+                that is at least this large.
 
         Returns:
-            (H, W, 3) uint8 RGB, whatever the file holds.
+            (H, W, 3) uint8 RGB, whatever channel order the file uses.
 
         Raises:
-            InputError: No such stream.
-            IndexError: No such moment.
-            EpisodeError: The frame is damaged or of another size than the first.
+            InputError: The episode has no stream of this name.
+            IndexError: `t` is outside the episode.
+            EpisodeError: The frame is damaged, or its size differs from that of the first frame.
         """
         stream, row = self.stream(name), self._row(name, t)
         if stream.kind == "raw":
@@ -166,13 +167,13 @@ class Episode:
             if (width, height) == (stream.width, stream.height):
                 return codec.decode(row, stream.channels, at_least)
         except ValueError as cause:
-            text = f"{cause}; cut the frame out with: tactile-align repair"
+            text = f"{cause}; remove the frame with: tactile-align repair"
             raise hdf5.fault("frame", self.path, stream.key, text, t) from cause
-        text = f"is {width}x{height} but row 0 is {stream.width}x{stream.height}; frames of a stream have one size"
+        text = f"is {width}x{height} but row 0 is {stream.width}x{stream.height}; frames of a stream must have one size"
         raise hdf5.fault("frame-size", self.path, stream.key, text, t)
 
     def encoded(self, name: str, t: int) -> bytes | None:
-        """Return the JPEG or PNG bytes of frame t as stored, padding cut off; None for a raw stream."""
+        """Return the JPEG or PNG bytes of frame t as stored, without padding; None for a raw stream."""
         stream = self.stream(name)
         if stream.kind == "raw":
             return None
@@ -180,23 +181,23 @@ class Episode:
         try:
             return codec.without_padding(row)
         except ValueError as cause:
-            text = f"{cause}; mend it with: tactile-align repair"
+            text = f"{cause}; remove the frame with: tactile-align repair"
             raise hdf5.fault("frame", self.path, stream.key, text, t) from cause
 
     def depth_image(self, name: str, t: int) -> np.ndarray:
-        """Return depth frame t as stored: shape, dtype and unit are the recorder's."""
+        """Return depth frame t as stored, in the recorder's shape, dtype and unit."""
         if name not in self._depth:
-            raise InputError(f"{self.ref} has no depth stream {name!r}; it has: {', '.join(self._depth) or 'none'}")
+            raise InputError(f"{self.ref} has no depth stream {name!r}. Use one of: {', '.join(self._depth) or 'none'}")
         return HANDLES.read_row(self._stamp, self._depth[name], self._index(t))
 
     def carried_array(self, key: str) -> np.ndarray:
-        """Return a further (T, ...) array of the layout's `carried` list."""
+        """Return the further (T, ...) array at the path `key` of the layout's `carried` list."""
         rows = [HANDLES.read_row(self._stamp, self._carried[key], t) for t in range(len(self))]
         return np.stack(rows)
 
     def _index(self, t: int) -> int:
         if not 0 <= t < len(self):
-            raise IndexError(f"{self.ref} has moments 0 to {len(self) - 1}; got {t}")
+            raise IndexError(f"{self.ref} has moments 0 to {len(self) - 1}; got moment {t}")
         return int(t)
 
     def _row(self, name: str, t: int) -> np.ndarray:
@@ -204,7 +205,7 @@ class Episode:
 
 
 def read_attributes(group: h5py.Group, path: Path) -> dict[str, Any]:
-    """Return the attributes of an episode as plain Python values where they are scalars."""
+    """Return the HDF5 attributes of an episode, scalars as plain Python values."""
     with hdf5.reading(path, f"{group.name} (attributes)"):
         attributes = dict(group.attrs)
     return {name: value.item() if isinstance(value, np.generic) else value for name, value in attributes.items()}
@@ -216,6 +217,6 @@ def _fps(attributes: dict[str, Any], layout: Layout, path: Path, contents: Found
         return layout.fps
     if isinstance(stated, (int, float)) and np.isfinite(stated) and stated > 0:
         return float(stated)
-    text = f"has the attribute fps = {stated!r}; frames a second must be > 0"
+    text = f"has the attribute fps = {stated!r}; it must be a positive number of frames per second"
     contents.faults.append(Fault("attribute", path, "", text))
     return None

@@ -1,7 +1,7 @@
-"""Handles of open HDF5 files: a limited number per process, never across a fork.
+"""Handles of open HDF5 files: a limited number per process, never shared across a fork.
 
-An HDF5 handle inherited through fork shares state with the parent and corrupts both, so a child process opens its
-own handles. A file is opened on the first read.
+An HDF5 handle inherited through a fork shares state with the parent and corrupts both processes, so a child process
+opens its own handles. A file is opened on the first read.
 """
 
 import os
@@ -20,7 +20,7 @@ MAX_OPEN = 64  # well below the 256 descriptors macOS grants a process
 
 @dataclass(frozen=True)
 class Stamp:
-    """The state of a file when it was opened; a later state under the same name counts as another file."""
+    """State of a file when it was opened. A file that changed since then counts as another file."""
 
     path: Path
     inode: int
@@ -29,7 +29,7 @@ class Stamp:
 
     @classmethod
     def of(cls, path: Path) -> "Stamp":
-        """Return the stamp of a file's present state."""
+        """Return the stamp of a file in its current state."""
         stat = path.stat()
         return cls(path, stat.st_ino, stat.st_mtime_ns, stat.st_size)
 
@@ -41,7 +41,7 @@ class _Open:
 
 
 class Handles:
-    """Least-recently-used open files of this process."""
+    """Open files of this process; beyond `limit` files, the least recently used file is closed."""
 
     def __init__(self, limit: int = MAX_OPEN) -> None:
         self.limit = limit
@@ -54,24 +54,24 @@ class Handles:
         return len(self._open)
 
     def read_row(self, stamp: Stamp, key: str, row: int) -> np.ndarray:
-        """Read one row of the dataset at `key`, opening the file if need be.
+        """Return one row of the dataset at `key`; the file is opened if necessary.
 
         Raises:
-            EpisodeError: The file changed since its stamp was taken, or cannot be read.
+            EpisodeError: The file changed since its stamp was made, or cannot be read.
         """
         self._after_fork()
-        with self._lock:  # h5py reads one at a time anyway; decoding happens outside
+        with self._lock:  # h5py allows only one read at a time anyway; decoding runs outside this lock
             entry = self._entry(stamp)
             data = entry.data.get(key)
             if data is None:
                 data = hdf5.dataset(entry.file, key, stamp.path)
                 if data is None:
-                    raise hdf5.fault("missing", stamp.path, key, "is missing; it was there when the file was opened")
+                    raise hdf5.fault("missing", stamp.path, key, "disappeared after the file was opened; open it again")
                 entry.data[key] = data
             return hdf5.read_row(data, row, stamp.path, key)
 
     def release(self, stamp: Stamp) -> None:
-        """Close a file if this process has it open."""
+        """Close a file if it is open in this process."""
         self._after_fork()
         with self._lock:
             entry = self._open.pop(stamp, None)
@@ -83,7 +83,7 @@ class Handles:
         entry = self._open.get(stamp)
         if entry is None:
             if Stamp.of(stamp.path) != stamp:
-                text = "belongs to a file that was changed while it was in use; open the episode again"
+                text = "belongs to a file that changed while it was in use; open the episode again"
                 raise hdf5.fault("changed", stamp.path, "", text)
             entry = self._open[stamp] = _Open(open_file(stamp.path))
             while len(self._open) > self.limit:
@@ -93,27 +93,27 @@ class Handles:
 
     def _after_fork(self) -> None:
         if self._pid != os.getpid():
-            # Kept, not closed: closing would touch the library state copied from the parent.
+            # The inherited handles stay open: closing them would change library state copied from the parent.
             self._inherited.append(self._open)
             self._open, self._lock, self._pid = OrderedDict(), threading.RLock(), os.getpid()
 
 
 def open_file(path: Path) -> h5py.File:
-    """Open for reading.
+    """Return an HDF5 file opened for reading.
 
     Raises:
-        FileNotFoundError: No such file.
-        EpisodeError: Not HDF5, truncated or damaged.
+        FileNotFoundError: The file does not exist.
+        EpisodeError: The file is not HDF5, truncated or damaged.
     """
     if path.is_dir():
-        raise FileNotFoundError(f"{path}: is a folder; give one episode in it")
+        raise FileNotFoundError(f"{path}: expected one episode file, found a folder. Give one file in it")
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file; an episode is one .hdf5 or .h5 file (or FILE#demo_3)")
+        raise FileNotFoundError(f"{path}: no such file. Give a .hdf5 or .h5 file, or FILE#demo_3 for one of several")
     try:
         return h5py.File(path, "r")
     except (OSError, RuntimeError, ValueError) as cause:
         reason = " ".join(str(cause).split())
-        text = f"is not a readable HDF5 file ({reason}); it may be cut short: copy or record it again"
+        text = f"is not a readable HDF5 file ({reason}); it may be incomplete. Copy or record it again"
         raise hdf5.fault("not-hdf5", path, "", text) from cause
 
 

@@ -1,8 +1,8 @@
-"""Guarded access to an HDF5 file, which never leads to another file.
+"""Safe access to an HDF5 file that never opens another file.
 
-An unknown file may link to other files, claim shapes larger than any memory or need filters that are not
-installed. Every group and dataset is reached through this module, which follows plain (hard) links only and checks
-before it reads.
+An unknown file may link to other files, state shapes larger than any memory, or need filters that are not installed.
+All groups and datasets are accessed through this module. It follows only plain (hard) links and checks every dataset
+before reading it.
 """
 
 import math
@@ -17,14 +17,15 @@ import numpy as np
 
 from tactile_align.errors import EpisodeError, Fault, InputError
 
-GZIP, SHUFFLE = 1, 2  # codes of the HDF Group's filter registry; HDF5 refuses its checksum for such rows
+# Codes in the HDF Group's filter registry. HDF5 does not allow its checksum filter on variable-length rows.
+GZIP, SHUFFLE = 1, 2
 
 
 def claimed_bytes(data: h5py.Dataset, row: int) -> int:
-    """Return the number of bytes that a row of a (T,) variable-length dataset claims.
+    """Return the stated number of bytes of one row of a (T,) variable-length dataset, without reading the row.
 
     Raises:
-        InputError: The descriptors are packed in an unsupported way, or damaged.
+        InputError: The row lengths are compressed in an unsupported way, or damaged.
         OSError: The file cannot be read.
     """
     width = 8 + int(data.file.id.get_create_plist().get_sizes()[0])
@@ -35,7 +36,7 @@ def claimed_bytes(data: h5py.Dataset, row: int) -> int:
 
 def _contiguous(data: h5py.Dataset, row: int, width: int) -> tuple[bytes, int]:
     if data.id.get_create_plist().get_layout() == h5py.h5d.COMPACT:
-        raise InputError("keeps its rows' lengths in its header, where they cannot be checked; copy it with: h5repack")
+        raise InputError("stores its row lengths in the header, where they cannot be checked; copy it with: h5repack")
     if data.id.get_storage_size() == 0:
         return b"", 0  # never written: every row is empty
     start = data.id.get_offset()
@@ -53,17 +54,17 @@ def _chunk(data: h5py.Dataset, row: int, width: int) -> tuple[bytes, int]:
     plist = data.id.get_create_plist()
     for i in reversed(range(plist.get_nfilters())):
         if mask & (1 << i):
-            continue  # left out for this chunk
+            continue  # this chunk was written without the filter
         code, _, values, _ = plist.get_filter(i)
         if code == GZIP:
-            # Slightly more than allowed, so that a zip bomb neither fills the memory nor passes as complete.
+            # The limit is slightly too large, so that a zip bomb cannot fill the memory and fails the length check.
             raw = zlib.decompressobj().decompress(raw, rows * width + 5)
         elif code == SHUFFLE:
             raw = _unshuffled(raw, int(values[0]))
         else:
-            raise InputError(f"packs its rows' lengths with HDF5 filter {code}; write it again without")
+            raise InputError(f"compresses its row lengths with HDF5 filter {code}; write it again without that filter")
     if len(raw) != rows * width:
-        raise InputError(f"holds {len(raw)} bytes of lengths where {rows * width} belong; copy or record it again")
+        raise InputError(f"has {len(raw)} bytes of row lengths, expected {rows * width}; copy or record it again")
     return raw, (row - start) * width
 
 
@@ -74,41 +75,43 @@ def _unshuffled(raw: bytes, size: int) -> bytes:
 
 MAX_LOW_DIM_BYTES = 2**28  # 2.4 million rows of 14 doubles: 13 hours at 50 Hz
 MAX_FRAME_BYTES = 2**27  # one frame, encoded or decoded: 6700 x 6700 RGB
-MAX_CHUNK_BYTES = 2**28  # HDF5 inflates a whole chunk to give one row of it
+MAX_CHUNK_BYTES = 2**28  # HDF5 decompresses the whole chunk to read one row
 MAX_ROWS = 10_000_000
 
-# Codes of the HDF Group's filter registry that every h5py wheel supports; 32000 is LZF, h5py's own.
+# Codes in the HDF Group's filter registry that every h5py wheel supports; 32000 is h5py's own LZF.
 _BUILT_IN_FILTERS = {1: "gzip", 2: "shuffle", 3: "fletcher32", 4: "szip", 5: "nbit", 6: "scaleoffset", 32000: "lzf"}
 
 
 def fault(kind: str, file: Path, key: str, text: str, row: int | None = None) -> EpisodeError:
-    """Build the error of one fault."""
+    """Return the error for one fault; the arguments are those of `Fault`."""
     return EpisodeError(Fault(kind, file, key, text, row))
 
 
 def full_name(group: h5py.Group, key: str) -> str:
-    """Return the path in the file of `key` below a group, without a leading slash."""
+    """Return the full path in the file of `key`, which is relative to a group; without a leading slash."""
     return "/".join(part for part in f"{group.name or ''}/{key}".split("/") if part)
 
 
 @contextmanager
 def reading(file: Path, key: str, row: int | None = None) -> Iterator[None]:
-    """Turn what the HDF5 library raises inside the block into an EpisodeError of kind "unreadable"."""
+    """Convert the errors that the HDF5 library raises inside the `with` block to an "unreadable" EpisodeError."""
     try:
         yield
     except EpisodeError:
         raise
     except (OSError, RuntimeError, LookupError, TypeError, ValueError, zlib.error) as cause:
         reason = " ".join(str(cause).split())
-        text = f"cannot be read, HDF5 reports: {reason}; record or copy the file again"
+        text = f"cannot be read (HDF5 reports: {reason}); copy or record the file again"
         raise fault("unreadable", file, key, text, row) from cause
 
 
 def reach(root: h5py.Group, key: str, file: Path) -> h5py.Group | h5py.Dataset | None:
-    """Return the object at `key` below `root`, `root` for "", None where a part of the path is missing.
+    """Return the group or dataset at `key` below `root`; None when a part of the path is missing.
+
+    The empty key returns `root`.
 
     Raises:
-        EpisodeError: A part of the path is a soft, external or user-defined link, or unreadable.
+        EpisodeError: A part of the path is a soft, external or user-defined link, or cannot be read.
     """
     here: Any = root
     walked = [] if root.name in (None, "/") else [str(root.name).strip("/")]
@@ -118,7 +121,7 @@ def reach(root: h5py.Group, key: str, file: Path) -> h5py.Group | h5py.Dataset |
         walked.append(part)
         name = "/".join(walked)
         with reading(file, name):
-            # Not h5py's get(getlink=True): it follows the link to see whether the target exists.
+            # h5py's get(getlink=True) would follow the link to check whether its target exists.
             links, raw = here.id.links, part.encode()
             if not links.exists(raw):
                 return None
@@ -129,29 +132,29 @@ def reach(root: h5py.Group, key: str, file: Path) -> h5py.Group | h5py.Dataset |
 
 
 def names(group: h5py.Group, file: Path) -> tuple[str, ...]:
-    """Return the names in a group, in h5py's (alphabetical) order, following nothing."""
+    """Return the names in a group, in h5py's (alphabetical) order, without following any link."""
     with reading(file, str(group.name)):
         members = tuple(group.keys())
     odd = [name for name in members if not isinstance(name, str)]
     if odd:
-        text = f"contains a name that is not text ({odd[0]!r}); the file is damaged: record or copy it again"
+        text = f"contains a name that is not text ({odd[0]!r}); the file is damaged. Copy or record it again"
         raise fault("unreadable", file, str(group.name), text)
     return members
 
 
 def dataset(root: h5py.Group, key: str, file: Path) -> h5py.Dataset | None:
-    """Return the dataset at `key`, checked to be stored plainly in this file; None where it is missing.
+    """Return the dataset at `key` after checking that its data are stored in this file; None when it is missing.
 
     Raises:
-        EpisodeError: A link, a group, a virtual dataset, external storage, a filter h5py does not carry, huge
-            chunks.
+        EpisodeError: The key is a link, a group or a virtual dataset, or the dataset has external storage, a filter
+            that h5py does not include, or huge chunks.
     """
     data = reach(root, key, file)
     if data is None:
         return None
     key = full_name(root, key)
     if not isinstance(data, h5py.Dataset):
-        text = "must be a dataset; it is a group. Is the layout the right one?"
+        text = "must be a dataset but is a group; check that the layout is the right one"
         raise fault("group-instead-of-data", file, key, text)
     with reading(file, key):
         virtual, external, chunks = data.is_virtual, data.external, data.chunks
@@ -159,45 +162,45 @@ def dataset(root: h5py.Group, key: str, file: Path) -> h5py.Dataset | None:
         filters = [plist.get_filter(i) for i in range(plist.get_nfilters())]
         shape, itemsize = data.shape, data.dtype.itemsize
     if virtual:
-        text = "is a virtual dataset with its data in other files; an episode must hold its data. Copy it into one file"
+        text = "is a virtual dataset with data in other files; an episode must contain its data. Copy all into one file"
         raise fault("virtual-dataset", file, key, text)
     if external:
         where = external[0][0]
-        text = f"keeps its data in another file ({where}); an episode must hold its data. Copy it with: h5repack IN OUT"
+        text = f"has its data in another file ({where}); an episode must contain its data. Copy with: h5repack IN OUT"
         raise fault("external-storage", file, key, text)
     for code, _, _, label in filters:
         if code not in _BUILT_IN_FILTERS:
             title = label.decode(errors="replace") if isinstance(label, bytes) else label
             known = ", ".join(_BUILT_IN_FILTERS.values())
-            text = f"needs the HDF5 filter {code} ({title}), only {known} are read; write it again without that filter"
+            text = f"needs HDF5 filter {code} ({title}); supported are {known}. Write it again without that filter"
             raise fault("filter", file, key, text)
     if shape is None:
-        raise fault("empty", file, key, "is an empty (null) dataset; it must hold one row a step. Record it again")
+        raise fault("empty", file, key, "is an empty (null) dataset; expected one row per step. Record it again")
     if chunks is not None and byte_count(chunks, itemsize) > MAX_CHUNK_BYTES:
-        text = f"has chunks of {byte_count(chunks, itemsize):,} bytes, at most {MAX_CHUNK_BYTES:,} are read; rechunk it"
+        text = f"has chunks of {byte_count(chunks, itemsize):,} bytes; the limit is {MAX_CHUNK_BYTES:,}. Rechunk it"
         raise fault("huge", file, key, text)
     return data
 
 
 def read_low_dim(data: h5py.Dataset, file: Path, key: str) -> np.ndarray:
-    """Read a whole (T,) or (T, D, ...) array after checking what it claims to hold.
+    """Return a whole (T,) or (T, D, ...) array, read after checking its stated size.
 
     Raises:
-        EpisodeError: It claims more than MAX_LOW_DIM_BYTES, or HDF5 cannot read it.
+        EpisodeError: The stated size exceeds MAX_LOW_DIM_BYTES, or HDF5 cannot read the array.
     """
     claimed = byte_count(data.shape, data.dtype.itemsize)
     if claimed > MAX_LOW_DIM_BYTES:
-        text = f"claims shape {data.shape}, {claimed:,} bytes; at most {MAX_LOW_DIM_BYTES:,} are read. Is it damaged?"
+        text = f"has shape {data.shape}, that is {claimed:,} bytes; the limit is {MAX_LOW_DIM_BYTES:,}. Record it again"
         raise fault("huge", file, key, text)
     with reading(file, key):
         return np.asarray(data[()])
 
 
 def read_row(data: h5py.Dataset, row: int, file: Path, key: str) -> np.ndarray:
-    """Read one row; the size of fixed-length rows was checked when the episode was opened.
+    """Return one row of a dataset. The size of fixed-length rows was checked when the episode was opened.
 
     Raises:
-        EpisodeError: A row of variable length claims more than MAX_FRAME_BYTES, or HDF5 cannot read it.
+        EpisodeError: A variable-length row states more than MAX_FRAME_BYTES, or HDF5 cannot read the row.
     """
     with reading(file, key, row):
         try:
@@ -205,13 +208,13 @@ def read_row(data: h5py.Dataset, row: int, file: Path, key: str) -> np.ndarray:
         except ValueError as cause:
             raise fault("unreadable", file, key, str(cause), row) from cause
         if claimed > MAX_FRAME_BYTES:
-            text = f"claims {claimed:,} bytes, at most {MAX_FRAME_BYTES:,} are read"
-            raise fault("huge", file, key, f"{text}; cut it out with: tactile-align repair", row)
+            text = f"states a size of {claimed:,} bytes; the limit is {MAX_FRAME_BYTES:,}"
+            raise fault("huge", file, key, f"{text}. Remove the row with: tactile-align repair", row)
         return np.asarray(data[row])
 
 
 def byte_count(shape: tuple[int, ...], itemsize: int) -> int:
-    """Return the size of an array in Python integers, which a claimed 2**40 x 2**40 cannot overflow."""
+    """Return the size of an array in bytes, as a Python integer, which cannot overflow for a shape of 2**40 x 2**40."""
     return math.prod(map(int, shape), start=itemsize)
 
 
@@ -219,9 +222,9 @@ def _link_error(file: Path, key: str, links: Any, raw: bytes) -> EpisodeError:
     kind = links.get_info(raw).type
     if kind == h5py.h5l.TYPE_EXTERNAL:
         where, _ = links.get_val(raw)
-        what = f"is a link into another file ({where.decode(errors='replace')})"
+        what = f"is a link to another file ({where.decode(errors='replace')})"
     elif kind == h5py.h5l.TYPE_SOFT:
         what = f"is a soft link (to {links.get_val(raw).decode(errors='replace')})"
     else:
-        what = "is a link of an unknown kind"
-    return fault("link", file, key, f"{what}; an episode must hold its data. Copy it with: h5repack --merge IN OUT")
+        what = "is a link of an unknown type"
+    return fault("link", file, key, f"{what}; an episode must contain its data. Copy with: h5repack --merge IN OUT")

@@ -1,4 +1,4 @@
-"""Inspection of a recording, one episode, one file with many, or a folder: what it is and what is wrong with it."""
+"""Inspection of recordings (one episode, a file with several, or a folder): their facts and their faults."""
 
 import os
 import time
@@ -21,24 +21,24 @@ from tactile_align.datasets.streams import Found, Stream, frame_places
 from tactile_align.errors import EpisodeError, Fault, InputError, printable
 
 MOST_UNTAKEN = 8
-"""How many are shown; JSON has all."""
+"""Largest number of unread datasets in the text; the JSON form lists all."""
 LIMITS = {
     "contact-from-start": Limit(
-        "Contact of {1} in {0}, which begins in contact",
+        "Share of frames in contact of {1} in {0}, an episode that begins in contact",
         0.5,
         inf,
         form=".0%",
-        why="In an episode that begins free, contact and free are taken for each other",
+        why="Episodes usually begin without contact; here frames with and without contact may be exchanged",
     ),
     "touch-quality": Limit(
-        "JPEG quality of {1} in {0}", looks.LEAST_TOUCH_QUALITY, -inf, form=".0f", why="Gel colours are faint"
+        "JPEG quality of {1} in {0}", looks.LEAST_TOUCH_QUALITY, -inf, form=".0f", why="JPEG loses faint gel colours"
     ),
 }
 
 
 @dataclass(frozen=True)
 class StreamFacts:
-    """One camera or touch: how it is stored and what it shows. kB are 1000 bytes."""
+    """Facts about one camera or touch stream: its storage and its content. 1 kB is 1000 bytes."""
 
     name: str
     role: str
@@ -60,9 +60,10 @@ class StreamFacts:
 
 @dataclass
 class EpisodeFacts:
-    """One episode, by its place below what was inspected.
+    """Facts about one episode; its name is its path relative to the inspected folder.
 
-    `faults` make it unfit, `remarks` are worth knowing, `untaken` are data like streams that the layout does not name.
+    `faults` make the episode unusable. `remarks` do not, but are worth knowing. `untaken` lists datasets that look like
+    streams but are not part of the layout.
     """
 
     name: str
@@ -83,14 +84,14 @@ class EpisodeFacts:
     remarks: list[Check] = field(default_factory=list)
 
     def remark(self, kind: str, title: str, measured: str, advice: str, *on: str, info: bool = False) -> None:
-        """Add a remark, on what `on` names in the episode; `info` where nothing is wrong."""
+        """Add a remark about the episode, or about the stream in `on`; `info` marks a remark without any problem."""
         id = "/".join((kind, self.name, *on))
         self.remarks.append(Check(id, title, "info" if info else "warn", measured, advice=advice))
 
 
 @dataclass
 class Inspection:
-    """Result of `inspect_path`: facts by episode, and what is wrong in them or between them."""
+    """Result of `inspect_path`: the facts of each episode, with the faults within and between episodes."""
 
     path: Path
     episodes: list[EpisodeFacts]
@@ -99,12 +100,15 @@ class Inspection:
 
     @property
     def root(self) -> Path:
-        """The folder that places are relative to."""
+        """Folder to which the names of episodes are relative."""
         return self.path if self.path.is_dir() else self.path.parent
 
     @property
     def report(self) -> Report:
-        """A check of every fault, "KIND/FILE/KEY/ROW", and every remark; JSON holds the facts as `episodes`."""
+        """Report with one check per fault, with id "KIND/FILE/KEY/ROW", and one per remark.
+
+        The JSON form also contains the facts of each episode, as `episodes`.
+        """
         checks, times = [self._summary()], Counter[str]()
         parts: list[EpisodeFacts | Inspection] = [*self.episodes, self]
         for part in parts:
@@ -117,7 +121,7 @@ class Inspection:
         return Report("inspect", printable(str(self.path)), tuple(checks), facts={"episodes": facts})
 
     def text(self) -> str:
-        """Return the facts and the report for people."""
+        """Return the facts and the report as text."""
         lines = [line for episode in self.episodes for line in _episode_lines(episode)]
         return "\n".join([*lines, "", self.report.text()])
 
@@ -132,12 +136,12 @@ class Inspection:
         named = ", ".join(f"{count} {layout}" for layout, count in layouts)
         measured = f"{len(self.episodes)} episodes, {sum(steps):,} steps ({named})"
         if steps:
-            measured += f"; steps an episode: {min(steps)} to {max(steps)}, median {int(np.median(steps))}"
+            measured += f"; steps per episode: {min(steps)} to {max(steps)}, median {int(np.median(steps))}"
         return Check("episodes", "Episodes", "info", measured, len(self.episodes))
 
 
 def place_below(root: Path, place: str | Path) -> str:
-    """Return where a file or an episode lies below a folder, printable."""
+    """Return the printable path of a file or an episode relative to a folder."""
     return printable(Path(os.path.relpath(place, root)).as_posix())
 
 
@@ -157,28 +161,27 @@ def _episode_lines(e: EpisodeFacts) -> list[str]:
     if e.untaken:
         shown = printable(", ".join(e.untaken[:MOST_UNTAKEN]))
         more = len(e.untaken) - MOST_UNTAKEN
-        lines.append(f"  not taken by the layout: {shown}" + (f" and {more} more (--json)" if more > 0 else ""))
+        lines.append(f"  not read by the layout: {shown}" + (f" and {more} more (see --json)" if more > 0 else ""))
     if e.distinct is not None:
-        lines.append(f"  {e.distinct:.0%} of the looked-at frames are no near copies of earlier ones")
+        lines.append(f"  {e.distinct:.0%} of the sampled frames differ clearly from all earlier frames")
     if e.items_a_second is not None:
-        lines.append(f"  {e.items_a_second:g} full moments a CPU-second; most of it goes to {e.slowest}")
+        lines.append(f"  {e.items_a_second:g} complete moments read per CPU-second; slowest stream: {e.slowest}")
     return lines
 
 
 def inspect_path(path: str | Path, layout: str | Path | None = None, *, timing: bool = True) -> Inspection:
-    """Inspect an episode, a file with several, "FILE#demo_3", or a folder.
+    """Return the inspection of an episode, a file with several episodes, "FILE#demo_3", or a folder.
 
-    Every stored frame is checked for its beginning, end and size; cameras are sampled, touches looked at in
-    full.
+    The start, end and size of every stored frame are checked. Camera frames are sampled and decoded; touches are all
+    decoded.
 
     Args:
         path: What to inspect.
-        layout: A layout's name or file; recognised when None.
-        timing: Whether to measure how fast moments can be read (half a second an episode, first three
-            episodes).
+        layout: Name or file of a layout; recognised from the file when None.
+        timing: Whether to measure how fast moments are read (half a second per episode, first three episodes).
 
     Raises:
-        FileNotFoundError: Nothing there.
+        FileNotFoundError: The path does not exist, or the folder contains no episode.
     """
     alone = "#" in str(path) and not Path(path).exists()
     refs: tuple[EpisodeRef | str, ...] = (str(path),) if alone else list_episodes(path, layout)
@@ -209,10 +212,10 @@ def _inspect(
         if examined.faults:
             return result
         if episode.fps is None:
-            result.remark("rate", "Rate", "not recorded", "Give --fps where it matters.", info=True)
+            result.remark("rate", "Rate", "not recorded", "Give --fps to commands that need the rate.", info=True)
         numbers = episode.qpos.tobytes() + episode.action.tobytes()
         if numbers in seen:
-            text = f"has the very joints and actions of {seen[numbers]}; keep one of the two"
+            text = f"has the same joints and actions as {seen[numbers]}; keep only one of the two episodes"
             inspection.faults.append(Fault("duplicate", episode.path, episode.layout.state.qpos[0], text))
         seen[numbers] = result.name
         if _look(episode, result) and timing:
@@ -227,11 +230,11 @@ def _untaken(episode: Episode) -> list[str]:
         try:
             return untaken_streams(group, layout, places, episode.path, len(episode))
         except (OSError, RuntimeError, KeyError, TypeError, ValueError):
-            return []  # damage in what nobody reads is no fault of the episode
+            return []  # damage in data that are never read is not a fault of the episode
 
 
 def _look(episode: Episode, result: EpisodeFacts) -> bool:
-    """Add streams, faults and remarks; False where frames are damaged and cannot be decoded."""
+    """Add streams, faults and remarks to `result`; return False if damaged frames cannot be decoded."""
     names = (*episode.cameras, *episode.sensors)
     stored = {name: _scan(episode, name, result) for name in names}
     if result.faults:
@@ -257,14 +260,14 @@ def _look(episode: Episode, result: EpisodeFacts) -> bool:
             contact = contact_of(look.thumbs.round().astype(np.uint8))
             share, count, drift = contact.share, int(contacts(contact.flags).max() + 1), round(contact.drift, 2)
             if contact.flags[0]:
-                _judge(result, "contact-from-start", share, name, "Look at `tactile-align overlay`.")
+                _judge(result, "contact-from-start", share, name, "Check the contact with `tactile-align overlay`.")
             if contact.drifting:
                 measured = f"{contact.drift:.1f} grey levels within the episode"
-                advice = "Warm the sensor's lamps up before recording; weak contacts may be missed."
+                advice = "Weak contacts may be missed. Warm up the sensor's lamps before recording."
                 result.remark("touch-drift", f"Drift of {name} in {result.name}", measured, advice, name)
         quality = looks.stored_quality(episode, name)
         if touch and quality is not None:
-            advice = "Lost detail stays lost: convert the raw recording anew; record the next at quality 95 or as PNG."
+            advice = "Convert the raw recording again if you have it; record the next one at quality 95 or as PNG."
             _judge(result, "touch-quality", quality, name, advice)
         red, green, blue = (round(c, 1) for c in look.rgb)
         form = (stream.key, stream.kind, stream.codec, stream.channels, stream.width, stream.height, chunks[name])
@@ -283,14 +286,18 @@ def _look(episode: Episode, result: EpisodeFacts) -> bool:
 
 
 def _judge(result: EpisodeFacts, kind: str, value: float, name: str, advice: str) -> None:
-    """Add a remark where a value does not pass."""
+    """Add a remark if a value does not pass its limit."""
     check = graded(LIMITS, kind, value, result.name, name, advice=advice)
     if check.status != "pass":
         result.remarks.append(check)
 
 
 def _scan(episode: Episode, name: str, result: EpisodeFacts) -> tuple[np.ndarray, float]:
-    """Check every stored frame without decoding it; return (T - 1,) bool, repeated, and the mean bytes a frame."""
+    """Check every stored frame without decoding it.
+
+    Returns:
+        (T - 1,) bool, whether frame t + 1 has the same bytes as frame t, and the mean number of bytes per frame.
+    """
     stream = episode.stream(name)
     before: bytes | None = None
     same, total = np.zeros(max(0, len(episode) - 1), bool), 0
@@ -301,9 +308,9 @@ def _scan(episode: Episode, name: str, result: EpisodeFacts) -> tuple[np.ndarray
                 data = episode.image(name, t).tobytes()
             elif (size := codec.width_height(data)) != (stream.width, stream.height):
                 text = f"is {size[0]}x{size[1]} but row 0 is {stream.width}x{stream.height}"
-                raise hdf5.fault("frame-size", episode.path, stream.key, f"{text}; cut it: tactile-align repair", t)
+                raise hdf5.fault("frame-size", episode.path, stream.key, f"{text}; use: tactile-align repair", t)
         except InputError as error:
-            text = f"{error}; cut it: tactile-align repair"
+            text = f"{error}; remove it with: tactile-align repair"
             own = (
                 error.faults
                 if isinstance(error, EpisodeError)
@@ -321,13 +328,13 @@ def _chunk(file: h5py.File, stream: Stream, result: EpisodeFacts) -> tuple[int, 
     data = file[stream.key]
     chunk: tuple[int, ...] | None = data.chunks
     if chunk is not None and data.compression is not None and chunk[0] > 1:
-        measured = f"{chunk[0]} frames are unpacked to give one"
+        measured = f"{chunk[0]} frames are decompressed to read one"
     elif chunk is not None and stream.kind == "raw" and chunk[1:] != data.shape[1:]:
-        measured = f"frames are cut over chunks of {chunk}"
+        measured = f"each frame is split over several chunks of {chunk}"
     else:
         return chunk
     title = f"Chunks of {stream.name} in {result.name}"
-    result.remark("chunks", title, measured, "Rewrite with one frame a chunk.", stream.name)
+    result.remark("chunks", title, measured, "Write the file again with one frame per chunk.", stream.name)
     return chunk
 
 
@@ -340,16 +347,16 @@ def _check_lengths_table(file: h5py.File, episode: Episode, result: EpisodeFacts
     written = [*episode.cameras, *episode.sensors]
     rows = sorted(written) if lengths.rows == "alphabetical" else written
     if table.shape != (len(rows), len(episode)):
-        measured = f"{lengths.key} has shape {table.shape}, not ({len(rows)}, {len(episode)})"
+        measured = f"{lengths.key} has shape {table.shape}, expected ({len(rows)}, {len(episode)})"
     elif not np.array_equal(table[:, 0], [len(episode.encoded(name, 0) or b"") for name in rows]):
-        measured = f"{lengths.key} does not give the lengths of {', '.join(rows)} in this order"
+        measured = f"{lengths.key} does not contain the frame lengths of {', '.join(rows)} in this order"
     else:
         return
-    result.remark("lengths-table", f"Table of lengths in {result.name}", f"{measured}; not used", "", info=True)
+    result.remark("lengths-table", f"Table of lengths in {result.name}", f"{measured}; it is not read", "", info=True)
 
 
 def _measure(episode: Episode, seconds: float = 0.4) -> tuple[float, str]:
-    """Return moments a CPU-second with every stream decoded in full, and what costs most."""
+    """Return the moments read per CPU-second with every stream fully decoded, and the slowest stream with its share."""
     rng, names = np.random.default_rng(0), (*episode.cameras, *episode.sensors)
     cost, count = dict.fromkeys(names, 0.0), 0
     until = time.perf_counter() + seconds
@@ -365,7 +372,7 @@ def _measure(episode: Episode, seconds: float = 0.4) -> tuple[float, str]:
 
 
 def _compare(inspection: Inspection) -> None:
-    """Add what only shows between episodes: another robot, another camera, another layout."""
+    """Add remarks on differences between episodes: another robot, camera, layout or rate."""
     sound = [episode for episode in inspection.episodes if episode.layout is not None and episode.steps]
     for what, of in (
         ("joints", lambda e: e.joints),
@@ -378,5 +385,5 @@ def _compare(inspection: Inspection) -> None:
             (usual, _), *others = values.most_common()
             odd = next(e for e in sound if of(e) == others[0][0])
             measured = f"mostly {usual}, but {odd.name} has {others[0][0]}"
-            advice = "Are they of one robot and one cell? Inspect and train them apart if not."
+            advice = "If the episodes come from different robots or cells, inspect and train them separately."
             inspection.remarks.append(Check(f"different-{what}", f"Different {what}", "warn", measured, advice=advice))

@@ -1,7 +1,7 @@
-"""Layouts of episode files: the facts in `datasets/*.toml`, typed.
+"""Layouts of episode files: pydantic models of the TOML files in `datasets/`.
 
-A layout states the paths of joints, cameras and touches in an HDF5 file, how frames are stored and which channel
-comes first. A lab with another layout adds a TOML file; no code changes.
+A layout states the paths of joints, cameras and touches in an HDF5 file, the storage of frames and their channel order.
+A lab with another layout adds a TOML file; the code does not change.
 """
 
 from fnmatch import fnmatchcase
@@ -19,13 +19,13 @@ Channels = Literal["rgb", "bgr"]
 
 
 def _plain(path: str) -> str:
-    """Return a path relative to the episode: HDF5 tools print it with a leading slash."""
+    """Return a path relative to the episode, without the leading slash that HDF5 tools print."""
     return "/".join(part for part in path.split("/") if part)
 
 
 def _named(path: str) -> str:
     if not path:
-        raise InputError("the path of a dataset is needed, such as 'observations/qpos'; got the episode itself")
+        raise InputError("expected the path of a dataset, got an empty path. Give one such as 'observations/qpos'")
     return path
 
 
@@ -34,44 +34,44 @@ Data = Annotated[Place, AfterValidator(_named)]
 
 
 class State(Strict):
-    """Paths of the low-dimensional streams inside the episode; several paths are joined column by column."""
+    """Paths of joints, velocities and actions inside the episode; the arrays of several paths are joined as columns."""
 
     qpos: tuple[Data, ...] = Field(min_length=1)
     qvel: tuple[Data, ...] = ()
     action: tuple[Data, ...] = Field(min_length=1)
-    carried: tuple[Data, ...] = ()  # further (T, ...) arrays that trimming and converting take along
-    dtype: Literal["float32", "float64"] = "float32"  # written; any float is read
+    carried: tuple[Data, ...] = ()  # further (T, ...) arrays that `trim` and `convert` copy
+    dtype: Literal["float32", "float64"] = "float32"  # for writing; any float type is read
 
     @property
     def arrays(self) -> tuple[tuple[str, tuple[str, ...], bool], ...]:
-        """(name, paths, whether an episode needs it) of qpos, action and qvel."""
+        """(name, paths, required) of qpos, action and qvel, where required is True if an episode must have it."""
         return ("qpos", self.qpos, True), ("action", self.action, True), ("qvel", self.qvel, False)
 
 
 class Cameras(Strict):
-    """The camera streams: datasets of `group` that match `names`, without touches and depth."""
+    """Camera streams: the datasets in `group` that match `names`, except touches and depth."""
 
     group: Place
     names: tuple[str, ...] = ("*",)
-    order: tuple[str, ...] = ()  # the order of writing, which is the order of the rows of compress_len
-    known: tuple[str, ...] = ()  # only files whose cameras all match are taken for this layout; empty: any name
+    order: tuple[str, ...] = ()  # order of writing, also the order of the rows of compress_len
+    known: tuple[str, ...] = ()  # the layout is recognised only if all camera names match; empty: any name
 
 
 class Touches(Strict):
-    """The groups of touch streams; they are written to the first."""
+    """Touch streams: the datasets in `groups` that match `names`. New files store touches in the first group."""
 
     groups: tuple[Place, ...] = ()
     names: tuple[str, ...] = ("tactile*",)
 
 
 class Depth(Strict):
-    """The depth streams among the cameras; they are copied, never decoded."""
+    """Depth streams: the datasets in the camera group that match `names`. They are copied, never decoded."""
 
     names: tuple[str, ...] = ("*_depth",)
 
 
 class Storage(Strict):
-    """The storage of frames: how they are written, and the kinds by which the layout is recognised."""
+    """Storage of frames: the kind that is written, and the kinds (`found`) by which the layout is recognised."""
 
     kind: Kind
     found: tuple[Kind, ...] = Field(min_length=1)
@@ -81,7 +81,7 @@ class Storage(Strict):
 
 
 class ChannelOrder(Strict):
-    """First channel of raw frames, and of encoded ones after a standard decoder; by stream where they differ."""
+    """Channel order of raw frames, and of encoded frames after a standard decoder; `streams` lists exceptions."""
 
     encoded: Channels = "rgb"
     raw: Channels = "rgb"
@@ -89,17 +89,17 @@ class ChannelOrder(Strict):
 
 
 class Lengths(Strict):
-    """The (streams, T) table of encoded lengths. Written for the original software, not needed to read."""
+    """Table (streams, T) of the encoded lengths. It is written for the original software; reading does not need it."""
 
     key: Data
     rows: Literal["written", "alphabetical"]
 
 
 class Layout(Strict):
-    """One recording layout. Paths are relative to the episode; a leading slash is dropped.
+    """Layout of recordings. Paths are relative to the episode; a leading slash is removed.
 
-    `episode_group` is a pattern such as `data/demo_*` in a file with many episodes, empty where the file is
-    the episode. `fps` is the fixed rate of the recorder when files do not store one.
+    `episode_group` is the pattern of the episodes' groups, such as `data/demo_*`, in a file with several episodes, and
+    empty when a file is one episode. `fps` is the recorder's fixed rate, for files that do not store a rate.
     """
 
     name: str
@@ -116,23 +116,23 @@ class Layout(Strict):
     storage: Storage
     channels: ChannelOrder = ChannelOrder()
     lengths: Lengths | None = None
-    requires: tuple[Data, ...] = ()  # further paths that must exist for a file to be taken for this layout
+    requires: tuple[Data, ...] = ()  # further paths that must exist for the layout to be recognised
     attributes: dict[str, bool | int | float | str] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _check(self) -> "Layout":
         if "{index}" not in self.file_name:
-            raise InputError(f"file_name needs an {{index}} in it; got {self.file_name!r}")
+            raise InputError(f"file_name must contain {{index}}; got {self.file_name!r}. Add it")
         if self.lengths is not None and self.storage.kind == "raw":
-            raise InputError("a [lengths] table needs encoded frames, but storage.kind is 'raw'; remove one of them")
+            raise InputError("a [lengths] table needs encoded frames, but storage.kind is 'raw'. Change one of the two")
         return self
 
     def is_touch(self, name: str) -> bool:
-        """Return whether a stream of this name is a touch."""
+        """Return whether a stream of this name is a touch stream."""
         return _matches(name, self.touches.names)
 
     def is_depth(self, name: str) -> bool:
-        """Return whether a stream of this name is depth."""
+        """Return whether a stream of this name is a depth stream."""
         return _matches(name, self.depth.names)
 
     def is_camera(self, name: str) -> bool:
@@ -140,7 +140,7 @@ class Layout(Strict):
         return _matches(name, self.cameras.names) and not self.is_touch(name) and not self.is_depth(name)
 
     def camera_rank(self, name: str) -> tuple[int, str]:
-        """Return the sort key of a camera stream: the layout's order, then the alphabet."""
+        """Return the sort key of a camera stream: first the layout's order, then the alphabetical order."""
         order = self.cameras.order
         return (order.index(name) if name in order else len(order), name)
 
@@ -149,22 +149,22 @@ class Layout(Strict):
         return not self.cameras.known or _matches(name, self.cameras.known)
 
     def channel_order(self, stream: str, encoded: bool) -> Channels:
-        """Return the channel order of a stream, as stored (raw) or after a standard decoder (encoded)."""
+        """Return the channel order of a stream: as stored if raw, after a standard decoder if `encoded`."""
         return self.channels.streams.get(stream, self.channels.encoded if encoded else self.channels.raw)
 
 
 def load_layout(name_or_path: str | Path) -> Layout:
-    """Read a layout by name ("xtrainer") or from a TOML file.
+    """Return a layout, read by name ("xtrainer") or from a TOML file.
 
     Raises:
-        FileNotFoundError: No such layout.
-        InputError: A key is unknown, missing or of the wrong type, and named; or the argument is not a name or path.
+        InputError: The layout does not exist; a key is unknown, missing or of the wrong type; or the argument is
+            neither a name nor a path.
     """
     if not isinstance(name_or_path, (str, Path)):
-        text = f"a layout is given by its name or the path of its file; got a {type(name_or_path).__name__} object"
-        raise InputError(f"{text}. Give the name or path that it was loaded from")
+        text = f"layout must be a name or the path of a file; got a {type(name_or_path).__name__} object"
+        raise InputError(f"{text}. Give the name or path from which it was loaded")
     if str(name_or_path).endswith(".toml"):
-        return _read(name_or_path)  # anew each time: a lab may be editing it
+        return _read(name_or_path)  # read again each time, because a lab may be editing the file
     return _shipped(str(name_or_path))
 
 
@@ -179,7 +179,7 @@ def _read(name_or_path: str | Path) -> Layout:
 
 
 def all_layouts() -> tuple[Layout, ...]:
-    """Return every shipped layout, by name."""
+    """Return all shipped layouts, sorted by name."""
     return tuple(load_layout(name) for name in fact_names("datasets"))
 
 

@@ -1,4 +1,4 @@
-"""Faults visible in frames and joints: frozen streams, and exchanged arms, sensors or colours."""
+"""Faults that can be seen in frames and joints: frozen streams, and exchanged arms, sensors or colour channels."""
 
 from dataclasses import dataclass
 
@@ -11,16 +11,23 @@ from tactile_align.errors import Fault
 from tactile_align.evenly import evenly
 
 THUMB = (40, 30)  # width, height
-MAX_LOOKED_AT = 120  # frames of a camera that are decoded
+MAX_LOOKED_AT = 120  # largest number of frames of a camera that are decoded
 FROZEN_STEPS = 5
-# In simulated prints JPEG errs by 2 % of the colours that contact adds at quality 95, by 5 % at 90, by 10 % at 50.
+# In simulated touches, the JPEG error relative to the colour change by contact is 2 % at quality 95, 5 % at 90 and 10 %
+# at 50.
 LEAST_TOUCH_QUALITY = 90
-MOVING = 1e-3  # rad a step; below this a standing arm may well give equal frames
+MOVING = 1e-3  # rad per step; an arm that moves less may really give equal frames
 
 
 @dataclass(frozen=True)
 class Look:
-    """One stream, sampled: `at` (n,) moments, `thumbs` (n, h, w, 3) float32 grey levels, RGB."""
+    """Sample of n frames of one stream.
+
+    Attributes:
+        name: Name of the stream.
+        at: (n,) indices of the moments.
+        thumbs: (n, h, w, 3) float32 RGB frames, resized to thumbnails, grey levels.
+    """
 
     name: str
     at: np.ndarray
@@ -33,26 +40,26 @@ class Look:
 
     @property
     def texture(self) -> float:
-        """Mean absolute fine structure of the typical frame, grey levels; a gel has little, a scene much."""
+        """Mean absolute fine structure of the median frame, grey levels; small for a gel, large for a scene."""
         middle = np.median(self.thumbs, axis=0).astype(np.float32)
         return float(np.abs(middle - cv2.GaussianBlur(middle, (0, 0), 3)).mean())
 
     @property
     def rgb(self) -> tuple[float, float, float]:
-        """Mean red, green and blue."""
+        """Mean red, green and blue, grey levels."""
         red, green, blue = self.thumbs.mean(axis=(0, 1, 2))
         return float(red), float(green), float(blue)
 
 
 def look_at(episode: Episode, name: str, every: int | None = None) -> Look:
-    """Return a stream sampled at thumbnail size, evenly or every so many frames."""
+    """Return thumbnails of a stream: evenly spaced frames when `every` is None, else each `every`-th frame."""
     at = evenly(len(episode), MAX_LOOKED_AT) if every is None else np.arange(0, len(episode), every)
     thumbs = [cv2.resize(episode.image(name, int(t), at_least=THUMB), THUMB, interpolation=cv2.INTER_AREA) for t in at]
     return Look(name, at, np.stack(thumbs).astype(np.float32))
 
 
 def frozen(episode: Episode, name: str, same: np.ndarray) -> list[Fault]:
-    """Return the fault of a stream that stands still while the arm moves.
+    """Return the fault of a stream that is frozen while the arm moves, or an empty list.
 
     Args:
         episode: The episode.
@@ -61,7 +68,7 @@ def frozen(episode: Episode, name: str, same: np.ndarray) -> list[Fault]:
     """
     stream = episode.stream(name)
     if len(same) >= 2 * FROZEN_STEPS and same.all():
-        text = "is the same frame throughout; check the cable or the recorder, and leave the stream out"
+        text = "contains the same frame at every step; check the cable and the recorder, and remove the stream"
         return [Fault("frozen", episode.path, stream.key, text)]
     if name in episode.sensors:
         return []  # a gel at rest may give equal frames
@@ -71,18 +78,18 @@ def frozen(episode: Episode, name: str, same: np.ndarray) -> list[Fault]:
         return []
     first, last = max(runs, key=lambda run: run[1] - run[0])
     steps = sum(b - a for a, b in runs)
-    text = f"stands still to row {last} while the arm moves ({steps} such steps in all); cut it: tactile-align trim"
+    text = f"is frozen until row {last} while the arm moves ({steps} frozen steps in all); use: tactile-align trim"
     return [Fault("frozen", episode.path, stream.key, text, first)]
 
 
 def true_runs(flags: np.ndarray, least: int) -> list[tuple[int, int]]:
-    """Return (first, end) of each run of true entries of (T,) flags that is at least `least` long."""
+    """Return (first, end) of each run of at least `least` true flags in (T,) flags; the run ends at `end` - 1."""
     edges = np.flatnonzero(np.diff(np.concatenate(([0], flags.astype(int), [0]))))
     return [(int(a), int(b)) for a, b in edges.reshape(-1, 2) if b - a >= least]
 
 
 def dead_joints(episode: Episode) -> tuple[list[Fault], list[str]]:
-    """Return faults of joints that never move despite commands, and remarks on joints without commands."""
+    """Return the faults of joints that never move although they are commanded, and remarks on uncommanded joints."""
     still = np.ptp(episode.qpos, axis=0) == 0
     key = episode.layout.state.qpos[0]
     commanded = np.zeros_like(still)
@@ -92,31 +99,34 @@ def dead_joints(episode: Episode) -> tuple[list[Fault], list[str]]:
     dead = np.flatnonzero(still & commanded)
     if len(dead):
         zero = " (zero)" if not episode.qpos[:, dead].any() else ""
-        text = f"columns {_list(dead)} never change{zero} though the actions do; was the joint reading recorded?"
+        text = f"columns {_list(dead)} never change{zero} but their actions do; check that joints were recorded"
         faults.append(Fault("dead-joint", episode.path, key, text))
     idle = np.flatnonzero(still & ~commanded)
     if len(idle):
         zero = "zero" if not episode.qpos[:, idle].any() else "constant"
-        remarks.append(f"joint columns {_list(idle)} are {zero} throughout, as are their actions")
+        remarks.append(f"joint columns {_list(idle)} are {zero} in all rows, and no action moves them")
     return faults, remarks
 
 
 def swapped_touch(episode: Episode, looks: dict[str, Look]) -> list[Fault]:
-    """Return faults of touches that look like a scene (texture, motion) while a camera looks like a touch."""
+    """Return the faults of touches that have more texture and motion than a camera: the two may be exchanged."""
     faults = []
     for sensor in episode.sensors:
         for camera in episode.cameras:
             touch, scene = looks[sensor], looks[camera]
             busier = len(touch.at) > 1 and touch.motion.mean() > scene.motion.mean()
             if touch.texture > 1.5 * scene.texture and busier:
-                got = f"fine structure {touch.texture:.1f} against {scene.texture:.1f} grey levels, and more motion"
-                text = f"looks like a scene and {camera} like a touch ({got}); are the two streams exchanged?"
+                got = f"fine structure {touch.texture:.1f} and {scene.texture:.1f} grey levels, and more motion"
+                text = f"looks like a scene and {camera} like a touch ({got}); check if the streams are exchanged"
                 faults.append(Fault("swapped-touch", episode.path, episode.stream(sensor).key, text))
     return faults
 
 
 def swapped_arms(episode: Episode, looks: dict[str, Look]) -> list[Fault]:
-    """Return the fault of wrist cameras that move with the other arm's joints (state of two arms, left half first)."""
+    """Return the fault of wrist cameras whose images move with the other arm's joints, or an empty list.
+
+    The state must contain two arms, the left arm in the first half of the columns.
+    """
     left = [name for name in episode.cameras if "left" in name]
     right = [name for name in episode.cameras if "right" in name]
     width = episode.qpos.shape[1]
@@ -133,12 +143,12 @@ def swapped_arms(episode: Episode, looks: dict[str, Look]) -> list[Fault]:
     if crossed < 0.3:
         return []
     text = f"moves with the right arm's joints (r = {r['left', 'right']:.2f}, left {r['left', 'left']:.2f})"
-    text += f", and {right[0]} with the left arm's; are the arms or the cameras exchanged?"
+    text += f", and {right[0]} with the left arm's joints; check if the arms or the cameras are exchanged"
     return [Fault("swapped-arms", episode.path, episode.stream(left[0]).key, text)]
 
 
 def colours(episode: Episode, looks: dict[str, Look]) -> list[str]:
-    """Return remarks on doubtful channel orders: cameras of one scene share its colours."""
+    """Return remarks on cameras whose colours match the other cameras better with red and blue exchanged."""
     remarks = []
     for name in episode.cameras:
         others = [looks[other] for other in episode.cameras if other != name]
@@ -148,22 +158,22 @@ def colours(episode: Episode, looks: dict[str, Look]) -> list[str]:
         as_is = float(np.minimum(_histogram(looks[name].thumbs), theirs).sum())
         turned = float(np.minimum(_histogram(looks[name].thumbs[..., ::-1]), theirs).sum())
         if turned > as_is + 0.15:
-            text = (
-                f"{turned:.0%} of its colours with the other cameras with red and blue exchanged, {as_is:.0%} as stated"
+            text = f"{turned:.0%} of its colours with the other cameras if red and blue are exchanged, else {as_is:.0%}"
+            remarks.append(
+                f"{name} shares {text}; look at a frame, and correct channels.streams in the layout if wrong"
             )
-            remarks.append(f"{name} shares {text}; look at a frame, and set channels.streams in the layout if wrong")
     return remarks
 
 
 def stored_quality(episode: Episode, name: str) -> int | None:
-    """Return the lowest JPEG quality among nine frames of a stream, about; None where none is a JPEG."""
+    """Return the lowest estimated JPEG quality among nine frames of a stream; None when no frame is a JPEG."""
     stored = (episode.encoded(name, int(t)) for t in evenly(len(episode), 9))
     qualities = [codec.jpeg_quality(data) for data in stored if data is not None]
     return min((quality for quality in qualities if quality is not None), default=None)
 
 
 def distinct_share(look: Look, apart: float = 3.0) -> float:
-    """Return the share of sampled frames that differ by at least `apart` grey levels from every earlier one."""
+    """Return the share of sampled frames that differ by at least `apart` grey levels from every earlier kept frame."""
     kept: list[np.ndarray] = []
     thumbs = [cv2.resize(thumb, (10, 8), interpolation=cv2.INTER_AREA).ravel() for thumb in look.thumbs]
     for thumb in thumbs:
@@ -173,7 +183,7 @@ def distinct_share(look: Look, apart: float = 3.0) -> float:
 
 
 def _histogram(thumbs: np.ndarray) -> np.ndarray:
-    """Return the shares of the pixels, (24 ** 3,), by colour without brightness."""
+    """Return the share of pixels of each colour, (24 ** 3,), with brightness divided out."""
     total = thumbs.sum(axis=-1, keepdims=True) + 1e-6
     shares = (thumbs / total).reshape(-1, 3)
     counts, _ = np.histogramdd(shares, bins=24, range=[(0, 1)] * 3)

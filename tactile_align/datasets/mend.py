@@ -22,7 +22,7 @@ from tactile_align.errors import EpisodeError, Fault, InputError
 
 @dataclass(frozen=True)
 class Mended:
-    """The new files, and the faults of the rows left out."""
+    """Result of a repair: the new files, and the faults of the removed rows."""
 
     paths: tuple[Path, ...]
     left_out: tuple[Fault, ...]
@@ -37,28 +37,31 @@ def trim_episode(
     layout: str | Path | None = None,
     overwrite: bool = False,
 ) -> Path:
-    """Write rows start to to - 1 of an episode, whose streams may differ in length, as a new file.
+    """Write the rows `start` to `to` - 1 of an episode to a new file. The streams may differ in length.
 
-    Encoded frames are copied byte for byte; further arrays with as many rows as joints are cut with them.
+    Encoded frames are copied byte for byte. Further arrays with as many rows as the joints are cut in the same way.
 
     Args:
         where: The episode.
-        out: The new file, another than the source.
-        start: First row kept.
-        to: First row no longer kept; the end of the shortest stream when None.
-        layout: The episode's layout, recognised when None.
+        out: The new file; it must not be the source.
+        start: First row that is kept.
+        to: First row after the kept rows; None: the end of the shortest stream.
+        layout: The episode's layout; recognised from the file when None.
         overwrite: Whether an existing `out` may be replaced.
+
+    Returns:
+        The path of the new file.
 
     Raises:
         FileExistsError: `out` exists.
-        InputError: The range is empty or reaches beyond the shortest stream; the episode cannot be read.
+        InputError: The range is empty or ends after the shortest stream, or the episode cannot be read.
     """
     with open_file(parse_ref(where).path) as file:
         source = _Source(file, where, layout)
         end = source.shortest if to is None else to
         if not 0 <= start < end <= source.shortest:
-            text = f"rows {start} to {end} cannot be cut out; its shortest stream has {source.shortest} rows"
-            raise InputError(f"{source.ref}: {text}, so 0 <= start < to <= {source.shortest} is needed")
+            text = f"got start {start} and to {end}, but the shortest stream has {source.shortest} rows"
+            raise InputError(f"{source.ref}: {text}. Choose 0 <= start < to <= {source.shortest}")
         return source.write(Path(out), start, end, overwrite)
 
 
@@ -70,14 +73,22 @@ def repair_episode(
     layout: str | Path | None = None,
     overwrite: bool = False,
 ) -> Mended:
-    """Write an episode without rows with a damaged frame or a non-finite number, cut to its shortest stream.
+    """Write an episode to new files without the rows that have a damaged frame or a non-finite number.
 
-    The parts on either side of a gap become separate episodes: joined, the arm would jump. One sound stretch is
-    written as `out`, several as out_part0, out_part1, ...; stretches shorter than `min_steps` are left out.
+    The episode is also cut to its shortest stream. The parts before and after a removed row become separate episodes,
+    because the arm would jump if the parts were joined. A single undamaged part is written as `out`, several parts as
+    out_part0, out_part1, ... Parts shorter than `min_steps` are not written.
+
+    Args:
+        where: The episode.
+        out: The new file; it must not be the source.
+        min_steps: Smallest number of rows of a part.
+        layout: The episode's layout; recognised from the file when None.
+        overwrite: Whether existing files may be replaced.
 
     Raises:
-        FileExistsError: A new file exists.
-        InputError: Nothing sound remains, or the damage is of another kind (a missing stream, a link).
+        FileExistsError: A new file exists already.
+        InputError: No undamaged part remains, or the damage cannot be repaired (a missing stream, a link).
     """
     target = Path(out)
     with open_file(parse_ref(where).path) as file:
@@ -87,19 +98,19 @@ def repair_episode(
         runs = true_runs(~np.isin(np.arange(source.shortest), list(damaged)), min_steps)
         if not runs:
             rows = len(damaged)
-            text = f"no sound stretch of {min_steps} steps remains of {source.shortest}; {rows} rows are damaged"
-            raise InputError(f"{source.ref}: {text}. Record it again, or allow shorter ones with min_steps")
+            text = f"no undamaged part of {min_steps} steps remains of {source.shortest}; {rows} rows are damaged"
+            raise InputError(f"{source.ref}: {text}. Record it again, or allow shorter parts with min_steps")
         parts = [target.with_name(f"{target.stem}_part{i}{target.suffix}") for i in range(len(runs))]
         names = [target] if len(runs) == 1 else parts
         taken = [name for name in names if name.exists() and not overwrite]
         if taken:
-            raise FileExistsError(f"{taken[0]} exists; give another name, or overwrite=True to replace it")
+            raise FileExistsError(f"{taken[0]} exists. Choose another name, or set overwrite=True to replace it")
         paths = [source.write(name, a, b, overwrite) for name, (a, b) in zip(names, runs, strict=True)]
     return Mended(tuple(paths), tuple(damage))
 
 
 class _Source:
-    """The parts of an episode as stored, equal in length or not."""
+    """Parts of an episode as they are stored; their lengths may differ."""
 
     def __init__(self, file: h5py.File, where: EpisodeRef | str | Path, layout: str | Path | None) -> None:
         self.ref, self.layout, group = locate(file, where, layout)
@@ -122,16 +133,16 @@ class _Source:
         data = hdf5.dataset(group, key, self.path)
         if data is None or data.ndim == 0 or (role != "depth" and kind_of(data) is None):
             got = "nothing" if data is None else f"dtype {data.dtype}, shape {data.shape}"
-            raise hdf5.fault("dtype", self.path, key, f"holds no frames ({got}); this cannot be mended")
+            raise hdf5.fault("dtype", self.path, key, f"has no frames ({got}) and cannot be repaired")
         return data
 
     def damage(self) -> list[Fault]:
-        """Return the faults of every damaged row."""
+        """Return a fault for each damaged row."""
         faults = []
         for name, keys, _ in self.layout.state.arrays:
             values = self.state[name]
             rows = [] if values is None else np.flatnonzero(~np.isfinite(values).all(axis=1)).tolist()
-            faults += [Fault("non-finite", self.path, keys[0], "is not finite", row) for row in rows]
+            faults += [Fault("non-finite", self.path, keys[0], "has a non-finite number", row) for row in rows]
         for role, name, key in self.places:
             data = self.frames[name]
             if role == "depth" or kind_of(data) == "raw":
@@ -154,7 +165,7 @@ class _Source:
     def write(self, out: Path, start: int, end: int, overwrite: bool) -> Path:
         """Write rows start to end - 1."""
         if out.resolve() == self.path.resolve():
-            raise InputError(f"{out} is the source itself, which is never changed; give another name")
+            raise InputError(f"{out} is the source itself, which is never changed. Choose another name")
         roles: dict[str, dict[str, Any]] = {"camera": {}, "touch": {}, "depth": {}}
         for role, name, key in self.places:
             data = self.frames[name]
@@ -188,7 +199,7 @@ class _Source:
             try:
                 yield codec.without_padding(frame)
             except InputError as cause:
-                text = f"{cause}; leave it out with: tactile-align repair"
+                text = f"{cause}; remove the row with: tactile-align repair"
                 raise hdf5.fault("frame", self.path, key, text, row) from cause
 
 
@@ -196,10 +207,10 @@ def _refuse_unwritable(layout: Layout, path: Path) -> None:
     split = next((keys for keys in (layout.state.qpos, layout.state.action) if len(keys) > 1), None)
     if split is None and layout.writable:
         return
-    joined = f"joins {' and '.join(split or ())} into one array: they can be read, but not written separately"
-    text = f"is of layout {layout.name}, which {joined if split else 'can only be read (writable = false)'}"
-    remedy = f"convert it first: tactile-align convert {path.name} FOLDER --to xtrainer, or to another writable layout"
-    raise hdf5.fault("layout", path, layout.episode_group, f"{text}; {remedy}")
+    joined = f"joins {' and '.join(split or ())} into one array and can therefore only be read"
+    text = f"has layout {layout.name}, which {joined if split else 'can only be read (writable = false)'}"
+    remedy = f"Convert it first: tactile-align convert {path.name} FOLDER --to xtrainer (or to another writable layout)"
+    raise hdf5.fault("layout", path, layout.episode_group, f"{text}. {remedy}")
 
 
 def _there(array: np.ndarray | None) -> np.ndarray:

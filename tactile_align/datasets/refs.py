@@ -1,4 +1,4 @@
-"""References to episodes: listing, layout recognition, and look-up in an open file."""
+"""References to episodes: list the episodes of a path, recognise their layout, find an episode in an open file."""
 
 import re
 from collections.abc import Iterator
@@ -16,12 +16,12 @@ from tactile_align.errors import EpisodeError
 
 
 def natural(text: str) -> list[tuple[int, int | str]]:
-    """Return a sort key that puts episode_2 before episode_10."""
+    """Return a sort key that sorts numbers by value: episode_2 before episode_10."""
     return [(0, int(part)) if part.isdigit() else (1, part) for part in re.split(r"(\d+)", text) if part]
 
 
 def episode_groups(file: h5py.File, layout: Layout, path: Path) -> tuple[str, ...]:
-    """Return the paths of the episodes in a file, in natural order; ("",) where the file is one episode."""
+    """Return the group paths of the episodes in a file, in natural order; ("",) if the file is one episode."""
     if not layout.episode_group:
         return ("",)
     parent, _, pattern = layout.episode_group.rpartition("/")
@@ -33,11 +33,17 @@ def episode_groups(file: h5py.File, layout: Layout, path: Path) -> tuple[str, ..
 
 
 def guess_layout(file: h5py.File, path: Path, group: str | None = None) -> Layout:
-    """Return the layout that fits, or the nearest one when the file is damaged: opening it then names the
-    fault.
+    """Return the layout of a file: the layout that the file states, or the shipped layout that fits the file.
+
+    If no layout fits a damaged file, the nearest layout is returned; opening the episode then reports the fault.
+
+    Args:
+        file: The open file.
+        path: The file's path, for error messages.
+        group: The episode's group; None: the first episode.
 
     Raises:
-        EpisodeError: No layout fits, or several fit that read the file differently; names them and why.
+        EpisodeError: No layout fits, or several layouts fit but read the file differently; the message lists them.
     """
     layouts, stated = all_layouts(), _stated(file)
     if named := [layout for layout in layouts if layout.name == stated]:
@@ -49,18 +55,23 @@ def guess_layout(file: h5py.File, path: Path, group: str | None = None) -> Layou
         if near:
             return near[0]
         because = "; ".join(f"{name}: {fit.why}" for name, fit in fits.items())
-        remedy = "Name one with --layout (in Python layout=), or describe yours in a TOML file: datasets/README.md"
-        raise hdf5.fault("layout", path, "", f"fits no known layout ({because}). {remedy}")
+        remedy = "Choose one with --layout (in Python layout=), or write your own as TOML: see datasets/README.md"
+        raise hdf5.fault("layout", path, "", f"matches no known layout ({because}). {remedy}")
     readings = {_reading(file, layout, path, group) for layout in fitting}
     if len(readings) > 1:
-        text = f"fits several layouts that read it differently ({', '.join(layout.name for layout in fitting)})"
-        raise hdf5.fault("layout", path, "", f"{text}; choose one with --layout (in Python layout=)")
+        text = f"matches several layouts that read it differently ({', '.join(layout.name for layout in fitting)})"
+        raise hdf5.fault("layout", path, "", f"{text}. Choose one with --layout (in Python layout=)")
     return max(fitting, key=lambda layout: len(layout.requires))
 
 
 @dataclass(frozen=True)
 class Fit:
-    """The fit of a layout to a file: `why` it does not fit, and whether a fault (`damaged`) is the only reason."""
+    """Result of matching a layout with a file.
+
+    Attributes:
+        why: Why the layout does not fit; "" when it fits.
+        damaged: Whether damage of the file is the only reason why the layout does not fit.
+    """
 
     why: str = ""
     damaged: bool = False
@@ -72,7 +83,7 @@ class Fit:
 
 
 def how_it_fits(file: h5py.File, layout: Layout, path: Path, group: str | None = None) -> Fit:
-    """Return the fit of a layout to a file."""
+    """Return the result of matching a layout with a file, by default with the file's first episode."""
     try:
         if group is None:
             groups = episode_groups(file, layout, path)
@@ -80,7 +91,7 @@ def how_it_fits(file: h5py.File, layout: Layout, path: Path, group: str | None =
                 return Fit(f"no {layout.episode_group}")
             group = groups[0]
         elif bool(group) != bool(layout.episode_group):
-            return Fit("one episode a file" if group else f"episodes lie in {layout.episode_group}")
+            return Fit("has one episode per file" if group else f"has its episodes in {layout.episode_group}")
         episode = hdf5.reach(file, group, path) if group else file
         if not isinstance(episode, h5py.Group):
             return Fit(f"no group {group}")
@@ -106,26 +117,26 @@ def _how_frames_fit(episode: h5py.Group, layout: Layout, path: Path) -> Fit:
     cameras = [name for name in hdf5.names(holder, path) if layout.is_camera(name)]
     strangers = [name for name in cameras if not layout.knows_camera(name)]
     if strangers:
-        return Fit(f"camera {strangers[0]} is not one of its")
+        return Fit(f"has no camera called {strangers[0]}")
     if not cameras:
         return Fit("no camera", damaged=True)
     for name in cameras:
         data = hdf5.dataset(holder, name, path)
         kind = None if data is None else kind_of(data)
         if kind is None:
-            return Fit(f"{name} holds no frames", damaged=True)
+            return Fit(f"{name} contains no frames", damaged=True)
         if kind not in layout.storage.found:
             return Fit(f"{name} is stored as {kind}")
     widths = _row_widths(episode, layout, path)
     if len(widths) > 1 and layout.storage.kind == "padded_jpeg":
         shared = len(set(widths)) == 1
         if shared != (layout.storage.padding == "shared"):
-            return Fit(f"row widths are {'shared' if shared else 'by stream'}", damaged=True)
+            return Fit(f"row widths {'are equal' if shared else 'differ'} between streams", damaged=True)
     return Fit()
 
 
 def _row_widths(episode: h5py.Group, layout: Layout, path: Path) -> list[int]:
-    """Return the row width of every padded stream, cameras and touches."""
+    """Return the row width of every padded camera and touch stream, bytes."""
     widths = []
     for place in dict.fromkeys((layout.cameras.group, *layout.touches.groups)):
         holder = hdf5.reach(episode, place, path)
@@ -141,12 +152,12 @@ def _stated(file: h5py.File) -> str:
     try:
         stated = file.attrs.get("layout", "")
     except (OSError, RuntimeError, KeyError, TypeError, ValueError):
-        return ""  # an unreadable attribute proves nothing; the structure decides
+        return ""  # without a readable attribute, the structure of the file decides
     return stated if isinstance(stated, str) else ""
 
 
 def _reading(file: h5py.File, layout: Layout, path: Path, group: str | None) -> tuple[object, ...]:
-    """Return how a layout reads the file: two layouts with equal results are interchangeable here."""
+    """Return what a layout reads from the file; layouts with equal results are interchangeable for this file."""
     if group is None:
         group = episode_groups(file, layout, path)[0]
     episode = file[group] if group else file
@@ -165,7 +176,13 @@ SUFFIXES = (".hdf5", ".h5")
 
 @dataclass(frozen=True, order=True)
 class EpisodeRef:
-    """The place of one episode: a file, the group in a file with several, and the layout if known."""
+    """Reference to one episode.
+
+    Attributes:
+        path: The file.
+        group: The episode's group in a file with several episodes; "" if the file is one episode.
+        layout: Name or path of the layout; None if unknown.
+    """
 
     path: Path
     group: str = ""
@@ -176,24 +193,29 @@ class EpisodeRef:
 
 
 def list_episodes(path: str | Path, layout: str | Path | None = None) -> tuple[EpisodeRef, ...]:
-    """List the episodes of a folder (with its subfolders) or of one file, in natural order.
+    """Return references to the episodes of a folder (with its subfolders) or of one file, in natural order.
 
-    Files are opened only to see whether they hold several episodes; a damaged file is listed, and fails when opened.
+    Files are opened only to find out whether they contain several episodes. A damaged file is listed too; opening its
+    episode then raises an error.
+
+    Args:
+        path: A folder, or one file.
+        layout: Name or TOML file of the layout; recognised from each file when None.
 
     Raises:
-        FileNotFoundError: No such path, or no .hdf5 or .h5 file in the folder.
+        FileNotFoundError: The path does not exist, or the folder contains no .hdf5 or .h5 file.
     """
     place = Path(path)
     if place.is_dir():
-        # Hidden names are partial files of an interrupted writer.
+        # Files with hidden names are partial files of an interrupted writer.
         files = [f for s in SUFFIXES for f in place.rglob(f"*{s}") if f.is_file() and not f.name.startswith(".")]
         files.sort(key=lambda f: [natural(part) for part in f.parts])
         if not files:
-            raise FileNotFoundError(f"{place}: no episode found; needed files ending in {' or '.join(SUFFIXES)}")
+            raise FileNotFoundError(f"{place}: no {' or '.join(SUFFIXES)} file found. Choose a folder with episodes")
     elif place.is_file():
         files = [place]
     else:
-        raise FileNotFoundError(f"{place}: no such file or folder; needed an episode or a folder of episodes")
+        raise FileNotFoundError(f"{place}: no such file or folder. Give an episode or a folder of episodes")
     return tuple(ref for file in files for ref in _episodes_in(file, layout))
 
 
@@ -208,7 +230,7 @@ def _episodes_in(path: Path, layout: str | Path | None) -> Iterator[EpisodeRef]:
             facts = known or guess_layout(file, path)
             groups = episode_groups(file, facts, path)
     except EpisodeError:
-        yield EpisodeRef(path, "", name)  # listed, so that opening it names the fault
+        yield EpisodeRef(path, "", name)  # listed, so that opening it reports the fault
         return
     if not groups:
         yield EpisodeRef(path, "", name)
@@ -219,10 +241,10 @@ def _episodes_in(path: Path, layout: str | Path | None) -> Iterator[EpisodeRef]:
 def locate(
     file: h5py.File, where: EpisodeRef | str | Path, layout: str | Path | None
 ) -> tuple[EpisodeRef, Layout, h5py.Group]:
-    """Find the layout and the group of one episode in an open file.
+    """Return the complete reference, the layout and the group of one episode in an open file.
 
     Raises:
-        EpisodeError: No layout fits, the group is missing, or the file holds several and none was named.
+        EpisodeError: No layout fits, the group is missing, or `where` does not choose one of several episodes.
     """
     ref = parse_ref(where)
     chosen = layout if layout is not None else ref.layout
@@ -231,11 +253,11 @@ def locate(
     if group is None:
         groups = episode_groups(file, known, ref.path)
         if not groups:
-            text = f"is not in the file: layout {known.name} keeps its episodes there. Is the layout the right one?"
+            text = f"was not found, but layout {known.name} has its episodes there. Check that the layout is right"
             raise hdf5.fault("missing", ref.path, known.episode_group, text)
         if len(groups) != 1:
             some = ", ".join(g.rpartition("/")[2] for g in groups[:3])
-            text = f"holds {len(groups)} episodes ({some}, ...); name one as {ref.path.name}#NAME"
+            text = f"has {len(groups)} episodes ({some}, ...); choose one by {ref.path.name}#NAME"
             raise hdf5.fault("which-episode", ref.path, known.episode_group, text)
         group = groups[0]
     holder = hdf5.reach(file, group, ref.path) if group else file
@@ -246,7 +268,7 @@ def locate(
 
 
 def parse_ref(where: EpisodeRef | str | Path) -> EpisodeRef:
-    """Turn "FILE" or "FILE#demo_3" into a ref."""
+    """Return "FILE" or "FILE#demo_3" as an EpisodeRef; an EpisodeRef is returned unchanged."""
     if isinstance(where, EpisodeRef):
         return where
     text = str(where)
@@ -257,12 +279,12 @@ def parse_ref(where: EpisodeRef | str | Path) -> EpisodeRef:
 
 
 def _group_of(file: h5py.File, ref: EpisodeRef) -> str | None:
-    """Return the full path of the episode's group ("demo_3" may mean data/demo_3); None where the ref names none."""
+    """Return the full path of the episode's group ("demo_3" may mean data/demo_3); None if `ref` has no group."""
     if not ref.group:
         return None
     holders = [name for name in hdf5.names(file, ref.path) if "/" not in ref.group]
     for full in (ref.group.strip("/"), *(f"{holder}/{ref.group}" for holder in holders)):
         if isinstance(hdf5.reach(file, full, ref.path), h5py.Group):
             return full
-    text = "is not in the file; list its episodes with: tactile-align inspect"
+    text = "was not found in the file; list its episodes with: tactile-align inspect"
     raise hdf5.fault("missing", ref.path, ref.group, text)

@@ -1,4 +1,4 @@
-"""Streams of an episode: their places, storage and faults, without decoding the frames."""
+"""Streams of an episode: their paths, storage and faults, found without decoding the frames."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -14,7 +14,19 @@ from tactile_align.errors import EpisodeError, Fault, InputError
 
 @dataclass(frozen=True)
 class Stream:
-    """One stream of frames: `key` is its full path in the file, `channels` as in the layout's [channels]."""
+    """Description of one stream of frames.
+
+    Attributes:
+        name: Name of the camera or touch sensor.
+        key: Full path in the file.
+        kind: How the frames are stored.
+        rows: Number of frames.
+        width: Width of the first frame, px.
+        height: Height of the first frame, px.
+        channels: Channel order, as in the layout's [channels].
+        codec: raw, jpeg or png.
+        row_shape: Shape of one stored row.
+    """
 
     name: str
     key: str
@@ -23,7 +35,7 @@ class Stream:
     width: int
     height: int
     channels: Channels
-    codec: str  # "raw", "jpeg" or "png"
+    codec: str
     row_shape: tuple[int, ...]
 
 
@@ -31,13 +43,13 @@ def camera_places(group: h5py.Group, layout: Layout, file: Path) -> list[tuple[s
     """Return (role, name, key below the group) of every camera and depth stream, cameras in the layout's order.
 
     Raises:
-        EpisodeError: The group of cameras cannot be reached, or is a dataset.
+        EpisodeError: The camera group cannot be reached, or is a dataset.
     """
     cameras = hdf5.reach(group, layout.cameras.group, file)
     if cameras is None:
         return []
     if not isinstance(cameras, h5py.Group):
-        text = "must be a group of camera streams; it is a dataset. Is the layout the right one?"
+        text = "must be a group of camera streams but is a dataset; check that the layout is the right one"
         raise hdf5.fault("data-instead-of-group", file, hdf5.full_name(group, layout.cameras.group), text)
     names = sorted(hdf5.names(cameras, file), key=layout.camera_rank)
     roles = [(name, "depth" if layout.is_depth(name) else "camera" if layout.is_camera(name) else "") for name in names]
@@ -52,7 +64,7 @@ def touch_places(group: h5py.Group, place: str, layout: Layout, file: Path) -> I
 
 
 def kind_of(data: h5py.Dataset) -> Kind | None:
-    """Return how a dataset stores frames; None when it holds none."""
+    """Return how a dataset stores frames; None when the dataset does not contain frames."""
     if data.dtype == np.uint8 and data.ndim == 2:
         return "padded_jpeg"
     if data.dtype == np.uint8 and data.ndim == 4 and data.shape[3] == 3:
@@ -63,10 +75,10 @@ def kind_of(data: h5py.Dataset) -> Kind | None:
 
 
 def stream_at(group: h5py.Group, name: str, key: str, layout: Layout, file: Path) -> Stream:
-    """Return a stream, with the size of its first frame.
+    """Return the description of a stream, with the size of its first frame.
 
     Raises:
-        EpisodeError: Missing, empty, of another kind, claims too much, or its first frame is damaged.
+        EpisodeError: The stream is missing, empty, too large or of another kind, or its first frame is damaged.
     """
     full = hdf5.full_name(group, key)
     data = hdf5.dataset(group, key, file)
@@ -75,60 +87,66 @@ def stream_at(group: h5py.Group, name: str, key: str, layout: Layout, file: Path
     kind = _kind(data, file, full)
     rows = int(data.shape[0])
     if rows == 0:
-        raise hdf5.fault("empty", file, full, f"has shape {data.shape}: no frames. Record the episode again")
+        raise hdf5.fault("empty", file, full, f"has shape {data.shape}, that is no frames. Record the episode again")
     if rows > hdf5.MAX_ROWS:
-        text = f"claims {rows:,} frames, at most {hdf5.MAX_ROWS:,} are read. Is it damaged?"
+        text = f"has {rows:,} frames by its shape; the limit is {hdf5.MAX_ROWS:,}. Record the episode again"
         raise hdf5.fault("huge", file, full, text)
     row_shape = tuple(int(n) for n in data.shape[1:])
     row_bytes = hdf5.byte_count(row_shape, 1)
     if row_bytes > hdf5.MAX_FRAME_BYTES:
-        text = f"claims {row_bytes:,} bytes a frame, at most {hdf5.MAX_FRAME_BYTES:,} are read. Is it damaged?"
+        text = f"has {row_bytes:,} bytes per frame; the limit is {hdf5.MAX_FRAME_BYTES:,}. Record the episode again"
         raise hdf5.fault("huge", file, full, text)
     if kind == "raw":
         if 0 in row_shape:
-            raise hdf5.fault("shape", file, full, f"has shape {data.shape}: its frames have no pixels")
+            raise hdf5.fault("shape", file, full, f"has frames without pixels: shape {data.shape}")
         height, width = row_shape[:2]
         return Stream(name, full, kind, rows, width, height, layout.channel_order(name, False), "raw", row_shape)
     row = hdf5.read_row(data, 0, file, full)
     try:
         width, height = codec.width_height(row)
     except InputError as cause:
-        text = f"{cause}; cut the frame out with: tactile-align repair"
+        text = f"{cause}; remove the frame with: tactile-align repair"
         raise hdf5.fault("frame", file, full, text, 0) from cause
     order = layout.channel_order(name, True)
     return Stream(name, full, kind, rows, width, height, order, codec.codec_of(row), row_shape)
 
 
 def depth_at(group: h5py.Group, key: str, file: Path) -> str:
-    """Check a depth stream and return its full path in the file.
+    """Return the full path of a depth stream in the file, after checking the stream.
 
     Raises:
-        EpisodeError: Missing, or not numbers.
+        EpisodeError: The stream is missing or does not contain numbers.
     """
     full = hdf5.full_name(group, key)
     data = hdf5.dataset(group, key, file)
     if data is None or data.ndim < 1 or data.dtype.kind not in "uif":
         got = "nothing" if data is None else f"dtype {data.dtype}, shape {data.shape}"
-        raise hdf5.fault("dtype", file, full, f"must hold (steps, height, width) depth numbers; got {got}")
+        raise hdf5.fault("dtype", file, full, f"must contain (steps, height, width) numbers; got {got}")
     return full
 
 
 def _kind(data: h5py.Dataset, file: Path, key: str) -> Kind:
     kind = kind_of(data)
     if kind is None:
-        text = f"has dtype {data.dtype} and shape {data.shape}; frames are uint8 (steps, height, width, 3), or encoded"
-        raise hdf5.fault("dtype", file, key, f"{text} as uint8 (steps, bytes) or variable-length uint8 (steps,)")
+        text = f"has dtype {data.dtype} and shape {data.shape}; frames must be uint8 (steps, height, width, 3) if raw"
+        raise hdf5.fault("dtype", file, key, f"{text}, and uint8 (steps, bytes) or variable-length uint8 if encoded")
     return kind
 
 
 def state_array(
     group: h5py.Group, keys: tuple[str, ...], file: Path, needed: bool, finite: bool = True
 ) -> np.ndarray | None:
-    """Read joints or actions, (T, D) float64; None where they are missing and not needed.
+    """Return joints, velocities or actions, (T, D) float64; None if they are missing and not `needed`.
+
+    Args:
+        group: The episode.
+        keys: Paths of the arrays below the group; their columns are joined.
+        file: The file's path, for error messages.
+        needed: Whether missing arrays are an error.
+        finite: Whether non-finite numbers are an error.
 
     Raises:
-        EpisodeError: Missing, of another kind, too large or, if `finite` is asked for, holds non-finite
-            numbers.
+        EpisodeError: An array is missing, of another kind, too large, or has non-finite numbers.
     """
     parts: list[np.ndarray] = []
     for key in keys:
@@ -137,7 +155,7 @@ def state_array(
         if data is None:
             if needed:
                 have = ", ".join(hdf5.names(group, file)) or "nothing"
-                text = f"is missing; an episode needs it. The top level has: {have}. Is the layout the right one?"
+                text = f"is missing (found at the top level: {have}); check that the layout is the right one"
                 raise hdf5.fault("missing", file, full, text)
             return None
         _require_numbers(data, file, full)
@@ -146,29 +164,29 @@ def state_array(
         bad = np.argwhere(~np.isfinite(values))
         if len(bad) and finite:
             row, column = (int(i) for i in bad[0])
-            text = f"column {column} is {values[row, column]}; every number must be finite"
-            raise hdf5.fault("non-finite", file, full, f"{text}. Cut it out with: tactile-align repair", row)
+            text = f"column {column} is {values[row, column]}; all numbers must be finite"
+            raise hdf5.fault("non-finite", file, full, f"{text}. Remove the row with: tactile-align repair", row)
         if parts and len(parts[0]) != len(values):
             text = f"has {len(values)} rows but /{hdf5.full_name(group, keys[0])} has {len(parts[0])}"
-            raise hdf5.fault("length", file, full, f"{text}; the joined arrays must agree")
+            raise hdf5.fault("length", file, full, f"{text}; joined arrays must be equally long. Record it again")
         parts.append(values)
     return np.concatenate(parts, axis=1) if parts else None
 
 
 def _require_numbers(data: h5py.Dataset, file: Path, full: str) -> None:
     if data.dtype.kind != "f":
-        text = f"has dtype {data.dtype}, floating point is needed; write it again as float"
+        text = f"has dtype {data.dtype}, expected floating-point numbers; write it again as float32 or float64"
         raise hdf5.fault("dtype", file, full, text)
     if data.ndim not in (1, 2):
-        raise hdf5.fault("shape", file, full, f"has shape {data.shape}, (steps, numbers) is needed")
+        raise hdf5.fault("shape", file, full, f"has shape {data.shape}, expected (steps, numbers)")
     if 0 in data.shape:
-        text = f"has shape {data.shape}: no steps. Delete or record the episode again"
+        text = f"has shape {data.shape}, that is no steps. Record the episode again, or delete it"
         raise hdf5.fault("empty", file, full, text)
 
 
 @dataclass
 class Found:
-    """The contents of an episode; `faults` is empty when it can be used."""
+    """Contents of an episode; the episode can be used when `faults` is empty."""
 
     qpos: np.ndarray | None = None
     qvel: np.ndarray | None = None
@@ -181,7 +199,10 @@ class Found:
 
 
 def find(group: h5py.Group, layout: Layout, file: Path) -> Found:
-    """Return the contents of the episode in `group`: states are read, of the frames only the first."""
+    """Return the contents of the episode in `group`. Joints and actions are read; of each stream, only the first frame.
+
+    Faults are collected in the result, not raised.
+    """
     contents = Found()
     for what, keys, needed in layout.state.arrays:
         with _Collect(contents):
@@ -202,7 +223,7 @@ def find(group: h5py.Group, layout: Layout, file: Path) -> Found:
 
 
 class _Collect:
-    """Turn an EpisodeError inside the block into entries of `contents.faults`."""
+    """Context manager that adds the faults of an EpisodeError to `contents.faults` instead of raising it."""
 
     def __init__(self, contents: Found) -> None:
         self.contents = contents
@@ -216,9 +237,10 @@ class _Collect:
 
 
 def frame_places(group: h5py.Group, layout: Layout, file: Path, contents: Found) -> list[tuple[str, str, str]]:
-    """Return (role, name, key below the group) of every stream of frames, each name once, cameras in layout order.
+    """Return (role, name, key below the group) of every stream of frames; cameras in the layout's order.
 
-    Faults of the places themselves are added to `contents.faults`.
+    Each name occurs once. Duplicate names, a missing camera and groups that cannot be read are added to
+    `contents.faults`.
     """
     places: dict[str, tuple[str, str, str]] = {}
     with _Collect(contents):
@@ -227,12 +249,12 @@ def frame_places(group: h5py.Group, layout: Layout, file: Path, contents: Found)
         with _Collect(contents):
             for role, name, key in touch_places(group, place, layout, file):
                 if name in places:
-                    text = f"is the second stream called {name!r}; keep one"
+                    text = f"is the second stream called {name!r}; keep only one"
                     contents.faults.append(Fault("twice", file, hdf5.full_name(group, key), text))
                 else:
                     places[name] = role, name, key
     if not any(role == "camera" for role, _, _ in places.values()):
-        text = "holds no camera stream; an episode needs at least one. Is the layout the right one?"
+        text = "has no camera stream, but an episode needs at least one. Check that the layout is the right one"
         contents.faults.append(Fault("missing", file, hdf5.full_name(group, layout.cameras.group), text))
     return list(places.values())
 
@@ -255,5 +277,5 @@ def _check_lengths(group: h5py.Group, layout: Layout, file: Path, contents: Foun
     for key, (rows, unit) in lengths.items():
         if rows != steps:
             text = f"has {rows} {unit} but /{base} has {steps} rows; all streams of an episode must be equally long"
-            remedy = f"Cut them with: tactile-align trim {file.name} --to {shortest}"
+            remedy = f"Cut all streams with: tactile-align trim {file.name} --to {shortest}"
             contents.faults.append(Fault("length", file, key, f"{text}. {remedy}"))

@@ -1,4 +1,4 @@
-"""Ground truth of a simulated recording: arrays under truth/ that no layout names and no training reads."""
+"""Ground truth of a simulated recording: the arrays in the group truth/. Layouts and training do not read them."""
 
 import h5py
 import numpy as np
@@ -9,10 +9,10 @@ from tactile_align.datasets.handles import open_file
 
 
 def read_truth(episode: Episode, key: str, *shape: int) -> np.ndarray | None:
-    """Read an array (T, *shape) of a simulated episode's truth, float64; None where it holds none.
+    """Return the array truth/`key` of a simulated episode, (T, *shape) float64; None if the episode has no such array.
 
     Raises:
-        EpisodeError: Another shape, a link, or data that cannot be read.
+        EpisodeError: The array has another shape, is a link, or cannot be read.
     """
     prefix = f"{episode.ref.group}/" if episode.ref.group else ""
     full = f"{prefix}truth/{key}"
@@ -23,8 +23,8 @@ def read_truth(episode: Episode, key: str, *shape: int) -> np.ndarray | None:
         data = hdf5.dataset(file, full, episode.path)
         array = hdf5.read_low_dim(data, episode.path, full)
     if array.shape != (len(episode), *shape):
-        text = f"has shape {array.shape} but the episode needs {(len(episode), *shape)}; record it again"
+        text = f"has shape {array.shape}, expected {(len(episode), *shape)}; record the episode again"
         raise hdf5.fault("truth", episode.path, full, text)
     if array.dtype.kind not in "biuf":
-        raise hdf5.fault("truth", episode.path, full, f"holds {array.dtype}, numbers are needed; record it again")
+        raise hdf5.fault("truth", episode.path, full, f"has dtype {array.dtype}, expected numbers; record it again")
     return array.astype(np.float64)

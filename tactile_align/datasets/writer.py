@@ -1,4 +1,4 @@
-"""The writer of episodes: streams, arrays and attributes at the places of a layout."""
+"""Writer of episodes: stores streams, arrays and attributes at the paths of a layout."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -25,14 +25,14 @@ class _Encoded:
 
 @dataclass
 class Writer:
-    """Writer of one episode into its open file; every part is checked first.
+    """Writer of one episode to an open file. It checks each part before storing it.
 
     Attributes:
         file: The open file, under its temporary name.
-        layout: Places and storage of the parts.
-        target: The final path, for messages.
-        steps: T, the rows every stream must have.
-        quality: JPEG quality; the layout's when None.
+        layout: Layout with the paths and the storage of the parts.
+        target: The final path, for error messages.
+        steps: T, the number of rows that every stream must have.
+        quality: JPEG quality; that of the layout when None.
     """
 
     file: h5py.File
@@ -42,10 +42,10 @@ class Writer:
     quality: int | None
 
     def low_dim(self, qpos: np.ndarray, action: np.ndarray, qvel: np.ndarray | None) -> None:
-        """Write qpos (T, D), action (T, A) and, where given, qvel (T, D)."""
+        """Write qpos (T, D), action (T, A) and, if given, qvel (T, D)."""
         state = self.layout.state
         if qvel is not None and not state.qvel:
-            raise InputError(f"{self.target}: layout {self.layout.name} has no place for qvel; leave it out")
+            raise InputError(f"{self.target}: layout {self.layout.name} cannot store qvel. Leave qvel out")
         given = [("qpos", state.qpos[0], qpos), ("action", state.action[0], action)]
         given += [] if qvel is None else [("qvel", state.qvel[0], qvel)]
         for name, key, values in given:
@@ -55,24 +55,24 @@ class Writer:
             self._same_length(name, len(array))
             if not np.isfinite(array).all():
                 row = int(np.argwhere(~np.isfinite(array))[0, 0])
-                raise InputError(f"{self.target}: {name} row {row} is not finite; cut such rows before writing")
+                raise InputError(f"{self.target}: {name} row {row} is not finite; remove such rows before writing")
             self._store(key, array.astype(state.dtype))
 
     def frames(self, images: dict[str, Frames], touches: dict[str, Frames]) -> None:
-        """Write T frames of each camera and touch, and the table of their encoded lengths where the layout has one."""
+        """Write T frames of each camera and touch, and the table of encoded lengths if the layout has one."""
         layout = self.layout
         if not images:
-            raise InputError(f"{self.target}: an episode needs at least one camera; got none")
+            raise InputError(f"{self.target}: an episode needs at least one camera; got none. Give its images")
         cameras = sorted(images, key=layout.camera_rank)
         for name in cameras:
             if "/" in name or not layout.is_camera(name):
                 text = f"{self.target}: {name!r} would not be read back as a camera of layout {layout.name}"
-                other = f"touches are {', '.join(layout.touches.names)}, depth {', '.join(layout.depth.names)}"
+                other = f"touch names: {', '.join(layout.touches.names)}; depth names: {', '.join(layout.depth.names)}"
                 raise InputError(f"{text} ({other}); {_rename('cameras')}")
         for name in touches:
             if "/" in name or not layout.is_touch(name) or not layout.touches.groups:
                 text = f"{self.target}: {name!r} would not be read back as a touch of layout {layout.name}"
-                raise InputError(f"{text}, which calls them {', '.join(layout.touches.names)}; {_rename('touches')}")
+                raise InputError(f"{text} (touch names: {', '.join(layout.touches.names)}); {_rename('touches')}")
         work = [(name, f"{layout.cameras.group}/{name}", images[name], False) for name in cameras]
         work += [(name, f"{layout.touches.groups[0]}/{name}", touches[name], True) for name in sorted(touches)]
         if layout.storage.kind == "raw":
@@ -94,18 +94,18 @@ class Writer:
             self._store(layout.lengths.key, table)
 
     def arrays(self, given: dict[str, np.ndarray], whole: bool = True) -> None:
-        """Write arrays by path; `whole` ones are depth streams of T rows."""
+        """Write arrays by path. If `whole`, each array must be a depth stream of T rows."""
         for key, values in given.items():
             array = np.asarray(values)
             if whole:
                 self._same_length(key, len(array))
                 if not self.layout.is_depth(key.rpartition("/")[2]):
                     names = ", ".join(self.layout.depth.names)
-                    raise InputError(f"{self.target}: {key} would not be read back as depth ({names}); rename it")
+                    raise InputError(f"{self.target}: {key} would not be read as depth. Rename it to match {names}")
             self._store(key, array)
 
     def attributes(self, given: dict[str, Any]) -> None:
-        """Write the root attributes, sorted, so that equal input gives equal bytes."""
+        """Write the root attributes, in sorted order, so that equal input gives equal bytes."""
         for name, value in sorted(given.items()):
             try:
                 self.file.attrs[name] = value
@@ -189,10 +189,10 @@ class Writer:
 
 
 def _rename(what: str) -> str:
-    return f"rename it, or write to a copy of that layout's file whose {what}.names take it"
+    return f"rename it, or copy that layout's file, add the name to {what}.names, and write with the copy"
 
 
-ABOUT_STORAGE = ("layout", "compress")  # attributes about a file's own storage, never copied to another file
+ABOUT_STORAGE = ("layout", "compress")  # attributes about the storage of one file, never copied to another file
 
 
 def write_episode(
@@ -211,24 +211,24 @@ def write_episode(
     quality: int | None = None,
     overwrite: bool = False,
 ) -> Path:
-    """Write one episode. The file appears under its name only when it is complete; equal input gives equal
-    bytes.
+    """Write one episode to a file and return its path.
+
+    The file appears under its name only when it is complete. Equal input gives equal bytes.
 
     Args:
-        path: The file to write; its folder is made.
+        path: The file to write; its folder is created.
         qpos: (T, D) raw joint readings.
         action: (T, A) raw actions.
-        images: By camera, T frames (H, W, 3) uint8 RGB: an array or anything that yields frames one at a
-            time. A frame may be the bytes of a JPEG or PNG in the layout's channel order; they are stored
-            unchanged.
-        touches: The same by touch sensor.
+        images: By camera, T frames (H, W, 3) uint8 RGB: an array or any iterable of frames. A frame may also be the
+            bytes of a JPEG or PNG in the layout's channel order; the bytes are stored unchanged.
+        touches: By touch sensor, frames as in `images`.
         qvel: (T, D) joint velocities.
-        depth: By stream, (T, H, W) as the recorder gives it.
-        fps: Frames a second, stored as an attribute; None when unknown.
-        attributes: Further root attributes, over those of the layout.
+        depth: By stream, (T, H, W) depth images as given by the recorder.
+        fps: Frames per second, stored as an attribute; None when unknown.
+        attributes: Further root attributes; they replace attributes of the layout with the same name.
         extra: Further arrays by path, such as "truth/contact".
         layout: Name or TOML file of a layout.
-        quality: JPEG quality of the cameras and, not below 95, of touches; the layout's when None.
+        quality: JPEG quality of the cameras; touches use at least 95. None: the layout's quality.
         overwrite: Whether an existing file may be replaced.
 
     Returns:
@@ -236,16 +236,18 @@ def write_episode(
 
     Raises:
         FileExistsError: The file exists and `overwrite` is False.
-        InputError: Streams differ in length, a frame has another shape or dtype, a name or number cannot be
+        InputError: Streams differ in length, a frame has another shape or dtype, or a name or number cannot be
             stored.
     """
     target, facts = Path(path), load_layout(layout)
     if not facts.writable:
-        raise InputError(f"{target}: layout {facts.name} can only be read; write xtrainer or aloha instead")
+        raise InputError(f"{target}: layout {facts.name} can only be read. Write layout xtrainer or aloha instead")
     if len(facts.state.qpos) > 1 or len(facts.state.action) > 1:
-        raise InputError(f"{target}: layout {facts.name} splits joints over several arrays and can only be read")
+        raise InputError(
+            f"{target}: layout {facts.name} joins several arrays and can only be read. Use layout xtrainer"
+        )
     if target.exists() and not overwrite:
-        raise FileExistsError(f"{target} exists; give another name, or overwrite=True to replace it")
+        raise FileExistsError(f"{target} exists. Choose another name, or set overwrite=True to replace it")
 
     def fill(partial: Path) -> None:
         with h5py.File(partial, "w") as file:
@@ -265,5 +267,5 @@ def _rate(target: Path, fps: float | None) -> dict[str, float]:
     if fps is None:
         return {}
     if not (np.isfinite(fps) and fps > 0):
-        raise InputError(f"{target}: fps must be a positive number of frames a second; got {fps}")
+        raise InputError(f"{target}: fps must be a positive number of frames per second; got {fps}. Correct it")
     return {"fps": float(fps)}

@@ -156,7 +156,7 @@ def skewed() -> dict[str, Any]:
         (edit("cameras.left_wrist.quat_wxyz", [1.0, 1.0, 0, 0]), r"left_wrist.*norm 1 \(w first\).*1\.41421"),
         (
             edit("cameras.left_wrist.colour", "bgr"),
-            r"left_wrist\.colour: unknown key; known here: K, .*image_map.*width",
+            r"left_wrist\.colour: unknown key; known keys: K, .*image_map.*width",
         ),
         (edit("cameras.left_wrist.K", [[465.6, 0, 239.5], [0, 465.6, 519.5], [0, 0, 1]]), "swapped"),
         (edit("cameras.left_wrist.width", 200), r"principal point \(319\.5, 239\.5\) lies outside the raw 200x480"),

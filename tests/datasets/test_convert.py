@@ -30,7 +30,7 @@ def test_the_same_jpegs_are_copied_and_other_channel_orders_are_encoded_anew(tmp
     assert same.lossy == ()
     assert open_episode(same.paths[0]).encoded("top", 2) == source.encoded("top", 2)
     other = convert_episodes(source.path, tmp_path / "other", to="actpp")
-    assert any("top is encoded as JPEG again (frames stay above" in said for said in other.lossy)
+    assert any("top is encoded as JPEG again (every frame keeps" in said for said in other.lossy)
     copy = open_episode(other.paths[0])
     assert np.abs(copy.image("top", 2).astype(int) - source.image("top", 2)).mean() < 2
 
@@ -60,7 +60,7 @@ def test_what_is_there_is_kept_when_it_is_the_episode_and_refused_otherwise(tmp_
     again = convert_episodes(tmp_path / "in", tmp_path / "out", to="aloha")
     assert (again.paths, again.kept) == (done.paths, 1)
     assert done.paths[0].stat().st_mtime_ns == stamp
-    with pytest.raises(FileExistsError, match=r"episode_0\.hdf5 exists and is not .*b\.hdf5 converted: action"):
+    with pytest.raises(FileExistsError, match=r"episode_0\.hdf5 exists and is not a conversion of .*b\.hdf5 \(action"):
         convert_episodes(other, tmp_path / "out", to="aloha")
     with pytest.raises(FileExistsError, match=r"frames a second"):
         convert_episodes(first, tmp_path / "out", to="aloha", fps=20)
@@ -89,7 +89,7 @@ def test_what_no_layout_names_is_said_to_stay_behind(tmp_path: Path) -> None:
     path = write_episode(tmp_path / "e.hdf5", **parts(), extra=extra)
     done = convert_episodes(path, tmp_path / "out", to="aloha", fps=20)
     assert [s for s in done.lossy if "left out" in s] == [
-        "truth/ (2 arrays), weights left out: layout xtrainer does not name them"
+        "left out, because layout xtrainer does not list them: truth/ (2 arrays), weights"
     ]
     with h5py.File(done.paths[0]) as file:
         assert "truth" not in file
@@ -99,7 +99,7 @@ def test_a_rate_that_was_never_recorded_does_not_become_the_target_layouts_unsai
     path = xtrainer_file(tmp_path)
     done = convert_episodes(path, tmp_path / "out", to="aloha")
     assert open_episode(done.paths[0]).fps == 50
-    assert any("assume 50 frames a second: state the true one with --fps" in said for said in done.lossy)
+    assert any("assume 50 frames per second. Give the true rate with --fps" in said for said in done.lossy)
     told = convert_episodes(path, tmp_path / "told", to="aloha", fps=12.5)
     assert open_episode(told.paths[0]).fps == 12.5 and not any("frames a second" in said for said in told.lossy)
 

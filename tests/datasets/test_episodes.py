@@ -173,7 +173,7 @@ def test_an_unknown_file_is_told_what_each_layout_misses(tmp_path: Path) -> None
     path = tmp_path / "x.h5"
     with h5py.File(path, "w") as file:
         file["steps"] = np.zeros(3)
-    with pytest.raises(ValueError, match=r"x\.h5.*fits no known layout.*aloha: no.*README"):
+    with pytest.raises(ValueError, match=r"x\.h5.*matches no known layout.*aloha: no.*README"):
         open_episode(path)
 
 
@@ -219,7 +219,7 @@ def test_files_are_listed_in_the_order_people_count(tmp_path: Path) -> None:
     assert {ref.layout for ref in refs} == {"xtrainer"}
     assert len(open_episode(refs[0])) == 2
     (tmp_path / "empty").mkdir()
-    with pytest.raises(FileNotFoundError, match="no episode found"):
+    with pytest.raises(FileNotFoundError, match=r"no \.hdf5 or \.h5 file found"):
         list_episodes(tmp_path / "empty")
 
 

@@ -60,7 +60,7 @@ def test_a_link_is_refused_without_a_look_at_where_it_leads(tmp_path: Path) -> N
         file["observations/images/top"] = h5py.ExternalLink(str(tmp_path / "pipe.h5"), "/x")
     script = f"from tactile_align.datasets.episodes import open_episode; open_episode({str(path)!r})"
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=20, cwd=ROOT)
-    assert "is a link into another file" in run.stderr
+    assert "is a link to another file" in run.stderr
 
 
 def test_all_faults_of_a_file_are_known_and_survive_a_pickle(tmp_path: Path) -> None:

@@ -106,8 +106,8 @@ def zero_joint(given: dict[str, Any]) -> None:
     [
         (swap_arms, "swapped-arms", r"moves with the right arm's joints"),
         (swap_touch, "swapped-touch", r"tactile1 looks like a scene and top like a touch"),
-        (freeze, "frozen", r"left_wrist row 20 stands still to row 39"),
-        (freeze_touch, "frozen", r"tactile1 is the same frame throughout"),
+        (freeze, "frozen", r"left_wrist row 20 is frozen until row 39"),
+        (freeze_touch, "frozen", r"tactile1 contains the same frame"),
         (zero_joint, "dead-joint", r"qpos columns 3 never change \(zero\)"),
     ],
     ids=lambda x: getattr(x, "__name__", None),
@@ -164,7 +164,7 @@ def test_the_same_episode_twice_is_named(tmp_path: Path) -> None:
     shutil.copy(first, tmp_path / "b.hdf5")
     inspection = inspect_path(tmp_path, timing=False)
     assert failed(inspection) == {"duplicate"}
-    assert "a.hdf5; keep one of the two" in inspection.text()
+    assert "a.hdf5; keep only one of the two" in inspection.text()
 
 
 def test_exchanged_colours_and_wrong_lengths_are_remarked(tmp_path: Path) -> None:
@@ -178,7 +178,7 @@ def test_exchanged_colours_and_wrong_lengths_are_remarked(tmp_path: Path) -> Non
     assert inspection.report.verdict == "warn"
     colours = inspection.report.check("channel-order/e.hdf5").measured
     assert "top shares" in colours and "left_wrist shares" not in colours
-    assert "compress_len does not give the lengths" in inspection.report.check("lengths-table/e.hdf5").measured
+    assert "compress_len does not contain the frame lengths" in inspection.report.check("lengths-table/e.hdf5").measured
 
 
 def test_episodes_that_do_not_belong_together_are_remarked(tmp_path: Path) -> None:
@@ -210,7 +210,7 @@ def test_a_layout_whose_episodes_are_not_in_the_file_is_a_fault(tmp_path: Path) 
     inspection = inspect_path(path, "robomimic", timing=False)
     assert (
         inspection.report.exit_code == 1
-        and "keeps its episodes there. Is the layout the right one?" in inspection.text()
+        and "has its episodes there. Check that the layout is right" in inspection.text()
     )
 
 
@@ -241,7 +241,7 @@ def test_streams_that_the_layout_takes_nothing_from_are_told_and_are_no_fault(tm
         *("force", "gel/jpeg", "gel/left_tip", "more\x1b/of", "sentence")
     ]
     assert (
-        "not taken by the layout: force (60, 6) float64, gel/jpeg (2,) variable-length uint8, gel/" in inspection.text()
+        "not read by the layout: force (60, 6) float64, gel/jpeg (2,) variable-length uint8, gel/" in inspection.text()
     )
     assert "\x1b" not in inspection.text()
     assert json.loads(inspection.report.json())["episodes"][0]["untaken"] == inspection.episodes[0].untaken

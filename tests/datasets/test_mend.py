@@ -51,7 +51,7 @@ def test_streams_of_unequal_length_are_cut_to_the_shortest(tmp_path: Path) -> No
     path = xtrainer_file(tmp_path)
     unequal_lengths(path)
     assert len(open_episode(trim_episode(path, tmp_path / "cut.hdf5"))) == 5
-    with pytest.raises(ValueError, match="its shortest stream has 5 rows"):
+    with pytest.raises(ValueError, match="the shortest stream has 5 rows"):
         trim_episode(path, tmp_path / "more.hdf5", to=7)
 
 
@@ -101,16 +101,16 @@ def test_a_sound_episode_comes_out_as_one_file(tmp_path: Path) -> None:
 def test_what_cannot_be_mended_is_said(tmp_path: Path) -> None:
     path = xtrainer_file(tmp_path)
     truncated_jpeg(path)
-    with pytest.raises(ValueError, match="no sound stretch of 5 steps"):
+    with pytest.raises(ValueError, match="no undamaged part of 5 steps"):
         repair_episode(path, tmp_path / "x.hdf5", min_steps=5)
-    for plant, message in ((missing_stream, "qpos is missing"), (external_link, "link into another file")):
+    for plant, message in ((missing_stream, "qpos is missing"), (external_link, "link to another file")):
         bad = xtrainer_file(tmp_path / plant.__name__)
         plant(bad)
         with pytest.raises(ValueError, match=message):
             repair_episode(bad, tmp_path / "x.hdf5")
     lost = xtrainer_file(tmp_path / "float")
     replace(lost, "observations/images/top", np.zeros((7, 4, 4, 3)))
-    with pytest.raises(ValueError, match="cannot be mended"):
+    with pytest.raises(ValueError, match="cannot be repaired"):
         trim_episode(lost, tmp_path / "x.hdf5")
     assert not list(tmp_path.glob("*.hdf5")) or [p.name for p in tmp_path.glob("*.hdf5")] == [path.name]
 
@@ -168,9 +168,7 @@ def test_a_touch_that_the_target_calls_otherwise_is_refused_with_what_helps(tmp_
     own = tmp_path / "own.toml"
     own.write_text(shipped.replace('"tactile*"', '"left_tip"'), encoding="utf-8")
     path = write_episode(tmp_path / "e.hdf5", **given, layout=own)
-    with pytest.raises(
-        ValueError, match=r"rename it, or write to a copy of that layout's file whose touches\.names take"
-    ):
+    with pytest.raises(ValueError, match=r"rename it, or copy that layout's file, add the name to touches\.names"):
         convert_episodes(path, tmp_path / "out", to="xtrainer", layout=own)
     assert open_episode(convert_episodes(path, tmp_path / "mine", to=own, layout=own).paths[0], own).sensors == (
         "left_tip",

@@ -71,14 +71,17 @@ def test_a_row_that_claims_gigabytes_is_refused_and_can_be_cut_out(tmp_path: Pat
     path = tmp_path / "e.hdf5"
     encoded_episode(path)
     claim(path, 7, 3_000_000_000)
-    with open_episode(path) as episode, pytest.raises(EpisodeError, match=r"top row 7 claims 3,000,000,000 bytes"):
+    with (
+        open_episode(path) as episode,
+        pytest.raises(EpisodeError, match=r"top row 7 states a size of 3,000,000,000 bytes"),
+    ):
         episode.image("top", 7)
     ids = [check.id for check in inspect_path(path, timing=False).report.checks if check.status == "fail"]
     assert ids == ["huge/e.hdf5/observations/images/top/7"]
     mended = repair_episode(path, tmp_path / "good.hdf5", min_steps=3)
     assert [len(open_episode(part)) for part in mended.paths] == [7, 4]
     claim(path, 0, 3_000_000_000)
-    with pytest.raises(EpisodeError, match=r"top row 0 claims 3,000,000,000 bytes, at most"):
+    with pytest.raises(EpisodeError, match=r"top row 0 states a size of 3,000,000,000 bytes; the limit"):
         open_episode(path)
 
 

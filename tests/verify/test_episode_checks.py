@@ -190,7 +190,7 @@ def test_json_holds_every_check(recorded: dict[str, Path]) -> None:
 def test_a_folder_without_a_rig_or_episodes_says_what_is_needed(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"rig\.toml.*name one with --rig"):
         verify_episodes(tmp_path)
-    with pytest.raises(FileNotFoundError, match="no episode found"):
+    with pytest.raises(FileNotFoundError, match=r"no \.hdf5 or \.h5 file found"):
         verify_episodes(tmp_path, load_rig("cell"))
 
 
