@@ -1,1 +1,1 @@
-"""A calibration session as files: read, solve, diagnose, report, write into a rig."""
+"""Calibration sessions: reading their files, solving, diagnosis, reports, and writing results into a rig."""

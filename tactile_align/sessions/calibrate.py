@@ -1,4 +1,4 @@
-"""Calibration of intrinsics and hand-eye from a session folder, with the result written into a rig file."""
+"""Calibration of a camera's intrinsics and pose from a session folder, and verification of a session."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,13 +24,13 @@ class Calibrated:
     """Result of a calibration and its checks.
 
     Attributes:
-        session: What was read.
-        camera: The camera of the session's images, as used or calibrated.
-        intrinsics: Evidence for the camera; None where it was taken as known.
-        hand_eye: Evidence for its pose; None where only intrinsics were asked for or no pose could be found.
-        faults: Checks "fault/NAME"; where one fails there is no pose.
+        session: The session that was read.
+        camera: Camera model of the session's images, as given or as calibrated.
+        intrinsics: Result of the intrinsics calibration; None if the intrinsics were known.
+        hand_eye: Result of the hand-eye calibration; None if only intrinsics were calibrated or a fault prevents it.
+        faults: Checks with ids "fault/NAME"; if one of them fails, no pose is computed.
         report: All checks.
-        rig: The rig with the result in it; None without a rig.
+        rig: The rig that contains the result; None if no rig was given or no pose was computed.
     """
 
     session: Session
@@ -50,17 +50,18 @@ def calibrate_intrinsics_of(
     compare: bool = True,
     out: str | Path | None = None,
 ) -> Calibrated:
-    """Calibrate a camera from the images of a session.
+    """Return the intrinsics of a camera, calibrated from the images of a session.
 
     Args:
-        folder: The session.
-        rig: The rig whose camera (named in session.toml) takes the result; None: only report.
+        folder: The session's folder.
+        rig: The rig whose camera (its name is in session.toml) receives the result; None: only report.
         model: The lens model.
         compare: Whether to compare lens models on held-out views.
         out: Where to write the rig; None: do not write (a dry run). A result that fails is never written.
 
     Raises:
-        FileNotFoundError, InputError: What cannot be used, by file and key.
+        FileNotFoundError: A file of the session or of the rig was not found.
+        InputError: A file or value cannot be used; the message states file and key.
     """
     session = read_session(folder)
     name = session.fact.camera
@@ -72,8 +73,8 @@ def calibrate_intrinsics_of(
         known = rig if isinstance(rig, Rig) else load_rig(rig)
         if session.fact.episode is not None and name in known.cameras and known.cameras[name].image_map:
             raise InputError(
-                f"{session.name}: K belongs to the raw frame, but the episode's frames went through image_map of "
-                f"camera {name}; take images from the camera itself"
+                f"{session.name}: intrinsics need raw frames, but the recorder changed the episode's frames (image_map "
+                f"of camera {name}). Take images with the camera itself"
             )
         lens = {key: getattr(camera, key) for key in ("width", "height", "model", "distortion", "valid_radius")}
         changed = known.with_camera(name, K=tuple(map(tuple, camera.K.tolist())), **lens)
@@ -89,19 +90,22 @@ def calibrate_hand_eye(
     model: LensModel = "brown",
     out: str | Path | None = None,
 ) -> Calibrated:
-    """Find where a session's camera sits; intrinsics come from the session, else from the rig, else from the views.
+    """Return the pose of a session's camera, calibrated from the robot's poses and the images of a board.
 
-    A fixed camera seen through an arm that does not stand at the world's origin gets its pose in `world`.
+    The intrinsics come from session.toml, or from the rig, or are calibrated from the views, in this order. The pose
+    of a fixed camera is given in `world`, unless its parent is an arm's base.
 
     Args:
-        folder: The session; session.toml states what moves (`mounted`) and what the camera hangs on (`parent`).
-        rig: The rig that takes the result; None: only report.
-        prior: Let each robot pose move by about this much.
-        model: Lens model where intrinsics come from the views.
+        folder: The session's folder. In session.toml, `mounted` states what moves and `parent` states the camera's
+            parent frame.
+        rig: The rig that receives the result; None: only report.
+        prior: Standard deviations by which each robot pose may be corrected; None: robot poses are exact.
+        model: Lens model, used if the intrinsics are calibrated from the views.
         out: Where to write the rig; None: do not write (a dry run). A result that fails is never written.
 
     Raises:
-        FileNotFoundError, InputError: What cannot be used, by file and key.
+        FileNotFoundError: A file of the session or of the rig was not found.
+        InputError: A file or value cannot be used; the message states file and key.
     """
     session = read_session(folder)
     known = rig if rig is None or isinstance(rig, Rig) else load_rig(rig)
@@ -109,13 +113,13 @@ def calibrate_hand_eye(
     mounted = session.fact.mounted
     if mounted is None:
         raise InputError(
-            f'{session.name}: session.toml needs mounted = "moving" (camera on the arm) or "fixed" (board on the arm)'
+            f'{session.name}: add mounted = "moving" (camera on the arm) or "fixed" (board on the arm) to session.toml'
         )
     if len(session.views) < MIN_VIEWS:
-        lost = f" ({', '.join(session.lost[:3])} lost)" if session.lost else ""
+        lost = f" (unusable: {', '.join(session.lost[:3])})" if session.lost else ""
         raise InputError(
             f"{session.name}: hand-eye needs at least {MIN_VIEWS} usable views, better 15; got "
-            f"{len(session.views)}{lost}"
+            f"{len(session.views)}{lost}. Take more images"
         )
     hand_eye: HandEye | None = None
     faults = tuple(find_faults(session, camera))
@@ -137,17 +141,18 @@ def verify_session(
     page: str | Path | None = None,
     write_into: str | Path | None = None,
 ) -> Report:
-    """Judge a calibration session and, with a rig, whether the rig's camera pose explains it.
+    """Return the checks of a calibration session and, with a rig, of the rig's camera pose against the session.
 
     Args:
-        folder: The session.
-        rig: The rig whose camera pose is compared with the session's.
-        pictures: A folder for a picture per view, worst first; None: none.
-        page: Where to write an HTML page; None: nowhere.
-        write_into: A rig file that shall remember the verdict in [verified].
+        folder: The session's folder.
+        rig: The rig whose camera pose is compared with the calibrated pose; None: judge the session alone.
+        pictures: A folder that receives a picture of each of the worst views; None: no pictures.
+        page: Where to write an HTML page; None: no page.
+        write_into: A rig file whose [verified] table receives the verdict; None: none.
 
     Raises:
-        FileNotFoundError, InputError: What cannot be used, by file and key.
+        FileNotFoundError: A file of the session or of the rig was not found.
+        InputError: A file or value cannot be used; the message states file and key.
     """
     known = rig if rig is None or isinstance(rig, Rig) else load_rig(rig)
     calibrated = calibrate_hand_eye(folder, known)
@@ -166,20 +171,20 @@ def verify_session(
 
 
 def _rig_against(known: Rig, solved: Rig, name: str, hand_eye: HandEye) -> list[Check]:
-    """Compare a rig's camera pose with the one that the session gives."""
+    """Return the checks of a rig's camera pose against the pose that was calibrated from the session."""
     old, new = known.cameras[name], solved.cameras[name]
     if old.parent != new.parent:
-        advice = f"Set parent of camera {name} in the rig, or in session.toml."
-        title = "Rig's camera, parent"
+        advice = f"Set the same parent for camera {name} in the rig and in session.toml."
+        title = "Parent of the rig's camera"
         return [Check("camera-parent", title, "fail", old.parent, limit=new.parent, advice=advice)]
     off = invert(new.T_parent_this) @ old.T_parent_this
-    advice = "Take this session's result (calibrate hand-eye --out RIG)."
+    advice = "Write this session's pose into the rig (calibrate hand-eye --out RIG)."
     checks = []
     for kind, scale, vector, deviations in (
         ("camera-translation", 1e3, off[:3, 3], hand_eye.sigma_t_m),
         ("camera-rotation", np.degrees(1.0), rotation_log(off[:3, :3]), hand_eye.sigma_r_rad),
     ):
-        # An error that the session cannot resolve does not count against the rig.
+        # Errors below what the session can resolve must not count against the rig.
         limit, sigma = LIMITS[kind], scale * float(np.linalg.norm(deviations))
         limit = replace(limit, good=max(limit.good, 3 * sigma), poor=max(limit.poor, 6 * sigma))
         checks.append(graded({kind: limit}, kind, scale * float(np.linalg.norm(vector)), advice=advice))
@@ -192,7 +197,7 @@ def _camera_of(session: Session, rig: Rig | None, model: LensModel) -> tuple[Cam
         return session.fact.intrinsics.camera(name), None
     if rig is not None and name in rig.cameras:
         known = rig.cameras[name]
-        # Session images are either the raw frames or what the recorder stores; an episode's are the latter.
+        # Images of a folder are raw frames or frames as the recorder stores them; those of an episode are the latter.
         if session.fact.episode is None and (session.width, session.height) == (known.width, known.height):
             return known.raw, None
         return known.stored, None

@@ -1,7 +1,7 @@
-"""Faults of a hand-eye session by name, with the evidence and what to do.
+"""Diagnosis of a hand-eye session: known faults, each with its evidence and advice.
 
-Each finder compares the files as declared with one hypothesis about them. It names a fault only when the hypothesis
-explains the views far better, or when a number is out of any plausible range.
+Each function compares the files as declared with hypotheses about them. It reports a fault only if a hypothesis
+explains the views far better, or if a number lies outside any plausible range.
 """
 
 from collections.abc import Iterator
@@ -22,23 +22,27 @@ from tactile_align.sessions.robot_poses import EULER, PoseFormat
 from tactile_align.sessions.session import Session
 
 GOOD_PX, FAR_BETTER = 3.0, 0.25
-"""A fit is doubted above 3 px; a hypothesis explains it when it leaves at most a quarter of the error."""
+"""GOOD_PX: error above which a fit is doubted, px. FAR_BETTER: share of the declared error that a hypothesis may leave
+to count as the explanation."""
 
 fault = partial(named, "fault")
-"""A fault as a check "fault/NAME" from name, evidence and advice; status "warn" where the result is still useful."""
+"""Check with the id "fault/NAME" from name, evidence and advice; status "warn" if the result is still useful."""
 
 
 def angle_gap(T: np.ndarray, C: np.ndarray) -> float:
-    """Return the median difference of relative turns, robot against camera, rad: no mount or lengths enter."""
+    """Return the median difference, rad, between the robot's and the camera's relative rotations.
+
+    `T` and `C` are (N, 4, 4) poses of the robot and of the camera. The camera's mount and all lengths cancel out.
+    """
     return float(np.median(np.abs(turn_signature(T[:, :3, :3]) - turn_signature(C[:, :3, :3]))))
 
 
 def other_formats(session: Session, T: np.ndarray, C: np.ndarray) -> list[tuple[float, Hypothesis[PoseFormat]]]:
-    """Return hypotheses about the rotations that turn as the camera does, no worse than the declared one.
+    """Return the other rotation formats whose relative rotations agree with the camera's, each with its gap.
 
-    Each comes with its gap (rad, see `angle_gap`); its name is that of the fault it would mean. Quaternion orders, and
-    Euler orders that differ by renaming the axes, give the same relative turns as the declared one: only the
-    whole chain can tell those.
+    The gap is in rad, see `angle_gap`. The name of a hypothesis is the fault that it would mean. Quaternion orders, and
+    Euler orders that differ only in the names of the axes, give the same relative rotations as the declared format;
+    only the whole chain of poses can tell these apart.
     """
     fmt = session.fact.poses
     if fmt is None:
@@ -62,7 +66,7 @@ def other_formats(session: Session, T: np.ndarray, C: np.ndarray) -> list[tuple[
 
 
 def other_angles(session: Session, camera: Camera, T: np.ndarray, C: np.ndarray) -> list[Check]:
-    """Name the hypothesis that explains how the views turn, where the declared rotations do not."""
+    """Return the fault of a wrong rotation format if another format explains the camera's rotations far better."""
     gap, mounted = angle_gap(T, C), session.fact.mounted or "moving"
     gaps = [pair for pair in other_formats(session, T, C) if pair[0] <= FAR_BETTER * gap]
     if not gaps:
@@ -76,28 +80,28 @@ def other_angles(session: Session, camera: Camera, T: np.ndarray, C: np.ndarray)
         for (_, one), error in zip(gaps, errors, strict=True)
         if one.name == best.name and error <= 2 * min(errors)
     ]
-    more = f" ({', '.join(as_good)} agree on these poses)" if len(as_good) > 1 else ""
+    more = f" (for these poses, {', '.join(as_good)} are equally good)" if len(as_good) > 1 else ""
     declared, changed = np.degrees(gap), np.degrees(least)
     evidence = (
-        f"relative turns differ by {declared:.2f} deg as declared, by {changed:.3f} deg with {best.evidence}{more}"
+        f"relative rotations differ by {declared:.2f} deg as declared, {changed:.3f} deg with {best.evidence}{more}"
     )
     return [fault(best.name, evidence, best.advice)]
 
 
 def board_marks(session: Session) -> np.ndarray:
-    """Return (3, 3) points that span the board, m."""
+    """Return three points (3, 3) that span the board, m."""
     points = np.asarray(session.fact.board.points)
     return points.mean(0) + np.ptp(points, axis=0).max() / 2 * np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0.0]])
 
 
 def chain_miss(session: Session, camera: Camera, B: np.ndarray, C: np.ndarray) -> float:
-    """Return by how many px the best start misses the median view; inf where nothing turns enough.
+    """Return the error of the median view, px, with the best closed-form solution; inf if no view turns enough.
 
     Args:
         session: The session, for its board.
         camera: The camera.
-        B: (N, 4, 4) the robot's part of the chain.
-        C: (N, 4, 4) T_camera_board of each view by itself.
+        B: (N, 4, 4) the robot's part of the chain of poses, m.
+        C: (N, 4, 4) T_camera_board, estimated from each view alone, m.
     """
     start = robust_start(B, C, board_marks(session))
     return np.inf if start is None else start[0] * float(abs(camera.K[0, 0]))
@@ -106,19 +110,19 @@ def chain_miss(session: Session, camera: Camera, B: np.ndarray, C: np.ndarray) -
 def chain_hypotheses(
     session: Session, T: np.ndarray, B: np.ndarray, C: np.ndarray
 ) -> Iterator[Hypothesis[tuple[np.ndarray, np.ndarray]]]:
-    """Yield hypotheses about a session, each with the parts B and C of the chain that it makes, see `chain_miss`."""
+    """Yield hypotheses about a session; `changed` holds the poses B and C that would then apply, see `chain_miss`."""
     mounted, fmt, arm = session.fact.mounted or "moving", session.fact.poses, session.arm
-    evidence = "poses read the other way round, which is also what the wrong mount looks like"
+    evidence = "with the poses inverted (a wrong value of mounted has the same effect)"
     advice = (
-        "Check whether the file holds T_base_link or T_link_base (inverted = true), and whether the camera or the "
-        "board is on the arm (mounted)."
+        "Check whether the file contains T_base_link or T_link_base (then set inverted = true), and whether the camera "
+        'or the board is on the arm (mounted = "moving" or "fixed").'
     )
     yield Hypothesis("inverted-poses", advice, (np.asarray(invert(B)), C), evidence)
     if fmt is not None and fmt.of == "joints" and arm is not None and mounted == "moving":
-        # The last link is rigid with the flange.
+        # The last link is fixed to the flange, so it needs no hypothesis of its own.
         for link in ("flange", *(f"link{i}" for i in range(1, arm.dof))):
             if link != session.link:
-                evidence = f"the camera taken to hang on {link}, not on {session.link}"
+                evidence = f"with the camera on {link}, not on {session.link}"
                 parent = f"{(session.fact.parent or 'ARM/').partition('/')[0]}/{link}"
                 moved = chain(session.poses_as(fmt, link), mounted)
                 yield Hypothesis("wrong-mount", f'Set parent = "{parent}" in session.toml.', (moved, C), evidence)
@@ -130,21 +134,21 @@ def chain_hypotheses(
         if 0.8 < ratio / unit < 1.25:
             stretched = B.copy()
             stretched[:, :3, 3] /= unit
-            evidence = f"robot lengths are {ratio:.1f} times the board's"
-            advice = "Give the robot's lengths and the board's in the units declared; one of them is in mm."
+            evidence = f"the robot's lengths are {ratio:.1f} times those of the board"
+            advice = "One of the lengths, robot's or board's, is in mm. Give both in the declared units."
             yield Hypothesis("mm-for-m", advice, (stretched, C), evidence)
     for shift in (1, -1, 2, -2):
         parts = (B[shift:], C[:-shift]) if shift > 0 else (B[:shift], C[-shift:])
         if len(parts[0]) >= 5:
-            advice = "Poses and images are out of step: check where a pose or an image is missing."
-            yield Hypothesis("rows-shifted", advice, parts, f"poses shifted by {shift:+d} rows")
+            advice = "Poses and images do not match row by row. Find the missing pose or image."
+            yield Hypothesis("rows-shifted", advice, parts, f"with the poses shifted by {shift:+d} rows")
     for _, one in other_formats(session, T, C):
         reread = chain(session.poses_as(one.changed), mounted)
-        yield Hypothesis(one.name, one.advice, (reread, C), f"poses read with {one.evidence}")
+        yield Hypothesis(one.name, one.advice, (reread, C), f"with {one.evidence} in [poses]")
 
 
 def explain(session: Session, camera: Camera, T: np.ndarray, C: np.ndarray, result: HandEye) -> list[Check]:
-    """Try hypotheses about a session that does not fit; the best one names the fault."""
+    """Return the fault whose hypothesis best explains a session that does not fit."""
     angles = other_angles(session, camera, T, C)
     if angles:
         return angles
@@ -154,7 +158,7 @@ def explain(session: Session, camera: Camera, T: np.ndarray, C: np.ndarray, resu
     for one in chain_hypotheses(session, T, B, C) if declared > GOOD_PX else ():
         error = chain_miss(session, camera, *one.changed)
         if error < FAR_BETTER * declared:
-            evidence = f"{one.evidence}: median view misses by {error:.1f} px, as declared {declared:.1f} px"
+            evidence = f"{one.evidence}, the error of the median view is {error:.1f} px; as declared {declared:.1f} px"
             candidates.append((error, fault(one.name, evidence, one.advice)))
     moved = _board_moved(session, camera, B, C)
     if moved is not None:
@@ -167,21 +171,21 @@ def explain(session: Session, camera: Camera, T: np.ndarray, C: np.ndarray, resu
     median, alone = float(np.median(result.per_view)), float(np.median(result.pnp))
     if len(result.outliers) and median <= GOOD_PX and len(result.outliers) <= 0.1 * len(B) + 1:
         names, worst = ", ".join(result.outliers), result.per_view.max()
-        evidence = f"{names} miss by up to {worst:.1f} px, the others by {median:.2f} px"
-        return [fault("bad-views", evidence, "Look at these images; drop them or take them again.", "warn")]
+        evidence = f"{names} are off by up to {worst:.1f} px, the median view by {median:.2f} px"
+        return [fault("bad-views", evidence, "Look at these images. Remove them or take them again.", "warn")]
     evidence = (
-        f"each view fits by itself ({alone:.2f} px) but not with the robot ({result.rms:.1f} px, "
-        f"{result.rms / max(alone, 1e-6):.0f} times more), and no hypothesis about the files helps"
+        f"each view fits alone ({alone:.2f} px), but not together with the robot's poses ({result.rms:.1f} px, "
+        f"{result.rms / max(alone, 1e-6):.0f} times as much), and no hypothesis about the files explains it"
     )
     advice = (
-        "Let the arm stand still for half a second before each shot and record the pose then; check that the board and "
-        "the camera are fixed, and the arm model."
+        "Let the arm stand still for half a second before each image, and record the pose at that moment. Check that "
+        "board and camera are mounted firmly, and that the arm model is right."
     )
     return [fault("arm-moving-while-shot", evidence, advice)]
 
 
 def _exchanged(B: np.ndarray, result: HandEye) -> Check | None:
-    """Name two or more rows whose exchange explains them."""
+    """Return the fault of exchanged rows if exchanging two rows of the pose file explains their errors."""
     if len(result.per_view) != len(B):
         return None
     bad = np.flatnonzero(result.per_view > np.maximum(3.0, 4 * np.median(result.per_view)))
@@ -198,14 +202,14 @@ def _exchanged(B: np.ndarray, result: HandEye) -> Check | None:
     ]
     if not swaps:
         return None
-    evidence = f"the poses of {'; '.join(swaps)} fit each other's images"
+    evidence = f"poses fit each other's images: {'; '.join(swaps)}"
     return fault("rows-exchanged", evidence, "Exchange these rows of the pose file.")
 
 
 def _board_moved(session: Session, camera: Camera, B: np.ndarray, C: np.ndarray) -> tuple[float, Check] | None:
-    """Name a single move of the board when it explains the mean view far better than none; with its miss in px.
+    """Return the fault of a board that moved once, with the remaining error, px, if the move explains the views.
 
-    The mean, not the median: before a late move most views fit well without it.
+    Errors are means, not medians: if the board moves late, most views fit well even without the move.
     """
     n, f, marks = len(B), float(abs(camera.K[0, 0])), board_marks(session)
     still = robust_start(B, C, marks)
@@ -245,22 +249,22 @@ def _board_moved(session: Session, camera: Camera, B: np.ndarray, C: np.ndarray)
     at, step = moves
     mm, deg = np.linalg.norm(step[:3, 3]) * 1e3, np.degrees(np.linalg.norm(rotation_log(step[:3, :3])))
     evidence = (
-        f"the board sits {mm:.1f} mm and {deg:.2f} deg elsewhere from view {session.views[at].name} on: with that the "
-        f"mean view misses by {best:.1f} px, without by {without:.1f} px"
+        f"from view {session.views[at].name} on, the board is {mm:.1f} mm and {deg:.2f} deg away from its first pose. "
+        f"With this move the mean error is {best:.1f} px, without {without:.1f} px"
     )
-    return best, fault("board-moved", evidence, "Fix the board and take the session again, or split it there.")
+    return best, fault("board-moved", evidence, "Fix the board and record again, or split the session there.")
 
 
 REACH_M = 5.0
-"""No arm reaches farther."""
+"""Reach that no arm exceeds."""
 
 
 def find_faults(session: Session, camera: Camera) -> list[Check]:
-    """Return the faults of a session, the gravest first; empty when it is sound.
+    """Return the faults of a session, the gravest first; [] if the session has no known fault.
 
     Args:
-        session: The session as read.
-        camera: The camera whose intrinsics are used.
+        session: The session.
+        camera: Camera model with the intrinsics to use.
     """
     early = [*_sizes(session, camera), *_layout(session), *_raw_numbers(session)]
     fmt, mounted = session.fact.poses, session.fact.mounted or "moving"
@@ -281,7 +285,7 @@ def find_faults(session: Session, camera: Camera) -> list[Check]:
     try:
         result = solve_hand_eye(camera, T, session.views, mounted, singles=singles)
     except ValueError as error:
-        return [*weak, fault("no-solution", str(error), "Take more views that turn in every direction.")]
+        return [*weak, fault("no-solution", str(error), "Take more views, and turn the wrist in every direction.")]
     C = np.stack([single.T_camera_board for single in result.poses]) if len(result.poses) == len(C) else C
     scale = _scale(result)
     if scale and result.scaled_rms < FAR_BETTER * result.rms:
@@ -299,23 +303,23 @@ def _sizes(session: Session, camera: Camera) -> Iterator[Check]:
             evidence = f"the principal point ({cx:.0f}, {cy:.0f}) lies outside the {width}x{height} image"
             yield fault("width-and-height-swapped", evidence, "Exchange cx and cy, or width and height.")
     elif (camera.width, camera.height) == (height, width):
-        advice = "Exchange width and height of the camera; house order is width, height."
-        evidence = f"images are {width}x{height}, the camera is {declared}"
+        advice = "Exchange width and height of the camera. The order is width, then height."
+        evidence = f"images are {width}x{height}, but the camera is {declared}"
         yield fault("width-and-height-swapped", evidence, advice)
     else:
-        advice = "Calibrate at this resolution, or state the recorder's resize in image_map."
-        evidence = f"images are {width}x{height}, the intrinsics belong to {declared}"
+        advice = "Calibrate at this resolution, or give the recorder's resize in image_map."
+        evidence = f"images are {width}x{height}, but the intrinsics belong to {declared}"
         yield fault("intrinsics-of-another-resolution", evidence, advice)
 
 
 def _layout(session: Session) -> Iterator[Check]:
     if session.legacy is not None and session.legacy != session.fact.board.legacy:
-        evidence = f"the board in the images has the layout {'from before' if session.legacy else 'of'} OpenCV 4.6"
+        evidence = f"the board in the images has the layout {'from before' if session.legacy else 'since'} OpenCV 4.6"
         yield fault("marker-layout", evidence, f"Set legacy = {str(session.legacy).lower()} in [board].")
 
 
 def _raw_numbers(session: Session) -> Iterator[Check]:
-    """Yield faults that show in the pose file's numbers alone."""
+    """Yield the faults that are visible in the numbers of the pose file alone."""
     fmt, rows, arm = session.fact.poses, session.rows, session.arm
     if fmt is None or not rows.size:
         return
@@ -323,8 +327,8 @@ def _raw_numbers(session: Session) -> Iterator[Check]:
     odd = [rotation_fault(R, 1e-3) for R in rows.reshape(-1, 4, 4)[:, :3, :3]] if matrix else []
     bad = [text for text in odd if text]
     if bad:
-        evidence = f"{len(bad)} of {len(odd)} poses: {bad[0]}"
-        advice = "One axis has the wrong sign, or rows and columns of a left-handed tool frame: correct the export."
+        evidence = f"{len(bad)} of {len(odd)} poses have no valid rotation: {bad[0]}"
+        advice = "One axis has the wrong sign, or the tool frame is left-handed. Correct the export of the poses."
         yield fault("mirrored-rotation" if "mirror" in bad[0] else "no-rotation", evidence, advice)
     angles = np.zeros(0)
     if fmt.of == "joints":
@@ -333,24 +337,27 @@ def _raw_numbers(session: Session) -> Iterator[Check]:
         angles = rows[:, 3:]
     largest = np.abs(angles).max(initial=0.0)
     if fmt.angle == "rad" and largest > 2 * np.pi + 0.05:
-        evidence = f"an angle of {largest:.1f} is declared in radians"
+        evidence = f"an angle is {largest:.1f}, although angles are declared in radians"
         yield fault("degrees-for-radians", evidence, 'Set angle = "deg" in [poses].')
     if fmt.of == "tool":
         t = rows.reshape(-1, 4, 4)[:, :3, 3] if matrix else rows[:, :3]
         size = np.median(np.linalg.norm(t, axis=1)) * (1e-3 if fmt.length == "mm" else 1.0)
         if size > REACH_M:
-            evidence = f"the tool stands {size:.0f} m from the base; no arm reaches so far"
+            evidence = f"the tool is {size:.0f} m away from the base; no arm reaches that far"
             yield fault("mm-for-m", evidence, 'Set length = "mm" in [poses].')
         elif size < 0.005:
-            evidence = f"the tool stands {size * 1e3:.2f} mm from the base; these are metres declared as mm"
+            evidence = f"the tool is {size * 1e3:.2f} mm away from the base; these are metres declared as mm"
             yield fault("mm-for-m", evidence, 'Set length = "m" in [poses].')
     if fmt.of == "joints" and arm is not None and fmt.angle == "deg" and largest < 2 * np.pi:
-        evidence = f"no joint angle exceeds {largest:.2f} although they are declared in degrees"
+        evidence = f"no joint angle exceeds {largest:.2f}, although angles are declared in degrees"
         yield fault("degrees-for-radians", evidence, 'Set angle = "rad" in [poses].')
 
 
 def _resolution(session: Session, camera: Camera, off: float) -> list[Check]:
-    """Name intrinsics of another resolution: the views by themselves fit far better with K scaled."""
+    """Return the fault of wrong intrinsics if scaling K, or exchanging cx and cy, makes single views fit far better.
+
+    `off` is the median error of the single views with K as given, px. The list is empty if K seems right.
+    """
     if off < 0.8:
         return []
     some = session.views[:: max(1, len(session.views) // 6)]
@@ -370,14 +377,14 @@ def _resolution(session: Session, camera: Camera, off: float) -> list[Check]:
         errors[s] = missed(K)
     factor = min(errors, key=errors.__getitem__)
     if errors[factor] < 0.5 * off:
-        evidence = f"single views miss by {off:.2f} px, with K scaled by {factor:.3g} by {errors[factor]:.2f} px"
-        advice = f"K belongs to images {1 / factor:.3g} times as wide: calibrate at this resolution."
+        evidence = f"single views are off by {off:.2f} px, with K scaled by {factor:.3g} by {errors[factor]:.2f} px"
+        advice = f"K belongs to images {1 / factor:.3g} times as wide. Calibrate at this resolution."
         return [fault("intrinsics-of-another-resolution", evidence, advice)]
     swapped = camera.K.copy()
     swapped[:2, 2] = camera.K[1::-1, 2]
     error = missed(swapped)
     if error < 0.5 * off:
-        evidence = f"single views miss by {off:.2f} px, with cx and cy exchanged by {error:.2f} px"
+        evidence = f"single views are off by {off:.2f} px, with cx and cy exchanged by {error:.2f} px"
         return [fault("width-and-height-swapped", evidence, "Exchange cx and cy.")]
     return []
 
@@ -385,16 +392,16 @@ def _resolution(session: Session, camera: Camera, off: float) -> list[Check]:
 def _weak(B: np.ndarray, C: np.ndarray) -> Iterator[Check]:
     motion = spread(B, C)
     if motion.nearest < 0.002:
-        evidence = f"two views differ by {motion.nearest * 1e3:.2f} mm (or mrad) only"
-        advice = "Keep one of each: copies make the result look surer than it is."
+        evidence = f"two views differ by only {motion.nearest * 1e3:.2f} mm (or mrad)"
+        advice = "Remove the copies: they make the result look more certain than it is."
         yield fault("duplicate-poses", evidence, advice, "warn")
     if motion.turn < np.radians(20):
-        evidence = f"no two views turn by more than {np.degrees(motion.turn):.1f} deg"
-        advice = "Turn the wrist by 45 degrees and more between views, in every direction."
+        evidence = f"no two views differ by more than {np.degrees(motion.turn):.1f} deg of rotation"
+        advice = "Turn the wrist by 45 degrees or more between views, in every direction."
         yield fault("too-little-rotation", evidence, advice)
     elif motion.axes < 0.02:
-        evidence = f"the axes of all turns lie in a plane or on a line (spread {motion.axes:.4f}, needs 0.02)"
-        yield fault("planar-motion", evidence, "Turn about further axes: roll AND pitch AND yaw.")
+        evidence = f"all rotation axes lie in a plane or on a line (spread {motion.axes:.4f}; at least 0.02 is needed)"
+        yield fault("planar-motion", evidence, "Turn the wrist about more axes: roll AND pitch AND yaw.")
 
 
 def _scale(result: HandEye) -> list[Check]:
@@ -402,8 +409,8 @@ def _scale(result: HandEye) -> list[Check]:
     if off <= 0.01 or off <= 4 * result.scale_sigma:
         return []
     evidence = (
-        f"the robot's lengths make the board {result.scale:.4f} times as large as declared "
-        f"(sigma {result.scale_sigma:.4f})"
+        f"by the robot's lengths, the board is {result.scale:.4f} times as large as declared "
+        f"(standard deviation {result.scale_sigma:.4f})"
     )
-    advice = "Measure a long row of squares with a ruler and correct square_m; check the robot's units."
+    advice = "Measure a long row of squares with a ruler and correct square_m. Check the robot's units."
     return [fault("board-scale", evidence, advice)]

@@ -1,4 +1,4 @@
-"""Checks of a calibration session, and their page and pictures."""
+"""Checks of a calibration session, with their limits, HTML page and pictures."""
 
 import base64
 import hashlib
@@ -21,71 +21,71 @@ from tactile_align.geometry.frames import apply, invert
 from tactile_align.sessions.session import SUFFIXES, Session, shots_of_episode
 from tactile_align.sessions.write_rig import provenance
 
-FEW = "Few views carry the result"
+FEW = "Too few views support the result"
 LIMITS = {
     "images-lost": Limit("Images without a board or pose", 0.3, inf, form=".0%", why="Much of the session is lost"),
     "intrinsics-rms": Limit(
-        "Intrinsics, RMS per 1000 px of width", 0.6, 1.2, " px", why="A right lens model leaves less"
+        "Intrinsics, RMS per 1000 px of width", 0.6, 1.2, " px", why="A right lens model leaves less error"
     ),
     "intrinsics-views": Limit("Views used for the intrinsics", 12, 6, form=".0f", why=FEW),
-    "image-covered": Limit("Image area covered", 0.6, 0.3, form=".0%", why="The lens is not known where no point was"),
+    "image-covered": Limit("Image area covered", 0.6, 0.3, form=".0%", why="Elsewhere the lens is unknown"),
     "tilt-range": Limit("Tilt range", 30, 10, " deg", why="Only tilt separates focal length from distance"),
-    "lens-model": Limit("Held-out error / that of the best lens model", 1.1, inf, why="Another lens model fits better"),
+    "lens-model": Limit("Held-out error relative to the best model", 1.1, inf, why="Another lens model fits better"),
     "hand-eye-views": Limit("Views used for the pose", 12, 6, form=".0f", why=FEW),
     "rotation-axes": Limit(
-        "Rotation-axis spread", 0.10, 0.02, why="Turns about one axis leave the place along it open"
+        "Rotation-axis spread", 0.10, 0.02, why="Rotations about one axis leave the shift along it open"
     ),
-    "largest-rotation": Limit("Largest relative rotation", 45, 20, " deg", why="Small turns magnify every error"),
-    "hand-eye-rms": Limit("Joint RMS", 1.5, 3.0, " px", why="The robot's poses and the views disagree"),
-    "left-out-ratio": Limit("Left-out / joint RMS", 1.30, 2.0, why=FEW),
-    "views-far-off": Limit("Views far off", 0.0, 0.1, form=".0%", why="Single images or poses are wrong"),
-    "board-scale": Limit("Board scale - 1", 0.01, 0.03, why="A board whose size is 2 % off still fits well"),
-    "translation-sigma": Limit("Sigma of the translation", 1.0, 3.0, " mm", why="The pose is not known well enough"),
-    "rotation-sigma": Limit("Sigma of the rotation", 0.1, 0.3, " deg", why="The pose is not known well enough"),
-    "camera-translation": Limit("Rig's camera, translation off", 1.0, 3.0, " mm", why="The camera sits elsewhere"),
-    "camera-rotation": Limit("Rig's camera, rotation off", 0.15, 0.5, " deg", why="The camera looks elsewhere"),
+    "largest-rotation": Limit("Largest relative rotation", 45, 20, " deg", why="Small rotations magnify errors"),
+    "hand-eye-rms": Limit("RMS of the bundle adjustment", 1.5, 3.0, " px", why="Robot poses and images disagree"),
+    "left-out-ratio": Limit("RMS of left-out / fitted views", 1.30, 2.0, why=FEW),
+    "views-far-off": Limit("Views far off", 0.0, 0.1, form=".0%", why="Some images or poses are wrong"),
+    "board-scale": Limit("Relative error of the board's size", 0.01, 0.03, why="A board 2 % too large still fits"),
+    "translation-sigma": Limit("Sigma of the translation", 1.0, 3.0, " mm", why="The pose is too uncertain"),
+    "rotation-sigma": Limit("Sigma of the rotation", 0.1, 0.3, " deg", why="The pose is too uncertain"),
+    "camera-translation": Limit("Translation error of the rig's camera", 1.0, 3.0, " mm", why="It sits elsewhere"),
+    "camera-rotation": Limit("Rotation error of the rig's camera", 0.15, 0.5, " deg", why="It looks elsewhere"),
 }
-"""Measured on real recordings, where good sets reach 0.6 to 1.5 px joint RMS, 0.3 to 0.5 mm and 0.03 to 0.08 deg.
+"""Limits chosen by real recordings; good ones reach an RMS of 0.6 to 1.5 px, 0.3 to 0.5 mm and 0.03 to 0.08 deg.
 
-The last two are widened to what a session can resolve.
+`verify_session` widens the last two limits to what a session can resolve.
 """
 
 
 def judge(session: Session, intrinsics: Intrinsics | None, hand_eye: HandEye | None, faults: Sequence[Check]) -> Report:
-    """Judge a calibration by LIMITS; `faults` come first."""
+    """Return the report of a calibration: the checks `faults` first, then the checks against LIMITS."""
     checks, tables = list(faults), []
     if session.lost:
         share = len(session.lost) / (len(session.lost) + len(session.views))
         measured = f"{len(session.lost)} ({', '.join(session.lost[:5])}{', ...' if len(session.lost) > 5 else ''})"
-        advice = "Light the board evenly, keep it whole in sight and sharp."
+        advice = "Light the board evenly. Keep the whole board in view and sharp."
         checks.append(graded(LIMITS, "images-lost", share, measured=measured, advice=advice))
     if intrinsics is not None:
         checks += _intrinsics(session, intrinsics)
-        # From the image's top to its bottom; an empty cell is where the lens is not known.
+        # Rows run from the image's top to its bottom. In cells without points the lens is unknown.
         rows = [
             {"": row, **{str(column): int(count) for column, count in enumerate(counts)}}
             for row, counts in enumerate(intrinsics.coverage)
         ]
-        tables.append(Table.of("points seen in each part of the image", rows))
+        tables.append(Table.of("board points found in each part of the image", rows))
     if hand_eye is not None:
         checks += _hand_eye(hand_eye)
         errors = np.stack([hand_eye.per_view, hand_eye.left_out, hand_eye.pnp], axis=1).tolist()
         views = tuple((hand_eye.names[i], *errors[i]) for i in np.argsort(-hand_eye.per_view)[:10])
-        tables.append(Table("worst views first", ("view", "joint px", "left out px", "alone px"), views))
+        tables.append(Table("errors by view, worst first", ("view", "fitted px", "left out px", "alone px"), views))
     elif session.fact.poses is not None and intrinsics is None:
-        advice = "Mend the fault named above first."
-        checks.append(Check("hand-eye", "Pose of the camera", "fail", "none found", limit="a pose", advice=advice))
+        advice = "First correct the fault listed above."
+        checks.append(Check("hand-eye", "Pose of the camera", "fail", "not computed", limit="a pose", advice=advice))
     subject = f"session {session.name}: {len(session.views)} views of {session.width}x{session.height} px"
     return Report("calibrate", subject, tuple(checks), tuple(tables), provenance([_digest(session)]))
 
 
 def _intrinsics(session: Session, fit: Intrinsics) -> list[Check]:
     tilt = float(np.degrees(fit.tilt[1] - fit.tilt[0]))
-    sharp = "Take sharp images of a flat board; check rows, columns and layout in [board]."
+    sharp = "Take sharp images of a flat board. Check rows, columns and layout in [board]."
     checks = [
         graded(LIMITS, "intrinsics-rms", fit.rms * 1000 / session.width, advice=sharp),
-        graded(LIMITS, "intrinsics-views", len(fit.per_view), advice="Take 15 views or more."),
-        graded(LIMITS, "image-covered", fit.covered, advice="Bring the board into the image's corners too."),
+        graded(LIMITS, "intrinsics-views", len(fit.per_view), advice="Take at least 15 views."),
+        graded(LIMITS, "image-covered", fit.covered, advice="Show the board in the image's corners too."),
         graded(LIMITS, "tilt-range", tilt, advice="Tilt the board by up to 45 degrees in several directions."),
     ]
     if fit.dropped:
@@ -93,7 +93,7 @@ def _intrinsics(session: Session, fit: Intrinsics) -> list[Check]:
         checks.append(Check("views-dropped", "Views dropped as outliers", "info", names))
     if fit.deviations:
         text = ", ".join(f"{key} {value:.2g}" for key, value in fit.deviations.items())
-        checks.append(Check("intrinsics-sigma", "Standard deviations, px and 1", "info", text))
+        checks.append(Check("intrinsics-sigma", "Standard deviations of the intrinsics", "info", text))
     if fit.held_out:
         best = min(fit.held_out, key=fit.held_out.__getitem__)
         text = ", ".join(f"{model} {error:.3f}" for model, error in fit.held_out.items())
@@ -108,21 +108,21 @@ def _hand_eye(fit: HandEye) -> list[Check]:
     alone = fit.rms / max(float(np.sqrt(np.mean(fit.pnp**2))), 1e-9)
     frame, turn = "link" if fit.mounted == "moving" else "base", float(np.degrees(fit.spread.turn))
     far = f"{len(fit.outliers)}{': ' + ', '.join(fit.outliers) if fit.outliers else ''}"
-    look = "Look at these images and poses; drop them or take them again."
+    look = "Look at these images and poses. Remove them or take them again."
     scale = f"{(fit.scale - 1) * 100:+.2f} % (sigma {fit.scale_sigma * 100:.2f} %)"
     ruler = "Measure a long row of squares and correct square_m."
-    to_alone = f"{alone:.1f}; large: the robot, not the camera"
+    to_alone = f"{alone:.1f} (a large ratio means that the robot's poses are off, not the camera)"
     return [
-        graded(LIMITS, "hand-eye-views", len(fit.names), advice="Take 15 views or more."),
-        graded(LIMITS, "rotation-axes", fit.spread.axes, advice="Turn about further axes: roll, pitch AND yaw."),
+        graded(LIMITS, "hand-eye-views", len(fit.names), advice="Take at least 15 views."),
+        graded(LIMITS, "rotation-axes", fit.spread.axes, advice="Turn about more axes: roll, pitch AND yaw."),
         graded(LIMITS, "largest-rotation", turn, advice="Turn the camera further between views."),
-        graded(LIMITS, "hand-eye-rms", fit.rms, advice="See the worst views."),
-        graded(LIMITS, "left-out-ratio", fit.left_out_rms / max(fit.rms, 1e-9), advice="Take more, other views."),
+        graded(LIMITS, "hand-eye-rms", fit.rms, advice="Look at the worst views."),
+        graded(LIMITS, "left-out-ratio", fit.left_out_rms / max(fit.rms, 1e-9), advice="Take more, different views."),
         graded(LIMITS, "views-far-off", len(fit.outliers) / len(fit.names), measured=far, advice=look),
         graded(LIMITS, "board-scale", abs(fit.scale - 1), measured=scale, advice=ruler),
-        graded(LIMITS, "translation-sigma", sigma_mm, advice="Take more views, nearer and more tilted."),
-        graded(LIMITS, "rotation-sigma", sigma_deg, advice="Take more views, with larger turns."),
-        Check("joint-to-alone", "Joint / single-view RMS", "info", to_alone, alone),
+        graded(LIMITS, "translation-sigma", sigma_mm, advice="Take more views, closer and more tilted."),
+        graded(LIMITS, "rotation-sigma", sigma_deg, advice="Take more views, with larger rotations."),
+        Check("joint-to-alone", "RMS of fitted / single views", "info", to_alone, alone),
         Check("pose", f"T_{frame}_camera", "info", _place(fit.X)),
         Check("pose-inverse", f"T_camera_{frame}", "info", _place(np.asarray(invert(fit.X)))),
     ]
@@ -141,7 +141,7 @@ def _digest(session: Session) -> str:
 
 
 def write_page(report: Report, path: str | Path, pictures: Sequence[Path] = ()) -> Path:
-    """Write one self-contained HTML page: verdict, checks with what to do, pictures (PNG files)."""
+    """Write one self-contained HTML page with verdict, checks, advice and pictures (PNG files); return its path."""
     from jinja2 import Environment
 
     source = resources.files("tactile_align.sessions").joinpath("page.html").read_text(encoding="utf-8")
@@ -152,9 +152,10 @@ def write_page(report: Report, path: str | Path, pictures: Sequence[Path] = ()) 
 
 
 def draw_views(session: Session, camera: Camera, hand_eye: HandEye, out: Path, most: int = 6) -> list[Path]:
-    """Write a picture per view, worst first: points seen (green), points predicted (red), with a band of 2 sigma.
+    """Write pictures of the `most` worst views and return their paths, the worst first.
 
-    Sessions without images are drawn on grey.
+    Each picture shows the detected points (green), the predicted points (red) and their 2-sigma ellipses (orange). For
+    a session without images the background is grey.
     """
     parts = zip(session.views, chain(session.T_base_link(), hand_eye.mounted), strict=True)
     views = {view.name: (view, B) for view, B in parts}

@@ -1,4 +1,4 @@
-"""Robot poses from files, in one declared format that is read literally."""
+"""Robot poses from files, read exactly in the format that the session declares."""
 
 import itertools
 from pathlib import Path
@@ -19,55 +19,60 @@ EULER = tuple(
     for order in ("".join(o) for o in itertools.product("xyz", repeat=3))
     if order[0] != order[1] and order[1] != order[2]
 )
-"""The 24 Euler conventions: capital letters turn about the moving axes, small ones about the fixed axes."""
+"""The 24 Euler conventions. Capital letters: rotations about the moving axes. Small letters: about the fixed axes."""
 WIDTHS = {"quat_wxyz": 4, "quat_xyzw": 4, "rotvec": 3, "matrix": 16, **dict.fromkeys(EULER, 3)}
 
 
 class PoseFormat(Strict):
-    """Meaning of the numbers of a pose file; every key is declared, nothing is guessed."""
+    """Format of the numbers in a pose file. It is declared, never guessed."""
 
     of: Literal["joints", "tool"]
-    """joints: one angle per joint; tool: T_base_link as x, y, z and a rotation, or a row-major 4x4 matrix."""
+    """joints: one angle per joint. tool: T_base_link as x, y, z and a rotation, or as a row-major 4x4 matrix."""
     length: Literal["m", "mm"] = "m"
     angle: Literal["rad", "deg"] = "rad"
     rotation: str = "quat_wxyz"
-    """quat_wxyz, quat_xyzw, rotvec, matrix, or euler_XYZ and its kin."""
+    """quat_wxyz, quat_xyzw, rotvec, matrix, or one of the 24 Euler conventions such as euler_XYZ, see EULER."""
     inverted: bool = False
-    """Whether the file holds T_link_base instead."""
+    """Whether the file contains T_link_base in place of T_base_link."""
 
     @model_validator(mode="after")
     def _known(self) -> "PoseFormat":
         if self.rotation not in WIDTHS:
-            raise InputError(f"rotation '{self.rotation}' is unknown; known: {', '.join(WIDTHS)}")
+            raise InputError(f"rotation '{self.rotation}' is unknown. Choose one of: {', '.join(WIDTHS)}")
         return self
 
     def width(self, arm: Arm | None) -> int:
-        """Return how many numbers a row holds."""
+        """Return how many numbers a row must have.
+
+        Raises:
+            InputError: The rows are joints but no arm is given.
+        """
         if self.of == "joints":
             if arm is None:
-                raise InputError('poses given as joints need an arm; name it in the session, e.g. arm = "nova2"')
+                raise InputError('poses given as joints need an arm. Add it to the session, such as arm = "nova2"')
             return arm.dof
         return 16 if self.rotation == "matrix" else 3 + WIDTHS[self.rotation]
 
     def matrices(
         self, values: np.ndarray, arm: Arm | None = None, checked: bool = True, link: str = "flange"
     ) -> np.ndarray:
-        """Return T_base_link (N, 4, 4) of rows (N, k).
+        """Return T_base_link (N, 4, 4), m, of the rows of a pose file.
 
         Args:
-            values: The rows of the pose file.
-            arm: The arm, where rows are joints.
-            checked: Whether to refuse rows that cannot be poses; False takes the nearest pose, for comparisons.
-            link: Which frame joints give: flange or link1, link2, ...; tool poses are already of their frame.
+            values: (N, k) the rows of the pose file.
+            arm: The arm, if the rows are joints.
+            checked: Whether to refuse rows that are not valid poses; if False, quaternions are normalised and other
+                values are used as they are, for comparisons.
+            link: Frame whose pose is computed from joints: flange, link1, link2, ...; unused for tool poses.
 
         Raises:
-            InputError: Joints outside the arm's limits, no such link; quaternions without unit norm, matrices that
-                are no rotation.
+            InputError: No arm is given for joints, joints are outside its limits, or it lacks the link; a quaternion
+                does not have unit norm; a matrix is not a rotation.
         """
         turn = 1.0 if self.angle == "rad" else np.pi / 180
         if self.of == "joints":
             if arm is None:
-                raise InputError('poses given as joints need an arm; name it in the session, e.g. arm = "nova2"')
+                raise InputError('poses given as joints need an arm. Add it to the session, such as arm = "nova2"')
             q = values * turn
             if checked:
                 require_within_limits(arm, q)
@@ -75,14 +80,14 @@ class PoseFormat(Strict):
                 return np.asarray(forward_kinematics(arm, q))
             number = int(link.removeprefix("link"))
             if not 1 <= number <= arm.dof:
-                raise InputError(f"{arm.name} has link1 to link{arm.dof} and flange; got {link}")
+                raise InputError(f"{arm.name} has link1 to link{arm.dof} and flange; got {link}. Choose one of these")
             return np.asarray(link_poses(arm, q)[:, number - 1])
         if self.rotation == "matrix":
             T = values.reshape(-1, 4, 4).copy()
             for row, R in enumerate(T[:, :3, :3] if checked else []):
                 fault = rotation_fault(R, 1e-3)
                 if fault:
-                    raise InputError(f"row {row + 1}: the rotation is none: {fault}")
+                    raise InputError(f"row {row + 1}: the matrix must be a rotation: {fault}. Correct the pose file")
         else:
             R = _rotations(self.rotation, values[:, 3:], turn, checked)
             T = np.asarray(pose(R, values[:, :3]))
@@ -95,7 +100,7 @@ def _rotations(kind: str, values: np.ndarray, turn: float, checked: bool) -> np.
         norm = np.linalg.norm(values, axis=1)
         if checked and (np.abs(norm - 1) > 1e-2).any():
             row = int(np.argmax(np.abs(norm - 1)))
-            raise InputError(f"row {row + 1}: the quaternion {values[row].tolist()} has norm {norm[row]:.4g}, not 1")
+            raise InputError(f"row {row + 1}: norm of {values[row].tolist()} must be 1; got {norm[row]:.4g}")
         q = values / np.maximum(norm, 1e-12)[:, None]
         return np.asarray(rotation_from_quaternion(q if kind == "quat_wxyz" else q[:, [3, 0, 1, 2]]))
     if kind == "rotvec":
@@ -106,52 +111,57 @@ def _rotations(kind: str, values: np.ndarray, turn: float, checked: bool) -> np.
 
 
 def read_poses(path: Path, columns: int) -> tuple[tuple[str, ...], np.ndarray]:
-    """Read view names and rows (N, columns) from a CSV (header, view first), JSON ({view: [numbers]}) or NPZ
-    (arrays `views` and `values`).
+    """Return the view names and the rows (N, columns) of a pose file.
+
+    Args:
+        path: CSV: a header line, then the view's name and the numbers in each line. JSON: {view: [numbers]}. NPZ: the
+            arrays `views` (N,) and `values` (N, columns).
+        columns: How many numbers a row must have.
 
     Raises:
-        FileNotFoundError: No such file.
-        InputError: Rows of another length, numbers that are none or not finite, a view twice; names file and row.
+        FileNotFoundError: The file was not found.
+        InputError: A row has another length, a value is not a finite number, or a view occurs twice. The message
+            states file and row.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file; needed the robot's pose of each view")
+        raise FileNotFoundError(f"{path}: no such file. Give a file with the robot's pose of each view")
     stated: list[tuple[str, str, Any]]
     if path.suffix == ".npz":
         stated = [("", *row) for row in _archived(path)]
     elif path.suffix == ".json":
         data = read_json(path)
         if not isinstance(data, dict):
-            raise InputError(f"{path}: needed an object of view: [numbers]; got {type(data).__name__}")
+            raise InputError(f"{path}: must be an object {{view: [numbers]}}; got {type(data).__name__}. Correct it")
         stated = [("", *row) for row in data.items()]
     else:
         stated = [(f"line {number}: ", line[0], line[1:]) for number, line in read_csv(path)[1:]]
     if not stated:
-        raise InputError(f"{path}: no pose in it; needed one row per view")
+        raise InputError(f"{path}: contains no poses. Write one row per view")
     names, rows = [name for _, name, _ in stated], []
     for where, name, cells in stated:
         try:
             row = np.ravel(np.asarray(cells, dtype=np.float64))
         except (TypeError, ValueError) as error:
-            raise InputError(f"{path}: {where}needed numbers for view {name}; got {cells}") from error
+            raise InputError(f"{path}: {where}view {name} must have numbers; got {cells}. Correct it") from error
         rows.append(row)
         if len(row) != columns:
-            raise InputError(f"{path}: view {name} has {len(row)} numbers; the declared format has {columns}")
+            raise InputError(f"{path}: view {name} has {len(row)} numbers, not {columns}. Correct the row or [poses]")
         if not np.isfinite(row).all():
-            raise InputError(f"{path}: view {name} holds a number that is not finite; drop this view")
+            raise InputError(f"{path}: view {name} contains a non-finite number. Correct or remove this view")
     if len(set(names)) != len(names):
         twice = next(name for name in names if names.count(name) > 1)
-        raise InputError(f"{path}: view {twice} comes twice; keep one row per view")
+        raise InputError(f"{path}: view {twice} has several rows. Keep one row per view")
     return tuple(names), np.stack(rows)
 
 
 def _archived(path: Path) -> list[tuple[str, np.ndarray]]:
     arrays = read_npz(path)
     if not {"views", "values"} <= set(arrays):
-        raise InputError(f"{path}: needs the arrays views and values; has {', '.join(arrays)}")
+        raise InputError(f"{path}: must have the arrays views and values; got {', '.join(arrays)}. Add them")
     views, values = arrays["views"], arrays["values"]
     if views.ndim != 1 or values.ndim != 2 or len(views) != len(values) or values.dtype.kind not in "fiu":
         raise InputError(
             f"{path}: views must be (N,) names and values (N, columns) numbers; got {views.shape} and "
-            f"{values.dtype} {values.shape}"
+            f"{values.dtype} {values.shape}. Correct the arrays"
         )
     return list(zip(map(str, views), values, strict=True))

@@ -1,4 +1,4 @@
-"""A calibration session: a folder with `session.toml`, the robot's poses, and images (or points found in them)."""
+"""Calibration session: a folder with `session.toml`, the robot's poses, and images (or points found in them)."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -21,17 +21,18 @@ from tactile_align.sessions.robot_poses import PoseFormat, read_poses
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 STILL_RAD = 5e-4
-"""An arm whose joints change by less from frame to frame stands still; encoders jitter by a tenth of it."""
+"""Change of each joint, from frame to frame, below which the arm stands still; encoders jitter by a tenth of it."""
 STILL_FRAMES = 5
+"""Fewest steps between frames for which the arm must stand still to give a view."""
 
 
 @dataclass(frozen=True)
 class Shot:
-    """An image of a session.
+    """Image of a session, with its name and source.
 
     Attributes:
-        name: The view's name.
-        where: The file, and the frame in it, for messages.
+        name: The name of its view.
+        where: Its file, and its frame in that file, for messages.
         image: (H, W) uint8 grey.
     """
 
@@ -41,73 +42,73 @@ class Shot:
 
 
 def shots_of_folder(folder: Path) -> Iterator[Shot]:
-    """Yield the images of a folder by name.
+    """Yield the images of a folder, sorted by file name.
 
     Raises:
-        FileNotFoundError: There are none.
-        InputError: A file is no image.
+        FileNotFoundError: The folder contains no images.
+        InputError: A file is not an image.
     """
     files = sorted(f for f in folder.glob("*") if f.suffix.lower() in SUFFIXES) if folder.is_dir() else []
     if not files:
-        raise FileNotFoundError(f"{folder}: no images; needed one per view ({', '.join(SUFFIXES)})")
+        raise FileNotFoundError(f"{folder}: no images found. Give one image per view ({', '.join(SUFFIXES)})")
     for file in files:
         yield Shot(file.stem, str(file), read_grey(file))
 
 
 def shots_of_episode(episode: str, camera: str, frames: tuple[int, ...]) -> Iterator[Shot]:
-    """Yield frames of an episode's camera, as the recorder stored them.
+    """Yield frames of a camera of an episode, as the recorder stored them.
 
     Raises:
-        EpisodeError, InputError: The episode has no such camera or frame.
+        EpisodeError, InputError: The episode lacks the camera or a frame.
     """
     with open_episode(episode) as recorded:
         if camera not in recorded.cameras:
-            raise InputError(f"{episode}: has no camera '{camera}'; it has {', '.join(recorded.cameras)}")
+            raise InputError(f"{episode} has no camera '{camera}'. Choose one of: {', '.join(recorded.cameras)}")
         for t in frames:
             image = cv2.cvtColor(recorded.image(camera, t), cv2.COLOR_RGB2GRAY)
             yield Shot(frame_name(t), f"{episode}: {camera}, frame {t}", np.asarray(image))
 
 
 def frame_name(t: int) -> str:
-    """Return the name of the view of a frame."""
+    """Return the name of the view that frame `t` gives."""
     return f"frame_{t:06d}"
 
 
 def standstills(q: np.ndarray) -> tuple[int, ...]:
-    """Return the middle frame of each stretch in which joints (T, n), rad, rest."""
+    """Return the middle frame of each period in which the joints (T, n), rad, are at rest."""
     rests = np.abs(np.diff(q, axis=0)).max(axis=1) < STILL_RAD
     edges = np.flatnonzero(np.diff(rests.astype(int), prepend=0, append=0))
     return tuple(int(begin + end) // 2 for begin, end in edges.reshape(-1, 2) if end - begin >= STILL_FRAMES)
 
 
 class SessionFact(Strict):
-    """The keys of `session.toml`."""
+    """Keys of `session.toml`."""
 
     camera: str = "camera"
     """The camera's name in the rig."""
     arm: str | None = None
-    """The arm's model, where poses are joints."""
+    """The arm's model, needed if the poses are joints."""
     base: str | None = None
-    """The link of a URDF the arm starts at; its root when None."""
+    """The URDF link at which the arm starts; the root link when None."""
     tip: str | None = None
-    """The link of a URDF that is the flange; its only end when None."""
+    """The URDF link that is the flange; the only end link when None."""
     mounted: Mounted | None = None
-    """moving: the camera sits on the arm; fixed: the arm holds the board. None for intrinsics only."""
+    """moving: the camera is on the arm. fixed: the arm holds the board. None: the session is for intrinsics only."""
     parent: Annotated[str, Field(pattern=r"^(world|[^/]+/(base|flange|link[1-9][0-9]*))$")] | None = None
-    """The frame the camera hangs on, as in the rig: left/flange, left/link5, world. Poses given as tool poses are
-    those of this frame (of the flange, for a fixed camera)."""
+    """The camera's parent frame, as in the rig: left/flange, left/link5, world. Tool poses must be poses of this frame
+    (for a fixed camera, of the flange)."""
     board_arm: str | None = None
-    """The rig's arm that held the board before a fixed camera; the first arm when None."""
+    """The rig's arm that held the board in front of a fixed camera; the first arm when None."""
     images: str = "images"
-    """Folder of images, one per view, named after the view."""
+    """Folder with one image per view; its file name is the view's name."""
     episode: str | None = None
-    """A recorded episode, FILE or FILE#NAME, in place of images and poses_file: it holds the camera and the joints."""
+    """Recorded episode, FILE or FILE#NAME, with the camera and the joints. It replaces images and poses_file."""
     columns: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] | None = None
-    """episode: which columns of qpos are the joints of the arm that moves."""
+    """Columns of qpos with the joints of the moving arm; only with episode."""
     frames: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] | None = None
-    """episode: which frames are views; None: the middle of every stretch in which the arm stands still."""
+    """Frames that are views; None: the middle of each period in which the arm stands still. Only with episode."""
     points: str | None = None
-    """CSV of points found elsewhere (view, id, u, v) in place of images; needs width and height."""
+    """CSV of board points (view, id, u, v) that another program found. It replaces images; needs width and height."""
     width: int | None = None
     height: int | None = None
     board: Board
@@ -116,32 +117,32 @@ class SessionFact(Strict):
     intrinsics: Lens | None = None
 
     def kinematics(self) -> Arm | None:
-        """Return the arm, where the session names one."""
+        """Return the arm; None if the session gives no arm."""
         return load_arm(self.arm, self.base, self.tip) if self.arm else None
 
     @model_validator(mode="after")
     def _links_are_of_an_arm(self) -> "SessionFact":
         if (self.base or self.tip) and Path(self.arm or "").suffix.lower() != ".urdf":
             raise InputError(
-                f'base and tip choose a chain in a URDF, e.g. arm = "my_arm.urdf"; arm is {self.arm or "not named"}. '
-                f"Leave them out"
+                f'base and tip need a URDF, such as arm = "my_arm.urdf"; arm is {self.arm or "missing"}. '
+                f"Remove base and tip"
             )
         return self
 
 
 @dataclass(frozen=True)
 class Session:
-    """A session as its files state it, nothing repaired.
+    """Session as read from its files; nothing is corrected.
 
     Attributes:
-        name: For messages.
+        name: The session's folder, for messages.
         fact: The keys of session.toml.
         width: Width of the images, px.
         height: Height of the images, px.
-        views: Views in which the board was found, in the order of the poses (or of the images' names).
-        rows: (N, k) the numbers of the pose file for these views; (N, 0) without poses.
-        lost: Names of images in which the board was not found, or that have no pose.
-        legacy: Whether the images show the ChArUco layout from before OpenCV 4.6; None where they show no ChArUco.
+        views: N views in which the board was found, in the order of the poses (without poses, of the images' names).
+        rows: (N, k) numbers of the pose file for these views; (N, 0) without poses.
+        lost: Names of the images in which the board was not found or for which the pose is missing.
+        legacy: Whether the images show the ChArUco layout from before OpenCV 4.6; None if they show no ChArUco board.
     """
 
     name: str
@@ -155,27 +156,27 @@ class Session:
 
     @property
     def arm(self) -> Arm | None:
-        """The arm, where the session names one."""
+        """The arm; None if the session gives no arm."""
         return self.fact.kinematics()
 
     @property
     def link(self) -> str:
-        """The frame that moves with the camera (flange, link5), or with the board: then the flange."""
+        """Name of the frame that carries a moving camera, such as flange or link5; for a moving board, flange."""
         node = (self.fact.parent or "").rpartition("/")[2]
         return node if self.fact.mounted == "moving" and node.startswith("link") else "flange"
 
     def poses_as(self, fmt: PoseFormat, link: str | None = None) -> np.ndarray:
-        """Return T_base_link (N, 4, 4) in another format or of another link, unchecked, for comparisons."""
+        """Return T_base_link (N, 4, 4), m, for another format or another link, unchecked, for comparisons."""
         return fmt.matrices(self.rows, self.arm, checked=False, link=link or self.link)
 
     def T_base_link(self) -> np.ndarray:
-        """Return the robot's poses (N, 4, 4) as declared: of the camera's link, or of the flange that holds the board.
+        """Return the robot's poses (N, 4, 4), m, as declared: of the link that carries the camera or the board.
 
         Raises:
-            InputError: No poses, or numbers that cannot be poses.
+            InputError: Poses are missing, or their numbers are not valid poses.
         """
         if self.fact.poses is None:
-            raise InputError(f"{self.name}: session.toml has no [poses]; hand-eye needs the robot's pose of each view")
+            raise InputError(f"{self.name}: hand-eye needs the robot's pose of each view. Add [poses] to session.toml")
         try:
             return self.fact.poses.matrices(self.rows, self.arm, link=self.link)
         except InputError as error:
@@ -183,16 +184,17 @@ class Session:
 
 
 def read_session(folder: str | Path) -> Session:
-    """Read a session's files and find the board in its images.
+    """Return the session in a folder, with the board detected in its images.
 
     Raises:
-        FileNotFoundError: No session.toml, pose file or images.
-        FactError, InputError: A wrong key, an unreadable image, mixed sizes, no view with a board; names the file.
+        FileNotFoundError: session.toml, the pose file or the images were not found.
+        FactError, InputError: A key is wrong, an image is unreadable, image sizes differ, or no view shows the board.
+            The message states the file.
     """
     warn_of_two_opencvs()
     place = Path(folder)
     if not (place / "session.toml").is_file():
-        raise FileNotFoundError(f"{place / 'session.toml'}: no such file; a calibration session starts with it")
+        raise FileNotFoundError(f"{place / 'session.toml'}: no such file. A calibration session needs this file")
     data, source = read_fact("calibration", place / "session.toml")
     fact = parse(SessionFact, data, source)
     legacy, lost = None, list[str]()
@@ -202,7 +204,7 @@ def read_session(folder: str | Path) -> Session:
         views, lost, width, height, legacy = _detect(shots_of_episode(episode, fact.camera, frames), fact.board)
     elif fact.points is not None:
         if fact.width is None or fact.height is None:
-            raise InputError(f"{source}: points need width and height of the images they were found in")
+            raise InputError(f"{source}: points need the size of their images. Add width and height")
         views, width, height = read_points(place / fact.points, fact.board), fact.width, fact.height
     else:
         views, lost, width, height, legacy = _detect(shots_of_folder(place / fact.images), fact.board)
@@ -211,50 +213,53 @@ def read_session(folder: str | Path) -> Session:
         rows = values[[i for i, t in enumerate(frames) if frame_name(t) in views]]
     elif fact.poses_file is not None:
         if fact.poses is None:
-            raise InputError(f"{source}: poses_file needs [poses]: what the numbers are (of, length, angle, rotation)")
+            raise InputError(f"{source}: poses_file needs its format. Add [poses] with of, length, angle and rotation")
         posed, values = read_poses(place / fact.poses_file, fact.poses.width(fact.kinematics()))
         lost += [f"{name} (no pose)" for name in names if name not in posed]
         names = [name for name in posed if name in views]
         rows = values[[posed.index(name) for name in names]] if names else rows
     if not names:
         raise InputError(
-            f"{place}: no view is left: the board was found in {len(views)} images"
-            + (", none of which has a pose" if views else "; is [board] described as it was printed?")
+            f"{place}: no usable view: the board was found in {len(views)} images"
+            + (", all without a pose. Check the names in poses_file" if views else ". Compare [board] with the print")
         )
     return Session(str(place), fact, width, height, tuple(views[name] for name in names), rows, tuple(lost), legacy)
 
 
 def _episode_joints(source: str, fact: SessionFact, episode: str) -> tuple[tuple[int, ...], np.ndarray]:
-    """Return the frames of an episode that are views and the joints there, (N, k), in the episode's unit."""
+    """Return the N frames of an episode that are views, and their joints (N, k) in the episode's unit."""
     if fact.points is not None or fact.poses_file is not None:
-        raise InputError(f"{source}: an episode brings images and poses; leave points and poses_file out")
+        raise InputError(f"{source}: an episode contains images and poses. Remove points and poses_file")
     if fact.columns is None or fact.poses is None or fact.poses.of != "joints":
         raise InputError(
-            f'{source}: an episode needs columns, which columns of qpos are the joints, and [poses] with of = "joints" '
+            f'{source}: an episode needs its joints. Add columns (the columns of qpos), and [poses] with of = "joints" '
             f"and their unit (angle)"
         )
     needed = fact.poses.width(fact.kinematics())
     if len(fact.columns) != needed:
-        raise InputError(f"{source}: columns names {len(fact.columns)} joints; arm {fact.arm} has {needed}")
+        raise InputError(f"{source}: columns has {len(fact.columns)} joints; arm {fact.arm} has {needed}. Correct it")
     with open_episode(episode) as recorded:
         qpos = np.asarray(recorded.qpos, dtype=np.float64)
     last = max(fact.columns)
     if last >= qpos.shape[1]:
-        raise InputError(f"{episode}: qpos has {qpos.shape[1]} columns; session.toml's columns name {last}")
+        raise InputError(f"{source}: columns must be below {qpos.shape[1]}, as qpos is; got {last}. Correct it")
     q = qpos[:, list(fact.columns)]
     frames = fact.frames or standstills(q if fact.poses.angle == "rad" else np.radians(q))
     if not frames:
         raise InputError(
-            f"{episode}: the arm never stands still for {STILL_FRAMES} frames; let it rest before each view, or name "
+            f"{episode}: the arm never stands still for {STILL_FRAMES} frames. Let it rest at each view, or list "
             f"frames in session.toml"
         )
     if max(frames) >= len(q):
-        raise InputError(f"{episode}: session.toml names frame {max(frames)}, but the episode has {len(q)} frames")
+        raise InputError(f"{source}: frames must be below {len(q)}, the number of frames; got {max(frames)}")
     return frames, q[list(frames)]
 
 
 def _detect(shots: Iterable[Shot], board: Board) -> tuple[dict[str, View], list[str], int, int, bool | None]:
-    """Return the views by name, the names of lost images, width and height, px, and the majority's ChArUco layout."""
+    """Return the views by name, the names of images without a board, width and height, px, and the ChArUco layout.
+
+    The layout is that of most images, see `Session.legacy`.
+    """
     views: dict[str, View] = {}
     lost: list[str] = []
     layouts: list[bool] = []
@@ -264,8 +269,8 @@ def _detect(shots: Iterable[Shot], board: Board) -> tuple[dict[str, View], list[
         (height, width), (high, wide) = first.image.shape, shot.image.shape
         if (high, wide) != (height, width):
             raise InputError(
-                f"{shot.where}: is {wide}x{high} but {first.where} is {width}x{height}; all images of a session must "
-                f"come from one camera at one resolution"
+                f"{shot.where} is {wide}x{high}, but {first.where} is {width}x{height}. Use images of one camera at "
+                f"one resolution"
             )
         detection = board.detect(shot.image)
         if detection is None:

@@ -1,8 +1,8 @@
-"""Rehearsal of a calibration: a session of a drawn board photographed by a rig's camera, before the real one is free.
+"""Synthetic calibration sessions: rendered images of a board in a rig's camera, to rehearse a calibration.
 
-A camera on the arm looks at a board that lies before it; a fixed camera at a board on an arm's flange. Gripper and
-fingers are not drawn. Joint readings carry the arm's repeatability, images blur and noise, so what comes out is about
-what a good real session gives.
+A camera on the arm sees a board that lies in front of it. A fixed camera sees a board on an arm's flange. Gripper and
+fingers are not rendered. Joint readings contain noise as large as the arm's repeatability, and images contain blur and
+noise, so that the results are about as good as those of a good real session.
 """
 
 import tempfile
@@ -23,14 +23,14 @@ from tactile_align.kinematics.arm import Arm, forward_kinematics, jacobian, link
 
 BOARD = Board(kind="charuco", columns=7, rows=5, square_m=0.030, marker_m=0.022)
 HOME_RAD = (0.298, -0.294, -1.911, 0.634, 1.571, -1.273)
-"""A Nova above its table, tool down."""
+"""Joints of a Nova arm above its table with the tool pointing down."""
 NOISE_GREY = 2.0
 STEEPEST = np.cos(np.radians(50.0))
-"""Markers of a board tilted further are hard to read."""
+"""Cosine of the largest tilt of the board; markers of a board tilted further are hard to read."""
 Draw = Callable[[], tuple[np.ndarray, np.ndarray | None]]
-"""Draws a view: T_camera_board (4, 4) and the joints (n,) that give it, None where the arm does not reach it."""
+"""Function that draws a random view: T_camera_board (4, 4), m, and its joints (n,), rad; None if out of reach."""
 FINE = 2
-"""Rays per pixel and axis."""
+"""Rays per pixel along each axis."""
 
 
 def rehearse(
@@ -44,35 +44,35 @@ def rehearse(
     joint_noise_deg: float = 0.005,
     seed: int = 0,
 ) -> Path:
-    """Write a calibration session: session.toml, poses.csv and images.
+    """Return the folder of a new synthetic calibration session with session.toml, poses.csv and images.
 
     Args:
-        out: The session's folder; must not exist.
+        out: The session's folder; it must not exist yet.
         rig: The rig; its camera's pose and lens are the truth.
-        camera: Its camera, on an arm's flange or link, or fixed.
-        board: The board; a fixed camera a metre away wants squares of 5 cm.
-        board_arm: The arm that holds the board before a fixed camera; the first arm when None.
-        views: How many images.
+        camera: Name of the camera, which is on an arm's flange or link, or fixed.
+        board: The board. For a fixed camera one metre away, use squares of 5 cm.
+        board_arm: The arm that holds the board in front of a fixed camera; the first arm when None.
+        views: How many images to render.
         joint_noise_deg: Standard deviation of the joint readings, deg.
-        seed: Of all that is drawn by chance.
+        seed: Seed of all random numbers.
 
     Returns:
-        The folder.
+        The session's folder.
 
     Raises:
-        FileExistsError: The folder is there already.
-        InputError: The camera hangs on a finger, there is no such arm, or too few views can be reached.
+        FileExistsError: The folder exists already.
+        InputError: The camera is on a finger, the arm does not exist, or the arm reaches too few views.
     """
     folder = Path(out)
     if folder.exists():
-        raise FileExistsError(f"{folder}: is there already; nothing is overwritten. Name another folder")
+        raise FileExistsError(f"{folder} exists already and is not overwritten. Choose another folder")
     known = rig if isinstance(rig, Rig) else load_rig(rig)
     mount = known.camera(camera)
     lens, parent = mount.raw, mount.parent
     fixed = parent == "world" or parent.endswith("/base")
     name = (board_arm or next(iter(known.arms))) if fixed else parent.partition("/")[0]
     if name not in known.arms:
-        raise InputError(f"rig {known.name} has no arm '{name}'; it has {', '.join(known.arms)}")
+        raise InputError(f"rig {known.name} has no arm '{name}'. Choose one of: {', '.join(known.arms)}")
     arm = known.arms[name].arm
     rng = np.random.default_rng(seed)
     draw = _before_fixed(known, camera, name, board, rng) if fixed else _before_moving(known, camera, board, rng)
@@ -84,13 +84,13 @@ def rehearse(
         tries += 1
         if tries > 200 * views:
             raise InputError(
-                f"{folder}: only {len(lines) - 1} of {views} views of camera {camera} can be reached with arm {name}; "
-                f"ask for fewer, or hold the board with another arm"
+                f"{folder}: arm {name} reaches only {len(lines) - 1} of the {views} views of camera {camera}. Choose "
+                f"fewer views, or hold the board with another arm"
             )
         C, q = draw()
         uv, valid = lens.project(apply(C, board.points))
         inside = valid & (uv > 3).all(-1) & (uv < [lens.width - 4, lens.height - 4]).all(-1)
-        # A ChArUco board may be cut by the border, which is how the image's corners are reached.
+        # The image border may cut a ChArUco board; only then do board points reach the image's corners.
         if q is None or inside.mean() < (0.5 if board.kind == "charuco" else 1.0):
             continue
         view = f"view_{len(lines):02d}"
@@ -108,7 +108,7 @@ def rehearse(
 
 
 def _before_moving(rig: Rig, camera: str, board: Board, rng: np.random.Generator) -> Draw:
-    """Draw views of a board that lies 35 cm before a camera on an arm."""
+    """Return a function that draws views of a board that lies 35 cm in front of a camera on an arm."""
     mount = rig.camera(camera)
     name, _, node = mount.parent.partition("/")
     arm, X, home = rig.arms[name].arm, mount.T_parent_this, np.array(HOME_RAD)
@@ -123,12 +123,12 @@ def _before_moving(rig: Rig, camera: str, board: Board, rng: np.random.Generator
 
         return draw
     if not node.startswith("link"):
-        raise InputError(f"camera {camera} hangs on '{mount.parent}', which moves with the gripper; needed a link")
+        raise InputError(f"camera {camera} must be on a flange or link; it is on '{mount.parent}'. Choose another")
     link = int(node.removeprefix("link")) - 1
     Z = link_poses(arm, home)[link] @ X @ ahead
 
     def draw_joints() -> tuple[np.ndarray, np.ndarray | None]:
-        # Joints beyond the link do not move the camera, so it cannot be put just anywhere.
+        # Joints beyond the link do not move the camera, so it cannot reach every pose.
         q = home + rng.uniform(-0.45, 0.45, arm.dof)
         C = np.asarray(invert(X) @ invert(link_poses(arm, q)[link]) @ Z)
         return C, q if C[2, 2] > STEEPEST else None
@@ -137,7 +137,7 @@ def _before_moving(rig: Rig, camera: str, board: Board, rng: np.random.Generator
 
 
 def _before_fixed(rig: Rig, camera: str, name: str, board: Board, rng: np.random.Generator) -> Draw:
-    """Draw views of a board on an arm's flange, moved about before a fixed camera at the arm's usual distance."""
+    """Return a function that draws views of a board on the flange of arm `name`, in front of a fixed camera."""
     arm, home, centre = rig.arms[name].arm, np.array(HOME_RAD), board.points.mean(0)
     parent, X = rig.camera(camera).parent, rig.camera(camera).T_parent_this
     if parent != "world":
@@ -146,8 +146,8 @@ def _before_fixed(rig: Rig, camera: str, name: str, board: Board, rng: np.random
     at_home = forward_kinematics(arm, home)
     tool = (invert(X) @ at_home)[:3, 3]
     if tool[2] < 0.2:
-        raise InputError(f"arm {name} works behind camera {camera}, or within 20 cm of it; hold the board with another")
-    # Glued to the flange such that it faces the camera when the arm is at home.
+        raise InputError(f"arm {name} is behind camera {camera}, or within 20 cm of it. Choose another board_arm")
+    # The board is mounted on the flange so that it faces the camera when the arm is at home.
     Z = invert(at_home) @ X @ pose(np.eye(3), tool - centre)
     middle = tool * [0.5, 0.5, 1.0]
 
@@ -166,15 +166,15 @@ def photograph(
     Args:
         camera: The camera, with its lens.
         T_camera_board: (4, 4), m.
-        page: (H, W) uint8 picture of the page.
-        to_page: (3, 3) from board coordinates (m, homogeneous) to pixels of the page.
-        rng: Of the noise.
+        page: (H, W) uint8 image of the printed page.
+        to_page: (3, 3) homography from board coordinates, m, to pixels of the page.
+        rng: Generator of the noise.
     """
     offsets = (np.arange(FINE) + 0.5) / FINE - 0.5
     edges = [(np.arange(length)[:, None] + offsets).ravel() for length in (camera.width, camera.height)]
     uv = np.stack(np.meshgrid(*edges), axis=-1)
     rays = camera.unproject(uv, np.ones(uv.shape[:2]))
-    # The plane z = 0 of the board, from the camera's centre: H takes (x, y, 1) of the board to a ray.
+    # H maps (x, y, 1) of the board's plane z = 0 to a ray in the camera's frame.
     H = np.stack([T_camera_board[:3, 0], T_camera_board[:3, 1], T_camera_board[:3, 3]], axis=-1)
     hit = rays @ np.linalg.inv(H).T @ to_page.T
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -187,16 +187,16 @@ def photograph(
 
 
 def _page(board: Board) -> tuple[np.ndarray, np.ndarray]:
-    """Return a picture of the printed page and the map from board coordinates to its pixels."""
+    """Return an image (H, W) of the printed page and the homography (3, 3) from board coordinates, m, to its pixels."""
     paper = "A4" if max(board_size(board)) < 0.25 else "A3"
     with tempfile.TemporaryDirectory() as folder:
         _, png = write_page(board, Path(folder) / "page", paper)
         full = read_grey(png)
     detection = board.detect(full)
     if detection is None:
-        raise InputError(f"the {board.kind} board cannot be found on its own page; take larger squares")
+        raise InputError(f"the {board.kind} board is not detected on its own page. Use larger squares")
     H, _ = cv2.findHomography(board.points[detection.ids][:, :2], detection.uv)
-    shrink = 1 / 3  # 100 dots an inch: about what a wrist camera resolves
+    shrink = 1 / 3  # 100 dots per inch: about what a wrist camera resolves
     small = cv2.resize(full, None, fx=shrink, fy=shrink, interpolation=cv2.INTER_AREA)
     scale = np.array(small.shape[::-1]) / np.array(full.shape[::-1])
     S = np.array([[scale[0], 0, 0.5 * scale[0] - 0.5], [0, scale[1], 0.5 * scale[1] - 0.5], [0, 0, 1]])
@@ -204,9 +204,10 @@ def _page(board: Board) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _look(rng: np.random.Generator, centre: np.ndarray, around: np.ndarray | None = None) -> np.ndarray:
-    """Draw T_camera_board: tilted by up to 43 degrees, turned by up to 50.
+    """Return a random T_camera_board (4, 4), m, tilted by up to 43 degrees and turned by up to 50 degrees.
 
-    The board's centre comes 0.25 to 0.42 m before the camera, or within 20 cm of `around` (3,), in its frame.
+    The board's centre lies 0.25 to 0.42 m in front of the camera, or within 20 cm of `around` (3,), m, along each axis
+    of the camera's frame.
     """
     w = np.append(rng.normal(0, 1, 2), 0.0)
     w *= rng.uniform(0.05, 0.75) / np.linalg.norm(w)
@@ -218,7 +219,7 @@ def _look(rng: np.random.Generator, centre: np.ndarray, around: np.ndarray | Non
 
 
 def _inverse(arm: Arm, T: Array, q: np.ndarray) -> np.ndarray | None:
-    """Return joints that put the flange at T, by damped least squares; None where they do not get there."""
+    """Return joints (n,), rad, that put the flange at T (4, 4), by damped least squares; None if T is out of reach."""
     for _ in range(30):
         now = forward_kinematics(arm, q)
         off = np.concatenate([T[:3, 3] - now[:3, 3], rotation_log(T[:3, :3] @ now[:3, :3].T)])

@@ -1,4 +1,4 @@
-"""Results of a calibration in a rig and its file: always a new rig, without the old verdict."""
+"""Functions that put calibration results into a new rig (without the old verdict) and into its file."""
 
 import datetime
 import hashlib
@@ -22,34 +22,40 @@ from tactile_align.geometry.frames import invert, quaternion_from_rotation
 from tactile_align.sessions.session import Session
 
 LENGTHS = {"closed_m", "open_m", "crank_m", "rod_m", "opening_m"}
-"""The keys of all gripper laws that grow with the stroke."""
+"""Keys of the gripper laws whose values are proportional to the stroke."""
 POSE = {"translation_m", "quat_wxyz"}
 
 
 def place_camera(rig: Rig, session: Session, result: HandEye) -> Rig:
-    """Return the rig with the camera's new pose, in the frame session.toml names as its parent."""
+    """Return the rig with the camera's new pose in its parent frame, which session.toml (else the rig) states.
+
+    Raises:
+        InputError: The rig lacks the camera or the arm, or the parent does not match the poses.
+    """
     name = session.fact.camera
     if name not in rig.cameras:
-        raise InputError(f"{session.name}: rig {rig.name} has no camera '{name}'; it has {', '.join(rig.cameras)}")
+        raise InputError(f"{session.name}: rig {rig.name} has no camera '{name}'. It has: {', '.join(rig.cameras)}")
     parent = session.fact.parent or rig.cameras[name].parent
     X = result.X
     if result.mounted == "moving":
         arm, _, node = parent.partition("/")
         if arm not in rig.arms or node != session.link:
             raise InputError(
-                f"{session.name}: the poses are those of a camera on ARM/{session.link}, ARM one of "
-                f"{', '.join(rig.arms)}; got parent '{parent}'. Name it as parent in session.toml"
+                f"{session.name}: the camera's parent must be ARM/{session.link} (arms: {', '.join(rig.arms)}): "
+                f"the poses are of that frame; got '{parent}'. Correct parent in session.toml"
             )
     else:
-        # X is in the base of the arm that held the board, which need not be the camera's parent.
+        # X is relative to the base of the arm that held the board, not always to the camera's parent.
         arm = next((one for one in rig.arms if parent == f"{one}/base"), "")
         holder = session.fact.board_arm or next(iter(rig.arms))
         if holder not in rig.arms:
-            raise InputError(f"{session.name}: board_arm '{holder}' is no arm of rig {rig.name}: {', '.join(rig.arms)}")
+            raise InputError(
+                f"{session.name}: rig {rig.name} has no arm '{holder}'. Set board_arm: {', '.join(rig.arms)}"
+            )
         X = rig.arms[holder].T_parent_this @ X
         X = invert(rig.arms[arm].T_parent_this) @ X if arm else X
         parent = parent if arm else "world"
-    # The rotation's part is in the camera's own axes; the translation's turns with the parent.
+    # The rotation's covariance is in the camera's axes and stays; the translation's turns with the parent.
     turn = np.eye(6)
     turn[:3, :3] = X[:3, :3] @ result.X[:3, :3].T
     covariance = turn @ result.covariance @ turn.T
@@ -58,7 +64,7 @@ def place_camera(rig: Rig, session: Session, result: HandEye) -> Rig:
 
 
 def with_stroke(rig: Rig, arm: str, stroke: float, axis: np.ndarray | None = None) -> Rig:
-    """Return the rig with an arm's gripper opening `stroke` times as far, along another `axis` (3,) where given."""
+    """Return the rig with the gripper's stroke multiplied by `stroke` and, if given, with another unit `axis` (3,)."""
     law = rig.gripper(arm).law.model_dump()
     law |= {key: (np.asarray(law[key]) * stroke).tolist() for key in LENGTHS & set(law)}
     law |= {} if axis is None else {"axis": tuple(axis.tolist())}
@@ -66,32 +72,34 @@ def with_stroke(rig: Rig, arm: str, stroke: float, axis: np.ndarray | None = Non
 
 
 def pose_keys(T: np.ndarray) -> dict[str, tuple[float, ...]]:
-    """Return a pose (4, 4) as the keys of a rig file."""
+    """Return translation_m and quat_wxyz of a pose (4, 4), m, as in a rig file."""
     quat = quaternion_from_rotation(T[:3, :3])
     return {"translation_m": tuple(map(float, T[:3, 3])), "quat_wxyz": tuple(map(float, quat))}
 
 
 def require_no_override(rig: Rig, kind: Literal["cameras", "sensors"], name: str, paths: Iterable[Path]) -> None:
-    """Refuse episodes in which an [[override]] gives a camera or sensor another pose, which a fit would not change.
+    """Check that no [[override]] gives a camera or sensor another pose in these episodes, as a fit would not change it.
 
     Raises:
-        InputError: Names the episode and the entry.
+        InputError: An override gives another pose; the message states the episode and the override.
     """
     for path in paths:
         for i, override in enumerate(rig.override):
             own = {"translation_m", "quat_wxyz", "matrix"} & set(getattr(override, kind).get(name, {}))
             if own and override.matches(path):
                 raise InputError(
-                    f"{path}: override {i} of rig {rig.name} gives {kind}.{name} its own {sorted(own)[0]} in this "
-                    f"episode, so what is fitted there would not be used there. Remove it, or take other episodes"
+                    f"{path}: override {i} of rig {rig.name} gives {kind}.{name} its own {sorted(own)[0]}, so a "
+                    f"fit would have no effect in this episode. Remove this override, or use other episodes"
                 )
 
 
 def save_unless_failed(rig: Rig, out: str | Path | None, report: Report) -> None:
-    """Write the rig to `out`, unless that is None or a check failed; of a rig file that is there only what changed.
+    """Write the rig to the file `out`, unless `out` is None or a check failed.
+
+    In an existing rig file only the values that differ are changed.
 
     Raises:
-        FactError: The file that is there is no rig.
+        FactError: The existing file is not a rig.
     """
     if out is None or report.verdict == "fail":
         return
@@ -102,7 +110,10 @@ def save_unless_failed(rig: Rig, out: str | Path | None, report: Report) -> None
 
 
 def provenance(digests: Sequence[str]) -> dict[str, str]:
-    """Return the facts of a report on recordings: `when`, UTC, ISO 8601, s, and their `data_hash`, in any order."""
+    """Return the facts of a report: `when` (current UTC time, ISO 8601) and `data_hash` (hash of all digests).
+
+    The hash does not depend on the order of the digests.
+    """
     return {
         "when": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         "data_hash": hashlib.sha256("".join(sorted(digests)).encode()).hexdigest(),
@@ -113,40 +124,40 @@ def write_verdict(report: Report, rig_file: str | Path) -> None:
     """Write a verdict, its time and the hash of its data into [verified] of a rig file; no other line changes.
 
     Args:
-        report: Its facts are, or hold, those of `provenance`.
+        report: The report; its facts include those of `provenance`.
         rig_file: The rig file.
 
     Raises:
-        FactError: The file is no rig.
+        FactError: The file is not a rig.
     """
     verdict = Verified(when=report.facts["when"], data_hash=report.facts["data_hash"], verdict=report.verdict)
     _rewrite(Path(rig_file), load_rig(rig_file).model_copy(update={"verified": verdict}))
 
 
 def _rewrite(path: Path, rig: Rig) -> None:
-    """Write the values of a rig that differ from those of a rig file into it; all other lines stay as they are."""
+    """Change the values in a rig file that differ from those of a rig; all other lines stay as they are."""
     old = load_rig(path)
     text = path.read_bytes().decode("utf-8")
     ends = "\r\n" if "\r\n" in text else "\n"
     text = edited(text.replace("\r\n", "\n"), old, rig).replace("\n", ends)
     if _keys_of(rig_of(tomllib.loads(text), str(path), path.parent)) != _keys_of(rig):
         raise InputError(
-            f"{path}: needed the rig's new values in the file's own layout, but the edited text would read as another "
-            f"rig; nothing is written. Write to a new file with --out, or write keys such as a.b.c = 1 as tables"
+            f"{path}: the new values cannot be written in the layout of this file, so nothing was written. Write to "
+            f"a new file with --out, or rewrite dotted keys (a.b.c = 1) in this file as tables"
         )
     write_text_atomically(path, text)
 
 
 def edited(text: str, old: Rig, new: Rig) -> str:
-    """Return a rig file's text with the values that differ between two rigs, and no other line touched.
+    """Return a rig file's text in which the values that differ between two rigs are changed, and no other line.
 
-    A changed array stands on one line; a comment behind a value stays there. A pose that the file gives as `matrix`
+    A changed array is written on one line. A comment after a value stays. A pose that the file gives as `matrix`
     becomes `translation_m` and `quat_wxyz`.
 
     Args:
-        text: The file's text, lines ended by a line feed.
-        old: The rig that the text gives.
-        new: The rig that the result gives.
+        text: The file's text; lines end with a line feed.
+        old: The rig that `text` describes.
+        new: The rig that the returned text describes.
     """
     document = tomlkit.parse(text)
     before, after = _keys_of(old), _keys_of(new)
@@ -157,7 +168,7 @@ def edited(text: str, old: Rig, new: Rig) -> str:
     elif verdict is not None:
         return f"{tomlkit.dumps(document).rstrip()}\n\n{toml_text({'verified': verdict})}"
     elif verdict_before is not None:
-        # A comment below the verdict may lead to the next table: only the header and the keys go.
+        # A comment below the verdict may belong to the next table, so only the header and the keys are removed.
         for key in verdict_before:
             del document["verified"][key]
         return re.sub(r"(?m)^(\[ *verified *\]|verified *= *\{ *\}).*\n?", "", tomlkit.dumps(document)).rstrip() + "\n"
@@ -165,7 +176,7 @@ def edited(text: str, old: Rig, new: Rig) -> str:
 
 
 def _edit(table: Any, before: dict[str, Any], after: dict[str, Any]) -> None:
-    """Give a table of a TOML document the values of `after` where they differ from those of `before`."""
+    """Change the values in a TOML table that differ between `before` and `after` to those of `after`."""
     changed = {key: value for key, value in after.items() if before.get(key) != value}
     if "matrix" in table and POSE & set(changed):
         del table["matrix"]
@@ -182,7 +193,7 @@ def _edit(table: Any, before: dict[str, Any], after: dict[str, Any]) -> None:
 
 
 def _add(table: Any, key: str, value: Any) -> None:
-    """Add a key below the last one of a table, above comments and blank lines that lead to the next table."""
+    """Add a key after the last key of a table, before the comments and blank lines that belong to the next table."""
     if not isinstance(table, Table):
         table[key] = value
         return
@@ -194,7 +205,7 @@ def _add(table: Any, key: str, value: Any) -> None:
 
 
 def _keys_of(rig: Rig) -> dict[str, Any]:
-    """Return a rig's keys as a file spells them; arm files by their absolute path, to be comparable."""
+    """Return a rig's keys as in a rig file, with absolute paths of arm files, for comparison."""
     data = rig.model_dump(mode="json", exclude_none=True)
     for arm in data["arms"].values():
         if Path(arm["model"]).suffix and Path(arm["model"]).is_file():

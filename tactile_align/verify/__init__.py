@@ -1,1 +1,1 @@
-"""Verification: does the rig explain the recordings?"""
+"""Verification of a rig against recordings: whether its boxes lie on the sensors that the frames show."""

@@ -1,4 +1,4 @@
-"""Checks of verify on recorded episodes: status, streams, joints, contact, coverage, boxes, and what explains them."""
+"""Checks of `verify` on recorded episodes: rig status, streams, joints, contact, boxes, and causes of wrong boxes."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -19,28 +19,30 @@ from tactile_align.verify.rig_hypotheses import OTHER_FINGER, frame_of, hypothes
 from tactile_align.verify.single_cause import Sight, camera_shift, camera_turn, elsewhere, focal_length, sensor_shift
 
 EXPLAINED = 0.8
-"""Median IoU that a change must reach; boxes of a few pixels, drawn by hand, reach no more."""
+"""Median IoU that a change must reach to explain the boxes; small hand-drawn boxes allow no higher limit."""
 AS_GOOD = 0.015
-"""Changes whose median IoU differs by less cannot be told apart: drawn boxes are no better."""
+"""Difference of median IoU below which two changes count as equally good, given the accuracy of drawn boxes."""
 MOST = 60
-"""Boxes looked at, evenly spread."""
+"""Largest number of boxes to which changes are fitted, evenly spread."""
 
 
 def one_change(
     rig: Rig, camera: str, sensor: str, T_camera_sensor: np.ndarray, seen: np.ndarray, opening: np.ndarray | None
 ) -> list[tuple[float, str]]:
-    """Return the single changes that would explain boxes, the best first: the median IoU after it, and the edit.
+    """Return the single changes of a rig that would explain boxes, the best first.
 
-    Tried are the camera's focal length, its orientation, its place, the sensor's place, and the other finger. An edit
-    is the key and its new value, as in the rig file.
+    It tries the camera's focal length, orientation and position, the sensor's position, and the other finger.
 
     Args:
         rig: The rig whose boxes are off.
         camera: Name of the camera.
         sensor: Name of the sensor.
-        T_camera_sensor: (N, 4, 4) as the rig has it, metres.
-        seen: (N, 4) where the sensor was seen, stored px, finite.
-        opening: (N, 2) metres per finger; None for a sensor on no gripper.
+        T_camera_sensor: (N, 4, 4) poses by the rig, metres.
+        seen: (N, 4) boxes in which the sensor was seen, px of the stored frame, finite.
+        opening: (N, 2) opening of each finger, metres; None for a sensor that is not on a gripper.
+
+    Returns:
+        For each change the median IoU after it, and the edit: the key and its new value, as in the rig file.
     """
     lens, touch = rig.camera(camera), rig.sensor(sensor)
     sight = Sight((lens.stored,), np.zeros(len(seen), int), T_camera_sensor, touch.body, seen)
@@ -61,10 +63,10 @@ def one_change(
     for slip in hypotheses_of(rig, camera, sensor) if opening is not None else ():
         if slip.name == OTHER_FINGER:
             other, T = slip.changed.sensors[sensor].parent, touch.T_parent_this
-            # Between two fingers of one hand no joint enters.
+            # The pose between two fingers of one hand depends on no arm joint.
             between = rig.T_from_to(touch.parent, other, np.zeros((len(seen), 1)), opening)
             cause = elsewhere(sight, T_camera_sensor @ invert(T) @ between @ T)
-            edit = f'sensors.{sensor}: parent = "{other}", or the axis of its gripper\'s law turned round'
+            edit = f'sensors.{sensor}: parent = "{other}", or the axis of its gripper\'s law reversed'
             causes.append((cause, edit))
     good = [(cause.iou, edit) for cause, edit in causes if cause.explains and cause.iou >= EXPLAINED]
     good.sort(key=lambda change: -change[0])
@@ -76,7 +78,7 @@ def _listed(values: np.ndarray, digits: int) -> str:
 
 
 def explained(rig: Rig, camera: str, sensor: str, views: Sequence[View]) -> list[Check]:
-    """Return the check that names the single changes which explain boxes; none where the boxes are right."""
+    """Return the check that lists which single changes would explain the boxes; [] if the boxes are right."""
     iou, seen = np.concatenate([view.iou() for view in views]), np.concatenate([view.seen for view in views])
     placed = np.concatenate([view.T_camera_sensor for view in views])
     rows = np.flatnonzero(np.isfinite(seen).all(axis=-1))
@@ -89,37 +91,37 @@ def explained(rig: Rig, camera: str, sensor: str, views: Sequence[View]) -> list
     kind, title = f"one-change/{camera}/{sensor}", f"One change explains {sensor} in {camera}"
     if not changes:
         advice = (
-            "Neither a focal length, the camera's pose, the sensor's place nor the other finger brings the boxes onto "
-            "the sensor by itself: more than one thing is off, or the gripper's stroke, which `tactile-align "
-            "calibrate finger --dry-run` fits to these boxes."
+            "No single change of focal length, camera pose, sensor position or finger brings the boxes onto the "
+            "sensor. Several values in the rig are wrong, or the gripper's stroke is. To fit it to these boxes: "
+            "`tactile-align calibrate finger --dry-run`."
         )
-        return [Check(kind, title, "info", "none", advice=advice)]
+        return [Check(kind, title, "info", "no single change", advice=advice)]
     edits, best = "; or ".join(f"{edit} (IoU {iou:.3f})" for iou, edit in changes), changes[0][0]
-    advice = f"One change would do: {edits}. Measure whether it is true of your rig before you write it."
+    advice = f"One of these changes would suffice: {edits}. Check it on your robot before you write it."
     if len(changes) > 1:
-        advice += " Boxes of a second view tell which: where that view passes, it is this camera."
-    return [Check(kind, title, "info", f"IoU {best:.3f} with the best", best, advice=advice)]
+        advice += " To decide, label a second view: if the boxes pass there, this camera is wrong."
+    return [Check(kind, title, "info", f"IoU {best:.3f} after the best change", best, advice=advice)]
 
 
 def on_sensor(camera: str, sensor: str, views: list[View], contact: np.ndarray, commanded: bool) -> list[Check]:
-    """Judge one sensor's boxes in one camera by where it was really seen.
+    """Return the checks that compare one sensor's boxes in one camera with truth or labels.
 
     Args:
         camera: Name of the camera.
         sensor: Name of the sensor.
-        views: One per episode.
-        contact: (T,) bool over all episodes.
+        views: One view per episode.
+        contact: (T,) bool over the frames of all episodes: whether the sensor touches something.
         commanded: Whether some of the openings were only commanded.
     """
     judge = partial(_judge, camera, sensor)
     iou, true = (np.concatenate([view.iou(boxes) for view in views]) for boxes in ("box", "true_opening"))
     if not np.isfinite(iou).any():
-        nowhere = "no frame has both a box and a truth"
-        advice = "The sensor was seen, but the rig puts it elsewhere: check the camera's parent and pose."
+        nowhere = "no frame has both a box and truth or a label"
+        advice = "The rig predicts no box where the sensor was seen. Check the camera's parent and pose."
         return [judge("iou-median", np.nan, advice, nowhere)]
     advice = (
-        f"Look with `tactile-align overlay`. If {camera} alone fails: its image_map, K, then its pose (hand-eye). "
-        "If all views fail: the gripper's open, closed, column or law, or the sensor on its finger."
+        f"Look at `tactile-align overlay`. If only {camera} fails, check its image_map, K, then its pose (hand-eye). "
+        "If all views fail, check the gripper's open, closed, column and law, and the sensor's pose on its finger."
     )
     seen, box = (np.concatenate([getattr(view, key) for view in views]) for key in ("seen", "box"))
     in_sight = np.isfinite(seen[:, 0])
@@ -129,10 +131,10 @@ def on_sensor(camera: str, sensor: str, views: list[View], contact: np.ndarray, 
     median = float(np.nanmedian(iou))
     measured = f"{' '.join(f'{edge:+.2f}' for edge in edges)} px (left top right bottom), side {side:.0f} px"
     beside = (
-        f"The boxes are {ratio[0]:.2f} x {ratio[1]:.2f} times as large as the sensor was seen, and lie "
-        f"{abs(right):.1f} px {'right' if right > 0 else 'left'} of and {abs(down):.1f} px "
-        f"{'below' if down > 0 else 'above'} it. Too large or too small: K, how far the camera is, or the "
-        "sensor's size; as large, but beside it: a pose is off."
+        f"The boxes are {ratio[0]:.2f} times as wide and {ratio[1]:.2f} times as high as the sensor was seen, and lie "
+        f"{abs(right):.1f} px {'right' if right > 0 else 'left'} of it and {abs(down):.1f} px "
+        f"{'below' if down > 0 else 'above'} it. If their size is wrong, check K, the camera's distance and the "
+        "sensor's size. If only their position is wrong, check the poses."
     )
     checks = [
         judge("iou-median", median, advice),
@@ -143,18 +145,18 @@ def on_sensor(camera: str, sensor: str, views: list[View], contact: np.ndarray, 
     if np.isfinite(true).any():
         check = _iou_fact("iou-true-opening", camera, sensor, "true opening", true)
         limit = LIMITS["iou-median"]
-        # Boxes that fit the true opening but not the recorded one put the blame on the gripper's reading.
+        # If boxes fit with the true opening but not with the recorded one, the gripper's reading is wrong.
         if (check.value or 0.0) >= limit.good and median < limit.poor:
             advice = (
-                "With the true opening the boxes fit: arm, camera and sensor are right; the gripper's open, closed, "
-                "column, law or reading is wrong (swapped?)."
+                "The boxes fit with the true opening, so arm, camera and sensor are right. Check the gripper's open "
+                "and closed (swapped?), column, law and reading."
             )
-            check = replace(check, status="fail", limit="as good as the recorded opening", advice=advice)
+            check = replace(check, status="fail", limit="recorded opening as good", advice=advice)
         checks.append(check)
     if commanded:
         unheld = np.concatenate([view.iou("unheld") for view in views])[contact]
-        checks.append(_iou_fact("iou-held", camera, sensor, "contact, command held at onset", iou[contact]))
-        checks.append(_iou_fact("iou-unheld", camera, sensor, "contact, command as recorded", unheld))
+        checks.append(_iou_fact("iou-held", camera, sensor, "in contact, command held at onset", iou[contact]))
+        checks.append(_iou_fact("iou-unheld", camera, sensor, "in contact, command as recorded", unheld))
     return checks
 
 
@@ -165,13 +167,17 @@ def _judge(camera: str, sensor: str, kind: str, value: float, advice: str, measu
 def _iou_fact(kind: str, camera: str, sensor: str, what: str, iou: np.ndarray) -> Check:
     id, title = f"{kind}/{camera}/{sensor}", f"IoU of {sensor} in {camera}, {what}"
     if not np.isfinite(iou).any():
-        return Check(id, title, "info", "no frame")
+        return Check(id, title, "info", "no frame to compare")
     median, low = np.nanmedian(iou), np.nanpercentile(iou, 5)
     return Check(id, title, "info", f"{median:.3f} median, {low:.3f} 5th percentile", float(median))
 
 
 def box_drift(evidence: Sequence[Evidence]) -> list[dict[str, Any]]:
-    """Return how far the boxes of each episode lie from those of all, the worst first; needs truth or labels."""
+    """Return the drift of the boxes of each episode, one row per view, the worst first.
+
+    The drift is how far the median offset of an episode's boxes from truth or labels lies from that of all episodes,
+    px. Episodes without truth or labels have no row.
+    """
     by_view: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for episode in evidence:
         for view in episode.views:
@@ -191,7 +197,7 @@ def box_drift(evidence: Sequence[Evidence]) -> list[dict[str, Any]]:
 
 
 def drift_checks(drift: list[dict[str, Any]]) -> list[Check]:
-    """Judge how far the boxes of single episodes stray from those of all."""
+    """Return the checks of the drift between episodes, from the rows of `box_drift`."""
     checks = []
     for camera, sensor in sorted({(row["camera"], row["sensor"]) for row in drift}):
         rows = [row for row in drift if (row["camera"], row["sensor"]) == (camera, sensor)]
@@ -199,13 +205,13 @@ def drift_checks(drift: list[dict[str, Any]]) -> list[Check]:
             continue
         worst = rows[0]
         advice = (
-            "All episodes are off, each by another amount: the error changes with the opening or the place in the "
-            "image. If another view passes, the gripper is right: check this camera's image_map, K and pose. If all "
-            "views fail: the gripper's open, closed and column first."
+            "All episodes are off, each by a different amount. The error depends on the opening or on the position in "
+            "the image. If another view passes, the gripper is right: check this camera's image_map, K and pose. If "
+            "all views fail, check the gripper's open, closed and column first."
         )
         if max(row["IoU"] for row in rows) >= LIMITS["iou-median"].good:
             advice = "The mount moved between episodes: give the later ones their own pose in [[override]]."
-        measured = f"{worst['drift px']:.2f} px at most, {worst['episode']}"
+        measured = f"{worst['drift px']:.2f} px at most, in {worst['episode']}"
         checks.append(_judge(camera, sensor, "box-drift", worst["drift px"] / worst["side px"], advice, measured))
     return checks
 
@@ -214,7 +220,7 @@ HAND = ("flange", "finger1", "finger2")
 
 
 def episode_checks(rig: Rig, evidence: Sequence[Evidence]) -> list[Check]:
-    """Return the checks of a rig on recorded episodes, but for motion and drift."""
+    """Return the checks of a rig on recorded episodes, except those of motion and drift."""
     checks = [_status(rig, evidence), _streams(evidence), _joints(evidence), *_plausible(evidence)]
     for name in rig.cameras:
         if any(name not in episode.missing_cameras for episode in evidence):
@@ -224,25 +230,25 @@ def episode_checks(rig: Rig, evidence: Sequence[Evidence]) -> list[Check]:
         if episodes:
             checks += _contact(sensor, episodes)
     pairs = sorted({(view.camera, view.sensor) for episode in evidence for view in episode.views})
-    # Boxes of one view prove nothing of the others.
+    # Right boxes in one view do not prove that the other views are right.
     unproven = {}
     for camera, sensor in pairs:
         episodes = [one for one in evidence if any((v.camera, v.sensor) == (camera, sensor) for v in one.views)]
         views = [v for one in episodes for v in one.views if (v.camera, v.sensor) == (camera, sensor)]
         checks.append(_coverage(rig, camera, sensor, views))
         if not any(np.isfinite(view.seen).any() for view in views):
-            unproven[f"box-proof/{camera}/{sensor}"] = f"Box on {sensor} in {camera}"
+            unproven[f"box-proof/{camera}/{sensor}"] = f"Proof that the box of {sensor} is right in {camera}"
         else:
             contact = np.concatenate([episode.contact[sensor] for episode in episodes])
             commanded = any(episode.commanded[sensor].any() for episode in episodes)
             checks += on_sensor(camera, sensor, views, contact, commanded)
             checks += explained(rig, camera, sensor, views)
     if unproven and len(unproven) == len(pairs):
-        unproven = {"box-proof": "Boxes on the sensors"}
-    limit = "labels, or a passed calibration"
+        unproven = {"box-proof": "Proof that the boxes are right"}
+    limit = "labels or truth"
     advice = (
-        "Nothing shows that the boxes lie on the sensor: look at `tactile-align overlay`, and draw boxes on some 20 "
-        "frames (`tactile-align label` writes the page) for --labels; a camera you have no use for may leave the rig."
+        "Nothing proves that the boxes lie on the sensor. Look at `tactile-align overlay`, draw boxes on about 20 "
+        "frames (`tactile-align label` writes the page), then use --labels. Remove unused cameras from the rig."
     )
     proof = [
         Check(id, title, "warn", "no truth or labels", limit=limit, advice=advice) for id, title in unproven.items()
@@ -253,32 +259,32 @@ def episode_checks(rig: Rig, evidence: Sequence[Evidence]) -> list[Check]:
 def _status(rig: Rig, evidence: Sequence[Evidence]) -> Check:
     advice = ""
     if rig.status == "nominal":
-        advice = "The poses come from drawings: calibrate cameras (calibrate hand-eye) and fingers (calibrate finger)."
+        advice = "The poses come from drawings. Calibrate cameras (calibrate hand-eye) and fingers (calibrate finger)."
     elif rig.status == "exact" and not any(np.isfinite(v.true_opening).any() for one in evidence for v in one.views):
         advice = (
-            "Only a simulation knows its rig exactly, and these recordings hold no truth of one. Set status = "
-            '"calibrated" (or "nominal"): an exact rig is trained with unverified.'
+            "Only a simulation has an exact rig, but these recordings contain no simulation truth. Set status = "
+            '"calibrated" (or "nominal"), because training accepts an exact rig without verification.'
         )
-    limit = "calibrated, or a simulation's"
+    limit = "calibrated, or exact in a simulation"
     return decided("rig-status", "Status of the rig", not advice, rig.status, limit=limit, advice=advice)
 
 
 def lens_checks(rig: Rig, camera: str) -> list[Check]:
-    """Judge K by its principal point and field of view: a K of other frames has its centre elsewhere."""
+    """Return the checks of K: principal point and field of view are implausible if K belongs to other frames."""
     entry = rig.cameras[camera]
     (fx, _, cx), (_, _, cy), _ = entry.K
     du, dv = (cx + 0.5) / entry.width - 0.5, (cy + 0.5) / entry.height - 0.5
     across = float(np.degrees(2 * LENS_MODELS[entry.model].angle(entry.width / (2 * fx))))
     width, height = frame_of(entry)
     advice = (
-        f"This K is centred for frames of about {width}x{height}, but the rig states {entry.width}x{entry.height}: "
-        f"give the K of these, or set width = {width}, height = {height} and state in image_map what the recorder did, "
-        f'e.g. [["resize", {entry.width}, {entry.height}]].'
+        f"This K is centred for frames of about {width}x{height}, but the rig states {entry.width}x{entry.height}. "
+        f"Give the K of these frames, or set width = {width}, height = {height} and give the recorder's steps in "
+        f'image_map, such as [["resize", {entry.width}, {entry.height}]].'
     )
     measured = f"{du:+.0%} right, {dv:+.0%} down"
     centred = graded(LIMITS, "principal-point", max(abs(du), abs(dv)), camera, measured=measured, advice=advice)
     id, title, (least, most) = f"field-of-view/{camera}", f"Field of view of {camera}", FIELD_DEG
-    advice = f"fx = {fx:g} px is implausible for frames {entry.width} px wide; is K of another resolution?"
+    advice = f"fx = {fx:g} px is implausible for frames {entry.width} px wide. Does K belong to another resolution?"
     measured, limit = f"{across:.0f} deg across", f"{least:g} to {most:g} deg"
     wide = decided(id, title, least <= across <= most, measured, limit=limit, value=across, advice=advice)
     return [centred, wide]
@@ -290,27 +296,27 @@ def _streams(evidence: Sequence[Evidence]) -> Check:
     odd = {"not recorded": lacking, "not in the rig": unknown}
     measured = "; ".join(f"{what}: {', '.join(names)}" for what, names in odd.items() if names)
     limit = "the rig's cameras and sensors"
-    advice = "Streams without a place in the rig get no box; name them in the rig as the recordings do."
+    advice = "Streams that are not in the rig get no box. Use the same names in the rig as in the recordings."
     return decided(
-        "streams", "Streams", not measured, measured or "all of the rig's, none else", limit=limit, advice=advice
+        "streams", "Streams", not measured, measured or "the same in rig and recordings", limit=limit, advice=advice
     )
 
 
 def _joints(evidence: Sequence[Evidence]) -> Check:
     step = max(episode.largest_step for episode in evidence)
     measured = f"all; largest step {np.degrees(step):.1f} deg"
-    return decided("joint-limits", "Joints within limits", True, measured, limit="the arm's limits, raw", value=step)
+    return decided("joint-limits", "Joints within limits", True, measured, limit="within the arm's limits", value=step)
 
 
 def _plausible(evidence: Sequence[Evidence]) -> list[Check]:
     suspects = {suspicion.id: suspicion for episode in reversed(evidence) for suspicion in episode.suspicions}
-    title, limit = "Joints plausible", "raw, moving, each arm its own"
+    title, limit = "Joints plausible", "raw, moving, arms not swapped"
     if not suspects:
-        return [decided("joints-plausible", title, True, "nothing suspect", limit=limit)]
+        return [decided("joints-plausible", title, True, "nothing suspicious", limit=limit)]
     checks = []
     for id, first in suspects.items():
         names = [one.name for one in evidence if any(suspicion.id == id for suspicion in one.suspicions)]
-        measured = f"{id} in {len(names)} of {len(evidence)} episodes, first {names[0]}"
+        measured = f"{id} in {len(names)} of {len(evidence)} episodes, first in {names[0]}"
         advice = f"{first.message}."
         checks.append(decided(f"joints-plausible/{id}", title, False, measured, limit=limit, advice=advice))
     return checks
@@ -320,11 +326,11 @@ def _contact(sensor: str, evidence: Sequence[Evidence]) -> list[Check]:
     contact = np.concatenate([episode.contact[sensor] for episode in evidence])
     share = float(contact.mean())
     id, title, measured = f"contact/{sensor}", f"Contact of {sensor}", f"{share:.0%} of frames"
-    advice = "The touch images never change: is this sensor plugged in and recorded?"
+    advice = "The touch images show no contact. Is this sensor plugged in and recorded?"
     checks = [decided(id, title, share > 0, measured, limit="> 0 %", value=share, advice=advice)]
     if share > 0:
         only = float(np.concatenate([episode.commanded[sensor] for episode in evidence])[contact].mean())
-        note = "The opening is held at its value at contact onset; record a measured one if the gripper has it."
+        note = "The opening is held at its value at contact onset. Record a measured opening if the gripper has one."
         id, title = f"commanded-opening/{sensor}", f"Openings of {sensor} only commanded"
         checks.append(Check(id, title, "info", f"{only:.0%} of contact frames", only, advice=note if only else ""))
     return checks
@@ -337,8 +343,8 @@ def _coverage(rig: Rig, camera: str, sensor: str, views: list[View]) -> Check:
     arm, _, node = rig.cameras[camera].parent.partition("/")
     other, _, finger = rig.sensors[sensor].parent.partition("/")
     if arm == other and node in HAND and finger in HAND:
-        advice = "Is T_flange_camera inverted, in another unit, or K of another resolution?"
+        advice = "Is T_flange_camera inverted or in another unit, or does K belong to another resolution?"
         return _judge(camera, sensor, "box-coverage", share, advice, measured)
     id, title = f"box-coverage/{camera}/{sensor}", LIMITS["box-coverage"].title.format(camera, sensor)
-    advice = "This camera never sees the sensor: is that so in the frames, or is its pose wrong?"
+    advice = "By the rig, this camera never sees the sensor. If the frames show it, check the camera's pose."
     return decided(id, title, share > 0, measured, limit="> 0", value=share, advice=advice)

@@ -1,4 +1,4 @@
-"""Evidence of one recorded episode about a rig: contact, boxes, and where the sensors really are."""
+"""Evidence of one recorded episode about a rig: contact, predicted boxes, and boxes of where the sensors really are."""
 
 import hashlib
 from collections.abc import Iterator
@@ -25,18 +25,19 @@ from tactile_align.projection.sensor_box import REASONS
 
 @dataclass(frozen=True)
 class View:
-    """One sensor in one camera over T frames of an episode.
+    """One sensor in one camera over the T frames of an episode. Boxes are in px of the stored frame.
 
     Attributes:
         camera: Name of the camera.
         sensor: Name of the sensor.
-        reason: (T,) index into REASONS, 0 where there is a box.
-        box: (T, 4) boxes as training uses them, see `episode_boxes`; stored px.
-        unheld: (T, 4) the same without the hold.
-        true_opening: (T, 4) boxes for the true opening, nan where the recording does not know it.
-        seen: (T, 4) where the sensor really is, from truth or labels; nan where neither tells.
-        T_camera_sensor: (T, 4, 4) that `box` was computed with, metres.
-        opening: (T, 2) metres per finger that `box` was computed with; None for a sensor on no gripper.
+        reason: (T,) index into REASONS; 0 in frames with a box.
+        box: (T, 4) predicted boxes as training uses them, see `episode_boxes`; nan in frames without a box.
+        unheld: (T, 4) predicted boxes without the hold, that is, with the opening as recorded also in contact.
+        true_opening: (T, 4) predicted boxes for the true opening; nan if the recording does not contain it.
+        seen: (T, 4) boxes of where the sensor really is, from truth or labels; nan where both are missing.
+        T_camera_sensor: (T, 4, 4) poses from which `box` was computed, metres.
+        opening: (T, 2) opening of each finger from which `box` was computed, metres; None for a sensor that is not
+            on a gripper.
     """
 
     camera: str
@@ -50,26 +51,26 @@ class View:
     opening: np.ndarray | None = None
 
     def iou(self, which: str = "box") -> np.ndarray:
-        """Return (T,) IoU of box, unheld or true_opening with what was seen; nan where either is missing."""
+        """Return (T,) IoU of the boxes `which` (box, unheld, true_opening) with `seen`; nan where a box is missing."""
         return np.asarray(intersection_over_union(getattr(self, which), self.seen))
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """Evidence of one episode.
+    """Evidence of one episode about a rig.
 
     Attributes:
-        name: The episode.
-        frames: T.
-        views: One per sensor and camera.
-        contact: By sensor, (T,) bool.
-        commanded: By sensor, (T,) bool: in contact, and the gripper reading is only a command.
+        name: The episode's file (and its name in that file).
+        frames: T, the number of frames.
+        views: One view per camera and sensor.
+        contact: (T,) bool by sensor: whether the sensor touches something.
+        commanded: (T,) bool by sensor: whether the sensor is in contact and the gripper reading is only a command.
         largest_step: Largest change of a joint between two frames, rad.
         suspicions: Likely faults of the recorded joints.
-        missing_cameras: Cameras of the rig that the episode does not hold.
-        missing_sensors: Sensors of the rig whose stream the episode does not hold.
-        unknown_cameras: Cameras of the episode that the rig does not know.
-        digest: Hash of what was looked at.
+        missing_cameras: Cameras of the rig that the episode lacks.
+        missing_sensors: Sensors of the rig whose stream the episode lacks.
+        unknown_cameras: Cameras of the episode that the rig lacks.
+        digest: Hash of the episode's data.
     """
 
     name: str
@@ -86,11 +87,11 @@ class Evidence:
 
 
 Labels = dict[tuple[str, str, str], dict[int, tuple[float, float, float, float]]]
-"""Hand-drawn boxes: (episode, see `label_name`, camera, sensor) -> frame -> box."""
+"""Hand-drawn boxes (u0, v0, u1, v1), px, by (episode, camera, sensor) and then by frame; episode as `label_name`."""
 
 
 def label_name(ref: EpisodeRef) -> str:
-    """Return what labels call an episode: its file's name, with #NAME where the file holds several."""
+    """Return the name of an episode in labels: its file name, with #NAME if the file holds several episodes."""
     return Path(str(ref)).name
 
 
@@ -98,9 +99,9 @@ def gather(episode: Episode, rig: Rig, labels: Labels | None = None) -> Evidence
     """Return the evidence of one episode about a rig.
 
     Raises:
-        InputError: Frames of another size than the rig's, joints or gripper readings out of range (degrees?
-            normalised?), fewer columns than the rig reads; names file and key.
-        EpisodeError: Damaged frames or truth.
+        InputError: The frames differ in size from the rig's, joints or gripper readings are out of range (degrees?
+            normalised?), or qpos has fewer columns than the rig reads. The message states file and key.
+        EpisodeError: The frames or the truth are damaged.
     """
     rig = rig.for_episode(episode.path)
     cameras = [name for name in rig.cameras if name in episode.cameras]
@@ -131,7 +132,7 @@ def gather(episode: Episode, rig: Rig, labels: Labels | None = None) -> Evidence
 
 
 def _suspicions(episode: Episode, rig: Rig) -> tuple[Suspicion, ...]:
-    """Return likely faults of the joints, arm by arm, and arms whose columns follow each other's commands."""
+    """Return likely faults of each arm's joints, and pairs of arms whose columns follow each other's commands."""
     recorded = {name: rig.joints(name, episode.qpos) for name in rig.arms}
     suspicions = [one for name, q in recorded.items() for one in suspect_joints(rig.arms[name].arm, q)]
     if all(max(entry.joints.columns) < episode.action.shape[1] for entry in rig.arms.values()):
@@ -155,7 +156,7 @@ def _views(
             for frame, box in labels.get((label_name(episode.ref), camera, sensor), {}).items():
                 if not 0 <= frame < len(episode):
                     raise InputError(
-                        f"{episode.path}: a label names frame {frame}, but the episode has {len(episode)} frames"
+                        f"{episode.path}: a label refers to frame {frame}; it must be below {len(episode)}. Correct it"
                     )
                 seen[frame] = box
             reason, box, unheld = view.boxes.reason, view.boxes.box, replace(view, opening=None).boxes.box
@@ -173,7 +174,7 @@ def _digest(episode: Episode) -> str:
 
 
 def reasons(views: list[View]) -> str:
-    """Return in words why frames have no box: '3 % outside, 1 % behind'; '' when all have one."""
+    """Return a text of why frames have no box, such as '3% outside, 1% behind'; '' if all frames have a box."""
     reason = np.concatenate([view.reason for view in views])
     shares = {text: float((reason == i).mean()) for i, text in enumerate(REASONS) if i}
     return ", ".join(f"{share:.0%} {text}" for text, share in shares.items() if share > 0)

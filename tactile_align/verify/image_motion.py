@@ -1,4 +1,8 @@
-"""Image motion against the motion of the rig: of the still world in a camera on an arm, of a sensor in its box."""
+"""Image motion compared with the motion that a rig predicts.
+
+Two motions are compared: that of the static scene in a camera on an arm, and that of a sensor in its box while the
+gripper moves.
+"""
 
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
@@ -16,23 +20,26 @@ from tactile_align.projection.episode_boxes import episode_boxes, hand_contact, 
 from tactile_align.verify.rig_hypotheses import AS_WRITTEN, Slip, hypotheses_of
 
 PAIRS = 8
-"""Pairs of frames an episode gives to one view, at most."""
+"""Largest number of pairs of frames that are taken from one episode for one view."""
 WITHIN_S, FPS = 3.0, 10.0
-"""How far apart the frames of a pair may be, s; the rate where a recording states none."""
+"""WITHIN_S: longest time between the frames of a pair, s. FPS: rate assumed if a recording states no rate, 1/s."""
 
 
 @dataclass(frozen=True)
 class Motion:
-    """How well each hypothesis about the rig explains what moved in one view of one episode.
+    """Scores of how well each hypothesis about the rig explains the motion in one view of one episode.
 
     Attributes:
-        camera: The view.
-        sensor: The sensor whose box was compared with the fingers' motion; None: the still world with the arm's.
-        scores: By the hypothesis's name, (N,). Of a sensor, for each motion of the gripper, the median over its pairs
-            of frames: how much better the picture in the box agrees with the moved box than with the box left in place,
-            -2 to 2, 0 where a frame has no box. Of the still world, for each pair of frames: the share of tracked
-            points that lie where the camera's motion puts them, 0 to 1. Empty where nothing of that kind moved.
-        advice: By the hypothesis's name, what to change in the rig file.
+        camera: Name of the camera.
+        sensor: Name of the sensor whose box was compared with the motion of the fingers; None if the static scene was
+            compared with the motion of the arm.
+        scores: (N,) by the hypothesis's name; empty if nothing moved.
+            For a sensor, one score for each motion of the gripper, -2 to 2: how much better the image in the box
+            agrees with the moved box than with the box left in place. It is the median over the pairs of frames of
+            that motion; a pair in which a frame has no box counts as 0.
+            For the static scene, one score for each pair of frames, 0 to 1: the share of tracked points that lie where
+            the camera's motion predicts them.
+        advice: What to change in the rig file, by the hypothesis's name.
     """
 
     camera: str
@@ -42,24 +49,27 @@ class Motion:
 
     @classmethod
     def of(cls, camera: str, sensor: str | None, slips: Iterable[Slip], score: Callable[[Rig], np.ndarray]) -> "Motion":
-        """Score every hypothesis: `score` gives (N,) for its rig."""
+        """Return the scores of all hypotheses; `score` maps a hypothesis's rig to its scores (N,)."""
         scored = {slip.name: score(slip.changed) for slip in slips}
         return cls(camera, sensor, scored, {slip.name: slip.advice for slip in slips})
 
 
 @dataclass(frozen=True)
 class Scores:
-    """The scores of one view over all episodes.
+    """Scores of one view over all episodes.
 
     Attributes:
-        by_hypothesis: By the hypothesis's name, (N,) as in Motion; AS_WRITTEN is always there.
+        by_hypothesis: (N,) scores as in Motion, by the hypothesis's name; always contains AS_WRITTEN.
     """
 
     by_hypothesis: dict[str, np.ndarray]
 
     @classmethod
     def of(cls, motions: Sequence[Motion], camera: str, sensor: str | None, without: Collection[str] = ()) -> "Scores":
-        """Gather a view's scores but for some hypotheses, and those that only some episodes have, by [[override]]."""
+        """Return the scores of one view for each hypothesis that all its episodes have, except those in `without`.
+
+        An [[override]] can give episodes different hypotheses.
+        """
         of_view = [motion.scores for motion in motions if (motion.camera, motion.sensor) == (camera, sensor)]
         parts = [scores for scores in of_view if scores] or [{AS_WRITTEN: np.zeros(0)}]
         names = [name for name in parts[0] if name not in without and all(name in scores for scores in parts)]
@@ -73,20 +83,20 @@ class Scores:
         return float(np.median(self.by_hypothesis[name]))
 
     def gain(self, name: str) -> float:
-        """Return the median of how much higher a hypothesis scores than the rig as written."""
+        """Return the median difference between the scores of a hypothesis and those of the rig as written."""
         return float(np.median(self.by_hypothesis[name] - self.by_hypothesis[AS_WRITTEN]))
 
     def share(self, name: str) -> float:
-        """Return how often a hypothesis scores higher than the rig as written, 0 to 1."""
+        """Return the share, 0 to 1, of scores in which a hypothesis is higher than the rig as written."""
         return float((self.by_hypothesis[name] > self.by_hypothesis[AS_WRITTEN]).mean())
 
     def ranked(self) -> list[str]:
-        """Return the other hypotheses, that with the highest gain first."""
+        """Return the names of the hypotheses other than AS_WRITTEN, the one with the highest gain first."""
         return sorted((name for name in self.by_hypothesis if name != AS_WRITTEN), key=lambda name: -self.gain(name))
 
 
 def near_in_time(episode: Episode) -> tuple[np.ndarray, np.ndarray]:
-    """Return the rows (i, j) of all pairs of frames that are near in time, i < j."""
+    """Return the rows i (P,) and j (P,), i < j, of all pairs of frames that are at most WITHIN_S apart."""
     reach = max(1, round(WITHIN_S * (episode.fps or FPS)))
     i = np.arange(len(episode)).repeat(reach)
     j = i + np.tile(np.arange(1, reach + 1), len(episode))
@@ -94,31 +104,31 @@ def near_in_time(episode: Episode) -> tuple[np.ndarray, np.ndarray]:
 
 
 def stroke_of(gripper: Gripper) -> float:
-    """Return how far one finger moves from closed to open, m."""
+    """Return the distance that one finger moves from closed to open, m."""
     return abs(float(np.diff(gripper.law.opening(np.array([0.0, 1.0])))[0]))
 
 
 REST_STROKE = 0.02
-"""A resting gripper moves less than this share of its stroke; a moving one would be taken for the world."""
+"""Share of the stroke below which the gripper counts as resting; moving fingers would be taken for the scene."""
 FLOW = (0.02, 0.14)
-"""How far what stands NEAR_M away may move between two frames, as shares of the image's width."""
+"""Smallest and largest motion, between two frames, of a point NEAR_M away, as shares of the image's width."""
 NEAR_M = 0.25
 INVERSE_DEPTHS = np.linspace(0.02, 16.0, 60)
-"""Depths at which a still point is looked for: 50 m to 6 cm, evenly in 1/z."""
+"""Inverse depths 1/z, 1/m, at which a static point may lie: from 50 m to 6 cm."""
 TRACKS, MIN_TRACKS = 250, 15
-"""Points followed from frame to frame, at most and at least."""
+"""Largest and smallest number of points that are tracked from frame to frame."""
 
 
 def world_motion(episode: Episode, rig: Rig, camera: str) -> Motion | None:
-    """Score each hypothesis about the rig by what a camera on an arm sees while it moves.
+    """Return the scores of each hypothesis about the rig by the static scene that a moving camera sees.
 
     Args:
         episode: The episode.
-        rig: The rig that holds for it.
-        camera: A camera of both.
+        rig: The rig for this episode, overrides applied.
+        camera: Name of a camera that both the episode and the rig have.
 
     Returns:
-        None where the camera stands in the world; no scores where too little can be followed from frame to frame.
+        The scores, empty if too few points can be tracked; None if the camera is fixed in the world.
     """
     entry = rig.cameras[camera]
     if entry.parent == "world":
@@ -140,7 +150,7 @@ def world_motion(episode: Episode, rig: Rig, camera: str) -> Motion | None:
 
 
 def _pairs_of_views(episode: Episode, rig: Rig, camera: str, T_world_camera: np.ndarray) -> np.ndarray:
-    """Return (P, 2) rows of frames between which the camera moves far enough to tell while its gripper rests."""
+    """Return rows (P, 2) of pairs of frames between which the camera moves enough while its gripper rests."""
     entry = rig.cameras[camera]
     focal = abs(float(entry.stored.K[0, 0])) / entry.stored.width
     i, j = near_in_time(episode)
@@ -158,7 +168,7 @@ def _pairs_of_views(episode: Episode, rig: Rig, camera: str, T_world_camera: np.
 
 
 def _tracks(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return pixels (N, 2) of points in two frames; what moves along with the camera, such as the hand, is left out."""
+    """Return pixels (N, 2) of the same points in two frames, without points that move with the camera (the hand)."""
     a, b = (cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in (first, second))
     start = cv2.goodFeaturesToTrack(a, TRACKS, 0.005, 10)
     if start is None or not len(start):
@@ -172,7 +182,7 @@ def _tracks(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarr
 
 
 def _explained(camera: Camera, T_second_first: np.ndarray, p: np.ndarray, q: np.ndarray) -> float:
-    """Return the share of points (N, 2) that lie in the second frame where the camera's motion puts them."""
+    """Return the share of points whose pixels `q` (N, 2) lie where the motion of the camera takes pixels `p` (N, 2)."""
     depth = 1 / INVERSE_DEPTHS[:, None, None]
     uv, _ = camera.project(apply(T_second_first, camera.unproject(p, np.ones(len(p))) * depth))
     start, along = uv[:-1], uv[1:] - uv[:-1]
@@ -184,31 +194,32 @@ def _explained(camera: Camera, T_second_first: np.ndarray, p: np.ndarray, q: np.
 
 
 REST_RAD = 0.02
-"""A resting arm turns less than this, rad."""
+"""Change of each joint below which the arm counts as resting, rad."""
 MOVED_STROKE = 0.15
-"""A moving gripper moves by more than this share of its stroke."""
+"""Share of the stroke above which the gripper counts as moving."""
 SAME_STROKE, SAME_S = 0.15, 1.0
-"""Two pairs show the same when their openings differ by less than this share of the stroke, within this time, s."""
+"""Two pairs of frames show the same motion if their openings differ by less than SAME_STROKE, a share of the stroke,
+and their times by less than SAME_S, s."""
 PATCH = 40
-"""Side of the patches compared, px."""
+"""Side of the image patches that are compared, px."""
 MARGIN = 1.5
-"""How much larger than the box: what moves shows at the edges of the sensor."""
+"""Factor by which the box is enlarged: motion is visible at the edges of the sensor."""
 
 
 def finger_motion(
     episode: Episode, rig: Rig, camera: str, sensor: str, contact: dict[str, np.ndarray]
 ) -> Motion | None:
-    """Score each hypothesis about the rig by what a sensor's box shows while the gripper moves.
+    """Return the scores of each hypothesis about the rig by the image in a sensor's box while the gripper moves.
 
     Args:
         episode: The episode.
-        rig: The rig that holds for it.
-        camera: A camera of both.
-        sensor: A sensor of both.
-        contact: By sensor, (T,) bool, touching; this sensor's and those of all on its hand.
+        rig: The rig for this episode, overrides applied.
+        camera: Name of a camera that both the episode and the rig have.
+        sensor: Name of a sensor that both the episode and the rig have.
+        contact: (T,) bool by sensor, for all sensors of the hand: whether the sensor touches something.
 
     Returns:
-        None where no gripper carries the sensor; no scores where it never moves while the arm rests.
+        The scores, empty if the gripper never moves while the arm rests; None if the sensor is not on a gripper.
     """
     arm = hand_of(rig, sensor)
     if not arm:
@@ -229,10 +240,10 @@ def finger_motion(
 
 
 def _pairs_of_openings(episode: Episode, rig: Rig, arm: str, touching: np.ndarray) -> np.ndarray:
-    """Return (P, 2) rows of frames between which the gripper moves most while the arm rests.
+    """Return rows (P, 2) of pairs of frames between which the gripper moves most while the arm rests.
 
-    Frames that touch something come last, as what is touched hides the fingers and moves with them. No two pairs show
-    the same motion of one moment.
+    Pairs with contact come last, because a touched object hides the fingers and moves with them. No two pairs show
+    the same motion at the same time.
     """
     gripper = rig.gripper(arm)
     i, j = near_in_time(episode)
@@ -252,7 +263,7 @@ def _pairs_of_openings(episode: Episode, rig: Rig, arm: str, touching: np.ndarra
 
 
 def _motions(pairs: np.ndarray) -> np.ndarray:
-    """Return (P,) which motion of the gripper a pair shows, from 0: pairs that overlap in time show the same one."""
+    """Return the number (P,), from 0, of the gripper motion that each pair shows; overlapping pairs share a motion."""
     order = np.argsort(pairs[:, 0], kind="stable")
     reached = np.maximum.accumulate(pairs[order, 1])
     number = np.zeros(len(pairs), np.int64)
@@ -261,7 +272,7 @@ def _motions(pairs: np.ndarray) -> np.ndarray:
 
 
 def _follows(first: np.ndarray, second: np.ndarray, a: np.ndarray, b: np.ndarray) -> float:
-    """Return how much better box `a` of the first frame agrees with box `b` of the second than either with itself."""
+    """Return how much better box `a` of the first frame agrees with box `b` of the second than with an unmoved box."""
     if not np.isfinite([a, b]).all():
         return 0.0
     moved = _agreement(_edges(first, a), _edges(second, b))
@@ -270,7 +281,7 @@ def _follows(first: np.ndarray, second: np.ndarray, a: np.ndarray, b: np.ndarray
 
 
 def _edges(grey: np.ndarray, box: np.ndarray) -> np.ndarray:
-    """Return the strength of edges in a box of a frame, (PATCH, PATCH); what lies outside repeats the border."""
+    """Return the edge strength in a box of a frame, (PATCH, PATCH); outside the frame, its border repeats."""
     height, width = grey.shape
     u0, v0, u1, v1 = np.floor(box + 0.5).astype(int)
     u = np.clip(np.arange(u0, max(u1, u0 + 1)), 0, width - 1)
@@ -281,20 +292,21 @@ def _edges(grey: np.ndarray, box: np.ndarray) -> np.ndarray:
 
 
 def _agreement(a: np.ndarray, b: np.ndarray) -> float:
-    """Return the correlation of two patches, 0 where one is flat."""
+    """Return the correlation of two patches; 0 if one of them is constant."""
     a, b = a - a.mean(), b - b.mean()
     norm = float(np.sqrt((a * a).sum() * (b * b).sum()))
     return float((a * b).sum()) / norm if norm > 1e-6 else 0.0
 
 
 def smaller_in_contact(episode: Episode, rig: Rig, contact: dict[str, np.ndarray]) -> dict[str, tuple[float, int]]:
-    """Return by sensor in what share of (touching, not touching) pairs of frames the opening is the smaller one.
+    """Return how often the opening is smaller in contact than without contact, for each sensor on a gripper.
 
-    The opening is the one recorded, not held at contact; equal openings count half.
+    All pairs of a touching and a not touching frame are compared. The opening is as recorded, not held in contact.
+    Equal openings count half.
 
     Returns:
-        By sensor on a gripper: the share, 0 to 1, and how many frames the smaller of both groups has. Sensors that
-        touch always or never are left out.
+        Two numbers by sensor: the share of pairs, 0 to 1, in which the touching frame has the smaller opening, and the
+        number of frames in the smaller group. Sensors that always or never touch are left out.
     """
     shares = {}
     for sensor, flags in contact.items():

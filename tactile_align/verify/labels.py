@@ -1,4 +1,4 @@
-"""Boxes drawn by hand or found by a detector: a CSV with one row per box."""
+"""Labels: boxes drawn by hand or found by a detector, in a CSV file with one row per box."""
 
 import math
 from collections.abc import Collection, Sequence
@@ -14,56 +14,64 @@ COLUMNS = ("episode", "frame", "camera", "sensor", "u0", "v0", "u1", "v1")
 
 
 def read_labels(path: str | Path) -> Labels:
-    """Read boxes from a CSV with the columns episode, frame, camera, sensor, u0, v0, u1, v1, or a folder of such.
+    """Return the boxes in a CSV file, or in all CSV files of a folder.
 
-    `tactile-align label` draws them, a file for each camera and sensor. `episode` is the episode's file name (with
-    #NAME where the file holds several), `frame` counts from 0, the box is in pixels of the stored frame where pixel
-    i covers [i - 0.5, i + 0.5].
+    The columns are episode, frame, camera, sensor, u0, v0, u1, v1. `episode` is the episode's file name, with #NAME if
+    the file holds several episodes. `frame` counts from 0. Boxes are in pixels of the stored frame, where pixel i
+    covers [i - 0.5, i + 0.5]. `tactile-align label` writes such a file for each camera and sensor.
 
     Raises:
-        FileNotFoundError: No such file, or a folder without a CSV.
-        InputError: A column is missing, a number is none, a box is empty or named twice; names file and line.
+        FileNotFoundError: The file, or a CSV file in the folder, was not found.
+        InputError: A column is missing, a value is not a number, a box is empty, or a frame has two boxes. The
+            message states file and line.
     """
     place = Path(path)
     files = sorted(place.glob("*.csv")) if place.is_dir() else [place]
     if not files or not all(file.is_file() for file in files):
-        raise FileNotFoundError(f"{place}: no such file. Needed: a CSV with the columns {', '.join(COLUMNS)}")
+        raise FileNotFoundError(f"{place}: no such file. Give a CSV with the columns {', '.join(COLUMNS)}")
     labels: Labels = {}
     for file in files:
         _read_into(labels, file)
     if not labels:
-        raise InputError(f"{place}: no box in it; draw some 20 over several gripper openings: tactile-align label")
+        raise InputError(f"{place} contains no boxes. Draw about 20 at several gripper openings: tactile-align label")
     return labels
 
 
 def labelled_episodes(path: str | Path, refs: Sequence[EpisodeRef], drawn: Collection[str]) -> dict[str, EpisodeRef]:
-    """Return the episodes among `refs`, those of `path`, that labels name.
+    """Return the labelled episodes by their name in labels.
+
+    Args:
+        path: The folder or file of the episodes, for messages.
+        refs: All episodes in `path`.
+        drawn: Names of the episodes in the labels, see `label_name`.
 
     Raises:
-        InputError: Labels of an episode that is not there, or of two with one name.
+        InputError: The labels refer to an unknown episode, or two episodes share the name.
     """
     by_name: dict[str, EpisodeRef] = {}
     for ref in refs:
         name = label_name(ref)
         if name in drawn and name in by_name:
             raise InputError(
-                f"{path}: labels name {name}, but there are two: {by_name[name]} and {ref}. Name the folder of one"
+                f"{path}: labels refer to {name}, but two episodes match: {by_name[name]}, {ref}. Give one's folder"
             )
         by_name[name] = ref
     lost = [name for name in drawn if name not in by_name]
     if lost:
         raise InputError(
-            f"{path}: the labels name episode '{lost[0]}', which is not there ({_some(by_name)}). Labels name an "
-            "episode by its file's name with its ending, as FILE#NAME where a file holds several"
+            f"{path}: the labels refer to episode '{lost[0]}', which was not found (found: {_some(by_name)}). Correct "
+            "the column 'episode': file name with suffix, or FILE#NAME if the file holds several episodes"
         )
     return {name: ref for name, ref in by_name.items() if name in drawn}
 
 
 def require_matching(labels: Labels, path: str | Path, refs: Sequence[EpisodeRef], rig: Rig) -> None:
-    """Refuse labels that belong to no view of the rig and the episode: they would prove nothing.
+    """Check that each label belongs to a camera and a sensor that the rig and the labelled episode have.
+
+    Labels that match nothing would prove nothing, so they are refused.
 
     Raises:
-        InputError: The episode, or the camera or the sensor in it, is not there; names the label and what is.
+        InputError: A label's episode, camera or sensor was not found; the message lists those that exist.
     """
     for name, ref in labelled_episodes(path, refs, {key[0] for key in labels}).items():
         known = rig.for_episode(ref.path)
@@ -73,14 +81,14 @@ def require_matching(labels: Labels, path: str | Path, refs: Sequence[EpisodeRef
         for _, camera, sensor in (key for key in labels if key[0] == name):
             if camera not in cameras:
                 raise InputError(
-                    f"{ref}: the labels name camera '{camera}', but the cameras of both the rig and the episode are: "
-                    f"{_some(cameras)}. Write one of them in the column 'camera'"
+                    f"{ref}: the labels refer to camera '{camera}', but the cameras that both rig and episode have "
+                    f"are: {_some(cameras)}. Write one of these in the column 'camera'"
                 )
             if sensor not in streams:
                 sensors = _some([f"{key} (stream {stream})" for key, stream in streams.items()])
                 raise InputError(
-                    f"{ref}: the labels name sensor '{sensor}', but the sensors of the rig that the episode holds are: "
-                    f"{sensors}. Write one in the column 'sensor', by its name in the rig, not its stream's"
+                    f"{ref}: the labels refer to sensor '{sensor}', but the sensors that both rig and episode have "
+                    f"are: {sensors}. Write one of these names, not a stream's, in the column 'sensor'"
                 )
 
 
@@ -93,7 +101,7 @@ def _read_into(labels: Labels, file: Path) -> None:
     lacks = [name for name in COLUMNS if name not in header]
     if lacks:
         raise InputError(
-            f"{file}: line 1 lacks the column '{lacks[0]}'; it needs {', '.join(COLUMNS)} and has {', '.join(header)}"
+            f"{file}: line 1 must have the columns {', '.join(COLUMNS)}; got {', '.join(header)}. Add '{lacks[0]}'"
         )
     for line, cells in rows:
         where, row = f"{file}: line {line}", dict(zip(header, cells, strict=False))
@@ -102,10 +110,10 @@ def _read_into(labels: Labels, file: Path) -> None:
             frame = int(row["frame"])
             box = tuple(float(row[name]) for name in COLUMNS[4:])
         except (KeyError, ValueError) as error:
-            raise InputError(f"{where}: frame and u0, v0, u1, v1 must be numbers; got {row}") from error
+            raise InputError(f"{where}: frame, u0, v0, u1 and v1 must be numbers; got {row}. Correct them") from error
         if not (all(map(math.isfinite, box)) and box[0] < box[2] and box[1] < box[3]):
-            raise InputError(f"{where}: a box needs u0 < u1 and v0 < v1; got {box}")
+            raise InputError(f"{where}: a box needs u0 < u1 and v0 < v1; got {box}. Correct it")
         boxes = labels.setdefault(names, {})
         if frame in boxes:
-            raise InputError(f"{where}: frame {frame} of {row['episode']} has two boxes; keep one")
-        boxes[frame] = box  # type: ignore[assignment]  # four of them
+            raise InputError(f"{where}: frame {frame} of {row['episode']} has two boxes. Keep one of them")
+        boxes[frame] = box  # type: ignore[assignment]  # COLUMNS[4:] are four

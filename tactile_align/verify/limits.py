@@ -1,6 +1,7 @@
-"""Limits of verify on recorded episodes.
+"""Limits of the checks that `verify` makes on recorded episodes.
 
-Those of motion lie between what right and wrong rigs gave on simulated episodes; docs/howto/verify.md has the figures.
+The limits on motion lie between the scores of correct and of wrong rigs on simulated episodes; docs/howto/verify.md
+lists these scores.
 """
 
 from math import inf
@@ -9,26 +10,24 @@ from tactile_align.checks import Limit
 
 SIDE = " of the side"
 LIMITS = {
-    "iou-median": Limit("IoU of {1} in {0}, median", 0.75, 0.5, form=".3f", why="Below 0.5 most lit tokens are wrong"),
-    "iou-p5": Limit("IoU of {1} in {0}, 5th percentile", 0.5, 0.25, form=".3f", why="Bad frames train wrong tokens"),
-    "box-missing": Limit("{1} in sight of {0} without a box", 0.02, 0.2, form=".1%", why="Frames are lost to training"),
-    "box-coverage": Limit("Box of {1} in {0}", 0.95, 0.5, form=".1%", why="A camera on the hand sees its sensors"),
-    "edge-error": Limit("Edges of {1} in {0}, median", 0.05, 0.2, SIDE, why="The IoU of a box hides an edge's shift"),
-    "box-drift": Limit(
-        "Drift of {1} in {0} between episodes", 0.05, 0.2, SIDE, why="One rig must hold for all episodes"
-    ),
+    "iou-median": Limit("IoU of {1} in {0}, median", 0.75, 0.5, form=".3f", why="Below 0.5 most box tokens are wrong"),
+    "iou-p5": Limit("IoU of {1} in {0}, 5th percentile", 0.5, 0.25, form=".3f", why="Bad boxes train wrong tokens"),
+    "box-missing": Limit("{1} seen by {0} but without a box", 0.02, 0.2, form=".1%", why="Training loses these frames"),
+    "box-coverage": Limit("Frames with a box of {1} in {0}", 0.95, 0.5, form=".1%", why="Hand cameras see the sensors"),
+    "edge-error": Limit("Edge error of {1} in {0}, median", 0.05, 0.2, SIDE, why="IoU can hide a shifted edge"),
+    "box-drift": Limit("Drift of {1} in {0} between episodes", 0.05, 0.2, SIDE, why="One rig must fit all episodes"),
     "principal-point": Limit(
-        "Principal point of {0}, off the image's centre", 0.12, inf, form=".0%", why="Lenses stay under 5 %"
+        "Principal point of {0}, distance to image centre", 0.12, inf, form=".0%", why="Under 5 % is usual"
     ),
-    "box-motion": Limit("{1} moves as its box in {0}", 0.15, -inf, form=".2f", why="Edges in a right box move along"),
+    "box-motion": Limit("{1} moves with its box in {0}", 0.15, -inf, form=".2f", why="A right box follows the sensor"),
     "world-motion": Limit(
-        "The still world moves as {0} does", 0.4, -inf, form=".2f", why="At rest, only the camera's motion moves pixels"
+        "Static scene moves as predicted in {0}", 0.4, -inf, form=".2f", why="Only the camera's motion moves it"
     ),
     "opening-in-contact": Limit(
-        "{0} touches when nearly closed", 0.3, -inf, form=".0%", why="In a right rig openings are smaller in contact"
+        "Openings of {0} smaller in contact", 0.3, -inf, form=".0%", why="Grasping closes the gripper"
     ),
 }
 GAINS = {"box-motion": 0.1, "world-motion": 0.15}
-"""Median gain in score over the rig as written from which on another hypothesis is named."""
+"""Median gain in score over the rig as written that another hypothesis must reach to be reported."""
 FIELD_DEG = (20.0, 170.0)
-"""Plausible fields of view across a frame, deg."""
+"""Smallest and largest plausible horizontal field of view, deg."""

@@ -1,4 +1,4 @@
-"""Checks of verify that need neither truth nor labels: whether another hypothesis about the rig fits better."""
+"""Checks of `verify` that need neither truth nor labels: whether another hypothesis about the rig fits better."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -14,23 +14,24 @@ from tactile_align.verify.limits import GAINS, LIMITS
 from tactile_align.verify.rig_hypotheses import AS_WRITTEN, hypotheses_of
 
 MIN_MOTIONS = 3
-"""Fewer motions of the gripper, or pairs of frames, tell nothing."""
+"""Fewest motions of the gripper, or pairs of frames, from which a conclusion is drawn."""
 MANY = 10
-"""So many motions that do not fit are no accident: in a right rig the median fits from three on."""
+"""Number of motions from which a low median score counts as a warning and not as chance."""
 SHARE = 0.7
-"""Another hypothesis is better when it is in this share of them."""
+"""Share of the motions in which another hypothesis must score higher to count as better."""
 MIN_FRAMES = 5
-"""Fewer frames with contact, or without, tell nothing about their openings."""
+"""Fewest frames with contact, and without, from which their openings are compared."""
 
 
 @dataclass(frozen=True)
 class Watched:
-    """What one episode shows without truth or labels.
+    """Motion in one episode, and its openings in contact, which need neither truth nor labels.
 
     Attributes:
-        motions: One for each view that can tell.
-        smaller: By sensor, in what share of (touching, not touching) pairs of frames the opening is the smaller one,
-            and how many frames the smaller of both groups has.
+        motions: Scores for each view in which motion can be compared with the rig.
+        smaller: For each sensor two numbers, see `smaller_in_contact`: the share (0 to 1) of pairs of a touching and a
+            not touching frame in which the touching frame has the smaller opening; the number of frames in the
+            smaller of the two groups.
     """
 
     motions: tuple[Motion, ...]
@@ -38,12 +39,12 @@ class Watched:
 
 
 def watch(episode: Episode, rig: Rig, contact: dict[str, np.ndarray]) -> Watched:
-    """Look at what moves in an episode.
+    """Return what moves in an episode, scored for each hypothesis about the rig.
 
     Args:
         episode: The episode.
-        rig: The rig that holds for it.
-        contact: By sensor, (T,) bool, touching; names the sensors to look for.
+        rig: The rig for this episode, overrides applied.
+        contact: (T,) bool by sensor: whether the sensor touches something. Only these sensors are looked at.
     """
     cameras = [name for name in rig.cameras if name in episode.cameras]
     motions = [finger_motion(episode, rig, camera, sensor, contact) for camera in cameras for sensor in contact]
@@ -52,7 +53,7 @@ def watch(episode: Episode, rig: Rig, contact: dict[str, np.ndarray]) -> Watched
 
 
 def motion_checks(rig: Rig, watched: Sequence[Watched]) -> list[Check]:
-    """Return a check of each gripper's sensor, of each camera on an arm and of each sensor in each camera."""
+    """Return a check for each sensor on a gripper, each camera on an arm, and each sensor in each camera."""
     motions = [motion for episode in watched for motion in episode.motions]
     views = {(motion.camera, motion.sensor) for motion in motions}
     advice = {(motion.camera, name): text for motion in motions for name, text in motion.advice.items()}
@@ -64,8 +65,8 @@ def motion_checks(rig: Rig, watched: Sequence[Watched]) -> list[Check]:
         doubted: set[str] = set()
         if (camera, None) in views:
             checks.append(_judged("world-motion", (camera,), world, "pairs of frames", edits))
-            # Two fingers look alike in a turned image: a hypothesis about the camera also has to fit the still world
-            # at least as well as the rig as written.
+            # Two fingers look alike in a turned image. A hypothesis about the camera must therefore also fit the
+            # static scene at least as well as the rig as written does.
             fitting = [name for name in world.ranked() if len(world) >= MIN_MOTIONS and world.gain(name) >= 0]
             doubted = {slip.name for slip in hypotheses_of(rig, camera)} - {AS_WRITTEN, *fitting}
         for sensor in (name for name in rig.sensors if (camera, name) in views):
@@ -75,44 +76,44 @@ def motion_checks(rig: Rig, watched: Sequence[Watched]) -> list[Check]:
 
 
 def _judged(kind: str, on: tuple[str, ...], scores: Scores, of: str, edits: dict[str, str]) -> Check:
-    """Warn where another hypothesis is clearly better, with what to change."""
+    """Return a check that warns, and states what to change, if another hypothesis is clearly better."""
     limit, gain = LIMITS[kind], GAINS[kind]
     fact = partial(Check, "/".join((kind, *on)), limit.title.format(*on), "info")
     if len(scores) < MIN_MOTIONS:
-        return fact(f"could not tell: {len(scores)} {of}, needed {MIN_MOTIONS}")
+        return fact(f"undecided: {len(scores)} {of}, at least {MIN_MOTIONS} are needed")
     ranked, median = scores.ranked(), scores.median()
     better = [name for name in ranked if scores.gain(name) >= gain and scores.share(name) >= SHARE]
     better = [name for name in better if scores.median(name) >= limit.good]
-    measured = f"{median:.2f} as written"
+    measured = f"score {median:.2f} as written"
     if better:
-        measured += f", {scores.median(better[0]):.2f} {better[0]}"
+        measured += f", {scores.median(better[0]):.2f} with '{better[0]}'"
     elif ranked:
-        measured += f"; next best, {ranked[0]}, {scores.gain(ranked[0]):+.2f} in {scores.share(ranked[0]):.0%}"
+        measured += f", {scores.gain(ranked[0]):+.2f} with '{ranked[0]}' (better in {scores.share(ranked[0]):.0%})"
     measured += f"; {len(scores)} {of}"
     if better:
-        advice = f"{edits[better[0]]} Look at `tactile-align overlay` before and after."
+        advice = f"{edits[better[0]]} Look at `tactile-align overlay` before and after this change."
         check = graded(LIMITS, kind, median, *on, measured=measured)
         return replace(check, status="warn", limit=f"no hypothesis better by {gain:g} in {SHARE:.0%}", advice=advice)
     if median < limit.good and len(scores) < MANY:
-        return fact(f"could not tell: {measured}", median)
+        return fact(f"undecided: {measured}", median)
     advice = (
-        "What moves there does not move as the rig states, and no slip tried explains it: K, the camera's pose, the "
-        "gripper's law or the sensor's place is off, or something hides the sensor. Look with `tactile-align overlay`."
+        "The image does not move as the rig predicts, and no hypothesis that was tried explains it. K, the camera's "
+        "pose, the gripper's law or the sensor's pose is wrong, or the sensor is hidden. See `tactile-align overlay`."
     )
-    none = "" if median >= limit.good else ", none fits"
+    none = "" if median >= limit.good else "; no hypothesis fits"
     return graded(LIMITS, kind, median, *on, measured=measured + none, advice=advice)
 
 
 def _smaller(sensor: str, shares: list[tuple[float, int]]) -> Check:
-    """Warn where a sensor touches while the gripper stands wide open: `open` and `closed` are probably swapped."""
+    """Return a check that warns if a sensor touches while the gripper is wide open: open and closed may be swapped."""
     kind, (values, frames) = "opening-in-contact", np.array(shares).T
     if frames.sum() < MIN_FRAMES:
-        measured = f"could not tell: {frames.sum():.0f} frames with and without contact, needed {MIN_FRAMES}"
+        measured = f"undecided: {frames.sum():.0f} frames with and without contact, at least {MIN_FRAMES} are needed"
         return Check(f"{kind}/{sensor}", LIMITS[kind].title.format(sensor), "info", measured)
     share = float(np.average(values, weights=frames))
-    measured = f"opening smaller in contact than without: {share:.0%} of comparisons"
+    measured = f"the opening is smaller in contact than without in {share:.0%} of comparisons"
     advice = (
-        "The gripper seems to touch with its fingers apart: are open and closed of the gripper swapped, is its column "
-        "right, and does it grasp from outside?"
+        "The gripper seems to touch while its fingers are far apart. Are its open and closed swapped, or is its "
+        "column wrong? Ignore this warning if it holds objects from inside."
     )
     return graded(LIMITS, kind, share, sensor, measured=measured, advice=advice)

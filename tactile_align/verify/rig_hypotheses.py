@@ -1,4 +1,4 @@
-"""Hypotheses about a rig: each undoes one slip that rig files really have."""
+"""Hypotheses about a rig: each corrects one mistake that is common in rig files."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -17,23 +17,23 @@ HEIGHTS = (240, 240, 360, 400, 480, 600, 480, 540, 768, 720, 800, 960, 1200, 108
 SIZES = np.stack([WIDTHS, HEIGHTS], axis=1)
 """(17, 2) frame sizes, width and height, that cameras deliver, px."""
 NEAR_SIZE = 0.06
-"""How far a principal point, doubled, may lie from such a size to name it, as a share of it."""
+"""Largest relative distance between twice the principal point and a size in SIZES to take that size."""
 SMALLEST = 64
-"""No camera delivers frames smaller than this, px."""
+"""Smallest width or height of a frame that a camera delivers, px."""
 
 
 Slip = Hypothesis[Rig]
-"""A hypothesis whose `changed` is a rig with one thing changed; its advice is what to change in the rig file."""
+"""Hypothesis whose `changed` is a rig with one mistake corrected; its advice states the change in the rig file."""
 
 
 def hypotheses_of(rig: Rig, camera: str, sensor: str | None = None) -> tuple[Slip, ...]:
-    """Return the rig AS_WRITTEN, then hypotheses about a camera and, when named, a sensor and its gripper."""
+    """Return AS_WRITTEN (the rig itself), then hypotheses about a camera and, if given, a sensor and its gripper."""
     of_camera = Slip(AS_WRITTEN, "", rig), *_image_maps(rig, camera), *_lenses(rig, camera), *_poses(rig, camera)
     return of_camera if sensor is None else (*of_camera, *_hands(rig, sensor))
 
 
 def frame_of(camera: RigCamera) -> tuple[int, int]:
-    """Return the frame (width, height), px, whose centre is K's principal point; a usual size where one is near."""
+    """Return the width and height, px, of the frame centred on K's principal point, rounded to a near usual size."""
     centre = np.array([camera.K[0][2], camera.K[1][2]])
     size = 2 * centre + 1
     off = np.abs(size / SIZES - 1).max(axis=1)
@@ -42,7 +42,7 @@ def frame_of(camera: RigCamera) -> tuple[int, int]:
 
 
 def _image_maps(rig: Rig, camera: str) -> Iterator[Slip]:
-    """Yield turns and mirrors that the recorder did and the rig does not state, or the other way round."""
+    """Yield changes of image_map: a missing turn or mirror added, or a stated one removed."""
     steps = rig.cameras[camera].image_map
     for turn in ("rotate180", "flip_u", "flip_v"):
         if (turn,) in steps:
@@ -60,7 +60,7 @@ def _toml(steps: tuple[tuple[Any, ...], ...]) -> str:
 
 
 def _lenses(rig: Rig, camera: str) -> Iterator[Slip]:
-    """Yield K of frames of another size, and a focal length half or twice as long."""
+    """Yield changes of K: K belongs to frames of another size, or the focal length is half or twice as long."""
     entry = rig.cameras[camera]
     size = frame_of(entry)
     off = max(abs(size[0] / entry.width - 1), abs(size[1] / entry.height - 1))
@@ -82,25 +82,23 @@ def _lenses(rig: Rig, camera: str) -> Iterator[Slip]:
     for name, factor in (("focal length halved", 0.5), ("focal length doubled", 2.0)):
         K = np.asarray(entry.K)
         K[:2, :2] *= factor
-        advice = (
-            f"K of cameras.{camera} is of another resolution: fx = {K[0, 0]:.0f} fits better than {entry.K[0][0]:.0f}."
-        )
+        advice = f"Correct K of cameras.{camera}: fx = {K[0, 0]:.0f} fits better than {entry.K[0][0]:.0f} at this size."
         yield Slip(name, advice, rig.with_camera(camera, K=tuple(map(tuple, K.tolist()))))
 
 
 def _poses(rig: Rig, camera: str) -> Iterator[Slip]:
     entry = rig.cameras[camera]
     w, x, y, z = entry.quat_wxyz
-    advice = f"Write quat_wxyz of cameras.{camera} w first."
+    advice = f"Write quat_wxyz of cameras.{camera} with w first."
     yield Slip("quaternion order", advice, rig.with_camera(camera, quat_wxyz=(z, w, x, y)))
     T = invert(entry.T_parent_this)
     if np.abs(T[:3, 3]).max() < 10.0:
-        advice = f"Give cameras.{camera} T_parent_camera, not T_camera_parent."
+        advice = f"Write T_parent_camera, not T_camera_parent, into cameras.{camera}."
         yield Slip("pose inverted", advice, rig.with_camera(camera, **pose_keys(T)))
 
 
 def _hands(rig: Rig, sensor: str) -> Iterator[Slip]:
-    """Yield the gripper read the other way round, and the sensor on the other finger."""
+    """Yield changes of the hand: open and closed swapped, and the sensor on the other finger."""
     entry, arm = rig.sensors[sensor], rig.sensor_arm(sensor)
     gripper = rig.arms[arm].gripper if arm else None
     if gripper is None or not entry.parent.endswith(("finger1", "finger2")):
@@ -108,5 +106,5 @@ def _hands(rig: Rig, sensor: str) -> Iterator[Slip]:
     advice = f"Set open = {gripper.closed:g}, closed = {gripper.open:g} of arms.{arm}.gripper."
     yield Slip("open and closed swapped", advice, rig.with_gripper(arm, open=gripper.closed, closed=gripper.open))
     other = f"{arm}/finger{2 if entry.parent.endswith('1') else 1}"
-    advice = f'Set parent = "{other}" of sensors.{sensor}, or turn axis of the law of arms.{arm}.gripper round.'
+    advice = f'Set parent = "{other}" of sensors.{sensor}, or reverse axis in the law of arms.{arm}.gripper.'
     yield Slip(OTHER_FINGER, advice, rig.with_sensor(sensor, parent=other))

@@ -1,4 +1,4 @@
-"""Single causes that would put a sensor's boxes where they were seen, each fitted to the boxes alone."""
+"""Single causes that could explain a sensor's boxes: each changes one part of the rig and is fitted by itself."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -12,27 +12,28 @@ from tactile_align.geometry.frames import rotation_exp
 from tactile_align.projection.sensor_box import project_solids
 
 DRAWN_PX, DRAWN = 1.5, 0.02
-"""How far edges may still be off in the median, px or share of the box's side: drawn boxes are no better."""
+"""Median edge error that still counts as explained: DRAWN_PX px or DRAWN of the box's side, whichever is larger.
+Hand-drawn boxes are no more accurate."""
 FACTOR = float(np.log(4.0))
-"""A focal length is sought between a quarter and four times the rig's: the logarithm of the factor."""
+"""Largest absolute logarithm of the factor on the focal length; the factor lies between 1/4 and 4."""
 TURN = 0.5
-"""A camera is turned by no more than this about each of its axes, rad."""
+"""Largest rotation of a camera about each of its axes, rad."""
 REACH_M = 0.2
-"""A camera or a sensor is sought this far along each of its axes."""
+"""Largest shift of a camera or a sensor along each of its axes."""
 FAR_PX = 1e3
-"""Counts as the error of a box that left the image: far, yet finite, so that a fit may start there."""
+"""Error of each edge where a change gives no box: large but finite, so that a fit can start there."""
 
 
 @dataclass(frozen=True)
 class Sight:
-    """N boxes of a sensor seen in a camera, and where the rig puts them.
+    """N seen boxes of a sensor in a camera, and the sensor's poses by the rig.
 
     Attributes:
-        lenses: The cameras of the stored frames; an [[override]] can give episodes their own.
-        which: (N,) index into `lenses`.
-        T_camera_sensor: (N, 4, 4) as the rig has it, m.
+        lenses: Camera models of the stored frames. There are several if an [[override]] gives episodes their own.
+        which: (N,) index of each box's camera model in `lenses`.
+        T_camera_sensor: (N, 4, 4) poses by the rig, m.
         body: The sensor's solids.
-        seen: (N, 4) where the sensor was seen, stored px, finite.
+        seen: (N, 4) boxes in which the sensor was seen, px of the stored frame, finite.
     """
 
     lenses: tuple[Camera, ...]
@@ -42,7 +43,7 @@ class Sight:
     seen: np.ndarray
 
     def boxes(self, T_camera_sensor: np.ndarray, focal: float = 1.0) -> np.ndarray:
-        """Return (N, 4) boxes, nan where there is none, for other poses or a longer focal length."""
+        """Return boxes (N, 4), px, for poses (N, 4, 4), m, and a factor on the focal length; nan if no box exists."""
         scale = np.array([[focal, focal, 1], [focal, focal, 1], [1, 1, 1]])
         lenses = tuple(replace(lens, K=np.asarray(lens.K) * scale) for lens in self.lenses)
         return boxes_through(lenses, self.which, T_camera_sensor, self.body)
@@ -51,7 +52,7 @@ class Sight:
 def boxes_through(
     lenses: tuple[Camera, ...], which: np.ndarray, T_camera_sensor: np.ndarray, body: tuple[Solid, ...]
 ) -> np.ndarray:
-    """Return (N, 4) boxes, px, of bodies at poses (N, 4, 4), m, each through its own lens; nan where there is none."""
+    """Return boxes (N, 4), px, of a body at N poses, m, each seen through lens `which`; nan where no box exists."""
     boxes = np.empty((len(which), 4))
     for i, lens in enumerate(lenses):
         boxes[which == i] = np.asarray(project_solids(lens, T_camera_sensor[which == i], body, 0.0).box)
@@ -60,12 +61,13 @@ def boxes_through(
 
 @dataclass(frozen=True)
 class Cause:
-    """A cause, fitted.
+    """Fitted single cause, and how well it explains the boxes.
 
     Attributes:
-        value: A factor (1,), a rotation vector (3,), rad, a shift (3,), m, or none; see the function that made it.
-        iou: Median IoU of the boxes with it, 0 for a box that is lost.
-        explains: Whether the edges come as close as boxes are drawn.
+        value: The fitted change: a factor (1,), a rotation vector (3,), rad, or a shift (3,), m; (0,) if nothing was
+            fitted. The function that returns the cause states which.
+        iou: Median IoU of the boxes after the change; a missing box counts as 0.
+        explains: Whether the edges after the change are as close as hand-drawn boxes are accurate.
     """
 
     value: np.ndarray
@@ -74,12 +76,12 @@ class Cause:
 
 
 def focal_length(sight: Sight) -> Cause:
-    """Fit the factor (1,) of the focal length."""
+    """Return the cause "wrong focal length"; its value is a factor (1,)."""
 
     def boxes(p: np.ndarray) -> np.ndarray:
         return sight.boxes(sight.T_camera_sensor, float(np.exp(p[0])))
 
-    # Sizes far off have many equally bad neighbours, so the fit starts from the best of a row.
+    # Far from the solution many factors are equally bad, so the fit starts from the best one of a grid.
     starts = np.linspace(-FACTOR, FACTOR, 25)[1:-1, None]
     start = min(starts, key=lambda p: float(np.abs(_off(sight, boxes(p))).mean()))
     cause = _fitted(sight, boxes, start, FACTOR)
@@ -87,7 +89,7 @@ def focal_length(sight: Sight) -> Cause:
 
 
 def camera_turn(sight: Sight) -> Cause:
-    """Fit the rotation vector (3,), rad, in the camera's axes, by which the camera is turned."""
+    """Return the cause "turned camera"; its value is a rotation vector (3,), rad, in the camera's own axes."""
 
     def boxes(p: np.ndarray) -> np.ndarray:
         turned = sight.T_camera_sensor.copy()
@@ -98,7 +100,7 @@ def camera_turn(sight: Sight) -> Cause:
 
 
 def camera_shift(sight: Sight) -> Cause:
-    """Fit the shift (3,), m, of the camera in its own axes."""
+    """Return the cause "shifted camera"; its value is a shift (3,), m, in the camera's own axes."""
 
     def boxes(p: np.ndarray) -> np.ndarray:
         moved = sight.T_camera_sensor.copy()
@@ -109,7 +111,7 @@ def camera_shift(sight: Sight) -> Cause:
 
 
 def sensor_shift(sight: Sight) -> Cause:
-    """Fit the shift (3,), m, of the sensor in its own axes."""
+    """Return the cause "shifted sensor"; its value is a shift (3,), m, in the sensor's own axes."""
 
     def boxes(p: np.ndarray) -> np.ndarray:
         moved = sight.T_camera_sensor.copy()
@@ -120,7 +122,7 @@ def sensor_shift(sight: Sight) -> Cause:
 
 
 def elsewhere(sight: Sight, T_camera_sensor: np.ndarray) -> Cause:
-    """Judge the boxes with other poses (N, 4, 4), m; nothing is fitted, so the value is empty (0,)."""
+    """Return the cause "other poses", for given poses (N, 4, 4), m. Nothing is fitted: its value is empty (0,)."""
     return _judged(sight, sight.boxes(T_camera_sensor), np.empty(0))
 
 
@@ -130,7 +132,7 @@ def _off(sight: Sight, boxes: np.ndarray) -> np.ndarray:
 
 
 def _fitted(sight: Sight, boxes: Callable[[np.ndarray], np.ndarray], start: np.ndarray, limit: float) -> Cause:
-    from scipy.optimize import least_squares  # only rigs that failed need it; `verify` starts faster without
+    from scipy.optimize import least_squares  # slow to import, and needed only for rigs that failed
 
     def off(p: np.ndarray) -> np.ndarray:
         return _off(sight, boxes(p))

@@ -1,4 +1,4 @@
-"""Verification of a rig against recordings: checks, a verdict, and what to do next."""
+"""Verification of a rig against recordings: checks, a verdict, and advice on what to do next."""
 
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from tactile_align.verify.labels import require_matching
 from tactile_align.verify.motion_checks import motion_checks, watch
 
 WATCHED = 5
-"""Episodes whose frames are searched for motion; more add seconds and little evidence."""
+"""Largest number of episodes whose frames are searched for motion; more take time and add little evidence."""
 
 
 def verify(
@@ -32,14 +32,14 @@ def verify(
     most: int | None = None,
     progress: bool = True,
 ) -> Report:
-    """Verify a calibration session (a folder with session.toml) or recorded episodes (anything else).
+    """Return the report on a calibration session (a folder with session.toml) or on recorded episodes (other paths).
 
-    Arguments and errors are those of `verify_episodes` and `calibrate.verify_session`.
+    Arguments and errors are those of `verify_episodes` and of `sessions.calibrate.verify_session`.
     """
     if (Path(path) / "session.toml").is_file():
         if labels is not None:
-            raise InputError(f"{path}: labels belong to recorded episodes, but this is a session; give the episodes")
-        # Brings scipy, which episodes need not wait for.
+            raise InputError(f"{path}: labels belong to recorded episodes, but this is a session. Give the episodes")
+        # Imports scipy, which is slow and not needed for episodes.
         from tactile_align.sessions.calibrate import verify_session
 
         return verify_session(path, rig, pictures=pictures, page=page, write_into=write_into)
@@ -63,26 +63,27 @@ def verify_episodes(
     write_into: str | Path | None = None,
     progress: bool = True,
 ) -> Report:
-    """Judge whether a rig explains recorded episodes.
+    """Return the checks of whether a rig explains recorded episodes.
 
     Args:
         path: A folder of episodes, or one file.
-        rig: The rig, its name or file; None: `rig.toml` beside the episodes.
+        rig: The rig, its name or its file; None: `rig.toml` beside the episodes.
         layout: The episodes' layout; recognised when None.
-        labels: Boxes drawn by hand, see `verify.labels.read_labels`; simulated episodes bring their own truth.
-            Every one must be of an episode of `path`, and of a camera and a sensor of it and of the rig.
-        most: Look at no more than this many episodes, evenly spread, those with labels first; None: all.
-        write_into: A rig file that shall remember the verdict in [verified].
-        progress: Whether to show a bar on stderr.
+        labels: Boxes drawn by hand, see `verify.labels.read_labels`. Simulated episodes contain their own truth. Every
+            label must refer to an episode in `path`, and to a camera and a sensor that both the episode and the rig
+            have.
+        most: Largest number of episodes to look at, episodes with labels first, evenly spread; None: all.
+        write_into: A rig file whose [verified] table receives the verdict; None: none.
+        progress: Whether to show a progress bar on stderr.
 
     Returns:
-        The checks; `facts` hold when they were made and on which data, see `provenance`.
+        The report. Its `facts` state when it was made and the hash of the data, see `provenance`.
 
     Raises:
-        FileNotFoundError: No episodes, or no rig.
+        FileNotFoundError: No episodes or no rig were found.
         FactError: The rig file is wrong.
-        EpisodeError, InputError: Episodes that cannot be judged with this rig at all (sizes, ranges, missing
-            streams), labels that match nothing; names file and key.
+        EpisodeError, InputError: The episodes cannot be compared with this rig (frame sizes, value ranges, missing
+            streams), or labels match nothing. The message states file and key.
     """
     known = _rig_of(path, rig)
     refs = list_episodes(path, layout)
@@ -126,10 +127,10 @@ def _rig_of(path: str | Path, rig: Rig | str | Path | None) -> Rig:
         return load_rig(rig)
     place = Path(str(path).partition("#")[0])
     if not place.exists():
-        raise FileNotFoundError(f"{place}: no such file or folder; needed recorded episodes or a calibration session")
+        raise FileNotFoundError(f"{place}: no such file or folder. Give recorded episodes or a calibration session")
     beside = (place if place.is_dir() else place.parent) / "rig.toml"
     if not beside.is_file():
         raise FileNotFoundError(
-            f"{beside}: no such file. Verifying needs a rig: put rig.toml beside the episodes, or name one with --rig"
+            f"{beside}: no such file. `verify` needs a rig: put rig.toml beside the episodes, or choose one with --rig"
         )
     return load_rig(beside)

@@ -85,12 +85,12 @@ def test_named_frames_are_taken_as_named(recorded: tuple[Path, Rig], tmp_path: P
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"columns": None}, "an episode needs columns, which columns of qpos are the joints"),
-        ({"columns": [0, 1]}, "columns names 2 joints; arm nova2 has 6"),
-        ({"columns": [9, 10, 11, 12, 13, 14]}, "qpos has 14 columns; session.toml's columns name 14"),
-        ({"frames": [999]}, "names frame 999, but the episode has 87 frames"),
-        ({"camera": "elsewhere"}, "has no camera 'elsewhere'; it has left_wrist"),
-        ({"poses_file": "poses.csv"}, "an episode brings images and poses"),
+        ({"columns": None}, "an episode needs its joints. Add columns"),
+        ({"columns": [0, 1]}, "columns has 2 joints; arm nova2 has 6"),
+        ({"columns": [9, 10, 11, 12, 13, 14]}, "columns must be below 14.*got 14"),
+        ({"frames": [999]}, "frames must be below 87.*got 999"),
+        ({"camera": "elsewhere"}, "has no camera 'elsewhere'.*left_wrist"),
+        ({"poses_file": "poses.csv"}, "an episode contains images and poses"),
         ({"poses": {"of": "tool"}}, r"\[poses\] with of = \"joints\""),
         ({"columns": [6, 7, 8, 9, 10, 11], "frames": [5]}, "at least 3 usable views, better 15; got 1"),
     ],
@@ -103,5 +103,5 @@ def test_a_wrong_episode_session_is_one_sentence(
 
 
 def test_intrinsics_are_not_taken_from_frames_the_recorder_changed(recorded: tuple[Path, Rig], tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="K belongs to the raw frame"):
+    with pytest.raises(ValueError, match="intrinsics need raw frames"):
         calibrate_intrinsics_of(write(tmp_path / "s", recorded[0]), recorded[1], model="pinhole", compare=False)

@@ -188,7 +188,7 @@ def test_json_holds_every_check(recorded: dict[str, Path]) -> None:
 
 
 def test_a_folder_without_a_rig_or_episodes_says_what_is_needed(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"rig\.toml.*name one with --rig"):
+    with pytest.raises(FileNotFoundError, match=r"rig\.toml.*choose one with --rig"):
         verify_episodes(tmp_path)
     with pytest.raises(FileNotFoundError, match=r"no \.hdf5 or \.h5 file found"):
         verify_episodes(tmp_path, load_rig("cell"))
@@ -197,11 +197,11 @@ def test_a_folder_without_a_rig_or_episodes_says_what_is_needed(tmp_path: Path) 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("episode,frame\n", "line 1 lacks the column 'camera'"),
-        ("episode,frame,camera,sensor,u0,v0,u1,v1\na,1,c,s,1,2,x,4\n", "line 2: frame and u0"),
+        ("episode,frame\n", "line 1 must have the columns .*Add 'camera'"),
+        ("episode,frame,camera,sensor,u0,v0,u1,v1\na,1,c,s,1,2,x,4\n", "line 2: frame, u0"),
         ("episode,frame,camera,sensor,u0,v0,u1,v1\na,1,c,s,1,2,0,4\n", "line 2: a box needs"),
         ("episode,frame,camera,sensor,u0,v0,u1,v1\na,1,c,s,1,2,3,4\na,1,c,s,1,2,3,4\n", "line 3: frame 1 .* two"),
-        ("episode,frame,camera,sensor,u0,v0,u1,v1\n", "no box in it"),
+        ("episode,frame,camera,sensor,u0,v0,u1,v1\n", "no boxes"),
     ],
 )
 def test_a_wrong_label_file_is_refused_by_line(tmp_path: Path, text: str, message: str) -> None:
@@ -305,7 +305,7 @@ def test_the_one_change_that_explains_the_boxes_is_named_with_its_value(recorded
     assert place == pytest.approx(right.cameras["left_wrist"].translation_m, abs=0.001)
     found = verify_episodes(folder, changed(folder, turn), progress=False)
     said = found.check("one-change/left_wrist/tactile1").advice
-    named = re.search(r"One change would do: cameras\.left_wrist: quat_wxyz = \[(.+?)\], turned 5\.0 deg", said)
+    named = re.search(r"changes would suffice: cameras\.left_wrist: quat_wxyz = \[(.+?)\], turned 5\.0 deg", said)
     assert named
     quat = [float(value) for value in named[1].split(",")]
     assert np.abs(np.dot(quat, right.cameras["left_wrist"].quat_wxyz)) == pytest.approx(1, abs=1e-5)
@@ -331,7 +331,7 @@ def test_a_wrong_stroke_is_no_matter_of_the_camera_or_the_sensors_place(recorded
 
     found = verify_episodes(recorded["measured"], changed(recorded["measured"], stroke), progress=False)
     check = found.check("one-change/left_wrist/tactile1")
-    assert check.measured == "none" and "calibrate finger" in check.advice
+    assert check.measured == "no single change" and "calibrate finger" in check.advice
 
 
 def test_boxes_stand_where_the_joints_were_when_the_frame_was_exposed(
