@@ -1,4 +1,4 @@
-"""The alignment loss and its temperature from a config."""
+"""Construction of the alignment loss and its temperature from a config."""
 
 from tactile_align.config.hsa import HSAConfig
 from tactile_align.losses.hsa import HSALoss, LossOptions
@@ -7,7 +7,7 @@ from tactile_align.losses.temperature import Temperature
 
 
 def loss_of(config: HSAConfig, gather: bool = False) -> HSALoss | MSELoss:
-    """Return the loss of a config; explicit hard negatives join the in-batch negatives."""
+    """Return the loss that a config describes. Explicit hard negatives are added to the in-batch negatives."""
     if config.kind == "mse":
         return MSELoss(gather)
     options = LossOptions(config.symmetric, config.hardness, config.hardest, config.chunk)
@@ -15,7 +15,7 @@ def loss_of(config: HSAConfig, gather: bool = False) -> HSALoss | MSELoss:
 
 
 def temperature_of(config: HSAConfig) -> Temperature:
-    """Return the temperature of a config."""
+    """Return the temperature module that a config describes."""
     return Temperature(
         config.temperature,
         config.learn_temperature,
