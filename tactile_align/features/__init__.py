@@ -1,1 +1,1 @@
-"""Vision transformers as token grids, and how the tokens of a region become one vector."""
+"""Image encoders that return token grids, and poolings that turn the tokens of an image region into one vector."""

@@ -1,4 +1,8 @@
-"""Image encoders: any open_clip image tower by name, with weights from a tag, from a file, or random."""
+"""Image encoders: any open_clip image tower, selected by model name.
+
+The weights are loaded by tag (open_clip's name of a set of pretrained weights), loaded from a checkpoint file, or
+random.
+"""
 
 import difflib
 import logging
@@ -23,14 +27,15 @@ from tactile_align.geometry.images import ImageMap
 
 
 class ConvStem(nn.Sequential):
-    """Stride-2 convolutions in place of the single patch projection, ending on the same token grid.
+    """Convolutional stem: stride-2 convolutions that replace the patch projection and give the same token grid.
 
-    Small transformers trained from scratch rise above chance much sooner with it ("Early Convolutions Help
-    Transformers See Better", arXiv 2106.14881). Group normalisation keeps a row independent of its batch.
+    Small transformers that are trained from scratch rise above chance much sooner with this stem ("Early Convolutions
+    Help Transformers See Better", arXiv 2106.14881). With group normalisation, the result for an image does not depend
+    on the other images of the batch.
 
     Args:
-        width: Channels of a token.
-        patch: Patch side, px; a power of two.
+        width: Number of channels of a token.
+        patch: Side of a patch, px; a power of two.
 
     Raises:
         InputError: `patch` is not a power of two.
@@ -39,7 +44,7 @@ class ConvStem(nn.Sequential):
     def __init__(self, width: int, patch: int) -> None:
         steps = round(math.log2(patch))
         if patch < 2 or 2**steps != patch:
-            raise InputError(f"stem = 'conv' needs a patch of 2, 4, 8... px; got {patch}. Take stem = 'patch'")
+            raise InputError(f"stem = 'conv' needs a patch of 2, 4, 8... px; got {patch}. Use stem = 'patch'")
         layers: list[nn.Module] = []
         channels = 3
         for step in range(steps):
@@ -51,15 +56,15 @@ class ConvStem(nn.Sequential):
         super().__init__(*layers, nn.Conv2d(channels, width, 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return (B, width, H / patch, W / patch) of images (B, 3, H, W)."""
+        """Return the tokens (B, width, H / patch, W / patch) of images (B, 3, H, W)."""
         return super().forward(x)
 
 
 class Adapters(nn.Sequential):
-    """`depth` residual adapters: x + scale * net(norm(x)), token by token.
+    """Sequence of `depth` residual adapters, each of which computes x + scale * net(norm(x)) for every token x.
 
     Args:
-        width: D of the tokens.
+        width: D, the length of a token.
         config: Sizes of the adapters.
     """
 
@@ -68,7 +73,7 @@ class Adapters(nn.Sequential):
 
 
 class Adapter(nn.Module):
-    """One residual adapter on tokens (..., D)."""
+    """Residual adapter for tokens of shape (..., D)."""
 
     def __init__(self, width: int, config: AdapterConfig) -> None:
         super().__init__()
@@ -82,20 +87,20 @@ class Adapter(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return (..., D) of tokens (..., D)."""
+        """Return the changed tokens (..., D) of tokens (..., D)."""
         changed: Tensor = x + self.scale * self.net(x)
         return changed
 
 
 class Encoder(nn.Module):
-    """An image tower that returns its patch tokens as a grid over the image; built by `load_encoder`.
+    """Image encoder that returns its patch tokens as a grid over the image. Build it with `load_encoder`.
 
     Attributes:
-        name: Name of the model and source of its weights, "ViT-B-16 (openai)" or "ViT-demo (SCRATCH)".
-        scratch: Whether the weights are random.
-        input_size: (width, height) of the images that `tokens` takes, px.
-        grid: (rows, columns) of tokens.
-        width: D, the length of a token; the features of several layers are concatenated.
+        name: Name of the model and the source of its weights, such as "ViT-B-16 (openai)" or "ViT-demo (SCRATCH)".
+        scratch: Whether the initial weights are random.
+        input_size: (width, height) of the images that `tokens` accepts, px.
+        grid: (rows, columns) of the token grid.
+        width: D, the length of a token. If several layers are used, D is the sum over the layers.
     """
 
     mean: Tensor
@@ -125,33 +130,34 @@ class Encoder(nn.Module):
         self.train()
 
     def input_map(self, width: int, height: int) -> ImageMap:
-        """Return the map from a width x height image to this encoder's input, which maps boxes as well."""
+        """Return the map from a width x height image (px) to this encoder's input. The map also transforms boxes."""
         whole = ImageMap.identity(width, height)
         if self.config.fit == "letterbox":
             return whole.letterbox(*self.input_size)
         return whole.resize(*self.input_size)
 
     def tokens(self, images: Tensor) -> Tensor:
-        """Return the token grid of the chosen blocks, each after the final norm of the tower.
+        """Return the token grid of the configured blocks, after the final layer norm of the encoder.
 
-        CoCa's towers have that norm behind an attention pooling of another width: their tokens get a layer norm
-        without weights.
+        In CoCa models the final layer norm follows an attention pooling of another width, so it does not fit the
+        tokens. Their tokens are normalised by a layer norm without weights.
 
         Args:
             images: (B, H, W, 3) uint8 RGB of exactly `input_size`.
 
         Returns:
-            (B, rows, columns, D) float32.
+            (B, rows, columns, D) float32 tokens.
 
         Raises:
-            ValueError: Another dtype or size; images must pass through `input_map` first and stay uint8.
+            ValueError: The images have another dtype or size. Apply `input_map` to the images first, and keep them
+                uint8.
         """
         width, height = self.input_size
         if images.dtype != torch.uint8 or images.ndim != 4 or tuple(images.shape[1:]) != (height, width, 3):
             raise ValueError(
-                f"{self.name} takes uint8 RGB images of shape (B, {height}, {width}, 3); got {images.dtype} "
-                f"{tuple(images.shape)}. Pass them through Encoder.input_map(width, height).apply_to_image; the "
-                f"encoder subtracts its mean and divides by its std"
+                f"{self.name} expects uint8 RGB images of shape (B, {height}, {width}, 3); got {images.dtype} "
+                f"{tuple(images.shape)}. Apply Encoder.input_map(width, height).apply_to_image first; the "
+                f"encoder itself subtracts the mean and divides by the standard deviation"
             )
         x = images.permute(0, 3, 1, 2).to(self.mean.dtype) / 255.0
         learns = self.config.tune in ("full", "last")
@@ -160,7 +166,7 @@ class Encoder(nn.Module):
         return tokens if self.adapters is None else self.adapters(tokens)
 
     def train(self, mode: bool = True) -> "Encoder":
-        """Switch dropout on or off; it stays off in a tower that does not learn."""
+        """Switch training mode on or off, and return the encoder. A frozen tower keeps its dropout off."""
         super().train(mode)
         if self.config.tune in ("adapters", "frozen"):
             self.visual.eval()
@@ -180,12 +186,15 @@ class Encoder(nn.Module):
         return features.float() if bf16 else features
 
     def _require_whole_patches(self, patch: int) -> None:
-        """Refuse a size whose last pixels belong to no token, which would shift all tokens from their place."""
+        """Check that width and height are multiples of the patch size.
+
+        Otherwise the last pixels belong to no token, and all tokens would be assigned to wrong image positions.
+        """
         if any(side % patch for side in self.input_size):
             near = tuple(max(round(side / patch), 1) * patch for side in self.input_size)
             raise InputError(
-                f"{self.name} needs an image_size of whole patches of {patch} px; got {self.input_size}. "
-                f"Take {near}, or leave image_size out for the model's own"
+                f"{self.name} needs an image_size in multiples of its {patch} px patches; got {self.input_size}. "
+                f"Use {near}, or omit image_size to use the model's own size"
             )
 
     def _layers(self) -> list[int]:
@@ -197,12 +206,12 @@ class Encoder(nn.Module):
         count = len(blocks)
         if any(not -count <= layer < count for layer in layers):
             raise InputError(
-                f"{self.name} has {count} blocks, so layers must lie in {-count}..{count - 1}; got {layers}"
+                f"{self.name} has {count} blocks, so layers must be from {-count} to {count - 1}; got {layers}"
             )
         return [layer % count for layer in layers]
 
     def _thaw(self) -> None:
-        """Make those weights learn on which the tokens depend: none behind the last block that is used."""
+        """Make the weights trainable on which the tokens depend. Layers after the last used block stay frozen."""
         trunk, blocks = getattr(self.visual, "trunk", None), list(_blocks(self.visual) or ())
         used, last_blocks = blocks[: max(self._take) + 1], self.config.last_blocks
         if self.config.tune == "full":
@@ -217,8 +226,8 @@ class Encoder(nn.Module):
             return
         if last_blocks > len(used):
             raise InputError(
-                f"{self.name}: tune = 'last' with last_blocks = {last_blocks} needs as many transformer blocks; there "
-                f"are {len(used)} before the tokens are taken"
+                f"{self.name}: tune = 'last' trains last_blocks = {last_blocks} blocks, but only {len(used)} "
+                f"transformer blocks are used. Reduce last_blocks"
             )
         norm = getattr(self.visual, "ln_post", None) or getattr(trunk, "norm", None)
         for part in (*used[-last_blocks:], *([norm] if norm is not None and self._norm_fits else [])):
@@ -226,21 +235,21 @@ class Encoder(nn.Module):
 
 
 def _norm_fits(visual: Any) -> bool:
-    """Return whether the tower's final norm fits tokens; it does not behind an attention pooling of another width."""
+    """Return whether the final layer norm fits the tokens. After an attention pooling of another width it does not."""
     norm, stem = getattr(visual, "ln_post", None), getattr(visual, "conv1", None)
     width = getattr(stem, "out_channels", None)
     return not (isinstance(norm, nn.LayerNorm) and width is not None and tuple(norm.normalized_shape) != (width,))
 
 
 def _blocks(visual: Any) -> nn.ModuleList | None:
-    """Return the transformer blocks of an open_clip or timm tower, in order; None for other networks."""
+    """Return the transformer blocks of an open_clip or timm encoder, in order, or None for other networks."""
     transformer, trunk = getattr(visual, "transformer", None), getattr(visual, "trunk", None)
     blocks = getattr(trunk, "blocks", None) if transformer is None else getattr(transformer, "resblocks", None)
     return blocks if isinstance(blocks, nn.ModuleList | nn.Sequential) else None  # type: ignore[return-value]
 
 
 def _patch(visual: Any) -> int:
-    """Return the width of a token, px: of a timm tower, of open_clip's transformers, or of its residual networks."""
+    """Return the side of a token in the image, px. The encoder may be from timm, or a ResNet or ViT of open_clip."""
     trunk, patch = getattr(visual, "trunk", None), getattr(visual, "patch_size", None)
     if trunk is not None:
         return int(trunk.feature_info[-1]["reduction"])
@@ -249,12 +258,12 @@ def _patch(visual: Any) -> int:
 
 @dataclass(frozen=True)
 class Catalogue:
-    """The facts that open_clip has about the weights of a model.
+    """Information that open_clip has about the pretrained weights of one model.
 
     Attributes:
         model: Name of the model.
-        tags: Facts about each of its pretrained tags.
-        models: Names of all models.
+        tags: Information about each set of pretrained weights of the model, by its tag.
+        models: Names of all open_clip models.
     """
 
     model: str
@@ -262,13 +271,15 @@ class Catalogue:
     models: tuple[str, ...]
 
     def needs_quick_gelu(self, source: str | None) -> bool:
-        """Return whether a tag or file is known to hold weights trained with QuickGELU."""
+        """Return whether a tag or file is known to contain weights that were trained with QuickGELU."""
         return source is not None and bool(self.facts_of(source).get("quick_gelu"))
 
     def facts_of(self, source: str) -> dict[str, Any]:
-        """Return the facts about a tag, or about a file in the hub's cache, whose folder names a tag's repository.
+        """Return the information about a tag, or about a file in the cache of the Hugging Face hub.
 
-        Only the path is read, with the separators of either system: a checkpoint keeps it when the file is gone.
+        The folder of such a file contains the repository of its tag. Only the path is examined, not the file, because a
+        checkpoint stores the path and the file may be gone. Unix and Windows paths are accepted. The result is empty if
+        nothing is known.
         """
         if source in self.tags:
             return dict(self.tags[source])
@@ -280,7 +291,7 @@ class Catalogue:
         return {}
 
     def how_to_fetch(self, tag: str) -> str:
-        """Return advice on how to fetch a tag's weights on another machine and how to use the file."""
+        """Return instructions for downloading the weights of a tag on another machine, and for using the file."""
         facts = self.facts_of(tag)
         repository, file = _repository_and_file(facts)
         files = [file] if file else ["open_clip_model.safetensors", "open_clip_pytorch_model.bin"]
@@ -288,28 +299,28 @@ class Catalogue:
             [f"hf download {repository} {name}" for name in files] if repository else [f"curl -LO {facts['url']}"]
         )
         twin = self._quick_gelu_twin() if self.needs_quick_gelu(tag) else None
-        advice = f"{' || '.join(downloads)}; then give the file's path as `pretrained`"
-        return advice + (f" and '{twin}' as `model`" if twin else "")
+        advice = f"{' || '.join(downloads)}; then set `pretrained` to the file's path"
+        return advice + (f" and `model` to '{twin}'" if twin else "")
 
     def warn_of_quick_gelu(self, source: str, visual: nn.Module) -> None:
-        """Warn when a file may hold weights trained with QuickGELU and its tower runs with another activation."""
+        """Warn if a file may contain weights trained with QuickGELU, but the encoder uses another activation."""
         if self.facts_of(source) or not any(isinstance(part, nn.GELU) for part in visual.modules()):
             return
         tags = [tag for tag in self.tags if self.needs_quick_gelu(tag)]
         if tags:
             twin = self._quick_gelu_twin()
-            advice = f"take '{twin}' as `model`" if twin else "give that tag as `pretrained`, which runs them with it"
+            advice = f"set `model` to '{twin}'" if twin else "set `pretrained` to that tag, which selects QuickGELU"
             warnings.warn(
-                f"{source} does not state whether it was trained with QuickGELU, and {self.model} runs it without. If "
-                f"these are the weights of {', '.join(tags)}, {advice}",
+                f"{source} does not state whether its weights need QuickGELU, which {self.model} does not use. "
+                f"If the file contains the weights of {', '.join(tags)}, {advice}",
                 stacklevel=4,
             )
 
     def mean_and_std(self, visual: Any, source: str | None) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """Return the mean and standard deviation that normalise images.
+        """Return the RGB means and standard deviations that normalise images.
 
-        A checkpoint file does not state them, and SigLIP's differ from CLIP's: a file gets those on which all tags of
-        the model agree, if they do.
+        A checkpoint file does not contain these values, and they differ between models such as CLIP and SigLIP. For a
+        file, the values of the model's tags are used if all tags have the same values.
         """
         known = self.facts_of(source) if source is not None else {}
         tags = [known] if known else list(self.tags.values())
@@ -319,43 +330,43 @@ class Catalogue:
         return tuple(visual.image_mean), tuple(visual.image_std)
 
     def tag_or_path(self, pretrained: str) -> str:
-        """Return `pretrained` if it is a tag of the model or a file of tensors; raises as `load_encoder`."""
+        """Return `pretrained` if it is a tag of the model or a tensor file. Raises the errors of `load_encoder`."""
         if Path(pretrained).is_file():
             self._refuse_script(pretrained)
             return pretrained
         if Path(pretrained).suffix or len(Path(pretrained).parts) > 1:
-            raise FileNotFoundError(f"{pretrained}: no such checkpoint. Needed: an open_clip tag, a file, or 'scratch'")
+            raise FileNotFoundError(f"{pretrained}: no such checkpoint. Give an open_clip tag, a file, or 'scratch'")
         if pretrained not in self.tags:
             tags = list(self.tags)
             near = difflib.get_close_matches(pretrained, tags, n=4, cutoff=0.3) or tags[:6]
             raise InputError(
                 f"{self.model} has no pretrained tag '{pretrained}'. Similar tags: {', '.join(near) or 'none'}; "
-                f"or give a checkpoint file, or 'scratch' for random weights"
+                f"choose one of them, a checkpoint file, or 'scratch' for random weights"
             )
         return pretrained
 
     def _quick_gelu_twin(self) -> str | None:
-        """Return the name of the same model with QuickGELU; None where open_clip has no such model."""
+        """Return the name of the same model with QuickGELU. Return None if open_clip has no such model."""
         twin = f"{self.model}-quickgelu"
         return twin if twin in self.models else None
 
     def _refuse_script(self, path: str) -> None:
-        """Refuse a TorchScript archive, which is a program; OpenAI's files are such archives."""
+        """Check that a file is not a TorchScript archive, which contains a program. OpenAI publishes such archives."""
         if not zipfile.is_zipfile(path):
             return
         with zipfile.ZipFile(path) as archive:
             script = any(name.endswith("/constants.pkl") for name in archive.namelist())
         if script:
             openai = "openai" in self.tags
-            instead = f"For OpenAI's run: {self.how_to_fetch('openai')}" if openai else "Save its state dict alone"
+            instead = f"For OpenAI's weights, run: {self.how_to_fetch('openai')}" if openai else "Save its state dict"
             raise InputError(
-                f"{path}: needed a state dict of {self.model}, saved by torch.save or as safetensors; got a "
-                f"TorchScript archive, which runs code. {instead}"
+                f"{path}: expected a state dict of {self.model}, saved by torch.save or as safetensors; found a "
+                f"TorchScript archive, which can run code. {instead}"
             )
 
 
 def _repository_and_file(facts: Mapping[str, Any]) -> tuple[str, str]:
-    """Return repository and file of open_clip's owner/name/file; the file is "" where it has open_clip's usual name."""
+    """Return (repository, file) of weights on the hub. The file is "" if it has open_clip's default name."""
     repository, _, file = str(facts.get("hf_hub") or "").rpartition("/")
     return repository, file
 
@@ -374,30 +385,33 @@ def load_encoder(
     stem: Literal["patch", "conv"] = "patch",
     **options: Any,
 ) -> Encoder:
-    """Build an image encoder.
+    """Image encoder with the given model and weights.
 
     Args:
-        model: An open_clip model name ("ViT-B-16", "ViT-B-16-quickgelu", timm towers included), or "ViT-demo",
-            a small one for tests and the demo. A file of weights trained with QuickGELU, as OpenAI's were, needs the
-            "-quickgelu" model; a tag does not.
-        pretrained: An open_clip tag ("laion2b_s34b_b88k"), the path of a checkpoint file, or "scratch" for random
-            weights. There is no default, so that nobody gets a random encoder by accident.
-        image_size: (width, height) of its input, px; None keeps the model's own. Positional embeddings of
-            pretrained weights are interpolated.
-        fit: How an image gets that size: "stretch", or "letterbox" to keep the aspect.
-        stem: "conv" replaces the patch projection by a convolutional stem; for training from scratch only.
+        model: Name of an open_clip model (such as "ViT-B-16", "ViT-B-16-quickgelu", or a timm model), or "ViT-demo", a
+            small model for tests and the demo. If `pretrained` is a file whose weights were trained with QuickGELU (as
+            OpenAI's were), use the "-quickgelu" model. With a tag this is not needed.
+        pretrained: Initial weights: an open_clip tag (the name of a set of pretrained weights, such as
+            "laion2b_s34b_b88k"), the path of a checkpoint file, or "scratch" for random weights. There is no default,
+            so that nobody uses random weights by accident.
+        image_size: (width, height) of the input image, px. None: the size of the model. Positional embeddings of
+            pretrained weights are interpolated to this size.
+        fit: Method that resizes an image to the input size. "stretch": the aspect ratio may change. "letterbox": the
+            aspect ratio is kept.
+        stem: First layers. "patch": one patch projection. "conv": a convolutional stem, for training from scratch only.
         options: Other fields of `EncoderConfig`: layers, tune, last_blocks, adapters, checkpointing, precision.
 
     Raises:
-        InputError: Unknown model or tag (similar names are listed), a checkpoint that does not fit, or an image size
-            or stem that the tower does not support.
-        FileNotFoundError: `pretrained` looks like a path and the file does not exist.
-        ConnectionError: The weights of a tag could not be fetched; states how to fetch the file elsewhere.
-        MissingExtra: The text tower of the weights needs the library transformers.
+        InputError: The model or tag is unknown (the message lists similar names), the checkpoint does not fit the
+            model, or the model does not support the image size or stem.
+        FileNotFoundError: `pretrained` looks like a path, but the file does not exist.
+        ConnectionError: The weights of a tag could not be downloaded. The message states how to download the file on
+            another machine.
+        MissingExtra: The text encoder that belongs to the weights needs the package transformers.
 
     Warns:
-        UserWarning: Some weights of this model were trained with QuickGELU, and the file does not state whether it
-            holds them; a file in the cache of `hf download` does, by the name of its folder.
+        UserWarning: Some pretrained weights of this model were trained with QuickGELU, and the checkpoint file does not
+            state whether it contains these weights. (For a file in the cache of `hf download`, the folder name does.)
     """
     return encoder_of(
         EncoderConfig(model=model, pretrained=str(pretrained), image_size=image_size, fit=fit, stem=stem, **options)
@@ -405,16 +419,16 @@ def load_encoder(
 
 
 def encoder_of(config: EncoderConfig, fill: bool = True) -> Encoder:
-    """Build the encoder of a config; see `load_encoder`.
+    """Image encoder that a config describes; see `load_encoder`.
 
     Args:
-        config: The tower.
-        fill: Whether to load the pretrained weights; False when a checkpoint is loaded right after.
+        config: Options of the encoder.
+        fill: Whether to load the pretrained weights. Use False if a checkpoint is loaded afterwards.
     """
     _require_model(config.model)
     scratch = config.pretrained == SCRATCH
     if config.stem == "conv" and not scratch:
-        raise InputError("stem='conv' replaces pretrained weights of the patch projection; use it with 'scratch' only")
+        raise InputError("stem = 'conv' needs random weights; got pretrained weights. Set pretrained = 'scratch'")
     known = catalogue_of(config.model)
     source = None if scratch else known.tag_or_path(config.pretrained) if fill else config.pretrained
     _require_square_where_needed(config)
@@ -424,18 +438,18 @@ def encoder_of(config: EncoderConfig, fill: bool = True) -> Encoder:
     if config.stem == "conv":
         if not isinstance(visual, open_clip.transformer.VisionTransformer):
             raise InputError(
-                f"stem = 'conv' replaces the patch projection of open_clip's own vision transformers; {config.model} "
-                f"is a {type(visual).__name__}. Leave stem out, or take a model such as ViT-B-16"
+                f"stem = 'conv' needs one of open_clip's own vision transformers; {config.model} is a "
+                f"{type(visual).__name__}. Omit stem, or use a model such as ViT-B-16"
             )
         visual.conv1 = ConvStem(visual.conv1.out_channels, visual.conv1.stride[0])
     return Encoder(visual, *known.mean_and_std(visual, source), config)
 
 
 def input_size_of(model: str, image_size: tuple[int, int] | None) -> tuple[int, int]:
-    """Return (width, height) of a model's input, px, without building it.
+    """Return (width, height) of a model's input image, px, without building the model.
 
     Raises:
-        InputError: Unknown model; similar names are listed.
+        InputError: The model is unknown. The message lists similar names.
     """
     _require_model(model)
     if image_size is not None:
@@ -446,15 +460,18 @@ def input_size_of(model: str, image_size: tuple[int, int] | None) -> tuple[int, 
 
 
 def catalogue_of(model: str) -> Catalogue:
-    """Return open_clip's facts about the weights of a model."""
+    """Return the information that open_clip has about the pretrained weights of a model."""
     tags = {tag: open_clip.get_pretrained_cfg(model, tag) for tag in open_clip.list_pretrained_tags_by_model(model)}
     return Catalogue(model, tags, tuple(open_clip.list_models()))
 
 
 def _create(config: EncoderConfig, known: Catalogue, source: str | None, fill: bool) -> Any:
-    """Build the image tower that `source` fills; without `fill` it gets random weights, but runs as its tag states."""
+    """Return the image tower with the weights of `source`.
+
+    With `fill` = False the weights are random, but activation and normalisation are those of `source`.
+    """
     foreign = "hf_model_name" in open_clip.get_model_config(config.model).get("text_cfg", {})
-    # A text tower of Hugging Face fetches its config, which only a tower with weights needs.
+    # A text tower of Hugging Face downloads its config, which is needed only to load weights.
     text = {"text_cfg": _NO_TEXT} if (foreign if source is None else not fill) else {}
     facts = known.facts_of(source) if source is not None and not fill else {}
     size = config.image_size
@@ -464,29 +481,29 @@ def _create(config: EncoderConfig, known: Catalogue, source: str | None, fill: b
                 config.model,
                 pretrained=source if fill else None,
                 force_quick_gelu=known.needs_quick_gelu(source),
-                # Convolutional towers take a number, not a pair.
+                # Convolutional towers accept a number, not a pair.
                 force_image_size=size[0] if size and size[0] == size[1] else size and size[::-1],
                 force_preprocess_cfg={name: facts[name] for name in ("mean", "std") if name in facts},
                 pretrained_text=False,
                 weights_only=True,
                 **text,
             )
-    except Exception as error:  # a damaged file can raise anything; without a file, an exception is a bug
+    except Exception as error:  # a damaged file can raise any exception; without a file, an exception is a bug
         if source is None or not fill or isinstance(error, OSError):
             raise
         if "Failed to download" in str(error):
             raise ConnectionError(
-                f"the weights '{source}' of {config.model} could not be fetched. On a machine with network access "
+                f"the weights '{source}' of {config.model} could not be downloaded. On a machine with network access "
                 f"run: {known.how_to_fetch(source)}"
             ) from error
         if foreign and "transformers" in str(error):
             raise MissingExtra(
-                f"the weights of {config.model} come with a text tower of Hugging Face, which open_clip builds with "
-                f"transformers: pip install transformers, or take a model without one"
+                f"the weights of {config.model} include a text encoder that needs the package transformers. Install it "
+                f"with pip install transformers, or use another model"
             ) from error
         first = str(error).strip().splitlines()
         raise InputError(
-            f"{source} does not fit {config.model}: {first[0] if first else error!r}. Needed: a state dict of that "
+            f"{source} does not fit {config.model}: {first[0] if first else error!r}. Give a state dict of this "
             f"open_clip model, saved by torch.save or as safetensors"
         ) from error
     return clip.visual
@@ -494,9 +511,10 @@ def _create(config: EncoderConfig, known: Catalogue, source: str | None, fill: b
 
 @contextmanager
 def _quiet_open_clip() -> Iterator[None]:
-    """Keep open_clip from writing to the root logger; the name of a random encoder states SCRATCH already.
+    """Context in which open_clip does not write to the root logger.
 
-    logging.warning() would also install a handler where the root logger has none, hence the NullHandler.
+    Its warnings about random weights are not needed: the name of such an encoder contains SCRATCH. A NullHandler is
+    added because logging.warning() installs a handler if the root logger has none.
     """
     root, silent = logging.getLogger(), logging.NullHandler()
     package = str(Path(open_clip.__file__).parent)
@@ -514,7 +532,7 @@ def _quiet_open_clip() -> Iterator[None]:
 
 
 def _require_model(model: str) -> None:
-    """Register our models with open_clip, then refuse a name it does not know."""
+    """Register our models with open_clip, then check that open_clip knows the model."""
     if "ViT-demo" not in open_clip.list_models():
         with resources.as_file(resources.files("tactile_align.features") / "models") as folder:
             open_clip.add_model_config(folder)
@@ -528,6 +546,6 @@ def _require_square_where_needed(config: EncoderConfig) -> None:
     convolutional = isinstance(open_clip.get_model_config(config.model)["vision_cfg"].get("layers"), list)
     if convolutional and config.image_size is not None and len(set(config.image_size)) > 1:
         raise InputError(
-            f"{config.model} takes square images; got image_size = {config.image_size}. Give one side twice "
-            f"(fit = 'letterbox' keeps the aspect), or take a vision transformer"
+            f"{config.model} needs square images; got image_size = {config.image_size}. Use equal width and height "
+            f"(fit = 'letterbox' keeps the aspect ratio), or use a vision transformer"
         )

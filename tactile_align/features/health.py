@@ -1,28 +1,29 @@
-"""Health of a set of features: how many directions they span, how far apart they lie, whether they have collapsed."""
+"""Measures of the health of a set of features: effective rank, spread, isotropy, and whether the features collapsed."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 COLLAPSED_RANK = 2.0
-"""Features of a smaller effective rank lie on one line through the origin."""
+"""Limit of the effective rank. Features with a smaller rank lie on one line through the origin: they collapsed."""
 COLLAPSED_SPREAD = 0.03
-"""Unit features of a smaller spread lie in one point: their directions differ by less than about 2 degrees."""
+"""Limit of the spread. Features with a smaller spread collapsed to a point, within about 2 degrees."""
 
 
 def effective_rank(features: Tensor) -> Tensor:
-    """Effective rank of features, e^entropy of the normalised singular values of the unit features.
+    """Effective rank of features: e to the power of the entropy of the normalised singular values of the unit features.
 
-    The features are not centred: a point has rank 1, as has a line through the origin. In many dimensions the noise
-    around a point raises the rank above 2, so that only `spread` still shows the collapse; `collapsed` takes both.
+    The features are not centred. Features that lie in one point, or on one line through the origin, have rank 1. In
+    many dimensions, noise around a point raises the rank above 2, and only `spread` detects the collapse. `collapsed`
+    checks both.
 
     Args:
-        features: (N, D) features of any length; a row of zeros counts as no direction.
+        features: (N, D) features. Their norms do not matter; a row of zeros is ignored.
 
     Returns:
-        () float64, from 1 to min(N, D); nan where a feature is not finite.
+        () float64, from 1 to min(N, D); nan if a feature is non-finite.
 
-    Source: Roy and Vetterli, The effective rank, EUSIPCO 2007; on features of networks RankMe, arXiv 2210.02885.
+    Source: Roy and Vetterli, The effective rank, EUSIPCO 2007. Applied to network features in RankMe, arXiv 2210.02885.
     """
     unit = _unit(features)
     if not bool(torch.isfinite(unit).all()):
@@ -33,24 +34,24 @@ def effective_rank(features: Tensor) -> Tensor:
 
 
 def spread(features: Tensor) -> Tensor:
-    """Spread of features, the mean distance of the unit features from their mean.
+    """Spread of features: the mean distance of the unit features from their mean.
 
     Args:
-        features: (N, D) features of any length.
+        features: (N, D) features. Their norms do not matter.
 
     Returns:
-        () float64: 0 when all directions are alike, 1 when they cancel; nan where a feature is not finite.
+        () float64: 0 if all features have the same direction, 1 if their mean is zero; nan if a feature is non-finite.
     """
     unit = _unit(features)
     return (unit - unit.mean(dim=0)).norm(dim=-1).mean()
 
 
 def collapsed(rank: float, spread: float) -> bool:
-    """Whether features of this effective rank and spread have collapsed to a line or a point; nan counts as collapse.
+    """Whether features with this effective rank and spread collapsed to a line or a point. nan counts as collapsed.
 
     Args:
-        rank: As `effective_rank` returns it.
-        spread: As `spread` returns it.
+        rank: Effective rank, from `effective_rank`.
+        spread: Spread, from `spread`.
     """
     return not (rank >= COLLAPSED_RANK and spread >= COLLAPSED_SPREAD)
 
@@ -59,14 +60,14 @@ def eigenvalue_ratio(features: Tensor) -> Tensor:
     """Ratio of the median to the largest eigenvalue of the covariance of the unit features.
 
     Args:
-        features: (N, D) features of any length, N >= 2; of the eigenvalues the min(N - 1, D) that can differ from 0
-            count.
+        features: (N, D) features, N >= 2. Their norms do not matter. The median is taken over the min(N - 1, D) largest
+            eigenvalues, because the others are always 0.
 
     Returns:
-        () float64, from 0, a few directions only, to 1, round.
+        () float64, from 0 (the features vary in a few directions only) to 1 (equally in all directions).
 
     Raises:
-        ValueError: Fewer than two features, or one that is not finite.
+        ValueError: There are fewer than two features, or a feature is non-finite.
     """
     unit = _required(features)
     values = torch.linalg.svdvals(unit - unit.mean(dim=0)).square()[: min(len(unit) - 1, unit.shape[1])]
@@ -74,16 +75,17 @@ def eigenvalue_ratio(features: Tensor) -> Tensor:
 
 
 def partition_isotropy(features: Tensor) -> Tensor:
-    """Isotropy of features by the partition function Z(c) = sum_i e^(c . u_i) of the unit features u_i.
+    """Isotropy of features, from the partition function Z(c) = sum_i e^(c . u_i) of the unit features u_i.
 
     Args:
-        features: (N, D) features of any length, N >= 2.
+        features: (N, D) features, N >= 2. Their norms do not matter.
 
     Returns:
-        () float64: min over max of Z over the principal axes c, both ways; 1 round, e^-2 a point.
+        () float64: the smallest Z(c) divided by the largest Z(c), where c runs over the principal axes in both
+        directions. 1: the features are isotropic. e^-2: all features lie in one point.
 
     Raises:
-        ValueError: Fewer than two features, or one that is not finite.
+        ValueError: There are fewer than two features, or a feature is non-finite.
 
     Source: Mu and Viswanath, All-but-the-top, arXiv 1702.01417, section 2.2.
     """
@@ -101,7 +103,7 @@ def _required(features: Tensor) -> Tensor:
     unit = _unit(features)
     if unit.ndim != 2 or len(unit) < 2 or not bool(torch.isfinite(unit).all()):
         raise ValueError(
-            f"needed finite features of shape (N >= 2, D); got shape {tuple(features.shape)}, "
-            f"{int((~torch.isfinite(unit)).sum())} values not finite. Check the encoder"
+            f"expected finite features of shape (N >= 2, D); got shape {tuple(features.shape)} with "
+            f"{int((~torch.isfinite(unit)).sum())} non-finite values. Check the encoder"
         )
     return unit

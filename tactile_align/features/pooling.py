@@ -1,12 +1,12 @@
-"""Poolings of the tokens of a region to one vector.
+"""Poolings: layers that turn the tokens of an image region into one vector.
 
-| name | method | keeps the place on the pad |
+| name | method | keeps the position of the contact on the pad |
 |---|---|---|
-| grid | RoI-align on the box, flatten, one linear layer: the default | yes |
-| attention | learnt queries over the tokens in the box, positions relative to the box | yes, once learnt |
-| mean_block | one transformer block over all tokens, then the mean in the box | as far as the block encodes it |
-| mean | mean of the tokens weighted by the covered area: the original's | no |
-| gaussian | as mean, with the box blurred by the uncertainty of the calibration | no |
+| grid | the default: RoI-align on the box, flatten, one linear layer | yes |
+| attention | learnt queries attend to the tokens in the box, with positions relative to the box | yes, after training |
+| mean_block | one transformer block over all tokens, then the mean over the box | only if the block encodes it |
+| mean | mean of the tokens, weighted by the area that the box covers, as in the original implementation | no |
+| gaussian | as mean, with the box blurred according to the uncertainty of its position | no |
 """
 
 import math
@@ -23,7 +23,7 @@ from tactile_align.geometry.images import ImageMap
 from tactile_align.projection.tokens import token_weights
 
 SHARPEST_PX = 0.01
-"""Smallest standard deviation of the blur of a box; a smaller one would only cost float accuracy."""
+"""Smallest standard deviation of the blur of a box, px. A smaller value would only reduce numerical accuracy."""
 POOLINGS = get_args(Pooling)
 
 
@@ -31,17 +31,17 @@ def region_grid(tokens: Tensor, box: Tensor, input_size: tuple[int, int], size: 
     """Return a size x size grid of features sampled inside each box by RoI-align.
 
     Args:
-        tokens: (B, rows, columns, D).
-        box: (B, 4) in the encoder's input image, px.
-        input_size: (width, height) of that image, px.
-        size: Side of the grid.
+        tokens: (B, rows, columns, D) tokens.
+        box: (B, 4) boxes in the encoder's input image, px.
+        input_size: (width, height) of the input image, px.
+        size: Number of samples along each side of the grid.
 
     Returns:
-        (B, size, size, D).
+        (B, size, size, D) features.
     """
     width, height = input_size
     rows, columns = tokens.shape[1:3]
-    # Our pixel centres are whole numbers, those of roi_align are halves.
+    # In our convention pixel centres have integer coordinates; for roi_align they end in .5.
     in_tokens = (box + 0.5) * box.new_tensor([columns / width, rows / height] * 2)
     index = torch.arange(len(box), device=box.device, dtype=tokens.dtype)[:, None]
     boxes_of_batch = torch.cat([index, in_tokens.to(tokens.dtype)], dim=1)
@@ -50,20 +50,21 @@ def region_grid(tokens: Tensor, box: Tensor, input_size: tuple[int, int], size: 
 
 
 def blurred_weights(box: Tensor, input_size: tuple[int, int], grid: tuple[int, int], sigma: float | Tensor) -> Tensor:
-    """Return the expected share of each token's area that a box of uncertain place covers.
+    """Return the expected fraction of each token's area that a box covers, if the position of the box is uncertain.
 
-    The box is convolved with a Gaussian and averaged over each token, both exactly. For sigma -> 0 the result is that
-    of `token_weights`.
+    The box is convolved with a Gaussian and averaged over each token. Both are computed in closed form. For sigma -> 0
+    the result equals that of `token_weights`.
 
     Args:
-        box: (B, 4) in the encoder's input, px.
-        input_size: (width, height) of that image, px.
-        grid: (rows, columns) of tokens.
-        sigma: Standard deviation of the box's place along u and v, px: a number, or (B, 2) from the covariance
-            of the calibration, see `projection.uncertainty.pixel_sigma`. Values below SHARPEST_PX count as SHARPEST_PX.
+        box: (B, 4) boxes in the encoder's input image, px.
+        input_size: (width, height) of the input image, px.
+        grid: (rows, columns) of the token grid.
+        sigma: Standard deviation of the box's position along u and v, px. Either one number, or (B, 2) values that are
+            computed from the covariance of the calibration by `projection.uncertainty.pixel_sigma`. Values below
+            SHARPEST_PX are raised to SHARPEST_PX.
 
     Returns:
-        (B, rows, columns) in 0..1.
+        (B, rows, columns) fractions from 0 to 1.
     """
     spread = torch.as_tensor(sigma, dtype=box.dtype, device=box.device).expand(*box.shape[:-1], 2)
     spread = spread.clamp(min=SHARPEST_PX)
@@ -78,18 +79,18 @@ def blurred_weights(box: Tensor, input_size: tuple[int, int], grid: tuple[int, i
 
 
 def _primitive_of_cdf(x: Tensor) -> Tensor:
-    """Return the integral of the normal distribution function: x Phi(x) + phi(x)."""
+    """Return the integral of the cumulative normal distribution from -infinity to x, which is x Phi(x) + phi(x)."""
     return x * torch.special.ndtr(x) + torch.exp(-x * x / 2) / math.sqrt(2 * math.pi)
 
 
 class GridPooling(nn.Module):
-    """RoI-align on the box, flatten, one linear layer.
+    """Pooling by RoI-align on the box, flattening and one linear layer.
 
     Args:
-        width: D of the tokens.
+        width: D, the length of a token.
         out: Length of the feature.
-        size: Side of the sampling grid.
-        margin: Factor on the box's sides before sampling, a tolerance for calibration error.
+        size: Number of samples along each side of the sampling grid.
+        margin: Factor that enlarges the sides of the box before sampling, to tolerate calibration error.
     """
 
     def __init__(self, width: int, out: int, size: int = 4, margin: float = 1.5) -> None:
@@ -98,23 +99,24 @@ class GridPooling(nn.Module):
         self.project = nn.Linear(size * size * width, out)
 
     def forward(self, tokens: Tensor, box: Tensor, input_size: tuple[int, int]) -> Tensor:
-        """Return (B, out) of tokens (B, rows, columns, D) and boxes (B, 4), px of the encoder's input."""
+        """Return features (B, out) of tokens (B, rows, columns, D) and boxes (B, 4) in the input image, px."""
         features = region_grid(tokens, boxes.enlarge(box, self.margin), input_size, self.size)
         projected: Tensor = self.project(features.flatten(1))
         return projected
 
 
 class MeanPooling(nn.Module):
-    """Mean of the tokens weighted by the area the box covers, one linear layer.
+    """Pooling by the mean of the tokens, weighted by the area that the box covers, and one linear layer.
 
-    The form of the original and of DreamTacVLA. It loses the place of the contact on the pad; from scratch it learns
-    little beyond the gripper's opening.
+    The original implementation and DreamTacVLA use this pooling. The mean does not keep the position of the contact on
+    the pad. Trained from scratch, it learns little more than the opening of the gripper.
 
     Args:
-        width: D of the tokens.
+        width: D, the length of a token.
         out: Length of the feature.
-        block: Whether all tokens pass through a trainable transformer block first.
-        sigma_px: Standard deviation of the box's place, px; 0: the box is exact; "rig": a value for each box.
+        block: Whether all tokens first pass through a trainable transformer block.
+        sigma_px: Standard deviation of the box's position, px. 0: the box is exact. "rig": `forward` needs a value for
+            each box.
     """
 
     def __init__(self, width: int, out: int, block: bool = False, sigma_px: float | Literal["rig"] = 0.0) -> None:
@@ -124,18 +126,18 @@ class MeanPooling(nn.Module):
         self.project = nn.Linear(width, out)
 
     def forward(self, tokens: Tensor, box: Tensor, input_size: tuple[int, int], sigma: Tensor | None = None) -> Tensor:
-        """Return (B, out) of tokens (B, rows, columns, D) and boxes (B, 4), px of the encoder's input.
+        """Return features (B, out) of tokens (B, rows, columns, D) and boxes (B, 4) in the input image, px.
 
-        `sigma` (B, 2), px, is the standard deviation of each box along u and v, for sigma_px = "rig".
+        `sigma` (B, 2) is the standard deviation of each box's position along u and v, px; required if sigma_px = "rig".
 
         Raises:
-            ValueError: `sigma` without sigma_px = "rig", or the reverse.
+            ValueError: `sigma` is given without sigma_px = "rig", or is missing with sigma_px = "rig".
         """
         grid = (tokens.shape[1], tokens.shape[2])
         if (self.sigma_px == "rig") != (sigma is not None):
             raise ValueError(
-                f"sigma for each box goes with sigma_px = 'rig' only; got sigma_px = {self.sigma_px!r} and "
-                f"{'no sigma' if sigma is None else 'sigma'}. Pass the sigma of the batch's view, or leave it out"
+                f"expected sigma for each box exactly if sigma_px = 'rig'; got sigma_px = {self.sigma_px!r} and "
+                f"{'no sigma' if sigma is None else 'sigma'}. Pass the sigma of the batch's view, or omit it"
             )
         width = self.fixed_px if sigma is None else sigma
         if isinstance(width, Tensor) or width > 0:
@@ -151,14 +153,15 @@ class MeanPooling(nn.Module):
 
 
 class AttentionPooling(nn.Module):
-    """Attention of learnt queries on the tokens in the box, with their positions relative to the box.
+    """Pooling by learnt queries that attend to the tokens in the box and to their positions relative to the box.
 
     Args:
-        width: D of the tokens.
+        width: D, the length of a token.
         out: Length of the feature.
-        margin: Factor on the box's sides; the queries attend to the tokens that the enlarged box covers.
-        queries: Number of queries; their results are concatenated.
-        heads: Attention heads; must divide D.
+        margin: Factor that enlarges the sides of the box. The queries attend to the tokens that the enlarged box
+            covers.
+        queries: Number of queries. The results of the queries are concatenated.
+        heads: Number of attention heads. D must be divisible by this number.
     """
 
     def __init__(self, width: int, out: int, margin: float = 1.5, queries: int = 4, heads: int = 4) -> None:
@@ -171,11 +174,11 @@ class AttentionPooling(nn.Module):
         self.project = nn.Linear(queries * width, out)
 
     def forward(self, tokens: Tensor, box: Tensor, input_size: tuple[int, int]) -> Tensor:
-        """Return (B, out) of tokens (B, rows, columns, D) and boxes (B, 4), px of the encoder's input."""
+        """Return features (B, out) of tokens (B, rows, columns, D) and boxes (B, 4) in the input image, px."""
         grid = (tokens.shape[1], tokens.shape[2])
         wide = boxes.enlarge(box, self.margin)
         covered = token_weights(wide, ImageMap.identity(*input_size), grid).flatten(1)
-        # Partly covered tokens count by their share; a box that covers no token attends to all of them.
+        # Partly covered tokens are weighted by the covered fraction. If a box covers no token, all tokens are used.
         bias = torch.where(covered > 0, covered.clamp(min=1e-6).log(), -torch.inf)
         bias = torch.where((covered > 0).any(dim=1, keepdim=True), bias, torch.zeros_like(bias))
         place = self.position(_relative_places(box, input_size, grid).to(tokens.dtype))
@@ -188,7 +191,10 @@ class AttentionPooling(nn.Module):
 
 
 def _relative_places(box: Tensor, input_size: tuple[int, int], grid: tuple[int, int]) -> Tensor:
-    """Return (B, rows * columns, 10): places of token centres in the box, -1..1 inside, with sines and cosines."""
+    """Return (B, rows * columns, 10): positions of token centres relative to the box, with sines and cosines.
+
+    A position inside the box is from -1 to 1 along each axis.
+    """
     rows, columns = grid
     u = (torch.arange(columns, device=box.device, dtype=box.dtype) + 0.5) * input_size[0] / columns - 0.5
     v = (torch.arange(rows, device=box.device, dtype=box.dtype) + 0.5) * input_size[1] / rows - 0.5
@@ -201,14 +207,14 @@ def _relative_places(box: Tensor, input_size: tuple[int, int], grid: tuple[int, 
 
 
 class TouchAttention(nn.Module):
-    """Attention of learnt queries on all tokens of a touch: AttentionPooling with the whole image as the box."""
+    """Pooling by learnt queries that attend to all tokens of a touch, as AttentionPooling does in a box."""
 
     def __init__(self, width: int, out: int, queries: int = 4) -> None:
         super().__init__()
         self.pool = AttentionPooling(width, out, margin=1.0, queries=queries)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Return (B, out) of tokens (B, rows, columns, D)."""
+        """Return features (B, out) of tokens (B, rows, columns, D)."""
         size = (tokens.shape[2], tokens.shape[1])
         whole = tokens.new_tensor([-0.5, -0.5, size[0] - 0.5, size[1] - 0.5]).expand(len(tokens), 4)
         pooled: Tensor = self.pool(tokens, whole, size)
@@ -223,10 +229,10 @@ def _transformer_block(width: int) -> nn.TransformerEncoderLayer:
 def make_pooling(
     kind: Pooling, width: int, out: int, size: int = 4, margin: float = 1.5, sigma_px: float | Literal["rig"] = 4.0
 ) -> nn.Module:
-    """Return a pooling by name; the arguments are those of its class.
+    """Return the pooling with the given name. The other arguments are those of the pooling classes.
 
     Raises:
-        InputError: No such pooling.
+        InputError: The name is unknown.
     """
     if kind == "grid":
         return GridPooling(width, out, size, margin)

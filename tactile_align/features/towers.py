@@ -1,4 +1,7 @@
-"""The two towers: h_tau of touches, h_w of image regions, and the tokens for a policy."""
+"""Towers: the vision encoder and the touch encoder, with the layers that compute features and policy tokens.
+
+h_tau is the feature of a touch image; h_w is the feature of an image region.
+"""
 
 from typing import NamedTuple
 
@@ -15,18 +18,18 @@ POLICY_GRID = 4
 
 
 class Features(NamedTuple):
-    """Features of B images: `vector` (B, dim) for the loss, `tokens` (B, K, D) for a policy."""
+    """Features of B images: `vector` (B, dim) for the alignment loss, and K `tokens` (B, K, D) for a policy."""
 
     vector: Tensor
     tokens: Tensor
 
 
 class Towers(nn.Module):
-    """A vision and a touch encoder, separate or shared, and the layers from their tokens to features.
+    """Vision encoder and touch encoder, separate or shared, and the layers that compute features from their tokens.
 
     Args:
-        config: Their config.
-        fill: Whether to load pretrained weights, as for `encoder_of`.
+        config: Options of the encoders and of the pooling.
+        fill: Whether to load pretrained weights, as in `encoder_of`.
     """
 
     def __init__(self, config: FeatureConfig, fill: bool = True) -> None:
@@ -50,13 +53,13 @@ class Towers(nn.Module):
 
     @property
     def scratch(self) -> bool:
-        """Whether one of the two encoders started from random weights."""
+        """Whether at least one of the two encoders has random initial weights."""
         return self.vision.scratch or self.touch.scratch
 
     def of_touch(self, images: Tensor) -> Features:
-        """Return h_tau, all tokens pooled and projected, of touches (B, H, W, 3) uint8.
+        """Return the features of touch images (B, H, W, 3) uint8. `vector` is h_tau, computed from all tokens.
 
-        It is the only way a touch enters an encoder, in training and when acting.
+        This is the only way a touch image enters an encoder, in training and when acting.
         """
         tokens = self.touch.tokens(images)
         grid = F.adaptive_avg_pool2d(tokens.permute(0, 3, 1, 2), POLICY_GRID)
@@ -68,9 +71,9 @@ class Towers(nn.Module):
         return Features(self.touch_mlp(vector), grid.flatten(2).transpose(1, 2))
 
     def of_region(self, images: Tensor, box: Tensor, sigma: Tensor | None = None) -> Features:
-        """Return h_w of the boxes (B, 4), px, finite, in images (B, H, W, 3) uint8.
+        """Return the features of finite boxes (B, 4), px, in images (B, H, W, 3) uint8. `vector` is h_w.
 
-        `sigma` (B, 2), px, is the standard deviation of each box's place along u and v, for sigma_px = "rig".
+        `sigma` (B, 2) is the standard deviation of each box's position along u and v, px, for sigma_px = "rig".
         """
         tokens = self.vision.tokens(images)
         size = self.vision.input_size
@@ -80,9 +83,10 @@ class Towers(nn.Module):
         return Features(vector, around.flatten(1, 2))
 
     def of_boxes(self, images: Tensor, places: Tensor, sigma: Tensor | None = None) -> Tensor:
-        """Return (B, P, dim) region features of P boxes (B, P, 4), px, in each of B images; one pass of the encoder.
+        """Return the region features (B, P, dim) of P boxes in each of B images (B, H, W, 3) uint8.
 
-        `sigma` as in `of_region`; the boxes of one image share it.
+        `places` (B, P, 4), px, are the boxes. The encoder runs once. `sigma` is that of `of_region`, and applies to all
+        boxes of an image.
         """
         tokens = self.vision.tokens(images)
         return torch.stack([self._pooled(tokens, box.to(tokens.dtype), sigma) for box in places.unbind(1)], dim=1)
@@ -94,10 +98,10 @@ class Towers(nn.Module):
 
 
 class OpeningRegion(nn.Module):
-    """A replacement of h_w that is computed from the gripper's opening alone.
+    """Baseline that computes h_w, otherwise the feature of an image region, only from the opening of the gripper.
 
-    A touch depends on the thickness of the object, and so does the opening: the retrieval of this baseline is no
-    evidence that the image was used.
+    Both the touch and the opening depend on the thickness of the object. A retrieval score that this baseline reaches
+    is therefore no evidence that the image was used.
     """
 
     def __init__(self, dim: int, scale_m: float = 0.05) -> None:
@@ -106,7 +110,7 @@ class OpeningRegion(nn.Module):
         self.net = nn.Sequential(nn.Linear(2, 128), nn.GELU(), nn.Linear(128, 128), nn.GELU(), nn.Linear(128, dim))
 
     def forward(self, opening: Tensor) -> Tensor:
-        """Return (B, dim) of openings (B, 2), metres."""
+        """Return features (B, dim) of openings (B, 2), m."""
         vector: Tensor = self.net(opening / self.scale_m)
         return vector
 
@@ -116,7 +120,11 @@ def _mlp(dim: int) -> nn.Sequential:
 
 
 def place_boxes(box: Tensor, place: str, input_size: tuple[int, int]) -> Tensor:
-    """Return the boxes (B, 4), px, in which features are taken: as given, the whole image, or the farthest corner."""
+    """Return the boxes (B, 4), px, in which features are computed.
+
+    place = "box": the given boxes. "whole": the whole image. "elsewhere": boxes of the same size in the
+    farthest corner.
+    """
     if place == "box":
         return box
     border = box.new_tensor(input_size) - 0.5
@@ -132,16 +140,16 @@ DIRECTIONS = ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, -1), (1, -1), (-1, 
 
 
 def shifted_boxes(box: Tensor, count: int, input_size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """Return boxes moved by their own size, in the first `count` of eight directions that stay in the image.
+    """Return boxes that are shifted by their own size, in the first `count` of eight directions that stay in the image.
 
     Args:
-        box: (B, 4), px.
-        count: 1 to 8.
-        input_size: (width, height) of the image, px; the centre of a moved box must lie in it.
+        box: (B, 4) boxes, px.
+        count: Number of shifted boxes, 1 to 8.
+        input_size: (width, height) of the image, px. The centre of a shifted box must lie in the image.
 
     Returns:
-        (B, count, 4) boxes, different within an image, and (B, count) bool, which of them exist: near a border there
-        may be fewer than `count`. A missing one is the box itself.
+        (B, count, 4) boxes, px, which differ from each other within an image, and (B, count) bool: whether each box
+        exists. Near the image border fewer than `count` boxes may exist. A missing box equals the original box.
     """
     step = (box[:, 2:] - box[:, :2])[:, None] * box.new_tensor(DIRECTIONS)
     centre = ((box[:, :2] + box[:, 2:]) / 2)[:, None] + step

@@ -1,1 +1,1 @@
-"""The HSA contrastive loss, its negatives and its temperature."""
+"""HSA contrastive loss with its negatives, temperature and memory bank, and the MSE loss for debugging."""

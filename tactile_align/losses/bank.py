@@ -1,4 +1,7 @@
-"""A memory bank of past regions as further negatives, from a slowly following copy of the model (MoCo, 1911.05722)."""
+"""Memory bank: features of past image regions that serve as additional negatives (MoCo, arXiv 1911.05722).
+
+A copy of the model whose weights follow the model slowly computes the features.
+"""
 
 import copy
 
@@ -10,12 +13,15 @@ from tactile_align.losses.negatives import Facts
 
 
 class MemoryBank(nn.Module):
-    """The newest `size` region features and what is known of their moments; kept in checkpoints.
+    """Memory bank of the newest `size` region features and the facts of their moments. Checkpoints include the bank.
 
     Args:
-        size: How many are kept.
-        dim: Their length.
-        touch_dim: F of the touch descriptions; 0 where no same-touch rule is used.
+        size: Largest number of features.
+        dim: Length of a feature.
+        touch_dim: F, the length of a touch description. 0 if the same-touch rule is not used.
+
+    Raises:
+        InputError: `size` is below 1.
     """
 
     features: Tensor
@@ -27,7 +33,7 @@ class MemoryBank(nn.Module):
     def __init__(self, size: int, dim: int, touch_dim: int = 0) -> None:
         super().__init__()
         if size < 1:
-            raise InputError(f"a memory bank needs a size of at least 1; got {size}. Leave it out for none")
+            raise InputError(f"a memory bank needs a size of at least 1; got {size}. Omit the bank if none is wanted")
         self.size = size
         self.register_buffer("features", torch.zeros(size, dim))
         self.register_buffer("episode", torch.zeros(size, dtype=torch.int64))
@@ -40,14 +46,14 @@ class MemoryBank(nn.Module):
 
     @torch.no_grad()
     def add(self, features: Tensor, episode: Tensor, time: Tensor, valid: Tensor, touch: Tensor | None = None) -> None:
-        """Put the valid rows in, over the oldest ones; only moments in contact belong here.
+        """Add the valid rows to the bank; they replace the oldest rows.
 
         Args:
-            features: (B, dim) region features of the following copy.
-            episode: (B,) int64.
-            time: (B,) int64.
-            valid: (B,) bool.
-            touch: (B, touch_dim), where the bank keeps them.
+            features: (B, dim) region features from the slowly updated copy of the model.
+            episode: (B,) int64 index of each row's episode.
+            time: (B,) int64 frame number of each row in its episode.
+            valid: (B,) bool, which rows to add. Rows without contact must be False.
+            touch: (B, touch_dim) touch descriptions; required if touch_dim > 0.
         """
         rows = valid.nonzero().flatten()[-self.size :]
         where = (int(self.put) + torch.arange(len(rows), device=rows.device)) % self.size
@@ -58,34 +64,37 @@ class MemoryBank(nn.Module):
         self.put += len(rows)
 
     def facts(self) -> Facts:
-        """Return what is known of the kept moments, for `Negatives(bank=...)`."""
+        """Return the facts of the moments in the bank, for `Negatives(bank=...)`."""
         kept = len(self)
         touch = self.touch[:kept] if self.touch.shape[1] else None
         return Facts(self.episode[:kept], self.time[:kept], touch=touch)
 
     def kept(self) -> Tensor:
-        """Return (M, dim) kept features, for the loss's `bank`."""
+        """Return the M features in the bank (M, dim), for the argument `bank` of the loss."""
         return self.features[: len(self)].clone()
 
 
 class Following(nn.Module):
-    """A copy of a module whose weights follow it slowly and never receive gradient.
+    """Copy of a module whose weights follow the module slowly and receive no gradient.
 
     Args:
-        module: What is followed.
-        momentum: Share of the copy's own weights kept at each `follow`.
+        module: The module to copy and to follow.
+        momentum: Factor on the copy's weights in each update: copy = momentum * copy + (1 - momentum) * module.
+
+    Raises:
+        InputError: `momentum` is not in 0 <= momentum < 1.
     """
 
     def __init__(self, module: nn.Module, momentum: float = 0.99) -> None:
         super().__init__()
         if not 0 <= momentum < 1:
-            raise InputError(f"momentum must lie in 0 <= momentum < 1; got {momentum}")
+            raise InputError(f"momentum must be at least 0 and below 1; got {momentum}")
         self.momentum = momentum
         self.module = copy.deepcopy(module).requires_grad_(False)
 
     @torch.no_grad()
     def follow(self, module: nn.Module) -> None:
-        """Move the copy's weights towards the module's; buffers are taken over."""
+        """Move the weights of the copy towards those of the module. Buffers are copied unchanged."""
         for own, new in zip(self.module.parameters(), module.parameters(), strict=True):
             own.lerp_(new.detach().to(own.dtype), 1 - self.momentum)
         for kept, current in zip(self.module.buffers(), module.buffers(), strict=True):

@@ -1,4 +1,4 @@
-"""The alignment loss, its temperature and the rules for its negatives from a config."""
+"""Construction of the alignment loss, its temperature and the rules for its negatives from a config."""
 
 from dataclasses import replace
 
@@ -14,7 +14,7 @@ from tactile_align.losses.temperature import Temperature
 
 
 def loss_of(config: HSAConfig, gather: bool = False) -> HSALoss | MSELoss:
-    """Return the loss of a config; explicit hard negatives join the in-batch negatives."""
+    """Return the loss that a config describes. Explicit hard negatives are added to the in-batch negatives."""
     if config.kind == "mse":
         return MSELoss(gather)
     options = LossOptions(config.symmetric, config.hardness, config.hardest, config.chunk)
@@ -22,7 +22,7 @@ def loss_of(config: HSAConfig, gather: bool = False) -> HSALoss | MSELoss:
 
 
 def temperature_of(config: HSAConfig) -> Temperature:
-    """Return the temperature of a config."""
+    """Return the temperature module that a config describes."""
     return Temperature(
         config.temperature,
         config.learn_temperature,

@@ -1,4 +1,4 @@
-"""Candidates from all processes: one gather whose gradient is exact."""
+"""Collective operations of torch.distributed with exact gradients: gathers and sums over all ranks."""
 
 from typing import Any
 
@@ -8,16 +8,17 @@ from torch import Tensor
 
 
 def world() -> tuple[int, int]:
-    """Return (rank, number of processes); (0, 1) outside torch.distributed."""
+    """Return (rank, number of ranks); (0, 1) if torch.distributed is not initialised."""
     if dist.is_available() and dist.is_initialized():
         return dist.get_rank(), dist.get_world_size()
     return 0, 1
 
 
 def gather_rows(x: Tensor) -> Tensor:
-    """Return the rows of all ranks in the order of the ranks, (world * B, ...); equal shapes on all of them.
+    """Return the rows of all ranks, (ranks * B, ...), ordered by rank. `x` must have the same shape on all ranks.
 
-    The gradient that each rank's loss sends to its copy of a row is summed and returned to the row's owner.
+    Each rank holds a copy of every row. In the backward pass the gradients of all copies of a row are summed, and the
+    sum goes to the rank that owns the row.
     """
     if world()[1] == 1:
         return x
@@ -26,14 +27,14 @@ def gather_rows(x: Tensor) -> Tensor:
 
 
 def gather_facts(x: Tensor) -> Tensor:
-    """As `gather_rows`, for tensors without gradient of any dtype."""
+    """Return the rows of all ranks, as `gather_rows` does, without gradient and for any dtype."""
     if world()[1] == 1:
         return x
     return _all_rows(x.detach())
 
 
 def summed_over_ranks(x: Tensor) -> Tensor:
-    """Return the sum over ranks, without gradient."""
+    """Return the sum of `x` over all ranks, without gradient."""
     total = x.detach().clone()
     if world()[1] > 1:
         dist.all_reduce(total)
@@ -41,19 +42,20 @@ def summed_over_ranks(x: Tensor) -> Tensor:
 
 
 def sum_of_ranks(own: Tensor, total: Tensor, ranks: int) -> Tensor:
-    """Return the value of `total`, a sum over ranks, with the gradient of this rank's part `own` of it.
+    """Return a tensor with the value of `total`, a sum over ranks, and the gradient of `ranks` * `own`.
 
-    Each rank sends gradient for its own rows; averaged over the ranks, only `ranks` times that is the sum's.
+    `own` is this rank's part of the sum. DistributedDataParallel averages gradients over the ranks; the factor `ranks`
+    makes the average equal to the gradient of the sum.
     """
     own = own * ranks
     return own + (total - own).detach() if ranks > 1 else own
 
 
 def require_equal_rows(count: int, device: torch.device) -> None:
-    """Refuse ranks whose batches differ in length, on every rank, before a collective call would hang.
+    """Check that all ranks have the same number of rows, because a collective call would otherwise hang.
 
     Raises:
-        ValueError: They differ.
+        ValueError: The numbers of rows differ. All ranks raise the error.
     """
     rank, ranks = world()
     if ranks == 1:
@@ -63,8 +65,8 @@ def require_equal_rows(count: int, device: torch.device) -> None:
     dist.all_reduce(counts)
     if len(set(counts.tolist())) != 1:
         raise ValueError(
-            f"all ranks must bring equally many rows; they bring {counts.tolist()}. Keep rows without a box or "
-            f"contact in the batch and mark them with `valid`"
+            f"all ranks need the same number of rows; got {counts.tolist()}. Keep rows without a box or contact in "
+            f"the batch, and mark them as not `valid`"
         )
 
 
@@ -83,7 +85,7 @@ class _Gather(torch.autograd.Function):
 
 
 def _all_rows(x: Tensor) -> Tensor:
-    # Not every backend carries bool.
+    # Some backends cannot send bool.
     plain = x.to(torch.uint8) if x.dtype == torch.bool else x
     found = [torch.empty_like(plain, memory_format=torch.contiguous_format) for _ in range(dist.get_world_size())]
     dist.all_gather(found, plain.contiguous())

@@ -1,8 +1,8 @@
-"""HSA, the contrastive loss that pulls a touch to the image region where the sensor is.
+"""HSA: the contrastive loss that aligns the feature of a touch with the feature of the image region at the sensor.
 
-Hierarchical Spatial Alignment of DreamTacVLA (arXiv 2512.23864): tactile features are pulled to the tokens inside
-the sensor's box and pushed from negatives, which are other regions of the same image and other images. Read
-`hsa_loss`, `Direction.losses` and `contrast`, in this order; the checks of the arguments stand last.
+HSA is the Hierarchical Spatial Alignment of DreamTacVLA (arXiv 2512.23864). It makes touch features similar to the
+tokens inside the sensor's box, and dissimilar to negatives: other regions of the same image, and other images. Read
+`hsa_loss`, `Direction.losses` and `contrast`, in this order. The checks of the arguments are at the end of the file.
 """
 
 from collections.abc import Callable
@@ -31,17 +31,19 @@ Explicit = Literal["replace", "add"]
 
 @dataclass(frozen=True)
 class LossOptions:
-    """Which contrasts are made, which of a row's negatives count, and how much.
+    """Options of the contrastive loss: its directions, and the choice and weights of the negatives.
 
     Attributes:
-        symmetric: Average the touch-to-region and the region-to-touch direction; hard negatives and the bank enter
-            the first.
-        hardness: beta of arXiv 2010.04592: a negative weighs e^(beta s / kappa), on average 1. 0 weighs all alike.
-        hardest: Only this many most similar negatives of each row count; None: all.
-        chunk: Rows of a span; None chooses, and takes small batches at once. Memory only: the value does not change.
+        symmetric: Whether to average the loss of touches against regions and the loss of regions against touches. Hard
+            negatives and the bank are used only in the first.
+        hardness: beta of arXiv 2010.04592. A negative with cosine similarity s has weight e^(beta s / kappa), scaled so
+            that the mean weight is 1; kappa is the temperature. 0: all weights are equal.
+        hardest: Number of negatives of each row that are used, the most similar ones. None: all negatives.
+        chunk: Number of rows that are computed at a time. None: chosen automatically; small batches are computed at
+            once. It changes the memory use, not the loss.
 
     Raises:
-        InputError: A negative hardness, or fewer than 1 of `hardest` or `chunk`.
+        InputError: `hardness` is below 0, or `hardest` or `chunk` is below 1.
     """
 
     symmetric: bool = False
@@ -51,24 +53,24 @@ class LossOptions:
 
     def __post_init__(self) -> None:
         if not self.hardness >= 0:
-            raise InputError(f"hardness must be 0 or more; got {self.hardness}. Common values are 0.5 to 1")
+            raise InputError(f"hardness must be at least 0; got {self.hardness}. Common values are 0.5 to 1")
         if self.hardest is not None and self.hardest < 1:
             raise InputError(f"hardest must be at least 1, or None for all negatives; got {self.hardest}")
         if self.chunk is not None and self.chunk < 1:
-            raise InputError(f"chunk must be at least 1 row, or None to have it chosen; got {self.chunk}")
+            raise InputError(f"chunk must be at least 1 row, or None to choose it automatically; got {self.chunk}")
 
 
 PLAIN = LossOptions()
-"""One direction, all negatives alike: the original's loss."""
+"""Options of the loss of the original implementation: touches against regions, all negatives with equal weight."""
 
 
 class HSAStats(NamedTuple):
-    """What a loss value is to be read against; all scalars on the loss's device, over all ranks when gathered.
+    """Statistics that help to judge a loss value: scalars on the loss's device, over all ranks if gathered.
 
     Attributes:
         pairs: Number of valid rows.
-        negatives: Mean number of negatives of a valid row.
-        chance: Mean ln(1 + negatives of the row): the loss of features that know nothing.
+        negatives: Mean number of negatives of a valid row; with weighted negatives, the mean sum of weights.
+        chance: Chance level: mean over valid rows of ln(1 + number of negatives), the loss of uninformative features.
     """
 
     pairs: Tensor
@@ -94,34 +96,37 @@ def hsa_loss(
 ) -> Tensor | tuple[Tensor, HSAStats]:
     """Return -log( e^(h_tau.h_w/kappa) / (e^(h_tau.h_w/kappa) + sum over negatives of e^(h_tau.h_w_i/kappa)) ).
 
-    Features are brought to unit length first; similarities are computed in float32 (float64 inputs stay float64),
-    also under autocast. Large batches are worked through a span of rows at a time, so memory stays linear in B.
+    Features are first scaled to unit length. Similarities are computed in float32 (float64 inputs stay float64), also
+    under autocast. Large batches are computed a range of rows at a time, so that memory grows linearly with B.
 
     Args:
-        h_tau: (B, D) touch features, any length.
-        h_w: (B, D) region features, any length; row i belongs to touch i.
-        hard_negatives: (B, N, D) explicit negatives of each touch, or None.
-        negative: Which rows of the batch are negatives of which: (B, B) bool, or float weights >= 0 that multiply
-            the negative's exponential, or a rule evaluated by rows. The diagonal is ignored. None: every other row.
-            With a bank of M there are M more columns.
+        h_tau: (B, D) touch features. Their norms do not matter.
+        h_w: (B, D) region features. Their norms do not matter. Row i belongs to touch i.
+        hard_negatives: (B, N, D) explicit negatives of each touch. None: no explicit negatives.
+        negative: Which rows of the batch are negatives of each row. A (B, B) bool mask, (B, B) float weights >= 0 that
+            multiply the exponential of each negative, or a rule that computes these. The diagonal is ignored. With a
+            bank of M features there are M more columns. None: all other rows are negatives.
         temperature: kappa > 0.
-        reduction: "mean" over valid rows, "sum", or "none" for (B,) with zeros at invalid rows.
-        explicit: Whether hard negatives replace the in-batch negatives (as the original did) or join them.
-        options: Symmetry, weights of the negatives, rows of a span.
-        gather: Take the candidates from all ranks of torch.distributed; every rank gets the loss of the whole batch.
-            Gradients are to be AVERAGED over ranks, as DistributedDataParallel does; then they are exact.
-        valid: (B,) bool. Rows without a box or contact stay in the call and give and receive nothing. None: all.
-        stats: Also return HSAStats.
-        bank: (M, D) past region features, further candidates of every touch; they receive no gradient.
-        hard_valid: (B, N) bool, which of the hard negatives exist: another region may be out of sight at some moments.
-            The others count for nothing, whatever they hold. None: all.
+        reduction: "mean": mean over valid rows. "sum": sum over valid rows. "none": (B,) losses, 0 at invalid rows.
+        explicit: "replace": hard negatives replace the in-batch negatives, as in the original implementation. "add":
+            both are used.
+        options: Directions, choice and weights of the negatives, and the number of rows computed at a time.
+        gather: Whether to use candidates from all ranks of torch.distributed. Every rank then returns the loss of the
+            whole batch. The caller must AVERAGE gradients over ranks, as DistributedDataParallel does; the gradients
+            are then exact.
+        valid: (B,) bool. Invalid rows (without a box or contact) are not used, neither as rows nor as negatives, and
+            receive no gradient. None: all rows are valid.
+        stats: Whether to return HSAStats as well.
+        bank: (M, D) features of past regions, additional candidates for every touch. They receive no gradient.
+        hard_valid: (B, N) bool, which hard negatives exist; a region may be invisible at some moments. The others are
+            ignored, whatever values they contain. None: all exist.
 
     Returns:
-        The loss, or (loss, stats). Without any valid row it is a zero connected to the graph.
+        The loss, or (loss, stats). If no row is valid, the loss is a zero that is connected to the graph.
 
     Raises:
-        ValueError: Shapes that do not pair, an unknown `reduction` or `explicit`, a temperature <= 0, or a valid row
-            that has no negative at all.
+        ValueError: Shapes do not match, `reduction` or `explicit` is unknown, the temperature is <= 0, or a valid row
+            has no negative.
     """
     rank, ranks = world() if gather else (0, 1)
     in_batch = hard_negatives is None or explicit == "add"
@@ -176,8 +181,10 @@ def hsa_loss(
 
 
 def unit(h: Tensor, keep: Tensor | None = None) -> Tensor:
-    """Return unit vectors (..., D) in float32 or better; those not kept (...) are a constant, so neither gradient nor
-    nan leaves them."""
+    """Return unit vectors (..., D) in float32 or float64. Vectors where `keep` (...) is False become a constant.
+
+    The constant stops both the gradient and nan of these vectors.
+    """
     h = h if h.dtype == torch.float64 else h.float()
     if keep is not None and not bool(keep.all()):
         h = torch.where(keep[..., None], h, torch.ones_like(h))
@@ -186,16 +193,16 @@ def unit(h: Tensor, keep: Tensor | None = None) -> Tensor:
 
 @dataclass(frozen=True)
 class Direction:
-    """One direction of the contrast: touches against regions, or regions against touches.
+    """One direction of the contrastive loss: touches against regions, or regions against touches.
 
     Attributes:
-        weights: Weights (n, C), bool or float, of the candidates as negatives of rows first..last-1 among all ranks;
-            a new tensor at each call.
-        candidates: (C,) bool, valid candidates; None where explicit negatives replace them.
+        weights: Function (first, last) -> (n, C) weights, bool or float, of the candidates as negatives of rows first
+            to last - 1 among the rows of all ranks. It returns a new tensor at each call.
+        candidates: (C,) bool, which candidates are valid. None if explicit negatives replace them.
         exist: (B, N) bool, which explicit negatives exist.
-        keep: (B,) bool, valid rows of this rank.
-        first: Number of this rank's first row among all candidates.
-        options: Which negatives count, and how much.
+        keep: (B,) bool, which rows of this rank are valid.
+        first: Index of this rank's first row among the candidates of all ranks.
+        options: Choice and weights of the negatives.
     """
 
     weights: Callable[[int, int], Tensor]
@@ -206,7 +213,7 @@ class Direction:
     options: LossOptions
 
     def losses(self, start: int, stop: int, features: Features) -> tuple[Tensor, Tensor]:
-        """Return losses and summed negative weights (n,) of rows start..stop-1; zeros where a row is not valid."""
+        """Return losses (n,) and summed weights of negatives (n,) of rows start to stop - 1; 0 for invalid rows."""
         first, last = self.first + start, self.first + stop
         scaled = features.query / features.kappa
         if self.candidates is None:
@@ -228,9 +235,9 @@ class Direction:
         weights = self.weights(first, last)
         if weights.shape != (last - first, len(candidates)):
             raise ValueError(
-                f"a negative rule must return shape {(last - first, len(candidates))} for rows {first}..{last - 1}: "
-                f"one column for each row of the batch (of all ranks), then one for each row of the bank; got "
-                f"{tuple(weights.shape)}"
+                f"a negative rule must return shape {(last - first, len(candidates))} for rows {first} to {last - 1}; "
+                f"got {tuple(weights.shape)}. Return one column for each row of the batch (of all ranks), then one for "
+                f"each row of the bank"
             )
         if weights.dtype == torch.bool:
             return weights.logical_and_(candidates)
@@ -240,11 +247,13 @@ class Direction:
 def contrast(logits: Tensor, own: Tensor, negative: Tensor, options: LossOptions) -> tuple[Tensor, Tensor]:
     """Return -log(p / (p + sum of the weighted negatives)) and the summed weight of the negatives, each (n,).
 
+    p is the exponential of the logit of the row's positive.
+
     Args:
-        logits: (n, K) cosines over kappa of each row and all candidates; may be changed in place.
+        logits: (n, K) cosine similarities divided by kappa, of each row with all candidates; may be changed in place.
         own: (n, 1) column of each row's positive.
         negative: (n, K) bool or float weights of the candidates as negatives; changed in place at `own`.
-        options: Which negatives count, and how much.
+        options: Choice and weights of the negatives.
     """
     negative.scatter_(1, own, 0)
     if options.hardest is not None:
@@ -254,11 +263,11 @@ def contrast(logits: Tensor, own: Tensor, negative: Tensor, options: LossOptions
     count = negative.sum(dim=1).to(logits.dtype)
     if options.hardness:
         importance = options.hardness * logits
-        # A row without negatives gets harmless numbers here, so that no nan enters its gradient.
+        # A row without negatives gets finite numbers here, so that its gradient contains no nan.
         log_weight = negative.to(logits.dtype).log().masked_fill((count == 0)[:, None], 0)
         log_mean = torch.logsumexp(importance + log_weight, dim=1) - torch.logsumexp(log_weight, dim=1)
         logits = logits + (importance - log_mean[:, None]).scatter(1, own, 0.0)
-    # With the positive in its own column one logsumexp gives the whole denominator, and no row is ever empty.
+    # With the positive included, one logsumexp gives the whole denominator, and no row is empty.
     negative.scatter_(1, own, 1)
     if negative.dtype == torch.bool:
         logits = logits.masked_fill_(~negative, -torch.inf)
@@ -269,7 +278,7 @@ def contrast(logits: Tensor, own: Tensor, negative: Tensor, options: LossOptions
 
 
 class HSALoss(nn.Module):
-    """`hsa_loss` with its options kept; see there for shapes and errors."""
+    """Module that stores the options of `hsa_loss` and computes the loss. See `hsa_loss` for shapes and errors."""
 
     def __init__(
         self,
@@ -298,7 +307,7 @@ class HSALoss(nn.Module):
         bank: Tensor | None = None,
         hard_valid: Tensor | None = None,
     ) -> Tensor | tuple[Tensor, HSAStats]:
-        """Return the loss; `temperature` overrides the kept one, as a learnt temperature does."""
+        """Return the loss. If `temperature` is given, for example a learnt one, it replaces the stored temperature."""
         return hsa_loss(
             h_tau,
             h_w,
@@ -317,14 +326,14 @@ class HSALoss(nn.Module):
 
 
 def check_temperature(temperature: float | Tensor) -> None:
-    """Refuse what is not positive; a tensor of nan passes, as training names the rows behind a loss that is nan."""
+    """Check that the temperature is positive. A nan tensor passes, because training reports the rows of a nan loss."""
     good = not bool((temperature <= 0).any()) if isinstance(temperature, Tensor) else temperature > 0
     if not good:
         raise InputError(f"temperature must be positive; got {temperature}. Common values are 0.05 to 0.2")
 
 
 def check_choices(reduction: str, explicit: str) -> None:
-    """Refuse names that are not known; lists those that are."""
+    """Check that `reduction` and `explicit` are known options."""
     for name, value, known in (
         ("reduction", reduction, get_args(Reduction)),
         ("explicit", explicit, get_args(Explicit)),
@@ -334,7 +343,7 @@ def check_choices(reduction: str, explicit: str) -> None:
 
 
 def check_pairs(h_tau: Tensor, h_w: Tensor, valid: Tensor | None) -> None:
-    """Refuse features that do not pair and a `valid` of another shape or type."""
+    """Check the shapes of the features, and shape and dtype of `valid`."""
     if h_tau.ndim != 2 or h_tau.shape != h_w.shape:
         raise ValueError(f"h_tau and h_w must both have shape (B, D); got {tuple(h_tau.shape)} and {tuple(h_w.shape)}")
     batch = h_tau.shape[0]
@@ -351,7 +360,7 @@ def check_negatives(
     ranks: int,
     in_batch: bool,
 ) -> None:
-    """Refuse explicit negatives, masks and banks of another shape."""
+    """Check the shapes of explicit negatives, of the mask and of the bank, and that they can be used together."""
     batch, dim = h_tau.shape
     if hard is not None and (hard.ndim != 3 or hard.shape[0] != batch or hard.shape[2] != dim or hard.shape[1] < 1):
         raise ValueError(f"hard_negatives must have shape ({batch}, N >= 1, {dim}); got {tuple(hard.shape)}")
@@ -364,15 +373,15 @@ def check_negatives(
         raise ValueError(f"bank must have shape (M, {dim}); got {tuple(bank.shape)}")
     if bank is not None and not in_batch:
         raise InputError(
-            "explicit hard negatives that replace the in-batch negatives would replace the bank too; got both. Use "
-            "explicit='add', or leave the bank out"
+            "hard negatives with explicit='replace' also replace the bank, so expected only one of them; got both. Use "
+            "explicit='add', or omit the bank"
         )
     if not isinstance(negative, Tensor):
         return
     wanted = (batch, batch + (0 if bank is None else len(bank)))
     if ranks > 1:
         raise ValueError(
-            f"candidates of {ranks} ranks need a rule, which can be asked about any row; got a mask of shape "
+            f"with {ranks} ranks, `negative` must be a rule, which knows the rows of all ranks; got a mask of shape "
             f"{tuple(negative.shape)}. Pass Negatives(...) or None"
         )
     if negative.shape != wanted:
@@ -380,18 +389,21 @@ def check_negatives(
 
 
 def require_negatives(alone: Tensor, first: int, somewhere: bool) -> None:
-    """Refuse valid rows without any negative.
+    """Check that every valid row has a negative.
 
     Args:
-        alone: (B,) bool, such rows of this rank.
-        first: Number of the first row among the rows of all ranks.
-        somewhere: Whether such a row exists on any rank; then all ranks raise, so that none waits for another.
+        alone: (B,) bool, valid rows of this rank without any negative.
+        first: Index of this rank's first row among the rows of all ranks.
+        somewhere: Whether any rank has such a row. Then all ranks raise, because the others would otherwise wait.
+
+    Raises:
+        InputError: A valid row has no negative.
     """
     if not somewhere:
         return
     rows = (alone.nonzero().flatten() + first).tolist()
     which = f"rows {rows[:20]} are" if rows else "rows of another rank are"
     raise InputError(
-        f"{which} valid but have no negative, so their loss would say nothing. Needed: at least one "
-        f"negative for each valid row. Use a larger batch, draw it from more episodes, or relax the negative rules"
+        f"every valid row needs at least one negative; {which} valid but have no negative. "
+        f"Use a larger batch, draw batches from more episodes, or relax the negative rules"
     )

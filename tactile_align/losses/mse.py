@@ -1,4 +1,4 @@
-"""The simple alignment loss of the original's diagnosis: pull pairs together, push nothing apart."""
+"""MSE alignment loss without negatives, which the original implementation uses for debugging."""
 
 import torch
 from torch import Tensor, nn
@@ -8,15 +8,15 @@ from tactile_align.losses.hsa import HSAStats, check_pairs, unit
 
 
 class MSELoss(nn.Module):
-    """Mean squared distance of the unit vectors of each pair, |u - v|^2 = 2 - 2 cos, for finding out what is broken.
+    """Mean squared distance between the unit features u and v of each pair, |u - v|^2 = 2 - 2 cos, for debugging.
 
-    If even this does not fall, no gradient reaches the encoders. Falling proves little more: features that are all
-    alike reach zero, so it is no replacement for a contrastive loss. Takes what `HSALoss` takes; negatives and the
-    temperature have no part in it.
+    If even this loss does not decrease, no gradient reaches the encoders. A decreasing loss proves little more: it is
+    zero if all features are equal, so it does not replace a contrastive loss. `forward` accepts the arguments of
+    `HSALoss` and ignores the negatives and the temperature.
 
     Args:
-        gather: The mean is that of all ranks of torch.distributed, and gradients are to be averaged over them; as
-            `hsa_loss` does.
+        gather: Whether the mean is taken over all ranks of torch.distributed. The caller must then average gradients
+            over ranks, as for `hsa_loss`.
     """
 
     def __init__(self, gather: bool = False) -> None:
@@ -32,7 +32,7 @@ class MSELoss(nn.Module):
         stats: bool = False,
         **_: object,
     ) -> Tensor | tuple[Tensor, HSAStats]:
-        """Return the mean over valid rows of (B, D) features; `chance` is 2, that of unrelated directions."""
+        """Return the mean over valid rows of (B, D) features. `chance` is 2, the mean for unrelated features."""
         check_pairs(h_tau, h_w, valid)
         with torch.autocast(device_type=h_tau.device.type, enabled=False):
             keep = torch.ones(len(h_tau), dtype=torch.bool, device=h_tau.device) if valid is None else valid

@@ -1,4 +1,7 @@
-"""Which rows are negatives of which: rules on facts of each row, evaluated a span of rows at a time."""
+"""Rules that decide which rows of a batch are negatives of each other.
+
+The rules use facts about each row, such as its episode and time. They are evaluated for a range of rows at a time.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -18,20 +21,22 @@ PATTERN = 8
 
 
 class NegativeRule(Protocol):
-    """Anything that tells, a span of rows at a time, who is a negative of whom."""
+    """Interface of a rule that decides which candidates are negatives of which rows."""
 
     def rows(self, start: int, stop: int) -> Tensor:
-        """Return (stop - start, B + bank) bool or float, a new tensor: who is a negative of rows start..stop-1."""
+        """Return a new tensor (stop - start, B + bank), bool or float weights: the negatives of rows start to stop -
+        1."""
         ...
 
     def columns(self, start: int, stop: int) -> Tensor:
-        """Return (stop - start, B): of whom rows start..stop-1 are negatives; asked for by `symmetric` only."""
+        """Return (stop - start, B): the rows whose negatives rows start to stop - 1 are. Needed only for
+        `symmetric`."""
         ...
 
 
 @dataclass(frozen=True)
 class MaskRule:
-    """A (B, B + bank) tensor as a rule."""
+    """Rule that is given as a tensor `negative` (B, B + bank) for a batch of B rows."""
 
     negative: Tensor
     batch: int
@@ -47,13 +52,13 @@ class MaskRule:
 
 @dataclass(frozen=True)
 class Facts:
-    """What is known of each of M moments.
+    """Facts about each of M moments.
 
     Attributes:
-        episode: (M,) integer name of the episode.
-        time: (M,) frame number, or seconds when `min_gap` is in seconds.
-        contact: (M,) bool, or None when no rule asks.
-        touch: (M, F) any description of the touch, compared by cosine; or None when no rule asks.
+        episode: (M,) integer index of the episode.
+        time: (M,) frame number, or seconds if `min_gap` is in seconds.
+        contact: (M,) bool, whether the sensor is in contact. None if no rule uses it.
+        touch: (M, F) descriptions of the touches, compared by cosine similarity. None if no rule uses them.
     """
 
     episode: Tensor
@@ -64,17 +69,24 @@ class Facts:
 
 @dataclass(frozen=True)
 class Negatives:
-    """Every other moment, less those that rules take away. All rules are symmetric.
+    """Rule by which all other rows are negatives, except those that one of its parts excludes.
+
+    All parts are symmetric: if row i is excluded as a negative of row j, then row j is excluded as a negative of row i.
 
     Attributes:
-        episode: (B,) integer name of each row's episode.
-        time: (B,) frame number, or seconds when `min_gap` is in seconds.
-        min_gap: Rows of one episode closer than this are no negatives: they may show the same contact. The same moment
-            never is one.
-        contact: (B,) bool; rows without contact are nobody's negatives, as all their touches look alike.
+        episode: (B,) integer index of each row's episode.
+        time: (B,) frame number, or seconds if `min_gap` is in seconds.
+        min_gap: Smallest distance in time between two rows of one episode that are negatives of each other. Closer rows
+            may show the same contact. A moment is never a negative of itself, for any `min_gap`.
+        contact: (B,) bool, whether the sensor is in contact. Rows without contact are excluded, because their touch
+            images all look the same. None: no row is excluded.
         touch: (B, F) descriptions of the touches, see `touch_pattern` and `unlike`.
-        ceiling: Touches whose cosine is above this are no negatives: they feel the same, so the regions may swap.
-        bank: Facts of further candidates, which stand behind the batch's own columns.
+        ceiling: Largest cosine similarity of the touch descriptions of two rows that are negatives of each other. More
+            similar touches cannot be told apart, so their regions would be false negatives. None: no limit.
+        bank: Facts of the candidates in the memory bank. Their columns follow those of the batch.
+
+    Raises:
+        ValueError: A shape, a dtype or a limit is wrong.
     """
 
     episode: Tensor
@@ -92,7 +104,7 @@ class Negatives:
                 f"and {tuple(self.time.shape)}"
             )
         if not self.min_gap >= 0:
-            raise InputError(f"min_gap must be 0 or more; got {self.min_gap}")
+            raise InputError(f"min_gap must be at least 0; got {self.min_gap}")
         if self.contact is not None and (self.contact.shape != self.episode.shape or self.contact.dtype != torch.bool):
             raise ValueError(
                 f"contact must be bool of shape {tuple(self.episode.shape)}; got {self.contact.dtype} "
@@ -100,28 +112,31 @@ class Negatives:
             )
         if self.ceiling is not None and (self.touch is None or not -1 < self.ceiling < 1):
             raise ValueError(
-                f"a ceiling on how alike touches may be needs their descriptions as `touch` and a cosine between "
-                f"-1 and 1; got ceiling {self.ceiling} and touch {None if self.touch is None else 'given'}"
+                f"ceiling needs `touch` descriptions and a cosine similarity between -1 and 1; got "
+                f"ceiling = {self.ceiling} and touch {None if self.touch is None else 'given'}"
             )
         if self.touch is not None and (self.touch.ndim != 2 or len(self.touch) != len(self.episode)):
             raise ValueError(f"touch must have shape ({len(self.episode)}, F); got {tuple(self.touch.shape)}")
         for name in ("contact", "touch"):
             if self.bank is not None and (getattr(self, name) is None) != (getattr(self.bank, name) is None):
-                raise ValueError(f"batch and bank must both state `{name}`, or neither")
+                raise ValueError(f"`{name}` must be given for both the batch and the bank, or for neither")
 
     def rows(self, start: int, stop: int) -> Tensor:
-        """Return (stop - start, B + bank) bool: who is a negative of rows start..stop-1."""
+        """Return (stop - start, B + bank) bool: which candidates are negatives of rows start to stop - 1."""
         taken = self._same_row(start, stop)
         for rule in self._rules().values():
             taken |= rule(start, stop)
         return taken.logical_not_()
 
     def columns(self, start: int, stop: int) -> Tensor:
-        """Return (stop - start, B) bool: of whom rows start..stop-1 are negatives; rows of the bank have none."""
+        """Return (stop - start, B) bool: of which rows of the batch the rows start to stop - 1 are negatives."""
         return self.rows(start, stop)[:, : len(self.episode)]
 
     def excluded(self, first: int = 0, last: int | None = None) -> dict[str, Tensor]:
-        """Return how many pairs of rows first..last-1 each rule takes away, by its name; rules may share a pair."""
+        """Return the number of pairs that each part excludes for rows first to last - 1, by the name of the part.
+
+        A pair that several parts exclude is counted for each of them.
+        """
         rules = self._rules()
         counts = {name: torch.zeros((), dtype=torch.int64, device=self.episode.device) for name in rules}
         end = len(self.episode) if last is None else last
@@ -133,14 +148,14 @@ class Negatives:
         return counts
 
     def gathered(self) -> "Negatives":
-        """Return the same rules over the rows of all ranks."""
+        """Return the same rule for the rows of all ranks."""
         contact, touch = (None if facts is None else gather_facts(facts) for facts in (self.contact, self.touch))
         episode, time = gather_facts(self.episode), gather_facts(self.time)
         return replace(self, episode=episode, time=time, contact=contact, touch=touch)
 
     @cached_property
     def _all(self) -> Facts:
-        """Facts of the batch and the bank, touches as unit vectors."""
+        """Facts of the batch followed by those of the bank, with touch descriptions as unit vectors."""
         parts = [Facts(self.episode, self.time, self.contact, None if self.ceiling is None else self.touch)]
         if self.bank is not None:
             parts.append(self.bank)
@@ -154,7 +169,7 @@ class Negatives:
         )
 
     def _rules(self) -> dict[str, Callable[[int, int], Tensor]]:
-        """Return the rules in use by name: who is no negative of rows start..stop-1."""
+        """Return the parts in use by name. Each returns which candidates it excludes for rows start to stop - 1."""
         rules: dict[str, Callable[[int, int], Tensor]] = {"time_gap": self._too_close}
         if self.contact is not None:
             rules["no_contact"] = self._without_contact
@@ -165,7 +180,7 @@ class Negatives:
     def _too_close(self, start: int, stop: int) -> Tensor:
         every = self._all
         apart = (self.time[start:stop, None] - every.time[None, :]).abs_()
-        # A moment that was drawn twice, or lies in the bank, is the same one whatever the gap.
+        # A moment may occur twice in the batch, or also in the bank: exclude it for any gap.
         near = (apart < self.min_gap) | (apart == 0)
         return near.logical_and_(self.episode[start:stop, None] == every.episode[None, :])
 
@@ -185,19 +200,22 @@ class Negatives:
 
 
 def touch_pattern(images: Tensor) -> Tensor:
-    """Describe touches for the same-touch rule: coarse brightness and colour.
+    """Return descriptions of touches for the same-touch rule: the downsampled images.
 
-    What all touches share must be taken away before two are compared, see `unlike`.
+    Subtract what all touches have in common before you compare descriptions, see `unlike`.
 
     Args:
-        images: (B, H, W, 3) uint8.
+        images: (B, H, W, 3) uint8 touch images.
 
     Returns:
-        (B, 3 * PATTERN**2) float32.
+        (B, 3 * PATTERN**2) float32 descriptions, from 0 to 1.
     """
     return F.adaptive_avg_pool2d(images.permute(0, 3, 1, 2).float() / 255.0, PATTERN).flatten(1)
 
 
 def unlike(pattern: Tensor, everybody: Tensor) -> Tensor:
-    """Return patterns (B, F) less what everybody (M, F), batch and bank of all processes, has in common."""
+    """Return touch descriptions `pattern` (B, F) minus the mean of `everybody` (M, F).
+
+    `everybody` contains the descriptions of the batches of all processes and of the bank.
+    """
     return pattern - everybody.mean(dim=0)

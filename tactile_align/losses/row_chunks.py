@@ -1,4 +1,7 @@
-"""Loss of many rows, a span of rows at a time: memory grows with the batch, not with its square."""
+"""Computation of a loss span by span, so that memory grows with the batch size and not with its square.
+
+A span is a range of consecutive rows.
+"""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -8,17 +11,18 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 ELEMENTS = 2**23
-"""Similarities of one span: 32 MiB in float32."""
+"""Largest number of similarities in one span; 32 MiB in float32."""
 
 
 class Features(NamedTuple):
-    """What gradients flow to in one direction of a contrast; features have unit length.
+    """Differentiable inputs of the loss in one direction (touch to region, or region to touch). Features are unit
+    vectors.
 
     Attributes:
-        query: (B, D), the rows.
-        hard: (B, N, D), explicit negatives of each row; N may be 0.
-        keys: (C, D), the candidates of all rows.
-        kappa: Temperature, a scalar.
+        query: (B, D) features of the rows.
+        hard: (B, N, D) explicit negatives of each row; N may be 0.
+        keys: (C, D) candidates: every row is compared with all of them.
+        kappa: () temperature.
     """
 
     query: Tensor
@@ -27,29 +31,29 @@ class Features(NamedTuple):
     kappa: Tensor
 
     def span(self, start: int, stop: int) -> "Features":
-        """Return the same with rows start..stop-1 only; all candidates stay."""
+        """Return these features for rows start to stop - 1 only. All candidates are kept."""
         return self._replace(query=self.query[start:stop], hard=self.hard[start:stop])
 
 
 SpanLoss = Callable[[int, int, Features], tuple[Tensor, Tensor]]
-"""Return the losses (n,) and the counts (n,) of rows start..stop-1 from the features of that span."""
+"""Function (start, stop, features of the span) -> losses (n,) and counts (n,) of rows start to stop - 1."""
 
 
 def spans(rows: int, columns: int, chunk: int | None) -> list[tuple[int, int]]:
-    """Return (start, stop) of spans of rows; without a given `chunk`, few enough rows to keep a span small."""
+    """Return the spans (start, stop) of `chunk` rows each. None: spans of at most ELEMENTS similarities, or 64 rows."""
     size = chunk or max(64, ELEMENTS // max(columns, 1))
     return [(start, min(start + size, rows)) for start in range(0, max(rows, 1), size)]
 
 
 def in_spans(span_loss: SpanLoss, features: Features, chunk: int | None, summed: bool) -> tuple[Tensor, Tensor]:
-    """Return the losses of all rows and their counts (B,), as one call of `span_loss` for all rows would.
+    """Return the losses (B,) and counts (B,) of all rows. They equal those of one call of `span_loss` for all rows.
 
     Args:
         span_loss: Loss of one span.
         features: Features of all rows.
-        chunk: Rows of a span; None chooses, and takes small batches at once.
-        summed: Return the sum over rows, a scalar, in place of (B,) losses. Over several spans it is computed once,
-            but cannot be differentiated twice; (B,) losses are computed again in the backward pass.
+        chunk: Number of rows of a span. None: chosen automatically; a small batch is one span.
+        summed: Whether to return the sum of the losses, a scalar, instead of (B,) losses. With several spans, the sum
+            is computed once but has no second derivative; (B,) losses are computed again in the backward pass.
     """
     parts = spans(len(features.query), len(features.keys), chunk)
     if len(parts) > 1 and summed:
@@ -63,7 +67,7 @@ def in_spans(span_loss: SpanLoss, features: Features, chunk: int | None, summed:
 
 
 def _summed(span_loss: SpanLoss, features: Features, parts: list[tuple[int, int]]) -> tuple[Tensor, Tensor]:
-    """Sum over spans. Its gradient is known up to a factor once a span is computed, so it is taken there and then."""
+    """Return the summed loss and the counts. The gradient of each span is computed together with its loss."""
     wanted = [i for i, x in enumerate(features) if x.requires_grad and torch.is_grad_enabled()]
     leaves = Features(*(x.detach().requires_grad_(i in wanted) for i, x in enumerate(features)))
     grads = features._replace(**{features._fields[i]: torch.zeros_like(features[i]) for i in wanted})
@@ -86,7 +90,7 @@ def _summed(span_loss: SpanLoss, features: Features, parts: list[tuple[int, int]
 
 
 class _Known(torch.autograd.Function):
-    """A value with gradients that are known before the backward pass."""
+    """Identity on a value whose gradients were computed before the backward pass."""
 
     @staticmethod
     def forward(ctx: Any, value: Tensor, grads: list[Tensor], *inputs: Tensor) -> Tensor:
@@ -95,9 +99,9 @@ class _Known(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> Any:
-        if torch.is_grad_enabled():  # gradients taken before know nothing of a second derivative
+        if torch.is_grad_enabled():  # the precomputed gradients cannot be differentiated again
             raise RuntimeError(
-                "a loss summed over several spans of rows has first derivatives only; got create_graph=True. Set chunk "
-                "to the number of rows, or leave create_graph out"
+                "a loss that is summed over several spans has no second derivative; got create_graph=True. Set chunk "
+                "to the number of rows, or omit create_graph"
             )
         return None, None, *(grad * grad_outputs[0] for grad in ctx.grads)

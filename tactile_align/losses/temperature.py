@@ -1,4 +1,4 @@
-"""The temperature kappa: fixed, learnt in log space between bounds, or on a schedule."""
+"""Temperature kappa of the contrastive loss: fixed, learnt in log space between bounds, or scheduled."""
 
 import math
 from typing import Any
@@ -10,20 +10,21 @@ from tactile_align.errors import InputError
 
 
 class Temperature(nn.Module):
-    """kappa. Learnt, it is exp(x) with x held between the logs of the bounds.
+    """Temperature kappa. A learnt kappa is exp(x), with x limited to the logarithms of the bounds.
 
-    At a bound only the gradient that leads back inside passes: a hard clip would stop both directions and a
-    sigmoid nearly so, and kappa would stick to the first bound it met.
+    At a bound, only a gradient that moves x back inside the bounds is passed on. A hard clip would block both
+    directions, and a sigmoid nearly so; kappa would then stay at the first bound that it reaches.
 
     Args:
-        initial: Starting value, inside the bounds when learnt.
-        learnt: Whether x is a parameter.
-        bounds: Smallest and largest kappa.
-        final: Where a schedule ends; None for no schedule.
-        steps: Training steps from `initial` to `final`, evenly in log kappa; each forward in training mode is one.
+        initial: Initial value. It must lie inside the bounds if kappa is learnt.
+        learnt: Whether kappa is learnt.
+        bounds: Smallest and largest value of a learnt kappa.
+        final: Final value of a schedule. None: no schedule.
+        steps: Number of training steps from `initial` to `final`, linearly in log kappa. Each call of `forward` in
+            training mode is one step.
 
     Raises:
-        ValueError: An initial value, bounds or a schedule that make no sense.
+        InputError: The bounds, the initial value or the schedule are not possible.
     """
 
     fixed: Tensor
@@ -42,11 +43,11 @@ class Temperature(nn.Module):
         if not 0 < low < high:
             raise InputError(f"temperature bounds must satisfy 0 < low < high; got {bounds}")
         if not (initial > 0 and (not learnt or low < initial < high)):
-            raise InputError(f"temperature must be positive and, when learnt, inside {bounds}; got {initial}")
+            raise InputError(f"temperature must be positive, and inside {bounds} if learnt; got {initial}")
         if final is not None and (learnt or not final > 0 or steps < 1):
             raise InputError(
-                f"a temperature schedule needs a fixed temperature, a positive end and at least one step; got "
-                f"learnt {learnt}, final {final}, steps {steps}. Switch learning off or leave `final` out"
+                f"a temperature schedule needs learnt = False, a positive `final` and at least one step; got "
+                f"learnt = {learnt}, final = {final}, steps = {steps}. Change these, or omit `final`"
             )
         self.learnt, self.bounds, self.final, self.steps = learnt, bounds, final, steps
         self._low, self._high = math.log(low), math.log(high)
@@ -58,7 +59,7 @@ class Temperature(nn.Module):
             self.register_buffer("step", torch.tensor(0))
 
     def forward(self) -> Tensor:
-        """Return kappa, a scalar tensor; in training mode a schedule moves on by one step."""
+        """Return kappa, a scalar tensor. In training mode, a schedule advances by one step."""
         if self.learnt:
             bounded: Tensor = _Bounded.apply(self.x, self._low, self._high)
             return bounded.exp()
@@ -80,6 +81,6 @@ class _Bounded(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
         (x,), (low, high), grad = ctx.saved_tensors, ctx.bounds, grads[0]
-        # Descent moves against the gradient: a positive one pushes x down.
+        # Gradient descent moves against the gradient: a positive gradient decreases x.
         outward = ((x <= low) & (grad > 0)) | ((x >= high) & (grad < 0))
         return torch.where(outward, torch.zeros_like(grad), grad), None, None

@@ -1,1 +1,1 @@
-"""Synchronised moments of recorded episodes as training data for torch."""
+"""Training data for torch: moments of recorded episodes. A moment is one synchronised instant."""

@@ -1,4 +1,4 @@
-"""Random changes of training views on the device; a box moves by the same map as its image, or out of it."""
+"""Random augmentation of the camera images of a batch. A box is moved with its image, possibly out of the image."""
 
 from dataclasses import replace
 from typing import TypeVar
@@ -16,14 +16,16 @@ Batch = TypeVar("Batch", bound=ObservationBatch)
 def augment(
     batch: Batch, config: AugmentConfig, generator: Generator | None = None, rows: tuple[int, int] = (0, 1)
 ) -> Batch:
-    """Bring packed views to the encoder's input size, at random places and colours or, without generator, centred.
+    """Return the batch with camera images cropped to the encoder's input size, with random position and random colours.
 
     Args:
-        batch: Its views are `shift_px` larger on each side than the encoder's input; touches stay as they are.
-        config: How much.
-        generator: A CPU generator, so that the same seed gives the same crops on any device.
-        rows: (rank, processes) when the batch is every `processes`-th row of a whole one: a row is then changed as it
-            would be in the whole batch.
+        batch: Batch whose camera images are larger than the encoder's input by `shift_px` on each side. Touch images
+            are not changed.
+        config: Sizes of the random changes.
+        generator: Random generator on the CPU, so that a seed gives the same crops on all devices. None: crop at the
+            centre, and do not change colours.
+        rows: (rank, number of processes) if the batch consists of every n-th row of a larger batch, for n processes. A
+            row is then changed in the same way as in the larger batch.
     """
     views = {key: _augmented(view, config, generator, *rows) for key, view in batch.views.items()}
     return replace(batch, views=views)
@@ -44,7 +46,7 @@ def _augmented(view: ViewBatch, config: AugmentConfig, generator: Generator | No
 
 
 def _in_sight(box: Tensor, images: Tensor) -> Tensor:
-    """Return (B,) bool: which boxes still overlap their images; a box at the border may be pushed out."""
+    """Return (B,) bool: whether each box still overlaps its image after the shift."""
     border = box.new_tensor([images.shape[2], images.shape[1]]) - 0.5
     return ((box[:, 2:] > -0.5) & (box[:, :2] < border)).all(dim=1)
 
@@ -65,6 +67,6 @@ def _recolour(images: Tensor, config: AugmentConfig, generator: Generator, rank:
         images = torch.gather(images, 3, index)
     if config.gain > 0:
         gain = (1 + config.gain * (2 * torch.rand(count, 1, 1, 1, generator=generator) - 1))[rank::world]
-        # A sensor saturates too: brighter than white is white.
+        # Values above white are clipped, as in a saturated camera.
         images = (images.float() * gain.to(images.device)).clamp(0, 255).to(torch.uint8)
     return images

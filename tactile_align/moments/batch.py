@@ -1,4 +1,4 @@
-"""A batch of moments: images, boxes, joints, actions and the facts for negatives, spelled out once."""
+"""Batch of moments: dataclasses that define every tensor of a batch with its shape, dtype and meaning."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
@@ -10,15 +10,20 @@ from torch import Tensor
 
 @dataclass(frozen=True, eq=False)
 class ViewBatch:
-    """One view of B moments: a camera's image with the box of a sensor in it.
+    """One view of B moments: the images of a camera, and the box of a touch sensor in these images.
 
-    | field | shape | what |
+    | field | shape | meaning |
     |---|---|---|
-    | image | (B, H, W, 3) uint8 | the input, RGB |
-    | box | (B, 4) float32 | the sensor's box in the input, or that before its pad, px; nan where there is none |
-    | visible | (B,) bool | whether that box exists |
-    | sigma | (B, 2) float32 | standard deviation of its place along u and v, px; None unless the input is `uncertain` |
-    | other_box | (B, 4) float32 | the other finger's box in the input, px; None unless it has `other_finger` |
+    | image | (B, H, W, 3) uint8 | camera image, RGB |
+    | box | (B, 4) float32 | box of the sensor (moved forward by `ahead_m`) in `image`, px; nan if it does not exist |
+    | visible | (B,) bool | whether `box` exists |
+    | sigma | (B, 2) float32 | standard deviation of the box's position along u and v, px; needs `Input.uncertain` |
+    | other_box | (B, 4) float32 | box of the other finger in `image`, px; needs `Input.other_finger` |
+
+    `sigma` and `other_box` are None if the input does not have the option.
+
+    Raises:
+        ValueError: A tensor has another shape.
     """
 
     image: Tensor
@@ -34,12 +39,12 @@ class ViewBatch:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class TouchImages:
-    """One sensor in B moments, for a policy.
+    """Images of one touch sensor in B moments, as a policy needs them.
 
-    | field | shape | what |
+    | field | shape | meaning |
     |---|---|---|
-    | image | (B, H, W, 3) uint8 | the touch, RGB |
-    | opening | (B, 2) float32 | each finger's distance from the tool axis, m; None without a gripper, and when acting |
+    | image | (B, H, W, 3) uint8 | touch image, RGB |
+    | opening | (B, 2) float32 | distance of each finger from the tool axis, m; None without a gripper, and when acting |
 
     The gap between the fingers is the sum of both openings.
     """
@@ -53,12 +58,12 @@ class TouchImages:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class TouchBatch(TouchImages):
-    """One sensor in B recorded moments: `TouchImages` and its contact.
+    """Images and contact of one touch sensor in B recorded moments, in addition to the fields of `TouchImages`.
 
-    | field | shape | what |
+    | field | shape | meaning |
     |---|---|---|
     | contact | (B,) bool | whether the sensor touches something |
-    | contact_index | (B,) int64 | which contact of the episode, -1 between |
+    | contact_index | (B,) int64 | index of the contact in the episode; -1 without contact |
     """
 
     contact: Tensor
@@ -67,17 +72,18 @@ class TouchBatch(TouchImages):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class ObservationBatch:
-    """The observations of a policy in B moments.
+    """Observations of a policy in B moments.
 
-    | field | shape | what |
+    | field | shape | meaning |
     |---|---|---|
     | qpos | (B, D) float32 | normalised state |
-    | views | by key, CAMERA-SENSOR | see `ViewBatch` |
-    | touches | by sensor | see `TouchImages` |
-    | frames | by camera, (B, H, W, 3) uint8 | whole frames for ACT's own ResNet, RGB |
+    | views | mapping from CAMERA-SENSOR | see `ViewBatch` |
+    | touches | mapping from sensor name | see `TouchImages` |
+    | frames | mapping from camera name, (B, H, W, 3) uint8 | whole frames for the ResNet of ACT, RGB |
 
     Raises:
-        ValueError: A tensor has another shape, or another number of rows than qpos; names it.
+        ValueError: The shape of a tensor is wrong, or its number of rows differs from that of qpos. The message states
+            the name of the tensor.
     """
 
     qpos: Tensor
@@ -89,41 +95,41 @@ class ObservationBatch:
         for name, tensor in self.tensors().items():
             if len(tensor) != len(self.qpos):
                 raise ValueError(
-                    f"every tensor of a batch needs {len(self.qpos)} rows, as qpos; {name} has {len(tensor)}"
+                    f"every tensor of a batch must have {len(self.qpos)} rows, as qpos has; {name} has {len(tensor)}"
                 )
 
     def __len__(self) -> int:
         return len(self.qpos)
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return every tensor by its path, such as "views/KEY/box"."""
+        """Return all tensors of the batch, by path such as "views/KEY/box"."""
         return dict(_tensors(self, ""))
 
     def mapped(self, change: Callable[[Tensor], Tensor]) -> Self:
-        """Return the batch with every tensor changed, one after the other in the order of `tensors`."""
+        """Return the batch with `change` applied to every tensor, in the order of `tensors`."""
         changed: Self = _mapped(self, change)
         return changed
 
     def to(self, device: torch.device | str) -> Self:
-        """Return the batch on a device; from pinned memory the copy does not wait."""
+        """Return the batch on a device. From pinned memory, the copy is asynchronous."""
         return self.mapped(lambda tensor: tensor.to(device, non_blocking=True))
 
     def pin_memory(self) -> Self:
-        """Return the batch in page-locked memory; a DataLoader calls it."""
+        """Return the batch in page-locked memory. A torch DataLoader calls this method."""
         return self.mapped(Tensor.pin_memory)
 
     def rows(self, index: slice | Tensor) -> Self:
-        """Return some of the moments."""
+        """Return the batch with only the moments that `index` selects."""
         return self.mapped(lambda tensor: tensor[index])
 
     def images(self) -> dict[str, Tensor]:
-        """Return the images of all views, touches and frames by the key of their input."""
+        """Return the images of all views, touches and frames, by the key of their `Input`."""
         images = {key: view.image for key, view in self.views.items()}
         images |= {sensor: touch.image for sensor, touch in self.touches.items()}
         return images | {camera_key(camera): image for camera, image in self.frames.items()}
 
     def with_images(self, images: Mapping[str, Tensor]) -> Self:
-        """Return the batch with some images of `images` replaced."""
+        """Return the batch with the images in `images` in place of its own. The keys are those of `images()`."""
         views = {key: replace(view, image=images.get(key, view.image)) for key, view in self.views.items()}
         touches = {key: replace(touch, image=images.get(key, touch.image)) for key, touch in self.touches.items()}
         frames = {camera: images.get(camera_key(camera), image) for camera, image in self.frames.items()}
@@ -132,17 +138,17 @@ class ObservationBatch:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class MomentBatch(ObservationBatch):
-    """B recorded moments: `ObservationBatch` with contacts, actions, and the origin of each moment.
+    """B recorded moments: an `ObservationBatch` with contacts, actions, and the episode and time of each moment.
 
-    | field | shape | what |
+    | field | shape | meaning |
     |---|---|---|
-    | touches | by sensor | see `TouchBatch` |
+    | touches | mapping from sensor name | see `TouchBatch` |
     | qpos_raw | (B, D) float64 | state as recorded |
-    | action | (B, C, A) float32 | normalised actions of this moment and the next C - 1 |
-    | is_pad | (B, C) bool | True past the end of the episode |
-    | episode | (B,) int64 | which episode |
-    | time | (B,) int64 | which moment of it |
-    | noise | (B, latent) float32 | of ACT's latent; None: ACT draws it |
+    | action | (B, C, A) float32 | normalised actions of this moment and of the next C - 1 moments |
+    | is_pad | (B, C) bool | whether the action is padding after the end of the episode |
+    | episode | (B,) int64 | index of the episode |
+    | time | (B,) int64 | frame number in the episode |
+    | noise | (B, latent) float32 | random numbers for the latent of ACT; None: ACT draws them |
     """
 
     touches: Mapping[str, TouchBatch] = field(default_factory=dict)
@@ -155,28 +161,29 @@ class MomentBatch(ObservationBatch):
 
 
 def camera_key(camera: str) -> str:
-    """Return the key of the input that is a camera's whole frame for ACT's own ResNet."""
+    """Return the key of the `Input` that holds the whole frames of a camera, for the ResNet of ACT."""
     return f"camera-{camera}"
 
 
 def collate(batch: MomentBatch) -> MomentBatch:
-    """Return the batch unchanged: the collate function of a DataLoader over `Moments`, which returns whole batches.
+    """Return the batch unchanged. This is the collate function of a DataLoader over `Moments`, which returns whole
+    batches.
 
-    It stands here because a spawned worker imports the module of its collate function: the training loop would import
-    every encoder library in each worker.
+    The function is in this module because a spawned worker imports the module of its collate function. In the training
+    loop's module, each worker would import all encoder libraries.
     """
     return batch
 
 
 def required(tensor: Tensor | None, name: str) -> Tensor:
-    """Return a tensor that some batches lack.
+    """Return `tensor`, the field `name` of a batch, after checking that the batch has it.
 
     Raises:
-        ValueError: This batch has none.
+        ValueError: `tensor` is None.
     """
     if tensor is None:
         raise ValueError(
-            f"needed a batch with `{name}`; this one has none. Prepare the episodes with inputs that have it"
+            f"expected a batch with `{name}`; this batch has none. Prepare the episodes with inputs that provide it"
         )
     return tensor
 

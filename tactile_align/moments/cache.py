@@ -1,8 +1,8 @@
-"""The cache of prepared episodes: facts of all moments, and frames packed at the model's input size.
+"""Cache of prepared episodes: facts of all moments, and packed frames (decoded frames at the model's input size).
 
-A prepared episode is a sub-folder of the cache folder, named by a hash of everything it depends on: the file, the rig
-and the inputs. It is written under a temporary name and renamed when whole; remains of a killed process are removed at
-the next start.
+A prepared episode is a sub-folder of the cache folder. The name of the sub-folder is a hash of everything on which its
+content depends: the episode file, the rig and the inputs. The sub-folder is written under a temporary name and renamed
+when it is complete. Files that a killed process left behind are removed at the next start.
 """
 
 import errno
@@ -32,18 +32,18 @@ from tactile_align.moments.inputs import Input
 from tactile_align.projection.episode_boxes import require_rig_size
 from tactile_align.workers import in_processes
 
-MAX_MAPS = 128  # each holds a file descriptor; macOS grants a process 256
+MAX_MAPS = 128  # each map keeps a file descriptor open; on macOS a process has 256
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
 
 
 class Recent(Generic[K, V]):
-    """The values used last, each made at its first use; a copy in another process starts empty."""
+    """Cache of the `limit` most recently used values. A copy that is sent to another process starts empty."""
 
     def __init__(self, limit: int) -> None:
         if limit < 1:
-            raise ValueError(f"at least one value must be kept; got limit {limit}")
+            raise ValueError(f"limit must be at least 1; got {limit}")
         self.limit = limit
         self._kept: OrderedDict[K, V] = OrderedDict()
 
@@ -51,7 +51,7 @@ class Recent(Generic[K, V]):
         return len(self._kept)
 
     def get(self, key: K, make: Callable[[], V]) -> V:
-        """Return the value at `key`, from `make()` where it is not kept; the least recently used one is dropped."""
+        """Return the value of `key`, which `make()` creates if needed. The least recently used value may be removed."""
         if key not in self._kept:
             self._kept[key] = make()
             if len(self._kept) > self.limit:
@@ -64,9 +64,9 @@ class Recent(Generic[K, V]):
 
 
 def write_packed(path: Path, frames: Iterable[np.ndarray], shape: tuple[int, int, int, int]) -> None:
-    """Write T frames as one uint8 array of `shape` (T, height, width, 3) in NumPy's file format.
+    """Write T frames (height, width, 3) as one uint8 array of `shape` (T, height, width, 3) in NumPy's file format.
 
-    Written row by row, not through a memory map: on a full disk a map ends the process with a bus error.
+    The file is not written through a memory map: on a full disk, a memory map kills the process with a bus error.
     """
     with path.open("wb") as handle:
         header = {"descr": "|u1", "fortran_order": False, "shape": shape}
@@ -78,10 +78,10 @@ def write_packed(path: Path, frames: Iterable[np.ndarray], shape: tuple[int, int
 
 
 def open_packed(path: Path, shape: tuple[int, int, int, int]) -> np.ndarray:
-    """Return the frames as a read-only memory map.
+    """Return the packed frames in a file as a read-only memory map of `shape` (T, height, width, 3) uint8.
 
     Raises:
-        InputError: Missing, cut short or of another shape.
+        InputError: The file is missing or truncated, or contains another shape.
     """
     try:
         frames: np.ndarray = np.load(path, mmap_mode="r")
@@ -91,26 +91,26 @@ def open_packed(path: Path, shape: tuple[int, int, int, int]) -> np.ndarray:
     except (OSError, ValueError, EOFError) as error:
         content = " ".join(str(error).split())
     raise InputError(
-        f"{path}: must hold packed frames, uint8 {shape}; got {content}. "
-        f"The cache was changed from outside: delete {path.parent} and run again"
+        f"{path}: expected packed frames, uint8 {shape}; found {content}. "
+        f"The cache is damaged: delete {path.parent} and run again"
     )
 
 
 FORMAT = 3
-"""Part of a prepared episode's key: raise it whenever its facts, frames or boxes change."""
-REFERENCE = "reference/"  # facts that hold one image for the whole episode
+"""Part of the key of a prepared episode. Raise it whenever the facts, frames or boxes of an episode change."""
+REFERENCE = "reference/"  # prefix of facts that are one image for the whole episode
 _NO_ROOM = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
 
 
 @dataclass(frozen=True)
 class Job:
-    """One episode to prepare.
+    """Task to prepare one episode.
 
     Attributes:
-        ref: The episode.
-        rig: The rig that holds for it.
-        inputs: The inputs of the model.
-        packed: Whether frames are stored at the inputs' sizes, or decoded again whenever they are used.
+        ref: Reference to the episode.
+        rig: Rig that recorded the episode.
+        inputs: Inputs of the model.
+        packed: Whether frames are stored at the sizes of the inputs. Otherwise they are decoded at each use.
     """
 
     ref: EpisodeRef
@@ -119,16 +119,16 @@ class Job:
     packed: bool
 
     def key(self) -> str:
-        """Return the hash of everything the prepared episode depends on."""
+        """Return the hash of everything on which the prepared episode depends."""
         stat = self.ref.path.stat()
         facts = {
             "format": FORMAT,
             "file": [str(self.ref.path.resolve()), self.ref.group, stat.st_size, stat.st_mtime_ns],
-            # The contents of layouts and arms, not their names: a lab corrects its files.
+            # The contents of layouts and arms, not their names, because a lab may correct its files.
             "layout": None if self.ref.layout is None else load_layout(self.ref.layout).model_dump(mode="json"),
             "rig": self.rig.model_dump(mode="json", exclude={"verified", "override"}),
             "arms": {name: _steps(mounted.arm) for name, mounted in self.rig.arms.items()},
-            # An option that is off leaves the name as it was before the option was there.
+            # Options that are off are left out, so that a new option does not change existing hashes.
             "inputs": [{k: v for k, v in asdict(entry).items() if v is None or v} for entry in self.inputs],
             "packed": self.packed,
         }
@@ -136,19 +136,24 @@ class Job:
 
 
 def _steps(arm: Arm) -> list[object]:
-    """Return what forward kinematics needs of an arm, as plain values."""
+    """Return the values of an arm that forward kinematics uses, as JSON types."""
     return [arm.T_link_joint.tolist(), arm.T_link_flange.tolist(), list(arm.prismatic)]
 
 
 def prepare(jobs: Sequence[Job], cache: Path, processes: int = 1, progress: bool = True) -> list[Path]:
-    """Prepare episodes, several at a time, and return their folders in the order of the jobs.
+    """Prepare the episodes that are not yet in the cache, and return all their folders in the order of the jobs.
 
-    Episodes that are in the cache already are not touched.
+    Args:
+        jobs: Episodes to prepare.
+        cache: Folder of the cache; created if it does not exist.
+        processes: Number of processes that prepare episodes at the same time.
+        progress: Whether to show a progress bar on stderr.
 
     Raises:
-        EpisodeError, ValueError: The first fault found, naming file, key and row.
+        EpisodeError, ValueError: An episode does not fit its rig or inputs. The message of the first error found states
+            file, key and row.
         OSError: The disk is full.
-        ChildProcessError: A process was ended from outside.
+        ChildProcessError: A process was killed.
     """
     cache.mkdir(parents=True, exist_ok=True)
     clear_parts(cache)
@@ -159,7 +164,7 @@ def prepare(jobs: Sequence[Job], cache: Path, processes: int = 1, progress: bool
 
 
 def prepare_one(job: Job, cache: Path) -> Path:
-    """Prepare one episode and return its folder."""
+    """Prepare one episode, unless it is in the cache already, and return its folder."""
     folder = cache / job.key()
     if folder.is_dir():
         return folder
@@ -173,10 +178,10 @@ def prepare_one(job: Job, cache: Path) -> Path:
         if error.errno in _NO_ROOM:
             free = shutil.disk_usage(cache).free
             raise OSError(
-                f"{cache}: preparing {job.ref} needs more room than the disk has ({error.strerror}, "
-                f"{free / 1e6:,.0f} MB free). Make room, set `cache` to another disk, or packed = false"
+                f"{cache}: not enough disk space to prepare {job.ref} ({error.strerror}, {free / 1e6:,.0f} MB free). "
+                f"Free some space, set `cache` to another disk, or set packed = false"
             ) from error
-        if not folder.is_dir():  # else another process finished the same episode first
+        if not folder.is_dir():  # otherwise another process finished the same episode first
             raise
     finally:
         shutil.rmtree(part, ignore_errors=True)
@@ -194,13 +199,13 @@ def _fill(job: Job, folder: Path) -> None:
             frames = (input_frame(episode, entry, t, facts) for t in range(len(episode)))
             write_packed(folder / f"{entry.key}.npy", frames, (len(episode), entry.height, entry.width, 3))
     with (folder / "facts.npz").open("wb") as handle:
-        np.savez(handle, **facts)  # type: ignore[arg-type]  # the stub takes no dict of arrays
+        np.savez(handle, **facts)  # type: ignore[arg-type]  # the stub does not accept a dict of arrays
         handle.flush()
         os.fsync(handle.fileno())
 
 
 def input_frame(episode: Episode, entry: Input, t: int, facts: dict[str, np.ndarray]) -> np.ndarray:
-    """Return moment t of an input, (height, width, 3) uint8: see `frame_of` and `input_image`."""
+    """Return the image of an input at moment t, (height, width, 3) uint8; see `frame_of` and `input_image`."""
     return input_image(entry, frame_of(episode, entry, t, facts), lambda: facts[f"{REFERENCE}{entry.key}"])
 
 
@@ -209,8 +214,8 @@ def _require_streams(episode: Episode, job: Job) -> None:
     for entry in job.inputs:
         if entry.stream not in have:
             raise InputError(
-                f"{episode.ref}: has no stream '{entry.stream}', which input '{entry.key}' needs; it has "
-                f"{', '.join(have)}. Name another camera or sensor in the config"
+                f"{episode.ref}: input '{entry.key}' needs stream '{entry.stream}'; the episode has only "
+                f"{', '.join(have)}. Choose another camera or sensor in the config"
             )
         if entry.stream in job.rig.cameras:
             require_rig_size(episode, job.rig, entry.stream)

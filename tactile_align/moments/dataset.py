@@ -1,4 +1,4 @@
-"""The torch Dataset of moments: images, touches, joints, action chunk, box, contact, the facts for negatives."""
+"""Torch Dataset of moments. A moment is one synchronised instant of an episode, with images, joints and actions."""
 
 import copy
 from collections.abc import Sequence
@@ -21,51 +21,54 @@ from tactile_align.moments.frames import frame_of, input_image
 from tactile_align.moments.normalisation import Statistics
 
 Facts = TypeVar("Facts", ViewFacts, TouchFacts)
-MAX_EPISODES = 512  # whose joints are kept twice while their frames are decoded when used
+MAX_EPISODES = 512  # open episodes if frames are decoded at use; each keeps a second copy of its joints in memory
 
 
 class Moments(Dataset[MomentBatch]):
-    """Every moment of some episodes.
+    """Dataset of all moments of the given episodes.
 
-    Small arrays are in memory; frames come from the packed cache through memory maps, or are decoded when used.
-    Maps and files are opened when first used, a limited number at a time, by each process for itself: a copy in a
-    worker, forked or spawned, opens its own.
+    Small arrays are kept in memory. Frames are read from the cache through memory maps, or decoded at each use. Each
+    process opens its own memory maps and files at their first use, and keeps a limited number of them open. This also
+    holds for forked and spawned workers.
 
     Args:
-        jobs: The episodes with their rigs and inputs.
-        chunk: C, actions of one moment.
+        jobs: Episodes with their rigs and inputs.
+        chunk: C, the number of actions of one moment.
         cache: Folder of the prepared episodes.
-        processes: How many prepare episodes at the same time.
-        progress: Show a progress bar on stderr.
+        processes: Number of processes that prepare episodes at the same time.
+        progress: Whether to show a progress bar on stderr.
 
     Attributes:
-        statistics: Normalise qpos and action; None leaves both as recorded. See `normalised`.
-        views: Facts of all N moments by the key of a view.
-        touches: Facts of all N moments by sensor.
+        statistics: Statistics that normalise qpos and action. None: both are returned as recorded. See `normalised`.
+        views: Facts of all N moments, by the key of a view.
+        touches: Facts of all N moments, by sensor name.
+
+    Raises:
+        InputError: There is no episode, or the episodes differ in their columns, sensors or grippers.
     """
 
     def __init__(
         self, jobs: Sequence[Job], *, chunk: int, cache: Path, processes: int = 1, progress: bool = True
     ) -> None:
         if not jobs:
-            raise InputError("a dataset of moments needs at least one episode; got none")
+            raise InputError("a dataset of moments needs at least one episode; got none. Check the data folder")
         self.jobs, self.chunk = tuple(jobs), chunk
         self.statistics: Statistics | None = None
         self.folders = prepare(jobs, cache, processes, progress)
         self._facts = []
         for folder in self.folders:
-            stored = read_npz(folder / "facts.npz", f"Delete {folder}: it is prepared again")
+            stored = read_npz(folder / "facts.npz", f"Delete {folder} and run again")
             self._facts.append({name: array for name, array in stored.items() if not name.startswith(REFERENCE)})
         widths = {(f["qpos"].shape[1], f["action"].shape[1]) for f in self._facts}
         if len(widths) != 1:
             raise InputError(
-                f"episodes differ in their columns of qpos and action: {sorted(widths)}; train on one robot at a time"
+                f"all episodes need the same columns of qpos and action; got {sorted(widths)}. Use one robot at a time"
             )
         for job, facts in zip(self.jobs, self._facts, strict=True):
             if set(facts) != set(self._facts[0]):
                 raise InputError(
-                    f"{job.ref}: its rig gives {', '.join(sorted(facts))}; that of {self.jobs[0].ref} gives "
-                    f"{', '.join(sorted(self._facts[0]))}. Train on rigs with the same sensors and grippers"
+                    f"{job.ref}: the facts must be those of {self.jobs[0].ref} ({', '.join(sorted(self._facts[0]))}); "
+                    f"got {', '.join(sorted(facts))}. Train on rigs with the same sensors and grippers"
                 )
         lengths = [len(f["qpos"]) for f in self._facts]
         self._starts = np.concatenate([[0], np.cumsum(lengths)])
@@ -84,28 +87,28 @@ class Moments(Dataset[MomentBatch]):
 
     @property
     def state_width(self) -> tuple[int, int]:
-        """Columns of qpos and of action."""
+        """(number of columns of qpos, number of columns of action)."""
         first = self._facts[0]
         return first["qpos"].shape[1], first["action"].shape[1]
 
     @property
     def episode(self) -> np.ndarray:
-        """(N,) which episode each moment is of."""
+        """(N,) index of the episode of each moment."""
         return np.repeat(np.arange(len(self.jobs)), np.diff(self._starts))
 
     @property
     def time(self) -> np.ndarray:
-        """(N,) which moment of its episode each one is."""
+        """(N,) frame number of each moment in its episode."""
         return np.arange(len(self)) - self._starts[self.episode]
 
     def low_dim(self) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Return raw qpos (T, D) and action (T, A) of each episode."""
+        """Return qpos (T, D) and action (T, A) of each episode as recorded, without normalisation."""
         return [(facts["qpos"], facts["action"]) for facts in self._facts]
 
     def normalised(self, statistics: Statistics) -> "Moments":
-        """Return the same moments with qpos and action normalised by the training episodes' statistics.
+        """Return a dataset of the same moments with qpos and action normalised by `statistics`.
 
-        Nothing is prepared or read again.
+        Use the statistics of the training episodes. No episode is prepared or read again.
         """
         other = copy.copy(self)
         other.statistics = statistics
@@ -118,7 +121,7 @@ class Moments(Dataset[MomentBatch]):
         return self.batch(indices)
 
     def batch(self, indices: Sequence[int] | np.ndarray) -> MomentBatch:
-        """Return some moments, in the order of the indices."""
+        """Return the batch of the moments with the given indices, in this order."""
         chosen = np.asarray(indices)
         episode = np.searchsorted(self._starts, chosen, side="right") - 1
         time = chosen - self._starts[episode]
@@ -149,7 +152,7 @@ class Moments(Dataset[MomentBatch]):
         )
 
     def _chunks(self, episode: np.ndarray, time: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return (B, C, A) actions, the last one repeated past the end, and (B, C) where that is."""
+        """Return actions (B, C, A) and the padding mask (B, C) bool. Padding repeats the last action of the episode."""
         rows = time[:, None] + np.arange(self.chunk)
         actions = [self._facts[e]["action"] for e in episode]
         chunks = [a[np.minimum(row, len(a) - 1)] for a, row in zip(actions, rows, strict=True)]
@@ -165,18 +168,18 @@ class Moments(Dataset[MomentBatch]):
         return input_image(entry, frame, lambda: self.reference(episode, key))
 
     def reference(self, episode: int, key: str) -> np.ndarray:
-        """Return the no-contact reference (height, width, 3) uint8 of an episode's differences."""
+        """Return the no-contact reference image (height, width, 3) uint8 of a touch input in an episode."""
         path = self.folders[episode] / "facts.npz"
         return self._references.get((episode, key), lambda: read_npz(path)[f"{REFERENCE}{key}"])
 
 
 def _facts(kind: type[Facts], table: dict[str, np.ndarray], name: str) -> Facts:
-    """Return the facts of one view or sensor from the table of the cache's names."""
-    return kind(*(table.get(f"{field.name}/{name}") for field in fields(kind)))  # type: ignore[arg-type]  # all but the optional ones are there
+    """Return the facts of one view or sensor from the table of all facts, whose names are those of the cache."""
+    return kind(*(table.get(f"{field.name}/{name}") for field in fields(kind)))  # type: ignore[arg-type]  # all fields that are not optional exist
 
 
 def _rows(facts: ViewFacts | TouchFacts, chosen: np.ndarray) -> dict[str, Tensor]:
-    """Return the chosen moments of all facts that a batch holds and that exist, floats in single precision."""
+    """Return the facts of the chosen moments that a batch contains, as tensors; float64 becomes float32."""
     arrays = {field.name: getattr(facts, field.name) for field in fields(facts) if field.name != "frame_box"}
     rows = {name: array[chosen] for name, array in arrays.items() if array is not None}
     return {name: torch.from_numpy(a.astype(np.float32) if a.dtype == np.float64 else a) for name, a in rows.items()}

@@ -1,4 +1,4 @@
-"""Facts of every moment of an episode: contact, opening of the gripper, boxes of the sensors."""
+"""Facts about every moment of an episode: contacts, openings of the grippers, and boxes of the sensors."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -25,14 +25,16 @@ from tactile_align.projection.episode_boxes import (
 
 @dataclass(frozen=True)
 class ViewFacts:
-    """Facts of one view in N moments.
+    """Facts about one view in N moments.
 
     Attributes:
-        frame_box: (N, 4) the sensor's box in the recorded frame, or that before its pad, px; nan where there is none.
-        box: (N, 4) the same in the input.
-        visible: (N,) bool, whether that box exists.
-        sigma: (N, 2) standard deviation of its place in the input, px; None unless the input is `uncertain`.
-        other_box: (N, 4) the other finger's box in the input, px; None unless the input has `other_finger`.
+        frame_box: (N, 4) box of the sensor (moved forward by `Input.ahead_m`) in the recorded frame, px; nan if the box
+            does not exist.
+        box: (N, 4) the same box in the input image, px.
+        visible: (N,) bool, whether the box exists.
+        sigma: (N, 2) standard deviation of the box's position along u and v in the input image, px. None unless
+            `Input.uncertain` is set.
+        other_box: (N, 4) box of the other finger in the input image, px. None unless `Input.other_finger` is set.
     """
 
     frame_box: np.ndarray
@@ -44,12 +46,12 @@ class ViewFacts:
 
 @dataclass(frozen=True)
 class TouchFacts:
-    """Facts of one sensor in N moments.
+    """Facts about one touch sensor in N moments.
 
     Attributes:
-        contact: (N,) bool, whether it touches something.
-        contact_index: (N,) int64, which contact of the episode, -1 between.
-        opening: (N, 2) positions of the fingers, m; None for an arm without a gripper.
+        contact: (N,) bool, whether the sensor touches something.
+        contact_index: (N,) int64, index of the contact in the episode; -1 without contact.
+        opening: (N, 2) positions of the fingers, m. None for an arm without a gripper.
     """
 
     contact: np.ndarray
@@ -58,9 +60,13 @@ class TouchFacts:
 
 
 def moment_facts(episode: Episode, rig: Rig, inputs: Sequence[Input]) -> dict[str, np.ndarray]:
-    """Return the arrays that hold for each moment of the episode, by the names they have in the cache's files.
+    """Return the facts about all moments of an episode, by their names in the files of the cache.
 
-    These are qpos and action, FIELD/KEY for each field of `ViewFacts` and FIELD/SENSOR for each of `TouchFacts`.
+    The names are qpos, action, FIELD/KEY for each field of `ViewFacts`, and FIELD/SENSOR for each field of
+    `TouchFacts`.
+
+    Raises:
+        InputError: The joints or gripper readings do not fit the rig. The message states the file and the key.
     """
     qpos = episode.qpos
     facts: dict[str, np.ndarray] = {"qpos": qpos, "action": episode.action}
@@ -71,7 +77,7 @@ def moment_facts(episode: Episode, rig: Rig, inputs: Sequence[Input]) -> dict[st
     for name, flags in contact.items():
         facts[f"contact/{name}"] = flags
         facts[f"contact_index/{name}"] = contacts(flags)
-    # A command is held while any sensor of the hand touches, also one that no view looks at.
+    # A commanded opening is held while any sensor of the hand is in contact, even one that belongs to no view.
     hands = {name: arm for name in sorted(sensors) if (arm := hand_of(rig, name))}
     holding = {name for arm in hands.values() for name in hold_sensors(rig, arm)}
     contact |= recorded_contact(episode, rig, sorted(holding - sensors))
@@ -102,14 +108,14 @@ def _mapped(maps: Sequence[ImageMap], boxes: Array) -> np.ndarray:
 
 
 def only_certain(box: Array, visible: Array, sigma: Array) -> tuple[np.ndarray, np.ndarray]:
-    """Return boxes (..., 4) and whether they exist (...), without those whose uncertainty (..., 2) is not known."""
+    """Return boxes (..., 4) and whether they exist (...). Boxes with an unknown `sigma` (..., 2) become nan."""
     known = np.asarray(visible) & np.isfinite(sigma).all(axis=-1)
     return np.where(known[..., None], np.asarray(box), np.nan), known
 
 
 @contextmanager
 def _named(episode: Episode) -> Iterator[None]:
-    """Name the file and the key of joints or gripper readings that geometry refuses in the block."""
+    """Context that adds the file and the key of the joints to the message of an InputError."""
     try:
         yield
     except InputError as error:

@@ -1,4 +1,4 @@
-"""A frame at the size a model takes, decoded no larger than that needs."""
+"""Decoding of frames at the input size of a model, and differences of touch images from a no-contact reference."""
 
 from collections.abc import Callable
 
@@ -10,34 +10,34 @@ from tactile_align.evenly import evenly
 from tactile_align.geometry.images import ImageMap
 from tactile_align.moments.inputs import Input
 
-# Eighths of the full size at which a JPEG may be decoded, and how many pixels of it an input's pixel must then cover
-# at least. libjpeg-turbo has vector code for a quarter and a half only: 3/8, 5/8, ... take longer than the full size.
-# Its filter is sharper than averaging; with these margins a printed board, the hardest of scenes, comes out with a
-# mean difference under 0.7 grey levels (and 10 at the 99th percentile, at edges), a camera's scene with half of that.
+# (n, margin): a JPEG may be decoded at n / 8 of its size if one input pixel covers at least `margin` decoded pixels.
+# libjpeg-turbo has fast code for 2/8 and 4/8 only; 3/8, 5/8, ... take longer than the full size. Its filter is sharper
+# than averaging. With these margins, an image of a printed board (the most difficult scene) differs by less than 0.7
+# grey levels in the mean and 10 at the 99th percentile (at edges); other scenes differ by half of that.
 REDUCTIONS = ((2, 1.6), (4, 1.05))
 
 
 def frame_of(episode: Episode, entry: Input, t: int, facts: dict[str, np.ndarray]) -> np.ndarray:
-    """Return moment t of an input, (height, width, 3) uint8 RGB.
+    """Return the image of an input at moment t, (height, width, 3) uint8 RGB.
 
-    A JPEG that the input shrinks enough is decoded at half or a quarter of its size, which changes the result by a
-    grey level in the mean. Box and map are those of the full frame.
+    If the input is much smaller than a JPEG frame, the JPEG is decoded at half or a quarter of its size. This changes
+    the result by less than one grey level in the mean. `facts` contains the boxes in the full frame.
     """
     box = facts[f"frame_box/{entry.key}"][t] if entry.zoom is not None else None
     whole = entry.image_map(*episode.width_height(entry.stream), box)
     reduced = reduced_map(whole) or whole
     size = None if reduced is whole else (reduced.source_width, reduced.source_height)
     frame = episode.image(entry.stream, t, size)
-    # PNG and raw frames come whole whatever the size asked for.
+    # PNG and raw frames are always decoded at full size.
     fits = frame.shape[:2] == (reduced.source_height, reduced.source_width)
     return np.asarray((reduced if fits else whole).apply_to_image(frame))
 
 
 def reduced_map(whole: ImageMap) -> ImageMap | None:
-    """Return the map from a reduced frame to the output of `whole`; None where reducing does not pay.
+    """Return the map from a reduced frame to the output of `whole`, or None if reduction is not worthwhile.
 
-    The reduced frame has 2/8 or 4/8 of the size. The window of `whole` must consist of whole pixels there too, since
-    such windows are averaged many times faster than others.
+    The reduced frame has 2/8 or 4/8 of the full size. The edges of the cropped window must also lie on pixel borders of
+    the reduced frame, because such windows are averaged much faster than others.
     """
     scale, offset = np.asarray(whole.scale), np.asarray(whole.offset)
     if scale.ndim > 1:
@@ -56,34 +56,34 @@ def reduced_map(whole: ImageMap) -> ImageMap | None:
     return None
 
 
-MOST = 64  # frames a reference is made of
-GREY = 128  # where nothing has changed
+MOST = 64  # largest number of frames for a reference
+GREY = 128  # value of a pixel without difference
 
 
 def reference_of(episode: Episode, entry: Input, contact: np.ndarray) -> np.ndarray:
-    """Return the no-contact reference of one sensor in one episode, at the size of an input.
+    """Return the no-contact reference image of one touch sensor in one episode, at the size of an input.
 
-    It is the median over up to MOST moments without contact, spread over the episode, so that a missed contact leaves
-    no trace. An episode with the same contact in every frame has no contact for `datasets.contact`; its differences
-    are near GREY throughout.
+    The reference is the median of up to MOST frames without contact, evenly spread over the episode. A few undetected
+    contacts therefore do not affect it. If all frames of an episode show the same contact, `datasets.contact` detects
+    no contact, and all differences are near GREY.
 
     Args:
         episode: The episode.
         entry: The input of the touch stream.
-        contact: (T,) bool, when that sensor touches something, see `datasets.contact.contact_of`.
+        contact: (T,) bool, whether the sensor touches something, see `datasets.contact.contact_of`.
 
     Returns:
         (height, width, 3) uint8.
 
     Raises:
-        InputError: No moment is without contact; names the episode and the stream.
+        InputError: Every moment is in contact. The message states the episode and the stream.
     """
     free = np.flatnonzero(~contact)
     if not len(free):
         raise InputError(
-            f"{episode.ref}: {episode.stream(entry.stream).key} is in contact in all {len(contact)} frames: there is "
-            f"no reference for differences. Needed: at least one frame without contact in each episode. Leave the "
-            f"episode out, or set features.touch_input = 'image'"
+            f"{episode.ref}: {episode.stream(entry.stream).key} needs at least one frame without contact as the "
+            f"reference for differences; all {len(contact)} frames are in contact. Leave the episode out, or set "
+            f"features.touch_input = 'image'"
         )
     chosen = free[evenly(len(free), MOST)]
     middle = np.median([frame_of(episode, entry, int(t), {}) for t in chosen], axis=0)
@@ -102,14 +102,14 @@ def input_image(entry: Input, image: np.ndarray, reference: Callable[[], np.ndar
 
 
 def difference(touch: np.ndarray, reference: np.ndarray) -> np.ndarray:
-    """Return GREY + (touch - reference) / 2, rounded down: every difference of two images fits, none is cut.
+    """Return GREY + (touch - reference) / 2, rounded down. Every possible difference fits into uint8 without clipping.
 
     Args:
-        touch: (..., H, W, 3) uint8.
-        reference: (H, W, 3) uint8, see `reference_of`.
+        touch: (..., H, W, 3) uint8 touch images.
+        reference: (H, W, 3) uint8 no-contact reference, see `reference_of`.
 
     Returns:
-        Shape of `touch`, uint8.
+        (..., H, W, 3) uint8 differences.
     """
     apart = touch.astype(np.int16) - reference
     return np.asarray((GREY + (apart >> 1)).astype(np.uint8))

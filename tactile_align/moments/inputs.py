@@ -1,4 +1,4 @@
-"""Inputs of a model: camera views, zooms onto a sensor, touches, each at its input size."""
+"""Image inputs of a model: camera images, crops around a sensor's box, and touch images, each at its input size."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -14,20 +14,26 @@ Fit = Literal["stretch", "letterbox"]
 
 @dataclass(frozen=True)
 class Input:
-    """One image stream of a model.
+    """One image input of a model.
 
     Attributes:
-        key: Its name in a batch.
-        stream: The camera or touch stream of the episode it is made from.
-        width: Width in the model, px.
-        height: Height in the model, px.
-        fit: Whether a whole frame is stretched or letterboxed to that size.
-        sensor: The sensor whose box goes with it; None for an input without a box.
-        zoom: None for the whole frame; else the cut-out's side over the box's longer side.
-        difference: Whether a touch becomes its difference to the no-contact reference; its key is its sensor's name.
-        uncertain: Whether the standard deviation of the box's place goes with it; moments without one have no box.
-        other_finger: Whether the other finger's box goes with it.
-        ahead_m: Distance of the sensor's box in front of the pad, along its normal, m.
+        key: Name of the input in a batch.
+        stream: Camera stream or touch stream of the episode from which the input is computed.
+        width: Width of the input image, px.
+        height: Height of the input image, px.
+        fit: Method that resizes a whole frame to the input size. "stretch": the aspect ratio may change. "letterbox":
+            the aspect ratio is kept.
+        sensor: Sensor whose box in the image is computed. None: the input has no box.
+        zoom: Side of the crop around the box, divided by the longer side of the box. None: the whole frame is used.
+        difference: Whether a touch image is replaced by its difference from the no-contact reference. The key of such
+            an input must be the name of its sensor.
+        uncertain: Whether the standard deviation of the box's position is computed. Moments for which it is unknown
+            then have no box.
+        other_finger: Whether the box of the other finger is computed.
+        ahead_m: Distance by which the box is moved forward from the sensor's pad, along the pad's normal, m.
+
+    Raises:
+        InputError: `zoom` is below 1 or has no sensor.
     """
 
     key: str
@@ -45,7 +51,7 @@ class Input:
     def __post_init__(self) -> None:
         if self.zoom is not None and (self.sensor is None or self.zoom < 1.0):
             raise InputError(
-                f"input {self.key}: a zoom needs a sensor to zoom onto and a factor >= 1; "
+                f"input {self.key}: zoom needs a sensor and a factor of at least 1; "
                 f"got sensor {self.sensor} and zoom {self.zoom}"
             )
 
@@ -53,10 +59,10 @@ class Input:
         """Return the map from a width x height frame to this input.
 
         Args:
-            width: Frame width, px.
-            height: Frame height, px.
-            box: (4,) the sensor's box in the frame; without one (nan or None) a zoom shows the whole frame,
-                and the moment is no pair.
+            width: Width of the frame, px.
+            height: Height of the frame, px.
+            box: (4,) box of the sensor in the frame, px. If the box is None or nan, an input with zoom shows the whole
+                frame, and the moment is not used as a pair.
         """
         whole = ImageMap.identity(width, height)
         if self.zoom is not None and box is not None and not bool(np.isnan(np.asarray(box)).any()):
@@ -66,7 +72,10 @@ class Input:
         return whole.resize(self.width, self.height)
 
     def _window(self, box: np.ndarray) -> np.ndarray:
-        """Return the cut-out around a box: the input's aspect, `zoom` times the box's longer side, whole pixels."""
+        """Return the crop window (4,) around a box, px: its shorter side is `zoom` times the longer side of the box.
+
+        The window has the aspect ratio of the input, and its edges lie on pixel borders.
+        """
         centre, sides = (box[:2] + box[2:]) / 2, box[2:] - box[:2]
         assert self.zoom is not None
         shape = np.array([self.width, self.height]) / min(self.width, self.height)

@@ -1,4 +1,4 @@
-"""Mean and standard deviation of joints and actions, over the training episodes and no others."""
+"""Normalisation of joints and actions by their mean and standard deviation over the training episodes."""
 
 import json
 from collections.abc import Iterable
@@ -13,13 +13,14 @@ from tactile_align.errors import InputError
 from tactile_align.facts import Strict, parse
 from tactile_align.files import read_json, write_text_atomically
 
-STD_FLOOR = 0.01  # original ACT: a joint that hardly moves must not be blown up
+STD_FLOOR = 0.01  # as in the original ACT: noise of a joint that hardly moves must not be amplified
 
 
 class Statistics(Strict):
-    """Per-column mean and standard deviation, in the units of the recording.
+    """Mean and standard deviation of each column of qpos and action, in the units of the recording.
 
-    A standard deviation below `std_floor` is raised to it when applied; the file keeps what was measured.
+    A standard deviation below `std_floor` is replaced by `std_floor` when it is used. The file stores the measured
+    value.
     """
 
     model_config = ConfigDict(ser_json_inf_nan="constants", allow_inf_nan=False)
@@ -36,7 +37,7 @@ class Statistics(Strict):
     def _check(self) -> "Statistics":
         for what, mean, std in (("qpos", self.qpos_mean, self.qpos_std), ("action", self.action_mean, self.action_std)):
             if len(mean) != len(std) or not mean:
-                raise InputError(f"{what} needs one mean and one std a column; got {len(mean)} and {len(std)}")
+                raise InputError(f"{what} needs one mean and one std for each column; got {len(mean)} and {len(std)}")
             if min(std) < 0:
                 raise InputError(f"{what}_std must not be negative; got {min(std)}")
             if min(std) == 0 and self.std_floor == 0:
@@ -45,10 +46,14 @@ class Statistics(Strict):
 
     @classmethod
     def of(cls, episodes: Iterable[tuple[np.ndarray, np.ndarray]], std_floor: float = STD_FLOOR) -> "Statistics":
-        """Return the statistics of raw qpos (T, D) and action (T, A) of the training episodes, and of no others.
+        """Return the statistics of the training episodes.
+
+        Args:
+            episodes: (qpos (T, D), action (T, A)) of each training episode, as recorded.
+            std_floor: Smallest standard deviation that is used for normalisation.
 
         Raises:
-            InputError: No episode, or episodes of different widths.
+            InputError: There is no episode, or the episodes differ in their number of columns.
         """
         qpos, action = _Moments("qpos"), _Moments("action")
         count = 0
@@ -69,40 +74,41 @@ class Statistics(Strict):
         )
 
     def normalise_qpos(self, qpos: Any) -> Any:
-        """Return (qpos - mean) / std; (..., D) numpy or torch, same dtype and device."""
+        """Return (qpos - mean) / std of qpos (..., D), numpy or torch. Dtype and device do not change."""
         return self._scaled("qpos", qpos)
 
     def normalise_action(self, action: Any) -> Any:
-        """Return (action - mean) / std; (..., A) numpy or torch, same dtype and device."""
+        """Return (action - mean) / std of actions (..., A), numpy or torch. Dtype and device do not change."""
         return self._scaled("action", action)
 
     def restore_action(self, normalised: Any) -> Any:
-        """Return actions in robot units from the policy's; the inverse of `normalise_action`."""
+        """Return actions (..., A) in the units of the recording, from normalised actions. Inverse of
+        `normalise_action`."""
         return self._scaled("action", normalised, inverse=True)
 
     def save(self, path: str | Path) -> None:
-        """Write as JSON."""
+        """Write the statistics to a JSON file."""
         write_text_atomically(Path(path), json.dumps(self.model_dump(), indent=2) + "\n")
 
     @classmethod
     def load(cls, path: str | Path) -> "Statistics":
-        """Read what `save` wrote.
+        """Return the statistics in a file that `save` wrote.
 
         Raises:
-            FileNotFoundError: No such file.
-            InputError: Not JSON, or a key is unknown, missing or wrong.
+            FileNotFoundError: The file does not exist.
+            InputError: The file is not JSON, or a key is unknown, missing or has a wrong value.
         """
         file = Path(path)
         if not file.is_file():
-            raise FileNotFoundError(f"{file}: no such file; statistics are written beside a run's checkpoints")
-        return parse(cls, read_json(file, "Train again or copy the file again"), str(file))
+            raise FileNotFoundError(f"{file}: no such file. Use the statistics file beside the checkpoints of a run")
+        return parse(cls, read_json(file, "Train again, or copy the file again"), str(file))
 
     def _scaled(self, what: str, values: Any, inverse: bool = False) -> Any:
         mean, std = getattr(self, f"{what}_mean"), getattr(self, f"{what}_std")
         if values.shape[-1:] != (len(mean),):
             raise InputError(
                 f"{what} statistics have {len(mean)} columns, so {what} must have shape (..., {len(mean)}); "
-                f"got {tuple(values.shape)}. Do run and recording belong to the same robot?"
+                f"got {tuple(values.shape)}. Check that run and recording belong to the same robot"
             )
         xp = array_namespace(values)
         kind = {"dtype": values.dtype, "device": values.device}
@@ -112,7 +118,7 @@ class Statistics(Strict):
 
 
 class _Moments:
-    """Mean and variance over episodes, one at a time (Chan, Golub and LeVeque 1983)."""
+    """Running mean and variance, updated with one episode at a time (Chan, Golub and LeVeque 1983)."""
 
     def __init__(self, what: str) -> None:
         self.what, self.steps = what, 0
@@ -124,8 +130,8 @@ class _Moments:
             self.mean, self._squares = np.zeros(values.shape[1]), np.zeros(values.shape[1])
         if values.shape[1] != len(self.mean):
             raise InputError(
-                f"{self.what} of one episode has {values.shape[1]} columns, of another {len(self.mean)}; statistics "
-                f"need episodes of one robot"
+                f"all episodes need equal numbers of {self.what} columns; got {len(self.mean)} and {values.shape[1]}. "
+                f"Use episodes of one robot"
             )
         mean, total = values.mean(axis=0), self.steps + len(values)
         ahead = mean - self.mean

@@ -1,4 +1,7 @@
-"""The sampler of training: batch number n is a pure function of (seed, n), so that resuming is exact."""
+"""Sampling of training batches, and the split of episodes into training and held-out episodes.
+
+Batch number n depends only on (seed, n), so that a resumed run uses exactly the same batches.
+"""
 
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol, TypeVar
@@ -9,21 +12,25 @@ from tactile_align.errors import InputError
 
 
 class MomentSampler:
-    """Batches in which a set share of the moments is in contact.
+    """Sampler of batches of moments, with a given fraction of moments in contact.
 
-    Contact moments and the others each run through seeded permutations, pass after pass; batch n takes the
-    next rows of both. Nothing depends on what was drawn before, on workers or on ranks: a resumed run
-    continues with the very next moments.
+    The moments in contact and the moments without contact are each permuted by the seed, with a new permutation after
+    each pass. Batch n consists of the n-th group of rows of both. A batch does not depend on earlier draws, workers or
+    ranks, so a resumed run continues with the next batch.
 
     Args:
-        contact: (N,) bool, which moments are in contact (any sensor).
-        batch_size: Moments in a batch, over all ranks.
-        contact_share: Share of a batch drawn from contact moments; None draws all moments alike.
-        seed: Equal seed, equal batches.
-        start: First batch.
-        stop: One past the last batch.
-        rank: This process; it gets every `world`-th row of each batch.
+        contact: (N,) bool, whether each moment is in contact (with any sensor).
+        batch_size: Number of moments in a batch, over all ranks.
+        contact_share: Fraction of each batch that is drawn from moments in contact. None: all moments have the same
+            probability.
+        seed: Random seed. Equal seeds give equal batches.
+        start: Number of the first batch.
+        stop: Number of the last batch plus 1.
+        rank: Rank of this process. It receives the rows rank, rank + world, rank + 2 world, ... of each batch.
         world: Number of processes.
+
+    Raises:
+        InputError: `batch_size` is not a multiple of `world`, or `contact_share` needs moments that do not exist.
     """
 
     def __init__(
@@ -38,17 +45,17 @@ class MomentSampler:
         world: int = 1,
     ) -> None:
         if batch_size % world:
-            raise InputError(f"batch_size must divide by the {world} processes; got {batch_size}")
+            raise InputError(f"batch_size must be a multiple of the {world} processes; got {batch_size}")
         if contact_share is None:
             self._pools = [(np.arange(len(contact)), batch_size)]
         else:
             in_contact = round(contact_share * batch_size)
             self._pools = [(np.flatnonzero(contact), in_contact), (np.flatnonzero(~contact), batch_size - in_contact)]
-        for (pool, count), what in zip(self._pools, ("contact", "free"), strict=False):
+        for (pool, count), what in zip(self._pools, ("contact", "no-contact"), strict=False):
             if count and not len(pool):
                 raise InputError(
-                    f"contact_share {contact_share} asks for {count} {what} moments in a batch, but the episodes have "
-                    f"none. Check the touch streams with: tactile-align inspect"
+                    f"contact_share = {contact_share} needs {count} {what} moments a batch; the episodes have none. "
+                    f"Check the touch streams with: tactile-align inspect"
                 )
         self.seed, self.start, self.stop, self.rank, self.world = seed, start, stop, rank, world
 
@@ -60,7 +67,7 @@ class MomentSampler:
             yield self.batch(n)[self.rank :: self.world].tolist()
 
     def batch(self, n: int) -> np.ndarray:
-        """Return the indices of batch n, over all ranks."""
+        """Return the indices of the moments in batch n, for all ranks."""
         parts = []
         for number, (pool, count) in enumerate(self._pools):
             rows = np.arange(n * count, (n + 1) * count)
@@ -83,32 +90,34 @@ Ref = TypeVar("Ref", bound=_Sortable)
 def split_episodes(
     refs: Sequence[Ref], seed: int, held_out: float | int = 0.1
 ) -> tuple[tuple[Ref, ...], tuple[Ref, ...]]:
-    """Split by episode: neighbouring frames are near copies, so no episode is ever on both sides.
+    """Return a split of the episodes into training episodes and held-out episodes.
+
+    Whole episodes are split, because neighbouring frames of an episode are almost equal.
 
     Args:
         refs: Episodes; their order does not matter.
-        seed: Equal seed, equal split.
-        held_out: A share below 1 (rounded, at least one episode), or a whole number of episodes.
+        seed: Random seed. Equal seeds give equal splits.
+        held_out: Below 1: a fraction of the episodes, rounded, at least one episode. 1 or more: a number of episodes.
 
     Returns:
-        (train, held_out), each sorted.
+        (training episodes, held-out episodes), each sorted.
 
     Raises:
-        InputError: An episode is listed twice, `held_out` is neither share nor number, or one of the sides would be
-            empty.
+        InputError: An episode is listed twice, `held_out` is neither a fraction nor a whole number, or one of the two
+            parts would be empty.
     """
     ordered = sorted(refs)
     if len(set(ordered)) != len(ordered):
-        raise InputError("an episode is listed twice, so it could land on both sides; list each once")
+        raise InputError("each episode must be listed once; got an episode twice. Remove the duplicate")
     if held_out >= 1 and held_out != int(held_out):
         raise InputError(
-            f"held_out is a share below 1 or a whole number of episodes; got {held_out}. State one of them"
+            f"held_out must be a fraction below 1 or a whole number of episodes; got {held_out}. Change held_out"
         )
     count = max(1, round(held_out * len(ordered))) if 0 < held_out < 1 else int(held_out)
     if not 0 < count < len(ordered):
         raise InputError(
-            f"held_out={held_out} of {len(ordered)} episodes leaves {len(ordered) - count} to train and {count} held "
-            f"out; both need at least one. Record more, or hold out fewer"
+            f"training and validation each need at least one episode; held_out = {held_out} of {len(ordered)} episodes "
+            f"gives {len(ordered) - count} and {count}. Record more episodes, or reduce held_out"
         )
     order = np.random.default_rng(seed).permutation(len(ordered)).tolist()
     return tuple(ordered[i] for i in sorted(order[count:])), tuple(ordered[i] for i in sorted(order[:count]))

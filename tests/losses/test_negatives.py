@@ -115,14 +115,14 @@ def test_the_pattern_of_a_touch_forgets_what_all_touches_share() -> None:
 def test_facts_that_do_not_pair_are_refused() -> None:
     with pytest.raises(ValueError, match=r"\(3,\) and \(4,\)"):
         Negatives(torch.zeros(3), torch.zeros(4), min_gap=1)
-    with pytest.raises(ValueError, match="min_gap must be 0 or more; got -1"):
+    with pytest.raises(ValueError, match="min_gap must be at least 0; got -1"):
         Negatives(torch.zeros(3), torch.zeros(3), min_gap=-1)
     three = torch.zeros(3, dtype=torch.int64)
     with pytest.raises(ValueError, match=r"contact must be bool of shape \(3,\); got torch.int64"):
         Negatives(three, three, 1, contact=three)
-    with pytest.raises(ValueError, match=r"ceiling 0\.9 and touch None"):
+    with pytest.raises(ValueError, match=r"ceiling = 0\.9 and touch None"):
         Negatives(three, three, 1, ceiling=0.9)
     with pytest.raises(ValueError, match=r"touch must have shape \(3, F\); got \(2, 4\)"):
         Negatives(three, three, 1, touch=torch.zeros(2, 4))
-    with pytest.raises(ValueError, match="both state `contact`"):
+    with pytest.raises(ValueError, match="`contact` must be given for both"):
         Negatives(three, three, 1, contact=three.bool(), bank=Facts(three, three))

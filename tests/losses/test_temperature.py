@@ -59,5 +59,5 @@ def test_values_that_make_no_sense_are_refused() -> None:
         Temperature(0.1, bounds=(0.5, 0.1))
     with pytest.raises(ValueError, match=r"positive.*got -1"):
         Temperature(-1)
-    with pytest.raises(ValueError, match="Switch learning off"):
+    with pytest.raises(ValueError, match="omit `final`"):
         Temperature(0.1, learnt=True, final=0.05, steps=10)

@@ -121,7 +121,7 @@ def test_a_full_disk_is_one_clear_error_and_leaves_nothing(regrasp_folder: Path,
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, hard))  # less than the wrist's frames, more than the facts
     try:
-        with pytest.raises(OSError, match=r"episode_init_0\.hdf5 needs more room.*MB free\).*`cache`") as caught:
+        with pytest.raises(OSError, match=r"disk space .*episode_init_0\.hdf5 .*MB free\).*`cache`") as caught:
             cached(regrasp_folder, tmp_path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
@@ -136,10 +136,10 @@ def test_packed_frames_are_read_back_and_a_file_cut_short_is_named(tmp_path: Pat
     assert np.array_equal(open_packed(path, frames.shape), frames)
     assert np.array_equal(np.load(path), frames)
     path.write_bytes(path.read_bytes()[:-7])
-    with pytest.raises(ValueError, match=r"top\.npy: must hold packed frames.*delete"):
+    with pytest.raises(ValueError, match=r"top\.npy: expected packed frames.*delete"):
         open_packed(path, frames.shape)
     write_packed(path, iter(frames), frames.shape)
-    with pytest.raises(ValueError, match=r"uint8 \(4, 3, 4, 3\); got uint8 \(5, 3, 4, 3\)"):
+    with pytest.raises(ValueError, match=r"uint8 \(4, 3, 4, 3\); found uint8 \(5, 3, 4, 3\)"):
         open_packed(path, (4, 3, 4, 3))
 
 

@@ -154,5 +154,5 @@ def test_rigs_that_know_different_things_are_named(tmp_path: Path) -> None:
         Job(EpisodeRef(file), Rig.model_validate(rig), touch, True)
         for file, rig in zip(files, (without, with_gripper), strict=True)
     ]
-    with pytest.raises(ValueError, match=r"two.*its rig gives .*opening/tactile1.*one.*same sensors and grippers"):
+    with pytest.raises(ValueError, match=r"two.*must be those of .*one.*opening/tactile1.*same sensors and grippers"):
         Moments(jobs, chunk=2, cache=tmp_path / "cache", progress=False)
