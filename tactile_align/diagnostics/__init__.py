@@ -1,1 +1,1 @@
-"""Read-outs of what alignment and training have learnt."""
+"""Diagnostics: checks before training, and evaluation of what a run has learnt."""

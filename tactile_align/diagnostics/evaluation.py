@@ -1,4 +1,4 @@
-"""Evaluation of a finished run on its held-out episodes: retrieval beside baselines, read-outs, action error."""
+"""Evaluation of a finished run on its held-out episodes: retrieval with baselines, read-outs and action error."""
 
 from pathlib import Path
 
@@ -32,21 +32,21 @@ GALLERY = 64
 
 
 def evaluate(run: str | Path, *, data: Data | None = None, progress: bool = True, processes: int = 1) -> Summary:
-    """Evaluate a run's best checkpoint and write RUN/summary.json.
+    """Return the results of a run's best checkpoint on the held-out episodes, and write them to RUN/summary.json.
 
-    The opening-only baseline is trained first where the run folder does not hold it: the same loss, steps, batches
-    and negatives, with an MLP on the gripper's opening in place of the image region.
+    If the run folder does not contain the opening-only baseline, the baseline is trained first. It has the same loss,
+    steps, batches and negatives as the run, but an MLP on the gripper's opening replaces the image region.
 
     Args:
         run: The run folder.
-        data: Moments already loaded for the run's config; None loads them.
+        data: Data already loaded for the run's config; None loads the data.
         progress: Show progress bars on stderr.
-        processes: How many processes prepare episodes.
+        processes: Number of processes that prepare episodes.
 
     Raises:
-        FactError, FileNotFoundError: The folder holds no run.
-        InputError: The baseline's training was stopped; the next call resumes it. Or no held-out moment of a view has
-            both a box and a contact.
+        FactError, FileNotFoundError: The folder contains no run.
+        InputError: The training of the baseline was stopped; the next call resumes it. Or no held-out moment of a view
+            has both a box and a contact.
     """
     folder = Path(run)
     config = load_config(folder / "config.toml")
@@ -69,10 +69,10 @@ def evaluate(run: str | Path, *, data: Data | None = None, progress: bool = True
 
 
 def train_to_the_end(config: TrainConfig, data: Data, progress: bool = True) -> None:
-    """Train a run, or resume it where it stopped; a finished run is left as it is.
+    """Train a run to its last step, or resume it where it stopped; a finished run is not changed.
 
     Raises:
-        InputError: The training was stopped (Ctrl-C, SIGTERM) before its end, so the run must not be judged.
+        InputError: The training was stopped (Ctrl-C, SIGTERM) before its end, so the run cannot be evaluated.
     """
     if finished(config):
         return
@@ -80,22 +80,23 @@ def train_to_the_end(config: TrainConfig, data: Data, progress: bool = True) -> 
     train(config, data=data, resume=(out / "metrics.jsonl").exists(), progress=progress)
     if not finished(config):
         raise InputError(
-            f"{out}: needed a run trained for {config.steps} steps; it was stopped before. Give the same command "
-            f"again: it resumes from the last checkpoint"
+            f"{out}: expected a run trained for {config.steps} steps; the training was stopped early. Run the same "
+            f"command again to resume from the last checkpoint"
         )
 
 
 def opening_only(config: TrainConfig) -> TrainConfig:
-    """Return the config of a run's opening-only baseline; it lives inside the run folder."""
+    """Return the config of a run's opening-only baseline, whose run folder lies inside that of the run."""
     update = {"region": "opening", "train_policy": False, "out": str(Path(config.out) / BASELINE)}
     hsa = config.hsa.model_copy(update={"region_negatives": 0, "finger_negative": False, "camera_negative": False})
     return TrainConfig.model_validate(config.model_copy(update={**update, "hsa": hsa}).model_dump())
 
 
 def held_out_loss(run: LoadedRun, features: dict[str, np.ndarray]) -> HeldOutLoss:
-    """Return HSA and chance over batches of the training batch size, drawn from all held-out pairs.
+    """Return the HSA loss and chance, averaged over batches of the training batch size from all held-out pairs.
 
-    Negatives are those in the batch, by the run's time gap and same-touch rule; a pair without any counts as 0.
+    Negatives come from the batch, by the run's rules for the time gap and for similar touches. A pair without a
+    negative counts as 0.
     """
     alignment = run.alignment
     rng = np.random.default_rng(0)
@@ -141,13 +142,17 @@ def _retrieval(features: dict[str, np.ndarray], gallery: int) -> dict[str, Recal
 
 @torch.no_grad()
 def action_error(run: LoadedRun) -> ActionError:
-    """Return the mean absolute action error on held-out episodes, in robot units, beside standing still.
+    """Return the mean absolute action error on held-out episodes, in robot units, and that of standing still.
 
-    The latent is zero, as on the robot. Standing still repeats the moment's own recorded state.
+    The latent is zero, as on the robot. Standing still means that every action repeats the recorded state of its
+    moment.
+
+    Raises:
+        ValueError: The moments are not normalised.
     """
     moments, statistics = run.moments, run.moments.statistics
     if statistics is None:
-        raise ValueError("needed normalised moments; these are as recorded. Take `Moments.normalised`")
+        raise ValueError("expected normalised moments; got moments as recorded. Use `Moments.normalised`")
     errors, still, real = [], [], []
     rows = np.arange(0, len(moments), max(1, len(moments) // 1500))
     for batch in run.batches(rows):

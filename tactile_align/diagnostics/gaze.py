@@ -1,4 +1,4 @@
-"""Similarity of touches to places in the image, and attention of the policy."""
+"""Similarity maps of touches over images, and attention of the policy on its inputs."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,13 +21,14 @@ ROWS = 64
 
 @dataclass(frozen=True)
 class Pointing:
-    """Some moments of one view, with the similarity of each touch to every token.
+    """Similarity of touches to all places in the images of one view.
 
     Attributes:
         images: (B, H, W, 3) uint8 RGB, the vision encoder's input.
-        touches: (B, h, w, 3) uint8 RGB.
-        box: (B, 4) the sensor's box in `images`, px; nan where there is none.
-        similarity: (B, rows, columns) cosine of h_tau with a region of the box's size around each token.
+        touches: (B, h, w, 3) uint8 RGB touch images.
+        box: (B, 4) box of the sensor in `images`, px; nan for a moment without a box.
+        similarity: (B, rows, columns) cosine similarity of the touch feature h_tau with regions of the box's size
+            around each token.
     """
 
     images: np.ndarray
@@ -38,21 +39,21 @@ class Pointing:
 
 @torch.no_grad()
 def pointing(run: LoadedRun, key: str, rows: Sequence[int]) -> Pointing:
-    """Return where the touches of some moments point in one view.
+    """Return the similarity of touches to all places in the images of one view.
 
     Args:
-        run: A run with towers.
-        key: A view's key, CAMERA-SENSOR.
-        rows: Which moments; all with a box.
+        run: Run with towers.
+        key: Key of the view, CAMERA-SENSOR.
+        rows: Indices of moments that have a box.
 
     Raises:
-        InputError: The model has no towers, or the region is not looked at.
+        InputError: The model has no towers, or does not use the image region.
     """
     alignment, region = run.model.alignment, run.config.region
     if alignment is None or region != "box":
         raise InputError(
-            f"a similarity map needs a model that looks at the box; this one has region '{region}' and "
-            f"{'no' if alignment is None else 'its'} encoders. Draw a run with hsa.weight > 0 and region = 'box'"
+            f"a similarity map requires a model with encoders and region = 'box'; this model has region '{region}' and "
+            f"{'no' if alignment is None else 'its'} encoders. Use a run with hsa.weight > 0 and region = 'box'"
         )
     view, batch = run.view(key), run.batch(rows)
     part, touches = batch.views[key], batch.touches[view.sensor].image
@@ -69,11 +70,12 @@ def pointing(run: LoadedRun, key: str, rows: Sequence[int]) -> Pointing:
 
 @dataclass(frozen=True)
 class Attention:
-    """How much attention each kind of token gets when the policy decides, summed to 1 over all kinds.
+    """Attention of the policy on each kind of input token.
 
     Attributes:
-        shares: By kind ("joints", "latent", "camera NAME", "region VIEW", "touch SENSOR"), (B,).
-        maps: By kind, for regions and touches, (B, 4, 4) attention on each of their tokens, row by row.
+        shares: (B,) share of the attention by kind of token; the shares of all kinds sum to 1. The kinds are "joints",
+            "latent", "camera NAME", "region VIEW" and "touch SENSOR".
+        maps: (B, 4, 4) attention on each token, row by row, by kind, for regions and touches.
     """
 
     shares: dict[str, np.ndarray]
@@ -82,18 +84,18 @@ class Attention:
 
 @torch.no_grad()
 def attention(run: LoadedRun, rows: Sequence[int]) -> Attention:
-    """Return the attention of ACT's last decoder layer on its inputs, the mean over heads and action steps.
+    """Return the attention of ACT's last decoder layer on its inputs, averaged over heads and action steps.
 
     Args:
-        run: A run with a policy.
-        rows: Which moments.
+        run: Run with a policy.
+        rows: Indices of the moments.
 
     Raises:
         InputError: The run trained no policy.
     """
     model = run.model
     if model.act is None:
-        raise InputError("this run trained no policy (train_policy = false), so nothing attends to anything")
+        raise InputError("expected a run with a policy; this run has train_policy = false. Use a run with a policy")
     parts = []
     for start in range(0, len(rows), ROWS):
         parts.append(_decoder_weights(model, model.act, run.batch(rows[start : start + ROWS])))
@@ -113,13 +115,13 @@ def attention(run: LoadedRun, rows: Sequence[int]) -> Attention:
 
 
 def _extra_kinds(model: AlignedPolicy) -> list[str]:
-    """Return the kinds of tokens behind the camera's, in the order of `AlignedPolicy.predict`."""
+    """Return the kinds of tokens that follow the camera tokens, in the order of `AlignedPolicy.predict`."""
     kinds = [f"region {view.key}" for view in model.views] if model.reads_regions else []
     return kinds + ([f"touch {sensor}" for sensor in model.sensors] if model.reads_touches else [])
 
 
 def _decoder_weights(model: AlignedPolicy, act: ACT, batch: MomentBatch) -> np.ndarray:
-    """Return (B, N) attention on the N input tokens."""
+    """Return the attention (B, N) on the N input tokens."""
     layer: Any = act.decoder.layers[-1]
     caught: list[torch.Tensor] = []
 

@@ -1,4 +1,4 @@
-"""Similarity of h_tau to regions all over the image, and the pointing game."""
+"""Localisation by the similarity of the touch feature h_tau to regions all over the image (the pointing game)."""
 
 import numpy as np
 import torch
@@ -12,36 +12,36 @@ from tactile_align.features.towers import Towers
 
 @torch.no_grad()
 def similarity_maps(towers: Towers, h_tau: Tensor, images: Tensor, box: Tensor, sigma: Tensor | None = None) -> Tensor:
-    """Return the cosine of each touch with a region of the box's size around each token of its image.
+    """Return the cosine similarity of each touch with regions of the box's size around all tokens of its image.
 
     Args:
-        towers: The model's towers.
+        towers: Towers of the model.
         h_tau: (B, dim) touch features.
-        images: (B, H, W, 3) uint8, the vision encoder's input.
-        box: (B, 4) the sensor's boxes there, px; only their sizes are used.
-        sigma: (B, 2) how uncertain their places are, px, for features.sigma_px = "rig".
+        images: (B, H, W, 3) uint8 RGB, input of the vision encoder.
+        box: (B, 4) boxes of the sensor in `images`, px; only their widths and heights are used.
+        sigma: (B, 2) standard deviations of the box positions, px, for features.sigma_px = "rig".
 
     Returns:
-        (B, rows, columns).
+        (B, rows, columns) cosine similarities.
     """
     return maps_of(towers, h_tau, towers.of_boxes(images, grid_places(towers, box), sigma))
 
 
 def grid_places(towers: Towers, box: Tensor) -> Tensor:
-    """Return (B, rows * columns, 4) boxes of each box's size (B, 4) around every token, px."""
+    """Return boxes (B, rows * columns, 4), px, one around each token, with the width and height of `box` (B, 4)."""
     centres = token_centres(towers.vision.input_size, towers.vision.grid).to(box).flatten(0, 1)
     half = (box[:, 2:] - box[:, :2])[:, None] / 2
     return torch.cat([centres - half, centres + half], dim=-1)
 
 
 def maps_of(towers: Towers, h_tau: Tensor, regions: Tensor) -> Tensor:
-    """Return the cosines (B, rows, columns) of touches (B, dim) with the features of their `grid_places`."""
+    """Return the cosine similarities (B, rows, columns) of touches (B, dim) with the features of `grid_places`."""
     cosine = torch.nn.functional.cosine_similarity(h_tau[:, None].float(), regions.float(), dim=-1)
     return cosine.unflatten(1, towers.vision.grid)
 
 
 def token_centres(input_size: tuple[int, int], grid: tuple[int, int]) -> Tensor:
-    """Return (rows, columns, 2) pixel coordinates (u, v) of token centres."""
+    """Return the pixel coordinates (u, v) of the token centres, (rows, columns, 2)."""
     (width, height), (rows, columns) = input_size, grid
     u = (torch.arange(columns, dtype=torch.float64) + 0.5) * width / columns - 0.5
     v = (torch.arange(rows, dtype=torch.float64) + 0.5) * height / rows - 0.5
@@ -56,25 +56,26 @@ def localise(
     *,
     mm_per_px: np.ndarray | None = None,
 ) -> Localisation:
-    """Play the pointing game.
+    """Return the result of the pointing game: how often the most similar place lies in the sensor's box.
 
     Args:
-        maps: (N, rows, columns) similarities, see `similarity_maps`.
-        box: (N, 4) the sensor's boxes, px of the encoder's input.
-        input_size: (width, height) of that input, px.
-        episode: (N,) which episode a moment is of.
-        mm_per_px: (N, 2) width and height of a pixel of that input at the sensor's depth; a stretched frame's differ.
+        maps: (N, rows, columns) similarities; see `similarity_maps`.
+        box: (N, 4) boxes of the sensor, px of the encoder's input.
+        input_size: (width, height) of the encoder's input, px.
+        episode: (N,) episode of each moment.
+        mm_per_px: (N, 2) width and height of a pixel of the encoder's input at the sensor's depth, mm. The two differ
+            if the frame was stretched.
 
     Raises:
-        InputError: Similarities that are not finite.
+        InputError: A similarity is non-finite.
     """
     if not np.isfinite(maps).all():
         rows = np.flatnonzero(~np.isfinite(maps).all(axis=(1, 2)))[:5].tolist()
-        raise InputError(f"needed: finite similarity maps; those of rows {rows} are not. Check the features for zeros")
+        raise InputError(f"similarity maps must be finite; rows {rows} are not. Check for features that are zero")
     centres = token_centres(input_size, maps.shape[1:]).numpy().reshape(-1, 2)  # type: ignore[arg-type]
     flat = maps.reshape(len(maps), -1)
     best = flat >= flat.max(axis=1, keepdims=True)
-    # Places that tie share the hit: a flat map hits as often as chance.
+    # Tied places share the hit, so a constant map hits as often as chance.
     share = best / best.sum(axis=1, keepdims=True)
     inside = ((centres >= box[:, None, :2]) & (centres <= box[:, None, 2:])).all(axis=2)
     away = centres - ((box[:, :2] + box[:, 2:]) / 2)[:, None]
@@ -96,5 +97,5 @@ def localise(
 
 
 def millimetres_per_pixel(depth_m: np.ndarray, K: np.ndarray) -> np.ndarray:
-    """Return (N, 2) width and height of a pixel at depths (N,), m, for the intrinsics K (3, 3) of its image."""
+    """Return width and height (N, 2) of a pixel, mm, at the depths (N,), m, for an image with intrinsics K (3, 3)."""
     return np.asarray(1000.0 * depth_m[:, None] / np.abs([K[0, 0], K[1, 1]]))

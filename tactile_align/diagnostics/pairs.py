@@ -1,4 +1,4 @@
-"""Features of held-out moments by the model of a run."""
+"""Features of held-out moments, computed with the model of a run."""
 
 import numpy as np
 import torch
@@ -11,10 +11,14 @@ from tactile_align.policies.loaded_run import LoadedRun
 
 
 def pair_features(run: LoadedRun, key: str) -> dict[str, np.ndarray]:
-    """Return h_tau, h_w, loss inputs and names of all valid contact moments of one view.
+    """Return features and facts of all moments with a box and a contact in one view, as arrays by name.
+
+    The arrays are h_tau and h_w (N, dim), the touch and region features; row (N,), the index of the moment; episode
+    (N,); time (N,), the frame number within the episode; contact (N,), the index of the contact within the episode. If
+    the run uses the same-touch rule, the array touch contains the coarse touch images that the rule compares.
 
     Raises:
-        InputError: There is none.
+        InputError: No moment has both a box and a contact.
     """
     view, moments = run.view(key), run.moments
     rows = pair_rows(moments, view)
@@ -29,7 +33,7 @@ def pair_features(run: LoadedRun, key: str) -> dict[str, np.ndarray]:
 
 @torch.no_grad()
 def row_features(run: LoadedRun, view: View, rows: np.ndarray) -> dict[str, np.ndarray]:
-    """Return h_tau and h_w (N, dim) of some moments of one view, and for the same-touch rule their touches."""
+    """Return h_tau and h_w (N, dim) of the moments `rows`, and coarse touches if the run uses the same-touch rule."""
     found: dict[str, list[np.ndarray]] = {"h_tau": [], "h_w": []}
     if run.config.hsa.touch_ceiling is not None:
         found["touch"] = []
@@ -43,15 +47,15 @@ def row_features(run: LoadedRun, view: View, rows: np.ndarray) -> dict[str, np.n
 
 
 def pair_rows(moments: Moments, view: View) -> np.ndarray:
-    """Return the rows of all moments that have a box in a view and a contact of its sensor.
+    """Return the indices of all moments with a box in a view and a contact of its sensor.
 
     Raises:
-        InputError: There is none.
+        InputError: No moment has both.
     """
     rows = np.flatnonzero(moments.views[view.key].visible & moments.touches[view.sensor].contact)
     if not len(rows):
         raise InputError(
-            f"view {view.key}: no held-out moment of {len(moments)} has both a box and a contact, so there is no pair "
-            f"to judge. Hold out more episodes, or look at the recordings with tactile-align inspect and verify"
+            f"view {view.key}: expected held-out moments with both a box and a contact; none of {len(moments)} has "
+            f"both. Hold out more episodes, or check the recordings with tactile-align inspect and verify"
         )
     return rows

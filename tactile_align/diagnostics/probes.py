@@ -1,4 +1,4 @@
-"""Linear probes of frozen features, tested on episodes they were not fitted on."""
+"""Linear probes of frozen features, tested on episodes that the probes were not fitted on."""
 
 from collections.abc import Callable
 from typing import Literal
@@ -11,26 +11,27 @@ from tactile_align.errors import InputError
 
 FOLDS = 5
 STRENGTHS = (1e-3, 1e-1, 1e1, 1e3)
-"""Ridge strengths tried, as shares of the number of moments; the inner episodes choose."""
+"""Candidate ridge strengths, relative to the number of moments; an inner split by episodes selects one."""
 
 
 def probe_classes(h: np.ndarray, label: np.ndarray, episode: np.ndarray) -> Probe:
-    """Read a class (contact yes or no, object) off features, every class weighing the same.
+    """Return the score of a linear probe that predicts a class (contact or not, object) from features.
 
-    A ridge regression on one-of-K targets; the largest output wins.
+    The probe is a ridge regression on one-hot targets that predicts the class with the largest output. All classes
+    have the same total weight.
 
     Args:
         h: (N, D) features.
-        label: (N,) any names.
-        episode: (N,) which episode a moment is of; episodes are never split between fit and test.
+        label: (N,) class names.
+        episode: (N,) episode of each moment; an episode is never split between fit and test.
 
     Raises:
-        InputError: A single class, or fewer episodes than the 5 folds that are left out in turn.
+        InputError: All moments have the same class, or there are fewer episodes than the 5 cross-validation folds.
     """
     classes, y = np.unique(label, return_inverse=True)
     k, y = len(classes), y.ravel()
     if k < 2:
-        raise InputError(f"a probe needs at least two classes; all {len(label)} moments are '{classes[0]}'")
+        raise InputError(f"a probe requires at least two classes; all {len(label)} moments are '{classes[0]}'")
     one_of = np.eye(k)[y]
     predicted = _out_of_fold(h, one_of, 1.0 / np.bincount(y)[y], episode).argmax(axis=1)
     sums = np.concatenate([one_of.T * (predicted == y), one_of.T])
@@ -42,16 +43,22 @@ def probe_classes(h: np.ndarray, label: np.ndarray, episode: np.ndarray) -> Prob
 
 
 def probe_number(h: np.ndarray, value: np.ndarray, episode: np.ndarray) -> Probe:
-    """Read a number (opening, indentation) off features; arguments as `probe_classes`.
+    """Return the score of a linear probe that predicts a number (opening, indentation) from features.
 
-    R2 compares with the mean of the episodes fitted on, so that features without information score 0 or a little less.
+    R2 is relative to predicting the mean over the fitted episodes, so features without information score 0 or
+    slightly less.
+
+    Args:
+        h: (N, D) features.
+        value: (N,) numbers.
+        episode: (N,) episode of each moment; an episode is never split between fit and test.
 
     Raises:
-        InputError: A value that never changes, or fewer episodes than the 5 folds that are left out in turn.
+        InputError: All moments have the same value, or there are fewer episodes than the 5 cross-validation folds.
     """
     value = value.astype(np.float64)
     if np.ptp(value) == 0:
-        raise InputError(f"a probe needs a value that changes; all {len(value)} moments have {value[0]}")
+        raise InputError(f"a probe requires a value that changes; all {len(value)} moments have {value[0]}")
     fold = left_out_in_turn(episode)
     means = np.array([value[fold != f].mean() for f in range(FOLDS)])[fold]
     predicted = _out_of_fold(h, value[:, None], np.ones(len(value)), episode)[:, 0]
@@ -66,29 +73,27 @@ def _probe(
     episode: np.ndarray,
     chance: float,
 ) -> Probe:
-    """Score and interval of a statistic of sums (S, N), as `episode_interval` takes them."""
+    """Return score and interval of a statistic of sums (S, N); see `episode_interval` for both."""
     score = float(statistic(sums.sum(axis=1, keepdims=True))[0])
     interval = episode_interval(sums, episode, statistic)
     return Probe(measure, score, interval, chance, len(episode), len(np.unique(episode)))
 
 
 def left_out_in_turn(episode: np.ndarray) -> np.ndarray:
-    """Return which of the 5 folds each moment is left out in, (N,).
+    """Return (N,) ints, the index of the cross-validation fold (0 to 4) in which each moment is tested.
 
     Raises:
-        InputError: Fewer episodes than folds.
+        InputError: There are fewer episodes than folds.
     """
     names, index = np.unique(episode, return_inverse=True)
     if len(names) < FOLDS:
-        raise InputError(
-            f"{FOLDS} folds need at least as many episodes; got {len(names)}. Evaluate on more held-out episodes"
-        )
+        raise InputError(f"{FOLDS} folds require at least {FOLDS} episodes; got {len(names)}. Hold out more episodes")
     order = np.random.default_rng([0, 2]).permutation(len(names))
     return np.asarray((order % FOLDS)[index.ravel()])
 
 
 def _out_of_fold(h: np.ndarray, target: np.ndarray, weight: np.ndarray, episode: np.ndarray) -> np.ndarray:
-    """Return predictions (N, K), each from a fit on other episodes, the ridge strength chosen inside those."""
+    """Return predictions (N, K), each from a fit on other episodes; the ridge strength is chosen on those as well."""
     fold = left_out_in_turn(episode)
     predicted = np.empty_like(target, dtype=np.float64)
 
@@ -107,11 +112,11 @@ def _out_of_fold(h: np.ndarray, target: np.ndarray, weight: np.ndarray, episode:
 
 
 def _ridge(x: np.ndarray, y: np.ndarray, weight: np.ndarray, tested: np.ndarray, strength: float) -> np.ndarray:
-    """Fit y on standardised x by weighted ridge regression and return the predictions at `tested`."""
+    """Return predictions at `tested` of a weighted ridge regression that is fitted from standardised x to y."""
     w = weight / weight.mean()
     centre = np.average(x, axis=0, weights=w)
     scale = np.sqrt(np.average((x - centre) ** 2, axis=0, weights=w))
-    scale[scale < 1e-9 * max(1.0, float(scale.max()))] = np.inf  # a constant feature holds nothing
+    scale[scale < 1e-9 * max(1.0, float(scale.max()))] = np.inf  # a constant feature contains no information
     level = np.average(y, axis=0, weights=w)
     z = (x - centre) / scale
     gram = (z * w[:, None]).T @ z + strength * len(z) * np.eye(z.shape[1])

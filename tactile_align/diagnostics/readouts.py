@@ -1,4 +1,4 @@
-"""Read-outs of one view's features on held-out episodes: galleries, feature space, localisation and probes."""
+"""Read-outs of one view's features on held-out episodes: retrieval galleries, feature space, localisation, probes."""
 
 from collections.abc import Callable
 from functools import cache, partial
@@ -24,10 +24,10 @@ from tactile_align.policies.loaded_run import LoadedRun
 
 
 def stated_object(moments: Moments, rows: np.ndarray) -> np.ndarray:
-    """Return the name (N,) of the object in hand in some moments.
+    """Return the name (N,) of the grasped object in each of the moments `rows`.
 
     Raises:
-        InputError: A recording does not state it, or cannot be read.
+        InputError: A recording does not state the object, or cannot be read.
     """
 
     def read(episode: Episode) -> np.ndarray | None:
@@ -38,7 +38,7 @@ def stated_object(moments: Moments, rows: np.ndarray) -> np.ndarray:
 
 
 def stated_indentation(moments: Moments, rows: np.ndarray) -> np.ndarray:
-    """Return how deep (N,), m, the touched thing is pressed into the gel; errors as `stated_object`."""
+    """Return the depth (N,), m, to which the touched object is pressed into the gel; errors as for `stated_object`."""
     return _stated(moments, rows, lambda episode: read_truth(episode, "indentation"), "the array truth/indentation")
 
 
@@ -51,8 +51,8 @@ def _stated(moments: Moments, rows: np.ndarray, read: Callable[[Episode], np.nda
             values = read(episode)
         if values is None:
             raise InputError(
-                f"needs {what} in every held-out episode, as simulated ones have it; {ref} has none. Write it into "
-                f"the files to have it probed"
+                f"this probe requires {what} in every held-out episode, as in simulated episodes; {ref} has none. "
+                f"Write it into the files to run this probe"
             )
         stated[number] = values
     return np.array([stated[number][t] for number, t in zip(numbers, times, strict=True)])
@@ -61,24 +61,24 @@ def _stated(moments: Moments, rows: np.ndarray, read: Callable[[Episode], np.nda
 Made = TypeVar("Made")
 OTHER_REGIONS = 7
 POINTED = 128
-"""Contacts of which one image is compared with the touch place by place."""
+"""Largest number of contacts for localisation; one image per contact is compared with the touch at all places."""
 PROBED, QUIET = 1500, 256
-"""Moments of contact that are probed, and moments without contact beside them."""
-SPACED = 2000  # moments compared each with each: 32 MB a table
+"""Largest numbers of moments that are probed: moments in contact, and moments without contact."""
+SPACED = 2000  # moments compared pairwise; one table has 32 MB
 
 
 def view_readouts(
     run: LoadedRun, key: str, *, features: dict[str, np.ndarray] | None = None, gallery: int = 64
 ) -> Readouts:
-    """Read out one view: four galleries, the feature space, localisation and probes.
+    """Return the read-outs of one view: recall in four galleries, feature space, localisation and probes.
 
-    Results that these held-out episodes or this model cannot give are left out and named, with the reason.
+    Results that these held-out episodes or this model cannot give are left out; `left_out` lists them with the reason.
 
     Args:
-        run: The run, on held-out episodes.
-        key: The view's key.
-        features: The view's `pair_features`, where they are there already.
-        gallery: Candidates of the galleries across contacts.
+        run: Run, loaded with its held-out episodes.
+        key: Key of the view.
+        features: `pair_features` of the view, if already computed; None computes them.
+        gallery: Number of candidates in the galleries across contacts.
 
     Raises:
         InputError: No held-out moment has both a box and a contact.
@@ -98,7 +98,7 @@ def view_readouts(
             galleries[AMONG_REGIONS] = {"touch to vision": regions}
         place = _attempt(left_out, "localisation", partial(_localisation, run, view, looked))
     else:
-        reason = f"needs a model that looks at the image; this one has region = '{run.config.region}'"
+        reason = f"requires a model that uses the image region; this model has region = '{run.config.region}'"
         left_out |= {among: reason, "localisation": reason}
     probes = _probes(left_out, run, view, pairs)
     return Readouts(galleries=galleries, probes=probes, left_out=left_out, space=space, localisation=place)
@@ -107,7 +107,13 @@ def view_readouts(
 def read_galleries(
     features: dict[str, np.ndarray], gallery: int, min_gap: int
 ) -> tuple[dict[str, dict[str, Recall]], dict[str, str]]:
-    """Return recall in the galleries across contacts, by gallery and direction, and why some are missing."""
+    """Return recall in the galleries across contacts, by gallery and direction, and the reasons for missing galleries.
+
+    Args:
+        features: `pair_features` of a view.
+        gallery: Number of candidates; see `gallery_recalls`.
+        min_gap: Smallest distance, in rows, of two moments of one episode in the same gallery.
+    """
     galleries, left_out = dict[str, dict[str, Recall]](), dict[str, str]()
     for name, kind in KINDS.items():
         recalls = _attempt(left_out, f"galleries/{name}", partial(gallery_recalls, features, kind, gallery, min_gap))
@@ -117,14 +123,14 @@ def read_galleries(
 
 
 def middles(features: dict[str, np.ndarray]) -> np.ndarray:
-    """Return the middle one (C,) of each contact's moments, in the order of the moments."""
+    """Return the index (C,) of the middle moment of each contact, in increasing order."""
     names = np.stack([features["episode"], features["contact"]], axis=1)
     _, first, count = np.unique(names, axis=0, return_index=True, return_counts=True)
     return np.asarray(np.sort(first + count // 2))
 
 
 def _attempt(left_out: dict[str, str], name: str, make: Callable[[], Made]) -> Made | None:
-    """Return the result of `make`, or None and leave the reason under `name`."""
+    """Return the result of `make`; if `make` raises an InputError, store its text in `left_out` and return None."""
     try:
         return make()
     except InputError as error:
@@ -136,7 +142,7 @@ def _attempt(left_out: dict[str, str], name: str, make: Callable[[], Made]) -> M
 def _look_around(
     run: LoadedRun, view: View, features: dict[str, np.ndarray], chosen: np.ndarray
 ) -> dict[str, np.ndarray]:
-    """Look at all places of some pairs' images at once: beside the box, and around every token."""
+    """Return regions beside the box and similarity maps of the pairs `chosen`, computed in one pass per batch."""
     alignment, rows, done = run.alignment, features["row"][chosen], 0
     towers = alignment.towers
     found: dict[str, list[np.ndarray]] = {"beside": [], "exist": [], "maps": [], "box": []}
@@ -167,17 +173,17 @@ def pixel_millimetres(moments: Moments, view: View, rows: np.ndarray, box: np.nd
     Args:
         moments: The moments.
         view: The view.
-        rows: (N,) which moments; all with a box.
-        box: (N, 4) their boxes in the encoder's input, px.
+        rows: (N,) indices of moments that have a box.
+        box: (N, 4) boxes of these moments in the encoder's input, px.
     """
     stored = moments.views[view.key].frame_box[rows]
-    # Box sides before and after say how much the image was resized each way, whatever map each moment went through.
+    # The ratio of the box sides is the scale of the image in each direction, whatever ImageMap a moment has.
     enlarged = (stored[:, 2:] - stored[:, :2]) / (box[:, 2:] - box[:, :2])
     return _millimetres(moments, view, rows) * enlarged
 
 
 def _millimetres(moments: Moments, view: View, rows: np.ndarray) -> np.ndarray:
-    """Return width and height of a pixel of the stored frame at the sensor's depth, (N, 2) mm."""
+    """Return width and height (N, 2), mm, of a pixel of the stored frame at the sensor's depth."""
     found = np.empty((len(rows), 2))
     opening = moments.touches[view.sensor].opening
     for number in np.unique(moments.episode[rows]):
@@ -190,7 +196,7 @@ def _millimetres(moments: Moments, view: View, rows: np.ndarray) -> np.ndarray:
 
 
 def _probes(left_out: dict[str, str], run: LoadedRun, view: View, features: dict[str, np.ndarray]) -> dict[str, Probe]:
-    """Probe opening, object and indentation of moments in contact, and contact beside moments without."""
+    """Return probes of opening, object and indentation over moments in contact, and of contact itself."""
     try:
         left_out_in_turn(features["episode"])
     except InputError as error:

@@ -1,4 +1,4 @@
-"""Recall of touches among views and of views among touches, in galleries of a stated size, with intervals."""
+"""Retrieval between touches and image regions: recall with intervals, in galleries of a given number of candidates."""
 
 from collections.abc import Callable
 from typing import Literal
@@ -15,13 +15,15 @@ RESAMPLES = 2000
 def episode_interval(
     sums: np.ndarray, episode: np.ndarray, statistic: Callable[[np.ndarray], np.ndarray], *, seed: int = 0
 ) -> tuple[float, float]:
-    """95 % bootstrap interval of a statistic of sums; whole episodes are resampled, as their moments are alike.
+    """Return the 95 % bootstrap interval of a statistic of sums over moments.
+
+    Complete episodes are resampled, because the moments of an episode resemble each other.
 
     Args:
-        sums: (S, N) quantities of each moment whose sums the statistic takes.
-        episode: (N,) which episode a moment is of.
-        statistic: From sums (S, R) of R = 2000 resamples to (R,).
-        seed: Equal seed, equal interval.
+        sums: (S, N) values of each moment, S quantities that the statistic needs the sums of.
+        episode: (N,) episode of each moment.
+        statistic: Function from the sums (S, R) of R = 2000 resamples to the values (R,) of the statistic.
+        seed: Seed of the resampling; equal seeds give equal intervals.
     """
     names, index = np.unique(episode, return_inverse=True)
     per_episode = np.stack([np.bincount(index.ravel(), weights=row) for row in sums])
@@ -33,9 +35,10 @@ def episode_interval(
 
 
 def mean_interval(values: np.ndarray, episode: np.ndarray, *, seed: int = 0) -> tuple[float, float]:
-    """95 % bootstrap interval of the mean of (N,) shares between 0 and 1; arguments as `episode_interval`.
+    """Return the 95 % bootstrap interval of the mean of `values` (N,), which lie between 0 and 1.
 
-    A single episode tells nothing about others: its interval is all of 0 to 1, not the point that resampling it gives.
+    A single episode carries no information about other episodes, so its interval is 0 to 1. See `episode_interval` for
+    the other arguments.
     """
     if len(np.unique(episode)) == 1:
         return 0.0, 1.0
@@ -60,36 +63,36 @@ def retrieval(
     draws: int = 8,
     seed: int = 0,
 ) -> dict[str, Recall]:
-    """Measure retrieval between touches and regions, at most one moment per contact in a gallery.
+    """Return recall of retrieval between touches and regions, with at most one moment per contact in a gallery.
 
-    The other candidates of a gallery are random contacts. Their choice is not simulated: with r better ones among
-    the m possible, the chance that at most k - 1 of the gallery's draws are better is hypergeometric, and its value
-    is averaged. A tie counts as better, and so does what cannot be compared: features that are all alike, zero or
-    nan score nothing.
+    The other candidates of a gallery are random contacts. They are not sampled: if r of the m possible contacts score
+    better than the partner, the probability that at most k - 1 of the gallery's candidates score better is
+    hypergeometric, and R@k is the mean of this probability over the queries. A tie counts as better, and so does a
+    score that is nan. Features that are all equal, zero or nan therefore have a recall of 0.
 
     Args:
         h_tau: (N, D) touch features of contact moments.
         h_w: (N, D) region features of the same moments.
-        episode: (N,) which episode a moment is of.
-        contact: (N,) which contact of the episode.
-        gallery: Candidates, the partner included.
-        kind: Where the other candidates come from: anywhere, other episodes only, or other contacts of the same
-            episode only. All of them are contact moments.
-        time: (N,) frame number within the episode; needed with `min_gap`.
-        min_gap: Candidates of the query's own episode closer than this are kept out of its gallery.
-        ks: The k of R@k.
-        draws: How often one moment of each contact is drawn anew; the results are averaged.
-        seed: Equal seed, equal result.
+        episode: (N,) episode of each moment.
+        contact: (N,) index of the contact within the episode.
+        gallery: Number of candidates, including the partner.
+        kind: Source of the other candidates, all of which are contact moments. all: all other contacts. cross-episode:
+            contacts of other episodes. same-episode: other contacts of the same episode.
+        time: (N,) frame number within the episode; required with `min_gap`.
+        min_gap: Smallest distance, in frames, of a candidate from a query of the same episode.
+        ks: Values of k for R@k.
+        draws: Number of random choices of one moment per contact; the results are averaged.
+        seed: Seed of these choices; equal seeds give equal results.
 
     Returns:
-        "touch to vision", "vision to touch" and "both".
+        Recall by direction: "touch to vision", "vision to touch" and "both".
 
     Raises:
-        InputError: Too few contacts for the gallery.
-        ValueError: A gap without times.
+        InputError: There are too few contacts for the gallery.
+        ValueError: `min_gap` is given without `time`.
     """
     if min_gap > 0 and time is None:
-        raise ValueError(f"min_gap = {min_gap} needs the time of each moment; got None. Pass `time`")
+        raise ValueError(f"min_gap = {min_gap} requires the time of each moment; got time = None. Pass `time`")
     rng = np.random.default_rng(seed)
     tau, w = _unit(h_tau), _unit(h_w)
     of, which = _contacts(episode, contact)
@@ -104,8 +107,8 @@ def retrieval(
     queries = fewest >= gallery - 1
     if not queries.any():
         raise InputError(
-            f"a gallery of {gallery} needs {gallery - 1} other contacts; the held-out episodes offer at most "
-            f"{int(fewest.max(initial=0))}. Hold out more episodes or ask for a smaller gallery"
+            f"a gallery of {gallery} requires {gallery - 1} other contacts; the held-out episodes contain at most "
+            f"{int(fewest.max(initial=0))}. Hold out more episodes, or use a smaller gallery"
         )
     hits = np.zeros((2, len(ks), len(of)))
     ranks = np.zeros((2, len(of)))
@@ -127,17 +130,17 @@ def retrieval(
 def region_retrieval(
     h_tau: np.ndarray, regions: np.ndarray, episode: np.ndarray, contact: np.ndarray, *, seed: int = 0
 ) -> Recall:
-    """Measure whether a touch finds its own region among other regions of the SAME image.
+    """Return recall of a touch's own region among other regions of the SAME image.
 
     Args:
         h_tau: (N, D) touch features.
-        regions: (N, R, D) region features of each moment's image, its own region first.
-        episode: (N,) which episode a moment is of.
-        contact: (N,) which contact of the episode; the moments of a contact are averaged.
-        seed: Equal seed, equal result.
+        regions: (N, R, D) features of R regions in the image of each moment; the first is the touch's own region.
+        episode: (N,) episode of each moment.
+        contact: (N,) index of the contact within the episode; the moments of a contact are averaged.
+        seed: Seed of the bootstrap; equal seeds give equal intervals.
 
     Returns:
-        Touch to vision; the gallery is R. A tie counts as better.
+        Recall from touch to vision in a gallery of R candidates. A tie counts as better.
     """
     scores = np.einsum("nd,nrd->nr", _unit(h_tau), _unit(regions))
     better = (~(scores[:, 1:] < scores[:, :1])).sum(axis=1)
@@ -149,19 +152,19 @@ def region_retrieval(
 
 
 def _contacts(episode: np.ndarray, contact: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Episode (C,) of each contact, and which contact each moment is of (N,)."""
+    """Return the episode (C,) of each contact, and the index (N,) of each moment's contact."""
     names, which = np.unique(np.stack([episode, contact], axis=1), axis=0, return_inverse=True)
     return names[:, 0], which.ravel()
 
 
 def _unit(h: np.ndarray) -> np.ndarray:
     h = h.astype(np.float64)
-    with np.errstate(invalid="ignore"):  # zero stays nan, and nan finds nothing
+    with np.errstate(invalid="ignore"):  # a zero vector becomes nan, which never counts as a hit
         return np.asarray(h / np.linalg.norm(h, axis=-1, keepdims=True))
 
 
 def _one_of_each(which: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
-    """One random row of each contact, (C,)."""
+    """Return the index (C,) of one random moment of each contact."""
     order = rng.permutation(len(which))
     rows = np.empty(count, dtype=np.int64)
     rows[which[order]] = order
@@ -171,7 +174,7 @@ def _one_of_each(which: np.ndarray, count: int, rng: np.random.Generator) -> np.
 def _recall(
     hits: np.ndarray, rank: np.ndarray, episode: np.ndarray, gallery: int, ks: tuple[int, ...], seed: int
 ) -> Recall:
-    """Averages over queries, of hits (K, Q) and ranks (Q,)."""
+    """Return the recall from the hits (K, Q) and ranks (Q,) of Q queries."""
     intervals = [mean_interval(row, episode, seed=seed) for row in hits]
     return Recall(
         at={k: float(hits[i].mean()) for i, k in enumerate(ks)},
@@ -185,7 +188,7 @@ def _recall(
 
 
 LEAST = 4
-"""Candidates below which recall means nothing."""
+"""Smallest number of candidates in a gallery; with fewer, recall is meaningless."""
 KINDS: dict[str, Gallery] = {
     "contact only": "all",
     "cross-episode": "cross-episode",
@@ -193,20 +196,20 @@ KINDS: dict[str, Gallery] = {
 }
 AMONG_REGIONS = "regions of the same image"
 FEW = 8
-"""Contacts that one episode offers: its own gallery is no larger."""
+"""Largest number of candidates in a gallery of one episode, which contains few contacts."""
 
 
 def gallery_recalls(features: dict[str, np.ndarray], kind: Gallery, gallery: int, min_gap: int) -> dict[str, Recall]:
-    """Recall by direction in the largest gallery of at most `gallery` that nine of ten contacts can fill.
+    """Return recall by direction in the largest gallery that 90 % of the contacts can fill.
 
     Args:
-        features: See `pairs.pair_features`.
-        kind: Where the other candidates come from.
-        gallery: Candidates; halved until the held-out episodes offer as many.
-        min_gap: Rows that moments of one episode must be apart to be in one gallery.
+        features: Features of a view; see `pairs.pair_features`.
+        kind: Source of the other candidates; see `retrieval`.
+        gallery: Largest number of candidates; the number is halved until the held-out episodes contain enough.
+        min_gap: Smallest distance, in rows, of two moments of one episode in the same gallery.
 
     Raises:
-        InputError: The held-out episodes do not even offer four.
+        InputError: The held-out episodes cannot fill even the smallest gallery.
     """
     size = min(gallery, FEW) if kind == "same-episode" else gallery
     tau, w, episode, contact, time = (features[name] for name in ("h_tau", "h_w", "episode", "contact", "time"))
@@ -223,26 +226,27 @@ def gallery_recalls(features: dict[str, np.ndarray], kind: Gallery, gallery: int
 
 
 def among_regions(features: dict[str, np.ndarray], chosen: np.ndarray, others: np.ndarray, exist: np.ndarray) -> Recall:
-    """Recall of a touch's own region among others of the same image.
+    """Return recall of a touch's own region among other regions of the same image.
 
-    Near a border there are fewer others. The gallery is the largest that nine of ten moments can fill; the rest is
-    not judged.
+    A box near the image border has fewer other regions beside it. The gallery is the largest that 90 % of the moments
+    can fill; the remaining moments are left out.
 
     Args:
-        features: See `pairs.pair_features`.
-        chosen: (M,) which of them have other regions.
-        others: (M, R, dim) features of those regions.
-        exist: (M, R) bool, those that exist first; see `features.towers.shifted_boxes`.
+        features: Features of a view; see `pairs.pair_features`.
+        chosen: (M,) indices into `features` of the moments to use.
+        others: (M, R, dim) features of the other regions.
+        exist: (M, R) bool, which of these regions exist; existing regions come first, see
+            `features.towers.shifted_boxes`.
 
     Raises:
-        InputError: A tenth of the moments or more have none.
+        InputError: At least 10 % of the moments have no other region.
     """
     counts = exist.sum(axis=1)
     fewest = int(np.quantile(counts, 0.1, method="lower"))
     if fewest == 0:
         raise InputError(
-            f"needs boxes far enough from the border to have another of their size beside them; {(counts == 0).sum()} "
-            f"of {len(counts)} have none. Look at more of the image: a larger zoom, or none"
+            f"requires boxes with room for another box beside them in the image; {(counts == 0).sum()} of "
+            f"{len(counts)} boxes have no room. Show more of the image: raise the view's zoom, or remove zoom"
         )
     judged = counts >= fewest
     rows = chosen[judged]

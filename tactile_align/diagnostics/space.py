@@ -1,4 +1,4 @@
-"""Health of the feature space: its use, its isotropy, and how far its two sides share it."""
+"""Health of the feature space: rank, isotropy, and how well touch and region features share the space."""
 
 import numpy as np
 import torch
@@ -9,18 +9,18 @@ from tactile_align.features.health import collapsed, effective_rank, partition_i
 
 
 def space_health(h_tau: np.ndarray, h_w: np.ndarray) -> SpaceHealth:
-    """Measure the feature space of pairs.
+    """Return measures of the feature space of pairs.
 
     Args:
-        h_tau: (N, D) touch features, any length, N >= 2.
+        h_tau: (N, D) touch features, not normalised, N >= 2.
         h_w: (N, D) region features of the same moments.
 
     Raises:
-        ValueError: Fewer than two pairs, or shapes that differ.
-        InputError: A row that is zero or not finite.
+        ValueError: There are fewer than two pairs, or the shapes differ.
+        InputError: A row is zero or non-finite.
     """
     if h_tau.ndim != 2 or h_tau.shape != h_w.shape or len(h_tau) < 2:
-        raise ValueError(f"needed: h_tau and h_w of shape (N >= 2, D); got {h_tau.shape} and {h_w.shape}")
+        raise ValueError(f"h_tau and h_w must both have shape (N >= 2, D); got {h_tau.shape} and {h_w.shape}")
     u, v = _unit(h_tau, "h_tau"), _unit(h_w, "h_w")
     touches, regions = torch.from_numpy(u), torch.from_numpy(v)
     cosines = u @ v.T
@@ -52,10 +52,10 @@ def _verdict(ranks: dict[str, float], spreads: dict[str, float], gap: float, mos
         return f"collapsed: {' and '.join(fallen)} features lie in one point or on one line"
     flat = [side for side, rank in ranks.items() if rank < 0.05 * most]
     if flat:
-        return f"{' and '.join(flat)} features use under 5 % of the directions they could"
+        return f"{' and '.join(flat)} features use less than 5 % of the available directions"
     if gap > 1:
-        return f"touch and vision lie apart: their means are {gap:.2f} from each other"
-    return "no collapse: both sides use the space and share it"
+        return f"touch and vision features are far apart: the distance of their means is {gap:.2f}"
+    return "no collapse: touch and vision features both use the space and share it"
 
 
 def uniformity(u: np.ndarray) -> float:
@@ -70,5 +70,5 @@ def _unit(h: np.ndarray, name: str) -> np.ndarray:
     length = np.linalg.norm(h, axis=1, keepdims=True)
     rows = np.flatnonzero(~np.isfinite(length[:, 0]) | (length[:, 0] == 0))[:5].tolist()
     if rows:
-        raise InputError(f"{name}: rows {rows} are zero or not finite, so they have no direction. Check the encoder")
+        raise InputError(f"{name}: rows must be finite and not zero; rows {rows} are not. Check the encoder")
     return np.asarray(h / length)

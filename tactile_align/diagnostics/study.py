@@ -1,4 +1,4 @@
-"""Comparison tables on the simulated cell: one run a row and seed, resumable, printed with intervals."""
+"""Comparison studies on the simulated cell: one resumable run per row and seed, and a table with intervals."""
 
 import logging
 import time
@@ -27,15 +27,15 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Row:
-    """One row of a study.
+    """Row of a study.
 
     Attributes:
-        name: Short name, also its folder's.
+        name: Short name, also used in the names of the run folders.
         title: Name in the table.
         changes: Differences from the base config, nested as in the TOML file.
-        unset: Keys of the base config that are left at their defaults.
-        shift_px: How far the wrist camera's principal point is moved in the rig, right and down, raw px: every box
-            is off by that much while the images are as they were.
+        unset: Keys that are removed from the base config, so that they have their default values.
+        shift_px: Shift of the wrist camera's principal point in the rig, right and down, raw px. Every box is wrong by
+            this shift, while the images do not change.
     """
 
     name: str
@@ -46,7 +46,7 @@ class Row:
 
 
 def merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    """Nested dict with changes; lists of dicts are merged item by item."""
+    """Return a nested dict with changes applied; lists of dicts are merged item by item."""
     out = dict(base)
     for key, value in changes.items():
         old = out.get(key)
@@ -68,7 +68,7 @@ ABLATIONS = tuple(
     Row(name, **row | {"changes": merged(FACTS["table"][BASE]["changes"], row.get("changes", {}))})
     for name, row in FACTS["ablations"].items()
 )
-"""Changes of the row `BASE`, one at a time."""
+"""Rows that each change one thing in the row `BASE`."""
 ROWS = {row.name: row for row in (*TABLE, *ABLATIONS)}
 GROUPS = {"table": tuple(FACTS["table"]), "ablations": (BASE, *FACTS["ablations"])}
 
@@ -80,10 +80,10 @@ class Cell:
     Attributes:
         row: Name of the row.
         seed: Seed of the run.
-        encoder: "SCRATCH", or the vision encoder's name.
-        steps: Training steps.
-        training_moments: Moments trained on.
-        resumed: Whether the training was stopped in between; the time is then that of its last part.
+        encoder: "SCRATCH", or the name of the vision encoder.
+        steps: Number of training steps.
+        training_moments: Number of training moments.
+        resumed: Whether the training was stopped and resumed; `cpu_minutes` then covers only the last part.
         cpu_minutes: CPU time of the training, minutes.
         retrieval: Recall by direction: "touch to vision", "vision to touch", "both".
     """
@@ -99,7 +99,7 @@ class Cell:
 
     @property
     def both(self) -> Recall:
-        """Recall of both directions averaged."""
+        """Recall averaged over both directions."""
         return self.retrieval["both"]
 
 
@@ -109,28 +109,28 @@ CONTROLS = ("elsewhere", "crop_elsewhere")
 
 
 def results(folder: Path) -> list[Cell]:
-    """Finished runs of a study, in the order of the rows and seeds."""
-    advice, order = "Delete it: the study trains this row again", list(ROWS)
+    """Return the finished runs of a study, in the order of the rows and seeds."""
+    advice, order = "Delete the file; the study then trains this row again", list(ROWS)
     paths = folder.glob(f"runs/*/{RESULT}")
     cells = (result_of(Cell, read_json(path, advice), str(path)) for path in paths)
     return sorted(cells, key=lambda cell: (order.index(cell.row), cell.seed))
 
 
 def table_text(cells: Sequence[Cell], gallery: int) -> str:
-    """Table of finished runs as Markdown, with its `verdicts`."""
+    """Return the Markdown table of finished runs, with its `verdicts`."""
     if not cells:
         return "no finished run yet\n"
     encoders = ", ".join(dict.fromkeys(cell.encoder for cell in cells))
     chance = cells[0].both.chance
     comparison, ablations = ([cell for cell in cells if cell.row in names] for names in GROUPS.values())
     parts = [
-        f"Retrieval among {gallery} held-out contacts, both directions averaged; encoders: {encoders}. "
+        f"Retrieval among {gallery} held-out contacts, averaged over both directions; encoders: {encoders}. "
         f"Chance: R@1 {chance[1]:.3f}, R@5 {chance[5]:.3f}. Intervals: 95 %, bootstrap over episodes.\n"
     ]
     if comparison:
         parts += [_markdown(comparison), *(line + "\n" for line in verdicts(cells))]
     if any(cell.row != BASE for cell in ablations):
-        parts += [f"Changes of '{ROWS[BASE].title}', one at a time:\n", _markdown(ablations)]
+        parts += [f"Rows that change one thing in '{ROWS[BASE].title}':\n", _markdown(ablations)]
     return "\n".join(parts)
 
 
@@ -147,7 +147,11 @@ def _markdown(cells: Sequence[Cell]) -> str:
 
 
 def verdicts(cells: Sequence[Cell]) -> list[str]:
-    """Sentences, one a seed: does a box beat whole image and opening, and are the boxes elsewhere at chance?"""
+    """Return one sentence per seed that compares the best box with the whole image and the opening, and with chance.
+
+    The sentence states whether the best box is better than the whole image and the opening, and whether the boxes
+    elsewhere in the image are at chance. A seed with missing rows has no sentence.
+    """
     lines = []
     for seed in sorted({cell.seed for cell in cells}):
         rows = {cell.row: cell.both for cell in cells if cell.seed == seed}
@@ -158,7 +162,7 @@ def verdicts(cells: Sequence[Cell]) -> list[str]:
         beaten = [ROWS[name].title for name in ("whole", "opening") if low > rows[name].interval[1][1]]
         lines.append(
             f"seed {seed}: the best box is '{ROWS[best].title}'; its interval lies above that of "
-            f"{' and '.join(beaten) or 'none of whole image and opening only'}; "
+            f"{' and '.join(beaten) or 'neither whole image nor opening only'}; "
             + "; ".join(
                 f"the interval of '{ROWS[name].title}' {_contains(rows[name].interval[1], rows[name].chance[1])} chance"
                 for name in CONTROLS
@@ -173,14 +177,14 @@ def _contains(interval: tuple[float, float], value: float) -> str:
 
 @dataclass(frozen=True)
 class Plan:
-    """Amounts that a study records and trains.
+    """Sizes of a study.
 
     Attributes:
-        episodes: Recorded episodes of 10 to 20 contacts, objects scaled at random.
-        held_out: Share of them that is only evaluated.
-        steps: Training steps of a run.
-        batch_size: Moments in a batch.
-        gallery: Candidates of the retrieval.
+        episodes: Number of recorded episodes, each of 10 to 20 contacts with objects of random size.
+        held_out: Held-out episodes, which are only evaluated: their share below 1, or else their number.
+        steps: Number of training steps of a run.
+        batch_size: Number of moments in a batch.
+        gallery: Number of candidates in the retrieval gallery.
     """
 
     episodes: int = 200
@@ -203,28 +207,31 @@ def study(
     threads: int = 1,
     progress: bool = True,
 ) -> str:
-    """Run the missing cells of a study and return its table, also written to OUT/table.md.
+    """Run the missing runs of a study and return its table, which is also written to OUT/table.md.
 
     Finished runs are kept; a run that was stopped resumes from its last checkpoint.
 
     Args:
-        out: Folder of the study: recordings, runs, table.
-        rows: Names of rows, or "table" (the main comparison) or "ablations".
-        seeds: One run a row and seed; the seed also splits the episodes.
-        size: "smoke" only proves, in a minute, that all parts work together.
-        processes: How many processes record and prepare episodes.
-        threads: Torch threads of a run.
+        out: Folder of the study, for recordings, runs and table.
+        rows: Names of rows, or of groups of rows. table: the main comparison. ablations: changes of the best row.
+        seeds: Seeds; each row has one run per seed. The seed also determines which episodes are held out.
+        size: Size of the study. full: the complete study. smoke: a test of about one minute that all parts work.
+        processes: Number of processes that record and prepare episodes.
+        threads: Number of torch threads of a run.
         progress: Show progress bars on stderr.
 
+    Returns:
+        The table as Markdown.
+
     Raises:
-        InputError: Unknown row names; the known ones are listed. Or a run was stopped (Ctrl-C, SIGTERM); it has no
-            result until it has been trained to its end.
+        InputError: A row name is unknown; the message lists the known names. Or a run was stopped (Ctrl-C, SIGTERM)
+            and has no result until its training is complete.
     """
     folder, plan = Path(out), PLANS[size]
     names = dict.fromkeys(name for given in rows for name in GROUPS.get(given, (given,)))
     unknown = [name for name in names if name not in ROWS]
     if unknown:
-        raise InputError(f"no such rows: {', '.join(unknown)}. Known: {', '.join((*GROUPS, *ROWS))}")
+        raise InputError(f"unknown rows: {', '.join(unknown)}. Use some of: {', '.join((*GROUPS, *ROWS))}")
     data, episodes = folder / "data", plan.episodes
     simulate(data, episodes=episodes, seed=11, gripper="measured", processes=processes, progress=progress)
     for seed, name in product(seeds, names):
@@ -238,7 +245,15 @@ def study(
 
 
 def config_of(folder: Path, row: Row, seed: int, plan: Plan, threads: int = 1) -> TrainConfig:
-    """Training config of one run."""
+    """Return the training config of one run of a study.
+
+    Args:
+        folder: Folder of the study.
+        row: Row of the run.
+        seed: Seed of the run.
+        plan: Sizes of the study.
+        threads: Number of torch threads.
+    """
     data, every = folder / "data", max(1, plan.steps // 4)
     rig = folder / "rigs" / f"{row.name}.toml" if any(row.shift_px) else data / "rig.toml"
     base = {name: value for name, value in FACTS["config"].items() if name not in row.unset}

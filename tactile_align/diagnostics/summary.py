@@ -1,4 +1,4 @@
-"""Results of judging a run: plain dataclasses, one JSON form of them, and the table for people."""
+"""Results of an evaluation: dataclasses, their JSON form, and the table that `evaluate` prints."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -17,16 +17,16 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class Recall:
-    """Recall of one direction or of both averaged, and what it must be compared with.
+    """Recall of one retrieval direction, or the average of both directions, with its chance level.
 
     Attributes:
-        at: R@k by k: the share of queries whose partner is among the k nearest of the gallery.
+        at: R@k by k, the share of queries whose partner is among the k nearest candidates of the gallery.
         interval: 95 % bootstrap interval of R@k over episodes, by k.
-        median_rank: Median expected rank of the partner, 1 is best.
-        gallery: Number of candidates, the partner included.
-        chance: k / gallery, by k; 1 where the gallery has no more than k.
+        median_rank: Median over the queries of the expected rank of the partner; 1 is best.
+        gallery: Number of candidates, including the partner.
+        chance: R@k of a random order, k / gallery, by k; 1 if the gallery has at most k candidates.
         queries: Number of contacts that were queries.
-        episodes: Number of their episodes.
+        episodes: Number of episodes that these contacts are from.
     """
 
     at: dict[int, float]
@@ -40,18 +40,18 @@ class Recall:
 
 @dataclass(frozen=True)
 class Localisation:
-    """How well touches point at their sensor.
+    """Result of the pointing game: how well touches localise their sensor in the image.
 
     Attributes:
-        hit: Share of touches whose most similar place lies in the sensor's box (the pointing game).
+        hit: Share of touches whose most similar place lies in the sensor's box.
         interval: 95 % bootstrap interval of `hit` over episodes.
-        chance: What a random place hits.
-        always_there: What the best fixed place for these boxes hits. A wrist camera sees its sensor nearly always at
-            the same place, so `hit` means something only where it is above this.
-        distance_px: Median distance from that place to the box's centre, px of the encoder's input.
-        distance_mm: The same at the sensor's depth, mm; None without depths.
+        chance: Hit share of a random place.
+        always_there: Hit share of the best fixed place. A wrist camera nearly always sees its sensor at the same
+            place, so only a `hit` above `always_there` shows that touches localise.
+        distance_px: Median distance from the most similar place to the centre of the box, px of the encoder's input.
+        distance_mm: The same distance at the sensor's depth, mm; None without depths.
         moments: Number of touches.
-        episodes: Number of their episodes.
+        episodes: Number of episodes that these touches are from.
     """
 
     hit: float
@@ -69,10 +69,10 @@ class Probe:
     """Score of one linear probe.
 
     Attributes:
-        measure: "balanced accuracy" of classes, or "R2" of a number.
-        score: On episodes the probe was not fitted on.
-        interval: 95 % bootstrap interval over episodes.
-        chance: Score of features without information: 1 / classes, or 0.
+        measure: Measure of the score: "balanced accuracy" for classes, "R2" for a number.
+        score: Score on episodes that the probe was not fitted on.
+        interval: 95 % bootstrap interval of the score over episodes.
+        chance: Score of features without information: 1 / (number of classes), or 0 for R2.
         moments: Number of moments.
         episodes: Number of episodes.
     """
@@ -87,23 +87,25 @@ class Probe:
 
 @dataclass(frozen=True)
 class SpaceHealth:
-    """Numbers of a set of pairs of unit vectors.
+    """Measures of the feature space of pairs; all features are scaled to unit length.
 
     Attributes:
-        alignment: Mean squared distance of a touch and its region, 0 best, 2 unrelated (arXiv 2005.10242).
-        uniformity_touch: ln of the mean e^(-2 d^2) over pairs of touches; -4 spread out, 0 all alike (same source).
-        uniformity_vision: The same over regions.
+        alignment: Mean squared distance of a touch and its region; 0 is best, 2 is unrelated (arXiv 2005.10242).
+        uniformity_touch: ln of the mean e^(-2 d^2) over the distances d of all pairs of touches; -4 is spread out, 0 is
+            all alike (same source).
+        uniformity_vision: The same measure for regions.
         rank_touch: `features.health.effective_rank` of the touches.
-        rank_vision: The same of the regions.
+        rank_vision: The same measure for regions.
         spread_touch: `features.health.spread` of the touches.
-        spread_vision: The same of the regions.
-        partition_isotropy_touch: `features.health.partition_isotropy` of the touches, 1 round.
-        partition_isotropy_vision: The same of the regions.
+        spread_vision: The same measure for regions.
+        partition_isotropy_touch: `features.health.partition_isotropy` of the touches; 1 is isotropic.
+        partition_isotropy_vision: The same measure for regions.
         modality_gap: Distance between the mean touch and the mean region (arXiv 2203.02053).
-        margin: Mean cosine to the own region minus that to the most similar other one; above 0, pairs are found.
-        dim: D, the largest possible effective rank.
-        pairs: N.
-        verdict: One sentence on what is wrong, if anything is.
+        margin: Mean over touches of the cosine to the own region minus the cosine to the most similar other region;
+            above 0, touches are on average closer to their own region.
+        dim: Dimension D of the features, the largest possible effective rank.
+        pairs: Number N of pairs.
+        verdict: One sentence on the state of the feature space.
     """
 
     alignment: float
@@ -124,12 +126,12 @@ class SpaceHealth:
 
 @dataclass(frozen=True)
 class HeldOutLoss:
-    """The alignment loss on held-out pairs.
+    """Alignment loss on held-out pairs.
 
     Attributes:
-        hsa: Mean over batches; a pair without any negative counts as 0.
-        chance: The same of features without information.
-        batch: Pairs of a batch.
+        hsa: Mean loss over batches; a pair without a negative counts as 0.
+        chance: Mean loss of features without information.
+        batch: Number of pairs in a batch.
     """
 
     hsa: float
@@ -139,7 +141,7 @@ class HeldOutLoss:
 
 @dataclass(frozen=True)
 class OpeningOnly:
-    """Results of the baseline on the gripper's opening alone, as in `ViewSummary`."""
+    """Results of the baseline that uses only the gripper's opening; the attributes are those of `ViewSummary`."""
 
     loss: HeldOutLoss
     retrieval: dict[str, Recall]
@@ -148,14 +150,14 @@ class OpeningOnly:
 
 @dataclass(frozen=True, kw_only=True)
 class Readouts:
-    """Results read off one view's features.
+    """Results that `view_readouts` computes from one view's features.
 
     Attributes:
-        galleries: Recall by gallery and direction; among the regions of one image, "touch to vision" alone.
-        probes: By what is read from which feature: "object from h_tau".
-        left_out: Reasons by the name of what could not be read: "galleries/cross-episode", "space".
-        space: Health of the feature space; None where it was left out.
-        localisation: The pointing game; None where it was left out.
+        galleries: Recall by gallery and direction; the gallery of regions of one image has only "touch to vision".
+        probes: Probe scores by target and feature, such as "object from h_tau".
+        left_out: Reason why a result is missing, by its name, such as "galleries/cross-episode" or "space".
+        space: Health of the feature space; None if it is missing.
+        localisation: Result of the pointing game; None if it is missing.
     """
 
     galleries: dict[str, dict[str, Recall]] = field(default_factory=dict)
@@ -171,10 +173,10 @@ class ViewSummary(Readouts):
 
     Attributes:
         moments: Number of held-out moments with a box and a contact.
-        contacts: Number of their contacts.
-        loss: The alignment loss.
+        contacts: Number of contacts that these moments are from.
+        loss: Alignment loss on held-out pairs.
         retrieval: Recall by direction: "touch to vision", "vision to touch", "both".
-        opening_only: The baseline; None where the run itself does not look at the box.
+        opening_only: Results of the opening-only baseline; None if the run itself does not use the box.
     """
 
     moments: int
@@ -189,10 +191,10 @@ class ActionError:
     """Mean absolute action error on held-out episodes, robot units.
 
     Attributes:
-        per_column: By action column, over all steps of the chunk.
-        first_step: By action column, of the first step alone.
+        per_column: Error by action column, over all steps of the chunk.
+        first_step: Error by action column, over the first step of the chunk only.
         moments: Number of moments.
-        standing_still_per_column: Error of repeating the recorded state; None where state and action differ in length.
+        standing_still_per_column: Error of repeating the recorded state; None if state and action differ in length.
     """
 
     per_column: tuple[float, ...]
@@ -203,14 +205,14 @@ class ActionError:
 
 @dataclass(frozen=True)
 class Summary:
-    """Results of `evaluate` of a run; `json_of` writes it as RUN/summary.json, `summary_of` reads it back.
+    """Results of `evaluate` for a run; `evaluate` writes them to RUN/summary.json and `summary_of` reads that file.
 
     Attributes:
         run: Name of the run folder.
         encoder: Names of the encoders.
-        views: By the view's key; empty where nothing was aligned.
-        opening_reading: Whether the grippers' openings are measured or commanded; None without views.
-        action_error: None where no policy was trained.
+        views: Results by key of the view; empty if the run has no alignment.
+        opening_reading: Kind of the gripper readings, "measured" or "commanded"; None without views.
+        action_error: Action error; None if the run trained no policy.
     """
 
     run: str
@@ -220,7 +222,7 @@ class Summary:
     action_error: ActionError | None = None
 
     def text(self) -> str:
-        """Table for people, with chance and opening-only beside each number."""
+        """Return the results as a text table, with chance and the opening-only baseline for comparison."""
         lines = [f"run {self.run}, encoders: {self.encoder}"]
         for key, view in self.views.items():
             lines += ["", f"view {key}: {view.contacts} held-out contacts, {view.moments} moments", *view_lines(view)]
@@ -234,45 +236,45 @@ class Summary:
 
 
 def json_of(result: object) -> str:
-    """JSON of one of these dataclasses; what is None is left out."""
+    """Return the JSON text of one of these dataclasses; attributes that are None are left out."""
     return json.dumps(TypeAdapter(type(result)).dump_python(result, mode="json", exclude_none=True), indent=2) + "\n"
 
 
 def result_of(kind: type[Result], data: Any, source: str) -> Result:
-    """Return the dataclass that `json_of` wrote.
+    """Return a dataclass from the data that `json_of` wrote.
 
     Args:
-        kind: The dataclass.
+        kind: Type of the dataclass.
         data: Plain data read from the JSON.
-        source: The file, for errors.
+        source: Name of the file, for error messages.
 
     Raises:
-        InputError: A key is missing or wrong; names file and key.
+        InputError: A key is missing or wrong; the message states file and key.
     """
     try:
         result: Result = TypeAdapter(kind).validate_python(data)
         return result
     except ValidationError as error:
-        raise InputError(f"{explain(error, source)}. Write it anew with the command that wrote it") from error
+        raise InputError(f"{explain(error, source)}. Write the file again with the command that wrote it") from error
 
 
 def summary_of(path: Path) -> Summary:
     """Return the summary that `evaluate` wrote to a summary.json.
 
     Raises:
-        FileNotFoundError: No such file.
-        InputError: It is damaged, or a key is missing or wrong; names file and key.
+        FileNotFoundError: The file does not exist.
+        InputError: The file is damaged, or a key is missing or wrong; the message states file and key.
     """
-    return result_of(Summary, read_json(path, "Write it anew: tactile-align evaluate RUN"), str(path))
+    return result_of(Summary, read_json(path, "Write it again: tactile-align evaluate RUN"), str(path))
 
 
 SIDES = {"h_tau": "touch", "h_w": "region"}
 
 
 def view_lines(view: ViewSummary) -> Iterator[str]:
-    """Lines on the results of one view: loss, retrieval beside its baselines, and `readout_lines`."""
+    """Yield the lines of text on one view: loss, retrieval with its baselines, and `readout_lines`."""
     loss, both = view.loss, view.retrieval["both"]
-    of_chance = "no pair of a batch has a negative, so nothing was tested; raise batch_size or lower hsa.min_gap"
+    of_chance = "no pair has a negative in its batch, so the loss is meaningless; raise batch_size or lower hsa.min_gap"
     if loss.chance > 0:
         of_chance = f"{loss.hsa / loss.chance:.2f} of chance"
     yield f"HSA {loss.hsa:.3f}, chance {loss.chance:.3f}: {of_chance}"
@@ -289,11 +291,11 @@ def view_lines(view: ViewSummary) -> Iterator[str]:
 
 
 def readout_lines(view: ViewSummary) -> Iterator[str]:
-    """Lines on one view's galleries, localisation, feature space and probes, and on what was left out."""
+    """Yield the lines of text on one view's galleries, localisation, feature space, probes and missing results."""
     other = {} if view.opening_only is None else view.opening_only.galleries
     yield f"{'other galleries':30}{'R@1 [95 % interval]':>24}{'opening only':>14}{'chance':>8}{'gallery':>9}"
     for name, recalls in view.galleries.items():
-        # Every region of an image has the same opening, so there is nothing to set beside that gallery.
+        # All regions of an image have the same opening, so the baseline has no result for that gallery.
         base = f"{other[name]['both'].at[1]:.3f}" if name in other else "-"
         recall = recalls.get("both", recalls["touch to vision"])
         at = _with_interval(recall.at[1], recall.interval[1])
@@ -303,8 +305,8 @@ def readout_lines(view: ViewSummary) -> Iterator[str]:
         mm = "" if place.distance_mm is None else f", {place.distance_mm:.1f} mm"
         yield (
             f"localisation: {_with_interval(place.hit, place.interval)} of {place.moments} touches point into the box; "
-            f"the best fixed guess {place.always_there:.3f}, a random place {place.chance:.3f}; "
-            f"median {place.distance_px:.1f} px{mm} off its centre"
+            f"best fixed guess {place.always_there:.3f}, random place {place.chance:.3f}; "
+            f"median distance to the box centre {place.distance_px:.1f} px{mm}"
         )
     if view.space is not None:
         s = view.space
@@ -323,7 +325,7 @@ def readout_lines(view: ViewSummary) -> Iterator[str]:
     for name, reason in view.left_out.items():
         reasons.setdefault(reason, []).append(name.partition("/")[2] or name)
     for reason, names in reasons.items():
-        yield f"left out, {', '.join(names)}: {reason}"
+        yield f"left out: {', '.join(names)}: {reason}"
 
 
 def _recall_line(title: str, first: str, at: Mapping[int, float], rank: float) -> str:

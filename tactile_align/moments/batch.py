@@ -44,7 +44,7 @@ class TouchImages:
     | field | shape | meaning |
     |---|---|---|
     | image | (B, H, W, 3) uint8 | touch image, RGB |
-    | opening | (B, 2) float32 | distance of each finger from the tool axis, m; None without a gripper, and when acting |
+    | opening | (B, 2) float32 | distance of each finger from the tool axis, m; None without gripper or when acting |
 
     The gap between the fingers is the sum of both openings.
     """

@@ -102,7 +102,7 @@ def test_a_touch_that_is_its_region_points_with_cosine_one(seen: tuple[TrainConf
 def test_what_cannot_be_looked_at_is_refused(seen: tuple[TrainConfig, Moments]) -> None:
     config, moments = seen
     alone = TrainConfig.model_validate({**config.model_dump(), "train_policy": False})
-    with pytest.raises(ValueError, match="trained no policy"):
+    with pytest.raises(ValueError, match="train_policy = false"):
         attention(LoadedRun.untrained(alone, moments), [0])
     blind = TrainConfig.model_validate({**alone.model_dump(), "region": "opening"})
     with pytest.raises(ValueError, match="region 'opening'"):

@@ -79,7 +79,7 @@ def test_what_a_recording_states_is_read_row_by_row_and_missed_by_name(six: tupl
         del file["truth"], file.attrs["object"]
     try:
         for read, what in ((stated_indentation, "truth/indentation"), (stated_object, "'object'")):
-            with pytest.raises(ValueError, match=rf"needs .*{what}.*{path.name}.* has none"):
+            with pytest.raises(ValueError, match=rf"requires .*{what}.*{path.name}.* has none"):
                 read(data.held_out, np.arange(len(data.held_out)))
     finally:
         path.write_bytes(kept)
@@ -127,7 +127,7 @@ def test_a_gallery_is_as_large_as_the_episodes_can_fill() -> None:
         # 21, 15 and 7 contacts are there; 64 and 8 are halved until they fit.
         assert found.gallery == size and found.chance[1] == 1 / size and found.at[1] == 1.0
         assert found.queries == 21
-    with pytest.raises(ValueError, match="offer at most 0"):
+    with pytest.raises(ValueError, match="contain at most 0"):
         gallery_recalls(synthetic(episodes=1, contacts=7), "cross-episode", 64, 20)
 
 
@@ -141,7 +141,7 @@ def test_other_regions_of_an_image_are_judged_where_most_moments_have_them() -> 
     found = among_regions(features, chosen, others, exist)
     # The first episode's ten moments tie, but the one that has one region only is not judged.
     assert found.gallery == 3 and found.queries == 19 and found.at[1] == pytest.approx(10 / 19)
-    with pytest.raises(ValueError, match="20 of 20 have none"):
+    with pytest.raises(ValueError, match="20 of 20 boxes have no room"):
         among_regions(features, chosen, others, np.zeros_like(exist))
 
 

@@ -92,7 +92,7 @@ def test_directions_are_not_mixed_up() -> None:
 def test_too_few_contacts_for_a_gallery_are_refused_with_what_there_is() -> None:
     episode, contact = cell(2, 4, 1)
     h = np.random.default_rng(0).normal(size=(8, 4))
-    with pytest.raises(ValueError, match=r"gallery of 64 needs 63.*at most 7.*smaller gallery"):
+    with pytest.raises(ValueError, match=r"gallery of 64 requires 63.*at most 7.*smaller gallery"):
         retrieval(h, h, episode, contact, gallery=64)
 
 
@@ -112,7 +112,7 @@ def test_moments_too_close_in_time_do_not_stand_in_a_gallery() -> None:
     assert retrieval(h, h, episode, contact, min_gap=20, **options)["both"].at[1] == 1.0  # type: ignore[arg-type]
     mixed = retrieval(h, h, episode, contact, min_gap=0, **options)["both"].at[1]  # type: ignore[arg-type]
     assert mixed == pytest.approx(12 / 19)  # the twin is not among 7 of the 19 others
-    with pytest.raises(ValueError, match="needs the time"):
+    with pytest.raises(ValueError, match="requires the time"):
         retrieval(h, h, episode, contact, gallery=8, min_gap=20)
 
 

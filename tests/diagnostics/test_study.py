@@ -70,12 +70,12 @@ def test_the_table_says_scratch_chance_and_intervals() -> None:
     text = table_text(all_rows(grid=0.2), PLAN.gallery)
     assert "SCRATCH" in text and "R@1 0.016" in text
     assert "| grid in box | 0 | 0.200 [0.180, 0.220] | 0.600 | 9.0 | 3.2 |" in text
-    assert "Changes of" not in text
+    assert "one thing in" not in text
 
 
 def test_ablations_stand_in_a_table_of_their_own_below_their_base() -> None:
     comparison, ablations = table_text([*all_rows(), result("shift_25", 0, 0.1)], PLAN.gallery).split(
-        "Changes of 'crop at box"
+        "one thing in 'crop at box"
     )
     assert "to the right" not in comparison and "whole image" not in ablations
     assert ablations.index("crop at box, grid") < ablations.index("box 25 px to the right")
@@ -88,13 +88,13 @@ def test_a_box_that_wins_is_said_to_win_and_a_tie_is_not() -> None:
     tied = verdicts(all_rows(grid=0.2, whole=0.19))[0]
     assert "above that of opening only;" in tied
     lost = verdicts(all_rows(elsewhere=0.2))[0]
-    assert "none of whole image and opening only" in lost and "'box elsewhere, grid' does NOT contain chance" in lost
+    assert "neither whole image nor opening only" in lost and "'box elsewhere, grid' does NOT contain chance" in lost
     assert "'crop elsewhere, grid' contains chance" in lost
     assert not verdicts(all_rows()[1:]), "a verdict needs every row"
 
 
 def test_unknown_rows_are_refused_with_the_known_ones(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"no such rows: gird\. Known: table, ablations, opening"):
+    with pytest.raises(ValueError, match=r"unknown rows: gird\. Use some of: table, ablations, opening"):
         study(tmp_path, ["gird"])
 
 

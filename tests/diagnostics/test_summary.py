@@ -81,7 +81,7 @@ def test_the_text_sets_every_number_beside_its_baseline() -> None:
     assert "HSA 3.100, chance 4.850: 0.64 of chance" in lines
     (other,) = (line for line in lines if line.startswith("regions of the same image"))
     assert other.split()[-3:] == ["-", "0.016", "64"]
-    assert any("left out, indentation from h_w: needs the truth" in line for line in lines)
+    assert any("left out: indentation from h_w: needs the truth" in line for line in lines)
     blind = replace(VIEW, localisation=None, space=None)
     text = replace(SUMMARY, views={"v": blind}).text()
     assert "localisation" not in text and "feature space" not in text

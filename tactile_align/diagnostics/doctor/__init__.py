@@ -1,1 +1,1 @@
-"""Checks of a run's data, pairs, model and first training steps."""
+"""Doctor: checks of a run's data, pairs, model and first training steps."""

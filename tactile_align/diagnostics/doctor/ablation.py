@@ -1,4 +1,4 @@
-"""Ablation of a config: modules and losses added one by one, up to the first that fails a check."""
+"""Ablation of a config: modules and losses are added one by one, up to the first addition that fails a check."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -10,17 +10,19 @@ from tactile_align.training.data import Data, load_data
 
 
 def ablate(config: TrainConfig, *, data: Data | None = None, progress: bool = False, processes: int = 1) -> Report:
-    """Rebuild a config piece by piece, from the plain policy up, and diagnose model and learning at each step.
+    """Return a report on a config that is rebuilt step by step, starting from the plain policy.
+
+    Each step adds one field of the config and diagnoses model and learning.
 
     Args:
-        config: The whole run.
-        data: Moments already loaded for it; None loads them.
+        config: The complete training config.
+        data: Data already loaded for this config; None loads the data.
         progress: Show progress bars on stderr.
-        processes: How many processes prepare episodes.
+        processes: Number of processes that prepare episodes.
 
     Returns:
-        One check for each addition, `addition/FIELD`, in order; each includes the additions before it. The first that
-        fails is the last.
+        One check per added field, `addition/FIELD`, in order; each step keeps the fields added before. The ablation
+        ends with the first step that fails a check.
     """
     data = data or load_data(config, processes, progress)
     checks: list[Check] = []
@@ -39,20 +41,20 @@ def ablate(config: TrainConfig, *, data: Data | None = None, progress: bool = Fa
         )
         if failed:
             break
-    return Report("ablate", f"training run {config.out}, built up piece by piece", tuple(checks))
+    return Report("ablate", f"training run {config.out}, built up step by step", tuple(checks))
 
 
 HSA: dict[str, Any] = {"weight": 0.0, "symmetric": False, "region_negatives": 0, "bank": 0, "touch_ceiling": None}
 HSA |= {"hardness": 0.0, "finger_negative": False, "camera_negative": False, "hardest": None}
 HSA |= {"learn_temperature": False, "temperature_final": None}
 OFF = {"policy": {"cameras": (), "region_tokens": False, "touch_tokens": False}, "hsa": HSA}
-"""Values of the fields that are added, before they are added; by section, in order."""
+"""Values that the fields have before they are added, by section, in the order of addition."""
 
 
 def grown(config: TrainConfig) -> Iterator[tuple[str, object, TrainConfig]]:
-    """Yield the field that is added, its value and the config so far; only pieces that the whole config has are added.
+    """Yield each added field, its value and the config so far; only fields that the complete config uses are added.
 
-    The first is the policy on joints alone, where the config trains one.
+    If the config trains a policy, the first step is the policy that uses joints only.
     """
     joint = config.alignment.model_copy(update={"mode": "joint", "pretrain_steps": 0})
     bare = {section: getattr(config, section).model_copy(update=values) for section, values in OFF.items()}

@@ -1,4 +1,4 @@
-"""The doctor's checks of data, before any network."""
+"""Doctor checks of the data, which need no network."""
 
 import math
 from collections.abc import Iterator
@@ -17,17 +17,17 @@ from tactile_align.evenly import evenly
 from tactile_align.moments.frames import input_image
 from tactile_align.moments.normalisation import Statistics
 
-LOOKED_AT = 8  # episodes whose stored touches are looked at
+LOOKED_AT = 8  # largest number of episodes whose stored touches are checked
 
 
 def data_checks(subject: Subject) -> Iterator[Check]:
-    """All checks of data and pairs, in the order of the report."""
+    """Yield all checks of data and pairs, in the order of the report."""
     for checks in (streams, door, colour_order, touch_storage, moving_actions, statistics, pair_checks):
         yield from checks(subject)
 
 
 def streams(subject: Subject) -> Iterator[Check]:
-    """Change of each stream from moment to moment, and its brightness as the encoder takes it."""
+    """Yield checks of each stream: change from moment to moment, repeated frames, and brightness."""
     for name, images in subject.wide.images().items():
         values = images.float()
         unique, mean = len({bytes(image.numpy().tobytes()) for image in images}), float(values.mean())
@@ -39,7 +39,7 @@ def streams(subject: Subject) -> Iterator[Check]:
 
 
 def door(subject: Subject) -> Iterator[Check]:
-    """Whether the images and boxes of a batch are those of the recording, moment by moment."""
+    """Yield the checks that the images and boxes of a batch equal those of the recording, moment by moment."""
     moments, raw = subject.data.train, subject.raw
     shown = raw.images()
     worst: dict[str, float] = {}
@@ -67,7 +67,10 @@ def door(subject: Subject) -> Iterator[Check]:
 
 
 def colour_order(subject: Subject) -> Iterator[Check]:
-    """Whether the stated channel order of the first episode is likely: cameras of one scene share its colours."""
+    """Yield the check that the stated channel order of the first episode is plausible.
+
+    All cameras show the same scene, so their colours should be similar.
+    """
     with open_episode(subject.data.train.jobs[0].ref) as episode:
         every = max(1, len(episode) // 6)
         remarks = colours(episode, {name: look_at(episode, name, every) for name in episode.cameras})
@@ -75,27 +78,27 @@ def colour_order(subject: Subject) -> Iterator[Check]:
 
 
 def touch_storage(subject: Subject) -> Iterator[Check]:
-    """JPEG quality that each touch stream is stored with, over some of the training episodes."""
+    """Yield checks of the JPEG quality of each touch stream, over some of the training episodes."""
     jobs = subject.data.train.jobs
-    worst: dict[str, float] = {}  # infinite for what is stored without loss
+    worst: dict[str, float] = {}  # infinite for lossless storage
     for index in evenly(len(jobs), LOOKED_AT):
         with open_episode(jobs[index].ref) as episode:
             for name in (one.stream for one in jobs[index].inputs if one.key in subject.model.sensors):
                 stored = stored_quality(episode, name)
                 worst[name] = min(worst.get(name, math.inf), math.inf if stored is None else stored)
     for name, quality in worst.items():
-        measured = "without loss" if quality == math.inf else f"JPEG of quality {quality:.0f}"
+        measured = "lossless" if quality == math.inf else f"JPEG quality {quality:.0f}"
         yield judged("touch-storage", quality, name, measured=measured)
 
 
 def moving_actions(subject: Subject) -> Iterator[Check]:
-    """Number of action columns that move at all."""
+    """Yield the check of the number of action columns that change over time."""
     moving = np.concatenate([action for _, action in subject.data.train.low_dim()]).std(axis=0) > 1e-4
     yield judged("moving-actions", int(moving.sum()), measured=f"{int(moving.sum())} of {len(moving)}")
 
 
 def statistics(subject: Subject) -> Iterator[Check]:
-    """Whether mean and spread are those of the training episodes, and the joints normalised by them."""
+    """Yield checks of the normalisation: statistics of the training episodes, and the joints normalised by them."""
     given = subject.data.statistics
     own = Statistics.of(subject.data.train.low_dim())
     gap = max(

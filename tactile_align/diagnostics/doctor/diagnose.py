@@ -1,4 +1,4 @@
-"""Diagnosis of a training run before it costs a day: data, model and a few steps, with what to change."""
+"""Diagnosis of a training run before it starts: checks of data, model and a few training steps, with advice."""
 
 import copy
 from collections.abc import Collection
@@ -30,18 +30,19 @@ def diagnose(
     progress: bool = False,
     processes: int = 1,
 ) -> Report:
-    """Make every check of a config's data and model; a few dozen forward passes, on the CPU.
+    """Return a report with all checks of a config's data and model, made with a few dozen forward passes on the CPU.
 
     Args:
-        config: The run.
-        data: Moments already loaded for it; None loads them.
-        model: Network to examine instead of the fresh one that the config makes, say a trained one; not changed.
-        parts: Which checks: of data, of the model, of a few steps of learning.
+        config: Training config.
+        data: Data already loaded for this config; None loads the data.
+        model: Network to check, for example a trained one, which is not changed. None: a new network of the config.
+        parts: Parts to check. data: the data and pairs. model: the model before any step. learning: a few training
+            steps.
         progress: Show progress bars on stderr.
-        processes: How many processes prepare episodes.
+        processes: Number of processes that prepare episodes.
 
     Raises:
-        ValueError: Data or config that training itself would refuse; names what and where.
+        ValueError: Training itself would refuse the data or the config; the message states what and where.
     """
     data = data or load_data(config, processes, progress)
     network = build_model(config, data.train) if model is None else copy.deepcopy(model)
@@ -57,6 +58,6 @@ def diagnose(
             if "learning" in parts:
                 checks += learning_checks(subject)
         except ValueError as error:
-            why, advice = "training would stop with this error at its first step", "change what the error names"
+            why, advice = "training would stop with this error at its first step", "follow the advice in the error"
             checks.append(stated("training-step", "fail", str(error), "runs", why=why, advice=advice))
     return Report("doctor", f"training run {config.out}", tuple(checks), tables)

@@ -1,4 +1,4 @@
-"""The doctor's checks of learning: one step, a few steps on one batch, and the loss of spoilt batches after them."""
+"""Doctor checks of learning: one step, some steps on one batch, and then the loss of shuffled or shifted batches."""
 
 import copy
 import math
@@ -18,11 +18,11 @@ from tactile_align.policies.alignment import Alignment
 from tactile_align.training.optimiser import make_optimiser, warmup_cosine
 
 FEW = 16
-"""Features of fewer rows or dimensions may be of a low rank in a healthy run."""
+"""Number of rows and dimensions below which a low rank of the features is normal in a healthy run."""
 
 
 def features(subject: Subject) -> Iterator[Check]:
-    """Effective rank, spread and eigenvalue ratio of both features."""
+    """Yield checks of effective rank, spread and eigenvalue ratio of the touch and region features."""
     model = subject.model.eval()
     if not model.aligns:
         return
@@ -40,7 +40,7 @@ def features(subject: Subject) -> Iterator[Check]:
 
 
 def against_chance(subject: Subject) -> Iterator[Check]:
-    """The alignment loss before any step, beside chance, and the number of its pairs."""
+    """Yield checks of the alignment loss before any step, relative to chance, and of the number of pairs."""
     with torch.no_grad():
         log = subject.losses(subject.batch).log
     if "hsa" not in log:
@@ -60,12 +60,12 @@ def _passed(check: Check) -> Check:
 
 
 RATES = (0.1, 1.0, 10.0)
-FIRST, MORE = 8, 24  # steps of the search for a rate, and with the best one
-TINY = 1e-9  # in place of a divisor of 0
+FIRST, MORE = 8, 24  # steps to compare the learning rates, and further steps with the best rate
+TINY = 1e-9  # smallest divisor
 
 
 def learning_checks(subject: Subject) -> list[Check]:
-    """All checks of features and learning, in the order of the report."""
+    """Return all checks of features and learning, in the order of the report."""
     lessons = {factor: _Lesson(subject, factor) for factor in RATES}
     start = lessons[1.0].losses()
     full = lessons[1.0].take(1).losses()[0]
@@ -84,7 +84,7 @@ def learning_checks(subject: Subject) -> list[Check]:
 
 
 class _Lesson:
-    """A copy of the model that trains on one batch, at `factor` times the config's rates and without dropout."""
+    """Copy of the model that trains on one batch, without dropout, at `factor` times the config's learning rates."""
 
     def __init__(self, subject: Subject, factor: float) -> None:
         self.subject, self.model = subject, copy.deepcopy(subject.model)
@@ -93,7 +93,7 @@ class _Lesson:
             group["lr"] = group["initial_lr"] * factor  # "lr" includes the warm-up of the schedule
 
     def take(self, steps: int) -> "_Lesson":
-        """Take some steps; a loss that is not finite ends the lesson."""
+        """Take training steps, and stop early if the loss becomes non-finite."""
         for _ in range(steps):
             loss = total_of(self.subject.losses(self.subject.batch, self.model))
             if not bool(torch.isfinite(loss)) or not loss.requires_grad:
@@ -105,14 +105,14 @@ class _Lesson:
         return self
 
     def losses(self) -> tuple[float, float]:
-        """Return the total loss of the batch, and the alignment's, or the total again where there is none."""
+        """Return the total loss and the alignment loss of the batch; without alignment, the total loss twice."""
         with torch.no_grad():
             losses = self.subject.losses(self.subject.batch, self.model)
         total = float(total_of(losses))
         return total, total if losses.alignment is None else float(losses.alignment)
 
     def judged_by(self) -> float:
-        """Return the second of `losses`, infinite where it is not a number."""
+        """Return the second loss of `losses`, or infinity if that loss is non-finite."""
         value = self.losses()[1]
         return value if math.isfinite(value) else math.inf
 
@@ -120,14 +120,15 @@ class _Lesson:
 def one_step(
     subject: Subject, before: tuple[float, float], first: dict[float, tuple[float, float]], full: float
 ) -> Iterator[Check]:
-    """Whether the run's first step lowers the loss of its own batch, and a step at the full rate does not raise it.
+    """Yield the checks that the first step lowers the loss of its own batch, with and without warm-up.
 
     Args:
         subject: The run.
         before: Total and alignment loss before any step.
-        first: The same after one step at the rate of the run's first step, warm-up included, by factor on it.
-        full: Total after one step at the full rate without warm-up. A first adaptive step moves every new weight by the
-            whole rate, so this total may rise somewhat.
+        first: Total and alignment loss after one step, by the factor on the learning rate of the run's first step
+            (warm-up included).
+        full: Total loss after one step at the full learning rate, without warm-up. The first Adam step moves every
+            weight by the full rate, so this loss may rise slightly.
     """
     rates, ramped = subject.config.optimiser, ramp(subject)
     ratios = [after / start for after, start in zip(first[1.0], before, strict=True) if start > 0]
@@ -143,29 +144,29 @@ def one_step(
 
 
 def ramp(subject: Subject) -> float:
-    """Return the share of the learning rates that the run's first step is taken at."""
+    """Return the factor that warm-up applies to the learning rates in the run's first step."""
     return warmup_cosine(subject.config.optimiser.warmup_steps, subject.config.steps)(0)
 
 
 def overfit(before: float, after: float, factor: float) -> Check:
-    """Whether the model can overfit one batch."""
+    """Return the check that the model can overfit one batch."""
     measured = f"{before:.3f} to {after:.3f} in {FIRST + MORE} steps at x{factor:g}"
     return judged("one-batch-overfits", after / before if before > 0 else 0.0, measured=measured)
 
 
 @torch.no_grad()
 def notices(subject: Subject, trained: AlignedPolicy) -> Iterator[Check]:
-    """Whether the alignment loss, after those steps, changes with exchanged touches and with shifted boxes."""
+    """Yield the checks that the trained copy's alignment loss changes with shuffled touches and shifted boxes."""
     alignment = trained.eval().alignment
     if alignment is None or not trained.aligns:
         return
     true = _loss(alignment, subject.batch)
     mixed = _loss(alignment, _shuffled(subject.batch, alignment))
-    yield judged("touch-shuffle", mixed / max(true, TINY), measured=f"{true:.3f}, exchanged {mixed:.3f}")
+    yield judged("touch-shuffle", mixed / max(true, TINY), measured=f"{true:.3f}, shuffled {mixed:.3f}")
     if subject.config.region == "box":
         shifted = _loss(alignment, _shifted(subject.batch))
         change = abs(shifted - true) / max(true, TINY)
-        yield judged("box-shift", change, measured=f"{true:.3f}, moved {shifted:.3f}")
+        yield judged("box-shift", change, measured=f"{true:.3f}, shifted {shifted:.3f}")
 
 
 def _loss(alignment: Alignment, batch: MomentBatch) -> float:
@@ -173,7 +174,7 @@ def _loss(alignment: Alignment, batch: MomentBatch) -> float:
 
 
 def _shuffled(batch: MomentBatch, alignment: Alignment) -> MomentBatch:
-    """Exchange the touches of the valid rows, each for the one half the rows away."""
+    """Return the batch with the touches of the valid rows shifted by half the number of these rows."""
     images = {}
     for view in alignment.views:
         rows = torch.nonzero(alignment.valid_pairs(batch, view)).flatten()

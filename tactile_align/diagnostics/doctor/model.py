@@ -1,4 +1,4 @@
-"""The doctor's checks of a model before any step: the inputs of its encoders, its gradients and its outputs."""
+"""Doctor checks of a model before any training step: encoder inputs, gradients and outputs."""
 
 import math
 from collections.abc import Iterator
@@ -17,11 +17,11 @@ from tactile_align.policies.aligned import AlignedPolicy
 from tactile_align.training.optimiser import make_optimiser
 
 LEARNS_LATER = ("act.decoder.layers.0.self_attn", "act.decoder.layers.0.norm1")
-"""ACT's decoder attends to zeros at first, so its own attention gets gradient only after some steps."""
+"""Parts of ACT without a gradient in the first steps: the decoder's input is zero, and so is its self-attention."""
 
 
 def module_of(name: str) -> str:
-    """Return the part of the model a parameter belongs to: whole towers' blocks, whole layers of ACT."""
+    """Return the part of the model that a parameter belongs to, such as a block of a tower or a layer of ACT."""
     parts = name.split(".")[:-1] or [name]
     for i, part in enumerate(parts):
         if part.isdigit():
@@ -30,7 +30,7 @@ def module_of(name: str) -> str:
 
 
 def parts_of(model: AlignedPolicy) -> dict[str, list[tuple[str, nn.Parameter]]]:
-    """Return the parameters of each part, in the model's order; those of the following copy are left out."""
+    """Return the parameters of each part, in the model's order, without those of the memory's momentum copy."""
     found: dict[str, list[tuple[str, nn.Parameter]]] = {}
     for name, p in model.named_parameters():
         short = name.removeprefix("alignment.")
@@ -40,7 +40,7 @@ def parts_of(model: AlignedPolicy) -> dict[str, list[tuple[str, nn.Parameter]]]:
 
 
 def towers_of(model: AlignedPolicy) -> dict[str, nn.Module]:
-    """Return the model's different encoders by name."""
+    """Return the encoders of the model by name; a shared encoder appears once."""
     if model.alignment is None:
         return {}
     towers = model.alignment.towers
@@ -50,26 +50,26 @@ def towers_of(model: AlignedPolicy) -> dict[str, nn.Module]:
 
 
 def model_checks(subject: Subject) -> Iterator[Check]:
-    """All checks of the model, in the order of the report."""
+    """Yield all checks of the model, in the order of the report."""
     for checks in (weights, inputs, pairing, trainable, gradients, shared, validation, padding, outputs, lonely_pairs):
         yield from checks(subject)
 
 
 def weights(subject: Subject) -> Iterator[Check]:
-    """Whether the encoders start from trained weights."""
+    """Yield the check that the encoders start from pretrained weights."""
     alignment = subject.model.alignment
     yield stated(
         "encoder-weights",
         "info" if alignment is not None and alignment.towers.scratch else "pass",
         ", ".join(getattr(tower, "name", name) for name, tower in towers_of(subject.model).items()) or "none",
         "pretrained, or SCRATCH on purpose",
-        why="random features take thousands of pairs to form",
-        advice="with few episodes name a pretrained tag; from scratch use stem = 'conv' and a higher lr_encoder",
+        why="an encoder with random initial weights needs thousands of pairs to learn useful features",
+        advice="with few episodes, set pretrained to a tag. From scratch, use stem = 'conv' and a higher lr_encoder",
     )
 
 
 def inputs(subject: Subject) -> Iterator[Check]:
-    """Whether each encoder's first layer gets pixels normalised once, by the encoder's own numbers, in few passes."""
+    """Yield checks of the encoder inputs: pixels normalised once, by the encoder's own mean and std, in few passes."""
     model, batch = subject.model, len(subject.batch)
     towers = towers_of(model)
     arrived: dict[str, list[Tensor]] = {name: [] for name in towers}
@@ -93,11 +93,11 @@ def inputs(subject: Subject) -> Iterator[Check]:
         expected = (pixels - mean) / std
         actual = torch.cat(arrived[name]).float() if arrived[name] else torch.zeros(0)
         same = actual.shape == expected.shape
-        measured = f"mean {actual.mean():.2f}, spread {actual.std():.2f}" if len(actual) else "nothing came"
-        needed = f"needed {expected.mean():.2f}, {expected.std():.2f}"
+        measured = f"mean {actual.mean():.2f}, std {actual.std():.2f}" if len(actual) else "no input"
+        needed = f"expected {expected.mean():.2f}, {expected.std():.2f}"
         error = float((actual - expected).abs().max()) if same else math.nan
         check = judged("normalisation", error, name, measured=f"{measured}; {needed}")
-        # Other images came too: nothing to compare, and nothing shown to be wrong.
+        # With additional images in the passes, the input cannot be compared, but nothing is known to be wrong.
         yield check if same else replace(check, status="warn")
     passes = [len(images) for entries in arrived.values() for images in entries]
     allowed = 2 + len(model.views) * subject.config.hsa.looks_beside
@@ -107,7 +107,7 @@ def inputs(subject: Subject) -> Iterator[Check]:
 
 
 def _own_statistics(tower: torch.nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean and std that the tower's weights were trained with, from open_clip's record of them."""
+    """Return the mean and std that the tower's weights were trained with, from open_clip's record if it has one."""
     record = getattr(getattr(tower, "visual", None), "preprocess_cfg", None) or {}
     mean, std = record.get("mean"), record.get("std")
     if mean is None or std is None:
@@ -117,7 +117,10 @@ def _own_statistics(tower: torch.nn.Module) -> tuple[torch.Tensor, torch.Tensor]
 
 @torch.no_grad()
 def pairing(subject: Subject) -> Iterator[Check]:
-    """Whether row i of the touches becomes row i of h_tau, and row i of the views row i of h_w."""
+    """Yield the checks that row i of the touches becomes row i of h_tau, and row i of the views row i of h_w.
+
+    h_tau is the feature of a touch image and h_w the feature of an image region.
+    """
     model = subject.model.eval()
     if model.alignment is None:
         return
@@ -139,7 +142,7 @@ def pairing(subject: Subject) -> Iterator[Check]:
 
 
 def validation(subject: Subject) -> Iterator[Check]:
-    """Whether eval mode computes every part of the loss that training does."""
+    """Yield the check that eval mode computes every loss that training mode computes."""
     with torch.no_grad():
         torch.manual_seed(0)
         training = set(subject.model.train()(subject.batch)[1])
@@ -149,7 +152,7 @@ def validation(subject: Subject) -> Iterator[Check]:
 
 
 def padding(subject: Subject) -> Iterator[Check]:
-    """Whether the action loss is divided by the number of steps that it sums."""
+    """Yield the check that the action loss is divided by the number of steps that it sums over."""
     share = float(subject.batch.is_pad.float().mean())
     reduction = subject.config.policy.loss_reduction
     yield stated(
@@ -157,13 +160,13 @@ def padding(subject: Subject) -> Iterator[Check]:
         "warn" if subject.model.act is not None and reduction == "all" else "pass",
         f"over {reduction} steps; {share:.0%} of the action steps lie past the end of an episode",
         "over valid steps",
-        why="dividing by padded steps too makes the loss, and the ends of episodes, count too little",
-        advice="set policy.loss_reduction = 'valid'; 'all' is for comparing with the original",
+        why="dividing by padded steps too makes the loss too small, above all at the ends of episodes",
+        advice="set policy.loss_reduction = 'valid'; 'all' is only for comparisons with the original ACT",
     )
 
 
 def outputs(subject: Subject) -> Iterator[Check]:
-    """Scale, saturation and variety of the predicted actions."""
+    """Yield checks of the scale, the saturation and the variation of the predicted actions."""
     model = subject.model
     if model.act is None:
         return
@@ -188,7 +191,7 @@ def outputs(subject: Subject) -> Iterator[Check]:
 
 
 def trainable(subject: Subject) -> Iterator[Check]:
-    """Whether every part that should learn is trainable and in the optimiser."""
+    """Yield the check that every part that should learn is trainable and in the optimiser."""
     model = subject.model
     held, parts = _held_by_optimiser(subject), parts_of(model)
     left_out = [n for ps in parts.values() for n, p in ps if p.requires_grad and id(p) not in held]
@@ -200,17 +203,17 @@ def trainable(subject: Subject) -> Iterator[Check]:
         idle = not model.aligns and not (model.reads_touches if name == "towers.touch" else model.reads_regions)
         idle = idle and len(towers_of(model)) == 2
         if tune != "frozen" and not idle and not any(p.requires_grad for p in tower.parameters()):
-            frozen.append(f"{name} should learn (tune = '{tune}')")
+            frozen.append(f"{name} is frozen although tune = '{tune}'")
     frozen += [n for n, ps in parts.items() if n.startswith("act") and not any(p.requires_grad for _, p in ps)]
     learns = sum(p.numel() for ps in parts.values() for _, p in ps if p.requires_grad)
     total = sum(p.numel() for ps in parts.values() for _, p in ps)
-    wrong = [*frozen, *(f"{n} not in the optimiser" for n in left_out), *([] if learns else ["nothing learns"])]
-    measured = ", ".join(wrong[:3]) or f"{learns:,} of {total:,} elements learn, all of them in the optimiser"
+    wrong = [*frozen, *(f"{n} not in the optimiser" for n in left_out), *([] if learns else ["no trainable parameter"])]
+    measured = ", ".join(wrong[:3]) or f"{learns:,} of {total:,} elements are trainable, all of them in the optimiser"
     yield judged("trainable-parameters", len(wrong), measured=measured)
 
 
 def gradients(subject: Subject) -> Iterator[Check]:
-    """Gradient of every trainable part after one backward pass, beside that of the median part."""
+    """Yield checks of the gradient of every trainable part after one backward pass, relative to the median part."""
     model, rms = subject.model.eval(), dict[str, float]()
     model.zero_grad(set_to_none=True)
     loss = total_of(subject.losses(subject.batch))
@@ -225,12 +228,15 @@ def gradients(subject: Subject) -> Iterator[Check]:
     middle = median([value for value in rms.values() if 0 < value < math.inf] or [0.0])
     for part, value in rms.items():
         decades = abs(math.log10(value / middle)) if 0 < value < math.inf else math.inf
-        measured = f"{value:.1e} an element, {decades:.1f} decades off" if value else "none arrives"
+        measured = f"{value:.1e} per element (rms), {decades:.1f} decades off" if value else "no gradient"
         yield judged("gradient", decades, part, measured=measured)
 
 
 def shared(subject: Subject) -> Iterator[Check]:
-    """Whether the encoder that the alignment trains feeds the action; nothing where one of them is not trained."""
+    """Yield the check that the actions depend on the encoders that the alignment trains.
+
+    Yields nothing if the run trains only one of policy and alignment.
+    """
     model = subject.model
     if not model.aligns or model.act is None:
         return
@@ -244,7 +250,7 @@ def shared(subject: Subject) -> Iterator[Check]:
 
 
 def parameters(subject: Subject) -> Table:
-    """Numbers of parameters of each part: in all, trainable, frozen and in the optimiser."""
+    """Return a table of the number of parameters of each part: all, trainable, frozen and in the optimiser."""
     held = _held_by_optimiser(subject)
     counts: dict[str, tuple[int, ...]] = {}
     for part, named in parts_of(subject.model).items():

@@ -1,4 +1,4 @@
-"""The doctor's checks of pairs: the rigs, the boxes and contacts, and the negatives."""
+"""Doctor checks of the pairs: rigs, boxes, contacts and negatives."""
 
 import math
 from collections.abc import Iterator
@@ -12,17 +12,17 @@ from tactile_align.diagnostics.doctor.limits import judged, stated
 from tactile_align.diagnostics.doctor.subject import Subject
 from tactile_align.projection.other_finger import OTHER
 
-APART_M = 0.02  # an opening at which the fingers are apart
+APART_M = 0.02  # opening of each finger at which the fingers are clearly apart, m
 
 
 def pair_checks(subject: Subject) -> Iterator[Check]:
-    """All checks of rigs, boxes, contacts and negatives, in the order of the report."""
+    """Yield all checks of rigs, boxes, contacts and negatives, in the order of the report."""
     for checks in (rigs, pads, boxes_and_contacts, false_negatives):
         yield from checks(subject)
 
 
 def rigs(subject: Subject) -> Iterator[Check]:
-    """Whether the rigs were verified against recordings."""
+    """Yield the checks that the rigs were verified against recordings."""
     for number, (entry, rig) in enumerate(zip(subject.config.data, subject.data.rigs, strict=True)):
         status: Status = "pass" if rig.status == "exact" else "warn"
         verdict = "exact, from a simulation" if rig.status == "exact" else "never verified"
@@ -35,13 +35,13 @@ def rigs(subject: Subject) -> Iterator[Check]:
             f"{entry.rig}: {verdict}",
             "verified: pass",
             str(number),
-            why="a rig that does not explain the recordings puts boxes where the sensor is not",
+            why="a rig that does not fit the recordings gives boxes that miss the sensor",
             advice=f"run: tactile-align verify {entry.path} --rig {entry.rig}",
         )
 
 
 def pads(subject: Subject) -> Iterator[Check]:
-    """Whether each sensor on a finger faces the other finger: what it touches is held between the two."""
+    """Yield the checks that each sensor on a finger faces the other finger, across the grasped object."""
     qpos = subject.data.train.low_dim()[0][0][0]
     for (number, rig), name in product(enumerate(subject.data.rigs), subject.model.sensors):
         sensor = rig.sensor(name)
@@ -54,7 +54,7 @@ def pads(subject: Subject) -> Iterator[Check]:
 
 
 def boxes_and_contacts(subject: Subject) -> Iterator[Check]:
-    """Share of the moments in which each sensor has a box, and of those in which it is in contact too."""
+    """Yield checks of the share of moments with a box, and of the share with both a box and a contact."""
     moments = subject.data.train
     for view in subject.model.views:
         visible, contact = moments.views[view.key].visible, moments.touches[view.sensor].contact
@@ -63,7 +63,7 @@ def boxes_and_contacts(subject: Subject) -> Iterator[Check]:
 
 
 def lonely_pairs(subject: Subject) -> Iterator[Check]:
-    """Share of a batch's pairs that have no negative, as the log of a run counts them."""
+    """Yield checks of the share of a batch's pairs that have no negative, counted as in the log of a run."""
     if not subject.model.aligns:
         return
     with torch.no_grad():
@@ -76,7 +76,7 @@ def lonely_pairs(subject: Subject) -> Iterator[Check]:
 
 
 def false_negatives(subject: Subject) -> Iterator[Check]:
-    """Share of a batch's negatives that show the very same contact, or no contact either."""
+    """Yield checks of the share of a batch's negatives that show the same contact, or of which both have no contact."""
     alignment, batch = subject.model.alignment, subject.batch
     if alignment is None or not subject.model.aligns:
         return

@@ -1,4 +1,4 @@
-"""Subject of a diagnosis: a config, its data, its model, and batches of it."""
+"""Subject of a diagnosis: a training config with its data, its model and some batches."""
 
 from dataclasses import dataclass, replace
 
@@ -19,15 +19,15 @@ ROWS = 64
 
 @dataclass(frozen=True)
 class Subject:
-    """One training run under examination.
+    """Training run under diagnosis.
 
     Attributes:
-        config: The run.
-        data: Its moments.
-        model: Its network, on the CPU.
-        raw: (B moments) the first training batch, as the data set gives it.
-        batch: The same as the encoders take it, without random changes, with latent noise.
-        wide: Up to 64 contact moments, spread over the episodes, as the encoders take them.
+        config: Training config of the run.
+        data: Data of the run.
+        model: Network of the run, on the CPU.
+        raw: First training batch (B moments), as the data set returns it.
+        batch: The same batch at the encoders' input size, without random augmentation and with latent noise.
+        wide: Up to 64 contact moments, spread over the episodes, at the encoders' input size.
     """
 
     config: TrainConfig
@@ -38,14 +38,16 @@ class Subject:
     wide: MomentBatch
 
     def losses(self, batch: MomentBatch, model: AlignedPolicy | None = None) -> Losses:
-        """Both losses of a batch in eval mode: without dropout, so that two calls compare."""
+        """Return both losses of a batch in eval mode, so without dropout, which makes two calls comparable."""
         return (model or self.model).eval().losses(batch)
 
 
 def examine(config: TrainConfig, data: Data, model: AlignedPolicy) -> Subject:
-    """Draw the batches that a diagnosis is made on."""
+    """Return the subject of a diagnosis, with the batches that the checks use."""
     both = data.contact.any() and not data.contact.all()
-    share = config.contact_share if both else None  # too few contacts are a finding, not an error
+    share = (
+        config.contact_share if both else None
+    )  # too few contacts are reported by a check, so they must not raise here
     sampler = MomentSampler(data.contact, config.batch_size, share, config.seed, 0, 1)
     raw = data.train.batch(sampler.batch(0))
     pool = np.flatnonzero(data.contact) if data.contact.any() else np.arange(len(data.train))
@@ -63,6 +65,6 @@ def _at_the_door(batch: MomentBatch, config: TrainConfig, model: AlignedPolicy) 
 
 
 def total_of(losses: Losses) -> Tensor:
-    """Sum of the losses that were computed."""
+    """Return the sum of the losses that were computed."""
     parts = [part for part in (losses.action, losses.alignment) if part is not None]
     return torch.stack(parts).sum()

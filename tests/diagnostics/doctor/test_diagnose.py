@@ -185,7 +185,7 @@ def test_12_a_batch_of_one_is_refused_by_name(healthy: tuple[TrainConfig, Data])
     config, data = healthy
     alone = config.model_copy(update={"batch_size": 1, "contact_share": 1.0})
     found = gravest(diagnose(alone, data=data, parts=["model"]), "training-step")
-    assert found.status == "fail" and "no negative" in found.measured
+    assert found.status == "fail" and "requires negatives" in found.measured
 
 
 @pytest.mark.parametrize(("regions", "status"), [(0, "fail"), (2, "pass")])

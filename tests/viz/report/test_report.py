@@ -297,4 +297,4 @@ def test_read_outs_are_shown_as_evaluate_prints_them_and_as_text(tmp_path: Path)
     (run / "summary.json").write_text(json.dumps(found), encoding="utf-8")
     page = render([read_run(run)], "")
     assert re.search(r"cross-episode +0\.420 \[0\.360, 0\.480\] +- +0\.016 +64", page)
-    assert "left out, localisation: &lt;/script&gt;" in page and HOSTILE not in page
+    assert "left out: localisation: &lt;/script&gt;" in page and HOSTILE not in page
