@@ -228,4 +228,4 @@ def test_the_command_takes_a_tag_or_labels_and_says_which_camera_is_missing(
     assert run([*by_tag, "--dry-run"]) == 2
     assert "cameras left_wrist, top; say which sees the tag: --camera" in capsys.readouterr().err
     assert run([*command, "--dry-run"]) == 2
-    assert "either --labels, boxes drawn with `tactile-align label`, or --tag" in capsys.readouterr().err
+    assert "either --labels (drawn with `tactile-align label`) or --tag" in capsys.readouterr().err
