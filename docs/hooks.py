@@ -1,6 +1,6 @@
-"""What the site generates when it is built: the references of commands, config and checks, and the API pages.
+"""Pages that are generated when the site is built: the references of commands, config and checks, and the API.
 
-Nothing generated is kept in the repository, so nothing can go stale.
+Generated pages are not kept in the repository, so they cannot become outdated.
 """
 
 import ast
@@ -58,7 +58,7 @@ JUDGES = (
     ("doctor", "diagnostics.doctor.limits"),
     ("watch", "training.watch"),
 )
-"""Commands that judge, and the module whose LIMITS they hold values against."""
+"""Commands with checks, and the module whose LIMITS apply to their values."""
 SHOWN_AS = {
     "tactile_align/checks.py": "reference/checks.md",
     "tactile_align/verify/limits.py": "reference/checks.md",
@@ -66,21 +66,21 @@ SHOWN_AS = {
     "tactile_align/config/train.py": "reference/config.md",
     "tactile_align": "reference/api.md",
 }
-"""Pages link to code, which the repository holds; on the site they lead to the reference that is made from it."""
+"""Pages of the reference by path of the code from which they are made; the site replaces links to the code."""
 FORMULA = re.compile(r'<(span|div) class="arithmatex">\s*\\[(\[](.*?)\\[)\]]\s*</\1>', re.DOTALL)
-"""What pymdownx.arithmatex (generic) makes of $...$ (a span) and $$...$$ (a div)."""
+"""Pattern of the output of pymdownx.arithmatex (generic): a span for $...$, a div for $$...$$."""
 
 
 def help_of(verb: str) -> str:
-    """Return what `tactile-align VERB --help` prints, without colours."""
+    """Return the output of `tactile-align VERB --help`, without colours."""
     return _printed(VERBS[verb], f"tactile-align {verb}")
 
 
 def commands() -> str:
-    """Return the command reference as Markdown: the parser's own help, verb by verb."""
+    """Return the command reference as Markdown: the help text of each command."""
     parts = [
         "# Commands\n\nResults go to stdout, remarks and progress to stderr. "
-        "Exit status: 0 good, 1 a check failed, 2 unusable input.\n\n"
+        "Exit status: 0: success. 1: a check failed. 2: the input could not be used.\n\n"
         "`python -m tactile_align VERB` is the same as `tactile-align VERB`.\n"
     ]
     for verb in VERBS:
@@ -88,7 +88,7 @@ def commands() -> str:
         if verb == "train":
             parts.append(
                 "Every field of the [config](config.md) is a flag, e.g. `--hsa.temperature 0.08`; "
-                "`--resume` goes on from the last checkpoint.\n"
+                "`--resume` continues from the last checkpoint.\n"
             )
     return "\n".join(parts)
 
@@ -99,7 +99,7 @@ def config() -> str:
 
     parts = [
         "# Training config\n\nOne TOML file; every field has a flag of the same name (`--hsa.weight 0.5`). "
-        "Unknown keys are refused by name. The resolved config is kept in the run folder.\n"
+        "Unknown keys are refused with an error. The resolved config is saved in the run folder.\n"
     ]
     for key, model in _models(TrainConfig, ""):
         title = f"[{key}]" if key else "Top level"
@@ -119,10 +119,10 @@ def config() -> str:
 def checks() -> str:
     """Return the reference of the checks as Markdown: the limits of every command."""
     parts = [
-        "# Checks and limits\n\nEvery command that judges gives checks with stable ids: a kind, then what it was "
-        "measured on, such as `iou-median/left_wrist/tactile1`. Ids are the same in text, with `--json` and in HTML. "
-        "A value passes up to its limit, warns beyond it and fails where *fail* is stated. Kinds without a limit in "
-        "numbers, such as `streams` or `fault/board-moved`, are not listed.\n"
+        "# Checks and limits\n\nEvery command with checks gives each check a stable id: a kind, then what was "
+        "measured, such as `iou-median/left_wrist/tactile1`. Ids are the same in text, with `--json` and in HTML. "
+        "A value passes up to its limit, warns beyond it, and fails beyond a limit marked *fail*. Kinds without a "
+        "numeric limit, such as `streams` or `fault/board-moved`, are not listed.\n"
     ]
     for command, module in JUDGES:
         limits = importlib.import_module(f"tactile_align.{module}").LIMITS
@@ -165,10 +165,10 @@ def api(package: str) -> str:
 
 
 def api_index() -> str:
-    """Return the page that lists the packages in reading order."""
+    """Return the page that lists the packages in order of their dependencies."""
     rows = "\n".join(f"| [{name}](api_{name}.md) | {what} |" for name, what in PACKAGES)
-    order = "Lower packages come first; each imports only those above it."
-    return f"# API\n\n{order}\n\n| package | holds |\n|---|---|\n{rows}\n"
+    order = "Each package imports only from the packages listed above it."
+    return f"# API\n\n{order}\n\n| package | content |\n|---|---|\n{rows}\n"
 
 
 def pages() -> dict[str, str]:
@@ -197,7 +197,7 @@ def on_files(files: Any, config: Any) -> Any:
 
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
-    """Lead links to code on to the reference made from it."""
+    """Return the page with links to code replaced by links to the reference made from the code."""
     up = "../" * page.file.src_uri.count("/")
 
     def led(found: re.Match[str]) -> str:
@@ -208,10 +208,10 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
 
 
 def on_page_content(content: str, page: Any, config: Any, files: Any) -> str:
-    """Turn LaTeX formulas into MathML, which browsers typeset without a script.
+    """Return the page with LaTeX formulas replaced by MathML, which browsers typeset without a script.
 
     Raises:
-        PluginError: A formula that does not become valid MathML; names the page and the formula.
+        PluginError: A formula cannot be converted to valid MathML; the message contains the page and the formula.
     """
     from latex2mathml.converter import convert
     from mkdocs.exceptions import PluginError
@@ -224,7 +224,7 @@ def on_page_content(content: str, page: Any, config: Any, files: Any) -> str:
         except ElementTree.ParseError as error:
             raise PluginError(
                 f"{page.file.src_uri}: a formula must be LaTeX that latex2mathml knows; got {latex!r} ({error}). "
-                "Environments with & are not among it: write one $$...$$ per line"
+                "Environments with & are not supported: write one $$...$$ per line"
             ) from error
         return mathml
 
@@ -258,7 +258,7 @@ def _model_of(annotation: Any) -> type[BaseModel] | None:
 
 
 def _type_name(annotation: Any) -> str:
-    """Return a type as people write it, without the constraints that ride on it."""
+    """Return a type as people write it, without its constraints."""
     origin, inner = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
         return _type_name(inner[0])

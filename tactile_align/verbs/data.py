@@ -138,9 +138,7 @@ def convert(
         elif to == "xtrainer":
             written = convert_raw_xtrainer(source, out, fps=fps, overwrite=overwrite)
         else:
-            raise InputError(
-                f"{source}: raw X-Trainer recordings need --to xtrainer, not {to}; convert to xtrainer first"
-            )
+            raise InputError(f"{source}: raw X-Trainer recordings only convert with --to xtrainer; got --to {to}")
     if written.kept:
         logger.info(f"{written.kept} episodes were already converted and are kept")
     for sentence in written.lossy:

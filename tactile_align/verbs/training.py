@@ -11,8 +11,7 @@ from tactile_align.verbs import GOOD, UNUSABLE, show
 
 TRAIN_USAGE = """usage: tactile-align train CONFIG.toml [--resume] [--FIELD VALUE ...]
 
-Train an ACT policy with the alignment loss HSA on HDF5 episodes.
-A flag overrides a field of the config, for example --hsa.temperature 0.08.
+Train ACT with the alignment loss HSA on HDF5 episodes. A flag overrides a field of the config: --hsa.temperature 0.08.
 tactile-align train CONFIG.toml --help lists all fields with their values in that config.
 --resume continues a stopped run. --traceback shows where an error was raised."""
 

@@ -180,9 +180,7 @@ def normalised(features: np.ndarray) -> np.ndarray:
 def _range(scores: np.ndarray) -> tuple[float, float]:
     finite = scores[np.isfinite(scores)]
     if finite.size == 0:
-        raise ValueError(
-            "scores must contain a finite number, found only non-finite ones. Leave out moments without a box"
-        )
+        raise ValueError("scores must contain a finite number; all are non-finite. Leave out moments without a box")
     low, high = float(finite.min()), float(finite.max())
     return (low, high) if high > low else (low - 0.5, high + 0.5)
 

@@ -263,7 +263,7 @@ def test_large_pictures_shrink_and_the_page_stays_below_20_mb(tmp_path: Path) ->
     assert (width, height) == (1600, 200) and url.startswith("data:image/jpeg")
     page = report(run)
     assert page.stat().st_size < 20_000_000
-    assert "Not embedded" in page.read_text(encoding="utf-8")
+    assert "not embedded, to keep" in page.read_text(encoding="utf-8")
 
 
 def test_a_page_is_not_overwritten_unasked_and_two_runs_get_their_own(tmp_path: Path) -> None:
