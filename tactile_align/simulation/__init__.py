@@ -1,1 +1,1 @@
-"""A Nova 2 cell in MuJoCo that writes true-to-layout episodes, with its own ray caster and gel."""
+"""Simulated cell with a Nova 2 arm in MuJoCo, with its own ray caster and gel model; it records X-Trainer episodes."""

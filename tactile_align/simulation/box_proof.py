@@ -1,4 +1,4 @@
-"""Box errors on the simulated cell: our chain of frames against MuJoCo's kinematics and pixel masks."""
+"""Errors of projected boxes on the simulated cell, compared with MuJoCo's kinematics and pixel masks."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,16 +16,16 @@ from tactile_align.projection.sensor_box import sensor_boxes
 from tactile_align.simulation.looks import draw_look
 from tactile_align.simulation.world import HOME, true_sensor_boxes
 
-ROUNDS = 100  # draws of `poses` random poses before giving up
+ROUNDS = 100  # largest number of batches of random poses that are tried
 
 
 @dataclass(frozen=True)
 class BoxErrors:
-    """Errors of N boxes against amodal masks; the true box is that of the mask's outer pixel edges.
+    """Errors of N projected boxes; the true box is the tight box of an amodal mask, at the mask's outer pixel edges.
 
     Attributes:
-        iou: (N,) intersection over union.
-        edges: (N, 4) signed error of u0, v0, u1, v1, px; positive is right or down.
+        iou: (N,) intersection over union with the true box.
+        edges: (N, 4) signed error of u0, v0, u1, v1, px; a positive error is to the right or down.
     """
 
     iou: np.ndarray
@@ -37,7 +37,7 @@ class BoxErrors:
         return np.asarray(np.linalg.norm((self.edges[:, :2] + self.edges[:, 2:]) / 2, axis=1))
 
     def text(self) -> str:
-        """Return one line for people."""
+        """Return a summary in one line."""
         signed = " ".join(f"{value:+.2f}" for value in np.median(self.edges, axis=0))
         return (
             f"{len(self.iou)} boxes: IoU median {np.median(self.iou):.3f}, 5th percentile "
@@ -48,14 +48,16 @@ class BoxErrors:
 
 
 def errors(projected: np.ndarray, truth: np.ndarray) -> BoxErrors:
-    """Compare boxes (N, 4); rows where either is nan are left out.
+    """Return the errors of projected boxes (N, 4) against true boxes (N, 4).
+
+    Rows in which either box is nan are left out.
 
     Raises:
-        InputError: No row is left.
+        InputError: No row has both boxes.
     """
     both = np.isfinite(projected).all(axis=1) & np.isfinite(truth).all(axis=1)
     if not both.any():
-        raise InputError("no moment has both a projected and a true box; is the sensor in this camera's view?")
+        raise InputError("no moment has both a projected and a true box. Choose a camera that sees the sensor")
     projected, truth = projected[both], truth[both]
     return BoxErrors(intersection_over_union(projected, truth), projected - truth)
 
@@ -63,15 +65,18 @@ def errors(projected: np.ndarray, truth: np.ndarray) -> BoxErrors:
 def recorded_boxes(
     episodes: Sequence[Path], rig: Rig, camera: str, sensor: str, *, hold: bool = False, in_contact: bool = False
 ) -> BoxErrors:
-    """Compare projected boxes with the truth that simulated episodes hold.
+    """Return the errors of projected boxes against the ground truth in simulated episodes.
 
     Args:
         episodes: Simulated episode files.
-        rig: Their rig.
-        camera: A camera of the rig.
-        sensor: A sensor of the rig.
-        hold: Whether to hold a commanded opening at contact onset, found in the hand's touch images.
-        in_contact: Whether to count only moments in true contact.
+        rig: The rig of the episodes.
+        camera: Name of a camera of the rig.
+        sensor: Name of a sensor of the rig.
+        hold: Whether to hold a commanded opening at contact onset; contact is detected in the hand's touch images.
+        in_contact: Whether to compare only moments in which the gel is truly in contact.
+
+    Raises:
+        InputError: An episode has no ground truth, or no moment has both boxes.
     """
     arm = hand_of(rig, sensor)
     holding = hold_sensors(rig, arm) if hold and arm else ()
@@ -89,20 +94,22 @@ def recorded_boxes(
 def _required_truth(episode: Episode, key: str, *shape: int) -> np.ndarray:
     values = read_truth(episode, key, *shape)
     if values is None:
-        raise InputError(f"{episode.ref}: needed truth/{key}, as simulated episodes hold it; it has none. Simulate one")
+        raise InputError(f"{episode.ref}: expected a simulated episode, but truth/{key} is missing. Simulate one")
     return values
 
 
 def posed_boxes(rig: Rig, truth_rig: Rig, camera: str, sensor: str, poses: int = 500, seed: int = 0) -> BoxErrors:
-    """Compare raw-frame boxes over random poses with MuJoCo's masks; in a base-fixed view all six joints matter.
+    """Return the errors of projected boxes in raw frames against MuJoCo's masks, over random poses of the arm.
+
+    In the view of a camera that is fixed to the base, the boxes depend on all six joints.
 
     Args:
-        rig: The rig to judge, without gripper lag: its boxes come from joints and true openings.
-        truth_rig: The rig the simulated cell is built from.
-        camera: A camera of both.
-        sensor: A sensor of both.
+        rig: The rig to test. Its boxes are computed from joints and true openings, without gripper lag.
+        truth_rig: The rig from which the simulated cell is built.
+        camera: Name of a camera of both rigs.
+        sensor: Name of a sensor of both rigs.
         poses: Number of poses with the whole sensor in view.
-        seed: Seed of the poses.
+        seed: Seed of the random poses.
 
     Raises:
         InputError: Too few random poses have the whole sensor in the camera's view.
@@ -123,5 +130,5 @@ def posed_boxes(rig: Rig, truth_rig: Rig, camera: str, sensor: str, poses: int =
         count += len(rows)
         if count == poses:
             return errors(np.concatenate(boxes), np.concatenate(truth))
-    got = f"of {ROUNDS * poses} random ones {count} are. Choose another camera, or fewer poses"
-    raise InputError(f"needed {poses} poses with all of {sensor} in the view of {camera}; {got}")
+    got = f"found {count} among {ROUNDS * poses} random poses. Choose another camera, or fewer poses"
+    raise InputError(f"expected {poses} poses with all of {sensor} in the view of {camera}; {got}")

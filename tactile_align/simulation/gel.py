@@ -1,7 +1,8 @@
-"""A gel pad: the height field of what presses into it, its skin (membrane), and its camera image (shading).
+"""Model of a gel pad: height field of the objects that press into it, deformed skin, and camera image.
 
-The skin is relaxed from coarse to fine with the pressed part held fixed, after Gomes et al., "Generation of GelSight
-Tactile Images for Sim2Real Learning" (2021), and Si and Yuan, "Taxim" (2022). No shear, no markers, no cast shadow.
+The skin is smoothed from coarse to fine while its pressed part is held fixed, after Gomes et al., "Generation of
+GelSight Tactile Images for Sim2Real Learning" (2021), and Si and Yuan, "Taxim" (2022). The model has no shear, no
+markers and no cast shadows.
 """
 
 from __future__ import annotations
@@ -16,9 +17,9 @@ import numpy.typing as npt
 from tactile_align.simulation.raycast import Floats, Sheaf, Solids, hit
 
 F = np.float32
-BEHIND = 0.03  # metres: rays start this far behind the gel face, so that whatever presses in is still in front
-DEEPEST = 0.0018  # metres: the gel is 2 mm thick and cannot be squeezed away
-PRESSED = 2e-6  # metres: less than this is rounding, not touch
+BEHIND = 0.03  # metres: rays start this far behind the gel face, so that an object pressed into the gel is in front
+DEEPEST = 0.0018  # metres: the gel is 2 mm thick and cannot be compressed completely
+PRESSED = 2e-6  # metres: smaller indentations are rounding errors
 _RELAX_PX = (14.0, 8.0, 4.0, 2.0)  # touch pixels
 _LAMP_AZIMUTH_DEG = (90.0, 210.0, 330.0)
 _LAMP_ELEVATION_DEG = 22.0
@@ -29,17 +30,17 @@ _NOISE = 0.008  # standard deviation, of full scale
 
 @dataclass(frozen=True)
 class Pad:
-    """The face of a gel.
+    """Face of a gel.
 
-    The pad's own frame has its origin at the middle of the undeformed face, x along the touch's columns, y along its
-    rows, z outwards: the touch is seen from inside the sensor.
+    The pad's frame has its origin at the centre of the undeformed face. Its x axis points to increasing columns of the
+    touch image, y to increasing rows, and z out of the sensor. The touch is seen from inside the sensor.
 
     Attributes:
-        width: Metres along x.
-        height: Metres along y.
-        columns: Width of a touch, px.
-        rows: Height of a touch, px.
-        cell: Touch pixels per side of a cell of the height field.
+        width: Length along x, metres.
+        height: Length along y, metres.
+        columns: Width of a touch image, px.
+        rows: Height of a touch image, px.
+        cell: Side of a cell of the height field, in pixels of the touch image.
     """
 
     width: float
@@ -50,7 +51,7 @@ class Pad:
 
     @property
     def sheaf(self) -> Sheaf:
-        """One ray per cell, from behind the face along +z; the ray parameter is BEHIND + clearance."""
+        """Rays, one per cell, from behind the face along +z; the ray parameter is BEHIND + clearance, metres."""
         n, m = self.columns // self.cell, self.rows // self.cell
         return Sheaf(((np.arange(n) + 0.5) / n - 0.5) * self.width, ((np.arange(m) + 0.5) / m - 0.5) * self.height)
 
@@ -58,18 +59,19 @@ class Pad:
 def clearance(
     pad: Pad, solids: Solids, which: npt.NDArray[np.int64], centre: Floats, axes: Floats, within: float = 0.0
 ) -> Floats:
-    """Return the distance of the nearest surface from each cell of the undeformed face.
+    """Return the distance from each cell of the undeformed face to the nearest surface.
 
     Args:
         pad: The pad.
-        solids: The scene.
+        solids: All solids of the scene.
         which: (k,) indices of the solids that may touch this pad.
         centre: (n, 3) centres of all solids in the pad's frame, metres.
-        axes: (n, 3, 3) their axes in the pad's frame.
+        axes: (n, 3, 3) axes of all solids in the pad's frame.
         within: Search distance, metres.
 
     Returns:
-        (rows / cell, columns / cell) float64 metres; negative where something presses in; `within` where nothing is.
+        (rows / cell, columns / cell) float64 distances, metres; negative where a solid presses into the gel, and
+        `within` where no surface is nearer.
     """
     rays = pad.sheaf
     out = np.full((rays.y.size, rays.x.size), within)
@@ -90,9 +92,13 @@ def clearance(
 
 
 def membrane(pad: Pad, sunk: Floats) -> npt.NDArray[np.float32]:
-    """Return the depth of the skin (rows, columns), in touch pixels, for an indentation (cells) in metres.
+    """Return the depth of the skin, (rows, columns) in touch pixels.
 
-    The skin follows whatever presses it, at most to DEEPEST, and relaxes smoothly around it.
+    The skin follows the surface that presses into it, at most to DEEPEST, and is smooth around the pressed part.
+
+    Args:
+        pad: The pad.
+        sunk: (rows / cell, columns / cell) indentation, metres.
     """
     held = np.clip(sunk, 0, DEEPEST).astype(F) * F(pad.rows / pad.height)
     pressed = sunk > PRESSED
@@ -107,11 +113,11 @@ def membrane(pad: Pad, sunk: Floats) -> npt.NDArray[np.float32]:
 
 
 class GelCamera:
-    """The camera and the three lamps inside one sensor.
+    """Camera and three lamps inside one sensor.
 
     Args:
-        pad: The pad it looks at.
-        device: Seed of the device: lamp directions differ by up to 5 degrees between devices.
+        pad: The pad that the camera sees.
+        device: Seed of the device. The lamp directions of a device differ from the nominal ones by up to 5 degrees.
     """
 
     def __init__(self, pad: Pad, device: int = 0) -> None:
@@ -128,11 +134,11 @@ class GelCamera:
             (1 + 0.35 * (x * np.cos(a) + y * np.sin(a)) - 0.25 * (x * x + y * y)).astype(F) for a in azimuth
         ]
         self.flat = self.shade(np.zeros((pad.rows, pad.columns), F))
-        # One sheet of noise, larger than a touch: another crop a frame is faster than new random numbers.
+        # One noise image larger than a touch: a random crop per frame is faster than new random numbers.
         self._noise = rng.normal(0, _NOISE * 255, (pad.rows + 64, pad.columns + 64, 3)).astype(F)
 
     def shade(self, skin: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """Return the noise-free picture (rows, columns, 3), 0..255, of a skin depth in touch pixels."""
+        """Return the noise-free image (rows, columns, 3), 0..255, of a skin with the given depth in touch pixels."""
         slope_x = cv2.Sobel(skin, cv2.CV_32F, 1, 0, scale=0.125)
         slope_y = cv2.Sobel(skin, cv2.CV_32F, 0, 1, scale=0.125)
         nz = 1 / np.sqrt(1 + slope_x * slope_x + slope_y * slope_y)
@@ -149,7 +155,12 @@ class GelCamera:
         return np.asarray(cv2.GaussianBlur(out, (0, 0), 0.8), dtype=F)
 
     def touch(self, sunk: Floats, rng: np.random.Generator) -> npt.NDArray[np.uint8]:
-        """Return the touch (rows, columns, 3) uint8 RGB for an indentation (cells) in metres, with camera noise."""
+        """Return the touch image (rows, columns, 3) uint8 RGB, with camera noise.
+
+        Args:
+            sunk: (rows / cell, columns / cell) indentation, metres.
+            rng: Source of the noise.
+        """
         clean = self.shade(membrane(self.pad, sunk)) if (sunk > PRESSED).any() else self.flat
         v, u = rng.integers(0, 64, 2)
         noise = self._noise[v : v + self.pad.rows, u : u + self.pad.columns]
@@ -157,5 +168,5 @@ class GelCamera:
 
     @property
     def reference(self) -> npt.NDArray[np.uint8]:
-        """The noise-free no-contact reference, (rows, columns, 3) uint8."""
+        """No-contact reference without noise, (rows, columns, 3) uint8."""
         return np.asarray(np.rint(self.flat), dtype=np.uint8)

@@ -1,4 +1,4 @@
-"""The look of one episode, constant throughout: object, size, colours, lamp and clutter."""
+"""Look of one episode, which stays constant in the episode: object, size, colours, lamp and clutter."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ _ALONG_X = (0.0, np.pi / 2, 0.0)
 
 @dataclass(frozen=True)
 class Part:
-    """One primitive of an object.
+    """Primitive of an object.
 
     Attributes:
-        kind: As in `raycast.hit`.
-        size: (3,) as in `raycast.hit`, metres.
-        centre: (3,) metres, object axes.
-        R: (3, 3) rotation of the part's axes into the object's.
+        kind: Kind of the primitive, as in `raycast.hit`.
+        size: (3,) size as in `raycast.hit`, metres.
+        centre: (3,) centre in the object's frame, metres.
+        R: (3, 3) rotation from the part's frame to the object's frame.
     """
 
     kind: int
@@ -34,12 +34,12 @@ class Part:
 
 
 def _part(kind: int, size: Sequence[float], at: Sequence[float] = (0, 0, 0), rpy: Sequence[float] = (0, 0, 0)) -> Part:
-    """A primitive of a size as in `raycast.hit` and a centre, mm, turned by angles as in `rotation_from_rpy`."""
+    """Return a primitive with a size as in `raycast.hit` and a centre, in mm, and angles as in `rotation_from_rpy`."""
     return Part(kind, np.array(size) * MM, np.array(at) * MM, np.asarray(rotation_from_rpy(np.array(rpy, float))))
 
 
 def _letter(strokes: Sequence[tuple[float, float, float, float]]) -> list[Part]:
-    """A plate with raised strokes (x, z, width, height), mm, on both faces."""
+    """Return a plate with raised strokes (x, z, width, height), mm, on both faces."""
     return [_part(BOX, (17, 8, 18))] + [
         _part(BOX, (w / 2, 1.2, h / 2), (x, s * 8.8, z)) for x, z, w, h in strokes for s in BOTH
     ]
@@ -72,22 +72,23 @@ def object_parts(kind: str, scale: float = 1.0) -> list[Part]:
 
     Args:
         kind: One of KINDS.
-        scale: Factor on every length; 1 is about 36 mm long and 16 to 28 mm thick between the fingers.
+        scale: Factor on every length; at scale 1 an object is about 36 mm long and, between the fingers, 16 to 28 mm
+            thick.
 
     Raises:
-        InputError: Unknown kind.
+        InputError: The kind is unknown.
     """
     if kind not in _KINDS:
-        raise InputError(f"needed an object kind out of {', '.join(KINDS)}; got '{kind}'. Choose one of those.")
+        raise InputError(f"got the unknown object kind '{kind}'. Choose one of: {', '.join(KINDS)}")
     return [Part(part.kind, part.size * scale, part.centre * scale, part.R) for part in _KINDS[kind]]
 
 
-SCALES = (0.75, 1.3)  # wide on purpose: the gripper's opening alone must not identify the object
+SCALES = (0.75, 1.3)  # a wide range, so that the gripper's opening alone does not identify the object
 
 
 @dataclass(frozen=True)
 class Lying:
-    """An object on the bench that is never touched."""
+    """Object that lies on the bench and is never touched."""
 
     kind: str
     scale: float
@@ -97,14 +98,14 @@ class Lying:
 
 @dataclass(frozen=True)
 class Look:
-    """One episode's draw.
+    """Random look of one episode.
 
     Attributes:
-        kind: The object handled, one of KINDS.
-        scale: Factor on its size.
-        paint: Its colours.
-        bench: The bench's colours.
-        lamp: (3,) unit vector towards the lamp, world.
+        kind: Kind of the handled object, one of KINDS.
+        scale: Factor on the size of the handled object.
+        paint: Colours of the handled object.
+        bench: Colours of the bench.
+        lamp: (3,) unit vector towards the lamp, world frame.
         lying: Further objects on the bench.
     """
 
@@ -117,20 +118,20 @@ class Look:
 
 
 def _mild(rng: np.random.Generator) -> Paint:
-    """One dominating colour with a faint pattern of 5 to 25 mm."""
+    """Return one main colour with a faint pattern that has periods of 5 to 25 mm."""
     colour = rng.uniform(0.05, 0.95, 3).astype(F)
     other = np.clip(colour + rng.normal(0, 0.08, 3), 0, 1).astype(F)
     return Paint(colour, other, PATTERNS[rng.integers(len(PATTERNS))], float(rng.uniform(40, 200)))
 
 
 def draw_look(rng: np.random.Generator, kind: str | None = None, scale: float | None = None) -> Look:
-    """Return a random look; `kind` and `scale` replace their random values."""
+    """Return a random look; a given `kind` or `scale` replaces the random value."""
     drawn = KINDS[rng.integers(len(KINDS))], float(rng.uniform(*SCALES))
     azimuth, height = rng.uniform(0, 2 * np.pi), rng.uniform(0.5, 1.2)
     lamp = np.array([0.6 * np.cos(azimuth), 0.6 * np.sin(azimuth), height])
     lying = []
     for _ in range(int(rng.integers(2, 6))):
-        # On a ring around the work space, clear of the arm.
+        # The objects lie on a ring around the work space, away from the arm.
         angle, radius = rng.uniform(-0.75 * np.pi, 0.75 * np.pi), rng.uniform(0.22, 0.42)
         R = rotation_from_rpy(np.array([0, 0, rng.uniform(0, 2 * np.pi)]))
         size = float(rng.uniform(*SCALES))
@@ -138,7 +139,7 @@ def draw_look(rng: np.random.Generator, kind: str | None = None, scale: float | 
         lying.append(Lying(KINDS[rng.integers(len(KINDS))], size, pose(R, at), _mild(rng)))
     kind, scale = drawn[0] if kind is None else kind, drawn[1] if scale is None else scale
     paint = _mild(rng)
-    # The bench: two unrelated colours in a pattern of 70 to 300 mm.
+    # The bench has two unrelated colours in a pattern with periods of 70 to 300 mm.
     colour, other = rng.uniform(0.05, 0.95, (2, 3)).astype(F)
     bench = Paint(colour, other, PATTERNS[rng.integers(len(PATTERNS))], float(rng.uniform(3, 14)))
     return Look(kind, scale, paint, bench, lamp / np.linalg.norm(lamp), tuple(lying))
@@ -155,7 +156,7 @@ _PAINTS = {"palm": _plain(0.2, 0.2, 0.22), "opposite": _plain(0.08, 0.08, 0.08),
 
 
 def paint_of(name: str, look: Look, gel: int) -> Paint:
-    """Return the paint of a scene's geom by its name; `gel` is the number of the sensor box that is the gel."""
+    """Return the paint of a geom of the scene by its name; `gel` is the index of the sensor box that is the gel."""
     if name.startswith("thing"):
         return look.paint
     if name.startswith("lying"):

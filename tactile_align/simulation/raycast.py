@@ -1,4 +1,4 @@
-"""Ray casting of primitives on a bench: colour, segmentation and depth in numpy, without GPU or OpenGL."""
+"""Ray caster for primitives on a bench: colour, segmentation and depth in numpy, without GPU or OpenGL."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ MISS = F(1e9)
 
 
 class Rays:
-    """A bundle of rays, one for each of h rows and w columns, from `origin` (x, y, 0) along `direction` (x, y, 1).
+    """Bundle of rays, one for each of h rows and w columns, from `origin` (x, y, 0) along `direction` (x, y, 1).
 
-    Each of the four terms is 0 or an array that broadcasts to (h, w); the ray parameter is z.
+    Each x and y of origin and direction is 0 or an array that broadcasts to (h, w). The ray parameter is z.
     """
 
     origin: tuple[Term, Term] = (0.0, 0.0)
     direction: tuple[Term, Term] = (0.0, 0.0)
 
     def __init__(self, x: Floats, y: Floats) -> None:
-        """Keep x (w,), one value per column, and y (h,), one value per row."""
+        """Store x (w,), one value per column, and y (h,), one value per row."""
         self.x, self.y = x, y
 
     def along(self, n: Floats) -> Term:
@@ -47,7 +47,7 @@ class Rays:
         return (x * x + 1) + y * y
 
     def approach(self, p: Floats) -> Term:
-        """Return (origin - p) . direction, as origin . direction = 0 in both kinds of bundle."""
+        """Return (origin - p) . direction, where origin . direction is 0 in both kinds of bundle."""
         return self.along(-p)
 
     def distance2(self, p: Floats) -> Term:
@@ -57,7 +57,7 @@ class Rays:
 
 
 class Pencil(Rays):
-    """Rays through the origin along (x, y, 1): the pixels of a camera. The ray parameter is the depth z."""
+    """Rays through the origin along (x, y, 1), one per pixel of a camera. The ray parameter is the depth z."""
 
     def __init__(self, x: Floats, y: Floats) -> None:
         super().__init__(x, y)
@@ -65,7 +65,7 @@ class Pencil(Rays):
 
 
 class Sheaf(Rays):
-    """Parallel rays from (x, y, 0) along +z: the cells of a gel. The ray parameter is the height z, metres."""
+    """Parallel rays from (x, y, 0) along +z, one per cell of a gel. The ray parameter is the height z, metres."""
 
     def __init__(self, x: Floats, y: Floats) -> None:
         super().__init__(x, y)
@@ -88,7 +88,7 @@ def _capsule(rays: Rays, size: Floats, p: Floats, R: Floats) -> Floats:
     root2 = b * b - a * (oo - oz * oz - radius * radius)
     t = (-b - np.sqrt(root2)) / a
     z = oz + t * dz
-    # Off the tube, only the ball on the side where the ray crosses it can be met first.
+    # Beyond the tube, the ray can only hit the ball at the end on the side where it crosses the infinite tube.
     side = np.where(z > 0, half, -half)
     ball_od = od - side * dz
     ball_oo = oo - 2 * side * oz + half * half
@@ -106,7 +106,7 @@ def _cylinder(rays: Rays, size: Floats, p: Floats, R: Floats) -> Floats:
     t = (-b - root) / a
     z = oz + t * dz
     lid = (np.where(z > 0, half, -half) - oz) / dz
-    lid = np.where(np.abs(b + a * lid) <= root, lid, MISS)  # within the lid: closer to the axis than the wall
+    lid = np.where(np.abs(b + a * lid) <= root, lid, MISS)  # a hit on the lid is nearer to the axis than the wall
     t = np.where(np.abs(z) <= half, t, lid)
     return np.where(t > 0, t, MISS)
 
@@ -115,7 +115,7 @@ def _box(rays: Rays, size: Floats, p: Floats, R: Floats) -> Floats:
     near, far = -MISS, MISS
     for n, half in zip(R.T, size, strict=True):
         slope = rays.along(n)
-        inverse = 1 / np.where(slope == 0, 1e-12, slope).astype(np.asarray(slope).dtype)  # never inf - inf
+        inverse = 1 / np.where(slope == 0, 1e-12, slope).astype(np.asarray(slope).dtype)  # avoids inf - inf
         middle, reach = -rays.offset(p, n) * inverse, half * np.abs(inverse)
         near, far = np.maximum(near, middle - reach), np.minimum(far, middle + reach)
     return np.where((near <= far) & (near > 0), near, MISS)
@@ -125,29 +125,30 @@ _HIT = {SPHERE: _sphere, CAPSULE: _capsule, CYLINDER: _cylinder, BOX: _box}
 
 
 def hit(rays: Rays, kind: int, size: Floats, p: Floats, R: Floats) -> Floats:
-    """Return where each ray first enters a primitive.
+    """Return the ray parameter at which each ray first enters a primitive.
 
     Args:
-        rays: The bundle; its frame is the frame of `p` and `R`.
+        rays: The bundle, in the frame of `p` and `R`.
         kind: SPHERE, CAPSULE, CYLINDER or BOX.
-        size: (3,) as MuJoCo: radius | radius, half length | radius, half length | three half sides; metres.
+        size: (3,) size as in MuJoCo, metres. SPHERE: radius. CAPSULE, CYLINDER: radius, half length. BOX: three half
+            sides.
         p: (3,) centre, metres.
-        R: (3, 3) rotation of the primitive's axes into the bundle's frame; a capsule or cylinder lies along its third.
+        R: (3, 3) rotation from the primitive's frame to the bundle's frame; the axis of a capsule or cylinder is z.
 
     Returns:
-        (h, w) ray parameter, MISS where the ray misses or starts inside.
+        (h, w) ray parameter, MISS where the ray misses the primitive or starts inside it.
     """
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
         return _HIT[kind](rays, size, p, R)
 
 
 def normals(kind: int, size: Floats, local: Floats) -> Floats:
-    """Return outward unit normals of points on a primitive, in its own axes.
+    """Return the outward unit normals at points on a primitive, in the primitive's frame.
 
     Args:
-        kind: As in `hit`.
-        size: (3,) as in `hit`.
-        local: (3, n) points on the surface in the primitive's axes, metres.
+        kind: Kind of the primitive, as in `hit`.
+        size: (3,) size, as in `hit`.
+        local: (3, n) points on the surface in the primitive's frame, metres.
 
     Returns:
         (3, n) normals.
@@ -168,7 +169,7 @@ def normals(kind: int, size: Floats, local: Floats) -> Floats:
 
 
 def extents(kind: int, size: Floats) -> Floats:
-    """Return the (3,) half sides of the smallest own-axes box around a primitive, metres."""
+    """Return the (3,) half sides of the smallest box around a primitive along the primitive's axes, metres."""
     if kind == SPHERE:
         return np.full(3, size[0])
     if kind == BOX:
@@ -181,13 +182,13 @@ PATTERNS = ("checker", "waves", "grains")
 
 @dataclass(frozen=True)
 class Paint:
-    """The look of one solid: two colours mixed by a pattern in the solid's own axes.
+    """Paint of one solid: two colours mixed by a pattern in the solid's frame.
 
     Attributes:
         colour: (3,) RGB, 0..1.
         other: (3,) second RGB; equal to `colour` for a plain solid.
         pattern: One of PATTERNS.
-        pitch: Pattern periods per metre.
+        pitch: Pattern periods per metre; 0 for a plain solid.
     """
 
     colour: Floats
@@ -196,7 +197,7 @@ class Paint:
     pitch: float = 0.0
 
     def at(self, local: Floats) -> Floats:
-        """Return the (n, 3) colours of (3, n) points in the solid's axes, metres."""
+        """Return the (n, 3) colours of (3, n) points in the solid's frame, metres."""
         if self.pitch == 0.0:
             return np.broadcast_to(self.colour, (local.shape[1], 3))
         mix = mixture(self.pattern, local * F(self.pitch))
@@ -204,7 +205,7 @@ class Paint:
 
 
 def mixture(pattern: str, p: Floats) -> Floats:
-    """Return a pattern's value in 0..1 at (d, n) points measured in periods; period 8 for `grains`, else 2."""
+    """Return the values of a pattern, 0..1, at (d, n) points; `grains` repeats after 8 units, the others after 2."""
     if pattern == "checker":
         return np.asarray(np.floor(p).sum(axis=0) % 2)
     if pattern == "waves":
@@ -216,16 +217,16 @@ def mixture(pattern: str, p: Floats) -> Floats:
 
 
 SKY = (178, 190, 204)
-DIFFUSE = F(0.47)  # the lamp's share of the light from a surface that faces it
+DIFFUSE = F(0.47)  # brightness that the lamp adds to a surface that faces it
 
 
 class Lens:
-    """A pinhole camera's rays and drawing buffers.
+    """Rays of a pinhole camera.
 
     Args:
         width: Image width, px.
         height: Image height, px.
-        K: (3, 3) intrinsics, pixel (0, 0) at the centre of the first pixel; fx, fy may be negative.
+        K: (3, 3) intrinsics with (0, 0) at the centre of the first pixel; fx and fy may be negative.
     """
 
     def __init__(self, width: int, height: int, K: Floats) -> None:
@@ -236,15 +237,20 @@ class Lens:
         self.pencil = Pencil(x.astype(F), y.astype(F))
 
     def window(self, u0: int, u1: int, v0: int, v1: int) -> Pencil:
-        """Return the rays of columns u0..u1 and rows v0..v1, ends excluded."""
+        """Return the rays of columns u0 to u1 - 1 and rows v0 to v1 - 1."""
         return Pencil(self.pencil.x[u0:u1], self.pencil.y[v0:v1])
 
 
 class Bench:
-    """The textured plane z = 0 of the world."""
+    """Bench: the textured plane z = 0 of the world."""
 
     def __init__(self, paint: Paint, lamp: Floats) -> None:
-        """Draw one seamless tile of the paint, 16 periods wide, in the light of a lamp (3,), unit vector towards it."""
+        """Prepare one seamless tile of the paint, 16 units wide, in the light of a lamp.
+
+        Args:
+            paint: Paint of the bench.
+            lamp: (3,) unit vector towards the lamp, world frame.
+        """
         self.side_px = 256
         periods = (np.arange(self.side_px, dtype=F) + F(0.5)) * F(16 / self.side_px)
         grid = np.stack(np.meshgrid(periods, periods)).reshape(2, -1)
@@ -255,10 +261,10 @@ class Bench:
         self.px_per_m = self.side_px * paint.pitch / 16
 
     def draw(self, lens: Lens, T_world_camera: Floats, out: npt.NDArray[np.uint8]) -> None:
-        """Draw the plane into `out` (H, W, 3): a plane seen through a pinhole is one homography."""
+        """Draw the plane into `out` (H, W, 3) by one homography, the pinhole image of a plane."""
         ray = T_world_camera[:3, :3] @ np.linalg.inv(lens.K)
         eye = T_world_camera[:3, 3]
-        # Texel i holds the paint at i + 0.5, so its place in the tile is half a texel less.
+        # Texel i has the paint at i + 0.5, so the position in the tile is half a texel less.
         M = np.stack([(eye[i] * ray[2] - eye[2] * ray[i]) * self.px_per_m - 0.5 * ray[2] for i in range(2)])
         H, flags = np.vstack([M, ray[2:]]), cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
         cv2.warpPerspective(self.tile, H, (lens.width, lens.height), out, flags, cv2.BORDER_WRAP)
@@ -267,14 +273,14 @@ class Bench:
             out[self.depth(lens, T_world_camera) >= MISS] = SKY
 
     def depth(self, lens: Lens, T_world_camera: Floats) -> Floats:
-        """Return the (H, W) depth z of the plane in the camera, MISS above its horizon."""
+        """Return the (H, W) depth z of the plane in the camera frame, metres; MISS above the horizon."""
         down = lens.pencil.along(T_world_camera[2, :3].astype(F))
         with np.errstate(divide="ignore"):
             return np.where(down < 0, F(-T_world_camera[2, 3]) / down, MISS).astype(F)
 
 
-BENCH = -1  # segmentation id of the bench, and of the sky above its horizon
-NEAR = 1e-3  # metres; nearer than this, a corner has no usable pixel
+BENCH = -1  # segmentation id of the bench, and of the sky above the horizon
+NEAR = 1e-3  # metres; a corner at a smaller depth has no usable pixel
 _SIGNS = np.array([[x, y, z] for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)], dtype=np.float64)
 _EDGES = np.array([[i, i | b] for i in range(8) for b in (1, 2, 4) if not i & b]).T  # corners that differ in one sign
 _AMBIENT, _HEADLIGHT = F(0.38), F(0.25)
@@ -282,11 +288,11 @@ _AMBIENT, _HEADLIGHT = F(0.38), F(0.25)
 
 @dataclass(frozen=True)
 class Solids:
-    """The primitives of a scene, n of them; their poses come separately, as they move.
+    """The n primitives of a scene, without their poses, which change from moment to moment.
 
     Attributes:
-        kind: (n,) as in `hit`.
-        size: (n, 3) metres.
+        kind: (n,) kinds, as in `hit`.
+        size: (n, 3) sizes, as in `hit`, metres.
         paint: n paints.
     """
 
@@ -296,19 +302,19 @@ class Solids:
 
     @property
     def reach(self) -> Floats:
-        """(n, 3) half sides of each solid's own-axes box, metres."""
+        """Half sides (n, 3) of the box around each solid along the solid's axes, metres."""
         sides = [extents(int(k), s) for k, s in zip(self.kind, self.size, strict=True)]
         return np.array(sides).reshape(-1, 3)
 
 
 @dataclass
 class Picture:
-    """The image of a camera, with segmentation and depth.
+    """Image of a camera, with segmentation and depth.
 
     Attributes:
         rgb: (H, W, 3) uint8.
-        ids: (H, W) index of the solid, BENCH where there is none.
-        depth: (H, W) z in the camera, metres; MISS in the sky.
+        ids: (H, W) index of the solid in each pixel; BENCH in a pixel without a solid.
+        depth: (H, W) z in the camera frame, metres; MISS in the sky.
     """
 
     rgb: npt.NDArray[np.uint8]
@@ -322,7 +328,14 @@ class Picture:
 
 @dataclass(frozen=True)
 class Placed:
-    """The solids in one camera's frame: centres (n, 3), axes (n, 3, 3), pixel windows, nearest depths."""
+    """Poses of the n solids in a camera frame.
+
+    Attributes:
+        centre: (n, 3) centres, metres.
+        axes: (n, 3, 3) axes.
+        window: (n, 4) pixel window u0, u1, v0, v1 of each solid: columns u0 to u1 - 1, rows v0 to v1 - 1.
+        nearest: (n,) smallest depth of the box around each solid, metres.
+    """
 
     centre: Floats
     axes: Floats
@@ -330,7 +343,7 @@ class Placed:
     nearest: Floats
 
     def order(self, which: npt.NDArray[np.int64]) -> list[int]:
-        """Return those of `which` that have a window, nearest first."""
+        """Return the solids of `which` that have a non-empty window, sorted from near to far."""
         w = self.window[which]
         visible = which[(w[:, 0] < w[:, 1]) & (w[:, 2] < w[:, 3])]
         return [int(g) for g in visible[np.argsort(self.nearest[visible], kind="stable")]]
@@ -342,7 +355,7 @@ class Caster:
     Args:
         solids: The solids.
         bench: Paint of the bench.
-        lamp: (3,) unit vector towards the lamp, world.
+        lamp: (3,) unit vector towards the lamp, world frame.
     """
 
     def __init__(self, solids: Solids, bench: Paint, lamp: Floats) -> None:
@@ -351,12 +364,20 @@ class Caster:
         self._corners = solids.reach[:, None, :] * _SIGNS  # (n, 8, 3)
 
     def place(self, lens: Lens, T_world_camera: Floats, centre: Floats, axes: Floats) -> Placed:
-        """Move world centres (n, 3) and axes (n, 3, 3) into the camera and find each solid's pixel window."""
+        """Return the solids in the camera frame, with the pixel window of each.
+
+        Args:
+            lens: The camera.
+            T_world_camera: (4, 4) pose of the camera.
+            centre: (n, 3) centres in the world frame, metres.
+            axes: (n, 3, 3) axes in the world frame.
+        """
         R = T_world_camera[:3, :3]
         p = (centre - T_world_camera[:3, 3]) @ R
         A = R.T @ axes
         corners = p[:, None, :] + self._corners @ np.swapaxes(A, 1, 2)
-        # A solid beside the camera crosses its plane: cut the box's edges there, else it fills the whole image.
+        # A solid beside the camera may cross the plane z = NEAR. Cut the box's edges at that plane, so that the
+        # window does not fill the whole image.
         start, stop = corners[:, _EDGES[0]], corners[:, _EDGES[1]]
         crosses = (start[..., 2] < NEAR) != (stop[..., 2] < NEAR)
         rise = np.where(crosses, stop[..., 2] - start[..., 2], 1.0)
@@ -382,13 +403,13 @@ class Caster:
     def draw(
         self, picture: Picture, lens: Lens, T_world_camera: Floats, placed: Placed, which: npt.NDArray[np.int64]
     ) -> None:
-        """Draw some solids into a picture, behind whatever in it is nearer.
+        """Draw some solids into a picture, except where the picture already has something nearer.
 
         Args:
-            picture: Drawn on in place.
+            picture: The picture; changed in place.
             lens: The camera.
-            T_world_camera: (4, 4) its pose.
-            placed: From `place`.
+            T_world_camera: (4, 4) pose of the camera.
+            placed: Result of `place`.
             which: (k,) indices of the solids to draw.
         """
         order = placed.order(which)
@@ -426,10 +447,10 @@ class Caster:
     def silhouette(
         self, lens: Lens, placed: Placed, which: Iterable[int]
     ) -> tuple[tuple[int, int, int, int], npt.NDArray[np.bool_]]:
-        """Return the amodal mask of some solids: as if nothing hid them.
+        """Return the amodal mask of some solids: the mask that they would have if nothing hid them.
 
         Returns:
-            (u0, u1, v0, v1), the window of the mask, and the mask itself (v1 - v0, u1 - u0); empty when out of view.
+            The window (u0, u1, v0, v1) of the mask, and the mask (v1 - v0, u1 - u0); empty when out of view.
         """
         order = placed.order(np.asarray(list(which)))
         if not order:
@@ -444,7 +465,7 @@ class Caster:
 
 
 def mask_box(window: tuple[int, int, int, int], mask: npt.NDArray[np.bool_]) -> Floats:
-    """Return the tight box (4,) of a windowed mask in continuous pixels, nan where the mask is empty."""
+    """Return the tight box (4,) u0, v0, u1, v1 of a windowed mask in continuous pixels; nan if the mask is empty."""
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     if rows.size == 0:
         return np.full(4, np.nan)

@@ -1,4 +1,4 @@
-"""Recording of simulated episodes, in parallel, in the X-Trainer layout, with ground truth.
+"""Recording of simulated episodes with ground truth in the X-Trainer layout, in parallel processes.
 
 Every episode has its own seed, (seed, index), so its bytes do not depend on the process or the time.
 """
@@ -27,8 +27,8 @@ from tactile_align.workers import in_processes
 
 Task = Literal["expert", "regrasp", "mixed"]
 Reading = Literal["commanded", "measured"]
-TOUCH_QUALITY, CAMERA_QUALITY = 95, 90  # touches need fine texture; a camera's rows are padded to the longest
-_EXPERT_EVERY = 4  # of a mixed recording, this many episodes hold one of the expert
+TOUCH_QUALITY, CAMERA_QUALITY = 95, 90  # touches need fine texture; lower camera quality saves padding
+_EXPERT_EVERY = 4  # one in this many episodes of a mixed recording is an expert episode
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class _Job:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """The attributes by which an existing file is recognised as this job's."""
+        """Attributes by which an existing file is recognised as the result of this job."""
         return {f"simulated_{key}": getattr(self, key) for key in ("task", "gripper", "seed", "index")}
 
 
@@ -55,38 +55,39 @@ def simulate(
     processes: int | None = None,
     progress: bool = True,
 ) -> list[Path]:
-    """Record episodes of the shipped cell into a folder, as OUT/episode_init_<i>.hdf5, and its rig as OUT/rig.toml.
+    """Record episodes of the shipped cell in a folder and return their paths.
 
-    Finished episodes in the folder are kept, so an interrupted recording resumes. The group `truth`
-    of each file, which no training reads, holds box/<camera> (T, 4) amodal sensor boxes in stored pixels,
-    unoccluded/<camera> (T,), contact (T,), contact_index (T,), indentation (T,) m, opening (T, 2) m, thing (T, 3) m,
-    phase (T,) index into the attribute `phases`, and touch_reference, the noise-free no-contact reference.
+    The files are OUT/episode_init_<i>.hdf5, and the cell's rig is OUT/rig.toml. Finished episodes in the folder are
+    kept, so an interrupted recording resumes. The group `truth` of each file contains the ground truth, which training
+    does not read: box/<camera> (T, 4) amodal sensor boxes in stored pixels, unoccluded/<camera> (T,), contact (T,),
+    contact_index (T,), indentation (T,) m, opening (T, 2) m, thing (T, 3) m, phase (T,) index into the attribute
+    `phases`, and touch_reference, the no-contact reference without noise.
 
     Args:
         out: The folder; created when missing.
-        episodes: Number of episodes in it afterwards.
-        seed: The same seed gives the same bytes on the same machine and versions, whatever `processes` is.
-        task: "expert" (physics: grasp and lift, 10 frames a second), "regrasp" (posed contacts, 5 frames a second) or
-            "mixed" (every fourth an expert's).
-        gripper: The last column of qpos: "commanded": the last command, as in X-Trainer recordings; "measured":
+        episodes: Number of episodes in the folder afterwards.
+        seed: The same seed gives the same bytes on the same machine with the same versions, whatever `processes` is.
+        task: expert: grasp and lift with physics, 10 frames per second. regrasp: contacts in set poses, without
+            physics, 5 frames per second. mixed: every fourth episode is expert, the others are regrasp.
+        gripper: Content of the last column of qpos. commanded: the last command, as in X-Trainer recordings. measured:
             the true opening.
-        processes: Number of processes; None: one per core. With more than one, call this under
-            `if __name__ == "__main__":` in a script, as new interpreters are started.
-        progress: Whether to show a bar on stderr.
+        processes: Number of processes; None: one per core. A script that uses several processes must call this function
+            under `if __name__ == "__main__":`, because every process starts a new interpreter.
+        progress: Whether to show a progress bar on stderr.
 
     Returns:
         The paths, by index.
 
     Raises:
-        ChildProcessError: A process was ended from outside; finished episodes are kept.
-        InputError: `episodes` or `processes` below 1; an unknown task or gripper; a file in the folder from another
-            recording.
+        ChildProcessError: A worker process was killed; finished episodes are kept.
+        InputError: `episodes` or `processes` is below 1, the task or gripper is unknown, or a file in the folder is
+            from another recording.
     """
     for name, value, known in (("task", task, get_args(Task)), ("gripper", gripper, get_args(Reading))):
         if value not in known:
-            raise InputError(f"simulate needs {name} out of {', '.join(known)}; got '{value}'. Choose one of those")
+            raise InputError(f"simulate got the unknown {name} '{value}'. Choose one of: {', '.join(known)}")
     if episodes < 1 or (processes is not None and processes < 1):
-        raise InputError(f"simulate needs one episode and process or more; got {episodes=}, {processes=}. Raise it")
+        raise InputError(f"episodes and processes must be at least 1; got {episodes=}, {processes=}. Increase them")
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     jobs = [_job(folder, i, seed, task, gripper) for i in range(episodes)]
@@ -105,7 +106,7 @@ def _cores() -> int:
 
 
 def _alone() -> None:
-    """Limit a worker to one core: the parallelism is over episodes."""
+    """Limit OpenCV in a worker to one thread, because the episodes already run in parallel."""
     cv2.setNumThreads(1)
 
 
@@ -119,7 +120,7 @@ def _done(job: _Job) -> bool:
     """Return whether a job's file exists.
 
     Raises:
-        InputError: The file exists, but it is not this job's.
+        InputError: The file exists but is the result of another job.
     """
     if not job.path.exists():
         return False
@@ -127,8 +128,8 @@ def _done(job: _Job) -> bool:
         attributes = read_attributes(file, job.path)
     identity = {key: attributes.get(key) for key in job.identity}
     if identity != job.identity:
-        text = f"needed the episode of {job.identity}; found that of {identity}"
-        raise InputError(f"{job.path}: {text}. Record into another folder, or move the old episodes away")
+        text = f"expected the episode with {job.identity}; found one with {identity}"
+        raise InputError(f"{job.path}: {text}. Record to another folder, or move the old episodes away")
     return True
 
 
@@ -144,12 +145,12 @@ def _write_rig(path: Path, gripper: Reading) -> None:
     if not path.exists():
         rig.save(path)
     elif load_rig(path).model_copy(update={"verified": None}) != rig:  # `verify --write` adds its verdict
-        text = f"needed the simulated cell with a {gripper} gripper reading; found another rig"
-        raise InputError(f"{path}: {text}. Record into another folder, or move that file away")
+        text = f"expected the rig of the simulated cell with a {gripper} gripper reading; found another rig"
+        raise InputError(f"{path}: {text}. Record to another folder, or move that file away")
 
 
 def _record(job: _Job) -> Path:
-    """Simulate and write one episode."""
+    """Simulate one episode, write it and return its path."""
     looks, motion = (np.random.default_rng(s) for s in np.random.SeedSequence([job.seed, job.index]).spawn(2))
     rig = _rig(job.gripper)
     look = draw_look(looks)
@@ -159,7 +160,7 @@ def _record(job: _Job) -> Path:
     images: dict[str, list[bytes]] = {name: [] for name in rig.cameras}
     touches, steps = list[bytes](), list[Step]()
     for step in script.steps():
-        # Encoded at once, so that an episode's frames are never all in memory.
+        # Frames are encoded immediately, so that the raw frames of an episode are never all in memory.
         for name in images:
             images[name].append(encode_jpeg(step.moment.images.pop(name), CAMERA_QUALITY))
         touches.append(encode_jpeg(step.moment.touch, TOUCH_QUALITY, full_chroma=True))
@@ -180,9 +181,9 @@ def _record(job: _Job) -> Path:
 
 
 def _states(world: World, steps: list[Step], gripper: Reading) -> tuple[Floats, Floats]:
-    """Return qpos and action, (T, n + 1): joints, rad, and the gripper as a share of its stroke.
+    """Return qpos and action, (T, n + 1) each: joints, rad, and the gripper as a share of its stroke.
 
-    The action of a step is the command at the next step; the last step repeats the present command.
+    The action of a step is the command at the next step; the action of the last step is its own command.
     """
     closed, opened = world.hand.stroke
     command = np.array([step.target for step in steps])

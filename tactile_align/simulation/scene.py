@@ -1,7 +1,7 @@
-"""The MJCF text of the simulated cell, built from a rig, its arm and one episode's draw of objects and looks.
+"""MJCF text of the simulated cell, built from a rig, its arm and the random look of one episode.
 
-Every pose, stroke and sensor box comes from the rig file, so that file is exact for the simulation. Tubes, palm and
-finger bars only serve as visible obstacles; their sizes are chosen, not measured.
+Every pose, stroke and sensor box comes from the rig file, so the rig is exact for the simulation. The tubes of the arm,
+the palm and the finger bars are only visible obstacles; their sizes are chosen, not measured.
 """
 
 from __future__ import annotations
@@ -30,24 +30,24 @@ _LINK_MASS_KG = (0.8, 1.58, 1.0, 0.44, 0.57, 0.3)
 _SERVO_KP = (2000, 2000, 1500, 600, 400, 300)
 _SERVO_KV = (120, 120, 90, 30, 20, 15)
 _BAR = (0.016, 0.010)  # a finger's width and thickness
-_OPPOSITE = (0.020, 0.014, 0.030)  # the rubber pad that faces the gel
+_OPPOSITE = (0.020, 0.014, 0.030)  # width, depth and height of the rubber pad that faces the gel
 GRIP_FORCE_N = 20.0
-# Negative solref is stiffness and damping per unit mass; tuned by measured indentation (0.2 to 1.1 mm at full force).
+# Negative solref: stiffness and damping per unit mass, tuned for an indentation of 0.2 to 1.1 mm at full force.
 _SOFT = 'condim="4" friction="1.2 .02 .001" solref="-20000 -300" solimp=".9 .95 .001"'
 
 
 @dataclass(frozen=True)
 class Hand:
-    """The hand of one arm as the scene needs it, read from the rig.
+    """Geometry of one arm's hand that the scene needs, read from the rig.
 
     Attributes:
         arm: Name of the arm in the rig.
-        sensor: Name of its sensor, which sits on finger1.
-        outwards: +1 or -1: along which flange y finger1 opens.
-        T_finger_pad: (4, 4) pose of the gel face in finger1's frame: z outwards, y along the tool axis.
-        pad_width: Metres along the pad's x.
-        pad_height: Metres along the pad's y.
-        stroke: (2,) metres from the tool axis, closed and open.
+        sensor: Name of the sensor on finger1.
+        outwards: +1 or -1: finger1 opens along +y or -y of the flange.
+        T_finger_pad: (4, 4) pose of the gel face in finger1's frame: z out of the sensor, y along the tool axis.
+        pad_width: Length of the pad along its x, metres.
+        pad_height: Length of the pad along its y, metres.
+        stroke: (2,) distance of a finger from the tool axis when closed and when open, metres.
     """
 
     arm: str
@@ -60,29 +60,29 @@ class Hand:
 
 
 def read_hand(rig: Rig, arm: str) -> Hand:
-    """Return the hand of an arm.
+    """Return the geometry of the hand of an arm.
 
     Raises:
-        InputError: The scene cannot build this rig: no sensor on finger1, a gripper that does not
-            open along the flange's y by a linear law, a pad that does not face the other finger.
+        InputError: The scene cannot build this rig, because finger1 does not have exactly one sensor, the gripper does
+            not open along the flange's y by a linear law, or the pad does not face the other finger.
     """
     names = [n for n, s in rig.sensors.items() if s.parent == f"{arm}/finger1"]
     if len(names) != 1:
-        text = f"the simulated cell needs one sensor on {arm}/finger1; rig {rig.name} has {len(names)} there"
+        text = f"the simulated cell needs one sensor on {arm}/finger1; rig {rig.name} has {len(names)}"
         raise InputError(f"{text}. Set sensors.NAME.parent in the rig file")
     gripper, sensor = rig.gripper(arm), rig.sensors[names[0]]
     law = gripper.law
     if not isinstance(law, Linear) or abs(abs(law.axis[1]) - 1) > 1e-9:
-        needed = "the simulated cell needs a linear gripper along the flange's y"
+        needed = "the simulated cell needs a linear gripper that opens along the flange's y"
         got = f"arms.{arm}.gripper.law of rig {rig.name} is {law.kind} along {list(law.axis)}"
-        raise InputError(f"{needed}; {got}. Use the rig called cell")
+        raise InputError(f"{needed}; {got}. Use the shipped rig 'cell'")
     outwards = float(np.sign(law.axis[1]))
     T = sensor.T_parent_this
     normal = T[:3, :3] @ np.asarray(sensor.pad.normal)
     if abs(normal[1] + outwards) > 1e-6:
         needed = f"the simulated cell needs a pad that faces the other finger, normal {[0, -outwards, 0]} in finger1"
-        got = f"sensors.{names[0]}.pad of rig {rig.name} faces {normal.round(4).tolist()}"
-        raise InputError(f"{needed}; {got}. Use the rig called cell")
+        got = f"sensors.{names[0]}.pad of rig {rig.name} has normal {normal.round(4).tolist()}"
+        raise InputError(f"{needed}; {got}. Use the shipped rig 'cell'")
     y = np.array([0.0, 0.0, 1.0])
     R = np.stack([np.cross(y, normal), y, normal], axis=1)
     size = np.abs(R.T @ T[:3, :3]) @ np.asarray(sensor.pad.size_m)
@@ -117,7 +117,7 @@ def _tube(name: str, a: Floats, b: Floats, radius: float) -> str:
 
 
 def _link_tubes(i: int, reach: Floats) -> list[str]:
-    """Return the tubes of link i, whose next joint is at `reach`: along its own axis first, then across."""
+    """Return the tubes of link i to the next joint at `reach`: first along the link's joint axis, then across it."""
     radius, elbow = _TUBE_RADII[min(i + 1, len(_TUBE_RADII) - 1)], np.array([0.0, 0.0, reach[2]])
     parts = [_tube(f"drum{i}", np.array([0, 0, -radius]), np.array([0, 0, radius * 0.6]), radius)]
     if abs(reach[2]) > 1e-3:
@@ -128,7 +128,7 @@ def _link_tubes(i: int, reach: Floats) -> list[str]:
 
 
 def _hand_bodies(hand: Hand, sensor: Sensor) -> list[str]:
-    """Return palm, finger1 with the sensor's boxes, and finger2 with the pad that faces it."""
+    """Return the MJCF of the palm, finger1 with the sensor's boxes, and finger2 with the opposite pad."""
     s, z = hand.outwards, float(hand.T_finger_pad[2, 3])
     face = float(hand.T_finger_pad[1, 3]) * s
     closed, opened = hand.stroke
@@ -169,9 +169,9 @@ def _arm_bodies(rig: Rig, entry: RigArm, hand: Hand) -> list[str]:
         if node not in held:
             got = f"cameras.{name}.parent of rig {rig.name} is {camera.parent}"
             raise InputError(
-                f"the simulated cell needs cameras on {', '.join(held)} or the flange; {got}. Move it there"
+                f"the simulated cell supports cameras on {', '.join(held)} or the flange; {got}. Change that parent"
             )
-        # MuJoCo's cameras look along -z with y up.
+        # MuJoCo's cameras look along -z, with y up.
         turned = camera.T_parent_this @ np.diag([1.0, -1.0, -1.0, 1.0])
         held[node] += f'<camera name="{name}" {_at(turned)}/>'
         if node != "world":
@@ -197,12 +197,12 @@ def scene_text(rig: Rig, arm: str, look: Look) -> str:
     """Return the MJCF text of the cell for one episode.
 
     Args:
-        rig: The rig; its cameras, sensor boxes and gripper stroke are used exactly.
-        arm: The arm of the cell.
+        rig: The rig; its cameras, sensor boxes and gripper stroke are used without change.
+        arm: Name of the arm in the rig.
         look: The episode's look: object, size, further objects.
 
     Raises:
-        InputError: As `read_hand`; a camera on a finger.
+        InputError: The scene cannot build the hand (see `read_hand`), or a camera is on a finger.
     """
     entry, hand = rig.arms[arm], read_hand(rig, arm)
     out = [

@@ -1,4 +1,4 @@
-"""Scripted tasks: an expert that grasps and lifts under physics, and posed regrasps of a fixed object."""
+"""Scripted tasks: an expert that grasps and lifts with physics, and regrasps of a held object in set poses."""
 
 from __future__ import annotations
 
@@ -17,27 +17,28 @@ CONTROL_HZ = 20.0
 LIFT_FPS = 10.0  # every other control step is recorded
 _ABOVE, _DOWN, _LIFT = 20, 25, 25  # control steps
 _CLOSE_M = 0.0012  # per control step
-_FELT_M, _FELT_STEPS = 0.00015, 3  # faint prints (screw, letters) stay below 0.4 mm at full force
-_PATIENCE = 45  # control steps of closing before it lifts anyway
+# Some objects (screw, letters) indent the gel by less than 0.4 mm at full force, so the limit must be low.
+_FELT_M, _FELT_STEPS = 0.00015, 3
+_PATIENCE = 45  # largest number of control steps of closing before the lift
 _WIDE, _CLEAR, _RAISE = 0.035, 0.12, 0.10  # metres
-RAISED_M = 0.05  # the object this much higher counts as success
+RAISED_M = 0.05  # height gain of the object that counts as success
 _START = np.array([0.40, 0.0, 0.17])
-_TIP = 0.018  # metres from the point between the pads to the bench that keep the finger tips off it
+_TIP = 0.018  # smallest height of the point between the pads that keeps the finger tips off the bench, metres
 
 
 class Expert:
-    """One episode of grasping and lifting.
+    """Script of one episode of grasping and lifting.
 
     Args:
-        world: The cell, stepped with physics.
-        rng: Source of the object's place, the height of the grasp and the noise.
+        world: The cell, simulated with physics.
+        rng: Source of the object's position, the height of the grasp and the noise.
     """
 
     def __init__(self, world: World, rng: np.random.Generator) -> None:
         self.world, self.rng = world, rng
 
     def reset(self) -> None:
-        """Place the object on the bench and the arm above it, and let both come to rest."""
+        """Place the object on the bench and the arm above the object, and simulate until both are at rest."""
         world, rng = self.world, self.rng
         place = np.array([*rng.uniform([0.33, -0.12], [0.47, 0.12]), 0.021 * world.look.scale + 0.001])
         self.yaw = float(rng.uniform(-0.6, 0.6))
@@ -55,7 +56,7 @@ class Expert:
         return np.append(self.q, max(opening, self.world.hand.stroke[0]))
 
     def targets(self) -> Iterator[tuple[Floats, str]]:
-        """Yield the command of each control step, (n + 1,), and the phase."""
+        """Yield the command (n + 1,) and the phase of each control step."""
         high = self.aim + np.array([0, 0, _CLEAR])
         for a in np.linspace(0, 1, _ABOVE):
             yield self._target((1 - a) * _START + a * high, a * self.yaw, _WIDE), "approach"
@@ -72,7 +73,7 @@ class Expert:
             yield self._target(self.aim + np.array([0, 0, a * _RAISE]), self.yaw, grip - SQUEEZE_M), "lift"
 
     def steps(self) -> Iterator[Step]:
-        """Reset, then yield the episode at LIFT_FPS."""
+        """Reset the cell, then yield the steps of the episode at LIFT_FPS."""
         self.reset()
         every, substeps = round(CONTROL_HZ / LIFT_FPS), round(1 / (CONTROL_HZ * TIMESTEP_S))
         touched = -1
@@ -89,24 +90,30 @@ class Expert:
             self.world.run(substeps)
 
     def success(self) -> bool:
-        """Return whether the object was raised by more than RAISED_M."""
+        """Return whether the object was lifted by more than RAISED_M."""
         return bool(self.world.thing_place()[2] > self.start[2] + RAISED_M)
 
 
-REGRASP_FPS = 5.0  # keyframes a fifth of a second apart keep the joint speeds realistic
-CONTACTS = (10, 20)
-OFFSET_M = (0.005, 0.007)  # across and along the pad
-ROLL_RAD = 0.6  # about the closing axis
-PRESS_M = (0.0004, 0.0013)  # deepest; a contact begins at three quarters of it
-FRAMES = (3, 4)  # per contact: neighbouring frames differ little, so more contacts are worth more than more frames
+REGRASP_FPS = 5.0  # a fifth of a second between frames keeps the joint speeds realistic
+CONTACTS = (10, 20)  # smallest and largest number per episode
+OFFSET_M = (0.005, 0.007)  # largest offset across and along the pad
+ROLL_RAD = 0.6  # largest roll about the closing axis
+PRESS_M = (0.0004, 0.0013)  # range of the largest depth of a contact; a contact begins at three quarters of that depth
+FRAMES = (3, 4)  # per contact; neighbouring frames differ little, so more contacts help more than more frames
 _LOW, _HIGH = np.array([0.32, -0.17, 0.08]), np.array([0.46, 0.17, 0.19])
-_STRIDE = np.array([0.05, 0.06, 0.04])  # of the fixture, from one contact to the next
+_STRIDE = np.array([0.05, 0.06, 0.04])  # largest movement of the fixture between contacts, metres
 _TRIES = 50
 
 
 @dataclass(frozen=True)
 class Grip:
-    """The pose of the object in the hand: offset (2,) metres along the flange's x and z, roll and lean (2,), rad."""
+    """Pose of the object in the hand.
+
+    Attributes:
+        offset: (2,) offset along the flange's x and z, metres.
+        roll: Rotation about the closing axis, rad.
+        lean: (2,) small rotations about the flange's x and z, rad.
+    """
 
     offset: Floats
     roll: float
@@ -114,17 +121,17 @@ class Grip:
 
     @property
     def T_hand_thing(self) -> Floats:
-        """(4, 4), centred between the fingers."""
+        """Pose (4, 4) of the object in the frame between the fingers, centred along the closing axis."""
         roll, lean = rotation_from_rpy(np.array([[0, self.roll, 0], [self.lean[0], 0, self.lean[1]]]))
         return np.asarray(pose(roll @ lean, np.array([self.offset[0], 0, self.offset[1]])))
 
 
 class Regrasp:
-    """One episode of contacts.
+    """Script of one episode of contacts.
 
     Args:
-        world: The cell, posed without physics.
-        rng: Source of places, grips, depths and noise.
+        world: The cell, set to poses without physics.
+        rng: Source of positions, grips, depths and noise.
     """
 
     def __init__(self, world: World, rng: np.random.Generator) -> None:
@@ -133,7 +140,7 @@ class Regrasp:
         self.T_world_thing = np.eye(4)
 
     def steps(self, contacts: int | None = None) -> Iterator[Step]:
-        """Yield the episode; `contacts` replaces the random number of contacts."""
+        """Yield the steps of the episode; `contacts` replaces the random number of contacts."""
         count = int(self.rng.integers(CONTACTS[0], CONTACTS[1] + 1)) if contacts is None else contacts
         place, yaw = self.rng.uniform(_LOW, _HIGH), float(self.rng.uniform(-0.8, 0.8))
         for contact in range(count):
@@ -162,10 +169,13 @@ class Regrasp:
         yield self._free(self.world.T_world_tcp(), wide, "release")
 
     def _present(self, place: Floats, yaw: float) -> tuple[Floats, Floats, Grip]:
-        """Place the object in the fixture where the arm can grip it.
+        """Choose a pose of the object in the fixture at which the arm can grip it.
 
         Returns:
-            The hand's pose (4, 4) in the grip, a pose before it, and the grip.
+            The hand's pose (4, 4) in the grip, a pose (4, 4) of the hand before the grip, and the grip.
+
+        Raises:
+            InputError: No grip was found near the position.
         """
         for _ in range(_TRIES):
             T_hand = tool_pose(place, yaw, (float(self.rng.uniform(-0.2, 0.2)), float(self.rng.uniform(-0.2, 0.2))))
@@ -181,10 +191,10 @@ class Regrasp:
                 self.T_world_thing = T_hand @ grip.T_hand_thing
                 return T_hand, T_before, grip
         thing = f"the {self.world.look.kind} (scale {self.world.look.scale:.3g}) near {place.round(3).tolist()} m"
-        raise InputError(f"no grip of {_TRIES} on {thing} touches both pads within reach. Choose another seed")
+        raise InputError(f"none of {_TRIES} grips on {thing} is reachable and touches both pads. Choose another seed")
 
     def _rolled(self, grip: Grip) -> Grip:
-        """Return the grip after a small roll and slide on the pad; unchanged if out of reach or off the pad."""
+        """Return the grip after a small roll and slide; unchanged if it would be out of reach or off the pad."""
         turn, slide = self.rng.normal(0, 0.05), self.rng.normal(0, 0.0005, 2)
         rolled = Grip(grip.offset + slide, grip.roll + turn, grip.lean)
         q, reached = self.world.reach(self.T_world_thing @ invert(rolled.T_hand_thing), self.q)
@@ -194,7 +204,7 @@ class Regrasp:
         return rolled if min(self._thickness(rolled)) > 0 else grip
 
     def _thickness(self, grip: Grip) -> tuple[float, float]:
-        """Place the object in the hand as gripped and return its reach towards either pad, metres."""
+        """Place the object in the open hand and return its extent from the tool axis towards each pad, metres."""
         world = self.world
         world.place_arm(self.q, world.hand.stroke[1])
         world.settle()
@@ -206,7 +216,7 @@ class Regrasp:
         self.q, reached = self.world.reach(T_hand, self.q)
         if not reached:
             place = T_hand[:3, 3].round(3).tolist()
-            raise InputError(f"needed joints for a pose at {place} m, next to a reachable one. Choose another seed")
+            raise InputError(f"the arm cannot reach a pose at {place} m next to a reachable pose. Choose another seed")
 
     def _free(self, T_hand: Floats, opening: float, phase: str) -> Step:
         """Return the step with the fingers apart and the object at rest in its fixture."""
@@ -220,12 +230,12 @@ class Regrasp:
         self.world.settle()
 
     def _press(self, grip: Grip, depth: float, squeeze: float, contact: int) -> Step:
-        """Return the step with the fingers closed on the object, `depth` metres deep in the gel."""
+        """Return the step with the fingers closed on the object, which is `depth` metres deep in the gel."""
         world = self.world
         self._reach(self.T_world_thing @ invert(grip.T_hand_thing))
         one, two = self._thickness(grip)
         opening = (one + two - depth) / 2
-        # The fixture yields along the closing axis until the stiff pad just touches and the gel is `depth` deep.
+        # The fixture moves along the closing axis until the stiff pad just touches and the gel is indented by `depth`.
         shift = world.hand.outwards * (two - one + depth) / 2
         yielded = pose(np.eye(3), np.array([0.0, shift, 0.0])) @ grip.T_hand_thing
         self._place(opening, world.T_world_tcp() @ yielded)

@@ -1,6 +1,6 @@
-"""The cell of one episode: posing, physics, images and ground truth.
+"""Simulated cell of one episode: poses, physics, images and ground truth.
 
-Ground truth comes from MuJoCo's own kinematics and from this module's pixel masks, never from the rig's projection.
+The ground truth comes from MuJoCo's kinematics and from the ray caster's pixel masks, never from the rig's projection.
 """
 
 from __future__ import annotations
@@ -20,27 +20,27 @@ from tactile_align.simulation.looks import Look, paint_of
 from tactile_align.simulation.raycast import Caster, Floats, Lens, Picture, Solids, mask_box
 from tactile_align.simulation.scene import ROD_HALF, read_hand, scene_text
 
-CLOSE = 1e-5  # metres and radians
+CLOSE = 1e-5  # largest error of a reached pose, metres and radians
 _DAMPING = 1e-5
-_LONGEST = 0.3  # rad a joint may turn in one iteration
+_LONGEST = 0.3  # largest turn of a joint in one iteration, rad
 
 
 def reach(
     model: mujoco.MjModel, scratch: mujoco.MjData, site: str, dof: int, T_world_site: Floats, q0: Floats, tries: int
 ) -> tuple[Floats, bool]:
-    """Return joints that bring a site to a pose, by damped least squares.
+    """Return joints at which a site has a target pose, computed by damped least squares.
 
     Args:
-        model: The scene; the arm's joints come first in it.
-        scratch: Overwritten.
+        model: The scene; the arm's joints are its first joints.
+        scratch: Data of the scene for the computation; overwritten.
         site: Name of the site.
         dof: Number of joints of the arm, n.
         T_world_site: (4, 4) target pose.
-        q0: (n,) joints to start from, rad.
-        tries: Maximum number of iterations.
+        q0: (n,) initialisation of the joints, rad.
+        tries: Largest number of iterations.
 
     Returns:
-        (n,) joints, rad, and whether they reach the pose to 10 um and 1e-5 rad.
+        (n,) joints, rad, and whether they reach the pose within 1e-5 m and 1e-5 rad.
     """
     index = model.site(site).id
     q = np.array(q0, dtype=np.float64)
@@ -50,7 +50,7 @@ def reach(
         mujoco.mj_kinematics(model, scratch)
         turn = T_world_site[:3, :3] @ scratch.site_xmat[index].reshape(3, 3).T
         axis = (turn - turn.T)[[2, 0, 1], [1, 2, 0]] / 2
-        if np.trace(turn) < 1:  # beyond a quarter turn the sine decreases: use its direction only
+        if np.trace(turn) < 1:  # beyond a quarter turn the sine decreases, so only its direction is used
             axis /= np.linalg.norm(axis) + 1e-9
         error[:3], error[3:] = T_world_site[:3, 3] - scratch.site_xpos[index], axis
         if np.abs(error).max() < CLOSE:
@@ -65,8 +65,8 @@ def reach(
 
 PHASES = ("approach", "surround", "close", "press", "release", "lift")
 TOOL_DOWN = np.diag([1.0, -1.0, -1.0])
-TOUCHING = 2e-5  # metres of indentation that count as contact: the least above the touch camera's noise
-SQUEEZE_M = 0.003  # how much further the command closes after an object stops the fingers
+TOUCHING = 2e-5  # smallest indentation that counts as contact, metres: just above the touch camera's noise
+SQUEEZE_M = 0.003  # distance by which the command closes further after an object stops the fingers
 
 
 @dataclass
@@ -74,12 +74,12 @@ class Truth:
     """Ground truth of one moment.
 
     Attributes:
-        box: By camera, (4,) amodal box of the sensor in stored pixels, nan where out of view.
-        unoccluded: By camera, share of the sensor's pixels that nothing hides; nan where out of view.
+        box: By camera, (4,) amodal box of the sensor in stored pixels; nan if out of view.
+        unoccluded: By camera, share of the sensor's pixels that nothing hides; nan if out of view.
         indentation: Depth of the deepest point in the gel, metres.
         contact: Whether the gel is in contact (indentation > TOUCHING).
-        opening: (2,) metres of each finger from the tool axis.
-        thing: (3,) the object's place in the world, metres.
+        opening: (2,) distance of each finger from the tool axis, metres.
+        thing: (3,) position of the object in the world frame, metres.
     """
 
     box: dict[str, Floats]
@@ -92,7 +92,14 @@ class Truth:
 
 @dataclass
 class Moment:
-    """One synchronised instant: images and touch (H, W, 3) uint8 RGB, joints (n,) rad, and the truth."""
+    """One synchronised instant.
+
+    Attributes:
+        images: By camera, (H, W, 3) uint8 RGB.
+        touch: (H, W, 3) uint8 RGB touch image.
+        q: (n,) joints, rad.
+        truth: Ground truth.
+    """
 
     images: dict[str, npt.NDArray[np.uint8]]
     touch: npt.NDArray[np.uint8]
@@ -106,9 +113,9 @@ class Step:
 
     Attributes:
         moment: Images, touch, joints and ground truth.
-        target: (n + 1,) last command: joints, rad, and the fingers' opening, metres from the tool axis.
-        phase: One of PHASES.
-        contact: Index of the contact in the episode, -1 without contact.
+        target: (n + 1,) last command: joints, rad, and the distance of the fingers from the tool axis, metres.
+        phase: Phase of the task, one of PHASES.
+        contact: Index of the contact in the episode; -1 without contact.
     """
 
     moment: Moment
@@ -118,23 +125,29 @@ class Step:
 
 
 def tool_pose(place: Floats, yaw: float, tilt: tuple[float, float] = (0.0, 0.0)) -> Floats:
-    """Return a pose (4, 4) of the point between the pads: tool down, then tilted about world x and y, then turned."""
+    """Return a pose (4, 4) of the point between the pads in the world frame.
+
+    Args:
+        place: (3,) position, metres.
+        yaw: Last rotation, about world z, rad.
+        tilt: Rotations of the downward tool about world x and y, before `yaw`, rad.
+    """
     R = rotation_from_rpy(np.array([tilt[0], tilt[1], yaw])) @ TOOL_DOWN
     return np.asarray(pose(R, np.asarray(place, dtype=np.float64)))
 
 
-FAR = 0.2  # metres: beyond any object in the hand
-_OPTICAL = np.diag([1.0, -1.0, -1.0])  # MuJoCo's camera axes in OpenCV's
-HOME = np.array([0.298, -0.294, -1.911, 0.634, 1.571, -1.273])  # Nova 2: pads 0.12 m above (0.40, 0), tool down
+FAR = 0.2  # metres: larger than any object in the hand
+_OPTICAL = np.diag([1.0, -1.0, -1.0])  # rotation between the camera axes of MuJoCo and OpenCV
+HOME = np.array([0.298, -0.294, -1.911, 0.634, 1.571, -1.273])  # Nova 2: tool down, pads 0.12 m above (0.40, 0)
 
 
 class World:
-    """A cell with one object.
+    """Simulated cell with one object.
 
     Args:
-        rig: The rig that the cell is built from.
+        rig: The rig from which the cell is built.
         look: The episode's look.
-        arm: An arm of the rig.
+        arm: Name of an arm of the rig.
     """
 
     def __init__(self, rig: Rig, look: Look, arm: str = "left") -> None:
@@ -165,7 +178,7 @@ class World:
         self.gel = GelCamera(self.pad)
         self._q = slice(0, self.arm.dof)
         self._fingers = [m.joint(f).qposadr[0] for f in ("finger1", "finger2")]
-        self._thing = self.data.joint("thing").qpos  # a view of the place and the quaternion, (7,)
+        self._thing = self.data.joint("thing").qpos  # a numpy view of position and quaternion, (7,)
         self.place_thing(pose(np.eye(3), np.array([0.0, 0.0, -1.0])))  # out of sight
 
     def _named(self, prefix: str) -> npt.NDArray[np.int64]:
@@ -174,13 +187,13 @@ class World:
     # Moving without physics
 
     def place_thing(self, T_world_thing: Floats, rod: bool = False) -> None:
-        """Set the object's pose (4, 4); with `rod`, a fixture's rod holds it from below."""
+        """Set the object's pose (4, 4) in the world frame; if `rod`, a rod of the fixture holds it from below."""
         self._thing[:3] = T_world_thing[:3, 3]
         mujoco.mju_mat2Quat(self._thing[3:], np.ascontiguousarray(T_world_thing[:3, :3]).ravel())
         self.data.mocap_pos[0] = T_world_thing[:3, 3] - [0, 0, ROD_HALF] if rod else [0, 0, -2]
 
     def place_arm(self, q: Floats, opening: float | Sequence[float] | Floats) -> None:
-        """Set the joints (n,), rad, and the fingers, metres from the tool axis, one number or two."""
+        """Set the joints (n,), rad, and the distance of the fingers from the tool axis, metres: one number or two."""
         self.data.qpos[self._q] = q
         self.data.qpos[self._fingers] = opening
 
@@ -192,7 +205,7 @@ class World:
     # Moving with physics
 
     def command(self, target: Floats) -> None:
-        """Set the targets of the servos: joints (n,), rad, and the fingers' opening, metres from the tool axis."""
+        """Set the servo targets (n + 1,): joints, rad, and the distance of the fingers from the tool axis, metres."""
         self.data.ctrl[:] = target
 
     def run(self, steps: int) -> None:
@@ -201,21 +214,24 @@ class World:
         self.settle()
 
     def thing_place(self) -> Floats:
-        """Return the object's place, (3,) metres, world."""
+        """Return the object's position, (3,) metres, world frame."""
         return np.array(self._thing[:3])
 
     def reach(self, T_world_tcp: Floats, q0: Floats, tries: int = 60) -> tuple[Floats, bool]:
-        """Return joints for a pose of the point between the pads; as the function `reach`."""
+        """Return joints (n,), rad, for a pose of the point between the pads, and whether they reach it within limits.
+
+        The arguments are those of the function `reach`.
+        """
         q, close = reach(self.model, self._scratch, "tcp", self.arm.dof, T_world_tcp, q0, tries)
         return q, close and bool(np.all((q >= self.arm.lower) & (q <= self.arm.upper)))
 
-    # What is where
+    # Poses and distances
 
     def _frames(self) -> tuple[Floats, Floats]:
         return self.data.geom_xpos[self._geoms], self.data.geom_xmat[self._geoms].reshape(-1, 3, 3)
 
     def T_world_camera(self, name: str) -> Floats:
-        """Return a camera's pose (4, 4), OpenCV axes, from MuJoCo."""
+        """Return a camera's pose (4, 4) with OpenCV axes, computed by MuJoCo."""
         c = self.model.camera(name).id
         return np.asarray(pose(self.data.cam_xmat[c].reshape(3, 3) @ _OPTICAL, self.data.cam_xpos[c]))
 
@@ -228,7 +244,7 @@ class World:
         return self.data.site_xmat[s].reshape(3, 3), self.data.site_xpos[s]
 
     def height_field(self, within: float = 0.0) -> Floats:
-        """Return the clearance over the gel, as `gel.clearance`, of the object and the opposite pad."""
+        """Return the clearance between the gel and the nearest of object and opposite pad, as in `gel.clearance`."""
         R, p = self._site("pad")
         return self._clearance(R, p, np.concatenate([self.thing_solids, self._named("opposite")]), within)
 
@@ -237,22 +253,22 @@ class World:
         return clearance(self.pad, self.caster.solids, which, (centre - p) @ R, R.T @ axes, within)
 
     def thickness(self) -> tuple[float, float]:
-        """Return the object's reach from the tool axis towards finger1's and finger2's pad, metres.
+        """Return the object's extent from the tool axis towards finger1's pad and towards finger2's pad, metres.
 
-        Only the part over a pad counts; the reach is -inf where there is none.
+        Only the part of the object over a pad counts; without such a part, the extent is -inf.
         """
         R, _ = self._site("pad")
         tcp = self.T_world_tcp()[:3, 3]
         out = []
-        for A in (R, R @ np.diag([-1.0, 1.0, -1.0])):  # the opposite pad is this one turned about the tool axis
+        for A in (R, R @ np.diag([-1.0, 1.0, -1.0])):  # the opposite pad is the first turned about the tool axis
             nearest = float(self._clearance(A, tcp - A[:, 2] * FAR / 2, self.thing_solids, FAR).min())
             out.append(FAR / 2 - nearest if nearest < FAR else -np.inf)
         return out[0], out[1]
 
-    # Looking
+    # Images
 
     def look_through(self, name: str) -> tuple[Picture, Floats, float]:
-        """Return a camera's picture, the sensor's amodal box (4,) in it and the share of it that nothing hides."""
+        """Return a camera's picture, the sensor's amodal box (4,), and the share of the sensor that nothing hides."""
         lens, T = self.lenses[name], self.T_world_camera(name)
         placed = self.caster.place(lens, T, *self._frames())
         fixed = self.rig.cameras[name].parent == "world"
@@ -271,7 +287,7 @@ class World:
         return picture, box, float(visible.sum() / mask.sum()) if mask.any() else np.nan
 
     def observe(self, rng: np.random.Generator) -> Moment:
-        """Return all images, the touch and the truth of this moment."""
+        """Return the images, the touch and the ground truth of the current moment."""
         images, box, unoccluded = {}, {}, {}
         for name in self.lenses:
             picture, box[name], unoccluded[name] = self.look_through(name)
@@ -284,15 +300,15 @@ class World:
 
 
 def lens_of(rig: Rig, name: str, raw: bool = False) -> Lens:
-    """Return the lens of a rig's camera, of its stored frames or the raw ones.
+    """Return the lens of a rig's camera, for its stored frames or, if `raw`, for its raw frames.
 
     Raises:
-        InputError: The camera is not a pinhole.
+        InputError: The camera's model is not "pinhole".
     """
     camera = rig.cameras[name].raw if raw else rig.cameras[name].stored
     if camera.model != "pinhole":
         text = f"cameras.{name}.model of rig {rig.name} is {camera.model}"
-        raise InputError(f"the simulated cell draws pinhole cameras; {text}. Use model = 'pinhole' in that rig")
+        raise InputError(f"the simulated cell needs pinhole cameras; {text}. Set model = 'pinhole' in that rig")
     return Lens(camera.width, camera.height, camera.K)
 
 
@@ -300,15 +316,15 @@ def true_sensor_boxes(rig: Rig, camera: str, q: Floats, opening: Floats, look: L
     """Return the sensor's amodal boxes in a camera's RAW frames, from MuJoCo's kinematics and pixel masks.
 
     Args:
-        rig: The rig that the cell is built from.
-        camera: One of its cameras.
+        rig: The rig from which the cell is built.
+        camera: Name of a camera of the rig.
         q: (T, n) joints, rad.
-        opening: (T, 2) metres per finger.
-        look: Any look; the boxes do not depend on it.
-        arm: An arm of the rig.
+        opening: (T, 2) distance of each finger from the tool axis, metres.
+        look: Any look; the boxes do not depend on the look.
+        arm: Name of an arm of the rig.
 
     Returns:
-        (T, 4) boxes in continuous raw pixels, cut at the image border, nan where out of view.
+        (T, 4) boxes in continuous raw pixels, clipped to the image border; nan if out of view.
     """
     world, lens = World(rig, look, arm), lens_of(rig, camera, raw=True)
     boxes = []

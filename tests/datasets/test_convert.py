@@ -39,7 +39,7 @@ def test_rounding_is_said(tmp_path: Path) -> None:
     exact = {**parts(), "qpos": np.full((7, 14), 1 / 3)}
     path = write_episode(tmp_path / "e.hdf5", **exact, layout="aloha")
     done = convert_episodes(path, tmp_path / "out", to="xtrainer")
-    assert re.search(r"qpos is rounded to float32, by at most 1e-[78]", " ".join(done.lossy))
+    assert re.search(r"qpos is rounded to float32; it changes by at most 1e-[78]", " ".join(done.lossy))
 
 
 def test_many_demonstrations_become_numbered_files(tmp_path: Path) -> None:
@@ -62,7 +62,7 @@ def test_what_is_there_is_kept_when_it_is_the_episode_and_refused_otherwise(tmp_
     assert done.paths[0].stat().st_mtime_ns == stamp
     with pytest.raises(FileExistsError, match=r"episode_0\.hdf5 exists and is not a conversion of .*b\.hdf5 \(action"):
         convert_episodes(other, tmp_path / "out", to="aloha")
-    with pytest.raises(FileExistsError, match=r"frames a second"):
+    with pytest.raises(FileExistsError, match=r"frames per second"):
         convert_episodes(first, tmp_path / "out", to="aloha", fps=20)
     done.paths[0].write_bytes(done.paths[0].read_bytes()[:9000])
     with pytest.raises(FileExistsError, match=r"not a complete episode"):
@@ -101,7 +101,7 @@ def test_a_rate_that_was_never_recorded_does_not_become_the_target_layouts_unsai
     assert open_episode(done.paths[0]).fps == 50
     assert any("assume 50 frames per second. Give the true rate with --fps" in said for said in done.lossy)
     told = convert_episodes(path, tmp_path / "told", to="aloha", fps=12.5)
-    assert open_episode(told.paths[0]).fps == 12.5 and not any("frames a second" in said for said in told.lossy)
+    assert open_episode(told.paths[0]).fps == 12.5 and not any("frames per second" in said for said in told.lossy)
 
 
 def test_what_a_recording_says_of_itself_outlives_the_layouts_default(tmp_path: Path) -> None:

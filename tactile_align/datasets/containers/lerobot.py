@@ -43,32 +43,32 @@ def export_lerobot(
     robot_type: str | None = None,
     layout: str | Path | None = None,
 ) -> Converted:
-    """Write all episodes of a file or folder as one LeRobotDataset, then read it back and compare.
+    """Export all episodes of a file or folder to one LeRobotDataset, read it back and return the conversion.
 
-    Joints become `observation.state`, velocities `observation.velocity`, streams `observation.images.NAME`.
-    Touches are PNG by default, because video changes their texture.
+    Joints become `observation.state`, velocities `observation.velocity`, and streams `observation.images.NAME`. Touches
+    are stored as PNG by default, because video changes their texture.
 
     Args:
-        source: An episode, a file with several, or a folder.
-        out: The folder to make; it must not exist.
-        fps: Frames a second; the episodes' own when None.
-        cameras: "video" (H.264, lossy) or "image" (PNG).
-        touches: The same for touches.
-        task: Description of the task; an episode's attribute `task` when None.
-        robot_type: Written into the metadata.
-        layout: Layout of the source, recognised when None.
+        source: An episode, a file with several episodes, or a folder.
+        out: The folder to create; it must not exist.
+        fps: Frames per second; the rate of the episodes when None.
+        cameras: video: H.264, lossy. image: PNG.
+        touches: Storage of touches, as for `cameras`.
+        task: Description of the task; the episode's attribute `task` when None.
+        robot_type: Robot type that is written to the metadata.
+        layout: Layout of the source; recognised from the files when None.
 
     Raises:
         FileExistsError: `out` exists.
-        InputError: The rate is not known, the episodes differ in their streams, or one cannot be read.
+        InputError: The rate is unknown, the episodes differ in their streams, or an episode cannot be read.
     """
     target = Path(out)
     if target.exists():
-        raise FileExistsError(f"{target} exists; a dataset is written into a new folder")
+        raise FileExistsError(f"{target} exists, but a dataset is written to a new folder. Choose another name")
     refs = list_episodes(source, layout)
-    clear_parts(target.parent, target.name)  # left by an export that was killed
+    clear_parts(target.parent, target.name)  # left behind by a killed export
     partial = part_of(target)
-    shutil.rmtree(partial, ignore_errors=True)  # left by an export of this very process that failed
+    shutil.rmtree(partial, ignore_errors=True)  # left behind by a failed export of this process
     lossy: dict[str, None] = {}
     with open_episode(refs[0], layout) as first:
         rate = _rate(first, fps)
@@ -78,10 +78,10 @@ def export_lerobot(
             with open_episode(ref, layout) as episode:
                 if _shapes(episode) != width_height or _rate(episode, fps) != rate:
                     text = f"has streams {_shapes(episode)} at {_rate(episode, fps)} fps, {refs[0]} has {width_height}"
-                    raise InputError(f"{ref} {text} at {rate} fps; one dataset needs the same in all episodes")
+                    raise InputError(f"{ref} {text} at {rate} fps; they must be equal. Export the two separately")
                 _add(writer, episode, task or str(episode.attributes.get("task", "not described")))
                 if episode.depth:
-                    lossy[f"depth ({', '.join(episode.depth)}) is left out: v3.0 has no place for it"] = None
+                    lossy[f"depth ({', '.join(episode.depth)}) is left out, because v3.0 cannot store it"] = None
                 if episode.carried:
                     lossy[f"{', '.join(episode.carried)} is left out"] = None
     lossy.update(dict.fromkeys(_compare(partial, [open_episode(ref, layout) for ref in refs])))
@@ -92,17 +92,17 @@ def export_lerobot(
 def import_lerobot(
     source: str | Path, out: str | Path, *, to: str | Path = "xtrainer", overwrite: bool = False
 ) -> Converted:
-    """Write every episode of a LeRobotDataset v3.x as an HDF5 file into the folder `out`.
+    """Import every episode of a LeRobotDataset v3.x as an HDF5 file in the folder `out`; return the conversion.
 
     Args:
         source: The dataset's folder.
-        out: The folder to write into.
-        to: Target layout; its names decide which streams are touches.
+        out: The output folder.
+        to: Target layout; its name patterns decide which streams are touches.
         overwrite: Whether existing files may be replaced.
 
     Raises:
         FileNotFoundError: A file of the dataset is missing.
-        InputError: Not v3, damaged, or its paths leave the folder.
+        InputError: The dataset is not version 3, is damaged, or has paths that lead outside its folder.
     """
     info, target = read_info(Path(source)), load_layout(to)
     texts = task_texts(info)
@@ -133,7 +133,7 @@ def import_lerobot(
 def _rate(episode: Episode, fps: float | None) -> float:
     rate = fps if fps is not None else episode.fps
     if rate is None:
-        raise InputError(f"{episode.ref}: the rate is not recorded, and LeRobot needs one; state it with --fps")
+        raise InputError(f"{episode.ref}: the rate is not recorded, but LeRobot needs a rate. Give it with --fps")
     return rate
 
 
@@ -160,7 +160,7 @@ def _features(episode: Episode, fps: float, cameras: Form, touches: Form) -> dic
 
 
 def _low(episode: Episode) -> dict[str, np.ndarray]:
-    """Return joints, actions and, where recorded, velocities by their column."""
+    """Return joints, actions and, if recorded, velocities by the name of their column."""
     velocity = {} if episode.qvel is None else {VELOCITY: episode.qvel}
     return {STATE: episode.qpos, ACTION: episode.action, **velocity}
 
@@ -182,14 +182,14 @@ def _add(writer: DatasetWriter, episode: Episode, task: str) -> None:
 
 
 def _compare(root: Path, episodes: list[Episode]) -> Iterator[str]:
-    """Read everything back; yield every difference."""
+    """Read a written dataset back and yield a sentence for each difference from the source episodes."""
     info = read_info(root)
     worst: dict[str, float] = {}
     for row, episode in zip(episode_rows(info), episodes, strict=True):
         table = episode_table(info, row)
         for key, values in ((STATE, episode.qpos), (ACTION, episode.action)):
             if not np.array_equal(_matrix(table[key]), values.astype(np.float32)):
-                raise InputError(f"{root}: {key} does not read back as written; the disk may be failing")
+                raise InputError(f"{root}: {key} does not read back as written; the disk may be failing. Use another")
             if not np.array_equal(values.astype(np.float32), values):
                 worst[f"{key} is rounded to float32"] = 0
         with episode:
@@ -201,9 +201,9 @@ def _compare(root: Path, episodes: list[Episode]) -> Iterator[str]:
         if name not in info.images:
             yield name
         elif info.features[info.images[name]]["dtype"] == "video":
-            yield f"{name} is video: its frames keep at least {decibel:.1f} dB"
+            yield f"{name} is encoded as video (every frame keeps at least {decibel:.1f} dB)"
         elif decibel != np.inf:
-            raise InputError(f"{root}: {name} does not read back as written; the disk may be failing")
+            raise InputError(f"{root}: {name} does not read back as written; the disk may be failing. Use another")
 
 
 def _read_stream(info: Info, key: str, row: dict[str, Any], table: dict[str, Any], steps: int) -> Iterator[np.ndarray]:
@@ -216,8 +216,8 @@ def _read_stream(info: Info, key: str, row: dict[str, Any], table: dict[str, Any
         return
     chunk, number, start = (row.get(f"videos/{key}/{n}") for n in ("chunk_index", "file_index", "from_timestamp"))
     if chunk is None or number is None or start is None:
-        text = f"meta/episodes does not state where {key} of episode {row['episode_index']} lies"
-        raise InputError(f"{info.root}: {text}; copy the dataset again")
+        text = f"meta/episodes does not state the file of {key} of episode {row['episode_index']}"
+        raise InputError(f"{info.root}: {text}. Copy the dataset again")
     path = info.file(info.video_path, int(chunk), int(number), key)
     yield from read_video(path, round(float(start) * info.fps), steps, info.fps)
 

@@ -1,4 +1,4 @@
-"""The parquet files of a LeRobotDataset v3.0, written and read with pyarrow."""
+"""Reading and writing of the files of a LeRobotDataset v3.0: parquet tables, videos and metadata."""
 
 import json
 import string
@@ -26,7 +26,7 @@ COUNTERS = {"timestamp": "float32"} | dict.fromkeys(("frame_index", "episode_ind
 
 @dataclass(frozen=True)
 class Info:
-    """The part of info.json that reading needs."""
+    """Content of info.json that is needed to read a dataset."""
 
     root: Path
     fps: float
@@ -37,52 +37,52 @@ class Info:
 
     @property
     def images(self) -> dict[str, str]:
-        """Stream name -> feature key, of images and videos."""
+        """Feature key of each image or video stream, by stream name."""
         keys = [key for key, feature in self.features.items() if feature.get("dtype") in ("image", "video")]
         return {key.removeprefix(IMAGES): key for key in keys}
 
     def file(self, template: str, chunk: int, number: int, video_key: str = "") -> Path:
-        """Fill a path template and make sure that the file lies inside the dataset.
+        """Return the path given by a path template, after checking that it lies inside the dataset's folder.
 
         Raises:
-            InputError: The template uses other fields, or attributes, or leaves the folder.
+            InputError: The template uses unknown fields or attributes, or leads outside the folder.
         """
         for _, name, _, _ in string.Formatter().parse(template):
             if name is not None and name not in ("chunk_index", "file_index", "video_key"):
-                text = f"the path template {template!r} uses {name!r}; only chunk_index, file_index and video_key are"
-                raise InputError(f"{self.root / INFO_PATH}: {text} filled in. Is the dataset from a source you trust?")
+                text = f"path template {template!r} uses {name!r}; allowed are chunk_index, file_index and video_key"
+                raise InputError(f"{self.root / INFO_PATH}: {text}. Do not use a dataset from an untrusted source")
         filled = PurePosixPath(template.format(chunk_index=int(chunk), file_index=int(number), video_key=video_key))
         path = self.root.joinpath(*filled.parts)
         if filled.is_absolute() or ".." in filled.parts or not path.resolve().is_relative_to(self.root.resolve()):
-            text = f"the path template {template!r} leaves the dataset's folder ({filled})"
-            raise InputError(f"{self.root / INFO_PATH}: {text}. Is the dataset from a source you trust?")
+            text = f"the path template {template!r} leads outside the dataset's folder ({filled})"
+            raise InputError(f"{self.root / INFO_PATH}: {text}. Do not use a dataset from an untrusted source")
         return path
 
 
 def read_info(root: Path) -> Info:
-    """Read and check `meta/info.json`.
+    """Return the content of `meta/info.json`, after checking it.
 
     Raises:
-        FileNotFoundError: No such file.
-        InputError: Another version, a missing or wrong key.
+        FileNotFoundError: The file does not exist.
+        InputError: The dataset has another version, or a key is missing or wrong.
     """
     path = root / INFO_PATH
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file; a LeRobotDataset has one")
+        raise FileNotFoundError(f"{path}: no such file. Give the folder of a LeRobotDataset, which contains it")
     data = read_json(path)
     version = data.get("codebase_version") if isinstance(data, dict) else None
     if not isinstance(version, str) or not version.startswith("v3."):
-        text = f"codebase_version is {version!r}, v3.0 is read; LeRobot's convert_dataset_v21_to_v30 makes it from v2.1"
+        text = f"codebase_version is {version!r}, expected v3.x. Convert v2.1 with LeRobot's convert_dataset_v21_to_v30"
         raise InputError(f"{path}: {text}")
     fps, features, episodes = data.get("fps"), data.get("features"), data.get("total_episodes")
     if not isinstance(fps, (int, float)) or not 0 < fps < 10_000:
-        raise InputError(f"{path}: fps must be frames a second; got {fps!r}")
+        raise InputError(f"{path}: fps must be a positive number of frames per second; got {fps!r}. Correct it")
     if not isinstance(features, dict) or not all(isinstance(f, dict) and "dtype" in f for f in features.values()):
-        raise InputError(f"{path}: features must name the columns and their dtype; got {type(features).__name__}")
+        raise InputError(f"{path}: features must list columns with their dtype; got {type(features).__name__}")
     if not isinstance(episodes, int) or episodes < 0:
-        raise InputError(f"{path}: total_episodes must be a count; got {episodes!r}")
+        raise InputError(f"{path}: total_episodes must be a non-negative integer; got {episodes!r}. Correct it")
     if missing := {STATE, ACTION} - {*features}:
-        raise InputError(f"{path}: no feature {', '.join(sorted(missing))}; there are: {', '.join(features)}")
+        raise InputError(f"{path}: needs features {', '.join(sorted(missing))}; found only: {', '.join(features)}")
     paths = str(data.get("data_path", DATA_PATH)), str(data.get("video_path") or VIDEO_PATH)
     return Info(root, float(fps), episodes, *paths, features)
 
@@ -90,7 +90,7 @@ def read_info(root: Path) -> Info:
 def info_json(
     features: dict[str, dict[str, Any]], fps: float, robot_type: str | None, episodes: int, frames: int, tasks: int
 ) -> str:
-    """Return `meta/info.json`."""
+    """Return the text of `meta/info.json`."""
     counters = {name: {"dtype": kind, "shape": [1], "names": None} for name, kind in COUNTERS.items()}
     info: dict[str, Any] = {"codebase_version": VERSION, "robot_type": robot_type}
     info |= {"total_episodes": episodes, "total_frames": frames, "total_tasks": tasks}
@@ -101,7 +101,7 @@ def info_json(
 
 
 class Stats(NamedTuple):
-    """Minimum, maximum, mean, variance and row count of one column over one episode, or pooled over several."""
+    """Statistics of one column over one episode, or over several: minimum, maximum, mean, variance, row count."""
 
     min: np.ndarray
     max: np.ndarray
@@ -111,19 +111,22 @@ class Stats(NamedTuple):
 
     @classmethod
     def of(cls, values: np.ndarray) -> "Stats":
-        """Of (n, ...) rows."""
+        """Return the statistics of (n, ...) rows."""
         values = np.asarray(values, np.float64)
         return cls(values.min(0), values.max(0), values.mean(0), values.var(0), len(values))
 
     @classmethod
     def of_frames(cls, frames: Sequence[np.ndarray], count: int) -> "Stats":
-        """Of RGB frames, by channel in 0..1, shape (3, 1, 1); `count` is that of the episode."""
+        """Return the statistics of RGB frames by channel, (3, 1, 1), with values 0..1.
+
+        `count` is the row count of the episode; `frames` may be a sample of it.
+        """
         pixels = np.concatenate([frame[::4, ::4].reshape(-1, 3) for frame in frames]) / 255.0
         return cls.of(pixels[..., None, None])._replace(rows=count)
 
     @classmethod
     def pooled(cls, parts: Sequence["Stats"]) -> "Stats":
-        """Of all parts together."""
+        """Return the statistics of all parts together."""
         weight = np.array([part.rows for part in parts], np.float64)
         mean = np.average([part.mean for part in parts], axis=0, weights=weight)
         inner = np.average([part.var for part in parts], axis=0, weights=weight)
@@ -132,7 +135,7 @@ class Stats(NamedTuple):
         return cls(lowest, highest, mean, inner + outer, int(weight.sum()))
 
     def plain(self) -> dict[str, list[Any]]:
-        """For JSON and parquet."""
+        """Return the statistics as plain data for JSON and parquet."""
         numbers = {"min": self.min, "max": self.max, "mean": self.mean, "std": np.sqrt(self.var)}
         return {**{name: np.atleast_1d(value).tolist() for name, value in numbers.items()}, "count": [self.rows]}
 
@@ -147,25 +150,25 @@ def need_av() -> Any:
 
 
 class VideoWriter:
-    """One MP4 with constant frame rate and a key frame every second frame, as in LeRobot's own files.
+    """Writer of an MP4 file with a constant frame rate and a key frame every second frame, as in LeRobot's own files.
 
     Args:
         path: The file to write.
-        fps: Frames a second.
-        width: Even number of pixels.
-        height: Even number of pixels.
-        crf: Constant rate factor, smaller is better; 18 keeps about 40 dB.
-        encoder: FFmpeg's name of the encoder.
+        fps: Frames per second.
+        width: Width of a frame, px; even.
+        height: Height of a frame, px; even.
+        crf: Constant rate factor; a smaller value gives better quality, and 18 keeps about 40 dB.
+        encoder: Name of the encoder in FFmpeg.
 
     Raises:
-        InputError: Width or height is odd: colour is stored per 2x2 pixels.
+        InputError: Width or height is odd. The video stores one colour per 2x2 pixels.
     """
 
     def __init__(
         self, path: Path, fps: float, width: int, height: int, crf: int = 18, encoder: str = "libx264"
     ) -> None:
         if width % 2 or height % 2:
-            raise InputError(f"{path.name}: video needs even width and height, got {width}x{height}; store as images")
+            raise InputError(f"{path.name}: video needs even width and height, got {width}x{height}. Use images")
         path.parent.mkdir(parents=True, exist_ok=True)
         self._container = need_av().open(str(path), "w", format="mp4")
         rate = Fraction(fps).limit_denominator(1001)
@@ -184,7 +187,7 @@ class VideoWriter:
         self.frames += 1
 
     def close(self) -> None:
-        """Finish the file."""
+        """Write the remaining frames and close the file."""
         self._mux(self._stream.encode())
         self._container.close()
 
@@ -195,14 +198,14 @@ class VideoWriter:
 
 
 def read_video(path: Path, first: int, count: int, fps: float) -> Iterator[np.ndarray]:
-    """Yield frames first to first + count - 1 as (H, W, 3) uint8 RGB.
+    """Yield the frames `first` to `first` + `count` - 1 of a video as (H, W, 3) uint8 RGB.
 
     Raises:
-        FileNotFoundError: No such file.
-        InputError: It is damaged or has fewer frames.
+        FileNotFoundError: The file does not exist.
+        InputError: The file is damaged or has too few frames.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file; the dataset's metadata list this video")
+        raise FileNotFoundError(f"{path}: no such file, but the metadata list this video. Copy the dataset again")
     av, found = need_av(), 0
     try:
         with av.open(str(path)) as container:
@@ -217,16 +220,16 @@ def read_video(path: Path, first: int, count: int, fps: float) -> Iterator[np.nd
                 if found == count:
                     break
                 if number != first + found:
-                    raise InputError(f"{path}: frame {first + found} is missing, {number} comes instead")
+                    raise InputError(f"{path}: expected frame {first + found}, found frame {number}. Copy it again")
                 yield frame.to_ndarray(format="rgb24")
                 found += 1
     except (av.error.FFmpegError, IndexError) as cause:
         raise InputError(f"{path}: cannot be decoded at frame {first + found} ({cause}); copy it again") from cause
     if found != count:
-        raise InputError(f"{path}: has {found} frames from frame {first} on, {count} are needed; copy it again")
+        raise InputError(f"{path}: has {found} frames from frame {first} on, expected {count}; copy it again")
 
 
-MAX_DATA_BYTES, MAX_VIDEO_BYTES = 100 * 2**20, 200 * 2**20  # as info.json promises
+MAX_DATA_BYTES, MAX_VIDEO_BYTES = 100 * 2**20, 200 * 2**20  # the sizes that info.json states
 
 
 def need_arrow() -> tuple[Any, Any]:
@@ -240,7 +243,7 @@ def need_arrow() -> tuple[Any, Any]:
 
 
 class DatasetWriter:
-    """Writer of a dataset, episode by episode; several share a file until it is full."""
+    """Writer of a dataset, one episode after the other. Several episodes share a file until the file is full."""
 
     def __init__(self, root: Path, features: dict[str, dict[str, Any]], fps: float, robot_type: str | None) -> None:
         self.root, self.features, self.fps, self.robot_type = root, features, fps, robot_type
@@ -268,7 +271,7 @@ class DatasetWriter:
             self._finish()
 
     def add_video_frame(self, key: str, frame: np.ndarray) -> None:
-        """Append a frame of the episode that is being written."""
+        """Append one (H, W, 3) uint8 RGB frame to a video of the current episode."""
         if key not in self._begun:
             if key in self._videos and self._videos[key].written > MAX_VIDEO_BYTES:
                 self._videos.pop(key).close()
@@ -283,12 +286,12 @@ class DatasetWriter:
     def add_episode(
         self, low: dict[str, np.ndarray], pngs: dict[str, list[bytes]], samples: dict[str, list[np.ndarray]], task: str
     ) -> None:
-        """Finish an episode whose video frames have been added.
+        """Write the current episode, after all its video frames have been added.
 
         Args:
             low: By feature, (T, D) numbers.
-            pngs: By image feature, T encoded frames.
-            samples: By image or video feature, some frames for the statistics.
+            pngs: By image feature, T frames as PNG bytes.
+            samples: By image or video feature, a sample of frames for the statistics.
             task: Description of the task.
         """
         steps, number = len(low[ACTION]), len(self.rows)
@@ -328,7 +331,7 @@ class DatasetWriter:
         for key, values in low.items():
             width, item = values.shape[1], {"dtype": "float32", "_type": "Value"}
             columns[key], described[key] = pa.array(values.astype(np.float32).ravel()), item
-            if width > 1:  # LeRobot takes shape (1,) for a plain number
+            if width > 1:  # LeRobot stores a feature of shape (1,) as a plain number
                 columns[key] = pa.FixedSizeListArray.from_arrays(columns[key], width)
                 described[key] = {"feature": item, "length": width, "_type": "List"}
         kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
@@ -357,7 +360,7 @@ class DatasetWriter:
         pq.write_table(pa.Table.from_pylist(self.rows), path)
         texts = self.tasks
         table = pa.table({"task_index": pa.array(range(len(texts)), pa.int64()), "__index_level_0__": texts})
-        # LeRobot looks tasks up by the index of a pandas frame, which only this note declares.
+        # LeRobot looks up tasks by the index of a pandas frame; only this note declares which column is the index.
         described = [_pandas("task_index", "task_index", "int64"), _pandas(None, "__index_level_0__", "object")]
         note = {"index_columns": ["__index_level_0__"], "column_indexes": [], "columns": described}
         note["pandas_version"] = "2.2.0"
@@ -374,19 +377,19 @@ def _pandas(name: str | None, column: str, kind: str) -> dict[str, Any]:
 
 
 def episode_rows(info: Info) -> Iterator[dict[str, Any]]:
-    """Yield the rows of meta/episodes, without their statistics.
+    """Yield the rows of the tables in meta/episodes, without their statistics.
 
     Raises:
-        FileNotFoundError: No such file.
-        InputError: One cannot be read, or their number differs from info.json.
+        FileNotFoundError: No table exists.
+        InputError: A table cannot be read, or the number of episodes differs from info.json.
     """
     files = sorted((info.root / "meta" / "episodes").glob("*/*.parquet"))
     if not files:
-        raise FileNotFoundError(f"{info.root}: no meta/episodes/*/*.parquet; is the dataset complete?")
+        raise FileNotFoundError(f"{info.root}: no meta/episodes/*/*.parquet found. Copy the complete dataset")
     tables = [_read(file) for file in files]
     listed = sum(table.num_rows for table in tables)
     if listed != info.episodes:
-        text = f"meta/episodes lists {listed} episodes, meta/info.json states {info.episodes}; copy the dataset again"
+        text = f"meta/episodes lists {listed} episodes, meta/info.json states {info.episodes}. Copy the dataset again"
         raise InputError(f"{info.root}: {text}")
     for table in tables:
         yield from table.to_pylist()
@@ -397,22 +400,22 @@ def episode_table(info: Info, row: dict[str, Any]) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: The data file is missing.
-        InputError: It cannot be read or does not hold the episode.
+        InputError: The data file cannot be read or does not contain the whole episode.
     """
     place = row.get("data/chunk_index"), row.get("data/file_index")
     if None in place:
-        raise InputError(f"{info.root}: meta/episodes does not state the file of episode {row['episode_index']}")
+        raise InputError(f"{info.root}: meta/episodes has no file for episode {row['episode_index']}. Copy it again")
     file = info.file(info.data_path, int(place[0] or 0), int(place[1] or 0))
     table = _read(file, [("episode_index", "=", row["episode_index"])])
     missing = [key for key in (STATE, ACTION) if key not in table.column_names]
     if table.num_rows != row["length"] or missing:
-        text = f"holds {table.num_rows} rows of episode {row['episode_index']}, meta/episodes states {row['length']}"
-        raise InputError(f"{file}: {f'has no {missing[0]}' if missing else text}; copy the dataset again")
+        text = f"has {table.num_rows} rows of episode {row['episode_index']}, meta/episodes states {row['length']}"
+        raise InputError(f"{file}: {f'has no column {missing[0]}' if missing else text}. Copy the dataset again")
     return {name: table[name].to_pylist() for name in table.column_names}
 
 
 def task_texts(info: Info) -> dict[int, str]:
-    """Return task texts by number, from tasks.parquet; empty where it is missing."""
+    """Return the task texts of tasks.parquet by number; empty if the file is missing."""
     path = info.root / TASKS_PATH
     if not path.is_file():
         return {}
@@ -427,10 +430,10 @@ def task_texts(info: Info) -> dict[int, str]:
 def _read(file: Path, filters: list[tuple[str, str, Any]] | None = None) -> Any:
     pa, pq = need_arrow()
     if not file.is_file():
-        raise FileNotFoundError(f"{file}: no such file; the dataset's metadata list it")
+        raise FileNotFoundError(f"{file}: no such file, but the metadata list it. Copy the dataset again")
     try:
         columns = [name for name in pq.read_schema(file).names if not name.startswith("stats/")]
         return pq.read_table(file, columns=columns, filters=filters)
     except (pa.ArrowException, OSError) as cause:
         reason = " ".join(str(cause).split())
-        raise InputError(f"{file}: cannot be read as parquet ({reason}); copy it again") from cause
+        raise InputError(f"{file}: cannot be read as parquet ({reason}). Copy it again") from cause

@@ -1,8 +1,8 @@
-"""Import of raw X-Trainer recordings: folders of JPEGs and one pickle a step.
+"""Import of raw X-Trainer recordings, which consist of folders of JPEGs and one pickle per step.
 
-`<recording>/{topImg,leftImg,rightImg,leftTactile,rightTactile}/<n>.jpg` and `observation/<n>.pkl`, matched by
-number. The source is only read, and the JPEGs are copied byte for byte; the original converter encoded them again at
-quality 50.
+The files are `<recording>/{topImg,leftImg,rightImg,leftTactile,rightTactile}/<n>.jpg` and
+`<recording>/observation/<n>.pkl`, where n is the step number. The source is never changed. The JPEGs are copied byte
+for byte; the original converter encoded them again at quality 50.
 """
 
 import io
@@ -28,20 +28,20 @@ _PLAIN = re.compile(r"[<>=|]?([biufc][1248]|c16|\?|b|i|f)$")
 
 
 def load_arrays(data: bytes) -> dict[str, np.ndarray]:
-    """Read a pickled dictionary of arrays and numbers.
+    """Return the arrays of a pickled dictionary, without running any code of the pickle.
 
     Args:
-        data: The file's bytes, any pickle protocol, numpy 1 or 2.
+        data: The file's bytes, of any pickle protocol and of numpy 1 or 2.
 
     Returns:
-        By key, each value as an array; other entries are left out.
+        By key, each array or number as an array; entries of other types are left out.
 
     Raises:
-        UnsafePickleError: The file names a class or function other than numpy's array constructors.
+        UnsafePickleError: The file refers to a class or function other than numpy's array constructors.
         InputError: The file is damaged, too large, or not a dictionary.
     """
     if len(data) > MAX_BYTES:
-        raise InputError(f"has {len(data):,} bytes, at most {MAX_BYTES:,} are read")
+        raise InputError(f"has {len(data):,} bytes; the limit is {MAX_BYTES:,}. Give the pickle of one step")
     try:
         loaded = _Reader(io.BytesIO(data)).load()
     except UnsafePickleError:
@@ -49,17 +49,17 @@ def load_arrays(data: bytes) -> dict[str, np.ndarray]:
     except Exception as cause:
         raise InputError(f"is a damaged pickle ({type(cause).__name__}: {cause})") from cause
     if not isinstance(loaded, dict):
-        raise InputError(f"must hold a dictionary; got {type(loaded).__name__}")
+        raise InputError(f"must contain a dictionary; got {type(loaded).__name__}. Record the step again")
     try:
         return {str(key): array for key, value in loaded.items() if (array := _array(value)) is not None}
     except OverflowError as cause:
-        raise InputError(f"holds an integer beyond the range of a float ({cause})") from cause
+        raise InputError(f"contains an integer beyond the range of a float ({cause})") from cause
 
 
 class _Dtype:
     def __init__(self, kind: str, align: bool = False, copy: bool = True) -> None:
         if not isinstance(kind, str) or not _PLAIN.match(kind):
-            raise UnsafePickleError(f"holds an array of {kind!r}; only plain numbers are read")
+            raise UnsafePickleError(f"contains an array of {kind!r}; only plain numbers are allowed")
         self.kind, self.order = kind, "="
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
@@ -85,15 +85,15 @@ class _Array:
 
 def _filled(raw: Any, dtype: Any, shape: tuple[int, ...], order: Any) -> np.ndarray:
     if not isinstance(raw, (bytes, bytearray)) or not isinstance(dtype, _Dtype):
-        raise UnsafePickleError("holds an array of objects; only plain numbers are read")
+        raise UnsafePickleError("contains an array of objects; only plain numbers are allowed")
     return np.frombuffer(raw, dtype.numpy).reshape(shape, order="F" if order == "F" else "C").copy()
 
 
 def _encode(text: str, codec: str = "latin1") -> bytes:
-    return text.encode("latin1")  # protocols 0 to 2 spell bytes as text
+    return text.encode("latin1")  # protocols 0 to 2 store bytes as text
 
 
-# numpy's pickles name numpy.ndarray but never call it.
+# numpy's pickles refer to numpy.ndarray but never call it.
 _KNOWN: dict[tuple[str, str], Any] = {
     ("_codecs", "encode"): _encode,
     ("numpy", "dtype"): _Dtype,
@@ -105,16 +105,16 @@ for _core in ("numpy.core", "numpy._core"):
     _KNOWN[f"{_core}.numeric", "_frombuffer"] = _filled
 
 
-class _Reader(pickle._Unpickler):  # in Python: the C one lets a file claim a memo of any size
+class _Reader(pickle._Unpickler):  # the Python version: the C version allocates a memo of any size that a file states
     def find_class(self, module: str, name: str) -> Callable[..., Any]:
         if (module, name) not in _KNOWN:
-            text = f"asks for {module}.{name}; only numbers and numpy arrays are read. Do you trust its source?"
+            text = f"refers to {module}.{name}; only numbers and numpy arrays are allowed. Check where the file is from"
             raise UnsafePickleError(text)
         found: Callable[..., Any] = _KNOWN[module, name]
         return found
 
     def persistent_load(self, pid: Any) -> Any:
-        raise UnsafePickleError("refers to an object outside itself; only numbers and numpy arrays are read")
+        raise UnsafePickleError("refers to an object outside the file; only numbers and numpy arrays are allowed")
 
 
 def _array(value: Any) -> np.ndarray | None:
@@ -134,7 +134,13 @@ QPOS, QVEL, ACTION = "joint_positions", "joint_velocities", "control"
 
 @dataclass(frozen=True)
 class Imported:
-    """The new episode, and by folder the step numbers it lacks: those steps are left out."""
+    """Result of an import.
+
+    Attributes:
+        path: The new episode.
+        steps: Number of steps in it.
+        lacking: By folder of the recording, the step numbers that are missing in the folder and therefore left out.
+    """
 
     path: Path
     steps: int
@@ -149,20 +155,20 @@ def import_raw_xtrainer(
     allow_gaps: bool = False,
     overwrite: bool = False,
 ) -> Imported:
-    """Write one raw recording as an X-Trainer episode.
+    """Import one raw recording as an X-Trainer episode.
 
     Args:
-        recording: The folder that holds `observation` and the image folders.
-        out: The episode to write.
-        fps: Frames a second, if known; the recorder does not store it.
-        allow_gaps: Whether steps may be missing in the middle; across a gap the arm jumps.
+        recording: The folder that contains `observation` and the image folders.
+        out: The episode file to write.
+        fps: Frames per second, if known; the recorder does not store the rate.
+        allow_gaps: Whether steps may be missing in the middle. The arm jumps across such a gap.
         overwrite: Whether an existing `out` may be replaced.
 
     Raises:
-        FileNotFoundError: No such folder, or no poses or images in it.
+        FileNotFoundError: The folder does not exist, or has no poses or no images.
         FileExistsError: `out` exists.
-        InputError: A pickle is not plain or lacks a key, a JPEG is damaged, there are gaps, or `out` is a file of the
-            recording.
+        InputError: A pickle contains more than numbers and arrays or lacks a key, a JPEG is damaged, steps are missing
+            in the middle, or `out` is a file of the recording.
     """
     require_other_than(Path(out), Path(recording))
     parts, lacking = _read(Path(recording), allow_gaps)
@@ -171,7 +177,7 @@ def import_raw_xtrainer(
 
 
 def raw_recordings(source: str | Path) -> tuple[Path, ...]:
-    """Return the raw recordings at `source`: itself, or the folders in it by name; empty where there are none."""
+    """Return the raw recordings at `source`: `source` itself, or else those of its subfolders, sorted by name."""
     folder = Path(source)
     candidates = (folder, *(sorted(folder.iterdir()) if folder.is_dir() else ()))
     recordings = [path for path in candidates if path.is_dir() and any((path / POSES).glob("*.pkl"))]
@@ -181,57 +187,63 @@ def raw_recordings(source: str | Path) -> tuple[Path, ...]:
 def convert_raw_xtrainer(
     source: str | Path, out: str | Path, *, fps: float | None = None, overwrite: bool = False
 ) -> Converted:
-    """Write a raw recording, or each of a folder of them, as an X-Trainer episode into the folder `out`.
+    """Convert a raw recording, or every raw recording in a folder, to X-Trainer episodes in the folder `out`.
 
-    An existing file is kept when it holds this very recording.
+    An existing file that contains the same recording is kept.
+
+    Args:
+        source: A raw recording, or a folder of raw recordings.
+        out: The output folder.
+        fps: Frames per second, if known; the recorder does not store the rate.
+        overwrite: Whether existing files may be replaced.
 
     Raises:
-        FileNotFoundError: There is no raw recording.
-        FileExistsError: A file exists and holds something else.
-        InputError: As import_raw_xtrainer.
+        FileNotFoundError: `source` contains no raw recording.
+        FileExistsError: An output file exists and contains something else.
+        InputError: As in `import_raw_xtrainer`.
     """
     recordings, name = raw_recordings(source), load_layout("xtrainer").file_name
     if not recordings:
-        raise FileNotFoundError(f"{source}: no raw X-Trainer recording; needed {POSES}/<n>.pkl in it or in its folders")
+        raise FileNotFoundError(f"{source}: no raw X-Trainer recording. Give a folder that contains {POSES}/<n>.pkl")
     paths, losses, kept = [], [], 0
     for index, folder in enumerate(recordings):
         path = Path(out) / name.format(index=index)
         parts, lacking = _read(folder, allow_gaps=False)
         if path.exists() and not overwrite:
             if not _holds(path, parts, fps):
-                raise FileExistsError(f"{path} exists and is not {folder} imported; give another folder")
+                raise FileExistsError(f"{path} exists and is not an import of {folder}. Choose another folder")
             kept += 1
         else:
             write_episode(path, **parts, fps=fps, overwrite=overwrite)
         paths.append(path)
-        losses += [f"{folder}: steps {_list(numbers)}, which {sub} lacks" for sub, numbers in lacking.items()]
+        losses += [f"{folder}: steps missing in {sub}: {_list(numbers)}" for sub, numbers in lacking.items()]
     return Converted(tuple(paths), tuple(losses), kept)
 
 
 def _read(folder: Path, allow_gaps: bool) -> tuple[dict[str, Any], dict[str, tuple[int, ...]]]:
-    """Return the arguments of write_episode, and by folder the step numbers it lacks."""
+    """Return the arguments for `write_episode`, and by folder the step numbers that are missing in it."""
     poses = _numbered(folder / POSES, ".pkl")
     frames = {name: _numbered(folder / sub, ".jpg") for name, sub in {**CAMERAS, **TOUCHES}.items()}
     frames = {name: found for name, found in frames.items() if found}
     if not poses or not any(name in frames for name in CAMERAS):
-        needed = f"{POSES}/<n>.pkl and at least one of {', '.join(CAMERAS.values())} with <n>.jpg"
-        raise FileNotFoundError(f"{folder}: no raw X-Trainer recording; needed {needed}")
+        needed = f"{POSES}/<n>.pkl and <n>.jpg in at least one of {', '.join(CAMERAS.values())}"
+        raise FileNotFoundError(f"{folder}: no raw X-Trainer recording. Give a folder with {needed}")
     folders = {POSES: poses, **{(CAMERAS | TOUCHES)[name]: found for name, found in frames.items()}}
     every: set[int] = set().union(*folders.values())
     common = sorted(every.intersection(*folders.values()))
     lacking = {sub: tuple(sorted(every - set(found))) for sub, found in folders.items() if every - set(found)}
     if not common:
-        raise InputError(f"{folder}: no step has a pose and all of its images; are the folders of one recording?")
+        raise InputError(f"{folder}: no step has a pose and all images. Check that its folders are of one recording")
     jumps = [before + 1 for before, after in pairwise(common) if after != before + 1]
     if jumps and not allow_gaps:
         counts = "; ".join(f"{name} {len(numbers)}" for name, numbers in lacking.items())
-        text = f"{len(jumps)} gaps, the first at step {jumps[0]} (lacking: {counts or 'numbers skipped everywhere'})"
-        how = "Import the stretches one by one, or join them: import_raw_xtrainer(..., allow_gaps=True)"
-        raise InputError(f"{folder}: {text}; the arm would jump there. {how}")
+        text = f"{len(jumps)} gaps, the first at step {jumps[0]} (files missing: {counts or 'in all folders'})"
+        how = "Import the parts separately, or join them: import_raw_xtrainer(..., allow_gaps=True)"
+        raise InputError(f"{folder}: {text}; the arm would jump at a gap. {how}")
     rows = [_pose(poses[n]) for n in common]
     widths = {tuple(len(part) for part in row) for row in rows}
     if len(widths) != 1:
-        raise InputError(f"{folder / POSES}: steps differ in the number of joints: {sorted(widths)}; record again")
+        raise InputError(f"{folder / POSES}: steps differ in their numbers of joints: {sorted(widths)}. Record again")
     qpos, qvel, action = (np.stack(part) for part in zip(*rows, strict=True))
     parts: dict[str, Any] = {"qpos": qpos, "qvel": qvel if qvel.shape[1] else None, "action": action}
     for role, names in (("images", CAMERAS), ("touches", TOUCHES)):
@@ -240,7 +252,7 @@ def _read(folder: Path, allow_gaps: bool) -> tuple[dict[str, Any], dict[str, tup
 
 
 def _holds(path: Path, parts: dict[str, Any], fps: float | None) -> bool:
-    """Return whether an episode file holds these parts, at this rate where one is given."""
+    """Return whether an episode file contains these parts and, if `fps` is given, has this rate."""
     frames = {**parts["images"], **parts["touches"]}
     with open_episode(path) as there:
         same = set(frames) == {*there.cameras, *there.sensors} and len(there) == len(parts["qpos"])
@@ -258,13 +270,13 @@ def _numbered(folder: Path, suffix: str) -> dict[int, Path]:
         if file.stem.isascii() and file.stem.isdigit():
             first = found.setdefault(int(file.stem), file)
             if first != file:
-                text = f"{first.name} and {file.name} are both step {int(file.stem)}; needed one file a step"
-                raise InputError(f"{folder}: {text}. Remove the wrong one from a COPY of the recording")
+                text = f"{first.name} and {file.name} are both step {int(file.stem)}; expected one file per step"
+                raise InputError(f"{folder}: {text}. Remove the wrong file from a COPY of the recording")
     return found
 
 
 def _pose(file: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return (D,) joints, (D,) or (0,) velocities, (A,) action."""
+    """Return (D,) joints, (D,) velocities ((0,) if not recorded) and (A,) action."""
     try:
         arrays = load_arrays(file.read_bytes())
     except InputError as cause:
@@ -272,7 +284,7 @@ def _pose(file: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     for key in (QPOS, ACTION):
         if key not in arrays or arrays[key].ndim != 1 or not np.isfinite(arrays[key]).all():
             got = f"shape {arrays[key].shape}" if key in arrays else f"only {', '.join(arrays) or 'nothing'}"
-            raise InputError(f"{file}: {key!r} must hold finite numbers (joints,); got {got}. Leave the step out")
+            raise InputError(f"{file}: {key!r} must be a vector of finite numbers; got {got}. Remove the step")
     qvel = arrays.get(QVEL, np.zeros(0))
     return arrays[QPOS].astype(np.float64), qvel.astype(np.float64).ravel(), arrays[ACTION].astype(np.float64)
 
