@@ -1,5 +1,6 @@
 """The finger route by a tag: drawn by a homography of our own into noisy frames, the hand's geometry comes back."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -178,7 +179,7 @@ def test_a_tag_file_is_read_and_a_wrong_one_named_by_key(tmp_path: Path) -> None
     assert read_tag(file).T_parent_this == pytest.approx(T_SENSOR_TAG, abs=1e-12)
     for line, message in (
         ("side_mm = 14", r"tag\.toml: side_mm: unknown key"),
-        ("id = 50", r"tag\.toml: .*needs 51 markers, DICT_4X4_50 holds 50"),
+        ("id = 50", r"tag\.toml: .*51 markers.*DICT_4X4_50"),
     ):
         key = line.partition(" ")[0]
         file.write_text(line + "\n" + "\n".join(o for o in text.splitlines() if not o.startswith(key + " ")), "utf-8")
@@ -226,4 +227,4 @@ def test_the_command_takes_a_tag_or_labels_and_says_which_camera_is_missing(
     assert run([*by_tag, "--dry-run"]) == 2
     assert "cameras left_wrist, top; choose the one that sees the tag: --camera" in capsys.readouterr().err
     assert run([*command, "--dry-run"]) == 2
-    assert "either --labels (drawn with `tactile-align label`) or --tag" in capsys.readouterr().err
+    assert re.search("either --labels.* or --tag", capsys.readouterr().err)

@@ -59,8 +59,8 @@ def test_a_checkpoint_of_another_version_is_refused_in_one_sentence(
     with pytest.raises(InputError) as caught:
         load_checkpoint(path)
     assert str(caught.value) == (
-        f"{path}: written by another version of tactile-align (format {came}, expected {FORMAT}). Train again, or use version "
-        f"0.1 to read it"
+        f"{path}: written by another version of tactile-align (format {came}, expected {FORMAT}). Train again, or use "
+        f"version 0.1 to read it"
     )
 
 
