@@ -363,7 +363,7 @@ class Alignment(nn.Module):
         for other in self.views if self.hsa.camera_negative else ():
             if other.camera == view.camera:
                 continue
-            # The same sensor's box in another camera is this touch's pair there, never its negative.
+            # The box of the same sensor in another camera shows this touch; a region beside that box is the negative.
             same = other.sensor == view.sensor
             there = beside[other.key].shifted[:, 0] if same else features.regions[other.key].vector
             in_sight = batch.views[other.key].visible
