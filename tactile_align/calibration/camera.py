@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from array_api_compat import array_namespace
 
-from tactile_align.calibration.lens_models import LensModel as LensModel
+from tactile_align.calibration import LensModel as LensModel
 from tactile_align.errors import InputError
 from tactile_align.geometry.frames import Array
 from tactile_align.geometry.images import ImageMap

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
-from tactile_align.calibration.lens_models import LensModel
+from tactile_align.calibration import LensModel
 from tactile_align.errors import InputError
 from tactile_align.verbs import GOOD, show
 
