@@ -22,7 +22,7 @@ from tactile_align.errors import InputError
 from tactile_align.files import write_text_atomically
 from tactile_align.losses.build import negatives_of
 from tactile_align.policies.aligned import AlignedPolicy
-from tactile_align.policies.loaded_run import LoadedRun
+from tactile_align.policies.build import LoadedRun
 from tactile_align.training.data import Data, load_data
 from tactile_align.training.loop import train
 from tactile_align.training.state import finished

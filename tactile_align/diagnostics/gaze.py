@@ -13,7 +13,7 @@ from tactile_align.features.towers import POLICY_GRID
 from tactile_align.moments.batch import MomentBatch
 from tactile_align.policies.act import ACT
 from tactile_align.policies.aligned import AlignedPolicy
-from tactile_align.policies.loaded_run import LoadedRun
+from tactile_align.policies.build import LoadedRun
 
 ROWS = 64
 """Moments in a batch."""

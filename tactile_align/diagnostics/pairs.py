@@ -7,7 +7,7 @@ from tactile_align.errors import InputError
 from tactile_align.losses.negatives import touch_pattern
 from tactile_align.moments.dataset import Moments
 from tactile_align.policies.alignment import View
-from tactile_align.policies.loaded_run import LoadedRun
+from tactile_align.policies.build import LoadedRun
 
 
 def pair_features(run: LoadedRun, key: str) -> dict[str, np.ndarray]:

@@ -20,7 +20,7 @@ from tactile_align.evenly import evenly
 from tactile_align.features.towers import shifted_boxes
 from tactile_align.moments.dataset import Moments
 from tactile_align.policies.alignment import View
-from tactile_align.policies.loaded_run import LoadedRun
+from tactile_align.policies.build import LoadedRun
 
 
 def stated_object(moments: Moments, rows: np.ndarray) -> np.ndarray:

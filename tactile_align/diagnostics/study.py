@@ -18,7 +18,7 @@ from tactile_align.diagnostics.retrieval import retrieval
 from tactile_align.diagnostics.summary import Recall, json_of, result_of
 from tactile_align.errors import InputError
 from tactile_align.files import read_json, write_text_atomically
-from tactile_align.policies.loaded_run import LoadedRun
+from tactile_align.policies.build import LoadedRun
 from tactile_align.simulation.record import simulate
 from tactile_align.training.data import load_data
 

@@ -18,9 +18,8 @@ from tactile_align.diagnostics.pairs import pair_features
 from tactile_align.diagnostics.readouts import view_readouts
 from tactile_align.diagnostics.summary import summary_of, view_lines
 from tactile_align.errors import InputError
-from tactile_align.policies.build import make_model
+from tactile_align.policies.build import LoadedRun, make_model
 from tactile_align.policies.checkpoint import FORMAT, latest_checkpoint, load_checkpoint
-from tactile_align.policies.loaded_run import LoadedRun
 from tactile_align.training import loop
 from tactile_align.training.data import Data, load_data
 from tactile_align.training.logs import read_metrics

@@ -11,7 +11,7 @@ from numpy.testing import assert_allclose
 from tactile_align.config.train import TrainConfig
 from tactile_align.diagnostics.gaze import attention, pointing
 from tactile_align.moments.dataset import Moments
-from tactile_align.policies.loaded_run import LoadedRun
+from tactile_align.policies.build import LoadedRun
 from tactile_align.training.data import load_data
 from tests.training.conftest import small_training
 

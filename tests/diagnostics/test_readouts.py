@@ -17,7 +17,7 @@ from tactile_align.diagnostics.readouts import (
     view_readouts,
 )
 from tactile_align.diagnostics.retrieval import among_regions, gallery_recalls
-from tactile_align.policies.loaded_run import LoadedRun
+from tactile_align.policies.build import LoadedRun
 from tactile_align.training.data import Data, load_data
 from tests.training.conftest import small_training
 

@@ -21,7 +21,7 @@ from tactile_align.diagnostics.study import (
     verdicts,
 )
 from tactile_align.diagnostics.summary import Recall
-from tactile_align.policies.loaded_run import LoadedRun
+from tactile_align.policies.build import LoadedRun
 from tactile_align.training.data import load_data
 
 PLAN = PLANS["full"]

@@ -14,7 +14,7 @@ from tactile_align.diagnostics.evaluation import evaluate
 from tactile_align.diagnostics.gaze import pointing
 from tactile_align.moments.augment import augment
 from tactile_align.moments.frames import GREY, difference
-from tactile_align.policies.loaded_run import LoadedRun
+from tactile_align.policies.build import LoadedRun
 from tactile_align.policies.observation import checked
 from tactile_align.policies.runtime import Policy
 from tactile_align.projection.sensor_box import sensor_boxes

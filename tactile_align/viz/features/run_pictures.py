@@ -24,7 +24,7 @@ from tactile_align.viz.overlay.overlay import write_png
 if TYPE_CHECKING:
     from tactile_align.diagnostics.gaze import Attention, Pointing
     from tactile_align.moments.cache import Job
-    from tactile_align.policies.loaded_run import LoadedRun
+    from tactile_align.policies.build import LoadedRun
     from tactile_align.training.data import Data
 
 
@@ -202,8 +202,8 @@ def draw_maps(
     """
     # Imported here because importing torch takes seconds and the other pictures do not need it.
     from tactile_align.config.train import load_config
+    from tactile_align.policies.build import LoadedRun
     from tactile_align.policies.checkpoint import BEST, load_checkpoint
-    from tactile_align.policies.loaded_run import LoadedRun
     from tactile_align.training.data import load_data
 
     folder = Path(run)
