@@ -243,9 +243,7 @@ def write_episode(
     if not facts.writable:
         raise InputError(f"{target}: layout {facts.name} can only be read. Write layout xtrainer or aloha instead")
     if len(facts.state.qpos) > 1 or len(facts.state.action) > 1:
-        raise InputError(
-            f"{target}: layout {facts.name} joins arrays and can only be read. Use layout xtrainer or aloha"
-        )
+        raise InputError(f"{target}: layout {facts.name} joins arrays and can only be read. Write layout xtrainer")
     if target.exists() and not overwrite:
         raise FileExistsError(f"{target} exists. Choose another name, or set overwrite=True to replace it")
 
