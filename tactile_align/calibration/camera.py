@@ -1,4 +1,4 @@
-"""Camera models: points in the camera frame to pixels and back, each with its validity."""
+"""Camera models: projection of points to pixels and back, with flags that mark the valid points."""
 
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -17,7 +17,7 @@ NEWTON_STEPS = 30
 
 
 def distort(model: LensModel, k: tuple[float, ...], x: Array, y: Array) -> tuple[Array, Array]:
-    """Return the distorted normalised coordinates of undistorted ones, any shape."""
+    """Return the distorted coordinates of undistorted normalised coordinates x, y (any shape)."""
     if model == "pinhole":
         return x, y
     s = x * x + y * y
@@ -33,7 +33,7 @@ def distort(model: LensModel, k: tuple[float, ...], x: Array, y: Array) -> tuple
 
 
 def undistort(model: LensModel, k: tuple[float, ...], xd: Array, yd: Array) -> tuple[Array, Array]:
-    """Return the undistorted coordinates of distorted ones by Newton's method; the caller checks the result."""
+    """Return undistorted normalised coordinates by Newton's method; the caller must check that it converged."""
     if model == "pinhole":
         return xd, yd
     if model == "fisheye":
@@ -55,9 +55,9 @@ def undistort(model: LensModel, k: tuple[float, ...], xd: Array, yd: Array) -> t
 
 
 def radius_limit(model: LensModel, k: tuple[float, ...]) -> float:
-    """Return the normalised radius at which the distorted radius stops growing, inf if it never does.
+    """Return the normalised radius at which the distorted radius stops growing; inf if it always grows.
 
-    Beyond it two rays share a pixel, so points there get none.
+    Beyond this radius two rays share a pixel, so points beyond it have no pixel.
     """
     if model == "pinhole":
         return np.inf
@@ -90,7 +90,7 @@ def _radial(k: tuple[float, ...], s: Array) -> tuple[Array, Array]:
 
 
 def _fisheye_factor(xp: Any, k: tuple[float, ...], s: Array) -> Array:
-    """Return theta_d / r at s = r^2; its series near the axis keeps gradients finite."""
+    """Return theta_d / r at s = r^2; a series near the axis keeps the gradients finite."""
     near = s < 1e-10
     r = xp.sqrt(xp.where(near, xp.ones_like(s), s))
     theta = xp.atan(r)
@@ -110,7 +110,7 @@ def _fisheye_undistort(k: tuple[float, ...], xd: Array, yd: Array) -> tuple[Arra
         value = theta * (1 + t2 * (k[0] + t2 * (k[1] + t2 * (k[2] + t2 * k[3])))) - rd
         slope = 1 + t2 * (3 * k[0] + t2 * (5 * k[1] + t2 * (7 * k[2] + t2 * 9 * k[3])))
         slope = xp.where(xp.abs(slope) < 1e-12, xp.full_like(slope, 1e-12), slope)
-        # Held inside [0, pi/2]: the radius may not leave the half space in front.
+        # theta stays inside [0, pi/2]: the ray must lie in the half space in front of the camera.
         theta = xp.clip(theta - value / slope, 0.0, np.pi / 2)
     factor = xp.where(near, xp.ones_like(rd), xp.tan(theta) / rd)
     return xd * factor, yd * factor
@@ -121,17 +121,17 @@ Z_MIN = 1e-6
 
 @dataclass(frozen=True, eq=False)
 class Camera:
-    """A camera in the OpenCV optical frame: x right, y down, z forward.
+    """Camera in the OpenCV optical frame: x right, y down, z forward.
 
     Attributes:
-        name: For error messages.
+        name: Name of the camera, for error messages.
         width: Image width, px.
         height: Image height, px.
-        K: (3, 3) intrinsics, px. A turned or mirrored image has negative fx, fy.
+        K: (3, 3) intrinsics, px. A mirrored image axis has a negative focal length (rotation by 180 degrees: both).
         model: "pinhole", "brown" (OpenCV's default), "rational" or "fisheye".
-        distortion: The model's coefficients, in OpenCV's order.
-        valid_radius: Largest tan of the angle to the axis (normalised radius) at which the lens model was
-            calibrated; None leaves only the model's own limit, where the distorted radius stops growing.
+        distortion: Distortion coefficients of the model, in OpenCV's order.
+        valid_radius: Largest normalised radius (tan of the angle to the optical axis) at which the lens model was
+            calibrated. None: only the model's own limit applies, where the distorted radius stops growing.
     """
 
     name: str
@@ -147,31 +147,32 @@ class Camera:
         object.__setattr__(self, "K", K)
         object.__setattr__(self, "distortion", tuple(float(k) for k in self.distortion))
         if self.model not in COEFFICIENTS:
-            raise InputError(f"camera {self.name}: model '{self.model}' is unknown; known: {', '.join(COEFFICIENTS)}")
+            raise InputError(f"camera {self.name}: unknown model '{self.model}'. Use one of: {', '.join(COEFFICIENTS)}")
         if len(self.distortion) not in COEFFICIENTS[self.model]:
-            wanted = f"{' or '.join(map(str, COEFFICIENTS[self.model]))} distortion coefficients"
-            raise InputError(f"camera {self.name}: model '{self.model}' takes {wanted}, got {len(self.distortion)}")
+            wanted = f"model '{self.model}' needs {' or '.join(map(str, COEFFICIENTS[self.model]))}"
+            got = f"{wanted} distortion coefficients; got {len(self.distortion)}"
+            raise InputError(f"camera {self.name}: {got}. Correct `distortion` or `model`")
         if K.shape != (3, 3) or not np.isfinite(K).all() or abs(K[2] - [0, 0, 1]).max() > 0 or K[1, 0] != 0:
             needed = "K must be [[fx, s, cx], [0, fy, cy], [0, 0, 1]] in pixels"
-            raise InputError(f"camera {self.name}: {needed}; got {K.tolist()}")
+            raise InputError(f"camera {self.name}: {needed}; got {K.tolist()}. Correct K")
         if min(abs(K[0, 0]), abs(K[1, 1])) < 1.0:
             got = f"focal lengths {K[0, 0]:g}, {K[1, 1]:g} are below one pixel"
-            raise InputError(f"camera {self.name}: {got}; K must be in pixels, not in metres or image widths")
+            raise InputError(f"camera {self.name}: {got}. Give K in pixels, not in metres or image widths")
         if self.valid_radius is not None and not self.valid_radius > 0:
-            raise InputError(f"camera {self.name}: valid_radius must be positive; got {self.valid_radius}")
+            raise InputError(f"camera {self.name}: valid_radius must be positive; got {self.valid_radius}. Correct it")
 
     @cached_property
     def radius_limit(self) -> float:
-        """Largest normalised radius at which a pixel is given: the model's own limit or `valid_radius`."""
+        """Largest normalised radius that has a pixel: the smaller of the model's own limit and `valid_radius`."""
         limit = radius_limit(self.model, self.distortion)
         return limit if self.valid_radius is None else min(limit, self.valid_radius)
 
     @cached_property
     def limit_extremes(self) -> np.ndarray:
-        """(4, 3) rays, z = 1, on the limiting circle with the least u, least v, greatest u, greatest v.
+        """(4, 3) rays with z = 1 on the limit circle: those with the least u, least v, greatest u and greatest v.
 
         Raises:
-            ValueError: The lens model has no limit; check `radius_limit` first.
+            ValueError: The lens model has no limiting radius (`radius_limit` is inf).
         """
         limit = self.radius_limit
         if not np.isfinite(limit):
@@ -182,12 +183,12 @@ class Camera:
         return rays[[*uv.argmin(0), *uv.argmax(0)]]
 
     def pixels(self, p_camera: Array) -> Array:
-        """Return pixels (..., 2) of points (..., 3) that are KNOWN to lie in front and inside the lens model."""
+        """Return pixels (..., 2) of points (..., 3) that MUST lie in front of the camera and inside the lens model."""
         xp = array_namespace(p_camera)
         return xp.stack(self.uv(p_camera[..., 0] / p_camera[..., 2], p_camera[..., 1] / p_camera[..., 2]), axis=-1)
 
     def uv(self, x: Array, y: Array) -> tuple[Array, Array]:
-        """Return pixel coordinates u, v of normalised ones x = X/Z, y = Y/Z inside the lens model, any shape."""
+        """Return pixels u, v of normalised coordinates x = X/Z, y = Y/Z (any shape) inside the lens model."""
         x, y = distort(self.model, self.distortion, x, y)
         u = float(self.K[0, 0]) * x + float(self.K[0, 2])
         if self.K[0, 1] != 0.0:
@@ -195,14 +196,14 @@ class Camera:
         return u, float(self.K[1, 1]) * y + float(self.K[1, 2])
 
     def project(self, p_camera: Array) -> tuple[Array, Array]:
-        """Project points.
+        """Return the pixels of points, and which points are valid.
 
         Args:
             p_camera: (..., 3) points in the camera frame, metres.
 
         Returns:
-            uv: (..., 2) pixels, nan where not valid. They may lie outside the image.
-            valid: (...) bool: in front of the camera and inside the lens model.
+            uv: (..., 2) pixels, nan where `valid` is False. They may lie outside the image.
+            valid: (...) bool, True for points in front of the camera and inside the lens model.
         """
         xp = array_namespace(p_camera)
         z = p_camera[..., 2]
@@ -218,9 +219,9 @@ class Camera:
         return xp.where(valid[..., None], uv, xp.full_like(uv, float("nan"))), valid
 
     def unproject(self, uv: Array, depth: Array) -> Array:
-        """Return the points (..., 3) in the camera frame, metres, seen at pixels (..., 2) at z = depth (...).
+        """Return points (..., 3) in the camera frame, metres, that project to pixels (..., 2) and have z = depth (...).
 
-        Inverts the distortion by Newton's method; nan where no ray inside the lens model gives that pixel.
+        Newton's method inverts the distortion. The point is nan if no ray inside the lens model reaches its pixel.
         """
         xp = array_namespace(uv)
         yd = (uv[..., 1] - float(self.K[1, 2])) / float(self.K[1, 1])
@@ -232,13 +233,13 @@ class Camera:
         return xp.where(reached[..., None], p, xp.full_like(p, float("nan")))
 
     def through(self, image_map: ImageMap) -> "Camera":
-        """Return the camera of images that went through a pixel map (one map, no batch axes).
+        """Return the camera of the images that a pixel map produces (a map without batch axes).
 
         Raises:
-            InputError: The map starts from another image size than this camera's.
+            InputError: The map's source size differs from this camera's image size.
         """
         if (image_map.source_width, image_map.source_height) != (self.width, self.height):
-            starts = f"the image map starts from {image_map.source_width}x{image_map.source_height}"
-            text = f"camera {self.name} is {self.width}x{self.height} (width x height) but {starts}"
-            raise InputError(f"{text}; K belongs to one size only")
+            source = f"the image map is for {image_map.source_width}x{image_map.source_height} images"
+            text = f"camera {self.name} is {self.width}x{self.height} (width x height) but {source}"
+            raise InputError(f"{text}. Use a map that starts at the size of this camera's images")
         return replace(self, width=image_map.width, height=image_map.height, K=image_map.apply_to_K(self.K))

@@ -89,10 +89,10 @@ def test_named_frames_are_taken_as_named(recorded: tuple[Path, Rig], tmp_path: P
         ({"columns": [0, 1]}, "columns names 2 joints; arm nova2 has 6"),
         ({"columns": [9, 10, 11, 12, 13, 14]}, "qpos has 14 columns; session.toml's columns name 14"),
         ({"frames": [999]}, "names frame 999, but the episode has 87 frames"),
-        ({"camera": "elsewhere"}, "has no camera 'elsewhere'; it has left_wrist"),
+        ({"camera": "elsewhere"}, "has no camera 'elsewhere'.*: left_wrist"),
         ({"poses_file": "poses.csv"}, "an episode brings images and poses"),
         ({"poses": {"of": "tool"}}, r"\[poses\] with of = \"joints\""),
-        ({"columns": [6, 7, 8, 9, 10, 11], "frames": [5]}, "at least 3 usable views, better 15; got 1"),
+        ({"columns": [6, 7, 8, 9, 10, 11], "frames": [5]}, "at least 3 usable views.*got 1"),
     ],
 )
 def test_a_wrong_episode_session_is_one_sentence(
