@@ -1,4 +1,4 @@
-"""A page to print: the board in true size, its description, and a bar that shows whether the printer kept the size."""
+"""Printable page: the board at true size, its description, and a bar that shows whether the printer kept the scale."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,9 +17,9 @@ FOOT_M = 0.028
 BAR_M = 0.100
 DPI = 300
 Shape = tuple[str, float, float, float, float]
-"""("square", x, y, width, height) or ("circle", x, y, diameter, diameter), black, metres from the board's corner."""
+"""Black ("square", x, y, width, height) or ("circle", x, y, diameter, diameter), metres from the board's corner."""
 Texts = list[tuple[float, float, str]]
-"""Lines of text: left end of the base line, metres, and the text."""
+"""Lines of text: x and y of the left end of the baseline, metres, and the text."""
 
 
 def write_page(board: Board, out: str | Path, paper: str = "A4") -> tuple[Path, Path]:
@@ -28,36 +28,36 @@ def write_page(board: Board, out: str | Path, paper: str = "A4") -> tuple[Path, 
     Args:
         board: The board.
         out: Path without suffix; a .pdf or .png suffix is replaced.
-        paper: A4, A3 or letter; turned to landscape where that fits better.
+        paper: A4, A3 or letter; in landscape if the board does not fit in portrait.
 
     Returns:
-        The PDF and the PNG (300 dpi, its resolution stated in it).
+        Paths of the PDF and of the PNG (300 dpi, stored in the file).
 
     Raises:
-        InputError: Unknown paper, or the board does not fit on it.
-        FileExistsError: One of the files exists.
+        InputError: The paper is unknown, or the board does not fit on it.
+        FileExistsError: One of the two files exists already.
     """
     if paper not in PAPERS_M:
-        raise InputError(f"no paper '{paper}'; there are {', '.join(PAPERS_M)}")
+        raise InputError(f"unknown paper '{paper}'. Use one of: {', '.join(PAPERS_M)}")
     stem = Path(out)
     stem = stem.with_suffix("") if stem.suffix in (".pdf", ".png") else stem
     pdf, png = (stem.with_name(f"{stem.name}.{kind}") for kind in ("pdf", "png"))
     if there := [path for path in (pdf, png) if path.exists()]:
-        raise FileExistsError(f"{there[0]} exists and is not overwritten. Name another file")
+        raise FileExistsError(f"{there[0]} exists and is not overwritten. Choose another file name")
     width, height = board_size(board)
     page = PAPERS_M[paper]
     lost = 2 * MARGIN_M
     room = next((p for p in (page, page[::-1]) if width <= p[0] - lost and height <= p[1] - lost - FOOT_M), None)
     if room is None:
         text = f"the board is {width * 1e3:.0f} x {height * 1e3:.0f} mm and does not fit on {paper} with its margins"
-        raise InputError(f"{text}; use smaller squares, fewer of them, or a larger paper")
+        raise InputError(f"{text}. Use smaller squares, fewer squares, or larger paper")
     origin = ((room[0] - width) / 2, MARGIN_M + (room[1] - 2 * MARGIN_M - FOOT_M - height) / 2)
     shapes = [(kind, x + origin[0], y + origin[1], w, h) for kind, x, y, w, h in _shapes(board)]
     bar_y = room[1] - MARGIN_M - 0.012
     shapes += [("square", MARGIN_M, bar_y, BAR_M, 0.0008)]
     shapes += [("square", MARGIN_M + x, bar_y - 0.002, 0.0003, 0.004) for x in (0.0, BAR_M - 0.0003)]
-    lines = [describe(board), "Print at 100 % (never 'fit to page'). The bar is 100.0 mm from tick to tick:"]
-    last = "measure it; if it is not, give the square size you measure as square_m. Glue the page to glass or metal."
+    lines = [describe(board), "Print at 100 % (never 'fit to page'). The bar must be 100.0 mm from tick to tick."]
+    last = "Measure it. If it differs, measure a square and set square_m to its side. Glue the page to glass or metal."
     texts = [(MARGIN_M, bar_y - 0.012, lines[0]), (MARGIN_M, bar_y - 0.006, lines[1]), (MARGIN_M, bar_y + 0.008, last)]
     write_atomically(pdf, lambda path: _write(path, "pdf", room, shapes, texts))
     write_atomically(png, lambda path: _write(path, "png", room, shapes, texts))
@@ -78,7 +78,7 @@ def describe(board: Board) -> str:
 
 
 def board_size(board: Board) -> tuple[float, float]:
-    """Return width and height of what is drawn, metres; with the white border that detection needs."""
+    """Return width and height of the drawn board, metres."""
     ends = [(x + w, y + h) for _, x, y, w, h in _shapes(board)]
     return max(x for x, _ in ends), max(y for _, y in ends)
 
@@ -116,7 +116,7 @@ def _marker(name: str, number: int, x: float, y: float, side: float) -> Iterator
     bits = np.asarray(cv2.aruco.generateImageMarker(marks, number, cells, borderBits=1))
     c = side / cells
     edges = np.diff(np.pad(bits == 0, ((0, 0), (1, 1))).astype(int), axis=1)
-    # A run of black cells is one rectangle: no hairlines between them on paper.
+    # A run of black cells is one rectangle, so that no hairlines appear between the cells on paper.
     for (i, start), (_, end) in zip(np.argwhere(edges == 1), np.argwhere(edges == -1), strict=True):
         yield ("square", x + start * c, y + i * c, (end - start) * c, c)
 
@@ -125,13 +125,13 @@ def _write(
     file: Path, kind: Literal["pdf", "png"], page: tuple[float, float], shapes: list[Shape], texts: Texts
 ) -> None:
     """Draw shapes and texts, metres from the page's upper left corner, into a PDF or PNG of the page's size."""
-    from matplotlib.figure import Figure  # slow to import, and of all commands few draw a page
+    from matplotlib.figure import Figure  # slow to import, and few commands draw a page
     from matplotlib.patches import PathPatch
     from matplotlib.path import Path as Outline
     from matplotlib.transforms import Affine2D
 
     inch = 0.0254
-    # A PNG has whole pixels, so its canvas is the page to half a pixel; the drawing keeps its size.
+    # A PNG has whole pixels, so its canvas equals the page to within half a pixel; the drawing keeps its true size.
     width, height = (round(side / inch * DPI) / DPI if kind == "png" else side / inch for side in page)
     figure = Figure(figsize=(width, height), dpi=DPI)
     metres = Affine2D().scale(1 / inch, -1 / inch).translate(0, height) + figure.dpi_scale_trans
@@ -141,9 +141,9 @@ def _write(
         else Outline.circle((x + w / 2, y + h / 2), w / 2)
         for shape, x, y, w, h in shapes
     ]
-    # One outline for all: squares that touch leave no hairline between them, on screen or on paper.
+    # One outline for all shapes: squares that touch show no hairline between them, on screen or on paper.
     black = Outline.make_compound_path(*outlines)
     figure.add_artist(PathPatch(black, facecolor="black", linewidth=0, snap=False, transform=metres))
     for x, y, text in texts:
-        figure.text(x, y, text, fontsize=6, transform=metres)  # from 8 on, letters are blobs among a board's circles
+        figure.text(x, y, text, fontsize=6, transform=metres)  # from size 8 on, letters are detected as circles
     figure.savefig(file, format=kind, dpi=DPI)

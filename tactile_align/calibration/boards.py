@@ -20,16 +20,16 @@ def flag(name: str) -> int:
     """Return an OpenCV constant by name; fisheye constants are in cv2.fisheye in 4.x and in cv2 in 5.x.
 
     Raises:
-        InputError: This OpenCV has no such constant.
+        InputError: The installed OpenCV has no such constant.
     """
     for home in (cv2.fisheye, cv2) if name.startswith("CALIB_") else (cv2,):
         if hasattr(home, name):
             return int(getattr(home, name))
-    raise InputError(f"OpenCV {cv2.__version__} has no constant {name}; needed: opencv-python 4.10 or later")
+    raise InputError(f"OpenCV {cv2.__version__} has no constant {name}. Install opencv-python 4.10 or later")
 
 
 def standard_flag(*names: str) -> int:
-    """Return the sum of cv2 constants, never the fisheye ones of the same name."""
+    """Return the sum of cv2 constants by name, ignoring the fisheye constants of the same names."""
     return sum(int(getattr(cv2, name)) for name in names)
 
 
@@ -42,18 +42,18 @@ def dictionary(name: str) -> "cv2.aruco.Dictionary":
     """Return a predefined marker dictionary, e.g. DICT_4X4_50 or DICT_APRILTAG_36h11.
 
     Raises:
-        InputError: No such dictionary; lists the known ones.
+        InputError: The dictionary is unknown. The message lists the known dictionaries.
     """
     known = sorted(entry for entry in dir(cv2.aruco) if entry.startswith("DICT_"))
     # AprilTag names differ in case between versions.
     alike = {entry.lower(): entry for entry in known}
     if name.lower() not in alike:
-        raise InputError(f"no marker dictionary '{name}'; there are {', '.join(known)}")
+        raise InputError(f"unknown marker dictionary '{name}'. Use one of: {', '.join(known)}")
     return cv2.aruco.getPredefinedDictionary(getattr(cv2.aruco, alike[name.lower()]))
 
 
 def warn_of_two_opencvs() -> None:
-    """Warn where opencv-python and opencv-python-headless are both installed: they overwrite each other's files."""
+    """Warn if opencv-python and opencv-python-headless are both installed: they overwrite each other's files."""
     installed = []
     for name in ("opencv-python", "opencv-python-headless"):
         with suppress(PackageNotFoundError):
@@ -64,37 +64,37 @@ def warn_of_two_opencvs() -> None:
 
 
 def read_grey(path: Path) -> np.ndarray:
-    """Read an image as (H, W) uint8 grey; its name may hold any characters.
+    """Return an image file as (H, W) uint8 grey levels; the file name may contain any characters.
 
     Raises:
         FileNotFoundError: No such file.
         InputError: The file is not a readable image.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such image")
+        raise FileNotFoundError(f"{path}: no such image. Correct the path")
     raw = np.fromfile(path, dtype=np.uint8)
     image = cv2.imdecode(raw, cv2.IMREAD_GRAYSCALE) if raw.size else None
     if image is None:
-        text = f"needed an image (PNG, JPEG, ...); got {raw.size} bytes that cannot be decoded"
-        raise InputError(f"{path}: {text}. Take it again")
+        text = f"expected an image (PNG, JPEG, ...), found {raw.size} bytes that cannot be decoded"
+        raise InputError(f"{path}: {text}. Record it again")
     return np.asarray(image)
 
 
 ALONG, ACROSS = 24, 33
-"""Profiles on each side, and samples on each profile."""
+"""Number of profiles on each side, and of samples on each profile."""
 ENDS = 0.12
-"""Share of a side left out at each end, where the next side's edge begins."""
+"""Share of a side that is left out at each end, where the edge of the next side begins."""
 REACH = 0.7
 """Half length of a profile in modules; it must not reach the cells inside the black border."""
 
 
 def edge_corners(image: np.ndarray, uv: np.ndarray, modules: int) -> np.ndarray | None:
-    """Refine a tag's corners by fitting a line to each of its sides.
+    """Return a tag's corners, refined by fitting a line to each side.
 
     Args:
-        image: (H, W) uint8, the tag black on white.
-        uv: (4, 2) its corners to about a pixel, in cyclic order.
-        modules: Cells along a side, the black border's two included.
+        image: (H, W) uint8 image of the tag, black on white.
+        uv: (4, 2) corners of the tag, accurate to about a pixel, in cyclic order.
+        modules: Number of cells along a side, including the two cells of the black border.
 
     Returns:
         (4, 2) corners, px; None when a profile leaves the image, a side has no clear edge, or a corner would move
@@ -111,7 +111,7 @@ def edge_corners(image: np.ndarray, uv: np.ndarray, modules: int) -> np.ndarray 
     normal = turning * np.stack([ends[:, 1] - uv[:, 1], uv[:, 0] - ends[:, 0]], axis=-1) / side[:, None]  # outwards
     direction = (ends - uv) / side[:, None]
     turn = np.abs(_cross(np.roll(direction, 1, axis=0), direction))  # sine of the angle between two sides
-    # The cells inside a foreshortened border are closer than one module of the side itself.
+    # In a foreshortened tag the cells inside the border are closer than one module of the side.
     depth = np.minimum(np.roll(module, 1), np.roll(module, -1)) * np.minimum(turn, np.roll(turn, -1))
     step = np.linspace(-REACH, REACH, ACROSS)[None, :] * np.maximum(depth, 1.5)[:, None]
     where = base[:, :, None] + step[:, None, :, None] * normal[:, None, None]
@@ -137,7 +137,7 @@ def _cross(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def _line(points: np.ndarray, good: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return a point and a direction of the line through the good points (N, 2), with outliers removed twice."""
+    """Return a point and the direction of the line fitted to the good points (N, 2); outliers are removed twice."""
     for _ in range(3):
         centre = points[good].mean(0)
         along, across = np.linalg.svd(points[good] - centre)[2]
@@ -147,7 +147,7 @@ def _line(points: np.ndarray, good: np.ndarray) -> tuple[np.ndarray, np.ndarray]
 
 
 def _meet(one: tuple[np.ndarray, np.ndarray], other: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
-    """Return the point (2,) where two lines meet."""
+    """Return the intersection (2,) of two lines."""
     steps = np.linalg.solve(np.stack([one[1], -other[1]], axis=1), other[0] - one[0])
     return np.asarray(one[0] + steps[0] * one[1])
 
@@ -155,7 +155,7 @@ def _meet(one: tuple[np.ndarray, np.ndarray], other: tuple[np.ndarray, np.ndarra
 Kind = Literal["charuco", "chessboard", "circles", "asymmetric_circles", "tag"]
 MIN_POINTS = 6
 LONG_SIDE_PX = {"chessboard": 2000, "circles": 1200, "asymmetric_circles": 1200}
-"""Grids are searched in images shrunk to this; chessboard corners are then refined in full size."""
+"""Grids are detected in images whose long side is shrunk to this; chessboard corners are then refined at full size."""
 
 
 @dataclass(frozen=True)
@@ -163,8 +163,8 @@ class Detection:
     """Points of a board found in one image.
 
     Attributes:
-        ids: (N,) which of the board's points.
-        uv: (N, 2) pixels.
+        ids: (N,) indices of the detected points in `Board.points`.
+        uv: (N, 2) pixels of the detected points.
         legacy: Whether the board has the ChArUco layout from before OpenCV 4.6.
     """
 
@@ -174,7 +174,7 @@ class Detection:
 
 
 class Board(Strict):
-    """A flat board of known points; x runs along the columns, y along the rows, z into the board.
+    """Flat calibration board with known points; x increases with the column, y with the row, z points into the board.
 
     The origin is the first corner (chessboard, circles), the outer corner of the first square (charuco) or the
     first corner of the tag.
@@ -182,34 +182,34 @@ class Board(Strict):
 
     kind: Kind
     columns: Annotated[int, Field(ge=1, le=200)] = 1
-    """charuco: squares; chessboard: INNER corners; circles: circles; along x."""
+    """Number along x. charuco: squares. chessboard: INNER corners. circles: circles."""
     rows: Annotated[int, Field(ge=1, le=200)] = 1
     square_m: Annotated[float, Field(gt=0.0005, lt=1.0)]
-    """Side of a square, distance of circles, side of a tag (black border included), m."""
+    """Side of a square, distance between circles, or side of a tag (including its black border), m."""
     marker_m: Annotated[float, Field(gt=0.0, lt=1.0)] | None = None
     """charuco: side of a marker, m."""
     dictionary: str = "DICT_4X4_50"
     id: Annotated[int, Field(ge=0)] = 0
-    """tag: its number."""
+    """tag: number of the tag in its dictionary."""
     legacy: bool = False
-    """charuco: layout from before OpenCV 4.6; differs where the number of rows is even."""
+    """charuco: whether the layout is that of OpenCV before 4.6, which differs if the number of rows is even."""
 
     @model_validator(mode="after")
     def _whole(self) -> Self:
         if self.kind == "charuco" and not (self.marker_m and self.marker_m < self.square_m):
-            raise InputError(f"charuco needs marker_m below square_m; got {self.marker_m} and {self.square_m}")
+            raise InputError(f"charuco needs marker_m < square_m; got {self.marker_m} and {self.square_m}. Correct it")
         if self.kind != "tag" and min(self.columns, self.rows) < 2:
-            raise InputError(f"a {self.kind} board needs at least 2 columns and rows; got {self.columns} x {self.rows}")
+            raise InputError(f"{self.kind} boards have 2 or more columns and rows; got {self.columns} x {self.rows}")
         if self.kind in ("charuco", "tag"):
             needs = self.columns * self.rows // 2 if self.kind == "charuco" else self.id + 1
             holds = int(dictionary(self.dictionary).bytesList.shape[0])
             if needs > holds:
-                raise InputError(f"the board needs {needs} markers, {self.dictionary} holds {holds}; take a larger one")
+                raise InputError(f"the board needs {needs} markers, {self.dictionary} has {holds}. Use a larger one")
         return self
 
     @cached_property
     def points(self) -> np.ndarray:
-        """(M, 3) all points of the board, metres; ids of detections index them."""
+        """(M, 3) points of the board, metres; the ids of a detection are indices into them."""
         s = self.square_m
         if self.kind == "tag":
             return np.array([[0, 0, 0], [s, 0, 0], [s, s, 0], [0, s, 0]], dtype=np.float64)
@@ -220,9 +220,9 @@ class Board(Strict):
 
     @property
     def turns(self) -> tuple[np.ndarray, ...]:
-        """The orders in which a detection may list the points: one image cannot tell them apart.
+        """Orders in which a detection may list the points, because one image cannot tell them apart.
 
-        A chessboard or circle grid turned by 180 degrees looks the same. Each entry is an index (M,): what was
+        A chessboard or circle grid rotated by 180 degrees looks the same. Each entry is an index array (M,): the point
         detected as point i may be point turn[i].
         """
         straight = np.arange(len(self.points))
@@ -235,19 +235,19 @@ class Board(Strict):
         return tuple(turns)
 
     def opencv(self) -> "cv2.aruco.CharucoBoard":
-        """Return OpenCV's ChArUco board."""
+        """Return this ChArUco board as an OpenCV object."""
         size, markers = (self.columns, self.rows), dictionary(self.dictionary)
         board = cv2.aruco.CharucoBoard(size, self.square_m, self.marker_m or 0.0, markers)
         board.setLegacyPattern(self.legacy)
         return board
 
     def detect(self, image: np.ndarray) -> Detection | None:
-        """Find the board in a grey image (H, W) uint8; None where too little of it is visible.
+        """Return the board's points in a grey image (H, W) uint8; None if too few points are visible.
 
-        A ChArUco board is tried in both layouts; `legacy` of the detection is the one that fits.
+        Both layouts of a ChArUco board are tried; `legacy` of the detection states which layout fits.
         """
         if image.dtype != np.uint8 or image.ndim != 2:
-            raise ValueError(f"needed a grey image (H, W) uint8; got {image.dtype} {image.shape}")
+            raise ValueError(f"expected a grey image (H, W) uint8, got {image.dtype} {image.shape}. Convert it")
         if self.kind == "charuco":
             layouts = [self] if self.rows % 2 else [self, self.model_copy(update={"legacy": not self.legacy})]
             detections = [board._detect_charuco(image) for board in layouts]
@@ -288,7 +288,7 @@ class Board(Strict):
         else:
             grid = "CALIB_CB_SYMMETRIC_GRID" if self.kind == "circles" else "CALIB_CB_ASYMMETRIC_GRID"
             blobs = cv2.SimpleBlobDetector.Params()
-            # OpenCV's default limit is 5000 px^2, which misses a board that fills the image.
+            # OpenCV's default maximum is 5000 px^2, which misses the large circles of a board that fills the image.
             blobs.minArea, blobs.maxArea = 20.0, small.size / len(self.points)
             good, corners = cv2.findCirclesGrid(
                 small, size, flags=standard_flag(grid), blobDetector=cv2.SimpleBlobDetector.create(blobs)
@@ -304,7 +304,7 @@ class Board(Strict):
         return Detection(np.arange(len(uv)), uv)
 
     def enough(self, found: Detection) -> bool:
-        """Return whether a detection can give a pose: at least 6 points (a tag: 4) that are not on one line."""
+        """Return whether a detection determines a pose: at least 6 points (tag: 4) that do not lie on one line."""
         if len(found.ids) < (4 if self.kind == "tag" else MIN_POINTS):
             return False
         p = self.points[found.ids][:, :2]

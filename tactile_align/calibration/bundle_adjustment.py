@@ -1,4 +1,4 @@
-"""Bundle adjustment of camera pose X and board pose Z on the pixels of all views: T_camera_board = X^-1 B_i Z."""
+"""Bundle adjustment of the camera pose X and the board pose Z over all views: T_camera_board = X^-1 B_i Z."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 HUBER_PX = 1.0
 PENALTY_PX = 1e3
-"""Residual of a point that a trial pose puts behind the camera: large, and flat."""
+"""Constant large residual of a point that a trial pose puts behind the camera, px."""
 
 
 @dataclass(frozen=True)
@@ -28,20 +28,20 @@ class Prior:
 
 @dataclass(frozen=True)
 class Fit:
-    """The result of a bundle adjustment of N views.
+    """Result of a bundle adjustment over N views.
 
     Attributes:
         X: (4, 4) T_parent_camera.
-        Z: (4, 4) T_other_board.
-        scale: Factor on the board's lengths, 1 unless freed.
+        Z: (4, 4) T_other_board, where `other` is the frame at the far end of the robot's part of the chain.
+        scale: Fitted factor on the board's lengths; 1 if it was not fitted.
         per_view: (N,) RMS of each view, px.
         rms: RMS of all points, px.
-        H: (N, n, n) per view second derivative of the loss in the n numbers (t_X, w_X, t_Z, w_Z[, ln scale]), the
-            view's own correction eliminated where one is allowed.
-        g: (N, n) per view its first derivative.
+        H: (N, n, n) second derivative of each view's loss in the n shared parameters (t_X, w_X, t_Z, w_Z[, ln scale]).
+            With a prior, the view's own correction is eliminated.
+        g: (N, n) first derivative of each view's loss.
         weights: (N,) weight of each view.
-        corrections: (N, 6) the correction of each robot pose, metres and radians; zero without a prior.
-        B: (N, 4, 4) the robot's part of the chain with these corrections.
+        corrections: (N, 6) correction of each robot pose, metres and radians; zero without a prior.
+        B: (N, 4, 4) robot's part of the chain, with these corrections.
     """
 
     X: np.ndarray
@@ -57,7 +57,7 @@ class Fit:
 
 
 class _Chain:
-    """Residuals and their derivatives; parameters are t_X, w_X, t_Z, w_Z[, ln scale][, 6 per view]."""
+    """Residuals of all points and their derivatives. Parameters: t_X, w_X, t_Z, w_Z[, ln scale][, 6 per view]."""
 
     def __init__(
         self,
@@ -89,7 +89,10 @@ class _Chain:
         return np.asarray(pose(R @ rotation_exp(each[:, 3:]), self.B[:, :3, 3] + (R @ each[:, :3, None])[..., 0]))
 
     def residual(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return (M, 2) px and the Jacobian (M, 2, n) of the shared numbers, and keep the one of each view's own."""
+        """Return residuals (M, 2), px, and their Jacobian (M, 2, n) in the shared parameters.
+
+        With a prior, `own` is then the Jacobian (M, 2, 6) in the correction of each point's view.
+        """
         X, Z, scale, each = self.unpack(x)
         B = self.robot(each)
         p = scale * self.points
@@ -129,17 +132,17 @@ def joint_fit(
     prior: Prior | None = None,
     weights: np.ndarray | None = None,
 ) -> Fit:
-    """Refine X and Z on pixels, Huber at 1 px, then again with views of large residuals weighted down.
+    """Return X and Z fitted to the pixels with a Huber loss (1 px), then again with bad views down-weighted.
 
     Args:
-        camera: The camera; its intrinsics stay.
+        camera: The camera; its intrinsics are not changed.
         B: (N, 4, 4) the robot's part of the chain.
         views: N views of the board.
         X: (4, 4) initial T_parent_camera.
         Z: (4, 4) initial T_other_board.
-        free_scale: Fit one factor on the board's lengths too.
+        free_scale: Whether to fit a factor on the board's lengths too.
         prior: Standard deviation of each robot pose; None: the robot poses are exact.
-        weights: (N,) weights of the views, kept as they are; None: found from the residuals.
+        weights: (N,) fixed weights of the views; None: weights computed from the residuals.
 
     Returns:
         The fit; its residuals show whether it is good.
@@ -150,7 +153,7 @@ def joint_fit(
     if weights is None:
         r, _ = chain.residual(x)
         per_view = _per_view(r, chain.view, len(views))
-        # Points of one view err together (the robot's error), so whole views are weighted, not points.
+        # The robot's error shifts all points of a view together, so the weights apply to views, not to points.
         w = np.minimum(1.0, 2.0 * np.median(per_view) / np.maximum(per_view, 1e-12))
         if w.min() < 1.0:
             x = _solve(chain, x, w)
@@ -170,7 +173,7 @@ def joint_fit(
 
     H, g = normal(J, J), slope(J)
     if prior is not None:
-        # Eliminate each view's own correction: it absorbs a part of the view's information on the shared numbers.
+        # Eliminate each view's own correction: it absorbs a part of the view's information on the shared parameters.
         cross, tight = normal(J, chain.own), _sigmas(prior) ** -2
         share = cross @ np.linalg.inv(normal(chain.own, chain.own) + np.diag(tight))
         H -= share @ np.swapaxes(cross, 1, 2)
@@ -180,7 +183,7 @@ def joint_fit(
 
 
 def _solve(chain: _Chain, x: np.ndarray, w: np.ndarray) -> np.ndarray:
-    # Importing these takes as long as everything else: a session that cannot be used is refused before.
+    # These imports are slow, so they wait until the input has been checked.
     from scipy.optimize import least_squares
     from scipy.sparse import bsr_matrix, csr_matrix, diags, hstack, vstack
 
@@ -225,7 +228,7 @@ def _per_view(r: np.ndarray, view: np.ndarray, count: int) -> np.ndarray:
 
 
 def _by_view(values: np.ndarray, view: np.ndarray, count: int) -> np.ndarray:
-    """Return the sums (N, ...) over the points of each of N views of values (M, ...)."""
+    """Return the sum (N, ...) of values (M, ...) over the points of each of N views."""
     total = np.zeros((count, *values.shape[1:]))
     np.add.at(total, view, values)
     return total
@@ -241,9 +244,9 @@ def _right_jacobian(w: np.ndarray) -> np.ndarray:
 
 
 def leave_out(fit: Fit) -> np.ndarray:
-    """Return the change (N, n) of the numbers when one view is left out: one Gauss-Newton step from the full fit.
+    """Return the change (N, n) of the parameters when each view is left out: one Gauss-Newton step from the full fit.
 
-    Close to the optimum the step is exact up to second order; refitting N times gives the same sigma to 2 %.
+    Close to the optimum the step is exact to second order. Refitting N times gives the same standard deviations to 2 %.
     """
     H, g = fit.H.sum(0), fit.g.sum(0)
     rest, slope = H - fit.H, g - fit.g
@@ -252,20 +255,20 @@ def leave_out(fit: Fit) -> np.ndarray:
 
 
 def jackknife(changes: np.ndarray) -> np.ndarray:
-    """Return the covariance (n, n) of n numbers from their changes (N, n) when one of N views is left out."""
+    """Return the covariance (n, n) of n parameters from their changes (N, n) when each of N views is left out."""
     count = len(changes)
     centred = changes - changes.mean(0)
     return np.asarray((count - 1) / count * centred.T @ centred)
 
 
 def left_out_rms(camera: Camera, views: list[View], fit: Fit, step: np.ndarray) -> np.ndarray:
-    """Return (N,) RMS in px of each view under the fit of all others, its own robot correction kept.
+    """Return the RMS in px, (N,), of each view under the fit of all other views; its own robot correction is kept.
 
     Args:
         camera: The camera.
-        views: The N views fitted.
-        fit: The fit of all.
-        step: (N, n) what `leave_out` returned.
+        views: The N views of the fit.
+        fit: The fit of all views.
+        step: (N, n) result of `leave_out`.
     """
     out = np.empty(len(views))
     for i, view in enumerate(views):

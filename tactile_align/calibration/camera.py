@@ -1,4 +1,4 @@
-"""Camera models: points in the camera frame to pixels and back, each with its validity."""
+"""Camera models: projection of points to pixels and back, with flags that mark the valid points."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -123,7 +123,7 @@ def _fisheye_undistort(k: tuple[float, ...], xd: Array, yd: Array) -> tuple[Arra
         value = theta * (1 + t2 * (k[0] + t2 * (k[1] + t2 * (k[2] + t2 * k[3])))) - rd
         slope = 1 + t2 * (3 * k[0] + t2 * (5 * k[1] + t2 * (7 * k[2] + t2 * 9 * k[3])))
         slope = xp.where(xp.abs(slope) < 1e-12, xp.full_like(slope, 1e-12), slope)
-        # Held inside [0, pi/2]: the radius may not leave the half space in front.
+        # theta stays inside [0, pi/2]: the ray must lie in the half space in front of the camera.
         theta = xp.clip(theta - value / slope, 0.0, np.pi / 2)
     factor = xp.where(near, xp.ones_like(rd), xp.tan(theta) / rd)
     return xd * factor, yd * factor
@@ -150,10 +150,10 @@ Z_MIN = 1e-6
 
 @dataclass(frozen=True, eq=False)
 class Camera:
-    """A camera in the OpenCV optical frame: x right, y down, z forward.
+    """Camera in the OpenCV optical frame: x right, y down, z forward.
 
     Attributes:
-        name: For error messages.
+        name: Name of the camera, for error messages.
         width: Image width, px.
         height: Image height, px.
         K: (3, 3) intrinsics, px. A turned or mirrored image has negative fx, fy.
@@ -182,12 +182,12 @@ class Camera:
             raise InputError(f"camera {self.name}: model '{self.model}' takes {wanted}, got {len(self.distortion)}")
         if K.shape != (3, 3) or not np.isfinite(K).all() or abs(K[2] - [0, 0, 1]).max() > 0 or K[1, 0] != 0:
             needed = "K must be [[fx, s, cx], [0, fy, cy], [0, 0, 1]] in pixels"
-            raise InputError(f"camera {self.name}: {needed}; got {K.tolist()}")
+            raise InputError(f"camera {self.name}: {needed}; got {K.tolist()}. Correct K")
         if min(abs(K[0, 0]), abs(K[1, 1])) < 1.0:
             got = f"focal lengths {K[0, 0]:g}, {K[1, 1]:g} are below one pixel"
-            raise InputError(f"camera {self.name}: {got}; K must be in pixels, not in metres or image widths")
+            raise InputError(f"camera {self.name}: {got}. Give K in pixels, not in metres or image widths")
         if self.valid_radius is not None and not self.valid_radius > 0:
-            raise InputError(f"camera {self.name}: valid_radius must be positive; got {self.valid_radius}")
+            raise InputError(f"camera {self.name}: valid_radius must be positive; got {self.valid_radius}. Correct it")
 
     @cached_property
     def radius_limit(self) -> float:
@@ -197,10 +197,10 @@ class Camera:
 
     @cached_property
     def limit_extremes(self) -> np.ndarray:
-        """(4, 3) rays, z = 1, on the limiting circle with the least u, least v, greatest u, greatest v.
+        """(4, 3) rays with z = 1 on the limit circle: those with the least u, least v, greatest u and greatest v.
 
         Raises:
-            ValueError: The lens model has no limit; check `radius_limit` first.
+            ValueError: The lens model has no limiting radius (`radius_limit` is inf).
         """
         limit = self.radius_limit
         if not np.isfinite(limit):
@@ -211,7 +211,7 @@ class Camera:
         return rays[[*uv.argmin(0), *uv.argmax(0)]]
 
     def pixels(self, p_camera: Array) -> Array:
-        """Return pixels (..., 2) of points (..., 3) that are KNOWN to lie in front and inside the lens model."""
+        """Return pixels (..., 2) of points (..., 3) that MUST lie in front of the camera and inside the lens model."""
         xp = array_namespace(p_camera)
         return xp.stack(self.uv(p_camera[..., 0] / p_camera[..., 2], p_camera[..., 1] / p_camera[..., 2]), axis=-1)
 
@@ -224,14 +224,14 @@ class Camera:
         return u, float(self.K[1, 1]) * y + float(self.K[1, 2])
 
     def project(self, p_camera: Array) -> tuple[Array, Array]:
-        """Project points.
+        """Return the pixels of points, and which points are valid.
 
         Args:
             p_camera: (..., 3) points in the camera frame, metres.
 
         Returns:
-            uv: (..., 2) pixels, nan where not valid. They may lie outside the image.
-            valid: (...) bool: in front of the camera and inside the lens model.
+            uv: (..., 2) pixels, nan where `valid` is False. They may lie outside the image.
+            valid: (...) bool, True for points in front of the camera and inside the lens model.
         """
         xp = array_namespace(p_camera)
         z = p_camera[..., 2]
@@ -247,9 +247,9 @@ class Camera:
         return xp.where(valid[..., None], uv, xp.full_like(uv, float("nan"))), valid
 
     def unproject(self, uv: Array, depth: Array) -> Array:
-        """Return the points (..., 3) in the camera frame, metres, seen at pixels (..., 2) at z = depth (...).
+        """Return points (..., 3) in the camera frame, metres, that project to pixels (..., 2) and have z = depth (...).
 
-        Inverts the distortion by Newton's method; nan where no ray inside the lens model gives that pixel.
+        Newton's method inverts the distortion. The point is nan if no ray inside the lens model reaches its pixel.
         """
         xp = array_namespace(uv)
         yd = (uv[..., 1] - float(self.K[1, 2])) / float(self.K[1, 1])
@@ -261,13 +261,13 @@ class Camera:
         return xp.where(reached[..., None], p, xp.full_like(p, float("nan")))
 
     def through(self, image_map: ImageMap) -> "Camera":
-        """Return the camera of images that went through a pixel map (one map, no batch axes).
+        """Return the camera of the images that a pixel map produces (a map without batch axes).
 
         Raises:
-            InputError: The map starts from another image size than this camera's.
+            InputError: The map's source size differs from this camera's image size.
         """
         if (image_map.source_width, image_map.source_height) != (self.width, self.height):
-            starts = f"the image map starts from {image_map.source_width}x{image_map.source_height}"
-            text = f"camera {self.name} is {self.width}x{self.height} (width x height) but {starts}"
-            raise InputError(f"{text}; K belongs to one size only")
+            source = f"the image map is for {image_map.source_width}x{image_map.source_height} images"
+            text = f"camera {self.name} is {self.width}x{self.height} (width x height) but {source}"
+            raise InputError(f"{text}. Use a map that starts at the size of this camera's images")
         return replace(self, width=image_map.width, height=image_map.height, K=image_map.apply_to_K(self.K))

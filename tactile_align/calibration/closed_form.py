@@ -1,7 +1,7 @@
-"""Closed forms of X C_i = B_i Z for the two constant poses X and Z, as initial values for the bundle adjustment.
+"""Closed-form solutions X and Z (constant poses) of X C_i = B_i Z: initial values for the bundle adjustment.
 
 C_i is T_camera_board of view i and B_i the robot's part of the chain: T_flange_base for a camera on the flange,
-T_base_flange for one that stands still. Eliminating Z gives A X = X C for pairs of views.
+T_base_flange for a fixed camera. Eliminating Z gives A X = X C for pairs of views.
 """
 
 import numpy as np
@@ -11,11 +11,11 @@ from tactile_align.geometry.frames import invert, nearest_rotation, pose, rotati
 
 MIN_TURN = np.radians(3.0)
 MAX_TURN = np.radians(175.0)
-"""Pairs of views that turn less carry little information on rotation; near 180 degrees the axis loses its sign."""
+"""Bounds of a useful relative rotation, rad: below, it carries little information; near pi, its axis has no sign."""
 
 
 def pairs(B: np.ndarray, C: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return A and D, each (..., P, 4, 4), of all pairs of N views: A X = X D; and which turn usefully, (..., P)."""
+    """Return A and D (..., P, 4, 4) with A X = X D for all P pairs of N views, and which pairs are useful, (..., P)."""
     i, j = np.triu_indices(B.shape[-3], 1)
     A, D = (T[..., j, :, :] @ invert(T)[..., i, :, :] for T in (B, C))
     turn = np.linalg.norm(rotation_log(A[..., :3, :3]), axis=-1)
@@ -23,19 +23,19 @@ def pairs(B: np.ndarray, C: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndar
 
 
 def park(B: np.ndarray, C: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return X and Z after Park and Martin (1994): rotation vectors are aligned, then translation is linear.
+    """Return X and Z after Park and Martin (1994): align rotation vectors, then solve linearly for translations.
 
     Raises:
-        InputError: Fewer than two useful pairs.
+        InputError: Fewer than two pairs of views differ enough in rotation.
     """
     X, Z, useful = park_many(B, C)
     if useful < 2:
-        raise InputError(f"needed pairs of views that turn by 3 to 175 degrees; got {useful}. Turn the camera more")
+        raise InputError(f"expected 2 pairs of views rotated by 3 to 175 degrees, found {useful}. Rotate it more")
     return X, Z
 
 
 def park_many(B: np.ndarray, C: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return X and Z (..., 4, 4) of sets of N views, B and C (..., N, 4, 4), and the number of useful pairs in each.
+    """Return X and Z (..., 4, 4) for sets of N views, B and C (..., N, 4, 4), and each set's number of useful pairs.
 
     The X of a set with fewer than two useful pairs is arbitrary.
     """
@@ -55,7 +55,7 @@ def kronecker(B: np.ndarray, C: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _complete(B: np.ndarray, C: np.ndarray, R: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return X and Z for a known rotation of X: Z's rotation is a mean, both translations are linear."""
+    """Return X and Z for a known rotation of X: Z's rotation is a mean, both translations solve a linear system."""
     Rb, Rc = B[..., :3, :3], C[..., :3, :3]
     Rz = nearest_rotation((np.swapaxes(Rb, -1, -2) @ R[..., None, :, :] @ Rc).mean(-3))
     # R t_c + t_x = R_b t_z + t_b

@@ -1,6 +1,6 @@
 """Readers of other tools' calibration files: ROS camera_info, Kalibr camchains, OpenCV FileStorage, easy_handeye.
 
-Kalibr's `T_cn_cnm1` takes coordinates of camera n-1 into camera n, that is T_camera_previous.
+Kalibr's `T_cn_cnm1` converts coordinates of camera n-1 to camera n, so it is T_camera_previous.
 """
 
 import re
@@ -19,36 +19,37 @@ MAX_BYTES = 2**20
 
 
 def load_yaml(path: str | Path) -> dict[str, Any]:
-    """Return the keys and values of a file.
+    """Return the keys and values of a YAML file.
 
     Raises:
-        FileNotFoundError, InputError: No such file, too large, anchors in it, or not a YAML mapping; names the file.
+        FileNotFoundError, InputError: The file does not exist, is too large, contains anchors, or is not a YAML
+            mapping. The message contains the path.
     """
     file = Path(path)
     if not file.is_file():
-        raise FileNotFoundError(f"{file}: no such file; needed a calibration in YAML")
+        raise FileNotFoundError(f"{file}: no such file. Give a calibration file in YAML")
     size = file.stat().st_size
     if size > MAX_BYTES:
-        raise InputError(f"{file}: is {size:,} bytes; a calibration has at most {MAX_BYTES:,}. Is this the right file?")
+        raise InputError(f"{file}: is {size:,} bytes, a calibration at most {MAX_BYTES:,}. Choose another file")
     # OpenCV writes a directive that is not valid YAML 1.1.
     text = re.sub(r"\A%YAML:1\.0\s*\n(---\s*\n)?", "", read_text(file))
     if re.search(r"(?m)^[^#\n]*[:\s\[-]\s*&\w", text):
-        raise InputError(f"{file}: uses YAML anchors, which a calibration does not need; write them out")
+        raise InputError(f"{file}: contains YAML anchors, which are not supported. Replace them with their values")
     try:
         # OpenCV's matrices are plain mappings under a tag that safe loading would refuse.
         data = yaml.safe_load(text.replace("!!opencv-matrix", ""))
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise InputError(f"{file}: not valid YAML: {' '.join(str(error).split())}") from error
+        raise InputError(f"{file}: not valid YAML: {' '.join(str(error).split())}. Correct it") from error
     if not isinstance(data, dict):
-        raise InputError(f"{file}: needed keys and values; got {type(data).__name__}")
+        raise InputError(f"{file}: expected keys and values, found {type(data).__name__}. Choose another file")
     return data
 
 
 def need(data: Any, key: str, path: str | Path) -> Any:
-    """Return a key's value; a missing one raises InputError that lists the present keys."""
+    """Return the value of a key. A missing key raises InputError, which lists the existing keys."""
     if not isinstance(data, dict) or key not in data:
         has = ", ".join(map(str, data)) if isinstance(data, dict) else type(data).__name__
-        raise InputError(f"{path}: the key {key} is missing; the keys are {has}")
+        raise InputError(f"{path}: the key {key} is missing; found: {has}. Add it")
     return data[key]
 
 
@@ -56,14 +57,15 @@ def numbers(entry: Any, key: str, path: str | Path, shape: tuple[int, ...] = (-1
     """Return the numbers under a key as a float array.
 
     Args:
-        entry: The keys and values that hold it.
-        key: The key; of an OpenCV matrix (keys rows, cols, data) its data.
+        entry: The mapping that contains the key.
+        key: The key. If its value is an OpenCV matrix (rows, cols, data), the matrix data are returned.
         path: The file, for messages.
-        shape: The array's shape; (-1,) for any number of values.
+        shape: Shape of the array; (-1,) for any number of values.
         where: Place of `entry` in the file, for messages, such as "cam0.".
 
     Raises:
-        InputError: The key is missing, holds anything but numbers, or another number of them; names file and key.
+        InputError: The key is missing, its value is not numbers, or their count is wrong. The message contains file
+            and key.
     """
     value = need(entry, key, path)
     value = need(value, "data", path) if isinstance(value, dict) else value
@@ -72,14 +74,14 @@ def numbers(entry: Any, key: str, path: str | Path, shape: tuple[int, ...] = (-1
     except (TypeError, ValueError) as error:
         raise InputError(f"{path}: {where}{key} must be numbers; got {value!r}. Correct it") from error
     if shape != (-1,) and values.size != np.prod(shape):
-        raise InputError(f"{path}: {where}{key} needs {'x'.join(map(str, shape))} numbers; got {values.size}")
+        raise InputError(f"{path}: {where}{key} needs {'x'.join(map(str, shape))} numbers; got {values.size}. Add them")
     return values.reshape(shape)
 
 
 def width_height(sides: np.ndarray, key: str, path: str | Path) -> tuple[int, int]:
-    """Return (width, height) in pixels; anything but whole numbers raises InputError that names file and key."""
+    """Return (width, height), px. Values that are not whole numbers raise InputError with file and key."""
     if not (np.isfinite(sides) & (sides >= 1) & (sides == np.round(sides))).all():
-        raise InputError(f"{path}: {key} must be two whole numbers of pixels; got {sides.tolist()}")
+        raise InputError(f"{path}: {key} must be two whole numbers of pixels; got {sides.tolist()}. Correct it")
     return int(sides[0]), int(sides[1])
 
 
@@ -89,22 +91,23 @@ KALIBR_MODELS: dict[str, LensModel] = {"radtan": "brown", "equidistant": "fishey
 
 
 def read_ros_camera(path: str | Path, rectified: bool = False) -> Camera:
-    """Read a ROS camera_info YAML.
+    """Return the camera of a ROS camera_info YAML.
 
     Args:
-        path: The file, as camera_calibration writes it.
-        rectified: Whether the recorder stores image_rect: P then replaces K, and the lens is a pinhole.
+        path: The file, as written by ROS camera_calibration.
+        rectified: Whether the recorder stored image_rect. P then replaces K, and the lens model is a pinhole.
 
     Raises:
-        FileNotFoundError, InputError: No such file, or a key is missing or of another shape; names file and key.
+        FileNotFoundError, InputError: The file does not exist, or a key is missing or has the wrong shape. The message
+            contains file and key.
     """
     data = load_yaml(path)
     name, width, height = _image(data, path)
     if rectified:
         P = numbers(data, "projection_matrix", path, (3, 4))
         if np.abs(P[:, 3]).max() > 1e-9:
-            text = f"projection_matrix has a fourth column {P[:, 3].tolist()}: the right camera of a stereo pair"
-            raise InputError(f"{path}: {text}; give the left one, or the raw images")
+            text = f"projection_matrix has a fourth column {P[:, 3].tolist()}, as in the right camera of a stereo pair"
+            raise InputError(f"{path}: {text}. Use the left camera, or the raw images")
         return Camera(name, width, height, P[:, :3])
     K = numbers(data, "camera_matrix", path, (3, 3))
     model = _model(data, ROS_MODELS, path)
@@ -112,20 +115,21 @@ def read_ros_camera(path: str | Path, rectified: bool = False) -> Camera:
 
 
 def read_kalibr(path: str | Path) -> tuple[dict[str, Camera], dict[str, np.ndarray]]:
-    """Read a Kalibr camchain.
+    """Return the cameras of a Kalibr camchain file and their relative poses.
 
     Returns:
-        Cameras by name (cam0, cam1, ...), and by name T_camera_previous, (4, 4), for all but the first.
+        Cameras by name (cam0, cam1, ...), and T_camera_previous, (4, 4), m, by name for every camera but the first.
 
     Raises:
-        FileNotFoundError, InputError: No such file, an unknown model, or an invalid rotation; names file and key.
+        FileNotFoundError, InputError: The file does not exist, a lens model is unknown, or a rotation is invalid. The
+            message contains file and key.
     """
     cameras, chain = {}, {}
     for name, entry in load_yaml(path).items():
         if not isinstance(entry, dict):
-            raise InputError(f"{path}: {name}: needed the keys of a camera; got {type(entry).__name__}")
+            raise InputError(f"{path}: {name}: expected the keys of a camera, found {type(entry).__name__}. Correct it")
         if need(entry, "camera_model", path) != "pinhole":
-            raise InputError(f"{path}: {name}: camera_model '{entry['camera_model']}' is not supported; needed pinhole")
+            raise InputError(f"{path}: {name}: camera_model '{entry['camera_model']}' is unknown. Calibrate as pinhole")
         model = _model(entry, KALIBR_MODELS, path)
         fu, fv, pu, pv = numbers(entry, "intrinsics", path, (4,), f"{name}.").tolist()
         sides = width_height(numbers(entry, "resolution", path, (2,), f"{name}."), f"{name}.resolution", path)
@@ -136,15 +140,16 @@ def read_kalibr(path: str | Path) -> tuple[dict[str, Camera], dict[str, np.ndarr
             chain[name] = T = numbers(entry, "T_cn_cnm1", path, (4, 4), f"{name}.")
             fault = rotation_fault(T[:3, :3], 1e-4)
             if fault:
-                raise InputError(f"{path}: {name}.T_cn_cnm1 is not a pose: {fault}. Calibrate again")
+                raise InputError(f"{path}: {name}.T_cn_cnm1 is not a valid pose: {fault}. Calibrate again")
     return cameras, chain
 
 
 def read_opencv(path: str | Path) -> Camera:
-    """Read a camera from an OpenCV FileStorage YAML (camera_matrix, distortion_coefficients, image size).
+    """Return the camera of an OpenCV FileStorage YAML (camera_matrix, distortion_coefficients, image size).
 
     Raises:
-        FileNotFoundError, InputError: No such file, or a key is missing or of another shape; names file and key.
+        FileNotFoundError, InputError: The file does not exist, or a key is missing or has the wrong shape. The message
+            contains file and key.
     """
     data = load_yaml(path)
     K, k = numbers(data, "camera_matrix", path, (3, 3)), numbers(data, "distortion_coefficients", path)
@@ -154,7 +159,7 @@ def read_opencv(path: str | Path) -> Camera:
 
 
 def _image(data: dict[str, Any], path: str | Path) -> tuple[str, int, int]:
-    """Return the camera's name, and width and height of its images, px."""
+    """Return the camera's name, and the width and height of its images, px."""
     sides = np.concatenate([numbers(data, key, path, (1,)) for key in ("image_width", "image_height")])
     return str(data.get("camera_name", Path(path).stem)), *width_height(sides, "image_width, image_height", path)
 
@@ -162,7 +167,7 @@ def _image(data: dict[str, Any], path: str | Path) -> tuple[str, int, int]:
 def _model(data: dict[str, Any], known: dict[str, LensModel], path: str | Path) -> LensModel:
     kind = str(need(data, "distortion_model", path))
     if kind not in known:
-        raise InputError(f"{path}: distortion_model '{kind}' is unknown; known: {', '.join(known)}")
+        raise InputError(f"{path}: unknown distortion_model '{kind}'. Use one of: {', '.join(known)}")
     return known[kind]
 
 
@@ -174,7 +179,7 @@ def _camera(
     counts = LENS_MODELS[model].counts
     wanted = min(counts[-1], max(k.size, counts[0]))
     if k.size < wanted or np.abs(k[wanted:]).max(initial=0.0) > 0:
-        raise InputError(f"{path}: a {model} lens takes {wanted} coefficients; got {k.size}: {k.tolist()}")
+        raise InputError(f"{path}: a {model} lens has {wanted} coefficients; got {k.size}: {k.tolist()}. Correct them")
     try:
         return Camera(name, width, height, K, model, tuple(k[:wanted].tolist()))
     except InputError as error:
@@ -182,14 +187,14 @@ def _camera(
 
 
 def read_easy_handeye(path: str | Path) -> tuple[bool, np.ndarray]:
-    """Read easy_handeye v1 (.yaml) or v2 (.calib).
+    """Return the result in an easy_handeye file, v1 (.yaml) or v2 (.calib).
 
     Returns:
-        in_hand: Whether the camera is in the hand.
-        T: (4, 4) T_effector_camera of a camera in the hand, else T_base_camera, m.
+        in_hand: Whether the camera is on the robot's hand.
+        T: (4, 4) T_effector_camera if the camera is on the hand, otherwise T_base_camera, m.
 
     Raises:
-        FileNotFoundError, InputError: No such file, or a key is missing; names file and key.
+        FileNotFoundError, InputError: The file does not exist, or a key is missing. The message contains file and key.
     """
     data = load_yaml(path)
     parameters = need(data, "parameters", path)

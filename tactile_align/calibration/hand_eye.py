@@ -1,8 +1,8 @@
 """Hand-eye calibration: T_parent_camera and its uncertainty from views of a board and the robot's poses.
 
-Two chains, one form. A camera on a moving link sees a board that stands still,
-T_camera_board = X^-1 T_base_link^-1 Z with X = T_link_camera and Z = T_base_board; a camera that stands still
-sees a board on a moving link, T_camera_board = X^-1 T_base_link Z with X = T_base_camera and Z = T_link_board.
+Two set-ups share one form. Camera on a moving link, fixed board: T_camera_board = X^-1 T_base_link^-1 Z with
+X = T_link_camera and Z = T_base_board. Fixed camera, board on a moving link: T_camera_board = X^-1 T_base_link Z with
+X = T_base_camera and Z = T_link_board.
 """
 
 from collections.abc import Sequence
@@ -20,13 +20,13 @@ from tactile_align.errors import InputError
 from tactile_align.geometry.frames import apply, invert, rotation_log, skew
 
 NEAR = 2.0
-"""A fit whose RMS is within this factor of that of the single-view poses needs no other initialisation."""
+"""Further initialisations are skipped if the fit's RMS is below this factor times the RMS of the single-view poses."""
 
 
 def read_alike(camera: Camera, B: np.ndarray, views: list[View], C: list[np.ndarray]) -> tuple[list[View], np.ndarray]:
-    """Return the views in the board orientations that agree with the robot's turns, and their poses (N, 4, 4).
+    """Return the views with the board orientations that fit the robot's rotations, and their poses (N, 4, 4).
 
-    One image alone cannot tell the orientations apart.
+    A symmetric board looks the same in several orientations, so one image alone cannot decide.
     """
     if not any(view.others for view in views):
         return views, np.stack(C)
@@ -51,7 +51,7 @@ def read_alike(camera: Camera, B: np.ndarray, views: list[View], C: list[np.ndar
 def best_fit(
     camera: Camera, B: np.ndarray, views: list[View], C: np.ndarray, reach: float, prior: Prior | None, seed: int
 ) -> tuple[Fit, dict[str, float], list[View]]:
-    """Return the best fit over the initialisations, the RMS in px of each one tried, and the views as oriented in it.
+    """Return the best fit over all initialisations, the RMS in px that each reached, and the best fit's oriented views.
 
     Args:
         camera: The camera.
@@ -63,7 +63,7 @@ def best_fit(
         seed: Seed of the random subsets.
     """
     starts: dict[str, tuple[np.ndarray, np.ndarray]] = {}
-    with suppress(InputError):  # views that turn little: the other closed form needs no pairs
+    with suppress(InputError):  # views that rotate little; the other closed form needs no pairs
         starts["park"] = park(B, C)
     starts["kronecker"] = kronecker(B, C)
     if len(views) >= 5:
@@ -89,7 +89,7 @@ def best_fit(
 
 
 def _read_again(camera: Camera, B: np.ndarray, views: list[View], X: np.ndarray, Z: np.ndarray) -> list[View]:
-    """Return the views in the board orientations that fit the rough poses of camera and board best."""
+    """Return the views with the board orientations that best fit the rough poses X and Z."""
     out = []
     for b, view in zip(B, views, strict=True):
         readings = [view.read_as(k) for k in range(len(view.others) + 1)]
@@ -112,12 +112,12 @@ def robust_start(
     Args:
         B: (N, 4, 4) the robot's part of the chain.
         C: (N, 4, 4) T_camera_board of each view alone.
-        marks: (M, 3) points on the board to compare at.
+        marks: (M, 3) points on the board at which poses are compared, m.
         seed: Seed of the random choice.
         trials: Number of subsets.
 
     Returns:
-        Error of the median view (rad; times the focal length, px), X and Z; None where no subset turns enough.
+        Error of the median view (rad; multiply by the focal length for px), X and Z. None: no subset rotates enough.
     """
     some = np.random.default_rng(seed).random((trials, len(B))).argsort(axis=1)[:, :4]
     X, Z, useful = park_many(B[some], C[some])
@@ -133,18 +133,18 @@ def robust_start(
 Mounted = Literal["moving", "fixed"]
 MIN_VIEWS = 3
 OUTLIER_PX, OUTLIER_FACTOR = 3.0, 5.0
-"""A view is an outlier when its RMS exceeds both 3 px and 5 times the median view's."""
+"""A view is an outlier when its RMS exceeds both 3 px and 5 times the RMS of the median view."""
 
 
 @dataclass(frozen=True)
 class Spread:
-    """The range of the camera's motion relative to the board.
+    """Range of the camera's motion relative to the board.
 
     Attributes:
         turn: Largest relative rotation of two views, rad.
-        axes: Smallest eigenvalue of the mean outer product of the relative rotations' axes: 0 when all turn
-            about one plane's axes only, 1/3 when they turn every way.
-        nearest: Smallest difference of two views: the larger of rotation (rad) and translation (m).
+        axes: Smallest eigenvalue of the mean outer product of the relative rotations' axes. 0: all axes lie in one
+            plane. 1/3: the axes point evenly in all directions.
+        nearest: Smallest difference between two views, which is the larger of rotation (rad) and translation (m).
     """
 
     turn: float
@@ -154,27 +154,27 @@ class Spread:
 
 @dataclass(frozen=True)
 class HandEye:
-    """A camera's pose with the evidence for it.
+    """Calibrated camera pose and the statistics that show how good the calibration is.
 
     Attributes:
         mounted: "moving": X = T_link_camera; "fixed": X = T_base_camera.
         X: (4, 4) pose of the camera, m.
-        Z: (4, 4) T_base_board of a moving camera, T_link_board of a fixed one, m.
-        names: The N views used.
-        per_view: (N,) RMS in px under X and Z.
-        pnp: (N,) RMS in px when each view has a pose of its own: the limit set by camera and detection.
-        left_out: (N,) RMS in px of each view under the fit of all others.
+        Z: (4, 4) pose of the board, m: T_base_board for a moving camera, T_link_board for a fixed camera.
+        names: Names of the N views used.
+        per_view: (N,) RMS of each view under X and Z, px.
+        pnp: (N,) RMS of each view under its own best pose, px: the limit set by camera and detection.
+        left_out: (N,) RMS of each view under the fit of all other views, px.
         rms: RMS of all points, px.
         outliers: Names of views with a large RMS.
-        dropped: For each view without a pose, its name and the reason.
-        covariance: (6, 6) of translation (m, parent's axes) and rotation (rad, right perturbation
-            R exp(w)), from leaving out one view at a time.
-        scale: Board scale when freed, with `scale_sigma` from leaving out one view at a time.
-        scale_sigma: Its standard deviation.
-        scaled_rms: RMS of all points with that scale, px.
-        spread: The range of motion over the views.
-        fit: The fit itself.
-        poses: The pose of each view alone.
+        dropped: Name of each view that gave no pose, and the reason.
+        covariance: (6, 6) covariance of translation (m, axes of the parent) and rotation (rad, right perturbation
+            R exp(w)), computed by leaving out one view at a time.
+        scale: Factor on the board's lengths if that factor is fitted too; 1 for a board of the stated size.
+        scale_sigma: Standard deviation of `scale`, computed by leaving out one view at a time.
+        scaled_rms: RMS of all points if the scale is fitted too, px.
+        spread: Range of motion over the views.
+        fit: The bundle adjustment.
+        poses: The board's pose in each view, from that view alone.
     """
 
     mounted: Mounted
@@ -207,11 +207,11 @@ class HandEye:
 
     @property
     def left_out_rms(self) -> float:
-        """RMS over views of `left_out`, px."""
+        """RMS of `left_out` over the views, px."""
         return float(np.sqrt(np.mean(self.left_out**2)))
 
     def sigma_px(self, camera: Camera, p_parent: np.ndarray) -> np.ndarray:
-        """Return how uncertain the pixel of points (..., 3) in the camera's PARENT frame is, (..., 2) px."""
+        """Return standard deviations (..., 2), px, of the pixels of points (..., 3), m, in the camera's PARENT."""
         p = np.asarray(p_parent, dtype=np.float64)
         flat = apply(invert(self.X), p.reshape(-1, 3))
         _, J = slopes(camera, flat)
@@ -236,25 +236,25 @@ def solve_hand_eye(
     seed: int = 0,
     singles: Sequence[BoardPose] | None = None,
 ) -> HandEye:
-    """Find where a camera sits from views of a board and the robot's poses.
+    """Return a camera's pose, computed from views of a board and the robot's poses.
 
     Args:
-        camera: The camera of the images the views come from.
-        T_base_link: (N, 4, 4) per view the pose of the moving link: the camera's (moving) or the board's (fixed).
+        camera: The camera that took the views.
+        T_base_link: (N, 4, 4) pose, in each view, of the link that carries the camera (moving) or the board (fixed).
         views: N views of one board.
         mounted: "moving": the camera moves; "fixed": the board moves.
         prior: Standard deviation of each robot pose; None: the robot poses are exact.
         seed: Seed of the random subsets that make the initialisation robust to bad views.
-        singles: The pose of each view alone, where known already.
+        singles: The board's pose in each view, if already computed; None: computed here.
 
     Returns:
-        The pose with its evidence. A bad set of views gives a bad pose with large residuals, not an error.
+        The pose and its statistics. A bad set of views gives a bad pose with large residuals, not an error.
 
     Raises:
-        InputError: Fewer than three usable views, or not one robot pose per view.
+        InputError: Fewer than three views are usable, or the numbers of views and robot poses differ.
     """
     if len(T_base_link) != len(views):
-        raise InputError(f"each view needs a robot pose: got {len(views)} views and {len(T_base_link)} poses")
+        raise InputError(f"got {len(views)} views and {len(T_base_link)} robot poses. Give one robot pose per view")
     kept, alone, dropped = [], [], []
     for i, view in enumerate(views):
         try:
@@ -264,8 +264,8 @@ def solve_hand_eye(
             dropped.append(str(error))
     if len(kept) < MIN_VIEWS:
         got = f"got {len(kept)} of {len(views)}{f' ({dropped[0]})' if dropped else ''}"
-        text = f"hand-eye needs at least {MIN_VIEWS} usable views, better 15; {got}"
-        raise InputError(f"{text}. Take more, with the board in sight and turned in every direction")
+        text = f"hand-eye calibration needs at least {MIN_VIEWS} usable views (15 or more are better); {got}"
+        raise InputError(f"{text}. Record more views, with the board visible and rotated about every axis")
     B = chain(np.asarray(T_base_link, dtype=np.float64)[kept], mounted)
     chosen, C = read_alike(camera, B, [views[i] for i in kept], [pose.T_camera_board for pose in alone])
     reach = float(np.sqrt(np.mean([pose.rms**2 for pose in alone])))
@@ -298,7 +298,7 @@ def solve_hand_eye(
 
 
 def spread(B: np.ndarray, C: np.ndarray) -> Spread:
-    """Return the range of motion over views, from the robot's part (N, 4, 4) and the board's poses (N, 4, 4)."""
+    """Return the range of motion over views, from the robot's part B (N, 4, 4) and the board's poses C (N, 4, 4)."""
     i, j = np.triu_indices(len(B), 1)
     relative = B[j] @ invert(B)[i]
     w = rotation_log(relative[:, :3, :3])

@@ -1,4 +1,4 @@
-"""Intrinsics from views of a board: K, lens coefficients, their standard deviations, and the image part they cover."""
+"""Intrinsic calibration from views of a board: K, lens coefficients, standard deviations, and image coverage."""
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -20,15 +20,16 @@ ENTRIES = {"fx": (0, 0), "fy": (1, 1), "cx": (0, 2), "cy": (1, 2)}
 
 
 def deviations(camera: Camera, views: Sequence[View], poses: Sequence[BoardPose]) -> dict[str, float]:
-    """Return the standard deviation of each number of a camera that was fitted to views, by name.
+    """Return the standard deviation of each intrinsic parameter of a fitted camera, by name.
 
-    From the residuals' second derivatives, with the views' poses (fitted with the camera) eliminated; residuals
-    count as independent, as in OpenCV. A number that the views do not determine is nan.
+    The standard deviations come from the second derivatives of the residuals. The poses of the views, which were
+    fitted together with the camera, are eliminated. Residuals count as independent, as in OpenCV. A parameter that
+    the views do not determine is nan.
 
     Args:
         camera: The camera.
-        views: The views it was fitted to.
-        poses: The pose of the board in each.
+        views: The views to which the camera was fitted.
+        poses: The pose of the board in each view.
     """
     n = 4 + len(camera.distortion)
     normal, squares, count = np.zeros((n, n)), 0.0, 0
@@ -69,26 +70,26 @@ def _by_number(camera: Camera, p: np.ndarray) -> np.ndarray:
 
 MIN_VIEWS = 3
 OUTLIER_FACTOR, OUTLIER_PX = 3.0, 0.5
-"""A view is dropped when its RMS exceeds both 3 times the median view's and half a pixel."""
+"""A view is dropped when its RMS exceeds both 0.5 px and 3 times the RMS of the median view."""
 CELLS = (6, 8)
 """Rows and columns of the coverage map."""
 REACH = 1.2
-"""The lens model is trusted this much further out than the outermost point it was fitted to."""
+"""The lens model is trusted up to this factor times the radius of the outermost fitted point."""
 
 
 @dataclass(frozen=True)
 class Intrinsics:
-    """A camera with the evidence for it.
+    """Calibrated camera and the statistics that show how good the calibration is.
 
     Attributes:
         camera: The camera.
-        rms: RMS of all points kept, px.
-        per_view: RMS of each view kept, px, by name.
-        deviations: Standard deviation of each number (fx, fy, cx, cy, k1, ...).
-        dropped: Names of views left out as outliers, with their RMS.
+        rms: RMS of all points in the views that were kept, px.
+        per_view: RMS of each view that was kept, px, by name.
+        deviations: Standard deviation of each parameter (fx, fy, cx, cy, k1, ...).
+        dropped: RMS of each view that was left out as an outlier, px, by name.
         coverage: (rows, columns) number of points in each cell of the image.
         tilt: Least and greatest angle between the board's normal and the optical axis, rad.
-        held_out: By lens model, RMS in px of views it was not fitted to; the lowest fits the lens best.
+        held_out: RMS in px on views that were not used in the fit, by lens model; the lowest RMS marks the best model.
     """
 
     camera: Camera
@@ -115,10 +116,10 @@ def calibrate_intrinsics(
     name: str = "camera",
     compare: bool = False,
 ) -> Intrinsics:
-    """Fit a camera to views of a flat board.
+    """Return a camera fitted to views of a flat board.
 
     Args:
-        views: The views; 12 or more, tilted in every direction, over the whole image.
+        views: The views. Best are 12 or more, with the board tilted in every direction and all over the image.
         width: Width of the images, px.
         height: Height of the images, px.
         model: The lens model.
@@ -126,19 +127,19 @@ def calibrate_intrinsics(
         compare: Whether to fit every lens model to a part of the views and test it on the others.
 
     Returns:
-        The camera with its evidence.
+        The camera and its calibration statistics.
 
     Raises:
         InputError: Fewer than three views, points outside the image, or views that do not determine a camera.
     """
     if len(views) < MIN_VIEWS:
-        text = f"intrinsics need at least {MIN_VIEWS} views of the board, better 15; got {len(views)}"
-        raise InputError(f"camera {name}: {text}. Is the board entirely in the images, and described as printed?")
+        text = f"intrinsics need at least {MIN_VIEWS} views of the board (15 or more are better); got {len(views)}"
+        raise InputError(f"camera {name}: {text}. Show the whole board, and check its description")
     for view in views:
         low, high = view.uv.min(0), view.uv.max(0)
         if low.min() < -0.5 or high[0] > width - 0.5 or high[1] > height - 0.5:
             text = f"a point at ({high[0]:.0f}, {high[1]:.0f}) lies outside the {width}x{height} image"
-            raise InputError(f"{view.name}: {text}; are width and height swapped, or is its resolution another?")
+            raise InputError(f"{view.name}: {text}. Check that width and height match this image")
     kept, dropped = list(views), {}
     while True:
         camera, per_view = _fit(kept, width, height, model, name)
@@ -163,7 +164,7 @@ def calibrate_intrinsics(
 
 
 def compare_models(views: Sequence[View], width: int, height: int, folds: int = 3) -> dict[str, float]:
-    """Return by lens model the RMS in px on views it was not fitted to; a model that cannot be fitted is left out."""
+    """Return, by lens model, the RMS in px on views not used in the fit; models that cannot be fitted are left out."""
     result: dict[str, float] = {}
     for model in FITS:
         squares = []
@@ -181,7 +182,7 @@ def _fit(views: list[View], width: int, height: int, model: LensModel, name: str
         K, k, per_view = FITS[model](views, (width, height))
     except cv2.error as error:
         text = f"these {len(views)} views do not determine a {model} camera ({str(error).strip().splitlines()[-1]})"
-        remedy = "Take views tilted by 20 to 45 degrees in several directions, over the whole image"
+        remedy = "Record views with the board tilted by 20 to 45 degrees in several directions, all over the image"
         raise InputError(f"camera {name}: {text}. {remedy}") from error
     K = np.array([[K[0, 0], 0.0, K[0, 2]], [0.0, K[1, 1], K[1, 2]], [0.0, 0.0, 1.0]])  # without skew
     return Camera(name, width, height, K, model, tuple(np.ravel(k)[: LENS_MODELS[model].counts[-1]].tolist())), per_view

@@ -1,4 +1,4 @@
-"""The rig: arms, cameras and touch sensors in one tree rooted at `world`; reading, checking, writing."""
+"""Rig: arms, cameras and touch sensors in one frame tree rooted at `world`; reading, checking and writing it."""
 
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -21,11 +21,11 @@ Entry = TypeVar("Entry")
 
 
 class Rig(Strict):
-    """Arms, cameras and sensors by name, in one tree rooted at `world`."""
+    """Arms, cameras and touch sensors of a robot cell by name, in one frame tree rooted at `world`."""
 
     name: str
     status: Literal["nominal", "calibrated", "exact"] = "calibrated"
-    """nominal: from drawings, needs calibration; calibrated: measured; exact: a simulation."""
+    """nominal: values from drawings, not yet calibrated. calibrated: measured values. exact: values of a simulation."""
     arms: Annotated[dict[str, RigArm], Field(min_length=1)]
     cameras: dict[str, RigCamera] = Field(default_factory=dict)
     sensors: dict[str, Sensor] = Field(default_factory=dict)
@@ -41,30 +41,30 @@ class Rig(Strict):
             for kind, allowed in _OVERRIDABLE.items():
                 for name, values in getattr(override, kind).items():
                     if name not in getattr(self, kind):
-                        raise InputError(f"override {i}: {kind}.{name} is not in this rig")
+                        raise InputError(f"override {i}: this rig has no {kind}.{name}. Correct the name")
                     unknown = set(values) - allowed
                     if unknown:
                         text = f"{kind}.{name}.{sorted(unknown)[0]} cannot be overridden"
-                        raise InputError(f"override {i}: {text}; only {', '.join(sorted(allowed))} can")
+                        raise InputError(f"override {i}: {text}. Override only {', '.join(sorted(allowed))}")
             self._with(override)
         return self
 
     def _frame(self, frame: str, where: str) -> tuple[str, str]:
-        """Split a frame name into (arm, node); world is ("", "world")."""
+        """Return the (arm, node) of a frame name; ("", "world") for `world`."""
         if frame == "world":
             return "", "world"
         arm, _, node = frame.partition("/")
         if arm not in self.arms:
-            raise InputError(f"{where}: '{frame}' names no arm of this rig; arms: {', '.join(self.arms)}")
+            raise InputError(f"{where}: no arm of this rig in '{frame}'. Use one of: {', '.join(self.arms)}")
         links = [f"link{i + 1}" for i in range(self.arms[arm].arm.dof)]
         fingers = ["finger1", "finger2"] if self.arms[arm].gripper else []
         nodes = ["base", *links, "flange", *fingers]
         if node not in nodes:
-            raise InputError(f"{where}: '{frame}' is not a frame; {arm} has {', '.join(nodes)}")
+            raise InputError(f"{where}: arm '{arm}' has no frame '{node}'. Use one of: {', '.join(nodes)}")
         return arm, node
 
     def _with(self, override: Override) -> "Rig":
-        """Return the rig with an override's poses, image maps and delays, and without [[override]] entries."""
+        """Return the rig with one override's poses, image maps and delays applied, and without [[override]] entries."""
         parts = {
             kind: getattr(self, kind)
             | {name: _changed(getattr(self, kind)[name], new) for name, new in getattr(override, kind).items()}
@@ -74,43 +74,44 @@ class Rig(Strict):
         return parse(Rig, data, f"rig {self.name} with its override of '{override.episodes}'")
 
     def with_camera(self, name: str, camera: RigCamera | None = None, /, **changes: Any) -> "Rig":
-        """Return the rig with another camera under a name, or with some keys of its camera changed.
+        """Return the rig with a camera added or replaced, or with some keys of a camera changed.
 
-        A change voids the verdict of `verify`: the new rig has no `verified`. The same holds for all three `with_...`.
+        The new rig has no `verified` entry, because the verdict of `verify` holds for the old rig only. The same is
+        true for `with_sensor` and `with_gripper`.
 
         Args:
-            name: A camera of this rig; a new name where `camera` is given.
-            camera: The whole entry; None: the camera that the rig has.
-            changes: Keys as in a rig file and their new values; `matrix` (4, 4) takes the place of the pose.
+            name: Name of a camera of this rig, or a new name if `camera` is given.
+            camera: The complete new camera; None: the rig's own camera.
+            changes: New values by key, with the keys of a rig file; `matrix` (4, 4) replaces the pose.
 
         Raises:
-            InputError: No such camera, or a value that a rig file could not hold.
+            InputError: The rig has no such camera, or a value is not valid in a rig file.
         """
         return self._replaced("cameras", name, self.camera(name) if camera is None else camera, changes)
 
     def with_sensor(self, name: str, sensor: Sensor | None = None, /, **changes: Any) -> "Rig":
-        """Return the rig with another sensor under a name, or with some keys of its sensor changed.
+        """Return the rig with a sensor added or replaced, or with some keys of a sensor changed.
 
         Args:
-            name: A sensor of this rig; a new name where `sensor` is given.
-            sensor: The whole entry; None: the sensor that the rig has.
-            changes: Keys as in a rig file and their new values; `matrix` (4, 4) takes the place of the pose.
+            name: Name of a sensor of this rig, or a new name if `sensor` is given.
+            sensor: The complete new sensor; None: the rig's own sensor.
+            changes: New values by key, with the keys of a rig file; `matrix` (4, 4) replaces the pose.
 
         Raises:
-            InputError: No such sensor, or a value that a rig file could not hold.
+            InputError: The rig has no such sensor, or a value is not valid in a rig file.
         """
         return self._replaced("sensors", name, self.sensor(name) if sensor is None else sensor, changes)
 
     def with_gripper(self, arm: str, gripper: Gripper | None = None, /, **changes: Any) -> "Rig":
-        """Return the rig with another gripper on an arm, or with some keys of its gripper changed.
+        """Return the rig with an arm's gripper added or replaced, or with some of its keys changed.
 
         Args:
-            arm: An arm of this rig.
-            gripper: The whole entry; None: the gripper that the arm has.
-            changes: Keys as in a rig file and their new values; `law` is replaced as a whole.
+            arm: Name of an arm of this rig.
+            gripper: The complete new gripper; None: the arm's own gripper.
+            changes: New values by key, with the keys of a rig file; a new `law` replaces the complete old law.
 
         Raises:
-            InputError: No such arm or gripper, or a value that a rig file could not hold.
+            InputError: The rig has no such arm or gripper, or a value is not valid in a rig file.
         """
         self._entry("arm", self.arms, arm)
         data = (self.gripper(arm) if gripper is None else gripper).model_dump()
@@ -121,7 +122,7 @@ class Rig(Strict):
         return parse(Rig, {**dict(self), kind: entries, "verified": None}, f"rig {self.name}, changed")
 
     def for_episode(self, path: str | Path) -> "Rig":
-        """Return the rig that holds for one episode: this one with its [[override]] entries applied."""
+        """Return the rig for one episode: this rig with the [[override]] entries that match the episode applied."""
         rig = self
         for override in self.override:
             if override.matches(Path(path)):
@@ -129,7 +130,7 @@ class Rig(Strict):
         return rig
 
     def save(self, path: str | Path) -> None:
-        """Write the rig as a new TOML file, to a temporary name first; defaults are left out."""
+        """Write the rig as a new TOML file, first under a temporary name; keys with default values are left out."""
         data = self.model_dump(mode="json", exclude_defaults=True)
         for name, arm in self.arms.items():
             if arm.gripper is not None:  # exclude_defaults drops a law's kind, which a file must state
@@ -141,41 +142,41 @@ class Rig(Strict):
         """Return the gripper of an arm.
 
         Raises:
-            InputError: No such arm, or it has no gripper.
+            InputError: The rig has no such arm, or the arm has no gripper.
         """
         gripper = self.arms[arm].gripper if arm in self.arms else None
         if gripper is None:
-            raise InputError(f"arm '{arm}' of rig {self.name} has no gripper; add [arms.{arm}.gripper] to its file")
+            raise InputError(f"arm '{arm}' of rig {self.name} has no gripper. Add [arms.{arm}.gripper] to its file")
         return gripper
 
     def sensor_arm(self, sensor: str) -> str:
-        """Return the name of the arm that carries a sensor, '' for a sensor fixed in the world."""
+        """Return the name of the arm that carries a sensor; '' for a sensor fixed to the world."""
         return self._frame(self.sensor(sensor).parent, f"sensors.{sensor}.parent")[0]
 
     def sensor(self, name: str) -> Sensor:
-        """Return a sensor by name; an unknown name raises and lists the known ones."""
+        """Return a sensor by name. An unknown name raises InputError, which lists the known names."""
         return self._entry("sensor", self.sensors, name)
 
     def camera(self, name: str) -> RigCamera:
-        """Return a camera by name; an unknown name raises and lists the known ones."""
+        """Return a camera by name. An unknown name raises InputError, which lists the known names."""
         return self._entry("camera", self.cameras, name)
 
     def _entry(self, kind: str, entries: dict[str, Entry], name: str) -> Entry:
         if name not in entries:
-            raise InputError(f"rig {self.name} has no {kind} '{name}'; it has {', '.join(entries) or 'none'}")
+            raise InputError(f"rig {self.name} has no {kind} '{name}'. Use one of: {', '.join(entries) or 'none'}")
         return entries[name]
 
     def joints(self, arm: str, qpos: Array) -> Array:
         """Return joint angles (..., n), rad, of an arm from raw qpos (..., D).
 
         Raises:
-            InputError: Too few columns, or angles outside the arm's limits (degrees? normalised?).
+            InputError: qpos has too few columns, or angles lie outside the arm's limits (often degrees or normalised).
         """
         entry = self.arms[arm]
         columns = entry.joints.columns
         if qpos.shape[-1] <= max(columns):
             text = f"arm '{arm}' reads columns {list(columns)} of qpos, but qpos has {qpos.shape[-1]} columns"
-            raise InputError(f"{text}; set joints.columns in the rig file")
+            raise InputError(f"{text}. Correct joints.columns in the rig file")
         xp = array_namespace(qpos)
         q = xp.stack([qpos[..., i] for i in columns], axis=-1)
         if entry.joints.unit == "deg":
@@ -186,7 +187,7 @@ class Rig(Strict):
     def T_from_to(self, frame: str, target: str, qpos: Array, opening: Array | None = None) -> Array:
         """Return T_frame_target, (..., 4, 4), for two frame names of the tree and raw qpos (..., D).
 
-        The path goes through the nearest common frame: joints do not enter between frames on one flange.
+        The path goes through the nearest common frame, so joints have no influence between frames on one flange.
         """
         (arm_a, node_a), (arm_b, node_b) = self._frame(frame, "frame"), self._frame(target, "target")
         common = "base" if arm_a and arm_a == arm_b else "world"
@@ -222,16 +223,16 @@ class Rig(Strict):
         """Return the pose of a sensor in a camera's frame.
 
         Args:
-            camera: A camera of this rig.
-            sensor: A sensor of this rig.
+            camera: Name of a camera of this rig.
+            sensor: Name of a sensor of this rig.
             qpos: (..., D) RAW state as recorded, never normalised.
-            opening: (..., 2) metres per finger, in place of the gripper reading.
+            opening: (..., 2) distance of each finger from the tool axis, metres; None: from the gripper reading.
 
         Returns:
             (..., 4, 4) T_camera_sensor, metres.
 
         Raises:
-            InputError: Unknown names; joints or gripper out of range.
+            InputError: A name is unknown, or a joint angle or gripper reading is out of range.
         """
         mounted, touch = self.camera(camera), self.sensor(sensor)
         xp = array_namespace(qpos)
@@ -246,29 +247,30 @@ _OVERRIDABLE = {"arms": _POSE, "cameras": _POSE | {"image_map", "delay_s"}, "sen
 
 
 def _changed(entry: Mount, changes: dict[str, Any]) -> dict[str, Any]:
-    """Return the keys of an entry with some changed; the rig validates them, so that errors name the entry."""
+    """Return an entry's keys with some values changed; the rig validates them, so that errors name the entry."""
     return {**entry.model_dump(exclude={"translation_m", "quat_wxyz"} if "matrix" in changes else None), **changes}
 
 
 def load_rig(name_or_path: str | Path) -> Rig:
-    """Read a rig: a shipped name ("xtrainer", "cell") or the path of a .toml file.
+    """Return a rig by its shipped name ("xtrainer", "cell") or from a .toml file.
 
-    An arm model given as a relative .toml path is looked up beside the rig file.
+    An arm model given as a relative path is first searched for in the folder of the rig file.
 
     Raises:
-        FactError: Unknown keys, magnitudes of a wrong unit, or invalid rotations; names file and key.
+        FactError: The file has unknown keys, values that suggest a wrong unit, or invalid rotations. The message
+            contains file and key.
     """
     data, source = read_fact("calibration", name_or_path)
     return rig_of(data, source, Path(str(name_or_path)).parent)
 
 
 def rig_of(data: dict[str, Any], source: str, folder: Path) -> Rig:
-    """Return the rig of a file's data.
+    """Return the rig described by the parsed data of a rig file.
 
     Args:
         data: The parsed TOML.
         source: The file, for error messages.
-        folder: Folder in which arm models given as relative .toml paths are looked up first.
+        folder: Folder in which arm models given as relative paths are searched for first.
 
     Raises:
         FactError: As `load_rig`.

@@ -1,4 +1,4 @@
-"""The parts of a rig as a file declares them: arms, cameras and touch sensors, each checked alone."""
+"""Parts of a rig as a file declares them: arms, cameras and touch sensors, each validated on its own."""
 
 import fnmatch
 import json
@@ -23,10 +23,9 @@ Side = Annotated[float, Field(ge=0.0, lt=0.5)]
 
 
 class Checked(Strict):
-    """A frozen part of a rig that computes arrays from its keys once and keeps them.
+    """Frozen part of a rig that caches the arrays computed from its keys.
 
-    The arrays are not part of the value: comparisons leave them out, and a changed copy is validated and computes
-    them again.
+    Comparisons and hashes ignore the cached arrays. A changed copy is validated and computes its own arrays.
     """
 
     def __eq__(self, other: object) -> bool:
@@ -36,19 +35,19 @@ class Checked(Strict):
         return hash(self.model_dump_json())
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
-        """Return a checked copy with some keys changed."""
+        """Return a validated copy with some keys changed."""
         return type(self).model_validate({**self.model_dump(), **(update or {})})
 
 
 class Mount(Checked):
-    """Something fixed to a parent frame by T_parent_this.
+    """Part that is fixed to a parent frame at the pose T_parent_this.
 
-    A file gives the pose as `translation_m` and `quat_wxyz`, or as `matrix`, a 4x4 T_parent_this, which is
-    checked and converted on reading.
+    A file gives the pose either as `translation_m` and `quat_wxyz` or as `matrix`, a 4x4 T_parent_this. The matrix
+    is checked and converted when the file is read.
     """
 
     parent: str
-    """world, ARM/base, ARM/link1..n, ARM/flange, ARM/finger1 or ARM/finger2."""
+    """Parent frame: world, ARM/base, ARM/link1..n, ARM/flange, ARM/finger1 or ARM/finger2."""
     translation_m: Vector
     quat_wxyz: tuple[float, float, float, float]
 
@@ -61,7 +60,7 @@ class Mount(Checked):
             raise InputError("give either matrix or translation_m with quat_wxyz, not both")
         T = np.asarray(data["matrix"], dtype=np.float64)
         if T.shape != (4, 4) or abs(T[3] - [0, 0, 0, 1]).max() > 0:
-            raise InputError(f"matrix must be a 4x4 T_parent_this with last row 0 0 0 1; got shape {T.shape}")
+            raise InputError(f"matrix must be a 4x4 T_parent_this with last row 0 0 0 1; got {T.tolist()}")
         fault = rotation_fault(T[:3, :3])
         if fault is not None:
             raise InputError(f"`matrix` does not contain a rotation: {fault}. Correct it in the file")
@@ -73,11 +72,9 @@ class Mount(Checked):
     def _pose_is_plausible(self) -> "Mount":
         norm = float(np.linalg.norm(self.quat_wxyz))
         if not abs(norm - 1.0) < 1e-4:
-            raise InputError(f"quat_wxyz must have norm 1 (w first); got {list(self.quat_wxyz)} with norm {norm:.6g}")
+            raise InputError(f"quat_wxyz must have norm 1; got norm {norm:.6g}. Normalise {list(self.quat_wxyz)}")
         if not np.abs(self.translation_m).max() < 10.0:
-            raise InputError(
-                f"translation_m = {list(self.translation_m)} reaches beyond 10 m; are these mm? Use metres"
-            )
+            raise InputError(f"translation_m = {list(self.translation_m)} exceeds 10 m. Give metres, not mm")
         return self
 
     @cached_property
@@ -88,71 +85,72 @@ class Mount(Checked):
 
 
 class Solid(Checked):
-    """A box in the sensor frame."""
+    """Solid box aligned with the axes of the sensor frame."""
 
     center_m: Vector
     size_m: tuple[Side, Side, Side]
 
     @cached_property
     def corners(self) -> np.ndarray:
-        """(8, 3) corners in the sensor frame, metres; corner i has the sign bits of i (x lowest)."""
+        """(8, 3) corners in the sensor frame, metres; bits 0, 1, 2 of a corner's index choose its side in x, y, z."""
         signs = np.array([[(i >> axis & 1) - 0.5 for axis in range(3)] for i in range(8)])
         return np.asarray(self.center_m) + signs * np.asarray(self.size_m)
 
 
 class Pad(Solid):
-    """The touching face: a flat box and its outward normal in the sensor frame."""
+    """Touching face of a sensor: a flat box and its outward normal in the sensor frame."""
 
     normal: Vector
 
     @model_validator(mode="after")
     def _normal_is_a_unit_vector(self) -> "Pad":
         if abs(float(np.linalg.norm(self.normal)) - 1.0) > 1e-4:
-            raise InputError(f"normal must be a unit vector; got {list(self.normal)}")
+            raise InputError(f"normal must be a unit vector; got {list(self.normal)}. Divide it by its length")
         return self
 
 
 class Joints(Strict):
-    """Which columns of qpos are this arm's joint angles, and their unit."""
+    """Columns of qpos that contain an arm's joint angles, and their unit."""
 
     columns: tuple[Annotated[int, Field(ge=0)], ...]
     unit: Literal["rad", "deg"]
 
 
 class RigArm(Mount):
-    """An arm and the pose of its base."""
+    """Arm of a rig: its model, the pose of its base, its joint columns and its gripper."""
 
     model: str
     base: str | None = None
-    """URDF only: the link the arm starts at, which `parent` carries; the file's root when None."""
+    """URDF only: link at which the arm starts, which is fixed to `parent`. None: the root of the file."""
     tip: str | None = None
-    """URDF only: the link that is the flange, for files that go on to a hand; the file's only end when None."""
+    """URDF only: link that is the flange, for a file that also contains a hand. None: the only end of the file."""
     joints: Joints
     gripper: Gripper | None = None
 
     @cached_property
     def arm(self) -> Arm:
-        """The arm's kinematics."""
+        """Kinematics of the arm."""
         return load_arm(self.model, self.base, self.tip)
 
     @model_serializer(mode="wrap")
     def _without_what_is_not_named(self, written: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        # Prepared episodes are named after the rig's content: an arm without these keys must keep its old name.
+        # The names of prepared episodes depend on this output, so absent keys must not appear in it.
         return {key: value for key, value in written(self).items() if key not in ("base", "tip") or value is not None}
 
     @model_validator(mode="after")
     def _columns_fit_the_arm(self) -> "RigArm":
         if self.parent != "world":
-            raise InputError(f"the parent of an arm must be 'world'; got '{self.parent}'")
+            raise InputError(f"the parent of an arm must be 'world'; got '{self.parent}'. Correct it")
         if len(self.joints.columns) != self.arm.dof:
             raise InputError(
-                f"{self.model} has {self.arm.dof} joints, joints.columns {len(self.joints.columns)} entries"
+                f"{self.model} has {self.arm.dof} joints but joints.columns has {len(self.joints.columns)} entries. "
+                f"List one column per joint"
             )
         return self
 
 
 class Lens(Checked):
-    """A camera's intrinsics as a file declares them; they belong to frames of width x height."""
+    """Intrinsics of a camera as a file declares them, valid for frames of width x height."""
 
     width: Annotated[int, Field(ge=1)]
     height: Annotated[int, Field(ge=1)]
@@ -163,33 +161,33 @@ class Lens(Checked):
     valid_radius: float | None = None
 
     def camera(self, name: str) -> Camera:
-        """Return the camera."""
+        """Return the camera with these intrinsics and a name for error messages."""
         return Camera(name, self.width, self.height, np.asarray(self.K), self.model, self.distortion, self.valid_radius)
 
 
 class RigCamera(Lens, Mount):
-    """A camera, its pose, and how the recorder changed its frames before storing them."""
+    """Camera of a rig: its intrinsics, its pose, and what the recorder did to its frames before storing them."""
 
     delay_s: Annotated[float, Field(ge=-1.0, le=1.0)] = 0.0
-    """Exposure of a frame after the joint reading of its row, s."""
+    """Time from the joint reading of a row to the exposure of that row's frame, s."""
     image_map: tuple[tuple[Any, ...], ...] = ()
-    """Steps from the raw frame that K belongs to, to the stored one."""
+    """Steps that turn the raw frame, to which K belongs, into the stored frame."""
     covariance: tuple[tuple[float, ...], ...] | None = None
-    """(6, 6) of the pose from hand-eye calibration: translation (m, parent's axes), rotation (rad, R exp(w))."""
+    """(6, 6) covariance of the hand-eye calibration: translation (m, parent's axes), rotation w (rad, R exp(w))."""
 
     @cached_property
     def raw(self) -> Camera:
-        """The camera of the raw frames."""
+        """Camera of the raw frames."""
         return self.camera("raw frames")
 
     @cached_property
     def map(self) -> ImageMap:
-        """From raw to stored pixels."""
+        """Map from raw to stored pixels."""
         return ImageMap.from_steps(self.width, self.height, self.image_map)
 
     @cached_property
     def stored(self) -> Camera:
-        """The camera of the frames in the episode files."""
+        """Camera of the frames in the episode files."""
         return self.raw.through(self.map)
 
     @field_validator("image_map", mode="before")
@@ -201,14 +199,14 @@ class RigCamera(Lens, Mount):
         flat = isinstance(names, list | tuple) and len(names) > 0 and isinstance(names[0], str)
         words = flat and all(isinstance(name, str) for name in names)
         meant = [[name] for name in names] if words else [names] if flat else [["rotate180"]]
-        raise InputError(f"each step is a list, e.g. image_map = {json.dumps(meant)}; got {json.dumps(steps)}")
+        raise InputError(f"each step must be a list; got {json.dumps(steps)}. Write image_map = {json.dumps(meant)}")
 
     @model_validator(mode="after")
     def _covariance_is_one(self) -> "RigCamera":
         if self.covariance is not None:
             C = np.asarray(self.covariance, dtype=np.float64)
             if C.shape != (6, 6) or not np.allclose(C, C.T, rtol=1e-6) or np.linalg.eigvalsh(C)[0] < -1e-9:
-                raise InputError(f"covariance must be a symmetric 6x6 matrix without negative variances; got {C.shape}")
+                raise InputError(f"covariance must be 6x6, symmetric, positive semi-definite. Remove {C.tolist()}")
         return self
 
     @model_validator(mode="after")
@@ -216,16 +214,16 @@ class RigCamera(Lens, Mount):
         (fx, _, cx), (_, fy, cy), _ = self.K
         if not (0 <= cx <= self.width and 0 <= cy <= self.height):
             text = f"K's principal point ({cx:g}, {cy:g}) lies outside the raw {self.width}x{self.height} image"
-            remedy = "are width and height swapped, or is K of another resolution?"
-            raise InputError(f"{text}. K must belong to width x height BEFORE image_map; {remedy}")
+            remedy = "check for swapped width and height, and for a K of another resolution"
+            raise InputError(f"{text}. K must belong to width x height BEFORE image_map: {remedy}")
         if not (fx > 0 and fy > 0 and 0.5 < fx / fy < 2.0):
-            raise InputError(f"K's fx = {fx:g} and fy = {fy:g} must be positive and alike; turns go in image_map")
+            raise InputError(f"K's fx = {fx:g} and fy = {fy:g} must be positive and similar. Put flips in image_map")
         _ = self.stored
         return self
 
 
 class Sensor(Mount):
-    """A touch sensor: its pose, its solid body, its pad, and the stream that records it."""
+    """Touch sensor: its pose, its solid body, its pad, and the name of its image stream in an episode."""
 
     stream: str
     body: Annotated[tuple[Solid, ...], Field(min_length=1)]
@@ -233,22 +231,22 @@ class Sensor(Mount):
 
 
 class Override(Strict):
-    """Poses, image maps or delays that hold for some episodes only."""
+    """Poses, image maps and delays that replace those of the rig in some episodes."""
 
     episodes: str
-    """A glob on the episode's path; * and ** match across folders."""
+    """Glob pattern for the end of an episode's path; * and ** match across folders."""
     arms: dict[str, dict[str, Any]] = Field(default_factory=dict)
     cameras: dict[str, dict[str, Any]] = Field(default_factory=dict)
     sensors: dict[str, dict[str, Any]] = Field(default_factory=dict)
 
     def matches(self, path: Path) -> bool:
-        """Return whether the glob fits the end of an episode's path."""
+        """Return whether the pattern matches the end of an episode's path."""
         text = path.as_posix()
         return fnmatch.fnmatch(text, self.episodes) or fnmatch.fnmatch(text, "*/" + self.episodes)
 
 
 class Verified(Strict):
-    """The verdict of `verify`, and its recordings."""
+    """Verdict of `verify`: when it was reached, and the hash of the recordings that were used."""
 
     when: str
     data_hash: str

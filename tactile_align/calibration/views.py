@@ -1,4 +1,4 @@
-"""Views of a board: its points in an image, and the board poses that a single view gives."""
+"""Views of a board: the points detected in one image, and the board poses that fit a single view."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,14 +15,14 @@ from tactile_align.geometry.frames import apply, pose, rotation_exp, skew
 
 @dataclass(frozen=True)
 class View:
-    """One image's points.
+    """Points of a board detected in one image.
 
     Attributes:
-        name: The image's name, for messages.
-        points: (N, 3) board coordinates, m.
-        uv: (N, 2) where they were seen, px.
-        others: The points in the other orientations of the board, each (N, 3): a chessboard turned by 180 degrees looks
-            the same.
+        name: Name of the image, for messages.
+        points: (N, 3) board coordinates of the points, m.
+        uv: (N, 2) pixels of the points.
+        others: Board coordinates, each (N, 3), m, in the other orientations that look the same, such as a chessboard
+            rotated by 180 degrees.
     """
 
     name: str
@@ -32,12 +32,12 @@ class View:
 
     @classmethod
     def of(cls, name: str, board: Board, detection: Detection) -> "View":
-        """Return the view of a detection."""
+        """Return the view that contains the points of a detection."""
         readings = [board.points[turn[detection.ids]] for turn in board.turns]
         return cls(name, readings[0], detection.uv, tuple(readings[1:]))
 
     def read_as(self, reading: int) -> "View":
-        """Return the view with its points in another orientation of the board; 0 is the present one."""
+        """Return the view with its points in another orientation of the board; orientation 0 is the current one."""
         if reading == 0:
             return self
         others = (self.points, *(points for i, points in enumerate(self.others) if i != reading - 1))
@@ -46,10 +46,10 @@ class View:
 
 @dataclass(frozen=True)
 class BoardPose:
-    """The board's pose in one view.
+    """Pose of the board in one view.
 
     Attributes:
-        T_camera_board: (4, 4), m.
+        T_camera_board: (4, 4) pose of the board in the camera frame, m.
         rms: RMS distance between detected and projected points, px.
     """
 
@@ -58,9 +58,9 @@ class BoardPose:
 
 
 def slopes(camera: Camera, p: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return pixels (N, 2) of points (N, 3) in the camera frame and d pixel / d point, (N, 2, 3).
+    """Return pixels (N, 2) of points (N, 3) in the camera frame, and the derivatives d pixel / d point, (N, 2, 3).
 
-    Points that have no pixel (behind, beyond the lens) get nan.
+    Points without a pixel (behind the camera or beyond the lens model) have nan pixels.
     """
     uv, valid = camera.project(p)
     safe = np.where(valid[:, None], p, [0.0, 0.0, 1.0])
@@ -72,18 +72,21 @@ def slopes(camera: Camera, p: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def pose_slopes(T_camera_board: np.ndarray, points: np.ndarray, J: np.ndarray) -> np.ndarray:
-    """Return d pixel / d pose, (2 N, 6): translation, then w of R exp(w), of N points with `slopes` J (N, 2, 3)."""
+    """Return d pixel / d pose, (2 N, 6), of N points: by translation, then by w of R exp(w).
+
+    J (N, 2, 3) contains the derivatives d pixel / d point from `slopes`.
+    """
     turn = -T_camera_board[:3, :3] @ skew(points)
     return np.asarray((J @ np.concatenate([np.broadcast_to(np.eye(3), turn.shape), turn], axis=-1)).reshape(-1, 6))
 
 
 def moved(T: np.ndarray, step: np.ndarray) -> np.ndarray:
-    """Return a pose (4, 4) moved by six numbers: translation, then w of R exp(w)."""
+    """Return a pose (4, 4) moved by a step (6,): translation, m, then w of R exp(w), rad."""
     return np.asarray(pose(T[:3, :3] @ rotation_exp(step[3:]), T[:3, 3] + step[:3]))
 
 
 def rms(camera: Camera, T_camera_board: np.ndarray, view: View) -> float:
-    """Return the RMS distance in px between detected and projected points; inf where one has no pixel."""
+    """Return the RMS distance in px between detected and projected points; inf if a point has no pixel."""
     uv, valid = camera.project(apply(T_camera_board, view.points))
     if not valid.all():
         return np.inf
@@ -103,16 +106,16 @@ def board_poses(camera: Camera, view: View) -> list[BoardPose]:
     good = np.isfinite(rays).all(-1)
     if good.sum() < 4:
         got = f"only {good.sum()} of {len(good)} points lie inside the lens model of camera {camera.name}"
-        raise InputError(f"{view.name}: {got}; a pose needs 4. Does K belong to these images?")
+        raise InputError(f"{view.name}: {got}; a pose needs 4. Check that K belongs to these images")
     points, uv = view.points[good], rays[good, :2]
     starts: list[np.ndarray] = []
     centre = points.mean(0)
     for method in ("SOLVEPNP_IPPE", "SOLVEPNP_ITERATIVE"):
         if any((apply(start, points)[:, 2] > 0).all() for start in starts):
-            break  # IPPE can put a board behind the camera and report success; only then the other is needed
+            break  # IPPE can put a board behind the camera and report success; only then is the other method needed
         try:
             _, turns, shifts, _ = cv2.solvePnPGeneric(points - centre, uv, np.eye(3), None, flags=standard_flag(method))
-        except cv2.error:  # ITERATIVE wants six points where a tag has four; IPPE a flat board
+        except cv2.error:  # ITERATIVE needs six points, a tag has four; IPPE needs a flat board
             continue
         for w, t in zip(turns, shifts, strict=True):
             R, _ = cv2.Rodrigues(w)
@@ -125,12 +128,12 @@ def board_poses(camera: Camera, view: View) -> list[BoardPose]:
         if not any(np.allclose(refined.T_camera_board, known.T_camera_board, atol=1e-4) for known in candidates):
             candidates.append(refined)
     if not candidates:
-        raise InputError(f"{view.name}: no board pose in front of the camera fits its points; drop this view")
+        raise InputError(f"{view.name}: no board pose in front of the camera fits its points. Remove this view")
     return sorted(candidates, key=lambda candidate: candidate.rms)
 
 
 def _refine(camera: Camera, T: np.ndarray, view: View, steps: int = 15) -> BoardPose:
-    """Return the pose refined by Levenberg-Marquardt on its six numbers."""
+    """Return the pose refined by Levenberg-Marquardt on its six parameters."""
     best, damping = rms(camera, T, view), 1e-4
     for _ in range(steps):
         p = apply(T, view.points)
@@ -151,25 +154,26 @@ def _refine(camera: Camera, T: np.ndarray, view: View, steps: int = 15) -> Board
 
 
 def read_points(path: Path, board: Board) -> dict[str, View]:
-    """Read points that another tool detected: a CSV with the columns view, id, u, v.
+    """Return views by name from points that another tool detected: a CSV with the columns view, id, u, v.
 
     Raises:
         FileNotFoundError: No such file.
-        InputError: A missing column, an id beyond the board's, or a value that is not a number; names file and line.
+        InputError: A column is missing, the board has no point with an id, or a value is not a number. The message
+            contains file and line.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file; needed the columns view, id, u, v")
+        raise FileNotFoundError(f"{path}: no such file. Give a CSV with the columns view, id, u, v")
     by_view: dict[str, list[tuple[int, float, float]]] = {}
     (_, header), *rows = read_csv(path) or [(1, [])]
     lacks = [name for name in ("view", "id", "u", "v") if name not in header]
     if lacks:
-        raise InputError(f"{path}: line 1 lacks the column '{lacks[0]}'; needed view, id, u, v")
+        raise InputError(f"{path}: line 1 lacks the column '{lacks[0]}'. Give the columns view, id, u, v")
     for line, cells in rows:
         row = dict(zip(header, cells, strict=False))
         try:
             view, entry = row["view"], (int(row["id"]), float(row["u"]), float(row["v"]))
         except (KeyError, ValueError) as error:
-            raise InputError(f"{path}: line {line}: id, u, v must be numbers; got {row}") from error
+            raise InputError(f"{path}: line {line}: id, u, v must be numbers; got {row}. Correct it") from error
         if not (0 <= entry[0] < len(board.points) and np.isfinite(entry[1:]).all()):
             raise InputError(f"{path}: line {line}: id must be below {len(board.points)} and u, v finite; got {entry}")
         by_view.setdefault(view, []).append(entry)

@@ -1,1 +1,1 @@
-"""Rigid frames, pixel boxes and pixel maps; imports nothing else of this package."""
+"""Rigid frames, pixel boxes and image maps; imports only `errors` from the rest of this package."""

@@ -1,6 +1,6 @@
 """Pixel boxes (u0, v0, u1, v1) in continuous pixel coordinates; pixel i covers [i - 0.5, i + 0.5].
 
-numpy in, numpy out; torch in, torch out. A box that does not exist is nan in all four numbers.
+The functions accept numpy arrays or torch tensors and return the same kind. A missing box is nan in all four entries.
 """
 
 from array_api_compat import array_namespace
@@ -14,9 +14,9 @@ def area(box: Array) -> Array:
 
 
 def clip_to_image(box: Array, width: int, height: int) -> Array:
-    """Intersect boxes (..., 4) with the image [-0.5, width - 0.5] x [-0.5, height - 0.5].
+    """Return boxes (..., 4) clipped to the image [-0.5, width - 0.5] x [-0.5, height - 0.5].
 
-    A box that lies wholly outside becomes nan: it is not moved to the border.
+    A box that lies entirely outside becomes nan; it is not moved to the border.
     """
     xp = array_namespace(box)
     u0 = xp.clip(box[..., 0], -0.5, None)
@@ -29,7 +29,7 @@ def clip_to_image(box: Array, width: int, height: int) -> Array:
 
 
 def intersection_over_union(a: Array, b: Array) -> Array:
-    """Return the IoU (...) of boxes (..., 4), broadcast; nan where either box is nan."""
+    """Return the intersection over union (...) of boxes (..., 4), which broadcast; nan where either box is nan."""
     xp = array_namespace(a, b)
     width = xp.minimum(a[..., 2], b[..., 2]) - xp.maximum(a[..., 0], b[..., 0])
     height = xp.minimum(a[..., 3], b[..., 3]) - xp.maximum(a[..., 1], b[..., 1])
@@ -39,14 +39,14 @@ def intersection_over_union(a: Array, b: Array) -> Array:
 
 
 def union(a: Array, b: Array) -> Array:
-    """Return the smallest boxes (..., 4) around both of two, broadcast; a nan box adds nothing."""
+    """Return the smallest boxes (..., 4) that contain boxes a and b, which broadcast; nan boxes are ignored."""
     xp = array_namespace(a, b)
     a, b = xp.where(xp.isnan(a), b, a), xp.where(xp.isnan(b), a, b)
     return xp.concat([xp.minimum(a[..., :2], b[..., :2]), xp.maximum(a[..., 2:], b[..., 2:])], axis=-1)
 
 
 def enlarge(box: Array, factor: float) -> Array:
-    """Scale boxes (..., 4) about their centres by `factor`; not clipped."""
+    """Return boxes (..., 4) scaled by `factor` about their centres; the result is not clipped."""
     xp = array_namespace(box)
     centre = (box[..., :2] + box[..., 2:]) / 2
     half = (box[..., 2:] - box[..., :2]) * (factor / 2)

@@ -1,6 +1,6 @@
-"""The algebra of poses: `T_ab` is the pose of frame b seen from frame a, so `p_a = T_ab @ p_b`.
+"""Algebra of poses: `T_ab` is the pose of frame b seen from frame a, so `p_a = T_ab @ p_b`.
 
-Every function works on numpy arrays and torch tensors alike, keeps dtype and device,
+Every function works on numpy arrays and on torch tensors, keeps dtype and device,
 and accepts any leading batch axes.
 """
 
@@ -20,12 +20,12 @@ def invert(T_ab: Array) -> Array:
 
 
 def apply(T_ab: Array, p_b: Array) -> Array:
-    """Move points: poses (..., 4, 4) and points (..., 3) in b, broadcast, to points (..., 3) in a."""
+    """Return points (..., 3) in frame a, from poses (..., 4, 4) and points (..., 3) in frame b, which broadcast."""
     return (T_ab[..., :3, :3] @ p_b[..., None])[..., 0] + T_ab[..., :3, 3]
 
 
 def pose(R: Array, t: Array) -> Array:
-    """Build poses (..., 4, 4) from rotations (..., 3, 3) and translations (..., 3), broadcast."""
+    """Return poses (..., 4, 4) built from rotations (..., 3, 3) and translations (..., 3), which broadcast."""
     xp = array_namespace(R, t)
     top = xp.concat([R, xp.broadcast_to(t[..., None], (*R.shape[:-1], 1))], axis=-1)
     last = xp.zeros_like(top[..., :1, :])
@@ -57,7 +57,7 @@ def rotation_exp(w: Array) -> Array:
 def rotation_log(R: Array) -> Array:
     """Return rotation vectors (..., 3), rad, |w| <= pi, of rotations (..., 3, 3).
 
-    Goes through the unit quaternion, which stays accurate near pi where the
+    The computation uses the unit quaternion, which stays accurate near pi, where the
     skew-symmetric part of R vanishes.
     """
     xp = array_namespace(R)
@@ -72,7 +72,7 @@ def rotation_log(R: Array) -> Array:
 
 
 def exp(xi: Array) -> Array:
-    """Return poses (..., 4, 4) from twists (..., 6), rows v (m) then w (rad)."""
+    """Return poses (..., 4, 4) from twists (..., 6): v (m), then w (rad)."""
     xp = array_namespace(xi)
     v, w = xi[..., :3], xi[..., 3:]
     _, b, c = _exp_coefficients(w)
@@ -82,7 +82,7 @@ def exp(xi: Array) -> Array:
 
 
 def log(T: Array) -> Array:
-    """Return twists (..., 6), rows v (m) then w (rad), of poses (..., 4, 4); the inverse of `exp`."""
+    """Return twists (..., 6), v (m) then w (rad), of poses (..., 4, 4); the inverse of `exp`."""
     xp = array_namespace(T)
     w = rotation_log(T[..., :3, :3])
     _, b, c = _exp_coefficients(w)
@@ -120,8 +120,8 @@ def rotation_from_quaternion(quat_wxyz: Array) -> Array:
 def quaternion_from_rotation(R: Array) -> Array:
     """Return unit quaternions (..., 4), w, x, y, z order, of rotations (..., 3, 3).
 
-    The four columns of the symmetric matrix 4 q q^T are all multiples of q; the
-    longest one is divided by its norm (Shepperd's method without branches).
+    All four columns of the symmetric matrix 4 q q^T are multiples of q; the
+    longest column is divided by its norm (Shepperd's method without branches).
     """
     xp = array_namespace(R)
     m = [[R[..., i, j] for j in range(3)] for i in range(3)]
@@ -166,7 +166,7 @@ def nearest_rotation(M: Array) -> Array:
 
 
 def rotation_fault(R: Array, tolerance: float = 1e-5) -> str | None:
-    """Return why a matrix (3, 3) is not a rotation, as a phrase for messages; None when it is one."""
+    """Return why a matrix (3, 3) is not a rotation, as a phrase for messages; None if it is a rotation."""
     xp = array_namespace(R)
     off = float(xp.max(xp.abs(R @ xp.matrix_transpose(R) - xp.eye(3, dtype=R.dtype, device=R.device))))
     determinant = float(xp.linalg.det(R))

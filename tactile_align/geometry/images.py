@@ -1,4 +1,4 @@
-"""ImageMap: flip, turn, crop, resize and letterbox as one composed pixel map that carries K and boxes along."""
+"""ImageMap: flip, rotate, crop, resize and letterbox, composed into one map of pixels, boxes, K and images."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from tactile_align.geometry.frames import Array
 
 
 def resampled(image: Array, image_map: "ImageMap", fill: float) -> Array:
-    """Return images (..., H, W, C) as (..., height, width, C); see `ImageMap.apply_to_image`."""
+    """Return images (..., H, W, C) resampled to (..., height, width, C); see `ImageMap.apply_to_image`."""
     xp = array_namespace(image)
     window = _whole_pixel_window(image_map) if isinstance(image, np.ndarray) and image.ndim == 3 else None
     if window is not None and image.dtype == np.uint8:
@@ -26,7 +26,7 @@ def resampled(image: Array, image_map: "ImageMap", fill: float) -> Array:
 
 
 def _whole_pixel_window(image_map: "ImageMap") -> np.ndarray | None:
-    """Return the source window (u0, v0, u1, v1) of a map that shrinks whole pixels, None for any other map."""
+    """Return the source window (u0, v0, u1, v1) of a map that shrinks whole pixels; None for any other map."""
     if not isinstance(image_map.scale, np.ndarray) or image_map.scale.ndim > 1 or np.abs(image_map.scale).max() > 1:
         return None
     target = np.array([[-0.5, -0.5], [image_map.width - 0.5, image_map.height - 0.5]])
@@ -36,7 +36,7 @@ def _whole_pixel_window(image_map: "ImageMap") -> np.ndarray | None:
 
 
 def _shrink(image: np.ndarray, image_map: "ImageMap", window: np.ndarray, fill: float) -> np.ndarray:
-    """Average the window's pixels with OpenCV, which is many times faster than gathering them."""
+    """Return the window shrunk by OpenCV's area average, which is many times faster than `_resample`."""
     u0, v0, u1, v1 = (int(edge) for edge in window)
     inside = image[max(v0, 0) : max(v1, 0), max(u0, 0) : max(u1, 0)]
     above, below = max(-v0, 0), max(v1 - image_map.source_height, 0)
@@ -49,7 +49,7 @@ def _shrink(image: np.ndarray, image_map: "ImageMap", window: np.ndarray, fill: 
 
 
 def _resample(image: Array, image_map: "ImageMap", axis: int, work: Any, fill: float) -> Array:
-    """Resample (..., H, W, C) along u (0) or v (1) of a map."""
+    """Return images (..., H, W, C) resampled along one axis of a map: 0 is u, 1 is v."""
     xp = array_namespace(image)
     where = image.ndim - 2 - axis
     n_source = (image_map.source_width, image_map.source_height)[axis]
@@ -64,7 +64,7 @@ def _resample(image: Array, image_map: "ImageMap", axis: int, work: Any, fill: f
         source = xp.arange(n_source, dtype=xp.float64, device=image.device)
         weights = xp.astype(_weights(centre[..., None], half[..., None], source, n_source), work)
         return _swap(_multiply(weights, _swap(image, axis), work, fill), axis)
-    # One map for all images: a few taps per target pixel beat a matrix that is nearly all zeros.
+    # With one map for all images, a few taps per target pixel are faster than a matrix that is nearly all zeros.
     total: Array = 0.0
     first = xp.floor(centre - xp.maximum(half, xp.ones_like(half)))
     for tap in range(int(2 * xp.max(half)) + 4):
@@ -81,7 +81,7 @@ def _resample(image: Array, image_map: "ImageMap", axis: int, work: Any, fill: f
 def _weights(centre: Array, half: Array, source: Array, n_source: int) -> Array:
     """Return the weights of source pixels at `source` for target pixels that cover centre +- half.
 
-    Shrinking (half >= 0.5) weighs by covered length; enlarging interpolates linearly, holding the border pixel.
+    Shrinking (half >= 0.5) weights by covered length. Enlarging interpolates linearly and repeats the border pixel.
     """
     xp = array_namespace(centre)
     zero = xp.zeros_like(centre + source)
@@ -93,7 +93,7 @@ def _weights(centre: Array, half: Array, source: Array, n_source: int) -> Array:
 
 
 def _multiply(weights: Array, image: Array, work: Any, fill: float) -> Array:
-    """Apply weights (..., target, source) to images (..., source, K, C)."""
+    """Return weights (..., target, source) applied to images (..., source, K, C)."""
     xp = array_namespace(image)
     *lead, rows, columns, channels = image.shape
     flat = xp.reshape(xp.astype(image, work) - fill, (*lead, rows, columns * channels))
@@ -102,7 +102,7 @@ def _multiply(weights: Array, image: Array, work: Any, fill: float) -> Array:
 
 
 def _swap(image: Array, axis: int) -> Array:
-    """Exchange rows and columns of (..., H, W, C) when `axis` is u (0)."""
+    """Return images (..., H, W, C) with rows and columns exchanged if `axis` is u (0), otherwise unchanged."""
     if axis == 1:
         return image
     xp = array_namespace(image)
@@ -111,17 +111,17 @@ def _swap(image: Array, axis: int) -> Array:
 
 @dataclass(frozen=True)
 class ImageMap:
-    """A map from the pixels of a source image to those of a target image: `uv' = scale * uv + offset`.
+    """Map from the pixels of a source image to the pixels of a target image: `uv' = scale * uv + offset`.
 
     Pixel (0, 0) is the centre of the first pixel, so a resize by s is u' = (u + 0.5) s - 0.5.
-    A turn or a flip is a negative scale. `scale` and `offset` may carry leading batch axes (one
-    random crop per sample) while the sizes stay common.
+    A rotation by 180 degrees or a flip has negative scale. `scale` and `offset` may have leading batch axes
+    (one random crop per sample); width and height are the same for the whole batch.
 
     Attributes:
-        source_width: Width of the image the map starts from, px.
-        source_height: Its height, px.
-        width: Width of the image the map ends in, px.
-        height: Its height, px.
+        source_width: Width of the source image, px.
+        source_height: Height of the source image, px.
+        width: Width of the target image, px.
+        height: Height of the target image, px.
         scale: (..., 2) factors of u and v.
         offset: (..., 2) shifts of u and v, target px.
     """
@@ -142,29 +142,29 @@ class ImageMap:
 
     @classmethod
     def identity(cls, width: int, height: int) -> "ImageMap":
-        """Return the map that leaves a width x height image as it is."""
+        """Return the map that leaves a width x height image unchanged."""
         return cls(width, height, width, height, np.ones(2), np.zeros(2))
 
     @classmethod
     def from_steps(cls, width: int, height: int, steps: Sequence[Sequence[Any]]) -> "ImageMap":
-        """Compose the steps of a rig file, e.g. [["rotate180"], ["crop", 220, 150, 260, 270], ["resize", 640, 480]].
+        """Return the composed steps of a rig file: [["rotate180"], ["crop", 220, 150, 260, 270], ["resize", 640, 480]].
 
         Raises:
-            InputError: An unknown step or a wrong number of values, naming the step.
+            InputError: A step is unknown or has a wrong number of values; the message contains the step.
         """
         arity = {"rotate180": 0, "flip_u": 0, "flip_v": 0, "crop": 4, "resize": 2, "letterbox": 2}
         composed = cls.identity(width, height)
         for step in steps:
             name, *values = step
             if name not in arity:
-                raise InputError(f"image_map step {list(step)}: unknown; known steps are {', '.join(arity)}")
+                raise InputError(f"image_map step {list(step)}: unknown step. Use one of: {', '.join(arity)}")
             if len(values) != arity[name]:
-                raise InputError(f"image_map step {list(step)}: {name} takes {arity[name]} numbers, got {len(values)}")
+                raise InputError(f"image_map step {list(step)}: {name} needs {arity[name]} numbers, got {len(values)}")
             composed = getattr(composed, name)(*values)
         return composed
 
     def _then(self, scale: Array, offset: Array, width: int, height: int) -> "ImageMap":
-        """Follow this map by uv'' = scale * uv' + offset; one torch tensor among the four makes all of them torch."""
+        """Return this map followed by uv'' = scale * uv' + offset; if one of the four is torch, all become torch."""
         given = (self.scale, self.offset, scale, offset)
         like = next((value for value in given if not isinstance(value, np.ndarray)), self.scale)
         xp = array_namespace(like)
@@ -172,27 +172,27 @@ class ImageMap:
         return ImageMap(self.source_width, self.source_height, width, height, s1 * s0, s1 * o0 + o1)
 
     def _mirrored(self, u: float, v: float) -> "ImageMap":
-        """Follow this map by factors u and v, each 1 or -1, about the image's centre."""
+        """Return this map followed by a mirroring about the image's centre; u and v are 1 or -1 (mirrored)."""
         offset = np.array([(1 - u) / 2 * (self.width - 1), (1 - v) / 2 * (self.height - 1)])
         return self._then(np.array([u, v]), offset, self.width, self.height)
 
     def rotate180(self) -> "ImageMap":
-        """Turn the image by 180 degrees about its centre."""
+        """Return this map followed by a rotation of the image by 180 degrees about its centre."""
         return self._mirrored(-1.0, -1.0)
 
     def flip_u(self) -> "ImageMap":
-        """Mirror left and right."""
+        """Return this map followed by a left-right flip."""
         return self._mirrored(-1.0, 1.0)
 
     def flip_v(self) -> "ImageMap":
-        """Mirror top and bottom."""
+        """Return this map followed by a top-bottom flip."""
         return self._mirrored(1.0, -1.0)
 
     def crop(self, u0: Any, v0: Any, width: int, height: int) -> "ImageMap":
-        """Cut out width x height pixels whose first pixel is (u0, v0).
+        """Return this map followed by a crop to width x height pixels, the first of which is (u0, v0).
 
-        u0 and v0 may be fractions, may lie outside the image (that part becomes the fill value) and may be
-        arrays (...) of one origin per sample.
+        u0 and v0 may be fractional, may lie outside the image (the outside part gets the fill value), and may be
+        arrays (...) with one origin per sample.
         """
         if isinstance(u0, int | float) and isinstance(v0, int | float):
             return self._then(np.ones(2), -np.array([u0, v0], dtype=np.float64), width, height)
@@ -200,31 +200,31 @@ class ImageMap:
         return self._then(np.ones(2), -xp.stack([u0, v0], axis=-1), width, height)
 
     def resize(self, width: int, height: int) -> "ImageMap":
-        """Stretch to width x height; aspect changes if the two factors differ."""
+        """Return this map followed by a resize to width x height, which may change the aspect ratio."""
         scale = np.array([width / self.width, height / self.height])
         return self._then(scale, 0.5 * scale - 0.5, width, height)
 
     def letterbox(self, width: int, height: int) -> "ImageMap":
-        """Fit into width x height with one factor for both axes, centred; the bars take the fill value."""
+        """Return this map followed by a centred resize that keeps the aspect ratio; bars get the fill value."""
         factor = min(width / self.width, height / self.height)
         bars = (np.array([width, height]) - factor * np.array([self.width, self.height])) / 2
         return self._then(np.array([factor, factor]), bars + 0.5 * factor - 0.5, width, height)
 
     def crop_box(self, box: Array, width: int, height: int) -> "ImageMap":
-        """Cut out the boxes (..., 4), one per sample, and stretch each to width x height."""
+        """Return this map followed by a crop to boxes (..., 4), one per sample, each resized to width x height."""
         xp = array_namespace(box)
         target = xp.asarray([width, height], dtype=box.dtype, device=box.device)
         scale = target / (box[..., 2:] - box[..., :2])
         return self._then(scale, -0.5 - scale * box[..., :2], width, height)
 
     def inverse(self) -> "ImageMap":
-        """Return the map back, from target to source pixels."""
+        """Return the inverse map, from target to source pixels."""
         return ImageMap(
             self.width, self.height, self.source_width, self.source_height, 1 / self.scale, -self.offset / self.scale
         )
 
     def _parameters(self, like: Array, axes: int) -> tuple[Array, Array]:
-        """Scale and offset in the namespace, dtype and device of `like`, batch axes kept in front."""
+        """Return scale and offset in the namespace, dtype and device of `like`; batch axes stay in front."""
         xp = array_namespace(like)
         pair = []
         for value in (self.scale, self.offset):
@@ -236,12 +236,12 @@ class ImageMap:
         return pair[0], pair[1]
 
     def apply(self, uv: Array) -> Array:
-        """Move pixels (..., 2) from source to target; a map's batch axes pair with the leading axes of `uv`."""
+        """Return target pixels of source pixels (..., 2); the map's batch axes match the leading axes of `uv`."""
         scale, offset = self._parameters(uv, uv.ndim)
         return scale * uv + offset
 
     def apply_to_box(self, box: Array) -> Array:
-        """Move boxes (..., 4); after a flip u0 < u1 still holds. Not clipped."""
+        """Return target boxes of source boxes (..., 4), not clipped; u0 < u1 holds after a flip, too."""
         xp = array_namespace(box)
         corners = xp.stack([box[..., :2], box[..., 2:]], axis=-2)
         moved = self.apply(corners)
@@ -250,7 +250,7 @@ class ImageMap:
     def apply_to_K(self, K: Array) -> Array:
         """Return the intrinsics of the mapped image, (..., 3, 3).
 
-        A turn or a flip makes fx, fy negative and leaves the camera frame and the distortion as they were.
+        A mirrored axis makes fx or fy negative (180 degrees: both); camera frame and distortion stay unchanged.
         """
         xp = array_namespace(K)
         scale, offset = self._parameters(K, 2 if self.scale.ndim == 1 else self.scale.ndim)
@@ -258,16 +258,16 @@ class ImageMap:
         return xp.concat([top, xp.broadcast_to(K[..., 2:, :], (*top.shape[:-2], 1, 3))], axis=-2)
 
     def apply_to_image(self, image: Array, fill: float = 0.0) -> Array:
-        """Resample images (..., H, W, C) to (..., height, width, C), uint8 to uint8 (rounded), float to float.
+        """Return images (..., H, W, C) resampled to (..., height, width, C), uint8 (rounded) or float as given.
 
-        Shrinking averages over the area a target pixel covers (no aliasing); enlarging interpolates linearly.
+        Shrinking averages over the area that a target pixel covers (no aliasing). Enlarging interpolates linearly.
         Pixels outside the source become `fill`. numpy and torch agree to one grey level.
 
         Raises:
-            InputError: The image does not have the size this map starts from.
+            InputError: The image size differs from the map's source size.
         """
         if tuple(image.shape[-3:-1]) != (self.source_height, self.source_width):
-            needed = f"this map starts from images of {self.source_width}x{self.source_height} (width x height)"
-            got = f"{image.shape[-2]}x{image.shape[-3]}. Does the rig state the size of this recording?"
-            raise InputError(f"{needed} but got {got}")
+            needed = f"expected images of {self.source_width}x{self.source_height} (width x height)"
+            got = f"{image.shape[-2]}x{image.shape[-3]}. Check the width and height that the rig states"
+            raise InputError(f"{needed}, got {got}")
         return resampled(image, self, fill)

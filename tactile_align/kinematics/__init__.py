@@ -1,1 +1,1 @@
-"""Arms and grippers: from joint readings to where the flange and the fingers are."""
+"""Arms and grippers: the poses of the flange and the fingers, from joint readings."""

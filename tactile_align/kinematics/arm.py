@@ -13,25 +13,25 @@ __all__ = ["Arm", "forward_kinematics", "jacobian", "link_poses", "load_arm", "r
 
 
 def load_arm(name_or_path: str | Path, base: str | None = None, tip: str | None = None) -> Arm:
-    """Read an arm from a shipped fact ("nova2", "cr5"), a .toml fact file or a .urdf file.
+    """Return an arm by its shipped name ("nova2", "cr5"), or from a .toml fact file or a .urdf file.
 
     Args:
-        name_or_path: The arm.
-        base: URDF only: the link the chain starts at; the file's root when None.
-        tip: URDF only: the link the chain ends at, the flange; the file's only end when None.
+        name_or_path: Name or path of the arm.
+        base: URDF only: first link of the chain. None: the root of the file.
+        tip: URDF only: last link of the chain, which is the flange. None: the only end of the file.
 
     Raises:
-        FactError: No such file, unknown keys, numbers in the wrong unit, or a URDF that is not a plain serial
-            chain; the message names file and key or element.
+        FactError: The file does not exist, has unknown keys or numbers in a wrong unit, or is a URDF that is not a
+            plain serial chain. The message contains file and key or element.
     """
     suffix = Path(name_or_path).suffix.lower()
     if suffix == ".urdf":
         return read_urdf(Path(name_or_path), base, tip)
     if suffix in (".xacro", ".xml"):
         command = f"xacro {Path(name_or_path).name} > arm.urdf"
-        raise FactError(f"{name_or_path}: an arm is a .toml fact or a .urdf file. Expand xacro first: {command}")
+        raise FactError(f"{name_or_path}: expected a .toml fact or a .urdf file. Expand xacro first: {command}")
     if base is not None or tip is not None:
-        text = "base and tip choose a chain in a URDF; a fact is one chain already"
+        text = "base and tip apply only to a URDF; a fact file contains a single chain"
         raise FactError(f"{name_or_path}: {text}. Leave both out")
     data, source = read_fact("kinematics", name_or_path)
     return parse(ArmFact, data, source).to_arm()
@@ -48,16 +48,16 @@ def forward_kinematics(arm: Arm, q: Array) -> Array:
         (..., 4, 4) poses in the base frame, metres; dtype and device of `q`.
 
     Raises:
-        InputError: The last axis of `q` is not one value per joint, or `q` holds integers.
+        InputError: The last axis of `q` does not have one value per joint, or `q` contains integers.
     """
     require_joint_axis(arm, q)
     return fill(frames(arm, q)[-1].entries(), (4, 4), q[..., 0])
 
 
 def link_poses(arm: Arm, q: Array) -> Array:
-    """Return T_base_link, (..., n, 4, 4): link i is the frame on joint i, moved by it, z its axis.
+    """Return T_base_link, (..., n, 4, 4): frame i sits on joint i and moves with it; z is the joint's axis.
 
-    This is the link frame of URDF, MuJoCo and pinocchio wherever a file's joint axes are +z.
+    These are the link frames of URDF, MuJoCo and pinocchio if the joint axes in the file are +z.
     Raises as `forward_kinematics`.
     """
     require_joint_axis(arm, q)
@@ -66,7 +66,7 @@ def link_poses(arm: Arm, q: Array) -> Array:
 
 
 def jacobian(arm: Arm, q: Array) -> Array:
-    """Return the geometric Jacobian at the flange, (..., 6, n): rows v (m/rad) then w, axes of the base.
+    """Return the geometric Jacobian at the flange, (..., 6, n): rows v (m/rad) then w, in base axes.
 
     Raises as `forward_kinematics`.
     """

@@ -1,4 +1,4 @@
-"""Arm files: serial chains of URDFs, read with the standard library alone, and TOML facts (joint origins or DH)."""
+"""Arm files: serial chains in URDF, read with the standard library only, and TOML facts (joint origins or DH)."""
 
 import difflib
 from collections import Counter
@@ -18,14 +18,14 @@ from tactile_align.kinematics.chain import Arm
 
 
 class _NoDoctype(ElementTree.TreeBuilder):
-    """A tree builder that refuses a document type: its entities could read files or grow without bound."""
+    """XML tree builder that refuses a DOCTYPE, whose entities could read files or grow without bound."""
 
     def doctype(self, name: str, pubid: str | None, system: str | None) -> None:
-        raise FactError("<!DOCTYPE>: a URDF needs none, and its entities are a risk. Remove the line")
+        raise FactError("<!DOCTYPE>: not allowed in a URDF, because its entities are a risk. Remove the line")
 
 
 def parse(path: Path) -> ElementTree.Element:
-    """Return the <robot> element of a file; refuses what is not XML, has a DOCTYPE, or is xacro."""
+    """Return the <robot> element of a URDF file; raise FactError for invalid XML, a DOCTYPE, or xacro."""
     parser = ElementTree.XMLParser(target=_NoDoctype())
     try:
         parser.feed(path.read_bytes())
@@ -33,56 +33,59 @@ def parse(path: Path) -> ElementTree.Element:
     except FactError:
         raise
     except (ElementTree.ParseError, LookupError, ValueError) as error:
-        raise FactError(f"not valid XML: {error}. Is the file whole, and a URDF?") from error
+        raise FactError(f"not valid XML: {error}. Check that the file is a complete URDF") from error
     if root.tag != "robot":
-        raise FactError(f"<{root.tag}>: a URDF starts with <robot>")
+        raise FactError(f"<{root.tag}>: a URDF starts with <robot>. Choose a URDF file")
     for element in root.iter():
         if "xacro" in element.tag or any("${" in value for value in element.attrib.values()):
-            raise FactError(f"<{element.tag}>: this is xacro. Expand it first: xacro arm.urdf.xacro > arm.urdf")
+            raise FactError(f"<{element.tag}>: the file is xacro. Expand it first: xacro arm.urdf.xacro > arm.urdf")
     return root
 
 
 def numbers(element: ElementTree.Element, key: str, where: str, default: tuple[float, ...] | None) -> np.ndarray:
-    """Read a list of finite numbers: three, or one where there is no default."""
+    """Return the finite numbers of an attribute: as many as `default` has, or one if `default` is None."""
     text = element.get(key)
     if text is None:
         if default is None:
-            raise FactError(f"{where}: {key} is missing")
+            raise FactError(f"{where}: {key} is missing. Add it")
         return np.array(default)
     count = 1 if default is None else len(default)
     try:
-        values = np.array([float(word) for word in text.replace("_", "?").split()])  # Python alone reads 1_0 as 10
+        values = np.array([float(word) for word in text.replace("_", "?").split()])  # only Python reads 1_0 as 10
     except ValueError:
         values = np.zeros(0)
     if values.shape != (count,) or not np.all(np.isfinite(values)):
-        raise FactError(f"{where}: {key} = '{text}': needed {count} finite number(s)")
+        raise FactError(f"{where}: {key} must be {count} finite number(s); got '{text}'. Correct it")
     return values
 
 
 def attribute(element: ElementTree.Element, key: str, where: str) -> str:
     """Return a required text attribute."""
     if not (value := element.get(key)):
-        raise FactError(f"{where}: attribute {key} is missing")
+        raise FactError(f"{where}: attribute {key} is missing. Add it")
     return value
 
 
 def refuse_attributes(element: ElementTree.Element, known: tuple[str, ...], where: str) -> None:
-    """Refuse unknown attributes: a misspelt one would silently leave its default."""
+    """Raise FactError for an unknown attribute, because a misspelt attribute would silently keep its default."""
     if unknown := [key for key in element.attrib if key not in known]:
-        raise FactError(f"{where}: attribute {unknown[0]} is unknown; it takes {', '.join(known)}")
+        raise FactError(f"{where}: unknown attribute {unknown[0]}. Use only {', '.join(known)}")
 
 
 def refuse_near_miss(tag: str, known: tuple[str, ...], where: str) -> None:
-    """Refuse a misspelt element such as <orign>: skipping it would give another arm. Foreign elements are allowed."""
+    """Raise FactError for a misspelt element such as <orign>, which would change the arm if it were ignored.
+
+    Elements with names that are not similar to known names are allowed.
+    """
     close = difflib.get_close_matches(tag.lower(), known, n=1, cutoff=0.7)
     if tag not in known and close:
-        raise FactError(f"{where}: <{tag}> is unknown; is <{close[0]}> meant?")
+        raise FactError(f"{where}: unknown element <{tag}>. Did you mean <{close[0]}>?")
 
 
 def refuse_twins(names: Iterable[str], what: str) -> None:
-    """Refuse a repeated name."""
+    """Raise FactError for a repeated name."""
     if twins := [name for name, count in Counter(names).items() if count > 1]:
-        raise FactError(f"{what} '{twins[0]}' is defined twice")
+        raise FactError(f"{what} '{twins[0]}' is defined twice. Rename one")
 
 
 MOVING = ("revolute", "continuous", "prismatic")
@@ -101,22 +104,23 @@ class _Joint:
 
 
 def read_urdf(path: Path, base: str | None = None, tip: str | None = None) -> Arm:
-    """Read the chain from `base` to `tip` of a URDF file; meshes are never opened.
+    """Return the serial chain from `base` to `tip` of a URDF file as an arm; mesh files are never opened.
 
-    Joints may be revolute, continuous, prismatic or fixed. Where a file's axis is not +z, the joint's frame is
-    turned so that it is, by the smallest turn (a half turn about x for -z).
+    Joints may be revolute, continuous, prismatic or fixed. If a joint's axis in the file is not +z, the joint's frame
+    is rotated by the smallest rotation that makes the axis +z (half a turn about x for -z).
 
     Args:
         path: The .urdf file.
-        base: First link; the root when None.
-        tip: Last link, the flange; the only end of the tree when None.
+        base: First link. None: the root of the tree.
+        tip: Last link, which is the flange. None: the only end of the tree.
 
     Raises:
-        FactError: Names file and element: not XML, DOCTYPE, xacro, mimic or free joints in the chain, a link
-            with two parents, a missing base or tip, missing limits, values that are not numbers or in a wrong unit.
+        FactError: The file is not XML, has a DOCTYPE or is xacro; the chain has mimic or free joints, a link with two
+            parents, no base or tip, or no limits; or values are not numbers or have a wrong unit. The message contains
+            file and element.
     """
     if not path.is_file():
-        raise FactError(f"{path}: no such file. Needed: a URDF.")
+        raise FactError(f"{path}: no such file. Give a URDF file")
     try:
         return _Reader(parse(path)).arm(path, base, tip)
     except FactError as error:
@@ -124,7 +128,7 @@ def read_urdf(path: Path, base: str | None = None, tip: str | None = None) -> Ar
 
 
 class _Reader:
-    """The links and joints of one file, checked as a tree."""
+    """Links and joints of one URDF file, checked to form a tree."""
 
     def __init__(self, robot: ElementTree.Element) -> None:
         self.name = robot.get("name") or ""
@@ -137,7 +141,7 @@ class _Reader:
         self.above: dict[str, _Joint] = {}
         for joint in self.joints:
             if joint.child in self.above:
-                text = f"link '{joint.child}' hangs on joint '{self.above[joint.child].name}' already"
+                text = f"link '{joint.child}' is already the child of joint '{self.above[joint.child].name}'"
                 raise FactError(f"joint '{joint.name}': {text}; a serial chain has no loop. Cut the loop in the file")
             self.above[joint.child] = joint
 
@@ -148,18 +152,18 @@ class _Reader:
             refuse_near_miss(child.tag, PARTS, where)
         for part in ("origin", "parent", "child", "axis", "limit", "mimic"):
             if len(element.findall(part)) > 1:
-                raise FactError(f"{where}: <{part}> stands there {len(element.findall(part))} times; leave one")
+                raise FactError(f"{where}: <{part}> is given {len(element.findall(part))} times. Leave only one")
         kind = attribute(element, "type", where)
         if kind not in TYPES:
-            raise FactError(f"{where}: type '{kind}' is unknown; URDF has {', '.join(TYPES)}")
+            raise FactError(f"{where}: unknown type '{kind}'. Use one of: {', '.join(TYPES)}")
         ends = []
         for part in ("parent", "child"):
             end = element.find(part)
             if end is None:
-                raise FactError(f"{where}: <{part} link=...> is missing")
+                raise FactError(f"{where}: <{part} link=...> is missing. Add it")
             link = attribute(end, "link", f"{where}: <{part}>")
             if link not in self.links:
-                raise FactError(f"{where}: <{part}> names link '{link}', which the file does not have")
+                raise FactError(f"{where}: <{part}> refers to link '{link}', which does not exist. Correct it")
             ends.append(link)
         return _Joint(name, kind, ends[0], ends[1], element)
 
@@ -173,16 +177,16 @@ class _Reader:
             if joint.kind == "fixed":
                 continue
             if joint.element.find("mimic") is not None:
-                text = "<mimic> ties it to another joint; those of the chain must move on their own"
+                text = "<mimic> couples it to another joint; joints of the chain must move independently"
                 raise FactError(f"joint '{joint.name}': {text}. Choose another tip, or make it fixed")
             if joint.kind not in MOVING:
-                raise FactError(f"joint '{joint.name}': type '{joint.kind}'; a chain takes {', '.join(MOVING)}")
+                raise FactError(f"joint '{joint.name}': type '{joint.kind}' is not supported. Use {', '.join(MOVING)}")
             A = _axis_turn(joint)
             origins.append(T @ A)
             T = A.T
             moving.append(joint)
         if not moving:
-            raise FactError(f"no joint moves between '{chain[0].parent}' and '{chain[-1].child}'; choose base and tip")
+            raise FactError(f"no joint moves between '{chain[0].parent}' and '{chain[-1].child}'. Choose others")
         bounds = np.array([_limits(joint) for joint in moving])
         return Arm(
             name=self.name or path.stem,
@@ -196,12 +200,12 @@ class _Reader:
         )
 
     def _end(self, link: str | None, end: str, candidates: list[str], kind: str) -> str:
-        """Return the link that is the `end` of the chain: the named one, else the only candidate."""
+        """Return the link at `end` ("base" or "tip") of the chain: `link` if given, otherwise the only candidate."""
         if link is None and len(candidates) != 1:
-            text = f"{len(candidates)} links {kind} ({', '.join(candidates) or 'none; a closed loop?'})"
-            raise FactError(f"<robot>: {text}; one link is needed. {_name_one(end)}")
+            text = f"{len(candidates)} links {kind} ({', '.join(candidates) or 'perhaps there is a closed loop'})"
+            raise FactError(f"<robot>: {text}; expected exactly one. {_name_one(end)}")
         if link is not None and link not in self.links:
-            raise FactError(f"{end} '{link}' is not a link of this file; it has {', '.join(self.links)}")
+            raise FactError(f"{end} '{link}' is not a link of this file. Use one of: {', '.join(self.links)}")
         return candidates[0] if link is None else link
 
     def _chain(self, base: str | None, tip: str | None) -> list[_Joint]:
@@ -211,26 +215,26 @@ class _Reader:
         tip = self._end(tip, "tip", below, f"end the tree below '{base}'")
         chain = self._path(base, tip)
         if not chain:
-            raise FactError(f"tip '{tip}' does not hang below base '{base}'")
+            raise FactError(f"tip '{tip}' is not below base '{base}' in the tree. Choose another base or tip")
         return chain
 
     def _path(self, base: str, link: str) -> list[_Joint]:
-        """Return the joints from base to link, none when link is not below base."""
+        """Return the joints from base to link; [] if link is not below base."""
         path: list[_Joint] = []
         while link != base:
             joint = self.above.get(link)
             if joint is None:
                 return []
             if joint in path:
-                raise FactError(f"joint '{joint.name}': its links form a closed loop")
+                raise FactError(f"joint '{joint.name}': its links form a closed loop. Cut the loop in the file")
             path.insert(0, joint)
             link = joint.parent
         return path
 
 
 def _name_one(end: str) -> str:
-    files = f'{end} = "LINK" beside the model in the rig (beside arm in a session)'
-    return f'Name the {end}: {files}, --{end} LINK beside --arm, load_arm(path, {end}="LINK") in Python'
+    files = f'write {end} = "LINK" next to the model in the rig (next to arm in a session)'
+    return f'Choose the {end}: {files}, add --{end} LINK to --arm, or call load_arm(path, {end}="LINK") in Python'
 
 
 def _origin(joint: _Joint) -> np.ndarray:
@@ -242,14 +246,14 @@ def _origin(joint: _Joint) -> np.ndarray:
     xyz = numbers(element, "xyz", where, (0.0, 0.0, 0.0))
     rpy = numbers(element, "rpy", where, (0.0, 0.0, 0.0))
     if np.abs(xyz).max() > MAX_OFFSET_M:
-        raise FactError(f"{where}: xyz {xyz.tolist()} is beyond {MAX_OFFSET_M:g} m; URDF takes metres, are these mm?")
+        raise FactError(f"{where}: xyz {xyz.tolist()} exceeds {MAX_OFFSET_M:g} m. Give metres, not mm")
     if np.abs(rpy).max() > 2 * np.pi + 1e-3:
-        raise FactError(f"{where}: rpy {rpy.tolist()} is beyond a full turn; URDF takes radians, are these degrees?")
+        raise FactError(f"{where}: rpy {rpy.tolist()} exceeds a full turn. Give radians, not degrees")
     return np.asarray(pose(rotation_from_rpy(rpy), xyz))
 
 
 def _axis_turn(joint: _Joint) -> np.ndarray:
-    """Return the pose (4, 4) whose z column is the joint's axis, by the smallest turn."""
+    """Return the smallest rotation, as a pose (4, 4), whose z column is the joint's axis."""
     element = joint.element.find("axis")
     where = f"joint '{joint.name}': <axis>"
     axis = np.array([1.0, 0.0, 0.0])
@@ -259,7 +263,7 @@ def _axis_turn(joint: _Joint) -> np.ndarray:
         axis = numbers(element, "xyz", where, (1.0, 0.0, 0.0))
     length = float(np.linalg.norm(axis))
     if not abs(length - 1) < 1e-3:
-        raise FactError(f"{where}: xyz {axis.tolist()} has length {length:.4g}; an axis is a unit vector")
+        raise FactError(f"{where}: xyz {axis.tolist()} has length {length:.4g}. Give a unit vector")
     x, y, z = axis / length
     sine = float(np.hypot(x, y))
     turn = np.array([0.0 if z > 0 else np.pi, 0.0, 0.0])
@@ -274,31 +278,31 @@ def _limits(joint: _Joint) -> tuple[float, float]:
     where = f"joint '{joint.name}': <limit>"
     element = joint.element.find("limit")
     if element is None:
-        raise FactError(f"{where}: missing; a {joint.kind} joint needs lower and upper (a free one is 'continuous')")
+        raise FactError(f"{where}: missing. Give a {joint.kind} joint lower and upper, or make it 'continuous'")
     bounds = [numbers(element, key, where, None)[0] for key in ("lower", "upper")]
     if not bounds[0] < bounds[1]:
-        raise FactError(f"{where}: lower {bounds[0]:g} must be below upper {bounds[1]:g}")
+        raise FactError(f"{where}: lower {bounds[0]:g} must be below upper {bounds[1]:g}. Correct them")
     most, unit, wrong = (10.0, "metres", "mm") if joint.kind == "prismatic" else (6 * np.pi, "radians", "degrees")
     if max(abs(bound) for bound in bounds) > most:
-        raise FactError(f"{where}: [{bounds[0]:g}, {bounds[1]:g}] is too wide; URDF takes {unit}, are these {wrong}?")
+        raise FactError(f"{where}: [{bounds[0]:g}, {bounds[1]:g}] is too wide. Give {unit}, not {wrong}")
     return bounds[0], bounds[1]
 
 
-# strict: TOML's true and "0.28" are not numbers.
+# strict, because true and "0.28" are not numbers in TOML.
 Metres = Annotated[float, Field(ge=-3.0, le=3.0, strict=True)]
 Degrees = Annotated[float, Field(ge=-360.0, le=360.0, strict=True)]
 Limit = Annotated[float, Field(ge=-1080.0, le=1080.0, strict=True)]
 
 
 def _refuse_radians(key: str, *values: float) -> None:
-    """Refuse pi and its simple fractions where degrees belong: no maker tilts a joint by 1.5708 degrees."""
+    """Raise InputError for pi and its simple fractions in degrees: no manufacturer tilts a joint by 1.5708 degrees."""
     for value in values:
         if any(abs(abs(value) - np.pi / k) < 5e-5 for k in (1, 2, 3, 4, 6)):
-            raise InputError(f"{key} holds {value:g}: radians? It takes degrees ({np.degrees(value):.4g})")
+            raise InputError(f"{key} must be in degrees; got {value:g} (radians?). Write {np.degrees(value):.4g}")
 
 
 class Joint(Strict):
-    """Base of the joints of a fact file: name and limits."""
+    """Base class of the joints in a fact file: name and limits."""
 
     model_config = ConfigDict(allow_inf_nan=False)
 
@@ -312,16 +316,16 @@ class Joint(Strict):
             raise InputError(f"limits_deg must be [lower, upper] with lower < upper; got [{lower}, {upper}]")
         if upper - lower < 13.0:
             degrees = f"[{np.degrees(lower):.1f}, {np.degrees(upper):.1f}]"
-            raise InputError(f"limits_deg spans {upper - lower:.4g} deg only; radians? In degrees they are {degrees}")
+            raise InputError(f"limits_deg spans only {upper - lower:.4g} deg (radians?). Write {degrees}")
         return self
 
 
 class OriginJoint(Joint):
-    """A revolute joint by the fixed pose of its frame in the link before it; it turns about +z of that frame."""
+    """Revolute joint given by the fixed pose of its frame in the previous link; it turns about +z of that frame."""
 
     xyz_m: tuple[Metres, Metres, Metres]
     rpy_deg: tuple[Degrees, Degrees, Degrees]
-    """R = Rz(yaw) Ry(pitch) Rx(roll), as URDF."""
+    """Roll, pitch, yaw: R = Rz(yaw) Ry(pitch) Rx(roll), as in URDF."""
 
     @model_validator(mode="after")
     def _angles_are_degrees(self) -> "OriginJoint":
@@ -330,7 +334,7 @@ class OriginJoint(Joint):
 
 
 class DHJoint(Joint):
-    """A revolute joint as a row of a Denavit-Hartenberg table."""
+    """Revolute joint given as a row of a Denavit-Hartenberg table."""
 
     offset_deg: Degrees = 0.0
     d_m: Metres
@@ -345,7 +349,7 @@ class DHJoint(Joint):
 
 
 class ArmFact(Strict):
-    """One arm; either [[joints]] or [[dh]]."""
+    """Facts of one arm, with its joints given either as [[joints]] (origins) or as [[dh]] (a DH table)."""
 
     model_config = ConfigDict(allow_inf_nan=False)
 
@@ -354,7 +358,7 @@ class ArmFact(Strict):
     source: Annotated[str, Field(min_length=1)]
     reach_m: Annotated[float, Field(gt=0.05, lt=5.0, strict=True)]
     dof: Annotated[int, Field(ge=1, strict=True)] | None = None
-    """Number of joints; shows when a file was cut short."""
+    """Number of joints, to detect a truncated file."""
     disagreements: tuple[str, ...] = ()
     joints: tuple[OriginJoint, ...] = ()
     dh: tuple[DHJoint, ...] = ()
@@ -366,20 +370,20 @@ class ArmFact(Strict):
             raise InputError("give the joints once: either as [[joints]] (origins) or as [[dh]] (a DH table)")
         if bool(self.dh) != (self.dh_convention is not None):
             known = '"standard" (d, a, alpha after the joint) or "modified" (a, alpha before it)'
-            raise InputError(f"a DH table needs dh_convention = {known}; joint origins take none")
+            raise InputError(f"give dh_convention = {known} with [[dh]], and leave it out with [[joints]]")
         rows = self.joints or self.dh
         if self.dof is not None and self.dof != len(rows):
-            raise InputError(f"dof = {self.dof} but {len(rows)} joints follow; is the file cut short?")
+            raise InputError(f"dof = {self.dof} but the file has {len(rows)} joints. Check whether it is complete")
         refuse_twins([row.name for row in rows], "joint")
         arm = self.to_arm()
         longest = sum(float(np.linalg.norm(T[:3, 3])) for T in [*arm.T_link_joint, arm.T_link_flange])
         if longest < self.reach_m:
-            text = f"reach_m = {self.reach_m:g}, but the links add up to {longest:.3f} m only"
-            raise InputError(f"{text}; is a length in the wrong unit or missing?")
+            text = f"reach_m = {self.reach_m:g}, but the links add up to only {longest:.3f} m"
+            raise InputError(f"{text}. Check for a length that is missing or in the wrong unit")
         return self
 
     def to_arm(self) -> Arm:
-        """Return the arm these facts describe."""
+        """Return the arm that these facts describe."""
         if self.dh:
             T_link_joint, T_link_flange = convert_dh(self.dh, modified=self.dh_convention == "modified")
         else:

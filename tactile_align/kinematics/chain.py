@@ -1,4 +1,4 @@
-"""The arm as fixed poses between joints, and the recursion that carries three columns and a position along it."""
+"""Serial arm as fixed poses between joints, and the recursion that computes the frames of all links."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -10,28 +10,28 @@ from tactile_align.errors import InputError
 from tactile_align.geometry.frames import Array, rotation_fault
 
 Column = list[Array]
-"""Three entries; an entry is a plain float while no joint has touched it."""
+"""Three entries; an entry stays a plain float until a joint changes it."""
 Rows = tuple[tuple[float, ...], ...]
 
 
 @dataclass(frozen=True, eq=False)
 class Arm:
-    """A serial arm; each joint turns about, or slides along, +z of its own frame.
+    """Serial arm; each joint turns about, or slides along, +z of its own frame.
 
     Attributes:
-        name: Short name, "nova2".
+        name: Short name, such as "nova2".
         joint_names: One name per joint, base to wrist.
         lower: (n,) lower joint limits, rad (m for a prismatic joint), -inf for a continuous one.
-        upper: (n,) upper joint limits.
+        upper: (n,) upper joint limits, rad (m for a prismatic joint), inf for a continuous one.
         T_link_joint: (n, 4, 4) fixed pose of each joint frame in the link before it, at q = 0, metres.
         source: Where the numbers come from.
-        disagreements: Deviating statements of other sources, in sentences.
+        disagreements: Sentences that list where other sources give different numbers.
         T_link_flange: (4, 4) fixed pose of the flange in the last link.
-        prismatic: (n,) whether each joint slides; empty when all turn.
-        reach_m: Largest working radius as its maker states it, or None.
-        steps: The fixed poses as plain numbers, for the recursion.
-        aligned: Per joint the fixed turn, rad, between it and a turning joint before it along the same axis; None where
-            the axes differ.
+        prismatic: (n,) whether each joint slides; () if all joints turn.
+        reach_m: Largest working radius according to the manufacturer, m; None if unknown.
+        steps: The fixed poses as plain floats, for the recursion.
+        aligned: For each joint, the fixed rotation, rad, from the previous joint if both turn about parallel axes;
+            otherwise None.
     """
 
     name: str
@@ -54,15 +54,15 @@ class Arm:
         shapes = {"lower": (n,), "upper": (n,), "T_link_joint": (n, 4, 4), "T_link_flange": (4, 4)}
         for key, shape in shapes.items():
             if np.shape(getattr(self, key)) != shape:
-                raise InputError(f"arm {self.name}: {key} must be {shape}, got {np.shape(getattr(self, key))}")
+                raise InputError(f"arm {self.name}: {key} must have shape {shape}, got {np.shape(getattr(self, key))}")
         if n == 0 or len(self.prismatic) != n:
-            raise InputError(f"arm {self.name}: needs at least one joint and one `prismatic` flag for each")
+            raise InputError(f"arm {self.name}: give one `prismatic` flag per joint; got {len(self.prismatic)} for {n}")
         if not np.all(self.lower < self.upper):
-            raise InputError(f"arm {self.name}: every lower limit must be below its upper one")
+            raise InputError(f"arm {self.name}: every lower limit must be below its upper limit. Correct them")
         for label, T in [*zip(self.joint_names, self.T_link_joint, strict=True), ("flange", self.T_link_flange)]:
             fault = rotation_fault(T[:3, :3]) if np.all(np.isfinite(T)) else "it holds nan or infinity"
             if fault:
-                raise InputError(f"arm {self.name}: the pose of {label} in its link is not valid: {fault}")
+                raise InputError(f"arm {self.name}: the pose of {label} in its link is not valid: {fault}. Correct it")
         object.__setattr__(self, "steps", _plain_steps(self))
         object.__setattr__(self, "aligned", tuple(_aligned(self, i) for i in range(n)))
 
@@ -75,8 +75,8 @@ class Arm:
 def _plain_steps(arm: Arm) -> tuple[Rows, ...]:
     """Return the rows of each T_link_joint, then of T_link_flange, as plain floats.
 
-    Plain floats fold away where they are 0 or 1, and torch.compile sees them as constants. cos(90 deg) is
-    6e-17 in floating point; such residues are dropped: they would only cost multiplications.
+    Plain floats that are 0 or 1 need no multiplication, and torch.compile treats plain floats as constants. Rounding
+    errors such as cos(90 deg) = 6e-17 are removed because they would only cost multiplications.
     """
     stacked = np.concatenate([arm.T_link_joint, arm.T_link_flange[None]])
     for exact in (0.0, 1.0, -1.0):
@@ -85,20 +85,20 @@ def _plain_steps(arm: Arm) -> tuple[Rows, ...]:
 
 
 def require_joint_axis(arm: Arm, q: Array) -> None:
-    """Refuse joint values whose last axis is not one per joint, or that are integers.
+    """Raise an error if joint values do not have one value per joint on their last axis, or are integers.
 
     Raises:
-        InputError: Names the fault and the remedy.
+        InputError: The message contains the fault and the remedy.
     """
     if q.shape[-1:] != (arm.dof,):
         needed = f"{arm.name} has {arm.dof} joints, so q must have shape (..., {arm.dof})"
-        raise InputError(f"{needed}; got {tuple(q.shape)}. Is the gripper reading still in it?")
+        raise InputError(f"{needed}; got {tuple(q.shape)}. Remove other columns, such as the gripper")
     if not array_namespace(q).isdtype(q.dtype, "real floating"):
-        raise InputError(f"q must hold floating-point radians; got {q.dtype}. Use q.astype(float) or q.double()")
+        raise InputError(f"q must be floating-point radians; got {q.dtype}. Use q.astype(float) or q.double()")
 
 
 def _aligned(arm: Arm, i: int) -> float | None:
-    """Return the turn between joints i - 1 and i when both turn about one direction: their angles then add up."""
+    """Return the fixed rotation, rad, between joints i - 1 and i if their axes are parallel, so that angles add up."""
     (xx, _, xz, _), (yx, _, yz, _), (zx, zy, zz, _) = arm.steps[i]
     if i == 0 or arm.prismatic[i] or arm.prismatic[i - 1] or (xz, yz, zx, zy, zz) != (0.0, 0.0, 0.0, 0.0, 1.0):
         return None
@@ -106,10 +106,10 @@ def _aligned(arm: Arm, i: int) -> float | None:
 
 
 class Frame:
-    """A frame in the base: columns x, y, z and origin p; x and y are computed on first use."""
+    """Frame of a link in the base frame: columns x, y, z and origin p; x and y are computed on first use."""
 
     def __init__(self, x: Column, y: Column, z: Column, p: Column, cosine: Array = None, sine: Array = None) -> None:
-        """Hold the columns before the turn about z, and the turn where there is one."""
+        """Store the columns before a turn about z, and the cosine and sine of that turn (None: no turn)."""
         self.before = x, y
         self.z, self.p = z, p
         self._turn = None if cosine is None else (cosine, sine)
@@ -140,7 +140,7 @@ class Frame:
         return [column[row] for row in range(3) for column in columns] + [0.0, 0.0, 0.0, 1.0]
 
     def along(self, weights: Sequence[float], start: Column) -> Column:
-        """Return start + weights . (x, y, z); a column of weight 0 is not computed."""
+        """Return start + weights . (x, y, z); a column with weight 0 is not computed."""
         total = start
         for name, weight in zip(("x", "y", "z"), weights, strict=True):
             if weight != 0.0:
@@ -149,11 +149,10 @@ class Frame:
 
 
 def frames(arm: Arm, q: Array) -> list[Frame]:
-    """Return the frame of every link, then that of the flange, in the base.
+    """Return the frames of all links, then the frame of the flange, in the base frame.
 
-    The three columns of the rotation and the position are carried along and turned; no 4x4
-    matrices are multiplied, entries that no joint has changed yet stay plain numbers, and joints along one axis turn
-    together.
+    The recursion updates the three columns of the rotation and the position; it multiplies no 4x4 matrices. Entries
+    that no joint has changed yet stay plain floats. The angles of successive joints with parallel axes are added.
 
     Args:
         arm: The arm.
@@ -166,7 +165,7 @@ def frames(arm: Arm, q: Array) -> list[Frame]:
         if alpha is not None:
             angle = _add(angles[-1] + angle, alpha)
         angles.append(angle)
-    # Each joint contiguous in memory: numpy's sine is three times slower on every sixth number.
+    # Each joint is contiguous in memory: numpy's sine is three times slower on every sixth number.
     joints = xp.stack(angles)
     cosines, sines = xp.cos(joints), xp.sin(joints)
     frame = Frame([1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0], [0.0, 0.0, 0.0])
@@ -192,18 +191,18 @@ def _fixed(frame: Frame, rows: Rows, origin: Column) -> Frame:
 
 
 def cross(a: Sequence[Array], b: Sequence[Array]) -> list[Array]:
-    """Return a x b of two triples of entries."""
+    """Return the cross product a x b of two triples of entries."""
     pairs = ((1, 2), (2, 0), (0, 1))
     return [_subtract(_times(a[i], b[j]), _times(a[j], b[i])) for i, j in pairs]
 
 
 def difference(a: Sequence[Array], b: Sequence[Array]) -> list[Array]:
-    """Return a - b of two triples of entries."""
+    """Return the difference a - b of two triples of entries."""
     return [_subtract(m, n) for m, n in zip(a, b, strict=True)]
 
 
 def fill(entries: Sequence[Array], shape: tuple[int, ...], like: Array) -> Array:
-    """Stack entries, plain numbers and arrays (...), into one array (..., *shape) in the kind of `like` (...)."""
+    """Return entries (plain floats or arrays (...)) stacked into an array (..., *shape) of the kind of `like`."""
     xp = array_namespace(like)
     constants: dict[float, Array] = {}
     columns = []

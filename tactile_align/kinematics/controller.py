@@ -1,4 +1,4 @@
-"""Comparison of forward kinematics with a controller's poses, and the known traps that explain a difference."""
+"""Comparison of forward kinematics with a controller's poses, and known mistakes that explain a difference."""
 
 from collections.abc import Iterator
 from dataclasses import astuple, dataclass, replace
@@ -20,20 +20,20 @@ from tactile_align.kinematics.arm import Arm, forward_kinematics, load_arm
 POSE = ("x", "y", "z", "rx", "ry", "rz")
 UNITS = {"deg": np.pi / 180, "rad": 1.0, "mm": 1e-3, "m": 1.0}
 EULER = ("zyx", "xyz", "xzy", "yxz", "yzx", "zxy")
-"""Orders as the matrices are multiplied; Dobot's is zyx: R = Rz(rz) Ry(ry) Rx(rx)."""
+"""Euler angle orders, in the order in which the matrices are multiplied. Dobot: zyx, R = Rz(rz) Ry(ry) Rx(rx)."""
 
 
 @dataclass(frozen=True)
 class PoseFile:
-    """The rows of a file in SI units, and the units its header states.
+    """Rows of a pose file in SI units, and the units that its header states.
 
     Attributes:
         joints: (N, n) joint readings, rad.
         position: (N, 3) metres.
         angles: (N, 3) rx, ry, rz, rad.
-        joint_unit: "deg" or "rad".
-        position_unit: "mm" or "m".
-        angle_unit: "deg" or "rad".
+        joint_unit: Unit of the joints in the file, "deg" or "rad".
+        position_unit: Unit of x, y, z in the file, "mm" or "m".
+        angle_unit: Unit of rx, ry, rz in the file, "deg" or "rad".
     """
 
     joints: np.ndarray
@@ -45,21 +45,22 @@ class PoseFile:
 
 
 def read_pose_file(path: str | Path, dof: int) -> PoseFile:
-    """Read a CSV with the columns j1 .. jn, x, y, z, rx, ry, rz.
+    """Return the rows of a CSV with the columns j1 .. jn, x, y, z, rx, ry, rz.
 
-    A column may carry its unit (j1_rad, x_m, rx_rad); without one, joints and angles are degrees and positions
-    millimetres, as Dobot controllers print them. Further columns are ignored.
+    A column name may end in its unit (j1_rad, x_m, rx_rad). Without a unit, joints and angles are degrees and positions
+    are millimetres, as Dobot controllers print them. Other columns are ignored.
 
     Raises:
         FileNotFoundError: No such file.
-        InputError: A column is missing or has two units, or a cell holds no finite number; names row and column.
+        InputError: A column is missing or repeated, columns have different units, or a cell is not a finite number.
+            The message contains row and column.
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file. Needed: a CSV of controller poses")
+        raise FileNotFoundError(f"{path}: no such file. Give a CSV file of controller poses")
     lines = read_csv(path)
     if not lines:
-        raise InputError(f"{path}: empty; needed a header line and one line per pose")
+        raise InputError(f"{path}: the file is empty. Give a header line and one line per pose")
     header = [name.strip().lower() for name in lines[0][1]]
     rows = [(row, line) for row, line in lines[1:] if any(cell.strip() for cell in line)]
     groups, units = [], list[str]()
@@ -67,7 +68,7 @@ def read_pose_file(path: str | Path, dof: int) -> PoseFile:
         columns = [_column(path, header, name, ("m", "mm") if default == "mm" else ("rad", "deg")) for name in names]
         stated = {unit or default for _, unit in columns}
         if len(stated) > 1:
-            raise InputError(f"{path}: columns {', '.join(names)} state different units: {', '.join(sorted(stated))}")
+            raise InputError(f"{path}: columns {', '.join(names)} mix {' and '.join(sorted(stated))}. Use one unit")
         units += stated
         values = [[_number(path, row, line, header, i) for i, _ in columns] for row, line in rows]
         groups.append(np.array(values, dtype=np.float64).reshape(-1, len(names)) * UNITS[units[-1]])
@@ -78,8 +79,8 @@ def controller_poses(file: PoseFile, order: str = "zyx") -> np.ndarray:
     """Return the controller's poses (N, 4, 4), metres.
 
     Args:
-        file: The rows.
-        order: One of EULER, or "rotation vector".
+        file: The rows of the file.
+        order: Order of the Euler angles, one of EULER; or "rotation vector" if rx, ry, rz are one.
     """
     if order == "rotation vector":
         return np.asarray(pose(rotation_exp(file.angles), file.position))
@@ -96,7 +97,7 @@ def _column(path: Path, header: list[str], name: str, units: tuple[str, ...]) ->
     if len(columns) != 1:
         needed = " or ".join(choices)
         raise InputError(
-            f"{path}: needed one column {needed}, found {len(columns)}; the header has {', '.join(header)}"
+            f"{path}: expected one column {needed}, found {len(columns)} in the header: {', '.join(header)}. Correct it"
         )
     return columns[0]
 
@@ -108,7 +109,7 @@ def _number(path: Path, row: int, line: list[str], header: list[str], column: in
     except ValueError:
         value = np.nan
     if not np.isfinite(value):
-        raise InputError(f"{path}: line {row}, column {header[column]}: needed a number, got '{text}'")
+        raise InputError(f"{path}: line {row}, column {header[column]}: expected a number, got '{text}'. Correct it")
     return value
 
 
@@ -118,7 +119,7 @@ ITERATIONS = 40
 
 @dataclass(frozen=True)
 class Residual:
-    """How far poses lie apart: root mean square and largest, and the row of the largest distance."""
+    """Differences between two lists of poses: RMS and maximum, and the row with the largest distance."""
 
     rms_mm: float
     max_mm: float
@@ -127,13 +128,13 @@ class Residual:
     worst_row: int
 
     def within(self, mm: float, deg: float) -> bool:
-        """Return whether both root mean squares stay within their bounds."""
+        """Return whether both RMS values are within their bounds."""
         return self.rms_mm <= mm and self.rms_deg <= deg
 
 
 @dataclass(frozen=True)
 class PoseFit:
-    """Z (the base's offset) and X (the tool's) of C = Z A X, and what is left."""
+    """Base offset Z (T_reference_base) and tool offset X (T_flange_tool) of C = Z A X, and the remaining residual."""
 
     T_reference_base: np.ndarray
     T_flange_tool: np.ndarray
@@ -141,7 +142,7 @@ class PoseFit:
 
 
 def residual(A: np.ndarray, C: np.ndarray) -> Residual:
-    """Compare poses A and C, (N, 4, 4) each, metres."""
+    """Return the differences between poses A and C, each (N, 4, 4), metres."""
     mm = 1000 * np.linalg.norm(A[:, :3, 3] - C[:, :3, 3], axis=-1)
     deg = np.degrees(np.linalg.norm(rotation_log(np.swapaxes(A[:, :3, :3], 1, 2) @ C[:, :3, :3]), axis=-1))
     rms_mm, rms_deg = (float(np.sqrt(np.mean(off**2))) for off in (mm, deg))
@@ -149,12 +150,12 @@ def residual(A: np.ndarray, C: np.ndarray) -> Residual:
 
 
 def fit_poses(A: np.ndarray, C: np.ndarray, freedom: Freedom) -> PoseFit:
-    """Find Z and X that bring A onto C, rotations first, then positions by least squares.
+    """Return the Z and X that fit C = Z A X best: rotations first, then positions by least squares.
 
     Args:
-        A: (N, 4, 4) poses by forward kinematics.
-        C: (N, 4, 4) poses as the controller states them.
-        freedom: Which of Z ("base") and X ("tool") may differ from the identity.
+        A: (N, 4, 4) poses from forward kinematics, metres.
+        C: (N, 4, 4) poses from the controller, metres.
+        freedom: Offsets to fit. none: no offset. tool: X. base: Z. both: X and Z. The others are the identity.
     """
     R_A, p_A, R_C, p_C = A[:, :3, :3], A[:, :3, 3], C[:, :3, :3], C[:, :3, 3]
     R_Z, R_X, p_Z, p_X = np.eye(3), np.eye(3), np.zeros(3), np.zeros(3)
@@ -175,8 +176,8 @@ def fit_poses(A: np.ndarray, C: np.ndarray, freedom: Freedom) -> PoseFit:
 
 
 def _fit_rotations(R_A: np.ndarray, R_C: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return R_Z, R_X of R_C = R_Z R_A R_X, solved in turn from each of the 24 rotations of a cube."""
-    # All rows enter through one sum, so a turn costs the same for ten poses and for a thousand.
+    """Return R_Z and R_X of R_C = R_Z R_A R_X, solved alternately, starting from all 24 rotations of a cube."""
+    # The sum over all rows is computed once, so an iteration costs the same for ten poses and for a thousand.
     G = np.einsum("nij,nlk->ijlk", R_C, R_A)
     from_X = np.ascontiguousarray(G.transpose(0, 2, 3, 1)).reshape(9, 9)
     from_Z = np.ascontiguousarray(G.transpose(3, 1, 0, 2)).reshape(9, 9)
@@ -197,7 +198,7 @@ def _fit_rotations(R_A: np.ndarray, R_C: np.ndarray) -> tuple[np.ndarray, np.nda
 def turn_signature(R: np.ndarray) -> np.ndarray:
     """Return the angles (..., M), rad, between all pairs of rotations (..., N, 3, 3).
 
-    They do not depend on base and tool, so two lists that differ by those alone share them.
+    The angles do not depend on base and tool offsets, so two lists that differ only by such offsets have equal angles.
     """
     i, j = np.triu_indices(R.shape[-3], k=1)
     trace = np.einsum("...nij,...nij->...n", R[..., i, :, :], R[..., j, :, :])
@@ -206,7 +207,7 @@ def turn_signature(R: np.ndarray) -> np.ndarray:
 
 
 def describe(T: np.ndarray) -> str:
-    """Return a pose in words: mm and degrees."""
+    """Return a pose as text, in mm and degrees."""
     x, y, z = 1000 * T[:3, 3]
     angle = np.degrees(np.linalg.norm(rotation_log(T[:3, :3])))
     return f"({x:.2f}, {y:.2f}, {z:.2f}) mm, turned by {angle:.2f} deg"
@@ -214,7 +215,7 @@ def describe(T: np.ndarray) -> str:
 
 @dataclass(frozen=True)
 class PosePair:
-    """Poses (N, 4, 4) by forward kinematics, A, and by the controller, C, and how many joints were changed for them."""
+    """Poses (N, 4, 4) from forward kinematics (A) and the controller (C), and the number of joints changed for A."""
 
     A: np.ndarray
     C: np.ndarray
@@ -223,7 +224,7 @@ class PosePair:
 
 @dataclass(frozen=True)
 class Joints:
-    """An arm with order, signs (n,) and offsets (n,), rad, of its joint columns, and how many joints they change."""
+    """Arm, the order, signs (n,) and offsets (n,), rad, of its joint columns, and the number of joints they change."""
 
     arm: Arm
     order: list[int]
@@ -232,7 +233,7 @@ class Joints:
     changes: int = 0
 
     def read(self, q: np.ndarray) -> np.ndarray:
-        """Return the arm's joints (N, n), rad, from the columns of a file."""
+        """Return the arm's joint values (N, n), rad, from the columns of a file."""
         return q[:, self.order] * self.signs + self.offsets
 
 
@@ -241,18 +242,18 @@ AS_STATED = "as stated"
 ROWS_FOR_SEARCH = 24
 CANDIDATES = 24
 ALIKE_DEG = 1.0
-"""Mean difference of relative turns beyond which no base and tool can bring two lists of poses together."""
+"""Mean difference of relative rotations above which no base and tool offsets can make two lists of poses agree."""
 GAZEBO = ({0, 3, 4}, {0, 3}, {0, 4, 5})
-"""Joints whose axes public Gazebo descriptions turn to -z (Nova 2, Nova 5; CR7's copy)."""
+"""Joints (from 0) whose axes are -z in public Gazebo descriptions of Nova 2, Nova 5 and CR7."""
 
 
 def hypotheses(arm: Arm, file: PoseFile, stated: PosePair) -> Iterator[Trap]:
-    """Yield every hypothesis but the stated one that could explain the file."""
+    """Yield every hypothesis, apart from the file as stated, that could explain the poses."""
     for order in (*EULER[1:], "rotation vector"):
         means = order if order == "rotation vector" else " ".join(f"R{axis}(r{axis})" for axis in order)
         pair = replace(stated, C=controller_poses(file, order))
-        evidence = f"rx, ry, rz are no Rz(rz) Ry(ry) Rx(rx) but {means}"
-        yield Trap("euler-order", "Convert them before comparing.", pair, evidence)
+        evidence = f"rx, ry, rz are not Rz(rz) Ry(ry) Rx(rx) but {means}"
+        yield Trap("euler-order", "Convert the angles to Rz(rz) Ry(ry) Rx(rx).", pair, evidence)
     for name, key, columns, unit in (
         ("pose-angle-unit", "angles", ("rx", "ry", "rz"), file.angle_unit),
         ("length-unit", "position", ("x", "y", "z"), file.position_unit),
@@ -261,8 +262,8 @@ def hypotheses(arm: Arm, file: PoseFile, stated: PosePair) -> Iterator[Trap]:
         other = {"deg": "rad", "rad": "deg", "mm": "m", "m": "mm"}[unit]
         changed = replace(file, **{key: getattr(file, key) / UNITS[unit] * UNITS[other]})
         A = forward_kinematics(arm, changed.joints) if key == "joints" else stated.A
-        advice = f"Name the columns {', '.join(f'{column}_{other}' for column in columns)}."
-        evidence = f"{', '.join(columns)} are {other}, not {unit}"
+        advice = f"Rename the columns to {', '.join(f'{column}_{other}' for column in columns)}."
+        evidence = f"{', '.join(columns)} are in {other}, not in {unit}"
         yield Trap(name, advice, PosePair(A, controller_poses(changed)), evidence)
     yield from _likeliest(list(_joint_hypotheses(arm)), file, stated)
 
@@ -274,42 +275,42 @@ def _joint_hypotheses(arm: Arm) -> Iterator[Hypothesis[Joints]]:
         model = load_arm(name)
         if name != arm.name and model.dof == n:
             evidence = f"the poses are those of {name}, not of {arm.name}"
-            yield Hypothesis("other-model", "Set the arm's model.", replace(as_stated, arm=model), evidence)
+            yield Hypothesis("other-model", f"Use the arm {name}.", replace(as_stated, arm=model), evidence)
     for signs in product((1.0, -1.0), repeat=n):
         flipped = {i for i in range(n) if signs[i] < 0}
         if flipped:
-            evidence = f"{', '.join(arm.joint_names[i] for i in sorted(flipped))} turn the other way"
+            evidence = f"{', '.join(arm.joint_names[i] for i in sorted(flipped))} turn in the opposite direction"
             if flipped in GAZEBO:
                 evidence += ", as in public Gazebo descriptions; the controller's axes are all +z"
             joints = replace(as_stated, signs=np.array(signs), changes=len(flipped))
             yield Hypothesis(
-                "gazebo-axis-signs" if flipped in GAZEBO else "axis-signs", "Negate them.", joints, evidence
+                "gazebo-axis-signs" if flipped in GAZEBO else "axis-signs", "Negate these joints.", joints, evidence
             )
     for order in permutations(range(n)) if n <= 7 else ():
         changes = sum(i != j for i, j in enumerate(order))
         if changes:
             columns = ", ".join(f"j{i + 1}" for i in order)
-            evidence = f"the joint columns stand in another order: {columns} are j1 .. j{n}"
+            evidence = f"the joint columns are in another order: {columns} contain joints 1 to {n}"
             joints = replace(as_stated, order=list(order), changes=changes)
-            yield Hypothesis("joint-order", "Reorder them.", joints, evidence)
+            yield Hypothesis("joint-order", "Reorder the columns.", joints, evidence)
     for turns in product((0, 1, -1, 2), repeat=max(n - 2, 0)):
         if any(turns):
             offsets = np.array([0, *turns, 0]) * np.pi / 2
             turned = [f"{arm.joint_names[i]} {np.degrees(offsets[i]):+.0f} deg" for i in np.flatnonzero(offsets)]
             joints = replace(as_stated, offsets=offsets, changes=len(turned))
-            evidence = f"the joints count from another zero: {', '.join(turned)}"
-            yield Hypothesis("zero-pose", "Add it.", joints, evidence)
+            evidence = f"the zero positions of joints are offset: {', '.join(turned)}"
+            yield Hypothesis("zero-pose", "Add these offsets.", joints, evidence)
 
 
 def turns_alike(A: np.ndarray, C: np.ndarray) -> np.ndarray:
-    """Return the mean difference (...), deg, of the relative turns in A (..., N, 4, 4) and C (N, 4, 4)."""
+    """Return the mean difference (...), deg, between the relative rotations in A (..., N, 4, 4) and C (N, 4, 4)."""
     some = evenly(len(C), ROWS_FOR_SEARCH)
     off = turn_signature(A[..., some, :3, :3]) - turn_signature(C[some, :3, :3])
     return np.asarray(np.degrees(np.mean(np.abs(off), axis=-1)))
 
 
 def _likeliest(candidates: list[Hypothesis[Joints]], file: PoseFile, stated: PosePair) -> Iterator[Trap]:
-    """Yield the hypotheses whose relative turns come nearest to the controller's, whatever base and tool are."""
+    """Yield the hypotheses whose relative rotations are closest to the controller's, for any base and tool."""
     some = evenly(len(stated.C), ROWS_FOR_SEARCH)
     cost = np.zeros(len(candidates))
     by_arm: dict[str, list[int]] = {}
@@ -319,7 +320,7 @@ def _likeliest(candidates: list[Hypothesis[Joints]], file: PoseFile, stated: Pos
         q = np.stack([candidates[i].changed.read(file.joints[some]) for i in chosen])
         cost[chosen] = turns_alike(forward_kinematics(candidates[chosen[0]].changed.arm, q), stated.C[some])
     alike = [candidates[i] for i in np.argsort(cost, kind="stable") if cost[i] < ALIKE_DEG]
-    # Models turn alike and differ in lengths only, so the turns cannot sort them: they stay, whatever the others cost.
+    # Arm models may have equal rotations and differ in lengths only, so rotations cannot rank them: keep all.
     models = [candidate for candidate in alike if candidate.name == "other-model"]
     others = [candidate for candidate in alike if candidate.name != "other-model"]
     for one in (*models, *others[:CANDIDATES]):
@@ -330,29 +331,29 @@ def _likeliest(candidates: list[Hypothesis[Joints]], file: PoseFile, stated: Pos
 MIN_ROWS = 8
 LIMITS = {
     "position-rms": Limit(
-        "Position as stated, RMS", 1.0, 3.0, " mm", why="The model or its lengths are not this arm's"
+        "Position difference as stated, RMS", 1.0, 3.0, " mm", why="The model or its lengths do not fit this arm"
     ),
     "rotation-rms": Limit(
-        "Rotation as stated, RMS", 0.15, 0.5, " deg", why="The model or its zeros are not this arm's"
+        "Rotation difference as stated, RMS", 0.15, 0.5, " deg", why="The model or its zeros do not fit this arm"
     ),
 }
-"""A controller's own calibration moves its poses by some tenths of a mm; where one only warns, the model is
-right and its lengths or zeros are not exact."""
+"""A controller's own calibration moves its poses by some tenths of a mm. A warning means that the model is right
+but its lengths or zeros are not exact."""
 EXPLAINED_MM, EXPLAINED_DEG = LIMITS["position-rms"].good, LIMITS["rotation-rms"].good
 STILL_DEG = 5.0
 
 
 @dataclass(frozen=True)
 class ControllerFit:
-    """Result of the comparison.
+    """Result of comparing forward kinematics with a controller's poses.
 
     Attributes:
-        raw: Forward kinematics against the controller as stated.
-        fitted: The same after the best base and tool offsets (and without the mistake, if one is named).
-        T_reference_base: (4, 4) where the arm's base stands in the controller's reference frame, as fitted.
-        T_flange_tool: (4, 4) where the controller's tool stands on the flange, as fitted.
-        report: Passes where the poses agree as stated, warns where they nearly do or but for a tool or user frame.
-            Mistakes that explain the file are its checks "trap/ID", none where it is clean or unexplained.
+        raw: Differences between forward kinematics and the controller, with the file as stated.
+        fitted: Differences after fitting base and tool offsets and correcting the mistake, if one was found.
+        T_reference_base: (4, 4) fitted pose of the arm's base in the controller's reference frame, metres.
+        T_flange_tool: (4, 4) fitted pose of the controller's tool on the flange, metres.
+        report: Passes if the poses agree. Warns if they nearly agree, or agree after removing a tool or user frame.
+            Each mistake that explains the file is a check "trap/ID".
     """
 
     raw: Residual
@@ -365,16 +366,16 @@ class ControllerFit:
 def check_controller_poses(
     csv_path: str | Path, arm_name: str | Path, base: str | None = None, tip: str | None = None
 ) -> ControllerFit:
-    """Compare forward kinematics with poses recorded from a controller, and name what explains a difference.
+    """Return how well forward kinematics agrees with poses recorded from a controller, and what explains differences.
 
     The file has the columns j1 .. jn (deg), x, y, z (mm), rx, ry, rz (deg) of the flange (tool 0) in the arm's base
     (user 0); R = Rz(rz) Ry(ry) Rx(rx), the order Dobot controllers use.
 
     Args:
-        csv_path: The CSV.
-        arm_name: An arm as `load_arm` takes it.
-        base: URDF only, as `load_arm` takes it.
-        tip: URDF only, as `load_arm` takes it.
+        csv_path: The CSV file.
+        arm_name: Name or path of an arm, as for `load_arm`.
+        base: URDF only, as for `load_arm`.
+        tip: URDF only, as for `load_arm`.
 
     Raises:
         FileNotFoundError: No such file.
@@ -386,7 +387,7 @@ def check_controller_poses(
     if rows < MIN_ROWS:
         raise InputError(
             f"{csv_path}: {rows} poses; at least {MIN_ROWS} are needed to tell a tool offset from another mistake. "
-            f"Record more, with every joint moved by tens of degrees"
+            f"Record more poses, in which every joint moves by tens of degrees"
         )
     stated = PosePair(forward_kinematics(arm, file.joints), controller_poses(file))
     raw, traps = residual(stated.A, stated.C), list[Check]()
@@ -399,11 +400,11 @@ def check_controller_poses(
         traps = _named(hypothesis, freedom, fit)
     checks = [graded(LIMITS, "position-rms", raw.rms_mm), graded(LIMITS, "rotation-rms", raw.rms_deg)]
     if traps:
-        # The check of the trap judges what it explains.
+        # The check of the mistake already states what explains these differences.
         checks = [replace(check, status="info", why="") for check in checks]
     elif not agrees:
         text = "no known mistake explains the difference"
-        advice = "It may be this arm's own calibration, or a model of your own."
+        advice = "The arm may have its own calibration, or may be a modified model."
         checks.append(Check("unexplained", "Cause", "info", text, advice=advice))
     checks += [
         *traps,
@@ -420,7 +421,7 @@ def check_controller_poses(
 
 
 def _explain(arm: Arm, file: PoseFile, stated: PosePair) -> tuple[Trap, Freedom, PoseFit] | None:
-    """Return the simplest hypothesis that brings both lists together: fewest mistakes, then the smallest residual."""
+    """Return the simplest hypothesis that makes both lists agree: fewest mistakes, then smallest residual."""
     plain = _ranked(Trap(AS_STATED, "", stated))
     if plain is not None and plain[0][0] <= 1:
         return plain[1:]
@@ -429,7 +430,10 @@ def _explain(arm: Arm, file: PoseFile, stated: PosePair) -> tuple[Trap, Freedom,
 
 
 def _ranked(hypothesis: Trap) -> tuple[tuple[float, ...], Trap, Freedom, PoseFit] | None:
-    """Fit with as few offsets as explain the poses; rank by mistakes, residual and joints changed, or None."""
+    """Return (rank, hypothesis, freedom, fit) with the fewest offsets that explain the poses; None if none do.
+
+    The rank is (number of mistakes, rounded logarithm of the residual, joints changed).
+    """
     pair = hypothesis.changed
     if turns_alike(pair.A, pair.C) > ALIKE_DEG:
         return None
@@ -437,7 +441,7 @@ def _ranked(hypothesis: Trap) -> tuple[tuple[float, ...], Trap, Freedom, PoseFit
     for freedom, offsets in levels:
         fit = fit_poses(pair.A, pair.C, freedom)
         if fit.residual.within(EXPLAINED_MM, EXPLAINED_DEG):
-            # A joint that hardly moves fits with either sign: among near equals the fewest changes win.
+            # A joint that hardly moves fits with either sign: among nearly equal fits, the fewest changes win.
             size = fit.residual.rms_mm / EXPLAINED_MM + fit.residual.rms_deg / EXPLAINED_DEG
             mistakes = offsets + (hypothesis.name != AS_STATED)
             return (mistakes, round(float(np.log2(size + 0.02))), pair.changes), hypothesis, freedom, fit
@@ -448,11 +452,11 @@ def _named(hypothesis: Trap, freedom: Freedom, fit: PoseFit) -> list[Check]:
     trap = partial(named, "trap")
     traps = [trap(hypothesis.name, hypothesis.evidence, hypothesis.advice)] if hypothesis.name != AS_STATED else []
     if freedom in ("tool", "both") and _matters(fit.T_flange_tool):
-        evidence = f"the controller states a tool, not the bare flange: {describe(fit.T_flange_tool)}"
-        traps.append(trap("tool-left-in", evidence, "Record with tool 0, or keep the offset in mind.", "warn"))
+        evidence = f"the controller reports a tool, not the bare flange: {describe(fit.T_flange_tool)}"
+        traps.append(trap("tool-left-in", evidence, "Record with tool 0, or allow for this offset.", "warn"))
     if freedom in ("base", "both") and _matters(fit.T_reference_base):
         place = describe(fit.T_reference_base)
-        evidence = f"the controller's reference is not the arm's base, which stands in it at {place}"
+        evidence = f"the controller's reference frame is not the arm's base; the base is in it at {place}"
         traps.append(trap("user-frame-left-in", evidence, "Record with user frame 0.", "warn"))
     return traps
 

@@ -10,7 +10,7 @@ from tactile_align.files import write_atomically
 from tactile_align.kinematics.arm import Arm, forward_kinematics, link_poses
 
 COLOURS = ("#c62828", "#2e7d32", "#1565c0")
-"""x red, y green, z blue."""
+"""Colours of the frame axes: x red, y green, z blue."""
 
 
 def draw_arm(arm: Arm, postures: dict[str, np.ndarray], path: str | Path) -> None:
@@ -18,7 +18,7 @@ def draw_arm(arm: Arm, postures: dict[str, np.ndarray], path: str | Path) -> Non
 
     Args:
         arm: The arm.
-        postures: Title to joint values (n,), rad.
+        postures: Joint values (n,), rad, by panel title.
         path: The PNG to write.
 
     Raises:
@@ -36,7 +36,7 @@ def _draw_panel(axes, arm: Arm, q: np.ndarray, title: str) -> None:  # type: ign
     names = ["base", *arm.joint_names, "flange"]
     points = frames[:, :3, 3]
     size = 0.16 * float(np.ptp(points, axis=0).max())
-    # A joint may lie far along its axis from the one before: draw along the axis first, as the real arm is built.
+    # Links follow joint axes as in the real arm: first the part across the previous axis, then the part along it.
     corners = [points[0]]
     for T, point in zip(frames[:-1], points[1:], strict=True):
         across = point - T[:3, 3] - T[:3, 2] * ((point - T[:3, 3]) @ T[:3, 2])
@@ -49,7 +49,7 @@ def _draw_panel(axes, arm: Arm, q: np.ndarray, title: str) -> None:  # type: ign
             length = size * (1.6 if name in ("base", "flange") else 1.0)
             axes.plot(*np.stack([T[:3, 3], T[:3, 3] + length * T[:3, k]]).T, color=colour, linewidth=1.6)
     for k, (point, names_here) in enumerate(labels.items()):
-        # Labels alternate left and right: wrist joints lie close together.
+        # Labels alternate left and right because wrist joints lie close together.
         side, gap = ("left", "   {}") if k % 2 else ("right", "{}   ")
         axes.text(*point, gap.format(" = ".join(names_here)), fontsize=8, ha=side, va="bottom")
     flange = ", ".join(f"{1000 * v + 0.0:.1f}" for v in np.round(points[-1], 5))

@@ -1,4 +1,4 @@
-"""Grippers: from a reading to the distance of each finger from the tool axis."""
+"""Grippers: conversion of a gripper reading to the distance of each finger from the tool axis."""
 
 from itertools import pairwise
 from typing import Annotated, Literal, Protocol
@@ -13,7 +13,7 @@ from tactile_align.geometry.frames import Array
 
 
 class Law(Strict):
-    """The motion of a finger: along `axis` of the flange frame; finger2 mirrors finger1."""
+    """Base class of the laws of finger motion: finger1 moves along `axis`, finger2 mirrors finger1."""
 
     axis: tuple[float, float, float] = (0.0, 1.0, 0.0)
     """Unit vector in the flange frame along which finger1 moves when it opens; finger2 moves the other way."""
@@ -21,29 +21,29 @@ class Law(Strict):
     @model_validator(mode="after")
     def _axis_is_a_unit_vector(self) -> "Law":
         if abs(float(np.linalg.norm(self.axis)) - 1.0) > 1e-6:
-            raise InputError(f"axis must be a unit vector; got {list(self.axis)}")
+            raise InputError(f"axis must be a unit vector; got {list(self.axis)}. Divide it by its length")
         return self
 
 
 class Linear(Law):
-    """Opening proportional to the reading, as a parallel gripper on a spindle or belt."""
+    """Linear law: the opening changes linearly with the reading, as in a parallel gripper with spindle or belt."""
 
     kind: Literal["linear"] = "linear"
     closed_m: Annotated[float, Field(ge=0.0, le=0.5)] = 0.0
     """One finger's distance from the tool axis when fully closed, m."""
     open_m: Annotated[float, Field(gt=0.0, le=0.5)]
-    """The same when fully open, m."""
+    """One finger's distance from the tool axis when fully open, m."""
 
     def opening(self, fraction: Array) -> Array:
-        """Return one finger's distance from the tool axis, m, for fractions open (0 closed, 1 open)."""
+        """Return one finger's distance from the tool axis, m, for opening fractions (0: closed, 1: open)."""
         return self.closed_m + fraction * (self.open_m - self.closed_m)
 
 
 class SliderCrank(Law):
-    """A servo crank that pushes each finger through a rod, as the X-Trainer's gripper.
+    """Slider-crank law: a servo crank pushes each finger through a rod, as in the X-Trainer's gripper.
 
-    The finger stands at w = crank cos(theta) + sqrt(rod^2 - crank^2 sin^2(theta)) with theta
-    proportional to the reading (X-Trainer control code: 30 mm, 40 mm, 2.3818 rad closed, 88.2 deg of travel).
+    The finger is at w = crank cos(theta) + sqrt(rod^2 - crank^2 sin^2(theta)) from the tool axis, with theta
+    linear in the reading (X-Trainer control code: 30 mm, 40 mm, 2.3818 rad closed, 88.2 deg of travel).
     """
 
     kind: Literal["slider_crank"] = "slider_crank"
@@ -52,15 +52,15 @@ class SliderCrank(Law):
     theta_closed_rad: float = 2.3818
     theta_open_rad: float = 0.8417
     servo_counts: tuple[int, int] | None = None
-    """Servo positions closed and open, 4096 to the turn; given these, they set theta_closed_rad from theta_open_rad."""
+    """Servo positions (closed, open), 4096 counts per turn. If given, they and theta_open_rad set theta_closed_rad."""
 
     @model_validator(mode="after")
     def _rod_reaches(self) -> "SliderCrank":
         if self.rod_m <= self.crank_m:
-            raise InputError(f"rod_m must exceed crank_m; got rod {self.rod_m} and crank {self.crank_m}")
+            raise InputError(f"rod_m must exceed crank_m; got rod {self.rod_m}, crank {self.crank_m}. Correct them")
         if not 0.0 <= self.theta_open_rad < self._closed() <= np.pi:
             got = f"got {self.theta_open_rad:.4g} .. {self._closed():.4g} rad"
-            raise InputError(f"the crank must turn from theta_open to theta_closed in 0 .. pi or turns back; {got}")
+            raise InputError(f"the crank needs 0 <= theta_open < theta_closed <= pi, or it turns back; {got}")
         return self
 
     def _closed(self) -> float:
@@ -69,7 +69,7 @@ class SliderCrank(Law):
         return self.theta_open_rad + abs(self.servo_counts[1] - self.servo_counts[0]) * 2 * np.pi / 4096
 
     def opening(self, fraction: Array) -> Array:
-        """Return one finger's distance from the tool axis, m, for fractions open (0 closed, 1 open)."""
+        """Return one finger's distance from the tool axis, m, for opening fractions (0: closed, 1: open)."""
         xp = array_namespace(fraction)
         theta = self._closed() + fraction * (self.theta_open_rad - self._closed())
         reach = xp.sqrt(self.rod_m**2 - (self.crank_m * xp.sin(theta)) ** 2)
@@ -77,26 +77,26 @@ class SliderCrank(Law):
 
 
 class Table(Law):
-    """Opening measured at several readings, linear between them; the outer lines continue beyond the ends."""
+    """Table law: openings measured at several readings, linearly interpolated, and extrapolated beyond the ends."""
 
     kind: Literal["table"] = "table"
     fraction: Annotated[tuple[float, ...], Field(min_length=2)]
-    """How far open, 0 closed to 1 open, rising from 0 to 1."""
+    """Opening fractions (0: closed, 1: open), increasing from 0 to 1."""
     opening_m: tuple[Annotated[float, Field(ge=0.0, le=0.5)], ...]
-    """One finger's distance from the tool axis at each, m, never falling."""
+    """One finger's distance from the tool axis at each fraction, m, never decreasing."""
 
     @model_validator(mode="after")
     def _rises(self) -> "Table":
         if len(self.fraction) != len(self.opening_m):
-            raise InputError(f"{len(self.fraction)} fractions but {len(self.opening_m)} openings; give one for each")
+            raise InputError(f"got {len(self.fraction)} fractions, {len(self.opening_m)} openings. Give one for each")
         if self.fraction[0] != 0.0 or self.fraction[-1] != 1.0 or not np.all(np.diff(self.fraction) > 0):
-            raise InputError(f"fraction must rise from 0 to 1; got {list(self.fraction)}")
+            raise InputError(f"fraction must increase from 0 to 1; got {list(self.fraction)}. Correct it")
         if not np.all(np.diff(self.opening_m) >= 0) or self.opening_m[0] == self.opening_m[-1]:
-            raise InputError(f"opening_m must rise with fraction; got {list(self.opening_m)}")
+            raise InputError(f"opening_m must increase with fraction; got {list(self.opening_m)}. Correct it")
         return self
 
     def opening(self, fraction: Array) -> Array:
-        """Return one finger's distance from the tool axis, m, for fractions open (0 closed, 1 open)."""
+        """Return one finger's distance from the tool axis, m, for opening fractions (0: closed, 1: open)."""
         xp = array_namespace(fraction)
         total, count = self.opening_m[0] + xp.zeros_like(fraction), len(self.fraction) - 1
         lines = pairwise(zip(self.fraction, self.opening_m, strict=True))
@@ -107,7 +107,7 @@ class Table(Law):
 
 
 class Gripper(Strict):
-    """One gripper of a rig: its state column, the sense of the reading, and how its fingers move."""
+    """Gripper of a rig: its column of qpos, the meaning of its reading, and the motion of its fingers."""
 
     column: Annotated[int, Field(ge=0)]
     """Column of qpos that holds the reading."""
@@ -116,15 +116,15 @@ class Gripper(Strict):
     closed: float
     """The reading when fully closed."""
     reading: Literal["measured", "commanded"]
-    """measured: the fingers' position; commanded: the last command (the X-Trainer records commands)."""
+    """measured: the position of the fingers. commanded: the last command (the X-Trainer records commands)."""
     tolerance: Annotated[float, Field(ge=0.0, le=0.5)] = 0.02
-    """How far a reading may lie outside [closed, open], as a fraction of that range, before it is refused."""
+    """Largest accepted distance of a reading outside [closed, open], as a fraction of that range."""
     law: Annotated[Linear | SliderCrank | Table, Field(discriminator="kind")]
 
     @model_validator(mode="after")
     def _range_is_not_empty(self) -> "Gripper":
         if self.open == self.closed:
-            raise InputError(f"open and closed must differ; both are {self.open}")
+            raise InputError(f"open and closed must differ; both are {self.open}. Correct one")
         return self
 
     def opening(self, qpos: Array) -> Array:
@@ -134,12 +134,13 @@ class Gripper(Strict):
             qpos: (..., D) raw state as recorded.
 
         Raises:
-            InputError: A reading outside [closed, open] by more than the tolerance; names row and value.
+            InputError: A reading lies outside [closed, open] by more than the tolerance. The message contains row
+                and value.
         """
         xp = array_namespace(qpos)
         if qpos.shape[-1] <= self.column:
             text = f"the gripper reads column {self.column} of qpos, but qpos has {qpos.shape[-1]} columns"
-            raise InputError(f"{text}; set `column` of the gripper in the rig file")
+            raise InputError(f"{text}. Correct `column` of the gripper in the rig file")
         reading = qpos[..., self.column]
         fraction = (reading - self.closed) / (self.open - self.closed)
         bad = self._out_of_range(fraction)
@@ -147,8 +148,8 @@ class Gripper(Strict):
             row = int(xp.nonzero(xp.reshape(bad, (-1,)))[0][0])
             value, (low, high) = float(xp.reshape(reading, (-1,))[row]), sorted((self.open, self.closed))
             text = f"gripper reading {value:.4g} lies outside [{low:g}, {high:g}] (tolerance {self.tolerance:g} of it)"
-            hint = "normalised (z-scored) qpos, or does the rig state the wrong column, sense or unit?"
-            raise InputError(f"row {row}: {text}. Is this {hint}{self._others(qpos)}")
+            hint = "is raw (not normalised), and that the gripper's column, open and closed in the rig are right."
+            raise InputError(f"row {row}: {text}. Check that qpos {hint}{self._others(qpos)}")
         distance = self.law.opening(fraction)
         return xp.stack([distance, distance], axis=-1)
 
@@ -156,31 +157,31 @@ class Gripper(Strict):
         return ~((fraction >= -self.tolerance) & (fraction <= 1 + self.tolerance))
 
     def _others(self, qpos: Array) -> str:
-        """Return a hint at the columns that could be the gripper's: in range in all rows, and not constant."""
+        """Return a hint that lists the columns that could be the gripper's: in range in all rows, not constant."""
         xp = array_namespace(qpos)
         rows = (xp.reshape(qpos, (-1, qpos.shape[-1])) - self.closed) / (self.open - self.closed)
         inside, moving = ~xp.any(self._out_of_range(rows), axis=0), xp.any(rows != rows[:1], axis=0)
         fits = [str(int(column)) for column in xp.nonzero(inside & moving)[0]]
-        return f" In range at all rows, and moving: column {' or '.join(fits)}." if fits else ""
+        return f" In range in all rows, and moving: column {' or '.join(fits)}." if fits else ""
 
 
 class HasGrippers(Protocol):
-    """Anything that has grippers by arm, such as a rig."""
+    """Object that has a gripper for each arm, such as a rig."""
 
     def gripper(self, arm: str) -> Gripper:
-        """Return the gripper of an arm; raise an InputError where there is none."""
+        """Return the gripper of an arm; raise InputError if the arm has no gripper."""
 
 
 def opening_in_contact(rig: HasGrippers, arm: str, qpos: Array, contact: Array) -> Array:
     """Return the finger openings, with a COMMANDED reading held at its value at contact onset.
 
-    Once a finger touches, the command closes further while the finger stays. Within each run of
-    contact the opening is the larger of the command and its value at the first contact frame, so a
-    command that opens again takes effect at once. A measured reading is returned as it is.
+    After contact the command closes further while the finger stands still. Within each period of
+    contact the opening is the larger of the commanded opening and its value in the first contact
+    frame, so a command to open takes effect at once. A measured opening is returned unchanged.
 
     Args:
         rig: The rig.
-        arm: The arm that carries the gripper.
+        arm: Name of the arm that carries the gripper.
         qpos: (..., T, D) raw state of an episode, frames in order.
         contact: (..., T) bool, whether any sensor on this gripper touches something.
 
@@ -188,7 +189,7 @@ def opening_in_contact(rig: HasGrippers, arm: str, qpos: Array, contact: Array) 
         (..., T, 2) metres from the tool axis, per finger.
 
     Raises:
-        InputError: Shapes that do not pair, or a reading out of range.
+        InputError: The shapes of `qpos` and `contact` do not match, or a reading is out of range.
     """
     gripper = rig.gripper(arm)
     if tuple(contact.shape) != tuple(qpos.shape[:-1]):

@@ -1,4 +1,4 @@
-"""Suspicions about recorded joint values, each with a name; nothing is repaired here."""
+"""Checks of recorded joint values for likely faults, each with an id; nothing is repaired here."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,19 +15,19 @@ from tactile_align.kinematics.chain import Arm, require_joint_axis
 SuspicionId = Literal["outside-limits", "degrees", "read-as-degrees", "normalised", "swapped-arms", "all-zero"]
 
 TOLERANCE_RAD = 0.035
-"""How far a joint may lie beyond its limit: 2 deg; two sources differ by 4 deg about one joint."""
+"""Largest accepted distance beyond a joint limit: 2 deg. Two sources differ by 4 deg on the limit of one joint."""
 ROWS_FOR_STATISTICS = 30
 """Fewer rows do not determine a mean and a standard deviation."""
 
 
 @dataclass(frozen=True)
 class Suspicion:
-    """A likely fault of joint values.
+    """Likely fault of recorded joint values.
 
     Attributes:
-        id: Stable name for programs.
-        message: What was needed, what came and what to do.
-        rows: How many rows show it.
+        id: Stable identifier for programs.
+        message: What was expected, what was found, and what to do.
+        rows: Number of rows that show the fault.
     """
 
     id: SuspicionId
@@ -36,21 +36,21 @@ class Suspicion:
 
 
 def suspect_joints(arm: Arm, q: Array, tolerance_rad: float = TOLERANCE_RAD) -> tuple[Suspicion, ...]:
-    """Return likely faults of joint values as they were recorded.
+    """Return likely faults of recorded joint values.
 
-    These are values outside the limits, degrees given as radians and radians divided by 57.3, statistics of
+    The faults are: values outside the limits, degrees given as radians, radians divided by 57.3, statistics of
     normalised data, and joints that are exactly zero.
 
     Args:
-        arm: The arm that recorded them.
+        arm: The arm whose joints were recorded.
         q: (..., n) joint values, rad.
-        tolerance_rad: How far beyond a limit is still accepted.
+        tolerance_rad: Largest accepted distance beyond a limit, rad.
 
     Returns:
         The suspicions; empty when nothing is suspect.
 
     Raises:
-        InputError: The last axis of `q` is not one value per joint.
+        InputError: The last axis of `q` does not have one value per joint, or `q` contains integers.
     """
     require_joint_axis(arm, q)
     rows = _numpy(q).reshape(-1, arm.dof)
@@ -63,22 +63,22 @@ def suspect_joints(arm: Arm, q: Array, tolerance_rad: float = TOLERANCE_RAD) -> 
 def suspect_swapped_arms(
     recorded: Mapping[str, Array], expected: Mapping[str, Array], margin_rad: float = 0.1
 ) -> tuple[Suspicion, ...]:
-    """Return pairs of arms whose joint columns fit each other's expectation and not their own.
+    """Return pairs of arms whose joint columns appear swapped: each fits the other arm's expected values.
 
-    Identical arms have the same limits; what differs is what each was commanded to do: the action columns of the same
-    rows, or each arm's start posture.
+    Identical arms have the same limits, so limits cannot show a swap. Expected values can: the action columns of the
+    same rows, or each arm's start posture.
 
     Args:
-        recorded: Per arm (T, n) joint values, rad.
-        expected: Per arm (T, n) or (n,) values the arm was commanded to, rad.
-        margin_rad: The swap must fit better than the stated order by this much, root mean square.
+        recorded: (T, n) recorded joint values by arm, rad.
+        expected: (T, n) or (n,) commanded joint values by arm, rad.
+        margin_rad: RMS by which the swapped order must fit better than the stated order, rad.
 
     Raises:
-        ValueError: The two mappings do not hold the same arms.
+        ValueError: The two mappings do not contain the same arms.
     """
     if set(recorded) != set(expected):
         raise ValueError(
-            f"the same arms are needed on both sides; got {sorted(recorded)} recorded and {sorted(expected)} expected"
+            f"`recorded` and `expected` must contain the same arms; got {sorted(recorded)} and {sorted(expected)}"
         )
     suspicions = []
     for a, b in combinations(sorted(recorded), 2):
@@ -88,8 +88,8 @@ def suspect_swapped_arms(
         swapped = _rms(recorded[a], expected[b]) + _rms(recorded[b], expected[a])
         if swapped + 2 * margin_rad < stated and swapped < stated / 3:
             message = (
-                f"the joints recorded for '{a}' follow the commands of '{b}', and the other way round: "
-                f"{swapped / 2:.3f} rad off when swapped, {stated / 2:.3f} rad as stated. Swap the two arms' joint "
+                f"the joints recorded for '{a}' follow the commands of '{b}', and vice versa: "
+                f"RMS {swapped / 2:.3f} rad if swapped, {stated / 2:.3f} rad as stated. Swap the two arms' joint "
                 f"columns in the rig file"
             )
             suspicions.append(Suspicion("swapped-arms", message, len(np.atleast_2d(_numpy(recorded[a])))))
@@ -97,10 +97,10 @@ def suspect_swapped_arms(
 
 
 def require_within_limits(arm: Arm, q: Array, tolerance_rad: float = TOLERANCE_RAD) -> None:
-    """Refuse joint values outside the arm's limits by more than a tolerance (default 2 deg).
+    """Raise an error if joint values exceed the arm's limits by more than a tolerance (default 2 deg).
 
     Raises:
-        InputError: Names row, joint, value and limit, and what such values usually are.
+        InputError: A value exceeds its limits. The message contains row, joint, value, limits and the likely cause.
     """
     xp = array_namespace(q)
     require_joint_axis(arm, q)
@@ -110,7 +110,7 @@ def require_within_limits(arm: Arm, q: Array, tolerance_rad: float = TOLERANCE_R
     if bool(xp.all(inside)):
         return
     suspicion = _outside(arm, _numpy(q).reshape(-1, arm.dof), tolerance_rad)
-    raise InputError(suspicion.message if suspicion else f"{arm.name}: joint values outside its limits")
+    raise InputError(suspicion.message if suspicion else f"{arm.name}: joint values exceed its limits. Check the unit")
 
 
 def _outside(arm: Arm, rows: np.ndarray, tolerance_rad: float) -> Suspicion | None:
@@ -128,33 +128,31 @@ def _outside(arm: Arm, rows: np.ndarray, tolerance_rad: float) -> Suspicion | No
     turning = ~np.array(arm.prismatic)
     scaled = np.where(turning, np.radians(rows), rows)
     as_degrees = (scaled >= arm.lower - tolerance_rad) & (scaled <= arm.upper + tolerance_rad)
-    # No arm turns a joint by more than two turns, so such values are degrees or another machine's numbers.
+    # No joint of an arm turns more than two turns, so larger values are degrees or belong to another machine.
     if as_degrees.all() and np.abs(rows[:, turning]).max(initial=0.0) > 4 * np.pi:
-        message = f'{what}; all rows fit when read as degrees. Set joints.unit = "deg" in the rig file, or convert'
+        message = f'{what}; all rows fit if they are degrees. Set joints.unit = "deg" in the rig file, or convert'
         return Suspicion("degrees", message, bad)
-    message = (
-        f"{what}. Are these degrees, or is this normalised (z-scored) qpos? Geometry needs raw joint angles in radians"
-    )
+    message = f"{what}. Give raw joint angles in radians, not degrees and not normalised (z-scored) qpos"
     return Suspicion("outside-limits", message, bad)
 
 
 def _read_as_degrees(arm: Arm, rows: np.ndarray) -> Suspicion | None:
-    """Find radians taken for degrees and converted again: the whole recording lies within 0.11 rad of zero."""
+    """Return a suspicion if radians were converted as if they were degrees: all values are within 0.11 rad of zero."""
     turning = ~np.array(arm.prismatic)
     largest = np.abs(rows[:, turning]).max(initial=0.0)
     if len(rows) < ROWS_FOR_STATISTICS or not 0.0 < largest < np.radians(2 * np.pi):
         return None
     message = (
-        f"every joint of all {len(rows)} rows lies within {largest:.3f} rad of zero, as radians do that were divided "
+        f"every joint of all {len(rows)} rows is within {largest:.3f} rad of zero, as if radians had been divided "
         f'by 57.3. Set joints.unit = "rad" in the rig file'
     )
     return Suspicion("read-as-degrees", message, len(rows))
 
 
 def _normalised(arm: Arm, rows: np.ndarray) -> Suspicion | None:
-    """Find mean 0 and standard deviation 1 in every joint at once, or every joint reaching just -1 and 1.
+    """Return a suspicion if every joint has mean 0 and standard deviation 1, or if every joint spans exactly -1 to 1.
 
-    That holds for the set the statistics came from; a single episode of it may have another mean and pass.
+    Both hold for the data set that gave the statistics. A single episode of it may have another mean and pass.
     """
     if len(rows) < ROWS_FOR_STATISTICS or arm.dof < 3 or not np.isfinite(rows).all():
         return None
@@ -164,25 +162,25 @@ def _normalised(arm: Arm, rows: np.ndarray) -> Suspicion | None:
         return None
     how = "mean 0 and standard deviation 1" if scored else "the range -1 .. 1"
     message = (
-        f"all {arm.dof} joints have {how}, as normalised (z-scored) qpos has; geometry needs raw joint angles in "
-        f"radians. Undo the normalisation, or read qpos from the recording"
+        f"all {arm.dof} joints have {how}, as in normalised (z-scored) qpos; expected raw joint angles in radians. "
+        f"Undo the normalisation, or read qpos from the recording"
     )
     return Suspicion("normalised", message, len(rows))
 
 
 def _zero(arm: Arm, rows: np.ndarray) -> Suspicion | None:
-    """Find rows where every joint is exactly zero, or a joint that is exactly zero in all of several rows."""
+    """Return a suspicion if all joints of a row are exactly zero, or if one joint is exactly zero in all rows."""
     empty = (rows == 0.0).all(axis=1)
     if empty.any():
         message = (
             f"row {int(np.argmax(empty))}: all {arm.dof} joints are exactly zero (in {int(empty.sum())} of {len(rows)} "
-            f"rows); a real arm never reads that. Was the arm off, or is the state missing there?"
+            f"rows); a real arm never reports that. Check whether the arm was off or the state is missing there"
         )
         return Suspicion("all-zero", message, int(empty.sum()))
     still = (rows == 0.0).all(axis=0)
     if len(rows) >= ROWS_FOR_STATISTICS and still.any():
         name = arm.joint_names[int(np.argmax(still))]
-        message = f"{name} is exactly zero in all {len(rows)} rows; is its column filled, and the right one?"
+        message = f"{name} is exactly zero in all {len(rows)} rows. Check that its column is recorded and correct"
         return Suspicion("all-zero", message, len(rows))
     return None
 
@@ -192,5 +190,5 @@ def _rms(a: Array, b: Array) -> float:
 
 
 def _numpy(q: Array) -> np.ndarray:
-    """Return joint values of any array kind as float64."""
+    """Return joint values of any array kind as a float64 numpy array."""
     return np.asarray(q.detach().cpu() if hasattr(q, "detach") else q, dtype=np.float64)

@@ -1,6 +1,7 @@
-"""The arm as a roboticstoolbox robot: spatialmath poses, inverse kinematics, plots.
+"""Conversion of an arm to a roboticstoolbox robot: spatialmath poses, inverse kinematics, plots.
 
-The only module that imports roboticstoolbox and spatialmath; their import takes seconds, so load it when needed.
+Only this module imports roboticstoolbox and spatialmath. Their import takes seconds, so import this module only when
+it is needed.
 """
 
 import numpy as np
@@ -12,7 +13,7 @@ from tactile_align.geometry.frames import Array, invert, log
 from tactile_align.kinematics.arm import Arm, forward_kinematics, jacobian
 
 TOLERANCE = 1e-10
-"""ikine_LM's residual, half the squared pose error; a few Newton steps take it to rounding."""
+"""Residual (half the squared pose error) at which ikine_LM stops; Newton steps then reduce it to rounding error."""
 
 
 def to_toolbox(arm: Arm) -> Robot:
@@ -25,7 +26,7 @@ def to_toolbox(arm: Arm) -> Robot:
         joint = ET.tz() if arm.prismatic[i] else ET.Rz()
         ets = ETS([ET.SE3(SE3(arm.T_link_joint[i], check=False)), joint])  # type: ignore[operator]
         bounds = np.array([arm.lower[i], arm.upper[i]])
-        # The search covers one turn of a joint without limits.
+        # For a joint without limits, the search covers one turn.
         bounds = np.where(np.isfinite(bounds), bounds, [-np.pi, np.pi])
         parent = Link(ets, name=f"link of {name}", parent=parent, qlim=bounds)
         links.append(parent)
@@ -35,7 +36,7 @@ def to_toolbox(arm: Arm) -> Robot:
 
 
 def flange_pose(arm: Arm, q: Array) -> SE3:
-    """Return T_base_flange of joint values (n,) or (N, n) as one spatialmath SE3 of length 1 or N, metres."""
+    """Return T_base_flange of joint values (n,) or (N, n) as a spatialmath SE3 of length 1 or N, metres."""
     q = np.asarray(q, dtype=np.float64)
     T = forward_kinematics(arm, q)
     return SE3(T, check=False) if q.ndim == 1 else SE3(list(T), check=False)
@@ -44,17 +45,17 @@ def flange_pose(arm: Arm, q: Array) -> SE3:
 def inverse_kinematics(
     arm: Arm, T_base_flange: SE3 | Array, near: Array, starts: int = 30, seed: int = 0
 ) -> np.ndarray:
-    """Return the joint values that reach a flange pose, nearest to a posture.
+    """Return the joint values that reach a flange pose and are nearest to a given posture.
 
-    Levenberg-Marquardt (roboticstoolbox's ikine_LM) from `near` and from random postures, each solution turned by
-    whole turns towards `near` within the limits.
+    Levenberg-Marquardt (roboticstoolbox's ikine_LM) starts from `near` and from random postures. Full turns are then
+    added to each solution so that it is as close to `near` as the limits allow.
 
     Args:
         arm: The arm.
         T_base_flange: The target pose: an SE3, or (4, 4), metres.
         near: (n,) posture to stay close to, rad.
         starts: Number of starts of the search; more starts find more of the up to 16 solutions of six joints.
-        seed: Seeds the random starts; equal seeds give equal answers.
+        seed: Seed of the random starts; equal seeds give equal results.
 
     Returns:
         (n,) joint values, rad; the pose error is below 1e-9 m and rad.
@@ -65,7 +66,7 @@ def inverse_kinematics(
     T = np.asarray(T_base_flange.A if isinstance(T_base_flange, SE3) else T_base_flange, dtype=np.float64)
     near = np.asarray(near, dtype=np.float64)
     if near.shape != (arm.dof,) or T.shape != (4, 4):
-        raise InputError(f"needed one pose (4, 4) and near ({arm.dof},) for {arm.name}; got {T.shape} and {near.shape}")
+        raise InputError(f"{arm.name} needs a pose (4, 4) and near ({arm.dof},); got {T.shape} and {near.shape}")
     robot, rng = to_toolbox(arm), np.random.default_rng(seed)
     lower, upper = (np.where(np.isfinite(b), b, s * np.pi) for b, s in ((arm.lower, -1.0), (arm.upper, 1.0)))
     best: np.ndarray | None = None
@@ -82,13 +83,13 @@ def inverse_kinematics(
     if best is None:
         place = "({:.3f}, {:.3f}, {:.3f}) m".format(*T[:3, 3])
         reach = f" (its reach is {arm.reach_m:g} m)" if arm.reach_m else ""
-        text = f"{arm.name} has no posture within its limits for a flange so turned at {place}{reach}"
-        raise InputError(f"{text}; {starts} starts were tried. Is the pose in the base frame, in metres?")
+        text = f"no posture of {arm.name} within its limits was found for this flange pose at {place}{reach}"
+        raise InputError(f"{text} in {starts} starts. Check that the pose is in the base frame and in metres")
     return best
 
 
 def _polished(arm: Arm, T_base_flange: np.ndarray, q: np.ndarray) -> np.ndarray:
-    """Return q after Newton steps on the pose error; least squares keep singular postures stable."""
+    """Return q after Newton steps on the pose error; least squares keeps the steps stable near singularities."""
     for _ in range(4):
         T = forward_kinematics(arm, q)
         error = np.concatenate([(T_base_flange - T)[:3, 3], log(T_base_flange @ invert(T))[3:]])
@@ -97,7 +98,7 @@ def _polished(arm: Arm, T_base_flange: np.ndarray, q: np.ndarray) -> np.ndarray:
 
 
 def _turned_towards(arm: Arm, q: np.ndarray, near: np.ndarray) -> np.ndarray:
-    """Return q with whole turns added to its revolute joints: nearest to `near` within the limits."""
+    """Return q with full turns added to its revolute joints, as close to `near` as the limits allow."""
     turns = 2 * np.pi * np.arange(-3, 4)[:, None]
     choices = np.where(np.array(arm.prismatic), q, near + (q - near + np.pi) % (2 * np.pi) - np.pi + turns)
     inside = (choices >= arm.lower) & (choices <= arm.upper)

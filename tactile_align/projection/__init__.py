@@ -1,1 +1,1 @@
-"""Projection: the box of a sensor in an image, and the tokens inside it, from a rig and joint readings."""
+"""Projection: the box of a touch sensor in an image and the tokens that it covers, from a rig and joint readings."""

@@ -1,8 +1,8 @@
-"""The box of a sensor in an episode: contact, opening, joints at exposure, projection.
+"""Boxes of a sensor in an episode, from contact, gripper opening, joints at exposure, and projection.
 
-One rule in two forms: `episode_boxes` for all frames of a recording; `HeldOpening` (opening) and `ViewBoxes` (boxes)
-frame by frame, as on a robot. Each commanded opening is held from the first frame in which
-ANY sensor of the hand touches something: an object under one finger stops the whole gripper.
+The same rule has two forms: `episode_boxes` for all frames of a recording, and `HeldOpening` (opening) with
+`ViewBoxes` (boxes) frame by frame, as on a robot. A commanded opening is held from the first frame in which ANY
+sensor of the hand touches something, because an object at one finger stops the whole gripper.
 """
 
 from collections.abc import Iterable, Mapping
@@ -25,12 +25,12 @@ from tactile_align.projection.uncertainty import pixel_sigma
 
 @dataclass(frozen=True)
 class ViewBoxes:
-    """Boxes of one sensor in one camera, in one frame or many, with all their inputs.
+    """Boxes of one sensor in one camera, for one frame or many, and the inputs from which they are computed.
 
     Attributes:
         rig: The rig.
-        camera: A camera of it.
-        sensor: A sensor of it.
+        camera: Name of a camera of the rig.
+        sensor: Name of a sensor of the rig.
         qpos: (..., D) raw state at the exposure of each frame.
         opening: (..., 2) metres per finger at the row of each frame, not at its exposure; None: the gripper reading of
             `qpos`.
@@ -47,23 +47,23 @@ class ViewBoxes:
     min_side_px: float = 4
 
     def at(self, rows: Any) -> "ViewBoxes":
-        """Return the boxes of some frames: an index, a slice, flags, or an array of indices of any shape."""
+        """Return the boxes of some frames; `rows` is an index, a slice, flags, or an array of indices of any shape."""
         return replace(self, qpos=self.qpos[rows], opening=None if self.opening is None else self.opening[rows])
 
     @cached_property
     def boxes(self) -> SensorBoxes:
-        """The boxes; errors as `sensor_boxes`."""
+        """Boxes of the sensor; raises as `sensor_boxes`."""
         limits: dict[str, Any] = {"min_side_px": self.min_side_px, "ahead_m": self.ahead_m}
         return sensor_boxes(self.rig, self.camera, self.sensor, self.qpos, self.opening, **limits)
 
     @cached_property
     def sigma_px(self) -> np.ndarray:
-        """(..., 2) standard deviation along u and v, stored px; errors as `pixel_sigma`."""
+        """(..., 2) standard deviations along u and v, px of the stored image; raises as `pixel_sigma`."""
         return pixel_sigma(self.rig, self.camera, self.sensor, self.qpos, self.opening, self.ahead_m)
 
     @cached_property
     def other_finger(self) -> SensorBoxes:
-        """Boxes of the sensor, or its mirror image, on the other finger; errors as `other_finger_boxes`."""
+        """Boxes of the sensor (real or assumed) on the other finger; raises as `other_finger_boxes`."""
         return other_finger_boxes(self.rig, self.camera, self.sensor, self.qpos, self.opening)
 
     @cached_property
@@ -86,17 +86,17 @@ def episode_boxes(
     """Return the boxes of a sensor in a camera over an episode.
 
     Args:
-        rig: The rig that holds for the episode.
-        camera: A camera of it.
-        sensor: A sensor of it.
+        rig: The rig for this episode.
+        camera: Name of a camera of the rig.
+        sensor: Name of a sensor of the rig.
         qpos: (T, D) raw state, frames in order.
-        contact: By sensor, (T,) bool: every sensor of the hand that the episode records; further sensors are ignored.
-        fps: Rows per second; None where the camera has no delay.
+        contact: (T,) bool by sensor, for every sensor of the hand that the episode contains; other sensors are ignored.
+        fps: Rows per second; may be None if the camera has no delay.
         ahead_m: As in `sensor_boxes`, metres.
         min_side_px: As in `sensor_boxes`.
 
     Raises:
-        InputError: Unknown names, a gripper reading out of range, a delay without a rate.
+        InputError: A name is unknown, a gripper reading is out of range, or a camera has a delay but `fps` is None.
     """
     arm = hand_of(rig, sensor)
     opening = held_opening(rig, arm, qpos, contact) if arm else None
@@ -104,16 +104,16 @@ def episode_boxes(
 
 
 def hand_of(rig: Rig, sensor: str) -> str:
-    """Return the arm whose gripper carries a sensor, '' for a sensor on no gripper."""
+    """Return the name of the arm with a gripper that carries a sensor; '' for any other sensor."""
     arm = rig.sensor_arm(sensor)
     return arm if arm and rig.arms[arm].gripper is not None else ""
 
 
 def hold_sensors(rig: Rig, arm: str) -> tuple[str, ...]:
-    """Return the sensors whose contact holds an arm's opening: all of the hand; none where its reading is measured.
+    """Return the sensors whose contact holds an arm's opening: all sensors of its hand, or () for a measured reading.
 
     Raises:
-        InputError: No such arm, or it has no gripper.
+        InputError: The rig has no such arm, or the arm has no gripper.
     """
     if rig.gripper(arm).reading == "measured":
         return ()
@@ -121,42 +121,42 @@ def hold_sensors(rig: Rig, arm: str) -> tuple[str, ...]:
 
 
 def contact_flags(episode: Episode, stream: str) -> np.ndarray:
-    """Return (T,) bool, the frames of an episode in which a touch stream shows contact; errors as `Episode.image`."""
+    """Return (T,) bool, the frames of an episode in which a touch stream shows contact; raises as `Episode.image`."""
     return contact_of(episode.image(stream, t) for t in range(len(episode))).flags
 
 
 def recorded_contact(episode: Episode, rig: Rig, sensors: Iterable[str]) -> dict[str, np.ndarray]:
-    """Return by sensor the (T,) contact of those whose touch stream the episode records."""
+    """Return the contact flags (T,), by sensor, of the given sensors whose touch stream is in the episode."""
     streams = {name: rig.sensor(name).stream for name in sensors}
     return {name: contact_flags(episode, stream) for name, stream in streams.items() if stream in episode.sensors}
 
 
 def hand_contact(rig: Rig, arm: str, contact: Mapping[str, Array]) -> np.ndarray:
-    """Return whether a hand touches something: any sensor on the arm does.
+    """Return whether any sensor on an arm touches something.
 
     Args:
         rig: The rig.
-        arm: An arm of it.
-        contact: By sensor, (...) bool; sensors of other arms are ignored.
+        arm: Name of an arm of the rig.
+        contact: (...) bool by sensor; sensors of other arms are ignored.
 
     Returns:
-        (...) bool; a scalar False where no sensor of the arm is named.
+        (...) bool; a scalar False if `contact` contains no sensor of the arm.
     """
     flags = [touching for name, touching in contact.items() if rig.sensor_arm(name) == arm]
     return np.asarray(reduce(np.logical_or, flags, np.False_))
 
 
 def held_opening(rig: Rig, arm: str, qpos: np.ndarray, contact: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Return the finger openings of an arm, (T, 2) metres: a commanded reading is held while the hand touches.
+    """Return the finger openings of an arm, (T, 2) metres; a commanded opening is held during contact.
 
     Args:
         rig: The rig.
-        arm: An arm of it.
+        arm: Name of an arm of the rig.
         qpos: (T, D) raw state, frames in order.
-        contact: By sensor, (T,) bool, as in `episode_boxes`.
+        contact: (T,) bool by sensor, as in `episode_boxes`.
 
     Raises:
-        InputError: No gripper, a reading out of range, flags of another length.
+        InputError: The arm has no gripper, a reading is out of range, or flags and `qpos` differ in length.
     """
     touching = hand_contact(rig, arm, contact)
     flags = touching if touching.shape else np.zeros(len(qpos), bool)
@@ -164,24 +164,24 @@ def held_opening(rig: Rig, arm: str, qpos: np.ndarray, contact: Mapping[str, np.
 
 
 def openings(rig: Rig, qpos: np.ndarray, contact: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Return `held_opening` by arm with a gripper, (T, 2) metres."""
+    """Return `held_opening`, (T, 2) metres, of every arm with a gripper, by arm."""
     return {arm: held_opening(rig, arm, qpos, contact) for arm, entry in rig.arms.items() if entry.gripper is not None}
 
 
 class HeldOpening:
-    """The opening of one hand frame by frame, equal to `held_opening` over all frames.
+    """Opening of one hand, updated frame by frame; equal to `held_opening` over all frames.
 
     Args:
         rig: The rig.
-        arm: An arm of it.
+        arm: Name of an arm of the rig.
 
     Attributes:
         sensors: The sensors whose contact each step needs; see `hold_sensors`.
-        onset: (2,) the opening at which the present contact began, metres; None without contact. Set it to None to
-            begin another episode, or to an earlier value to go back.
+        onset: (2,) opening at which the current contact began, metres; None without contact. Set it to None to
+            start another episode, or to an earlier value to return to an earlier frame.
 
     Raises:
-        InputError: No such arm, or it has no gripper.
+        InputError: The rig has no such arm, or the arm has no gripper.
     """
 
     def __init__(self, rig: Rig, arm: str) -> None:
@@ -190,14 +190,14 @@ class HeldOpening:
         self.onset: np.ndarray | None = None
 
     def step(self, qpos: np.ndarray, contact: Mapping[str, bool]) -> np.ndarray:
-        """Return (2,) metres per finger in the next frame.
+        """Return the opening in the next frame, (2,) metres per finger.
 
         Args:
             qpos: (D,) raw state.
-            contact: By sensor, whether it touches something: at least all of `sensors`.
+            contact: Whether each sensor touches something, by sensor; must contain all of `sensors`.
 
         Raises:
-            InputError: A contact is missing; a reading out of range.
+            InputError: The contact of a sensor is missing, or the gripper reading is out of range.
         """
         missing = [name for name in self.sensors if name not in contact]
         if missing:
@@ -215,8 +215,8 @@ class HeldOpening:
 def qpos_at_exposure(rig: Rig, camera: str, qpos: np.ndarray, fps: float | None) -> np.ndarray:
     """Return qpos at the exposure of a camera's frames, `delay_s` after the joint readings of their rows.
 
-    Joints are interpolated between rows. Frames exposed before the first row or after the last get the joints of that
-    row.
+    Joints are interpolated between rows. Frames exposed before the first row or after the last row get the joints of
+    that row.
 
     Args:
         rig: The rig with the delay.
@@ -228,29 +228,29 @@ def qpos_at_exposure(rig: Rig, camera: str, qpos: np.ndarray, fps: float | None)
         (T, D); `qpos` itself for a camera without delay.
 
     Raises:
-        InputError: A delay, but no rate to count it in rows.
+        InputError: The camera has a delay, but `fps` is None.
     """
     delay = rig.camera(camera).delay_s
     if delay == 0.0:
         return qpos
     if fps is None:
-        text = f"camera '{camera}' has delay_s = {delay}, which needs the recording's rate"
-        raise InputError(f"{text}; state fps in the layout file or in the episode's attributes")
+        text = f"camera '{camera}' has delay_s = {delay}, but the frame rate of the recording is unknown"
+        raise InputError(f"{text}. State fps in the layout file or in the episode's attributes")
     rows = np.arange(len(qpos), dtype=np.float64)
     shifted = np.clip(rows + delay * fps, 0, len(qpos) - 1)
     return np.stack([np.interp(shifted, rows, column) for column in qpos.T], axis=-1)
 
 
 def require_rig_size(episode: Episode, rig: Rig, camera: str) -> None:
-    """Refuse an episode whose frames differ in size from the rig's camera.
+    """Raise an error if the frames of an episode differ in width or height from the rig's camera.
 
     Raises:
-        InputError: Names file, stream and both sizes.
+        InputError: They differ. The message contains file, stream, and both widths and heights.
     """
     stored, recorded = rig.camera(camera).stored, episode.width_height(camera)
     if recorded != (stored.width, stored.height):
         states = f"rig {rig.name} states {stored.width}x{stored.height} for camera '{camera}'"
-        text = f"{episode.stream(camera).key} holds {recorded[0]}x{recorded[1]} frames but {states}"
+        text = f"{episode.stream(camera).key} contains {recorded[0]}x{recorded[1]} frames but {states}"
         remedy = (
             f"State the recorder's crop and resize in cameras.{camera}.image_map, or use the rig of these recordings"
         )

@@ -1,4 +1,4 @@
-"""Boxes of the gripper's other finger: a region that looks alike but does not belong to this touch."""
+"""Boxes of the gripper's other finger: a region that looks similar but does not belong to this touch."""
 
 import numpy as np
 
@@ -13,19 +13,19 @@ FLIP = np.diag([1.0, -1.0, 1.0])
 
 
 def other_finger(rig: Rig, sensor: str) -> Sensor:
-    """Return the sensor on the other finger: the rig's own one, else this sensor's mirror image.
+    """Return the sensor on the other finger: the one in the rig or, if none exists, this sensor's mirror image.
 
-    finger2 mirrors finger1 in the plane through the flange's origin that is square to the gripper's axis, so a finger
-    without a sensor is assumed to look like the other one.
+    finger2 is the mirror image of finger1 in the plane through the flange's origin that is perpendicular to the
+    gripper's axis. A finger without a sensor is assumed to look like the other finger.
 
     Raises:
-        InputError: The sensor does not sit on a finger.
+        InputError: The sensor is not on a finger.
     """
     original = rig.sensor(sensor)
     arm, _, node = original.parent.partition("/")
     if node not in OTHER:
         text = f"sensor '{sensor}' of rig {rig.name} is on '{original.parent}', which has no other finger"
-        raise InputError(f"{text}. Needed: ARM/finger1 or ARM/finger2; otherwise set hsa.finger_negative = false")
+        raise InputError(f"{text}. Set its parent to ARM/finger1 or ARM/finger2, or set hsa.finger_negative = false")
     there = f"{arm}/{OTHER[node]}"
     for other in rig.sensors.values():
         if other.parent == there:
@@ -33,7 +33,7 @@ def other_finger(rig: Rig, sensor: str) -> Sensor:
     axis = np.asarray(rig.gripper(arm).law.axis)
     mirror = np.eye(3) - 2 * np.outer(axis, axis)
     T = original.T_parent_this
-    # A mirrored box is a box again: flipping one of its own axes too makes the mirror image a rotation.
+    # A mirrored box is still a box: flipping one of its own axes as well turns the mirroring into a rotation.
     quat = quaternion_from_rotation(mirror @ T[:3, :3] @ FLIP)
 
     def flipped(solid: Solid) -> Solid:
@@ -52,6 +52,6 @@ def other_finger(rig: Rig, sensor: str) -> Sensor:
 
 
 def other_finger_boxes(rig: Rig, camera: str, sensor: str, qpos: Array, opening: Array | None = None) -> SensorBoxes:
-    """Return the boxes of `other_finger` of a sensor; arguments and errors as `sensor_boxes`."""
+    """Return the boxes of a sensor's `other_finger`; arguments and errors as for `sensor_boxes`."""
     both = rig.with_sensor(sensor, other_finger(rig, sensor))
     return sensor_boxes(both, camera, sensor, qpos, opening)

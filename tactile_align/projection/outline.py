@@ -1,10 +1,9 @@
-"""The pixel box of a solid in front of a lens, from its edges, its sections and the arc of the lens limit.
+"""Pixel box of a convex solid seen through a lens, also where the near plane or the lens limit cuts the solid.
 
-A camera maps the part of a convex solid that lies in front of the near plane and inside the lens limit onto a
-region whose border consists of (1) the solid's edges, (2) the section of its faces with the near plane and
-(3) arcs of the lens limit's circle. (1) and (2) are straight in space and are cut at the limit before they are
-followed through the lens; of (3) only the circle's four points of least and greatest u, v can matter, as the ends
-of an arc lie on (1) or (2).
+Only the part of the solid in front of the near plane and inside the lens limit has pixels. The border of its image
+consists of (1) edges of the solid, (2) intersections of its faces with the near plane, and (3) arcs of the lens
+limit's circle. (1) and (2) are straight in space. They are cut at the lens limit, then sampled and projected. Of (3)
+only the circle's four points with the least and greatest u and v matter, because the ends of an arc lie on (1) or (2).
 """
 
 from typing import Any
@@ -17,25 +16,25 @@ from tactile_align.calibration.rig_parts import Solid
 from tactile_align.geometry.frames import Array, apply
 
 SAMPLES = 9
-"""Points on every curve; they show which curve reaches furthest and roughly where."""
+"""Number of points on every curve; they show which curve reaches furthest, and roughly where."""
 SAMPLES_WIDE = 13
-"""Points on a piece of a segment that may reach far off the axis, where curves bend most."""
+"""Number of points on a piece of a segment that may lie far off the axis, where curves bend most."""
 SAMPLES_AROUND = 9
-"""Points around that place on that curve alone, one sample apart from end to end."""
+"""Number of points in the refinement around the furthest place; they span one sample interval."""
 CURVES_AT_ONCE = 3072
-"""Batch size whose working set fits a core's cache, which is several times as fast."""
+"""Number of curves in a batch. Its working set fits into a core's cache, which is several times as fast."""
 
 
 def curve_bounds(camera: Camera, a: Array, b: Array, keep: Array | None = None, wide: bool = False) -> Array:
-    """Return the bounds of the images of segments, to well below 0.1 px.
+    """Return the pixel bounds of projected line segments, accurate to well below 0.1 px.
 
     Args:
         camera: The camera.
-        a: (N, E, 3) where each of the E segments of N solids begins, in the camera frame. All of a segment lies in
-            front of the camera and inside the lens limit.
-        b: (N, E, 3) where each segment ends.
-        keep: (N, E) bool, the segments that count; None for all.
-        wide: Whether segments may reach far off the axis; each is then followed in four pieces.
+        a: (N, E, 3) start points of the E segments of N solids, in the camera frame, m. Every segment must lie
+            entirely in front of the camera and inside the lens limit.
+        b: (N, E, 3) end points of the segments.
+        keep: (N, E) bool, the segments that count; None: all.
+        wide: Whether segments may lie far off the axis; each is then sampled in four pieces.
 
     Returns:
         (N, 4) least u, v and greatest u, v, px; inf and -inf where no segment counts.
@@ -55,10 +54,11 @@ def curve_bounds(camera: Camera, a: Array, b: Array, keep: Array | None = None, 
 
 
 def _weighted(p: Array) -> Array:
-    """Scale points so that even steps between two suit their image: along a ray, points share a pixel.
+    """Return points scaled along their rays so that even steps between two points suit their image.
 
-    Between unit rays, |p| = 1, steps are nearly even in angle: few where the image of a wide segment changes most.
-    Between points with z = 1 they are even in tan(angle): few close to the axis. This is halfway between the two.
+    Scaling along a ray does not change the pixel. With |p| = 1, even steps are nearly even in angle: too few where the
+    image of a wide segment changes most. With z = 1, they are even in tan(angle): too few close to the axis. The
+    scale used here is the geometric mean of these two.
     """
     xp = array_namespace(p)
     return p / xp.sqrt(xp.linalg.vector_norm(p, axis=-1, keepdims=True) * p[..., 2:])
@@ -70,7 +70,7 @@ def _curve_bounds(camera: Camera, a: Array, b: Array, keep: Array | None, sample
     curves, places = [], []
     for value in (-u, -v, u, v):
         peak, place = _peak(value)
-        # A parabola may overshoot and a sample fall short: the furthest curve by either is refined.
+        # A parabola may overshoot and a sample may fall short, so the furthest curve by each measure is refined.
         for reach in (peak, xp.max(value, axis=-1)):
             if keep is not None:
                 reach = xp.where(keep, reach, xp.full_like(reach, -float("inf")))
@@ -89,16 +89,16 @@ def _curve_bounds(camera: Camera, a: Array, b: Array, keep: Array | None, sample
 
 
 def _follow(camera: Camera, a: Array, b: Array, steps: Array) -> tuple[Array, Array]:
-    """Return u and v (N, E, S) of segments (N, E, 3) at steps (N, E, S) or (S,), 0 at a, 1 at b."""
+    """Return u and v (N, E, S) on segments (N, E, 3) at steps (N, E, S) or (S,); step 0 is a, step 1 is b."""
     x, y, z = (a[..., i, None] + steps * (b - a)[..., i, None] for i in range(3))
     return camera.uv(x / z, y / z)
 
 
 def _peak(value: Array) -> tuple[Array, Array]:
-    """Return the greatest value (N, E) of curves of S samples (N, E, S), and the place to refine, 0.5..S - 1.5.
+    """Return the maximum (N, E) of curves of S samples (N, E, S), and the index to refine around, 0.5 to S - 1.5.
 
-    The value is that of the parabola through the greatest sample and its neighbours; where that sample is an end,
-    through the three beside it, for a curve may turn just before its end.
+    The maximum is that of the parabola through the greatest sample and its neighbours. If the greatest sample is an
+    end of the curve, the parabola goes through the three samples at that end, because a curve may turn just before it.
     """
     xp = array_namespace(value)
     last = value.shape[-1] - 1
@@ -109,7 +109,7 @@ def _peak(value: Array) -> tuple[Array, Array]:
     index = xp.reshape(at, (-1,)) + xp.arange(0, flat.shape[0], last + 1, device=value.device)
     before, middle, after = (xp.reshape(xp.take(flat, index + i), at.shape) for i in (-1, 0, 1))
     slope, curvature = (after - before) / 2, 2 * middle - before - after
-    # Where the vertex lies beyond the three samples, or there is none, the sample itself is the greatest.
+    # If the parabola has no maximum within the three samples, the greatest sample is the maximum.
     inside = curvature > xp.abs(slope)
     vertex = slope / xp.where(inside, curvature, xp.ones_like(slope))
     step = xp.where(inside, vertex, xp.astype(top - at, value.dtype))
@@ -121,28 +121,28 @@ def _peak(value: Array) -> tuple[Array, Array]:
 Z_NEAR_M = 0.005
 """Solids are cut at this depth before projecting, so that no point behind the camera ever gets a pixel."""
 WIDE = 1.5
-"""Normalised radius (tan of the angle to the axis) from which on a lens bends edges too much for few samples."""
+"""Normalised radius (tan of the angle to the axis) beyond which a lens bends edges too much for SAMPLES points."""
 EDGES = tuple((i, i | 1 << axis) for axis in range(3) for i in range(8) if not i >> axis & 1)
-"""The 12 edges of a box between corners whose indices differ in one sign bit."""
+"""The 12 edges of a box, as pairs of corners whose indices differ in one bit."""
 FACES = tuple(
     tuple(e for e, (a, b) in enumerate(EDGES) if a >> axis & 1 == side and b >> axis & 1 == side)
     for axis in range(3)
     for side in (0, 1)
 )
-"""The four edges of each of the 6 faces."""
+"""Indices of the four edges of each of the 6 faces."""
 
 
 def solid_outline(camera: Camera, T_camera_sensor: Array, solid: Solid) -> tuple[Array, Array]:
-    """Return the raw box of one solid.
+    """Return the pixel box of one solid, not clipped to the image.
 
     Args:
         camera: The camera of the stored images.
-        T_camera_sensor: (..., 4, 4), metres.
+        T_camera_sensor: (..., 4, 4) poses, metres.
         solid: A box in the sensor frame.
 
     Returns:
-        box: (..., 4) px, not clipped to the image; nan where nothing has a pixel.
-        front: (...) bool, whether any of it lies in front of the near plane.
+        box: (..., 4) px, not clipped to the image; nan where no part of the solid has a pixel.
+        front: (...) bool, whether any part of the solid lies in front of the near plane.
     """
     xp = array_namespace(T_camera_sensor)
     lead = T_camera_sensor.shape[:-2]
@@ -156,7 +156,7 @@ def solid_outline(camera: Camera, T_camera_sensor: Array, solid: Solid) -> tuple
     if bool(xp.all(whole)):
         box = _whole_outline(camera, p)
     else:
-        # Only the few rows that need cutting are cut; each row then takes its result from the joined list.
+        # Only the few solids that need cutting are cut; the results are then put back into the order of the input.
         cut = _cut_outline(camera, p[~whole], T[~whole], solid)
         both = xp.concat([_whole_outline(camera, p[whole]), cut], axis=0)
         whole_rank = xp.cumulative_sum(xp.astype(whole, xp.int64), axis=0)
@@ -167,7 +167,7 @@ def solid_outline(camera: Camera, T_camera_sensor: Array, solid: Solid) -> tuple
 
 
 def _whole_outline(camera: Camera, p: Array) -> Array:
-    """Return boxes (N, 4) of solids whose corners (N, 8, 3) all lie in front, inside the lens limit and WIDE."""
+    """Return boxes (N, 4) of solids whose corners (N, 8, 3) all lie in front, within the lens limit and WIDE."""
     xp = array_namespace(p)
     if camera.model == "pinhole":
         uv = camera.pixels(p)
@@ -207,14 +207,14 @@ def _index(xp: Any, values: list[int], like: Array) -> Array:
 
 
 def _beyond(p: Array, limit: float) -> Array:
-    """Return x^2 + y^2 - (limit z)^2: positive beyond the limiting cone."""
+    """Return x^2 + y^2 - (limit z)^2, which is positive outside the limiting cone."""
     return p[..., 0] ** 2 + p[..., 1] ** 2 - (limit * p[..., 2]) ** 2
 
 
 def _cut_at_near_plane(a: Array, b: Array) -> tuple[Array, Array, Array]:
-    """Cut edges (..., 12, 3) at the near plane and add the section of each face: 18 segments, and which count.
+    """Return edges (..., 12, 3) cut at the near plane, each face's section with it (18 segments), and which count.
 
-    The others become the point (0, 0, 1), which any lens can project.
+    Segments that do not count become the point (0, 0, 1), which every lens can project.
     """
     xp = array_namespace(a)
     za, zb = a[..., 2:], b[..., 2:]
@@ -232,7 +232,7 @@ def _cut_at_near_plane(a: Array, b: Array) -> tuple[Array, Array, Array]:
         crossed = xp.take(crossing, index, axis=-1)
         points = xp.take(cut, index, axis=-2)
         order = xp.astype(crossed, xp.int8)
-        # The plane crosses two of a face's four edges or none: the section runs from the first to the last.
+        # The plane crosses two of a face's four edges, or no edge; the section joins the first and the last.
         from_start, from_end = xp.argmax(order, axis=-1), xp.argmax(xp.flip(order, axis=-1), axis=-1)
         for ends_of, at in ((first, from_start), (last, 3 - from_end)):
             which = xp.broadcast_to(at[..., None, None], (*at.shape, 1, 3))
@@ -245,19 +245,19 @@ def _cut_at_near_plane(a: Array, b: Array) -> tuple[Array, Array, Array]:
 
 
 def _cut_at_limit(a: Array, b: Array, keep: Array, limit: float) -> tuple[Array, Array, Array]:
-    """Cut segments (..., E, 3) in front of the camera where they leave the cone x^2 + y^2 = (limit z)^2.
+    """Return segments (..., E, 3) in front of the camera, cut at the cone x^2 + y^2 = (limit z)^2, and which count.
 
-    Segments wholly outside no longer count and become their first point.
+    Segments entirely outside the cone do not count and shrink to their start points.
     """
     xp = array_namespace(a)
     d = b - a
-    # |a + t d| on the cone: A t^2 + 2 B t + C = 0; the cone is convex, so what lies inside is one interval.
+    # a + t d is on the cone where A t^2 + 2 B t + C = 0. The cone is convex, so the part inside is one interval.
     A, C = _beyond(d, limit), _beyond(a, limit)
     B = a[..., 0] * d[..., 0] + a[..., 1] * d[..., 1] - limit**2 * a[..., 2] * d[..., 2]
     root = B * B - A * C
     real = root > 0
     root = xp.sqrt(xp.where(real, root, xp.ones_like(root)))
-    # Each of the two forms of the roots is exact where the other cancels.
+    # Each of the two forms of the roots is accurate where the other suffers from cancellation.
     q = -(B + xp.where(B < 0, -root, root))
     one, tiny = xp.ones_like(A), xp.full_like(A, float(xp.finfo(A.dtype).smallest_normal))
     t1 = q / xp.where(xp.abs(A) > tiny, A, tiny)
@@ -265,7 +265,7 @@ def _cut_at_limit(a: Array, b: Array, keep: Array, limit: float) -> tuple[Array,
     low, high = xp.minimum(t1, t2), xp.maximum(t1, t2)
     zero = xp.zeros_like(A)
     inside_a, inside_b = C <= 0, _beyond(b, limit) <= 0
-    # With one end inside, the crossing is the root within the segment; with none, both roots are or none is.
+    # If one end is inside, the crossing is the root in the segment. If none is, both roots or no root are in it.
     crossing = xp.where((low >= 0) & (low <= 1), low, high)
     start = xp.where(inside_a, zero, xp.where(inside_b, crossing, low))
     end = xp.where(inside_b, one, xp.where(inside_a, crossing, high))
@@ -277,7 +277,7 @@ def _cut_at_limit(a: Array, b: Array, keep: Array, limit: float) -> tuple[Array,
 
 
 def _bounds(uv: Array, keep: Array) -> Array:
-    """Return the bounds (N, 4) of the pixels (N, P, 2) that count; infinite where none does."""
+    """Return the bounds (N, 4) of the pixels (N, P, 2) that count; infinite if no pixel counts."""
     xp = array_namespace(uv)
     inf = xp.full_like(uv, float("inf"))
     low, high = xp.where(keep[..., None], uv, inf), xp.where(keep[..., None], uv, -inf)
@@ -285,7 +285,7 @@ def _bounds(uv: Array, keep: Array) -> Array:
 
 
 def _hits(rays: Array, T_camera_sensor: Array, solid: Solid) -> Array:
-    """Return which of N rays (N, 3), z = 1, from the camera meet the solid in front of the near plane: (..., N)."""
+    """Return (..., N) bool: which of N camera rays (N, 3) with z = 1 hit the solid in front of the near plane."""
     xp = array_namespace(T_camera_sensor)
     like = {"dtype": T_camera_sensor.dtype, "device": T_camera_sensor.device}
     R = T_camera_sensor[..., :3, :3]

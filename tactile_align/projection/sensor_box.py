@@ -1,4 +1,4 @@
-"""The box of a touch sensor in an image, its share inside the image, or the reason why there is none."""
+"""Box of a touch sensor in an image, the share of it inside the image, and the reason if no box exists."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -23,10 +23,10 @@ class SensorBoxes:
     """Boxes of one sensor in one camera's stored images.
 
     Attributes:
-        box: (..., 4) clipped to the image, px; nan where there is none.
-        raw: (..., 4) before clipping; nan where nothing projects.
+        box: (..., 4) boxes clipped to the image, px; nan where no box exists.
+        raw: (..., 4) boxes before clipping, px; nan where no part of the sensor has a pixel.
         visible: (...) bool, whether `box` exists.
-        inside: (...) share of the raw box inside the image, 0..1; occlusion does not count.
+        inside: (...) share of the raw box's area that lies inside the image, 0..1; occlusion is ignored.
         reason: (...) uint8 index into REASONS; 0 where visible.
     """
 
@@ -51,29 +51,29 @@ def sensor_boxes(
     min_side_px: float = 4,
     ahead_m: float = 0.0,
 ) -> SensorBoxes:
-    """Project a sensor into a camera's stored images.
+    """Return the boxes of a sensor in a camera's stored images.
 
     Args:
         rig: The rig.
         camera: Name of a camera of the rig.
         sensor: Name of a sensor of the rig.
         qpos: (..., D) RAW state as recorded.
-        opening: (..., 2) metres per finger, in place of the gripper reading.
-        solid: "body" for the whole sensor, "pad" for its touching face alone.
-        min_side_px: A clipped box with a shorter side is "too small".
-        ahead_m: Shift of the solid along the pad's normal, metres: the box then covers the touched object instead of
-            the sensor.
+        opening: (..., 2) distance of each finger from the tool axis, metres; None: from the gripper reading.
+        solid: "body": the whole sensor. "pad": only its touching face.
+        min_side_px: Least width and height of a clipped box, px; smaller boxes get the reason "too small".
+        ahead_m: Shift of the solid along the pad's normal, metres. The shifted box covers the touched object instead
+            of the sensor.
 
     Returns:
         The boxes; their batch axes are those of `qpos`.
 
     Raises:
-        InputError: Unknown names; joints, gripper reading or `ahead_m` out of range.
+        InputError: A name is unknown, or joints, gripper reading or `ahead_m` are out of range.
     """
     touch = rig.sensor(sensor)
     T_camera_sensor = rig.T_camera_sensor(camera, sensor, qpos, opening)
     if not 0.0 <= ahead_m < MOST_AHEAD_M:
-        raise InputError(f"ahead_m must be 0 to {MOST_AHEAD_M}, metres in front of the pad; got {ahead_m}")
+        raise InputError(f"ahead_m must be at least 0 m and less than {MOST_AHEAD_M} m; got {ahead_m}. Correct it")
     if ahead_m:
         xp, like = array_namespace(T_camera_sensor), T_camera_sensor
         moved = pose(np.eye(3), ahead_m * np.asarray(touch.pad.normal))
@@ -85,13 +85,13 @@ def sensor_boxes(
 def project_solids(
     camera: Camera, T_camera_sensor: Array, solids: tuple[Solid, ...], min_side_px: float = 4
 ) -> SensorBoxes:
-    """Project one or more solids given in the sensor frame into one common box.
+    """Return the common box of one or more solids that are given in the sensor frame.
 
     Args:
         camera: The camera of the stored images.
-        T_camera_sensor: (..., 4, 4), metres.
+        T_camera_sensor: (..., 4, 4) poses, metres.
         solids: Boxes in the sensor frame, at least one.
-        min_side_px: A clipped box with a shorter side is "too small".
+        min_side_px: Least width and height of a clipped box, px; smaller boxes get the reason "too small".
 
     Returns:
         The boxes; their batch axes are those of `T_camera_sensor`.
@@ -103,11 +103,11 @@ def project_solids(
         raw, front = boxes.union(raw, other), front | other_front
     clipped = boxes.clip_to_image(raw, camera.width, camera.height)
     behind = ~front
-    # In front, but without a pixel: entirely beyond the radius of the lens model.
+    # A solid in front of the camera without a pixel lies entirely beyond the radius of the lens model.
     beyond = xp.isnan(raw[..., 0]) & front
     outside = xp.isnan(clipped[..., 0]) & ~behind & ~beyond
     side = xp.minimum(clipped[..., 2] - clipped[..., 0], clipped[..., 3] - clipped[..., 1])
-    small = side < min_side_px  # never of nan, where there is no box at all
+    small = side < min_side_px  # False for nan, where no box exists
     reason = xp.zeros(behind.shape, dtype=xp.uint8, device=raw.device)
     for index, applies in ((1, behind), (2, outside), (3, small), (4, beyond)):
         reason = xp.where(applies, xp.full_like(reason, index), reason)

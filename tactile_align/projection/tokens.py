@@ -1,4 +1,4 @@
-"""Weights of the ViT tokens of an encoder's input for a box in a stored image."""
+"""Weights of an encoder's image tokens for a box in a stored image."""
 
 from array_api_compat import array_namespace
 
@@ -10,12 +10,12 @@ def token_weights(box: Array, image_map: ImageMap, grid: tuple[int, int]) -> Arr
     """Return the share of each token's area that a box covers.
 
     Args:
-        box: (..., 4) boxes in the source image of `image_map`, px; nan where there is none.
-        image_map: From the stored image to the encoder's input.
+        box: (..., 4) boxes in the source image of `image_map`, px; nan where no box exists.
+        image_map: Map from the stored image to the encoder's input.
         grid: (rows, columns) of tokens; token j of width p covers [j p - 0.5, (j + 1) p - 0.5].
 
     Returns:
-        (..., rows, columns) in 0..1; all nan for a nan box.
+        (..., rows, columns) shares in 0..1; all nan for a nan box.
     """
     rows, columns = grid
     moved = image_map.apply_to_box(box)

@@ -11,36 +11,36 @@ STEP_M = 1e-6
 def pixel_sigma(
     rig: Rig, camera: str, sensor: str, qpos: np.ndarray, opening: np.ndarray | None = None, ahead_m: float = 0.0
 ) -> np.ndarray:
-    """Return the standard deviation along u and v of the image of a sensor's pad centre.
+    """Return the standard deviations along u and v of the pixel of a sensor's pad centre.
 
-    The 6x6 covariance of the camera's pose, as hand-eye calibration writes it into the rig file, is carried to the
-    image to first order. For `sigma_px` of the Gaussian pooling scale it like the image: sigma times the encoder's
+    The 6x6 covariance of the camera's pose, which hand-eye calibration writes into the rig file, is propagated to the
+    image to first order. To use the result as `sigma_px` of the Gaussian pooling, multiply it by the encoder's input
     width over the stored width.
 
     Args:
         rig: The rig.
-        camera: Camera whose pose is uncertain.
-        sensor: The sensor.
-        qpos: (N, D) raw rows.
-        opening: (N, 2) finger openings, m; None: from qpos.
-        ahead_m: For the point this far in front of the pad's centre along its normal, metres.
+        camera: Name of the camera whose pose is uncertain.
+        sensor: Name of the sensor.
+        qpos: (N, D) raw state.
+        opening: (N, 2) finger openings, m; None: from the gripper reading in `qpos`.
+        ahead_m: Distance of the point in front of the pad's centre, along the pad's normal, metres.
 
     Returns:
-        (N, 2) px of the stored image; nan where the pad centre has no pixel.
+        (N, 2) px of the stored image; nan where the point has no pixel.
 
     Raises:
-        InputError: The rig states no covariance for the camera.
+        InputError: The rig has no covariance for the camera.
     """
     entry = rig.camera(camera)
     if entry.covariance is None:
-        text = f"camera '{camera}' of rig {rig.name} states no covariance, so its uncertainty is unknown"
-        raise InputError(f"{text}. Needed: the result of `calibrate hand-eye`; otherwise choose sigma_px yourself")
+        text = f"camera '{camera}' of rig {rig.name} has no covariance, so its uncertainty is unknown"
+        raise InputError(f"{text}. Write the result of `calibrate hand-eye` into the rig, or set sigma_px yourself")
     covariance = np.asarray(entry.covariance, dtype=np.float64)
     T = rig.T_camera_sensor(camera, sensor, qpos, opening)
     pad = rig.sensor(sensor).pad
     p = T[..., :3, :3] @ (np.asarray(pad.center_m) + ahead_m * np.asarray(pad.normal)) + T[..., :3, 3]
     axes = np.eye(3)
-    # A shift d of the camera in its parent's axes moves the point by -R^T d; a right turn w by -w x p = p x w.
+    # A shift d of the camera in its parent's axes moves the point by -R^T d; a right rotation w moves it by p x w.
     shift = np.broadcast_to(-entry.T_parent_this[:3, :3].T, (*p.shape[:-1], 3, 3))
     turn = np.cross(p[..., None, :], axes).swapaxes(-1, -2)
     of_pose = np.concatenate([shift, turn], axis=-1)

@@ -128,11 +128,11 @@ def test_a_page_is_never_overwritten_and_must_fit(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("facts", "message"),
     [
-        ({"kind": "charuco", "columns": 5, "rows": 4, "square_m": 0.03}, "needs marker_m below square_m"),
+        ({"kind": "charuco", "columns": 5, "rows": 4, "square_m": 0.03}, "needs marker_m < square_m"),
         ({"kind": "chessboard", "columns": 9, "rows": 6, "square_m": 25.0}, "square_m"),
-        ({"kind": "chessboard", "columns": 9, "square_m": 0.025}, "at least 2 columns and rows"),
+        ({"kind": "chessboard", "columns": 9, "square_m": 0.025}, "2 or more columns and rows; got 9 x 1"),
         ({"kind": "tag", "square_m": 0.1, "id": 50}, "needs 51 markers, DICT_4X4_50 holds 50"),
-        ({"kind": "tag", "square_m": 0.1, "dictionary": "DICT_9X9"}, "no marker dictionary 'DICT_9X9'"),
+        ({"kind": "tag", "square_m": 0.1, "dictionary": "DICT_9X9"}, "unknown marker dictionary 'DICT_9X9'"),
     ],
 )
 def test_a_wrong_board_is_refused(facts: dict, message: str) -> None:
@@ -159,7 +159,7 @@ def test_a_twenty_megapixel_chessboard_is_found_at_full_precision(tmp_path: Path
 
 def test_unreadable_images_are_named(tmp_path: Path) -> None:
     (tmp_path / "zerstört.png").write_bytes(b"\x89PNG but no more")
-    with pytest.raises(ValueError, match=r"zerstört\.png: needed an image"):
+    with pytest.raises(ValueError, match=r"zerstört\.png: expected an image"):
         read_grey(tmp_path / "zerstört.png")
     with pytest.raises(FileNotFoundError, match="no such image"):
         read_grey(tmp_path / "fehlt.png")

@@ -102,7 +102,7 @@ def test_a_camchain_comes_back_and_keeps_its_direction(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("image_width: 640\n", "the key image_height is missing.*image_width"),
-        ("- 1\n- 2\n", "needed keys and values; got list"),
+        ("- 1\n- 2\n", "expected keys and values, found list"),
         ("a: [1, 2\n", "not valid YAML"),
         ("image_width: !!python/object/apply:os.system ['true']\n", "not valid YAML"),
         ("a: &x [1]\nb: *x\n", "YAML anchors"),

@@ -220,10 +220,10 @@ def test_units_in_the_header_are_believed(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("j3,", "joint3,", r"poses\.csv: needed one column j3 or j3_rad or j3_deg, found 0"),
+        ("j3,", "joint3,", r"poses\.csv: expected one column j3 or j3_rad or j3_deg, found 0"),
         ("j2,", "j2_rad,", r"columns j1, j2.*different units: deg, rad"),
-        ("x,y", "x,x", r"needed one column x or .*found 2"),
-        ("first", "one,", r"line 2, column j1: needed a number, got 'one'"),
+        ("x,y", "x,x", r"expected one column x or .*found 2"),
+        ("first", "one,", r"line 2, column j1: expected a number, got 'one'"),
     ],
 )
 def test_a_malformed_pose_file_names_line_and_column(old: str, new: str, message: str, tmp_path: Path) -> None:

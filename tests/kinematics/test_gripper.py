@@ -131,10 +131,10 @@ def test_an_xtrainer_table_agrees_with_its_crank() -> None:
 @pytest.mark.parametrize(
     ("fraction", "opening_m", "message"),
     [
-        ((0.0, 1.0), (0.0, 0.01, 0.02), "2 fractions but 3 openings"),
-        ((0.1, 1.0), (0.0, 0.01), "rise from 0 to 1"),
-        ((0.0, 0.6, 0.5, 1.0), (0.0, 0.01, 0.02, 0.03), "rise from 0 to 1"),
-        ((0.0, 0.5, 1.0), (0.0, 0.02, 0.01), "opening_m must rise"),
+        ((0.0, 1.0), (0.0, 0.01, 0.02), "2 fractions, 3 openings"),
+        ((0.1, 1.0), (0.0, 0.01), "increase from 0 to 1"),
+        ((0.0, 0.6, 0.5, 1.0), (0.0, 0.01, 0.02, 0.03), "increase from 0 to 1"),
+        ((0.0, 0.5, 1.0), (0.0, 0.02, 0.01), "opening_m must increase"),
     ],
 )
 def test_a_table_that_is_none_is_refused(fraction: tuple, opening_m: tuple, message: str) -> None:
@@ -147,5 +147,5 @@ def test_a_reading_out_of_range_names_the_columns_that_could_be_the_grippers(as_
     state = np.stack([[0.2, 0.9], [0.5, 0.5], [-0.7, 0.1], [1.0, 0.0]], axis=-1)  # (2, 4): moving, still, wrong, moving
     with pytest.raises(ValueError, match=r"reading -0\.7 .* moving: column 0 or 3\.$"):
         gripper().opening(as_library(state))  # type: ignore[operator]
-    with pytest.raises(ValueError, match=r"sense or unit\?$"):
+    with pytest.raises(ValueError, match=r"column, open and closed in the rig are right\.$"):
         gripper().opening(as_library(qpos(np.array([0.0, 1.3]))))  # type: ignore[operator]

@@ -35,7 +35,7 @@ def test_degrees_are_named_with_the_cure() -> None:
     for seed in range(50):
         (suspicion,) = suspect_joints(arm, np.degrees(recording(seed)))
         assert suspicion.id == "degrees" and 'unit = "deg"' in suspicion.message and suspicion.rows == 300
-    with pytest.raises(ValueError, match=r"row 0: joint1 = -\d+.*fit when read as degrees"):
+    with pytest.raises(ValueError, match=r"row 0: joint1 = -\d+.*fit if they are degrees"):
         require_within_limits(arm, np.degrees(recording(0)))
 
 

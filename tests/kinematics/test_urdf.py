@@ -80,7 +80,7 @@ def test_base_and_tip_choose_the_chain(tmp_path: Path) -> None:
     assert load_arm(path, tip="c").joint_names == ("one", "two")
     assert load_arm(path, base="b", tip="d").joint_names == ("finger",)
     assert load_arm(path, base="b", tip="d").prismatic == (True,)
-    said = r"arm\.urdf: <robot>: 2 links end the tree below 'a' \(c, d\);.* Name the tip: tip = .*--tip LINK.*load_arm"
+    said = r"arm\.urdf: <robot>: 2 links end the tree below 'a' \(c, d\);.* the tip: .*tip = .*--tip LINK.*load_arm"
     with pytest.raises(FactError, match=said):
         load_arm(path)
 
@@ -121,9 +121,9 @@ REFUSED = {
     "xacro": ('<robot xmlns:xacro="http://ros.org/xacro"><xacro:include filename="a"/></robot>', "xacro"),
     "xacro value": (robot(joint("one", "revolute", "a", "b", f'<origin xyz="${{x}} 0 0"/>{Z}{LIMIT}')), "xacro"),
     "mimic": (robot(GOOD[0], MIMIC, links="abc"), "'two'.*mimic"),
-    "closed loop": (robot(*GOOD, joint("back", "fixed", "a", "c")), "'back'.*'c' hangs on joint 'two'.*loop"),
+    "closed loop": (robot(*GOOD, joint("back", "fixed", "a", "c")), "'back'.*'c'.*child of joint 'two'.*loop"),
     "ring": (robot(*GOOD, joint("back", "fixed", "c", "a"), links="abc"), "closed loop"),
-    "two roots": (robot(*GOOD, links="abce"), r"2 links have no parent \(a, e\).*Name the base: base = .*--base"),
+    "two roots": (robot(*GOOD, links="abce"), r"2 links have no parent \(a, e\).*Choose the base: .*base = .*--base"),
     "free joint": (robot(GOOD[0], joint("two", "floating", "b", "c"), links="abc"), "'two': type 'floating'"),
     "unknown type": (robot(GOOD[0], joint("two", "revolut", "b", "c"), links="abc"), "'two': type 'revolut'"),
     "no joints move": (robot(joint("one", "fixed", "a", "b"), links="ab"), "no joint moves between 'a' and 'b'"),
@@ -135,18 +135,18 @@ REFUSED = {
         "'one': <limit>: upper is missing".replace("'", "."),
     ),
     "limit swapped": (robot(*GOOD, links="abc").replace('lower="-1"', 'lower="2"'), "lower 2 must be below upper 1"),
-    "limit in degrees": (robot(*GOOD, links="abc").replace('upper="1"', 'upper="180"'), "radians, are these degrees"),
-    "two numbers": (robot(*GOOD, links="abc").replace("0 0 1", "0 1"), "'one': <axis>: xyz = '0 1'.*3"),
-    "not a number": (robot(*GOOD, links="abc").replace("0 0 1", "0 0 one"), "'one': <axis>: xyz = '0 0 one'"),
+    "limit in degrees": (robot(*GOOD, links="abc").replace('upper="1"', 'upper="180"'), "radians, not degrees"),
+    "two numbers": (robot(*GOOD, links="abc").replace("0 0 1", "0 1"), "'one': <axis>: xyz must be 3 .*'0 1'"),
+    "not a number": (robot(*GOOD, links="abc").replace("0 0 1", "0 0 one"), "'one': <axis>: xyz must be 3 .*'0 0 one'"),
     "nan": (robot(*GOOD, links="abc").replace("0 0 1", "0 0 nan"), "'one': <axis>: .*finite"),
     "zero axis": (robot(*GOOD, links="abc").replace("0 0 1", "0 0 0"), "'one': <axis>: .*length 0"),
     "long axis": (robot(*GOOD, links="abc").replace("0 0 1", "0 0 2"), "'one': <axis>: .*length 2"),
-    "mm": (robot(*GOOD, links="abc").replace(Z, Z + '<origin xyz="0 0 223.4"/>'), "metres, are these mm"),
-    "degrees": (robot(*GOOD, links="abc").replace(Z, Z + '<origin rpy="0 90 0"/>'), "radians, are these degrees"),
-    "misspelt part": (robot(*GOOD, links="abc").replace(Z, Z + '<orign xyz="0 0 1"/>'), "<orign>.*<origin> meant"),
-    "misspelt key": (robot(*GOOD, links="abc").replace(Z, Z + '<origin xzy="0 0 1"/>'), "attribute xzy is unknown"),
-    "misspelt joint": (robot(*GOOD, links="abc").replace("joint name", "jiont name"), "not valid|<joint> meant"),
-    "two origins": (robot(*GOOD, links="abc").replace(Z, Z + "<origin/><origin/>"), "<origin> stands there 2 times"),
+    "mm": (robot(*GOOD, links="abc").replace(Z, Z + '<origin xyz="0 0 223.4"/>'), "metres, not mm"),
+    "degrees": (robot(*GOOD, links="abc").replace(Z, Z + '<origin rpy="0 90 0"/>'), "radians, not degrees"),
+    "misspelt part": (robot(*GOOD, links="abc").replace(Z, Z + '<orign xyz="0 0 1"/>'), "<orign>.*mean <origin>"),
+    "misspelt key": (robot(*GOOD, links="abc").replace(Z, Z + '<origin xzy="0 0 1"/>'), "unknown attribute xzy"),
+    "misspelt joint": (robot(*GOOD, links="abc").replace("joint name", "jiont name"), "not valid|mean <joint>"),
+    "two origins": (robot(*GOOD, links="abc").replace(Z, Z + "<origin/><origin/>"), "<origin> is given 2 times"),
     "twin joints": (robot(*GOOD, links="abc").replace('"two"', '"one"'), "joint 'one' is defined twice"),
     "twin links": (robot(*GOOD, links="abcc"), "link 'c' is defined twice"),
     "no name": (robot(*GOOD, links="abc").replace(' name="one"', ""), "<joint>: attribute name is missing"),
@@ -162,15 +162,15 @@ def test_what_cannot_be_taken_is_refused_by_name(case: str, tmp_path: Path) -> N
 
 def test_a_missing_base_tip_or_file_is_named(tmp_path: Path) -> None:
     path = write(tmp_path, robot(*GOOD, links="abc"))
-    with pytest.raises(FactError, match="tip 'hand' is not a link of this file; it has a, b, c"):
+    with pytest.raises(FactError, match="tip 'hand' is not a link of this file.*: a, b, c"):
         load_arm(path, tip="hand")
     with pytest.raises(FactError, match="base 'world' is not a link"):
         load_arm(path, base="world")
-    with pytest.raises(FactError, match="tip 'a' does not hang below base 'b'"):
+    with pytest.raises(FactError, match="tip 'a' is not below base 'b'"):
         load_arm(path, base="b", tip="a")
     with pytest.raises(FactError, match="no such file"):
         load_arm(tmp_path / "none.urdf")
     with pytest.raises(FactError, match="Expand xacro first"):
         load_arm(tmp_path / "arm.xacro")
-    with pytest.raises(FactError, match="one chain already"):
+    with pytest.raises(FactError, match="contains a single chain"):
         load_arm("nova2", tip="link6")

@@ -92,7 +92,7 @@ def test_named_frames_are_taken_as_named(recorded: tuple[Path, Rig], tmp_path: P
         ({"camera": "elsewhere"}, "has no camera 'elsewhere'.*left_wrist"),
         ({"poses_file": "poses.csv"}, "an episode contains images and poses"),
         ({"poses": {"of": "tool"}}, r"\[poses\] with of = \"joints\""),
-        ({"columns": [6, 7, 8, 9, 10, 11], "frames": [5]}, "at least 3 usable views, better 15; got 1"),
+        ({"columns": [6, 7, 8, 9, 10, 11], "frames": [5]}, "at least 3 usable views.*got 1"),
     ],
 )
 def test_a_wrong_episode_session_is_one_sentence(

@@ -85,7 +85,7 @@ def test_a_session_names_the_links_of_a_urdf_that_goes_on_to_a_hand(tmp_path: Pa
     model = tmp_path / "arm.urdf"
     model.write_text(urdf_with_hand("nova2"), encoding="utf-8")
     one = capture(1, views=3)
-    with pytest.raises(FactError, match=r"2 links end the tree.*\(beside arm in a session\)"):
+    with pytest.raises(FactError, match=r"2 links end the tree.*\(next to arm in a session\)"):
         read_session(write(tmp_path / "a", one, arm=str(model)))
     session = read_session(write(tmp_path / "b", one, arm=str(model), base="base", tip="link6"))
     np.testing.assert_allclose(session.T_base_link(), one.T_base_flange, atol=2e-5)
@@ -250,7 +250,7 @@ def broken(tmp_path: Path, how: str) -> Path:
         ("others", "the board was found in 6 images, all without a pose"),
         ("ids", r"points\.csv: line 2: id must be below 24"),
         ("empty folder", "images: no images"),
-        ("corrupt image", r"view_01\.png: needed an image"),
+        ("corrupt image", r"view_01\.png: expected an image"),
         ("mixed sizes", r"b\.png is 48x64, but .*a\.png is 64x48"),
         ("no board", r"the board was found in 0 images.*\[board\]"),
     ],
