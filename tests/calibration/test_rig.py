@@ -214,7 +214,7 @@ def test_a_rig_names_the_links_of_a_urdf_that_goes_on_to_a_hand(tmp_path: Path) 
     # What names no link is written as before: prepared episodes are called after it.
     assert not {"base", "tip"} & set(cell.arms["left"].model_dump())
     data["arms"]["left"]["tip"] = "flange"
-    with pytest.raises(FactError, match="tip 'flange' is not a link of this file.*: base, link1"):
+    with pytest.raises(FactError, match=r"tip 'flange' is not a link of this file.*: base, link1"):
         load_rig(written(tmp_path, data))
 
 

@@ -162,7 +162,7 @@ def test_what_cannot_be_taken_is_refused_by_name(case: str, tmp_path: Path) -> N
 
 def test_a_missing_base_tip_or_file_is_named(tmp_path: Path) -> None:
     path = write(tmp_path, robot(*GOOD, links="abc"))
-    with pytest.raises(FactError, match="tip 'hand' is not a link of this file.*: a, b, c"):
+    with pytest.raises(FactError, match=r"tip 'hand' is not a link of this file.*: a, b, c"):
         load_arm(path, tip="hand")
     with pytest.raises(FactError, match="base 'world' is not a link"):
         load_arm(path, base="world")

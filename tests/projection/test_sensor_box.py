@@ -139,7 +139,7 @@ def test_batches_keep_their_axes_and_torch_agrees_and_has_a_gradient() -> None:
 
 def test_unknown_names_list_the_known_ones() -> None:
     rig = load_rig("cell")
-    with pytest.raises(ValueError, match="no camera 'side'.*: left_wrist, top"):
+    with pytest.raises(ValueError, match=r"no camera 'side'.*: left_wrist, top"):
         sensor_boxes(rig, "side", "tactile1", POSE)
-    with pytest.raises(ValueError, match="no sensor 'digit'.*: tactile1"):
+    with pytest.raises(ValueError, match=r"no sensor 'digit'.*: tactile1"):
         sensor_boxes(rig, "top", "digit", POSE)
