@@ -150,7 +150,7 @@ class Camera:
             raise InputError(f"camera {self.name}: unknown model '{self.model}'. Use one of: {', '.join(COEFFICIENTS)}")
         if len(self.distortion) not in COEFFICIENTS[self.model]:
             wanted = f"model '{self.model}' needs {' or '.join(map(str, COEFFICIENTS[self.model]))}"
-            got = f"{wanted} distortion coefficients; got {len(self.distortion)}"
+            got = f"{wanted} distortion coefficients, got {len(self.distortion)}"
             raise InputError(f"camera {self.name}: {got}. Correct `distortion` or `model`")
         if K.shape != (3, 3) or not np.isfinite(K).all() or abs(K[2] - [0, 0, 1]).max() > 0 or K[1, 0] != 0:
             needed = "K must be [[fx, s, cx], [0, fy, cy], [0, 0, 1]] in pixels"

@@ -174,7 +174,7 @@ def test_the_pixel_band_is_the_spread_of_pixels_over_repeated_sessions() -> None
 
 def test_too_few_views_say_how_many_are_needed() -> None:
     one = capture(13, views=2)
-    with pytest.raises(ValueError, match="at least 3 usable views.*15.*got 2 of 2"):
+    with pytest.raises(ValueError, match=r"at least 3 usable views.*15.*got 2 of 2"):
         solve_hand_eye(CAMERA, one.T_base_flange, one.views)
     with pytest.raises(ValueError, match="got 2 views and 1 robot poses"):
         solve_hand_eye(CAMERA, one.T_base_flange[:1], one.views)

@@ -111,7 +111,7 @@ def test_the_coverage_map_counts_points_and_the_radius_ends_beyond_the_outermost
 
 
 def test_too_few_views_or_swapped_sizes_are_refused() -> None:
-    with pytest.raises(ValueError, match="at least 3 views of the board.*15.*got 2"):
+    with pytest.raises(ValueError, match=r"at least 3 views of the board.*15.*got 2"):
         calibrate_intrinsics(views("brown")[:2], 640, 480)
     with pytest.raises(ValueError, match=r"outside the 480x640 image.*width and height"):
         calibrate_intrinsics(views("brown"), 480, 640)

@@ -185,10 +185,10 @@ def skewed() -> dict[str, Any]:
         (edit("arms.left.gripper.reading", ...), r"arms\.left\.gripper\.reading: Field required"),
         (edit("sensors.tactile1.body.0.size_m", [20.0, 12.0, 30.0]), r"sensors\.tactile1\.body\.0\.size_m"),
         (edit("sensors.tactile1.pad.normal", [0.0, 2.0, 0.0]), "normal must be a unit vector"),
-        ({**facts(), "override": [{"episodes": "*", "cameras": {"side": {}}}]}, r"override 0: cameras\.side is not"),
+        ({**facts(), "override": [{"episodes": "*", "cameras": {"side": {}}}]}, r"override 0: .*no cameras\.side"),
         (
             {**facts(), "override": [{"episodes": "*", "cameras": {"top": {"K": []}}}]},
-            r"cameras\.top\.K cannot be overridden; only",
+            r"cameras\.top\.K cannot be overridden\. Override only",
         ),
     ],
 )
@@ -214,7 +214,7 @@ def test_a_rig_names_the_links_of_a_urdf_that_goes_on_to_a_hand(tmp_path: Path) 
     # What names no link is written as before: prepared episodes are called after it.
     assert not {"base", "tip"} & set(cell.arms["left"].model_dump())
     data["arms"]["left"]["tip"] = "flange"
-    with pytest.raises(FactError, match="tip 'flange' is not a link of this file.*: base, link1"):
+    with pytest.raises(FactError, match=r"tip 'flange' is not a link of this file.*: base, link1"):
         load_rig(written(tmp_path, data))
 
 

@@ -221,7 +221,7 @@ def test_units_in_the_header_are_believed(tmp_path: Path) -> None:
     ("old", "new", "message"),
     [
         ("j3,", "joint3,", r"poses\.csv: expected one column j3 or j3_rad or j3_deg, found 0"),
-        ("j2,", "j2_rad,", r"columns j1, j2.*different units: deg, rad"),
+        ("j2,", "j2_rad,", r"columns j1, j2.*mix deg and rad"),
         ("x,y", "x,x", r"expected one column x or .*found 2"),
         ("first", "one,", r"line 2, column j1: expected a number, got 'one'"),
     ],

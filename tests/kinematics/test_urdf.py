@@ -125,9 +125,9 @@ REFUSED = {
     "ring": (robot(*GOOD, joint("back", "fixed", "c", "a"), links="abc"), "closed loop"),
     "two roots": (robot(*GOOD, links="abce"), r"2 links have no parent \(a, e\).*Choose the base: .*base = .*--base"),
     "free joint": (robot(GOOD[0], joint("two", "floating", "b", "c"), links="abc"), "'two': type 'floating'"),
-    "unknown type": (robot(GOOD[0], joint("two", "revolut", "b", "c"), links="abc"), "'two': type 'revolut'"),
+    "unknown type": (robot(GOOD[0], joint("two", "revolut", "b", "c"), links="abc"), "'two': unknown type 'revolut'"),
     "no joints move": (robot(joint("one", "fixed", "a", "b"), links="ab"), "no joint moves between 'a' and 'b'"),
-    "unknown child": (robot(joint("one", "fixed", "a", "z"), links="a"), "'one'.*names link 'z'"),
+    "unknown child": (robot(joint("one", "fixed", "a", "z"), links="a"), "'one'.*refers to link 'z'"),
     "no parent": (without(robot(*GOOD, links="abc"), '<parent link="a"/>'), "'one'.*<parent"),
     "no limit": (without(robot(*GOOD, links="abc"), LIMIT), "'one': <limit>: missing"),
     "no lower": (
@@ -162,7 +162,7 @@ def test_what_cannot_be_taken_is_refused_by_name(case: str, tmp_path: Path) -> N
 
 def test_a_missing_base_tip_or_file_is_named(tmp_path: Path) -> None:
     path = write(tmp_path, robot(*GOOD, links="abc"))
-    with pytest.raises(FactError, match="tip 'hand' is not a link of this file.*: a, b, c"):
+    with pytest.raises(FactError, match=r"tip 'hand' is not a link of this file.*: a, b, c"):
         load_arm(path, tip="hand")
     with pytest.raises(FactError, match="base 'world' is not a link"):
         load_arm(path, base="world")

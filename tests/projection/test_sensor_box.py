@@ -60,7 +60,7 @@ def test_a_box_in_front_of_the_pad_is_that_of_a_sensor_mounted_further_out(camer
 
 @pytest.mark.parametrize("ahead_m", [-0.01, 16.0, np.nan])
 def test_a_box_is_not_put_behind_the_pad_nor_millimetres_taken_for_metres_before_it(ahead_m: float) -> None:
-    with pytest.raises(ValueError, match=r"ahead_m must be 0 to 0\.2, metres.*got"):
+    with pytest.raises(ValueError, match=r"ahead_m must be .* less than 0\.2 m; got"):
         sensor_boxes(load_rig("cell"), "top", "tactile1", POSE, ahead_m=ahead_m)
 
 
@@ -139,7 +139,7 @@ def test_batches_keep_their_axes_and_torch_agrees_and_has_a_gradient() -> None:
 
 def test_unknown_names_list_the_known_ones() -> None:
     rig = load_rig("cell")
-    with pytest.raises(ValueError, match="no camera 'side'.*: left_wrist, top"):
+    with pytest.raises(ValueError, match=r"no camera 'side'.*: left_wrist, top"):
         sensor_boxes(rig, "side", "tactile1", POSE)
-    with pytest.raises(ValueError, match="no sensor 'digit'.*: tactile1"):
+    with pytest.raises(ValueError, match=r"no sensor 'digit'.*: tactile1"):
         sensor_boxes(rig, "top", "digit", POSE)

@@ -53,7 +53,7 @@ def test_a_rehearsed_session_gives_the_rigs_own_pose_back(mount: str, tmp_path: 
 def test_a_rehearsal_never_overwrites_and_names_what_it_cannot_do(tmp_path: Path) -> None:
     with pytest.raises(FileExistsError, match="is there already"):
         rehearse(tmp_path)
-    with pytest.raises(ValueError, match="rig cell has no arm 'right'.*: left"):
+    with pytest.raises(ValueError, match=r"rig cell has no arm 'right'.*: left"):
         rehearse(tmp_path / "s", camera="top", board_arm="right")
     on_finger = load_rig("cell").with_camera("left_wrist", parent="left/finger1")
     with pytest.raises(ValueError, match="'left/finger1', which moves with the gripper; needed a link"):
