@@ -176,10 +176,11 @@ class Camera:
         object.__setattr__(self, "K", K)
         object.__setattr__(self, "distortion", tuple(float(k) for k in self.distortion))
         if self.model not in LENS_MODELS:
-            raise InputError(f"camera {self.name}: model '{self.model}' is unknown; known: {', '.join(LENS_MODELS)}")
+            raise InputError(f"camera {self.name}: unknown model '{self.model}'. Use one of: {', '.join(LENS_MODELS)}")
         if len(self.distortion) not in (counts := LENS_MODELS[self.model].counts):
-            wanted = f"{' or '.join(map(str, counts))} distortion coefficients"
-            raise InputError(f"camera {self.name}: model '{self.model}' takes {wanted}, got {len(self.distortion)}")
+            wanted = f"model '{self.model}' needs {' or '.join(map(str, counts))} distortion coefficients"
+            got = f"{wanted}, got {len(self.distortion)}"
+            raise InputError(f"camera {self.name}: {got}. Correct `distortion` or `model`")
         if K.shape != (3, 3) or not np.isfinite(K).all() or abs(K[2] - [0, 0, 1]).max() > 0 or K[1, 0] != 0:
             needed = "K must be [[fx, s, cx], [0, fy, cy], [0, 0, 1]] in pixels"
             raise InputError(f"camera {self.name}: {needed}; got {K.tolist()}. Correct K")

@@ -172,7 +172,7 @@ def test_torch_gives_numpys_pixels_keeps_dtype_and_is_differentiable(model: str)
 
 
 def test_an_image_map_of_another_size_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"640x472.*starts from 480x640"):
+    with pytest.raises(ValueError, match=r"640x472.*for 480x640"):
         camera("pinhole").through(ImageMap.identity(480, 640))
 
 

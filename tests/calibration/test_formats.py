@@ -110,7 +110,7 @@ def test_a_camchain_comes_back_and_keeps_its_direction(tmp_path: Path) -> None:
         (
             "image_width: 4\nimage_height: 3\ncamera_matrix: {data: [5, 0, 2, 0, 5, 1, 0, 0, 1]}\n"
             "distortion_model: odd\n",
-            "distortion_model 'odd' is unknown",
+            "unknown distortion_model 'odd'",
         ),
     ],
 )

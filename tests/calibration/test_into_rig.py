@@ -168,7 +168,7 @@ def test_a_changed_rig_is_checked_and_has_no_verdict(tmp_path: Path) -> None:
     for wrong, message in (
         (lambda: rig.with_camera("topp", delay_s=0.1), "no camera 'topp'.*: left_wrist, top"),
         (lambda: rig.with_camera("top", quat_wxyz=(1, 1, 0, 0)), r"(?s)cameras\.top.*norm 1"),
-        (lambda: rig.with_sensor("tactile1", parent="left/hand"), "'left/hand' is not a frame"),
+        (lambda: rig.with_sensor("tactile1", parent="left/hand"), "'left' has no frame 'hand'"),
         (lambda: rig.with_gripper("left", open=0.0), r"(?s)arms\.left\.gripper.*must differ"),
         (lambda: rig.with_gripper("right", rig.gripper("left")), "no arm 'right'.*: left"),
     ):

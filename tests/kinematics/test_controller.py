@@ -221,7 +221,7 @@ def test_units_in_the_header_are_believed(tmp_path: Path) -> None:
     ("old", "new", "message"),
     [
         ("j3,", "joint3,", r"poses\.csv: expected one column j3 or j3_rad or j3_deg, found 0"),
-        ("j2,", "j2_rad,", r"columns j1, j2.*different units: deg, rad"),
+        ("j2,", "j2_rad,", r"columns j1, j2.*mix deg and rad"),
         ("x,y", "x,x", r"expected one column x or .*found 2"),
         ("first", "one,", r"line 2, column j1: expected a number, got 'one'"),
     ],
@@ -247,5 +247,5 @@ def test_too_few_poses_and_missing_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(FactError, match="nova9"):
         check_controller_poses(tmp_path / "none.csv", "nova9")
     (tmp_path / "empty.csv").write_text("")
-    with pytest.raises(ValueError, match=r"empty\.csv: empty"):
+    with pytest.raises(ValueError, match=r"empty\.csv: .*empty"):
         check_controller_poses(tmp_path / "empty.csv", "nova2")

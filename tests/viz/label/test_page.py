@@ -73,9 +73,9 @@ def test_other_frames_are_kept_apart_by_the_browser(tmp_path: Path) -> None:
 def test_what_is_not_there_is_refused_by_name(tmp_path: Path) -> None:
     record(tmp_path)
     out = tmp_path / "label.html"
-    with pytest.raises(ValueError, match=r"rig cell has no camera 'side'; it has left_wrist, top"):
+    with pytest.raises(ValueError, match=r"rig cell has no camera 'side'. Use one of: left_wrist, top"):
         label_page(tmp_path, "side", "tactile1", out)
-    with pytest.raises(ValueError, match=r"rig cell has no sensor 'tactile9'; it has tactile1"):
+    with pytest.raises(ValueError, match=r"rig cell has no sensor 'tactile9'. Use one of: tactile1"):
         label_page(tmp_path, "top", "tactile9", out)
     with pytest.raises(FileNotFoundError, match="no such file or folder"):
         label_page(tmp_path / "none", "top", "tactile1", out)
