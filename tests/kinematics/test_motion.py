@@ -144,7 +144,7 @@ def test_an_arm_made_in_python_is_checked() -> None:
     mirrored = nova.T_link_joint * np.diag([1, 1, -1, 1.0])
     cases = {
         "joint1.*mirror image": {"T_link_joint": mirrored},
-        "lower must be": {"lower": nova.lower[:5]},
+        "lower must have shape": {"lower": nova.lower[:5]},
         "below its upper": {"upper": nova.lower},
         "nan or infinity": {"T_link_flange": np.full((4, 4), np.nan)},
     }

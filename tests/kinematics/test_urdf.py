@@ -127,7 +127,7 @@ REFUSED = {
     "free joint": (robot(GOOD[0], joint("two", "floating", "b", "c"), links="abc"), "'two': type 'floating'"),
     "unknown type": (
         robot(GOOD[0], joint("two", "revolut", "b", "c"), links="abc"),
-        "'two': unknown unknown type 'revolut'",
+        "'two': unknown type 'revolut'",
     ),
     "no joints move": (robot(joint("one", "fixed", "a", "b"), links="ab"), "no joint moves between 'a' and 'b'"),
     "unknown child": (robot(joint("one", "fixed", "a", "z"), links="a"), "'one'.*refers to link 'z'"),
