@@ -125,10 +125,7 @@ REFUSED = {
     "ring": (robot(*GOOD, joint("back", "fixed", "c", "a"), links="abc"), "closed loop"),
     "two roots": (robot(*GOOD, links="abce"), r"2 links have no parent \(a, e\).*Choose the base: .*base = .*--base"),
     "free joint": (robot(GOOD[0], joint("two", "floating", "b", "c"), links="abc"), "'two': type 'floating'"),
-    "unknown type": (
-        robot(GOOD[0], joint("two", "revolut", "b", "c"), links="abc"),
-        "'two': unknown type 'revolut'",
-    ),
+    "unknown type": (robot(GOOD[0], joint("two", "revolut", "b", "c"), links="abc"), "'two': unknown type 'revolut'"),
     "no joints move": (robot(joint("one", "fixed", "a", "b"), links="ab"), "no joint moves between 'a' and 'b'"),
     "unknown child": (robot(joint("one", "fixed", "a", "z"), links="a"), "'one'.*refers to link 'z'"),
     "no parent": (without(robot(*GOOD, links="abc"), '<parent link="a"/>'), "'one'.*<parent"),
