@@ -171,6 +171,27 @@ def api_index() -> str:
     return f"# API\n\n{order}\n\n| package | content |\n|---|---|\n{rows}\n"
 
 
+def files() -> str:
+    """Return docs/files.md: every file of the package with the first sentence of its docstring, package by package.
+
+    The page is kept in the repository, for readers without the site. Write it anew with: python docs/hooks.py
+    """
+    parts = [
+        "# Files\n\nWhat each file of the package contains, in the order in which the packages may import each other "
+        "([architecture](architecture.md)). This page is written by `python docs/hooks.py` from the docstrings.\n"
+    ]
+    for package in ("", *(name for name, _ in PACKAGES)):
+        folder = ROOT / "tactile_align" / package.replace(".", "/")
+        parts.append(f"## tactile_align/{package.replace('.', '/')}\n\n| file | content |\n|---|---|")
+        for path in sorted(folder.glob("*.py")):
+            if path.stem != "__init__":
+                docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+                sentence = " ".join(docstring.split("\n\n")[0].split()).replace("|", "\\|")
+                parts.append(f"| `{path.name}` | {sentence} |")
+        parts.append("")
+    return "\n".join(parts)
+
+
 def pages() -> dict[str, str]:
     """Return every generated page by its path below docs/."""
     made = {"commands": commands(), "config": config(), "checks": checks(), "api": api_index()}
@@ -298,3 +319,7 @@ def _printed(function: Callable[..., Any], prog: str) -> str:
             else:
                 os.environ[name] = value
     return "\n".join(line.rstrip() for line in said.getvalue().splitlines()).strip()
+
+
+if __name__ == "__main__":
+    (ROOT / "docs" / "files.md").write_text(files(), encoding="utf-8")

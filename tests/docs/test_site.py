@@ -23,6 +23,12 @@ from tactile_align.verify.limits import LIMITS as VERIFY
 ROOT = Path(__file__).parent.parent.parent
 
 
+def test_the_page_of_files_is_what_the_docstrings_say() -> None:
+    page = (ROOT / "docs" / "files.md").read_text(encoding="utf-8")
+    assert page == hooks().files(), "write it anew: python docs/hooks.py"
+    assert all(f"`{path.name}`" in page for path in (ROOT / "tactile_align").rglob("*.py") if path.stem != "__init__")
+
+
 def hooks() -> ModuleType:
     spec = importlib.util.spec_from_file_location("docs_hooks", ROOT / "docs" / "hooks.py")
     assert spec is not None and spec.loader is not None
