@@ -180,7 +180,7 @@ def files() -> str:
         "# Files\n\nWhat each file of the package contains, in the order in which the packages may import each other "
         "([architecture](architecture.md)). This page is written by `python docs/hooks.py` from the docstrings.\n"
     ]
-    for package in ("", *(name for name, _ in PACKAGES)):
+    for package in ("", *dict(PACKAGES), "verbs"):
         folder = ROOT / "tactile_align" / package.replace(".", "/")
         parts.append(f"## tactile_align/{package.replace('.', '/')}\n\n| file | content |\n|---|---|")
         for path in sorted(folder.glob("*.py")):
