@@ -135,5 +135,5 @@ def other_cause(frames: FingerFrames, touch: Sensor, seen: np.ndarray, camera: s
     named = [f"{text} (IoU {iou:.2f})" for iou, text in causes if iou >= min(LIKELY, causes[0][0])]
     return (
         f"Boxes in {camera} alone cannot tell a moved camera from a moved sensor. If the sensor is mounted as drawn, "
-        f"cameras.{camera} is wrong; to explain the boxes: {', or '.join(named)}. Calibrate it: hand-eye, intrinsics."
+        f"cameras.{camera} is wrong. To explain the boxes, {', or '.join(named)}. Calibrate the camera again."
     )

@@ -103,7 +103,7 @@ def box_checks(
     """
     look = "Draw the boxes that are far off again."
     before, after = float(np.median(fit.before)), float(np.median(fit.after))
-    needed, gain, limit = is_needed(fit), f"IoU {before:.3f} -> {after:.3f}", f"< {ALREADY_IOU:g} before, better after"
+    needed, gain, limit = is_needed(fit), f"IoU {before:.3f} -> {after:.3f}", f"< {ALREADY_IOU:g} before; higher after"
     than = "as well as hand-drawn boxes allow" if before >= ALREADY_IOU else "as well as the fit does"
     advice = f"No change is needed: the rig explains the boxes in {camera} {than}. To write the fit anyway: {FLAG}."
     wide = f"sensor shifts by {np.linalg.norm(fit.bias[:3]) * 1e3:.1f} mm, stroke x {1 + fit.bias[6] / fit.x[6]:.3f}"
@@ -139,7 +139,7 @@ def _other(view: OtherView, camera: str, needed: bool) -> Check:
     word = ("worse", "no clear change", "better")[view.change + 1]
     advice = f"A wrong sensor pose does not explain the error in {view.camera}: run `verify` with these labels."
     if worse:
-        cause = "so the error is not the sensor: calibrate (hand-eye, intrinsics) the camera that is off"
+        cause = "so the sensor's pose is not the cause. Calibrate the camera that is off (hand-eye, intrinsics)"
         if not needed:
             cause = "which confirms that the sensor's pose in the rig is right"
         advice = f"The fit improves the boxes in {camera} but worsens those in {view.camera}, {cause}."
@@ -170,10 +170,11 @@ def stroke_check(stroke: float, sigma: float, doubt: str, accept: bool) -> Check
     `doubt` and `accept` are as in `moved_check`.
     """
     absurd = not STROKES[0] <= stroke <= STROKES[1]
-    advice = "This stroke is impossible. Are open and closed swapped, or is the finger or the gripper's column wrong?"
+    advice = "This stroke is impossible. Check open and closed (swapped?), the finger, and the gripper's column."
     if not absurd:
         advice = _or_else(doubt, "the gripper really opens that far", accept)
-    measured, limit, near = f"x {stroke:.4f} (sigma {sigma:.4f})", f"1 +- {FAR_STROKE:g}", abs(stroke - 1) <= FAR_STROKE
+    measured, limit = f"x {stroke:.4f} (sigma {sigma:.4f})", f"{1 - FAR_STROKE:g} to {1 + FAR_STROKE:g}"
+    near = abs(stroke - 1) <= FAR_STROKE
     otherwise = _doubted(accept and not absurd)
     return decided("stroke", "Stroke", near, measured, limit=limit, value=stroke, advice=advice, otherwise=otherwise)
 

@@ -47,7 +47,7 @@ class FingerFrames:
     def of(
         cls, episode: Episode, rig: Rig, camera: str, finger: str, evidence: Evidence, frames: Sequence[int]
     ) -> Self:
-        """Return some frames of an episode.
+        """Return the selected frames of an episode.
 
         Args:
             episode: The episode.
@@ -64,7 +64,10 @@ class FingerFrames:
         if camera not in episode.cameras:
             raise InputError(f"{episode.ref} has no camera '{camera}'. Choose from: {', '.join(episode.cameras)}")
         if frames and not 0 <= min(frames) <= max(frames) < len(episode):
-            raise InputError(f"{episode.ref}: frames must be 0 to {len(episode) - 1}; got {min(frames)}, {max(frames)}")
+            raise InputError(
+                f"{episode.ref}: frames must lie in 0 to {len(episode) - 1}; got {min(frames)} to {max(frames)}. "
+                f"Remove the frames that do not exist"
+            )
         rig = rig.for_episode(episode.path)
         arm, _, node = finger.partition("/")
         gripper, column, rows = rig.gripper(arm), int(node == "finger2"), np.asarray(frames, dtype=int)
@@ -92,7 +95,7 @@ class FingerFrames:
         return len(self.which)
 
     def only(self, rows: np.ndarray) -> "FingerFrames":
-        """Return some of the frames; `rows` are indices (M,) or flags (N,)."""
+        """Return the selected frames; `rows` are indices (M,) or flags (N,)."""
         opening = {reading: values[rows] for reading, values in self.opening.items()}
         return replace(self, which=self.which[rows], T_camera_flange=self.T_camera_flange[rows], opening=opening)
 

@@ -43,7 +43,7 @@ class Finger:
         sigma: (7,) standard deviations of shift, rotation and stroke, from leaving out a tenth of the boxes at a time.
         before: Median IoU of all boxes with the old rig.
         after: Median IoU of the boxes, each with a fit in which that box was left out.
-        reading: Kind of gripper reading by the boxes: "commanded", "measured", or None if the boxes cannot tell.
+        reading: Kind of gripper reading that fits the boxes: "commanded", "measured", or None if the boxes cannot tell.
         needed: Whether the boxes need a change. A change that they do not need is written only with `accept`.
         report: The checks.
     """
@@ -138,14 +138,15 @@ def _collected(
     """Return one camera's N frames that have boxes, the boxes (N, 4), px, and the hashes of the episodes.
 
     Raises:
-        InputError: There are fewer than `least` boxes, or see `calibrate_finger`.
+        InputError: There are fewer than `least` boxes, or the labels or the sensor cannot be used, as listed in
+            `calibrate_finger`.
     """
     drawn = {key[0]: boxes for key, boxes in labels.items() if key[1:] == (camera, sensor)}
     count = sum(len(boxes) for boxes in drawn.values())
     if count < least:
         raise InputError(
-            f"{path}: finger calibration needs at least {least} boxes of {sensor} in {camera}, better 20, at several "
-            f"openings; got {count}. Draw more with: tactile-align label"
+            f"{path}: finger calibration needs at least {least} boxes of {sensor} in {camera}, preferably 20, at "
+            f"several openings; got {count}. Draw more with `tactile-align label`"
         )
     refs = labelled_episodes(path, list_episodes(path, layout), drawn)
     require_no_override(rig, "sensors", sensor, (refs[name].path for name in drawn))
@@ -164,7 +165,7 @@ def _only(given: str | None, found: Sequence[str], what: str) -> str:
         return given
     if len(found) != 1:
         raise InputError(
-            f"the labels must refer to one {what}; they refer to {len(found)} ({', '.join(found)}). Choose by --{what}"
+            f"the labels must refer to one {what}; they refer to {len(found)} ({', '.join(found)}). Use --{what}"
             + (" (the fit is then compared with the boxes in the others)" if what == "camera" else "")
         )
     return found[0]

@@ -73,7 +73,8 @@ def calibrate_finger_by_tag(
     if camera is None:
         if len(known.cameras) != 1:
             raise InputError(
-                f"rig {known.name} has cameras {', '.join(known.cameras)}; choose the one that sees the tag: --camera"
+                f"rig {known.name} has {len(known.cameras)} cameras ({', '.join(known.cameras)}), and none was chosen. "
+                f"Choose the camera that sees the tag with --camera"
             )
         camera = next(iter(known.cameras))
     finger, mounted = tag.finger(known), known.camera(camera)
@@ -116,11 +117,11 @@ def _checks(fit: TagFit, T: np.ndarray, sought: bool, seen: Sightings, accept: b
     sigma = np.sqrt(np.diag(fit.covariance))
     bad = fit.after > max(3.0, 5 * median)
     worst = ", ".join(seen.names[i] for i in np.flatnonzero(bad)[:3])
-    doubt = "Is the camera calibrated? Is the tag's pose as in its file? Was side_m measured without the white rim?"
+    doubt = "Check the camera's calibration, the tag's pose in its file, and that side_m excludes the white rim."
     return [
         graded(LIMITS, "sightings", len(fit.after), advice="Record more frames that show the tag."),
         graded(LIMITS, "opening-range", span * 1e3, advice="Move the gripper over its whole stroke."),
-        graded(LIMITS, "corners-median", median, advice="Is the law wrong, the jaw turning, or the tag loose?"),
+        graded(LIMITS, "corners-median", median, advice="Check the law, and whether jaw or tag is loose."),
         graded(LIMITS, "frames-far-off", float(bad.mean()), advice=f"Look at these frames: {worst}."),
         graded(LIMITS, "tag-sigma", fit.place_m * 1e3, advice="Use a larger tag or more frames."),
         Check("corners-before", "Corner error before, median", "info", f"{np.median(fit.before):.3g} px"),
@@ -130,5 +131,5 @@ def _checks(fit: TagFit, T: np.ndarray, sought: bool, seen: Sightings, accept: b
         else moved_check(off, doubt, accept),
         Check("sigma", "Standard deviations", "info", amounts(sigma[:6], ".2f")),
         stroke_check(fit.stroke, float(sigma[6]), doubt, accept),
-        graded(LIMITS, "axis-lean", lean, advice="Is the tag turned on the finger as its file states?"),
+        graded(LIMITS, "axis-lean", lean, advice="Check the tag's orientation in its file."),
     ]

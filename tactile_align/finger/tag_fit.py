@@ -154,9 +154,10 @@ def find_tag(path: str | Path, rig: Rig, camera: str, tag: FingerTag, *, layout:
     if not sightings.enough():
         opening = frames.opening[frames.stated] * 1e3
         raise InputError(
-            f"{path}: tag {tag.id} must be seen in at least {MIN_SIGHTINGS} frames, at {MIN_OPENINGS} openings over "
-            f"{MIN_SHARE:.0%} of the stroke; it was seen in {len(opening)} of {looked} frames, at openings from "
-            f"{opening.min():.1f} to {opening.max():.1f} mm. Open and close the gripper while recording"
+            f"{path}: tag {tag.id} must be seen in at least {MIN_SIGHTINGS} frames, at {MIN_OPENINGS} openings that "
+            f"span {MIN_SHARE * abs(opened - closed) * 1e3:.1f} mm; it was seen in {len(opening)} of {looked} frames, "
+            f"at openings from {opening.min():.1f} to {opening.max():.1f} mm. Record more frames while the gripper "
+            f"opens and closes"
         )
     return sightings
 

@@ -113,12 +113,13 @@ def calibrate_hand_eye(
     mounted = session.fact.mounted
     if mounted is None:
         raise InputError(
-            f'{session.name}: add mounted = "moving" (camera on the arm) or "fixed" (board on the arm) to session.toml'
+            f"{session.name}: session.toml does not state whether camera or board is on the arm. "
+            f'Add mounted = "moving" (camera on the arm) or "fixed" (board on the arm)'
         )
     if len(session.views) < MIN_VIEWS:
         lost = f" (unusable: {', '.join(session.lost[:3])})" if session.lost else ""
         raise InputError(
-            f"{session.name}: hand-eye needs at least {MIN_VIEWS} usable views, better 15; got "
+            f"{session.name}: hand-eye needs at least {MIN_VIEWS} usable views, preferably 15; got "
             f"{len(session.views)}{lost}. Take more images"
         )
     hand_eye: HandEye | None = None
@@ -148,7 +149,7 @@ def verify_session(
         rig: The rig whose camera pose is compared with the calibrated pose; None: judge the session alone.
         pictures: A folder that receives a picture of each of the worst views; None: no pictures.
         page: Where to write an HTML page; None: no page.
-        write_into: A rig file whose [verified] table receives the verdict; None: none.
+        write_into: A rig file whose [verified] table receives the verdict; None: do not write the verdict.
 
     Raises:
         FileNotFoundError: A file of the session or of the rig was not found.
@@ -178,7 +179,7 @@ def _rig_against(known: Rig, solved: Rig, name: str, hand_eye: HandEye) -> list[
         title = "Parent of the rig's camera"
         return [Check("camera-parent", title, "fail", old.parent, limit=new.parent, advice=advice)]
     off = invert(new.T_parent_this) @ old.T_parent_this
-    advice = "Write this session's pose into the rig (calibrate hand-eye --out RIG)."
+    advice = "Write this session's pose into the rig: `tactile-align calibrate hand-eye --out RIG`."
     checks = []
     for kind, scale, vector, deviations in (
         ("camera-translation", 1e3, off[:3, 3], hand_eye.sigma_t_m),

@@ -26,7 +26,8 @@ GOOD_PX, FAR_BETTER = 3.0, 0.25
 to count as the explanation."""
 
 fault = partial(named, "fault")
-"""Check with the id "fault/NAME" from name, evidence and advice; status "warn" if the result is still useful."""
+"""Function that returns a check with the id "fault/NAME", given NAME, evidence, advice and a status ("fail" if omitted;
+"warn": the result is still useful)."""
 
 
 def angle_gap(T: np.ndarray, C: np.ndarray) -> float:
@@ -40,8 +41,8 @@ def angle_gap(T: np.ndarray, C: np.ndarray) -> float:
 def other_formats(session: Session, T: np.ndarray, C: np.ndarray) -> list[tuple[float, Hypothesis[PoseFormat]]]:
     """Return the other rotation formats whose relative rotations agree with the camera's, each with its gap.
 
-    The gap is in rad, see `angle_gap`. The name of a hypothesis is the fault that it would mean. Quaternion orders, and
-    Euler orders that differ only in the names of the axes, give the same relative rotations as the declared format;
+    The gap is in rad, see `angle_gap`. Each hypothesis has the name of the fault that it implies. Quaternion orders,
+    and Euler orders that differ only in the names of the axes, give the same relative rotations as the declared format;
     only the whole chain of poses can tell these apart.
     """
     fmt = session.fact.poses
@@ -83,7 +84,8 @@ def other_angles(session: Session, camera: Camera, T: np.ndarray, C: np.ndarray)
     more = f" (for these poses, {', '.join(as_good)} are equally good)" if len(as_good) > 1 else ""
     declared, changed = np.degrees(gap), np.degrees(least)
     evidence = (
-        f"relative rotations differ by {declared:.2f} deg as declared, {changed:.3f} deg with {best.evidence}{more}"
+        f"the relative rotations of robot and camera differ by {declared:.2f} deg with the declared format, "
+        f"but by {changed:.3f} deg with {best.evidence}{more}"
     )
     return [fault(best.name, evidence, best.advice)]
 
@@ -135,7 +137,7 @@ def chain_hypotheses(
             stretched = B.copy()
             stretched[:, :3, 3] /= unit
             evidence = f"the robot's lengths are {ratio:.1f} times those of the board"
-            advice = "One of the lengths, robot's or board's, is in mm. Give both in the declared units."
+            advice = "Either the robot's lengths or the board's are in mm. Give both in the declared units."
             yield Hypothesis("mm-for-m", advice, (stretched, C), evidence)
     for shift in (1, -1, 2, -2):
         parts = (B[shift:], C[:-shift]) if shift > 0 else (B[:shift], C[-shift:])
@@ -252,7 +254,7 @@ def _board_moved(session: Session, camera: Camera, B: np.ndarray, C: np.ndarray)
         f"from view {session.views[at].name} on, the board is {mm:.1f} mm and {deg:.2f} deg away from its first pose. "
         f"With this move the mean error is {best:.1f} px, without {without:.1f} px"
     )
-    return best, fault("board-moved", evidence, "Fix the board and record again, or split the session there.")
+    return best, fault("board-moved", evidence, "Fix the board and record again, or split the session at this view.")
 
 
 REACH_M = 5.0
@@ -328,7 +330,9 @@ def _raw_numbers(session: Session) -> Iterator[Check]:
     bad = [text for text in odd if text]
     if bad:
         evidence = f"{len(bad)} of {len(odd)} poses have no valid rotation: {bad[0]}"
-        advice = "One axis has the wrong sign, or the tool frame is left-handed. Correct the export of the poses."
+        advice = "Export the poses again, with an orthonormal 3x3 rotation and numbers in row-major order."
+        if "mirror" in bad[0]:
+            advice = "One axis has the wrong sign, or the tool frame is left-handed. Correct the export of the poses."
         yield fault("mirrored-rotation" if "mirror" in bad[0] else "no-rotation", evidence, advice)
     angles = np.zeros(0)
     if fmt.of == "joints":
@@ -377,14 +381,14 @@ def _resolution(session: Session, camera: Camera, off: float) -> list[Check]:
         errors[s] = missed(K)
     factor = min(errors, key=errors.__getitem__)
     if errors[factor] < 0.5 * off:
-        evidence = f"single views are off by {off:.2f} px, with K scaled by {factor:.3g} by {errors[factor]:.2f} px"
+        evidence = f"the error of single views is {off:.2f} px, but {errors[factor]:.2f} px with K times {factor:.3g}"
         advice = f"K belongs to images {1 / factor:.3g} times as wide. Calibrate at this resolution."
         return [fault("intrinsics-of-another-resolution", evidence, advice)]
     swapped = camera.K.copy()
     swapped[:2, 2] = camera.K[1::-1, 2]
     error = missed(swapped)
     if error < 0.5 * off:
-        evidence = f"single views are off by {off:.2f} px, with cx and cy exchanged by {error:.2f} px"
+        evidence = f"the error of single views is {off:.2f} px, but {error:.2f} px with cx and cy exchanged"
         return [fault("width-and-height-swapped", evidence, "Exchange cx and cy.")]
     return []
 

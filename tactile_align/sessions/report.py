@@ -25,7 +25,7 @@ FEW = "Too few views support the result"
 LIMITS = {
     "images-lost": Limit("Images without a board or pose", 0.3, inf, form=".0%", why="Much of the session is lost"),
     "intrinsics-rms": Limit(
-        "Intrinsics, RMS per 1000 px of width", 0.6, 1.2, " px", why="A right lens model leaves less error"
+        "Intrinsics, RMS per 1000 px of width", 0.6, 1.2, " px", why="A suitable lens model leaves less error"
     ),
     "intrinsics-views": Limit("Views used for the intrinsics", 12, 6, form=".0f", why=FEW),
     "image-covered": Limit("Image area covered", 0.6, 0.3, form=".0%", why="Elsewhere the lens is unknown"),
@@ -33,7 +33,7 @@ LIMITS = {
     "lens-model": Limit("Held-out error relative to the best model", 1.1, inf, why="Another lens model fits better"),
     "hand-eye-views": Limit("Views used for the pose", 12, 6, form=".0f", why=FEW),
     "rotation-axes": Limit(
-        "Rotation-axis spread", 0.10, 0.02, why="Rotations about one axis leave the shift along it open"
+        "Rotation-axis spread", 0.10, 0.02, why="Rotations about one axis do not reveal the offset along it"
     ),
     "largest-rotation": Limit("Largest relative rotation", 45, 20, " deg", why="Small rotations magnify errors"),
     "hand-eye-rms": Limit("RMS of the bundle adjustment", 1.5, 3.0, " px", why="Robot poses and images disagree"),
@@ -42,12 +42,13 @@ LIMITS = {
     "board-scale": Limit("Relative error of the board's size", 0.01, 0.03, why="A board 2 % too large still fits"),
     "translation-sigma": Limit("Sigma of the translation", 1.0, 3.0, " mm", why="The pose is too uncertain"),
     "rotation-sigma": Limit("Sigma of the rotation", 0.1, 0.3, " deg", why="The pose is too uncertain"),
-    "camera-translation": Limit("Translation error of the rig's camera", 1.0, 3.0, " mm", why="It sits elsewhere"),
-    "camera-rotation": Limit("Rotation error of the rig's camera", 0.15, 0.5, " deg", why="It looks elsewhere"),
+    "camera-translation": Limit("Translation error of the rig's camera", 1.0, 3.0, " mm", why="The camera moved"),
+    "camera-rotation": Limit("Rotation error of the rig's camera", 0.15, 0.5, " deg", why="The camera turned"),
 }
-"""Limits chosen by real recordings; good ones reach an RMS of 0.6 to 1.5 px, 0.3 to 0.5 mm and 0.03 to 0.08 deg.
+"""Limits of a session's checks, chosen from real recordings.
 
-`verify_session` widens the last two limits to what a session can resolve.
+Good recordings reach an RMS of 0.6 to 1.5 px and standard deviations of 0.3 to 0.5 mm and of 0.03 to 0.08 deg.
+`verify_session` widens the last two limits if the session's own uncertainty is larger.
 """
 
 

@@ -49,7 +49,7 @@ class PoseFormat(Strict):
         """
         if self.of == "joints":
             if arm is None:
-                raise InputError('poses given as joints need an arm. Add it to the session, such as arm = "nova2"')
+                raise InputError('the poses are joints, but no arm is given. Add it to session.toml: arm = "nova2"')
             return arm.dof
         return 16 if self.rotation == "matrix" else 3 + WIDTHS[self.rotation]
 
@@ -66,13 +66,13 @@ class PoseFormat(Strict):
             link: Frame whose pose is computed from joints: flange, link1, link2, ...; unused for tool poses.
 
         Raises:
-            InputError: No arm is given for joints, joints are outside its limits, or it lacks the link; a quaternion
-                does not have unit norm; a matrix is not a rotation.
+            InputError: The rows are joints but no arm is given; a joint is outside the arm's limits; the arm lacks the
+                link; a quaternion does not have unit norm; a matrix is not a rotation.
         """
         turn = 1.0 if self.angle == "rad" else np.pi / 180
         if self.of == "joints":
             if arm is None:
-                raise InputError('poses given as joints need an arm. Add it to the session, such as arm = "nova2"')
+                raise InputError('the poses are joints, but no arm is given. Add it to session.toml: arm = "nova2"')
             q = values * turn
             if checked:
                 require_within_limits(arm, q)
@@ -80,7 +80,7 @@ class PoseFormat(Strict):
                 return np.asarray(forward_kinematics(arm, q))
             number = int(link.removeprefix("link"))
             if not 1 <= number <= arm.dof:
-                raise InputError(f"{arm.name} has link1 to link{arm.dof} and flange; got {link}. Choose one of these")
+                raise InputError(f"arm {arm.name} has no {link}. Choose flange or one of link1 to link{arm.dof}")
             return np.asarray(link_poses(arm, q)[:, number - 1])
         if self.rotation == "matrix":
             T = values.reshape(-1, 4, 4).copy()
@@ -100,7 +100,7 @@ def _rotations(kind: str, values: np.ndarray, turn: float, checked: bool) -> np.
         norm = np.linalg.norm(values, axis=1)
         if checked and (np.abs(norm - 1) > 1e-2).any():
             row = int(np.argmax(np.abs(norm - 1)))
-            raise InputError(f"row {row + 1}: norm of {values[row].tolist()} must be 1; got {norm[row]:.4g}")
+            raise InputError(f"row {row + 1}: the quaternion's norm must be 1; got {norm[row]:.4g}. Correct the row")
         q = values / np.maximum(norm, 1e-12)[:, None]
         return np.asarray(rotation_from_quaternion(q if kind == "quat_wxyz" else q[:, [3, 0, 1, 2]]))
     if kind == "rotvec":
@@ -131,7 +131,10 @@ def read_poses(path: Path, columns: int) -> tuple[tuple[str, ...], np.ndarray]:
     elif path.suffix == ".json":
         data = read_json(path)
         if not isinstance(data, dict):
-            raise InputError(f"{path}: must be an object {{view: [numbers]}}; got {type(data).__name__}. Correct it")
+            raise InputError(
+                f"{path}: expected a JSON object with view names as keys and lists of numbers as values; found a "
+                f"{type(data).__name__}. Rewrite the file in this form"
+            )
         stated = [("", *row) for row in data.items()]
     else:
         stated = [(f"line {number}: ", line[0], line[1:]) for number, line in read_csv(path)[1:]]
@@ -142,10 +145,12 @@ def read_poses(path: Path, columns: int) -> tuple[tuple[str, ...], np.ndarray]:
         try:
             row = np.ravel(np.asarray(cells, dtype=np.float64))
         except (TypeError, ValueError) as error:
-            raise InputError(f"{path}: {where}view {name} must have numbers; got {cells}. Correct it") from error
+            raise InputError(f"{path}: {where}view {name} must have numbers: {error}. Correct the row") from error
         rows.append(row)
         if len(row) != columns:
-            raise InputError(f"{path}: view {name} has {len(row)} numbers, not {columns}. Correct the row or [poses]")
+            raise InputError(
+                f"{path}: view {name} has {len(row)} numbers; [poses] needs {columns}. Correct one of them"
+            )
         if not np.isfinite(row).all():
             raise InputError(f"{path}: view {name} contains a non-finite number. Correct or remove this view")
     if len(set(names)) != len(names):
@@ -156,12 +161,13 @@ def read_poses(path: Path, columns: int) -> tuple[tuple[str, ...], np.ndarray]:
 
 def _archived(path: Path) -> list[tuple[str, np.ndarray]]:
     arrays = read_npz(path)
-    if not {"views", "values"} <= set(arrays):
-        raise InputError(f"{path}: must have the arrays views and values; got {', '.join(arrays)}. Add them")
+    missing = " and ".join(name for name in ("views", "values") if name not in arrays)
+    if missing:
+        raise InputError(f"{path}: {missing} not found among the arrays: {', '.join(arrays)}. Add {missing}")
     views, values = arrays["views"], arrays["values"]
     if views.ndim != 1 or values.ndim != 2 or len(views) != len(values) or values.dtype.kind not in "fiu":
         raise InputError(
             f"{path}: views must be (N,) names and values (N, columns) numbers; got {views.shape} and "
-            f"{values.dtype} {values.shape}. Correct the arrays"
+            f"{values.dtype} {values.shape}. Save one name and one row of numbers per view"
         )
     return list(zip(map(str, views), values, strict=True))

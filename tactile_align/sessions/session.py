@@ -23,7 +23,7 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 STILL_RAD = 5e-4
 """Change of each joint, from frame to frame, below which the arm stands still; encoders jitter by a tenth of it."""
 STILL_FRAMES = 5
-"""Fewest steps between frames for which the arm must stand still to give a view."""
+"""Fewest consecutive steps between frames in which the arm must stand still, so that these frames give a view."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def shots_of_folder(folder: Path) -> Iterator[Shot]:
 
 
 def shots_of_episode(episode: str, camera: str, frames: tuple[int, ...]) -> Iterator[Shot]:
-    """Yield frames of a camera of an episode, as the recorder stored them.
+    """Yield the given frames of one camera of an episode, in grey, as the recorder stored them.
 
     Raises:
         EpisodeError, InputError: The episode lacks the camera or a frame.
@@ -124,8 +124,8 @@ class SessionFact(Strict):
     def _links_are_of_an_arm(self) -> "SessionFact":
         if (self.base or self.tip) and Path(self.arm or "").suffix.lower() != ".urdf":
             raise InputError(
-                f'base and tip need a URDF, such as arm = "my_arm.urdf"; arm is {self.arm or "missing"}. '
-                f"Remove base and tip"
+                f"base and tip are links of a URDF, but arm is {self.arm or 'missing'}. "
+                f'Set arm to a URDF file, such as "my_arm.urdf", or remove base and tip'
             )
         return self
 
@@ -166,17 +166,17 @@ class Session:
         return node if self.fact.mounted == "moving" and node.startswith("link") else "flange"
 
     def poses_as(self, fmt: PoseFormat, link: str | None = None) -> np.ndarray:
-        """Return T_base_link (N, 4, 4), m, for another format or another link, unchecked, for comparisons."""
+        """Return T_base_link (N, 4, 4), m, computed with another format or for another link, without checks."""
         return fmt.matrices(self.rows, self.arm, checked=False, link=link or self.link)
 
     def T_base_link(self) -> np.ndarray:
-        """Return the robot's poses (N, 4, 4), m, as declared: of the link that carries the camera or the board.
+        """Return the poses (N, 4, 4), m, of the link that carries the camera or the board, in the declared format.
 
         Raises:
             InputError: Poses are missing, or their numbers are not valid poses.
         """
         if self.fact.poses is None:
-            raise InputError(f"{self.name}: hand-eye needs the robot's pose of each view. Add [poses] to session.toml")
+            raise InputError(f"{self.name}: hand-eye needs robot poses, but session.toml has no [poses]. Add [poses]")
         try:
             return self.fact.poses.matrices(self.rows, self.arm, link=self.link)
         except InputError as error:
@@ -194,7 +194,7 @@ def read_session(folder: str | Path) -> Session:
     warn_of_two_opencvs()
     place = Path(folder)
     if not (place / "session.toml").is_file():
-        raise FileNotFoundError(f"{place / 'session.toml'}: no such file. A calibration session needs this file")
+        raise FileNotFoundError(f"{place / 'session.toml'}: no such file. Create it, or choose another folder")
     data, source = read_fact("calibration", place / "session.toml")
     fact = parse(SessionFact, data, source)
     legacy, lost = None, list[str]()
@@ -204,7 +204,7 @@ def read_session(folder: str | Path) -> Session:
         views, lost, width, height, legacy = _detect(shots_of_episode(episode, fact.camera, frames), fact.board)
     elif fact.points is not None:
         if fact.width is None or fact.height is None:
-            raise InputError(f"{source}: points need the size of their images. Add width and height")
+            raise InputError(f"{source}: points is given without the images' size. Add width and height")
         views, width, height = read_points(place / fact.points, fact.board), fact.width, fact.height
     else:
         views, lost, width, height, legacy = _detect(shots_of_folder(place / fact.images), fact.board)
@@ -213,7 +213,7 @@ def read_session(folder: str | Path) -> Session:
         rows = values[[i for i, t in enumerate(frames) if frame_name(t) in views]]
     elif fact.poses_file is not None:
         if fact.poses is None:
-            raise InputError(f"{source}: poses_file needs its format. Add [poses] with of, length, angle and rotation")
+            raise InputError(f"{source}: poses_file has no format. Add [poses] with of, length, angle and rotation")
         posed, values = read_poses(place / fact.poses_file, fact.poses.width(fact.kinematics()))
         lost += [f"{name} (no pose)" for name in names if name not in posed]
         names = [name for name in posed if name in views]
@@ -228,21 +228,30 @@ def read_session(folder: str | Path) -> Session:
 
 def _episode_joints(source: str, fact: SessionFact, episode: str) -> tuple[tuple[int, ...], np.ndarray]:
     """Return the N frames of an episode that are views, and their joints (N, k) in the episode's unit."""
-    if fact.points is not None or fact.poses_file is not None:
-        raise InputError(f"{source}: an episode contains images and poses. Remove points and poses_file")
-    if fact.columns is None or fact.poses is None or fact.poses.of != "joints":
+    extra = " and ".join(key for key in ("points", "poses_file") if getattr(fact, key) is not None)
+    if extra:
         raise InputError(
-            f'{source}: an episode needs its joints. Add columns (the columns of qpos), and [poses] with of = "joints" '
-            f"and their unit (angle)"
+            f"{source}: episode and {extra} are both given, but an episode already contains images and poses. "
+            f"Remove {extra}"
         )
+    if fact.columns is None or fact.poses is None or fact.poses.of != "joints":
+        missing = "columns (the columns of qpos that contain the joints)"
+        if fact.columns is not None:
+            missing = '[poses] with of = "joints" and angle = "rad" or "deg"'
+        raise InputError(f"{source}: an episode's poses are computed from its joints. Add {missing}")
     needed = fact.poses.width(fact.kinematics())
     if len(fact.columns) != needed:
-        raise InputError(f"{source}: columns has {len(fact.columns)} joints; arm {fact.arm} has {needed}. Correct it")
+        raise InputError(
+            f"{source}: columns lists {len(fact.columns)} columns, but arm {fact.arm} has {needed} joints. List one "
+            f"column per joint"
+        )
     with open_episode(episode) as recorded:
         qpos = np.asarray(recorded.qpos, dtype=np.float64)
     last = max(fact.columns)
     if last >= qpos.shape[1]:
-        raise InputError(f"{source}: columns must be below {qpos.shape[1]}, as qpos is; got {last}. Correct it")
+        raise InputError(
+            f"{source}: columns contains {last}, but qpos has columns 0 to {qpos.shape[1] - 1}. Choose among these"
+        )
     q = qpos[:, list(fact.columns)]
     frames = fact.frames or standstills(q if fact.poses.angle == "rad" else np.radians(q))
     if not frames:
@@ -251,7 +260,9 @@ def _episode_joints(source: str, fact: SessionFact, episode: str) -> tuple[tuple
             f"frames in session.toml"
         )
     if max(frames) >= len(q):
-        raise InputError(f"{source}: frames must be below {len(q)}, the number of frames; got {max(frames)}")
+        raise InputError(
+            f"{source}: frames contains {max(frames)}, but the episode has frames 0 to {len(q) - 1}. Choose among these"
+        )
     return frames, q[list(frames)]
 
 

@@ -146,7 +146,11 @@ def _before_fixed(rig: Rig, camera: str, name: str, board: Board, rng: np.random
     at_home = forward_kinematics(arm, home)
     tool = (invert(X) @ at_home)[:3, 3]
     if tool[2] < 0.2:
-        raise InputError(f"arm {name} is behind camera {camera}, or within 20 cm of it. Choose another board_arm")
+        where = "behind" if tool[2] < 0 else "in front of"
+        raise InputError(
+            f"the flange of arm {name} must be at least 0.2 m in front of camera {camera}; it is {abs(tool[2]):.2f} m "
+            f"{where} the camera. Choose another board_arm"
+        )
     # The board is mounted on the flange so that it faces the camera when the arm is at home.
     Z = invert(at_home) @ X @ pose(np.eye(3), tool - centre)
     middle = tool * [0.5, 0.5, 1.0]
@@ -194,7 +198,7 @@ def _page(board: Board) -> tuple[np.ndarray, np.ndarray]:
         full = read_grey(png)
     detection = board.detect(full)
     if detection is None:
-        raise InputError(f"the {board.kind} board is not detected on its own page. Use larger squares")
+        raise InputError(f"the {board.kind} board was not detected in an image of its own page. Use larger squares")
     H, _ = cv2.findHomography(board.points[detection.ids][:, :2], detection.uv)
     shrink = 1 / 3  # 100 dots per inch: about what a wrist camera resolves
     small = cv2.resize(full, None, fx=shrink, fy=shrink, interpolation=cv2.INTER_AREA)

@@ -1,4 +1,4 @@
-"""Functions that put calibration results into a new rig (without the old verdict) and into its file."""
+"""Functions that put calibration results into a new rig (without the old verdict) and into a rig file."""
 
 import datetime
 import hashlib
@@ -27,22 +27,24 @@ POSE = {"translation_m", "quat_wxyz"}
 
 
 def place_camera(rig: Rig, session: Session, result: HandEye) -> Rig:
-    """Return the rig with the camera's new pose in its parent frame, which session.toml (else the rig) states.
+    """Return the rig with the camera's new pose, in the parent frame of session.toml; if it has none, in the rig's.
 
     Raises:
         InputError: The rig lacks the camera or the arm, or the parent does not match the poses.
     """
     name = session.fact.camera
     if name not in rig.cameras:
-        raise InputError(f"{session.name}: rig {rig.name} has no camera '{name}'. It has: {', '.join(rig.cameras)}")
+        raise InputError(
+            f"{session.name}: rig {rig.name} has no camera '{name}'. Choose one of: {', '.join(rig.cameras)}"
+        )
     parent = session.fact.parent or rig.cameras[name].parent
     X = result.X
     if result.mounted == "moving":
         arm, _, node = parent.partition("/")
         if arm not in rig.arms or node != session.link:
             raise InputError(
-                f"{session.name}: the camera's parent must be ARM/{session.link} (arms: {', '.join(rig.arms)}): "
-                f"the poses are of that frame; got '{parent}'. Correct parent in session.toml"
+                f"{session.name}: the poses are those of {session.link}, so the camera's parent must be "
+                f"ARM/{session.link} (arms: {', '.join(rig.arms)}); got '{parent}'. Correct parent in session.toml"
             )
     else:
         # X is relative to the base of the arm that held the board, not always to the camera's parent.
@@ -50,7 +52,7 @@ def place_camera(rig: Rig, session: Session, result: HandEye) -> Rig:
         holder = session.fact.board_arm or next(iter(rig.arms))
         if holder not in rig.arms:
             raise InputError(
-                f"{session.name}: rig {rig.name} has no arm '{holder}'. Set board_arm: {', '.join(rig.arms)}"
+                f"{session.name}: rig {rig.name} has no arm '{holder}'. Set board_arm to one of: {', '.join(rig.arms)}"
             )
         X = rig.arms[holder].T_parent_this @ X
         X = invert(rig.arms[arm].T_parent_this) @ X if arm else X
@@ -78,7 +80,7 @@ def pose_keys(T: np.ndarray) -> dict[str, tuple[float, ...]]:
 
 
 def require_no_override(rig: Rig, kind: Literal["cameras", "sensors"], name: str, paths: Iterable[Path]) -> None:
-    """Check that no [[override]] gives a camera or sensor another pose in these episodes, as a fit would not change it.
+    """Check that no [[override]] gives the camera or sensor its own pose in these episodes; a fit cannot change it.
 
     Raises:
         InputError: An override gives another pose; the message states the episode and the override.

@@ -37,7 +37,7 @@ def one_change(
         rig: The rig whose boxes are off.
         camera: Name of the camera.
         sensor: Name of the sensor.
-        T_camera_sensor: (N, 4, 4) poses by the rig, metres.
+        T_camera_sensor: (N, 4, 4) poses according to the rig, metres.
         seen: (N, 4) boxes in which the sensor was seen, px of the stored frame, finite.
         opening: (N, 2) opening of each finger, metres; None for a sensor that is not on a gripper.
 
@@ -88,12 +88,12 @@ def explained(rig: Rig, camera: str, sensor: str, views: Sequence[View]) -> list
     opening = np.concatenate(held) if len(held) == len(views) else None
     rows = rows[evenly(len(rows), MOST)]
     changes = one_change(rig, camera, sensor, placed[rows], seen[rows], None if opening is None else opening[rows])
-    kind, title = f"one-change/{camera}/{sensor}", f"One change explains {sensor} in {camera}"
+    kind, title = f"one-change/{camera}/{sensor}", f"Single changes that explain the boxes of {sensor} in {camera}"
     if not changes:
         advice = (
             "No single change of focal length, camera pose, sensor position or finger brings the boxes onto the "
-            "sensor. Several values in the rig are wrong, or the gripper's stroke is. To fit it to these boxes: "
-            "`tactile-align calibrate finger --dry-run`."
+            "sensor. Several values in the rig are wrong, or the gripper's stroke is wrong. To fit the sensor's pose "
+            "and the stroke to these boxes: `tactile-align calibrate finger --dry-run`."
         )
         return [Check(kind, title, "info", "no single change", advice=advice)]
     edits, best = "; or ".join(f"{edit} (IoU {iou:.3f})" for iou, edit in changes), changes[0][0]
@@ -120,7 +120,7 @@ def on_sensor(camera: str, sensor: str, views: list[View], contact: np.ndarray, 
         advice = "The rig predicts no box where the sensor was seen. Check the camera's parent and pose."
         return [judge("iou-median", np.nan, advice, nowhere)]
     advice = (
-        f"Look at `tactile-align overlay`. If only {camera} fails, check its image_map, K, then its pose (hand-eye). "
+        f"Look at `tactile-align overlay`. If only {camera} fails, check its image_map, K and pose, in this order. "
         "If all views fail, check the gripper's open, closed, column and law, and the sensor's pose on its finger."
     )
     seen, box = (np.concatenate([getattr(view, key) for view in views]) for key in ("seen", "box"))
@@ -210,7 +210,7 @@ def drift_checks(drift: list[dict[str, Any]]) -> list[Check]:
             "all views fail, check the gripper's open, closed and column first."
         )
         if max(row["IoU"] for row in rows) >= LIMITS["iou-median"].good:
-            advice = "The mount moved between episodes: give the later ones their own pose in [[override]]."
+            advice = "The mount moved between episodes: give the later episodes their own pose in [[override]]."
         measured = f"{worst['drift px']:.2f} px at most, in {worst['episode']}"
         checks.append(_judge(camera, sensor, "box-drift", worst["drift px"] / worst["side px"], advice, measured))
     return checks
@@ -259,7 +259,10 @@ def episode_checks(rig: Rig, evidence: Sequence[Evidence]) -> list[Check]:
 def _status(rig: Rig, evidence: Sequence[Evidence]) -> Check:
     advice = ""
     if rig.status == "nominal":
-        advice = "The poses come from drawings. Calibrate cameras (calibrate hand-eye) and fingers (calibrate finger)."
+        advice = (
+            "The poses come from drawings. Calibrate the cameras with `tactile-align calibrate hand-eye`, and the "
+            "fingers with `tactile-align calibrate finger`."
+        )
     elif rig.status == "exact" and not any(np.isfinite(v.true_opening).any() for one in evidence for v in one.views):
         advice = (
             "Only a simulation has an exact rig, but these recordings contain no simulation truth. Set status = "
@@ -284,7 +287,7 @@ def lens_checks(rig: Rig, camera: str) -> list[Check]:
     measured = f"{du:+.0%} right, {dv:+.0%} down"
     centred = graded(LIMITS, "principal-point", max(abs(du), abs(dv)), camera, measured=measured, advice=advice)
     id, title, (least, most) = f"field-of-view/{camera}", f"Field of view of {camera}", FIELD_DEG
-    advice = f"fx = {fx:g} px is implausible for frames {entry.width} px wide. Does K belong to another resolution?"
+    advice = f"fx = {fx:g} px is implausible for frames {entry.width} px wide. Give the K of this resolution."
     measured, limit = f"{across:.0f} deg across", f"{least:g} to {most:g} deg"
     wide = decided(id, title, least <= across <= most, measured, limit=limit, value=across, advice=advice)
     return [centred, wide]
@@ -326,7 +329,7 @@ def _contact(sensor: str, evidence: Sequence[Evidence]) -> list[Check]:
     contact = np.concatenate([episode.contact[sensor] for episode in evidence])
     share = float(contact.mean())
     id, title, measured = f"contact/{sensor}", f"Contact of {sensor}", f"{share:.0%} of frames"
-    advice = "The touch images show no contact. Is this sensor plugged in and recorded?"
+    advice = "The touch images show no contact. Check that this sensor is plugged in and recorded."
     checks = [decided(id, title, share > 0, measured, limit="> 0 %", value=share, advice=advice)]
     if share > 0:
         only = float(np.concatenate([episode.commanded[sensor] for episode in evidence])[contact].mean())
@@ -343,7 +346,7 @@ def _coverage(rig: Rig, camera: str, sensor: str, views: list[View]) -> Check:
     arm, _, node = rig.cameras[camera].parent.partition("/")
     other, _, finger = rig.sensors[sensor].parent.partition("/")
     if arm == other and node in HAND and finger in HAND:
-        advice = "Is T_flange_camera inverted or in another unit, or does K belong to another resolution?"
+        advice = "Check whether T_flange_camera is inverted or in mm, or whether K belongs to another resolution."
         return _judge(camera, sensor, "box-coverage", share, advice, measured)
     id, title = f"box-coverage/{camera}/{sensor}", LIMITS["box-coverage"].title.format(camera, sensor)
     advice = "By the rig, this camera never sees the sensor. If the frames show it, check the camera's pose."

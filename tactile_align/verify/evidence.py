@@ -156,7 +156,8 @@ def _views(
             for frame, box in labels.get((label_name(episode.ref), camera, sensor), {}).items():
                 if not 0 <= frame < len(episode):
                     raise InputError(
-                        f"{episode.path}: a label refers to frame {frame}; it must be below {len(episode)}. Correct it"
+                        f"{episode.path}: a label refers to frame {frame}, but the episode has frames 0 to "
+                        f"{len(episode) - 1}. Correct or remove this label"
                     )
                 seen[frame] = box
             reason, box, unheld = view.boxes.reason, view.boxes.box, replace(view, opening=None).boxes.box
@@ -174,7 +175,7 @@ def _digest(episode: Episode) -> str:
 
 
 def reasons(views: list[View]) -> str:
-    """Return a text of why frames have no box, such as '3% outside, 1% behind'; '' if all frames have a box."""
+    """Return why frames have no box, as text, such as '3% outside, 1% behind'; '' if all frames have a box."""
     reason = np.concatenate([view.reason for view in views])
     shares = {text: float((reason == i).mean()) for i, text in enumerate(REASONS) if i}
     return ", ".join(f"{share:.0%} {text}" for text, share in shares.items() if share > 0)

@@ -109,7 +109,8 @@ def stroke_of(gripper: Gripper) -> float:
 
 
 REST_STROKE = 0.02
-"""Share of the stroke below which the gripper counts as resting; moving fingers would be taken for the scene."""
+"""Change of opening, as a share of the stroke, below which the gripper counts as resting: moving fingers would be
+mistaken for the scene."""
 FLOW = (0.02, 0.14)
 """Smallest and largest motion, between two frames, of a point NEAR_M away, as shares of the image's width."""
 NEAR_M = 0.25
@@ -196,7 +197,7 @@ def _explained(camera: Camera, T_second_first: np.ndarray, p: np.ndarray, q: np.
 REST_RAD = 0.02
 """Change of each joint below which the arm counts as resting, rad."""
 MOVED_STROKE = 0.15
-"""Share of the stroke above which the gripper counts as moving."""
+"""Change of opening, as a share of the stroke, above which the gripper counts as moving."""
 SAME_STROKE, SAME_S = 0.15, 1.0
 """Two pairs of frames show the same motion if their openings differ by less than SAME_STROKE, a share of the stroke,
 and their times by less than SAME_S, s."""

@@ -33,7 +33,7 @@ def read_labels(path: str | Path) -> Labels:
     for file in files:
         _read_into(labels, file)
     if not labels:
-        raise InputError(f"{place} contains no boxes. Draw about 20 at several gripper openings: tactile-align label")
+        raise InputError(f"{place} contains no boxes. Draw about 20 with `tactile-align label`, at several openings")
     return labels
 
 
@@ -53,7 +53,7 @@ def labelled_episodes(path: str | Path, refs: Sequence[EpisodeRef], drawn: Colle
         name = label_name(ref)
         if name in drawn and name in by_name:
             raise InputError(
-                f"{path}: labels refer to {name}, but two episodes match: {by_name[name]}, {ref}. Give one's folder"
+                f"{path}: labels refer to {name}, but two episodes match: {by_name[name]}, {ref}. Use the folder of one"
             )
         by_name[name] = ref
     lost = [name for name in drawn if name not in by_name]
@@ -110,9 +110,12 @@ def _read_into(labels: Labels, file: Path) -> None:
             frame = int(row["frame"])
             box = tuple(float(row[name]) for name in COLUMNS[4:])
         except (KeyError, ValueError) as error:
-            raise InputError(f"{where}: frame, u0, v0, u1 and v1 must be numbers; got {row}. Correct them") from error
+            fault = f"column {error} is missing" if isinstance(error, KeyError) else str(error)
+            raise InputError(f"{where}: {fault}. Write numbers for frame, u0, v0, u1 and v1") from error
         if not (all(map(math.isfinite, box)) and box[0] < box[2] and box[1] < box[3]):
-            raise InputError(f"{where}: a box needs u0 < u1 and v0 < v1; got {box}. Correct it")
+            raise InputError(
+                f"{where}: u0 < u1 and v0 < v1 must hold (left, top, right, bottom); got {box}. Correct the row"
+            )
         boxes = labels.setdefault(names, {})
         if frame in boxes:
             raise InputError(f"{where}: frame {frame} of {row['episode']} has two boxes. Keep one of them")

@@ -93,7 +93,9 @@ def _judged(kind: str, on: tuple[str, ...], scores: Scores, of: str, edits: dict
     if better:
         advice = f"{edits[better[0]]} Look at `tactile-align overlay` before and after this change."
         check = graded(LIMITS, kind, median, *on, measured=measured)
-        return replace(check, status="warn", limit=f"no hypothesis better by {gain:g} in {SHARE:.0%}", advice=advice)
+        return replace(
+            check, status="warn", limit=f"no hypothesis gains {gain:g} in {SHARE:.0%} of {of}", advice=advice
+        )
     if median < limit.good and len(scores) < MANY:
         return fact(f"undecided: {measured}", median)
     advice = (
@@ -113,7 +115,7 @@ def _smaller(sensor: str, shares: list[tuple[float, int]]) -> Check:
     share = float(np.average(values, weights=frames))
     measured = f"the opening is smaller in contact than without in {share:.0%} of comparisons"
     advice = (
-        "The gripper seems to touch while its fingers are far apart. Are its open and closed swapped, or is its "
-        "column wrong? Ignore this warning if it holds objects from inside."
+        "The gripper seems to touch while its fingers are far apart. Check whether its open and closed are swapped, or "
+        "its column is wrong. Ignore this warning if the gripper holds objects from inside."
     )
     return graded(LIMITS, kind, share, sensor, measured=measured, advice=advice)

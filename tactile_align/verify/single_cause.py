@@ -26,12 +26,12 @@ FAR_PX = 1e3
 
 @dataclass(frozen=True)
 class Sight:
-    """N seen boxes of a sensor in a camera, and the sensor's poses by the rig.
+    """Boxes (N) in which a camera saw a sensor, and the sensor's poses according to the rig.
 
     Attributes:
         lenses: Camera models of the stored frames. There are several if an [[override]] gives episodes their own.
         which: (N,) index of each box's camera model in `lenses`.
-        T_camera_sensor: (N, 4, 4) poses by the rig, m.
+        T_camera_sensor: (N, 4, 4) poses according to the rig, m.
         body: The sensor's solids.
         seen: (N, 4) boxes in which the sensor was seen, px of the stored frame, finite.
     """

@@ -38,7 +38,10 @@ def verify(
     """
     if (Path(path) / "session.toml").is_file():
         if labels is not None:
-            raise InputError(f"{path}: labels belong to recorded episodes, but this is a session. Give the episodes")
+            raise InputError(
+                f"{path}: labels need recorded episodes, but this folder is a calibration session. Give the folder of "
+                f"the episodes, or no labels"
+            )
         # Imports scipy, which is slow and not needed for episodes.
         from tactile_align.sessions.calibrate import verify_session
 
@@ -73,7 +76,7 @@ def verify_episodes(
             label must refer to an episode in `path`, and to a camera and a sensor that both the episode and the rig
             have.
         most: Largest number of episodes to look at, episodes with labels first, evenly spread; None: all.
-        write_into: A rig file whose [verified] table receives the verdict; None: none.
+        write_into: A rig file whose [verified] table receives the verdict; None: do not write the verdict.
         progress: Whether to show a progress bar on stderr.
 
     Returns:

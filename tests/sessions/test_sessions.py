@@ -89,7 +89,7 @@ def test_a_session_names_the_links_of_a_urdf_that_goes_on_to_a_hand(tmp_path: Pa
         read_session(write(tmp_path / "a", one, arm=str(model)))
     session = read_session(write(tmp_path / "b", one, arm=str(model), base="base", tip="link6"))
     np.testing.assert_allclose(session.T_base_link(), one.T_base_flange, atol=2e-5)
-    with pytest.raises(FactError, match=r"base and tip need a URDF.*arm is nova2"):
+    with pytest.raises(FactError, match=r"base and tip.*arm is nova2"):
         read_session(write(tmp_path / "c", one, tip="link6"))
 
 
@@ -139,7 +139,7 @@ def test_a_camera_on_link_5_declared_on_the_flange_is_told_where_it_hangs(tmp_pa
 
 def test_a_link_the_arm_has_not_is_refused(tmp_path: Path) -> None:
     folder = write(tmp_path / "s", capture(11, views=6), parent="left/link9")
-    with pytest.raises(ValueError, match="nova2 has link1 to link6 and flange; got link9"):
+    with pytest.raises(ValueError, match=r"nova2 has no link9.*link1 to link6"):
         calibrate_hand_eye(folder, load_rig("cell"))
 
 
@@ -242,11 +242,11 @@ def broken(tmp_path: Path, how: str) -> Path:
     [
         ("no session", r"session\.toml: no such file"),
         ("nan", r"poses\.csv: view view_01 contains a non-finite number"),
-        ("short", r"poses\.csv: view view_01 has 3 numbers, not 6"),
+        ("short", r"poses\.csv: view view_01 has 3 numbers.*6"),
         ("twice", r"poses\.csv: view view_01 has several rows"),
         ("words", r"poses\.csv: line 2: view view_01 must have numbers"),
         ("empty poses", r"poses\.csv: contains no poses"),
-        ("one view", "at least 3 usable views, better 15; got 1"),
+        ("one view", "at least 3 usable views.*15; got 1"),
         ("others", "the board was found in 6 images, all without a pose"),
         ("ids", r"points\.csv: line 2: id must be below 24"),
         ("empty folder", "images: no images"),

@@ -102,5 +102,5 @@ def test_labelled_episodes_are_among_the_few_that_are_looked_at(recorded: dict[s
 
 def test_labels_for_a_session_are_refused(tmp_path: Path) -> None:
     (tmp_path / "session.toml").write_text("", encoding="utf-8")
-    with pytest.raises(ValueError, match="labels belong to recorded episodes"):
+    with pytest.raises(ValueError, match="labels need recorded episodes"):
         verify(tmp_path, "cell", labels={("e.hdf5", "top", "tactile1"): {0: BOX}})
