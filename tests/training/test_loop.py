@@ -148,7 +148,7 @@ def test_a_gradient_that_is_not_finite_stops_the_run_before_it_reaches_the_weigh
     assert trainer.model.alignment is not None
     next(trainer.model.alignment.parameters()).register_hook(lambda gradient: gradient * torch.nan)
     before = {name: value.clone() for name, value in trainer.model.state_dict().items()}
-    with pytest.raises(DivergedError, match=r"step 1: non-finite: gradient_norm.*row \d"):
+    with pytest.raises(DivergedError, match=r"step 1: .*non-finite: gradient_norm.*row \d"):
         trainer.step(data.train.batch(list(range(0, 240, 20))), 0)
     assert all(torch.equal(before[name], value) for name, value in trainer.model.state_dict().items())
 
