@@ -120,7 +120,7 @@ def _mapping(observation: Mapping[Any, Any], key: str, needed: bool) -> Mapping[
     value = observation.get(key, None if needed else {})
     if not isinstance(value, Mapping):
         came = "nothing" if value is None else type(value).__name__
-        raise InputError(f"observation['{key}'] must be a dict; got {came}. Pass the entries that Policy.needs.text() lists")
+        raise InputError(f"observation['{key}'] must be a dict; got {came}. Pass what Policy.needs.text() lists")
     return value
 
 
