@@ -86,7 +86,7 @@ def train_to_the_end(config: TrainConfig, data: Data, progress: bool = True) -> 
 
 
 def opening_only(config: TrainConfig) -> TrainConfig:
-    """Return the config of a run's opening-only baseline, whose run folder lies inside that of the run."""
+    """Return the config of a run's opening-only baseline; the baseline's folder lies inside the run's folder."""
     update = {"region": "opening", "train_policy": False, "out": str(Path(config.out) / BASELINE)}
     hsa = config.hsa.model_copy(update={"region_negatives": 0, "finger_negative": False, "camera_negative": False})
     return TrainConfig.model_validate(config.model_copy(update={**update, "hsa": hsa}).model_dump())
@@ -142,7 +142,7 @@ def _retrieval(features: dict[str, np.ndarray], gallery: int) -> dict[str, Recal
 
 @torch.no_grad()
 def action_error(run: LoadedRun) -> ActionError:
-    """Return the mean absolute action error on held-out episodes, in robot units, and that of standing still.
+    """Return the mean absolute action errors of the policy and of standing still on held-out episodes, robot units.
 
     The latent is zero, as on the robot. Standing still means that every action repeats the recorded state of its
     moment.

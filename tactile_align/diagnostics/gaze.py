@@ -52,8 +52,9 @@ def pointing(run: LoadedRun, key: str, rows: Sequence[int]) -> Pointing:
     alignment, region = run.model.alignment, run.config.region
     if alignment is None or region != "box":
         raise InputError(
-            f"a similarity map requires a model with encoders and region = 'box'; this model has region '{region}' and "
-            f"{'no' if alignment is None else 'its'} encoders. Use a run with hsa.weight > 0 and region = 'box'"
+            f"a similarity map requires a model with encoders and region = 'box'; this model has "
+            f"{'no encoders' if alignment is None else 'region = ' + repr(region)}. "
+            f"Use a run with hsa.weight > 0 and region = 'box'"
         )
     view, batch = run.view(key), run.batch(rows)
     part, touches = batch.views[key], batch.touches[view.sensor].image
@@ -75,7 +76,7 @@ class Attention:
     Attributes:
         shares: (B,) share of the attention by kind of token; the shares of all kinds sum to 1. The kinds are "joints",
             "latent", "camera NAME", "region VIEW" and "touch SENSOR".
-        maps: (B, 4, 4) attention on each token, row by row, by kind, for regions and touches.
+        maps: (B, 4, 4) attention on each token of the 4 x 4 grid, by kind, for the kinds of regions and touches.
     """
 
     shares: dict[str, np.ndarray]

@@ -56,6 +56,6 @@ def pair_rows(moments: Moments, view: View) -> np.ndarray:
     if not len(rows):
         raise InputError(
             f"view {view.key}: expected held-out moments with both a box and a contact; none of {len(moments)} has "
-            f"both. Hold out more episodes, or check the recordings with tactile-align inspect and verify"
+            f"both. Hold out more episodes, or check the recordings with `tactile-align inspect` and `verify`"
         )
     return rows

@@ -31,7 +31,10 @@ def probe_classes(h: np.ndarray, label: np.ndarray, episode: np.ndarray) -> Prob
     classes, y = np.unique(label, return_inverse=True)
     k, y = len(classes), y.ravel()
     if k < 2:
-        raise InputError(f"a probe requires at least two classes; all {len(label)} moments are '{classes[0]}'")
+        raise InputError(
+            f"a probe requires at least two classes; all {len(label)} moments are '{classes[0]}'. "
+            f"Hold out more episodes"
+        )
     one_of = np.eye(k)[y]
     predicted = _out_of_fold(h, one_of, 1.0 / np.bincount(y)[y], episode).argmax(axis=1)
     sums = np.concatenate([one_of.T * (predicted == y), one_of.T])
@@ -58,7 +61,9 @@ def probe_number(h: np.ndarray, value: np.ndarray, episode: np.ndarray) -> Probe
     """
     value = value.astype(np.float64)
     if np.ptp(value) == 0:
-        raise InputError(f"a probe requires a value that changes; all {len(value)} moments have {value[0]}")
+        raise InputError(
+            f"a probe requires different values; all {len(value)} moments have {value[0]}. Hold out more episodes"
+        )
     fold = left_out_in_turn(episode)
     means = np.array([value[fold != f].mean() for f in range(FOLDS)])[fold]
     predicted = _out_of_fold(h, value[:, None], np.ones(len(value)), episode)[:, 0]
@@ -87,7 +92,7 @@ def left_out_in_turn(episode: np.ndarray) -> np.ndarray:
     """
     names, index = np.unique(episode, return_inverse=True)
     if len(names) < FOLDS:
-        raise InputError(f"{FOLDS} folds require at least {FOLDS} episodes; got {len(names)}. Hold out more episodes")
+        raise InputError(f"{FOLDS} folds require at least {FOLDS} held-out episodes; got {len(names)}. Hold out more")
     order = np.random.default_rng([0, 2]).permutation(len(names))
     return np.asarray((order % FOLDS)[index.ravel()])
 

@@ -72,7 +72,7 @@ def view_readouts(
 ) -> Readouts:
     """Return the read-outs of one view: recall in four galleries, feature space, localisation and probes.
 
-    Results that these held-out episodes or this model cannot give are left out; `left_out` lists them with the reason.
+    Some results cannot be computed for every run; `Readouts.left_out` contains the reason for each missing result.
 
     Args:
         run: Run, loaded with its held-out episodes.
@@ -107,7 +107,7 @@ def view_readouts(
 def read_galleries(
     features: dict[str, np.ndarray], gallery: int, min_gap: int
 ) -> tuple[dict[str, dict[str, Recall]], dict[str, str]]:
-    """Return recall in the galleries across contacts, by gallery and direction, and the reasons for missing galleries.
+    """Return the recall by gallery and direction, and the reason for each missing gallery, for galleries of contacts.
 
     Args:
         features: `pair_features` of a view.

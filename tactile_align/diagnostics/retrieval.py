@@ -20,7 +20,7 @@ def episode_interval(
     Complete episodes are resampled, because the moments of an episode resemble each other.
 
     Args:
-        sums: (S, N) values of each moment, S quantities that the statistic needs the sums of.
+        sums: (S, N) values of S quantities for N moments; the statistic uses the sum of each quantity.
         episode: (N,) episode of each moment.
         statistic: Function from the sums (S, R) of R = 2000 resamples to the values (R,) of the statistic.
         seed: Seed of the resampling; equal seeds give equal intervals.

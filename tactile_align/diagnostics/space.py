@@ -20,7 +20,10 @@ def space_health(h_tau: np.ndarray, h_w: np.ndarray) -> SpaceHealth:
         InputError: A row is zero or non-finite.
     """
     if h_tau.ndim != 2 or h_tau.shape != h_w.shape or len(h_tau) < 2:
-        raise ValueError(f"h_tau and h_w must both have shape (N >= 2, D); got {h_tau.shape} and {h_w.shape}")
+        raise ValueError(
+            f"h_tau and h_w must both have shape (N >= 2, D); got {h_tau.shape} and {h_w.shape}. Pass features of the "
+            f"same moments, at least 2"
+        )
     u, v = _unit(h_tau, "h_tau"), _unit(h_w, "h_w")
     touches, regions = torch.from_numpy(u), torch.from_numpy(v)
     cosines = u @ v.T
@@ -70,5 +73,5 @@ def _unit(h: np.ndarray, name: str) -> np.ndarray:
     length = np.linalg.norm(h, axis=1, keepdims=True)
     rows = np.flatnonzero(~np.isfinite(length[:, 0]) | (length[:, 0] == 0))[:5].tolist()
     if rows:
-        raise InputError(f"{name}: rows must be finite and not zero; rows {rows} are not. Check the encoder")
+        raise InputError(f"{name}: features must be finite and not zero; rows {rows} are not. Check these rows' images")
     return np.asarray(h / length)

@@ -75,7 +75,7 @@ GROUPS = {"table": tuple(FACTS["table"]), "ablations": (BASE, *FACTS["ablations"
 
 @dataclass(frozen=True)
 class Cell:
-    """Result of one run of a study, RUN/result.json.
+    """Result of one run of a study, stored as RUN/result.json.
 
     Attributes:
         row: Name of the row.
@@ -147,7 +147,7 @@ def _markdown(cells: Sequence[Cell]) -> str:
 
 
 def verdicts(cells: Sequence[Cell]) -> list[str]:
-    """Return one sentence per seed that compares the best box with the whole image and the opening, and with chance.
+    """Return one sentence per seed on the results of the main comparison.
 
     The sentence states whether the best box is better than the whole image and the opening, and whether the boxes
     elsewhere in the image are at chance. A seed with missing rows has no sentence.
@@ -181,7 +181,7 @@ class Plan:
 
     Attributes:
         episodes: Number of recorded episodes, each of 10 to 20 contacts with objects of random size.
-        held_out: Held-out episodes, which are only evaluated: their share below 1, or else their number.
+        held_out: Share of the episodes that are held out for evaluation if below 1, otherwise their number.
         steps: Number of training steps of a run.
         batch_size: Number of moments in a batch.
         gallery: Number of candidates in the retrieval gallery.

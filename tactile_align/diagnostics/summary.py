@@ -236,7 +236,7 @@ class Summary:
 
 
 def json_of(result: object) -> str:
-    """Return the JSON text of one of these dataclasses; attributes that are None are left out."""
+    """Return the JSON text of a results dataclass; attributes that are None are left out."""
     return json.dumps(TypeAdapter(type(result)).dump_python(result, mode="json", exclude_none=True), indent=2) + "\n"
 
 

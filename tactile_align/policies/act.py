@@ -105,7 +105,7 @@ class ACTConfig(Strict):
         return self
 
     def loss(self, l1: Tensor, kl: Tensor) -> Tensor:
-        """Return the loss that ACT is trained with, of the two terms of `act_loss`; the weight is 10 in the paper."""
+        """Return ACT's training loss, l1 + kl_weight * kl, from the terms of `act_loss`; the paper has kl_weight 10."""
         return l1 + self.kl_weight * kl
 
 

@@ -83,7 +83,7 @@ def from_original(tensors: dict[str, Tensor], config: ACTConfig) -> dict[str, Te
     if unknown:
         raise InputError(
             f"expected the tensors of an original ACT with this config; found unknown tensors ({len(unknown)}), "
-            f"such as {', '.join(unknown[:3])}. Set layers, cameras and use_vae as trained; codebooks are unsupported."
+            f"such as {', '.join(unknown[:3])}. Set layers, cameras and use_vae as trained. Codebooks cannot be loaded."
         )
     return {ours[key]: tensor for key, tensor in tensors.items() if key in ours}
 

@@ -58,8 +58,8 @@ class AlignedPolicy(nn.Module):
         action_dim: Number of columns of an action.
         region: Input paired with a touch. box: the image region of the sensor's box. opening: the gripper's opening,
             which is the baseline.
-        stop_gradient: Whether to keep the gradient of the action loss from the encoders, so that only the alignment
-            loss trains them.
+        stop_gradient: Whether the gradient of the action loss stops before the encoders, so that only the alignment
+            loss trains the encoders.
         fill: Whether to read pretrained weights; False is for models whose checkpoint is loaded right after.
 
     Attributes:

@@ -304,8 +304,8 @@ class Alignment(nn.Module):
         partners = gather_facts(pairs) if self.training else pairs
         if len(partners) < 2 and other is None and self.memory is None and self.training:
             raise InputError(
-                "the alignment loss requires negatives, so at least 2 moments in a batch, better 32; got a batch of "
-                "one moment. Raise batch_size, or lower optimiser.accumulate"
+                "the alignment loss requires negatives, so a batch needs at least 2 moments, preferably 32; this batch "
+                "has a single moment. Raise batch_size, or lower optimiser.accumulate"
             )
         contrasted = torch.zeros_like(pairs) if other is None else other.exist.any(dim=1)
         for start, stop in spans(len(pairs), len(partners), None):

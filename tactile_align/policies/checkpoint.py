@@ -47,8 +47,8 @@ def _write(path: Path, state: dict[str, Any]) -> None:
     except (OSError, RuntimeError) as error:
         good = sorted(path.parent.glob("step_*.pt"))
         raise OSError(
-            f"{path}: could not be written ({str(error).splitlines()[0]}). Is the disk full? "
-            f"Last good checkpoint: {good[-1].name if good else 'none'}. Free disk space, then continue with --resume"
+            f"{path}: the checkpoint could not be written ({str(error).splitlines()[0]}). Last good checkpoint: "
+            f"{good[-1].name if good else 'none'}. Free disk space if the disk is full, then continue with --resume"
         ) from error
 
 
@@ -73,7 +73,7 @@ def latest_checkpoint(folder: Path) -> Path:
 
 
 def load_weights(model: nn.Module, state: dict[str, Any], path: Path) -> None:
-    """Load into a model the weights of a checkpoint that was read from `path`.
+    """Load the weights of a checkpoint, which was read from `path`, into a model.
 
     Raises:
         InputError: The weights belong to another model.
@@ -102,10 +102,10 @@ def read_torch(path: Path) -> Any:
     except OSError:
         raise
     except Exception as error:  # a damaged pickle can raise anything
-        raise InputError(
-            f"{path}: expected a file of tensors and plain values; the file is truncated, damaged or cannot be read "
-            f"without running its code. Copy it again, use an earlier file, or save the weights as .safetensors"
-        ) from error
+        fault = "is truncated or damaged. Copy it again, or use an earlier file"
+        if "GLOBAL" in str(error):  # torch names the Python object that it refuses to build
+            fault = "contains objects that cannot be read without running its code. Save the weights as .safetensors"
+        raise InputError(f"{path}: expected a file of tensors and plain values; the file {fault}") from error
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:

@@ -17,7 +17,7 @@ TOLERANCE = 1e-4
 
 
 class Network(nn.Module):
-    """Network that takes the tensors of a batch shaped like `example`, in order, and returns normalised actions."""
+    """Network from the tensors of an ObservationBatch, in the order of `example.tensors()`, to normalised actions."""
 
     def __init__(self, model: AlignedPolicy, example: ObservationBatch) -> None:
         super().__init__()
@@ -32,18 +32,19 @@ class Network(nn.Module):
 
 
 def export_policy(policy: Policy, batch: ObservationBatch, path: str | Path) -> tuple[str, ...]:
-    """Write a policy's network to a .pt2 file and return the names of its inputs in order, as in `batch.tensors()`.
+    """Write a policy's network to a .pt2 file, and return the names of the network's inputs.
 
-    Boxes, zoom and normalisation of joints are not part of the program; compute them from the rig and the statistics
-    as `Policy.batch` does. The program is read back and compared with the policy before the file gets its final name.
+    The inputs have the order of `batch.tensors()`. The .pt2 file does not compute boxes and zoom, and does not
+    normalise joints; compute these from the rig and the statistics as `Policy.batch` does. The network is read back
+    from a temporary file and compared with the policy before the file gets its final name.
 
     Args:
         policy: The policy.
-        batch: Result of `Policy.batch` for any observation; the program accepts these shapes only.
+        batch: Result of `Policy.batch` for any observation; the exported network accepts only inputs of these shapes.
         path: File to write.
 
     Raises:
-        ValueError: The exported program does not reproduce the policy's actions.
+        ValueError: The exported network does not reproduce the policy's actions.
     """
     names, values = zip(*batch.tensors().items(), strict=True)
     network = Network(policy.model.eval(), batch)
@@ -59,7 +60,8 @@ def export_policy(policy: Policy, batch: ObservationBatch, path: str | Path) -> 
                 gap = float((again(*values) - network(*values)).abs().max())
             if not gap <= TOLERANCE:
                 raise ValueError(
-                    f"{path}: exported and original actions differ by {gap:.1e}; expected <= {TOLERANCE:g}"
+                    f"{path}: expected the policy's actions within {TOLERANCE:g}; the exported network's actions "
+                    f"differ by {gap:.1e}. Load the policy on the CPU, or use another torch version, and export again"
                 )
             whole.replace(temporary)
         finally:

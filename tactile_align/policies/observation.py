@@ -75,7 +75,7 @@ def checked(observation: Any, needs: Needs) -> Observation:
         InputError: An entry is missing, unknown or invalid; the message describes the first one.
     """
     if not isinstance(observation, Mapping):
-        raise InputError(f"an observation must be a mapping with {needs.text()}; got {type(observation).__name__}")
+        raise InputError(f"expected a dict; got {type(observation).__name__}. Pass an observation with {needs.text()}")
     for key in observation:
         if key not in KEYS:
             raise InputError(f"unknown key {key!r}; known: {', '.join(KEYS)}. Pass an observation with {needs.text()}")
@@ -84,10 +84,11 @@ def checked(observation: Any, needs: Needs) -> Observation:
     qpos = _state(observation["qpos"], "qpos", needs.state_dim)
     contact = _mapping(observation, "contact", False)
     for name, flag in contact.items():
-        if name not in needs.sensors or not isinstance(flag, bool | np.bool_):
-            raise InputError(
-                f"contact must map sensors ({', '.join(needs.sensors) or 'none known'}) to bool; got {name!r}: {flag!r}"
-            )
+        if name not in needs.sensors:
+            known = ", ".join(needs.sensors) or "none"
+            raise InputError(f"contact contains the unknown sensor {name!r}; known sensors: {known}. Remove {name!r}")
+        if not isinstance(flag, bool | np.bool_):
+            raise InputError(f"contact[{name!r}] must be a bool; got {type(flag).__name__}. Pass True or False")
     frames: dict[str, np.ndarray] = {}
     for what, streams in (("images", needs.cameras), ("touches", needs.touches)):
         stated = {stream for stream, sensor in needs.for_contact.items() if what == "touches" and sensor in contact}
@@ -109,7 +110,7 @@ def checked(observation: Any, needs: Needs) -> Observation:
         if name not in late:
             raise InputError(
                 f"camera '{name}' has delay_s in the rig, so its box requires exposure_qpos['{name}'], the robot state "
-                f"at exposure; found: {', '.join(map(str, late)) or 'none'}. Pass the qpos nearest in time"
+                f"at exposure; found: {', '.join(map(str, late)) or 'none'}. Pass the qpos nearest to the exposure"
             )
         exposed[name] = _state(late[name], f"exposure_qpos['{name}']", needs.state_dim)
     return Observation(qpos, frames, {name: bool(flag) for name, flag in contact.items()}, exposed)
@@ -119,7 +120,7 @@ def _mapping(observation: Mapping[Any, Any], key: str, needed: bool) -> Mapping[
     value = observation.get(key, None if needed else {})
     if not isinstance(value, Mapping):
         came = "nothing" if value is None else type(value).__name__
-        raise InputError(f"observation['{key}'] must map names to values; got {came}. See Policy.needs.text()")
+        raise InputError(f"observation['{key}'] must be a dict; got {came}. Pass what Policy.needs.text() lists")
     return value
 
 
@@ -127,7 +128,7 @@ def _state(value: Any, what: str, columns: int) -> np.ndarray:
     array = np.asarray(value) if isinstance(value, np.ndarray | list | tuple) else None
     if array is None or array.dtype.kind != "f" or array.shape != (columns,):
         came = type(value).__name__ if array is None else f"{array.dtype} {array.shape}"
-        raise InputError(f"{what} must be a float array of shape ({columns},), raw as recorded; got {came}")
+        raise InputError(f"{what} must be a float array of shape ({columns},); got {came}. Pass the raw recorded state")
     if not np.isfinite(array).all():
         column = int(np.flatnonzero(~np.isfinite(array))[0])
         raise InputError(f"{what} must be finite; column {column} is {array[column]}. Check the source of that column")
@@ -137,7 +138,7 @@ def _state(value: Any, what: str, columns: int) -> np.ndarray:
 def _frame(value: Any, what: str, size: tuple[int, int] | None) -> np.ndarray:
     if not isinstance(value, np.ndarray) or value.dtype != np.uint8 or value.ndim != 3 or value.shape[2] != 3:
         came = f"{value.dtype} {value.shape}" if isinstance(value, np.ndarray) else type(value).__name__
-        raise InputError(f"{what} must be a uint8 RGB image (height, width, 3), as recorded; got {came}")
+        raise InputError(f"{what} must be a uint8 RGB image (height, width, 3); got {came}. Pass the frame as recorded")
     height, width = value.shape[:2]
     if 0 in value.shape or (size is not None and (width, height) != size):
         wanted = f"{size[0]}x{size[1]}" if size is not None else "at least 1x1"

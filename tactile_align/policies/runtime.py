@@ -105,7 +105,7 @@ class ContactWatch:
         return self.touching
 
     def against(self, touch: np.ndarray) -> np.ndarray:
-        """Return the no-contact reference for a touch (H, W, 3) uint8; without a reference, the touch becomes it.
+        """Return the no-contact reference for a touch (H, W, 3) uint8; by default, the first touch after a reset.
 
         Raises:
             InputError: The touch and the reference differ in size.
@@ -145,7 +145,7 @@ class Policy:
     ) -> None:
         if model.act is None:
             raise InputError(
-                "expected a run that trained a policy; this run trained the alignment only. Set train_policy = true"
+                "expected a run with a policy; this run trained the alignment only. Train with train_policy = true"
             )
         self.device = torch.device(device)
         self.model, self.config, self.rig, self.statistics = model.eval().to(self.device), config, rig, statistics
@@ -218,7 +218,8 @@ class Policy:
             if not isinstance(touch, np.ndarray) or touch.dtype != np.uint8 or touch.shape[2:] != (3,):
                 came = f"{touch.dtype} {touch.shape}" if isinstance(touch, np.ndarray) else type(touch).__name__
                 raise InputError(
-                    f"free['{name}'] must be a touch without contact, (H, W, 3) uint8 RGB as recorded; got {came}"
+                    f"free['{name}'] must be a touch image without contact, (H, W, 3) uint8 RGB; got {came}. Pass the "
+                    f"touch image as recorded"
                 )
         self._watch = {name: ContactWatch(given.get(name)) for name in self._watched}
         for held in self._held.values():

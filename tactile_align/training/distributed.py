@@ -91,8 +91,9 @@ def _device(stated: str) -> torch.device:
         chosen = torch.device({"auto": own if torch.cuda.is_available() else "cpu", "cuda": own}.get(stated, stated))
         torch.empty(1, device=chosen)
     except (RuntimeError, AssertionError) as error:  # the latter where torch was built without CUDA
+        gpus = ["cuda", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
         raise InputError(
-            f"device = '{stated}' is not available ({str(error).splitlines()[0]}). Use auto, cpu, cuda, or cuda:N; "
-            f"this machine has {torch.cuda.device_count()} CUDA devices, counted from 0"
+            f"device = '{stated}' is not available ({str(error).splitlines()[0]}). Devices of this machine: "
+            f"{', '.join(['auto', 'cpu', *(gpus if len(gpus) > 1 else [])])}. Set device to one of these"
         ) from error
     return chosen

@@ -111,7 +111,7 @@ class WeightsAndBiases(Sink):
 
 
 class Sinks:
-    """Several sinks as one; without sinks, as in all processes but the first, records are discarded."""
+    """Sinks that all receive the same records; only the first process has sinks, the others discard records."""
 
     def __init__(self, sinks: Sequence[Sink]) -> None:
         self.sinks = tuple(sinks)
@@ -176,7 +176,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 def truncate_log(path: Path, step: int) -> int:
-    """Remove the records after `step`, from which a run resumes and logs again, and return their number.
+    """Remove the records after the step at which a run resumes, and return the number of removed records.
 
     Raises:
         FileNotFoundError, ValueError: As for `read_metrics`.
@@ -203,7 +203,7 @@ def _records(path: Path) -> list[tuple[dict[str, Any], str]]:
             record = None
         if not isinstance(record, dict) or not isinstance(record.get("step"), int):
             raise InputError(
-                f"{path} line {number}: expected a JSON object with an integer `step`; found {line[:60]!r}. Remove it"
+                f"{path} line {number}: expected a JSON object with an integer `step`; found {line[:60]!r}. Delete it"
             )
         records.append((record, line))
     return records

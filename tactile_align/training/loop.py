@@ -78,7 +78,7 @@ def train(
             _describe(out, config, data)
             log = out / "metrics.jsonl"
             if again := truncate_log(log, course.step) if log.exists() else 0:
-                logger.warning(f"{log}: removed {again} records after step {course.step}, from which the run resumes")
+                logger.warning(f"{log}: removed {again} records after step {course.step}; the run resumes there")
         sinks = open_sinks(out, config.log, config.model_dump(mode="json")) if group.leads else Sinks(())
         bar = tqdm(total=config.steps, initial=course.step, desc="training", unit="step", disable=not progress)
         with sinks, bar, _stop_signals() as stopped:

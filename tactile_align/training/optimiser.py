@@ -94,8 +94,8 @@ def averaged(model: AlignedPolicy, mean: RunningMean | None) -> Iterator[None]:
 def weights_at(config: TrainConfig, step: int) -> Weights:
     """Return the weights of the losses at a step, counted from 0.
 
-    The weight of the alignment loss is that of the stage of alignment.mode, times a factor that rises to 1 over
-    alignment.warmup_steps and then falls to alignment.final.
+    The weight of the alignment loss depends on the stage of training, which alignment.mode defines. The weight is
+    multiplied by a factor that rises to 1 over alignment.warmup_steps and then falls to alignment.final.
     """
     a = config.alignment
     if step < a.pretrain_steps:

@@ -31,7 +31,7 @@ class Trainer:
         schedule: Schedule of the learning rates.
         mean: Running mean of the weights; None if the config does not enable it.
         group: The processes of the run.
-        data: The data, used to list the rows of a batch that fails.
+        data: Data of the run, used to list the first rows of a batch with a non-finite loss or gradient.
     """
 
     config: TrainConfig
@@ -164,6 +164,7 @@ def non_finite(parts: dict[str, Tensor], batch: MomentBatch, data: Data, step: i
     rows = list(zip(batch.episode.tolist(), batch.time.tolist(), strict=True))[:8]
     named = ", ".join(f"{data.train.jobs[e].ref} row {t}" for e, t in rows)
     return (
-        f"step {step + 1}: non-finite: {', '.join(bad) or 'loss of another process'}. The batch began with {named}. "
+        f"step {step + 1}: losses and gradients must be finite; non-finite: "
+        f"{', '.join(bad) or 'loss of another process'}. First rows of the batch: {named}. "
         f"Lower the learning rate or raise the temperature, and check these rows with: tactile-align inspect"
     )

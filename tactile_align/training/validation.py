@@ -38,7 +38,7 @@ def validate(model: AlignedPolicy, moments: Moments, config: TrainConfig, device
             for name, value in (parts | health(model, batch)).items():
                 sums[name] = sums.get(name, 0.0) + float(value) / count
                 times[name] = times.get(name, 0) + 1
-    # A batch with few pairs has no rank. The mean is over batches with a rank; otherwise it would look like a collapse.
+    # A batch with few pairs has no rank. A mean that counted its rank as 0 would look like a collapse.
     return {name: value * count / times[name] if times[name] < count else value for name, value in sums.items()}
 
 

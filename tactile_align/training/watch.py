@@ -12,7 +12,7 @@ from tactile_align.config.train import TrainConfig
 from tactile_align.features.health import COLLAPSED_RANK, COLLAPSED_SPREAD
 
 WINDOW = 10  # records
-PATIENCE = 0.2  # fraction of the training steps before which a loss at chance is no reason for a warning
+PATIENCE = 0.2  # fraction of the training steps; a loss at chance is normal before
 # fmt: off
 LIMITS = {
     "flat-at-chance": Limit("Alignment loss divided by chance", 0.97, math.inf, form=".2f",
@@ -117,7 +117,9 @@ class Watch:
             kappa = record["temperature"]
             distance = min(math.log(kappa / low), math.log(high / kappa)) / math.log(high / low)
             measured = f"temperature {kappa:.4f} in [{low:g}, {high:g}]"
-            advice = "Check the boxes, widen hsa.temperature_bounds, or set hsa.learn_temperature = false"
+            advice = "Lower the lower bound in hsa.temperature_bounds, or set hsa.learn_temperature = false"
+            if high / kappa < kappa / low:
+                advice = "Check the boxes with `overlay`, or raise the upper bound in hsa.temperature_bounds"
             yield graded(LIMITS, "temperature-at-bound", distance, measured=measured, advice=advice)
 
     def _conflict(self, record: Mapping[str, float]) -> Iterator[Check]:

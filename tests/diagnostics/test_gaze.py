@@ -105,5 +105,5 @@ def test_what_cannot_be_looked_at_is_refused(seen: tuple[TrainConfig, Moments]) 
     with pytest.raises(ValueError, match="train_policy = false"):
         attention(LoadedRun.untrained(alone, moments), [0])
     blind = TrainConfig.model_validate({**alone.model_dump(), "region": "opening"})
-    with pytest.raises(ValueError, match="region 'opening'"):
+    with pytest.raises(ValueError, match="region = 'opening'"):
         pointing(LoadedRun.untrained(blind, moments), KEY, [0])

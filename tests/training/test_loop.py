@@ -128,7 +128,7 @@ def test_every_trainable_tensor_gets_gradient(small_config: Maker) -> None:
 
 def test_a_diverging_run_stops_and_names_step_episode_and_row(small_config: Maker) -> None:
     config = small_config(optimiser={"lr": 1e30, "lr_encoder": 1e30, "warmup_steps": 0}, steps=20)
-    with pytest.raises(DivergedError, match=r"step \d+: non-finite.*episode_init_\d\.hdf5 row \d+"):
+    with pytest.raises(DivergedError, match=r"step \d+: .*non-finite.*episode_init_\d\.hdf5 row \d+"):
         train(config, progress=False)
 
 
@@ -148,7 +148,7 @@ def test_a_gradient_that_is_not_finite_stops_the_run_before_it_reaches_the_weigh
     assert trainer.model.alignment is not None
     next(trainer.model.alignment.parameters()).register_hook(lambda gradient: gradient * torch.nan)
     before = {name: value.clone() for name, value in trainer.model.state_dict().items()}
-    with pytest.raises(DivergedError, match=r"step 1: non-finite: gradient_norm.*row \d"):
+    with pytest.raises(DivergedError, match=r"step 1: .*non-finite: gradient_norm.*row \d"):
         trainer.step(data.train.batch(list(range(0, 240, 20))), 0)
     assert all(torch.equal(before[name], value) for name, value in trainer.model.state_dict().items())
 

@@ -59,5 +59,5 @@ def diagnose(
                 checks += learning_checks(subject)
         except ValueError as error:
             why, advice = "training would stop with this error at its first step", "follow the advice in the error"
-            checks.append(stated("training-step", "fail", str(error), "runs", why=why, advice=advice))
+            checks.append(stated("training-step", "fail", str(error), "no error", why=why, advice=advice))
     return Report("doctor", f"training run {config.out}", tuple(checks), tables)

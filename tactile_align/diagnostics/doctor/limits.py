@@ -21,7 +21,7 @@ LIMITS = {
     "image-brightness": Limit("Distance of the mean of {} from black and white", 5.0, 5.0, " grey levels",
         at_least=True,
         why="the encoder divides images by 255 itself, so images that are already scaled to 0..1 are almost black",
-        advice="pass images as recorded, uint8 RGB"),
+        advice="pass images as recorded, uint8 RGB; if the recording itself is black or white, check the exposure"),
     "image-is-recorded": Limit("Difference of {} from the recorded frame", 1.0, 1.0, " grey levels", ".2f",
         why="the encoder gets another image than the recorded one: with swapped channels, of another moment, or "
             "scaled twice",
@@ -69,7 +69,7 @@ LIMITS = {
     "images-per-pass": Limit("Images per encoder pass, divided by the batch size", 1.0, 1.0, form=".2g", at_least=True,
         why="one image at a time leaves the processor almost idle: 48 small passes per step made the original slow",
         advice=PASSES),
-    "rows-stay-pairs": Limit("Rows of {0} with the wrong reaction to one changed {1} image", 0, 0,
+    "rows-stay-pairs": Limit("Rows of {0} that react wrongly when one {1} image changes", 0, 0,
         why="a feature that depends on another moment's image makes wrong pairs, and a feature that ignores its own "
             "image learns nothing",
         advice="keep the batch axis in order from data to loss, and keep features attached to the gradient"),
@@ -77,7 +77,7 @@ LIMITS = {
         why="parameters that are frozen or not in the optimiser keep their initial values for the complete run",
         advice="set features.vision.tune = 'frozen' if that is intended; else call requires_grad_(True)"),
     # 100 decades exceed the range of float32, so only a missing or non-finite gradient fails.
-    "gradient": Limit("Gradient of {}, difference from the median part", 3.0, 100.0, " decades", ".1f",
+    "gradient": Limit("Distance of the gradient of {} from the median of all parts", 3.0, 100.0, " decades", ".1f",
         why="a part without a gradient is disconnected from the loss and never learns",
         advice="look for detach(), no_grad() or an unused layer between this part and the loss; freeze unused parts"),
     "alignment-reaches-action": Limit("Change of the actions with the images of the aligned encoders", 1e-12, 1e-12,
@@ -122,8 +122,8 @@ LIMITS = {
     "one-batch-overfits": Limit("Loss after some steps on one batch, divided by the loss before", 0.9, 0.999,
         form=".2f",
         why="a model that cannot overfit one batch cannot learn a data set",
-        advice="raise learning rates of new weights that are far below 1e-4; else look above for parts that do not "
-            "learn"),
+        advice="set the learning rate of new weights to about 1e-4 if it is far lower; otherwise correct the failed "
+            "checks above"),
     "touch-shuffle": Limit("Alignment loss with shuffled touches, divided by the true loss", 1.01, 1.001, form=".4g",
         why="a loss that does not depend on which touch belongs to which view has learnt no relation between them",
         advice="check that touches differ from moment to moment and that the loss has a gradient on them"),

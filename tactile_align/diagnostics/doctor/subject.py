@@ -38,7 +38,7 @@ class Subject:
     wide: MomentBatch
 
     def losses(self, batch: MomentBatch, model: AlignedPolicy | None = None) -> Losses:
-        """Return both losses of a batch in eval mode, so without dropout, which makes two calls comparable."""
+        """Return both losses of a batch in eval mode; without dropout, the results of two calls are comparable."""
         return (model or self.model).eval().losses(batch)
 
 
