@@ -121,8 +121,8 @@ def split_episodes(
     if not 0 < count < len(ordered):
         raise InputError(
             f"training and validation each need at least one episode; held_out = {held_out} of {len(ordered)} episodes "
-            f"gives {len(ordered) - count} and {count}. Record more episodes, or "
-            f"{'reduce' if count > 0 else 'increase'} held_out"
+            f"gives {len(ordered) - count} and {count}. "
+            f"{'Record more episodes, or reduce' if count > 0 else 'Increase'} held_out"
         )
     order = np.random.default_rng(seed).permutation(len(ordered)).tolist()
     return tuple(ordered[i] for i in sorted(order[count:])), tuple(ordered[i] for i in sorted(order[:count]))
