@@ -32,9 +32,8 @@ class ViewConfig(Strict):
     """Weight of this view in the alignment loss. Typical values: 1.0 for a wrist camera, 0.5 for a third-person
     camera."""
     zoom: Annotated[float, Field(ge=1.0)] | None = None
-    """Crop around the sensor's box that the encoder receives: the side of the crop divided by the longer side of the
-    box.
-    None: the encoder receives the whole frame."""
+    """Size of the crop that the encoder receives: the shorter side of the crop divided by the longer side of the
+    sensor's box. The crop is centred on the box. None: the encoder receives the whole frame."""
     ahead_m: Annotated[float, Field(ge=0.0, lt=MOST_AHEAD_M)] = 0.0
     """Distance by which the box is moved forward from the sensor's pad, along the pad's normal, m. The size of the box
     in metres does not change. 0: the box lies on the pad."""

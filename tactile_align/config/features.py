@@ -12,7 +12,7 @@ Tune = Literal["full", "last", "adapters", "frozen"]
 
 
 class AdapterConfig(Strict):
-    """Sizes of the residual adapters behind a frozen encoder. The defaults are those of the original implementation."""
+    """Sizes of the residual adapters after a frozen encoder. The defaults are those of the original implementation."""
 
     hidden: Annotated[int, Field(ge=1)] = 512
     """Width of each adapter's hidden layer."""
@@ -44,7 +44,7 @@ class EncoderConfig(Strict):
     are concatenated."""
     tune: Tune = "full"
     """Weights that are trained. full: all weights. last: the last `last_blocks` blocks. adapters: only small networks
-    behind the frozen encoder. frozen: no weights of the encoder."""
+    after the frozen encoder. frozen: no weights of the encoder."""
     last_blocks: Annotated[int, Field(ge=1)] = 2
     """Number of transformer blocks that are trained with tune = "last"."""
     adapters: AdapterConfig = AdapterConfig()
@@ -98,6 +98,7 @@ class FeatureConfig(Strict):
     def _widths_are_used(self) -> "FeatureConfig":
         if self.sigma_px == "rig" and self.pooling != "gaussian":
             raise InputError(
-                f"sigma_px = 'rig' needs pooling = 'gaussian'; got '{self.pooling}'. Set pooling, or omit sigma_px"
+                f"sigma_px = 'rig' needs pooling = 'gaussian'; got pooling = '{self.pooling}'. Set "
+                f"pooling = 'gaussian', or omit sigma_px"
             )
         return self

@@ -37,7 +37,7 @@ class HSAConfig(Strict):
     """Smallest distance in time between two moments of one episode that are used as negatives of each other, frames.
     Closer moments may show the same contact."""
     require_contact: bool = True
-    """Leave out moments without contact from the loss. Their touch images all look the same, so they would be false
+    """Exclude moments without contact from the loss. Their touch images all look the same, so they would be false
     negatives of each other."""
     touch_ceiling: Annotated[float, Field(gt=-1, lt=1)] | None = None
     """Largest cosine similarity between the downsampled touch images of two moments that are used as negatives of each
@@ -70,10 +70,9 @@ class HSAConfig(Strict):
     def _parts_fit(self) -> "HSAConfig":
         steps, final = self.temperature_steps, self.temperature_final
         if final is not None and (self.learn_temperature or steps < 1):
-            raise InputError(
-                f"temperature_final needs temperature_steps of at least 1 and learn_temperature = false; got {steps} "
-                f"steps and learn_temperature = {self.learn_temperature}. Change these two, or omit temperature_final"
-            )
+            steps_needed = f"temperature_steps of at least 1; got {steps}"
+            needed = "learn_temperature = false; got true" if self.learn_temperature else steps_needed
+            raise InputError(f"temperature_final needs {needed}. Change this value, or omit temperature_final")
         if steps and final is None:
             raise InputError(
                 f"temperature_steps = {steps} needs temperature_final, the final value of the schedule. Set "

@@ -63,7 +63,10 @@ def with_preset(data: Mapping[str, Any], source: str) -> dict[str, Any]:
         return stated
     name = data["preset"]
     if not isinstance(name, str) or name not in PRESETS:
-        raise InputError(f"{source}: preset must be one of {', '.join(get_args(Preset))}; got {name!r}")
+        raise InputError(
+            f"{source}: preset must be one of {', '.join(get_args(Preset))}; got {name!r}. Choose one of these, or "
+            f"remove the key `preset`"
+        )
     return _over(PRESETS[name], stated)
 
 

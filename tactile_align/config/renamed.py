@@ -17,7 +17,7 @@ RENAMED = {
 def another_version(path: Path, came: str) -> str:
     """Return the error message for a run folder or checkpoint of another version.
 
-    `came` describes what in the file shows that the version differs.
+    `came` states which part of the file belongs to another version.
     """
     return f"{path}: written by another version of tactile-align ({came}). Train again, or use version 0.1 to read it"
 
@@ -38,7 +38,9 @@ def refuse_renamed(data: Mapping[str, Any], file: Path) -> None:
         keys = ", ".join(f"{old} is now {new}" for old, new in former.items())
         if (file.parent / "metrics.jsonl").is_file():
             raise FactError(another_version(file.parent, keys))
-        raise FactError(f"{file}: expected the key names of this version; {keys}. Rename these keys in the file")
+        raise FactError(
+            f"{file}: uses key names of an older version of tactile_align: {keys}. Rename these keys in the file"
+        )
 
 
 def _holds(data: Any, key: str) -> bool:

@@ -17,7 +17,7 @@ from tactile_align.files import read_toml
 
 
 class OptimiserConfig(Strict):
-    """Options of the AdamW optimiser. The learning rates apply to the whole batch, for any number of processes."""
+    """Options of the AdamW optimiser. The learning rates do not depend on the number of processes."""
 
     lr: Annotated[float, Field(gt=0)] = 1e-5
     """Learning rate of the policy. The ACT paper uses 1e-5."""
@@ -145,12 +145,12 @@ class TrainConfig(Strict):
     validation_batches: Annotated[int, Field(ge=1)] = 16
     """Number of batches in a validation pass."""
     patience: Annotated[int, Field(ge=1)] | None = None
-    """Number of consecutive validation passes without a new smallest validation loss after which training stops. None:
-    training never stops early. The same loss decides which weights become best.pt."""
+    """Number of validation passes. Training stops if the validation loss has no new minimum in this many consecutive
+    passes. None: training never stops early. The same loss decides which weights become best.pt."""
     save_every: Annotated[int, Field(ge=1)] = 5000
     """Number of steps between two checkpoints."""
     keep_last: Annotated[int, Field(ge=1)] = 2
-    """Number of latest checkpoints that are kept. The best checkpoint is kept as well."""
+    """Number of the most recent checkpoints that are kept. The best checkpoint is always kept."""
     workers: Annotated[int, Field(ge=0)] = 0
     """Number of data loader processes. 0 is enough if `packed` is true."""
     packed: bool = True
@@ -171,30 +171,47 @@ class TrainConfig(Strict):
         pairs = [(view.camera, view.sensor) for view in self.views]
         cameras = {camera for camera, _ in pairs}
         if hsa.weight > 0 and not pairs:
-            raise InputError("hsa.weight > 0 needs at least one view; got none. Add a [[views]] entry")
+            raise InputError(
+                "hsa.weight > 0 needs at least one view; got none. Add a [[views]] entry, or set hsa.weight = 0"
+            )
         if not self.train_policy and hsa.weight == 0:
-            raise InputError("no loss to train with: train_policy = false and hsa.weight = 0. Change one")
+            raise InputError(
+                "training needs a loss; got train_policy = false and hsa.weight = 0. Set train_policy = true, or set "
+                "hsa.weight above 0"
+            )
         if self.region == "opening" and self.train_policy and policy.region_tokens:
             raise InputError(
                 "region = 'opening' uses no image, so it gives no region tokens; got policy.region_tokens = true. Set "
                 "policy.region_tokens = false, or train_policy = false"
             )
         if a.mode.startswith("pretrain") != (a.pretrain_steps > 0) or a.pretrain_steps >= self.steps:
+            needed = f"above 0 and below steps = {self.steps}" if a.mode.startswith("pretrain") else "= 0"
             raise InputError(
-                f"alignment.mode = '{a.mode}' does not fit pretrain_steps = {a.pretrain_steps}, steps = {self.steps}. "
-                f"Set 0 < pretrain_steps < steps for the pretrain modes, and pretrain_steps = 0 for the other modes"
+                f"alignment.mode = '{a.mode}' needs alignment.pretrain_steps {needed}; got {a.pretrain_steps}. Change "
+                f"pretrain_steps, or choose another mode"
             )
         if a.mode != "joint" and (hsa.weight == 0 or not self.train_policy):
-            raise InputError(f"alignment.mode = '{a.mode}' needs both losses: hsa.weight > 0 and train_policy = true")
+            raise InputError(
+                f"alignment.mode = '{a.mode}' needs both losses; got hsa.weight = {hsa.weight:g} and train_policy = "
+                f"{str(self.train_policy).lower()}. Set hsa.weight above 0 and train_policy = true, or mode = 'joint'"
+            )
         if a.mode == "pretrain_then_drop_touch" and (policy.touch_tokens or not policy.region_tokens):
             raise InputError(
-                "alignment.mode = 'pretrain_then_drop_touch' needs a policy without touch. Set "
-                "policy.touch_tokens = false and policy.region_tokens = true"
+                f"alignment.mode = 'pretrain_then_drop_touch' needs a policy with region tokens and without touch "
+                f"tokens; got {'touch tokens' if policy.touch_tokens else 'no region tokens'}. Set "
+                f"policy.touch_tokens = false and policy.region_tokens = true"
             )
         if self.batch_size % accumulate:
-            raise InputError(f"batch_size must be a multiple of accumulate; got {self.batch_size} and {accumulate}")
+            raise InputError(
+                f"batch_size must be a multiple of accumulate = {accumulate}; got {self.batch_size}. Set batch_size = "
+                f"{self.batch_size + -self.batch_size % accumulate}, or change optimiser.accumulate"
+            )
         if len(set(pairs)) != len(pairs):
-            raise InputError(f"[[views]] must have each camera and sensor once; got {pairs}. Remove the duplicate")
+            twice = ", ".join(sorted({f"({c}, {s})" for c, s in pairs if pairs.count((c, s)) > 1}))
+            raise InputError(
+                f"[[views]] must contain each pair of camera and sensor only once; found more than once: {twice}. "
+                f"Remove the duplicates"
+            )
         if hsa.camera_negative and len(cameras) < 2:
             raise InputError(
                 f"hsa.camera_negative needs [[views]] of at least two cameras; got {', '.join(cameras) or 'none'}. "

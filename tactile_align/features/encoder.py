@@ -44,7 +44,7 @@ class ConvStem(nn.Sequential):
     def __init__(self, width: int, patch: int) -> None:
         steps = round(math.log2(patch))
         if patch < 2 or 2**steps != patch:
-            raise InputError(f"stem = 'conv' needs a patch of 2, 4, 8... px; got {patch}. Use stem = 'patch'")
+            raise InputError(f"stem = 'conv' needs a patch side of 2, 4, 8, ... px; got {patch} px. Use stem = 'patch'")
         layers: list[nn.Module] = []
         channels = 3
         for step in range(steps):
@@ -87,7 +87,7 @@ class Adapter(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the changed tokens (..., D) of tokens (..., D)."""
+        """Return x plus the scaled output of the adapter's layers, (..., D), for tokens x (..., D)."""
         changed: Tensor = x + self.scale * self.net(x)
         return changed
 
@@ -166,7 +166,7 @@ class Encoder(nn.Module):
         return tokens if self.adapters is None else self.adapters(tokens)
 
     def train(self, mode: bool = True) -> "Encoder":
-        """Switch training mode on or off, and return the encoder. A frozen tower keeps its dropout off."""
+        """Switch training mode on or off, and return the encoder. In a frozen image tower, dropout stays off."""
         super().train(mode)
         if self.config.tune in ("adapters", "frozen"):
             self.visual.eval()
@@ -193,25 +193,28 @@ class Encoder(nn.Module):
         if any(side % patch for side in self.input_size):
             near = tuple(max(round(side / patch), 1) * patch for side in self.input_size)
             raise InputError(
-                f"{self.name} needs an image_size in multiples of its {patch} px patches; got {self.input_size}. "
-                f"Use {near}, or omit image_size to use the model's own size"
+                f"{self.name} needs a width and height that are multiples of its patch side, {patch} px; got "
+                f"image_size = {self.input_size}. Use {near}, or omit image_size to use the model's own size"
             )
 
     def _layers(self) -> list[int]:
         blocks, layers = _blocks(self.visual), self.config.layers
         if blocks is None and layers != (-1,):
-            raise InputError(f"{self.name} has no list of transformer blocks, so layers must be (-1,); got {layers}")
+            raise InputError(
+                f"{self.name} has no list of transformer blocks, so layers must be (-1,); got {layers}. Omit layers"
+            )
         if blocks is None:
             return [-1]
         count = len(blocks)
         if any(not -count <= layer < count for layer in layers):
             raise InputError(
-                f"{self.name} has {count} blocks, so layers must be from {-count} to {count - 1}; got {layers}"
+                f"{self.name} has {count} blocks, so each index in layers must be from {-count} to {count - 1}; got "
+                f"{layers}. Change layers, or omit layers to use the last block"
             )
         return [layer % count for layer in layers]
 
     def _thaw(self) -> None:
-        """Make the weights trainable on which the tokens depend. Layers after the last used block stay frozen."""
+        """Make all used weights trainable, or only the last blocks. Layers after the last used block stay frozen."""
         trunk, blocks = getattr(self.visual, "trunk", None), list(_blocks(self.visual) or ())
         used, last_blocks = blocks[: max(self._take) + 1], self.config.last_blocks
         if self.config.tune == "full":
@@ -227,7 +230,8 @@ class Encoder(nn.Module):
         if last_blocks > len(used):
             raise InputError(
                 f"{self.name}: tune = 'last' trains last_blocks = {last_blocks} blocks, but only {len(used)} "
-                f"transformer blocks are used. Reduce last_blocks"
+                f"transformer blocks are used. "
+                f"{f'Set last_blocks to at most {len(used)}' if used else 'Set tune to full, adapters or frozen'}"
             )
         norm = getattr(self.visual, "ln_post", None) or getattr(trunk, "norm", None)
         for part in (*used[-last_blocks:], *([norm] if norm is not None and self._norm_fits else [])):
@@ -277,9 +281,9 @@ class Catalogue:
     def facts_of(self, source: str) -> dict[str, Any]:
         """Return the information about a tag, or about a file in the cache of the Hugging Face hub.
 
-        The folder of such a file contains the repository of its tag. Only the path is examined, not the file, because a
-        checkpoint stores the path and the file may be gone. Unix and Windows paths are accepted. The result is empty if
-        nothing is known.
+        The folder name of such a file contains the name of the tag's repository. Only the path is examined, because the
+        path may come from a checkpoint and the file may no longer exist. Unix and Windows paths are accepted. The
+        result is empty if nothing is known.
         """
         if source in self.tags:
             return dict(self.tags[source])
@@ -312,7 +316,7 @@ class Catalogue:
             advice = f"set `model` to '{twin}'" if twin else "set `pretrained` to that tag, which selects QuickGELU"
             warnings.warn(
                 f"{source} does not state whether its weights need QuickGELU, which {self.model} does not use. "
-                f"If the file contains the weights of {', '.join(tags)}, {advice}",
+                f"If the file contains the weights of one of the tags {', '.join(tags)}, {advice}",
                 stacklevel=4,
             )
 
@@ -335,13 +339,16 @@ class Catalogue:
             self._refuse_script(pretrained)
             return pretrained
         if Path(pretrained).suffix or len(Path(pretrained).parts) > 1:
-            raise FileNotFoundError(f"{pretrained}: no such checkpoint. Give an open_clip tag, a file, or 'scratch'")
+            raise FileNotFoundError(
+                f"{pretrained}: no such checkpoint. Set `pretrained` to an open_clip tag, the path of an existing "
+                f"file, or 'scratch' for random weights"
+            )
         if pretrained not in self.tags:
             tags = list(self.tags)
             near = difflib.get_close_matches(pretrained, tags, n=4, cutoff=0.3) or tags[:6]
             raise InputError(
-                f"{self.model} has no pretrained tag '{pretrained}'. Similar tags: {', '.join(near) or 'none'}; "
-                f"choose one of them, a checkpoint file, or 'scratch' for random weights"
+                f"{self.model} has no pretrained tag '{pretrained}'. Similar tags: {', '.join(near) or 'none'}. "
+                f"Choose a tag of this model, a checkpoint file, or 'scratch' for random weights"
             )
         return pretrained
 
@@ -428,7 +435,9 @@ def encoder_of(config: EncoderConfig, fill: bool = True) -> Encoder:
     _require_model(config.model)
     scratch = config.pretrained == SCRATCH
     if config.stem == "conv" and not scratch:
-        raise InputError("stem = 'conv' needs random weights; got pretrained weights. Set pretrained = 'scratch'")
+        raise InputError(
+            "stem = 'conv' needs random weights; got pretrained weights. Set pretrained = 'scratch' or stem = 'patch'"
+        )
     known = catalogue_of(config.model)
     source = None if scratch else known.tag_or_path(config.pretrained) if fill else config.pretrained
     _require_square_where_needed(config)
@@ -503,7 +512,7 @@ def _create(config: EncoderConfig, known: Catalogue, source: str | None, fill: b
             ) from error
         first = str(error).strip().splitlines()
         raise InputError(
-            f"{source} does not fit {config.model}: {first[0] if first else error!r}. Give a state dict of this "
+            f"{source} does not fit {config.model}: {first[0] if first else error!r}. Use a state dict of this "
             f"open_clip model, saved by torch.save or as safetensors"
         ) from error
     return clip.visual
@@ -513,8 +522,8 @@ def _create(config: EncoderConfig, known: Catalogue, source: str | None, fill: b
 def _quiet_open_clip() -> Iterator[None]:
     """Context in which open_clip does not write to the root logger.
 
-    Its warnings about random weights are not needed: the name of such an encoder contains SCRATCH. A NullHandler is
-    added because logging.warning() installs a handler if the root logger has none.
+    The warnings of open_clip about random weights are not needed: the name of such an encoder contains SCRATCH. A
+    NullHandler is added because logging.warning() installs a handler if the root logger has none.
     """
     root, silent = logging.getLogger(), logging.NullHandler()
     package = str(Path(open_clip.__file__).parent)
@@ -539,7 +548,10 @@ def _require_model(model: str) -> None:
     models = open_clip.list_models()
     if model not in models:
         near = difflib.get_close_matches(model, models, n=4, cutoff=0.4)
-        raise InputError(f"open_clip has no model '{model}'. Similar names: {', '.join(near) or 'none'}")
+        raise InputError(
+            f"open_clip has no model '{model}'. Similar names: {', '.join(near) or 'none'}. Choose one of the names "
+            f"that open_clip.list_models() returns"
+        )
 
 
 def _require_square_where_needed(config: EncoderConfig) -> None:

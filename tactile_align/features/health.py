@@ -101,9 +101,10 @@ def _unit(features: Tensor) -> Tensor:
 
 def _required(features: Tensor) -> Tensor:
     unit = _unit(features)
-    if unit.ndim != 2 or len(unit) < 2 or not bool(torch.isfinite(unit).all()):
+    if unit.ndim != 2 or len(unit) < 2:
+        raise ValueError(f"expected at least 2 features, shape (N, D); got {tuple(features.shape)}. Add more features")
+    if wrong := int((~torch.isfinite(unit)).any(dim=1).sum()):
         raise ValueError(
-            f"expected finite features of shape (N >= 2, D); got shape {tuple(features.shape)} with "
-            f"{int((~torch.isfinite(unit)).sum())} non-finite values. Check the encoder"
+            f"expected finite features; {wrong} of {len(unit)} are non-finite. Check the encoder's weights and input"
         )
     return unit

@@ -135,10 +135,9 @@ class MeanPooling(nn.Module):
         """
         grid = (tokens.shape[1], tokens.shape[2])
         if (self.sigma_px == "rig") != (sigma is not None):
-            raise ValueError(
-                f"expected sigma for each box exactly if sigma_px = 'rig'; got sigma_px = {self.sigma_px!r} and "
-                f"{'no sigma' if sigma is None else 'sigma'}. Pass the sigma of the batch's view, or omit it"
-            )
+            if sigma is None:
+                raise ValueError("sigma_px = 'rig' needs a sigma for each box; got no sigma. Pass the view's `sigma`")
+            raise ValueError(f"sigma_px = {self.sigma_px} applies to all boxes, but sigma was also given. Omit sigma")
         width = self.fixed_px if sigma is None else sigma
         if isinstance(width, Tensor) or width > 0:
             weights = blurred_weights(box, input_size, grid, width)
@@ -242,4 +241,4 @@ def make_pooling(
         return MeanPooling(width, out, sigma_px=sigma_px)
     if kind == "attention":
         return AttentionPooling(width, out, margin)
-    raise InputError(f"pooling must be one of {', '.join(POOLINGS)}; got '{kind}'")
+    raise InputError(f"pooling must be one of {', '.join(POOLINGS)}; got '{kind}'. Choose one of these poolings")

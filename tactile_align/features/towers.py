@@ -59,7 +59,7 @@ class Towers(nn.Module):
     def of_touch(self, images: Tensor) -> Features:
         """Return the features of touch images (B, H, W, 3) uint8. `vector` is h_tau, computed from all tokens.
 
-        This is the only way a touch image enters an encoder, in training and when acting.
+        Training and the acting policy both use this method, so they encode touch images in the same way.
         """
         tokens = self.touch.tokens(images)
         grid = F.adaptive_avg_pool2d(tokens.permute(0, 3, 1, 2), POLICY_GRID)
@@ -98,7 +98,7 @@ class Towers(nn.Module):
 
 
 class OpeningRegion(nn.Module):
-    """Baseline that computes h_w, otherwise the feature of an image region, only from the opening of the gripper.
+    """Baseline that computes h_w from the opening of the gripper alone, without an image.
 
     Both the touch and the opening depend on the thickness of the object. A retrieval score that this baseline reaches
     is therefore no evidence that the image was used.

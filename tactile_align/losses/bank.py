@@ -33,7 +33,9 @@ class MemoryBank(nn.Module):
     def __init__(self, size: int, dim: int, touch_dim: int = 0) -> None:
         super().__init__()
         if size < 1:
-            raise InputError(f"a memory bank needs a size of at least 1; got {size}. Omit the bank if none is wanted")
+            raise InputError(
+                f"a memory bank needs a size of at least 1; got {size}. Increase the size, or omit the bank"
+            )
         self.size = size
         self.register_buffer("features", torch.zeros(size, dim))
         self.register_buffer("episode", torch.zeros(size, dtype=torch.int64))
@@ -88,7 +90,9 @@ class Following(nn.Module):
     def __init__(self, module: nn.Module, momentum: float = 0.99) -> None:
         super().__init__()
         if not 0 <= momentum < 1:
-            raise InputError(f"momentum must be at least 0 and below 1; got {momentum}")
+            raise InputError(
+                f"momentum must be at least 0 and below 1; got {momentum}. Common values are 0.99 to 0.999"
+            )
         self.momentum = momentum
         self.module = copy.deepcopy(module).requires_grad_(False)
 

@@ -40,15 +40,16 @@ def negatives_of(
     bank: Facts | None = None,
     gather: bool = False,
 ) -> Negatives:
-    """Return the rules of a config for who in a batch of B moments is whose negative.
+    """Return the rule, described by a config, that decides which of the B moments are negatives of each other.
 
     Args:
         config: The config.
-        episode: (B,) integer name of each moment's episode.
-        time: (B,) frame number.
-        touch: (B, F) from `touch_pattern`, needed where the config has a touch_ceiling.
-        bank: Facts of past regions, further candidates; their touches also as from `touch_pattern`.
-        gather: Whether the touches of all processes tell what touches have in common, see `unlike`.
+        episode: (B,) integer index of each moment's episode.
+        time: (B,) frame number of each moment in its episode.
+        touch: (B, F) touch descriptions from `touch_pattern`; required if the config has a touch_ceiling.
+        bank: Facts of the moments in the memory bank, whose touch descriptions are also from `touch_pattern`. None: no
+            bank.
+        gather: Whether the mean that `unlike` subtracts is computed over the touches of all processes.
     """
     if touch is not None:
         everybody = gather_facts(touch) if gather else touch

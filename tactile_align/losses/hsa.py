@@ -35,7 +35,7 @@ class LossOptions:
 
     Attributes:
         symmetric: Whether to average the loss of touches against regions and the loss of regions against touches. Hard
-            negatives and the bank are used only in the first.
+            negatives and the bank are used only for touches against regions.
         hardness: beta of arXiv 2010.04592. A negative with cosine similarity s has weight e^(beta s / kappa), scaled so
             that the mean weight is 1; kappa is the temperature. 0: all weights are equal.
         hardest: Number of negatives of each row that are used, the most similar ones. None: all negatives.
@@ -55,9 +55,9 @@ class LossOptions:
         if not self.hardness >= 0:
             raise InputError(f"hardness must be at least 0; got {self.hardness}. Common values are 0.5 to 1")
         if self.hardest is not None and self.hardest < 1:
-            raise InputError(f"hardest must be at least 1, or None for all negatives; got {self.hardest}")
+            raise InputError(f"hardest must be at least 1; got {self.hardest}. Use None for all negatives")
         if self.chunk is not None and self.chunk < 1:
-            raise InputError(f"chunk must be at least 1 row, or None to choose it automatically; got {self.chunk}")
+            raise InputError(f"chunk must be at least 1 row; got {self.chunk}. Use None to choose it automatically")
 
 
 PLAIN = LossOptions()
@@ -122,7 +122,7 @@ def hsa_loss(
             ignored, whatever values they contain. None: all exist.
 
     Returns:
-        The loss, or (loss, stats). If no row is valid, the loss is a zero that is connected to the graph.
+        The loss, or (loss, stats). If no row is valid, the loss is a zero that is connected to the autograd graph.
 
     Raises:
         ValueError: Shapes do not match, `reduction` or `explicit` is unknown, the temperature is <= 0, or a valid row
@@ -196,8 +196,8 @@ class Direction:
     """One direction of the contrastive loss: touches against regions, or regions against touches.
 
     Attributes:
-        weights: Function (first, last) -> (n, C) weights, bool or float, of the candidates as negatives of rows first
-            to last - 1 among the rows of all ranks. It returns a new tensor at each call.
+        weights: Function (first, last) -> (n, C) weights, bool or float, of the candidates as negatives of the rows
+            `first:last` of all ranks' rows. The function returns a new tensor at each call.
         candidates: (C,) bool, which candidates are valid. None if explicit negatives replace them.
         exist: (B, N) bool, which explicit negatives exist.
         keep: (B,) bool, which rows of this rank are valid.
@@ -213,7 +213,7 @@ class Direction:
     options: LossOptions
 
     def losses(self, start: int, stop: int, features: Features) -> tuple[Tensor, Tensor]:
-        """Return losses (n,) and summed weights of negatives (n,) of rows start to stop - 1; 0 for invalid rows."""
+        """Return losses (n,) and summed weights of negatives (n,) of the rows `start:stop`; 0 for invalid rows."""
         first, last = self.first + start, self.first + stop
         scaled = features.query / features.kappa
         if self.candidates is None:
@@ -235,7 +235,7 @@ class Direction:
         weights = self.weights(first, last)
         if weights.shape != (last - first, len(candidates)):
             raise ValueError(
-                f"a negative rule must return shape {(last - first, len(candidates))} for rows {first} to {last - 1}; "
+                f"a negative rule must return shape {(last - first, len(candidates))} for the rows {first}:{last}; "
                 f"got {tuple(weights.shape)}. Return one column for each row of the batch (of all ranks), then one for "
                 f"each row of the bank"
             )
@@ -339,16 +339,21 @@ def check_choices(reduction: str, explicit: str) -> None:
         ("explicit", explicit, get_args(Explicit)),
     ):
         if value not in known:
-            raise InputError(f"{name} must be one of {', '.join(known)}; got '{value}'")
+            raise InputError(f"{name} must be one of {', '.join(known)}; got '{value}'. Choose one of these options")
 
 
 def check_pairs(h_tau: Tensor, h_w: Tensor, valid: Tensor | None) -> None:
     """Check the shapes of the features, and shape and dtype of `valid`."""
     if h_tau.ndim != 2 or h_tau.shape != h_w.shape:
-        raise ValueError(f"h_tau and h_w must both have shape (B, D); got {tuple(h_tau.shape)} and {tuple(h_w.shape)}")
+        raise ValueError(
+            f"h_tau and h_w must both have shape (B, D); got {tuple(h_tau.shape)} and {tuple(h_w.shape)}. Pass one "
+            f"touch feature and one region feature for each row"
+        )
     batch = h_tau.shape[0]
     if valid is not None and (valid.shape != (batch,) or valid.dtype != torch.bool):
-        raise ValueError(f"valid must be bool of shape ({batch},); got {valid.dtype} {tuple(valid.shape)}")
+        raise ValueError(
+            f"valid must be bool of shape ({batch},); got {valid.dtype} {tuple(valid.shape)}. Pass one bool per row"
+        )
 
 
 def check_negatives(
@@ -363,14 +368,23 @@ def check_negatives(
     """Check the shapes of explicit negatives, of the mask and of the bank, and that they can be used together."""
     batch, dim = h_tau.shape
     if hard is not None and (hard.ndim != 3 or hard.shape[0] != batch or hard.shape[2] != dim or hard.shape[1] < 1):
-        raise ValueError(f"hard_negatives must have shape ({batch}, N >= 1, {dim}); got {tuple(hard.shape)}")
+        raise ValueError(
+            f"hard_negatives must have shape ({batch}, N >= 1, {dim}); got {tuple(hard.shape)}. Pass N negatives for "
+            f"each touch, with the length of h_tau"
+        )
     if hard_valid is not None and (
         hard is None or hard_valid.shape != hard.shape[:2] or hard_valid.dtype != torch.bool
     ):
-        needed = "hard_negatives, which are not given" if hard is None else f"bool of shape {tuple(hard.shape[:2])}"
-        raise ValueError(f"hard_valid needs {needed}; got {hard_valid.dtype} {tuple(hard_valid.shape)}")
+        if hard is None:
+            raise ValueError("hard_valid needs hard_negatives; got none. Pass hard_negatives, or omit hard_valid")
+        raise ValueError(
+            f"hard_valid needs bool of shape {tuple(hard.shape[:2])}; got {hard_valid.dtype} {tuple(hard_valid.shape)}"
+            f". Pass one bool for each hard negative"
+        )
     if bank is not None and (bank.ndim != 2 or bank.shape[1] != dim):
-        raise ValueError(f"bank must have shape (M, {dim}); got {tuple(bank.shape)}")
+        raise ValueError(
+            f"bank must have shape (M, {dim}); got {tuple(bank.shape)}. Use features as long as those of h_tau"
+        )
     if bank is not None and not in_batch:
         raise InputError(
             "hard negatives with explicit='replace' also replace the bank, so expected only one of them; got both. Use "
@@ -381,11 +395,14 @@ def check_negatives(
     wanted = (batch, batch + (0 if bank is None else len(bank)))
     if ranks > 1:
         raise ValueError(
-            f"with {ranks} ranks, `negative` must be a rule, which knows the rows of all ranks; got a mask of shape "
+            f"with {ranks} ranks, `negative` must be a rule for the rows of all ranks; got a mask of shape "
             f"{tuple(negative.shape)}. Pass Negatives(...) or None"
         )
     if negative.shape != wanted:
-        raise ValueError(f"negative must have shape {wanted}; got {tuple(negative.shape)}")
+        raise ValueError(
+            f"negative must have shape {wanted}; got {tuple(negative.shape)}. Pass one column for each row of the "
+            f"batch, then one for each row of the bank"
+        )
 
 
 def require_negatives(alone: Tensor, first: int, somewhere: bool) -> None:

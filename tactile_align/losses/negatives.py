@@ -17,20 +17,20 @@ from tactile_align.losses.gather import gather_facts
 
 COUNT_ROWS = 512
 PATTERN = 8
-"""Side of the coarse touch that the same-touch rule compares."""
+"""Width and height of the downsampled touch images that the same-touch rule compares, px."""
 
 
 class NegativeRule(Protocol):
     """Interface of a rule that decides which candidates are negatives of which rows."""
 
     def rows(self, start: int, stop: int) -> Tensor:
-        """Return a new tensor (stop - start, B + bank), bool or float weights: the negatives of rows start to stop -
-        1."""
+        """Return a new tensor (stop - start, B + bank) of bool or float weights. Entry (i, j) is the weight of
+        candidate j as a negative of row `start` + i."""
         ...
 
     def columns(self, start: int, stop: int) -> Tensor:
-        """Return (stop - start, B): the rows whose negatives rows start to stop - 1 are. Needed only for
-        `symmetric`."""
+        """Return a new tensor (stop - start, B) of bool or float weights. Entry (i, j) is the weight of row `start` + i
+        as a negative of row j. Needed only for `symmetric`."""
         ...
 
 
@@ -69,8 +69,9 @@ class Facts:
 
 @dataclass(frozen=True)
 class Negatives:
-    """Rule by which all other rows are negatives, except those that one of its parts excludes.
+    """Rule by which all other rows are negatives, except the rows that one of its parts excludes.
 
+    The parts are time_gap (`min_gap`), no_contact (`contact`) and same_touch (`ceiling`).
     All parts are symmetric: if row i is excluded as a negative of row j, then row j is excluded as a negative of row i.
 
     Attributes:
@@ -101,39 +102,44 @@ class Negatives:
         if self.episode.ndim != 1 or self.episode.shape != self.time.shape:
             raise ValueError(
                 f"episode and time must both have shape (B,); got {tuple(self.episode.shape)} "
-                f"and {tuple(self.time.shape)}"
+                f"and {tuple(self.time.shape)}. Pass one episode and one time for each row"
             )
         if not self.min_gap >= 0:
-            raise InputError(f"min_gap must be at least 0; got {self.min_gap}")
+            raise InputError(f"min_gap must be at least 0; got {self.min_gap}. Use 0 for no limit")
         if self.contact is not None and (self.contact.shape != self.episode.shape or self.contact.dtype != torch.bool):
             raise ValueError(
                 f"contact must be bool of shape {tuple(self.episode.shape)}; got {self.contact.dtype} "
-                f"{tuple(self.contact.shape)}"
+                f"{tuple(self.contact.shape)}. Pass one bool for each row"
             )
         if self.ceiling is not None and (self.touch is None or not -1 < self.ceiling < 1):
-            raise ValueError(
-                f"ceiling needs `touch` descriptions and a cosine similarity between -1 and 1; got "
-                f"ceiling = {self.ceiling} and touch {None if self.touch is None else 'given'}"
-            )
+            if self.touch is None:
+                raise ValueError("ceiling needs `touch` descriptions; got none. Pass touch, or omit ceiling")
+            raise ValueError(f"ceiling must be above -1 and below 1; got {self.ceiling}. Change or omit ceiling")
         if self.touch is not None and (self.touch.ndim != 2 or len(self.touch) != len(self.episode)):
-            raise ValueError(f"touch must have shape ({len(self.episode)}, F); got {tuple(self.touch.shape)}")
+            raise ValueError(
+                f"touch must have shape ({len(self.episode)}, F); got {tuple(self.touch.shape)}. Pass one description "
+                f"for each row"
+            )
         for name in ("contact", "touch"):
             if self.bank is not None and (getattr(self, name) is None) != (getattr(self.bank, name) is None):
-                raise ValueError(f"`{name}` must be given for both the batch and the bank, or for neither")
+                given = "bank" if getattr(self, name) is None else "batch"
+                raise ValueError(
+                    f"`{name}` was given only for the {given}. Pass it for both batch and bank, or for neither"
+                )
 
     def rows(self, start: int, stop: int) -> Tensor:
-        """Return (stop - start, B + bank) bool: which candidates are negatives of rows start to stop - 1."""
+        """Return (stop - start, B + bank) bool: entry (i, j) is True if candidate j is a negative of row start + i."""
         taken = self._same_row(start, stop)
         for rule in self._rules().values():
             taken |= rule(start, stop)
         return taken.logical_not_()
 
     def columns(self, start: int, stop: int) -> Tensor:
-        """Return (stop - start, B) bool: of which rows of the batch the rows start to stop - 1 are negatives."""
+        """Return (stop - start, B) bool: entry (i, j) is True if row start + i is a negative of row j."""
         return self.rows(start, stop)[:, : len(self.episode)]
 
     def excluded(self, first: int = 0, last: int | None = None) -> dict[str, Tensor]:
-        """Return the number of pairs that each part excludes for rows first to last - 1, by the name of the part.
+        """Return the number of pairs that each part excludes for the rows `first:last`, by the name of the part.
 
         A pair that several parts exclude is counted for each of them.
         """
@@ -169,7 +175,7 @@ class Negatives:
         )
 
     def _rules(self) -> dict[str, Callable[[int, int], Tensor]]:
-        """Return the parts in use by name. Each returns which candidates it excludes for rows start to stop - 1."""
+        """Return the parts in use, by name: functions of (start, stop) that return which candidates they exclude."""
         rules: dict[str, Callable[[int, int], Tensor]] = {"time_gap": self._too_close}
         if self.contact is not None:
             rules["no_contact"] = self._without_contact
@@ -202,7 +208,7 @@ class Negatives:
 def touch_pattern(images: Tensor) -> Tensor:
     """Return descriptions of touches for the same-touch rule: the downsampled images.
 
-    Subtract what all touches have in common before you compare descriptions, see `unlike`.
+    Before descriptions are compared, `unlike` must subtract their mean.
 
     Args:
         images: (B, H, W, 3) uint8 touch images.

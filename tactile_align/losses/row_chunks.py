@@ -31,12 +31,12 @@ class Features(NamedTuple):
     kappa: Tensor
 
     def span(self, start: int, stop: int) -> "Features":
-        """Return these features for rows start to stop - 1 only. All candidates are kept."""
+        """Return these features with only the rows `start:stop`. All candidates are kept."""
         return self._replace(query=self.query[start:stop], hard=self.hard[start:stop])
 
 
 SpanLoss = Callable[[int, int, Features], tuple[Tensor, Tensor]]
-"""Function (start, stop, features of the span) -> losses (n,) and counts (n,) of rows start to stop - 1."""
+"""Function (start, stop, features of the span) -> losses (n,) and counts (n,) of the rows `start:stop`."""
 
 
 def spans(rows: int, columns: int, chunk: int | None) -> list[tuple[int, int]]:

@@ -24,7 +24,7 @@ class Temperature(nn.Module):
             training mode is one step.
 
     Raises:
-        InputError: The bounds, the initial value or the schedule are not possible.
+        InputError: The bounds, the initial value or the schedule are invalid.
     """
 
     fixed: Tensor
@@ -41,14 +41,16 @@ class Temperature(nn.Module):
         super().__init__()
         low, high = bounds
         if not 0 < low < high:
-            raise InputError(f"temperature bounds must satisfy 0 < low < high; got {bounds}")
-        if not (initial > 0 and (not learnt or low < initial < high)):
-            raise InputError(f"temperature must be positive, and inside {bounds} if learnt; got {initial}")
-        if final is not None and (learnt or not final > 0 or steps < 1):
             raise InputError(
-                f"a temperature schedule needs learnt = False, a positive `final` and at least one step; got "
-                f"learnt = {learnt}, final = {final}, steps = {steps}. Change these, or omit `final`"
+                f"temperature bounds must satisfy 0 < low < high; got {bounds}. Common bounds are (0.01, 0.5)"
             )
+        if not (initial > 0 and (not learnt or low < initial < high)):
+            needed = f"above {low} and below {high}, the bounds of a learnt temperature" if learnt else "positive"
+            raise InputError(f"temperature must be {needed}; got {initial}. Change the temperature")
+        if final is not None and (learnt or not final > 0 or steps < 1):
+            needed = f"final > 0; got final = {final}" if not final > 0 else f"at least one step; got steps = {steps}"
+            needed = "learnt = False; got learnt = True" if learnt else needed
+            raise InputError(f"a temperature schedule needs {needed}. Change this value, or omit `final`")
         self.learnt, self.bounds, self.final, self.steps = learnt, bounds, final, steps
         self._low, self._high = math.log(low), math.log(high)
         if learnt:

@@ -95,7 +95,8 @@ class ObservationBatch:
         for name, tensor in self.tensors().items():
             if len(tensor) != len(self.qpos):
                 raise ValueError(
-                    f"every tensor of a batch must have {len(self.qpos)} rows, as qpos has; {name} has {len(tensor)}"
+                    f"every tensor of a batch must have {len(self.qpos)} rows, as qpos has; {name} has {len(tensor)}. "
+                    f"Build all tensors from the same moments"
                 )
 
     def __len__(self) -> int:
@@ -129,7 +130,7 @@ class ObservationBatch:
         return images | {camera_key(camera): image for camera, image in self.frames.items()}
 
     def with_images(self, images: Mapping[str, Tensor]) -> Self:
-        """Return the batch with the images in `images` in place of its own. The keys are those of `images()`."""
+        """Return the batch with some images replaced by those in `images`. The keys are those of `images()`."""
         views = {key: replace(view, image=images.get(key, view.image)) for key, view in self.views.items()}
         touches = {key: replace(touch, image=images.get(key, touch.image)) for key, touch in self.touches.items()}
         frames = {camera: images.get(camera_key(camera), image) for camera, image in self.frames.items()}
@@ -183,7 +184,7 @@ def required(tensor: Tensor | None, name: str) -> Tensor:
     """
     if tensor is None:
         raise ValueError(
-            f"expected a batch with `{name}`; this batch has none. Prepare the episodes with inputs that provide it"
+            f"expected a batch with `{name}`; got none. Prepare the episodes with inputs that provide `{name}`"
         )
     return tensor
 
@@ -193,7 +194,10 @@ def _require(part: object, shapes: Mapping[str, tuple[int | None, ...]]) -> None
         came = shape if (tensor := getattr(part, name)) is None else tuple(tensor.shape)
         if len(came) != len(shape) or any(n not in (None, m) for n, m in zip(shape, came, strict=True)):
             wanted = str(shape).replace("None", "_")
-            raise ValueError(f"{type(part).__name__}.{name} must have shape {wanted}; got {came}")
+            raise ValueError(
+                f"{type(part).__name__}.{name} must have shape {wanted}; got {came}. Pass a tensor of this shape, "
+                f"where _ is any length"
+            )
 
 
 def _mapped(value: Any, change: Callable[[Tensor], Tensor]) -> Any:

@@ -43,7 +43,7 @@ class Recent(Generic[K, V]):
 
     def __init__(self, limit: int) -> None:
         if limit < 1:
-            raise ValueError(f"limit must be at least 1; got {limit}")
+            raise ValueError(f"limit must be at least 1; got {limit}. Increase the limit")
         self.limit = limit
         self._kept: OrderedDict[K, V] = OrderedDict()
 

@@ -62,13 +62,15 @@ class Moments(Dataset[MomentBatch]):
         widths = {(f["qpos"].shape[1], f["action"].shape[1]) for f in self._facts}
         if len(widths) != 1:
             raise InputError(
-                f"all episodes need the same columns of qpos and action; got {sorted(widths)}. Use one robot at a time"
+                f"all episodes need equal numbers of (qpos, action) columns; got {', '.join(map(str, sorted(widths)))}"
+                f". Use the episodes of one robot at a time"
             )
         for job, facts in zip(self.jobs, self._facts, strict=True):
             if set(facts) != set(self._facts[0]):
+                only = ", ".join(sorted(set(facts) ^ set(self._facts[0])))
                 raise InputError(
-                    f"{job.ref}: the facts must be those of {self.jobs[0].ref} ({', '.join(sorted(self._facts[0]))}); "
-                    f"got {', '.join(sorted(facts))}. Train on rigs with the same sensors and grippers"
+                    f"all episodes need the same sensors and grippers; {job.ref} and {self.jobs[0].ref} differ in: "
+                    f"{only}. Train on rigs with the same sensors and grippers"
                 )
         lengths = [len(f["qpos"]) for f in self._facts]
         self._starts = np.concatenate([[0], np.cumsum(lengths)])

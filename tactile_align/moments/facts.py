@@ -51,7 +51,7 @@ class TouchFacts:
     Attributes:
         contact: (N,) bool, whether the sensor touches something.
         contact_index: (N,) int64, index of the contact in the episode; -1 without contact.
-        opening: (N, 2) positions of the fingers, m. None for an arm without a gripper.
+        opening: (N, 2) distance of each finger from the tool axis, m. None for an arm without a gripper.
     """
 
     contact: np.ndarray

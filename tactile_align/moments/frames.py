@@ -82,7 +82,7 @@ def reference_of(episode: Episode, entry: Input, contact: np.ndarray) -> np.ndar
     if not len(free):
         raise InputError(
             f"{episode.ref}: {episode.stream(entry.stream).key} needs at least one frame without contact as the "
-            f"reference for differences; all {len(contact)} frames are in contact. Leave the episode out, or set "
+            f"reference for differences; all {len(contact)} frames are in contact. Exclude the episode, or set "
             f"features.touch_input = 'image'"
         )
     chosen = free[evenly(len(free), MOST)]
@@ -91,12 +91,13 @@ def reference_of(episode: Episode, entry: Input, contact: np.ndarray) -> np.ndar
 
 
 def input_image(entry: Input, image: np.ndarray, reference: Callable[[], np.ndarray]) -> np.ndarray:
-    """Return an image (height, width, 3) uint8 of an input as the model takes it, in training and when acting.
+    """Return the image (height, width, 3) uint8 that the model receives, in training and when acting.
 
     Args:
-        entry: The input; one with `difference` gets the image's difference to the reference.
-        image: The frame at the input's size.
-        reference: Gives the no-contact reference of that size; called only for such an input.
+        entry: The input. If `entry.difference` is True, the difference between image and reference is returned.
+        image: (height, width, 3) uint8 frame at the input's size.
+        reference: Function that returns the no-contact reference of the same size. It is called only if
+            `entry.difference` is True.
     """
     return difference(image, reference()) if entry.difference else image
 

@@ -50,10 +50,9 @@ class Input:
 
     def __post_init__(self) -> None:
         if self.zoom is not None and (self.sensor is None or self.zoom < 1.0):
-            raise InputError(
-                f"input {self.key}: zoom needs a sensor and a factor of at least 1; "
-                f"got sensor {self.sensor} and zoom {self.zoom}"
-            )
+            fault = "zoom needs a sensor; got none. Set sensor, or omit zoom"
+            small = f"zoom must be at least 1; got {self.zoom}. Increase zoom, or omit zoom to use the whole frame"
+            raise InputError(f"input {self.key}: {fault if self.sensor is None else small}")
 
     def image_map(self, width: int, height: int, box: Array | None = None) -> ImageMap:
         """Return the map from a width x height frame to this input.

@@ -37,11 +37,14 @@ class Statistics(Strict):
     def _check(self) -> "Statistics":
         for what, mean, std in (("qpos", self.qpos_mean, self.qpos_std), ("action", self.action_mean, self.action_std)):
             if len(mean) != len(std) or not mean:
-                raise InputError(f"{what} needs one mean and one std for each column; got {len(mean)} and {len(std)}")
+                raise InputError(
+                    f"{what} needs one mean and one std for each column; got {len(mean)} means and {len(std)} stds. "
+                    f"Use the file that training wrote"
+                )
             if min(std) < 0:
-                raise InputError(f"{what}_std must not be negative; got {min(std)}")
+                raise InputError(f"{what}_std must not be negative; got {min(std)}. Use the file that training wrote")
             if min(std) == 0 and self.std_floor == 0:
-                raise InputError(f"{what} has a constant column, so std_floor must be positive; got 0")
+                raise InputError(f"{what} has a constant column, so std_floor must be positive; got 0. Use {STD_FLOOR}")
         return self
 
     @classmethod
@@ -62,7 +65,7 @@ class Statistics(Strict):
             action.add(actions)
             count += 1
         if count == 0:
-            raise InputError("statistics need at least one training episode; got none")
+            raise InputError("statistics need at least one training episode; got none. Add episodes")
         return cls(
             qpos_mean=tuple(qpos.mean.tolist()),
             qpos_std=tuple(qpos.std.tolist()),

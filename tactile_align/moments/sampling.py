@@ -15,8 +15,8 @@ class MomentSampler:
     """Sampler of batches of moments, with a given fraction of moments in contact.
 
     The moments in contact and the moments without contact are each permuted by the seed, with a new permutation after
-    each pass. Batch n consists of the n-th group of rows of both. A batch does not depend on earlier draws, workers or
-    ranks, so a resumed run continues with the next batch.
+    each pass. Batch n consists of the n-th group of rows of each permutation. A batch does not depend on earlier draws,
+    workers or ranks, so a resumed run continues with the next batch.
 
     Args:
         contact: (N,) bool, whether each moment is in contact (with any sensor).
@@ -45,7 +45,10 @@ class MomentSampler:
         world: int = 1,
     ) -> None:
         if batch_size % world:
-            raise InputError(f"batch_size must be a multiple of the {world} processes; got {batch_size}")
+            raise InputError(
+                f"batch_size must be a multiple of the {world} processes; got {batch_size}. Set batch_size = "
+                f"{batch_size + -batch_size % world}"
+            )
         if contact_share is None:
             self._pools = [(np.arange(len(contact)), batch_size)]
         else:
@@ -54,8 +57,8 @@ class MomentSampler:
         for (pool, count), what in zip(self._pools, ("contact", "no-contact"), strict=False):
             if count and not len(pool):
                 raise InputError(
-                    f"contact_share = {contact_share} needs {count} {what} moments a batch; the episodes have none. "
-                    f"Check the touch streams with: tactile-align inspect"
+                    f"contact_share = {contact_share} needs {count} {what} moments in each batch; the episodes have "
+                    f"none. Check the touch streams with `tactile-align inspect`, or omit contact_share"
                 )
         self.seed, self.start, self.stop, self.rank, self.world = seed, start, stop, rank, world
 
@@ -108,16 +111,18 @@ def split_episodes(
     """
     ordered = sorted(refs)
     if len(set(ordered)) != len(ordered):
-        raise InputError("each episode must be listed once; got an episode twice. Remove the duplicate")
+        twice = next(ref for ref in ordered if ordered.count(ref) > 1)
+        raise InputError(f"each episode must be listed once; got {twice} more than once. Remove the duplicate")
     if held_out >= 1 and held_out != int(held_out):
         raise InputError(
-            f"held_out must be a fraction below 1 or a whole number of episodes; got {held_out}. Change held_out"
+            f"held_out must be a fraction below 1 or a whole number of episodes; got {held_out}. Use {int(held_out)}"
         )
     count = max(1, round(held_out * len(ordered))) if 0 < held_out < 1 else int(held_out)
     if not 0 < count < len(ordered):
         raise InputError(
             f"training and validation each need at least one episode; held_out = {held_out} of {len(ordered)} episodes "
-            f"gives {len(ordered) - count} and {count}. Record more episodes, or reduce held_out"
+            f"gives {len(ordered) - count} and {count}. "
+            f"{'Record more episodes, or reduce' if count > 0 else 'Increase'} held_out"
         )
     order = np.random.default_rng(seed).permutation(len(ordered)).tolist()
     return tuple(ordered[i] for i in sorted(order[count:])), tuple(ordered[i] for i in sorted(order[:count]))

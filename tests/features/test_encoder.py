@@ -191,7 +191,7 @@ def test_a_file_in_the_hubs_cache_is_run_as_its_tag_says(
 def test_a_file_that_may_need_quickgelu_is_run_as_named_with_a_warning(quick_pair: str, tmp_path: Path) -> None:
     save_clip(quick_pair, tmp_path / "weights.pt")
     with pytest.warns(
-        UserWarning, match=r"weights\.pt does not state .*of openai, set `model` to 'small-vit-quickgelu'"
+        UserWarning, match=r"weights\.pt does not state .*openai, set `model` to 'small-vit-quickgelu'"
     ) as caught:
         load_encoder(quick_pair, pretrained=tmp_path / "weights.pt")
     assert len(caught) == 1
@@ -208,7 +208,7 @@ def test_a_file_for_a_model_without_a_quickgelu_twin_is_warned_of_without_naming
     with pytest.warns(UserWarning, match=r"QuickGELU") as caught:
         load_encoder(quick_pair, pretrained=tmp_path / "weights.pt")
     (text,) = [str(one.message) for one in caught]
-    assert text.endswith("weights of openai, set `pretrained` to that tag, which selects QuickGELU")
+    assert text.endswith("openai, set `pretrained` to that tag, which selects QuickGELU")
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning")
@@ -368,11 +368,11 @@ def test_a_conv_stem_is_refused_where_there_is_no_patch_projection(timm_model: s
 
 def test_a_size_of_broken_patches_is_refused_with_the_nearest_whole_one(timm_model: str, residual_net: str) -> None:
     for stem in ("patch", "conv"):
-        with pytest.raises(ValueError, match=r"multiples of its 8 px patches; got \(100, 72\)\. Use \(96, 72\)"):
+        with pytest.raises(ValueError, match=r"multiples of .* 8 px; got .*\(100, 72\)\. Use \(96, 72\)"):
             demo_encoder(image_size=(100, 72), stem=stem)
-    with pytest.raises(ValueError, match=r"multiples of its 16 px patches; got \(96, 72\)\. Use \(96, 64\)"):
+    with pytest.raises(ValueError, match=r"multiples of .* 16 px; got .*\(96, 72\)\. Use \(96, 64\)"):
         load_encoder(timm_model, pretrained="scratch", image_size=(96, 72))
-    with pytest.raises(ValueError, match=r"multiples of its 32 px patches; got \(51, 51\)\. Use \(64, 64\)"):
+    with pytest.raises(ValueError, match=r"multiples of .* 32 px; got .*\(51, 51\)\. Use \(64, 64\)"):
         load_encoder(residual_net, pretrained="scratch", image_size=(51, 51))
 
 

@@ -120,9 +120,9 @@ def test_facts_that_do_not_pair_are_refused() -> None:
     three = torch.zeros(3, dtype=torch.int64)
     with pytest.raises(ValueError, match=r"contact must be bool of shape \(3,\); got torch.int64"):
         Negatives(three, three, 1, contact=three)
-    with pytest.raises(ValueError, match=r"ceiling = 0\.9 and touch None"):
+    with pytest.raises(ValueError, match=r"ceiling needs `touch` .*; got none"):
         Negatives(three, three, 1, ceiling=0.9)
     with pytest.raises(ValueError, match=r"touch must have shape \(3, F\); got \(2, 4\)"):
         Negatives(three, three, 1, touch=torch.zeros(2, 4))
-    with pytest.raises(ValueError, match="`contact` must be given for both"):
+    with pytest.raises(ValueError, match="`contact` was given only for the batch"):
         Negatives(three, three, 1, contact=three.bool(), bank=Facts(three, three))

@@ -129,7 +129,7 @@ def test_a_damaged_episode_gives_one_error_that_names_file_and_key(
 def test_frames_of_another_size_than_the_rigs_camera_are_refused(regrasp_folder: Path, tmp_path: Path) -> None:
     rig = load_rig(regrasp_folder / "rig.toml").with_camera("left_wrist", image_map=[["resize", 320, 240]])
     rig.save(tmp_path / "rig.toml")
-    with pytest.raises(ValueError, match=r"episode_init_0.hdf5: .*left_wrist holds 640x480.*states 320x240"):
+    with pytest.raises(ValueError, match=r"episode_init_0.hdf5: .*left_wrist .*640x480.*states 320x240"):
         moments_of(regrasp_folder / "episode_init_0.hdf5", tmp_path / "rig.toml", tmp_path / "cache")
 
 
@@ -154,5 +154,5 @@ def test_rigs_that_know_different_things_are_named(tmp_path: Path) -> None:
         Job(EpisodeRef(file), Rig.model_validate(rig), touch, True)
         for file, rig in zip(files, (without, with_gripper), strict=True)
     ]
-    with pytest.raises(ValueError, match=r"two.*must be those of .*one.*opening/tactile1.*same sensors and grippers"):
+    with pytest.raises(ValueError, match=r"two.* and .*one.* differ in: .*opening/tactile1"):
         Moments(jobs, chunk=2, cache=tmp_path / "cache", progress=False)
