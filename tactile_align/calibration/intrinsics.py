@@ -139,7 +139,7 @@ def calibrate_intrinsics(
         low, high = view.uv.min(0), view.uv.max(0)
         if low.min() < -0.5 or high[0] > width - 0.5 or high[1] > height - 0.5:
             span = f"({low[0]:.0f}, {low[1]:.0f}) to ({high[0]:.0f}, {high[1]:.0f})"
-            text = f"points from {span} do not all lie inside the {width}x{height} image"
+            text = f"points range from {span}, outside the {width}x{height} image"
             raise InputError(f"{view.name}: {text}. Check that width and height match this image")
     kept, dropped = list(views), {}
     while True:
