@@ -197,14 +197,18 @@ class Board(Strict):
     @model_validator(mode="after")
     def _whole(self) -> Self:
         if self.kind == "charuco" and not (self.marker_m and self.marker_m < self.square_m):
-            raise InputError(f"charuco needs marker_m < square_m; got {self.marker_m} and {self.square_m}. Correct it")
+            marker = f"marker_m = {self.marker_m}, square_m = {self.square_m}" if self.marker_m else "no marker_m"
+            raise InputError(f"charuco needs marker_m < square_m; got {marker}. Measure the side of a printed marker")
         if self.kind != "tag" and min(self.columns, self.rows) < 2:
-            raise InputError(f"{self.kind} boards have 2 or more columns and rows; got {self.columns} x {self.rows}")
+            got = f"got {self.columns} x {self.rows}. Set columns and rows"
+            raise InputError(f"{self.kind} boards have 2 or more columns and rows; {got}")
         if self.kind in ("charuco", "tag"):
             needs = self.columns * self.rows // 2 if self.kind == "charuco" else self.id + 1
             holds = int(dictionary(self.dictionary).bytesList.shape[0])
             if needs > holds:
-                raise InputError(f"the board needs {needs} markers, {self.dictionary} has {holds}. Use a larger one")
+                fault = f"tag id {self.id} is too large" if self.kind == "tag" else f"the board needs {needs} markers"
+                text = f"{fault}: {self.dictionary} has only {holds} markers, with ids 0 to {holds - 1}"
+                raise InputError(f"{text}. Use a larger dictionary")
         return self
 
     @cached_property
@@ -247,7 +251,7 @@ class Board(Strict):
         Both layouts of a ChArUco board are tried; `legacy` of the detection states which layout fits.
         """
         if image.dtype != np.uint8 or image.ndim != 2:
-            raise ValueError(f"expected a grey image (H, W) uint8, got {image.dtype} {image.shape}. Convert it")
+            raise ValueError(f"expected a grey image (H, W) uint8, got {image.dtype} {image.shape}. Convert the image")
         if self.kind == "charuco":
             layouts = [self] if self.rows % 2 else [self, self.model_copy(update={"legacy": not self.legacy})]
             detections = [board._detect_charuco(image) for board in layouts]

@@ -18,16 +18,17 @@ NEWTON_STEPS = 30
 
 @dataclass(frozen=True)
 class Distortion:
-    """A lens model on normalised coordinates; k are its coefficients in OpenCV's order.
+    """Lens model on normalised coordinates x = X/Z, y = Y/Z; k are its coefficients in OpenCV's order.
 
     Attributes:
         names: Names of the coefficients.
         optional: How many of the last coefficients a camera may leave out.
-        distort: From k and undistorted x, y, any shape, to distorted ones.
-        undistort: From k and distorted x, y to undistorted ones by Newton's method; the caller checks the result.
-        radius_limit: From k to the normalised radius at which the distorted radius stops growing, inf if it never
-            does. Beyond it two rays share a pixel, so points there get none.
-        angle: From a distorted normalised radius to the angle to the axis, rad, as if all coefficients were 0.
+        distort: Function that returns distorted coordinates from k and undistorted x, y of any shape.
+        undistort: Function that returns undistorted coordinates from k and distorted x, y by Newton's method, without
+            checking that the method has converged.
+        radius_limit: Function that returns, from k, the normalised radius at which the distorted radius stops growing;
+            inf if it always grows. Beyond this radius two rays share a pixel, so points there get no pixel.
+        angle: Function that returns the angle to the axis, rad, from a distorted radius if all coefficients are 0.
     """
 
     names: tuple[str, ...]
@@ -181,14 +182,23 @@ class Camera:
             wanted = f"model '{self.model}' needs {' or '.join(map(str, counts))} distortion coefficients"
             got = f"{wanted}, got {len(self.distortion)}"
             raise InputError(f"camera {self.name}: {got}. Correct `distortion` or `model`")
-        if K.shape != (3, 3) or not np.isfinite(K).all() or abs(K[2] - [0, 0, 1]).max() > 0 or K[1, 0] != 0:
-            needed = "K must be [[fx, s, cx], [0, fy, cy], [0, 0, 1]] in pixels"
-            raise InputError(f"camera {self.name}: {needed}; got {K.tolist()}. Correct K")
+        fault = ""
+        if K.shape != (3, 3):
+            fault = f"has shape {K.shape}"
+        elif not np.isfinite(K).all():
+            fault = "has an entry that is not finite"
+        elif abs(K[2] - [0, 0, 1]).max() > 0:
+            fault = f"has the last row {K[2].tolist()}"
+        elif K[1, 0] != 0:
+            fault = f"has {K[1, 0]:g} below fx"
+        if fault:
+            needed = "expected [[fx, s, cx], [0, fy, cy], [0, 0, 1]] in pixels"
+            raise InputError(f"camera {self.name}: K {fault}; {needed}. Copy K again, row by row")
         if min(abs(K[0, 0]), abs(K[1, 1])) < 1.0:
             got = f"focal lengths {K[0, 0]:g}, {K[1, 1]:g} are below one pixel"
             raise InputError(f"camera {self.name}: {got}. Give K in pixels, not in metres or image widths")
         if self.valid_radius is not None and not self.valid_radius > 0:
-            raise InputError(f"camera {self.name}: valid_radius must be positive; got {self.valid_radius}. Correct it")
+            raise InputError(f"camera {self.name}: valid_radius must be > 0; got {self.valid_radius}. Leave it out")
 
     @cached_property
     def radius_limit(self) -> float:
@@ -217,7 +227,7 @@ class Camera:
         return xp.stack(self.uv(p_camera[..., 0] / p_camera[..., 2], p_camera[..., 1] / p_camera[..., 2]), axis=-1)
 
     def uv(self, x: Array, y: Array) -> tuple[Array, Array]:
-        """Return pixel coordinates u, v of normalised ones x = X/Z, y = Y/Z inside the lens model, any shape."""
+        """Return pixel coordinates u, v of normalised coordinates x = X/Z, y = Y/Z inside the lens model, any shape."""
         x, y = LENS_MODELS[self.model].distort(self.distortion, x, y)
         u = float(self.K[0, 0]) * x + float(self.K[0, 2])
         if self.K[0, 1] != 0.0:

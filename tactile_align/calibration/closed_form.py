@@ -30,7 +30,7 @@ def park(B: np.ndarray, C: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """
     X, Z, useful = park_many(B, C)
     if useful < 2:
-        raise InputError(f"expected 2 pairs of views rotated by 3 to 175 degrees, found {useful}. Rotate it more")
+        raise InputError(f"expected 2 pairs of views rotated by 3 to 175 degrees, found {useful}. Add rotated views")
     return X, Z
 
 

@@ -30,7 +30,7 @@ def load_yaml(path: str | Path) -> dict[str, Any]:
         raise FileNotFoundError(f"{file}: no such file. Give a calibration file in YAML")
     size = file.stat().st_size
     if size > MAX_BYTES:
-        raise InputError(f"{file}: is {size:,} bytes, a calibration at most {MAX_BYTES:,}. Choose another file")
+        raise InputError(f"{file}: has {size:,} bytes, but at most {MAX_BYTES:,} are accepted. Choose another file")
     # OpenCV writes a directive that is not valid YAML 1.1.
     text = re.sub(r"\A%YAML:1\.0\s*\n(---\s*\n)?", "", read_text(file))
     if re.search(r"(?m)^[^#\n]*[:\s\[-]\s*&\w", text):
@@ -39,7 +39,7 @@ def load_yaml(path: str | Path) -> dict[str, Any]:
         # OpenCV's matrices are plain mappings under a tag that safe loading would refuse.
         data = yaml.safe_load(text.replace("!!opencv-matrix", ""))
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise InputError(f"{file}: not valid YAML: {' '.join(str(error).split())}. Correct it") from error
+        raise InputError(f"{file}: not valid YAML: {' '.join(str(error).split())}. Correct that line") from error
     if not isinstance(data, dict):
         raise InputError(f"{file}: expected keys and values, found {type(data).__name__}. Choose another file")
     return data
@@ -49,7 +49,7 @@ def need(data: Any, key: str, path: str | Path) -> Any:
     """Return the value of a key. A missing key raises InputError, which lists the existing keys."""
     if not isinstance(data, dict) or key not in data:
         has = ", ".join(map(str, data)) if isinstance(data, dict) else type(data).__name__
-        raise InputError(f"{path}: the key {key} is missing; found: {has}. Add it")
+        raise InputError(f"{path}: the key {key} is missing; found: {has}. Add the key")
     return data[key]
 
 
@@ -72,16 +72,18 @@ def numbers(entry: Any, key: str, path: str | Path, shape: tuple[int, ...] = (-1
     try:
         values = np.ravel(np.asarray(value, dtype=np.float64))
     except (TypeError, ValueError) as error:
-        raise InputError(f"{path}: {where}{key} must be numbers; got {value!r}. Correct it") from error
+        raise InputError(f"{path}: {where}{key} must be numbers; got {value!r}. Replace it with numbers") from error
     if shape != (-1,) and values.size != np.prod(shape):
-        raise InputError(f"{path}: {where}{key} needs {'x'.join(map(str, shape))} numbers; got {values.size}. Add them")
+        count = int(np.prod(shape))
+        text = f"{where}{key} needs {'x'.join(map(str, shape))} numbers, {count} in all; got {values.size}"
+        raise InputError(f"{path}: {text}. {'Add' if values.size < count else 'Remove'} {abs(values.size - count)}")
     return values.reshape(shape)
 
 
 def width_height(sides: np.ndarray, key: str, path: str | Path) -> tuple[int, int]:
     """Return (width, height), px. Values that are not whole numbers raise InputError with file and key."""
     if not (np.isfinite(sides) & (sides >= 1) & (sides == np.round(sides))).all():
-        raise InputError(f"{path}: {key} must be two whole numbers of pixels; got {sides.tolist()}. Correct it")
+        raise InputError(f"{path}: {key} must be whole numbers of pixels; got {sides.tolist()}. Give width and height")
     return int(sides[0]), int(sides[1])
 
 
@@ -127,9 +129,11 @@ def read_kalibr(path: str | Path) -> tuple[dict[str, Camera], dict[str, np.ndarr
     cameras, chain = {}, {}
     for name, entry in load_yaml(path).items():
         if not isinstance(entry, dict):
-            raise InputError(f"{path}: {name}: expected the keys of a camera, found {type(entry).__name__}. Correct it")
+            text = f"{name}: expected the keys of a camera, found {type(entry).__name__}"
+            raise InputError(f"{path}: {text}. Choose a Kalibr camchain file")
         if need(entry, "camera_model", path) != "pinhole":
-            raise InputError(f"{path}: {name}: camera_model '{entry['camera_model']}' is unknown. Calibrate as pinhole")
+            text = f"{name}: camera_model '{entry['camera_model']}' is not supported"
+            raise InputError(f"{path}: {text}. Calibrate again with the camera_model pinhole")
         model = _model(entry, KALIBR_MODELS, path)
         fu, fv, pu, pv = numbers(entry, "intrinsics", path, (4,), f"{name}.").tolist()
         sides = width_height(numbers(entry, "resolution", path, (2,), f"{name}."), f"{name}.resolution", path)
@@ -179,7 +183,8 @@ def _camera(
     counts = LENS_MODELS[model].counts
     wanted = min(counts[-1], max(k.size, counts[0]))
     if k.size < wanted or np.abs(k[wanted:]).max(initial=0.0) > 0:
-        raise InputError(f"{path}: a {model} lens has {wanted} coefficients; got {k.size}: {k.tolist()}. Correct them")
+        remedy = "Add the missing coefficients" if k.size < wanted else "Choose a lens model with more coefficients"
+        raise InputError(f"{path}: a {model} lens has {wanted} coefficients; got {k.size}. {remedy}")
     try:
         return Camera(name, width, height, K, model, tuple(k[:wanted].tolist()))
     except InputError as error:
@@ -199,7 +204,8 @@ def read_easy_handeye(path: str | Path) -> tuple[bool, np.ndarray]:
     data = load_yaml(path)
     parameters = need(data, "parameters", path)
     if not isinstance(parameters, dict) or not {"eye_on_hand", "calibration_type"} & {*parameters}:
-        raise InputError(f"{path}: parameters needs eye_on_hand (v1) or calibration_type (v2); got {parameters!r}")
+        text = "`parameters` does not contain eye_on_hand (easy_handeye v1) or calibration_type (v2)"
+        raise InputError(f"{path}: {text}. Choose a file that easy_handeye wrote")
     in_hand = parameters.get("eye_on_hand", parameters.get("calibration_type") == "eye_in_hand")
     t = q = need(data, "transformation" if "transformation" in data else "transform", path)
     prefix = "q"

@@ -119,7 +119,7 @@ def calibrate_intrinsics(
     """Return a camera fitted to views of a flat board.
 
     Args:
-        views: The views. Best are 12 or more, with the board tilted in every direction and all over the image.
+        views: The views; preferably 15 or more, with the board tilted in every direction and all over the image.
         width: Width of the images, px.
         height: Height of the images, px.
         model: The lens model.
@@ -134,11 +134,12 @@ def calibrate_intrinsics(
     """
     if len(views) < MIN_VIEWS:
         text = f"intrinsics need at least {MIN_VIEWS} views of the board (15 or more are better); got {len(views)}"
-        raise InputError(f"camera {name}: {text}. Show the whole board, and check its description")
+        raise InputError(f"camera {name}: {text}. Record more, and check the board's description")
     for view in views:
         low, high = view.uv.min(0), view.uv.max(0)
         if low.min() < -0.5 or high[0] > width - 0.5 or high[1] > height - 0.5:
-            text = f"a point at ({high[0]:.0f}, {high[1]:.0f}) lies outside the {width}x{height} image"
+            span = f"({low[0]:.0f}, {low[1]:.0f}) to ({high[0]:.0f}, {high[1]:.0f})"
+            text = f"points range from {span}, outside the {width}x{height} image"
             raise InputError(f"{view.name}: {text}. Check that width and height match this image")
     kept, dropped = list(views), {}
     while True:

@@ -55,7 +55,8 @@ class Rig(Strict):
             return "", "world"
         arm, _, node = frame.partition("/")
         if arm not in self.arms:
-            raise InputError(f"{where}: no arm of this rig in '{frame}'. Use one of: {', '.join(self.arms)}")
+            arms = ", ".join(f"{name}/..." for name in self.arms)
+            raise InputError(f"{where}: '{frame}' does not start with an arm of this rig. Use world or {arms}")
         links = [f"link{i + 1}" for i in range(self.arms[arm].arm.dof)]
         fingers = ["finger1", "finger2"] if self.arms[arm].gripper else []
         nodes = ["base", *links, "flange", *fingers]
@@ -175,7 +176,7 @@ class Rig(Strict):
         entry = self.arms[arm]
         columns = entry.joints.columns
         if qpos.shape[-1] <= max(columns):
-            text = f"arm '{arm}' reads columns {list(columns)} of qpos, but qpos has {qpos.shape[-1]} columns"
+            text = f"arm '{arm}' reads columns {list(columns)} of qpos, whose last column is {qpos.shape[-1] - 1}"
             raise InputError(f"{text}. Correct joints.columns in the rig file")
         xp = array_namespace(qpos)
         q = xp.stack([qpos[..., i] for i in columns], axis=-1)

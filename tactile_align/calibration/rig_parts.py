@@ -57,13 +57,15 @@ class Mount(Checked):
         if not isinstance(data, dict) or "matrix" not in data:
             return data
         if "translation_m" in data or "quat_wxyz" in data:
-            raise InputError("give either matrix or translation_m with quat_wxyz, not both")
+            raise InputError("the pose is given twice: matrix, and translation_m or quat_wxyz. Remove one of these")
         T = np.asarray(data["matrix"], dtype=np.float64)
         if T.shape != (4, 4) or abs(T[3] - [0, 0, 0, 1]).max() > 0:
-            raise InputError(f"matrix must be a 4x4 T_parent_this with last row 0 0 0 1; got {T.tolist()}")
+            got = f"shape {T.shape}" if T.shape != (4, 4) else f"last row {T[3].tolist()}"
+            needed = "matrix must be a 4x4 T_parent_this with last row 0 0 0 1"
+            raise InputError(f"{needed}; got {got}. Write it row by row, with the translation in the last column")
         fault = rotation_fault(T[:3, :3])
         if fault is not None:
-            raise InputError(f"`matrix` does not contain a rotation: {fault}. Correct it in the file")
+            raise InputError(f"`matrix` does not contain a rotation: {fault}. Copy the matrix again, row by row")
         entry = {key: value for key, value in data.items() if key != "matrix"}
         quat = tuple(quaternion_from_rotation(T[:3, :3]).tolist())
         return {**entry, "translation_m": tuple(T[:3, 3].tolist()), "quat_wxyz": quat}
@@ -140,7 +142,7 @@ class RigArm(Mount):
     @model_validator(mode="after")
     def _columns_fit_the_arm(self) -> "RigArm":
         if self.parent != "world":
-            raise InputError(f"the parent of an arm must be 'world'; got '{self.parent}'. Correct it")
+            raise InputError(f"the parent of an arm must be 'world'; got '{self.parent}'. Write parent = \"world\"")
         if len(self.joints.columns) != self.arm.dof:
             raise InputError(
                 f"{self.model} has {self.arm.dof} joints but joints.columns has {len(self.joints.columns)} entries. "
@@ -161,7 +163,7 @@ class Lens(Checked):
     valid_radius: float | None = None
 
     def camera(self, name: str) -> Camera:
-        """Return the camera with these intrinsics and a name for error messages."""
+        """Return a camera with these intrinsics; its error messages contain `name`."""
         return Camera(name, self.width, self.height, np.asarray(self.K), self.model, self.distortion, self.valid_radius)
 
 
@@ -205,8 +207,15 @@ class RigCamera(Lens, Mount):
     def _covariance_is_one(self) -> "RigCamera":
         if self.covariance is not None:
             C = np.asarray(self.covariance, dtype=np.float64)
-            if C.shape != (6, 6) or not np.allclose(C, C.T, rtol=1e-6) or np.linalg.eigvalsh(C)[0] < -1e-9:
-                raise InputError(f"covariance must be 6x6, symmetric, positive semi-definite. Remove {C.tolist()}")
+            fault = ""
+            if C.shape != (6, 6):
+                fault = f"has shape {C.shape}, not (6, 6)"
+            elif not np.allclose(C, C.T, rtol=1e-6):
+                fault = "differs from its transpose, but a covariance is symmetric"
+            elif (least := np.linalg.eigvalsh(C)[0]) < -1e-9:
+                fault = f"has the negative eigenvalue {least:.3g}, but variances are not negative"
+            if fault:
+                raise InputError(f"covariance {fault}. Copy it again from `calibrate hand-eye`, or remove this key")
         return self
 
     @model_validator(mode="after")
@@ -217,7 +226,9 @@ class RigCamera(Lens, Mount):
             remedy = "check for swapped width and height, and for a K of another resolution"
             raise InputError(f"{text}. K must belong to width x height BEFORE image_map: {remedy}")
         if not (fx > 0 and fy > 0 and 0.5 < fx / fy < 2.0):
-            raise InputError(f"K's fx = {fx:g} and fy = {fy:g} must be positive and similar. Put flips in image_map")
+            wrong_sign = f"must be positive in the raw frame: K has fx = {fx:g}, fy = {fy:g}. Put flips in image_map"
+            unequal = f"must differ by less than a factor of 2: K has fx = {fx:g}, fy = {fy:g}. Copy K again"
+            raise InputError(f"fx and fy {unequal if fx > 0 and fy > 0 else wrong_sign}")
         _ = self.stored
         return self
 

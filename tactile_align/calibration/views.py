@@ -173,9 +173,10 @@ def read_points(path: Path, board: Board) -> dict[str, View]:
         try:
             view, entry = row["view"], (int(row["id"]), float(row["u"]), float(row["v"]))
         except (KeyError, ValueError) as error:
-            raise InputError(f"{path}: line {line}: id, u, v must be numbers; got {row}. Correct it") from error
+            raise InputError(f"{path}: line {line}: id, u, v must be numbers; got {row}. Correct the line") from error
         if not (0 <= entry[0] < len(board.points) and np.isfinite(entry[1:]).all()):
-            raise InputError(f"{path}: line {line}: id must be below {len(board.points)} and u, v finite; got {entry}")
+            needed = f"id must be 0 to {len(board.points) - 1} and u, v finite"
+            raise InputError(f"{path}: line {line}: {needed}; got {entry}. Remove the line, or correct the board")
         by_view.setdefault(view, []).append(entry)
     points = {name: np.array(entries) for name, entries in by_view.items()}
     return {

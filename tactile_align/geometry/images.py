@@ -137,7 +137,8 @@ class ImageMap:
         for name in ("source_width", "source_height", "width", "height"):
             value = getattr(self, name)
             if value != int(value) or value < 1:
-                raise InputError(f"ImageMap: {name} must be a whole number of pixels >= 1; got {value}")
+                needed = f"{name} must be a whole number of pixels >= 1"
+                raise InputError(f"ImageMap: {needed}; got {value}. Correct the crop, resize or letterbox")
             object.__setattr__(self, name, int(value))
 
     @classmethod
@@ -159,7 +160,9 @@ class ImageMap:
             if name not in arity:
                 raise InputError(f"image_map step {list(step)}: unknown step. Use one of: {', '.join(arity)}")
             if len(values) != arity[name]:
-                raise InputError(f"image_map step {list(step)}: {name} needs {arity[name]} numbers, got {len(values)}")
+                text = f"{name} needs {arity[name]} numbers, got {len(values)}"
+                change = "Add" if len(values) < arity[name] else "Remove"
+                raise InputError(f"image_map step {list(step)}: {text}. {change} {abs(len(values) - arity[name])}")
             composed = getattr(composed, name)(*values)
         return composed
 

@@ -47,7 +47,7 @@ def numbers(element: ElementTree.Element, key: str, where: str, default: tuple[f
     text = element.get(key)
     if text is None:
         if default is None:
-            raise FactError(f"{where}: {key} is missing. Add it")
+            raise FactError(f"{where}: {key} is missing. Add the attribute")
         return np.array(default)
     count = 1 if default is None else len(default)
     try:
@@ -55,14 +55,14 @@ def numbers(element: ElementTree.Element, key: str, where: str, default: tuple[f
     except ValueError:
         values = np.zeros(0)
     if values.shape != (count,) or not np.all(np.isfinite(values)):
-        raise FactError(f"{where}: {key} must be {count} finite number(s); got '{text}'. Correct it")
+        raise FactError(f"{where}: {key} must be {count} finite number(s); got '{text}'. Replace this value")
     return values
 
 
 def attribute(element: ElementTree.Element, key: str, where: str) -> str:
     """Return a required text attribute."""
     if not (value := element.get(key)):
-        raise FactError(f"{where}: attribute {key} is missing. Add it")
+        raise FactError(f"{where}: attribute {key} is missing. Add the attribute")
     return value
 
 
@@ -85,7 +85,7 @@ def refuse_near_miss(tag: str, known: tuple[str, ...], where: str) -> None:
 def refuse_twins(names: Iterable[str], what: str) -> None:
     """Raise FactError for a repeated name."""
     if twins := [name for name, count in Counter(names).items() if count > 1]:
-        raise FactError(f"{what} '{twins[0]}' is defined twice. Rename one")
+        raise FactError(f"{what} '{twins[0]}' is defined twice. Rename one of the two")
 
 
 MOVING = ("revolute", "continuous", "prismatic")
@@ -160,10 +160,10 @@ class _Reader:
         for part in ("parent", "child"):
             end = element.find(part)
             if end is None:
-                raise FactError(f"{where}: <{part} link=...> is missing. Add it")
+                raise FactError(f"{where}: <{part} link=...> is missing. Add the element")
             link = attribute(end, "link", f"{where}: <{part}>")
             if link not in self.links:
-                raise FactError(f"{where}: <{part}> refers to link '{link}', which does not exist. Correct it")
+                raise FactError(f"{where}: <{part}> refers to link '{link}', which does not exist. Correct the name")
             ends.append(link)
         return _Joint(name, kind, ends[0], ends[1], element)
 
@@ -186,7 +186,7 @@ class _Reader:
             T = A.T
             moving.append(joint)
         if not moving:
-            raise FactError(f"no joint moves between '{chain[0].parent}' and '{chain[-1].child}'. Choose others")
+            raise FactError(f"no joint moves between '{chain[0].parent}' and '{chain[-1].child}'. Choose another tip")
         bounds = np.array([_limits(joint) for joint in moving])
         return Arm(
             name=self.name or path.stem,
@@ -278,13 +278,13 @@ def _limits(joint: _Joint) -> tuple[float, float]:
     where = f"joint '{joint.name}': <limit>"
     element = joint.element.find("limit")
     if element is None:
-        raise FactError(f"{where}: missing. Give a {joint.kind} joint lower and upper, or make it 'continuous'")
+        raise FactError(f"{where}: missing. Add <limit lower=... upper=...>, or make the joint continuous")
     bounds = [numbers(element, key, where, None)[0] for key in ("lower", "upper")]
     if not bounds[0] < bounds[1]:
-        raise FactError(f"{where}: lower {bounds[0]:g} must be below upper {bounds[1]:g}. Correct them")
+        raise FactError(f"{where}: lower {bounds[0]:g} must be below upper {bounds[1]:g}. Exchange or correct the two")
     most, unit, wrong = (10.0, "metres", "mm") if joint.kind == "prismatic" else (6 * np.pi, "radians", "degrees")
     if max(abs(bound) for bound in bounds) > most:
-        raise FactError(f"{where}: [{bounds[0]:g}, {bounds[1]:g}] is too wide. Give {unit}, not {wrong}")
+        raise FactError(f"{where}: [{bounds[0]:g}, {bounds[1]:g}] exceeds {most:.4g} {unit}. Give {unit}, not {wrong}")
     return bounds[0], bounds[1]
 
 
@@ -313,7 +313,8 @@ class Joint(Strict):
     def _limits_are_degrees(self) -> "Joint":
         lower, upper = self.limits_deg
         if not lower < upper:
-            raise InputError(f"limits_deg must be [lower, upper] with lower < upper; got [{lower}, {upper}]")
+            text = f"limits_deg must be [lower, upper] with lower < upper; got [{lower}, {upper}]"
+            raise InputError(f"{text}. Exchange or correct the two")
         if upper - lower < 13.0:
             degrees = f"[{np.degrees(lower):.1f}, {np.degrees(upper):.1f}]"
             raise InputError(f"limits_deg spans only {upper - lower:.4g} deg (radians?). Write {degrees}")
@@ -367,13 +368,15 @@ class ArmFact(Strict):
     @model_validator(mode="after")
     def _one_form(self) -> "ArmFact":
         if bool(self.joints) == bool(self.dh):
-            raise InputError("give the joints once: either as [[joints]] (origins) or as [[dh]] (a DH table)")
+            fault = "the joints are given twice" if self.dh else "the joints are missing"
+            raise InputError(f"{fault}. Give them once: as [[joints]] (origins) or as [[dh]] (a DH table)")
         if bool(self.dh) != (self.dh_convention is not None):
             known = '"standard" (d, a, alpha after the joint) or "modified" (a, alpha before it)'
-            raise InputError(f"give dh_convention = {known} with [[dh]], and leave it out with [[joints]]")
+            missing = f"[[dh]] needs dh_convention, which is missing. Add {known}"
+            raise InputError(missing if self.dh else "dh_convention applies only to [[dh]], not [[joints]]. Remove it")
         rows = self.joints or self.dh
         if self.dof is not None and self.dof != len(rows):
-            raise InputError(f"dof = {self.dof} but the file has {len(rows)} joints. Check whether it is complete")
+            raise InputError(f"dof = {self.dof} but the file has {len(rows)} joints. Add missing joints or correct dof")
         refuse_twins([row.name for row in rows], "joint")
         arm = self.to_arm()
         longest = sum(float(np.linalg.norm(T[:3, 3])) for T in [*arm.T_link_joint, arm.T_link_flange])

@@ -54,15 +54,18 @@ class Arm:
         shapes = {"lower": (n,), "upper": (n,), "T_link_joint": (n, 4, 4), "T_link_flange": (4, 4)}
         for key, shape in shapes.items():
             if np.shape(getattr(self, key)) != shape:
-                raise InputError(f"arm {self.name}: {key} must have shape {shape}, got {np.shape(getattr(self, key))}")
+                text = f"{key} must have shape {shape}, got {np.shape(getattr(self, key))}"
+                raise InputError(f"arm {self.name}: {text}. Make it match the {n} joint_names")
         if n == 0 or len(self.prismatic) != n:
-            raise InputError(f"arm {self.name}: give one `prismatic` flag per joint; got {len(self.prismatic)} for {n}")
+            text = f"got {len(self.prismatic)} `prismatic` flags for {n} joints"
+            raise InputError(f"arm {self.name}: {text}. Give at least one joint, and one flag per joint")
         if not np.all(self.lower < self.upper):
-            raise InputError(f"arm {self.name}: every lower limit must be below its upper limit. Correct them")
+            name = self.joint_names[int(np.argmin(self.lower < self.upper))]
+            raise InputError(f"arm {self.name}: {name}'s lower limit is not below its upper limit. Correct the two")
         for label, T in [*zip(self.joint_names, self.T_link_joint, strict=True), ("flange", self.T_link_flange)]:
             fault = rotation_fault(T[:3, :3]) if np.all(np.isfinite(T)) else "it holds nan or infinity"
             if fault:
-                raise InputError(f"arm {self.name}: the pose of {label} in its link is not valid: {fault}. Correct it")
+                raise InputError(f"arm {self.name}: the pose of {label} is wrong: {fault}. Correct the pose")
         object.__setattr__(self, "steps", _plain_steps(self))
         object.__setattr__(self, "aligned", tuple(_aligned(self, i) for i in range(n)))
 
@@ -92,7 +95,7 @@ def require_joint_axis(arm: Arm, q: Array) -> None:
     """
     if q.shape[-1:] != (arm.dof,):
         needed = f"{arm.name} has {arm.dof} joints, so q must have shape (..., {arm.dof})"
-        raise InputError(f"{needed}; got {tuple(q.shape)}. Remove other columns, such as the gripper")
+        raise InputError(f"{needed}; got {tuple(q.shape)}. Give only the joints, without the gripper")
     if not array_namespace(q).isdtype(q.dtype, "real floating"):
         raise InputError(f"q must be floating-point radians; got {q.dtype}. Use q.astype(float) or q.double()")
 

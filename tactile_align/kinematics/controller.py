@@ -80,7 +80,7 @@ def controller_poses(file: PoseFile, order: str = "zyx") -> np.ndarray:
 
     Args:
         file: The rows of the file.
-        order: Order of the Euler angles, one of EULER; or "rotation vector" if rx, ry, rz are one.
+        order: Order of the Euler angles, one of EULER; or "rotation vector" if rx, ry, rz form a rotation vector.
     """
     if order == "rotation vector":
         return np.asarray(pose(rotation_exp(file.angles), file.position))
@@ -95,10 +95,8 @@ def _column(path: Path, header: list[str], name: str, units: tuple[str, ...]) ->
     choices = {name: "", **{f"{name}_{unit}": unit for unit in units}}
     columns = [(i, choices[column]) for i, column in enumerate(header) if column in choices]
     if len(columns) != 1:
-        needed = " or ".join(choices)
-        raise InputError(
-            f"{path}: expected one column {needed}, found {len(columns)} in the header: {', '.join(header)}. Correct it"
-        )
+        text = f"expected one column {' or '.join(choices)}, found {len(columns)} in the header: {', '.join(header)}"
+        raise InputError(f"{path}: {text}. {'Keep only one of them' if columns else 'Add or rename the column'}")
     return columns[0]
 
 
@@ -109,7 +107,7 @@ def _number(path: Path, row: int, line: list[str], header: list[str], column: in
     except ValueError:
         value = np.nan
     if not np.isfinite(value):
-        raise InputError(f"{path}: line {row}, column {header[column]}: expected a number, got '{text}'. Correct it")
+        raise InputError(f"{path}: line {row}, column {header[column]}: expected a number, got '{text}'. Fix this cell")
     return value
 
 
@@ -155,7 +153,8 @@ def fit_poses(A: np.ndarray, C: np.ndarray, freedom: Freedom) -> PoseFit:
     Args:
         A: (N, 4, 4) poses from forward kinematics, metres.
         C: (N, 4, 4) poses from the controller, metres.
-        freedom: Offsets to fit. none: no offset. tool: X. base: Z. both: X and Z. The others are the identity.
+        freedom: Offsets to fit. none: no offset. tool: X. base: Z. both: X and Z. An offset that is not fitted is the
+            identity.
     """
     R_A, p_A, R_C, p_C = A[:, :3, :3], A[:, :3, 3], C[:, :3, :3], C[:, :3, 3]
     R_Z, R_X, p_Z, p_X = np.eye(3), np.eye(3), np.zeros(3), np.zeros(3)
@@ -430,7 +429,7 @@ def _explain(arm: Arm, file: PoseFile, stated: PosePair) -> tuple[Trap, Freedom,
 
 
 def _ranked(hypothesis: Trap) -> tuple[tuple[float, ...], Trap, Freedom, PoseFit] | None:
-    """Return (rank, hypothesis, freedom, fit) with the fewest offsets that explain the poses; None if none do.
+    """Return (rank, hypothesis, freedom, fit) with the fewest offsets that explain the poses; None if no offsets do.
 
     The rank is (number of mistakes, rounded logarithm of the residual, joints changed).
     """
@@ -456,7 +455,7 @@ def _named(hypothesis: Trap, freedom: Freedom, fit: PoseFit) -> list[Check]:
         traps.append(trap("tool-left-in", evidence, "Record with tool 0, or allow for this offset.", "warn"))
     if freedom in ("base", "both") and _matters(fit.T_reference_base):
         place = describe(fit.T_reference_base)
-        evidence = f"the controller's reference frame is not the arm's base; the base is in it at {place}"
+        evidence = f"the controller's reference frame is not the arm's base; the base lies in that frame at {place}"
         traps.append(trap("user-frame-left-in", evidence, "Record with user frame 0.", "warn"))
     return traps
 

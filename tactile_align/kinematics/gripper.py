@@ -57,10 +57,11 @@ class SliderCrank(Law):
     @model_validator(mode="after")
     def _rod_reaches(self) -> "SliderCrank":
         if self.rod_m <= self.crank_m:
-            raise InputError(f"rod_m must exceed crank_m; got rod {self.rod_m}, crank {self.crank_m}. Correct them")
+            raise InputError(f"rod_m must exceed crank_m; got rod {self.rod_m}, crank {self.crank_m}. Measure both")
         if not 0.0 <= self.theta_open_rad < self._closed() <= np.pi:
             got = f"got {self.theta_open_rad:.4g} .. {self._closed():.4g} rad"
-            raise InputError(f"the crank needs 0 <= theta_open < theta_closed <= pi, or it turns back; {got}")
+            needed = "the crank needs 0 <= theta_open < theta_closed <= pi; otherwise it turns back"
+            raise InputError(f"{needed}; {got}. Correct theta_open_rad, and theta_closed_rad or servo_counts")
         return self
 
     def _closed(self) -> float:
@@ -88,11 +89,15 @@ class Table(Law):
     @model_validator(mode="after")
     def _rises(self) -> "Table":
         if len(self.fraction) != len(self.opening_m):
-            raise InputError(f"got {len(self.fraction)} fractions, {len(self.opening_m)} openings. Give one for each")
+            got = f"got {len(self.fraction)} fractions, {len(self.opening_m)} openings"
+            raise InputError(f"expected one opening per fraction; {got}. Complete the shorter list")
         if self.fraction[0] != 0.0 or self.fraction[-1] != 1.0 or not np.all(np.diff(self.fraction) > 0):
-            raise InputError(f"fraction must increase from 0 to 1; got {list(self.fraction)}. Correct it")
+            ends = f"runs from {self.fraction[0]:g} to {self.fraction[-1]:g}. Scale it, or add the missing end"
+            fault = ends if np.all(np.diff(self.fraction) > 0) else "does not always increase. Sort the table"
+            raise InputError(f"fraction must increase from 0 to 1, but it {fault}")
         if not np.all(np.diff(self.opening_m) >= 0) or self.opening_m[0] == self.opening_m[-1]:
-            raise InputError(f"opening_m must increase with fraction; got {list(self.opening_m)}. Correct it")
+            fault = "is constant" if len({*self.opening_m}) == 1 else "decreases somewhere"
+            raise InputError(f"opening_m must increase with fraction, but it {fault}. Measure the openings again")
         return self
 
     def opening(self, fraction: Array) -> Array:
@@ -124,7 +129,7 @@ class Gripper(Strict):
     @model_validator(mode="after")
     def _range_is_not_empty(self) -> "Gripper":
         if self.open == self.closed:
-            raise InputError(f"open and closed must differ; both are {self.open}. Correct one")
+            raise InputError(f"open and closed must differ; both are {self.open}. Record both readings again")
         return self
 
     def opening(self, qpos: Array) -> Array:
@@ -139,7 +144,7 @@ class Gripper(Strict):
         """
         xp = array_namespace(qpos)
         if qpos.shape[-1] <= self.column:
-            text = f"the gripper reads column {self.column} of qpos, but qpos has {qpos.shape[-1]} columns"
+            text = f"the gripper reads column {self.column} of qpos, whose last column is {qpos.shape[-1] - 1}"
             raise InputError(f"{text}. Correct `column` of the gripper in the rig file")
         reading = qpos[..., self.column]
         fraction = (reading - self.closed) / (self.open - self.closed)
@@ -147,7 +152,8 @@ class Gripper(Strict):
         if bool(xp.any(bad)):
             row = int(xp.nonzero(xp.reshape(bad, (-1,)))[0][0])
             value, (low, high) = float(xp.reshape(reading, (-1,))[row]), sorted((self.open, self.closed))
-            text = f"gripper reading {value:.4g} lies outside [{low:g}, {high:g}] (tolerance {self.tolerance:g} of it)"
+            margin = self.tolerance * (high - low)
+            text = f"gripper reading {value:.4g} lies more than {margin:.3g} outside [{low:g}, {high:g}]"
             hint = "is raw (not normalised), and that the gripper's column, open and closed in the rig are right."
             raise InputError(f"row {row}: {text}. Check that qpos {hint}{self._others(qpos)}")
         distance = self.law.opening(fraction)
@@ -162,7 +168,7 @@ class Gripper(Strict):
         rows = (xp.reshape(qpos, (-1, qpos.shape[-1])) - self.closed) / (self.open - self.closed)
         inside, moving = ~xp.any(self._out_of_range(rows), axis=0), xp.any(rows != rows[:1], axis=0)
         fits = [str(int(column)) for column in xp.nonzero(inside & moving)[0]]
-        return f" In range in all rows, and moving: column {' or '.join(fits)}." if fits else ""
+        return f" Columns that change and are in range in all rows: {', '.join(fits)}." if fits else ""
 
 
 class HasGrippers(Protocol):

@@ -78,7 +78,8 @@ def suspect_swapped_arms(
     """
     if set(recorded) != set(expected):
         raise ValueError(
-            f"`recorded` and `expected` must contain the same arms; got {sorted(recorded)} and {sorted(expected)}"
+            f"`recorded` and `expected` must contain the same arms; got {sorted(recorded)} and {sorted(expected)}. "
+            f"Give both for every arm"
         )
     suspicions = []
     for a, b in combinations(sorted(recorded), 2):
@@ -130,7 +131,7 @@ def _outside(arm: Arm, rows: np.ndarray, tolerance_rad: float) -> Suspicion | No
     as_degrees = (scaled >= arm.lower - tolerance_rad) & (scaled <= arm.upper + tolerance_rad)
     # No joint of an arm turns more than two turns, so larger values are degrees or belong to another machine.
     if as_degrees.all() and np.abs(rows[:, turning]).max(initial=0.0) > 4 * np.pi:
-        message = f'{what}; all rows fit if they are degrees. Set joints.unit = "deg" in the rig file, or convert'
+        message = f'{what}; all rows fit if they are degrees. Set joints.unit = "deg" in the rig file, or convert them'
         return Suspicion("degrees", message, bad)
     message = f"{what}. Give raw joint angles in radians, not degrees and not normalised (z-scored) qpos"
     return Suspicion("outside-limits", message, bad)

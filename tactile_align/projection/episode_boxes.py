@@ -202,7 +202,7 @@ class HeldOpening:
         missing = [name for name in self.sensors if name not in contact]
         if missing:
             text = f"the gripper of arm '{self.arm}' reports commands, so its opening needs the contact of"
-            got = f"got {', '.join(contact) or 'none'}. Add {', '.join(missing)}"
+            got = f"got {', '.join(contact) or 'none'}. Add the contact of {', '.join(missing)}"
             raise InputError(f"{text} {', '.join(self.sensors)}; {got}")
         now = np.asarray(self.rig.gripper(self.arm).opening(qpos))
         if not hand_contact(self.rig, self.arm, {name: contact[name] for name in self.sensors}):

@@ -37,7 +37,7 @@ class SensorBoxes:
     reason: Array
 
     def reason_text(self) -> np.ndarray:
-        """Return the reasons as an array of strings, '' where a box exists."""
+        """Return, for each box, why it does not exist, as an array (...) of entries of REASONS; '' if it exists."""
         return np.asarray(REASONS, dtype=object)[np.asarray(self.reason)]
 
 
@@ -73,7 +73,8 @@ def sensor_boxes(
     touch = rig.sensor(sensor)
     T_camera_sensor = rig.T_camera_sensor(camera, sensor, qpos, opening)
     if not 0.0 <= ahead_m < MOST_AHEAD_M:
-        raise InputError(f"ahead_m must be at least 0 m and less than {MOST_AHEAD_M} m; got {ahead_m}. Correct it")
+        text = f"ahead_m must be at least 0 m and less than {MOST_AHEAD_M} m; got {ahead_m}"
+        raise InputError(f"{text}. Choose a distance in this range, in metres")
     if ahead_m:
         xp, like = array_namespace(T_camera_sensor), T_camera_sensor
         moved = pose(np.eye(3), ahead_m * np.asarray(touch.pad.normal))

@@ -145,7 +145,7 @@ def test_a_table_that_is_none_is_refused(fraction: tuple, opening_m: tuple, mess
 @pytest.mark.parametrize("as_library", [np.asarray, torch.as_tensor])
 def test_a_reading_out_of_range_names_the_columns_that_could_be_the_grippers(as_library: object) -> None:
     state = np.stack([[0.2, 0.9], [0.5, 0.5], [-0.7, 0.1], [1.0, 0.0]], axis=-1)  # (2, 4): moving, still, wrong, moving
-    with pytest.raises(ValueError, match=r"reading -0\.7 .* moving: column 0 or 3\.$"):
+    with pytest.raises(ValueError, match=r"reading -0\.7 .* in all rows: 0, 3\.$"):
         gripper().opening(as_library(state))  # type: ignore[operator]
     with pytest.raises(ValueError, match=r"column, open and closed in the rig are right\.$"):
         gripper().opening(as_library(qpos(np.array([0.0, 1.3]))))  # type: ignore[operator]

@@ -248,7 +248,7 @@ def broken(tmp_path: Path, how: str) -> Path:
         ("empty poses", r"poses\.csv: contains no poses"),
         ("one view", "at least 3 usable views.*15; got 1"),
         ("others", "the board was found in 6 images, all without a pose"),
-        ("ids", r"points\.csv: line 2: id must be below 24"),
+        ("ids", r"points\.csv: line 2: id must be 0 to 23"),
         ("empty folder", "images: no images"),
         ("corrupt image", r"view_01\.png: expected an image"),
         ("mixed sizes", r"b\.png is 48x64, but .*a\.png is 64x48"),

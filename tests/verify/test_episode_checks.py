@@ -119,7 +119,7 @@ def test_frames_of_another_size_than_the_rigs_are_refused(recorded: dict[str, Pa
     [
         (lambda q: (q - q.mean(0)) / (q.std(0) + 1e-6), r"normalised"),
         (lambda q: np.concatenate([np.degrees(q[:, :6]), q[:, 6:]], axis=1), r"degrees"),
-        (lambda q: q[:, :6], r"column 6 of qpos, but qpos has 6 columns"),
+        (lambda q: q[:, :6], r"column 6 of qpos, whose last column is 5"),
     ],
 )
 def test_joints_that_are_not_raw_are_refused_naming_file_and_key(
