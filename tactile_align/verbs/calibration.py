@@ -1,4 +1,4 @@
-"""Commands for rigs: verify, board, label, calibrate. Each command imports its heavy modules only when it runs."""
+"""Commands for rigs: `verify`, `board`, `label`, `calibrate`. Each command imports heavy modules only when it runs."""
 
 import logging
 from pathlib import Path
@@ -41,23 +41,35 @@ def verify(
         poses: CSV file with joint angles and the poses that the controller reported.
         arm: Name or path of the arm for --poses.
         base: Base link, if --arm is a URDF; default: the root of the URDF.
-        tip: Flange link, if --arm is a URDF; default: the only end of the URDF.
-        labels: CSV file of sensor boxes drawn by hand with: tactile-align label.
-        page: HTML page to write the result to.
-        pictures: Folder for one picture per board image of a calibration session; number 1 has the largest error.
+        tip: Flange link, if --arm is a URDF; default: the only leaf link of the URDF.
+        labels: CSV file of sensor boxes drawn by hand with `tactile-align label`.
+        page: HTML file to write the result to.
+        pictures: Folder to write one picture per board image to; only for a calibration session. Picture 1 shows the
+            board image with the largest error.
         as_json: Print the result as JSON.
     """
     if (path is None) == (poses is None) or (poses is None) != (arm is None):
-        raise InputError("verify needs either the path of episodes, or both --poses and --arm; give one of the two")
+        options = {"PATH": path, "--poses": poses, "--arm": arm}
+        given = ", ".join(name for name, value in options.items() if value is not None) or "none of them"
+        raise InputError(
+            f"verify needs either PATH alone, or --poses together with --arm; got {given}. Give PATH to check a rig, "
+            f"or --poses and --arm to check an arm"
+        )
     if poses is not None and arm is not None:
         from tactile_align.kinematics.controller import check_controller_poses
 
         return show(check_controller_poses(poses, arm, base, tip).report, as_json)
     assert path is not None
     if base is not None or tip is not None:
-        raise InputError("--base and --tip need --poses; to verify episodes, set base and tip of the arm in the rig")
+        raise InputError(
+            "--base and --tip need --poses, but --poses was not given. To verify episodes, remove --base and --tip and "
+            "set base and tip of the arm in the rig file"
+        )
     if pictures is not None and not (path / "session.toml").is_file():
-        raise InputError("--pictures needs a calibration session as PATH; for episodes use: tactile-align overlay")
+        raise InputError(
+            f"--pictures needs a calibration session, but {path} does not contain session.toml. To draw pictures of "
+            f"episodes, run: tactile-align overlay"
+        )
     from tactile_align.verify.labels import read_labels
     from tactile_align.verify.verify import verify as judge
 
@@ -84,12 +96,12 @@ def board(
     Args:
         out: File to write, with or without extension.
         kind: Pattern of the board; charuco is the most robust.
-        columns: Number of squares along x (chessboard: inner corners; circles: circles).
-        rows: Number of squares along y (chessboard: inner corners; circles: circles).
+        columns: Number along x. charuco: squares. chessboard: inner corners. circles, asymmetric_circles: circles.
+        rows: Number along y. charuco: squares. chessboard: inner corners. circles, asymmetric_circles: circles.
         square_mm: Side of a square, distance between the centres of two circles, or side of a tag, mm.
-        marker_mm: Side of a ChArUco marker, mm.
+        marker_mm: For charuco: side of a marker, mm.
         dictionary: ArUco dictionary of the markers, by its OpenCV name.
-        id: ID of the tag in the dictionary.
+        id: For tag: ID of the tag in the dictionary.
         paper: Paper size, for example A4 or A3.
     """
     from tactile_align.calibration.board_page import describe, write_page
@@ -116,16 +128,17 @@ def label(
     out: Path = Path("label.html"),
     overwrite: bool = False,
 ) -> int:
-    """Write an HTML page on which you draw boxes around a sensor; calibrate finger and verify read the boxes.
+    """Write an HTML page on which you draw boxes around a sensor, for `calibrate finger` and `verify`.
 
-    The page opens from disk and works offline. Its button saves the boxes as a CSV file for --labels.
+    Open the page in a browser; it works offline. The button "Save CSV" saves the boxes as a CSV file. Pass that file to
+    `calibrate finger` or `verify` with --labels.
 
     Args:
         episodes: Folder of episodes, or one file.
         camera: Camera whose frames are shown.
-        sensor: Name in the rig of the sensor to draw boxes around.
-        rig: Name or path of the rig; default: rig.toml beside the episodes. Used to choose frames that cover the range
-            of gripper openings.
+        sensor: Sensor around which you draw boxes, by its name in the rig.
+        rig: Name or path of the rig; default: rig.toml beside the episodes, if it exists. With a rig, the frames
+            cover the range of gripper openings.
         count: Number of frames.
         layout: Name or path of the episode layout; default: detect the layout.
         out: HTML page to write.
@@ -134,7 +147,9 @@ def label(
     from tactile_align.viz.label.page import label_page
 
     print(label_page(episodes, camera, sensor, out, rig=rig, count=count, layout=layout, overwrite=overwrite))
-    logger.info("open the page in a browser, draw boxes and save the CSV; then use it with calibrate finger or verify")
+    logger.info(
+        "open the page, draw boxes and save the CSV file; then run `calibrate finger` or `verify` with --labels"
+    )
     return GOOD
 
 
@@ -165,13 +180,14 @@ def calibrate(
             tag.
         folder: Folder of a calibration session (session.toml, images, poses), or of episodes.
         rig: Name or path of the rig.
-        labels: For finger: CSV file of sensor boxes drawn with: tactile-align label.
+        labels: For finger: CSV file of sensor boxes drawn with `tactile-align label`.
         tag: For finger, instead of --labels: TOML file of a printed tag (id, side_m, dictionary, pose on the finger).
         camera: For finger: camera of the labels or of the tag; can be omitted if there is only one.
         sensor: For finger: sensor of the labels; can be omitted if the labels contain only one.
         layout: For finger: name or path of the episode layout; default: detect the layout.
         model: Lens model.
-        loose_robot: For hand-eye with an arm of low repeatability: let poses vary by about 0.5 mm and 0.05 degrees.
+        loose_robot: For hand-eye with an arm of low repeatability: treat the robot poses as uncertain, with standard
+            deviations of 0.5 mm and 0.05 degrees.
         accept_doubtful: For finger: also write a result that is far from the current rig, or that improves too little.
         out: Rig file to write; default: the file given by --rig.
         dry_run: Print the report, write nothing.
@@ -179,7 +195,8 @@ def calibrate(
     """
     target = None if dry_run else out or Path(rig)
     if target is not None and target.suffix != ".toml":
-        raise InputError(f"'{rig}' is a shipped rig and is not overwritten; choose a file with --out, or use --dry-run")
+        fault = "its name does not end in .toml" if out else "it is a shipped rig, which is never overwritten"
+        raise InputError(f"cannot write '{target}': {fault}. Give a .toml file with --out, or use --dry-run")
     options: dict[str, Any] = {"camera": camera, "layout": layout, "accept": accept_doubtful, "out": target}
     needed = True
     if what == "intrinsics":
@@ -194,7 +211,8 @@ def calibrate(
         report = calibrate_hand_eye(folder, rig, prior=prior, model=model, out=target).report
     elif (labels is None) == (tag is None):
         raise InputError(
-            "calibrate finger needs either --labels (drawn with `tactile-align label`) or --tag; give one of them"
+            f"`calibrate finger` needs either --labels (drawn with `tactile-align label`) or --tag; got "
+            f"{'neither' if tag is None else 'both'}. Give exactly one of them"
         )
     elif labels is not None:
         from tactile_align.finger.from_boxes import calibrate_finger
@@ -210,7 +228,7 @@ def calibrate(
         report = calibrate_finger_by_tag(folder, rig, read_tag(tag), **options).report
     status = show(report, as_json)
     if status != GOOD or not (needed or accept_doubtful):
-        why = "no change needed" if not needed else "see what failed"
+        why = "no change needed" if not needed else "a check failed, see above"
         logger.info(f"not written ({why}): {target or rig}")
     else:
         logger.info(f"not written (dry run): {rig}" if target is None else f"written: {target}")

@@ -1,4 +1,4 @@
-"""Commands for recordings, from simulate to overlay. Each command imports its heavy modules only when it runs."""
+"""Commands for recordings, from `simulate` to `overlay`. Each command imports its heavy modules only when it runs."""
 
 import logging
 from pathlib import Path
@@ -70,7 +70,7 @@ def trim(
         episode: Episode file; FILE#NAME if the file holds several episodes.
         out: File to write.
         start: First row to keep.
-        stop: First row after the range, which is not kept; default: keep all rows up to the end.
+        stop: Row at which to stop; this row itself is not kept. Default: keep all rows up to the end.
         layout: Name or path of the episode layout; default: detect the layout.
         overwrite: Replace an existing file.
     """
@@ -138,7 +138,10 @@ def convert(
         elif to == "xtrainer":
             written = convert_raw_xtrainer(source, out, fps=fps, overwrite=overwrite)
         else:
-            raise InputError(f"{source}: raw X-Trainer recordings only convert with --to xtrainer; got --to {to}")
+            raise InputError(
+                f"{source}: raw X-Trainer recordings can only be converted to the layout xtrainer; got --to {to}. Use "
+                f"--to xtrainer, then convert the result to {to}"
+            )
     if written.kept:
         logger.info(f"{written.kept} episodes were already converted and are kept")
     for sentence in written.lossy:
@@ -167,17 +170,19 @@ def overlay(
     Args:
         episode: Episode file; FILE#NAME if the file holds several episodes.
         rig: Name or path of the rig; default: rig.toml beside the episode.
-        out: A .png, .mp4 or .rrd (Rerun) file, or a folder; default: the folder overlay.
+        out: Folder to write into, or a file whose ending sets the format. .png: sheet. .mp4: movie. .rrd: Rerun
+            recording. Default: the folder `overlay`.
         cameras: Cameras to show; default: all.
         start: First row to draw.
-        stop: First row that is no longer drawn; default: draw all rows up to the end.
+        stop: Row at which to stop; this row itself is not drawn. Default: draw all rows up to the end.
         every: Step between drawn rows; 10 draws every tenth row.
-        format: png: one picture per row. sheet: evenly spaced rows on one picture. mp4: a movie. auto: mp4 if
-            --out ends in .mp4, otherwise sheet.
+        format: png: one PNG file per row, in a folder. sheet: evenly spaced rows on one PNG. mp4: a movie. auto: the
+            format of the file --out; sheet if --out is a folder. A .rrd file ignores this option.
         compare: Name or path of a second rig. Its boxes are drawn dashed, with their IoU, shift and size relative to
             the boxes of the first rig.
         layout: Name or path of the episode layout; default: detect the layout.
-        ahead_m: Distance by which the boxes are moved in front of the sensors' pads, m; same as ahead_m of a view.
+        ahead_m: Distance by which the boxes are moved forward from the sensors' pads, m. To see the boxes that training
+            uses, give the value of ahead_m of the view in the training config.
         overwrite: Replace existing files.
     """
     options: dict[str, Any] = {"rig": rig, "compare": compare, "cameras": cameras, "start": start, "stop": stop}

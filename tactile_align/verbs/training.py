@@ -1,4 +1,4 @@
-"""Commands for training runs, from train to demo. Each command imports its heavy modules only when it runs."""
+"""Commands for training runs, from `train` to `demo`. Each command imports its heavy modules only when it runs."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -85,7 +85,7 @@ def study(
     processes: int = 1,
     threads: int = 1,
 ) -> int:
-    """Train and compare variants of region, negatives and loss on simulated episodes.
+    """Train variants that differ in region, negatives or loss on simulated episodes, and print a comparison.
 
     Run the command again to continue a stopped study.
 

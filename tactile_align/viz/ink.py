@@ -130,7 +130,9 @@ def require_image(image: np.ndarray, name: str) -> None:
         ValueError: The shape or the dtype differs; the message contains `name`.
     """
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
-        raise ValueError(f"{name} must be an image (height, width, 3) uint8 RGB; got {image.dtype} {image.shape}")
+        raise ValueError(
+            f"{name} must be an image (height, width, 3) uint8 RGB; got {image.dtype} {image.shape}. Convert the image"
+        )
 
 
 def fill(image: np.ndarray, x0: int, y0: int, x1: int, y1: int, colour: Colour) -> None:

@@ -144,7 +144,7 @@ def test_the_command_says_why_it_did_not_write_and_exits_1_where_something_faile
         rows.writerows((*k[:1], t, *k[1:], *box) for k, b in labels(folder).items() for t, box in list(b.items())[::3])
     for name, rig, said, status in (
         ("right", load_rig(folder / "rig.toml"), "not written (no change needed)", 0),
-        ("moved", with_camera_off(folder, 0, 0, 0.025), "not written (see what failed)", 1),
+        ("moved", with_camera_off(folder, 0, 0, 0.025), "not written (a check failed, see above)", 1),
     ):
         rig.save(tmp_path / f"{name}.toml")
         command = ["calibrate", "finger", str(folder), "--rig", str(tmp_path / f"{name}.toml"), "--labels", str(drawn)]

@@ -70,7 +70,7 @@ def embedding(
         h_tau: (N, D) touch features; row i belongs to row i of `h_w`.
         h_w: (N, D) region features.
         labels: N numbers or N words. Numbers are shown on a colour scale. Each of the six most frequent words has its
-            own colour and legend entry; the other words share one.
+            own colour and legend entry; all other words share one colour and one entry.
         label_name: Name of the label, e.g. "object", "phase", "episode".
         title: Title of the chart.
 
@@ -82,7 +82,7 @@ def embedding(
     """
     _require_pairs(h_tau, h_w)
     if len(labels) != len(h_tau):
-        raise ValueError(f"labels must contain one entry per row, {len(h_tau)}; got {len(labels)}")
+        raise ValueError(f"labels must contain one entry per row, {len(h_tau)}; got {len(labels)}. Label every row")
     points, shares = principal_components(np.concatenate([normalised(h_tau), normalised(h_w)]))
     touch, view = points[: len(h_tau)], points[len(h_tau) :]
     figure = _figure(6.6, 5.4)
@@ -122,9 +122,9 @@ def attention_over_time(
         ValueError: The shapes do not fit together.
     """
     if shares.ndim != 2 or shares.shape[1] != len(names):
-        raise ValueError(f"shares must be (steps, {len(names)}), one column per name; got {shares.shape}")
+        raise ValueError(f"shares must be (steps, {len(names)}); got {shares.shape}. Give one column per name")
     if contact is not None and len(contact) != len(shares):
-        raise ValueError(f"contact must have one flag per step, {len(shares)}; got {len(contact)}")
+        raise ValueError(f"contact must have length {len(shares)}; got {len(contact)}. Give one flag per row of shares")
     figure = _figure(8.0, 3.2)
     axes = figure.subplots()
     steps = np.arange(len(shares))
@@ -150,11 +150,12 @@ def _categories(words: list[str]) -> list[tuple[str, np.ndarray, str]]:
 
 
 def _require_pairs(h_tau: np.ndarray, h_w: np.ndarray) -> None:
-    if h_tau.ndim != 2 or h_tau.shape != h_w.shape or not (np.isfinite(h_tau).all() and np.isfinite(h_w).all()):
+    if h_tau.ndim != 2 or h_tau.shape != h_w.shape:
         raise ValueError(
-            f"h_tau and h_w must be finite and have one shape (N, D); got {h_tau.shape} and {h_w.shape}. Leave out "
-            f"moments without a box"
+            f"h_tau and h_w must have one shape (N, D); got {h_tau.shape} and {h_w.shape}. Pass equally many rows"
         )
+    if not (np.isfinite(h_tau).all() and np.isfinite(h_w).all()):
+        raise ValueError("h_tau and h_w must be finite, but some numbers are not. Leave out moments without a box")
 
 
 def _plain(text: str) -> str:

@@ -46,11 +46,13 @@ def similarity_map(
         ValueError: A shape or dtype is wrong, no score is finite, or the limits are not low < high.
     """
     if scores.ndim != 2:
-        raise ValueError(f"scores must be (rows, columns), one number per token; got shape {scores.shape}")
+        raise ValueError(
+            f"scores must be (rows, columns), one number per token; got shape {scores.shape}. Reshape them to the grid"
+        )
     require_image(image, "image")
     low, high = limits if limits is not None else _range(scores)
     if not low < high:
-        raise ValueError(f"limits must be (low, high) with low < high; got ({low:g}, {high:g})")
+        raise ValueError(f"limits must be (low, high) with low < high; got ({low:g}, {high:g}). Change the limits")
     tall, wide = image.shape[:2]
     into = ImageMap.identity(wide, tall) if input_map is None else input_map
     if (into.source_width, into.source_height) != (wide, tall):
@@ -106,34 +108,40 @@ def retrieval_gallery(
         height: Height of the images in a line, px.
 
     Returns:
-        (H, W, 3) uint8 RGB; each line states the rank of the right region image.
+        (H, W, 3) uint8 RGB; each line states the rank of the matching region image.
 
     Raises:
         ValueError: The shapes do not fit together, or there is no query touch.
     """
     if similarity.shape != (len(touches), len(views)):
         raise ValueError(
-            f"similarity must be (touches, views) = ({len(touches)}, {len(views)}); got {similarity.shape}"
+            f"similarity must be (touches, views) = ({len(touches)}, {len(views)}); got {similarity.shape}. Give one "
+            f"similarity per touch and view"
         )
     truth = np.arange(len(touches)) if right is None else np.asarray(right)
     if truth.shape != (len(touches),) or not ((truth >= 0) & (truth < len(views))).all():
-        raise ValueError(f"right must contain one index below {len(views)} for each of the {len(touches)} touches")
+        fault = f"right has shape {truth.shape}" if truth.shape != (len(touches),) else "an index is out of range"
+        raise ValueError(
+            f"right must contain one index below {len(views)} for each of the {len(touches)} touches, but "
+            f"{fault}. Give the index of the view that belongs to each touch"
+        )
     shown = list(range(min(8, len(touches)))) if queries is None else list(queries)
     if not shown:
-        raise ValueError("a gallery needs at least one query touch; got an empty list of queries or touches")
+        empty = "touches" if queries is None else "queries"
+        raise ValueError(f"a gallery needs at least one query touch, but {empty} is empty. Add a touch to {empty}")
     top = min(top, len(views))
     ink = Ink.of(max(240, 2 * height))
     wide = max(round(height * v.shape[1] / v.shape[0]) for v in (*touches, *views))
     gap, step = 2 * ink.pad, height + ink.row + 2 * ink.pad
     picture = np.full((ink.row + len(shown) * step, (top + 1) * (wide + gap) + gap, 3), INK, np.uint8)
     ink.text(picture, "touch", gap, ink.pad)
-    ink.text(picture, f"nearest of {len(views)} regions, right region framed", 2 * gap + wide, ink.pad)
+    ink.text(picture, f"nearest of {len(views)} regions, matching region framed", 2 * gap + wide, ink.pad)
     for line, query in enumerate(shown):
         y = ink.row + line * step + ink.pad
         _place(picture, touches[query], gap, y, wide, height)
         order = np.argsort(-similarity[query], kind="stable")
         rank = int(np.flatnonzero(order == truth[query])[0]) + 1
-        ink.text(picture, ink.fit(f"right: {rank}", wide), gap, y + height + ink.pad)
+        ink.text(picture, ink.fit(f"rank: {rank}", wide), gap, y + height + ink.pad)
         for place, view in enumerate(order[:top]):
             x = gap + (place + 1) * (wide + gap)
             _place(picture, views[view], x, y, wide, height)
@@ -141,7 +149,7 @@ def retrieval_gallery(
             if view == truth[query]:
                 edges = np.array([x, y, x + wide, y + height]) - 0.5
                 frame(picture, edges, ORANGE, replace(ink, line=2 * ink.line))
-                text, colour = f"{text} right", ORANGE
+                text, colour = f"{text} match", ORANGE
             ink.text(picture, ink.fit(text, wide), x, y + height + ink.pad, colour)
     return picture
 
@@ -161,7 +169,10 @@ def principal_components(features: np.ndarray, count: int = 2) -> tuple[np.ndarr
         ValueError: The features have fewer than `count` rows or columns, or contain non-finite numbers.
     """
     if features.ndim != 2 or min(features.shape) < count or not np.isfinite(features).all():
-        raise ValueError(f"features must be (N, D), finite, with N and D at least {count}; got shape {features.shape}")
+        fault = f"have shape {features.shape}" if np.isfinite(features).all() else "contain non-finite numbers"
+        raise ValueError(
+            f"features must be (N, D) and finite, with N and D at least {count}, but they {fault}. Give finite rows"
+        )
     centred = features - features.mean(axis=0)
     u, s, _ = np.linalg.svd(centred, full_matrices=False)
     coordinates = u[:, :count] * s[:count]

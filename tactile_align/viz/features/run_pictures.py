@@ -82,7 +82,7 @@ TALL_PX = 240
 
 
 def attention_pictures(runs: Mapping[int, "LoadedRun"], keys: Sequence[str], episode: int) -> dict[int, np.ndarray]:
-    """Return pictures of the attention of a policy over a held-out episode, by training step, all on one scale.
+    """Return pictures of the attention of a policy over a held-out episode, by training step, on one colour scale.
 
     Args:
         runs: The same run after different numbers of training steps, by step.

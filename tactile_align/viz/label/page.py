@@ -34,7 +34,7 @@ def label_page(
     layout: str | Path | None = None,
     overwrite: bool = False,
 ) -> Path:
-    """Write an HTML page for drawing boxes on recorded frames; it saves them as a CSV file that `read_labels` reads.
+    """Write an HTML page for drawing boxes on recorded frames; `read_labels` reads the CSV file that the page saves.
 
     Boxes are in pixels of the recorded image; (0, 0) is the centre of the first pixel. The browser stores the drawn
     boxes, so that nothing is lost when the page is closed.
@@ -42,7 +42,7 @@ def label_page(
     Args:
         path: A folder of episodes, or one file.
         camera: The camera whose frames are shown.
-        sensor: Name in the rig of the sensor to draw boxes around.
+        sensor: The sensor around which boxes are drawn, by its name in the rig.
         out: The HTML file.
         rig: The rig, its name or its file; None: `rig.toml` beside the episodes, if it exists. With a rig, the frames
             are spread evenly over the gripper openings. Without a rig, or if the rig cannot read the openings, the

@@ -1,4 +1,4 @@
-"""Boxes and tokens that a rig gives for all rows of an episode, and the comparison of two rigs."""
+"""Boxes and tokens of a rig for all rows of an episode, and the comparison of the boxes of two rigs."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ RigLike = Rig | str | Path
 
 
 def rig_for(path: Path, rig: RigLike | None) -> Rig:
-    """Return the rig of an episode, overrides applied; if `rig` is None, it is read from `rig.toml` beside the episode.
+    """Return the rig with the overrides for an episode applied; None: the rig in `rig.toml` beside the episode.
 
     Raises:
         FileNotFoundError: No rig was given, and the folder of the episode has no `rig.toml`.

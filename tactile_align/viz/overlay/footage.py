@@ -1,4 +1,4 @@
-"""Footage: an episode with its rig; boxes, contacts and openings of all rows, and what is drawn for a single row."""
+"""Footage: an episode and its rig, with the boxes, contacts and openings of all rows and the contents of a picture."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -25,18 +25,18 @@ class OverlayOptions:
 
     Attributes:
         rig: A rig, its name or its file; None: `rig.toml` beside the episode.
-        compare: A second rig, its name or its file. Its boxes are drawn dashed, with the IoU of both boxes, the shift
-            of the centre and the ratio of sizes.
+        compare: A second rig, its name or its file. Its boxes are drawn dashed; captions state the IoU of both boxes,
+            the shift of the centre and the ratio of sizes.
         cameras: Names of the cameras to show, in this order; None: all cameras of the episode.
         start: First row to show.
-        stop: First row that is no longer shown; None: show all rows up to the end.
+        stop: Row at which to stop; this row itself is not shown. None: show all rows up to the end.
         every: Step between the rows that are shown.
         grid: (rows, columns) of the token grid; None: no tokens are drawn.
         input_map: Function that takes the width and height of a stored frame and returns the map from the frame to the
             encoder's input, as `Encoder.input_map`; None: the whole frame is stretched to the input.
         layout: Name or path of the episode's layout; None: the layout is detected.
-        ahead_m: Distance by which the boxes are moved in front of the pads, along the pads' normals, m; same as
-            `ahead_m` of a view.
+        ahead_m: Distance by which the boxes are moved forward from the pads, along the pads' normals, m; same as
+            `ahead_m` of a view in the training config.
     """
 
     rig: RigLike | None = None
@@ -52,7 +52,7 @@ class OverlayOptions:
 
 
 class Footage:
-    """Open episode with its rig and everything that is drawn of the episode; a context manager.
+    """Opened episode, its rig, and the boxes, contacts, openings and joints to draw; a context manager.
 
     Args:
         episode: A file, "FILE#NAME" or a ref.
@@ -61,8 +61,8 @@ class Footage:
 
     Raises:
         FileNotFoundError: The episode or the rig does not exist.
-        InputError: A camera is unknown, the frame size differs from the rig's, the rig does not accept the joints, or
-            the rows lie outside the episode.
+        InputError: A camera is unknown, the frame size differs from the rig's, the joints do not fit the rig, or the
+            rows lie outside the episode.
 
     Attributes:
         episode: The open episode.
@@ -72,8 +72,8 @@ class Footage:
         cameras: Names of the shown cameras, in order.
         rows: Rows to show: start, start + every, ... below stop.
         contact: (T,) bool contact flags by touch stream.
-        opening: (T, 2) opening in metres by arm with a gripper. If the reading is a command, the opening is held at
-            its value at contact onset.
+        opening: (T, 2) opening in metres, by arm; only arms with a gripper. If the reading is a command, the opening
+            is held at its value at contact onset.
         joints: (T, n) joint angles in rad by arm.
         seen: Boxes and tokens by camera of the rig, then by sensor.
     """
@@ -146,10 +146,8 @@ class Footage:
         chosen = have if cameras is None else tuple(cameras)
         unknown = [name for name in chosen if name not in have]
         if unknown or not chosen:
-            raise InputError(
-                f"{self.episode.ref}: unknown cameras: {', '.join(unknown) or '(no camera given)'}. Choose from the "
-                f"recorded cameras: {', '.join(have)}"
-            )
+            fault = f"unknown cameras: {', '.join(unknown)}" if unknown else "no camera was given"
+            raise InputError(f"{self.episode.ref}: {fault}. Choose from the recorded cameras: {', '.join(have)}")
         for rig in (self.rig, self.compare):
             for name in chosen:
                 if rig is not None and name in rig.cameras:
@@ -163,10 +161,12 @@ class Footage:
     def _rows(self) -> list[int]:
         start, stop, every = self.options.start, self.options.stop, self.options.every
         last = len(self) if stop is None else stop
-        if not (0 <= start < last <= len(self)) or every < 1:
+        if every < 1:
+            raise InputError(f"every must be at least 1; got {every}. Use every = 1 to show all rows")
+        if not 0 <= start < last <= len(self):
             raise InputError(
-                f"{self.episode.ref} has rows 0 to {len(self) - 1}; choose 0 <= start < stop <= {len(self)} and "
-                f"every >= 1; got start {start}, stop {stop}, every {every}"
+                f"{self.episode.ref} has rows 0 to {len(self) - 1}, but start {start} and stop {stop} do not select "
+                f"rows among them. Choose 0 <= start < stop <= {len(self)}"
             )
         return list(range(start, last, every))
 

@@ -148,7 +148,7 @@ def _hand_item(hand: Hand, ink: Ink) -> _Item:
 
 
 def _draw_gripper(image: np.ndarray, hand: Hand, opening_m: float, ink: Ink) -> None:
-    """Write the opening and draw it as a bar; a tick marks the command if it has closed further."""
+    """Write the opening and draw it as a bar; a tick marks the command if it is further closed."""
     wide = image.shape[1]
     held = hand.reading_m is not None and opening_m > hand.reading_m + 1e-6
     kind = "held" if held else ("command" if hand.commanded else "measured")
@@ -185,6 +185,6 @@ def _draw_timeline(image: np.ndarray, moment: Moment, ink: Ink) -> None:
 
 
 def _runs(track: Track) -> list[tuple[int, int]]:
-    """Return (first row, first row after) of each uninterrupted contact."""
+    """Return (first row, last row + 1) of each uninterrupted contact."""
     edges = np.flatnonzero(np.diff(np.pad(np.asarray(track.contact, np.int8), 1)))
     return [(int(a), int(b)) for a, b in edges.reshape(-1, 2)]

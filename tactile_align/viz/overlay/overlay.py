@@ -33,7 +33,7 @@ Pair = tuple[str, str]
 
 
 def too_small(footage: Footage, rows: Sequence[int], height: int | None = None) -> tuple[Pair, ...]:
-    """Return the pairs of camera and sensor whose boxes are too small to see on the pictures of `rows`.
+    """Return the pairs of camera and sensor whose boxes are too small to see in the pictures of `rows`.
 
     Args:
         footage: The episode.
@@ -113,8 +113,8 @@ def write_movie(path: Path, frames: Iterable[np.ndarray], fps: float) -> Path:
     av, pictures = require_av(), iter(frames)
     first = next(pictures, None)
     if first is None or not (np.isfinite(fps) and fps > 0):
-        came = "no frame" if first is None else f"{fps} frames per second"
-        raise InputError(f"{path}: a movie needs at least one frame and a positive rate; got {came}")
+        fault = "at least one frame; got none. Add one" if first is None else f"a positive fps; got {fps}. Change it"
+        raise InputError(f"{path}: a movie needs {fault}")
 
     def encode(part: Path) -> None:
         with av.open(str(part), "w", format="mp4", options={"movflags": "faststart"}) as container:
@@ -153,13 +153,13 @@ def overlay(
     Args:
         episode: A file, "FILE#NAME" if the file holds several episodes, or a ref.
         out: A file (.png: contact sheet, .mp4: movie) or a folder; None: the folder `overlay`.
-        format: "png": one picture per row. "sheet": up to SHEET_CELLS evenly spaced rows on one picture. "mp4": a
-            movie. "auto": "mp4" if `out` ends in .mp4, otherwise "sheet".
+        format: "png": one PNG file per row, in the folder `out`. "sheet": up to SHEET_CELLS evenly spaced rows on one
+            PNG. "mp4": a movie. "auto": "mp4" if `out` ends in .mp4, otherwise "sheet".
         height: Height of the row of cameras, px; None: SHEET_VIEW_HEIGHT in a sheet, otherwise the height of the
             tallest frame.
         overwrite: Whether existing files may be replaced.
-        tell: Function that is called with one line per camera and sensor on how the boxes of `compare` differ, e.g.
-            print; None: the lines are left out.
+        tell: Function that receives text, e.g. `print`. With `compare`, it receives one line for each camera and
+            sensor, which states how the boxes of the two rigs differ. None: no text.
         options: The fields of `OverlayOptions`: rig, compare, cameras, start, stop, every, grid, input_map, layout and
             ahead_m.
 
@@ -170,7 +170,7 @@ def overlay(
         FileNotFoundError: The episode or the rig does not exist.
         FileExistsError: A file exists and `overwrite` is False.
         MissingExtra: `format` is "mp4" and PyAV is not installed.
-        InputError: There is nothing to draw, a camera is unknown, or the rig does not fit the recording.
+        InputError: No row or no camera is selected, a camera is unknown, or the rig does not fit the recording.
     """
     kind = _kind(format, out)
     if kind == "mp4":
@@ -202,7 +202,7 @@ def write_png(path: Path, image: np.ndarray) -> Path:
     """
     done, data = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_PNG_COMPRESSION, 3])
     if not done:
-        raise ValueError(f"{path}: OpenCV could not encode a picture of shape {image.shape} as PNG")
+        raise ValueError(f"{path}: OpenCV cannot encode shape {image.shape} as PNG. Draw fewer or smaller pictures")
     write_atomically(path, lambda part: part.write_bytes(data.tobytes()))
     return path
 
@@ -212,11 +212,11 @@ def _kind(format: Format, out: str | Path | None) -> Literal["png", "sheet", "mp
     if format == "auto":
         return "mp4" if suffix == ".mp4" else "sheet"
     if format not in ("png", "sheet", "mp4"):
-        raise InputError(f"format must be auto, png, sheet or mp4; got {format!r}")
+        raise InputError(f"unknown format {format!r}. Use auto, png, sheet or mp4")
     fitting = {"png": "", "sheet": ".png", "mp4": ".mp4"}[format]
     if suffix in (".png", ".mp4") and suffix != fitting:
         place = "a folder" + (f" or a name ending in {fitting}" if fitting else "")
-        raise InputError(f"{out}: format {format} needs {place} as `out`; change `out` or `format`")
+        raise InputError(f"{out}: format {format} needs {place} as `out`. Change `out` or `format`")
     return format
 
 

@@ -44,8 +44,8 @@ def record(
         episode: A file, "FILE#NAME" if the file holds several episodes, or a ref.
         out: The .rrd file.
         overwrite: Whether an existing file may be replaced.
-        tell: Function that is called with one line per camera and sensor on how the boxes of `compare` differ, e.g.
-            print; None: the lines are left out.
+        tell: Function that receives text, e.g. `print`. With `compare`, it receives one line for each camera and
+            sensor, which states how the boxes of the two rigs differ. None: no text.
         options: The fields of `OverlayOptions`, as in `overlay`. The boxes of `compare` have another colour. Tokens
             are not recorded.
 
@@ -61,7 +61,7 @@ def record(
     rr = need("rerun", "a Rerun recording", "rerun-sdk", "rerun", "`overlay` draws PNG and MP4 without it")
     target = Path(out)
     if target.suffix != ".rrd":
-        raise InputError(f"{target}: a Rerun recording must end in .rrd; choose another file name")
+        raise InputError(f"{target}: the name of a Rerun recording must end in .rrd. Choose a name that ends in .rrd")
     refuse_existing(target, overwrite=overwrite)
     with Footage(episode, **{"grid": None, **options}) as footage:
         write_atomically(target, lambda partial: _Recorder(rr, footage).write(partial))
@@ -105,7 +105,7 @@ class _Recorder:
         return [f"{arm}/{node}" for node in ("base", *links, "flange", *(FINGERS if entry.gripper else ()))]
 
     def _pose(self, name: str) -> Array:
-        """Return (T, 4, 4) T_world_NAME; `_upright` turns back a camera whose images the recorder has turned."""
+        """Return (T, 4, 4) T_world_NAME; the frame of a camera that records turned images is turned by `_upright`."""
         mount, T_parent_this = self.rig.cameras.get(name) or self.rig.sensors.get(name), np.eye(4)
         if mount is not None:
             T_parent_this[:] = mount.T_parent_this

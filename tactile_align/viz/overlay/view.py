@@ -52,7 +52,7 @@ class View:
         regions: Boxes of the sensors in the frame.
         cells: Edges of the tokens in the recorded frame, px: (columns + 1,) along u and (rows + 1,) along v; None: no
             tokens are drawn.
-        note: Text beside the name.
+        note: Text that is drawn after the name of the camera.
     """
 
     name: str
@@ -85,7 +85,7 @@ class Closer:
 
 @dataclass(frozen=True)
 class Touch:
-    """Touch of a sensor, (H, W, 3) uint8 RGB, and whether the sensor is in contact; `colour` as in `Region`."""
+    """Touch image of a sensor, (H, W, 3) uint8 RGB, and whether the sensor is in contact; `colour` as in `Region`."""
 
     name: str
     image: np.ndarray

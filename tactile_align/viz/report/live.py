@@ -1,4 +1,4 @@
-"""Server of the report of a running training, for this machine only; the page follows the run's files."""
+"""Local server for the report of a running training; the page is updated when the run's files change."""
 
 import hashlib
 import socketserver

@@ -37,7 +37,7 @@ class Plot:
 
 
 def curve_plots(runs: Sequence[Run]) -> list[Plot]:
-    """Return the charts of the training: the alignment loss with the chance line, then the other logged values."""
+    """Return the training charts: the alignment losses with their chance lines, then the other logged values."""
     plots = []
     for key in _union(runs, "hsa/"):
         view = key.removeprefix("hsa/")
@@ -61,13 +61,16 @@ def _both(key: str) -> tuple[tuple[str, str, str], ...]:
 
 
 def retrieval_plots(runs: Sequence[Run]) -> list[Plot]:
-    """Return a chart per view of R@k with 95 % intervals, compared with opening only and with chance."""
+    """Return one bar chart for each view.
+
+    A chart shows R@k with 95 % intervals for touch and box, R@k for the gripper's opening alone, and chance.
+    """
     names = dict.fromkeys(name for run in runs if run.summary for name in run.summary.views)
     return [_retrieval(runs, name) for name in names]
 
 
 def action_plots(runs: Sequence[Run]) -> list[Plot]:
-    """Return the chart of the action error by column, compared with standing still; empty without a policy."""
+    """Return one chart of the action error of each column, compared with standing still; [] without a policy."""
     traces: list[Json] = []
     rows: list[tuple[Any, ...]] = []
     for number, run in enumerate(runs):

@@ -71,13 +71,13 @@ def _training(run: Run) -> Iterator[Check]:
         (best, at), (end, _) = min(known), known[-1]
         rise = (end - best) / max(abs(best), 1e-12)
         measured = f"{rise:.0%}: {best:.3f} at step {at}, {end:.3f} at the end"
-        advice = "Record more episodes or train for fewer steps. evaluate uses the best checkpoint"
+        advice = "Record more episodes or train for fewer steps. `evaluate` uses the best checkpoint"
         yield graded(LIMITS, "held-out-rise", rise, measured=measured, advice=advice)
 
 
 def _encoder(run: Run) -> Iterator[Check]:
     if run.summary and "scratch" in run.summary.encoder.lower():
-        why = "SCRATCH: an encoder was trained from random weights. Pretrained features may give other results"
+        why = "SCRATCH: an encoder was trained from random weights. A pretrained encoder may give other results"
         yield Check("encoder", "Encoders", "warn", run.summary.encoder, why=why)
 
 
@@ -91,7 +91,7 @@ def _views(run: Run) -> Iterator[Check]:
         if math.isfinite(loss.hsa) and loss.chance > 0:
             share = loss.hsa / loss.chance
             measured = f"{share:.2f} of chance: {loss.hsa:.3f} of {loss.chance:.3f} nats"
-            advice = "Check the boxes with tactile-align overlay and the run with tactile-align doctor"
+            advice = "Check the boxes with `tactile-align overlay` and the config with `tactile-align doctor`"
             yield graded(LIMITS, "hsa-of-chance", share, name, measured=measured, advice=advice)
         yield from _retrieval(name, view)
 
@@ -110,7 +110,8 @@ def _retrieval(name: str, view: ViewSummary) -> Iterator[Check]:
         f"{recall} of {both.gallery} candidates",
         limit=f"interval above {chance:.1%}",
         value=at,
-        advice="The retrieval may be chance: train on more episodes, check the boxes with tactile-align overlay",
+        advice="The retrieval may be due to chance. Train on more episodes, and check the boxes with "
+        "`tactile-align overlay`",
         otherwise="fail",
     )
     if opening is not None:
@@ -122,8 +123,8 @@ def _retrieval(name: str, view: ViewSummary) -> Iterator[Check]:
             f"{recall}; the opening alone: {base:.1%} [{base_low:.1%}, {base_high:.1%}]",
             limit=f"interval above {base:.1%}",
             value=at,
-            advice="The gripper opening alone may explain the retrieval: record objects of several sizes, and the "
-            "same object at several openings",
+            advice="The gripper opening alone may explain the retrieval. Record objects of several sizes, and the same "
+            "object at several openings",
             otherwise="warn" if at > base else "fail",
         )
 
@@ -143,19 +144,19 @@ def _actions(run: Run) -> Iterator[Check]:
 
 
 def _commands(run: Run) -> Iterator[Check]:
-    """Yield the verdicts of verify and doctor; the page shows their checks further down."""
+    """Yield the verdicts of `verify` and `doctor`; the page shows their checks further down."""
     title = "Rig against recordings"
     for id, name, report in (("verify", title, run.verification), ("doctor", "Doctor", run.doctor)):
         if report is not None:
             ids = [check.id for check in report.checks if check.status in ("warn", "fail")]
             named = ", ".join(ids[:4]) + (f" and {len(ids) - 4} more" if len(ids) > 4 else "")
             measured = f"{report.verdict}: {named}" if ids else report.verdict
-            yield Check(id, name, report.verdict, measured, advice="Read the advice under Checks" if ids else "")
+            yield Check(id, name, report.verdict, measured, advice="See the section Checks" if ids else "")
     stamp = (run.rig or {}).get("verified")
     if run.verification is None and stamp:
         yield decided("verify", title, stamp.get("verdict") == "pass", f"{stamp.get('verdict')} on {stamp.get('when')}")
     elif run.verification is None:
-        yield Check("verify", title, "info", "not verified", advice="Run tactile-align verify on the recordings")
+        yield Check("verify", title, "info", "not verified", advice="Run `tactile-align verify` on the recordings")
 
 
 def report(
@@ -271,7 +272,7 @@ def _statistics(run: Run) -> list[tuple[str, str]]:
 
 
 PICTURES_BYTES = 12_000_000
-"""Total size of embedded pictures; further pictures are only listed by name, so that the page stays below 20 MB."""
+"""Maximum total size of embedded pictures; further pictures are only listed, so that the page stays below 20 MB."""
 
 
 @dataclass(frozen=True)
@@ -288,7 +289,13 @@ class Picture:
 
 @dataclass(frozen=True)
 class Group:
-    """Pictures of which the page shows one at a time, selected `by` "step" or "episode"; "" for a single picture."""
+    """Group of pictures, of which the page shows one at a time.
+
+    Attributes:
+        title: Title of the group.
+        by: How the reader selects a picture: by "step" or by "episode"; "" for a single picture.
+        pictures: The pictures.
+    """
 
     title: str
     by: str
@@ -324,11 +331,11 @@ def pictures_of(run: Run) -> tuple[list[Group], list[str]]:
 KINDS = (
     ("recall", "Bars of recall at 1, 5 and 10 with 95 % intervals, for the box, the opening alone and chance"),
     ("curves", "Losses by step, in training and on held-out episodes; the alignment loss with its chance line"),
-    ("gallery", "Retrieval gallery: query touches and the most similar regions; the right region is framed"),
+    ("gallery", "Retrieval gallery: query touches and the most similar regions; the matching region is framed"),
     ("matrix", "Matrix of cosines between touches and regions"),
     ("attention", "Attention of the policy on joints, camera, region and touch, over an episode"),
     ("embedding", "Features of touches and regions in the plane of their first two principal components"),
     ("map", "Similarity of a touch to the tokens of a camera image"),
     ("overlay|sheet|episode", "Recorded frames with the sensor's box, tokens, touch, joints and contacts"),
 )
-"""Descriptions of pictures by a pattern that occurs in the caption; the first match counts."""
+"""Pairs of pattern and description; a picture gets the description of the first pattern that matches its caption."""

@@ -11,6 +11,7 @@ from tactile_align.files import read_json, read_text, read_toml
 from tactile_align.training.logs import read_metrics
 
 Json = dict[str, Any]
+REMEDY = "Run the command that wrote the file again, or remove the file"
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class Run:
         summary: Content of summary.json, which `evaluate` writes.
         verification: Content of verification.json, the output of `verify --json`; the most severe check comes first.
         doctor: Content of doctor.json, the output of `doctor --json`; the most severe check comes first.
-        watch: Warnings that the watch wrote to metrics.jsonl during training.
+        watch: Warnings that were logged to metrics.jsonl during training.
         statistics: Content of statistics.json.
         environment: Lines of environment.txt.
         rig: Content of rig.toml.
@@ -76,7 +77,7 @@ def read_run(folder: str | Path, pictures: str | Path | None = None) -> Run:
 
     Raises:
         FileNotFoundError: The folder does not exist or is not a run folder.
-        InputError: A file is damaged; the message contains the file and the line.
+        InputError: A file is damaged; the message states the file and the line.
     """
     place = Path(folder)
     config, environment = place / "config.toml", place / "environment.txt"
@@ -87,7 +88,7 @@ def read_run(folder: str | Path, pictures: str | Path | None = None) -> Run:
     drawn = place / "pictures" if pictures is None else Path(pictures)
     files = sorted(file for file in drawn.rglob("*") if file.suffix.lower() in (".png", ".jpg", ".jpeg"))
     metrics = _metrics(place / "metrics.jsonl")
-    remedy = "Restore it or remove it"
+    remedy = "Restore the file or remove it"
     return Run(
         folder=place,
         config=read_toml(config, remedy),
@@ -108,9 +109,9 @@ def read_run(folder: str | Path, pictures: str | Path | None = None) -> Run:
 def _json(path: Path) -> Json | None:
     if not path.is_file():
         return None
-    data = read_json(path, "Write it again or remove it")
+    data = read_json(path, REMEDY)
     if not isinstance(data, dict):
-        raise InputError(f"{path}: expected a JSON object, found a {type(data).__name__}. Write it again or remove it")
+        raise InputError(f"{path}: expected a JSON object, found a {type(data).__name__}. {REMEDY}")
     return data
 
 
@@ -130,12 +131,13 @@ def _report(path: Path, verb: str) -> Report | None:
         )
     except (KeyError, TypeError, ValueError, AttributeError) as cause:
         raise InputError(
-            f"{path}: not the output of `tactile-align {verb} --json`: {cause!r} is missing or wrong. Write it again"
+            f"{path}: expected the output of `tactile-align {verb} --json`, but a key is missing or wrong: {cause!r}. "
+            f"{REMEDY}"
         ) from cause
 
 
 def _watch(path: Path, metrics: tuple[Json, ...]) -> Report | None:
-    """Return the warnings of the watch, each only once, since a resumed run may repeat a warning."""
+    """Return the warnings logged during training; a warning that a resumed run repeats is returned only once."""
     try:
         checks = {
             r["id"]: Check(r["id"], r["text"], r["status"], f"at step {r['step']}", advice=r["advice"])

@@ -83,7 +83,7 @@ def test_what_is_not_there_is_refused_by_name(tmp_path: Path) -> None:
         label_page(tmp_path, "top", "tactile1", out, count=0)
     assert not out.exists()
     label_page(tmp_path, "top", "tactile1", out, count=2)
-    with pytest.raises(FileExistsError, match=r"label\.html exists.*--overwrite"):
+    with pytest.raises(FileExistsError, match=r"label\.html.*exists.*--overwrite"):
         label_page(tmp_path, "top", "tactile1", out, count=3)
     assert len(told(label_page(tmp_path, "top", "tactile1", out, count=3, overwrite=True))["frames"]) == 3
 

@@ -176,7 +176,7 @@ def test_two_arms_report_only_what_hangs_on_them(tmp_path: Path) -> None:
 def test_an_existing_picture_is_not_overwritten_unasked(episode: Path, tmp_path: Path) -> None:
     target = tmp_path / "sheet.png"
     target.write_bytes(b"mine")
-    with pytest.raises(FileExistsError, match=r"sheet\.png exists.*overwrite"):
+    with pytest.raises(FileExistsError, match=r"sheet\.png.*exists.*overwrite"):
         overlay(episode, out=target, height=60)
     assert target.read_bytes() == b"mine"
     overlay(episode, out=target, height=60, overwrite=True)

@@ -86,7 +86,7 @@ def test_a_pixel_of_a_turned_camera_lies_where_the_frustum_shows_it(tmp_path: Pa
 def test_a_recording_is_not_overwritten_unasked_and_needs_its_ending(episode: Path, tmp_path: Path) -> None:
     pytest.importorskip("rerun", reason="rerun-sdk is not installed")
     (tmp_path / "a.rrd").write_bytes(b"mine")
-    with pytest.raises(FileExistsError, match=r"a\.rrd exists"):
+    with pytest.raises(FileExistsError, match=r"a\.rrd.*exists"):
         record(episode, tmp_path / "a.rrd")
     with pytest.raises(ValueError, match=r"end in \.rrd"):
         record(episode, tmp_path / "a.mp4")
