@@ -63,6 +63,15 @@ class Pencil(Rays):
         super().__init__(x, y)
         self.direction = x[None, :], y[:, None]
 
+    # Without an origin, these two sum in another order: recordings stay the same to the last bit.
+    def offset(self, p: Floats, n: Floats) -> Term:
+        """Return (origin - p) . n, a number."""
+        return -(p[0] * n[0] + p[1] * n[1] + p[2] * n[2])
+
+    def distance2(self, p: Floats) -> Term:
+        """Return |origin - p|^2, a number."""
+        return p[0] * p[0] + p[1] * p[1] + p[2] * p[2]
+
 
 class Sheaf(Rays):
     """Parallel rays from (x, y, 0) along +z, one per cell of a gel. The ray parameter is the height z, metres."""
