@@ -38,7 +38,7 @@ __all__ = list(_HOME)
 
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
-        raise AttributeError(f"module 'tactile_align' has no attribute '{name}'. Its names: {', '.join(_HOME)}")
+        raise AttributeError(f"module 'tactile_align' has no attribute '{name}'. Use one of: {', '.join(_HOME)}")
     value = getattr(import_module(f"tactile_align.{_HOME[name]}"), name)
     globals()[name] = value
     return value

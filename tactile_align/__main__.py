@@ -4,7 +4,7 @@ import os
 import sys
 
 READER_LEFT = 141
-"""Exit status when the program that read our output has ended: that of a process ended by SIGPIPE."""
+"""Exit status when the program that reads our output has ended; the same as for a process killed by SIGPIPE."""
 
 
 def main() -> None:

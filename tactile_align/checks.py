@@ -1,4 +1,4 @@
-"""Checks and reports: the measured value, limit, status and advice of each check that a command makes."""
+"""Checks and reports: each check has a measured value, a limit, a status and advice."""
 
 import json
 import math
@@ -20,10 +20,10 @@ GRAVEST_FIRST: tuple[Status, ...] = ("fail", "warn", "pass", "info")
 
 @dataclass(frozen=True)
 class Limit:
-    """Limits of a value. A value up to `good` passes, a value up to `poor` warns, and any other value fails.
+    """Limits of a measured value. A value up to `good` passes, a value up to `poor` warns, and any other value fails.
 
     Attributes:
-        title: Name of the check for people; {} is replaced by what the value was measured on, such as a view.
+        title: Name of the check for people; {} is replaced by the measured object, such as a view.
         good: Last value that passes. If `good` > `poor`, large values are good.
         poor: Last value that warns. `poor` equal to `good`: no value warns. `poor` infinite: no value fails.
         unit: Unit of the value with a leading space, such as " px"; "" for a ratio.
@@ -71,7 +71,7 @@ class Check:
     """Result of one check: one line of a report.
 
     Attributes:
-        id: Stable name for programs: the kind of check, then what it was measured on, separated by slashes
+        id: Stable name for programs: the kind of check and the measured objects, separated by slashes
             ("iou-median/wrist/tactile1").
         title: Name for people.
         status: pass, warn or fail; info when there is no limit.
@@ -108,7 +108,7 @@ def graded(
         limits: Limits of the command, by kind of check.
         kind: Kind of the check, a key of `limits`.
         value: Measured number; nan fails.
-        on: What the number was measured on, such as camera and sensor; added to the id and the title.
+        on: Names of the measured objects, such as camera and sensor; they are added to the id and the title.
         advice: What to do when the check does not pass; "" uses the advice of the limit.
         why: Why the value matters; "" uses the `why` of the limit.
         measured: The value as text; None formats the value with the limit's `form` and unit.
@@ -146,7 +146,7 @@ def decided(
 
 
 def named(kind: str, name: str, evidence: str, advice: str, status: Status = "fail") -> Check:
-    """Return the check with id "kind/name" for a known cause of bad data, such as "fault/mm-for-m"."""
+    """Return the check of a known cause of bad data, with the id "kind/name", such as "fault/mm-for-m"."""
     return Check(f"{kind}/{name}", f"{kind.title()}: {name.replace('-', ' ')}", status, evidence, advice=advice)
 
 
@@ -197,11 +197,11 @@ class Table:
 
 @dataclass(frozen=True)
 class Report:
-    """The checks of one command on one subject, in three forms: text, JSON and HTML.
+    """Report of the checks that one command made on one subject; it has three forms: text, JSON and HTML.
 
     Attributes:
-        command: The verb that made the checks.
-        subject: What was checked, as text.
+        command: The command that made the checks.
+        subject: The thing that was checked, as text.
         checks: The checks in reading order; ids are unique.
         tables: Numbers behind the checks.
         facts: Further plain data for the JSON form, such as the hash of the recordings.

@@ -1,4 +1,4 @@
-"""The command line: parses a verb, runs it, and prints an error about the user's input as one line.
+"""The command line: parses a verb, runs it, and prints an error in the user's input as one line.
 
 Results go to stdout, remarks to stderr. Exit status: 0 success, 1 a check failed, 2 unusable input. A bug in this
 package keeps its traceback.
@@ -22,7 +22,7 @@ from tactile_align.verbs.training import ablate, demo, doctor, evaluate, report,
 
 
 def _train_help(config: Positional[Path]) -> int:
-    """Train HSA together with an ACT policy on HDF5 episodes. A flag overrides a field of the config."""
+    """Train the touch-sight alignment (HSA) and an ACT policy on HDF5 episodes. A flag overrides a config field."""
     return train([str(config)])
 
 
@@ -37,7 +37,7 @@ VERBS: dict[str, Callable[..., int]] = {
 TRACEBACK = "--traceback"
 DESCRIPTION = f"""Align the touches of a robot with its camera images, check the alignment, and train a policy on it.
 
-An error in the input is printed as one line. {TRACEBACK}, before or after the verb, also prints its traceback."""
+An error in the input is printed as one line. The option {TRACEBACK}, at any position, also prints the traceback."""
 
 
 def run(argv: Sequence[str]) -> int:
@@ -52,7 +52,7 @@ def run(argv: Sequence[str]) -> int:
         with _remarks_on_stderr():
             return _run_verb(words)
     except BrokenPipeError:
-        raise  # the program that read our output has ended: nothing is wrong with the input
+        raise  # the program that reads our output has ended; nothing is wrong with the input
     except (InputError, OSError, MissingExtra, DivergedError) as error:
         if TRACEBACK in argv:
             traceback.print_exc()

@@ -1,4 +1,4 @@
-"""The demo: every step of the toolkit on a simulated cell, from recording to report."""
+"""Demo that runs every step of the toolkit on a simulated cell, from recording to report."""
 
 import json
 import logging
@@ -40,10 +40,10 @@ class Plan:
     Attributes:
         regrasp: Number of episodes of the task regrasp.
         expert: Number of episodes of the task expert.
-        poses: Number of poses at which boxes in the top camera are compared with MuJoCo's masks.
+        poses: Number of poses at which boxes in the top camera's frames are compared with MuJoCo's masks.
         steps: Number of training steps.
         batch_size: Number of moments in a batch.
-        held_out: Held-out episodes: a share if below 1, else a number.
+        held_out: Held-out episodes: a share of all episodes if below 1, else their number.
     """
 
     regrasp: int
@@ -92,7 +92,7 @@ def run_demo(size: Size, out: Path) -> int:
     The steps are: record, compare the boxes with MuJoCo, verify the rig, draw overlays, train, evaluate, summarise.
 
     Args:
-        size: full: the whole demo. smoke: a few minutes that only test that every step runs.
+        size: full: the whole demo. smoke: a small demo that takes a few minutes and only tests that every step runs.
         out: Folder for all results. Finished recordings in it are kept, and a stopped training resumes.
 
     Returns:
@@ -104,7 +104,7 @@ def run_demo(size: Size, out: Path) -> int:
     """
     plan, began = PLANS[size], time.perf_counter()
     if (out / "summary.md").exists():
-        raise FileExistsError(f"{out} contains a finished demo. Read its summary.md, or choose another folder")
+        raise FileExistsError(f"{out} contains a finished demo. Read summary.md in it, or choose another folder")
     cores, recordings = os.cpu_count() or 1, out / "data"
     out.mkdir(parents=True, exist_ok=True)
     _say(1, "record episodes on the simulated cell")
@@ -129,11 +129,11 @@ def run_demo(size: Size, out: Path) -> int:
     for name, path in (("regrasp", regrasp[0]), ("expert", expert[0])):
         for picture in overlay(path, out=pictures / f"overlay_{name}.png", format="sheet", overwrite=True):
             print(picture, flush=True)
-    _say(5, "train HSA together with ACT, from SCRATCH")
+    _say(5, "train HSA and ACT from SCRATCH (random weights)")
     config = demo_config(out, plan)
     data = load_data(config, cores)
     train_to_the_end(config, data)
-    _say(6, "train the opening-only baseline and evaluate both on held-out episodes")
+    _say(6, "train the opening-only baseline and evaluate both models on held-out episodes")
     summary = evaluate(config.out, data=data)
     print(summary.text(), flush=True)
     _draw_run(config, data, summary, pictures)

@@ -37,10 +37,10 @@ class Fault:
     """Fault of an episode.
 
     Attributes:
-        kind: Stable name for programs.
+        kind: Stable name of the kind of fault, for programs.
         file: The episode's file.
         key: Path of the faulty dataset or group in the file.
-        text: The rest of a sentence that begins with the key.
+        text: The sentence about the fault without its subject, which is the key.
         row: The faulty row; None when the fault concerns all rows.
     """
 
@@ -78,4 +78,4 @@ class MissingExtra(ImportError):
 
 
 class DivergedError(RuntimeError):
-    """Error for a loss or gradient that became infinite or nan; the message lists the step, episodes and rows."""
+    """Error for a loss or gradient that became non-finite; the message lists the step, episodes and rows."""

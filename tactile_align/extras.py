@@ -1,4 +1,4 @@
-"""Import of optional libraries on first use; the error for a missing library contains the command that installs it."""
+"""Import of optional libraries on first use. The error for a missing library contains the command that installs it."""
 
 from importlib import import_module
 from typing import Any
@@ -11,9 +11,9 @@ def need(module: str, purpose: str, library: str, extra: str, instead: str = "")
 
     Args:
         module: The module to import.
-        purpose: The task that needs it.
+        purpose: The task that needs the module, as the subject of the error message.
         library: The library's usual name.
-        extra: The extra of this package that installs it.
+        extra: The extra of this package that installs the library.
         instead: An alternative that works without the library; "" when there is no alternative.
 
     Raises:

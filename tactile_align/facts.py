@@ -1,6 +1,6 @@
-"""Fact files: the TOML files of arms, rigs and episode layouts, found, read, checked and written.
+"""Fact files: functions that find, read, check and write the TOML files of arms, rigs and episode layouts.
 
-A fact file ships with this package or is written by a lab.
+A fact file either ships with this package or is written by a lab.
 """
 
 import difflib
@@ -142,7 +142,7 @@ def explain(error: ValidationError, source: str, model: type[BaseModel] | None =
 
 
 def _meant(model: type[BaseModel] | None, where: tuple[int | str, ...]) -> str:
-    """Return a hint for an unknown key: the key that was probably meant, or else a list of the known keys."""
+    """Return a hint for an unknown key: the key that was probably meant, or else the list of known keys."""
     known = sorted(_keys(model, where[:-1])) if model is not None else []
     # A lower cutoff gives misleading hints, such as 'state' for 'rate'.
     close = difflib.get_close_matches(str(where[-1]), known, n=1, cutoff=0.7)

@@ -39,7 +39,7 @@ def read_text(path: Path) -> str:
         raise InputError(f"{path}: not UTF-8 text, damaged or of another type ({error}). Check the file") from error
 
 
-def read_json(path: Path, remedy: str = "Copy it again") -> Any:
+def read_json(path: Path, remedy: str = "Copy the file again") -> Any:
     """Return the content of a JSON file; `remedy` is the advice in the error for a damaged file.
 
     Raises:
@@ -49,7 +49,7 @@ def read_json(path: Path, remedy: str = "Copy it again") -> Any:
     return _parsed(path, "JSON", json.loads, remedy)
 
 
-def read_toml(path: Path, remedy: str = "Correct it") -> dict[str, Any]:
+def read_toml(path: Path, remedy: str = "Correct the file") -> dict[str, Any]:
     """Return the content of a TOML file; `remedy` is the advice in the error for a damaged file.
 
     Raises:
@@ -82,7 +82,7 @@ def read_csv(path: Path) -> list[tuple[int, list[str]]]:
         raise InputError(f"{path}: line {rows.line_num}: not valid CSV ({error}). Export it again") from error
 
 
-def read_npz(path: Path, remedy: str = "Copy it again") -> dict[str, np.ndarray]:
+def read_npz(path: Path, remedy: str = "Copy the file again") -> dict[str, np.ndarray]:
     """Return all arrays of an .npz file by name; pickled objects are refused.
 
     `remedy` is the advice in the error for a damaged file.
@@ -108,12 +108,12 @@ def part_of(path: Path) -> Path:
 def clear_parts(folder: Path, name: str | None = None) -> None:
     """Remove abandoned partial files and folders.
 
-    A partial file of this machine is abandoned when its process has ended, a partial file of another machine when it
-    is a day old.
+    A partial file of this machine is abandoned when its process has ended. A partial file of another machine is
+    abandoned when it is a day old.
 
     Args:
         folder: The folder to clear.
-        name: The final file name whose partial files are removed; None: all partial files.
+        name: The final file name whose partial files are removed; None removes all partial files.
     """
     mine = part_of(folder / "x").name.split(".")[-3]
     for part in folder.glob(f".{'*' if name is None else glob.escape(name)}.*.*.part"):

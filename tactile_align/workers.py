@@ -1,4 +1,4 @@
-"""Worker processes that end when the process that started them ends, and never make that process hang."""
+"""Worker processes that end together with the process that started them, and never make that process wait forever."""
 
 import os
 import threading

@@ -1,7 +1,8 @@
 """Encoding and decoding of JPEG and PNG frames.
 
-`order` is the channel order of the pixels that a STANDARD decoder returns. rgb: a well-formed image. bgr: the recorder
-gave RGB pixels to an encoder that expects BGR (OpenCV). The frames that `decode` returns are always RGB.
+The argument `order` is the channel order of the pixels that a STANDARD decoder returns. rgb: the image is well-formed.
+bgr: the recorder passed RGB pixels to an encoder that expects BGR (OpenCV). The frames that `decode` returns are always
+RGB. An error message is the end of a sentence that begins with the frame; the caller adds the frame.
 """
 
 import struct
@@ -17,7 +18,7 @@ from tactile_align.errors import InputError
 
 PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 JPEG_MAGIC = b"\xff\xd8\xff"
-MAX_PIXELS = 2**25  # largest size in a header that is accepted: 33 megapixels, well above any camera on a robot
+MAX_PIXELS = 2**25  # largest accepted image: 33 megapixels, far more than any camera on a robot
 
 
 def codec_of(data: np.ndarray | bytes) -> str:
@@ -32,35 +33,39 @@ def codec_of(data: np.ndarray | bytes) -> str:
     if head == PNG_MAGIC:
         return "png"
     if not any(head):
-        raise InputError("is empty: it begins with zeros, where a JPEG or PNG was expected")
-    raise InputError(f"is neither JPEG nor PNG (begins with {head.hex(' ')})")
+        raise InputError("is empty: it begins with zeros, expected a JPEG or PNG. Encode the image again")
+    raise InputError(f"is neither JPEG nor PNG (begins with {head.hex(' ')}). Encode the image as JPEG or PNG")
 
 
 def width_height(data: np.ndarray | bytes) -> tuple[int, int]:
     """Return (width, height) from the header, without decoding the image.
 
     Raises:
-        InputError: The header is damaged, or states more than MAX_PIXELS.
+        InputError: The header is damaged, or states a width or height of 0 or more than MAX_PIXELS pixels.
     """
     if codec_of(data) == "png":
         if len(data) < 24:
-            raise InputError("is a PNG that is cut off within its header")
+            raise InputError("is a PNG that is cut off within its header. Encode the image again")
         width, height = struct.unpack(">II", bytes(data[16:24]))
     else:
         try:
             height, width, _, _ = simplejpeg.decode_jpeg_header(data)
         except ValueError as cause:
-            raise InputError(f"is a damaged JPEG ({_reason(cause)})") from cause
-    if width < 1 or height < 1 or width * height > MAX_PIXELS:
-        raise InputError(f"has a header that states {width}x{height} pixels; at most {MAX_PIXELS:,} are decoded")
+            raise InputError(f"is a damaged JPEG ({_reason(cause)}). Encode the image again") from cause
+    if width < 1 or height < 1:
+        raise InputError(f"has a header that states {width}x{height} pixels, expected at least 1x1. Encode it again")
+    if width * height > MAX_PIXELS:
+        text = f"has a header that states {width}x{height} pixels; at most {MAX_PIXELS:,} pixels are decoded"
+        raise InputError(f"{text}. Encode a smaller image")
     return int(width), int(height)
 
 
 def jpeg_quality(data: np.ndarray | bytes) -> int | None:
-    """Return the estimated quality, 1 to 100, of the last encoding of a JPEG; None for a PNG or without a table.
+    """Return the estimated quality, 1 to 100, of a JPEG; None for a PNG or a JPEG without a table.
 
-    The estimate compares the JPEG's luminance quantisation table with libjpeg's table for each quality. The estimate
-    is exact for files of libjpeg, OpenCV and other encoders with libjpeg's tables, and approximate for the others.
+    It is the quality of the last encoding, estimated by comparing the JPEG's luminance quantisation table with
+    libjpeg's table for each quality. The estimate is exact for files of libjpeg, OpenCV and other encoders that use
+    libjpeg's tables, and approximate for files of other encoders.
 
     Raises:
         InputError: The data are neither JPEG nor PNG.
@@ -102,9 +107,9 @@ def decode(data: np.ndarray | bytes, order: Channels = "rgb", at_least: tuple[in
 
     Args:
         data: (n,) uint8 or bytes of a JPEG or PNG, recognised by its first bytes.
-        order: Channel order after a standard decoder.
-        at_least: (width, height). A JPEG is then decoded at the smallest size n/8 of its full size, n = 1 to 8, that
-            is at least this large.
+        order: Channel order of the pixels that a standard decoder returns.
+        at_least: Smallest useful (width, height), px; None: full size. A JPEG is scaled by n/8 while it is decoded,
+            with the smallest n from 1 to 8 for which the frame has at least this size. A PNG keeps its full size.
 
     Returns:
         (H, W, 3) uint8 RGB.
@@ -116,14 +121,14 @@ def decode(data: np.ndarray | bytes, order: Channels = "rgb", at_least: tuple[in
     if codec_of(data) == "png":
         image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
         if image is None:
-            raise InputError("is a damaged or truncated PNG")
+            raise InputError("is a damaged or truncated PNG. Encode the image again")
         # OpenCV 4.10 cannot decode directly to RGB.
         return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB)) if order == "rgb" else image
     width, height = at_least or (0, 0)
     try:
         frame = simplejpeg.decode_jpeg(data, order.upper(), min_width=width, min_height=height, strict=True)
     except ValueError as cause:
-        raise InputError(f"is a damaged or truncated JPEG ({_reason(cause)})") from cause
+        raise InputError(f"is a damaged or truncated JPEG ({_reason(cause)}). Encode the image again") from cause
     return np.asarray(frame)
 
 
@@ -131,31 +136,32 @@ def without_padding(data: np.ndarray) -> bytes:
     """Return the bytes of the JPEG or PNG in a padded row.
 
     Raises:
-        InputError: The row contains neither JPEG nor PNG, or the image has no end marker.
+        InputError: The row contains neither JPEG nor PNG, the image has no end marker, or the padding is not zeros.
     """
     kind, text = codec_of(data), data.tobytes()
     # Entropy-coded JPEG data never contain FF D9, and the padding is zeros, so the last marker ends the image.
     end = text.rfind(b"\xff\xd9") + 2 if kind == "jpeg" else text.rfind(b"IEND\xaeB`\x82") + 8
     if end < 8 or any(text[end:]):
-        raise InputError(f"is a damaged or truncated {kind.upper()} (its end marker is missing)")
+        wrong = "its end marker is missing" if end < 8 else "its end marker is not followed by zeros"
+        raise InputError(f"is a damaged or truncated {kind.upper()} ({wrong}). Encode the image again")
     return text[:end]
 
 
 def encode_jpeg(frame: np.ndarray, quality: int, order: Channels = "rgb", full_chroma: bool = False) -> bytes:
-    """Return an (H, W, 3) uint8 RGB frame as JPEG bytes.
+    """Return the JPEG bytes of an (H, W, 3) uint8 RGB frame.
 
-    `full_chroma` keeps the colour at full resolution. Touches need full resolution, because their shading is coloured.
+    `full_chroma` keeps the colours at full resolution, which touches need, because their shading is coloured.
     """
     chroma = "444" if full_chroma else "420"
     return bytes(simplejpeg.encode_jpeg(np.ascontiguousarray(frame), quality, order.upper(), chroma, fastdct=False))
 
 
 def encode_png(frame: np.ndarray, order: Channels = "rgb") -> bytes:
-    """Return an (H, W, 3) uint8 RGB frame as PNG bytes, without loss."""
+    """Return the PNG bytes of an (H, W, 3) uint8 RGB frame; PNG is lossless."""
     bgr = frame[..., ::-1] if order == "rgb" else frame
     done, data = cv2.imencode(".png", np.ascontiguousarray(bgr), [cv2.IMWRITE_PNG_COMPRESSION, 3])
     if not done:
-        raise ValueError(f"OpenCV could not encode a frame of shape {frame.shape} as PNG")
+        raise ValueError(f"OpenCV cannot encode a frame of shape {frame.shape} as PNG. Give (height, width, 3) uint8")
     return bytes(data)
 
 

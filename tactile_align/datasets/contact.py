@@ -18,8 +18,8 @@ from tactile_align.errors import InputError
 ROUNDS = 3  # the reference and the set of frames without contact converge in two or three rounds
 # An eighth of a 320x240 touch; a JPEG decoder produces this size at almost no cost.
 LONG_SIDE = 40
-WIDE = 5.0  # cells; variation of light over longer distances comes from the lamps
-MAX_BINS = 400  # moments for which the running reference is stored
+WIDE = 5.0  # cells; brightness changes over longer distances are caused by the lamps, not by a contact
+MAX_BINS = 400  # largest number of moments at which the running reference is computed
 MAX_PAIRED = 600  # largest number of frames compared with each other; longer episodes use every second, third, ...
 
 
@@ -63,7 +63,7 @@ def contact_of(
 
     An object that presses evenly on the whole pad, with no edge on the pad, is detected late. In simulation, a tilted
     plate is detected at an indentation of 0.4 mm, other shapes at 0.05 mm. An episode with the same contact in EVERY
-    frame looks like an episode without contact: give the `reference` of such an episode.
+    frame looks like an episode without contact; give a `reference` for such an episode.
 
     Args:
         touches: T frames (H, W, 3) uint8 of one sensor, in order.
@@ -114,7 +114,8 @@ def _cells(touches: Iterable[np.ndarray], shape: tuple[int, ...] | None = None) 
     first: tuple[int, ...] | None = None
     for row, frame in enumerate(touches):
         if frame.ndim != 3 or frame.shape[2] != 3 or frame.dtype != np.uint8:
-            raise InputError(f"touch {row} must be a uint8 (height, width, 3) array; got {frame.dtype} {frame.shape}")
+            got = f"got {frame.dtype} {frame.shape}. Give RGB frames"
+            raise InputError(f"touch {row} must be a uint8 (height, width, 3) array; {got}")
         if first is None:
             first = frame.shape
         if frame.shape != first:
@@ -129,7 +130,7 @@ def _cells(touches: Iterable[np.ndarray], shape: tuple[int, ...] | None = None) 
 
 
 def _local(cells: np.ndarray) -> np.ndarray:
-    """Return cells without slow variation over the gel, which comes from the lamps; a contact changes a patch."""
+    """Return cells without the slow brightness changes over the gel, which the lamps cause; a contact is local."""
     return cells - np.stack([cv2.GaussianBlur(frame, (0, 0), WIDE) for frame in cells])
 
 
@@ -146,7 +147,7 @@ def _score(cells: np.ndarray, running: np.ndarray) -> np.ndarray:
 
 
 def _free_frames(cells: np.ndarray) -> np.ndarray:
-    """Return (T,) bool, the frames of the dense cluster with the smoothest images: the frames without contact."""
+    """Return (T,) bool, which frames are without contact: those in the dense cluster with the smoothest images."""
     from scipy.sparse.csgraph import connected_components  # slow to import, and most commands do not need it
 
     steps = len(cells)
@@ -157,7 +158,7 @@ def _free_frames(cells: np.ndarray) -> np.ndarray:
     flat = some.reshape(len(some), -1)
     apart = np.stack([np.abs(flat - frame).max(axis=1) for frame in flat])
     need = max(3, len(some) // 20)
-    # Frames with the nearest neighbours are equal up to noise, so their distance measures the noise.
+    # The frames with the closest neighbours differ only by noise, so this distance measures the noise.
     company = np.partition(apart, need, axis=1)[:, need]
     close = apart < 1.6 * max(float(np.quantile(company, 0.1)), 0.1)
     cores = close.sum(axis=1) >= need
@@ -197,7 +198,7 @@ def _thresholds(quiet: np.ndarray, sensitivity: float, floor: float) -> tuple[fl
 
 
 def _hysteresis(score: np.ndarray, enter: float, leave: float) -> np.ndarray:
-    """Return (T,) bool, the frames in each run of scores above `leave` that exceeds `enter` in some frame."""
+    """Return (T,) bool, which frames lie in a run of scores above `leave` whose largest score exceeds `enter`."""
     over = score > leave
     run = contacts(over)
     return np.asarray(over & np.isin(run, np.unique(run[score > enter])))

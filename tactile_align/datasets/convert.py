@@ -1,4 +1,4 @@
-"""Conversion between HDF5 layouts: every frame is compared after writing, and every loss is listed."""
+"""Conversion between HDF5 layouts. Every frame is compared after writing, and every loss is listed."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -17,7 +17,7 @@ from tactile_align.datasets.streams import Found, frame_places
 from tactile_align.datasets.writer import ABOUT_STORAGE, write_episode
 from tactile_align.errors import EpisodeError, InputError
 
-DEEPEST = 8  # groups within groups
+DEEPEST = 8  # largest depth of nested groups that are searched
 
 
 def other_arrays(
@@ -74,7 +74,7 @@ def _holds_bytes(data: h5py.Dataset) -> bool:
 
 
 def _reached(group: h5py.Group, file: Path, under: str, seen: set[int]) -> Iterator[tuple[str, h5py.Dataset]]:
-    """Yield every dataset whose address is not in `seen`, each only once, because hard links may form cycles."""
+    """Yield every dataset whose address is not in `seen`. Each is yielded once, because hard links may form cycles."""
     holder = _at(group, under, file)
     try:
         inside = hdf5.names(holder, file) if isinstance(holder, h5py.Group) else ()
@@ -146,7 +146,7 @@ def convert_episodes(
     fps: float | None = None,
     overwrite: bool = False,
 ) -> Converted:
-    """Convert every episode of a file or folder to another layout, in the folder `out`.
+    """Convert every episode of a file or folder to another layout, and write the new files to the folder `out`.
 
     Encoded frames are copied byte for byte if the target layout stores encoded frames in the same channel order. They
     are decoded if the target stores raw frames. Frames are encoded again only if the source is raw or the channel order
@@ -197,10 +197,10 @@ def require_other_than(path: Path, *sources: Path) -> None:
 
 
 def _require_same(episode: Episode, path: Path, to: str | Path, fps: float | None) -> None:
-    """Raise an error if an existing file is not this episode in the target layout. Its frames are compared later.
+    """Raise an error if an existing file is not this episode in the target layout. The frames are compared later.
 
     Raises:
-        FileExistsError: The file is not this episode; the message contains the file and the differences.
+        FileExistsError: The file is not this episode; the message lists the file and the differences.
     """
     differs = "it is not a complete episode"
     try:
@@ -216,11 +216,11 @@ def _different(episode: Episode, there: Episode, fps: float | None) -> Iterator[
     dtype = there.layout.state.dtype
     for what in ("qpos", "action"):
         if not np.array_equal(getattr(episode, what).astype(dtype), getattr(there, what).astype(dtype)):
-            yield what
+            yield f"another {what}"
     if set(episode.cameras) != set(there.cameras) or set(episode.sensors) != set(there.sensors):
-        yield f"streams {', '.join((*there.cameras, *there.sensors))}"
+        yield f"other streams: {', '.join((*there.cameras, *there.sensors))}"
     if fps is not None and there.fps != fps:
-        yield f"rate, {there.fps} frames per second"
+        yield f"another rate: {there.fps} frames per second"
 
 
 def _convert(episode: Episode, path: Path, to: str | Path, target: Layout, fps: float | None, overwrite: bool) -> Path:
@@ -286,7 +286,7 @@ def _losses(episode: Episode, copy: Episode, fps: float | None) -> Iterator[str]
             text = f"{name} does not read back as it was written ({worst:.1f} dB); the disk may be failing"
             raise InputError(f"{copy.path}: {text}. Write to another disk")
         if worst < 25:
-            text = f"{name} differs too much from the source to be a JPEG loss ({worst:.1f} dB, at least 25 expected)"
+            text = f"{name} differs from the source by more than a JPEG loss ({worst:.1f} dB, at least 25 expected)"
             raise InputError(f"{copy.path}: {text}. Check the channel order of both layouts")
         if not exact:
             yield f"{name} is encoded as JPEG again (every frame keeps more than {int(worst)} dB)"
@@ -305,7 +305,7 @@ def _left_behind(episode: Episode) -> list[str]:
 def psnr(a: np.ndarray, b: np.ndarray) -> float:
     """Return the peak signal-to-noise ratio of two uint8 images, dB; infinite when the images are equal."""
     if a.shape != b.shape:
-        raise ValueError(f"two frames must have the same shape; got {a.shape} and {b.shape}")
+        raise ValueError(f"expected two frames of one shape; got {a.shape} and {b.shape}. Compare equal sizes")
     error = float(np.mean((a.astype(np.float32) - b) ** 2))
     return float("inf") if error == 0 else float(10 * np.log10(255**2 / error))
 

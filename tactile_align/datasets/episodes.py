@@ -1,4 +1,4 @@
-"""Episodes: recordings opened for reading. Frames are read one at a time and are always RGB."""
+"""Episodes opened for reading. Frames are read one at a time and are always returned as RGB."""
 
 from functools import cached_property
 from pathlib import Path
@@ -37,7 +37,7 @@ def open_episode(where: EpisodeRef | str | Path, layout: str | Path | None = Non
 
 
 def examine_episode(where: EpisodeRef | str | Path, layout: str | Path | None = None) -> tuple["Episode", Found]:
-    """Return an episode, even if it has faults, and its contents with the faults; for inspection and repair only."""
+    """Return (episode, contents), even if the episode has faults, which `contents` lists; for inspection and repair."""
     path = parse_ref(where).path
     with open_file(path) as file:
         stamp = Stamp.of(path.resolve())
@@ -61,7 +61,7 @@ class Episode:
         qpos: (T, D) float64 raw joint readings, in the units of the recording (the rig states which).
         action: (T, A) float64 raw actions, in the units of the recording.
         qvel: (T, D) float64 joint velocities, None if not recorded. The qvel of X-Trainer recordings is a copy of qpos.
-        fps: Frames per second, None when neither file nor layout states it.
+        fps: Frames per second, None when neither the file nor the layout states the rate.
         attributes: HDF5 attributes of the episode.
     """
 
@@ -119,7 +119,7 @@ class Episode:
 
     @property
     def carried(self) -> tuple[str, ...]:
-        """Paths of the further (T, ...) arrays in the layout's `carried` list, such as base_action."""
+        """Paths of the additional (T, ...) arrays in the layout's `carried` list, such as base_action."""
         return tuple(self._carried)
 
     @cached_property
@@ -147,8 +147,8 @@ class Episode:
         Args:
             name: Name of a camera or touch sensor.
             t: Index of the frame, 0 <= t < len(self).
-            at_least: (width, height). A JPEG is then decoded at the smallest size n/8 of its full size, n = 1 to 8,
-                that is at least this large.
+            at_least: Smallest useful (width, height), px; None: full size. A JPEG is scaled by n/8 while it is decoded,
+                with the smallest n from 1 to 8 for which the frame has at least this size.
 
         Returns:
             (H, W, 3) uint8 RGB, whatever channel order the file uses.
@@ -167,9 +167,9 @@ class Episode:
             if (width, height) == (stream.width, stream.height):
                 return codec.decode(row, stream.channels, at_least)
         except ValueError as cause:
-            text = f"{cause}; remove the frame with: tactile-align repair"
+            text = f"{cause}, or remove the frame with: tactile-align repair"
             raise hdf5.fault("frame", self.path, stream.key, text, t) from cause
-        text = f"is {width}x{height} but row 0 is {stream.width}x{stream.height}; frames of a stream must have one size"
+        text = f"is {width}x{height} but row 0 is {stream.width}x{stream.height}; remove it with: tactile-align repair"
         raise hdf5.fault("frame-size", self.path, stream.key, text, t)
 
     def encoded(self, name: str, t: int) -> bytes | None:
@@ -181,23 +181,24 @@ class Episode:
         try:
             return codec.without_padding(row)
         except ValueError as cause:
-            text = f"{cause}; remove the frame with: tactile-align repair"
+            text = f"{cause}, or remove the frame with: tactile-align repair"
             raise hdf5.fault("frame", self.path, stream.key, text, t) from cause
 
     def depth_image(self, name: str, t: int) -> np.ndarray:
         """Return depth frame t as stored, in the recorder's shape, dtype and unit."""
         if name not in self._depth:
-            raise InputError(f"{self.ref} has no depth stream {name!r}. Use one of: {', '.join(self._depth) or 'none'}")
+            remedy = f"Use one of: {', '.join(self._depth)}" if self._depth else "It has no depth; read its cameras"
+            raise InputError(f"{self.ref} has no depth stream {name!r}. {remedy}")
         return HANDLES.read_row(self._stamp, self._depth[name], self._index(t))
 
     def carried_array(self, key: str) -> np.ndarray:
-        """Return the further (T, ...) array at the path `key` of the layout's `carried` list."""
+        """Return the (T, ...) array at `key`, one of the paths in `carried`."""
         rows = [HANDLES.read_row(self._stamp, self._carried[key], t) for t in range(len(self))]
         return np.stack(rows)
 
     def _index(self, t: int) -> int:
         if not 0 <= t < len(self):
-            raise IndexError(f"{self.ref} has moments 0 to {len(self) - 1}; got moment {t}")
+            raise IndexError(f"{self.ref} has moments 0 to {len(self) - 1}; got moment {t}. Use a moment in this range")
         return int(t)
 
     def _row(self, name: str, t: int) -> np.ndarray:
@@ -217,6 +218,6 @@ def _fps(attributes: dict[str, Any], layout: Layout, path: Path, contents: Found
         return layout.fps
     if isinstance(stated, (int, float)) and np.isfinite(stated) and stated > 0:
         return float(stated)
-    text = f"has the attribute fps = {stated!r}; it must be a positive number of frames per second"
+    text = f"has the attribute fps = {stated!r}; expected a positive number. Correct or remove the attribute"
     contents.faults.append(Fault("attribute", path, "", text))
     return None

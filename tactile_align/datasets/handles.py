@@ -20,7 +20,7 @@ MAX_OPEN = 64  # well below the 256 descriptors macOS grants a process
 
 @dataclass(frozen=True)
 class Stamp:
-    """State of a file when it was opened. A file that changed since then counts as another file."""
+    """State of a file when it was opened. A file that changed since then has another stamp."""
 
     path: Path
     inode: int
@@ -41,7 +41,7 @@ class _Open:
 
 
 class Handles:
-    """Open files of this process; beyond `limit` files, the least recently used file is closed."""
+    """HDF5 files that this process has open. When more than `limit` are open, the least recently used is closed."""
 
     def __init__(self, limit: int = MAX_OPEN) -> None:
         self.limit = limit
@@ -93,7 +93,7 @@ class Handles:
 
     def _after_fork(self) -> None:
         if self._pid != os.getpid():
-            # The inherited handles stay open: closing them would change library state copied from the parent.
+            # The inherited handles stay open, because closing them would change library state shared with the parent.
             self._inherited.append(self._open)
             self._open, self._lock, self._pid = OrderedDict(), threading.RLock(), os.getpid()
 
@@ -106,9 +106,9 @@ def open_file(path: Path) -> h5py.File:
         EpisodeError: The file is not HDF5, truncated or damaged.
     """
     if path.is_dir():
-        raise FileNotFoundError(f"{path}: expected one episode file, found a folder. Give one file in it")
+        raise FileNotFoundError(f"{path}: expected one episode file, found a folder. Give one file in the folder")
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file. Give a .hdf5 or .h5 file, or FILE#demo_3 for one of several")
+        raise FileNotFoundError(f"{path}: no such file. Give a .hdf5 or .h5 file, or FILE#demo_3 for one episode in it")
     try:
         return h5py.File(path, "r")
     except (OSError, RuntimeError, ValueError) as cause:

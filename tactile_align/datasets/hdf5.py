@@ -1,4 +1,4 @@
-"""Safe access to an HDF5 file that never opens another file.
+"""Safe access to HDF5 files: reading one file never opens another file.
 
 An unknown file may link to other files, state shapes larger than any memory, or need filters that are not installed.
 All groups and datasets are accessed through this module. It follows only plain (hard) links and checks every dataset
@@ -57,7 +57,7 @@ def _chunk(data: h5py.Dataset, row: int, width: int) -> tuple[bytes, int]:
             continue  # this chunk was written without the filter
         code, _, values, _ = plist.get_filter(i)
         if code == GZIP:
-            # The limit is slightly too large, so that a zip bomb cannot fill the memory and fails the length check.
+            # 5 bytes more than expected: a zip bomb then fails the length check below and cannot fill the memory.
             raw = zlib.decompressobj().decompress(raw, rows * width + 5)
         elif code == SHUFFLE:
             raw = _unshuffled(raw, int(values[0]))
@@ -177,13 +177,13 @@ def dataset(root: h5py.Group, key: str, file: Path) -> h5py.Dataset | None:
     if shape is None:
         raise fault("empty", file, key, "is an empty (null) dataset; expected one row per step. Record it again")
     if chunks is not None and byte_count(chunks, itemsize) > MAX_CHUNK_BYTES:
-        text = f"has chunks of {byte_count(chunks, itemsize):,} bytes; the limit is {MAX_CHUNK_BYTES:,}. Rechunk it"
-        raise fault("huge", file, key, text)
+        text = f"has chunks of {byte_count(chunks, itemsize):,} bytes; the limit is {MAX_CHUNK_BYTES:,}"
+        raise fault("huge", file, key, f"{text}. Write the dataset again with smaller chunks")
     return data
 
 
 def read_low_dim(data: h5py.Dataset, file: Path, key: str) -> np.ndarray:
-    """Return a whole (T,) or (T, D, ...) array, read after checking its stated size.
+    """Return a complete (T,) or (T, D, ...) array, after checking its stated size.
 
     Raises:
         EpisodeError: The stated size exceeds MAX_LOW_DIM_BYTES, or HDF5 cannot read the array.
@@ -214,7 +214,7 @@ def read_row(data: h5py.Dataset, row: int, file: Path, key: str) -> np.ndarray:
 
 
 def byte_count(shape: tuple[int, ...], itemsize: int) -> int:
-    """Return the size of an array in bytes, as a Python integer, which cannot overflow for a shape of 2**40 x 2**40."""
+    """Return the size of an array in bytes, as a Python integer, which cannot overflow."""
     return math.prod(map(int, shape), start=itemsize)
 
 

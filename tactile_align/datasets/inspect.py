@@ -21,14 +21,14 @@ from tactile_align.datasets.streams import Found, Stream, frame_places
 from tactile_align.errors import EpisodeError, Fault, InputError, printable
 
 MOST_UNTAKEN = 8
-"""Largest number of unread datasets in the text; the JSON form lists all."""
+"""Largest number of unread datasets that the text lists; the JSON form lists all of them."""
 LIMITS = {
     "contact-from-start": Limit(
-        "Share of frames in contact of {1} in {0}, an episode that begins in contact",
+        "Share of frames in contact: {1} in {0}, an episode that begins in contact",
         0.5,
         inf,
         form=".0%",
-        why="Episodes usually begin without contact; here frames with and without contact may be exchanged",
+        why="Episodes usually begin without contact; frames with and without contact may be confused here",
     ),
     "touch-quality": Limit(
         "JPEG quality of {1} in {0}", looks.LEAST_TOUCH_QUALITY, -inf, form=".0f", why="JPEG loses faint gel colours"
@@ -38,7 +38,7 @@ LIMITS = {
 
 @dataclass(frozen=True)
 class StreamFacts:
-    """Facts about one camera or touch stream: its storage and its content. 1 kB is 1000 bytes."""
+    """Facts about the storage and the content of one camera or touch stream. 1 kB is 1000 bytes."""
 
     name: str
     role: str
@@ -62,8 +62,8 @@ class StreamFacts:
 class EpisodeFacts:
     """Facts about one episode; its name is its path relative to the inspected folder.
 
-    `faults` make the episode unusable. `remarks` do not, but are worth knowing. `untaken` lists datasets that look like
-    streams but are not part of the layout.
+    `faults` make the episode unusable; `remarks` are worth knowing, but the episode remains usable. `untaken` lists
+    datasets that look like streams but are not part of the layout.
     """
 
     name: str
@@ -84,14 +84,14 @@ class EpisodeFacts:
     remarks: list[Check] = field(default_factory=list)
 
     def remark(self, kind: str, title: str, measured: str, advice: str, *on: str, info: bool = False) -> None:
-        """Add a remark about the episode, or about the stream in `on`; `info` marks a remark without any problem."""
+        """Add a remark about the episode, or about the stream in `on`; `info` marks a remark that is no problem."""
         id = "/".join((kind, self.name, *on))
         self.remarks.append(Check(id, title, "info" if info else "warn", measured, advice=advice))
 
 
 @dataclass
 class Inspection:
-    """Result of `inspect_path`: the facts of each episode, with the faults within and between episodes."""
+    """Result of `inspect_path`: the facts of each episode, and the faults and remarks that concern several episodes."""
 
     path: Path
     episodes: list[EpisodeFacts]
@@ -100,7 +100,7 @@ class Inspection:
 
     @property
     def root(self) -> Path:
-        """Folder to which the names of episodes are relative."""
+        """Folder to which the episode names are relative paths."""
         return self.path if self.path.is_dir() else self.path.parent
 
     @property
@@ -212,7 +212,7 @@ def _inspect(
         if examined.faults:
             return result
         if episode.fps is None:
-            result.remark("rate", "Rate", "not recorded", "Give --fps to commands that need the rate.", info=True)
+            result.remark("rate", "Rate", "not recorded", "Give --fps to each command that needs the rate.", info=True)
         numbers = episode.qpos.tobytes() + episode.action.tobytes()
         if numbers in seen:
             text = f"has the same joints and actions as {seen[numbers]}; keep only one of the two episodes"
@@ -234,7 +234,7 @@ def _untaken(episode: Episode) -> list[str]:
 
 
 def _look(episode: Episode, result: EpisodeFacts) -> bool:
-    """Add streams, faults and remarks to `result`; return False if damaged frames cannot be decoded."""
+    """Add streams, faults and remarks to `result`; return False if a frame cannot be decoded."""
     names = (*episode.cameras, *episode.sensors)
     stored = {name: _scan(episode, name, result) for name in names}
     if result.faults:
@@ -352,11 +352,11 @@ def _check_lengths_table(file: h5py.File, episode: Episode, result: EpisodeFacts
         measured = f"{lengths.key} does not contain the frame lengths of {', '.join(rows)} in this order"
     else:
         return
-    result.remark("lengths-table", f"Table of lengths in {result.name}", f"{measured}; it is not read", "", info=True)
+    result.remark("lengths-table", f"Table of lengths in {result.name}", f"{measured}; it is ignored", "", info=True)
 
 
 def _measure(episode: Episode, seconds: float = 0.4) -> tuple[float, str]:
-    """Return the moments read per CPU-second with every stream fully decoded, and the slowest stream with its share."""
+    """Return the moments decoded per CPU-second, and the slowest stream with its share of the time."""
     rng, names = np.random.default_rng(0), (*episode.cameras, *episode.sensors)
     cost, count = dict.fromkeys(names, 0.0), 0
     until = time.perf_counter() + seconds
@@ -372,7 +372,7 @@ def _measure(episode: Episode, seconds: float = 0.4) -> tuple[float, str]:
 
 
 def _compare(inspection: Inspection) -> None:
-    """Add remarks on differences between episodes: another robot, camera, layout or rate."""
+    """Add a remark for each property that differs between episodes: joints, streams, layout or rate."""
     sound = [episode for episode in inspection.episodes if episode.layout is not None and episode.steps]
     for what, of in (
         ("joints", lambda e: e.joints),

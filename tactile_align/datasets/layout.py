@@ -1,4 +1,4 @@
-"""Layouts of episode files: pydantic models of the TOML files in `datasets/`.
+"""Layouts of episode files: pydantic models of the TOML files in the folder `datasets/`.
 
 A layout states the paths of joints, cameras and touches in an HDF5 file, the storage of frames and their channel order.
 A lab with another layout adds a TOML file; the code does not change.
@@ -25,7 +25,7 @@ def _plain(path: str) -> str:
 
 def _named(path: str) -> str:
     if not path:
-        raise InputError("expected the path of a dataset, got an empty path. Give one such as 'observations/qpos'")
+        raise InputError("expected the path of a dataset, got an empty path. Give a path such as 'observations/qpos'")
     return path
 
 
@@ -34,7 +34,7 @@ Data = Annotated[Place, AfterValidator(_named)]
 
 
 class State(Strict):
-    """Paths of joints, velocities and actions inside the episode; the arrays of several paths are joined as columns."""
+    """Paths of joints, velocities and actions in the episode. If several paths are listed, their columns are joined."""
 
     qpos: tuple[Data, ...] = Field(min_length=1)
     qvel: tuple[Data, ...] = ()
@@ -53,8 +53,8 @@ class Cameras(Strict):
 
     group: Place
     names: tuple[str, ...] = ("*",)
-    order: tuple[str, ...] = ()  # order of writing, also the order of the rows of compress_len
-    known: tuple[str, ...] = ()  # the layout is recognised only if all camera names match; empty: any name
+    order: tuple[str, ...] = ()  # order in which streams are written, and order of the rows of compress_len
+    known: tuple[str, ...] = ()  # patterns that every camera must match in a file of this layout; empty: any name
 
 
 class Touches(Strict):
@@ -71,7 +71,7 @@ class Depth(Strict):
 
 
 class Storage(Strict):
-    """Storage of frames: the kind that is written, and the kinds (`found`) by which the layout is recognised."""
+    """Storage of frames: new files use `kind`; a file is recognised as this layout if it uses a kind in `found`."""
 
     kind: Kind
     found: tuple[Kind, ...] = Field(min_length=1)
@@ -89,7 +89,7 @@ class ChannelOrder(Strict):
 
 
 class Lengths(Strict):
-    """Table (streams, T) of the encoded lengths. It is written for the original software; reading does not need it."""
+    """Table (streams, T) of encoded frame sizes, bytes. Only the recorder's own software needs it."""
 
     key: Data
     rows: Literal["written", "alphabetical"]
@@ -122,9 +122,9 @@ class Layout(Strict):
     @model_validator(mode="after")
     def _check(self) -> "Layout":
         if "{index}" not in self.file_name:
-            raise InputError(f"file_name must contain {{index}}; got {self.file_name!r}. Add it")
+            raise InputError(f"file_name must contain {{index}}; got {self.file_name!r}. Add {{index}}")
         if self.lengths is not None and self.storage.kind == "raw":
-            raise InputError("a [lengths] table needs encoded frames, but storage.kind is 'raw'. Change one of the two")
+            raise InputError("[lengths] is for encoded frames, but storage.kind is 'raw'. Remove the table [lengths]")
         return self
 
     def is_touch(self, name: str) -> bool:
@@ -149,7 +149,7 @@ class Layout(Strict):
         return not self.cameras.known or _matches(name, self.cameras.known)
 
     def channel_order(self, stream: str, encoded: bool) -> Channels:
-        """Return the channel order of a stream: as stored if raw, after a standard decoder if `encoded`."""
+        """Return the channel order of a stream: of its stored pixels, or if `encoded`, after a standard decoder."""
         return self.channels.streams.get(stream, self.channels.encoded if encoded else self.channels.raw)
 
 

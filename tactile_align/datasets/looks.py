@@ -1,4 +1,4 @@
-"""Faults that can be seen in frames and joints: frozen streams, and exchanged arms, sensors or colour channels."""
+"""Detection of faults in frames and joints: frozen streams, dead joints, exchanged arms, sensors or colour channels."""
 
 from dataclasses import dataclass
 
@@ -11,17 +11,17 @@ from tactile_align.errors import Fault
 from tactile_align.evenly import evenly
 
 THUMB = (40, 30)  # width, height
-MAX_LOOKED_AT = 120  # largest number of frames of a camera that are decoded
+MAX_LOOKED_AT = 120  # largest number of frames that are decoded of each camera
 FROZEN_STEPS = 5
 # In simulated touches, the JPEG error relative to the colour change by contact is 2 % at quality 95, 5 % at 90 and 10 %
 # at 50.
 LEAST_TOUCH_QUALITY = 90
-MOVING = 1e-3  # rad per step; an arm that moves less may really give equal frames
+MOVING = 1e-3  # rad per step; below this motion, equal frames need not be a fault
 
 
 @dataclass(frozen=True)
 class Look:
-    """Sample of n frames of one stream.
+    """Sample of n frames of one stream, resized to thumbnails.
 
     Attributes:
         name: Name of the stream.
@@ -59,7 +59,7 @@ def look_at(episode: Episode, name: str, every: int | None = None) -> Look:
 
 
 def frozen(episode: Episode, name: str, same: np.ndarray) -> list[Fault]:
-    """Return the fault of a stream that is frozen while the arm moves, or an empty list.
+    """Return a list with the fault of a stream that is frozen while the arm moves, or an empty list.
 
     Args:
         episode: The episode.
@@ -83,13 +83,13 @@ def frozen(episode: Episode, name: str, same: np.ndarray) -> list[Fault]:
 
 
 def true_runs(flags: np.ndarray, least: int) -> list[tuple[int, int]]:
-    """Return (first, end) of each run of at least `least` true flags in (T,) flags; the run ends at `end` - 1."""
+    """Return (first, end) of each run of at least `least` true flags in (T,) flags: the rows first <= t < end."""
     edges = np.flatnonzero(np.diff(np.concatenate(([0], flags.astype(int), [0]))))
     return [(int(a), int(b)) for a, b in edges.reshape(-1, 2) if b - a >= least]
 
 
 def dead_joints(episode: Episode) -> tuple[list[Fault], list[str]]:
-    """Return the faults of joints that never move although they are commanded, and remarks on uncommanded joints."""
+    """Return the faults of commanded joints that never move, and remarks on joints that no action commands."""
     still = np.ptp(episode.qpos, axis=0) == 0
     key = episode.layout.state.qpos[0]
     commanded = np.zeros_like(still)
@@ -109,7 +109,7 @@ def dead_joints(episode: Episode) -> tuple[list[Fault], list[str]]:
 
 
 def swapped_touch(episode: Episode, looks: dict[str, Look]) -> list[Fault]:
-    """Return the faults of touches that have more texture and motion than a camera: the two may be exchanged."""
+    """Return the faults of touches with more texture and motion than a camera: both are probably exchanged."""
     faults = []
     for sensor in episode.sensors:
         for camera in episode.cameras:
@@ -117,15 +117,15 @@ def swapped_touch(episode: Episode, looks: dict[str, Look]) -> list[Fault]:
             busier = len(touch.at) > 1 and touch.motion.mean() > scene.motion.mean()
             if touch.texture > 1.5 * scene.texture and busier:
                 got = f"fine structure {touch.texture:.1f} and {scene.texture:.1f} grey levels, and more motion"
-                text = f"looks like a scene and {camera} like a touch ({got}); check if the streams are exchanged"
+                text = f"looks like a scene and {camera} like a touch ({got}); check whether the streams are exchanged"
                 faults.append(Fault("swapped-touch", episode.path, episode.stream(sensor).key, text))
     return faults
 
 
 def swapped_arms(episode: Episode, looks: dict[str, Look]) -> list[Fault]:
-    """Return the fault of wrist cameras whose images move with the other arm's joints, or an empty list.
+    """Return a list with the fault of wrist cameras whose images move with the other arm's joints, or an empty list.
 
-    The state must contain two arms, the left arm in the first half of the columns.
+    The joints must be those of two arms, with the left arm in the first half of the columns.
     """
     left = [name for name in episode.cameras if "left" in name]
     right = [name for name in episode.cameras if "right" in name]
@@ -143,12 +143,12 @@ def swapped_arms(episode: Episode, looks: dict[str, Look]) -> list[Fault]:
     if crossed < 0.3:
         return []
     text = f"moves with the right arm's joints (r = {r['left', 'right']:.2f}, left {r['left', 'left']:.2f})"
-    text += f", and {right[0]} with the left arm's joints; check if the arms or the cameras are exchanged"
+    text += f", and {right[0]} with the left arm's joints; check whether arms or cameras are exchanged"
     return [Fault("swapped-arms", episode.path, episode.stream(left[0]).key, text)]
 
 
 def colours(episode: Episode, looks: dict[str, Look]) -> list[str]:
-    """Return remarks on cameras whose colours match the other cameras better with red and blue exchanged."""
+    """Return remarks on cameras whose colours match the other cameras better when red and blue are exchanged."""
     remarks = []
     for name in episode.cameras:
         others = [looks[other] for other in episode.cameras if other != name]
@@ -158,9 +158,9 @@ def colours(episode: Episode, looks: dict[str, Look]) -> list[str]:
         as_is = float(np.minimum(_histogram(looks[name].thumbs), theirs).sum())
         turned = float(np.minimum(_histogram(looks[name].thumbs[..., ::-1]), theirs).sum())
         if turned > as_is + 0.15:
-            text = f"{turned:.0%} of its colours with the other cameras if red and blue are exchanged, else {as_is:.0%}"
+            text = f"{turned:.0%} of its colours with the other cameras with red and blue exchanged, else {as_is:.0%}"
             remarks.append(
-                f"{name} shares {text}; look at a frame, and correct channels.streams in the layout if wrong"
+                f"{name} shares {text}; look at a frame; if its colours are wrong, set channels.streams in the layout"
             )
     return remarks
 
@@ -173,7 +173,7 @@ def stored_quality(episode: Episode, name: str) -> int | None:
 
 
 def distinct_share(look: Look, apart: float = 3.0) -> float:
-    """Return the share of sampled frames that differ by at least `apart` grey levels from every earlier kept frame."""
+    """Return the share of sampled frames that differ by at least `apart` grey levels from all frames counted before."""
     kept: list[np.ndarray] = []
     thumbs = [cv2.resize(thumb, (10, 8), interpolation=cv2.INTER_AREA).ravel() for thumb in look.thumbs]
     for thumb in thumbs:
@@ -183,7 +183,7 @@ def distinct_share(look: Look, apart: float = 3.0) -> float:
 
 
 def _histogram(thumbs: np.ndarray) -> np.ndarray:
-    """Return the share of pixels of each colour, (24 ** 3,), with brightness divided out."""
+    """Return the share of pixels of each colour, (24 ** 3,), normalised to equal brightness."""
     total = thumbs.sum(axis=-1, keepdims=True) + 1e-6
     shares = (thumbs / total).reshape(-1, 3)
     counts, _ = np.histogramdd(shares, bins=24, range=[(0, 1)] * 3)

@@ -37,7 +37,7 @@ def trim_episode(
     layout: str | Path | None = None,
     overwrite: bool = False,
 ) -> Path:
-    """Write the rows `start` to `to` - 1 of an episode to a new file. The streams may differ in length.
+    """Write the rows `start` <= row < `to` of an episode to a new file. The streams may differ in length.
 
     Encoded frames are copied byte for byte. Further arrays with as many rows as the joints are cut in the same way.
 
@@ -54,7 +54,7 @@ def trim_episode(
 
     Raises:
         FileExistsError: `out` exists.
-        InputError: The range is empty or ends after the shortest stream, or the episode cannot be read.
+        InputError: The range is empty or exceeds the shortest stream, or the episode cannot be read.
     """
     with open_file(parse_ref(where).path) as file:
         source = _Source(file, where, layout)
@@ -76,7 +76,7 @@ def repair_episode(
     """Write an episode to new files without the rows that have a damaged frame or a non-finite number.
 
     The episode is also cut to its shortest stream. The parts before and after a removed row become separate episodes,
-    because the arm would jump if the parts were joined. A single undamaged part is written as `out`, several parts as
+    because the arm would jump if they were joined. A single undamaged part is written as `out`, several parts as
     out_part0, out_part1, ... Parts shorter than `min_steps` are not written.
 
     Args:
@@ -98,8 +98,8 @@ def repair_episode(
         runs = true_runs(~np.isin(np.arange(source.shortest), list(damaged)), min_steps)
         if not runs:
             rows = len(damaged)
-            text = f"no undamaged part of {min_steps} steps remains of {source.shortest}; {rows} rows are damaged"
-            raise InputError(f"{source.ref}: {text}. Record it again, or allow shorter parts with min_steps")
+            text = f"no undamaged part of {min_steps} steps remains ({rows} of {source.shortest} rows are damaged)"
+            raise InputError(f"{source.ref}: {text}. Record the episode again, or reduce min_steps")
         parts = [target.with_name(f"{target.stem}_part{i}{target.suffix}") for i in range(len(runs))]
         names = [target] if len(runs) == 1 else parts
         taken = [name for name in names if name.exists() and not overwrite]
@@ -110,7 +110,7 @@ def repair_episode(
 
 
 class _Source:
-    """Parts of an episode as they are stored; their lengths may differ."""
+    """Stored arrays and frames of an episode; their lengths may differ."""
 
     def __init__(self, file: h5py.File, where: EpisodeRef | str | Path, layout: str | Path | None) -> None:
         self.ref, self.layout, group = locate(file, where, layout)
@@ -133,7 +133,7 @@ class _Source:
         data = hdf5.dataset(group, key, self.path)
         if data is None or data.ndim == 0 or (role != "depth" and kind_of(data) is None):
             got = "nothing" if data is None else f"dtype {data.dtype}, shape {data.shape}"
-            raise hdf5.fault("dtype", self.path, key, f"has no frames ({got}) and cannot be repaired")
+            raise hdf5.fault("dtype", self.path, key, f"has no frames ({got}) and cannot be repaired. Record it again")
         return data
 
     def damage(self) -> list[Fault]:
@@ -163,7 +163,7 @@ class _Source:
         return faults
 
     def write(self, out: Path, start: int, end: int, overwrite: bool) -> Path:
-        """Write rows start to end - 1."""
+        """Write the rows `start` <= row < `end` to the new file `out` and return its path."""
         if out.resolve() == self.path.resolve():
             raise InputError(f"{out} is the source itself, which is never changed. Choose another name")
         roles: dict[str, dict[str, Any]] = {"camera": {}, "touch": {}, "depth": {}}
@@ -199,7 +199,7 @@ class _Source:
             try:
                 yield codec.without_padding(frame)
             except InputError as cause:
-                text = f"{cause}; remove the row with: tactile-align repair"
+                text = f"{cause}, or remove the row with: tactile-align repair"
                 raise hdf5.fault("frame", self.path, key, text, row) from cause
 
 

@@ -16,7 +16,7 @@ from tactile_align.errors import EpisodeError
 
 
 def natural(text: str) -> list[tuple[int, int | str]]:
-    """Return a sort key that sorts numbers by value: episode_2 before episode_10."""
+    """Return a sort key that compares the numbers in a text by value, so that episode_2 comes before episode_10."""
     return [(0, int(part)) if part.isdigit() else (1, part) for part in re.split(r"(\d+)", text) if part]
 
 
@@ -35,7 +35,8 @@ def episode_groups(file: h5py.File, layout: Layout, path: Path) -> tuple[str, ..
 def guess_layout(file: h5py.File, path: Path, group: str | None = None) -> Layout:
     """Return the layout of a file: the layout that the file states, or the shipped layout that fits the file.
 
-    If no layout fits a damaged file, the nearest layout is returned; opening the episode then reports the fault.
+    If the file is damaged and therefore fits no layout, the most similar layout is returned; opening the episode then
+    reports the fault.
 
     Args:
         file: The open file.
@@ -83,15 +84,15 @@ class Fit:
 
 
 def how_it_fits(file: h5py.File, layout: Layout, path: Path, group: str | None = None) -> Fit:
-    """Return the result of matching a layout with a file, by default with the file's first episode."""
+    """Return the result of matching a layout with one episode of a file, by default the first."""
     try:
         if group is None:
             groups = episode_groups(file, layout, path)
             if not groups:
-                return Fit(f"no {layout.episode_group}")
+                return Fit(f"no group {layout.episode_group}")
             group = groups[0]
         elif bool(group) != bool(layout.episode_group):
-            return Fit("has one episode per file" if group else f"has its episodes in {layout.episode_group}")
+            return Fit("one file is one episode" if group else f"episodes are in {layout.episode_group}")
         episode = hdf5.reach(file, group, path) if group else file
         if not isinstance(episode, h5py.Group):
             return Fit(f"no group {group}")
@@ -117,9 +118,9 @@ def _how_frames_fit(episode: h5py.Group, layout: Layout, path: Path) -> Fit:
     cameras = [name for name in hdf5.names(holder, path) if layout.is_camera(name)]
     strangers = [name for name in cameras if not layout.knows_camera(name)]
     if strangers:
-        return Fit(f"has no camera called {strangers[0]}")
+        return Fit(f"the camera {strangers[0]} is unknown")
     if not cameras:
-        return Fit("no camera", damaged=True)
+        return Fit("no camera stream", damaged=True)
     for name in cameras:
         data = hdf5.dataset(holder, name, path)
         kind = None if data is None else kind_of(data)
@@ -157,7 +158,7 @@ def _stated(file: h5py.File) -> str:
 
 
 def _reading(file: h5py.File, layout: Layout, path: Path, group: str | None) -> tuple[object, ...]:
-    """Return what a layout reads from the file; layouts with equal results are interchangeable for this file."""
+    """Return the paths and channel orders that a layout uses in the file; equal results mean equal reading."""
     if group is None:
         group = episode_groups(file, layout, path)[0]
     episode = file[group] if group else file
@@ -195,8 +196,8 @@ class EpisodeRef:
 def list_episodes(path: str | Path, layout: str | Path | None = None) -> tuple[EpisodeRef, ...]:
     """Return references to the episodes of a folder (with its subfolders) or of one file, in natural order.
 
-    Files are opened only to find out whether they contain several episodes. A damaged file is listed too; opening its
-    episode then raises an error.
+    Files are opened only to find out whether they contain several episodes. A damaged file is listed too, and opening
+    its episode raises an error.
 
     Args:
         path: A folder, or one file.
@@ -244,7 +245,7 @@ def locate(
     """Return the complete reference, the layout and the group of one episode in an open file.
 
     Raises:
-        EpisodeError: No layout fits, the group is missing, or `where` does not choose one of several episodes.
+        EpisodeError: No layout fits, the group is missing, or the file has several episodes and `where` states none.
     """
     ref = parse_ref(where)
     chosen = layout if layout is not None else ref.layout

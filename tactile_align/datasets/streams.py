@@ -98,14 +98,14 @@ def stream_at(group: h5py.Group, name: str, key: str, layout: Layout, file: Path
         raise hdf5.fault("huge", file, full, text)
     if kind == "raw":
         if 0 in row_shape:
-            raise hdf5.fault("shape", file, full, f"has frames without pixels: shape {data.shape}")
+            raise hdf5.fault("shape", file, full, f"has frames without pixels: shape {data.shape}. Record it again")
         height, width = row_shape[:2]
         return Stream(name, full, kind, rows, width, height, layout.channel_order(name, False), "raw", row_shape)
     row = hdf5.read_row(data, 0, file, full)
     try:
         width, height = codec.width_height(row)
     except InputError as cause:
-        text = f"{cause}; remove the frame with: tactile-align repair"
+        text = f"{cause}, or remove the frame with: tactile-align repair"
         raise hdf5.fault("frame", file, full, text, 0) from cause
     order = layout.channel_order(name, True)
     return Stream(name, full, kind, rows, width, height, order, codec.codec_of(row), row_shape)
@@ -121,22 +121,23 @@ def depth_at(group: h5py.Group, key: str, file: Path) -> str:
     data = hdf5.dataset(group, key, file)
     if data is None or data.ndim < 1 or data.dtype.kind not in "uif":
         got = "nothing" if data is None else f"dtype {data.dtype}, shape {data.shape}"
-        raise hdf5.fault("dtype", file, full, f"must contain (steps, height, width) numbers; got {got}")
+        raise hdf5.fault("dtype", file, full, f"must be numbers (steps, height, width); got {got}. Record it again")
     return full
 
 
 def _kind(data: h5py.Dataset, file: Path, key: str) -> Kind:
     kind = kind_of(data)
     if kind is None:
-        text = f"has dtype {data.dtype} and shape {data.shape}; frames must be uint8 (steps, height, width, 3) if raw"
-        raise hdf5.fault("dtype", file, key, f"{text}, and uint8 (steps, bytes) or variable-length uint8 if encoded")
+        text = f"has dtype {data.dtype} and shape {data.shape}; raw frames must be uint8 (steps, height, width, 3)"
+        text += ", encoded frames uint8 (steps, bytes) or variable-length uint8"
+        raise hdf5.fault("dtype", file, key, f"{text}. Check the layout, or write the frames again")
     return kind
 
 
 def state_array(
     group: h5py.Group, keys: tuple[str, ...], file: Path, needed: bool, finite: bool = True
 ) -> np.ndarray | None:
-    """Return joints, velocities or actions, (T, D) float64; None if they are missing and not `needed`.
+    """Return joints, velocities or actions, (T, D) float64; None if they are missing and `needed` is False.
 
     Args:
         group: The episode.
@@ -146,7 +147,7 @@ def state_array(
         finite: Whether non-finite numbers are an error.
 
     Raises:
-        EpisodeError: An array is missing, of another kind, too large, or has non-finite numbers.
+        EpisodeError: An array is missing, of another kind, too large, or contains non-finite numbers.
     """
     parts: list[np.ndarray] = []
     for key in keys:
@@ -178,7 +179,7 @@ def _require_numbers(data: h5py.Dataset, file: Path, full: str) -> None:
         text = f"has dtype {data.dtype}, expected floating-point numbers; write it again as float32 or float64"
         raise hdf5.fault("dtype", file, full, text)
     if data.ndim not in (1, 2):
-        raise hdf5.fault("shape", file, full, f"has shape {data.shape}, expected (steps, numbers)")
+        raise hdf5.fault("shape", file, full, f"has shape {data.shape}, expected (steps, numbers). Reshape it")
     if 0 in data.shape:
         text = f"has shape {data.shape}, that is no steps. Record the episode again, or delete it"
         raise hdf5.fault("empty", file, full, text)
@@ -186,7 +187,7 @@ def _require_numbers(data: h5py.Dataset, file: Path, full: str) -> None:
 
 @dataclass
 class Found:
-    """Contents of an episode; the episode can be used when `faults` is empty."""
+    """Contents of an episode and its faults; the episode can be used only when `faults` is empty."""
 
     qpos: np.ndarray | None = None
     qvel: np.ndarray | None = None
@@ -199,7 +200,7 @@ class Found:
 
 
 def find(group: h5py.Group, layout: Layout, file: Path) -> Found:
-    """Return the contents of the episode in `group`. Joints and actions are read; of each stream, only the first frame.
+    """Return the contents of the episode in `group`. Joints and actions are read, but only the first frame of a stream.
 
     Faults are collected in the result, not raised.
     """
@@ -249,7 +250,7 @@ def frame_places(group: h5py.Group, layout: Layout, file: Path, contents: Found)
         with _Collect(contents):
             for role, name, key in touch_places(group, place, layout, file):
                 if name in places:
-                    text = f"is the second stream called {name!r}; keep only one"
+                    text = f"is the second stream called {name!r}. Rename or remove one of the two streams"
                     contents.faults.append(Fault("twice", file, hdf5.full_name(group, key), text))
                 else:
                     places[name] = role, name, key

@@ -51,7 +51,8 @@ class Writer:
         for name, key, values in given:
             array = np.asarray(values)
             if array.ndim != 2 or array.dtype.kind not in "fiu" or array.shape[0] == 0:
-                raise InputError(f"{self.target}: {name} must be (steps, numbers); got {array.dtype} {array.shape}")
+                got = f"got {array.dtype} {array.shape}. Give one row of numbers per step"
+                raise InputError(f"{self.target}: {name} must be numbers of shape (steps, columns); {got}")
             self._same_length(name, len(array))
             if not np.isfinite(array).all():
                 row = int(np.argwhere(~np.isfinite(array))[0, 0])
@@ -62,7 +63,7 @@ class Writer:
         """Write T frames of each camera and touch, and the table of encoded lengths if the layout has one."""
         layout = self.layout
         if not images:
-            raise InputError(f"{self.target}: an episode needs at least one camera; got none. Give its images")
+            raise InputError(f"{self.target}: images is empty; an episode needs at least one camera. Give its frames")
         cameras = sorted(images, key=layout.camera_rank)
         for name in cameras:
             if "/" in name or not layout.is_camera(name):
@@ -94,7 +95,7 @@ class Writer:
             self._store(layout.lengths.key, table)
 
     def arrays(self, given: dict[str, np.ndarray], whole: bool = True) -> None:
-        """Write arrays by path. If `whole`, each array must be a depth stream of T rows."""
+        """Write each array at its path, the key. If `whole`, each array must be a depth stream with T rows."""
         for key, values in given.items():
             array = np.asarray(values)
             if whole:
@@ -111,7 +112,8 @@ class Writer:
                 self.file.attrs[name] = value
             except TypeError as cause:
                 kind = type(value).__name__
-                raise InputError(f"{self.target}: attribute {name} must be text or numbers; got {kind}") from cause
+                text = f"attribute {name} must be text or numbers; got {kind}. Convert the value"
+                raise InputError(f"{self.target}: {text}") from cause
 
     def _encode(self, name: str, frames: Frames, touch: bool) -> list[bytes]:
         storage, order = self.layout.storage, self.layout.channel_order(name, True)
@@ -165,23 +167,24 @@ class Writer:
     def _same_length(self, name: str, rows: int, unit: str = "rows") -> None:
         if rows != self.steps:
             text = f"{name} has {rows} {unit} but qpos has {self.steps} rows"
-            raise InputError(f"{self.target}: {text}; all streams of an episode must be equally long")
+            raise InputError(f"{self.target}: {text}; the two must be equal. Cut the longer stream")
 
     def _width_height(self, name: str, row: int, frame: np.ndarray | bytes) -> tuple[int, int]:
         if isinstance(frame, bytes):
             try:
                 return codec.width_height(frame)
             except ValueError as cause:
-                raise InputError(f"{self.target}: {name} row {row} {cause}; encode the frame again") from cause
+                raise InputError(f"{self.target}: {name} row {row} {cause}") from cause
         if not isinstance(frame, np.ndarray) or frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3:
             got = f"{frame.dtype} {frame.shape}" if isinstance(frame, np.ndarray) else type(frame).__name__
-            raise InputError(f"{self.target}: {name} row {row} must be uint8 (height, width, 3) RGB; got {got}")
+            text = f"{name} row {row} must be uint8 (height, width, 3) RGB; got {got}. Convert the frame"
+            raise InputError(f"{self.target}: {text}")
         return frame.shape[1], frame.shape[0]
 
     def _alike(self, name: str, row: int, size: tuple[int, int], first: tuple[int, int] | None) -> tuple[int, int]:
         if first is not None and size != first:
             got, need = f"{size[0]}x{size[1]}", f"{first[0]}x{first[1]}"
-            raise InputError(f"{self.target}: {name} row {row} is {got} but row 0 is {need}; frames must have one size")
+            raise InputError(f"{self.target}: {name} row {row} is {got} but row 0 is {need}. Resize the frames")
         return size
 
     def _store(self, key: str, array: np.ndarray) -> None:
@@ -189,10 +192,10 @@ class Writer:
 
 
 def _rename(what: str) -> str:
-    return f"rename it, or copy that layout's file, add the name to {what}.names, and write with the copy"
+    return f"rename it, or copy that layout's file, add the name to {what}.names, and use the copy as layout"
 
 
-ABOUT_STORAGE = ("layout", "compress")  # attributes about the storage of one file, never copied to another file
+ABOUT_STORAGE = ("layout", "compress")  # attributes that describe how one file is stored, never copied to another
 
 
 def write_episode(
@@ -211,22 +214,22 @@ def write_episode(
     quality: int | None = None,
     overwrite: bool = False,
 ) -> Path:
-    """Write one episode to a file and return its path.
+    """Write one episode to a file and return the file's path.
 
-    The file appears under its name only when it is complete. Equal input gives equal bytes.
+    The file gets its final name only when it is complete. Equal input gives equal bytes.
 
     Args:
         path: The file to write; its folder is created.
         qpos: (T, D) raw joint readings.
         action: (T, A) raw actions.
-        images: By camera, T frames (H, W, 3) uint8 RGB: an array or any iterable of frames. A frame may also be the
-            bytes of a JPEG or PNG in the layout's channel order; the bytes are stored unchanged.
-        touches: By touch sensor, frames as in `images`.
+        images: T frames (H, W, 3) uint8 RGB by camera name, as an array or any iterable. A frame may also be the bytes
+            of a JPEG or PNG in the layout's channel order; these bytes are stored unchanged.
+        touches: T frames by touch sensor, as in `images`.
         qvel: (T, D) joint velocities.
-        depth: By stream, (T, H, W) depth images as given by the recorder.
+        depth: (T, H, W) depth images by stream name, in the recorder's unit.
         fps: Frames per second, stored as an attribute; None when unknown.
-        attributes: Further root attributes; they replace attributes of the layout with the same name.
-        extra: Further arrays by path, such as "truth/contact".
+        attributes: Additional root attributes; they replace attributes of the same name in the layout.
+        extra: Additional arrays by path, such as "truth/contact".
         layout: Name or TOML file of a layout.
         quality: JPEG quality of the cameras; touches use at least 95. None: the layout's quality.
         overwrite: Whether an existing file may be replaced.
@@ -265,5 +268,5 @@ def _rate(target: Path, fps: float | None) -> dict[str, float]:
     if fps is None:
         return {}
     if not (np.isfinite(fps) and fps > 0):
-        raise InputError(f"{target}: fps must be a positive number of frames per second; got {fps}. Correct it")
+        raise InputError(f"{target}: fps must be a positive number; got {fps}. Leave fps out if the rate is unknown")
     return {"fps": float(fps)}

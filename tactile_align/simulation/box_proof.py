@@ -1,4 +1,4 @@
-"""Errors of projected boxes on the simulated cell, compared with MuJoCo's kinematics and pixel masks."""
+"""Errors of projected boxes on the simulated cell, measured against MuJoCo's kinematics and pixel masks."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -37,7 +37,7 @@ class BoxErrors:
         return np.asarray(np.linalg.norm((self.edges[:, :2] + self.edges[:, 2:]) / 2, axis=1))
 
     def text(self) -> str:
-        """Return a summary in one line."""
+        """Return the summary of the errors in one line."""
         signed = " ".join(f"{value:+.2f}" for value in np.median(self.edges, axis=0))
         return (
             f"{len(self.iou)} boxes: IoU median {np.median(self.iou):.3f}, 5th percentile "
@@ -72,7 +72,7 @@ def recorded_boxes(
         rig: The rig of the episodes.
         camera: Name of a camera of the rig.
         sensor: Name of a sensor of the rig.
-        hold: Whether to hold a commanded opening at contact onset; contact is detected in the hand's touch images.
+        hold: Whether to hold a commanded opening at its value at contact onset; contact is detected in the touches.
         in_contact: Whether to compare only moments in which the gel is truly in contact.
 
     Raises:
@@ -94,14 +94,14 @@ def recorded_boxes(
 def _required_truth(episode: Episode, key: str, *shape: int) -> np.ndarray:
     values = read_truth(episode, key, *shape)
     if values is None:
-        raise InputError(f"{episode.ref}: expected a simulated episode, but truth/{key} is missing. Simulate one")
+        raise InputError(f"{episode.ref}: truth/{key} is missing. Use an episode recorded by `simulate`")
     return values
 
 
 def posed_boxes(rig: Rig, truth_rig: Rig, camera: str, sensor: str, poses: int = 500, seed: int = 0) -> BoxErrors:
     """Return the errors of projected boxes in raw frames against MuJoCo's masks, over random poses of the arm.
 
-    In the view of a camera that is fixed to the base, the boxes depend on all six joints.
+    For a camera that is fixed to the base, the boxes depend on all six joints.
 
     Args:
         rig: The rig to test. Its boxes are computed from joints and true openings, without gripper lag.

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from tactile_align.simulation.raycast import Floats, Sheaf, Solids, hit
 
 F = np.float32
-BEHIND = 0.03  # metres: rays start this far behind the gel face, so that an object pressed into the gel is in front
+BEHIND = 0.03  # metres: distance behind the gel face at which rays start, so that an object in the gel is ahead of them
 DEEPEST = 0.0018  # metres: the gel is 2 mm thick and cannot be compressed completely
 PRESSED = 2e-6  # metres: smaller indentations are rounding errors
 _RELAX_PX = (14.0, 8.0, 4.0, 2.0)  # touch pixels
@@ -94,7 +94,7 @@ def clearance(
 def membrane(pad: Pad, sunk: Floats) -> npt.NDArray[np.float32]:
     """Return the depth of the skin, (rows, columns) in touch pixels.
 
-    The skin follows the surface that presses into it, at most to DEEPEST, and is smooth around the pressed part.
+    The skin follows the pressing surface, at most to the depth DEEPEST, and is smooth around the pressed part.
 
     Args:
         pad: The pad.
@@ -117,7 +117,7 @@ class GelCamera:
 
     Args:
         pad: The pad that the camera sees.
-        device: Seed of the device. The lamp directions of a device differ from the nominal ones by up to 5 degrees.
+        device: Seed of the device. The lamps of a device are turned from their nominal directions by up to 5 degrees.
     """
 
     def __init__(self, pad: Pad, device: int = 0) -> None:
@@ -134,7 +134,7 @@ class GelCamera:
             (1 + 0.35 * (x * np.cos(a) + y * np.sin(a)) - 0.25 * (x * x + y * y)).astype(F) for a in azimuth
         ]
         self.flat = self.shade(np.zeros((pad.rows, pad.columns), F))
-        # One noise image larger than a touch: a random crop per frame is faster than new random numbers.
+        # This noise image is larger than a touch, because a random crop of it is faster than new random numbers.
         self._noise = rng.normal(0, _NOISE * 255, (pad.rows + 64, pad.columns + 64, 3)).astype(F)
 
     def shade(self, skin: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

@@ -1,4 +1,4 @@
-"""Look of one episode, which stays constant in the episode: object, size, colours, lamp and clutter."""
+"""Random look of an episode (object, size, colours, lamp and clutter), which is constant during the episode."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Part:
 
 
 def _part(kind: int, size: Sequence[float], at: Sequence[float] = (0, 0, 0), rpy: Sequence[float] = (0, 0, 0)) -> Part:
-    """Return a primitive with a size as in `raycast.hit` and a centre, in mm, and angles as in `rotation_from_rpy`."""
+    """Return a primitive: size (as in `raycast.hit`) and centre in mm, rotation as in `rotation_from_rpy`."""
     return Part(kind, np.array(size) * MM, np.array(at) * MM, np.asarray(rotation_from_rpy(np.array(rpy, float))))
 
 
@@ -72,7 +72,7 @@ def object_parts(kind: str, scale: float = 1.0) -> list[Part]:
 
     Args:
         kind: One of KINDS.
-        scale: Factor on every length; at scale 1 an object is about 36 mm long and, between the fingers, 16 to 28 mm
+        scale: Factor on every length. At scale 1, an object is about 36 mm long and, between the fingers, 16 to 28 mm
             thick.
 
     Raises:
@@ -88,7 +88,7 @@ SCALES = (0.75, 1.3)  # a wide range, so that the gripper's opening alone does n
 
 @dataclass(frozen=True)
 class Lying:
-    """Object that lies on the bench and is never touched."""
+    """Object that lies on the bench and is not touched by the robot."""
 
     kind: str
     scale: float
@@ -118,7 +118,7 @@ class Look:
 
 
 def _mild(rng: np.random.Generator) -> Paint:
-    """Return one main colour with a faint pattern that has periods of 5 to 25 mm."""
+    """Return a random paint: one main colour with a faint pattern that has periods of 5 to 25 mm."""
     colour = rng.uniform(0.05, 0.95, 3).astype(F)
     other = np.clip(colour + rng.normal(0, 0.08, 3), 0, 1).astype(F)
     return Paint(colour, other, PATTERNS[rng.integers(len(PATTERNS))], float(rng.uniform(40, 200)))
@@ -156,7 +156,7 @@ _PAINTS = {"palm": _plain(0.2, 0.2, 0.22), "opposite": _plain(0.08, 0.08, 0.08),
 
 
 def paint_of(name: str, look: Look, gel: int) -> Paint:
-    """Return the paint of a geom of the scene by its name; `gel` is the index of the sensor box that is the gel."""
+    """Return the paint of a geom of the scene by its name; `gel` is the index of the gel among the sensor's boxes."""
     if name.startswith("thing"):
         return look.paint
     if name.startswith("lying"):

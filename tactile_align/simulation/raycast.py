@@ -1,4 +1,4 @@
-"""Ray caster for primitives on a bench: colour, segmentation and depth in numpy, without GPU or OpenGL."""
+"""Ray caster that computes colour, segmentation and depth of primitives on a bench, in numpy without GPU or OpenGL."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def _capsule(rays: Rays, size: Floats, p: Floats, R: Floats) -> Floats:
     root2 = b * b - a * (oo - oz * oz - radius * radius)
     t = (-b - np.sqrt(root2)) / a
     z = oz + t * dz
-    # Beyond the tube, the ray can only hit the ball at the end on the side where it crosses the infinite tube.
+    # If the ray misses the tube, it can only hit the ball at the end on the side where it meets the infinite tube.
     side = np.where(z > 0, half, -half)
     ball_od = od - side * dz
     ball_oo = oo - 2 * side * oz + half * half
@@ -115,7 +115,7 @@ def _cylinder(rays: Rays, size: Floats, p: Floats, R: Floats) -> Floats:
     t = (-b - root) / a
     z = oz + t * dz
     lid = (np.where(z > 0, half, -half) - oz) / dz
-    lid = np.where(np.abs(b + a * lid) <= root, lid, MISS)  # a hit on the lid is nearer to the axis than the wall
+    lid = np.where(np.abs(b + a * lid) <= root, lid, MISS)  # the lid ends at the wall's radius
     t = np.where(np.abs(z) <= half, t, lid)
     return np.where(t > 0, t, MISS)
 
@@ -214,7 +214,7 @@ class Paint:
 
 
 def mixture(pattern: str, p: Floats) -> Floats:
-    """Return the values of a pattern, 0..1, at (d, n) points; `grains` repeats after 8 units, the others after 2."""
+    """Return the values of a pattern, 0..1, at (d, n) points. `grains` repeats after 8 units, the others after 2."""
     if pattern == "checker":
         return np.asarray(np.floor(p).sum(axis=0) % 2)
     if pattern == "waves":
@@ -226,11 +226,11 @@ def mixture(pattern: str, p: Floats) -> Floats:
 
 
 SKY = (178, 190, 204)
-DIFFUSE = F(0.47)  # brightness that the lamp adds to a surface that faces it
+DIFFUSE = F(0.47)  # brightness that the lamp adds to a surface that faces the lamp
 
 
 class Lens:
-    """Rays of a pinhole camera.
+    """Rays of a pinhole camera, one per pixel.
 
     Args:
         width: Image width, px.
@@ -246,7 +246,7 @@ class Lens:
         self.pencil = Pencil(x.astype(F), y.astype(F))
 
     def window(self, u0: int, u1: int, v0: int, v1: int) -> Pencil:
-        """Return the rays of columns u0 to u1 - 1 and rows v0 to v1 - 1."""
+        """Return the rays of the columns u0 <= u < u1 and the rows v0 <= v < v1."""
         return Pencil(self.pencil.x[u0:u1], self.pencil.y[v0:v1])
 
 
@@ -331,18 +331,18 @@ class Picture:
     depth: npt.NDArray[np.float32]
 
     def copy(self) -> Picture:
-        """Return a copy to draw on."""
+        """Return a copy of the picture, which `draw` may change."""
         return Picture(self.rgb.copy(), self.ids.copy(), self.depth.copy())
 
 
 @dataclass(frozen=True)
 class Placed:
-    """Poses of the n solids in a camera frame.
+    """Poses and pixel windows of the n solids in a camera frame.
 
     Attributes:
         centre: (n, 3) centres, metres.
         axes: (n, 3, 3) axes.
-        window: (n, 4) pixel window u0, u1, v0, v1 of each solid: columns u0 to u1 - 1, rows v0 to v1 - 1.
+        window: (n, 4) pixel window u0, u1, v0, v1 of each solid: columns u0 <= u < u1, rows v0 <= v < v1.
         nearest: (n,) smallest depth of the box around each solid, metres.
     """
 
@@ -412,7 +412,7 @@ class Caster:
     def draw(
         self, picture: Picture, lens: Lens, T_world_camera: Floats, placed: Placed, which: npt.NDArray[np.int64]
     ) -> None:
-        """Draw some solids into a picture, except where the picture already has something nearer.
+        """Draw some solids into a picture, except where the picture already shows something nearer.
 
         Args:
             picture: The picture; changed in place.
@@ -456,7 +456,7 @@ class Caster:
     def silhouette(
         self, lens: Lens, placed: Placed, which: Iterable[int]
     ) -> tuple[tuple[int, int, int, int], npt.NDArray[np.bool_]]:
-        """Return the amodal mask of some solids: the mask that they would have if nothing hid them.
+        """Return the amodal mask of some solids: the mask that the solids would have if nothing hid them.
 
         Returns:
             The window (u0, u1, v0, v1) of the mask, and the mask (v1 - v0, u1 - u0); empty when out of view.

@@ -1,6 +1,6 @@
 """Recording of simulated episodes with ground truth in the X-Trainer layout, in parallel processes.
 
-Every episode has its own seed, (seed, index), so its bytes do not depend on the process or the time.
+Every episode has its own seed, (seed, index), so its bytes do not depend on the process or the time of recording.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from tactile_align.workers import in_processes
 
 Task = Literal["expert", "regrasp", "mixed"]
 Reading = Literal["commanded", "measured"]
-TOUCH_QUALITY, CAMERA_QUALITY = 95, 90  # touches need fine texture; lower camera quality saves padding
-_EXPERT_EVERY = 4  # one in this many episodes of a mixed recording is an expert episode
+TOUCH_QUALITY, CAMERA_QUALITY = 95, 90  # touches need fine texture; a lower quality of camera frames saves space
+_EXPERT_EVERY = 4  # in a mixed recording, every fourth episode is an expert episode
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def simulate(
 
     Args:
         out: The folder; created when missing.
-        episodes: Number of episodes in the folder afterwards.
+        episodes: Number of episodes in the folder after the call.
         seed: The same seed gives the same bytes on the same machine with the same versions, whatever `processes` is.
         task: expert: grasp and lift with physics, 10 frames per second. regrasp: contacts in set poses, without
             physics, 5 frames per second. mixed: every fourth episode is expert, the others are regrasp.
@@ -86,8 +86,9 @@ def simulate(
     for name, value, known in (("task", task, get_args(Task)), ("gripper", gripper, get_args(Reading))):
         if value not in known:
             raise InputError(f"simulate got the unknown {name} '{value}'. Choose one of: {', '.join(known)}")
-    if episodes < 1 or (processes is not None and processes < 1):
-        raise InputError(f"episodes and processes must be at least 1; got {episodes=}, {processes=}. Increase them")
+    for name, number in (("episodes", episodes), ("processes", processes)):
+        if number is not None and number < 1:
+            raise InputError(f"{name} must be at least 1; got {name}={number}. Set it to 1 or more")
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     jobs = [_job(folder, i, seed, task, gripper) for i in range(episodes)]
@@ -128,7 +129,7 @@ def _done(job: _Job) -> bool:
         attributes = read_attributes(file, job.path)
     identity = {key: attributes.get(key) for key in job.identity}
     if identity != job.identity:
-        text = f"expected the episode with {job.identity}; found one with {identity}"
+        text = f"expected the episode with {job.identity}; found an episode with {identity}"
         raise InputError(f"{job.path}: {text}. Record to another folder, or move the old episodes away")
     return True
 

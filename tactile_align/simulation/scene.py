@@ -38,12 +38,12 @@ _SOFT = 'condim="4" friction="1.2 .02 .001" solref="-20000 -300" solimp=".9 .95 
 
 @dataclass(frozen=True)
 class Hand:
-    """Geometry of one arm's hand that the scene needs, read from the rig.
+    """Geometry of an arm's hand, read from the rig for the scene.
 
     Attributes:
         arm: Name of the arm in the rig.
         sensor: Name of the sensor on finger1.
-        outwards: +1 or -1: finger1 opens along +y or -y of the flange.
+        outwards: Direction in which finger1 opens: +1 along +y of the flange, -1 along -y.
         T_finger_pad: (4, 4) pose of the gel face in finger1's frame: z out of the sensor, y along the tool axis.
         pad_width: Length of the pad along its x, metres.
         pad_height: Length of the pad along its y, metres.
@@ -63,13 +63,13 @@ def read_hand(rig: Rig, arm: str) -> Hand:
     """Return the geometry of the hand of an arm.
 
     Raises:
-        InputError: The scene cannot build this rig, because finger1 does not have exactly one sensor, the gripper does
-            not open along the flange's y by a linear law, or the pad does not face the other finger.
+        InputError: The scene cannot build this rig: finger1 does not have exactly one sensor, the gripper does not open
+            along the flange's y by a linear law, or the pad does not face the other finger.
     """
     names = [n for n, s in rig.sensors.items() if s.parent == f"{arm}/finger1"]
     if len(names) != 1:
         text = f"the simulated cell needs one sensor on {arm}/finger1; rig {rig.name} has {len(names)}"
-        raise InputError(f"{text}. Set sensors.NAME.parent in the rig file")
+        raise InputError(f"{text}. Set the parent of each sensor in the rig file")
     gripper, sensor = rig.gripper(arm), rig.sensors[names[0]]
     law = gripper.law
     if not isinstance(law, Linear) or abs(abs(law.axis[1]) - 1) > 1e-9:
@@ -117,7 +117,7 @@ def _tube(name: str, a: Floats, b: Floats, radius: float) -> str:
 
 
 def _link_tubes(i: int, reach: Floats) -> list[str]:
-    """Return the tubes of link i to the next joint at `reach`: first along the link's joint axis, then across it."""
+    """Return the tubes of link i, first along its joint axis and then across this axis to the next joint at `reach`."""
     radius, elbow = _TUBE_RADII[min(i + 1, len(_TUBE_RADII) - 1)], np.array([0.0, 0.0, reach[2]])
     parts = [_tube(f"drum{i}", np.array([0, 0, -radius]), np.array([0, 0, radius * 0.6]), radius)]
     if abs(reach[2]) > 1e-3:

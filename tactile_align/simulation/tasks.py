@@ -1,4 +1,4 @@
-"""Scripted tasks: an expert that grasps and lifts with physics, and regrasps of a held object in set poses."""
+"""Scripted tasks: an expert that grasps and lifts with physics, and repeated grips of an object in set poses."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _ABOVE, _DOWN, _LIFT = 20, 25, 25  # control steps
 _CLOSE_M = 0.0012  # per control step
 # Some objects (screw, letters) indent the gel by less than 0.4 mm at full force, so the limit must be low.
 _FELT_M, _FELT_STEPS = 0.00015, 3
-_PATIENCE = 45  # largest number of control steps of closing before the lift
+_PATIENCE = 45  # largest number of control steps of closing before the lift begins
 _WIDE, _CLEAR, _RAISE = 0.035, 0.12, 0.10  # metres
 RAISED_M = 0.05  # height gain of the object that counts as success
 _START = np.array([0.40, 0.0, 0.17])
@@ -27,7 +27,7 @@ _TIP = 0.018  # smallest height of the point between the pads that keeps the fin
 
 
 class Expert:
-    """Script of one episode of grasping and lifting.
+    """Script of one episode in which the arm grasps and lifts the object, with physics.
 
     Args:
         world: The cell, simulated with physics.
@@ -95,11 +95,11 @@ class Expert:
 
 
 REGRASP_FPS = 5.0  # a fifth of a second between frames keeps the joint speeds realistic
-CONTACTS = (10, 20)  # smallest and largest number per episode
+CONTACTS = (10, 20)  # smallest and largest number of contacts per episode
 OFFSET_M = (0.005, 0.007)  # largest offset across and along the pad
 ROLL_RAD = 0.6  # largest roll about the closing axis
-PRESS_M = (0.0004, 0.0013)  # range of the largest depth of a contact; a contact begins at three quarters of that depth
-FRAMES = (3, 4)  # per contact; neighbouring frames differ little, so more contacts help more than more frames
+PRESS_M = (0.0004, 0.0013)  # range of a contact's largest depth; the first frame has three quarters of it
+FRAMES = (3, 4)  # smallest and largest number per contact; neighbouring frames differ little, so few are enough
 _LOW, _HIGH = np.array([0.32, -0.17, 0.08]), np.array([0.46, 0.17, 0.19])
 _STRIDE = np.array([0.05, 0.06, 0.04])  # largest movement of the fixture between contacts, metres
 _TRIES = 50
@@ -107,7 +107,7 @@ _TRIES = 50
 
 @dataclass(frozen=True)
 class Grip:
-    """Pose of the object in the hand.
+    """Pose of the object in the hand when it is gripped.
 
     Attributes:
         offset: (2,) offset along the flange's x and z, metres.
@@ -127,7 +127,7 @@ class Grip:
 
 
 class Regrasp:
-    """Script of one episode of contacts.
+    """Script of one episode in which the hand repeatedly grips the object in a fixture.
 
     Args:
         world: The cell, set to poses without physics.
@@ -191,10 +191,10 @@ class Regrasp:
                 self.T_world_thing = T_hand @ grip.T_hand_thing
                 return T_hand, T_before, grip
         thing = f"the {self.world.look.kind} (scale {self.world.look.scale:.3g}) near {place.round(3).tolist()} m"
-        raise InputError(f"none of {_TRIES} grips on {thing} is reachable and touches both pads. Choose another seed")
+        raise InputError(f"no reachable grip among {_TRIES} on {thing} touches both pads. Choose another seed")
 
     def _rolled(self, grip: Grip) -> Grip:
-        """Return the grip after a small roll and slide; unchanged if it would be out of reach or off the pad."""
+        """Return the grip after a small roll and slide, or unchanged if the new grip is out of reach or off the pad."""
         turn, slide = self.rng.normal(0, 0.05), self.rng.normal(0, 0.0005, 2)
         rolled = Grip(grip.offset + slide, grip.roll + turn, grip.lean)
         q, reached = self.world.reach(self.T_world_thing @ invert(rolled.T_hand_thing), self.q)
@@ -204,7 +204,7 @@ class Regrasp:
         return rolled if min(self._thickness(rolled)) > 0 else grip
 
     def _thickness(self, grip: Grip) -> tuple[float, float]:
-        """Place the object in the open hand and return its extent from the tool axis towards each pad, metres."""
+        """Place the object in the open hand and return the object's extent from the tool axis to each pad, metres."""
         world = self.world
         world.place_arm(self.q, world.hand.stroke[1])
         world.settle()
@@ -216,10 +216,10 @@ class Regrasp:
         self.q, reached = self.world.reach(T_hand, self.q)
         if not reached:
             place = T_hand[:3, 3].round(3).tolist()
-            raise InputError(f"the arm cannot reach a pose at {place} m next to a reachable pose. Choose another seed")
+            raise InputError(f"the arm cannot reach a tool pose at {place} m. Choose another seed")
 
     def _free(self, T_hand: Floats, opening: float, phase: str) -> Step:
-        """Return the step with the fingers apart and the object at rest in its fixture."""
+        """Return the step in which the fingers are apart and the object rests in its fixture."""
         self._reach(T_hand)
         self._place(opening, self.T_world_thing)
         return Step(self.world.observe(self.rng), np.append(self.q, opening), phase, -1)
@@ -230,7 +230,7 @@ class Regrasp:
         self.world.settle()
 
     def _press(self, grip: Grip, depth: float, squeeze: float, contact: int) -> Step:
-        """Return the step with the fingers closed on the object, which is `depth` metres deep in the gel."""
+        """Return the step in which the fingers press the object `depth` metres deep into the gel."""
         world = self.world
         self._reach(self.T_world_thing @ invert(grip.T_hand_thing))
         one, two = self._thickness(grip)

@@ -28,7 +28,7 @@ _LONGEST = 0.3  # largest turn of a joint in one iteration, rad
 def reach(
     model: mujoco.MjModel, scratch: mujoco.MjData, site: str, dof: int, T_world_site: Floats, q0: Floats, tries: int
 ) -> tuple[Floats, bool]:
-    """Return joints at which a site has a target pose, computed by damped least squares.
+    """Return joints at which a site has a target pose, found by damped least squares.
 
     Args:
         model: The scene; the arm's joints are its first joints.
@@ -50,7 +50,7 @@ def reach(
         mujoco.mj_kinematics(model, scratch)
         turn = T_world_site[:3, :3] @ scratch.site_xmat[index].reshape(3, 3).T
         axis = (turn - turn.T)[[2, 0, 1], [1, 2, 0]] / 2
-        if np.trace(turn) < 1:  # beyond a quarter turn the sine decreases, so only its direction is used
+        if np.trace(turn) < 1:  # beyond a quarter turn the sine decreases, so only the axis direction is used
             axis /= np.linalg.norm(axis) + 1e-9
         error[:3], error[3:] = T_world_site[:3, 3] - scratch.site_xpos[index], axis
         if np.abs(error).max() < CLOSE:
@@ -65,7 +65,7 @@ def reach(
 
 PHASES = ("approach", "surround", "close", "press", "release", "lift")
 TOOL_DOWN = np.diag([1.0, -1.0, -1.0])
-TOUCHING = 2e-5  # smallest indentation that counts as contact, metres: just above the touch camera's noise
+TOUCHING = 2e-5  # smallest indentation that counts as contact, metres: just above the noise of the touch camera
 SQUEEZE_M = 0.003  # distance by which the command closes further after an object stops the fingers
 
 
@@ -187,7 +187,7 @@ class World:
     # Moving without physics
 
     def place_thing(self, T_world_thing: Floats, rod: bool = False) -> None:
-        """Set the object's pose (4, 4) in the world frame; if `rod`, a rod of the fixture holds it from below."""
+        """Set the object's pose (4, 4) in the world frame; if `rod`, the fixture's rod holds the object from below."""
         self._thing[:3] = T_world_thing[:3, 3]
         mujoco.mju_mat2Quat(self._thing[3:], np.ascontiguousarray(T_world_thing[:3, :3]).ravel())
         self.data.mocap_pos[0] = T_world_thing[:3, 3] - [0, 0, ROD_HALF] if rod else [0, 0, -2]
@@ -209,7 +209,7 @@ class World:
         self.data.ctrl[:] = target
 
     def run(self, steps: int) -> None:
-        """Run `steps` steps of physics, then update all poses."""
+        """Run `steps` physics steps of TIMESTEP_S, then update all poses."""
         mujoco.mj_step(self.model, self.data, nstep=steps)
         self.settle()
 
@@ -218,9 +218,9 @@ class World:
         return np.array(self._thing[:3])
 
     def reach(self, T_world_tcp: Floats, q0: Floats, tries: int = 60) -> tuple[Floats, bool]:
-        """Return joints (n,), rad, for a pose of the point between the pads, and whether they reach it within limits.
+        """Return joints (n,), rad, for a pose of the point between the pads, and whether the joints are usable.
 
-        The arguments are those of the function `reach`.
+        They are usable if they reach the pose and lie within the joint limits. The arguments are those of the function `reach`.
         """
         q, close = reach(self.model, self._scratch, "tcp", self.arm.dof, T_world_tcp, q0, tries)
         return q, close and bool(np.all((q >= self.arm.lower) & (q <= self.arm.upper)))
@@ -260,7 +260,7 @@ class World:
         R, _ = self._site("pad")
         tcp = self.T_world_tcp()[:3, 3]
         out = []
-        for A in (R, R @ np.diag([-1.0, 1.0, -1.0])):  # the opposite pad is the first turned about the tool axis
+        for A in (R, R @ np.diag([-1.0, 1.0, -1.0])):  # the opposite pad is finger1's pad turned about the tool axis
             nearest = float(self._clearance(A, tcp - A[:, 2] * FAR / 2, self.thing_solids, FAR).min())
             out.append(FAR / 2 - nearest if nearest < FAR else -np.inf)
         return out[0], out[1]
@@ -300,7 +300,7 @@ class World:
 
 
 def lens_of(rig: Rig, name: str, raw: bool = False) -> Lens:
-    """Return the lens of a rig's camera, for its stored frames or, if `raw`, for its raw frames.
+    """Return the lens of a rig's camera for stored frames, or for raw frames if `raw`.
 
     Raises:
         InputError: The camera's model is not "pinhole".
@@ -320,7 +320,7 @@ def true_sensor_boxes(rig: Rig, camera: str, q: Floats, opening: Floats, look: L
         camera: Name of a camera of the rig.
         q: (T, n) joints, rad.
         opening: (T, 2) distance of each finger from the tool axis, metres.
-        look: Any look; the boxes do not depend on the look.
+        look: Look of the cell; any look will do, because the boxes do not depend on it.
         arm: Name of an arm of the rig.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Import of other formats into HDF5 episodes and export to them, one module per format.
+"""Import of recordings from other formats to HDF5 episodes, and export to other formats; one module per format.
 
-Recordings in these formats must be converted first; no other module reads them directly.
+Recordings in these formats must be converted before use, because no other module reads them.
 """

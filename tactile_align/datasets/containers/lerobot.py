@@ -43,7 +43,7 @@ def export_lerobot(
     robot_type: str | None = None,
     layout: str | Path | None = None,
 ) -> Converted:
-    """Export all episodes of a file or folder to one LeRobotDataset, read it back and return the conversion.
+    """Export all episodes of a file or folder to one LeRobotDataset, compare it with the source, and return the result.
 
     Joints become `observation.state`, velocities `observation.velocity`, and streams `observation.images.NAME`. Touches
     are stored as PNG by default, because video changes their texture.
@@ -52,8 +52,8 @@ def export_lerobot(
         source: An episode, a file with several episodes, or a folder.
         out: The folder to create; it must not exist.
         fps: Frames per second; the rate of the episodes when None.
-        cameras: video: H.264, lossy. image: PNG.
-        touches: Storage of touches, as for `cameras`.
+        cameras: Storage of camera frames. video: H.264, lossy. image: PNG, lossless.
+        touches: Storage of touches, video or image as for `cameras`.
         task: Description of the task; the episode's attribute `task` when None.
         robot_type: Robot type that is written to the metadata.
         layout: Layout of the source; recognised from the files when None.
@@ -64,7 +64,7 @@ def export_lerobot(
     """
     target = Path(out)
     if target.exists():
-        raise FileExistsError(f"{target} exists, but a dataset is written to a new folder. Choose another name")
+        raise FileExistsError(f"{target} exists, but the export needs a new folder. Choose another name")
     refs = list_episodes(source, layout)
     clear_parts(target.parent, target.name)  # left behind by a killed export
     partial = part_of(target)
@@ -78,7 +78,7 @@ def export_lerobot(
             with open_episode(ref, layout) as episode:
                 if _shapes(episode) != width_height or _rate(episode, fps) != rate:
                     text = f"has streams {_shapes(episode)} at {_rate(episode, fps)} fps, {refs[0]} has {width_height}"
-                    raise InputError(f"{ref} {text} at {rate} fps; they must be equal. Export the two separately")
+                    raise InputError(f"{ref} {text} at {rate} fps; both must be equal. Export them separately")
                 _add(writer, episode, task or str(episode.attributes.get("task", "not described")))
                 if episode.depth:
                     lossy[f"depth ({', '.join(episode.depth)}) is left out, because v3.0 cannot store it"] = None
@@ -92,7 +92,7 @@ def export_lerobot(
 def import_lerobot(
     source: str | Path, out: str | Path, *, to: str | Path = "xtrainer", overwrite: bool = False
 ) -> Converted:
-    """Import every episode of a LeRobotDataset v3.x as an HDF5 file in the folder `out`; return the conversion.
+    """Import every episode of a LeRobotDataset v3.x as an HDF5 file in the folder `out`, and return the result.
 
     Args:
         source: The dataset's folder.
@@ -160,7 +160,7 @@ def _features(episode: Episode, fps: float, cameras: Form, touches: Form) -> dic
 
 
 def _low(episode: Episode) -> dict[str, np.ndarray]:
-    """Return joints, actions and, if recorded, velocities by the name of their column."""
+    """Return joints, actions and, if recorded, velocities by feature name."""
     velocity = {} if episode.qvel is None else {VELOCITY: episode.qvel}
     return {STATE: episode.qpos, ACTION: episode.action, **velocity}
 

@@ -26,7 +26,7 @@ COUNTERS = {"timestamp": "float32"} | dict.fromkeys(("frame_index", "episode_ind
 
 @dataclass(frozen=True)
 class Info:
-    """Content of info.json that is needed to read a dataset."""
+    """Content of info.json that reading a dataset needs."""
 
     root: Path
     fps: float
@@ -76,13 +76,14 @@ def read_info(root: Path) -> Info:
         raise InputError(f"{path}: {text}")
     fps, features, episodes = data.get("fps"), data.get("features"), data.get("total_episodes")
     if not isinstance(fps, (int, float)) or not 0 < fps < 10_000:
-        raise InputError(f"{path}: fps must be a positive number of frames per second; got {fps!r}. Correct it")
+        raise InputError(f"{path}: fps must be a positive number of frames per second; got {fps!r}. Export it again")
     if not isinstance(features, dict) or not all(isinstance(f, dict) and "dtype" in f for f in features.values()):
-        raise InputError(f"{path}: features must list columns with their dtype; got {type(features).__name__}")
+        raise InputError(f"{path}: features must be a table of columns, each with a dtype. Copy the dataset again")
     if not isinstance(episodes, int) or episodes < 0:
-        raise InputError(f"{path}: total_episodes must be a non-negative integer; got {episodes!r}. Correct it")
+        raise InputError(f"{path}: total_episodes must be 0 or more; got {episodes!r}. Copy the dataset again")
     if missing := {STATE, ACTION} - {*features}:
-        raise InputError(f"{path}: needs features {', '.join(sorted(missing))}; found only: {', '.join(features)}")
+        text = f"lacks the features {', '.join(sorted(missing))} (found: {', '.join(features)})"
+        raise InputError(f"{path}: {text}. Export the dataset with joints and actions")
     paths = str(data.get("data_path", DATA_PATH)), str(data.get("video_path") or VIDEO_PATH)
     return Info(root, float(fps), episodes, *paths, features)
 
@@ -101,7 +102,7 @@ def info_json(
 
 
 class Stats(NamedTuple):
-    """Statistics of one column over one episode, or over several: minimum, maximum, mean, variance, row count."""
+    """Statistics of one column over one or several episodes: minimum, maximum, mean, variance, row count."""
 
     min: np.ndarray
     max: np.ndarray
@@ -117,9 +118,9 @@ class Stats(NamedTuple):
 
     @classmethod
     def of_frames(cls, frames: Sequence[np.ndarray], count: int) -> "Stats":
-        """Return the statistics of RGB frames by channel, (3, 1, 1), with values 0..1.
+        """Return the statistics of RGB frames for each channel, (3, 1, 1), with pixel values 0..1.
 
-        `count` is the row count of the episode; `frames` may be a sample of it.
+        `count` is the number of frames of the episode; `frames` may be a sample of them.
         """
         pixels = np.concatenate([frame[::4, ::4].reshape(-1, 3) for frame in frames]) / 255.0
         return cls.of(pixels[..., None, None])._replace(rows=count)
@@ -150,7 +151,7 @@ def need_av() -> Any:
 
 
 class VideoWriter:
-    """Writer of an MP4 file with a constant frame rate and a key frame every second frame, as in LeRobot's own files.
+    """Writer of an MP4 file with a constant frame rate. As in LeRobot's own files, every second frame is a key frame.
 
     Args:
         path: The file to write.
@@ -161,14 +162,14 @@ class VideoWriter:
         encoder: Name of the encoder in FFmpeg.
 
     Raises:
-        InputError: Width or height is odd. The video stores one colour per 2x2 pixels.
+        InputError: Width or height is odd; the video stores one colour for each 2x2 pixels.
     """
 
     def __init__(
         self, path: Path, fps: float, width: int, height: int, crf: int = 18, encoder: str = "libx264"
     ) -> None:
         if width % 2 or height % 2:
-            raise InputError(f"{path.name}: video needs even width and height, got {width}x{height}. Use images")
+            raise InputError(f"{path.name}: video needs even width and height, got {width}x{height}. Store images")
         path.parent.mkdir(parents=True, exist_ok=True)
         self._container = need_av().open(str(path), "w", format="mp4")
         rate = Fraction(fps).limit_denominator(1001)
@@ -229,7 +230,7 @@ def read_video(path: Path, first: int, count: int, fps: float) -> Iterator[np.nd
         raise InputError(f"{path}: has {found} frames from frame {first} on, expected {count}; copy it again")
 
 
-MAX_DATA_BYTES, MAX_VIDEO_BYTES = 100 * 2**20, 200 * 2**20  # the sizes that info.json states
+MAX_DATA_BYTES, MAX_VIDEO_BYTES = 100 * 2**20, 200 * 2**20  # the limits that info.json states
 
 
 def need_arrow() -> tuple[Any, Any]:
@@ -243,7 +244,7 @@ def need_arrow() -> tuple[Any, Any]:
 
 
 class DatasetWriter:
-    """Writer of a dataset, one episode after the other. Several episodes share a file until the file is full."""
+    """Writer of a dataset, episode by episode. Episodes are added to one file until the file is full."""
 
     def __init__(self, root: Path, features: dict[str, dict[str, Any]], fps: float, robot_type: str | None) -> None:
         self.root, self.features, self.fps, self.robot_type = root, features, fps, robot_type
@@ -289,9 +290,9 @@ class DatasetWriter:
         """Write the current episode, after all its video frames have been added.
 
         Args:
-            low: By feature, (T, D) numbers.
-            pngs: By image feature, T frames as PNG bytes.
-            samples: By image or video feature, a sample of frames for the statistics.
+            low: (T, D) numbers by feature name.
+            pngs: T frames as PNG bytes by image feature.
+            samples: Frames for the statistics by image or video feature.
             task: Description of the task.
         """
         steps, number = len(low[ACTION]), len(self.rows)
@@ -396,7 +397,7 @@ def episode_rows(info: Info) -> Iterator[dict[str, Any]]:
 
 
 def episode_table(info: Info, row: dict[str, Any]) -> dict[str, Any]:
-    """Return the columns of one episode as lists.
+    """Return the columns of one episode as lists, by column name.
 
     Raises:
         FileNotFoundError: The data file is missing.
@@ -415,7 +416,7 @@ def episode_table(info: Info, row: dict[str, Any]) -> dict[str, Any]:
 
 
 def task_texts(info: Info) -> dict[int, str]:
-    """Return the task texts of tasks.parquet by number; empty if the file is missing."""
+    """Return the task texts of tasks.parquet by task number; an empty dictionary if the file is missing."""
     path = info.root / TASKS_PATH
     if not path.is_file():
         return {}

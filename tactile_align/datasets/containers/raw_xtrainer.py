@@ -1,4 +1,4 @@
-"""Import of raw X-Trainer recordings, which consist of folders of JPEGs and one pickle per step.
+"""Import of raw X-Trainer recordings: folders with JPEGs and a folder with one pickle per step.
 
 The files are `<recording>/{topImg,leftImg,rightImg,leftTactile,rightTactile}/<n>.jpg` and
 `<recording>/observation/<n>.pkl`, where n is the step number. The source is never changed. The JPEGs are copied byte
@@ -34,32 +34,32 @@ def load_arrays(data: bytes) -> dict[str, np.ndarray]:
         data: The file's bytes, of any pickle protocol and of numpy 1 or 2.
 
     Returns:
-        By key, each array or number as an array; entries of other types are left out.
+        Arrays by key. Numbers are returned as arrays; entries of other types are left out.
 
     Raises:
         UnsafePickleError: The file refers to a class or function other than numpy's array constructors.
         InputError: The file is damaged, too large, or not a dictionary.
     """
     if len(data) > MAX_BYTES:
-        raise InputError(f"has {len(data):,} bytes; the limit is {MAX_BYTES:,}. Give the pickle of one step")
+        raise InputError(f"has {len(data):,} bytes; the limit is {MAX_BYTES:,}. Use the pickle of one step")
     try:
         loaded = _Reader(io.BytesIO(data)).load()
     except UnsafePickleError:
         raise
     except Exception as cause:
-        raise InputError(f"is a damaged pickle ({type(cause).__name__}: {cause})") from cause
+        raise InputError(f"is a damaged pickle ({type(cause).__name__}: {cause}). Copy it again") from cause
     if not isinstance(loaded, dict):
         raise InputError(f"must contain a dictionary; got {type(loaded).__name__}. Record the step again")
     try:
         return {str(key): array for key, value in loaded.items() if (array := _array(value)) is not None}
     except OverflowError as cause:
-        raise InputError(f"contains an integer beyond the range of a float ({cause})") from cause
+        raise InputError(f"contains an integer beyond the range of a float ({cause}). Record it again") from cause
 
 
 class _Dtype:
     def __init__(self, kind: str, align: bool = False, copy: bool = True) -> None:
         if not isinstance(kind, str) or not _PLAIN.match(kind):
-            raise UnsafePickleError(f"contains an array of {kind!r}; only plain numbers are allowed")
+            raise UnsafePickleError(f"contains an array of {kind!r}, expected plain numbers. Do not use this file")
         self.kind, self.order = kind, "="
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
@@ -85,7 +85,7 @@ class _Array:
 
 def _filled(raw: Any, dtype: Any, shape: tuple[int, ...], order: Any) -> np.ndarray:
     if not isinstance(raw, (bytes, bytearray)) or not isinstance(dtype, _Dtype):
-        raise UnsafePickleError("contains an array of objects; only plain numbers are allowed")
+        raise UnsafePickleError("contains an array of objects, expected plain numbers. Do not use this file")
     return np.frombuffer(raw, dtype.numpy).reshape(shape, order="F" if order == "F" else "C").copy()
 
 
@@ -108,13 +108,13 @@ for _core in ("numpy.core", "numpy._core"):
 class _Reader(pickle._Unpickler):  # the Python version: the C version allocates a memo of any size that a file states
     def find_class(self, module: str, name: str) -> Callable[..., Any]:
         if (module, name) not in _KNOWN:
-            text = f"refers to {module}.{name}; only numbers and numpy arrays are allowed. Check where the file is from"
+            text = f"refers to {module}.{name}; only numbers and numpy arrays are allowed. Do not use this file"
             raise UnsafePickleError(text)
         found: Callable[..., Any] = _KNOWN[module, name]
         return found
 
     def persistent_load(self, pid: Any) -> Any:
-        raise UnsafePickleError("refers to an object outside the file; only numbers and numpy arrays are allowed")
+        raise UnsafePickleError("refers to an object outside the file, expected numbers. Do not use this file")
 
 
 def _array(value: Any) -> np.ndarray | None:
@@ -138,8 +138,8 @@ class Imported:
 
     Attributes:
         path: The new episode.
-        steps: Number of steps in it.
-        lacking: By folder of the recording, the step numbers that are missing in the folder and therefore left out.
+        steps: Number of steps in the episode.
+        lacking: Step numbers that are missing in a folder of the recording and therefore left out, by folder.
     """
 
     path: Path
@@ -161,7 +161,7 @@ def import_raw_xtrainer(
         recording: The folder that contains `observation` and the image folders.
         out: The episode file to write.
         fps: Frames per second, if known; the recorder does not store the rate.
-        allow_gaps: Whether steps may be missing in the middle. The arm jumps across such a gap.
+        allow_gaps: Whether steps may be missing in the middle. The arm jumps at such a gap.
         overwrite: Whether an existing `out` may be replaced.
 
     Raises:
@@ -177,7 +177,7 @@ def import_raw_xtrainer(
 
 
 def raw_recordings(source: str | Path) -> tuple[Path, ...]:
-    """Return the raw recordings at `source`: `source` itself, or else those of its subfolders, sorted by name."""
+    """Return `source` if it is a raw recording, else its subfolders that are raw recordings, sorted by name."""
     folder = Path(source)
     candidates = (folder, *(sorted(folder.iterdir()) if folder.is_dir() else ()))
     recordings = [path for path in candidates if path.is_dir() and any((path / POSES).glob("*.pkl"))]
@@ -204,7 +204,7 @@ def convert_raw_xtrainer(
     """
     recordings, name = raw_recordings(source), load_layout("xtrainer").file_name
     if not recordings:
-        raise FileNotFoundError(f"{source}: no raw X-Trainer recording. Give a folder that contains {POSES}/<n>.pkl")
+        raise FileNotFoundError(f"{source}: contains no raw X-Trainer recording. Give a folder with {POSES}/<n>.pkl")
     paths, losses, kept = [], [], 0
     for index, folder in enumerate(recordings):
         path = Path(out) / name.format(index=index)
@@ -221,29 +221,30 @@ def convert_raw_xtrainer(
 
 
 def _read(folder: Path, allow_gaps: bool) -> tuple[dict[str, Any], dict[str, tuple[int, ...]]]:
-    """Return the arguments for `write_episode`, and by folder the step numbers that are missing in it."""
+    """Return the arguments for `write_episode`, and the missing step numbers by folder."""
     poses = _numbered(folder / POSES, ".pkl")
     frames = {name: _numbered(folder / sub, ".jpg") for name, sub in {**CAMERAS, **TOUCHES}.items()}
     frames = {name: found for name, found in frames.items() if found}
     if not poses or not any(name in frames for name in CAMERAS):
         needed = f"{POSES}/<n>.pkl and <n>.jpg in at least one of {', '.join(CAMERAS.values())}"
-        raise FileNotFoundError(f"{folder}: no raw X-Trainer recording. Give a folder with {needed}")
+        raise FileNotFoundError(f"{folder}: not a raw X-Trainer recording. Give a folder with {needed}")
     folders = {POSES: poses, **{(CAMERAS | TOUCHES)[name]: found for name, found in frames.items()}}
     every: set[int] = set().union(*folders.values())
     common = sorted(every.intersection(*folders.values()))
     lacking = {sub: tuple(sorted(every - set(found))) for sub, found in folders.items() if every - set(found)}
     if not common:
-        raise InputError(f"{folder}: no step has a pose and all images. Check that its folders are of one recording")
+        raise InputError(f"{folder}: no step has a file in every folder. Check that the folders are of one recording")
     jumps = [before + 1 for before, after in pairwise(common) if after != before + 1]
     if jumps and not allow_gaps:
         counts = "; ".join(f"{name} {len(numbers)}" for name, numbers in lacking.items())
-        text = f"{len(jumps)} gaps, the first at step {jumps[0]} (files missing: {counts or 'in all folders'})"
-        how = "Import the parts separately, or join them: import_raw_xtrainer(..., allow_gaps=True)"
+        text = f"{len(jumps)} gaps, the first at step {jumps[0]} (missing files: {counts or 'in all folders'})"
+        how = "Import the parts separately, or accept the gaps: import_raw_xtrainer(..., allow_gaps=True)"
         raise InputError(f"{folder}: {text}; the arm would jump at a gap. {how}")
     rows = [_pose(poses[n]) for n in common]
     widths = {tuple(len(part) for part in row) for row in rows}
     if len(widths) != 1:
-        raise InputError(f"{folder / POSES}: steps differ in their numbers of joints: {sorted(widths)}. Record again")
+        text = f"steps have different numbers of joints, velocities and actions: {sorted(widths)}"
+        raise InputError(f"{folder / POSES}: {text}. Record it again")
     qpos, qvel, action = (np.stack(part) for part in zip(*rows, strict=True))
     parts: dict[str, Any] = {"qpos": qpos, "qvel": qvel if qvel.shape[1] else None, "action": action}
     for role, names in (("images", CAMERAS), ("touches", TOUCHES)):
@@ -252,7 +253,7 @@ def _read(folder: Path, allow_gaps: bool) -> tuple[dict[str, Any], dict[str, tup
 
 
 def _holds(path: Path, parts: dict[str, Any], fps: float | None) -> bool:
-    """Return whether an episode file contains these parts and, if `fps` is given, has this rate."""
+    """Return whether an episode file contains these parts and, if `fps` is given, has that rate."""
     frames = {**parts["images"], **parts["touches"]}
     with open_episode(path) as there:
         same = set(frames) == {*there.cameras, *there.sensors} and len(there) == len(parts["qpos"])
@@ -283,7 +284,9 @@ def _pose(file: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         raise InputError(f"{file}: {cause}") from cause
     for key in (QPOS, ACTION):
         if key not in arrays or arrays[key].ndim != 1 or not np.isfinite(arrays[key]).all():
-            got = f"shape {arrays[key].shape}" if key in arrays else f"only {', '.join(arrays) or 'nothing'}"
+            got = f"only {', '.join(arrays) or 'nothing'}"
+            if key in arrays:
+                got = f"shape {arrays[key].shape}" if arrays[key].ndim != 1 else "nan or infinite numbers"
             raise InputError(f"{file}: {key!r} must be a vector of finite numbers; got {got}. Remove the step")
     qvel = arrays.get(QVEL, np.zeros(0))
     return arrays[QPOS].astype(np.float64), qvel.astype(np.float64).ravel(), arrays[ACTION].astype(np.float64)
@@ -295,7 +298,7 @@ def _jpeg(file: Path) -> bytes:
         codec.width_height(data)
         return codec.without_padding(np.frombuffer(data, np.uint8))
     except InputError as cause:
-        raise InputError(f"{file}: {cause}; remove the step's files from a COPY of the recording") from cause
+        raise InputError(f"{file}: {cause}, or remove this step from a COPY of the recording") from cause
 
 
 def _list(numbers: tuple[int, ...], most: int = 10) -> str:
