@@ -11,7 +11,7 @@ import h5py
 import numpy as np
 
 from tactile_align.checks import Check, Limit, Report, graded
-from tactile_align.datasets import codec, hdf5, looks
+from tactile_align.datasets import codec, hdf5, stream_faults
 from tactile_align.datasets.contact import contact_of, contacts
 from tactile_align.datasets.convert import untaken_streams
 from tactile_align.datasets.episodes import Episode, EpisodeRef, examine_episode, list_episodes
@@ -31,7 +31,11 @@ LIMITS = {
         why="Episodes usually begin without contact; frames with and without contact may be confused here",
     ),
     "touch-quality": Limit(
-        "JPEG quality of {1} in {0}", looks.LEAST_TOUCH_QUALITY, -inf, form=".0f", why="JPEG loses faint gel colours"
+        "JPEG quality of {1} in {0}",
+        stream_faults.LEAST_TOUCH_QUALITY,
+        -inf,
+        form=".0f",
+        why="JPEG loses faint gel colours",
     ),
 }
 
@@ -239,10 +243,10 @@ def _look(episode: Episode, result: EpisodeFacts) -> bool:
     stored = {name: _scan(episode, name, result) for name in names}
     if result.faults:
         return False
-    seen: dict[str, looks.Look] = {}
+    seen: dict[str, stream_faults.Look] = {}
     for name in names:
         try:
-            seen[name] = looks.look_at(episode, name, every=1 if name in episode.sensors else None)
+            seen[name] = stream_faults.look_at(episode, name, every=1 if name in episode.sensors else None)
         except EpisodeError as error:
             result.faults.extend(error.faults)
     if result.faults:
@@ -265,7 +269,7 @@ def _look(episode: Episode, result: EpisodeFacts) -> bool:
                 measured = f"{contact.drift:.1f} grey levels within the episode"
                 advice = "Weak contacts may be missed. Warm up the sensor's lamps before recording."
                 result.remark("touch-drift", f"Drift of {name} in {result.name}", measured, advice, name)
-        quality = looks.stored_quality(episode, name)
+        quality = stream_faults.stored_quality(episode, name)
         if touch and quality is not None:
             advice = "Convert the raw recording again if you have it; record the next one at quality 95 or as PNG."
             _judge(result, "touch-quality", quality, name, advice)
@@ -273,15 +277,15 @@ def _look(episode: Episode, result: EpisodeFacts) -> bool:
         form = (stream.key, stream.kind, stream.codec, stream.channels, stream.width, stream.height, chunks[name])
         amounts = (round(size / 1000, 1), quality, int(same.sum()), (red, green, blue), share, count, drift)
         result.streams.append(StreamFacts(name, "touch" if touch else "camera", *form, *amounts))
-        result.faults.extend(looks.frozen(episode, name, same))
-    faults, idle = looks.dead_joints(episode)
+        result.faults.extend(stream_faults.frozen(episode, name, same))
+    faults, idle = stream_faults.dead_joints(episode)
     cameras = {name: look for name, look in seen.items() if name in episode.cameras}
-    result.faults += faults + looks.swapped_touch(episode, seen) + looks.swapped_arms(episode, cameras)
+    result.faults += faults + stream_faults.swapped_touch(episode, seen) + stream_faults.swapped_arms(episode, cameras)
     if idle:
         result.remark("idle-joints", f"Idle joints of {result.name}", "; ".join(idle), "", info=True)
-    if exchanged := looks.colours(episode, cameras):
+    if exchanged := stream_faults.colours(episode, cameras):
         result.remark("channel-order", f"Colours of {result.name}", "; ".join(exchanged), "")
-    result.distinct = round(max(looks.distinct_share(look) for look in cameras.values()), 3)
+    result.distinct = round(max(stream_faults.distinct_share(look) for look in cameras.values()), 3)
     return True
 
 

@@ -13,8 +13,8 @@ from tactile_align.datasets.convert import other_arrays
 from tactile_align.datasets.episodes import read_attributes
 from tactile_align.datasets.handles import open_file
 from tactile_align.datasets.layout import Layout
-from tactile_align.datasets.looks import true_runs
 from tactile_align.datasets.refs import EpisodeRef, locate, parse_ref
+from tactile_align.datasets.stream_faults import true_runs
 from tactile_align.datasets.streams import Found, frame_places, kind_of, state_array
 from tactile_align.datasets.writer import ABOUT_STORAGE, write_episode
 from tactile_align.errors import EpisodeError, Fault, InputError

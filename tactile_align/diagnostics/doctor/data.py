@@ -9,7 +9,7 @@ import torch
 
 from tactile_align.checks import Check
 from tactile_align.datasets.episodes import open_episode
-from tactile_align.datasets.looks import colours, look_at, stored_quality
+from tactile_align.datasets.stream_faults import colours, look_at, stored_quality
 from tactile_align.diagnostics.doctor.limits import judged
 from tactile_align.diagnostics.doctor.pairs import pair_checks
 from tactile_align.diagnostics.doctor.subject import Subject

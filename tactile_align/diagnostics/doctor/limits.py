@@ -4,7 +4,7 @@ import math
 from functools import partial
 
 from tactile_align.checks import Check, Limit, Status, graded
-from tactile_align.datasets.looks import LEAST_TOUCH_QUALITY
+from tactile_align.datasets.stream_faults import LEAST_TOUCH_QUALITY
 from tactile_align.features.health import COLLAPSED_RANK, COLLAPSED_SPREAD
 
 # fmt: off
