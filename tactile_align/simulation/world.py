@@ -220,7 +220,8 @@ class World:
     def reach(self, T_world_tcp: Floats, q0: Floats, tries: int = 60) -> tuple[Floats, bool]:
         """Return joints (n,), rad, for a pose of the point between the pads, and whether the joints are usable.
 
-        They are usable if they reach the pose and lie within the joint limits. The arguments are those of the function `reach`.
+        They are usable if they reach the pose and lie within the joint limits. The arguments are those of the function
+        `reach`.
         """
         q, close = reach(self.model, self._scratch, "tcp", self.arm.dof, T_world_tcp, q0, tries)
         return q, close and bool(np.all((q >= self.arm.lower) & (q <= self.arm.upper)))
