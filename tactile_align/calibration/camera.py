@@ -145,7 +145,8 @@ LENS_MODELS: dict[LensModel, Distortion] = {
         ("k1", "k2", "k3", "k4"), 0, _fisheye_distort, _fisheye_undistort, _fisheye_radius_limit, float
     ),
 }
-"""All lens models; in a fisheye image the radius is the angle itself."""
+"""All lens models; in a fisheye image the radius is the angle itself. Each also has a name in `calibration.LensModel` and
+a solver in `intrinsics.FITS`."""
 Z_MIN = 1e-6
 
 
@@ -215,7 +216,9 @@ class Camera:
         """
         limit = self.radius_limit
         if not np.isfinite(limit):
-            raise ValueError(f"camera {self.name}: the lens model has no limiting radius; check `radius_limit` first")
+            raise ValueError(
+                f"camera {self.name}: the lens model has no limiting radius. Call this only if radius_limit is finite"
+            )
         angle = np.linspace(0, 2 * np.pi, 4096, endpoint=False)
         rays = np.stack([limit * np.cos(angle), limit * np.sin(angle), np.ones_like(angle)], axis=-1)
         uv = self.pixels(rays)

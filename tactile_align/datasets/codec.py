@@ -33,7 +33,7 @@ def codec_of(data: np.ndarray | bytes) -> str:
     if head == PNG_MAGIC:
         return "png"
     if not any(head):
-        raise InputError("is empty: it begins with zeros, expected a JPEG or PNG. Encode the image again")
+        raise InputError("holds no image: it begins with zeros. Encode the image as JPEG or PNG again")
     raise InputError(f"is neither JPEG nor PNG (begins with {head.hex(' ')}). Encode the image as JPEG or PNG")
 
 

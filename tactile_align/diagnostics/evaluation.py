@@ -144,8 +144,8 @@ def _retrieval(features: dict[str, np.ndarray], gallery: int) -> dict[str, Recal
 def action_error(run: LoadedRun) -> ActionError:
     """Return the mean absolute action errors of the policy and of standing still on held-out episodes, robot units.
 
-    The latent is zero, as on the robot. Standing still means that every action repeats the recorded state of its
-    moment.
+    The latent is zero, as on the robot. Standing still means that every action of a chunk equals the state
+    recorded at the start of the chunk.
 
     Raises:
         ValueError: The moments are not normalised.

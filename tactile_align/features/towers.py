@@ -59,7 +59,8 @@ class Towers(nn.Module):
     def of_touch(self, images: Tensor) -> Features:
         """Return the features of touch images (B, H, W, 3) uint8. `vector` is h_tau, computed from all tokens.
 
-        Training and the acting policy both use this method, so they encode touch images in the same way.
+        Training and the acting policy both use this method, so they encode touch images in the same way. The images are
+        preprocessed before, in `moments.frames.input_image`.
         """
         tokens = self.touch.tokens(images)
         grid = F.adaptive_avg_pool2d(tokens.permute(0, 3, 1, 2), POLICY_GRID)

@@ -61,7 +61,7 @@ class SliderCrank(Law):
         if not 0.0 <= self.theta_open_rad < self._closed() <= np.pi:
             got = f"got {self.theta_open_rad:.4g} .. {self._closed():.4g} rad"
             needed = "the crank needs 0 <= theta_open < theta_closed <= pi; otherwise it turns back"
-            raise InputError(f"{needed}; {got}. Correct theta_open_rad, and theta_closed_rad or servo_counts")
+            raise InputError(f"{needed}; {got}. Correct one of theta_open_rad, theta_closed_rad, servo_counts")
         return self
 
     def _closed(self) -> float:

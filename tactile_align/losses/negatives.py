@@ -71,7 +71,8 @@ class Facts:
 class Negatives:
     """Rule by which all other rows are negatives, except the rows that one of its parts excludes.
 
-    The parts are time_gap (`min_gap`), no_contact (`contact`) and same_touch (`ceiling`).
+    The parts are time_gap (`min_gap`), no_contact (`contact`) and same_touch (`ceiling`). The facts of a part come from
+    `losses.build.negatives_of`, `MemoryBank` and `diagnostics.pairs`.
     All parts are symmetric: if row i is excluded as a negative of row j, then row j is excluded as a negative of row i.
 
     Attributes:

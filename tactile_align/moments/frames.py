@@ -1,4 +1,4 @@
-"""Decoding of frames at the input size of a model, and differences of touch images from a no-contact reference."""
+"""Images that a model receives, in training and when acting: decoding, resizing, and preprocessing of touch images."""
 
 from collections.abc import Callable
 

@@ -130,7 +130,7 @@ def act_loss(
 ) -> tuple[Tensor, Tensor]:
     """Return the unweighted L1 error of the actions and the unweighted KL term, each a scalar tensor on the device.
 
-    `ACTConfig.loss` combines the two terms.
+    `ACTConfig.loss` combines the two terms, in `AlignedPolicy.losses` and `training.step.total_loss`.
 
     Args:
         output: Output of the network.
@@ -451,7 +451,7 @@ class ACT(nn.Module):
         if c.vision == "resnet18" and images is None:
             raise ValueError(f"This ACT uses cameras {list(c.cameras)}; got no images. Pass images (B, N, 3, H, W).")
         if c.vision == "none" and images is not None:
-            raise ValueError("This ACT has vision 'none', so images must be None; got images. Pass extra tokens.")
+            raise ValueError("This ACT has vision 'none', so it reads no images; got images. Pass images=None.")
         if self.training and c.use_vae and given["actions"] is None:
             raise ValueError(
                 "Training with use_vae encodes the actions into the latent, but actions is None. Pass actions and "

@@ -70,7 +70,7 @@ def shots_of_episode(episode: str, camera: str, frames: tuple[int, ...]) -> Iter
 
 
 def frame_name(t: int) -> str:
-    """Return the name of the view that frame `t` gives."""
+    """Return the name of the view that is made from frame `t`."""
     return f"frame_{t:06d}"
 
 

@@ -198,7 +198,9 @@ def _page(board: Board) -> tuple[np.ndarray, np.ndarray]:
         full = read_grey(png)
     detection = board.detect(full)
     if detection is None:
-        raise InputError(f"the {board.kind} board was not detected in an image of its own page. Use larger squares")
+        raise InputError(
+            f"the {board.kind} board was not detected in a rendered image of its printed page. Use larger squares"
+        )
     H, _ = cv2.findHomography(board.points[detection.ids][:, :2], detection.uv)
     shrink = 1 / 3  # 100 dots per inch: about what a wrist camera resolves
     small = cv2.resize(full, None, fx=shrink, fy=shrink, interpolation=cv2.INTER_AREA)

@@ -93,7 +93,7 @@ class Trainer:
         return replace(whole, noise=noise[group.rank :: group.world].to(batch.qpos.device, batch.qpos.dtype))
 
     def reduced(self, parts: dict[str, Tensor]) -> dict[str, float]:
-        """Return the log of the complete batch from this process's log; every process must call `reduced`."""
+        """Return the log of the complete batch, combined over all processes. Every process must call this."""
         if self.group.world > 1:
             for name, value in parts.items():
                 if name.startswith(SUMMED):

@@ -254,7 +254,7 @@ ON_OPENING: list[tuple[Callable[[Path], None], str]] = [
 
 ON_READING: list[tuple[Callable[[Path], None], str, int, str]] = [
     (truncated_jpeg, "top", 3, r"/observations/images/top row 3 is a damaged or truncated JPEG"),
-    (empty_row, "tactile1", 4, r"/observations/tactile1 row 4 is empty: it begins with zeros"),
+    (empty_row, "tactile1", 4, r"/observations/tactile1 row 4 holds no image: it begins with zeros"),
     (text_in_a_row, "tactile1", 4, r"/observations/tactile1 row 4 is neither JPEG nor PNG \(begins with 41 41"),
     (frame_of_another_size, "top", 5, r"/observations/images/top row 5 is 32x24 but row 0 is 64x48"),
     (huge_jpeg_header, "top", 2, r"/observations/images/top row 2 has a header that states 60000x60000"),

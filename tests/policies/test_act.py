@@ -216,7 +216,7 @@ def test_a_wrong_shape_is_named_with_the_right_one(changes: dict[str, Tensor | N
 
 def test_images_for_a_network_without_vision_are_refused() -> None:
     b = batch()
-    with pytest.raises(ValueError, match=r"vision 'none'.*extra tokens"):
+    with pytest.raises(ValueError, match=r"vision 'none'.*images=None"):
         build(BLIND)(b["state"], b["images"])
 
 

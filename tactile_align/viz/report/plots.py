@@ -37,7 +37,10 @@ class Plot:
 
 
 def curve_plots(runs: Sequence[Run]) -> list[Plot]:
-    """Return the training charts: the alignment losses with their chance lines, then the other logged values."""
+    """Return the training charts: the alignment losses with their chance lines, then the other logged values.
+
+    The values are logged by `Trainer.step` and `training.loop`; a value that no run has logged gets no chart.
+    """
     plots = []
     for key in _union(runs, "hsa/"):
         view = key.removeprefix("hsa/")
