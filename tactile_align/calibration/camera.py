@@ -145,8 +145,8 @@ LENS_MODELS: dict[LensModel, Distortion] = {
         ("k1", "k2", "k3", "k4"), 0, _fisheye_distort, _fisheye_undistort, _fisheye_radius_limit, float
     ),
 }
-"""All lens models; in a fisheye image the radius is the angle itself. Each also has a name in `calibration.LensModel` and
-a solver in `intrinsics.FITS`."""
+"""All lens models; in a fisheye image the radius is the angle itself. Each also has a name in
+`calibration.LensModel` and a solver in `intrinsics.FITS`."""
 Z_MIN = 1e-6
 
 
