@@ -81,7 +81,7 @@ def test_the_command_imports_raw_recordings_and_goes_on_after_a_stop(tmp_path: P
     files[1].unlink()
     stamp = files[0].stat().st_mtime_ns
     assert run(command) == 0
-    assert "1 episodes were there already" in capsys.readouterr().err
+    assert "1 episodes were already converted" in capsys.readouterr().err
     assert files[1].read_bytes() == whole and files[0].stat().st_mtime_ns == stamp
     files[0].write_bytes(whole)  # somebody else's episode behind the name
     assert run(command) == 2
