@@ -120,7 +120,8 @@ def on_sensor(camera: str, sensor: str, views: list[View], contact: np.ndarray, 
         advice = "The rig predicts no box where the sensor was seen. Check the camera's parent and pose."
         return [judge("iou-median", np.nan, advice, nowhere)]
     advice = (
-        f"Look at `tactile-align overlay`. If only {camera} fails, check its image_map, K and pose, in this order. "
+        f"Look at `tactile-align overlay`. If only {camera} fails, check its image_map, K (`calibrate intrinsics`) and "
+        "pose (`calibrate hand-eye`), in this order. "
         "If all views fail, check the gripper's open, closed, column and law, and the sensor's pose on its finger."
     )
     seen, box = (np.concatenate([getattr(view, key) for view in views]) for key in ("seen", "box"))

@@ -179,7 +179,7 @@ def test_a_tag_file_is_read_and_a_wrong_one_named_by_key(tmp_path: Path) -> None
     assert read_tag(file).T_parent_this == pytest.approx(T_SENSOR_TAG, abs=1e-12)
     for line, message in (
         ("side_mm = 14", r"tag\.toml: side_mm: unknown key"),
-        ("id = 50", r"tag\.toml: .*51 markers.*DICT_4X4_50"),
+        ("id = 50", r"tag\.toml: .*tag id 50.*DICT_4X4_50"),
     ):
         key = line.partition(" ")[0]
         file.write_text(line + "\n" + "\n".join(o for o in text.splitlines() if not o.startswith(key + " ")), "utf-8")

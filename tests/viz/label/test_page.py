@@ -79,7 +79,7 @@ def test_what_is_not_there_is_refused_by_name(tmp_path: Path) -> None:
         label_page(tmp_path, "top", "tactile9", out)
     with pytest.raises(FileNotFoundError, match="no such file or folder"):
         label_page(tmp_path / "none", "top", "tactile1", out)
-    with pytest.raises(ValueError, match="at least one frame; got a count of 0"):
+    with pytest.raises(ValueError, match="at least 1 frame; got 0"):
         label_page(tmp_path, "top", "tactile1", out, count=0)
     assert not out.exists()
     label_page(tmp_path, "top", "tactile1", out, count=2)
