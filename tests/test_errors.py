@@ -35,7 +35,8 @@ class Given:
 
     def __init__(self, recording: Path, place: Path) -> None:
         self.recording, self.episode = recording, sorted(recording.glob("*.hdf5"))[0]
-        self.config = small_training(recording, place / "run", steps=1, validate_every=1, save_every=1)
+        own = {"cache": str(place / "cache"), "steps": 1, "validate_every": 1, "save_every": 1}
+        self.config = small_training(recording, place / "run", **own)
         self.run = train(self.config, progress=False)
         self.lerobot = place / "lerobot"
 
