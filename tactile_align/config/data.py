@@ -1,4 +1,4 @@
-"""Configuration of a run's data: the recorded episodes and the views. A view is a (camera, sensor) pair."""
+"""Configuration of the data of a run: recorded episodes and views. A view is a pair of a camera and a sensor."""
 
 from typing import Annotated
 
@@ -11,7 +11,7 @@ MOST_AHEAD_M = 0.2
 
 
 class DataConfig(Strict):
-    """One source of recorded episodes, with the rig that recorded them."""
+    """One source of recorded episodes, with the rig (cameras, arm and touch sensors) that recorded the episodes."""
 
     path: str
     """Path of an HDF5 episode, or of a folder of HDF5 episodes."""

@@ -98,7 +98,7 @@ class FeatureConfig(Strict):
     def _widths_are_used(self) -> "FeatureConfig":
         if self.sigma_px == "rig" and self.pooling != "gaussian":
             raise InputError(
-                f"sigma_px = 'rig' needs pooling = 'gaussian'; got pooling = '{self.pooling}'. Set "
+                f"features.sigma_px = 'rig' needs pooling = 'gaussian'; got pooling = '{self.pooling}'. Set "
                 f"pooling = 'gaussian', or omit sigma_px"
             )
         return self

@@ -70,9 +70,9 @@ class HSAConfig(Strict):
     def _parts_fit(self) -> "HSAConfig":
         steps, final = self.temperature_steps, self.temperature_final
         if final is not None and (self.learn_temperature or steps < 1):
-            steps_needed = f"temperature_steps of at least 1; got {steps}"
-            needed = "learn_temperature = false; got true" if self.learn_temperature else steps_needed
-            raise InputError(f"temperature_final needs {needed}. Change this value, or omit temperature_final")
+            steps_needed = f"needs temperature_steps of at least 1; got {steps}"
+            needed = "needs learn_temperature = false; got true" if self.learn_temperature else steps_needed
+            raise InputError(f"temperature_final = {final} {needed}. Change this value, or omit temperature_final")
         if steps and final is None:
             raise InputError(
                 f"temperature_steps = {steps} needs temperature_final, the final value of the schedule. Set "

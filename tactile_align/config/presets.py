@@ -47,7 +47,7 @@ PRESETS: dict[Preset, dict[str, Any]] = {
 
 
 def with_preset(data: Mapping[str, Any], source: str) -> dict[str, Any]:
-    """Return the entries of a config together with the entries of the preset that its key `preset` selects.
+    """Return the entries of a config merged with the entries of the preset that the key `preset` selects.
 
     Tables are merged key by key. Where both have a key, the value of the config is used.
 
@@ -64,8 +64,8 @@ def with_preset(data: Mapping[str, Any], source: str) -> dict[str, Any]:
     name = data["preset"]
     if not isinstance(name, str) or name not in PRESETS:
         raise InputError(
-            f"{source}: preset must be one of {', '.join(get_args(Preset))}; got {name!r}. Choose one of these, or "
-            f"remove the key `preset`"
+            f"{source}: unknown preset {name!r}; the presets are {', '.join(get_args(Preset))}. Choose one of these, "
+            f"or remove the key `preset`"
         )
     return _over(PRESETS[name], stated)
 

@@ -15,20 +15,22 @@ RENAMED = {
 
 
 def another_version(path: Path, came: str) -> str:
-    """Return the error message for a run folder or checkpoint of another version.
+    """Return the error message for a run folder or checkpoint that another version of tactile_align wrote.
 
-    `came` states which part of the file belongs to another version.
+    Args:
+        path: Path of the run folder or checkpoint.
+        came: Part of the folder or file that shows the other version, such as an old config key.
     """
     return f"{path}: written by another version of tactile-align ({came}). Train again, or use version 0.1 to read it"
 
 
 def refuse_renamed(data: Mapping[str, Any], file: Path) -> None:
-    """Check that a config uses no old key.
+    """Check that a config contains no old key.
 
     Args:
         data: The content of the config file.
-        file: Path of the config file. If a metrics.jsonl lies beside it, it belongs to a run folder, whose checkpoints
-            cannot be read either.
+        file: Path of the config file. A config file beside a metrics.jsonl belongs to a run folder, whose checkpoints
+            cannot be read either. The error then states this.
 
     Raises:
         FactError: The config has an old key. The message lists every old key with its new key.

@@ -1,4 +1,4 @@
-"""Configuration of a training run, and its reading from and writing to TOML."""
+"""Configuration of a training run, with functions that read a config from TOML and write it as TOML."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -172,28 +172,30 @@ class TrainConfig(Strict):
         cameras = {camera for camera, _ in pairs}
         if hsa.weight > 0 and not pairs:
             raise InputError(
-                "hsa.weight > 0 needs at least one view; got none. Add a [[views]] entry, or set hsa.weight = 0"
+                "the config has no [[views]] entry, but hsa.weight > 0 needs at least one view. Add a [[views]] "
+                "entry, or set hsa.weight = 0"
             )
         if not self.train_policy and hsa.weight == 0:
             raise InputError(
-                "training needs a loss; got train_policy = false and hsa.weight = 0. Set train_policy = true, or set "
-                "hsa.weight above 0"
+                "the config switches off both losses: train_policy = false and hsa.weight = 0. Training needs at "
+                "least one loss. Set train_policy = true, or set hsa.weight above 0"
             )
         if self.region == "opening" and self.train_policy and policy.region_tokens:
             raise InputError(
-                "region = 'opening' uses no image, so it gives no region tokens; got policy.region_tokens = true. Set "
-                "policy.region_tokens = false, or train_policy = false"
+                "policy.region_tokens = true needs image regions, but region = 'opening' uses no image. Set "
+                "policy.region_tokens = false, train_policy = false, or region = 'box'"
             )
         if a.mode.startswith("pretrain") != (a.pretrain_steps > 0) or a.pretrain_steps >= self.steps:
             needed = f"above 0 and below steps = {self.steps}" if a.mode.startswith("pretrain") else "= 0"
             raise InputError(
                 f"alignment.mode = '{a.mode}' needs alignment.pretrain_steps {needed}; got {a.pretrain_steps}. Change "
-                f"pretrain_steps, or choose another mode"
+                f"pretrain_steps, or choose another alignment.mode"
             )
         if a.mode != "joint" and (hsa.weight == 0 or not self.train_policy):
             raise InputError(
-                f"alignment.mode = '{a.mode}' needs both losses; got hsa.weight = {hsa.weight:g} and train_policy = "
-                f"{str(self.train_policy).lower()}. Set hsa.weight above 0 and train_policy = true, or mode = 'joint'"
+                f"alignment.mode = '{a.mode}' needs action loss and alignment loss; got hsa.weight = {hsa.weight:g} "
+                f"and train_policy = {str(self.train_policy).lower()}. Set hsa.weight above 0 and train_policy = "
+                f"true, or alignment.mode = 'joint'"
             )
         if a.mode == "pretrain_then_drop_touch" and (policy.touch_tokens or not policy.region_tokens):
             raise InputError(
@@ -209,7 +211,7 @@ class TrainConfig(Strict):
         if len(set(pairs)) != len(pairs):
             twice = ", ".join(sorted({f"({c}, {s})" for c, s in pairs if pairs.count((c, s)) > 1}))
             raise InputError(
-                f"[[views]] must contain each pair of camera and sensor only once; found more than once: {twice}. "
+                f"[[views]] contains these (camera, sensor) pairs more than once: {twice}. Each pair may occur once. "
                 f"Remove the duplicates"
             )
         if hsa.camera_negative and len(cameras) < 2:
@@ -221,7 +223,7 @@ class TrainConfig(Strict):
 
 
 def load_config(path: str | Path) -> TrainConfig:
-    """Training config that is read from a TOML file.
+    """Return the training config in a TOML file.
 
     If the file has the key `preset`, such as `preset = "balanced"`, that preset gives the default values.
 
@@ -240,5 +242,5 @@ def load_config(path: str | Path) -> TrainConfig:
 
 
 def config_text(config: TrainConfig) -> str:
-    """Return a config as TOML text. Values that are None are left out."""
+    """Return a config as TOML text. Entries whose value is None are omitted."""
     return toml_text(config.model_dump(mode="json", exclude_none=True))

@@ -44,7 +44,9 @@ class ConvStem(nn.Sequential):
     def __init__(self, width: int, patch: int) -> None:
         steps = round(math.log2(patch))
         if patch < 2 or 2**steps != patch:
-            raise InputError(f"stem = 'conv' needs a patch side of 2, 4, 8, ... px; got {patch} px. Use stem = 'patch'")
+            raise InputError(
+                f"stem = 'conv' needs a model whose patch side is a power of two; got {patch} px. Set stem = 'patch'"
+            )
         layers: list[nn.Module] = []
         channels = 3
         for step in range(steps):
@@ -130,14 +132,14 @@ class Encoder(nn.Module):
         self.train()
 
     def input_map(self, width: int, height: int) -> ImageMap:
-        """Return the map from a width x height image (px) to this encoder's input. The map also transforms boxes."""
+        """Return the map from a width x height image, px, to the encoder's input, for images and boxes."""
         whole = ImageMap.identity(width, height)
         if self.config.fit == "letterbox":
             return whole.letterbox(*self.input_size)
         return whole.resize(*self.input_size)
 
     def tokens(self, images: Tensor) -> Tensor:
-        """Return the token grid of the configured blocks, after the final layer norm of the encoder.
+        """Return the patch tokens of images as a grid, from the blocks in `layers`, after the final layer norm.
 
         In CoCa models the final layer norm follows an attention pooling of another width, so it does not fit the
         tokens. Their tokens are normalised by a layer norm without weights.
@@ -155,9 +157,9 @@ class Encoder(nn.Module):
         width, height = self.input_size
         if images.dtype != torch.uint8 or images.ndim != 4 or tuple(images.shape[1:]) != (height, width, 3):
             raise ValueError(
-                f"{self.name} expects uint8 RGB images of shape (B, {height}, {width}, 3); got {images.dtype} "
-                f"{tuple(images.shape)}. Apply Encoder.input_map(width, height).apply_to_image first; the "
-                f"encoder itself subtracts the mean and divides by the standard deviation"
+                f"{self.name} expects uint8 RGB images of shape (B, {height}, {width}, 3); got {images.dtype} of "
+                f"shape {tuple(images.shape)}. Resize images with Encoder.input_map(width, height).apply_to_image, "
+                f"and do not normalise them; the encoder does this"
             )
         x = images.permute(0, 3, 1, 2).to(self.mean.dtype) / 255.0
         learns = self.config.tune in ("full", "last")
@@ -201,15 +203,16 @@ class Encoder(nn.Module):
         blocks, layers = _blocks(self.visual), self.config.layers
         if blocks is None and layers != (-1,):
             raise InputError(
-                f"{self.name} has no list of transformer blocks, so layers must be (-1,); got {layers}. Omit layers"
+                f"layers = {layers} selects transformer blocks, but {self.name} has no transformer blocks; only (-1,) "
+                f"is possible. Omit layers"
             )
         if blocks is None:
             return [-1]
         count = len(blocks)
         if any(not -count <= layer < count for layer in layers):
             raise InputError(
-                f"{self.name} has {count} blocks, so each index in layers must be from {-count} to {count - 1}; got "
-                f"{layers}. Change layers, or omit layers to use the last block"
+                f"layers = {layers} contains an index that does not exist; {self.name} has {count} blocks, so an "
+                f"index must be from {-count} to {count - 1}. Change layers, or omit layers to use the last block"
             )
         return [layer % count for layer in layers]
 
@@ -262,7 +265,7 @@ def _patch(visual: Any) -> int:
 
 @dataclass(frozen=True)
 class Catalogue:
-    """Information that open_clip has about the pretrained weights of one model.
+    """Information from open_clip about the pretrained weights of one model.
 
     Attributes:
         model: Name of the model.
@@ -340,7 +343,7 @@ class Catalogue:
             return pretrained
         if Path(pretrained).suffix or len(Path(pretrained).parts) > 1:
             raise FileNotFoundError(
-                f"{pretrained}: no such checkpoint. Set `pretrained` to an open_clip tag, the path of an existing "
+                f"{pretrained}: no such checkpoint file. Set `pretrained` to an open_clip tag, the path of an existing "
                 f"file, or 'scratch' for random weights"
             )
         if pretrained not in self.tags:
@@ -392,7 +395,7 @@ def load_encoder(
     stem: Literal["patch", "conv"] = "patch",
     **options: Any,
 ) -> Encoder:
-    """Image encoder with the given model and weights.
+    """Return the image encoder with the given model and weights.
 
     Args:
         model: Name of an open_clip model (such as "ViT-B-16", "ViT-B-16-quickgelu", or a timm model), or "ViT-demo", a
@@ -426,7 +429,7 @@ def load_encoder(
 
 
 def encoder_of(config: EncoderConfig, fill: bool = True) -> Encoder:
-    """Image encoder that a config describes; see `load_encoder`.
+    """Return the image encoder of a config; see `load_encoder` for the errors.
 
     Args:
         config: Options of the encoder.
@@ -436,7 +439,8 @@ def encoder_of(config: EncoderConfig, fill: bool = True) -> Encoder:
     scratch = config.pretrained == SCRATCH
     if config.stem == "conv" and not scratch:
         raise InputError(
-            "stem = 'conv' needs random weights; got pretrained weights. Set pretrained = 'scratch' or stem = 'patch'"
+            f"stem = 'conv' needs random weights; got pretrained = '{config.pretrained}'. Set pretrained = 'scratch' "
+            f"or stem = 'patch'"
         )
     known = catalogue_of(config.model)
     source = None if scratch else known.tag_or_path(config.pretrained) if fill else config.pretrained
@@ -469,7 +473,7 @@ def input_size_of(model: str, image_size: tuple[int, int] | None) -> tuple[int, 
 
 
 def catalogue_of(model: str) -> Catalogue:
-    """Return the information that open_clip has about the pretrained weights of a model."""
+    """Return the information from open_clip about the pretrained weights of a model."""
     tags = {tag: open_clip.get_pretrained_cfg(model, tag) for tag in open_clip.list_pretrained_tags_by_model(model)}
     return Catalogue(model, tags, tuple(open_clip.list_models()))
 
@@ -512,8 +516,8 @@ def _create(config: EncoderConfig, known: Catalogue, source: str | None, fill: b
             ) from error
         first = str(error).strip().splitlines()
         raise InputError(
-            f"{source} does not fit {config.model}: {first[0] if first else error!r}. Use a state dict of this "
-            f"open_clip model, saved by torch.save or as safetensors"
+            f"the weights {source} do not fit the model {config.model}: {first[0] if first else error!r}. Use a state "
+            f"dict of this open_clip model, saved by torch.save or as safetensors"
         ) from error
     return clip.visual
 

@@ -102,9 +102,11 @@ def _unit(features: Tensor) -> Tensor:
 def _required(features: Tensor) -> Tensor:
     unit = _unit(features)
     if unit.ndim != 2 or len(unit) < 2:
-        raise ValueError(f"expected at least 2 features, shape (N, D); got {tuple(features.shape)}. Add more features")
+        raise ValueError(
+            f"features must have shape (N, D) with N >= 2; got {tuple(features.shape)}. Pass more features"
+        )
     if wrong := int((~torch.isfinite(unit)).any(dim=1).sum()):
         raise ValueError(
-            f"expected finite features; {wrong} of {len(unit)} are non-finite. Check the encoder's weights and input"
+            f"{wrong} of {len(unit)} features are non-finite; all must be finite. Check the encoder's weights and input"
         )
     return unit

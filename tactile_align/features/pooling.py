@@ -136,8 +136,12 @@ class MeanPooling(nn.Module):
         grid = (tokens.shape[1], tokens.shape[2])
         if (self.sigma_px == "rig") != (sigma is not None):
             if sigma is None:
-                raise ValueError("sigma_px = 'rig' needs a sigma for each box; got no sigma. Pass the view's `sigma`")
-            raise ValueError(f"sigma_px = {self.sigma_px} applies to all boxes, but sigma was also given. Omit sigma")
+                raise ValueError(
+                    "sigma is missing; sigma_px = 'rig' needs a sigma for each box. Pass the view's `sigma`"
+                )
+            raise ValueError(
+                f"sigma was given, but sigma_px = {self.sigma_px} already applies to all boxes. Omit sigma"
+            )
         width = self.fixed_px if sigma is None else sigma
         if isinstance(width, Tensor) or width > 0:
             weights = blurred_weights(box, input_size, grid, width)
@@ -206,7 +210,13 @@ def _relative_places(box: Tensor, input_size: tuple[int, int], grid: tuple[int, 
 
 
 class TouchAttention(nn.Module):
-    """Pooling by learnt queries that attend to all tokens of a touch, as AttentionPooling does in a box."""
+    """Pooling by learnt queries that attend to all tokens of a touch image.
+
+    Args:
+        width: D, the length of a token.
+        out: Length of the feature.
+        queries: Number of queries. The results of the queries are concatenated.
+    """
 
     def __init__(self, width: int, out: int, queries: int = 4) -> None:
         super().__init__()
@@ -241,4 +251,4 @@ def make_pooling(
         return MeanPooling(width, out, sigma_px=sigma_px)
     if kind == "attention":
         return AttentionPooling(width, out, margin)
-    raise InputError(f"pooling must be one of {', '.join(POOLINGS)}; got '{kind}'. Choose one of these poolings")
+    raise InputError(f"unknown pooling '{kind}'; known: {', '.join(POOLINGS)}. Choose one of these poolings")

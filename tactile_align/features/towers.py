@@ -18,7 +18,12 @@ POLICY_GRID = 4
 
 
 class Features(NamedTuple):
-    """Features of B images: `vector` (B, dim) for the alignment loss, and K `tokens` (B, K, D) for a policy."""
+    """Features of B images.
+
+    Attributes:
+        vector: (B, dim) feature of each image for the alignment loss.
+        tokens: (B, K, D) K tokens of each image for a policy.
+    """
 
     vector: Tensor
     tokens: Tensor
@@ -59,8 +64,8 @@ class Towers(nn.Module):
     def of_touch(self, images: Tensor) -> Features:
         """Return the features of touch images (B, H, W, 3) uint8. `vector` is h_tau, computed from all tokens.
 
-        Training and the acting policy both use this method, so they encode touch images in the same way. The images are
-        preprocessed before, in `moments.frames.input_image`.
+        Training and the acting policy both use this method, so they encode touch images in the same way. The caller
+        must preprocess the images with `moments.frames.input_image`.
         """
         tokens = self.touch.tokens(images)
         grid = F.adaptive_avg_pool2d(tokens.permute(0, 3, 1, 2), POLICY_GRID)
@@ -72,7 +77,7 @@ class Towers(nn.Module):
         return Features(self.touch_mlp(vector), grid.flatten(2).transpose(1, 2))
 
     def of_region(self, images: Tensor, box: Tensor, sigma: Tensor | None = None) -> Features:
-        """Return the features of finite boxes (B, 4), px, in images (B, H, W, 3) uint8. `vector` is h_w.
+        """Return the features of regions, finite boxes (B, 4), px, in images (B, H, W, 3) uint8. `vector` is h_w.
 
         `sigma` (B, 2) is the standard deviation of each box's position along u and v, px, for sigma_px = "rig".
         """

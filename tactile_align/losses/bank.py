@@ -13,7 +13,9 @@ from tactile_align.losses.negatives import Facts
 
 
 class MemoryBank(nn.Module):
-    """Memory bank of the newest `size` region features and the facts of their moments. Checkpoints include the bank.
+    """Memory bank of the newest `size` region features, with the facts of the moments that the features come from.
+
+    Checkpoints include the bank.
 
     Args:
         size: Largest number of features.
@@ -34,7 +36,7 @@ class MemoryBank(nn.Module):
         super().__init__()
         if size < 1:
             raise InputError(
-                f"a memory bank needs a size of at least 1; got {size}. Increase the size, or omit the bank"
+                f"memory bank: size must be at least 1; got {size}. Increase size, or do not create a bank"
             )
         self.size = size
         self.register_buffer("features", torch.zeros(size, dim))
@@ -48,7 +50,7 @@ class MemoryBank(nn.Module):
 
     @torch.no_grad()
     def add(self, features: Tensor, episode: Tensor, time: Tensor, valid: Tensor, touch: Tensor | None = None) -> None:
-        """Add the valid rows to the bank; they replace the oldest rows.
+        """Add the features of a batch at its valid rows to the bank. They replace the oldest features in the bank.
 
         Args:
             features: (B, dim) region features from the slowly updated copy of the model.
@@ -72,7 +74,7 @@ class MemoryBank(nn.Module):
         return Facts(self.episode[:kept], self.time[:kept], touch=touch)
 
     def kept(self) -> Tensor:
-        """Return the M features in the bank (M, dim), for the argument `bank` of the loss."""
+        """Return the features in the bank, (M, dim), for the argument `bank` of the loss."""
         return self.features[: len(self)].clone()
 
 
@@ -91,14 +93,14 @@ class Following(nn.Module):
         super().__init__()
         if not 0 <= momentum < 1:
             raise InputError(
-                f"momentum must be at least 0 and below 1; got {momentum}. Common values are 0.99 to 0.999"
+                f"momentum must be at least 0 and below 1; got {momentum}. Use a value such as 0.99 or 0.999"
             )
         self.momentum = momentum
         self.module = copy.deepcopy(module).requires_grad_(False)
 
     @torch.no_grad()
     def follow(self, module: nn.Module) -> None:
-        """Move the weights of the copy towards those of the module. Buffers are copied unchanged."""
+        """Move the weights of the copy towards the weights of `module`. Buffers are copied unchanged."""
         for own, new in zip(self.module.parameters(), module.parameters(), strict=True):
             own.lerp_(new.detach().to(own.dtype), 1 - self.momentum)
         for kept, current in zip(self.module.buffers(), module.buffers(), strict=True):

@@ -14,7 +14,7 @@ from tactile_align.losses.temperature import Temperature
 
 
 def loss_of(config: HSAConfig, gather: bool = False) -> HSALoss | MSELoss:
-    """Return the loss that a config describes. Explicit hard negatives are added to the in-batch negatives."""
+    """Return the alignment loss of a config. Explicit hard negatives are used in addition to in-batch ones."""
     if config.kind == "mse":
         return MSELoss(gather)
     options = LossOptions(config.symmetric, config.hardness, config.hardest, config.chunk)
@@ -40,16 +40,16 @@ def negatives_of(
     bank: Facts | None = None,
     gather: bool = False,
 ) -> Negatives:
-    """Return the rule, described by a config, that decides which of the B moments are negatives of each other.
+    """Return the rule of a config that decides which of the B moments of a batch are negatives of each other.
 
     Args:
-        config: The config.
+        config: Options of the alignment loss.
         episode: (B,) integer index of each moment's episode.
         time: (B,) frame number of each moment in its episode.
         touch: (B, F) touch descriptions from `touch_pattern`; required if the config has a touch_ceiling.
         bank: Facts of the moments in the memory bank, whose touch descriptions are also from `touch_pattern`. None: no
             bank.
-        gather: Whether the mean that `unlike` subtracts is computed over the touches of all processes.
+        gather: Whether `unlike` subtracts the mean over the touches of all processes, instead of this process only.
     """
     if touch is not None:
         everybody = gather_facts(touch) if gather else touch

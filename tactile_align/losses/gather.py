@@ -15,8 +15,9 @@ def world() -> tuple[int, int]:
 
 
 def gather_rows(x: Tensor) -> Tensor:
-    """Return the rows of all ranks, (ranks * B, ...), ordered by rank. `x` must have the same shape on all ranks.
+    """Return the rows of `x` (B, ...) of all ranks, (ranks * B, ...), ordered by rank.
 
+    `x` must have the same shape on all ranks.
     Each rank holds a copy of every row. In the backward pass the gradients of all copies of a row are summed, and the
     sum goes to the rank that owns the row.
     """
@@ -27,7 +28,7 @@ def gather_rows(x: Tensor) -> Tensor:
 
 
 def gather_facts(x: Tensor) -> Tensor:
-    """Return the rows of all ranks, as `gather_rows` does, without gradient and for any dtype."""
+    """Return the rows of `x` (B, ...) of all ranks, (ranks * B, ...), without gradient and for any dtype."""
     if world()[1] == 1:
         return x
     return _all_rows(x.detach())
@@ -65,8 +66,8 @@ def require_equal_rows(count: int, device: torch.device) -> None:
     dist.all_reduce(counts)
     if len(set(counts.tolist())) != 1:
         raise ValueError(
-            f"all ranks need the same number of rows; got {counts.tolist()}. Keep rows without a box or contact in "
-            f"the batch, and mark them as not `valid`"
+            f"batch sizes differ between ranks: {counts.tolist()} rows. All ranks need equally large batches. Keep "
+            f"rows without a box or contact in the batch, and set `valid` to False for these rows"
         )
 
 

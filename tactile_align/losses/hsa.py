@@ -53,9 +53,12 @@ class LossOptions:
 
     def __post_init__(self) -> None:
         if not self.hardness >= 0:
-            raise InputError(f"hardness must be at least 0; got {self.hardness}. Common values are 0.5 to 1")
+            raise InputError(f"hardness must be at least 0; got {self.hardness}. Use a value such as 0.5 or 1")
         if self.hardest is not None and self.hardest < 1:
-            raise InputError(f"hardest must be at least 1; got {self.hardest}. Use None for all negatives")
+            raise InputError(
+                f"hardest, the number of negatives that are used, must be at least 1; got {self.hardest}. Use None for "
+                f"all negatives"
+            )
         if self.chunk is not None and self.chunk < 1:
             raise InputError(f"chunk must be at least 1 row; got {self.chunk}. Use None to choose it automatically")
 
@@ -65,7 +68,9 @@ PLAIN = LossOptions()
 
 
 class HSAStats(NamedTuple):
-    """Statistics that help to judge a loss value: scalars on the loss's device, over all ranks if gathered.
+    """Statistics that help to judge a loss value: scalars on the device of the loss.
+
+    With `gather`, they are computed over all ranks.
 
     Attributes:
         pairs: Number of valid rows.
@@ -235,9 +240,9 @@ class Direction:
         weights = self.weights(first, last)
         if weights.shape != (last - first, len(candidates)):
             raise ValueError(
-                f"a negative rule must return shape {(last - first, len(candidates))} for the rows {first}:{last}; "
-                f"got {tuple(weights.shape)}. Return one column for each row of the batch (of all ranks), then one for "
-                f"each row of the bank"
+                f"the rule `negative` returned shape {tuple(weights.shape)} for the rows {first}:{last}; expected "
+                f"{(last - first, len(candidates))}. Return one column for each row of the batch (of all ranks), then "
+                f"one for each feature of the bank"
             )
         if weights.dtype == torch.bool:
             return weights.logical_and_(candidates)
@@ -278,7 +283,7 @@ def contrast(logits: Tensor, own: Tensor, negative: Tensor, options: LossOptions
 
 
 class HSALoss(nn.Module):
-    """Module that stores the options of `hsa_loss` and computes the loss. See `hsa_loss` for shapes and errors."""
+    """Alignment loss as a module, which calls `hsa_loss` with the options given here; see `hsa_loss`."""
 
     def __init__(
         self,
@@ -307,7 +312,7 @@ class HSALoss(nn.Module):
         bank: Tensor | None = None,
         hard_valid: Tensor | None = None,
     ) -> Tensor | tuple[Tensor, HSAStats]:
-        """Return the loss. If `temperature` is given, for example a learnt one, it replaces the stored temperature."""
+        """Return the loss. A given `temperature`, such as a learnt temperature, replaces the stored temperature."""
         return hsa_loss(
             h_tau,
             h_w,
@@ -329,7 +334,7 @@ def check_temperature(temperature: float | Tensor) -> None:
     """Check that the temperature is positive. A nan tensor passes, because training reports the rows of a nan loss."""
     good = not bool((temperature <= 0).any()) if isinstance(temperature, Tensor) else temperature > 0
     if not good:
-        raise InputError(f"temperature must be positive; got {temperature}. Common values are 0.05 to 0.2")
+        raise InputError(f"temperature must be positive; got {temperature}. Use a value such as 0.07")
 
 
 def check_choices(reduction: str, explicit: str) -> None:
@@ -352,7 +357,8 @@ def check_pairs(h_tau: Tensor, h_w: Tensor, valid: Tensor | None) -> None:
     batch = h_tau.shape[0]
     if valid is not None and (valid.shape != (batch,) or valid.dtype != torch.bool):
         raise ValueError(
-            f"valid must be bool of shape ({batch},); got {valid.dtype} {tuple(valid.shape)}. Pass one bool per row"
+            f"valid must be a bool tensor of shape ({batch},); got {valid.dtype} of shape {tuple(valid.shape)}. Pass "
+            f"one bool for each row of h_tau"
         )
 
 
@@ -369,39 +375,39 @@ def check_negatives(
     batch, dim = h_tau.shape
     if hard is not None and (hard.ndim != 3 or hard.shape[0] != batch or hard.shape[2] != dim or hard.shape[1] < 1):
         raise ValueError(
-            f"hard_negatives must have shape ({batch}, N >= 1, {dim}); got {tuple(hard.shape)}. Pass N negatives for "
-            f"each touch, with the length of h_tau"
+            f"hard_negatives must have shape ({batch}, N, {dim}) with N >= 1; got {tuple(hard.shape)}. Pass N "
+            f"features of length {dim} for each touch"
         )
     if hard_valid is not None and (
         hard is None or hard_valid.shape != hard.shape[:2] or hard_valid.dtype != torch.bool
     ):
         if hard is None:
-            raise ValueError("hard_valid needs hard_negatives; got none. Pass hard_negatives, or omit hard_valid")
+            raise ValueError("hard_valid was given without hard_negatives. Pass hard_negatives, or omit hard_valid")
         raise ValueError(
-            f"hard_valid needs bool of shape {tuple(hard.shape[:2])}; got {hard_valid.dtype} {tuple(hard_valid.shape)}"
-            f". Pass one bool for each hard negative"
+            f"hard_valid must be a bool tensor of shape {tuple(hard.shape[:2])}; got {hard_valid.dtype} of shape "
+            f"{tuple(hard_valid.shape)}. Pass one bool for each hard negative"
         )
     if bank is not None and (bank.ndim != 2 or bank.shape[1] != dim):
         raise ValueError(
-            f"bank must have shape (M, {dim}); got {tuple(bank.shape)}. Use features as long as those of h_tau"
+            f"bank must have shape (M, {dim}); got {tuple(bank.shape)}. Pass features of length {dim}, like h_tau"
         )
     if bank is not None and not in_batch:
         raise InputError(
-            "hard negatives with explicit='replace' also replace the bank, so expected only one of them; got both. Use "
-            "explicit='add', or omit the bank"
+            "both hard_negatives and bank were given, but explicit='replace' uses no negatives except hard_negatives. "
+            "Set explicit='add', or omit bank"
         )
     if not isinstance(negative, Tensor):
         return
     wanted = (batch, batch + (0 if bank is None else len(bank)))
     if ranks > 1:
         raise ValueError(
-            f"with {ranks} ranks, `negative` must be a rule for the rows of all ranks; got a mask of shape "
-            f"{tuple(negative.shape)}. Pass Negatives(...) or None"
+            f"negative is a tensor of shape {tuple(negative.shape)}, but with {ranks} ranks it must be a rule for the "
+            f"rows of all ranks. Pass Negatives(...) or None"
         )
     if negative.shape != wanted:
         raise ValueError(
-            f"negative must have shape {wanted}; got {tuple(negative.shape)}. Pass one column for each row of the "
-            f"batch, then one for each row of the bank"
+            f"negative must have shape {wanted}; got {tuple(negative.shape)}. Pass one row for each touch, and one "
+            f"column for each region of the batch and then for each feature of the bank"
         )
 
 
@@ -419,8 +425,8 @@ def require_negatives(alone: Tensor, first: int, somewhere: bool) -> None:
     if not somewhere:
         return
     rows = (alone.nonzero().flatten() + first).tolist()
-    which = f"rows {rows[:20]} are" if rows else "rows of another rank are"
+    which = f"pairs {rows[:20]} of the batch" if rows else "pairs of another rank"
     raise InputError(
-        f"every valid row needs at least one negative; {which} valid but have no negative. "
+        f"{which} are valid but have no negative; every valid touch-region pair needs at least one negative. "
         f"Use a larger batch, draw batches from more episodes, or relax the negative rules"
     )

@@ -32,7 +32,10 @@ class MSELoss(nn.Module):
         stats: bool = False,
         **_: object,
     ) -> Tensor | tuple[Tensor, HSAStats]:
-        """Return the mean over valid rows of (B, D) features. `chance` is 2, the mean for unrelated features."""
+        """Return the mean squared distance over the valid rows, a scalar, and HSAStats if `stats` is set.
+
+        h_tau and h_w are (B, D) features, `valid` is (B,) bool. `chance` is 2, the mean for unrelated features.
+        """
         check_pairs(h_tau, h_w, valid)
         with torch.autocast(device_type=h_tau.device.type, enabled=False):
             keep = torch.ones(len(h_tau), dtype=torch.bool, device=h_tau.device) if valid is None else valid

@@ -21,7 +21,7 @@ PATTERN = 8
 
 
 class NegativeRule(Protocol):
-    """Interface of a rule that decides which candidates are negatives of which rows."""
+    """Interface of a rule that decides which candidate regions are negatives of each row of a batch of B rows."""
 
     def rows(self, start: int, stop: int) -> Tensor:
         """Return a new tensor (stop - start, B + bank) of bool or float weights. Entry (i, j) is the weight of
@@ -42,11 +42,11 @@ class MaskRule:
     batch: int
 
     def rows(self, start: int, stop: int) -> Tensor:
-        """See NegativeRule."""
+        """Return the weights of the candidates as negatives of some rows; see `NegativeRule.rows`."""
         return self.negative[start:stop].clone(memory_format=torch.contiguous_format)
 
     def columns(self, start: int, stop: int) -> Tensor:
-        """See NegativeRule."""
+        """Return the weights of some rows as negatives of all rows; see `NegativeRule.columns`."""
         return self.negative[:, start:stop].T[:, : self.batch].clone(memory_format=torch.contiguous_format)
 
 
@@ -103,23 +103,26 @@ class Negatives:
         if self.episode.ndim != 1 or self.episode.shape != self.time.shape:
             raise ValueError(
                 f"episode and time must both have shape (B,); got {tuple(self.episode.shape)} "
-                f"and {tuple(self.time.shape)}. Pass one episode and one time for each row"
+                f"and {tuple(self.time.shape)}. Pass one episode index and one time for each moment"
             )
         if not self.min_gap >= 0:
             raise InputError(f"min_gap must be at least 0; got {self.min_gap}. Use 0 for no limit")
         if self.contact is not None and (self.contact.shape != self.episode.shape or self.contact.dtype != torch.bool):
             raise ValueError(
-                f"contact must be bool of shape {tuple(self.episode.shape)}; got {self.contact.dtype} "
-                f"{tuple(self.contact.shape)}. Pass one bool for each row"
+                f"contact must be a bool tensor of shape {tuple(self.episode.shape)}; got {self.contact.dtype} of "
+                f"shape {tuple(self.contact.shape)}. Pass one bool for each moment"
             )
         if self.ceiling is not None and (self.touch is None or not -1 < self.ceiling < 1):
             if self.touch is None:
-                raise ValueError("ceiling needs `touch` descriptions; got none. Pass touch, or omit ceiling")
-            raise ValueError(f"ceiling must be above -1 and below 1; got {self.ceiling}. Change or omit ceiling")
+                raise ValueError("ceiling was given without touch, the touch descriptions. Pass touch, or omit ceiling")
+            raise ValueError(
+                f"ceiling, a cosine similarity, must be above -1 and below 1; got {self.ceiling}. Change or omit "
+                f"ceiling"
+            )
         if self.touch is not None and (self.touch.ndim != 2 or len(self.touch) != len(self.episode)):
             raise ValueError(
-                f"touch must have shape ({len(self.episode)}, F); got {tuple(self.touch.shape)}. Pass one description "
-                f"for each row"
+                f"touch must have shape ({len(self.episode)}, F); got {tuple(self.touch.shape)}. Pass one touch "
+                f"description of length F for each moment"
             )
         for name in ("contact", "touch"):
             if self.bank is not None and (getattr(self, name) is None) != (getattr(self.bank, name) is None):
@@ -221,8 +224,10 @@ def touch_pattern(images: Tensor) -> Tensor:
 
 
 def unlike(pattern: Tensor, everybody: Tensor) -> Tensor:
-    """Return touch descriptions `pattern` (B, F) minus the mean of `everybody` (M, F).
+    """Return touch descriptions with their common mean subtracted, (B, F).
 
-    `everybody` contains the descriptions of the batches of all processes and of the bank.
+    Args:
+        pattern: (B, F) touch descriptions, from `touch_pattern`.
+        everybody: (M, F) touch descriptions whose mean is subtracted: those of all processes and of the memory bank.
     """
     return pattern - everybody.mean(dim=0)

@@ -40,7 +40,10 @@ SpanLoss = Callable[[int, int, Features], tuple[Tensor, Tensor]]
 
 
 def spans(rows: int, columns: int, chunk: int | None) -> list[tuple[int, int]]:
-    """Return the spans (start, stop) of `chunk` rows each. None: spans of at most ELEMENTS similarities, or 64 rows."""
+    """Return the spans (start, stop) that divide `rows` rows, each of which has `columns` similarities.
+
+    Each span has `chunk` rows. None: a span has at most ELEMENTS similarities, but at least 64 rows.
+    """
     size = chunk or max(64, ELEMENTS // max(columns, 1))
     return [(start, min(start + size, rows)) for start in range(0, max(rows, 1), size)]
 
@@ -101,7 +104,7 @@ class _Known(torch.autograd.Function):
     def backward(ctx: Any, *grad_outputs: Tensor) -> Any:
         if torch.is_grad_enabled():  # the precomputed gradients cannot be differentiated again
             raise RuntimeError(
-                "a loss that is summed over several spans has no second derivative; got create_graph=True. Set chunk "
-                "to the number of rows, or omit create_graph"
+                "backward was called with create_graph=True, but a loss that is computed in several chunks of rows "
+                "has no second derivative. Set chunk to the batch size, or omit create_graph"
             )
         return None, None, *(grad * grad_outputs[0] for grad in ctx.grads)

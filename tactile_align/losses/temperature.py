@@ -10,7 +10,7 @@ from tactile_align.errors import InputError
 
 
 class Temperature(nn.Module):
-    """Temperature kappa. A learnt kappa is exp(x), with x limited to the logarithms of the bounds.
+    """Temperature kappa as a module. A learnt kappa is exp(x), with x limited to the logarithms of the bounds.
 
     At a bound, only a gradient that moves x back inside the bounds is passed on. A hard clip would block both
     directions, and a sigmoid nearly so; kappa would then stay at the first bound that it reaches.
@@ -42,15 +42,16 @@ class Temperature(nn.Module):
         low, high = bounds
         if not 0 < low < high:
             raise InputError(
-                f"temperature bounds must satisfy 0 < low < high; got {bounds}. Common bounds are (0.01, 0.5)"
+                f"temperature bounds must be two increasing positive numbers; got {bounds}. Use bounds such as (0.01, "
+                f"0.5)"
             )
         if not (initial > 0 and (not learnt or low < initial < high)):
             needed = f"above {low} and below {high}, the bounds of a learnt temperature" if learnt else "positive"
-            raise InputError(f"temperature must be {needed}; got {initial}. Change the temperature")
+            raise InputError(f"temperature must be {needed}; got {initial}. Use a temperature such as 0.07")
         if final is not None and (learnt or not final > 0 or steps < 1):
             needed = f"final > 0; got final = {final}" if not final > 0 else f"at least one step; got steps = {steps}"
             needed = "learnt = False; got learnt = True" if learnt else needed
-            raise InputError(f"a temperature schedule needs {needed}. Change this value, or omit `final`")
+            raise InputError(f"a schedule of the temperature needs {needed}. Change this value, or omit `final`")
         self.learnt, self.bounds, self.final, self.steps = learnt, bounds, final, steps
         self._low, self._high = math.log(low), math.log(high)
         if learnt:

@@ -21,11 +21,11 @@ def augment(
     Args:
         batch: Batch whose camera images are larger than the encoder's input by `shift_px` on each side. Touch images
             are not changed.
-        config: Sizes of the random changes.
+        config: Largest shift and strengths of the colour changes.
         generator: Random generator on the CPU, so that a seed gives the same crops on all devices. None: crop at the
             centre, and do not change colours.
-        rows: (rank, number of processes) if the batch consists of every n-th row of a larger batch, for n processes. A
-            row is then changed in the same way as in the larger batch.
+        rows: (rank, n) if this process holds every n-th row of a larger batch, for n processes. A row is then changed
+            in the same way as if one process held the larger batch.
     """
     views = {key: _augmented(view, config, generator, *rows) for key, view in batch.views.items()}
     return replace(batch, views=views)

@@ -72,7 +72,7 @@ class TouchBatch(TouchImages):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class ObservationBatch:
-    """Observations of a policy in B moments.
+    """Observations of a policy in B moments, as tensors.
 
     | field | shape | meaning |
     |---|---|---|
@@ -95,8 +95,8 @@ class ObservationBatch:
         for name, tensor in self.tensors().items():
             if len(tensor) != len(self.qpos):
                 raise ValueError(
-                    f"every tensor of a batch must have {len(self.qpos)} rows, as qpos has; {name} has {len(tensor)}. "
-                    f"Build all tensors from the same moments"
+                    f"{name} has {len(tensor)} rows, but qpos has {len(self.qpos)}; all tensors of a batch need one "
+                    f"row for each moment. Build all tensors from the same moments"
                 )
 
     def __len__(self) -> int:
@@ -107,7 +107,7 @@ class ObservationBatch:
         return dict(_tensors(self, ""))
 
     def mapped(self, change: Callable[[Tensor], Tensor]) -> Self:
-        """Return the batch with `change` applied to every tensor, in the order of `tensors`."""
+        """Return a batch in which the function `change` has been applied to every tensor, in the order of `tensors`."""
         changed: Self = _mapped(self, change)
         return changed
 
@@ -130,7 +130,7 @@ class ObservationBatch:
         return images | {camera_key(camera): image for camera, image in self.frames.items()}
 
     def with_images(self, images: Mapping[str, Tensor]) -> Self:
-        """Return the batch with some images replaced by those in `images`. The keys are those of `images()`."""
+        """Return the batch with some images replaced by `images`, a mapping with the keys of the method `images`."""
         views = {key: replace(view, image=images.get(key, view.image)) for key, view in self.views.items()}
         touches = {key: replace(touch, image=images.get(key, touch.image)) for key, touch in self.touches.items()}
         frames = {camera: images.get(camera_key(camera), image) for camera, image in self.frames.items()}
@@ -184,7 +184,7 @@ def required(tensor: Tensor | None, name: str) -> Tensor:
     """
     if tensor is None:
         raise ValueError(
-            f"expected a batch with `{name}`; got none. Prepare the episodes with inputs that provide `{name}`"
+            f"the batch has no `{name}`, which is needed here. Prepare the episodes with inputs that provide `{name}`"
         )
     return tensor
 

@@ -43,7 +43,7 @@ class Recent(Generic[K, V]):
 
     def __init__(self, limit: int) -> None:
         if limit < 1:
-            raise ValueError(f"limit must be at least 1; got {limit}. Increase the limit")
+            raise ValueError(f"limit, the number of cached values, must be at least 1; got {limit}. Increase limit")
         self.limit = limit
         self._kept: OrderedDict[K, V] = OrderedDict()
 
@@ -51,7 +51,10 @@ class Recent(Generic[K, V]):
         return len(self._kept)
 
     def get(self, key: K, make: Callable[[], V]) -> V:
-        """Return the value of `key`, which `make()` creates if needed. The least recently used value may be removed."""
+        """Return the value of `key`. If the cache does not contain it, `make()` creates it.
+
+        If the cache is full, the least recently used value is removed.
+        """
         if key not in self._kept:
             self._kept[key] = make()
             if len(self._kept) > self.limit:
@@ -91,7 +94,7 @@ def open_packed(path: Path, shape: tuple[int, int, int, int]) -> np.ndarray:
     except (OSError, ValueError, EOFError) as error:
         content = " ".join(str(error).split())
     raise InputError(
-        f"{path}: expected packed frames, uint8 {shape}; found {content}. "
+        f"{path}: expected frames of shape {shape} and dtype uint8; found {content}. "
         f"The cache is damaged: delete {path.parent} and run again"
     )
 
@@ -141,7 +144,7 @@ def _steps(arm: Arm) -> list[object]:
 
 
 def prepare(jobs: Sequence[Job], cache: Path, processes: int = 1, progress: bool = True) -> list[Path]:
-    """Prepare the episodes that are not yet in the cache, and return all their folders in the order of the jobs.
+    """Prepare the episodes that are not yet in the cache, and return the folders of all episodes in order of `jobs`.
 
     Args:
         jobs: Episodes to prepare.
@@ -150,8 +153,8 @@ def prepare(jobs: Sequence[Job], cache: Path, processes: int = 1, progress: bool
         progress: Whether to show a progress bar on stderr.
 
     Raises:
-        EpisodeError, ValueError: An episode does not fit its rig or inputs. The message of the first error found states
-            file, key and row.
+        EpisodeError, ValueError: An episode does not fit its rig or inputs. The message states file, key and row of the
+            first error that was found.
         OSError: The disk is full.
         ChildProcessError: A process was killed.
     """
@@ -214,8 +217,9 @@ def _require_streams(episode: Episode, job: Job) -> None:
     for entry in job.inputs:
         if entry.stream not in have:
             raise InputError(
-                f"{episode.ref}: input '{entry.key}' needs stream '{entry.stream}'; the episode has only "
-                f"{', '.join(have)}. Choose another camera or sensor in the config"
+                f"{episode.ref}: the episode has no stream '{entry.stream}', which the input '{entry.key}' of the "
+                f"model needs; streams of the episode: {', '.join(have)}. Choose another camera or sensor in the "
+                f"config"
             )
         if entry.stream in job.rig.cameras:
             require_rig_size(episode, job.rig, entry.stream)

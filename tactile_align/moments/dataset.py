@@ -51,7 +51,7 @@ class Moments(Dataset[MomentBatch]):
         self, jobs: Sequence[Job], *, chunk: int, cache: Path, processes: int = 1, progress: bool = True
     ) -> None:
         if not jobs:
-            raise InputError("a dataset of moments needs at least one episode; got none. Check the data folder")
+            raise InputError("no episodes were given; a dataset needs at least one. Check the path in [[data]]")
         self.jobs, self.chunk = tuple(jobs), chunk
         self.statistics: Statistics | None = None
         self.folders = prepare(jobs, cache, processes, progress)
@@ -62,15 +62,16 @@ class Moments(Dataset[MomentBatch]):
         widths = {(f["qpos"].shape[1], f["action"].shape[1]) for f in self._facts}
         if len(widths) != 1:
             raise InputError(
-                f"all episodes need equal numbers of (qpos, action) columns; got {', '.join(map(str, sorted(widths)))}"
-                f". Use the episodes of one robot at a time"
+                f"the episodes differ in their numbers of (qpos, action) columns: "
+                f"{', '.join(map(str, sorted(widths)))}. All episodes must have equal numbers. Use only episodes of "
+                f"one robot"
             )
         for job, facts in zip(self.jobs, self._facts, strict=True):
             if set(facts) != set(self._facts[0]):
                 only = ", ".join(sorted(set(facts) ^ set(self._facts[0])))
                 raise InputError(
-                    f"all episodes need the same sensors and grippers; {job.ref} and {self.jobs[0].ref} differ in: "
-                    f"{only}. Train on rigs with the same sensors and grippers"
+                    f"{job.ref} and {self.jobs[0].ref} differ in: {only}. All episodes need the same sensors and "
+                    f"grippers. Use only rigs with the same sensors and grippers"
                 )
         lengths = [len(f["qpos"]) for f in self._facts]
         self._starts = np.concatenate([[0], np.cumsum(lengths)])

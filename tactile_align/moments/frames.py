@@ -81,9 +81,9 @@ def reference_of(episode: Episode, entry: Input, contact: np.ndarray) -> np.ndar
     free = np.flatnonzero(~contact)
     if not len(free):
         raise InputError(
-            f"{episode.ref}: {episode.stream(entry.stream).key} needs at least one frame without contact as the "
-            f"reference for differences; all {len(contact)} frames are in contact. Exclude the episode, or set "
-            f"features.touch_input = 'image'"
+            f"{episode.ref}: {episode.stream(entry.stream).key}: all {len(contact)} frames are in contact, but "
+            f"features.touch_input = 'difference' needs at least one frame without contact as the reference. Exclude "
+            f"the episode, or set features.touch_input = 'image'"
         )
     chosen = free[evenly(len(free), MOST)]
     middle = np.median([frame_of(episode, entry, int(t), {}) for t in chosen], axis=0)

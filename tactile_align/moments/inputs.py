@@ -50,18 +50,18 @@ class Input:
 
     def __post_init__(self) -> None:
         if self.zoom is not None and (self.sensor is None or self.zoom < 1.0):
-            fault = "zoom needs a sensor; got none. Set sensor, or omit zoom"
+            fault = "zoom was set without a sensor, around whose box to crop. Set sensor, or omit zoom"
             small = f"zoom must be at least 1; got {self.zoom}. Increase zoom, or omit zoom to use the whole frame"
             raise InputError(f"input {self.key}: {fault if self.sensor is None else small}")
 
     def image_map(self, width: int, height: int, box: Array | None = None) -> ImageMap:
-        """Return the map from a width x height frame to this input.
+        """Return the map from pixels of a width x height frame to pixels of this input image.
 
         Args:
             width: Width of the frame, px.
             height: Height of the frame, px.
             box: (4,) box of the sensor in the frame, px. If the box is None or nan, an input with zoom shows the whole
-                frame, and the moment is not used as a pair.
+                frame, and the alignment loss does not use the moment.
         """
         whole = ImageMap.identity(width, height)
         if self.zoom is not None and box is not None and not bool(np.isnan(np.asarray(box)).any()):

@@ -38,13 +38,18 @@ class Statistics(Strict):
         for what, mean, std in (("qpos", self.qpos_mean, self.qpos_std), ("action", self.action_mean, self.action_std)):
             if len(mean) != len(std) or not mean:
                 raise InputError(
-                    f"{what} needs one mean and one std for each column; got {len(mean)} means and {len(std)} stds. "
-                    f"Use the file that training wrote"
+                    f"{what}_mean has {len(mean)} values and {what}_std has {len(std)}; expected one of each for each "
+                    f"column. Use the statistics.json that training wrote"
                 )
             if min(std) < 0:
-                raise InputError(f"{what}_std must not be negative; got {min(std)}. Use the file that training wrote")
+                raise InputError(
+                    f"{what}_std must not be negative; got {min(std)}. Use the statistics.json that training wrote"
+                )
             if min(std) == 0 and self.std_floor == 0:
-                raise InputError(f"{what} has a constant column, so std_floor must be positive; got 0. Use {STD_FLOOR}")
+                raise InputError(
+                    f"std_floor is 0, but a column of {what} is constant, so std_floor must be positive. Set "
+                    f"std_floor = {STD_FLOOR}"
+                )
         return self
 
     @classmethod
@@ -65,7 +70,7 @@ class Statistics(Strict):
             action.add(actions)
             count += 1
         if count == 0:
-            raise InputError("statistics need at least one training episode; got none. Add episodes")
+            raise InputError("no training episodes were given; statistics need at least one. Pass episodes")
         return cls(
             qpos_mean=tuple(qpos.mean.tolist()),
             qpos_std=tuple(qpos.std.tolist()),
@@ -77,11 +82,17 @@ class Statistics(Strict):
         )
 
     def normalise_qpos(self, qpos: Any) -> Any:
-        """Return (qpos - mean) / std of qpos (..., D), numpy or torch. Dtype and device do not change."""
+        """Return normalised qpos, (qpos - mean) / std, for qpos (..., D) in NumPy or torch.
+
+        Dtype and device do not change.
+        """
         return self._scaled("qpos", qpos)
 
     def normalise_action(self, action: Any) -> Any:
-        """Return (action - mean) / std of actions (..., A), numpy or torch. Dtype and device do not change."""
+        """Return normalised actions, (action - mean) / std, for actions (..., A) in NumPy or torch.
+
+        Dtype and device do not change.
+        """
         return self._scaled("action", action)
 
     def restore_action(self, normalised: Any) -> Any:
@@ -110,8 +121,8 @@ class Statistics(Strict):
         mean, std = getattr(self, f"{what}_mean"), getattr(self, f"{what}_std")
         if values.shape[-1:] != (len(mean),):
             raise InputError(
-                f"{what} statistics have {len(mean)} columns, so {what} must have shape (..., {len(mean)}); "
-                f"got {tuple(values.shape)}. Check that run and recording belong to the same robot"
+                f"{what} must have shape (..., {len(mean)}), because the {what} statistics have {len(mean)} columns; "
+                f"got {tuple(values.shape)}. Use data and statistics of the same robot"
             )
         xp = array_namespace(values)
         kind = {"dtype": values.dtype, "device": values.device}
@@ -133,8 +144,8 @@ class _Moments:
             self.mean, self._squares = np.zeros(values.shape[1]), np.zeros(values.shape[1])
         if values.shape[1] != len(self.mean):
             raise InputError(
-                f"all episodes need equal numbers of {self.what} columns; got {len(self.mean)} and {values.shape[1]}. "
-                f"Use episodes of one robot"
+                f"the episodes differ in their number of {self.what} columns: {len(self.mean)} and {values.shape[1]}. "
+                f"All episodes must have equal numbers. Use only episodes of one robot"
             )
         mean, total = values.mean(axis=0), self.steps + len(values)
         ahead = mean - self.mean

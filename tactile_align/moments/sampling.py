@@ -46,8 +46,8 @@ class MomentSampler:
     ) -> None:
         if batch_size % world:
             raise InputError(
-                f"batch_size must be a multiple of the {world} processes; got {batch_size}. Set batch_size = "
-                f"{batch_size + -batch_size % world}"
+                f"batch_size must be a multiple of {world}, the number of processes; got {batch_size}. Set batch_size "
+                f"= {batch_size + -batch_size % world}"
             )
         if contact_share is None:
             self._pools = [(np.arange(len(contact)), batch_size)]
@@ -57,8 +57,8 @@ class MomentSampler:
         for (pool, count), what in zip(self._pools, ("contact", "no-contact"), strict=False):
             if count and not len(pool):
                 raise InputError(
-                    f"contact_share = {contact_share} needs {count} {what} moments in each batch; the episodes have "
-                    f"none. Check the touch streams with `tactile-align inspect`, or omit contact_share"
+                    f"the training episodes have no {what} moments, but contact_share = {contact_share} needs {count} "
+                    f"in each batch. Check the touch streams with `tactile-align inspect`, or omit contact_share"
                 )
         self.seed, self.start, self.stop, self.rank, self.world = seed, start, stop, rank, world
 
@@ -112,7 +112,7 @@ def split_episodes(
     ordered = sorted(refs)
     if len(set(ordered)) != len(ordered):
         twice = next(ref for ref in ordered if ordered.count(ref) > 1)
-        raise InputError(f"each episode must be listed once; got {twice} more than once. Remove the duplicate")
+        raise InputError(f"{twice} is listed more than once; list each episode once. Remove the duplicate")
     if held_out >= 1 and held_out != int(held_out):
         raise InputError(
             f"held_out must be a fraction below 1 or a whole number of episodes; got {held_out}. Use {int(held_out)}"
@@ -120,8 +120,8 @@ def split_episodes(
     count = max(1, round(held_out * len(ordered))) if 0 < held_out < 1 else int(held_out)
     if not 0 < count < len(ordered):
         raise InputError(
-            f"training and validation each need at least one episode; held_out = {held_out} of {len(ordered)} episodes "
-            f"gives {len(ordered) - count} and {count}. "
+            f"held_out = {held_out} splits {len(ordered)} episodes into {len(ordered) - count} for training and "
+            f"{count} for validation; both need at least one. "
             f"{'Record more episodes, or reduce' if count > 0 else 'Increase'} held_out"
         )
     order = np.random.default_rng(seed).permutation(len(ordered)).tolist()

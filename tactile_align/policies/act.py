@@ -86,7 +86,7 @@ class ACTConfig(Strict):
     @model_validator(mode="after")
     def _check_vision(self) -> Self:
         if len(set(self.cameras)) != len(self.cameras):
-            raise InputError(f"cameras must not repeat a name; got {list(self.cameras)}. List each camera once.")
+            raise InputError(f"cameras contains a name more than once: {list(self.cameras)}. List each camera once.")
         if self.vision == "none":
             options = ("cameras", "vision_weights", "per_camera_backbones", "camera_embedding")
             given = [name for name in options if getattr(self, name)]
@@ -96,7 +96,9 @@ class ACTConfig(Strict):
                     "Remove these options and pass image tokens as extra tokens, or set vision = 'resnet18'."
                 )
         elif not self.cameras:
-            raise InputError("vision = 'resnet18' requires cameras; got none. Set cameras, or vision = 'none'.")
+            raise InputError(
+                "cameras is empty, but vision = 'resnet18' requires cameras. Set cameras, or vision = 'none'."
+            )
         elif self.vision_weights is None:
             raise InputError(
                 "vision = 'resnet18' requires vision_weights; got None. Set vision_weights to a torchvision tag such "
@@ -105,7 +107,7 @@ class ACTConfig(Strict):
         return self
 
     def loss(self, l1: Tensor, kl: Tensor) -> Tensor:
-        """Return ACT's training loss, l1 + kl_weight * kl, from the terms of `act_loss`; the paper has kl_weight 10."""
+        """Return the training loss of ACT, l1 + kl_weight * kl, from the two results of `act_loss`."""
         return l1 + self.kl_weight * kl
 
 
@@ -115,9 +117,10 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 class ACTOutput(NamedTuple):
-    """Output of ACT: normalised actions (B, C, A), and mean and log variance (B, latent) of the posterior.
+    """Output of ACT.
 
-    Mean and log variance are None where no actions were encoded.
+    The fields are the normalised actions (B, C, A), and mean and log variance (B, latent) of the posterior of the
+    latent. Mean and log variance are None if no actions were encoded.
     """
 
     actions: Tensor
@@ -194,7 +197,10 @@ class EncoderLayer(nn.Module):
         return self.dropout2(self.linear2(self.dropout(torch.relu(self.linear1(x)))))
 
     def forward(self, x: Tensor, pos: Tensor, is_pad: Tensor | None = None) -> Tensor:
-        """Return (B, N, D) for x (B, N, D) and pos (1 or B, N, D); tokens where is_pad (B, N) is True are ignored."""
+        """Return the layer's output (B, N, D) for tokens x (B, N, D) with positions pos (1 or B, N, D).
+
+        Tokens are ignored where is_pad (B, N) is True.
+        """
         if self.pre_norm:
             x = x + self._attend(self.norm1(x), pos, is_pad)
             return x + self._feed(self.norm2(x))
@@ -211,7 +217,7 @@ class Encoder(nn.Module):
         self.norm: nn.Module = nn.LayerNorm(d_model) if pre_norm else nn.Identity()
 
     def forward(self, x: Tensor, pos: Tensor, is_pad: Tensor | None = None) -> Tensor:
-        """Return (B, N, D); the arguments are those of `EncoderLayer.forward`."""
+        """Return the output tokens (B, N, D); the arguments are those of `EncoderLayer.forward`."""
         for layer in self.layers:
             x = layer(x, pos, is_pad)
         out: Tensor = self.norm(x)
@@ -250,7 +256,15 @@ class DecoderLayer(nn.Module):
     def forward(
         self, x: Tensor, query_pos: Tensor, keys: Tensor, memory: Tensor, is_pad: Tensor | None = None
     ) -> Tensor:
-        """Return (B, C, D) for x (B, C, D), query_pos (1, C, D), keys, memory (B, N, D), is_pad (B, N)."""
+        """Return the layer's output (B, C, D).
+
+        Args:
+            x: (B, C, D) query tokens.
+            query_pos: (1, C, D) positions of the queries.
+            keys: (B, N, D) memory tokens with their positions added.
+            memory: (B, N, D) memory tokens.
+            is_pad: (B, N) bool, True where a memory token is ignored.
+        """
         if self.pre_norm:
             x = x + self._attend_self(self.norm1(x), query_pos)
             x = x + self._attend_memory(self.norm2(x), query_pos, keys, memory, is_pad)
@@ -271,7 +285,10 @@ class Decoder(nn.Module):
     def forward(
         self, x: Tensor, query_pos: Tensor, memory: Tensor, memory_pos: Tensor, is_pad: Tensor | None = None
     ) -> Tensor:
-        """Return (B, C, D); memory_pos (1 or B, N, D) is added to the keys but not to the values."""
+        """Return the output tokens (B, C, D); the other arguments are those of `DecoderLayer.forward`.
+
+        The positions memory_pos (1 or B, N, D) are added to the keys but not to the values.
+        """
         keys = memory + memory_pos
         for layer in self.layers:
             x = layer(x, query_pos, keys, memory, is_pad)
@@ -449,13 +466,15 @@ class ACT(nn.Module):
     def _check(self, batch: int, given: dict[str, Tensor | None]) -> None:
         c, images, extra = self.config, given["images"], given["extra_tokens"]
         if c.vision == "resnet18" and images is None:
-            raise ValueError(f"This ACT uses cameras {list(c.cameras)}; got no images. Pass images (B, N, 3, H, W).")
+            raise ValueError(
+                f"images is missing; this ACT uses cameras {list(c.cameras)}. Pass images (B, N, 3, H, W)."
+            )
         if c.vision == "none" and images is not None:
-            raise ValueError("This ACT has vision 'none', so it reads no images; got images. Pass images=None.")
+            raise ValueError("images were given, but this ACT has vision 'none' and uses no images. Pass images=None.")
         if self.training and c.use_vae and given["actions"] is None:
             raise ValueError(
-                "Training with use_vae encodes the actions into the latent, but actions is None. Pass actions and "
-                "is_pad, or call eval() to predict."
+                "actions is None, but training with use_vae needs the actions. Pass actions and is_pad, or call eval() "
+                "to predict."
             )
         most = f"K <= {c.extra_tokens}"
         shapes: dict[str, tuple[str | int, ...]] = {
@@ -477,5 +496,5 @@ class ACT(nn.Module):
             ):
                 raise ValueError(
                     f"{name} must have shape ({', '.join(map(str, wanted))}) with B = len(state); "
-                    f"got {tuple(tensor.shape)}. Compare {name} with the config of this ACT."
+                    f"got {tuple(tensor.shape)}. Change {name}, or the config of this ACT."
                 )

@@ -77,13 +77,14 @@ def from_original(tensors: dict[str, Tensor], config: ACTConfig) -> dict[str, Te
     unknown = [key for key in tensors if key not in ours and not key.startswith(_UNREAD)]
     if any(key.startswith("backbones.1.") for key in unknown):
         raise InputError(
-            "expected one backbone for all cameras; the original's tensors contain one backbone per camera. "
+            "the tensors contain one backbone per camera, but the config has one backbone for all cameras. "
             "Set per_camera_backbones = true."
         )
     if unknown:
         raise InputError(
             f"expected the tensors of an original ACT with this config; found unknown tensors ({len(unknown)}), "
-            f"such as {', '.join(unknown[:3])}. Set layers, cameras and use_vae as trained. Codebooks cannot be loaded."
+            f"such as {', '.join(unknown[:3])}. Set layers, cameras and use_vae as in its training. Weights with a "
+            f"codebook (VQ) cannot be loaded."
         )
     return {ours[key]: tensor for key, tensor in tensors.items() if key in ours}
 

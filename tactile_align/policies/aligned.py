@@ -121,7 +121,7 @@ class AlignedPolicy(nn.Module):
         return self.touch_to_act is not None
 
     def see(self, batch: ObservationBatch, alignment: bool = True) -> BatchFeatures:
-        """Return the features of a batch; each tower runs once over all views or all touches.
+        """Return the features of the images of a batch; each tower (encoder) runs once over all views or all touches.
 
         Args:
             batch: The moments.
@@ -132,7 +132,10 @@ class AlignedPolicy(nn.Module):
         return self.alignment.see(batch, alignment or self.reads_regions, alignment or self.reads_touches)
 
     def counts(self, batch: MomentBatch) -> dict[str, Tensor]:
-        """Return the denominators of the batch's mean losses: rows, real action steps, and valid pairs by view."""
+        """Return the counts by which the summed losses of a batch are divided, by name.
+
+        They are the numbers of rows, of actions that are not padding, and of valid pairs of each view.
+        """
         real = ~batch.is_pad
         if self.act is not None and self.act.config.loss_reduction == "all":
             real = torch.ones_like(real)
@@ -160,7 +163,7 @@ class AlignedPolicy(nn.Module):
             ValueError: The model has no policy.
         """
         if self.act is None:
-            raise ValueError("expected a model with a policy; this model has none. Train with train_policy = true")
+            raise ValueError("this model has no policy, so it cannot predict actions. Train with train_policy = true")
         tokens, absent = [], []
         if self.region_to_act is not None:
             tokens += [self.region_to_act(self._for_act(features.regions[view.key].tokens)) for view in self.views]
@@ -223,9 +226,7 @@ class AlignedPolicy(nn.Module):
 
 
 def act_config(policy: PolicyConfig, state_dim: int, action_dim: int, views: int, sensors: int) -> ACTConfig:
-    """Return the config of ACT for a policy.
-
-    Fields that both configs have must have the same name in both.
+    """Return the config of the ACT network of a policy.
 
     Args:
         policy: Config of the policy.

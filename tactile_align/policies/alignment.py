@@ -68,7 +68,7 @@ class RegionNegatives(NamedTuple):
     kinds: tuple[str, ...]
 
     def counts(self, valid: Tensor) -> dict[str, Tensor]:
-        """Return the number of these negatives over the valid touches (B,) bool, by kind."""
+        """Return the number of these negatives, summed over the touches where `valid` (B,) is True, by kind."""
         counts: dict[str, Tensor] = {}
         for kind, count in zip(self.kinds, (self.exist & valid[:, None]).sum(dim=0), strict=True):
             counts[kind] = counts.get(kind, 0) + count
@@ -139,7 +139,7 @@ class Alignment(nn.Module):
                     tower.requires_grad_(False)
 
     def at_step(self, step: int) -> None:
-        """Set the training step that the temperature schedule is at; one step may include several forward passes."""
+        """Set the training step for the temperature schedule; one step may include several forward passes."""
         if self.temperature.final is not None:
             self.temperature.step.fill_(step)
 
@@ -304,8 +304,8 @@ class Alignment(nn.Module):
         partners = gather_facts(pairs) if self.training else pairs
         if len(partners) < 2 and other is None and self.memory is None and self.training:
             raise InputError(
-                "the alignment loss requires negatives, so a batch needs at least 2 moments, preferably 32; this batch "
-                "has a single moment. Raise batch_size, or lower optimiser.accumulate"
+                "the batch contains a single moment, but the alignment loss requires negatives, so a batch needs at "
+                "least 2 moments, preferably 32. Raise batch_size, or lower optimiser.accumulate"
             )
         contrasted = torch.zeros_like(pairs) if other is None else other.exist.any(dim=1)
         for start, stop in spans(len(pairs), len(partners), None):

@@ -1,4 +1,4 @@
-"""Inputs, model and loaded run of a training config."""
+"""Functions that build the image inputs and the model of a training config, and that load a trained run."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -26,7 +26,7 @@ def views_of(config: TrainConfig) -> tuple[View, ...]:
 
 
 def inputs_of(config: TrainConfig, rig: Rig) -> tuple[Input, ...]:
-    """Return the inputs of the model of a config, with the image sizes of its encoders."""
+    """Return the image inputs of the model of a config, each with the input size of its encoder."""
     vision, touch = config.features.vision, config.features.touch or config.features.vision
     inputs = []
     if config.views:
@@ -97,7 +97,7 @@ class LoadedRun:
         """Return a run with the weights of its best checkpoint.
 
         Raises:
-            FileNotFoundError: The folder holds no checkpoint.
+            FileNotFoundError: The folder contains no checkpoint.
             InputError: The checkpoint is damaged, or was written by another version or for another model.
         """
         model = make_model(config, *moments.state_width, fill=False)
@@ -107,13 +107,13 @@ class LoadedRun:
 
     @property
     def alignment(self) -> Alignment:
-        """Towers of the run and the loss that aligns them.
+        """Vision and touch encoders of the run, with the alignment loss.
 
         Raises:
             InputError: The run has no encoders.
         """
         if self.model.alignment is None:
-            raise InputError("expected a run with encoders; this run has none. Train with views and hsa.weight > 0")
+            raise InputError("this run has no encoders, which are needed here. Train with [[views]] and hsa.weight > 0")
         return self.model.alignment
 
     def view(self, key: str) -> View:

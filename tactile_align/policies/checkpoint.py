@@ -30,7 +30,7 @@ def save_checkpoint(folder: Path, state: dict[str, Any], keep_last: int, best: d
         Path of step_N.pt.
 
     Raises:
-        OSError: The disk is full or cannot be written; the message names the last good checkpoint.
+        OSError: The disk is full or cannot be written; the message states the last good checkpoint.
     """
     path = folder / f"step_{state['step']:08d}.pt"
     _write(path, state)
@@ -66,7 +66,7 @@ def latest_checkpoint(folder: Path) -> Path:
     checkpoints = sorted(folder.glob("step_*.pt"))
     if not checkpoints:
         raise FileNotFoundError(
-            f"{folder}: expected a checkpoint step_*.pt, but found none. No run was started here, or it stopped before "
+            f"{folder}: the folder contains no checkpoint step_*.pt. No run was started here, or it stopped before "
             f"its first checkpoint. Run tactile-align train CONFIG (add --resume if the run has a metrics.jsonl)"
         )
     return checkpoints[-1]
@@ -96,7 +96,7 @@ def read_torch(path: Path) -> Any:
         InputError: The file is truncated or damaged, or contains other objects.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: expected a file of tensors; no such file exists. Check the path")
+        raise FileNotFoundError(f"{path}: no such file; expected a file of tensors. Check the path")
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except OSError:

@@ -17,7 +17,10 @@ TOLERANCE = 1e-4
 
 
 class Network(nn.Module):
-    """Network from the tensors of an ObservationBatch, in the order of `example.tensors()`, to normalised actions."""
+    """Network that computes normalised actions from the tensors of an ObservationBatch, for export.
+
+    The tensors have the order of `example.tensors()`.
+    """
 
     def __init__(self, model: AlignedPolicy, example: ObservationBatch) -> None:
         super().__init__()
@@ -60,8 +63,9 @@ def export_policy(policy: Policy, batch: ObservationBatch, path: str | Path) -> 
                 gap = float((again(*values) - network(*values)).abs().max())
             if not gap <= TOLERANCE:
                 raise ValueError(
-                    f"{path}: expected the policy's actions within {TOLERANCE:g}; the exported network's actions "
-                    f"differ by {gap:.1e}. Load the policy on the CPU, or use another torch version, and export again"
+                    f"{path}: the exported network's actions differ from the policy's actions by {gap:.1e}; at most "
+                    f"{TOLERANCE:g} is allowed. Load the policy on the CPU, or use another torch version, and export "
+                    f"again"
                 )
             whole.replace(temporary)
         finally:

@@ -1,4 +1,4 @@
-"""Observations of a policy: what an observation must contain at each step, and the check of it."""
+"""Observations of a policy: the required entries of an observation at each step, and a check of the entries."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -46,7 +46,7 @@ class Needs:
 
 @dataclass(frozen=True)
 class Observation:
-    """Checked observation.
+    """Observation of a policy whose entries were checked by `checked`.
 
     Attributes:
         qpos: (D,) float64 robot state, raw as recorded.
@@ -75,10 +75,14 @@ def checked(observation: Any, needs: Needs) -> Observation:
         InputError: An entry is missing, unknown or invalid; the message describes the first one.
     """
     if not isinstance(observation, Mapping):
-        raise InputError(f"expected a dict; got {type(observation).__name__}. Pass an observation with {needs.text()}")
+        raise InputError(
+            f"observation must be a dict; got {type(observation).__name__}. Pass a dict with {needs.text()}"
+        )
     for key in observation:
         if key not in KEYS:
-            raise InputError(f"unknown key {key!r}; known: {', '.join(KEYS)}. Pass an observation with {needs.text()}")
+            raise InputError(
+                f"observation contains the unknown key {key!r}; known keys: {', '.join(KEYS)}. Remove {key!r}"
+            )
     if "qpos" not in observation:
         raise InputError(f"the observation has no 'qpos'. Pass an observation with {needs.text()}")
     qpos = _state(observation["qpos"], "qpos", needs.state_dim)
@@ -101,16 +105,17 @@ def checked(observation: Any, needs: Needs) -> Observation:
                 sensor = needs.for_contact.get(name) if what == "touches" else None
                 instead = "" if sensor is None else f", or state contact['{sensor}']"
                 raise InputError(
-                    f"{what} must contain '{name}', which the policy needs; found: {have}. Pass '{name}' as recorded"
-                    f"{instead}"
+                    f"observation['{what}'] must contain '{name}', which the policy needs; found: {have}. Pass "
+                    f"'{name}' as recorded{instead}"
                 )
             frames[name] = _frame(given[name], f"{what}['{name}']", size)
     late, exposed = _mapping(observation, "exposure_qpos", bool(needs.delayed)), {}
     for name in needs.delayed:
         if name not in late:
             raise InputError(
-                f"camera '{name}' has delay_s in the rig, so its box requires exposure_qpos['{name}'], the robot state "
-                f"at exposure; found: {', '.join(map(str, late)) or 'none'}. Pass the qpos nearest to the exposure"
+                f"exposure_qpos['{name}'] is missing: the rig states a delay_s for camera '{name}', so the policy "
+                f"needs the robot state at exposure; found: {', '.join(map(str, late)) or 'none'}. Pass the qpos "
+                f"nearest to the exposure"
             )
         exposed[name] = _state(late[name], f"exposure_qpos['{name}']", needs.state_dim)
     return Observation(qpos, frames, {name: bool(flag) for name, flag in contact.items()}, exposed)

@@ -60,12 +60,12 @@ class TemporalEnsembler:
         c = self.chunk_size
         if actions.ndim < 2 or actions.shape[-2] != c:
             raise ValueError(
-                f"expected a chunk of shape (..., {c}, A); got {tuple(actions.shape)}. "
+                f"actions must be a chunk of shape (..., {c}, A); got {tuple(actions.shape)}. "
                 "Pass complete chunks, as the policy predicts them."
             )
         if self._mean is not None and self._mean.shape != actions.shape:
             raise ValueError(
-                f"expected a chunk of shape {tuple(self._mean.shape)}, like the previous one; got "
+                f"actions must have shape {tuple(self._mean.shape)}, like the previous chunk; got "
                 f"{tuple(actions.shape)}. Call reset() between episodes."
             )
         mean = actions
@@ -114,8 +114,8 @@ class ContactWatch:
             self.free = touch.copy()
         if touch.shape != self.free.shape:
             raise InputError(
-                f"expected a touch of shape {self.free.shape}, as the no-contact reference; got {touch.shape}. "
-                f"Call reset() with a new reference"
+                f"the touch image must have shape {self.free.shape}, as the no-contact reference; got {touch.shape}. "
+                f"Pass images of the same size as the reference, or call reset() with a new reference"
             )
         return self.free
 
@@ -145,7 +145,7 @@ class Policy:
     ) -> None:
         if model.act is None:
             raise InputError(
-                "expected a run with a policy; this run trained the alignment only. Train with train_policy = true"
+                "this run contains no policy, because it trained the alignment only. Train with train_policy = true"
             )
         self.device = torch.device(device)
         self.model, self.config, self.rig, self.statistics = model.eval().to(self.device), config, rig, statistics
@@ -211,8 +211,8 @@ class Policy:
         given = dict(free or {})
         if unknown := set(given) - set(self._watched):
             raise InputError(
-                f"free contains {sorted(unknown)}; this policy uses references of: "
-                f"{', '.join(self._watched) or 'no sensor'}. Remove the others"
+                f"free contains sensors for which this policy uses no reference: {sorted(unknown)}. References are "
+                f"used of: {', '.join(self._watched) or 'no sensor'}. Remove the other sensors from free"
             )
         for name, touch in given.items():
             if not isinstance(touch, np.ndarray) or touch.dtype != np.uint8 or touch.shape[2:] != (3,):
@@ -301,8 +301,8 @@ class Policy:
         watch = self._watch[sensor]
         if watch.free is None and observation.contact.get(sensor, False):
             raise InputError(
-                f"this policy subtracts a no-contact reference from each touch, but the first touch of '{sensor}' "
-                f"after reset() is stated to be in contact. Pass a reference: reset(free={{'{sensor}': touch}})"
+                f"the first touch of '{sensor}' after reset() is stated to be in contact, but this policy needs a "
+                f"touch without contact as the reference. Pass a reference: reset(free={{'{sensor}': touch}})"
             )
         return watch.against(touch)
 

@@ -25,16 +25,15 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         try:
             return load_file(path)
         except SafetensorError as error:
-            raise InputError(
-                f"{path}: expected an intact .safetensors file; the file is damaged ({error}). Copy it again"
-            ) from error
+            raise InputError(f"{path}: the .safetensors file is damaged ({error}). Copy the file again") from error
     loaded = read_torch(path)
     if isinstance(loaded, dict) and isinstance(loaded.get("state_dict"), dict):
         loaded = loaded["state_dict"]
     if not isinstance(loaded, dict) or not all(isinstance(v, Tensor) for v in loaded.values()):
         raise InputError(
-            f"{path}: expected a dict of named tensors; found a {type(loaded).__name__} with other contents. "
-            "Save only the model's state_dict()."
+            f"{path}: expected a dict of named tensors; found "
+            f"{f'other contents in the dict' if isinstance(loaded, dict) else type(loaded).__name__}. Save only the "
+            f"model's state_dict()."
         )
     return dict(loaded)
 
@@ -77,8 +76,8 @@ def read_resnet18_weights(name: str) -> dict[str, Tensor]:
         tensors = read_tensors(Path(name))
     else:
         raise FileNotFoundError(
-            f"vision_weights must be one of {sorted(tags)}, a file, or 'scratch'; "
-            f"got '{name}', and no such file exists. Check the path."
+            f"vision_weights must be one of {sorted(tags)}, the path of a file, or 'scratch'; "
+            f"got '{name}', and no such file exists. Correct vision_weights."
         )
     # Frozen batch norm has no batch counter, and the classifier is not used.
     kept = {k: v for k, v in tensors.items() if not k.startswith("fc.") and not k.endswith(".num_batches_tracked")}

@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Data:
-    """Data that a run trains and validates on.
+    """Data with which a run is trained and validated.
 
     Attributes:
         train: Moments of the training episodes.
@@ -52,7 +52,7 @@ def stream_sizes(moments: Moments) -> dict[str, tuple[int, int]]:
 
 
 def load_data(config: TrainConfig, processes: int = 1, progress: bool = True) -> Data:
-    """Return the data of a config: read, checked, split and prepared.
+    """Return the data of a config, after checking the rigs, and splitting and preparing the episodes.
 
     Args:
         config: Training config.

@@ -16,7 +16,7 @@ from tactile_align.files import read_text, write_text_atomically
 
 
 class Sink:
-    """Base class of the destinations of log records; a sink ignores what it does not support."""
+    """Base class of the destinations of log records; a sink ignores records that it does not support."""
 
     def write(self, record: dict[str, Any]) -> None:
         """Write one record, a dict of "kind", "step" and values by name."""
@@ -53,7 +53,8 @@ class TensorBoard(Sink):
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
             raise MissingExtra(
-                "log.tensorboard requires TensorBoard: pip install 'tactile-align[tensorboard]'"
+                "log.tensorboard = true needs the package tensorboard, which is not installed. Run: pip install "
+                "'tactile-align[tensorboard]'"
             ) from error
         self._writer: Any = SummaryWriter(str(folder))  # type: ignore[no-untyped-call]
 
@@ -85,7 +86,9 @@ class WeightsAndBiases(Sink):
         try:
             wandb: Any = import_module("wandb")
         except ImportError as error:
-            raise MissingExtra("log.wandb requires Weights & Biases: pip install wandb") from error
+            raise MissingExtra(
+                "log.wandb needs the package wandb, which is not installed. Run: pip install wandb"
+            ) from error
         self._wandb = wandb
         name, known = folder.resolve().name, folder / "wandb_id.txt"
         if not known.is_file():
@@ -140,7 +143,7 @@ class Sinks:
 
 
 def scalars(record: dict[str, Any]) -> dict[str, float]:
-    """Return the numbers of a record by KIND/NAME."""
+    """Return the numbers of a log record, by names of the form KIND/NAME."""
     return {f"{record['kind']}/{name}": value for name, value in record.items() if isinstance(value, float)}
 
 
@@ -203,7 +206,8 @@ def _records(path: Path) -> list[tuple[dict[str, Any], str]]:
             record = None
         if not isinstance(record, dict) or not isinstance(record.get("step"), int):
             raise InputError(
-                f"{path} line {number}: expected a JSON object with an integer `step`; found {line[:60]!r}. Delete it"
+                f"{path} line {number}: expected a JSON object with an integer `step`; found {line[:60]!r}. Delete the "
+                f"line"
             )
         records.append((record, line))
     return records

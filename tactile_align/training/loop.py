@@ -63,7 +63,9 @@ def train(
     out = Path(config.out)
     with joined(config.device) as group:
         if group.leads and (out / "metrics.jsonl").exists() and not resume:
-            raise FileExistsError(f"{out} already contains a run. Continue it with --resume, or choose another `out`")
+            raise FileExistsError(
+                f"{out}: the folder already contains a run. Continue the run with --resume, or set another `out`"
+            )
         group.wait()
         if config.threads is not None:
             torch.set_num_threads(config.threads)
@@ -134,7 +136,7 @@ def _run(trainer: Trainer, course: Progress, sinks: Sinks, bar: Any, stopped: Ca
 
 
 def make_trainer(config: TrainConfig, data: Data, group: Group | None = None) -> Trainer:
-    """Return a new trainer of a config, before its first step."""
+    """Return a new `Trainer` for a config and its data, before the first training step."""
     group = group or Group(0, 1, torch.device("cpu"))
     model = build_model(config, data.train).to(group.device)
     if config.optimiser.compile:

@@ -79,7 +79,7 @@ class RunningMean:
 
 @contextmanager
 def averaged(model: AlignedPolicy, mean: RunningMean | None) -> Iterator[None]:
-    """Give the model the averaged weights inside the `with` block; with None, the model keeps its own weights."""
+    """Context in which the model has its averaged weights. With mean = None, the model keeps its own weights."""
     if mean is None:
         yield
         return
@@ -105,7 +105,10 @@ def weights_at(config: TrainConfig, step: int) -> Weights:
 
 
 def validation_weights(config: TrainConfig) -> Weights:
-    """Return the weights of the losses in validation: those of the last stage, so that all passes are comparable."""
+    """Return the weights of the losses in validation.
+
+    They are the weights of the last stage of training, so that all validation passes are comparable.
+    """
     return Weights(action=1.0, alignment=config.alignment.after if config.alignment.pretrain_steps else 1.0)
 
 

@@ -78,8 +78,8 @@ def resumed(trainer: Trainer, out: Path) -> Progress:
     state = load_checkpoint(path)
     if missing := [name for name in WHOLE if name not in state]:
         raise InputError(
-            f"{path}: expected a complete training checkpoint; missing: {', '.join(missing)}. Weights alone cannot "
-            f"resume a run exactly. Train into a new `out` instead"
+            f"{path}: the checkpoint is incomplete, so the run cannot be resumed; missing: {', '.join(missing)}. "
+            f"Train into a new `out` instead"
         )
     _require_same(trainer.config, state["config"], path)
     load_weights(trainer.model, state, path)
@@ -107,7 +107,7 @@ def _require_same(config: TrainConfig, stored: str, path: Path) -> None:
     changed = [name for name in now if name not in FREE and now[name] != then[name]]
     if changed:
         raise InputError(
-            f"{path}: resuming requires the config of the run, but {', '.join(changed)} changed: "
+            f"{path}: a resumed run must have the same config as before, but {', '.join(changed)} changed: "
             f"{'; '.join(f'{n} was {then[n]}, is now {now[n]}' for n in changed)[:400]}. "
             f"Restore these entries, or train into a new `out`"
         )

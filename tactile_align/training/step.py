@@ -93,7 +93,10 @@ class Trainer:
         return replace(whole, noise=noise[group.rank :: group.world].to(batch.qpos.device, batch.qpos.dtype))
 
     def reduced(self, parts: dict[str, Tensor]) -> dict[str, float]:
-        """Return the log of the complete batch, combined over all processes. Every process must call this."""
+        """Return the values to log for the complete batch, combined over all processes, by name.
+
+        Every process must call this method.
+        """
         if self.group.world > 1:
             for name, value in parts.items():
                 if name.startswith(SUMMED):
@@ -135,7 +138,7 @@ class Trainer:
 
 
 def combined(logs: list[dict[str, Tensor]], model: AlignedPolicy) -> dict[str, Tensor]:
-    """Return the log of a step as the sum of the logs of its micro-batches, each of which contains a share."""
+    """Return the values to log of a step, by name: the sums of the values of its micro-batches."""
     if len(logs) == 1:
         return logs[0]
     parts = {name: torch.stack([log[name] for log in logs]).sum(0) for name in logs[0]}
