@@ -32,7 +32,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     if not isinstance(loaded, dict) or not all(isinstance(v, Tensor) for v in loaded.values()):
         raise InputError(
             f"{path}: expected a dict of named tensors; found "
-            f"{f'other contents in the dict' if isinstance(loaded, dict) else type(loaded).__name__}. Save only the "
+            f"{'a dict with other values' if isinstance(loaded, dict) else type(loaded).__name__}. Save only the "
             f"model's state_dict()."
         )
     return dict(loaded)

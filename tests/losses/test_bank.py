@@ -66,7 +66,7 @@ def test_a_following_copy_moves_by_its_momentum_and_never_learns_itself() -> Non
 
 
 def test_sizes_that_make_no_sense_are_refused() -> None:
-    with pytest.raises(ValueError, match="size of at least 1; got 0"):
+    with pytest.raises(ValueError, match="size must be at least 1; got 0"):
         MemoryBank(0, 3)
     with pytest.raises(ValueError, match="at least 0 and below 1; got 1"):
         Following(nn.Linear(2, 2), 1.0)

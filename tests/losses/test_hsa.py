@@ -250,23 +250,23 @@ def test_explicit_negatives_that_do_not_exist_are_as_if_never_given() -> None:
         one = hsa_loss(h_tau, h_w, hard[:, 2:], **options)  # type: ignore[arg-type]
         assert isinstance(got, Tensor) and isinstance(without, Tensor) and isinstance(one, Tensor)
         torch.testing.assert_close(got, torch.stack([without[0], one[1], without[2], without[3]]))
-    with pytest.raises(ValueError, match=r"rows \[0, 2, 3\].*no negative"):
+    with pytest.raises(ValueError, match=r"pairs \[0, 2, 3\].*no negative"):
         hsa_loss(h_tau, h_w, hard, hard_valid=exists)
 
 
 def test_options_that_make_no_sense_are_refused() -> None:
     with pytest.raises(ValueError, match=r"hardness must be at least 0; got -1"):
         LossOptions(hardness=-1)
-    with pytest.raises(ValueError, match="hardest must be at least 1"):
+    with pytest.raises(ValueError, match=r"hardest, .*must be at least 1"):
         LossOptions(hardest=0)
     with pytest.raises(ValueError, match="chunk must be at least 1"):
         LossOptions(chunk=0)
     h = torch.ones(4, 5)
-    with pytest.raises(ValueError, match=r"also replace the bank.*explicit='add'"):
+    with pytest.raises(ValueError, match=r"hard_negatives and bank.*explicit='add'"):
         hsa_loss(h, h, torch.ones(4, 2, 5), bank=torch.ones(3, 5))
-    with pytest.raises(ValueError, match=r"hard_valid needs bool of shape \(4, 2\); got torch.bool \(4, 3\)"):
+    with pytest.raises(ValueError, match=r"hard_valid must be a bool .*\(4, 2\); got torch.bool of shape \(4, 3\)"):
         hsa_loss(h, h, torch.ones(4, 2, 5), hard_valid=torch.ones(4, 3, dtype=torch.bool))
-    with pytest.raises(ValueError, match=r"hard_valid needs hard_negatives"):
+    with pytest.raises(ValueError, match=r"hard_valid was given without hard_negatives"):
         hsa_loss(h, h, hard_valid=torch.ones(4, 3, dtype=torch.bool))
     with pytest.raises(ValueError, match=r"bank must have shape \(M, 5\); got \(3, 4\)"):
         hsa_loss(h, h, bank=torch.ones(3, 4))
@@ -363,9 +363,9 @@ def test_a_valid_row_without_negatives_is_named() -> None:
     h_tau, h_w = features(4)
     negative = torch.ones(4, 4, dtype=torch.bool)
     negative[2] = False
-    with pytest.raises(ValueError, match=r"rows \[2\].*no negative.*more episodes"):
+    with pytest.raises(ValueError, match=r"pairs \[2\].*no negative.*more episodes"):
         hsa_loss(h_tau, h_w, negative=negative)
-    with pytest.raises(ValueError, match=r"rows \[0\]"):
+    with pytest.raises(ValueError, match=r"pairs \[0\]"):
         hsa_loss(h_tau[:1], h_w[:1])
 
 
@@ -407,10 +407,10 @@ def test_statistics_leave_the_value_alone() -> None:
     ("arguments", "message"),
     [
         ({"h_w": torch.ones(3, 5)}, r"\(4, 5\) and \(3, 5\)"),
-        ({"hard_negatives": torch.ones(4, 5)}, r"\(4, N >= 1, 5\); got \(4, 5\)"),
+        ({"hard_negatives": torch.ones(4, 5)}, r"\(4, N, 5\).*got \(4, 5\)"),
         ({"hard_negatives": torch.ones(4, 0, 5)}, r"got \(4, 0, 5\)"),
         ({"negative": torch.ones(4, 3)}, r"negative must have shape.*got \(4, 3\)"),
-        ({"valid": torch.ones(4)}, r"valid must be bool.*float32"),
+        ({"valid": torch.ones(4)}, r"valid must be a bool.*float32"),
         ({"temperature": 0.0}, r"temperature must be positive; got 0\.0"),
         ({"temperature": float("nan")}, r"temperature must be positive; got nan"),
         ({"temperature": torch.tensor(0.0)}, r"temperature must be positive; got 0\.0"),

@@ -73,7 +73,7 @@ def test_parts_of_another_shape_or_length_are_no_batch() -> None:
         replace(whole.views["top-t1"], box=torch.zeros(B, 2))
     with pytest.raises(ValueError, match=r"TouchImages.image must have shape \(_, _, _, 3\); got \(5, 3, 6, 8\)"):
         TouchImages(image=images(0).permute(0, 3, 1, 2))
-    with pytest.raises(ValueError, match="must have 5 rows, as qpos has; frames/top has 4"):
+    with pytest.raises(ValueError, match="frames/top has 4 rows, but qpos has 5"):
         ObservationBatch(qpos=torch.zeros(B, 7), frames={"top": images(0)[1:]})
-    with pytest.raises(ValueError, match="expected a batch with `opening/t1`"):
+    with pytest.raises(ValueError, match="the batch has no `opening/t1`"):
         required(whole.touches["t1"].opening, "opening/t1")

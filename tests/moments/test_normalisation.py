@@ -70,11 +70,11 @@ def test_a_file_gives_back_the_same_numbers(tmp_path: Path) -> None:
 
 
 def test_a_row_of_another_robot_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"7 columns, so qpos must have shape \(\.\.\., 7\); got \(14,\)"):
+    with pytest.raises(ValueError, match=r"qpos must have shape \(\.\.\., 7\).*7 columns; got \(14,\)"):
         Statistics.of(episodes()).normalise_qpos(np.zeros(14))
     with pytest.raises(ValueError, match="episodes of one robot"):
         Statistics.of([*episodes(2), (np.zeros((3, 8)), np.zeros((3, 9)))])
-    with pytest.raises(ValueError, match="at least one training episode"):
+    with pytest.raises(ValueError, match="no training episodes"):
         Statistics.of([])
 
 
@@ -89,10 +89,10 @@ def test_a_split_keeps_every_episode_once_and_does_not_depend_on_the_order_of_li
 
 @pytest.mark.parametrize("held_out", [0, 3, 5])
 def test_a_split_needs_both_sides(held_out: int) -> None:
-    with pytest.raises(ValueError, match="each need at least one"):
+    with pytest.raises(ValueError, match="both need at least one"):
         split_episodes(["a", "b", "c"], seed=0, held_out=held_out)
 
 
 def test_an_episode_listed_twice_is_refused() -> None:
-    with pytest.raises(ValueError, match="listed once"):
+    with pytest.raises(ValueError, match="listed more than once"):
         split_episodes(["a", "b", "a"], seed=0)

@@ -36,5 +36,5 @@ def test_ranks_share_a_batch_without_overlap() -> None:
 def test_contact_moments_that_do_not_exist_are_asked_for_in_vain() -> None:
     with pytest.raises(ValueError, match=r"contact_share = 0\.5 needs 4 contact moments"):
         MomentSampler(np.zeros(9, dtype=bool), 8, 0.5, 0, 0, 1)
-    with pytest.raises(ValueError, match="multiple of the 3 processes"):
+    with pytest.raises(ValueError, match="multiple of 3, the number of processes"):
         MomentSampler(CONTACT, 8, None, 0, 0, 1, world=3)

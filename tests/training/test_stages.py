@@ -74,7 +74,7 @@ def test_stopped_gradients_leave_the_encoders_to_the_alignment(small_config: Mak
     [
         ({"alignment": {"mode": "pretrain_then_tune"}}, r"pretrain_steps above 0 and below steps = \d+; got 0"),
         ({"alignment": {"pretrain_steps": 3}}, "pretrain_steps = 0"),
-        ({"alignment": {"mode": "stop_gradient"}, "hsa": {"weight": 0.0}}, "needs both losses"),
+        ({"alignment": {"mode": "stop_gradient"}, "hsa": {"weight": 0.0}}, "action loss and alignment loss"),
         ({"alignment": {"mode": "pretrain_then_drop_touch", "pretrain_steps": 2}}, "touch_tokens = false"),
         ({"optimiser": {"accumulate": 5}}, "multiple of accumulate"),
     ],
