@@ -71,7 +71,7 @@ def localise(
     """
     if not np.isfinite(maps).all():
         rows = np.flatnonzero(~np.isfinite(maps).all(axis=(1, 2)))[:5].tolist()
-        raise InputError(f"similarity maps must be finite; rows {rows} are not. Check these rows' features")
+        raise InputError(f"maps {rows} are non-finite, but all must be finite. Check these moments' features")
     centres = token_centres(input_size, maps.shape[1:]).numpy().reshape(-1, 2)  # type: ignore[arg-type]
     flat = maps.reshape(len(maps), -1)
     best = flat >= flat.max(axis=1, keepdims=True)

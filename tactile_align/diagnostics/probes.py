@@ -32,7 +32,7 @@ def probe_classes(h: np.ndarray, label: np.ndarray, episode: np.ndarray) -> Prob
     k, y = len(classes), y.ravel()
     if k < 2:
         raise InputError(
-            f"a probe requires at least two classes; all {len(label)} moments are '{classes[0]}'. "
+            f"a probe requires moments of at least two classes; all {len(label)} moments are '{classes[0]}'. "
             f"Hold out more episodes"
         )
     one_of = np.eye(k)[y]
@@ -62,7 +62,7 @@ def probe_number(h: np.ndarray, value: np.ndarray, episode: np.ndarray) -> Probe
     value = value.astype(np.float64)
     if np.ptp(value) == 0:
         raise InputError(
-            f"a probe requires different values; all {len(value)} moments have {value[0]}. Hold out more episodes"
+            f"a probe requires different values; all {len(value)} values are {value[0]}. Hold out more episodes"
         )
     fold = left_out_in_turn(episode)
     means = np.array([value[fold != f].mean() for f in range(FOLDS)])[fold]
@@ -92,7 +92,7 @@ def left_out_in_turn(episode: np.ndarray) -> np.ndarray:
     """
     names, index = np.unique(episode, return_inverse=True)
     if len(names) < FOLDS:
-        raise InputError(f"{FOLDS} folds require at least {FOLDS} held-out episodes; got {len(names)}. Hold out more")
+        raise InputError(f"a probe requires at least {FOLDS} held-out episodes; got {len(names)}. Hold out more")
     order = np.random.default_rng([0, 2]).permutation(len(names))
     return np.asarray((order % FOLDS)[index.ravel()])
 

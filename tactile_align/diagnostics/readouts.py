@@ -51,8 +51,8 @@ def _stated(moments: Moments, rows: np.ndarray, read: Callable[[Episode], np.nda
             values = read(episode)
         if values is None:
             raise InputError(
-                f"this probe requires {what} in every held-out episode, as in simulated episodes; {ref} has none. "
-                f"Write it into the files to run this probe"
+                f"{ref}: {what} is missing, but this probe requires {what} in every held-out episode. Add {what} to "
+                f"this file, or use simulated episodes"
             )
         stated[number] = values
     return np.array([stated[number][t] for number, t in zip(numbers, times, strict=True)])

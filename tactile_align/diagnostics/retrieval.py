@@ -107,8 +107,8 @@ def retrieval(
     queries = fewest >= gallery - 1
     if not queries.any():
         raise InputError(
-            f"a gallery of {gallery} requires {gallery - 1} other contacts; the held-out episodes contain at most "
-            f"{int(fewest.max(initial=0))}. Hold out more episodes, or use a smaller gallery"
+            f"a gallery of {gallery} candidates requires {gallery - 1} other contacts; the held-out episodes contain "
+            f"at most {int(fewest.max(initial=0))} of kind '{kind}'. Hold out more episodes, or use a smaller gallery"
         )
     hits = np.zeros((2, len(ks), len(of)))
     ranks = np.zeros((2, len(of)))
@@ -245,8 +245,8 @@ def among_regions(features: dict[str, np.ndarray], chosen: np.ndarray, others: n
     fewest = int(np.quantile(counts, 0.1, method="lower"))
     if fewest == 0:
         raise InputError(
-            f"requires boxes with room for another box beside them in the image; {(counts == 0).sum()} of "
-            f"{len(counts)} boxes have no room. Show more of the image: raise the view's zoom, or remove zoom"
+            f"{(counts == 0).sum()} of {len(counts)} boxes have no room for another box beside them in the image; "
+            f"at most 10 % may have none. Show more of the image: raise the view's zoom, or remove zoom"
         )
     judged = counts >= fewest
     rows = chosen[judged]

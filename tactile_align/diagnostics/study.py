@@ -231,7 +231,7 @@ def study(
     names = dict.fromkeys(name for given in rows for name in GROUPS.get(given, (given,)))
     unknown = [name for name in names if name not in ROWS]
     if unknown:
-        raise InputError(f"unknown rows: {', '.join(unknown)}. Use some of: {', '.join((*GROUPS, *ROWS))}")
+        raise InputError(f"unknown rows: {', '.join(unknown)}. Use only names from: {', '.join((*GROUPS, *ROWS))}")
     data, episodes = folder / "data", plan.episodes
     simulate(data, episodes=episodes, seed=11, gripper="measured", processes=processes, progress=progress)
     for seed, name in product(seeds, names):

@@ -94,7 +94,7 @@ def recorded_boxes(
 def _required_truth(episode: Episode, key: str, *shape: int) -> np.ndarray:
     values = read_truth(episode, key, *shape)
     if values is None:
-        raise InputError(f"{episode.ref}: truth/{key} is missing. Use an episode recorded by `simulate`")
+        raise InputError(f"{episode.ref}: ground truth truth/{key} is missing. Use an episode recorded by `simulate`")
     return values
 
 

@@ -79,7 +79,7 @@ def object_parts(kind: str, scale: float = 1.0) -> list[Part]:
         InputError: The kind is unknown.
     """
     if kind not in _KINDS:
-        raise InputError(f"got the unknown object kind '{kind}'. Choose one of: {', '.join(KINDS)}")
+        raise InputError(f"object kind '{kind}' is unknown. Choose one of: {', '.join(KINDS)}")
     return [Part(part.kind, part.size * scale, part.centre * scale, part.R) for part in _KINDS[kind]]
 
 

@@ -190,8 +190,8 @@ class Regrasp:
             if min(self._thickness(grip)) > 0:
                 self.T_world_thing = T_hand @ grip.T_hand_thing
                 return T_hand, T_before, grip
-        thing = f"the {self.world.look.kind} (scale {self.world.look.scale:.3g}) near {place.round(3).tolist()} m"
-        raise InputError(f"no reachable grip among {_TRIES} on {thing} touches both pads. Choose another seed")
+        thing = f"a '{self.world.look.kind}' object (scale {self.world.look.scale:.3g}) at {place.round(3).tolist()} m"
+        raise InputError(f"none of {_TRIES} random grips of {thing} is reachable with both pads. Choose another seed")
 
     def _rolled(self, grip: Grip) -> Grip:
         """Return the grip after a small roll and slide, or unchanged if the new grip is out of reach or off the pad."""
@@ -216,7 +216,7 @@ class Regrasp:
         self.q, reached = self.world.reach(T_hand, self.q)
         if not reached:
             place = T_hand[:3, 3].round(3).tolist()
-            raise InputError(f"the arm cannot reach a tool pose at {place} m. Choose another seed")
+            raise InputError(f"the arm cannot reach a tool pose with the position {place} m. Choose another seed")
 
     def _free(self, T_hand: Floats, opening: float, phase: str) -> Step:
         """Return the step in which the fingers are apart and the object rests in its fixture."""

@@ -308,8 +308,8 @@ def lens_of(rig: Rig, name: str, raw: bool = False) -> Lens:
     """
     camera = rig.cameras[name].raw if raw else rig.cameras[name].stored
     if camera.model != "pinhole":
-        text = f"cameras.{name}.model of rig {rig.name} is {camera.model}"
-        raise InputError(f"the simulated cell needs pinhole cameras; {text}. Set model = 'pinhole' in that rig")
+        text = f"cameras.{name}.model of rig {rig.name} is '{camera.model}'"
+        raise InputError(f"{text}, but the simulated cell supports only 'pinhole'. Set model = 'pinhole' in that rig")
     return Lens(camera.width, camera.height, camera.K)
 
 

@@ -51,7 +51,7 @@ def test_a_map_that_cannot_be_drawn_is_refused() -> None:
     image = np.zeros((80, 120, 3), np.uint8)
     with pytest.raises(ValueError, match="a finite number"):
         similarity_map(image, np.full((2, 2), np.nan))
-    with pytest.raises(ValueError, match="160x80 but the image is 120x80"):
+    with pytest.raises(ValueError, match="160x80, but the image is 120x80"):
         similarity_map(image, np.zeros((2, 2)), input_map=ImageMap.identity(160, 80))
     with pytest.raises(ValueError, match="low < high"):
         similarity_map(image, np.zeros((2, 2)), limits=(1.0, 0.0))
