@@ -74,7 +74,7 @@ class Attention:
     """Attention of the policy on each kind of input token.
 
     Attributes:
-        shares: (B,) share of the attention by kind of token; the shares of all kinds sum to 1. The kinds are "joints",
+        shares: (B,) share of the attention, by kind of token; the shares of all kinds sum to 1. The kinds are "joints",
             "latent", "camera NAME", "region VIEW" and "touch SENSOR".
         maps: (B, 4, 4) attention on each token of the 4 x 4 grid, by kind, for the kinds of regions and touches.
     """

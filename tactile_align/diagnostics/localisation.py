@@ -35,7 +35,7 @@ def grid_places(towers: Towers, box: Tensor) -> Tensor:
 
 
 def maps_of(towers: Towers, h_tau: Tensor, regions: Tensor) -> Tensor:
-    """Return the cosine similarities (B, rows, columns) of touches (B, dim) with the features of `grid_places`."""
+    """Return the cosines (B, rows, columns) of touches (B, dim) with the features of the boxes of `grid_places`."""
     cosine = torch.nn.functional.cosine_similarity(h_tau[:, None].float(), regions.float(), dim=-1)
     return cosine.unflatten(1, towers.vision.grid)
 

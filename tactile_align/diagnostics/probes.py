@@ -15,7 +15,7 @@ STRENGTHS = (1e-3, 1e-1, 1e1, 1e3)
 
 
 def probe_classes(h: np.ndarray, label: np.ndarray, episode: np.ndarray) -> Probe:
-    """Return the score of a linear probe that predicts a class (contact or not, object) from features.
+    """Return the score of a linear probe that predicts a class, e.g. contact or the object, from features.
 
     The probe is a ridge regression on one-hot targets that predicts the class with the largest output. All classes
     have the same total weight.
@@ -46,7 +46,7 @@ def probe_classes(h: np.ndarray, label: np.ndarray, episode: np.ndarray) -> Prob
 
 
 def probe_number(h: np.ndarray, value: np.ndarray, episode: np.ndarray) -> Probe:
-    """Return the score of a linear probe that predicts a number (opening, indentation) from features.
+    """Return the score of a linear probe that predicts a number, e.g. the opening, from features.
 
     R2 is relative to predicting the mean over the fitted episodes, so features without information score 0 or
     slightly less.

@@ -24,7 +24,7 @@ from tactile_align.policies.build import LoadedRun
 
 
 def stated_object(moments: Moments, rows: np.ndarray) -> np.ndarray:
-    """Return the name (N,) of the grasped object in each of the moments `rows`.
+    """Return the name of the grasped object, (N,), in the moments with the indices `rows` (N,).
 
     Raises:
         InputError: A recording does not state the object, or cannot be read.
@@ -107,7 +107,7 @@ def view_readouts(
 def read_galleries(
     features: dict[str, np.ndarray], gallery: int, min_gap: int
 ) -> tuple[dict[str, dict[str, Recall]], dict[str, str]]:
-    """Return the recall by gallery and direction, and the reason for each missing gallery, for galleries of contacts.
+    """Return the recall in galleries of contacts, by gallery and direction, and the reason for each missing gallery.
 
     Args:
         features: `pair_features` of a view.

@@ -65,10 +65,11 @@ def retrieval(
 ) -> dict[str, Recall]:
     """Return recall of retrieval between touches and regions, with at most one moment per contact in a gallery.
 
-    The other candidates of a gallery are random contacts. They are not sampled: if r of the m possible contacts score
-    better than the partner, the probability that at most k - 1 of the gallery's candidates score better is
-    hypergeometric, and R@k is the mean of this probability over the queries. A tie counts as better, and so does a
-    score that is nan. Features that are all equal, zero or nan therefore have a recall of 0.
+    The other candidates of a gallery are random contacts. The function does not sample them but computes the expected
+    recall. Suppose that r of the m possible contacts score better than the partner. The probability that at most
+    k - 1 candidates of the gallery score better is then hypergeometric. R@k is the mean of this probability over the
+    queries. A tie counts as better, and so does a score that is nan. Features that are all equal, zero or nan
+    therefore have a recall of 0.
 
     Args:
         h_tau: (N, D) touch features of contact moments.
@@ -246,7 +247,7 @@ def among_regions(features: dict[str, np.ndarray], chosen: np.ndarray, others: n
     if fewest == 0:
         raise InputError(
             f"{(counts == 0).sum()} of {len(counts)} boxes have no room for another box beside them in the image; "
-            f"at most 10 % may have none. Show more of the image: raise the view's zoom, or remove zoom"
+            f"fewer than 10 % may have none. Show more of the image: raise the view's zoom, or remove zoom"
         )
     judged = counts >= fewest
     rows = chosen[judged]

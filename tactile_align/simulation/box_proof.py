@@ -50,7 +50,7 @@ class BoxErrors:
 def errors(projected: np.ndarray, truth: np.ndarray) -> BoxErrors:
     """Return the errors of projected boxes (N, 4) against true boxes (N, 4).
 
-    Rows in which either box is nan are left out.
+    Rows in which a box contains nan are left out.
 
     Raises:
         InputError: No row has both boxes.

@@ -31,7 +31,7 @@ class Expert:
 
     Args:
         world: The cell, simulated with physics.
-        rng: Source of the object's position, the height of the grasp and the noise.
+        rng: Random generator for the object's position, the height of the grasp and the noise.
     """
 
     def __init__(self, world: World, rng: np.random.Generator) -> None:
@@ -56,7 +56,7 @@ class Expert:
         return np.append(self.q, max(opening, self.world.hand.stroke[0]))
 
     def targets(self) -> Iterator[tuple[Floats, str]]:
-        """Yield the command (n + 1,) and the phase of each control step."""
+        """Yield the command (n + 1,), see `Step.target`, and the phase of each control step."""
         high = self.aim + np.array([0, 0, _CLEAR])
         for a in np.linspace(0, 1, _ABOVE):
             yield self._target((1 - a) * _START + a * high, a * self.yaw, _WIDE), "approach"
@@ -131,7 +131,7 @@ class Regrasp:
 
     Args:
         world: The cell, set to poses without physics.
-        rng: Source of positions, grips, depths and noise.
+        rng: Random generator for positions, grips, depths and noise.
     """
 
     def __init__(self, world: World, rng: np.random.Generator) -> None:

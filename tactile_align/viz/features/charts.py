@@ -1,4 +1,4 @@
-"""Charts of features, drawn with matplotlib; it is imported only when needed, since that takes half a second."""
+"""Charts of features, drawn with matplotlib, which is imported only when needed because the import is slow."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Footage: an episode and its rig, with the boxes, contacts and openings of all rows and the contents of a picture."""
+"""Episode and rig of an overlay: boxes, contacts and openings of all rows, and the contents of each picture."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace

@@ -54,7 +54,7 @@ class Run:
 
     @property
     def name(self) -> str:
-        """Label, or else the folder name; a folder named `run` is shown with its parent, as "PARENT/run"."""
+        """Name of the run on the page: `label`, otherwise the folder name; for a folder named `run`, "PARENT/run"."""
         place = self.folder.resolve()
         return self.label or (f"{place.parent.name}/run" if place.name == "run" else place.name)
 

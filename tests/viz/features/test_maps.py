@@ -93,7 +93,7 @@ def test_a_gallery_refuses_what_does_not_pair() -> None:
     with pytest.raises(ValueError, match=r"\(1, 4\).*got \(4,\)"):
         touches, views = [np.zeros((4, 4, 3), np.uint8)], [np.zeros((4, 4, 3), np.uint8)] * 4
         retrieval_gallery(touches, views, np.zeros(4))
-    with pytest.raises(ValueError, match="index below 2"):
+    with pytest.raises(ValueError, match="index from 0 to 1"):
         gallery(np.zeros((1, 2)), right=np.array([2]))
 
 
@@ -130,7 +130,7 @@ def test_charts_are_pictures_and_hostile_labels_are_plain_text() -> None:
 
 def test_charts_refuse_features_that_do_not_pair() -> None:
     h = np.zeros((4, 8))
-    with pytest.raises(ValueError, match=r"one shape"):
+    with pytest.raises(ValueError, match=r"both have the shape"):
         similarity_matrix(h, h[:3])
     with pytest.raises(ValueError, match=r"without a box"):
         embedding(np.full((4, 8), np.nan), h, ["a"] * 4)
