@@ -108,8 +108,8 @@ def retrieval(
     queries = fewest >= gallery - 1
     if not queries.any():
         raise InputError(
-            f"a gallery of {gallery} candidates requires {gallery - 1} other contacts; the held-out episodes contain "
-            f"at most {int(fewest.max(initial=0))} of kind '{kind}'. Hold out more episodes, or use a smaller gallery"
+            f"a '{kind}' gallery of {gallery} candidates requires {gallery - 1} other contacts; the held-out episodes "
+            f"contain at most {int(fewest.max(initial=0))}. Hold out more episodes, or use a smaller gallery"
         )
     hits = np.zeros((2, len(ks), len(of)))
     ranks = np.zeros((2, len(of)))

@@ -146,7 +146,7 @@ def _write_rig(path: Path, gripper: Reading) -> None:
     if not path.exists():
         rig.save(path)
     elif load_rig(path).model_copy(update={"verified": None}) != rig:  # `verify --write` adds its verdict
-        text = f"this rig is not the rig of the simulated cell for --gripper {gripper}, which belongs to the episodes"
+        text = f"this rig differs from the simulated cell's rig with gripper = '{gripper}', which the episodes need"
         raise InputError(f"{path}: {text}. Record to another folder, or move that file away")
 
 

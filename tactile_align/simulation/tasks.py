@@ -191,7 +191,7 @@ class Regrasp:
                 self.T_world_thing = T_hand @ grip.T_hand_thing
                 return T_hand, T_before, grip
         thing = f"a '{self.world.look.kind}' object (scale {self.world.look.scale:.3g}) at {place.round(3).tolist()} m"
-        raise InputError(f"none of {_TRIES} random grips of {thing} is reachable with both pads. Choose another seed")
+        raise InputError(f"none of {_TRIES} grips of {thing} is reachable and touches both pads. Choose another seed")
 
     def _rolled(self, grip: Grip) -> Grip:
         """Return the grip after a small roll and slide, or unchanged if the new grip is out of reach or off the pad."""

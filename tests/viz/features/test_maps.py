@@ -134,7 +134,7 @@ def test_charts_refuse_features_that_do_not_pair() -> None:
         similarity_matrix(h, h[:3])
     with pytest.raises(ValueError, match=r"without a box"):
         embedding(np.full((4, 8), np.nan), h, ["a"] * 4)
-    with pytest.raises(ValueError, match=r"one entry per row, 4; got 3"):
+    with pytest.raises(ValueError, match=r"4 entries, one per row; got 3"):
         embedding(h, h, ["a"] * 3)
 
 
