@@ -93,10 +93,14 @@ def opening_only(config: TrainConfig) -> TrainConfig:
 
 
 def held_out_loss(run: LoadedRun, features: dict[str, np.ndarray]) -> HeldOutLoss:
-    """Return the HSA loss and chance, averaged over batches of the training batch size from all held-out pairs.
+    """Return the alignment loss HSA on held-out pairs and its chance level, both averaged over batches.
 
-    Negatives come from the batch, by the run's rules for the time gap and for similar touches. A pair without a
-    negative counts as 0.
+    A batch has the size of a training batch. Its negatives follow the run's rules for the time gap and for similar
+    touches. A pair without a negative counts as 0.
+
+    Args:
+        run: Run, loaded with its held-out episodes.
+        features: Features of one view; see `pairs.pair_features`.
     """
     alignment = run.alignment
     rng = np.random.default_rng(0)

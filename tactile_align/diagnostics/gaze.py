@@ -53,7 +53,7 @@ def pointing(run: LoadedRun, key: str, rows: Sequence[int]) -> Pointing:
     if alignment is None or region != "box":
         raise InputError(
             f"a similarity map requires a model with encoders and region = 'box'; this model has "
-            f"{'no encoders' if alignment is None else 'region = ' + repr(region)}. "
+            f"{'no touch and vision encoders' if alignment is None else 'region = ' + repr(region)}. "
             f"Use a run with hsa.weight > 0 and region = 'box'"
         )
     view, batch = run.view(key), run.batch(rows)
@@ -74,7 +74,7 @@ class Attention:
     """Attention of the policy on each kind of input token.
 
     Attributes:
-        shares: (B,) share of the attention by kind of token; the shares of all kinds sum to 1. The kinds are "joints",
+        shares: (B,) share of the attention, by kind of token; the shares of all kinds sum to 1. The kinds are "joints",
             "latent", "camera NAME", "region VIEW" and "touch SENSOR".
         maps: (B, 4, 4) attention on each token of the 4 x 4 grid, by kind, for the kinds of regions and touches.
     """
@@ -96,7 +96,7 @@ def attention(run: LoadedRun, rows: Sequence[int]) -> Attention:
     """
     model = run.model
     if model.act is None:
-        raise InputError("expected a run with a policy; this run has train_policy = false. Use a run with a policy")
+        raise InputError("this run has train_policy = false, but attention needs a policy. Use a run with a policy")
     parts = []
     for start in range(0, len(rows), ROWS):
         parts.append(_decoder_weights(model, model.act, run.batch(rows[start : start + ROWS])))

@@ -35,7 +35,7 @@ def grid_places(towers: Towers, box: Tensor) -> Tensor:
 
 
 def maps_of(towers: Towers, h_tau: Tensor, regions: Tensor) -> Tensor:
-    """Return the cosine similarities (B, rows, columns) of touches (B, dim) with the features of `grid_places`."""
+    """Return the cosines (B, rows, columns) of touches (B, dim) with the features of the boxes of `grid_places`."""
     cosine = torch.nn.functional.cosine_similarity(h_tau[:, None].float(), regions.float(), dim=-1)
     return cosine.unflatten(1, towers.vision.grid)
 
@@ -71,7 +71,7 @@ def localise(
     """
     if not np.isfinite(maps).all():
         rows = np.flatnonzero(~np.isfinite(maps).all(axis=(1, 2)))[:5].tolist()
-        raise InputError(f"similarity maps must be finite; rows {rows} are not. Check these rows' features")
+        raise InputError(f"maps {rows} are non-finite, but all must be finite. Check these moments' features")
     centres = token_centres(input_size, maps.shape[1:]).numpy().reshape(-1, 2)  # type: ignore[arg-type]
     flat = maps.reshape(len(maps), -1)
     best = flat >= flat.max(axis=1, keepdims=True)

@@ -11,7 +11,7 @@ from tactile_align.policies.build import LoadedRun
 
 
 def pair_features(run: LoadedRun, key: str) -> dict[str, np.ndarray]:
-    """Return, for one view, features and facts of every moment that has a box in it and a contact, as arrays by name.
+    """Return arrays, by name, of the features and facts of all moments with a box and a contact in one view.
 
     The arrays are h_tau and h_w (N, dim), the touch and region features; row (N,), the index of the moment; episode
     (N,); time (N,), the frame number within the episode; contact (N,), the index of the contact within the episode. If

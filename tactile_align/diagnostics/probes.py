@@ -15,7 +15,7 @@ STRENGTHS = (1e-3, 1e-1, 1e1, 1e3)
 
 
 def probe_classes(h: np.ndarray, label: np.ndarray, episode: np.ndarray) -> Probe:
-    """Return the score of a linear probe that predicts a class (contact or not, object) from features.
+    """Return the score of a linear probe that predicts a class, e.g. contact or the object, from features.
 
     The probe is a ridge regression on one-hot targets that predicts the class with the largest output. All classes
     have the same total weight.
@@ -32,7 +32,7 @@ def probe_classes(h: np.ndarray, label: np.ndarray, episode: np.ndarray) -> Prob
     k, y = len(classes), y.ravel()
     if k < 2:
         raise InputError(
-            f"a probe requires at least two classes; all {len(label)} moments are '{classes[0]}'. "
+            f"a probe requires moments of at least two classes; all {len(label)} moments are '{classes[0]}'. "
             f"Hold out more episodes"
         )
     one_of = np.eye(k)[y]
@@ -46,7 +46,7 @@ def probe_classes(h: np.ndarray, label: np.ndarray, episode: np.ndarray) -> Prob
 
 
 def probe_number(h: np.ndarray, value: np.ndarray, episode: np.ndarray) -> Probe:
-    """Return the score of a linear probe that predicts a number (opening, indentation) from features.
+    """Return the score of a linear probe that predicts a number, e.g. the opening, from features.
 
     R2 is relative to predicting the mean over the fitted episodes, so features without information score 0 or
     slightly less.
@@ -62,7 +62,7 @@ def probe_number(h: np.ndarray, value: np.ndarray, episode: np.ndarray) -> Probe
     value = value.astype(np.float64)
     if np.ptp(value) == 0:
         raise InputError(
-            f"a probe requires different values; all {len(value)} moments have {value[0]}. Hold out more episodes"
+            f"a probe requires different values; all {len(value)} values are {value[0]}. Hold out more episodes"
         )
     fold = left_out_in_turn(episode)
     means = np.array([value[fold != f].mean() for f in range(FOLDS)])[fold]
@@ -92,7 +92,7 @@ def left_out_in_turn(episode: np.ndarray) -> np.ndarray:
     """
     names, index = np.unique(episode, return_inverse=True)
     if len(names) < FOLDS:
-        raise InputError(f"{FOLDS} folds require at least {FOLDS} held-out episodes; got {len(names)}. Hold out more")
+        raise InputError(f"a probe requires at least {FOLDS} held-out episodes; got {len(names)}. Hold out more")
     order = np.random.default_rng([0, 2]).permutation(len(names))
     return np.asarray((order % FOLDS)[index.ravel()])
 

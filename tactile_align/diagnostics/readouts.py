@@ -24,7 +24,7 @@ from tactile_align.policies.build import LoadedRun
 
 
 def stated_object(moments: Moments, rows: np.ndarray) -> np.ndarray:
-    """Return the name (N,) of the grasped object in each of the moments `rows`.
+    """Return the name of the grasped object, (N,), in the moments with the indices `rows` (N,).
 
     Raises:
         InputError: A recording does not state the object, or cannot be read.
@@ -51,8 +51,8 @@ def _stated(moments: Moments, rows: np.ndarray, read: Callable[[Episode], np.nda
             values = read(episode)
         if values is None:
             raise InputError(
-                f"this probe requires {what} in every held-out episode, as in simulated episodes; {ref} has none. "
-                f"Write it into the files to run this probe"
+                f"{ref}: {what} is missing, but this probe requires {what} in every held-out episode. Add {what} to "
+                f"this file, or use simulated episodes"
             )
         stated[number] = values
     return np.array([stated[number][t] for number, t in zip(numbers, times, strict=True)])
@@ -107,7 +107,7 @@ def view_readouts(
 def read_galleries(
     features: dict[str, np.ndarray], gallery: int, min_gap: int
 ) -> tuple[dict[str, dict[str, Recall]], dict[str, str]]:
-    """Return the recall by gallery and direction, and the reason for each missing gallery, for galleries of contacts.
+    """Return the recall in galleries of contacts, by gallery and direction, and the reason for each missing gallery.
 
     Args:
         features: `pair_features` of a view.

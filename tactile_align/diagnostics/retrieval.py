@@ -65,10 +65,11 @@ def retrieval(
 ) -> dict[str, Recall]:
     """Return recall of retrieval between touches and regions, with at most one moment per contact in a gallery.
 
-    The other candidates of a gallery are random contacts. They are not sampled: if r of the m possible contacts score
-    better than the partner, the probability that at most k - 1 of the gallery's candidates score better is
-    hypergeometric, and R@k is the mean of this probability over the queries. A tie counts as better, and so does a
-    score that is nan. Features that are all equal, zero or nan therefore have a recall of 0.
+    The other candidates of a gallery are random contacts. The function does not sample them but computes the expected
+    recall. Suppose that r of the m possible contacts score better than the partner. The probability that at most
+    k - 1 candidates of the gallery score better is then hypergeometric. R@k is the mean of this probability over the
+    queries. A tie counts as better, and so does a score that is nan. Features that are all equal, zero or nan
+    therefore have a recall of 0.
 
     Args:
         h_tau: (N, D) touch features of contact moments.
@@ -107,8 +108,8 @@ def retrieval(
     queries = fewest >= gallery - 1
     if not queries.any():
         raise InputError(
-            f"a gallery of {gallery} requires {gallery - 1} other contacts; the held-out episodes contain at most "
-            f"{int(fewest.max(initial=0))}. Hold out more episodes, or use a smaller gallery"
+            f"a '{kind}' gallery of {gallery} candidates requires {gallery - 1} other contacts; the held-out episodes "
+            f"contain at most {int(fewest.max(initial=0))}. Hold out more episodes, or use a smaller gallery"
         )
     hits = np.zeros((2, len(ks), len(of)))
     ranks = np.zeros((2, len(of)))
@@ -245,8 +246,8 @@ def among_regions(features: dict[str, np.ndarray], chosen: np.ndarray, others: n
     fewest = int(np.quantile(counts, 0.1, method="lower"))
     if fewest == 0:
         raise InputError(
-            f"requires boxes with room for another box beside them in the image; {(counts == 0).sum()} of "
-            f"{len(counts)} boxes have no room. Show more of the image: raise the view's zoom, or remove zoom"
+            f"{(counts == 0).sum()} of {len(counts)} boxes have no room for another box beside them in the image; "
+            f"fewer than 10 % may have none. Show more of the image: raise the view's zoom, or remove zoom"
         )
     judged = counts >= fewest
     rows = chosen[judged]

@@ -73,5 +73,5 @@ def _unit(h: np.ndarray, name: str) -> np.ndarray:
     length = np.linalg.norm(h, axis=1, keepdims=True)
     rows = np.flatnonzero(~np.isfinite(length[:, 0]) | (length[:, 0] == 0))[:5].tolist()
     if rows:
-        raise InputError(f"{name}: features must be finite and not zero; rows {rows} are not. Check these rows' images")
+        raise InputError(f"{name} is zero or non-finite in rows {rows}; features must be neither. Check these images")
     return np.asarray(h / length)

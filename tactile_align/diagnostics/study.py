@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Row:
-    """Row of a study.
+    """Variant that a study trains; one row of the result table.
 
     Attributes:
         name: Short name, also used in the names of the run folders.
@@ -149,8 +149,8 @@ def _markdown(cells: Sequence[Cell]) -> str:
 def verdicts(cells: Sequence[Cell]) -> list[str]:
     """Return one sentence per seed on the results of the main comparison.
 
-    The sentence states whether the best box is better than the whole image and the opening, and whether the boxes
-    elsewhere in the image are at chance. A seed with missing rows has no sentence.
+    The sentence states whether the best run with boxes is better than the runs with the whole image and with the
+    opening, and whether the run with boxes elsewhere is at chance. A seed with missing rows has no sentence.
     """
     lines = []
     for seed in sorted({cell.seed for cell in cells}):
@@ -231,7 +231,7 @@ def study(
     names = dict.fromkeys(name for given in rows for name in GROUPS.get(given, (given,)))
     unknown = [name for name in names if name not in ROWS]
     if unknown:
-        raise InputError(f"unknown rows: {', '.join(unknown)}. Use some of: {', '.join((*GROUPS, *ROWS))}")
+        raise InputError(f"unknown rows: {', '.join(unknown)}. Use only names from: {', '.join((*GROUPS, *ROWS))}")
     data, episodes = folder / "data", plan.episodes
     simulate(data, episodes=episodes, seed=11, gripper="measured", processes=processes, progress=progress)
     for seed, name in product(seeds, names):

@@ -155,7 +155,7 @@ class Readouts:
     Attributes:
         galleries: Recall by gallery and direction; the gallery of regions of one image has only "touch to vision".
         probes: Probe scores by target and feature, such as "object from h_tau".
-        left_out: Reason why a result is missing, by its name, such as "galleries/cross-episode" or "space".
+        left_out: Reason for each missing result, by the result's name, such as "galleries/cross-episode" or "space".
         space: Health of the feature space; None if it is missing.
         localisation: Result of the pointing game; None if it is missing.
     """
@@ -272,7 +272,7 @@ SIDES = {"h_tau": "touch", "h_w": "region"}
 
 
 def view_lines(view: ViewSummary) -> Iterator[str]:
-    """Yield the lines of text on one view: loss, retrieval with its baselines, and `readout_lines`."""
+    """Yield the lines of text on one view: loss, retrieval with baselines, and the lines of `readout_lines`."""
     loss, both = view.loss, view.retrieval["both"]
     of_chance = "no pair has a negative in its batch, so the loss is meaningless; raise batch_size or lower hsa.min_gap"
     if loss.chance > 0:

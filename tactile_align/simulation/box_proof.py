@@ -50,7 +50,7 @@ class BoxErrors:
 def errors(projected: np.ndarray, truth: np.ndarray) -> BoxErrors:
     """Return the errors of projected boxes (N, 4) against true boxes (N, 4).
 
-    Rows in which either box is nan are left out.
+    Rows in which a box contains nan are left out.
 
     Raises:
         InputError: No row has both boxes.
@@ -94,7 +94,7 @@ def recorded_boxes(
 def _required_truth(episode: Episode, key: str, *shape: int) -> np.ndarray:
     values = read_truth(episode, key, *shape)
     if values is None:
-        raise InputError(f"{episode.ref}: truth/{key} is missing. Use an episode recorded by `simulate`")
+        raise InputError(f"{episode.ref}: ground truth truth/{key} is missing. Use an episode recorded by `simulate`")
     return values
 
 

@@ -30,7 +30,7 @@ _NOISE = 0.008  # standard deviation, of full scale
 
 @dataclass(frozen=True)
 class Pad:
-    """Face of a gel.
+    """Size of the face of a gel pad, and resolution of its touch image.
 
     The pad's frame has its origin at the centre of the undeformed face. Its x axis points to increasing columns of the
     touch image, y to increasing rows, and z out of the sensor. The touch is seen from inside the sensor.
@@ -51,7 +51,7 @@ class Pad:
 
     @property
     def sheaf(self) -> Sheaf:
-        """Rays, one per cell, from behind the face along +z; the ray parameter is BEHIND + clearance, metres."""
+        """Parallel rays along +z, one per cell, from BEHIND metres behind the face; parameter: BEHIND + clearance."""
         n, m = self.columns // self.cell, self.rows // self.cell
         return Sheaf(((np.arange(n) + 0.5) / n - 0.5) * self.width, ((np.arange(m) + 0.5) / m - 0.5) * self.height)
 
@@ -92,7 +92,7 @@ def clearance(
 
 
 def membrane(pad: Pad, sunk: Floats) -> npt.NDArray[np.float32]:
-    """Return the depth of the skin, (rows, columns) in touch pixels.
+    """Return how deep the skin is pressed in, (rows, columns), in pixels of the touch image.
 
     The skin follows the pressing surface, at most to the depth DEEPEST, and is smooth around the pressed part.
 
@@ -117,7 +117,7 @@ class GelCamera:
 
     Args:
         pad: The pad that the camera sees.
-        device: Seed of the device. The lamps of a device are turned from their nominal directions by up to 5 degrees.
+        device: Seed of the lamp directions, which differ from the nominal directions by up to 5 degrees.
     """
 
     def __init__(self, pad: Pad, device: int = 0) -> None:
@@ -159,7 +159,7 @@ class GelCamera:
 
         Args:
             sunk: (rows / cell, columns / cell) indentation, metres.
-            rng: Source of the noise.
+            rng: Random generator for the noise.
         """
         clean = self.shade(membrane(self.pad, sunk)) if (sunk > PRESSED).any() else self.flat
         v, u = rng.integers(0, 64, 2)

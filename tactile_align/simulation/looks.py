@@ -79,7 +79,7 @@ def object_parts(kind: str, scale: float = 1.0) -> list[Part]:
         InputError: The kind is unknown.
     """
     if kind not in _KINDS:
-        raise InputError(f"got the unknown object kind '{kind}'. Choose one of: {', '.join(KINDS)}")
+        raise InputError(f"object kind '{kind}' is unknown. Choose one of: {', '.join(KINDS)}")
     return [Part(part.kind, part.size * scale, part.centre * scale, part.R) for part in _KINDS[kind]]
 
 
@@ -88,7 +88,7 @@ SCALES = (0.75, 1.3)  # a wide range, so that the gripper's opening alone does n
 
 @dataclass(frozen=True)
 class Lying:
-    """Object that lies on the bench and is not touched by the robot."""
+    """Object that lies on the bench and that the robot does not touch; the pose is (4, 4) in the world frame."""
 
     kind: str
     scale: float
@@ -156,7 +156,7 @@ _PAINTS = {"palm": _plain(0.2, 0.2, 0.22), "opposite": _plain(0.08, 0.08, 0.08),
 
 
 def paint_of(name: str, look: Look, gel: int) -> Paint:
-    """Return the paint of a geom of the scene by its name; `gel` is the index of the gel among the sensor's boxes."""
+    """Return the paint of the MuJoCo geom `name`; `gel` is the index of the gel among the sensor's boxes."""
     if name.startswith("thing"):
         return look.paint
     if name.startswith("lying"):

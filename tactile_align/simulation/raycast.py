@@ -32,7 +32,7 @@ class Rays:
         self.x, self.y = x, y
 
     def along(self, n: Floats) -> Term:
-        """Return direction . n."""
+        """Return the dot product of each direction with a vector `n` (3,)."""
         x, y = self.direction
         return (n[0] * x + n[2]) + n[1] * y
 
@@ -42,12 +42,12 @@ class Rays:
         return -(((p[0] - x) * n[0] + p[2] * n[2]) + (p[1] - y) * n[1])
 
     def speed2(self) -> Term:
-        """Return direction . direction."""
+        """Return the squared length of each direction."""
         x, y = self.direction
         return (x * x + 1) + y * y
 
     def approach(self, p: Floats) -> Term:
-        """Return (origin - p) . direction, where origin . direction is 0 in both kinds of bundle."""
+        """Return (origin - p) . direction; equal to -p . direction, because origins are orthogonal to directions."""
         return self.along(-p)
 
     def distance2(self, p: Floats) -> Term:
@@ -214,7 +214,7 @@ class Paint:
 
 
 def mixture(pattern: str, p: Floats) -> Floats:
-    """Return the values of a pattern, 0..1, at (d, n) points. `grains` repeats after 8 units, the others after 2."""
+    """Return the values of a pattern, 0..1, at (d, n) points; `grains` repeats after 8 units, all others after 2."""
     if pattern == "checker":
         return np.asarray(np.floor(p).sum(axis=0) % 2)
     if pattern == "waves":
@@ -297,7 +297,7 @@ _AMBIENT, _HEADLIGHT = F(0.38), F(0.25)
 
 @dataclass(frozen=True)
 class Solids:
-    """The n primitives of a scene, without their poses, which change from moment to moment.
+    """Shapes and paints of the n primitives of a scene; their poses are given separately for each moment.
 
     Attributes:
         kind: (n,) kinds, as in `hit`.
@@ -403,7 +403,7 @@ class Caster:
         return Placed(p.astype(F), A.astype(F), window, near.astype(F))
 
     def background(self, lens: Lens, T_world_camera: Floats) -> Picture:
-        """Return a picture of the bench alone."""
+        """Return the picture of the bench without any solid."""
         shape = (lens.height, lens.width)
         rgb = np.empty((*shape, 3), np.uint8)
         self.bench.draw(lens, T_world_camera, rgb)

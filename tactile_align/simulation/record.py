@@ -85,10 +85,10 @@ def simulate(
     """
     for name, value, known in (("task", task, get_args(Task)), ("gripper", gripper, get_args(Reading))):
         if value not in known:
-            raise InputError(f"simulate got the unknown {name} '{value}'. Choose one of: {', '.join(known)}")
+            raise InputError(f"{name} = '{value}' is unknown to simulate. Choose one of: {', '.join(known)}")
     for name, number in (("episodes", episodes), ("processes", processes)):
         if number is not None and number < 1:
-            raise InputError(f"{name} must be at least 1; got {name}={number}. Set it to 1 or more")
+            raise InputError(f"{name} must be at least 1; got {number}. Set {name} to 1 or more")
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     jobs = [_job(folder, i, seed, task, gripper) for i in range(episodes)]
@@ -129,7 +129,7 @@ def _done(job: _Job) -> bool:
         attributes = read_attributes(file, job.path)
     identity = {key: attributes.get(key) for key in job.identity}
     if identity != job.identity:
-        text = f"expected the episode with {job.identity}; found an episode with {identity}"
+        text = f"this file is from another recording, with {identity}; expected {job.identity}"
         raise InputError(f"{job.path}: {text}. Record to another folder, or move the old episodes away")
     return True
 
@@ -146,7 +146,7 @@ def _write_rig(path: Path, gripper: Reading) -> None:
     if not path.exists():
         rig.save(path)
     elif load_rig(path).model_copy(update={"verified": None}) != rig:  # `verify --write` adds its verdict
-        text = f"expected the rig of the simulated cell with a {gripper} gripper reading; found another rig"
+        text = f"this rig differs from the simulated cell's rig with gripper = '{gripper}', which the episodes need"
         raise InputError(f"{path}: {text}. Record to another folder, or move that file away")
 
 

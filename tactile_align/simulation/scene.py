@@ -68,19 +68,19 @@ def read_hand(rig: Rig, arm: str) -> Hand:
     """
     names = [n for n, s in rig.sensors.items() if s.parent == f"{arm}/finger1"]
     if len(names) != 1:
-        text = f"the simulated cell needs one sensor on {arm}/finger1; rig {rig.name} has {len(names)}"
-        raise InputError(f"{text}. Set the parent of each sensor in the rig file")
+        text = f"the simulated cell needs exactly one sensor on {arm}/finger1; rig {rig.name} has {len(names)}"
+        raise InputError(f"{text}. Set parent = '{arm}/finger1' for exactly one sensor in the rig file")
     gripper, sensor = rig.gripper(arm), rig.sensors[names[0]]
     law = gripper.law
     if not isinstance(law, Linear) or abs(abs(law.axis[1]) - 1) > 1e-9:
         needed = "the simulated cell needs a linear gripper that opens along the flange's y"
-        got = f"arms.{arm}.gripper.law of rig {rig.name} is {law.kind} along {list(law.axis)}"
+        got = f"arms.{arm}.gripper.law of rig {rig.name} has kind '{law.kind}' and axis {list(law.axis)}"
         raise InputError(f"{needed}; {got}. Use the shipped rig 'cell'")
     outwards = float(np.sign(law.axis[1]))
     T = sensor.T_parent_this
     normal = T[:3, :3] @ np.asarray(sensor.pad.normal)
     if abs(normal[1] + outwards) > 1e-6:
-        needed = f"the simulated cell needs a pad that faces the other finger, normal {[0, -outwards, 0]} in finger1"
+        needed = f"the simulated cell needs a pad whose normal in finger1's frame is {[0, -outwards, 0]}"
         got = f"sensors.{names[0]}.pad of rig {rig.name} has normal {normal.round(4).tolist()}"
         raise InputError(f"{needed}; {got}. Use the shipped rig 'cell'")
     y = np.array([0.0, 0.0, 1.0])
@@ -169,7 +169,7 @@ def _arm_bodies(rig: Rig, entry: RigArm, hand: Hand) -> list[str]:
         if node not in held:
             got = f"cameras.{name}.parent of rig {rig.name} is {camera.parent}"
             raise InputError(
-                f"the simulated cell supports cameras on {', '.join(held)} or the flange; {got}. Change that parent"
+                f"the simulated cell supports cameras on {', '.join(held)} or the flange; {got}. Choose another parent"
             )
         # MuJoCo's cameras look along -z, with y up.
         turned = camera.T_parent_this @ np.diag([1.0, -1.0, -1.0, 1.0])

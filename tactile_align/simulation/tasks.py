@@ -31,7 +31,7 @@ class Expert:
 
     Args:
         world: The cell, simulated with physics.
-        rng: Source of the object's position, the height of the grasp and the noise.
+        rng: Random generator for the object's position, the height of the grasp and the noise.
     """
 
     def __init__(self, world: World, rng: np.random.Generator) -> None:
@@ -56,7 +56,7 @@ class Expert:
         return np.append(self.q, max(opening, self.world.hand.stroke[0]))
 
     def targets(self) -> Iterator[tuple[Floats, str]]:
-        """Yield the command (n + 1,) and the phase of each control step."""
+        """Yield the command (n + 1,), see `Step.target`, and the phase of each control step."""
         high = self.aim + np.array([0, 0, _CLEAR])
         for a in np.linspace(0, 1, _ABOVE):
             yield self._target((1 - a) * _START + a * high, a * self.yaw, _WIDE), "approach"
@@ -131,7 +131,7 @@ class Regrasp:
 
     Args:
         world: The cell, set to poses without physics.
-        rng: Source of positions, grips, depths and noise.
+        rng: Random generator for positions, grips, depths and noise.
     """
 
     def __init__(self, world: World, rng: np.random.Generator) -> None:
@@ -190,8 +190,8 @@ class Regrasp:
             if min(self._thickness(grip)) > 0:
                 self.T_world_thing = T_hand @ grip.T_hand_thing
                 return T_hand, T_before, grip
-        thing = f"the {self.world.look.kind} (scale {self.world.look.scale:.3g}) near {place.round(3).tolist()} m"
-        raise InputError(f"no reachable grip among {_TRIES} on {thing} touches both pads. Choose another seed")
+        thing = f"a '{self.world.look.kind}' object (scale {self.world.look.scale:.3g}) at {place.round(3).tolist()} m"
+        raise InputError(f"none of {_TRIES} grips of {thing} is reachable and touches both pads. Choose another seed")
 
     def _rolled(self, grip: Grip) -> Grip:
         """Return the grip after a small roll and slide, or unchanged if the new grip is out of reach or off the pad."""
@@ -216,7 +216,7 @@ class Regrasp:
         self.q, reached = self.world.reach(T_hand, self.q)
         if not reached:
             place = T_hand[:3, 3].round(3).tolist()
-            raise InputError(f"the arm cannot reach a tool pose at {place} m. Choose another seed")
+            raise InputError(f"the arm cannot reach a tool pose with the position {place} m. Choose another seed")
 
     def _free(self, T_hand: Floats, opening: float, phase: str) -> Step:
         """Return the step in which the fingers are apart and the object rests in its fixture."""

@@ -37,7 +37,7 @@ def reach(
         dof: Number of joints of the arm, n.
         T_world_site: (4, 4) target pose.
         q0: (n,) initialisation of the joints, rad.
-        tries: Largest number of iterations.
+        tries: Maximum number of iterations.
 
     Returns:
         (n,) joints, rad, and whether they reach the pose within 1e-5 m and 1e-5 rad.
@@ -71,11 +71,11 @@ SQUEEZE_M = 0.003  # distance by which the command closes further after an objec
 
 @dataclass
 class Truth:
-    """Ground truth of one moment.
+    """Ground truth of one moment: boxes, contact, and the positions of fingers and object.
 
     Attributes:
-        box: By camera, (4,) amodal box of the sensor in stored pixels; nan if out of view.
-        unoccluded: By camera, share of the sensor's pixels that nothing hides; nan if out of view.
+        box: (4,) box of the whole sensor, hidden parts included, in stored pixels, by camera; nan if out of view.
+        unoccluded: Share of the sensor's pixels that nothing hides, by camera; nan if out of view.
         indentation: Depth of the deepest point in the gel, metres.
         contact: Whether the gel is in contact (indentation > TOUCHING).
         opening: (2,) distance of each finger from the tool axis, metres.
@@ -92,7 +92,7 @@ class Truth:
 
 @dataclass
 class Moment:
-    """One synchronised instant.
+    """Images, touch, joints and ground truth of one synchronised instant.
 
     Attributes:
         images: By camera, (H, W, 3) uint8 RGB.
@@ -109,7 +109,7 @@ class Moment:
 
 @dataclass
 class Step:
-    """One recorded moment.
+    """One recorded moment with its command, phase and contact.
 
     Attributes:
         moment: Images, touch, joints and ground truth.
@@ -125,12 +125,12 @@ class Step:
 
 
 def tool_pose(place: Floats, yaw: float, tilt: tuple[float, float] = (0.0, 0.0)) -> Floats:
-    """Return a pose (4, 4) of the point between the pads in the world frame.
+    """Return the pose (4, 4) in the world frame of a tool that points downward, with its origin between the pads.
 
     Args:
         place: (3,) position, metres.
-        yaw: Last rotation, about world z, rad.
-        tilt: Rotations of the downward tool about world x and y, before `yaw`, rad.
+        yaw: Rotation about world z, applied after `tilt`, rad.
+        tilt: Rotations of the downward tool about world x and y, rad.
     """
     R = rotation_from_rpy(np.array([tilt[0], tilt[1], yaw])) @ TOOL_DOWN
     return np.asarray(pose(R, np.asarray(place, dtype=np.float64)))
@@ -142,11 +142,11 @@ HOME = np.array([0.298, -0.294, -1.911, 0.634, 1.571, -1.273])  # Nova 2: tool d
 
 
 class World:
-    """Simulated cell with one object.
+    """Simulated cell: an arm with a sensor, the cameras of a rig, and one object to grip.
 
     Args:
         rig: The rig from which the cell is built.
-        look: The episode's look.
+        look: Object, colours, lamp and further objects of the episode.
         arm: Name of an arm of the rig.
     """
 
@@ -245,7 +245,7 @@ class World:
         return self.data.site_xmat[s].reshape(3, 3), self.data.site_xpos[s]
 
     def height_field(self, within: float = 0.0) -> Floats:
-        """Return the clearance between the gel and the nearest of object and opposite pad, as in `gel.clearance`."""
+        """Return the distance from each gel cell to the object or the opposite pad, as `gel.clearance` does, metres."""
         R, p = self._site("pad")
         return self._clearance(R, p, np.concatenate([self.thing_solids, self._named("opposite")]), within)
 
@@ -256,7 +256,7 @@ class World:
     def thickness(self) -> tuple[float, float]:
         """Return the object's extent from the tool axis towards finger1's pad and towards finger2's pad, metres.
 
-        Only the part of the object over a pad counts; without such a part, the extent is -inf.
+        Each extent covers only the part of the object that lies over that pad; it is -inf if no part does.
         """
         R, _ = self._site("pad")
         tcp = self.T_world_tcp()[:3, 3]
@@ -308,8 +308,8 @@ def lens_of(rig: Rig, name: str, raw: bool = False) -> Lens:
     """
     camera = rig.cameras[name].raw if raw else rig.cameras[name].stored
     if camera.model != "pinhole":
-        text = f"cameras.{name}.model of rig {rig.name} is {camera.model}"
-        raise InputError(f"the simulated cell needs pinhole cameras; {text}. Set model = 'pinhole' in that rig")
+        text = f"cameras.{name}.model of rig {rig.name} is '{camera.model}'"
+        raise InputError(f"{text}, but the simulated cell supports only 'pinhole'. Set model = 'pinhole' in that rig")
     return Lens(camera.width, camera.height, camera.K)
 
 

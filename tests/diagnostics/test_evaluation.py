@@ -88,7 +88,7 @@ def test_the_read_outs_stand_in_the_summary_and_in_the_text_beside_their_baselin
     place = stored["localisation"]
     line = next(line for line in lines if line.startswith("localisation"))
     assert f"best fixed guess {place['always_there']:.3f}" in line and f"{place['distance_mm']:.1f} mm" in line
-    assert any(line.startswith("left out: probes: 5 folds require") for line in lines)
+    assert any(line.startswith("left out: probes: a probe requires at least 5 held-out") for line in lines)
 
 
 def test_what_needs_an_image_is_left_out_of_a_model_that_sees_none(trained: tuple[TrainConfig, Data]) -> None:

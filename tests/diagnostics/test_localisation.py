@@ -53,7 +53,7 @@ def test_boxes_that_move_leave_little_to_a_fixed_guess() -> None:
 def test_maps_that_are_not_finite_are_refused() -> None:
     maps = peaks([0, 0], [0, 0])
     maps[1, 2, 3] = np.nan
-    with pytest.raises(ValueError, match=r"rows \[1\]"):
+    with pytest.raises(ValueError, match=r"maps \[1\] are non-finite"):
         localise(maps, np.zeros((2, 4)), SIZE, np.zeros(2))
 
 

@@ -60,7 +60,7 @@ def test_constant_features_score_chance_and_break_nothing() -> None:
 def test_what_cannot_be_probed_is_refused() -> None:
     with pytest.raises(ValueError, match="at least two classes; all 600 moments are 'cup'"):
         probe_classes(noise(), np.repeat("cup", 600), EPISODE)
-    with pytest.raises(ValueError, match=r"5 folds require at least 5 .*got 3"):
+    with pytest.raises(ValueError, match=r"requires at least 5 held-out .*got 3"):
         probe_classes(noise(), EPISODE % 2, EPISODE % 3)
     with pytest.raises(ValueError, match="different values"):
         probe_number(noise(), np.ones(600), EPISODE)

@@ -92,7 +92,7 @@ def test_directions_are_not_mixed_up() -> None:
 def test_too_few_contacts_for_a_gallery_are_refused_with_what_there_is() -> None:
     episode, contact = cell(2, 4, 1)
     h = np.random.default_rng(0).normal(size=(8, 4))
-    with pytest.raises(ValueError, match=r"gallery of 64 requires 63.*at most 7.*smaller gallery"):
+    with pytest.raises(ValueError, match=r"gallery of 64 candidates requires 63.*at most 7.*smaller gallery"):
         retrieval(h, h, episode, contact, gallery=64)
 
 

@@ -94,7 +94,7 @@ def test_a_box_that_wins_is_said_to_win_and_a_tie_is_not() -> None:
 
 
 def test_unknown_rows_are_refused_with_the_known_ones(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"unknown rows: gird\. Use some of: table, ablations, opening"):
+    with pytest.raises(ValueError, match=r"unknown rows: gird\. Use only names from: table, ablations, opening"):
         study(tmp_path, ["gird"])
 
 

@@ -48,9 +48,9 @@ def test_a_folder_of_another_recording_is_refused_by_name(commanded: list[Path])
         simulate(folder, episodes=4, seed=579, task="mixed", processes=1, progress=False)
     with pytest.raises(ValueError, match=r"episode_init_0\.hdf5"):
         simulate(folder, episodes=4, seed=577, task="mixed", gripper="measured", processes=1, progress=False)
-    with pytest.raises(ValueError, match=r"task 'insert'\. Choose one of: expert, regrasp, mixed"):
+    with pytest.raises(ValueError, match=r"task = 'insert' is unknown.* Choose one of: expert, regrasp, mixed"):
         simulate(folder, episodes=1, task="insert", processes=1)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="episodes=0"):
+    with pytest.raises(ValueError, match="episodes must be at least 1; got 0"):
         simulate(folder, episodes=0)
 
 

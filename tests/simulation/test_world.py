@@ -130,5 +130,5 @@ def test_a_rig_that_the_cell_cannot_be_built_from_is_refused_by_name() -> None:
     with pytest.raises(ValueError, match=r"cameras\.left_wrist\.parent of rig cell is left/finger1"):
         World(changed(left_wrist={"parent": "left/finger1"}), LOOK)
     bent = changed(left_wrist={"model": "brown", "distortion": (0.1, 0, 0, 0)})
-    with pytest.raises(ValueError, match=r"cameras\.left_wrist\.model of rig cell is brown"):
+    with pytest.raises(ValueError, match=r"cameras\.left_wrist\.model of rig cell is 'brown'"):
         lens_of(bent, "left_wrist")

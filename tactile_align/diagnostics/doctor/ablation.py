@@ -12,7 +12,7 @@ from tactile_align.training.data import Data, load_data
 def ablate(config: TrainConfig, *, data: Data | None = None, progress: bool = False, processes: int = 1) -> Report:
     """Return a report on a config that is rebuilt step by step, starting from the plain policy.
 
-    Each step adds one field of the config and diagnoses model and learning.
+    Each step adds one field of the config, then checks the model and a few training steps.
 
     Args:
         config: The complete training config.

@@ -42,7 +42,7 @@ def diagnose(
         processes: Number of processes that prepare episodes.
 
     Raises:
-        ValueError: Training itself would refuse the data or the config; the message states what and where.
+        ValueError: The data or the config cannot be used for training; the message states the reason and the place.
     """
     data = data or load_data(config, processes, progress)
     network = build_model(config, data.train) if model is None else copy.deepcopy(model)

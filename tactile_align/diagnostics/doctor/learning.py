@@ -125,8 +125,8 @@ def one_step(
     Args:
         subject: The run.
         before: Total and alignment loss before any step.
-        first: Total and alignment loss after one step, by the factor on the learning rate of the run's first step
-            (warm-up included).
+        first: Total and alignment loss after one step, by a factor. The step uses this factor times the learning rate
+            of the run's first step, which includes warm-up.
         full: Total loss after one step at the full learning rate, without warm-up. The first Adam step moves every
             weight by the full rate, so this loss may rise slightly.
     """
@@ -156,7 +156,7 @@ def overfit(before: float, after: float, factor: float) -> Check:
 
 @torch.no_grad()
 def notices(subject: Subject, trained: AlignedPolicy) -> Iterator[Check]:
-    """Yield the checks that the trained copy's alignment loss changes with shuffled touches and shifted boxes."""
+    """Yield the checks that the alignment loss of `trained` changes if touches are shuffled or boxes are shifted."""
     alignment = trained.eval().alignment
     if alignment is None or not trained.aligns:
         return

@@ -147,10 +147,10 @@ STATED = {
 
 
 def stated(kind: str, status: Status, measured: str, needed: str, *on: str, why: str, advice: str) -> Check:
-    """Return a check without a numeric limit; a check that passes has no why and no advice.
+    """Return a check without a numeric limit; `why` and `advice` are omitted from a check that passes.
 
     Args:
-        kind: Key of `STATED`.
+        kind: Key of the check in `STATED`.
         status: pass, info, warn or fail.
         measured: Measured result, in words.
         needed: Result that passes, in words.

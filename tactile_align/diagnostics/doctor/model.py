@@ -21,7 +21,7 @@ LEARNS_LATER = ("act.decoder.layers.0.self_attn", "act.decoder.layers.0.norm1")
 
 
 def module_of(name: str) -> str:
-    """Return the part of the model that a parameter belongs to, such as a block of a tower or a layer of ACT."""
+    """Return the name of the part that the parameter `name` belongs to, e.g. a block of a tower or a layer of ACT."""
     parts = name.split(".")[:-1] or [name]
     for i, part in enumerate(parts):
         if part.isdigit():
@@ -30,7 +30,7 @@ def module_of(name: str) -> str:
 
 
 def parts_of(model: AlignedPolicy) -> dict[str, list[tuple[str, nn.Parameter]]]:
-    """Return the parameters of each part, in the model's order, without those of the memory's momentum copy."""
+    """Return the parameters by part, in the model's order, without the momentum encoder of the memory bank."""
     found: dict[str, list[tuple[str, nn.Parameter]]] = {}
     for name, p in model.named_parameters():
         short = name.removeprefix("alignment.")
@@ -69,7 +69,7 @@ def weights(subject: Subject) -> Iterator[Check]:
 
 
 def inputs(subject: Subject) -> Iterator[Check]:
-    """Yield checks of the encoder inputs: pixels normalised once, by the encoder's own mean and std, in few passes."""
+    """Yield checks that pixels are normalised once, by the encoder's own mean and std, and of the encoder passes."""
     model, batch = subject.model, len(subject.batch)
     towers = towers_of(model)
     arrived: dict[str, list[Tensor]] = {name: [] for name in towers}

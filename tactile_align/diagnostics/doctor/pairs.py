@@ -76,7 +76,7 @@ def lonely_pairs(subject: Subject) -> Iterator[Check]:
 
 
 def false_negatives(subject: Subject) -> Iterator[Check]:
-    """Yield checks of the share of a batch's negatives that show the same contact, or of which both have no contact."""
+    """Yield checks of the share of negatives in a batch that are false: same contact, or no contact in both."""
     alignment, batch = subject.model.alignment, subject.batch
     if alignment is None or not subject.model.aligns:
         return

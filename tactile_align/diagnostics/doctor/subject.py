@@ -38,7 +38,7 @@ class Subject:
     wide: MomentBatch
 
     def losses(self, batch: MomentBatch, model: AlignedPolicy | None = None) -> Losses:
-        """Return both losses of a batch in eval mode; without dropout, the results of two calls are comparable."""
+        """Return the action loss and the alignment loss of a batch, computed in eval mode, i.e. without dropout."""
         return (model or self.model).eval().losses(batch)
 
 

@@ -1,4 +1,4 @@
-"""Charts of features, drawn with matplotlib; it is imported only when needed, since that takes half a second."""
+"""Charts of features, drawn with matplotlib, which is imported only when needed because the import is slow."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -82,7 +82,7 @@ def embedding(
     """
     _require_pairs(h_tau, h_w)
     if len(labels) != len(h_tau):
-        raise ValueError(f"labels must contain one entry per row, {len(h_tau)}; got {len(labels)}. Label every row")
+        raise ValueError(f"labels must have {len(h_tau)} entries, one per row; got {len(labels)}. Label every row")
     points, shares = principal_components(np.concatenate([normalised(h_tau), normalised(h_w)]))
     touch, view = points[: len(h_tau)], points[len(h_tau) :]
     figure = _figure(6.6, 5.4)
@@ -122,7 +122,7 @@ def attention_over_time(
         ValueError: The shapes do not fit together.
     """
     if shares.ndim != 2 or shares.shape[1] != len(names):
-        raise ValueError(f"shares must be (steps, {len(names)}); got {shares.shape}. Give one column per name")
+        raise ValueError(f"shares must have shape (T, {len(names)}); got {shares.shape}. Give one column per name")
     if contact is not None and len(contact) != len(shares):
         raise ValueError(f"contact must have length {len(shares)}; got {len(contact)}. Give one flag per row of shares")
     figure = _figure(8.0, 3.2)
@@ -152,10 +152,10 @@ def _categories(words: list[str]) -> list[tuple[str, np.ndarray, str]]:
 def _require_pairs(h_tau: np.ndarray, h_w: np.ndarray) -> None:
     if h_tau.ndim != 2 or h_tau.shape != h_w.shape:
         raise ValueError(
-            f"h_tau and h_w must have one shape (N, D); got {h_tau.shape} and {h_w.shape}. Pass equally many rows"
+            f"h_tau and h_w must both have the shape (N, D); got {h_tau.shape} and {h_w.shape}. Pass equal shapes"
         )
     if not (np.isfinite(h_tau).all() and np.isfinite(h_w).all()):
-        raise ValueError("h_tau and h_w must be finite, but some numbers are not. Leave out moments without a box")
+        raise ValueError("h_tau or h_w is non-finite in some rows, but must not be. Leave out moments without a box")
 
 
 def _plain(text: str) -> str:

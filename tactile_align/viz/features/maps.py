@@ -52,13 +52,13 @@ def similarity_map(
     require_image(image, "image")
     low, high = limits if limits is not None else _range(scores)
     if not low < high:
-        raise ValueError(f"limits must be (low, high) with low < high; got ({low:g}, {high:g}). Change the limits")
+        raise ValueError(f"limits must be (low, high) with low < high; got ({low:g}, {high:g}). Give other limits")
     tall, wide = image.shape[:2]
     into = ImageMap.identity(wide, tall) if input_map is None else input_map
     if (into.source_width, into.source_height) != (wide, tall):
         raise ValueError(
-            f"input_map is for images of {into.source_width}x{into.source_height} but the image is {wide}x{tall} "
-            f"(width x height); make the map with Encoder.input_map({wide}, {tall})"
+            f"input_map is for images of {into.source_width}x{into.source_height}, but the image is {wide}x{tall} "
+            f"(width x height). Make the map with Encoder.input_map({wide}, {tall})"
         )
     ink = Ink.of(max(tall, 240))
     picture = np.full((tall + ink.row, wide, 3), INK, np.uint8)
@@ -115,15 +115,15 @@ def retrieval_gallery(
     """
     if similarity.shape != (len(touches), len(views)):
         raise ValueError(
-            f"similarity must be (touches, views) = ({len(touches)}, {len(views)}); got {similarity.shape}. Give one "
-            f"similarity per touch and view"
+            f"similarity must have shape (touches, views) = ({len(touches)}, {len(views)}); got {similarity.shape}. "
+            f"Give one similarity per touch and view"
         )
     truth = np.arange(len(touches)) if right is None else np.asarray(right)
     if truth.shape != (len(touches),) or not ((truth >= 0) & (truth < len(views))).all():
-        fault = f"right has shape {truth.shape}" if truth.shape != (len(touches),) else "an index is out of range"
+        fault = f"has shape {truth.shape}" if truth.shape != (len(touches),) else "contains other indices"
         raise ValueError(
-            f"right must contain one index below {len(views)} for each of the {len(touches)} touches, but "
-            f"{fault}. Give the index of the view that belongs to each touch"
+            f"right must contain one index from 0 to {len(views) - 1} for each of the {len(touches)} touches, but "
+            f"right {fault}. Give the index of the view that belongs to each touch"
         )
     shown = list(range(min(8, len(touches)))) if queries is None else list(queries)
     if not shown:
@@ -171,7 +171,8 @@ def principal_components(features: np.ndarray, count: int = 2) -> tuple[np.ndarr
     if features.ndim != 2 or min(features.shape) < count or not np.isfinite(features).all():
         fault = f"have shape {features.shape}" if np.isfinite(features).all() else "contain non-finite numbers"
         raise ValueError(
-            f"features must be (N, D) and finite, with N and D at least {count}, but they {fault}. Give finite rows"
+            f"features must be finite, of shape (N, D) with N and D at least {count}, but they {fault}. Give "
+            f"finite features of at least {count} moments"
         )
     centred = features - features.mean(axis=0)
     u, s, _ = np.linalg.svd(centred, full_matrices=False)
@@ -191,7 +192,7 @@ def normalised(features: np.ndarray) -> np.ndarray:
 def _range(scores: np.ndarray) -> tuple[float, float]:
     finite = scores[np.isfinite(scores)]
     if finite.size == 0:
-        raise ValueError("scores must contain a finite number; all are non-finite. Leave out moments without a box")
+        raise ValueError("scores must contain a finite number; all scores are non-finite. Leave out this image")
     low, high = float(finite.min()), float(finite.max())
     return (low, high) if high > low else (low - 0.5, high + 0.5)
 

@@ -88,8 +88,8 @@ def _require_own_names(chosen: Iterable[Chosen]) -> None:
         ref = refs.setdefault(label_name(choice.ref), choice.ref)
         if ref != choice.ref:
             raise InputError(
-                f"labels identify an episode by its file name, but {ref} and {choice.ref} have the same file name; "
-                f"label one folder at a time"
+                f"{ref} and {choice.ref} have the same file name, but labels identify an episode by its file name. "
+                f"Label one folder at a time"
             )
 
 

@@ -1,4 +1,4 @@
-"""Footage: an episode and its rig, with the boxes, contacts and openings of all rows and the contents of a picture."""
+"""Episode and rig of an overlay: boxes, contacts and openings of all rows, and the contents of each picture."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -165,8 +165,8 @@ class Footage:
             raise InputError(f"every must be at least 1; got {every}. Use every = 1 to show all rows")
         if not 0 <= start < last <= len(self):
             raise InputError(
-                f"{self.episode.ref} has rows 0 to {len(self) - 1}, but start {start} and stop {stop} do not select "
-                f"rows among them. Choose 0 <= start < stop <= {len(self)}"
+                f"{self.episode.ref}: start = {start} and stop = {stop} do not select rows of this episode, which has "
+                f"rows 0 to {len(self) - 1}. Choose 0 <= start < stop <= {len(self)}"
             )
         return list(range(start, last, every))
 

@@ -36,7 +36,7 @@ def draw_frame(moment: Moment, height: int | None = None) -> np.ndarray:
         ValueError: An image is not (H, W, 3) uint8.
     """
     if not moment.views:
-        raise InputError("a picture needs at least one camera; got no camera. Choose cameras that the episode records")
+        raise InputError("a picture needs at least one camera; the moment has no camera. Choose a recorded camera")
     pictures: list[View | Touch] = [*moment.views, *moment.touches]
     for picture in pictures:
         require_image(picture.image, picture.name)

@@ -113,7 +113,7 @@ def write_movie(path: Path, frames: Iterable[np.ndarray], fps: float) -> Path:
     av, pictures = require_av(), iter(frames)
     first = next(pictures, None)
     if first is None or not (np.isfinite(fps) and fps > 0):
-        fault = "at least one frame; got none. Add one" if first is None else f"a positive fps; got {fps}. Change it"
+        fault = "at least one frame; got none. Add one" if first is None else f"a positive fps; got {fps}. Change fps"
         raise InputError(f"{path}: a movie needs {fault}")
 
     def encode(part: Path) -> None:
@@ -202,7 +202,7 @@ def write_png(path: Path, image: np.ndarray) -> Path:
     """
     done, data = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_PNG_COMPRESSION, 3])
     if not done:
-        raise ValueError(f"{path}: OpenCV cannot encode shape {image.shape} as PNG. Draw fewer or smaller pictures")
+        raise ValueError(f"{path}: OpenCV cannot write shape {image.shape} as PNG. Draw fewer rows or smaller frames")
     write_atomically(path, lambda part: part.write_bytes(data.tobytes()))
     return path
 
@@ -212,11 +212,11 @@ def _kind(format: Format, out: str | Path | None) -> Literal["png", "sheet", "mp
     if format == "auto":
         return "mp4" if suffix == ".mp4" else "sheet"
     if format not in ("png", "sheet", "mp4"):
-        raise InputError(f"unknown format {format!r}. Use auto, png, sheet or mp4")
+        raise InputError(f"format {format!r} is unknown. Use auto, png, sheet or mp4")
     fitting = {"png": "", "sheet": ".png", "mp4": ".mp4"}[format]
     if suffix in (".png", ".mp4") and suffix != fitting:
         place = "a folder" + (f" or a name ending in {fitting}" if fitting else "")
-        raise InputError(f"{out}: format {format} needs {place} as `out`. Change `out` or `format`")
+        raise InputError(f"out = {out} does not fit format {format}; {format} needs {place}. Change out or format")
     return format
 
 

@@ -61,7 +61,7 @@ def record(
     rr = need("rerun", "a Rerun recording", "rerun-sdk", "rerun", "`overlay` draws PNG and MP4 without it")
     target = Path(out)
     if target.suffix != ".rrd":
-        raise InputError(f"{target}: the name of a Rerun recording must end in .rrd. Choose a name that ends in .rrd")
+        raise InputError(f"{target}: a Rerun recording must end in .rrd. Choose a file name that ends in .rrd")
     refuse_existing(target, overwrite=overwrite)
     with Footage(episode, **{"grid": None, **options}) as footage:
         write_atomically(target, lambda partial: _Recorder(rr, footage).write(partial))

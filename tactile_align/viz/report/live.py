@@ -129,7 +129,7 @@ def watch(run: str | Path, port: int = PORT, tell: Callable[[str], object] = pri
         InputError: `port` is not a port number, or a file of the run is damaged.
     """
     if not 0 <= port <= 65535:
-        raise InputError(f"--port must be 0 to 65535; got {port}. Use 0 for any free port")
+        raise InputError(f"port must be 0 to 65535; got {port}. Use --port 0 for any free port")
     page = LivePage(run)
     try:
         server = Server(page, port)

@@ -53,7 +53,7 @@ def image_data(path: Path) -> tuple[str, int, int]:
     raw = path.read_bytes()
     image = cv2.imdecode(np.frombuffer(raw, np.uint8), cv2.IMREAD_COLOR) if raw else None
     if image is None:
-        raise InputError(f"{path}: expected a PNG or JPEG, but the file cannot be decoded. Draw it again or remove it")
+        raise InputError(f"{path}: not a readable PNG or JPEG. Draw the picture again, or remove the file")
     height, width = image.shape[:2]
     if len(raw) > SMALL_BYTES or width > WIDEST_PX:
         return jpeg_data(image, WIDEST_PX, JPEG_QUALITY)

@@ -41,7 +41,7 @@ LIMITS = {
 
 
 def judge(run: Run) -> Report:
-    """Return the checks at the top of the page: training, encoders, retrieval, actions, verdicts of other commands."""
+    """Return the checks at the top of a run's page: training, encoders, retrieval, actions, and other commands."""
     checks = chain(_training(run), _encoder(run), _views(run), _actions(run), _commands(run))
     return Report("report", run.name, tuple(checks))
 

@@ -54,7 +54,7 @@ class Run:
 
     @property
     def name(self) -> str:
-        """Label, or else the folder name; a folder named `run` is shown with its parent, as "PARENT/run"."""
+        """Name of the run on the page: `label`, otherwise the folder name; for a folder named `run`, "PARENT/run"."""
         place = self.folder.resolve()
         return self.label or (f"{place.parent.name}/run" if place.name == "run" else place.name)
 
@@ -146,8 +146,8 @@ def _watch(path: Path, metrics: tuple[Json, ...]) -> Report | None:
         }
     except KeyError as cause:
         raise InputError(
-            f"{path}: every record of kind finding must have id, status, step, text and advice; a record has no "
-            f"{cause}. This version cannot read logs of earlier versions: train again"
+            f"{path}: a record of kind finding has no {cause}; expected the keys id, status, step, text and advice. "
+            f"If an earlier version wrote the file, train again, because this version cannot read it"
         ) from cause
     return Report("watch", path.parent.name, tuple(checks.values())) if checks else None
 

@@ -92,7 +92,7 @@ def test_two_episodes_that_labels_would_call_the_same_are_refused(tmp_path: Path
     for day in ("monday", "tuesday"):
         (tmp_path / day).mkdir()
         record(tmp_path / day)
-    with pytest.raises(ValueError, match=r"monday.*and .*tuesday.*; label one folder at a time"):
+    with pytest.raises(ValueError, match=r"monday.*and .*tuesday.*\. Label one folder at a time"):
         label_page(tmp_path, "top", "tactile1", tmp_path / "label.html", rig=load_rig("cell"))
 
 
