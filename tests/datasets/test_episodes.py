@@ -253,7 +253,7 @@ def test_a_writer_that_fails_leaves_nothing_behind(tmp_path: Path) -> None:
         ({"action": np.zeros((6, 14))}, "action has 6 rows but qpos has 7"),
         ({"fps": -1.0}, "fps must be a positive"),
         ({"depth": {"top_depth": np.zeros((5, 4, 4))}}, "top_depth has 5 rows"),
-        ({"attributes": {"rig": object()}}, "attribute rig must be"),
+        ({"attributes": {"rig": object()}}, "attribute rig is of type object"),
     ],
 )
 def test_what_cannot_be_read_back_is_not_written(tmp_path: Path, changes: dict, message: str) -> None:
