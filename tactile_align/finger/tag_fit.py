@@ -69,7 +69,8 @@ class FingerTag(Mount):
         if node not in FINGERS or arm not in rig.arms:
             raise InputError(
                 f"the tag's parent is '{self.parent}', expected ARM/finger1 or ARM/finger2 (arms: "
-                f"{', '.join(rig.arms)}) or a sensor's name (sensors: {', '.join(rig.sensors) or 'none'}). Correct parent in the tag file"
+                f"{', '.join(rig.arms)}) or a sensor's name (sensors: {', '.join(rig.sensors) or 'none'}). "
+                f"Correct parent in the tag file"
             )
         return self.parent
 
