@@ -27,7 +27,7 @@ class Limit:
         good: Last value that passes. If `good` > `poor`, large values are good.
         poor: Last value that warns. `poor` equal to `good`: no value warns. `poor` infinite: no value fails.
         unit: Unit of the value with a leading space, such as " px"; "" for a ratio.
-        form: Format specification of the value, as in `format`.
+        form: Python format specification with which the value is printed, such as ".3g".
         at_least: Whether large values are good; used only when `good` equals `poor`.
         why: Why the value matters, for the docs and for a check that did not pass.
         advice: What to do about a check that did not pass, when the check has no advice of its own.
@@ -102,7 +102,7 @@ class Check:
 def graded(
     limits: Limits, kind: str, value: float, *on: str, advice: str = "", why: str = "", measured: str | None = None
 ) -> Check:
-    """Return the check of a number against the limits of its kind.
+    """Return a check that compares a number with the limits of its kind of check.
 
     Args:
         limits: Limits of the command, by kind of check.
@@ -140,13 +140,13 @@ def decided(
     advice: str = "",
     otherwise: Status = "warn",
 ) -> Check:
-    """Return a check that a condition decides: pass if `good`, else the status `otherwise` with the advice."""
+    """Return a check whose status is pass if `good` is true; else its status is `otherwise`, and it has the advice."""
     status: Status = "pass" if good else otherwise
     return Check(id, title, status, measured, value, limit=limit, advice="" if good else advice)
 
 
 def named(kind: str, name: str, evidence: str, advice: str, status: Status = "fail") -> Check:
-    """Return the check of a known cause of bad data, with the id "kind/name", such as "fault/mm-for-m"."""
+    """Return a check that reports a known cause of bad data; its id is "kind/name", such as "fault/mm-for-m"."""
     return Check(f"{kind}/{name}", f"{kind.title()}: {name.replace('-', ' ')}", status, evidence, advice=advice)
 
 
@@ -155,7 +155,7 @@ Changed = TypeVar("Changed")
 
 @dataclass(frozen=True)
 class Hypothesis(Generic[Changed]):
-    """Hypothesis about data that do not fit the rig: one changed property would make them fit.
+    """Hypothesis that one changed property of the data or of the rig would make the data fit the rig.
 
     Attributes:
         name: Stable name of the changed property; several hypotheses of one kind may share it.
@@ -217,7 +217,7 @@ class Report:
         ids = [check.id for check in self.checks]
         twice = sorted({one for one in ids if ids.count(one) > 1})
         if twice:
-            raise KeyError(f"{self.command} gives several checks the same id: {', '.join(twice)}")
+            raise KeyError(f"several checks of {self.command} share an id: {', '.join(twice)}. Give each its own id")
 
     @property
     def verdict(self) -> Literal["pass", "warn", "fail"]:

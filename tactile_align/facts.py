@@ -66,7 +66,7 @@ def read_fact(kind: Kind, name_or_path: str | Path) -> tuple[dict[str, Any], str
         entry = fact_folder(kind) / f"{text}.toml"
         if text not in fact_names(kind):
             names = ", ".join(fact_names(kind))
-            raise FactError(f"'{text}' not found in {kind}/. Use a shipped name ({names}) or the path of a .toml file")
+            raise FactError(f"no file '{text}' in {kind}/. Use a shipped name ({names}) or the path of a .toml file")
         raw, source = entry.read_bytes(), f"{kind}/{text}.toml"
     try:
         return tomllib.loads(raw.decode("utf-8")), source

@@ -36,7 +36,7 @@ def read_text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not UTF-8 text, damaged or of another type ({error}). Check the file") from error
+        raise InputError(f"{path}: not a UTF-8 text file ({error}). Give a text file, or copy it again") from error
 
 
 def read_json(path: Path, remedy: str = "Copy the file again") -> Any:
@@ -95,7 +95,7 @@ def read_npz(path: Path, remedy: str = "Copy the file again") -> dict[str, np.nd
         with zipfile.ZipFile(path), np.load(path, allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}
     except (ValueError, KeyError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
-        text = f"expected a complete .npz file of plain arrays; the file is damaged ({error})"
+        text = f"damaged, or not an .npz file of plain arrays ({error})"
         raise InputError(f"{path}: {text}. {remedy}") from error
 
 

@@ -83,7 +83,7 @@ def test_json_holds_no_number_that_is_not_finite() -> None:
 
 
 def test_an_id_stands_for_one_check() -> None:
-    with pytest.raises(KeyError, match="same id: a"):
+    with pytest.raises(KeyError, match="share an id: a"):
         Report("verify", "a rig", (Check("a", "A", "pass", ""), Check("a", "B", "pass", "")))
     with pytest.raises(InputError, match=r"no check 'edge'.*iou-median/wrist/tactile1, edge-error, frames"):
         report().check("edge")

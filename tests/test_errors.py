@@ -315,7 +315,7 @@ def test_a_broken_file_of_tensors_is_named(suffix: str, tmp_path: Path) -> None:
 def test_a_broken_result_of_a_study_is_named(tmp_path: Path) -> None:
     (tmp_path / "runs" / "a").mkdir(parents=True)
     (tmp_path / "runs" / "a" / "result.json").write_bytes(GARBAGE)
-    with pytest.raises(InputError, match=r"result\.json.*of another type"):
+    with pytest.raises(InputError, match=r"result\.json.*not a UTF-8 text file"):
         results(tmp_path)
 
 

@@ -33,7 +33,7 @@ def codec_of(data: np.ndarray | bytes) -> str:
     if head == PNG_MAGIC:
         return "png"
     if not any(head):
-        raise InputError("holds no image: it begins with zeros. Encode the image as JPEG or PNG again")
+        raise InputError("contains no image: it begins with zeros. Encode the image as JPEG or PNG again")
     raise InputError(f"is neither JPEG nor PNG (begins with {head.hex(' ')}). Encode the image as JPEG or PNG")
 
 
@@ -142,7 +142,7 @@ def without_padding(data: np.ndarray) -> bytes:
     # Entropy-coded JPEG data never contain FF D9, and the padding is zeros, so the last marker ends the image.
     end = text.rfind(b"\xff\xd9") + 2 if kind == "jpeg" else text.rfind(b"IEND\xaeB`\x82") + 8
     if end < 8 or any(text[end:]):
-        wrong = "its end marker is missing" if end < 8 else "its end marker is not followed by zeros"
+        wrong = "its end marker is missing" if end < 8 else "bytes other than zero follow its end marker"
         raise InputError(f"is a damaged or truncated {kind.upper()} ({wrong}). Encode the image again")
     return text[:end]
 

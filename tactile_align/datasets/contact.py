@@ -95,7 +95,7 @@ def contact_of(
 
 
 def contacts(flags: np.ndarray) -> np.ndarray:
-    """Return the number of the contact to which each frame belongs.
+    """Return the index of the contact to which each frame belongs; a contact is an unbroken run of touching frames.
 
     Args:
         flags: (T,) bool, whether the frame is in contact.
@@ -114,18 +114,18 @@ def _cells(touches: Iterable[np.ndarray], shape: tuple[int, ...] | None = None) 
     first: tuple[int, ...] | None = None
     for row, frame in enumerate(touches):
         if frame.ndim != 3 or frame.shape[2] != 3 or frame.dtype != np.uint8:
-            got = f"got {frame.dtype} {frame.shape}. Give RGB frames"
-            raise InputError(f"touch {row} must be a uint8 (height, width, 3) array; {got}")
+            got = f"touch frame {row} has dtype {frame.dtype} and shape {frame.shape}"
+            raise InputError(f"{got}, expected uint8 (height, width, 3). Give RGB frames")
         if first is None:
             first = frame.shape
         if frame.shape != first:
-            raise InputError(f"touch {row} has shape {frame.shape}, touch 0 has {first}. Give frames of one sensor")
+            raise InputError(f"touch frame {row} has shape {frame.shape}, frame 0 {first}. Give frames of one sensor")
         height, width = frame.shape[:2]
         scale = min(1.0, LONG_SIDE / max(height, width))
         h, w = shape[:2] if shape else (max(1, round(height * scale)), max(1, round(width * scale)))
         rows.append(cv2.resize(frame, (w, h), interpolation=cv2.INTER_AREA).astype(np.float32))
     if not rows:
-        raise InputError("contact needs at least one touch frame; got none. Give the frames of an episode")
+        raise InputError("touches is empty, but contact needs at least one frame. Give the frames of an episode")
     return np.stack(rows)
 
 

@@ -273,7 +273,7 @@ def _losses(episode: Episode, copy: Episode, fps: float | None) -> Iterator[str]
         yield f"qvel is left out, because layout {copy.layout.name} cannot store qvel"
     others = _left_behind(episode)
     if others:
-        yield f"left out, because layout {episode.layout.name} does not list them: {', '.join(others)}"
+        yield f"arrays that layout {episode.layout.name} does not list are left out: {', '.join(others)}"
     if episode.fps is None and fps is None and copy.fps is not None:
         yield (
             f"the rate was not recorded; readers of layout {copy.layout.name} assume {copy.fps:g} frames per second. "
@@ -305,7 +305,7 @@ def _left_behind(episode: Episode) -> list[str]:
 def psnr(a: np.ndarray, b: np.ndarray) -> float:
     """Return the peak signal-to-noise ratio of two uint8 images, dB; infinite when the images are equal."""
     if a.shape != b.shape:
-        raise ValueError(f"expected two frames of one shape; got {a.shape} and {b.shape}. Compare equal sizes")
+        raise ValueError(f"images differ in shape: {a.shape} and {b.shape}. Resize one of them")
     error = float(np.mean((a.astype(np.float32) - b) ** 2))
     return float("inf") if error == 0 else float(10 * np.log10(255**2 / error))
 

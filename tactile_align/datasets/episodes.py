@@ -37,7 +37,7 @@ def open_episode(where: EpisodeRef | str | Path, layout: str | Path | None = Non
 
 
 def examine_episode(where: EpisodeRef | str | Path, layout: str | Path | None = None) -> tuple["Episode", Found]:
-    """Return (episode, contents), even if the episode has faults, which `contents` lists; for inspection and repair."""
+    """Return an episode, even if it has faults, and its contents, which list the faults; for inspection and repair."""
     path = parse_ref(where).path
     with open_file(path) as file:
         stamp = Stamp.of(path.resolve())
@@ -169,7 +169,7 @@ class Episode:
         except ValueError as cause:
             text = f"{cause}, or remove the frame with: tactile-align repair"
             raise hdf5.fault("frame", self.path, stream.key, text, t) from cause
-        text = f"is {width}x{height} but row 0 is {stream.width}x{stream.height}; remove it with: tactile-align repair"
+        text = f"is {width}x{height} px, row 0 {stream.width}x{stream.height}. Remove it with: tactile-align repair"
         raise hdf5.fault("frame-size", self.path, stream.key, text, t)
 
     def encoded(self, name: str, t: int) -> bytes | None:
@@ -187,7 +187,7 @@ class Episode:
     def depth_image(self, name: str, t: int) -> np.ndarray:
         """Return depth frame t as stored, in the recorder's shape, dtype and unit."""
         if name not in self._depth:
-            remedy = f"Use one of: {', '.join(self._depth)}" if self._depth else "It has no depth; read its cameras"
+            remedy = f"Use one of: {', '.join(self._depth)}" if self._depth else "It contains no depth; use image()"
             raise InputError(f"{self.ref} has no depth stream {name!r}. {remedy}")
         return HANDLES.read_row(self._stamp, self._depth[name], self._index(t))
 
@@ -198,7 +198,7 @@ class Episode:
 
     def _index(self, t: int) -> int:
         if not 0 <= t < len(self):
-            raise IndexError(f"{self.ref} has moments 0 to {len(self) - 1}; got moment {t}. Use a moment in this range")
+            raise IndexError(f"{self.ref}: index {t} is not in 0 to {len(self) - 1}. Use an index in this range")
         return int(t)
 
     def _row(self, name: str, t: int) -> np.ndarray:

@@ -66,7 +66,7 @@ class Handles:
             if data is None:
                 data = hdf5.dataset(entry.file, key, stamp.path)
                 if data is None:
-                    raise hdf5.fault("missing", stamp.path, key, "disappeared after the file was opened; open it again")
+                    raise hdf5.fault("missing", stamp.path, key, "was removed from the open file; open it again")
                 entry.data[key] = data
             return hdf5.read_row(data, row, stamp.path, key)
 
@@ -83,7 +83,7 @@ class Handles:
         entry = self._open.get(stamp)
         if entry is None:
             if Stamp.of(stamp.path) != stamp:
-                text = "belongs to a file that changed while it was in use; open the episode again"
+                text = "is in a file that was changed after it was opened; open the episode again"
                 raise hdf5.fault("changed", stamp.path, "", text)
             entry = self._open[stamp] = _Open(open_file(stamp.path))
             while len(self._open) > self.limit:
@@ -106,7 +106,7 @@ def open_file(path: Path) -> h5py.File:
         EpisodeError: The file is not HDF5, truncated or damaged.
     """
     if path.is_dir():
-        raise FileNotFoundError(f"{path}: expected one episode file, found a folder. Give one file in the folder")
+        raise FileNotFoundError(f"{path}: a folder, but one episode file is needed. Give one file in the folder")
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file. Give a .hdf5 or .h5 file, or FILE#demo_3 for one episode in it")
     try:

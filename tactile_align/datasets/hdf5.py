@@ -22,7 +22,9 @@ GZIP, SHUFFLE = 1, 2
 
 
 def claimed_bytes(data: h5py.Dataset, row: int) -> int:
-    """Return the stated number of bytes of one row of a (T,) variable-length dataset, without reading the row.
+    """Return the number of bytes that the file states for one row of a (T,) variable-length dataset.
+
+    The row itself is not read.
 
     Raises:
         InputError: The row lengths are compressed in an unsupported way, or damaged.
@@ -36,7 +38,7 @@ def claimed_bytes(data: h5py.Dataset, row: int) -> int:
 
 def _contiguous(data: h5py.Dataset, row: int, width: int) -> tuple[bytes, int]:
     if data.id.get_create_plist().get_layout() == h5py.h5d.COMPACT:
-        raise InputError("stores its row lengths in the header, where they cannot be checked; copy it with: h5repack")
+        raise InputError("stores its frame lengths in the header, where they cannot be checked; copy it with: h5repack")
     if data.id.get_storage_size() == 0:
         return b"", 0  # never written: every row is empty
     start = data.id.get_offset()
@@ -62,9 +64,9 @@ def _chunk(data: h5py.Dataset, row: int, width: int) -> tuple[bytes, int]:
         elif code == SHUFFLE:
             raw = _unshuffled(raw, int(values[0]))
         else:
-            raise InputError(f"compresses its row lengths with HDF5 filter {code}; write it again without that filter")
+            raise InputError(f"compresses frame lengths with HDF5 filter {code}; write it again without that filter")
     if len(raw) != rows * width:
-        raise InputError(f"has {len(raw)} bytes of row lengths, expected {rows * width}; copy or record it again")
+        raise InputError(f"has {len(raw)} bytes of frame lengths, expected {rows * width}; copy or record it again")
     return raw, (row - start) * width
 
 
@@ -88,7 +90,7 @@ def fault(kind: str, file: Path, key: str, text: str, row: int | None = None) ->
 
 
 def full_name(group: h5py.Group, key: str) -> str:
-    """Return the full path in the file of `key`, which is relative to a group; without a leading slash."""
+    """Return the full path in the file, without a leading slash, of a `key` that is relative to a group."""
     return "/".join(part for part in f"{group.name or ''}/{key}".split("/") if part)
 
 
@@ -154,7 +156,7 @@ def dataset(root: h5py.Group, key: str, file: Path) -> h5py.Dataset | None:
         return None
     key = full_name(root, key)
     if not isinstance(data, h5py.Dataset):
-        text = "must be a dataset but is a group; check that the layout is the right one"
+        text = "is a group, expected a dataset; check that the layout is the right one"
         raise fault("group-instead-of-data", file, key, text)
     with reading(file, key):
         virtual, external, chunks = data.is_virtual, data.external, data.chunks

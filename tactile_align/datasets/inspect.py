@@ -21,7 +21,7 @@ from tactile_align.datasets.streams import Found, Stream, frame_places
 from tactile_align.errors import EpisodeError, Fault, InputError, printable
 
 MOST_UNTAKEN = 8
-"""Largest number of unread datasets that the text lists; the JSON form lists all of them."""
+"""Largest number of unread datasets that `Inspection.text` lists; the JSON form lists all of them."""
 LIMITS = {
     "contact-from-start": Limit(
         "Share of frames in contact: {1} in {0}, an episode that begins in contact",
@@ -311,8 +311,8 @@ def _scan(episode: Episode, name: str, result: EpisodeFacts) -> tuple[np.ndarray
             if data is None:
                 data = episode.image(name, t).tobytes()
             elif (size := codec.width_height(data)) != (stream.width, stream.height):
-                text = f"is {size[0]}x{size[1]} but row 0 is {stream.width}x{stream.height}"
-                raise hdf5.fault("frame-size", episode.path, stream.key, f"{text}; use: tactile-align repair", t)
+                text = f"is {size[0]}x{size[1]} px, row 0 {stream.width}x{stream.height}. Remove it with"
+                raise hdf5.fault("frame-size", episode.path, stream.key, f"{text}: tactile-align repair", t)
         except InputError as error:
             text = f"{error}; remove it with: tactile-align repair"
             own = (

@@ -165,7 +165,7 @@ class _Source:
     def write(self, out: Path, start: int, end: int, overwrite: bool) -> Path:
         """Write the rows `start` <= row < `end` to the new file `out` and return its path."""
         if out.resolve() == self.path.resolve():
-            raise InputError(f"{out} is the source itself, which is never changed. Choose another name")
+            raise InputError(f"{out} is the source file, which is never changed. Choose another name")
         roles: dict[str, dict[str, Any]] = {"camera": {}, "touch": {}, "depth": {}}
         for role, name, key in self.places:
             data = self.frames[name]

@@ -254,11 +254,11 @@ def locate(
     if group is None:
         groups = episode_groups(file, known, ref.path)
         if not groups:
-            text = f"was not found, but layout {known.name} has its episodes there. Check that the layout is right"
+            text = f"was not found, but layout {known.name} stores its episodes there. Choose another with --layout"
             raise hdf5.fault("missing", ref.path, known.episode_group, text)
         if len(groups) != 1:
             some = ", ".join(g.rpartition("/")[2] for g in groups[:3])
-            text = f"has {len(groups)} episodes ({some}, ...); choose one by {ref.path.name}#NAME"
+            text = f"has {len(groups)} episodes ({some}, ...), but one is needed. Give {ref.path.name}#NAME"
             raise hdf5.fault("which-episode", ref.path, known.episode_group, text)
         group = groups[0]
     holder = hdf5.reach(file, group, ref.path) if group else file

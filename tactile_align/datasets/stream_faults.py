@@ -109,7 +109,10 @@ def dead_joints(episode: Episode) -> tuple[list[Fault], list[str]]:
 
 
 def swapped_touch(episode: Episode, looks: dict[str, Look]) -> list[Fault]:
-    """Return the faults of touches with more texture and motion than a camera: both are probably exchanged."""
+    """Return a fault for each pair of a touch and a camera that are probably exchanged.
+
+    In such a pair the touch has more texture and motion than the camera.
+    """
     faults = []
     for sensor in episode.sensors:
         for camera in episode.cameras:

@@ -49,7 +49,7 @@ def camera_places(group: h5py.Group, layout: Layout, file: Path) -> list[tuple[s
     if cameras is None:
         return []
     if not isinstance(cameras, h5py.Group):
-        text = "must be a group of camera streams but is a dataset; check that the layout is the right one"
+        text = "is a dataset, expected a group of camera streams; check that the layout is the right one"
         raise hdf5.fault("data-instead-of-group", file, hdf5.full_name(group, layout.cameras.group), text)
     names = sorted(hdf5.names(cameras, file), key=layout.camera_rank)
     roles = [(name, "depth" if layout.is_depth(name) else "camera" if layout.is_camera(name) else "") for name in names]
@@ -83,13 +83,13 @@ def stream_at(group: h5py.Group, name: str, key: str, layout: Layout, file: Path
     full = hdf5.full_name(group, key)
     data = hdf5.dataset(group, key, file)
     if data is None:
-        raise hdf5.fault("missing", file, full, "is missing")
+        raise hdf5.fault("missing", file, full, "is missing. Check that the layout is the right one")
     kind = _kind(data, file, full)
     rows = int(data.shape[0])
     if rows == 0:
-        raise hdf5.fault("empty", file, full, f"has shape {data.shape}, that is no frames. Record the episode again")
+        raise hdf5.fault("empty", file, full, f"contains no frames (shape {data.shape}). Record the episode again")
     if rows > hdf5.MAX_ROWS:
-        text = f"has {rows:,} frames by its shape; the limit is {hdf5.MAX_ROWS:,}. Record the episode again"
+        text = f"states {rows:,} frames in its shape; the limit is {hdf5.MAX_ROWS:,}. Record the episode again"
         raise hdf5.fault("huge", file, full, text)
     row_shape = tuple(int(n) for n in data.shape[1:])
     row_bytes = hdf5.byte_count(row_shape, 1)
@@ -121,7 +121,7 @@ def depth_at(group: h5py.Group, key: str, file: Path) -> str:
     data = hdf5.dataset(group, key, file)
     if data is None or data.ndim < 1 or data.dtype.kind not in "uif":
         got = "nothing" if data is None else f"dtype {data.dtype}, shape {data.shape}"
-        raise hdf5.fault("dtype", file, full, f"must be numbers (steps, height, width); got {got}. Record it again")
+        raise hdf5.fault("dtype", file, full, f"is not numbers (steps, height, width): found {got}. Record it again")
     return full
 
 
@@ -179,9 +179,9 @@ def _require_numbers(data: h5py.Dataset, file: Path, full: str) -> None:
         text = f"has dtype {data.dtype}, expected floating-point numbers; write it again as float32 or float64"
         raise hdf5.fault("dtype", file, full, text)
     if data.ndim not in (1, 2):
-        raise hdf5.fault("shape", file, full, f"has shape {data.shape}, expected (steps, numbers). Reshape it")
+        raise hdf5.fault("shape", file, full, f"has shape {data.shape}, expected (steps, columns). Reshape it")
     if 0 in data.shape:
-        text = f"has shape {data.shape}, that is no steps. Record the episode again, or delete it"
+        text = f"contains no steps (shape {data.shape}). Record the episode again, or delete it"
         raise hdf5.fault("empty", file, full, text)
 
 

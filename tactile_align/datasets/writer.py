@@ -51,12 +51,12 @@ class Writer:
         for name, key, values in given:
             array = np.asarray(values)
             if array.ndim != 2 or array.dtype.kind not in "fiu" or array.shape[0] == 0:
-                got = f"got {array.dtype} {array.shape}. Give one row of numbers per step"
-                raise InputError(f"{self.target}: {name} must be numbers of shape (steps, columns); {got}")
+                got = f"{name} has dtype {array.dtype} and shape {array.shape}, expected numbers (steps, columns)"
+                raise InputError(f"{self.target}: {got}. Give one row of numbers per step")
             self._same_length(name, len(array))
             if not np.isfinite(array).all():
                 row = int(np.argwhere(~np.isfinite(array))[0, 0])
-                raise InputError(f"{self.target}: {name} row {row} is not finite; remove such rows before writing")
+                raise InputError(f"{self.target}: {name} row {row} has a non-finite number. Remove the row")
             self._store(key, array.astype(state.dtype))
 
     def frames(self, images: dict[str, Frames], touches: dict[str, Frames]) -> None:
@@ -67,12 +67,12 @@ class Writer:
         cameras = sorted(images, key=layout.camera_rank)
         for name in cameras:
             if "/" in name or not layout.is_camera(name):
-                text = f"{self.target}: {name!r} would not be read back as a camera of layout {layout.name}"
+                text = f"{self.target}: layout {layout.name} would not read a stream called {name!r} as a camera"
                 other = f"touch names: {', '.join(layout.touches.names)}; depth names: {', '.join(layout.depth.names)}"
                 raise InputError(f"{text} ({other}); {_rename('cameras')}")
         for name in touches:
             if "/" in name or not layout.is_touch(name) or not layout.touches.groups:
-                text = f"{self.target}: {name!r} would not be read back as a touch of layout {layout.name}"
+                text = f"{self.target}: layout {layout.name} would not read a stream called {name!r} as a touch"
                 raise InputError(f"{text} (touch names: {', '.join(layout.touches.names)}); {_rename('touches')}")
         work = [(name, f"{layout.cameras.group}/{name}", images[name], False) for name in cameras]
         work += [(name, f"{layout.touches.groups[0]}/{name}", touches[name], True) for name in sorted(touches)]
@@ -112,7 +112,7 @@ class Writer:
                 self.file.attrs[name] = value
             except TypeError as cause:
                 kind = type(value).__name__
-                text = f"attribute {name} must be text or numbers; got {kind}. Convert the value"
+                text = f"attribute {name} is of type {kind}, expected text or numbers. Convert the value"
                 raise InputError(f"{self.target}: {text}") from cause
 
     def _encode(self, name: str, frames: Frames, touch: bool) -> list[bytes]:
@@ -177,7 +177,7 @@ class Writer:
                 raise InputError(f"{self.target}: {name} row {row} {cause}") from cause
         if not isinstance(frame, np.ndarray) or frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3:
             got = f"{frame.dtype} {frame.shape}" if isinstance(frame, np.ndarray) else type(frame).__name__
-            text = f"{name} row {row} must be uint8 (height, width, 3) RGB; got {got}. Convert the frame"
+            text = f"{name} row {row} is {got}, expected uint8 (height, width, 3) RGB. Convert the frame"
             raise InputError(f"{self.target}: {text}")
         return frame.shape[1], frame.shape[0]
 
@@ -244,9 +244,9 @@ def write_episode(
     """
     target, facts = Path(path), load_layout(layout)
     if not facts.writable:
-        raise InputError(f"{target}: layout {facts.name} can only be read. Write layout xtrainer or aloha instead")
+        raise InputError(f"{target}: layout {facts.name} can only be read. Use layout xtrainer or aloha instead")
     if len(facts.state.qpos) > 1 or len(facts.state.action) > 1:
-        raise InputError(f"{target}: layout {facts.name} joins arrays and can only be read. Write layout xtrainer")
+        raise InputError(f"{target}: layout {facts.name} joins several arrays and cannot be written. Use xtrainer")
     if target.exists() and not overwrite:
         raise FileExistsError(f"{target} exists. Choose another name, or set overwrite=True to replace it")
 

@@ -47,7 +47,7 @@ class BoxFit:
 
 
 def moved(T_finger_sensor: np.ndarray, x: np.ndarray) -> np.ndarray:
-    """Return T_finger_sensor (4, 4), m, after the shift and the rotation in x (7,), about the sensor's origin."""
+    """Return T_finger_sensor (4, 4), m, shifted by x[:3], m, and rotated by x[3:6], rad, about the sensor's origin."""
     return np.asarray(pose(rotation_exp(x[3:6]) @ T_finger_sensor[:3, :3], T_finger_sensor[:3, 3] + x[:3]))
 
 

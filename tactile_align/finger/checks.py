@@ -68,7 +68,7 @@ def verdict_of_others(others: Sequence[OtherView]) -> str:
 
 
 def clear_change(before: np.ndarray, after: np.ndarray) -> int:
-    """Return the sign of the mean change of N IoUs, (N,) before and after; 0 if the change is within the noise."""
+    """Return the sign of the mean change from IoUs `before` (N,) to `after` (N,); 0 if the change is only noise."""
     gain = after - before
     noise = 2 * float(gain.std(ddof=1)) / len(gain) ** 0.5 if len(gain) > 1 else np.inf
     return int(np.sign(gain.mean())) if abs(gain.mean()) > max(CLEAR_GAIN, noise) else 0

@@ -1,4 +1,4 @@
-"""Frames of a camera that sees a finger, with the flange's pose and the finger's opening; cross-validation of fits."""
+"""Frames of a camera that sees a finger, with flange poses and openings; cross-validation of fits to such frames."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -29,7 +29,7 @@ class FingerFrames:
     Attributes:
         lenses: Camera models of the stored frames. There are several if an [[override]] gives episodes their own.
         which: (N,) index of each frame's camera model in `lenses`.
-        T_camera_flange: (N, 4, 4), m.
+        T_camera_flange: (N, 4, 4) pose of the flange in the camera's frame, m.
         opening: Distance of the finger from the tool axis, (N,), m, by the kind of reading. measured: as recorded.
             commanded: held from contact onset on.
         axis: (3,) unit vector in the flange frame along which this finger opens.
@@ -65,7 +65,7 @@ class FingerFrames:
             raise InputError(f"{episode.ref} has no camera '{camera}'. Choose from: {', '.join(episode.cameras)}")
         if frames and not 0 <= min(frames) <= max(frames) < len(episode):
             raise InputError(
-                f"{episode.ref}: frames must lie in 0 to {len(episode) - 1}; got {min(frames)} to {max(frames)}. "
+                f"{episode.ref} has frames 0 to {len(episode) - 1}; requested were {min(frames)} to {max(frames)}. "
                 f"Remove the frames that do not exist"
             )
         rig = rig.for_episode(episode.path)
@@ -107,7 +107,7 @@ class FingerFrames:
     def T_flange_finger(
         self, stroke: float = 1.0, axis: np.ndarray | None = None, reading: Reading | None = None
     ) -> np.ndarray:
-        """Return T_flange_finger (N, 4, 4), m.
+        """Return the poses T_flange_finger of the finger in the flange's frame, (N, 4, 4), m.
 
         Args:
             stroke: Factor on the rig's opening.
@@ -173,7 +173,7 @@ def finger_of(rig: Rig, sensor: str) -> str:
     """
     parent = rig.sensor(sensor).parent
     if parent.partition("/")[2] not in ("finger1", "finger2"):
-        raise InputError(f"{sensor} must have parent ARM/finger1 or ARM/finger2; got '{parent}'. Correct it in the rig")
+        raise InputError(f"{sensor} has parent '{parent}', expected ARM/finger1 or ARM/finger2. Correct the rig")
     return parent
 
 

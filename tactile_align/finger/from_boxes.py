@@ -165,7 +165,7 @@ def _only(given: str | None, found: Sequence[str], what: str) -> str:
         return given
     if len(found) != 1:
         raise InputError(
-            f"the labels must refer to one {what}; they refer to {len(found)} ({', '.join(found)}). Use --{what}"
+            f"the labels refer to {len(found)} {what}s ({', '.join(found)}), but one is needed. Choose it with --{what}"
             + (" (the fit is then compared with the boxes in the others)" if what == "camera" else "")
         )
     return found[0]

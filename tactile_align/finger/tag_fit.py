@@ -68,8 +68,9 @@ class FingerTag(Mount):
         arm, _, node = self.parent.partition("/")
         if node not in FINGERS or arm not in rig.arms:
             raise InputError(
-                f"a tag's parent must be ARM/finger1 or ARM/finger2 (arms: {', '.join(rig.arms)}), or a sensor's name "
-                f"(sensors: {', '.join(rig.sensors) or 'none'}); got '{self.parent}'. Correct parent in the tag file"
+                f"the tag's parent is '{self.parent}', expected ARM/finger1 or ARM/finger2 (arms: "
+                f"{', '.join(rig.arms)}) or a sensor's name (sensors: {', '.join(rig.sensors) or 'none'}). "
+                f"Correct parent in the tag file"
             )
         return self.parent
 
@@ -154,10 +155,10 @@ def find_tag(path: str | Path, rig: Rig, camera: str, tag: FingerTag, *, layout:
     if not sightings.enough():
         opening = frames.opening[frames.stated] * 1e3
         raise InputError(
-            f"{path}: tag {tag.id} must be seen in at least {MIN_SIGHTINGS} frames, at {MIN_OPENINGS} openings that "
-            f"span {MIN_SHARE * abs(opened - closed) * 1e3:.1f} mm; it was seen in {len(opening)} of {looked} frames, "
-            f"at openings from {opening.min():.1f} to {opening.max():.1f} mm. Record more frames while the gripper "
-            f"opens and closes"
+            f"{path}: tag {tag.id} was seen in {len(opening)} of {looked} frames, at openings {opening.min():.1f} to "
+            f"{opening.max():.1f} mm. It must be seen in at least {MIN_SIGHTINGS} frames, at {MIN_OPENINGS} openings "
+            f"that span {MIN_SHARE * abs(opened - closed) * 1e3:.1f} mm. Record more frames while the gripper opens "
+            f"and closes"
         )
     return sightings
 
@@ -175,7 +176,7 @@ SCALE = np.array([0.005] * 3 + [np.radians(5)] * 3 + [0.1] + [np.radians(5)] * 2
 
 @dataclass(frozen=True)
 class Holder:
-    """Chain of poses from the camera to the tag, in which one pose is unknown.
+    """Known and unknown poses between the camera and the tag; exactly one pose is unknown.
 
     The unknown pose is T_flange_camera if the tag is glued to the finger, and T_finger_sensor if it is glued to a
     sensor.
@@ -195,7 +196,7 @@ class Holder:
     def T_camera_tag(
         self, frames: FingerFrames, T: np.ndarray, motion: np.ndarray, reading: Reading | None = None
     ) -> np.ndarray:
-        """Return T_camera_tag (N, 4, 4), m.
+        """Return the poses T_camera_tag of the tag in the camera's frame, (N, 4, 4), m.
 
         Args:
             frames: N frames.
@@ -241,7 +242,7 @@ class TagFit:
 
 
 def tilted(axis: np.ndarray, tilt: np.ndarray) -> np.ndarray:
-    """Return a unit vector (3,) tilted by two small angles `tilt` (2,), rad, towards its two normals."""
+    """Return a unit vector (3,) tilted by small angles `tilt` (2,), rad, towards two directions normal to it."""
     _, _, rows = np.linalg.svd(axis[None])
     leaning = axis + tilt @ rows[1:]
     return np.asarray(leaning / np.linalg.norm(leaning))
@@ -295,7 +296,7 @@ def _first(seen: Sightings, holder: Holder) -> tuple[np.ndarray, np.ndarray]:
             continue  # this frame gives no pose; the others provide initial poses
         starts += [holder.implied(frames.only(np.array([i])), board.T_camera_board[None])[0] for board in boards]
     if not starts:
-        raise InputError(f"{seen.names[0]}: no frame gives a tag pose in front of the camera. Check the camera's K")
+        raise InputError(f"none of {len(uv)} frames gives a tag pose in front of the camera. Check the camera's K")
     still = np.array([1.0, 0.0, 0.0])
     starts.sort(key=lambda T: float(np.median(_error(frames, uv, holder, T, still))))
     zero = np.array([*[0.0] * 6, 1.0, 0.0, 0.0])

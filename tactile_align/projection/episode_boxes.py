@@ -1,7 +1,7 @@
 """Boxes of a sensor in an episode, from contact, gripper opening, joints at exposure, and projection.
 
-The same rule has two forms: `episode_boxes` for all frames of a recording, and `HeldOpening` (opening) with
-`ViewBoxes` (boxes) frame by frame, as on a robot. A commanded opening is held from the first frame in which ANY
+`episode_boxes` computes the boxes of all frames of a recording. `HeldOpening` (opening) and `ViewBoxes` (boxes) compute
+the same boxes frame by frame, as on a robot. A commanded opening is held from the first frame in which ANY
 sensor of the hand touches something, because an object at one finger stops the whole gripper.
 """
 
@@ -104,13 +104,15 @@ def episode_boxes(
 
 
 def hand_of(rig: Rig, sensor: str) -> str:
-    """Return the name of the arm with a gripper that carries a sensor; '' for any other sensor."""
+    """Return the name of the arm whose hand carries a sensor; '' if no arm with a gripper carries it."""
     arm = rig.sensor_arm(sensor)
     return arm if arm and rig.arms[arm].gripper is not None else ""
 
 
 def hold_sensors(rig: Rig, arm: str) -> tuple[str, ...]:
-    """Return the sensors whose contact holds an arm's opening: all sensors of its hand, or () for a measured reading.
+    """Return the names of the sensors of an arm's hand; () if the gripper reading is measured.
+
+    During contact of any of these sensors, a commanded opening is held at its value at contact onset.
 
     Raises:
         InputError: The rig has no such arm, or the arm has no gripper.
@@ -201,9 +203,9 @@ class HeldOpening:
         """
         missing = [name for name in self.sensors if name not in contact]
         if missing:
-            text = f"the gripper of arm '{self.arm}' reports commands, so its opening needs the contact of"
-            got = f"got {', '.join(contact) or 'none'}. Add the contact of {', '.join(missing)}"
-            raise InputError(f"{text} {', '.join(self.sensors)}; {got}")
+            text = f"contact lacks {', '.join(missing)} (found: {', '.join(contact) or 'none'})"
+            need = f"the gripper of arm '{self.arm}' reports commands, so its opening depends on contact"
+            raise InputError(f"{text}; {need}. Add a flag for each of {', '.join(self.sensors)}")
         now = np.asarray(self.rig.gripper(self.arm).opening(qpos))
         if not hand_contact(self.rig, self.arm, {name: contact[name] for name in self.sensors}):
             self.onset = None

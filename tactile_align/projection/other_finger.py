@@ -1,4 +1,4 @@
-"""Boxes of the gripper's other finger: a region that looks similar but does not belong to this touch."""
+"""Boxes of the other finger of a sensor's gripper: a region that looks similar but does not show this touch."""
 
 import numpy as np
 
@@ -24,7 +24,7 @@ def other_finger(rig: Rig, sensor: str) -> Sensor:
     original = rig.sensor(sensor)
     arm, _, node = original.parent.partition("/")
     if node not in OTHER:
-        text = f"sensor '{sensor}' of rig {rig.name} is on '{original.parent}', which has no other finger"
+        text = f"sensor '{sensor}' of rig {rig.name} is on '{original.parent}', which is not a finger"
         raise InputError(f"{text}. Set its parent to ARM/finger1 or ARM/finger2, or set hsa.finger_negative = false")
     there = f"{arm}/{OTHER[node]}"
     for other in rig.sensors.values():

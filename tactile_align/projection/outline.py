@@ -16,13 +16,13 @@ from tactile_align.calibration.rig_parts import Solid
 from tactile_align.geometry.frames import Array, apply
 
 SAMPLES = 9
-"""Number of points on every curve; they show which curve reaches furthest, and roughly where."""
+"""Number of points sampled on each curve, to find which curve reaches furthest and roughly where."""
 SAMPLES_WIDE = 13
 """Number of points on a piece of a segment that may lie far off the axis, where curves bend most."""
 SAMPLES_AROUND = 9
 """Number of points in the refinement around the furthest place; they span one sample interval."""
 CURVES_AT_ONCE = 3072
-"""Number of curves in a batch. Its working set fits into a core's cache, which is several times as fast."""
+"""Number of curves in a batch. The data of a batch fit into a core's cache, so it runs several times as fast."""
 
 
 def curve_bounds(camera: Camera, a: Array, b: Array, keep: Array | None = None, wide: bool = False) -> Array:

@@ -1,4 +1,4 @@
-"""Uncertainty of a sensor's place in an image, from the covariance of the camera's pose."""
+"""Uncertainty of a sensor's pixel position in an image, from the covariance of the camera's pose."""
 
 import numpy as np
 
@@ -33,7 +33,7 @@ def pixel_sigma(
     """
     entry = rig.camera(camera)
     if entry.covariance is None:
-        text = f"camera '{camera}' of rig {rig.name} has no covariance, so its uncertainty is unknown"
+        text = f"camera '{camera}' of rig {rig.name} has no pose covariance, so its uncertainty is unknown"
         raise InputError(f"{text}. Write the result of `calibrate hand-eye` into the rig, or set sigma_px yourself")
     covariance = np.asarray(entry.covariance, dtype=np.float64)
     T = rig.T_camera_sensor(camera, sensor, qpos, opening)

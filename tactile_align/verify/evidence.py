@@ -1,4 +1,4 @@
-"""Evidence of one recorded episode about a rig: contact, predicted boxes, and boxes of where the sensors really are."""
+"""Data of one recorded episode that test a rig: contact, predicted boxes, and boxes of where the sensors really are."""
 
 import hashlib
 from collections.abc import Iterator
@@ -25,7 +25,7 @@ from tactile_align.projection.sensor_box import REASONS
 
 @dataclass(frozen=True)
 class View:
-    """One sensor in one camera over the T frames of an episode. Boxes are in px of the stored frame.
+    """Boxes of one sensor in one camera over the T frames of an episode, px of the stored frame.
 
     Attributes:
         camera: Name of the camera.
@@ -57,7 +57,7 @@ class View:
 
 @dataclass(frozen=True)
 class Evidence:
-    """Evidence of one episode about a rig.
+    """Data of one episode with which a rig is checked.
 
     Attributes:
         name: The episode's file (and its name in that file).
@@ -96,7 +96,7 @@ def label_name(ref: EpisodeRef) -> str:
 
 
 def gather(episode: Episode, rig: Rig, labels: Labels | None = None) -> Evidence:
-    """Return the evidence of one episode about a rig.
+    """Return the data of one episode with which a rig is checked.
 
     Raises:
         InputError: The frames differ in size from the rig's, joints or gripper readings are out of range (degrees?

@@ -121,7 +121,7 @@ TRACKS, MIN_TRACKS = 250, 15
 
 
 def world_motion(episode: Episode, rig: Rig, camera: str) -> Motion | None:
-    """Return the scores of each hypothesis about the rig by the static scene that a moving camera sees.
+    """Return how well each hypothesis about the rig predicts the motion of the static scene in a moving camera.
 
     Args:
         episode: The episode.
@@ -210,7 +210,7 @@ MARGIN = 1.5
 def finger_motion(
     episode: Episode, rig: Rig, camera: str, sensor: str, contact: dict[str, np.ndarray]
 ) -> Motion | None:
-    """Return the scores of each hypothesis about the rig by the image in a sensor's box while the gripper moves.
+    """Return how well each hypothesis about the rig predicts the motion of a sensor's image while the gripper moves.
 
     Args:
         episode: The episode.

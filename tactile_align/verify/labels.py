@@ -28,7 +28,8 @@ def read_labels(path: str | Path) -> Labels:
     place = Path(path)
     files = sorted(place.glob("*.csv")) if place.is_dir() else [place]
     if not files or not all(file.is_file() for file in files):
-        raise FileNotFoundError(f"{place}: no such file. Give a CSV with the columns {', '.join(COLUMNS)}")
+        lack = "no .csv file in this folder" if place.is_dir() else "no such file"
+        raise FileNotFoundError(f"{place}: {lack}. Give a CSV with the columns {', '.join(COLUMNS)}")
     labels: Labels = {}
     for file in files:
         _read_into(labels, file)
@@ -101,7 +102,7 @@ def _read_into(labels: Labels, file: Path) -> None:
     lacks = [name for name in COLUMNS if name not in header]
     if lacks:
         raise InputError(
-            f"{file}: line 1 must have the columns {', '.join(COLUMNS)}; got {', '.join(header)}. Add '{lacks[0]}'"
+            f"{file}: line 1 lacks {', '.join(lacks)} (found: {', '.join(header)}). Write {', '.join(COLUMNS)}"
         )
     for line, cells in rows:
         where, row = f"{file}: line {line}", dict(zip(header, cells, strict=False))
@@ -110,11 +111,11 @@ def _read_into(labels: Labels, file: Path) -> None:
             frame = int(row["frame"])
             box = tuple(float(row[name]) for name in COLUMNS[4:])
         except (KeyError, ValueError) as error:
-            fault = f"column {error} is missing" if isinstance(error, KeyError) else str(error)
+            fault = f"the row has no value in column {error}" if isinstance(error, KeyError) else str(error)
             raise InputError(f"{where}: {fault}. Write numbers for frame, u0, v0, u1 and v1") from error
         if not (all(map(math.isfinite, box)) and box[0] < box[2] and box[1] < box[3]):
             raise InputError(
-                f"{where}: u0 < u1 and v0 < v1 must hold (left, top, right, bottom); got {box}. Correct the row"
+                f"{where}: the box {box} (u0, v0, u1, v1) is empty or not finite. Write u0 < u1 and v0 < v1, in px"
             )
         boxes = labels.setdefault(names, {})
         if frame in boxes:

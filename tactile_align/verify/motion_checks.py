@@ -25,7 +25,7 @@ MIN_FRAMES = 5
 
 @dataclass(frozen=True)
 class Watched:
-    """Motion in one episode, and its openings in contact, which need neither truth nor labels.
+    """Scores of the motion in one episode, and its openings with and without contact. No truth or labels are needed.
 
     Attributes:
         motions: Scores for each view in which motion can be compared with the rig.
@@ -39,7 +39,7 @@ class Watched:
 
 
 def watch(episode: Episode, rig: Rig, contact: dict[str, np.ndarray]) -> Watched:
-    """Return what moves in an episode, scored for each hypothesis about the rig.
+    """Return the motion scores of an episode for each hypothesis about the rig, and its openings in contact.
 
     Args:
         episode: The episode.
@@ -53,7 +53,7 @@ def watch(episode: Episode, rig: Rig, contact: dict[str, np.ndarray]) -> Watched
 
 
 def motion_checks(rig: Rig, watched: Sequence[Watched]) -> list[Check]:
-    """Return a check for each sensor on a gripper, each camera on an arm, and each sensor in each camera."""
+    """Return the motion checks of a rig: openings per sensor, the static scene per camera, and boxes per view."""
     motions = [motion for episode in watched for motion in episode.motions]
     views = {(motion.camera, motion.sensor) for motion in motions}
     advice = {(motion.camera, name): text for motion in motions for name, text in motion.advice.items()}

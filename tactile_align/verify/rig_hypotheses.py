@@ -17,7 +17,7 @@ HEIGHTS = (240, 240, 360, 400, 480, 600, 480, 540, 768, 720, 800, 960, 1200, 108
 SIZES = np.stack([WIDTHS, HEIGHTS], axis=1)
 """(17, 2) frame sizes, width and height, that cameras deliver, px."""
 NEAR_SIZE = 0.06
-"""Largest relative distance between twice the principal point and a size in SIZES to take that size."""
+"""Largest relative difference between twice the principal point and a size in SIZES that counts as equal."""
 SMALLEST = 64
 """Smallest width or height of a frame that a camera delivers, px."""
 
@@ -33,7 +33,7 @@ def hypotheses_of(rig: Rig, camera: str, sensor: str | None = None) -> tuple[Sli
 
 
 def frame_of(camera: RigCamera) -> tuple[int, int]:
-    """Return the width and height, px, of the frame centred on K's principal point, rounded to a near usual size."""
+    """Return the width and height, px, of the frame centred on K's principal point; a usual size if one is close."""
     centre = np.array([camera.K[0][2], camera.K[1][2]])
     size = 2 * centre + 1
     off = np.abs(size / SIZES - 1).max(axis=1)

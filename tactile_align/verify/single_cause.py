@@ -26,7 +26,7 @@ FAR_PX = 1e3
 
 @dataclass(frozen=True)
 class Sight:
-    """Boxes (N) in which a camera saw a sensor, and the sensor's poses according to the rig.
+    """N boxes in which a camera saw a sensor, and the sensor's poses according to the rig.
 
     Attributes:
         lenses: Camera models of the stored frames. There are several if an [[override]] gives episodes their own.
@@ -76,7 +76,7 @@ class Cause:
 
 
 def focal_length(sight: Sight) -> Cause:
-    """Return the cause "wrong focal length"; its value is a factor (1,)."""
+    """Return the fitted cause "wrong focal length"; its value is the factor (1,) that corrects the focal length."""
 
     def boxes(p: np.ndarray) -> np.ndarray:
         return sight.boxes(sight.T_camera_sensor, float(np.exp(p[0])))
@@ -89,7 +89,7 @@ def focal_length(sight: Sight) -> Cause:
 
 
 def camera_turn(sight: Sight) -> Cause:
-    """Return the cause "turned camera"; its value is a rotation vector (3,), rad, in the camera's own axes."""
+    """Return the fitted cause "turned camera"; its value is a rotation vector (3,), rad, in the camera's own axes."""
 
     def boxes(p: np.ndarray) -> np.ndarray:
         turned = sight.T_camera_sensor.copy()
@@ -100,7 +100,7 @@ def camera_turn(sight: Sight) -> Cause:
 
 
 def camera_shift(sight: Sight) -> Cause:
-    """Return the cause "shifted camera"; its value is a shift (3,), m, in the camera's own axes."""
+    """Return the fitted cause "shifted camera"; its value is a shift (3,), m, in the camera's own axes."""
 
     def boxes(p: np.ndarray) -> np.ndarray:
         moved = sight.T_camera_sensor.copy()
@@ -111,7 +111,7 @@ def camera_shift(sight: Sight) -> Cause:
 
 
 def sensor_shift(sight: Sight) -> Cause:
-    """Return the cause "shifted sensor"; its value is a shift (3,), m, in the sensor's own axes."""
+    """Return the fitted cause "shifted sensor"; its value is a shift (3,), m, in the sensor's own axes."""
 
     def boxes(p: np.ndarray) -> np.ndarray:
         moved = sight.T_camera_sensor.copy()
@@ -122,7 +122,7 @@ def sensor_shift(sight: Sight) -> Cause:
 
 
 def elsewhere(sight: Sight, T_camera_sensor: np.ndarray) -> Cause:
-    """Return the cause "other poses", for given poses (N, 4, 4), m. Nothing is fitted: its value is empty (0,)."""
+    """Return how well given sensor poses (N, 4, 4), m, explain the boxes; nothing is fitted, so `value` is (0,)."""
     return _judged(sight, sight.boxes(T_camera_sensor), np.empty(0))
 
 

@@ -32,7 +32,7 @@ def verify(
     most: int | None = None,
     progress: bool = True,
 ) -> Report:
-    """Return the report on a calibration session (a folder with session.toml) or on recorded episodes (other paths).
+    """Return the report on a calibration session, if `path` is a folder with session.toml, or else on episodes.
 
     Arguments and errors are those of `verify_episodes` and of `sessions.calibrate.verify_session`.
     """
@@ -66,7 +66,7 @@ def verify_episodes(
     write_into: str | Path | None = None,
     progress: bool = True,
 ) -> Report:
-    """Return the checks of whether a rig explains recorded episodes.
+    """Return a report on whether a rig fits recorded episodes.
 
     Args:
         path: A folder of episodes, or one file.

@@ -228,8 +228,8 @@ ON_OPENING: list[tuple[Callable[[Path], None], str]] = [
     (grey_frames, r"/observations/images/top has dtype uint8 and shape \(7, 48, 64\)"),
     (whole_number_joints, r"/observations/qpos has dtype int64, expected floating-point"),
     (deep_joints, r"/observations/qpos has shape \(7, 2, 7\)"),
-    (zero_length, r"/observations/qpos has shape \(0, 14\), that is no steps"),
-    (zero_frames, r"/observations/images/top has shape \(0, 900\), that is no frames"),
+    (zero_length, r"/observations/qpos contains no steps \(shape \(0, 14\)"),
+    (zero_frames, r"/observations/images/top contains no frames \(shape \(0, 900\)"),
     (null_dataset, r"/action is an empty \(null\) dataset"),
     (nan_joint, r"/observations/qpos row 2 column 9 is nan"),
     (infinite_action, r"/action row 6 column 0 is inf"),
@@ -244,8 +244,8 @@ ON_OPENING: list[tuple[Callable[[Path], None], str]] = [
     (huge_frames, r"/observations/images/top has 3,000,000,000,000 bytes per frame"),
     (huge_rows, r"/observations/images/top has 100,000,000,000 bytes per frame"),
     (huge_chunks, r"/observations/images/top has chunks of 1,200,000,000 bytes"),
-    (group_for_data, r"/action must be a dataset"),
-    (data_for_group, r"/observations/images must be a group"),
+    (group_for_data, r"/action is a group, expected a dataset"),
+    (data_for_group, r"/observations/images is a dataset, expected a group"),
     (touch_twice, r"/observations/images/tactile1 is the second stream called 'tactile1'"),
     (bad_rate, r"fps = -3\.0"),
     (cut_short, r"is not a readable HDF5 file"),
@@ -254,8 +254,8 @@ ON_OPENING: list[tuple[Callable[[Path], None], str]] = [
 
 ON_READING: list[tuple[Callable[[Path], None], str, int, str]] = [
     (truncated_jpeg, "top", 3, r"/observations/images/top row 3 is a damaged or truncated JPEG"),
-    (empty_row, "tactile1", 4, r"/observations/tactile1 row 4 holds no image: it begins with zeros"),
+    (empty_row, "tactile1", 4, r"/observations/tactile1 row 4 contains no image: it begins with zeros"),
     (text_in_a_row, "tactile1", 4, r"/observations/tactile1 row 4 is neither JPEG nor PNG \(begins with 41 41"),
-    (frame_of_another_size, "top", 5, r"/observations/images/top row 5 is 32x24 but row 0 is 64x48"),
+    (frame_of_another_size, "top", 5, r"/observations/images/top row 5 is 32x24 px, row 0 64x48"),
     (huge_jpeg_header, "top", 2, r"/observations/images/top row 2 has a header that states 60000x60000"),
 ]

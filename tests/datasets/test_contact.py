@@ -124,9 +124,9 @@ def test_contacts_are_numbered_in_order() -> None:
 
 
 def test_odd_input_is_refused_with_what_came() -> None:
-    with pytest.raises(ValueError, match="at least one touch frame"):
+    with pytest.raises(ValueError, match="at least one frame"):
         contact_of([])
-    with pytest.raises(ValueError, match=r"touch 1 has shape \(4, 5, 3\), touch 0 has \(5, 4, 3\)"):
+    with pytest.raises(ValueError, match=r"frame 1 has shape \(4, 5, 3\), frame 0 \(5, 4, 3\)"):
         contact_of([np.zeros((5, 4, 3), np.uint8), np.zeros((4, 5, 3), np.uint8)])
     with pytest.raises(ValueError, match="float64"):
         contact_of([np.zeros((5, 4, 3))])

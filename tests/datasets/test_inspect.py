@@ -210,7 +210,7 @@ def test_a_layout_whose_episodes_are_not_in_the_file_is_a_fault(tmp_path: Path) 
     inspection = inspect_path(path, "robomimic", timing=False)
     assert (
         inspection.report.exit_code == 1
-        and "has its episodes there. Check that the layout is right" in inspection.text()
+        and "stores its episodes there. Choose another with --layout" in inspection.text()
     )
 
 

@@ -109,7 +109,7 @@ def test_a_file_with_many_episodes_lists_them_and_opens_each(tmp_path: Path) -> 
         assert episode.qpos[0].tolist() == [10.0] * 7 + [-10.0] * 2
         assert episode.attributes["num_samples"] == 15
         assert np.array_equal(episode.image("agentview_image", 14), frames(10, 15)[14])
-    with pytest.raises(ValueError, match=r"has 4 episodes \(demo_0, demo_1, demo_2, \.\.\.\); choose one by"):
+    with pytest.raises(ValueError, match=r"has 4 episodes \(demo_0, demo_1, demo_2, \.\.\.\), but one is needed"):
         open_episode(tmp_path / "lift.hdf5")
     with pytest.raises(ValueError, match="demo_7 was not found"):
         open_episode(f"{tmp_path / 'lift.hdf5'}#demo_7")

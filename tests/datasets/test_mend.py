@@ -57,7 +57,7 @@ def test_streams_of_unequal_length_are_cut_to_the_shortest(tmp_path: Path) -> No
 
 def test_the_source_is_never_replaced(tmp_path: Path) -> None:
     path = xtrainer_file(tmp_path)
-    with pytest.raises(ValueError, match="is the source itself"):
+    with pytest.raises(ValueError, match="is the source file"):
         trim_episode(path, tmp_path / "." / path.name, to=3, overwrite=True)
     other = xtrainer_file(tmp_path / "other")
     with pytest.raises(FileExistsError, match="exists"):

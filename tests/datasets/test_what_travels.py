@@ -105,7 +105,7 @@ def test_the_width_of_uncertainty_is_scaled_as_the_image_is(recording: Path, tmp
 
 def test_a_rig_without_covariance_is_refused_when_widths_are_wanted(recording: Path, tmp_path: Path) -> None:
     one = Input("wrist", "left_wrist", 64, 32, "stretch", "tactile1", uncertain=True)
-    with pytest.raises(ValueError, match=r"'left_wrist'.*no covariance"):
+    with pytest.raises(ValueError, match=r"'left_wrist'.*no pose covariance"):
         moments_of(recording, load_rig("cell"), (one,), tmp_path)
 
 

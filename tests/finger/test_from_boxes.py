@@ -206,7 +206,7 @@ def test_labels_of_a_frame_or_a_camera_that_is_not_there_are_refused(recorded: d
     with pytest.raises(ValueError, match=r"frame 5000.*frames 0 to"):
         calibrate_finger(folder, displaced(folder), {key: {**boxes, 5000: (0.0, 0.0, 9.0, 9.0)}})
     two: Labels = {key: boxes, (key[0], "top", key[2]): boxes}
-    with pytest.raises(ValueError, match=r"one camera.* 2 \(left_wrist, top\)\. Use --camera \(the fit"):
+    with pytest.raises(ValueError, match=r"2 cameras \(left_wrist, top\).* Choose it with --camera \(the fit"):
         calibrate_finger(folder, displaced(folder), two)
 
 

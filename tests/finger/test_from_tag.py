@@ -141,7 +141,7 @@ def test_a_missing_tag_and_too_few_openings_are_one_clear_error(tagged: tuple[Pa
     with pytest.raises(ValueError, match=r"none of 24 frames of left_wrist shows tag 8 of DICT_4X4_50\. Check"):
         calibrate_finger_by_tag(folder, true, glued("tactile1", T_SENSOR_TAG, id=8), camera="left_wrist")
     record(tmp_path, stands=0.5 + 0.03 * fraction(8))
-    with pytest.raises(ValueError, match=r"in at least 6 frames, at 3 openings that span .* in 8 of 8 .*opens and"):
+    with pytest.raises(ValueError, match=r"in 8 of 8 .*in at least 6 frames, at 3 openings that span .*opens and"):
         calibrate_finger_by_tag(tmp_path, true, glued("tactile1", T_SENSOR_TAG), camera="left_wrist")
 
 
@@ -150,7 +150,7 @@ def test_a_tag_that_cannot_find_what_is_asked_for_is_refused(tagged: tuple[Path,
     tag = glued("left/finger1", T_SENSOR_TAG)
     with pytest.raises(ValueError, match=r"a camera on left/flange; top has parent 'world'.*parent = \"SENSOR\""):
         calibrate_finger_by_tag(folder, true, tag, camera="top")
-    with pytest.raises(ValueError, match=r"a tag's parent .*arms: left\).*sensors: tactile1\); got 'right/finger1'"):
+    with pytest.raises(ValueError, match=r"the tag's parent is 'right/finger1'.*arms: left\).*sensors: tactile1\)"):
         calibrate_finger_by_tag(folder, true, glued("right/finger1", T_SENSOR_TAG), camera="left_wrist")
     own = true.model_dump(exclude_none=True)
     pose = {"translation_m": [0.085, 0.026, 0.035]}

@@ -35,5 +35,5 @@ def test_the_spread_is_that_of_calibrations_drawn_from_the_covariance() -> None:
 
 
 def test_a_rig_without_covariance_says_where_one_comes_from() -> None:
-    with pytest.raises(ValueError, match=r"'left_wrist'.*no covariance.*calibrate hand-eye"):
+    with pytest.raises(ValueError, match=r"'left_wrist'.*no pose covariance.*calibrate hand-eye"):
         pixel_sigma(load_rig("cell"), "left_wrist", "tactile1", HOME[None])

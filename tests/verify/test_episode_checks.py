@@ -197,9 +197,9 @@ def test_a_folder_without_a_rig_or_episodes_says_what_is_needed(tmp_path: Path) 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("episode,frame\n", "line 1 must have the columns .*Add 'camera'"),
+        ("episode,frame\n", "line 1 lacks camera, .*found: episode, frame"),
         ("episode,frame,camera,sensor,u0,v0,u1,v1\na,1,c,s,1,2,x,4\n", "line 2: .*'x'.*frame, u0"),
-        ("episode,frame,camera,sensor,u0,v0,u1,v1\na,1,c,s,1,2,0,4\n", "line 2: u0 < u1 and v0 < v1"),
+        ("episode,frame,camera,sensor,u0,v0,u1,v1\na,1,c,s,1,2,0,4\n", "line 2: the box .* is empty"),
         ("episode,frame,camera,sensor,u0,v0,u1,v1\na,1,c,s,1,2,3,4\na,1,c,s,1,2,3,4\n", "line 3: frame 1 .* two"),
         ("episode,frame,camera,sensor,u0,v0,u1,v1\n", "no boxes"),
     ],

@@ -78,7 +78,7 @@ def export_lerobot(
             with open_episode(ref, layout) as episode:
                 if _shapes(episode) != width_height or _rate(episode, fps) != rate:
                     text = f"has streams {_shapes(episode)} at {_rate(episode, fps)} fps, {refs[0]} has {width_height}"
-                    raise InputError(f"{ref} {text} at {rate} fps; both must be equal. Export them separately")
+                    raise InputError(f"{ref} {text} at {rate} fps; both must be equal. Export the two separately")
                 _add(writer, episode, task or str(episode.attributes.get("task", "not described")))
                 if episode.depth:
                     lossy[f"depth ({', '.join(episode.depth)}) is left out, because v3.0 cannot store it"] = None
@@ -216,7 +216,7 @@ def _read_stream(info: Info, key: str, row: dict[str, Any], table: dict[str, Any
         return
     chunk, number, start = (row.get(f"videos/{key}/{n}") for n in ("chunk_index", "file_index", "from_timestamp"))
     if chunk is None or number is None or start is None:
-        text = f"meta/episodes does not state the file of {key} of episode {row['episode_index']}"
+        text = f"meta/episodes lists no video file of {key} for episode {row['episode_index']}"
         raise InputError(f"{info.root}: {text}. Copy the dataset again")
     path = info.file(info.video_path, int(chunk), int(number), key)
     yield from read_video(path, round(float(start) * info.fps), steps, info.fps)

@@ -26,7 +26,7 @@ COUNTERS = {"timestamp": "float32"} | dict.fromkeys(("frame_index", "episode_ind
 
 @dataclass(frozen=True)
 class Info:
-    """Content of info.json that reading a dataset needs."""
+    """Entries of meta/info.json that are needed to read a dataset."""
 
     root: Path
     fps: float
@@ -76,11 +76,11 @@ def read_info(root: Path) -> Info:
         raise InputError(f"{path}: {text}")
     fps, features, episodes = data.get("fps"), data.get("features"), data.get("total_episodes")
     if not isinstance(fps, (int, float)) or not 0 < fps < 10_000:
-        raise InputError(f"{path}: fps must be a positive number of frames per second; got {fps!r}. Export it again")
+        raise InputError(f"{path}: fps is {fps!r}, expected a positive number of frames per second. Export it again")
     if not isinstance(features, dict) or not all(isinstance(f, dict) and "dtype" in f for f in features.values()):
-        raise InputError(f"{path}: features must be a table of columns, each with a dtype. Copy the dataset again")
+        raise InputError(f"{path}: features is not a table of columns with a dtype each. Copy the dataset again")
     if not isinstance(episodes, int) or episodes < 0:
-        raise InputError(f"{path}: total_episodes must be 0 or more; got {episodes!r}. Copy the dataset again")
+        raise InputError(f"{path}: total_episodes is {episodes!r}, expected 0 or more. Copy the dataset again")
     if missing := {STATE, ACTION} - {*features}:
         text = f"lacks the features {', '.join(sorted(missing))} (found: {', '.join(features)})"
         raise InputError(f"{path}: {text}. Export the dataset with joints and actions")
@@ -169,7 +169,7 @@ class VideoWriter:
         self, path: Path, fps: float, width: int, height: int, crf: int = 18, encoder: str = "libx264"
     ) -> None:
         if width % 2 or height % 2:
-            raise InputError(f"{path.name}: video needs even width and height, got {width}x{height}. Store images")
+            raise InputError(f"{path.name}: frames are {width}x{height}, but video needs even sizes. Store images")
         path.parent.mkdir(parents=True, exist_ok=True)
         self._container = need_av().open(str(path), "w", format="mp4")
         rate = Fraction(fps).limit_denominator(1001)
@@ -405,7 +405,7 @@ def episode_table(info: Info, row: dict[str, Any]) -> dict[str, Any]:
     """
     place = row.get("data/chunk_index"), row.get("data/file_index")
     if None in place:
-        raise InputError(f"{info.root}: meta/episodes has no file for episode {row['episode_index']}. Copy it again")
+        raise InputError(f"{info.root}: meta/episodes lists no file for episode {row['episode_index']}. Copy it again")
     file = info.file(info.data_path, int(place[0] or 0), int(place[1] or 0))
     table = _read(file, [("episode_index", "=", row["episode_index"])])
     missing = [key for key in (STATE, ACTION) if key not in table.column_names]

@@ -49,7 +49,7 @@ def load_arrays(data: bytes) -> dict[str, np.ndarray]:
     except Exception as cause:
         raise InputError(f"is a damaged pickle ({type(cause).__name__}: {cause}). Copy it again") from cause
     if not isinstance(loaded, dict):
-        raise InputError(f"must contain a dictionary; got {type(loaded).__name__}. Record the step again")
+        raise InputError(f"contains a {type(loaded).__name__}, expected a dictionary. Record the step again")
     try:
         return {str(key): array for key, value in loaded.items() if (array := _array(value)) is not None}
     except OverflowError as cause:
@@ -59,7 +59,7 @@ def load_arrays(data: bytes) -> dict[str, np.ndarray]:
 class _Dtype:
     def __init__(self, kind: str, align: bool = False, copy: bool = True) -> None:
         if not isinstance(kind, str) or not _PLAIN.match(kind):
-            raise UnsafePickleError(f"contains an array of {kind!r}, expected plain numbers. Do not use this file")
+            raise UnsafePickleError(f"contains an array of dtype {kind!r}, expected numbers. Do not use this file")
         self.kind, self.order = kind, "="
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
@@ -237,7 +237,7 @@ def _read(folder: Path, allow_gaps: bool) -> tuple[dict[str, Any], dict[str, tup
     jumps = [before + 1 for before, after in pairwise(common) if after != before + 1]
     if jumps and not allow_gaps:
         counts = "; ".join(f"{name} {len(numbers)}" for name, numbers in lacking.items())
-        text = f"{len(jumps)} gaps, the first at step {jumps[0]} (missing files: {counts or 'in all folders'})"
+        text = f"{len(jumps)} gaps in the steps, the first at {jumps[0]} (missing files: {counts or 'in all folders'})"
         how = "Import the parts separately, or accept the gaps: import_raw_xtrainer(..., allow_gaps=True)"
         raise InputError(f"{folder}: {text}; the arm would jump at a gap. {how}")
     rows = [_pose(poses[n]) for n in common]
@@ -284,10 +284,10 @@ def _pose(file: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         raise InputError(f"{file}: {cause}") from cause
     for key in (QPOS, ACTION):
         if key not in arrays or arrays[key].ndim != 1 or not np.isfinite(arrays[key]).all():
-            got = f"only {', '.join(arrays) or 'nothing'}"
+            got = f"is missing (found: {', '.join(arrays) or 'nothing'})"
             if key in arrays:
-                got = f"shape {arrays[key].shape}" if arrays[key].ndim != 1 else "nan or infinite numbers"
-            raise InputError(f"{file}: {key!r} must be a vector of finite numbers; got {got}. Remove the step")
+                got = f"has shape {arrays[key].shape}" if arrays[key].ndim != 1 else "has non-finite numbers"
+            raise InputError(f"{file}: {key!r} {got}, expected a vector of finite numbers. Remove the step")
     qvel = arrays.get(QVEL, np.zeros(0))
     return arrays[QPOS].astype(np.float64), qvel.astype(np.float64).ravel(), arrays[ACTION].astype(np.float64)
 

@@ -123,7 +123,7 @@ def change_info(root: Path, **changes: Any) -> None:
         ({"data_path": "{secret}"}, "uses 'secret'"),
         ({"video_path": "videos/{video_key}/../../../{file_index}.mp4"}, "leads outside the dataset's folder"),
         ({"codebase_version": "v2.1"}, r"codebase_version is 'v2\.1', expected v3\.x"),
-        ({"fps": 0}, "fps must be"),
+        ({"fps": 0}, "fps is 0, expected a positive"),
         ({"features": {"action": {"dtype": "float32"}}}, r"lacks the features observation\.state"),
         ({"data_path": "data/{file_index:05d}.parquet"}, "00000.parquet: no such file"),
     ],
