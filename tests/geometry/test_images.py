@@ -128,5 +128,5 @@ def test_an_image_of_another_size_is_refused_with_both_sizes() -> None:
 def test_unknown_steps_are_named() -> None:
     with pytest.raises(ValueError, match=r"rotate90.*unknown step"):
         ImageMap.from_steps(W, H, [["rotate90"]])
-    with pytest.raises(ValueError, match="needs 4 numbers, got 2"):
+    with pytest.raises(ValueError, match="got 2 numbers, but crop needs 4"):
         ImageMap.from_steps(W, H, [["crop", 1, 2]])
