@@ -217,7 +217,7 @@ def read_session(folder: str | Path) -> Session:
         rows = values[[i for i, t in enumerate(frames) if frame_name(t) in views]]
     elif fact.poses_file is not None:
         if fact.poses is None:
-            raise InputError(f"{source}: poses_file is given without [poses]. Add [poses] with of, length, angle, rotation")
+            raise InputError(f"{source}: poses_file needs [poses]. Add [poses] with of, length, angle and rotation")
         posed, values = read_poses(place / fact.poses_file, fact.poses.width(fact.kinematics()))
         lost += [f"{name} (no pose)" for name in names if name not in posed]
         names = [name for name in posed if name in views]

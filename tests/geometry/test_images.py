@@ -121,7 +121,7 @@ def test_one_crop_per_sample_moves_images_boxes_and_K_each_by_its_own() -> None:
 
 
 def test_an_image_of_another_size_is_refused_with_both_sizes() -> None:
-    with pytest.raises(ValueError, match=r"64x48.*48x64"):
+    with pytest.raises(ValueError, match=r"48x64.*64x48"):
         ImageMap.identity(W, H).resize(20, 20).apply_to_image(np.zeros((W, H, 3), dtype=np.uint8))
 
 
