@@ -76,7 +76,7 @@ def read_grey(path: Path) -> np.ndarray:
     image = cv2.imdecode(raw, cv2.IMREAD_GRAYSCALE) if raw.size else None
     if image is None:
         text = f"expected an image (PNG, JPEG, ...), found {raw.size} bytes that cannot be decoded"
-        raise InputError(f"{path}: {text}. Record it again")
+        raise InputError(f"{path}: {text}. Record the image again, or remove the file")
     return np.asarray(image)
 
 
@@ -198,10 +198,10 @@ class Board(Strict):
     def _whole(self) -> Self:
         if self.kind == "charuco" and not (self.marker_m and self.marker_m < self.square_m):
             marker = f"marker_m = {self.marker_m}, square_m = {self.square_m}" if self.marker_m else "no marker_m"
-            raise InputError(f"charuco needs marker_m < square_m; got {marker}. Measure the side of a printed marker")
+            raise InputError(f"charuco needs marker_m < square_m; got {marker}. Measure a printed marker's side")
         if self.kind != "tag" and min(self.columns, self.rows) < 2:
-            got = f"got {self.columns} x {self.rows}. Set columns and rows"
-            raise InputError(f"{self.kind} boards have 2 or more columns and rows; {got}")
+            got = f"the board has {self.columns} x {self.rows} (columns x rows)"
+            raise InputError(f"{got}; a {self.kind} board needs 2 or more of each. Set columns and rows")
         if self.kind in ("charuco", "tag"):
             needs = self.columns * self.rows // 2 if self.kind == "charuco" else self.id + 1
             holds = int(dictionary(self.dictionary).bytesList.shape[0])
@@ -224,10 +224,10 @@ class Board(Strict):
 
     @property
     def turns(self) -> tuple[np.ndarray, ...]:
-        """Orders in which a detection may list the points, because one image cannot tell them apart.
+        """Index arrays (M,), one for each orientation of the board that looks the same in an image.
 
-        A chessboard or circle grid rotated by 180 degrees looks the same. Each entry is an index array (M,): the point
-        detected as point i may be point turn[i].
+        A chessboard or circle grid rotated by 180 degrees looks the same. For each array `turn`, the point detected as
+        point i may be point turn[i].
         """
         straight = np.arange(len(self.points))
         if self.kind in ("charuco", "tag") or (self.kind == "asymmetric_circles" and self.rows % 2 == 0):

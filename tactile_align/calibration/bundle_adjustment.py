@@ -132,8 +132,9 @@ def joint_fit(
     prior: Prior | None = None,
     weights: np.ndarray | None = None,
 ) -> Fit:
-    """Return X and Z fitted to the pixels with a Huber loss (1 px), then again with bad views down-weighted.
+    """Return the camera pose X and the board pose Z that minimise the reprojection error, with a Huber loss (1 px).
 
+    The fit is then repeated with smaller weights for bad views.
     Args:
         camera: The camera; its intrinsics are not changed.
         B: (N, 4, 4) the robot's part of the chain.
@@ -244,9 +245,10 @@ def _right_jacobian(w: np.ndarray) -> np.ndarray:
 
 
 def leave_out(fit: Fit) -> np.ndarray:
-    """Return the change (N, n) of the parameters when each view is left out: one Gauss-Newton step from the full fit.
+    """Return the change (N, n) of the n shared parameters of a fit when each of its N views is left out.
 
-    Close to the optimum the step is exact to second order. Refitting N times gives the same standard deviations to 2 %.
+    The change is one Gauss-Newton step from the full fit. Close to the optimum the step is exact to second order.
+    Refitting N times gives the same standard deviations to 2 %.
     """
     H, g = fit.H.sum(0), fit.g.sum(0)
     rest, slope = H - fit.H, g - fit.g
@@ -262,8 +264,9 @@ def jackknife(changes: np.ndarray) -> np.ndarray:
 
 
 def left_out_rms(camera: Camera, views: list[View], fit: Fit, step: np.ndarray) -> np.ndarray:
-    """Return the RMS in px, (N,), of each view under the fit of all other views; its own robot correction is kept.
+    """Return the RMS (N,), px, of each view under the fit of all other views.
 
+    The correction of the robot pose in the left-out view is kept.
     Args:
         camera: The camera.
         views: The N views of the fit.

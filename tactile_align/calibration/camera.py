@@ -191,7 +191,7 @@ class Camera:
         elif abs(K[2] - [0, 0, 1]).max() > 0:
             fault = f"has the last row {K[2].tolist()}"
         elif K[1, 0] != 0:
-            fault = f"has {K[1, 0]:g} below fx"
+            fault = f"has {K[1, 0]:g}, not 0, below fx"
         if fault:
             needed = "expected [[fx, s, cx], [0, fy, cy], [0, 0, 1]] in pixels"
             raise InputError(f"camera {self.name}: K {fault}; {needed}. Copy K again, row by row")
@@ -199,7 +199,7 @@ class Camera:
             got = f"focal lengths {K[0, 0]:g}, {K[1, 1]:g} are below one pixel"
             raise InputError(f"camera {self.name}: {got}. Give K in pixels, not in metres or image widths")
         if self.valid_radius is not None and not self.valid_radius > 0:
-            raise InputError(f"camera {self.name}: valid_radius must be > 0; got {self.valid_radius}. Leave it out")
+            raise InputError(f"camera {self.name}: valid_radius = {self.valid_radius} is not > 0. Leave this key out")
 
     @cached_property
     def radius_limit(self) -> float:
@@ -209,7 +209,7 @@ class Camera:
 
     @cached_property
     def limit_extremes(self) -> np.ndarray:
-        """(4, 3) rays with z = 1 on the limit circle: those with the least u, least v, greatest u and greatest v.
+        """Rays (4, 3), z = 1, at `radius_limit`: those with the least u, least v, greatest u and greatest v.
 
         Raises:
             ValueError: The lens model has no limiting radius (`radius_limit` is inf).
@@ -217,7 +217,8 @@ class Camera:
         limit = self.radius_limit
         if not np.isfinite(limit):
             raise ValueError(
-                f"camera {self.name}: the lens model has no limiting radius. Call this only if radius_limit is finite"
+                f"camera {self.name}: lens model '{self.model}' has no limiting radius, which limit_extremes needs. "
+                f"Use limit_extremes only if radius_limit is finite"
             )
         angle = np.linspace(0, 2 * np.pi, 4096, endpoint=False)
         rays = np.stack([limit * np.cos(angle), limit * np.sin(angle), np.ones_like(angle)], axis=-1)
@@ -225,7 +226,10 @@ class Camera:
         return rays[[*uv.argmin(0), *uv.argmax(0)]]
 
     def pixels(self, p_camera: Array) -> Array:
-        """Return pixels (..., 2) of points (..., 3) that MUST lie in front of the camera and inside the lens model."""
+        """Return the pixels (..., 2) of points (..., 3) in the camera frame, m, without checks.
+
+        All points must lie in front of the camera and inside the lens model; `project` also accepts other points.
+        """
         xp = array_namespace(p_camera)
         return xp.stack(self.uv(p_camera[..., 0] / p_camera[..., 2], p_camera[..., 1] / p_camera[..., 2]), axis=-1)
 
@@ -283,5 +287,5 @@ class Camera:
         if (image_map.source_width, image_map.source_height) != (self.width, self.height):
             source = f"the image map is for {image_map.source_width}x{image_map.source_height} images"
             text = f"camera {self.name} is {self.width}x{self.height} (width x height) but {source}"
-            raise InputError(f"{text}. Use a map that starts at the size of this camera's images")
+            raise InputError(f"{text}. Use an image map whose source images have the camera's width and height")
         return replace(self, width=image_map.width, height=image_map.height, K=image_map.apply_to_K(self.K))

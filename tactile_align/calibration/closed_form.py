@@ -15,7 +15,10 @@ MAX_TURN = np.radians(175.0)
 
 
 def pairs(B: np.ndarray, C: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return A and D (..., P, 4, 4) with A X = X D for all P pairs of N views, and which pairs are useful, (..., P)."""
+    """Return relative poses A and D (..., P, 4, 4), with A X = X D, of all P pairs of N views.
+
+    The third value (..., P) is True for useful pairs: those whose rotation lies between MIN_TURN and MAX_TURN.
+    """
     i, j = np.triu_indices(B.shape[-3], 1)
     A, D = (T[..., j, :, :] @ invert(T)[..., i, :, :] for T in (B, C))
     turn = np.linalg.norm(rotation_log(A[..., :3, :3]), axis=-1)
@@ -23,14 +26,16 @@ def pairs(B: np.ndarray, C: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndar
 
 
 def park(B: np.ndarray, C: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return X and Z after Park and Martin (1994): align rotation vectors, then solve linearly for translations.
+    """Return X and Z (4, 4) from B and C (N, 4, 4) by the method of Park and Martin (1994).
 
+    The method aligns rotation vectors, then solves linearly for the translations.
     Raises:
         InputError: Fewer than two pairs of views differ enough in rotation.
     """
     X, Z, useful = park_many(B, C)
     if useful < 2:
-        raise InputError(f"expected 2 pairs of views rotated by 3 to 175 degrees, found {useful}. Add rotated views")
+        text = f"found {useful} pairs of views whose rotations differ by 3 to 175 degrees; at least 2 are needed"
+        raise InputError(f"{text}. Add views with other rotations")
     return X, Z
 
 
@@ -46,7 +51,10 @@ def park_many(B: np.ndarray, C: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.
 
 
 def kronecker(B: np.ndarray, C: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return X and Z after Shah (2013): both rotations from one singular value decomposition."""
+    """Return X and Z (4, 4) from B and C (N, 4, 4) by the method of Shah (2013).
+
+    One singular value decomposition gives both rotations.
+    """
     K = sum(np.kron(b[:3, :3], c[:3, :3]) for b, c in zip(B, C, strict=True))
     U, _, _ = np.linalg.svd(K)
     # R_X C_i = B_i R_Z: the rotations are the leading singular vectors of the sum of B_i (x) C_i.

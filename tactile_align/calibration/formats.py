@@ -41,7 +41,7 @@ def load_yaml(path: str | Path) -> dict[str, Any]:
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise InputError(f"{file}: not valid YAML: {' '.join(str(error).split())}. Correct that line") from error
     if not isinstance(data, dict):
-        raise InputError(f"{file}: expected keys and values, found {type(data).__name__}. Choose another file")
+        raise InputError(f"{file}: expected keys and values, found {type(data).__name__}. Choose a calibration file")
     return data
 
 
@@ -49,7 +49,7 @@ def need(data: Any, key: str, path: str | Path) -> Any:
     """Return the value of a key. A missing key raises InputError, which lists the existing keys."""
     if not isinstance(data, dict) or key not in data:
         has = ", ".join(map(str, data)) if isinstance(data, dict) else type(data).__name__
-        raise InputError(f"{path}: the key {key} is missing; found: {has}. Add the key")
+        raise InputError(f"{path}: the key {key} is missing; found: {has}. Add this key")
     return data[key]
 
 
@@ -81,7 +81,11 @@ def numbers(entry: Any, key: str, path: str | Path, shape: tuple[int, ...] = (-1
 
 
 def width_height(sides: np.ndarray, key: str, path: str | Path) -> tuple[int, int]:
-    """Return (width, height), px. Values that are not whole numbers raise InputError with file and key."""
+    """Return the two values of `sides` as (width, height), px.
+
+    Raises:
+        InputError: A value is not a whole number >= 1. The message contains file and key.
+    """
     if not (np.isfinite(sides) & (sides >= 1) & (sides == np.round(sides))).all():
         raise InputError(f"{path}: {key} must be whole numbers of pixels; got {sides.tolist()}. Give width and height")
     return int(sides[0]), int(sides[1])
@@ -184,7 +188,7 @@ def _camera(
     wanted = min(counts[-1], max(k.size, counts[0]))
     if k.size < wanted or np.abs(k[wanted:]).max(initial=0.0) > 0:
         remedy = "Add the missing coefficients" if k.size < wanted else "Choose a lens model with more coefficients"
-        raise InputError(f"{path}: a {model} lens has {wanted} coefficients; got {k.size}. {remedy}")
+        raise InputError(f"{path}: found {k.size} lens coefficients; a {model} lens has {wanted}. {remedy}")
     try:
         return Camera(name, width, height, K, model, tuple(k[:wanted].tolist()))
     except InputError as error:
@@ -192,7 +196,7 @@ def _camera(
 
 
 def read_easy_handeye(path: str | Path) -> tuple[bool, np.ndarray]:
-    """Return the result in an easy_handeye file, v1 (.yaml) or v2 (.calib).
+    """Return the camera pose in a result file of easy_handeye, v1 (.yaml) or v2 (.calib).
 
     Returns:
         in_hand: Whether the camera is on the robot's hand.
@@ -215,5 +219,5 @@ def read_easy_handeye(path: str | Path) -> tuple[bool, np.ndarray]:
     quaternion = np.concatenate([numbers(q, prefix + key, path, (1,)) for key in "wxyz"])
     norm = float(np.linalg.norm(quaternion))
     if not abs(norm - 1) < 1e-2:
-        raise InputError(f"{path}: the quaternion has norm {norm:.4g}, not 1. Calibrate again")
+        raise InputError(f"{path}: the quaternion of the pose has norm {norm:.4g}, not 1. Calibrate again")
     return bool(in_hand), np.asarray(pose(rotation_from_quaternion(quaternion / norm), xyz))

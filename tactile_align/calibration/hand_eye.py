@@ -24,9 +24,10 @@ NEAR = 2.0
 
 
 def read_alike(camera: Camera, B: np.ndarray, views: list[View], C: list[np.ndarray]) -> tuple[list[View], np.ndarray]:
-    """Return the views with the board orientations that fit the robot's rotations, and their poses (N, 4, 4).
+    """Return the views with the board orientations that fit the robot's rotations, and the board poses (N, 4, 4).
 
-    A symmetric board looks the same in several orientations, so one image alone cannot decide.
+    B (N, 4, 4) is the robot's part of the chain, C contains T_camera_board of each view alone. A symmetric board looks
+    the same in several orientations, so one image alone cannot decide.
     """
     if not any(view.others for view in views):
         return views, np.stack(C)
@@ -51,8 +52,7 @@ def read_alike(camera: Camera, B: np.ndarray, views: list[View], C: list[np.ndar
 def best_fit(
     camera: Camera, B: np.ndarray, views: list[View], C: np.ndarray, reach: float, prior: Prior | None, seed: int
 ) -> tuple[Fit, dict[str, float], list[View]]:
-    """Return the best fit over all initialisations, the RMS in px that each reached, and the best fit's oriented views.
-
+    """Return the best fit of several initialisations, their RMS in px by name, and the views as oriented in this fit.
     Args:
         camera: The camera.
         B: (N, 4, 4) the robot's part of the chain.
@@ -211,7 +211,10 @@ class HandEye:
         return float(np.sqrt(np.mean(self.left_out**2)))
 
     def sigma_px(self, camera: Camera, p_parent: np.ndarray) -> np.ndarray:
-        """Return standard deviations (..., 2), px, of the pixels of points (..., 3), m, in the camera's PARENT."""
+        """Return the standard deviations (..., 2), px, of the pixels of points (..., 3), m, in the parent frame.
+
+        They follow from the covariance of the camera's pose in its parent frame.
+        """
         p = np.asarray(p_parent, dtype=np.float64)
         flat = apply(invert(self.X), p.reshape(-1, 3))
         _, J = slopes(camera, flat)
@@ -222,7 +225,7 @@ class HandEye:
 
 
 def chain(T_base_link: np.ndarray, mounted: Mounted) -> np.ndarray:
-    """Return B (N, 4, 4) such that T_camera_board = X^-1 B Z."""
+    """Return the robot's part B (N, 4, 4) of the chain T_camera_board = X^-1 B Z, from link poses (N, 4, 4), m."""
     return np.asarray(invert(T_base_link)) if mounted == "moving" else T_base_link
 
 
@@ -236,7 +239,7 @@ def solve_hand_eye(
     seed: int = 0,
     singles: Sequence[BoardPose] | None = None,
 ) -> HandEye:
-    """Return a camera's pose, computed from views of a board and the robot's poses.
+    """Return the calibrated pose of a camera, computed from views of a board and the robot's poses.
 
     Args:
         camera: The camera that took the views.

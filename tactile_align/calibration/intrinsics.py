@@ -134,7 +134,7 @@ def calibrate_intrinsics(
     """
     if len(views) < MIN_VIEWS:
         text = f"intrinsics need at least {MIN_VIEWS} views of the board (15 or more are better); got {len(views)}"
-        raise InputError(f"camera {name}: {text}. Record more, and check the board's description")
+        raise InputError(f"camera {name}: {text}. Record more views, and compare [board] with the printed board")
     for view in views:
         low, high = view.uv.min(0), view.uv.max(0)
         if low.min() < -0.5 or high[0] > width - 0.5 or high[1] > height - 0.5:
@@ -165,7 +165,11 @@ def calibrate_intrinsics(
 
 
 def compare_models(views: Sequence[View], width: int, height: int, folds: int = 3) -> dict[str, float]:
-    """Return, by lens model, the RMS in px on views not used in the fit; models that cannot be fitted are left out."""
+    """Return the RMS in px of each lens model, by name, on views that were not used to fit the model.
+
+    Models that cannot be fitted are left out. `folds` is the number of parts into which the views are divided; each
+    part is held out once.
+    """
     result: dict[str, float] = {}
     for model in FITS:
         squares = []

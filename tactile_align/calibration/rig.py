@@ -41,7 +41,8 @@ class Rig(Strict):
             for kind, allowed in _OVERRIDABLE.items():
                 for name, values in getattr(override, kind).items():
                     if name not in getattr(self, kind):
-                        raise InputError(f"override {i}: this rig has no {kind}.{name}. Correct the name")
+                        known = ", ".join(getattr(self, kind)) or "none"
+                        raise InputError(f"override {i}: this rig has no {kind}.{name}. Use one of: {known}")
                     unknown = set(values) - allowed
                     if unknown:
                         text = f"{kind}.{name}.{sorted(unknown)[0]} cannot be overridden"
@@ -145,7 +146,7 @@ class Rig(Strict):
         Raises:
             InputError: The rig has no such arm, or the arm has no gripper.
         """
-        gripper = self.arms[arm].gripper if arm in self.arms else None
+        gripper = self._entry("arm", self.arms, arm).gripper
         if gripper is None:
             raise InputError(f"arm '{arm}' of rig {self.name} has no gripper. Add [arms.{arm}.gripper] to its file")
         return gripper
@@ -168,7 +169,7 @@ class Rig(Strict):
         return entries[name]
 
     def joints(self, arm: str, qpos: Array) -> Array:
-        """Return joint angles (..., n), rad, of an arm from raw qpos (..., D).
+        """Return the joint angles (..., n), rad, of an arm, taken from raw qpos (..., D).
 
         Raises:
             InputError: qpos has too few columns, or angles lie outside the arm's limits (often degrees or normalised).
@@ -186,9 +187,11 @@ class Rig(Strict):
         return q
 
     def T_from_to(self, frame: str, target: str, qpos: Array, opening: Array | None = None) -> Array:
-        """Return T_frame_target, (..., 4, 4), for two frame names of the tree and raw qpos (..., D).
+        """Return T_frame_target (..., 4, 4), m, the pose of frame `target` in frame `frame`, from raw qpos (..., D).
 
-        The path goes through the nearest common frame, so joints have no influence between frames on one flange.
+        Frames are given by name, such as "left/flange". `opening` (..., 2) is the distance of each finger from the tool
+        axis, m; None: from the gripper reading. The path goes through the nearest common frame, so joints have no
+        influence between frames on one flange.
         """
         (arm_a, node_a), (arm_b, node_b) = self._frame(frame, "frame"), self._frame(target, "target")
         common = "base" if arm_a and arm_a == arm_b else "world"

@@ -40,7 +40,7 @@ class Checked(Strict):
 
 
 class Mount(Checked):
-    """Part that is fixed to a parent frame at the pose T_parent_this.
+    """Part of a rig that is fixed to a parent frame at the pose T_parent_this.
 
     A file gives the pose either as `translation_m` and `quat_wxyz` or as `matrix`, a 4x4 T_parent_this. The matrix
     is checked and converted when the file is read.
@@ -57,12 +57,12 @@ class Mount(Checked):
         if not isinstance(data, dict) or "matrix" not in data:
             return data
         if "translation_m" in data or "quat_wxyz" in data:
-            raise InputError("the pose is given twice: matrix, and translation_m or quat_wxyz. Remove one of these")
+            raise InputError("the pose is given twice: as matrix and as translation_m, quat_wxyz. Remove one of them")
         T = np.asarray(data["matrix"], dtype=np.float64)
         if T.shape != (4, 4) or abs(T[3] - [0, 0, 0, 1]).max() > 0:
-            got = f"shape {T.shape}" if T.shape != (4, 4) else f"last row {T[3].tolist()}"
-            needed = "matrix must be a 4x4 T_parent_this with last row 0 0 0 1"
-            raise InputError(f"{needed}; got {got}. Write it row by row, with the translation in the last column")
+            got = f"has shape {T.shape}" if T.shape != (4, 4) else f"has the last row {T[3].tolist()}"
+            needed = "expected a 4x4 pose with the last row 0 0 0 1"
+            raise InputError(f"matrix {got}; {needed}. Write it row by row, with the translation in the last column")
         fault = rotation_fault(T[:3, :3])
         if fault is not None:
             raise InputError(f"`matrix` does not contain a rotation: {fault}. Copy the matrix again, row by row")
@@ -74,7 +74,7 @@ class Mount(Checked):
     def _pose_is_plausible(self) -> "Mount":
         norm = float(np.linalg.norm(self.quat_wxyz))
         if not abs(norm - 1.0) < 1e-4:
-            raise InputError(f"quat_wxyz must have norm 1; got norm {norm:.6g}. Normalise {list(self.quat_wxyz)}")
+            raise InputError(f"quat_wxyz = {list(self.quat_wxyz)} has norm {norm:.6g}, not 1. Divide it by its norm")
         if not np.abs(self.translation_m).max() < 10.0:
             raise InputError(f"translation_m = {list(self.translation_m)} exceeds 10 m. Give metres, not mm")
         return self
@@ -107,7 +107,7 @@ class Pad(Solid):
     @model_validator(mode="after")
     def _normal_is_a_unit_vector(self) -> "Pad":
         if abs(float(np.linalg.norm(self.normal)) - 1.0) > 1e-4:
-            raise InputError(f"normal must be a unit vector; got {list(self.normal)}. Divide it by its length")
+            raise InputError(f"normal = {list(self.normal)} is not a unit vector. Divide it by its length")
         return self
 
 
@@ -142,7 +142,7 @@ class RigArm(Mount):
     @model_validator(mode="after")
     def _columns_fit_the_arm(self) -> "RigArm":
         if self.parent != "world":
-            raise InputError(f"the parent of an arm must be 'world'; got '{self.parent}'. Write parent = \"world\"")
+            raise InputError(f"parent is '{self.parent}', but must be 'world' for an arm. Write parent = \"world\"")
         if len(self.joints.columns) != self.arm.dof:
             raise InputError(
                 f"{self.model} has {self.arm.dof} joints but joints.columns has {len(self.joints.columns)} entries. "
@@ -226,7 +226,7 @@ class RigCamera(Lens, Mount):
             remedy = "check for swapped width and height, and for a K of another resolution"
             raise InputError(f"{text}. K must belong to width x height BEFORE image_map: {remedy}")
         if not (fx > 0 and fy > 0 and 0.5 < fx / fy < 2.0):
-            wrong_sign = f"must be positive in the raw frame: K has fx = {fx:g}, fy = {fy:g}. Put flips in image_map"
+            wrong_sign = f"must be positive in the raw frame: K has fx = {fx:g}, fy = {fy:g}. Put any flip in image_map"
             unequal = f"must differ by less than a factor of 2: K has fx = {fx:g}, fy = {fy:g}. Copy K again"
             raise InputError(f"fx and fy {unequal if fx > 0 and fy > 0 else wrong_sign}")
         _ = self.stored

@@ -72,9 +72,10 @@ def slopes(camera: Camera, p: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def pose_slopes(T_camera_board: np.ndarray, points: np.ndarray, J: np.ndarray) -> np.ndarray:
-    """Return d pixel / d pose, (2 N, 6), of N points: by translation, then by w of R exp(w).
+    """Return the derivatives d pixel / d pose (2 N, 6) of N points (N, 3), m, on the board.
 
-    J (N, 2, 3) contains the derivatives d pixel / d point from `slopes`.
+    Columns 0 to 2 are for the translation, columns 3 to 5 for w of R exp(w). J (N, 2, 3) contains the derivatives
+    d pixel / d point from `slopes`.
     """
     turn = -T_camera_board[:3, :3] @ skew(points)
     return np.asarray((J @ np.concatenate([np.broadcast_to(np.eye(3), turn.shape), turn], axis=-1)).reshape(-1, 6))
@@ -94,10 +95,10 @@ def rms(camera: Camera, T_camera_board: np.ndarray, view: View) -> float:
 
 
 def board_poses(camera: Camera, view: View) -> list[BoardPose]:
-    """Return the poses that fit a view of a flat board, best first.
+    """Return the board poses that fit a view of a flat board, best first.
 
-    A small flat board far away has two poses that fit nearly equally well (IPPE gives both); both are refined on
-    pixels.
+    A small flat board far away has two poses that fit nearly equally well. IPPE (a closed-form solver for flat
+    boards) gives both, and both are refined to minimise the error in pixels.
 
     Raises:
         InputError: No pose fits the view.
@@ -128,7 +129,7 @@ def board_poses(camera: Camera, view: View) -> list[BoardPose]:
         if not any(np.allclose(refined.T_camera_board, known.T_camera_board, atol=1e-4) for known in candidates):
             candidates.append(refined)
     if not candidates:
-        raise InputError(f"{view.name}: no board pose in front of the camera fits its points. Remove this view")
+        raise InputError(f"{view.name}: no board pose in front of the camera fits the points. Remove this view")
     return sorted(candidates, key=lambda candidate: candidate.rms)
 
 
@@ -175,8 +176,9 @@ def read_points(path: Path, board: Board) -> dict[str, View]:
         except (KeyError, ValueError) as error:
             raise InputError(f"{path}: line {line}: id, u, v must be numbers; got {row}. Correct the line") from error
         if not (0 <= entry[0] < len(board.points) and np.isfinite(entry[1:]).all()):
-            needed = f"id must be 0 to {len(board.points) - 1} and u, v finite"
-            raise InputError(f"{path}: line {line}: {needed}; got {entry}. Remove the line, or correct the board")
+            known = f"the board has ids 0 to {len(board.points) - 1}. Correct id or the board"
+            wrong = "u and v must be finite. Remove the line" if 0 <= entry[0] < len(board.points) else known
+            raise InputError(f"{path}: line {line}: id, u, v are {', '.join(map(str, entry))}, but {wrong}")
         by_view.setdefault(view, []).append(entry)
     points = {name: np.array(entries) for name, entries in by_view.items()}
     return {

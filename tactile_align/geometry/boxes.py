@@ -9,7 +9,7 @@ from tactile_align.geometry.frames import Array
 
 
 def area(box: Array) -> Array:
-    """Return areas (...), px^2, of boxes (..., 4)."""
+    """Return the areas (...), px^2, of boxes (..., 4)."""
     return (box[..., 2] - box[..., 0]) * (box[..., 3] - box[..., 1])
 
 
@@ -29,7 +29,10 @@ def clip_to_image(box: Array, width: int, height: int) -> Array:
 
 
 def intersection_over_union(a: Array, b: Array) -> Array:
-    """Return the intersection over union (...) of boxes (..., 4), which broadcast; nan where either box is nan."""
+    """Return the intersection over union (...) of boxes a and b, each (..., 4); nan where either box is nan.
+
+    The leading axes of a and b broadcast.
+    """
     xp = array_namespace(a, b)
     width = xp.minimum(a[..., 2], b[..., 2]) - xp.maximum(a[..., 0], b[..., 0])
     height = xp.minimum(a[..., 3], b[..., 3]) - xp.maximum(a[..., 1], b[..., 1])
@@ -39,7 +42,10 @@ def intersection_over_union(a: Array, b: Array) -> Array:
 
 
 def union(a: Array, b: Array) -> Array:
-    """Return the smallest boxes (..., 4) that contain boxes a and b, which broadcast; nan boxes are ignored."""
+    """Return the smallest boxes (..., 4) that contain boxes a and b, each (..., 4); a nan box is ignored.
+
+    The leading axes of a and b broadcast.
+    """
     xp = array_namespace(a, b)
     a, b = xp.where(xp.isnan(a), b, a), xp.where(xp.isnan(b), a, b)
     return xp.concat([xp.minimum(a[..., :2], b[..., :2]), xp.maximum(a[..., 2:], b[..., 2:])], axis=-1)

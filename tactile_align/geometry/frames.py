@@ -13,14 +13,17 @@ Array = Any
 
 
 def invert(T_ab: Array) -> Array:
-    """Return T_ba for poses (..., 4, 4), using the transpose of the rotation."""
+    """Return the inverse poses T_ba (..., 4, 4) of poses T_ab (..., 4, 4), using the transpose of the rotation."""
     xp = array_namespace(T_ab)
     R_ba = xp.matrix_transpose(T_ab[..., :3, :3])
     return pose(R_ba, -(R_ba @ T_ab[..., :3, 3:])[..., 0])
 
 
 def apply(T_ab: Array, p_b: Array) -> Array:
-    """Return points (..., 3) in frame a, from poses (..., 4, 4) and points (..., 3) in frame b, which broadcast."""
+    """Return the points p_a (..., 3) in frame a of points p_b (..., 3) in frame b; T_ab is (..., 4, 4).
+
+    The leading axes of T_ab and p_b broadcast.
+    """
     return (T_ab[..., :3, :3] @ p_b[..., None])[..., 0] + T_ab[..., :3, 3]
 
 
@@ -72,7 +75,10 @@ def rotation_log(R: Array) -> Array:
 
 
 def exp(xi: Array) -> Array:
-    """Return poses (..., 4, 4) from twists (..., 6): v (m), then w (rad)."""
+    """Return poses (..., 4, 4), m, from twists (..., 6): translational part v (m), then rotational part w (rad).
+
+    This is the exponential map of SE(3).
+    """
     xp = array_namespace(xi)
     v, w = xi[..., :3], xi[..., 3:]
     _, b, c = _exp_coefficients(w)
@@ -82,7 +88,7 @@ def exp(xi: Array) -> Array:
 
 
 def log(T: Array) -> Array:
-    """Return twists (..., 6), v (m) then w (rad), of poses (..., 4, 4); the inverse of `exp`."""
+    """Return the twists (..., 6), v (m) then w (rad), of poses (..., 4, 4), m; this function inverts `exp`."""
     xp = array_namespace(T)
     w = rotation_log(T[..., :3, :3])
     _, b, c = _exp_coefficients(w)

@@ -13,7 +13,10 @@ from tactile_align.geometry.frames import Array
 
 
 def resampled(image: Array, image_map: "ImageMap", fill: float) -> Array:
-    """Return images (..., H, W, C) resampled to (..., height, width, C); see `ImageMap.apply_to_image`."""
+    """Return images (..., H, W, C) resampled to the target size of a map, (..., height, width, C).
+
+    See `ImageMap.apply_to_image`.
+    """
     xp = array_namespace(image)
     window = _whole_pixel_window(image_map) if isinstance(image, np.ndarray) and image.ndim == 3 else None
     if window is not None and image.dtype == np.uint8:
@@ -137,8 +140,8 @@ class ImageMap:
         for name in ("source_width", "source_height", "width", "height"):
             value = getattr(self, name)
             if value != int(value) or value < 1:
-                needed = f"{name} must be a whole number of pixels >= 1"
-                raise InputError(f"ImageMap: {needed}; got {value}. Correct the crop, resize or letterbox")
+                needed = f"{name} is {value}, but must be a whole number of pixels >= 1"
+                raise InputError(f"ImageMap: {needed}. Correct the crop, resize or letterbox")
             object.__setattr__(self, name, int(value))
 
     @classmethod
@@ -148,8 +151,9 @@ class ImageMap:
 
     @classmethod
     def from_steps(cls, width: int, height: int, steps: Sequence[Sequence[Any]]) -> "ImageMap":
-        """Return the composed steps of a rig file: [["rotate180"], ["crop", 220, 150, 260, 270], ["resize", 640, 480]].
+        """Return the map that applies the steps of a rig file, in order, to images of width x height px.
 
+        An example of steps: [["rotate180"], ["crop", 220, 150, 260, 270], ["resize", 640, 480]].
         Raises:
             InputError: A step is unknown or has a wrong number of values; the message contains the step.
         """
@@ -160,7 +164,7 @@ class ImageMap:
             if name not in arity:
                 raise InputError(f"image_map step {list(step)}: unknown step. Use one of: {', '.join(arity)}")
             if len(values) != arity[name]:
-                text = f"{name} needs {arity[name]} numbers, got {len(values)}"
+                text = f"got {len(values)} numbers, but {name} needs {arity[name]}"
                 change = "Add" if len(values) < arity[name] else "Remove"
                 raise InputError(f"image_map step {list(step)}: {text}. {change} {abs(len(values) - arity[name])}")
             composed = getattr(composed, name)(*values)
@@ -192,10 +196,10 @@ class ImageMap:
         return self._mirrored(1.0, -1.0)
 
     def crop(self, u0: Any, v0: Any, width: int, height: int) -> "ImageMap":
-        """Return this map followed by a crop to width x height pixels, the first of which is (u0, v0).
+        """Return this map followed by a crop to width x height pixels; pixel (u0, v0) becomes the first pixel.
 
-        u0 and v0 may be fractional, may lie outside the image (the outside part gets the fill value), and may be
-        arrays (...) with one origin per sample.
+        u0 and v0 may be fractional or outside the image; pixels outside the image get the fill value. u0 and v0 may
+        also be arrays (...) with one origin per sample.
         """
         if isinstance(u0, int | float) and isinstance(v0, int | float):
             return self._then(np.ones(2), -np.array([u0, v0], dtype=np.float64), width, height)
@@ -239,21 +243,24 @@ class ImageMap:
         return pair[0], pair[1]
 
     def apply(self, uv: Array) -> Array:
-        """Return target pixels of source pixels (..., 2); the map's batch axes match the leading axes of `uv`."""
+        """Return the target pixels (..., 2) of source pixels `uv` (..., 2).
+
+        Batch axes of the map match the leading axes of `uv`.
+        """
         scale, offset = self._parameters(uv, uv.ndim)
         return scale * uv + offset
 
     def apply_to_box(self, box: Array) -> Array:
-        """Return target boxes of source boxes (..., 4), not clipped; u0 < u1 holds after a flip, too."""
+        """Return the target boxes (..., 4) of source boxes (..., 4), not clipped; u0 < u1 holds after a flip, too."""
         xp = array_namespace(box)
         corners = xp.stack([box[..., :2], box[..., 2:]], axis=-2)
         moved = self.apply(corners)
         return xp.concat([xp.min(moved, axis=-2), xp.max(moved, axis=-2)], axis=-1)
 
     def apply_to_K(self, K: Array) -> Array:
-        """Return the intrinsics of the mapped image, (..., 3, 3).
+        """Return the intrinsics (..., 3, 3) of the target image, px, from the intrinsics K of the source image.
 
-        A mirrored axis makes fx or fy negative (180 degrees: both); camera frame and distortion stay unchanged.
+        A flip makes fx or fy negative, a rotation by 180 degrees both. Camera frame and distortion stay unchanged.
         """
         xp = array_namespace(K)
         scale, offset = self._parameters(K, 2 if self.scale.ndim == 1 else self.scale.ndim)
@@ -270,7 +277,7 @@ class ImageMap:
             InputError: The image size differs from the map's source size.
         """
         if tuple(image.shape[-3:-1]) != (self.source_height, self.source_width):
-            needed = f"expected images of {self.source_width}x{self.source_height} (width x height)"
-            got = f"{image.shape[-2]}x{image.shape[-3]}. Check the width and height that the rig states"
-            raise InputError(f"{needed}, got {got}")
+            got = f"the images are {image.shape[-2]}x{image.shape[-3]} (width x height)"
+            needed = f"but the image map expects {self.source_width}x{self.source_height}"
+            raise InputError(f"{got}, {needed}. Check width and height of the camera in the rig file")
         return resampled(image, self, fill)

@@ -17,8 +17,8 @@ def load_arm(name_or_path: str | Path, base: str | None = None, tip: str | None 
 
     Args:
         name_or_path: Name or path of the arm.
-        base: URDF only: first link of the chain. None: the root of the file.
-        tip: URDF only: last link of the chain, which is the flange. None: the only end of the file.
+        base: URDF only: first link of the chain. None: the root link.
+        tip: URDF only: last link of the chain, which is the flange. None: the only link that has no child.
 
     Raises:
         FactError: The file does not exist, has unknown keys or numbers in a wrong unit, or is a URDF that is not a
@@ -29,9 +29,9 @@ def load_arm(name_or_path: str | Path, base: str | None = None, tip: str | None 
         return read_urdf(Path(name_or_path), base, tip)
     if suffix in (".xacro", ".xml"):
         command = f"xacro {Path(name_or_path).name} > arm.urdf"
-        raise FactError(f"{name_or_path}: expected a .toml fact or a .urdf file. Expand xacro first: {command}")
+        raise FactError(f"{name_or_path}: found {suffix}, expected .urdf or .toml. Expand xacro first: {command}")
     if base is not None or tip is not None:
-        text = "base and tip apply only to a URDF; a fact file contains a single chain"
+        text = "base or tip is given, but they apply only to a URDF file; this arm is a single chain"
         raise FactError(f"{name_or_path}: {text}. Leave both out")
     data, source = read_fact("kinematics", name_or_path)
     return parse(ArmFact, data, source).to_arm()
@@ -55,10 +55,11 @@ def forward_kinematics(arm: Arm, q: Array) -> Array:
 
 
 def link_poses(arm: Arm, q: Array) -> Array:
-    """Return T_base_link, (..., n, 4, 4): frame i sits on joint i and moves with it; z is the joint's axis.
+    """Return T_base_link (..., n, 4, 4), the poses of all link frames in the base frame, m.
 
-    These are the link frames of URDF, MuJoCo and pinocchio if the joint axes in the file are +z.
-    Raises as `forward_kinematics`.
+    The origin of frame i is on joint i, frame i moves with joint i, and its z axis is the axis of joint i. These are
+    the link frames of URDF, MuJoCo and pinocchio if the joint axes in the file are +z. Arguments and errors are those
+    of `forward_kinematics`.
     """
     require_joint_axis(arm, q)
     entries = [entry for frame in frames(arm, q)[:-1] for entry in frame.entries()]
@@ -66,9 +67,10 @@ def link_poses(arm: Arm, q: Array) -> Array:
 
 
 def jacobian(arm: Arm, q: Array) -> Array:
-    """Return the geometric Jacobian at the flange, (..., 6, n): rows v (m/rad) then w, in base axes.
+    """Return the geometric Jacobian (..., 6, n) of the flange's origin, in base axes.
 
-    Raises as `forward_kinematics`.
+    Rows 0 to 2 are the linear velocity (m/rad), rows 3 to 5 the angular velocity (rad/rad), per joint. Arguments and
+    errors are those of `forward_kinematics`.
     """
     require_joint_axis(arm, q)
     *links, flange = frames(arm, q)

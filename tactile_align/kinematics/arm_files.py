@@ -21,7 +21,7 @@ class _NoDoctype(ElementTree.TreeBuilder):
     """XML tree builder that refuses a DOCTYPE, whose entities could read files or grow without bound."""
 
     def doctype(self, name: str, pubid: str | None, system: str | None) -> None:
-        raise FactError("<!DOCTYPE>: not allowed in a URDF, because its entities are a risk. Remove the line")
+        raise FactError("<!DOCTYPE> found; it is not allowed in a URDF because it can load files. Remove the line")
 
 
 def parse(path: Path) -> ElementTree.Element:
@@ -35,7 +35,7 @@ def parse(path: Path) -> ElementTree.Element:
     except (ElementTree.ParseError, LookupError, ValueError) as error:
         raise FactError(f"not valid XML: {error}. Check that the file is a complete URDF") from error
     if root.tag != "robot":
-        raise FactError(f"<{root.tag}>: a URDF starts with <robot>. Choose a URDF file")
+        raise FactError(f"the root element is <{root.tag}>, but a URDF starts with <robot>. Choose a URDF file")
     for element in root.iter():
         if "xacro" in element.tag or any("${" in value for value in element.attrib.values()):
             raise FactError(f"<{element.tag}>: the file is xacro. Expand it first: xacro arm.urdf.xacro > arm.urdf")
@@ -111,8 +111,8 @@ def read_urdf(path: Path, base: str | None = None, tip: str | None = None) -> Ar
 
     Args:
         path: The .urdf file.
-        base: First link. None: the root of the tree.
-        tip: Last link, which is the flange. None: the only end of the tree.
+        base: First link. None: the root link.
+        tip: Last link, which is the flange. None: the only link that has no child.
 
     Raises:
         FactError: The file is not XML, has a DOCTYPE or is xacro; the chain has mimic or free joints, a link with two
@@ -142,7 +142,7 @@ class _Reader:
         for joint in self.joints:
             if joint.child in self.above:
                 text = f"link '{joint.child}' is already the child of joint '{self.above[joint.child].name}'"
-                raise FactError(f"joint '{joint.name}': {text}; a serial chain has no loop. Cut the loop in the file")
+                raise FactError(f"joint '{joint.name}': {text}; a link has one parent. Remove one of the two joints")
             self.above[joint.child] = joint
 
     def _joint(self, element: ElementTree.Element) -> _Joint:
@@ -178,7 +178,7 @@ class _Reader:
                 continue
             if joint.element.find("mimic") is not None:
                 text = "<mimic> couples it to another joint; joints of the chain must move independently"
-                raise FactError(f"joint '{joint.name}': {text}. Choose another tip, or make it fixed")
+                raise FactError(f"joint '{joint.name}': {text}. Choose another tip, or make this joint fixed")
             if joint.kind not in MOVING:
                 raise FactError(f"joint '{joint.name}': type '{joint.kind}' is not supported. Use {', '.join(MOVING)}")
             A = _axis_turn(joint)
@@ -298,7 +298,7 @@ def _refuse_radians(key: str, *values: float) -> None:
     """Raise InputError for pi and its simple fractions in degrees: no manufacturer tilts a joint by 1.5708 degrees."""
     for value in values:
         if any(abs(abs(value) - np.pi / k) < 5e-5 for k in (1, 2, 3, 4, 6)):
-            raise InputError(f"{key} must be in degrees; got {value:g} (radians?). Write {np.degrees(value):.4g}")
+            raise InputError(f"{key} contains {value:g}, which looks like radians. Write {np.degrees(value):.4g} (deg)")
 
 
 class Joint(Strict):
@@ -317,7 +317,7 @@ class Joint(Strict):
             raise InputError(f"{text}. Exchange or correct the two")
         if upper - lower < 13.0:
             degrees = f"[{np.degrees(lower):.1f}, {np.degrees(upper):.1f}]"
-            raise InputError(f"limits_deg spans only {upper - lower:.4g} deg (radians?). Write {degrees}")
+            raise InputError(f"limits_deg spans only {upper - lower:.4g}, which looks like radians. Write {degrees}")
         return self
 
 
@@ -335,7 +335,7 @@ class OriginJoint(Joint):
 
 
 class DHJoint(Joint):
-    """Revolute joint given as a row of a Denavit-Hartenberg table."""
+    """Revolute joint given as a row of a Denavit-Hartenberg table; see `convert_dh` for both conventions."""
 
     offset_deg: Degrees = 0.0
     d_m: Metres
@@ -409,8 +409,9 @@ class ArmFact(Strict):
 
 
 def convert_dh(rows: tuple[DHJoint, ...], modified: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Return T_link_joint (n, 4, 4) and T_link_flange (4, 4) of a DH table.
+    """Return the poses T_link_joint (n, 4, 4) and T_link_flange (4, 4), m, of the rows of a DH table.
 
+    `modified` selects Craig's convention.
     Standard (Denavit and Hartenberg 1955): T = Rz(q + offset) Tz(d) Tx(a) Rx(alpha), where
     Tz(d) Tx(a) Rx(alpha) follows the joint. Modified (Craig): T = Rx(alpha) Tx(a) Rz(q + offset) Tz(d), all of which
     precedes the joint, since Tz commutes with Rz.

@@ -57,15 +57,15 @@ class Arm:
                 text = f"{key} must have shape {shape}, got {np.shape(getattr(self, key))}"
                 raise InputError(f"arm {self.name}: {text}. Make it match the {n} joint_names")
         if n == 0 or len(self.prismatic) != n:
-            text = f"got {len(self.prismatic)} `prismatic` flags for {n} joints"
-            raise InputError(f"arm {self.name}: {text}. Give at least one joint, and one flag per joint")
+            text = f"got {len(self.prismatic)} `prismatic` flags for {n} joints. Give one flag per joint"
+            raise InputError(f"arm {self.name}: {text if n else 'joint_names is empty. Give at least one joint'}")
         if not np.all(self.lower < self.upper):
             name = self.joint_names[int(np.argmin(self.lower < self.upper))]
-            raise InputError(f"arm {self.name}: {name}'s lower limit is not below its upper limit. Correct the two")
+            raise InputError(f"arm {self.name}: {name}'s lower limit is not below its upper limit. Correct both")
         for label, T in [*zip(self.joint_names, self.T_link_joint, strict=True), ("flange", self.T_link_flange)]:
-            fault = rotation_fault(T[:3, :3]) if np.all(np.isfinite(T)) else "it holds nan or infinity"
+            fault = rotation_fault(T[:3, :3]) if np.all(np.isfinite(T)) else "it contains nan or infinity"
             if fault:
-                raise InputError(f"arm {self.name}: the pose of {label} is wrong: {fault}. Correct the pose")
+                raise InputError(f"arm {self.name}: the fixed pose of {label} is not valid: {fault}. Correct this pose")
         object.__setattr__(self, "steps", _plain_steps(self))
         object.__setattr__(self, "aligned", tuple(_aligned(self, i) for i in range(n)))
 
@@ -95,9 +95,9 @@ def require_joint_axis(arm: Arm, q: Array) -> None:
     """
     if q.shape[-1:] != (arm.dof,):
         needed = f"{arm.name} has {arm.dof} joints, so q must have shape (..., {arm.dof})"
-        raise InputError(f"{needed}; got {tuple(q.shape)}. Give only the joints, without the gripper")
+        raise InputError(f"{needed}; got {tuple(q.shape)}. Give one value per joint, without the gripper")
     if not array_namespace(q).isdtype(q.dtype, "real floating"):
-        raise InputError(f"q must be floating-point radians; got {q.dtype}. Use q.astype(float) or q.double()")
+        raise InputError(f"q contains {q.dtype}, expected floating-point radians. Use q.astype(float) or q.double()")
 
 
 def _aligned(arm: Arm, i: int) -> float | None:
@@ -159,7 +159,7 @@ def frames(arm: Arm, q: Array) -> list[Frame]:
 
     Args:
         arm: The arm.
-        q: (..., n) joint values.
+        q: (..., n) joint values, rad (m where a joint slides).
     """
     xp = array_namespace(q)
     angles: list[Array] = []

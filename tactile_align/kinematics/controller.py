@@ -117,7 +117,10 @@ ITERATIONS = 40
 
 @dataclass(frozen=True)
 class Residual:
-    """Differences between two lists of poses: RMS and maximum, and the row with the largest distance."""
+    """RMS and maximum of the distances (mm) and angles (deg) between two lists of poses.
+
+    `worst_row` is the index (from 0) of the pair of poses with the largest distance.
+    """
 
     rms_mm: float
     max_mm: float
@@ -132,7 +135,10 @@ class Residual:
 
 @dataclass(frozen=True)
 class PoseFit:
-    """Base offset Z (T_reference_base) and tool offset X (T_flange_tool) of C = Z A X, and the remaining residual."""
+    """Offsets Z and X that bring poses A into agreement with poses C (C = Z A X), and the remaining residual.
+
+    Z = T_reference_base is the base offset, X = T_flange_tool the tool offset; both are (4, 4), m.
+    """
 
     T_reference_base: np.ndarray
     T_flange_tool: np.ndarray
@@ -148,7 +154,9 @@ def residual(A: np.ndarray, C: np.ndarray) -> Residual:
 
 
 def fit_poses(A: np.ndarray, C: np.ndarray, freedom: Freedom) -> PoseFit:
-    """Return the Z and X that fit C = Z A X best: rotations first, then positions by least squares.
+    """Return the base offset Z and the tool offset X that fit C = Z A X best, and the remaining residual.
+
+    Rotations are fitted first, then positions by least squares.
 
     Args:
         A: (N, 4, 4) poses from forward kinematics, metres.
@@ -214,7 +222,10 @@ def describe(T: np.ndarray) -> str:
 
 @dataclass(frozen=True)
 class PosePair:
-    """Poses (N, 4, 4) from forward kinematics (A) and the controller (C), and the number of joints changed for A."""
+    """Poses (N, 4, 4), m, from forward kinematics (A) and from the controller (C).
+
+    `changes` is the number of joints whose order, sign or zero a hypothesis changed to compute A.
+    """
 
     A: np.ndarray
     C: np.ndarray
@@ -223,7 +234,10 @@ class PosePair:
 
 @dataclass(frozen=True)
 class Joints:
-    """Arm, the order, signs (n,) and offsets (n,), rad, of its joint columns, and the number of joints they change."""
+    """Way to read an arm's joints from a file: order of the columns, signs (n,) and offsets (n,), rad.
+
+    `changes` is the number of joints that are read differently from the file as stated.
+    """
 
     arm: Arm
     order: list[int]
@@ -247,7 +261,7 @@ GAZEBO = ({0, 3, 4}, {0, 3}, {0, 4, 5})
 
 
 def hypotheses(arm: Arm, file: PoseFile, stated: PosePair) -> Iterator[Trap]:
-    """Yield every hypothesis, apart from the file as stated, that could explain the poses."""
+    """Yield every hypothesis about a mistake in the file or the arm model that could explain the poses."""
     for order in (*EULER[1:], "rotation vector"):
         means = order if order == "rotation vector" else " ".join(f"R{axis}(r{axis})" for axis in order)
         pair = replace(stated, C=controller_poses(file, order))
@@ -365,7 +379,9 @@ class ControllerFit:
 def check_controller_poses(
     csv_path: str | Path, arm_name: str | Path, base: str | None = None, tip: str | None = None
 ) -> ControllerFit:
-    """Return how well forward kinematics agrees with poses recorded from a controller, and what explains differences.
+    """Return a comparison of forward kinematics with poses recorded from a controller.
+
+    If they differ, known mistakes such as a wrong unit or Euler order are tried as explanations.
 
     The file has the columns j1 .. jn (deg), x, y, z (mm), rx, ry, rz (deg) of the flange (tool 0) in the arm's base
     (user 0); R = Rz(rz) Ry(ry) Rx(rx), the order Dobot controllers use.
@@ -385,8 +401,8 @@ def check_controller_poses(
     rows = len(file.joints)
     if rows < MIN_ROWS:
         raise InputError(
-            f"{csv_path}: {rows} poses; at least {MIN_ROWS} are needed to tell a tool offset from another mistake. "
-            f"Record more poses, in which every joint moves by tens of degrees"
+            f"{csv_path}: found {rows} poses, but at least {MIN_ROWS} are needed to tell a tool offset from another "
+            f"mistake. Record more poses, and move every joint by tens of degrees"
         )
     stated = PosePair(forward_kinematics(arm, file.joints), controller_poses(file))
     raw, traps = residual(stated.A, stated.C), list[Check]()

@@ -14,7 +14,7 @@ COLOURS = ("#c62828", "#2e7d32", "#1565c0")
 
 
 def draw_arm(arm: Arm, postures: dict[str, np.ndarray], path: str | Path) -> None:
-    """Write a PNG with one panel per posture.
+    """Write a PNG file that shows the arm, with one panel per posture.
 
     Args:
         arm: The arm.

@@ -21,7 +21,7 @@ class Law(Strict):
     @model_validator(mode="after")
     def _axis_is_a_unit_vector(self) -> "Law":
         if abs(float(np.linalg.norm(self.axis)) - 1.0) > 1e-6:
-            raise InputError(f"axis must be a unit vector; got {list(self.axis)}. Divide it by its length")
+            raise InputError(f"axis = {list(self.axis)} is not a unit vector. Divide it by its length")
         return self
 
 
@@ -57,11 +57,11 @@ class SliderCrank(Law):
     @model_validator(mode="after")
     def _rod_reaches(self) -> "SliderCrank":
         if self.rod_m <= self.crank_m:
-            raise InputError(f"rod_m must exceed crank_m; got rod {self.rod_m}, crank {self.crank_m}. Measure both")
+            raise InputError(f"rod_m = {self.rod_m} must exceed crank_m = {self.crank_m}. Measure both again")
         if not 0.0 <= self.theta_open_rad < self._closed() <= np.pi:
-            got = f"got {self.theta_open_rad:.4g} .. {self._closed():.4g} rad"
-            needed = "the crank needs 0 <= theta_open < theta_closed <= pi; otherwise it turns back"
-            raise InputError(f"{needed}; {got}. Correct one of theta_open_rad, theta_closed_rad, servo_counts")
+            got = f"theta_open is {self.theta_open_rad:.4g} rad and theta_closed is {self._closed():.4g} rad"
+            needed = "the crank needs 0 <= theta_open < theta_closed <= pi"
+            raise InputError(f"{got}, but {needed}. Correct theta_open_rad, theta_closed_rad or servo_counts")
         return self
 
     def _closed(self) -> float:
@@ -90,7 +90,7 @@ class Table(Law):
     def _rises(self) -> "Table":
         if len(self.fraction) != len(self.opening_m):
             got = f"got {len(self.fraction)} fractions, {len(self.opening_m)} openings"
-            raise InputError(f"expected one opening per fraction; {got}. Complete the shorter list")
+            raise InputError(f"{got}; expected one opening per fraction. Complete the shorter list")
         if self.fraction[0] != 0.0 or self.fraction[-1] != 1.0 or not np.all(np.diff(self.fraction) > 0):
             ends = f"runs from {self.fraction[0]:g} to {self.fraction[-1]:g}. Scale it, or add the missing end"
             fault = ends if np.all(np.diff(self.fraction) > 0) else "does not always increase. Sort the table"
@@ -179,11 +179,11 @@ class HasGrippers(Protocol):
 
 
 def opening_in_contact(rig: HasGrippers, arm: str, qpos: Array, contact: Array) -> Array:
-    """Return the finger openings, with a COMMANDED reading held at its value at contact onset.
+    """Return the finger openings, corrected during contact if the gripper's reading is the command.
 
-    After contact the command closes further while the finger stands still. Within each period of
-    contact the opening is the larger of the commanded opening and its value in the first contact
-    frame, so a command to open takes effect at once. A measured opening is returned unchanged.
+    During contact the command closes further while the finger stands still. So within each period of contact the
+    opening is never less than the commanded opening at the start of that period. A command to open takes effect at
+    once. A measured opening is returned unchanged.
 
     Args:
         rig: The rig.
@@ -199,8 +199,8 @@ def opening_in_contact(rig: HasGrippers, arm: str, qpos: Array, contact: Array) 
     """
     gripper = rig.gripper(arm)
     if tuple(contact.shape) != tuple(qpos.shape[:-1]):
-        needed = f"contact must have one flag per frame, shape {tuple(qpos.shape[:-1])}"
-        raise InputError(f"{needed}; got {tuple(contact.shape)}. Give the flags of this episode")
+        needed = f"but needs one flag per frame of qpos, shape {tuple(qpos.shape[:-1])}"
+        raise InputError(f"contact has shape {tuple(contact.shape)}, {needed}. Give the flags of this episode")
     opening = gripper.opening(qpos)
     if gripper.reading == "measured":
         return opening

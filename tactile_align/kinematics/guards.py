@@ -98,8 +98,9 @@ def suspect_swapped_arms(
 
 
 def require_within_limits(arm: Arm, q: Array, tolerance_rad: float = TOLERANCE_RAD) -> None:
-    """Raise an error if joint values exceed the arm's limits by more than a tolerance (default 2 deg).
+    """Raise an error if joint values q (..., n), rad, exceed the arm's limits by more than a tolerance (rad).
 
+    The default tolerance is 2 deg. Sliding joints are in metres.
     Raises:
         InputError: A value exceeds its limits. The message contains row, joint, value, limits and the likely cause.
     """
@@ -111,7 +112,7 @@ def require_within_limits(arm: Arm, q: Array, tolerance_rad: float = TOLERANCE_R
     if bool(xp.all(inside)):
         return
     suspicion = _outside(arm, _numpy(q).reshape(-1, arm.dof), tolerance_rad)
-    raise InputError(suspicion.message if suspicion else f"{arm.name}: joint values exceed its limits. Check the unit")
+    raise InputError(suspicion.message if suspicion else f"{arm.name}: joint values exceed the limits. Check the unit")
 
 
 def _outside(arm: Arm, rows: np.ndarray, tolerance_rad: float) -> Suspicion | None:

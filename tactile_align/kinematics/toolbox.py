@@ -66,8 +66,8 @@ def inverse_kinematics(
     T = np.asarray(T_base_flange.A if isinstance(T_base_flange, SE3) else T_base_flange, dtype=np.float64)
     near = np.asarray(near, dtype=np.float64)
     if near.shape != (arm.dof,) or T.shape != (4, 4):
-        text = f"{arm.name} needs a pose (4, 4) and near ({arm.dof},); got {T.shape} and {near.shape}"
-        raise InputError(f"{text}. Pass one pose and one value per joint")
+        text = f"T_base_flange has shape {T.shape} and near has shape {near.shape}; expected (4, 4) and ({arm.dof},)"
+        raise InputError(f"{text}. Pass one pose and one value per joint of {arm.name}")
     robot, rng = to_toolbox(arm), np.random.default_rng(seed)
     lower, upper = (np.where(np.isfinite(b), b, s * np.pi) for b, s in ((arm.lower, -1.0), (arm.upper, 1.0)))
     best: np.ndarray | None = None

@@ -28,7 +28,7 @@ class Calibrated:
         camera: Camera model of the session's images, as given or as calibrated.
         intrinsics: Result of the intrinsics calibration; None if the intrinsics were known.
         hand_eye: Result of the hand-eye calibration; None if only intrinsics were calibrated or a fault prevents it.
-        faults: Checks with ids "fault/NAME"; if one of them fails, no pose is computed.
+        faults: Known faults of the session, as checks with ids "fault/NAME"; if one fails, no pose is computed.
         report: All checks.
         rig: The rig that contains the result; None if no rig was given or no pose was computed.
     """
@@ -142,7 +142,7 @@ def verify_session(
     page: str | Path | None = None,
     write_into: str | Path | None = None,
 ) -> Report:
-    """Return the checks of a calibration session and, with a rig, of the rig's camera pose against the session.
+    """Return the report on a calibration session; with a rig, also check the rig's camera pose against the session.
 
     Args:
         folder: The session's folder.

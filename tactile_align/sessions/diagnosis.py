@@ -67,7 +67,10 @@ def other_formats(session: Session, T: np.ndarray, C: np.ndarray) -> list[tuple[
 
 
 def other_angles(session: Session, camera: Camera, T: np.ndarray, C: np.ndarray) -> list[Check]:
-    """Return the fault of a wrong rotation format if another format explains the camera's rotations far better."""
+    """Return a fault if another rotation format explains the camera's rotations far better; otherwise [].
+
+    T and C are (N, 4, 4), m: T_base_link as declared, and T_camera_board of each view alone.
+    """
     gap, mounted = angle_gap(T, C), session.fact.mounted or "moving"
     gaps = [pair for pair in other_formats(session, T, C) if pair[0] <= FAR_BETTER * gap]
     if not gaps:
@@ -91,13 +94,15 @@ def other_angles(session: Session, camera: Camera, T: np.ndarray, C: np.ndarray)
 
 
 def board_marks(session: Session) -> np.ndarray:
-    """Return three points (3, 3) that span the board, m."""
+    """Return three points (3, 3) on the board, m, at which poses of the board are compared."""
     points = np.asarray(session.fact.board.points)
     return points.mean(0) + np.ptp(points, axis=0).max() / 2 * np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0.0]])
 
 
 def chain_miss(session: Session, camera: Camera, B: np.ndarray, C: np.ndarray) -> float:
-    """Return the error of the median view, px, with the best closed-form solution; inf if no view turns enough.
+    """Return the median over the views of the error, px, under the best closed-form solution.
+
+    The result is inf if the views rotate too little.
 
     Args:
         session: The session, for its board.
@@ -112,7 +117,11 @@ def chain_miss(session: Session, camera: Camera, B: np.ndarray, C: np.ndarray) -
 def chain_hypotheses(
     session: Session, T: np.ndarray, B: np.ndarray, C: np.ndarray
 ) -> Iterator[Hypothesis[tuple[np.ndarray, np.ndarray]]]:
-    """Yield hypotheses about a session; `changed` holds the poses B and C that would then apply, see `chain_miss`."""
+    """Yield hypotheses about mistakes in a session's files.
+
+    `changed` of a hypothesis contains the poses (B, C) that hold if the hypothesis is true; see `chain_miss`. T
+    (N, 4, 4) is T_base_link as declared, m.
+    """
     mounted, fmt, arm = session.fact.mounted or "moving", session.fact.poses, session.arm
     evidence = "with the poses inverted (a wrong value of mounted has the same effect)"
     advice = (
@@ -150,7 +159,10 @@ def chain_hypotheses(
 
 
 def explain(session: Session, camera: Camera, T: np.ndarray, C: np.ndarray, result: HandEye) -> list[Check]:
-    """Return the fault whose hypothesis best explains a session that does not fit."""
+    """Return the fault whose hypothesis best explains a session that does not fit, as a list with one check.
+
+    T and C are (N, 4, 4), m: T_base_link as declared, and T_camera_board of each view alone.
+    """
     angles = other_angles(session, camera, T, C)
     if angles:
         return angles

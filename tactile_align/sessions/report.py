@@ -53,7 +53,10 @@ Good recordings reach an RMS of 0.6 to 1.5 px and standard deviations of 0.3 to 
 
 
 def judge(session: Session, intrinsics: Intrinsics | None, hand_eye: HandEye | None, faults: Sequence[Check]) -> Report:
-    """Return the report of a calibration: the checks `faults` first, then the checks against LIMITS."""
+    """Return the report of a calibration: first the checks in `faults`, then the checks against LIMITS.
+
+    `intrinsics` and `hand_eye` are None if they were not calibrated.
+    """
     checks, tables = list(faults), []
     if session.lost:
         share = len(session.lost) / (len(session.lost) + len(session.views))
@@ -142,7 +145,7 @@ def _digest(session: Session) -> str:
 
 
 def write_page(report: Report, path: str | Path, pictures: Sequence[Path] = ()) -> Path:
-    """Write one self-contained HTML page with verdict, checks, advice and pictures (PNG files); return its path."""
+    """Write a report as one self-contained HTML page with verdict, checks, advice and PNG pictures; return its path."""
     from jinja2 import Environment
 
     source = resources.files("tactile_align.sessions").joinpath("page.html").read_text(encoding="utf-8")
@@ -153,7 +156,7 @@ def write_page(report: Report, path: str | Path, pictures: Sequence[Path] = ()) 
 
 
 def draw_views(session: Session, camera: Camera, hand_eye: HandEye, out: Path, most: int = 6) -> list[Path]:
-    """Write pictures of the `most` worst views and return their paths, the worst first.
+    """Write pictures of the worst views, at most `most`, to the folder `out`; return their paths, worst first.
 
     Each picture shows the detected points (green), the predicted points (red) and their 2-sigma ellipses (orange). For
     a session without images the background is grey.

@@ -24,7 +24,7 @@ WIDTHS = {"quat_wxyz": 4, "quat_xyzw": 4, "rotvec": 3, "matrix": 16, **dict.from
 
 
 class PoseFormat(Strict):
-    """Format of the numbers in a pose file. It is declared, never guessed."""
+    """Format of the numbers in a pose file, as the [poses] table of session.toml declares it."""
 
     of: Literal["joints", "tool"]
     """joints: one angle per joint. tool: T_base_link as x, y, z and a rotation, or as a row-major 4x4 matrix."""
@@ -42,7 +42,7 @@ class PoseFormat(Strict):
         return self
 
     def width(self, arm: Arm | None) -> int:
-        """Return how many numbers a row must have.
+        """Return how many numbers each row of the pose file must have.
 
         Raises:
             InputError: The rows are joints but no arm is given.
@@ -87,7 +87,7 @@ class PoseFormat(Strict):
             for row, R in enumerate(T[:, :3, :3] if checked else []):
                 fault = rotation_fault(R, 1e-3)
                 if fault:
-                    raise InputError(f"row {row + 1}: the matrix must be a rotation: {fault}. Correct the pose file")
+                    raise InputError(f"row {row + 1}: the matrix has no valid rotation: {fault}. Correct this row")
         else:
             R = _rotations(self.rotation, values[:, 3:], turn, checked)
             T = np.asarray(pose(R, values[:, :3]))
@@ -100,7 +100,7 @@ def _rotations(kind: str, values: np.ndarray, turn: float, checked: bool) -> np.
         norm = np.linalg.norm(values, axis=1)
         if checked and (np.abs(norm - 1) > 1e-2).any():
             row = int(np.argmax(np.abs(norm - 1)))
-            raise InputError(f"row {row + 1}: the quaternion's norm must be 1; got {norm[row]:.4g}. Correct the row")
+            raise InputError(f"row {row + 1}: the quaternion has norm {norm[row]:.4g}, not 1. Correct this row")
         q = values / np.maximum(norm, 1e-12)[:, None]
         return np.asarray(rotation_from_quaternion(q if kind == "quat_wxyz" else q[:, [3, 0, 1, 2]]))
     if kind == "rotvec":
@@ -145,11 +145,12 @@ def read_poses(path: Path, columns: int) -> tuple[tuple[str, ...], np.ndarray]:
         try:
             row = np.ravel(np.asarray(cells, dtype=np.float64))
         except (TypeError, ValueError) as error:
-            raise InputError(f"{path}: {where}view {name} must have numbers: {error}. Correct the row") from error
+            raise InputError(f"{path}: {where}view {name} must have only numbers: {error}. Correct the row") from error
         rows.append(row)
         if len(row) != columns:
             raise InputError(
-                f"{path}: view {name} has {len(row)} numbers; [poses] needs {columns}. Correct one of them"
+                f"{path}: view {name} has {len(row)} numbers; the format in [poses] needs {columns}. Correct the "
+                f"row or [poses]"
             )
         if not np.isfinite(row).all():
             raise InputError(f"{path}: view {name} contains a non-finite number. Correct or remove this view")

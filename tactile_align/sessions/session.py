@@ -31,8 +31,8 @@ class Shot:
     """Image of a session, with its name and source.
 
     Attributes:
-        name: The name of its view.
-        where: Its file, and its frame in that file, for messages.
+        name: Name of the view that the image gives.
+        where: File of the image, and the frame in an episode file, for messages.
         image: (H, W) uint8 grey.
     """
 
@@ -82,23 +82,23 @@ def standstills(q: np.ndarray) -> tuple[int, ...]:
 
 
 class SessionFact(Strict):
-    """Keys of `session.toml`."""
+    """Keys and values of a `session.toml` file."""
 
     camera: str = "camera"
     """The camera's name in the rig."""
     arm: str | None = None
     """The arm's model, needed if the poses are joints."""
     base: str | None = None
-    """The URDF link at which the arm starts; the root link when None."""
+    """The URDF link at which the arm starts. None: the root link."""
     tip: str | None = None
-    """The URDF link that is the flange; the only end link when None."""
+    """The URDF link that is the flange. None: the only link that has no child."""
     mounted: Mounted | None = None
     """moving: the camera is on the arm. fixed: the arm holds the board. None: the session is for intrinsics only."""
     parent: Annotated[str, Field(pattern=r"^(world|[^/]+/(base|flange|link[1-9][0-9]*))$")] | None = None
     """The camera's parent frame, as in the rig: left/flange, left/link5, world. Tool poses must be poses of this frame
     (for a fixed camera, of the flange)."""
     board_arm: str | None = None
-    """The rig's arm that held the board in front of a fixed camera; the first arm when None."""
+    """The rig's arm that held the board in front of a fixed camera. None: the rig's first arm."""
     images: str = "images"
     """Folder with one image per view; its file name is the view's name."""
     episode: str | None = None
@@ -166,12 +166,16 @@ class Session:
         return node if self.fact.mounted == "moving" and node.startswith("link") else "flange"
 
     def poses_as(self, fmt: PoseFormat, link: str | None = None) -> np.ndarray:
-        """Return T_base_link (N, 4, 4), m, computed with another format or for another link, without checks."""
+        """Return T_base_link (N, 4, 4), m, as if the pose file had the format `fmt`; values are not checked.
+
+        link: Frame whose pose is computed from joints. None: the session's own link.
+        """
         return fmt.matrices(self.rows, self.arm, checked=False, link=link or self.link)
 
     def T_base_link(self) -> np.ndarray:
-        """Return the poses (N, 4, 4), m, of the link that carries the camera or the board, in the declared format.
+        """Return T_base_link (N, 4, 4), m, of the link that carries the camera or the board.
 
+        The pose file is read in the format that [poses] in session.toml declares.
         Raises:
             InputError: Poses are missing, or their numbers are not valid poses.
         """
@@ -204,7 +208,7 @@ def read_session(folder: str | Path) -> Session:
         views, lost, width, height, legacy = _detect(shots_of_episode(episode, fact.camera, frames), fact.board)
     elif fact.points is not None:
         if fact.width is None or fact.height is None:
-            raise InputError(f"{source}: points is given without the images' size. Add width and height")
+            raise InputError(f"{source}: points is given without the size of the images. Add width and height")
         views, width, height = read_points(place / fact.points, fact.board), fact.width, fact.height
     else:
         views, lost, width, height, legacy = _detect(shots_of_folder(place / fact.images), fact.board)
@@ -213,7 +217,7 @@ def read_session(folder: str | Path) -> Session:
         rows = values[[i for i, t in enumerate(frames) if frame_name(t) in views]]
     elif fact.poses_file is not None:
         if fact.poses is None:
-            raise InputError(f"{source}: poses_file has no format. Add [poses] with of, length, angle and rotation")
+            raise InputError(f"{source}: poses_file needs [poses]. Add [poses] with of, length, angle and rotation")
         posed, values = read_poses(place / fact.poses_file, fact.poses.width(fact.kinematics()))
         lost += [f"{name} (no pose)" for name in names if name not in posed]
         names = [name for name in posed if name in views]
@@ -221,7 +225,7 @@ def read_session(folder: str | Path) -> Session:
     if not names:
         raise InputError(
             f"{place}: no usable view: the board was found in {len(views)} images"
-            + (", all without a pose. Check the names in poses_file" if views else ". Compare [board] with the print")
+            + (", all without a pose. Check the names in poses_file" if views else ". Check the table [board]")
         )
     return Session(str(place), fact, width, height, tuple(views[name] for name in names), rows, tuple(lost), legacy)
 
@@ -238,7 +242,7 @@ def _episode_joints(source: str, fact: SessionFact, episode: str) -> tuple[tuple
         missing = "columns (the columns of qpos that contain the joints)"
         if fact.columns is not None:
             missing = '[poses] with of = "joints" and angle = "rad" or "deg"'
-        raise InputError(f"{source}: an episode's poses are computed from its joints. Add {missing}")
+        raise InputError(f"{source}: poses cannot be computed from the episode's joints. Add {missing}")
     needed = fact.poses.width(fact.kinematics())
     if len(fact.columns) != needed:
         raise InputError(

@@ -44,15 +44,15 @@ def rehearse(
     joint_noise_deg: float = 0.005,
     seed: int = 0,
 ) -> Path:
-    """Return the folder of a new synthetic calibration session with session.toml, poses.csv and images.
+    """Write a synthetic calibration session (session.toml, poses.csv and images) and return its folder.
 
     Args:
         out: The session's folder; it must not exist yet.
         rig: The rig; its camera's pose and lens are the truth.
         camera: Name of the camera, which is on an arm's flange or link, or fixed.
         board: The board. For a fixed camera one metre away, use squares of 5 cm.
-        board_arm: The arm that holds the board in front of a fixed camera; the first arm when None.
-        views: How many images to render.
+        board_arm: The arm that holds the board in front of a fixed camera. None: the rig's first arm.
+        views: Number of images to render.
         joint_noise_deg: Standard deviation of the joint readings, deg.
         seed: Seed of all random numbers.
 
@@ -85,7 +85,7 @@ def rehearse(
         if tries > 200 * views:
             raise InputError(
                 f"{folder}: arm {name} reaches only {len(lines) - 1} of the {views} views of camera {camera}. Choose "
-                f"fewer views, or hold the board with another arm"
+                f"fewer views, or another arm as board_arm for a fixed camera"
             )
         C, q = draw()
         uv, valid = lens.project(apply(C, board.points))
@@ -123,7 +123,7 @@ def _before_moving(rig: Rig, camera: str, board: Board, rng: np.random.Generator
 
         return draw
     if not node.startswith("link"):
-        raise InputError(f"camera {camera} must be on a flange or link; it is on '{mount.parent}'. Choose another")
+        raise InputError(f"camera {camera} must be on a flange or link; it is on '{mount.parent}'. Use another camera")
     link = int(node.removeprefix("link")) - 1
     Z = link_poses(arm, home)[link] @ X @ ahead
 
@@ -165,11 +165,11 @@ def _before_fixed(rig: Rig, camera: str, name: str, board: Board, rng: np.random
 def photograph(
     camera: Camera, T_camera_board: Array, page: np.ndarray, to_page: np.ndarray, rng: np.random.Generator
 ) -> np.ndarray:
-    """Return a grey image (H, W) uint8 of a printed page, with blur and noise.
+    """Return a rendered photograph (H, W), uint8 grey, of a printed page, with blur and noise.
 
     Args:
         camera: The camera, with its lens.
-        T_camera_board: (4, 4), m.
+        T_camera_board: (4, 4) pose of the board in the camera frame, m.
         page: (H, W) uint8 image of the printed page.
         to_page: (3, 3) homography from board coordinates, m, to pixels of the page.
         rng: Generator of the noise.

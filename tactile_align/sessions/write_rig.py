@@ -27,8 +27,9 @@ POSE = {"translation_m", "quat_wxyz"}
 
 
 def place_camera(rig: Rig, session: Session, result: HandEye) -> Rig:
-    """Return the rig with the camera's new pose, in the parent frame of session.toml; if it has none, in the rig's.
+    """Return the rig with the new pose and covariance of the session's camera.
 
+    The pose is given in the parent frame that session.toml states; if it states none, in the rig's parent frame.
     Raises:
         InputError: The rig lacks the camera or the arm, or the parent does not match the poses.
     """
@@ -43,8 +44,8 @@ def place_camera(rig: Rig, session: Session, result: HandEye) -> Rig:
         arm, _, node = parent.partition("/")
         if arm not in rig.arms or node != session.link:
             raise InputError(
-                f"{session.name}: the poses are those of {session.link}, so the camera's parent must be "
-                f"ARM/{session.link} (arms: {', '.join(rig.arms)}); got '{parent}'. Correct parent in session.toml"
+                f"{session.name}: the camera's parent is '{parent}', but the poses are those of {session.link}. Set "
+                f"parent to ARM/{session.link} in session.toml, where ARM is one of: {', '.join(rig.arms)}"
             )
     else:
         # X is relative to the base of the arm that held the board, not always to the camera's parent.
@@ -80,8 +81,9 @@ def pose_keys(T: np.ndarray) -> dict[str, tuple[float, ...]]:
 
 
 def require_no_override(rig: Rig, kind: Literal["cameras", "sensors"], name: str, paths: Iterable[Path]) -> None:
-    """Check that no [[override]] gives the camera or sensor its own pose in these episodes; a fit cannot change it.
+    """Raise an error if an [[override]] gives the camera or sensor its own pose in one of these episodes.
 
+    A fit changes the rig's pose only, so it would have no effect in such an episode.
     Raises:
         InputError: An override gives another pose; the message states the episode and the override.
     """

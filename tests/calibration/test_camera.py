@@ -184,7 +184,7 @@ def test_an_image_map_of_another_size_is_refused() -> None:
         ({"K": K / 1000 * np.array([[1.0], [1.0], [1000.0]])}, "below one pixel"),
         ({"K": K.T}, "K has the last row"),
         ({"K": K * np.nan}, "K has an entry that is not finite"),
-        ({"valid_radius": 0.0}, "valid_radius must be > 0; got 0"),
+        ({"valid_radius": 0.0}, "valid_radius = 0.0 is not > 0"),
     ],
 )
 def test_a_wrong_camera_is_refused_by_name(changes: dict, message: str) -> None:

@@ -171,6 +171,7 @@ def test_a_changed_rig_is_checked_and_has_no_verdict(tmp_path: Path) -> None:
         (lambda: rig.with_sensor("tactile1", parent="left/hand"), "'left' has no frame 'hand'"),
         (lambda: rig.with_gripper("left", open=0.0), r"(?s)arms\.left\.gripper.*must differ"),
         (lambda: rig.with_gripper("right", rig.gripper("left")), "no arm 'right'.*: left"),
+        (lambda: rig.gripper("right"), "no arm 'right'.*: left"),
     ):
         with pytest.raises(ValueError, match=message):
             wrong()

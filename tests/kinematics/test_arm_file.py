@@ -67,7 +67,7 @@ WRONG = {
     "missing key": ("rpy_deg = [90.0, 90.0, 0.0]\n", "", "joints.1.rpy_deg: Field required"),
     "millimetres": ("[-0.28, 0.0, 0.0]", "[-280.0, 0.0, 0.0]", "joints.2.xyz_m.0"),
     "radian limits": ("[-156.0, 156.0]", "[-2.72, 2.72]", "joints.2: limits_deg spans.*radians"),
-    "radian tilt": ("[90.0, 90.0, 0.0]", "[1.5708, 1.5708, 0.0]", r"joints.1: rpy_deg .*got 1.5708 .*radians"),
+    "radian tilt": ("[90.0, 90.0, 0.0]", "[1.5708, 1.5708, 0.0]", r"joints.1: rpy_deg .*1.5708.*radians"),
     "swapped limits": ("[-156.0, 156.0]", "[156.0, -156.0]", "joints.2: limits_deg must be"),
     "cut short": ('[[joints]]\nname = "joint6"', "[[foreign]]", "foreign: unknown key"),
     "twin joints": ('name = "joint6"', 'name = "joint5"', "joint .joint5. is defined twice"),

@@ -240,7 +240,7 @@ def test_a_malformed_pose_file_names_line_and_column(old: str, new: str, message
 
 def test_too_few_poses_and_missing_files_are_refused(tmp_path: Path) -> None:
     q, T, _ = sample(1000)
-    with pytest.raises(ValueError, match=r"7 poses; at least 8"):
+    with pytest.raises(ValueError, match=r"found 7 poses, but at least 8"):
         check_controller_poses(write(tmp_path, q[:7], T[:7]), "nova2")
     with pytest.raises(FileNotFoundError, match=r"none\.csv: no such file"):
         check_controller_poses(tmp_path / "none.csv", "nova2")

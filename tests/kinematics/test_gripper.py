@@ -97,7 +97,7 @@ def test_torch_gives_the_same_openings_with_gradients() -> None:
 
 
 def test_contact_flags_must_pair_with_frames() -> None:
-    with pytest.raises(ValueError, match=r"one flag per frame.*\(5,\).*\(4,\)"):
+    with pytest.raises(ValueError, match=r"\(4,\).*one flag per frame.*\(5,\)"):
         opening_in_contact(load_rig("xtrainer"), "left", np.zeros((5, 14)), np.zeros(4, dtype=bool))
 
 
@@ -105,7 +105,7 @@ def test_servo_counts_set_the_travel() -> None:
     # The tactile edition's servo runs 1800..3052: 20.5 mm half way, 10.6 mm closed, the open end unchanged.
     opening = gripper(law=SliderCrank(servo_counts=(3052, 1800))).opening(qpos(np.array([0.0, 0.5, 1.0])))[:, 0]
     np.testing.assert_allclose(1000 * opening, [10.6, 20.5, 53.14], atol=0.06)
-    with pytest.raises(ValueError, match="turns back"):
+    with pytest.raises(ValueError, match="theta_open < theta_closed"):
         SliderCrank(servo_counts=(0, 4096))
 
 

@@ -133,7 +133,7 @@ def test_torch_compile_takes_it_whole(function: Callable, random_q: Callable, ba
 def test_whole_numbers_and_wrong_shapes_are_refused() -> None:
     nova = load_arm("nova2")
     for function in FUNCTIONS:
-        with pytest.raises(ValueError, match=r"floating-point radians; got int64"):
+        with pytest.raises(ValueError, match=r"int64, expected floating-point radians"):
             function(nova, np.zeros(6, dtype=np.int64))
         with pytest.raises(ValueError, match=r"6 joints.*\(5, 7\).*gripper"):
             function(nova, np.zeros((5, 7)))

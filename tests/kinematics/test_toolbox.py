@@ -72,7 +72,7 @@ def test_a_pose_out_of_reach_is_refused_by_name() -> None:
     far[0, 3] = 2.0
     with pytest.raises(ValueError, match=r"no posture of nova2.*\(2\.000, 0\.000, 0\.000\) m.*reach is 0\.625"):
         inverse_kinematics(load_arm("nova2"), far, near=np.zeros(6), starts=3)
-    with pytest.raises(ValueError, match=r"near \(6,\)"):
+    with pytest.raises(ValueError, match=r"near has shape .*\(6,\)"):
         inverse_kinematics(load_arm("nova2"), np.eye(4), near=np.zeros(7))
 
 
