@@ -137,7 +137,7 @@ def joint_fit(
     The fit is then repeated with smaller weights for bad views.
     Args:
         camera: The camera; its intrinsics are not changed.
-        B: (N, 4, 4) the robot's part of the chain.
+        B: (N, 4, 4) the robot's part of the chain, see `hand_eye.chain`.
         views: N views of the board.
         X: (4, 4) initial T_parent_camera.
         Z: (4, 4) initial T_other_board.

@@ -15,7 +15,10 @@ MAX_TURN = np.radians(175.0)
 
 
 def pairs(B: np.ndarray, C: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return relative poses A and D (..., P, 4, 4), with A X = X D, of all P pairs of N views.
+    """Return the relative poses A of the robot and D of the board, each (..., P, 4, 4), between all P pairs of N views.
+
+    B (..., N, 4, 4) are the robot's poses and C (..., N, 4, 4) the board's poses in the camera, m. The unknown camera
+    pose X satisfies A X = X D.
 
     The third value (..., P) is True for useful pairs: those whose rotation lies between MIN_TURN and MAX_TURN.
     """
@@ -26,7 +29,9 @@ def pairs(B: np.ndarray, C: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndar
 
 
 def park(B: np.ndarray, C: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return X and Z (4, 4) from B and C (N, 4, 4) by the method of Park and Martin (1994).
+    """Return the poses X of the camera and Z of the board that solve X C_i = B_i Z, by Park and Martin (1994).
+
+    B (N, 4, 4) are the robot's poses and C (N, 4, 4) the board's poses in the camera, m; X and Z are (4, 4).
 
     The method aligns rotation vectors, then solves linearly for the translations.
     Raises:
@@ -40,7 +45,10 @@ def park(B: np.ndarray, C: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def park_many(B: np.ndarray, C: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return X and Z (..., 4, 4) for sets of N views, B and C (..., N, 4, 4), and each set's number of useful pairs.
+    """Return the solutions X and Z (..., 4, 4) of `park` for many sets of views, and each set's number of useful pairs.
+
+    B and C are (..., N, 4, 4), as in `park`. A pair of views is useful if its rotation is neither too small nor too
+    close to half a turn; see `pairs`.
 
     The X of a set with fewer than two useful pairs is arbitrary.
     """
@@ -51,7 +59,9 @@ def park_many(B: np.ndarray, C: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.
 
 
 def kronecker(B: np.ndarray, C: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return X and Z (4, 4) from B and C (N, 4, 4) by the method of Shah (2013).
+    """Return the poses X of the camera and Z of the board that solve X C_i = B_i Z, by Shah (2013).
+
+    B, C, X and Z are as in `park`.
 
     One singular value decomposition gives both rotations.
     """

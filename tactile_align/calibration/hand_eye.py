@@ -26,8 +26,8 @@ NEAR = 2.0
 def read_alike(camera: Camera, B: np.ndarray, views: list[View], C: list[np.ndarray]) -> tuple[list[View], np.ndarray]:
     """Return the views with the board orientations that fit the robot's rotations, and the board poses (N, 4, 4).
 
-    B (N, 4, 4) is the robot's part of the chain, C contains T_camera_board of each view alone. A symmetric board looks
-    the same in several orientations, so one image alone cannot decide.
+    B (N, 4, 4) is the robot's part of the chain, see `chain`; C contains T_camera_board of each view alone. A
+    symmetric board looks the same in several orientations, so one image alone cannot decide.
     """
     if not any(view.others for view in views):
         return views, np.stack(C)
@@ -55,7 +55,7 @@ def best_fit(
     """Return the best fit of several initialisations, their RMS in px by name, and the views as oriented in this fit.
     Args:
         camera: The camera.
-        B: (N, 4, 4) the robot's part of the chain.
+        B: (N, 4, 4) the robot's part of the chain, as `chain` returns it.
         views: N views of the board.
         C: (N, 4, 4) T_camera_board of each view alone.
         reach: RMS in px of the single-view poses.
@@ -110,7 +110,7 @@ def robust_start(
     """Return the initialisation from a random subset of four views that fits the median view best.
 
     Args:
-        B: (N, 4, 4) the robot's part of the chain.
+        B: (N, 4, 4) the robot's part of the chain, as `chain` returns it.
         C: (N, 4, 4) T_camera_board of each view alone.
         marks: (M, 3) points on the board at which poses are compared, m.
         seed: Seed of the random choice.
@@ -225,7 +225,10 @@ class HandEye:
 
 
 def chain(T_base_link: np.ndarray, mounted: Mounted) -> np.ndarray:
-    """Return the robot's part B (N, 4, 4) of the chain T_camera_board = X^-1 B Z, from link poses (N, 4, 4), m."""
+    """Return the robot's part B (N, 4, 4), m, of the chain T_camera_board = X^-1 B Z.
+
+    X is the camera's pose and Z the board's pose, both constant. B is T_link_base for a moving camera and T_base_link
+    for a fixed camera; `T_base_link` (N, 4, 4) are the poses of the link that carries the camera or the board."""
     return np.asarray(invert(T_base_link)) if mounted == "moving" else T_base_link
 
 
@@ -301,7 +304,9 @@ def solve_hand_eye(
 
 
 def spread(B: np.ndarray, C: np.ndarray) -> Spread:
-    """Return the range of motion over views, from the robot's part B (N, 4, 4) and the board's poses C (N, 4, 4)."""
+    """Return the range of the camera's motion relative to the board over N views.
+
+    B (N, 4, 4) is the robot's part of the chain, see `chain`; C (N, 4, 4) are the board's poses in the camera, m."""
     i, j = np.triu_indices(len(B), 1)
     relative = B[j] @ invert(B)[i]
     w = rotation_log(relative[:, :3, :3])

@@ -37,7 +37,10 @@ class View:
         return cls(name, readings[0], detection.uv, tuple(readings[1:]))
 
     def read_as(self, reading: int) -> "View":
-        """Return the view with its points in another orientation of the board; orientation 0 is the current one."""
+        """Return this view with the points renumbered as if the board were seen in another orientation.
+
+        A symmetric board looks the same in several orientations. `reading` 0 is the current numbering, i is `others`
+        entry i - 1."""
         if reading == 0:
             return self
         others = (self.points, *(points for i, points in enumerate(self.others) if i != reading - 1))

@@ -39,7 +39,7 @@ def trim_episode(
 ) -> Path:
     """Write the rows `start` <= row < `to` of an episode to a new file. The streams may differ in length.
 
-    Encoded frames are copied byte for byte. Further arrays with as many rows as the joints are cut in the same way.
+    Encoded frames are copied byte for byte. Further arrays with one row per moment are cut in the same way.
 
     Args:
         where: The episode.

@@ -33,7 +33,8 @@ def pair_features(run: LoadedRun, key: str) -> dict[str, np.ndarray]:
 
 @torch.no_grad()
 def row_features(run: LoadedRun, view: View, rows: np.ndarray) -> dict[str, np.ndarray]:
-    """Return h_tau and h_w (N, dim) of the moments `rows`, and coarse touches if the run uses the same-touch rule."""
+    """Return h_tau and h_w (N, dim) of the moments `rows`, and small copies of the touch images if
+    hsa.touch_ceiling is set."""
     found: dict[str, list[np.ndarray]] = {"h_tau": [], "h_w": []}
     if run.config.hsa.touch_ceiling is not None:
         found["touch"] = []

@@ -107,7 +107,7 @@ def view_readouts(
 def read_galleries(
     features: dict[str, np.ndarray], gallery: int, min_gap: int
 ) -> tuple[dict[str, dict[str, Recall]], dict[str, str]]:
-    """Return the recall in galleries of contacts, by gallery and direction, and the reason for each missing gallery.
+    """Return the recall in each kind of gallery (the keys of KINDS), by direction, and why a kind has no result.
 
     Args:
         features: `pair_features` of a view.

@@ -83,20 +83,20 @@ START = np.array([0.0] * 6 + [1.0])
 
 
 def poses_of(frames: FingerFrames, touch: Sensor, x: np.ndarray, reading: Reading | None = None) -> np.ndarray:
-    """Return T_camera_sensor (N, 4, 4), m, of a sensor whose pose and stroke are changed by x (7,)."""
+    """Return T_camera_sensor (N, 4, 4), m, of a sensor whose pose and stroke are changed by `x`, see `BoxFit.x`."""
     T_flange_sensor = frames.T_flange_finger(x[6], reading=reading) @ moved(touch.T_parent_this, x)
     return np.asarray(frames.T_camera_flange @ T_flange_sensor)
 
 
 def boxes_of(frames: FingerFrames, touch: Sensor, x: np.ndarray, reading: Reading | None = None) -> np.ndarray:
-    """Return (N, 4) boxes, px, of a sensor whose pose and stroke are changed by x (7,); nan where it has no box."""
+    """Return (N, 4) boxes, px, of a sensor changed by `x`, see `BoxFit.x`; nan where it has no box."""
     return boxes_through(frames.lenses, frames.which, poses_of(frames, touch, x, reading), touch.body)
 
 
 def iou_of(
     frames: FingerFrames, touch: Sensor, seen: np.ndarray, x: np.ndarray, reading: Reading | None = None
 ) -> np.ndarray:
-    """Return (N,) IoU of the boxes `seen` with the boxes of a sensor changed by x (7,); 0 where it has no box."""
+    """Return (N,) IoU of the boxes `seen` with those of a sensor changed by `x`, see `BoxFit.x`; 0 without a box."""
     return np.nan_to_num(intersection_over_union(boxes_of(frames, touch, x, reading), seen), nan=0.0)
 
 

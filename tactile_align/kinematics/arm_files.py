@@ -83,7 +83,7 @@ def refuse_near_miss(tag: str, known: tuple[str, ...], where: str) -> None:
 
 
 def refuse_twins(names: Iterable[str], what: str) -> None:
-    """Raise FactError for a repeated name."""
+    """Raise FactError if `names` contains a name twice; `what` says in the message what the names belong to."""
     if twins := [name for name, count in Counter(names).items() if count > 1]:
         raise FactError(f"{what} '{twins[0]}' is defined twice. Rename one of the two")
 

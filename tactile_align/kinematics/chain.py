@@ -143,7 +143,7 @@ class Frame:
         return [column[row] for row in range(3) for column in columns] + [0.0, 0.0, 0.0, 1.0]
 
     def along(self, weights: Sequence[float], start: Column) -> Column:
-        """Return start + weights . (x, y, z); a column with weight 0 is not computed."""
+        """Return `start` plus the sum of the axes x, y, z times `weights`; an axis with weight 0 is not computed."""
         total = start
         for name, weight in zip(("x", "y", "z"), weights, strict=True):
             if weight != 0.0:

@@ -70,7 +70,7 @@ class MomentSampler:
             yield self.batch(n)[self.rank :: self.world].tolist()
 
     def batch(self, n: int) -> np.ndarray:
-        """Return the indices of the moments in batch n, for all ranks."""
+        """Return the indices of all moments of batch n, of which each process then takes its share."""
         parts = []
         for number, (pool, count) in enumerate(self._pools):
             rows = np.arange(n * count, (n + 1) * count)

@@ -33,7 +33,8 @@ fault = partial(named, "fault")
 def angle_gap(T: np.ndarray, C: np.ndarray) -> float:
     """Return the median difference, rad, between the robot's and the camera's relative rotations.
 
-    `T` and `C` are (N, 4, 4) poses of the robot and of the camera. The camera's mount and all lengths cancel out.
+    `T` (N, 4, 4) are the robot's poses T_base_link, `C` (N, 4, 4) the poses T_camera_board. The result does not
+    depend on the camera's mount or on any length.
     """
     return float(np.median(np.abs(turn_signature(T[:, :3, :3]) - turn_signature(C[:, :3, :3]))))
 
@@ -100,14 +101,14 @@ def board_marks(session: Session) -> np.ndarray:
 
 
 def chain_miss(session: Session, camera: Camera, B: np.ndarray, C: np.ndarray) -> float:
-    """Return the median over the views of the error, px, under the best closed-form solution.
+    """Return the median error of the views, px, under the best closed-form camera pose.
 
     The result is inf if the views rotate too little.
 
     Args:
         session: The session, for its board.
         camera: The camera.
-        B: (N, 4, 4) the robot's part of the chain of poses, m.
+        B: (N, 4, 4) the robot's part of the chain, m; see `calibration.hand_eye.chain`.
         C: (N, 4, 4) T_camera_board, estimated from each view alone, m.
     """
     start = robust_start(B, C, board_marks(session))

@@ -37,7 +37,7 @@ class Rays:
         return (n[0] * x + n[2]) + n[1] * y
 
     def offset(self, p: Floats, n: Floats) -> Term:
-        """Return (origin - p) . n."""
+        """Return the dot product (origin - p) . n of each ray, with a point `p` (3,) and a vector `n` (3,)."""
         x, y = self.origin
         return -(((p[0] - x) * n[0] + p[2] * n[2]) + (p[1] - y) * n[1])
 
@@ -47,11 +47,11 @@ class Rays:
         return (x * x + 1) + y * y
 
     def approach(self, p: Floats) -> Term:
-        """Return (origin - p) . direction; equal to -p . direction, because origins are orthogonal to directions."""
+        """Return (origin - p) . direction of each ray, with a point `p` (3,); origin . direction is 0."""
         return self.along(-p)
 
     def distance2(self, p: Floats) -> Term:
-        """Return |origin - p|^2."""
+        """Return the squared distance from each ray's origin to a point `p` (3,)."""
         x, y = self.origin
         return ((x - p[0]) ** 2 + p[2] ** 2) + (y - p[1]) ** 2
 

@@ -113,7 +113,7 @@ class Step:
 
     Attributes:
         moment: Images, touch, joints and ground truth.
-        target: (n + 1,) last command: joints, rad, and the distance of the fingers from the tool axis, metres.
+        target: (n + 1,) last command: n joint values, rad, and the distance of the fingers from the tool axis, metres.
         phase: Phase of the task, one of PHASES.
         contact: Index of the contact in the episode; -1 without contact.
     """

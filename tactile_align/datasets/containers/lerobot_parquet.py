@@ -221,7 +221,10 @@ def read_video(path: Path, first: int, count: int, fps: float) -> Iterator[np.nd
                 if found == count:
                     break
                 if number != first + found:
-                    raise InputError(f"{path}: expected frame {first + found}, found frame {number}. Copy it again")
+                    raise InputError(
+                        f"{path}: frame {first + found} of the video is missing; frame {number} follows instead. "
+                        f"Copy the file again"
+                    )
                 yield frame.to_ndarray(format="rgb24")
                 found += 1
     except (av.error.FFmpegError, IndexError) as cause:

@@ -66,7 +66,8 @@ def _both(key: str) -> tuple[tuple[str, str, str], ...]:
 def retrieval_plots(runs: Sequence[Run]) -> list[Plot]:
     """Return one bar chart for each view.
 
-    A chart shows R@k with 95 % intervals for touch and box, R@k for the gripper's opening alone, and chance.
+    A chart shows three groups of bars: retrieval between touches and boxes (R@k with 95 % intervals), retrieval with
+    the gripper's opening in place of the box, and chance.
     """
     names = dict.fromkeys(name for run in runs if run.summary for name in run.summary.views)
     return [_retrieval(runs, name) for name in names]
