@@ -91,7 +91,7 @@ class Watch:
             ratio = sum(ratios) / len(ratios)
             measured = f"{ratio:.2f} over the last {WINDOW} records"
             advice = (
-                "Check the boxes with `overlay`, run `doctor` on this config, and try a higher optimiser.lr_encoder"
+                "Check the boxes with `overlay`, run `doctor` on this config, and try a higher optimiser.lr_head (and lr_tower)"
             )
             yield graded(LIMITS, "flat-at-chance", ratio, measured=measured, advice=advice)
 
@@ -136,7 +136,7 @@ class Watch:
         advice = (
             "hsa.kind = 'mse' pulls pairs together but pushes nothing apart. Set hsa.kind = 'hsa'"
             if self.config.hsa.kind == "mse"
-            else "Lower optimiser.lr_encoder, raise the temperature, or raise batch_size for more negatives"
+            else "Lower optimiser.lr_tower and lr_head, raise the temperature, or raise batch_size for more negatives"
         )
         for name in (name.removeprefix("rank/") for name in record if name.startswith("rank/")):
             rank, spread = record[f"rank/{name}"], record[f"spread/{name}"]
