@@ -134,7 +134,8 @@ def run_demo(size: Size, out: Path) -> int:
     data = load_data(config, cores)
     train_to_the_end(config, data)
     _say(6, "train the opening-only baseline and evaluate both models on held-out episodes")
-    summary = evaluate(config.out, data=data)
+    # All layers are new, so their rate is the baseline's too. `evaluate` tries three.
+    summary = evaluate(config.out, data=data, baseline_rates=(config.optimiser.lr_head,))
     print(summary.text(), flush=True)
     _draw_run(config, data, summary, pictures)
     minutes = (time.perf_counter() - began) / 60
