@@ -13,7 +13,7 @@ GRADIENT = "grad/"
 
 
 def module_of(name: str) -> str:
-    """Return the part of the model that a parameter belongs to, such as a block of a tower or a layer of ACT."""
+    """Return the name of the part that the parameter `name` belongs to, e.g. a block of a tower or a layer of ACT."""
     parts = name.split(".")[:-1] or [name]
     for i, part in enumerate(parts):
         if part.isdigit():
@@ -22,7 +22,7 @@ def module_of(name: str) -> str:
 
 
 def parts_of(model: AlignedPolicy) -> dict[str, list[tuple[str, nn.Parameter]]]:
-    """Return the parameters of each part, in the model's order, without those of the memory's momentum copy."""
+    """Return the parameters by part, in the model's order, without the momentum encoder of the memory bank."""
     found: dict[str, list[tuple[str, nn.Parameter]]] = {}
     for name, p in model.named_parameters():
         short = name.removeprefix("alignment.")
