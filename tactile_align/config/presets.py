@@ -13,7 +13,7 @@ _ORIGINAL: dict[str, Any] = {
     "validate_every": 500,
     "save_every": 10000,
     "held_out": 0.02,
-    "optimiser": {"lr": 2e-5, "lr_backbone": 2e-5, "lr_encoder": 2e-5},
+    "optimiser": {"lr": 2e-5, "lr_backbone": 2e-5, "lr_tower": 2e-5, "lr_head": 2e-5},
     "policy": {"chunk_size": 45, "d_model": 512, "ffn_dim": 3200, "kl_weight": 10.0},
 }
 SMALL_TOWER = {"model": "ViT-demo", "pretrained": "scratch", "stem": "conv"}
@@ -41,7 +41,7 @@ PRESETS: dict[Preset, dict[str, Any]] = {
         "features": {"vision": SMALL_TOWER, "dim": 64, "margin": 2.2},
         "hsa": {"weight": 1.0, "learn_temperature": True, "min_gap": 8},
         "policy": SMALL_ACT,
-        "optimiser": {"lr": 1e-3, "lr_encoder": 1e-3, "warmup_steps": 40},
+        "optimiser": {"lr": 1e-3, "lr_tower": 1e-3, "lr_head": 1e-3, "warmup_steps": 40},
     },
 }
 

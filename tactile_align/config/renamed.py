@@ -10,8 +10,9 @@ RENAMED = {
     "hsa.region_rivals": "hsa.region_negatives",
     "hsa.finger_rival": "hsa.finger_negative",
     "hsa.camera_rival": "hsa.camera_negative",
+    "optimiser.lr_encoder": "optimiser.lr_tower and optimiser.lr_head",
 }
-"""Mapping from old keys to new keys, both as dotted paths."""
+"""Mapping from old keys to new keys, both as dotted paths; several new keys are joined by " and "."""
 
 
 def another_version(path: Path, came: str) -> str:

@@ -23,11 +23,20 @@ class OptimiserConfig(Strict):
     """Learning rate of the policy. The ACT paper uses 1e-5."""
     lr_backbone: Annotated[float, Field(gt=0)] = 1e-5
     """Learning rate of the ResNet of ACT."""
-    lr_encoder: Annotated[float, Field(gt=0)] = 1e-5
-    """Learning rate of the encoders that the alignment loss trains, and of their heads. Use about 1e-3 for training
-    from scratch."""
+    lr_tower: Annotated[float, Field(gt=0)] = 1e-5
+    """Learning rate of the towers (image encoders). 1e-5 is for pretrained towers. Use about 1e-3 for towers from
+    scratch."""
+    lr_head: Annotated[float, Field(gt=0)] = 1e-4
+    """Learning rate of the layers that always start from random weights: poolings, heads, adapters, and the layers
+    between the towers and ACT."""
+    lr_temperature: Annotated[float, Field(gt=0)] = 1e-3
+    """Learning rate of a learnt temperature. At 1e-5, 30,000 steps change log kappa by at most 0.15."""
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Factor on lr_tower per transformer block of a pretrained tower, counted from its output. The earliest layers then
+    change least. BEiT (arXiv 2106.08254) uses 0.65 to 0.75. 1: all blocks have the same rate."""
     weight_decay: Annotated[float, Field(ge=0)] = 1e-4
-    """Weight decay of AdamW."""
+    """Weight decay of AdamW. All parameters of ACT are decayed, as in its paper. Elsewhere, norms, biases, positional
+    and class embeddings, queries and the temperature are not decayed."""
     betas: tuple[float, float] = (0.9, 0.999)
     """Decay rates beta1 and beta2 of the moment estimates of AdamW."""
     clip_norm: Annotated[float, Field(gt=0)] = 10.0

@@ -1,5 +1,8 @@
 """Evaluation of a finished run on its held-out episodes: retrieval with baselines, read-outs and action error."""
 
+import logging
+import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,15 +14,18 @@ from tactile_align.diagnostics.readouts import read_galleries, view_readouts
 from tactile_align.diagnostics.retrieval import retrieval
 from tactile_align.diagnostics.summary import (
     ActionError,
+    BaselineTrial,
     HeldOutLoss,
     OpeningOnly,
     Recall,
     Summary,
     ViewSummary,
+    best_trial,
     json_of,
+    result_of,
 )
-from tactile_align.errors import InputError
-from tactile_align.files import write_text_atomically
+from tactile_align.errors import DivergedError, InputError
+from tactile_align.files import read_json, write_text_atomically
 from tactile_align.losses.build import negatives_of
 from tactile_align.policies.aligned import AlignedPolicy
 from tactile_align.policies.build import LoadedRun
@@ -27,26 +33,38 @@ from tactile_align.training.data import Data, load_data
 from tactile_align.training.loop import train
 from tactile_align.training.state import finished
 
-BASELINE = "opening_only"
+logger = logging.getLogger(__name__)
+
+BASELINE, TRIAL = "opening_only", "trial.json"
+BASELINE_RATES = (1e-4, 1e-3, 1e-2)
+"""Learning rates of the baseline's new layers. They do not depend on the run's, which may be those of a tower."""
 GALLERY = 64
 
 
-def evaluate(run: str | Path, *, data: Data | None = None, progress: bool = True, processes: int = 1) -> Summary:
+def evaluate(
+    run: str | Path,
+    *,
+    data: Data | None = None,
+    progress: bool = True,
+    processes: int = 1,
+    baseline_rates: Sequence[float] = BASELINE_RATES,
+) -> Summary:
     """Return the results of a run's best checkpoint on the held-out episodes, and write them to RUN/summary.json.
 
-    If the run folder does not contain the opening-only baseline, the baseline is trained first. It has the same loss,
-    steps, batches and negatives as the run, but an MLP on the gripper's opening replaces the image region.
+    The opening-only baseline is trained first, unless the run folder already contains it. See `opening_only`. Of its
+    learning rates, the one with the highest R@1 on the held-out episodes counts.
 
     Args:
         run: The run folder.
         data: Data already loaded for the run's config; None loads the data.
         progress: Show progress bars on stderr.
         processes: Number of processes that prepare episodes.
+        baseline_rates: Learning rates of the baseline's new layers; each is a training of its own. Empty: no baseline.
 
     Raises:
         FactError, FileNotFoundError: The folder contains no run.
         InputError: The training of the baseline was stopped; the next call resumes it. Or no held-out moment of a view
-            has both a box and a contact.
+            has both a box and a contact. Or the baseline diverged at every rate.
     """
     folder = Path(run)
     config = load_config(folder / "config.toml")
@@ -55,12 +73,13 @@ def evaluate(run: str | Path, *, data: Data | None = None, progress: bool = True
     views: dict[str, ViewSummary] = {}
     reading = None
     if loaded.model.aligns:
+        trials: tuple[BaselineTrial, ...] = ()
         baseline = None
-        if config.region == "box":
-            baseline_config = opening_only(config)
-            train_to_the_end(baseline_config, data, progress)
-            baseline = LoadedRun.load(Path(baseline_config.out), baseline_config, data.held_out)
-        views = {view.key: _view_summary(loaded, baseline, view.key) for view in loaded.model.views}
+        if config.region == "box" and baseline_rates:
+            trials = baseline_trials(config, data, baseline_rates, progress)
+            best = opening_only(config, best_trial(trials).rate)
+            baseline = LoadedRun.load(Path(best.out), best, data.held_out)
+        views = {view.key: _view_summary(loaded, baseline, view.key, trials) for view in loaded.model.views}
         reading = _readings(data, config)
     error = None if loaded.model.act is None else action_error(loaded)
     summary = Summary(folder.name, _encoder_name(loaded.model), views, reading, error)
@@ -85,11 +104,68 @@ def train_to_the_end(config: TrainConfig, data: Data, progress: bool = True) -> 
         )
 
 
-def opening_only(config: TrainConfig) -> TrainConfig:
-    """Return the config of a run's opening-only baseline; the baseline's folder lies inside the run's folder."""
-    update = {"region": "opening", "train_policy": False, "out": str(Path(config.out) / BASELINE)}
+def opening_only(config: TrainConfig, rate: float) -> TrainConfig:
+    """Return the config of a run's opening-only baseline; the baseline's folder lies inside the run's folder.
+
+    The baseline has the same loss, steps, batches, touch tower and negatives in the batch as the run, but an MLP on the
+    gripper's opening replaces the image region. It trains no policy, and its alignment loss lasts all steps.
+
+    Args:
+        config: Config of the run.
+        rate: Learning rate of the layers that start from random weights: the MLP and the head of the touch tower. The
+            touch tower keeps the run's lr_tower.
+    """
+    out = str(Path(config.out) / BASELINE / f"lr_{rate:g}")
     hsa = config.hsa.model_copy(update={"region_negatives": 0, "finger_negative": False, "camera_negative": False})
-    return TrainConfig.model_validate(config.model_copy(update={**update, "hsa": hsa}).model_dump())
+    alignment = config.alignment.model_copy(update={"mode": "joint", "pretrain_steps": 0, "cosine_every": 0})
+    optimiser = config.optimiser.model_copy(update={"lr_head": rate})
+    parts = {"hsa": hsa, "alignment": alignment, "optimiser": optimiser}
+    update = {"region": "opening", "train_policy": False, "out": out, **parts}
+    return TrainConfig.model_validate(config.model_copy(update=update).model_dump())
+
+
+def baseline_trials(
+    config: TrainConfig, data: Data, rates: Sequence[float], progress: bool = True
+) -> tuple[BaselineTrial, ...]:
+    """Train the opening-only baseline of a run at each rate, and return the trials in the order of the rates.
+
+    Each trial is kept in the run folder, in opening_only/lr_RATE, with its result in trial.json. A trial that is
+    complete there is not trained again.
+
+    Raises:
+        InputError: A training was stopped (Ctrl-C, SIGTERM); the next call resumes it.
+    """
+    return tuple(_trial(opening_only(config, rate), data, progress) for rate in rates)
+
+
+def _trial(config: TrainConfig, data: Data, progress: bool) -> BaselineTrial:
+    out, rate, advice = Path(config.out), config.optimiser.lr_head, "Delete the file; the baseline is then judged again"
+    path, trial = out / TRIAL, None
+    if path.is_file():
+        trial = result_of(BaselineTrial, read_json(path, advice), str(path))
+    if trial is not None and trial.steps == config.steps:
+        return trial
+    began, recall, said = time.monotonic(), None, "diverged"
+    try:
+        train_to_the_end(config, data, progress)
+    except DivergedError as error:
+        logger.warning(f"opening-only baseline at learning rate {rate:g}: {error}")
+    else:
+        recall = _held_out_recall(LoadedRun.load(out, config, data.held_out))
+        said = f"held-out R@1 {recall:.3f}"
+    trial = BaselineTrial(rate, config.steps, time.monotonic() - began, recall)
+    write_text_atomically(path, json_of(trial))
+    logger.info(f"opening-only baseline at learning rate {rate:g}: {said}, took {trial.seconds:.0f} s")
+    return trial
+
+
+def _held_out_recall(run: LoadedRun) -> float:
+    """Return R@1 of a run, averaged over directions and views."""
+    found = []
+    for view in run.model.views:
+        features = pair_features(run, view.key)
+        found.append(_retrieval(features, _gallery(features))["both"].at[1])
+    return float(np.mean(found))
 
 
 def held_out_loss(run: LoadedRun, features: dict[str, np.ndarray]) -> HeldOutLoss:
@@ -120,23 +196,32 @@ def held_out_loss(run: LoadedRun, features: dict[str, np.ndarray]) -> HeldOutLos
     return HeldOutLoss(float(np.mean(losses)), float(np.mean(chances)), size)
 
 
-def _view_summary(run: LoadedRun, baseline: LoadedRun | None, key: str) -> ViewSummary:
+def _view_summary(
+    run: LoadedRun, baseline: LoadedRun | None, key: str, trials: tuple[BaselineTrial, ...]
+) -> ViewSummary:
     features = pair_features(run, key)
-    pairs = {(int(e), int(c)) for e, c in zip(features["episode"], features["contact"], strict=True)}
-    gallery = min(GALLERY, len(pairs))
+    gallery = _gallery(features)
     beside = None
     if baseline is not None:
         other = pair_features(baseline, key)
         galleries, _ = read_galleries(other, gallery, run.config.hsa.min_gap)
-        beside = OpeningOnly(held_out_loss(baseline, other), _retrieval(other, gallery), galleries)
+        beside = OpeningOnly(held_out_loss(baseline, other), _retrieval(other, gallery), galleries, trials)
     return ViewSummary(
         moments=len(features["h_tau"]),
-        contacts=len(pairs),
+        contacts=_contacts(features),
         loss=held_out_loss(run, features),
         retrieval=_retrieval(features, gallery),
         opening_only=beside,
         **vars(view_readouts(run, key, features=features, gallery=gallery)),
     )
+
+
+def _contacts(features: dict[str, np.ndarray]) -> int:
+    return len({(int(e), int(c)) for e, c in zip(features["episode"], features["contact"], strict=True)})
+
+
+def _gallery(features: dict[str, np.ndarray]) -> int:
+    return min(GALLERY, _contacts(features))
 
 
 def _retrieval(features: dict[str, np.ndarray], gallery: int) -> dict[str, Recall]:

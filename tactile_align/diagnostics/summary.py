@@ -1,7 +1,7 @@
 """Results of an evaluation: dataclasses, their JSON form, and the table that `evaluate` prints."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -140,12 +140,50 @@ class HeldOutLoss:
 
 
 @dataclass(frozen=True)
+class BaselineTrial:
+    """Training of the opening-only baseline at one learning rate.
+
+    Attributes:
+        rate: Learning rate of the layers that start from random weights.
+        steps: Number of training steps.
+        seconds: Time of the training, s; if the training was resumed, of its last part.
+        recall: R@1 on the held-out episodes, averaged over directions and views; None if the training diverged.
+    """
+
+    rate: float
+    steps: int
+    seconds: float
+    recall: float | None = None
+
+
+@dataclass(frozen=True)
 class OpeningOnly:
-    """Results of the baseline that uses only the gripper's opening; the attributes are those of `ViewSummary`."""
+    """Results of the baseline that uses only the gripper's opening; the other attributes are those of `ViewSummary`.
+
+    Attributes:
+        trials: All trainings of the baseline. The results are those of the one with the highest recall.
+    """
 
     loss: HeldOutLoss
     retrieval: dict[str, Recall]
     galleries: dict[str, dict[str, Recall]] = field(default_factory=dict)
+    trials: tuple[BaselineTrial, ...] = ()
+
+
+def best_trial(trials: Sequence[BaselineTrial]) -> BaselineTrial:
+    """Return the trial with the highest recall; of equal ones the first.
+
+    Raises:
+        InputError: All trials diverged.
+    """
+    whole = [trial for trial in trials if trial.recall is not None]
+    if not whole:
+        rates = ", ".join(f"{trial.rate:g}" for trial in trials)
+        raise InputError(
+            f"the opening-only baseline diverged at every learning rate ({rates}); at least one must train to its end. "
+            f"Lower optimiser.lr_tower and train again, or evaluate with --no-baseline"
+        )
+    return max(whole, key=lambda trial: trial.recall or 0.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -285,9 +323,23 @@ def view_lines(view: ViewSummary) -> Iterator[str]:
             at = _with_interval(recall.at[1], recall.interval[1])
             yield _recall_line(f"{kind}, {direction}", at, recall.at, recall.median_rank)
     yield _recall_line("chance", f"{both.chance[1]:.3f}", both.chance, (both.gallery + 1) / 2)
+    if view.opening_only is not None and view.opening_only.trials:
+        yield trials_line(view.opening_only.trials)
     yield f"gallery of {both.gallery}, one moment per contact, {both.episodes} held-out episodes"
     yield ""
     yield from readout_lines(view)
+
+
+def trials_line(trials: Sequence[BaselineTrial]) -> str:
+    """Return the line of text on the learning rates of the opening-only baseline, the chosen one, and the time."""
+    tried = ", ".join(
+        f"{trial.rate:g} ({'diverged' if trial.recall is None else f'{trial.recall:.3f}'})" for trial in trials
+    )
+    minutes = sum(trial.seconds for trial in trials) / 60
+    return (
+        f"opening only: learning rate {best_trial(trials).rate:g}, chosen by held-out R@1 from {tried}; "
+        f"training took {minutes:.1f} min"
+    )
 
 
 def readout_lines(view: ViewSummary) -> Iterator[str]:

@@ -1,10 +1,11 @@
 """Offline training of ACT with the HSA alignment loss on recorded episodes, in one or several processes."""
 
+import json
 import logging
 import platform
 import signal
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Event
@@ -14,10 +15,10 @@ import torch
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from tactile_align.checks import Check
+from tactile_align.checks import Check, text_table
 from tactile_align.config.train import TrainConfig, config_text
 from tactile_align.errors import DivergedError
-from tactile_align.files import write_text_atomically
+from tactile_align.files import read_json, write_text_atomically
 from tactile_align.moments.batch import MomentBatch, collate
 from tactile_align.moments.dataset import Moments
 from tactile_align.moments.sampling import MomentSampler
@@ -27,12 +28,15 @@ from tactile_align.training.data import Data, load_data
 from tactile_align.training.distributed import Group, joined
 from tactile_align.training.logs import Sinks, open_sinks, truncate_log
 from tactile_align.training.optimiser import RunningMean, averaged, make_optimiser
+from tactile_align.training.parameters import GRADIENT, parameter_table
 from tactile_align.training.state import Progress, package_version, resumed, save
-from tactile_align.training.step import Trainer
+from tactile_align.training.step import Trainer, logs_at
 from tactile_align.training.validation import sample_picture, validate
 from tactile_align.training.watch import Watch, finding
 
 logger = logging.getLogger(__name__)
+
+PARAMETERS = "parameters.json"
 
 __all__ = ["DivergedError", "build_model", "train", "validate"]
 
@@ -42,10 +46,11 @@ def train(
 ) -> Path:
     """Train a policy and return the path of the run folder.
 
-    The folder contains config.toml, rig.toml, statistics.json, environment.txt, metrics.jsonl and checkpoints/. On
-    Ctrl-C or SIGTERM, training saves a checkpoint at the end of the step and returns. All random numbers of step n
-    depend only on (seed, n), so a resumed run continues exactly as if it had never stopped. With torchrun, each process
-    trains on its share of every batch; `batch_size` and the learning rates apply to the complete batch.
+    The folder contains config.toml, rig.toml, statistics.json, environment.txt, parameters.json (numbers, learning rate
+    and first gradient of each module), metrics.jsonl and checkpoints/. On Ctrl-C or SIGTERM, training saves a
+    checkpoint at the end of the step and returns. All random numbers of step n depend only on (seed, n), so a resumed
+    run continues exactly as if it had never stopped. With torchrun, each process trains on its share of every batch;
+    `batch_size` and the learning rates apply to the complete batch.
 
     Args:
         config: Training config.
@@ -78,6 +83,8 @@ def train(
         group.wait()
         if group.leads:
             _describe(out, config, data)
+            if course.step == 0:
+                _parameters(trainer, out, progress)
             log = out / "metrics.jsonl"
             if again := truncate_log(log, course.step) if log.exists() else 0:
                 logger.warning(f"{log}: removed {again} records after step {course.step}; the run resumes there")
@@ -103,13 +110,15 @@ def _run(trainer: Trainer, course: Progress, sinks: Sinks, bar: Any, stopped: Ca
         bar.update()
         done = course.step = step + 1
         last = done == config.steps
-        if step % config.log.every == 0 or last:
+        if logs_at(config, step):
             record = trainer.reduced(parts)
             record |= {"data_s": loaded - began, "step_s": time.perf_counter() - began}
             if cosine is not None:
                 record["gradient_cosine"] = cosine
             sinks.write({"kind": "train", "step": done, **record})
             bar.set_postfix(_shown(record))
+            if step == 0 and group.leads:
+                _first_gradient(record, Path(config.out), bar.disable)
             _report(watch.train(done, record), done, sinks, config, group)
         improved = False
         if done % config.validate_every == 0 or last:
@@ -204,6 +213,31 @@ def _describe(out: Path, config: TrainConfig, data: Data) -> None:
     lines = [f"python {platform.python_version()}", f"platform {platform.platform()}"]
     lines += [f"{name} {package_version(name)}" for name in packages]
     write_text_atomically(out / "environment.txt", "\n".join(lines) + "\n")
+
+
+def _parameters(trainer: Trainer, out: Path, show: bool) -> None:
+    """Write parameters.json, the table of the parameters by module; also show it, except of a baseline."""
+    table = parameter_table(trainer.model, trainer.optimiser)
+    write_text_atomically(out / PARAMETERS, json.dumps(table.records(), indent=1) + "\n")
+    if show and trainer.config.region == "box":
+        rows = [[str(cell) for cell in row] for row in table.rows]
+        logger.info("\n".join([f"{table.title}:", *text_table(table.head, rows)]))
+
+
+def _first_gradient(record: Mapping[str, float], out: Path, quiet: bool) -> None:
+    """Add the norms of the first gradient to parameters.json, and show the smallest and the largest."""
+    norms = {name.removeprefix(GRADIENT): value for name, value in record.items() if name.startswith(GRADIENT)}
+    rows = read_json(out / PARAMETERS, "Train into a new `out`")
+    rows = [row | {"first gradient norm": norms.get(row["module"])} for row in rows]
+    write_text_atomically(out / PARAMETERS, json.dumps(rows, indent=1) + "\n")
+    learns = {name: value for name, value in norms.items() if value > 0}
+    if learns and not quiet:
+        low, high = min(learns, key=lambda n: learns[n]), max(learns, key=lambda n: learns[n])
+        none = [name for name in norms if name not in learns]
+        logger.info(
+            f"first gradient: norm {record['gradient_norm']:.2g}, smallest {learns[low]:.1e} in {low}, largest "
+            f"{learns[high]:.1e} in {high}; modules without a gradient: {', '.join(none) or 'none'}"
+        )
 
 
 @contextmanager

@@ -1,30 +1,88 @@
 """Optimiser of a run: AdamW with its schedule, the running mean of the weights, and the weights of the losses."""
 
 import math
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tactile_align.config.train import TrainConfig
+from tactile_align.errors import InputError
+from tactile_align.features.towers import Towers
 from tactile_align.policies.act import act_parameter_groups
 from tactile_align.policies.aligned import AlignedPolicy, Weights
 
 Schedule = torch.optim.lr_scheduler.LambdaLR
 
 
+TOWER = re.compile(r"alignment\.towers\.(?:vision|touch)\.visual\.")
+BLOCK = re.compile(r"visual\.(?:transformer\.resblocks|trunk\.blocks)\.(\d+)\.")  # in open_clip, in timm
+DECAYED = (nn.Linear, nn.Conv2d, nn.MultiheadAttention)
+
+
 def make_optimiser(model: AlignedPolicy, config: TrainConfig) -> tuple[torch.optim.Optimizer, Schedule]:
-    """Return AdamW over all trainable parameters, and its schedule: a warm-up, then a cosine decay to zero."""
+    """Return AdamW over all trainable parameters, and its schedule: a warm-up, then a cosine decay to zero.
+
+    Each part of the model has its own learning rate: ACT, its ResNet, the towers, the temperature, and all other
+    layers, which always start from random weights. See `OptimiserConfig`.
+
+    Raises:
+        InputError: layer_decay is below 1, and no tower is pretrained and has trained transformer blocks.
+    """
     o = config.optimiser
     groups = [] if model.act is None else act_parameter_groups(model.act, o.lr, o.lr_backbone, o.weight_decay)
-    rest = [p for name, p in model.named_parameters() if p.requires_grad and not name.startswith("act.")]
-    # No weight decay for vectors and scalars (biases, norms, the temperature): zero is no sensible target for them.
-    decayed, plain = [p for p in rest if p.ndim > 1], [p for p in rest if p.ndim <= 1]
-    groups += [{"name": "aligned", "params": decayed, "lr": o.lr_encoder, "weight_decay": o.weight_decay}]
-    groups += [{"name": "aligned, no decay", "params": plain, "lr": o.lr_encoder, "weight_decay": 0.0}]
-    optimiser = torch.optim.AdamW([g for g in groups if g["params"]], betas=o.betas)
+    factors = {} if model.alignment is None else layer_factors(model.alignment.towers, o.layer_decay)
+    matrices = {
+        id(p)
+        for module in model.modules()
+        if isinstance(module, DECAYED)
+        for p in module.parameters(recurse=False)
+        if p.ndim > 1
+    }
+    found: dict[tuple[str, float, float], list[nn.Parameter]] = {}
+    for name, p in model.named_parameters():
+        if not p.requires_grad or name.startswith("act."):
+            continue
+        part, rate = "heads", o.lr_head
+        if name.startswith("alignment.temperature."):
+            part, rate = "temperature", o.lr_temperature
+        elif TOWER.match(name):
+            part, rate = "towers", o.lr_tower * factors.get(id(p), 1.0)
+        decay = o.weight_decay if id(p) in matrices else 0.0
+        found.setdefault((part, rate, decay), []).append(p)
+    groups += [{"name": n, "params": ps, "lr": rate, "weight_decay": wd} for (n, rate, wd), ps in found.items()]
+    optimiser = torch.optim.AdamW(groups, betas=o.betas)
     return optimiser, Schedule(optimiser, warmup_cosine(o.warmup_steps, config.steps))
+
+
+def layer_factors(towers: Towers, decay: float) -> dict[int, float]:
+    """Return the factor on lr_tower of each parameter of the pretrained towers, by the parameter's id.
+
+    The factor of the last trained block is `decay`, that of each earlier block is smaller by `decay`, and that of the
+    layers before the first block, such as positional embeddings, is the smallest. The last norm has factor 1. Source:
+    BEiT, arXiv 2106.08254.
+
+    Raises:
+        InputError: `decay` is below 1, and no tower is pretrained and has trained transformer blocks.
+    """
+    if decay == 1:
+        return {}
+    factors: dict[int, float] = {}
+    for tower in {id(tower): tower for tower in (towers.vision, towers.touch) if not tower.scratch}.values():
+        trained = [(BLOCK.match(name), p) for name, p in tower.named_parameters() if p.requires_grad]
+        last = max((int(block[1]) for block, _ in trained if block), default=-1)
+        depth = 0  # of the layers before the blocks; the layers after them have depth last + 2
+        for block, p in trained if last >= 0 else ():
+            depth = int(block[1]) + 1 if block else (last + 2 if depth else 0)
+            factors[id(p)] = decay ** (last + 2 - depth)
+    if not factors:
+        raise InputError(
+            f"optimiser.layer_decay = {decay:g} has no effect: it needs a pretrained tower with trained transformer "
+            f"blocks, and no tower has these. Set layer_decay = 1, or set pretrained and tune of the tower"
+        )
+    return factors
 
 
 def warmup_cosine(warmup: int, steps: int) -> Callable[[int], float]:

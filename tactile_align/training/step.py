@@ -14,6 +14,7 @@ from tactile_align.policies.aligned import AlignedPolicy
 from tactile_align.training.data import Data
 from tactile_align.training.distributed import Group
 from tactile_align.training.optimiser import RunningMean, Schedule, weights_at
+from tactile_align.training.parameters import gradient_norms
 
 # Logged values of which each process computes only the part of its own rows.
 SUMMED = ("l1", "kl", "no_box/", "no_contact", "r1/", "negatives_from/", "excluded/", "no_negative/")
@@ -47,7 +48,7 @@ class Trainer:
         """Take one step on this process's rows of the batch with index `step` and return the values to log.
 
         All random numbers depend only on (seed, step), so the augmentation and the latent of a row do not depend on the
-        number of processes.
+        number of processes. The gradient norms, of the whole model and of each module, are those before clipping.
 
         Raises:
             DivergedError: The loss or the gradient is non-finite on any process; the weights are then unchanged.
@@ -69,6 +70,7 @@ class Trainer:
             if loss.requires_grad:
                 loss.backward()
             logs.append(parts)
+        norms = gradient_norms(model) if logs_at(config, step) else {}
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.optimiser.clip_norm)
         if group.any(not bool(torch.isfinite(norm))):
             raise DivergedError(non_finite({"gradient_norm": norm}, batch, self.data, step))
@@ -78,7 +80,7 @@ class Trainer:
             model.alignment.remember(whole)
         if self.mean is not None:
             self.mean.update(model)
-        return combined(logs, model) | {"gradient_norm": norm}
+        return combined(logs, model) | {"gradient_norm": norm} | norms
 
     def prepared(self, batch: MomentBatch, step: int) -> MomentBatch:
         """Return the augmented batch with its latent noise; also seed the random numbers of dropout."""
@@ -135,6 +137,11 @@ class Trainer:
     def _autocast(self) -> torch.autocast:
         bf16 = self.config.optimiser.precision == "bfloat16"
         return torch.autocast(self.group.device.type, dtype=torch.bfloat16, enabled=bf16)
+
+
+def logs_at(config: TrainConfig, step: int) -> bool:
+    """Return whether the values of a step, counted from 0, are logged."""
+    return step % config.log.every == 0 or step + 1 == config.steps
 
 
 def combined(logs: list[dict[str, Tensor]], model: AlignedPolicy) -> dict[str, Tensor]:

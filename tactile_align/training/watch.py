@@ -10,13 +10,19 @@ import numpy as np
 from tactile_align.checks import Check, Limit, graded
 from tactile_align.config.train import TrainConfig
 from tactile_align.features.health import COLLAPSED_RANK, COLLAPSED_SPREAD
+from tactile_align.training.parameters import GRADIENT
 
 WINDOW = 10  # records
 PATIENCE = 0.2  # fraction of the training steps; a loss at chance is normal before
+LEARNT = 0.9  # training loss divided by chance, below which the training pairs are recognised
 # fmt: off
 LIMITS = {
     "flat-at-chance": Limit("Alignment loss divided by chance", 0.97, math.inf, form=".2f",
         why="touch and region features contain no information about each other"),
+    "held-out-at-chance": Limit("Held-out alignment loss divided by chance", 0.97, math.inf, form=".2f",
+        why="the run overfits: it has learnt pairs of its training episodes that other episodes do not share"),
+    "no-gradient": Limit("Modules without a gradient", 0, math.inf, form=".0f",
+        why="a module that the loss does not reach never learns"),
     "data-starvation": Limit("Fraction of the step time spent waiting for data", 0.3, math.inf, form=".0%",
         why="training is slower than it could be"),
     "pairs-without-negatives": Limit("Pairs without a negative in their batch", 0.2, math.inf, form=".0%",
@@ -57,19 +63,19 @@ class Watch:
         self._reported: set[str] = set()
         self._recent: deque[Mapping[str, float]] = deque(maxlen=WINDOW)
         self._cosines: deque[float] = deque(maxlen=3)
-        self._best = float("inf")
+        self._best = self._lowest = float("inf")
 
     def train(self, step: int, record: Mapping[str, float]) -> list[Check]:
         """Return the checks that fail with a new training record, each only once per run."""
         self._recent.append(record)
-        checks = [*self._bound(record), *self._conflict(record)]
+        checks = [*self._bound(record), *self._conflict(record), *self._silent(record)]
         if len(self._recent) == WINDOW:
             checks += [*self._flat(step), *self._starved(), *self._lonely()]
         return self._new(checks)
 
     def validation(self, record: Mapping[str, float]) -> list[Check]:
         """Return the checks that fail with a new validation record, each only once per run."""
-        checks = [*self._collapse(record), *self._spike(record["loss"])]
+        checks = [*self._collapse(record), *self._spike(record["loss"]), *self._overfit(record)]
         self._best = min(self._best, record["loss"])
         return self._new(checks)
 
@@ -81,19 +87,43 @@ class Watch:
             yield graded(LIMITS, "validation-spike", ratio, measured=measured, advice=advice)
 
     def _flat(self, step: int) -> Iterator[Check]:
-        ratios = [
-            record[f"hsa/{name.removeprefix('chance/')}"] / chance
-            for record in self._recent
-            for name, chance in record.items()
-            if name.startswith("chance/") and chance > 0
-        ]
+        ratios = [ratio for record in self._recent for ratio in _of_chance(record)]
         if step > max(100, PATIENCE * self.config.steps) and ratios:
             ratio = sum(ratios) / len(ratios)
             measured = f"{ratio:.2f} over the last {WINDOW} records"
             advice = (
-                "Check the boxes with `overlay`, run `doctor` on this config, and try a higher optimiser.lr_encoder"
+                "Check the boxes with `overlay`, run `doctor` on this config, and try a higher optimiser.lr_head "
+                "(and lr_tower)"
             )
             yield graded(LIMITS, "flat-at-chance", ratio, measured=measured, advice=advice)
+
+    def _overfit(self, record: Mapping[str, float]) -> Iterator[Check]:
+        ratios = _of_chance(record)
+        trained = [ratio for recent in self._recent for ratio in _of_chance(recent)]
+        if not ratios or not trained:
+            return
+        held_out, training = sum(ratios) / len(ratios), sum(trained) / len(trained)
+        # From scratch, both losses start far above chance. A held-out loss that still falls is no overfitting.
+        if training < LEARNT and held_out > self._lowest:
+            measured = f"{held_out:.2f} of chance (lowest {self._lowest:.2f}), in training {training:.2f}"
+            advice = (
+                "Record more episodes, augment (augment.shift_px, gain, shuffle_channels), or train for fewer steps. "
+                "Compare recall/VIEW: the loss punishes confident mistakes, so retrieval may still improve"
+            )
+            yield graded(LIMITS, "held-out-at-chance", held_out, measured=measured, advice=advice)
+        self._lowest = min(self._lowest, held_out)
+
+    def _silent(self, record: Mapping[str, float]) -> Iterator[Check]:
+        norms = {name.removeprefix(GRADIENT): v for name, v in record.items() if name.startswith(GRADIENT)}
+        pairs, lonely = (sum(v for n, v in record.items() if n.startswith(p)) for p in ("pairs/", "no_negative/"))
+        aligns = record.get("hsa_weight", 0.0) > 0 and pairs > lonely and self.config.region == "box"
+        acts = {name for name in norms if name.startswith("act.") or name.endswith("_to_act")}
+        expected = {name for name in norms if ("l1" in record if name in acts else aligns)} - {"temperature"}
+        silent = [name for name, norm in norms.items() if norm == 0 and name in expected]
+        if norms:
+            measured = f"{len(silent)} of {len(norms)}: {', '.join(silent[:5])}"
+            advice = "Check that the loss depends on these modules, or freeze them"
+            yield graded(LIMITS, "no-gradient", len(silent), measured=measured, advice=advice)
 
     def _starved(self) -> Iterator[Check]:
         waits = [r["data_s"] for r in self._recent if "data_s" in r]
@@ -136,7 +166,7 @@ class Watch:
         advice = (
             "hsa.kind = 'mse' pulls pairs together but pushes nothing apart. Set hsa.kind = 'hsa'"
             if self.config.hsa.kind == "mse"
-            else "Lower optimiser.lr_encoder, raise the temperature, or raise batch_size for more negatives"
+            else "Lower optimiser.lr_tower and lr_head, raise the temperature, or raise batch_size for more negatives"
         )
         for name in (name.removeprefix("rank/") for name in record if name.startswith("rank/")):
             rank, spread = record[f"rank/{name}"], record[f"spread/{name}"]
@@ -148,3 +178,12 @@ class Watch:
         new = [check for check in checks if check.status != "pass" and check.id not in self._reported]
         self._reported |= {check.id for check in new}
         return new
+
+
+def _of_chance(record: Mapping[str, float]) -> list[float]:
+    """Return the alignment loss of each view of a record, divided by its chance."""
+    return [
+        record[f"hsa/{name.removeprefix('chance/')}"] / chance
+        for name, chance in record.items()
+        if name.startswith("chance/") and chance > 0
+    ]

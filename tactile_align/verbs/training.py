@@ -31,7 +31,9 @@ def train(argv: Sequence[str]) -> int:
     return GOOD
 
 
-def evaluate(run: Positional[Path], as_json: Annotated[bool, arg(name="json")] = False, processes: int = 1) -> int:
+def evaluate(
+    run: Positional[Path], as_json: Annotated[bool, arg(name="json")] = False, processes: int = 1, baseline: bool = True
+) -> int:
     """Evaluate a run on its held-out episodes: retrieval with baselines, localisation, feature space, action error.
 
     The results are also written to RUN/summary.json.
@@ -40,11 +42,14 @@ def evaluate(run: Positional[Path], as_json: Annotated[bool, arg(name="json")] =
         run: Run folder.
         as_json: Print the result as JSON.
         processes: Number of processes that prepare episodes.
+        baseline: Train the opening-only baseline at three learning rates, each for the run's steps. This is done once;
+            the baseline is kept in RUN/opening_only.
     """
+    from tactile_align.diagnostics.evaluation import BASELINE_RATES
     from tactile_align.diagnostics.evaluation import evaluate as judge
     from tactile_align.diagnostics.summary import json_of
 
-    summary = judge(run, processes=processes)
+    summary = judge(run, processes=processes, baseline_rates=BASELINE_RATES if baseline else ())
     print(json_of(summary) if as_json else summary.text())
     return GOOD
 

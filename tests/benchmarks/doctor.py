@@ -30,7 +30,7 @@ def config_of(
             "features": {"vision": tower, "dim": 16 if batch < 16 else 128, "margin": 2.2},
             "hsa": {"min_gap": 8, "learn_temperature": True},
             "policy": policy,
-            "optimiser": {"lr": 1e-3, "lr_encoder": 1e-3, "warmup_steps": 40},
+            "optimiser": {"lr": 1e-3, "lr_tower": 1e-3, "lr_head": 1e-3, "warmup_steps": 40},
             "augment": {"shift_px": 3},
             "batch_size": batch,
             "contact_share": 0.75,

@@ -12,17 +12,30 @@ import numpy as np
 import pytest
 import torch
 
+from tactile_align import cli
 from tactile_align.config.train import TrainConfig
-from tactile_align.diagnostics.evaluation import BASELINE, evaluate, held_out_loss, opening_only
+from tactile_align.diagnostics import evaluation
+from tactile_align.diagnostics.evaluation import (
+    BASELINE,
+    BASELINE_RATES,
+    TRIAL,
+    baseline_trials,
+    evaluate,
+    held_out_loss,
+    opening_only,
+)
 from tactile_align.diagnostics.pairs import pair_features
 from tactile_align.diagnostics.readouts import view_readouts
-from tactile_align.diagnostics.summary import summary_of, view_lines
+from tactile_align.diagnostics.retrieval import retrieval
+from tactile_align.diagnostics.summary import BaselineTrial, best_trial, result_of, summary_of, view_lines
 from tactile_align.errors import InputError
+from tactile_align.losses.build import negatives_of
 from tactile_align.policies.build import LoadedRun, make_model
 from tactile_align.policies.checkpoint import FORMAT, latest_checkpoint, load_checkpoint
 from tactile_align.training import loop
 from tactile_align.training.data import Data, load_data
 from tactile_align.training.logs import read_metrics
+from tactile_align.training.optimiser import make_optimiser
 from tactile_align.training.state import finished
 from tests.training.conftest import small_training
 
@@ -48,7 +61,7 @@ def test_a_baseline_that_was_stopped_is_gone_on_with_and_never_compared_with(
     trained: tuple[TrainConfig, Data], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config, data = trained
-    baseline = Path(config.out) / BASELINE
+    baseline = Path(config.out) / BASELINE / "lr_0.0001"
     (baseline / "checkpoints").mkdir(parents=True)
     (baseline / "metrics.jsonl").write_text('{"kind": "train", "step": 1}\n')  # killed before its first checkpoint
     validate = loop.validate
@@ -65,6 +78,103 @@ def test_a_baseline_that_was_stopped_is_gone_on_with_and_never_compared_with(
     view = evaluate(config.out, data=data, progress=False).views[KEY]
     assert steps_of(baseline) == 2 and view.opening_only is not None and view.opening_only.retrieval["both"].queries > 0
     assert [record["step"] for record in validations(baseline)] == [1, 2]
+    assert [trial.rate for trial in view.opening_only.trials] == [1e-4, 1e-3, 1e-2]
+
+
+def test_a_second_evaluation_trains_no_baseline_and_says_the_same(
+    trained: tuple[TrainConfig, Data], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, data = trained
+    first = evaluate(config.out, data=data, progress=False)
+
+    def trains(*_: object, **__: object) -> None:
+        raise AssertionError("training began again")
+
+    monkeypatch.setattr(evaluation, "train", trains)
+    assert evaluate(config.out, data=data, progress=False) == first
+    bare = evaluate(config.out, data=data, progress=False, baseline_rates=())
+    assert bare.views[KEY].opening_only is None and bare.views[KEY].retrieval == first.views[KEY].retrieval
+
+
+def test_the_command_leaves_the_baseline_out_when_asked(
+    trained: tuple[TrainConfig, Data], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[object] = []
+
+    def judged(run: Path, **options: object) -> None:
+        asked.append(options["baseline_rates"])
+        raise InputError("judged")
+
+    monkeypatch.setattr(evaluation, "evaluate", judged)
+    for words in (["evaluate", "RUN"], ["evaluate", "RUN", "--no-baseline"]):
+        assert cli.run(words) == 2
+    assert asked == [BASELINE_RATES, ()]
+
+
+def test_the_best_rate_on_held_out_episodes_counts_and_one_that_diverges_does_not(
+    trained: tuple[TrainConfig, Data], tmp_path: Path
+) -> None:
+    config, data = trained[0].model_copy(update={"out": str(tmp_path / "run")}), trained[1]
+    trials = baseline_trials(config, data, (1e-3, 1e30), progress=False)
+    assert [trial.recall is None for trial in trials] == [False, True]
+    assert all(trial.seconds > 0 and trial.steps == 2 for trial in trials) and best_trial(trials) is trials[0]
+    kept = Path(opening_only(config, 1e30).out) / TRIAL
+    assert result_of(BaselineTrial, json.loads(kept.read_text(encoding="utf-8")), "") == trials[1]
+    better = replace(trials[0], recall=1.0)
+    assert best_trial((*trials, better)) is better
+    with pytest.raises(InputError, match=r"diverged at every learning rate \(1e\+30\).*--no-baseline"):
+        best_trial(trials[1:])
+
+
+def test_a_staged_run_has_a_baseline_that_trains_the_alignment_at_every_step(trained: tuple[TrainConfig, Data]) -> None:
+    base = trained[0].model_dump() | {"train_policy": True, "steps": 6}
+    staged = TrainConfig.model_validate(base | {"alignment": {"mode": "pretrain_then_tune", "pretrain_steps": 3}})
+    baseline = opening_only(staged, 1e-3)
+    assert (baseline.steps, baseline.alignment.mode, baseline.region) == (6, "joint", "opening")
+    assert (baseline.optimiser.lr_head, baseline.optimiser.lr_tower) == (1e-3, staged.optimiser.lr_tower)
+
+
+def easy_world(rng: np.random.Generator, count: int, code: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return openings (N, 2), m, and touch features (N, 96) that are a noisy code of the opening."""
+    opening = rng.uniform(0.0, 0.05, size=(count, 1))
+    waves = np.sin(2 * np.pi * (opening / 0.05) * np.arange(1, 9) * 0.5 + np.arange(8))
+    touch = waves @ code + 0.1 * rng.normal(size=(count, 96))
+    return torch.tensor(np.repeat(opening, 2, axis=1), dtype=torch.float32), torch.tensor(touch, dtype=torch.float32)
+
+
+def recall_in_the_easy_world(config: TrainConfig) -> float:
+    """Return R@1 among 64 of the baseline's own layers, loss and optimiser on frozen touch features."""
+    model = make_model(config, 7, 7)
+    alignment, head = model.alignment, model.alignment and model.alignment.towers.touch_head
+    assert alignment is not None and alignment.opening_region is not None and head is not None
+    optimiser, schedule = make_optimiser(model, config)
+    rng = np.random.default_rng(0)
+    code = rng.normal(size=(8, 96)) / 8**0.5
+    rows, zeros, valid = torch.arange(16), torch.zeros(16, dtype=torch.int64), torch.ones(16, dtype=torch.bool)
+    negatives = negatives_of(config.hsa, rows, zeros, None)
+    for _ in range(config.steps):
+        opening, touch = easy_world(rng, 16, code)
+        tau, w = head(touch), alignment.opening_region(opening)
+        loss, _, _ = alignment.contrast(tau, w, negatives, valid, alignment.temperature())
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        schedule.step()
+    opening, touch = easy_world(rng, 64 * 8, code)
+    with torch.no_grad():
+        tau, w = head(touch).numpy(), alignment.opening_region(opening).numpy()
+    found = retrieval(tau, w, np.arange(512) // 8, np.arange(512), gallery=64)
+    return found["both"].at[1]
+
+
+def test_the_baseline_learns_the_easy_world_that_the_pretrained_rate_leaves_unlearnt(tmp_path: Path) -> None:
+    rates = {"lr_tower": 1e-5, "lr_head": 1e-5, "warmup_steps": 20}
+    config = small_training(
+        tmp_path, tmp_path / "run", train_policy=False, steps=600, optimiser=rates, hsa={"learn_temperature": False}
+    )
+    chosen = max(recall_in_the_easy_world(opening_only(config, rate)) for rate in BASELINE_RATES)
+    before = recall_in_the_easy_world(opening_only(config, config.optimiser.lr_head))
+    assert chosen > 0.2 and before < 0.05, "chance is 0.016"
 
 
 def test_the_read_outs_stand_in_the_summary_and_in_the_text_beside_their_baselines(
@@ -93,7 +203,7 @@ def test_the_read_outs_stand_in_the_summary_and_in_the_text_beside_their_baselin
 
 def test_what_needs_an_image_is_left_out_of_a_model_that_sees_none(trained: tuple[TrainConfig, Data]) -> None:
     config, data = trained
-    blind = opening_only(config)
+    blind = opening_only(config, 1e-3)
     found = view_readouts(LoadedRun.untrained(blind, data.held_out), KEY)
     assert found.localisation is None and "region = 'opening'" in found.left_out["localisation"]
     assert "region = 'opening'" in found.left_out["galleries/regions of the same image"]

@@ -8,6 +8,7 @@ import pytest
 
 from tactile_align.diagnostics.summary import (
     ActionError,
+    BaselineTrial,
     HeldOutLoss,
     Localisation,
     OpeningOnly,
@@ -31,13 +32,14 @@ RECALL = Recall(
     40,
     9,
 )
+TRIALS = (BaselineTrial(1e-4, 9, 60.0, 0.355), BaselineTrial(1e-3, 9, 90.0, 0.526), BaselineTrial(1e-2, 3, 30.0))
 LOSS = HeldOutLoss(3.1, 4.85, 128)
 VIEW = ViewSummary(
     moments=500,
     contacts=40,
     loss=LOSS,
     retrieval={"both": RECALL},
-    opening_only=OpeningOnly(LOSS, {"both": RECALL}, {"contact only": {"both": RECALL}}),
+    opening_only=OpeningOnly(LOSS, {"both": RECALL}, {"contact only": {"both": RECALL}}, TRIALS),
     galleries={"regions of the same image": {"touch to vision": RECALL}},
     probes={"object from h_tau": Probe("balanced accuracy", 0.8, (0.7, 0.9), 0.5, 40, 9)},
     left_out={"probes/indentation from h_w": "needs the truth"},
@@ -81,6 +83,11 @@ def test_the_text_sets_every_number_beside_its_baseline() -> None:
     assert "HSA 3.100, chance 4.850: 0.64 of chance" in lines
     (other,) = (line for line in lines if line.startswith("regions of the same image"))
     assert other.split()[-3:] == ["-", "0.016", "64"]
+    (line,) = (line for line in lines if line.startswith("opening only: "))
+    assert line == (
+        "opening only: learning rate 0.001, chosen by held-out R@1 from 0.0001 (0.355), 0.001 (0.526), 0.01 "
+        "(diverged); training took 3.0 min"
+    )
     assert any("left out: indentation from h_w: needs the truth" in line for line in lines)
     blind = replace(VIEW, localisation=None, space=None)
     text = replace(SUMMARY, views={"v": blind}).text()

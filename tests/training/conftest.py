@@ -29,7 +29,7 @@ def small_training(recording: Path, out: Path, **changes: Any) -> TrainConfig:
         "features": {"vision": TOWER, "dim": 16, "margin": 2.2},
         "hsa": {"min_gap": 8, "learn_temperature": True},
         "policy": POLICY,
-        "optimiser": {"lr": 1e-3, "lr_encoder": 1e-3, "warmup_steps": 2},
+        "optimiser": {"lr": 1e-3, "lr_tower": 1e-3, "lr_head": 1e-3, "warmup_steps": 2},
         "augment": {"shift_px": 3, "gain": 0.2, "shuffle_channels": 0.5},
         "batch_size": 12,
         "contact_share": 0.75,

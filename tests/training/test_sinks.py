@@ -78,7 +78,13 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.slow
 @pytest.mark.usefixtures("offline")
 def test_weights_and_biases_gets_scalars_and_pictures_of_a_run_and_of_its_resumption(small_config: Maker) -> None:
-    frozen = {"lr": 1e-12, "lr_encoder": 1e-12, "warmup_steps": 0}  # no better after the first pass
+    frozen = {
+        "lr": 1e-12,
+        "lr_tower": 1e-12,
+        "lr_head": 1e-12,
+        "lr_temperature": 1e-12,
+        "warmup_steps": 0,
+    }  # no better after the first pass
     options = {"log": {"wandb": "project", "every": 1}, "optimiser": frozen, "steps": 4, "validate_every": 1}
     out = train(small_config(**options, patience=1), progress=False)
     key = (out / "wandb_id.txt").read_text()

@@ -145,7 +145,7 @@ def test_the_best_checkpoint_holds_the_running_mean_that_was_validated(small_con
 
 
 def test_training_stops_when_validation_gets_no_better(small_config: Maker) -> None:
-    frozen = {"lr": 1e-12, "lr_encoder": 1e-12, "warmup_steps": 0}
+    frozen = {"lr": 1e-12, "lr_tower": 1e-12, "lr_head": 1e-12, "lr_temperature": 1e-12, "warmup_steps": 0}
     out = train(small_config(steps=40, optimiser=frozen, validate_every=2, patience=2), progress=False)
     held_out = [r for r in read_metrics(out / "metrics.jsonl") if r["kind"] == "validation"]
     losses = [r["loss"] for r in held_out]

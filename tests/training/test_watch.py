@@ -70,6 +70,54 @@ def test_an_illness_is_named_once_with_its_step(
     assert found.measured in record["text"] and record["advice"] == found.advice != ""
 
 
+def courses(held_out: list[float], training: float) -> list[tuple[dict[str, float], dict[str, float]]]:
+    """Return (training record, validation record) pairs whose held-out loss takes these fractions of chance."""
+    return [(record(hsa__v=training * 2.8), {"loss": 1.0, "hsa/v": ratio * 2.8, "chance/v": 2.8}) for ratio in held_out]
+
+
+def overfit(watch: Watch, course: list[tuple[dict[str, float], dict[str, float]]]) -> list[tuple[int, Check]]:
+    """Return the findings of the validation records, with the index of the pass."""
+    found = []
+    for number, (trained, held_out) in enumerate(course):
+        watch.train(number + 1, trained)
+        found += [(number, check) for check in watch.validation(held_out) if check.id == "held-out-at-chance"]
+    return found
+
+
+def test_a_held_out_loss_that_rises_to_chance_while_training_falls_is_named_once(watch: Watch) -> None:
+    ((number, check),) = overfit(watch, courses([0.9, 0.8, 0.95, 1.2, 1.5], training=0.4))
+    assert (number, check.status) == (3, "warn")
+    assert check.measured == "1.20 of chance (lowest 0.80), in training 0.40"
+    assert "fewer steps" in check.advice and "recall/VIEW" in check.advice
+
+
+@pytest.mark.parametrize(
+    ("held_out", "training"),
+    [
+        ([2.0, 1.6, 1.2, 1.0, 0.9], 0.8),  # from scratch: above chance, but it falls
+        ([0.9, 1.0, 1.1], 1.0),  # training is at chance too, so nothing is learnt by heart
+        ([0.5, 0.7, 0.9], 0.2),  # it rises, but what was learnt still helps
+    ],
+)
+def test_a_held_out_loss_that_falls_or_stays_below_chance_is_no_overfitting(
+    watch: Watch, held_out: list[float], training: float
+) -> None:
+    assert overfit(watch, courses(held_out, training)) == []
+
+
+def test_a_module_that_the_loss_does_not_reach_is_named(watch: Watch) -> None:
+    step = {"hsa_weight": 1.0, "l1": 0.3, "pairs/v": 8.0, "grad/towers.touch_head": 0.2, "grad/act.action_head": 0.1}
+    step["grad/region_to_act"] = 0.1
+    assert reported(watch, "train", [record() | step] * 3) == []
+    # Before ACT is trained, or in a batch without pairs, no gradient is expected.
+    alone = {name: value for name, value in step.items() if name != "l1"}
+    alone |= {"grad/act.action_head": 0.0, "grad/region_to_act": 0.0}
+    assert reported(watch, "train", [record() | alone] * 3) == []
+    assert reported(watch, "train", [record() | step | {"pairs/v": 0.0, "grad/towers.touch_head": 0.0}]) == []
+    ((when, check),) = reported(watch, "train", [record() | step | {"grad/towers.touch_head": 0.0}] * 3)
+    assert (when, check.id, check.measured) == (10, "no-gradient", "1 of 3: towers.touch_head")
+
+
 def test_features_that_are_not_finite_are_named_too(watch: Watch) -> None:
     broken = health(touch=(float("nan"), 0.5), region=(6.0, float("nan")))
     assert [c.id for c in watch.validation(broken)] == ["collapse/touch/v", "collapse/region/v"]

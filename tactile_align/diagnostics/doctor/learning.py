@@ -137,7 +137,7 @@ def one_step(
         "first-step",
         float(np.max(ratios or [math.nan])),
         measured=f"{before[0]:.4g} (alignment {before[1]:.4g}) before; after a step at lr {rates.lr * ramped:.2g} "
-        f"/ {rates.lr_encoder * ramped:.2g}, {shown}",
+        f"/ {rates.lr_tower * ramped:.2g} (towers) / {rates.lr_head * ramped:.2g} (heads), {shown}",
     )
     measured = f"{before[0]:.4g} before, {full:.4g} after"
     yield judged("full-rate-step", full / max(before[0], TINY), measured=measured)

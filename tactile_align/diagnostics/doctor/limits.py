@@ -11,8 +11,8 @@ from tactile_align.features.health import COLLAPSED_RANK, COLLAPSED_SPREAD
 STREAM = "check the stream with `tactile-align inspect`: the camera may be frozen, or the stream name wrong"
 STATISTICS = "compute the statistics from the training split: Statistics.of(training episodes)"
 PASSES = "stack the images of a batch and run each encoder once"
-FEATURES = "lower optimiser.lr_encoder, raise hsa.temperature, and check that the images differ"
-RATE = "raise optimiser.warmup_steps, or lower optimiser.lr and optimiser.lr_encoder until the loss falls"
+FEATURES = "lower optimiser.lr_tower and lr_head, raise hsa.temperature, and check that the images differ"
+RATE = "raise optimiser.warmup_steps, or lower optimiser.lr, lr_tower and lr_head until the loss falls"
 LIMITS = {
     "stream-change": Limit("Mean change of {} from moment to moment", 1.0, 1.0, " grey levels", at_least=True,
         why="a constant stream gives the encoder no information, so no loss can fall", advice=STREAM),

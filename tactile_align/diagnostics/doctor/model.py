@@ -15,28 +15,10 @@ from tactile_align.diagnostics.doctor.pairs import lonely_pairs
 from tactile_align.diagnostics.doctor.subject import Subject, total_of
 from tactile_align.policies.aligned import AlignedPolicy
 from tactile_align.training.optimiser import make_optimiser
+from tactile_align.training.parameters import parts_of
 
 LEARNS_LATER = ("act.decoder.layers.0.self_attn", "act.decoder.layers.0.norm1")
 """Parts of ACT without a gradient in the first steps: the decoder's input is zero, and so is its self-attention."""
-
-
-def module_of(name: str) -> str:
-    """Return the name of the part that the parameter `name` belongs to, e.g. a block of a tower or a layer of ACT."""
-    parts = name.split(".")[:-1] or [name]
-    for i, part in enumerate(parts):
-        if part.isdigit():
-            return ".".join(parts[: i + 1])
-    return ".".join(parts[:3])
-
-
-def parts_of(model: AlignedPolicy) -> dict[str, list[tuple[str, nn.Parameter]]]:
-    """Return the parameters by part, in the model's order, without the momentum encoder of the memory bank."""
-    found: dict[str, list[tuple[str, nn.Parameter]]] = {}
-    for name, p in model.named_parameters():
-        short = name.removeprefix("alignment.")
-        if not short.startswith("memory."):
-            found.setdefault(module_of(short), []).append((name, p))
-    return found
 
 
 def towers_of(model: AlignedPolicy) -> dict[str, nn.Module]:
@@ -64,7 +46,7 @@ def weights(subject: Subject) -> Iterator[Check]:
         ", ".join(getattr(tower, "name", name) for name, tower in towers_of(subject.model).items()) or "none",
         "pretrained, or SCRATCH on purpose",
         why="an encoder with random initial weights needs thousands of pairs to learn useful features",
-        advice="with few episodes, set pretrained to a tag. From scratch, use stem = 'conv' and a higher lr_encoder",
+        advice="with few episodes, set pretrained to a tag. From scratch, use stem = 'conv' and lr_tower = 1e-3",
     )
 
 

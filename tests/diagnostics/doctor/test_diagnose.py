@@ -54,7 +54,7 @@ def test_a_healthy_run_raises_no_alarm(healthy: tuple[TrainConfig, Data]) -> Non
 
 def test_a_diagnosis_is_a_table_for_people_and_json_for_machines(healthy: tuple[TrainConfig, Data]) -> None:
     config, data = healthy
-    rates = config.optimiser.model_copy(update={"lr": 1.0, "lr_encoder": 1.0})
+    rates = config.optimiser.model_copy(update={"lr": 1.0, "lr_tower": 1.0, "lr_head": 1.0})
     found = diagnose(config.model_copy(update={"optimiser": rates}), data=data)
     text, loaded = found.text(), json.loads(found.json())
     ids = [check["id"] for check in loaded["checks"]]
@@ -75,7 +75,7 @@ def test_a_diagnosis_is_a_table_for_people_and_json_for_machines(healthy: tuple[
 def test_the_verb_says_by_its_exit_status_whether_a_check_fails(
     healthy: tuple[TrainConfig, Data], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    wild = changed(healthy[0], "optimiser", lr=1.0, lr_encoder=1.0)
+    wild = changed(healthy[0], "optimiser", lr=1.0, lr_tower=1.0, lr_head=1.0)
     for config, status in ((healthy[0], 0), (wild, 1)):
         (tmp_path / "config.toml").write_text(config_text(config), encoding="utf-8")
         assert run(["doctor", str(tmp_path / "config.toml"), "--json"]) == status
@@ -221,7 +221,7 @@ def test_14_a_checkpoint_of_weights_alone_is_no_resume(small_config: Maker) -> N
 
 def test_a_learning_rate_a_thousand_times_too_high_is_found(healthy: tuple[TrainConfig, Data]) -> None:
     config, data = healthy
-    fast = changed(config, "optimiser", lr=1.0, lr_encoder=1.0)
+    fast = changed(config, "optimiser", lr=1.0, lr_tower=1.0, lr_head=1.0)
     assert gravest(diagnose(fast, data=data, parts=["learning"]), "full-rate-step").status == "fail"
 
 

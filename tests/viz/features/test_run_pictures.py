@@ -27,7 +27,7 @@ pytestmark = pytest.mark.slow
 def run(regrasp_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of six steps with its pictures."""
     home = tmp_path_factory.mktemp("drawn")
-    rates = {"lr_encoder": 1e-2, "warmup_steps": 1}  # six steps that can be seen
+    rates = {"lr_tower": 1e-2, "lr_head": 1e-2, "warmup_steps": 1}  # six steps that can be seen
     views = [{"camera": "left_wrist", "sensor": "tactile1", "zoom": 2.2, "ahead_m": AHEAD_M}]
     config = small_training(regrasp_folder, home / "run", views=views, optimiser=rates, held_out=2, validate_every=6)
     data = load_data(config, progress=False)
