@@ -299,9 +299,7 @@ class Direction:
         return torch.where(candidates, weights, torch.zeros_like(weights))
 
 
-def contrast(
-    logits: Tensor, own: Tensor, negative: Tensor, options: LossOptions, past: slice
-) -> tuple[Tensor, Tensor]:
+def contrast(logits: Tensor, own: Tensor, negative: Tensor, options: LossOptions, past: slice) -> tuple[Tensor, Tensor]:
     """Return -log(p / (p + sum of the weighted negatives)), (n,), and two counts of each row, (n, 2).
 
     p is the exponential of the logit of the row's positive. The counts are the summed weight of the negatives, and the
@@ -445,12 +443,7 @@ def check_keys(h_tau: Tensor, keys: Keys | None, symmetric: bool, in_batch: bool
 
 
 def check_negatives(
-    h_tau: Tensor,
-    hard: Tensor | None,
-    hard_valid: Tensor | None,
-    negative: object,
-    past: int,
-    ranks: int,
+    h_tau: Tensor, hard: Tensor | None, hard_valid: Tensor | None, negative: object, past: int, ranks: int
 ) -> None:
     """Check the shapes of explicit negatives and of the mask over the batch and `past` past rows."""
     batch, dim = h_tau.shape

@@ -58,9 +58,7 @@ def rule_and_mask(rng: np.random.Generator, batch: int, past: int) -> tuple[Nega
         Facts(*(torch.from_numpy(fact[part]) for fact in (episode, time, contact, touch, index)))
         for part in (slice(batch), slice(batch, None))
     )
-    rule = Negatives(
-        own.episode, own.time, gap, own.contact, own.touch, 0.7, more if past else None, own.contact_index
-    )
+    rule = Negatives(own.episode, own.time, gap, own.contact, own.touch, 0.7, more if past else None, own.contact_index)
     return rule, mask
 
 

@@ -175,7 +175,7 @@ def test_with_a_memory_all_candidates_come_from_its_copy_and_both_towers_learn()
     copy = model_of((WRIST,), features=towers, **negatives)
     copy.towers.load_state_dict(model.memory.towers.state_dict())
     with torch.no_grad():
-        seen, there, earlier = model.see(batch), copy.see(batch), copy.see(before)
+        seen, there, earlier = model.see(batch), copy.see(batch), copied.features
         others, valid = copy.region_negatives(batch, there)[key], batch.views[key].visible
         past = earlier.touches["t1"].vector[valid], earlier.regions[key].vector[valid]
         want, stats = hsa_loss(
