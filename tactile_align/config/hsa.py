@@ -61,9 +61,9 @@ class HSAConfig(Strict):
     hardest: Annotated[int, Field(ge=1)] | None = None
     """Use only this many negatives of each touch, the most similar ones. None: use all negatives."""
     bank: Annotated[int, Field(ge=0)] = 0
-    """Size of the memory bank: the number of past pairs that are used as additional negatives; past regions for touches,
-    past touches for regions. A slowly updated copy of the encoders computes the features of the bank and of all other
-    candidates. Needs symmetric = true, because candidates get no gradient. 0: no bank."""
+    """Size of the memory bank: the number of past pairs that are used as additional negatives, their regions for
+    touches and their touches for regions. A slowly updated copy of the encoders computes the features of the bank and
+    of all other candidates. Needs symmetric = true, because candidates get no gradient. 0: no bank."""
     bank_momentum: Annotated[float, Field(ge=0, lt=1)] = 0.999
     """Momentum of the encoder copy that fills the memory bank: at each step, copy = momentum * copy + (1 - momentum) *
     encoder. The copy lags by about 1 / (1 - momentum) steps. If it moves faster, old features in the bank differ from
@@ -86,8 +86,8 @@ class HSAConfig(Strict):
             )
         if self.bank and not self.symmetric:
             raise InputError(
-                f"bank = {self.bank} needs symmetric = true; got false. With a bank, candidates get no gradient, so the "
-                f"region features would get none. Set symmetric = true, or set bank = 0"
+                f"bank = {self.bank} needs symmetric = true; got false. With a bank, candidates get no gradient, so "
+                f"the region features would get none. Set symmetric = true, or set bank = 0"
             )
         # Options that MSE ignores must keep their defaults.
         usual = {name: field.default for name, field in type(self).model_fields.items() if name not in READ_BY_MSE}

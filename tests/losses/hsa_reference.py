@@ -74,7 +74,7 @@ def hardest_of(negatives: Terms, count: int | None) -> Terms:
 
 
 def row(positive: float, negatives: Terms, temperature: float, hardness: float) -> tuple[float, float]:
-    """Return -log(p / (p + sum of weighted negatives)) of one row from cosines, and the share of the past ones in the sum.
+    """Return -log(p / (p + sum of weighted negatives)) of one row from cosines, and the share of past ones in the sum.
 
     Hardness: each negative is multiplied by e^(beta s / kappa) over the weighted mean of that.
     """
