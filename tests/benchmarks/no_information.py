@@ -1,5 +1,6 @@
-"""Training on images that tell nothing of each other: `python -m tests.benchmarks.no_information [NAME ...] [--steps N]`;
-exit 1 when a bar is missed.
+"""Training on images that tell nothing of each other; exit 1 when a bar is missed.
+
+Run it with `python -m tests.benchmarks.no_information [NAME ...] [--steps N]`; no name means all combinations.
 
 Touches and camera images are unrelated textures, paired anew at each step. Two small towers train from scratch. The
 loss must stay at chance, in the last 50 steps and on held-out pairs, and held-out retrieval within its binomial
