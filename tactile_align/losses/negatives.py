@@ -6,7 +6,7 @@ The rules use facts about each row, such as its episode and time. They are evalu
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -178,7 +178,8 @@ class Negatives:
         """Return the same rule for the rows of all ranks."""
         names = ("episode", "time", "contact", "touch", "contact_index")
         facts = {name: fact for name in names if (fact := getattr(self, name)) is not None}
-        return replace(self, **{name: gather_facts(fact) for name, fact in facts.items()})
+        gathered: dict[str, Any] = {name: gather_facts(fact) for name, fact in facts.items()}
+        return replace(self, **gathered)
 
     @cached_property
     def _all(self) -> Facts:

@@ -345,8 +345,9 @@ class Alignment(nn.Module):
                 "the batch contains a single moment, but the alignment loss requires negatives, so a batch needs at "
                 "least 2 moments, preferably 32. Raise batch_size, or lower optimiser.accumulate"
             )
-        alone = other is None or self.hsa.symmetric
-        contrasted = torch.zeros_like(pairs) if alone else other.exist.any(dim=1)
+        contrasted = torch.zeros_like(pairs)
+        if other is not None and not self.hsa.symmetric:
+            contrasted = other.exist.any(dim=1)
         for start, stop in spans(len(pairs), len(partners), None):
             negative = everyone.rows(first + start, first + stop)
             negative[:, : len(partners)] &= partners
@@ -428,10 +429,10 @@ class Alignment(nn.Module):
                 pattern = None if self.hsa.touch_ceiling is None else gather_facts(touch_pattern(touch.image))
                 episode, time, index = map(gather_facts, (batch.episode, batch.time, touch.contact_index))
                 valid = gather_facts(self.valid_pairs(batch, view) & touch.contact)
-                features = copied.features
-                pair = features.touches[view.sensor].vector, features.regions[view.key].vector
+                touches = gather_facts(copied.features.touches[view.sensor].vector)
+                regions = gather_facts(copied.features.regions[view.key].vector)
                 facts = Facts(episode, time, touch=pattern, contact_index=index)
-                self.memory.bank(number).add(*map(gather_facts, pair), facts, valid)
+                self.memory.bank(number).add(touches, regions, facts, valid)
         self.memory.following.follow(self.towers)
 
 
