@@ -7,8 +7,9 @@ from pydantic import Field, model_validator
 from tactile_align.errors import InputError
 from tactile_align.facts import Strict
 
-READ_BY_MSE = ("weight", "kind", "min_gap", "require_contact", "touch_ceiling")
-"""Fields that kind = "mse" uses. Of these, min_gap and touch_ceiling are used only for the metric `r1/VIEW`."""
+READ_BY_MSE = ("weight", "kind", "min_gap", "exclude_same_contact", "require_contact", "touch_ceiling")
+"""Fields that kind = "mse" uses. Of these, min_gap, exclude_same_contact and touch_ceiling are used only for the metric
+`r1/VIEW`."""
 
 
 class HSAConfig(Strict):
@@ -36,6 +37,9 @@ class HSAConfig(Strict):
     min_gap: Annotated[int, Field(ge=0)] = 20
     """Smallest distance in time between two moments of one episode that are used as negatives of each other, frames.
     Closer moments may show the same contact."""
+    exclude_same_contact: bool = True
+    """Exclude moments of one contact as negatives of each other, also if they are `min_gap` or more apart, because they
+    show the same touch."""
     require_contact: bool = True
     """Exclude moments without contact from the loss. Their touch images all look the same, so they would be false
     negatives of each other."""
@@ -57,11 +61,13 @@ class HSAConfig(Strict):
     hardest: Annotated[int, Field(ge=1)] | None = None
     """Use only this many negatives of each touch, the most similar ones. None: use all negatives."""
     bank: Annotated[int, Field(ge=0)] = 0
-    """Size of the memory bank: the number of region features of past batches that are used as additional negatives. A
-    slowly updated copy of the encoders computes them. 0: no bank."""
-    bank_momentum: Annotated[float, Field(ge=0, lt=1)] = 0.99
+    """Size of the memory bank: the number of past pairs that are used as additional negatives, their regions for
+    touches and their touches for regions. A slowly updated copy of the encoders computes the features of the bank and
+    of all other candidates. Needs symmetric = true, because candidates get no gradient. 0: no bank."""
+    bank_momentum: Annotated[float, Field(ge=0, lt=1)] = 0.999
     """Momentum of the encoder copy that fills the memory bank: at each step, copy = momentum * copy + (1 - momentum) *
-    encoder."""
+    encoder. The copy lags by about 1 / (1 - momentum) steps. If it moves faster, old features in the bank differ from
+    new ones, and the loss can fall without any alignment."""
     chunk: Annotated[int, Field(ge=1)] | None = None
     """Number of rows of the similarity matrix that are computed at a time. It changes the memory use, not the loss.
     None: chosen automatically."""
@@ -77,6 +83,11 @@ class HSAConfig(Strict):
             raise InputError(
                 f"temperature_steps = {steps} needs temperature_final, the final value of the schedule. Set "
                 f"temperature_final, or set temperature_steps = 0"
+            )
+        if self.bank and not self.symmetric:
+            raise InputError(
+                f"bank = {self.bank} needs symmetric = true; got false. With a bank, candidates get no gradient, so "
+                f"the region features would get none. Set symmetric = true, or set bank = 0"
             )
         # Options that MSE ignores must keep their defaults.
         usual = {name: field.default for name, field in type(self).model_fields.items() if name not in READ_BY_MSE}

@@ -171,7 +171,7 @@ def _held_out_recall(run: LoadedRun) -> float:
 def held_out_loss(run: LoadedRun, features: dict[str, np.ndarray]) -> HeldOutLoss:
     """Return the alignment loss HSA on held-out pairs and its chance level, both averaged over batches.
 
-    A batch has the size of a training batch. Its negatives follow the run's rules for the time gap and for similar
+    A batch has the size of a training batch. Its negatives follow the run's rules for the time gap, contacts and similar
     touches. A pair without a negative counts as 0.
 
     Args:
@@ -186,9 +186,10 @@ def held_out_loss(run: LoadedRun, features: dict[str, np.ndarray]) -> HeldOutLos
     size = min(run.config.batch_size, len(rows))
     for start in range(0, len(rows) - size + 1, size):
         chosen = rows[start : start + size]
-        tau, w, episode, time = (torch.from_numpy(features[n][chosen]) for n in ("h_tau", "h_w", "episode", "time"))
+        names = ("h_tau", "h_w", "episode", "time", "contact")
+        tau, w, episode, time, contact = (torch.from_numpy(features[name][chosen]) for name in names)
         touch = torch.from_numpy(features["touch"][chosen]) if "touch" in features else None
-        negatives = negatives_of(run.config.hsa, episode, time, touch)
+        negatives = negatives_of(run.config.hsa, episode, time, touch, contact)
         loss, stats, valid = alignment.contrast(tau, w, negatives, torch.ones(size, dtype=torch.bool), kappa)
         share = float(valid.float().mean())
         losses.append(share * float(loss))

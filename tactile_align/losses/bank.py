@@ -1,4 +1,4 @@
-"""Memory bank: features of past image regions that serve as additional negatives (MoCo, arXiv 1911.05722).
+"""Memory bank: features of past touches and regions that serve as additional negatives (MoCo, arXiv 1911.05722).
 
 A copy of the model whose weights follow the model slowly computes the features.
 """
@@ -13,12 +13,12 @@ from tactile_align.losses.negatives import Facts
 
 
 class MemoryBank(nn.Module):
-    """Memory bank of the newest `size` region features, with the facts of the moments that the features come from.
+    """Memory bank of the newest `size` touch-region pairs: their features, and the facts of their moments.
 
     Checkpoints include the bank.
 
     Args:
-        size: Largest number of features.
+        size: Largest number of pairs.
         dim: Length of a feature.
         touch_dim: F, the length of a touch description. 0 if the same-touch rule is not used.
 
@@ -26,10 +26,12 @@ class MemoryBank(nn.Module):
         InputError: `size` is below 1.
     """
 
-    features: Tensor
+    touches: Tensor
+    regions: Tensor
     episode: Tensor
     time: Tensor
     touch: Tensor
+    contact_index: Tensor
     put: Tensor
 
     def __init__(self, size: int, dim: int, touch_dim: int = 0) -> None:
@@ -39,47 +41,49 @@ class MemoryBank(nn.Module):
                 f"memory bank: size must be at least 1; got {size}. Increase size, or do not create a bank"
             )
         self.size = size
-        self.register_buffer("features", torch.zeros(size, dim))
-        self.register_buffer("episode", torch.zeros(size, dtype=torch.int64))
-        self.register_buffer("time", torch.zeros(size, dtype=torch.int64))
+        self.register_buffer("touches", torch.zeros(size, dim))
+        self.register_buffer("regions", torch.zeros(size, dim))
         self.register_buffer("touch", torch.zeros(size, touch_dim))
+        for name in ("episode", "time", "contact_index"):
+            self.register_buffer(name, torch.zeros(size, dtype=torch.int64))
         self.register_buffer("put", torch.tensor(0))
 
     def __len__(self) -> int:
         return min(int(self.put), self.size)
 
     @torch.no_grad()
-    def add(self, features: Tensor, episode: Tensor, time: Tensor, valid: Tensor, touch: Tensor | None = None) -> None:
-        """Add the features of a batch at its valid rows to the bank. They replace the oldest features in the bank.
+    def add(self, touches: Tensor, regions: Tensor, facts: Facts, valid: Tensor) -> None:
+        """Add the pairs of a batch at its valid rows to the bank. They replace the oldest pairs in the bank.
 
         Args:
-            features: (B, dim) region features from the slowly updated copy of the model.
-            episode: (B,) int64 index of each row's episode.
-            time: (B,) int64 frame number of each row in its episode.
+            touches: (B, dim) touch features from the slowly updated copy of the model.
+            regions: (B, dim) region features from the copy.
+            facts: Facts of the B moments, with contact_index, and with touch descriptions if touch_dim > 0.
             valid: (B,) bool, which rows to add. Rows without contact must be False.
-            touch: (B, touch_dim) touch descriptions; required if touch_dim > 0.
         """
         rows = valid.nonzero().flatten()[-self.size :]
         where = (int(self.put) + torch.arange(len(rows), device=rows.device)) % self.size
-        self.features[where] = features.detach()[rows].to(self.features.dtype)
-        self.episode[where], self.time[where] = episode[rows], time[rows]
-        if touch is not None:
-            self.touch[where] = touch.detach()[rows].to(self.touch.dtype)
+        assert facts.contact_index is not None
+        self.touches[where], self.regions[where] = (h[rows].to(self.touches.dtype) for h in (touches, regions))
+        self.episode[where], self.time[where] = facts.episode[rows], facts.time[rows]
+        self.contact_index[where] = facts.contact_index[rows]
+        if facts.touch is not None:
+            self.touch[where] = facts.touch[rows].to(self.touch.dtype)
         self.put += len(rows)
 
     def facts(self) -> Facts:
         """Return the facts of the moments in the bank, for `Negatives(bank=...)`."""
         kept = len(self)
         touch = self.touch[:kept] if self.touch.shape[1] else None
-        return Facts(self.episode[:kept], self.time[:kept], touch=touch)
+        return Facts(self.episode[:kept], self.time[:kept], touch=touch, contact_index=self.contact_index[:kept])
 
-    def kept(self) -> Tensor:
-        """Return the features in the bank, (M, dim), for the argument `bank` of the loss."""
-        return self.features[: len(self)].clone()
+    def kept(self) -> tuple[Tensor, Tensor]:
+        """Return the features in the bank, for `Keys`: past touches (M, dim) and past regions (M, dim)."""
+        return self.touches[: len(self)].clone(), self.regions[: len(self)].clone()
 
 
 class Following(nn.Module):
-    """Copy of a module whose weights follow the module slowly and receive no gradient.
+    """Copy of a module whose weights follow the module slowly and receive no gradient. It is always in eval mode.
 
     Args:
         module: The module to copy and to follow.
@@ -89,14 +93,20 @@ class Following(nn.Module):
         InputError: `momentum` is not in 0 <= momentum < 1.
     """
 
-    def __init__(self, module: nn.Module, momentum: float = 0.99) -> None:
+    def __init__(self, module: nn.Module, momentum: float = 0.999) -> None:
         super().__init__()
         if not 0 <= momentum < 1:
             raise InputError(
                 f"momentum must be at least 0 and below 1; got {momentum}. Use a value such as 0.99 or 0.999"
             )
         self.momentum = momentum
-        self.module = copy.deepcopy(module).requires_grad_(False)
+        self.module = copy.deepcopy(module).requires_grad_(False).eval()
+
+    def train(self, mode: bool = True) -> "Following":
+        """Set the mode of this module. The copy stays in eval mode, so that dropout never acts on its features."""
+        super().train(mode)
+        self.module.eval()
+        return self
 
     @torch.no_grad()
     def follow(self, module: nn.Module) -> None:

@@ -37,6 +37,7 @@ def negatives_of(
     episode: Tensor,
     time: Tensor,
     touch: Tensor | None,
+    contact_index: Tensor,
     bank: Facts | None = None,
     gather: bool = False,
 ) -> Negatives:
@@ -47,6 +48,7 @@ def negatives_of(
         episode: (B,) integer index of each moment's episode.
         time: (B,) frame number of each moment in its episode.
         touch: (B, F) touch descriptions from `touch_pattern`; required if the config has a touch_ceiling.
+        contact_index: (B,) integer index of each moment's contact in its episode; -1 without contact.
         bank: Facts of the moments in the memory bank, whose touch descriptions are also from `touch_pattern`. None: no
             bank.
         gather: Whether `unlike` subtracts the mean over the touches of all processes, instead of this process only.
@@ -57,4 +59,8 @@ def negatives_of(
             everybody = torch.cat([everybody, bank.touch])
             bank = replace(bank, touch=unlike(bank.touch, everybody))
         touch = unlike(touch, everybody)
-    return Negatives(episode, time, config.min_gap, touch=touch, ceiling=config.touch_ceiling, bank=bank)
+    contact = contact_index if config.exclude_same_contact else None
+    if bank is not None and contact is None:
+        bank = replace(bank, contact_index=None)
+    gap, ceiling = config.min_gap, config.touch_ceiling
+    return Negatives(episode, time, gap, touch=touch, ceiling=ceiling, bank=bank, contact_index=contact)

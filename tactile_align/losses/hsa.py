@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple, get_args
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tactile_align.errors import InputError
@@ -35,7 +34,7 @@ class LossOptions:
 
     Attributes:
         symmetric: Whether to average the loss of touches against regions and the loss of regions against touches. Hard
-            negatives and the bank are used only for touches against regions.
+            negatives are used only for touches against regions.
         hardness: beta of arXiv 2010.04592. A negative with cosine similarity s has weight e^(beta s / kappa), scaled so
             that the mean weight is 1; kappa is the temperature. 0: all weights are equal.
         hardest: Number of negatives of each row that are used, the most similar ones. None: all negatives.
@@ -63,6 +62,9 @@ class LossOptions:
             raise InputError(f"chunk must be at least 1 row; got {self.chunk}. Use None to choose it automatically")
 
 
+SMALLEST_NORM = 1e-6
+"""A feature with a smaller norm has no direction: it is used as it is, so that its gradient stays small."""
+
 PLAIN = LossOptions()
 """Options of the loss of the original implementation: touches against regions, all negatives with equal weight."""
 
@@ -76,11 +78,36 @@ class HSAStats(NamedTuple):
         pairs: Number of valid rows.
         negatives: Mean number of negatives of a valid row; with weighted negatives, the mean sum of weights.
         chance: Chance level: mean over valid rows of ln(1 + number of negatives), the loss of uninformative features.
+        bank_share: Mean share of the denominator of the loss that past keys have, from 0 to 1. Uninformative features
+            give them their share among 1 + negatives. If the share is much smaller, past keys are told from new ones
+            by their age. 0 without `keys`.
+
+    A symmetric loss averages `negatives`, `chance` and `bank_share` over its two directions.
     """
 
     pairs: Tensor
     negatives: Tensor
     chance: Tensor
+    bank_share: Tensor
+
+
+class Keys(NamedTuple):
+    """Features from a slowly updated copy of the model, with which a symmetric loss compares the features of a batch.
+
+    All candidates of a direction come from the copy: the positive, the other rows of the batch, and past rows. If only
+    the past rows came from the copy, the model could lower the loss by telling old features from new ones.
+
+    Attributes:
+        touches: (B, D) features of the touches of the batch.
+        regions: (B, D) features of the regions of the batch.
+        past_touches: (M, D) features of touches of past batches, from a `MemoryBank`.
+        past_regions: (M, D) features of regions of past batches. Row m belongs to past touch m.
+    """
+
+    touches: Tensor
+    regions: Tensor
+    past_touches: Tensor
+    past_regions: Tensor
 
 
 def hsa_loss(
@@ -96,7 +123,7 @@ def hsa_loss(
     gather: bool = False,
     valid: Tensor | None = None,
     stats: bool = False,
-    bank: Tensor | None = None,
+    keys: Keys | None = None,
     hard_valid: Tensor | None = None,
 ) -> Tensor | tuple[Tensor, HSAStats]:
     """Return -log( e^(h_tau.h_w/kappa) / (e^(h_tau.h_w/kappa) + sum over negatives of e^(h_tau.h_w_i/kappa)) ).
@@ -109,8 +136,9 @@ def hsa_loss(
         h_w: (B, D) region features. Their norms do not matter. Row i belongs to touch i.
         hard_negatives: (B, N, D) explicit negatives of each touch. None: no explicit negatives.
         negative: Which rows of the batch are negatives of each row. A (B, B) bool mask, (B, B) float weights >= 0 that
-            multiply the exponential of each negative, or a rule that computes these. The diagonal is ignored. With a
-            bank of M features there are M more columns. None: all other rows are negatives.
+            multiply the exponential of each negative, or a rule that computes these. The diagonal is ignored. With
+            `keys` there are M more columns, one for each past row, and they count in both directions. None: all other
+            rows are negatives.
         temperature: kappa > 0.
         reduction: "mean": mean over valid rows. "sum": sum over valid rows. "none": (B,) losses, 0 at invalid rows.
         explicit: "replace": hard negatives replace the in-batch negatives, as in the original implementation. "add":
@@ -122,7 +150,9 @@ def hsa_loss(
         valid: (B,) bool. Invalid rows (without a box or contact) are not used, neither as rows nor as negatives, and
             receive no gradient. None: all rows are valid.
         stats: Whether to return HSAStats as well.
-        bank: (M, D) features of past regions, additional candidates for every touch. They receive no gradient.
+        keys: Features of the batch and of past batches from a slowly updated copy of the model. They are the
+            candidates of both directions in place of `h_w` and `h_tau`, and receive no gradient; `hard_negatives` must
+            then come from the copy, too. Needs `options.symmetric`, because otherwise `h_w` would get no gradient.
         hard_valid: (B, N) bool, which hard negatives exist; a region may be invisible at some moments. The others are
             ignored, whatever values they contain. None: all exist.
 
@@ -138,7 +168,9 @@ def hsa_loss(
     check_choices(reduction, explicit)
     check_temperature(temperature)
     check_pairs(h_tau, h_w, valid)
-    check_negatives(h_tau, hard_negatives, hard_valid, negative, bank, ranks, in_batch)
+    check_keys(h_tau, keys, options.symmetric, in_batch)
+    past = 0 if keys is None else len(keys.past_regions)
+    check_negatives(h_tau, hard_negatives, hard_valid, negative, past, ranks)
     batch, device = len(h_tau), h_tau.device
     with torch.autocast(device_type=device.type, enabled=False):
         keep = torch.ones(batch, dtype=torch.bool, device=device) if valid is None else valid
@@ -148,52 +180,63 @@ def hsa_loss(
         if hard_negatives is not None:
             exist = keep[:, None].expand(hard_negatives.shape[:2])
             exist = exist if hard_valid is None else exist & hard_valid
-            hard = unit(hard_negatives, exist)
+            hard = unit(hard_negatives if keys is None else hard_negatives.detach(), exist)
         touches, regions, candidates = tau, w, keep
+        if keys is not None:
+            touches, regions = (unit(h.detach(), keep).to(tau.dtype) for h in (keys.touches, keys.regions))
         if ranks > 1:
             require_equal_rows(batch, device)
-            touches, regions = gather_rows(torch.stack([tau, w], dim=1)).unbind(1)
+            touches, regions = gather_rows(torch.stack([touches, regions], dim=1)).unbind(1)
             candidates = gather_facts(keep)
             negative = negative.gathered() if isinstance(negative, Negatives) else negative
-        keys, valid_keys = regions, candidates
-        if bank is not None:
-            keys = torch.cat([regions, unit(bank.detach()).to(regions.dtype)])
-            valid_keys = torch.cat([candidates, candidates.new_ones(len(bank))])
+        rows = len(candidates)
+        if keys is not None:
+            touches, regions = (
+                torch.cat([now, unit(h.detach()).to(now.dtype)])
+                for now, h in ((touches, keys.past_touches), (regions, keys.past_regions))
+            )
+            candidates = torch.cat([candidates, candidates.new_ones(past)])
         if negative is None:
-            negative = keep.new_ones(()).expand(len(touches), len(keys))
-        rule = MaskRule(negative, len(touches)) if isinstance(negative, Tensor) else negative
+            negative = keep.new_ones(()).expand(rows, rows + past)
+        rule = MaskRule(negative, rows) if isinstance(negative, Tensor) else negative
 
         first, summed = rank * batch, reduction != "none"
-        to_region = Direction(rule.rows, valid_keys if in_batch else None, exist, keep, first, options)
-        loss, negatives = in_spans(to_region.losses, Features(tau, hard, keys, kappa), options.chunk, summed)
-        fewest = negatives
+        to_region = Direction(rule.rows, candidates if in_batch else None, exist, keep, first, past, options)
+        loss, counts = in_spans(to_region.losses, Features(tau, hard, regions, kappa), options.chunk, summed)
+        negatives, from_past = counts.unbind(1)
+        fewest, chance = negatives, negatives.log1p()
         if options.symmetric:
-            to_touch = Direction(rule.columns, candidates, exist[:, :0], keep, first, options)
+            to_touch = Direction(rule.columns, candidates, exist[:, :0], keep, first, past, options)
             features = Features(w, hard[:, :0], touches, kappa)
-            back, back_negatives = in_spans(to_touch.losses, features, options.chunk, summed)
-            loss, fewest = (loss + back) / 2, torch.minimum(negatives, back_negatives)
+            back, counts = in_spans(to_touch.losses, features, options.chunk, summed)
+            back_negatives, back_from_past = counts.unbind(1)
+            fewest, chance = torch.minimum(negatives, back_negatives), (chance + back_negatives.log1p()) / 2
+            loss, negatives = (loss + back) / 2, (negatives + back_negatives) / 2
+            from_past = (from_past + back_from_past) / 2
 
         alone = keep & ~(fewest > 0)
-        sums = torch.stack([keep.sum(), alone.sum(), negatives.sum(), negatives.log1p().sum(), loss.detach().sum()])
-        pairs, lonely, weight, chance, total = (summed_over_ranks(sums) if ranks > 1 else sums).to(loss.dtype).unbind()
+        sums = torch.stack([x.detach().sum() for x in (keep, alone, loss, negatives, chance, from_past)])
+        pairs, lonely, total, *means = (summed_over_ranks(sums) if ranks > 1 else sums).to(loss.dtype).unbind()
         require_negatives(alone, first, bool(lonely > 0))
         at_least_one = pairs.clamp(min=1)
         if summed:
             loss = sum_of_ranks(loss, total, ranks)
         if reduction == "mean":
             loss = loss / at_least_one
-    return (loss, HSAStats(pairs, weight / at_least_one, chance / at_least_one)) if stats else loss
+    return (loss, HSAStats(pairs, *(mean / at_least_one for mean in means))) if stats else loss
 
 
 def unit(h: Tensor, keep: Tensor | None = None) -> Tensor:
     """Return unit vectors (..., D) in float32 or float64. Vectors where `keep` (...) is False become a constant.
 
-    The constant stops both the gradient and nan of these vectors.
+    The constant stops both the gradient and nan of these vectors. Vectors shorter than SMALLEST_NORM are returned as
+    they are. Division by their norm would multiply their gradient by its reciprocal, up to infinity.
     """
     h = h if h.dtype == torch.float64 else h.float()
     if keep is not None and not bool(keep.all()):
         h = torch.where(keep[..., None], h, torch.ones_like(h))
-    return F.normalize(h, dim=-1)
+    norm = torch.linalg.vector_norm(h, dim=-1, keepdim=True)
+    return h / torch.where(norm < SMALLEST_NORM, torch.ones_like(norm), norm)
 
 
 @dataclass(frozen=True)
@@ -207,6 +250,7 @@ class Direction:
         exist: (B, N) bool, which explicit negatives exist.
         keep: (B,) bool, which rows of this rank are valid.
         first: Index of this rank's first row among the candidates of all ranks.
+        past: Number of candidates of past batches; they are the last ones.
         options: Choice and weights of the negatives.
     """
 
@@ -215,10 +259,14 @@ class Direction:
     exist: Tensor
     keep: Tensor
     first: int
+    past: int
     options: LossOptions
 
     def losses(self, start: int, stop: int, features: Features) -> tuple[Tensor, Tensor]:
-        """Return losses (n,) and summed weights of negatives (n,) of the rows `start:stop`; 0 for invalid rows."""
+        """Return losses (n,) and counts (n, 2) of the rows `start:stop`; 0 for invalid rows.
+
+        The counts are the summed weight of the negatives, and the share of past candidates in the denominator.
+        """
         first, last = self.first + start, self.first + stop
         scaled = features.query / features.kappa
         if self.candidates is None:
@@ -232,9 +280,11 @@ class Direction:
         if self.exist.shape[1]:
             logits = torch.cat([logits, torch.einsum("nd,nkd->nk", scaled, features.hard)], dim=1)
             negative = torch.cat([negative, self.exist[start:stop].to(negative.dtype)], dim=1)
-        losses, counts = contrast(logits, own, negative, self.options)
+        past = slice(len(features.keys) - self.past, len(features.keys))
+        losses, counts = contrast(logits, own, negative, self.options, past)
         keep = self.keep[start:stop]
-        return torch.where(keep, losses, torch.zeros_like(losses)), torch.where(keep, counts, torch.zeros_like(counts))
+        counts = torch.where(keep[:, None], counts, torch.zeros_like(counts))
+        return torch.where(keep, losses, torch.zeros_like(losses)), counts
 
     def _negatives(self, candidates: Tensor, first: int, last: int) -> Tensor:
         weights = self.weights(first, last)
@@ -242,23 +292,25 @@ class Direction:
             raise ValueError(
                 f"the rule `negative` returned shape {tuple(weights.shape)} for the rows {first}:{last}; expected "
                 f"{(last - first, len(candidates))}. Return one column for each row of the batch (of all ranks), then "
-                f"one for each feature of the bank"
+                f"one for each past row of `keys`"
             )
         if weights.dtype == torch.bool:
             return weights.logical_and_(candidates)
         return torch.where(candidates, weights, torch.zeros_like(weights))
 
 
-def contrast(logits: Tensor, own: Tensor, negative: Tensor, options: LossOptions) -> tuple[Tensor, Tensor]:
-    """Return -log(p / (p + sum of the weighted negatives)) and the summed weight of the negatives, each (n,).
+def contrast(logits: Tensor, own: Tensor, negative: Tensor, options: LossOptions, past: slice) -> tuple[Tensor, Tensor]:
+    """Return -log(p / (p + sum of the weighted negatives)), (n,), and two counts of each row, (n, 2).
 
-    p is the exponential of the logit of the row's positive.
+    p is the exponential of the logit of the row's positive. The counts are the summed weight of the negatives, and the
+    share of past candidates in the denominator.
 
     Args:
         logits: (n, K) cosine similarities divided by kappa, of each row with all candidates; may be changed in place.
         own: (n, 1) column of each row's positive.
         negative: (n, K) bool or float weights of the candidates as negatives; changed in place at `own`.
         options: Choice and weights of the negatives.
+        past: Columns of the candidates of past batches.
     """
     negative.scatter_(1, own, 0)
     if options.hardest is not None:
@@ -279,7 +331,11 @@ def contrast(logits: Tensor, own: Tensor, negative: Tensor, options: LossOptions
     else:
         logits = logits + negative.to(logits.dtype).log()
     positive = logits.gather(1, own)[:, 0]
-    return torch.logsumexp(logits, dim=1) - positive, count
+    denominator = torch.logsumexp(logits, dim=1)
+    share = torch.zeros_like(count)
+    if past.stop > past.start:
+        share = torch.exp(torch.logsumexp(logits.detach()[:, past], dim=1) - denominator.detach())
+    return denominator - positive, torch.stack([count, share], dim=1)
 
 
 class HSALoss(nn.Module):
@@ -309,7 +365,7 @@ class HSALoss(nn.Module):
         temperature: float | Tensor | None = None,
         valid: Tensor | None = None,
         stats: bool = False,
-        bank: Tensor | None = None,
+        keys: Keys | None = None,
         hard_valid: Tensor | None = None,
     ) -> Tensor | tuple[Tensor, HSAStats]:
         """Return the loss. A given `temperature`, such as a learnt temperature, replaces the stored temperature."""
@@ -325,7 +381,7 @@ class HSALoss(nn.Module):
             gather=self.gather,
             valid=valid,
             stats=stats,
-            bank=bank,
+            keys=keys,
             hard_valid=hard_valid,
         )
 
@@ -362,16 +418,34 @@ def check_pairs(h_tau: Tensor, h_w: Tensor, valid: Tensor | None) -> None:
         )
 
 
+def check_keys(h_tau: Tensor, keys: Keys | None, symmetric: bool, in_batch: bool) -> None:
+    """Check the shapes of the keys, and that the other options can be used together with keys."""
+    if keys is None:
+        return
+    if not symmetric:
+        raise InputError(
+            "keys were given, but symmetric is False; keys get no gradient, so h_w would get none. Set symmetric to "
+            "True, or omit keys"
+        )
+    if not in_batch:
+        raise InputError(
+            "both hard_negatives and keys were given, but explicit='replace' uses no negatives except hard_negatives. "
+            "Set explicit='add', or omit keys"
+        )
+    past = len(keys.past_regions)
+    wanted = (h_tau.shape, h_tau.shape, (past, h_tau.shape[1]), (past, h_tau.shape[1]))
+    for name, value, shape in zip(Keys._fields, keys, wanted, strict=True):
+        if value.shape != shape:
+            raise ValueError(
+                f"keys.{name} must have shape {tuple(shape)}; got {tuple(value.shape)}. Pass features of length "
+                f"{h_tau.shape[1]}: one for each row of the batch, and as many past touches as past regions"
+            )
+
+
 def check_negatives(
-    h_tau: Tensor,
-    hard: Tensor | None,
-    hard_valid: Tensor | None,
-    negative: object,
-    bank: Tensor | None,
-    ranks: int,
-    in_batch: bool,
+    h_tau: Tensor, hard: Tensor | None, hard_valid: Tensor | None, negative: object, past: int, ranks: int
 ) -> None:
-    """Check the shapes of explicit negatives, of the mask and of the bank, and that they can be used together."""
+    """Check the shapes of explicit negatives and of the mask over the batch and `past` past rows."""
     batch, dim = h_tau.shape
     if hard is not None and (hard.ndim != 3 or hard.shape[0] != batch or hard.shape[2] != dim or hard.shape[1] < 1):
         raise ValueError(
@@ -387,18 +461,9 @@ def check_negatives(
             f"hard_valid must be a bool tensor of shape {tuple(hard.shape[:2])}; got {hard_valid.dtype} of shape "
             f"{tuple(hard_valid.shape)}. Pass one bool for each hard negative"
         )
-    if bank is not None and (bank.ndim != 2 or bank.shape[1] != dim):
-        raise ValueError(
-            f"bank must have shape (M, {dim}); got {tuple(bank.shape)}. Pass features of length {dim}, like h_tau"
-        )
-    if bank is not None and not in_batch:
-        raise InputError(
-            "both hard_negatives and bank were given, but explicit='replace' uses no negatives except hard_negatives. "
-            "Set explicit='add', or omit bank"
-        )
     if not isinstance(negative, Tensor):
         return
-    wanted = (batch, batch + (0 if bank is None else len(bank)))
+    wanted = (batch, batch + past)
     if ranks > 1:
         raise ValueError(
             f"negative is a tensor of shape {tuple(negative.shape)}, but with {ranks} ranks it must be a rule for the "
@@ -407,7 +472,7 @@ def check_negatives(
     if negative.shape != wanted:
         raise ValueError(
             f"negative must have shape {wanted}; got {tuple(negative.shape)}. Pass one row for each touch, and one "
-            f"column for each region of the batch and then for each feature of the bank"
+            f"column for each row of the batch and then for each past row of `keys`"
         )
 
 

@@ -47,4 +47,4 @@ class MSELoss(nn.Module):
                 pairs, of_all = summed_over_ranks(torch.stack([pairs, total])).unbind()
                 total = sum_of_ranks(total, of_all, ranks)
             loss = total / pairs.clamp(min=1)
-        return (loss, HSAStats(pairs, pairs * 0, pairs.clamp(max=1) * 2)) if stats else loss
+        return (loss, HSAStats(pairs, pairs * 0, pairs.clamp(max=1) * 2, pairs * 0)) if stats else loss

@@ -6,7 +6,7 @@ The rules use facts about each row, such as its episode and time. They are evalu
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -21,22 +21,28 @@ PATTERN = 8
 
 
 class NegativeRule(Protocol):
-    """Interface of a rule that decides which candidate regions are negatives of each row of a batch of B rows."""
+    """Interface of a rule that decides which candidates are negatives of each row of a batch of B rows.
+
+    The candidates are the B rows of the batch, then the rows of the bank.
+    """
 
     def rows(self, start: int, stop: int) -> Tensor:
-        """Return a new tensor (stop - start, B + bank) of bool or float weights. Entry (i, j) is the weight of
-        candidate j as a negative of row `start` + i."""
+        """Return a new tensor (stop - start, B + bank) of bool or float weights. Entry (i, j) is the weight of the
+        region of candidate j as a negative of the touch of row `start` + i."""
         ...
 
     def columns(self, start: int, stop: int) -> Tensor:
-        """Return a new tensor (stop - start, B) of bool or float weights. Entry (i, j) is the weight of row `start` + i
-        as a negative of row j. Needed only for `symmetric`."""
+        """Return a new tensor (stop - start, B + bank) of bool or float weights. Entry (i, j) is the weight of the
+        touch of candidate j as a negative of the region of row `start` + i. Needed only for `symmetric`."""
         ...
 
 
 @dataclass(frozen=True)
 class MaskRule:
-    """Rule that is given as a tensor `negative` (B, B + bank) for a batch of B rows."""
+    """Rule that is given as a tensor `negative` (B, B + bank) for a batch of B rows.
+
+    The columns of the bank hold for both directions: a past pair is a negative of the touch and of the region of a row.
+    """
 
     negative: Tensor
     batch: int
@@ -46,8 +52,8 @@ class MaskRule:
         return self.negative[start:stop].clone(memory_format=torch.contiguous_format)
 
     def columns(self, start: int, stop: int) -> Tensor:
-        """Return the weights of some rows as negatives of all rows; see `NegativeRule.columns`."""
-        return self.negative[:, start:stop].T[:, : self.batch].clone(memory_format=torch.contiguous_format)
+        """Return the weights of the candidates as negatives of the regions of some rows; see `NegativeRule.columns`."""
+        return torch.cat([self.negative[:, start:stop].T, self.negative[start:stop, self.batch :]], dim=1)
 
 
 @dataclass(frozen=True)
@@ -59,20 +65,22 @@ class Facts:
         time: (M,) frame number, or seconds if `min_gap` is in seconds.
         contact: (M,) bool, whether the sensor is in contact. None if no rule uses it.
         touch: (M, F) descriptions of the touches, compared by cosine similarity. None if no rule uses them.
+        contact_index: (M,) integer index of the contact in its episode; -1 without contact. None if no rule uses it.
     """
 
     episode: Tensor
     time: Tensor
     contact: Tensor | None = None
     touch: Tensor | None = None
+    contact_index: Tensor | None = None
 
 
 @dataclass(frozen=True)
 class Negatives:
     """Rule by which all other rows are negatives, except the rows that one of its parts excludes.
 
-    The parts are time_gap (`min_gap`), no_contact (`contact`) and same_touch (`ceiling`). The facts of a part come from
-    `losses.build.negatives_of`, `MemoryBank` and `diagnostics.pairs`.
+    The parts are time_gap (`min_gap`), no_contact (`contact`), same_contact (`contact_index`) and same_touch
+    (`ceiling`). The facts of a part come from `losses.build.negatives_of`, `MemoryBank` and `diagnostics.pairs`.
     All parts are symmetric: if row i is excluded as a negative of row j, then row j is excluded as a negative of row i.
 
     Attributes:
@@ -86,6 +94,8 @@ class Negatives:
         ceiling: Largest cosine similarity of the touch descriptions of two rows that are negatives of each other. More
             similar touches cannot be told apart, so their regions would be false negatives. None: no limit.
         bank: Facts of the candidates in the memory bank. Their columns follow those of the batch.
+        contact_index: (B,) integer index of the contact in its episode; -1 without contact. Rows of one contact are
+            excluded for any gap, because they show the same touch. None: no row is excluded.
 
     Raises:
         ValueError: A shape, a dtype or a limit is wrong.
@@ -98,6 +108,7 @@ class Negatives:
     touch: Tensor | None = None
     ceiling: float | None = None
     bank: Facts | None = None
+    contact_index: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.episode.ndim != 1 or self.episode.shape != self.time.shape:
@@ -124,7 +135,13 @@ class Negatives:
                 f"touch must have shape ({len(self.episode)}, F); got {tuple(self.touch.shape)}. Pass one touch "
                 f"description of length F for each moment"
             )
-        for name in ("contact", "touch"):
+        index = self.contact_index
+        if index is not None and (index.shape != self.episode.shape or index.is_floating_point()):
+            raise ValueError(
+                f"contact_index must be an integer tensor of shape {tuple(self.episode.shape)}; got {index.dtype} of "
+                f"shape {tuple(index.shape)}. Pass the index of the contact, or -1, for each moment"
+            )
+        for name in ("contact", "touch", "contact_index"):
             if self.bank is not None and (getattr(self, name) is None) != (getattr(self.bank, name) is None):
                 given = "bank" if getattr(self, name) is None else "batch"
                 raise ValueError(
@@ -139,8 +156,8 @@ class Negatives:
         return taken.logical_not_()
 
     def columns(self, start: int, stop: int) -> Tensor:
-        """Return (stop - start, B) bool: entry (i, j) is True if row start + i is a negative of row j."""
-        return self.rows(start, stop)[:, : len(self.episode)]
+        """Return (stop - start, B + bank) bool, which equals `rows`, because all parts are symmetric."""
+        return self.rows(start, stop)
 
     def excluded(self, first: int = 0, last: int | None = None) -> dict[str, Tensor]:
         """Return the number of pairs that each part excludes for the rows `first:last`, by the name of the part.
@@ -159,23 +176,27 @@ class Negatives:
 
     def gathered(self) -> "Negatives":
         """Return the same rule for the rows of all ranks."""
-        contact, touch = (None if facts is None else gather_facts(facts) for facts in (self.contact, self.touch))
-        episode, time = gather_facts(self.episode), gather_facts(self.time)
-        return replace(self, episode=episode, time=time, contact=contact, touch=touch)
+        names = ("episode", "time", "contact", "touch", "contact_index")
+        facts = {name: fact for name in names if (fact := getattr(self, name)) is not None}
+        gathered: dict[str, Any] = {name: gather_facts(fact) for name, fact in facts.items()}
+        return replace(self, **gathered)
 
     @cached_property
     def _all(self) -> Facts:
         """Facts of the batch followed by those of the bank, with touch descriptions as unit vectors."""
-        parts = [Facts(self.episode, self.time, self.contact, None if self.ceiling is None else self.touch)]
+        touch = None if self.ceiling is None else self.touch
+        parts = [Facts(self.episode, self.time, self.contact, touch, self.contact_index)]
         if self.bank is not None:
             parts.append(self.bank)
         contacts = [part.contact for part in parts if part.contact is not None]
+        indices = [part.contact_index for part in parts if part.contact_index is not None]
         touches = [F.normalize(part.touch.detach().float(), dim=1) for part in parts if part.touch is not None]
         return Facts(
             torch.cat([part.episode for part in parts]),
             torch.cat([part.time for part in parts]),
             torch.cat(contacts) if contacts else None,
             torch.cat(touches) if self.ceiling is not None else None,
+            torch.cat(indices) if indices else None,
         )
 
     def _rules(self) -> dict[str, Callable[[int, int], Tensor]]:
@@ -183,6 +204,8 @@ class Negatives:
         rules: dict[str, Callable[[int, int], Tensor]] = {"time_gap": self._too_close}
         if self.contact is not None:
             rules["no_contact"] = self._without_contact
+        if self.contact_index is not None:
+            rules["same_contact"] = self._in_one_contact
         if self.ceiling is not None:
             rules["same_touch"] = self._alike
         return rules
@@ -198,6 +221,13 @@ class Negatives:
         contact = self._all.contact
         assert contact is not None
         return ~(contact[start:stop, None] & contact[None, :])
+
+    def _in_one_contact(self, start: int, stop: int) -> Tensor:
+        every = self._all
+        assert every.contact_index is not None
+        same = every.contact_index[start:stop, None] == every.contact_index[None, :]
+        same &= (every.contact_index >= 0)[None, :]
+        return same.logical_and_(every.episode[start:stop, None] == every.episode[None, :])
 
     def _alike(self, start: int, stop: int) -> Tensor:
         touch = self._all.touch

@@ -13,7 +13,7 @@ from tactile_align.config.policy import PolicyConfig
 from tactile_align.features.towers import POLICY_GRID
 from tactile_align.moments.batch import MomentBatch, ObservationBatch
 from tactile_align.policies.act import ACT, IMAGENET_MEAN, IMAGENET_STD, ACTConfig, ACTOutput, act_loss
-from tactile_align.policies.alignment import Alignment, BatchFeatures, View
+from tactile_align.policies.alignment import Alignment, BatchFeatures, CopyFeatures, View
 
 
 @dataclass(frozen=True)
@@ -181,7 +181,11 @@ class AlignedPolicy(nn.Module):
         return tokens.detach() if self.stop_gradient else tokens
 
     def losses(
-        self, batch: MomentBatch, weights: Weights | None = None, totals: Mapping[str, Tensor] | None = None
+        self,
+        batch: MomentBatch,
+        weights: Weights | None = None,
+        totals: Mapping[str, Tensor] | None = None,
+        copied: CopyFeatures | None = None,
     ) -> Losses:
         """Return the losses of a batch.
 
@@ -191,6 +195,7 @@ class AlignedPolicy(nn.Module):
             totals: `counts` of the complete step, summed over micro-batches and processes, if this batch is only a part
                 of that step. Each loss is then the share of this part in the mean over the step. The entry "world" is
                 the number of processes that gradients will be averaged over.
+            copied: `Alignment.copied` of the batch. None: computed where the alignment loss needs it.
         """
         w = weights or Weights()
         aligns = self.aligns and (w.alignment > 0 or not self.training)
@@ -209,17 +214,21 @@ class AlignedPolicy(nn.Module):
                 action = action * totals["world"]  # the mean over processes then becomes a sum
             log |= {"l1": l1.detach(), "kl": kl.detach()}
         if self.alignment is not None and aligns:
-            hsa, details = self.alignment(batch, features, totals)
+            hsa, details = self.alignment(batch, features, totals, copied)
             weight = w.alignment * self.alignment.hsa.weight
             alignment = weight * hsa
             log |= {"hsa": hsa.detach(), "hsa_weight": hsa.new_tensor(weight), **details}
         return Losses(action, alignment, log)
 
     def forward(
-        self, batch: MomentBatch, weights: Weights | None = None, totals: Mapping[str, Tensor] | None = None
+        self,
+        batch: MomentBatch,
+        weights: Weights | None = None,
+        totals: Mapping[str, Tensor] | None = None,
+        copied: CopyFeatures | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the training loss of a batch and the values to log, by name; see `losses` for the arguments."""
-        action, alignment, log = self.losses(batch, weights, totals)
+        action, alignment, log = self.losses(batch, weights, totals, copied)
         total = sum((part for part in (action, alignment) if part is not None), start=batch.qpos.new_zeros(()))
         log["loss"] = total.detach()
         return total, log

@@ -14,9 +14,9 @@ from tactile_align.errors import InputError
 from tactile_align.features.towers import Features, OpeningRegion, Towers, shifted_boxes
 from tactile_align.losses.bank import Following, MemoryBank
 from tactile_align.losses.build import loss_of, negatives_of, temperature_of
-from tactile_align.losses.gather import gather_facts, gather_rows, world
-from tactile_align.losses.hsa import HSAStats
-from tactile_align.losses.negatives import PATTERN, Negatives, touch_pattern
+from tactile_align.losses.gather import gather_facts, world
+from tactile_align.losses.hsa import HSAStats, Keys
+from tactile_align.losses.negatives import PATTERN, Facts, Negatives, touch_pattern
 from tactile_align.losses.row_chunks import spans
 from tactile_align.moments.batch import MomentBatch, ObservationBatch, required
 
@@ -75,6 +75,18 @@ class RegionNegatives(NamedTuple):
         return counts
 
 
+class CopyFeatures(NamedTuple):
+    """Features of a batch that the memory's copy of the towers computes. They are the candidates of the loss.
+
+    Attributes:
+        features: Features of the regions and touches.
+        others: Features of the additional image regions, by view key.
+    """
+
+    features: BatchFeatures
+    others: dict[str, RegionNegatives]
+
+
 class _Beside(NamedTuple):
     """Features of additional regions in the images of one view.
 
@@ -90,7 +102,7 @@ class _Beside(NamedTuple):
 
 
 class Alignment(nn.Module):
-    """Vision and touch towers with the loss that aligns them, its temperature and a memory of past regions.
+    """Vision and touch towers with the loss that aligns them, its temperature and a memory of past pairs.
 
     In training mode, the loss compares each moment with the moments of all processes. In eval mode, all processes have
     the same moments, so the loss uses those of its own process only.
@@ -143,18 +155,22 @@ class Alignment(nn.Module):
         if self.temperature.final is not None:
             self.temperature.step.fill_(step)
 
-    def see(self, batch: ObservationBatch, regions: bool = True, touches: bool = True) -> BatchFeatures:
+    def see(
+        self, batch: ObservationBatch, regions: bool = True, touches: bool = True, towers: Towers | None = None
+    ) -> BatchFeatures:
         """Return the features of a batch; each tower runs once over all views or all sensors.
 
         Args:
             batch: The moments.
             regions: Whether to compute the features of the regions.
             touches: Whether to compute the features of the touches.
+            towers: Copy of the towers that computes the features. None: the towers themselves.
         """
+        towers = self.towers if towers is None else towers
         encoded = BatchFeatures({}, {})
         if touches:
             images = torch.cat([batch.touches[sensor].image for sensor in self.sensors])
-            encoded.touches.update(_split(self.towers.of_touch(images), self.sensors))
+            encoded.touches.update(_split(towers.of_touch(images), self.sensors))
         if regions and self.opening_region is not None:
             for view in self.views:
                 vector = self.opening_region(required(batch.touches[view.sensor].opening, f"opening/{view.sensor}"))
@@ -163,7 +179,7 @@ class Alignment(nn.Module):
             images = torch.cat([batch.views[view.key].image for view in self.views])
             box = torch.cat([self.finite_box(batch, view) for view in self.views])
             sigmas = [sigma for view in self.views if (sigma := self.sigma(batch, view)) is not None]
-            features = self.towers.of_region(images, box, torch.cat(sigmas) if sigmas else None)
+            features = towers.of_region(images, box, torch.cat(sigmas) if sigmas else None)
             encoded.regions.update(_split(features, [view.key for view in self.views]))
         return encoded
 
@@ -193,8 +209,20 @@ class Alignment(nn.Module):
         """Return the number of valid pairs of each view, under the key pairs/VIEW."""
         return {f"pairs/{view.key}": self.valid_pairs(batch, view).sum() for view in self.views}
 
+    @torch.no_grad()
+    def copied(self, batch: MomentBatch) -> CopyFeatures | None:
+        """Return the features of a batch from the memory's copy of the towers. None: no memory, or in eval mode."""
+        if self.memory is None or not self.training:
+            return None
+        features = self.see(batch, towers=self.memory.towers)
+        return CopyFeatures(features, self.region_negatives(batch, features, self.memory.towers))
+
     def forward(
-        self, batch: MomentBatch, features: BatchFeatures, totals: Mapping[str, Tensor] | None = None
+        self,
+        batch: MomentBatch,
+        features: BatchFeatures,
+        totals: Mapping[str, Tensor] | None = None,
+        copied: CopyFeatures | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the weighted sum of the HSA losses of the views, and the values to log.
 
@@ -203,17 +231,23 @@ class Alignment(nn.Module):
             features: Features of the batch.
             totals: `counts` of the complete step, if the batch is only a part of that step. The loss is then the share
                 of this part in the loss of the step.
+            copied: `copied` of the batch, which `remember` needs later. None: computed here if there is a memory.
         """
+        copied = self.copied(batch) if copied is None else copied
         total = batch.qpos.new_zeros(())
         log: dict[str, Tensor] = {}
         kappa = self.temperature()
-        others = self.region_negatives(batch, features)
+        others = self.region_negatives(batch, features) if copied is None else copied.others
         for number, view in enumerate(self.views):
             other = others.get(view.key)
             tau, w = features.touches[view.sensor].vector, features.regions[view.key].vector
-            past = self.memory.of(number) if self.memory is not None and self.training else None
+            past = None if self.memory is None or copied is None else self.memory.bank(number)
+            keys = None
+            if copied is not None and past is not None:
+                seen = copied.features
+                keys = Keys(seen.touches[view.sensor].vector, seen.regions[view.key].vector, *past.kept())
             negatives, pairs = self.negatives(batch, view, past), self.valid_pairs(batch, view)
-            loss, stats, valid = self.contrast(tau, w, negatives, pairs, kappa, other, past)
+            loss, stats, valid = self.contrast(tau, w, negatives, pairs, kappa, other, keys)
             whole = stats.pairs if totals is None else totals[f"pairs/{view.key}"]
             share = stats.pairs / whole.clamp(min=1) if totals is not None else 1.0
             total = total + view.weight * share * loss
@@ -232,6 +266,8 @@ class Alignment(nn.Module):
                 "no_negative": (pairs & ~valid).sum(),
                 "no_box": (~batch.views[view.key].visible).sum(),
             }
+            if keys is not None:
+                values["bank_share"] = share * stats.bank_share
             values |= {f"negatives_from/{kind}": count / whole.clamp(min=1) for kind, count in counts.items()}
             values |= {f"excluded/{rule}": count for rule, count in excluded.items()}
             log |= {f"{name}/{view.key}": value for name, value in values.items()}
@@ -247,7 +283,7 @@ class Alignment(nn.Module):
         pairs: Tensor,
         kappa: Tensor,
         other: RegionNegatives | None = None,
-        past: MemoryBank | None = None,
+        keys: Keys | None = None,
     ) -> tuple[Tensor, HSAStats, Tensor]:
         """Return the loss of one view, its counts, and (B,) bool, which pairs had a negative.
 
@@ -258,7 +294,7 @@ class Alignment(nn.Module):
             pairs: (B,) bool, which moments are valid pairs.
             kappa: Temperature of the loss.
             other: Additional regions of the same moments as negatives.
-            past: Regions of past batches as negatives.
+            keys: Features from the memory's copy of the towers, and past pairs as negatives.
         """
         valid = pairs & self._with_negatives(negatives, pairs, other)
         loss, stats = (self.loss if self.training else self.loss_alone)(
@@ -269,7 +305,7 @@ class Alignment(nn.Module):
             temperature=kappa,
             valid=valid,
             stats=True,
-            bank=None if past is None else past.kept(),
+            keys=keys,
             hard_valid=None if other is None else other.exist,
         )
         assert isinstance(stats, HSAStats)
@@ -279,7 +315,8 @@ class Alignment(nn.Module):
         """Return the rules that decide which moments of a batch and of the memory are negatives of each other."""
         touch = None if self.hsa.touch_ceiling is None else touch_pattern(batch.touches[view.sensor].image)
         bank = None if past is None else past.facts()
-        return negatives_of(self.hsa, batch.episode, batch.time, touch, bank, gather=self.training)
+        index = batch.touches[view.sensor].contact_index
+        return negatives_of(self.hsa, batch.episode, batch.time, touch, index, bank, gather=self.training)
 
     def _everyone(self, negatives: Negatives) -> tuple[Negatives, int]:
         """Return the rules over all rows that the loss compares, and the index of this process's first row in them."""
@@ -291,9 +328,10 @@ class Alignment(nn.Module):
     def _with_negatives(self, negatives: Negatives, pairs: Tensor, other: RegionNegatives | None) -> Tensor:
         """Return (B,) bool, which rows have a negative.
 
-        A negative may be a valid pair of any process, an entry of the memory bank or an additional region. A batch from
-        real episodes may contain a single contact. The pair of that contact has no negative: its loss is 0 for any
-        features, and the mean over the pairs includes this 0.
+        A negative may be a valid pair of any process, an entry of the memory bank or, for a touch, an additional
+        region. A symmetric loss also needs a negative for the region of the row. A batch from real episodes may contain
+        a single contact. The pair of that contact has no negative: its loss is 0 for any features, and the mean over
+        the pairs includes this 0.
 
         Raises:
             InputError: A training batch has a single moment, so no pair would ever have a negative.
@@ -307,25 +345,30 @@ class Alignment(nn.Module):
                 "the batch contains a single moment, but the alignment loss requires negatives, so a batch needs at "
                 "least 2 moments, preferably 32. Raise batch_size, or lower optimiser.accumulate"
             )
-        contrasted = torch.zeros_like(pairs) if other is None else other.exist.any(dim=1)
+        contrasted = torch.zeros_like(pairs)
+        if other is not None and not self.hsa.symmetric:
+            contrasted = other.exist.any(dim=1)
         for start, stop in spans(len(pairs), len(partners), None):
             negative = everyone.rows(first + start, first + stop)
             negative[:, : len(partners)] &= partners
             contrasted[start:stop] |= negative.any(dim=1)
         return contrasted
 
-    def region_negatives(self, batch: MomentBatch, features: BatchFeatures) -> dict[str, RegionNegatives]:
+    def region_negatives(
+        self, batch: MomentBatch, features: BatchFeatures, towers: Towers | None = None
+    ) -> dict[str, RegionNegatives]:
         """Return the additional regions that the config uses as negatives, by view key; empty if it uses none.
 
-        The vision encoder runs once more for each view that needs regions beside its box.
+        The vision encoder runs once more for each view that needs regions beside its box. `features` come from the same
+        `towers`; None: the towers themselves.
         """
         if self.opening_region is not None or not self.hsa.looks_beside:
             return {}
-        beside = {view.key: self._beside(batch, view) for view in self.views}
+        beside = {view.key: self._beside(batch, view, towers or self.towers) for view in self.views}
         return {view.key: self._of_view(batch, features, view, beside) for view in self.views}
 
-    def _beside(self, batch: MomentBatch, view: View) -> _Beside:
-        hsa, towers, part = self.hsa, self.towers, batch.views[view.key]
+    def _beside(self, batch: MomentBatch, view: View, towers: Towers) -> _Beside:
+        hsa, part = self.hsa, batch.views[view.key]
         box = self.finite_box(batch, view)
         wanted = any(other.sensor == view.sensor and other.camera != view.camera for other in self.views)
         count = max(hsa.region_negatives, int(hsa.camera_negative and wanted))
@@ -372,21 +415,25 @@ class Alignment(nn.Module):
         return RegionNegatives(torch.stack(vectors, dim=1), torch.stack(exist, dim=1), kinds)
 
     @torch.no_grad()
-    def remember(self, batch: MomentBatch) -> None:
-        """Update the memory after a step: move its copy of the towers, and add the regions of all processes."""
+    def remember(self, seen: Sequence[tuple[MomentBatch, CopyFeatures]]) -> None:
+        """Update the memory after a step: add the pairs of all processes, and move the copy of the towers.
+
+        Args:
+            seen: Micro-batches of the step, each with the features that the copy computed for the loss.
+        """
         if self.memory is None:
             return
+        for batch, copied in seen:
+            for number, view in enumerate(self.views):
+                touch = batch.touches[view.sensor]
+                pattern = None if self.hsa.touch_ceiling is None else gather_facts(touch_pattern(touch.image))
+                episode, time, index = map(gather_facts, (batch.episode, batch.time, touch.contact_index))
+                valid = gather_facts(self.valid_pairs(batch, view) & touch.contact)
+                touches = gather_facts(copied.features.touches[view.sensor].vector)
+                regions = gather_facts(copied.features.regions[view.key].vector)
+                facts = Facts(episode, time, touch=pattern, contact_index=index)
+                self.memory.bank(number).add(touches, regions, facts, valid)
         self.memory.following.follow(self.towers)
-        copy = self.memory.following.module
-        assert isinstance(copy, Towers)
-        for number, view in enumerate(self.views):
-            image, touch = batch.views[view.key].image, batch.touches[view.sensor]
-            vector = copy.of_region(image, self.finite_box(batch, view), self.sigma(batch, view)).vector
-            compares = self.hsa.touch_ceiling is not None
-            pattern = gather_rows(touch_pattern(touch.image)) if compares else None
-            episode, time = gather_facts(batch.episode), gather_facts(batch.time)
-            valid = gather_facts(self.valid_pairs(batch, view) & touch.contact)
-            self.memory.bank(number).add(gather_rows(vector), episode, time, valid, pattern)
 
 
 @torch.no_grad()
@@ -407,7 +454,7 @@ def first_hits(tau: Tensor, w: Tensor, negatives: Negatives, valid: Tensor) -> t
 
 
 class Memory(nn.Module):
-    """Memory of past regions of each view as additional negatives, encoded by a momentum copy of the towers."""
+    """Memory of past pairs of each view as additional negatives, encoded by a momentum copy of the towers."""
 
     def __init__(self, hsa: HSAConfig, towers: Towers, views: int) -> None:
         super().__init__()
@@ -415,15 +462,18 @@ class Memory(nn.Module):
         self.banks = nn.ModuleList(MemoryBank(hsa.bank, towers.config.dim, touch) for _ in range(views))
         self.following = Following(towers, hsa.bank_momentum)
 
+    @property
+    def towers(self) -> Towers:
+        """The momentum copy of the towers."""
+        copy = self.following.module
+        assert isinstance(copy, Towers)
+        return copy
+
     def bank(self, view: int) -> MemoryBank:
         """Return the memory bank of the view with index `view`."""
         bank = self.banks[view]
         assert isinstance(bank, MemoryBank)
         return bank
-
-    def of(self, view: int) -> MemoryBank | None:
-        """Return the memory bank of the view with index `view`; None while the bank is empty."""
-        return self.bank(view) if len(self.bank(view)) else None
 
 
 def _split(features: Features, names: Sequence[str]) -> dict[str, Features]:

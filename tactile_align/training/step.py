@@ -61,10 +61,16 @@ class Trainer:
         micro = config.optimiser.accumulate
         self.optimiser.zero_grad(set_to_none=True)
         logs: list[dict[str, Tensor]] = []
+        seen = []
+        alignment = model.alignment if model.aligns and weights.alignment > 0 else None
         for i in range(micro):
             self._at_step(step)
+            part = whole.rows(slice(i, None, micro))
             with self._autocast():
-                loss, parts = self.net(whole.rows(slice(i, None, micro)), weights, totals)
+                copied = None if alignment is None else alignment.copied(part)
+                loss, parts = self.net(part, weights, totals, copied)
+            if copied is not None:
+                seen.append((part, copied))
             if group.any(not bool(torch.isfinite(loss))):
                 raise DivergedError(non_finite(parts, batch, self.data, step))
             if loss.requires_grad:
@@ -76,8 +82,8 @@ class Trainer:
             raise DivergedError(non_finite({"gradient_norm": norm}, batch, self.data, step))
         self.optimiser.step()
         self.schedule.step()
-        if model.alignment is not None and weights.alignment > 0:
-            model.alignment.remember(whole)
+        if alignment is not None:
+            alignment.remember(seen)
         if self.mean is not None:
             self.mean.update(model)
         return combined(logs, model) | {"gradient_norm": norm} | norms

@@ -255,22 +255,24 @@ def test_held_out_batches_without_any_negative_are_no_test_and_said_to_be_none(
 
 
 @pytest.mark.parametrize(
-    ("hsa", "time", "negatives"),
+    ("hsa", "time", "contact", "negatives"),
     [
-        ({}, [0, 0, 0, 0], [3, 3, 3, 3]),
-        ({"touch_ceiling": 0.98}, [0, 0, 0, 0], [2, 2, 3, 3]),  # the first two feel the same
-        ({"min_gap": 3}, [0, 1, 2, 3], [1, 0, 0, 1]),  # of one episode: two are too near to all others
+        ({}, [0, 0, 0, 0], [0, 0, 0, 0], [3, 3, 3, 3]),
+        ({"touch_ceiling": 0.98}, [0, 0, 0, 0], [0, 0, 0, 0], [2, 2, 3, 3]),  # the first two feel the same
+        ({"min_gap": 3}, [0, 1, 2, 3], [0, 1, 2, 3], [1, 0, 0, 1]),  # of one episode: two are too near to all others
+        ({"min_gap": 3}, [0, 9, 20, 40], [0, 0, 1, 2], [2, 2, 3, 3]),  # of one episode: the first two are one contact
     ],
 )
 def test_the_held_out_loss_follows_the_rules_of_the_run(
-    tmp_path: Path, hsa: dict[str, Any], time: list[int], negatives: list[int]
+    tmp_path: Path, hsa: dict[str, Any], time: list[int], contact: list[int], negatives: list[int]
 ) -> None:
     changes = {"hsa": {"min_gap": 0, "temperature": 0.25, **hsa}, "batch_size": 4, "train_policy": False}
     config = small_training(tmp_path / "recording", tmp_path / "run", **changes)
     run = LoadedRun(make_model(config, 7, 7).eval(), None, config)  # type: ignore[arg-type]  # features are all it takes
     one = np.eye(4, dtype=np.float32)
     episode = np.zeros(4, np.int64) if hsa.get("min_gap") else np.arange(4)
-    features = {"h_tau": one, "h_w": one, "episode": episode, "time": np.array(time), "touch": one[[0, 0, 2, 3]]}
+    features = {"h_tau": one, "h_w": one, "episode": episode, "time": np.array(time), "contact": np.array(contact)}
+    features["touch"] = one[[0, 0, 2, 3]]
     found = held_out_loss(run, features)
     n = np.array(negatives)
     assert found.chance == pytest.approx(np.log1p(n).mean(), rel=1e-5)

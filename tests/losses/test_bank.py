@@ -5,25 +5,29 @@ import torch
 from torch import nn
 
 from tactile_align.losses.bank import Following, MemoryBank
-from tactile_align.losses.hsa import LossOptions, hsa_loss
-from tactile_align.losses.negatives import Negatives
+from tactile_align.losses.hsa import Keys, LossOptions, hsa_loss
+from tactile_align.losses.negatives import Facts, Negatives
 
 
-def rows(start: int, count: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def rows(start: int, count: int) -> tuple[torch.Tensor, torch.Tensor, Facts]:
     names = torch.arange(start, start + count)
-    return names[:, None].float().repeat(1, 3), names, names * 10
+    features = names[:, None].float().repeat(1, 3)
+    return features + 0.5, features, Facts(names, names * 10, contact_index=names * 100)
 
 
 def test_a_bank_keeps_the_newest_valid_rows_and_their_facts() -> None:
     bank = MemoryBank(5, 3)
-    assert len(bank) == 0 and bank.kept().shape == (0, 3)
+    assert len(bank) == 0 and [h.shape for h in bank.kept()] == [(0, 3), (0, 3)]
     bank.add(*rows(0, 3), torch.tensor([True, False, True]))
-    assert bank.kept()[:, 0].tolist() == [0, 2] and bank.facts().time.tolist() == [0, 20]
+    assert bank.kept()[1][:, 0].tolist() == [0, 2] and bank.facts().time.tolist() == [0, 20]
     bank.add(*rows(10, 4), torch.ones(4, dtype=torch.bool))
-    assert sorted(bank.kept()[:, 0].tolist()) == [2, 10, 11, 12, 13]
-    assert bank.facts().episode.tolist() == bank.kept()[:, 0].tolist()
+    touches, regions = bank.kept()
+    assert sorted(regions[:, 0].tolist()) == [2, 10, 11, 12, 13] and torch.equal(touches, regions + 0.5)
+    facts = bank.facts()
+    assert facts.contact_index is not None and facts.contact_index.tolist() == [100 * e for e in facts.episode.tolist()]
+    assert facts.episode.tolist() == regions[:, 0].tolist()
     bank.add(*rows(20, 9), torch.ones(9, dtype=torch.bool))
-    assert sorted(bank.kept()[:, 0].tolist()) == [24, 25, 26, 27, 28]
+    assert sorted(bank.kept()[1][:, 0].tolist()) == [24, 25, 26, 27, 28]
 
 
 def test_a_bank_goes_on_from_a_checkpoint() -> None:
@@ -32,21 +36,25 @@ def test_a_bank_goes_on_from_a_checkpoint() -> None:
     again.load_state_dict(bank.state_dict())
     for one in (bank, again):
         one.add(*rows(7, 4), torch.ones(4, dtype=torch.bool))
-    assert torch.equal(bank.kept(), again.kept())
+    assert torch.equal(torch.stack(bank.kept()), torch.stack(again.kept()))
 
 
 def test_the_rules_hold_for_the_bank_too() -> None:
     bank = MemoryBank(4, 6)
-    features = torch.randn(4, 6)
-    episode, time = torch.tensor([0, 0, 1, 1]), torch.tensor([0, 100, 0, 100])
-    bank.add(features, episode, time, torch.ones(4, dtype=torch.bool))
-    rule = Negatives(torch.tensor([0, 1, 2]), torch.tensor([3, 97, 0]), min_gap=10, bank=bank.facts())
-    assert rule.rows(0, 3)[:, 3:].tolist() == [[False, True, True, True], [True, True, True, False], [True] * 4]
-    h_tau, h_w = torch.randn(2, 3, 6)
-    got = hsa_loss(h_tau, h_w, negative=rule, bank=bank.kept(), options=LossOptions(symmetric=True))
-    torch.testing.assert_close(
-        got, hsa_loss(h_tau, h_w, negative=rule.rows(0, 3), bank=features, options=LossOptions(symmetric=True))
+    past = torch.randn(2, 4, 6)
+    contact = torch.tensor([0, 1, 0, 1])
+    facts = Facts(torch.tensor([0, 0, 1, 1]), torch.tensor([0, 100, 0, 100]), contact_index=contact)
+    bank.add(past[0], past[1], facts, torch.ones(4, dtype=torch.bool))
+    now = Facts(torch.tensor([0, 1, 2]), torch.tensor([3, 97, 0]), contact_index=torch.tensor([1, 5, -1]))
+    rule = Negatives(now.episode, now.time, min_gap=10, bank=bank.facts(), contact_index=now.contact_index)
+    # Row 0 is too close to the first and of the second's contact; row 1 is too close to the last.
+    assert rule.rows(0, 3)[:, 3:].tolist() == [[False, False, True, True], [True, True, True, False], [True] * 4]
+    h_tau, h_w, touches, regions = torch.randn(4, 3, 6)
+    by_rule, by_mask = (
+        hsa_loss(h_tau, h_w, None, negative, keys=Keys(touches, regions, *kept), options=LossOptions(symmetric=True))
+        for negative, kept in ((rule, bank.kept()), (rule.rows(0, 3), past))
     )
+    torch.testing.assert_close(by_rule, by_mask)
 
 
 def test_a_following_copy_moves_by_its_momentum_and_never_learns_itself() -> None:
@@ -63,6 +71,12 @@ def test_a_following_copy_moves_by_its_momentum_and_never_learns_itself() -> Non
         torch.testing.assert_close(new, old + 0.25)
         assert not new.requires_grad
     assert torch.equal(copy.module[1].running_mean, model[1].running_mean)  # type: ignore[index]
+
+
+def test_the_copy_stays_in_eval_mode() -> None:
+    copy = Following(nn.Sequential(nn.Linear(2, 2), nn.Dropout()))
+    assert nn.ModuleList([copy]).train()[0] is copy and not copy.module.training
+    assert not any(part.training for part in copy.module.modules())
 
 
 def test_sizes_that_make_no_sense_are_refused() -> None:

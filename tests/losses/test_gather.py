@@ -11,7 +11,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import Tensor, nn
 
-from tactile_align.losses.hsa import LossOptions, hsa_loss
+from tactile_align.losses.hsa import Keys, LossOptions, hsa_loss
 from tactile_align.losses.mse import MSELoss
 from tactile_align.losses.negatives import Facts, Negatives
 from tactile_align.losses.temperature import Temperature
@@ -27,7 +27,7 @@ AGREEING: dict[int, list[Options]] = {
         {"symmetric": True, "hardness": 0.5, "chunk": 5},
         {"nobody": True},
         {"bank": True, "learnt": True, "symmetric": True},
-        {"bank": True, "learnt": True, "hard": True, "hardness": 0.5, "hardest": 9, "chunk": 7},
+        {"bank": True, "learnt": True, "symmetric": True, "hard": True, "hardness": 0.5, "hardest": 9, "chunk": 7},
         {"mse": True},
         {"mse": True, "empty_rank": True},
         {"mse": True, "nobody": True},
@@ -35,7 +35,7 @@ AGREEING: dict[int, list[Options]] = {
     4: [
         {"symmetric": True, "hard": True},
         {"empty_rank": True, "chunk": 4},
-        {"empty_rank": True, "bank": True, "learnt": True},
+        {"empty_rank": True, "symmetric": True, "bank": True, "learnt": True},
         {"mse": True, "empty_rank": True},
     ],
 }
@@ -52,15 +52,18 @@ def moments() -> dict[str, Tensor]:
         "episode": torch.randint(0, 6, (BATCH,), generator=generator),
         "time": torch.randint(0, 40, (BATCH,), generator=generator),
         "valid": torch.rand(BATCH, generator=generator) < 0.8,
+        "keys": torch.randn(BATCH, 2, 8, generator=generator),
+        "contact": torch.randint(-1, 3, (BATCH,), generator=generator),
     }
 
 
 def past() -> tuple[Tensor, Facts]:
-    """Past regions and their facts, the same on every rank."""
+    """Past touches and regions (2, PAST, 8) and their facts, the same on every rank."""
     generator = torch.Generator().manual_seed(2)
-    episode, time = (torch.randint(0, below, (PAST,), generator=generator) for below in (6, 40))
+    episode, time, contact = (torch.randint(0, below, (PAST,), generator=generator) for below in (6, 40, 3))
     touch = torch.randn(PAST, SIZE, generator=generator)
-    return torch.randn(PAST, 8, generator=generator), Facts(episode, time, touch=touch)
+    features = torch.randn(2, PAST, 8, generator=generator)
+    return features, Facts(episode, time, touch=touch, contact_index=contact)
 
 
 def towers() -> nn.ModuleDict:
@@ -76,8 +79,12 @@ def loss_and_gradients(rows: dict[str, Tensor], options: Options, gather: bool) 
     else:
         if options.get("learnt"):
             model["kappa"] = Temperature(0.1, learnt=True)
-        bank, facts = past() if options.get("bank") else (None, None)
-        rule = Negatives(rows["episode"], rows["time"], 5, touch=rows["touch"], ceiling=0.5, bank=facts)
+        keys, facts = None, None
+        if options.get("bank"):
+            features, facts = past()
+            keys = Keys(*rows["keys"].unbind(1), *features)
+        every = {"touch": rows["touch"], "ceiling": 0.5, "bank": facts, "contact_index": rows["contact"]}
+        rule = Negatives(rows["episode"], rows["time"], 5, **every)
         loss, stats = hsa_loss(
             tau,
             w,
@@ -88,7 +95,7 @@ def loss_and_gradients(rows: dict[str, Tensor], options: Options, gather: bool) 
             explicit="add",
             options=LossOptions(**{name: options[name] for name in IN_LOSS_OPTIONS if name in options}),  # type: ignore[arg-type]
             stats=True,
-            bank=bank,
+            keys=keys,
             gather=gather,
         )
     loss.backward()
@@ -171,7 +178,7 @@ def test_a_row_without_negatives_on_one_rank_stops_every_rank(
     together: Callable[[int, Options], tuple[Path, int]],
 ) -> None:
     folder, number = together(2, ALONE)
-    assert "rows [3]" in (folder / f"error_{number}_0").read_text(encoding="utf-8")
+    assert "pairs [3]" in (folder / f"error_{number}_0").read_text(encoding="utf-8")
     assert "another rank" in (folder / f"error_{number}_1").read_text(encoding="utf-8")
 
 

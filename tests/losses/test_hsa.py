@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from tactile_align.losses.hsa import HSALoss, HSAStats, LossOptions, hsa_loss
+from tactile_align.losses.hsa import HSALoss, HSAStats, Keys, LossOptions, hsa_loss
 from tactile_align.losses.negatives import Facts, Negatives
 from tests.losses.hsa_reference import reference
 
@@ -25,6 +25,13 @@ def features(batch: int, dim: int = 5, seed: int = 0, dtype: torch.dtype = torch
     return h_tau, h_w
 
 
+def keys_of(batch: int, past: int, dim: int = 5, seed: int = 1) -> Keys:
+    """Return what a copy of the model made of a batch and of past batches."""
+    generator = torch.Generator().manual_seed(seed)
+    rows = (batch, batch, past, past)
+    return Keys(*(torch.randn(n, dim, generator=generator, dtype=torch.float64) for n in rows))
+
+
 def rule_and_mask(rng: np.random.Generator, batch: int, past: int) -> tuple[Negatives, np.ndarray]:
     """Return a rule over random facts and, pair by pair, the (batch, batch + past) mask it stands for.
 
@@ -35,6 +42,7 @@ def rule_and_mask(rng: np.random.Generator, batch: int, past: int) -> tuple[Nega
     contact = rng.random(every) < 0.8
     contact[batch:] = True
     episode[:2], contact[:2] = (90, 91), True
+    index = np.where(contact, rng.integers(0, 2, every), -1)
     touch = np.eye(5)[kind]
     touch[kind == 2] = (0.6, 0.8, 0, 0, 0)  # cosines 0.6 and 0.8 with the others
     touch[0], touch[1] = np.eye(5)[3:]
@@ -44,12 +52,13 @@ def rule_and_mask(rng: np.random.Generator, batch: int, past: int) -> tuple[Nega
         apart = abs(int(time[i]) - int(time[j]))
         near = episode[i] == episode[j] and (apart < gap or apart == 0)
         alike = float(touch[i] @ touch[j]) > 0.7
-        mask[i, j] = i != j and not near and not alike and contact[i] and contact[j]
+        one_contact = episode[i] == episode[j] and index[i] == index[j] >= 0
+        mask[i, j] = i != j and not near and not alike and not one_contact and contact[i] and contact[j]
     own, more = (
-        Facts(*(torch.from_numpy(fact[part]) for fact in (episode, time, contact, touch)))
+        Facts(*(torch.from_numpy(fact[part]) for fact in (episode, time, contact, touch, index)))
         for part in (slice(batch), slice(batch, None))
     )
-    rule = Negatives(own.episode, own.time, gap, own.contact, own.touch, 0.7, more if past else None)
+    rule = Negatives(own.episode, own.time, gap, own.contact, own.touch, 0.7, more if past else None, own.contact_index)
     return rule, mask
 
 
@@ -89,8 +98,9 @@ def test_the_loss_is_its_formula_for_every_combination_of_options(
         exists = rng.random((batch, 3)) < 0.5
         exists[:, 0] |= explicit == "replace"  # else a row would have no negative at all
         hard[~exists] = np.nan
-    bank = rng.normal(size=(past, 5)) if past and (hard is None or explicit == "add") else None
-    columns = batch + (past if bank is not None else 0)
+    with_keys = past and symmetric and (hard is None or explicit == "add")
+    keys = tuple(rng.normal(size=(n, 5)) for n in (batch, batch, past, past)) if with_keys else None
+    columns = batch + (past if keys is not None else 0)
     negative, rule = None, None
     valid = np.ones(batch, dtype=bool)
     valid[2 : 2 + rows_left_out] = False
@@ -113,7 +123,7 @@ def test_the_loss_is_its_formula_for_every_combination_of_options(
         explicit=explicit,
         symmetric=symmetric,
         valid=valid,
-        bank=bank,
+        keys=keys,
         hard_valid=exists,
         hardness=hardness,
         hardest=hardest,
@@ -128,7 +138,7 @@ def test_the_loss_is_its_formula_for_every_combination_of_options(
         given_negative if rule is None else rule,
         valid=torch.from_numpy(valid),
         stats=True,
-        bank=None if bank is None else torch.from_numpy(bank),
+        keys=None if keys is None else Keys(*map(torch.from_numpy, keys)),
         hard_valid=None if exists is None else torch.from_numpy(exists),
     )
     np.testing.assert_allclose(got.numpy(), want, rtol=1e-10, atol=1e-10)
@@ -199,13 +209,15 @@ def test_gradients_agree_with_finite_differences(
 def test_gradients_under_masks_rules_and_a_bank_agree_with_finite_differences(
     options: LossOptions, masked: str, past: int
 ) -> None:
+    if past and not options.symmetric:
+        options = replace(options, symmetric=True)
     h_tau, h_w = features(5, 3)
     rng = np.random.default_rng(13)
     rule, mask = rule_and_mask(rng, 5, past)
     assert rule.contact is not None and mask.sum() < 4 * (3 + past)  # of four in contact, some are taken away
     weights = torch.from_numpy(mask * rng.uniform(0.2, 2, mask.shape))
     negative = {"bool": torch.from_numpy(mask > 0), "float": weights, "rule": rule}[masked]
-    bank = torch.from_numpy(rng.normal(size=(past, 3))) if past else None
+    keys = keys_of(5, past, 3) if past else None
     kappa = torch.tensor(0.3, dtype=torch.float64)
     inputs = tuple(x.requires_grad_() for x in (h_tau, h_w, kappa))
 
@@ -217,7 +229,7 @@ def test_gradients_under_masks_rules_and_a_bank_agree_with_finite_differences(
             temperature=temperature,
             options=options,
             valid=rule.contact,
-            bank=bank,
+            keys=keys,
         )
         assert isinstance(found, Tensor)
         return found
@@ -225,15 +237,20 @@ def test_gradients_under_masks_rules_and_a_bank_agree_with_finite_differences(
     assert torch.autograd.gradcheck(loss, inputs)
 
 
-def test_a_bank_takes_no_gradient_and_hardness_leaves_uniform_logits_alone() -> None:
-    h_tau, h_w = (x.requires_grad_() for x in features(6))
-    bank = torch.randn(4, 5, dtype=torch.float64, requires_grad=True)
-    loss = hsa_loss(h_tau, h_w, bank=bank)
+def test_keys_and_their_hard_negatives_take_no_gradient_and_both_queries_take_one() -> None:
+    h_tau, h_w, hard = (x.requires_grad_() for x in (*features(6), torch.randn(6, 2, 5, dtype=torch.float64)))
+    keys = Keys(*(x.requires_grad_() for x in keys_of(6, 4)))
+    loss = hsa_loss(h_tau, h_w, hard, keys=keys, explicit="add", options=LossOptions(symmetric=True))
     assert isinstance(loss, Tensor)
     loss.backward()
-    assert bank.grad is None and h_tau.grad is not None
+    assert all(x.grad is None for x in (*keys, hard))
+    assert all(x.grad is not None and bool((x.grad != 0).any(dim=1).all()) for x in (h_tau, h_w))
+
+
+def test_hardness_leaves_uniform_logits_alone() -> None:
     same = torch.ones(6, 4)
-    hard = hsa_loss(same, same, bank=torch.ones(3, 4), options=LossOptions(hardness=1.0))
+    keys = Keys(same, same, same[:3], same[:3])
+    hard = hsa_loss(same, same, keys=keys, options=LossOptions(symmetric=True, hardness=1.0))
     assert float(hard) == pytest.approx(math.log(9))
     assert float(hsa_loss(same, same, options=LossOptions(hardest=2))) == pytest.approx(math.log(3))
 
@@ -262,16 +279,19 @@ def test_options_that_make_no_sense_are_refused() -> None:
     with pytest.raises(ValueError, match="chunk must be at least 1"):
         LossOptions(chunk=0)
     h = torch.ones(4, 5)
-    with pytest.raises(ValueError, match=r"hard_negatives and bank.*explicit='add'"):
-        hsa_loss(h, h, torch.ones(4, 2, 5), bank=torch.ones(3, 5))
+    keys, both = Keys(h, h, h[:3], h[:3]), LossOptions(symmetric=True)
+    with pytest.raises(ValueError, match=r"hard_negatives and keys.*explicit='add'"):
+        hsa_loss(h, h, torch.ones(4, 2, 5), keys=keys, options=both)
+    with pytest.raises(ValueError, match=r"symmetric is False.*h_w would get none.*omit keys"):
+        hsa_loss(h, h, keys=keys)
     with pytest.raises(ValueError, match=r"hard_valid must be a bool .*\(4, 2\); got torch.bool of shape \(4, 3\)"):
         hsa_loss(h, h, torch.ones(4, 2, 5), hard_valid=torch.ones(4, 3, dtype=torch.bool))
     with pytest.raises(ValueError, match=r"hard_valid was given without hard_negatives"):
         hsa_loss(h, h, hard_valid=torch.ones(4, 3, dtype=torch.bool))
-    with pytest.raises(ValueError, match=r"bank must have shape \(M, 5\); got \(3, 4\)"):
-        hsa_loss(h, h, bank=torch.ones(3, 4))
+    with pytest.raises(ValueError, match=r"keys.past_touches must have shape \(3, 5\); got \(3, 4\)"):
+        hsa_loss(h, h, keys=keys._replace(past_touches=torch.ones(3, 4)), options=both)
     with pytest.raises(ValueError, match=r"negative must have shape \(4, 7\); got \(4, 4\)"):
-        hsa_loss(h, h, negative=torch.ones(4, 4), bank=torch.ones(3, 5))
+        hsa_loss(h, h, negative=torch.ones(4, 4), keys=keys, options=both)
 
 
 def test_features_that_are_all_alike_give_the_log_of_one_plus_their_negatives() -> None:
@@ -286,6 +306,35 @@ def test_features_that_are_all_alike_give_the_log_of_one_plus_their_negatives() 
     assert float(alone) == pytest.approx(math.log(10))
 
 
+def test_chance_is_the_mean_of_both_directions() -> None:
+    same, hard = torch.ones(16, 4), torch.ones(16, 8, 4)
+    loss, stats = hsa_loss(same, same, hard, explicit="add", options=LossOptions(symmetric=True), stats=True)
+    want = (math.log(16 + 8) + math.log(16)) / 2
+    assert float(loss) == pytest.approx(want) and float(stats.chance) == pytest.approx(want)
+
+
+def test_the_bank_has_its_share_of_the_denominator_unless_it_is_told_by_its_age() -> None:
+    same, away = torch.ones(6, 4), -torch.ones(10, 4)
+    both = LossOptions(symmetric=True)
+    alike, apart = (
+        hsa_loss(same, same, keys=Keys(same, same, past, past), options=both, stats=True)[1] for past in (-away, away)
+    )
+    assert float(alike.bank_share) == pytest.approx(10 / 16, rel=1e-5)
+    assert float(apart.bank_share) < 1e-9
+
+
+@pytest.mark.parametrize("side", [0, 1])
+def test_a_feature_of_zero_gets_a_gradient_like_any_other(side: int) -> None:
+    h = [x / x.norm(dim=1, keepdim=True) for x in features(8, dtype=torch.float32)]
+    h[side][3] = 0.0
+    tau, w = (x.requires_grad_() for x in h)
+    loss = hsa_loss(tau, w)
+    assert isinstance(loss, Tensor)
+    loss.backward()
+    sizes = h[side].grad.norm(dim=1)  # type: ignore[union-attr]
+    assert 0 < float(sizes[3]) < 10 * float(sizes[torch.arange(8) != 3].max())
+
+
 FORMS = [
     {"options": LossOptions(symmetric, hardness, hardest, chunk), "temperature": 0.1, "explicit": "add"}
     for symmetric in (True, False)
@@ -294,13 +343,20 @@ FORMS = [
 ]
 
 
+def with_keys(options: dict[str, Any], batch: int, past: int) -> tuple[dict[str, Any], Keys | None]:
+    """Return the options and the keys of a batch; keys need a symmetric loss."""
+    if not past:
+        return options, None
+    return {**options, "options": replace(options["options"], symmetric=True)}, keys_of(batch, past)
+
+
 @pytest.mark.parametrize("options", FORMS, ids=str)
 @pytest.mark.parametrize("masked", ["float", "rule"])
 @pytest.mark.parametrize("past", [0, 4])
 def test_the_order_of_the_batch_changes_nothing(options: dict[str, Any], masked: str, past: int) -> None:
     h_tau, h_w = features(9)
     hard = torch.randn(9, 2, 5, dtype=torch.float64)
-    bank = torch.randn(past, 5, dtype=torch.float64) if past else None
+    options, keys = with_keys(options, 9, past)
     rule, _ = rule_and_mask(np.random.default_rng(3), 9, past)
     weights = torch.rand(9, 9 + past, dtype=torch.float64) + 0.1
     valid = torch.arange(9) % 4 != 1
@@ -308,12 +364,13 @@ def test_the_order_of_the_batch_changes_nothing(options: dict[str, Any], masked:
     valid &= rule.contact
     order = torch.randperm(9)
     columns = torch.cat([order, torch.arange(9, 9 + past)])
-    reordered = replace(
-        rule, episode=rule.episode[order], time=rule.time[order], contact=rule.contact[order], touch=rule.touch[order]
-    )
+    facts = ("episode", "time", "contact", "touch", "contact_index")
+    reordered = replace(rule, **{name: getattr(rule, name)[order] for name in facts})
     before, after = (rule, reordered) if masked == "rule" else (weights, weights[order][:, columns])
-    straight = hsa_loss(h_tau, h_w, hard, before, valid=valid, bank=bank, **options)
-    shuffled = hsa_loss(h_tau[order], h_w[order], hard[order], after, valid=valid[order], bank=bank, **options)
+    straight = hsa_loss(h_tau, h_w, hard, before, valid=valid, keys=keys, **options)
+    if keys is not None:
+        keys = keys._replace(touches=keys.touches[order], regions=keys.regions[order])
+    shuffled = hsa_loss(h_tau[order], h_w[order], hard[order], after, valid=valid[order], keys=keys, **options)
     torch.testing.assert_close(straight, shuffled)
 
 
@@ -326,7 +383,7 @@ def test_rows_that_are_not_valid_give_and_receive_nothing_whatever_they_hold(
     torch.manual_seed(7)
     h_tau, h_w = features(6)
     hard = torch.randn(6, 2, 5, dtype=torch.float64)
-    bank = torch.randn(past, 5, dtype=torch.float64) if past else None
+    options, keys = with_keys(options, 6, past)
     valid = torch.tensor([True, True, False, True, False, True])
     rule, mask = rule_and_mask(np.random.default_rng(3), 6, past)
     assert rule.contact is not None and bool(rule.contact[valid].all())
@@ -338,11 +395,17 @@ def test_rows_that_are_not_valid_give_and_receive_nothing_whatever_they_hold(
     for x in spoilt:
         x[~valid] = torch.nan
         x.requires_grad_()
-    loss = hsa_loss(*spoilt, negative, valid=valid, bank=bank, **options)
+    spoilt_keys = None if keys is None else keys._replace(regions=keys.regions.clone())
+    if spoilt_keys is not None:
+        spoilt_keys.regions[~valid] = torch.nan
+    loss = hsa_loss(*spoilt, negative, valid=valid, keys=spoilt_keys, **options)
     loss.backward()
-    alone = hsa_loss(h_tau[valid], h_w[valid], hard[valid], kept, bank=bank, **options)
+    if keys is not None:
+        keys = keys._replace(touches=keys.touches[valid], regions=keys.regions[valid])
+    alone = hsa_loss(h_tau[valid], h_w[valid], hard[valid], kept, keys=keys, **options)
     torch.testing.assert_close(loss.detach(), alone)
-    for x in spoilt:
+    assert keys is None or spoilt[2].grad is None, "with keys, hard negatives are keys too"
+    for x in spoilt if keys is None else spoilt[:2]:
         assert x.grad is not None
         assert torch.equal(x.grad[~valid], torch.zeros_like(x.grad[~valid]))
         if x is not spoilt[2] or options["options"].hardest is None:  # few chosen negatives may all be in the batch

@@ -57,7 +57,7 @@ def test_a_config_becomes_its_loss_and_temperature() -> None:
         {"camera_negative": True},
         {"hardness": 0.5},
         {"hardest": 7},
-        {"bank": 64},
+        {"symmetric": True, "bank": 64},
         {"bank_momentum": 0.9},
         {"chunk": 8},
     ],

@@ -73,6 +73,18 @@ def test_moments_without_contact_are_nobodys_negatives() -> None:
     assert int(gone["no_contact"]) == 12 * 11 - int(both.sum())
 
 
+def test_moments_of_one_contact_are_no_negatives_whatever_the_gap() -> None:
+    episode = torch.tensor([0, 0, 0, 1, 0, 0])
+    time = torch.tensor([0, 50, 99, 0, 25, 75])
+    index = torch.tensor([3, 3, 4, 3, -1, -1])
+    rule = Negatives(episode, time, 20, contact_index=index)
+    want = ~torch.eye(6, dtype=torch.bool)
+    want[0, 1] = want[1, 0] = False
+    assert torch.equal(rule.rows(0, 6), want), "moments without contact are of no contact"
+    assert int(rule.excluded()["same_contact"]) == 2 and int(rule.excluded()["time_gap"]) == 0
+    assert bool(Negatives(episode, time, 20).rows(0, 6)[0, 1])
+
+
 def test_touches_that_feel_the_same_are_no_negatives() -> None:
     (episode, _), time = facts(), torch.arange(12)
     touch = torch.randn(12, 6, generator=torch.Generator().manual_seed(0))
@@ -92,11 +104,12 @@ def _cosines(x: np.ndarray) -> np.ndarray:
 def test_all_rules_at_once_are_symmetric_and_may_be_asked_by_spans() -> None:
     episode, time = facts()
     touch = torch.randn(12, 6)
-    rule = Negatives(episode, time, 7, contact=torch.arange(12) != 4, touch=touch, ceiling=0.3)
+    index = torch.arange(12) // 2
+    rule = Negatives(episode, time, 7, torch.arange(12) != 4, touch, ceiling=0.3, contact_index=index)
     mask = rule.rows(0, 12)
     assert torch.equal(mask, mask.T)
     assert torch.equal(torch.cat([rule.columns(a, b) for a, b in ((0, 5), (5, 12))]), mask)
-    assert set(rule.excluded()) == {"time_gap", "no_contact", "same_touch"}
+    assert set(rule.excluded()) == {"time_gap", "no_contact", "same_contact", "same_touch"}
 
 
 def test_the_pattern_of_a_touch_forgets_what_all_touches_share() -> None:
@@ -124,5 +137,7 @@ def test_facts_that_do_not_pair_are_refused() -> None:
         Negatives(three, three, 1, ceiling=0.9)
     with pytest.raises(ValueError, match=r"touch must have shape \(3, F\); got \(2, 4\)"):
         Negatives(three, three, 1, touch=torch.zeros(2, 4))
+    with pytest.raises(ValueError, match=r"contact_index must be an integer tensor of shape \(3,\); got torch.float32"):
+        Negatives(three, three, 1, contact_index=torch.zeros(3))
     with pytest.raises(ValueError, match="`contact` was given only for the batch"):
         Negatives(three, three, 1, contact=three.bool(), bank=Facts(three, three))

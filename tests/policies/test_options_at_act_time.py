@@ -46,7 +46,7 @@ def run(regrasp_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
         data=[{"path": str(regrasp_folder), "rig": str(folder / "rig.toml")}],
         views=VIEWS,
         features={"pooling": "gaussian", "sigma_px": "rig", "touch_input": "difference"},
-        hsa={"finger_negative": True, "camera_negative": True, "region_negatives": 1, "bank": 16},
+        hsa={"finger_negative": True, "camera_negative": True, "region_negatives": 1, "bank": 16, "symmetric": True},
         log={"every": 1},
         steps=2,
     )

@@ -11,8 +11,8 @@ from tactile_align.config.hsa import HSAConfig
 from tactile_align.config.train import TrainConfig
 from tactile_align.features.pooling import POOLINGS
 from tactile_align.features.towers import shifted_boxes
-from tactile_align.losses.hsa import hsa_loss
-from tactile_align.losses.negatives import Negatives
+from tactile_align.losses.hsa import Keys, LossOptions, hsa_loss
+from tactile_align.losses.negatives import Facts, Negatives
 from tactile_align.moments.batch import MomentBatch, TouchBatch, ViewBatch
 from tactile_align.policies.alignment import Alignment, View
 from tests.features.making import noise
@@ -26,7 +26,7 @@ def model_of(views: tuple[View, ...], **hsa: Any) -> Alignment:
     torch.manual_seed(0)
     tower = EncoderConfig(model="ViT-demo", pretrained="scratch", image_size=SIZE)
     features = FeatureConfig(vision=tower, dim=16, **hsa.pop("features", {}))
-    config = HSAConfig(min_gap=0, **hsa)
+    config = HSAConfig(**{"min_gap": 0, **hsa})
     return Alignment(features, config, views).eval()
 
 
@@ -135,12 +135,12 @@ def test_shifted_boxes_alone_are_seen_as_before_and_without_any_there_is_nothing
 def test_negatives_in_the_bank_are_counted_and_hits_do_not_hang_on_spans(monkeypatch: pytest.MonkeyPatch) -> None:
     from tactile_align.policies import alignment
 
-    model, batch = model_of((WRIST,), bank=4), batch_of((WRIST,))
+    model, batch = model_of((WRIST,), bank=4, symmetric=True), batch_of((WRIST,))
     model.train()
     assert model.memory is not None
     bank = model.memory.bank(0)
-    past = torch.tensor([0, 2, 7])
-    bank.add(torch.randn(3, 16), past, torch.tensor([0, 90, 0]), torch.ones(3, dtype=torch.bool))
+    past = Facts(torch.tensor([0, 2, 7]), torch.tensor([0, 90, 0]), contact_index=torch.tensor([0, 4, 0]))
+    bank.add(*torch.randn(2, 3, 16), past, torch.ones(3, dtype=torch.bool))
     model.hsa = model.hsa.model_copy(update={"min_gap": 5})
     with torch.no_grad():
         seen = model.see(batch)
@@ -151,6 +151,83 @@ def test_negatives_in_the_bank_are_counted_and_hits_do_not_hang_on_spans(monkeyp
     assert float(log[f"negatives_from/bank/{WRIST.key}"]) == pytest.approx((4 * 3 - 1) / 4)
     for name in (f"r1/{WRIST.key}", f"negatives_from/bank/{WRIST.key}"):
         assert torch.equal(log[name], again[name])
+
+
+def test_with_a_memory_all_candidates_come_from_its_copy_and_both_towers_learn() -> None:
+    negatives = {"region_negatives": 2, "finger_negative": True}
+    towers = {"touch": EncoderConfig(model="ViT-demo", pretrained="scratch", image_size=SIZE)}
+    model = model_of((WRIST,), bank=8, symmetric=True, features=towers, **negatives).train()
+    assert model.memory is not None
+    with torch.no_grad():
+        for p in model.memory.towers.parameters():
+            p += 0.05 * torch.randn_like(p)
+    batch, before = batch_of((WRIST,)), batch_of((WRIST,)).with_images({WRIST.key: noise(B, *SIZE, 90)})
+    before = replace(before, episode=before.episode + 10)
+    copied = model.copied(before)
+    assert copied is not None
+    model.remember([(before, copied)])  # four rows have a box
+    loss, log = model(batch, model.see(batch))
+    loss.backward()
+    for tower in (model.towers.vision, model.towers.touch):
+        assert sum(float(p.grad.abs().sum()) for p in tower.parameters() if p.grad is not None) > 0
+    assert all(p.grad is None for p in model.memory.parameters())
+    key = WRIST.key
+    copy = model_of((WRIST,), features=towers, **negatives)
+    copy.towers.load_state_dict(model.memory.towers.state_dict())
+    with torch.no_grad():
+        seen, there, earlier = model.see(batch), copy.see(batch), copied.features
+        others, valid = copy.region_negatives(batch, there)[key], batch.views[key].visible
+        past = earlier.touches["t1"].vector[valid], earlier.regions[key].vector[valid]
+        want, stats = hsa_loss(
+            seen.touches["t1"].vector,
+            seen.regions[key].vector,
+            others.features,
+            keys=Keys(there.touches["t1"].vector, there.regions[key].vector, *past),
+            options=LossOptions(symmetric=True),
+            explicit="add",
+            valid=valid,
+            hard_valid=others.exist,
+            stats=True,
+        )
+    torch.testing.assert_close(loss.detach(), want)
+    assert float(log[f"bank_share/{key}"]) == pytest.approx(float(stats.bank_share)) and stats.bank_share > 0.1
+
+
+def test_what_is_remembered_is_what_the_loss_compared_before_the_copy_moves() -> None:
+    model, batch = model_of((WRIST,), bank=8, symmetric=True, bank_momentum=0.0).train(), batch_of((WRIST,))
+    assert model.memory is not None
+    copied = model.copied(batch)
+    assert copied is not None
+    with torch.no_grad():
+        for p in model.towers.parameters():
+            p += 1
+    model.remember([(batch, copied)])
+    valid = batch.views[WRIST.key].visible
+    pair = copied.features.touches["t1"].vector[valid], copied.features.regions[WRIST.key].vector[valid]
+    assert all(torch.equal(kept, h) for kept, h in zip(model.memory.bank(0).kept(), pair, strict=True))
+    for own, new in zip(model.memory.towers.parameters(), model.towers.parameters(), strict=True):
+        assert torch.equal(own, new)
+
+
+def test_a_row_whose_only_negatives_are_regions_counts_as_nothing_in_a_symmetric_loss() -> None:
+    model, batch = model_of((WRIST,), symmetric=True, region_negatives=2), batch_of((WRIST,))
+    batch = replace(batch, episode=torch.tensor([0, 1, 2, 3, 3]))  # rows 3 and 4: one contact
+    batch.views[WRIST.key].visible[[0, 2]] = False
+    loss, log = model(batch, model.see(batch))
+    assert float(loss.detach()) == 0 and int(log[f"no_negative/{WRIST.key}"]) == 2
+
+
+def test_moments_of_one_contact_are_negatives_only_where_the_config_asks_for_it() -> None:
+    batch = batch_of((WRIST,))
+    batch = replace(batch, episode=torch.zeros_like(batch.episode), time=torch.arange(B) * 50)
+    batch.touches["t1"].contact_index[:] = torch.tensor([0, 1, 1, 2, 2])
+    key, counts = WRIST.key, []
+    for exclude in (True, False):
+        model = model_of((WRIST,), exclude_same_contact=exclude, min_gap=20)
+        _, log = model(batch, model.see(batch))
+        counts.append(float(log[f"negatives/{key}"]))
+        assert (f"excluded/same_contact/{key}" in log) == exclude
+    assert counts == [pytest.approx((3 + 3 + 2 + 2) / 4), 3.0]
 
 
 @pytest.mark.parametrize("pooling", POOLINGS)
@@ -176,6 +253,7 @@ def test_a_pair_without_any_negative_counts_with_a_loss_of_nothing() -> None:
     model.hsa = model.hsa.model_copy(update={"min_gap": 5})
     # Row 1 has no box; rows 2 and 4 are too near to 0 and to 3, which are far enough from each other.
     batch = replace(batch, episode=torch.zeros(B, dtype=torch.int64), time=torch.tensor([0, 99, 3, 6, 3]))
+    batch.touches["t1"].contact_index[:] = torch.arange(B)
     key, two = WRIST.key, torch.tensor([0, 3])
     seen = model.see(batch)
     loss, log = model(batch, seen)
@@ -206,10 +284,12 @@ def test_each_view_counts_the_touches_that_feel_the_same_to_its_own_sensor() -> 
 
 
 def test_a_touch_that_lies_in_the_memory_feels_the_same_as_itself() -> None:
-    model, batch = model_of((WRIST,), touch_ceiling=0.98, bank=8), batch_of((WRIST,))
+    model, batch = model_of((WRIST,), touch_ceiling=0.98, bank=8, symmetric=True), batch_of((WRIST,))
     model.train()
     assert model.memory is not None
-    model.remember(batch)  # four rows have a box
+    copied = model.copied(batch)
+    assert copied is not None
+    model.remember([(batch, copied)])  # four rows have a box
     touches = noise(B, WIDTH, HEIGHT, 77)
     touches[0] = batch.touches["t1"].image[0]
     later = replace(batch.with_images({"t1": touches}), episode=batch.episode + 10)

@@ -64,6 +64,7 @@ def test_two_processes_equal_one(small_config: Maker, changes: dict[str, object]
             "no_contact",
             "no_negative",
             "negatives_from",
+            "bank_share",
             "excluded",
         )
         names = [n for n in alone if n.partition("/")[0] in compared]

@@ -182,7 +182,7 @@ def test_a_small_gain_shrinks_the_first_outputs(small_config: Maker) -> None:
 
 
 def test_a_memory_bank_adds_negatives_after_the_first_step(small_config: Maker) -> None:
-    out = train(small_config(steps=3, hsa={"bank": 24}, log={"every": 1}), progress=False)
+    out = train(small_config(steps=3, hsa={"bank": 24, "symmetric": True}, log={"every": 1}), progress=False)
     negatives = [
         r["negatives/left_wrist-tactile1"] for r in read_metrics(out / "metrics.jsonl") if r["kind"] == "train"
     ]

@@ -168,7 +168,7 @@ def test_1_a_private_encoder_is_found(healthy: tuple[TrainConfig, Data]) -> None
 
 def test_10_near_frames_and_free_moments_as_negatives_are_found(healthy: tuple[TrainConfig, Data]) -> None:
     config, data = healthy
-    loose = changed(config, "hsa", min_gap=0, require_contact=False)
+    loose = changed(config, "hsa", min_gap=0, exclude_same_contact=False, require_contact=False)
     loose = loose.model_copy(update={"contact_share": 0.1, "batch_size": 48})
     assert gravest(diagnose(loose, data=data, parts=["data"]), "false-negatives").status == "fail"
 
@@ -176,7 +176,8 @@ def test_10_near_frames_and_free_moments_as_negatives_are_found(healthy: tuple[T
 def test_10_the_same_touch_rule_takes_false_negatives_away(healthy: tuple[TrainConfig, Data]) -> None:
     config, data = healthy
     loose = config.model_copy(update={"batch_size": 48})
-    configs = (changed(loose, "hsa", min_gap=0, touch_ceiling=ceiling) for ceiling in (None, 0.9))
+    loose = changed(loose, "hsa", min_gap=0, exclude_same_contact=False)
+    configs = (changed(loose, "hsa", touch_ceiling=ceiling) for ceiling in (None, 0.9))
     plain, ruled = (gravest(diagnose(one, data=data, parts=["data"]), "false-negatives").value for one in configs)
     assert plain is not None and ruled is not None and ruled < plain
 
