@@ -32,7 +32,10 @@ GALLERY = 64
 
 
 def evaluate(run: str | Path, *, data: Data | None = None, progress: bool = True, processes: int = 1) -> Summary:
-    """Return the results of a run's best checkpoint on the held-out episodes, and write them to RUN/summary.json.
+    """Return the results of a run on the held-out episodes, and write them to RUN/summary.json.
+
+    Retrieval and the other read-outs are those of the weights with the best held-out retrieval, action errors those of
+    the weights with the smallest held-out action error; see `TrainConfig.select_by`.
 
     If the run folder does not contain the opening-only baseline, the baseline is trained first. It has the same loss,
     steps, batches and negatives as the run, but an MLP on the gripper's opening replaces the image region.
@@ -51,7 +54,8 @@ def evaluate(run: str | Path, *, data: Data | None = None, progress: bool = True
     folder = Path(run)
     config = load_config(folder / "config.toml")
     data = data or load_data(config, processes, progress)
-    loaded = LoadedRun.load(folder, config, data.held_out)
+    loaded = LoadedRun.load(folder, config, data.held_out, "retrieval")
+    weights = {}
     views: dict[str, ViewSummary] = {}
     reading = None
     if loaded.model.aligns:
@@ -59,11 +63,15 @@ def evaluate(run: str | Path, *, data: Data | None = None, progress: bool = True
         if config.region == "box":
             baseline_config = opening_only(config)
             train_to_the_end(baseline_config, data, progress)
-            baseline = LoadedRun.load(Path(baseline_config.out), baseline_config, data.held_out)
+            baseline = LoadedRun.load(Path(baseline_config.out), baseline_config, data.held_out, "retrieval")
         views = {view.key: _view_summary(loaded, baseline, view.key) for view in loaded.model.views}
         reading = _readings(data, config)
-    error = None if loaded.model.act is None else action_error(loaded)
-    summary = Summary(folder.name, _encoder_name(loaded.model), views, reading, error)
+        weights["retrieval"] = loaded.selected
+    error = None
+    if loaded.model.act is not None:
+        acting = LoadedRun.load(folder, config, data.held_out, "action")
+        error, weights["action"] = action_error(acting), acting.selected
+    summary = Summary(folder.name, _encoder_name(loaded.model), views, reading, error, weights)
     write_text_atomically(folder / "summary.json", json_of(summary))
     return summary
 
@@ -88,6 +96,7 @@ def train_to_the_end(config: TrainConfig, data: Data, progress: bool = True) -> 
 def opening_only(config: TrainConfig) -> TrainConfig:
     """Return the config of a run's opening-only baseline; the baseline's folder lies inside the run's folder."""
     update = {"region": "opening", "train_policy": False, "out": str(Path(config.out) / BASELINE)}
+    update |= {"select_by": "auto", "init": None}
     hsa = config.hsa.model_copy(update={"region_negatives": 0, "finger_negative": False, "camera_negative": False})
     return TrainConfig.model_validate(config.model_copy(update={**update, "hsa": hsa}).model_dump())
 
