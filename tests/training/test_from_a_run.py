@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 from tactile_align.config.features import EncoderConfig
 from tactile_align.config.train import TrainConfig, load_config
-from tactile_align.features.encoder import Encoder, encoder_of, load_encoder
+from tactile_align.features.encoder import Encoder, encoder_of, load_encoder, save_tower
 from tactile_align.policies.build import LoadedRun, make_model
 from tactile_align.policies.checkpoint import latest_checkpoint, load_checkpoint
 from tactile_align.policies.runtime import Policy
@@ -38,27 +38,24 @@ def test_a_finished_run_is_lengthened_on_the_schedule_of_the_new_steps(
     caplog.clear()
     assert train(longer, resume=True, data=data, progress=False) == out
     # Step 7 of 10 with a warm-up of 2: a cosine of which half is over at step 6.
-    assert (
-        "lengthened from 6 to 10 steps" in caplog.text and "step 7 has 0.50 of the full learning rates" in caplog.text
-    )
+    assert "from 6 to 10 steps" in caplog.text and "step 7 has 0.50 of the full learning rates" in caplog.text
     records = [r for r in read_metrics(out / "metrics.jsonl") if r["kind"] == "train"]
     assert [r["loss"] for r in records[: len(first)]] == first and [r["step"] for r in records[-4:]] == [7, 8, 9, 10]
     assert load_config(out / "config.toml").steps == 10
     a, b = (load_checkpoint(out / "checkpoints" / f"step_{step:08d}.pt") for step in (6, 9))
     assert any(not torch.equal(a["model"][name], b["model"][name]) for name in a["model"])
     rate = 1e-3 * 0.5 * (1 + math.cos(math.pi * 7 / 8))
-    assert all(
-        group["lr"] == pytest.approx(rate) for group in b["optimiser"]["param_groups"] if group["initial_lr"] == 1e-3
-    )
+    groups = b["optimiser"]["param_groups"]
+    assert {group["lr"] for group in groups if group["initial_lr"] == 1e-3} == {pytest.approx(rate)}
     with pytest.raises(ValueError, match=r"steps changed: steps was 10, is now 8"):
         train(small_config(steps=8), resume=True, data=data, progress=False)
 
 
 def test_the_first_step_of_a_lengthened_run_moves_the_weights(small_config: Maker) -> None:
-    out = train(small_config(steps=2), progress=False)
+    out = train(small_config(steps=4), progress=False)
     before = load_checkpoint(latest_checkpoint(out / "checkpoints"))
     assert all(group["lr"] == 0 for group in before["optimiser"]["param_groups"])
-    train(small_config(steps=3), resume=True, progress=False)
+    train(small_config(steps=5), resume=True, progress=False)
     after = load_checkpoint(latest_checkpoint(out / "checkpoints"))
     name = "alignment.towers.vision.visual.conv1.0.weight"
     assert not torch.equal(before["model"][name], after["model"][name])
@@ -90,9 +87,9 @@ def test_init_takes_what_fits_and_names_every_tensor(small_config: Maker, caplog
         if line.startswith(f"init {first}")
     }
     state, fresh = model.state_dict(), plain.state_dict()
-    assert set(lines["left"]) == {
-        f"alignment.towers.{n}.{kind}" for n in ("region_pooling.project", "touch_head") for kind in ("weight", "bias")
-    }
+    heads = ("region_pooling.project", "touch_head")
+    resized = {f"alignment.towers.{head}.{kind}" for head in heads for kind in ("weight", "bias")}
+    assert set(lines["left"]) == resized
     assert all(torch.equal(state[name], source[name]) for name in lines["taken"]) and len(lines["taken"]) > 40
     assert all(torch.equal(state[name], fresh[name]) for name in lines["new"])
     own = {name for name in state if not name.startswith(("alignment.memory.", "alignment.towers.touch."))}
@@ -153,8 +150,6 @@ def test_a_tower_keeps_its_normalisation_and_is_refused_where_it_would_compute_s
     trainer = make_trainer(config, load_data(config, progress=False))
     trainer.model.alignment.towers.vision.mean += 0.125
     state = trainer.model.alignment.towers.vision.state_dict()
-    from tactile_align.features.encoder import save_tower
-
     path = Path(config.out) / "tower.safetensors"
     save_tower(path, trainer.model.alignment.towers.vision, state)
     right: dict[str, Any] = {**TOWER, "pretrained": str(path)}
@@ -165,7 +160,8 @@ def test_a_tower_keeps_its_normalisation_and_is_refused_where_it_would_compute_s
         ("model", "ViT-B-32", "model = ViT-demo, but the config gives ViT-B-32"),
     ):
         with pytest.raises(ValueError, match=rf"tower\.safetensors: .*{message}"):
-            encoder_of(EncoderConfig(**{**right, name: value, **({"stem": "patch"} if name == "model" else {})}))
+            other = {"stem": "patch", "image_size": [64, 64]} if name == "model" else {}
+            encoder_of(EncoderConfig(**{**right, **other, name: value}))
 
 
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
