@@ -442,13 +442,15 @@ def encoder_of(config: EncoderConfig, fill: bool = True) -> Encoder:
     _require_model(config.model)
     scratch = config.pretrained == SCRATCH
     known = catalogue_of(config.model)
-    source = None if scratch else known.tag_or_path(config.pretrained) if fill else config.pretrained
-    tower = Tower.read(source, config.model) if fill and source is not None and Path(source).is_file() else None
+    tower = None
+    if fill and not scratch and Path(config.pretrained).is_file():
+        tower = Tower.read(known.tag_or_path(config.pretrained), config.model)
     if config.stem == "conv" and not scratch and fill and tower is None:
         raise InputError(
             f"stem = 'conv' needs random weights; got pretrained = '{config.pretrained}'. Set pretrained = 'scratch' "
             f"or stem = 'patch'"
         )
+    source = None if scratch else known.tag_or_path(config.pretrained) if fill else config.pretrained
     _require_square_where_needed(config)
     visual = _create(config, known, None if tower else source, fill)
     if fill and source is not None and tower is None:
