@@ -136,7 +136,7 @@ def run_file(verb: str, name: str) -> Case:
 
 def best(place: Path, given: Given) -> tuple[list[str], Path]:
     folder, _ = given.copied_run(place)
-    return ["evaluate", str(folder)], folder / "checkpoints" / "best.pt"
+    return ["evaluate", str(folder)], folder / "checkpoints" / "best_action.safetensors"
 
 
 def newest(place: Path, given: Given) -> tuple[list[str], Path]:
@@ -265,12 +265,12 @@ def test_the_weights_of_another_model_are_refused_by_name(
     given: Given, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder, _ = given.copied_run(tmp_path)
-    file = folder / "checkpoints" / "best.pt"
+    file = folder / "checkpoints" / "step_00000001.pt"
     state = torch.load(file, weights_only=True)
     state["model"].popitem()
     torch.save(state, file)
     assert run(["evaluate", str(folder)]) == 2
-    assert "best.pt: expected weights of the model" in capsys.readouterr().err
+    assert "step_00000001.pt: expected weights of the model" in capsys.readouterr().err
 
 
 def test_a_device_that_is_not_there_is_named(given: Given, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

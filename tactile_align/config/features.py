@@ -30,8 +30,8 @@ class EncoderConfig(Strict):
     model: str = "ViT-B-16"
     """Name of the open_clip model."""
     pretrained: str = "laion2b_s34b_b88k"
-    """Initial weights: an open_clip tag (the name of a set of pretrained weights), the path of a checkpoint file, or
-    "scratch" for random weights."""
+    """Initial weights: an open_clip tag (the name of a set of pretrained weights), the path of a checkpoint file (of a
+    whole model, of its image tower alone, or the tower.safetensors of a run), or "scratch" for random weights."""
     image_size: tuple[int, int] | None = None
     """(width, height) of the encoder's input image, px. None: the input size of the model."""
     fit: Literal["stretch", "letterbox"] = "stretch"

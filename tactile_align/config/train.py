@@ -119,6 +119,9 @@ class TrainConfig(Strict):
     """(camera, sensor) pairs for the alignment loss and for the region tokens of the policy."""
     out: str = "runs/train"
     """Path of the run folder, to which logs and checkpoints are written."""
+    init: str | None = None
+    """Run folder, or checkpoint file of a run, whose weights this run starts from. Tensors with other names or shapes
+    start as usual. None: all weights start as the encoder and policy options state."""
     features: FeatureConfig = FeatureConfig()
     """Image encoders and pooling."""
     hsa: HSAConfig = HSAConfig()
@@ -153,13 +156,18 @@ class TrainConfig(Strict):
     """Number of steps between two validation passes."""
     validation_batches: Annotated[int, Field(ge=1)] = 16
     """Number of batches in a validation pass."""
+    select_by: Literal["auto", "action", "retrieval", "hsa", "last"] = "auto"
+    """Measure that decides which weights are used after training, and when `patience` ends the training. action: error
+    of the predicted actions on held-out episodes. retrieval: R@1 among held-out contacts, of which it needs 64. hsa:
+    alignment loss, which needs a fixed temperature. last: the last step. auto: action for acting and for action errors,
+    retrieval for everything else; `patience` then follows action if the run trains a policy, otherwise retrieval."""
     patience: Annotated[int, Field(ge=1)] | None = None
-    """Number of validation passes. Training stops if the validation loss has no new minimum in this many consecutive
-    passes. None: training never stops early. The same loss decides which weights become best.pt."""
+    """Number of validation passes. Training stops if the measure of `select_by` has no new best in this many
+    consecutive passes. Passes within alignment.pretrain_steps do not count. None: training never stops early."""
     save_every: Annotated[int, Field(ge=1)] = 5000
     """Number of steps between two checkpoints."""
     keep_last: Annotated[int, Field(ge=1)] = 2
-    """Number of the most recent checkpoints that are kept. The best checkpoint is always kept."""
+    """Number of the most recent checkpoints that are kept. The best weights are always kept, in files of their own."""
     workers: Annotated[int, Field(ge=0)] = 0
     """Number of data loader processes. 0 is enough if `packed` is true."""
     packed: bool = True
@@ -188,6 +196,25 @@ class TrainConfig(Strict):
             raise InputError(
                 "the config switches off both losses: train_policy = false and hsa.weight = 0. Training needs at "
                 "least one loss. Set train_policy = true, or set hsa.weight above 0"
+            )
+        if self.select_by == "action" and not self.train_policy:
+            raise InputError(
+                "select_by = 'action' needs a policy; got train_policy = false. Set select_by = 'retrieval' or 'auto'"
+            )
+        if self.select_by in ("retrieval", "hsa") and hsa.weight == 0:
+            raise InputError(
+                f"select_by = '{self.select_by}' needs the alignment loss; got hsa.weight = 0. Set select_by = 'action'"
+            )
+        if self.select_by == "hsa" and (hsa.learn_temperature or hsa.temperature_final is not None):
+            changing = "learn_temperature = true" if hsa.learn_temperature else "temperature_final"
+            raise InputError(
+                f"select_by = 'hsa' compares losses, which needs a fixed temperature; got hsa.{changing}. Set "
+                f"select_by = 'retrieval', or fix the temperature"
+            )
+        if self.select_by == "last" and self.patience is not None:
+            raise InputError(
+                f"patience = {self.patience} needs a measure; got select_by = 'last'. Omit patience, or set "
+                f"select_by = 'auto'"
             )
         if self.region == "opening" and self.train_policy and policy.region_tokens:
             raise InputError(

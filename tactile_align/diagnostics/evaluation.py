@@ -49,7 +49,10 @@ def evaluate(
     processes: int = 1,
     baseline_rates: Sequence[float] = BASELINE_RATES,
 ) -> Summary:
-    """Return the results of a run's best checkpoint on the held-out episodes, and write them to RUN/summary.json.
+    """Return the results of a run on the held-out episodes, and write them to RUN/summary.json.
+
+    Retrieval and the other read-outs are those of the weights with the best held-out retrieval, action errors those of
+    the weights with the smallest held-out action error; see `TrainConfig.select_by`.
 
     The opening-only baseline is trained first, unless the run folder already contains it. See `opening_only`. Of its
     learning rates, the one with the highest R@1 on the held-out episodes counts.
@@ -69,7 +72,8 @@ def evaluate(
     folder = Path(run)
     config = load_config(folder / "config.toml")
     data = data or load_data(config, processes, progress)
-    loaded = LoadedRun.load(folder, config, data.held_out)
+    loaded = LoadedRun.load(folder, config, data.held_out, "retrieval")
+    weights = {}
     views: dict[str, ViewSummary] = {}
     reading = None
     if loaded.model.aligns:
@@ -78,11 +82,15 @@ def evaluate(
         if config.region == "box" and baseline_rates:
             trials = baseline_trials(config, data, baseline_rates, progress)
             best = opening_only(config, best_trial(trials).rate)
-            baseline = LoadedRun.load(Path(best.out), best, data.held_out)
+            baseline = LoadedRun.load(Path(best.out), best, data.held_out, "retrieval")
         views = {view.key: _view_summary(loaded, baseline, view.key, trials) for view in loaded.model.views}
         reading = _readings(data, config)
-    error = None if loaded.model.act is None else action_error(loaded)
-    summary = Summary(folder.name, _encoder_name(loaded.model), views, reading, error)
+        weights["retrieval"] = loaded.selected
+    error = None
+    if loaded.model.act is not None:
+        acting = LoadedRun.load(folder, config, data.held_out, "action")
+        error, weights["action"] = action_error(acting), acting.selected
+    summary = Summary(folder.name, _encoder_name(loaded.model), views, reading, error, weights)
     write_text_atomically(folder / "summary.json", json_of(summary))
     return summary
 
@@ -120,7 +128,7 @@ def opening_only(config: TrainConfig, rate: float) -> TrainConfig:
     alignment = config.alignment.model_copy(update={"mode": "joint", "pretrain_steps": 0, "cosine_every": 0})
     optimiser = config.optimiser.model_copy(update={"lr_head": rate})
     parts = {"hsa": hsa, "alignment": alignment, "optimiser": optimiser}
-    update = {"region": "opening", "train_policy": False, "out": out, **parts}
+    update = {"region": "opening", "train_policy": False, "out": out, "select_by": "auto", "init": None, **parts}
     return TrainConfig.model_validate(config.model_copy(update=update).model_dump())
 
 
@@ -151,7 +159,7 @@ def _trial(config: TrainConfig, data: Data, progress: bool) -> BaselineTrial:
     except DivergedError as error:
         logger.warning(f"opening-only baseline at learning rate {rate:g}: {error}")
     else:
-        recall = _held_out_recall(LoadedRun.load(out, config, data.held_out))
+        recall = _held_out_recall(LoadedRun.load(out, config, data.held_out, "retrieval"))
         said = f"held-out R@1 {recall:.3f}"
     trial = BaselineTrial(rate, config.steps, time.monotonic() - began, recall)
     write_text_atomically(path, json_of(trial))
@@ -171,8 +179,8 @@ def _held_out_recall(run: LoadedRun) -> float:
 def held_out_loss(run: LoadedRun, features: dict[str, np.ndarray]) -> HeldOutLoss:
     """Return the alignment loss HSA on held-out pairs and its chance level, both averaged over batches.
 
-    A batch has the size of a training batch. Its negatives follow the run's rules for the time gap, contacts and similar
-    touches. A pair without a negative counts as 0.
+    A batch has the size of a training batch. Its negatives follow the run's rules for the time gap, contacts and
+    similar touches. A pair without a negative counts as 0.
 
     Args:
         run: Run, loaded with its held-out episodes.

@@ -251,6 +251,7 @@ class Summary:
         views: Results by key of the view; empty if the run has no alignment.
         opening_reading: Kind of the gripper readings, "measured" or "commanded"; None without views.
         action_error: Action error; None if the run trained no policy.
+        weights: How the weights behind the results were selected, by "retrieval" (views) and "action" (action_error).
     """
 
     run: str
@@ -258,19 +259,25 @@ class Summary:
     views: dict[str, ViewSummary] = field(default_factory=dict)
     opening_reading: str | None = None
     action_error: ActionError | None = None
+    weights: dict[str, str] = field(default_factory=dict)
 
     def text(self) -> str:
         """Return the results as a text table, with chance and the opening-only baseline for comparison."""
         lines = [f"run {self.run}, encoders: {self.encoder}"]
         for key, view in self.views.items():
-            lines += ["", f"view {key}: {view.contacts} held-out contacts, {view.moments} moments", *view_lines(view)]
+            title = f"view {key}: {view.contacts} held-out contacts, {view.moments} moments{self._weights('retrieval')}"
+            lines += ["", title, *view_lines(view)]
         if self.action_error is not None:
             policy, still = self.action_error.per_column, self.action_error.standing_still_per_column
-            lines += ["", "mean absolute action error on held-out episodes, robot units, per column:"]
+            at = self._weights("action")
+            lines += ["", f"mean absolute action error on held-out episodes, robot units, per column{at}:"]
             lines.append("  policy          " + " ".join(f"{value:.4f}" for value in policy))
             if still is not None:
                 lines.append("  standing still  " + " ".join(f"{value:.4f}" for value in still))
         return "\n".join(lines)
+
+    def _weights(self, table: str) -> str:
+        return f"; weights: {self.weights[table]}" if table in self.weights else ""
 
 
 def json_of(result: object) -> str:

@@ -19,10 +19,13 @@ from typing import Any, Literal
 import open_clip
 import torch
 import torch.nn.functional as F
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from tactile_align.config.features import AdapterConfig, EncoderConfig
 from tactile_align.errors import InputError, MissingExtra
+from tactile_align.files import write_atomically
 from tactile_align.geometry.images import ImageMap
 
 
@@ -112,8 +115,8 @@ class Encoder(nn.Module):
         super().__init__()
         self.visual, self.config, self.scratch = visual, config, config.pretrained == SCRATCH
         self.name = f"{config.model} ({'SCRATCH' if self.scratch else config.pretrained})"
-        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1))
+        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1))
         height, width = visual.image_size if isinstance(visual.image_size, tuple) else (visual.image_size,) * 2
         self.input_size = (int(width), int(height))
         if config.image_size is not None:
@@ -402,7 +405,8 @@ def load_encoder(
             small model for tests and the demo. If `pretrained` is a file whose weights were trained with QuickGELU (as
             OpenAI's were), use the "-quickgelu" model. With a tag this is not needed.
         pretrained: Initial weights: an open_clip tag (the name of a set of pretrained weights, such as
-            "laion2b_s34b_b88k"), the path of a checkpoint file, or "scratch" for random weights. There is no default,
+            "laion2b_s34b_b88k"), the path of a checkpoint file (of a whole model, of its image tower alone, or a
+            tower.safetensors of a run), or "scratch" for random weights. There is no default,
             so that nobody uses random weights by accident.
         image_size: (width, height) of the input image, px. None: the size of the model. Positional embeddings of
             pretrained weights are interpolated to this size.
@@ -437,16 +441,19 @@ def encoder_of(config: EncoderConfig, fill: bool = True) -> Encoder:
     """
     _require_model(config.model)
     scratch = config.pretrained == SCRATCH
-    if config.stem == "conv" and not scratch:
+    known = catalogue_of(config.model)
+    tower = None
+    if fill and not scratch and Path(config.pretrained).is_file():
+        tower = Tower.read(known.tag_or_path(config.pretrained), config.model)
+    if config.stem == "conv" and not scratch and fill and tower is None:
         raise InputError(
             f"stem = 'conv' needs random weights; got pretrained = '{config.pretrained}'. Set pretrained = 'scratch' "
             f"or stem = 'patch'"
         )
-    known = catalogue_of(config.model)
     source = None if scratch else known.tag_or_path(config.pretrained) if fill else config.pretrained
     _require_square_where_needed(config)
-    visual = _create(config, known, source, fill)
-    if fill and source is not None:
+    visual = _create(config, known, None if tower else source, fill)
+    if fill and source is not None and tower is None:
         known.warn_of_quick_gelu(source, visual)
     if config.stem == "conv":
         if not isinstance(visual, open_clip.transformer.VisionTransformer):
@@ -455,7 +462,122 @@ def encoder_of(config: EncoderConfig, fill: bool = True) -> Encoder:
                 f"{type(visual).__name__}. Omit stem, or use a model such as ViT-B-16"
             )
         visual.conv1 = ConvStem(visual.conv1.out_channels, visual.conv1.stride[0])
-    return Encoder(visual, *known.mean_and_std(visual, source), config)
+    encoder = Encoder(visual, *known.mean_and_std(visual, source), config)
+    if tower is not None:
+        tower.load_into(encoder)
+    return encoder
+
+
+@dataclass(frozen=True)
+class Tower:
+    """Image encoder in a file of its own: a tower.safetensors of a run, or the state dict of an open_clip image tower.
+
+    Attributes:
+        path: The file.
+        tensors: Tensors by their names in an `Encoder`.
+        facts: What `save_tower` wrote about the encoder; empty for a plain state dict.
+    """
+
+    path: str
+    tensors: dict[str, Tensor]
+    facts: dict[str, str]
+
+    @classmethod
+    def read(cls, path: str, model: str) -> "Tower | None":
+        """Return the encoder in a file, or None if the file contains a whole model with its text encoder.
+
+        Raises:
+            InputError: The file is damaged, or contains something other than tensors; the message names `model`.
+        """
+        if Path(path).suffix in (".npz", ".npy"):
+            return None  # weights of whole SigLIP models, in the format of big_vision
+        facts: dict[str, str] = {}
+        try:
+            if Path(path).suffix == ".safetensors":
+                with safe_open(path, "pt") as file:
+                    facts = file.metadata() or {}
+            tensors = open_clip.factory.load_state_dict(path)
+        except OSError:
+            raise
+        except Exception as error:  # a damaged file can raise any exception
+            raise _unfit(path, model, str(error)) from error
+        if not all(isinstance(value, Tensor) for value in tensors.values()):
+            raise _unfit(path, model, "the file contains other objects than tensors")
+        if "logit_scale" in tensors:
+            return None
+        if TOWER in facts:
+            return cls(path, tensors, facts)
+        return cls(path, {f"visual.{name.removeprefix('visual.')}": value for name, value in tensors.items()}, {})
+
+    def load_into(self, encoder: Encoder) -> None:
+        """Load the weights into an encoder; adapters that the file does not have stay as they are.
+
+        Raises:
+            InputError: The encoder has another model, stem, activation or image size, or has no place for the adapters.
+        """
+        config = encoder.config
+        for name, stated in _facts_of(encoder).items():
+            if self.facts.get(name, stated) != stated:
+                raise InputError(
+                    f"{self.path}: the encoder was saved with {name} = {self.facts[name]}, but the config gives "
+                    f"{stated}. Set {name} as saved (a model with QuickGELU has a name that ends in -quickgelu)"
+                )
+        given = dict(self.tensors)
+        if not self.facts:
+            open_clip.model.resize_pos_embed(given, encoder)
+        own = encoder.state_dict()
+        kept = {n: value for n, value in own.items() if n in ("mean", "std") or n.startswith("adapters.")}
+        if not any(name.startswith("adapters.") for name in given):
+            given = {**kept, **given}
+        try:
+            encoder.load_state_dict({**{name: own[name] for name in ("mean", "std")}, **given})
+        except RuntimeError as error:
+            first = str(error).splitlines()
+            raise _unfit(self.path, config.model, " ".join(first[1:2] or first).strip()[:300]) from error
+
+
+def _unfit(source: str, model: str, fault: str) -> InputError:
+    """Return the error for weights that do not fit a model."""
+    first = fault.strip().splitlines()
+    return InputError(
+        f"the weights {source} do not fit the model {model}: {first[0] if first else 'no reason given'}. Use a state "
+        f"dict of this open_clip model or of its image tower, saved by torch.save or as safetensors"
+    )
+
+
+def save_tower(path: Path, encoder: Encoder, tensors: Mapping[str, Tensor]) -> None:
+    """Write an image encoder to a .safetensors file that `pretrained` accepts.
+
+    Args:
+        path: File to write.
+        encoder: The encoder.
+        tensors: Its weights, by the names of its state dict.
+    """
+    facts = {TOWER: "1", **_facts_of(encoder)}
+    whole = {name: value.contiguous() for name, value in tensors.items()}
+    write_atomically(path, lambda temporary: save_file(whole, temporary, facts))
+
+
+TOWER = "tactile_align_tower"  # key in the header of the files that save_tower writes
+
+
+def _facts_of(encoder: Encoder) -> dict[str, str]:
+    """Return what decides, besides the weights, how an encoder computes tokens."""
+    config = encoder.config
+    quick = any(isinstance(part, open_clip.transformer.QuickGELU) for part in encoder.visual.modules())
+    width, height = encoder.input_size
+    return {
+        "model": config.model.removesuffix("-quickgelu") + ("-quickgelu" if quick else ""),
+        "stem": config.stem,
+        "image_size": f"[{width}, {height}]",
+    }
+
+
+def uses_quick_gelu(config: EncoderConfig) -> bool:
+    """Return whether the encoder of a config has the activation QuickGELU, which its model or its tag decides."""
+    _require_model(config.model)
+    of_model = bool(open_clip.get_model_config(config.model).get("quick_gelu", False))
+    return of_model or catalogue_of(config.model).needs_quick_gelu(config.pretrained)
 
 
 def input_size_of(model: str, image_size: tuple[int, int] | None) -> tuple[int, int]:
@@ -514,11 +636,7 @@ def _create(config: EncoderConfig, known: Catalogue, source: str | None, fill: b
                 f"the weights of {config.model} include a text encoder that needs the package transformers. Install it "
                 f"with pip install transformers, or use another model"
             ) from error
-        first = str(error).strip().splitlines()
-        raise InputError(
-            f"the weights {source} do not fit the model {config.model}: {first[0] if first else error!r}. Use a state "
-            f"dict of this open_clip model, saved by torch.save or as safetensors"
-        ) from error
+        raise _unfit(source, config.model, str(error).strip() or repr(error)) from error
     return clip.visual
 
 

@@ -36,11 +36,13 @@ class Losses(NamedTuple):
         action: Weighted action loss; None where it was not computed.
         alignment: Weighted alignment loss; None where it was not computed.
         log: Values to log, by name.
+        features: Features of the batch, from `AlignedPolicy.see`.
     """
 
     action: Tensor | None
     alignment: Tensor | None
     log: dict[str, Tensor]
+    features: BatchFeatures
 
 
 class AlignedPolicy(nn.Module):
@@ -218,7 +220,8 @@ class AlignedPolicy(nn.Module):
             weight = w.alignment * self.alignment.hsa.weight
             alignment = weight * hsa
             log |= {"hsa": hsa.detach(), "hsa_weight": hsa.new_tensor(weight), **details}
-        return Losses(action, alignment, log)
+        log["loss"] = sum((part for part in (action, alignment) if part is not None), batch.qpos.new_zeros(())).detach()
+        return Losses(action, alignment, log, features)
 
     def forward(
         self,
@@ -228,10 +231,8 @@ class AlignedPolicy(nn.Module):
         copied: CopyFeatures | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the training loss of a batch and the values to log, by name; see `losses` for the arguments."""
-        action, alignment, log = self.losses(batch, weights, totals, copied)
-        total = sum((part for part in (action, alignment) if part is not None), start=batch.qpos.new_zeros(()))
-        log["loss"] = total.detach()
-        return total, log
+        action, alignment, log, _ = self.losses(batch, weights, totals, copied)
+        return sum((part for part in (action, alignment) if part is not None), batch.qpos.new_zeros(())), log
 
 
 def act_config(policy: PolicyConfig, state_dim: int, action_dim: int, views: int, sensors: int) -> ACTConfig:

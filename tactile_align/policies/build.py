@@ -1,23 +1,39 @@
 """Functions that build the image inputs and the model of a training config, and that load a trained run."""
 
+import logging
+import tomllib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from tactile_align.calibration.rig import Rig
-from tactile_align.config.train import TrainConfig
+from tactile_align.config.train import TrainConfig, load_config
 from tactile_align.errors import InputError
-from tactile_align.features.encoder import input_size_of
+from tactile_align.facts import parse
+from tactile_align.features.encoder import input_size_of, uses_quick_gelu
 from tactile_align.moments.augment import augment
 from tactile_align.moments.batch import MomentBatch, camera_key
 from tactile_align.moments.dataset import Moments
 from tactile_align.moments.inputs import Input
 from tactile_align.policies.aligned import AlignedPolicy
 from tactile_align.policies.alignment import Alignment, View
-from tactile_align.policies.checkpoint import best_checkpoint, load_checkpoint, load_weights
+from tactile_align.policies.checkpoint import (
+    MEASURES,
+    MEMORY,
+    Measure,
+    load_checkpoint,
+    load_tensors,
+    load_validated,
+    selected_checkpoint,
+    weights_of,
+)
+
+logger = logging.getLogger(__name__)
 
 
 def views_of(config: TrainConfig) -> tuple[View, ...]:
@@ -54,10 +70,15 @@ def make_model(config: TrainConfig, state_dim: int, action_dim: int, fill: bool 
         config: Training config.
         state_dim: Number of columns of qpos.
         action_dim: Number of columns of an action.
-        fill: Whether to read pretrained weights; False is for models whose checkpoint is loaded right after.
+        fill: Whether to read pretrained weights and those of `init`; False is for models whose checkpoint is loaded
+            right after.
+
+    Raises:
+        FactError, FileNotFoundError: `init` is not a run or a checkpoint.
+        InputError: No weights of `init` fit the model.
     """
     torch.manual_seed(config.seed)
-    return AlignedPolicy(
+    model = AlignedPolicy(
         policy=config.policy if config.train_policy else None,
         features=config.features,
         hsa=config.hsa,
@@ -68,6 +89,65 @@ def make_model(config: TrainConfig, state_dim: int, action_dim: int, fill: bool 
         stop_gradient=config.alignment.mode == "stop_gradient",
         fill=fill,
     )
+    if fill and config.init is not None:
+        start_from(model, config, Path(config.init))
+    return model
+
+
+def start_from(model: AlignedPolicy, config: TrainConfig, source: Path) -> None:
+    """Load the weights of another run that have the same name and shape into a model, and log what happens to each.
+
+    Args:
+        model: The model of `config`.
+        config: Training config of the model.
+        source: Run folder, of which the weights that its `select_by` chose are loaded, or a checkpoint file of a run.
+
+    Raises:
+        FactError, FileNotFoundError: `source` is not a run or a checkpoint.
+        InputError: No tensor fits, or equal weights would give other tokens in the encoders of the model.
+    """
+    if source.is_dir():
+        run = load_config(source / "config.toml")
+        measure = measure_of(run, "action" if run.train_policy else "retrieval")
+        source = selected_checkpoint(source / "checkpoints", measure)
+    state = load_checkpoint(source)
+    _require_like_encoders(parse(TrainConfig, tomllib.loads(state["config"]), str(source)), config, source)
+    mean = state.get("mean")
+    tensors: dict[str, Tensor] = state["model"] if mean is None else mean["tensors"]
+    tensors = {name: value for name, value in tensors.items() if not name.startswith(MEMORY)}
+    own = weights_of(model)
+    taken = [name for name, value in own.items() if name in tensors and tensors[name].shape == value.shape]
+    if not taken:
+        raise InputError(
+            f"{source}: none of its {len(tensors)} tensors fits the model, which has {len(own)} others. Set init to a "
+            f"run with the same encoders or the same policy, or omit init"
+        )
+    load_tensors(model, {**own, **{name: tensors[name] for name in taken}}, memory=False)
+    if model.alignment is not None and model.alignment.memory is not None:
+        model.alignment.memory.following.module.load_state_dict(model.alignment.towers.state_dict())
+    new, left = [name for name in own if name not in taken], [name for name in tensors if name not in taken]
+    for what, names in (("taken", taken), ("new", new), ("left", left)):
+        logger.info(f"init {source}: {what} ({len(names)} tensors): {', '.join(names) or 'none'}")
+
+
+def _require_like_encoders(theirs: TrainConfig, ours: TrainConfig, source: Path) -> None:
+    """Check that equal weights give equal tokens in the encoders of two runs."""
+    for side in ("vision", "touch"):
+        a, b = (getattr(config.features, side) for config in (theirs, ours))
+        if a is None or b is None or a.model != b.model:
+            continue  # tensors of other models have other names or shapes, which the log shows
+        if uses_quick_gelu(a) != uses_quick_gelu(b):
+            raise InputError(
+                f"{source}: its {side} encoder {a.model} ({a.pretrained}) uses another activation (QuickGELU or GELU) "
+                f"than {b.model} ({b.pretrained}). Set features.{side}.pretrained = '{a.pretrained}' as in that run"
+            )
+
+
+def measure_of(config: TrainConfig, wanted: Literal["action", "retrieval"]) -> Measure | Literal["last"]:
+    """Return the measure whose best weights give a run's results: its actions, or its retrieval and other read-outs."""
+    if config.select_by == "last":
+        return "last"
+    return wanted if config.select_by == "auto" or wanted == "action" else config.select_by
 
 
 ROWS = 128  # moments in one batch
@@ -81,11 +161,15 @@ class LoadedRun:
         model: The model, in eval mode on the CPU.
         moments: The moments, usually those of the held-out episodes.
         config: Training config of the run.
+        step: Number of training steps behind the weights.
+        selected: Text that states how the weights were selected, such as "best R@1 0.120, step 400".
     """
 
     model: AlignedPolicy
     moments: Moments
     config: TrainConfig
+    step: int = 0
+    selected: str = "initial weights"
 
     @classmethod
     def untrained(cls, config: TrainConfig, moments: Moments) -> "LoadedRun":
@@ -93,17 +177,23 @@ class LoadedRun:
         return cls(make_model(config, *moments.state_width).eval(), moments, config)
 
     @classmethod
-    def load(cls, folder: Path, config: TrainConfig, moments: Moments) -> "LoadedRun":
-        """Return a run with the weights of its best checkpoint.
+    def load(
+        cls, folder: Path, config: TrainConfig, moments: Moments, measure: Literal["action", "retrieval"]
+    ) -> "LoadedRun":
+        """Return a run with the weights that were selected for its actions, or for its retrieval and other read-outs.
+
+        If the run has no best weights of the measure, they are those of its last checkpoint.
 
         Raises:
             FileNotFoundError: The folder contains no checkpoint.
             InputError: The checkpoint is damaged, or was written by another version or for another model.
         """
         model = make_model(config, *moments.state_width, fill=False)
-        path = best_checkpoint(folder / "checkpoints")
-        load_weights(model, load_checkpoint(path), path)
-        return cls(model.eval(), moments, config)
+        state = load_validated(model, selected_checkpoint(folder / "checkpoints", measure_of(config, measure)))
+        best = (
+            f"best {MEASURES[state['measure']]} {state['value']:.3f}, " if "measure" in state else "last checkpoint, "
+        )
+        return cls(model.eval(), moments, config, state["step"], f"{best}step {state['step']}")
 
     @property
     def alignment(self) -> Alignment:

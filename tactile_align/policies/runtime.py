@@ -21,8 +21,8 @@ from tactile_align.moments.frames import input_image
 from tactile_align.moments.inputs import Input
 from tactile_align.moments.normalisation import Statistics
 from tactile_align.policies.aligned import AlignedPolicy
-from tactile_align.policies.build import inputs_of, make_model
-from tactile_align.policies.checkpoint import best_checkpoint, load_checkpoint, load_weights
+from tactile_align.policies.build import inputs_of, make_model, measure_of
+from tactile_align.policies.checkpoint import load_validated, selected_checkpoint
 from tactile_align.policies.observation import Needs, Observation, checked
 from tactile_align.projection.episode_boxes import HeldOpening, ViewBoxes, hand_of
 
@@ -171,14 +171,15 @@ class Policy:
         checkpoint: str | Path | None = None,
         device: str = "cpu",
     ) -> Policy:
-        """Return the policy of a run, with the weights of its best checkpoint.
+        """Return the policy of a run, with the weights that had the smallest held-out action error.
 
         Args:
             run: The run folder.
             ensemble: Coefficient of temporal ensembling (0.01 in the paper), with which `act` returns one action. None:
                 no ensembling; `act` returns chunks.
             rig: Rig of the cell to act in; None uses the rig of the run.
-            checkpoint: Checkpoint file to load; None loads the best checkpoint.
+            checkpoint: Checkpoint file to load. None: best_action.safetensors of the run, or its last checkpoint if the
+                run has no best or was trained with select_by = "last".
             device: Device that the network runs on.
 
         Raises:
@@ -188,10 +189,13 @@ class Policy:
         folder = Path(run)
         config = load_config(folder / "config.toml")
         statistics = Statistics.load(folder / "statistics.json")
-        path = best_checkpoint(folder / "checkpoints") if checkpoint is None else Path(checkpoint)
-        state = load_checkpoint(path)
+        path = (
+            Path(checkpoint)
+            if checkpoint
+            else selected_checkpoint(folder / "checkpoints", measure_of(config, "action"))
+        )
         model = make_model(config, len(statistics.qpos_mean), len(statistics.action_mean), fill=False)
-        load_weights(model, state, path)
+        state = load_validated(model, path)
         cell = rig if isinstance(rig, Rig) else load_rig(folder / "rig.toml" if rig is None else rig)
         sizes = {name: (int(width), int(height)) for name, (width, height) in state["sizes"].items()}
         return cls(model, config, cell, statistics, sizes, ensemble, device)

@@ -24,14 +24,23 @@ from tactile_align.moments.dataset import Moments
 from tactile_align.moments.sampling import MomentSampler
 from tactile_align.policies.aligned import AlignedPolicy
 from tactile_align.policies.build import make_model
+from tactile_align.policies.checkpoint import Measure
 from tactile_align.training.data import Data, load_data
 from tactile_align.training.distributed import Group, joined
 from tactile_align.training.logs import Sinks, open_sinks, truncate_log
 from tactile_align.training.optimiser import RunningMean, averaged, make_optimiser
 from tactile_align.training.parameters import GRADIENT, parameter_table
-from tactile_align.training.state import Progress, package_version, resumed, save
+from tactile_align.training.state import (
+    Progress,
+    has_checkpoint,
+    package_version,
+    resumed,
+    save,
+    save_towers,
+    save_weights,
+)
 from tactile_align.training.step import Trainer, logs_at
-from tactile_align.training.validation import sample_picture, validate
+from tactile_align.training.validation import errors_of, sample_picture, selected_measure, validate
 from tactile_align.training.watch import Watch, finding
 
 logger = logging.getLogger(__name__)
@@ -47,15 +56,16 @@ def train(
     """Train a policy and return the path of the run folder.
 
     The folder contains config.toml, rig.toml, statistics.json, environment.txt, parameters.json (numbers, learning rate
-    and first gradient of each module), metrics.jsonl and checkpoints/. On Ctrl-C or SIGTERM, training saves a
-    checkpoint at the end of the step and returns. All random numbers of step n depend only on (seed, n), so a resumed
-    run continues exactly as if it had never stopped. With torchrun, each process trains on its share of every batch;
+    and first gradient of each module), metrics.jsonl, checkpoints/ and, at the end of the training, tower.safetensors,
+    the vision encoder, which `pretrained` of another config accepts. On Ctrl-C or SIGTERM, training saves a checkpoint
+    at the end of the step and returns. All random numbers of step n depend only on (seed, n), so a resumed run
+    continues exactly as if it had never stopped. With torchrun, each process trains on its share of every batch;
     `batch_size` and the learning rates apply to the complete batch.
 
     Args:
         config: Training config.
         resume: Continue from the last checkpoint of the run folder. A run that stopped before its first checkpoint
-            starts again.
+            starts again. With more `steps` than the run had, the run is lengthened.
         data: Data already loaded for this config; None loads the data.
         progress: Show a progress bar on stderr.
         processes: Number of processes that prepare episodes.
@@ -76,9 +86,10 @@ def train(
             torch.set_num_threads(config.threads)
         progress = progress and group.leads
         data = data or load_data(config, processes, progress)
+        measure = selected_measure(config, data.held_out)
         if group.leads:
             (out / "checkpoints").mkdir(parents=True, exist_ok=True)
-        trainer = make_trainer(config, data, group)
+        trainer = make_trainer(config, data, group, fill=not (resume and has_checkpoint(out)))
         course = resumed(trainer, out) if resume else Progress()
         group.wait()
         if group.leads:
@@ -91,11 +102,13 @@ def train(
         sinks = open_sinks(out, config.log, config.model_dump(mode="json")) if group.leads else Sinks(())
         bar = tqdm(total=config.steps, initial=course.step, desc="training", unit="step", disable=not progress)
         with sinks, bar, _stop_signals() as stopped:
-            _run(trainer, course, sinks, bar, stopped)
+            _run(trainer, course, measure, sinks, bar, stopped)
     return out
 
 
-def _run(trainer: Trainer, course: Progress, sinks: Sinks, bar: Any, stopped: Callable[[], bool]) -> None:
+def _run(
+    trainer: Trainer, course: Progress, measure: Measure | None, sinks: Sinks, bar: Any, stopped: Callable[[], bool]
+) -> None:
     config, data, group = trainer.config, trainer.data, trainer.group
     watch, checkpoints = Watch(config), Path(config.out) / "checkpoints"
     batches = iter(_loader(data, config, course.step, group))
@@ -120,7 +133,6 @@ def _run(trainer: Trainer, course: Progress, sinks: Sinks, bar: Any, stopped: Ca
             if step == 0 and group.leads:
                 _first_gradient(record, Path(config.out), bar.disable)
             _report(watch.train(done, record), done, sinks, config, group)
-        improved = False
         if done % config.validate_every == 0 or last:
             with averaged(trainer.model, trainer.mean):
                 means = validate(trainer.model, data.held_out, config, group.device)
@@ -128,14 +140,21 @@ def _run(trainer: Trainer, course: Progress, sinks: Sinks, bar: Any, stopped: Ca
             picture = sample_picture(data.held_out, config) if sinks.shows_images else None
             if picture is not None:
                 sinks.image("validation/pairs", done, picture)
-            _report(watch.validation(means), done, sinks, config, group)
-            improved = means["loss"] < course.best
-            course.best, course.stale = min(course.best, means["loss"]), 0 if improved else course.stale + 1
+            errors = errors_of(means, config, done)
+            selected = measure if done > config.alignment.pretrain_steps else None
+            error = None if selected is None else errors.get(selected)
+            _report(watch.validation(means, error), done, sinks, config, group)
+            for best in course.judge(errors, selected):
+                value = 1 - errors[best] if best == "retrieval" else errors[best]
+                if group.leads:
+                    save_weights(trainer, course, checkpoints, best, value)
         out_of_patience = group.any(config.patience is not None and course.stale >= config.patience)
         interrupted = group.any(stopped())
         stops = interrupted or out_of_patience
-        if (improved or stops or done % config.save_every == 0 or last) and group.leads:
-            save(trainer, course, checkpoints, improved)
+        if (stops or done % config.save_every == 0 or last) and group.leads:
+            save(trainer, course, checkpoints)
+            if last or out_of_patience:
+                save_towers(trainer, Path(config.out))
         if stops:
             why = "stopped" if interrupted else f"no improvement in {course.stale} validation passes: stopped"
             if group.leads:
@@ -144,10 +163,10 @@ def _run(trainer: Trainer, course: Progress, sinks: Sinks, bar: Any, stopped: Ca
     group.wait()
 
 
-def make_trainer(config: TrainConfig, data: Data, group: Group | None = None) -> Trainer:
-    """Return a new `Trainer` for a config and its data, before the first training step."""
+def make_trainer(config: TrainConfig, data: Data, group: Group | None = None, fill: bool = True) -> Trainer:
+    """Return a new `Trainer` for a config and its data, before the first step; `fill` is that of `make_model`."""
     group = group or Group(0, 1, torch.device("cpu"))
-    model = build_model(config, data.train).to(group.device)
+    model = build_model(config, data.train, fill).to(group.device)
     if config.optimiser.compile:
         _compile(model)
     optimiser, schedule = make_optimiser(model, config)
@@ -158,9 +177,12 @@ def make_trainer(config: TrainConfig, data: Data, group: Group | None = None) ->
     return Trainer(config, model, group.share(model, unused), optimiser, schedule, mean, group, data)
 
 
-def build_model(config: TrainConfig, moments: Moments) -> AlignedPolicy:
-    """Return the model of a config for the state and action columns of the data; equal seeds give equal weights."""
-    return make_model(config, *moments.state_width)
+def build_model(config: TrainConfig, moments: Moments, fill: bool = True) -> AlignedPolicy:
+    """Return the model of a config for the state and action columns of the data; equal seeds give equal weights.
+
+    `fill` is that of `make_model`.
+    """
+    return make_model(config, *moments.state_width, fill=fill)
 
 
 def _compile(model: AlignedPolicy) -> None:

@@ -13,6 +13,7 @@ from tactile_align.errors import InputError
 from tactile_align.features.towers import Towers
 from tactile_align.policies.act import act_parameter_groups
 from tactile_align.policies.aligned import AlignedPolicy, Weights
+from tactile_align.policies.checkpoint import load_tensors, weights_of
 
 Schedule = torch.optim.lr_scheduler.LambdaLR
 
@@ -108,14 +109,14 @@ class RunningMean:
 
     def __init__(self, model: AlignedPolicy, decay: float) -> None:
         self.decay, self.updates = decay, 0
-        self.tensors = {name: value.detach().clone() for name, value in model.state_dict().items()}
+        self.tensors = {name: value.clone() for name, value in weights_of(model).items()}
 
     @torch.no_grad()
     def update(self, model: AlignedPolicy) -> None:
         """Update the average with the weights after a step; integer tensors are copied."""
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
         self.updates += 1
-        for name, value in model.state_dict().items():
+        for name, value in weights_of(model).items():
             mean = self.tensors[name]
             if mean.is_floating_point():
                 mean.lerp_(value, 1 - decay)
@@ -141,12 +142,12 @@ def averaged(model: AlignedPolicy, mean: RunningMean | None) -> Iterator[None]:
     if mean is None:
         yield
         return
-    own: dict[str, Tensor] = {name: value.detach().clone() for name, value in model.state_dict().items()}
-    model.load_state_dict(mean.tensors)
+    own: dict[str, Tensor] = {name: value.clone() for name, value in weights_of(model).items()}
+    load_tensors(model, mean.tensors, memory=False)
     try:
         yield
     finally:
-        model.load_state_dict(own)
+        load_tensors(model, own, memory=False)
 
 
 def weights_at(config: TrainConfig, step: int) -> Weights:

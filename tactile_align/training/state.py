@@ -1,8 +1,10 @@
 """Contents of a training checkpoint, and resuming from a checkpoint."""
 
+import logging
 import math
 import tomllib
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -12,10 +14,23 @@ import torch
 from tactile_align.config.train import TrainConfig, config_text
 from tactile_align.errors import InputError
 from tactile_align.facts import parse
-from tactile_align.policies.checkpoint import latest_checkpoint, load_checkpoint, load_weights, save_checkpoint
+from tactile_align.features.encoder import save_tower
+from tactile_align.policies.build import measure_of
+from tactile_align.policies.checkpoint import (
+    Measure,
+    distinct_tensors,
+    latest_checkpoint,
+    load_checkpoint,
+    load_weights,
+    save_best,
+    save_checkpoint,
+    selected_checkpoint,
+    weights_of,
+)
 from tactile_align.training.data import stream_sizes
 from tactile_align.training.step import Trainer
 
+logger = logging.getLogger(__name__)
 MACHINE = {"cache", "workers", "threads", "device", "packed"}
 RECORDS = {"out", "save_every", "keep_last", "validate_every", "log", "patience"}
 FREE = MACHINE | RECORDS
@@ -29,42 +44,97 @@ class Progress:
 
     Attributes:
         step: Number of completed steps; also the position of the sampler, because batches depend on (seed, step) only.
-        best: Smallest validation loss so far.
-        stale: Number of validation passes since the smallest loss.
+        best: Smallest error so far by measure, from `validation.errors_of`.
+        stale: Number of validation passes since the smallest error of the selected measure.
     """
 
     step: int = 0
-    best: float = math.inf
+    best: dict[str, float] = field(default_factory=dict)
     stale: int = 0
 
+    def judge(self, errors: Mapping[Measure, float], selected: Measure | None) -> list[Measure]:
+        """Update with the errors of a validation pass, and return the measures whose best is now this pass.
 
-def save(trainer: Trainer, course: Progress, folder: Path, improved: bool) -> None:
-    """Write a complete checkpoint, and best.pt if the validation loss improved.
+        A pass as good as the best becomes the best, because the later of two equal weights has seen more data; but it
+        does not count as progress.
 
-    best.pt contains the validated weights, which are the running mean if the run has one.
-    """
+        Args:
+            errors: Errors of the pass by measure.
+            selected: Measure that counts stale passes; None: the pass is not counted.
+        """
+        if selected is not None and selected in errors:
+            progress = errors[selected] < self.best.get(selected, math.inf)
+            self.stale = 0 if progress else self.stale + 1
+        new = [name for name, error in errors.items() if error <= self.best.get(name, math.inf)]
+        self.best |= {name: errors[name] for name in new}
+        return new
+
+
+def save(trainer: Trainer, course: Progress, folder: Path) -> None:
+    """Write a complete checkpoint, step_N.pt, from which the run can be resumed."""
     t = trainer
     state: dict[str, Any] = {
-        "model": t.model.state_dict(),
+        "model": distinct_tensors(t.model),
         "optimiser": t.optimiser.state_dict(),
         "schedule": t.schedule.state_dict(),
         "mean": None if t.mean is None else t.mean.state(),
         **asdict(course),
         "rng": torch.get_rng_state(),
-        "config": config_text(t.config),
-        "statistics": t.data.statistics.model_dump_json(),
-        "rigs": [rig.model_dump_json() for rig in t.data.rigs],
-        "sizes": {name: list(size) for name, size in stream_sizes(t.data.train).items()},
+        **described(trainer),
+    }
+    save_checkpoint(folder, state, t.config.keep_last)
+
+
+def save_weights(trainer: Trainer, course: Progress, folder: Path, measure: Measure, value: float) -> None:
+    """Write best_MEASURE.safetensors with the validated weights: the running mean if the run has one.
+
+    Args:
+        trainer: The trainer after the step that was validated.
+        course: Progress of the run.
+        folder: Folder of the checkpoints.
+        measure: Measure whose best the weights are.
+        value: Value of the measure.
+    """
+    tensors = weights_of(trainer.model) if trainer.mean is None else trainer.mean.tensors
+    judged = {"step": course.step, "measure": measure, "value": value}
+    save_best(folder, {"model": tensors, **judged, **described(trainer)})
+
+
+def save_towers(trainer: Trainer, out: Path) -> None:
+    """Write tower.safetensors, and touch_tower.safetensors if the touch encoder is separate, into the run folder.
+
+    The weights are those selected by retrieval, or those of the last checkpoint if there are none. Nothing is written
+    for a run without image regions.
+    """
+    alignment, config = trainer.model.alignment, trainer.config
+    if alignment is None or config.region == "opening":
+        return
+    state = load_checkpoint(selected_checkpoint(out / "checkpoints", measure_of(config, "retrieval")))
+    tensors = state["model"] if state.get("mean") is None else state["mean"]["tensors"]
+    towers = {"vision": alignment.towers.vision, "touch": alignment.towers.touch}
+    for side, encoder in towers.items():
+        prefix = f"alignment.towers.{side}."
+        own = {n.removeprefix(prefix): value for n, value in tensors.items() if n.startswith(prefix)}
+        if own:  # a shared encoder is stored once, as vision
+            save_tower(out / ("tower.safetensors" if side == "vision" else "touch_tower.safetensors"), encoder, own)
+
+
+def described(trainer: Trainer) -> dict[str, Any]:
+    """Return what every checkpoint states about its run."""
+    return {
+        "config": config_text(trainer.config),
+        "statistics": trainer.data.statistics.model_dump_json(),
+        "rigs": [rig.model_dump_json() for rig in trainer.data.rigs],
+        "sizes": {name: list(size) for name, size in stream_sizes(trainer.data.train).items()},
         "versions": {"torch": str(torch.__version__), "tactile-align": package_version("tactile-align")},
     }
-    best = state if t.mean is None else {**state, "model": t.mean.tensors}
-    save_checkpoint(folder, state, t.config.keep_last, best if improved else None)
 
 
 def resumed(trainer: Trainer, out: Path) -> Progress:
     """Load the newest checkpoint of a run folder into a trainer and return the progress of the run.
 
-    A run that stopped before its first checkpoint starts again.
+    A run that stopped before its first checkpoint starts again. If the config has more steps than the run, the run is
+    lengthened: learning rates and loss weights follow the schedule of the new number of steps.
 
     Raises:
         FileNotFoundError: The folder contains no run.
@@ -72,7 +142,7 @@ def resumed(trainer: Trainer, out: Path) -> Progress:
             checkpoint is damaged or incomplete.
     """
     folder = out / "checkpoints"
-    if (out / "metrics.jsonl").is_file() and not any(folder.glob("step_*.pt")):
+    if not has_checkpoint(out):
         return Progress()
     path = latest_checkpoint(folder)
     state = load_checkpoint(path)
@@ -81,14 +151,42 @@ def resumed(trainer: Trainer, out: Path) -> Progress:
             f"{path}: the checkpoint is incomplete, so the run cannot be resumed; missing: {', '.join(missing)}. "
             f"Train into a new `out` instead"
         )
-    _require_same(trainer.config, state["config"], path)
+    steps = _required_steps(trainer.config, state["config"], path)
     load_weights(trainer.model, state, path)
     trainer.optimiser.load_state_dict(state["optimiser"])
     trainer.schedule.load_state_dict(state["schedule"])
     if trainer.mean is not None and state["mean"] is not None:
         trainer.mean.load(state["mean"])
     torch.set_rng_state(state["rng"])
-    return Progress(state["step"], state["best"], state["stale"])
+    course = Progress(state["step"], state["best"], state["stale"])
+    if trainer.config.steps > steps:
+        course.stale = 0
+        _lengthen(trainer, course.step, steps)
+    return course
+
+
+def has_checkpoint(out: Path) -> bool:
+    """Return whether a run can be resumed from a checkpoint; a run that stopped before its first one starts again.
+
+    Raises:
+        FileNotFoundError: The folder contains no run.
+    """
+    if (out / "metrics.jsonl").is_file() and not any((out / "checkpoints").glob("step_*.pt")):
+        return False
+    return latest_checkpoint(out / "checkpoints").is_file()
+
+
+def _lengthen(trainer: Trainer, step: int, steps: int) -> None:
+    """Continue a run of `steps` steps at `step` on the schedule of more steps, and log the schedule."""
+    schedule, groups = trainer.schedule, trainer.optimiser.param_groups
+    factors = [factor(step) for factor in schedule.lr_lambdas]
+    for group, base, factor in zip(groups, schedule.base_lrs, factors, strict=True):
+        group["lr"] = base * factor
+    logger.info(
+        f"the run is lengthened from {steps} to {trainer.config.steps} steps: learning rates and loss weights now "
+        f"follow the schedule of {trainer.config.steps} steps, so step {step + 1} has {factors[0]:.2f} of the full "
+        f"learning rates, which then fall to zero along a cosine"
+    )
 
 
 def finished(config: TrainConfig) -> bool:
@@ -101,16 +199,19 @@ def finished(config: TrainConfig) -> bool:
     return bool(state["step"] >= config.steps or out_of_patience)
 
 
-def _require_same(config: TrainConfig, stored: str, path: Path) -> None:
+def _required_steps(config: TrainConfig, stored: str, path: Path) -> int:
+    """Check that a config equals the stored one, except that it may have more steps; return the stored steps."""
     now = config.model_dump(mode="json")
     then = parse(TrainConfig, tomllib.loads(stored), str(path)).model_dump(mode="json")
-    changed = [name for name in now if name not in FREE and now[name] != then[name]]
+    free = FREE | {"steps"} if config.steps > then["steps"] else FREE
+    changed = [name for name in now if name not in free and now[name] != then[name]]
     if changed:
         raise InputError(
             f"{path}: a resumed run must have the same config as before, but {', '.join(changed)} changed: "
             f"{'; '.join(f'{n} was {then[n]}, is now {now[n]}' for n in changed)[:400]}. "
             f"Restore these entries, or train into a new `out`"
         )
+    return int(then["steps"])
 
 
 def package_version(name: str) -> str:

@@ -121,7 +121,7 @@ class Trainer:
         devices = [self.group.device] if self.group.device.type == "cuda" else []
         self._at_step(step)
         with torch.random.fork_rng(devices=devices), self._autocast():
-            action, alignment, _ = self.model.train().losses(self.prepared(batch, step), weights_at(self.config, step))
+            action, alignment, *_ = self.model.train().losses(self.prepared(batch, step), weights_at(self.config, step))
         if self.model.alignment is None or action is None or alignment is None:
             return None
         if not (action.requires_grad and alignment.requires_grad):

@@ -1,45 +1,166 @@
-"""Validation passes, which compute the values of training on fixed batches of held-out episodes."""
+"""Validation: values of training on fixed held-out moments, and the errors by which weights are selected."""
+
+import logging
+from collections.abc import Mapping
 
 import numpy as np
 import torch
+import torch.nn.functional as F
+from scipy.stats import hypergeom
+from torch import Tensor
 
 from tactile_align.config.train import TrainConfig
+from tactile_align.errors import InputError
 from tactile_align.features.health import effective_rank, spread
 from tactile_align.moments.augment import augment
 from tactile_align.moments.batch import MomentBatch
 from tactile_align.moments.dataset import Moments
 from tactile_align.moments.sampling import MomentSampler
 from tactile_align.policies.aligned import AlignedPolicy
+from tactile_align.policies.alignment import BatchFeatures, View
 from tactile_align.policies.build import views_of
+from tactile_align.policies.checkpoint import Measure
 from tactile_align.training.data import contact_moments
 from tactile_align.training.optimiser import validation_weights
 
+logger = logging.getLogger(__name__)
+
 FEWEST = 8  # pairs; with fewer pairs, the rank depends more on their number than on the features
+GALLERY = 64
+"""Number of candidates of R@1, and the fewest held-out contacts with which R@1 is measured."""
 
 
 @torch.no_grad()
 def validate(model: AlignedPolicy, moments: Moments, config: TrainConfig, device: torch.device) -> dict[str, float]:
     """Return the means of the logged training values over `validation_batches` fixed batches of held-out episodes.
 
-    Every pass uses the same batches, random numbers and loss weights, so that passes can be compared. The results also
-    include `rank/SIDE/VIEW` and `spread/SIDE/VIEW`, the effective rank and the spread of the features of a view, where
-    SIDE is `touch` or `region`.
+    Every pass uses the same moments, random numbers and loss weights, so that passes can be compared. The results also
+    include, with one pass of the encoders over the batches:
+
+    - `action_error`: mean absolute error of the actions, normalised, over recorded steps. The latent is zero, as on
+      the robot.
+    - `recall/VIEW`: R@1 among 64 random contacts, mean of both directions, over one moment of each contact in the
+      batches. If the batches contain fewer than 64 contacts, other held-out contacts are added. Missing if fewer than
+      64 contacts are held out.
+    - `rank/SIDE/VIEW` and `spread/SIDE/VIEW`: effective rank and spread of the features of a view, where SIDE is
+      `touch` or `region`.
     """
     model.eval()
     count = config.validation_batches
     sums: dict[str, float] = {}
     times: dict[str, int] = {}
+    error = steps = 0.0
+    asked = {view.key: _Contacts(moments, view) for view in model.views if model.aligns}
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(0)
         for indices in held_out_sampler(moments, config):
             batch = augment(moments.batch(indices).to(device), config.augment)
-            _, parts = model(batch, validation_weights(config))
-            for name, value in (parts | health(model, batch)).items():
+            *_, parts, features = model.losses(batch, validation_weights(config))
+            for name, value in (parts | health(model, batch, features)).items():
                 sums[name] = sums.get(name, 0.0) + float(value) / count
                 times[name] = times.get(name, 0) + 1
+            if model.act is not None:
+                gaps = (model.predict(batch, features).actions - batch.action).abs()[~batch.is_pad]
+                error, steps = error + float(gaps.sum()), steps + gaps.numel()
+            for contacts in asked.values():
+                contacts.add(np.array(indices), features)
+        missing = np.unique(np.concatenate([np.empty(0, int), *(c.missing() for c in asked.values())]))
+        for rows in np.array_split(missing, -(-len(missing) // config.batch_size)) if len(missing) else ():
+            features = model.see(augment(moments.batch(rows.tolist()).to(device), config.augment))
+            for contacts in asked.values():
+                contacts.add(rows, features)
     # A batch with few pairs has no rank. A mean that counted its rank as 0 would look like a collapse.
-    return {name: value * count / times[name] if times[name] < count else value for name, value in sums.items()}
+    means = {name: value * count / times[name] if times[name] < count else value for name, value in sums.items()}
+    recalls = {f"recall/{key}": contacts.recall() for key, contacts in asked.items() if contacts.enough}
+    return means | ({"action_error": error / steps} if steps else {}) | recalls
+
+
+class _Contacts:
+    """Features of one moment of each held-out contact of a view: the first moment that is added."""
+
+    def __init__(self, moments: Moments, view: View) -> None:
+        self.view, self._of = view, contacts_of(moments, view)
+        self._rows = np.flatnonzero(self._of >= 0)
+        self.enough = int(self._of.max()) + 1 >= GALLERY
+        self._features: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def add(self, rows: np.ndarray, features: BatchFeatures) -> None:
+        """Add the features of moments; a moment without a pair, or of a known contact, is ignored."""
+        sides = features.touches[self.view.sensor].vector, features.regions[self.view.key].vector
+        for row, touch, region in zip(rows.tolist(), *sides, strict=True):
+            if self._of[row] >= 0:
+                self._features.setdefault(int(self._of[row]), (touch, region))
+
+    def missing(self) -> np.ndarray:
+        """Return the moments to add for 64 contacts, evenly over the held-out episodes."""
+        if not self.enough or len(self._features) >= GALLERY:
+            return np.empty(0, int)
+        _, first = np.unique(self._of[self._rows], return_index=True)
+        rows = np.array([row for row in self._rows[first].tolist() if int(self._of[row]) not in self._features])
+        return rows[np.linspace(0, len(rows) - 1, GALLERY - len(self._features)).round().astype(int)]
+
+    def recall(self) -> float:
+        """Return R@1 of 64 candidates, mean of both directions. A tie or a nan counts as a miss."""
+        sides = (torch.stack([pair[side] for pair in self._features.values()]) for side in (0, 1))
+        touch, region = (F.normalize(side.float(), dim=-1) for side in sides)
+        near = (touch @ region.T).cpu().numpy()
+        others = len(near) - 1
+        better = [(~(scores < np.diag(scores)[:, None])).sum(axis=1) - 1 for scores in (near, near.T)]
+        return float(hypergeom.cdf(0, others, np.concatenate(better), GALLERY - 1).mean())
+
+
+def contacts_of(moments: Moments, view: View) -> np.ndarray:
+    """Return (N,) the number of each moment's contact, counted over all episodes; -1 without box or contact."""
+    touch = moments.touches[view.sensor]
+    pairs = moments.views[view.key].visible & touch.contact
+    both = np.stack([moments.episode, touch.contact_index], axis=1)[pairs]
+    numbers = np.full(len(pairs), -1)
+    numbers[pairs] = np.unique(both, axis=0, return_inverse=True)[1].reshape(-1)
+    return numbers
+
+
+def selected_measure(config: TrainConfig, held_out: Moments) -> Measure | None:
+    """Return the measure that `select_by` selects weights by on these held-out episodes; None: the last step.
+
+    Raises:
+        InputError: `select_by` = "retrieval", but too few contacts are held out.
+    """
+    if config.select_by == "last":
+        return None
+    if config.select_by in ("action", "hsa") or (config.select_by == "auto" and config.train_policy):
+        return "hsa" if config.select_by == "hsa" else "action"
+    counts = {view.key: contacts_of(held_out, view).max() + 1 for view in views_of(config)}
+    if max(counts.values()) >= GALLERY:
+        return "retrieval"
+    few = ", ".join(f"{count} of view {key}" for key, count in counts.items())
+    if config.select_by == "retrieval":
+        raise InputError(
+            f"the held-out episodes contain too few contacts ({few}); select_by = 'retrieval' needs {GALLERY}. Hold "
+            f"out more episodes, or set select_by = 'last'"
+        )
+    unused = "" if config.patience is None else f", and patience = {config.patience} never ends the training"
+    logger.warning(
+        f"the held-out episodes contain too few contacts ({few}) to measure R@1 of {GALLERY}: the weights of the last "
+        f"step are used{unused}. Hold out more episodes to select the best weights"
+    )
+    return None
+
+
+def errors_of(means: Mapping[str, float], config: TrainConfig, step: int) -> dict[Measure, float]:
+    """Return the errors of a validation pass by measure, smaller is better: the action error, 1 - R@1, the HSA loss.
+
+    R@1 is the mean over the views. The action error is missing while a pretraining stage does not train the policy, and
+    the HSA loss unless `select_by` = "hsa".
+    """
+    errors: dict[Measure, float] = {}
+    if "action_error" in means and step > config.alignment.pretrain_steps:
+        errors["action"] = means["action_error"]
+    if recalls := [value for name, value in means.items() if name.startswith("recall/")]:
+        errors["retrieval"] = 1 - float(np.mean(recalls))
+    if config.select_by == "hsa":
+        errors["hsa"] = means["hsa"]
+    return errors
 
 
 def held_out_sampler(moments: Moments, config: TrainConfig) -> MomentSampler:
@@ -48,18 +169,17 @@ def held_out_sampler(moments: Moments, config: TrainConfig) -> MomentSampler:
     return MomentSampler(contact_moments(moments, config), size, config.contact_share, 0, 0, config.validation_batches)
 
 
-def health(model: AlignedPolicy, batch: MomentBatch) -> dict[str, torch.Tensor]:
+def health(model: AlignedPolicy, batch: MomentBatch, features: BatchFeatures) -> dict[str, Tensor]:
     """Return effective rank and spread of touch and region features over the valid pairs of a batch, by view."""
     if model.alignment is None or not model.aligns:
         return {}
-    encoded = model.see(batch)
-    values: dict[str, torch.Tensor] = {}
+    values: dict[str, Tensor] = {}
     for view in model.views:
         pairs = model.alignment.valid_pairs(batch, view)
         if pairs.sum() < FEWEST:
             continue
-        for side, features in (("touch", encoded.touches[view.sensor]), ("region", encoded.regions[view.key])):
-            vectors = features.vector[pairs]
+        for side, found in (("touch", features.touches[view.sensor]), ("region", features.regions[view.key])):
+            vectors = found.vector[pairs]
             values |= {f"rank/{side}/{view.key}": effective_rank(vectors), f"spread/{side}/{view.key}": spread(vectors)}
     return values
 

@@ -35,7 +35,7 @@ LIMITS = {
     "gradient-conflict": Limit("Cosine between the gradients of action and alignment", -0.3, -math.inf, form=".2f",
         why="the two losses pull the encoders in opposite directions"),
     "validation-spike": Limit("Validation loss divided by the best so far", 1.5, math.inf, form=".1f",
-        why="the run overfits or its learning rate is too high. The best weights are in best.pt"),
+        why="the run overfits or its learning rate is too high. The best weights are kept in checkpoints/"),
     "collapse": Limit("Rank and spread of the {} features of {}, divided by the collapse limits", 1.0, -math.inf,
         form=".2f",
         why="all features lie near one point or one line, so they cannot tell moments apart"),
@@ -73,16 +73,23 @@ class Watch:
             checks += [*self._flat(step), *self._starved(), *self._lonely()]
         return self._new(checks)
 
-    def validation(self, record: Mapping[str, float]) -> list[Check]:
-        """Return the checks that fail with a new validation record, each only once per run."""
-        checks = [*self._collapse(record), *self._spike(record["loss"]), *self._overfit(record)]
-        self._best = min(self._best, record["loss"])
+    def validation(self, record: Mapping[str, float], error: float | None = None) -> list[Check]:
+        """Return the checks that fail with a new validation record, each only once per run.
+
+        Args:
+            record: Values of the validation pass.
+            error: Error of the pass by the measure that selects weights; None: the pass is not judged by a measure.
+        """
+        checks = [*self._collapse(record), *self._overfit(record)]
+        if error is not None:
+            checks += self._spike(error)
+            self._best = min(self._best, error)
         return self._new(checks)
 
-    def _spike(self, loss: float) -> Iterator[Check]:
+    def _spike(self, error: float) -> Iterator[Check]:
         if 0 < self._best < math.inf:
-            ratio = loss / self._best
-            measured = f"{loss:.3f}, {ratio:.1f} times the best ({self._best:.3f})"
+            ratio = error / self._best
+            measured = f"{error:.3f}, {ratio:.1f} times the best ({self._best:.3f})"
             advice = "Lower the learning rates, or set patience to stop early"
             yield graded(LIMITS, "validation-spike", ratio, measured=measured, advice=advice)
 

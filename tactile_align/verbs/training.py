@@ -13,7 +13,8 @@ TRAIN_USAGE = """usage: tactile-align train CONFIG.toml [--resume] [--FIELD VALU
 
 Train ACT with the alignment loss HSA on HDF5 episodes. A flag overrides a field of the config: --hsa.temperature 0.08.
 tactile-align train CONFIG.toml --help lists all fields with their values in that config.
---resume continues a stopped run. --traceback shows where an error was raised."""
+--resume continues a stopped run; with a larger --steps it makes a finished run longer.
+--traceback shows where an error was raised."""
 
 
 def train(argv: Sequence[str]) -> int:

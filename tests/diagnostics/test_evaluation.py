@@ -229,7 +229,7 @@ def test_a_run_is_finished_after_its_last_step_or_when_its_patience_is_over(
 
 def test_held_out_episodes_without_contact_are_named(trained: tuple[TrainConfig, Data]) -> None:
     config, data = trained
-    run = LoadedRun.load(Path(config.out), config, data.held_out)
+    run = LoadedRun.load(Path(config.out), config, data.held_out, "retrieval")
     contact = data.held_out.touches["tactile1"].contact
     kept = contact.copy()
     contact[:] = np.False_
@@ -247,7 +247,7 @@ def test_held_out_batches_without_any_negative_are_no_test_and_said_to_be_none(
     config, data = trained
     apart = config.hsa.model_copy(update={"min_gap": 10_000})  # of the one held-out episode nothing negatives anything
     alone = config.model_copy(update={"hsa": apart})
-    run = LoadedRun(LoadedRun.load(Path(config.out), config, data.held_out).model, data.held_out, alone)
+    run = LoadedRun(LoadedRun.load(Path(config.out), config, data.held_out, "retrieval").model, data.held_out, alone)
     loss = held_out_loss(run, pair_features(run, KEY))
     assert (loss.hsa, loss.chance) == (0, 0)
     view = evaluate(config.out, data=data, progress=False).views[KEY]

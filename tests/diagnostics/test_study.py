@@ -123,7 +123,7 @@ def test_a_smoke_run_goes_through_and_is_not_run_twice(smoke: Path) -> None:
 def test_all_readouts_of_a_run_come_in_one_call(smoke: Path) -> None:
     config = config_of(smoke, ROWS["grid"], 0, PLANS["smoke"])
     data = load_data(config, progress=False)
-    run = LoadedRun.load(Path(config.out), config, data.held_out)
+    run = LoadedRun.load(Path(config.out), config, data.held_out, "retrieval")
     found = view_readouts(run, "left_wrist-tactile1", gallery=8)
     galleries = found.galleries
     assert set(galleries) == {"contact only", "cross-episode", "same episode with a gap", "regions of the same image"}

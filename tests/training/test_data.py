@@ -50,7 +50,9 @@ def test_what_is_no_whole_checkpoint_is_named_without_torchs_advice_to_run_its_c
             load_checkpoint(path)
 
 
-@pytest.mark.parametrize(("stated", "came"), [({}, "none"), ({"format": 1}, "1"), ({"format": 3}, "3")])
+@pytest.mark.parametrize(
+    ("stated", "came"), [({}, "none"), ({"format": 1}, "1"), ({"format": 2}, "2"), ({"format": 4}, "4")]
+)
 def test_a_checkpoint_of_another_version_is_refused_in_one_sentence(
     tmp_path: Path, stated: dict[str, int], came: str
 ) -> None:

@@ -16,7 +16,7 @@ from tactile_align.moments.augment import augment
 from tactile_align.moments.normalisation import Statistics
 from tactile_align.policies.act import ACT
 from tactile_align.policies.alignment import Alignment
-from tactile_align.policies.checkpoint import latest_checkpoint, load_checkpoint
+from tactile_align.policies.checkpoint import latest_checkpoint, load_checkpoint, load_tensors
 from tactile_align.training.data import load_data
 from tactile_align.training.logs import read_metrics
 from tactile_align.training.loop import build_model, make_trainer, train, validate
@@ -55,7 +55,7 @@ def test_statistics_come_from_training_episodes_only(small_config: Maker) -> Non
 def test_a_resumed_run_equals_one_that_never_stopped_bit_for_bit(small_config: Maker, tmp_path: Path) -> None:
     whole = train(small_config("whole"), progress=False)
     shutil.copytree(whole, tmp_path / "resumed")
-    for late in ("step_00000006.pt", "best.pt"):
+    for late in ("step_00000006.pt", "best_action.safetensors"):
         (tmp_path / "resumed" / "checkpoints" / late).unlink(missing_ok=True)
     resumed = train(small_config("resumed", workers=1), resume=True, progress=False)
     a, b = (load_checkpoint(latest_checkpoint(run / "checkpoints")) for run in (whole, resumed))
@@ -170,7 +170,7 @@ def test_12_a_batch_without_negatives_stops_training(small_config: Maker) -> Non
         train(small_config(batch_size=1, contact_share=1.0), progress=False)
 
 
-def test_14_the_best_checkpoint_is_that_of_the_smallest_whole_validation_pass(small_config: Maker) -> None:
+def test_14_the_best_weights_are_those_of_the_smallest_whole_validation_pass(small_config: Maker) -> None:
     # Rates at which the loss soon goes up again: the best is neither the last nor what a running mean would say.
     rates = {"lr": 0.02, "lr_tower": 0.02, "lr_head": 0.02, "lr_temperature": 0.02, "warmup_steps": 0}
     free = {"kl_weight": 0.0}
@@ -178,17 +178,17 @@ def test_14_the_best_checkpoint_is_that_of_the_smallest_whole_validation_pass(sm
     data = load_data(config, progress=False)
     out = train(config, data=data, progress=False)
     records = read_metrics(out / "metrics.jsonl")
-    losses = {r["step"]: r["loss"] for r in records if r["kind"] == "validation"}
-    smallest = min(losses, key=lambda step: losses[step])
-    assert smallest < max(losses)
-    best = load_checkpoint(out / "checkpoints" / "best.pt")
-    assert (best["step"], best["best"]) == (smallest, losses[smallest])
+    errors = {r["step"]: r["action_error"] for r in records if r["kind"] == "validation"}
+    smallest = min(errors, key=lambda step: errors[step])
+    assert smallest < max(errors)
+    best = load_checkpoint(out / "checkpoints" / "best_action.safetensors")
+    assert (best["step"], best["measure"], best["value"]) == (smallest, "action", errors[smallest])
     model = build_model(config, data.train)
-    for step, loss in losses.items():  # the very pass that metrics.jsonl tells of, from the weights alone
-        model.load_state_dict(load_checkpoint(out / "checkpoints" / f"step_{step:08d}.pt")["model"])
-        assert validate(model, data.held_out, config, torch.device("cpu"))["loss"] == loss
-    model.load_state_dict(best["model"])
-    assert validate(model, data.held_out, config, torch.device("cpu"))["loss"] == min(losses.values())
+    for step, error in errors.items():  # the very pass that metrics.jsonl tells of, from the weights alone
+        load_tensors(model, load_checkpoint(out / "checkpoints" / f"step_{step:08d}.pt")["model"])
+        assert validate(model, data.held_out, config, torch.device("cpu"))["action_error"] == error
+    load_tensors(model, best["model"])
+    assert validate(model, data.held_out, config, torch.device("cpu"))["action_error"] == min(errors.values())
 
 
 def test_a_second_run_into_the_same_folder_is_refused(small_config: Maker) -> None:
@@ -262,7 +262,8 @@ def test_a_rank_is_the_mean_over_the_batches_that_have_one(small_config: Maker) 
     for indices in held_out_sampler(data.held_out, config):
         batch = augment(data.held_out.batch(indices), config.augment)
         with torch.no_grad():
-            ranks += [float(value) for name, value in health(model.eval(), batch).items() if name == key]
+            features = model.eval().see(batch)
+            ranks += [float(value) for name, value in health(model, batch, features).items() if name == key]
     assert 0 < len(ranks) < 10  # some batches have too few pairs
     found = validate(model, data.held_out, config, torch.device("cpu"))
     assert found[key] == pytest.approx(np.mean(ranks), rel=1e-6)

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from tactile_align.config.train import TrainConfig
-from tactile_align.policies.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
+from tactile_align.policies.checkpoint import latest_checkpoint, load_checkpoint, save_best, save_checkpoint
 from tactile_align.training.logs import read_metrics
 from tactile_align.training.loop import train
 from tests.processes import start
@@ -24,7 +24,9 @@ def save_for_ever(folder: Path, first: int) -> None:
     state = {"model": {f"w{i}": torch.randn(64, 1024) for i in range(8)}, "optimiser": {}}
     for step in range(first, 10**6):
         whole = {**state, "step": step}
-        save_checkpoint(folder, whole, 2, whole if step % 3 == 0 else None)
+        save_checkpoint(folder, whole, 2)
+        if step % 3 == 0:
+            save_best(folder, {"model": state["model"], "step": step, "measure": "action", "value": 0.5})
 
 
 def train_quietly(config: TrainConfig) -> None:
@@ -39,7 +41,7 @@ def test_kill_9_at_twenty_random_moments_leaves_only_checkpoints_that_load(tmp_p
         time.sleep(rng.uniform(0.0, 0.4))
         saving.kill()
         saving.join()
-        left = [path for path in tmp_path.glob("*.pt") if not path.name.startswith(".")]
+        left = [path for path in tmp_path.iterdir() if not path.name.startswith(".")]
         for path in left:
             kept += load_checkpoint(path)["model"]["w7"].shape == (64, 1024)
     assert kept >= 20
@@ -64,15 +66,22 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint(small_config: Maker) -> N
 def test_a_full_disk_leaves_the_last_good_checkpoint_and_says_so(tmp_path: Path) -> None:
     resource = pytest.importorskip("resource", reason="limits on file sizes are a Unix thing")
     state = {"model": {"w": torch.randn(512, 512)}, "step": 1}
-    save_checkpoint(tmp_path, state, 1, state)
+    save_checkpoint(tmp_path, state, 1)
+    best = {**state, "measure": "action", "value": 0.5}
+    save_best(tmp_path, best)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, hard))  # what may still be written, as on a full disk
     try:
         with pytest.raises(OSError, match=r"step_00000002\.pt: .*could not .*Last good checkpoint: step_00000001\.pt"):
-            save_checkpoint(tmp_path, {**state, "step": 2}, 1, None)
+            save_checkpoint(tmp_path, {**state, "step": 2}, 1)
+        with pytest.raises(
+            OSError, match=r"best_action\.safetensors: .*could not .*Last good checkpoint: step_00000001"
+        ):
+            save_best(tmp_path, {**best, "step": 2})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["best.pt", "step_00000001.pt"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["best_action.safetensors", "step_00000001.pt"]
+    assert load_checkpoint(tmp_path / "best_action.safetensors")["step"] == 1
     assert load_checkpoint(tmp_path / "step_00000001.pt")["model"]["w"].shape == (512, 512)
 
 
@@ -145,6 +154,9 @@ def test_a_run_killed_before_its_first_checkpoint_or_in_the_middle_of_a_line_goe
 def test_the_newest_checkpoints_and_the_best_are_kept(tmp_path: Path) -> None:
     for step in range(1, 6):
         state = {"model": {}, "step": step}
-        save_checkpoint(tmp_path, state, 2, state if step == 3 else None)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["best.pt", "step_00000004.pt", "step_00000005.pt"]
-    assert load_checkpoint(tmp_path / "best.pt")["step"] == 3
+        save_checkpoint(tmp_path, state, 2)
+        if step == 3:
+            save_best(tmp_path, {**state, "measure": "action", "value": 0.5})
+    kept = ["best_action.safetensors", "step_00000004.pt", "step_00000005.pt"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == kept
+    assert load_checkpoint(tmp_path / kept[0])["step"] == 3

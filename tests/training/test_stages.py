@@ -139,7 +139,9 @@ def mean_of_start(config: TrainConfig) -> torch.Tensor:
 
 def test_the_best_checkpoint_holds_the_running_mean_that_was_validated(small_config: Maker) -> None:
     out = train(small_config(steps=3, optimiser={"ema": 0.9}), progress=False)
-    best, last = (load_checkpoint(out / "checkpoints" / name) for name in ("best.pt", "step_00000003.pt"))
+    best, last = (
+        load_checkpoint(out / "checkpoints" / name) for name in ("best_action.safetensors", "step_00000003.pt")
+    )
     assert all(torch.equal(best["model"][n], last["mean"]["tensors"][n]) for n in best["model"])
     assert not torch.equal(best["model"]["touch_to_act.weight"], last["model"]["touch_to_act.weight"])
 
@@ -148,9 +150,9 @@ def test_training_stops_when_validation_gets_no_better(small_config: Maker) -> N
     frozen = {"lr": 1e-12, "lr_tower": 1e-12, "lr_head": 1e-12, "lr_temperature": 1e-12, "warmup_steps": 0}
     out = train(small_config(steps=40, optimiser=frozen, validate_every=2, patience=2), progress=False)
     held_out = [r for r in read_metrics(out / "metrics.jsonl") if r["kind"] == "validation"]
-    losses = [r["loss"] for r in held_out]
-    assert held_out[-1]["step"] < 40
-    assert min(losses) == losses[-3] and load_checkpoint(out / "checkpoints" / "best.pt")["best"] == min(losses)
+    errors = [r["action_error"] for r in held_out]
+    assert held_out[-1]["step"] < 40 and min(errors) == errors[-3]
+    assert load_checkpoint(out / "checkpoints" / "best_action.safetensors")["value"] == min(errors)
 
 
 def test_the_gradient_cosine_is_logged_and_changes_nothing(small_config: Maker) -> None:

@@ -32,7 +32,7 @@ def health(touch: tuple[float, float] = (6.0, 0.5), region: tuple[float, float] 
 def reported(watch: Watch, kind: str, records: list[dict[str, Any]], every: int = 10) -> list[tuple[int, Check]]:
     """Return each check with its step."""
     steps = range(every, (len(records) + 1) * every, every)
-    looks = watch.train if kind == "train" else lambda _, record: watch.validation(record)
+    looks = watch.train if kind == "train" else lambda _, record: watch.validation(record, record["loss"])
     return [(step, check) for step, record in zip(steps, records, strict=True) for check in looks(step, record)]
 
 

@@ -203,15 +203,13 @@ def draw_maps(
     # Imported here because importing torch takes seconds and the other pictures do not need it.
     from tactile_align.config.train import load_config
     from tactile_align.policies.build import LoadedRun
-    from tactile_align.policies.checkpoint import BEST, load_checkpoint
     from tactile_align.training.data import load_data
 
     folder = Path(run)
     config = load_config(folder / "config.toml")
     given = data or load_data(config, progress=False)
-    step = int(load_checkpoint(folder / "checkpoints" / BEST)["step"])
-    after = LoadedRun.load(folder, config, given.held_out)
-    runs = {0: LoadedRun.untrained(config, given.held_out), step: after}
+    after = LoadedRun.load(folder, config, given.held_out, "retrieval")
+    runs = {0: LoadedRun.untrained(config, given.held_out), after.step: after}
     pictures: dict[str, np.ndarray] = {}
     keys = [view.key for view in after.model.views]
     for key in keys:

@@ -85,7 +85,7 @@ class BlindValidation(AlignedPolicy):
         found = super().losses(*args, **options)
         if self.training:
             return found
-        return Losses(found.action, None, {n: v for n, v in found.log.items() if "hsa" not in n})
+        return found._replace(alignment=None, log={n: v for n, v in found.log.items() if "hsa" not in n})
 
 
 class NormalisesAgain(nn.Module):
