@@ -1,4 +1,4 @@
-"""Evaluation of a finished run on its held-out episodes: retrieval with baselines, read-outs and action error."""
+"""Evaluation of a finished run on its test episodes: retrieval with baselines, read-outs and action error."""
 
 from pathlib import Path
 
@@ -32,26 +32,29 @@ GALLERY = 64
 
 
 def evaluate(run: str | Path, *, data: Data | None = None, progress: bool = True, processes: int = 1) -> Summary:
-    """Return the results of a run's best checkpoint on the held-out episodes, and write them to RUN/summary.json.
+    """Return the results of a run's best checkpoint on the run's test episodes, and write them to RUN/summary.json.
+
+    A run without a test part is judged on its held-out episodes, on which the checkpoint was selected. Episodes,
+    statistics and rigs are those with which the run was trained, whatever the folders of [[data]] contain now.
 
     If the run folder does not contain the opening-only baseline, the baseline is trained first. It has the same loss,
     steps, batches and negatives as the run, but an MLP on the gripper's opening replaces the image region.
 
     Args:
         run: The run folder.
-        data: Data already loaded for the run's config; None loads the data.
+        data: The run's data, if the caller has loaded them; None: they are loaded here.
         progress: Show progress bars on stderr.
         processes: Number of processes that prepare episodes.
 
     Raises:
         FactError, FileNotFoundError: The folder contains no run.
         InputError: The training of the baseline was stopped; the next call resumes it. Or no held-out moment of a view
-            has both a box and a contact.
+            has both a box and a contact. Or an episode of the run is missing or changed.
     """
     folder = Path(run)
     config = load_config(folder / "config.toml")
-    data = data or load_data(config, processes, progress)
-    loaded = LoadedRun.load(folder, config, data.held_out)
+    data = data or load_data(config, processes, progress, folder)
+    loaded = LoadedRun.load(folder, config, data.judged)
     views: dict[str, ViewSummary] = {}
     reading = None
     if loaded.model.aligns:
@@ -59,11 +62,11 @@ def evaluate(run: str | Path, *, data: Data | None = None, progress: bool = True
         if config.region == "box":
             baseline_config = opening_only(config)
             train_to_the_end(baseline_config, data, progress)
-            baseline = LoadedRun.load(Path(baseline_config.out), baseline_config, data.held_out)
+            baseline = LoadedRun.load(Path(baseline_config.out), baseline_config, data.judged)
         views = {view.key: _view_summary(loaded, baseline, view.key) for view in loaded.model.views}
         reading = _readings(data, config)
     error = None if loaded.model.act is None else action_error(loaded)
-    summary = Summary(folder.name, _encoder_name(loaded.model), views, reading, error)
+    summary = Summary(folder.name, _encoder_name(loaded.model), data.judged_on, views, reading, error)
     write_text_atomically(folder / "summary.json", json_of(summary))
     return summary
 

@@ -281,7 +281,7 @@ def _run(folder: Path, row: Row, config: TrainConfig, plan: Plan, processes: int
     started = any((Path(config.out) / "checkpoints").glob("step_*.pt"))
     train_to_the_end(config, data, progress)
     minutes = (time.process_time() - began) / 60
-    loaded = LoadedRun.load(Path(config.out), config, data.held_out)
+    loaded = LoadedRun.load(Path(config.out), config, data.judged)
     features = pair_features(loaded, loaded.model.views[0].key)
     tau, w, episode, contact = (features[name] for name in ("h_tau", "h_w", "episode", "contact"))
     towers = loaded.alignment.towers

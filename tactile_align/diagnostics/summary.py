@@ -188,7 +188,7 @@ class ViewSummary(Readouts):
 
 @dataclass(frozen=True)
 class ActionError:
-    """Mean absolute action error on held-out episodes, robot units.
+    """Mean absolute action error on the judged episodes, robot units.
 
     Attributes:
         per_column: Error by action column, over all steps of the chunk.
@@ -210,6 +210,8 @@ class Summary:
     Attributes:
         run: Name of the run folder.
         encoder: Names of the encoders.
+        judged_on: Episodes of all results. test: episodes that neither training nor selection used. held-out: the
+            episodes on which the checkpoint was selected, so that the results are too good on average.
         views: Results by key of the view; empty if the run has no alignment.
         opening_reading: Kind of the gripper readings, "measured" or "commanded"; None without views.
         action_error: Action error; None if the run trained no policy.
@@ -217,18 +219,25 @@ class Summary:
 
     run: str
     encoder: str
+    judged_on: Literal["test", "held-out"]
     views: dict[str, ViewSummary] = field(default_factory=dict)
     opening_reading: str | None = None
     action_error: ActionError | None = None
+
+    @property
+    def episodes_text(self) -> str:
+        """The episodes of the results in words, with a warning if they also served for selection."""
+        return "test episodes" if self.judged_on == "test" else "held-out episodes (selected on these episodes)"
 
     def text(self) -> str:
         """Return the results as a text table, with chance and the opening-only baseline for comparison."""
         lines = [f"run {self.run}, encoders: {self.encoder}"]
         for key, view in self.views.items():
-            lines += ["", f"view {key}: {view.contacts} held-out contacts, {view.moments} moments", *view_lines(view)]
+            lines += ["", f"view {key}: {view.contacts} contacts, {view.moments} moments of {self.episodes_text}"]
+            lines += view_lines(view)
         if self.action_error is not None:
             policy, still = self.action_error.per_column, self.action_error.standing_still_per_column
-            lines += ["", "mean absolute action error on held-out episodes, robot units, per column:"]
+            lines += ["", f"mean absolute action error on {self.episodes_text}, robot units, per column:"]
             lines.append("  policy          " + " ".join(f"{value:.4f}" for value in policy))
             if still is not None:
                 lines.append("  standing still  " + " ".join(f"{value:.4f}" for value in still))
@@ -285,7 +294,7 @@ def view_lines(view: ViewSummary) -> Iterator[str]:
             at = _with_interval(recall.at[1], recall.interval[1])
             yield _recall_line(f"{kind}, {direction}", at, recall.at, recall.median_rank)
     yield _recall_line("chance", f"{both.chance[1]:.3f}", both.chance, (both.gallery + 1) / 2)
-    yield f"gallery of {both.gallery}, one moment per contact, {both.episodes} held-out episodes"
+    yield f"gallery of {both.gallery}, one moment per contact, {both.episodes} episodes"
     yield ""
     yield from readout_lines(view)
 

@@ -1,7 +1,9 @@
 """Contents of a training checkpoint, and resuming from a checkpoint."""
 
+import json
 import math
 import tomllib
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
@@ -13,7 +15,7 @@ from tactile_align.config.train import TrainConfig, config_text
 from tactile_align.errors import InputError
 from tactile_align.facts import parse
 from tactile_align.policies.checkpoint import latest_checkpoint, load_checkpoint, load_weights, save_checkpoint
-from tactile_align.training.data import stream_sizes
+from tactile_align.training.data import PARTS, Data, EpisodeLists, rig_file, stream_sizes
 from tactile_align.training.step import Trainer
 
 MACHINE = {"cache", "workers", "threads", "device", "packed"}
@@ -21,6 +23,7 @@ RECORDS = {"out", "save_every", "keep_last", "validate_every", "log", "patience"
 FREE = MACHINE | RECORDS
 """Config entries that may differ when a run is resumed, because the results of a step do not depend on them."""
 WHOLE = ("model", "optimiser", "schedule", "mean", "step", "best", "stale", "rng", "config")
+WHOLE += ("statistics", "rigs", "episodes")
 
 
 @dataclass
@@ -54,6 +57,7 @@ def save(trainer: Trainer, course: Progress, folder: Path, improved: bool) -> No
         "config": config_text(t.config),
         "statistics": t.data.statistics.model_dump_json(),
         "rigs": [rig.model_dump_json() for rig in t.data.rigs],
+        "episodes": t.data.episodes.model_dump_json(),
         "sizes": {name: list(size) for name, size in stream_sizes(t.data.train).items()},
         "versions": {"torch": str(torch.__version__), "tactile-align": package_version("tactile-align")},
     }
@@ -68,8 +72,8 @@ def resumed(trainer: Trainer, out: Path) -> Progress:
 
     Raises:
         FileNotFoundError: The folder contains no run.
-        InputError: The run was trained with another config, and the message lists each entry that differs. Or the
-            checkpoint is damaged or incomplete.
+        InputError: The run was trained with another config or with other data, and the message lists each entry,
+            episode, statistic and part of a rig that differs. Or the checkpoint is damaged or incomplete.
     """
     folder = out / "checkpoints"
     if (out / "metrics.jsonl").is_file() and not any(folder.glob("step_*.pt")):
@@ -82,6 +86,7 @@ def resumed(trainer: Trainer, out: Path) -> Progress:
             f"Train into a new `out` instead"
         )
     _require_same(trainer.config, state["config"], path)
+    _require_same_data(trainer.data, state, path)
     load_weights(trainer.model, state, path)
     trainer.optimiser.load_state_dict(state["optimiser"])
     trainer.schedule.load_state_dict(state["schedule"])
@@ -111,6 +116,39 @@ def _require_same(config: TrainConfig, stored: str, path: Path) -> None:
             f"{'; '.join(f'{n} was {then[n]}, is now {now[n]}' for n in changed)[:400]}. "
             f"Restore these entries, or train into a new `out`"
         )
+
+
+def _require_same_data(data: Data, state: dict[str, Any], path: Path) -> None:
+    then = EpisodeLists.model_validate_json(state["episodes"]).parts
+    changes = []
+    for part, entries in data.episodes.parts.items():
+        before, now = ({(e.hash, e.data): str(e) for e in listed} for listed in (then[part], entries))
+        gone = [f"{before[key]} left the {PARTS[part]} episodes" for key in before.keys() - now.keys()]
+        come = [f"{now[key]} is new among the {PARTS[part]} episodes" for key in now.keys() - before.keys()]
+        changes += sorted(gone) + sorted(come)
+        if not gone and not come and list(before) != list(now):
+            changes.append(f"the {PARTS[part]} episodes have another order, because files were renamed")
+    old, new = json.loads(state["statistics"]), data.statistics.model_dump(mode="json")
+    changes += [f"statistics.json: {name}" for name in new if old.get(name) != new[name]]
+    for number, (stored, rig) in enumerate(zip(state["rigs"], data.rigs, strict=True)):
+        changes += [f"{rig_file(number)}: {key}" for key in _differing(json.loads(stored), rig.model_dump(mode="json"))]
+    if changes:
+        more = f"; and {len(changes) - 8} more" if len(changes) > 8 else ""
+        raise InputError(
+            f"{path}: a resumed run must have the same data as before, but these changed: {'; '.join(changes[:8])}"
+            f"{more}. Restore the episodes and the rig, or train into a new `out`"
+        )
+
+
+def _differing(before: Any, now: Any, key: str = "") -> Iterator[str]:
+    """Yield the dotted keys at which two rigs differ; the verdict of `verify` does not change any box."""
+    if key == "verified" or before == now:
+        return
+    if isinstance(before, dict) and isinstance(now, dict):
+        for name in {**before, **now}:
+            yield from _differing(before.get(name), now.get(name), f"{key}.{name}".strip("."))
+    else:
+        yield key
 
 
 def package_version(name: str) -> str:
