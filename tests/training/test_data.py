@@ -147,7 +147,7 @@ def test_a_resumed_run_refuses_other_episodes_other_statistics_and_another_rig_b
     train(longer, resume=True, progress=False)
     recording(regrasp_folder, folder, 3)
     with pytest.raises(
-        InputError, match=r"episode_init_\d\.hdf5 (is new among|left) the .* episodes.*statistics\.json"
+        InputError, match=r"init_\d\.hdf5 (is new among|left) the .* episodes.*statistics\.json"
     ):
         train(longer, resume=True, progress=False)
     (folder / "episode_init_3.hdf5").unlink()
@@ -171,7 +171,8 @@ def test_the_test_part_is_judged_and_neither_trained_on_nor_validated(
     monkeypatch.setattr(sampling, "FEWEST_TEST", 1)
     config = acting(recording(regrasp_folder, tmp_path / "data", 0, 1, 2, 3), test=0.25)
     data = load_data(config, progress=False)
-    assert [len(names) for names in names_of(data)] == [2, 1, 1] and len(set(sum(names_of(data), []))) == 4
+    assert [len(names) for names in names_of(data)] == [2, 1, 1]
+    assert len({name for names in names_of(data) for name in names}) == 4
     assert data.judged is data.test and data.judged_on == "test"
     summary = evaluate(train(config, data=data, progress=False), progress=False)
     assert summary.action_error is not None and summary.action_error.moments == len(data.judged)
