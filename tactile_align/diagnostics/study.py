@@ -214,7 +214,7 @@ def study(
     Args:
         out: Folder of the study, for recordings, runs and table.
         rows: Names of rows, or of groups of rows. table: the main comparison. ablations: changes of the best row.
-        seeds: Seeds; each row has one run per seed. The seed also determines which episodes are held out.
+        seeds: Seeds; each row has one run per seed, and all runs are judged on the same episodes.
         size: Size of the study. full: the complete study. smoke: a test of about one minute that all parts work.
         processes: Number of processes that record and prepare episodes.
         threads: Number of torch threads of a run.

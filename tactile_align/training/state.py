@@ -22,8 +22,8 @@ MACHINE = {"cache", "workers", "threads", "device", "packed"}
 RECORDS = {"out", "save_every", "keep_last", "validate_every", "log", "patience"}
 FREE = MACHINE | RECORDS
 """Config entries that may differ when a run is resumed, because the results of a step do not depend on them."""
-WHOLE = ("model", "optimiser", "schedule", "mean", "step", "best", "stale", "rng", "config")
-WHOLE += ("statistics", "rigs", "episodes")
+RUN = ("config", "statistics", "rigs", "episodes")
+WHOLE = ("model", "optimiser", "schedule", "mean", "step", "best", "stale", "rng", *RUN)
 
 
 @dataclass

@@ -146,9 +146,7 @@ def test_a_resumed_run_refuses_other_episodes_other_statistics_and_another_rig_b
     longer = config.model_copy(update={"validate_every": 1})
     train(longer, resume=True, progress=False)
     recording(regrasp_folder, folder, 3)
-    with pytest.raises(
-        InputError, match=r"init_\d\.hdf5 (is new among|left) the .* episodes.*statistics\.json"
-    ):
+    with pytest.raises(InputError, match=r"init_\d\.hdf5 (is new among|left) the .* episodes.*statistics\.json"):
         train(longer, resume=True, progress=False)
     (folder / "episode_init_3.hdf5").unlink()
     moved(folder / "rig.toml")
