@@ -201,7 +201,7 @@ Both encoders started from random weights (SCRATCH). The demo took {minutes:.1f}
 
 verify: {json.dumps(dict(verdicts))}
 
-## Did touch and sight align? (held-out episodes, {view.contacts} contacts)
+## Did touch and sight align? ({view.contacts} contacts of {summary.episodes_text})
 
 | | value | compare with |
 |---|---|---|
@@ -209,9 +209,9 @@ verify: {json.dumps(dict(verdicts))}
 | R@1 of {box.gallery} (SCRATCH) | {box.at[1]:.3f} [{low:.3f}, {high:.3f}] | chance {1 / box.gallery:.3f} |
 | R@1 of the gripper's opening alone | {opening.at[1]:.3f} [{o_low:.3f}, {o_high:.3f}] | R@1 above must be higher |
 
-Intervals: 95 %, bootstrap over {box.episodes} held-out episodes. A gallery contains at most one moment per contact.
+Intervals: 95 %, bootstrap over {box.episodes} episodes. A gallery contains at most one moment per contact.
 
-## Does the policy act?
+## Does the policy act? ({summary.episodes_text})
 
 The mean absolute action error is {np.mean(error.per_column):.4f}, over joints (rad) and gripper (share of its stroke).
 A policy that stands still has an error of {np.mean(error.standing_still_per_column):.4f}.

@@ -13,6 +13,7 @@ _ORIGINAL: dict[str, Any] = {
     "validate_every": 500,
     "save_every": 10000,
     "held_out": 0.02,
+    "test": 0,
     "optimiser": {"lr": 2e-5, "lr_backbone": 2e-5, "lr_tower": 2e-5, "lr_head": 2e-5},
     "policy": {"chunk_size": 45, "d_model": 512, "ffn_dim": 3200, "kl_weight": 10.0},
 }

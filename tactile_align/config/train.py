@@ -150,6 +150,13 @@ class TrainConfig(Strict):
     held_out: Annotated[float, Field(gt=0)] = 0.1
     """Episodes that are held out for validation. Below 1: a fraction of all episodes. 1 or more: a number of
     episodes."""
+    test: Annotated[float, Field(ge=0)] = 0.1
+    """Episodes that are neither trained on nor used for selection; `evaluate` judges on them. Below 1: a fraction of
+    all episodes, at least 4 episodes, and no test part with fewer than 20 episodes. 1 or more: a number of episodes. 0:
+    no test part, so `evaluate` judges on the held-out episodes."""
+    split_seed: int = 0
+    """Random seed of the split into training, held-out and test episodes. Runs with other `seed` and equal `split_seed`
+    are judged on the same episodes."""
     seed: int = 0
     """Random seed of the initial weights and of the order of the training data."""
     validate_every: Annotated[int, Field(ge=1)] = 500

@@ -1,5 +1,6 @@
 """Episodes opened for reading. Frames are read one at a time and are always returned as RGB."""
 
+import hashlib
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -195,6 +196,24 @@ class Episode:
         """Return the (T, ...) array at `key`, one of the paths in `carried`."""
         rows = [HANDLES.read_row(self._stamp, self._carried[key], t) for t in range(len(self))]
         return np.stack(rows)
+
+    def content_hash(self) -> str:
+        """Return the SHA-256 of the recording, which does not depend on the path of the file.
+
+        It covers joints, actions, the frame rate, the number of steps, and the first, middle and last frame of each
+        camera and touch stream as stored.
+
+        Raises:
+            EpisodeError: One of the frames cannot be read.
+        """
+        digest = hashlib.sha256(repr((self.qpos.shape, self.action.shape, self.fps)).encode())
+        digest.update(self.qpos.tobytes())
+        digest.update(self.action.tobytes())
+        for name in sorted(self._streams):
+            digest.update(name.encode())
+            for t in sorted({0, len(self) // 2, len(self) - 1}):
+                digest.update(self._row(name, t).tobytes())
+        return digest.hexdigest()
 
     def _index(self, t: int) -> int:
         if not 0 <= t < len(self):

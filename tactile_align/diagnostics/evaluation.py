@@ -1,4 +1,4 @@
-"""Evaluation of a finished run on its held-out episodes: retrieval with baselines, read-outs and action error."""
+"""Evaluation of a finished run on its test episodes: retrieval with baselines, read-outs and action error."""
 
 import logging
 import time
@@ -49,7 +49,10 @@ def evaluate(
     processes: int = 1,
     baseline_rates: Sequence[float] = BASELINE_RATES,
 ) -> Summary:
-    """Return the results of a run on the held-out episodes, and write them to RUN/summary.json.
+    """Return the results of a run on its test episodes, and write them to RUN/summary.json.
+
+    A run without a test part is judged on its held-out episodes, on which the checkpoint was selected. Episodes,
+    statistics and rigs are those with which the run was trained, whatever the folders of [[data]] contain now.
 
     Retrieval and the other read-outs are those of the weights with the best held-out retrieval, action errors those of
     the weights with the smallest held-out action error; see `TrainConfig.select_by`.
@@ -59,7 +62,7 @@ def evaluate(
 
     Args:
         run: The run folder.
-        data: Data already loaded for the run's config; None loads the data.
+        data: The run's data, if the caller has loaded them; None: they are loaded here.
         progress: Show progress bars on stderr.
         processes: Number of processes that prepare episodes.
         baseline_rates: Learning rates of the baseline's new layers; each is a training of its own. Empty: no baseline.
@@ -67,12 +70,13 @@ def evaluate(
     Raises:
         FactError, FileNotFoundError: The folder contains no run.
         InputError: The training of the baseline was stopped; the next call resumes it. Or no held-out moment of a view
-            has both a box and a contact. Or the baseline diverged at every rate.
+            has both a box and a contact. Or the baseline diverged at every rate. Or an episode of the run is missing or
+            changed.
     """
     folder = Path(run)
     config = load_config(folder / "config.toml")
-    data = data or load_data(config, processes, progress)
-    loaded = LoadedRun.load(folder, config, data.held_out, "retrieval")
+    data = data or load_data(config, processes, progress, folder)
+    loaded = LoadedRun.load(folder, config, data.judged, "retrieval")
     weights = {}
     views: dict[str, ViewSummary] = {}
     reading = None
@@ -82,15 +86,15 @@ def evaluate(
         if config.region == "box" and baseline_rates:
             trials = baseline_trials(config, data, baseline_rates, progress)
             best = opening_only(config, best_trial(trials).rate)
-            baseline = LoadedRun.load(Path(best.out), best, data.held_out, "retrieval")
+            baseline = LoadedRun.load(Path(best.out), best, data.judged, "retrieval")
         views = {view.key: _view_summary(loaded, baseline, view.key, trials) for view in loaded.model.views}
         reading = _readings(data, config)
         weights["retrieval"] = loaded.selected
     error = None
     if loaded.model.act is not None:
-        acting = LoadedRun.load(folder, config, data.held_out, "action")
+        acting = LoadedRun.load(folder, config, data.judged, "action")
         error, weights["action"] = action_error(acting), acting.selected
-    summary = Summary(folder.name, _encoder_name(loaded.model), views, reading, error, weights)
+    summary = Summary(folder.name, _encoder_name(loaded.model), data.judged_on, views, reading, error, weights)
     write_text_atomically(folder / "summary.json", json_of(summary))
     return summary
 

@@ -214,7 +214,7 @@ def study(
     Args:
         out: Folder of the study, for recordings, runs and table.
         rows: Names of rows, or of groups of rows. table: the main comparison. ablations: changes of the best row.
-        seeds: Seeds; each row has one run per seed. The seed also determines which episodes are held out.
+        seeds: Seeds; each row has one run per seed, and all runs are judged on the same episodes.
         size: Size of the study. full: the complete study. smoke: a test of about one minute that all parts work.
         processes: Number of processes that record and prepare episodes.
         threads: Number of torch threads of a run.
@@ -281,7 +281,7 @@ def _run(folder: Path, row: Row, config: TrainConfig, plan: Plan, processes: int
     started = any((Path(config.out) / "checkpoints").glob("step_*.pt"))
     train_to_the_end(config, data, progress)
     minutes = (time.process_time() - began) / 60
-    loaded = LoadedRun.load(Path(config.out), config, data.held_out, "retrieval")
+    loaded = LoadedRun.load(Path(config.out), config, data.judged, "retrieval")
     features = pair_features(loaded, loaded.model.views[0].key)
     tau, w, episode, contact = (features[name] for name in ("h_tau", "h_w", "episode", "contact"))
     towers = loaded.alignment.towers

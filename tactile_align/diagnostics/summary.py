@@ -226,7 +226,7 @@ class ViewSummary(Readouts):
 
 @dataclass(frozen=True)
 class ActionError:
-    """Mean absolute action error on held-out episodes, robot units.
+    """Mean absolute action error on the judged episodes, robot units.
 
     Attributes:
         per_column: Error by action column, over all steps of the chunk.
@@ -248,6 +248,8 @@ class Summary:
     Attributes:
         run: Name of the run folder.
         encoder: Names of the encoders.
+        judged_on: Episodes of all results. test: episodes that neither training nor selection used. held-out: the
+            episodes on which the checkpoint was selected, so that the results are too good on average.
         views: Results by key of the view; empty if the run has no alignment.
         opening_reading: Kind of the gripper readings, "measured" or "commanded"; None without views.
         action_error: Action error; None if the run trained no policy.
@@ -256,21 +258,28 @@ class Summary:
 
     run: str
     encoder: str
+    judged_on: Literal["test", "held-out"]
     views: dict[str, ViewSummary] = field(default_factory=dict)
     opening_reading: str | None = None
     action_error: ActionError | None = None
     weights: dict[str, str] = field(default_factory=dict)
 
+    @property
+    def episodes_text(self) -> str:
+        """The episodes of the results in words, with a warning if they also served for selection."""
+        return "test episodes" if self.judged_on == "test" else "held-out episodes (selected on these episodes)"
+
     def text(self) -> str:
         """Return the results as a text table, with chance and the opening-only baseline for comparison."""
         lines = [f"run {self.run}, encoders: {self.encoder}"]
         for key, view in self.views.items():
-            title = f"view {key}: {view.contacts} held-out contacts, {view.moments} moments{self._weights('retrieval')}"
+            where = f"{view.contacts} contacts, {view.moments} moments of {self.episodes_text}"
+            title = f"view {key}: {where}{self._weights('retrieval')}"
             lines += ["", title, *view_lines(view)]
         if self.action_error is not None:
             policy, still = self.action_error.per_column, self.action_error.standing_still_per_column
             at = self._weights("action")
-            lines += ["", f"mean absolute action error on held-out episodes, robot units, per column{at}:"]
+            lines += ["", f"mean absolute action error on {self.episodes_text}, robot units, per column{at}:"]
             lines.append("  policy          " + " ".join(f"{value:.4f}" for value in policy))
             if still is not None:
                 lines.append("  standing still  " + " ".join(f"{value:.4f}" for value in still))
@@ -332,7 +341,7 @@ def view_lines(view: ViewSummary) -> Iterator[str]:
     yield _recall_line("chance", f"{both.chance[1]:.3f}", both.chance, (both.gallery + 1) / 2)
     if view.opening_only is not None and view.opening_only.trials:
         yield trials_line(view.opening_only.trials)
-    yield f"gallery of {both.gallery}, one moment per contact, {both.episodes} held-out episodes"
+    yield f"gallery of {both.gallery}, one moment per contact, {both.episodes} episodes"
     yield ""
     yield from readout_lines(view)
 

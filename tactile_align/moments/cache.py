@@ -24,7 +24,7 @@ from tactile_align.calibration.rig import Rig
 from tactile_align.datasets.episodes import Episode, EpisodeRef, open_episode
 from tactile_align.datasets.layout import load_layout
 from tactile_align.errors import InputError
-from tactile_align.files import clear_parts, part_of
+from tactile_align.files import clear_parts, part_of, read_text, write_text_atomically
 from tactile_align.kinematics.arm import Arm
 from tactile_align.moments.facts import moment_facts
 from tactile_align.moments.frames import frame_of, input_image, reference_of
@@ -99,8 +99,9 @@ def open_packed(path: Path, shape: tuple[int, int, int, int]) -> np.ndarray:
     )
 
 
-FORMAT = 3
+FORMAT = 4
 """Part of the key of a prepared episode. Raise it whenever the facts, frames or boxes of an episode change."""
+CONTENT = "content.sha256"  # file with the content hash of the episode
 REFERENCE = "reference/"  # prefix of facts that are one image for the whole episode
 _NO_ROOM = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
 
@@ -201,6 +202,7 @@ def _fill(job: Job, folder: Path) -> None:
         for entry in job.inputs if job.packed else ():
             frames = (input_frame(episode, entry, t, facts) for t in range(len(episode)))
             write_packed(folder / f"{entry.key}.npy", frames, (len(episode), entry.height, entry.width, 3))
+        write_text_atomically(folder / CONTENT, episode.content_hash())
     with (folder / "facts.npz").open("wb") as handle:
         np.savez(handle, **facts)  # type: ignore[arg-type]  # the stub does not accept a dict of arrays
         handle.flush()
@@ -210,6 +212,19 @@ def _fill(job: Job, folder: Path) -> None:
 def input_frame(episode: Episode, entry: Input, t: int, facts: dict[str, np.ndarray]) -> np.ndarray:
     """Return the image of an input at moment t, (height, width, 3) uint8; see `frame_of` and `input_image`."""
     return input_image(entry, frame_of(episode, entry, t, facts), lambda: facts[f"{REFERENCE}{entry.key}"])
+
+
+def content_hash_of(folder: Path) -> str:
+    """Return `Episode.content_hash` of the episode that is prepared in a folder of the cache.
+
+    Raises:
+        InputError: The file with the hash is missing or empty.
+    """
+    file = folder / CONTENT
+    text = read_text(file) if file.is_file() else ""
+    if not text:
+        raise InputError(f"{file}: found no hash of the episode. The cache is damaged: delete {folder} and run again")
+    return text
 
 
 def _require_streams(episode: Episode, job: Job) -> None:

@@ -15,7 +15,7 @@ from tactile_align.datasets.episodes import Episode, open_episode
 from tactile_align.errors import InputError
 from tactile_align.files import read_npz
 from tactile_align.moments.batch import MomentBatch, TouchBatch, ViewBatch
-from tactile_align.moments.cache import MAX_MAPS, REFERENCE, Job, Recent, open_packed, prepare
+from tactile_align.moments.cache import MAX_MAPS, REFERENCE, Job, Recent, content_hash_of, open_packed, prepare
 from tactile_align.moments.facts import TouchFacts, ViewFacts
 from tactile_align.moments.frames import frame_of, input_image
 from tactile_align.moments.normalisation import Statistics
@@ -42,6 +42,7 @@ class Moments(Dataset[MomentBatch]):
         statistics: Statistics that normalise qpos and action. None: both are returned as recorded. See `normalised`.
         views: Facts of all N moments, by the key of a view.
         touches: Facts of all N moments, by sensor name.
+        hashes: `Episode.content_hash` of each episode.
 
     Raises:
         InputError: There is no episode, or the episodes differ in their columns, sensors or grippers.
@@ -55,6 +56,7 @@ class Moments(Dataset[MomentBatch]):
         self.jobs, self.chunk = tuple(jobs), chunk
         self.statistics: Statistics | None = None
         self.folders = prepare(jobs, cache, processes, progress)
+        self.hashes = tuple(content_hash_of(folder) for folder in self.folders)
         self._facts = []
         for folder in self.folders:
             stored = read_npz(folder / "facts.npz", f"Delete {folder} and run again")

@@ -1,4 +1,4 @@
-"""Sampling of training batches, and the split of episodes into training and held-out episodes.
+"""Sampling of training batches, and the split of episodes into training, held-out and test episodes.
 
 Batch number n depends only on (seed, n), so that a resumed run uses exactly the same batches.
 """
@@ -90,39 +90,60 @@ class _Sortable(Protocol):
 Ref = TypeVar("Ref", bound=_Sortable)
 
 
-def split_episodes(
-    refs: Sequence[Ref], seed: int, held_out: float | int = 0.1
-) -> tuple[tuple[Ref, ...], tuple[Ref, ...]]:
-    """Return a split of the episodes into training episodes and held-out episodes.
+FEWEST = 20
+"""Smallest number of episodes that are split into three parts. With fewer episodes there is no test part."""
+FEWEST_TEST = 4
+"""Smallest number of episodes of a test part."""
 
-    Whole episodes are split, because neighbouring frames of an episode are almost equal.
+
+def split_episodes(
+    refs: Sequence[Ref], seed: int, held_out: float | int = 0.1, test: float | int = 0.0
+) -> tuple[tuple[Ref, ...], tuple[Ref, ...], tuple[Ref, ...]]:
+    """Return a split of the episodes into training episodes, held-out episodes and test episodes.
+
+    Whole episodes are split, because neighbouring frames of an episode are almost equal. The held-out episodes do not
+    depend on `test`.
 
     Args:
         refs: Episodes; their order does not matter.
         seed: Random seed. Equal seeds give equal splits.
         held_out: Below 1: a fraction of the episodes, rounded, at least one episode. 1 or more: a number of episodes.
+        test: Below 1: a fraction of the episodes, rounded, at least FEWEST_TEST episodes; with fewer than FEWEST
+            episodes, the test part is empty. 1 or more: a number of episodes. 0: the test part is empty.
 
     Returns:
-        (training episodes, held-out episodes), each sorted.
+        (training episodes, held-out episodes, test episodes), each sorted.
 
     Raises:
-        InputError: An episode is listed twice, `held_out` is neither a fraction nor a whole number, or one of the two
-            parts would be empty.
+        InputError: An episode is listed twice, `held_out` or `test` is neither a fraction nor a whole number, a stated
+            number of test episodes is too small or needs more episodes, or the training or held-out part would be
+            empty.
     """
     ordered = sorted(refs)
-    if len(set(ordered)) != len(ordered):
+    total = len(ordered)
+    if len(set(ordered)) != total:
         twice = next(ref for ref in ordered if ordered.count(ref) > 1)
         raise InputError(f"{twice} is listed more than once; list each episode once. Remove the duplicate")
-    if held_out >= 1 and held_out != int(held_out):
+    for name, value in (("held_out", held_out), ("test", test)):
+        if value >= 1 and value != int(value):
+            raise InputError(
+                f"{name} must be a fraction below 1 or a whole number of episodes; got {value}. Use {int(value)}"
+            )
+    if test >= 1 and (test < FEWEST_TEST or total < FEWEST):
         raise InputError(
-            f"held_out must be a fraction below 1 or a whole number of episodes; got {held_out}. Use {int(held_out)}"
+            f"test = {test:g} of {total} episodes: a test part needs at least {FEWEST_TEST} episodes, and at least "
+            f"{FEWEST} episodes in total. Record more episodes, or set test = 0 to judge on the held-out episodes"
         )
-    count = max(1, round(held_out * len(ordered))) if 0 < held_out < 1 else int(held_out)
-    if not 0 < count < len(ordered):
+    count = max(1, round(held_out * total)) if 0 < held_out < 1 else int(held_out)
+    tested = max(FEWEST_TEST, round(test * total)) if 0 < test < 1 and total >= FEWEST else int(test)
+    if count <= 0 or count + tested >= total:
+        also = f", test = {test:g}" if tested else ""
         raise InputError(
-            f"held_out = {held_out} splits {len(ordered)} episodes into {len(ordered) - count} for training and "
-            f"{count} for validation; both need at least one. "
+            f"held_out = {held_out}{also} splits {total} episodes into {total - count - tested} for training, {count} "
+            f"for validation and {tested} for the test; training and validation both need at least one. "
             f"{'Record more episodes, or reduce' if count > 0 else 'Increase'} held_out"
         )
-    order = np.random.default_rng(seed).permutation(len(ordered)).tolist()
-    return tuple(ordered[i] for i in sorted(order[count:])), tuple(ordered[i] for i in sorted(order[:count]))
+    order = np.random.default_rng(seed).permutation(total).tolist()
+    parts = order[count + tested :], order[:count], order[count : count + tested]
+    train, judged, untouched = (tuple(ordered[i] for i in sorted(part)) for part in parts)
+    return train, judged, untouched

@@ -1,17 +1,21 @@
-"""Data of a training config: checked rigs, split episodes, prepared moments and normalisation statistics."""
+"""Data of a training config or of a run: checked rigs, split episodes, prepared moments and statistics."""
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
 from tactile_align.calibration.rig import Rig, load_rig
 from tactile_align.config.data import DataConfig
+from tactile_align.config.renamed import another_version
 from tactile_align.config.train import TrainConfig
 from tactile_align.datasets.episodes import EpisodeRef, list_episodes, open_episode
 from tactile_align.errors import InputError
+from tactile_align.facts import Strict, parse
+from tactile_align.files import read_json, write_text_atomically
 from tactile_align.moments.cache import Job
 from tactile_align.moments.dataset import Moments
 from tactile_align.moments.normalisation import Statistics
@@ -21,17 +25,96 @@ from tactile_align.projection.episode_boxes import hand_of, hold_sensors
 
 logger = logging.getLogger(__name__)
 
+EPISODES, STATISTICS = "episodes.json", "statistics.json"  # files of a run folder
+Part = Literal["train", "held_out", "test"]
+PARTS: dict[Part, str] = {"train": "training", "held_out": "held-out", "test": "test"}
+"""Parts into which the episodes are split, with the words for them."""
+
+
+@dataclass(frozen=True)
+class _Source:
+    """An episode to load: where it is, its [[data]] entry, and where it was when the run was made."""
+
+    ref: EpisodeRef
+    data: int
+    recorded: Path
+
+
+class EpisodeEntry(Strict):
+    """One episode in the lists of a run.
+
+    Attributes:
+        path: Absolute path of the file when the run was trained.
+        group: The episode's group in a file with several episodes; "" if the file is one episode.
+        layout: Name or path of the layout; None if the layout is recognised from the file.
+        data: Index of the [[data]] entry of the config, whose rig recorded the episode.
+        hash: `Episode.content_hash` of the episode.
+    """
+
+    path: str
+    group: str
+    layout: str | None = None
+    data: int
+    hash: str
+
+    def __str__(self) -> str:
+        return str(EpisodeRef(Path(self.path), self.group))
+
+
+class EpisodeLists(Strict):
+    """Episodes of a run: training, held-out (validation and selection) and test episodes."""
+
+    train: tuple[EpisodeEntry, ...]
+    held_out: tuple[EpisodeEntry, ...]
+    test: tuple[EpisodeEntry, ...] = ()
+
+    @property
+    def parts(self) -> dict[Part, tuple[EpisodeEntry, ...]]:
+        """The three lists by the name of the part."""
+        return {"train": self.train, "held_out": self.held_out, "test": self.test}
+
+    @classmethod
+    def of(cls, sources: Mapping[Part, Sequence[_Source]], parts: Mapping[Part, Moments]) -> "EpisodeLists":
+        """Return the lists of the episodes that were prepared."""
+        lists: dict[str, list[EpisodeEntry]] = {}
+        for part, moments in parts.items():
+            lists[part] = [
+                EpisodeEntry(
+                    path=str(s.recorded.absolute()), group=s.ref.group, layout=s.ref.layout, data=s.data, hash=h
+                )
+                for s, h in zip(sources[part], moments.hashes, strict=True)
+            ]
+        return cls.model_validate(lists)
+
+    @classmethod
+    def load(cls, folder: Path) -> "EpisodeLists":
+        """Return the lists of a run folder.
+
+        Raises:
+            InputError: The folder has no lists, or the file is damaged.
+        """
+        file = folder / EPISODES
+        if not file.is_file():
+            raise InputError(another_version(folder, f"no {EPISODES}"))
+        return parse(cls, read_json(file, "Copy the file again"), str(file))
+
+    def save(self, folder: Path) -> None:
+        """Write the lists into a run folder."""
+        write_text_atomically(folder / EPISODES, self.model_dump_json(indent=1) + "\n")
+
 
 @dataclass(frozen=True)
 class Data:
-    """Data with which a run is trained and validated.
+    """Data with which a run is trained, validated and judged.
 
     Attributes:
         train: Moments of the training episodes.
-        held_out: Moments of the held-out episodes.
+        held_out: Moments of the held-out episodes, on which checkpoints are selected.
         statistics: Normalisation statistics, from the training episodes only.
         rigs: The rig of each [[data]] entry.
         contact: (N,) bool, in which training moments a visible sensor is in contact.
+        test: Moments of the test episodes, which neither training nor selection uses; None without a test part.
+        episodes: Lists of the episodes.
     """
 
     train: Moments
@@ -39,6 +122,18 @@ class Data:
     statistics: Statistics
     rigs: tuple[Rig, ...]
     contact: np.ndarray
+    test: Moments | None
+    episodes: EpisodeLists
+
+    @property
+    def judged(self) -> Moments:
+        """Moments on which the finished run is judged: those of the test part, or the held-out ones without it."""
+        return self.held_out if self.test is None else self.test
+
+    @property
+    def judged_on(self) -> Literal["test", "held-out"]:
+        """Name of the part that `judged` returns."""
+        return "held-out" if self.test is None else "test"
 
 
 def stream_sizes(moments: Moments) -> dict[str, tuple[int, int]]:
@@ -51,41 +146,57 @@ def stream_sizes(moments: Moments) -> dict[str, tuple[int, int]]:
         return {name: episode.width_height(name) for name in sorted(streams | touches & {*episode.sensors})}
 
 
-def load_data(config: TrainConfig, processes: int = 1, progress: bool = True) -> Data:
-    """Return the data of a config, after checking the rigs, and splitting and preparing the episodes.
+def load_data(config: TrainConfig, processes: int = 1, progress: bool = True, run: Path | None = None) -> Data:
+    """Return the data of a config or of a run, with prepared episodes.
 
     Args:
         config: Training config.
         processes: Number of processes that prepare episodes.
         progress: Show a progress bar on stderr.
+        run: Run folder that the config was trained in. The data then have the episodes, the statistics and the rigs of
+            that run, whatever the folders of [[data]] contain now. None: the episodes of [[data]] are listed and split,
+            and the rigs are checked.
 
     Raises:
-        InputError: A rig failed verification, or a rig or an episode is invalid; the message states the file.
+        InputError: A rig failed verification, a rig or an episode is invalid, copies of one recording are in two parts,
+            or the held-out or test episodes have no contact. With `run`: an episode of the run is missing or changed.
+            The message states the file.
     """
-    rigs = tuple(_checked_rig(entry, config) for entry in config.data)
-    jobs: dict[EpisodeRef, Job] = {}
-    places: dict[tuple[Path, str], str] = {}
-    for entry, rig in zip(config.data, rigs, strict=True):
-        inputs = inputs_of(config, rig)
-        for ref in list_episodes(entry.path, entry.layout):
-            first = places.setdefault((ref.path.resolve(), ref.group), entry.path)
-            if len(places) == len(jobs):
-                raise InputError(
-                    f"{ref}: [[data]] contains this episode twice, in {first} and in {entry.path}. The episode could "
-                    f"be in both training and held-out data, or get the wrong rig. List each episode once"
-                )
-            jobs[ref] = Job(ref, rig.for_episode(ref.path), inputs, config.packed)
-    train_refs, held_out_refs = split_episodes(tuple(jobs), config.seed, config.held_out)
+    if run is None:
+        rigs = tuple(_checked_rig(entry, config) for entry in config.data)
+        sources = _split(config)
+    else:
+        lists = EpisodeLists.load(run)
+        rigs = tuple(load_rig(run / rig_file(number)) for number in range(len(config.data)))
+        sources = _found(lists, config, run)
+    inputs = [inputs_of(config, rig) for rig in rigs]
+    parts: dict[Part, Moments] = {}
+    for part, chosen in sources.items():
+        jobs = [Job(s.ref, rigs[s.data].for_episode(s.recorded), inputs[s.data], config.packed) for s in chosen]
+        if jobs:
+            chunk, cache = config.policy.chunk_size, Path(config.cache)
+            parts[part] = Moments(jobs, chunk=chunk, cache=cache, processes=processes, progress=progress)
+    if run is None:
+        lists = EpisodeLists.of(sources, parts)
+        _refuse_copies(lists)
+        statistics = Statistics.of(parts["train"].low_dim())
+    else:
+        _refuse_changed(lists, parts, run)
+        statistics = Statistics.load(run / STATISTICS)
+    _require_contact(parts, config)
+    contact = contact_moments(parts["train"], config)
+    parts = {part: moments.normalised(statistics) for part, moments in parts.items()}
+    return Data(parts["train"], parts["held_out"], statistics, rigs, contact, parts.get("test"), lists)
 
-    def moments(refs: Iterable[EpisodeRef]) -> Moments:
-        chosen = [jobs[ref] for ref in refs]
-        chunk, cache = config.policy.chunk_size, Path(config.cache)
-        return Moments(chosen, chunk=chunk, cache=cache, processes=processes, progress=progress)
 
-    raw = moments(train_refs)
-    statistics = Statistics.of(raw.low_dim())
-    train, held_out = raw.normalised(statistics), moments(held_out_refs).normalised(statistics)
-    return Data(train, held_out, statistics, rigs, contact_moments(train, config))
+def rig_file(number: int) -> str:
+    """Return the name of the file of a run folder that holds the rig of a [[data]] entry, by the entry's index."""
+    return "rig.toml" if number == 0 else f"rig_{number}.toml"
+
+
+def run_beside(config: Path) -> Path | None:
+    """Return the run folder that a config file lies in; None if the file lies in no run folder."""
+    return config.parent if (config.parent / EPISODES).is_file() else None
 
 
 def contact_moments(moments: Moments, config: TrainConfig) -> np.ndarray:
@@ -94,6 +205,90 @@ def contact_moments(moments: Moments, config: TrainConfig) -> np.ndarray:
     for view in views_of(config):
         pairs |= moments.views[view.key].visible & moments.touches[view.sensor].contact
     return pairs
+
+
+def _split(config: TrainConfig) -> dict[Part, list[_Source]]:
+    """Return the episodes of [[data]], split into the parts of a run."""
+    sources: dict[EpisodeRef, _Source] = {}
+    places: dict[tuple[Path, str], str] = {}
+    for number, entry in enumerate(config.data):
+        for ref in list_episodes(entry.path, entry.layout):
+            first = places.setdefault((ref.path.resolve(), ref.group), entry.path)
+            if len(places) == len(sources):
+                raise InputError(
+                    f"{ref}: [[data]] contains this episode twice, in {first} and in {entry.path}. The episode could "
+                    f"be in both training and held-out data, or get the wrong rig. List each episode once"
+                )
+            sources[ref] = _Source(ref, number, ref.path)
+    split = split_episodes(tuple(sources), config.split_seed, config.held_out, config.test)
+    return {part: [sources[ref] for ref in refs] for part, refs in zip(PARTS, split, strict=True)}
+
+
+def _found(lists: EpisodeLists, config: TrainConfig, run: Path) -> dict[Part, list[_Source]]:
+    """Return the episodes of a run, each at its old path, or moved: with an equal name and hash below [[data]]."""
+    moved: dict[tuple[str, str], list[EpisodeRef]] = {}
+    if any(not Path(entry.path).is_file() for entries in lists.parts.values() for entry in entries):
+        for source in config.data:
+            for ref in list_episodes(source.path, source.layout) if Path(source.path).exists() else ():
+                moved.setdefault((ref.path.name, ref.group), []).append(ref)
+
+    def place(entry: EpisodeEntry) -> Path:
+        path = Path(entry.path)
+        if path.is_file():
+            return path
+        candidates = moved.get((path.name, entry.group), [])
+        for ref in candidates:
+            with open_episode(ref) as episode:
+                if episode.content_hash() == entry.hash:
+                    return ref.path
+        others = ", ".join(source.path for source in config.data)
+        raise InputError(
+            f"{entry}: this episode of the run {run} is missing, and {len(candidates)} files of this name in [[data]] "
+            f"({others}) have the wrong content. Restore the recording, or state its new folder as [[data]] path in "
+            f"{run / 'config.toml'}"
+        )
+
+    return {
+        part: [_Source(EpisodeRef(place(e), e.group, e.layout), e.data, Path(e.path)) for e in entries]
+        for part, entries in lists.parts.items()
+    }
+
+
+def _refuse_changed(lists: EpisodeLists, parts: dict[Part, Moments], run: Path) -> None:
+    for part, moments in parts.items():
+        for entry, hash, job in zip(lists.parts[part], moments.hashes, moments.jobs, strict=True):
+            if hash != entry.hash:
+                raise InputError(
+                    f"{job.ref}: the content differs from that with which the run {run} was made ({PARTS[part]} "
+                    f"episode). Restore the recording, or train a new run"
+                )
+
+
+def _refuse_copies(lists: EpisodeLists) -> None:
+    first: dict[str, tuple[Part, EpisodeEntry]] = {}
+    for part, entries in lists.parts.items():
+        for entry in entries:
+            other, original = first.setdefault(entry.hash, (part, entry))
+            if other != part:
+                raise InputError(
+                    f"{entry}: this {PARTS[part]} episode is a copy of the {PARTS[other]} episode {original}, because "
+                    f"joints, actions and frames are equal. No recording may be in two parts. Remove one of the two"
+                )
+
+
+def _require_contact(parts: dict[Part, Moments], config: TrainConfig) -> None:
+    """Check that each part has moments in contact, if the alignment loss or contact_share needs them."""
+    if not config.views or not (config.hsa.weight > 0 or config.contact_share):
+        return
+    for part, moments in parts.items():
+        if not contact_moments(moments, config).any():
+            names = [str(job.ref) for job in moments.jobs]
+            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+            raise InputError(
+                f"the {len(names)} {PARTS[part]} episodes have no moment with a visible sensor in contact "
+                f"({', '.join(names[:3])}{more}), but the alignment loss and contact_share need contacts in each part. "
+                f"Choose another split_seed, enlarge this part, or check the touch streams with `tactile-align inspect`"
+            )
 
 
 def _checked_rig(entry: DataConfig, config: TrainConfig) -> Rig:

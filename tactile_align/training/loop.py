@@ -25,7 +25,7 @@ from tactile_align.moments.sampling import MomentSampler
 from tactile_align.policies.aligned import AlignedPolicy
 from tactile_align.policies.build import make_model
 from tactile_align.policies.checkpoint import Measure
-from tactile_align.training.data import Data, load_data
+from tactile_align.training.data import STATISTICS, Data, load_data, rig_file
 from tactile_align.training.distributed import Group, joined
 from tactile_align.training.logs import Sinks, open_sinks, truncate_log
 from tactile_align.training.optimiser import RunningMean, averaged, make_optimiser
@@ -55,8 +55,8 @@ def train(
 ) -> Path:
     """Train a policy and return the path of the run folder.
 
-    The folder contains config.toml, rig.toml, statistics.json, environment.txt, parameters.json (numbers, learning rate
-    and first gradient of each module), metrics.jsonl, checkpoints/ and, at the end of the training, tower.safetensors,
+    The folder contains config.toml, rig.toml, statistics.json, episodes.json, environment.txt, parameters.json (numbers,
+    learning rate and first gradient of each module), metrics.jsonl, checkpoints/ and, at the end, tower.safetensors,
     the vision encoder, which `pretrained` of another config accepts. On Ctrl-C or SIGTERM, training saves a checkpoint
     at the end of the step and returns. All random numbers of step n depend only on (seed, n), so a resumed run
     continues exactly as if it had never stopped. With torchrun, each process trains on its share of every batch;
@@ -228,9 +228,10 @@ def _shown(record: dict[str, float]) -> dict[str, str]:
 
 def _describe(out: Path, config: TrainConfig, data: Data) -> None:
     write_text_atomically(out / "config.toml", config_text(config))
-    data.statistics.save(out / "statistics.json")
+    data.statistics.save(out / STATISTICS)
+    data.episodes.save(out)
     for number, rig in enumerate(data.rigs):
-        rig.save(out / ("rig.toml" if number == 0 else f"rig_{number}.toml"))
+        rig.save(out / rig_file(number))
     packages = ("torch", "torchvision", "open_clip_torch", "numpy", "opencv-python", "h5py", "tactile-align")
     lines = [f"python {platform.python_version()}", f"platform {platform.platform()}"]
     lines += [f"{name} {package_version(name)}" for name in packages]

@@ -1,9 +1,10 @@
 """Contents of a training checkpoint, and resuming from a checkpoint."""
 
+import json
 import logging
 import math
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -27,7 +28,7 @@ from tactile_align.policies.checkpoint import (
     selected_checkpoint,
     weights_of,
 )
-from tactile_align.training.data import stream_sizes
+from tactile_align.training.data import PARTS, Data, EpisodeLists, rig_file, stream_sizes
 from tactile_align.training.step import Trainer
 
 logger = logging.getLogger(__name__)
@@ -35,7 +36,8 @@ MACHINE = {"cache", "workers", "threads", "device", "packed"}
 RECORDS = {"out", "save_every", "keep_last", "validate_every", "log", "patience"}
 FREE = MACHINE | RECORDS
 """Config entries that may differ when a run is resumed, because the results of a step do not depend on them."""
-WHOLE = ("model", "optimiser", "schedule", "mean", "step", "best", "stale", "rng", "config")
+RUN = ("config", "statistics", "rigs", "episodes")
+WHOLE = ("model", "optimiser", "schedule", "mean", "step", "best", "stale", "rng", *RUN)
 
 
 @dataclass
@@ -126,6 +128,7 @@ def described(trainer: Trainer) -> dict[str, Any]:
         "statistics": trainer.data.statistics.model_dump_json(),
         "rigs": [rig.model_dump_json() for rig in trainer.data.rigs],
         "sizes": {name: list(size) for name, size in stream_sizes(trainer.data.train).items()},
+        "episodes": trainer.data.episodes.model_dump_json(),
         "versions": {"torch": str(torch.__version__), "tactile-align": package_version("tactile-align")},
     }
 
@@ -138,8 +141,8 @@ def resumed(trainer: Trainer, out: Path) -> Progress:
 
     Raises:
         FileNotFoundError: The folder contains no run.
-        InputError: The run was trained with another config, and the message lists each entry that differs. Or the
-            checkpoint is damaged or incomplete.
+        InputError: The run was trained with another config or with other data, and the message lists each entry,
+            episode, statistic and part of a rig that differs. Or the checkpoint is damaged or incomplete.
     """
     folder = out / "checkpoints"
     if not has_checkpoint(out):
@@ -152,6 +155,7 @@ def resumed(trainer: Trainer, out: Path) -> Progress:
             f"Train into a new `out` instead"
         )
     steps = _required_steps(trainer.config, state["config"], path)
+    _require_same_data(trainer.data, state, path)
     load_weights(trainer.model, state, path)
     trainer.optimiser.load_state_dict(state["optimiser"])
     trainer.schedule.load_state_dict(state["schedule"])
@@ -212,6 +216,39 @@ def _required_steps(config: TrainConfig, stored: str, path: Path) -> int:
             f"Restore these entries, or train into a new `out`"
         )
     return int(then["steps"])
+
+
+def _require_same_data(data: Data, state: dict[str, Any], path: Path) -> None:
+    then = EpisodeLists.model_validate_json(state["episodes"]).parts
+    changes = []
+    for part, entries in data.episodes.parts.items():
+        before, now = ({(e.hash, e.data): str(e) for e in listed} for listed in (then[part], entries))
+        gone = [f"{before[key]} left the {PARTS[part]} episodes" for key in before.keys() - now.keys()]
+        come = [f"{now[key]} is new among the {PARTS[part]} episodes" for key in now.keys() - before.keys()]
+        changes += sorted(gone) + sorted(come)
+        if not gone and not come and list(before) != list(now):
+            changes.append(f"the {PARTS[part]} episodes have another order, because files were renamed")
+    old, new = json.loads(state["statistics"]), data.statistics.model_dump(mode="json")
+    changes += [f"statistics.json: {name}" for name in new if old.get(name) != new[name]]
+    for number, (stored, rig) in enumerate(zip(state["rigs"], data.rigs, strict=True)):
+        changes += [f"{rig_file(number)}: {key}" for key in _differing(json.loads(stored), rig.model_dump(mode="json"))]
+    if changes:
+        more = f"; and {len(changes) - 8} more" if len(changes) > 8 else ""
+        raise InputError(
+            f"{path}: a resumed run must have the same data as before, but these changed: {'; '.join(changes[:8])}"
+            f"{more}. Restore the episodes and the rig, or train into a new `out`"
+        )
+
+
+def _differing(before: Any, now: Any, key: str = "") -> Iterator[str]:
+    """Yield the dotted keys at which two rigs differ; the verdict of `verify` does not change any box."""
+    if key == "verified" or before == now:
+        return
+    if isinstance(before, dict) and isinstance(now, dict):
+        for name in {**before, **now}:
+            yield from _differing(before.get(name), now.get(name), f"{key}.{name}".strip("."))
+    else:
+        yield key
 
 
 def package_version(name: str) -> str:

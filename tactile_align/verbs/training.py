@@ -35,7 +35,9 @@ def train(argv: Sequence[str]) -> int:
 def evaluate(
     run: Positional[Path], as_json: Annotated[bool, arg(name="json")] = False, processes: int = 1, baseline: bool = True
 ) -> int:
-    """Evaluate a run on its held-out episodes: retrieval with baselines, localisation, feature space, action error.
+    """Evaluate a run on its test episodes: retrieval with baselines, localisation, feature space, action error.
+
+    A run without a test part is judged on its held-out episodes, on which its weights were selected.
 
     The results are also written to RUN/summary.json.
 
@@ -58,6 +60,8 @@ def evaluate(
 def doctor(config: Positional[Path], as_json: Annotated[bool, arg(name="json")] = False, processes: int = 1) -> int:
     """Check the data, the model and a few training steps before a long run; exit status 1 if a check fails.
 
+    For the config.toml of a run folder, the data are the episodes, statistics and rigs of that run.
+
     Args:
         config: Training config (TOML).
         as_json: Print the result as JSON.
@@ -65,8 +69,10 @@ def doctor(config: Positional[Path], as_json: Annotated[bool, arg(name="json")] 
     """
     from tactile_align.config.train import load_config
     from tactile_align.diagnostics.doctor.diagnose import diagnose
+    from tactile_align.training.data import load_data, run_beside
 
-    return show(diagnose(load_config(config), processes=processes), as_json)
+    chosen = load_config(config)
+    return show(diagnose(chosen, data=load_data(chosen, processes, False, run_beside(config))), as_json)
 
 
 def ablate(config: Positional[Path], as_json: Annotated[bool, arg(name="json")] = False, processes: int = 1) -> int:

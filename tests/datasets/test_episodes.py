@@ -45,6 +45,24 @@ def test_what_was_written_is_read_back_in_rgb(tmp_path: Path, layout: str) -> No
                 assert np.array_equal(read, written[t]) if layout == "aloha" else close(read, written[t])
 
 
+def test_the_content_hash_is_that_of_the_recording_and_not_of_the_file(tmp_path: Path) -> None:
+    def hash_of(path: Path) -> str:
+        with open_episode(path) as episode:
+            return episode.content_hash()
+
+    given = parts()
+    original = hash_of(write_episode(tmp_path / "a.hdf5", **given, layout="aloha", fps=30))
+    assert hash_of(write_episode(tmp_path / "b" / "c.hdf5", **given, layout="aloha", fps=30)) == original
+    changed = [parts() for _ in range(5)]
+    changed[0]["qpos"][3, 1] += 1e-5
+    changed[1]["action"][3, 1] += 1e-5
+    for number, t in ((2, 0), (3, 3), (4, 6)):
+        changed[number]["touches"]["tactile2"][t][0, 0, 0] ^= 1
+    others = [write_episode(tmp_path / f"{i}.hdf5", **c, layout="aloha", fps=30) for i, c in enumerate(changed)]
+    others.append(write_episode(tmp_path / "fps.hdf5", **given, layout="aloha", fps=25))
+    assert len({original, *map(hash_of, others)}) == 7
+
+
 def test_an_xtrainer_file_is_what_the_original_writes_and_opencv_reads_bgr_from_it(tmp_path: Path) -> None:
     given = parts()
     with h5py.File(xtrainer_file(tmp_path)) as file:

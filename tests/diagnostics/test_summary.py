@@ -46,12 +46,12 @@ VIEW = ViewSummary(
     space=SpaceHealth(*(float(i) for i in range(11)), 16, 40, "no collapse"),
     localisation=Localisation(0.5, (0.4, 0.6), 0.1, 0.3, 12.0, 40, 9),
 )
-SUMMARY = Summary("run", "ViT", {"wrist-touch": VIEW}, "measured", ActionError((0.1, 0.2), (0.1, 0.1), 900))
+SUMMARY = Summary("run", "ViT", "held-out", {"wrist-touch": VIEW}, "measured", ActionError((0.1, 0.2), (0.1, 0.1), 900))
 
 
 def test_a_summary_is_read_back_as_it_was_written(tmp_path: Path) -> None:
     path = tmp_path / "summary.json"
-    for summary in (SUMMARY, Summary("run", "none")):
+    for summary in (SUMMARY, Summary("run", "none", "test")):
         path.write_text(json_of(summary), encoding="utf-8")
         assert summary_of(path) == summary
 

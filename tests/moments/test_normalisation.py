@@ -80,11 +80,25 @@ def test_a_row_of_another_robot_is_refused() -> None:
 
 def test_a_split_keeps_every_episode_once_and_does_not_depend_on_the_order_of_listing() -> None:
     names = [f"episode_{i}" for i in range(20)]
-    train, held_out = split_episodes(names, seed=4, held_out=0.2)
-    assert len(held_out) == 4
-    assert sorted((*train, *held_out)) == sorted(names)
-    assert split_episodes(names[::-1], seed=4, held_out=4) == (train, held_out)
-    assert split_episodes(names, seed=5, held_out=4) != (train, held_out)
+    train, held_out, test = split_episodes(names, seed=4, held_out=0.2, test=5)
+    assert (len(held_out), len(test)) == (4, 5)
+    assert sorted((*train, *held_out, *test)) == sorted(names)
+    assert split_episodes(names[::-1], seed=4, held_out=4, test=0.25) == (train, held_out, test)
+    assert split_episodes(names, seed=5, held_out=4, test=5) != (train, held_out, test)
+    assert split_episodes(names, seed=4, held_out=4)[1:] == (held_out, ())
+
+
+@pytest.mark.parametrize(("episodes", "test", "expected"), [(19, 0.1, 0), (20, 0.1, 4), (60, 0.1, 6), (40, 0, 0)])
+def test_a_tenth_but_at_least_four_of_twenty_or_more_episodes_are_kept_for_the_test(
+    episodes: int, test: float, expected: int
+) -> None:
+    assert len(split_episodes(range(episodes), seed=0, held_out=0.1, test=test)[2]) == expected
+
+
+@pytest.mark.parametrize(("episodes", "test", "came"), [(19, 4, "4 of 19"), (30, 3, "3 of 30"), (30, 4.5, "got 4.5")])
+def test_a_stated_number_of_test_episodes_that_cannot_be_kept_is_refused(episodes: int, test: float, came: str) -> None:
+    with pytest.raises(ValueError, match=rf"test.*{came}.*(Record more|Use 4)"):
+        split_episodes(range(episodes), seed=0, held_out=1, test=test)
 
 
 @pytest.mark.parametrize("held_out", [0, 3, 5])

@@ -1,14 +1,21 @@
-"""What a config may name as data, and checkpoints that are none."""
+"""Data of a config and of a run: which episodes are trained on, held out, tested and refused; damaged checkpoints."""
 
+import shutil
 from pathlib import Path
 
+import h5py
+import numpy as np
 import pytest
 import torch
 
-from tactile_align.config.train import TrainConfig
+from tactile_align.calibration.rig import load_rig
+from tactile_align.config.train import TrainConfig, config_text, load_config
+from tactile_align.diagnostics.evaluation import evaluate
 from tactile_align.errors import InputError
+from tactile_align.moments import sampling
 from tactile_align.policies.checkpoint import FORMAT, load_checkpoint
-from tactile_align.training.data import load_data
+from tactile_align.training.data import Data, EpisodeLists, load_data, run_beside
+from tactile_align.training.loop import train
 from tests.datasets.making import xtrainer_file
 from tests.training.conftest import small_training
 
@@ -70,3 +77,157 @@ def test_a_policy_cannot_read_regions_where_none_is_looked_at(tmp_path: Path) ->
     with pytest.raises(ValueError, match=r"region = 'opening'.*policy.region_tokens = false"):
         small_training(tmp_path, tmp_path / "run", region="opening")
     assert small_training(tmp_path, tmp_path / "run", region="opening", policy={"region_tokens": False}).train_policy
+
+
+def recording(source: Path, folder: Path, *numbers: int) -> Path:
+    """Copy some episodes of a simulated recording, with its rig."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("rig.toml", *(f"episode_init_{number}.hdf5" for number in numbers)):
+        shutil.copy(source / name, folder / name)
+    return folder
+
+
+def acting(folder: Path, **changes: object) -> TrainConfig:
+    """Return the config of one step of a policy on joints alone, which is quick."""
+    plain = {"region_tokens": False, "touch_tokens": False}
+    entries = {"steps": 1, "hsa": {"weight": 0.0}, "policy": plain, "views": [], "contact_share": None, **changes}
+    return small_training(folder, folder.parent / "run", **entries)
+
+
+def names_of(data: Data) -> list[list[str]]:
+    parts = (data.train, data.held_out, data.test)
+    return [[] if part is None else [job.ref.path.name for job in part.jobs] for part in parts]
+
+
+def test_a_run_is_judged_on_its_own_held_out_episodes_after_more_were_recorded(
+    regrasp_folder: Path, tmp_path: Path
+) -> None:
+    config = acting(recording(regrasp_folder, tmp_path / "data", 0, 1))
+    out, before = train(config, progress=False), load_data(config, progress=False)
+    statistics = (out / "statistics.json").read_text()
+    recording(regrasp_folder, tmp_path / "data", 2, 3)
+    assert names_of(load_data(config, progress=False)) != names_of(before)
+    after = load_data(config, progress=False, run=run_beside(out / "config.toml"))
+    assert names_of(after) == names_of(before) and after.statistics == before.statistics
+    assert after.episodes == before.episodes == EpisodeLists.load(out)
+    assert EpisodeLists.model_validate_json(load_checkpoint(out / "checkpoints/step_00000001.pt")["episodes"])
+    summary = evaluate(out, progress=False)
+    assert summary.action_error is not None and summary.action_error.moments == len(before.held_out)
+    assert summary.judged_on == "held-out" and "selected on these episodes" in summary.text()
+    assert (out / "statistics.json").read_text() == statistics
+
+
+def test_a_run_is_judged_on_its_own_rig_after_the_rig_file_was_edited(regrasp_folder: Path, tmp_path: Path) -> None:
+    folder = recording(regrasp_folder, tmp_path / "data", 0, 1)
+    config = small_training(folder, tmp_path / "run", steps=1)
+    out = train(config, progress=False)
+    moved(folder / "rig.toml")
+    old, new = load_data(config, progress=False, run=out), load_data(config, progress=False)
+    assert old.rigs[0] == load_rig(regrasp_folder / "rig.toml") != new.rigs[0]
+    key = "left_wrist-tactile1"
+    assert not np.array_equal(old.train.views[key].box, new.train.views[key].box, equal_nan=True)
+
+
+def moved(rig_file: Path) -> None:
+    """Move the principal point of the wrist camera by 60 px."""
+    rig = load_rig(rig_file)
+    camera = rig.cameras["left_wrist"]
+    K = [list(row) for row in camera.K]
+    K[0][2] += 60
+    edited = camera.model_copy(update={"K": tuple(map(tuple, K))})
+    rig.model_copy(update={"cameras": {**rig.cameras, "left_wrist": edited}}).save(rig_file)
+
+
+def test_a_resumed_run_refuses_other_episodes_other_statistics_and_another_rig_by_name(
+    regrasp_folder: Path, tmp_path: Path
+) -> None:
+    folder = recording(regrasp_folder, tmp_path / "data", 0, 1, 2)
+    config = acting(folder)
+    out = train(config, progress=False)
+    kept = (out / "rig.toml").read_text(), (out / "episodes.json").read_text()
+    longer = config.model_copy(update={"validate_every": 1})
+    train(longer, resume=True, progress=False)
+    recording(regrasp_folder, folder, 3)
+    with pytest.raises(InputError, match=r"init_\d\.hdf5 (is new among|left) the .* episodes.*statistics\.json"):
+        train(longer, resume=True, progress=False)
+    (folder / "episode_init_3.hdf5").unlink()
+    moved(folder / "rig.toml")
+    with pytest.raises(InputError, match=r"changed: rig\.toml: cameras\.left_wrist\.K\. Restore"):
+        train(longer, resume=True, progress=False)
+    assert ((out / "rig.toml").read_text(), (out / "episodes.json").read_text()) == kept
+
+
+def test_a_copy_of_a_recording_in_two_parts_is_refused_by_name(regrasp_folder: Path, tmp_path: Path) -> None:
+    folder = recording(regrasp_folder, tmp_path / "data", 0)
+    shutil.copy(folder / "episode_init_0.hdf5", folder / "backup.hdf5")
+    with pytest.raises(InputError, match=r"(backup|init_0)\.hdf5: this held-out episode is a copy.*(init_0|backup)"):
+        load_data(acting(folder), progress=False)
+
+
+def test_the_test_part_is_judged_and_neither_trained_on_nor_validated(
+    regrasp_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sampling, "FEWEST", 4)
+    monkeypatch.setattr(sampling, "FEWEST_TEST", 1)
+    config = acting(recording(regrasp_folder, tmp_path / "data", 0, 1, 2, 3), test=0.25)
+    data = load_data(config, progress=False)
+    assert [len(names) for names in names_of(data)] == [2, 1, 1]
+    assert len({name for names in names_of(data) for name in names}) == 4
+    assert data.judged is data.test and data.judged_on == "test"
+    summary = evaluate(train(config, data=data, progress=False), progress=False)
+    assert summary.action_error is not None and summary.action_error.moments == len(data.judged)
+    assert summary.judged_on == "test" and "test episodes" in summary.text() and "selected on" not in summary.text()
+
+
+def test_split_seed_alone_decides_on_the_parts(regrasp_folder: Path, tmp_path: Path) -> None:
+    folder = recording(regrasp_folder, tmp_path / "data", 0, 1, 2, 3)
+    first, again, other = (
+        names_of(load_data(acting(folder, seed=seed, split_seed=split), progress=False))
+        for seed, split in ((0, 0), (1, 0), (0, 1))
+    )
+    assert first == again != other
+
+
+def test_held_out_episodes_without_contact_are_refused_before_the_first_step(
+    regrasp_folder: Path, tmp_path: Path
+) -> None:
+    folder = recording(regrasp_folder, tmp_path / "data", 0, 1)
+    config = small_training(folder, tmp_path / "run")
+    held_out = load_data(config, progress=False).held_out.jobs[0].ref.path
+    with h5py.File(held_out, "r+") as file:
+        rows = file["observations/tactile1"]
+        rows[...] = np.repeat(rows[:1], len(rows), axis=0)
+    with pytest.raises(InputError, match=rf"1 held-out episodes have no moment.*contact \({held_out}\).*split_seed"):
+        load_data(config, progress=False)
+    blind = config.model_copy(update={"contact_share": None, "hsa": config.hsa.model_copy(update={"weight": 0.0})})
+    assert len(load_data(blind, progress=False).held_out)
+
+
+def test_moved_recordings_are_found_by_name_and_content(regrasp_folder: Path, tmp_path: Path) -> None:
+    out = train(acting(recording(regrasp_folder, tmp_path / "data", 0, 1)), progress=False)
+    before = load_data(load_config(out / "config.toml"), progress=False, run=out)
+    (tmp_path / "data").rename(tmp_path / "day")
+    shutil.copytree(tmp_path / "day", tmp_path / "new" / "day")
+    (tmp_path / "day").rename(tmp_path / "away")
+    config = load_config(out / "config.toml")
+    with pytest.raises(InputError, match=r"episode_init_\d\.hdf5: this episode of the run .* missing.*config\.toml"):
+        load_data(config, progress=False, run=out)
+    entry = config.data[0].model_copy(update={"path": str(tmp_path / "new")})
+    here = config.model_copy(update={"data": (entry,)})
+    (out / "config.toml").write_text(config_text(here))
+    after = load_data(here, progress=False, run=out)
+    assert names_of(after) == names_of(before) and after.train.hashes == before.train.hashes
+    with h5py.File(tmp_path / "new/day/episode_init_0.hdf5", "r+") as file:
+        file["action"][7] += 1.0
+    with pytest.raises(InputError, match=r"episode_init_0\.hdf5.*missing, and 1 files of this name.*wrong content"):
+        load_data(here, progress=False, run=out)
+
+
+def test_an_episode_changed_in_its_place_is_refused(regrasp_folder: Path, tmp_path: Path) -> None:
+    folder = recording(regrasp_folder, tmp_path / "data", 0, 1)
+    config = acting(folder)
+    out = train(config, progress=False)
+    with h5py.File(folder / "episode_init_1.hdf5", "r+") as file:
+        file["action"][7] += 1.0
+    with pytest.raises(InputError, match=r"episode_init_1\.hdf5: the content differs.*train a new run"):
+        load_data(config, progress=False, run=out)

@@ -169,7 +169,7 @@ Features = dict[str, np.ndarray]
 def draw_maps(
     run: str | Path, out: str | Path | None = None, *, data: "Data | None" = None, overwrite: bool = False
 ) -> list[Path]:
-    """Draw pictures of a run's features on its held-out episodes.
+    """Draw pictures of a run's features on its test episodes, or on its held-out episodes if it has no test part.
 
     Pictures before training (step 0) and after training:
 
@@ -189,7 +189,7 @@ def draw_maps(
     Args:
         run: The run folder.
         out: Folder for the pictures; None: RUN/pictures.
-        data: The run's moments, if the caller has loaded them; None: they are loaded here.
+        data: The run's data, if the caller has loaded them; None: they are loaded here.
         overwrite: Whether existing pictures may be replaced.
 
     Returns:
@@ -207,16 +207,16 @@ def draw_maps(
 
     folder = Path(run)
     config = load_config(folder / "config.toml")
-    given = data or load_data(config, progress=False)
-    after = LoadedRun.load(folder, config, given.held_out, "retrieval")
-    runs = {0: LoadedRun.untrained(config, given.held_out), after.step: after}
+    given = data or load_data(config, progress=False, run=folder)
+    after = LoadedRun.load(folder, config, given.judged, "retrieval")
+    runs = {0: LoadedRun.untrained(config, given.judged), after.step: after}
     pictures: dict[str, np.ndarray] = {}
     keys = [view.key for view in after.model.views]
     for key in keys:
         prefix = f"{key}_" if len(keys) > 1 else ""
-        found = _of_view(runs, key)
+        found = _of_view(runs, key, given.judged_on)
         pictures |= {f"{prefix}{name}": picture for name, picture in found.items()}
-    for episode, job in enumerate(given.held_out.jobs[:EPISODES]):
+    for episode, job in enumerate(given.judged.jobs[:EPISODES]):
         pictures[f"overlay_episode_{episode}"] = _frames(job)
         if after.model.act is not None:
             for at, picture in attention_pictures(runs, keys, episode).items():
@@ -227,7 +227,7 @@ def draw_maps(
     return [write_png(file, picture) for file, picture in files.items()]
 
 
-def _of_view(runs: dict[int, "LoadedRun"], key: str) -> dict[str, np.ndarray]:
+def _of_view(runs: dict[int, "LoadedRun"], key: str, judged_on: str) -> dict[str, np.ndarray]:
     from tactile_align.diagnostics.gaze import pointing
     from tactile_align.diagnostics.pairs import pair_features
 
@@ -258,7 +258,7 @@ def _of_view(runs: dict[int, "LoadedRun"], key: str) -> dict[str, np.ndarray]:
     some = np.sort(np.random.default_rng(0).permutation(len(last["episode"]))[:POINTS])
     for name, labels in _labels(refs, last, some).items():
         pictures[f"embedding_by_{name}"] = embedding(
-            last["h_tau"][some], last["h_w"][some], labels, label_name=name, title=f"held-out moments by {name}"
+            last["h_tau"][some], last["h_w"][some], labels, label_name=name, title=f"{judged_on} moments by {name}"
         )
     return pictures
 

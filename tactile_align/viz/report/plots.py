@@ -92,7 +92,11 @@ def action_plots(runs: Sequence[Run]) -> list[Plot]:
     if not traces:
         return []
     layout = _layout("", "mean absolute error, robot units") | {"barmode": "group"}
-    return [Plot("action error on held-out episodes", traces, layout, ("prediction", "column", "error"), rows)]
+    return [Plot(f"action error, {_judged_on(runs)}", traces, layout, ("prediction", "column", "error"), rows)]
+
+
+def _judged_on(runs: Sequence[Run]) -> str:
+    return " and ".join(dict.fromkeys(run.summary.episodes_text for run in runs if run.summary))
 
 
 def _curves(
@@ -161,7 +165,7 @@ def _retrieval(runs: Sequence[Run], name: str) -> Plot:
             traces.append({"type": "scatter", "mode": "markers", "x": at_k, "y": chance, "name": label, "marker": mark})
     layout = _layout("", "recall") | {"barmode": "group"}
     layout["yaxis"] |= {"range": [0, 1], "tickformat": ".0%"}
-    title = f"retrieval on held-out episodes, {name}, both directions, 95 % intervals"
+    title = f"retrieval, {_judged_on(runs)}, {name}, both directions, 95 % intervals"
     return Plot(title, traces, layout, ("candidate, direction", "k", "recall", "95 % interval", "chance"), rows)
 
 

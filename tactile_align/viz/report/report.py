@@ -19,7 +19,7 @@ from tactile_align.viz.report.run_folder import Run, read_run
 
 LIMITS = {
     "hsa-of-chance": Limit(
-        "Alignment loss on held-out episodes, {0}",
+        "Alignment loss, {0}",
         0.9,
         1.0,
         " of chance",
@@ -30,7 +30,7 @@ LIMITS = {
         "Rise of the held-out loss after its minimum", 0.02, math.inf, form=".0%", why="A rise is a sign of overfitting"
     ),
     "action-error": Limit(
-        "Action error on held-out episodes",
+        "Action error",
         0.99,
         0.99,
         " of standing still",
@@ -42,7 +42,7 @@ LIMITS = {
 
 def judge(run: Run) -> Report:
     """Return the checks at the top of a run's page: training, encoders, retrieval, actions, and other commands."""
-    checks = chain(_training(run), _encoder(run), _views(run), _actions(run), _commands(run))
+    checks = chain(_training(run), _encoder(run), _episodes(run), _views(run), _actions(run), _commands(run))
     return Report("report", run.name, tuple(checks))
 
 
@@ -81,11 +81,16 @@ def _encoder(run: Run) -> Iterator[Check]:
         yield Check("encoder", "Encoders", "warn", run.summary.encoder, why=why)
 
 
+def _episodes(run: Run) -> Iterator[Check]:
+    if run.summary:
+        yield Check("judged-on", "Episodes of the results", "info", run.summary.episodes_text)
+
+
 def _views(run: Run) -> Iterator[Check]:
     views = run.summary.views if run.summary else {}
     if not views:
         advice = f"Measure it with: tactile-align evaluate {run.folder}"
-        yield Check("retrieval", "Retrieval on held-out episodes", "info", "not measured", advice=advice)
+        yield Check("retrieval", "Retrieval", "info", "not measured", advice=advice)
     for name, view in views.items():
         loss = view.loss
         if math.isfinite(loss.hsa) and loss.chance > 0:
@@ -258,7 +263,7 @@ def _sources(run: Run) -> list[tuple[str, str]]:
     verified = run.verification.facts if run.verification else (run.rig or {}).get("verified") or {}
     rows = [("recordings (from verify)", str(verified.get("data_hash", "not verified")))]
     rows += [(entry.get("path", ""), f"rig {entry.get('rig', '')}") for entry in run.config.get("data", [])]
-    names = ("config.toml", "rig.toml", "statistics.json", "summary.json")
+    names = ("config.toml", "rig.toml", "statistics.json", "episodes.json", "summary.json")
     files = [file for name in names if (file := run.folder / name).is_file()]
     return rows + [(file.name, "sha256 " + hashlib.sha256(file.read_bytes()).hexdigest()) for file in files]
 

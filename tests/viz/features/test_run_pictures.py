@@ -87,8 +87,9 @@ def test_the_report_draws_when_asked_and_colours_recordings_without_truth_by_epi
             del file["truth"]
     copy = tmp_path / "run"
     shutil.copytree(run, copy, ignore=shutil.ignore_patterns("pictures"))
-    text = (copy / "config.toml").read_text(encoding="utf-8")
-    (copy / "config.toml").write_text(text.replace(str(regrasp_folder), str(bare)), encoding="utf-8")
+    for name in ("config.toml", "episodes.json"):
+        text = (copy / name).read_text(encoding="utf-8")
+        (copy / name).write_text(text.replace(str(regrasp_folder), str(bare)), encoding="utf-8")
     page = report(copy, pictures=tmp_path / "drawn", draw=True).read_text(encoding="utf-8")
     names = [path.stem for path in (tmp_path / "drawn").iterdir()]
     assert [name for name in names if name.startswith("embedding")] == ["embedding_by_episode"]

@@ -35,6 +35,7 @@ def summary(at: float = 0.42, base: float = 0.2, hsa: float = 3.1, view: str = V
     return {
         "run": "demo",
         "encoder": "small SCRATCH",
+        "judged_on": "test",
         "views": {
             view: {
                 "moments": 500,
