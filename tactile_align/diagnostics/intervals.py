@@ -25,7 +25,7 @@ class Rule:
 
     Attributes:
         quantity: Quantities that have this kind of interval.
-        fewest: Smallest number of episodes with an interval; with fewer, the text is "too few episodes for an interval".
+        fewest: Smallest number of episodes with an interval.
         method: Method, with its source.
     """
 

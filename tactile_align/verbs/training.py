@@ -31,21 +31,28 @@ def train(argv: Sequence[str]) -> int:
     return GOOD
 
 
-def evaluate(run: Positional[Path], as_json: Annotated[bool, arg(name="json")] = False, processes: int = 1) -> int:
-    """Evaluate a run on its held-out episodes: retrieval with baselines, localisation, feature space, action error.
+def evaluate(
+    run: Positional[Path],
+    others: Positional[tuple[Path, ...]] = (),
+    as_json: Annotated[bool, arg(name="json")] = False,
+    processes: int = 1,
+) -> int:
+    """Evaluate runs on held-out episodes: retrieval with baselines, localisation, feature space, action error.
 
     The results are also written to RUN/summary.json.
 
     Args:
         run: Run folder.
+        others: Folders of further runs on the same episodes, which are compared in pairs with the first.
         as_json: Print the result as JSON.
         processes: Number of processes that prepare episodes.
     """
+    from tactile_align.diagnostics.evaluation import compare
     from tactile_align.diagnostics.evaluation import evaluate as judge
     from tactile_align.diagnostics.summary import json_of
 
-    summary = judge(run, processes=processes)
-    print(json_of(summary) if as_json else summary.text())
+    result = compare((run, *others), processes=processes) if others else judge(run, processes=processes)
+    print(json_of(result) if as_json else result.text())
     return GOOD
 
 

@@ -1,4 +1,4 @@
-"""Coverage of the intervals of `diagnostics.intervals`: the share of simulated experiments whose interval holds the truth.
+"""Coverage of the intervals of `diagnostics.intervals`: the share of experiments whose interval holds the truth.
 
     python tests/benchmarks/coverage.py
 
@@ -91,7 +91,7 @@ def correlated(rng: np.random.Generator, rho: float, shape: tuple[int, ...]) -> 
 def errors(
     rng: np.random.Generator, tail: tuple[float, float], ratio: float, rho: float, n: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the sums (EXPERIMENTS, n) of two lognormal errors with means 1 and `ratio`, and the moments (same shape)."""
+    """Return sums (EXPERIMENTS, n) of two lognormal errors with means 1 and `ratio`, and the numbers of moments."""
     count = rng.integers(10, 61, (EXPERIMENTS, n))
     inside = np.arange(60) < count[..., None]
     sums = []
