@@ -18,8 +18,8 @@ JUDGED = 1500
 """Largest number of moments, nearly, that are judged; they are evenly spaced."""
 FITTED = 5000
 """Largest number of training moments that the linear control is fitted to."""
-NEAR_CHANGE = 10
-"""Rows before and after a contact begins or ends that are the phase "transition"; 1/3 s at 30 frames per second."""
+NEAR_CHANGE = 3
+"""Rows before and after a contact begins or ends that are the phase "transition"; 0.3 s at 10 frames per second."""
 ERRORS = (0.0, float("inf"))
 
 

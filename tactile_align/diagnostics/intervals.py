@@ -83,12 +83,14 @@ def mean_interval(
         bounds: Smallest and largest possible value; (0, inf) for an error.
         comparisons: Number of intervals that must all contain their true values with 95 % probability (Bonferroni).
     """
+    (low, high), level = bounds, _level(comparisons)
+    if _too_few("error" if np.isinf(high) else "share", episode):
+        return None
     count, total = _per_episode(episode, np.ones(len(values)), values)
-    if np.isinf(bounds[1]):
-        return _interval("error", error_limits(total, count, _level(comparisons)), count)
-    low, width = bounds[0], bounds[1] - bounds[0]
-    limits = share_limits((total - low * count) / width, count, _level(comparisons))
-    return _interval("share", Limits(low + width * limits.low, low + width * limits.high), count)
+    if np.isinf(high):
+        return _interval(error_limits(total, count, level))
+    limits = share_limits((total - low * count) / (high - low), count, level)
+    return _interval(Limits(*(low + (high - low) * end for end in limits)))
 
 
 def paired_interval(
@@ -103,15 +105,15 @@ def paired_interval(
         bounds: Smallest and largest possible value of `a` and `b`; (0, inf) for errors.
         comparisons: Number of intervals that must all contain their true values with 95 % probability (Bonferroni).
     """
-    if np.isinf(bounds[1]):
+    width, level = bounds[1] - bounds[0], _level(comparisons)
+    if _too_few("error difference" if np.isinf(width) else "share difference", episode):
+        return None
+    if np.isinf(width):
         count, first, second = _per_episode(episode, np.ones(len(a)), a, b)
-        limits = error_difference_limits(first, second, count, _level(comparisons))
-        return _interval("error difference", limits, count)
-    width = bounds[1] - bounds[0]
+        return _interval(error_difference_limits(first, second, count, level))
     d = (a - b) / width
     count, total, squares = _per_episode(episode, np.ones(len(a)), d, d**2)
-    limits = share_difference_limits(total, squares, count, _level(comparisons))
-    return _interval("share difference", Limits(width * limits.low, width * limits.high), count)
+    return _interval(Limits(*(width * end for end in share_difference_limits(total, squares, count, level))))
 
 
 def balanced_interval(correct: np.ndarray, label: np.ndarray, episode: np.ndarray) -> Interval:
@@ -122,12 +124,14 @@ def balanced_interval(correct: np.ndarray, label: np.ndarray, episode: np.ndarra
         label: (N,) class of each moment, 0 to K - 1, each class at least once.
         episode: (N,) episode of each moment.
     """
+    if _too_few("share", episode):
+        return None
     one_of = np.eye(int(label.max()) + 1)[label].T
     sums = np.stack(_per_episode(episode, *(one_of * correct), *one_of))
     hits, count = np.split(sums, 2)
     share, influence = _ratio(hits, count)
     contacts = np.array(len(hits) ** 2 / (1 / count.sum(axis=1)).sum())
-    return _interval("share", _wilson(share.mean(), influence.mean(axis=0), count.sum(axis=0), contacts, LEVEL), count)
+    return _interval(_wilson(share.mean(), influence.mean(axis=0), count.sum(axis=0), contacts, LEVEL))
 
 
 def r2_interval(residual: np.ndarray, deviation: np.ndarray, episode: np.ndarray) -> Interval:
@@ -138,11 +142,12 @@ def r2_interval(residual: np.ndarray, deviation: np.ndarray, episode: np.ndarray
         deviation: (N,) squared errors of the prediction without features.
         episode: (N,) episode of each moment.
     """
-    first, second = _per_episode(episode, residual, deviation)
-    relative = relative_limits(first, second, LEVEL)
+    if _too_few("R2", episode):
+        return None
+    relative = relative_limits(*_per_episode(episode, residual, deviation))
     with np.errstate(divide="ignore"):
         limits = Limits(*(-2 * end / (1 - end) for end in (relative.high, relative.low)))
-    return _interval("R2", limits, first)
+    return _interval(limits)
 
 
 def interval_text(interval: Interval, form: str = ".3f") -> str:
@@ -214,10 +219,13 @@ def _per_episode(episode: np.ndarray, *values: np.ndarray) -> list[np.ndarray]:
     return [np.bincount(index.ravel(), weights=row) for row in values]
 
 
-def _interval(kind: Kind, limits: Limits, count: np.ndarray) -> Interval:
+def _too_few(kind: Kind, episode: np.ndarray) -> bool:
+    return len(np.unique(episode)) < RULES[kind].fewest
+
+
+def _interval(limits: Limits) -> Interval:
     low, high = float(limits.low), float(limits.high)
-    enough = count.shape[-1] >= RULES[kind].fewest and np.isfinite([low, high]).all()
-    return (low, high) if enough else None
+    return (low, high) if np.isfinite([low, high]).all() else None
 
 
 def _level(comparisons: int) -> float:
@@ -237,7 +245,7 @@ def _ratio(total: np.ndarray, count: np.ndarray) -> tuple[np.ndarray, np.ndarray
 
 def _variance(influence: np.ndarray) -> np.ndarray:
     n = influence.shape[-1]
-    return np.asarray(n / max(n - 1, 1) * (influence**2).sum(axis=-1))
+    return np.asarray(n / (n - 1) * (influence**2).sum(axis=-1))
 
 
 def _freedom(influence: np.ndarray) -> np.ndarray:
@@ -246,7 +254,7 @@ def _freedom(influence: np.ndarray) -> np.ndarray:
     fourth = (influence**4).sum(axis=-1)
     with np.errstate(divide="ignore", invalid="ignore"):
         # Normal influences have a kurtosis of 3, so that n normal influences count as n.
-        return np.where(fourth > 0, np.clip(3 * squares**2 / fourth - 1, 1, max(n - 1, 1)), max(n - 1, 1))
+        return np.where(fourth > 0, np.clip(3 * squares**2 / fourth - 1, 1, n - 1), n - 1)
 
 
 def _design(count: np.ndarray) -> np.ndarray:
@@ -275,5 +283,5 @@ def _wilson(share: np.ndarray, influence: np.ndarray, count: np.ndarray, contact
 
 def _t_limits(total: np.ndarray, count: np.ndarray, level: float) -> Limits:
     mean, influence = _ratio(total, count)
-    half = _t(max(count.shape[-1] - 1, 1), level) * np.sqrt(_variance(influence))
+    half = _t(count.shape[-1] - 1, level) * np.sqrt(_variance(influence))
     return Limits(mean - half, mean + half)

@@ -375,7 +375,7 @@ def phase_lines(phases: Mapping[str, Mapping[str, PhaseError]]) -> Iterator[str]
 
 
 def json_of(result: object) -> str:
-    """Return the JSON text of a results dataclass; attributes that are None are left out, lists of numbers on one line."""
+    """Return the JSON text of a results dataclass without attributes that are None, a list of numbers on one line."""
     text = json.dumps(TypeAdapter(type(result)).dump_python(result, mode="json", exclude_none=True), indent=2)
     return re.sub(r"\[[\s\d.,eE+-]*\]", lambda numbers: " ".join(numbers[0].split()), text) + "\n"
 
@@ -426,7 +426,8 @@ def view_lines(view: ViewSummary) -> Iterator[str]:
             yield _recall_line(f"{kind}, {direction}", at, recall.at, recall.median_rank)
     yield _recall_line("chance", f"{both.chance[1]:.3f}", both.chance, (both.gallery + 1) / 2)
     if view.minus_opening is not None:
-        yield f"box minus opening only, R@1 on the same {view.minus_opening.pairs} contacts: {view.minus_opening.text()}"
+        minus = view.minus_opening
+        yield f"box minus opening only, R@1 on the same {minus.pairs} contacts: {minus.text()}"
     yield f"gallery of {both.gallery}, one moment per contact, {both.episodes} held-out episodes"
     yield ""
     yield from readout_lines(view)

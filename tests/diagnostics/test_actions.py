@@ -121,7 +121,7 @@ def test_a_policy_that_ignores_its_touch_does_not_change_when_it_is_shuffled(run
 
 
 def test_one_episode_has_no_other_to_shuffle_with(run: tuple[TrainConfig, Data]) -> None:
-    config, data = run
+    config, _ = run
     alone = config.model_copy(update={"held_out": 1})
     one = load_data(alone, progress=False)
     assert list(action_moments(LoadedRun.untrained(alone, one.held_out), one.train).errors) == [POLICY, STILL, LINEAR]
