@@ -144,7 +144,8 @@ def r2_interval(residual: np.ndarray, deviation: np.ndarray, episode: np.ndarray
     """
     if _too_few("R2", episode):
         return None
-    relative = relative_limits(*_per_episode(episode, residual, deviation))
+    first, second = _per_episode(episode, residual, deviation)
+    relative = relative_limits(first, second)
     with np.errstate(divide="ignore"):
         limits = Limits(*(-2 * end / (1 - end) for end in (relative.high, relative.low)))
     return _interval(limits)
