@@ -25,7 +25,8 @@ from tests.benchmarks.coverage import LOWEST, cell, errors, paired_shares, share
 
 
 @pytest.mark.parametrize(
-    ("rate", "icc", "n"), [(0.02, 0.2, 4), (0.2, 0.2, 8), (0.2, 0.2, 40), (0.9, 0.05, 4), (0.9, 0.2, 20)]
+    ("rate", "icc", "n"),
+    [(0.02, 0.2, 4), (0.05, 0.2, 20), (0.2, 0.2, 8), (0.2, 0.2, 40), (0.9, 0.05, 4), (0.9, 0.2, 20)],
 )
 def test_intervals_of_shares_hold_the_truth(rate: float, icc: float, n: int) -> None:
     limits = share_limits(*shares(np.random.default_rng(3), rate, icc, n))
