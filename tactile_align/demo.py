@@ -15,6 +15,7 @@ from tactile_align.calibration.rig import load_rig
 from tactile_align.config.presets import SMALL_ACT, SMALL_TOWER
 from tactile_align.config.train import TrainConfig
 from tactile_align.diagnostics.evaluation import evaluate, train_to_the_end
+from tactile_align.diagnostics.intervals import interval_text
 from tactile_align.diagnostics.summary import Summary
 from tactile_align.files import write_text_atomically
 from tactile_align.policies.build import views_of
@@ -180,9 +181,9 @@ def _summary(size: Size, proof: str, verdicts: Mapping[str, str], summary: Summa
     view, error = next(iter(summary.views.values())), summary.action_error
     assert view.opening_only is not None and error is not None and error.standing_still_per_column is not None
     loss, box, opening = view.loss, view.retrieval["both"], view.opening_only.retrieval["both"]
-    low, high = box.interval[1]
-    o_low, o_high = opening.interval[1]
-    learnt = loss.hsa <= 0.9 * loss.chance and low > max(1 / box.gallery, opening.at[1], o_high)
+    own, minus = box.interval[1], view.minus_opening
+    assert minus is not None
+    learnt = loss.hsa <= 0.9 * loss.chance and own is not None and own[0] > 1 / box.gallery and minus.above_zero
     verdict = (
         "Touch and sight are aligned: a touch retrieves its view more often than chance or the opening alone would."
         if learnt
@@ -206,10 +207,11 @@ verify: {json.dumps(dict(verdicts))}
 | | value | compare with |
 |---|---|---|
 | HSA loss (SCRATCH) | {loss.hsa:.3f} | chance {loss.chance:.3f}; ratio {loss.hsa / loss.chance:.2f} |
-| R@1 of {box.gallery} (SCRATCH) | {box.at[1]:.3f} [{low:.3f}, {high:.3f}] | chance {1 / box.gallery:.3f} |
-| R@1 of the gripper's opening alone | {opening.at[1]:.3f} [{o_low:.3f}, {o_high:.3f}] | R@1 above must be higher |
+| R@1 of {box.gallery} (SCRATCH) | {box.at[1]:.3f} {interval_text(own)} | chance {1 / box.gallery:.3f} |
+| R@1 of the gripper's opening alone | {opening.at[1]:.3f} {interval_text(opening.interval[1])} | R@1 above |
+| R@1 minus that of the opening, on the same contacts | {minus.text()} | 0 |
 
-Intervals: 95 %, bootstrap over {box.episodes} episodes. A gallery contains at most one moment per contact.
+Intervals: 95 %, over {box.episodes} episodes. A gallery contains at most one moment per contact.
 
 ## Does the policy act? ({summary.episodes_text})
 

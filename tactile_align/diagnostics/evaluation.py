@@ -1,20 +1,23 @@
-"""Evaluation of a finished run on its test episodes: retrieval with baselines, read-outs and action error."""
+"""Evaluation of finished runs on their test episodes: retrieval with baselines, read-outs and action error."""
 
 import logging
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
 from tactile_align.config.train import TrainConfig, load_config
+from tactile_align.diagnostics.actions import ActionMoments, action_moments, compare_actions
 from tactile_align.diagnostics.pairs import pair_features
 from tactile_align.diagnostics.readouts import read_galleries, view_readouts
 from tactile_align.diagnostics.retrieval import retrieval
 from tactile_align.diagnostics.summary import (
-    ActionError,
     BaselineTrial,
+    Comparison,
     HeldOutLoss,
     OpeningOnly,
     Recall,
@@ -73,7 +76,66 @@ def evaluate(
             has both a box and a contact. Or the baseline diverged at every rate. Or an episode of the run is missing or
             changed.
     """
-    folder = Path(run)
+    return _judge(Path(run), data, progress, processes, baseline_rates).summary
+
+
+def compare(
+    runs: Sequence[str | Path],
+    *,
+    progress: bool = True,
+    processes: int = 1,
+    baseline_rates: Sequence[float] = BASELINE_RATES,
+) -> Comparison:
+    """Return the results of several runs, each as from `evaluate`, and their paired differences to the first run.
+
+    Args:
+        runs: At least two run folders, judged on the same episodes.
+        progress: Show progress bars on stderr.
+        processes: Number of processes that prepare episodes.
+        baseline_rates: As in `evaluate`.
+
+    Raises:
+        InputError: A run is given twice, or the runs are judged on different episodes. Also the errors of `evaluate`.
+    """
+    folders = [Path(run) for run in runs]
+    if len({folder.resolve() for folder in folders}) < len(folders):
+        given = ", ".join(str(folder) for folder in folders)
+        raise InputError(f"got a run twice: {given}. A comparison needs different runs; give each run once")
+    judged = [_judge(folder, None, progress, processes, baseline_rates) for folder in folders]
+    for folder, other in zip(folders, judged, strict=True):
+        if other.episodes != judged[0].episodes:
+            raise InputError(
+                f"{folder} is judged on other episodes than {folders[0]}; a paired comparison needs the same episodes. "
+                f"Compare runs with the same [[data]] and the same split"
+            )
+    plain = [folder.name for folder in folders]
+    names = plain if len(set(plain)) == len(plain) else [str(folder) for folder in folders]
+    first, comparisons = judged[0].summary, len(folders) - 1
+    others = dict(zip(names[1:], (other.summary for other in judged[1:]), strict=True))
+    differences = {
+        key: {
+            name: other.views[key].retrieval["both"].minus(view.retrieval["both"], comparisons)
+            for name, other in others.items()
+            if key in other.views
+        }
+        for key, view in first.views.items()
+    }
+    acting = {name: other.actions for name, other in zip(names, judged, strict=True) if other.actions is not None}
+    return Comparison(
+        tuple(other.summary for other in judged),
+        comparisons,
+        {key: by_run for key, by_run in differences.items() if by_run},
+        compare_actions(acting, comparisons) if names[0] in acting and len(acting) > 1 else {},
+    )
+
+
+class _Judged(NamedTuple):
+    summary: Summary
+    actions: ActionMoments | None
+    episodes: tuple[tuple[Path, str], ...]
+
+
+def _judge(folder: Path, data: Data | None, progress: bool, processes: int, baseline_rates: Sequence[float]) -> _Judged:
     config = load_config(folder / "config.toml")
     data = data or load_data(config, processes, progress, folder)
     loaded = LoadedRun.load(folder, config, data.judged, "retrieval")
@@ -90,13 +152,16 @@ def evaluate(
         views = {view.key: _view_summary(loaded, baseline, view.key, trials) for view in loaded.model.views}
         reading = _readings(data, config)
         weights["retrieval"] = loaded.selected
-    error = None
+    actions = None
     if loaded.model.act is not None:
         acting = LoadedRun.load(folder, config, data.judged, "action")
-        error, weights["action"] = action_error(acting), acting.selected
-    summary = Summary(folder.name, _encoder_name(loaded.model), data.judged_on, views, reading, error, weights)
+        actions, weights["action"] = action_moments(acting, data.train), acting.selected
+    summary = Summary(folder.name, _encoder_name(loaded.model), data.judged_on, views, reading, weights=weights)
+    if actions is not None:
+        summary = replace(summary, action_error=actions.error(), phases=actions.phases())
     write_text_atomically(folder / "summary.json", json_of(summary))
-    return summary
+    episodes = tuple((job.ref.path.resolve(), job.ref.group) for job in loaded.moments.jobs)
+    return _Judged(summary, actions, episodes)
 
 
 def train_to_the_end(config: TrainConfig, data: Data, progress: bool = True) -> None:
@@ -214,17 +279,19 @@ def _view_summary(
 ) -> ViewSummary:
     features = pair_features(run, key)
     gallery = _gallery(features)
-    beside = None
+    recalls, beside, minus = _retrieval(features, gallery), None, None
     if baseline is not None:
         other = pair_features(baseline, key)
         galleries, _ = read_galleries(other, gallery, run.config.hsa.min_gap)
         beside = OpeningOnly(held_out_loss(baseline, other), _retrieval(other, gallery), galleries, trials)
+        minus = recalls["both"].minus(beside.retrieval["both"])
     return ViewSummary(
         moments=len(features["h_tau"]),
         contacts=_contacts(features),
         loss=held_out_loss(run, features),
-        retrieval=_retrieval(features, gallery),
+        retrieval=recalls,
         opening_only=beside,
+        minus_opening=minus,
         **vars(view_readouts(run, key, features=features, gallery=gallery)),
     )
 
@@ -240,39 +307,6 @@ def _gallery(features: dict[str, np.ndarray]) -> int:
 def _retrieval(features: dict[str, np.ndarray], gallery: int) -> dict[str, Recall]:
     tau, w, episode, contact = (features[name] for name in ("h_tau", "h_w", "episode", "contact"))
     return retrieval(tau, w, episode, contact, gallery=gallery)
-
-
-@torch.no_grad()
-def action_error(run: LoadedRun) -> ActionError:
-    """Return the mean absolute action errors of the policy and of standing still on held-out episodes, robot units.
-
-    The latent is zero, as on the robot. Standing still means that every action of a chunk equals the state
-    recorded at the start of the chunk.
-
-    Raises:
-        ValueError: The moments are not normalised.
-    """
-    moments, statistics = run.moments, run.moments.statistics
-    if statistics is None:
-        raise ValueError("expected normalised moments; got moments as recorded. Use `Moments.normalised`")
-    errors, still, real = [], [], []
-    rows = np.arange(0, len(moments), max(1, len(moments) // 1500))
-    for batch in run.batches(rows):
-        output = run.model.predict(batch, run.model.see(batch))
-        predicted = statistics.restore_action(output.actions.double())
-        recorded = statistics.restore_action(batch.action.double())
-        errors.append((predicted - recorded).abs())
-        if batch.qpos_raw.shape[1] == recorded.shape[2]:
-            still.append((batch.qpos_raw[:, None] - recorded).abs())
-        real.append(~batch.is_pad)
-    keep = torch.cat(real)
-    policy = torch.cat(errors)
-    return ActionError(
-        per_column=tuple(policy[keep].mean(dim=0).tolist()),
-        first_step=tuple(policy[:, 0].mean(dim=0).tolist()),
-        moments=len(keep),
-        standing_still_per_column=tuple(torch.cat(still)[keep].mean(dim=0).tolist()) if still else None,
-    )
 
 
 def _encoder_name(model: AlignedPolicy) -> str:

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tactile_align.diagnostics.retrieval import mean_interval
+from tactile_align.diagnostics.intervals import mean_interval
 from tactile_align.diagnostics.summary import Localisation
 from tactile_align.errors import InputError
 from tactile_align.features.towers import Towers

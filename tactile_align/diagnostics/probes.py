@@ -1,11 +1,8 @@
 """Linear probes of frozen features, tested on episodes that the probes were not fitted on."""
 
-from collections.abc import Callable
-from typing import Literal
-
 import numpy as np
 
-from tactile_align.diagnostics.retrieval import episode_interval
+from tactile_align.diagnostics.intervals import balanced_interval, r2_interval
 from tactile_align.diagnostics.summary import Probe
 from tactile_align.errors import InputError
 
@@ -37,12 +34,10 @@ def probe_classes(h: np.ndarray, label: np.ndarray, episode: np.ndarray) -> Prob
         )
     one_of = np.eye(k)[y]
     predicted = _out_of_fold(h, one_of, 1.0 / np.bincount(y)[y], episode).argmax(axis=1)
-    sums = np.concatenate([one_of.T * (predicted == y), one_of.T])
-
-    def balanced(s: np.ndarray) -> np.ndarray:
-        return np.asarray(np.nanmean(s[:k] / s[k:], axis=0))
-
-    return _probe("balanced accuracy", balanced, sums, episode, 1 / k)
+    correct = predicted == y
+    score = float(np.mean([correct[y == c].mean() for c in range(k)]))
+    interval = balanced_interval(correct, y, episode)
+    return Probe("balanced accuracy", score, 1 / k, len(episode), len(np.unique(episode)), interval)
 
 
 def probe_number(h: np.ndarray, value: np.ndarray, episode: np.ndarray) -> Probe:
@@ -67,21 +62,10 @@ def probe_number(h: np.ndarray, value: np.ndarray, episode: np.ndarray) -> Probe
     fold = left_out_in_turn(episode)
     means = np.array([value[fold != f].mean() for f in range(FOLDS)])[fold]
     predicted = _out_of_fold(h, value[:, None], np.ones(len(value)), episode)[:, 0]
-    sums = np.stack([(predicted - value) ** 2, (means - value) ** 2])
-    return _probe("R2", lambda s: np.asarray(1 - s[0] / s[1]), sums, episode, 0.0)
-
-
-def _probe(
-    measure: Literal["balanced accuracy", "R2"],
-    statistic: Callable[[np.ndarray], np.ndarray],
-    sums: np.ndarray,
-    episode: np.ndarray,
-    chance: float,
-) -> Probe:
-    """Return score and interval of a statistic of sums (S, N); see `episode_interval` for both."""
-    score = float(statistic(sums.sum(axis=1, keepdims=True))[0])
-    interval = episode_interval(sums, episode, statistic)
-    return Probe(measure, score, interval, chance, len(episode), len(np.unique(episode)))
+    residual, deviation = (predicted - value) ** 2, (means - value) ** 2
+    score = float(1 - residual.sum() / deviation.sum())
+    interval = r2_interval(residual, deviation, episode)
+    return Probe("R2", score, 0.0, len(episode), len(np.unique(episode)), interval)
 
 
 def left_out_in_turn(episode: np.ndarray) -> np.ndarray:
@@ -103,7 +87,7 @@ def _out_of_fold(h: np.ndarray, target: np.ndarray, weight: np.ndarray, episode:
     predicted = np.empty_like(target, dtype=np.float64)
 
     def predict(fitted: np.ndarray, tested: np.ndarray, strength: float) -> np.ndarray:
-        return _ridge(h[fitted], target[fitted], weight[fitted], h[tested], strength)
+        return ridge(h[fitted], target[fitted], weight[fitted], h[tested], strength)
 
     for f in range(FOLDS):
         fitted, inner_test = fold != f, fold == (f + 1) % FOLDS
@@ -116,7 +100,7 @@ def _out_of_fold(h: np.ndarray, target: np.ndarray, weight: np.ndarray, episode:
     return predicted
 
 
-def _ridge(x: np.ndarray, y: np.ndarray, weight: np.ndarray, tested: np.ndarray, strength: float) -> np.ndarray:
+def ridge(x: np.ndarray, y: np.ndarray, weight: np.ndarray, tested: np.ndarray, strength: float) -> np.ndarray:
     """Return predictions at `tested` of a weighted ridge regression that is fitted from standardised x to y."""
     w = weight / weight.mean()
     centre = np.average(x, axis=0, weights=w)

@@ -1,50 +1,14 @@
 """Retrieval between touches and image regions: recall with intervals, in galleries of a given number of candidates."""
 
-from collections.abc import Callable
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
 from scipy.stats import hypergeom
 
-from tactile_align.diagnostics.summary import Recall
+from tactile_align.diagnostics.intervals import mean_interval
+from tactile_align.diagnostics.summary import Hits, Recall
 from tactile_align.errors import InputError
-
-RESAMPLES = 2000
-
-
-def episode_interval(
-    sums: np.ndarray, episode: np.ndarray, statistic: Callable[[np.ndarray], np.ndarray], *, seed: int = 0
-) -> tuple[float, float]:
-    """Return the 95 % bootstrap interval of a statistic of sums over moments.
-
-    Complete episodes are resampled, because the moments of an episode resemble each other.
-
-    Args:
-        sums: (S, N) values of S quantities for N moments; the statistic uses the sum of each quantity.
-        episode: (N,) episode of each moment.
-        statistic: Function from the sums (S, R) of R = 2000 resamples to the values (R,) of the statistic.
-        seed: Seed of the resampling; equal seeds give equal intervals.
-    """
-    names, index = np.unique(episode, return_inverse=True)
-    per_episode = np.stack([np.bincount(index.ravel(), weights=row) for row in sums])
-    chosen = np.random.default_rng([seed, 1]).integers(len(names), size=(RESAMPLES, len(names)))
-    with np.errstate(invalid="ignore", divide="ignore"):
-        values = statistic(per_episode[:, chosen].sum(axis=2))
-    low, high = np.nanquantile(values, [0.025, 0.975])
-    return float(low), float(high)
-
-
-def mean_interval(values: np.ndarray, episode: np.ndarray, *, seed: int = 0) -> tuple[float, float]:
-    """Return the 95 % bootstrap interval of the mean of `values` (N,), which lie between 0 and 1.
-
-    A single episode carries no information about other episodes, so its interval is 0 to 1. See `episode_interval` for
-    the other arguments.
-    """
-    if len(np.unique(episode)) == 1:
-        return 0.0, 1.0
-    sums = np.stack([values, np.ones(len(values))])
-    return episode_interval(sums, episode, lambda s: s[0] / s[1], seed=seed)
-
 
 Gallery = Literal["all", "cross-episode", "same-episode"]
 
@@ -96,7 +60,8 @@ def retrieval(
         raise ValueError(f"min_gap = {min_gap} requires the time of each moment; got time = None. Pass `time`")
     rng = np.random.default_rng(seed)
     tau, w = _unit(h_tau), _unit(h_w)
-    of, which = _contacts(episode, contact)
+    names, which = _contacts(episode, contact)
+    of = names[:, 0]
     same, other = of[:, None] == of, ~np.eye(len(of), dtype=bool)
     kinds = {"all": other, "cross-episode": ~same, "same-episode": same & other}[kind]
     drawn = [_one_of_each(which, len(of), rng) for _ in range(draws)]
@@ -122,15 +87,18 @@ def retrieval(
             for i, k in enumerate(ks):
                 hits[direction, i] += hypergeom.cdf(k - 1, available, better, gallery - 1) / draws
     directions = {"touch to vision": [0], "vision to touch": [1], "both": [0, 1]}
-    return {
-        name: _recall(hits[i].mean(axis=0)[:, queries], ranks[i].mean(axis=0)[queries], of[queries], gallery, ks, seed)
+    recalls = {
+        name: _recall(hits[i].mean(axis=0)[:, queries], ranks[i].mean(axis=0)[queries], of[queries], gallery, ks)
         for name, i in directions.items()
     }
+    if 1 in ks:
+        at_1 = hits[:, ks.index(1), queries].mean(axis=0).round(4)
+        asked = Hits(tuple(names[queries, 0].tolist()), tuple(names[queries, 1].tolist()), tuple(at_1.tolist()))
+        recalls["both"] = replace(recalls["both"], hits=asked)
+    return recalls
 
 
-def region_retrieval(
-    h_tau: np.ndarray, regions: np.ndarray, episode: np.ndarray, contact: np.ndarray, *, seed: int = 0
-) -> Recall:
+def region_retrieval(h_tau: np.ndarray, regions: np.ndarray, episode: np.ndarray, contact: np.ndarray) -> Recall:
     """Return recall of a touch's own region among other regions of the SAME image.
 
     Args:
@@ -138,24 +106,23 @@ def region_retrieval(
         regions: (N, R, D) features of R regions in the image of each moment; the first is the touch's own region.
         episode: (N,) episode of each moment.
         contact: (N,) index of the contact within the episode; the moments of a contact are averaged.
-        seed: Seed of the bootstrap; equal seeds give equal intervals.
 
     Returns:
         Recall from touch to vision in a gallery of R candidates. A tie counts as better.
     """
     scores = np.einsum("nd,nrd->nr", _unit(h_tau), _unit(regions))
     better = (~(scores[:, 1:] < scores[:, :1])).sum(axis=1)
-    of, which = _contacts(episode, contact)
+    names, which = _contacts(episode, contact)
     ks = tuple(k for k in (1, 5, 10) if k < regions.shape[1])
     per_contact = np.stack([*(better < k for k in ks), better + 1.0])
     means = np.stack([np.bincount(which, weights=row) / np.bincount(which) for row in per_contact])
-    return _recall(means[:-1], means[-1], of, regions.shape[1], ks, seed)
+    return _recall(means[:-1], means[-1], names[:, 0], regions.shape[1], ks)
 
 
 def _contacts(episode: np.ndarray, contact: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the episode (C,) of each contact, and the index (N,) of each moment's contact."""
+    """Return the episode and index (C, 2) int64 of each contact, and the row (N,) in it of each moment's contact."""
     names, which = np.unique(np.stack([episode, contact], axis=1), axis=0, return_inverse=True)
-    return names[:, 0], which.ravel()
+    return names.astype(np.int64), which.ravel()
 
 
 def _unit(h: np.ndarray) -> np.ndarray:
@@ -172,11 +139,9 @@ def _one_of_each(which: np.ndarray, count: int, rng: np.random.Generator) -> np.
     return rows
 
 
-def _recall(
-    hits: np.ndarray, rank: np.ndarray, episode: np.ndarray, gallery: int, ks: tuple[int, ...], seed: int
-) -> Recall:
+def _recall(hits: np.ndarray, rank: np.ndarray, episode: np.ndarray, gallery: int, ks: tuple[int, ...]) -> Recall:
     """Return the recall from the hits (K, Q) and ranks (Q,) of Q queries."""
-    intervals = [mean_interval(row, episode, seed=seed) for row in hits]
+    intervals = [mean_interval(row, episode) for row in hits]
     return Recall(
         at={k: float(hits[i].mean()) for i, k in enumerate(ks)},
         interval=dict(zip(ks, intervals, strict=True)),

@@ -13,6 +13,7 @@ from typing import Any, Literal
 from tactile_align.calibration.rig import load_rig
 from tactile_align.config.train import TrainConfig
 from tactile_align.diagnostics.evaluation import train_to_the_end
+from tactile_align.diagnostics.intervals import TOO_FEW, interval_text
 from tactile_align.diagnostics.pairs import pair_features
 from tactile_align.diagnostics.retrieval import retrieval
 from tactile_align.diagnostics.summary import Recall, json_of, result_of
@@ -105,6 +106,7 @@ class Cell:
 
 RESULT = "result.json"
 BOX_ROWS = ("mean", "attention", "grid", "crop")
+COMPARED = ("whole", "opening")
 CONTROLS = ("elsewhere", "crop_elsewhere")
 
 
@@ -125,7 +127,7 @@ def table_text(cells: Sequence[Cell], gallery: int) -> str:
     comparison, ablations = ([cell for cell in cells if cell.row in names] for names in GROUPS.values())
     parts = [
         f"Retrieval among {gallery} held-out contacts, averaged over both directions; encoders: {encoders}. "
-        f"Chance: R@1 {chance[1]:.3f}, R@5 {chance[5]:.3f}. Intervals: 95 %, bootstrap over episodes.\n"
+        f"Chance: R@1 {chance[1]:.3f}, R@5 {chance[5]:.3f}. Intervals: 95 %, over episodes.\n"
     ]
     if comparison:
         parts += [_markdown(comparison), *(line + "\n" for line in verdicts(cells))]
@@ -138,9 +140,9 @@ def _markdown(cells: Sequence[Cell]) -> str:
     lines = ["| row | seed | R@1 | R@5 | median rank | CPU min |", "|---|---|---|---|---|---|"]
     for cell in cells:
         both = cell.both
-        low, high = both.interval[1]
         lines.append(
-            f"| {ROWS[cell.row].title} | {cell.seed} | {both.at[1]:.3f} [{low:.3f}, {high:.3f}] | {both.at[5]:.3f} "
+            f"| {ROWS[cell.row].title} | {cell.seed} | {both.at[1]:.3f} {interval_text(both.interval[1])} "
+            f"| {both.at[5]:.3f} "
             f"| {both.median_rank:.1f} | {cell.cpu_minutes:.1f}{' (resumed)' if cell.resumed else ''} |"
         )
     return "\n".join(lines) + "\n"
@@ -149,30 +151,36 @@ def _markdown(cells: Sequence[Cell]) -> str:
 def verdicts(cells: Sequence[Cell]) -> list[str]:
     """Return one sentence per seed on the results of the main comparison.
 
-    The sentence states whether the best run with boxes is better than the runs with the whole image and with the
-    opening, and whether the run with boxes elsewhere is at chance. A seed with missing rows has no sentence.
+    The sentence states by how much the best box differs from the whole image and from the opening, on the same
+    contacts, and whether the boxes elsewhere in the image are at chance. The intervals of the differences are corrected
+    for the comparisons of all boxes with both rows (Bonferroni), because the best box is chosen on the same episodes. A
+    seed with missing rows has no sentence.
     """
     lines = []
     for seed in sorted({cell.seed for cell in cells}):
         rows = {cell.row: cell.both for cell in cells if cell.seed == seed}
         if not all(row.name in rows for row in TABLE):
             continue
-        best = max(BOX_ROWS, key=lambda name: rows[name].at[1])
-        low = rows[best].interval[1][0]
-        beaten = [ROWS[name].title for name in ("whole", "opening") if low > rows[name].interval[1][1]]
+        best, comparisons = max(BOX_ROWS, key=lambda name: rows[name].at[1]), len(BOX_ROWS) * len(COMPARED)
+        minus = {name: rows[best].minus(rows[name], comparisons) for name in COMPARED}
+        beaten = [ROWS[name].title for name, difference in minus.items() if difference.above_zero]
         lines.append(
-            f"seed {seed}: the best box is '{ROWS[best].title}'; its interval lies above that of "
-            f"{' and '.join(beaten) or 'neither whole image nor opening only'}; "
-            + "; ".join(
-                f"the interval of '{ROWS[name].title}' {_contains(rows[name].interval[1], rows[name].chance[1])} chance"
-                for name in CONTROLS
-            )
+            f"seed {seed}: the best box is '{ROWS[best].title}'; it is better than "
+            f"{' and '.join(beaten) or 'neither whole image nor opening only'} (R@1 on the same contacts minus "
+            + ", ".join(f"{ROWS[name].title} {difference.text()}" for name, difference in minus.items())
+            + f"; corrected for {comparisons} comparisons); "
+            + "; ".join(_at_chance(ROWS[name].title, rows[name]) for name in CONTROLS)
         )
     return lines
 
 
-def _contains(interval: tuple[float, float], value: float) -> str:
-    return "contains" if interval[0] <= value <= interval[1] else "does NOT contain"
+def _at_chance(title: str, recall: Recall) -> str:
+    interval, chance = recall.interval[1], recall.chance[1]
+    if interval is None:
+        return f"'{title}' has {TOO_FEW}"
+    return (
+        f"the interval of '{title}' {'contains' if interval[0] <= chance <= interval[1] else 'does NOT contain'} chance"
+    )
 
 
 @dataclass(frozen=True)

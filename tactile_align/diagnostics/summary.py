@@ -1,13 +1,16 @@
 """Results of an evaluation: dataclasses, their JSON form, and the table that `evaluate` prints."""
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
+from tactile_align.diagnostics.intervals import Interval, interval_text, paired_interval
 from tactile_align.errors import InputError
 from tactile_align.facts import explain
 from tactile_align.files import read_json
@@ -16,26 +19,98 @@ Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
+class Difference:
+    """Difference of two results on the same contacts or moments: the result of this row minus that of another.
+
+    Attributes:
+        value: Mean difference.
+        pairs: Number of contacts or moments.
+        episodes: Number of episodes that they are from.
+        interval: 95 % interval of the difference over episodes; None with too few episodes.
+    """
+
+    value: float
+    pairs: int
+    episodes: int
+    interval: Interval = None
+
+    def text(self, form: str = "+.3f") -> str:
+        """Return the difference and its interval as text, such as "+0.120 [+0.050, +0.190]"."""
+        return f"{self.value:{form}} {interval_text(self.interval, form)}"
+
+    @property
+    def above_zero(self) -> bool:
+        """Whether the complete interval lies above 0; False with too few episodes."""
+        return self.interval is not None and self.interval[0] > 0
+
+
+@dataclass(frozen=True)
+class Hits:
+    """R@1 of each query, from which two recalls on the same contacts are compared in pairs.
+
+    Attributes:
+        episode: Q numbers, the episode of each query.
+        contact: Q numbers, the index of its contact in the episode.
+        at_1: Q numbers, the probability that its partner is the nearest candidate.
+    """
+
+    episode: tuple[int, ...]
+    contact: tuple[int, ...]
+    at_1: tuple[float, ...]
+
+
+@dataclass(frozen=True)
 class Recall:
     """Recall of one retrieval direction, or the average of both directions, with its chance level.
 
     Attributes:
         at: R@k by k, the share of queries whose partner is among the k nearest candidates of the gallery.
-        interval: 95 % bootstrap interval of R@k over episodes, by k.
+        interval: 95 % interval of R@k over episodes, by k; None with too few episodes.
         median_rank: Median over the queries of the expected rank of the partner; 1 is best.
         gallery: Number of candidates, including the partner.
         chance: R@k of a random order, k / gallery, by k; 1 if the gallery has at most k candidates.
         queries: Number of contacts that were queries.
         episodes: Number of episodes that these contacts are from.
+        hits: R@1 of each query; None for galleries that are not compared in pairs.
     """
 
     at: dict[int, float]
-    interval: dict[int, tuple[float, float]]
+    interval: dict[int, Interval]
     median_rank: float
     gallery: int
     chance: dict[int, float]
     queries: int
     episodes: int
+    hits: Hits | None = None
+
+    def minus(self, other: "Recall", comparisons: int = 1) -> Difference:
+        """Return R@1 of this recall minus that of another, over the contacts that are queries of both.
+
+        Args:
+            other: The other recall, on the same episodes.
+            comparisons: Number of differences that are compared with 0 at the same time (Bonferroni).
+
+        Raises:
+            InputError: A recall has no hits of its queries, or the two have no query in common.
+        """
+        if self.hits is None or other.hits is None:
+            raise InputError(
+                "a recall has no hits of its queries, which a paired comparison needs. The file was written by an "
+                "earlier version; evaluate the run again"
+            )
+        tables = [
+            dict(zip(zip(h.episode, h.contact, strict=True), h.at_1, strict=True)) for h in (self.hits, other.hits)
+        ]
+        common = sorted(tables[0].keys() & tables[1].keys())
+        if not common:
+            raise InputError(
+                "two recalls have no query in common, so they cannot be compared in pairs. Compare runs with the same "
+                "episodes and split_seed"
+            )
+        own, others = (np.array([table[query] for query in common]) for table in tables)
+        episode = np.array(common)[:, 0]
+        interval = paired_interval(own, others, episode, comparisons=comparisons)
+        return Difference(float((own - others).mean()), len(common), len(np.unique(episode)), interval)
 
 
 @dataclass(frozen=True)
@@ -44,7 +119,6 @@ class Localisation:
 
     Attributes:
         hit: Share of touches whose most similar place lies in the sensor's box.
-        interval: 95 % bootstrap interval of `hit` over episodes.
         chance: Hit share of a random place.
         always_there: Hit share of the best fixed place. A wrist camera nearly always sees its sensor at the same
             place, so only a `hit` above `always_there` shows that touches localise.
@@ -52,16 +126,17 @@ class Localisation:
         distance_mm: The same distance at the sensor's depth, mm; None without depths.
         moments: Number of touches.
         episodes: Number of episodes that these touches are from.
+        interval: 95 % interval of `hit` over episodes; None with too few episodes.
     """
 
     hit: float
-    interval: tuple[float, float]
     chance: float
     always_there: float
     distance_px: float
     moments: int
     episodes: int
     distance_mm: float | None = None
+    interval: Interval = None
 
 
 @dataclass(frozen=True)
@@ -71,18 +146,18 @@ class Probe:
     Attributes:
         measure: Measure of the score: "balanced accuracy" for classes, "R2" for a number.
         score: Score on episodes that the probe was not fitted on.
-        interval: 95 % bootstrap interval of the score over episodes.
         chance: Score of features without information: 1 / (number of classes), or 0 for R2.
         moments: Number of moments.
         episodes: Number of episodes.
+        interval: 95 % interval of the score over episodes; None with too few episodes.
     """
 
     measure: Literal["balanced accuracy", "R2"]
     score: float
-    interval: tuple[float, float]
     chance: float
     moments: int
     episodes: int
+    interval: Interval = None
 
 
 @dataclass(frozen=True)
@@ -215,6 +290,7 @@ class ViewSummary(Readouts):
         loss: Alignment loss on held-out pairs.
         retrieval: Recall by direction: "touch to vision", "vision to touch", "both".
         opening_only: Results of the opening-only baseline; None if the run itself does not use the box.
+        minus_opening: R@1 in both directions minus that of the opening-only baseline, on the same contacts.
     """
 
     moments: int
@@ -222,6 +298,26 @@ class ViewSummary(Readouts):
     loss: HeldOutLoss
     retrieval: dict[str, Recall]
     opening_only: OpeningOnly | None = None
+    minus_opening: Difference | None = None
+
+
+@dataclass(frozen=True)
+class PhaseError:
+    """Action error in the moments of one phase.
+
+    Attributes:
+        error: Mean absolute error over all columns and steps of the chunk, robot units.
+        moments: Number of moments.
+        episodes: Number of episodes that these moments are from.
+        interval: 95 % interval of the error over episodes; None with too few episodes.
+        minus_policy: This error minus that of the policy on the same moments; None for the policy itself.
+    """
+
+    error: float
+    moments: int
+    episodes: int
+    interval: Interval = None
+    minus_policy: Difference | None = None
 
 
 @dataclass(frozen=True)
@@ -253,6 +349,7 @@ class Summary:
         views: Results by key of the view; empty if the run has no alignment.
         opening_reading: Kind of the gripper readings, "measured" or "commanded"; None without views.
         action_error: Action error; None if the run trained no policy.
+        phases: Action error by phase, then by row: the policy and its controls. See `diagnostics.actions`.
         weights: How the weights behind the results were selected, by "retrieval" (views) and "action" (action_error).
     """
 
@@ -262,6 +359,7 @@ class Summary:
     views: dict[str, ViewSummary] = field(default_factory=dict)
     opening_reading: str | None = None
     action_error: ActionError | None = None
+    phases: dict[str, dict[str, PhaseError]] = field(default_factory=dict)
     weights: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -283,15 +381,57 @@ class Summary:
             lines.append("  policy          " + " ".join(f"{value:.4f}" for value in policy))
             if still is not None:
                 lines.append("  standing still  " + " ".join(f"{value:.4f}" for value in still))
-        return "\n".join(lines)
+        return "\n".join([*lines, *phase_lines(self.phases)])
 
     def _weights(self, table: str) -> str:
         return f"; weights: {self.weights[table]}" if table in self.weights else ""
 
 
+@dataclass(frozen=True)
+class Comparison:
+    """Results of several runs on the same episodes, each compared in pairs with the first run.
+
+    Attributes:
+        runs: Results of each run.
+        comparisons: Number of runs that are compared with the first; the intervals are corrected for it (Bonferroni).
+        retrieval: R@1 in both directions minus that of the first run, by view, then by run.
+        actions: Action error minus that of the first run, robot units, by phase, then by run.
+    """
+
+    runs: tuple[Summary, ...]
+    comparisons: int
+    retrieval: dict[str, dict[str, Difference]] = field(default_factory=dict)
+    actions: dict[str, dict[str, Difference]] = field(default_factory=dict)
+
+    def text(self) -> str:
+        """Return the results of each run, then the paired differences."""
+        lines = ["\n\n".join(summary.text() for summary in self.runs), ""]
+        corrected = f", corrected for {self.comparisons} comparisons (Bonferroni)" if self.comparisons > 1 else ""
+        lines.append(f"paired with {self.runs[0].run} on the same moments, 95 % intervals over episodes{corrected}:")
+        parts = {f"R@1, view {key}": differences for key, differences in self.retrieval.items()}
+        parts |= {f"action error, {phase}": differences for phase, differences in self.actions.items()}
+        for title, differences in parts.items():
+            form = "+.4f" if title.startswith("action") else "+.3f"
+            lines += [f"  {f'{title}, {run}':44}{d.text(form)} of {d.pairs}" for run, d in differences.items()]
+        return "\n".join(lines)
+
+
+def phase_lines(phases: Mapping[str, Mapping[str, PhaseError]]) -> Iterator[str]:
+    """Yield the lines of text on the action error by phase; the controls also with their difference to the policy."""
+    if phases:
+        yield ""
+        yield "action error by phase, mean over all columns, robot units, with 95 % intervals over episodes:"
+    for phase, rows in phases.items():
+        yield f"  {phase}: {rows['policy'].moments} moments, {rows['policy'].episodes} episodes"
+        for row, error in rows.items():
+            line = f"    {row:18}{_with_interval(error.error, error.interval, '.4f')}"
+            yield line if error.minus_policy is None else f"{line}, minus policy {error.minus_policy.text('+.4f')}"
+
+
 def json_of(result: object) -> str:
-    """Return the JSON text of a results dataclass; attributes that are None are left out."""
-    return json.dumps(TypeAdapter(type(result)).dump_python(result, mode="json", exclude_none=True), indent=2) + "\n"
+    """Return the JSON text of a results dataclass without attributes that are None, a list of numbers on one line."""
+    text = json.dumps(TypeAdapter(type(result)).dump_python(result, mode="json", exclude_none=True), indent=2)
+    return re.sub(r"\[[\s\d.,eE+-]*\]", lambda numbers: " ".join(numbers[0].split()), text) + "\n"
 
 
 def result_of(kind: type[Result], data: Any, source: str) -> Result:
@@ -332,13 +472,16 @@ def view_lines(view: ViewSummary) -> Iterator[str]:
     if loss.chance > 0:
         of_chance = f"{loss.hsa / loss.chance:.2f} of chance"
     yield f"HSA {loss.hsa:.3f}, chance {loss.chance:.3f}: {of_chance}"
-    yield f"{'':30}{'R@1 [95 % interval]':>24}{'R@5':>8}{'R@10':>8}{'median rank':>13}"
+    yield f"{'':30}{'R@1 [95 % interval]':>40}{'R@5':>8}{'R@10':>8}{'median rank':>13}"
     results = {"box": view.retrieval, "opening only": view.opening_only.retrieval if view.opening_only else {}}
     for kind, recalls in results.items():
         for direction, recall in recalls.items():
             at = _with_interval(recall.at[1], recall.interval[1])
             yield _recall_line(f"{kind}, {direction}", at, recall.at, recall.median_rank)
     yield _recall_line("chance", f"{both.chance[1]:.3f}", both.chance, (both.gallery + 1) / 2)
+    if view.minus_opening is not None:
+        minus = view.minus_opening
+        yield f"box minus opening only, R@1 on the same {minus.pairs} contacts: {minus.text()}"
     if view.opening_only is not None and view.opening_only.trials:
         yield trials_line(view.opening_only.trials)
     yield f"gallery of {both.gallery}, one moment per contact, {both.episodes} episodes"
@@ -361,13 +504,13 @@ def trials_line(trials: Sequence[BaselineTrial]) -> str:
 def readout_lines(view: ViewSummary) -> Iterator[str]:
     """Yield the lines of text on one view's galleries, localisation, feature space, probes and missing results."""
     other = {} if view.opening_only is None else view.opening_only.galleries
-    yield f"{'other galleries':30}{'R@1 [95 % interval]':>24}{'opening only':>14}{'chance':>8}{'gallery':>9}"
+    yield f"{'other galleries':30}{'R@1 [95 % interval]':>40}{'opening only':>14}{'chance':>8}{'gallery':>9}"
     for name, recalls in view.galleries.items():
         # All regions of an image have the same opening, so the baseline has no result for that gallery.
         base = f"{other[name]['both'].at[1]:.3f}" if name in other else "-"
         recall = recalls.get("both", recalls["touch to vision"])
         at = _with_interval(recall.at[1], recall.interval[1])
-        yield f"{name:30}{at:>24}{base:>14}{recall.chance[1]:8.3f}{recall.gallery:9d}"
+        yield f"{name:30}{at:>40}{base:>14}{recall.chance[1]:8.3f}{recall.gallery:9d}"
     if view.localisation is not None:
         place = view.localisation
         mm = "" if place.distance_mm is None else f", {place.distance_mm:.1f} mm"
@@ -388,7 +531,7 @@ def readout_lines(view: ViewSummary) -> Iterator[str]:
     for name, probe in view.probes.items():
         what, side = name.split(" from ")
         score = _with_interval(probe.score, probe.interval)
-        yield f"{f'probe: {what} from {SIDES[side]}':30}{score:>24} {probe.measure}, chance {probe.chance:.3f}"
+        yield f"{f'probe: {what} from {SIDES[side]}':30}{score:>40} {probe.measure}, chance {probe.chance:.3f}"
     reasons: dict[str, list[str]] = {}
     for name, reason in view.left_out.items():
         reasons.setdefault(reason, []).append(name.partition("/")[2] or name)
@@ -397,8 +540,8 @@ def readout_lines(view: ViewSummary) -> Iterator[str]:
 
 
 def _recall_line(title: str, first: str, at: Mapping[int, float], rank: float) -> str:
-    return f"{title:30}{first:>24}{at[5]:8.3f}{at[10]:8.3f}{rank:13.1f}"
+    return f"{title:30}{first:>40}{at[5]:8.3f}{at[10]:8.3f}{rank:13.1f}"
 
 
-def _with_interval(value: float, interval: tuple[float, float]) -> str:
-    return f"{value:.3f} [{interval[0]:.3f}, {interval[1]:.3f}]"
+def _with_interval(value: float, interval: Interval, form: str = ".3f") -> str:
+    return f"{value:{form}} {interval_text(interval, form)}"

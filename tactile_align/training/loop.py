@@ -55,12 +55,12 @@ def train(
 ) -> Path:
     """Train a policy and return the path of the run folder.
 
-    The folder contains config.toml, rig.toml, statistics.json, episodes.json, environment.txt, parameters.json (numbers,
-    learning rate and first gradient of each module), metrics.jsonl, checkpoints/ and, at the end, tower.safetensors,
-    the vision encoder, which `pretrained` of another config accepts. On Ctrl-C or SIGTERM, training saves a checkpoint
-    at the end of the step and returns. All random numbers of step n depend only on (seed, n), so a resumed run
-    continues exactly as if it had never stopped. With torchrun, each process trains on its share of every batch;
-    `batch_size` and the learning rates apply to the complete batch.
+    The folder contains config.toml, rig.toml, statistics.json, episodes.json, environment.txt, parameters.json
+    (numbers, learning rate and first gradient of each module), metrics.jsonl, checkpoints/ and, at the end,
+    tower.safetensors, the vision encoder, which `pretrained` of another config accepts. On Ctrl-C or SIGTERM, training
+    saves a checkpoint at the end of the step and returns. All random numbers of step n depend only on (seed, n), so a
+    resumed run continues exactly as if it had never stopped. With torchrun, each process trains on its share of every
+    batch; `batch_size` and the learning rates apply to the complete batch.
 
     Args:
         config: Training config.

@@ -33,9 +33,13 @@ def train(argv: Sequence[str]) -> int:
 
 
 def evaluate(
-    run: Positional[Path], as_json: Annotated[bool, arg(name="json")] = False, processes: int = 1, baseline: bool = True
+    run: Positional[Path],
+    others: Positional[tuple[Path, ...]] = (),
+    as_json: Annotated[bool, arg(name="json")] = False,
+    processes: int = 1,
+    baseline: bool = True,
 ) -> int:
-    """Evaluate a run on its test episodes: retrieval with baselines, localisation, feature space, action error.
+    """Evaluate runs on their test episodes: retrieval with baselines, localisation, feature space, action error.
 
     A run without a test part is judged on its held-out episodes, on which its weights were selected.
 
@@ -43,17 +47,20 @@ def evaluate(
 
     Args:
         run: Run folder.
+        others: Folders of further runs on the same episodes, which are compared in pairs with the first.
         as_json: Print the result as JSON.
         processes: Number of processes that prepare episodes.
         baseline: Train the opening-only baseline at three learning rates, each for the run's steps. This is done once;
             the baseline is kept in RUN/opening_only.
     """
-    from tactile_align.diagnostics.evaluation import BASELINE_RATES
+    from tactile_align.diagnostics.evaluation import BASELINE_RATES, compare
     from tactile_align.diagnostics.evaluation import evaluate as judge
     from tactile_align.diagnostics.summary import json_of
 
-    summary = judge(run, processes=processes, baseline_rates=BASELINE_RATES if baseline else ())
-    print(json_of(summary) if as_json else summary.text())
+    rates = BASELINE_RATES if baseline else ()
+    alone = judge(run, processes=processes, baseline_rates=rates) if not others else None
+    result = alone or compare((run, *others), processes=processes, baseline_rates=rates)
+    print(json_of(result) if as_json else result.text())
     return GOOD
 
 

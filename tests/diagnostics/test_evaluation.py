@@ -20,6 +20,7 @@ from tactile_align.diagnostics.evaluation import (
     BASELINE_RATES,
     TRIAL,
     baseline_trials,
+    compare,
     evaluate,
     held_out_loss,
     opening_only,
@@ -192,13 +193,41 @@ def test_the_read_outs_stand_in_the_summary_and_in_the_text_beside_their_baselin
     lines = found.text().splitlines()
     for name, recalls in stored["opening_only"]["galleries"].items():
         own = stored["galleries"][name]["both"]
-        own_at, _low, _high, *rest = next(line for line in lines if line.startswith(name)).removeprefix(name).split()
+        row = next(line for line in lines if line.startswith(name)).removeprefix(name)
+        own_at, *remark, opening, chance, size = row.split()
+        assert " ".join(remark) == "(too few episodes for an interval)", "there is one held-out episode"
         cells = [own["at"]["1"], recalls["both"]["at"]["1"], 1 / own["gallery"]]
-        assert [own_at, *rest] == [*(f"{cell:.3f}" for cell in cells), str(own["gallery"])]
+        assert [own_at, opening, chance, size] == [*(f"{cell:.3f}" for cell in cells), str(own["gallery"])]
+    minus = stored["minus_opening"]
+    assert minus["pairs"] == stored["contacts"]
+    assert any(line.startswith("box minus opening only, R@1 on the same") for line in lines)
     place = stored["localisation"]
     line = next(line for line in lines if line.startswith("localisation"))
     assert f"best fixed guess {place['always_there']:.3f}" in line and f"{place['distance_mm']:.1f} mm" in line
     assert any(line.startswith("left out: probes: a probe requires at least 5 held-out") for line in lines)
+
+
+def test_two_runs_are_compared_on_the_same_contacts_and_moments(
+    trained: tuple[TrainConfig, Data], tmp_path: Path
+) -> None:
+    config, _ = trained
+    outs = []
+    for steps in (1, 2):
+        acting = config.model_copy(update={"train_policy": True, "steps": steps, "out": str(tmp_path / f"run{steps}")})
+        loop.train(acting, data=load_data(acting, progress=False), progress=False)
+        outs.append(acting.out)
+    found = compare(outs, progress=False)
+    one, two = (summary_of(Path(out) / "summary.json") for out in outs)
+    assert found.runs == (one, two) and found.comparisons == 1
+    retrieved, acted = found.retrieval[KEY]["run2"], found.actions["all"]["run2"]
+    assert retrieved.pairs == two.views[KEY].contacts
+    assert retrieved.value == pytest.approx(
+        two.views[KEY].retrieval["both"].at[1] - one.views[KEY].retrieval["both"].at[1], abs=1e-4
+    )
+    assert acted.value == pytest.approx(two.phases["all"]["policy"].error - one.phases["all"]["policy"].error)
+    assert {"all", "transition"} <= set(found.actions) <= {"all", "free", "contact", "transition"}
+    assert {"policy", "standing still", "linear in joints"} == set(one.phases["all"]), "one episode: nothing to shuffle"
+    assert "paired with run1 on the same moments" in found.text()
 
 
 def test_what_needs_an_image_is_left_out_of_a_model_that_sees_none(trained: tuple[TrainConfig, Data]) -> None:

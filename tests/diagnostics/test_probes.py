@@ -46,7 +46,8 @@ def test_a_number_is_explained_by_as_much_as_the_features_hold() -> None:
     h = noise()
     h[:, 0] = signal
     found = probe_number(h, 0.02 + 0.003 * (signal + rest), EPISODE)
-    assert found.score == pytest.approx(0.5, abs=0.08) and found.interval[0] < 0.5 < found.interval[1]
+    assert found.interval is not None and found.interval[0] < 0.5 < found.interval[1]
+    assert found.score == pytest.approx(0.5, abs=0.08)
     nothing = probe_number(noise(seed=9), signal, EPISODE)
     assert -0.1 < nothing.score < 0.05
 

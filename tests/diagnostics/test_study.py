@@ -4,6 +4,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tactile_align.diagnostics import study as study_module
@@ -20,7 +21,7 @@ from tactile_align.diagnostics.study import (
     table_text,
     verdicts,
 )
-from tactile_align.diagnostics.summary import Recall
+from tactile_align.diagnostics.summary import Hits, Recall
 from tactile_align.policies.build import LoadedRun
 from tactile_align.training.data import load_data
 
@@ -28,9 +29,12 @@ PLAN = PLANS["full"]
 
 
 def result(row: str, seed: int, r1: float, half: float = 0.02) -> Cell:
+    episode, contact = np.divmod(np.arange(400), 10)
+    hits = np.clip(r1 + 0.1 * np.random.default_rng(0).standard_normal(400), 0, 1)  # the same noise in every row
     both = Recall(
         at={1: r1, 5: 3 * r1},
         interval={1: (r1 - half, r1 + half), 5: (0, 1)},
+        hits=Hits(tuple(episode.tolist()), tuple(contact.tolist()), tuple(hits.tolist())),
         median_rank=9.0,
         gallery=64,
         chance={1: 1 / 64, 5: 5 / 64},
@@ -82,15 +86,24 @@ def test_ablations_stand_in_a_table_of_their_own_below_their_base() -> None:
 
 
 def test_a_box_that_wins_is_said_to_win_and_a_tie_is_not() -> None:
-    won = verdicts(all_rows(grid=0.2, crop=0.3))[0]
-    assert "'crop at box, grid" in won and "above that of whole image, grid and opening only" in won
+    won = verdicts(all_rows(grid=0.5, crop=0.6))[0]
+    assert "'crop at box, grid" in won and "better than whole image, grid and opening only (" in won
     assert "the interval of 'box elsewhere, grid' contains chance" in won and "NOT" not in won
-    tied = verdicts(all_rows(grid=0.2, whole=0.19))[0]
-    assert "above that of opening only;" in tied
-    lost = verdicts(all_rows(elsewhere=0.2))[0]
+    tied = verdicts(all_rows(grid=0.5, whole=0.49))[0]
+    assert "better than opening only (" in tied
+    lost = verdicts(all_rows(elsewhere=0.5))[0]
     assert "neither whole image nor opening only" in lost and "'box elsewhere, grid' does NOT contain chance" in lost
     assert "'crop elsewhere, grid' contains chance" in lost
     assert not verdicts(all_rows()[1:]), "a verdict needs every row"
+
+
+def test_the_best_of_four_boxes_is_judged_by_corrected_paired_differences() -> None:
+    cells = all_rows(grid=0.5)
+    (line,) = verdicts(cells)
+    rows = {cell.row: cell.both for cell in cells}
+    plain, corrected = (rows["grid"].minus(rows["whole"], comparisons) for comparisons in (1, 8))
+    assert f"{corrected.text()}" in line and f"{plain.text()}" not in line and "corrected for 8 comparisons" in line
+    assert plain.interval is not None and corrected.interval is not None and corrected.interval[0] < plain.interval[0]
 
 
 def test_unknown_rows_are_refused_with_the_known_ones(tmp_path: Path) -> None:

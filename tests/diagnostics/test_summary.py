@@ -4,14 +4,19 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tactile_align.diagnostics.summary import (
     ActionError,
     BaselineTrial,
+    Comparison,
+    Difference,
     HeldOutLoss,
+    Hits,
     Localisation,
     OpeningOnly,
+    PhaseError,
     Probe,
     Recall,
     SpaceHealth,
@@ -25,12 +30,13 @@ from tactile_align.errors import InputError
 
 RECALL = Recall(
     {1: 0.4, 5: 0.6, 10: 0.7},
-    {1: (0.3, 0.5), 5: (0.5, 0.7), 10: (0.6, 0.8)},
+    {1: (0.3, 0.5), 5: None, 10: (0.6, 0.8)},
     3.5,
     64,
     {1: 1 / 64, 5: 5 / 64, 10: 10 / 64},
     40,
     9,
+    Hits((0, 0, 1), (0, 1, 0), (1.0, 0.5, 0.0)),
 )
 TRIALS = (BaselineTrial(1e-4, 9, 60.0, 0.355), BaselineTrial(1e-3, 9, 90.0, 0.526), BaselineTrial(1e-2, 3, 30.0))
 LOSS = HeldOutLoss(3.1, 4.85, 128)
@@ -41,12 +47,14 @@ VIEW = ViewSummary(
     retrieval={"both": RECALL},
     opening_only=OpeningOnly(LOSS, {"both": RECALL}, {"contact only": {"both": RECALL}}, TRIALS),
     galleries={"regions of the same image": {"touch to vision": RECALL}},
-    probes={"object from h_tau": Probe("balanced accuracy", 0.8, (0.7, 0.9), 0.5, 40, 9)},
+    probes={"object from h_tau": Probe("balanced accuracy", 0.8, 0.5, 40, 9, (0.7, 0.9))},
     left_out={"probes/indentation from h_w": "needs the truth"},
     space=SpaceHealth(*(float(i) for i in range(11)), 16, 40, "no collapse"),
-    localisation=Localisation(0.5, (0.4, 0.6), 0.1, 0.3, 12.0, 40, 9),
+    localisation=Localisation(0.5, 0.1, 0.3, 12.0, 40, 9),
 )
-SUMMARY = Summary("run", "ViT", "held-out", {"wrist-touch": VIEW}, "measured", ActionError((0.1, 0.2), (0.1, 0.1), 900))
+PHASES = {"all": {"policy": PhaseError(0.15, 900, 9, (0.1, 0.2)), "standing still": PhaseError(0.2, 900, 9)}}
+ERROR = ActionError((0.1, 0.2), (0.1, 0.1), 900)
+SUMMARY = Summary("run", "ViT", "held-out", {"wrist-touch": VIEW}, "measured", ERROR, phases=PHASES)
 
 
 def test_a_summary_is_read_back_as_it_was_written(tmp_path: Path) -> None:
@@ -92,3 +100,44 @@ def test_the_text_sets_every_number_beside_its_baseline() -> None:
     blind = replace(VIEW, localisation=None, space=None)
     text = replace(SUMMARY, views={"v": blind}).text()
     assert "localisation" not in text and "feature space" not in text
+
+
+def recall_of(hits: Hits) -> Recall:
+    return replace(RECALL, hits=hits)
+
+
+def test_two_recalls_are_compared_on_the_contacts_that_both_asked() -> None:
+    episode, contact = (tuple(np.repeat(np.arange(5), 4).tolist()), tuple(np.tile(np.arange(4), 5).tolist()))
+    own = recall_of(Hits(episode, contact, (1.0, 0.0, 1.0, 0.5) * 5))
+    other = recall_of(Hits(episode[::-1][:-4], contact[::-1][:-4], (0.5, 0.0, 0.0, 1.0) * 4))  # in another order
+    found = own.minus(other)
+    assert (found.value, found.pairs, found.episodes) == (pytest.approx(0.25), 16, 4)
+    assert found.interval is not None and other.minus(own).interval == pytest.approx(
+        (-found.interval[1], -found.interval[0])
+    )
+    with pytest.raises(InputError, match="no query in common"):
+        own.minus(recall_of(Hits((9,), (9,), (1.0,))))
+    with pytest.raises(InputError, match="no hits"):
+        own.minus(replace(RECALL, hits=None))
+
+
+def test_a_result_with_too_few_episodes_says_so_in_place_of_an_interval() -> None:
+    few = replace(RECALL, interval=dict.fromkeys(RECALL.interval))
+    text = replace(SUMMARY, views={"v": replace(VIEW, retrieval={"both": few})}).text()
+    assert "box, both" in text and "0.400 (too few episodes for an interval)" in text
+    assert not Difference(0.3, 10, 3).above_zero
+
+
+def test_a_list_of_numbers_is_one_line_of_the_json() -> None:
+    lines = [line.strip() for line in json_of(SUMMARY).splitlines()]
+    assert '"at_1": [ 1.0, 0.5, 0.0 ]' in lines
+
+
+def test_a_comparison_is_read_back_and_says_how_it_was_corrected() -> None:
+    minus = {"b": Difference(-0.01, 900, 9, (-0.02, 0.0)), "c": Difference(0.0, 900, 9)}
+    comparison = Comparison((SUMMARY, SUMMARY, SUMMARY), 2, {"v": minus}, {"contact": minus})
+    assert result_of(Comparison, json.loads(json_of(comparison)), "f") == comparison
+    text = comparison.text()
+    assert "corrected for 2 comparisons" in text
+    (line,) = (line for line in text.splitlines() if line.startswith("  action error, contact, b"))
+    assert line.split()[-6:] == ["b", "-0.0100", "[-0.0200,", "+0.0000]", "of", "900"]

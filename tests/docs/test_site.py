@@ -15,6 +15,7 @@ from tactile_align.cli import VERBS
 from tactile_align.config.data import ViewConfig
 from tactile_align.config.train import TrainConfig
 from tactile_align.datasets.inspect import LIMITS as INSPECT
+from tactile_align.diagnostics.intervals import RULES
 from tactile_align.finger.checks import LIMITS as FINGER
 from tactile_align.kinematics.controller import LIMITS as CONTROLLER
 from tactile_align.sessions.report import LIMITS as SESSIONS
@@ -58,6 +59,13 @@ def test_the_reference_of_checks_shows_the_limits_from_the_code() -> None:
     limits = [*VERIFY.items(), *SESSIONS.items(), *FINGER.items(), *INSPECT.items(), *CONTROLLER.items()]
     for kind, limit in limits:
         assert f"| `{kind}` |" in page and limit.why and limit.why in page, kind
+
+
+def test_the_reference_of_intervals_shows_the_rules_from_the_code() -> None:
+    page = hooks().pages()["reference/intervals.md"]
+    assert "too few episodes for an interval" in page
+    for kind, rule in RULES.items():
+        assert f"| {kind} | {rule.quantity} | {rule.fewest} | {rule.method} |" in page
 
 
 def test_the_api_page_of_a_package_names_every_module() -> None:

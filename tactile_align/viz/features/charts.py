@@ -228,7 +228,8 @@ def draw_recall(view: ViewSummary, path: Path, title: str) -> None:
     ks = sorted(box.at)
     places = np.arange(len(ks))
     for number, (name, recall, colour) in enumerate(groups):
-        error = np.abs([[recall.at[k] - end for end in recall.interval[k]] for k in ks]).T
+        # Too few episodes for an interval: no whisker.
+        error = np.abs([[recall.at[k] - end for end in recall.interval[k] or (recall.at[k],) * 2] for k in ks]).T
         heights = [recall.at[k] for k in ks]
         axis.bar(places + number * width, heights, width, yerr=error, capsize=4, color=colour, label=name)
     axis.bar(places + len(groups) * width, [box.chance[k] for k in ks], width, color=CHANCE, label="chance")

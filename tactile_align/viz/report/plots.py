@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from tactile_align.diagnostics.intervals import interval_text
 from tactile_align.evenly import evenly
 from tactile_align.viz.ink import ASH, BLUE, VERMILLION, hexadecimal
 from tactile_align.viz.report.run_folder import Json, Run
@@ -148,12 +149,12 @@ def _retrieval(runs: Sequence[Run], name: str) -> Plot:
             label = _label(runs, run, kind)
             for direction, recall in recalls.items():
                 for k, at in recall.at.items():
-                    low, high = recall.interval[k]
-                    numbers = f"{at:.3f}", f"{low:.3f} to {high:.3f}", f"{recall.chance[k]:.3f}"
+                    numbers = f"{at:.3f}", interval_text(recall.interval[k]), f"{recall.chance[k]:.3f}"
                     rows.append((f"{label}, {direction}", f"R@{k}", *numbers))
             if "both" in recalls:
                 heights, interval = recalls["both"].at, recalls["both"].interval
-                up, down = ([abs(interval[k][end] - heights[k]) for k in heights] for end in (1, 0))
+                ends = {k: interval[k] or (at, at) for k, at in heights.items()}  # too few episodes: no whisker
+                up, down = ([abs(ends[k][end] - heights[k]) for k in heights] for end in (1, 0))
                 whiskers = {"type": "data", "symmetric": False, "array": up, "arrayminus": down}
                 bars = _bars({f"R@{k}": height for k, height in heights.items()}, label, colour)
                 traces.append(bars | {"error_y": whiskers})

@@ -11,6 +11,7 @@ from pathlib import Path
 from statistics import fmean
 
 from tactile_align.checks import Check, Limit, Report, Status, decided, graded
+from tactile_align.diagnostics.intervals import interval_text
 from tactile_align.diagnostics.summary import ViewSummary, readout_lines
 from tactile_align.files import refuse_existing, write_text_atomically
 from tactile_align.viz.report.page import LIVE_POLICY, POLICY, filled, image_data
@@ -106,27 +107,27 @@ def _retrieval(name: str, view: ViewSummary) -> Iterator[Check]:
     opening = view.opening_only.retrieval.get("both") if view.opening_only else None
     if both is None:
         return
-    at, (low, high), chance = both.at[1], both.interval[1], both.chance[1]
-    recall = f"{at:.1%} [{low:.1%}, {high:.1%}]"
+    at, interval, chance = both.at[1], both.interval[1], both.chance[1]
+    recall = f"{at:.1%} {interval_text(interval, '.1%')}"
     yield decided(
         f"retrieval-chance/{name}",
         f"R@1 against chance, {name}",
-        low > chance,
+        interval is not None and interval[0] > chance,
         f"{recall} of {both.gallery} candidates",
         limit=f"interval above {chance:.1%}",
         value=at,
         advice="The retrieval may be due to chance. Train on more episodes, and check the boxes with "
         "`tactile-align overlay`",
-        otherwise="fail",
+        otherwise="warn" if interval is None else "fail",
     )
-    if opening is not None:
-        base, (base_low, base_high) = opening.at[1], opening.interval[1]
+    if opening is not None and view.minus_opening is not None:
+        minus, base = view.minus_opening, opening.at[1]
         yield decided(
             f"retrieval-opening/{name}",
             f"R@1 against the gripper's opening alone, {name}",
-            low > base,
-            f"{recall}; the opening alone: {base:.1%} [{base_low:.1%}, {base_high:.1%}]",
-            limit=f"interval above {base:.1%}",
+            minus.above_zero,
+            f"{recall}; the opening alone: {base:.1%}; difference on the same contacts {minus.text('+.1%')}",
+            limit="interval of the difference above 0",
             value=at,
             advice="The gripper opening alone may explain the retrieval. Record objects of several sizes, and the same "
             "object at several openings",

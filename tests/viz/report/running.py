@@ -46,6 +46,12 @@ def summary(at: float = 0.42, base: float = 0.2, hsa: float = 3.1, view: str = V
                     "loss": {"hsa": 4.2, "chance": 4.85, "batch": 128},
                     "retrieval": {d: recall(base, 0.05) for d in directions},
                 },
+                "minus_opening": {
+                    "value": at - base,
+                    "pairs": 120,
+                    "episodes": 9,
+                    "interval": [at - base - 0.06, at - base + 0.06],
+                },
             }
         },
         "action_error": {

@@ -37,13 +37,21 @@ def log(run: Path, *records: dict[str, object]) -> None:
 def test_the_verdict_comes_first_and_rests_on_intervals(tmp_path: Path) -> None:
     run = make_run(tmp_path)
     for at, base, expected in ((0.42, 0.20, "pass"), (0.42, 0.34, "pass"), (0.42, 0.38, "warn"), (0.42, 0.5, "fail")):
-        # Intervals are +-0.06 around the run and +-0.05 around opening-only; chance is 1/64.
+        # Intervals are +-0.06 around the run and around its paired difference to opening-only; chance is 1/64.
         rewrite(run, summary(at, base))
         found = check(run, f"retrieval-opening/{VIEW}")
         assert (found.status, found.value) == (expected, at) and f"{base:.1%}" in found.measured
         assert check(run, f"retrieval-chance/{VIEW}").status == "pass"
     rewrite(run, summary(0.05, 0.01))
     assert check(run, f"retrieval-chance/{VIEW}").status == "fail"
+    few = json.loads(json.dumps(summary(0.42, 0.2)))
+    few["views"][VIEW]["retrieval"]["both"]["interval"] = {"1": None, "5": None, "10": None}
+    del few["views"][VIEW]["minus_opening"]["interval"]
+    rewrite(run, few)
+    for id in (f"retrieval-chance/{VIEW}", f"retrieval-opening/{VIEW}"):
+        assert check(run, id).status == "warn" and "too few episodes for an interval" in check(run, id).measured
+    assert "too few episodes" in render([read_run(run)], "")
+    rewrite(run, summary(0.05, 0.01))
     page = render([read_run(run)], "")
     assert page.index('id="verdict"') < page.index('id="curves"')
 

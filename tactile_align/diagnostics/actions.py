@@ -1,0 +1,207 @@
+"""Action errors of a policy and of its controls, by phase of the contact, and their paired comparison between runs."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from tactile_align.diagnostics.intervals import mean_interval, paired_interval
+from tactile_align.diagnostics.probes import ridge
+from tactile_align.diagnostics.summary import ActionError, Difference, PhaseError
+from tactile_align.evenly import evenly
+from tactile_align.moments.dataset import Moments
+from tactile_align.policies.build import LoadedRun
+
+POLICY, STILL, LINEAR = "policy", "standing still", "linear in joints"
+TOUCH, REGION = "touch shuffled", "region shuffled"
+JUDGED = 1500
+"""Largest number of moments, nearly, that are judged; they are evenly spaced."""
+FITTED = 5000
+"""Largest number of training moments that the linear control is fitted to."""
+NEAR_CHANGE = 3
+"""Rows before and after a contact begins or ends that are the phase "transition"; 0.3 s at 10 frames per second."""
+ERRORS = (0.0, float("inf"))
+
+
+@dataclass(frozen=True)
+class ActionMoments:
+    """Action errors of R moments over chunks of C steps with A columns, robot units.
+
+    Attributes:
+        episode: (R,) episode of each moment.
+        phase: (R,) str, "free", "contact" or "transition"; "" without a touch sensor.
+        real: (R, C) bool, which steps are not padding.
+        columns: (R, C, A) absolute errors, by row: the policy, and standing still if state and action have equal
+            length.
+        errors: (R, C) absolute errors, averaged over the columns, by row: the policy and every control.
+    """
+
+    episode: np.ndarray
+    phase: np.ndarray
+    real: np.ndarray
+    columns: dict[str, np.ndarray]
+    errors: dict[str, np.ndarray]
+
+    def error(self) -> ActionError:
+        """Return the errors by column."""
+        policy, still = self.columns[POLICY], self.columns.get(STILL)
+        return ActionError(
+            per_column=tuple(policy[self.real].mean(axis=0).tolist()),
+            first_step=tuple(policy[:, 0].mean(axis=0).tolist()),
+            moments=len(policy),
+            standing_still_per_column=None if still is None else tuple(still[self.real].mean(axis=0).tolist()),
+        )
+
+    def phases(self) -> dict[str, dict[str, PhaseError]]:
+        """Return the error by phase, then by row; each control also with its paired difference to the policy."""
+        table: dict[str, dict[str, PhaseError]] = {}
+        for phase, chosen in self.rows().items():
+            episode, policy = self.steps(chosen, POLICY)
+            table[phase] = {}
+            for row in self.errors:
+                _, values = self.steps(chosen, row)
+                base = None if row == POLICY else difference(values, policy, episode, len(chosen))
+                interval = mean_interval(values, episode, bounds=ERRORS)
+                episodes = len(np.unique(episode))
+                table[phase][row] = PhaseError(float(values.mean()), len(chosen), episodes, interval, base)
+        return table
+
+    def rows(self) -> dict[str, np.ndarray]:
+        """Return the indices of the moments by phase; "all" are all moments."""
+        phases = {phase: np.flatnonzero(self.phase == phase) for phase in ("free", "contact", "transition")}
+        return {"all": np.arange(len(self.phase))} | {name: rows for name, rows in phases.items() if len(rows)}
+
+    def steps(self, chosen: np.ndarray, row: str, chunk: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Return episode and error of every step, not padding, of the first `chunk` steps of the moments `chosen`."""
+        real = self.real[chosen, :chunk]
+        episode = np.broadcast_to(self.episode[chosen, None], real.shape)
+        return episode[real], self.errors[row][chosen, :chunk][real]
+
+
+def difference(a: np.ndarray, b: np.ndarray, episode: np.ndarray, moments: int, comparisons: int = 1) -> Difference:
+    """Return the paired difference of two errors (S,) of the same steps; see `intervals.paired_interval`."""
+    interval = paired_interval(a, b, episode, bounds=ERRORS, comparisons=comparisons)
+    return Difference(float((a - b).mean()), moments, len(np.unique(episode)), interval)
+
+
+def compare_actions(runs: dict[str, ActionMoments], comparisons: int) -> dict[str, dict[str, Difference]]:
+    """Return the policy's action error minus that of the first run, by phase, then by run.
+
+    The phases are those of the first run that has touch sensors. Runs with different chunks are compared over the
+    steps that all have.
+
+    Args:
+        runs: Action errors of at least two runs on the same moments, by the name of the run.
+        comparisons: Number of runs compared with the first, for the Bonferroni correction.
+    """
+    first, *_ = runs.values()
+    chunk = min(run.real.shape[1] for run in runs.values())
+    phases = next((run.rows() for run in runs.values() if run.phase[0]), first.rows())
+    table: dict[str, dict[str, Difference]] = {}
+    for phase, chosen in phases.items():
+        episode, base = first.steps(chosen, POLICY, chunk)
+        table[phase] = {
+            name: difference(run.steps(chosen, POLICY, chunk)[1], base, episode, len(chosen), comparisons)
+            for name, run in list(runs.items())[1:]
+        }
+    return table
+
+
+@torch.no_grad()
+def action_moments(run: LoadedRun, train: Moments) -> ActionMoments:
+    """Return the action errors of a run and of its controls on its moments, robot units.
+
+    The latent of the policy is zero, as on the robot. The controls: standing still (all actions of a chunk equal the
+    recorded state), if state and action have equal length; linear in joints (a ridge regression from state to chunk);
+    touch shuffled and region shuffled (the policy with tokens of a random moment of another episode), if the policy
+    uses these tokens and there are two episodes.
+
+    Args:
+        run: Run with a policy.
+        train: Training moments of the run, to fit the linear control.
+
+    Raises:
+        ValueError: The moments are not normalised.
+    """
+    moments, statistics, model = run.moments, run.moments.statistics, run.model
+    if statistics is None:
+        raise ValueError("expected normalised moments; got moments as recorded. Use `Moments.normalised`")
+    rows = np.arange(0, len(moments), max(1, len(moments) // JUDGED))
+    episode = moments.episode[rows]
+    donors = other_episodes(episode)
+    predictions: dict[str, list[np.ndarray]] = {}
+    recorded, states, real, done = [], [], [], 0
+    for batch in run.batches(rows):
+        chunk = statistics.restore_action(batch.action.double())
+        features = model.see(batch)
+        variants = {POLICY: (batch, features)}
+        if donors is not None and (model.reads_touches or model.reads_regions):
+            other = run.batch(rows[donors[done : done + len(batch)]])
+            seen = model.see(other)
+            if model.reads_touches:
+                variants[TOUCH] = batch, replace(features, touches=seen.touches)
+            if model.reads_regions:
+                visible = {k: replace(v, visible=other.views[k].visible) for k, v in batch.views.items()}
+                variants[REGION] = replace(batch, views=visible), replace(features, regions=seen.regions)
+        for row, (shown, given) in variants.items():
+            predicted = statistics.restore_action(model.predict(shown, given).actions.double())
+            predictions.setdefault(row, []).append((predicted - chunk).abs().numpy())
+        recorded.append(chunk.numpy())
+        states.append(batch.qpos_raw.numpy())
+        real.append(~batch.is_pad.numpy())
+        done += len(batch)
+    errors = {row: np.concatenate(parts) for row, parts in predictions.items()}
+    actions, state = np.concatenate(recorded), np.concatenate(states)
+    columns = {POLICY: errors[POLICY]}
+    if state.shape[1] == actions.shape[2]:
+        columns[STILL] = errors[STILL] = np.abs(state[:, None] - actions)
+    errors[LINEAR] = np.abs(linear_in_joints(train, state, actions.shape[1]) - actions)
+    order = [row for row in (POLICY, STILL, LINEAR, TOUCH, REGION) if row in errors]
+    return ActionMoments(
+        episode=episode,
+        phase=contact_phases(moments)[rows],
+        real=np.concatenate(real),
+        columns=columns,
+        errors={row: errors[row].mean(axis=2) for row in order},
+    )
+
+
+def linear_in_joints(train: Moments, state: np.ndarray, chunk: int) -> np.ndarray:
+    """Return chunks (R, C, A) predicted from states (R, D) by a ridge regression over training moments, robot units."""
+    joints, actions = (np.concatenate(parts) for parts in zip(*train.low_dim(), strict=True))
+    lengths = [len(qpos) for qpos, _ in train.low_dim()]
+    some = evenly(len(joints), FITTED)
+    last = np.repeat(np.cumsum(lengths) - 1, lengths)[some]
+    y = actions[np.minimum(some[:, None] + np.arange(chunk), last[:, None])]
+    predicted = ridge(joints[some], y.reshape(len(y), -1), np.ones(len(y)), state, 1e-4)
+    return predicted.reshape(len(state), *y.shape[1:])
+
+
+def contact_phases(moments: Moments) -> np.ndarray:
+    """Return the phase (N,) of each moment; "" without a touch sensor.
+
+    transition: the contact of a sensor begins or ends within `NEAR_CHANGE` rows. contact: a sensor is in contact, far
+    from a change. free: no sensor is in contact, far from a change.
+    """
+    episode = moments.episode
+    if not moments.touches:
+        return np.full(len(episode), "", dtype="<U10")
+    contact = np.stack([facts.contact for facts in moments.touches.values()])
+    phase = np.where(contact.any(axis=0), "contact", "free").astype("<U10")
+    changed = 1 + np.flatnonzero((contact[:, 1:] != contact[:, :-1]).any(axis=0) & (episode[1:] == episode[:-1]))
+    for row in changed:
+        near = slice(max(0, row - NEAR_CHANGE), row + NEAR_CHANGE)
+        phase[near][episode[near] == episode[row]] = "transition"
+    return phase
+
+
+def other_episodes(episode: np.ndarray) -> np.ndarray | None:
+    """Return, for each moment, the index of a random moment of another episode; None if there is one episode."""
+    if len(np.unique(episode)) == 1:
+        return None
+    rng = np.random.default_rng(0)
+    donors = np.empty(len(episode), dtype=np.int64)
+    for number in np.unique(episode):
+        here = episode == number
+        donors[here] = rng.choice(np.flatnonzero(~here), here.sum())
+    return donors
