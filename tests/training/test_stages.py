@@ -13,6 +13,7 @@ from tactile_align.training.data import load_data
 from tactile_align.training.logs import read_metrics
 from tactile_align.training.loop import make_trainer, train
 from tactile_align.training.optimiser import RunningMean, validation_weights, weights_at
+from tests.training.conftest import TOWER
 
 Maker = Callable[..., TrainConfig]
 
@@ -168,6 +169,23 @@ def test_bfloat16_stays_close_to_float32(small_config: Maker) -> None:
     a, b = (read_metrics(out / "metrics.jsonl")[0] for out in (exact, rough))
     assert b["l1"] == pytest.approx(a["l1"], rel=0.03) and b["l1"] != a["l1"]
     assert b["kl"] == pytest.approx(a["kl"], rel=0.1)
+
+
+@pytest.mark.parametrize(("own", "expected"), [(None, torch.bfloat16), ("float32", torch.float32)])
+def test_the_encoders_multiply_in_the_precision_of_the_training_step_unless_they_have_their_own(
+    own: str | None, expected: torch.dtype, small_config: Maker
+) -> None:
+    features = {"vision": {**TOWER, "precision": own}}
+    config = small_config(optimiser={"precision": "bfloat16"}, features=features)
+    data = load_data(config, progress=False)
+    trainer = make_trainer(config, data)
+    dtypes = set()
+    towers = trainer.model.alignment.towers
+    for module in (*towers.vision.visual.modules(), *towers.touch.visual.modules()):
+        if isinstance(module, torch.nn.Linear):
+            module.register_forward_hook(lambda module, seen, product: dtypes.add(product.dtype))
+    trainer.step(data.train.batch(range(12)), 0)
+    assert dtypes == {expected}
 
 
 def test_a_small_gain_shrinks_the_first_outputs(small_config: Maker) -> None:
