@@ -28,7 +28,7 @@ from tactile_align.training.distributed import Group, joined
 from tactile_align.training.logs import Sinks, open_sinks, truncate_log
 from tactile_align.training.optimiser import RunningMean, averaged, make_optimiser
 from tactile_align.training.state import Progress, package_version, resumed, save
-from tactile_align.training.step import Trainer
+from tactile_align.training.step import Trainer, matmul_precision
 from tactile_align.training.validation import sample_picture, validate
 from tactile_align.training.watch import Watch, finding
 
@@ -83,7 +83,7 @@ def train(
                 logger.warning(f"{log}: removed {again} records after step {course.step}; the run resumes there")
         sinks = open_sinks(out, config.log, config.model_dump(mode="json")) if group.leads else Sinks(())
         bar = tqdm(total=config.steps, initial=course.step, desc="training", unit="step", disable=not progress)
-        with sinks, bar, _stop_signals() as stopped:
+        with sinks, bar, matmul_precision(config, group.device), _stop_signals() as stopped:
             _run(trainer, course, sinks, bar, stopped)
     return out
 

@@ -1,6 +1,7 @@
 """Training step: micro-batches, reproducible random numbers, and the values to log."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import torch
@@ -135,6 +136,25 @@ class Trainer:
     def _autocast(self) -> torch.autocast:
         bf16 = self.config.optimiser.precision == "bfloat16"
         return torch.autocast(self.group.device.type, dtype=torch.bfloat16, enabled=bf16)
+
+
+@contextmanager
+def matmul_precision(config: TrainConfig, device: torch.device) -> Iterator[None]:
+    """Context in which a GPU multiplies and convolves float32 tensors in TF32 if `optimiser.tf32` is set.
+
+    These are settings of the whole process, so they are restored afterwards.
+    """
+    if device.type != "cuda":
+        yield
+        return
+    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    try:
+        torch.set_float32_matmul_precision("high" if config.optimiser.tf32 else "highest")
+        torch.backends.cudnn.allow_tf32 = config.optimiser.tf32
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before[0])
+        torch.backends.cudnn.allow_tf32 = before[1]
 
 
 def combined(logs: list[dict[str, Tensor]], model: AlignedPolicy) -> dict[str, Tensor]:

@@ -1,6 +1,7 @@
 """Modes, weights over the steps, micro-batches, running means, patience and what is logged of gradients."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -9,10 +10,12 @@ import torch
 from tactile_align.config.train import TrainConfig
 from tactile_align.policies.checkpoint import load_checkpoint
 from tactile_align.policies.runtime import Policy
+from tactile_align.training import loop
 from tactile_align.training.data import load_data
 from tactile_align.training.logs import read_metrics
 from tactile_align.training.loop import make_trainer, train
 from tactile_align.training.optimiser import RunningMean, validation_weights, weights_at
+from tactile_align.training.step import matmul_precision
 from tests.training.conftest import TOWER
 
 Maker = Callable[..., TrainConfig]
@@ -186,6 +189,34 @@ def test_the_encoders_multiply_in_the_precision_of_the_training_step_unless_they
             module.register_forward_hook(lambda module, seen, product: dtypes.add(product.dtype))
     trainer.step(data.train.batch(range(12)), 0)
     assert dtypes == {expected}
+
+
+@pytest.mark.parametrize(("tf32", "expected"), [(True, "high"), (False, "highest")])
+def test_float32_is_multiplied_in_tf32_on_a_gpu_only_as_configured_and_only_while_training(
+    tf32: bool, expected: str, small_config: Maker
+) -> None:
+    def settings() -> tuple[str, bool]:
+        return torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+
+    before, config = settings(), small_config(optimiser={"tf32": tf32})
+    with matmul_precision(config, torch.device("cuda")):
+        assert settings() == (expected, tf32)
+    with matmul_precision(config, torch.device("cpu")):
+        assert settings() == before
+    assert settings() == before
+
+
+def test_training_runs_in_its_matmul_precision(small_config: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
+    entered = []
+
+    @contextmanager
+    def noted(config: TrainConfig, device: torch.device) -> Iterator[None]:
+        entered.append(device)
+        yield
+
+    monkeypatch.setattr(loop, "matmul_precision", noted)
+    train(small_config(steps=1, validation_batches=1), progress=False)
+    assert entered == [torch.device("cpu")]
 
 
 def test_a_small_gain_shrinks_the_first_outputs(small_config: Maker) -> None:
