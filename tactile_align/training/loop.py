@@ -83,7 +83,7 @@ def train(
                 logger.warning(f"{log}: removed {again} records after step {course.step}; the run resumes there")
         sinks = open_sinks(out, config.log, config.model_dump(mode="json")) if group.leads else Sinks(())
         bar = tqdm(total=config.steps, initial=course.step, desc="training", unit="step", disable=not progress)
-        with sinks, bar, matmul_precision(config, group.device), _stop_signals() as stopped:
+        with sinks, bar, matmul_precision(config.optimiser.tf32, group.device), _stop_signals() as stopped:
             _run(trainer, course, sinks, bar, stopped)
     return out
 

@@ -139,8 +139,8 @@ class Trainer:
 
 
 @contextmanager
-def matmul_precision(config: TrainConfig, device: torch.device) -> Iterator[None]:
-    """Context in which a GPU multiplies and convolves float32 tensors in TF32 if `optimiser.tf32` is set.
+def matmul_precision(tf32: bool, device: torch.device) -> Iterator[None]:
+    """Context in which a GPU multiplies and convolves float32 tensors in TF32, or with all bits.
 
     These are settings of the whole process, so they are restored afterwards.
     """
@@ -149,8 +149,8 @@ def matmul_precision(config: TrainConfig, device: torch.device) -> Iterator[None
         return
     before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
     try:
-        torch.set_float32_matmul_precision("high" if config.optimiser.tf32 else "highest")
-        torch.backends.cudnn.allow_tf32 = config.optimiser.tf32
+        torch.set_float32_matmul_precision("high" if tf32 else "highest")
+        torch.backends.cudnn.allow_tf32 = tf32
         yield
     finally:
         torch.set_float32_matmul_precision(before[0])

@@ -193,15 +193,15 @@ def test_the_encoders_multiply_in_the_precision_of_the_training_step_unless_they
 
 @pytest.mark.parametrize(("tf32", "expected"), [(True, "high"), (False, "highest")])
 def test_float32_is_multiplied_in_tf32_on_a_gpu_only_as_configured_and_only_while_training(
-    tf32: bool, expected: str, small_config: Maker
+    tf32: bool, expected: str
 ) -> None:
     def settings() -> tuple[str, bool]:
         return torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
 
-    before, config = settings(), small_config(optimiser={"tf32": tf32})
-    with matmul_precision(config, torch.device("cuda")):
+    before = settings()
+    with matmul_precision(tf32, torch.device("cuda")):
         assert settings() == (expected, tf32)
-    with matmul_precision(config, torch.device("cpu")):
+    with matmul_precision(tf32, torch.device("cpu")):
         assert settings() == before
     assert settings() == before
 
@@ -210,13 +210,13 @@ def test_training_runs_in_its_matmul_precision(small_config: Maker, monkeypatch:
     entered = []
 
     @contextmanager
-    def noted(config: TrainConfig, device: torch.device) -> Iterator[None]:
-        entered.append(device)
+    def noted(tf32: bool, device: torch.device) -> Iterator[None]:
+        entered.append((tf32, device))
         yield
 
     monkeypatch.setattr(loop, "matmul_precision", noted)
-    train(small_config(steps=1, validation_batches=1), progress=False)
-    assert entered == [torch.device("cpu")]
+    train(small_config(steps=1, validation_batches=1, optimiser={"tf32": False}), progress=False)
+    assert entered == [(False, torch.device("cpu"))]
 
 
 def test_a_small_gain_shrinks_the_first_outputs(small_config: Maker) -> None:
