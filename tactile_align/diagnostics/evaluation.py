@@ -106,7 +106,7 @@ def held_out_loss(run: LoadedRun, features: dict[str, np.ndarray]) -> HeldOutLos
     rng = np.random.default_rng(0)
     rows = rng.permutation(len(features["h_tau"]))
     losses, chances = [], []
-    kappa = alignment.temperature().detach()
+    kappa = alignment.temperature().detach().cpu()
     size = min(run.config.batch_size, len(rows))
     for start in range(0, len(rows) - size + 1, size):
         chosen = rows[start : start + size]
@@ -163,10 +163,10 @@ def action_error(run: LoadedRun) -> ActionError:
         output = run.model.predict(batch, run.model.see(batch))
         predicted = statistics.restore_action(output.actions.double())
         recorded = statistics.restore_action(batch.action.double())
-        errors.append((predicted - recorded).abs())
+        errors.append((predicted - recorded).abs().cpu())
         if batch.qpos_raw.shape[1] == recorded.shape[2]:
-            still.append((batch.qpos_raw[:, None] - recorded).abs())
-        real.append(~batch.is_pad)
+            still.append((batch.qpos_raw[:, None] - recorded).abs().cpu())
+        real.append(~batch.is_pad.cpu())
     keep = torch.cat(real)
     policy = torch.cat(errors)
     return ActionError(
