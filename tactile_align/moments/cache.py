@@ -60,7 +60,7 @@ def read_packed(path: Path, shape: tuple[int, int, int, int], t: int) -> np.ndar
             whole = os.fstat(handle.fileno()).st_size == len(header) + math.prod(shape)
             if whole and handle.read(len(header)) == header:
                 handle.seek(t * frame.nbytes, os.SEEK_CUR)
-                if handle.readinto(frame) == frame.nbytes:
+                if handle.readinto(frame.data) == frame.nbytes:
                     return frame
         frames = np.load(path, mmap_mode="r")
         content = f"{frames.dtype} {frames.shape}"
