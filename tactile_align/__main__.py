@@ -7,8 +7,16 @@ READER_LEFT = 141
 """Exit status when the program that reads our output has ended; the same as for a process killed by SIGPIPE."""
 
 
+WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
+"""Environment variables that state how threads of OpenMP wait. The first holds for every OpenMP runtime."""
+
+
 def main() -> None:
     """Run the command line, after checking that OpenCV finds its system libraries."""
+    # Waiting threads of PyTorch spin by default, which takes the cores from the threads that they wait for when another
+    # program is running. OpenMP reads the variable once, when PyTorch is imported.
+    if not any(name in os.environ for name in WAITING):
+        os.environ[WAITING[0]] = "passive"
     try:
         import cv2  # noqa: F401
     except ImportError as error:

@@ -14,7 +14,7 @@ import time
 import tomllib
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -82,10 +82,12 @@ def read_csv(path: Path) -> list[tuple[int, list[str]]]:
         raise InputError(f"{path}: line {rows.line_num}: not valid CSV ({error}). Export it again") from error
 
 
-def read_npz(path: Path, remedy: str = "Copy the file again") -> dict[str, np.ndarray]:
-    """Return all arrays of an .npz file by name; pickled objects are refused.
+def read_npz(
+    path: Path, remedy: str = "Copy the file again", only: Collection[str] | None = None
+) -> dict[str, np.ndarray]:
+    """Return the arrays of an .npz file by name; pickled objects are refused.
 
-    `remedy` is the advice in the error for a damaged file.
+    `remedy` is the advice in the error for a damaged file. `only` limits the result to arrays of these names.
 
     Raises:
         InputError: The file is not an .npz file of plain arrays.
@@ -93,7 +95,7 @@ def read_npz(path: Path, remedy: str = "Copy the file again") -> dict[str, np.nd
     """
     try:
         with zipfile.ZipFile(path), np.load(path, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
+            return {name: archive[name] for name in archive.files if only is None or name in only}
     except (ValueError, KeyError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
         text = f"damaged, or not an .npz file of plain arrays ({error})"
         raise InputError(f"{path}: {text}. {remedy}") from error

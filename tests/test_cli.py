@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tactile_align import demo
+from tactile_align.__main__ import WAITING
 from tactile_align.cli import VERBS, run
 from tactile_align.config.train import load_config
 from tactile_align.errors import DivergedError, InputError, MissingExtra
@@ -151,3 +152,28 @@ def test_the_smoke_demo_runs_every_step(tmp_path: Path, monkeypatch: pytest.Monk
         assert (tmp_path / "demo" / "pictures" / f"{name}.png").stat().st_size > 5000
     summary = (tmp_path / "demo" / "summary.md").read_text(encoding="utf-8")
     assert "SCRATCH" in summary and "chance" in summary and "opening alone" in summary
+
+
+@pytest.mark.parametrize(
+    ("own", "expected"),
+    [
+        ({}, "passive None None"),
+        ({"OMP_WAIT_POLICY": "active"}, "active None None"),
+        ({"GOMP_SPINCOUNT": "9"}, "None 9 None"),
+        ({"KMP_BLOCKTIME": "5"}, "None None 5"),
+    ],
+)
+def test_threads_sleep_while_they_wait_unless_the_user_set_how_they_wait(own: dict[str, str], expected: str) -> None:
+    code = """
+import os, sys
+from types import ModuleType
+from tactile_align import __main__ as entry
+def run(words):
+    print("torch" in sys.modules, *map(os.environ.get, entry.WAITING))
+sys.modules["tactile_align.cli"] = ModuleType("cli")
+sys.modules["tactile_align.cli"].run = run
+entry.main()
+"""
+    environment = {name: value for name, value in os.environ.items() if name not in WAITING} | own
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout == f"False {expected}\n", done.stderr

@@ -52,9 +52,9 @@ class EncoderConfig(Strict):
     checkpointing: bool = False
     """Use gradient checkpointing: recompute activations in the backward pass instead of storing them. This saves memory
     and takes about a third more time."""
-    precision: Literal["float32", "bfloat16"] = "float32"
-    """Precision of the encoder. bfloat16: the encoder runs under autocast. The output tokens and the loss are always
-    float32."""
+    precision: Literal["float32", "bfloat16"] | None = None
+    """Precision of the encoder. None: the precision of the training step, `optimiser.precision`. bfloat16: the encoder
+    always runs under autocast. float32: never. The output tokens and the loss are always float32."""
 
 
 class FeatureConfig(Strict):

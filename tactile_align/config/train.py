@@ -51,8 +51,12 @@ class OptimiserConfig(Strict):
     """Decay of an exponential moving average of the weights, often 0.999. Validation and the best checkpoint then use
     the average. None: no average."""
     precision: Literal["float32", "bfloat16"] = "float32"
-    """Precision of the network. bfloat16: the network runs under autocast. Weights, losses and similarities are always
-    float32."""
+    """Precision of the network in a training step, including the encoders. bfloat16: the network runs under autocast.
+    Weights, losses and similarities are always float32."""
+    tf32: bool = True
+    """Multiply float32 numbers in TF32 on NVIDIA GPUs (Ampere and later), which is several times faster. Factors are
+    rounded to 10 bits after the point, also in similarities, which changes a similarity by about 1e-4. No effect on a
+    CPU."""
     compile: bool = False
     """Use torch.compile. Steps are faster after some minutes of compilation. On a CPU this needs a C++ compiler."""
 

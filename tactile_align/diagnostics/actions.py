@@ -145,10 +145,10 @@ def action_moments(run: LoadedRun, train: Moments) -> ActionMoments:
                 variants[REGION] = replace(batch, views=visible), replace(features, regions=seen.regions)
         for row, (shown, given) in variants.items():
             predicted = statistics.restore_action(model.predict(shown, given).actions.double())
-            predictions.setdefault(row, []).append((predicted - chunk).abs().numpy())
-        recorded.append(chunk.numpy())
-        states.append(batch.qpos_raw.numpy())
-        real.append(~batch.is_pad.numpy())
+            predictions.setdefault(row, []).append((predicted - chunk).abs().cpu().numpy())
+        recorded.append(chunk.cpu().numpy())
+        states.append(batch.qpos_raw.cpu().numpy())
+        real.append(~batch.is_pad.cpu().numpy())
         done += len(batch)
     errors = {row: np.concatenate(parts) for row, parts in predictions.items()}
     actions, state = np.concatenate(recorded), np.concatenate(states)

@@ -259,7 +259,7 @@ def held_out_loss(run: LoadedRun, features: dict[str, np.ndarray]) -> HeldOutLos
     rng = np.random.default_rng(0)
     rows = rng.permutation(len(features["h_tau"]))
     losses, chances = [], []
-    kappa = alignment.temperature().detach()
+    kappa = alignment.temperature().detach().cpu()
     size = min(run.config.batch_size, len(rows))
     for start in range(0, len(rows) - size + 1, size):
         chosen = rows[start : start + size]

@@ -62,10 +62,10 @@ def pointing(run: LoadedRun, key: str, rows: Sequence[int]) -> Pointing:
     box, sigma = alignment.finite_box(batch, view), alignment.sigma(batch, view)
     found = similarity_maps(alignment.towers, tau, part.image, box, sigma)
     return Pointing(
-        images=part.image.numpy(),
-        touches=touches.numpy(),
-        box=part.box.numpy().astype(np.float64),
-        similarity=found.double().numpy(),
+        images=part.image.cpu().numpy(),
+        touches=touches.cpu().numpy(),
+        box=part.box.cpu().numpy().astype(np.float64),
+        similarity=found.cpu().double().numpy(),
     )
 
 
@@ -139,4 +139,4 @@ def _decoder_weights(model: AlignedPolicy, act: ACT, batch: MomentBatch) -> np.n
     finally:
         for hook in hooks:
             hook.remove()
-    return np.asarray(caught[0].mean(dim=1).double().numpy())
+    return np.asarray(caught[0].mean(dim=1).cpu().double().numpy())

@@ -152,12 +152,12 @@ def _look_around(
         beside, exist = shifted_boxes(box, OTHER_REGIONS, towers.vision.input_size)
         places = torch.cat([beside, grid_places(towers, box)], dim=1)
         seen = towers.of_boxes(part.image, places, alignment.sigma(batch, view))
-        h_tau = torch.from_numpy(features["h_tau"][chosen[done : done + len(box)]])
+        h_tau = torch.from_numpy(features["h_tau"][chosen[done : done + len(box)]]).to(box.device)
         done += len(box)
         maps = maps_of(towers, h_tau, seen[:, OTHER_REGIONS:])
         parts = {"beside": seen[:, :OTHER_REGIONS], "exist": exist, "maps": maps, "box": box.double()}
         for name, values in parts.items():
-            found[name].append(values.numpy())
+            found[name].append(values.cpu().numpy())
     return {**{name: np.concatenate(parts) for name, parts in found.items()}, "row": rows}
 
 

@@ -10,7 +10,7 @@ import math
 import warnings
 import zipfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path, PureWindowsPath
@@ -132,6 +132,11 @@ class Encoder(nn.Module):
             self._thaw()
         if config.checkpointing:
             visual.set_grad_checkpointing(True)
+        if self.scratch and self._batch_norms():
+            raise InputError(
+                f"{self.name} has batch norm, which mixes the images of a batch unless its statistics come from loaded "
+                f"weights; got pretrained = 'scratch'. Load weights, or use a vision transformer such as ViT-B-16"
+            )
         self.train()
 
     def input_map(self, width: int, height: int) -> ImageMap:
@@ -171,16 +176,26 @@ class Encoder(nn.Module):
         return tokens if self.adapters is None else self.adapters(tokens)
 
     def train(self, mode: bool = True) -> "Encoder":
-        """Switch training mode on or off, and return the encoder. In a frozen image tower, dropout stays off."""
+        """Switch training mode on or off, and return the encoder.
+
+        In a frozen image tower, dropout stays off. Batch norm always uses the statistics of the loaded weights, so the
+        tokens of an image do not depend on the other images of the batch.
+        """
         super().train(mode)
         if self.config.tune in ("adapters", "frozen"):
             self.visual.eval()
+        for norm in self._batch_norms():
+            norm.eval()
         return self
 
+    def _batch_norms(self) -> list[nn.Module]:
+        return [module for module in self.visual.modules() if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d)]
+
     def _features(self, x: Tensor) -> Tensor:
-        bf16, layers = self.config.precision == "bfloat16", sorted(set(self._take))
+        precision, layers = self.config.precision, sorted(set(self._take))
         options = {"output_fmt": "NCHW", "intermediates_only": True, "stop_early": True}
-        with torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=bf16):
+        bf16 = torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16")
+        with nullcontext() if precision is None else bf16:
             grids = self.visual.forward_intermediates(
                 x, indices=layers, normalize_intermediates=self._norm_fits, **options
             )["image_intermediates"]
@@ -188,7 +203,7 @@ class Encoder(nn.Module):
                 grids = [F.layer_norm(g.permute(0, 2, 3, 1), g.shape[1:2]).permute(0, 3, 1, 2) for g in grids]
         chosen = [grids[layers.index(layer)] for layer in self._take]
         features: Tensor = chosen[0] if len(chosen) == 1 else torch.cat(chosen, dim=1)
-        return features.float() if bf16 else features
+        return features.to(x.dtype)
 
     def _require_whole_patches(self, patch: int) -> None:
         """Check that width and height are multiples of the patch size.

@@ -7,15 +7,15 @@ when it is complete. Files that a killed process left behind are removed at the 
 
 import errno
 import hashlib
+import io
 import json
+import math
 import os
 import shutil
-from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
-from typing import Generic, TypeVar
 
 import numpy as np
 from tqdm import tqdm
@@ -32,39 +32,6 @@ from tactile_align.moments.inputs import Input
 from tactile_align.projection.episode_boxes import require_rig_size
 from tactile_align.workers import in_processes
 
-MAX_MAPS = 128  # each map keeps a file descriptor open; on macOS a process has 256
-
-K = TypeVar("K", bound=Hashable)
-V = TypeVar("V")
-
-
-class Recent(Generic[K, V]):
-    """Cache of the `limit` most recently used values. A copy that is sent to another process starts empty."""
-
-    def __init__(self, limit: int) -> None:
-        if limit < 1:
-            raise ValueError(f"limit, the number of cached values, must be at least 1; got {limit}. Increase limit")
-        self.limit = limit
-        self._kept: OrderedDict[K, V] = OrderedDict()
-
-    def __len__(self) -> int:
-        return len(self._kept)
-
-    def get(self, key: K, make: Callable[[], V]) -> V:
-        """Return the value of `key`. If the cache does not contain it, `make()` creates it.
-
-        If the cache is full, the least recently used value is removed.
-        """
-        if key not in self._kept:
-            self._kept[key] = make()
-            if len(self._kept) > self.limit:
-                self._kept.popitem(last=False)
-        self._kept.move_to_end(key)
-        return self._kept[key]
-
-    def __reduce__(self) -> tuple[type["Recent[K, V]"], tuple[int]]:
-        return type(self), (self.limit,)
-
 
 def write_packed(path: Path, frames: Iterable[np.ndarray], shape: tuple[int, int, int, int]) -> None:
     """Write T frames (height, width, 3) as one uint8 array of `shape` (T, height, width, 3) in NumPy's file format.
@@ -72,31 +39,45 @@ def write_packed(path: Path, frames: Iterable[np.ndarray], shape: tuple[int, int
     The file is not written through a memory map: on a full disk, a memory map kills the process with a bus error.
     """
     with path.open("wb") as handle:
-        header = {"descr": "|u1", "fortran_order": False, "shape": shape}
-        np.lib.format.write_array_header_1_0(handle, header)
+        handle.write(_header(shape))
         for frame in frames:
             handle.write(np.ascontiguousarray(frame, dtype=np.uint8).data)
         handle.flush()
         os.fsync(handle.fileno())
 
 
-def open_packed(path: Path, shape: tuple[int, int, int, int]) -> np.ndarray:
-    """Return the packed frames in a file as a read-only memory map of `shape` (T, height, width, 3) uint8.
+def read_packed(path: Path, shape: tuple[int, int, int, int], t: int) -> np.ndarray:
+    """Return frame t, (height, width, 3) uint8, of a file of packed frames of `shape` (T, height, width, 3).
+
+    The file is opened for this one read, so any number of episodes can be read in turn.
 
     Raises:
         InputError: The file is missing or truncated, or contains another shape.
     """
+    header, frame = _header(shape), np.empty(shape[1:], np.uint8)
     try:
-        frames: np.ndarray = np.load(path, mmap_mode="r")
-        if frames.shape == shape and frames.dtype == np.uint8:
-            return frames
+        with path.open("rb", buffering=0) as handle:
+            whole = os.fstat(handle.fileno()).st_size == len(header) + math.prod(shape)
+            if whole and handle.read(len(header)) == header:
+                handle.seek(t * frame.nbytes, os.SEEK_CUR)
+                if handle.readinto(frame.data) == frame.nbytes:
+                    return frame
+        frames = np.load(path, mmap_mode="r")
         content = f"{frames.dtype} {frames.shape}"
-    except (OSError, ValueError, EOFError) as error:
+    except (FileNotFoundError, ValueError, EOFError) as error:
         content = " ".join(str(error).split())
     raise InputError(
         f"{path}: expected frames of shape {shape} and dtype uint8; found {content}. "
         f"The cache is damaged: delete {path.parent} and run again"
     )
+
+
+@cache
+def _header(shape: tuple[int, int, int, int]) -> bytes:
+    """Return the header of a file in NumPy's format with uint8 values of a shape."""
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "|u1", "fortran_order": False, "shape": shape})
+    return header.getvalue()
 
 
 FORMAT = 4

@@ -15,21 +15,19 @@ from tactile_align.datasets.episodes import Episode, open_episode
 from tactile_align.errors import InputError
 from tactile_align.files import read_npz
 from tactile_align.moments.batch import MomentBatch, TouchBatch, ViewBatch
-from tactile_align.moments.cache import MAX_MAPS, REFERENCE, Job, Recent, content_hash_of, open_packed, prepare
+from tactile_align.moments.cache import REFERENCE, Job, content_hash_of, prepare, read_packed
 from tactile_align.moments.facts import TouchFacts, ViewFacts
 from tactile_align.moments.frames import frame_of, input_image
 from tactile_align.moments.normalisation import Statistics
 
 Facts = TypeVar("Facts", ViewFacts, TouchFacts)
-MAX_EPISODES = 512  # open episodes if frames are decoded at use; each keeps a second copy of its joints in memory
 
 
 class Moments(Dataset[MomentBatch]):
     """Dataset of all moments of the given episodes.
 
-    Small arrays are kept in memory. Frames are read from the cache through memory maps, or decoded at each use. Each
-    process opens its own memory maps and files at their first use, and keeps a limited number of them open. This also
-    holds for forked and spawned workers.
+    Small arrays are kept in memory. Frames are read from the cache or decoded at each use, at a cost that does not
+    depend on the number of episodes. Forked and spawned workers open the files themselves.
 
     Args:
         jobs: Episodes with their rigs and inputs.
@@ -83,9 +81,7 @@ class Moments(Dataset[MomentBatch]):
         self.views = {key: _facts(ViewFacts, table, key) for key in keys}
         sensors = (name.removeprefix("contact/") for name in names if name.startswith("contact/"))
         self.touches = {sensor: _facts(TouchFacts, table, sensor) for sensor in sensors}
-        self._maps: Recent[tuple[int, str], np.ndarray] = Recent(MAX_MAPS)
-        self._episodes: Recent[int, Episode] = Recent(MAX_EPISODES)
-        self._references: Recent[tuple[int, str], np.ndarray] = Recent(MAX_EPISODES)
+        self._episodes: dict[int, Episode] = {}
 
     def __len__(self) -> int:
         return int(self._starts[-1])
@@ -168,14 +164,18 @@ class Moments(Dataset[MomentBatch]):
         entry = next(entry for entry in job.inputs if entry.key == key)
         if job.packed:
             path, shape = self.folders[episode] / f"{key}.npy", (len(facts["qpos"]), entry.height, entry.width, 3)
-            return self._maps.get((episode, key), lambda: open_packed(path, shape))[t]
-        frame = frame_of(self._episodes.get(episode, lambda: open_episode(job.ref)), entry, t, facts)
+            return read_packed(path, shape, t)
+        if episode not in self._episodes:
+            opened = self._episodes[episode] = open_episode(job.ref)
+            # The facts hold these arrays already; a second copy of all episodes would fill the memory.
+            opened.qpos, opened.action, opened.qvel = facts["qpos"], facts["action"], None
+        frame = frame_of(self._episodes[episode], entry, t, facts)
         return input_image(entry, frame, lambda: self.reference(episode, key))
 
     def reference(self, episode: int, key: str) -> np.ndarray:
         """Return the no-contact reference image (height, width, 3) uint8 of a touch input in an episode."""
-        path = self.folders[episode] / "facts.npz"
-        return self._references.get((episode, key), lambda: read_npz(path)[f"{REFERENCE}{key}"])
+        name = f"{REFERENCE}{key}"
+        return read_npz(self.folders[episode] / "facts.npz", only=(name,))[name]
 
 
 def _facts(kind: type[Facts], table: dict[str, np.ndarray], name: str) -> Facts:

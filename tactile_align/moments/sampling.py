@@ -61,6 +61,7 @@ class MomentSampler:
                     f"in each batch. Check the touch streams with `tactile-align inspect`, or omit contact_share"
                 )
         self.seed, self.start, self.stop, self.rank, self.world = seed, start, stop, rank, world
+        self._orders: dict[int, tuple[int, np.ndarray]] = {}
 
     def __len__(self) -> int:
         return self.stop - self.start
@@ -76,11 +77,18 @@ class MomentSampler:
             rows = np.arange(n * count, (n + 1) * count)
             picked = np.empty(count, dtype=np.int64)
             for turn in np.unique(rows // max(len(pool), 1)):
-                order = np.random.default_rng([self.seed, number, int(turn)]).permutation(pool)
                 here = rows // len(pool) == turn
-                picked[here] = order[rows[here] % len(pool)]
+                picked[here] = self._order(number, int(turn))[rows[here] % len(pool)]
             parts.append(picked)
         return np.concatenate(parts)
+
+    def _order(self, number: int, turn: int) -> np.ndarray:
+        """Return pool `number` as permuted for one pass. The permutation of the latest pass is kept."""
+        kept = self._orders.get(number)
+        if kept is None or kept[0] != turn:
+            order = np.random.default_rng([self.seed, number, turn]).permutation(self._pools[number][0])
+            kept = self._orders[number] = (turn, order)
+        return kept[1]
 
 
 class _Sortable(Protocol):

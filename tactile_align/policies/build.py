@@ -1,6 +1,7 @@
 """Functions that build the image inputs and the model of a training config, and that load a trained run."""
 
 import logging
+import os
 import tomllib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -150,6 +151,25 @@ def measure_of(config: TrainConfig, wanted: Literal["action", "retrieval"]) -> M
     return wanted if config.select_by == "auto" or wanted == "action" else config.select_by
 
 
+def device_of(stated: str) -> torch.device:
+    """Return the torch device that a config states. auto: the GPU of this process if there is one, else the CPU.
+
+    Raises:
+        InputError: The machine does not have the device.
+    """
+    own = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+    try:
+        chosen = torch.device({"auto": own if torch.cuda.is_available() else "cpu", "cuda": own}.get(stated, stated))
+        torch.empty(1, device=chosen)
+    except (RuntimeError, AssertionError) as error:  # the latter where torch was built without CUDA
+        gpus = ["cuda", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+        raise InputError(
+            f"device = '{stated}' is not available ({str(error).splitlines()[0]}). Devices of this machine: "
+            f"{', '.join(['auto', 'cpu', *(gpus if len(gpus) > 1 else [])])}. Set device to one of these"
+        ) from error
+    return chosen
+
+
 ROWS = 128  # moments in one batch
 
 
@@ -158,7 +178,7 @@ class LoadedRun:
     """Model of a run, the moments that it is evaluated on, and the config of the run.
 
     Attributes:
-        model: The model, in eval mode on the CPU.
+        model: The model, in eval mode on the device of the config.
         moments: The moments, usually those of the held-out episodes.
         config: Training config of the run.
         step: Number of training steps behind the weights.
@@ -174,7 +194,8 @@ class LoadedRun:
     @classmethod
     def untrained(cls, config: TrainConfig, moments: Moments) -> "LoadedRun":
         """Return a run with the model's initial weights, before any training step."""
-        return cls(make_model(config, *moments.state_width).eval(), moments, config)
+        model = make_model(config, *moments.state_width).eval()
+        return cls(model.to(device_of(config.device)), moments, config)
 
     @classmethod
     def load(
@@ -186,14 +207,16 @@ class LoadedRun:
 
         Raises:
             FileNotFoundError: The folder contains no checkpoint.
-            InputError: The checkpoint is damaged, or was written by another version or for another model.
+            InputError: The checkpoint is damaged, or was written by another version or for another model, or the
+                machine does not have the device of the config.
         """
         model = make_model(config, *moments.state_width, fill=False)
         state = load_validated(model, selected_checkpoint(folder / "checkpoints", measure_of(config, measure)))
         best = (
             f"best {MEASURES[state['measure']]} {state['value']:.3f}, " if "measure" in state else "last checkpoint, "
         )
-        return cls(model.eval(), moments, config, state["step"], f"{best}step {state['step']}")
+        model = model.eval().to(device_of(config.device))
+        return cls(model, moments, config, state["step"], f"{best}step {state['step']}")
 
     @property
     def alignment(self) -> Alignment:
@@ -211,8 +234,9 @@ class LoadedRun:
         return next(view for view in self.model.views if view.key == key)
 
     def batch(self, rows: Sequence[int] | np.ndarray) -> MomentBatch:
-        """Return the moments `rows` at the encoders' input size, without random augmentation."""
-        return augment(self.moments.batch(rows), self.config.augment)
+        """Return the moments `rows` at the encoders' input size on the model's device, without random augmentation."""
+        device = next(self.model.parameters()).device
+        return augment(self.moments.batch(rows).to(device), self.config.augment)
 
     def batches(self, rows: np.ndarray) -> Iterator[MomentBatch]:
         """Yield the moments `rows` in batches of about ROWS, each as `batch` returns it."""

@@ -10,8 +10,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from tactile_align.errors import InputError
 from tactile_align.losses.gather import world
+from tactile_align.policies.build import device_of
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def joined(device: str) -> Iterator[Group]:
     Raises:
         InputError: The machine does not have the device.
     """
-    chosen = _device(device)
+    chosen = device_of(device)
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
     starts = int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized()
@@ -83,17 +83,3 @@ def joined(device: str) -> Iterator[Group]:
     finally:
         if starts:
             dist.destroy_process_group()
-
-
-def _device(stated: str) -> torch.device:
-    own = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
-    try:
-        chosen = torch.device({"auto": own if torch.cuda.is_available() else "cpu", "cuda": own}.get(stated, stated))
-        torch.empty(1, device=chosen)
-    except (RuntimeError, AssertionError) as error:  # the latter where torch was built without CUDA
-        gpus = ["cuda", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
-        raise InputError(
-            f"device = '{stated}' is not available ({str(error).splitlines()[0]}). Devices of this machine: "
-            f"{', '.join(['auto', 'cpu', *(gpus if len(gpus) > 1 else [])])}. Set device to one of these"
-        ) from error
-    return chosen

@@ -39,7 +39,7 @@ from tactile_align.training.state import (
     save_towers,
     save_weights,
 )
-from tactile_align.training.step import Trainer, logs_at
+from tactile_align.training.step import Trainer, logs_at, matmul_precision
 from tactile_align.training.validation import errors_of, sample_picture, selected_measure, validate
 from tactile_align.training.watch import Watch, finding
 
@@ -101,7 +101,7 @@ def train(
                 logger.warning(f"{log}: removed {again} records after step {course.step}; the run resumes there")
         sinks = open_sinks(out, config.log, config.model_dump(mode="json")) if group.leads else Sinks(())
         bar = tqdm(total=config.steps, initial=course.step, desc="training", unit="step", disable=not progress)
-        with sinks, bar, _stop_signals() as stopped:
+        with sinks, bar, matmul_precision(config.optimiser.tf32, group.device), _stop_signals() as stopped:
             _run(trainer, course, measure, sinks, bar, stopped)
     return out
 

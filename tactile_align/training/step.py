@@ -1,6 +1,7 @@
 """Training step: micro-batches, reproducible random numbers, and the values to log."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import torch
@@ -148,6 +149,25 @@ class Trainer:
 def logs_at(config: TrainConfig, step: int) -> bool:
     """Return whether the values of a step, counted from 0, are logged."""
     return step % config.log.every == 0 or step + 1 == config.steps
+
+
+@contextmanager
+def matmul_precision(tf32: bool, device: torch.device) -> Iterator[None]:
+    """Context in which a GPU multiplies and convolves float32 tensors in TF32, or with all bits.
+
+    These are settings of the whole process, so they are restored afterwards.
+    """
+    if device.type != "cuda":
+        yield
+        return
+    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    try:
+        torch.set_float32_matmul_precision("high" if tf32 else "highest")
+        torch.backends.cudnn.allow_tf32 = tf32
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before[0])
+        torch.backends.cudnn.allow_tf32 = before[1]
 
 
 def combined(logs: list[dict[str, Tensor]], model: AlignedPolicy) -> dict[str, Tensor]:

@@ -1,13 +1,16 @@
 """Do workers bring what one process brings, in memory that stays flat: `python -m tests.benchmarks.loading RECORDING`.
 
 RECORDING is a folder of simulated episodes with its rig.toml. Two and four workers, from the start and resumed, packed
-and decoded; then the memory after each of ten epochs. Exits 1 where a batch differs or memory grows by 3 MB after the
-third epoch.
+and decoded; then the memory after each of ten epochs; then a batch of 32 from 20 and from 1,000 episodes. Exits 1 where
+a batch differs, memory grows by 3 MB after the third epoch, or a packed batch of many episodes costs over 1.3 times one
+of few.
 """
 
+import os
 import subprocess
 import sys
 import tempfile
+import time
 from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,7 +21,7 @@ import torch
 
 from tactile_align.calibration.rig import load_rig
 from tactile_align.datasets.episodes import EpisodeRef
-from tactile_align.moments.cache import Job
+from tactile_align.moments.cache import Job, prepare
 from tactile_align.moments.dataset import Moments
 from tactile_align.moments.inputs import Input
 from tactile_align.training.loop import _loader
@@ -26,6 +29,7 @@ from tactile_align.training.loop import _loader
 ROOT = Path(__file__).parents[2]
 BATCH, SEED = 13, 6
 MOST_GROWTH_MB = 3.0  # one epoch of packed frames is 3 MB; after it their pages count as held
+FEW, MANY, MOST_TIMES = 20, 1000, 1.3
 INPUTS = (
     Input("wrist", "left_wrist", 96, 72, "stretch", "tactile1"),
     Input("zoom", "left_wrist", 40, 40, "stretch", "tactile1", zoom=2.0),
@@ -84,8 +88,49 @@ def growth_mb(recording: Path, cache: Path, packed: str, workers: int) -> float:
     return held[9] - held[2]
 
 
+def linked(recording: Path, folder: Path, packed: bool, episodes: int) -> Moments:
+    """Return the moments of many names of one episode, which is prepared once."""
+    rig = load_rig(recording / "rig.toml")
+    source = min(recording.glob("*.hdf5"))
+    cache = folder / "cache"
+    names = [folder / f"{number}.hdf5" for number in range(episodes)]
+    for name in names:
+        os.link(source, name)
+    jobs = [Job(EpisodeRef(name), rig, INPUTS, packed) for name in names]
+    (first,) = prepare(jobs[:1], cache, progress=False)
+    for job in jobs[1:]:
+        (cache / job.key()).mkdir()
+        for file in first.iterdir():
+            os.link(file, cache / job.key() / file.name)
+    return Moments(jobs, chunk=5, cache=cache, progress=False)
+
+
+def batch_ms(kinds: list[Moments]) -> list[float]:
+    """Return the median milliseconds of processor time of a batch of 32 of each kind; the kinds take turns."""
+    rng, spent = np.random.default_rng(0), np.empty((60, len(kinds)))
+    for moments in kinds:
+        for start in range(0, len(moments.jobs), 32):  # every episode is opened once before the clock runs
+            moments.batch(np.searchsorted(moments.episode, np.arange(start, min(start + 32, len(moments.jobs)))))
+    for turn, (number, moments) in product(range(len(spent)), enumerate(kinds)):
+        rows = rng.choice(len(moments), 32, replace=False)
+        began = time.process_time()
+        moments.batch(rows)
+        spent[turn, number] = time.process_time() - began
+    return [float(ms) for ms in 1000 * np.median(spent, axis=0)]
+
+
+def many_episodes(recording: Path, packed: bool) -> bool:
+    """Print the cost of a batch from few and from many episodes; tell whether it is within the bar."""
+    with tempfile.TemporaryDirectory(dir=recording) as few, tempfile.TemporaryDirectory(dir=recording) as many:
+        kinds = [linked(recording, Path(place), packed, n) for place, n in ((few, FEW), (many, MANY))]
+        one, other = batch_ms(kinds)
+    bar = f" (bar {MOST_TIMES})" if packed else ""
+    print(f"packed = {packed}, batch of 32: {FEW} episodes {one:.2f} ms, {MANY} {other:.2f} ms, {other / one:.2f}{bar}")
+    return not packed or other <= MOST_TIMES * one
+
+
 def main(recording: Path) -> int:
-    """Print a line each; return 1 where a batch differs or memory grows."""
+    """Print a line each; return 1 where a batch differs, memory grows, or many episodes cost too much."""
     bad = 0
     with tempfile.TemporaryDirectory() as folder:
         for packed in (True, False):
@@ -98,6 +143,7 @@ def main(recording: Path) -> int:
                 bad += not same
         for packed, workers in product(("packed", "decoded"), (0, 2)):
             bad += growth_mb(recording, Path(folder), packed, workers) >= MOST_GROWTH_MB
+    bad += sum(not many_episodes(recording, packed) for packed in (True, False))
     return int(bad > 0)
 
 

@@ -270,6 +270,16 @@ def test_held_out_episodes_without_contact_are_named(trained: tuple[TrainConfig,
         contact[:] = kept
 
 
+def test_a_run_is_evaluated_on_the_device_of_its_config(trained: tuple[TrainConfig, Data]) -> None:
+    config, data = trained
+    elsewhere = config.model_copy(update={"device": "meta"})  # torch's device without data, which every machine has
+    before = LoadedRun.untrained(elsewhere, data.held_out)
+    after = LoadedRun.load(Path(config.out), elsewhere, data.held_out)
+    for run in (before, after):
+        batch = run.batch([0, 1])
+        assert {str(tensor.device) for tensor in (*run.model.parameters(), *batch.tensors().values())} == {"meta"}
+
+
 def test_held_out_batches_without_any_negative_are_no_test_and_said_to_be_none(
     trained: tuple[TrainConfig, Data],
 ) -> None:

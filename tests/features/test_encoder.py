@@ -14,7 +14,8 @@ import open_clip
 import pytest
 import torch
 
-from tactile_align.errors import MissingExtra
+from tactile_align.config.features import EncoderConfig
+from tactile_align.errors import InputError, MissingExtra
 from tactile_align.features.encoder import Encoder, catalogue_of, encoder_of, input_size_of, load_encoder
 from tests.features.making import demo_encoder, noise, save_clip
 
@@ -341,23 +342,47 @@ def test_tokens_of_a_tower_that_norms_behind_its_pooling_are_normalised_plainly(
 
 @pytest.fixture(scope="module")
 def residual_net(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A small tower of open_clip's residual networks, as RN50 is one."""
+    """Name of a small tower of open_clip's residual networks, as RN50 is one."""
     return registered(
         tmp_path_factory.mktemp("models"), "rn-small", 64, {"image_size": 96, "layers": [1, 1, 1, 1], "width": 8}
     )
 
 
-def test_a_residual_network_learns_only_what_its_tokens_need(residual_net: str) -> None:
-    torch.manual_seed(0)
-    encoder = load_encoder(residual_net, pretrained="scratch").train()
+@pytest.fixture
+def residual_weights(residual_net: str, tmp_path: Path) -> Path:
+    """File of random weights of that tower."""
+    save_clip(residual_net, tmp_path / "clip.pt")
+    return tmp_path / "clip.pt"
+
+
+def test_a_residual_network_learns_only_what_its_tokens_need(residual_net: str, residual_weights: Path) -> None:
+    encoder = load_encoder(residual_net, pretrained=residual_weights).train()
     assert encoder.grid == (3, 3) and encoder.width == 256
     for name, parameter in encoder.named_parameters():
         if name.endswith("bn3.weight"):  # open_clip starts each block at zero, which hides the gradient within
             torch.nn.init.ones_(parameter)
     assert_only_what_tokens_need_learns(encoder)
-    assert load_encoder(residual_net, pretrained="scratch", image_size=(64, 64)).grid == (2, 2)
+    smaller = EncoderConfig(model=residual_net, pretrained=str(residual_weights), image_size=(64, 64))
+    assert encoder_of(smaller, fill=False).grid == (2, 2)
     with pytest.raises(ValueError, match=r"rn-small needs square images; got image_size = \(96, 64\)"):
-        load_encoder(residual_net, pretrained="scratch", image_size=(96, 64))
+        load_encoder(residual_net, pretrained=residual_weights, image_size=(96, 64))
+
+
+@pytest.mark.parametrize("tune", ["full", "frozen"])
+def test_other_images_of_a_training_batch_do_not_move_the_tokens_of_a_tower_with_batch_norm(
+    tune: str, residual_net: str, residual_weights: Path
+) -> None:
+    encoder = load_encoder(residual_net, pretrained=residual_weights, tune=tune).train()
+    first, others = noise(1, 96, 96), noise(3, 96, 96, seed=1)
+    with torch.no_grad():
+        bright, dark = (encoder.tokens(torch.cat([first, some])) for some in (others // 4 + 190, others // 4))
+    torch.testing.assert_close(bright[0], dark[0])
+    assert not torch.allclose(bright[1], dark[1], rtol=0.1)
+
+
+def test_random_weights_are_refused_for_a_tower_with_batch_norm(residual_net: str) -> None:
+    with pytest.raises(InputError, match=r"rn-small \(SCRATCH\) has batch norm.*got pretrained = 'scratch'\. Load"):
+        load_encoder(residual_net, pretrained="scratch")
 
 
 def test_a_conv_stem_is_refused_where_there_is_no_patch_projection(timm_model: str, residual_net: str) -> None:
@@ -496,6 +521,14 @@ def test_checkpointing_changes_memory_and_nothing_else() -> None:
     for (name, a), (_, b) in zip(plain.named_parameters(), lean.named_parameters(), strict=True):
         if a.requires_grad:
             torch.testing.assert_close(a.grad, b.grad, msg=name)
+
+
+def test_a_tower_without_a_precision_of_its_own_hands_out_float32_under_autocast() -> None:
+    images = noise(2, 96, 96)
+    with torch.autocast("cpu", torch.bfloat16):
+        low, high = (demo_encoder(precision=own).tokens(images) for own in (None, "float32"))
+    assert low.dtype == high.dtype == torch.float32 and not torch.equal(low, high)
+    assert torch.equal(high, demo_encoder().tokens(images))
 
 
 def test_bfloat16_runs_the_tower_low_and_hands_out_float32() -> None:

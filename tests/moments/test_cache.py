@@ -1,7 +1,6 @@
 """The cache of prepared episodes: whole or not there, whoever is killed and however full the disk is."""
 
 import os
-import pickle
 import subprocess
 import sys
 import time
@@ -12,8 +11,9 @@ import pytest
 
 from tactile_align.calibration.rig import Rig, load_rig
 from tactile_align.datasets.episodes import EpisodeRef
+from tactile_align.errors import InputError
 from tactile_align.files import part_of
-from tactile_align.moments.cache import MAX_MAPS, Job, Recent, open_packed, prepare, write_packed
+from tactile_align.moments.cache import Job, prepare, read_packed, write_packed
 from tactile_align.moments.inputs import Input
 from tests.datasets.making import xtrainer_file
 
@@ -26,17 +26,13 @@ if __name__ == "__main__":
     print("go", flush=True)
     print(len(cached(sys.argv[1], sys.argv[2], int(sys.argv[3]))))
 """
-MANY_MAPS = """
+MANY_FILES = """
 import resource, sys
 from pathlib import Path
-from tactile_align.moments.cache import Recent, open_packed
-resource.setrlimit(resource.RLIMIT_NOFILE, (200, 200))
-maps = Recent(int(sys.argv[1]))
-for turn in range(2):
-    for n in range(300):
-        path = Path(sys.argv[2]) / f"{n}.npy"
-        assert maps.get(n, lambda: open_packed(path, (2, 3, 4, 3)))[1, 0, 0, 0] == n % 256
-print(len(maps))
+from tactile_align.moments.cache import read_packed
+resource.setrlimit(resource.RLIMIT_NOFILE, (100, 100))
+frames = [read_packed(Path(sys.argv[1]) / f"{n}.npy", (2, 3, 4, 3), 1) for n in range(200)]
+print(sum(bool((frame == n).all()) for n, frame in enumerate(frames)))
 """
 
 
@@ -54,7 +50,7 @@ def require_whole(cache: Path) -> int:
         with np.load(folder / "facts.npz") as facts:
             steps = len(facts["qpos"])
         for one in INPUTS:
-            assert open_packed(folder / f"{one.key}.npy", (steps, one.height, one.width, 3))[-1].any()
+            assert read_packed(folder / f"{one.key}.npy", (steps, one.height, one.width, 3), steps - 1).any()
     return len(found)
 
 
@@ -133,36 +129,25 @@ def test_packed_frames_are_read_back_and_a_file_cut_short_is_named(tmp_path: Pat
     frames = np.random.default_rng(0).integers(0, 256, (5, 3, 4, 3), dtype=np.uint8)
     path = tmp_path / "top.npy"
     write_packed(path, iter(frames), frames.shape)
-    assert np.array_equal(open_packed(path, frames.shape), frames)
+    assert np.array_equal([read_packed(path, frames.shape, t) for t in range(5)], frames)
     assert np.array_equal(np.load(path), frames)
     path.write_bytes(path.read_bytes()[:-7])
     with pytest.raises(ValueError, match=r"top\.npy: expected frames.*delete"):
-        open_packed(path, frames.shape)
+        read_packed(path, frames.shape, 0)
     write_packed(path, iter(frames), frames.shape)
     with pytest.raises(ValueError, match=r"\(4, 3, 4, 3\) and dtype uint8; found uint8 \(5, 3, 4, 3\)"):
-        open_packed(path, (4, 3, 4, 3))
+        read_packed(path, (4, 3, 4, 3), 0)
+    path.unlink()
+    with pytest.raises(InputError, match=r"top\.npy: expected frames.*No such file.*delete"):
+        read_packed(path, frames.shape, 0)
 
 
 def test_more_episodes_than_file_descriptors_are_read_in_turn(tmp_path: Path) -> None:
     pytest.importorskip("resource", reason="this system cannot limit open files")
-    for n in range(300):
-        write_packed(tmp_path / f"{n}.npy", np.full((2, 3, 4, 3), n % 256, np.uint8), (2, 3, 4, 3))
-    for limit, said in ((MAX_MAPS, f"{MAX_MAPS}\n"), (1000, "")):  # with no limit worth the name it must fail
-        run = subprocess.run(
-            [sys.executable, "-c", MANY_MAPS, str(limit), str(tmp_path)], capture_output=True, text=True, cwd=ROOT
-        )
-        assert run.stdout == said, run.stderr[-500:]
-
-
-def test_the_value_unused_longest_goes_and_a_copy_starts_empty() -> None:
-    kept: Recent[str, str] = Recent(2)
-    for key in ("a", "b", "a", "c", "a"):
-        kept.get(key, key.upper)
-    assert kept.get("a", lambda: "made again") == "A"
-    assert kept.get("b", lambda: "made again") == "made again"
-    assert len(kept) == 2
-    copy = pickle.loads(pickle.dumps(kept))
-    assert (len(copy), copy.limit) == (0, 2)
+    for n in range(200):
+        write_packed(tmp_path / f"{n}.npy", np.full((2, 3, 4, 3), n, np.uint8), (2, 3, 4, 3))
+    run = subprocess.run([sys.executable, "-c", MANY_FILES, str(tmp_path)], capture_output=True, text=True, cwd=ROOT)
+    assert run.stdout == "200\n", run.stderr[-500:]
 
 
 def test_the_cache_does_not_outlive_the_facts_in_files_that_are_only_named(tmp_path: Path) -> None:

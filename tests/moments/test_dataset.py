@@ -1,5 +1,6 @@
 """Moments of a simulated recording: boxes, chunks, packed frames, and every refusal by name."""
 
+import pickle
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -65,6 +66,15 @@ def test_packed_frames_equal_frames_decoded_when_used(regrasp_folder: Path, tmp_
     for key in one:
         assert np.array_equal(one[key].numpy(), other[key].numpy(), equal_nan=True), key
     assert one["views/zoom/image"].shape == (3, 40, 40, 3)
+
+
+def test_frames_decoded_when_used_keep_no_second_copy_of_the_joints(regrasp_folder: Path, tmp_path: Path) -> None:
+    moments = moments_of(regrasp_folder / "episode_init_0.hdf5", regrasp_folder / "rig.toml", tmp_path, packed=False)
+    before = len(pickle.dumps(moments))
+    first = moments.batch([3]).tensors()["views/wrist/image"]
+    with_open_file = pickle.dumps(moments)
+    assert len(with_open_file) - before < moments.low_dim()[0][0].nbytes
+    assert np.array_equal(pickle.loads(with_open_file).batch([3]).tensors()["views/wrist/image"], first)
 
 
 def test_a_prepared_episode_is_reused_until_the_rig_changes(regrasp_folder: Path, tmp_path: Path) -> None:

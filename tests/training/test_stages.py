@@ -1,6 +1,7 @@
 """Modes, weights over the steps, micro-batches, running means, patience and what is logged of gradients."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -9,10 +10,13 @@ import torch
 from tactile_align.config.train import TrainConfig
 from tactile_align.policies.checkpoint import load_checkpoint
 from tactile_align.policies.runtime import Policy
+from tactile_align.training import loop
 from tactile_align.training.data import load_data
 from tactile_align.training.logs import read_metrics
 from tactile_align.training.loop import make_trainer, train
 from tactile_align.training.optimiser import RunningMean, validation_weights, weights_at
+from tactile_align.training.step import matmul_precision
+from tests.training.conftest import TOWER
 
 Maker = Callable[..., TrainConfig]
 
@@ -170,6 +174,51 @@ def test_bfloat16_stays_close_to_float32(small_config: Maker) -> None:
     a, b = (read_metrics(out / "metrics.jsonl")[0] for out in (exact, rough))
     assert b["l1"] == pytest.approx(a["l1"], rel=0.03) and b["l1"] != a["l1"]
     assert b["kl"] == pytest.approx(a["kl"], rel=0.1)
+
+
+@pytest.mark.parametrize(("own", "expected"), [(None, torch.bfloat16), ("float32", torch.float32)])
+def test_the_encoders_multiply_in_the_precision_of_the_training_step_unless_they_have_their_own(
+    own: str | None, expected: torch.dtype, small_config: Maker
+) -> None:
+    features = {"vision": {**TOWER, "precision": own}}
+    config = small_config(optimiser={"precision": "bfloat16"}, features=features)
+    data = load_data(config, progress=False)
+    trainer = make_trainer(config, data)
+    dtypes = set()
+    towers = trainer.model.alignment.towers
+    for module in (*towers.vision.visual.modules(), *towers.touch.visual.modules()):
+        if isinstance(module, torch.nn.Linear):
+            module.register_forward_hook(lambda module, seen, product: dtypes.add(product.dtype))
+    trainer.step(data.train.batch(range(12)), 0)
+    assert dtypes == {expected}
+
+
+@pytest.mark.parametrize(("tf32", "expected"), [(True, "high"), (False, "highest")])
+def test_float32_is_multiplied_in_tf32_on_a_gpu_only_as_configured_and_only_while_training(
+    tf32: bool, expected: str
+) -> None:
+    def settings() -> tuple[str, bool]:
+        return torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+
+    before = settings()
+    with matmul_precision(tf32, torch.device("cuda")):
+        assert settings() == (expected, tf32)
+    with matmul_precision(tf32, torch.device("cpu")):
+        assert settings() == before
+    assert settings() == before
+
+
+def test_training_runs_in_its_matmul_precision(small_config: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
+    entered = []
+
+    @contextmanager
+    def noted(tf32: bool, device: torch.device) -> Iterator[None]:
+        entered.append((tf32, device))
+        yield
+
+    monkeypatch.setattr(loop, "matmul_precision", noted)
+    train(small_config(steps=1, validation_batches=1, optimiser={"tf32": False}), progress=False)
+    assert entered == [(False, torch.device("cpu"))]
 
 
 def test_a_small_gain_shrinks_the_first_outputs(small_config: Maker) -> None:

@@ -123,7 +123,7 @@ def _looked_at(
     run: "LoadedRun", found: "Attention", rows: np.ndarray, places: np.ndarray, keys: Sequence[str], high: float
 ) -> list[np.ndarray]:
     """Return a picture for each row in `places`: regions and touches, coloured by the attention on their tokens."""
-    batch = run.batch(rows[places])
+    batch = run.batch(rows[places]).to("cpu")
     cells = []
     for i, place in enumerate(places):
         shown = []
