@@ -159,8 +159,8 @@ def load_data(config: TrainConfig, processes: int = 1, progress: bool = True, ru
 
     Raises:
         InputError: A rig failed verification, a rig or an episode is invalid, copies of one recording are in two parts,
-            or the held-out or test episodes have no contact. With `run`: an episode of the run is missing or changed.
-            The message states the file.
+            or only the held-out or test episodes have no contact. With `run`: an episode of the run is missing or
+            changed. The message states the file.
     """
     if run is None:
         rigs = tuple(_checked_rig(entry, config) for entry in config.data)
@@ -277,9 +277,10 @@ def _refuse_copies(lists: EpisodeLists) -> None:
 
 
 def _require_contact(parts: dict[Part, Moments], config: TrainConfig) -> None:
-    """Check that each part has moments in contact, if the alignment loss or contact_share needs them."""
-    if not config.views or not (config.hsa.weight > 0 or config.contact_share):
-        return
+    """Check that each part has moments in contact if the training part has, and if the losses or batches need them."""
+    needed = config.views and (config.hsa.weight > 0 or config.contact_share)
+    if not needed or not contact_moments(parts["train"], config).any():
+        return  # if the training part has none either, the cause is the rig or the touches, which the doctor finds
     for part, moments in parts.items():
         if not contact_moments(moments, config).any():
             names = [str(job.ref) for job in moments.jobs]

@@ -9,13 +9,16 @@ import pytest
 import torch
 
 from tactile_align.calibration.rig import load_rig
+from tactile_align.checks import Report
 from tactile_align.config.train import TrainConfig, config_text, load_config
+from tactile_align.diagnostics.doctor import diagnose
 from tactile_align.diagnostics.evaluation import evaluate
 from tactile_align.errors import InputError
 from tactile_align.moments import sampling
 from tactile_align.policies.checkpoint import FORMAT, load_checkpoint
 from tactile_align.training.data import Data, EpisodeLists, load_data, run_beside
 from tactile_align.training.loop import train
+from tactile_align.verbs.training import doctor
 from tests.datasets.making import xtrainer_file
 from tests.training.conftest import small_training
 
@@ -115,6 +118,23 @@ def test_a_run_is_judged_on_its_own_held_out_episodes_after_more_were_recorded(
     assert summary.action_error is not None and summary.action_error.moments == len(before.held_out)
     assert summary.judged_on == "held-out" and "selected on these episodes" in summary.text()
     assert (out / "statistics.json").read_text() == statistics
+
+
+def test_the_doctor_of_a_run_folder_checks_the_data_of_that_run(
+    regrasp_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = train(acting(recording(regrasp_folder, tmp_path / "data", 0, 1)), progress=False)
+    recording(regrasp_folder, tmp_path / "data", 2, 3)
+    (tmp_path / "elsewhere.toml").write_text((out / "config.toml").read_text())
+    checked: list[Data] = []
+
+    def recorder(config: TrainConfig, *, data: Data) -> Report:
+        checked.append(data)
+        return Report("doctor", "run", ())
+
+    monkeypatch.setattr(diagnose, "diagnose", recorder)
+    assert doctor(out / "config.toml") == doctor(tmp_path / "elsewhere.toml") == 0
+    assert checked[0].episodes == EpisodeLists.load(out) != checked[1].episodes
 
 
 def test_a_run_is_judged_on_its_own_rig_after_the_rig_file_was_edited(regrasp_folder: Path, tmp_path: Path) -> None:
