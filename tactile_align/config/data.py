@@ -28,6 +28,9 @@ class ViewConfig(Strict):
     """Name of the camera stream."""
     sensor: str
     """Name of the touch sensor in the rig."""
+    name: Annotated[str, Field(pattern=r"^[\w.-]+$")] | None = None
+    """Name of the view in logs and results, which no other view has. None: CAMERA-SENSOR. Two views of one camera and
+    sensor, such as a whole frame and a crop, need different names."""
     weight: Annotated[float, Field(ge=0)] = 1.0
     """Weight of this view in the alignment loss. Typical values: 1.0 for a wrist camera, 0.5 for a third-person
     camera."""
@@ -37,3 +40,8 @@ class ViewConfig(Strict):
     ahead_m: Annotated[float, Field(ge=0.0, lt=MOST_AHEAD_M)] = 0.0
     """Distance by which the box is moved forward from the sensor's pad, along the pad's normal, m. The size of the box
     in metres does not change. 0: the box lies on the pad."""
+
+    @property
+    def key(self) -> str:
+        """Name of the view, or CAMERA-SENSOR if it has none."""
+        return self.name or f"{self.camera}-{self.sensor}"

@@ -2,9 +2,13 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from tactile_align.errors import InputError
 from tactile_align.facts import Strict
+
+OF_RESNET = ("cameras", "image_size", "vision_weights", "per_camera_backbones")
+"""Options that only vision = "resnet18" has."""
 
 
 class PolicyConfig(Strict):
@@ -12,17 +16,20 @@ class PolicyConfig(Strict):
 
     chunk_size: Annotated[int, Field(ge=1)] = 45
     """Number of future actions that the policy predicts at once. 45 actions are about one second of motion."""
+    vision: Literal["tower", "resnet18", "none"] = "tower"
+    """How ACT receives whole camera frames. tower: as tokens of the vision encoder that the alignment loss trains, for
+    the camera of each view. resnet18: through a ResNet of its own, for `cameras`, as in the original ACT. none: not at
+    all."""
     cameras: tuple[str, ...] = ()
-    """Names of the cameras whose whole frames ACT receives through its ResNet. Empty: ACT receives only the region
-    tokens and the touch tokens."""
+    """Names of the cameras whose whole frames ACT receives through its ResNet. Required for vision = "resnet18"."""
     image_size: tuple[int, int] = (320, 240)
-    """(width, height) to which the whole frames of `cameras` are resized, px."""
+    """(width, height) to which the whole frames of `cameras` are resized, px. Only for vision = "resnet18"."""
     vision_weights: str | None = None
     """Initial weights of the ResNet: a torchvision tag (the name of a set of pretrained weights), the path of a file,
-    or "scratch" for random weights. Must be set if `cameras` is not empty."""
+    or "scratch" for random weights. Required for vision = "resnet18"."""
     per_camera_backbones: bool = False
     """Use a separate ResNet for each camera, as the original implementation does. A policy with separate ResNets cannot
-    be exported to LeRobot's ACT."""
+    be exported to LeRobot's ACT. Only for vision = "resnet18"."""
     region_tokens: bool = True
     """Give ACT the tokens of the sensor's box in each view, from the encoder that the alignment loss trains."""
     touch_tokens: bool = True
@@ -54,3 +61,15 @@ class PolicyConfig(Strict):
     init_gain: Annotated[float, Field(gt=0)] = 1.0
     """Factor that multiplies the initial weight matrices of ACT, except its ResNet. Use 0.5 if the initial outputs are
     too large."""
+
+    @model_validator(mode="after")
+    def _resnet_is_used(self) -> "PolicyConfig":
+        defaults = {name: type(self).model_fields[name].default for name in OF_RESNET}
+        changed = [name for name, default in defaults.items() if getattr(self, name) != default]
+        if changed and self.vision != "resnet18":
+            given = ", ".join(f"policy.{name} = {getattr(self, name)!r}" for name in changed)
+            raise InputError(
+                f"{given}, but only policy.vision = 'resnet18' has a ResNet that uses this; vision is "
+                f"'{self.vision}'. Set policy.vision = 'resnet18', or omit {', '.join(changed)}"
+            )
+        return self

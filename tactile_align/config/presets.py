@@ -15,7 +15,7 @@ _ORIGINAL: dict[str, Any] = {
     "held_out": 0.02,
     "test": 0,
     "optimiser": {"lr": 2e-5, "lr_backbone": 2e-5, "lr_tower": 2e-5, "lr_head": 2e-5},
-    "policy": {"chunk_size": 45, "d_model": 512, "ffn_dim": 3200, "kl_weight": 10.0},
+    "policy": {"vision": "resnet18", "chunk_size": 45, "d_model": 512, "ffn_dim": 3200, "kl_weight": 10.0},
 }
 SMALL_TOWER = {"model": "ViT-demo", "pretrained": "scratch", "stem": "conv"}
 """Options of a small ViT with random initial weights, for laptops."""

@@ -62,7 +62,8 @@ class OptimiserConfig(Strict):
 
 
 class AugmentConfig(Strict):
-    """Random changes of the training images of cameras. A box moves with its image. Touch images are not changed."""
+    """Random changes of the training images of cameras. A box moves with its image. Touch images, and whole
+    frames that are no view, are not changed."""
 
     shift_px: Annotated[int, Field(ge=0)] = 0
     """Largest random shift of an image, px of the encoder's input. Images in the cache are larger by this number of px
@@ -196,9 +197,8 @@ class TrainConfig(Strict):
     @model_validator(mode="after")
     def _parts_fit(self) -> "TrainConfig":
         a, hsa, policy, accumulate = self.alignment, self.hsa, self.policy, self.optimiser.accumulate
-        pairs = [(view.camera, view.sensor) for view in self.views]
-        cameras = {camera for camera, _ in pairs}
-        if hsa.weight > 0 and not pairs:
+        keys, cameras = [view.key for view in self.views], {view.camera for view in self.views}
+        if hsa.weight > 0 and not keys:
             raise InputError(
                 "the config has no [[views]] entry, but hsa.weight > 0 needs at least one view. Add a [[views]] "
                 "entry, or set hsa.weight = 0"
@@ -226,6 +226,19 @@ class TrainConfig(Strict):
             raise InputError(
                 f"patience = {self.patience} needs a measure; got select_by = 'last'. Omit patience, or set "
                 f"select_by = 'auto'"
+            )
+        if self.train_policy and policy.vision == "resnet18" and not (policy.cameras and policy.vision_weights):
+            raise InputError(
+                f"policy.cameras = {list(policy.cameras)} and policy.vision_weights = {policy.vision_weights!r}, but "
+                f"policy.vision = 'resnet18' needs both. (The presets conservative, balanced and aggressive set "
+                f"resnet18, as the original.) Name the cameras and set vision_weights, such as 'IMAGENET1K_V1', in "
+                f"[policy], or set policy.vision = 'tower'"
+            )
+        if self.train_policy and policy.vision == "tower" and not keys:
+            raise InputError(
+                "the config has no [[views]] entry, but policy.vision = 'tower' (the default) reads the cameras of the "
+                "views. Add a [[views]] entry, or set policy.vision = 'resnet18' with policy.cameras, or 'none' for a "
+                "policy that sees no camera"
             )
         if self.region == "opening" and self.train_policy and policy.region_tokens:
             raise InputError(
@@ -255,11 +268,11 @@ class TrainConfig(Strict):
                 f"batch_size must be a multiple of accumulate = {accumulate}; got {self.batch_size}. Set batch_size = "
                 f"{self.batch_size + -self.batch_size % accumulate}, or change optimiser.accumulate"
             )
-        if len(set(pairs)) != len(pairs):
-            twice = ", ".join(sorted({f"({c}, {s})" for c, s in pairs if pairs.count((c, s)) > 1}))
+        if len(set(keys)) != len(keys):
+            twice = ", ".join(sorted({key for key in keys if keys.count(key) > 1}))
             raise InputError(
-                f"[[views]] contains these (camera, sensor) pairs more than once: {twice}. Each pair may occur once. "
-                f"Remove the duplicates"
+                f"[[views]] has several entries with the name {twice}, but each needs its own (default CAMERA-SENSOR). "
+                f"Remove the duplicates, or set a different `name` in each"
             )
         if hsa.camera_negative and len(cameras) < 2:
             raise InputError(

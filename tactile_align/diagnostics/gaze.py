@@ -43,7 +43,7 @@ def pointing(run: LoadedRun, key: str, rows: Sequence[int]) -> Pointing:
 
     Args:
         run: Run with towers.
-        key: Key of the view, CAMERA-SENSOR.
+        key: Key of the view.
         rows: Indices of moments that have a box.
 
     Raises:
@@ -58,7 +58,7 @@ def pointing(run: LoadedRun, key: str, rows: Sequence[int]) -> Pointing:
         )
     view, batch = run.view(key), run.batch(rows)
     part, touches = batch.views[key], batch.touches[view.sensor].image
-    tau = run.model.see(batch).touches[view.sensor].vector
+    tau = run.model.see(batch, action=False).touches[view.sensor].vector
     box, sigma = alignment.finite_box(batch, view), alignment.sigma(batch, view)
     found = similarity_maps(alignment.towers, tau, part.image, box, sigma)
     return Pointing(
@@ -76,7 +76,8 @@ class Attention:
     Attributes:
         shares: (B,) share of the attention, by kind of token; the shares of all kinds sum to 1. The kinds are "joints",
             "latent", "camera NAME", "region VIEW" and "touch SENSOR".
-        maps: (B, 4, 4) attention on each token of the 4 x 4 grid, by kind, for the kinds of regions and touches.
+        maps: (B, rows, columns) attention on each token of a grid, by kind, for the tokens of the towers: regions,
+            touches, and the cameras whose frames go through the vision tower.
     """
 
     shares: dict[str, np.ndarray]
@@ -103,22 +104,27 @@ def attention(run: LoadedRun, rows: Sequence[int]) -> Attention:
     weights = np.concatenate(parts)
     shares: dict[str, np.ndarray] = {"latent": weights[:, 0], "joints": weights[:, 1]}
     maps: dict[str, np.ndarray] = {}
-    extra = _extra_kinds(model)
-    first = weights.shape[1] - POLICY_GRID**2 * len(extra)
+    grids = _extra_grids(model)
+    first = weights.shape[1] - sum(rows * columns for rows, columns in grids.values())
     cameras = model.act.config.cameras
     if cameras:
         for name, part in zip(cameras, np.split(weights[:, 2:first], len(cameras), axis=1), strict=True):
             shares[f"camera {name}"] = part.sum(axis=1)
-    for i, name in enumerate(extra):
-        part = weights[:, first + i * POLICY_GRID**2 : first + (i + 1) * POLICY_GRID**2]
-        shares[name], maps[name] = part.sum(axis=1), part.reshape(-1, POLICY_GRID, POLICY_GRID)
+    for name, (high, wide) in grids.items():
+        part = weights[:, first : first + high * wide]
+        shares[name], maps[name] = part.sum(axis=1), part.reshape(-1, high, wide)
+        first += high * wide
     return Attention(shares, maps)
 
 
-def _extra_kinds(model: AlignedPolicy) -> list[str]:
-    """Return the kinds of tokens that follow the camera tokens, in the order of `AlignedPolicy.predict`."""
-    kinds = [f"region {view.key}" for view in model.views] if model.reads_regions else []
-    return kinds + ([f"touch {sensor}" for sensor in model.sensors] if model.reads_touches else [])
+def _extra_grids(model: AlignedPolicy) -> dict[str, tuple[int, int]]:
+    """Return (rows, columns) of the tokens from the towers, by kind, in the order of `AlignedPolicy.predict`."""
+    if model.alignment is None:
+        return {}
+    grids = {f"camera {camera}": model.alignment.towers.frame_grid for camera in model.frame_keys}
+    square = (POLICY_GRID, POLICY_GRID)
+    grids |= {f"region {view.key}": square for view in model.views if model.reads_regions}
+    return grids | {f"touch {sensor}": square for sensor in model.sensors if model.reads_touches}
 
 
 def _decoder_weights(model: AlignedPolicy, act: ACT, batch: MomentBatch) -> np.ndarray:

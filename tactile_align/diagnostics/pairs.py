@@ -39,7 +39,7 @@ def row_features(run: LoadedRun, view: View, rows: np.ndarray) -> dict[str, np.n
     if run.config.hsa.touch_ceiling is not None:
         found["touch"] = []
     for batch in run.batches(rows):
-        seen = run.model.see(batch)
+        seen = run.model.see(batch, action=False)
         found["h_tau"].append(seen.touches[view.sensor].vector.cpu().numpy())
         found["h_w"].append(seen.regions[view.key].vector.cpu().numpy())
         if "touch" in found:

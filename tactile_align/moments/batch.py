@@ -77,9 +77,9 @@ class ObservationBatch:
     | field | shape | meaning |
     |---|---|---|
     | qpos | (B, D) float32 | normalised state |
-    | views | mapping from CAMERA-SENSOR | see `ViewBatch` |
+    | views | mapping from the key of the view | see `ViewBatch` |
     | touches | mapping from sensor name | see `TouchImages` |
-    | frames | mapping from camera name, (B, H, W, 3) uint8 | whole frames for the ResNet of ACT, RGB |
+    | frames | mapping from camera name, (B, H, W, 3) uint8 | whole frames that only ACT uses, RGB |
 
     Raises:
         ValueError: The shape of a tensor is wrong, or its number of rows differs from that of qpos. The message states
@@ -162,7 +162,7 @@ class MomentBatch(ObservationBatch):
 
 
 def camera_key(camera: str) -> str:
-    """Return the key of the `Input` that holds the whole frames of a camera, for the ResNet of ACT."""
+    """Return the key of the `Input` that holds the whole frames of a camera, for ACT."""
     return f"camera-{camera}"
 
 

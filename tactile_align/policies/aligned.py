@@ -9,11 +9,11 @@ from torch import Tensor, nn
 
 from tactile_align.config.features import FeatureConfig
 from tactile_align.config.hsa import HSAConfig
-from tactile_align.config.policy import PolicyConfig
-from tactile_align.features.towers import POLICY_GRID
+from tactile_align.config.policy import OF_RESNET, PolicyConfig
+from tactile_align.features.towers import FRAME_GRID, POLICY_GRID
 from tactile_align.moments.batch import MomentBatch, ObservationBatch
 from tactile_align.policies.act import ACT, IMAGENET_MEAN, IMAGENET_STD, ACTConfig, ACTOutput, act_loss
-from tactile_align.policies.alignment import Alignment, BatchFeatures, CopyFeatures, View
+from tactile_align.policies.alignment import Alignment, BatchFeatures, CopyFeatures, View, frame_keys
 
 
 @dataclass(frozen=True)
@@ -48,8 +48,8 @@ class Losses(NamedTuple):
 class AlignedPolicy(nn.Module):
     """ACT and the alignment of its encoders.
 
-    ACT is built first, so that its random weights do not depend on the alignment. With hsa.weight = 0 and no region or
-    touch tokens, the model has no alignment and is plain ACT.
+    ACT is built first, so that its random weights do not depend on the alignment. With hsa.weight = 0 and no frame,
+    region or touch tokens, the model has no alignment and is plain ACT.
 
     Args:
         policy: Architecture of ACT and the tokens that it uses; None trains the alignment only.
@@ -67,6 +67,8 @@ class AlignedPolicy(nn.Module):
     Attributes:
         act: ACT; None without a policy.
         alignment: Towers and alignment loss; None where nothing uses them.
+        frame_keys: Key of the image that shows the whole frame, by camera, for the cameras whose frame tokens ACT uses.
+        frame_to_act: Projection of frame tokens to ACT's token width; None where ACT does not use frame tokens.
         region_to_act: Projection of region tokens to ACT's token width; None where ACT does not use region tokens.
         touch_to_act: Projection of touch tokens to ACT's token width; None where ACT does not use touch tokens.
     """
@@ -87,25 +89,33 @@ class AlignedPolicy(nn.Module):
         super().__init__()
         self.views, self.stop_gradient = views, stop_gradient
         self.sensors = tuple(dict.fromkeys(view.sensor for view in views))
+        self.frame_keys: dict[str, str] = {}
         self.act: ACT | None = None
         self.alignment: Alignment | None = None
+        self.frame_to_act: nn.Linear | None = None
         self.region_to_act: nn.Linear | None = None
         self.touch_to_act: nn.Linear | None = None
         regions = touches = False
         if policy is not None:
             regions, touches = bool(views) and policy.region_tokens, bool(views) and policy.touch_tokens
-            shape = act_config(policy, state_dim, action_dim, len(views), len(self.sensors))
+            if policy.vision == "tower":
+                self.frame_keys = frame_keys(views)
+            tokens = FRAME_GRID**2 * len(self.frame_keys)
+            tokens += POLICY_GRID**2 * (regions * len(views) + touches * len(self.sensors))
+            shape = act_config(policy, state_dim, action_dim, tokens)
             self.act = ACT(shape, fill_vision=fill)
             if policy.init_gain != 1.0:
                 scale_weights(self.act, policy.init_gain)
-        if views and (hsa.weight > 0 or regions or touches):
+        if views and (hsa.weight > 0 or self.frame_keys or regions or touches):
             self.alignment = Alignment(features, hsa, views, region, fill)
             if hsa.weight == 0:
-                self.alignment.freeze_unread(regions, touches)
+                self.alignment.freeze_unread(vision=bool(self.frame_keys) or regions, touch=touches)
             if policy is not None and regions:
                 self.region_to_act = nn.Linear(self.alignment.towers.vision.width, policy.d_model)
             if policy is not None and touches:
                 self.touch_to_act = nn.Linear(self.alignment.towers.touch.width, policy.d_model)
+            if policy is not None and self.frame_keys:
+                self.frame_to_act = nn.Linear(self.alignment.towers.vision.width, policy.d_model)
 
     @property
     def aligns(self) -> bool:
@@ -122,16 +132,28 @@ class AlignedPolicy(nn.Module):
         """Whether ACT uses tokens of the touches."""
         return self.touch_to_act is not None
 
-    def see(self, batch: ObservationBatch, alignment: bool = True) -> BatchFeatures:
-        """Return the features of the images of a batch; each tower (encoder) runs once over all views or all touches.
+    @property
+    def reads_vision(self) -> bool:
+        """Whether ACT uses tokens of the vision tower."""
+        return self.frame_to_act is not None or self.reads_regions
+
+    def see(self, batch: ObservationBatch, alignment: bool = True, action: bool = True) -> BatchFeatures:
+        """Return the features of a batch; each tower runs once over all its images.
 
         Args:
             batch: The moments.
-            alignment: Whether the alignment loss needs the features; if not, only towers that ACT uses run.
+            alignment: Whether the alignment loss needs the features.
+            action: Whether ACT needs the features.
         """
         if self.alignment is None:
-            return BatchFeatures({}, {})
-        return self.alignment.see(batch, alignment or self.reads_regions, alignment or self.reads_touches)
+            return BatchFeatures()
+        return self.alignment.see(
+            batch,
+            regions=alignment or (action and self.reads_regions),
+            touches=alignment or (action and self.reads_touches),
+            frames=self.frame_keys if action else None,
+            beside=alignment,
+        )
 
     def counts(self, batch: MomentBatch) -> dict[str, Tensor]:
         """Return the counts by which the summed losses of a batch are divided, by name.
@@ -167,14 +189,19 @@ class AlignedPolicy(nn.Module):
         if self.act is None:
             raise ValueError("this model has no policy, so it cannot predict actions. Train with train_policy = true")
         tokens, absent = [], []
+        nowhere = torch.zeros(len(batch), dtype=torch.bool, device=batch.qpos.device)
+        if self.frame_to_act is not None:
+            tokens += [self.frame_to_act(self._for_act(features.frames[camera])) for camera in self.frame_keys]
+            absent += [nowhere] * len(self.frame_keys)
         if self.region_to_act is not None:
             tokens += [self.region_to_act(self._for_act(features.regions[view.key].tokens)) for view in self.views]
             absent += [~batch.views[view.key].visible for view in self.views]
         if self.touch_to_act is not None:
             tokens += [self.touch_to_act(self._for_act(features.touches[sensor].tokens)) for sensor in self.sensors]
-            absent += [torch.zeros(len(batch), dtype=torch.bool, device=batch.qpos.device)] * len(self.sensors)
+            absent += [nowhere] * len(self.sensors)
         extra = torch.cat(tokens, dim=1) if tokens else None
-        pad = torch.cat([a[:, None].expand(-1, POLICY_GRID**2) for a in absent], dim=1) if absent else None
+        masks = [a[:, None].expand(-1, part.shape[1]) for a, part in zip(absent, tokens, strict=True)]
+        pad = torch.cat(masks, dim=1) if masks else None
         images = _camera_images(batch, self.act.config.cameras)
         output: ACTOutput = self.act(batch.qpos, images, extra, action, is_pad, extra_is_pad=pad, noise=noise)
         return output
@@ -201,10 +228,11 @@ class AlignedPolicy(nn.Module):
         """
         w = weights or Weights()
         aligns = self.aligns and (w.alignment > 0 or not self.training)
-        features = self.see(batch, alignment=aligns)
+        acts = w.action > 0 or not self.training
+        features = self.see(batch, alignment=aligns, action=acts)
         action = alignment = None
         log: dict[str, Tensor] = {}
-        if self.act is not None and (w.action > 0 or not self.training):
+        if self.act is not None and acts:
             shape = self.act.config
             output = self.predict(batch, features, batch.action, batch.is_pad, batch.noise)
             l1, kl = act_loss(output, batch.action, batch.is_pad, shape.loss_reduction)
@@ -235,20 +263,22 @@ class AlignedPolicy(nn.Module):
         return sum((part for part in (action, alignment) if part is not None), batch.qpos.new_zeros(())), log
 
 
-def act_config(policy: PolicyConfig, state_dim: int, action_dim: int, views: int, sensors: int) -> ACTConfig:
+def act_config(policy: PolicyConfig, state_dim: int, action_dim: int, tokens: int) -> ACTConfig:
     """Return the config of the ACT network of a policy.
+
+    Fields that both configs have must have the same name in both.
 
     Args:
         policy: Config of the policy.
         state_dim: Number of columns of qpos.
         action_dim: Number of columns of an action.
-        views: Number of views, which set the number of region tokens if the policy uses them.
-        sensors: Number of sensors, which set the number of touch tokens if the policy uses them.
+        tokens: Largest number of tokens of frames, regions and touches.
     """
     shared = {name: getattr(policy, name) for name in ACTConfig.model_fields if name in PolicyConfig.model_fields}
-    tokens = POLICY_GRID**2 * (views * policy.region_tokens + sensors * policy.touch_tokens)
     own = {"state_dim": state_dim, "action_dim": action_dim, "extra_tokens": tokens}
-    return ACTConfig.model_validate({**shared, **own, "vision": "resnet18" if policy.cameras else "none"})
+    if policy.vision != "resnet18":
+        shared = {name: value for name, value in shared.items() if name not in OF_RESNET} | {"vision": "none"}
+    return ACTConfig.model_validate({**shared, **own})
 
 
 @torch.no_grad()

@@ -1,7 +1,7 @@
 """Alignment of touch and vision: towers, loss, temperature and additional negatives, with the values to log."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 import torch
@@ -18,7 +18,7 @@ from tactile_align.losses.gather import gather_facts, world
 from tactile_align.losses.hsa import HSAStats, Keys
 from tactile_align.losses.negatives import PATTERN, Facts, Negatives, touch_pattern
 from tactile_align.losses.row_chunks import spans
-from tactile_align.moments.batch import MomentBatch, ObservationBatch, required
+from tactile_align.moments.batch import MomentBatch, ObservationBatch, camera_key, required
 
 
 @dataclass(frozen=True)
@@ -26,19 +26,28 @@ class View:
     """View of one sensor in the images of one camera.
 
     Attributes:
-        key: Key of the view in a batch, CAMERA-SENSOR.
+        key: Key of the view in a batch; CAMERA-SENSOR unless the config names the view.
+        camera: Name of the camera stream.
         sensor: Name of the sensor.
         weight: Weight of the view in the alignment loss.
+        zoomed: Whether the images are crops around the box instead of whole frames.
     """
 
     key: str
+    camera: str
     sensor: str
     weight: float
+    zoomed: bool = False
 
-    @property
-    def camera(self) -> str:
-        """Name of the camera stream, which is the first part of the key CAMERA-SENSOR."""
-        return self.key.removesuffix(f"-{self.sensor}")
+
+def frame_keys(views: Sequence[View]) -> dict[str, str]:
+    """Return, by camera, the key of the image that shows the camera's whole frame.
+
+    This is the first view that is not zoomed. Where all views of a camera are crops, the whole frame is an additional
+    input with the key `camera_key(camera)`.
+    """
+    keys = {view.camera: camera_key(view.camera) for view in views}
+    return keys | {view.camera: view.key for view in reversed(views) if not view.zoomed}
 
 
 @dataclass(frozen=True)
@@ -48,10 +57,14 @@ class BatchFeatures:
     Attributes:
         regions: Feature h_w and tokens of the image region, by view key.
         touches: Feature h_tau and tokens of the touch image, by sensor.
+        frames: (B, K, D) tokens of the whole frame, by camera.
+        beside: Features of additional regions in the images, by view key; for `Alignment.region_negatives`.
     """
 
-    regions: dict[str, Features]
-    touches: dict[str, Features]
+    regions: dict[str, Features] = field(default_factory=dict)
+    touches: dict[str, Features] = field(default_factory=dict)
+    frames: dict[str, Tensor] = field(default_factory=dict)
+    beside: dict[str, "Beside"] = field(default_factory=dict)
 
 
 class RegionNegatives(NamedTuple):
@@ -87,7 +100,7 @@ class CopyFeatures(NamedTuple):
     others: dict[str, RegionNegatives]
 
 
-class _Beside(NamedTuple):
+class Beside(NamedTuple):
     """Features of additional regions in the images of one view.
 
     Attributes:
@@ -134,19 +147,19 @@ class Alignment(nn.Module):
         remembers = hsa.weight > 0 and hsa.bank > 0 and region == "box"
         self.memory = Memory(hsa, self.towers, len(views)) if remembers else None
 
-    def freeze_unread(self, regions: bool, touches: bool) -> None:
+    def freeze_unread(self, vision: bool, touch: bool) -> None:
         """Freeze the parameters that get no gradient without the loss: temperature, heads, and towers without a use.
 
         Args:
-            regions: Whether a policy uses tokens of the regions.
-            touches: Whether a policy uses tokens of the touches.
+            vision: Whether a policy uses tokens of the vision tower.
+            touch: Whether a policy uses tokens of the touch tower.
         """
         self.temperature.requires_grad_(False)
         for name, part in self.towers.named_children():
             if name not in ("vision", "touch"):
                 part.requires_grad_(False)
         if self.towers.vision is not self.towers.touch:
-            for tower, read in ((self.towers.vision, regions), (self.towers.touch, touches)):
+            for tower, read in ((self.towers.vision, vision), (self.towers.touch, touch)):
                 if not read:
                     tower.requires_grad_(False)
 
@@ -156,18 +169,26 @@ class Alignment(nn.Module):
             self.temperature.step.fill_(step)
 
     def see(
-        self, batch: ObservationBatch, regions: bool = True, touches: bool = True, towers: Towers | None = None
+        self,
+        batch: ObservationBatch,
+        regions: bool = True,
+        touches: bool = True,
+        frames: Mapping[str, str] | None = None,
+        beside: bool = True,
+        towers: Towers | None = None,
     ) -> BatchFeatures:
-        """Return the features of a batch; each tower runs once over all views or all sensors.
+        """Return the features of a batch; each tower runs once over all its images.
 
         Args:
             batch: The moments.
             regions: Whether to compute the features of the regions.
             touches: Whether to compute the features of the touches.
-            towers: Copy of the towers that computes the features. None: the towers themselves.
+            frames: Key of the image that shows the whole frame, by camera, for cameras whose frames are encoded.
+            beside: Whether to compute the features of the additional regions that the config uses as negatives.
+            towers: Towers that compute the features, such as a copy of the model's; None: the model's towers.
         """
-        towers = self.towers if towers is None else towers
-        encoded = BatchFeatures({}, {})
+        towers, frames = towers or self.towers, frames or {}
+        encoded = BatchFeatures()
         if touches:
             images = torch.cat([batch.touches[sensor].image for sensor in self.sensors])
             encoded.touches.update(_split(towers.of_touch(images), self.sensors))
@@ -175,12 +196,19 @@ class Alignment(nn.Module):
             for view in self.views:
                 vector = self.opening_region(required(batch.touches[view.sensor].opening, f"opening/{view.sensor}"))
                 encoded.regions[view.key] = Features(vector, vector[:0, None])
-        elif regions:
-            images = torch.cat([batch.views[view.key].image for view in self.views])
-            box = torch.cat([self.finite_box(batch, view) for view in self.views])
-            sigmas = [sigma for view in self.views if (sigma := self.sigma(batch, view)) is not None]
-            features = towers.of_region(images, box, torch.cat(sigmas) if sigmas else None)
-            encoded.regions.update(_split(features, [view.key for view in self.views]))
+        regions = regions and self.opening_region is None
+        keys = list(dict.fromkeys([*(view.key for view in self.views if regions), *frames.values()]))
+        if not keys:
+            return encoded
+        shown = batch.images()
+        every = towers.vision.tokens(torch.cat([shown[key] for key in keys]))
+        tokens = dict(zip(keys, every.chunk(len(keys)), strict=True))
+        encoded.frames.update({camera: towers.of_frame(tokens[key]) for camera, key in frames.items()})
+        for view in self.views if regions else ():
+            sigma = self.sigma(batch, view)
+            encoded.regions[view.key] = towers.at_box(tokens[view.key], self.finite_box(batch, view), sigma)
+            if beside and self.hsa.looks_beside:
+                encoded.beside[view.key] = self._beside(batch, view, towers, tokens[view.key])
         return encoded
 
     def finite_box(self, batch: ObservationBatch, view: View) -> Tensor:
@@ -215,7 +243,7 @@ class Alignment(nn.Module):
         if self.memory is None or not self.training:
             return None
         features = self.see(batch, towers=self.memory.towers)
-        return CopyFeatures(features, self.region_negatives(batch, features, self.memory.towers))
+        return CopyFeatures(features, self.region_negatives(batch, features))
 
     def forward(
         self,
@@ -354,20 +382,13 @@ class Alignment(nn.Module):
             contrasted[start:stop] |= negative.any(dim=1)
         return contrasted
 
-    def region_negatives(
-        self, batch: MomentBatch, features: BatchFeatures, towers: Towers | None = None
-    ) -> dict[str, RegionNegatives]:
-        """Return the additional regions that the config uses as negatives, by view key; empty if it uses none.
-
-        The vision encoder runs once more for each view that needs regions beside its box. `features` come from the same
-        `towers`; None: the towers themselves.
-        """
+    def region_negatives(self, batch: MomentBatch, features: BatchFeatures) -> dict[str, RegionNegatives]:
+        """Return the additional regions that the config uses as negatives, by view key; empty if it uses none."""
         if self.opening_region is not None or not self.hsa.looks_beside:
             return {}
-        beside = {view.key: self._beside(batch, view, towers or self.towers) for view in self.views}
-        return {view.key: self._of_view(batch, features, view, beside) for view in self.views}
+        return {view.key: self._of_view(batch, features, view) for view in self.views}
 
-    def _beside(self, batch: MomentBatch, view: View, towers: Towers) -> _Beside:
+    def _beside(self, batch: ObservationBatch, view: View, towers: Towers, tokens: Tensor) -> Beside:
         hsa, part = self.hsa, batch.views[view.key]
         box = self.finite_box(batch, view)
         wanted = any(other.sensor == view.sensor and other.camera != view.camera for other in self.views)
@@ -378,11 +399,11 @@ class Alignment(nn.Module):
             there = required(part.other_box, f"other_box/{view.key}")
             places.append(torch.where(self.finger_in_sight(batch, view)[:, None], there, box)[:, None])
         if not places:
-            return _Beside(box.new_zeros((len(box), 0, towers.config.dim)), exist, None)
-        vectors = towers.of_boxes(part.image, torch.cat(places, dim=1), self.sigma(batch, view))
-        return _Beside(vectors[:, :count], exist, vectors[:, count] if hsa.finger_negative else None)
+            return Beside(box.new_zeros((len(box), 0, towers.config.dim)), exist, None)
+        vectors = towers.at_boxes(tokens, torch.cat(places, dim=1), self.sigma(batch, view))
+        return Beside(vectors[:, :count], exist, vectors[:, count] if hsa.finger_negative else None)
 
-    def finger_in_sight(self, batch: MomentBatch, view: View) -> Tensor:
+    def finger_in_sight(self, batch: ObservationBatch, view: View) -> Tensor:
         """Return (B,) bool, whether the other finger's box is a separate region.
 
         The centre of that box must lie in the encoder's image and outside the sensor's box, because fingers that are
@@ -396,10 +417,9 @@ class Alignment(nn.Module):
         in_box = ((centre >= box[:, :2]) & (centre <= box[:, 2:])).all(dim=1)
         return in_image & ~in_box & part.visible
 
-    def _of_view(
-        self, batch: MomentBatch, features: BatchFeatures, view: View, beside: dict[str, _Beside]
-    ) -> RegionNegatives:
-        own, wanted = beside[view.key], self.hsa.region_negatives
+    def _of_view(self, batch: MomentBatch, features: BatchFeatures, view: View) -> RegionNegatives:
+        beside, wanted = features.beside, self.hsa.region_negatives
+        own = beside[view.key]
         columns = [("beside", own.shifted[:, i], own.exist[:, i]) for i in range(wanted)]
         if own.finger is not None:
             columns.append(("finger", own.finger, self.finger_in_sight(batch, view)))

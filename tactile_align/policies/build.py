@@ -22,7 +22,7 @@ from tactile_align.moments.batch import MomentBatch, camera_key
 from tactile_align.moments.dataset import Moments
 from tactile_align.moments.inputs import Input
 from tactile_align.policies.aligned import AlignedPolicy
-from tactile_align.policies.alignment import Alignment, View
+from tactile_align.policies.alignment import Alignment, View, frame_keys
 from tactile_align.policies.checkpoint import (
     MEASURES,
     MEMORY,
@@ -39,11 +39,15 @@ logger = logging.getLogger(__name__)
 
 def views_of(config: TrainConfig) -> tuple[View, ...]:
     """Return the views of a config in the form that the model uses."""
-    return tuple(View(f"{v.camera}-{v.sensor}", v.sensor, v.weight) for v in config.views)
+    return tuple(View(v.key, v.camera, v.sensor, v.weight, v.zoom is not None) for v in config.views)
 
 
 def inputs_of(config: TrainConfig, rig: Rig) -> tuple[Input, ...]:
-    """Return the image inputs of the model of a config, each with the input size of its encoder."""
+    """Return the inputs of the model of a config, with the image sizes of its encoders.
+
+    Raises:
+        InputError: Two inputs have the same key.
+    """
     vision, touch = config.features.vision, config.features.touch or config.features.vision
     inputs = []
     if config.views:
@@ -59,8 +63,19 @@ def inputs_of(config: TrainConfig, rig: Rig) -> tuple[Input, ...]:
         differs = config.features.touch_input == "difference"
         for name in dict.fromkeys(view.sensor for view in config.views):
             inputs.append(Input(name, rig.sensor(name).stream, width, height, touch.fit, difference=differs))
-    for camera in config.policy.cameras if config.train_policy else ():
-        inputs.append(Input(camera_key(camera), camera, *config.policy.image_size))
+    policy = config.policy.vision if config.train_policy else "none"
+    if policy == "tower":
+        size = input_size_of(vision.model, vision.image_size)
+        keys = frame_keys(views_of(config))
+        inputs += [Input(key, camera, *size, vision.fit) for camera, key in keys.items() if key == camera_key(camera)]
+    if policy == "resnet18":
+        inputs += [Input(camera_key(camera), camera, *config.policy.image_size) for camera in config.policy.cameras]
+    names = [entry.key for entry in inputs]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise InputError(
+            f"several inputs of the model have the name {', '.join(twice)}, but views, sensors and whole frames "
+            f"(camera-NAME) need different names. Set another `name` in [[views]]"
+        )
     return tuple(inputs)
 
 
@@ -230,7 +245,7 @@ class LoadedRun:
         return self.model.alignment
 
     def view(self, key: str) -> View:
-        """Return the view with the key `key`, which has the form CAMERA-SENSOR."""
+        """Return the view with the key `key`."""
         return next(view for view in self.model.views if view.key == key)
 
     def batch(self, rows: Sequence[int] | np.ndarray) -> MomentBatch:

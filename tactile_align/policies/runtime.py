@@ -268,13 +268,16 @@ class Policy:
         touches: dict[str, TouchImages] = {}
         frames: dict[str, Tensor] = {}
         for entry in self.inputs:
-            if entry.sensor is not None:
+            if entry.sensor is not None and self.views:
                 views[entry.key] = self._view(
                     entry, entry.sensor, observation, openings.get(hand_of(self.rig, entry.sensor))
                 )
                 continue
             image = self._image(entry, observation)
-            if entry.key in self.model.sensors:
+            if entry.sensor is not None:
+                nowhere = torch.full((1, 4), torch.nan)
+                views[entry.key] = ViewBatch(image=_row(image), box=nowhere, visible=torch.tensor([False]))
+            elif entry.key in self.model.sensors:
                 touches[entry.key] = TouchImages(image=_row(image))
             else:
                 frames[entry.stream] = _row(image)
@@ -318,7 +321,7 @@ class Policy:
 
     def _uses(self, entry: Input) -> bool:
         if entry.sensor is not None:
-            return bool(self.views)
+            return bool(self.views) or entry.key in self.model.frame_keys.values()
         return self.model.reads_touches or entry.key not in self.model.sensors
 
     def _needs(self, sizes: Mapping[str, tuple[int, int]]) -> Needs:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from tactile_align.config.train import TrainConfig
 from tactile_align.datasets.episodes import list_episodes, open_episode
-from tactile_align.features.towers import Features, Towers
+from tactile_align.features.encoder import Encoder
 from tactile_align.policies.runtime import Policy
 from tactile_align.training.data import load_data
 from tactile_align.training.loop import make_trainer, train
@@ -29,22 +29,12 @@ TOWER = {"model": "ViT-demo", "pretrained": "scratch", "stem": "conv"}
 TINY = {"chunk_size": 10, "d_model": 64, "heads": 4, "ffn_dim": 256, "encoder_layers": 1, "vae_layers": 1}
 
 
-class OneByOne(Towers):
+class OneByOne(Encoder):
     """The original's way: each image alone, by way of PIL, through the encoder."""
 
-    def of_touch(self, images: Tensor) -> Features:
-        """See Towers."""
-        return joined([super(OneByOne, self).of_touch(by_way_of_pil(image)) for image in images])
-
-    def of_region(self, images: Tensor, box: Tensor) -> Features:
-        """See Towers."""
-        pairs = zip(images, box, strict=True)
-        return joined([super(OneByOne, self).of_region(by_way_of_pil(image), one[None]) for image, one in pairs])
-
-
-def joined(found: list[Features]) -> Features:
-    """Return single rows as a batch."""
-    return Features(torch.cat([f.vector for f in found]), torch.cat([f.tokens for f in found]))
+    def tokens(self, images: Tensor) -> Tensor:
+        """See Encoder."""
+        return torch.cat([super(OneByOne, self).tokens(by_way_of_pil(image)) for image in images])
 
 
 def by_way_of_pil(image: Tensor) -> Tensor:
@@ -94,13 +84,13 @@ def steps_table(recording: Path, out: Path) -> None:
     data = load_data(whole, progress=False)
     rng = np.random.default_rng(0)
     rows = [rng.choice(len(data.train), 16, replace=False).tolist() for _ in range(STEPS)]
-    plain = {**TINY, "region_tokens": False, "touch_tokens": False}
+    plain = {**TINY, "vision": "none", "region_tokens": False, "touch_tokens": False}
     alone = config_of(recording, out, policy=plain, hsa={"weight": 0.0, "min_gap": 8})
     print("| step at batch 16 | ms | data ms | data share |\n|---|---|---|---|")
     for name, config in (("ACT alone", alone), ("ACT + HSA", whole), ("ACT + HSA, one image at a time", whole)):
         trainer = make_trainer(config, data)
         if "one image" in name and trainer.model.alignment is not None:
-            trainer.model.alignment.towers.__class__ = OneByOne
+            trainer.model.alignment.towers.vision.__class__ = OneByOne  # shared with the touches
         step, wait = seconds(trainer, rows)
         print(f"| {name} | {1000 * step:.1f} | {1000 * wait:.2f} | {wait / (step + wait):.1%} |", flush=True)
 
@@ -108,7 +98,11 @@ def steps_table(recording: Path, out: Path) -> None:
 def acting_table(recording: Path, out: Path) -> None:
     """Print the cost of `Policy.act`."""
     print("\n| Policy.act | parameters | ms, median | ms, slowest |\n|---|---|---|---|")
-    full = {"cameras": ["top", "left_wrist"], "image_size": [320, 240], "vision_weights": "scratch"}
+    full: dict[str, Any] = {"vision": "resnet18"} | {
+        "cameras": ["top", "left_wrist"],
+        "image_size": [320, 240],
+        "vision_weights": "scratch",
+    }
     for name, policy in (("tiny ACT", TINY), ("ACT of the paper's size, 2 cameras", full)):
         folder = out.with_name(name.replace(" ", "_").replace(",", "").replace("'", ""))
         config = config_of(recording, folder, policy=policy, steps=1, batch_size=4, validation_batches=1)

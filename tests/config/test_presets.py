@@ -25,7 +25,11 @@ def read(tmp_path: Path, text: str) -> TrainConfig:
     ("name", "weight", "temperature"), [("conservative", 0.5, 0.07), ("balanced", 1.0, 0.07), ("aggressive", 2.0, 0.05)]
 )
 def test_the_originals_presets_have_its_numbers(tmp_path: Path, name: str, weight: float, temperature: float) -> None:
-    config = read(tmp_path, f'preset = "{name}"\n')
+    with pytest.raises(FactError, match=r"policy.cameras = \[\].*presets conservative, balanced and aggressive"):
+        read(tmp_path, f'preset = "{name}"\n')
+    seen = 'policy = { cameras = ["top"], vision_weights = "IMAGENET1K_V1" }\n'
+    config = read(tmp_path, f'preset = "{name}"\n{seen}')
+    assert config.policy.vision == "resnet18"
     assert (config.hsa.weight, config.hsa.temperature) == (weight, temperature)
     assert (config.batch_size, config.steps, config.optimiser.lr, config.held_out) == (16, 30000, 2e-5, 0.02)
     assert (config.policy.chunk_size, config.policy.d_model, config.policy.ffn_dim) == (45, 512, 3200)

@@ -16,7 +16,7 @@ from tactile_align.training.data import load_data
 from tests.training.conftest import small_training
 
 KEY = "left_wrist-tactile1"
-CAMERAS = {"cameras": ["top"], "image_size": [96, 64], "vision_weights": "scratch"}
+CAMERAS = {"vision": "resnet18", "cameras": ["top"], "image_size": [96, 64], "vision_weights": "scratch"}
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +49,18 @@ def test_even_attention_gives_each_kind_its_share_of_the_tokens(seen: tuple[Trai
         assert_allclose(found.shares[kind], count / total, rtol=1e-5)
     assert found.maps[f"region {KEY}"].shape == (3, 4, 4)
     assert_allclose(found.maps["touch tactile1"], 1 / total, rtol=1e-5)
+
+
+def test_frame_tokens_of_the_tower_are_a_kind_of_their_own(seen: tuple[TrainConfig, Moments]) -> None:
+    whole, _ = seen
+    policy = whole.policy.model_copy(update={"vision": "tower", "cameras": (), "vision_weights": None})
+    config = whole.model_copy(update={"policy": policy})
+    moments = load_data(config, progress=False).held_out
+    found = attention(even(LoadedRun.untrained(config, moments)), np.flatnonzero(moments.views[KEY].visible)[:3])
+    total = 2 + 24 + 16 + 16  # the tower's grid is 4 x 6
+    assert_allclose(found.shares["camera left_wrist"], 24 / total, rtol=1e-5)
+    assert found.maps["camera left_wrist"].shape == (3, 4, 6)
+    assert_allclose(found.maps[f"region {KEY}"], 1 / total, rtol=1e-5)
 
 
 def test_tokens_of_a_region_without_a_box_get_no_attention(seen: tuple[TrainConfig, Moments]) -> None:

@@ -27,7 +27,9 @@ def help_text(command: list[str]) -> str:
     verb, said = command[0], io.StringIO()
     with contextlib.redirect_stdout(said), contextlib.suppress(SystemExit):
         if verb == "train":
-            default = TrainConfig.model_validate({"data": [{"path": "x", "rig": "y"}], "hsa": {"weight": 0.0}})
+            default = TrainConfig.model_validate(
+                {"data": [{"path": "x", "rig": "y"}], "hsa": {"weight": 0.0}, "policy": {"vision": "none"}}
+            )
             tyro.cli(TrainConfig, default=default, args=["--help"])
         else:
             tyro.cli(VERBS[verb], args=["--help"])

@@ -18,7 +18,8 @@ from tactile_align.policies.alignment import Alignment, View
 from tests.features.making import noise
 
 WIDTH, HEIGHT, B = 64, 48, 5
-WRIST, TOP, RIGHT = View("left_wrist-t1", "t1", 1.0), View("top-t1", "t1", 0.5), View("right_wrist-t2", "t2", 1.0)
+WRIST, TOP = View("left_wrist-t1", "left_wrist", "t1", 1.0), View("top-t1", "top", "t1", 0.5)
+RIGHT = View("right_wrist-t2", "right_wrist", "t2", 1.0)
 SIZE = (WIDTH, HEIGHT)
 
 

@@ -30,7 +30,7 @@ Run = tuple[TrainConfig, Data, Path]
 @pytest.fixture(scope="session")
 def run(regrasp_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A short run with zoomed region tokens, touch tokens and a camera of ACT's own."""
-    policy = {"cameras": ["top"], "image_size": [64, 48], "vision_weights": "scratch"}
+    policy = {"vision": "resnet18", "cameras": ["top"], "image_size": [64, 48], "vision_weights": "scratch"}
     config = small_training(regrasp_folder, tmp_path_factory.mktemp("runtime") / "run", policy=policy, steps=2)
     data = load_data(config, progress=False)
     return config, data, train(config, data=data, progress=False)
@@ -200,7 +200,7 @@ def test_a_policy_needs_neither_hub_nor_the_file_its_encoder_came_from(
     torch.save(resnet18_backbone().state_dict(), resnet)
     base = small_config()
     tower = base.features.vision.model_copy(update={"pretrained": pretrained, "stem": "patch"})
-    policy = {"cameras": ["top"], "image_size": [64, 48], "vision_weights": str(resnet)}
+    policy = {"vision": "resnet18", "cameras": ["top"], "image_size": [64, 48], "vision_weights": str(resnet)}
     config = small_config(steps=1, features={"vision": tower.model_dump(mode="json")}, policy=policy)
     folder = train(config, progress=False)
     with open_episode(list_episodes(config.data[0].path)[0]) as episode:

@@ -70,7 +70,7 @@ def test_a_resumed_run_equals_one_that_never_stopped_bit_for_bit(small_config: M
 
 def test_without_weight_and_tokens_training_is_plain_act_bit_for_bit(small_config: Maker) -> None:
     base = small_config()
-    plain = base.policy.model_copy(update={"region_tokens": False, "touch_tokens": False})
+    plain = base.policy.model_copy(update={"vision": "none", "region_tokens": False, "touch_tokens": False})
     config = base.model_copy(update={"hsa": base.hsa.model_copy(update={"weight": 0.0}), "policy": plain})
     data = load_data(config, progress=False)
     model = build_model(config, data.train)
@@ -244,7 +244,8 @@ def test_two_views_and_a_camera_of_acts_own_are_trained_together(small_config: M
         {"camera": "top", "sensor": "tactile1", "weight": 0.5},
     ]
     base = small_config()
-    policy = base.policy.model_dump() | {"cameras": ["top"], "image_size": [64, 48], "vision_weights": "scratch"}
+    resnet = {"vision": "resnet18", "cameras": ["top"], "image_size": [64, 48], "vision_weights": "scratch"}
+    policy = base.policy.model_dump() | resnet
     hsa = base.hsa.model_dump() | {"region_negatives": 2}
     out = train(small_config("two", views=views, policy=policy, hsa=hsa, steps=1), progress=False)
     record = read_metrics(out / "metrics.jsonl")[0]

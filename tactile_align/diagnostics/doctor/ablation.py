@@ -47,7 +47,7 @@ def ablate(config: TrainConfig, *, data: Data | None = None, progress: bool = Fa
 HSA: dict[str, Any] = {"weight": 0.0, "symmetric": False, "region_negatives": 0, "bank": 0, "touch_ceiling": None}
 HSA |= {"hardness": 0.0, "finger_negative": False, "camera_negative": False, "hardest": None}
 HSA |= {"learn_temperature": False, "temperature_final": None}
-OFF = {"policy": {"cameras": (), "region_tokens": False, "touch_tokens": False}, "hsa": HSA}
+OFF = {"policy": {"vision": "none", "region_tokens": False, "touch_tokens": False}, "hsa": HSA}
 """Values that the fields have before they are added, by section, in the order of addition."""
 
 

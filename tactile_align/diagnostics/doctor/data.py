@@ -10,7 +10,7 @@ import torch
 from tactile_align.checks import Check
 from tactile_align.datasets.episodes import open_episode
 from tactile_align.datasets.stream_faults import colours, look_at, stored_quality
-from tactile_align.diagnostics.doctor.limits import judged
+from tactile_align.diagnostics.doctor.limits import judged, stated
 from tactile_align.diagnostics.doctor.pairs import pair_checks
 from tactile_align.diagnostics.doctor.subject import Subject
 from tactile_align.evenly import evenly
@@ -22,8 +22,27 @@ LOOKED_AT = 8  # largest number of episodes whose stored touches are checked
 
 def data_checks(subject: Subject) -> Iterator[Check]:
     """Yield all checks of data and pairs, in the order of the report."""
-    for checks in (streams, door, colour_order, touch_storage, moving_actions, statistics, pair_checks):
+    for checks in (policy_sees, streams, door, colour_order, touch_storage, moving_actions, statistics, pair_checks):
         yield from checks(subject)
+
+
+def policy_sees(subject: Subject) -> Iterator[Check]:
+    """Yield the check that the policy gets whole camera frames, with a list of all inputs of the policy."""
+    model = subject.model
+    if model.act is None:
+        return
+    frames = {"the vision tower": tuple(model.frame_keys), "its ResNet": model.act.config.cameras}
+    seen = [f"whole frame of {camera} through {way}" for way, cameras in frames.items() for camera in cameras]
+    shown = [f"region {view.key}" for view in model.views if model.reads_regions]
+    shown += [f"touch {sensor}" for sensor in model.sensors if model.reads_touches]
+    yield stated(
+        "policy-sees",
+        "pass" if seen else "warn",
+        ", ".join([*seen, *shown, "joints"]),
+        "the whole frame of a camera",
+        why="a policy without whole frames acts blindly until a sensor is in view",
+        advice="set policy.vision = 'tower', or 'resnet18' with policy.cameras; keep 'none' only for comparisons",
+    )
 
 
 def streams(subject: Subject) -> Iterator[Check]:

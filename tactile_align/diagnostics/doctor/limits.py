@@ -84,7 +84,7 @@ LIMITS = {
         form=".1e", at_least=True,
         why="if the policy does not use the aligned encoders, the alignment cannot improve the actions. The original "
             "aligned an encoder that its policy did not use and that was never saved",
-        advice="set policy.region_tokens or policy.touch_tokens = true"),
+        advice="set policy.vision = 'tower', policy.region_tokens = true or policy.touch_tokens = true"),
     "validation-losses": Limit("Training losses that validation does not compute", 0, 0,
         why="a loss that validation does not compute can get worse unnoticed",
         advice="compute the same losses in eval mode"),
@@ -138,6 +138,7 @@ judged = partial(graded, LIMITS)
 """`checks.graded` with these limits."""
 
 STATED = {
+    "policy-sees": "Inputs of the policy",
     "rig-verified": "Rig of data entry {}",
     "encoder-weights": "Initial weights of the encoders",
     "padded-steps": "Steps that the action loss is averaged over",

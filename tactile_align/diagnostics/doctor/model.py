@@ -65,11 +65,9 @@ def inputs(subject: Subject) -> Iterator[Check]:
             hooks.callback(first.register_forward_pre_hook(keep).remove)
         subject.losses(subject.batch)
     for name, tower in towers.items():
-        keys = list(model.sensors) if name == "towers.touch" else [view.key for view in model.views]
-        if len(towers) == 1:
-            keys = [*model.sensors, *keys]
-        if subject.config.region == "opening":
-            keys = [key for key in keys if key in model.sensors]
+        regions = [] if subject.config.region == "opening" else [view.key for view in model.views]
+        keys = list(model.sensors) if name == "towers.touch" else [*regions, *model.frame_keys.values()]
+        keys = list(dict.fromkeys([*model.sensors, *keys] if len(towers) == 1 else keys))
         mean, std = _own_statistics(tower)
         pixels = torch.cat([subject.batch.images()[key].permute(0, 3, 1, 2) for key in keys]).float() / 255
         expected = (pixels - mean) / std
@@ -82,7 +80,7 @@ def inputs(subject: Subject) -> Iterator[Check]:
         # With additional images in the passes, the input cannot be compared, but nothing is known to be wrong.
         yield check if same else replace(check, status="warn")
     passes = [len(images) for entries in arrived.values() for images in entries]
-    allowed = 2 + len(model.views) * subject.config.hsa.looks_beside
+    allowed = 2  # one of the touches, and one of the views and whole frames
     yield judged("encoder-passes", max(0, len(passes) - allowed), measured=f"{len(passes)} a step, {allowed} needed")
     rows = sum(passes) / max(1, len(passes))
     yield judged("images-per-pass", rows / batch if passes else 1.0, measured=f"{rows:.0f} of {batch}")
@@ -182,7 +180,7 @@ def trainable(subject: Subject) -> Iterator[Check]:
         tune = subject.config.features.vision.tune
         if name == "towers.touch" and subject.config.features.touch is not None:
             tune = subject.config.features.touch.tune
-        idle = not model.aligns and not (model.reads_touches if name == "towers.touch" else model.reads_regions)
+        idle = not model.aligns and not (model.reads_touches if name == "towers.touch" else model.reads_vision)
         idle = idle and len(towers_of(model)) == 2
         if tune != "frozen" and not idle and not any(p.requires_grad for p in tower.parameters()):
             frozen.append(f"{name} is frozen although tune = '{tune}'")
@@ -225,7 +223,7 @@ def shared(subject: Subject) -> Iterator[Check]:
     with torch.no_grad():
         base = model.eval().predict(subject.batch, model.see(subject.batch)).actions
         images = subject.batch.images()
-        keys = (*model.sensors, *(view.key for view in model.views))
+        keys = {*model.sensors, *(view.key for view in model.views), *model.frame_keys.values()}
         other = subject.batch.with_images({key: 255 - images[key] for key in keys})
         change = float((model.predict(other, model.see(other)).actions - base).abs().max())
     yield judged("alignment-reaches-action", change)

@@ -109,7 +109,8 @@ def attention_pictures(runs: Mapping[int, "LoadedRun"], keys: Sequence[str], epi
         parts = [attention_over_time(shares, list(one.shares), contact=touching, title=title)]
         if len(places) and one.maps:
             cells = _looked_at(runs[step], one, rows, places, keys, high)
-            parts.append(headed(grid(cells, 2), "attention on the tokens of region and touch, for moments in contact"))
+            title = "attention on the tokens of frame, region and touch, for moments in contact"
+            parts.append(headed(grid(cells, 2), title))
         pictures[step] = stacked(parts)
     return pictures
 
@@ -122,11 +123,15 @@ def when(step: int) -> str:
 def _looked_at(
     run: "LoadedRun", found: "Attention", rows: np.ndarray, places: np.ndarray, keys: Sequence[str], high: float
 ) -> list[np.ndarray]:
-    """Return a picture for each row in `places`: regions and touches, coloured by the attention on their tokens."""
+    """Return a picture for each row in `places`: frames, regions and touches, coloured by the attention on tokens."""
     batch = run.batch(rows[places]).to("cpu")
+    images = batch.images()
     cells = []
     for i, place in enumerate(places):
         shown = []
+        for camera, key in run.model.frame_keys.items():
+            scores = found.maps[f"camera {camera}"][place]
+            shown.append(laid_over(images[key][i].numpy(), scores, None, None, (0.0, high), f"{camera}, row {place}"))
         for key in keys if run.model.reads_regions else ():
             view = batch.views[key]
             box = view.box[i].numpy().astype(np.float64)

@@ -72,8 +72,8 @@ class TurnedRound(Towers):
     def of_touch(self, images: Tensor) -> Features:
         return _turned(super().of_touch(images))
 
-    def of_region(self, *args: Any) -> Features:
-        return _turned(super().of_region(*args))
+    def at_box(self, *args: Any) -> Features:
+        return _turned(super().at_box(*args))
 
 
 def _turned(found: Features) -> Features:

@@ -18,8 +18,10 @@ from tactile_align.checks import GRAVEST_FIRST, Check, Report
 from tactile_align.cli import run
 from tactile_align.config.train import TrainConfig, config_text
 from tactile_align.datasets import codec
+from tactile_align.diagnostics.doctor.data import policy_sees
 from tactile_align.diagnostics.doctor.diagnose import diagnose
 from tactile_align.diagnostics.doctor.limits import LIMITS, STATED
+from tactile_align.diagnostics.doctor.subject import examine
 from tactile_align.moments.normalisation import Statistics
 from tactile_align.policies.aligned import AlignedPolicy
 from tactile_align.policies.checkpoint import FORMAT, load_checkpoint
@@ -162,8 +164,18 @@ def changed(config: TrainConfig, part: str, **entries: Any) -> TrainConfig:
 
 def test_1_a_private_encoder_is_found(healthy: tuple[TrainConfig, Data]) -> None:
     config, data = healthy
-    private = changed(config, "policy", region_tokens=False, touch_tokens=False)
+    private = changed(config, "policy", vision="none", region_tokens=False, touch_tokens=False)
     assert gravest(diagnose(private, data=data, parts=["model"]), "alignment-reaches-action").status == "fail"
+
+
+def test_a_policy_that_sees_no_whole_frame_is_warned_of(healthy: tuple[TrainConfig, Data]) -> None:
+    config, data = healthy
+    sees = next(policy_sees(examine(config, data, build_model(config, data.train))))
+    assert sees.status == "pass"
+    assert sees.measured == f"whole frame of left_wrist through the vision tower, region {KEY}, touch tactile1, joints"
+    blind = changed(config, "policy", vision="none")
+    sees = next(policy_sees(examine(blind, data, build_model(blind, data.train))))
+    assert sees.status == "warn" and sees.measured == f"region {KEY}, touch tactile1, joints"
 
 
 def test_10_near_frames_and_free_moments_as_negatives_are_found(healthy: tuple[TrainConfig, Data]) -> None:
