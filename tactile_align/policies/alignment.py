@@ -368,13 +368,14 @@ class Alignment(nn.Module):
             return torch.ones_like(pairs)
         everyone, first = self._everyone(negatives)
         partners = gather_facts(pairs) if self.training else pairs
-        if len(partners) < 2 and other is None and self.memory is None and self.training:
+        beside = other is not None and not self.hsa.symmetric
+        if len(partners) < 2 and not beside and self.memory is None and self.training:
             raise InputError(
                 "the batch contains a single moment, but the alignment loss requires negatives, so a batch needs at "
                 "least 2 moments, preferably 32. Raise batch_size, or lower optimiser.accumulate"
             )
         contrasted = torch.zeros_like(pairs)
-        if other is not None and not self.hsa.symmetric:
+        if other is not None and beside:
             contrasted = other.exist.any(dim=1)
         for start, stop in spans(len(pairs), len(partners), None):
             negative = everyone.rows(first + start, first + stop)

@@ -6,6 +6,10 @@ Touches and camera images are unrelated textures, paired anew at each step. Two 
 loss must stay at chance, in the last 50 steps and on held-out pairs, and held-out retrieval within its binomial
 interval around 1/64. A box and the boxes beside it show the same kind of texture, but their places in the image may
 differ: with 2 region negatives in a batch of 32, a model that knows the place of its box reaches ln 32 / ln 34 = 0.98.
+
+A bank of 512 is up to 16 steps old, and the copy of the towers moves in these steps, so the training loss can use the
+age of a key: 0.94 of chance after 200 steps. If the bank's negatives cost nothing, it is ln 32 / ln 544 = 0.55.
+Held-out pairs are compared without the bank.
 """
 
 import argparse
@@ -31,8 +35,8 @@ COMBINATIONS: dict[str, dict[str, Any]] = {
     "bank-and-regions": {"symmetric": True, "bank": 512, "region_negatives": 2, "touch_ceiling": 0.9},
     "hardest": {"symmetric": True, "hardest": 8, "temperature_final": 0.07, "temperature": 0.2},
 }
-LOWEST = 0.97
-"""Loss as a share of chance."""
+LOWEST, LOWEST_WITH_BANK = 0.97, 0.9
+"""Loss as a share of chance; the second is the bar of the training loss with a bank."""
 WIDTH, HEIGHT, BATCH, MOMENTS, GALLERY, BOX = 64, 48, 32, 512, 64, 14.0
 VIEW = View("wrist-touch", "touch", 1.0)
 
@@ -121,7 +125,8 @@ def main() -> int:
         seconds = time.process_time() - began
         bounds = f"{low / asked:.3f} to {high / asked:.3f}"
         print(f"| {name} | {trained:.3f} | {ratio:.3f} | {hits / asked:.3f} | {bounds} | {seconds:.0f} |", flush=True)
-        missed += not (trained >= LOWEST and ratio >= LOWEST and low <= hits <= high)
+        bar = LOWEST_WITH_BANK if "bank" in options else LOWEST
+        missed += not (trained >= bar and ratio >= LOWEST and low <= hits <= high)
     return min(missed, 1)
 
 
