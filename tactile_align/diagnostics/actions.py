@@ -128,7 +128,7 @@ def action_moments(run: LoadedRun, train: Moments) -> ActionMoments:
         raise ValueError("expected normalised moments; got moments as recorded. Use `Moments.normalised`")
     rows = np.arange(0, len(moments), max(1, len(moments) // JUDGED))
     episode = moments.episode[rows]
-    donors = _of_other_episodes(episode)
+    donors = other_episodes(episode)
     predictions: dict[str, list[np.ndarray]] = {}
     recorded, states, real, done = [], [], [], 0
     for batch in run.batches(rows):
@@ -195,7 +195,7 @@ def contact_phases(moments: Moments) -> np.ndarray:
     return phase
 
 
-def _of_other_episodes(episode: np.ndarray) -> np.ndarray | None:
+def other_episodes(episode: np.ndarray) -> np.ndarray | None:
     """Return, for each moment, the index of a random moment of another episode; None if there is one episode."""
     if len(np.unique(episode)) == 1:
         return None

@@ -21,6 +21,7 @@ from tactile_align.diagnostics.actions import (
     compare_actions,
     contact_phases,
     linear_in_joints,
+    other_episodes,
 )
 from tactile_align.diagnostics.evaluation import compare
 from tactile_align.errors import InputError
@@ -118,6 +119,13 @@ def test_a_policy_that_ignores_its_touch_does_not_change_when_it_is_shuffled(run
     found = action_moments(loaded, data.train)
     np.testing.assert_allclose(found.errors[TOUCH], found.errors[POLICY], atol=1e-6)
     assert np.abs(found.errors[REGION] - found.errors[POLICY]).max() > 1e-6
+
+
+def test_what_is_shuffled_comes_from_other_episodes() -> None:
+    episode = np.repeat([0, 1, 2], [30, 5, 15])
+    donors = other_episodes(episode)
+    assert donors is not None and (episode[donors] != episode).all() and len(set(donors)) > 20
+    assert other_episodes(np.zeros(4)) is None
 
 
 def test_one_episode_has_no_other_to_shuffle_with(run: tuple[TrainConfig, Data]) -> None:
