@@ -151,8 +151,8 @@ def intervals() -> str:
         "`python -m tests.benchmarks.coverage` simulates 4,000 experiments for each of several hundred cases (rates of "
         "0.02 to 0.95, correlation of two contacts of an episode of 0.05 and 0.2, 4 to 40 episodes of 5 to 20 "
         "contacts, errors with a lognormal tail) and fails if a printed interval contains the true value in less than "
-        "93 % of them. Intervals are wider than necessary with few episodes, because few episodes cannot show that their "
-        f"contacts are correlated by less than {LEAST_CORRELATION}.\n\n"
+        "93 % of them. Intervals are wider than necessary with few episodes, because few episodes cannot show that "
+        f"their contacts are correlated by less than {LEAST_CORRELATION}.\n\n"
         "| interval | of | fewest episodes | method |\n|---|---|---|---|"
     ]
     parts += [f"| {kind} | {rule.quantity} | {rule.fewest} | {rule.method} |" for kind, rule in RULES.items()]
