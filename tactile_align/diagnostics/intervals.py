@@ -15,7 +15,7 @@ Interval = tuple[float, float] | None
 TOO_FEW = "too few episodes for an interval"
 LEVEL = 0.95
 """Probability with which an interval contains the true value."""
-LEAST_CORRELATION = 0.1
+LEAST_CORRELATION = 0.05
 """Smallest assumed correlation of two contacts of an episode; few episodes cannot show that it is smaller."""
 
 
@@ -40,14 +40,14 @@ RULES: dict[Kind, Rule] = {
         "recall, hits of the pointing game, balanced accuracy of a probe",
         4,
         "Wilson interval. The number of contacts is divided by the design effect: the variance between episodes over "
-        "that of independent contacts, at least that of a correlation of 0.1 in an episode. Quantiles of t; fewer "
+        "that of independent contacts, at least that of a correlation of 0.05 in an episode. Quantiles of t; fewer "
         "degrees of freedom where few episodes cause most of the variance",
     ),
     "share difference": Rule(
         "difference of two recalls on the same contacts",
         4,
         "t interval with the variance between episodes, at least that of the contacts on which the two differ, with "
-        "one more such contact in each direction (Bonett and Price, 2012) and a correlation of 0.1 in an episode",
+        "one more such contact in each direction (Bonett and Price, 2012) and a correlation of 0.05 in an episode",
     ),
     "error": Rule(
         "action error",
@@ -61,7 +61,7 @@ RULES: dict[Kind, Rule] = {
         "the smallest interval that contains the t interval over episodes and the product of two intervals: that of "
         "the relative difference (a - b) / (a + b), and that of the mean of a + b as an error",
     ),
-    "R2": Rule("R2 of a probe", 8, "interval of the relative difference of the two sums of squares, converted to R2"),
+    "R2": Rule("R2 of a probe", 4, "interval of the relative difference of the two sums of squares, converted to R2"),
 }
 
 
