@@ -102,6 +102,20 @@ def test_pretraining_is_never_stopped_or_called_a_spike_and_keeps_no_weights_for
     assert not [r for r in records if r.get("id") == "validation-spike"]
 
 
+def test_patience_of_retrieval_does_not_count_pretraining_either(
+    small_config: Maker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    staged = {"mode": "pretrain_then_tune", "pretrain_steps": 5}
+    config = small_config(steps=9, alignment=staged, patience=2, validate_every=1)
+    monkeypatch.setattr(loop, "selected_measure", lambda *args: "retrieval")
+    recalls = [0.9, 0.8, 0.7, 0.6, 0.5, 0.1, 0.2, 0.3, 0.4]
+    scripted(monkeypatch, loss=[1.0] * 9, action_error=[1.0] * 9, **{recall_name(): recalls})
+    out = train(config, progress=False)
+    records = read_metrics(out / "metrics.jsonl")
+    assert [r["step"] for r in records if r["kind"] == "validation"] == list(range(1, 8))  # two passes after step 5
+    assert not [r for r in records if r.get("id") == "validation-spike"]
+
+
 def test_patience_follows_the_measure_and_not_the_loss(small_config: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
     config = small_config(steps=9, patience=2, validate_every=1, train_policy=False)
     monkeypatch.setattr(loop, "selected_measure", lambda *args: "retrieval")
