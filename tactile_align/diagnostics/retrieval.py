@@ -1,12 +1,13 @@
 """Retrieval between touches and image regions: recall with intervals, in galleries of a given number of candidates."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
 from scipy.stats import hypergeom
 
-from tactile_align.diagnostics.summary import Recall
+from tactile_align.diagnostics.summary import Hits, Recall
 from tactile_align.errors import InputError
 
 RESAMPLES = 2000
@@ -96,7 +97,8 @@ def retrieval(
         raise ValueError(f"min_gap = {min_gap} requires the time of each moment; got time = None. Pass `time`")
     rng = np.random.default_rng(seed)
     tau, w = _unit(h_tau), _unit(h_w)
-    of, which = _contacts(episode, contact)
+    names, which = _contacts(episode, contact)
+    of = names[:, 0]
     same, other = of[:, None] == of, ~np.eye(len(of), dtype=bool)
     kinds = {"all": other, "cross-episode": ~same, "same-episode": same & other}[kind]
     drawn = [_one_of_each(which, len(of), rng) for _ in range(draws)]
@@ -122,10 +124,15 @@ def retrieval(
             for i, k in enumerate(ks):
                 hits[direction, i] += hypergeom.cdf(k - 1, available, better, gallery - 1) / draws
     directions = {"touch to vision": [0], "vision to touch": [1], "both": [0, 1]}
-    return {
+    recalls = {
         name: _recall(hits[i].mean(axis=0)[:, queries], ranks[i].mean(axis=0)[queries], of[queries], gallery, ks, seed)
         for name, i in directions.items()
     }
+    if 1 in ks:
+        at_1 = hits[:, ks.index(1), queries].mean(axis=0).round(4)
+        asked = Hits(tuple(names[queries, 0].tolist()), tuple(names[queries, 1].tolist()), tuple(at_1.tolist()))
+        recalls["both"] = replace(recalls["both"], hits=asked)
+    return recalls
 
 
 def region_retrieval(
@@ -145,17 +152,17 @@ def region_retrieval(
     """
     scores = np.einsum("nd,nrd->nr", _unit(h_tau), _unit(regions))
     better = (~(scores[:, 1:] < scores[:, :1])).sum(axis=1)
-    of, which = _contacts(episode, contact)
+    names, which = _contacts(episode, contact)
     ks = tuple(k for k in (1, 5, 10) if k < regions.shape[1])
     per_contact = np.stack([*(better < k for k in ks), better + 1.0])
     means = np.stack([np.bincount(which, weights=row) / np.bincount(which) for row in per_contact])
-    return _recall(means[:-1], means[-1], of, regions.shape[1], ks, seed)
+    return _recall(means[:-1], means[-1], names[:, 0], regions.shape[1], ks, seed)
 
 
 def _contacts(episode: np.ndarray, contact: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the episode (C,) of each contact, and the index (N,) of each moment's contact."""
+    """Return the episode and index (C, 2) int64 of each contact, and the row (N,) in it of each moment's contact."""
     names, which = np.unique(np.stack([episode, contact], axis=1), axis=0, return_inverse=True)
-    return names[:, 0], which.ravel()
+    return names.astype(np.int64), which.ravel()
 
 
 def _unit(h: np.ndarray) -> np.ndarray:

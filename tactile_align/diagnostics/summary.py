@@ -16,6 +16,21 @@ Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
+class Hits:
+    """R@1 of each query, from which two recalls on the same contacts are compared in pairs.
+
+    Attributes:
+        episode: Q numbers, the episode of each query.
+        contact: Q numbers, the index of its contact in the episode.
+        at_1: Q numbers, the probability that its partner is the nearest candidate.
+    """
+
+    episode: tuple[int, ...]
+    contact: tuple[int, ...]
+    at_1: tuple[float, ...]
+
+
+@dataclass(frozen=True)
 class Recall:
     """Recall of one retrieval direction, or the average of both directions, with its chance level.
 
@@ -27,6 +42,7 @@ class Recall:
         chance: R@k of a random order, k / gallery, by k; 1 if the gallery has at most k candidates.
         queries: Number of contacts that were queries.
         episodes: Number of episodes that these contacts are from.
+        hits: R@1 of each query; None for galleries that are not compared in pairs.
     """
 
     at: dict[int, float]
@@ -36,6 +52,7 @@ class Recall:
     chance: dict[int, float]
     queries: int
     episodes: int
+    hits: Hits | None = None
 
 
 @dataclass(frozen=True)

@@ -128,7 +128,7 @@ def test_widths_go_with_the_rig_and_nothing_else() -> None:
 
 @pytest.mark.parametrize("kind", get_args(Pooling))
 def test_every_pooling_reads_the_enlarged_box_and_nothing_outside_it(kind: Pooling) -> None:
-    # The box has 2 x 2 tokens, enlarged 4 x 4. A grid of 2 samples the centres of these tokens, so that it reads no others.
+    # The box has 2 x 2 tokens, enlarged 4 x 4. A grid of 2 samples the centres of these tokens and reads no others.
     box = torch.tensor([[3 * 16 - 0.5, 2 * 16 - 0.5, 5 * 16 - 0.5, 4 * 16 - 0.5]])
     tokens = torch.randn(1, ROWS, COLUMNS, 8)
     tight, wide = (make_pooling(kind, 8, 5, 2, margin, 0.0).eval() for margin in (1.0, 2.0))
