@@ -303,7 +303,7 @@ def action_errors(run: LoadedRun) -> dict[str, Any]:
 def _mean_error(predicted: Tensor, recorded: Tensor, real: Tensor) -> np.ndarray:
     """Return the mean absolute errors (B,) over the real steps (B, C) and the columns of actions (B, C, A)."""
     errors = (predicted - recorded).abs().mean(dim=2) * real
-    return np.asarray((errors.sum(dim=1) / real.sum(dim=1)).double())
+    return np.asarray((errors.sum(dim=1) / real.sum(dim=1)).double().cpu())
 
 
 def results(folder: Path) -> list[Cell]:
