@@ -82,15 +82,17 @@ class FeatureConfig(Strict):
     grid: Annotated[int, Field(ge=1)] = 4
     """Number of samples along each side of the grid in the box, for pooling = "grid"."""
     margin: Annotated[float, Field(ge=1.0)] = 1.5
-    """Factor that enlarges the sides of the box before pooling, to tolerate calibration error. Ignored by the poolings
-    mean, mean_block and gaussian."""
+    """Factor that enlarges the sides of the box before pooling, to tolerate calibration error. 1: the box itself, as in
+    the original implementation."""
     sigma_px: Annotated[float, Field(ge=0)] | Literal["rig"] = 4.0
     """Standard deviation of the box's position in the encoder's input image, px, for pooling = "gaussian". A number:
     the same value for all boxes. rig: one value along u and one along v for each moment, computed from the covariance
     that `calibrate hand-eye` stored for the camera."""
-    head: Literal["linear", "mlp"] = "linear"
-    """Layers that compute h_tau and h_w from the pooled tokens. linear: one linear layer. mlp: one more hidden
-    layer."""
+    head: Literal["linear", "mlp", "region_mlp"] = "linear"
+    """Layers that compute h_tau and h_w from the pooled tokens. linear: one linear layer. mlp: one more hidden layer.
+    region_mlp: one more hidden layer for h_w only."""
+    head_width: Annotated[int, Field(ge=1)] | None = None
+    """Width of the hidden layer of the heads mlp and region_mlp. None: twice `dim`."""
     dim: Annotated[int, Field(ge=2)] = 128
     """Number of elements of h_tau and of h_w."""
 
@@ -100,5 +102,10 @@ class FeatureConfig(Strict):
             raise InputError(
                 f"features.sigma_px = 'rig' needs pooling = 'gaussian'; got pooling = '{self.pooling}'. Set "
                 f"pooling = 'gaussian', or omit sigma_px"
+            )
+        if self.head_width is not None and self.head == "linear":
+            raise InputError(
+                f"features.head_width = {self.head_width}, but head = 'linear' has no hidden layer. Set "
+                f"features.head = 'mlp' or 'region_mlp', or omit head_width"
             )
         return self

@@ -1,77 +1,40 @@
-"""Comparison studies on the simulated cell: one resumable run per row and seed, and a table with intervals."""
+"""Studies: resumable training runs of the rows and seeds of a study file, and tables with paired differences."""
 
 import logging
+import shlex
 import time
-import tomllib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from importlib import resources
 from itertools import product
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
+
+import numpy as np
+import torch
+from joblib import Parallel, delayed
+from torch import Tensor
 
 from tactile_align.calibration.rig import load_rig
-from tactile_align.config.train import TrainConfig
+from tactile_align.config.data import DataConfig
+from tactile_align.config.study import STANDING_STILL, GroupConfig, StudyConfig
+from tactile_align.config.train import TrainConfig, load_config
 from tactile_align.diagnostics.evaluation import train_to_the_end
-from tactile_align.diagnostics.intervals import TOO_FEW, interval_text
+from tactile_align.diagnostics.intervals import interval_text, mean_interval, paired_interval
 from tactile_align.diagnostics.pairs import pair_features
 from tactile_align.diagnostics.retrieval import retrieval
 from tactile_align.diagnostics.summary import Recall, json_of, result_of
-from tactile_align.errors import InputError
-from tactile_align.files import read_json, write_text_atomically
+from tactile_align.errors import FactError, InputError
+from tactile_align.facts import parse
+from tactile_align.files import read_json, read_toml, write_text_atomically
+from tactile_align.policies.alignment import Alignment
 from tactile_align.policies.build import LoadedRun
 from tactile_align.simulation.record import simulate
 from tactile_align.training.data import load_data
+from tactile_align.training.state import FREE
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Row:
-    """Variant that a study trains; one row of the result table.
-
-    Attributes:
-        name: Short name, also used in the names of the run folders.
-        title: Name in the table.
-        changes: Differences from the base config, nested as in the TOML file.
-        unset: Keys that are removed from the base config, so that they have their default values.
-        shift_px: Shift of the wrist camera's principal point in the rig, right and down, raw px. Every box is wrong by
-            this shift, while the images do not change.
-    """
-
-    name: str
-    title: str
-    changes: dict[str, Any] = field(default_factory=dict)
-    unset: Sequence[str] = ()
-    shift_px: Sequence[float] = (0, 0)
-
-
-def merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    """Return a nested dict with changes applied; lists of dicts are merged item by item."""
-    out = dict(base)
-    for key, value in changes.items():
-        old = out.get(key)
-        if isinstance(value, dict) and isinstance(old, dict):
-            out[key] = merged(old, value)
-        elif isinstance(value, list) and isinstance(old, list) and all(isinstance(v, dict) for v in value):
-            out[key] = [merged(o, v) for o, v in zip(old, value, strict=True)]
-        else:
-            out[key] = value
-    return out
-
-
-FACTS = tomllib.loads(resources.files(__package__).joinpath("study.toml").read_text(encoding="utf-8"))
-BASE = "crop"
-CAMERA = FACTS["config"]["views"][0]["camera"]
-TABLE = tuple(Row(name, **row) for name, row in FACTS["table"].items())
-"""Rows of the main comparison."""
-ABLATIONS = tuple(
-    Row(name, **row | {"changes": merged(FACTS["table"][BASE]["changes"], row.get("changes", {}))})
-    for name, row in FACTS["ablations"].items()
-)
-"""Rows that each change one thing in the row `BASE`."""
-ROWS = {row.name: row for row in (*TABLE, *ABLATIONS)}
-GROUPS = {"table": tuple(FACTS["table"]), "ablations": (BASE, *FACTS["ablations"])}
+RESULT = "result.json"
 
 
 @dataclass(frozen=True)
@@ -81,12 +44,19 @@ class Cell:
     Attributes:
         row: Name of the row.
         seed: Seed of the run.
-        encoder: "SCRATCH", or the name of the vision encoder.
+        encoder: "SCRATCH", the name of the vision encoder, or "none".
         steps: Number of training steps.
         training_moments: Number of training moments.
+        head_parameters: Number of parameters between the vision tokens, or the opening, and h_w.
         resumed: Whether the training was stopped and resumed; `cpu_minutes` then covers only the last part.
         cpu_minutes: CPU time of the training, minutes.
-        retrieval: Recall by direction: "touch to vision", "vision to touch", "both".
+        values: R@1 of each held-out contact, averaged over both directions, or the action error of each held-out
+            moment: mean over columns and real actions of the chunk, normalised units, zero latent.
+        episodes: Episode of each value.
+        places: Index of the contact, or frame number of the moment, in its episode, for each value.
+        recall: Recall averaged over both directions; None if the study measures the action error.
+        standing_still: Action error of each moment if every action of the chunk equals the recorded state; None if the
+            study measures retrieval, or if state and action differ in length.
     """
 
     row: str
@@ -94,222 +64,360 @@ class Cell:
     encoder: str
     steps: int
     training_moments: int
+    head_parameters: int
     resumed: bool
     cpu_minutes: float
-    retrieval: dict[str, Recall]
-
-    @property
-    def both(self) -> Recall:
-        """Recall averaged over both directions."""
-        return self.retrieval["both"]
-
-
-RESULT = "result.json"
-BOX_ROWS = ("mean", "attention", "grid", "crop")
-COMPARED = ("whole", "opening")
-CONTROLS = ("elsewhere", "crop_elsewhere")
+    values: list[float]
+    episodes: list[str]
+    places: list[int]
+    recall: Recall | None = None
+    standing_still: list[float] | None = None
 
 
-def results(folder: Path) -> list[Cell]:
-    """Return the finished runs of a study, in the order of the rows and seeds."""
-    advice, order = "Delete the file; the study then trains this row again", list(ROWS)
-    paths = folder.glob(f"runs/*/{RESULT}")
-    cells = (result_of(Cell, read_json(path, advice), str(path)) for path in paths)
-    return sorted(cells, key=lambda cell: (order.index(cell.row), cell.seed))
+def load_study(name_or_path: str | Path) -> StudyConfig:
+    """Return the study in a TOML file, or the shipped study with a name.
 
-
-def table_text(cells: Sequence[Cell], gallery: int) -> str:
-    """Return the Markdown table of finished runs, with its `verdicts`."""
-    if not cells:
-        return "no finished run yet\n"
-    encoders = ", ".join(dict.fromkeys(cell.encoder for cell in cells))
-    chance = cells[0].both.chance
-    comparison, ablations = ([cell for cell in cells if cell.row in names] for names in GROUPS.values())
-    parts = [
-        f"Retrieval among {gallery} held-out contacts, averaged over both directions; encoders: {encoders}. "
-        f"Chance: R@1 {chance[1]:.3f}, R@5 {chance[5]:.3f}. Intervals: 95 %, over episodes.\n"
-    ]
-    if comparison:
-        parts += [_markdown(comparison), *(line + "\n" for line in verdicts(cells))]
-    if any(cell.row != BASE for cell in ablations):
-        parts += [f"Rows that change one thing in '{ROWS[BASE].title}':\n", _markdown(ablations)]
-    return "\n".join(parts)
-
-
-def _markdown(cells: Sequence[Cell]) -> str:
-    lines = ["| row | seed | R@1 | R@5 | median rank | CPU min |", "|---|---|---|---|---|---|"]
-    for cell in cells:
-        both = cell.both
-        lines.append(
-            f"| {ROWS[cell.row].title} | {cell.seed} | {both.at[1]:.3f} {interval_text(both.interval[1])} "
-            f"| {both.at[5]:.3f} "
-            f"| {both.median_rank:.1f} | {cell.cpu_minutes:.1f}{' (resumed)' if cell.resumed else ''} |"
-        )
-    return "\n".join(lines) + "\n"
-
-
-def verdicts(cells: Sequence[Cell]) -> list[str]:
-    """Return one sentence per seed on the results of the main comparison.
-
-    The sentence states by how much the best box differs from the whole image and from the opening, on the same
-    contacts, and whether the boxes elsewhere in the image are at chance. The intervals of the differences are corrected
-    for the comparisons of all boxes with both rows (Bonferroni), because the best box is chosen on the same episodes. A
-    seed with missing rows has no sentence.
+    Raises:
+        FactError, InputError: The file or name does not exist, the file is not TOML, or a key is unknown, missing or
+            wrong, also in the training config of a row. The message states the key.
     """
-    lines = []
-    for seed in sorted({cell.seed for cell in cells}):
-        rows = {cell.row: cell.both for cell in cells if cell.seed == seed}
-        if not all(row.name in rows for row in TABLE):
-            continue
-        best, comparisons = max(BOX_ROWS, key=lambda name: rows[name].at[1]), len(BOX_ROWS) * len(COMPARED)
-        minus = {name: rows[best].minus(rows[name], comparisons) for name in COMPARED}
-        beaten = [ROWS[name].title for name, difference in minus.items() if difference.above_zero]
-        lines.append(
-            f"seed {seed}: the best box is '{ROWS[best].title}'; it is better than "
-            f"{' and '.join(beaten) or 'neither whole image nor opening only'} (R@1 on the same contacts minus "
-            + ", ".join(f"{ROWS[name].title} {difference.text()}" for name, difference in minus.items())
-            + f"; corrected for {comparisons} comparisons); "
-            + "; ".join(_at_chance(ROWS[name].title, rows[name]) for name in CONTROLS)
-        )
-    return lines
-
-
-def _at_chance(title: str, recall: Recall) -> str:
-    interval, chance = recall.interval[1], recall.chance[1]
-    if interval is None:
-        return f"'{title}' has {TOO_FEW}"
-    return (
-        f"the interval of '{title}' {'contains' if interval[0] <= chance <= interval[1] else 'does NOT contain'} chance"
-    )
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Sizes of a study.
-
-    Attributes:
-        episodes: Number of recorded episodes, each of 10 to 20 contacts with objects of random size.
-        held_out: Share of the episodes that are held out for evaluation if below 1, otherwise their number.
-        steps: Number of training steps of a run.
-        batch_size: Number of moments in a batch.
-        gallery: Number of candidates in the retrieval gallery.
-    """
-
-    episodes: int = 200
-    held_out: float = 0.2
-    steps: int = 320
-    batch_size: int = 96
-    gallery: int = 64
-
-
-PLANS = {"full": Plan(), "smoke": Plan(episodes=5, held_out=2, steps=4, batch_size=16, gallery=8)}
+    path = Path(name_or_path)
+    if path.suffix != ".toml":
+        folder = Path(str(resources.files(__package__).joinpath("studies")))
+        path = folder / f"{name_or_path}.toml"
+        if not path.is_file():
+            raise FactError(
+                f"'{name_or_path}': no such study. Give the path of a .toml file, or a shipped name: "
+                f"{', '.join(sorted(file.stem for file in folder.glob('*.toml')))}"
+            )
+    if not path.is_file():
+        raise FactError(f"{path}: no such file. Give the path of a study file, or the name of a shipped study")
+    plan = parse(StudyConfig, {**read_toml(path), "name": path.stem}, str(path))
+    for row in plan.rows:
+        config_of(plan, Path(path.stem), row, plan.seeds[0])
+    return plan
 
 
 def study(
-    out: str | Path,
-    rows: Sequence[str] = ("table",),
-    seeds: Sequence[int] = (0, 1, 2),
-    size: Literal["full", "smoke"] = "full",
+    file: str | Path,
+    out: str | Path | None = None,
+    rows: Sequence[str] = (),
+    seeds: Sequence[int] = (),
     *,
     processes: int = 1,
-    threads: int = 1,
     progress: bool = True,
 ) -> str:
-    """Run the missing runs of a study and return its table, which is also written to OUT/table.md.
+    """Run the missing runs of a study and return its tables, which are also written to OUT/table.md.
 
     Finished runs are kept; a run that was stopped resumes from its last checkpoint.
 
     Args:
-        out: Folder of the study, for recordings, runs and table.
-        rows: Names of rows, or of groups of rows. table: the main comparison. ablations: changes of the best row.
-        seeds: Seeds; each row has one run per seed, and all runs are judged on the same episodes.
-        size: Size of the study. full: the complete study. smoke: a test of about one minute that all parts work.
-        processes: Number of processes that record and prepare episodes.
-        threads: Number of torch threads of a run.
+        file: Path of a study file, or name of a shipped study.
+        out: Folder of the study, for recordings, runs and tables. None: runs/NAME.
+        rows: Names of rows or groups of rows. Empty: all rows.
+        seeds: Seeds; each row has one run per seed. Empty: the seeds of the file.
+        processes: Number of runs at a time, and of processes that record episodes.
         progress: Show progress bars on stderr.
 
     Returns:
-        The table as Markdown.
+        The tables as Markdown.
 
     Raises:
-        InputError: A row name is unknown; the message lists the known names. Or a run was stopped (Ctrl-C, SIGTERM)
-            and has no result until its training is complete.
+        FactError, InputError: The study file is wrong, or a row name is unknown. Or a run in the folder has another
+            config than the study file states, or was stopped (Ctrl-C, SIGTERM) before its end.
     """
-    folder, plan = Path(out), PLANS[size]
-    names = dict.fromkeys(name for given in rows for name in GROUPS.get(given, (given,)))
-    unknown = [name for name in names if name not in ROWS]
-    if unknown:
-        raise InputError(f"unknown rows: {', '.join(unknown)}. Use only names from: {', '.join((*GROUPS, *ROWS))}")
-    data, episodes = folder / "data", plan.episodes
-    simulate(data, episodes=episodes, seed=11, gripper="measured", processes=processes, progress=progress)
-    for seed, name in product(seeds, names):
-        config = config_of(folder, ROWS[name], seed, plan, threads)
-        if not (Path(config.out) / RESULT).exists():
-            logger.info(f"{ROWS[name].title}, seed {seed}")
-            _run(folder, ROWS[name], config, plan, processes, progress)
-    text = table_text(results(folder), plan.gallery)
+    plan = load_study(file)
+    chosen = list(product(seeds or plan.seeds, plan.row_names(tuple(rows))))
+    folder = Path(out or f"runs/{plan.name}")
+    if plan.recording is not None:
+        simulate(folder / "data", **plan.recording.model_dump(), processes=processes, progress=progress)
+    for row in dict.fromkeys(row for _, row in chosen):
+        _write_shifted_rigs(plan, folder, row)
+    configs = {(seed, row): config_of(plan, folder, row, seed) for seed, row in chosen}
+    missing = [cell for cell, config in configs.items() if not _done(config)]
+    for seed, row in missing:
+        logger.info(f"{plan.title(row)}, seed {seed}: {command(file, folder, row, seed)}")
+    work = (delayed(_run)(plan, row, configs[seed, row], progress) for seed, row in missing)
+    Parallel(n_jobs=processes)(work)
+    text = table_text(plan, results(folder))
     write_text_atomically(folder / "table.md", text)
     return text
 
 
-def config_of(folder: Path, row: Row, seed: int, plan: Plan, threads: int = 1) -> TrainConfig:
-    """Return the training config of one run of a study.
+def command(file: str | Path, folder: Path, row: str, seed: int) -> str:
+    """Return the command line that trains and evaluates one run of a study."""
+    return shlex.join(["tactile-align", "study", str(file), str(folder), "--rows", row, "--seeds", str(seed)])
 
-    Args:
-        folder: Folder of the study.
-        row: Row of the run.
-        seed: Seed of the run.
-        plan: Sizes of the study.
-        threads: Number of torch threads.
+
+def commands(
+    file: str | Path, out: str | Path | None = None, rows: Sequence[str] = (), seeds: Sequence[int] = ()
+) -> list[str]:
+    """Return the command line of every missing run of a study; the arguments are those of `study`."""
+    plan = load_study(file)
+    folder = Path(out or f"runs/{plan.name}")
+    cells = product(seeds or plan.seeds, plan.row_names(tuple(rows)))
+    return [command(file, folder, row, seed) for seed, row in cells if not _done(config_of(plan, folder, row, seed))]
+
+
+def config_of(plan: StudyConfig, folder: Path, row: str, seed: int) -> TrainConfig:
+    """Return the training config of one run of a study."""
+    config = _with_true_boxes(plan, folder, row, seed)
+    if not any(plan.rows[row].shift_px):
+        return config
+    data = [entry.model_copy(update={"rig": str(rig)}) for entry, rig in _shifted_rigs(config, folder, row)]
+    return config.model_copy(update={"data": tuple(data)})
+
+
+def _with_true_boxes(plan: StudyConfig, folder: Path, row: str, seed: int) -> TrainConfig:
+    entries: dict[str, Any] = {"out": str(folder / "runs" / f"{row}-s{seed}"), "seed": seed}
+    if plan.recording is not None:
+        data = folder / "data"
+        entries |= {"data": [{"path": str(data), "rig": str(data / "rig.toml")}], "cache": str(folder / "cache")}
+    return plan.train_config(row, **entries)
+
+
+def _shifted_rigs(config: TrainConfig, folder: Path, row: str) -> list[tuple[DataConfig, Path]]:
+    """Return each [[data]] entry with the path of its rig with shifted cameras."""
+    return [(entry, folder / "rigs" / f"{row}_{number}.toml") for number, entry in enumerate(config.data)]
+
+
+def _write_shifted_rigs(plan: StudyConfig, folder: Path, row: str) -> None:
+    shift = plan.rows[row].shift_px
+    if not any(shift):
+        return
+    config = _with_true_boxes(plan, folder, row, plan.seeds[0])
+    (folder / "rigs").mkdir(parents=True, exist_ok=True)
+    for entry, path in _shifted_rigs(config, folder, row):
+        rig = load_rig(entry.rig)
+        for camera in dict.fromkeys(view.camera for view in config.views):
+            K = [list(line) for line in rig.camera(camera).K]
+            K[0][2] += shift[0]
+            K[1][2] += shift[1]
+            rig = rig.with_camera(camera, K=K)
+        rig.save(path)
+
+
+def _done(config: TrainConfig) -> bool:
+    """Return whether a run has a result.
+
+    Raises:
+        InputError: The run was trained with another config.
     """
-    data, every = folder / "data", max(1, plan.steps // 4)
-    rig = folder / "rigs" / f"{row.name}.toml" if any(row.shift_px) else data / "rig.toml"
-    base = {name: value for name, value in FACTS["config"].items() if name not in row.unset}
-    sizes = {
-        "data": [{"path": str(data), "rig": str(rig)}],
-        "out": str(folder / "runs" / f"{row.name}-s{seed}"),
-        "optimiser": {"warmup_steps": min(40, plan.steps // 2)},
-        "batch_size": plan.batch_size,
-        "steps": plan.steps,
-        "held_out": plan.held_out,
-        "validate_every": every,
-        "save_every": every,
-        "cache": str(folder / "cache"),
-        "threads": threads,
-        "seed": seed,
-    }
-    return TrainConfig.model_validate(merged(merged(base, sizes), row.changes))
+    out = Path(config.out)
+    if not (out / RESULT).exists():
+        return False
+    now, then = (c.model_dump(mode="json", exclude=FREE) for c in (config, load_config(out / "config.toml")))
+    if changed := [key for key in now if now[key] != then[key]]:
+        raise InputError(
+            f"{out}: this run was trained with another config than the study file states now; {', '.join(changed)} "
+            f"changed. Use another folder for the changed study, or delete this run to train it again"
+        )
+    return True
 
 
-def _run(folder: Path, row: Row, config: TrainConfig, plan: Plan, processes: int, progress: bool) -> None:
-    if any(row.shift_px):
-        _write_shifted_rig(folder, row)
-    data = load_data(config, processes, progress)
-    began = time.process_time()
-    started = any((Path(config.out) / "checkpoints").glob("step_*.pt"))
+def _run(plan: StudyConfig, row: str, config: TrainConfig, progress: bool) -> None:
+    """Train one run to its end, evaluate it and write its result."""
+    out = Path(config.out)
+    data = load_data(config, progress=progress)
+    began, resumed = time.process_time(), any((out / "checkpoints").glob("step_*.pt"))
     train_to_the_end(config, data, progress)
     minutes = (time.process_time() - began) / 60
-    loaded = LoadedRun.load(Path(config.out), config, data.judged, "retrieval")
-    features = pair_features(loaded, loaded.model.views[0].key)
-    tau, w, episode, contact = (features[name] for name in ("h_tau", "h_w", "episode", "contact"))
-    towers = loaded.alignment.towers
+    run = LoadedRun.load(out, config, data.judged, plan.measure)
+    alignment = run.model.alignment
+    encoder, head = "none", 0
+    if alignment is not None:
+        encoder = "SCRATCH" if alignment.towers.scratch else alignment.towers.vision.name
+        head = head_parameters(alignment)
     cell = Cell(
-        row=row.name,
+        row=row,
         seed=config.seed,
-        encoder="SCRATCH" if towers.scratch else towers.vision.name,
+        encoder=encoder,
         steps=config.steps,
         training_moments=len(data.train),
-        resumed=started,
+        head_parameters=head,
+        resumed=resumed,
         cpu_minutes=round(minutes, 2),
-        retrieval=retrieval(tau, w, episode, contact, gallery=plan.gallery),
+        **(retrieval_of(run, plan.gallery) if plan.measure == "retrieval" else action_errors(run)),
     )
-    write_text_atomically(Path(config.out) / RESULT, json_of(cell))
+    write_text_atomically(out / RESULT, json_of(cell))
 
 
-def _write_shifted_rig(folder: Path, row: Row) -> None:
-    rig = load_rig(folder / "data" / "rig.toml")
-    K = [list(line) for line in rig.camera(CAMERA).K]
-    K[0][2] += row.shift_px[0]
-    K[1][2] += row.shift_px[1]
-    (folder / "rigs").mkdir(exist_ok=True)
-    rig.with_camera(CAMERA, K=K).save(folder / "rigs" / f"{row.name}.toml")
+def head_parameters(alignment: Alignment) -> int:
+    """Return the number of parameters between the vision tokens, or the gripper's opening, and h_w."""
+    towers = alignment.towers
+    opening = alignment.opening_region
+    parts = (towers.region_pooling, towers.region_mlp) if opening is None else (opening,)
+    return sum(p.numel() for part in parts for p in part.parameters())
+
+
+def retrieval_of(run: LoadedRun, gallery: int) -> dict[str, Any]:
+    """Return the entries of `Cell` that retrieval in the first view gives.
+
+    Raises:
+        InputError: There are too few held-out contacts for the gallery.
+    """
+    features = pair_features(run, run.model.views[0].key)
+    tau, w, episode, contact = (features[name] for name in ("h_tau", "h_w", "episode", "contact"))
+    recall = retrieval(tau, w, episode, contact, gallery=gallery)["both"]
+    assert recall.hits is not None
+    names = [str(job.ref) for job in run.moments.jobs]
+    return {
+        "values": list(recall.hits.at_1),
+        "episodes": [names[e] for e in recall.hits.episode],
+        "places": list(recall.hits.contact),
+        "recall": replace(recall, hits=None),
+    }
+
+
+@torch.no_grad()
+def action_errors(run: LoadedRun) -> dict[str, Any]:
+    """Return the entries of `Cell` that the action errors on at most about 1,500 held-out moments give.
+
+    Raises:
+        InputError: The run has no policy.
+    """
+    moments, statistics = run.moments, run.moments.statistics
+    if run.model.act is None or statistics is None:
+        raise InputError(
+            "a study with measure = 'action' needs a policy; got train_policy = false. Set train_policy = true, or "
+            "measure = 'retrieval'"
+        )
+    names = [str(job.ref) for job in moments.jobs]
+    rows = np.arange(0, len(moments), max(1, len(moments) // 1500))
+    errors, still = [], []
+    for batch in run.batches(rows):
+        real = ~batch.is_pad
+        predicted = run.model.predict(batch, run.model.see(batch)).actions
+        errors.append(_mean_error(predicted, batch.action, real))
+        if batch.qpos_raw.shape[1] == batch.action.shape[2]:
+            state = statistics.normalise_action(batch.qpos_raw.to(batch.action.dtype))
+            still.append(_mean_error(state[:, None].expand_as(batch.action), batch.action, real))
+    return {
+        "values": np.concatenate(errors).round(6).tolist(),
+        "episodes": [names[e] for e in moments.episode[rows]],
+        "places": moments.time[rows].tolist(),
+        "standing_still": np.concatenate(still).round(6).tolist() if still else None,
+    }
+
+
+def _mean_error(predicted: Tensor, recorded: Tensor, real: Tensor) -> np.ndarray:
+    """Return the mean absolute errors (B,) over the real steps (B, C) and the columns of actions (B, C, A)."""
+    errors = (predicted - recorded).abs().mean(dim=2) * real
+    return np.asarray((errors.sum(dim=1) / real.sum(dim=1)).double().cpu())
+
+
+def results(folder: Path) -> list[Cell]:
+    """Return the finished runs of a study, sorted by row and seed."""
+    advice = "Delete the file; the study then evaluates this run again"
+    paths = sorted(folder.glob(f"runs/*/{RESULT}"))
+    cells = (result_of(Cell, read_json(path, advice), str(path)) for path in paths)
+    return sorted(cells, key=lambda cell: (cell.row, cell.seed))
+
+
+def table_text(plan: StudyConfig, cells: Sequence[Cell]) -> str:
+    """Return the Markdown tables of finished runs: the results of each run, and the paired differences of each group.
+
+    Runs of rows that the study file no longer contains are left out.
+    """
+    cells = [cell for row in plan.rows for cell in cells if cell.row == row]
+    if not cells:
+        return "no finished run yet\n"
+    encoders = ", ".join(dict.fromkeys(cell.encoder for cell in cells))
+    recall = cells[0].recall
+    if recall is None:
+        head = "Mean absolute action error on held-out moments, normalised units, zero latent"
+    else:
+        head = (
+            f"Retrieval among {recall.gallery} held-out contacts, averaged over both directions. Chance: R@1 "
+            f"{recall.chance[1]:.3f}, R@5 {recall.chance[5]:.3f}"
+        )
+    parts = [f"{head}. Encoders: {encoders}. Intervals: 95 %, over episodes.\n", _runs_table(plan, cells)]
+    for name, group in plan.compared().items():
+        if table := _differences_table(plan, group, cells):
+            parts += [f"Group {name}: {table}"]
+    return "\n".join(parts)
+
+
+def _runs_table(plan: StudyConfig, cells: Sequence[Cell]) -> str:
+    retrieves = plan.measure == "retrieval"
+    columns = ("R@1", "R@5", "median rank", "head parameters") if retrieves else ("action error", "standing still")
+    lines = [f"| row | seed | {' | '.join(columns)} | CPU min |", "|---" * (len(columns) + 3) + "|"]
+    for cell in cells:
+        if cell.recall is not None:
+            r = cell.recall
+            measured = [f"{r.at[1]:.3f} {interval_text(r.interval[1])}", f"{r.at[5]:.3f}", f"{r.median_rank:.1f}"]
+            measured.append(f"{cell.head_parameters:,}")
+        else:
+            still = "-" if cell.standing_still is None else f"{np.mean(cell.standing_still):.4f}"
+            interval = mean_interval(np.array(cell.values), np.array(cell.episodes), bounds=(0.0, np.inf))
+            measured = [f"{np.mean(cell.values):.4f} {interval_text(interval)}", still]
+        minutes = f"{cell.cpu_minutes:.1f}{' (resumed)' if cell.resumed else ''}"
+        lines.append(f"| {plan.title(cell.row)} | {cell.seed} | {' | '.join(measured)} | {minutes} |")
+    return "\n".join(lines) + "\n"
+
+
+def _differences_table(plan: StudyConfig, group: GroupConfig, cells: Sequence[Cell]) -> str | None:
+    """Return the paired differences of the rows of a group from the rows that they are compared with.
+
+    A difference is that of the same contacts (or moments), each averaged over the seeds that both rows have.
+    """
+    present = {cell.row for cell in cells}
+    rows = [row for row in group.rows if row in present and row not in group.against]
+    references = [row for row in group.against if row in present or row == STANDING_STILL]
+    pairs = [(row, other) for row in rows for other in references]
+    if not pairs:
+        return None
+    what, bounds = "R@1 on the same contacts", (0.0, 1.0)
+    if plan.measure == "action":
+        what, bounds = "action error on the same moments", (0.0, np.inf)
+    lines = [
+        f"differences of the {what}, averaged over the seeds. All {len(pairs)} intervals hold together with 95 % "
+        f"(Bonferroni).\n",
+        f"| row | seeds | {' | '.join(f'minus {plan.title(other)}' for other in references)} |",
+        "|---" * (len(references) + 2) + "|",
+    ]
+    for row in rows:
+        texts, seeds = [], ""
+        for other in references:
+            difference = paired_values(cells, row, other)
+            if difference is None:
+                texts.append("-")
+                continue
+            a, b, episode, used = difference
+            interval = paired_interval(a, b, episode, bounds=bounds, comparisons=len(pairs))
+            texts.append(f"{np.mean(a - b):+.4f} {interval_text(interval)}")
+            seeds = ", ".join(map(str, used))
+        lines.append(f"| {plan.title(row)} | {seeds} | {' | '.join(texts)} |")
+    return "\n".join(lines) + "\n"
+
+
+def paired_values(
+    cells: Sequence[Cell], row: str, other: str
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[int]] | None:
+    """Return the values of two rows at the same contacts or moments, with the episodes (N,) and the seeds.
+
+    The first two arrays (N,) are averages over the seeds that both rows have. The result is None if they share none.
+
+    Args:
+        cells: Finished runs.
+        row: Name of the first row.
+        other: Name of the second row, or "standing_still": the actions that repeat the recorded state, at the moments
+            of the first row.
+    """
+    first = {cell.seed: cell for cell in cells if cell.row == row}
+    second = first if other == STANDING_STILL else {cell.seed: cell for cell in cells if cell.row == other}
+    values: dict[tuple[str, int], list[tuple[float, float]]] = {}
+    seeds = sorted(first.keys() & second.keys())
+    for seed in seeds:
+        a, b = first[seed], second[seed]
+        theirs = b.standing_still if other == STANDING_STILL else b.values
+        if theirs is None:
+            return None
+        at = dict(zip(zip(b.episodes, b.places, strict=True), theirs, strict=True))
+        for place, value in zip(zip(a.episodes, a.places, strict=True), a.values, strict=True):
+            if place in at:
+                values.setdefault(place, []).append((value, at[place]))
+    if not values:
+        return None
+    means = np.array([np.mean(pairs, axis=0) for pairs in values.values()])
+    return means[:, 0], means[:, 1], np.array([episode for episode, _ in values]), seeds

@@ -7,6 +7,9 @@
 | mean_block | one transformer block over all tokens, then the mean over the box | only if the block encodes it |
 | mean | mean of the tokens, weighted by the area that the box covers, as in the original implementation | no |
 | gaussian | as mean, with the box blurred according to the uncertainty of its position | no |
+
+Every pooling first enlarges the sides of the box by the factor `margin`, so that poolings with equal margins read equal
+areas. The original implementation is mean with margin = 1.
 """
 
 import math
@@ -115,12 +118,16 @@ class MeanPooling(nn.Module):
         width: D, the length of a token.
         out: Length of the feature.
         block: Whether all tokens first pass through a trainable transformer block.
+        margin: Factor that enlarges the sides of the box.
         sigma_px: Standard deviation of the box's position, px. 0: the box is exact. "rig": `forward` needs a value for
             each box.
     """
 
-    def __init__(self, width: int, out: int, block: bool = False, sigma_px: float | Literal["rig"] = 0.0) -> None:
+    def __init__(
+        self, width: int, out: int, block: bool = False, margin: float = 1.5, sigma_px: float | Literal["rig"] = 0.0
+    ) -> None:
         super().__init__()
+        self.margin = margin
         self.sigma_px, self.fixed_px = sigma_px, 0.0 if sigma_px == "rig" else sigma_px
         self.block = _transformer_block(width) if block else None
         self.project = nn.Linear(width, out)
@@ -143,6 +150,7 @@ class MeanPooling(nn.Module):
                 f"sigma was given, but sigma_px = {self.sigma_px} already applies to all boxes. Omit sigma"
             )
         width = self.fixed_px if sigma is None else sigma
+        box = boxes.enlarge(box, self.margin)
         if isinstance(width, Tensor) or width > 0:
             weights = blurred_weights(box, input_size, grid, width)
         else:
@@ -246,9 +254,9 @@ def make_pooling(
     if kind == "grid":
         return GridPooling(width, out, size, margin)
     if kind in ("mean", "mean_block"):
-        return MeanPooling(width, out, block=kind == "mean_block")
+        return MeanPooling(width, out, kind == "mean_block", margin)
     if kind == "gaussian":
-        return MeanPooling(width, out, sigma_px=sigma_px)
+        return MeanPooling(width, out, margin=margin, sigma_px=sigma_px)
     if kind == "attention":
         return AttentionPooling(width, out, margin)
     raise InputError(f"unknown pooling '{kind}'; known: {', '.join(POOLINGS)}. Choose one of these poolings")

@@ -55,8 +55,9 @@ class Towers(nn.Module):
         attention = config.touch_pooling == "attention"
         self.touch_attention = TouchAttention(self.touch.width, config.dim) if attention else None
         self.touch_head = None if attention else nn.Linear(self.touch.width, config.dim)
-        mlp = config.head == "mlp"
-        self.region_mlp, self.touch_mlp = (_mlp(config.dim) if mlp else nn.Identity() for _ in range(2))
+        hidden = config.head_width or 2 * config.dim
+        self.region_mlp = nn.Identity() if config.head == "linear" else _mlp(config.dim, hidden)
+        self.touch_mlp = _mlp(config.dim, hidden) if config.head == "mlp" else nn.Identity()
 
     @property
     def _margin(self) -> float:
@@ -146,8 +147,8 @@ class OpeningRegion(nn.Module):
         return vector
 
 
-def _mlp(dim: int) -> nn.Sequential:
-    return nn.Sequential(nn.GELU(), nn.Linear(dim, 2 * dim), nn.GELU(), nn.Linear(2 * dim, dim))
+def _mlp(dim: int, hidden: int) -> nn.Sequential:
+    return nn.Sequential(nn.GELU(), nn.Linear(dim, hidden), nn.GELU(), nn.Linear(hidden, dim))
 
 
 def place_boxes(box: Tensor, place: str, input_size: tuple[int, int]) -> Tensor:

@@ -97,28 +97,31 @@ def ablate(config: Positional[Path], as_json: Annotated[bool, arg(name="json")] 
 
 
 def study(
-    out: Positional[Path],
-    rows: tuple[str, ...] = ("table",),
-    seeds: tuple[int, ...] = (0, 1, 2),
-    size: Literal["full", "smoke"] = "full",
+    file: Positional[str],
+    out: Positional[Path | None] = None,
+    rows: tuple[str, ...] = (),
+    seeds: tuple[int, ...] = (),
     processes: int = 1,
-    threads: int = 1,
+    dry_run: bool = False,
 ) -> int:
-    """Train variants that differ in region, negatives or loss on simulated episodes, and print a comparison.
+    """Train variants of a config with several seeds, and print tables with paired differences.
 
-    Run the command again to continue a stopped study.
+    Run the command again to continue a stopped study. Each run can also be made by a command of its own.
 
     Args:
-        out: Folder for all results of the study.
-        rows: Variants to train: names of single variants, "table" for the main set, or "ablations" for the second set.
-        seeds: Random seeds; each variant is trained once per seed.
-        size: full: the whole study. smoke: a short test that every part runs.
-        processes: Number of processes that record and prepare episodes.
-        threads: Number of torch threads per run.
+        file: Study file (TOML), or the name of a shipped study: alignment or policy.
+        out: Folder for all results; default: runs/NAME.
+        rows: Names of rows or groups of rows; default: all rows.
+        seeds: Seeds; each row is trained once per seed; default: the seeds of the file.
+        processes: Number of runs at a time, and of processes that record episodes.
+        dry_run: Only print one command for each run that is missing.
     """
+    from tactile_align.diagnostics.study import commands
     from tactile_align.diagnostics.study import study as compare
 
-    print(compare(out, rows, seeds, size, processes=processes, threads=threads))
+    print(
+        "\n".join(commands(file, out, rows, seeds)) if dry_run else compare(file, out, rows, seeds, processes=processes)
+    )
     return GOOD
 
 

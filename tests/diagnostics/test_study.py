@@ -1,64 +1,78 @@
-"""The study's rows, its table and its verdicts; and, slowly, that one run goes through and is taken up again."""
+"""Studies: their files, the tables with paired differences, and, slowly, runs that are made, resumed and repeated."""
 
-import shutil
-from collections.abc import Iterator
+import shlex
+import tomllib
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
-from tactile_align.diagnostics import study as study_module
+from tactile_align.cli import run
+from tactile_align.config.study import StudyConfig, merged
+from tactile_align.config.train import TrainConfig, config_text
+from tactile_align.diagnostics.intervals import paired_interval
 from tactile_align.diagnostics.readouts import view_readouts
 from tactile_align.diagnostics.study import (
-    PLANS,
-    ROWS,
-    TABLE,
     Cell,
+    _mean_error,
+    action_errors,
+    commands,
     config_of,
-    merged,
+    head_parameters,
+    load_study,
+    paired_values,
     results,
     study,
     table_text,
-    verdicts,
 )
-from tactile_align.diagnostics.summary import Hits, Recall
-from tactile_align.policies.build import LoadedRun
+from tactile_align.diagnostics.summary import Recall
+from tactile_align.errors import InputError
+from tactile_align.policies.build import LoadedRun, make_model
 from tactile_align.training.data import load_data
+from tests.training.conftest import POLICY, TOWER
 
-PLAN = PLANS["full"]
-
-
-def result(row: str, seed: int, r1: float, half: float = 0.02) -> Cell:
-    episode, contact = np.divmod(np.arange(400), 10)
-    hits = np.clip(r1 + 0.1 * np.random.default_rng(0).standard_normal(400), 0, 1)  # the same noise in every row
-    both = Recall(
-        at={1: r1, 5: 3 * r1},
-        interval={1: (r1 - half, r1 + half), 5: (0, 1)},
-        hits=Hits(tuple(episode.tolist()), tuple(contact.tolist()), tuple(hits.tolist())),
-        median_rank=9.0,
-        gallery=64,
-        chance={1: 1 / 64, 5: 5 / 64},
-        queries=40,
-        episodes=9,
-    )
-    return Cell(row, seed, "SCRATCH", 320, 4000, False, 3.2, {"both": both})
+ALIGNMENT = load_study("alignment")
+SHIPPED = [(name, row) for name in ("alignment", "policy") for row in load_study(name).rows]
 
 
-def all_rows(**r1: float) -> list[Cell]:
-    usual = dict.fromkeys((row.name for row in TABLE), 0.02) | r1
-    return [result(name, 0, value) for name, value in usual.items()]
-
-
-@pytest.mark.parametrize("name", list(ROWS))
-def test_every_row_is_a_valid_config_of_the_same_size(name: str, tmp_path: Path) -> None:
-    base, config = config_of(tmp_path, ROWS["grid"], 0, PLAN), config_of(tmp_path, ROWS[name], 0, PLAN)
+@pytest.mark.parametrize(("name", "row"), SHIPPED)
+def test_every_shipped_row_is_a_valid_config_of_the_same_size(name: str, row: str, tmp_path: Path) -> None:
+    plan = load_study(name)
+    first = next(name for name in plan.rows if plan.rows[name].base is None and not plan.rows[name].changes)
+    base, config = config_of(plan, tmp_path, first, 0), config_of(plan, tmp_path, row, 0)
     assert config.features.vision == base.features.vision and config.features.touch == base.features.touch
-    assert (config.steps, config.batch_size, config.held_out) == (base.steps, base.batch_size, base.held_out)
-    assert (
-        name == "grid"
-        or any(ROWS[name].shift_px)
-        or config.model_dump(exclude={"out"}) != base.model_dump(exclude={"out"})
-    )
+    for same in ("steps", "batch_size", "held_out", "contact_share", "seed"):
+        assert getattr(config, same) == getattr(base, same)
+    others = [config_of(plan, tmp_path, other, 0) for other in plan.rows if other != row]
+    assert all(config.model_dump(exclude={"out"}) != other.model_dump(exclude={"out"}) for other in others)
+
+
+def head_of(row: str) -> int:
+    alignment = make_model(config_of(ALIGNMENT, Path("x"), row, 0), 7, 7).alignment
+    assert alignment is not None
+    return head_parameters(alignment)
+
+
+def test_the_equal_capacity_row_has_the_head_parameters_of_the_grid() -> None:
+    grid, mean = 16 * 96 * 128 + 128, 96 * 128 + 128  # tokens of ViT-demo have 96 numbers, features 128
+    assert (head_of("crop"), head_of("crop_mean"), head_of("plain")) == (grid, mean, mean)
+    assert abs(head_of("capacity") / grid - 1) < 0.05
+    assert head_of("opening") == 2 * 128 + 128 + 2 * (128 * 128 + 128)
+
+
+def test_the_equal_area_rows_cross_layout_with_area() -> None:
+    features = [
+        config_of(ALIGNMENT, Path("x"), row, 0).features for row in ("layout_small", "plain_small", "plain", "crop")
+    ]
+    assert [(f.pooling, f.grid, f.margin) for f in features] == [
+        ("grid", 4, 1.0),
+        ("grid", 1, 1.0),
+        ("grid", 1, 2.2),
+        ("grid", 4, 2.2),
+    ]
 
 
 def test_changes_reach_into_lists_and_leave_the_base_alone() -> None:
@@ -70,80 +84,235 @@ def test_changes_reach_into_lists_and_leave_the_base_alone() -> None:
     assert base == {"a": {"b": 1, "c": 2}, "views": [{"camera": "x"}]}
 
 
-def test_the_table_says_scratch_chance_and_intervals() -> None:
-    text = table_text(all_rows(grid=0.2), PLAN.gallery)
-    assert "SCRATCH" in text and "R@1 0.016" in text
-    assert "| grid in box | 0 | 0.200 [0.180, 0.220] | 0.600 | 9.0 | 3.2 |" in text
-    assert "one thing in" not in text
+def plan_of(rows: dict[str, Any], **entries: Any) -> StudyConfig:
+    return StudyConfig.model_validate({"name": "own", "config": {"hsa": {"min_gap": 8}}, "rows": rows, **entries})
 
 
-def test_ablations_stand_in_a_table_of_their_own_below_their_base() -> None:
-    comparison, ablations = table_text([*all_rows(), result("shift_25", 0, 0.1)], PLAN.gallery).split(
-        "one thing in 'crop at box"
+def test_a_row_builds_on_its_base_and_removes_keys() -> None:
+    data = {"data": [{"path": "x", "rig": "y"}], "views": [{"camera": "a", "sensor": "b"}]}
+    plan = plan_of(
+        {
+            "a": {"changes": {"features": {"margin": 2.2}}},
+            "b": {"base": "a", "changes": {"steps": 7}},
+            "c": {"base": "b", "unset": ["features.margin", "hsa.min_gap"]},
+        }
     )
-    assert "to the right" not in comparison and "whole image" not in ablations
-    assert ablations.index("crop at box, grid") < ablations.index("box 25 px to the right")
+    b, c = plan.train_config("b", **data), plan.train_config("c", **data)
+    assert (b.features.margin, b.steps, b.hsa.min_gap) == (2.2, 7, 8)
+    assert (c.features.margin, c.steps, c.hsa.min_gap) == (1.5, 7, 20)
 
 
-def test_a_box_that_wins_is_said_to_win_and_a_tie_is_not() -> None:
-    won = verdicts(all_rows(grid=0.5, crop=0.6))[0]
-    assert "'crop at box, grid" in won and "better than whole image, grid and opening only (" in won
-    assert "the interval of 'box elsewhere, grid' contains chance" in won and "NOT" not in won
-    tied = verdicts(all_rows(grid=0.5, whole=0.49))[0]
-    assert "better than opening only (" in tied
-    lost = verdicts(all_rows(elsewhere=0.5))[0]
-    assert "neither whole image nor opening only" in lost and "'box elsewhere, grid' does NOT contain chance" in lost
-    assert "'crop elsewhere, grid' contains chance" in lost
-    assert not verdicts(all_rows()[1:]), "a verdict needs every row"
+@pytest.mark.parametrize(
+    ("rows", "entries", "message"),
+    [
+        ({"a": {"base": "b"}, "b": {"base": "a"}}, {}, r"rows\.b\.base = 'a'"),
+        ({"a": {"base": "z"}}, {}, r"rows\.a\.base = 'z'"),
+        ({"a": {"shift_px": [1, 0]}, "b": {"base": "a"}}, {}, r"rows\.b\.base = 'a'.*without shift_px"),
+        ({"a": {}}, {"groups": {"g": {"rows": ["a", "z"], "against": ["a"]}}}, r"groups\.g names z"),
+        ({"a": {}}, {"groups": {"g": {"rows": ["a"], "against": ["standing_still"]}}}, r"names standing_still"),
+    ],
+)
+def test_a_study_file_with_a_wrong_name_is_refused(rows: dict[str, Any], entries: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        plan_of(rows, **entries)
 
 
-def test_the_best_of_four_boxes_is_judged_by_corrected_paired_differences() -> None:
-    cells = all_rows(grid=0.5)
-    (line,) = verdicts(cells)
-    rows = {cell.row: cell.both for cell in cells}
-    plain, corrected = (rows["grid"].minus(rows["whole"], comparisons) for comparisons in (1, 8))
-    assert f"{corrected.text()}" in line and f"{plain.text()}" not in line and "corrected for 8 comparisons" in line
-    assert plain.interval is not None and corrected.interval is not None and corrected.interval[0] < plain.interval[0]
+def test_a_wrong_row_is_named_before_anything_is_recorded_or_trained(tmp_path: Path) -> None:
+    for row, message in (
+        ('unset = ["steps"]', r"row b: unset = 'steps', but the base does not set this key"),
+        ("changes = { step = 3 }", r"row b: step: unknown key; did you mean 'steps'"),
+        ("changes = { views = [{ zoom = 2 }, { zoom = 3 }] }", r"row b: a list of tables in `changes`"),
+    ):
+        text = (
+            "recording = { episodes = 3 }\n"
+            'config = { views = [{ camera = "left_wrist", sensor = "tactile1" }] }\n[rows]\na = {}\n'
+            + f"b = {{ {row} }}\n"
+        )
+        (tmp_path / "mine.toml").write_text(text)
+        with pytest.raises(InputError, match=message):
+            study(tmp_path / "mine.toml", tmp_path / "out")
+        assert not (tmp_path / "out").exists()
 
 
-def test_unknown_rows_are_refused_with_the_known_ones(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"unknown rows: gird\. Use only names from: table, ablations, opening"):
-        study(tmp_path, ["gird"])
+def test_unknown_rows_and_studies_are_refused_with_the_known_ones(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"unknown rows: gird\. Use only names from: box, area, more, opening"):
+        study("alignment", tmp_path / "out", ["gird"])
+    assert not (tmp_path / "out").exists(), "nothing was recorded"
+    with pytest.raises(InputError, match=r"'alinment': no such study.*alignment, policy"):
+        load_study("alinment")
+
+
+def cell(row: str, seed: int = 0, values: Any = 0.2, **changes: Any) -> Cell:
+    values = np.broadcast_to(values, 90)
+    r1 = float(values.mean())
+    recall = Recall(
+        at={1: r1, 5: 3 * r1},
+        interval={1: (r1 - 0.02, r1 + 0.02), 5: (0, 1)},
+        median_rank=9.0,
+        gallery=64,
+        chance={1: 1 / 64, 5: 5 / 64},
+        queries=90,
+        episodes=9,
+    )
+    episodes, places = [f"e{i // 10}" for i in range(90)], [i % 10 for i in range(90)]
+    entries = {"values": values.tolist(), "episodes": episodes, "places": places, "recall": recall, **changes}
+    return Cell(row, seed, "SCRATCH", 320, 4000, 393344, False, 3.2, **entries)
+
+
+def test_the_table_says_scratch_chance_intervals_and_head_parameters() -> None:
+    text = table_text(ALIGNMENT, [cell("grid"), cell("gone")])
+    assert "SCRATCH" in text and "R@1 0.016" in text
+    assert "| grid in box | 0 | 0.200 [0.180, 0.220] | 0.600 | 9.0 | 393,344 | 3.2 |" in text
+    assert "minus" not in text and "gone" not in text
+
+
+def test_each_group_compares_its_rows_with_its_references_only() -> None:
+    cells = [cell(row) for row in ("whole", "opening", "grid", "crop", "plain", "left_25")]
+    box, area, more = table_text(ALIGNMENT, cells).split("Group ")[1:]
+    assert "minus whole image, grid | minus opening only" in box and "| crop at box, grid | 0 |" in box
+    assert "| crop, grid 1 x 1 | 0 |" in area and "left" not in area and "minus whole" not in area
+    assert "| crop 25 px to the left | 0 |" in more and "All 1 intervals" in more and "All 4 intervals" in box
+
+
+def test_a_constant_difference_on_noisy_contacts_is_found_by_pairing_them() -> None:
+    noise = np.random.default_rng(0).uniform(0, 0.8, 90)
+    a, b = cell("a", values=noise + 0.05), cell("b", values=noise)
+    turned = cell("a", values=(noise + 0.05)[::-1], episodes=a.episodes[::-1], places=a.places[::-1])
+    for first in (a, turned):
+        difference = paired_values([first, b], "a", "b")
+        assert difference is not None
+        interval = paired_interval(*difference[:3])
+        assert interval is not None
+        assert 0 < interval[0] <= 0.05 <= interval[1] < 0.1
+    wide = paired_interval(a.values, noise[::-1], np.array(a.episodes))
+    assert wide is not None and wide[0] < 0 < wide[1], "unpaired contacts do not show it"
+
+
+def test_seeds_are_averaged_and_a_seed_of_one_row_alone_is_left_out() -> None:
+    cells = [cell("a", 0, 0.4), cell("a", 1, 0.2), cell("a", 2, 0.9), cell("b", 0, 0.1), cell("b", 1, 0.1)]
+    difference = paired_values(cells, "a", "b")
+    assert difference is not None
+    a, b, episode, seeds = difference
+    assert a.shape == (90,) and len(np.unique(episode)) == 9 and seeds == [0, 1]
+    np.testing.assert_allclose((a.mean(), b.mean()), (0.3, 0.1))
+    assert paired_values(cells[2:], "a", "b") is None
+
+
+def test_more_comparisons_give_wider_intervals_and_few_episodes_give_none() -> None:
+    values, zero, episode = np.random.default_rng(1).uniform(size=90), np.zeros(90), np.arange(90) // 10
+    one, many = (paired_interval(values, zero, episode, comparisons=n) for n in (1, 12))
+    assert one is not None and many is not None and many[0] < one[0] and one[1] < many[1]
+    assert paired_interval(values, zero, np.arange(90) % 3) is None
+
+
+def test_a_policy_is_compared_with_standing_still_on_its_own_moments() -> None:
+    plan = load_study("policy")
+    still = np.linspace(0.3, 0.5, 90).tolist()
+    cells = [cell("full", values=0.25, recall=None, standing_still=still)]
+    text = table_text(plan, cells)
+    assert "| alignment, touch and region | 0 | 0.2500" in text and " | 0.4000 | 3.2 |" in text
+    assert "minus standing still" in text and "| alignment, touch and region | 0 | -0.1500 [" in text
+
+
+def test_padded_steps_do_not_count_in_the_action_error() -> None:
+    recorded = torch.zeros(2, 3, 2)
+    predicted = torch.tensor([[[1.0, 3.0], [9.0, 9.0], [9.0, 9.0]], [[1.0, 1.0], [2.0, 2.0], [6.0, 6.0]]])
+    real = torch.tensor([[True, False, False], [True, True, True]])
+    np.testing.assert_allclose(_mean_error(predicted, recorded, real), [2.0, 3.0])
+
+
+def test_standing_still_is_the_recorded_state_in_units_of_the_actions(small_config: Callable[..., TrainConfig]) -> None:
+    data = load_data(small_config(), progress=False)
+    loaded = LoadedRun.untrained(small_config(), data.held_out)
+    found = action_errors(loaded)
+    (qpos, action), std = data.held_out.low_dim()[0], np.maximum(data.statistics.action_std, 0.01)
+    row = 5
+    want = np.abs((qpos[row] - action[row : row + POLICY["chunk_size"]]) / std).mean()
+    assert found["places"][row] == row and len(found["values"]) == len(found["episodes"]) == len(data.held_out)
+    assert found["standing_still"][row] == pytest.approx(want, rel=1e-4)
+
+
+OWN = """
+config = "{config}"
+seeds = [0]
+gallery = 8
+[rows]
+base = {{}}
+shifted = {{ title = "25 px right", shift_px = [25, 0] }}
+"""
 
 
 @pytest.fixture(scope="module")
-def smoke(tmp_path_factory: pytest.TempPathFactory, regrasp_folder: Path) -> Iterator[Path]:
-    """A study of two rows, as small as they come, on a recording that is there already."""
+def own(tmp_path_factory: pytest.TempPathFactory, regrasp_folder: Path) -> Iterator[Path]:
+    """Folder of a finished study of a user's own config, file.toml, with two runs made side by side."""
     folder = tmp_path_factory.mktemp("study")
-    shutil.copytree(regrasp_folder, folder / "data")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(study_module, "simulate", lambda out, **_: sorted(Path(out).glob("*.hdf5")))
-        study(folder, ["grid", "shift_25"], [0], "smoke", progress=False)
-        yield folder
+    base = {
+        "data": [{"path": str(regrasp_folder), "rig": str(regrasp_folder / "rig.toml")}],
+        "views": [{"camera": "left_wrist", "sensor": "tactile1", "zoom": 2.2}],
+        "features": {"vision": TOWER, "dim": 16},
+        "hsa": {"min_gap": 8},
+        "train_policy": False,
+        "batch_size": 12,
+        "contact_share": 1.0,
+        "steps": 4,
+        "held_out": 2,
+        "validate_every": 4,
+        "validation_batches": 1,
+        "threads": 1,
+        "cache": str(folder / "cache"),
+    }
+    (folder / "base.toml").write_text(config_text(TrainConfig.model_validate(base)))
+    (folder / "own.toml").write_text(OWN.format(config=folder / "base.toml"))
+    study(folder / "own.toml", folder / "out", processes=2, progress=False)
+    yield folder
 
 
 @pytest.mark.slow
-def test_a_smoke_run_goes_through_and_is_not_run_twice(smoke: Path) -> None:
-    text = (smoke / "table.md").read_text(encoding="utf-8")
-    assert "grid in box" in text and "box 25 px to the right" in text and "SCRATCH" in text
-    made = [path.stat().st_mtime_ns for path in sorted(smoke.glob("runs/*/metrics.jsonl"))]
-    assert study(smoke, ["grid", "shift_25"], [0], "smoke", progress=False) == text
-    assert made == [path.stat().st_mtime_ns for path in sorted(smoke.glob("runs/*/metrics.jsonl"))]
-    assert [cell.row for cell in results(smoke)] == ["grid", "shift_25"]
+def test_a_study_of_a_users_config_is_not_run_twice_and_shifts_its_boxes(own: Path) -> None:
+    text = (own / "out" / "table.md").read_text(encoding="utf-8")
+    assert "| 25 px right | 0 |" in text and "SCRATCH" in text and "too few episodes for an interval" in text
+    made = [path.stat().st_mtime_ns for path in sorted(own.glob("out/runs/*/metrics.jsonl"))]
+    assert study(own / "own.toml", own / "out", progress=False) == text and len(made) == 2
+    assert made == [path.stat().st_mtime_ns for path in sorted(own.glob("out/runs/*/metrics.jsonl"))]
+    rigs = [tomllib.loads((own / f"out/runs/{row}-s0/rig.toml").read_text()) for row in ("shifted", "base")]
+    (u, v), (u0, v0) = ([line[2] for line in rig["cameras"]["left_wrist"]["K"][:2]] for rig in rigs)
+    assert (u - u0, v - v0) == (25, 0)
+    assert commands(own / "own.toml", own / "out") == []
 
 
 @pytest.mark.slow
-def test_all_readouts_of_a_run_come_in_one_call(smoke: Path) -> None:
-    config = config_of(smoke, ROWS["grid"], 0, PLANS["smoke"])
+def test_a_printed_command_makes_the_same_run_as_the_study(own: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["study", str(own / "own.toml"), str(own / "again"), "--rows", "shifted", "--dry-run"]) == 0
+    (line,) = capsys.readouterr().out.splitlines()
+    assert not (own / "again").exists() and run(shlex.split(line)[1:]) == 0
+    (again,) = results(own / "again")
+    first = next(cell for cell in results(own / "out") if cell.row == "shifted")
+    assert again.values == first.values and again.places == first.places
+
+
+@pytest.mark.slow
+def test_a_changed_study_is_refused_by_the_runs_of_the_old_one(own: Path) -> None:
+    changed = own / "own2.toml"
+    changed.write_text(OWN.format(config=own / "base.toml").replace("base = {}", "base = { changes = { steps = 5 } }"))
+    with pytest.raises(
+        InputError,
+        match=r"base-s0: this run was trained with another config than the study file states now; steps changed",
+    ):
+        study(changed, own / "out", ["base"], progress=False)
+
+
+@pytest.mark.slow
+def test_all_readouts_of_a_run_come_in_one_call(own: Path) -> None:
+    config = config_of(load_study(own / "own.toml"), own / "out", "base", 0)
     data = load_data(config, progress=False)
-    run = LoadedRun.load(Path(config.out), config, data.held_out, "retrieval")
-    found = view_readouts(run, "left_wrist-tactile1", gallery=8)
+    loaded = LoadedRun.load(Path(config.out), config, data.held_out, "retrieval")
+    found = view_readouts(loaded, "left_wrist-tactile1", gallery=8)
     galleries = found.galleries
     assert set(galleries) == {"contact only", "cross-episode", "same episode with a gap", "regions of the same image"}
     assert galleries["contact only"]["both"].gallery == 8
     assert 2 <= galleries["regions of the same image"]["touch to vision"].gallery <= 8
     space, place = found.space, found.localisation
-    assert space is not None and space.dim == 128 and space.pairs > 50
+    assert space is not None and space.dim == 16 and space.pairs > 50
     assert place is not None and place.distance_mm is not None
     # The pad hangs some ten centimetres below the wrist camera: a pixel of the small input is a few tenths of a mm.
     assert 0 <= place.hit <= 1 and place.distance_px * 0.2 < place.distance_mm < place.distance_px * 5

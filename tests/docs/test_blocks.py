@@ -12,6 +12,7 @@ import tyro
 
 from tactile_align.calibration.rig import Rig
 from tactile_align.cli import VERBS, run
+from tactile_align.config.study import StudyConfig
 from tactile_align.config.train import TrainConfig
 from tactile_align.facts import parse
 from tactile_align.finger.tag_fit import FingerTag
@@ -72,7 +73,9 @@ TOML = blocks("toml", slow=True)
 @pytest.mark.parametrize("block", TOML, ids=lambda block: block.name)
 def test_a_toml_block_is_accepted_by_what_reads_it(block: Block) -> None:
     data = tomllib.loads(block.text)
-    if "views" in data:
+    if "rows" in data:
+        parse(StudyConfig, {**data, "name": "page"}, block.name)
+    elif "views" in data:
         parse(TrainConfig, data, block.name)
     elif "arms" in data:
         parse(Rig, data, block.name)

@@ -1,11 +1,13 @@
 """From the tokens of a region to one vector."""
 
+from typing import get_args
+
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from tactile_align.config.features import FeatureConfig
+from tactile_align.config.features import FeatureConfig, Pooling
 from tactile_align.features.pooling import (
     AttentionPooling,
     GridPooling,
@@ -57,7 +59,7 @@ def test_a_bright_token_in_the_box_lands_in_its_cell(row: int, column: int) -> N
 
 def test_the_mean_weighs_tokens_by_the_area_in_the_box() -> None:
     tokens = torch.randn(1, ROWS, COLUMNS, 4)
-    pool = MeanPooling(4, 4)
+    pool = MeanPooling(4, 4, margin=1.0)
     torch.nn.init.eye_(pool.project.weight)
     torch.nn.init.zeros_(pool.project.bias)
     box = torch.tensor([[40.0, 10.0, 70.0, 20.0]])
@@ -101,7 +103,7 @@ def test_a_blurred_box_is_the_average_over_where_the_box_may_be() -> None:
 def test_each_box_of_a_batch_is_blurred_by_its_own_width() -> None:
     tokens = torch.zeros(3, ROWS, COLUMNS, 1)
     tokens[:, 2, 4] = 1.0  # pixels 63.5..79.5 by 31.5..47.5: the pooled value is the share of the box in there
-    pool = MeanPooling(1, 1, sigma_px="rig")
+    pool = MeanPooling(1, 1, margin=1.0, sigma_px="rig")
     torch.nn.init.ones_(pool.project.weight)
     torch.nn.init.zeros_(pool.project.bias)
     box = torch.tensor([[63.5, 31.5, 79.5, 47.5]]).repeat(3, 1)
@@ -122,6 +124,23 @@ def test_widths_go_with_the_rig_and_nothing_else() -> None:
     with pytest.raises(ValueError, match=r"needs pooling = 'gaussian'; got pooling = 'grid'"):
         FeatureConfig(sigma_px="rig")
     assert FeatureConfig(pooling="gaussian", sigma_px="rig").sigma_px == "rig"
+
+
+@pytest.mark.parametrize("kind", get_args(Pooling))
+def test_every_pooling_reads_the_enlarged_box_and_nothing_outside_it(kind: Pooling) -> None:
+    # The box has 2 x 2 tokens, enlarged 4 x 4. A grid of 2 samples the centres of these tokens and reads no others.
+    box = torch.tensor([[3 * 16 - 0.5, 2 * 16 - 0.5, 5 * 16 - 0.5, 4 * 16 - 0.5]])
+    tokens = torch.randn(1, ROWS, COLUMNS, 8)
+    tight, wide = (make_pooling(kind, 8, 5, 2, margin, 0.0).eval() for margin in (1.0, 2.0))
+    if isinstance(tight, MeanPooling) and isinstance(wide, MeanPooling):
+        tight.block = wide.block = None  # the block mixes all tokens before the box is read
+    for pool, columns, rows in ((tight, (3, 5), (2, 4)), (wide, (2, 6), (1, 5))):
+        read = tokens.clone().requires_grad_()
+        pool(read, box, (WIDTH, HEIGHT)).sum().backward()
+        assert read.grad is not None
+        inside = torch.zeros(ROWS, COLUMNS, dtype=torch.bool)
+        inside[slice(*rows), slice(*columns)] = True
+        assert torch.equal(read.grad[0].abs().sum(dim=-1) > 1e-6, inside)
 
 
 @pytest.mark.parametrize("margin", [1.0, 2.0])

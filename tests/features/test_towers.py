@@ -133,3 +133,12 @@ def test_the_opening_baseline_knows_nothing_but_the_opening() -> None:
 def test_a_touch_tower_of_another_size_refuses_the_views_images() -> None:
     with pytest.raises(ValueError, match=r"\(B, 48, 32, 3\)"):
         towers().of_touch(noise(2, 64, 48))
+
+
+def test_a_wider_region_head_has_the_parameters_of_its_width_and_leaves_the_touch_head_alone() -> None:
+    plain, wide = towers(pooling="mean"), towers(pooling="mean", head="region_mlp", head_width=70)
+    more = [sum(p.numel() for p in model.parameters()) for model in (plain, wide)]
+    assert more[1] - more[0] == 24 * 70 + 70 + 70 * 24 + 24
+    assert sum(p.numel() for p in wide.touch_mlp.parameters()) == 0
+    with pytest.raises(ValueError, match=r"head_width = 70, but head = 'linear' has no hidden layer"):
+        FeatureConfig(head_width=70)
