@@ -64,7 +64,9 @@ def largest_batch(subject: Subject) -> Check:
         return stated("largest-batch", "info", measured, needed, why=why, advice="try batch_size by hand")
     more = max(0, int((most - peaks[last]) / each)) if each > 0 else 0
     fits = min(MOST, failed - 1, last + more)
-    measured = f"{'at least ' if fits == MOST else 'about '}{fits} moments: {each / 1e6:.3g} MB each, {most / 1e9:.3g} GB "
+    measured = (
+        f"{'at least ' if fits == MOST else 'about '}{fits} moments: {each / 1e6:.3g} MB each, {most / 1e9:.3g} GB "
+    )
     measured += f"of memory on {device}; steps of up to {last} moments were run"
     if fits >= config.batch_size:
         return stated("largest-batch", "info", measured, needed, why=why, advice=advice)

@@ -17,6 +17,7 @@ from tactile_align.policies.aligned import AlignedPolicy
 from tactile_align.training.optimiser import make_optimiser
 from tactile_align.training.parameters import module_of, parameter_table, parts_of
 
+OF_BANK = ("bank_share/", "negatives_from/bank/")
 LEARNS_LATER = ("act.decoder.layers.0.self_attn", "act.decoder.layers.0.norm1")
 """Parts of ACT without a gradient in the first steps: the decoder's input is zero, and so is its self-attention."""
 
@@ -124,11 +125,11 @@ def pairing(subject: Subject) -> Iterator[Check]:
 
 
 def validation(subject: Subject) -> Iterator[Check]:
-    """Yield the check that eval mode computes every loss that training mode computes."""
+    """Yield the check that eval mode computes every loss that training mode computes, without the memory bank."""
     with torch.no_grad():
         torch.manual_seed(0)
-        training = set(subject.model.train()(subject.batch)[1])
-        missing = sorted(training - set(subject.model.eval()(subject.batch)[1]))
+        training = {name for name in subject.model.train()(subject.few)[1] if not name.startswith(OF_BANK)}
+        missing = sorted(training - set(subject.model.eval()(subject.few)[1]))
     measured = f"missing: {', '.join(missing)}" if missing else f"none of {len(training)}"
     yield judged("validation-losses", len(missing), measured=measured)
 
@@ -201,14 +202,14 @@ def new_part_rates(subject: Subject) -> Iterator[Check]:
         return
     optimiser, _ = make_optimiser(model, config)
     groups = {id(p): (group["name"], group["initial_lr"]) for group in optimiser.param_groups for p in group["params"]}
-    loaded = tuple(f"alignment.{name}." for name, tower in towers_of(model).items() if not getattr(tower, "scratch"))
+    loaded = tuple(f"alignment.{name}." for name, tower in towers_of(model).items() if not tower.scratch)
     parts: dict[str, dict[str, float]] = {}
     for name, p in model.named_parameters():
         group, rate = groups.get(id(p), ("", 0.0))
         pretrained = group == "towers" and name.startswith(loaded)
         pretrained |= group == "backbone" and config.policy.vision_weights != "scratch"
         if group and not pretrained:
-            module = ".".join(module_of(name.removeprefix("alignment.")).split(".")[:1 if group == "policy" else 2])
+            module = ".".join(module_of(name.removeprefix("alignment.")).split(".")[: 1 if group == "policy" else 2])
             rates = parts.setdefault(group, {})
             rates[module] = min(rate, rates.get(module, rate))
     for group, rates in parts.items():
