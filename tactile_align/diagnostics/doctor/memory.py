@@ -40,9 +40,9 @@ def largest_batch(subject: Subject) -> Check:
     if device.type not in ("cpu", "cuda") or (device.type == "cpu" and not STATM.exists()):
         measured = f"not measured: memory can be read on NVIDIA GPUs and on Linux; got device {device}"
         return stated("largest-batch", "info", measured, needed, why=why, advice="try batch_size by hand")
-    parts = {"alignment": AlignmentConfig(), "init": None}
-    parts["optimiser"] = config.optimiser.model_copy(update={"compile": False})
-    trainer = make_trainer(config.model_copy(update=parts), subject.data, Group(0, 1, device), fill=False)
+    optimiser = config.optimiser.model_copy(update={"compile": False})
+    joint = config.model_copy(update={"alignment": AlignmentConfig(), "optimiser": optimiser})
+    trainer = make_trainer(joint, subject.data, Group(0, 1, device), fill=False)
     size, failed, most, began = 2 * config.optimiser.accumulate, MOST + 1, 0, time.perf_counter()
     peaks: dict[int, int] = {}
     try:

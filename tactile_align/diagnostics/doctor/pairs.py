@@ -86,8 +86,9 @@ def negatives_in_batches(subject: Subject) -> Iterator[Check]:
         counts = []
         for batch in batches:
             rows = batch[valid[batch]]
-            facts = (torch.from_numpy(x[rows]) for x in (moments.episode, moments.time))
-            rule = negatives_of(hsa, *facts, None, torch.from_numpy(touch.contact_index[rows]))
+            columns = (moments.episode, moments.time, touch.contact_index)
+            episode, time, index = (torch.from_numpy(column[rows]) for column in columns)
+            rule = negatives_of(hsa, episode, time, None, index)
             counts.append(rule.rows(0, len(rows)).sum(dim=1) + more)
         each = torch.cat(counts).double()
         empty = sum(not len(count) for count in counts) / len(counts)

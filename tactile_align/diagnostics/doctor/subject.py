@@ -64,8 +64,8 @@ def sampler_of(config: TrainConfig, data: Data) -> MomentSampler:
 
 def _few(batch: MomentBatch, model: AlignedPolicy) -> Tensor:
     pair = torch.zeros(len(batch), dtype=torch.bool)
-    for view in model.views if model.alignment is not None else ():
-        pair |= model.alignment.valid_pairs(batch, view)
+    if model.alignment is not None:
+        pair = torch.stack([model.alignment.valid_pairs(batch, view) for view in model.views]).any(dim=0)
     pairs, others = pair.nonzero().flatten(), (~pair).nonzero().flatten()
     pairs = pairs[evenly(len(pairs), FEW_ROWS)]
     others = others[evenly(len(others), FEW_ROWS - len(pairs))]

@@ -68,7 +68,7 @@ def test_the_trial_ends_at_the_largest_batch_or_without_time(subject: Subject, m
 
 @pytest.mark.skipif(not memory.STATM.exists(), reason="needs Linux")
 def test_a_real_step_needs_as_much_as_its_tensors(subject: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "SECONDS", 2.0)
+    monkeypatch.setattr(memory, "SECONDS", 6.0)
     measured = largest_batch(subject).measured
     saved: dict[int, int] = {}
 
