@@ -9,6 +9,7 @@ Preset = Literal["conservative", "balanced", "aggressive", "tiny"]
 
 _ORIGINAL: dict[str, Any] = {
     "batch_size": 16,
+    "contact_share": "natural",
     "steps": 30000,
     "validate_every": 500,
     "save_every": 10000,

@@ -146,10 +146,12 @@ class TrainConfig(Strict):
     """Schedule of the alignment loss relative to the action loss."""
     log: LogConfig = LogConfig()
     """Logs besides metrics.jsonl."""
-    batch_size: Annotated[int, Field(ge=1)] = 16
-    """Number of moments in a batch, summed over all processes."""
-    contact_share: Annotated[float, Field(ge=0, le=1)] | None = None
-    """Fraction of each batch that is drawn from moments in contact. None: all moments have the same probability."""
+    batch_size: Annotated[int, Field(ge=1)] = 64
+    """Number of moments in a batch, summed over all processes. The negatives of the alignment loss come from the same
+    batch, so small batches make it too easy. `doctor` measures the largest batch that fits."""
+    contact_share: Annotated[float, Field(ge=0, le=1)] | Literal["auto", "natural"] = "auto"
+    """Fraction of each batch that is drawn from moments in contact. natural: all moments have the same probability.
+    auto: 0.5 if the alignment loss is on and fewer than half of the moments are in contact, otherwise natural."""
     steps: Annotated[int, Field(ge=1)] = 30000
     """Number of training steps."""
     held_out: Annotated[float, Field(gt=0)] = 0.1

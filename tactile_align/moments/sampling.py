@@ -58,7 +58,8 @@ class MomentSampler:
             if count and not len(pool):
                 raise InputError(
                     f"the training episodes have no {what} moments, but contact_share = {contact_share} needs {count} "
-                    f"in each batch. Check the touch streams with `tactile-align inspect`, or omit contact_share"
+                    f"in each batch. Check the touch streams with `tactile-align inspect`, or set contact_share "
+                    f"= 'natural'"
                 )
         self.seed, self.start, self.stop, self.rank, self.world = seed, start, stop, rank, world
         self._orders: dict[int, tuple[int, np.ndarray]] = {}

@@ -207,6 +207,18 @@ def contact_moments(moments: Moments, config: TrainConfig) -> np.ndarray:
     return pairs
 
 
+def contact_share(contact: np.ndarray, config: TrainConfig) -> float | None:
+    """Return the fraction of a batch that is drawn from moments in contact; None if all have the same probability.
+
+    Args:
+        contact: (N,) bool, which moments are in contact; see `contact_moments`.
+        config: Training config.
+    """
+    if config.contact_share == "auto":
+        return 0.5 if config.hsa.weight > 0 and contact.mean() < 0.5 else None
+    return None if config.contact_share == "natural" else config.contact_share
+
+
 def _split(config: TrainConfig) -> dict[Part, list[_Source]]:
     """Return the episodes of [[data]], split into the parts of a run."""
     sources: dict[EpisodeRef, _Source] = {}
@@ -278,7 +290,7 @@ def _refuse_copies(lists: EpisodeLists) -> None:
 
 def _require_contact(parts: dict[Part, Moments], config: TrainConfig) -> None:
     """Check that each part has moments in contact if the training part has, and if the losses or batches need them."""
-    needed = config.views and (config.hsa.weight > 0 or config.contact_share)
+    needed = config.views and (config.hsa.weight > 0 or config.contact_share not in ("auto", "natural", 0))
     if not needed or not contact_moments(parts["train"], config).any():
         return  # if the training part has none either, the cause is the rig or the touches, which the doctor finds
     for part, moments in parts.items():

@@ -25,7 +25,7 @@ from tactile_align.moments.sampling import MomentSampler
 from tactile_align.policies.aligned import AlignedPolicy
 from tactile_align.policies.build import make_model
 from tactile_align.policies.checkpoint import Measure
-from tactile_align.training.data import STATISTICS, Data, load_data, rig_file
+from tactile_align.training.data import STATISTICS, Data, contact_share, load_data, rig_file
 from tactile_align.training.distributed import Group, joined
 from tactile_align.training.logs import Sinks, open_sinks, truncate_log
 from tactile_align.training.optimiser import RunningMean, averaged, make_optimiser
@@ -196,7 +196,7 @@ def _compile(model: AlignedPolicy) -> None:
 
 
 def _loader(data: Data, config: TrainConfig, start: int, group: Group) -> Iterable[MomentBatch]:
-    drawn = (config.batch_size, config.contact_share, config.seed)
+    drawn = (config.batch_size, contact_share(data.contact, config), config.seed)
     sampler = MomentSampler(data.contact, *drawn, start, config.steps, group.rank, group.world)
     return DataLoader(
         data.train,

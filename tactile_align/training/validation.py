@@ -20,7 +20,7 @@ from tactile_align.policies.aligned import AlignedPolicy
 from tactile_align.policies.alignment import BatchFeatures, View
 from tactile_align.policies.build import views_of
 from tactile_align.policies.checkpoint import Measure
-from tactile_align.training.data import contact_moments
+from tactile_align.training.data import contact_moments, contact_share
 from tactile_align.training.optimiser import validation_weights
 
 logger = logging.getLogger(__name__)
@@ -165,8 +165,8 @@ def errors_of(means: Mapping[str, float], config: TrainConfig, step: int) -> dic
 
 def held_out_sampler(moments: Moments, config: TrainConfig) -> MomentSampler:
     """Return the sampler of the fixed validation batches, which are smaller than usual if few moments are held out."""
-    size = min(config.batch_size, len(moments))
-    return MomentSampler(contact_moments(moments, config), size, config.contact_share, 0, 0, config.validation_batches)
+    size, contact = min(config.batch_size, len(moments)), contact_moments(moments, config)
+    return MomentSampler(contact, size, contact_share(contact, config), 0, 0, config.validation_batches)
 
 
 def health(model: AlignedPolicy, batch: MomentBatch, features: BatchFeatures) -> dict[str, Tensor]:

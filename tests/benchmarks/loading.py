@@ -63,7 +63,7 @@ def moments_of(recording: Path, cache: Path, packed: bool, episodes: int) -> Mom
 def loader(moments: Moments, workers: int, start: int, stop: int) -> Any:
     """Return the batches as a training run gets them."""
     data = SimpleNamespace(train=moments, contact=np.zeros(len(moments), bool))
-    config = SimpleNamespace(batch_size=BATCH, contact_share=None, seed=SEED, steps=stop, workers=workers)
+    config = SimpleNamespace(batch_size=BATCH, contact_share="natural", seed=SEED, steps=stop, workers=workers)
     group = SimpleNamespace(rank=0, world=1, device=torch.device("cpu"))
     return _loader(data, config, start, group)  # type: ignore[arg-type]  # only what is read of them
 

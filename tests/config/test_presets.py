@@ -32,6 +32,7 @@ def test_the_originals_presets_have_its_numbers(tmp_path: Path, name: str, weigh
     assert config.policy.vision == "resnet18"
     assert (config.hsa.weight, config.hsa.temperature) == (weight, temperature)
     assert (config.batch_size, config.steps, config.optimiser.lr, config.held_out) == (16, 30000, 2e-5, 0.02)
+    assert config.contact_share == "natural"
     assert (config.policy.chunk_size, config.policy.d_model, config.policy.ffn_dim) == (45, 512, 3200)
 
 

@@ -138,6 +138,4 @@ def test_the_options_are_judged_as_any_run(run: Run) -> None:
     pairs = np.flatnonzero(data.held_out.views[key].visible)[:4]
     assert np.isfinite(pointing(untrained, key, pairs.tolist()).similarity).all()
     report = diagnose(config, data=data, parts=["data", "model"])
-    assert report.check("image-is-recorded/tactile1").status == "pass"
-    for kind in ("encoder-passes", "images-per-pass", "box-follows-image"):
-        assert {check.status for check in report.checks if check.kind == kind} == {"pass"}
+    assert report.check("self-checks").status == "pass", report.text()

@@ -16,7 +16,7 @@ from tactile_align.diagnostics.evaluation import evaluate
 from tactile_align.errors import InputError
 from tactile_align.moments import sampling
 from tactile_align.policies.checkpoint import FORMAT, load_checkpoint
-from tactile_align.training.data import Data, EpisodeLists, load_data, run_beside
+from tactile_align.training.data import Data, EpisodeLists, contact_moments, contact_share, load_data, run_beside
 from tactile_align.training.loop import train
 from tactile_align.verbs.training import doctor
 from tests.datasets.making import xtrainer_file
@@ -92,8 +92,8 @@ def recording(source: Path, folder: Path, *numbers: int) -> Path:
 
 def acting(folder: Path, **changes: object) -> TrainConfig:
     """Return the config of one step of a policy on joints alone, which is quick."""
-    plain = {"region_tokens": False, "touch_tokens": False}
-    entries = {"steps": 1, "hsa": {"weight": 0.0}, "policy": plain, "views": [], "contact_share": None, **changes}
+    plain = {"vision": "none", "region_tokens": False, "touch_tokens": False}
+    entries = {"steps": 1, "hsa": {"weight": 0.0}, "policy": plain, "views": [], "contact_share": "natural", **changes}
     return small_training(folder, folder.parent / "run", **entries)
 
 
@@ -219,7 +219,7 @@ def test_held_out_episodes_without_contact_are_refused_before_the_first_step(
         rows[...] = np.repeat(rows[:1], len(rows), axis=0)
     with pytest.raises(InputError, match=rf"1 held-out episodes have no moment.*contact \({held_out}\).*split_seed"):
         load_data(config, progress=False)
-    blind = config.model_copy(update={"contact_share": None, "hsa": config.hsa.model_copy(update={"weight": 0.0})})
+    blind = config.model_copy(update={"contact_share": "natural", "hsa": config.hsa.model_copy(update={"weight": 0.0})})
     assert len(load_data(blind, progress=False).held_out)
 
 
@@ -251,3 +251,44 @@ def test_an_episode_changed_in_its_place_is_refused(regrasp_folder: Path, tmp_pa
         file["action"][7] += 1.0
     with pytest.raises(InputError, match=r"episode_init_1\.hdf5: the content differs.*train a new run"):
         load_data(config, progress=False, run=out)
+
+
+@pytest.mark.parametrize(
+    ("stated", "weight", "in_contact", "share"),
+    [
+        ("auto", 1.0, 2, 0.5),
+        ("auto", 1.0, 0, 0.5),  # the sampler then states that there is no contact
+        ("auto", 1.0, 5, None),
+        ("auto", 1.0, 10, None),
+        ("auto", 0.0, 2, None),
+        ("natural", 1.0, 2, None),
+        (0.9, 1.0, 2, 0.9),
+    ],
+)
+def test_half_of_a_batch_is_in_contact_where_the_alignment_needs_it(
+    stated: str | float, weight: float, in_contact: int, share: float | None
+) -> None:
+    entries = {"data": [{"path": "x", "rig": "y"}], "views": [{"camera": "c", "sensor": "s"}]}
+    config = TrainConfig.model_validate({**entries, "hsa": {"weight": weight}, "contact_share": stated})
+    assert contact_share(np.arange(10) < in_contact, config) == share
+    default = TrainConfig.model_validate(entries)
+    assert (default.batch_size, default.contact_share) == (64, "auto")
+
+
+def test_a_config_that_states_no_share_trains_on_batches_half_in_contact(
+    regrasp_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stated = small_training(regrasp_folder, tmp_path / "run", batch_size=16, steps=1, validation_batches=1)
+    config = TrainConfig.model_validate(stated.model_dump(exclude={"contact_share"}))
+    data = load_data(config, progress=False)
+    assert 0 < data.contact.mean() < 0.5
+    shares: list[float | None] = []
+    sampler = sampling.MomentSampler.__init__
+    monkeypatch.setattr(
+        sampling.MomentSampler,
+        "__init__",
+        lambda s, c, n, share, *more: shares.append(share) or sampler(s, c, n, share, *more),
+    )
+    train(config, data=data, progress=False)
+    held_out = contact_share(contact_moments(data.held_out, config), config)
+    assert shares == [0.5, held_out]

@@ -135,7 +135,7 @@ def test_a_diverging_run_stops_and_names_step_episode_and_row(small_config: Make
 
 def test_batches_with_a_single_contact_do_not_stop_a_run_but_are_counted(small_config: Maker) -> None:
     # Four moments a batch of three episodes, none of which is a negative of another of its own episode.
-    changes = {"batch_size": 4, "hsa": {"min_gap": 10_000}, "contact_share": None, "steps": 8, "log": {"every": 1}}
+    changes = {"batch_size": 4, "hsa": {"min_gap": 10_000}, "contact_share": "natural", "steps": 8, "log": {"every": 1}}
     records = read_metrics(train(small_config(**changes), progress=False) / "metrics.jsonl")
     lonely = [r["no_negative/left_wrist-tactile1"] for r in records if r["kind"] == "train"]
     assert len(lonely) == 8 and max(lonely) > 0 == min(lonely)
@@ -255,7 +255,7 @@ def test_two_views_and_a_camera_of_acts_own_are_trained_together(small_config: M
 
 
 def test_a_rank_is_the_mean_over_the_batches_that_have_one(small_config: Maker) -> None:
-    config = small_config(train_policy=False, batch_size=14, contact_share=None, validation_batches=10)
+    config = small_config(train_policy=False, batch_size=14, contact_share="natural", validation_batches=10)
     data = load_data(config, progress=False)
     model = build_model(config, data.held_out)
     key = "rank/region/left_wrist-tactile1"

@@ -31,8 +31,11 @@ def policy_sees(subject: Subject) -> Iterator[Check]:
     model = subject.model
     if model.act is None:
         return
-    frames = {"the vision tower": tuple(model.frame_keys), "its ResNet": model.act.config.cameras}
-    seen = [f"whole frame of {camera} through {way}" for way, cameras in frames.items() for camera in cameras]
+    seen = []
+    for camera, key in model.frame_keys.items():
+        crops = "" if key in subject.batch.views else " (one more image a moment: the views of this camera are crops)"
+        seen.append(f"whole frame of {camera} through the vision tower{crops}")
+    seen += [f"whole frame of {camera} through its ResNet" for camera in model.act.config.cameras]
     shown = [f"region {view.key}" for view in model.views if model.reads_regions]
     shown += [f"touch {sensor}" for sensor in model.sensors if model.reads_touches]
     yield stated(

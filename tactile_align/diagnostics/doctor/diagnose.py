@@ -10,15 +10,16 @@ from tactile_align.checks import Report, Table
 from tactile_align.config.train import TrainConfig
 from tactile_align.diagnostics.doctor.data import data_checks
 from tactile_align.diagnostics.doctor.learning import learning_checks
-from tactile_align.diagnostics.doctor.limits import stated
+from tactile_align.diagnostics.doctor.limits import folded, stated
+from tactile_align.diagnostics.doctor.memory import largest_batch
 from tactile_align.diagnostics.doctor.model import model_checks, parameters
 from tactile_align.diagnostics.doctor.subject import examine
 from tactile_align.policies.aligned import AlignedPolicy
 from tactile_align.training.data import Data, load_data
 from tactile_align.training.loop import build_model
 
-Part = Literal["data", "model", "learning"]
-PARTS: tuple[Part, ...] = ("data", "model", "learning")
+Part = Literal["data", "model", "learning", "memory"]
+PARTS: tuple[Part, ...] = ("data", "model", "learning", "memory")
 
 
 def diagnose(
@@ -37,7 +38,7 @@ def diagnose(
         data: Data already loaded for this config; None loads the data.
         model: Network to check, for example a trained one, which is not changed. None: a new network of the config.
         parts: Parts to check. data: the data and pairs. model: the model before any step. learning: a few training
-            steps.
+            steps. memory: the largest batch that fits, on the run's device.
         progress: Show progress bars on stderr.
         processes: Number of processes that prepare episodes.
 
@@ -57,7 +58,9 @@ def diagnose(
                 tables = (parameters(subject),)
             if "learning" in parts:
                 checks += learning_checks(subject)
+            if "memory" in parts:
+                checks.append(largest_batch(subject))
         except ValueError as error:
             why, advice = "training would stop with this error at its first step", "follow the advice in the error"
             checks.append(stated("training-step", "fail", str(error), "no error", why=why, advice=advice))
-    return Report("doctor", f"training run {config.out}", tuple(checks), tables)
+    return Report("doctor", f"training run {config.out}", tuple(folded(checks)), tables)

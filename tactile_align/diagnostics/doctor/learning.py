@@ -40,7 +40,7 @@ def features(subject: Subject) -> Iterator[Check]:
 
 
 def against_chance(subject: Subject) -> Iterator[Check]:
-    """Yield checks of the alignment loss before any step, relative to chance, and of the number of pairs."""
+    """Yield the check of the alignment loss before any step, relative to chance."""
     with torch.no_grad():
         log = subject.losses(subject.batch).log
     if "hsa" not in log:
@@ -51,7 +51,6 @@ def against_chance(subject: Subject) -> Iterator[Check]:
     loss = judged("loss-against-chance", ratio, measured=f"{hsa:.2f}, chance {chance:.2f}")
     alignment = subject.model.alignment
     scratch = alignment is not None and alignment.towers.scratch
-    yield judged("pairs-in-batch", min(int(log[f"pairs/{key}"]) for key in views))
     yield _passed(loss) if loss.status == "warn" and not scratch else loss
 
 
@@ -60,7 +59,7 @@ def _passed(check: Check) -> Check:
 
 
 RATES = (0.1, 1.0, 10.0)
-FIRST, MORE = 8, 24  # steps to compare the learning rates, and further steps with the best rate
+FIRST, MORE, LAST = 8, 16, 8  # steps to compare the learning rates, and then further steps with the best rate
 TINY = 1e-9  # smallest divisor
 
 
@@ -74,17 +73,19 @@ def learning_checks(subject: Subject) -> list[Check]:
         lesson.take(FIRST - (factor == 1.0))
     factor = min(RATES, key=lambda rate: lessons[rate].judged_by())
     best = lessons[factor].take(MORE)
+    late = best.judged_by()
+    best.take(LAST)
     return [
         *features(subject),
         *against_chance(subject),
         *one_step(subject, start, first, full),
-        overfit(start[1], best.judged_by(), factor),
+        overfit(start[1], late, best, factor),
         *notices(subject, best.model),
     ]
 
 
 class _Lesson:
-    """Copy of the model that trains on one batch, without dropout, at `factor` times the config's learning rates."""
+    """Copy of the model that trains on a few rows, without dropout, at `factor` times the config's learning rates."""
 
     def __init__(self, subject: Subject, factor: float) -> None:
         self.subject, self.model = subject, copy.deepcopy(subject.model)
@@ -95,7 +96,7 @@ class _Lesson:
     def take(self, steps: int) -> "_Lesson":
         """Take training steps, and stop early if the loss becomes non-finite."""
         for _ in range(steps):
-            loss = total_of(self.subject.losses(self.subject.batch, self.model))
+            loss = total_of(self.subject.losses(self.subject.few, self.model))
             if not bool(torch.isfinite(loss)) or not loss.requires_grad:
                 break
             self.optimiser.zero_grad(set_to_none=True)
@@ -107,7 +108,7 @@ class _Lesson:
     def losses(self) -> tuple[float, float]:
         """Return the total loss and the alignment loss of the batch; without alignment, the total loss twice."""
         with torch.no_grad():
-            losses = self.subject.losses(self.subject.batch, self.model)
+            losses = self.subject.losses(self.subject.few, self.model)
         total = float(total_of(losses))
         return total, total if losses.alignment is None else float(losses.alignment)
 
@@ -115,6 +116,15 @@ class _Lesson:
         """Return the second loss of `losses`, or infinity if that loss is non-finite."""
         value = self.losses()[1]
         return value if math.isfinite(value) else math.inf
+
+    def chance(self) -> float | None:
+        """Return the alignment loss of features that are all alike; None without a contrastive alignment loss."""
+        hsa = self.subject.config.hsa
+        if not self.model.aligns or hsa.kind == "mse":
+            return None
+        with torch.no_grad():
+            log = self.subject.losses(self.subject.few, self.model).log
+        return hsa.weight * sum(view.weight * float(log[f"chance/{view.key}"]) for view in self.model.views)
 
 
 def one_step(
@@ -148,10 +158,26 @@ def ramp(subject: Subject) -> float:
     return warmup_cosine(subject.config.optimiser.warmup_steps, subject.config.steps)(0)
 
 
-def overfit(before: float, after: float, factor: float) -> Check:
-    """Return the check that the model can overfit one batch."""
-    measured = f"{before:.3f} to {after:.3f} in {FIRST + MORE} steps at x{factor:g}"
-    return judged("one-batch-overfits", after / before if before > 0 else 0.0, measured=measured)
+def overfit(before: float, late: float, best: _Lesson, factor: float) -> Check:
+    """Return the check that the model can overfit one batch.
+
+    The loss is compared with chance, because features that are all alike also lower a loss that starts above chance.
+    Without alignment there is no chance, so the loss is compared with the loss before. A loss that is still falling
+    warns instead of failing.
+
+    Args:
+        before: Loss before any step.
+        late: Loss some steps before the end.
+        best: The trained model.
+        factor: Factor on the learning rates of the run.
+    """
+    after, chance = best.judged_by(), best.chance()
+    reference = before if chance is None else chance
+    falls = after < 0.98 * late
+    measured = f"{before:.3f} to {after:.3f}{', still falling,' if falls else ''} in {FIRST + MORE + LAST} steps at "
+    measured += f"x{factor:g}" + ("" if chance is None else f"; chance {chance:.3f}")
+    check = judged("one-batch-overfits", after / reference if reference > 0 else math.nan, measured=measured)
+    return replace(check, status="warn") if check.status == "fail" and falls else check
 
 
 @torch.no_grad()
@@ -160,11 +186,11 @@ def notices(subject: Subject, trained: AlignedPolicy) -> Iterator[Check]:
     alignment = trained.eval().alignment
     if alignment is None or not trained.aligns:
         return
-    true = _loss(alignment, subject.batch)
-    mixed = _loss(alignment, _shuffled(subject.batch, alignment))
+    true = _loss(alignment, subject.few)
+    mixed = _loss(alignment, _shuffled(subject.few, alignment))
     yield judged("touch-shuffle", mixed / max(true, TINY), measured=f"{true:.3f}, shuffled {mixed:.3f}")
     if subject.config.region == "box":
-        shifted = _loss(alignment, _shifted(subject.batch))
+        shifted = _loss(alignment, _shifted(subject.few))
         change = abs(shifted - true) / max(true, TINY)
         yield judged("box-shift", change, measured=f"{true:.3f}, shifted {shifted:.3f}")
 

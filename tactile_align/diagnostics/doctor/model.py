@@ -15,8 +15,9 @@ from tactile_align.diagnostics.doctor.pairs import lonely_pairs
 from tactile_align.diagnostics.doctor.subject import Subject, total_of
 from tactile_align.policies.aligned import AlignedPolicy
 from tactile_align.training.optimiser import make_optimiser
-from tactile_align.training.parameters import parts_of
+from tactile_align.training.parameters import module_of, parameter_table, parts_of
 
+OF_BANK = ("bank_share/", "negatives_from/bank/")
 LEARNS_LATER = ("act.decoder.layers.0.self_attn", "act.decoder.layers.0.norm1")
 """Parts of ACT without a gradient in the first steps: the decoder's input is zero, and so is its self-attention."""
 
@@ -33,7 +34,9 @@ def towers_of(model: AlignedPolicy) -> dict[str, nn.Module]:
 
 def model_checks(subject: Subject) -> Iterator[Check]:
     """Yield all checks of the model, in the order of the report."""
-    for checks in (weights, inputs, pairing, trainable, gradients, shared, validation, padding, outputs, lonely_pairs):
+    for checks in (weights, inputs, pairing, trainable, new_part_rates, gradients):
+        yield from checks(subject)
+    for checks in (shared, validation, padding, outputs, lonely_pairs):
         yield from checks(subject)
 
 
@@ -104,15 +107,15 @@ def pairing(subject: Subject) -> Iterator[Check]:
     model = subject.model.eval()
     if model.alignment is None:
         return
-    before = model.see(subject.batch)
+    before = model.see(subject.few)
     for view in model.views:
         for what, key in (("touch", view.sensor), ("region", view.key)):
             if what == "region" and subject.config.region == "opening":
                 continue
-            row = len(subject.batch) // 2
-            image = subject.batch.images()[key].clone()
+            row = len(subject.few) // 2
+            image = subject.few.images()[key].clone()
             image[row] = 255 - image[row]
-            after = model.see(subject.batch.with_images({key: image}))
+            after = model.see(subject.few.with_images({key: image}))
             old = before.touches[view.sensor] if what == "touch" else before.regions[view.key]
             new = after.touches[view.sensor] if what == "touch" else after.regions[view.key]
             moved = (new.vector - old.vector).norm(dim=1)
@@ -122,11 +125,11 @@ def pairing(subject: Subject) -> Iterator[Check]:
 
 
 def validation(subject: Subject) -> Iterator[Check]:
-    """Yield the check that eval mode computes every loss that training mode computes."""
+    """Yield the check that eval mode computes every loss that training mode computes, without the memory bank."""
     with torch.no_grad():
         torch.manual_seed(0)
-        training = set(subject.model.train()(subject.batch)[1])
-        missing = sorted(training - set(subject.model.eval()(subject.batch)[1]))
+        training = {name for name in subject.model.train()(subject.few)[1] if not name.startswith(OF_BANK)}
+        missing = sorted(training - set(subject.model.eval()(subject.few)[1]))
     measured = f"missing: {', '.join(missing)}" if missing else f"none of {len(training)}"
     yield judged("validation-losses", len(missing), measured=measured)
 
@@ -192,11 +195,35 @@ def trainable(subject: Subject) -> Iterator[Check]:
     yield judged("trainable-parameters", len(wrong), measured=measured)
 
 
+def new_part_rates(subject: Subject) -> Iterator[Check]:
+    """Yield checks of the learning rate of each part that starts from random weights; nothing if `init` is set."""
+    config, model = subject.config, subject.model
+    if config.init is not None:
+        return
+    optimiser, _ = make_optimiser(model, config)
+    groups = {id(p): (group["name"], group["initial_lr"]) for group in optimiser.param_groups for p in group["params"]}
+    loaded = tuple(f"alignment.{name}." for name, tower in towers_of(model).items() if not tower.scratch)
+    parts: dict[str, dict[str, float]] = {}
+    for name, p in model.named_parameters():
+        group, rate = groups.get(id(p), ("", 0.0))
+        pretrained = group == "towers" and name.startswith(loaded)
+        pretrained |= group == "backbone" and config.policy.vision_weights != "scratch"
+        if group and not pretrained:
+            module = ".".join(module_of(name.removeprefix("alignment.")).split(".")[: 1 if group == "policy" else 2])
+            rates = parts.setdefault(group, {})
+            rates[module] = min(rate, rates.get(module, rate))
+    for group, rates in parts.items():
+        rate = min(rates.values())
+        measured = f"{rate:.1e}: {', '.join(rates)}"
+        kind, on = ("act-rate", ()) if group == "policy" else ("new-part-rate", (group,))
+        yield judged(kind, rate, *on, measured=measured)
+
+
 def gradients(subject: Subject) -> Iterator[Check]:
     """Yield checks of the gradient of every trainable part after one backward pass, relative to the median part."""
     model, rms = subject.model.eval(), dict[str, float]()
     model.zero_grad(set_to_none=True)
-    loss = total_of(subject.losses(subject.batch))
+    loss = total_of(subject.losses(subject.few))
     if loss.requires_grad:
         loss.backward()
     for part, named in parts_of(model).items():
@@ -221,26 +248,17 @@ def shared(subject: Subject) -> Iterator[Check]:
     if not model.aligns or model.act is None:
         return
     with torch.no_grad():
-        base = model.eval().predict(subject.batch, model.see(subject.batch)).actions
-        images = subject.batch.images()
+        base = model.eval().predict(subject.few, model.see(subject.few)).actions
+        images = subject.few.images()
         keys = {*model.sensors, *(view.key for view in model.views), *model.frame_keys.values()}
-        other = subject.batch.with_images({key: 255 - images[key] for key in keys})
+        other = subject.few.with_images({key: 255 - images[key] for key in keys})
         change = float((model.predict(other, model.see(other)).actions - base).abs().max())
     yield judged("alignment-reaches-action", change)
 
 
 def parameters(subject: Subject) -> Table:
-    """Return a table of the number of parameters of each part: all, trainable, frozen and in the optimiser."""
-    held = _held_by_optimiser(subject)
-    counts: dict[str, tuple[int, ...]] = {}
-    for part, named in parts_of(subject.model).items():
-        total = sum(p.numel() for _, p in named)
-        learns = sum(p.numel() for _, p in named if p.requires_grad)
-        taught = sum(p.numel() for _, p in named if id(p) in held)
-        counts[part] = (len(named), total, learns, total - learns, taught)
-    counts["all"] = tuple(map(sum, zip(*counts.values(), strict=True)))
-    head = ("module", "tensors", "elements", "trainable", "frozen", "in the optimiser")
-    return Table("parameters by module", head, tuple((part, *numbers) for part, numbers in counts.items()))
+    """Return a table of the numbers of each part, of the trained ones, and of their learning rates."""
+    return parameter_table(subject.model, make_optimiser(subject.model, subject.config)[0])
 
 
 def _held_by_optimiser(subject: Subject) -> set[int]:

@@ -9,15 +9,18 @@ import torch
 
 from tactile_align.checks import Check, Status
 from tactile_align.diagnostics.doctor.limits import judged, stated
-from tactile_align.diagnostics.doctor.subject import Subject
+from tactile_align.diagnostics.doctor.subject import Subject, sampler_of
+from tactile_align.losses.build import negatives_of
 from tactile_align.projection.other_finger import OTHER
+from tactile_align.training.data import contact_share
 
+BATCHES = 64  # number of batches whose pairs are counted
 APART_M = 0.02  # opening of each finger at which the fingers are clearly apart, m
 
 
 def pair_checks(subject: Subject) -> Iterator[Check]:
     """Yield all checks of rigs, boxes, contacts and negatives, in the order of the report."""
-    for checks in (rigs, pads, boxes_and_contacts, false_negatives):
+    for checks in (rigs, pads, boxes_and_contacts, negatives_in_batches, false_negatives):
         yield from checks(subject)
 
 
@@ -60,6 +63,39 @@ def boxes_and_contacts(subject: Subject) -> Iterator[Check]:
         visible, contact = moments.views[view.key].visible, moments.touches[view.sensor].contact
         yield judged("box-share", float(visible.mean()), view.key)
         yield judged("contact-share", float((visible & contact).mean()), view.key)
+
+
+def negatives_in_batches(subject: Subject) -> Iterator[Check]:
+    """Yield checks of the mean number of negatives of a pair, over many batches drawn as in training.
+
+    Image regions and the memory bank are counted at their largest number; hsa.touch_ceiling is not applied.
+    """
+    config, data, moments = subject.config, subject.data, subject.data.train
+    hsa = config.hsa.model_copy(update={"touch_ceiling": None})
+    if not subject.model.aligns or hsa.kind == "mse":
+        return
+    sampler, parts = sampler_of(config, data), config.optimiser.accumulate
+    batches = [sampler.batch(n)[part::parts] for n in range(BATCHES) for part in range(parts)]
+    more = hsa.region_negatives + hsa.finger_negative + hsa.camera_negative + hsa.bank
+    share = contact_share(data.contact, config)
+    drawn = f"batch_size {config.batch_size}{f' in {parts} parts' if parts > 1 else ''}, contact_share "
+    drawn += f"natural = {data.contact.mean():.2g}" if share is None else f"{share:g}"
+    for view in subject.model.views:
+        touch, valid = moments.touches[view.sensor], moments.views[view.key].visible
+        valid = valid & touch.contact if hsa.require_contact else valid
+        counts = []
+        for batch in batches:
+            rows = batch[valid[batch]]
+            columns = (moments.episode, moments.time, touch.contact_index)
+            episode, time, index = (torch.from_numpy(column[rows]) for column in columns)
+            rule = negatives_of(hsa, episode, time, None, index)
+            counts.append(rule.rows(0, len(rows)).sum(dim=1) + more)
+        each = torch.cat(counts).double()
+        empty = sum(not len(count) for count in counts) / len(counts)
+        extra = f", up to {more} of them regions or past pairs" if more else ""
+        measured = f"{float(each.mean()):.1f}{extra} (chance {float(each.log1p().mean()):.2f}), "
+        measured += f"{len(each) / len(counts):.1f} pairs a batch, none in {empty:.0%} of batches; {drawn}"
+        yield judged("negatives-per-pair", float(each.mean()), view.key, measured=measured)
 
 
 def lonely_pairs(subject: Subject) -> Iterator[Check]:

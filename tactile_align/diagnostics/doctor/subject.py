@@ -12,9 +12,10 @@ from tactile_align.moments.augment import augment
 from tactile_align.moments.batch import MomentBatch
 from tactile_align.moments.sampling import MomentSampler
 from tactile_align.policies.aligned import AlignedPolicy, Losses
-from tactile_align.training.data import Data
+from tactile_align.training.data import Data, contact_share
 
 ROWS = 64
+FEW_ROWS = 16  # backward passes of more rows would take hours with a large encoder on a CPU
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ class Subject:
         model: Network of the run, on the CPU.
         raw: First training batch (B moments), as the data set returns it.
         batch: The same batch at the encoders' input size, without random augmentation and with latent noise.
+        few: Up to 16 rows of `batch`, pairs first, for the checks that compute gradients.
         wide: Up to 64 contact moments, spread over the episodes, at the encoders' input size.
     """
 
@@ -35,6 +37,7 @@ class Subject:
     model: AlignedPolicy
     raw: MomentBatch
     batch: MomentBatch
+    few: MomentBatch
     wide: MomentBatch
 
     def losses(self, batch: MomentBatch, model: AlignedPolicy | None = None) -> Losses:
@@ -44,16 +47,29 @@ class Subject:
 
 def examine(config: TrainConfig, data: Data, model: AlignedPolicy) -> Subject:
     """Return the subject of a diagnosis, with the batches that the checks use."""
-    both = data.contact.any() and not data.contact.all()
-    share = (
-        config.contact_share if both else None
-    )  # too few contacts are reported by a check, so they must not raise here
-    sampler = MomentSampler(data.contact, config.batch_size, share, config.seed, 0, 1)
-    raw = data.train.batch(sampler.batch(0))
+    raw = data.train.batch(sampler_of(config, data).batch(0))
+    batch = _at_the_door(raw, config, model)
     pool = np.flatnonzero(data.contact) if data.contact.any() else np.arange(len(data.train))
-    spread = pool[evenly(len(pool), ROWS)]
-    wide = data.train.batch(spread)
-    return Subject(config, data, model, raw, _at_the_door(raw, config, model), _at_the_door(wide, config, model))
+    wide = _at_the_door(data.train.batch(pool[evenly(len(pool), ROWS)]), config, model)
+    return Subject(config, data, model, raw, batch, batch.rows(_few(batch, model)), wide)
+
+
+def sampler_of(config: TrainConfig, data: Data) -> MomentSampler:
+    """Return the sampler of the run's batches."""
+    # A run without any contact, or with nothing else, is reported by a check, so it must not raise here.
+    both = data.contact.any() and not data.contact.all()
+    share = contact_share(data.contact, config) if both else None
+    return MomentSampler(data.contact, config.batch_size, share, config.seed, 0, 1)
+
+
+def _few(batch: MomentBatch, model: AlignedPolicy) -> Tensor:
+    pair = torch.zeros(len(batch), dtype=torch.bool)
+    if model.alignment is not None:
+        pair = torch.stack([model.alignment.valid_pairs(batch, view) for view in model.views]).any(dim=0)
+    pairs, others = pair.nonzero().flatten(), (~pair).nonzero().flatten()
+    pairs = pairs[evenly(len(pairs), FEW_ROWS)]
+    others = others[evenly(len(others), FEW_ROWS - len(pairs))]
+    return torch.cat([pairs, others]).sort().values
 
 
 def _at_the_door(batch: MomentBatch, config: TrainConfig, model: AlignedPolicy) -> MomentBatch:
