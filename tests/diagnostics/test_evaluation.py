@@ -152,7 +152,7 @@ def recall_in_the_easy_world(config: TrainConfig) -> float:
     rng = np.random.default_rng(0)
     code = rng.normal(size=(8, 96)) / 8**0.5
     rows, zeros, valid = torch.arange(16), torch.zeros(16, dtype=torch.int64), torch.ones(16, dtype=torch.bool)
-    negatives = negatives_of(config.hsa, rows, zeros, None)
+    negatives = negatives_of(config.hsa, rows, zeros, None, zeros)
     for _ in range(config.steps):
         opening, touch = easy_world(rng, 16, code)
         tau, w = head(touch), alignment.opening_region(opening)
@@ -274,7 +274,7 @@ def test_a_run_is_evaluated_on_the_device_of_its_config(trained: tuple[TrainConf
     config, data = trained
     elsewhere = config.model_copy(update={"device": "meta"})  # torch's device without data, which every machine has
     before = LoadedRun.untrained(elsewhere, data.held_out)
-    after = LoadedRun.load(Path(config.out), elsewhere, data.held_out)
+    after = LoadedRun.load(Path(config.out), elsewhere, data.held_out, "retrieval")
     for run in (before, after):
         batch = run.batch([0, 1])
         assert {str(tensor.device) for tensor in (*run.model.parameters(), *batch.tensors().values())} == {"meta"}
