@@ -16,6 +16,14 @@ from tactile_align.facts import explain
 from tactile_align.files import read_json
 
 Result = TypeVar("Result")
+JudgedOn = Literal["test", "held-out"]
+ERRORS = (0.0, float("inf"))
+"""Smallest and largest action error."""
+
+
+def judged_text(judged_on: JudgedOn) -> str:
+    """Return the episodes of results in words, with a warning if they also served for selection."""
+    return "test episodes" if judged_on == "test" else "held-out episodes (selected on these episodes)"
 
 
 @dataclass(frozen=True)
@@ -33,6 +41,30 @@ class Difference:
     pairs: int
     episodes: int
     interval: Interval = None
+
+    @classmethod
+    def of(
+        cls, a: np.ndarray, b: np.ndarray, episode: np.ndarray, *, bounds: tuple[float, float], comparisons: int = 1
+    ) -> "Difference":
+        """Return the difference a - b of values (N,) at the same places; see `intervals.paired_interval`."""
+        interval = paired_interval(a, b, episode, bounds=bounds, comparisons=comparisons)
+        return cls(float((a - b).mean()), len(a), len(np.unique(episode)), interval)
+
+    @classmethod
+    def at_common(
+        cls,
+        a: Mapping[tuple[Any, int], float],
+        b: Mapping[tuple[Any, int], float],
+        *,
+        bounds: tuple[float, float],
+        comparisons: int = 1,
+    ) -> "Difference | None":
+        """Return the difference a - b at the places, (episode, index), that both have; None if they share none."""
+        common = [place for place in a if place in b]
+        if not common:
+            return None
+        first, second = (np.array([values[place] for place in common]) for values in (a, b))
+        return cls.of(first, second, np.array([e for e, _ in common]), bounds=bounds, comparisons=comparisons)
 
     def text(self, form: str = "+.3f") -> str:
         """Return the difference and its interval as text, such as "+0.120 [+0.050, +0.190]"."""
@@ -91,26 +123,28 @@ class Recall:
             comparisons: Number of differences that are compared with 0 at the same time (Bonferroni).
 
         Raises:
-            InputError: A recall has no hits of its queries, or the two have no query in common.
+            InputError: A recall has no hits of its queries, or the two have different galleries or no query in common.
         """
         if self.hits is None or other.hits is None:
             raise InputError(
                 "a recall has no hits of its queries, which a paired comparison needs. The file was written by an "
                 "earlier version; evaluate the run again"
             )
-        tables = [
+        if self.gallery != other.gallery:
+            raise InputError(
+                f"two recalls have galleries of {self.gallery} and {other.gallery} candidates; a comparison needs "
+                f"galleries of one size. Compare the runs with: tactile-align evaluate RUN RUN2"
+            )
+        own, others = (
             dict(zip(zip(h.episode, h.contact, strict=True), h.at_1, strict=True)) for h in (self.hits, other.hits)
-        ]
-        common = sorted(tables[0].keys() & tables[1].keys())
-        if not common:
+        )
+        difference = Difference.at_common(own, others, bounds=(0, 1), comparisons=comparisons)
+        if difference is None:
             raise InputError(
                 "two recalls have no query in common, so they cannot be compared in pairs. Compare runs with the same "
                 "episodes and split_seed"
             )
-        own, others = (np.array([table[query] for query in common]) for table in tables)
-        episode = np.array(common)[:, 0]
-        interval = paired_interval(own, others, episode, comparisons=comparisons)
-        return Difference(float((own - others).mean()), len(common), len(np.unique(episode)), interval)
+        return difference
 
 
 @dataclass(frozen=True)
@@ -306,7 +340,8 @@ class PhaseError:
     """Action error in the moments of one phase.
 
     Attributes:
-        error: Mean absolute error over all columns and steps of the chunk, robot units.
+        error: Mean absolute error over the moments; that of a moment is its mean over all columns and the steps of its
+            chunk, robot units.
         moments: Number of moments.
         episodes: Number of episodes that these moments are from.
         interval: 95 % interval of the error over episodes; None with too few episodes.
@@ -325,7 +360,7 @@ class ActionError:
     """Mean absolute action error on the judged episodes, robot units.
 
     Attributes:
-        per_column: Error by action column, over all steps of the chunk.
+        per_column: Error by action column; that of a moment is its mean over the steps of its chunk.
         first_step: Error by action column, over the first step of the chunk only.
         moments: Number of moments.
         standing_still_per_column: Error of repeating the recorded state; None if state and action differ in length.
@@ -355,7 +390,7 @@ class Summary:
 
     run: str
     encoder: str
-    judged_on: Literal["test", "held-out"]
+    judged_on: JudgedOn
     views: dict[str, ViewSummary] = field(default_factory=dict)
     opening_reading: str | None = None
     action_error: ActionError | None = None
@@ -364,8 +399,8 @@ class Summary:
 
     @property
     def episodes_text(self) -> str:
-        """The episodes of the results in words, with a warning if they also served for selection."""
-        return "test episodes" if self.judged_on == "test" else "held-out episodes (selected on these episodes)"
+        """The episodes of the results in words; see `judged_text`."""
+        return judged_text(self.judged_on)
 
     def text(self) -> str:
         """Return the results as a text table, with chance and the opening-only baseline for comparison."""

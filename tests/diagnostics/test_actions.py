@@ -36,10 +36,18 @@ def made(error: np.ndarray, chunk: int = 4) -> ActionMoments:
     real = np.ones_like(errors, dtype=bool)
     real[:, 3:] = False
     errors[:, 3:] = np.nan
-    phase = np.where(np.arange(len(error)) % 2, "contact", "free")
-    return ActionMoments(
-        np.repeat(np.arange(10), len(error) // 10), phase, real, {POLICY: errors[..., None]}, {POLICY: errors}
-    )
+    time = np.arange(len(error))
+    phase = np.where(time % 2, "contact", "free")
+    return ActionMoments(time // (len(error) // 10), time, phase, real, {POLICY: errors[..., None]}, {POLICY: errors})
+
+
+def test_the_error_of_a_moment_is_the_mean_over_its_steps_that_are_not_padding() -> None:
+    errors = np.array([[1.0, 9, 9], [1, 2, 6]])
+    real = np.array([[True, False, False], [True, True, True]])
+    columns = np.stack([errors, errors + 1], axis=2)
+    moments = ActionMoments(np.arange(2), np.zeros(2), np.full(2, "free"), real, {POLICY: columns}, {POLICY: errors})
+    assert moments.of(POLICY).tolist() == [1, 3] and moments.of(POLICY, 2).tolist() == [1, 1.5]
+    assert moments.error().per_column == (2, 3) and moments.phases()["all"][POLICY].error == 2
 
 
 def test_runs_are_compared_on_the_same_moments_by_phase() -> None:
