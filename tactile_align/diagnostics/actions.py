@@ -1,5 +1,6 @@
 """Action errors of a policy and of its controls, by phase of the contact, and their paired comparison between runs."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -83,21 +84,25 @@ def _over_steps(values: np.ndarray, real: np.ndarray) -> np.ndarray:
     return np.asarray(np.where(steps, values, 0).sum(axis=1) / steps.sum(axis=1))
 
 
-def compare_actions(runs: dict[str, ActionMoments], comparisons: int) -> dict[str, dict[str, Difference]]:
-    """Return the policy's action error minus that of the first run, by phase, then by run.
+def common_phases(runs: Iterable[ActionMoments]) -> dict[str, np.ndarray]:
+    """Return the phases in which runs on the same moments are compared: those of the first run with touch sensors."""
+    first, *others = runs
+    return next((run for run in (first, *others) if run.phase[0]), first).rows()
 
-    The phases are those of the first run that has touch sensors. Runs with different chunks are compared over the
-    steps that all have.
+
+def compare_actions(runs: dict[str, ActionMoments], comparisons: int) -> dict[str, dict[str, Difference]]:
+    """Return the policy's action error minus that of the first run, by phase (see `common_phases`), then by run.
+
+    Runs with different chunks are compared over the steps that all have.
 
     Args:
         runs: Action errors of at least two runs on the same moments, by the name of the run.
-        comparisons: Number of runs compared with the first, for the Bonferroni correction.
+        comparisons: Number of intervals that must all contain their true values with 95 % probability (Bonferroni).
     """
     first, *_ = runs.values()
     chunk = min(run.real.shape[1] for run in runs.values())
-    phases = next((run.rows() for run in runs.values() if run.phase[0]), first.rows())
     table: dict[str, dict[str, Difference]] = {}
-    for phase, chosen in phases.items():
+    for phase, chosen in common_phases(runs.values()).items():
         episode, base = first.episode[chosen], first.of(POLICY, chunk)[chosen]
         table[phase] = {
             name: Difference.of(run.of(POLICY, chunk)[chosen], base, episode, bounds=ERRORS, comparisons=comparisons)

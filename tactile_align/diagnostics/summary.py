@@ -386,6 +386,7 @@ class Summary:
         action_error: Action error; None if the run trained no policy.
         phases: Action error by phase, then by row: the policy and its controls. See `diagnostics.actions`.
         weights: How the weights behind the results were selected, by "retrieval" (views) and "action" (action_error).
+        episodes: Content hashes of the judged episodes, in the order of their numbers in `Hits`.
     """
 
     run: str
@@ -396,6 +397,7 @@ class Summary:
     action_error: ActionError | None = None
     phases: dict[str, dict[str, PhaseError]] = field(default_factory=dict)
     weights: dict[str, str] = field(default_factory=dict)
+    episodes: tuple[str, ...] = ()
 
     @property
     def episodes_text(self) -> str:
@@ -404,19 +406,22 @@ class Summary:
 
     def text(self) -> str:
         """Return the results as a text table, with chance and the opening-only baseline for comparison."""
-        lines = [f"run {self.run}, encoders: {self.encoder}"]
+        lines, at = [f"run {self.run}, encoders: {self.encoder}"], self._weights("action")
         for key, view in self.views.items():
             where = f"{view.contacts} contacts, {view.moments} moments of {self.episodes_text}"
             title = f"view {key}: {where}{self._weights('retrieval')}"
             lines += ["", title, *view_lines(view)]
         if self.action_error is not None:
             policy, still = self.action_error.per_column, self.action_error.standing_still_per_column
-            at = self._weights("action")
             lines += ["", f"mean absolute action error on {self.episodes_text}, robot units, per column{at}:"]
             lines.append("  policy          " + " ".join(f"{value:.4f}" for value in policy))
             if still is not None:
                 lines.append("  standing still  " + " ".join(f"{value:.4f}" for value in still))
-        return "\n".join([*lines, *phase_lines(self.phases)])
+        if self.phases:
+            lines += ["", f"action error by phase on {self.episodes_text}, mean over all columns, robot units{at}."]
+            lines.append("Each 95 % interval is over episodes and on its own, not corrected for their number:")
+            lines += phase_lines(self.phases)
+        return "\n".join(lines)
 
     def _weights(self, table: str) -> str:
         return f"; weights: {self.weights[table]}" if table in self.weights else ""
@@ -428,34 +433,37 @@ class Comparison:
 
     Attributes:
         runs: Results of each run.
-        comparisons: Number of runs that are compared with the first; the intervals are corrected for it (Bonferroni).
+        comparisons: Number of differences. Their intervals contain all true values together with 95 % (Bonferroni).
         retrieval: R@1 in both directions minus that of the first run, by view, then by run.
         actions: Action error minus that of the first run, robot units, by phase, then by run.
+        left_out: Reason for each missing comparison, by the view or "action error", and the run.
     """
 
     runs: tuple[Summary, ...]
     comparisons: int
     retrieval: dict[str, dict[str, Difference]] = field(default_factory=dict)
     actions: dict[str, dict[str, Difference]] = field(default_factory=dict)
+    left_out: dict[str, str] = field(default_factory=dict)
 
     def text(self) -> str:
-        """Return the results of each run, then the paired differences."""
+        """Return the results of each run, then the paired differences and what was not compared."""
         lines = ["\n\n".join(summary.text() for summary in self.runs), ""]
-        corrected = f", corrected for {self.comparisons} comparisons (Bonferroni)" if self.comparisons > 1 else ""
-        lines.append(f"paired with {self.runs[0].run} on the same moments, 95 % intervals over episodes{corrected}:")
+        first, title = self.runs[0], "nothing was compared:"
+        if self.comparisons:
+            title = f"all {self.comparisons} intervals over episodes hold together with 95 % (Bonferroni):"
+        lines.append(f"paired with {first.run} on the same moments of {first.episodes_text}; {title}")
+        lines += [f"  weights of {s.run}: {', '.join(f'{k}: {v}' for k, v in s.weights.items())}" for s in self.runs]
         parts = {f"R@1, view {key}": differences for key, differences in self.retrieval.items()}
         parts |= {f"action error, {phase}": differences for phase, differences in self.actions.items()}
         for title, differences in parts.items():
             form = "+.4f" if title.startswith("action") else "+.3f"
             lines += [f"  {f'{title}, {run}':44}{d.text(form)} of {d.pairs}" for run, d in differences.items()]
+        lines += [f"  {what}: not compared: {reason}" for what, reason in self.left_out.items()]
         return "\n".join(lines)
 
 
 def phase_lines(phases: Mapping[str, Mapping[str, PhaseError]]) -> Iterator[str]:
     """Yield the lines of text on the action error by phase; the controls also with their difference to the policy."""
-    if phases:
-        yield ""
-        yield "action error by phase, mean over all columns, robot units, with 95 % intervals over episodes:"
     for phase, rows in phases.items():
         yield f"  {phase}: {rows['policy'].moments} moments, {rows['policy'].episodes} episodes"
         for row, error in rows.items():

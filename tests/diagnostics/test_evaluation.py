@@ -23,12 +23,13 @@ from tactile_align.diagnostics.evaluation import (
     compare,
     evaluate,
     held_out_loss,
+    kept_trials,
     opening_only,
 )
 from tactile_align.diagnostics.pairs import pair_features
 from tactile_align.diagnostics.readouts import view_readouts
 from tactile_align.diagnostics.retrieval import retrieval
-from tactile_align.diagnostics.summary import BaselineTrial, best_trial, result_of, summary_of, view_lines
+from tactile_align.diagnostics.summary import BaselineTrial, best_trial, json_of, result_of, summary_of, view_lines
 from tactile_align.errors import InputError
 from tactile_align.losses.build import negatives_of
 from tactile_align.policies.build import LoadedRun, make_model
@@ -94,7 +95,21 @@ def test_a_second_evaluation_trains_no_baseline_and_says_the_same(
     monkeypatch.setattr(evaluation, "train", trains)
     assert evaluate(config.out, data=data, progress=False) == first
     bare = evaluate(config.out, data=data, progress=False, baseline_rates=())
-    assert bare.views[KEY].opening_only is None and bare.views[KEY].retrieval == first.views[KEY].retrieval
+    assert bare == first, "without training, the baseline in the folder counts"
+
+
+def test_without_rates_only_finished_trials_of_the_runs_steps_count(
+    trained: tuple[TrainConfig, Data], tmp_path: Path
+) -> None:
+    config = trained[0].model_copy(update={"out": str(tmp_path / "run")})
+    assert kept_trials(config) == ()
+    for rate, steps, recall in ((1e-2, 2, 0.1), (1e-3, 2, None), (1e-4, 9, 0.5)):
+        folder = Path(opening_only(config, rate).out)
+        folder.mkdir(parents=True)
+        (folder / TRIAL).write_text(json_of(BaselineTrial(rate, steps, 1.0, recall)), encoding="utf-8")
+    assert [(trial.rate, trial.recall) for trial in kept_trials(config)] == [(1e-3, None), (1e-2, 0.1)]
+    (Path(opening_only(config, 1e-2).out) / TRIAL).unlink()
+    assert kept_trials(config) == (), "the only finished trial diverged"
 
 
 def test_the_command_leaves_the_baseline_out_when_asked(
@@ -218,7 +233,7 @@ def test_two_runs_are_compared_on_the_same_contacts_and_moments(
         outs.append(acting.out)
     found = compare(outs, progress=False)
     one, two = (summary_of(Path(out) / "summary.json") for out in outs)
-    assert found.runs == (one, two) and found.comparisons == 1
+    assert found.runs == (one, two) and found.comparisons == 1 + len(found.actions) and not found.left_out
     retrieved, acted = found.retrieval[KEY]["run2"], found.actions["all"]["run2"]
     assert retrieved.pairs == two.views[KEY].contacts
     assert retrieved.value == pytest.approx(
