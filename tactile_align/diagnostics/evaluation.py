@@ -75,7 +75,7 @@ def evaluate(
 
     Raises:
         FactError, FileNotFoundError: The folder contains no run.
-        InputError: The training of the baseline was stopped; the next call resumes it. Or no held-out moment of a view
+        InputError: The training of the baseline was stopped; the next call resumes it. Or no judged moment of a view
             has both a box and a contact. Or the baseline diverged at every rate. Or an episode of the run is missing or
             changed.
     """

@@ -17,6 +17,7 @@ from tactile_align.files import read_json
 
 Result = TypeVar("Result")
 JudgedOn = Literal["test", "held-out"]
+MORE_EPISODES = "Judge more episodes: raise `test`, or `held_out` if the run has no test episodes"
 ERRORS = (0.0, float("inf"))
 """Smallest and largest action error."""
 
@@ -319,7 +320,7 @@ class ViewSummary(Readouts):
     """Results of `evaluate` in one view.
 
     Attributes:
-        moments: Number of held-out moments with a box and a contact.
+        moments: Number of judged moments with a box and a contact.
         contacts: Number of contacts that these moments are from.
         loss: Alignment loss on held-out pairs.
         retrieval: Recall by direction: "touch to vision", "vision to touch", "both".

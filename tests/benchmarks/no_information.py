@@ -8,7 +8,7 @@ interval around 1/64. A box and the boxes beside it show the same kind of textur
 differ: with 2 region negatives in a batch of 32, a model that knows the place of its box reaches ln 32 / ln 34 = 0.98.
 
 A bank of 512 is up to 16 steps old, and the copy of the towers moves in these steps, so the training loss can use the
-age of a key: 0.94 of chance after 200 steps. If the bank's negatives cost nothing, it is ln 32 / ln 544 = 0.55.
+age of a key: 0.95 of chance after 300 steps. If the bank's negatives cost nothing, it is ln 32 / ln 544 = 0.55.
 Held-out pairs are compared without the bank.
 """
 

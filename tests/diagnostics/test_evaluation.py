@@ -219,7 +219,7 @@ def test_the_read_outs_stand_in_the_summary_and_in_the_text_beside_their_baselin
     place = stored["localisation"]
     line = next(line for line in lines if line.startswith("localisation"))
     assert f"best fixed guess {place['always_there']:.3f}" in line and f"{place['distance_mm']:.1f} mm" in line
-    assert any(line.startswith("left out: probes: a probe requires at least 5 held-out") for line in lines)
+    assert any(line.startswith("left out: probes: a probe requires at least 4 judged") for line in lines)
 
 
 def test_two_runs_are_compared_on_the_same_contacts_and_moments(
@@ -279,7 +279,7 @@ def test_held_out_episodes_without_contact_are_named(trained: tuple[TrainConfig,
     contact[:] = np.False_
     try:
         for judge in (pair_features, view_readouts):
-            with pytest.raises(ValueError, match=rf"{KEY}.*held-out moments.*contact; none of"):
+            with pytest.raises(ValueError, match=rf"{KEY}.*judged moments.*contact; none of"):
                 judge(run, KEY)  # type: ignore[operator]
     finally:
         contact[:] = kept

@@ -324,4 +324,4 @@ def test_all_readouts_of_a_run_come_in_one_call(own: Path) -> None:
     assert place is not None and place.distance_mm is not None
     # The pad hangs some ten centimetres below the wrist camera: a pixel of the small input is a few tenths of a mm.
     assert 0 <= place.hit <= 1 and place.distance_px * 0.2 < place.distance_mm < place.distance_px * 5
-    assert set(found.left_out) == {"probes"}, "two held-out episodes are too few for five folds"
+    assert set(found.left_out) == {"probes"}, "two held-out episodes are too few for a probe"
