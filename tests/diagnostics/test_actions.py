@@ -175,8 +175,9 @@ def test_views_are_compared_on_common_contacts_in_one_gallery_and_what_is_not_co
         "a": {"v": features_of(contacts, 0.0), "w": features_of(contacts[:3], 0.0)},
         "b": {"v": features_of(contacts[:20], 2.0), "w": features_of(contacts[3:], 0.0)},
         "c": {"u": features_of(contacts, 0.0)},
+        "d": {"v": features_of(contacts, 2.0)},
     }
-    actions = {"a": made(np.ones(200)), "b": made(np.ones(200)), "c": None}
+    actions = {"a": made(np.ones(200)), "b": made(np.ones(200)), "c": None, "d": made(np.ones(200))}
     monkeypatch.setattr(evaluation, "_judged_episodes", lambda _: ("test", ("x",)))
 
     def judged(folder: Path, *_: object) -> evaluation._Judged:
@@ -184,18 +185,17 @@ def test_views_are_compared_on_common_contacts_in_one_gallery_and_what_is_not_co
         return evaluation._Judged(Summary(name, "none", "test"), actions[name], features[name])
 
     monkeypatch.setattr(evaluation, "_judge", judged)
-    found = compare([tmp_path / name for name in "abc"])
-    assert (
-        list(found.retrieval) == ["v"] and list(found.retrieval["v"]) == ["b"] and list(found.actions["all"]) == ["b"]
-    )
+    found = compare([tmp_path / name for name in "abcd"])
+    assert list(found.retrieval) == ["v"] and list(found.retrieval["v"]) == list(found.actions["all"]) == ["b", "d"]
     assert found.retrieval["v"]["b"].pairs == 20 and found.retrieval["v"]["b"].value < 0
-    assert found.comparisons == 1 + 3, "one view and three phases"
+    assert found.comparisons == 2 * (1 + 3), "two runs, one view and three phases"
     assert found.left_out == {
         "R@1, view w, b": "the runs have fewer than two contacts in common",
         "R@1, view v, c": "c has no view v",
         "R@1, view w, c": "c has no view w",
         "R@1, view u, c": "a has no view u",
+        "R@1, view w, d": "d has no view w",
         "action error, c": "c has no policy",
     }
-    assert "all 4 intervals over episodes hold together" in found.text()
+    assert "all 8 intervals over episodes hold together" in found.text()
     assert "  action error, c: not compared: c has no policy" in found.text()
