@@ -134,7 +134,7 @@ def run_demo(size: Size, out: Path) -> int:
     config = demo_config(out, plan)
     data = load_data(config, cores)
     train_to_the_end(config, data)
-    _say(6, "train the opening-only baseline and evaluate both models on held-out episodes")
+    _say(6, f"train the opening-only baseline and evaluate both models on {data.judged_on} episodes")
     # All layers are new, so their rate is the baseline's too. `evaluate` tries three.
     summary = evaluate(config.out, data=data, baseline_rates=(config.optimiser.lr_head,))
     print(summary.text(), flush=True)

@@ -1,8 +1,24 @@
-"""Benchmarks that need other hardware run here at tiny sizes, so that they are ready when it is there."""
+"""Benchmark scripts: each can be imported, and two run at tiny sizes."""
+
+from importlib import import_module
+from pathlib import Path
 
 import pytest
 
-from tests.benchmarks import gpu
+from tests.benchmarks import gpu, no_information
+
+SCRIPTS = sorted(path.stem for path in (Path(__file__).parent / "benchmarks").glob("*.py"))
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_every_benchmark_imports_only_names_that_exist(name: str) -> None:
+    assert callable(import_module(f"tests.benchmarks.{name}").main)
+
+
+def test_the_benchmark_without_information_trains_two_steps(capsys: pytest.CaptureFixture[str]) -> None:
+    no_information.main(["bank-and-regions", "--steps", "2"])
+    (row,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| bank-and-regions")]
+    assert float(row.split(" | ")[1]) > 0.9
 
 
 def test_the_gpu_benchmark_runs_dry_on_a_cpu(capsys: pytest.CaptureFixture[str]) -> None:

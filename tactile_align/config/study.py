@@ -64,7 +64,7 @@ class StudyConfig(Strict):
     groups: dict[str, GroupConfig] = Field(default={})
     """Groups of rows by name. Empty: all rows are compared with the first row."""
     measure: Literal["retrieval", "action"] = "retrieval"
-    """Measure that is compared. retrieval: R@1 in the first view. action: action error."""
+    """Measure that is compared. retrieval: R@1 in the first view. action: action error in robot units."""
     gallery: Annotated[int, Field(ge=2)] = 64
     """Number of candidates in the gallery of the retrieval, including the partner."""
     seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0, 1, 2)

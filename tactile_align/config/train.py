@@ -48,7 +48,7 @@ class OptimiserConfig(Strict):
     alignment loss uses only the negatives of the same micro-batch, so its number of negatives and its chance level are
     lower."""
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None
-    """Decay of an exponential moving average of the weights, often 0.999. Validation and the best checkpoint then use
+    """Decay of an exponential moving average of the weights, often 0.999. Validation and the best weights then use
     the average. None: no average."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Precision of the network in a training step, including the encoders. bfloat16: the network runs under autocast.

@@ -1,13 +1,14 @@
 """Action errors of a policy and of its controls, by phase of the contact, and their paired comparison between runs."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
-from tactile_align.diagnostics.intervals import mean_interval, paired_interval
+from tactile_align.diagnostics.intervals import mean_interval
 from tactile_align.diagnostics.probes import ridge
-from tactile_align.diagnostics.summary import ActionError, Difference, PhaseError
+from tactile_align.diagnostics.summary import ERRORS, ActionError, Difference, PhaseError
 from tactile_align.evenly import evenly
 from tactile_align.moments.dataset import Moments
 from tactile_align.policies.build import LoadedRun
@@ -20,7 +21,6 @@ FITTED = 5000
 """Largest number of training moments that the linear control is fitted to."""
 NEAR_CHANGE = 3
 """Rows before and after a contact begins or ends that are the phase "transition"; 0.3 s at 10 frames per second."""
-ERRORS = (0.0, float("inf"))
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,7 @@ class ActionMoments:
 
     Attributes:
         episode: (R,) episode of each moment.
+        time: (R,) frame number of each moment in its episode.
         phase: (R,) str, "free", "contact" or "transition"; "" without a touch sensor.
         real: (R, C) bool, which steps are not padding.
         columns: (R, C, A) absolute errors, by row: the policy, and standing still if state and action have equal
@@ -37,6 +38,7 @@ class ActionMoments:
     """
 
     episode: np.ndarray
+    time: np.ndarray
     phase: np.ndarray
     real: np.ndarray
     columns: dict[str, np.ndarray]
@@ -44,23 +46,23 @@ class ActionMoments:
 
     def error(self) -> ActionError:
         """Return the errors by column."""
-        policy, still = self.columns[POLICY], self.columns.get(STILL)
+        means = {row: tuple(_over_steps(e, self.real).mean(axis=0).tolist()) for row, e in self.columns.items()}
         return ActionError(
-            per_column=tuple(policy[self.real].mean(axis=0).tolist()),
-            first_step=tuple(policy[:, 0].mean(axis=0).tolist()),
-            moments=len(policy),
-            standing_still_per_column=None if still is None else tuple(still[self.real].mean(axis=0).tolist()),
+            per_column=means[POLICY],
+            first_step=tuple(self.columns[POLICY][:, 0].mean(axis=0).tolist()),
+            moments=len(self.episode),
+            standing_still_per_column=means.get(STILL),
         )
 
     def phases(self) -> dict[str, dict[str, PhaseError]]:
         """Return the error by phase, then by row; each control also with its paired difference to the policy."""
         table: dict[str, dict[str, PhaseError]] = {}
         for phase, chosen in self.rows().items():
-            episode, policy = self.steps(chosen, POLICY)
+            episode, policy = self.episode[chosen], self.of(POLICY)[chosen]
             table[phase] = {}
             for row in self.errors:
-                _, values = self.steps(chosen, row)
-                base = None if row == POLICY else difference(values, policy, episode, len(chosen))
+                values = self.of(row)[chosen]
+                base = None if row == POLICY else Difference.of(values, policy, episode, bounds=ERRORS)
                 interval = mean_interval(values, episode, bounds=ERRORS)
                 episodes = len(np.unique(episode))
                 table[phase][row] = PhaseError(float(values.mean()), len(chosen), episodes, interval, base)
@@ -71,37 +73,39 @@ class ActionMoments:
         phases = {phase: np.flatnonzero(self.phase == phase) for phase in ("free", "contact", "transition")}
         return {"all": np.arange(len(self.phase))} | {name: rows for name, rows in phases.items() if len(rows)}
 
-    def steps(self, chosen: np.ndarray, row: str, chunk: int | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """Return episode and error of every step, not padding, of the first `chunk` steps of the moments `chosen`."""
-        real = self.real[chosen, :chunk]
-        episode = np.broadcast_to(self.episode[chosen, None], real.shape)
-        return episode[real], self.errors[row][chosen, :chunk][real]
+    def of(self, row: str, chunk: int | None = None) -> np.ndarray:
+        """Return the error (R,) of each moment, its mean over those of its first `chunk` steps that are not padding."""
+        return _over_steps(self.errors[row][:, :chunk], self.real[:, :chunk])
 
 
-def difference(a: np.ndarray, b: np.ndarray, episode: np.ndarray, moments: int, comparisons: int = 1) -> Difference:
-    """Return the paired difference of two errors (S,) of the same steps; see `intervals.paired_interval`."""
-    interval = paired_interval(a, b, episode, bounds=ERRORS, comparisons=comparisons)
-    return Difference(float((a - b).mean()), moments, len(np.unique(episode)), interval)
+def _over_steps(values: np.ndarray, real: np.ndarray) -> np.ndarray:
+    """Return the means (R, ...) of values (R, C, ...) over the steps (R, C) that are `real`."""
+    steps = real.reshape(*real.shape, *[1] * (values.ndim - 2))
+    return np.asarray(np.where(steps, values, 0).sum(axis=1) / steps.sum(axis=1))
+
+
+def common_phases(runs: Iterable[ActionMoments]) -> dict[str, np.ndarray]:
+    """Return the phases in which runs on the same moments are compared: those of the first run with touch sensors."""
+    first, *others = runs
+    return next((run for run in (first, *others) if run.phase[0]), first).rows()
 
 
 def compare_actions(runs: dict[str, ActionMoments], comparisons: int) -> dict[str, dict[str, Difference]]:
-    """Return the policy's action error minus that of the first run, by phase, then by run.
+    """Return the policy's action error minus that of the first run, by phase (see `common_phases`), then by run.
 
-    The phases are those of the first run that has touch sensors. Runs with different chunks are compared over the
-    steps that all have.
+    Runs with different chunks are compared over the steps that all have.
 
     Args:
         runs: Action errors of at least two runs on the same moments, by the name of the run.
-        comparisons: Number of runs compared with the first, for the Bonferroni correction.
+        comparisons: Number of intervals that must all contain their true values with 95 % probability (Bonferroni).
     """
     first, *_ = runs.values()
     chunk = min(run.real.shape[1] for run in runs.values())
-    phases = next((run.rows() for run in runs.values() if run.phase[0]), first.rows())
     table: dict[str, dict[str, Difference]] = {}
-    for phase, chosen in phases.items():
-        episode, base = first.steps(chosen, POLICY, chunk)
+    for phase, chosen in common_phases(runs.values()).items():
+        episode, base = first.episode[chosen], first.of(POLICY, chunk)[chosen]
         table[phase] = {
-            name: difference(run.steps(chosen, POLICY, chunk)[1], base, episode, len(chosen), comparisons)
+            name: Difference.of(run.of(POLICY, chunk)[chosen], base, episode, bounds=ERRORS, comparisons=comparisons)
             for name, run in list(runs.items())[1:]
         }
     return table
@@ -133,11 +137,11 @@ def action_moments(run: LoadedRun, train: Moments) -> ActionMoments:
     recorded, states, real, done = [], [], [], 0
     for batch in run.batches(rows):
         chunk = statistics.restore_action(batch.action.double())
-        features = model.see(batch)
+        features = model.see(batch, alignment=False)
         variants = {POLICY: (batch, features)}
         if donors is not None and (model.reads_touches or model.reads_regions):
             other = run.batch(rows[donors[done : done + len(batch)]])
-            seen = model.see(other)
+            seen = model.see(other, alignment=False)
             if model.reads_touches:
                 variants[TOUCH] = batch, replace(features, touches=seen.touches)
             if model.reads_regions:
@@ -159,6 +163,7 @@ def action_moments(run: LoadedRun, train: Moments) -> ActionMoments:
     order = [row for row in (POLICY, STILL, LINEAR, TOUCH, REGION) if row in errors]
     return ActionMoments(
         episode=episode,
+        time=moments.time[rows],
         phase=contact_phases(moments)[rows],
         real=np.concatenate(real),
         columns=columns,

@@ -11,14 +11,16 @@ import numpy as np
 import torch
 
 from tactile_align.config.train import TrainConfig, load_config
-from tactile_align.diagnostics.actions import ActionMoments, action_moments, compare_actions
+from tactile_align.diagnostics.actions import ActionMoments, action_moments, common_phases, compare_actions
 from tactile_align.diagnostics.pairs import pair_features
 from tactile_align.diagnostics.readouts import read_galleries, view_readouts
 from tactile_align.diagnostics.retrieval import retrieval
 from tactile_align.diagnostics.summary import (
     BaselineTrial,
     Comparison,
+    Difference,
     HeldOutLoss,
+    JudgedOn,
     OpeningOnly,
     Recall,
     Summary,
@@ -32,7 +34,7 @@ from tactile_align.files import read_json, write_text_atomically
 from tactile_align.losses.build import negatives_of
 from tactile_align.policies.aligned import AlignedPolicy
 from tactile_align.policies.build import LoadedRun
-from tactile_align.training.data import Data, load_data
+from tactile_align.training.data import Data, EpisodeLists, load_data
 from tactile_align.training.loop import train
 from tactile_align.training.state import finished
 
@@ -68,11 +70,12 @@ def evaluate(
         data: The run's data, if the caller has loaded them; None: they are loaded here.
         progress: Show progress bars on stderr.
         processes: Number of processes that prepare episodes.
-        baseline_rates: Learning rates of the baseline's new layers; each is a training of its own. Empty: no baseline.
+        baseline_rates: Learning rates of the baseline's new layers; each is a training of its own. Empty: none is
+            trained, and the baseline is the best of those that the run folder already contains.
 
     Raises:
         FactError, FileNotFoundError: The folder contains no run.
-        InputError: The training of the baseline was stopped; the next call resumes it. Or no held-out moment of a view
+        InputError: The training of the baseline was stopped; the next call resumes it. Or no judged moment of a view
             has both a box and a contact. Or the baseline diverged at every rate. Or an episode of the run is missing or
             changed.
     """
@@ -88,6 +91,8 @@ def compare(
 ) -> Comparison:
     """Return the results of several runs, each as from `evaluate`, and their paired differences to the first run.
 
+    Retrieval is compared among the contacts that both runs have in a view, in galleries of equal size.
+
     Args:
         runs: At least two run folders, judged on the same episodes.
         progress: Show progress bars on stderr.
@@ -101,67 +106,98 @@ def compare(
     if len({folder.resolve() for folder in folders}) < len(folders):
         given = ", ".join(str(folder) for folder in folders)
         raise InputError(f"got a run twice: {given}. A comparison needs different runs; give each run once")
-    judged = [_judge(folder, None, progress, processes, baseline_rates) for folder in folders]
-    for folder, other in zip(folders, judged, strict=True):
-        if other.episodes != judged[0].episodes:
+    parts = [_judged_episodes(folder) for folder in folders]
+    for folder, part in zip(folders, parts, strict=True):
+        if part != parts[0]:
             raise InputError(
                 f"{folder} is judged on other episodes than {folders[0]}; a paired comparison needs the same episodes. "
                 f"Compare runs with the same [[data]] and the same split"
             )
+    judged = [_judge(folder, None, progress, processes, baseline_rates) for folder in folders]
     plain = [folder.name for folder in folders]
     names = plain if len(set(plain)) == len(plain) else [str(folder) for folder in folders]
-    first, comparisons = judged[0].summary, len(folders) - 1
-    others = dict(zip(names[1:], (other.summary for other in judged[1:]), strict=True))
-    differences = {
-        key: {
-            name: other.views[key].retrieval["both"].minus(view.retrieval["both"], comparisons)
-            for name, other in others.items()
-            if key in other.views
-        }
-        for key, view in first.views.items()
-    }
-    acting = {name: other.actions for name, other in zip(names, judged, strict=True) if other.actions is not None}
+    base, *others = names
+    by_name, left_out = dict(zip(names, judged, strict=True)), dict[str, str]()
+    recalls = {}
+    for name in others:
+        ours, theirs = by_name[name].features, by_name[base].features
+        for key in theirs | ours:
+            if key not in theirs or key not in ours:
+                left_out[f"R@1, view {key}, {name}"] = f"{name if key in theirs else base} has no view {key}"
+            elif (pair := _common_recalls(ours[key], theirs[key])) is None:
+                left_out[f"R@1, view {key}, {name}"] = "the runs have fewer than two contacts in common"
+            else:
+                recalls[key, name] = pair
+    acting = {name: run.actions for name, run in by_name.items() if run.actions is not None}
+    if acting and (missing := [name for name in names if name not in acting]):
+        left_out |= {f"action error, {name}": f"{name} has no policy" for name in missing}
+    compares = base in acting and len(acting) > 1
+    comparisons = len(recalls) + (len(acting) - 1) * len(common_phases(acting.values()) if compares else ())
+    retrieved: dict[str, dict[str, Difference]] = {}
+    for (key, name), (own, other) in recalls.items():
+        retrieved.setdefault(key, {})[name] = own.minus(other, comparisons)
     return Comparison(
-        tuple(other.summary for other in judged),
+        tuple(run.summary for run in judged),
         comparisons,
-        {key: by_run for key, by_run in differences.items() if by_run},
-        compare_actions(acting, comparisons) if names[0] in acting and len(acting) > 1 else {},
+        retrieved,
+        compare_actions(acting, comparisons) if compares else {},
+        left_out,
     )
+
+
+def _judged_episodes(folder: Path) -> tuple[JudgedOn, tuple[str, ...]]:
+    """Return the part of a run's episodes that is judged, and the hashes of these episodes."""
+    load_config(folder / "config.toml")
+    lists = EpisodeLists.load(folder)
+    return "test" if lists.test else "held-out", tuple(entry.hash for entry in lists.test or lists.held_out)
+
+
+def _common_recalls(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> tuple[Recall, Recall] | None:
+    """Return the recalls of two runs among the contacts of both; None if these are fewer than two."""
+    common = _contacts(a) & _contacts(b)
+    if len(common) < 2:
+        return None
+    own, other = (
+        {name: values[[place in common for place in _places(features)]] for name, values in features.items()}
+        for features in (a, b)
+    )
+    return _retrieval(own)["both"], _retrieval(other)["both"]
 
 
 class _Judged(NamedTuple):
     summary: Summary
     actions: ActionMoments | None
-    episodes: tuple[tuple[Path, str], ...]
+    features: dict[str, dict[str, np.ndarray]]
 
 
 def _judge(folder: Path, data: Data | None, progress: bool, processes: int, baseline_rates: Sequence[float]) -> _Judged:
     config = load_config(folder / "config.toml")
     data = data or load_data(config, processes, progress, folder)
     loaded = LoadedRun.load(folder, config, data.judged, "retrieval")
-    weights = {}
+    weights, features = {}, {}
     views: dict[str, ViewSummary] = {}
     reading = None
     if loaded.model.aligns:
         trials: tuple[BaselineTrial, ...] = ()
         baseline = None
-        if config.region == "box" and baseline_rates:
-            trials = baseline_trials(config, data, baseline_rates, progress)
+        if config.region == "box":
+            trials = baseline_trials(config, data, baseline_rates, progress) if baseline_rates else kept_trials(config)
+        if trials:
             best = opening_only(config, best_trial(trials).rate)
             baseline = LoadedRun.load(Path(best.out), best, data.judged, "retrieval")
-        views = {view.key: _view_summary(loaded, baseline, view.key, trials) for view in loaded.model.views}
+        features = {view.key: pair_features(loaded, view.key) for view in loaded.model.views}
+        views = {key: _view_summary(loaded, baseline, key, found, trials) for key, found in features.items()}
         reading = _readings(data, config)
         weights["retrieval"] = loaded.selected
+    summary = Summary(folder.name, _encoder_name(loaded.model), data.judged_on, views, reading)
     actions = None
     if loaded.model.act is not None:
         acting = LoadedRun.load(folder, config, data.judged, "action")
         actions, weights["action"] = action_moments(acting, data.train), acting.selected
-    summary = Summary(folder.name, _encoder_name(loaded.model), data.judged_on, views, reading, weights=weights)
-    if actions is not None:
         summary = replace(summary, action_error=actions.error(), phases=actions.phases())
+    summary = replace(summary, weights=weights, episodes=data.judged.hashes)
     write_text_atomically(folder / "summary.json", json_of(summary))
-    episodes = tuple((job.ref.path.resolve(), job.ref.group) for job in loaded.moments.jobs)
-    return _Judged(summary, actions, episodes)
+    return _Judged(summary, actions, features)
 
 
 def train_to_the_end(config: TrainConfig, data: Data, progress: bool = True) -> None:
@@ -215,12 +251,25 @@ def baseline_trials(
     return tuple(_trial(opening_only(config, rate), data, progress) for rate in rates)
 
 
+def kept_trials(config: TrainConfig) -> tuple[BaselineTrial, ...]:
+    """Return the finished trials of the baseline in the run folder, by rate; none if all of them diverged."""
+    found = []
+    for path in (Path(config.out) / BASELINE).glob(f"*/{TRIAL}"):
+        trial = _trial_of(path)
+        found += [trial] if trial.steps == config.steps else []
+    stable = any(trial.recall is not None for trial in found)
+    return tuple(sorted(found, key=lambda trial: trial.rate)) if stable else ()
+
+
+def _trial_of(path: Path) -> BaselineTrial:
+    advice = "Delete the file; the baseline is then judged again"
+    return result_of(BaselineTrial, read_json(path, advice), str(path))
+
+
 def _trial(config: TrainConfig, data: Data, progress: bool) -> BaselineTrial:
-    out, rate, advice = Path(config.out), config.optimiser.lr_head, "Delete the file; the baseline is then judged again"
-    path, trial = out / TRIAL, None
-    if path.is_file():
-        trial = result_of(BaselineTrial, read_json(path, advice), str(path))
-    if trial is not None and trial.steps == config.steps:
+    out, rate = Path(config.out), config.optimiser.lr_head
+    path = out / TRIAL
+    if path.is_file() and (trial := _trial_of(path)).steps == config.steps:
         return trial
     began, recall, said = time.monotonic(), None, "diverged"
     try:
@@ -241,7 +290,7 @@ def _held_out_recall(run: LoadedRun) -> float:
     found = []
     for view in run.model.views:
         features = pair_features(run, view.key)
-        found.append(_retrieval(features, _gallery(features))["both"].at[1])
+        found.append(_retrieval(features)["both"].at[1])
     return float(np.mean(found))
 
 
@@ -275,19 +324,22 @@ def held_out_loss(run: LoadedRun, features: dict[str, np.ndarray]) -> HeldOutLos
 
 
 def _view_summary(
-    run: LoadedRun, baseline: LoadedRun | None, key: str, trials: tuple[BaselineTrial, ...]
+    run: LoadedRun,
+    baseline: LoadedRun | None,
+    key: str,
+    features: dict[str, np.ndarray],
+    trials: tuple[BaselineTrial, ...],
 ) -> ViewSummary:
-    features = pair_features(run, key)
     gallery = _gallery(features)
-    recalls, beside, minus = _retrieval(features, gallery), None, None
+    recalls, beside, minus = _retrieval(features), None, None
     if baseline is not None:
         other = pair_features(baseline, key)
         galleries, _ = read_galleries(other, gallery, run.config.hsa.min_gap)
-        beside = OpeningOnly(held_out_loss(baseline, other), _retrieval(other, gallery), galleries, trials)
+        beside = OpeningOnly(held_out_loss(baseline, other), _retrieval(other), galleries, trials)
         minus = recalls["both"].minus(beside.retrieval["both"])
     return ViewSummary(
         moments=len(features["h_tau"]),
-        contacts=_contacts(features),
+        contacts=len(_contacts(features)),
         loss=held_out_loss(run, features),
         retrieval=recalls,
         opening_only=beside,
@@ -296,17 +348,22 @@ def _view_summary(
     )
 
 
-def _contacts(features: dict[str, np.ndarray]) -> int:
-    return len({(int(e), int(c)) for e, c in zip(features["episode"], features["contact"], strict=True)})
+def _places(features: dict[str, np.ndarray]) -> list[tuple[int, int]]:
+    """Return the episode and the contact of each moment."""
+    return list(zip(features["episode"].tolist(), features["contact"].tolist(), strict=True))
+
+
+def _contacts(features: dict[str, np.ndarray]) -> set[tuple[int, int]]:
+    return set(_places(features))
 
 
 def _gallery(features: dict[str, np.ndarray]) -> int:
-    return min(GALLERY, _contacts(features))
+    return min(GALLERY, len(_contacts(features)))
 
 
-def _retrieval(features: dict[str, np.ndarray], gallery: int) -> dict[str, Recall]:
+def _retrieval(features: dict[str, np.ndarray]) -> dict[str, Recall]:
     tau, w, episode, contact = (features[name] for name in ("h_tau", "h_w", "episode", "contact"))
-    return retrieval(tau, w, episode, contact, gallery=gallery)
+    return retrieval(tau, w, episode, contact, gallery=_gallery(features))
 
 
 def _encoder_name(model: AlignedPolicy) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 from scipy.special import stdtrit
 
 Interval = tuple[float, float] | None
-"""Lower and upper limit; None: there are too few episodes for an interval."""
+"""Lower and upper limit, which may be infinite; None: there are too few episodes for an interval."""
 TOO_FEW = "too few episodes for an interval"
 LEVEL = 0.95
 """Probability with which an interval contains the true value."""
@@ -226,7 +226,7 @@ def _too_few(kind: Kind, episode: np.ndarray) -> bool:
 
 def _interval(limits: Limits) -> Interval:
     low, high = float(limits.low), float(limits.high)
-    return (low, high) if np.isfinite([low, high]).all() else None
+    return None if np.isnan([low, high]).any() else (low, high)
 
 
 def _level(comparisons: int) -> float:

@@ -1,8 +1,9 @@
-"""Features of held-out moments, computed with the model of a run."""
+"""Features of judged moments, computed with the model of a run."""
 
 import numpy as np
 import torch
 
+from tactile_align.diagnostics.summary import MORE_EPISODES
 from tactile_align.errors import InputError
 from tactile_align.losses.negatives import touch_pattern
 from tactile_align.moments.dataset import Moments
@@ -56,7 +57,7 @@ def pair_rows(moments: Moments, view: View) -> np.ndarray:
     rows = np.flatnonzero(moments.views[view.key].visible & moments.touches[view.sensor].contact)
     if not len(rows):
         raise InputError(
-            f"view {view.key}: expected held-out moments with both a box and a contact; none of {len(moments)} has "
-            f"both. Hold out more episodes, or check the recordings with `tactile-align inspect` and `verify`"
+            f"view {view.key}: expected judged moments with both a box and a contact; none of {len(moments)} has "
+            f"both. {MORE_EPISODES}; or check the recordings with `tactile-align inspect` and `verify`"
         )
     return rows

@@ -3,10 +3,11 @@
 import numpy as np
 
 from tactile_align.diagnostics.intervals import balanced_interval, r2_interval
-from tactile_align.diagnostics.summary import Probe
+from tactile_align.diagnostics.summary import MORE_EPISODES, Probe
 from tactile_align.errors import InputError
 
-FOLDS = 5
+FOLDS, FEWEST = 5, 4
+"""Largest number of cross-validation folds, and smallest number of episodes; 4 episodes are 4 folds."""
 STRENGTHS = (1e-3, 1e-1, 1e1, 1e3)
 """Candidate ridge strengths, relative to the number of moments; an inner split by episodes selects one."""
 
@@ -23,14 +24,14 @@ def probe_classes(h: np.ndarray, label: np.ndarray, episode: np.ndarray) -> Prob
         episode: (N,) episode of each moment; an episode is never split between fit and test.
 
     Raises:
-        InputError: All moments have the same class, or there are fewer episodes than the 5 cross-validation folds.
+        InputError: All moments have the same class, or there are fewer than 4 episodes.
     """
     classes, y = np.unique(label, return_inverse=True)
     k, y = len(classes), y.ravel()
     if k < 2:
         raise InputError(
             f"a probe requires moments of at least two classes; all {len(label)} moments are '{classes[0]}'. "
-            f"Hold out more episodes"
+            f"{MORE_EPISODES}"
         )
     one_of = np.eye(k)[y]
     predicted = _out_of_fold(h, one_of, 1.0 / np.bincount(y)[y], episode).argmax(axis=1)
@@ -52,15 +53,13 @@ def probe_number(h: np.ndarray, value: np.ndarray, episode: np.ndarray) -> Probe
         episode: (N,) episode of each moment; an episode is never split between fit and test.
 
     Raises:
-        InputError: All moments have the same value, or there are fewer episodes than the 5 cross-validation folds.
+        InputError: All moments have the same value, or there are fewer than 4 episodes.
     """
     value = value.astype(np.float64)
     if np.ptp(value) == 0:
-        raise InputError(
-            f"a probe requires different values; all {len(value)} values are {value[0]}. Hold out more episodes"
-        )
+        raise InputError(f"a probe requires different values; all {len(value)} values are {value[0]}. {MORE_EPISODES}")
     fold = left_out_in_turn(episode)
-    means = np.array([value[fold != f].mean() for f in range(FOLDS)])[fold]
+    means = np.array([value[fold != f].mean() for f in range(fold.max() + 1)])[fold]
     predicted = _out_of_fold(h, value[:, None], np.ones(len(value)), episode)[:, 0]
     residual, deviation = (predicted - value) ** 2, (means - value) ** 2
     score = float(1 - residual.sum() / deviation.sum())
@@ -69,14 +68,14 @@ def probe_number(h: np.ndarray, value: np.ndarray, episode: np.ndarray) -> Probe
 
 
 def left_out_in_turn(episode: np.ndarray) -> np.ndarray:
-    """Return (N,) ints, the index of the cross-validation fold (0 to 4) in which each moment is tested.
+    """Return (N,) ints, the index of the cross-validation fold, from 0, in which each moment is tested.
 
     Raises:
-        InputError: There are fewer episodes than folds.
+        InputError: There are fewer than 4 episodes.
     """
     names, index = np.unique(episode, return_inverse=True)
-    if len(names) < FOLDS:
-        raise InputError(f"a probe requires at least {FOLDS} held-out episodes; got {len(names)}. Hold out more")
+    if len(names) < FEWEST:
+        raise InputError(f"a probe requires at least {FEWEST} judged episodes; got {len(names)}. {MORE_EPISODES}")
     order = np.random.default_rng([0, 2]).permutation(len(names))
     return np.asarray((order % FOLDS)[index.ravel()])
 
@@ -84,13 +83,14 @@ def left_out_in_turn(episode: np.ndarray) -> np.ndarray:
 def _out_of_fold(h: np.ndarray, target: np.ndarray, weight: np.ndarray, episode: np.ndarray) -> np.ndarray:
     """Return predictions (N, K), each from a fit on other episodes; the ridge strength is chosen on those as well."""
     fold = left_out_in_turn(episode)
+    folds = fold.max() + 1
     predicted = np.empty_like(target, dtype=np.float64)
 
     def predict(fitted: np.ndarray, tested: np.ndarray, strength: float) -> np.ndarray:
         return ridge(h[fitted], target[fitted], weight[fitted], h[tested], strength)
 
-    for f in range(FOLDS):
-        fitted, inner_test = fold != f, fold == (f + 1) % FOLDS
+    for f in range(folds):
+        fitted, inner_test = fold != f, fold == (f + 1) % folds
         inner = fitted & ~inner_test
         losses = [
             (weight[inner_test, None] * (predict(inner, inner_test, strength) - target[inner_test]) ** 2).sum()

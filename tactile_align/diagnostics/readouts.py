@@ -1,4 +1,4 @@
-"""Read-outs of one view's features on held-out episodes: retrieval galleries, feature space, localisation, probes."""
+"""Read-outs of one view's features on the judged episodes: retrieval galleries, feature space, localisation, probes."""
 
 from collections.abc import Callable
 from functools import cache, partial
@@ -51,7 +51,7 @@ def _stated(moments: Moments, rows: np.ndarray, read: Callable[[Episode], np.nda
             values = read(episode)
         if values is None:
             raise InputError(
-                f"{ref}: {what} is missing, but this probe requires {what} in every held-out episode. Add {what} to "
+                f"{ref}: {what} is missing, but this probe requires {what} in every judged episode. Add {what} to "
                 f"this file, or use simulated episodes"
             )
         stated[number] = values
@@ -75,13 +75,13 @@ def view_readouts(
     Some results cannot be computed for every run; `Readouts.left_out` contains the reason for each missing result.
 
     Args:
-        run: Run, loaded with its held-out episodes.
+        run: Run, loaded with its judged episodes.
         key: Key of the view.
         features: `pair_features` of the view, if already computed; None computes them.
         gallery: Number of candidates in the galleries across contacts.
 
     Raises:
-        InputError: No held-out moment has both a box and a contact.
+        InputError: No judged moment has both a box and a contact.
     """
     view = run.view(key)
     pairs = pair_features(run, key) if features is None else features

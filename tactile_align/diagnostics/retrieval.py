@@ -7,7 +7,7 @@ import numpy as np
 from scipy.stats import hypergeom
 
 from tactile_align.diagnostics.intervals import mean_interval
-from tactile_align.diagnostics.summary import Hits, Recall
+from tactile_align.diagnostics.summary import MORE_EPISODES, Hits, Recall
 from tactile_align.errors import InputError
 
 Gallery = Literal["all", "cross-episode", "same-episode"]
@@ -73,8 +73,9 @@ def retrieval(
     queries = fewest >= gallery - 1
     if not queries.any():
         raise InputError(
-            f"a '{kind}' gallery of {gallery} candidates requires {gallery - 1} other contacts; the held-out episodes "
-            f"contain at most {int(fewest.max(initial=0))}. Hold out more episodes, or use a smaller gallery"
+            f"a '{kind}' gallery of {gallery} candidates requires {gallery - 1} other contacts; the judged episodes "
+            f"contain at most {int(fewest.max(initial=0))}. {MORE_EPISODES}; or use a smaller "
+            f"gallery"
         )
     hits = np.zeros((2, len(ks), len(of)))
     ranks = np.zeros((2, len(of)))
@@ -171,11 +172,11 @@ def gallery_recalls(features: dict[str, np.ndarray], kind: Gallery, gallery: int
     Args:
         features: Features of a view; see `pairs.pair_features`.
         kind: Source of the other candidates; see `retrieval`.
-        gallery: Largest number of candidates; the number is halved until the held-out episodes contain enough.
+        gallery: Largest number of candidates; the number is halved until the judged episodes contain enough.
         min_gap: Smallest distance, in rows, of two moments of one episode in the same gallery.
 
     Raises:
-        InputError: The held-out episodes cannot fill even the smallest gallery.
+        InputError: The judged episodes cannot fill even the smallest gallery.
     """
     size = min(gallery, FEW) if kind == "same-episode" else gallery
     tau, w, episode, contact, time = (features[name] for name in ("h_tau", "h_w", "episode", "contact", "time"))

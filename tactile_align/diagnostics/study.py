@@ -3,7 +3,7 @@
 import logging
 import shlex
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import resources
 from itertools import product
@@ -11,22 +11,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from joblib import Parallel, delayed
-from torch import Tensor
 
 from tactile_align.calibration.rig import load_rig
 from tactile_align.config.data import DataConfig
 from tactile_align.config.study import STANDING_STILL, GroupConfig, StudyConfig
 from tactile_align.config.train import TrainConfig, load_config
+from tactile_align.diagnostics.actions import POLICY, STILL, action_moments
 from tactile_align.diagnostics.evaluation import train_to_the_end
-from tactile_align.diagnostics.intervals import interval_text, mean_interval, paired_interval
+from tactile_align.diagnostics.intervals import interval_text, mean_interval
 from tactile_align.diagnostics.pairs import pair_features
 from tactile_align.diagnostics.retrieval import retrieval
-from tactile_align.diagnostics.summary import Recall, json_of, result_of
+from tactile_align.diagnostics.summary import ERRORS, Difference, JudgedOn, Recall, json_of, judged_text, result_of
 from tactile_align.errors import FactError, InputError
 from tactile_align.facts import parse
 from tactile_align.files import read_json, read_toml, write_text_atomically
+from tactile_align.moments.dataset import Moments
 from tactile_align.policies.alignment import Alignment
 from tactile_align.policies.build import LoadedRun
 from tactile_align.simulation.record import simulate
@@ -50,13 +50,16 @@ class Cell:
         head_parameters: Number of parameters between the vision tokens, or the opening, and h_w.
         resumed: Whether the training was stopped and resumed; `cpu_minutes` then covers only the last part.
         cpu_minutes: CPU time of the training, minutes.
-        values: R@1 of each held-out contact, averaged over both directions, or the action error of each held-out
-            moment: mean over columns and real actions of the chunk, normalised units, zero latent.
+        judged_on: Episodes of the values; see `Summary.judged_on`.
+        selected: How the weights were selected, such as "best R@1 0.120, step 400".
+        values: R@1 of each contact, averaged over both directions, or the action error of each moment; see
+            `actions.ActionMoments.of`.
         episodes: Episode of each value.
         places: Index of the contact, or frame number of the moment, in its episode, for each value.
         recall: Recall averaged over both directions; None if the study measures the action error.
         standing_still: Action error of each moment if every action of the chunk equals the recorded state; None if the
             study measures retrieval, or if state and action differ in length.
+        phases: Phase of each moment, "free", "contact" or "transition"; None if the study measures retrieval.
     """
 
     row: str
@@ -67,11 +70,18 @@ class Cell:
     head_parameters: int
     resumed: bool
     cpu_minutes: float
+    judged_on: JudgedOn
+    selected: str
     values: list[float]
     episodes: list[str]
     places: list[int]
     recall: Recall | None = None
     standing_still: list[float] | None = None
+    phases: list[str] | None = None
+
+    def by_place(self, values: Sequence[float] | None) -> dict[tuple[str, int], float]:
+        """Return values by (episode, place); without values an empty dict."""
+        return dict(zip(zip(self.episodes, self.places, strict=True), values, strict=True)) if values else {}
 
 
 def load_study(name_or_path: str | Path) -> StudyConfig:
@@ -79,7 +89,8 @@ def load_study(name_or_path: str | Path) -> StudyConfig:
 
     Raises:
         FactError, InputError: The file or name does not exist, the file is not TOML, or a key is unknown, missing or
-            wrong, also in the training config of a row. The message states the key.
+            wrong, also in the training config of a row, or a row of an action study trains no policy. The message
+            states the key.
     """
     path = Path(name_or_path)
     if path.suffix != ".toml":
@@ -94,7 +105,12 @@ def load_study(name_or_path: str | Path) -> StudyConfig:
         raise FactError(f"{path}: no such file. Give the path of a study file, or the name of a shipped study")
     plan = parse(StudyConfig, {**read_toml(path), "name": path.stem}, str(path))
     for row in plan.rows:
-        config_of(plan, Path(path.stem), row, plan.seeds[0])
+        config = config_of(plan, Path(path.stem), row, plan.seeds[0])
+        if plan.measure == "action" and not config.train_policy:
+            raise InputError(
+                f"{path}: row {row} has train_policy = false, but measure = 'action' needs a policy. Set train_policy "
+                f"= true, or measure = 'retrieval'"
+            )
     return plan
 
 
@@ -237,7 +253,9 @@ def _run(plan: StudyConfig, row: str, config: TrainConfig, progress: bool) -> No
         head_parameters=head,
         resumed=resumed,
         cpu_minutes=round(minutes, 2),
-        **(retrieval_of(run, plan.gallery) if plan.measure == "retrieval" else action_errors(run)),
+        judged_on=data.judged_on,
+        selected=run.selected,
+        **(retrieval_of(run, plan.gallery) if plan.measure == "retrieval" else actions_of(run, data.train)),
     )
     write_text_atomically(out / RESULT, json_of(cell))
 
@@ -254,7 +272,7 @@ def retrieval_of(run: LoadedRun, gallery: int) -> dict[str, Any]:
     """Return the entries of `Cell` that retrieval in the first view gives.
 
     Raises:
-        InputError: There are too few held-out contacts for the gallery.
+        InputError: There are too few contacts for the gallery.
     """
     features = pair_features(run, run.model.views[0].key)
     tau, w, episode, contact = (features[name] for name in ("h_tau", "h_w", "episode", "contact"))
@@ -269,41 +287,17 @@ def retrieval_of(run: LoadedRun, gallery: int) -> dict[str, Any]:
     }
 
 
-@torch.no_grad()
-def action_errors(run: LoadedRun) -> dict[str, Any]:
-    """Return the entries of `Cell` that the action errors on at most about 1,500 held-out moments give.
-
-    Raises:
-        InputError: The run has no policy.
-    """
-    moments, statistics = run.moments, run.moments.statistics
-    if run.model.act is None or statistics is None:
-        raise InputError(
-            "a study with measure = 'action' needs a policy; got train_policy = false. Set train_policy = true, or "
-            "measure = 'retrieval'"
-        )
-    names = [str(job.ref) for job in moments.jobs]
-    rows = np.arange(0, len(moments), max(1, len(moments) // 1500))
-    errors, still = [], []
-    for batch in run.batches(rows):
-        real = ~batch.is_pad
-        predicted = run.model.predict(batch, run.model.see(batch)).actions
-        errors.append(_mean_error(predicted, batch.action, real))
-        if batch.qpos_raw.shape[1] == batch.action.shape[2]:
-            state = statistics.normalise_action(batch.qpos_raw.to(batch.action.dtype))
-            still.append(_mean_error(state[:, None].expand_as(batch.action), batch.action, real))
+def actions_of(run: LoadedRun, train: Moments) -> dict[str, Any]:
+    """Return the entries of `Cell` that the action errors give; the arguments are those of `actions.action_moments`."""
+    found = action_moments(run, train)
+    names = [str(job.ref) for job in run.moments.jobs]
     return {
-        "values": np.concatenate(errors).round(6).tolist(),
-        "episodes": [names[e] for e in moments.episode[rows]],
-        "places": moments.time[rows].tolist(),
-        "standing_still": np.concatenate(still).round(6).tolist() if still else None,
+        "values": found.of(POLICY).round(6).tolist(),
+        "episodes": [names[e] for e in found.episode],
+        "places": found.time.tolist(),
+        "standing_still": found.of(STILL).round(6).tolist() if STILL in found.errors else None,
+        "phases": found.phase.tolist(),
     }
-
-
-def _mean_error(predicted: Tensor, recorded: Tensor, real: Tensor) -> np.ndarray:
-    """Return the mean absolute errors (B,) over the real steps (B, C) and the columns of actions (B, C, A)."""
-    errors = (predicted - recorded).abs().mean(dim=2) * real
-    return np.asarray((errors.sum(dim=1) / real.sum(dim=1)).double().cpu())
 
 
 def results(folder: Path) -> list[Cell]:
@@ -318,41 +312,55 @@ def table_text(plan: StudyConfig, cells: Sequence[Cell]) -> str:
     """Return the Markdown tables of finished runs: the results of each run, and the paired differences of each group.
 
     Runs of rows that the study file no longer contains are left out.
+
+    Raises:
+        InputError: Some runs are judged on test episodes, others on held-out episodes.
     """
     cells = [cell for row in plan.rows for cell in cells if cell.row == row]
     if not cells:
         return "no finished run yet\n"
+    parts = {cell.judged_on: f"{cell.row}, seed {cell.seed}" for cell in cells}
+    if len(parts) > 1:
+        found = " and ".join(f"{name} on {judged_text(part)}" for part, name in parts.items())
+        raise InputError(
+            f"study {plan.name}: {found}; a study needs runs that are judged on the same part. Set the same held_out, "
+            f"test and split_seed in all rows"
+        )
     encoders = ", ".join(dict.fromkeys(cell.encoder for cell in cells))
-    recall = cells[0].recall
+    recall, episodes = cells[0].recall, judged_text(cells[0].judged_on)
     if recall is None:
-        head = "Mean absolute action error on held-out moments, normalised units, zero latent"
+        head = f"Mean absolute action error on {episodes}, mean over all columns, robot units, zero latent"
     else:
         head = (
-            f"Retrieval among {recall.gallery} held-out contacts, averaged over both directions. Chance: R@1 "
+            f"Retrieval among {recall.gallery} contacts of {episodes}, averaged over both directions. Chance: R@1 "
             f"{recall.chance[1]:.3f}, R@5 {recall.chance[5]:.3f}"
         )
-    parts = [f"{head}. Encoders: {encoders}. Intervals: 95 %, over episodes.\n", _runs_table(plan, cells)]
+    tables = [f"{head}. Encoders: {encoders}. Intervals: 95 %, over episodes.\n", _runs_table(plan, cells)]
     for name, group in plan.compared().items():
         if table := _differences_table(plan, group, cells):
-            parts += [f"Group {name}: {table}"]
-    return "\n".join(parts)
+            tables += [f"Group {name}: {table}"]
+    return "\n".join(tables)
 
 
 def _runs_table(plan: StudyConfig, cells: Sequence[Cell]) -> str:
-    retrieves = plan.measure == "retrieval"
-    columns = ("R@1", "R@5", "median rank", "head parameters") if retrieves else ("action error", "standing still")
-    lines = [f"| row | seed | {' | '.join(columns)} | CPU min |", "|---" * (len(columns) + 3) + "|"]
+    columns: tuple[str, ...] = ("action error", "in contact", "standing still")
+    if plan.measure == "retrieval":
+        columns = ("R@1", "R@5", "median rank", "head parameters")
+    lines = [f"| row | seed | {' | '.join(columns)} | weights | CPU min |", "|---" * (len(columns) + 4) + "|"]
     for cell in cells:
         if cell.recall is not None:
             r = cell.recall
             measured = [f"{r.at[1]:.3f} {interval_text(r.interval[1])}", f"{r.at[5]:.3f}", f"{r.median_rank:.1f}"]
             measured.append(f"{cell.head_parameters:,}")
         else:
-            still = "-" if cell.standing_still is None else f"{np.mean(cell.standing_still):.4f}"
-            interval = mean_interval(np.array(cell.values), np.array(cell.episodes), bounds=(0.0, np.inf))
-            measured = [f"{np.mean(cell.values):.4f} {interval_text(interval)}", still]
+            values = np.array(cell.values)
+            interval = mean_interval(values, np.array(cell.episodes), bounds=ERRORS)
+            touching = values[np.array(cell.phases) == "contact"]
+            others = ["-" if not len(v) else f"{np.mean(v):.4f}" for v in (touching, cell.standing_still or [])]
+            measured = [f"{values.mean():.4f} {interval_text(interval)}", *others]
         minutes = f"{cell.cpu_minutes:.1f}{' (resumed)' if cell.resumed else ''}"
-        lines.append(f"| {plan.title(cell.row)} | {cell.seed} | {' | '.join(measured)} | {minutes} |")
+        entries = [plan.title(cell.row), str(cell.seed), *measured, cell.selected, minutes]
+        lines.append(f"| {' | '.join(entries)} |")
     return "\n".join(lines) + "\n"
 
 
@@ -364,60 +372,53 @@ def _differences_table(plan: StudyConfig, group: GroupConfig, cells: Sequence[Ce
     present = {cell.row for cell in cells}
     rows = [row for row in group.rows if row in present and row not in group.against]
     references = [row for row in group.against if row in present or row == STANDING_STILL]
-    pairs = [(row, other) for row in rows for other in references]
-    if not pairs:
+    count = len(rows) * len(references)
+    if not count:
         return None
     what, bounds = "R@1 on the same contacts", (0.0, 1.0)
     if plan.measure == "action":
-        what, bounds = "action error on the same moments", (0.0, np.inf)
+        what, bounds = "action error on the same moments", ERRORS
     lines = [
-        f"differences of the {what}, averaged over the seeds. All {len(pairs)} intervals hold together with 95 % "
+        f"differences of the {what}, averaged over the seeds. All {count} intervals hold together with 95 % "
         f"(Bonferroni).\n",
         f"| row | seeds | {' | '.join(f'minus {plan.title(other)}' for other in references)} |",
         "|---" * (len(references) + 2) + "|",
     ]
     for row in rows:
-        texts, seeds = [], ""
-        for other in references:
-            difference = paired_values(cells, row, other)
-            if difference is None:
-                texts.append("-")
-                continue
-            a, b, episode, used = difference
-            interval = paired_interval(a, b, episode, bounds=bounds, comparisons=len(pairs))
-            texts.append(f"{np.mean(a - b):+.4f} {interval_text(interval)}")
-            seeds = ", ".join(map(str, used))
+        found = [paired(cells, row, other, bounds, count) for other in references]
+        seeds = ", ".join(map(str, next((seeds for difference, seeds in found if difference), ())))
+        texts = ["-" if difference is None else difference.text("+.4f") for difference, _ in found]
         lines.append(f"| {plan.title(row)} | {seeds} | {' | '.join(texts)} |")
     return "\n".join(lines) + "\n"
 
 
-def paired_values(
-    cells: Sequence[Cell], row: str, other: str
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[int]] | None:
-    """Return the values of two rows at the same contacts or moments, with the episodes (N,) and the seeds.
+def paired(
+    cells: Sequence[Cell], row: str, other: str, bounds: tuple[float, float] = (0, 1), comparisons: int = 1
+) -> tuple[Difference | None, list[int]]:
+    """Return the difference of two rows at the same contacts or moments, averaged over common seeds, and these seeds.
 
-    The first two arrays (N,) are averages over the seeds that both rows have. The result is None if they share none.
+    The difference is None if the rows share no seed or no contact.
 
     Args:
         cells: Finished runs.
         row: Name of the first row.
         other: Name of the second row, or "standing_still": the actions that repeat the recorded state, at the moments
             of the first row.
+        bounds: Smallest and largest possible value; (0, inf) for errors.
+        comparisons: Number of intervals that must all contain their true values with 95 % probability (Bonferroni).
     """
-    first = {cell.seed: cell for cell in cells if cell.row == row}
-    second = first if other == STANDING_STILL else {cell.seed: cell for cell in cells if cell.row == other}
-    values: dict[tuple[str, int], list[tuple[float, float]]] = {}
+    first = {cell.seed: cell.by_place(cell.values) for cell in cells if cell.row == row}
+    second = {cell.seed: cell.by_place(cell.values) for cell in cells if cell.row == other}
+    if other == STANDING_STILL:
+        second = {cell.seed: cell.by_place(cell.standing_still) for cell in cells if cell.row == row}
     seeds = sorted(first.keys() & second.keys())
-    for seed in seeds:
-        a, b = first[seed], second[seed]
-        theirs = b.standing_still if other == STANDING_STILL else b.values
-        if theirs is None:
-            return None
-        at = dict(zip(zip(b.episodes, b.places, strict=True), theirs, strict=True))
-        for place, value in zip(zip(a.episodes, a.places, strict=True), a.values, strict=True):
-            if place in at:
-                values.setdefault(place, []).append((value, at[place]))
-    if not values:
-        return None
-    means = np.array([np.mean(pairs, axis=0) for pairs in values.values()])
-    return means[:, 0], means[:, 1], np.array([episode for episode, _ in values]), seeds
+    a, b = (_average([values[seed] for seed in seeds]) for values in (first, second))
+    return Difference.at_common(a, b, bounds=bounds, comparisons=comparisons), seeds
+
+
+def _average(runs: Sequence[Mapping[tuple[str, int], float]]) -> dict[tuple[str, int], float]:
+    """Return the mean value at each place that all runs have."""
+    places = runs[0] if runs else {}
+    return {
+        place: float(np.mean([run[place] for run in runs])) for place in places if all(place in run for run in runs)
+    }

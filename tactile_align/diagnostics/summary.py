@@ -16,6 +16,15 @@ from tactile_align.facts import explain
 from tactile_align.files import read_json
 
 Result = TypeVar("Result")
+JudgedOn = Literal["test", "held-out"]
+MORE_EPISODES = "Judge more episodes: raise `test`, or `held_out` if the run has no test episodes"
+ERRORS = (0.0, float("inf"))
+"""Smallest and largest action error."""
+
+
+def judged_text(judged_on: JudgedOn) -> str:
+    """Return the episodes of results in words, with a warning if they also served for selection."""
+    return "test episodes" if judged_on == "test" else "held-out episodes (selected on these episodes)"
 
 
 @dataclass(frozen=True)
@@ -33,6 +42,30 @@ class Difference:
     pairs: int
     episodes: int
     interval: Interval = None
+
+    @classmethod
+    def of(
+        cls, a: np.ndarray, b: np.ndarray, episode: np.ndarray, *, bounds: tuple[float, float], comparisons: int = 1
+    ) -> "Difference":
+        """Return the difference a - b of values (N,) at the same places; see `intervals.paired_interval`."""
+        interval = paired_interval(a, b, episode, bounds=bounds, comparisons=comparisons)
+        return cls(float((a - b).mean()), len(a), len(np.unique(episode)), interval)
+
+    @classmethod
+    def at_common(
+        cls,
+        a: Mapping[tuple[Any, int], float],
+        b: Mapping[tuple[Any, int], float],
+        *,
+        bounds: tuple[float, float],
+        comparisons: int = 1,
+    ) -> "Difference | None":
+        """Return the difference a - b at the places, (episode, index), that both have; None if they share none."""
+        common = [place for place in a if place in b]
+        if not common:
+            return None
+        first, second = (np.array([values[place] for place in common]) for values in (a, b))
+        return cls.of(first, second, np.array([e for e, _ in common]), bounds=bounds, comparisons=comparisons)
 
     def text(self, form: str = "+.3f") -> str:
         """Return the difference and its interval as text, such as "+0.120 [+0.050, +0.190]"."""
@@ -91,26 +124,28 @@ class Recall:
             comparisons: Number of differences that are compared with 0 at the same time (Bonferroni).
 
         Raises:
-            InputError: A recall has no hits of its queries, or the two have no query in common.
+            InputError: A recall has no hits of its queries, or the two have different galleries or no query in common.
         """
         if self.hits is None or other.hits is None:
             raise InputError(
                 "a recall has no hits of its queries, which a paired comparison needs. The file was written by an "
                 "earlier version; evaluate the run again"
             )
-        tables = [
+        if self.gallery != other.gallery:
+            raise InputError(
+                f"two recalls have galleries of {self.gallery} and {other.gallery} candidates; a comparison needs "
+                f"galleries of one size. Compare the runs with: tactile-align evaluate RUN RUN2"
+            )
+        own, others = (
             dict(zip(zip(h.episode, h.contact, strict=True), h.at_1, strict=True)) for h in (self.hits, other.hits)
-        ]
-        common = sorted(tables[0].keys() & tables[1].keys())
-        if not common:
+        )
+        difference = Difference.at_common(own, others, bounds=(0, 1), comparisons=comparisons)
+        if difference is None:
             raise InputError(
                 "two recalls have no query in common, so they cannot be compared in pairs. Compare runs with the same "
                 "episodes and split_seed"
             )
-        own, others = (np.array([table[query] for query in common]) for table in tables)
-        episode = np.array(common)[:, 0]
-        interval = paired_interval(own, others, episode, comparisons=comparisons)
-        return Difference(float((own - others).mean()), len(common), len(np.unique(episode)), interval)
+        return difference
 
 
 @dataclass(frozen=True)
@@ -285,7 +320,7 @@ class ViewSummary(Readouts):
     """Results of `evaluate` in one view.
 
     Attributes:
-        moments: Number of held-out moments with a box and a contact.
+        moments: Number of judged moments with a box and a contact.
         contacts: Number of contacts that these moments are from.
         loss: Alignment loss on held-out pairs.
         retrieval: Recall by direction: "touch to vision", "vision to touch", "both".
@@ -306,7 +341,8 @@ class PhaseError:
     """Action error in the moments of one phase.
 
     Attributes:
-        error: Mean absolute error over all columns and steps of the chunk, robot units.
+        error: Mean absolute error over the moments; that of a moment is its mean over all columns and the steps of its
+            chunk, robot units.
         moments: Number of moments.
         episodes: Number of episodes that these moments are from.
         interval: 95 % interval of the error over episodes; None with too few episodes.
@@ -325,7 +361,7 @@ class ActionError:
     """Mean absolute action error on the judged episodes, robot units.
 
     Attributes:
-        per_column: Error by action column, over all steps of the chunk.
+        per_column: Error by action column; that of a moment is its mean over the steps of its chunk.
         first_step: Error by action column, over the first step of the chunk only.
         moments: Number of moments.
         standing_still_per_column: Error of repeating the recorded state; None if state and action differ in length.
@@ -351,37 +387,42 @@ class Summary:
         action_error: Action error; None if the run trained no policy.
         phases: Action error by phase, then by row: the policy and its controls. See `diagnostics.actions`.
         weights: How the weights behind the results were selected, by "retrieval" (views) and "action" (action_error).
+        episodes: Content hashes of the judged episodes, in the order of their numbers in `Hits`.
     """
 
     run: str
     encoder: str
-    judged_on: Literal["test", "held-out"]
+    judged_on: JudgedOn
     views: dict[str, ViewSummary] = field(default_factory=dict)
     opening_reading: str | None = None
     action_error: ActionError | None = None
     phases: dict[str, dict[str, PhaseError]] = field(default_factory=dict)
     weights: dict[str, str] = field(default_factory=dict)
+    episodes: tuple[str, ...] = ()
 
     @property
     def episodes_text(self) -> str:
-        """The episodes of the results in words, with a warning if they also served for selection."""
-        return "test episodes" if self.judged_on == "test" else "held-out episodes (selected on these episodes)"
+        """The episodes of the results in words; see `judged_text`."""
+        return judged_text(self.judged_on)
 
     def text(self) -> str:
         """Return the results as a text table, with chance and the opening-only baseline for comparison."""
-        lines = [f"run {self.run}, encoders: {self.encoder}"]
+        lines, at = [f"run {self.run}, encoders: {self.encoder}"], self._weights("action")
         for key, view in self.views.items():
             where = f"{view.contacts} contacts, {view.moments} moments of {self.episodes_text}"
             title = f"view {key}: {where}{self._weights('retrieval')}"
             lines += ["", title, *view_lines(view)]
         if self.action_error is not None:
             policy, still = self.action_error.per_column, self.action_error.standing_still_per_column
-            at = self._weights("action")
             lines += ["", f"mean absolute action error on {self.episodes_text}, robot units, per column{at}:"]
             lines.append("  policy          " + " ".join(f"{value:.4f}" for value in policy))
             if still is not None:
                 lines.append("  standing still  " + " ".join(f"{value:.4f}" for value in still))
-        return "\n".join([*lines, *phase_lines(self.phases)])
+        if self.phases:
+            lines += ["", f"action error by phase on {self.episodes_text}, mean over all columns, robot units{at}."]
+            lines.append("Each 95 % interval is over episodes and on its own, not corrected for their number:")
+            lines += phase_lines(self.phases)
+        return "\n".join(lines)
 
     def _weights(self, table: str) -> str:
         return f"; weights: {self.weights[table]}" if table in self.weights else ""
@@ -393,34 +434,37 @@ class Comparison:
 
     Attributes:
         runs: Results of each run.
-        comparisons: Number of runs that are compared with the first; the intervals are corrected for it (Bonferroni).
+        comparisons: Number of differences. Their intervals contain all true values together with 95 % (Bonferroni).
         retrieval: R@1 in both directions minus that of the first run, by view, then by run.
         actions: Action error minus that of the first run, robot units, by phase, then by run.
+        left_out: Reason for each missing comparison, by the view or "action error", and the run.
     """
 
     runs: tuple[Summary, ...]
     comparisons: int
     retrieval: dict[str, dict[str, Difference]] = field(default_factory=dict)
     actions: dict[str, dict[str, Difference]] = field(default_factory=dict)
+    left_out: dict[str, str] = field(default_factory=dict)
 
     def text(self) -> str:
-        """Return the results of each run, then the paired differences."""
+        """Return the results of each run, then the paired differences and what was not compared."""
         lines = ["\n\n".join(summary.text() for summary in self.runs), ""]
-        corrected = f", corrected for {self.comparisons} comparisons (Bonferroni)" if self.comparisons > 1 else ""
-        lines.append(f"paired with {self.runs[0].run} on the same moments, 95 % intervals over episodes{corrected}:")
+        first, title = self.runs[0], "nothing was compared:"
+        if self.comparisons:
+            title = f"all {self.comparisons} intervals over episodes hold together with 95 % (Bonferroni):"
+        lines.append(f"paired with {first.run} on the same moments of {first.episodes_text}; {title}")
+        lines += [f"  weights of {s.run}: {', '.join(f'{k}: {v}' for k, v in s.weights.items())}" for s in self.runs]
         parts = {f"R@1, view {key}": differences for key, differences in self.retrieval.items()}
         parts |= {f"action error, {phase}": differences for phase, differences in self.actions.items()}
         for title, differences in parts.items():
             form = "+.4f" if title.startswith("action") else "+.3f"
             lines += [f"  {f'{title}, {run}':44}{d.text(form)} of {d.pairs}" for run, d in differences.items()]
+        lines += [f"  {what}: not compared: {reason}" for what, reason in self.left_out.items()]
         return "\n".join(lines)
 
 
 def phase_lines(phases: Mapping[str, Mapping[str, PhaseError]]) -> Iterator[str]:
     """Yield the lines of text on the action error by phase; the controls also with their difference to the policy."""
-    if phases:
-        yield ""
-        yield "action error by phase, mean over all columns, robot units, with 95 % intervals over episodes:"
     for phase, rows in phases.items():
         yield f"  {phase}: {rows['policy'].moments} moments, {rows['policy'].episodes} episodes"
         for row, error in rows.items():

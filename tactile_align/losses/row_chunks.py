@@ -36,7 +36,7 @@ class Features(NamedTuple):
 
 
 SpanLoss = Callable[[int, int, Features], tuple[Tensor, Tensor]]
-"""Function (start, stop, features of the span) -> losses (n,) and counts (n,) of the rows `start:stop`."""
+"""Function (start, stop, features of the span) -> losses (n,) and counts (n, 2) of the rows `start:stop`; see `hsa`."""
 
 
 def spans(rows: int, columns: int, chunk: int | None) -> list[tuple[int, int]]:
@@ -49,7 +49,7 @@ def spans(rows: int, columns: int, chunk: int | None) -> list[tuple[int, int]]:
 
 
 def in_spans(span_loss: SpanLoss, features: Features, chunk: int | None, summed: bool) -> tuple[Tensor, Tensor]:
-    """Return the losses (B,) and counts (B,) of all rows. They equal those of one call of `span_loss` for all rows.
+    """Return the losses (B,) and counts (B, 2) of all rows. They equal those of one call of `span_loss` for all rows.
 
     Args:
         span_loss: Loss of one span.
@@ -70,7 +70,7 @@ def in_spans(span_loss: SpanLoss, features: Features, chunk: int | None, summed:
 
 
 def _summed(span_loss: SpanLoss, features: Features, parts: list[tuple[int, int]]) -> tuple[Tensor, Tensor]:
-    """Return the summed loss and the counts. The gradient of each span is computed together with its loss."""
+    """Return the summed loss and the counts (B, 2). The gradient of each span is computed together with its loss."""
     wanted = [i for i, x in enumerate(features) if x.requires_grad and torch.is_grad_enabled()]
     leaves = Features(*(x.detach().requires_grad_(i in wanted) for i, x in enumerate(features)))
     grads = features._replace(**{features._fields[i]: torch.zeros_like(features[i]) for i in wanted})

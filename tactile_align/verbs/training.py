@@ -51,7 +51,7 @@ def evaluate(
         as_json: Print the result as JSON.
         processes: Number of processes that prepare episodes.
         baseline: Train the opening-only baseline at three learning rates, each for the run's steps. This is done once;
-            the baseline is kept in RUN/opening_only.
+            the baseline is kept in RUN/opening_only, and no-baseline uses it if it is there.
     """
     from tactile_align.diagnostics.evaluation import BASELINE_RATES, compare
     from tactile_align.diagnostics.evaluation import evaluate as judge

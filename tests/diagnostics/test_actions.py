@@ -24,6 +24,7 @@ from tactile_align.diagnostics.actions import (
     other_episodes,
 )
 from tactile_align.diagnostics.evaluation import compare
+from tactile_align.diagnostics.summary import Summary
 from tactile_align.errors import InputError
 from tactile_align.policies.build import LoadedRun
 from tactile_align.training.data import Data, load_data
@@ -36,10 +37,18 @@ def made(error: np.ndarray, chunk: int = 4) -> ActionMoments:
     real = np.ones_like(errors, dtype=bool)
     real[:, 3:] = False
     errors[:, 3:] = np.nan
-    phase = np.where(np.arange(len(error)) % 2, "contact", "free")
-    return ActionMoments(
-        np.repeat(np.arange(10), len(error) // 10), phase, real, {POLICY: errors[..., None]}, {POLICY: errors}
-    )
+    time = np.arange(len(error))
+    phase = np.where(time % 2, "contact", "free")
+    return ActionMoments(time // (len(error) // 10), time, phase, real, {POLICY: errors[..., None]}, {POLICY: errors})
+
+
+def test_the_error_of_a_moment_is_the_mean_over_its_steps_that_are_not_padding() -> None:
+    errors = np.array([[1.0, 9, 9], [1, 2, 6]])
+    real = np.array([[True, False, False], [True, True, True]])
+    columns = np.stack([errors, errors + 1], axis=2)
+    moments = ActionMoments(np.arange(2), np.zeros(2), np.full(2, "free"), real, {POLICY: columns}, {POLICY: errors})
+    assert moments.of(POLICY).tolist() == [1, 3] and moments.of(POLICY, 2).tolist() == [1, 1.5]
+    assert moments.error().per_column == (2, 3) and moments.phases()["all"][POLICY].error == 2
 
 
 def test_runs_are_compared_on_the_same_moments_by_phase() -> None:
@@ -140,7 +149,53 @@ def test_runs_on_other_episodes_are_refused_and_so_is_a_run_given_twice(
 ) -> None:
     with pytest.raises(InputError, match="got a run twice"):
         compare([tmp_path / "a", tmp_path / "." / "a"])
-    episodes = {"a": ((Path("x"), ""),), "b": ((Path("y"), ""),)}
-    monkeypatch.setattr(evaluation, "_judge", lambda folder, *_: evaluation._Judged(None, None, episodes[folder.name]))
-    with pytest.raises(InputError, match=r"b is judged on other episodes than .*a"):
-        compare([tmp_path / "a", tmp_path / "b"])
+    hashes = {"a": "x", "b": "x", "c": "y"}
+    monkeypatch.setattr(evaluation, "_judged_episodes", lambda folder: ("test", (hashes[folder.name],)))
+
+    def judged(*_: object) -> None:
+        raise AssertionError("a run was judged before the lists of all runs were compared")
+
+    monkeypatch.setattr(evaluation, "_judge", judged)
+    with pytest.raises(InputError, match=r"c is judged on other episodes than .*a"):
+        compare([tmp_path / "a", tmp_path / "b", tmp_path / "c"])
+
+
+def features_of(contacts: np.ndarray, noise: float) -> dict[str, np.ndarray]:
+    """Return features of contacts (N, 2), whose retrieval is the worse the larger the noise."""
+    exact = np.random.default_rng(contacts[:, 0] * 100 + contacts[:, 1]).normal(size=(len(contacts), 8))
+    worse = exact + noise * np.random.default_rng(1).normal(size=exact.shape)
+    return {"h_tau": exact, "h_w": worse, "episode": contacts[:, 0], "contact": contacts[:, 1]}
+
+
+def test_views_are_compared_on_common_contacts_in_one_gallery_and_what_is_not_compared_is_listed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    contacts = np.stack([np.repeat(np.arange(6), 5), np.tile(np.arange(5), 6)], axis=1)
+    features = {
+        "a": {"v": features_of(contacts, 0.0), "w": features_of(contacts[:3], 0.0)},
+        "b": {"v": features_of(contacts[:20], 2.0), "w": features_of(contacts[3:], 0.0)},
+        "c": {"u": features_of(contacts, 0.0)},
+        "d": {"v": features_of(contacts, 2.0)},
+    }
+    actions = {"a": made(np.ones(200)), "b": made(np.ones(200)), "c": None, "d": made(np.ones(200))}
+    monkeypatch.setattr(evaluation, "_judged_episodes", lambda _: ("test", ("x",)))
+
+    def judged(folder: Path, *_: object) -> evaluation._Judged:
+        name = folder.name
+        return evaluation._Judged(Summary(name, "none", "test"), actions[name], features[name])
+
+    monkeypatch.setattr(evaluation, "_judge", judged)
+    found = compare([tmp_path / name for name in "abcd"])
+    assert list(found.retrieval) == ["v"] and list(found.retrieval["v"]) == list(found.actions["all"]) == ["b", "d"]
+    assert found.retrieval["v"]["b"].pairs == 20 and found.retrieval["v"]["b"].value < 0
+    assert found.comparisons == 2 * (1 + 3), "two runs, one view and three phases"
+    assert found.left_out == {
+        "R@1, view w, b": "the runs have fewer than two contacts in common",
+        "R@1, view v, c": "c has no view v",
+        "R@1, view w, c": "c has no view w",
+        "R@1, view u, c": "a has no view u",
+        "R@1, view w, d": "d has no view w",
+        "action error, c": "c has no policy",
+    }
+    assert "all 8 intervals over episodes hold together" in found.text()
+    assert "  action error, c: not compared: c has no policy" in found.text()

@@ -23,12 +23,13 @@ from tactile_align.diagnostics.evaluation import (
     compare,
     evaluate,
     held_out_loss,
+    kept_trials,
     opening_only,
 )
 from tactile_align.diagnostics.pairs import pair_features
 from tactile_align.diagnostics.readouts import view_readouts
 from tactile_align.diagnostics.retrieval import retrieval
-from tactile_align.diagnostics.summary import BaselineTrial, best_trial, result_of, summary_of, view_lines
+from tactile_align.diagnostics.summary import BaselineTrial, best_trial, json_of, result_of, summary_of, view_lines
 from tactile_align.errors import InputError
 from tactile_align.losses.build import negatives_of
 from tactile_align.policies.build import LoadedRun, make_model
@@ -94,7 +95,21 @@ def test_a_second_evaluation_trains_no_baseline_and_says_the_same(
     monkeypatch.setattr(evaluation, "train", trains)
     assert evaluate(config.out, data=data, progress=False) == first
     bare = evaluate(config.out, data=data, progress=False, baseline_rates=())
-    assert bare.views[KEY].opening_only is None and bare.views[KEY].retrieval == first.views[KEY].retrieval
+    assert bare == first, "without training, the baseline in the folder counts"
+
+
+def test_without_rates_only_finished_trials_of_the_runs_steps_count(
+    trained: tuple[TrainConfig, Data], tmp_path: Path
+) -> None:
+    config = trained[0].model_copy(update={"out": str(tmp_path / "run")})
+    assert kept_trials(config) == ()
+    for rate, steps, recall in ((1e-2, 2, 0.1), (1e-3, 2, None), (1e-4, 9, 0.5)):
+        folder = Path(opening_only(config, rate).out)
+        folder.mkdir(parents=True)
+        (folder / TRIAL).write_text(json_of(BaselineTrial(rate, steps, 1.0, recall)), encoding="utf-8")
+    assert [(trial.rate, trial.recall) for trial in kept_trials(config)] == [(1e-3, None), (1e-2, 0.1)]
+    (Path(opening_only(config, 1e-2).out) / TRIAL).unlink()
+    assert kept_trials(config) == (), "the only finished trial diverged"
 
 
 def test_the_command_leaves_the_baseline_out_when_asked(
@@ -152,7 +167,7 @@ def recall_in_the_easy_world(config: TrainConfig) -> float:
     rng = np.random.default_rng(0)
     code = rng.normal(size=(8, 96)) / 8**0.5
     rows, zeros, valid = torch.arange(16), torch.zeros(16, dtype=torch.int64), torch.ones(16, dtype=torch.bool)
-    negatives = negatives_of(config.hsa, rows, zeros, None)
+    negatives = negatives_of(config.hsa, rows, zeros, None, zeros)
     for _ in range(config.steps):
         opening, touch = easy_world(rng, 16, code)
         tau, w = head(touch), alignment.opening_region(opening)
@@ -204,7 +219,7 @@ def test_the_read_outs_stand_in_the_summary_and_in_the_text_beside_their_baselin
     place = stored["localisation"]
     line = next(line for line in lines if line.startswith("localisation"))
     assert f"best fixed guess {place['always_there']:.3f}" in line and f"{place['distance_mm']:.1f} mm" in line
-    assert any(line.startswith("left out: probes: a probe requires at least 5 held-out") for line in lines)
+    assert any(line.startswith("left out: probes: a probe requires at least 4 judged") for line in lines)
 
 
 def test_two_runs_are_compared_on_the_same_contacts_and_moments(
@@ -218,7 +233,7 @@ def test_two_runs_are_compared_on_the_same_contacts_and_moments(
         outs.append(acting.out)
     found = compare(outs, progress=False)
     one, two = (summary_of(Path(out) / "summary.json") for out in outs)
-    assert found.runs == (one, two) and found.comparisons == 1
+    assert found.runs == (one, two) and found.comparisons == 1 + len(found.actions) and not found.left_out
     retrieved, acted = found.retrieval[KEY]["run2"], found.actions["all"]["run2"]
     assert retrieved.pairs == two.views[KEY].contacts
     assert retrieved.value == pytest.approx(
@@ -264,7 +279,7 @@ def test_held_out_episodes_without_contact_are_named(trained: tuple[TrainConfig,
     contact[:] = np.False_
     try:
         for judge in (pair_features, view_readouts):
-            with pytest.raises(ValueError, match=rf"{KEY}.*held-out moments.*contact; none of"):
+            with pytest.raises(ValueError, match=rf"{KEY}.*judged moments.*contact; none of"):
                 judge(run, KEY)  # type: ignore[operator]
     finally:
         contact[:] = kept
@@ -274,7 +289,7 @@ def test_a_run_is_evaluated_on_the_device_of_its_config(trained: tuple[TrainConf
     config, data = trained
     elsewhere = config.model_copy(update={"device": "meta"})  # torch's device without data, which every machine has
     before = LoadedRun.untrained(elsewhere, data.held_out)
-    after = LoadedRun.load(Path(config.out), elsewhere, data.held_out)
+    after = LoadedRun.load(Path(config.out), elsewhere, data.held_out, "retrieval")
     for run in (before, after):
         batch = run.batch([0, 1])
         assert {str(tensor.device) for tensor in (*run.model.parameters(), *batch.tensors().values())} == {"meta"}

@@ -63,6 +63,13 @@ def test_too_few_episodes_have_no_interval_and_the_text_says_so() -> None:
     assert interval_text((0.1, 0.25), ".2f") == "[0.10, 0.25]"
 
 
+def test_an_infinite_limit_is_printed_as_such() -> None:
+    residual, deviation = np.array([1.0, 1, 1, 100]), np.array([1.0, 1, 1, 0.01])
+    interval = r2_interval(residual, deviation, np.arange(4))
+    assert interval is not None and interval[0] == -np.inf and np.isfinite(interval[1])
+    assert interval_text(interval).startswith("[-inf, ")
+
+
 def test_every_kind_of_interval_has_its_rule() -> None:
     assert set(RULES) == set(get_args(Kind))
 

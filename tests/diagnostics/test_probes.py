@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tactile_align.diagnostics.probes import probe_classes, probe_number
+from tactile_align.diagnostics.probes import left_out_in_turn, probe_classes, probe_number
 
 EPISODE = np.repeat(np.arange(20), 30)
 
@@ -52,6 +52,17 @@ def test_a_number_is_explained_by_as_much_as_the_features_hold() -> None:
     assert -0.1 < nothing.score < 0.05
 
 
+def test_four_episodes_are_left_out_one_by_one() -> None:
+    four = EPISODE % 4
+    fold = left_out_in_turn(four)
+    assert len(set(zip(four.tolist(), fold.tolist(), strict=True))) == len(set(fold)) == 4
+    h, label = noise(), np.arange(len(EPISODE)) % 2
+    h[:, 0] += 12 * label
+    found = probe_classes(h, label, four)
+    assert found.score > 0.99 and found.episodes == 4 and found.interval is not None
+    assert probe_number(noise(), h[:, 0], four).score < 0.1
+
+
 def test_constant_features_score_chance_and_break_nothing() -> None:
     label = np.arange(len(EPISODE)) % 2
     assert probe_classes(np.ones((len(EPISODE), 4)), label, EPISODE).score == pytest.approx(0.5)
@@ -61,7 +72,7 @@ def test_constant_features_score_chance_and_break_nothing() -> None:
 def test_what_cannot_be_probed_is_refused() -> None:
     with pytest.raises(ValueError, match="at least two classes; all 600 moments are 'cup'"):
         probe_classes(noise(), np.repeat("cup", 600), EPISODE)
-    with pytest.raises(ValueError, match=r"requires at least 5 held-out .*got 3"):
+    with pytest.raises(ValueError, match=r"requires at least 4 judged .*got 3\. Judge more episodes: raise `test`"):
         probe_classes(noise(), EPISODE % 2, EPISODE % 3)
     with pytest.raises(ValueError, match="different values"):
         probe_number(noise(), np.ones(600), EPISODE)

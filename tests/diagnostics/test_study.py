@@ -8,22 +8,22 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from tactile_align.cli import run
 from tactile_align.config.study import StudyConfig, merged
 from tactile_align.config.train import TrainConfig, config_text
+from tactile_align.diagnostics.actions import POLICY as POLICY_ROW
+from tactile_align.diagnostics.actions import action_moments
 from tactile_align.diagnostics.intervals import paired_interval
 from tactile_align.diagnostics.readouts import view_readouts
 from tactile_align.diagnostics.study import (
     Cell,
-    _mean_error,
-    action_errors,
+    actions_of,
     commands,
     config_of,
     head_parameters,
     load_study,
-    paired_values,
+    paired,
     results,
     study,
     table_text,
@@ -155,15 +155,24 @@ def cell(row: str, seed: int = 0, values: Any = 0.2, **changes: Any) -> Cell:
         episodes=9,
     )
     episodes, places = [f"e{i // 10}" for i in range(90)], [i % 10 for i in range(90)]
-    entries = {"values": values.tolist(), "episodes": episodes, "places": places, "recall": recall, **changes}
+    entries = {"values": values.tolist(), "episodes": episodes, "places": places, "recall": recall}
+    entries |= {"judged_on": "test", "selected": "best R@1 0.120, step 160", **changes}
     return Cell(row, seed, "SCRATCH", 320, 4000, 393344, False, 3.2, **entries)
 
 
 def test_the_table_says_scratch_chance_intervals_and_head_parameters() -> None:
     text = table_text(ALIGNMENT, [cell("grid"), cell("gone")])
     assert "SCRATCH" in text and "R@1 0.016" in text
-    assert "| grid in box | 0 | 0.200 [0.180, 0.220] | 0.600 | 9.0 | 393,344 | 3.2 |" in text
+    assert "| grid in box | 0 | 0.200 [0.180, 0.220] | 0.600 | 9.0 | 393,344 | best R@1 0.120, step 160 | 3.2 |" in text
     assert "minus" not in text and "gone" not in text
+
+
+def test_the_table_states_the_judged_episodes_and_runs_judged_on_different_parts_are_not_mixed() -> None:
+    held_out = cell("crop", judged_on="held-out")
+    assert "contacts of test episodes, averaged" in table_text(ALIGNMENT, [cell("grid")])
+    assert "contacts of held-out episodes (selected on these episodes), averaged" in table_text(ALIGNMENT, [held_out])
+    with pytest.raises(InputError, match=r"grid, seed 0 on test episodes and crop, seed 0 on held-out.*same part"):
+        table_text(ALIGNMENT, [cell("grid"), held_out])
 
 
 def test_each_group_compares_its_rows_with_its_references_only() -> None:
@@ -179,23 +188,19 @@ def test_a_constant_difference_on_noisy_contacts_is_found_by_pairing_them() -> N
     a, b = cell("a", values=noise + 0.05), cell("b", values=noise)
     turned = cell("a", values=(noise + 0.05)[::-1], episodes=a.episodes[::-1], places=a.places[::-1])
     for first in (a, turned):
-        difference = paired_values([first, b], "a", "b")
-        assert difference is not None
-        interval = paired_interval(*difference[:3])
-        assert interval is not None
-        assert 0 < interval[0] <= 0.05 <= interval[1] < 0.1
-    wide = paired_interval(a.values, noise[::-1], np.array(a.episodes))
+        difference, _ = paired([first, b], "a", "b")
+        assert difference is not None and difference.interval is not None
+        assert 0 < difference.interval[0] <= 0.05 <= difference.interval[1] < 0.1
+    wide = paired_interval(noise + 0.05, noise[::-1], np.array(a.episodes))
     assert wide is not None and wide[0] < 0 < wide[1], "unpaired contacts do not show it"
 
 
 def test_seeds_are_averaged_and_a_seed_of_one_row_alone_is_left_out() -> None:
     cells = [cell("a", 0, 0.4), cell("a", 1, 0.2), cell("a", 2, 0.9), cell("b", 0, 0.1), cell("b", 1, 0.1)]
-    difference = paired_values(cells, "a", "b")
-    assert difference is not None
-    a, b, episode, seeds = difference
-    assert a.shape == (90,) and len(np.unique(episode)) == 9 and seeds == [0, 1]
-    np.testing.assert_allclose((a.mean(), b.mean()), (0.3, 0.1))
-    assert paired_values(cells[2:], "a", "b") is None
+    difference, seeds = paired(cells, "a", "b")
+    assert difference is not None and seeds == [0, 1]
+    assert (difference.pairs, difference.episodes) == (90, 9) and difference.value == pytest.approx(0.2)
+    assert paired(cells[2:], "a", "b") == (None, [])
 
 
 def test_more_comparisons_give_wider_intervals_and_few_episodes_give_none() -> None:
@@ -208,28 +213,31 @@ def test_more_comparisons_give_wider_intervals_and_few_episodes_give_none() -> N
 def test_a_policy_is_compared_with_standing_still_on_its_own_moments() -> None:
     plan = load_study("policy")
     still = np.linspace(0.3, 0.5, 90).tolist()
-    cells = [cell("full", values=0.25, recall=None, standing_still=still)]
+    phases = ["free"] * 45 + ["contact"] * 45
+    values = np.repeat([0.2, 0.3], 45)
+    cells = [cell("full", values=values, recall=None, standing_still=still, phases=phases, selected="step 60")]
     text = table_text(plan, cells)
-    assert "| alignment, touch and region | 0 | 0.2500" in text and " | 0.4000 | 3.2 |" in text
+    assert "| alignment, touch and region | 0 | 0.2500" in text and " | 0.3000 | 0.4000 | step 60 | 3.2 |" in text
     assert "minus standing still" in text and "| alignment, touch and region | 0 | -0.1500 [" in text
 
 
-def test_padded_steps_do_not_count_in_the_action_error() -> None:
-    recorded = torch.zeros(2, 3, 2)
-    predicted = torch.tensor([[[1.0, 3.0], [9.0, 9.0], [9.0, 9.0]], [[1.0, 1.0], [2.0, 2.0], [6.0, 6.0]]])
-    real = torch.tensor([[True, False, False], [True, True, True]])
-    np.testing.assert_allclose(_mean_error(predicted, recorded, real), [2.0, 3.0])
-
-
-def test_standing_still_is_the_recorded_state_in_units_of_the_actions(small_config: Callable[..., TrainConfig]) -> None:
+def test_an_action_study_has_the_errors_of_evaluate_in_robot_units(small_config: Callable[..., TrainConfig]) -> None:
     data = load_data(small_config(), progress=False)
     loaded = LoadedRun.untrained(small_config(), data.held_out)
-    found = action_errors(loaded)
-    (qpos, action), std = data.held_out.low_dim()[0], np.maximum(data.statistics.action_std, 0.01)
-    row = 5
-    want = np.abs((qpos[row] - action[row : row + POLICY["chunk_size"]]) / std).mean()
+    found, want = actions_of(loaded, data.train), action_moments(loaded, data.train)
+    (qpos, action), row = data.held_out.low_dim()[0], 5
+    still = np.abs(qpos[row] - action[row : row + POLICY["chunk_size"]]).mean()
     assert found["places"][row] == row and len(found["values"]) == len(found["episodes"]) == len(data.held_out)
-    assert found["standing_still"][row] == pytest.approx(want, rel=1e-4)
+    assert found["standing_still"][row] == pytest.approx(still, rel=1e-4)
+    assert np.mean(found["values"]) == pytest.approx(want.phases()["all"][POLICY_ROW].error, abs=1e-6)
+    assert set(found["phases"]) <= {"free", "contact", "transition"}
+
+
+def test_an_action_study_without_a_policy_is_refused_before_it_trains(tmp_path: Path) -> None:
+    text = 'measure = "action"\nrecording = { episodes = 3 }\n[rows]\na = {}\n[config]\ntrain_policy = false\n'
+    (tmp_path / "own.toml").write_text(text + 'views = [{ camera = "left_wrist", sensor = "tactile1" }]\n')
+    with pytest.raises(InputError, match=r"row a has train_policy = false, but measure = 'action' needs a policy"):
+        study(tmp_path / "own.toml", tmp_path / "out")
 
 
 OWN = """
@@ -316,4 +324,4 @@ def test_all_readouts_of_a_run_come_in_one_call(own: Path) -> None:
     assert place is not None and place.distance_mm is not None
     # The pad hangs some ten centimetres below the wrist camera: a pixel of the small input is a few tenths of a mm.
     assert 0 <= place.hit <= 1 and place.distance_px * 0.2 < place.distance_mm < place.distance_px * 5
-    assert set(found.left_out) == {"probes"}, "two held-out episodes are too few for five folds"
+    assert set(found.left_out) == {"probes"}, "two held-out episodes are too few for a probe"

@@ -47,14 +47,15 @@ VIEW = ViewSummary(
     retrieval={"both": RECALL},
     opening_only=OpeningOnly(LOSS, {"both": RECALL}, {"contact only": {"both": RECALL}}, TRIALS),
     galleries={"regions of the same image": {"touch to vision": RECALL}},
-    probes={"object from h_tau": Probe("balanced accuracy", 0.8, 0.5, 40, 9, (0.7, 0.9))},
+    probes={"object from h_tau": Probe("R2", -3.0, 0.0, 40, 9, (-np.inf, 0.9))},
     left_out={"probes/indentation from h_w": "needs the truth"},
     space=SpaceHealth(*(float(i) for i in range(11)), 16, 40, "no collapse"),
     localisation=Localisation(0.5, 0.1, 0.3, 12.0, 40, 9),
 )
 PHASES = {"all": {"policy": PhaseError(0.15, 900, 9, (0.1, 0.2)), "standing still": PhaseError(0.2, 900, 9)}}
 ERROR = ActionError((0.1, 0.2), (0.1, 0.1), 900)
-SUMMARY = Summary("run", "ViT", "held-out", {"wrist-touch": VIEW}, "measured", ERROR, phases=PHASES)
+WEIGHTS = {"retrieval": "best R@1 0.400, step 9", "action": "best action error 0.100, step 8"}
+SUMMARY = Summary("run", "ViT", "held-out", {"wrist-touch": VIEW}, "measured", ERROR, PHASES, WEIGHTS, ("1a", "2b"))
 
 
 def test_a_summary_is_read_back_as_it_was_written(tmp_path: Path) -> None:
@@ -96,6 +97,11 @@ def test_the_text_sets_every_number_beside_its_baseline() -> None:
         "opening only: learning rate 0.001, chosen by held-out R@1 from 0.0001 (0.355), 0.001 (0.526), 0.01 "
         "(diverged); training took 3.0 min"
     )
+    title = (
+        "action error by phase on held-out episodes (selected on these episodes), mean over all columns, robot units"
+    )
+    at = lines.index(f"{title}; weights: best action error 0.100, step 8.")
+    assert "not corrected" in lines[at + 1] and lines[at + 2] == "  all: 900 moments, 9 episodes"
     assert any("left out: indentation from h_w: needs the truth" in line for line in lines)
     blind = replace(VIEW, localisation=None, space=None)
     text = replace(SUMMARY, views={"v": blind}).text()
@@ -117,6 +123,8 @@ def test_two_recalls_are_compared_on_the_contacts_that_both_asked() -> None:
     )
     with pytest.raises(InputError, match="no query in common"):
         own.minus(recall_of(Hits((9,), (9,), (1.0,))))
+    with pytest.raises(InputError, match=r"galleries of 64 and 32 candidates"):
+        own.minus(replace(own, gallery=32))
     with pytest.raises(InputError, match="no hits"):
         own.minus(replace(RECALL, hits=None))
 
@@ -138,6 +146,7 @@ def test_a_comparison_is_read_back_and_says_how_it_was_corrected() -> None:
     comparison = Comparison((SUMMARY, SUMMARY, SUMMARY), 2, {"v": minus}, {"contact": minus})
     assert result_of(Comparison, json.loads(json_of(comparison)), "f") == comparison
     text = comparison.text()
-    assert "corrected for 2 comparisons" in text
+    assert "on the same moments of held-out episodes (selected on these episodes); all 2 intervals" in text
+    assert "  weights of run: retrieval: best R@1 0.400, step 9, action: best action error 0.100, step 8" in text
     (line,) = (line for line in text.splitlines() if line.startswith("  action error, contact, b"))
     assert line.split()[-6:] == ["b", "-0.0100", "[-0.0200,", "+0.0000]", "of", "900"]

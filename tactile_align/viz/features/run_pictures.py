@@ -9,6 +9,7 @@ import numpy as np
 
 from tactile_align.datasets.episodes import EpisodeRef, open_episode
 from tactile_align.datasets.truth import read_truth
+from tactile_align.diagnostics.summary import MORE_EPISODES
 from tactile_align.errors import InputError
 from tactile_align.evenly import evenly
 from tactile_align.files import refuse_existing
@@ -203,7 +204,7 @@ def draw_maps(
     Raises:
         FactError, FileNotFoundError: The run folder is not complete.
         FileExistsError: A picture exists and `overwrite` is False.
-        InputError: The run has no encoders, or no held-out moment has both a box and contact.
+        InputError: The run has no encoders, or no judged moment has both a box and contact.
     """
     # Imported here because importing torch takes seconds and the other pictures do not need it.
     from tactile_align.config.train import load_config
@@ -276,8 +277,8 @@ def one_per_contact(features: Features, most: int, seed: int = 0) -> np.ndarray:
     """
     if len(features["episode"]) == 0:
         raise InputError(
-            "no held-out moment has both a box and contact, so no pictures can be drawn. Hold out more episodes, or "
-            "check the boxes with: tactile-align verify"
+            f"no judged moment has both a box and contact, so no pictures can be drawn. {MORE_EPISODES}; or check the "
+            f"boxes with: tactile-align verify"
         )
     names = np.stack([features["episode"], features["contact"]], axis=1)
     _, first = np.unique(names, axis=0, return_index=True)

@@ -12,7 +12,8 @@ from statistics import fmean
 
 from tactile_align.checks import Check, Limit, Report, Status, decided, graded
 from tactile_align.diagnostics.intervals import interval_text
-from tactile_align.diagnostics.summary import ViewSummary, readout_lines
+from tactile_align.diagnostics.summary import Difference, ViewSummary, readout_lines
+from tactile_align.errors import InputError
 from tactile_align.files import refuse_existing, write_text_atomically
 from tactile_align.viz.report.page import LIVE_POLICY, POLICY, filled, image_data
 from tactile_align.viz.report.plots import action_plots, curve_plots, retrieval_plots
@@ -39,12 +40,43 @@ LIMITS = {
         why="A policy has learnt nothing if its error is as large as that of standing still",
     ),
 }
+_AGAINST_OPENING = "R@1 against the gripper's opening alone, {}"
 
 
-def judge(run: Run) -> Report:
-    """Return the checks at the top of a run's page: training, encoders, retrieval, actions, and other commands."""
+def judge(run: Run, other: Run | None = None) -> Report:
+    """Return the checks at the top of a run's page: training, encoders, retrieval, actions, and other commands.
+
+    Args:
+        run: The run.
+        other: Run with which the retrieval is compared in pairs; None: no comparison.
+    """
     checks = chain(_training(run), _encoder(run), _episodes(run), _views(run), _actions(run), _commands(run))
-    return Report("report", run.name, tuple(checks))
+    return Report("report", run.name, (*checks, *(() if other is None else _paired(run, other))))
+
+
+def _paired(run: Run, other: Run) -> Iterator[Check]:
+    """Yield the paired difference of the R@1 in each view of two runs, or why they were not compared."""
+    own, base = (one.summary.views if one.summary else {} for one in (run, other))
+    command = f"tactile-align evaluate {other.folder} {run.folder}"
+    for key in sorted({*own, *base}):
+        id, title = f"retrieval-paired/{key}", f"R@1 minus that of {other.name}, {key}"
+        try:
+            minus = _difference(run, other, key, len(own.keys() & base.keys()))
+        except InputError as error:
+            yield Check(id, title, "info", "not compared", why=str(error), advice=f"Compare them with: {command}")
+        else:
+            measured = f"{minus.text('+.1%')} on the same {minus.pairs} contacts"
+            yield Check(id, title, "info", measured, minus.value, advice=f"Compare their actions with: {command}")
+
+
+def _difference(run: Run, other: Run, key: str, comparisons: int) -> Difference:
+    own, base = run.summary, other.summary
+    if own is None or base is None or not own.views.keys() & base.views.keys() >= {key}:
+        raise InputError(f"only one of the runs has results in view {key}; a comparison needs those of both")
+    if not own.episodes or (own.episodes, own.judged_on) != (base.episodes, base.judged_on):
+        raise InputError("the runs were judged on different episodes; a comparison needs the same episodes")
+    a, b = (summary.views[key].retrieval["both"] for summary in (own, base))
+    return a.minus(b, comparisons)
 
 
 def _training(run: Run) -> Iterator[Check]:
@@ -72,7 +104,7 @@ def _training(run: Run) -> Iterator[Check]:
         (best, at), (end, _) = min(known), known[-1]
         rise = (end - best) / max(abs(best), 1e-12)
         measured = f"{rise:.0%}: {best:.3f} at step {at}, {end:.3f} at the end"
-        advice = "Record more episodes or train for fewer steps. `evaluate` uses the best checkpoint"
+        advice = "Record more episodes or train for fewer steps. `evaluate` uses the best weights of each measure"
         yield graded(LIMITS, "held-out-rise", rise, measured=measured, advice=advice)
 
 
@@ -100,6 +132,9 @@ def _views(run: Run) -> Iterator[Check]:
             advice = "Check the boxes with `tactile-align overlay` and the config with `tactile-align doctor`"
             yield graded(LIMITS, "hsa-of-chance", share, name, measured=measured, advice=advice)
         yield from _retrieval(name, view)
+        if view.opening_only is None and run.config.get("region", "box") == "box":
+            title, advice = _AGAINST_OPENING.format(name), f"Measure it with: tactile-align evaluate {run.folder}"
+            yield Check(f"retrieval-opening/{name}", title, "info", "not measured", advice=advice)
 
 
 def _retrieval(name: str, view: ViewSummary) -> Iterator[Check]:
@@ -124,7 +159,7 @@ def _retrieval(name: str, view: ViewSummary) -> Iterator[Check]:
         minus, base = view.minus_opening, opening.at[1]
         yield decided(
             f"retrieval-opening/{name}",
-            f"R@1 against the gripper's opening alone, {name}",
+            _AGAINST_OPENING.format(name),
             minus.above_zero,
             f"{recall}; the opening alone: {base:.1%}; difference on the same contacts {minus.text('+.1%')}",
             limit="interval of the difference above 0",

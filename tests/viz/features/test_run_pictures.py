@@ -101,5 +101,5 @@ def test_one_moment_stands_for_each_contact() -> None:
     chosen = one_per_contact(features, 10)
     assert sorted(chosen.tolist()) == [0, 2, 3]
     assert len(one_per_contact(features, 2)) == 2
-    with pytest.raises(ValueError, match="no held-out moment has both a box and contact"):
+    with pytest.raises(ValueError, match="no judged moment has both a box and contact"):
         one_per_contact({name: values[:0] for name, values in features.items()}, 10)

@@ -3,6 +3,7 @@ import re
 from dataclasses import replace
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -54,6 +55,49 @@ def test_the_verdict_comes_first_and_rests_on_intervals(tmp_path: Path) -> None:
     rewrite(run, summary(0.05, 0.01))
     page = render([read_run(run)], "")
     assert page.index('id="verdict"') < page.index('id="curves"')
+
+
+def with_hits(data: dict[str, Any], at_1: float, episodes: tuple[str, ...]) -> dict[str, Any]:
+    """Return a summary with equal hits of 20 contacts of 5 episodes."""
+    data = json.loads(json.dumps(data))
+    hits = {"episode": sorted(4 * [*range(5)]), "contact": 5 * [*range(4)], "at_1": 20 * [at_1]}
+    data["views"][VIEW]["retrieval"]["both"]["hits"] = hits
+    return data | {"episodes": episodes}
+
+
+def test_two_runs_are_compared_in_pairs_on_the_same_episodes_only(tmp_path: Path) -> None:
+    runs = [make_run(tmp_path, name) for name in ("a", "b")]
+    five = tuple("abcde")
+
+    def paired() -> Check:
+        a, b = (read_run(run) for run in runs)
+        return judge(b, a).check(f"retrieval-paired/{VIEW}")
+
+    rewrite(runs[0], with_hits(summary(), 0.25, five))
+    rewrite(runs[1], with_hits(summary(), 0.75, five))
+    assert paired().value == 0.5 and "+50.0% [" in paired().measured and "same 20 contacts" in paired().measured
+    page = render([read_run(run) for run in runs], "")
+    assert page.count(f'data-id="retrieval-paired/{VIEW}"') == 1
+    for spoilt, reason in (
+        (with_hits(summary(), 0.75, five[:4]), "judged on different episodes"),
+        (with_hits(summary(), 0.75, five) | {"judged_on": "held-out"}, "judged on different episodes"),
+        (summary() | {"episodes": five}, "no hits"),
+        (summary() | {"views": {}}, "only one of the runs"),
+    ):
+        rewrite(runs[1], spoilt)
+        assert paired().measured == "not compared" and reason in paired().why
+        assert f"tactile-align evaluate {runs[0]} {runs[1]}" in paired().advice
+
+
+def test_a_run_without_its_baseline_says_that_the_opening_was_not_measured(tmp_path: Path) -> None:
+    run, data = make_run(tmp_path), json.loads(json.dumps(summary()))
+    del data["views"][VIEW]["opening_only"], data["views"][VIEW]["minus_opening"]
+    rewrite(run, data)
+    found = check(run, f"retrieval-opening/{VIEW}")
+    assert (found.status, found.measured) == ("info", "not measured") and f"evaluate {run}" in found.advice
+    with (run / "config.toml").open("a") as file:
+        file.write('region = "opening"\n')
+    assert not [c.id for c in judge(read_run(run)).checks if c.id.startswith("retrieval-opening")]
 
 
 def test_the_loss_is_judged_against_its_chance_level(tmp_path: Path) -> None:
