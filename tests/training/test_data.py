@@ -92,7 +92,7 @@ def recording(source: Path, folder: Path, *numbers: int) -> Path:
 
 def acting(folder: Path, **changes: object) -> TrainConfig:
     """Return the config of one step of a policy on joints alone, which is quick."""
-    plain = {"region_tokens": False, "touch_tokens": False}
+    plain = {"vision": "none", "region_tokens": False, "touch_tokens": False}
     entries = {"steps": 1, "hsa": {"weight": 0.0}, "policy": plain, "views": [], "contact_share": None, **changes}
     return small_training(folder, folder.parent / "run", **entries)
 

@@ -110,10 +110,10 @@ def test_a_resumed_run_does_not_need_the_run_it_started_from(small_config: Maker
 
 
 def test_init_from_a_run_of_which_nothing_fits_is_refused(small_config: Maker) -> None:
-    plain = {"region_tokens": False, "touch_tokens": False}
+    plain = {"vision": "none", "region_tokens": False, "touch_tokens": False}
     first = train(small_config("first", steps=1, policy=plain, hsa={"weight": 0.0}), progress=False)
     config = small_config("second", init=str(first), train_policy=False)
-    with pytest.raises(ValueError, match=r"step_00000001\.pt|best_action\.safetensors: none of its \d+ tensors fits"):
+    with pytest.raises(ValueError, match=r"best_action\.safetensors: none of its \d+ tensors fits"):
         make_model(config, 7, 7)
 
 

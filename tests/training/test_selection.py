@@ -168,7 +168,7 @@ def test_the_recall_of_validation_is_that_of_the_tables_and_costs_no_pass_of_the
     tokens = encoder.tokens
     monkeypatch.setattr(encoder, "tokens", lambda images: passes.append(len(images)) or tokens(images))
     found = validate(model, moments, config, torch.device("cpu"))
-    assert passes == [12] * 8  # a pass over the touches and one over the regions of each batch
+    assert passes == [12, 24] * 4  # of each batch: the touches, then the regions with the whole frames
 
     of, rows = contacts_of(moments, model.views[0]), []
     for row in np.concatenate([*held_out_sampler(moments, config)]):
@@ -191,7 +191,7 @@ def test_contacts_that_the_batches_lack_are_added_to_the_recall(
     model = build_model(config, data.train)
     asked: list[int] = []
     see = model.see
-    monkeypatch.setattr(model, "see", lambda batch, alignment=True: asked.append(len(batch)) or see(batch, alignment))
+    monkeypatch.setattr(model, "see", lambda batch, **needed: asked.append(len(batch)) or see(batch, **needed))
     found = validate(model, data.held_out, config, torch.device("cpu"))
     inside = len(
         np.unique(
