@@ -246,13 +246,18 @@ def on_files(files: Any, config: Any) -> Any:
 
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
-    """Return the page with links to code replaced by links to the reference made from the code."""
+    """Return the page with links to code replaced by links to the reference made from the code.
+
+    The mark `slow` of a code block, which tests read, is removed: the site knows no fence with a mark, and would take
+    the end of the block for the start of another.
+    """
     up = "../" * page.file.src_uri.count("/")
 
     def led(found: re.Match[str]) -> str:
         place = found[1].rstrip("/")
         return f"]({up}{SHOWN_AS[place]})" if place in SHOWN_AS else found[0]
 
+    markdown = re.sub(r"^(```\w+) slow$", r"\1", markdown, flags=re.MULTILINE)
     return re.sub(rf"\]\({re.escape(up)}\.\./(tactile_align[^)#\s]*)\)", led, markdown)
 
 

@@ -221,7 +221,8 @@ def opening_only(config: TrainConfig, rate: float) -> TrainConfig:
     """Return the config of a run's opening-only baseline; the baseline's folder lies inside the run's folder.
 
     The baseline has the same loss, steps, batches, touch tower and negatives in the batch as the run, but an MLP on the
-    gripper's opening replaces the image region. It trains no policy, and its alignment loss lasts all steps.
+    gripper's opening replaces the image region. It trains no policy, and its alignment loss lasts all steps: `patience`
+    does not end it. With `init`, it starts from the same weights, as far as they fit.
 
     Args:
         config: Config of the run.
@@ -233,7 +234,7 @@ def opening_only(config: TrainConfig, rate: float) -> TrainConfig:
     alignment = config.alignment.model_copy(update={"mode": "joint", "pretrain_steps": 0, "cosine_every": 0})
     optimiser = config.optimiser.model_copy(update={"lr_head": rate})
     parts = {"hsa": hsa, "alignment": alignment, "optimiser": optimiser}
-    update = {"region": "opening", "train_policy": False, "out": out, "select_by": "auto", "init": None, **parts}
+    update = {"region": "opening", "train_policy": False, "out": out, "select_by": "auto", "patience": None, **parts}
     return TrainConfig.model_validate(config.model_copy(update=update).model_dump())
 
 

@@ -401,6 +401,8 @@ def _repository_and_file(facts: Mapping[str, Any]) -> tuple[str, str]:
 
 Fit = Literal["stretch", "letterbox"]
 SCRATCH = "scratch"
+QUICK = "-quickgelu"
+"""End of the names of open_clip's models with the activation QuickGELU."""
 _NO_TEXT = {"context_length": 1, "vocab_size": 1, "width": 8, "heads": 1, "layers": 1}
 
 
@@ -560,15 +562,16 @@ def _unfit(source: str, model: str, fault: str) -> InputError:
     )
 
 
-def save_tower(path: Path, encoder: Encoder, tensors: Mapping[str, Tensor]) -> None:
+def save_tower(path: Path, encoder: Encoder, tensors: Mapping[str, Tensor], **origin: str) -> None:
     """Write an image encoder to a .safetensors file that `pretrained` accepts.
 
     Args:
         path: File to write.
         encoder: The encoder.
         tensors: Its weights, by the names of its state dict.
+        origin: Texts about the origin of the weights, for the header of the file.
     """
-    facts = {TOWER: "1", **_facts_of(encoder)}
+    facts = {TOWER: "1", **_facts_of(encoder), **origin}
     whole = {name: value.contiguous() for name, value in tensors.items()}
     write_atomically(path, lambda temporary: save_file(whole, temporary, facts))
 
@@ -582,7 +585,7 @@ def _facts_of(encoder: Encoder) -> dict[str, str]:
     quick = any(isinstance(part, open_clip.transformer.QuickGELU) for part in encoder.visual.modules())
     width, height = encoder.input_size
     return {
-        "model": config.model.removesuffix("-quickgelu") + ("-quickgelu" if quick else ""),
+        "model": config.model.removesuffix(QUICK) + (QUICK if quick else ""),
         "stem": config.stem,
         "image_size": f"[{width}, {height}]",
     }

@@ -147,10 +147,12 @@ def split_episodes(
     tested = max(FEWEST_TEST, round(test * total)) if 0 < test < 1 and total >= FEWEST else int(test)
     if count <= 0 or count + tested >= total:
         also = f", test = {test:g}" if tested else ""
+        advice = "Record more episodes, or reduce held_out" if count > 0 else "Increase held_out"
+        if tested > count > 0:
+            advice = "Record more episodes, or reduce test"
         raise InputError(
             f"held_out = {held_out}{also} splits {total} episodes into {total - count - tested} for training, {count} "
-            f"for validation and {tested} for the test; training and validation both need at least one. "
-            f"{'Record more episodes, or reduce' if count > 0 else 'Increase'} held_out"
+            f"for validation and {tested} for the test; training and validation both need at least one. {advice}"
         )
     order = np.random.default_rng(seed).permutation(total).tolist()
     parts = order[count + tested :], order[:count], order[count : count + tested]

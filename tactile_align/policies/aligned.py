@@ -137,13 +137,16 @@ class AlignedPolicy(nn.Module):
         """Whether ACT uses tokens of the vision tower."""
         return self.frame_to_act is not None or self.reads_regions
 
-    def see(self, batch: ObservationBatch, alignment: bool = True, action: bool = True) -> BatchFeatures:
+    def see(
+        self, batch: ObservationBatch, alignment: bool = True, action: bool = True, beside: bool = True
+    ) -> BatchFeatures:
         """Return the features of a batch; each tower runs once over all its images.
 
         Args:
             batch: The moments.
             alignment: Whether the alignment loss needs the features.
             action: Whether ACT needs the features.
+            beside: Whether the alignment loss also needs the additional regions that are used as negatives.
         """
         if self.alignment is None:
             return BatchFeatures()
@@ -152,7 +155,7 @@ class AlignedPolicy(nn.Module):
             regions=alignment or (action and self.reads_regions),
             touches=alignment or (action and self.reads_touches),
             frames=self.frame_keys if action else None,
-            beside=alignment,
+            beside=alignment and beside,
         )
 
     def counts(self, batch: MomentBatch) -> dict[str, Tensor]:

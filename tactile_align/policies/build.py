@@ -1,6 +1,5 @@
 """Functions that build the image inputs and the model of a training config, and that load a trained run."""
 
-import logging
 import os
 import tomllib
 from collections.abc import Iterator, Sequence
@@ -16,7 +15,7 @@ from tactile_align.calibration.rig import Rig
 from tactile_align.config.train import TrainConfig, load_config
 from tactile_align.errors import InputError
 from tactile_align.facts import parse
-from tactile_align.features.encoder import input_size_of, uses_quick_gelu
+from tactile_align.features.encoder import QUICK, TOWER, input_size_of, uses_quick_gelu
 from tactile_align.moments.augment import augment
 from tactile_align.moments.batch import MomentBatch, camera_key
 from tactile_align.moments.dataset import Moments
@@ -27,14 +26,13 @@ from tactile_align.policies.checkpoint import (
     MEASURES,
     MEMORY,
     Measure,
+    header_of,
     load_checkpoint,
     load_tensors,
     load_validated,
     selected_checkpoint,
     weights_of,
 )
-
-logger = logging.getLogger(__name__)
 
 
 def views_of(config: TrainConfig) -> tuple[View, ...]:
@@ -86,15 +84,10 @@ def make_model(config: TrainConfig, state_dim: int, action_dim: int, fill: bool 
         config: Training config.
         state_dim: Number of columns of qpos.
         action_dim: Number of columns of an action.
-        fill: Whether to read pretrained weights and those of `init`; False is for models whose checkpoint is loaded
-            right after.
-
-    Raises:
-        FactError, FileNotFoundError: `init` is not a run or a checkpoint.
-        InputError: No weights of `init` fit the model.
+        fill: Whether to read pretrained weights; False is for models whose checkpoint is loaded right after.
     """
     torch.manual_seed(config.seed)
-    model = AlignedPolicy(
+    return AlignedPolicy(
         policy=config.policy if config.train_policy else None,
         features=config.features,
         hsa=config.hsa,
@@ -105,27 +98,47 @@ def make_model(config: TrainConfig, state_dim: int, action_dim: int, fill: bool 
         stop_gradient=config.alignment.mode == "stop_gradient",
         fill=fill,
     )
-    if fill and config.init is not None:
-        start_from(model, config, Path(config.init))
-    return model
 
 
-def start_from(model: AlignedPolicy, config: TrainConfig, source: Path) -> None:
-    """Load the weights of another run that have the same name and shape into a model, and log what happens to each.
-
-    Args:
-        model: The model of `config`.
-        config: Training config of the model.
-        source: Run folder, of which the weights that its `select_by` chose are loaded, or a checkpoint file of a run.
+def initial_checkpoint(init: str) -> Path:
+    """Return the checkpoint file that `init` of a config means; of a run folder, the one that its `select_by` chose.
 
     Raises:
-        FactError, FileNotFoundError: `source` is not a run or a checkpoint.
-        InputError: No tensor fits, or equal weights would give other tokens in the encoders of the model.
+        FactError, FileNotFoundError: `init` is not a run or a checkpoint.
+        InputError: The file contains only an encoder.
     """
-    if source.is_dir():
-        run = load_config(source / "config.toml")
-        measure = measure_of(run, "action" if run.train_policy else "retrieval")
-        source = selected_checkpoint(source / "checkpoints", measure)
+    source = Path(init)
+    if not source.exists():
+        raise FileNotFoundError(
+            f"init = '{init}': no such run folder or checkpoint file, but the run and its opening-only baseline start "
+            f"from its weights. Restore it, set init to another run, or evaluate with --no-baseline"
+        )
+    if TOWER in header_of(source):
+        raise InputError(
+            f"init = '{init}': this file is an encoder; init needs a run folder or a checkpoint of a run. Set "
+            f"features.vision.pretrained (or features.touch.pretrained) to this file"
+        )
+    if source.is_file():
+        return source
+    run = load_config(source / "config.toml")
+    return selected_checkpoint(source / "checkpoints", measure_of(run, "action" if run.train_policy else "retrieval"))
+
+
+def start_from(model: AlignedPolicy, config: TrainConfig) -> dict[str, list[str]]:
+    """Load the weights of `init` that have the same name and shape into the model of a config.
+
+    Returns:
+        Names of the tensors that were taken, of the new ones, which the source does not have, and of those of the
+        source that were left; empty without `init`.
+
+    Raises:
+        FactError, FileNotFoundError: `init` is not a run or a checkpoint.
+        InputError: No tensor fits, or equal weights would give other tokens in the encoders of the model. An
+            opening-only baseline may have no tensor in common with the run that its run started from.
+    """
+    if config.init is None:
+        return {}
+    source = initial_checkpoint(config.init)
     state = load_checkpoint(source)
     _require_like_encoders(parse(TrainConfig, tomllib.loads(state["config"]), str(source)), config, source)
     mean = state.get("mean")
@@ -133,7 +146,7 @@ def start_from(model: AlignedPolicy, config: TrainConfig, source: Path) -> None:
     tensors = {name: value for name, value in tensors.items() if not name.startswith(MEMORY)}
     own = weights_of(model)
     taken = [name for name, value in own.items() if name in tensors and tensors[name].shape == value.shape]
-    if not taken:
+    if not taken and config.region == "box":
         raise InputError(
             f"{source}: none of its {len(tensors)} tensors fits the model, which has {len(own)} others. Set init to a "
             f"run with the same encoders or the same policy, or omit init"
@@ -142,20 +155,21 @@ def start_from(model: AlignedPolicy, config: TrainConfig, source: Path) -> None:
     if model.alignment is not None and model.alignment.memory is not None:
         model.alignment.memory.following.module.load_state_dict(model.alignment.towers.state_dict())
     new, left = [name for name in own if name not in taken], [name for name in tensors if name not in taken]
-    for what, names in (("taken", taken), ("new", new), ("left", left)):
-        logger.info(f"init {source}: {what} ({len(names)} tensors): {', '.join(names) or 'none'}")
+    return {"taken": taken, "new": new, "left": left}
 
 
 def _require_like_encoders(theirs: TrainConfig, ours: TrainConfig, source: Path) -> None:
     """Check that equal weights give equal tokens in the encoders of two runs."""
     for side in ("vision", "touch"):
         a, b = (getattr(config.features, side) for config in (theirs, ours))
-        if a is None or b is None or a.model != b.model:
+        if a is None or b is None or a.model.removesuffix(QUICK) != b.model.removesuffix(QUICK):
             continue  # tensors of other models have other names or shapes, which the log shows
         if uses_quick_gelu(a) != uses_quick_gelu(b):
+            differ = [name for name in ("model", "pretrained") if getattr(a, name) != getattr(b, name)]
+            advice = " and ".join(f"features.{side}.{name} = '{getattr(a, name)}'" for name in differ)
             raise InputError(
                 f"{source}: its {side} encoder {a.model} ({a.pretrained}) uses another activation (QuickGELU or GELU) "
-                f"than {b.model} ({b.pretrained}). Set features.{side}.pretrained = '{a.pretrained}' as in that run"
+                f"than {b.model} ({b.pretrained}), but equal weights need the same. Set {advice} as in that run"
             )
 
 
@@ -208,9 +222,14 @@ class LoadedRun:
 
     @classmethod
     def untrained(cls, config: TrainConfig, moments: Moments) -> "LoadedRun":
-        """Return a run with the model's initial weights, before any training step."""
-        model = make_model(config, *moments.state_width).eval()
-        return cls(model.to(device_of(config.device)), moments, config)
+        """Return a run with the model's initial weights, before any training step.
+
+        Raises:
+            FileNotFoundError: `init`, or a file of pretrained weights, does not exist any more.
+        """
+        model = make_model(config, *moments.state_width)
+        start_from(model, config)
+        return cls(model.eval().to(device_of(config.device)), moments, config)
 
     @classmethod
     def load(

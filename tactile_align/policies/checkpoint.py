@@ -87,6 +87,32 @@ def selected_checkpoint(folder: Path, measure: Measure | Literal["last"]) -> Pat
     return best if best.is_file() else latest_checkpoint(folder)
 
 
+def later_best(folder: Path, step: int) -> dict[Measure, Path]:
+    """Return the best_MEASURE.safetensors with the weights of a step after `step`, by measure.
+
+    Raises:
+        InputError: A file is damaged.
+    """
+    headers = {path: header_of(path) for path in folder.glob("best_*.safetensors")}
+    later = {header["measure"]: path for path, header in headers.items() if int(header["step"]) > step}
+    return {measure: later[measure] for measure in MEASURES if measure in later}
+
+
+def header_of(path: Path) -> dict[str, str]:
+    """Return the texts in the header of a .safetensors file, by name; empty if `path` is no such file.
+
+    Raises:
+        InputError: The file is damaged.
+    """
+    if path.suffix != ".safetensors" or not path.is_file():
+        return {}
+    try:
+        with safe_open(path, "pt") as file:
+            return dict(file.metadata() or {})
+    except SafetensorError as error:
+        raise _damaged(path) from error
+
+
 def latest_checkpoint(folder: Path) -> Path:
     """Return the path of the newest step_N.pt of a run.
 
@@ -185,8 +211,8 @@ def read_torch(path: Path) -> Any:
 def load_checkpoint(path: Path) -> dict[str, Any]:
     """Return the contents of a step_N.pt or best_MEASURE.safetensors (tensors and plain values), on the CPU.
 
-    Both have the entries model, step, config, statistics, rigs, sizes and versions. A best file also has measure and
-    value; a step file has everything that resuming needs.
+    Both have the entries model, step, config, statistics, rigs, sizes, episodes and versions in the same form. A best
+    file also has measure and value; a step file has everything that resuming needs.
 
     Raises:
         FileNotFoundError: The file does not exist.
@@ -194,9 +220,11 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     """
     state = _read_best(path) if path.suffix == ".safetensors" else read_torch(path)
     if not isinstance(state, dict) or "model" not in state or "step" not in state:
-        held = ", ".join(map(str, state)) if isinstance(state, dict) else type(state).__name__
+        held = list(map(str, state)) if isinstance(state, dict) else [type(state).__name__]
+        more = f" and {len(held) - 5} more" if len(held) > 5 else ""
         raise InputError(
-            f"{path}: expected a training checkpoint; found: {held}. Use a step_*.pt or best_*.safetensors of a run"
+            f"{path}: expected a training checkpoint; found: {', '.join(held[:5])}{more}. Use a step_*.pt or "
+            f"best_*.safetensors of a run"
         )
     if state.get("format") != FORMAT:
         came = str(state.get("format", "none"))
@@ -204,7 +232,12 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     return state
 
 
-PLAIN = ("config", "statistics", "measure")  # texts in the header of a best file; the other entries are JSON
+PLAIN = (
+    "config",
+    "statistics",
+    "episodes",
+    "measure",
+)  # texts in the header of a best file; the other entries are JSON
 
 
 def _read_best(path: Path) -> dict[str, Any]:
@@ -218,7 +251,11 @@ def _read_best(path: Path) -> dict[str, Any]:
             return tensors
         return {"model": tensors, **{n: text if n in PLAIN else json.loads(text) for n, text in texts.items()}}
     except (SafetensorError, ValueError) as error:
-        raise InputError(
-            f"{path}: expected a file of tensors and plain values; the file is truncated or damaged. Copy it again, or "
-            f"use an earlier file"
-        ) from error
+        raise _damaged(path) from error
+
+
+def _damaged(path: Path) -> InputError:
+    return InputError(
+        f"{path}: expected a file of tensors and plain values; the file is truncated or damaged. Copy it again, or use "
+        f"an earlier file"
+    )

@@ -1,8 +1,8 @@
 """Data of a training config or of a run: checked rigs, split episodes, prepared moments and statistics."""
 
 import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -20,12 +20,14 @@ from tactile_align.moments.cache import Job
 from tactile_align.moments.dataset import Moments
 from tactile_align.moments.normalisation import Statistics
 from tactile_align.moments.sampling import split_episodes
-from tactile_align.policies.build import inputs_of, views_of
+from tactile_align.policies.build import initial_checkpoint, inputs_of, views_of
+from tactile_align.policies.checkpoint import header_of, load_checkpoint
 from tactile_align.projection.episode_boxes import hand_of, hold_sensors
 
 logger = logging.getLogger(__name__)
 
 EPISODES, STATISTICS = "episodes.json", "statistics.json"  # files of a run folder
+SEEN = "seen"  # key in the header of a tower.safetensors: the episodes that its weights come from
 Part = Literal["train", "held_out", "test"]
 PARTS: dict[Part, str] = {"train": "training", "held_out": "held-out", "test": "test"}
 """Parts into which the episodes are split, with the words for them."""
@@ -61,12 +63,33 @@ class EpisodeEntry(Strict):
         return str(EpisodeRef(Path(self.path), self.group))
 
 
+class Seen(Strict):
+    """Episodes that weights come from, as hashes: those they were trained on, and those they were selected on."""
+
+    trained: tuple[str, ...] = ()
+    selected: tuple[str, ...] = ()
+
+
 class EpisodeLists(Strict):
-    """Episodes of a run: training, held-out (validation and selection) and test episodes."""
+    """Episodes of a run.
+
+    Attributes:
+        train: Training episodes.
+        held_out: Episodes for validation and selection.
+        test: Test episodes.
+        before: Episodes that the initial weights come from, if they are those of another run.
+    """
 
     train: tuple[EpisodeEntry, ...]
     held_out: tuple[EpisodeEntry, ...]
     test: tuple[EpisodeEntry, ...] = ()
+    before: Seen = Seen()
+
+    @property
+    def seen(self) -> Seen:
+        """Episodes that the weights of the run come from, initial weights included."""
+        own = Seen(trained=tuple(e.hash for e in self.train), selected=tuple(e.hash for e in self.held_out))
+        return united([self.before, own])
 
     @property
     def parts(self) -> dict[Part, tuple[EpisodeEntry, ...]]:
@@ -80,7 +103,7 @@ class EpisodeLists(Strict):
         for part, moments in parts.items():
             lists[part] = [
                 EpisodeEntry(
-                    path=str(s.recorded.absolute()), group=s.ref.group, layout=s.ref.layout, data=s.data, hash=h
+                    path=str(s.recorded.absolute()), group=s.ref.group, layout=_layout(s.ref), data=s.data, hash=h
                 )
                 for s, h in zip(sources[part], moments.hashes, strict=True)
             ]
@@ -101,6 +124,20 @@ class EpisodeLists(Strict):
     def save(self, folder: Path) -> None:
         """Write the lists into a run folder."""
         write_text_atomically(folder / EPISODES, self.model_dump_json(indent=1) + "\n")
+
+
+def united(sources: Iterable[Seen]) -> Seen:
+    """Return the episodes of several sources together."""
+    listed = list(sources)
+    trained, selected = ({h for s in listed for h in getattr(s, name)} for name in ("trained", "selected"))
+    return Seen(trained=tuple(sorted(trained)), selected=tuple(sorted(selected)))
+
+
+def _layout(ref: EpisodeRef) -> str | None:
+    """Return the layout of an episode: a name, or the absolute path of a file."""
+    if ref.layout is None or not ref.layout.endswith(".toml"):
+        return ref.layout
+    return str(Path(ref.layout).absolute())
 
 
 @dataclass(frozen=True)
@@ -134,6 +171,12 @@ class Data:
     def judged_on(self) -> Literal["test", "held-out"]:
         """Name of the part that `judged` returns."""
         return "held-out" if self.test is None else "test"
+
+    def normalised(self, statistics: Statistics) -> "Data":
+        """Return the same data, normalised by other statistics."""
+        train, held_out = self.train.normalised(statistics), self.held_out.normalised(statistics)
+        test = None if self.test is None else self.test.normalised(statistics)
+        return replace(self, train=train, held_out=held_out, test=test, statistics=statistics)
 
 
 def stream_sizes(moments: Moments) -> dict[str, tuple[int, int]]:
@@ -244,26 +287,24 @@ def _found(lists: EpisodeLists, config: TrainConfig, run: Path) -> dict[Part, li
             for ref in list_episodes(source.path, source.layout) if Path(source.path).exists() else ():
                 moved.setdefault((ref.path.name, ref.group), []).append(ref)
 
-    def place(entry: EpisodeEntry) -> Path:
+    def place(entry: EpisodeEntry) -> EpisodeRef:
         path = Path(entry.path)
         if path.is_file():
-            return path
+            return EpisodeRef(path, entry.group, entry.layout)
         candidates = moved.get((path.name, entry.group), [])
         for ref in candidates:
             with open_episode(ref) as episode:
                 if episode.content_hash() == entry.hash:
-                    return ref.path
-        others = ", ".join(source.path for source in config.data)
+                    return ref
+        count = len(candidates)
+        others = f"{count} {'file' if count == 1 else 'files'} of this name with other content" if count else ""
         raise InputError(
-            f"{entry}: this episode of the run {run} is missing, and {len(candidates)} files of this name in [[data]] "
-            f"({others}) have the wrong content. Restore the recording, or state its new folder as [[data]] path in "
-            f"{run / 'config.toml'}"
+            f"{entry}: this episode of the run {run} is missing, and [[data]] "
+            f"({', '.join(source.path for source in config.data)}) contains {others or 'no file of this name'}. "
+            f"Restore the recording, or state its new folder as [[data]] path in {run / 'config.toml'}"
         )
 
-    return {
-        part: [_Source(EpisodeRef(place(e), e.group, e.layout), e.data, Path(e.path)) for e in entries]
-        for part, entries in lists.parts.items()
-    }
+    return {part: [_Source(place(e), e.data, Path(e.path)) for e in entries] for part, entries in lists.parts.items()}
 
 
 def _refuse_changed(lists: EpisodeLists, parts: dict[Part, Moments], run: Path) -> None:
@@ -286,6 +327,41 @@ def _refuse_copies(lists: EpisodeLists) -> None:
                     f"{entry}: this {PARTS[part]} episode is a copy of the {PARTS[other]} episode {original}, because "
                     f"joints, actions and frames are equal. No recording may be in two parts. Remove one of the two"
                 )
+
+
+def with_initial_weights(config: TrainConfig, lists: EpisodeLists) -> EpisodeLists:
+    """Return the lists of a new run, with the episodes that its initial weights come from.
+
+    Raises:
+        FactError, FileNotFoundError: `init` is not a run or a checkpoint.
+        InputError: The weights of `init`, or of a tower of another run in `pretrained`, were trained on a held-out or
+            test episode or selected on a test episode, so results on these episodes would be too good.
+    """
+    sources: dict[str, Seen] = {}
+    if config.init is not None:
+        text = load_checkpoint(initial_checkpoint(config.init))["episodes"]
+        sources[f"init = '{config.init}'"] = EpisodeLists.model_validate_json(text).seen
+    for side in ("vision", "touch") if config.views else ():
+        encoder = getattr(config.features, side)
+        if encoder is not None and SEEN in (header := header_of(Path(encoder.pretrained))):
+            sources[f"features.{side}.pretrained = '{encoder.pretrained}'"] = Seen.model_validate_json(header[SEEN])
+    for source, seen in sources.items():
+        leaks = [
+            f"{entry} ({PARTS[part]}; {how} on it)"
+            for part in ("held_out", "test")
+            for entry in lists.parts[part]
+            for how in ("trained", "selected")
+            if entry.hash in getattr(seen, how) and (how, part) != ("selected", "held_out")
+        ]
+        if leaks:
+            more = f" and {len(leaks) - 3} more" if len(leaks) > 3 else ""
+            no_test = ", set test = 0" if all("; selected" in leak for leak in leaks) else ""
+            raise InputError(
+                f"{source}: these weights come from episodes of other parts of this run: {', '.join(leaks[:3])}{more}. "
+                f"Held-out and test episodes must be new to them. Set split_seed and [[data]] as in the run of these "
+                f"weights{no_test}, or start from other weights"
+            )
+    return lists.model_copy(update={"before": united(sources.values())})
 
 
 def _require_contact(parts: dict[Part, Moments], config: TrainConfig) -> None:

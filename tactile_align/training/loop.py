@@ -7,6 +7,7 @@ import signal
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -23,9 +24,9 @@ from tactile_align.moments.batch import MomentBatch, collate
 from tactile_align.moments.dataset import Moments
 from tactile_align.moments.sampling import MomentSampler
 from tactile_align.policies.aligned import AlignedPolicy
-from tactile_align.policies.build import make_model
-from tactile_align.policies.checkpoint import Measure
-from tactile_align.training.data import STATISTICS, Data, contact_share, load_data, rig_file
+from tactile_align.policies.build import make_model, start_from
+from tactile_align.policies.checkpoint import Measure, later_best
+from tactile_align.training.data import STATISTICS, Data, contact_share, load_data, rig_file, with_initial_weights
 from tactile_align.training.distributed import Group, joined
 from tactile_align.training.logs import Sinks, open_sinks, truncate_log
 from tactile_align.training.optimiser import RunningMean, averaged, make_optimiser
@@ -33,6 +34,7 @@ from tactile_align.training.parameters import GRADIENT, parameter_table
 from tactile_align.training.state import (
     Progress,
     has_checkpoint,
+    out_of_patience,
     package_version,
     resumed,
     save,
@@ -65,7 +67,8 @@ def train(
     Args:
         config: Training config.
         resume: Continue from the last checkpoint of the run folder. A run that stopped before its first checkpoint
-            starts again. With more `steps` than the run had, the run is lengthened.
+            starts again. With more `steps` than the run had, the run is lengthened. A run that `patience` ended
+            continues only with more `patience` or `steps`.
         data: Data already loaded for this config; None loads the data.
         progress: Show a progress bar on stderr.
         processes: Number of processes that prepare episodes.
@@ -74,6 +77,8 @@ def train(
         FileExistsError: The run folder already contains a run, and `resume` is False.
         FileNotFoundError: The run folder contains no run, and `resume` is True.
         DivergedError: The loss or the gradient is non-finite.
+        InputError: The data, or the weights of `init` or of a tower, cannot be used; see `load_data`,
+            `with_initial_weights` and `start_from`.
     """
     out = Path(config.out)
     with joined(config.device) as group:
@@ -86,14 +91,30 @@ def train(
             torch.set_num_threads(config.threads)
         progress = progress and group.leads
         data = data or load_data(config, processes, progress)
-        measure = selected_measure(config, data.held_out)
+        measure = selected_measure(config, data.held_out, quiet=not group.leads)
+        fresh = not (resume and has_checkpoint(out))
+        if fresh:
+            data = replace(data, episodes=with_initial_weights(config, data.episodes))
         if group.leads:
             (out / "checkpoints").mkdir(parents=True, exist_ok=True)
-        trainer = make_trainer(config, data, group, fill=not (resume and has_checkpoint(out)))
+        trainer = make_trainer(config, data, group, fill=fresh)
         course = resumed(trainer, out) if resume else Progress()
+        if resume and out_of_patience(config, course.stale):
+            if group.leads:
+                logger.warning(
+                    f"{out}: the run ended at step {course.step} because of patience = {config.patience}, so there is "
+                    f"nothing to resume. To continue the run, raise patience or steps"
+                )
+            return out
+        later = later_best(out / "checkpoints", course.step) if resume else {}
         group.wait()
+        for best, path in later.items():
+            course.best.pop(best, None)
+            if group.leads:
+                path.unlink()
+                logger.warning(f"{path}: removed, because its step is after step {course.step}; the run resumes there")
         if group.leads:
-            _describe(out, config, data)
+            _describe(out, config, trainer.data)
             if course.step == 0:
                 _parameters(trainer, out, progress)
             log = out / "metrics.jsonl"
@@ -131,7 +152,7 @@ def _run(
             sinks.write({"kind": "train", "step": done, **record})
             bar.set_postfix(_shown(record))
             if step == 0 and group.leads:
-                _first_gradient(record, Path(config.out), bar.disable)
+                _first_gradient(record, Path(config.out), bar.disable or config.region == "opening")
             _report(watch.train(done, record), done, sinks, config, group)
         if done % config.validate_every == 0 or last:
             with averaged(trainer.model, trainer.mean):
@@ -148,25 +169,40 @@ def _run(
                 value = 1 - errors[best] if best == "retrieval" else errors[best]
                 if group.leads:
                     save_weights(trainer, course, checkpoints, best, value)
-        out_of_patience = group.any(config.patience is not None and course.stale >= config.patience)
+        impatient = group.any(out_of_patience(config, course.stale))
         interrupted = group.any(stopped())
-        stops = interrupted or out_of_patience
+        stops = interrupted or impatient
         if (stops or done % config.save_every == 0 or last) and group.leads:
             save(trainer, course, checkpoints)
-            if last or out_of_patience:
+            if last or impatient:
                 save_towers(trainer, Path(config.out))
         if stops:
-            why = "stopped" if interrupted else f"no improvement in {course.stale} validation passes: stopped"
+            why, advice = f"stopped at step {done}", "continue with --resume"
+            if impatient:
+                why = f"no improvement in {course.stale} validation passes: ended at step {done}"
+                advice = "to continue, raise patience or steps and use --resume"
             if group.leads:
-                logger.warning(f"{why} at step {done}; continue with --resume")
+                logger.warning(f"{why}; {advice}")
             break
     group.wait()
 
 
 def make_trainer(config: TrainConfig, data: Data, group: Group | None = None, fill: bool = True) -> Trainer:
-    """Return a new `Trainer` for a config and its data, before the first step; `fill` is that of `make_model`."""
+    """Return a new `Trainer` for a config and its data, before the first step.
+
+    Args:
+        config: Training config.
+        data: Data of the run.
+        group: The processes of the run; None: one process on the CPU.
+        fill: Whether to read pretrained weights and those of `init`; the log states what happens to each tensor of
+            `init`. False is for a run whose checkpoint is loaded right after.
+    """
     group = group or Group(0, 1, torch.device("cpu"))
-    model = build_model(config, data.train, fill).to(group.device)
+    model = make_model(config, *data.train.state_width, fill=fill)
+    origins = start_from(model, config) if fill else {}
+    for what, names in origins.items() if group.leads else ():
+        logger.info(f"init {config.init}: {what} ({len(names)} tensors): {', '.join(names) or 'none'}")
+    model.to(group.device)
     if config.optimiser.compile:
         _compile(model)
     optimiser, schedule = make_optimiser(model, config)
@@ -177,12 +213,11 @@ def make_trainer(config: TrainConfig, data: Data, group: Group | None = None, fi
     return Trainer(config, model, group.share(model, unused), optimiser, schedule, mean, group, data)
 
 
-def build_model(config: TrainConfig, moments: Moments, fill: bool = True) -> AlignedPolicy:
-    """Return the model of a config for the state and action columns of the data; equal seeds give equal weights.
-
-    `fill` is that of `make_model`.
-    """
-    return make_model(config, *moments.state_width, fill=fill)
+def build_model(config: TrainConfig, moments: Moments) -> AlignedPolicy:
+    """Return the model with which a run of a config starts; equal seeds give equal weights."""
+    model = make_model(config, *moments.state_width)
+    start_from(model, config)
+    return model
 
 
 def _compile(model: AlignedPolicy) -> None:

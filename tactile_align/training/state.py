@@ -5,17 +5,19 @@ import logging
 import math
 import tomllib
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from tactile_align.config.train import TrainConfig, config_text
 from tactile_align.errors import InputError
 from tactile_align.facts import parse
 from tactile_align.features.encoder import save_tower
+from tactile_align.moments.normalisation import Statistics
 from tactile_align.policies.build import measure_of
 from tactile_align.policies.checkpoint import (
     Measure,
@@ -28,7 +30,7 @@ from tactile_align.policies.checkpoint import (
     selected_checkpoint,
     weights_of,
 )
-from tactile_align.training.data import PARTS, Data, EpisodeLists, rig_file, stream_sizes
+from tactile_align.training.data import PARTS, SEEN, Data, EpisodeLists, rig_file, stream_sizes
 from tactile_align.training.step import Trainer
 
 logger = logging.getLogger(__name__)
@@ -118,7 +120,8 @@ def save_towers(trainer: Trainer, out: Path) -> None:
         prefix = f"alignment.towers.{side}."
         own = {n.removeprefix(prefix): value for n, value in tensors.items() if n.startswith(prefix)}
         if own:  # a shared encoder is stored once, as vision
-            save_tower(out / ("tower.safetensors" if side == "vision" else "touch_tower.safetensors"), encoder, own)
+            path = out / ("tower.safetensors" if side == "vision" else "touch_tower.safetensors")
+            save_tower(path, encoder, own, **{SEEN: trainer.data.episodes.seen.model_dump_json()})
 
 
 def described(trainer: Trainer) -> dict[str, Any]:
@@ -137,7 +140,8 @@ def resumed(trainer: Trainer, out: Path) -> Progress:
     """Load the newest checkpoint of a run folder into a trainer and return the progress of the run.
 
     A run that stopped before its first checkpoint starts again. If the config has more steps than the run, the run is
-    lengthened: learning rates and loss weights follow the schedule of the new number of steps.
+    lengthened: learning rates and loss weights follow the schedule of the new number of steps. The trainer's data are
+    then normalised by the statistics of the run, which may differ from new ones by rounding.
 
     Raises:
         FileNotFoundError: The folder contains no run.
@@ -155,7 +159,9 @@ def resumed(trainer: Trainer, out: Path) -> Progress:
             f"Train into a new `out` instead"
         )
     steps = _required_steps(trainer.config, state["config"], path)
-    _require_same_data(trainer.data, state, path)
+    lists, statistics = _require_same_data(trainer.data, state, path)
+    lists = trainer.data.episodes.model_copy(update={"before": lists.before})
+    trainer.data = replace(trainer.data.normalised(statistics), episodes=lists)
     load_weights(trainer.model, state, path)
     trainer.optimiser.load_state_dict(state["optimiser"])
     trainer.schedule.load_state_dict(state["schedule"])
@@ -186,6 +192,8 @@ def _lengthen(trainer: Trainer, step: int, steps: int) -> None:
     factors = [factor(step) for factor in schedule.lr_lambdas]
     for group, base, factor in zip(groups, schedule.base_lrs, factors, strict=True):
         group["lr"] = base * factor
+    if not trainer.group.leads:
+        return
     logger.info(
         f"the run is lengthened from {steps} to {trainer.config.steps} steps: learning rates and loss weights now "
         f"follow the schedule of {trainer.config.steps} steps, so step {step + 1} has {factors[0]:.2f} of the full "
@@ -199,8 +207,12 @@ def finished(config: TrainConfig) -> bool:
     if not any(folder.glob("step_*.pt")):
         return False
     state = load_checkpoint(latest_checkpoint(folder))
-    out_of_patience = config.patience is not None and state["stale"] >= config.patience
-    return bool(state["step"] >= config.steps or out_of_patience)
+    return bool(state["step"] >= config.steps or out_of_patience(config, state["stale"]))
+
+
+def out_of_patience(config: TrainConfig, stale: int) -> bool:
+    """Return whether `patience` ends a run after `stale` validation passes without progress."""
+    return config.patience is not None and stale >= config.patience
 
 
 def _required_steps(config: TrainConfig, stored: str, path: Path) -> int:
@@ -218,9 +230,12 @@ def _required_steps(config: TrainConfig, stored: str, path: Path) -> int:
     return int(then["steps"])
 
 
-def _require_same_data(data: Data, state: dict[str, Any], path: Path) -> None:
-    then = EpisodeLists.model_validate_json(state["episodes"]).parts
-    changes = []
+def _require_same_data(data: Data, state: dict[str, Any], path: Path) -> tuple[EpisodeLists, Statistics]:
+    """Check that data are those of a checkpoint; return its lists and statistics, which may differ by rounding."""
+    lists, statistics = (
+        kind.model_validate_json(state[name]) for kind, name in ((EpisodeLists, "episodes"), (Statistics, "statistics"))
+    )
+    then, changes = lists.parts, []
     for part, entries in data.episodes.parts.items():
         before, now = ({(e.hash, e.data): str(e) for e in listed} for listed in (then[part], entries))
         gone = [f"{before[key]} left the {PARTS[part]} episodes" for key in before.keys() - now.keys()]
@@ -228,16 +243,20 @@ def _require_same_data(data: Data, state: dict[str, Any], path: Path) -> None:
         changes += sorted(gone) + sorted(come)
         if not gone and not come and list(before) != list(now):
             changes.append(f"the {PARTS[part]} episodes have another order, because files were renamed")
-    old, new = json.loads(state["statistics"]), data.statistics.model_dump(mode="json")
-    changes += [f"statistics.json: {name}" for name in new if old.get(name) != new[name]]
+    for name in Statistics.model_fields:
+        old, new = (np.array(getattr(s, name)) for s in (statistics, data.statistics))
+        if old.shape != new.shape or not np.allclose(old, new, rtol=1e-9, atol=1e-12):
+            changes.append(f"statistics.json: {name}")
     for number, (stored, rig) in enumerate(zip(state["rigs"], data.rigs, strict=True)):
-        changes += [f"{rig_file(number)}: {key}" for key in _differing(json.loads(stored), rig.model_dump(mode="json"))]
+        now = json.loads(rig.model_dump_json())
+        changes += [f"{rig_file(number)}: {key}" for key in _differing(json.loads(stored), now)]
     if changes:
         more = f"; and {len(changes) - 8} more" if len(changes) > 8 else ""
         raise InputError(
             f"{path}: a resumed run must have the same data as before, but these changed: {'; '.join(changes[:8])}"
             f"{more}. Restore the episodes and the rig, or train into a new `out`"
         )
+    return lists, statistics
 
 
 def _differing(before: Any, now: Any, key: str = "") -> Iterator[str]:

@@ -67,7 +67,8 @@ def validate(model: AlignedPolicy, moments: Moments, config: TrainConfig, device
                 contacts.add(np.array(indices), features)
         missing = np.unique(np.concatenate([np.empty(0, int), *(c.missing() for c in asked.values())]))
         for rows in np.array_split(missing, -(-len(missing) // config.batch_size)) if len(missing) else ():
-            features = model.see(augment(moments.batch(rows.tolist()).to(device), config.augment))
+            batch = augment(moments.batch(rows.tolist()).to(device), config.augment)
+            features = model.see(batch, action=False, beside=False)
             for contacts in asked.values():
                 contacts.add(rows, features)
     # A batch with few pairs has no rank. A mean that counted its rank as 0 would look like a collapse.
@@ -120,8 +121,13 @@ def contacts_of(moments: Moments, view: View) -> np.ndarray:
     return numbers
 
 
-def selected_measure(config: TrainConfig, held_out: Moments) -> Measure | None:
+def selected_measure(config: TrainConfig, held_out: Moments, quiet: bool = False) -> Measure | None:
     """Return the measure that `select_by` selects weights by on these held-out episodes; None: the last step.
+
+    Args:
+        config: Training config.
+        held_out: The held-out episodes.
+        quiet: Do not warn that the last step is used because too few contacts are held out.
 
     Raises:
         InputError: `select_by` = "retrieval", but too few contacts are held out.
@@ -140,10 +146,11 @@ def selected_measure(config: TrainConfig, held_out: Moments) -> Measure | None:
             f"out more episodes, or set select_by = 'last'"
         )
     unused = "" if config.patience is None else f", and patience = {config.patience} never ends the training"
-    logger.warning(
-        f"the held-out episodes contain too few contacts ({few}) to measure R@1 of {GALLERY}: the weights of the last "
-        f"step are used{unused}. Hold out more episodes to select the best weights"
-    )
+    if not quiet:
+        logger.warning(
+            f"the held-out episodes contain too few contacts ({few}) to measure R@1 of {GALLERY}: the weights of the "
+            f"last step are used{unused}. Hold out more episodes to select the best weights"
+        )
     return None
 
 

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -34,13 +35,14 @@ from tactile_align.errors import InputError
 from tactile_align.losses.build import negatives_of
 from tactile_align.policies.build import LoadedRun, make_model
 from tactile_align.policies.checkpoint import FORMAT, latest_checkpoint, load_checkpoint
-from tactile_align.training import loop
+from tactile_align.training import loop, validation
 from tactile_align.training.data import Data, load_data
 from tactile_align.training.logs import read_metrics
 from tactile_align.training.optimiser import make_optimiser
 from tactile_align.training.state import finished
 from tests.training.conftest import small_training
 
+Maker = Callable[..., TrainConfig]
 KEY = "left_wrist-tactile1"
 
 
@@ -148,6 +150,40 @@ def test_a_staged_run_has_a_baseline_that_trains_the_alignment_at_every_step(tra
     baseline = opening_only(staged, 1e-3)
     assert (baseline.steps, baseline.alignment.mode, baseline.region) == (6, "joint", "opening")
     assert (baseline.optimiser.lr_head, baseline.optimiser.lr_tower) == (1e-3, staged.optimiser.lr_tower)
+
+
+def test_a_baseline_is_trained_for_all_steps_of_a_run_with_patience(
+    small_config: Maker, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    monkeypatch.setattr(validation, "GALLERY", 6)
+    frozen = {"lr_tower": 1e-12, "lr_head": 1e-12, "lr_temperature": 1e-12, "warmup_steps": 0}
+    config = small_config(train_policy=False, steps=4, patience=1, validate_every=1, optimiser=frozen)
+    data = load_data(config, progress=False)
+    assert steps_of(loop.train(config, data=data, progress=False)) < 4
+    (trial,) = baseline_trials(config, data, [1e-12])
+    assert steps_of(Path(config.out) / BASELINE / "lr_1e-12") == trial.steps == 4
+    assert "first gradient" not in caplog.text
+
+
+def test_the_baseline_of_a_run_that_started_from_another_starts_from_the_same_weights(
+    trained: tuple[TrainConfig, Data], small_config: Maker
+) -> None:
+    first, data = trained
+    config = small_config(train_policy=False, init=first.out)
+    source = load_checkpoint(latest_checkpoint(Path(first.out) / "checkpoints"))["model"]
+    towers = loop.build_model(opening_only(config, 1e-3), data.train).state_dict()
+    taken = [name for name in towers if name in source and name.startswith("alignment.towers.vision.visual")]
+    assert taken and all(torch.equal(towers[name], source[name]) for name in taken)
+    acting = {"vision": "none", "region_tokens": False, "touch_tokens": False}
+    alone = small_config("acting", policy=acting, hsa={"weight": 0.0}, views=[], contact_share=None, steps=1)
+    other = config.model_copy(update={"init": str(loop.train(alone, progress=False))})
+    assert loop.start_from(loop.make_model(opening_only(other, 1e-3), 7, 7), opening_only(other, 1e-3))["taken"] == []
+    gone = config.model_copy(update={"init": "runs/gone"})
+    with pytest.raises(
+        FileNotFoundError, match=r"init = 'runs/gone': no such run.*opening-only baseline.*--no-baseline"
+    ):
+        baseline_trials(gone, data, [1e-3], progress=False)
 
 
 def easy_world(rng: np.random.Generator, count: int, code: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:

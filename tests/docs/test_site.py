@@ -86,6 +86,12 @@ def test_links_to_code_lead_to_its_reference_on_the_site() -> None:
         assert led == f"[a]({up}reference/commands.md) [b]({up}reference/api.md) [c]({up}../tactile_align/facts.py)"
 
 
+def test_a_slow_block_of_code_ends_where_it_ends_and_swallows_no_heading() -> None:
+    page = SimpleNamespace(file=SimpleNamespace(src_uri="howto/train.md"))
+    text = "```bash slow\ntactile-align doctor a.toml\n```\n\n## Which weights are used\n"
+    assert hooks().on_page_markdown(text, page, None, None) == text.replace(" slow", "")
+
+
 def test_each_link_to_code_that_the_site_leads_on_exists_and_leads_to_a_page_it_makes() -> None:
     pages = hooks().pages()
     assert all((ROOT / place).exists() and page in pages for place, page in hooks().SHOWN_AS.items())

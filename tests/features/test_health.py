@@ -63,7 +63,7 @@ def test_features_that_are_not_finite_count_as_collapsed() -> None:
     assert torch.isnan(effective_rank(broken)) and torch.isnan(spread(broken))
     assert collapsed(float(effective_rank(broken)), 1.0) and collapsed(3.0, float(spread(broken)))
     for measure in (eigenvalue_ratio, partition_isotropy):
-        with pytest.raises(ValueError, match="1 of 5 are non-finite"):
+        with pytest.raises(ValueError, match="1 of 5 features are non-finite"):
             measure(broken)
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tactile_align.moments.sampling import MomentSampler
+from tactile_align.moments.sampling import MomentSampler, split_episodes
 
 CONTACT = np.arange(47) % 3 == 0
 
@@ -39,6 +39,12 @@ def test_a_pass_is_permuted_once_and_not_for_each_batch(monkeypatch: pytest.Monk
     sampler = MomentSampler(CONTACT, 4, 0.5, seed=4, start=0, stop=16)
     assert len(list(sampler)) == 16  # 32 draws from 16 moments in contact, and 32 from 31 without
     assert made == [[4, 0, 0], [4, 1, 0], [4, 0, 1], [4, 1, 1]]
+
+
+def test_the_share_that_leaves_no_training_episode_is_named() -> None:
+    for held_out, test, advice in ((0.1, 18, "reduce test"), (19, 4, "reduce held_out"), (30, 0, "reduce held_out")):
+        with pytest.raises(ValueError, match=f"Record more episodes, or {advice}$"):
+            split_episodes(range(20), 0, held_out, test)
 
 
 def test_ranks_share_a_batch_without_overlap() -> None:

@@ -14,7 +14,7 @@ from tactile_align.features.towers import shifted_boxes
 from tactile_align.losses.hsa import Keys, LossOptions, hsa_loss
 from tactile_align.losses.negatives import Facts, Negatives
 from tactile_align.moments.batch import MomentBatch, TouchBatch, ViewBatch
-from tactile_align.policies.alignment import Alignment, View
+from tactile_align.policies.alignment import Alignment, View, first_hits
 from tests.features.making import noise
 
 WIDTH, HEIGHT, B = 64, 48, 5
@@ -46,6 +46,18 @@ def batch_of(views: tuple[View, ...]) -> MomentBatch:
     none = {"qpos": torch.zeros(B, 7), "qpos_raw": torch.zeros(B, 7), "action": torch.zeros(B, 6, 7)}
     rows = {"is_pad": torch.zeros(B, 6, dtype=torch.bool), "episode": torch.arange(B), "time": torch.zeros(B).long()}
     return MomentBatch(views=seen, touches=touches, **none, **rows)
+
+
+def test_hits_are_counted_in_float32_under_autocast() -> None:
+    # Own region and negative differ by 0.1 %, which bfloat16 rounds away.
+    touch = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    region = torch.tensor([[1.0, 0.0], [1.0, 0.04]])
+    everyone = torch.ones(2, dtype=torch.bool)
+    negatives = Negatives(torch.arange(2), torch.zeros(2).long(), min_gap=0)
+    for precise in (False, True):
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=precise):
+            hits, _ = first_hits(touch, region, negatives, everyone)
+        assert hits == 2
 
 
 def test_the_other_finger_counts_where_it_is_a_region_of_its_own() -> None:

@@ -1,6 +1,7 @@
 """Data of a config and of a run: which episodes are trained on, held out, tested and refused; damaged checkpoints."""
 
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
 
 import h5py
@@ -15,8 +16,18 @@ from tactile_align.diagnostics.doctor import diagnose
 from tactile_align.diagnostics.evaluation import evaluate
 from tactile_align.errors import InputError
 from tactile_align.moments import sampling
-from tactile_align.policies.checkpoint import FORMAT, load_checkpoint
-from tactile_align.training.data import Data, EpisodeLists, contact_moments, contact_share, load_data, run_beside
+from tactile_align.moments.normalisation import Statistics
+from tactile_align.policies.checkpoint import FORMAT, load_checkpoint, save_best
+from tactile_align.training.data import (
+    Data,
+    EpisodeEntry,
+    EpisodeLists,
+    contact_moments,
+    contact_share,
+    load_data,
+    run_beside,
+    with_initial_weights,
+)
 from tactile_align.training.loop import train
 from tactile_align.verbs.training import doctor
 from tests.datasets.making import xtrainer_file
@@ -54,7 +65,8 @@ def test_what_is_no_whole_checkpoint_is_named_without_torchs_advice_to_run_its_c
         with pytest.raises(ValueError, match=r"step_00000001\.pt: expected a file of tensors") as caught:
             load_checkpoint(path)
         assert "weights_only" not in str(caught.value)
-    for other, held in ((torch.zeros(3), "Tensor"), ({"weights": 1}, "weights")):
+    many = {f"w{i}": torch.zeros(1) for i in range(9)}
+    for other, held in ((torch.zeros(3), "Tensor"), ({"weights": 1}, "weights"), (many, r".*w4 and 4 more\. Use")):
         torch.save(other, path)
         with pytest.raises(ValueError, match=f"expected a training checkpoint; found: {held}"):
             load_checkpoint(path)
@@ -171,6 +183,15 @@ def test_a_resumed_run_refuses_other_episodes_other_statistics_and_another_rig_b
     with pytest.raises(InputError, match=r"init_\d\.hdf5 (is new among|left) the .* episodes.*statistics\.json"):
         train(longer, resume=True, progress=False)
     (folder / "episode_init_3.hdf5").unlink()
+    state = load_checkpoint(out / "checkpoints/step_00000001.pt")
+    stored = Statistics.model_validate_json(state["statistics"])
+    for factor, refused in ((1 + 1e-12, False), (1 + 1e-6, True)):
+        other = stored.model_copy(update={"qpos_mean": tuple(factor * value for value in stored.qpos_mean)})
+        torch.save({**state, "statistics": other.model_dump_json()}, out / "checkpoints/step_00000001.pt")
+        with pytest.raises(InputError, match=r"changed: statistics\.json: qpos_mean\. ") if refused else nullcontext():
+            train(longer, resume=True, progress=False)
+            assert Statistics.load(out / "statistics.json") == other != load_data(longer, progress=False).statistics
+    torch.save(state, out / "checkpoints/step_00000001.pt")
     moved(folder / "rig.toml")
     with pytest.raises(InputError, match=r"changed: rig\.toml: cameras\.left_wrist\.K\. Restore"):
         train(longer, resume=True, progress=False)
@@ -230,7 +251,9 @@ def test_moved_recordings_are_found_by_name_and_content(regrasp_folder: Path, tm
     shutil.copytree(tmp_path / "day", tmp_path / "new" / "day")
     (tmp_path / "day").rename(tmp_path / "away")
     config = load_config(out / "config.toml")
-    with pytest.raises(InputError, match=r"episode_init_\d\.hdf5: this episode of the run .* missing.*config\.toml"):
+    with pytest.raises(
+        InputError, match=r"init_\d\.hdf5: .* run .* missing.*contains no file of this name.*config\.toml"
+    ):
         load_data(config, progress=False, run=out)
     entry = config.data[0].model_copy(update={"path": str(tmp_path / "new")})
     here = config.model_copy(update={"data": (entry,)})
@@ -239,8 +262,90 @@ def test_moved_recordings_are_found_by_name_and_content(regrasp_folder: Path, tm
     assert names_of(after) == names_of(before) and after.train.hashes == before.train.hashes
     with h5py.File(tmp_path / "new/day/episode_init_0.hdf5", "r+") as file:
         file["action"][7] += 1.0
-    with pytest.raises(InputError, match=r"episode_init_0\.hdf5.*missing, and 1 files of this name.*wrong content"):
+    with pytest.raises(InputError, match=r"episode_init_0\.hdf5.*contains 1 file of this name with other content\. "):
         load_data(here, progress=False, run=out)
+
+
+def test_the_layout_file_of_an_episode_is_found_from_another_folder(
+    regrasp_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = recording(regrasp_folder, tmp_path / "data", 0, 1)
+    shutil.copy(Path(__file__).parents[2] / "datasets" / "xtrainer.toml", tmp_path / "lab.toml")
+    monkeypatch.chdir(tmp_path)
+    entry = {"path": str(folder), "rig": str(folder / "rig.toml"), "layout": "lab.toml"}
+    out = train(acting(folder, data=[entry]), progress=False)
+    assert {entry.layout for entry in EpisodeLists.load(out).train} == {str(tmp_path / "lab.toml")}
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert len(load_data(load_config(out / "config.toml"), progress=False, run=out).train)
+
+
+def lists_of(**parts: str) -> EpisodeLists:
+    """Return lists in which each letter is the hash of an episode."""
+    entries = {
+        part: tuple(EpisodeEntry(path=f"/{letter}.hdf5", group="", data=0, hash=letter) for letter in letters)
+        for part, letters in parts.items()
+    }
+    return EpisodeLists(**{"train": (), "held_out": (), **entries})
+
+
+def checkpoint_of(folder: Path, lists: EpisodeLists) -> str:
+    """Return the path of a checkpoint file with the given lists."""
+    folder.mkdir(exist_ok=True)
+    texts = {"measure": "action", "step": 1, "value": 0.5, "episodes": lists.model_dump_json()}
+    return str(save_best(folder, {"model": {"w": torch.zeros(1)}, **texts}))
+
+
+@pytest.mark.parametrize(
+    ("source", "own", "refused"),
+    [
+        ({"train": "abc", "held_out": "d"}, {"train": "abc", "held_out": "d"}, None),
+        ({"train": "abc", "held_out": "d"}, {"train": "cde", "held_out": "f", "test": "g"}, None),
+        ({"train": "abc", "held_out": "d"}, {"train": "bcd", "held_out": "a"}, r"/a\.hdf5 \(held-out; trained on it\)"),
+        (
+            {"train": "abc"},
+            {"train": "c", "held_out": "d", "test": "b"},
+            r"/b\.hdf5 \(test; trained .*\[\[data\]\].*, or",
+        ),
+        (
+            {"train": "abc", "held_out": "d"},
+            {"held_out": "e", "test": "d"},
+            r"/d\.hdf5 \(test; selected .* test = 0, or",
+        ),
+        ({"train": "abc", "test": "d"}, {"train": "a", "held_out": "d", "test": "e"}, None),
+    ],
+)
+def test_initial_weights_may_not_come_from_episodes_that_judge_the_run(
+    tmp_path: Path, source: dict[str, str], own: dict[str, str], refused: str | None
+) -> None:
+    init = checkpoint_of(tmp_path / "first", lists_of(**source))
+    config = small_training(tmp_path, tmp_path / "run", init=init)
+    with pytest.raises(InputError, match=f"init = '{init}'.*{refused}") if refused else nullcontext():
+        seen = with_initial_weights(config, lists_of(**own)).before
+        assert "".join(seen.trained + seen.selected) == source["train"] + source.get("held_out", "")
+
+
+def test_what_the_weights_of_a_run_come_from_goes_on_to_the_runs_after_it(tmp_path: Path) -> None:
+    first = checkpoint_of(tmp_path / "first", lists_of(train="a", held_out="b"))
+    config = small_training(tmp_path, tmp_path / "run", init=first)
+    second = checkpoint_of(tmp_path / "second", with_initial_weights(config, lists_of(train="c", held_out="d")))
+    third = config.model_copy(update={"init": second})
+    with pytest.raises(InputError, match=r"/a\.hdf5 \(held-out; trained on it\)"):
+        with_initial_weights(third, lists_of(train="c", held_out="a"))
+
+
+def test_a_run_that_starts_from_another_with_another_split_is_refused_and_leaves_no_folder(
+    regrasp_folder: Path, tmp_path: Path
+) -> None:
+    folder = recording(regrasp_folder, tmp_path / "data", 0, 1, 2, 3)
+    first = train(acting(folder, split_seed=0), progress=False)
+    second = acting(folder, split_seed=1, init=str(first)).model_copy(update={"out": str(tmp_path / "second")})
+    with pytest.raises(InputError, match=r"init = '.*/run'.*episode_init_\d\.hdf5 \(held-out; trained on it\)"):
+        train(second, progress=False)
+    assert not Path(second.out).exists()
+    out = train(second.model_copy(update={"split_seed": 0}), progress=False)
+    assert EpisodeLists.load(out).before == EpisodeLists.load(first).seen
+    assert EpisodeLists.model_validate_json(load_checkpoint(out / "checkpoints/step_00000001.pt")["episodes"]).before
 
 
 def test_an_episode_changed_in_its_place_is_refused(regrasp_folder: Path, tmp_path: Path) -> None:

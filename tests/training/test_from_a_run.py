@@ -13,16 +13,17 @@ import torch
 from safetensors.torch import save_file
 
 from tactile_align.config.features import EncoderConfig
-from tactile_align.config.train import TrainConfig, load_config
+from tactile_align.config.train import TrainConfig, config_text, load_config
 from tactile_align.features.encoder import Encoder, encoder_of, load_encoder, save_tower
-from tactile_align.policies.build import LoadedRun, make_model
-from tactile_align.policies.checkpoint import latest_checkpoint, load_checkpoint
+from tactile_align.policies.build import LoadedRun, initial_checkpoint, make_model, start_from
+from tactile_align.policies.checkpoint import latest_checkpoint, load_checkpoint, save_best
 from tactile_align.policies.runtime import Policy
 from tactile_align.training.data import load_data
+from tactile_align.training.distributed import Group
 from tactile_align.training.logs import read_metrics
-from tactile_align.training.loop import make_trainer, train
+from tactile_align.training.loop import build_model, make_trainer, train
 from tests.features.making import noise
-from tests.training.conftest import TOWER
+from tests.training.conftest import TOWER, small_training
 
 Maker = Callable[..., TrainConfig]
 
@@ -61,12 +62,18 @@ def test_the_first_step_of_a_lengthened_run_moves_the_weights(small_config: Make
     assert not torch.equal(before["model"][name], after["model"][name])
 
 
-def test_a_run_that_patience_ended_goes_on_when_it_is_lengthened(small_config: Maker) -> None:
+def test_a_run_that_patience_ended_goes_on_when_it_is_lengthened(
+    small_config: Maker, caplog: pytest.LogCaptureFixture
+) -> None:
     frozen = {"lr": 1e-12, "lr_tower": 1e-12, "lr_head": 1e-12, "lr_temperature": 1e-12, "warmup_steps": 0}
     options = {"optimiser": frozen, "validate_every": 1, "patience": 1, "save_every": 99}
     out = train(small_config(steps=40, **options), progress=False)
     stopped = load_checkpoint(latest_checkpoint(out / "checkpoints"))["step"]
-    assert stopped < 40
+    assert stopped < 40 and "to continue, raise patience or steps and use --resume" in caplog.text
+    log = (out / "metrics.jsonl").read_text()
+    train(small_config(steps=40, **options), resume=True, progress=False)
+    assert (out / "metrics.jsonl").read_text() == log
+    assert f"ended at step {stopped} because of patience = 1" in caplog.text
     train(small_config(steps=60, **options), resume=True, progress=False)
     assert load_checkpoint(latest_checkpoint(out / "checkpoints"))["step"] > stopped
 
@@ -105,16 +112,56 @@ def test_a_resumed_run_does_not_need_the_run_it_started_from(small_config: Maker
     (out / "checkpoints" / "step_00000003.pt").unlink()
     shutil.rmtree(first)
     train(config, resume=True, progress=False)
-    with pytest.raises(FileNotFoundError, match="first"):
-        make_model(config, 7, 7)
+    data = load_data(config, progress=False)
+    with pytest.raises(FileNotFoundError, match=r"init = '.*first': no such run.*--no-baseline"):
+        build_model(config, data.train)
 
 
 def test_init_from_a_run_of_which_nothing_fits_is_refused(small_config: Maker) -> None:
-    plain = {"region_tokens": False, "touch_tokens": False}
+    plain = {"vision": "none", "region_tokens": False, "touch_tokens": False}
     first = train(small_config("first", steps=1, policy=plain, hsa={"weight": 0.0}), progress=False)
     config = small_config("second", init=str(first), train_policy=False)
-    with pytest.raises(ValueError, match=r"step_00000001\.pt|best_action\.safetensors: none of its \d+ tensors fits"):
-        make_model(config, 7, 7)
+    with pytest.raises(ValueError, match=r"best_action\.safetensors: none of its \d+ tensors fits"):
+        start_from(make_model(config, 7, 7), config)
+
+
+def test_only_the_leading_process_states_what_init_took(small_config: Maker, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    first = train(small_config("first", steps=1), progress=False)
+    config = small_config("second", init=str(first))
+    data = load_data(config, progress=False)
+    for rank, stated in ((0, True), (1, False)):
+        caplog.clear()
+        make_trainer(config, data, Group(rank, 1, torch.device("cpu")))
+        assert ("taken" in caplog.text) == stated
+    caplog.clear()
+    build_model(config, data.train)
+    assert caplog.text == ""
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours", "advice"),
+    [
+        (("ViT-B-32-quickgelu", "scratch"), ("ViT-B-32", "scratch"), r"model = 'ViT-B-32-quickgelu' as"),
+        (("ViT-B-32", "openai"), ("ViT-B-32", "laion2b_s34b_b79k"), r"pretrained = 'openai' as"),
+        (
+            ("ViT-B-32", "laion2b_s34b_b79k"),
+            ("ViT-B-32-quickgelu", "openai"),
+            r"model = 'ViT-B-32' and features\.vision\.pretrained = 'laion2b_s34b_b79k' as",
+        ),
+    ],
+)
+def test_init_with_another_activation_is_refused_with_the_entry_that_decides_it(
+    tmp_path: Path, theirs: tuple[str, str], ours: tuple[str, str], advice: str
+) -> None:
+    source, config = (
+        small_training(tmp_path, tmp_path, features={"vision": {"model": model, "pretrained": pretrained}})
+        for model, pretrained in (theirs, ours)
+    )
+    state = {"model": {}, "measure": "action", "step": 1, "value": 0.5, "config": config_text(source)}
+    config = config.model_copy(update={"init": str(save_best(tmp_path, state))})
+    with pytest.raises(ValueError, match=rf"another activation.*Set features\.vision\.{advice} in that run"):
+        start_from(None, config)  # type: ignore[arg-type]  # refused before the model is used
 
 
 def tokens(encoder: Encoder, seed: int = 0) -> torch.Tensor:
@@ -133,7 +180,11 @@ def test_a_tower_moved_to_another_run_gives_equal_tokens_bit_for_bit(small_confi
     for side, file in (("vision", "tower.safetensors"), ("touch", "touch_tower.safetensors")):
         moved[side] = {**TOWER, "tune": tune, "pretrained": str(out / file)}
         assert torch.equal(tokens(encoder_of(EncoderConfig(**moved[side]))), tokens(getattr(trained, side)))
+    with pytest.raises(ValueError, match=r"tower\.safetensors': this file is an encoder.*features\.vision\.pretrained"):
+        initial_checkpoint(str(out / "tower.safetensors"))
     second = small_config("second", steps=1, features=moved, policy={"chunk_size": 4})
+    with pytest.raises(ValueError, match=r"features\.vision\.pretrained = .*\(held-out; trained on it\)"):
+        train(second.model_copy(update={"split_seed": 1}), progress=False)
     start = make_model(second, 7, 7).alignment.towers
     assert torch.equal(tokens(start.vision), tokens(trained.vision)) and not start.vision.scratch
     assert torch.equal(tokens(start.touch), tokens(trained.touch))

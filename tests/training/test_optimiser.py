@@ -37,7 +37,7 @@ def test_each_part_has_its_own_learning_rate(small_config: Maker) -> None:
     config = small_config(
         optimiser=RATES,
         features={"vision": tower | {"stem": "conv"}, "touch": tower | {"tune": "adapters"}},
-        policy={"cameras": ["top"], "image_size": [64, 48], "vision_weights": "scratch"},
+        policy={"vision": "resnet18", "cameras": ["top"], "image_size": [64, 48], "vision_weights": "scratch"},
     )
     groups = groups_of(make_model(config, 7, 7), config)
     expected = [

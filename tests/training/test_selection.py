@@ -20,7 +20,7 @@ from tactile_align.training.data import load_data
 from tactile_align.training.logs import read_metrics
 from tactile_align.training.loop import build_model, train
 from tactile_align.training.state import Progress
-from tactile_align.training.validation import contacts_of, held_out_sampler, validate
+from tactile_align.training.validation import contacts_of, held_out_sampler, selected_measure, validate
 
 Maker = Callable[..., TrainConfig]
 KEY = "left_wrist-tactile1"
@@ -51,9 +51,8 @@ def test_action_and_retrieval_keep_their_own_best_weights_whatever_the_sum_of_lo
         assert (best["step"], best["measure"], best["value"]) == (step, measure, pytest.approx(value))
         assert all(torch.equal(best["model"][name], whole["model"][name]) for name in best["model"])
         assert set(whole) - set(best) == {"optimiser", "schedule", "mean", "best", "stale", "rng"}
-        assert {n: best[n] for n in ("config", "statistics", "rigs", "sizes", "versions")} == {
-            n: whole[n] for n in ("config", "statistics", "rigs", "sizes", "versions")
-        }
+        alike = ("config", "statistics", "rigs", "sizes", "episodes", "versions")
+        assert {n: best[n] for n in alike} == {n: whole[n] for n in alike}
         run = LoadedRun.load(out, config, data.held_out, measure)  # type: ignore[arg-type]
         assert run.step == step and run.selected.endswith(f"{value:.3f}, step {step}")
     acting = Policy.load(out).model.state_dict()
@@ -62,6 +61,23 @@ def test_action_and_retrieval_keep_their_own_best_weights_whatever_the_sum_of_lo
     monkeypatch.undo()
     text = evaluate(out, data=data, progress=False).text()
     assert "weights: best R@1 0.300, step 3" in text and "weights: best action error 0.200, step 2" in text
+
+
+def test_best_weights_of_steps_that_a_resumed_run_discards_are_removed(
+    small_config: Maker, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = small_config(steps=3, **EACH)
+    data = load_data(config, progress=False)
+    recalls = {recall_name(): [0.3, 0.2, 0.1]}
+    scripted(monkeypatch, loss=[1.0] * 3, action_error=[0.5, 0.1, 0.3], **recalls)
+    checkpoints = train(config, data=data, progress=False) / "checkpoints"
+    for step in (2, 3):
+        (checkpoints / f"step_0000000{step}.pt").unlink()
+    scripted(monkeypatch, loss=[1.0] * 2, action_error=[0.8, 0.7], **{recall_name(): [0.2, 0.1]})
+    train(config, data=data, resume=True, progress=False)
+    action, retrieval = (load_checkpoint(checkpoints / f"best_{name}.safetensors") for name in ("action", "retrieval"))
+    assert (action["step"], action["value"]) == (3, 0.7) and retrieval["step"] == 1
+    assert "best_action.safetensors: removed" in caplog.text and "best_retrieval" not in caplog.text
 
 
 def test_select_by_decides_which_weights_are_read(small_config: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -107,7 +123,7 @@ def test_patience_of_retrieval_does_not_count_pretraining_either(
 ) -> None:
     staged = {"mode": "pretrain_then_tune", "pretrain_steps": 5}
     config = small_config(steps=9, alignment=staged, patience=2, validate_every=1)
-    monkeypatch.setattr(loop, "selected_measure", lambda *args: "retrieval")
+    monkeypatch.setattr(loop, "selected_measure", lambda *args, **options: "retrieval")
     recalls = [0.9, 0.8, 0.7, 0.6, 0.5, 0.1, 0.2, 0.3, 0.4]
     scripted(monkeypatch, loss=[1.0] * 9, action_error=[1.0] * 9, **{recall_name(): recalls})
     out = train(config, progress=False)
@@ -118,7 +134,7 @@ def test_patience_of_retrieval_does_not_count_pretraining_either(
 
 def test_patience_follows_the_measure_and_not_the_loss(small_config: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
     config = small_config(steps=9, patience=2, validate_every=1, train_policy=False)
-    monkeypatch.setattr(loop, "selected_measure", lambda *args: "retrieval")
+    monkeypatch.setattr(loop, "selected_measure", lambda *args, **options: "retrieval")
     losses = [9.0 - step for step in range(9)]
     scripted(monkeypatch, loss=losses, **{recall_name(): [0.1, 0.3, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8]})
     out = train(config, progress=False)
@@ -150,6 +166,8 @@ def test_too_few_held_out_contacts_are_no_measure_of_retrieval(
     count = int(contacts_of(data.held_out, build_model(config, data.train).views[0]).max()) + 1
     out = train(config, data=data, progress=False)
     assert f"too few contacts ({count} of view {KEY})" in caplog.text and "patience = 4 never ends" in caplog.text
+    caplog.clear()
+    assert selected_measure(config, data.held_out, quiet=True) is None and caplog.text == ""
     assert not list((out / "checkpoints").glob("best_*"))
     assert LoadedRun.load(out, config, data.held_out, "retrieval").selected == "last checkpoint, step 1"
     with pytest.raises(ValueError, match=rf"too few contacts \({count} of view {KEY}\); .* needs 64"):
@@ -168,7 +186,7 @@ def test_the_recall_of_validation_is_that_of_the_tables_and_costs_no_pass_of_the
     tokens = encoder.tokens
     monkeypatch.setattr(encoder, "tokens", lambda images: passes.append(len(images)) or tokens(images))
     found = validate(model, moments, config, torch.device("cpu"))
-    assert passes == [12] * 8  # a pass over the touches and one over the regions of each batch
+    assert passes == [12, 24] * 4  # of each batch: the touches, then the regions with the whole frames
 
     of, rows = contacts_of(moments, model.views[0]), []
     for row in np.concatenate([*held_out_sampler(moments, config)]):
@@ -190,8 +208,9 @@ def test_contacts_that_the_batches_lack_are_added_to_the_recall(
     data = load_data(config, progress=False)
     model = build_model(config, data.train)
     asked: list[int] = []
+    uses: list[dict[str, bool]] = []
     see = model.see
-    monkeypatch.setattr(model, "see", lambda batch, alignment=True: asked.append(len(batch)) or see(batch, alignment))
+    monkeypatch.setattr(model, "see", lambda batch, **u: asked.append(len(batch)) or uses.append(u) or see(batch, **u))
     found = validate(model, data.held_out, config, torch.device("cpu"))
     inside = len(
         np.unique(
@@ -202,6 +221,7 @@ def test_contacts_that_the_batches_lack_are_added_to_the_recall(
             ]
         )
     )
+    assert uses[1:] == [{"action": False, "beside": False}] * (len(asked) - 1)
     assert asked[0] == 4 and sum(asked[1:]) == 10 - inside and max(asked) <= 4
     assert f"recall/{KEY}" in found
     again = validate(model, data.held_out, config, torch.device("cpu"))

@@ -1,5 +1,6 @@
 """Pictures of a run's features before and after training, saved under the file names that the report expects."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from tactile_align.moments.cache import Job
     from tactile_align.policies.build import LoadedRun
     from tactile_align.training.data import Data
+
+logger = logging.getLogger(__name__)
 
 
 def tall(image: np.ndarray, high: int) -> np.ndarray:
@@ -177,7 +180,8 @@ def draw_maps(
 ) -> list[Path]:
     """Draw pictures of a run's features on its test episodes, or on its held-out episodes if it has no test part.
 
-    Pictures before training (step 0) and after training:
+    Pictures before training (step 0) and after training. Those before training are left out, with a warning, if the run
+    started from weights (`init`, `pretrained`) that are not there any more:
 
     - map_step_N.png: similarity of touches to all tokens of the image.
     - gallery_step_N.png: retrieval, i.e. touches and their nearest regions.
@@ -215,7 +219,11 @@ def draw_maps(
     config = load_config(folder / "config.toml")
     given = data or load_data(config, progress=False, run=folder)
     after = LoadedRun.load(folder, config, given.judged, "retrieval")
-    runs = {0: LoadedRun.untrained(config, given.judged), after.step: after}
+    runs = {after.step: after}
+    try:
+        runs = {0: LoadedRun.untrained(config, given.judged), **runs}
+    except FileNotFoundError as error:
+        logger.warning(f"{folder}: the pictures before training are left out, because {error}")
     pictures: dict[str, np.ndarray] = {}
     keys = [view.key for view in after.model.views]
     for key in keys:

@@ -9,7 +9,7 @@ import h5py
 import numpy as np
 import pytest
 
-from tactile_align.config.train import load_config
+from tactile_align.config.train import config_text, load_config
 from tactile_align.training.data import load_data
 from tactile_align.training.loop import train
 from tactile_align.viz.features.run_pictures import TALL_PX, draw_maps, one_per_contact
@@ -46,6 +46,19 @@ def test_every_picture_is_there_before_and_after(run: Path) -> None:
         before, after = (cv2.imread(str(run / "pictures" / f"{kind}_step_{step:06d}.png")) for step in (0, 6))
         assert before is not None and after is not None and before.shape == after.shape
         assert (before != after).mean() > 0.05 and before.std() > 10
+
+
+def test_pictures_before_training_are_left_out_where_the_first_weights_are_gone(
+    run: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    shutil.copytree(run, tmp_path / "run", ignore=shutil.ignore_patterns("pictures"))
+    config = load_config(run / "config.toml").model_copy(update={"init": str(tmp_path / "gone")})
+    (tmp_path / "run" / "config.toml").write_text(config_text(config))
+    names = {path.stem for path in draw_maps(tmp_path / "run")}
+    assert "map_step_000006" in names and not [name for name in names if "step_000000" in name]
+    assert "pictures before training are left out, because init" in caplog.text
+    told = re.findall(r'alt="([^"]+)"', render([read_run(tmp_path / "run")], ""))
+    assert sum("attention" in text for text in told) == 2, "one for each held-out episode"
 
 
 def test_frames_show_boxes_where_the_runs_views_put_them(run: Path) -> None:
