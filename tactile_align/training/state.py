@@ -232,9 +232,8 @@ def _required_steps(config: TrainConfig, stored: str, path: Path) -> int:
 
 def _require_same_data(data: Data, state: dict[str, Any], path: Path) -> tuple[EpisodeLists, Statistics]:
     """Check that data are those of a checkpoint; return its lists and statistics, which may differ by rounding."""
-    lists, statistics = (
-        kind.model_validate_json(state[name]) for kind, name in ((EpisodeLists, "episodes"), (Statistics, "statistics"))
-    )
+    lists = EpisodeLists.model_validate_json(state["episodes"])
+    statistics = Statistics.model_validate_json(state["statistics"])
     then, changes = lists.parts, []
     for part, entries in data.episodes.parts.items():
         before, now = ({(e.hash, e.data): str(e) for e in listed} for listed in (then[part], entries))

@@ -176,7 +176,7 @@ def test_the_baseline_of_a_run_that_started_from_another_starts_from_the_same_we
     taken = [name for name in towers if name in source and name.startswith("alignment.towers.vision.visual")]
     assert taken and all(torch.equal(towers[name], source[name]) for name in taken)
     acting = {"vision": "none", "region_tokens": False, "touch_tokens": False}
-    alone = small_config("acting", policy=acting, hsa={"weight": 0.0}, views=[], contact_share=None, steps=1)
+    alone = small_config("acting", policy=acting, hsa={"weight": 0.0}, views=[], contact_share="natural", steps=1)
     other = config.model_copy(update={"init": str(loop.train(alone, progress=False))})
     assert loop.start_from(loop.make_model(opening_only(other, 1e-3), 7, 7), opening_only(other, 1e-3))["taken"] == []
     gone = config.model_copy(update={"init": "runs/gone"})
