@@ -6,7 +6,6 @@ from typing import Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
-from tactile_align.errors import InputError
 from tactile_align.verbs import GOOD, show
 
 logger = logging.getLogger(__name__)
@@ -121,27 +120,9 @@ def convert(
         fps: Frames per second, if the recording does not state the rate; required for lerobot.
         overwrite: Replace existing files.
     """
-    if (source / "meta" / "info.json").is_file():
-        from tactile_align.datasets.containers.lerobot import import_lerobot
+    from tactile_align.datasets.containers.any_format import convert as convert_any
 
-        written = import_lerobot(source, out, to=to, overwrite=overwrite)
-    elif to == "lerobot":
-        from tactile_align.datasets.containers.lerobot import export_lerobot
-
-        written = export_lerobot(source, out, fps=fps, layout=layout)
-    else:
-        from tactile_align.datasets.containers.raw_xtrainer import convert_raw_xtrainer, raw_recordings
-        from tactile_align.datasets.convert import convert_episodes
-
-        if not raw_recordings(source):
-            written = convert_episodes(source, out, to=to, layout=layout, fps=fps, overwrite=overwrite)
-        elif to == "xtrainer":
-            written = convert_raw_xtrainer(source, out, fps=fps, overwrite=overwrite)
-        else:
-            raise InputError(
-                f"{source}: raw X-Trainer recordings can only be converted to the layout xtrainer; got --to {to}. Use "
-                f"--to xtrainer, then convert the result to {to}"
-            )
+    written = convert_any(source, out, to, layout, fps, overwrite)
     if written.kept:
         logger.info(f"{written.kept} episodes were already converted and are kept")
     for sentence in written.lossy:

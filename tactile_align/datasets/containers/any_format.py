@@ -1,0 +1,39 @@
+"""Conversion of recordings of any format: HDF5 episodes, a LeRobotDataset, or raw X-Trainer recordings."""
+
+from pathlib import Path
+
+from tactile_align.datasets.containers.lerobot import export_lerobot, import_lerobot
+from tactile_align.datasets.containers.raw_xtrainer import convert_raw_xtrainer, raw_recordings
+from tactile_align.datasets.convert import Converted, convert_episodes
+from tactile_align.errors import InputError
+
+
+def convert(
+    source: Path, out: Path, to: str, layout: str | None = None, fps: float | None = None, overwrite: bool = False
+) -> Converted:
+    """Convert recordings to another format, and return the written files with what they cannot hold.
+
+    Args:
+        source: An HDF5 episode, a folder of episodes, the folder of a LeRobotDataset v3, or raw X-Trainer recordings.
+        out: Folder to write into.
+        to: xtrainer, aloha, lerobot, or the name or path of another HDF5 layout.
+        layout: Layout of an HDF5 source; recognised from the file when None.
+        fps: Frames per second, if the recording does not state the rate; required for lerobot.
+        overwrite: Whether existing files may be replaced.
+
+    Raises:
+        InputError: Raw X-Trainer recordings are to become something other than xtrainer. Also the errors of
+            `convert_episodes`, `export_lerobot`, `import_lerobot` and `convert_raw_xtrainer`.
+    """
+    if (source / "meta" / "info.json").is_file():
+        return import_lerobot(source, out, to=to, overwrite=overwrite)
+    if to == "lerobot":
+        return export_lerobot(source, out, fps=fps, layout=layout)
+    if not raw_recordings(source):
+        return convert_episodes(source, out, to=to, layout=layout, fps=fps, overwrite=overwrite)
+    if to == "xtrainer":
+        return convert_raw_xtrainer(source, out, fps=fps, overwrite=overwrite)
+    raise InputError(
+        f"{source}: raw X-Trainer recordings can only be converted to the layout xtrainer; got --to {to}. Use "
+        f"--to xtrainer, then convert the result to {to}"
+    )
