@@ -149,9 +149,8 @@ class Encoder(nn.Module):
     def tokens(self, images: Tensor) -> Tensor:
         """Return the patch tokens of B images as a grid, from the blocks in `EncoderConfig.layers`.
 
-        The final layer norm is applied to the tokens.
-        In CoCa models that norm follows an attention pooling of another width, so it does not fit the
-        tokens. Their tokens are normalised by a layer norm without weights.
+        The final layer norm is applied to the tokens. In CoCa models that norm follows an attention pooling of another
+        width, so it does not fit the tokens. Their tokens are normalised by a layer norm without weights.
 
         Args:
             images: (B, height, width, 3) uint8 RGB of exactly `input_size`.
@@ -520,7 +519,7 @@ class Tower:
         except Exception as error:  # a damaged file can raise any exception
             raise _unfit(path, model, str(error)) from error
         if not all(isinstance(value, Tensor) for value in tensors.values()):
-            raise _unfit(path, model, "the file contains other objects than tensors")
+            raise _unfit(path, model, "the file contains objects that are not tensors")
         if "logit_scale" in tensors:
             return None
         if TOWER in facts:

@@ -141,7 +141,8 @@ def split_episodes(
     if test >= 1 and (test < FEWEST_TEST or total < FEWEST):
         raise InputError(
             f"test = {test:g} of {total} episodes: a test part needs at least {FEWEST_TEST} episodes, and at least "
-            f"{FEWEST} episodes in total. Raise test or record more episodes, or set test = 0 to use the held-out episodes"
+            f"{FEWEST} episodes in total. Raise test or record more episodes, or set test = 0 to judge on the held-out "
+            f"episodes"
         )
     count = max(1, round(held_out * total)) if 0 < held_out < 1 else int(held_out)
     tested = max(FEWEST_TEST, round(test * total)) if 0 < test < 1 and total >= FEWEST else int(test)
