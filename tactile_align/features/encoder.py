@@ -61,7 +61,7 @@ class ConvStem(nn.Sequential):
         super().__init__(*layers, nn.Conv2d(channels, width, 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the tokens (B, width, H / patch, W / patch) of images (B, 3, H, W)."""
+        """Return the tokens (B, width, H / patch, W / patch) of B images of height H and width W, (B, 3, H, W)."""
         return super().forward(x)
 
 
@@ -69,7 +69,7 @@ class Adapters(nn.Sequential):
     """Sequence of `depth` residual adapters, each of which computes x + scale * net(norm(x)) for every token x.
 
     Args:
-        width: D, the length of a token.
+        width: Length of a token.
         config: Sizes of the adapters.
     """
 
@@ -78,7 +78,7 @@ class Adapters(nn.Sequential):
 
 
 class Adapter(nn.Module):
-    """Residual adapter for tokens of shape (..., D)."""
+    """Residual adapter for tokens of length D, (..., D)."""
 
     def __init__(self, width: int, config: AdapterConfig) -> None:
         super().__init__()
@@ -105,7 +105,7 @@ class Encoder(nn.Module):
         scratch: Whether the initial weights are random.
         input_size: (width, height) of the images that `tokens` accepts, px.
         grid: (rows, columns) of the token grid.
-        width: D, the length of a token. If several layers are used, D is the sum over the layers.
+        width: Length of a token. If several layers are used, it is the sum over the layers.
     """
 
     mean: Tensor
@@ -147,16 +147,16 @@ class Encoder(nn.Module):
         return whole.resize(*self.input_size)
 
     def tokens(self, images: Tensor) -> Tensor:
-        """Return the patch tokens of images as a grid, from the blocks in `layers`, after the final layer norm.
+        """Return the patch tokens of B images as a grid, from the blocks in `EncoderConfig.layers`.
 
-        In CoCa models the final layer norm follows an attention pooling of another width, so it does not fit the
-        tokens. Their tokens are normalised by a layer norm without weights.
+        The final layer norm is applied to the tokens. In CoCa models that norm follows an attention pooling of another
+        width, so it does not fit the tokens. Their tokens are normalised by a layer norm without weights.
 
         Args:
-            images: (B, H, W, 3) uint8 RGB of exactly `input_size`.
+            images: (B, height, width, 3) uint8 RGB of exactly `input_size`.
 
         Returns:
-            (B, rows, columns, D) float32 tokens.
+            (B, rows, columns, D) float32 tokens, where D is `Encoder.width`.
 
         Raises:
             ValueError: The images have another dtype or size. Apply `input_map` to the images first, and keep them
@@ -492,7 +492,7 @@ class Tower:
     Attributes:
         path: The file.
         tensors: Tensors by their names in an `Encoder`.
-        facts: What `save_tower` wrote about the encoder; empty for a plain state dict.
+        facts: Properties of the encoder that `save_tower` wrote, by name; empty for a plain state dict.
     """
 
     path: str
@@ -519,7 +519,7 @@ class Tower:
         except Exception as error:  # a damaged file can raise any exception
             raise _unfit(path, model, str(error)) from error
         if not all(isinstance(value, Tensor) for value in tensors.values()):
-            raise _unfit(path, model, "the file contains other objects than tensors")
+            raise _unfit(path, model, "the file contains objects that are not tensors")
         if "logit_scale" in tensors:
             return None
         if TOWER in facts:
@@ -580,7 +580,7 @@ TOWER = "tactile_align_tower"  # key in the header of the files that save_tower 
 
 
 def _facts_of(encoder: Encoder) -> dict[str, str]:
-    """Return what decides, besides the weights, how an encoder computes tokens."""
+    """Return the properties of an encoder, besides its weights, that decide how it computes tokens."""
     config = encoder.config
     quick = any(isinstance(part, open_clip.transformer.QuickGELU) for part in encoder.visual.modules())
     width, height = encoder.input_size

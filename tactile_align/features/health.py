@@ -18,10 +18,10 @@ def effective_rank(features: Tensor) -> Tensor:
     checks both.
 
     Args:
-        features: (N, D) features. Their norms do not matter; a row of zeros is ignored.
+        features: (N, D) N features of length D. Their norms do not matter; a row of zeros is ignored.
 
     Returns:
-        () float64, from 1 to min(N, D); nan if a feature is non-finite.
+        Scalar float64 tensor, from 1 to min(N, D); nan if a feature is non-finite.
 
     Source: Roy and Vetterli, The effective rank, EUSIPCO 2007. Applied to network features in RankMe, arXiv 2210.02885.
     """
@@ -37,10 +37,11 @@ def spread(features: Tensor) -> Tensor:
     """Spread of features: the mean distance of the unit features from their mean.
 
     Args:
-        features: (N, D) features. Their norms do not matter.
+        features: (N, D) N features of length D. Their norms do not matter.
 
     Returns:
-        () float64: 0 if all features have the same direction, 1 if their mean is zero; nan if a feature is non-finite.
+        Scalar float64 tensor: 0 if all features have the same direction, 1 if their mean is zero; nan if a feature is
+        non-finite.
     """
     unit = _unit(features)
     return (unit - unit.mean(dim=0)).norm(dim=-1).mean()
@@ -60,11 +61,11 @@ def eigenvalue_ratio(features: Tensor) -> Tensor:
     """Ratio of the median to the largest eigenvalue of the covariance of the unit features.
 
     Args:
-        features: (N, D) features, N >= 2. Their norms do not matter. The median is taken over the min(N - 1, D) largest
-            eigenvalues, because the others are always 0.
+        features: (N, D) N >= 2 features of length D. Their norms do not matter. The median is taken over the
+            min(N - 1, D) largest eigenvalues, because the others are always 0.
 
     Returns:
-        () float64, from 0 (the features vary in a few directions only) to 1 (equally in all directions).
+        Scalar float64 tensor, from 0 (the features vary in a few directions only) to 1 (equally in all directions).
 
     Raises:
         ValueError: There are fewer than two features, or a feature is non-finite.
@@ -78,11 +79,11 @@ def partition_isotropy(features: Tensor) -> Tensor:
     """Isotropy of features, from the partition function Z(c) = sum_i e^(c . u_i) of the unit features u_i.
 
     Args:
-        features: (N, D) features, N >= 2. Their norms do not matter.
+        features: (N, D) N >= 2 features of length D. Their norms do not matter.
 
     Returns:
-        () float64: the smallest Z(c) divided by the largest Z(c), where c runs over the principal axes in both
-        directions. 1: the features are isotropic. e^-2: all features lie in one point.
+        Scalar float64 tensor: the smallest Z(c) divided by the largest Z(c), where the unit vector c runs over the
+        principal axes in both directions. 1: the features are isotropic. e^-2: all features lie in one point.
 
     Raises:
         ValueError: There are fewer than two features, or a feature is non-finite.

@@ -34,8 +34,8 @@ def region_grid(tokens: Tensor, box: Tensor, input_size: tuple[int, int], size: 
     """Return a size x size grid of features sampled inside each box by RoI-align.
 
     Args:
-        tokens: (B, rows, columns, D) tokens.
-        box: (B, 4) boxes in the encoder's input image, px.
+        tokens: (B, rows, columns, D) tokens of B images, each of length D.
+        box: (B, 4) box of each image, in the encoder's input image, px.
         input_size: (width, height) of the input image, px.
         size: Number of samples along each side of the grid.
 
@@ -59,7 +59,7 @@ def blurred_weights(box: Tensor, input_size: tuple[int, int], grid: tuple[int, i
     the result equals that of `token_weights`.
 
     Args:
-        box: (B, 4) boxes in the encoder's input image, px.
+        box: (B, 4) B boxes in the encoder's input image, px.
         input_size: (width, height) of the input image, px.
         grid: (rows, columns) of the token grid.
         sigma: Standard deviation of the box's position along u and v, px. Either one number, or (B, 2) values that are
@@ -202,9 +202,10 @@ class AttentionPooling(nn.Module):
 
 
 def _relative_places(box: Tensor, input_size: tuple[int, int], grid: tuple[int, int]) -> Tensor:
-    """Return (B, rows * columns, 10): positions of token centres relative to the box, with sines and cosines.
+    """Return (B, rows * columns, 10): positions of token centres relative to each of B boxes, with sines and cosines.
 
-    A position inside the box is from -1 to 1 along each axis.
+    A position inside the box is from -1 to 1 along each axis. The 10 numbers of a token are its position along u and v,
+    and sine and cosine of pi / 2 and of pi times that position.
     """
     rows, columns = grid
     u = (torch.arange(columns, device=box.device, dtype=box.dtype) + 0.5) * input_size[0] / columns - 0.5
@@ -231,7 +232,7 @@ class TouchAttention(nn.Module):
         self.pool = AttentionPooling(width, out, margin=1.0, queries=queries)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Return features (B, out) of tokens (B, rows, columns, D)."""
+        """Return features (B, out) of the tokens (B, rows, columns, D) of B images."""
         size = (tokens.shape[2], tokens.shape[1])
         whole = tokens.new_tensor([-0.5, -0.5, size[0] - 0.5, size[1] - 0.5]).expand(len(tokens), 4)
         pooled: Tensor = self.pool(tokens, whole, size)

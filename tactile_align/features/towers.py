@@ -28,7 +28,7 @@ class Features(NamedTuple):
 
     Attributes:
         vector: (B, dim) feature of each image for the alignment loss.
-        tokens: (B, K, D) K tokens of each image for a policy.
+        tokens: (B, K, D) K tokens of each image, of length D, for a policy.
     """
 
     vector: Tensor
@@ -37,6 +37,8 @@ class Features(NamedTuple):
 
 class Towers(nn.Module):
     """Vision encoder and touch encoder, separate or shared, and the layers that compute features from their tokens.
+
+    In the methods, B is the number of images, H and W are their height and width, and dim is the length of a feature.
 
     Args:
         config: Options of the encoders and of the pooling.
@@ -119,7 +121,7 @@ class Towers(nn.Module):
     def of_frame(self, tokens: Tensor) -> Tensor:
         """Return the tokens (B, K, D) of whole frames for a policy, averaged to the K cells of `frame_grid`.
 
-        `tokens` (B, rows, columns, D) are the vision tokens of the frames.
+        `tokens` (B, rows, columns, D) are the vision tokens of the frames, each of length D.
         """
         return F.adaptive_avg_pool2d(tokens.permute(0, 3, 1, 2), self.frame_grid).flatten(2).transpose(1, 2)
 
@@ -130,7 +132,7 @@ class Towers(nn.Module):
 
 
 class OpeningRegion(nn.Module):
-    """Baseline that computes h_w from the opening of the gripper alone, without an image.
+    """Baseline that computes the region feature h_w from the opening of the gripper alone, without an image.
 
     Both the touch and the opening depend on the thickness of the object. A retrieval score that this baseline reaches
     is therefore no evidence that the image was used.
@@ -142,7 +144,7 @@ class OpeningRegion(nn.Module):
         self.net = nn.Sequential(nn.Linear(2, 128), nn.GELU(), nn.Linear(128, 128), nn.GELU(), nn.Linear(128, dim))
 
     def forward(self, opening: Tensor) -> Tensor:
-        """Return features (B, dim) of openings (B, 2), m."""
+        """Return features (B, dim) of the openings (B, 2) of both fingers in B moments, m."""
         vector: Tensor = self.net(opening / self.scale_m)
         return vector
 
@@ -152,10 +154,10 @@ def _mlp(dim: int, hidden: int) -> nn.Sequential:
 
 
 def place_boxes(box: Tensor, place: str, input_size: tuple[int, int]) -> Tensor:
-    """Return the boxes (B, 4), px, in which features are computed.
+    """Return the boxes (B, 4), px, in which the features of B images are computed.
 
-    place = "box": the given boxes. "whole": the whole image. "elsewhere": boxes of the same size in the
-    farthest corner.
+    place = "box": the given boxes `box`. "whole": the whole image. "elsewhere": boxes of the same size as `box`, in the
+    corner of the image that is farthest from `box`.
     """
     if place == "box":
         return box
@@ -175,7 +177,7 @@ def shifted_boxes(box: Tensor, count: int, input_size: tuple[int, int]) -> tuple
     """Return boxes that are shifted by their own size, in the first `count` of eight directions that stay in the image.
 
     Args:
-        box: (B, 4) boxes, px.
+        box: (B, 4) box of each of B images, px.
         count: Number of shifted boxes, 1 to 8.
         input_size: (width, height) of the image, px. The centre of a shifted box must lie in the image.
 

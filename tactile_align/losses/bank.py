@@ -1,6 +1,6 @@
 """Memory bank: features of past touches and regions that serve as additional negatives (MoCo, arXiv 1911.05722).
 
-A copy of the model whose weights follow the model slowly computes the features.
+The features come from a copy of the model, whose weights follow those of the model slowly (`Following`).
 """
 
 import copy
@@ -13,14 +13,15 @@ from tactile_align.losses.negatives import Facts
 
 
 class MemoryBank(nn.Module):
-    """Memory bank of the newest `size` touch-region pairs: their features, and the facts of their moments.
+    """Memory bank of the newest `size` touch-region pairs: their features, and the `Facts` about their moments.
 
     Checkpoints include the bank.
 
     Args:
         size: Largest number of pairs.
         dim: Length of a feature.
-        touch_dim: F, the length of a touch description. 0 if the same-touch rule is not used.
+        touch_dim: Length of a touch description, see `touch_pattern`. 0 if the bank does not store touch descriptions,
+            because the rule for negatives has no `Negatives.ceiling`.
 
     Raises:
         InputError: `size` is below 1.
@@ -56,9 +57,10 @@ class MemoryBank(nn.Module):
         """Add the pairs of a batch at its valid rows to the bank. They replace the oldest pairs in the bank.
 
         Args:
-            touches: (B, dim) touch features from the slowly updated copy of the model.
-            regions: (B, dim) region features from the copy.
-            facts: Facts of the B moments, with contact_index, and with touch descriptions if touch_dim > 0.
+            touches: (B, dim) touch features of the B rows of the batch, from the slowly updated copy of the model.
+            regions: (B, dim) region features of these rows, from the same copy.
+            facts: Facts about the moments of these rows, with contact_index, and with touch descriptions if
+                touch_dim > 0.
             valid: (B,) bool, which rows to add. Rows without contact must be False.
         """
         rows = valid.nonzero().flatten()[-self.size :]
@@ -78,7 +80,7 @@ class MemoryBank(nn.Module):
         return Facts(self.episode[:kept], self.time[:kept], touch=touch, contact_index=self.contact_index[:kept])
 
     def kept(self) -> tuple[Tensor, Tensor]:
-        """Return the features in the bank, for `Keys`: past touches (M, dim) and past regions (M, dim)."""
+        """Return the features of the M pairs in the bank, for `Keys`: touches (M, dim) and regions (M, dim)."""
         return self.touches[: len(self)].clone(), self.regions[: len(self)].clone()
 
 

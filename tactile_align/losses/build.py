@@ -45,13 +45,15 @@ def negatives_of(
 
     Args:
         config: Options of the alignment loss.
-        episode: (B,) integer index of each moment's episode.
+        episode: (B,) integer index of the episode of each moment.
         time: (B,) frame number of each moment in its episode.
-        touch: (B, F) touch descriptions from `touch_pattern`; required if the config has a touch_ceiling.
+        touch: (B, F) touch descriptions of F numbers each, from `losses.negatives.touch_pattern`. Required if the
+            config has a touch_ceiling.
         contact_index: (B,) integer index of each moment's contact in its episode; -1 without contact.
-        bank: Facts of the moments in the memory bank, whose touch descriptions are also from `touch_pattern`. None: no
-            bank.
-        gather: Whether `unlike` subtracts the mean over the touches of all processes, instead of this process only.
+        bank: Facts about the moments in the memory bank, with touch descriptions from `touch_pattern`. None: the batch
+            is compared with itself only.
+        gather: Whether the mean that is subtracted from the touch descriptions (see `losses.negatives.unlike`) is taken
+            over the touches of all processes. False: over those of this process.
     """
     if touch is not None:
         everybody = gather_facts(touch) if gather else touch

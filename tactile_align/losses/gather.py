@@ -1,4 +1,7 @@
-"""Collective operations of torch.distributed with exact gradients: gathers and sums over all ranks."""
+"""Collective operations of torch.distributed with exact gradients: gathers and sums over all ranks.
+
+A rank is one process of the run.
+"""
 
 from typing import Any
 
@@ -15,9 +18,10 @@ def world() -> tuple[int, int]:
 
 
 def gather_rows(x: Tensor) -> Tensor:
-    """Return the rows of `x` (B, ...) of all ranks, (ranks * B, ...), ordered by rank.
+    """Return the rows of `x` from all ranks, ordered by rank.
 
-    `x` must have the same shape on all ranks.
+    `x` (B, ...) has B rows on each rank, and the result is (number of ranks * B, ...). `x` must have the same shape on
+    all ranks.
     Each rank holds a copy of every row. In the backward pass the gradients of all copies of a row are summed, and the
     sum goes to the rank that owns the row.
     """
@@ -28,7 +32,7 @@ def gather_rows(x: Tensor) -> Tensor:
 
 
 def gather_facts(x: Tensor) -> Tensor:
-    """Return the rows of `x` (B, ...) of all ranks, (ranks * B, ...), without gradient and for any dtype."""
+    """Return the rows of `x` from all ranks as `gather_rows`, but without gradient and for any dtype."""
     if world()[1] == 1:
         return x
     return _all_rows(x.detach())

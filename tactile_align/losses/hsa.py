@@ -37,7 +37,7 @@ class LossOptions:
             negatives are used only for touches against regions.
         hardness: beta of arXiv 2010.04592. A negative with cosine similarity s has weight e^(beta s / kappa), scaled so
             that the mean weight is 1; kappa is the temperature. 0: all weights are equal.
-        hardest: Number of negatives of each row that are used, the most similar ones. None: all negatives.
+        hardest: Number of negatives that are used for each row. They are the most similar ones. None: all negatives.
         chunk: Number of rows that are computed at a time. None: chosen automatically; small batches are computed at
             once. It changes the memory use, not the loss.
 
@@ -75,12 +75,13 @@ class HSAStats(NamedTuple):
     With `gather`, they are computed over all ranks.
 
     Attributes:
-        pairs: Number of valid rows.
+        pairs: Number of valid rows. A row is one touch-region pair of the batch.
         negatives: Mean number of negatives of a valid row; with weighted negatives, the mean sum of weights.
         chance: Chance level: mean over valid rows of ln(1 + number of negatives), the loss of uninformative features.
-        bank_share: Mean share of the denominator of the loss that past keys have, from 0 to 1. Uninformative features
-            give them their share among 1 + negatives. If the share is much smaller, past keys are told from new ones
-            by their age. 0 without `keys`.
+        bank_share: Mean share of past candidates in the denominator of the loss, from 0 to 1. Past candidates are the
+            `past_touches` and `past_regions` of `Keys`. With uninformative features, the share is (number of past
+            negatives) / (1 + number of all negatives). A much smaller share shows that the model tells past features
+            from new ones by their age. 0 without `keys`.
 
     A symmetric loss averages `negatives`, `chance` and `bank_share` over its two directions.
     """
@@ -94,14 +95,15 @@ class HSAStats(NamedTuple):
 class Keys(NamedTuple):
     """Features from a slowly updated copy of the model, with which a symmetric loss compares the features of a batch.
 
-    All candidates of a direction come from the copy: the positive, the other rows of the batch, and past rows. If only
-    the past rows came from the copy, the model could lower the loss by telling old features from new ones.
+    The loss has two directions: a touch is compared with regions, and a region with touches. In each direction, all
+    candidates come from the copy: the positive, the other rows of the batch, and past rows. If only the past rows came
+    from the copy, the model could lower the loss by telling old features from new ones.
 
     Attributes:
-        touches: (B, D) features of the touches of the batch.
+        touches: (B, D) features of the touches of the batch: B rows of length D.
         regions: (B, D) features of the regions of the batch.
-        past_touches: (M, D) features of touches of past batches, from a `MemoryBank`.
-        past_regions: (M, D) features of regions of past batches. Row m belongs to past touch m.
+        past_touches: (M, D) features of M touches of past batches, from a `MemoryBank`.
+        past_regions: (M, D) features of M regions of past batches. Row m belongs to past touch m.
     """
 
     touches: Tensor
@@ -126,19 +128,23 @@ def hsa_loss(
     keys: Keys | None = None,
     hard_valid: Tensor | None = None,
 ) -> Tensor | tuple[Tensor, HSAStats]:
-    """Return -log( e^(h_tau.h_w/kappa) / (e^(h_tau.h_w/kappa) + sum over negatives of e^(h_tau.h_w_i/kappa)) ).
+    """Return the contrastive loss of a batch of touch-region pairs.
+
+    The loss of a pair is -log( e^(h_tau.h_w/kappa) / (e^(h_tau.h_w/kappa) + sum over i of e^(h_tau.h_w_i/kappa)) ),
+    where h_tau is the feature of the touch, h_w the feature of its region, h_w_i the feature of the i-th negative, and
+    kappa the temperature.
 
     Features are first scaled to unit length. Similarities are computed in float32 (float64 inputs stay float64), also
     under autocast. Large batches are computed a range of rows at a time, so that memory grows linearly with B.
 
     Args:
-        h_tau: (B, D) touch features. Their norms do not matter.
+        h_tau: (B, D) touch features: B rows of length D. Their norms do not matter.
         h_w: (B, D) region features. Their norms do not matter. Row i belongs to touch i.
-        hard_negatives: (B, N, D) explicit negatives of each touch. None: no explicit negatives.
+        hard_negatives: (B, N, D) N explicit negatives of each touch. None: no explicit negatives.
         negative: Which rows of the batch are negatives of each row. A (B, B) bool mask, (B, B) float weights >= 0 that
             multiply the exponential of each negative, or a rule that computes these. The diagonal is ignored. With
-            `keys` there are M more columns, one for each past row, and they count in both directions. None: all other
-            rows are negatives.
+            `keys`, M more columns are needed, one for each of the M past rows; they count in both directions. None:
+            all other rows are negatives.
         temperature: kappa > 0.
         reduction: "mean": mean over valid rows. "sum": sum over valid rows. "none": (B,) losses, 0 at invalid rows.
         explicit: "replace": hard negatives replace the in-batch negatives, as in the original implementation. "add":
@@ -244,10 +250,10 @@ class Direction:
     """One direction of the contrastive loss: touches against regions, or regions against touches.
 
     Attributes:
-        weights: Function (first, last) -> (n, C) weights, bool or float, of the candidates as negatives of the rows
-            `first:last` of all ranks' rows. The function returns a new tensor at each call.
+        weights: Function of (first, last), which returns the weights of all C candidates as negatives of the rows
+            `first:last`: a new tensor (last - first, C), bool or float. Rows are counted over all ranks.
         candidates: (C,) bool, which candidates are valid. None if explicit negatives replace them.
-        exist: (B, N) bool, which explicit negatives exist.
+        exist: (B, N) bool, which of the N explicit negatives of each of this rank's B rows exist.
         keep: (B,) bool, which rows of this rank are valid.
         first: Index of this rank's first row among the candidates of all ranks.
         past: Number of candidates of past batches; they are the last ones.
@@ -263,9 +269,10 @@ class Direction:
     options: LossOptions
 
     def losses(self, start: int, stop: int, features: Features) -> tuple[Tensor, Tensor]:
-        """Return losses (n,) and counts (n, 2) of the rows `start:stop`; 0 for invalid rows.
+        """Return losses (n,) and counts (n, 2) of the n rows `start:stop`; 0 for invalid rows.
 
-        The counts are the summed weight of the negatives, and the share of past candidates in the denominator.
+        The two counts of a row are the summed weight of its negatives, and the share of past candidates in the
+        denominator of its loss.
         """
         first, last = self.first + start, self.first + stop
         scaled = features.query / features.kappa
@@ -300,15 +307,17 @@ class Direction:
 
 
 def contrast(logits: Tensor, own: Tensor, negative: Tensor, options: LossOptions, past: slice) -> tuple[Tensor, Tensor]:
-    """Return -log(p / (p + sum of the weighted negatives)), (n,), and two counts of each row, (n, 2).
+    """Return the losses (n,) of n rows, and two counts of each row, (n, 2).
 
-    p is the exponential of the logit of the row's positive. The counts are the summed weight of the negatives, and the
-    share of past candidates in the denominator.
+    The loss of a row is -log(p / (p + s)). p is the exponential of the logit of the row's positive. s is the weighted
+    sum of the exponentials of the logits of its negatives. The counts are the summed weight of the negatives, and the
+    share of past candidates in the denominator p + s.
 
     Args:
-        logits: (n, K) cosine similarities divided by kappa, of each row with all candidates; may be changed in place.
+        logits: (n, C) cosine similarities of each row with all C candidates, divided by the temperature; may be changed
+            in place.
         own: (n, 1) column of each row's positive.
-        negative: (n, K) bool or float weights of the candidates as negatives; changed in place at `own`.
+        negative: (n, C) bool or float weights of the candidates as negatives; changed in place at `own`.
         options: Choice and weights of the negatives.
         past: Columns of the candidates of past batches.
     """
@@ -419,7 +428,7 @@ def check_pairs(h_tau: Tensor, h_w: Tensor, valid: Tensor | None) -> None:
 
 
 def check_keys(h_tau: Tensor, keys: Keys | None, symmetric: bool, in_batch: bool) -> None:
-    """Check the shapes of the keys, and that the other options can be used together with keys."""
+    """Check the shapes of the `Keys`, and that the other options can be used together with them."""
     if keys is None:
         return
     if not symmetric:

@@ -34,7 +34,8 @@ class MSELoss(nn.Module):
     ) -> Tensor | tuple[Tensor, HSAStats]:
         """Return the mean squared distance over the valid rows, a scalar, and HSAStats if `stats` is set.
 
-        h_tau and h_w are (B, D) features, `valid` is (B,) bool. `chance` is 2, the mean for unrelated features.
+        h_tau and h_w are (B, D) features of the touches and regions of B pairs; `valid` is (B,) bool. The field
+        `chance` of the statistics is 2, the expected loss of unrelated features.
         """
         check_pairs(h_tau, h_w, valid)
         with torch.autocast(device_type=h_tau.device.type, enabled=False):

@@ -17,29 +17,29 @@ from tactile_align.losses.gather import gather_facts
 
 COUNT_ROWS = 512
 PATTERN = 8
-"""Width and height of the downsampled touch images that the same-touch rule compares, px."""
+"""Width and height of a touch description, which is a downsampled touch image (see `touch_pattern`), px."""
 
 
 class NegativeRule(Protocol):
     """Interface of a rule that decides which candidates are negatives of each row of a batch of B rows.
 
-    The candidates are the B rows of the batch, then the rows of the bank.
+    The candidates are the B rows of the batch, followed by the M rows of the memory bank (M = 0 without a bank).
     """
 
     def rows(self, start: int, stop: int) -> Tensor:
-        """Return a new tensor (stop - start, B + bank) of bool or float weights. Entry (i, j) is the weight of the
+        """Return a new tensor (stop - start, B + M) of bool or float weights. Entry (i, j) is the weight of the
         region of candidate j as a negative of the touch of row `start` + i."""
         ...
 
     def columns(self, start: int, stop: int) -> Tensor:
-        """Return a new tensor (stop - start, B + bank) of bool or float weights. Entry (i, j) is the weight of the
-        touch of candidate j as a negative of the region of row `start` + i. Needed only for `symmetric`."""
+        """Return a new tensor (stop - start, B + M) of bool or float weights. Entry (i, j) is the weight of the touch
+        of candidate j as a negative of the region of row `start` + i. Only a symmetric loss calls this method."""
         ...
 
 
 @dataclass(frozen=True)
 class MaskRule:
-    """Rule that is given as a tensor `negative` (B, B + bank) for a batch of B rows.
+    """Rule that is given as a tensor `negative` (B, B + M) for B rows of a batch and M rows of the memory bank.
 
     The columns of the bank hold for both directions: a past pair is a negative of the touch and of the region of a row.
     """
@@ -64,7 +64,8 @@ class Facts:
         episode: (M,) integer index of the episode.
         time: (M,) frame number, or seconds if `min_gap` is in seconds.
         contact: (M,) bool, whether the sensor is in contact. None if no rule uses it.
-        touch: (M, F) descriptions of the touches, compared by cosine similarity. None if no rule uses them.
+        touch: (M, F) touch descriptions of F numbers each, compared by cosine similarity; see `touch_pattern`. None if
+            no rule uses them.
         contact_index: (M,) integer index of the contact in its episode; -1 without contact. None if no rule uses it.
     """
 
@@ -77,23 +78,24 @@ class Facts:
 
 @dataclass(frozen=True)
 class Negatives:
-    """Rule by which all other rows are negatives, except the rows that one of its parts excludes.
+    """Rule by which all other rows are negatives, except the rows that one of its four parts excludes.
 
-    The parts are time_gap (`min_gap`), no_contact (`contact`), same_contact (`contact_index`) and same_touch
-    (`ceiling`). The facts of a part come from `losses.build.negatives_of`, `MemoryBank` and `diagnostics.pairs`.
-    All parts are symmetric: if row i is excluded as a negative of row j, then row j is excluded as a negative of row i.
+    The names of the parts, each with the attribute that sets the part: time_gap (`min_gap`), no_contact (`contact`),
+    same_contact (`contact_index`) and same_touch (`ceiling`). `losses.build.negatives_of`, `MemoryBank` and
+    `diagnostics.pairs` provide the values of the attributes. All parts are symmetric: if row i is excluded as a
+    negative of row j, then row j is excluded as a negative of row i.
 
     Attributes:
-        episode: (B,) integer index of each row's episode.
+        episode: (B,) integer index of the episode of each of B rows. A row is one moment.
         time: (B,) frame number, or seconds if `min_gap` is in seconds.
         min_gap: Smallest distance in time between two rows of one episode that are negatives of each other. Closer rows
             may show the same contact. A moment is never a negative of itself, for any `min_gap`.
         contact: (B,) bool, whether the sensor is in contact. Rows without contact are excluded, because their touch
             images all look the same. None: no row is excluded.
-        touch: (B, F) descriptions of the touches, see `touch_pattern` and `unlike`.
+        touch: (B, F) touch descriptions of F numbers each, see `touch_pattern` and `unlike`.
         ceiling: Largest cosine similarity of the touch descriptions of two rows that are negatives of each other. More
             similar touches cannot be told apart, so their regions would be false negatives. None: no limit.
-        bank: Facts of the candidates in the memory bank. Their columns follow those of the batch.
+        bank: Facts about the M candidates in the memory bank. Their columns follow those of the batch.
         contact_index: (B,) integer index of the contact in its episode; -1 without contact. Rows of one contact are
             excluded for any gap, because they show the same touch. None: no row is excluded.
 
@@ -149,14 +151,14 @@ class Negatives:
                 )
 
     def rows(self, start: int, stop: int) -> Tensor:
-        """Return (stop - start, B + bank) bool: entry (i, j) is True if candidate j is a negative of row start + i."""
+        """Return (stop - start, B + M) bool: entry (i, j) is True if candidate j is a negative of row start + i."""
         taken = self._same_row(start, stop)
         for rule in self._rules().values():
             taken |= rule(start, stop)
         return taken.logical_not_()
 
     def columns(self, start: int, stop: int) -> Tensor:
-        """Return (stop - start, B + bank) bool, which equals `rows`, because all parts are symmetric."""
+        """Return (stop - start, B + M) bool, which equals `rows`, because all parts are symmetric."""
         return self.rows(start, stop)
 
     def excluded(self, first: int = 0, last: int | None = None) -> dict[str, Tensor]:
@@ -240,12 +242,12 @@ class Negatives:
 
 
 def touch_pattern(images: Tensor) -> Tensor:
-    """Return descriptions of touches for the same-touch rule: the downsampled images.
+    """Return touch descriptions: the touch images, downsampled to PATTERN x PATTERN pixels.
 
-    Before descriptions are compared, `unlike` must subtract their mean.
+    `Negatives` compares them if its `ceiling` is set. Before that, `unlike` must subtract their mean.
 
     Args:
-        images: (B, H, W, 3) uint8 touch images.
+        images: (B, H, W, 3) uint8: B touch images of height H and width W.
 
     Returns:
         (B, 3 * PATTERN**2) float32 descriptions, from 0 to 1.
@@ -257,7 +259,7 @@ def unlike(pattern: Tensor, everybody: Tensor) -> Tensor:
     """Return touch descriptions with their common mean subtracted, (B, F).
 
     Args:
-        pattern: (B, F) touch descriptions, from `touch_pattern`.
-        everybody: (M, F) touch descriptions whose mean is subtracted: those of all processes and of the memory bank.
+        pattern: (B, F) touch descriptions of F numbers each, from `touch_pattern`.
+        everybody: (M, F) M touch descriptions whose mean is subtracted: those of all processes and of the memory bank.
     """
     return pattern - everybody.mean(dim=0)

@@ -19,10 +19,10 @@ class Features(NamedTuple):
     vectors.
 
     Attributes:
-        query: (B, D) features of the rows.
-        hard: (B, N, D) explicit negatives of each row; N may be 0.
-        keys: (C, D) candidates: every row is compared with all of them.
-        kappa: () temperature.
+        query: (B, D) features of the B rows, each of length D.
+        hard: (B, N, D) N explicit negatives of each row; N may be 0.
+        keys: (C, D) features of the C candidates. Every row is compared with all candidates.
+        kappa: Temperature, a scalar tensor.
     """
 
     query: Tensor
@@ -36,7 +36,10 @@ class Features(NamedTuple):
 
 
 SpanLoss = Callable[[int, int, Features], tuple[Tensor, Tensor]]
-"""Function (start, stop, features of the span) -> losses (n,) and counts (n, 2) of the rows `start:stop`; see `hsa`."""
+"""Function that returns the losses (n,) and counts (n, 2) of the n rows `start:stop`, such as `hsa.Direction.losses`.
+
+Its arguments are start, stop and the features of these rows.
+"""
 
 
 def spans(rows: int, columns: int, chunk: int | None) -> list[tuple[int, int]]:
@@ -49,7 +52,9 @@ def spans(rows: int, columns: int, chunk: int | None) -> list[tuple[int, int]]:
 
 
 def in_spans(span_loss: SpanLoss, features: Features, chunk: int | None, summed: bool) -> tuple[Tensor, Tensor]:
-    """Return the losses (B,) and counts (B, 2) of all rows. They equal those of one call of `span_loss` for all rows.
+    """Return the losses (B,) and counts (B, 2) of all B rows. They equal those of one call of `span_loss` for all rows.
+
+    The counts of a row are described in `hsa.Direction.losses`.
 
     Args:
         span_loss: Loss of one span.

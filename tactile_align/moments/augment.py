@@ -46,7 +46,7 @@ def _augmented(view: ViewBatch, config: AugmentConfig, generator: Generator | No
 
 
 def _in_sight(box: Tensor, images: Tensor) -> Tensor:
-    """Return (B,) bool: whether each box still overlaps its image after the shift."""
+    """Return (B,) bool: whether each of B boxes still overlaps its image after the shift."""
     border = box.new_tensor([images.shape[2], images.shape[1]]) - 0.5
     return ((box[:, 2:] > -0.5) & (box[:, :2] < border)).all(dim=1)
 

@@ -12,10 +12,12 @@ from torch import Tensor
 class ViewBatch:
     """One view of B moments: the images of a camera, and the box of a touch sensor in these images.
 
+    H and W are the height and width of an image.
+
     | field | shape | meaning |
     |---|---|---|
     | image | (B, H, W, 3) uint8 | camera image, RGB |
-    | box | (B, 4) float32 | box of the sensor (moved forward by `ahead_m`) in `image`, px; nan if it does not exist |
+    | box | (B, 4) float32 | box of the sensor (moved by `Input.ahead_m`) in `image`, px; nan if no box exists |
     | visible | (B,) bool | whether `box` exists |
     | sigma | (B, 2) float32 | standard deviation of the box's position along u and v, px; needs `Input.uncertain` |
     | other_box | (B, 4) float32 | box of the other finger in `image`, px; needs `Input.other_finger` |
@@ -40,6 +42,8 @@ class ViewBatch:
 @dataclass(frozen=True, eq=False, kw_only=True)
 class TouchImages:
     """Images of one touch sensor in B moments, as a policy needs them.
+
+    H and W are the height and width of an image.
 
     | field | shape | meaning |
     |---|---|---|
@@ -76,7 +80,7 @@ class ObservationBatch:
 
     | field | shape | meaning |
     |---|---|---|
-    | qpos | (B, D) float32 | normalised state |
+    | qpos | (B, D) float32 | normalised state of D columns |
     | views | mapping from the key of the view | see `ViewBatch` |
     | touches | mapping from sensor name | see `TouchImages` |
     | frames | mapping from camera name, (B, H, W, 3) uint8 | whole frames that only ACT uses, RGB |
@@ -145,11 +149,11 @@ class MomentBatch(ObservationBatch):
     |---|---|---|
     | touches | mapping from sensor name | see `TouchBatch` |
     | qpos_raw | (B, D) float64 | state as recorded |
-    | action | (B, C, A) float32 | normalised actions of this moment and of the next C - 1 moments |
+    | action | (B, C, A) float32 | normalised actions, of A columns, of this moment and of the next C - 1 moments |
     | is_pad | (B, C) bool | whether the action is padding after the end of the episode |
     | episode | (B,) int64 | index of the episode |
     | time | (B,) int64 | frame number in the episode |
-    | noise | (B, latent) float32 | random numbers for the latent of ACT; None: ACT draws them |
+    | noise | (B, latent_dim) float32 | random numbers for the latent of ACT; None: ACT draws them |
     """
 
     touches: Mapping[str, TouchBatch] = field(default_factory=dict)

@@ -1,4 +1,6 @@
-"""Cache of prepared episodes: facts of all moments, and packed frames (decoded frames at the model's input size).
+"""Cache of prepared episodes: facts about all moments (joints, boxes, contacts), and decoded frames.
+
+The decoded frames of an input are packed into one file, at the model's input size.
 
 A prepared episode is a sub-folder of the cache folder. The name of the sub-folder is a hash of everything on which its
 content depends: the episode file, the rig and the inputs. The sub-folder is written under a temporary name and renamed
@@ -34,7 +36,9 @@ from tactile_align.workers import in_processes
 
 
 def write_packed(path: Path, frames: Iterable[np.ndarray], shape: tuple[int, int, int, int]) -> None:
-    """Write T frames (height, width, 3) as one uint8 array of `shape` (T, height, width, 3) in NumPy's file format.
+    """Write frames (height, width, 3) to one file in NumPy's format: a uint8 array of `shape` (T, height, width, 3).
+
+    T is the number of frames.
 
     The file is not written through a memory map: on a full disk, a memory map kills the process with a bus error.
     """
@@ -47,7 +51,7 @@ def write_packed(path: Path, frames: Iterable[np.ndarray], shape: tuple[int, int
 
 
 def read_packed(path: Path, shape: tuple[int, int, int, int], t: int) -> np.ndarray:
-    """Return frame t, (height, width, 3) uint8, of a file of packed frames of `shape` (T, height, width, 3).
+    """Return frame number t, (height, width, 3) uint8, of a file that `write_packed` wrote with the same `shape`.
 
     The file is opened for this one read, so any number of episodes can be read in turn.
 
@@ -81,7 +85,7 @@ def _header(shape: tuple[int, int, int, int]) -> bytes:
 
 
 FORMAT = 4
-"""Part of the key of a prepared episode. Raise it whenever the facts, frames or boxes of an episode change."""
+"""Version of the cache, part of `Job.key`. Raise it whenever the computation of facts, frames or boxes changes."""
 CONTENT = "content.sha256"  # file with the content hash of the episode
 REFERENCE = "reference/"  # prefix of facts that are one image for the whole episode
 _NO_ROOM = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
@@ -191,7 +195,7 @@ def _fill(job: Job, folder: Path) -> None:
 
 
 def input_frame(episode: Episode, entry: Input, t: int, facts: dict[str, np.ndarray]) -> np.ndarray:
-    """Return the image of an input at moment t, (height, width, 3) uint8; see `frame_of` and `input_image`."""
+    """Return the image of an input at frame number t, (height, width, 3) uint8; see `frame_of`, `input_image`."""
     return input_image(entry, frame_of(episode, entry, t, facts), lambda: facts[f"{REFERENCE}{entry.key}"])
 
 

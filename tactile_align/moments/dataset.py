@@ -31,7 +31,7 @@ class Moments(Dataset[MomentBatch]):
 
     Args:
         jobs: Episodes with their rigs and inputs.
-        chunk: C, the number of actions of one moment.
+        chunk: Number of actions of one moment: its own action and the following ones.
         cache: Folder of the prepared episodes.
         processes: Number of processes that prepare episodes at the same time.
         progress: Whether to show a progress bar on stderr.
@@ -94,16 +94,16 @@ class Moments(Dataset[MomentBatch]):
 
     @property
     def episode(self) -> np.ndarray:
-        """(N,) index of the episode of each moment."""
+        """(N,) index of the episode of each of the N moments."""
         return np.repeat(np.arange(len(self.jobs)), np.diff(self._starts))
 
     @property
     def time(self) -> np.ndarray:
-        """(N,) frame number of each moment in its episode."""
+        """(N,) frame number of each of the N moments in its episode."""
         return np.arange(len(self)) - self._starts[self.episode]
 
     def low_dim(self) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Return qpos (T, D) and action (T, A) of each episode as recorded, without normalisation."""
+        """Return qpos (T, D) and action (T, A) of the T moments of each episode, as recorded, not normalised."""
         return [(facts["qpos"], facts["action"]) for facts in self._facts]
 
     def normalised(self, statistics: Statistics) -> "Moments":
@@ -153,7 +153,7 @@ class Moments(Dataset[MomentBatch]):
         )
 
     def _chunks(self, episode: np.ndarray, time: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return actions (B, C, A) and the padding mask (B, C) bool. Padding repeats the last action of the episode."""
+        """Return `MomentBatch.action` and `MomentBatch.is_pad`. Padding repeats the last action of the episode."""
         rows = time[:, None] + np.arange(self.chunk)
         actions = [self._facts[e]["action"] for e in episode]
         chunks = [a[np.minimum(row, len(a) - 1)] for a, row in zip(actions, rows, strict=True)]

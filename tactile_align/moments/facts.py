@@ -62,8 +62,8 @@ class TouchFacts:
 def moment_facts(episode: Episode, rig: Rig, inputs: Sequence[Input]) -> dict[str, np.ndarray]:
     """Return the facts about all moments of an episode, by their names in the files of the cache.
 
-    The names are qpos, action, FIELD/KEY for each field of `ViewFacts`, and FIELD/SENSOR for each field of
-    `TouchFacts`.
+    The names are qpos, action, FIELD/KEY for each field of `ViewFacts` (KEY is the key of the view), and FIELD/SENSOR
+    for each field of `TouchFacts` (SENSOR is the name of the sensor).
 
     Raises:
         InputError: The joints or gripper readings do not fit the rig. The message states the file and the key.

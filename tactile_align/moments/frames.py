@@ -18,10 +18,10 @@ REDUCTIONS = ((2, 1.6), (4, 1.05))
 
 
 def frame_of(episode: Episode, entry: Input, t: int, facts: dict[str, np.ndarray]) -> np.ndarray:
-    """Return the image of an input at moment t, (height, width, 3) uint8 RGB.
+    """Return the image of an input at frame number t, (height, width, 3) uint8 RGB.
 
     If the input is much smaller than a JPEG frame, the JPEG is decoded at half or a quarter of its size. This changes
-    the result by less than one grey level in the mean. `facts` contains the boxes in the full frame.
+    the result by less than one grey level in the mean. `facts` are the facts about the episode from `moment_facts`.
     """
     box = facts[f"frame_box/{entry.key}"][t] if entry.zoom is not None else None
     whole = entry.image_map(*episode.width_height(entry.stream), box)
@@ -70,7 +70,8 @@ def reference_of(episode: Episode, entry: Input, contact: np.ndarray) -> np.ndar
     Args:
         episode: The episode.
         entry: The input of the touch stream.
-        contact: (T,) bool, whether the sensor touches something, see `datasets.contact.contact_of`.
+        contact: (T,) bool, whether the sensor touches something in each of the T frames of the episode; see
+            `datasets.contact.contact_of`.
 
     Returns:
         (height, width, 3) uint8.
@@ -106,7 +107,7 @@ def difference(touch: np.ndarray, reference: np.ndarray) -> np.ndarray:
     """Return GREY + (touch - reference) / 2, rounded down. Every possible difference fits into uint8 without clipping.
 
     Args:
-        touch: (..., H, W, 3) uint8 touch images.
+        touch: (..., H, W, 3) uint8 touch images of height H and width W.
         reference: (H, W, 3) uint8 no-contact reference, see `reference_of`.
 
     Returns:

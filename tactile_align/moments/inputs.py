@@ -60,8 +60,8 @@ class Input:
         Args:
             width: Width of the frame, px.
             height: Height of the frame, px.
-            box: (4,) box of the sensor in the frame, px. If the box is None or nan, an input with zoom shows the whole
-                frame, and the alignment loss does not use the moment.
+            box: Box (u0, v0, u1, v1) of the sensor in the frame, px. If the box is None or nan, an input
+                with zoom shows the whole frame, and the alignment loss does not use the moment.
         """
         whole = ImageMap.identity(width, height)
         if self.zoom is not None and box is not None and not bool(np.isnan(np.asarray(box)).any()):

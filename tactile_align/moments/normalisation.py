@@ -57,7 +57,8 @@ class Statistics(Strict):
         """Return the statistics of the training episodes.
 
         Args:
-            episodes: (qpos (T, D), action (T, A)) of each training episode, as recorded.
+            episodes: Pairs (qpos, action), one for each training episode, as recorded. qpos (T, D) has one row for each
+                of T moments and D columns; action (T, A) has A columns.
             std_floor: Smallest standard deviation that is used for normalisation.
 
         Raises:
@@ -82,21 +83,21 @@ class Statistics(Strict):
         )
 
     def normalise_qpos(self, qpos: Any) -> Any:
-        """Return normalised qpos, (qpos - mean) / std, for qpos (..., D) in NumPy or torch.
+        """Return normalised qpos, (qpos - mean) / std, for qpos of D columns, (..., D), in NumPy or torch.
 
         Dtype and device do not change.
         """
         return self._scaled("qpos", qpos)
 
     def normalise_action(self, action: Any) -> Any:
-        """Return normalised actions, (action - mean) / std, for actions (..., A) in NumPy or torch.
+        """Return normalised actions, (action - mean) / std, for actions of A columns, (..., A), in NumPy or torch.
 
         Dtype and device do not change.
         """
         return self._scaled("action", action)
 
     def restore_action(self, normalised: Any) -> Any:
-        """Return actions (..., A) in the units of the recording, from normalised actions. Inverse of
+        """Return actions (..., A) of A columns in the units of the recording, from normalised actions. Inverse of
         `normalise_action`."""
         return self._scaled("action", normalised, inverse=True)
 

@@ -19,7 +19,7 @@ class MomentSampler:
     workers or ranks, so a resumed run continues with the next batch.
 
     Args:
-        contact: (N,) bool, whether each moment is in contact (with any sensor).
+        contact: (N,) bool, whether each of the N moments is in contact (at any sensor).
         batch_size: Number of moments in a batch, over all ranks.
         contact_share: Fraction of each batch that is drawn from moments in contact. None: all moments have the same
             probability.
@@ -84,7 +84,7 @@ class MomentSampler:
         return np.concatenate(parts)
 
     def _order(self, number: int, turn: int) -> np.ndarray:
-        """Return pool `number` as permuted for one pass. The permutation of the latest pass is kept."""
+        """Return group `number` of moments (in contact or not), permuted for pass `turn`. The latest result is kept."""
         kept = self._orders.get(number)
         if kept is None or kept[0] != turn:
             order = np.random.default_rng([self.seed, number, turn]).permutation(self._pools[number][0])
@@ -141,7 +141,8 @@ def split_episodes(
     if test >= 1 and (test < FEWEST_TEST or total < FEWEST):
         raise InputError(
             f"test = {test:g} of {total} episodes: a test part needs at least {FEWEST_TEST} episodes, and at least "
-            f"{FEWEST} episodes in total. Record more episodes, or set test = 0 to judge on the held-out episodes"
+            f"{FEWEST} episodes in total. Raise test or record more episodes, or set test = 0 to judge on the held-out "
+            f"episodes"
         )
     count = max(1, round(held_out * total)) if 0 < held_out < 1 else int(held_out)
     tested = max(FEWEST_TEST, round(test * total)) if 0 < test < 1 and total >= FEWEST else int(test)

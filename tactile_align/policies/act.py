@@ -119,8 +119,8 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 class ACTOutput(NamedTuple):
     """Output of ACT.
 
-    The fields are the normalised actions (B, C, A), and mean and log variance (B, latent) of the posterior of the
-    latent. Mean and log variance are None if no actions were encoded.
+    The fields are the normalised actions (B, C, A): B samples of C actions of A columns; and mean and log
+    variance (B, latent_dim) of the posterior of the latent. Mean and log variance are None if no actions were encoded.
     """
 
     actions: Tensor
@@ -137,7 +137,7 @@ def act_loss(
 
     Args:
         output: Output of the network.
-        actions: (B, C, A) normalised target actions.
+        actions: (B, C, A) normalised target actions; the sizes are those of `ACTOutput`.
         is_pad: (B, C) bool; padded steps contribute no error. None: no step is padded.
         reduction: Divisor of the L1 sum. valid: the number of real elements (LeRobot since 0.6). all: the number of
             all elements (original code, LeRobot 0.4), which reduces the loss of batches with much padding. With
@@ -159,7 +159,7 @@ def act_loss(
 
 
 def act_parameter_groups(model: nn.Module, lr: float, lr_backbone: float, weight_decay: float) -> list[dict[str, Any]]:
-    """Return the trainable parameters as two AdamW groups, `policy` and `backbone`; an empty group is left out.
+    """Return the trainable parameters as two AdamW groups, "policy" and "backbone"; an empty group is left out.
 
     In the paper and in LeRobot's preset both learning rates are 1e-5, the weight decay is 1e-4, and gradients are
     clipped at norm 10.
@@ -197,9 +197,10 @@ class EncoderLayer(nn.Module):
         return self.dropout2(self.linear2(self.dropout(torch.relu(self.linear1(x)))))
 
     def forward(self, x: Tensor, pos: Tensor, is_pad: Tensor | None = None) -> Tensor:
-        """Return the layer's output (B, N, D) for tokens x (B, N, D) with positions pos (1 or B, N, D).
+        """Return the layer's output for tokens x (B, N, D) with positions pos (1 or B, N, D).
 
-        Tokens are ignored where is_pad (B, N) is True.
+        B samples have N tokens of width D each; the output has the shape of x. Tokens are ignored where is_pad (B, N)
+        is True.
         """
         if self.pre_norm:
             x = x + self._attend(self.norm1(x), pos, is_pad)
@@ -217,7 +218,7 @@ class Encoder(nn.Module):
         self.norm: nn.Module = nn.LayerNorm(d_model) if pre_norm else nn.Identity()
 
     def forward(self, x: Tensor, pos: Tensor, is_pad: Tensor | None = None) -> Tensor:
-        """Return the output tokens (B, N, D); the arguments are those of `EncoderLayer.forward`."""
+        """Return the output tokens, of the shape of x; the arguments are those of `EncoderLayer.forward`."""
         for layer in self.layers:
             x = layer(x, pos, is_pad)
         out: Tensor = self.norm(x)
@@ -256,13 +257,13 @@ class DecoderLayer(nn.Module):
     def forward(
         self, x: Tensor, query_pos: Tensor, keys: Tensor, memory: Tensor, is_pad: Tensor | None = None
     ) -> Tensor:
-        """Return the layer's output (B, C, D).
+        """Return the layer's output, of the shape of x.
 
         Args:
-            x: (B, C, D) query tokens.
+            x: (B, C, D) query tokens: C tokens of width D in each of B samples.
             query_pos: (1, C, D) positions of the queries.
-            keys: (B, N, D) memory tokens with their positions added.
-            memory: (B, N, D) memory tokens.
+            keys: (B, N, D) attention keys: the N memory tokens of each sample with their positions added.
+            memory: (B, N, D) memory tokens, the attention values.
             is_pad: (B, N) bool, True where a memory token is ignored.
         """
         if self.pre_norm:
@@ -285,7 +286,7 @@ class Decoder(nn.Module):
     def forward(
         self, x: Tensor, query_pos: Tensor, memory: Tensor, memory_pos: Tensor, is_pad: Tensor | None = None
     ) -> Tensor:
-        """Return the output tokens (B, C, D); the other arguments are those of `DecoderLayer.forward`.
+        """Return the output tokens, of the shape of x; the other arguments are those of `DecoderLayer.forward`.
 
         The positions memory_pos (1 or B, N, D) are added to the keys but not to the values.
         """
@@ -390,15 +391,15 @@ class ACT(nn.Module):
         """Return the predicted chunk of actions, and the posterior of the latent.
 
         The latent is drawn from the posterior whenever `actions` is given, in eval mode too. Without `actions`, the
-        prediction uses the mean of the prior, z = 0, as on the robot.
+        prediction uses the mean of the prior, a latent of zeros, as on the robot.
 
         Args:
-            state: (B, S) normalised robot state.
-            images: (B, N, 3, H, W) float, scaled to 0..1 and normalised by ImageNet statistics, cameras in
-                the config's order; None with vision "none".
-            extra_tokens: (B, K, extra_token_dim or d_model), K <= config.extra_tokens, appended at the end of
-                the encoder sequence; token k gets the learnt position k. None or K = 0 gives plain ACT.
-            actions: (B, C, A) normalised actions to encode; required in training mode with use_vae.
+            state: (B, state_dim) normalised robot state of each of B samples.
+            images: (B, N, 3, H, W) float images of height H and width W of the N cameras, in the config's order. They
+                are scaled to 0..1 and normalised by ImageNet statistics. None with vision "none".
+            extra_tokens: (B, K, extra_token_dim or d_model) K extra tokens, K <= config.extra_tokens, appended at the
+                end of the encoder sequence; token k gets the learnt position k. None or K = 0 gives plain ACT.
+            actions: (B, C, A) normalised actions to encode, see `ACTOutput`; required in training mode with use_vae.
             is_pad: (B, C) bool, True where an action lies past the end of the episode; None: no action does.
             extra_is_pad: (B, K) bool, True where a sample lacks a token (no box, no contact). Attention ignores such a
                 token, but its values must be finite. None: every sample has all K tokens.
@@ -439,7 +440,7 @@ class ACT(nn.Module):
         return ACTOutput(self.action_head(decoded), mu, logvar)
 
     def _posterior(self, state: Tensor, actions: Tensor, is_pad: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Return mean and log variance of the latent, each (B, latent), from the tokens [cls, state, actions]."""
+        """Return mean and log variance of the latent, each (B, latent_dim), from the tokens [cls, state, actions]."""
         cls = self.vae_encoder_cls_embed.weight[None].expand(len(state), -1, -1)
         joint = self.vae_encoder_robot_state_input_proj(state)[:, None]
         x = torch.cat((cls, joint, self.vae_encoder_action_input_proj(actions)), 1)
@@ -449,7 +450,7 @@ class ACT(nn.Module):
         return mu, logvar
 
     def _image_tokens(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the image tokens (B, N * rows * columns, D), camera by camera, and their positions."""
+        """Return the image tokens (B, N * rows * columns, d_model) of N cameras, and their positions."""
         c = self.config
         if c.per_camera_backbones:
             maps = torch.stack([net(images[:, i]) for i, net in enumerate(self.backbones)], 1).flatten(0, 1)

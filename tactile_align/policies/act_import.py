@@ -1,8 +1,8 @@
 """Conversion of ACT weights from and to LeRobot and the original code (tonyzhaozh/act).
 
-All three implement the same network. LeRobot's policy adds the prefix `model.` to the names. The original code uses
-other names, one ResNet for all cameras or one per camera, seven decoder layers of which only the first is used, and a
-padding head that no loss trains.
+LeRobot, the original code and ours implement the same network. LeRobot's policy adds the prefix `model.` to the names.
+The original code uses other names, one ResNet for all cameras or one per camera, seven decoder layers of which only the
+first is used, and a padding head that no loss trains.
 """
 
 from pathlib import Path

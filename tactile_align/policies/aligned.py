@@ -36,7 +36,7 @@ class Losses(NamedTuple):
         action: Weighted action loss; None where it was not computed.
         alignment: Weighted alignment loss; None where it was not computed.
         log: Values to log, by name.
-        features: Features of the batch, from `AlignedPolicy.see`.
+        features: Features of the images of the batch, from `AlignedPolicy.see`.
     """
 
     action: Tensor | None
@@ -48,8 +48,8 @@ class Losses(NamedTuple):
 class AlignedPolicy(nn.Module):
     """ACT and the alignment of its encoders.
 
-    ACT is built first, so that its random weights do not depend on the alignment. With hsa.weight = 0 and no frame,
-    region or touch tokens, the model has no alignment and is plain ACT.
+    ACT is built first, so that its random weights do not depend on the alignment. With hsa.weight = 0, and if ACT uses
+    no tokens of frames, regions or touches, the model has no alignment and is plain ACT.
 
     Args:
         policy: Architecture of ACT and the tokens that it uses; None trains the alignment only.
@@ -146,7 +146,8 @@ class AlignedPolicy(nn.Module):
             batch: The moments.
             alignment: Whether the alignment loss needs the features.
             action: Whether ACT needs the features.
-            beside: Whether the alignment loss also needs the additional regions that are used as negatives.
+            beside: Whether the alignment loss also needs the additional regions that are used as negatives; see
+                `alignment.Beside`.
         """
         if self.alignment is None:
             return BatchFeatures()
@@ -182,9 +183,10 @@ class AlignedPolicy(nn.Module):
         Args:
             batch: The moments.
             features: Features of the batch, from `see`.
-            action: (B, C, A) normalised actions, encoded into the latent as in training; None: the latent is zero.
+            action: (B, C, A) normalised actions, see `MomentBatch`, encoded into the latent as in training. None: the
+                latent is zero.
             is_pad: (B, C) bool, which actions are padding.
-            noise: (B, latent) standard normal sample for the latent; None: sampled by ACT.
+            noise: (B, latent_dim) standard normal sample for the latent; None: sampled by ACT.
 
         Raises:
             ValueError: The model has no policy.
@@ -227,7 +229,7 @@ class AlignedPolicy(nn.Module):
             totals: `counts` of the complete step, summed over micro-batches and processes, if this batch is only a part
                 of that step. Each loss is then the share of this part in the mean over the step. The entry "world" is
                 the number of processes that gradients will be averaged over.
-            copied: `Alignment.copied` of the batch. None: computed where the alignment loss needs it.
+            copied: Result of `Alignment.copied` for the batch. None: computed where the alignment loss needs it.
         """
         w = weights or Weights()
         aligns = self.aligns and (w.alignment > 0 or not self.training)
@@ -269,7 +271,7 @@ class AlignedPolicy(nn.Module):
 def act_config(policy: PolicyConfig, state_dim: int, action_dim: int, tokens: int) -> ACTConfig:
     """Return the config of the ACT network of a policy.
 
-    Fields that both configs have must have the same name in both.
+    A field that both configs have must have the same name in both.
 
     Args:
         policy: Config of the policy.
@@ -293,7 +295,7 @@ def scale_weights(act: ACT, gain: float) -> None:
 
 
 def _camera_images(batch: ObservationBatch, cameras: tuple[str, ...]) -> Tensor | None:
-    """Return the camera frames (B, cameras, 3, H, W), normalised by ImageNet statistics; None without cameras."""
+    """Return the camera frames (B, cameras, 3, height, width), normalised as in ImageNet; None without cameras."""
     if not cameras:
         return None
     frames = torch.stack([batch.frames[name] for name in cameras], dim=1)

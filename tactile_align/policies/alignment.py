@@ -23,7 +23,7 @@ from tactile_align.moments.batch import MomentBatch, ObservationBatch, camera_ke
 
 @dataclass(frozen=True)
 class View:
-    """View of one sensor in the images of one camera.
+    """View: a pair of a camera and a touch sensor, whose box in the camera's images is computed.
 
     Attributes:
         key: Key of the view in a batch; CAMERA-SENSOR unless the config names the view.
@@ -43,8 +43,8 @@ class View:
 def frame_keys(views: Sequence[View]) -> dict[str, str]:
     """Return, by camera, the key of the image that shows the camera's whole frame.
 
-    This is the first view that is not zoomed. Where all views of a camera are crops, the whole frame is an additional
-    input with the key `camera_key(camera)`.
+    The image is that of the camera's first view that is not zoomed. Where all views of a camera are crops, the whole
+    frame is an additional input with the key `camera_key(camera)`.
     """
     keys = {view.camera: camera_key(view.camera) for view in views}
     return keys | {view.camera: view.key for view in reversed(views) if not view.zoomed}
@@ -57,7 +57,7 @@ class BatchFeatures:
     Attributes:
         regions: Feature h_w and tokens of the image region, by view key.
         touches: Feature h_tau and tokens of the touch image, by sensor.
-        frames: (B, K, D) tokens of the whole frame, by camera.
+        frames: (B, K, D) K tokens of the whole frame in each of B moments, each of length D, by camera.
         beside: Features of additional regions in the images, by view key; for `Alignment.region_negatives`.
     """
 
@@ -71,9 +71,10 @@ class RegionNegatives(NamedTuple):
     """Features of N additional image regions that are negatives of each touch of a view, for `hsa_loss`.
 
     Attributes:
-        features: (B, N, dim) features of the regions.
+        features: (B, N, dim) features of the N regions of each of B touches.
         exist: (B, N) bool, whether each region exists in the image.
-        kinds: N names, the rule that each column of regions comes from.
+        kinds: N names, the kind of each region. beside: a region next to the sensor's box. finger: the box of the other
+            finger. camera: a region in the image of another camera.
     """
 
     features: Tensor
@@ -89,11 +90,11 @@ class RegionNegatives(NamedTuple):
 
 
 class CopyFeatures(NamedTuple):
-    """Features of a batch that the memory's copy of the towers computes. They are the candidates of the loss.
+    """Features of a batch from the momentum copy of the towers (`Memory.towers`), the candidates of the loss.
 
     Attributes:
         features: Features of the regions and touches.
-        others: Features of the additional image regions, by view key.
+        others: Features of the additional image regions that are negatives, by view key.
     """
 
     features: BatchFeatures
@@ -101,11 +102,11 @@ class CopyFeatures(NamedTuple):
 
 
 class Beside(NamedTuple):
-    """Features of additional regions in the images of one view.
+    """Features of additional regions in the images of one view, which serve as negatives.
 
     Attributes:
-        shifted: (B, n, dim) features of boxes beside the sensor's box.
-        exist: (B, n) bool, which of these boxes lie in the image.
+        shifted: (B, P, dim) features of P boxes next to the sensor's box, of the same size, in each of B images.
+        exist: (B, P) bool, which of these boxes lie in the image.
         finger: (B, dim) feature of the other finger's box; None where it is not used.
     """
 
@@ -229,7 +230,7 @@ class Alignment(nn.Module):
         return torch.where(part.visible[:, None], part.sigma, torch.ones_like(part.sigma))
 
     def valid_pairs(self, batch: MomentBatch, view: View) -> Tensor:
-        """Return (B,) bool, which moments have a box and, if hsa.require_contact is set, a contact."""
+        """Return (B,) bool, which of the B moments have a box and, if hsa.require_contact is set, a contact."""
         valid = batch.views[view.key].visible
         return valid & batch.touches[view.sensor].contact if self.hsa.require_contact else valid
 
@@ -239,7 +240,7 @@ class Alignment(nn.Module):
 
     @torch.no_grad()
     def copied(self, batch: MomentBatch) -> CopyFeatures | None:
-        """Return the features of a batch from the memory's copy of the towers. None: no memory, or in eval mode."""
+        """Return the features of a batch from `Memory.towers`, or None without a memory or in eval mode."""
         if self.memory is None or not self.training:
             return None
         features = self.see(batch, towers=self.memory.towers)
@@ -259,7 +260,8 @@ class Alignment(nn.Module):
             features: Features of the batch.
             totals: `counts` of the complete step, if the batch is only a part of that step. The loss is then the share
                 of this part in the loss of the step.
-            copied: `copied` of the batch, which `remember` needs later. None: computed here if there is a memory.
+            copied: Result of `copied` for the batch, which `remember` needs later. None: computed here if the model has
+                a memory.
         """
         copied = self.copied(batch) if copied is None else copied
         total = batch.qpos.new_zeros(())
@@ -313,7 +315,7 @@ class Alignment(nn.Module):
         other: RegionNegatives | None = None,
         keys: Keys | None = None,
     ) -> tuple[Tensor, HSAStats, Tensor]:
-        """Return the loss of one view, its counts, and (B,) bool, which pairs had a negative.
+        """Return the loss of one view, its counts, and (B,) bool, which of the B pairs had a negative.
 
         Args:
             h_tau: (B, dim) touch features.
@@ -321,8 +323,9 @@ class Alignment(nn.Module):
             negatives: Rules that decide which moments are negatives of each other.
             pairs: (B,) bool, which moments are valid pairs.
             kappa: Temperature of the loss.
-            other: Additional regions of the same moments as negatives.
-            keys: Features from the memory's copy of the towers, and past pairs as negatives.
+            other: Additional regions of the same moments, as negatives.
+            keys: Features of the batch from the momentum copy of the towers (`Memory.towers`), and features of past
+                pairs, as negatives.
         """
         valid = pairs & self._with_negatives(negatives, pairs, other)
         loss, stats = (self.loss if self.training else self.loss_alone)(
@@ -354,7 +357,7 @@ class Alignment(nn.Module):
 
     @torch.no_grad()
     def _with_negatives(self, negatives: Negatives, pairs: Tensor, other: RegionNegatives | None) -> Tensor:
-        """Return (B,) bool, which rows have a negative.
+        """Return (B,) bool, which of the B rows (touch-region pairs) have a negative.
 
         A negative may be a valid pair of any process, an entry of the memory bank or, for a touch, an additional
         region. A symmetric loss also needs a negative for the region of the row. A batch from real episodes may contain
@@ -405,7 +408,7 @@ class Alignment(nn.Module):
         return Beside(vectors[:, :count], exist, vectors[:, count] if hsa.finger_negative else None)
 
     def finger_in_sight(self, batch: ObservationBatch, view: View) -> Tensor:
-        """Return (B,) bool, whether the other finger's box is a separate region.
+        """Return (B,) bool, in which of the B moments the other finger's box is a separate region.
 
         The centre of that box must lie in the encoder's image and outside the sensor's box, because fingers that are
         closed on a thin object overlap in the image.
@@ -437,10 +440,10 @@ class Alignment(nn.Module):
 
     @torch.no_grad()
     def remember(self, seen: Sequence[tuple[MomentBatch, CopyFeatures]]) -> None:
-        """Update the memory after a step: add the pairs of all processes, and move the copy of the towers.
+        """Update the memory after a step: add the pairs of all processes, and update the copy of the towers.
 
         Args:
-            seen: Micro-batches of the step, each with the features that the copy computed for the loss.
+            seen: Micro-batches of the step, each with the features that the copy computed for the loss (`copied`).
         """
         if self.memory is None:
             return
@@ -462,6 +465,12 @@ def first_hits(tau: Tensor, w: Tensor, negatives: Negatives, valid: Tensor) -> t
     """Return two counts over the valid touches: retrieval hits in the batch, and negatives in the memory bank.
 
     A touch is a hit if its own region is more similar to it than all of its negatives in the batch.
+
+    Args:
+        tau: (B, dim) features of the B touches.
+        w: (B, dim) features of their regions.
+        negatives: Rule that decides which regions are negatives of each touch.
+        valid: (B,) bool, which pairs are valid.
     """
     touch, region = F.normalize(tau.float(), dim=-1), F.normalize(w.float(), dim=-1)
     hits = past = torch.zeros((), dtype=torch.int64, device=tau.device)
@@ -477,7 +486,10 @@ def first_hits(tau: Tensor, w: Tensor, negatives: Negatives, valid: Tensor) -> t
 
 
 class Memory(nn.Module):
-    """Memory of past pairs of each view as additional negatives, encoded by a momentum copy of the towers."""
+    """Memory of past pairs of each view as additional negatives, encoded by a momentum copy of the towers.
+
+    The momentum copy is a second set of towers, whose weights follow those of the model slowly.
+    """
 
     def __init__(self, hsa: HSAConfig, towers: Towers, views: int) -> None:
         super().__init__()
@@ -500,6 +512,6 @@ class Memory(nn.Module):
 
 
 def _split(features: Features, names: Sequence[str]) -> dict[str, Features]:
-    """Return the features of each source by name, from the features of their concatenated rows."""
+    """Return the features of each of the sources `names`, from the features of their concatenated rows."""
     vectors, tokens = features.vector.chunk(len(names)), features.tokens.chunk(len(names))
     return {name: Features(v, t) for name, v, t in zip(names, vectors, tokens, strict=True)}

@@ -101,7 +101,7 @@ def make_model(config: TrainConfig, state_dim: int, action_dim: int, fill: bool 
 
 
 def initial_checkpoint(init: str) -> Path:
-    """Return the checkpoint file that `init` of a config means; of a run folder, the one that its `select_by` chose.
+    """Return the checkpoint file of `init` in a config. For a run folder, it holds the selected weights of the run.
 
     Raises:
         FactError, FileNotFoundError: `init` is not a run or a checkpoint.
@@ -111,7 +111,7 @@ def initial_checkpoint(init: str) -> Path:
     if not source.exists():
         raise FileNotFoundError(
             f"init = '{init}': no such run folder or checkpoint file, but the run and its opening-only baseline start "
-            f"from its weights. Restore it, set init to another run, or evaluate with --no-baseline"
+            f"from these weights. Restore it, set init to another run, or evaluate with --no-baseline"
         )
     if TOWER in header_of(source):
         raise InputError(
@@ -133,8 +133,9 @@ def start_from(model: AlignedPolicy, config: TrainConfig) -> dict[str, list[str]
 
     Raises:
         FactError, FileNotFoundError: `init` is not a run or a checkpoint.
-        InputError: No tensor fits, or equal weights would give other tokens in the encoders of the model. An
-            opening-only baseline may have no tensor in common with the run that its run started from.
+        InputError: No tensor fits, or the encoders of the model would compute other tokens from equal weights, because
+            their activation differs. An opening-only baseline may have no tensor in common with the run that its run
+            started from.
     """
     if config.init is None:
         return {}
@@ -148,8 +149,8 @@ def start_from(model: AlignedPolicy, config: TrainConfig) -> dict[str, list[str]
     taken = [name for name, value in own.items() if name in tensors and tensors[name].shape == value.shape]
     if not taken and config.region == "box":
         raise InputError(
-            f"{source}: none of its {len(tensors)} tensors fits the model, which has {len(own)} others. Set init to a "
-            f"run with the same encoders or the same policy, or omit init"
+            f"{source}: none of its {len(tensors)} tensors fits the model, which needs {len(own)} tensors. Set init to "
+            f"a run with the same encoders or the same policy, or omit init"
         )
     load_tensors(model, {**own, **{name: tensors[name] for name in taken}}, memory=False)
     if model.alignment is not None and model.alignment.memory is not None:
@@ -159,7 +160,7 @@ def start_from(model: AlignedPolicy, config: TrainConfig) -> dict[str, list[str]
 
 
 def _require_like_encoders(theirs: TrainConfig, ours: TrainConfig, source: Path) -> None:
-    """Check that equal weights give equal tokens in the encoders of two runs."""
+    """Check that the encoders of two runs compute equal tokens from equal weights."""
     for side in ("vision", "touch"):
         a, b = (getattr(config.features, side) for config in (theirs, ours))
         if a is None or b is None or a.model.removesuffix(QUICK) != b.model.removesuffix(QUICK):
@@ -169,12 +170,13 @@ def _require_like_encoders(theirs: TrainConfig, ours: TrainConfig, source: Path)
             advice = " and ".join(f"features.{side}.{name} = '{getattr(a, name)}'" for name in differ)
             raise InputError(
                 f"{source}: its {side} encoder {a.model} ({a.pretrained}) uses another activation (QuickGELU or GELU) "
-                f"than {b.model} ({b.pretrained}), but equal weights need the same. Set {advice} as in that run"
+                f"than {b.model} ({b.pretrained}) of this config, but weights need the activation of their training. "
+                f"Set {advice} as in that run"
             )
 
 
 def measure_of(config: TrainConfig, wanted: Literal["action", "retrieval"]) -> Measure | Literal["last"]:
-    """Return the measure whose best weights give a run's results: its actions, or its retrieval and other read-outs."""
+    """Return the measure whose best weights give a run's action results, or its retrieval and other results."""
     if config.select_by == "last":
         return "last"
     return wanted if config.select_by == "auto" or wanted == "action" else config.select_by
@@ -235,9 +237,9 @@ class LoadedRun:
     def load(
         cls, folder: Path, config: TrainConfig, moments: Moments, measure: Literal["action", "retrieval"]
     ) -> "LoadedRun":
-        """Return a run with the weights that were selected for its actions, or for its retrieval and other read-outs.
+        """Return a run with the weights that were selected for its actions, or for retrieval and other metrics.
 
-        If the run has no best weights of the measure, they are those of its last checkpoint.
+        If no weights were selected by the measure, they are those of the last checkpoint.
 
         Raises:
             FileNotFoundError: The folder contains no checkpoint.

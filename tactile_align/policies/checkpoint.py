@@ -19,7 +19,7 @@ MEMORY = "alignment.memory."
 """Prefix of the tensors that only training uses: the memory bank and its copy of the towers."""
 Measure = Literal["action", "retrieval", "hsa"]
 MEASURES: dict[Measure, str] = {"action": "action error", "retrieval": "R@1", "hsa": "HSA loss"}
-"""Measures of a validation pass, with the name of their value."""
+"""Measures by which a validation pass selects weights, each with the name of its value in texts."""
 
 
 def save_checkpoint(folder: Path, state: dict[str, Any], keep_last: int) -> Path:
@@ -76,9 +76,10 @@ def _write(path: Path, write: Callable[[Path], None]) -> None:
 
 
 def selected_checkpoint(folder: Path, measure: Measure | Literal["last"]) -> Path:
-    """Return the path of best_MEASURE.safetensors, or of the newest step_N.pt if the run has no best of this measure.
+    """Return the path of best_MEASURE.safetensors, or of the newest step_N.pt if that file does not exist.
 
-    A run has no best before its first validation, and no best retrieval with too few held-out contacts.
+    The file does not exist before the first validation. For the measure retrieval, it also does not exist with too few
+    held-out contacts.
 
     Raises:
         FileNotFoundError: The folder has no checkpoint.
@@ -99,7 +100,7 @@ def later_best(folder: Path, step: int) -> dict[Measure, Path]:
 
 
 def header_of(path: Path) -> dict[str, str]:
-    """Return the texts in the header of a .safetensors file, by name; empty if `path` is no such file.
+    """Return the texts in the header of a .safetensors file, by name; empty if `path` is not a .safetensors file.
 
     Raises:
         InputError: The file is damaged.
@@ -175,9 +176,9 @@ def load_weights(model: nn.Module, state: Mapping[str, Any], path: Path) -> None
 
 
 def load_validated(model: nn.Module, path: Path) -> dict[str, Any]:
-    """Load the weights that validation judged from a checkpoint file, and return the contents of the file.
+    """Load the validated weights from a checkpoint file into a model, and return the contents of the file.
 
-    They are the running mean of the weights if the run has one.
+    The validated weights are the running mean of the weights if the run has one.
 
     Raises:
         FileNotFoundError, InputError: As for `load_checkpoint` and `load_weights`.
@@ -211,8 +212,8 @@ def read_torch(path: Path) -> Any:
 def load_checkpoint(path: Path) -> dict[str, Any]:
     """Return the contents of a step_N.pt or best_MEASURE.safetensors (tensors and plain values), on the CPU.
 
-    Both have the entries model, step, config, statistics, rigs, sizes, episodes and versions in the same form. A best
-    file also has measure and value; a step file has everything that resuming needs.
+    Both kinds of file have the entries model, step, config, statistics, rigs, sizes, episodes and versions in the same
+    form. A best file also has measure and value; a step file has everything that resuming needs.
 
     Raises:
         FileNotFoundError: The file does not exist.

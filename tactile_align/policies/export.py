@@ -19,7 +19,7 @@ TOLERANCE = 1e-4
 class Network(nn.Module):
     """Network that computes normalised actions from the tensors of an ObservationBatch, for export.
 
-    The tensors have the order of `example.tensors()`.
+    The tensors have the order of `ObservationBatch.tensors` of the batch `example`.
     """
 
     def __init__(self, model: AlignedPolicy, example: ObservationBatch) -> None:
@@ -27,7 +27,7 @@ class Network(nn.Module):
         self.model, self.example = model, example
 
     def forward(self, *values: Tensor) -> Tensor:
-        """Return the chunk of actions, (B, C, A), normalised."""
+        """Return the chunk of actions of each of B moments, (B, C, A): C normalised actions of A columns."""
         left = iter(values)
         batch = self.example.mapped(lambda _: next(left))
         actions: Tensor = self.model.predict(batch, self.model.see(batch, alignment=False)).actions

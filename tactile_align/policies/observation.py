@@ -49,8 +49,8 @@ class Observation:
     """Observation of a policy whose entries were checked by `checked`.
 
     Attributes:
-        qpos: (D,) float64 robot state, raw as recorded.
-        frames: Frame (H, W, 3) uint8 RGB by stream.
+        qpos: (D,) float64 robot state of D columns, raw as recorded.
+        frames: Frame (height, width, 3) uint8 RGB by stream.
         contact: Stated contact by sensor; sensors whose contact is not stated are missing.
         exposure_qpos: (D,) float64 robot state at the exposure of the frame, by delayed camera.
     """
@@ -65,10 +65,10 @@ def checked(observation: Any, needs: Needs) -> Observation:
     """Return the checked form of an observation.
 
     Args:
-        observation: Mapping with these keys. qpos: (D,) raw robot state. images, touches: frames (H, W, 3) uint8 RGB as
-            recorded, by stream name. contact (optional): bool by sensor. exposure_qpos (only for cameras with a delay
-            in the rig): (D,) robot state at the exposure of the frame, by camera. Streams that the policy does not use
-            are ignored.
+        observation: Mapping with these keys. qpos: (D,) raw robot state of D columns. images, touches: frames (height,
+            width, 3) uint8 RGB as recorded, by stream name. contact (optional): bool by sensor. exposure_qpos (only for
+            cameras with a delay in the rig): (D,) robot state at the exposure of the frame, by camera. Streams that the
+            policy does not use are ignored.
         needs: Entries that the policy needs.
 
     Raises:

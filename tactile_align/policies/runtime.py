@@ -49,10 +49,10 @@ class TemporalEnsembler:
         """Add the chunk predicted at this step and return the action to execute now.
 
         Args:
-            actions: (..., C, A) predicted chunk; row j is for j steps from now.
+            actions: (..., C, A) predicted chunk of C actions of A columns; row j is for j steps from now.
 
         Returns:
-            (..., A), dtype and device of `actions`.
+            (..., A) action, dtype and device of `actions`.
 
         Raises:
             ValueError: The chunk's length is not `chunk_size`, or its shape differs from that of the previous chunk.
@@ -240,8 +240,8 @@ class Policy:
                 needs.
 
         Returns:
-            Without ensembling, the chunk of actions (C, A) from now on. With ensembling, the action (A,) to execute
-            now. float64, robot units.
+            Without ensembling, the chunk of C actions of A columns (C, A) from now on. With ensembling, the action (A,)
+            to execute now. float64, robot units.
 
         Raises:
             ValueError: The observation is invalid; the policy's state is then unchanged.

@@ -35,7 +35,7 @@ PARTS: dict[Part, str] = {"train": "training", "held_out": "held-out", "test": "
 
 @dataclass(frozen=True)
 class _Source:
-    """An episode to load: where it is, its [[data]] entry, and where it was when the run was made."""
+    """Episode to load: its location, its [[data]] entry, and its location when the run was made."""
 
     ref: EpisodeRef
     data: int
@@ -47,7 +47,7 @@ class EpisodeEntry(Strict):
 
     Attributes:
         path: Absolute path of the file when the run was trained.
-        group: The episode's group in a file with several episodes; "" if the file is one episode.
+        group: Name of the HDF5 group of the episode in a file with several episodes; "" if the file is one episode.
         layout: Name or path of the layout; None if the layout is recognised from the file.
         data: Index of the [[data]] entry of the config, whose rig recorded the episode.
         hash: `Episode.content_hash` of the episode.
@@ -64,7 +64,7 @@ class EpisodeEntry(Strict):
 
 
 class Seen(Strict):
-    """Episodes that weights come from, as hashes: those they were trained on, and those they were selected on."""
+    """Episodes on which weights were trained, and episodes on which they were selected, as hashes."""
 
     trained: tuple[str, ...] = ()
     selected: tuple[str, ...] = ()
@@ -77,7 +77,7 @@ class EpisodeLists(Strict):
         train: Training episodes.
         held_out: Episodes for validation and selection.
         test: Test episodes.
-        before: Episodes that the initial weights come from, if they are those of another run.
+        before: Episodes on which the initial weights were trained or selected, if they come from another run.
     """
 
     train: tuple[EpisodeEntry, ...]
@@ -87,13 +87,13 @@ class EpisodeLists(Strict):
 
     @property
     def seen(self) -> Seen:
-        """Episodes that the weights of the run come from, initial weights included."""
+        """Episodes on which the weights of the run, or its initial weights, were trained or selected."""
         own = Seen(trained=tuple(e.hash for e in self.train), selected=tuple(e.hash for e in self.held_out))
         return united([self.before, own])
 
     @property
     def parts(self) -> dict[Part, tuple[EpisodeEntry, ...]]:
-        """The three lists by the name of the part."""
+        """Training, held-out and test episodes, by the name of the part (a key of PARTS)."""
         return {"train": self.train, "held_out": self.held_out, "test": self.test}
 
     @classmethod
@@ -142,14 +142,14 @@ def _layout(ref: EpisodeRef) -> str | None:
 
 @dataclass(frozen=True)
 class Data:
-    """Data with which a run is trained, validated and judged.
+    """Data with which a run is trained, validated and evaluated.
 
     Attributes:
         train: Moments of the training episodes.
         held_out: Moments of the held-out episodes, on which checkpoints are selected.
         statistics: Normalisation statistics, from the training episodes only.
         rigs: The rig of each [[data]] entry.
-        contact: (N,) bool, in which training moments a visible sensor is in contact.
+        contact: (N,) bool, in which of the N training moments a visible sensor is in contact.
         test: Moments of the test episodes, which neither training nor selection uses; None without a test part.
         episodes: Lists of the episodes.
     """
@@ -164,7 +164,7 @@ class Data:
 
     @property
     def judged(self) -> Moments:
-        """Moments on which the finished run is judged: those of the test part, or the held-out ones without it."""
+        """Moments on which the finished run is evaluated: test moments, or held-out moments without a test part."""
         return self.held_out if self.test is None else self.test
 
     @property
@@ -243,7 +243,7 @@ def run_beside(config: Path) -> Path | None:
 
 
 def contact_moments(moments: Moments, config: TrainConfig) -> np.ndarray:
-    """Return (N,) bool, in which moments the sensor of at least one view is visible and in contact."""
+    """Return (N,) bool, in which of the N moments the sensor of at least one view is visible and in contact."""
     pairs = np.zeros(len(moments), dtype=bool)
     for view in views_of(config):
         pairs |= moments.views[view.key].visible & moments.touches[view.sensor].contact
@@ -254,7 +254,7 @@ def contact_share(contact: np.ndarray, config: TrainConfig) -> float | None:
     """Return the fraction of a batch that is drawn from moments in contact; None if all have the same probability.
 
     Args:
-        contact: (N,) bool, which moments are in contact; see `contact_moments`.
+        contact: (N,) bool, which of the N moments are in contact; see `contact_moments`.
         config: Training config.
     """
     if config.contact_share == "auto":
@@ -280,7 +280,7 @@ def _split(config: TrainConfig) -> dict[Part, list[_Source]]:
 
 
 def _found(lists: EpisodeLists, config: TrainConfig, run: Path) -> dict[Part, list[_Source]]:
-    """Return the episodes of a run, each at its old path, or moved: with an equal name and hash below [[data]]."""
+    """Return the episodes of a run, each at its old path, or at a path in [[data]] with equal name and hash."""
     moved: dict[tuple[str, str], list[EpisodeRef]] = {}
     if any(not Path(entry.path).is_file() for entries in lists.parts.values() for entry in entries):
         for source in config.data:
@@ -330,7 +330,7 @@ def _refuse_copies(lists: EpisodeLists) -> None:
 
 
 def with_initial_weights(config: TrainConfig, lists: EpisodeLists) -> EpisodeLists:
-    """Return the lists of a new run, with the episodes that its initial weights come from.
+    """Return the lists of a new run, with the episodes on which its initial weights were trained or selected.
 
     Raises:
         FactError, FileNotFoundError: `init` is not a run or a checkpoint.
@@ -365,7 +365,7 @@ def with_initial_weights(config: TrainConfig, lists: EpisodeLists) -> EpisodeLis
 
 
 def _require_contact(parts: dict[Part, Moments], config: TrainConfig) -> None:
-    """Check that each part has moments in contact if the training part has, and if the losses or batches need them."""
+    """Check that every part has moments in contact if the training part has them and the run needs them."""
     needed = config.views and (config.hsa.weight > 0 or config.contact_share not in ("auto", "natural", 0))
     if not needed or not contact_moments(parts["train"], config).any():
         return  # if the training part has none either, the cause is the rig or the touches, which the doctor finds

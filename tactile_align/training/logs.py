@@ -59,7 +59,7 @@ class TensorBoard(Sink):
         self._writer: Any = SummaryWriter(str(folder))  # type: ignore[no-untyped-call]
 
     def write(self, record: dict[str, Any]) -> None:
-        """Write the numbers of one record; a finding is written as text."""
+        """Write the numbers of one record; a finding (see `watch.finding`) is written as text."""
         for name, value in scalars(record).items():
             self._writer.add_scalar(name, value, record["step"])
         if record["kind"] == "finding":
@@ -75,7 +75,9 @@ class TensorBoard(Sink):
 
 
 class WeightsAndBiases(Sink):
-    """Weights & Biases run with scalars, named KIND/NAME, over `step`, with pictures, and with findings as alerts.
+    """Weights & Biases run with scalars, named KIND/NAME, over `step`. Pictures are sent, too.
+
+    Findings (see `watch.finding`) are sent as alerts.
 
     The id of the run is stored in FOLDER/wandb_id.txt, so that `--resume` continues the same Weights & Biases run.
     Another folder of the same name gets another id. With WANDB_MODE=offline, all data stays in FOLDER/wandb until
@@ -98,7 +100,7 @@ class WeightsAndBiases(Sink):
         self._run.define_metric("*", step_metric="step")  # otherwise the x axis counts records
 
     def write(self, record: dict[str, Any]) -> None:
-        """Send the numbers of one record; a finding is sent as an alert."""
+        """Send the numbers of one record; a finding (see `watch.finding`) is sent as an alert."""
         if record["kind"] == "finding":
             self._run.alert(title=record["id"], text=f"step {record['step']}: {record['text']}. {record['advice']}")
         else:
@@ -192,7 +194,7 @@ def truncate_log(path: Path, step: int) -> int:
 
 
 def _records(path: Path) -> list[tuple[dict[str, Any], str]]:
-    """Return each record of the file with its line."""
+    """Return each record of the file with its line of text."""
     records = []
     lines = read_text(path).split("\n")
     for number, line in enumerate(lines, start=1):

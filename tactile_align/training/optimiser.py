@@ -24,7 +24,7 @@ DECAYED = (nn.Linear, nn.Conv2d, nn.MultiheadAttention)
 
 
 def make_optimiser(model: AlignedPolicy, config: TrainConfig) -> tuple[torch.optim.Optimizer, Schedule]:
-    """Return AdamW over all trainable parameters, and its schedule: a warm-up, then a cosine decay to zero.
+    """Return an AdamW optimiser of all trainable parameters, and its schedule: a warm-up, then a cosine decay to zero.
 
     Each part of the model has its own learning rate: ACT, its ResNet, the towers, the temperature, and all other
     layers, which always start from random weights. See `OptimiserConfig`.
@@ -59,7 +59,7 @@ def make_optimiser(model: AlignedPolicy, config: TrainConfig) -> tuple[torch.opt
 
 
 def layer_factors(towers: Towers, decay: float) -> dict[int, float]:
-    """Return the factor on lr_tower of each parameter of the pretrained towers, by the parameter's id.
+    """Return the factor on the learning rate `lr_tower` of each parameter of the pretrained towers, by its `id`.
 
     The factor of the last trained block is `decay`, that of each earlier block is smaller by `decay`, and that of the
     layers before the first block, such as positional embeddings, is the smallest. The last norm has factor 1. Source:

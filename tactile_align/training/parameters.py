@@ -22,7 +22,7 @@ def module_of(name: str) -> str:
 
 
 def parts_of(model: AlignedPolicy) -> dict[str, list[tuple[str, nn.Parameter]]]:
-    """Return the parameters by part, in the model's order, without the momentum encoder of the memory bank."""
+    """Return the parameters by part, in the model's order, without the memory (`Memory`)."""
     found: dict[str, list[tuple[str, nn.Parameter]]] = {}
     for name, p in model.named_parameters():
         short = name.removeprefix("alignment.")
@@ -32,10 +32,10 @@ def parts_of(model: AlignedPolicy) -> dict[str, list[tuple[str, nn.Parameter]]]:
 
 
 def parameter_table(model: AlignedPolicy, optimiser: torch.optim.Optimizer) -> Table:
-    """Return a table of the numbers of each module, of the trained ones, and of their learning rates.
+    """Return a table of the modules: the number of parameters, the number of trained ones, and the learning rates.
 
-    The rates are those before warm-up and decay. A module has several rates where layer_decay lies in it, and none
-    where it is frozen.
+    The rates are those before warm-up and decay. A module has several rates if `layer_decay` gives its layers different
+    rates, and no rate if it is frozen.
     """
     rates = {id(p): group.get("initial_lr", group["lr"]) for group in optimiser.param_groups for p in group["params"]}
     rows: list[tuple[Any, ...]] = []
@@ -49,7 +49,7 @@ def parameter_table(model: AlignedPolicy, optimiser: torch.optim.Optimizer) -> T
 
 @torch.no_grad()
 def gradient_norms(model: AlignedPolicy) -> dict[str, Tensor]:
-    """Return the norm of the gradient of each module with trained parameters, as grad/MODULE; 0 without a gradient."""
+    """Return the norm of the gradient of each module with trained parameters, by grad/MODULE; 0 without a gradient."""
     norms = {}
     for part, named in parts_of(model).items():
         if any(p.requires_grad for _, p in named):

@@ -49,7 +49,7 @@ class Progress:
     Attributes:
         step: Number of completed steps; also the position of the sampler, because batches depend on (seed, step) only.
         best: Smallest error so far by measure, from `validation.errors_of`.
-        stale: Number of validation passes since the smallest error of the selected measure.
+        stale: Number of validation passes since the smallest error of the measure that `select_by` selects.
     """
 
     step: int = 0
@@ -57,14 +57,14 @@ class Progress:
     stale: int = 0
 
     def judge(self, errors: Mapping[Measure, float], selected: Measure | None) -> list[Measure]:
-        """Update with the errors of a validation pass, and return the measures whose best is now this pass.
+        """Update with the errors of a validation pass, and return the measures for which this pass is now the best.
 
-        A pass as good as the best becomes the best, because the later of two equal weights has seen more data; but it
-        does not count as progress.
+        A pass as good as the best so far becomes the best, because its weights were trained on more data. But it does
+        not count as progress.
 
         Args:
             errors: Errors of the pass by measure.
-            selected: Measure that counts stale passes; None: the pass is not counted.
+            selected: Measure by which `stale` counts passes without progress; None: the pass is not counted.
         """
         if selected is not None and selected in errors:
             progress = errors[selected] < self.best.get(selected, math.inf)
@@ -96,8 +96,8 @@ def save_weights(trainer: Trainer, course: Progress, folder: Path, measure: Meas
         trainer: The trainer after the step that was validated.
         course: Progress of the run.
         folder: Folder of the checkpoints.
-        measure: Measure whose best the weights are.
-        value: Value of the measure.
+        measure: Measure by which these weights are the best so far.
+        value: Value of the measure, such as the action error.
     """
     tensors = weights_of(trainer.model) if trainer.mean is None else trainer.mean.tensors
     judged = {"step": course.step, "measure": measure, "value": value}
@@ -125,7 +125,7 @@ def save_towers(trainer: Trainer, out: Path) -> None:
 
 
 def described(trainer: Trainer) -> dict[str, Any]:
-    """Return what every checkpoint states about its run."""
+    """Return the facts about its run that every checkpoint contains, by name."""
     return {
         "config": config_text(trainer.config),
         "statistics": trainer.data.statistics.model_dump_json(),
@@ -231,7 +231,10 @@ def _required_steps(config: TrainConfig, stored: str, path: Path) -> int:
 
 
 def _require_same_data(data: Data, state: dict[str, Any], path: Path) -> tuple[EpisodeLists, Statistics]:
-    """Check that data are those of a checkpoint; return its lists and statistics, which may differ by rounding."""
+    """Check that data are those of a checkpoint; return its episode lists and statistics.
+
+    The statistics may differ by rounding.
+    """
     lists = EpisodeLists.model_validate_json(state["episodes"])
     statistics = Statistics.model_validate_json(state["statistics"])
     then, changes = lists.parts, []

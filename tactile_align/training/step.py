@@ -28,7 +28,7 @@ class Trainer:
     Attributes:
         config: Training config.
         model: The network.
-        net: The network, wrapped to average gradients over several processes.
+        net: The model, wrapped so that gradients are averaged over several processes.
         optimiser: AdamW optimiser.
         schedule: Schedule of the learning rates.
         mean: Running mean of the weights; None if the config does not enable it.

@@ -27,7 +27,10 @@ logger = logging.getLogger(__name__)
 
 FEWEST = 8  # pairs; with fewer pairs, the rank depends more on their number than on the features
 GALLERY = 64
-"""Number of candidates of R@1, and the fewest held-out contacts with which R@1 is measured."""
+"""Number of candidates that R@1 ranks, and smallest number of held-out contacts with which R@1 is measured.
+
+R@1 is the share of queries for which the right candidate is the most similar.
+"""
 
 
 @torch.no_grad()
@@ -39,9 +42,11 @@ def validate(model: AlignedPolicy, moments: Moments, config: TrainConfig, device
 
     - `action_error`: mean absolute error of the actions, normalised, over recorded steps. The latent is zero, as on
       the robot.
-    - `recall/VIEW`: R@1 among 64 random contacts, mean of both directions, over one moment of each contact in the
-      batches. If the batches contain fewer than 64 contacts, other held-out contacts are added. Missing if fewer than
-      64 contacts are held out.
+    - `recall/VIEW`: R@1, the share of queries for which the right one of 64 candidates is the most similar. It is the
+      mean of two directions: a touch is the query and regions are the candidates, or a region is the query and touches
+      are the candidates. The candidates are random contacts. Each contact of the batches contributes one moment. If the
+      batches contain fewer than 64 contacts, other held-out contacts are added. Missing if fewer than 64 contacts are
+      held out.
     - `rank/SIDE/VIEW` and `spread/SIDE/VIEW`: effective rank and spread of the features of a view, where SIDE is
       `touch` or `region`.
     """
@@ -78,7 +83,7 @@ def validate(model: AlignedPolicy, moments: Moments, config: TrainConfig, device
 
 
 class _Contacts:
-    """Features of one moment of each held-out contact of a view: the first moment that is added."""
+    """Features of each held-out contact of a view, at one moment: the first that is added."""
 
     def __init__(self, moments: Moments, view: View) -> None:
         self.view, self._of = view, contacts_of(moments, view)
@@ -94,7 +99,7 @@ class _Contacts:
                 self._features.setdefault(int(self._of[row]), (touch, region))
 
     def missing(self) -> np.ndarray:
-        """Return the moments to add for 64 contacts, evenly over the held-out episodes."""
+        """Return the moments to add so that 64 contacts have features, evenly over the held-out episodes."""
         if not self.enough or len(self._features) >= GALLERY:
             return np.empty(0, int)
         _, first = np.unique(self._of[self._rows], return_index=True)
@@ -102,7 +107,7 @@ class _Contacts:
         return rows[np.linspace(0, len(rows) - 1, GALLERY - len(self._features)).round().astype(int)]
 
     def recall(self) -> float:
-        """Return R@1 of 64 candidates, mean of both directions. A tie or a nan counts as a miss."""
+        """Return R@1 with 64 candidates, as `recall/VIEW` of `validate`. A tie or a nan counts as a miss."""
         sides = (torch.stack([pair[side] for pair in self._features.values()]) for side in (0, 1))
         touch, region = (F.normalize(side.float(), dim=-1) for side in sides)
         near = (touch @ region.T).cpu().numpy()
@@ -112,7 +117,7 @@ class _Contacts:
 
 
 def contacts_of(moments: Moments, view: View) -> np.ndarray:
-    """Return (N,) the number of each moment's contact, counted over all episodes; -1 without box or contact."""
+    """Return (N,) index of each moment's contact, unique over all episodes; -1 without box or contact."""
     touch = moments.touches[view.sensor]
     pairs = moments.views[view.key].visible & touch.contact
     both = np.stack([moments.episode, touch.contact_index], axis=1)[pairs]
@@ -122,7 +127,7 @@ def contacts_of(moments: Moments, view: View) -> np.ndarray:
 
 
 def selected_measure(config: TrainConfig, held_out: Moments, quiet: bool = False) -> Measure | None:
-    """Return the measure that `select_by` selects weights by on these held-out episodes; None: the last step.
+    """Return the measure by which `select_by` selects weights on these held-out episodes; None: the last step.
 
     Args:
         config: Training config.
@@ -155,7 +160,7 @@ def selected_measure(config: TrainConfig, held_out: Moments, quiet: bool = False
 
 
 def errors_of(means: Mapping[str, float], config: TrainConfig, step: int) -> dict[Measure, float]:
-    """Return the errors of a validation pass by measure, smaller is better: the action error, 1 - R@1, the HSA loss.
+    """Return the errors of a validation pass by measure (smaller is better): the action error, 1 - R@1, the HSA loss.
 
     R@1 is the mean over the views. The action error is missing while a pretraining stage does not train the policy, and
     the HSA loss unless `select_by` = "hsa".

@@ -78,7 +78,7 @@ class Watch:
 
         Args:
             record: Values of the validation pass.
-            error: Error of the pass by the measure that selects weights; None: the pass is not judged by a measure.
+            error: Error of the pass, by the measure that selects weights; None if no measure selects weights.
         """
         checks = [*self._collapse(record), *self._overfit(record)]
         if error is not None:
@@ -188,7 +188,7 @@ class Watch:
 
 
 def _of_chance(record: Mapping[str, float]) -> list[float]:
-    """Return the alignment loss of each view of a record, divided by its chance."""
+    """Return the alignment loss of each view of a record, divided by its chance level (see `HSAStats.chance`)."""
     return [
         record[f"hsa/{name.removeprefix('chance/')}"] / chance
         for name, chance in record.items()
