@@ -231,7 +231,7 @@ def _required_steps(config: TrainConfig, stored: str, path: Path) -> int:
 
 
 def _require_same_data(data: Data, state: dict[str, Any], path: Path) -> tuple[EpisodeLists, Statistics]:
-    """Check that data are those of a checkpoint; return its lists and statistics, which may differ by rounding."""
+    """Check that data are those of a checkpoint up to rounding, and return the lists and statistics of the checkpoint."""
     lists, statistics = (
         kind.model_validate_json(state[name]) for kind, name in ((EpisodeLists, "episodes"), (Statistics, "statistics"))
     )
