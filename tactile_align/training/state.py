@@ -231,10 +231,9 @@ def _required_steps(config: TrainConfig, stored: str, path: Path) -> int:
 
 
 def _require_same_data(data: Data, state: dict[str, Any], path: Path) -> tuple[EpisodeLists, Statistics]:
-    """Check that data are those of a checkpoint up to rounding, and return the lists and statistics of the checkpoint."""
-    lists, statistics = (
-        kind.model_validate_json(state[name]) for kind, name in ((EpisodeLists, "episodes"), (Statistics, "statistics"))
-    )
+    """Check that data are those of a checkpoint up to rounding, and return the lists and statistics of the latter."""
+    lists = EpisodeLists.model_validate_json(state["episodes"])
+    statistics = Statistics.model_validate_json(state["statistics"])
     then, changes = lists.parts, []
     for part, entries in data.episodes.parts.items():
         before, now = ({(e.hash, e.data): str(e) for e in listed} for listed in (then[part], entries))
