@@ -233,12 +233,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     return state
 
 
-PLAIN = (
-    "config",
-    "statistics",
-    "episodes",
-    "measure",
-)  # texts in the header of a best file; the other entries are JSON
+PLAIN = ("config", "statistics", "episodes", "measure")  # texts of a best file's header; other entries are JSON
 
 
 def _read_best(path: Path) -> dict[str, Any]:

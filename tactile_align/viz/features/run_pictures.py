@@ -180,8 +180,8 @@ def draw_maps(
 ) -> list[Path]:
     """Draw pictures of a run's features on its test episodes, or on its held-out episodes if it has no test part.
 
-    Pictures before training (step 0) and after training. Those before training are left out, with a warning, if the run
-    started from weights (`init`, `pretrained`) that are not there any more:
+    Pictures before training (step 0) and after training. If files of the initial weights (`init`, `pretrained`) are
+    gone, those before training are left out with a warning:
 
     - map_step_N.png: similarity of touches to all tokens of the image.
     - gallery_step_N.png: retrieval, i.e. touches and their nearest regions.
