@@ -81,7 +81,7 @@ class StudyConfig(Strict):
                 if base not in self.rows or base in chain or any(self.rows[base].shift_px):
                     raise InputError(
                         f"rows.{chain[-1]}.base = '{base}' cannot be used; a base is another row, without shift_px, "
-                        f"that does not build on this row. Use one of: {', '.join(n for n in self.rows if n not in chain)}"
+                        f"not built on this one. Use one of: {', '.join(n for n in self.rows if n not in chain)}"
                     )
                 chain.append(base)
         for name, group in self.groups.items():
