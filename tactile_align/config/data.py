@@ -7,7 +7,7 @@ from pydantic import Field
 from tactile_align.facts import Strict
 
 MOST_AHEAD_M = 0.2
-"""Upper limit of `ahead_m`, m: no grasped object is thicker."""
+"""Upper limit of `ahead_m`, m. No grasped object is thicker than this."""
 
 
 class DataConfig(Strict):

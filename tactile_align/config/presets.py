@@ -51,7 +51,7 @@ PRESETS: dict[Preset, dict[str, Any]] = {
 def with_preset(data: Mapping[str, Any], source: str) -> dict[str, Any]:
     """Return the entries of a config merged with the entries of the preset that the key `preset` selects.
 
-    Tables are merged key by key. Where both have a key, the value of the config is used.
+    Tables are merged key by key. If both the config and the preset have a key, the value of the config is used.
 
     Args:
         data: The content of the config file.

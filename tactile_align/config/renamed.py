@@ -31,7 +31,7 @@ def refuse_renamed(data: Mapping[str, Any], file: Path) -> None:
     Args:
         data: The content of the config file.
         file: Path of the config file. A config file beside a metrics.jsonl belongs to a run folder, whose checkpoints
-            cannot be read either. The error then states this.
+            cannot be read either; in this case the error also states that.
 
     Raises:
         FactError: The config has an old key. The message lists every old key with its new key.

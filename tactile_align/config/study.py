@@ -1,4 +1,4 @@
-"""Study files: a training config, and rows that each change something in it."""
+"""Study files: a training config, and rows. A row is a variant that changes something in the config."""
 
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -13,7 +13,7 @@ from tactile_align.facts import Strict, parse
 from tactile_align.files import read_toml
 
 STANDING_STILL = "standing_still"
-"""Reference of an action study: actions that repeat the recorded state."""
+"""Name of a reference for action errors: actions that repeat the recorded state."""
 
 
 class RecordingConfig(Strict):
@@ -26,7 +26,7 @@ class RecordingConfig(Strict):
 
 
 class RowConfig(Strict):
-    """One variant of the training config."""
+    """Row of a study: one variant of the training config."""
 
     title: str | None = None
     """Title in the table. None: the name of the row."""
@@ -35,7 +35,8 @@ class RowConfig(Strict):
     unset: tuple[str, ...] = ()
     """Keys that are removed from the base, so that they have their default values, such as "optimiser.ema"."""
     changes: dict[str, Any] = Field(default={})
-    """Entries of the training config that differ from the base. Tables are merged key by key, [[views]] one by one."""
+    """Entries of the training config that differ from the base. Tables are merged key by key; in a list of tables such
+    as [[views]], the first entry changes the first, and so on."""
     shift_px: tuple[float, float] = (0.0, 0.0)
     """Shift of the principal points of the views' cameras in the rig, right and down, raw px. All boxes are then wrong
     by this shift, while the images do not change."""
@@ -79,26 +80,26 @@ class StudyConfig(Strict):
             while (base := self.rows[chain[-1]].base) is not None:
                 if base not in self.rows or base in chain or any(self.rows[base].shift_px):
                     raise InputError(
-                        f"rows.{chain[-1]}.base = '{base}', but a base is another row, without shift_px, that does "
-                        f"not build on this row. Use one of: {', '.join(n for n in self.rows if n not in chain)}"
+                        f"rows.{chain[-1]}.base = '{base}' cannot be used; a base is another row, without shift_px, "
+                        f"not built on this one. Use one of: {', '.join(n for n in self.rows if n not in chain)}"
                     )
                 chain.append(base)
         for name, group in self.groups.items():
             known = {*group.rows, *({STANDING_STILL} if self.measure == "action" else ())}
             if unknown := [n for n in group.rows if n not in self.rows] + [n for n in group.against if n not in known]:
                 raise InputError(
-                    f"groups.{name} names {', '.join(unknown)}; rows must be rows of the file, and against must be "
-                    f"rows of the group. The rows of the file are {', '.join(self.rows)}. Correct the names"
+                    f"groups.{name} contains unknown names: {', '.join(unknown)}. `rows` may contain rows of the file "
+                    f"({', '.join(self.rows)}), and `against` rows of the group. Correct or remove these names"
                 )
         return self
 
     def compared(self) -> dict[str, GroupConfig]:
-        """Return the groups of rows by name; without groups in the file, all rows are compared with the first."""
+        """Return the groups of rows by name; without groups in the file, one group with the first row as reference."""
         rows = tuple(self.rows)
         return self.groups or {"all": GroupConfig(rows=rows, against=rows[:1])}
 
     def row_names(self, given: tuple[str, ...] = ()) -> list[str]:
-        """Return the rows that names of rows and groups select, each once; all rows if no name is given.
+        """Return the rows that `given`, names of rows or groups, selects, each once; all rows if it is empty.
 
         Raises:
             InputError: A name is unknown; the message lists the known names.
@@ -116,7 +117,7 @@ class StudyConfig(Strict):
         return "standing still" if name == STANDING_STILL else self.rows[name].title or name
 
     def train_config(self, row: str, **entries: Any) -> TrainConfig:
-        """Return the training config of a row, with `entries` merged over it.
+        """Return the training config of a row. The keyword arguments `entries` replace entries of the config.
 
         Raises:
             FactError, InputError: An entry of the row or of the config is unknown, missing or wrong; the message states
@@ -151,7 +152,7 @@ class StudyConfig(Strict):
 
 
 def merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    """Return a nested dict with changes applied; lists of dicts are merged item by item.
+    """Return the nested dict `base` with `changes` applied; lists of dicts are merged item by item.
 
     Raises:
         ValueError: Two lists of dicts differ in length.

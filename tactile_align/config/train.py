@@ -63,7 +63,7 @@ class OptimiserConfig(Strict):
 
 class AugmentConfig(Strict):
     """Random changes of the training images of cameras. A box moves with its image. Touch images, and whole
-    frames that are no view, are not changed."""
+    frames of cameras without a view, are not changed."""
 
     shift_px: Annotated[int, Field(ge=0)] = 0
     """Largest random shift of an image, px of the encoder's input. Images in the cache are larger by this number of px
@@ -158,12 +158,12 @@ class TrainConfig(Strict):
     """Episodes that are held out for validation. Below 1: a fraction of all episodes. 1 or more: a number of
     episodes."""
     test: Annotated[float, Field(ge=0)] = 0.1
-    """Episodes that are neither trained on nor used for selection; `evaluate` judges on them. Below 1: a fraction of
-    all episodes, at least 4 episodes, and no test part with fewer than 20 episodes. 1 or more: a number of episodes. 0:
-    no test part, so `evaluate` judges on the held-out episodes."""
+    """Episodes that are neither trained on nor used for selection; `evaluate` uses them. Below 1: a fraction of all
+    episodes, at least 4 episodes; if there are fewer than 20 episodes in total, none. 1 or more: a number of episodes.
+    0: no test episodes; `evaluate` then uses the held-out episodes."""
     split_seed: int = 0
     """Random seed of the split into training, held-out and test episodes. Runs with other `seed` and equal `split_seed`
-    are judged on the same episodes."""
+    are evaluated on the same episodes."""
     seed: int = 0
     """Random seed of the initial weights and of the order of the training data."""
     validate_every: Annotated[int, Field(ge=1)] = 500
@@ -172,9 +172,10 @@ class TrainConfig(Strict):
     """Number of batches in a validation pass."""
     select_by: Literal["auto", "action", "retrieval", "hsa", "last"] = "auto"
     """Measure that decides which weights are used after training, and when `patience` ends the training. action: error
-    of the predicted actions on held-out episodes. retrieval: R@1 among held-out contacts, of which it needs 64. hsa:
-    alignment loss, which needs a fixed temperature. last: the last step. auto: action for acting and for action errors,
-    retrieval for everything else; `patience` then follows action if the run trains a policy, otherwise retrieval."""
+    of the predicted actions on held-out episodes. retrieval: R@1 on held-out episodes, which must contain at least 64
+    contacts. hsa: alignment loss, which needs a fixed temperature. last: the last step. auto: weights selected by
+    action are used for acting and for action errors, weights selected by retrieval for everything else; `patience`
+    follows action if the run trains a policy, otherwise retrieval."""
     patience: Annotated[int, Field(ge=1)] | None = None
     """Number of validation passes. Training stops if the measure of `select_by` has no new best in this many
     consecutive passes. Passes within alignment.pretrain_steps do not count. None: training never stops early."""

@@ -1,4 +1,4 @@
-"""Contact of a touch sensor: one flag per frame, computed from the touch images alone.
+"""Contact of a touch sensor: one flag per frame (touching or not), computed from the touch images alone.
 
 Without contact a gel looks the same in every frame, up to noise and slow drift. In contact it shows the object. The
 frames without contact therefore form a dense cluster. If there are several clusters (a held object forms one too), the
@@ -32,8 +32,8 @@ class Contact:
         score: (T,) float64, distance of the frame from the reference, grey levels.
         enter: Score that a contact must exceed in at least one frame.
         leave: Score that a contact exceeds in all its frames.
-        reference: (h, w, 3) float32 touch without contact, mean over the episode, resized so that its longer side is
-            LONG_SIDE cells.
+        reference: (h, w, 3) float32 touch without contact, mean over the episode, averaged over h x w cells; the longer
+            side has LONG_SIDE cells.
         drift: Change of the reference within the episode, grey levels.
         drifting: Whether the drift exceeds the weakest contact that can be detected.
     """

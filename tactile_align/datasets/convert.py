@@ -28,7 +28,7 @@ def other_arrays(
     Args:
         group: The episode.
         layout: Its layout.
-        places: (role, name, key) of its streams of frames.
+        places: Role (camera, touch or depth), name and path of each stream of frames in the episode.
         file: The file's path, for error messages.
 
     Raises:
@@ -40,7 +40,7 @@ def other_arrays(
 def untaken_streams(
     group: h5py.Group, layout: Layout, places: Iterable[tuple[str, str, str]], file: Path, steps: int
 ) -> list[str]:
-    """Return descriptions of likely streams that the layout does not read, such as 'obs/gel (90, 240, 320, 3) uint8'.
+    """Return descriptions of likely streams outside the layout, such as 'obs/gel (90, 240, 320, 3) uint8'.
 
     A likely stream has as many rows as the episode, or at least three axes, or contains encoded frames. A simulator's
     `truth` is excluded. The descriptions are for remarks only: objects that cannot be reached (links, damage) are
@@ -49,7 +49,7 @@ def untaken_streams(
     Args:
         group: The episode.
         layout: Its layout.
-        places: (role, name, key) of its streams of frames.
+        places: Role (camera, touch or depth), name and path of each stream of frames in the episode.
         file: The file's path, for error messages.
         steps: Number of rows of the episode; 0 if unknown.
     """

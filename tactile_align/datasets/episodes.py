@@ -59,8 +59,9 @@ class Episode:
         ref: Reference to the episode: file, group and layout.
         path: The file.
         layout: The layout.
-        qpos: (T, D) float64 raw joint readings, in the units of the recording (the rig states which).
-        action: (T, A) float64 raw actions, in the units of the recording.
+        qpos: (T, D) float64 raw joint and gripper readings, D columns, in the units of the recording (the rig states
+            which).
+        action: (T, A) float64 raw actions, A columns, in the units of the recording.
         qvel: (T, D) float64 joint velocities, None if not recorded. The qvel of X-Trainer recordings is a copy of qpos.
         fps: Frames per second, None when neither the file nor the layout states the rate.
         attributes: HDF5 attributes of the episode.
@@ -120,7 +121,7 @@ class Episode:
 
     @property
     def carried(self) -> tuple[str, ...]:
-        """Paths of the additional (T, ...) arrays in the layout's `carried` list, such as base_action."""
+        """Paths of additional arrays with one entry per row, from the layout's list `carried`, such as base_action."""
         return tuple(self._carried)
 
     @cached_property
@@ -193,7 +194,7 @@ class Episode:
         return HANDLES.read_row(self._stamp, self._depth[name], self._index(t))
 
     def carried_array(self, key: str) -> np.ndarray:
-        """Return the (T, ...) array at `key`, one of the paths in `carried`."""
+        """Return the array at the path `key`, one of `carried`; its first axis is the T rows of the episode."""
         rows = [HANDLES.read_row(self._stamp, self._carried[key], t) for t in range(len(self))]
         return np.stack(rows)
 

@@ -29,7 +29,7 @@ class Stamp:
 
     @classmethod
     def of(cls, path: Path) -> "Stamp":
-        """Return the stamp of a file in its current state."""
+        """Return the stamp of the file at a path in its current state."""
         stat = path.stat()
         return cls(path, stat.st_ino, stat.st_mtime_ns, stat.st_size)
 

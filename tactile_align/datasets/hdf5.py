@@ -22,7 +22,7 @@ GZIP, SHUFFLE = 1, 2
 
 
 def claimed_bytes(data: h5py.Dataset, row: int) -> int:
-    """Return the number of bytes that the file states for one row of a (T,) variable-length dataset.
+    """Return the number of bytes that the file states for one row of a variable-length dataset.
 
     The row itself is not read.
 
@@ -185,7 +185,7 @@ def dataset(root: h5py.Group, key: str, file: Path) -> h5py.Dataset | None:
 
 
 def read_low_dim(data: h5py.Dataset, file: Path, key: str) -> np.ndarray:
-    """Return a complete (T,) or (T, D, ...) array, after checking its stated size.
+    """Return a complete array, (T,) or (T, D, ...) for T rows, after checking the size that the file states.
 
     Raises:
         EpisodeError: The stated size exceeds MAX_LOW_DIM_BYTES, or HDF5 cannot read the array.

@@ -44,7 +44,7 @@ class State(Strict):
 
     @property
     def arrays(self) -> tuple[tuple[str, tuple[str, ...], bool], ...]:
-        """(name, paths, required) of qpos, action and qvel, where required is True if an episode must have it."""
+        """Name, paths and whether an episode must have it, for each of qpos, action and qvel."""
         return ("qpos", self.qpos, True), ("action", self.action, True), ("qvel", self.qvel, False)
 
 
@@ -71,7 +71,7 @@ class Depth(Strict):
 
 
 class Storage(Strict):
-    """Storage of frames: new files use `kind`; a file is recognised as this layout if it uses a kind in `found`."""
+    """Storage of frames: new files use `kind`; files of this layout may use any of the kinds in `found`."""
 
     kind: Kind
     found: tuple[Kind, ...] = Field(min_length=1)
@@ -89,7 +89,7 @@ class ChannelOrder(Strict):
 
 
 class Lengths(Strict):
-    """Table (streams, T) of encoded frame sizes, bytes. Only the recorder's own software needs it."""
+    """Table of encoded frame sizes, bytes: one row per stream. Only the recorder's own software needs it."""
 
     key: Data
     rows: Literal["written", "alphabetical"]

@@ -26,7 +26,7 @@ class Look:
     Attributes:
         name: Name of the stream.
         at: (n,) indices of the moments.
-        thumbs: (n, h, w, 3) float32 RGB frames, resized to thumbnails, grey levels.
+        thumbs: (n, h, w, 3) float32 RGB frames, resized to h x w pixels, grey levels.
     """
 
     name: str
@@ -64,7 +64,7 @@ def frozen(episode: Episode, name: str, same: np.ndarray) -> list[Fault]:
     Args:
         episode: The episode.
         name: A camera or touch stream.
-        same: (T - 1,) bool, whether frame t + 1 has the same bytes as frame t.
+        same: (T - 1,) bool for an episode of T frames: whether frame t + 1 has the same bytes as frame t.
     """
     stream = episode.stream(name)
     if len(same) >= 2 * FROZEN_STEPS and same.all():
@@ -83,7 +83,7 @@ def frozen(episode: Episode, name: str, same: np.ndarray) -> list[Fault]:
 
 
 def true_runs(flags: np.ndarray, least: int) -> list[tuple[int, int]]:
-    """Return (first, end) of each run of at least `least` true flags in (T,) flags: the rows first <= t < end."""
+    """Return (first, end) of each run of at least `least` true values in `flags`: the rows first <= t < end."""
     edges = np.flatnonzero(np.diff(np.concatenate(([0], flags.astype(int), [0]))))
     return [(int(a), int(b)) for a, b in edges.reshape(-1, 2) if b - a >= least]
 

@@ -40,7 +40,7 @@ class Stream:
 
 
 def camera_places(group: h5py.Group, layout: Layout, file: Path) -> list[tuple[str, str, str]]:
-    """Return (role, name, key below the group) of every camera and depth stream, cameras in the layout's order.
+    """Return role, name and path below the group of every camera and depth stream, cameras in the layout's order.
 
     Raises:
         EpisodeError: The camera group cannot be reached, or is a dataset.
@@ -57,7 +57,7 @@ def camera_places(group: h5py.Group, layout: Layout, file: Path) -> list[tuple[s
 
 
 def touch_places(group: h5py.Group, place: str, layout: Layout, file: Path) -> Iterator[tuple[str, str, str]]:
-    """Yield (role, name, key below the group) of every touch stream in one of the layout's touch groups."""
+    """Yield role, name and path below the group of every touch stream in one of the layout's touch groups."""
     holder = hdf5.reach(group, place, file)
     names = hdf5.names(holder, file) if isinstance(holder, h5py.Group) else ()
     yield from (("touch", name, f"{place}/{name}".strip("/")) for name in names if layout.is_touch(name))
@@ -137,7 +137,7 @@ def _kind(data: h5py.Dataset, file: Path, key: str) -> Kind:
 def state_array(
     group: h5py.Group, keys: tuple[str, ...], file: Path, needed: bool, finite: bool = True
 ) -> np.ndarray | None:
-    """Return joints, velocities or actions, (T, D) float64; None if they are missing and `needed` is False.
+    """Return joints, velocities or actions, (T, D) float64, D columns in T rows; None if missing and not `needed`.
 
     Args:
         group: The episode.
@@ -238,10 +238,10 @@ class _Collect:
 
 
 def frame_places(group: h5py.Group, layout: Layout, file: Path, contents: Found) -> list[tuple[str, str, str]]:
-    """Return (role, name, key below the group) of every stream of frames; cameras in the layout's order.
+    """Return role, name and path below the group of every stream of frames; cameras in the layout's order.
 
-    Each name occurs once. Duplicate names, a missing camera and groups that cannot be read are added to
-    `contents.faults`.
+    The role is "camera", "touch" or "depth". Each name occurs once. Duplicate names, a missing camera and groups that
+    cannot be read are added to `contents.faults`.
     """
     places: dict[str, tuple[str, str, str]] = {}
     with _Collect(contents):

@@ -42,7 +42,7 @@ class Writer:
     quality: int | None
 
     def low_dim(self, qpos: np.ndarray, action: np.ndarray, qvel: np.ndarray | None) -> None:
-        """Write qpos (T, D), action (T, A) and, if given, qvel (T, D)."""
+        """Write joints `qpos` (T, D), actions (T, A) and, if given, joint velocities `qvel` (T, D)."""
         state = self.layout.state
         if qvel is not None and not state.qvel:
             raise InputError(f"{self.target}: layout {self.layout.name} cannot store qvel. Leave qvel out")
@@ -95,7 +95,7 @@ class Writer:
             self._store(layout.lengths.key, table)
 
     def arrays(self, given: dict[str, np.ndarray], whole: bool = True) -> None:
-        """Write each array at its path, the key. If `whole`, each array must be a depth stream with T rows."""
+        """Write arrays by path. If `whole`, each array must be a depth stream with T rows."""
         for key, values in given.items():
             array = np.asarray(values)
             if whole:
@@ -220,8 +220,8 @@ def write_episode(
 
     Args:
         path: The file to write; its folder is created.
-        qpos: (T, D) raw joint readings.
-        action: (T, A) raw actions.
+        qpos: (T, D) raw joint readings, D columns in T rows.
+        action: (T, A) raw actions, A columns.
         images: T frames (H, W, 3) uint8 RGB by camera name, as an array or any iterable. A frame may also be the bytes
             of a JPEG or PNG in the layout's channel order; these bytes are stored unchanged.
         touches: T frames by touch sensor, as in `images`.

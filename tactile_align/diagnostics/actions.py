@@ -1,4 +1,4 @@
-"""Action errors of a policy and of its controls, by phase of the contact, and their paired comparison between runs."""
+"""Action errors of a policy and of simple predictors (controls), by phase of contact, and differences between runs."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -16,25 +16,26 @@ from tactile_align.policies.build import LoadedRun
 POLICY, STILL, LINEAR = "policy", "standing still", "linear in joints"
 TOUCH, REGION = "touch shuffled", "region shuffled"
 JUDGED = 1500
-"""Largest number of moments, nearly, that are judged; they are evenly spaced."""
+"""Approximate largest number of moments at which errors are computed; they are evenly spaced."""
 FITTED = 5000
 """Largest number of training moments that the linear control is fitted to."""
 NEAR_CHANGE = 3
-"""Rows before and after a contact begins or ends that are the phase "transition"; 0.3 s at 10 frames per second."""
+"""Number of rows before and after the start or end of a contact that count as "transition"; 0.3 s at 10 frames/s."""
 
 
 @dataclass(frozen=True)
 class ActionMoments:
-    """Action errors of R moments over chunks of C steps with A columns, robot units.
+    """Action errors at R moments. Each moment has a chunk of C future actions; each action has A columns, robot units.
 
     Attributes:
-        episode: (R,) episode of each moment.
+        episode: (R,) index of the episode of each moment.
         time: (R,) frame number of each moment in its episode.
-        phase: (R,) str, "free", "contact" or "transition"; "" without a touch sensor.
-        real: (R, C) bool, which steps are not padding.
-        columns: (R, C, A) absolute errors, by row: the policy, and standing still if state and action have equal
-            length.
-        errors: (R, C) absolute errors, averaged over the columns, by row: the policy and every control.
+        phase: (R,) str, "free", "contact" or "transition", see `contact_phases`; "" without a touch sensor.
+        real: (R, C) bool, which steps of a chunk lie inside the episode; the other steps are padding.
+        columns: (R, C, A) absolute errors by name of the predictor: "policy", and "standing still" if state and action
+            have equal length.
+        errors: (R, C) absolute errors averaged over the columns, by name of the predictor: "policy" and the controls of
+            `action_moments`.
     """
 
     episode: np.ndarray
@@ -45,7 +46,7 @@ class ActionMoments:
     errors: dict[str, np.ndarray]
 
     def error(self) -> ActionError:
-        """Return the errors by column."""
+        """Return the mean error of each action column."""
         means = {row: tuple(_over_steps(e, self.real).mean(axis=0).tolist()) for row, e in self.columns.items()}
         return ActionError(
             per_column=means[POLICY],
@@ -55,7 +56,7 @@ class ActionMoments:
         )
 
     def phases(self) -> dict[str, dict[str, PhaseError]]:
-        """Return the error by phase, then by row; each control also with its paired difference to the policy."""
+        """Return the error by phase, then by predictor; each control also with its paired difference to the policy."""
         table: dict[str, dict[str, PhaseError]] = {}
         for phase, chosen in self.rows().items():
             episode, policy = self.episode[chosen], self.of(POLICY)[chosen]
@@ -69,12 +70,12 @@ class ActionMoments:
         return table
 
     def rows(self) -> dict[str, np.ndarray]:
-        """Return the indices of the moments by phase; "all" are all moments."""
+        """Return the indices of the moments by phase; the phase "all" contains every moment."""
         phases = {phase: np.flatnonzero(self.phase == phase) for phase in ("free", "contact", "transition")}
         return {"all": np.arange(len(self.phase))} | {name: rows for name, rows in phases.items() if len(rows)}
 
     def of(self, row: str, chunk: int | None = None) -> np.ndarray:
-        """Return the error (R,) of each moment, its mean over those of its first `chunk` steps that are not padding."""
+        """Return the error of predictor `row` at each of R moments, (R,): mean over `chunk` steps, without padding."""
         return _over_steps(self.errors[row][:, :chunk], self.real[:, :chunk])
 
 
@@ -85,15 +86,15 @@ def _over_steps(values: np.ndarray, real: np.ndarray) -> np.ndarray:
 
 
 def common_phases(runs: Iterable[ActionMoments]) -> dict[str, np.ndarray]:
-    """Return the phases in which runs on the same moments are compared: those of the first run with touch sensors."""
+    """Return the indices of moments by phase, with the phases of the first run that has touch sensors."""
     first, *others = runs
     return next((run for run in (first, *others) if run.phase[0]), first).rows()
 
 
 def compare_actions(runs: dict[str, ActionMoments], comparisons: int) -> dict[str, dict[str, Difference]]:
-    """Return the policy's action error minus that of the first run, by phase (see `common_phases`), then by run.
+    """Return the action error of each further run minus that of the first run, by phase (`common_phases`), then by run.
 
-    Runs with different chunks are compared over the steps that all have.
+    Runs whose chunks differ in length are compared over the length of the shortest chunk.
 
     Args:
         runs: Action errors of at least two runs on the same moments, by the name of the run.
@@ -113,12 +114,12 @@ def compare_actions(runs: dict[str, ActionMoments], comparisons: int) -> dict[st
 
 @torch.no_grad()
 def action_moments(run: LoadedRun, train: Moments) -> ActionMoments:
-    """Return the action errors of a run and of its controls on its moments, robot units.
+    """Return the action errors of a policy and of its controls at the moments of a run, robot units.
 
-    The latent of the policy is zero, as on the robot. The controls: standing still (all actions of a chunk equal the
-    recorded state), if state and action have equal length; linear in joints (a ridge regression from state to chunk);
-    touch shuffled and region shuffled (the policy with tokens of a random moment of another episode), if the policy
-    uses these tokens and there are two episodes.
+    The latent of the policy is zero, as on the robot. The controls are: "standing still" (all actions of a chunk equal
+    the recorded state), if state and action have equal length; "linear in joints" (a ridge regression from state to
+    chunk); "touch shuffled" and "region shuffled" (the policy with touch or region tokens of a random moment of another
+    episode), if the policy uses these tokens and at least two episodes exist.
 
     Args:
         run: Run with a policy.
@@ -172,7 +173,16 @@ def action_moments(run: LoadedRun, train: Moments) -> ActionMoments:
 
 
 def linear_in_joints(train: Moments, state: np.ndarray, chunk: int) -> np.ndarray:
-    """Return chunks (R, C, A) predicted from states (R, D) by a ridge regression over training moments, robot units."""
+    """Return action chunks predicted from robot states by a ridge regression, robot units.
+
+    Args:
+        train: Training moments, to which the regression is fitted.
+        state: (R, D) states of R moments, D numbers each.
+        chunk: Number of actions in a chunk, C.
+
+    Returns:
+        (R, C, A) chunks of C actions with A columns each.
+    """
     joints, actions = (np.concatenate(parts) for parts in zip(*train.low_dim(), strict=True))
     lengths = [len(qpos) for qpos, _ in train.low_dim()]
     some = evenly(len(joints), FITTED)
@@ -183,7 +193,7 @@ def linear_in_joints(train: Moments, state: np.ndarray, chunk: int) -> np.ndarra
 
 
 def contact_phases(moments: Moments) -> np.ndarray:
-    """Return the phase (N,) of each moment; "" without a touch sensor.
+    """Return the phase of each of N moments, (N,) str; "" without a touch sensor.
 
     transition: the contact of a sensor begins or ends within `NEAR_CHANGE` rows. contact: a sensor is in contact, far
     from a change. free: no sensor is in contact, far from a change.

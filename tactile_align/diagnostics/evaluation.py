@@ -42,7 +42,7 @@ logger = logging.getLogger(__name__)
 
 BASELINE, TRIAL = "opening_only", "trial.json"
 BASELINE_RATES = (1e-4, 1e-3, 1e-2)
-"""Learning rates of the baseline's new layers. They do not depend on the run's, which may be those of a tower."""
+"""Learning rates of the baseline's layers with random initial weights. They do not depend on the run's rates."""
 GALLERY = 64
 
 
@@ -56,26 +56,27 @@ def evaluate(
 ) -> Summary:
     """Return the results of a run on its test episodes, and write them to RUN/summary.json.
 
-    A run without a test part is judged on its held-out episodes, on which the checkpoint was selected. Episodes,
+    A run without test episodes is evaluated on its held-out episodes, on which the checkpoint was selected. Episodes,
     statistics and rigs are those with which the run was trained, whatever the folders of [[data]] contain now.
 
-    Retrieval and the other read-outs are those of the weights with the best held-out retrieval, action errors those of
-    the weights with the smallest held-out action error; see `TrainConfig.select_by`.
+    Retrieval and the other read-outs (see `Readouts`) are computed with the weights that had the best retrieval on
+    held-out episodes. Action errors are computed with the weights that had the smallest action error there. See
+    `TrainConfig.select_by`.
 
-    The opening-only baseline is trained first, unless the run folder already contains it. See `opening_only`. Of its
-    learning rates, the one with the highest R@1 on the held-out episodes counts.
+    The opening-only baseline (see `opening_only`) is trained first, unless the run folder already contains it. It is
+    trained at several learning rates; the results are those of the rate with the highest R@1 on the held-out episodes.
 
     Args:
         run: The run folder.
         data: The run's data, if the caller has loaded them; None: they are loaded here.
         progress: Show progress bars on stderr.
         processes: Number of processes that prepare episodes.
-        baseline_rates: Learning rates of the baseline's new layers; each is a training of its own. Empty: none is
-            trained, and the baseline is the best of those that the run folder already contains.
+        baseline_rates: Learning rates of the baseline's layers with random initial weights; one training for each rate.
+            Empty: no baseline is trained, and the best baseline in the run folder, if any, is used.
 
     Raises:
         FactError, FileNotFoundError: The folder contains no run.
-        InputError: The training of the baseline was stopped; the next call resumes it. Or no judged moment of a view
+        InputError: The training of the baseline was stopped; the next call resumes it. Or no evaluated moment of a view
             has both a box and a contact. Or the baseline diverged at every rate. Or an episode of the run is missing or
             changed.
     """
@@ -91,16 +92,17 @@ def compare(
 ) -> Comparison:
     """Return the results of several runs, each as from `evaluate`, and their paired differences to the first run.
 
-    Retrieval is compared among the contacts that both runs have in a view, in galleries of equal size.
+    For retrieval, only contacts that both runs have in a view are compared, with equal numbers of candidates.
 
     Args:
-        runs: At least two run folders, judged on the same episodes.
+        runs: At least two run folders, evaluated on the same episodes.
         progress: Show progress bars on stderr.
         processes: Number of processes that prepare episodes.
         baseline_rates: As in `evaluate`.
 
     Raises:
-        InputError: A run is given twice, or the runs are judged on different episodes. Also the errors of `evaluate`.
+        InputError: A run is given twice, or the runs are evaluated on different episodes. Also the errors of
+            `evaluate`.
     """
     folders = [Path(run) for run in runs]
     if len({folder.resolve() for folder in folders}) < len(folders):
@@ -221,13 +223,14 @@ def opening_only(config: TrainConfig, rate: float) -> TrainConfig:
     """Return the config of a run's opening-only baseline; the baseline's folder lies inside the run's folder.
 
     The baseline has the same loss, steps, batches, touch tower and negatives in the batch as the run, but an MLP on the
-    gripper's opening replaces the image region. It trains no policy, and its alignment loss lasts all steps: `patience`
-    does not end it. With `init`, it starts from the same weights, as far as they fit.
+    gripper's opening replaces the image region. It trains no policy, and uses the alignment loss in all steps;
+    `patience` does not end it early. If the run's config sets `init`, the baseline also starts from those weights, as
+    far as their names and shapes fit.
 
     Args:
         config: Config of the run.
         rate: Learning rate of the layers that start from random weights: the MLP and the head of the touch tower. The
-            touch tower keeps the run's lr_tower.
+            touch tower (image encoder of touches) keeps the run's optimiser.lr_tower.
     """
     out = str(Path(config.out) / BASELINE / f"lr_{rate:g}")
     hsa = config.hsa.model_copy(update={"region_negatives": 0, "finger_negative": False, "camera_negative": False})
@@ -241,10 +244,10 @@ def opening_only(config: TrainConfig, rate: float) -> TrainConfig:
 def baseline_trials(
     config: TrainConfig, data: Data, rates: Sequence[float], progress: bool = True
 ) -> tuple[BaselineTrial, ...]:
-    """Train the opening-only baseline of a run at each rate, and return the trials in the order of the rates.
+    """Train the opening-only baseline of a run at each learning rate, and return the results in the order of the rates.
 
-    Each trial is kept in the run folder, in opening_only/lr_RATE, with its result in trial.json. A trial that is
-    complete there is not trained again.
+    A trial is the training at one rate. It is kept in the run folder, in opening_only/lr_RATE, with its result in
+    trial.json. A trial that already has its result is not trained again.
 
     Raises:
         InputError: A training was stopped (Ctrl-C, SIGTERM); the next call resumes it.
@@ -253,7 +256,7 @@ def baseline_trials(
 
 
 def kept_trials(config: TrainConfig) -> tuple[BaselineTrial, ...]:
-    """Return the finished trials of the baseline in the run folder, by rate; none if all of them diverged."""
+    """Return the finished trials (see `baseline_trials`) in the run folder, by rate; empty if all of them diverged."""
     found = []
     for path in (Path(config.out) / BASELINE).glob(f"*/{TRIAL}"):
         trial = _trial_of(path)
@@ -298,8 +301,8 @@ def _held_out_recall(run: LoadedRun) -> float:
 def held_out_loss(run: LoadedRun, features: dict[str, np.ndarray]) -> HeldOutLoss:
     """Return the alignment loss HSA on held-out pairs and its chance level, both averaged over batches.
 
-    A batch has the size of a training batch. Its negatives follow the run's rules for the time gap, contacts and
-    similar touches. A pair without a negative counts as 0.
+    A batch has the size of a training batch. Its negatives follow the run's options hsa.min_gap, exclude_same_contact
+    and touch_ceiling. The loss of a pair without a negative counts as 0.
 
     Args:
         run: Run, loaded with its held-out episodes.

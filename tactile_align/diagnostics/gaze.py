@@ -16,12 +16,12 @@ from tactile_align.policies.aligned import AlignedPolicy
 from tactile_align.policies.build import LoadedRun
 
 ROWS = 64
-"""Moments in a batch."""
+"""Number of moments in a batch."""
 
 
 @dataclass(frozen=True)
 class Pointing:
-    """Similarity of touches to all places in the images of one view.
+    """Similarity of B touches to regions all over the images of one view.
 
     Attributes:
         images: (B, H, W, 3) uint8 RGB, the vision encoder's input.
@@ -39,15 +39,15 @@ class Pointing:
 
 @torch.no_grad()
 def pointing(run: LoadedRun, key: str, rows: Sequence[int]) -> Pointing:
-    """Return the similarity of touches to all places in the images of one view.
+    """Return the similarity of touches to regions all over the images of one view.
 
     Args:
-        run: Run with towers.
+        run: Run with touch and vision encoders (towers).
         key: Key of the view.
         rows: Indices of moments that have a box.
 
     Raises:
-        InputError: The model has no towers, or does not use the image region.
+        InputError: The model has no encoders (hsa.weight = 0), or does not use the image region (region = "opening").
     """
     alignment, region = run.model.alignment, run.config.region
     if alignment is None or region != "box":
@@ -71,13 +71,14 @@ def pointing(run: LoadedRun, key: str, rows: Sequence[int]) -> Pointing:
 
 @dataclass(frozen=True)
 class Attention:
-    """Attention of the policy on each kind of input token.
+    """Attention of the policy on each kind of input token, at B moments.
 
     Attributes:
-        shares: (B,) share of the attention, by kind of token; the shares of all kinds sum to 1. The kinds are "joints",
+        shares: By kind of token, (B,) share of the attention; the shares of all kinds sum to 1. The kinds are "joints",
             "latent", "camera NAME", "region VIEW" and "touch SENSOR".
-        maps: (B, rows, columns) attention on each token of a grid, by kind, for the tokens of the towers: regions,
-            touches, and the cameras whose frames go through the vision tower.
+        maps: By kind of token, (B, rows, columns) attention on each token of an image; only for the kinds that come
+            from the touch and vision encoders: regions, touches, and the cameras whose frames the vision encoder
+            encodes.
     """
 
     shares: dict[str, np.ndarray]

@@ -1,4 +1,4 @@
-"""95 % intervals over episodes of shares, errors and paired differences, and the rules for printing them.
+"""95 % intervals of shares, errors and paired differences, with episodes as the independent units.
 
 The moments of an episode resemble each other, so every interval treats the episodes as the independent units.
 `tests/benchmarks/coverage.py` measures how often these intervals contain the true value.
@@ -21,11 +21,11 @@ LEAST_CORRELATION = 0.05
 
 @dataclass(frozen=True)
 class Rule:
-    """Rule for one kind of interval.
+    """Quantities, method and smallest number of episodes of one kind of interval.
 
     Attributes:
-        quantity: Quantities that have this kind of interval.
-        fewest: Smallest number of episodes with an interval.
+        quantity: Quantities for which this kind of interval is used.
+        fewest: Smallest number of episodes from which an interval is computed.
         method: Method, with its source.
     """
 
@@ -66,7 +66,7 @@ RULES: dict[Kind, Rule] = {
 
 
 class Limits(NamedTuple):
-    """Lower and upper limits (...,) of intervals, one for each row of episodes."""
+    """Lower and upper limits of intervals, (...), computed from inputs (..., n) whose last axis is n episodes."""
 
     low: np.ndarray
     high: np.ndarray
@@ -120,8 +120,8 @@ def balanced_interval(correct: np.ndarray, label: np.ndarray, episode: np.ndarra
     """Return the 95 % interval of the balanced accuracy; None if there are too few episodes.
 
     Args:
-        correct: (N,) bool, whether the class of each moment was predicted.
-        label: (N,) class of each moment, 0 to K - 1, each class at least once.
+        correct: (N,) bool, whether the class of each of N moments was predicted correctly.
+        label: (N,) class of each moment, as numbers from 0 on without gaps.
         episode: (N,) episode of each moment.
     """
     if _too_few("share", episode):
@@ -138,8 +138,8 @@ def r2_interval(residual: np.ndarray, deviation: np.ndarray, episode: np.ndarray
     """Return the 95 % interval of R2 = 1 - (sum of residual) / (sum of deviation); None if there are too few episodes.
 
     Args:
-        residual: (N,) squared errors of the prediction.
-        deviation: (N,) squared errors of the prediction without features.
+        residual: (N,) squared errors of the prediction at N moments.
+        deviation: (N,) squared errors of a prediction that uses no features, such as the mean.
         episode: (N,) episode of each moment.
     """
     if _too_few("R2", episode):
@@ -157,17 +157,17 @@ def interval_text(interval: Interval, form: str = ".3f") -> str:
 
 
 def share_limits(hits: np.ndarray, count: np.ndarray, level: float = LEVEL) -> Limits:
-    """Return limits (...,) of a share from the hits (..., n) and the contacts (..., n) of n episodes."""
+    """Return limits (...) of a share from the numbers of hits and contacts in each of n episodes, (..., n)."""
     share, influence = _ratio(hits, count)
     return _wilson(share, influence, count, count.sum(axis=-1), level)
 
 
 def share_difference_limits(total: np.ndarray, squares: np.ndarray, count: np.ndarray, level: float = LEVEL) -> Limits:
-    """Return limits (...,) of a difference of shares.
+    """Return limits (...) of a difference of shares.
 
     Args:
-        total: (..., n) sum of the differences of the contacts of n episodes.
-        squares: (..., n) sum of the squared differences.
+        total: (..., n) sum of the differences over the contacts of each of n episodes.
+        squares: (..., n) sum of the squared differences of each episode.
         count: (..., n) number of contacts.
         level: Probability with which an interval contains the true value.
     """
@@ -180,7 +180,7 @@ def share_difference_limits(total: np.ndarray, squares: np.ndarray, count: np.nd
 
 
 def error_limits(total: np.ndarray, count: np.ndarray, level: float = LEVEL) -> Limits:
-    """Return limits (...,) of a mean error from the errors' sums (..., n) and the moments (..., n) of n episodes."""
+    """Return limits (...) of a mean error from sums of errors and numbers of moments of n episodes, (..., n)."""
     n = count.shape[-1]
     low, high = _t_limits(total, count, level)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -193,7 +193,7 @@ def error_limits(total: np.ndarray, count: np.ndarray, level: float = LEVEL) -> 
 
 
 def error_difference_limits(a: np.ndarray, b: np.ndarray, count: np.ndarray, level: float = LEVEL) -> Limits:
-    """Return limits (...,) of a difference of mean errors from the sums (..., n) of both errors in n episodes."""
+    """Return limits (...) of a difference of mean errors from the error sums `a`, `b` (..., n) of n episodes."""
     low, high = _t_limits(a - b, count, level)
     relative, both = relative_limits(a, b, level), error_limits(a + b, count, level)
     lowest = relative.low * np.where(relative.low < 0, both.high, both.low)
@@ -202,7 +202,7 @@ def error_difference_limits(a: np.ndarray, b: np.ndarray, count: np.ndarray, lev
 
 
 def relative_limits(a: np.ndarray, b: np.ndarray, level: float = LEVEL) -> Limits:
-    """Return limits (...,) of (A - B) / (A + B), where A and B are the totals of `a` and `b` (..., n)."""
+    """Return limits (...) of (A - B) / (A + B); A and B are the sums of `a` and `b` (..., n) over n episodes."""
     both = a + b
     with np.errstate(divide="ignore", invalid="ignore"):
         relative, influence = _ratio(a - b, both)

@@ -1,4 +1,4 @@
-"""Localisation by the similarity of the touch feature h_tau to regions all over the image (the pointing game)."""
+"""Localisation (the pointing game) by the similarity of a touch feature, h_tau, to regions all over the image."""
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ def similarity_maps(towers: Towers, h_tau: Tensor, images: Tensor, box: Tensor, 
 
     Args:
         towers: Towers of the model.
-        h_tau: (B, dim) touch features.
+        h_tau: (B, dim) touch features at B moments.
         images: (B, H, W, 3) uint8 RGB, input of the vision encoder.
         box: (B, 4) boxes of the sensor in `images`, px; only their widths and heights are used.
         sigma: (B, 2) standard deviations of the box positions, px, for features.sigma_px = "rig".
@@ -28,14 +28,14 @@ def similarity_maps(towers: Towers, h_tau: Tensor, images: Tensor, box: Tensor, 
 
 
 def grid_places(towers: Towers, box: Tensor) -> Tensor:
-    """Return boxes (B, rows * columns, 4), px, one around each token, with the width and height of `box` (B, 4)."""
+    """Return, for each of B boxes (B, 4), boxes of its size around every token, (B, rows * columns, 4), px."""
     centres = token_centres(towers.vision.input_size, towers.vision.grid).to(box).flatten(0, 1)
     half = (box[:, 2:] - box[:, :2])[:, None] / 2
     return torch.cat([centres - half, centres + half], dim=-1)
 
 
 def maps_of(towers: Towers, h_tau: Tensor, regions: Tensor) -> Tensor:
-    """Return the cosines (B, rows, columns) of touches (B, dim) with the features of the boxes of `grid_places`."""
+    """Return the cosines of B touches with the features of the boxes that `grid_places` returns, (B, rows, columns)."""
     cosine = torch.nn.functional.cosine_similarity(h_tau[:, None].float(), regions.float(), dim=-1)
     return cosine.unflatten(1, towers.vision.grid)
 
@@ -56,10 +56,10 @@ def localise(
     *,
     mm_per_px: np.ndarray | None = None,
 ) -> Localisation:
-    """Return the result of the pointing game: how often the most similar place lies in the sensor's box.
+    """Return how often the region most similar to a touch lies in the sensor's box (the pointing game).
 
     Args:
-        maps: (N, rows, columns) similarities; see `similarity_maps`.
+        maps: (N, rows, columns) similarities at N moments; see `similarity_maps`.
         box: (N, 4) boxes of the sensor, px of the encoder's input.
         input_size: (width, height) of the encoder's input, px.
         episode: (N,) episode of each moment.
@@ -97,5 +97,5 @@ def localise(
 
 
 def millimetres_per_pixel(depth_m: np.ndarray, K: np.ndarray) -> np.ndarray:
-    """Return width and height (N, 2) of a pixel, mm, at the depths (N,), m, for an image with intrinsics K (3, 3)."""
+    """Return width and height (N, 2) of a pixel, mm, at N depths (N,), m, for an image with intrinsics K (3, 3)."""
     return np.asarray(1000.0 * depth_m[:, None] / np.abs([K[0, 0], K[1, 1]]))

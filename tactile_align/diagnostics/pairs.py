@@ -1,4 +1,4 @@
-"""Features of judged moments, computed with the model of a run."""
+"""Features of the moments on which a run is evaluated, computed with its model."""
 
 import numpy as np
 import torch
@@ -12,11 +12,12 @@ from tactile_align.policies.build import LoadedRun
 
 
 def pair_features(run: LoadedRun, key: str) -> dict[str, np.ndarray]:
-    """Return arrays, by name, of the features and facts of all moments with a box and a contact in one view.
+    """Return features and indices of the N moments that have a box and a contact in one view, as arrays by name.
 
-    The arrays are h_tau and h_w (N, dim), the touch and region features; row (N,), the index of the moment; episode
-    (N,); time (N,), the frame number within the episode; contact (N,), the index of the contact within the episode. If
-    the run uses the same-touch rule, the array touch contains the coarse touch images that the rule compares.
+    The arrays are: h_tau and h_w, (N, dim) touch and region features of length dim. row, (N,) index of the moment.
+    episode, (N,) index of the episode. time, (N,) frame number within the episode. contact, (N,) index of the contact
+    within the episode. If hsa.touch_ceiling is set, also touch: small copies of the touch images, whose similarity is
+    compared with touch_ceiling.
 
     Raises:
         InputError: No moment has both a box and a contact.
@@ -34,8 +35,7 @@ def pair_features(run: LoadedRun, key: str) -> dict[str, np.ndarray]:
 
 @torch.no_grad()
 def row_features(run: LoadedRun, view: View, rows: np.ndarray) -> dict[str, np.ndarray]:
-    """Return h_tau and h_w (N, dim) of the moments `rows`, and small copies of the touch images if
-    hsa.touch_ceiling is set."""
+    """Return touch and region features of the moments with indices `rows`: h_tau, h_w and touch of `pair_features`."""
     found: dict[str, list[np.ndarray]] = {"h_tau": [], "h_w": []}
     if run.config.hsa.touch_ceiling is not None:
         found["touch"] = []
@@ -52,7 +52,7 @@ def pair_rows(moments: Moments, view: View) -> np.ndarray:
     """Return the indices of all moments with a box in a view and a contact of its sensor.
 
     Raises:
-        InputError: No moment has both.
+        InputError: No moment has both a box and a contact.
     """
     rows = np.flatnonzero(moments.views[view.key].visible & moments.touches[view.sensor].contact)
     if not len(rows):

@@ -7,7 +7,7 @@ from tactile_align.diagnostics.summary import MORE_EPISODES, Probe
 from tactile_align.errors import InputError
 
 FOLDS, FEWEST = 5, 4
-"""Largest number of cross-validation folds, and smallest number of episodes; 4 episodes are 4 folds."""
+"""FOLDS: largest number of cross-validation folds. FEWEST: smallest number of episodes for a probe."""
 STRENGTHS = (1e-3, 1e-1, 1e1, 1e3)
 """Candidate ridge strengths, relative to the number of moments; an inner split by episodes selects one."""
 
@@ -19,8 +19,8 @@ def probe_classes(h: np.ndarray, label: np.ndarray, episode: np.ndarray) -> Prob
     have the same total weight.
 
     Args:
-        h: (N, D) features.
-        label: (N,) class names.
+        h: (N, D) features of N moments.
+        label: (N,) name of the class of each moment.
         episode: (N,) episode of each moment; an episode is never split between fit and test.
 
     Raises:
@@ -48,8 +48,8 @@ def probe_number(h: np.ndarray, value: np.ndarray, episode: np.ndarray) -> Probe
     slightly less.
 
     Args:
-        h: (N, D) features.
-        value: (N,) numbers.
+        h: (N, D) features of N moments.
+        value: (N,) number of each moment.
         episode: (N,) episode of each moment; an episode is never split between fit and test.
 
     Raises:
@@ -68,7 +68,7 @@ def probe_number(h: np.ndarray, value: np.ndarray, episode: np.ndarray) -> Probe
 
 
 def left_out_in_turn(episode: np.ndarray) -> np.ndarray:
-    """Return (N,) ints, the index of the cross-validation fold, from 0, in which each moment is tested.
+    """Return, for each of N moments, the index of the cross-validation fold that tests it, (N,), from 0.
 
     Raises:
         InputError: There are fewer than 4 episodes.
@@ -101,7 +101,7 @@ def _out_of_fold(h: np.ndarray, target: np.ndarray, weight: np.ndarray, episode:
 
 
 def ridge(x: np.ndarray, y: np.ndarray, weight: np.ndarray, tested: np.ndarray, strength: float) -> np.ndarray:
-    """Return predictions at `tested` of a weighted ridge regression that is fitted from standardised x to y."""
+    """Return predictions for the inputs `tested` of a weighted ridge regression from `x` (standardised) to `y`."""
     w = weight / weight.mean()
     centre = np.average(x, axis=0, weights=w)
     scale = np.sqrt(np.average((x - centre) ** 2, axis=0, weights=w))

@@ -1,4 +1,4 @@
-"""Read-outs of one view's features on the judged episodes: retrieval galleries, feature space, localisation, probes."""
+"""Read-outs (results computed from features) of one view: retrieval, feature space, localisation and linear probes."""
 
 from collections.abc import Callable
 from functools import cache, partial
@@ -24,7 +24,7 @@ from tactile_align.policies.build import LoadedRun
 
 
 def stated_object(moments: Moments, rows: np.ndarray) -> np.ndarray:
-    """Return the name of the grasped object, (N,), in the moments with the indices `rows` (N,).
+    """Return the name of the grasped object, (N,), in the N moments with the indices `rows`.
 
     Raises:
         InputError: A recording does not state the object, or cannot be read.
@@ -38,7 +38,7 @@ def stated_object(moments: Moments, rows: np.ndarray) -> np.ndarray:
 
 
 def stated_indentation(moments: Moments, rows: np.ndarray) -> np.ndarray:
-    """Return the depth (N,), m, to which the touched object is pressed into the gel; errors as for `stated_object`."""
+    """Return how deep the object is pressed into the gel, (N,), m; arguments and errors as for `stated_object`."""
     return _stated(moments, rows, lambda episode: read_truth(episode, "indentation"), "the array truth/indentation")
 
 
@@ -61,27 +61,30 @@ def _stated(moments: Moments, rows: np.ndarray, read: Callable[[Episode], np.nda
 Made = TypeVar("Made")
 OTHER_REGIONS = 7
 POINTED = 128
-"""Largest number of contacts for localisation; one image per contact is compared with the touch at all places."""
+"""Largest number of contacts for localisation; each touch is compared with regions all over one image."""
 PROBED, QUIET = 1500, 256
-"""Largest numbers of moments that are probed: moments in contact, and moments without contact."""
+"""Largest number of moments for the probes. PROBED: moments in contact. QUIET: moments without contact."""
 SPACED = 2000  # moments compared pairwise; one table has 32 MB
 
 
 def view_readouts(
     run: LoadedRun, key: str, *, features: dict[str, np.ndarray] | None = None, gallery: int = 64
 ) -> Readouts:
-    """Return the read-outs of one view: recall in four galleries, feature space, localisation and probes.
+    """Return the read-outs of one view: recall in four kinds of gallery, feature space, localisation and linear probes.
+
+    A gallery is the set of candidates of a query: regions for a touch, touches for a region. The first three kinds are
+    those of `retrieval.KINDS`, the fourth contains other regions of the same image.
 
     Some results cannot be computed for every run; `Readouts.left_out` contains the reason for each missing result.
 
     Args:
-        run: Run, loaded with its judged episodes.
+        run: Run, loaded with the episodes on which it is evaluated.
         key: Key of the view.
         features: `pair_features` of the view, if already computed; None computes them.
-        gallery: Number of candidates in the galleries across contacts.
+        gallery: Number of candidates in the galleries that contain other contacts.
 
     Raises:
-        InputError: No judged moment has both a box and a contact.
+        InputError: No moment has both a box and a contact.
     """
     view = run.view(key)
     pairs = pair_features(run, key) if features is None else features
@@ -107,11 +110,11 @@ def view_readouts(
 def read_galleries(
     features: dict[str, np.ndarray], gallery: int, min_gap: int
 ) -> tuple[dict[str, dict[str, Recall]], dict[str, str]]:
-    """Return the recall in each kind of gallery (the keys of KINDS), by direction, and why a kind has no result.
+    """Return the recall by kind of gallery (a key of KINDS), then by direction, and the reasons for missing results.
 
     Args:
         features: `pair_features` of a view.
-        gallery: Number of candidates; see `gallery_recalls`.
+        gallery: Largest number of candidates; see `gallery_recalls`.
         min_gap: Smallest distance, in rows, of two moments of one episode in the same gallery.
     """
     galleries, left_out = dict[str, dict[str, Recall]](), dict[str, str]()
@@ -123,7 +126,7 @@ def read_galleries(
 
 
 def middles(features: dict[str, np.ndarray]) -> np.ndarray:
-    """Return the index (C,) of the middle moment of each contact, in increasing order."""
+    """Return the index of the middle moment of each of C contacts, (C,), in increasing order."""
     names = np.stack([features["episode"], features["contact"]], axis=1)
     _, first, count = np.unique(names, axis=0, return_index=True, return_counts=True)
     return np.asarray(np.sort(first + count // 2))

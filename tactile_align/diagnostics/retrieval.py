@@ -1,4 +1,4 @@
-"""Retrieval between touches and image regions: recall with intervals, in galleries of a given number of candidates."""
+"""Retrieval between touches and image regions: recall with intervals among a given number of candidates."""
 
 from dataclasses import replace
 from typing import Literal
@@ -27,18 +27,20 @@ def retrieval(
     draws: int = 8,
     seed: int = 0,
 ) -> dict[str, Recall]:
-    """Return recall of retrieval between touches and regions, with at most one moment per contact in a gallery.
+    """Return recall of retrieval between touches and regions, with at most one candidate per contact.
 
-    The other candidates of a gallery are random contacts. The function does not sample them but computes the expected
-    recall. Suppose that r of the m possible contacts score better than the partner. The probability that at most
-    k - 1 candidates of the gallery score better is then hypergeometric. R@k is the mean of this probability over the
-    queries. A tie counts as better, and so does a score that is nan. Features that are all equal, zero or nan
-    therefore have a recall of 0.
+    In the direction "touch to vision", each touch is a query and regions are the candidates; "vision to touch" is the
+    reverse. The query's partner is the feature of the same moment. R@k is the probability that the partner is among the
+    k most similar candidates. The other candidates are random contacts. The function does not sample them but computes
+    the expected recall: if r of the m possible contacts score better than the partner, the number of better candidates
+    is hypergeometric. R@k is the mean over the queries of the probability that at most k - 1 candidates score better. A
+    tie counts as better, and so does a score that is nan. Features that are all equal, zero or nan therefore have a
+    recall of 0.
 
     Args:
-        h_tau: (N, D) touch features of contact moments.
+        h_tau: (N, D) touch features of N moments in contact, D numbers each.
         h_w: (N, D) region features of the same moments.
-        episode: (N,) episode of each moment.
+        episode: (N,) index of the episode of each moment.
         contact: (N,) index of the contact within the episode.
         gallery: Number of candidates, including the partner.
         kind: Source of the other candidates, all of which are contact moments. all: all other contacts. cross-episode:
@@ -50,7 +52,7 @@ def retrieval(
         seed: Seed of these choices; equal seeds give equal results.
 
     Returns:
-        Recall by direction: "touch to vision", "vision to touch" and "both".
+        Recall by direction: "touch to vision", "vision to touch" and "both", their average.
 
     Raises:
         InputError: There are too few contacts for the gallery.
@@ -100,16 +102,17 @@ def retrieval(
 
 
 def region_retrieval(h_tau: np.ndarray, regions: np.ndarray, episode: np.ndarray, contact: np.ndarray) -> Recall:
-    """Return recall of a touch's own region among other regions of the SAME image.
+    """Return how often a touch finds its own region among other regions of the SAME image, as recall.
 
     Args:
-        h_tau: (N, D) touch features.
+        h_tau: (N, D) touch features of N moments, D numbers each.
         regions: (N, R, D) features of R regions in the image of each moment; the first is the touch's own region.
-        episode: (N,) episode of each moment.
+        episode: (N,) index of the episode of each moment.
         contact: (N,) index of the contact within the episode; the moments of a contact are averaged.
 
     Returns:
-        Recall from touch to vision in a gallery of R candidates. A tie counts as better.
+        Recall with touches as queries and R regions as candidates. A region with the same similarity as the own region
+        counts as more similar.
     """
     scores = np.einsum("nd,nrd->nr", _unit(h_tau), _unit(regions))
     better = (~(scores[:, 1:] < scores[:, :1])).sum(axis=1)
@@ -155,7 +158,7 @@ def _recall(hits: np.ndarray, rank: np.ndarray, episode: np.ndarray, gallery: in
 
 
 LEAST = 4
-"""Smallest number of candidates in a gallery; with fewer, recall is meaningless."""
+"""Smallest number of candidates of a query; with fewer, recall is meaningless."""
 KINDS: dict[str, Gallery] = {
     "contact only": "all",
     "cross-episode": "cross-episode",
@@ -163,20 +166,20 @@ KINDS: dict[str, Gallery] = {
 }
 AMONG_REGIONS = "regions of the same image"
 FEW = 8
-"""Largest number of candidates in a gallery of one episode, which contains few contacts."""
+"""Largest number of candidates from one episode, which contains few contacts."""
 
 
 def gallery_recalls(features: dict[str, np.ndarray], kind: Gallery, gallery: int, min_gap: int) -> dict[str, Recall]:
-    """Return recall by direction in the largest gallery that 90 % of the contacts can fill.
+    """Return recall by direction, with the largest number of candidates that exists for 90 % of the contacts.
 
     Args:
         features: Features of a view; see `pairs.pair_features`.
         kind: Source of the other candidates; see `retrieval`.
-        gallery: Largest number of candidates; the number is halved until the judged episodes contain enough.
+        gallery: Largest number of candidates; the number is halved until the episodes contain enough contacts.
         min_gap: Smallest distance, in rows, of two moments of one episode in the same gallery.
 
     Raises:
-        InputError: The judged episodes cannot fill even the smallest gallery.
+        InputError: The episodes contain too few contacts even for the smallest number of candidates.
     """
     size = min(gallery, FEW) if kind == "same-episode" else gallery
     tau, w, episode, contact, time = (features[name] for name in ("h_tau", "h_w", "episode", "contact", "time"))
@@ -193,15 +196,15 @@ def gallery_recalls(features: dict[str, np.ndarray], kind: Gallery, gallery: int
 
 
 def among_regions(features: dict[str, np.ndarray], chosen: np.ndarray, others: np.ndarray, exist: np.ndarray) -> Recall:
-    """Return recall of a touch's own region among other regions of the same image.
+    """Return how often a touch finds its own region among other regions of the same image, as recall.
 
-    A box near the image border has fewer other regions beside it. The gallery is the largest that 90 % of the moments
-    can fill; the remaining moments are left out.
+    A box near the image border has fewer other regions beside it. The number of candidates is the largest that exists
+    for 90 % of the moments; the remaining moments are left out.
 
     Args:
         features: Features of a view; see `pairs.pair_features`.
-        chosen: (M,) indices into `features` of the moments to use.
-        others: (M, R, dim) features of the other regions.
+        chosen: (M,) indices into `features` of the M moments to use.
+        others: (M, R, dim) features of up to R other regions in the image of each moment.
         exist: (M, R) bool, which of these regions exist; existing regions come first, see
             `features.towers.shifted_boxes`.
 

@@ -12,7 +12,7 @@ def space_health(h_tau: np.ndarray, h_w: np.ndarray) -> SpaceHealth:
     """Return measures of the feature space of pairs.
 
     Args:
-        h_tau: (N, D) touch features, not normalised, N >= 2.
+        h_tau: (N, D) touch features of N >= 2 moments, not normalised.
         h_w: (N, D) region features of the same moments.
 
     Raises:
@@ -62,7 +62,7 @@ def _verdict(ranks: dict[str, float], spreads: dict[str, float], gap: float, mos
 
 
 def uniformity(u: np.ndarray) -> float:
-    """Return ln of the mean e^(-2 |u_i - u_j|^2) over pairs i != j of unit vectors (N, D)."""
+    """Return the logarithm of the mean of e^(-2 |u_i - u_j|^2) over pairs i != j of N unit vectors `u` (N, D)."""
     count = len(u)
     total = np.exp(-2 * np.maximum(2 - 2 * (u @ u.T), 0)).sum() - count
     return float(np.log(total / (count * (count - 1))))

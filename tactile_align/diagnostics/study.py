@@ -39,22 +39,23 @@ RESULT = "result.json"
 
 @dataclass(frozen=True)
 class Cell:
-    """Result of one run of a study, stored as RUN/result.json.
+    """Result of one run of a study: one row of the study file with one seed. It is stored as RUN/result.json.
 
     Attributes:
-        row: Name of the row.
+        row: Name of the row of the study file, i.e. of the variant of the config.
         seed: Seed of the run.
         encoder: "SCRATCH", the name of the vision encoder, or "none".
         steps: Number of training steps.
         training_moments: Number of training moments.
-        head_parameters: Number of parameters between the vision tokens, or the opening, and h_w.
+        head_parameters: Number of parameters of the layers that compute the region feature, h_w, from the vision tokens
+            or from the gripper's opening.
         resumed: Whether the training was stopped and resumed; `cpu_minutes` then covers only the last part.
         cpu_minutes: CPU time of the training, minutes.
-        judged_on: Episodes of the values; see `Summary.judged_on`.
+        judged_on: Episodes on which the values were computed; see `Summary.judged_on`.
         selected: How the weights were selected, such as "best R@1 0.120, step 400".
         values: R@1 of each contact, averaged over both directions, or the action error of each moment; see
             `actions.ActionMoments.of`.
-        episodes: Episode of each value.
+        episodes: Index of the episode of each value.
         places: Index of the contact, or frame number of the moment, in its episode, for each value.
         recall: Recall averaged over both directions; None if the study measures the action error.
         standing_still: Action error of each moment if every action of the chunk equals the recorded state; None if the
@@ -80,7 +81,7 @@ class Cell:
     phases: list[str] | None = None
 
     def by_place(self, values: Sequence[float] | None) -> dict[tuple[str, int], float]:
-        """Return values by (episode, place); without values an empty dict."""
+        """Return `values` by (episode, place in the episode); an empty dict if `values` is None."""
         return dict(zip(zip(self.episodes, self.places, strict=True), values, strict=True)) if values else {}
 
 
@@ -125,7 +126,8 @@ def study(
 ) -> str:
     """Run the missing runs of a study and return its tables, which are also written to OUT/table.md.
 
-    Finished runs are kept; a run that was stopped resumes from its last checkpoint.
+    A run trains one row of the file with one seed. Finished runs are kept; a run that was stopped resumes from its last
+    checkpoint.
 
     Args:
         file: Path of a study file, or name of a shipped study.
@@ -261,7 +263,7 @@ def _run(plan: StudyConfig, row: str, config: TrainConfig, progress: bool) -> No
 
 
 def head_parameters(alignment: Alignment) -> int:
-    """Return the number of parameters between the vision tokens, or the gripper's opening, and h_w."""
+    """Return the number of parameters of the layers that compute the region feature h_w; see `Cell`."""
     towers = alignment.towers
     opening = alignment.opening_region
     parts = (towers.region_pooling, towers.region_mlp) if opening is None else (opening,)
@@ -269,10 +271,10 @@ def head_parameters(alignment: Alignment) -> int:
 
 
 def retrieval_of(run: LoadedRun, gallery: int) -> dict[str, Any]:
-    """Return the entries of `Cell` that retrieval in the first view gives.
+    """Return the entries of `Cell` that are computed from retrieval in the first view.
 
     Raises:
-        InputError: There are too few contacts for the gallery.
+        InputError: There are fewer contacts than `gallery`, the number of candidates.
     """
     features = pair_features(run, run.model.views[0].key)
     tau, w, episode, contact = (features[name] for name in ("h_tau", "h_w", "episode", "contact"))
@@ -288,7 +290,7 @@ def retrieval_of(run: LoadedRun, gallery: int) -> dict[str, Any]:
 
 
 def actions_of(run: LoadedRun, train: Moments) -> dict[str, Any]:
-    """Return the entries of `Cell` that the action errors give; the arguments are those of `actions.action_moments`."""
+    """Return the entries of `Cell` that are computed from action errors; arguments as for `actions.action_moments`."""
     found = action_moments(run, train)
     names = [str(job.ref) for job in run.moments.jobs]
     return {
@@ -314,7 +316,7 @@ def table_text(plan: StudyConfig, cells: Sequence[Cell]) -> str:
     Runs of rows that the study file no longer contains are left out.
 
     Raises:
-        InputError: Some runs are judged on test episodes, others on held-out episodes.
+        InputError: Some runs are evaluated on test episodes, others on held-out episodes.
     """
     cells = [cell for row in plan.rows for cell in cells if cell.row == row]
     if not cells:
@@ -395,9 +397,10 @@ def _differences_table(plan: StudyConfig, group: GroupConfig, cells: Sequence[Ce
 def paired(
     cells: Sequence[Cell], row: str, other: str, bounds: tuple[float, float] = (0, 1), comparisons: int = 1
 ) -> tuple[Difference | None, list[int]]:
-    """Return the difference of two rows at the same contacts or moments, averaged over common seeds, and these seeds.
+    """Return the mean difference of two rows of a study over the seeds that both have, and these seeds.
 
-    The difference is None if the rows share no seed or no contact.
+    The values of both rows are compared at the same contacts or moments. The difference is None if the rows have no
+    seed, or no contact or moment, in common.
 
     Args:
         cells: Finished runs.

@@ -23,18 +23,18 @@ ERRORS = (0.0, float("inf"))
 
 
 def judged_text(judged_on: JudgedOn) -> str:
-    """Return the episodes of results in words, with a warning if they also served for selection."""
+    """Return on which episodes results were computed, in words, with a warning if they were also used for selection."""
     return "test episodes" if judged_on == "test" else "held-out episodes (selected on these episodes)"
 
 
 @dataclass(frozen=True)
 class Difference:
-    """Difference of two results on the same contacts or moments: the result of this row minus that of another.
+    """Difference of two results on the same contacts or moments: the first result minus the second.
 
     Attributes:
         value: Mean difference.
         pairs: Number of contacts or moments.
-        episodes: Number of episodes that they are from.
+        episodes: Number of episodes from which these contacts or moments are.
         interval: 95 % interval of the difference over episodes; None with too few episodes.
     """
 
@@ -47,7 +47,7 @@ class Difference:
     def of(
         cls, a: np.ndarray, b: np.ndarray, episode: np.ndarray, *, bounds: tuple[float, float], comparisons: int = 1
     ) -> "Difference":
-        """Return the difference a - b of values (N,) at the same places; see `intervals.paired_interval`."""
+        """Return the difference `a` - `b` of values (N,) at the same N contacts or moments; see `paired_interval`."""
         interval = paired_interval(a, b, episode, bounds=bounds, comparisons=comparisons)
         return cls(float((a - b).mean()), len(a), len(np.unique(episode)), interval)
 
@@ -60,7 +60,7 @@ class Difference:
         bounds: tuple[float, float],
         comparisons: int = 1,
     ) -> "Difference | None":
-        """Return the difference a - b at the places, (episode, index), that both have; None if they share none."""
+        """Return the difference `a` - `b` at their common keys, (episode, index in it); None without a common key."""
         common = [place for place in a if place in b]
         if not common:
             return None
@@ -79,12 +79,12 @@ class Difference:
 
 @dataclass(frozen=True)
 class Hits:
-    """R@1 of each query, from which two recalls on the same contacts are compared in pairs.
+    """R@1 of each of Q queries, so that two recalls on the same contacts can be compared query by query.
 
     Attributes:
-        episode: Q numbers, the episode of each query.
-        contact: Q numbers, the index of its contact in the episode.
-        at_1: Q numbers, the probability that its partner is the nearest candidate.
+        episode: Q numbers, the index of the episode of each query.
+        contact: Q numbers, the index of the contact of each query in its episode.
+        at_1: Q numbers, the probability that the partner of the query is the most similar candidate.
     """
 
     episode: tuple[int, ...]
@@ -94,17 +94,17 @@ class Hits:
 
 @dataclass(frozen=True)
 class Recall:
-    """Recall of one retrieval direction, or the average of both directions, with its chance level.
+    """Recall of one retrieval direction (see `retrieval`), or the average of both directions, with its chance level.
 
     Attributes:
-        at: R@k by k, the share of queries whose partner is among the k nearest candidates of the gallery.
+        at: R@k by k: the share of queries whose partner is among the k most similar candidates.
         interval: 95 % interval of R@k over episodes, by k; None with too few episodes.
         median_rank: Median over the queries of the expected rank of the partner; 1 is best.
-        gallery: Number of candidates, including the partner.
-        chance: R@k of a random order, k / gallery, by k; 1 if the gallery has at most k candidates.
+        gallery: Number of candidates of a query, including the partner.
+        chance: R@k of a random order, by k: k / gallery, at most 1.
         queries: Number of contacts that were queries.
         episodes: Number of episodes that these contacts are from.
-        hits: R@1 of each query; None for galleries that are not compared in pairs.
+        hits: R@1 of each query; None for a recall that is not compared query by query.
     """
 
     at: dict[int, float]
@@ -124,7 +124,7 @@ class Recall:
             comparisons: Number of differences that are compared with 0 at the same time (Bonferroni).
 
         Raises:
-            InputError: A recall has no hits of its queries, or the two have different galleries or no query in common.
+            InputError: A recall lacks `hits`, or the two recalls differ in `gallery` or have no query in common.
         """
         if self.hits is None or other.hits is None:
             raise InputError(
@@ -200,9 +200,9 @@ class SpaceHealth:
     """Measures of the feature space of pairs; all features are scaled to unit length.
 
     Attributes:
-        alignment: Mean squared distance of a touch and its region; 0 is best, 2 is unrelated (arXiv 2005.10242).
-        uniformity_touch: ln of the mean e^(-2 d^2) over the distances d of all pairs of touches; -4 is spread out, 0 is
-            all alike (same source).
+        alignment: Mean squared distance of a touch and its region. 0: equal; 2: unrelated (arXiv 2005.10242).
+        uniformity_touch: Logarithm of the mean of e^(-2 d^2), where d is the distance of two touches, over all pairs of
+            touches. -4: evenly spread; 0: all touches are alike (same source).
         uniformity_vision: The same measure for regions.
         rank_touch: `features.health.effective_rank` of the touches.
         rank_vision: The same measure for regions.
@@ -213,8 +213,8 @@ class SpaceHealth:
         modality_gap: Distance between the mean touch and the mean region (arXiv 2203.02053).
         margin: Mean over touches of the cosine to the own region minus the cosine to the most similar other region;
             above 0, touches are on average closer to their own region.
-        dim: Dimension D of the features, the largest possible effective rank.
-        pairs: Number N of pairs.
+        dim: Dimension of the features, the largest possible effective rank.
+        pairs: Number of pairs.
         verdict: One sentence on the state of the feature space.
     """
 
@@ -251,12 +251,12 @@ class HeldOutLoss:
 
 @dataclass(frozen=True)
 class BaselineTrial:
-    """Training of the opening-only baseline at one learning rate.
+    """One training of the opening-only baseline, at one learning rate.
 
     Attributes:
         rate: Learning rate of the layers that start from random weights.
         steps: Number of training steps.
-        seconds: Time of the training, s; if the training was resumed, of its last part.
+        seconds: Time of the training, s; if the training was resumed, only the time since then.
         recall: R@1 on the held-out episodes, averaged over directions and views; None if the training diverged.
     """
 
@@ -281,7 +281,7 @@ class OpeningOnly:
 
 
 def best_trial(trials: Sequence[BaselineTrial]) -> BaselineTrial:
-    """Return the trial with the highest recall; of equal ones the first.
+    """Return the trial with the highest recall; the first of them if several are equal.
 
     Raises:
         InputError: All trials diverged.
@@ -301,7 +301,8 @@ class Readouts:
     """Results that `view_readouts` computes from one view's features.
 
     Attributes:
-        galleries: Recall by gallery and direction; the gallery of regions of one image has only "touch to vision".
+        galleries: Recall by kind of gallery, i.e. the source of the candidates, then by direction; among regions of one
+            image, only "touch to vision".
         probes: Probe scores by target and feature, such as "object from h_tau".
         left_out: Reason for each missing result, by the result's name, such as "galleries/cross-episode" or "space".
         space: Health of the feature space; None if it is missing.
@@ -320,10 +321,11 @@ class ViewSummary(Readouts):
     """Results of `evaluate` in one view.
 
     Attributes:
-        moments: Number of judged moments with a box and a contact.
+        moments: Number of evaluated moments with a box and a contact.
         contacts: Number of contacts that these moments are from.
         loss: Alignment loss on held-out pairs.
-        retrieval: Recall by direction: "touch to vision", "vision to touch", "both".
+        retrieval: Recall by direction. "touch to vision": touches are queries, regions are candidates. "vision to
+            touch": the reverse. "both": their average.
         opening_only: Results of the opening-only baseline; None if the run itself does not use the box.
         minus_opening: R@1 in both directions minus that of the opening-only baseline, on the same contacts.
     """
@@ -338,11 +340,11 @@ class ViewSummary(Readouts):
 
 @dataclass(frozen=True)
 class PhaseError:
-    """Action error in the moments of one phase.
+    """Action error in the moments of one phase of contact.
 
     Attributes:
-        error: Mean absolute error over the moments; that of a moment is its mean over all columns and the steps of its
-            chunk, robot units.
+        error: Mean absolute error over the moments, robot units. The error of a moment is the mean over all action
+            columns and over the steps of its chunk.
         moments: Number of moments.
         episodes: Number of episodes that these moments are from.
         interval: 95 % interval of the error over episodes; None with too few episodes.
@@ -358,11 +360,11 @@ class PhaseError:
 
 @dataclass(frozen=True)
 class ActionError:
-    """Mean absolute action error on the judged episodes, robot units.
+    """Mean absolute action error on the evaluated episodes, robot units.
 
     Attributes:
-        per_column: Error by action column; that of a moment is its mean over the steps of its chunk.
-        first_step: Error by action column, over the first step of the chunk only.
+        per_column: Error by action column, averaged over the steps of a chunk, then over the moments.
+        first_step: Error by action column, of the first step of each chunk only.
         moments: Number of moments.
         standing_still_per_column: Error of repeating the recorded state; None if state and action differ in length.
     """
@@ -385,9 +387,10 @@ class Summary:
         views: Results by key of the view; empty if the run has no alignment.
         opening_reading: Kind of the gripper readings, "measured" or "commanded"; None without views.
         action_error: Action error; None if the run trained no policy.
-        phases: Action error by phase, then by row: the policy and its controls. See `diagnostics.actions`.
-        weights: How the weights behind the results were selected, by "retrieval" (views) and "action" (action_error).
-        episodes: Content hashes of the judged episodes, in the order of their numbers in `Hits`.
+        phases: Action error by phase, then by predictor: the policy and its controls. See `diagnostics.actions`.
+        weights: How the weights were selected, in words. "retrieval": the weights of `views`. "action": the weights of
+            `action_error` and `phases`.
+        episodes: Content hashes of the evaluated episodes, in the order of the indices in `Hits.episode`.
     """
 
     run: str
@@ -434,10 +437,11 @@ class Comparison:
 
     Attributes:
         runs: Results of each run.
-        comparisons: Number of differences. Their intervals contain all true values together with 95 % (Bonferroni).
+        comparisons: Number of differences. With 95 % probability, all their intervals contain the true values
+            (Bonferroni).
         retrieval: R@1 in both directions minus that of the first run, by view, then by run.
         actions: Action error minus that of the first run, robot units, by phase, then by run.
-        left_out: Reason for each missing comparison, by the view or "action error", and the run.
+        left_out: Reason for each missing comparison, by the view (or "action error") and the run.
     """
 
     runs: tuple[Summary, ...]
@@ -473,7 +477,7 @@ def phase_lines(phases: Mapping[str, Mapping[str, PhaseError]]) -> Iterator[str]
 
 
 def json_of(result: object) -> str:
-    """Return the JSON text of a results dataclass without attributes that are None, a list of numbers on one line."""
+    """Return a results dataclass as JSON text. Attributes that are None are omitted; lists of numbers take one line."""
     text = json.dumps(TypeAdapter(type(result)).dump_python(result, mode="json", exclude_none=True), indent=2)
     return re.sub(r"\[[\s\d.,eE+-]*\]", lambda numbers: " ".join(numbers[0].split()), text) + "\n"
 
@@ -534,7 +538,7 @@ def view_lines(view: ViewSummary) -> Iterator[str]:
 
 
 def trials_line(trials: Sequence[BaselineTrial]) -> str:
-    """Return the line of text on the learning rates of the opening-only baseline, the chosen one, and the time."""
+    """Return one line of text: learning rates of the opening-only baseline, the chosen rate, and the training time."""
     tried = ", ".join(
         f"{trial.rate:g} ({'diverged' if trial.recall is None else f'{trial.recall:.3f}'})" for trial in trials
     )
@@ -546,7 +550,7 @@ def trials_line(trials: Sequence[BaselineTrial]) -> str:
 
 
 def readout_lines(view: ViewSummary) -> Iterator[str]:
-    """Yield the lines of text on one view's galleries, localisation, feature space, probes and missing results."""
+    """Yield lines of text on the `Readouts` of a view: recall, localisation, feature space, probes, missing results."""
     other = {} if view.opening_only is None else view.opening_only.galleries
     yield f"{'other galleries':30}{'R@1 [95 % interval]':>40}{'opening only':>14}{'chance':>8}{'gallery':>9}"
     for name, recalls in view.galleries.items():

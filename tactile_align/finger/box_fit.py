@@ -13,7 +13,7 @@ from tactile_align.geometry.frames import pose, rotation_exp
 from tactile_align.verify.single_cause import Sight, boxes_through, camera_shift, camera_turn, focal_length
 
 PRIOR_M, PRIOR_RAD, PRIOR_STROKE = 0.005, np.radians(5.0), 0.10
-"""Standard deviations of the prior, as CAD drawings are typically wrong: position, angle, stroke (a factor)."""
+"""Standard deviations of the prior, equal to typical errors of CAD drawings: position, angle, stroke (a factor)."""
 BOX_PX = 1.5
 """Standard deviation of the edges of a hand-drawn box, px."""
 LOST = 50.0
@@ -28,12 +28,12 @@ class BoxFit:
     """Fitted sensor pose and gripper stroke, with their uncertainty and how well they reproduce the boxes.
 
     Attributes:
-        x: (7,) the parameters: shift of the sensor in the finger's frame (3), m; rotation vector in the finger's axes
-            (3), rad; factor on the stroke (1).
+        x: (7,) fitted parameters: shift of the sensor in the finger's frame (3), m; rotation vector in the finger's
+            axes (3), rad; factor on the stroke (1).
         sigma: (7,) standard deviations of `x`, from fits that leave out a tenth of the boxes at a time. They contain
             random errors only.
         bias: (7,) change of `x` when every box is drawn one pixel wider at each side.
-        before: (N,) IoU of each box with the original rig.
+        before: (N,) IoU of each of the N boxes with the original rig.
         after: (N,) IoU of each box with a fit in which that box was left out.
         reading: Whether the gripper reading is commanded or measured; None if the boxes cannot tell.
     """
@@ -83,20 +83,20 @@ START = np.array([0.0] * 6 + [1.0])
 
 
 def poses_of(frames: FingerFrames, touch: Sensor, x: np.ndarray, reading: Reading | None = None) -> np.ndarray:
-    """Return T_camera_sensor (N, 4, 4), m, of a sensor whose pose and stroke are changed by `x`, see `BoxFit.x`."""
+    """Return T_camera_sensor in N frames, (N, 4, 4), m, of a sensor changed by `x`, see `BoxFit.x`."""
     T_flange_sensor = frames.T_flange_finger(x[6], reading=reading) @ moved(touch.T_parent_this, x)
     return np.asarray(frames.T_camera_flange @ T_flange_sensor)
 
 
 def boxes_of(frames: FingerFrames, touch: Sensor, x: np.ndarray, reading: Reading | None = None) -> np.ndarray:
-    """Return (N, 4) boxes, px, of a sensor changed by `x`, see `BoxFit.x`; nan where it has no box."""
+    """Return the boxes in N frames, (N, 4), px, of a sensor changed by `x`, see `BoxFit.x`; nan where it has no box."""
     return boxes_through(frames.lenses, frames.which, poses_of(frames, touch, x, reading), touch.body)
 
 
 def iou_of(
     frames: FingerFrames, touch: Sensor, seen: np.ndarray, x: np.ndarray, reading: Reading | None = None
 ) -> np.ndarray:
-    """Return (N,) IoU of the boxes `seen` with those of a sensor changed by `x`, see `BoxFit.x`; 0 without a box."""
+    """Return the IoU of N boxes `seen` with those of a sensor changed by `x`, see `BoxFit.x`, (N,); 0 without a box."""
     return np.nan_to_num(intersection_over_union(boxes_of(frames, touch, x, reading), seen), nan=0.0)
 
 
@@ -118,7 +118,7 @@ LIKELY = 0.8
 
 
 def other_cause(frames: FingerFrames, touch: Sensor, seen: np.ndarray, camera: str, mounted: RigCamera) -> str:
-    """Return a sentence that lists which changes of the camera alone would explain boxes (N, 4), px.
+    """Return a sentence that lists which changes of the camera alone would explain N boxes `seen`, (N, 4), px.
 
     The sensor's pose and the stroke stay as in the rig. Each change is fitted separately; the most likely comes first.
     """

@@ -16,15 +16,15 @@ from tactile_align.finger.tag_fit import MIN_SIGHTINGS
 
 MIN_BOXES = 6
 FAR_M, FAR_RAD, FAR_STROKE = 0.005, np.radians(10.0), 0.10
-"""Distance, angle and stroke factor - 1 from the rig beyond which a fitted sensor or stroke is doubtful."""
+"""Differences from the rig beyond which a fit is doubtful: distance, angle, and stroke factor minus 1."""
 STROKES = (0.5, 2.0)
-"""Factors on the rig's stroke outside which the gripper reading cannot be right."""
+"""Smallest and largest factor on the rig's stroke; beyond them, the gripper reading cannot be right."""
 ALREADY_IOU = 0.95
 """Best median IoU that hand-drawn boxes reach with a correct rig; a fit beyond it follows the drawing errors."""
 POOR_IOU = 0.5
 """Median IoU below which the boxes in another view are off, whatever the fit changes."""
 CLEAR_GAIN = 0.01
-"""Mean change of IoU below which a change is noise; so is a change below twice its standard error."""
+"""Mean change of IoU below which a change counts as noise. A change below twice its standard error is noise too."""
 LIMITS = {
     "boxes": Limit("Boxes used", 20, MIN_BOXES, form=".0f", why="Seven parameters need many boxes"),
     "sightings": Limit("Frames with the tag", 20, MIN_SIGHTINGS, form=".0f", why="Nine parameters need many frames"),
@@ -45,7 +45,7 @@ class OtherView:
 
     Attributes:
         camera: Name of the other camera.
-        before: (N,) IoU of its boxes with the original rig.
+        before: (N,) IoU of its N boxes with the original rig.
         after: (N,) IoU of its boxes with the fit.
     """
 
@@ -68,7 +68,7 @@ def verdict_of_others(others: Sequence[OtherView]) -> str:
 
 
 def clear_change(before: np.ndarray, after: np.ndarray) -> int:
-    """Return the sign of the mean change from IoUs `before` (N,) to `after` (N,); 0 if the change is only noise."""
+    """Return the sign of the mean change of N IoUs from `before` to `after`, (N,); 0 if the change is only noise."""
     gain = after - before
     noise = 2 * float(gain.std(ddof=1)) / len(gain) ** 0.5 if len(gain) > 1 else np.inf
     return int(np.sign(gain.mean())) if abs(gain.mean()) > max(CLEAR_GAIN, noise) else 0
@@ -80,7 +80,7 @@ def is_needed(fit: BoxFit) -> bool:
 
 
 def is_far(x: np.ndarray) -> bool:
-    """Return whether the fitted x (7,), see `BoxFit`, lies further from the rig than is likely."""
+    """Return whether the fitted parameters `x` (7,), see `BoxFit`, lie further from the rig than is likely."""
     return _is_far(x) or abs(float(x[6]) - 1) > FAR_STROKE
 
 
@@ -154,7 +154,7 @@ def moved_check(x: np.ndarray, doubt: str, accept: bool) -> Check:
     """Return the check of how far a fit moves and turns a sensor.
 
     Args:
-        x: (6 or more,) shift (3), m, and rotation vector (3), rad.
+        x: At least six numbers: shift (3), m, then rotation vector (3), rad.
         doubt: Advice for a fit far from the rig: which other error is more likely.
         accept: Whether a person confirms that the sensor itself is off.
     """
@@ -188,7 +188,7 @@ def _or_else(doubt: str, sure: str, accept: bool) -> str:
 
 
 def reading_checks(fitted: Reading | None, stated: Reading) -> list[Check]:
-    """Return the check of whether the gripper reading is commanded or measured, [] if the frames cannot tell."""
+    """Return the check whether the rig states the right kind of gripper reading; [] if the frames cannot tell."""
     if fitted is None:
         return []
     advice = f'Set reading = "{fitted}" for the gripper in the rig, then calibrate again.'
@@ -197,6 +197,6 @@ def reading_checks(fitted: Reading | None, stated: Reading) -> list[Check]:
 
 
 def amounts(x: np.ndarray, form: str) -> str:
-    """Return a text with a shift, mm, and a rotation vector, deg, from `x` (6 or more,), m and rad."""
+    """Return the text of a shift, mm, and a rotation, deg, from the first six numbers of `x`, m and rad."""
     millimetres = " ".join(f"{v * 1e3:{form}}" for v in x[:3])
     return f"{millimetres} mm, " + " ".join(f"{np.degrees(v):{form}}" for v in x[3:6]) + " deg"

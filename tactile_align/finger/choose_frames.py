@@ -14,8 +14,8 @@ from tactile_align.evenly import evenly
 logger = logging.getLogger(__name__)
 
 CROWDED, WORN = 0.10, 0.02
-"""Costs that spread the choice, as shares of the range of openings. CROWDED: for a frame beside a chosen frame.
-WORN: for each frame already chosen from the same episode."""
+"""Costs that spread the choice, as shares of the range of openings. CROWDED: cost of a frame next to a chosen frame.
+WORN: cost for each frame already chosen from the same episode."""
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from tactile_align.verify.evidence import Evidence
 
 Reading = Literal["commanded", "measured"]
 Solve = Callable[[np.ndarray], np.ndarray]
-"""Function that fits parameters (k,) to those of N frames that are selected by flags (N,)."""
+"""Function that fits k parameters, (k,), to the frames that flags (N,) select out of N frames."""
 MOST_FOLDS = 10
 SAME_M = 0.0005
 """Difference of openings below which a frame cannot tell a commanded from a measured reading."""
@@ -95,13 +95,13 @@ class FingerFrames:
         return len(self.which)
 
     def only(self, rows: np.ndarray) -> "FingerFrames":
-        """Return the selected frames; `rows` are indices (M,) or flags (N,)."""
+        """Return the selected frames; `rows` are indices of M frames, (M,), or one flag per frame, (N,)."""
         opening = {reading: values[rows] for reading, values in self.opening.items()}
         return replace(self, which=self.which[rows], T_camera_flange=self.T_camera_flange[rows], opening=opening)
 
     @property
     def telling(self) -> np.ndarray:
-        """Flags (N,) of the frames in which a commanded and a measured reading give different openings."""
+        """Whether a commanded and a measured reading give different openings, for each of the N frames, (N,) bool."""
         return np.abs(self.opening["commanded"] - self.opening["measured"]) > SAME_M
 
     def T_flange_finger(
@@ -111,8 +111,8 @@ class FingerFrames:
 
         Args:
             stroke: Factor on the rig's opening.
-            axis: (3,) unit vector in the flange frame along which the finger opens; the rig's when None.
-            reading: Kind of gripper reading; the rig's when None.
+            axis: (3,) unit vector in the flange frame along which the finger opens; None: the rig's.
+            reading: Kind of gripper reading; None: the rig's.
         """
         out = stroke * self.opening[reading or self.stated]
         turn = np.broadcast_to(np.eye(3), (len(out), 3, 3))
@@ -122,12 +122,13 @@ class FingerFrames:
 def cross_validated(
     count: int, solve: Solve, error: Callable[[np.ndarray, np.ndarray], np.ndarray]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return K fits that each leave out a tenth of N frames, and the errors of the frames left out.
+    """Return K fits that each leave out a tenth of the frames, and the error of each frame with the fit without it.
 
     Args:
         count: N, the number of frames.
         solve: The fit.
-        error: Function of flags (N,) that select M frames, and of fitted parameters (k,); returns errors (M,).
+        error: Function of flags (N,) that select M of the N frames, and of k fitted parameters (k,); returns errors
+            (M,).
 
     Returns:
         Fitted parameters (K, k), and for each frame its error (N,) with the fit that left it out.

@@ -40,11 +40,12 @@ class Finger:
         shift_m: (3,) shift of the sensor in its finger's frame, m.
         turn_rad: (3,) rotation of the sensor as a rotation vector in its finger's axes, rad.
         stroke: Factor on the gripper's opening.
-        sigma: (7,) standard deviations of shift, rotation and stroke, from leaving out a tenth of the boxes at a time.
+        sigma: (7,) standard deviations of shift (3), rotation (3) and stroke (1), from leaving out a tenth of the boxes
+            at a time.
         before: Median IoU of all boxes with the old rig.
         after: Median IoU of the boxes, each with a fit in which that box was left out.
         reading: Kind of gripper reading that fits the boxes: "commanded", "measured", or None if the boxes cannot tell.
-        needed: Whether the boxes need a change. A change that they do not need is written only with `accept`.
+        needed: Whether the rig must be changed to fit the boxes. An unnecessary change is written only with `accept`.
         report: The checks.
     """
 

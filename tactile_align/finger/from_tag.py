@@ -27,7 +27,7 @@ class TaggedFinger:
         rig: The rig with the new pose, stroke and axis; unchanged if the stroke is impossible.
         found: "camera NAME" or "sensor NAME": the part of the rig whose pose was fitted.
         fit: The fitted parameters, their uncertainty, and the error of each frame in pixels.
-        looked: How many frames were searched.
+        looked: Number of frames that were searched for the tag.
         report: The checks.
     """
 

@@ -25,7 +25,7 @@ from tactile_align.geometry.frames import apply, invert, pose, rotation_exp
 from tactile_align.verify.evidence import gather
 
 LOOK_AT = 120
-"""How many frames, over all episodes, are searched for the tag."""
+"""Number of frames, over all episodes, that are searched for the tag."""
 FINGERS = ("finger1", "finger2")
 
 
@@ -94,9 +94,9 @@ class Sightings:
 
     Attributes:
         frames: The frames.
-        uv: (N, 4, 2) the tag's corners, px of the stored frame.
+        uv: (N, 4, 2) pixels of the tag's four corners in each frame, px of the stored frame.
         names: Name of each frame, for messages.
-        looked: How many frames were searched.
+        looked: Number of frames that were searched for the tag.
         refs: The episodes that show the tag.
         digests: The hashes of these episodes.
         ends: The finger's opening when fully closed and when fully open, m.
@@ -111,7 +111,7 @@ class Sightings:
     ends: tuple[float, float]
 
     def enough(self, rows: np.ndarray | None = None) -> bool:
-        """Return whether the frames are enough to fit the finger's motion; flags `rows` (N,) select some of them."""
+        """Return whether the frames that flags `rows` (N,) select are enough to fit the finger's motion."""
         opening = self.frames.opening[self.frames.stated]
         share = ((opening if rows is None else opening[rows]) - self.ends[0]) / (self.ends[1] - self.ends[0])
         apart = len(np.unique(np.round(share * 20)))
@@ -167,10 +167,10 @@ CORNER_PX, CLEAR_PX = 0.3, 1.0
 """CORNER_PX: standard deviation of a detected corner, px.
 CLEAR_PX: difference of errors above which a commanded and a measured gripper reading can be told apart, px."""
 MIN_SIGHTINGS, MIN_OPENINGS, MIN_SHARE = 6, 3, 0.2
-"""MIN_SIGHTINGS: fewest frames. MIN_OPENINGS: fewest openings that differ by a twentieth of the stroke.
-MIN_SHARE: smallest share of the stroke that the openings must span."""
+"""Requirements of a fit. MIN_SIGHTINGS: number of frames. MIN_OPENINGS: number of openings that differ by a twentieth
+of the stroke. MIN_SHARE: share of the stroke that the openings span."""
 STARTS, TRIED = 12, 4
-"""STARTS: how many frames give initial poses. TRIED: from how many of the best initial poses a fit starts."""
+"""STARTS: number of frames that give initial poses. TRIED: number of best initial poses from which a fit starts."""
 SCALE = np.array([0.005] * 3 + [np.radians(5)] * 3 + [0.1] + [np.radians(5)] * 2)
 
 
@@ -202,13 +202,13 @@ class Holder:
             frames: N frames.
             T: (4, 4) value of the unknown pose, m.
             motion: (3,) stroke, a factor, and two tilt angles of the finger's axis, rad.
-            reading: Kind of gripper reading; the rig's when None.
+            reading: Kind of gripper reading; None: the rig's.
         """
         out = frames.T_flange_finger(float(motion[0]), tilted(frames.axis, motion[1:]), reading)
         return np.asarray((invert(T) @ out if self.camera else frames.T_camera_flange @ out @ T) @ self.T_tag)
 
     def implied(self, frames: FingerFrames, T_camera_tag: np.ndarray) -> np.ndarray:
-        """Return the unknown pose (N, 4, 4), m, that follows from T_camera_tag (N, 4, 4) with the rig's stroke."""
+        """Return the unknown pose in N frames, (N, 4, 4), m, computed from T_camera_tag with the rig's stroke."""
         out = frames.T_flange_finger()
         if self.camera:
             return np.asarray(out @ self.T_tag @ invert(T_camera_tag))
@@ -223,10 +223,12 @@ class TagFit:
         T: (4, 4) the fitted pose, T_finger_sensor or T_flange_camera, m.
         stroke: Factor on the gripper's opening.
         axis: (3,) unit vector in the flange frame along which this finger opens.
-        covariance: (9, 9) of translation (m, parent's axes), rotation (rad, R exp(w)), stroke (a factor) and tilt
-            (rad), from fits that leave out a tenth of the frames at a time.
+        covariance: (9, 9) covariance of translation (3, m, parent's axes), rotation (3, rad, a rotation vector in the
+            fitted frame's axes), stroke (1, a factor) and tilt (2, rad), from fits that leave out a tenth of the frames
+            at a time.
         place_m: Standard deviation of the tag's position in the camera's frame, in the middle of the stroke, m.
-        before: (N,) RMS error of each frame's corners with the original rig, px; inf if a corner has no pixel.
+        before: (N,) RMS error of the corners in each of N frames with the original rig, px; inf if a corner has no
+            pixel.
         after: (N,) RMS error of each frame's corners with a fit in which that frame was left out, px.
         reading: Kind of gripper reading: "commanded", "measured", or None if the frames cannot tell.
     """

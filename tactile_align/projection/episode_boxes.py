@@ -31,7 +31,7 @@ class ViewBoxes:
         rig: The rig.
         camera: Name of a camera of the rig.
         sensor: Name of a sensor of the rig.
-        qpos: (..., D) raw state at the exposure of each frame.
+        qpos: (..., D) raw state (joint and gripper readings, D numbers) at the exposure of each frame.
         opening: (..., 2) metres per finger at the row of each frame, not at its exposure; None: the gripper reading of
             `qpos`.
         ahead_m: As in `sensor_boxes`, metres.
@@ -52,18 +52,18 @@ class ViewBoxes:
 
     @cached_property
     def boxes(self) -> SensorBoxes:
-        """Boxes of the sensor; raises as `sensor_boxes`."""
+        """Boxes of the sensor; errors as in `sensor_boxes`."""
         limits: dict[str, Any] = {"min_side_px": self.min_side_px, "ahead_m": self.ahead_m}
         return sensor_boxes(self.rig, self.camera, self.sensor, self.qpos, self.opening, **limits)
 
     @cached_property
     def sigma_px(self) -> np.ndarray:
-        """(..., 2) standard deviations along u and v, px of the stored image; raises as `pixel_sigma`."""
+        """(..., 2) standard deviations along u and v, px of the stored image; errors as in `pixel_sigma`."""
         return pixel_sigma(self.rig, self.camera, self.sensor, self.qpos, self.opening, self.ahead_m)
 
     @cached_property
     def other_finger(self) -> SensorBoxes:
-        """Boxes of the sensor (real or assumed) on the other finger; raises as `other_finger_boxes`."""
+        """Boxes of the sensor (real or assumed) on the other finger; errors as in `other_finger_boxes`."""
         return other_finger_boxes(self.rig, self.camera, self.sensor, self.qpos, self.opening)
 
     @cached_property
@@ -89,7 +89,7 @@ def episode_boxes(
         rig: The rig for this episode.
         camera: Name of a camera of the rig.
         sensor: Name of a sensor of the rig.
-        qpos: (T, D) raw state, frames in order.
+        qpos: (T, D) raw state of the T frames in order: joint and gripper readings, D numbers.
         contact: (T,) bool by sensor, for every sensor of the hand that the episode contains; other sensors are ignored.
         fps: Rows per second; may be None if the camera has no delay.
         ahead_m: As in `sensor_boxes`, metres.
@@ -123,12 +123,12 @@ def hold_sensors(rig: Rig, arm: str) -> tuple[str, ...]:
 
 
 def contact_flags(episode: Episode, stream: str) -> np.ndarray:
-    """Return (T,) bool, the frames of an episode in which a touch stream shows contact; raises as `Episode.image`."""
+    """Return whether a touch stream shows contact in each of T frames, (T,) bool; errors as in `Episode.image`."""
     return contact_of(episode.image(stream, t) for t in range(len(episode))).flags
 
 
 def recorded_contact(episode: Episode, rig: Rig, sensors: Iterable[str]) -> dict[str, np.ndarray]:
-    """Return the contact flags (T,), by sensor, of the given sensors whose touch stream is in the episode."""
+    """Return the contact flags of T frames, (T,), by sensor, of those sensors whose touch stream is in the episode."""
     streams = {name: rig.sensor(name).stream for name in sensors}
     return {name: contact_flags(episode, stream) for name, stream in streams.items() if stream in episode.sensors}
 
@@ -149,12 +149,12 @@ def hand_contact(rig: Rig, arm: str, contact: Mapping[str, Array]) -> np.ndarray
 
 
 def held_opening(rig: Rig, arm: str, qpos: np.ndarray, contact: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Return the finger openings of an arm, (T, 2) metres; a commanded opening is held during contact.
+    """Return the opening of both fingers in T frames, (T, 2), metres; a commanded opening is held during contact.
 
     Args:
         rig: The rig.
         arm: Name of an arm of the rig.
-        qpos: (T, D) raw state, frames in order.
+        qpos: (T, D) raw state of the T frames in order: joint and gripper readings, D numbers.
         contact: (T,) bool by sensor, as in `episode_boxes`.
 
     Raises:
@@ -166,7 +166,7 @@ def held_opening(rig: Rig, arm: str, qpos: np.ndarray, contact: Mapping[str, np.
 
 
 def openings(rig: Rig, qpos: np.ndarray, contact: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Return `held_opening`, (T, 2) metres, of every arm with a gripper, by arm."""
+    """Return `held_opening`, (T, 2) metres in T frames, for every arm with a gripper, by arm."""
     return {arm: held_opening(rig, arm, qpos, contact) for arm, entry in rig.arms.items() if entry.gripper is not None}
 
 
@@ -195,7 +195,7 @@ class HeldOpening:
         """Return the opening in the next frame, (2,) metres per finger.
 
         Args:
-            qpos: (D,) raw state.
+            qpos: (D,) raw state: joint and gripper readings.
             contact: Whether each sensor touches something, by sensor; must contain all of `sensors`.
 
         Raises:
@@ -223,7 +223,7 @@ def qpos_at_exposure(rig: Rig, camera: str, qpos: np.ndarray, fps: float | None)
     Args:
         rig: The rig with the delay.
         camera: Name of the camera.
-        qpos: (T, D) raw state of an episode.
+        qpos: (T, D) raw state of an episode of T frames: joint and gripper readings, D numbers.
         fps: Rows per second of the recording.
 
     Returns:
@@ -244,7 +244,7 @@ def qpos_at_exposure(rig: Rig, camera: str, qpos: np.ndarray, fps: float | None)
 
 
 def require_rig_size(episode: Episode, rig: Rig, camera: str) -> None:
-    """Raise an error if the frames of an episode differ in width or height from the rig's camera.
+    """Raise an error if the frames of an episode differ in width or height from the images of the rig's camera.
 
     Raises:
         InputError: They differ. The message contains file, stream, and both widths and heights.

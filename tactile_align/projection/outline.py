@@ -1,9 +1,10 @@
-"""Pixel box of a convex solid seen through a lens, also where the near plane or the lens limit cuts the solid.
+"""Pixel box of a convex solid seen through a lens, even if the near plane or the lens limit cuts the solid.
 
-Only the part of the solid in front of the near plane and inside the lens limit has pixels. The border of its image
-consists of (1) edges of the solid, (2) intersections of its faces with the near plane, and (3) arcs of the lens
-limit's circle. (1) and (2) are straight in space. They are cut at the lens limit, then sampled and projected. Of (3)
-only the circle's four points with the least and greatest u and v matter, because the ends of an arc lie on (1) or (2).
+The lens limit is the largest angle to the axis at which the lens has pixels (see `Camera.radius_limit`). Only the part
+of the solid in front of the near plane and inside the lens limit has pixels. The border of its image consists of (1)
+edges of the solid, (2) intersections of its faces with the near plane, and (3) arcs of the lens limit's circle. (1) and
+(2) are straight in space. They are cut at the lens limit, then sampled and projected. Of (3) only the circle's four
+points with the least and greatest u and v matter, because the ends of an arc lie on (1) or (2).
 """
 
 from typing import Any
@@ -16,11 +17,11 @@ from tactile_align.calibration.rig_parts import Solid
 from tactile_align.geometry.frames import Array, apply
 
 SAMPLES = 9
-"""Number of points sampled on each curve, to find which curve reaches furthest and roughly where."""
+"""Number of points sampled on each curve, to find the curve with the extreme u or v, and roughly where."""
 SAMPLES_WIDE = 13
 """Number of points on a piece of a segment that may lie far off the axis, where curves bend most."""
 SAMPLES_AROUND = 9
-"""Number of points in the refinement around the furthest place; they span one sample interval."""
+"""Number of points in the refinement around an extreme point; they span one sample interval."""
 CURVES_AT_ONCE = 3072
 """Number of curves in a batch. The data of a batch fit into a core's cache, so it runs several times as fast."""
 
@@ -37,7 +38,7 @@ def curve_bounds(camera: Camera, a: Array, b: Array, keep: Array | None = None, 
         wide: Whether segments may lie far off the axis; each is then sampled in four pieces.
 
     Returns:
-        (N, 4) least u, v and greatest u, v, px; inf and -inf where no segment counts.
+        (N, 4) smallest u, smallest v, largest u, largest v, px; (inf, inf, -inf, -inf) where no segment counts.
     """
     xp = array_namespace(a)
     a, b = _weighted(a), _weighted(b)
@@ -137,7 +138,7 @@ def solid_outline(camera: Camera, T_camera_sensor: Array, solid: Solid) -> tuple
 
     Args:
         camera: The camera of the stored images.
-        T_camera_sensor: (..., 4, 4) poses, metres.
+        T_camera_sensor: (..., 4, 4) poses of the sensor in the camera's frame, metres.
         solid: A box in the sensor frame.
 
     Returns:

@@ -57,7 +57,7 @@ def sensor_boxes(
         rig: The rig.
         camera: Name of a camera of the rig.
         sensor: Name of a sensor of the rig.
-        qpos: (..., D) RAW state as recorded.
+        qpos: (..., D) RAW state as recorded: joint and gripper readings, D numbers.
         opening: (..., 2) distance of each finger from the tool axis, metres; None: from the gripper reading.
         solid: "body": the whole sensor. "pad": only its touching face.
         min_side_px: Least width and height of a clipped box, px; smaller boxes get the reason "too small".

@@ -21,7 +21,7 @@ def pixel_sigma(
         rig: The rig.
         camera: Name of the camera whose pose is uncertain.
         sensor: Name of the sensor.
-        qpos: (N, D) raw state.
+        qpos: (N, D) raw state of N frames: joint and gripper readings, D numbers.
         opening: (N, 2) finger openings, m; None: from the gripper reading in `qpos`.
         ahead_m: Distance of the point in front of the pad's centre, along the pad's normal, metres.
 

@@ -21,7 +21,7 @@ ROUNDS = 100  # largest number of batches of random poses that are tried
 
 @dataclass(frozen=True)
 class BoxErrors:
-    """Errors of N projected boxes; the true box is the tight box of an amodal mask, at the mask's outer pixel edges.
+    """Errors of N projected boxes. A true box tightly encloses the mask of the whole sensor, including hidden parts.
 
     Attributes:
         iou: (N,) intersection over union with the true box.

@@ -51,7 +51,7 @@ class Pad:
 
     @property
     def sheaf(self) -> Sheaf:
-        """Parallel rays along +z, one per cell, from BEHIND metres behind the face; parameter: BEHIND + clearance."""
+        """Parallel rays along +z, one per cell of the height field, that start BEHIND metres behind the pad's face."""
         n, m = self.columns // self.cell, self.rows // self.cell
         return Sheaf(((np.arange(n) + 0.5) / n - 0.5) * self.width, ((np.arange(m) + 0.5) / m - 0.5) * self.height)
 
@@ -64,8 +64,8 @@ def clearance(
     Args:
         pad: The pad.
         solids: All solids of the scene.
-        which: (k,) indices of the solids that may touch this pad.
-        centre: (n, 3) centres of all solids in the pad's frame, metres.
+        which: (k,) indices of the k solids that may touch this pad.
+        centre: (n, 3) centres of all n solids in the pad's frame, metres.
         axes: (n, 3, 3) axes of all solids in the pad's frame.
         within: Search distance, metres.
 
@@ -92,7 +92,7 @@ def clearance(
 
 
 def membrane(pad: Pad, sunk: Floats) -> npt.NDArray[np.float32]:
-    """Return how deep the skin is pressed in, (rows, columns), in pixels of the touch image.
+    """Return how deep the skin is pressed in at each pixel of the touch image, (rows, columns), in such pixels.
 
     The skin follows the pressing surface, at most to the depth DEEPEST, and is smooth around the pressed part.
 
@@ -138,7 +138,7 @@ class GelCamera:
         self._noise = rng.normal(0, _NOISE * 255, (pad.rows + 64, pad.columns + 64, 3)).astype(F)
 
     def shade(self, skin: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """Return the noise-free image (rows, columns, 3), 0..255, of a skin with the given depth in touch pixels."""
+        """Return the noise-free image (rows, columns, 3), 0..255, of a skin whose depth is the result of `membrane`."""
         slope_x = cv2.Sobel(skin, cv2.CV_32F, 1, 0, scale=0.125)
         slope_y = cv2.Sobel(skin, cv2.CV_32F, 0, 1, scale=0.125)
         nz = 1 / np.sqrt(1 + slope_x * slope_x + slope_y * slope_y)

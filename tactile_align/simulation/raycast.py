@@ -19,9 +19,10 @@ MISS = F(1e9)
 
 
 class Rays:
-    """Bundle of rays, one for each of h rows and w columns, from `origin` (x, y, 0) along `direction` (x, y, 1).
+    """Bundle of h x w rays (h rows, w columns), each from `origin` (x, y, 0) along `direction` (x, y, 1).
 
-    Each x and y of origin and direction is 0 or an array that broadcasts to (h, w). The ray parameter is z.
+    Each x and y of origin and direction is 0 or an array that broadcasts to (h, w). The ray parameter (length along a
+    ray in units of its direction) is z.
     """
 
     origin: tuple[Term, Term] = (0.0, 0.0)
@@ -145,7 +146,7 @@ def hit(rays: Rays, kind: int, size: Floats, p: Floats, R: Floats) -> Floats:
         R: (3, 3) rotation from the primitive's frame to the bundle's frame; the axis of a capsule or cylinder is z.
 
     Returns:
-        (h, w) ray parameter, MISS where the ray misses the primitive or starts inside it.
+        (h, w) ray parameter of each ray, see `Rays`; MISS where the ray misses the primitive or starts inside it.
     """
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
         return _HIT[kind](rays, size, p, R)
@@ -157,10 +158,10 @@ def normals(kind: int, size: Floats, local: Floats) -> Floats:
     Args:
         kind: Kind of the primitive, as in `hit`.
         size: (3,) size, as in `hit`.
-        local: (3, n) points on the surface in the primitive's frame, metres.
+        local: (3, n) coordinates of n points on the surface, in the primitive's frame, metres.
 
     Returns:
-        (3, n) normals.
+        (3, n) unit normals.
     """
     if kind == SPHERE:
         return local / size[0]
@@ -206,7 +207,7 @@ class Paint:
     pitch: float = 0.0
 
     def at(self, local: Floats) -> Floats:
-        """Return the (n, 3) colours of (3, n) points in the solid's frame, metres."""
+        """Return the colours (n, 3) of n points (3, n) in the solid's frame, metres."""
         if self.pitch == 0.0:
             return np.broadcast_to(self.colour, (local.shape[1], 3))
         mix = mixture(self.pattern, local * F(self.pitch))
@@ -214,7 +215,7 @@ class Paint:
 
 
 def mixture(pattern: str, p: Floats) -> Floats:
-    """Return the values of a pattern, 0..1, at (d, n) points; `grains` repeats after 8 units, all others after 2."""
+    """Return a pattern, 0..1, at n points (d, n); the pattern `grains` repeats after 8 units, all others after 2."""
     if pattern == "checker":
         return np.asarray(np.floor(p).sum(axis=0) % 2)
     if pattern == "waves":
@@ -378,7 +379,7 @@ class Caster:
         Args:
             lens: The camera.
             T_world_camera: (4, 4) pose of the camera.
-            centre: (n, 3) centres in the world frame, metres.
+            centre: (n, 3) centres of the n solids in the world frame, metres.
             axes: (n, 3, 3) axes in the world frame.
         """
         R = T_world_camera[:3, :3]
@@ -419,7 +420,7 @@ class Caster:
             lens: The camera.
             T_world_camera: (4, 4) pose of the camera.
             placed: Result of `place`.
-            which: (k,) indices of the solids to draw.
+            which: (k,) indices of the k solids to draw.
         """
         order = placed.order(which)
         for g in order:

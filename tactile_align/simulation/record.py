@@ -59,9 +59,10 @@ def simulate(
 
     The files are OUT/episode_init_<i>.hdf5, and the cell's rig is OUT/rig.toml. Finished episodes in the folder are
     kept, so an interrupted recording resumes. The group `truth` of each file contains the ground truth, which training
-    does not read: box/<camera> (T, 4) amodal sensor boxes in stored pixels, unoccluded/<camera> (T,), contact (T,),
-    contact_index (T,), indentation (T,) m, opening (T, 2) m, thing (T, 3) m, phase (T,) index into the attribute
-    `phases`, and touch_reference, the no-contact reference without noise.
+    does not read: for each of T frames: box/<camera> (T, 4), the box of the whole sensor, hidden parts included, in
+    stored pixels; unoccluded/<camera> (T,), the visible share of the sensor; contact (T,); contact_index (T,);
+    indentation (T,), m; opening (T, 2), m; thing (T, 3), the position of the object, m; phase (T,), the index into the
+    attribute `phases`. In addition, touch_reference is the no-contact reference without noise.
 
     Args:
         out: The folder; created when missing.

@@ -56,7 +56,7 @@ class Expert:
         return np.append(self.q, max(opening, self.world.hand.stroke[0]))
 
     def targets(self) -> Iterator[tuple[Floats, str]]:
-        """Yield the command (n + 1,), see `Step.target`, and the phase of each control step."""
+        """Yield the command, see `Step.target`, and the phase of each control step."""
         high = self.aim + np.array([0, 0, _CLEAR])
         for a in np.linspace(0, 1, _ABOVE):
             yield self._target((1 - a) * _START + a * high, a * self.yaw, _WIDE), "approach"

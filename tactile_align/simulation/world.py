@@ -97,7 +97,7 @@ class Moment:
     Attributes:
         images: By camera, (H, W, 3) uint8 RGB.
         touch: (H, W, 3) uint8 RGB touch image.
-        q: (n,) joints, rad.
+        q: (n,) values of the n joints, rad.
         truth: Ground truth.
     """
 
@@ -113,7 +113,7 @@ class Step:
 
     Attributes:
         moment: Images, touch, joints and ground truth.
-        target: (n + 1,) last command: n joint values, rad, and the distance of the fingers from the tool axis, metres.
+        target: Last command, n + 1 numbers: n joints, rad, and the distance of the fingers from the tool axis, metres.
         phase: Phase of the task, one of PHASES.
         contact: Index of the contact in the episode; -1 without contact.
     """
@@ -193,7 +193,7 @@ class World:
         self.data.mocap_pos[0] = T_world_thing[:3, 3] - [0, 0, ROD_HALF] if rod else [0, 0, -2]
 
     def place_arm(self, q: Floats, opening: float | Sequence[float] | Floats) -> None:
-        """Set the joints (n,), rad, and the distance of the fingers from the tool axis, metres: one number or two."""
+        """Set the joints (n,), rad, and the distance of both fingers, or of each, from the tool axis, metres."""
         self.data.qpos[self._q] = q
         self.data.qpos[self._fingers] = opening
 
@@ -205,7 +205,7 @@ class World:
     # Moving with physics
 
     def command(self, target: Floats) -> None:
-        """Set the servo targets (n + 1,): joints, rad, and the distance of the fingers from the tool axis, metres."""
+        """Set the servo targets: n joints, rad, and the distance of the fingers from the tool axis, metres."""
         self.data.ctrl[:] = target
 
     def run(self, steps: int) -> None:
@@ -218,7 +218,7 @@ class World:
         return np.array(self._thing[:3])
 
     def reach(self, T_world_tcp: Floats, q0: Floats, tries: int = 60) -> tuple[Floats, bool]:
-        """Return joints (n,), rad, for a pose of the point between the pads, and whether the joints are usable.
+        """Return the n joints (n,), rad, for a pose of the point between the pads, and whether the joints are usable.
 
         They are usable if they reach the pose and lie within the joint limits. The arguments are those of the function
         `reach`.
@@ -269,7 +269,7 @@ class World:
     # Images
 
     def look_through(self, name: str) -> tuple[Picture, Floats, float]:
-        """Return a camera's picture, the sensor's amodal box (4,), and the share of the sensor that nothing hides."""
+        """Return a camera's picture, the whole sensor's box (4,), hidden parts included, and its visible share."""
         lens, T = self.lenses[name], self.T_world_camera(name)
         placed = self.caster.place(lens, T, *self._frames())
         fixed = self.rig.cameras[name].parent == "world"
@@ -314,13 +314,13 @@ def lens_of(rig: Rig, name: str, raw: bool = False) -> Lens:
 
 
 def true_sensor_boxes(rig: Rig, camera: str, q: Floats, opening: Floats, look: Look, arm: str = "left") -> Floats:
-    """Return the sensor's amodal boxes in a camera's RAW frames, from MuJoCo's kinematics and pixel masks.
+    """Return the boxes of the whole sensor in a camera's RAW frames, from MuJoCo's kinematics and pixel masks.
 
     Args:
         rig: The rig from which the cell is built.
         camera: Name of a camera of the rig.
-        q: (T, n) joints, rad.
-        opening: (T, 2) distance of each finger from the tool axis, metres.
+        q: (T, n) values of the n joints in T frames, rad.
+        opening: (T, 2) distance of each finger from the tool axis in each frame, metres.
         look: Look of the cell; any look will do, because the boxes do not depend on it.
         arm: Name of an arm of the rig.
 

@@ -41,17 +41,18 @@ def evaluate(
 ) -> int:
     """Evaluate runs on their test episodes: retrieval with baselines, localisation, feature space, action error.
 
-    A run without a test part is judged on its held-out episodes, on which its weights were selected.
+    A run without test episodes is evaluated on its held-out episodes, on which its weights were selected.
 
     The results are also written to RUN/summary.json.
 
     Args:
         run: Run folder.
-        others: Folders of further runs on the same episodes, which are compared in pairs with the first.
+        others: Folders of further runs on the same episodes; each is compared with the first run.
         as_json: Print the result as JSON.
         processes: Number of processes that prepare episodes.
-        baseline: Train the opening-only baseline at three learning rates, each for the run's steps. This is done once;
-            the baseline is kept in RUN/opening_only, and no-baseline uses it if it is there.
+        baseline: Train a baseline that sees only the gripper's opening, at three learning rates, each for the run's
+            number of steps. This is done once: the baseline is kept in RUN/opening_only. With --no-baseline, a baseline
+            in that folder is used, and none is trained.
     """
     from tactile_align.diagnostics.evaluation import BASELINE_RATES, compare
     from tactile_align.diagnostics.evaluation import evaluate as judge

@@ -37,12 +37,12 @@ def one_change(
         rig: The rig whose boxes are off.
         camera: Name of the camera.
         sensor: Name of the sensor.
-        T_camera_sensor: (N, 4, 4) poses according to the rig, metres.
+        T_camera_sensor: (N, 4, 4) poses of the sensor in N frames according to the rig, metres.
         seen: (N, 4) boxes in which the sensor was seen, px of the stored frame, finite.
         opening: (N, 2) opening of each finger, metres; None for a sensor that is not on a gripper.
 
     Returns:
-        For each change the median IoU after it, and the edit: the key and its new value, as in the rig file.
+        For each change, the median IoU of the boxes after it, and the key to edit in the rig file with its new value.
     """
     lens, touch = rig.camera(camera), rig.sensor(sensor)
     sight = Sight((lens.stored,), np.zeros(len(seen), int), T_camera_sensor, touch.body, seen)
@@ -78,7 +78,7 @@ def _listed(values: np.ndarray, digits: int) -> str:
 
 
 def explained(rig: Rig, camera: str, sensor: str, views: Sequence[View]) -> list[Check]:
-    """Return the check that lists which single changes would explain the boxes; [] if the boxes are right."""
+    """Return the check that lists single changes of the rig that explain the boxes; [] if the boxes are right."""
     iou, seen = np.concatenate([view.iou() for view in views]), np.concatenate([view.seen for view in views])
     placed = np.concatenate([view.T_camera_sensor for view in views])
     rows = np.flatnonzero(np.isfinite(seen).all(axis=-1))
@@ -174,10 +174,11 @@ def _iou_fact(kind: str, camera: str, sensor: str, what: str, iou: np.ndarray) -
 
 
 def box_drift(evidence: Sequence[Evidence]) -> list[dict[str, Any]]:
-    """Return the drift of the boxes of each episode, one row per view, the worst first.
+    """Return the drift of the boxes, one dict per episode and view (camera and sensor), the largest drift first.
 
-    The drift is how far the median offset of an episode's boxes from truth or labels lies from that of all episodes,
-    px. Episodes without truth or labels have no row.
+    In each episode, the centres of the projected boxes have a median offset from the true or labelled boxes. The drift
+    is the distance of this offset from the median offset over all episodes, px. Episodes without truth or labels are
+    left out.
     """
     by_view: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for episode in evidence:
@@ -198,7 +199,7 @@ def box_drift(evidence: Sequence[Evidence]) -> list[dict[str, Any]]:
 
 
 def drift_checks(drift: list[dict[str, Any]]) -> list[Check]:
-    """Return the checks of the drift between episodes, from the rows of `box_drift`."""
+    """Return the checks of the drift of boxes between episodes, computed from the result of `box_drift`."""
     checks = []
     for camera, sensor in sorted({(row["camera"], row["sensor"]) for row in drift}):
         rows = [row for row in drift if (row["camera"], row["sensor"]) == (camera, sensor)]
@@ -274,7 +275,7 @@ def _status(rig: Rig, evidence: Sequence[Evidence]) -> Check:
 
 
 def lens_checks(rig: Rig, camera: str) -> list[Check]:
-    """Return the checks of K: principal point and field of view are implausible if K belongs to other frames."""
+    """Return the checks of the camera matrix K: whether its principal point and field of view are plausible."""
     entry = rig.cameras[camera]
     (fx, _, cx), (_, _, cy), _ = entry.K
     du, dv = (cx + 0.5) / entry.width - 0.5, (cy + 0.5) / entry.height - 0.5

@@ -25,14 +25,15 @@ from tactile_align.projection.sensor_box import REASONS
 
 @dataclass(frozen=True)
 class View:
-    """Boxes of one sensor in one camera over the T frames of an episode, px of the stored frame.
+    """Boxes of one sensor in one camera, over the T frames of an episode, px of the stored frame.
 
     Attributes:
         camera: Name of the camera.
         sensor: Name of the sensor.
         reason: (T,) index into REASONS; 0 in frames with a box.
         box: (T, 4) predicted boxes as training uses them, see `episode_boxes`; nan in frames without a box.
-        unheld: (T, 4) predicted boxes without the hold, that is, with the opening as recorded also in contact.
+        unheld: (T, 4) predicted boxes for the opening as recorded. In `box`, a commanded opening is held during
+            contact.
         true_opening: (T, 4) predicted boxes for the true opening; nan if the recording does not contain it.
         seen: (T, 4) boxes of where the sensor really is, from truth or labels; nan where both are missing.
         T_camera_sensor: (T, 4, 4) poses from which `box` was computed, metres.
@@ -87,7 +88,7 @@ class Evidence:
 
 
 Labels = dict[tuple[str, str, str], dict[int, tuple[float, float, float, float]]]
-"""Hand-drawn boxes (u0, v0, u1, v1), px, by (episode, camera, sensor) and then by frame; episode as `label_name`."""
+"""Hand-drawn boxes (u0, v0, u1, v1), px, by (episode, camera, sensor), then by frame; for episode see `label_name`."""
 
 
 def label_name(ref: EpisodeRef) -> str:

@@ -27,18 +27,17 @@ WITHIN_S, FPS = 3.0, 10.0
 
 @dataclass(frozen=True)
 class Motion:
-    """Scores of how well each hypothesis about the rig explains the motion in one view of one episode.
+    """Scores that state how well each hypothesis about the rig (see `rig_hypotheses`) predicts the motion in one view.
 
     Attributes:
         camera: Name of the camera.
         sensor: Name of the sensor whose box was compared with the motion of the fingers; None if the static scene was
             compared with the motion of the arm.
-        scores: (N,) by the hypothesis's name; empty if nothing moved.
-            For a sensor, one score for each motion of the gripper, -2 to 2: how much better the image in the box
-            agrees with the moved box than with the box left in place. It is the median over the pairs of frames of
-            that motion; a pair in which a frame has no box counts as 0.
-            For the static scene, one score for each pair of frames, 0 to 1: the share of tracked points that lie where
-            the camera's motion predicts them.
+        scores: N scores by the hypothesis's name; empty if nothing moved. For a sensor, one score for each motion of
+            the gripper, -2 to 2: how much better the image in the box agrees with the moved box than with the box left
+            in place. It is the median over the pairs of frames of that motion; a pair in which a frame has no box
+            counts as 0. For the static scene, one score for each pair of frames, 0 to 1: the share of tracked points
+            that lie where the camera's motion predicts them.
         advice: What to change in the rig file, by the hypothesis's name.
     """
 
@@ -49,17 +48,18 @@ class Motion:
 
     @classmethod
     def of(cls, camera: str, sensor: str | None, slips: Iterable[Slip], score: Callable[[Rig], np.ndarray]) -> "Motion":
-        """Return the scores of all hypotheses; `score` maps a hypothesis's rig to its scores (N,)."""
+        """Return the scores of all hypotheses; the function `score` returns the N scores of a hypothesis's rig."""
         scored = {slip.name: score(slip.changed) for slip in slips}
         return cls(camera, sensor, scored, {slip.name: slip.advice for slip in slips})
 
 
 @dataclass(frozen=True)
 class Scores:
-    """Scores of one view over all episodes.
+    """Scores of one view (a camera and a sensor, or a camera alone) over all episodes.
 
     Attributes:
-        by_hypothesis: (N,) scores as in Motion, by the hypothesis's name; always contains AS_WRITTEN.
+        by_hypothesis: N scores by the hypothesis's name, as in `Motion.scores`; always contains AS_WRITTEN, the rig
+            itself.
     """
 
     by_hypothesis: dict[str, np.ndarray]
@@ -96,7 +96,7 @@ class Scores:
 
 
 def near_in_time(episode: Episode) -> tuple[np.ndarray, np.ndarray]:
-    """Return the rows i (P,) and j (P,), i < j, of all pairs of frames that are at most WITHIN_S apart."""
+    """Return the rows i and j, i < j, of all P pairs of frames that are at most WITHIN_S apart, as arrays (P,)."""
     reach = max(1, round(WITHIN_S * (episode.fps or FPS)))
     i = np.arange(len(episode)).repeat(reach)
     j = i + np.tile(np.arange(1, reach + 1), len(episode))

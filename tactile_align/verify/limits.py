@@ -28,6 +28,6 @@ LIMITS = {
     ),
 }
 GAINS = {"box-motion": 0.1, "world-motion": 0.15}
-"""Median gain in score over the rig as written that another hypothesis must reach to be reported."""
+"""Smallest median gain in score, over the rig as written, at which another hypothesis about the rig is reported."""
 FIELD_DEG = (20.0, 170.0)
 """Smallest and largest plausible horizontal field of view, deg."""

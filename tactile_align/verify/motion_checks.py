@@ -14,21 +14,21 @@ from tactile_align.verify.limits import GAINS, LIMITS
 from tactile_align.verify.rig_hypotheses import AS_WRITTEN, hypotheses_of
 
 MIN_MOTIONS = 3
-"""Fewest motions of the gripper, or pairs of frames, from which a conclusion is drawn."""
+"""Smallest number of motions of the gripper, or of pairs of frames, from which a conclusion is drawn."""
 MANY = 10
 """Number of motions from which a low median score counts as a warning and not as chance."""
 SHARE = 0.7
 """Share of the motions in which another hypothesis must score higher to count as better."""
 MIN_FRAMES = 5
-"""Fewest frames with contact, and without, from which their openings are compared."""
+"""Smallest number of frames with contact, and of frames without, at which their openings are compared."""
 
 
 @dataclass(frozen=True)
 class Watched:
-    """Scores of the motion in one episode, and its openings with and without contact. No truth or labels are needed.
+    """Results of one episode that need no truth or labels: motion scores, and openings with and without contact.
 
     Attributes:
-        motions: Scores for each view in which motion can be compared with the rig.
+        motions: Motion scores of each view in which the motion can be compared with the rig.
         smaller: For each sensor two numbers, see `smaller_in_contact`: the share (0 to 1) of pairs of a touching and a
             not touching frame in which the touching frame has the smaller opening; the number of frames in the
             smaller of the two groups.

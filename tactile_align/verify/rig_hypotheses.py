@@ -1,4 +1,4 @@
-"""Hypotheses about a rig: each corrects one mistake that is common in rig files."""
+"""Hypotheses about a rig: each is the rig with one mistake corrected that is common in rig files."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -27,13 +27,13 @@ Slip = Hypothesis[Rig]
 
 
 def hypotheses_of(rig: Rig, camera: str, sensor: str | None = None) -> tuple[Slip, ...]:
-    """Return AS_WRITTEN (the rig itself), then hypotheses about a camera and, if given, a sensor and its gripper."""
+    """Return the rig itself (AS_WRITTEN), then hypotheses about a camera and, if given, a sensor and its gripper."""
     of_camera = Slip(AS_WRITTEN, "", rig), *_image_maps(rig, camera), *_lenses(rig, camera), *_poses(rig, camera)
     return of_camera if sensor is None else (*of_camera, *_hands(rig, sensor))
 
 
 def frame_of(camera: RigCamera) -> tuple[int, int]:
-    """Return the width and height, px, of the frame centred on K's principal point; a usual size if one is close."""
+    """Return the width and height, px, of the frame whose centre is K's principal point; a size in SIZES if close."""
     centre = np.array([camera.K[0][2], camera.K[1][2]])
     size = 2 * centre + 1
     off = np.abs(size / SIZES - 1).max(axis=1)

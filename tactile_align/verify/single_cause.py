@@ -12,14 +12,14 @@ from tactile_align.geometry.frames import rotation_exp
 from tactile_align.projection.sensor_box import project_solids
 
 DRAWN_PX, DRAWN = 1.5, 0.02
-"""Median edge error that still counts as explained: DRAWN_PX px or DRAWN of the box's side, whichever is larger.
+"""Largest median edge error of boxes that count as explained: the larger of DRAWN_PX px and DRAWN times the box's side.
 Hand-drawn boxes are no more accurate."""
 FACTOR = float(np.log(4.0))
 """Largest absolute logarithm of the factor on the focal length; the factor lies between 1/4 and 4."""
 TURN = 0.5
-"""Largest rotation of a camera about each of its axes, rad."""
+"""Largest fitted rotation of a camera about each of its axes, rad."""
 REACH_M = 0.2
-"""Largest shift of a camera or a sensor along each of its axes."""
+"""Largest fitted shift of a camera or a sensor along each of its axes, m."""
 FAR_PX = 1e3
 """Error of each edge where a change gives no box: large but finite, so that a fit can start there."""
 
@@ -43,7 +43,7 @@ class Sight:
     seen: np.ndarray
 
     def boxes(self, T_camera_sensor: np.ndarray, focal: float = 1.0) -> np.ndarray:
-        """Return boxes (N, 4), px, for poses (N, 4, 4), m, and a factor on the focal length; nan if no box exists."""
+        """Return N boxes (N, 4), px, for N poses, m, and a factor on the focal length; nan if no box exists."""
         scale = np.array([[focal, focal, 1], [focal, focal, 1], [1, 1, 1]])
         lenses = tuple(replace(lens, K=np.asarray(lens.K) * scale) for lens in self.lenses)
         return boxes_through(lenses, self.which, T_camera_sensor, self.body)
@@ -64,8 +64,8 @@ class Cause:
     """Fitted single cause, and how well it explains the boxes.
 
     Attributes:
-        value: The fitted change: a factor (1,), a rotation vector (3,), rad, or a shift (3,), m; (0,) if nothing was
-            fitted. The function that returns the cause states which.
+        value: The fitted change: a factor (1,), a rotation vector (3,), rad, or a shift (3,), m; empty if nothing was
+            fitted. The docstring of each function that returns a cause states which.
         iou: Median IoU of the boxes after the change; a missing box counts as 0.
         explains: Whether the edges after the change are as close as hand-drawn boxes are accurate.
     """
@@ -122,7 +122,7 @@ def sensor_shift(sight: Sight) -> Cause:
 
 
 def elsewhere(sight: Sight, T_camera_sensor: np.ndarray) -> Cause:
-    """Return how well given sensor poses (N, 4, 4), m, explain the boxes; nothing is fitted, so `value` is (0,)."""
+    """Return how well N given sensor poses (N, 4, 4), m, explain the boxes; nothing is fitted, so `value` is empty."""
     return _judged(sight, sight.boxes(T_camera_sensor), np.empty(0))
 
 

@@ -112,13 +112,13 @@ class Stats(NamedTuple):
 
     @classmethod
     def of(cls, values: np.ndarray) -> "Stats":
-        """Return the statistics of (n, ...) rows."""
+        """Return the statistics over the first axis of an array."""
         values = np.asarray(values, np.float64)
         return cls(values.min(0), values.max(0), values.mean(0), values.var(0), len(values))
 
     @classmethod
     def of_frames(cls, frames: Sequence[np.ndarray], count: int) -> "Stats":
-        """Return the statistics of RGB frames for each channel, (3, 1, 1), with pixel values 0..1.
+        """Return the statistics of RGB frames for each channel, in arrays (3, 1, 1), with pixel values 0..1.
 
         `count` is the number of frames of the episode; `frames` may be a sample of them.
         """
@@ -127,7 +127,7 @@ class Stats(NamedTuple):
 
     @classmethod
     def pooled(cls, parts: Sequence["Stats"]) -> "Stats":
-        """Return the statistics of all parts together."""
+        """Return the statistics of all rows together, given the statistics of each part of the rows."""
         weight = np.array([part.rows for part in parts], np.float64)
         mean = np.average([part.mean for part in parts], axis=0, weights=weight)
         inner = np.average([part.var for part in parts], axis=0, weights=weight)
@@ -293,9 +293,9 @@ class DatasetWriter:
         """Write the current episode, after all its video frames have been added.
 
         Args:
-            low: (T, D) numbers by feature name.
-            pngs: T frames as PNG bytes by image feature.
-            samples: Frames for the statistics by image or video feature.
+            low: (T, D) numbers of T steps, D per step, by feature name.
+            pngs: T frames as PNG bytes, by name of the image feature.
+            samples: Frames for the statistics, by name of the image or video feature.
             task: Description of the task.
         """
         steps, number = len(low[ACTION]), len(self.rows)

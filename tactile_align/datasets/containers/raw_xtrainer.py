@@ -38,7 +38,7 @@ def load_arrays(data: bytes) -> dict[str, np.ndarray]:
 
     Raises:
         UnsafePickleError: The file refers to a class or function other than numpy's array constructors.
-        InputError: The file is damaged, too large, or not a dictionary.
+        InputError: The file is damaged or too large, or does not contain a dictionary.
     """
     if len(data) > MAX_BYTES:
         raise InputError(f"has {len(data):,} bytes; the limit is {MAX_BYTES:,}. Use the pickle of one step")

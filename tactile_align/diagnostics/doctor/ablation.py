@@ -52,7 +52,7 @@ OFF = {"policy": {"vision": "none", "region_tokens": False, "touch_tokens": Fals
 
 
 def grown(config: TrainConfig) -> Iterator[tuple[str, object, TrainConfig]]:
-    """Yield each added field, its value and the config so far; only fields that the complete config uses are added.
+    """Yield (added field, its value, config with all fields added so far); only fields that the complete config uses.
 
     If the config trains a policy, the first step is the policy that uses joints only.
     """

@@ -61,7 +61,7 @@ def streams(subject: Subject) -> Iterator[Check]:
 
 
 def door(subject: Subject) -> Iterator[Check]:
-    """Yield the checks that the images and boxes of a batch equal those of the recording, moment by moment."""
+    """Yield the checks that the images and boxes in a training batch equal those of the recording, moment by moment."""
     moments, raw = subject.data.train, subject.raw
     shown = raw.images()
     worst: dict[str, float] = {}
@@ -114,7 +114,7 @@ def touch_storage(subject: Subject) -> Iterator[Check]:
 
 
 def moving_actions(subject: Subject) -> Iterator[Check]:
-    """Yield the check of the number of action columns that change over time."""
+    """Yield the check of how many action columns change over time."""
     moving = np.concatenate([action for _, action in subject.data.train.low_dim()]).std(axis=0) > 1e-4
     yield judged("moving-actions", int(moving.sum()), measured=f"{int(moving.sum())} of {len(moving)}")
 

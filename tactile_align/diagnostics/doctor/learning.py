@@ -18,7 +18,8 @@ from tactile_align.policies.alignment import Alignment
 from tactile_align.training.optimiser import make_optimiser, warmup_cosine
 
 FEW = 16
-"""Number of rows and dimensions below which a low rank of the features is normal in a healthy run."""
+"""Limit for the number of moments and of feature dimensions. With fewer, a healthy run also has a low effective
+rank."""
 
 
 def features(subject: Subject) -> Iterator[Check]:
@@ -40,7 +41,7 @@ def features(subject: Subject) -> Iterator[Check]:
 
 
 def against_chance(subject: Subject) -> Iterator[Check]:
-    """Yield the check of the alignment loss before any step, relative to chance."""
+    """Yield the check of the alignment loss before any step, relative to that of features that are all alike."""
     with torch.no_grad():
         log = subject.losses(subject.batch).log
     if "hsa" not in log:
@@ -64,7 +65,7 @@ TINY = 1e-9  # smallest divisor
 
 
 def learning_checks(subject: Subject) -> list[Check]:
-    """Return all checks of features and learning, in the order of the report."""
+    """Return all checks of features and of the first training steps, in the order of the report."""
     lessons = {factor: _Lesson(subject, factor) for factor in RATES}
     start = lessons[1.0].losses()
     full = lessons[1.0].take(1).losses()[0]
@@ -135,8 +136,8 @@ def one_step(
     Args:
         subject: The run.
         before: Total and alignment loss before any step.
-        first: Total and alignment loss after one step, by a factor. The step uses this factor times the learning rate
-            of the run's first step, which includes warm-up.
+        first: Total and alignment loss after one step, by a factor on the learning rate. The learning rate of the run's
+            first step, which includes warm-up, was multiplied by this factor.
         full: Total loss after one step at the full learning rate, without warm-up. The first Adam step moves every
             weight by the full rate, so this loss may rise slightly.
     """
@@ -161,13 +162,13 @@ def ramp(subject: Subject) -> float:
 def overfit(before: float, late: float, best: _Lesson, factor: float) -> Check:
     """Return the check that the model can overfit one batch.
 
-    The loss is compared with chance, because features that are all alike also lower a loss that starts above chance.
-    Without alignment there is no chance, so the loss is compared with the loss before. A loss that is still falling
-    warns instead of failing.
+    The loss is compared with chance (the loss of features that are all alike), because features that are all alike also
+    lower a loss that starts above chance. Without alignment, no chance level exists, so the loss is compared with the
+    loss before training. If the loss is too high but still falling, the status is "warn" instead of "fail".
 
     Args:
-        before: Loss before any step.
-        late: Loss some steps before the end.
+        before: Alignment loss of the batch before any step; total loss if the run has no alignment.
+        late: The same loss some steps before the end of the training on the batch.
         best: The trained model.
         factor: Factor on the learning rates of the run.
     """

@@ -171,7 +171,7 @@ SELF_CHECKS = (
 
 
 def folded(checks: Sequence[Check]) -> list[Check]:
-    """Return the checks with the self-checks replaced by one check, which lists those that did not pass."""
+    """Return the checks, with all `SELF_CHECKS` merged into one check that lists those that did not pass."""
     own = [check for check in checks if check.kind in SELF_CHECKS]
     others = [check for check in checks if check.kind not in SELF_CHECKS]
     if not own:

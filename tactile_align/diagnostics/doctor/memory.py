@@ -30,9 +30,10 @@ PAGE = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
 def largest_batch(subject: Subject) -> Check:
     """Return the check of the largest batch whose training step fits into the memory of the run's device.
 
-    Steps of doubled batch sizes are run until memory or time is used up. From the two largest of them follow the bytes
-    per moment, and so the largest batch. On a CPU, memory is the resident memory of this process, read during the step,
-    and the free memory of the machine. The steps repeat moments of one batch; without compilation.
+    The batch size is doubled from step to step until memory or time is used up. The memory of the last two steps gives
+    the bytes per moment, and from these the largest batch is computed. On a CPU, memory is the resident memory of this
+    process, read during the step, and the free memory of the machine. Large batches repeat the moments of one batch.
+    torch.compile is not used.
     """
     config, device = subject.config, device_of(subject.config.device)
     advice = "raise batch_size for more negatives, up to this number"

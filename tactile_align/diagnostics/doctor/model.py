@@ -54,7 +54,7 @@ def weights(subject: Subject) -> Iterator[Check]:
 
 
 def inputs(subject: Subject) -> Iterator[Check]:
-    """Yield checks that pixels are normalised once, by the encoder's own mean and std, and of the encoder passes."""
+    """Yield checks that pixels are normalised once, with the encoder's mean and std, and of the encoder passes."""
     model, batch = subject.model, len(subject.batch)
     towers = towers_of(model)
     arrived: dict[str, list[Tensor]] = {name: [] for name in towers}
@@ -100,7 +100,7 @@ def _own_statistics(tower: torch.nn.Module) -> tuple[torch.Tensor, torch.Tensor]
 
 @torch.no_grad()
 def pairing(subject: Subject) -> Iterator[Check]:
-    """Yield the checks that row i of the touches becomes row i of h_tau, and row i of the views row i of h_w.
+    """Yield the checks that the model keeps the order of a batch: row i of h_tau and h_w belongs to moment i.
 
     h_tau is the feature of a touch image and h_w the feature of an image region.
     """
@@ -125,7 +125,7 @@ def pairing(subject: Subject) -> Iterator[Check]:
 
 
 def validation(subject: Subject) -> Iterator[Check]:
-    """Yield the check that eval mode computes every loss that training mode computes, without the memory bank."""
+    """Yield the check that eval mode computes the same losses as training mode, and does not use the memory bank."""
     with torch.no_grad():
         torch.manual_seed(0)
         training = {name for name in subject.model.train()(subject.few)[1] if not name.startswith(OF_BANK)}
@@ -257,7 +257,7 @@ def shared(subject: Subject) -> Iterator[Check]:
 
 
 def parameters(subject: Subject) -> Table:
-    """Return a table of the numbers of each part, of the trained ones, and of their learning rates."""
+    """Return a table of the parts of the model: number of parameters, number of trained parameters, learning rates."""
     return parameter_table(subject.model, make_optimiser(subject.model, subject.config)[0])
 
 

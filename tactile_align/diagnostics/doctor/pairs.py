@@ -66,9 +66,10 @@ def boxes_and_contacts(subject: Subject) -> Iterator[Check]:
 
 
 def negatives_in_batches(subject: Subject) -> Iterator[Check]:
-    """Yield checks of the mean number of negatives of a pair, over many batches drawn as in training.
+    """Yield checks of the mean number of negatives per pair, over many batches drawn as in training.
 
-    Image regions and the memory bank are counted at their largest number; hsa.touch_ceiling is not applied.
+    Negatives from the same image and from the memory bank are counted at their largest possible number; the option
+    hsa.touch_ceiling is ignored.
     """
     config, data, moments = subject.config, subject.data, subject.data.train
     hsa = config.hsa.model_copy(update={"touch_ceiling": None})
@@ -99,7 +100,7 @@ def negatives_in_batches(subject: Subject) -> Iterator[Check]:
 
 
 def lonely_pairs(subject: Subject) -> Iterator[Check]:
-    """Yield checks of the share of a batch's pairs that have no negative, counted as in the log of a run."""
+    """Yield checks of the share of pairs in a batch that have no negative, counted as in the log of a run."""
     if not subject.model.aligns:
         return
     with torch.no_grad():
@@ -112,7 +113,7 @@ def lonely_pairs(subject: Subject) -> Iterator[Check]:
 
 
 def false_negatives(subject: Subject) -> Iterator[Check]:
-    """Yield checks of the share of negatives in a batch that are false: same contact, or no contact in both."""
+    """Yield checks of the share of false negatives in a batch: both moments in one contact, or both without contact."""
     alignment, batch = subject.model.alignment, subject.batch
     if alignment is None or not subject.model.aligns:
         return

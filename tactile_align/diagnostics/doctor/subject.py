@@ -26,9 +26,10 @@ class Subject:
         config: Training config of the run.
         data: Data of the run.
         model: Network of the run, on the CPU.
-        raw: First training batch (B moments), as the data set returns it.
+        raw: First training batch, as the data set returns it.
         batch: The same batch at the encoders' input size, without random augmentation and with latent noise.
-        few: Up to 16 rows of `batch`, pairs first, for the checks that compute gradients.
+        few: Up to 16 moments of `batch` for the checks that compute gradients; moments with a box and a contact come
+            first.
         wide: Up to 64 contact moments, spread over the episodes, at the encoders' input size.
     """
 
@@ -55,7 +56,7 @@ def examine(config: TrainConfig, data: Data, model: AlignedPolicy) -> Subject:
 
 
 def sampler_of(config: TrainConfig, data: Data) -> MomentSampler:
-    """Return the sampler of the run's batches."""
+    """Return the sampler that draws the run's training batches."""
     # A run without any contact, or with nothing else, is reported by a check, so it must not raise here.
     both = data.contact.any() and not data.contact.all()
     share = contact_share(data.contact, config) if both else None

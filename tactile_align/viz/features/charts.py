@@ -21,11 +21,11 @@ LONGEST_TEXT = 60
 def similarity_matrix(
     h_tau: np.ndarray, h_w: np.ndarray, *, groups: np.ndarray | None = None, title: str = ""
 ) -> np.ndarray:
-    """Return a chart of the cosine of every touch with every region; aligned features have a bright diagonal.
+    """Return a chart of the cosines of all touches with all regions; aligned features give a bright diagonal.
 
     Args:
-        h_tau: (N, D) touch features; row i belongs to row i of `h_w`.
-        h_w: (N, D) region features.
+        h_tau: (N, D) features of N touches, D numbers each; row i belongs to row i of `h_w`.
+        h_w: (N, D) features of N image regions.
         groups: (N,) group of each row, e.g. its episode; lines separate neighbouring groups; None: no lines.
         title: Title of the chart.
 
@@ -67,8 +67,8 @@ def embedding(
     """Return a chart of touches and regions in the plane of their first two principal components, coloured by label.
 
     Args:
-        h_tau: (N, D) touch features; row i belongs to row i of `h_w`.
-        h_w: (N, D) region features.
+        h_tau: (N, D) features of N touches, D numbers each; row i belongs to row i of `h_w`.
+        h_w: (N, D) features of N image regions.
         labels: N numbers or N words. Numbers are shown on a colour scale. Each of the six most frequent words has its
             own colour and legend entry; all other words share one colour and one entry.
         label_name: Name of the label, e.g. "object", "phase", "episode".
@@ -110,8 +110,8 @@ def attention_over_time(
     """Return a chart of the attention on each kind of token over the rows of an episode.
 
     Args:
-        shares: (T, G) attention summed over all tokens of a kind, 0..1.
-        names: G kinds of tokens, e.g. "touch", "region", "camera", "joints".
+        shares: (T, G) attention in T rows of the episode, summed over all tokens of each of G kinds, 0..1.
+        names: Names of the G kinds of tokens, e.g. "touch", "region", "camera", "joints".
         contact: (T,) bool; rows in contact are shaded; None: no shading.
         title: Title of the chart.
 
@@ -211,7 +211,7 @@ def draw_curves(metrics: Sequence[dict[str, Any]], path: Path, title: str) -> No
 
 
 def draw_recall(view: ViewSummary, path: Path, title: str) -> None:
-    """Draw R@1, R@5 and R@10 with 95 % intervals for the box, for the opening alone and for chance.
+    """Draw R@1, R@5 and R@10 with 95 % intervals for the sensor's box, for the opening alone, and for chance.
 
     Args:
         view: Results of `evaluate` for one view.

@@ -1,4 +1,4 @@
-"""Pictures of features: similarity over the tokens of an image, retrieval galleries, and principal components.
+"""Pictures of features: similarity over the tokens of an image, touches with their most similar regions, and PCA.
 
 All functions work on arrays only, without models or files. The colours (cividis, Okabe-Ito) are distinguishable for
 colour-blind people.
@@ -94,7 +94,7 @@ def retrieval_gallery(
     top: int = 5,
     height: int = 120,
 ) -> np.ndarray:
-    """Return a picture with one line per query touch: the touch and its most similar region images.
+    """Return a picture with one line per touch: the touch, and to its right the most similar region images.
 
     The region image that belongs to the touch is framed.
 
@@ -102,7 +102,8 @@ def retrieval_gallery(
         touches: Q touches (H, W, 3) uint8 RGB.
         views: N region images (H, W, 3) uint8 RGB, e.g. camera frames cropped to the box.
         similarity: (Q, N) similarity of each touch to each region image; larger is more similar.
-        right: (Q,) index in `views` of the region image that belongs to each touch; None: 0, 1, 2, ...
+        right: (Q,) index in `views` of the region image that belongs to each touch; None: touch i belongs to region
+            image i.
         queries: Indices of the touches to show, one per line; None: the first 8.
         top: Number of region images in a line.
         height: Height of the images in a line, px.
@@ -158,7 +159,7 @@ def principal_components(features: np.ndarray, count: int = 2) -> tuple[np.ndarr
     """Return the coordinates of features along the directions of largest variance, computed with numpy's SVD.
 
     Args:
-        features: (N, D) features.
+        features: N features with D numbers each, (N, D).
         count: Number of directions.
 
     Returns:

@@ -183,15 +183,14 @@ def draw_maps(
     Pictures before training (step 0) and after training. If files of the initial weights (`init`, `pretrained`) are
     gone, those before training are left out with a warning:
 
-    - map_step_N.png: similarity of touches to all tokens of the image.
-    - gallery_step_N.png: retrieval, i.e. touches and their nearest regions.
-    - matrix_step_N.png: cosines of touches and regions.
-    - attention_episode_E_step_N.png: attention of the policy.
+    - map_step_N.png: similarity of touches to all tokens of the image. - gallery_step_N.png: retrieval, i.e. touches
+    and their most similar regions. - matrix_step_N.png: cosines of touches and regions. -
+    attention_episode_E_step_N.png: attention of the policy.
 
     Pictures after training only:
 
-    - embedding_by_episode.png: features in a plane. Recordings that contain object and phase, as simulated recordings
-      do, also give embedding_by_object.png and embedding_by_phase.png.
+    - embedding_by_episode.png: features in the plane of their first two principal components. Recordings that contain
+    object and phase, as simulated recordings do, also give embedding_by_object.png and embedding_by_phase.png.
 
     In addition, overlay_episode_E.png shows sample frames with their boxes. If the run has several views, the names of
     maps, galleries, matrices and embeddings begin with the view.
@@ -208,7 +207,7 @@ def draw_maps(
     Raises:
         FactError, FileNotFoundError: The run folder is not complete.
         FileExistsError: A picture exists and `overwrite` is False.
-        InputError: The run has no encoders, or no judged moment has both a box and contact.
+        InputError: The run has no encoders, or no moment of these episodes has both a box and a contact.
     """
     # Imported here because importing torch takes seconds and the other pictures do not need it.
     from tactile_align.config.train import load_config
@@ -278,7 +277,7 @@ def _of_view(runs: dict[int, "LoadedRun"], key: str, judged_on: str) -> dict[str
 
 
 def one_per_contact(features: Features, most: int, seed: int = 0) -> np.ndarray:
-    """Return the indices (M,) of one feature row per contact, in random order; M is at most `most`.
+    """Return the indices of M rows of `features`, (M,), one per contact, in random order; M is at most `most`.
 
     Raises:
         InputError: The features have no rows.

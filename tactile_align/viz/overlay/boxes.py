@@ -38,7 +38,7 @@ class Seen:
     """Boxes of one sensor in one camera over the whole episode.
 
     Attributes:
-        boxes: Boxes of the first rig in T rows.
+        boxes: Boxes of the first rig in the T rows of the episode.
         reasons: (T,) reason for a missing box; "" if the box exists.
         weights: (T, rows, columns) share of each token that the box covers; None if no tokens are drawn.
         compared: (T, 4) boxes of the second rig, px; None without a second rig.

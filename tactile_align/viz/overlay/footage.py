@@ -71,10 +71,10 @@ class Footage:
         compare: The second rig with the overrides for this episode applied; None without a second rig.
         cameras: Names of the shown cameras, in order.
         rows: Rows to show: start, start + every, ... below stop.
-        contact: (T,) bool contact flags by touch stream.
-        opening: (T, 2) opening in metres, by arm; only arms with a gripper. If the reading is a command, the opening
-            is held at its value at contact onset.
-        joints: (T, n) joint angles in rad by arm.
+        contact: (T,) bool contact flags in all T rows, by touch stream.
+        opening: (T, 2) opening of each finger in metres, by arm; only arms with a gripper. If the reading is a command,
+            the opening is held at its value at contact onset.
+        joints: (T, n) angles of n joints in rad, by arm.
         seen: Boxes and tokens by camera of the rig, then by sensor.
     """
 

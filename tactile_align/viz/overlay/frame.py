@@ -26,7 +26,8 @@ def draw_frame(moment: Moment, height: int | None = None) -> np.ndarray:
 
     Args:
         moment: What to draw; the images in it are not changed.
-        height: Height of the row of cameras, px; text and lines scale with it. None: the height of the tallest frame.
+        height: Height at which the camera frames are drawn side by side, px; text and lines scale with it. None: the
+            height of the tallest frame.
 
     Returns:
         (H, W, 3) uint8 RGB, H and W even, as video codecs require.

@@ -51,7 +51,7 @@ def too_small(footage: Footage, rows: Sequence[int], height: int | None = None) 
 
 
 def with_closer(footage: Footage, moment: Moment, pairs: Sequence[Pair]) -> Moment:
-    """Return a moment with an enlarged cut-out for each pair.
+    """Return a moment with an enlarged cut-out around the box for each pair of camera and sensor.
 
     A pair without a box gets an empty cut-out, so that all pictures have the same size.
 
@@ -153,10 +153,10 @@ def overlay(
     Args:
         episode: A file, "FILE#NAME" if the file holds several episodes, or a ref.
         out: A file (.png: contact sheet, .mp4: movie) or a folder; None: the folder `overlay`.
-        format: "png": one PNG file per row, in the folder `out`. "sheet": up to SHEET_CELLS evenly spaced rows on one
-            PNG. "mp4": a movie. "auto": "mp4" if `out` ends in .mp4, otherwise "sheet".
-        height: Height of the row of cameras, px; None: SHEET_VIEW_HEIGHT in a sheet, otherwise the height of the
-            tallest frame.
+        format: "png": one PNG file per row, in the folder `out`. "sheet": up to SHEET_CELLS evenly spaced rows of the
+            episode on one PNG. "mp4": a movie. "auto": "mp4" if `out` ends in .mp4, otherwise "sheet".
+        height: Height at which the camera frames are drawn side by side, px; None: SHEET_VIEW_HEIGHT in a sheet,
+            otherwise the height of the tallest frame.
         overwrite: Whether existing files may be replaced.
         tell: Function that receives text, e.g. `print`. With `compare`, it receives one line for each camera and
             sensor, which states how the boxes of the two rigs differ. None: no text.

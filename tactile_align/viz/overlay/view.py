@@ -71,7 +71,7 @@ class Closer:
     Attributes:
         name: Names of the sensor and the camera.
         colour: Index of the sensor in the rig, which determines the colour.
-        image: (S, S, 3) uint8 RGB.
+        image: (S, S, 3) uint8 RGB, S px wide and high.
         box: (4,) box, px of `image`; nan if the box is missing, and then `image` is not drawn.
         compared: (4,) box of a second rig, px of `image`; nan if that box is missing.
     """
@@ -99,7 +99,7 @@ class Hand:
 
     Attributes:
         name: Name of the arm.
-        q: (n,) joint angles, rad.
+        q: (n,) angles of the n joints, rad.
         lower: (n,) lower joint limits, rad.
         upper: (n,) upper joint limits, rad.
         opening_m: Distance of one finger from the tool axis as drawn, m; None: no gripper.
@@ -121,7 +121,7 @@ class Hand:
 
 @dataclass(frozen=True)
 class Track:
-    """Contacts of a sensor over the whole episode; `contact` is (T,) bool, `colour` as in `Region`."""
+    """Contacts of a sensor over the T rows of an episode; `contact` is (T,) bool, `colour` as in `Region`."""
 
     name: str
     contact: np.ndarray

@@ -44,11 +44,11 @@ _AGAINST_OPENING = "R@1 against the gripper's opening alone, {}"
 
 
 def judge(run: Run, other: Run | None = None) -> Report:
-    """Return the checks at the top of a run's page: training, encoders, retrieval, actions, and other commands.
+    """Return the checks at the top of a run's page: training, encoders, episodes, retrieval, actions, other commands.
 
     Args:
         run: The run.
-        other: Run with which the retrieval is compared in pairs; None: no comparison.
+        other: Run with which the retrieval is compared, contact by contact; None: no comparison.
     """
     checks = chain(_training(run), _encoder(run), _episodes(run), _views(run), _actions(run), _commands(run))
     return Report("report", run.name, (*checks, *(() if other is None else _paired(run, other))))
