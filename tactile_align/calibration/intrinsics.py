@@ -186,8 +186,9 @@ def _fit(views: list[View], width: int, height: int, model: LensModel, name: str
     try:
         K, k, per_view = FITS[model](views, (width, height))
     except cv2.error as error:
-        text = f"these {len(views)} views do not determine a {model} camera ({str(error).strip().splitlines()[-1]})"
-        remedy = "Record views with the board tilted by 20 to 45 degrees in several directions, all over the image"
+        cause = str(error).strip().splitlines()[-1]
+        text = f"{len(views)} images of the board do not determine the lens model '{model}' ({cause})"
+        remedy = "Record images with the board tilted by 20 to 45 degrees in several directions, all over the image"
         raise InputError(f"camera {name}: {text}. {remedy}") from error
     K = np.array([[K[0, 0], 0.0, K[0, 2]], [0.0, K[1, 1], K[1, 2]], [0.0, 0.0, 1.0]])  # without skew
     return Camera(name, width, height, K, model, tuple(np.ravel(k)[: LENS_MODELS[model].counts[-1]].tolist())), per_view

@@ -89,8 +89,8 @@ class FeatureConfig(Strict):
     the same value for all boxes. rig: one value along u and one along v for each moment, computed from the covariance
     that `calibrate hand-eye` stored for the camera."""
     head: Literal["linear", "mlp", "region_mlp"] = "linear"
-    """Layers that compute h_tau and h_w from the pooled tokens. linear: one linear layer. mlp: one more hidden layer.
-    region_mlp: one more hidden layer for h_w only."""
+    """Layers that compute h_tau and h_w from the pooled tokens. linear: one linear layer, without a hidden layer.
+    mlp: one hidden layer for each of the two. region_mlp: one hidden layer for h_w, none for h_tau."""
     head_width: Annotated[int, Field(ge=1)] | None = None
     """Width of the hidden layer of the heads mlp and region_mlp. None: twice `dim`."""
     dim: Annotated[int, Field(ge=2)] = 128

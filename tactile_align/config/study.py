@@ -33,7 +33,8 @@ class RowConfig(Strict):
     base: str | None = None
     """Name of the row that this row changes. None: the row changes the config of the study."""
     unset: tuple[str, ...] = ()
-    """Keys that are removed from the base, so that they have their default values, such as "optimiser.ema"."""
+    """Keys, such as "optimiser.ema", that are removed from the config that this row changes; their default values are
+    then used."""
     changes: dict[str, Any] = Field(default={})
     """Entries of the training config that differ from the base. Tables are merged key by key; in a list of tables such
     as [[views]], the first entry changes the first, and so on."""
@@ -71,7 +72,7 @@ class StudyConfig(Strict):
     seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0, 1, 2)
     """Seeds of the runs of each row."""
     recording: RecordingConfig | None = None
-    """Episodes that the study records itself. None: the config's [[data]] are used."""
+    """Episodes that the study first records on the simulated cell. None: the config's [[data]] are used."""
 
     @model_validator(mode="after")
     def _names_exist(self) -> "StudyConfig":

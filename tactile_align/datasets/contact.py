@@ -32,8 +32,8 @@ class Contact:
         score: (T,) float64, distance of the frame from the reference, grey levels.
         enter: Score that a contact must exceed in at least one frame.
         leave: Score that a contact exceeds in all its frames.
-        reference: (h, w, 3) float32 touch without contact, mean over the episode, averaged over h x w cells; the longer
-            side has LONG_SIDE cells.
+        reference: (h, w, 3) float32 image of the sensor when nothing touches it: the mean of such frames of the
+            episode, shrunk so that its longer side has LONG_SIDE pixels.
         drift: Change of the reference within the episode, grey levels.
         drifting: Whether the drift exceeds the weakest contact that can be detected.
     """

@@ -163,11 +163,14 @@ def share_limits(hits: np.ndarray, count: np.ndarray, level: float = LEVEL) -> L
 
 
 def share_difference_limits(total: np.ndarray, squares: np.ndarray, count: np.ndarray, level: float = LEVEL) -> Limits:
-    """Return limits (...) of a difference of shares.
+    """Return the lower and upper limits, each (...), of the interval of the difference between two shares.
+
+    A share is the fraction of contacts that are hits. The difference of a contact is 1, 0 or -1: the first
+    result's hit minus the second's.
 
     Args:
         total: (..., n) sum of the differences over the contacts of each of n episodes.
-        squares: (..., n) sum of the squared differences of each episode.
+        squares: (..., n) sum over the contacts of each episode of the squared difference of a contact.
         count: (..., n) number of contacts.
         level: Probability with which an interval contains the true value.
     """

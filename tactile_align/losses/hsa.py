@@ -480,8 +480,8 @@ def check_negatives(
         )
     if negative.shape != wanted:
         raise ValueError(
-            f"negative must have shape {wanted}; got {tuple(negative.shape)}. Pass one row for each touch, and one "
-            f"column for each row of the batch and then for each past row of `keys`"
+            f"negative must have shape {wanted}; got {tuple(negative.shape)}. Entry (i, j) states whether candidate j "
+            f"is a negative of touch i; candidates are the regions of the batch, then the past ones in `keys`"
         )
 
 

@@ -132,7 +132,7 @@ def split_episodes(
     total = len(ordered)
     if len(set(ordered)) != total:
         twice = next(ref for ref in ordered if ordered.count(ref) > 1)
-        raise InputError(f"{twice} is listed more than once; list each episode once. Remove the duplicate")
+        raise InputError(f"{twice} is listed more than once; each episode must be listed once. Remove the duplicate")
     for name, value in (("held_out", held_out), ("test", test)):
         if value >= 1 and value != int(value):
             raise InputError(

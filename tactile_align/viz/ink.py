@@ -63,7 +63,7 @@ class Ink:
     @classmethod
     @lru_cache(maxsize=64)
     def of(cls, height: int) -> "Ink":
-        """Return sizes that are readable in a picture of `height` px, for heights from 240 to 2160."""
+        """Return sizes of text and lines that are readable in a picture of `height` px, for heights of 240 to 2160."""
         line = max(1, round(height / 260))
         cap = max(9, round(height / 44))
         return cls(cap, line, max(1, line // 2), max(3, round(0.45 * cap)))

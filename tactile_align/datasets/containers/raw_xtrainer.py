@@ -41,7 +41,7 @@ def load_arrays(data: bytes) -> dict[str, np.ndarray]:
         InputError: The file is damaged or too large, or does not contain a dictionary.
     """
     if len(data) > MAX_BYTES:
-        raise InputError(f"has {len(data):,} bytes; the limit is {MAX_BYTES:,}. Use the pickle of one step")
+        raise InputError(f"has {len(data):,} bytes; the limit is {MAX_BYTES:,}. Use a file of one time step")
     try:
         loaded = _Reader(io.BytesIO(data)).load()
     except UnsafePickleError:

@@ -183,14 +183,15 @@ def draw_maps(
     Pictures before training (step 0) and after training. If files of the initial weights (`init`, `pretrained`) are
     gone, those before training are left out with a warning:
 
-    - map_step_N.png: similarity of touches to all tokens of the image. - gallery_step_N.png: retrieval, i.e. touches
-    and their most similar regions. - matrix_step_N.png: cosines of touches and regions. -
-    attention_episode_E_step_N.png: attention of the policy.
+    - map_step_N.png: similarity of touches to all tokens of the image.
+    - gallery_step_N.png: retrieval, i.e. touches and their most similar regions.
+    - matrix_step_N.png: cosines of touches and regions.
+    - attention_episode_E_step_N.png: attention of the policy.
 
     Pictures after training only:
 
     - embedding_by_episode.png: features in the plane of their first two principal components. Recordings that contain
-    object and phase, as simulated recordings do, also give embedding_by_object.png and embedding_by_phase.png.
+      object and phase, as simulated recordings do, also give embedding_by_object.png and embedding_by_phase.png.
 
     In addition, overlay_episode_E.png shows sample frames with their boxes. If the run has several views, the names of
     maps, galleries, matrices and embeddings begin with the view.
