@@ -56,7 +56,7 @@ class Plan:
 
 
 PLANS: dict[Size, Plan] = {
-    "full": Plan(regrasp=260, expert=8, poses=500, steps=480, batch_size=128, held_out=0.15),
+    "full": Plan(regrasp=260, expert=8, poses=500, steps=320, batch_size=128, held_out=0.15),
     "smoke": Plan(regrasp=4, expert=1, poses=20, steps=4, batch_size=16, held_out=2),
 }
 
