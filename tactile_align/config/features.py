@@ -71,11 +71,11 @@ class FeatureConfig(Strict):
     pooling: Pooling = "grid"
     """Method that pools the tokens of the image region to one vector. grid: features sampled on a grid inside the box,
     so the position of the contact on the pad is kept. mean: mean of the tokens, as in the original implementation.
-    mean_block: one transformer block, then the mean. attention: learnt queries. gaussian: mean of the tokens, weighted
-    by a blurred box."""
+    mean_block: one transformer block, then the mean. attention: learnt queries that attend to the tokens. gaussian:
+    mean of the tokens, weighted by a blurred box."""
     touch_pooling: Literal["mean", "attention"] = "mean"
-    """Method that pools the tokens of a touch image to one vector. mean: mean of all tokens. attention: learnt
-    queries."""
+    """Method that pools the tokens of a touch image to one vector. mean: mean of all tokens. attention: learnt queries
+    that attend to all tokens."""
     touch_input: Literal["image", "difference"] = "image"
     """Input of the touch encoder. image: the touch image. difference: half the difference between the touch image and
     the sensor's no-contact reference of the same episode, plus 128. The difference removes variation in gel and

@@ -252,6 +252,9 @@ def unit(h: Tensor, keep: Tensor | None = None) -> Tensor:
 class Direction:
     """One direction of the contrastive loss: touches against regions, or regions against touches.
 
+    Each row (a touch, or a region) is compared with C candidates: its own partner, the positive, and possible
+    negatives.
+
     Attributes:
         weights: Function of (first, last), which returns the weights of all C candidates as negatives of the rows
             `first:last`: a new tensor (last - first, C), bool or float. Rows are counted over all ranks.
