@@ -71,10 +71,11 @@ class FeatureConfig(Strict):
     pooling: Pooling = "grid"
     """Method that pools the tokens of the image region to one vector. grid: features sampled on a grid inside the box,
     so the position of the contact on the pad is kept. mean: mean of the tokens, as in the original implementation.
-    mean_block: one transformer block, then the mean. attention: learnt queries. gaussian: mean with a blurred box."""
+    mean_block: one transformer block, then the mean. attention: learnt queries that attend to the tokens. gaussian:
+    mean of the tokens, weighted by a blurred box."""
     touch_pooling: Literal["mean", "attention"] = "mean"
-    """Method that pools the tokens of a touch image to one vector. mean: mean of all tokens. attention: learnt
-    queries."""
+    """Method that pools the tokens of a touch image to one vector. mean: mean of all tokens. attention: learnt queries
+    that attend to all tokens."""
     touch_input: Literal["image", "difference"] = "image"
     """Input of the touch encoder. image: the touch image. difference: half the difference between the touch image and
     the sensor's no-contact reference of the same episode, plus 128. The difference removes variation in gel and
@@ -86,8 +87,8 @@ class FeatureConfig(Strict):
     the original implementation."""
     sigma_px: Annotated[float, Field(ge=0)] | Literal["rig"] = 4.0
     """Standard deviation of the box's position in the encoder's input image, px, for pooling = "gaussian". A number:
-    the same value for all boxes. rig: one value along u and one along v for each moment, computed from the covariance
-    that `calibrate hand-eye` stored for the camera."""
+    the same value for all boxes. rig: one value along the width and one along the height of the image for each moment,
+    computed from the covariance that `calibrate hand-eye` stored for the camera."""
     head: Literal["linear", "mlp", "region_mlp"] = "linear"
     """Layers that compute h_tau and h_w from the pooled tokens. linear: one linear layer, without a hidden layer.
     mlp: one hidden layer for each of the two. region_mlp: one hidden layer for h_w, none for h_tau."""

@@ -9,7 +9,7 @@ from tactile_align.facts import Strict
 
 READ_BY_MSE = ("weight", "kind", "min_gap", "exclude_same_contact", "require_contact", "touch_ceiling")
 """Fields that kind = "mse" uses. Of these, min_gap, exclude_same_contact and touch_ceiling are used only for the logged
-R@1 of a view, `r1/VIEW`."""
+value `r1/VIEW`, the share of touches in a view whose own region is the most similar one."""
 
 
 class HSAConfig(Strict):
@@ -61,10 +61,10 @@ class HSAConfig(Strict):
     hardest: Annotated[int, Field(ge=1)] | None = None
     """Use only this many negatives of each touch, the most similar ones. None: use all negatives."""
     bank: Annotated[int, Field(ge=0)] = 0
-    """Size of the memory bank: the number of past pairs that are used as additional negatives, their regions for
-    touches and their touches for regions. A slowly updated copy of the encoders computes the features in the bank, and
-    all features that a touch or region is compared with. These features get no gradient, so symmetric = true is needed.
-    0: no bank."""
+    """Size of the memory bank: the number of past pairs that are used as additional negatives. A touch is compared with
+    the regions of past pairs, and a region with their touches. A slowly updated copy of the encoders computes the
+    features in the bank, and all features that a touch or region is compared with. These features get no gradient, so
+    symmetric = true is needed. 0: no bank."""
     bank_momentum: Annotated[float, Field(ge=0, lt=1)] = 0.999
     """Momentum of the encoder copy that fills the memory bank: at each step, copy = momentum * copy + (1 - momentum) *
     encoder. The copy lags by about 1 / (1 - momentum) steps. If it moves faster, old features in the bank differ from
@@ -103,5 +103,5 @@ class HSAConfig(Strict):
 
     @property
     def looks_beside(self) -> bool:
-        """Whether other image regions of the same moment are used as negatives."""
+        """Whether image regions other than the sensor's box, of the same moment, are used as negatives."""
         return self.region_negatives > 0 or self.finger_negative or self.camera_negative

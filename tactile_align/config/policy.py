@@ -17,9 +17,9 @@ class PolicyConfig(Strict):
     chunk_size: Annotated[int, Field(ge=1)] = 45
     """Number of future actions that the policy predicts at once. 45 actions are about one second of motion."""
     vision: Literal["tower", "resnet18", "none"] = "tower"
-    """How ACT receives whole camera frames. tower: as tokens of the vision encoder that the alignment loss trains, for
-    the camera of each view. resnet18: through a ResNet of its own, for `cameras`, as in the original ACT. none: not at
-    all."""
+    """How ACT receives whole camera frames. tower: as tokens of the vision encoder that the alignment loss trains; the
+    frames are those of the cameras of all views. resnet18: through a ResNet that is part of ACT, as in the original
+    ACT; the frames are those of `cameras`. none: not at all."""
     cameras: tuple[str, ...] = ()
     """Names of the cameras whose whole frames ACT receives through its ResNet. Required for vision = "resnet18"."""
     image_size: tuple[int, int] = (320, 240)

@@ -13,7 +13,7 @@ from tactile_align.facts import Strict, parse
 from tactile_align.files import read_toml
 
 STANDING_STILL = "standing_still"
-"""Name of a reference for action errors: actions that repeat the recorded state."""
+"""Name of a reference in a comparison of action errors: the error of actions that repeat the recorded state."""
 
 
 class RecordingConfig(Strict):
@@ -36,11 +36,11 @@ class RowConfig(Strict):
     """Keys, such as "optimiser.ema", that are removed from the config that this row changes; their default values are
     then used."""
     changes: dict[str, Any] = Field(default={})
-    """Entries of the training config that differ from the base. Tables are merged key by key; in a list of tables such
-    as [[views]], the first entry changes the first, and so on."""
+    """Entries of the training config that this row changes, with their new values. Tables are merged key by key; in a
+    list of tables such as [[views]], the first entry changes the first, and so on."""
     shift_px: tuple[float, float] = (0.0, 0.0)
-    """Shift of the principal points of the views' cameras in the rig, right and down, raw px. All boxes are then wrong
-    by this shift, while the images do not change."""
+    """Shift (right, down) of the principal point of each camera that a view uses, px of the recorded frames. It is
+    applied to the rig. All boxes are then wrong by this shift, while the images do not change."""
 
 
 class GroupConfig(Strict):
@@ -49,8 +49,8 @@ class GroupConfig(Strict):
     rows: Annotated[tuple[str, ...], Field(min_length=1)]
     """Names of the rows."""
     against: Annotated[tuple[str, ...], Field(min_length=1)]
-    """Names of the rows of the group with which all other rows are compared. In a study of the action error,
-    "standing_still" is such a name too."""
+    """Names of the rows of the group with which all other rows are compared. If `StudyConfig.measure` is "action", the
+    name "standing_still" is allowed, too: the error of actions that repeat the recorded state."""
 
 
 class StudyConfig(Strict):
@@ -66,11 +66,12 @@ class StudyConfig(Strict):
     groups: dict[str, GroupConfig] = Field(default={})
     """Groups of rows by name. Empty: all rows are compared with the first row."""
     measure: Literal["retrieval", "action"] = "retrieval"
-    """Measure that is compared. retrieval: R@1 in the first view. action: action error in robot units."""
+    """Measure that is compared. retrieval: R@1 in the first view, the share of queries for which the right candidate is
+    the most similar. action: error of the predicted actions, in robot units."""
     gallery: Annotated[int, Field(ge=2)] = 64
-    """Number of candidates in the gallery of the retrieval, including the partner."""
+    """Number of candidates that retrieval ranks for each query, including the right one."""
     seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0, 1, 2)
-    """Seeds of the runs of each row."""
+    """Random seeds. Each row is trained once with each seed."""
     recording: RecordingConfig | None = None
     """Episodes that the study first records on the simulated cell. None: the config's [[data]] are used."""
 
@@ -100,7 +101,9 @@ class StudyConfig(Strict):
         return self.groups or {"all": GroupConfig(rows=rows, against=rows[:1])}
 
     def row_names(self, given: tuple[str, ...] = ()) -> list[str]:
-        """Return the rows that `given`, names of rows or groups, selects, each once; all rows if it is empty.
+        """Return the names of the rows that `given` selects, each once; if it is empty, of all rows.
+
+        `given` contains names of rows and of groups.
 
         Raises:
             InputError: A name is unknown; the message lists the known names.

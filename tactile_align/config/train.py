@@ -32,8 +32,9 @@ class OptimiserConfig(Strict):
     lr_temperature: Annotated[float, Field(gt=0)] = 1e-3
     """Learning rate of a learnt temperature. At 1e-5, 30,000 steps change log kappa by at most 0.15."""
     layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """Factor on lr_tower per transformer block of a pretrained tower, counted from its output. The earliest layers then
-    change least. BEiT (arXiv 2106.08254) uses 0.65 to 0.75. 1: all blocks have the same rate."""
+    """Factor on the learning rate from each transformer block of a pretrained tower to the block before it. The last
+    block has the rate layer_decay * lr_tower, and the earliest layers change least. BEiT (arXiv 2106.08254) uses 0.65
+    to 0.75. 1: all blocks have the same rate."""
     weight_decay: Annotated[float, Field(ge=0)] = 1e-4
     """Weight decay of AdamW. All parameters of ACT are decayed, as in its paper. Elsewhere, norms, biases, positional
     and class embeddings, queries and the temperature are not decayed."""
@@ -45,8 +46,8 @@ class OptimiserConfig(Strict):
     """Number of steps in which the learning rates rise linearly from zero. After that, they follow a cosine to zero."""
     accumulate: Annotated[int, Field(ge=1)] = 1
     """Number of micro-batches into which each batch is split, to save memory. The action loss does not change. The
-    alignment loss uses only the negatives of the same micro-batch, so its number of negatives and its chance level are
-    lower."""
+    alignment loss uses only the negatives of the same micro-batch, so it has fewer negatives, and its chance level (the
+    loss of uninformative features) is lower."""
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Decay of an exponential moving average of the weights, often 0.999. Validation and the best weights then use
     the average. None: no average."""
@@ -155,12 +156,12 @@ class TrainConfig(Strict):
     steps: Annotated[int, Field(ge=1)] = 30000
     """Number of training steps."""
     held_out: Annotated[float, Field(gt=0)] = 0.1
-    """Episodes that are held out for validation. Below 1: a fraction of all episodes. 1 or more: a number of
-    episodes."""
+    """Fraction or number of the episodes that are held out for validation. Below 1: a fraction of all episodes. 1 or
+    more: a number of episodes."""
     test: Annotated[float, Field(ge=0)] = 0.1
-    """Episodes that are neither trained on nor used for selection; `evaluate` uses them. Below 1: a fraction of all
-    episodes, at least 4 episodes; if there are fewer than 20 episodes in total, none. 1 or more: a number of episodes.
-    0: no test episodes; `evaluate` then uses the held-out episodes."""
+    """Fraction or number of the episodes that are neither trained on nor used to select weights; `evaluate` uses them.
+    Below 1: a fraction of all episodes, at least 4 episodes; if there are fewer than 20 episodes in total, none. 1 or
+    more: a number of episodes. 0: no test episodes; `evaluate` then uses the held-out episodes."""
     split_seed: int = 0
     """Random seed of the split into training, held-out and test episodes. Runs with other `seed` and equal `split_seed`
     are evaluated on the same episodes."""
@@ -172,10 +173,11 @@ class TrainConfig(Strict):
     """Number of batches in a validation pass."""
     select_by: Literal["auto", "action", "retrieval", "hsa", "last"] = "auto"
     """Measure that decides which weights are used after training, and when `patience` ends the training. action: error
-    of the predicted actions on held-out episodes. retrieval: R@1 on held-out episodes, which must contain at least 64
-    contacts. hsa: alignment loss, which needs a fixed temperature. last: the last step. auto: weights selected by
-    action are used for acting and for action errors, weights selected by retrieval for everything else; `patience`
-    follows action if the run trains a policy, otherwise retrieval."""
+    of the predicted actions on held-out episodes. retrieval: R@1, the share of queries for which the right candidate is
+    the most similar, on held-out episodes, which must contain at least 64 contacts. hsa: alignment loss, which needs a
+    fixed temperature. last: the last step. auto: weights selected by action are used for acting and for action errors,
+    weights selected by retrieval for everything else; `patience` follows action if the run trains a policy, otherwise
+    retrieval."""
     patience: Annotated[int, Field(ge=1)] | None = None
     """Number of validation passes. Training stops if the measure of `select_by` has no new best in this many
     consecutive passes. Passes within alignment.pretrain_steps do not count. None: training never stops early."""

@@ -78,7 +78,7 @@ class Adapters(nn.Sequential):
 
 
 class Adapter(nn.Module):
-    """Residual adapter for tokens of length D, (..., D)."""
+    """Residual adapter, a small network whose output is scaled and added to its input: tokens (..., D) of length D."""
 
     def __init__(self, width: int, config: AdapterConfig) -> None:
         super().__init__()

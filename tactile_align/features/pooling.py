@@ -62,9 +62,9 @@ def blurred_weights(box: Tensor, input_size: tuple[int, int], grid: tuple[int, i
         box: (B, 4) B boxes in the encoder's input image, px.
         input_size: (width, height) of the input image, px.
         grid: (rows, columns) of the token grid.
-        sigma: Standard deviation of the box's position along u and v, px. Either one number, or (B, 2) values that are
-            computed from the covariance of the calibration by `projection.uncertainty.pixel_sigma`. Values below
-            SHARPEST_PX are raised to SHARPEST_PX.
+        sigma: Standard deviation of the box's position along u (right) and v (down), px. Either one number, or (B, 2)
+            values that are computed from the covariance of the calibration by `projection.uncertainty.pixel_sigma`.
+            Values below SHARPEST_PX are raised to SHARPEST_PX.
 
     Returns:
         (B, rows, columns) fractions from 0 to 1.
@@ -135,7 +135,8 @@ class MeanPooling(nn.Module):
     def forward(self, tokens: Tensor, box: Tensor, input_size: tuple[int, int], sigma: Tensor | None = None) -> Tensor:
         """Return features (B, out) of tokens (B, rows, columns, D) and boxes (B, 4) in the input image, px.
 
-        `sigma` (B, 2) is the standard deviation of each box's position along u and v, px; required if sigma_px = "rig".
+        `sigma` (B, 2) is the standard deviation of each box's position along u (right) and v (down), px; required if
+        sigma_px = "rig".
 
         Raises:
             ValueError: `sigma` is given without sigma_px = "rig", or is missing with sigma_px = "rig".

@@ -18,8 +18,8 @@ POLICY_GRID = 4
 FRAME_GRID = 7
 """Largest number of rows and of columns of tokens that a policy gets of a camera's whole frame.
 
-7 x 7 tokens made a step of a small ACT 5 % longer (12 x 12 tokens: 28 %), and average the 14 x 14 tokens of a ViT-B-16
-in equal blocks.
+7 x 7 tokens made a step of a small ACT 5 % longer (12 x 12 tokens: 28 %). The 14 x 14 tokens of a ViT-B-16 are averaged
+in equal blocks of 2 x 2.
 """
 
 
@@ -86,14 +86,17 @@ class Towers(nn.Module):
         return Features(self.touch_mlp(vector), grid.flatten(2).transpose(1, 2))
 
     def of_region(self, images: Tensor, box: Tensor, sigma: Tensor | None = None) -> Features:
-        """Return the features of regions, finite boxes (B, 4), px, in images (B, H, W, 3) uint8. `vector` is h_w.
+        """Return the features of one region in each of B images (B, H, W, 3) uint8. `vector` is h_w.
 
-        `sigma` (B, 2) is the standard deviation of each box's position along u and v, px, for sigma_px = "rig".
+        The regions are the finite boxes `box` (B, 4), px, or the regions that `place_boxes` returns for them.
+
+        `sigma` (B, 2) is the standard deviation of each box's position along u (right) and v (down), px, for sigma_px =
+        "rig".
         """
         return self.at_box(self.vision.tokens(images), box, sigma)
 
     def at_box(self, tokens: Tensor, box: Tensor, sigma: Tensor | None = None) -> Features:
-        """Return the features of finite boxes (B, 4), px, as `of_region`, from the vision tokens of the B images."""
+        """Return the features of `of_region` for boxes (B, 4), px, from the vision encoder's tokens of the B images."""
         size = self.vision.input_size
         box = place_boxes(box, self.config.place, size)
         vector = self._pooled(tokens, box, sigma)
@@ -109,7 +112,7 @@ class Towers(nn.Module):
         return self.at_boxes(self.vision.tokens(images), places, sigma)
 
     def at_boxes(self, tokens: Tensor, places: Tensor, sigma: Tensor | None = None) -> Tensor:
-        """Return the features of P boxes in each image, as `of_boxes`, from the vision tokens of the B images."""
+        """Return the features of `of_boxes` for P boxes in each of B images, from the vision encoder's tokens."""
         return torch.stack([self._pooled(tokens, box.to(tokens.dtype), sigma) for box in places.unbind(1)], dim=1)
 
     @property

@@ -13,15 +13,15 @@ from tactile_align.losses.negatives import Facts
 
 
 class MemoryBank(nn.Module):
-    """Memory bank of the newest `size` touch-region pairs: their features, and the `Facts` about their moments.
+    """Memory bank of the newest `size` pairs of a touch and an image region: features, and `Facts` about the moments.
 
     Checkpoints include the bank.
 
     Args:
         size: Largest number of pairs.
         dim: Length of a feature.
-        touch_dim: Length of a touch description, see `touch_pattern`. 0 if the bank does not store touch descriptions,
-            because the rule for negatives has no `Negatives.ceiling`.
+        touch_dim: Length of a touch description, see `touch_pattern`. 0: the bank stores no touch descriptions, which
+            only a rule with `Negatives.ceiling` needs.
 
     Raises:
         InputError: `size` is below 1.
@@ -54,7 +54,7 @@ class MemoryBank(nn.Module):
 
     @torch.no_grad()
     def add(self, touches: Tensor, regions: Tensor, facts: Facts, valid: Tensor) -> None:
-        """Add the pairs of a batch at its valid rows to the bank. They replace the oldest pairs in the bank.
+        """Add the valid rows of a batch, each a touch-region pair, to the bank. They replace its oldest pairs.
 
         Args:
             touches: (B, dim) touch features of the B rows of the batch, from the slowly updated copy of the model.
@@ -74,7 +74,7 @@ class MemoryBank(nn.Module):
         self.put += len(rows)
 
     def facts(self) -> Facts:
-        """Return the facts of the moments in the bank, for `Negatives(bank=...)`."""
+        """Return the facts about the moments in the bank, for the attribute `bank` of `Negatives`."""
         kept = len(self)
         touch = self.touch[:kept] if self.touch.shape[1] else None
         return Facts(self.episode[:kept], self.time[:kept], touch=touch, contact_index=self.contact_index[:kept])
@@ -105,7 +105,7 @@ class Following(nn.Module):
         self.module = copy.deepcopy(module).requires_grad_(False).eval()
 
     def train(self, mode: bool = True) -> "Following":
-        """Set the mode of this module. The copy stays in eval mode, so that dropout never acts on its features."""
+        """Set this module to training or eval mode. The copy stays in eval mode, without dropout."""
         super().train(mode)
         self.module.eval()
         return self

@@ -14,7 +14,11 @@ from tactile_align.losses.temperature import Temperature
 
 
 def loss_of(config: HSAConfig, gather: bool = False) -> HSALoss | MSELoss:
-    """Return the alignment loss of a config. Explicit hard negatives are used in addition to in-batch ones."""
+    """Return the alignment loss that a config describes.
+
+    Its explicit hard negatives are used in addition to the negatives from the batch. `gather` is that of `HSALoss` and
+    `MSELoss`: whether the loss covers the rows of all processes.
+    """
     if config.kind == "mse":
         return MSELoss(gather)
     options = LossOptions(config.symmetric, config.hardness, config.hardest, config.chunk)

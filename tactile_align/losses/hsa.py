@@ -72,16 +72,16 @@ PLAIN = LossOptions()
 class HSAStats(NamedTuple):
     """Statistics that help to judge a loss value: scalars on the device of the loss.
 
-    With `gather`, they are computed over all ranks.
+    With the argument `gather` of `hsa_loss`, they are computed over all ranks.
 
     Attributes:
         pairs: Number of valid rows. A row is one touch-region pair of the batch.
         negatives: Mean number of negatives of a valid row; with weighted negatives, the mean sum of weights.
         chance: Chance level: mean over valid rows of ln(1 + number of negatives), the loss of uninformative features.
-        bank_share: Mean share of past candidates in the denominator of the loss, from 0 to 1. Past candidates are the
-            `past_touches` and `past_regions` of `Keys`. With uninformative features, the share is (number of past
-            negatives) / (1 + number of all negatives). A much smaller share shows that the model tells past features
-            from new ones by their age. 0 without `keys`.
+        bank_share: Share, from 0 to 1, that past candidates contribute to the denominator of the loss; mean over valid
+            rows. Past candidates are the `past_touches` and `past_regions` of `Keys`. With uninformative features, the
+            share is (number of past negatives) / (1 + number of all negatives). A much smaller share shows that the
+            model tells past features from new ones by their age. 0 without `keys`.
 
     A symmetric loss averages `negatives`, `chance` and `bank_share` over its two directions.
     """
@@ -142,9 +142,9 @@ def hsa_loss(
         h_w: (B, D) region features. Their norms do not matter. Row i belongs to touch i.
         hard_negatives: (B, N, D) N explicit negatives of each touch. None: no explicit negatives.
         negative: Which rows of the batch are negatives of each row. A (B, B) bool mask, (B, B) float weights >= 0 that
-            multiply the exponential of each negative, or a rule that computes these. The diagonal is ignored. With
-            `keys`, M more columns are needed, one for each of the M past rows; they count in both directions. None:
-            all other rows are negatives.
+            multiply the exponential of each negative, or a `NegativeRule` that computes these. The diagonal is ignored.
+            With `keys`, M more columns are needed, one for each of the M past rows; they count in both directions.
+            None: all other rows are negatives.
         temperature: kappa > 0.
         reduction: "mean": mean over valid rows. "sum": sum over valid rows. "none": (B,) losses, 0 at invalid rows.
         explicit: "replace": hard negatives replace the in-batch negatives, as in the original implementation. "add":
@@ -233,10 +233,13 @@ def hsa_loss(
 
 
 def unit(h: Tensor, keep: Tensor | None = None) -> Tensor:
-    """Return unit vectors (..., D) in float32 or float64. Vectors where `keep` (...) is False become a constant.
+    """Return the vectors `h` (..., D), scaled to unit length, in float32 or float64.
 
-    The constant stops both the gradient and nan of these vectors. Vectors shorter than SMALLEST_NORM are returned as
-    they are. Division by their norm would multiply their gradient by its reciprocal, up to infinity.
+    `keep` contains one bool for each vector. Vectors where it is False become a constant.
+
+    The constant keeps nan in these vectors out of the loss, and gives them no gradient. Vectors shorter than
+    SMALLEST_NORM are returned as they are. Division by their norm would multiply their gradient by the reciprocal of
+    that norm, up to infinity.
     """
     h = h if h.dtype == torch.float64 else h.float()
     if keep is not None and not bool(keep.all()):
@@ -248,6 +251,9 @@ def unit(h: Tensor, keep: Tensor | None = None) -> Tensor:
 @dataclass(frozen=True)
 class Direction:
     """One direction of the contrastive loss: touches against regions, or regions against touches.
+
+    Each row (a touch, or a region) is compared with C candidates: its own partner, the positive, and possible
+    negatives.
 
     Attributes:
         weights: Function of (first, last), which returns the weights of all C candidates as negatives of the rows
@@ -269,7 +275,7 @@ class Direction:
     options: LossOptions
 
     def losses(self, start: int, stop: int, features: Features) -> tuple[Tensor, Tensor]:
-        """Return losses (n,) and counts (n, 2) of the n rows `start:stop`; 0 for invalid rows.
+        """Return losses (n,) and counts (n, 2) of the n rows `start:stop`, 0 for invalid rows, from their `features`.
 
         The two counts of a row are the summed weight of its negatives, and the share of past candidates in the
         denominator of its loss.
@@ -348,7 +354,7 @@ def contrast(logits: Tensor, own: Tensor, negative: Tensor, options: LossOptions
 
 
 class HSALoss(nn.Module):
-    """Alignment loss as a module, which calls `hsa_loss` with the options given here; see `hsa_loss`."""
+    """Alignment loss as a module, which calls `hsa_loss` with the arguments of its constructor; see `hsa_loss`."""
 
     def __init__(
         self,
@@ -377,7 +383,7 @@ class HSALoss(nn.Module):
         keys: Keys | None = None,
         hard_valid: Tensor | None = None,
     ) -> Tensor | tuple[Tensor, HSAStats]:
-        """Return the loss. A given `temperature`, such as a learnt temperature, replaces the stored temperature."""
+        """Return the loss; see `hsa_loss` for the arguments. A given `temperature` replaces that of the constructor."""
         return hsa_loss(
             h_tau,
             h_w,
@@ -454,7 +460,7 @@ def check_keys(h_tau: Tensor, keys: Keys | None, symmetric: bool, in_batch: bool
 def check_negatives(
     h_tau: Tensor, hard: Tensor | None, hard_valid: Tensor | None, negative: object, past: int, ranks: int
 ) -> None:
-    """Check the shapes of explicit negatives and of the mask over the batch and `past` past rows."""
+    """Check the shapes of `hard` and `hard_valid`, and of the mask `negative` over the batch and `past` past rows."""
     batch, dim = h_tau.shape
     if hard is not None and (hard.ndim != 3 or hard.shape[0] != batch or hard.shape[2] != dim or hard.shape[1] < 1):
         raise ValueError(
@@ -491,7 +497,8 @@ def require_negatives(alone: Tensor, first: int, somewhere: bool) -> None:
     Args:
         alone: (B,) bool, valid rows of this rank without any negative.
         first: Index of this rank's first row among the rows of all ranks.
-        somewhere: Whether any rank has such a row. Then all ranks raise, because the others would otherwise wait.
+        somewhere: Whether any rank has such a row. Then all ranks raise the error, because the others would otherwise
+            wait forever for this rank.
 
     Raises:
         InputError: A valid row has no negative.

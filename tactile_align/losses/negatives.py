@@ -96,8 +96,9 @@ class Negatives:
         ceiling: Largest cosine similarity of the touch descriptions of two rows that are negatives of each other. More
             similar touches cannot be told apart, so their regions would be false negatives. None: no limit.
         bank: Facts about the M candidates in the memory bank. Their columns follow those of the batch.
-        contact_index: (B,) integer index of the contact in its episode; -1 without contact. Rows of one contact are
-            excluded for any gap, because they show the same touch. None: no row is excluded.
+        contact_index: (B,) integer index of the contact in its episode; -1 without contact. Two rows of one contact are
+            never negatives of each other, whatever the time between them, because they show the same touch. None: no
+            row is excluded.
 
     Raises:
         ValueError: A shape, a dtype or a limit is wrong.
@@ -256,7 +257,7 @@ def touch_pattern(images: Tensor) -> Tensor:
 
 
 def unlike(pattern: Tensor, everybody: Tensor) -> Tensor:
-    """Return touch descriptions with their common mean subtracted, (B, F).
+    """Return the touch descriptions `pattern` minus the mean of `everybody`, (B, F).
 
     Args:
         pattern: (B, F) touch descriptions of F numbers each, from `touch_pattern`.

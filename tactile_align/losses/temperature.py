@@ -12,7 +12,7 @@ from tactile_align.errors import InputError
 class Temperature(nn.Module):
     """Temperature kappa as a module. A learnt kappa is exp(x).
 
-    The trained parameter x is limited to the logarithms of the bounds.
+    The trained parameter x stays between the logarithms of the bounds.
 
     At a bound, only a gradient that moves x back inside the bounds is passed on. A hard clip would block both
     directions, and a sigmoid nearly so; kappa would then stay at the first bound that it reaches.

@@ -12,7 +12,7 @@ from torch import Tensor
 class ViewBatch:
     """One view of B moments: the images of a camera, and the box of a touch sensor in these images.
 
-    H and W are the height and width of an image.
+    H and W are the height and width of an image. In an image, u points right and v points down.
 
     | field | shape | meaning |
     |---|---|---|
@@ -174,8 +174,8 @@ def collate(batch: MomentBatch) -> MomentBatch:
     """Return the batch unchanged. This is the collate function of a DataLoader over `Moments`, which returns whole
     batches.
 
-    The function is in this module because a spawned worker imports the module of its collate function. In the training
-    loop's module, each worker would import all encoder libraries.
+    The function is in this module because a spawned worker imports the module of its collate function. If the function
+    were in the module of the training loop, each worker would import all encoder libraries.
     """
     return batch
 

@@ -93,7 +93,7 @@ _NO_ROOM = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
 
 @dataclass(frozen=True)
 class Job:
-    """Task to prepare one episode.
+    """Task to prepare one episode for the cache.
 
     Attributes:
         ref: Reference to the episode.

@@ -38,8 +38,8 @@ class Moments(Dataset[MomentBatch]):
 
     Attributes:
         statistics: Statistics that normalise qpos and action. None: both are returned as recorded. See `normalised`.
-        views: Facts of all N moments, by the key of a view.
-        touches: Facts of all N moments, by sensor name.
+        views: `ViewFacts` about all N moments, by the key of the view.
+        touches: `TouchFacts` about all N moments, by sensor name.
         hashes: `Episode.content_hash` of each episode.
 
     Raises:

@@ -32,8 +32,8 @@ class ViewFacts:
             does not exist.
         box: (N, 4) the same box in the input image, px.
         visible: (N,) bool, whether the box exists.
-        sigma: (N, 2) standard deviation of the box's position along u and v in the input image, px. None unless
-            `Input.uncertain` is set.
+        sigma: (N, 2) standard deviation of the box's position along u (right) and v (down) in the input image, px. None
+            unless `Input.uncertain` is set.
         other_box: (N, 4) box of the other finger in the input image, px. None unless `Input.other_finger` is set.
     """
 
@@ -108,7 +108,11 @@ def _mapped(maps: Sequence[ImageMap], boxes: Array) -> np.ndarray:
 
 
 def only_certain(box: Array, visible: Array, sigma: Array) -> tuple[np.ndarray, np.ndarray]:
-    """Return boxes (..., 4) and whether they exist (...). Boxes with an unknown `sigma` (..., 2) become nan."""
+    """Return boxes (..., 4), and one bool for each box: whether it exists. A box with a nan in `sigma` becomes nan.
+
+    `sigma` (..., 2) is the standard deviation of each box's position; nan if it is unknown. `visible` contains one bool
+    for each box: whether it exists before this check.
+    """
     known = np.asarray(visible) & np.isfinite(sigma).all(axis=-1)
     return np.where(known[..., None], np.asarray(box), np.nan), known
 

@@ -34,10 +34,10 @@ def frame_of(episode: Episode, entry: Input, t: int, facts: dict[str, np.ndarray
 
 
 def reduced_map(whole: ImageMap) -> ImageMap | None:
-    """Return the map from a reduced frame to the output of `whole`, or None if reduction is not worthwhile.
+    """Return the map from a frame decoded at reduced size to the output of `whole`; None: decode at full size.
 
-    The reduced frame has 2/8 or 4/8 of the full size. The edges of the cropped window must also lie on pixel borders of
-    the reduced frame, because such windows are averaged much faster than others.
+    The reduced frame has 2/8 or 4/8 of the full width and height. The edges of the cropped window must also lie on
+    pixel borders of the reduced frame, because such windows are averaged much faster than others.
     """
     scale, offset = np.asarray(whole.scale), np.asarray(whole.offset)
     if scale.ndim > 1:
@@ -65,7 +65,7 @@ def reference_of(episode: Episode, entry: Input, contact: np.ndarray) -> np.ndar
 
     The reference is the median of up to MOST frames without contact, evenly spread over the episode. A few undetected
     contacts therefore do not affect it. If all frames of an episode show the same contact, `datasets.contact` detects
-    no contact, and all differences are near GREY.
+    no contact, and all differences are near GREY, the value of a zero difference.
 
     Args:
         episode: The episode.

@@ -24,7 +24,8 @@ class Input:
         fit: Method that resizes a whole frame to the input size. "stretch": the aspect ratio may change. "letterbox":
             the aspect ratio is kept.
         sensor: Sensor whose box in the image is computed. None: the input has no box.
-        zoom: Side of the crop around the box, divided by the longer side of the box. None: the whole frame is used.
+        zoom: Shorter side of the crop around the box, divided by the longer side of the box. None: the whole frame is
+            used.
         difference: Whether a touch image is replaced by its difference from the no-contact reference. The key of such
             an input must be the name of its sensor.
         uncertain: Whether the standard deviation of the box's position is computed. Moments for which it is unknown

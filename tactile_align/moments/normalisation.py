@@ -19,8 +19,8 @@ STD_FLOOR = 0.01  # as in the original ACT: noise of a joint that hardly moves m
 class Statistics(Strict):
     """Mean and standard deviation of each column of qpos and action, in the units of the recording.
 
-    A standard deviation below `std_floor` is replaced by `std_floor` when it is used. The file stores the measured
-    value.
+    A standard deviation below `std_floor` is replaced by `std_floor` when it is used. The file that `save` writes
+    contains the measured value.
     """
 
     model_config = ConfigDict(ser_json_inf_nan="constants", allow_inf_nan=False)
@@ -83,14 +83,14 @@ class Statistics(Strict):
         )
 
     def normalise_qpos(self, qpos: Any) -> Any:
-        """Return normalised qpos, (qpos - mean) / std, for qpos of D columns, (..., D), in NumPy or torch.
+        """Return the normalised state (qpos - mean) / std, (..., D) as `qpos` with its D columns, in NumPy or torch.
 
         Dtype and device do not change.
         """
         return self._scaled("qpos", qpos)
 
     def normalise_action(self, action: Any) -> Any:
-        """Return normalised actions, (action - mean) / std, for actions of A columns, (..., A), in NumPy or torch.
+        """Return normalised actions (action - mean) / std, (..., A) as `action` with its A columns, in NumPy or torch.
 
         Dtype and device do not change.
         """

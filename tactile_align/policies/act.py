@@ -119,8 +119,8 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 class ACTOutput(NamedTuple):
     """Output of ACT.
 
-    The fields are the normalised actions (B, C, A): B samples of C actions of A columns; and mean and log
-    variance (B, latent_dim) of the posterior of the latent. Mean and log variance are None if no actions were encoded.
+    `actions` (B, C, A) are normalised: B samples of C actions, each of A columns. `mu` and `logvar` (B, latent_dim) are
+    the mean and the log variance of the latent's posterior; None if no actions were encoded.
     """
 
     actions: Tensor
@@ -298,7 +298,10 @@ class Decoder(nn.Module):
 
 
 def sine_table(positions: int, width: int) -> Tensor:
-    """Return the (positions, width) float32 sine table of Vaswani et al. 2017; sin and cos alternate by column."""
+    """Return the (positions, width) float32 position embedding of Vaswani et al. 2017.
+
+    The columns contain sines and cosines in turn.
+    """
     # Computed in float64 and rounded once, so that the table equals the one stored in published checkpoints.
     pair = torch.arange(width, dtype=torch.float64) // 2
     angle = torch.arange(positions, dtype=torch.float64)[:, None] / 10000 ** (2 * pair / width)

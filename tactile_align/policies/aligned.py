@@ -18,7 +18,7 @@ from tactile_align.policies.alignment import Alignment, BatchFeatures, CopyFeatu
 
 @dataclass(frozen=True)
 class Weights:
-    """Weights of the losses at a step of training.
+    """Weights of the action loss and of the alignment loss at a training step.
 
     Attributes:
         action: Factor on the action loss; at 0, training does not run ACT.
@@ -46,7 +46,7 @@ class Losses(NamedTuple):
 
 
 class AlignedPolicy(nn.Module):
-    """ACT and the alignment of its encoders.
+    """ACT, and the alignment loss that trains the encoders of its tokens.
 
     ACT is built first, so that its random weights do not depend on the alignment. With hsa.weight = 0, and if ACT uses
     no tokens of frames, regions or touches, the model has no alignment and is plain ACT.
@@ -58,8 +58,8 @@ class AlignedPolicy(nn.Module):
         views: The (camera, sensor) pairs.
         state_dim: Number of columns of qpos.
         action_dim: Number of columns of an action.
-        region: Input paired with a touch. box: the image region of the sensor's box. opening: the gripper's opening,
-            which is the baseline.
+        region: What the alignment loss compares with a touch. box: the image region of the sensor's box. opening: the
+            gripper's opening, which is the baseline.
         stop_gradient: Whether the gradient of the action loss stops before the encoders, so that only the alignment
             loss trains the encoders.
         fill: Whether to read pretrained weights; False is for models whose checkpoint is loaded right after.

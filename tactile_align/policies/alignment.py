@@ -41,7 +41,7 @@ class View:
 
 
 def frame_keys(views: Sequence[View]) -> dict[str, str]:
-    """Return, by camera, the key of the image that shows the camera's whole frame.
+    """Return the key of the image that shows a camera's whole frame, by camera.
 
     The image is that of the camera's first view that is not zoomed. Where all views of a camera are crops, the whole
     frame is an additional input with the key `camera_key(camera)`.
@@ -82,7 +82,7 @@ class RegionNegatives(NamedTuple):
     kinds: tuple[str, ...]
 
     def counts(self, valid: Tensor) -> dict[str, Tensor]:
-        """Return the number of these negatives, summed over the touches where `valid` (B,) is True, by kind."""
+        """Return the number of region negatives by kind, summed over the touches where `valid` (B,) is True."""
         counts: dict[str, Tensor] = {}
         for kind, count in zip(self.kinds, (self.exist & valid[:, None]).sum(dim=0), strict=True):
             counts[kind] = counts.get(kind, 0) + count
@@ -125,8 +125,8 @@ class Alignment(nn.Module):
         features: Config of the towers.
         hsa: Config of the alignment loss.
         views: The (camera, sensor) pairs, at least one.
-        region: Input paired with a touch. box: the image region of the sensor's box. opening: the gripper's opening,
-            which is the baseline.
+        region: What the loss compares with a touch. box: the image region of the sensor's box. opening: the gripper's
+            opening, which is the baseline.
         fill: Whether to read pretrained weights; False is for models whose checkpoint is loaded right after.
     """
 
@@ -149,7 +149,7 @@ class Alignment(nn.Module):
         self.memory = Memory(hsa, self.towers, len(views)) if remembers else None
 
     def freeze_unread(self, vision: bool, touch: bool) -> None:
-        """Freeze the parameters that get no gradient without the loss: temperature, heads, and towers without a use.
+        """Freeze what gets no gradient without the alignment loss: temperature, heads, and towers that no policy uses.
 
         Args:
             vision: Whether a policy uses tokens of the vision tower.
@@ -213,14 +213,14 @@ class Alignment(nn.Module):
         return encoded
 
     def finite_box(self, batch: ObservationBatch, view: View) -> Tensor:
-        """Return the boxes (B, 4), px; a moment without a box gets the whole image and is never a valid pair."""
+        """Return a view's boxes (B, 4), px; a moment without a box gets the whole image and is never a valid pair."""
         width, height = self.towers.vision.input_size
         part = batch.views[view.key]
         whole = part.box.new_tensor([-0.5, -0.5, width - 0.5, height - 0.5])
         return torch.where(part.visible[:, None], part.box, whole)
 
     def sigma(self, batch: ObservationBatch, view: View) -> Tensor | None:
-        """Return the standard deviations (B, 2) of the box positions, px; a moment without a box gets 1.
+        """Return the standard deviations (B, 2) of the box positions in a view, px; a moment without a box gets 1.
 
         The result is None where the config sets one fixed standard deviation.
         """
@@ -260,8 +260,8 @@ class Alignment(nn.Module):
             features: Features of the batch.
             totals: `counts` of the complete step, if the batch is only a part of that step. The loss is then the share
                 of this part in the loss of the step.
-            copied: Result of `copied` for the batch, which `remember` needs later. None: computed here if the model has
-                a memory.
+            copied: Result of `Alignment.copied` for the batch, which the caller also passes to `Alignment.remember`.
+                None: computed here if the model has a memory.
         """
         copied = self.copied(batch) if copied is None else copied
         total = batch.qpos.new_zeros(())
@@ -315,7 +315,7 @@ class Alignment(nn.Module):
         other: RegionNegatives | None = None,
         keys: Keys | None = None,
     ) -> tuple[Tensor, HSAStats, Tensor]:
-        """Return the loss of one view, its counts, and (B,) bool, which of the B pairs had a negative.
+        """Return the loss of one view, its statistics, and (B,) bool, which of the B pairs had a negative.
 
         Args:
             h_tau: (B, dim) touch features.

@@ -101,7 +101,7 @@ def make_model(config: TrainConfig, state_dim: int, action_dim: int, fill: bool 
 
 
 def initial_checkpoint(init: str) -> Path:
-    """Return the checkpoint file of `init` in a config. For a run folder, it holds the selected weights of the run.
+    """Return the checkpoint file that a config's entry `init` names; for a run folder, that of the selected weights.
 
     Raises:
         FactError, FileNotFoundError: `init` is not a run or a checkpoint.
@@ -128,14 +128,14 @@ def start_from(model: AlignedPolicy, config: TrainConfig) -> dict[str, list[str]
     """Load the weights of `init` that have the same name and shape into the model of a config.
 
     Returns:
-        Names of the tensors that were taken, of the new ones, which the source does not have, and of those of the
-        source that were left; empty without `init`.
+        Three lists of tensor names. taken: loaded from `init`. new: in the model, but not taken. left: in `init`, but
+        not taken. An empty dict without `init`.
 
     Raises:
         FactError, FileNotFoundError: `init` is not a run or a checkpoint.
         InputError: No tensor fits, or the encoders of the model would compute other tokens from equal weights, because
-            their activation differs. An opening-only baseline may have no tensor in common with the run that its run
-            started from.
+            their activation differs. Only a baseline with region = "opening" may start from a run of which no tensor
+            fits.
     """
     if config.init is None:
         return {}
@@ -176,7 +176,10 @@ def _require_like_encoders(theirs: TrainConfig, ours: TrainConfig, source: Path)
 
 
 def measure_of(config: TrainConfig, wanted: Literal["action", "retrieval"]) -> Measure | Literal["last"]:
-    """Return the measure whose best weights give a run's action results, or its retrieval and other results."""
+    """Return the measure that selects the weights for a run's action results, or for all its other results.
+
+    `wanted` is "action" for action results, and "retrieval" for retrieval and all other results.
+    """
     if config.select_by == "last":
         return "last"
     return wanted if config.select_by == "auto" or wanted == "action" else config.select_by

@@ -89,7 +89,7 @@ def selected_checkpoint(folder: Path, measure: Measure | Literal["last"]) -> Pat
 
 
 def later_best(folder: Path, step: int) -> dict[Measure, Path]:
-    """Return the best_MEASURE.safetensors with the weights of a step after `step`, by measure.
+    """Return the paths of the best_MEASURE.safetensors whose weights are from a step after `step`, by measure.
 
     Raises:
         InputError: A file is damaged.
@@ -143,7 +143,7 @@ def weights_of(model: nn.Module) -> dict[str, Tensor]:
 
 
 def load_tensors(model: nn.Module, tensors: Mapping[str, Tensor], memory: bool = True) -> None:
-    """Load the tensors of `distinct_tensors` or, with `memory` = False, of `weights_of` into a model.
+    """Load tensors from `distinct_tensors` or, with `memory` = False, from `weights_of` into a model.
 
     Raises:
         RuntimeError: A tensor is missing, unknown or has another shape.

@@ -85,17 +85,17 @@ ENTER, LEAVE = 4.0, 2.0  # grey levels; `contact_of` estimates the noise, and ne
 
 
 class ContactWatch:
-    """Frame-by-frame contact detector of one sensor, which compares each touch with a no-contact reference.
+    """Contact detector of one sensor, which compares each touch image with a no-contact reference.
 
-    `datasets.contact` uses complete episodes, but a robot knows only the past. The reference is therefore the touch
-    without contact that the caller passes, or else the first frame after a reset.
+    `datasets.contact` uses complete episodes, but a robot knows only the past. The reference is therefore the
+    no-contact image of the sensor that the caller passes, or else the sensor's first image after a reset.
     """
 
     def __init__(self, free: np.ndarray | None = None) -> None:
         self.free, self.touching = free, False
 
     def update(self, touch: np.ndarray) -> bool:
-        """Return whether the sensor is in contact in the next touch (H, W, 3) uint8.
+        """Return whether the sensor is in contact in the next touch image (H, W, 3) uint8.
 
         Raises:
             ValueError: The touch and the reference differ in size.
@@ -105,7 +105,7 @@ class ContactWatch:
         return self.touching
 
     def against(self, touch: np.ndarray) -> np.ndarray:
-        """Return the no-contact reference for a touch (H, W, 3) uint8; by default, the first touch after a reset.
+        """Return the no-contact reference for a touch image (H, W, 3) uint8; by default, the first one after a reset.
 
         Raises:
             InputError: The touch and the reference differ in size.
@@ -204,10 +204,10 @@ class Policy:
         """Clear all state kept between steps; call `reset` at the start of each episode.
 
         Args:
-            free: No-contact reference (H, W, 3) uint8 of each sensor. If a sensor has none, its first touch after the
-                reset must be without contact. The references have two uses. Where the gripper reports commands, they
-                serve to detect contact of any sensor of the hand. With features.touch_input = "difference", they are
-                subtracted from the touches.
+            free: No-contact reference (H, W, 3) uint8 of each sensor. If a sensor has none, its first image after the
+                reset must show no contact. The references have two uses. Where the gripper reports commands, they serve
+                to detect contact of any sensor of the hand. With features.touch_input = "difference", they are
+                subtracted from the touch images.
 
         Raises:
             InputError: A sensor is unknown to the policy, or a reference is not an RGB image (H, W, 3) uint8.
@@ -236,8 +236,8 @@ class Policy:
         """Return the action, or the chunk of actions, to execute from now on.
 
         Args:
-            observation: Mapping that `policies.observation.checked` describes; `needs.text()` lists what this policy
-                needs.
+            observation: Mapping that `policies.observation.checked` describes; `Policy.needs.text()` lists what this
+                policy needs.
 
         Returns:
             Without ensembling, the chunk of C actions of A columns (C, A) from now on. With ensembling, the action (A,)
@@ -261,7 +261,10 @@ class Policy:
         return np.asarray(actions if self._ensembler is None else self._ensembler.update(actions))
 
     def batch(self, observation: Observation) -> ObservationBatch:
-        """Return a batch of one moment, made exactly as in training; the held gripper openings advance by one step."""
+        """Return a batch of one moment, made exactly as in training.
+
+        Each call is one step: the policy updates the gripper openings that it holds since the start of a contact.
+        """
         contact = {name: self._touches(name, observation) for name in self._holding}
         openings = {arm: held.step(observation.qpos, contact) for arm, held in self._held.items()}
         views: dict[str, ViewBatch] = {}

@@ -98,7 +98,7 @@ class EpisodeLists(Strict):
 
     @classmethod
     def of(cls, sources: Mapping[Part, Sequence[_Source]], parts: Mapping[Part, Moments]) -> "EpisodeLists":
-        """Return the lists of the episodes that were prepared."""
+        """Return the lists of the episodes in `parts`, which were prepared from `sources`."""
         lists: dict[str, list[EpisodeEntry]] = {}
         for part, moments in parts.items():
             lists[part] = [
@@ -127,7 +127,7 @@ class EpisodeLists(Strict):
 
 
 def united(sources: Iterable[Seen]) -> Seen:
-    """Return the episodes of several sources together."""
+    """Return one `Seen` with the episodes of all `sources`."""
     listed = list(sources)
     trained, selected = ({h for s in listed for h in getattr(s, name)} for name in ("trained", "selected"))
     return Seen(trained=tuple(sorted(trained)), selected=tuple(sorted(selected)))
@@ -169,11 +169,11 @@ class Data:
 
     @property
     def judged_on(self) -> Literal["test", "held-out"]:
-        """Name of the part that `judged` returns."""
+        """Name of the part from which the moments in `judged` come."""
         return "held-out" if self.test is None else "test"
 
     def normalised(self, statistics: Statistics) -> "Data":
-        """Return the same data, normalised by other statistics."""
+        """Return the same data, with states and actions normalised by `statistics`."""
         train, held_out = self.train.normalised(statistics), self.held_out.normalised(statistics)
         test = None if self.test is None else self.test.normalised(statistics)
         return replace(self, train=train, held_out=held_out, test=test, statistics=statistics)

@@ -80,8 +80,8 @@ class WeightsAndBiases(Sink):
     Findings (see `watch.finding`) are sent as alerts.
 
     The id of the run is stored in FOLDER/wandb_id.txt, so that `--resume` continues the same Weights & Biases run.
-    Another folder of the same name gets another id. With WANDB_MODE=offline, all data stays in FOLDER/wandb until
-    `wandb sync` uploads it.
+    A run folder of the same name in another place gets another id. With WANDB_MODE=offline, all data stays in
+    FOLDER/wandb until `wandb sync` uploads it.
     """
 
     def __init__(self, project: str, folder: Path, config: dict[str, Any]) -> None:

@@ -58,11 +58,11 @@ def train(
     """Train a policy and return the path of the run folder.
 
     The folder contains config.toml, rig.toml, statistics.json, episodes.json, environment.txt, parameters.json
-    (numbers, learning rate and first gradient of each module), metrics.jsonl, checkpoints/ and, at the end,
-    tower.safetensors, the vision encoder, which `pretrained` of another config accepts. On Ctrl-C or SIGTERM, training
-    saves a checkpoint at the end of the step and returns. All random numbers of step n depend only on (seed, n), so a
-    resumed run continues exactly as if it had never stopped. With torchrun, each process trains on its share of every
-    batch; `batch_size` and the learning rates apply to the complete batch.
+    (numbers, learning rate and first gradient of each module), metrics.jsonl and checkpoints/. At the end of training,
+    tower.safetensors is added: the vision encoder, in a form that `pretrained` of another config accepts. On Ctrl-C or
+    SIGTERM, training saves a checkpoint at the end of the step and returns. All random numbers of step n depend only on
+    (seed, n), so a resumed run continues exactly as if it had never stopped. With torchrun, each process trains on its
+    share of every batch; `batch_size` and the learning rates apply to the complete batch.
 
     Args:
         config: Training config.

@@ -61,9 +61,9 @@ def make_optimiser(model: AlignedPolicy, config: TrainConfig) -> tuple[torch.opt
 def layer_factors(towers: Towers, decay: float) -> dict[int, float]:
     """Return the factor on the learning rate `lr_tower` of each parameter of the pretrained towers, by its `id`.
 
-    The factor of the last trained block is `decay`, that of each earlier block is smaller by `decay`, and that of the
-    layers before the first block, such as positional embeddings, is the smallest. The last norm has factor 1. Source:
-    BEiT, arXiv 2106.08254.
+    The last trained block has the factor `decay`. Each earlier block has the factor of the block after it, times
+    `decay`. The layers before the first block, such as positional embeddings, have the smallest factor, and the last
+    norm has factor 1. Source: BEiT, arXiv 2106.08254.
 
     Raises:
         InputError: `decay` is below 1, and no tower is pretrained and has trained transformer blocks.

@@ -9,7 +9,7 @@ from tactile_align.checks import Table
 from tactile_align.policies.aligned import AlignedPolicy
 
 GRADIENT = "grad/"
-"""Prefix of the gradient norms in the log."""
+"""Prefix of the names of gradient norms in the log."""
 
 
 def module_of(name: str) -> str:

@@ -49,7 +49,8 @@ class Progress:
     Attributes:
         step: Number of completed steps; also the position of the sampler, because batches depend on (seed, step) only.
         best: Smallest error so far by measure, from `validation.errors_of`.
-        stale: Number of validation passes since the smallest error of the measure that `select_by` selects.
+        stale: Number of validation passes since the smallest error, by the measure that `select_by` in the config
+            names.
     """
 
     step: int = 0
@@ -125,7 +126,7 @@ def save_towers(trainer: Trainer, out: Path) -> None:
 
 
 def described(trainer: Trainer) -> dict[str, Any]:
-    """Return the facts about its run that every checkpoint contains, by name."""
+    """Return the facts about a trainer's run that every checkpoint contains, by name."""
     return {
         "config": config_text(trainer.config),
         "statistics": trainer.data.statistics.model_dump_json(),
@@ -141,7 +142,7 @@ def resumed(trainer: Trainer, out: Path) -> Progress:
 
     A run that stopped before its first checkpoint starts again. If the config has more steps than the run, the run is
     lengthened: learning rates and loss weights follow the schedule of the new number of steps. The trainer's data are
-    then normalised by the statistics of the run, which may differ from new ones by rounding.
+    then normalised by the statistics of the run, which may differ from newly computed ones by rounding.
 
     Raises:
         FileNotFoundError: The folder contains no run.

@@ -180,7 +180,7 @@ def combined(logs: list[dict[str, Tensor]], model: AlignedPolicy) -> dict[str, T
 
 
 def total_loss(parts: Mapping[str, Tensor], model: AlignedPolicy) -> Tensor:
-    """Return the total loss from the loss terms in a log."""
+    """Return the total loss from the loss terms in `parts`, the values of a step by name."""
     total = torch.zeros(())
     if "l1" in parts and model.act is not None:
         total = model.act.config.loss(parts["l1"], parts["kl"])

@@ -163,7 +163,7 @@ def errors_of(means: Mapping[str, float], config: TrainConfig, step: int) -> dic
     """Return the errors of a validation pass by measure (smaller is better): the action error, 1 - R@1, the HSA loss.
 
     R@1 is the mean over the views. The action error is missing while a pretraining stage does not train the policy, and
-    the HSA loss unless `select_by` = "hsa".
+    the HSA loss is missing unless `select_by` = "hsa".
     """
     errors: dict[Measure, float] = {}
     if "action_error" in means and step > config.alignment.pretrain_steps:

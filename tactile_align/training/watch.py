@@ -52,7 +52,7 @@ def finding(step: int, check: Check) -> dict[str, Any]:
 
 
 class Watch:
-    """Checks of all log records of a run.
+    """Checks of the log records of a run while it is trained.
 
     Args:
         config: Training config of the run.
