@@ -1,4 +1,4 @@
-"""Doctor checks of the data, which do not use the model."""
+"""Doctor checks of the data, which compute nothing with the model."""
 
 import math
 from collections.abc import Iterator
