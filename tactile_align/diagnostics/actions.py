@@ -46,7 +46,7 @@ class ActionMoments:
     errors: dict[str, np.ndarray]
 
     def error(self) -> ActionError:
-        """Return the mean error of each action column."""
+        """Return the mean errors of the policy and of "standing still" (see `action_moments`), by action column."""
         means = {row: tuple(_over_steps(e, self.real).mean(axis=0).tolist()) for row, e in self.columns.items()}
         return ActionError(
             per_column=means[POLICY],
@@ -56,7 +56,10 @@ class ActionMoments:
         )
 
     def phases(self) -> dict[str, dict[str, PhaseError]]:
-        """Return the error by phase, then by predictor; each control also with its paired difference to the policy."""
+        """Return the action error by phase of contact, then by predictor: the policy and its controls.
+
+        The error of a control also contains the paired difference to the policy.
+        """
         table: dict[str, dict[str, PhaseError]] = {}
         for phase, chosen in self.rows().items():
             episode, policy = self.episode[chosen], self.of(POLICY)[chosen]
@@ -70,12 +73,17 @@ class ActionMoments:
         return table
 
     def rows(self) -> dict[str, np.ndarray]:
-        """Return the indices of the moments by phase; the phase "all" contains every moment."""
+        """Return the indices of the moments by phase of contact; the phase "all" contains every moment."""
         phases = {phase: np.flatnonzero(self.phase == phase) for phase in ("free", "contact", "transition")}
         return {"all": np.arange(len(self.phase))} | {name: rows for name, rows in phases.items() if len(rows)}
 
     def of(self, row: str, chunk: int | None = None) -> np.ndarray:
-        """Return the error of predictor `row` at each of R moments, (R,): mean over `chunk` steps, without padding."""
+        """Return the error of one predictor at each of R moments, (R,), averaged over the steps of a chunk.
+
+        Args:
+            row: Name of the predictor, a key of `errors`.
+            chunk: Number of steps to average over, from the first step; None: all steps. Padding is left out.
+        """
         return _over_steps(self.errors[row][:, :chunk], self.real[:, :chunk])
 
 
@@ -86,13 +94,19 @@ def _over_steps(values: np.ndarray, real: np.ndarray) -> np.ndarray:
 
 
 def common_phases(runs: Iterable[ActionMoments]) -> dict[str, np.ndarray]:
-    """Return the indices of moments by phase, with the phases of the first run that has touch sensors."""
+    """Return the indices of moments by phase of contact, taken from the first run that has touch sensors.
+
+    Args:
+        runs: Action errors of at least one run; all runs are evaluated at the same moments.
+    """
     first, *others = runs
     return next((run for run in (first, *others) if run.phase[0]), first).rows()
 
 
 def compare_actions(runs: dict[str, ActionMoments], comparisons: int) -> dict[str, dict[str, Difference]]:
-    """Return the action error of each further run minus that of the first run, by phase (`common_phases`), then by run.
+    """Return the policy's action error in each further run minus that in the first run, by phase, then by run.
+
+    The phases are those of `common_phases`.
 
     Runs whose chunks differ in length are compared over the length of the shortest chunk.
 
@@ -195,8 +209,11 @@ def linear_in_joints(train: Moments, state: np.ndarray, chunk: int) -> np.ndarra
 def contact_phases(moments: Moments) -> np.ndarray:
     """Return the phase of each of N moments, (N,) str; "" without a touch sensor.
 
-    transition: the contact of a sensor begins or ends within `NEAR_CHANGE` rows. contact: a sensor is in contact, far
-    from a change. free: no sensor is in contact, far from a change.
+    transition: the contact of a sensor begins or ends within `NEAR_CHANGE` rows of the episode. contact: any other
+    moment at which a sensor is in contact. free: any other moment at which no sensor is in contact.
+
+    Args:
+        moments: The N moments.
     """
     episode = moments.episode
     if not moments.touches:
@@ -211,7 +228,11 @@ def contact_phases(moments: Moments) -> np.ndarray:
 
 
 def other_episodes(episode: np.ndarray) -> np.ndarray | None:
-    """Return, for each moment, the index of a random moment of another episode; None if there is one episode."""
+    """Return, for each of N moments, the index of a random moment of another episode, (N,); None for one episode.
+
+    Args:
+        episode: (N,) index of the episode of each moment.
+    """
     if len(np.unique(episode)) == 1:
         return None
     rng = np.random.default_rng(0)

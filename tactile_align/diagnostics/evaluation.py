@@ -57,7 +57,7 @@ def evaluate(
     """Return the results of a run on its test episodes, and write them to RUN/summary.json.
 
     A run without test episodes is evaluated on its held-out episodes, on which the checkpoint was selected. Episodes,
-    statistics and rigs are those with which the run was trained, whatever the folders of [[data]] contain now.
+    statistics and rigs are those with which the run was trained, whatever the folders in its [[data]] contain now.
 
     Retrieval and the other read-outs (see `Readouts`) are computed with the weights that had the best retrieval on
     held-out episodes. Action errors are computed with the weights that had the smallest action error there. See
@@ -155,7 +155,7 @@ def _judged_episodes(folder: Path) -> tuple[JudgedOn, tuple[str, ...]]:
 
 
 def _common_recalls(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> tuple[Recall, Recall] | None:
-    """Return the recalls of two runs among the contacts of both; None if these are fewer than two."""
+    """Return the recalls of two runs, computed from the contacts that both have; None for fewer than two contacts."""
     common = _contacts(a) & _contacts(b)
     if len(common) < 2:
         return None
@@ -290,7 +290,7 @@ def _trial(config: TrainConfig, data: Data, progress: bool) -> BaselineTrial:
 
 
 def _held_out_recall(run: LoadedRun) -> float:
-    """Return R@1 of a run, averaged over directions and views."""
+    """Return R@1 of a run on its loaded episodes, averaged over both retrieval directions and all views."""
     found = []
     for view in run.model.views:
         features = pair_features(run, view.key)
@@ -306,7 +306,7 @@ def held_out_loss(run: LoadedRun, features: dict[str, np.ndarray]) -> HeldOutLos
 
     Args:
         run: Run, loaded with its held-out episodes.
-        features: Features of one view; see `pairs.pair_features`.
+        features: Features of one view of the run; see `pairs.pair_features`.
     """
     alignment = run.alignment
     rng = np.random.default_rng(0)
@@ -353,7 +353,7 @@ def _view_summary(
 
 
 def _places(features: dict[str, np.ndarray]) -> list[tuple[int, int]]:
-    """Return the episode and the contact of each moment."""
+    """Return (index of the episode, index of the contact in it) for each moment in `features`."""
     return list(zip(features["episode"].tolist(), features["contact"].tolist(), strict=True))
 
 

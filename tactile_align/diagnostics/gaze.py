@@ -74,8 +74,8 @@ class Attention:
     """Attention of the policy on each kind of input token, at B moments.
 
     Attributes:
-        shares: By kind of token, (B,) share of the attention; the shares of all kinds sum to 1. The kinds are "joints",
-            "latent", "camera NAME", "region VIEW" and "touch SENSOR".
+        shares: By kind of token, (B,) share of the attention; at each moment, the shares sum to 1. The kinds are
+            "joints", "latent", "camera NAME", "region VIEW" and "touch SENSOR".
         maps: By kind of token, (B, rows, columns) attention on each token of an image; only for the kinds that come
             from the touch and vision encoders: regions, touches, and the cameras whose frames the vision encoder
             encodes.
@@ -119,7 +119,7 @@ def attention(run: LoadedRun, rows: Sequence[int]) -> Attention:
 
 
 def _extra_grids(model: AlignedPolicy) -> dict[str, tuple[int, int]]:
-    """Return (rows, columns) of the tokens from the towers, by kind, in the order of `AlignedPolicy.predict`."""
+    """Return (rows, columns) of the tokens that encoders compute, by kind, in the order of `AlignedPolicy.predict`."""
     if model.alignment is None:
         return {}
     grids = {f"camera {camera}": model.alignment.towers.frame_grid for camera in model.frame_keys}
@@ -129,7 +129,7 @@ def _extra_grids(model: AlignedPolicy) -> dict[str, tuple[int, int]]:
 
 
 def _decoder_weights(model: AlignedPolicy, act: ACT, batch: MomentBatch) -> np.ndarray:
-    """Return the attention (B, N) on the N input tokens."""
+    """Return the attention (B, N) of the last decoder layer on each of N input tokens, at B moments."""
     layer: Any = act.decoder.layers[-1]
     caught: list[torch.Tensor] = []
 

@@ -66,7 +66,7 @@ RULES: dict[Kind, Rule] = {
 
 
 class Limits(NamedTuple):
-    """Lower and upper limits of intervals, (...), computed from inputs (..., n) whose last axis is n episodes."""
+    """Lower and upper limits of intervals, each of shape (...), computed from inputs (..., n) over n episodes."""
 
     low: np.ndarray
     high: np.ndarray
@@ -96,7 +96,7 @@ def mean_interval(
 def paired_interval(
     a: np.ndarray, b: np.ndarray, episode: np.ndarray, *, bounds: tuple[float, float] = (0, 1), comparisons: int = 1
 ) -> Interval:
-    """Return the 95 % interval of the mean of a - b, paired; None if there are too few episodes.
+    """Return the 95 % interval of the mean paired difference, a - b; None if there are too few episodes.
 
     Args:
         a: (N,) values of N contacts or moments.
@@ -119,6 +119,8 @@ def paired_interval(
 def balanced_interval(correct: np.ndarray, label: np.ndarray, episode: np.ndarray) -> Interval:
     """Return the 95 % interval of the balanced accuracy; None if there are too few episodes.
 
+    The balanced accuracy is the share of correct predictions in each class, averaged over the classes.
+
     Args:
         correct: (N,) bool, whether the class of each of N moments was predicted correctly.
         label: (N,) class of each moment, as numbers from 0 on without gaps.
@@ -139,7 +141,7 @@ def r2_interval(residual: np.ndarray, deviation: np.ndarray, episode: np.ndarray
 
     Args:
         residual: (N,) squared errors of the prediction at N moments.
-        deviation: (N,) squared errors of a prediction that uses no features, such as the mean.
+        deviation: (N,) squared errors, at the same moments, of a prediction that uses no features, such as the mean.
         episode: (N,) episode of each moment.
     """
     if _too_few("R2", episode):
@@ -157,21 +159,27 @@ def interval_text(interval: Interval, form: str = ".3f") -> str:
 
 
 def share_limits(hits: np.ndarray, count: np.ndarray, level: float = LEVEL) -> Limits:
-    """Return limits (...) of a share from the numbers of hits and contacts in each of n episodes, (..., n)."""
+    """Return the interval of the share of contacts that are hits, as limits of shape (...).
+
+    Args:
+        hits: (..., n) number of hits in each of n episodes.
+        count: (..., n) number of contacts in each episode.
+        level: Probability with which an interval contains the true value.
+    """
     share, influence = _ratio(hits, count)
     return _wilson(share, influence, count, count.sum(axis=-1), level)
 
 
 def share_difference_limits(total: np.ndarray, squares: np.ndarray, count: np.ndarray, level: float = LEVEL) -> Limits:
-    """Return the lower and upper limits, each (...), of the interval of the difference between two shares.
+    """Return the interval of the difference between the shares of two results, as limits of shape (...).
 
-    A share is the fraction of contacts that are hits. The difference of a contact is 1, 0 or -1: the first
-    result's hit minus the second's.
+    A share is the fraction of contacts that are hits. Both results are for the same contacts. The difference at a
+    contact is the first result's hit (1 or 0) minus the second result's hit.
 
     Args:
-        total: (..., n) sum of the differences over the contacts of each of n episodes.
-        squares: (..., n) sum over the contacts of each episode of the squared difference of a contact.
-        count: (..., n) number of contacts.
+        total: (..., n) differences at the contacts, summed in each of n episodes.
+        squares: (..., n) squared differences at the contacts, summed in each episode.
+        count: (..., n) number of contacts in each episode.
         level: Probability with which an interval contains the true value.
     """
     _, influence = _ratio(total, count)
@@ -183,7 +191,13 @@ def share_difference_limits(total: np.ndarray, squares: np.ndarray, count: np.nd
 
 
 def error_limits(total: np.ndarray, count: np.ndarray, level: float = LEVEL) -> Limits:
-    """Return limits (...) of a mean error from sums of errors and numbers of moments of n episodes, (..., n)."""
+    """Return the interval of a mean error, as limits of shape (...).
+
+    Args:
+        total: (..., n) errors at the moments, summed in each of n episodes.
+        count: (..., n) number of moments in each episode.
+        level: Probability with which an interval contains the true value.
+    """
     n = count.shape[-1]
     low, high = _t_limits(total, count, level)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -196,7 +210,14 @@ def error_limits(total: np.ndarray, count: np.ndarray, level: float = LEVEL) -> 
 
 
 def error_difference_limits(a: np.ndarray, b: np.ndarray, count: np.ndarray, level: float = LEVEL) -> Limits:
-    """Return limits (...) of a difference of mean errors from the error sums `a`, `b` (..., n) of n episodes."""
+    """Return the interval of the mean error of one result minus that of another, as limits of shape (...).
+
+    Args:
+        a: (..., n) errors of the first result, summed in each of n episodes.
+        b: (..., n) errors of the second result at the same moments, summed in each episode.
+        count: (..., n) number of moments in each episode.
+        level: Probability with which an interval contains the true value.
+    """
     low, high = _t_limits(a - b, count, level)
     relative, both = relative_limits(a, b, level), error_limits(a + b, count, level)
     lowest = relative.low * np.where(relative.low < 0, both.high, both.low)
@@ -205,7 +226,13 @@ def error_difference_limits(a: np.ndarray, b: np.ndarray, count: np.ndarray, lev
 
 
 def relative_limits(a: np.ndarray, b: np.ndarray, level: float = LEVEL) -> Limits:
-    """Return limits (...) of (A - B) / (A + B); A and B are the sums of `a` and `b` (..., n) over n episodes."""
+    """Return the interval of (A - B) / (A + B), as limits of shape (...); A and B are the total errors of two results.
+
+    Args:
+        a: (..., n) errors of the first result, summed in each of n episodes; their sum over the episodes is A.
+        b: (..., n) errors of the second result, summed in each episode; their sum over the episodes is B.
+        level: Probability with which an interval contains the true value.
+    """
     both = a + b
     with np.errstate(divide="ignore", invalid="ignore"):
         relative, influence = _ratio(a - b, both)
@@ -218,7 +245,7 @@ def relative_limits(a: np.ndarray, b: np.ndarray, level: float = LEVEL) -> Limit
 
 
 def _per_episode(episode: np.ndarray, *values: np.ndarray) -> list[np.ndarray]:
-    """Return the sums (n,) of each of the `values` (N,) in each of the n episodes."""
+    """Return for each array (N,) in `values` its sums in the n episodes, (n,)."""
     _, index = np.unique(episode, return_inverse=True)
     return [np.bincount(index.ravel(), weights=row) for row in values]
 
@@ -241,7 +268,7 @@ def _t(freedom: np.ndarray | float, level: float) -> np.ndarray:
 
 
 def _ratio(total: np.ndarray, count: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the ratio (...,) of two sums over episodes (..., n), and each episode's influence (..., n) on it."""
+    """Return (sum of `total`) / (sum of `count`) over n episodes, (...), and each episode's influence, (..., n)."""
     size = count.sum(axis=-1)
     ratio = total.sum(axis=-1) / size
     return ratio, (total - ratio[..., None] * count) / size[..., None]
@@ -253,7 +280,7 @@ def _variance(influence: np.ndarray) -> np.ndarray:
 
 
 def _freedom(influence: np.ndarray) -> np.ndarray:
-    """Return the degrees of freedom (...,): n - 1, or fewer if few episodes have most of the influence."""
+    """Return the degrees of freedom (...): n - 1, or fewer if few of the n episodes have most of the influence."""
     n, squares = influence.shape[-1], (influence**2).sum(axis=-1)
     fourth = (influence**4).sum(axis=-1)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -262,18 +289,22 @@ def _freedom(influence: np.ndarray) -> np.ndarray:
 
 
 def _design(count: np.ndarray) -> np.ndarray:
-    """Return the design effect (...,) of contacts (..., n) that are correlated within an episode."""
+    """Return the factor (...) on the variance (design effect) if the contacts of an episode are correlated.
+
+    `count` is the number of contacts in each of n episodes, (..., n).
+    """
     return np.asarray(1 + ((count**2).sum(axis=-1) / count.sum(axis=-1) - 1) * LEAST_CORRELATION)
 
 
 def _wilson(share: np.ndarray, influence: np.ndarray, count: np.ndarray, contacts: np.ndarray, level: float) -> Limits:
-    """Return Wilson limits (...,) of a share.
+    """Return the Wilson interval of a share, as limits of shape (...).
 
     Args:
-        share: (...,) share.
-        influence: (..., n) influence of each episode on it.
-        count: (..., n) number of contacts.
-        contacts: (...,) number of independent contacts with the variance of the share if contacts were independent.
+        share: (...) share.
+        influence: (..., n) influence of each of n episodes on the share.
+        count: (..., n) number of contacts in each episode.
+        contacts: (...) number of independent contacts that would give the share the same variance as all contacts, if
+            the contacts of an episode were not correlated.
         level: Probability with which an interval contains the true value.
     """
     variance, t = _variance(influence), _t(_freedom(influence), level)

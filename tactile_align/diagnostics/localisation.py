@@ -15,33 +15,55 @@ def similarity_maps(towers: Towers, h_tau: Tensor, images: Tensor, box: Tensor, 
     """Return the cosine similarity of each touch with regions of the box's size around all tokens of its image.
 
     Args:
-        towers: Towers of the model.
+        towers: Touch and vision encoders (towers) of the model.
         h_tau: (B, dim) touch features at B moments.
         images: (B, H, W, 3) uint8 RGB, input of the vision encoder.
         box: (B, 4) boxes of the sensor in `images`, px; only their widths and heights are used.
-        sigma: (B, 2) standard deviations of the box positions, px, for features.sigma_px = "rig".
+        sigma: (B, 2) standard deviations of the box positions, px; needed if the config has features.sigma_px = "rig".
 
     Returns:
-        (B, rows, columns) cosine similarities.
+        (B, rows, columns) cosine similarities; rows and columns are those of the token grid.
     """
     return maps_of(towers, h_tau, towers.of_boxes(images, grid_places(towers, box), sigma))
 
 
 def grid_places(towers: Towers, box: Tensor) -> Tensor:
-    """Return, for each of B boxes (B, 4), boxes of its size around every token, (B, rows * columns, 4), px."""
+    """Return boxes that have the width and height of a given box and are centred on every token.
+
+    Args:
+        towers: Encoders (towers) of the model; their vision encoder states the token grid.
+        box: (B, 4) given boxes, px of the encoder's input.
+
+    Returns:
+        (B, rows * columns, 4) boxes, px; rows and columns are those of the token grid.
+    """
     centres = token_centres(towers.vision.input_size, towers.vision.grid).to(box).flatten(0, 1)
     half = (box[:, 2:] - box[:, :2])[:, None] / 2
     return torch.cat([centres - half, centres + half], dim=-1)
 
 
 def maps_of(towers: Towers, h_tau: Tensor, regions: Tensor) -> Tensor:
-    """Return the cosines of B touches with the features of the boxes that `grid_places` returns, (B, rows, columns)."""
+    """Return the cosine similarity of each touch with the regions around all tokens of its image.
+
+    Args:
+        towers: Encoders (towers) of the model; their vision encoder states the token grid.
+        h_tau: (B, dim) features of B touches.
+        regions: (B, rows * columns, dim) features of the boxes that `grid_places` returns.
+
+    Returns:
+        (B, rows, columns) cosine similarities.
+    """
     cosine = torch.nn.functional.cosine_similarity(h_tau[:, None].float(), regions.float(), dim=-1)
     return cosine.unflatten(1, towers.vision.grid)
 
 
 def token_centres(input_size: tuple[int, int], grid: tuple[int, int]) -> Tensor:
-    """Return the pixel coordinates (u, v) of the token centres, (rows, columns, 2)."""
+    """Return the coordinates (u, v) of the token centres, (rows, columns, 2), px of the encoder's input.
+
+    Args:
+        input_size: (width, height) of the encoder's input, px.
+        grid: (rows, columns) of the token grid.
+    """
     (width, height), (rows, columns) = input_size, grid
     u = (torch.arange(columns, dtype=torch.float64) + 0.5) * width / columns - 0.5
     v = (torch.arange(rows, dtype=torch.float64) + 0.5) * height / rows - 0.5
@@ -97,5 +119,10 @@ def localise(
 
 
 def millimetres_per_pixel(depth_m: np.ndarray, K: np.ndarray) -> np.ndarray:
-    """Return width and height (N, 2) of a pixel, mm, at N depths (N,), m, for an image with intrinsics K (3, 3)."""
+    """Return the width and height, mm, that a pixel covers at each of N depths, (N, 2).
+
+    Args:
+        depth_m: (N,) depths, m.
+        K: (3, 3) camera intrinsics of the image, px.
+    """
     return np.asarray(1000.0 * depth_m[:, None] / np.abs([K[0, 0], K[1, 1]]))

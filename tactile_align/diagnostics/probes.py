@@ -81,7 +81,7 @@ def left_out_in_turn(episode: np.ndarray) -> np.ndarray:
 
 
 def _out_of_fold(h: np.ndarray, target: np.ndarray, weight: np.ndarray, episode: np.ndarray) -> np.ndarray:
-    """Return predictions (N, K), each from a fit on other episodes; the ridge strength is chosen on those as well."""
+    """Return predictions (N, K), each from a fit to other episodes, which also select the ridge strength."""
     fold = left_out_in_turn(episode)
     folds = fold.max() + 1
     predicted = np.empty_like(target, dtype=np.float64)
@@ -101,7 +101,15 @@ def _out_of_fold(h: np.ndarray, target: np.ndarray, weight: np.ndarray, episode:
 
 
 def ridge(x: np.ndarray, y: np.ndarray, weight: np.ndarray, tested: np.ndarray, strength: float) -> np.ndarray:
-    """Return predictions for the inputs `tested` of a weighted ridge regression from `x` (standardised) to `y`."""
+    """Return the predictions of a weighted ridge regression, (N, K); the inputs are standardised first.
+
+    Args:
+        x: (M, D) inputs of M moments, to which the regression is fitted.
+        y: (M, K) targets of these moments.
+        weight: (M,) weight of each moment in the fit.
+        tested: (N, D) inputs for which targets are predicted.
+        strength: Ridge strength, relative to M.
+    """
     w = weight / weight.mean()
     centre = np.average(x, axis=0, weights=w)
     scale = np.sqrt(np.average((x - centre) ** 2, axis=0, weights=w))

@@ -126,7 +126,11 @@ def read_galleries(
 
 
 def middles(features: dict[str, np.ndarray]) -> np.ndarray:
-    """Return the index of the middle moment of each of C contacts, (C,), in increasing order."""
+    """Return the index of the middle moment of each of C contacts, (C,), in increasing order.
+
+    Args:
+        features: `pair_features` of a view, whose arrays the indices refer to.
+    """
     names = np.stack([features["episode"], features["contact"]], axis=1)
     _, first, count = np.unique(names, axis=0, return_index=True, return_counts=True)
     return np.asarray(np.sort(first + count // 2))
@@ -145,7 +149,7 @@ def _attempt(left_out: dict[str, str], name: str, make: Callable[[], Made]) -> M
 def _look_around(
     run: LoadedRun, view: View, features: dict[str, np.ndarray], chosen: np.ndarray
 ) -> dict[str, np.ndarray]:
-    """Return regions beside the box and similarity maps of the pairs `chosen`, computed in one pass per batch."""
+    """Return, for the pairs `chosen`, features of regions beside the box and similarity maps; one pass per batch."""
     alignment, rows, done = run.alignment, features["row"][chosen], 0
     towers = alignment.towers
     found: dict[str, list[np.ndarray]] = {"beside": [], "exist": [], "maps": [], "box": []}
@@ -171,11 +175,11 @@ def _localisation(run: LoadedRun, view: View, looked: dict[str, np.ndarray]) -> 
 
 
 def pixel_millimetres(moments: Moments, view: View, rows: np.ndarray, box: np.ndarray) -> np.ndarray:
-    """Return width and height (N, 2), mm, of a pixel of the encoder's input at the sensor's depth.
+    """Return the width and height, mm, that a pixel of the encoder's input covers at the sensor's depth, (N, 2).
 
     Args:
-        moments: The moments.
-        view: The view.
+        moments: Moments on which a run is evaluated.
+        view: View, i.e. the camera and the sensor.
         rows: (N,) indices of moments that have a box.
         box: (N, 4) boxes of these moments in the encoder's input, px.
     """
@@ -186,7 +190,7 @@ def pixel_millimetres(moments: Moments, view: View, rows: np.ndarray, box: np.nd
 
 
 def _millimetres(moments: Moments, view: View, rows: np.ndarray) -> np.ndarray:
-    """Return width and height (N, 2), mm, of a pixel of the stored frame at the sensor's depth."""
+    """Return the width and height, mm, that a pixel of the stored frame covers at the sensor's depth, (N, 2)."""
     found = np.empty((len(rows), 2))
     opening = moments.touches[view.sensor].opening
     for number in np.unique(moments.episode[rows]):
@@ -199,7 +203,7 @@ def _millimetres(moments: Moments, view: View, rows: np.ndarray) -> np.ndarray:
 
 
 def _probes(left_out: dict[str, str], run: LoadedRun, view: View, features: dict[str, np.ndarray]) -> dict[str, Probe]:
-    """Return probes of opening, object and indentation over moments in contact, and of contact itself."""
+    """Return the scores of probes that predict opening, object and indentation (in contact), and contact itself."""
     try:
         left_out_in_turn(features["episode"])
     except InputError as error:

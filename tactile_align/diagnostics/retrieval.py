@@ -102,7 +102,7 @@ def retrieval(
 
 
 def region_retrieval(h_tau: np.ndarray, regions: np.ndarray, episode: np.ndarray, contact: np.ndarray) -> Recall:
-    """Return how often a touch finds its own region among other regions of the SAME image, as recall.
+    """Return the recall of the touch's own region (the sensor's box) among other regions of the SAME image.
 
     Args:
         h_tau: (N, D) touch features of N moments, D numbers each.
@@ -124,7 +124,7 @@ def region_retrieval(h_tau: np.ndarray, regions: np.ndarray, episode: np.ndarray
 
 
 def _contacts(episode: np.ndarray, contact: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the episode and index (C, 2) int64 of each contact, and the row (N,) in it of each moment's contact."""
+    """Return (episode, contact) of each of C contacts, (C, 2) int64, and for each moment its row in them, (N,)."""
     names, which = np.unique(np.stack([episode, contact], axis=1), axis=0, return_inverse=True)
     return names.astype(np.int64), which.ravel()
 
@@ -136,7 +136,7 @@ def _unit(h: np.ndarray) -> np.ndarray:
 
 
 def _one_of_each(which: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
-    """Return the index (C,) of one random moment of each contact."""
+    """Return the index of one random moment of each of C contacts, (C,)."""
     order = rng.permutation(len(which))
     rows = np.empty(count, dtype=np.int64)
     rows[which[order]] = order
@@ -144,7 +144,7 @@ def _one_of_each(which: np.ndarray, count: int, rng: np.random.Generator) -> np.
 
 
 def _recall(hits: np.ndarray, rank: np.ndarray, episode: np.ndarray, gallery: int, ks: tuple[int, ...]) -> Recall:
-    """Return the recall from the hits (K, Q) and ranks (Q,) of Q queries."""
+    """Return the recall from the hits (K, Q) at each of the K values in `ks`, and the ranks (Q,), of Q queries."""
     intervals = [mean_interval(row, episode) for row in hits]
     return Recall(
         at={k: float(hits[i].mean()) for i, k in enumerate(ks)},
@@ -166,7 +166,7 @@ KINDS: dict[str, Gallery] = {
 }
 AMONG_REGIONS = "regions of the same image"
 FEW = 8
-"""Largest number of candidates from one episode, which contains few contacts."""
+"""Largest number of candidates if all are from the query's episode, because an episode contains few contacts."""
 
 
 def gallery_recalls(features: dict[str, np.ndarray], kind: Gallery, gallery: int, min_gap: int) -> dict[str, Recall]:
@@ -196,7 +196,7 @@ def gallery_recalls(features: dict[str, np.ndarray], kind: Gallery, gallery: int
 
 
 def among_regions(features: dict[str, np.ndarray], chosen: np.ndarray, others: np.ndarray, exist: np.ndarray) -> Recall:
-    """Return how often a touch finds its own region among other regions of the same image, as recall.
+    """Return the recall of the touch's own region (the sensor's box) among other regions of the same image.
 
     A box near the image border has fewer other regions beside it. The number of candidates is the largest that exists
     for 90 % of the moments; the remaining moments are left out.

@@ -62,7 +62,11 @@ def _verdict(ranks: dict[str, float], spreads: dict[str, float], gap: float, mos
 
 
 def uniformity(u: np.ndarray) -> float:
-    """Return the logarithm of the mean of e^(-2 |u_i - u_j|^2) over pairs i != j of N unit vectors `u` (N, D)."""
+    """Return the logarithm of the mean of e^(-2 |u_i - u_j|^2) over all pairs i != j (arXiv 2005.10242).
+
+    Args:
+        u: (N, D) unit vectors; u_i is row i.
+    """
     count = len(u)
     total = np.exp(-2 * np.maximum(2 - 2 * (u @ u.T), 0)).sum() - count
     return float(np.log(total / (count * (count - 1))))

@@ -44,7 +44,7 @@ class Cell:
     Attributes:
         row: Name of the row of the study file, i.e. of the variant of the config.
         seed: Seed of the run.
-        encoder: "SCRATCH", the name of the vision encoder, or "none".
+        encoder: Name of the vision encoder, "SCRATCH" if it has no pretrained weights, or "none" without encoder.
         steps: Number of training steps.
         training_moments: Number of training moments.
         head_parameters: Number of parameters of the layers that compute the region feature, h_w, from the vision tokens
@@ -55,8 +55,8 @@ class Cell:
         selected: How the weights were selected, such as "best R@1 0.120, step 400".
         values: R@1 of each contact, averaged over both directions, or the action error of each moment; see
             `actions.ActionMoments.of`.
-        episodes: Index of the episode of each value.
-        places: Index of the contact, or frame number of the moment, in its episode, for each value.
+        episodes: Episode of each value: path of the file, with #NAME if the file holds several episodes.
+        places: For each value, the index of its contact, or the frame number of its moment, in the episode.
         recall: Recall averaged over both directions; None if the study measures the action error.
         standing_still: Action error of each moment if every action of the chunk equals the recorded state; None if the
             study measures retrieval, or if state and action differ in length.
@@ -81,7 +81,7 @@ class Cell:
     phases: list[str] | None = None
 
     def by_place(self, values: Sequence[float] | None) -> dict[tuple[str, int], float]:
-        """Return `values` by (episode, place in the episode); an empty dict if `values` is None."""
+        """Return `values`, one per entry of `episodes`, by (episode, place); an empty dict if `values` is None."""
         return dict(zip(zip(self.episodes, self.places, strict=True), values, strict=True)) if values else {}
 
 
@@ -163,7 +163,14 @@ def study(
 
 
 def command(file: str | Path, folder: Path, row: str, seed: int) -> str:
-    """Return the command line that trains and evaluates one run of a study."""
+    """Return the command line that trains and evaluates one run of a study.
+
+    Args:
+        file: Path of the study file, or name of a shipped study.
+        folder: Folder of the study.
+        row: Name of a row of the study file.
+        seed: Seed of the run.
+    """
     return shlex.join(["tactile-align", "study", str(file), str(folder), "--rows", row, "--seeds", str(seed)])
 
 
@@ -178,7 +185,14 @@ def commands(
 
 
 def config_of(plan: StudyConfig, folder: Path, row: str, seed: int) -> TrainConfig:
-    """Return the training config of one run of a study."""
+    """Return the training config of one run of a study.
+
+    Args:
+        plan: The study.
+        folder: Folder of the study, which contains the run folders.
+        row: Name of a row of the study file.
+        seed: Seed of the run.
+    """
     config = _with_true_boxes(plan, folder, row, seed)
     if not any(plan.rows[row].shift_px):
         return config
@@ -195,7 +209,7 @@ def _with_true_boxes(plan: StudyConfig, folder: Path, row: str, seed: int) -> Tr
 
 
 def _shifted_rigs(config: TrainConfig, folder: Path, row: str) -> list[tuple[DataConfig, Path]]:
-    """Return each [[data]] entry with the path of its rig with shifted cameras."""
+    """Return each [[data]] entry of the config, with the path of a copy of its rig in which the cameras are shifted."""
     return [(entry, folder / "rigs" / f"{row}_{number}.toml") for number, entry in enumerate(config.data)]
 
 
@@ -367,9 +381,9 @@ def _runs_table(plan: StudyConfig, cells: Sequence[Cell]) -> str:
 
 
 def _differences_table(plan: StudyConfig, group: GroupConfig, cells: Sequence[Cell]) -> str | None:
-    """Return the paired differences of the rows of a group from the rows that they are compared with.
+    """Return the table of a group's paired differences: each row minus the row that it is compared with.
 
-    A difference is that of the same contacts (or moments), each averaged over the seeds that both rows have.
+    Both rows are compared at the same contacts (or moments), each averaged over the seeds that both rows have.
     """
     present = {cell.row for cell in cells}
     rows = [row for row in group.rows if row in present and row not in group.against]
@@ -420,7 +434,7 @@ def paired(
 
 
 def _average(runs: Sequence[Mapping[tuple[str, int], float]]) -> dict[tuple[str, int], float]:
-    """Return the mean value at each place that all runs have."""
+    """Return the mean over `runs` of the value at each place that all of them have; see `Cell.by_place`."""
     places = runs[0] if runs else {}
     return {
         place: float(np.mean([run[place] for run in runs])) for place in places if all(place in run for run in runs)

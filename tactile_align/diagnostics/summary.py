@@ -19,7 +19,7 @@ Result = TypeVar("Result")
 JudgedOn = Literal["test", "held-out"]
 MORE_EPISODES = "Judge more episodes: raise `test`, or `held_out` if the run has no test episodes"
 ERRORS = (0.0, float("inf"))
-"""Smallest and largest action error."""
+"""Smallest and largest possible action error; see `paired_interval`."""
 
 
 def judged_text(judged_on: JudgedOn) -> str:
@@ -60,7 +60,7 @@ class Difference:
         bounds: tuple[float, float],
         comparisons: int = 1,
     ) -> "Difference | None":
-        """Return the difference `a` - `b` at their common keys, (episode, index in it); None without a common key."""
+        """Return the difference `a` - `b` at their common keys, (episode, index in the episode); None without any."""
         common = [place for place in a if place in b]
         if not common:
             return None
@@ -153,7 +153,7 @@ class Localisation:
     """Result of the pointing game: how well touches localise their sensor in the image.
 
     Attributes:
-        hit: Share of touches whose most similar place lies in the sensor's box.
+        hit: Share of touches whose most similar place in the image lies in the sensor's box.
         chance: Hit share of a random place.
         always_there: Hit share of the best fixed place. A wrist camera nearly always sees its sensor at the same
             place, so only a `hit` above `always_there` shows that touches localise.
@@ -433,7 +433,7 @@ class Summary:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Results of several runs on the same episodes, each compared in pairs with the first run.
+    """Results of several runs on the same episodes, each compared with the first run at the same contacts or moments.
 
     Attributes:
         runs: Results of each run.
@@ -451,7 +451,7 @@ class Comparison:
     left_out: dict[str, str] = field(default_factory=dict)
 
     def text(self) -> str:
-        """Return the results of each run, then the paired differences and what was not compared."""
+        """Return the comparison as text: the results of each run, the paired differences, and what was not compared."""
         lines = ["\n\n".join(summary.text() for summary in self.runs), ""]
         first, title = self.runs[0], "nothing was compared:"
         if self.comparisons:
@@ -477,7 +477,7 @@ def phase_lines(phases: Mapping[str, Mapping[str, PhaseError]]) -> Iterator[str]
 
 
 def json_of(result: object) -> str:
-    """Return a results dataclass as JSON text. Attributes that are None are omitted; lists of numbers take one line."""
+    """Return a dataclass of results as JSON text. Attributes that are None are omitted; number lists take one line."""
     text = json.dumps(TypeAdapter(type(result)).dump_python(result, mode="json", exclude_none=True), indent=2)
     return re.sub(r"\[[\s\d.,eE+-]*\]", lambda numbers: " ".join(numbers[0].split()), text) + "\n"
 

@@ -6,10 +6,10 @@ if TYPE_CHECKING:
     from tactile_align.checks import Report
 
 GOOD, FAILED, UNUSABLE = 0, 1, 2
-"""Exit statuses. 0: success. 1: a check failed. 2: the input could not be used."""
+"""Exit statuses of the commands. 0: success. 1: a check failed. 2: the input could not be used."""
 
 
 def show(report: "Report", as_json: bool) -> int:
-    """Print a report as text or as JSON and return its exit status."""
+    """Print a report as text, or as JSON if `as_json`, and return the exit status: 1 if a check failed, otherwise 0."""
     print(report.json() if as_json else report.text())
     return report.exit_code

@@ -107,7 +107,7 @@ def study(
 ) -> int:
     """Train variants of a config with several seeds, and print tables with paired differences.
 
-    Run the command again to continue a stopped study. Each run can also be made by a command of its own.
+    Run the command again to continue a stopped study. --dry-run prints one command for each missing run.
 
     Args:
         file: Study file (TOML), or the name of a shipped study: alignment or policy.

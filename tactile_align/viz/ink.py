@@ -23,11 +23,11 @@ GREY: Colour = (150, 150, 150)
 DIM: Colour = (70, 70, 70)
 INK: Colour = (18, 18, 18)
 BLUE: Colour = (0, 114, 178)
-"""Dark colour for white backgrounds only; the same holds for ASH."""
+"""Dark colour, only for drawing on white; the same holds for ASH."""
 ASH: Colour = (102, 102, 102)
 
 SENSOR_COLOURS = (ORANGE, SKY, YELLOW, PURPLE)
-"""Colours of the sensors by their index in the rig; the fifth sensor has the first colour again."""
+"""Colours of the sensors, by index of the sensor in the rig; the fifth sensor has the first colour again."""
 COMPARED = WHITE
 """Colour of the boxes of a second rig; these boxes are also dashed."""
 
@@ -63,7 +63,7 @@ class Ink:
     @classmethod
     @lru_cache(maxsize=64)
     def of(cls, height: int) -> "Ink":
-        """Return sizes of text and lines that are readable in a picture of `height` px, for heights of 240 to 2160."""
+        """Return sizes of text and lines for a picture of `height` px; readable for heights of 240 to 2160 px."""
         line = max(1, round(height / 260))
         cap = max(9, round(height / 44))
         return cls(cap, line, max(1, line // 2), max(3, round(0.45 * cap)))
@@ -105,7 +105,10 @@ class Ink:
         cv2.putText(image, text, (int(x), int(y) + self.cap), FONT, self.scale, colour, self.weight, cv2.LINE_AA)
 
     def plate(self, image: np.ndarray, text: str, x: int, y: int, colour: Colour = WHITE) -> tuple[int, int, int, int]:
-        """Write `text` on a darkened plate that lies inside the image; return the plate (x0, y0, x1, y1), px."""
+        """Write `text` on a darkened rectangle (plate) and return the rectangle (x0, y0, x1, y1), px.
+
+        The upper left corner of the rectangle is (x, y), moved if necessary so that the rectangle is inside the image.
+        """
         text = self.fit(text, image.shape[1] - 2 * self.pad)
         wide, high = self.width(text) + 2 * self.pad, self.row
         x = max(0, min(int(x), image.shape[1] - wide))

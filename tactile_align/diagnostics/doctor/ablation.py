@@ -48,13 +48,17 @@ HSA: dict[str, Any] = {"weight": 0.0, "symmetric": False, "region_negatives": 0,
 HSA |= {"hardness": 0.0, "finger_negative": False, "camera_negative": False, "hardest": None}
 HSA |= {"learn_temperature": False, "temperature_final": None}
 OFF = {"policy": {"vision": "none", "region_tokens": False, "touch_tokens": False}, "hsa": HSA}
-"""Values that the fields have before they are added, by section, in the order of addition."""
+"""Value of each config field before the ablation adds it, by section of the config, in the order of addition."""
 
 
 def grown(config: TrainConfig) -> Iterator[tuple[str, object, TrainConfig]]:
-    """Yield (added field, its value, config with all fields added so far); only fields that the complete config uses.
+    """Yield the steps of the ablation: (added field, its value, config with all fields added so far).
 
-    If the config trains a policy, the first step is the policy that uses joints only.
+    Only fields that the complete config uses are added. If the config trains a policy, the first step is the policy
+    that uses joints only.
+
+    Args:
+        config: The complete training config.
     """
     joint = config.alignment.model_copy(update={"mode": "joint", "pretrain_steps": 0})
     bare = {section: getattr(config, section).model_copy(update=values) for section, values in OFF.items()}

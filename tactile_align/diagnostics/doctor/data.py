@@ -1,4 +1,4 @@
-"""Doctor checks of the data, which need no network."""
+"""Doctor checks of the data, which compute nothing with the model."""
 
 import math
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ LOOKED_AT = 8  # largest number of episodes whose stored touches are checked
 
 
 def data_checks(subject: Subject) -> Iterator[Check]:
-    """Yield all checks of data and pairs, in the order of the report."""
+    """Yield all checks of the data and of the pairs (touch image, image region), in the order of the report."""
     for checks in (policy_sees, streams, door, colour_order, touch_storage, moving_actions, statistics, pair_checks):
         yield from checks(subject)
 
@@ -49,7 +49,7 @@ def policy_sees(subject: Subject) -> Iterator[Check]:
 
 
 def streams(subject: Subject) -> Iterator[Check]:
-    """Yield checks of each stream: change from moment to moment, repeated frames, and brightness."""
+    """Yield checks of each image stream: change from moment to moment, repeated frames, and brightness."""
     for name, images in subject.wide.images().items():
         values = images.float()
         unique, mean = len({bytes(image.numpy().tobytes()) for image in images}), float(values.mean())
@@ -61,7 +61,7 @@ def streams(subject: Subject) -> Iterator[Check]:
 
 
 def door(subject: Subject) -> Iterator[Check]:
-    """Yield the checks that the images and boxes in a training batch equal those of the recording, moment by moment."""
+    """Yield the checks that the images and boxes in a training batch equal the recorded ones, moment by moment."""
     moments, raw = subject.data.train, subject.raw
     shown = raw.images()
     worst: dict[str, float] = {}
@@ -114,7 +114,7 @@ def touch_storage(subject: Subject) -> Iterator[Check]:
 
 
 def moving_actions(subject: Subject) -> Iterator[Check]:
-    """Yield the check of how many action columns change over time."""
+    """Yield the check of the number of action columns that change over time."""
     moving = np.concatenate([action for _, action in subject.data.train.low_dim()]).std(axis=0) > 1e-4
     yield judged("moving-actions", int(moving.sum()), measured=f"{int(moving.sum())} of {len(moving)}")
 

@@ -41,7 +41,7 @@ def features(subject: Subject) -> Iterator[Check]:
 
 
 def against_chance(subject: Subject) -> Iterator[Check]:
-    """Yield the check of the alignment loss before any step, relative to that of features that are all alike."""
+    """Yield the check of the alignment loss before any step, relative to the loss of features that are all alike."""
     with torch.no_grad():
         log = subject.losses(subject.batch).log
     if "hsa" not in log:
@@ -65,7 +65,7 @@ TINY = 1e-9  # smallest divisor
 
 
 def learning_checks(subject: Subject) -> list[Check]:
-    """Return all checks of features and of the first training steps, in the order of the report."""
+    """Return all checks of the model's features and of the first training steps, in the order of the report."""
     lessons = {factor: _Lesson(subject, factor) for factor in RATES}
     start = lessons[1.0].losses()
     full = lessons[1.0].take(1).losses()[0]
@@ -155,7 +155,7 @@ def one_step(
 
 
 def ramp(subject: Subject) -> float:
-    """Return the factor that warm-up applies to the learning rates in the run's first step."""
+    """Return the factor by which warm-up multiplies the learning rates in the run's first step."""
     return warmup_cosine(subject.config.optimiser.warmup_steps, subject.config.steps)(0)
 
 
@@ -169,8 +169,8 @@ def overfit(before: float, late: float, best: _Lesson, factor: float) -> Check:
     Args:
         before: Alignment loss of the batch before any step; total loss if the run has no alignment.
         late: The same loss some steps before the end of the training on the batch.
-        best: The trained model.
-        factor: Factor on the learning rates of the run.
+        best: Copy of the model that was trained on the batch.
+        factor: Factor by which the run's learning rates were multiplied in this training.
     """
     after, chance = best.judged_by(), best.chance()
     reference = before if chance is None else chance
@@ -183,7 +183,12 @@ def overfit(before: float, late: float, best: _Lesson, factor: float) -> Check:
 
 @torch.no_grad()
 def notices(subject: Subject, trained: AlignedPolicy) -> Iterator[Check]:
-    """Yield the checks that the alignment loss of `trained` changes if touches are shuffled or boxes are shifted."""
+    """Yield the checks that the alignment loss of a trained model changes if touches are shuffled or boxes are shifted.
+
+    Args:
+        subject: The run; its moments `few` are used.
+        trained: Copy of the model that was trained on these moments.
+    """
     alignment = trained.eval().alignment
     if alignment is None or not trained.aligns:
         return

@@ -141,9 +141,9 @@ LIMITS = {
         advice="check features.pooling, and that the boxes are finite and inside the image"),
 }
 # fmt: on
-"""Limits of the doctor checks, by kind."""
+"""Limits of the doctor checks that compare a number, by kind of check."""
 judged = partial(graded, LIMITS)
-"""`checks.graded` with these limits."""
+"""`checks.graded` with `LIMITS`."""
 
 STATED = {
     "policy-sees": "Inputs of the policy",
@@ -154,7 +154,7 @@ STATED = {
     "self-checks": "Checks of the toolkit itself",
     "training-step": "First training step",
 }
-"""Titles of the checks without a numeric limit, by kind."""
+"""Titles of the doctor checks without a numeric limit, by kind of check."""
 
 
 SELF_CHECKS = (

@@ -77,7 +77,7 @@ def largest_batch(subject: Subject) -> Check:
 
 
 def _slope(peaks: dict[int, int]) -> float:
-    """Return the bytes per moment, from the two largest batches; 0 for fewer than two."""
+    """Return the bytes per moment, computed from the two largest batches in `peaks`; 0 for fewer than two batches."""
     if len(peaks) < 2:
         return 0.0
     small, large = sorted(peaks)[-2:]
@@ -85,7 +85,7 @@ def _slope(peaks: dict[int, int]) -> float:
 
 
 def _peak(trainer: Trainer, raw: MomentBatch, size: int) -> int:
-    """Return the largest memory in use during one training step, bytes."""
+    """Return the largest memory in use during one training step on `size` moments, bytes."""
     device = trainer.group.device
     batch = raw.rows(torch.arange(size) % len(raw)).to(device)
     if device.type == "cuda":

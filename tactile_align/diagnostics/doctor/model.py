@@ -19,11 +19,11 @@ from tactile_align.training.parameters import module_of, parameter_table, parts_
 
 OF_BANK = ("bank_share/", "negatives_from/bank/")
 LEARNS_LATER = ("act.decoder.layers.0.self_attn", "act.decoder.layers.0.norm1")
-"""Parts of ACT without a gradient in the first steps: the decoder's input is zero, and so is its self-attention."""
+"""Parts of ACT without a gradient in the first steps, in which the decoder's input and self-attention are zero."""
 
 
 def towers_of(model: AlignedPolicy) -> dict[str, nn.Module]:
-    """Return the encoders of the model by name; a shared encoder appears once."""
+    """Return the encoders (towers) of the model by name; an encoder of both touch and vision appears once."""
     if model.alignment is None:
         return {}
     towers = model.alignment.towers
@@ -54,7 +54,10 @@ def weights(subject: Subject) -> Iterator[Check]:
 
 
 def inputs(subject: Subject) -> Iterator[Check]:
-    """Yield checks that pixels are normalised once, with the encoder's mean and std, and of the encoder passes."""
+    """Yield checks that pixels are normalised once, and checks of the number of forward passes and images per pass.
+
+    Pixels must be normalised with the mean and standard deviation that the encoder was trained with.
+    """
     model, batch = subject.model, len(subject.batch)
     towers = towers_of(model)
     arrived: dict[str, list[Tensor]] = {name: [] for name in towers}
@@ -90,7 +93,7 @@ def inputs(subject: Subject) -> Iterator[Check]:
 
 
 def _own_statistics(tower: torch.nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the mean and std that the tower's weights were trained with, from open_clip's record if it has one."""
+    """Return the pixel mean and std that an encoder was trained with, from open_clip's record of them if it exists."""
     record = getattr(getattr(tower, "visual", None), "preprocess_cfg", None) or {}
     mean, std = record.get("mean"), record.get("std")
     if mean is None or std is None:
@@ -135,7 +138,7 @@ def validation(subject: Subject) -> Iterator[Check]:
 
 
 def padding(subject: Subject) -> Iterator[Check]:
-    """Yield the check that the action loss is divided by the number of steps that it sums over."""
+    """Yield the check that the action loss is divided by the number of valid action steps, without padding."""
     share = float(subject.batch.is_pad.float().mean())
     reduction = subject.config.policy.loss_reduction
     yield stated(
@@ -196,7 +199,7 @@ def trainable(subject: Subject) -> Iterator[Check]:
 
 
 def new_part_rates(subject: Subject) -> Iterator[Check]:
-    """Yield checks of the learning rate of each part that starts from random weights; nothing if `init` is set."""
+    """Yield checks of the learning rate of each part with random initial weights; nothing if the config sets `init`."""
     config, model = subject.config, subject.model
     if config.init is not None:
         return
@@ -220,7 +223,7 @@ def new_part_rates(subject: Subject) -> Iterator[Check]:
 
 
 def gradients(subject: Subject) -> Iterator[Check]:
-    """Yield checks of the gradient of every trainable part after one backward pass, relative to the median part."""
+    """Yield checks of the gradient of every trainable part after one backward pass, relative to the median of all."""
     model, rms = subject.model.eval(), dict[str, float]()
     model.zero_grad(set_to_none=True)
     loss = total_of(subject.losses(subject.few))
@@ -257,7 +260,7 @@ def shared(subject: Subject) -> Iterator[Check]:
 
 
 def parameters(subject: Subject) -> Table:
-    """Return a table of the parts of the model: number of parameters, number of trained parameters, learning rates."""
+    """Return a table with the number of parameters, the number trained and the learning rates of each model part."""
     return parameter_table(subject.model, make_optimiser(subject.model, subject.config)[0])
 
 

@@ -57,7 +57,7 @@ def pads(subject: Subject) -> Iterator[Check]:
 
 
 def boxes_and_contacts(subject: Subject) -> Iterator[Check]:
-    """Yield checks of the share of moments with a box, and of the share with both a box and a contact."""
+    """Yield checks of the share of moments with a box, and of the share of moments with both a box and a contact."""
     moments = subject.data.train
     for view in subject.model.views:
         visible, contact = moments.views[view.key].visible, moments.touches[view.sensor].contact
@@ -100,7 +100,7 @@ def negatives_in_batches(subject: Subject) -> Iterator[Check]:
 
 
 def lonely_pairs(subject: Subject) -> Iterator[Check]:
-    """Yield checks of the share of pairs in a batch that have no negative, counted as in the log of a run."""
+    """Yield checks of the share of pairs in a batch that have no negative, counted as in the log of a training run."""
     if not subject.model.aligns:
         return
     with torch.no_grad():
@@ -113,7 +113,10 @@ def lonely_pairs(subject: Subject) -> Iterator[Check]:
 
 
 def false_negatives(subject: Subject) -> Iterator[Check]:
-    """Yield checks of the share of false negatives in a batch: both moments in one contact, or both without contact."""
+    """Yield checks of the share of negatives in a batch that are false.
+
+    A negative is false if its two moments belong to the same contact, or if both are without contact.
+    """
     alignment, batch = subject.model.alignment, subject.batch
     if alignment is None or not subject.model.aligns:
         return

@@ -42,12 +42,17 @@ class Subject:
     wide: MomentBatch
 
     def losses(self, batch: MomentBatch, model: AlignedPolicy | None = None) -> Losses:
-        """Return the action loss and the alignment loss of a batch, computed in eval mode, i.e. without dropout."""
+        """Return the action loss and the alignment loss of a batch, computed in eval mode, i.e. without dropout.
+
+        Args:
+            batch: The batch.
+            model: Network that computes the losses; None: the run's network.
+        """
         return (model or self.model).eval().losses(batch)
 
 
 def examine(config: TrainConfig, data: Data, model: AlignedPolicy) -> Subject:
-    """Return the subject of a diagnosis, with the batches that the checks use."""
+    """Return the subject of a diagnosis: the given config, data and network, and the batches that the checks use."""
     raw = data.train.batch(sampler_of(config, data).batch(0))
     batch = _at_the_door(raw, config, model)
     pool = np.flatnonzero(data.contact) if data.contact.any() else np.arange(len(data.train))
@@ -82,6 +87,6 @@ def _at_the_door(batch: MomentBatch, config: TrainConfig, model: AlignedPolicy) 
 
 
 def total_of(losses: Losses) -> Tensor:
-    """Return the sum of the losses that were computed."""
+    """Return the sum of the action loss and the alignment loss, as far as they were computed."""
     parts = [part for part in (losses.action, losses.alignment) if part is not None]
     return torch.stack(parts).sum()

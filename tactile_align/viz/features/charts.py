@@ -211,7 +211,7 @@ def draw_curves(metrics: Sequence[dict[str, Any]], path: Path, title: str) -> No
 
 
 def draw_recall(view: ViewSummary, path: Path, title: str) -> None:
-    """Draw R@1, R@5 and R@10 with 95 % intervals for the sensor's box, for the opening alone, and for chance.
+    """Draw the recall at 1, 5 and 10 with 95 % intervals: with the sensor's box, with the opening alone, and of chance.
 
     Args:
         view: Results of `evaluate` for one view.

@@ -30,8 +30,8 @@ def similarity_map(
     Args:
         image: (H, W, 3) uint8 RGB as recorded.
         scores: (rows, columns) score of each token; a token with the score nan is not coloured.
-        input_map: Map from the image to the encoder's input, as `Encoder.input_map(W, H)`; None: the tokens cover the
-            whole image.
+        input_map: Map from the image to the encoder's input, which `Encoder.input_map(W, H)` returns; None: the tokens
+            cover the whole image.
         box: (4,) box of the sensor in the image, px; drawn if it is finite; None: not drawn.
         limits: Scores at the two ends of the colour scale; None: the smallest and the largest score. Use the same
             limits for maps that are to be compared.

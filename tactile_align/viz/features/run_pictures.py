@@ -39,7 +39,7 @@ def tall(image: np.ndarray, high: int) -> np.ndarray:
 
 
 def beside(images: Sequence[np.ndarray], gap: int = 6) -> np.ndarray:
-    """Return images (H, W, 3) side by side, aligned at the top, on a dark background."""
+    """Return one image with `images` (H, W, 3) side by side, `gap` px apart, aligned at the top, on dark ground."""
     high = max(image.shape[0] for image in images)
     line = np.full((high, sum(image.shape[1] + gap for image in images) - gap, 3), INK, np.uint8)
     x = 0
@@ -50,19 +50,19 @@ def beside(images: Sequence[np.ndarray], gap: int = 6) -> np.ndarray:
 
 
 def stacked(images: Sequence[np.ndarray], gap: int = 6) -> np.ndarray:
-    """Return images (H, W, 3) below each other, aligned at the left, on a white background."""
+    """Return one image with `images` (H, W, 3) below each other, `gap` px apart, aligned at the left, on white."""
     wide = max(image.shape[1] for image in images)
     padded = [np.pad(image, ((0, gap), (0, wide - image.shape[1]), (0, 0)), constant_values=255) for image in images]
     return np.concatenate(padded)[:-gap]
 
 
 def grid(cells: Sequence[np.ndarray], columns: int, gap: int = 12) -> np.ndarray:
-    """Return images (H, W, 3) arranged in rows of `columns` images."""
+    """Return one image with `cells`, images (H, W, 3), in rows of `columns` images; `gap` px lie between them."""
     return stacked([beside(cells[i : i + columns], gap) for i in range(0, len(cells), columns)], gap)
 
 
 def headed(image: np.ndarray, text: str) -> np.ndarray:
-    """Return an image (H, W, 3) with text above it, wrapped to the width of the image, on a dark background."""
+    """Return an image (H, W, 3) with `text` added above it on a dark ground; the text wraps to the image's width."""
     ink = Ink.of(480)
     room = image.shape[1] - 2 * ink.pad
     lines = [""]
@@ -86,7 +86,7 @@ TALL_PX = 240
 
 
 def attention_pictures(runs: Mapping[int, "LoadedRun"], keys: Sequence[str], episode: int) -> dict[int, np.ndarray]:
-    """Return pictures of the attention of a policy over a held-out episode, by training step, on one colour scale.
+    """Return pictures of a policy's attention over a held-out episode, by training step, all on one colour scale.
 
     Args:
         runs: The same run after different numbers of training steps, by step.
@@ -120,14 +120,14 @@ def attention_pictures(runs: Mapping[int, "LoadedRun"], keys: Sequence[str], epi
 
 
 def when(step: int) -> str:
-    """Return the training step as words for the title of a picture."""
+    """Return a training step in words for the title of a picture: "before training" or "after N steps"."""
     return "before training" if step == 0 else f"after {step} steps"
 
 
 def _looked_at(
     run: "LoadedRun", found: "Attention", rows: np.ndarray, places: np.ndarray, keys: Sequence[str], high: float
 ) -> list[np.ndarray]:
-    """Return a picture for each row in `places`: frames, regions and touches, coloured by the attention on tokens."""
+    """Return one picture per index in `places`: frames, regions and touches, coloured by the attention on tokens."""
     batch = run.batch(rows[places]).to("cpu")
     images = batch.images()
     cells = []
@@ -156,7 +156,16 @@ def laid_over(
     limits: tuple[float, float],
     title: str,
 ) -> np.ndarray:
-    """Return an enlarged image with scores over the whole image, or over a window (4,) of it if one is given."""
+    """Return an enlarged image, coloured by the scores of its tokens.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        scores: (rows, columns) score of each token.
+        box: (4,) box of the sensor in the image, px; None: not drawn.
+        window: (4,) part of the image that the tokens cover, px; None: the whole image.
+        limits: Scores at the two ends of the colour scale.
+        title: Title above the image.
+    """
     high = TALL_PX
     wide = round(image.shape[1] * high / image.shape[0])
     to_large = ImageMap.identity(image.shape[1], image.shape[0]).resize(wide, high)
@@ -180,15 +189,15 @@ def draw_maps(
 ) -> list[Path]:
     """Draw pictures of a run's features on its test episodes, or on its held-out episodes if it has no test part.
 
-    Pictures before training (step 0) and after training. If files of the initial weights (`init`, `pretrained`) are
-    gone, those before training are left out with a warning:
+    The following pictures are drawn before training (step 0) and after training. Those before training are left out
+    with a warning if files of the initial weights (config options `init` and `pretrained`) no longer exist:
 
     - map_step_N.png: similarity of touches to all tokens of the image.
     - gallery_step_N.png: retrieval, i.e. touches and their most similar regions.
     - matrix_step_N.png: cosines of touches and regions.
     - attention_episode_E_step_N.png: attention of the policy.
 
-    Pictures after training only:
+    The following pictures are drawn only after training:
 
     - embedding_by_episode.png: features in the plane of their first two principal components. Recordings that contain
       object and phase, as simulated recordings do, also give embedding_by_object.png and embedding_by_phase.png.
@@ -300,7 +309,7 @@ def _spread(episode: np.ndarray, count: int) -> np.ndarray:
 
 
 def _labels(refs: Sequence[EpisodeRef], features: Features, chosen: np.ndarray) -> dict[str, list[str]]:
-    """Return labels of the points: the episode, and also object and phase if every recording contains them."""
+    """Return labels of the chosen features: the episode, and also object and phase if every recording has them."""
     episode, time = features["episode"][chosen], features["time"][chosen]
     labels = {"episode": [refs[e].path.stem for e in episode]}
     truths = {int(e): _truth(refs[e]) for e in np.unique(episode)}

@@ -20,7 +20,7 @@ COUNT = 20
 """Number of frames that `calibrate finger` and `verify` recommend."""
 JPEG_QUALITY = 92
 WIDEST_PX = 1920
-"""Maximum width of an embedded frame, px; wider frames are shrunk, boxes stay in pixels of the recorded frame."""
+"""Maximum width of an embedded frame, px; wider frames are shrunk, but boxes are saved in recorded pixels."""
 
 
 def label_page(

@@ -16,7 +16,11 @@ RigLike = Rig | str | Path
 
 
 def rig_for(path: Path, rig: RigLike | None) -> Rig:
-    """Return the rig with the overrides for an episode applied; None: the rig in `rig.toml` beside the episode.
+    """Return the rig of an episode, with the overrides applied that the rig contains for this episode.
+
+    Args:
+        path: File of the episode.
+        rig: A rig, its name or its file; None: `rig.toml` beside the episode.
 
     Raises:
         FileNotFoundError: No rig was given, and the folder of the episode has no `rig.toml`.
@@ -52,14 +56,19 @@ class Seen:
     sigma_px: np.ndarray | None
 
     def row(self, t: int) -> tuple[Any, ...]:
-        """Return the fields of `view.Region` at row `t`, from the field `box` to the last field."""
+        """Return the values of the fields of `view.Region` at row `t`, from `box` to the last field, in their order."""
         parts = (self.weights, self.compared, self.sigma_px)
         boxes, reason = self.boxes, str(self.reasons[t])
         return boxes.box[t], float(boxes.inside[t]), reason, *(None if part is None else part[t] for part in parts)
 
 
 def by_sensor(rig: Rig, contact: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Return (T,) contact flags by sensor of the rig; sensors whose touch stream has no flags are left out."""
+    """Return (T,) contact flags by sensor of the rig; sensors whose touch stream has no flags are left out.
+
+    Args:
+        rig: The rig, which states the touch stream of each sensor.
+        contact: (T,) bool contact flags in the T rows of an episode, by touch stream.
+    """
     return {name: contact[sensor.stream] for name, sensor in rig.sensors.items() if sensor.stream in contact}
 
 

@@ -55,7 +55,7 @@ class Footage:
     """Opened episode, its rig, and the boxes, contacts, openings and joints to draw; a context manager.
 
     Args:
-        episode: A file, "FILE#NAME" or a ref.
+        episode: A file, "FILE#NAME" if the file holds several episodes, or a ref.
         rig: The rig, as in `OverlayOptions`.
         options: The other fields of `OverlayOptions`.
 
@@ -109,7 +109,7 @@ class Footage:
 
     @property
     def title(self) -> str:
-        """Title of the picture: the names of the episode and of the rigs."""
+        """Title of the pictures: the names of the episode and of the rigs."""
         name = str(self.episode.ref).removeprefix(str(self.episode.path.parent)).lstrip("\\/")
         first, dashed, ahead_m = self.rig.name, "", self.options.ahead_m
         where = f", boxes {1000 * ahead_m:g} mm in front of the pads" if ahead_m else ""

@@ -10,7 +10,7 @@ from tactile_align.viz.ink import DIM, GREY, INK, VERMILLION, WHITE, Ink, fill, 
 from tactile_align.viz.overlay.view import Closer, Hand, Moment, Touch, Track, View, draw_closer, draw_view, fit_into
 
 PANEL_SHARE = 0.36
-"""Height of the panel below the cameras, as a share of the cameras' height."""
+"""Height of the panel below the camera frames, as a share of the height of these frames."""
 
 
 @dataclass(frozen=True)

@@ -24,9 +24,9 @@ from tactile_align.viz.overlay.view import Closer, Moment
 SMALL_PX = 32
 """Limit for the median of a box's longer side, px of the picture; smaller boxes are also shown enlarged."""
 AROUND = 3.0
-"""Side of the enlarged cut-out, as a multiple of the longer side of the box."""
+"""Side of the cut-out that is shown enlarged around a small box, as a multiple of the longer side of the box."""
 LEAST_PX = 16
-"""Smallest side of the cut-out, px of the recorded frame."""
+"""Smallest side of the cut-out that is shown enlarged, px of the recorded frame."""
 
 Pair = tuple[str, str]
 """Names of a camera and a sensor."""
@@ -36,7 +36,7 @@ def too_small(footage: Footage, rows: Sequence[int], height: int | None = None) 
     """Return the pairs of camera and sensor whose boxes are too small to see in the pictures of `rows`.
 
     Args:
-        footage: The episode.
+        footage: The episode with its boxes.
         rows: Rows of the episode.
         height: Height at which the camera frames are drawn, px; None: the recorded height.
     """
@@ -56,7 +56,7 @@ def with_closer(footage: Footage, moment: Moment, pairs: Sequence[Pair]) -> Mome
     A pair without a box gets an empty cut-out, so that all pictures have the same size.
 
     Args:
-        footage: The episode.
+        footage: The episode with its boxes.
         moment: A moment of the episode.
         pairs: Pairs of camera and sensor.
     """
@@ -75,7 +75,13 @@ def _closer(footage: Footage, camera: str, sensor: str, t: int) -> Closer:
 
 
 def window(box: np.ndarray, width: int, height: int) -> tuple[int, int, int]:
-    """Return first column, first row and side, px, of a square around a box (4,) that lies inside the frame."""
+    """Return first column, first row and side, px, of a square around a box; the square lies inside the frame.
+
+    Args:
+        box: (4,) the box, px.
+        width: Width of the frame, px.
+        height: Height of the frame, px.
+    """
     side = min(width, height, max(LEAST_PX, round(AROUND * float(max(box[2:] - box[:2])))))
     centre = (box[:2] + box[2:]) / 2
     u, v = np.clip(np.rint(centre - (side - 1) / 2), 0, [width - side, height - side]).astype(int).tolist()
@@ -83,7 +89,7 @@ def window(box: np.ndarray, width: int, height: int) -> tuple[int, int, int]:
 
 
 CODECS = (("libx264", {"crf": "20", "preset": "veryfast"}), ("mpeg4", {"q:v": "3"}))
-"""Codecs and their options in order of preference; not every build of FFmpeg includes x264."""
+"""Video codecs and their options in order of preference; not every build of FFmpeg includes x264."""
 
 
 def require_av() -> Any:

@@ -46,8 +46,8 @@ def record(
         overwrite: Whether an existing file may be replaced.
         tell: Function that receives text, e.g. `print`. With `compare`, it receives one line for each camera and
             sensor, which states how the boxes of the two rigs differ. None: no text.
-        options: The fields of `OverlayOptions`, as in `overlay`. The boxes of `compare` have another colour. Tokens
-            are not recorded.
+        options: The fields of `OverlayOptions`, as in `overlay`. The boxes of the second rig, `compare`, have another
+            colour. Tokens are not written.
 
     Returns:
         The path of the file.

@@ -18,7 +18,7 @@ LIVE_POLICY = f"{POLICY}; connect-src 'self'"
 WIDEST_PX = 1600
 JPEG_QUALITY = 82
 SMALL_BYTES = 150_000
-"""Maximum size of a picture file that is embedded unchanged; others are embedded as JPEG of at most WIDEST_PX."""
+"""Maximum size of a picture file that is embedded unchanged; others are embedded as JPEG, at most WIDEST_PX wide."""
 
 
 @cache
@@ -37,7 +37,7 @@ def filled(template: str, *, policy: str = POLICY, **values: object) -> str:
     Every value is escaped. Inside a script, the template uses `| tojson` to insert a value safely.
 
     Args:
-        template: Path of the template below `viz`, e.g. "report/report.html".
+        template: Path of the template in the folder `viz`, e.g. "report/report.html".
         policy: Content security policy of the page.
         values: Values of the variables in the template.
     """

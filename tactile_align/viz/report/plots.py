@@ -65,7 +65,7 @@ def _both(key: str) -> tuple[tuple[str, str, str], ...]:
 
 
 def retrieval_plots(runs: Sequence[Run]) -> list[Plot]:
-    """Return one bar chart for each view.
+    """Return one bar chart of the retrieval results for each view of the runs.
 
     A chart shows three groups of bars: retrieval between touches and boxes (R@k with 95 % intervals), retrieval with
     the gripper's opening in place of the box, and chance.
@@ -75,7 +75,10 @@ def retrieval_plots(runs: Sequence[Run]) -> list[Plot]:
 
 
 def action_plots(runs: Sequence[Run]) -> list[Plot]:
-    """Return one chart of the action error of each column, compared with standing still; [] without a policy."""
+    """Return one chart of the action error of each column; [] if no run has a policy.
+
+    The error is compared with that of standing still, i.e. of actions that repeat the recorded state.
+    """
     traces: list[Json] = []
     rows: list[tuple[Any, ...]] = []
     for number, run in enumerate(runs):
@@ -191,7 +194,7 @@ def _as_text(value: str) -> str:
 
 
 def _label(runs: Sequence[Run], run: Run, word: str) -> str:
-    """Return the name of a trace; if there are several runs, it begins with the name of the run."""
+    """Return the name of a trace (a curve or group of bars); with several runs, it begins with the run's name."""
     name = run.name if len(run.name) <= 40 else run.name[:37] + "..."
     return _as_text(word if len(runs) == 1 else f"{name}: {word}")
 

@@ -44,7 +44,10 @@ _AGAINST_OPENING = "R@1 against the gripper's opening alone, {}"
 
 
 def judge(run: Run, other: Run | None = None) -> Report:
-    """Return the checks at the top of a run's page: training, encoders, episodes, retrieval, actions, other commands.
+    """Return the checks at the top of a run's page.
+
+    They are checks of the training, the encoders, the episodes, the retrieval and the actions, and the verdicts of the
+    commands `verify` and `doctor`.
 
     Args:
         run: The run.
@@ -55,7 +58,7 @@ def judge(run: Run, other: Run | None = None) -> Report:
 
 
 def _paired(run: Run, other: Run) -> Iterator[Check]:
-    """Yield the paired difference of the R@1 in each view of two runs, or why they were not compared."""
+    """Yield, for each view of two runs, the paired difference of their R@1, or the reason why it is missing."""
     own, base = (one.summary.views if one.summary else {} for one in (run, other))
     command = f"tactile-align evaluate {other.folder} {run.folder}"
     for key in sorted({*own, *base}):
@@ -285,7 +288,7 @@ def plotlyjs() -> str:
 
 
 def _judgements(run: Run) -> Iterator[tuple[str, Report | None, str]]:
-    """Yield the title, the report (None if it does not exist) and the command that writes the report."""
+    """Yield (title, report, command that writes the report) of each judging command; report None: it does not exist."""
     data = (run.config.get("data") or [{}])[0]
     verify = shlex.join(["verify", str(data.get("path", "RECORDINGS")), "--rig", str(data.get("rig", "RIG"))])
     config, verification, doctor = (
@@ -334,7 +337,7 @@ class Group:
 
     Attributes:
         title: Title of the group.
-        by: How the reader selects a picture: by "step" or by "episode"; "" for a single picture.
+        by: What the reader of the page selects a picture by: "step" or "episode"; "" for a single picture.
         pictures: The pictures.
     """
 

@@ -59,12 +59,12 @@ class Run:
         return self.label or (f"{place.parent.name}/run" if place.name == "run" else place.name)
 
     def series(self, kind: str, key: str) -> tuple[list[int], list[float | None]]:
-        """Return the steps and the values logged under `key` in records of `kind` ("train" or "validation")."""
+        """Return the training steps and the values logged under `key` in records of `kind`: "train" or "validation"."""
         records = [record for record in self.metrics if record.get("kind") == kind and key in record]
         return [record["step"] for record in records], [record[key] for record in records]
 
     def keys(self, prefix: str) -> list[str]:
-        """Return the keys of logged values that begin with `prefix`, sorted."""
+        """Return the keys that begin with `prefix` of all values logged in metrics.jsonl, sorted."""
         return sorted({key for record in self.metrics for key in record if key.startswith(prefix)})
 
 
@@ -153,7 +153,7 @@ def _watch(path: Path, metrics: tuple[Json, ...]) -> Report | None:
 
 
 def _metrics(path: Path) -> tuple[Json, ...]:
-    """Return the records, with None for non-finite numbers, which are logged as "nan", "inf" and "-inf"."""
+    """Return the records of metrics.jsonl; non-finite numbers, logged as "nan", "inf" and "-inf", become None."""
     records = read_metrics(path) if path.is_file() else []
     names = ("nan", "inf", "-inf")
     return tuple(finite({key: None if value in names else value for key, value in r.items()}) for r in records)
