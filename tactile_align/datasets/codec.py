@@ -2,7 +2,7 @@
 
 The argument `order` is the channel order of the pixels that a STANDARD decoder returns. rgb: the image is well-formed.
 bgr: the recorder passed RGB pixels to an encoder that expects BGR (OpenCV). The frames that `decode` returns are always
-RGB. An error message is the end of a sentence that begins with the frame; the caller adds the frame.
+RGB. The error messages of this module do not name the frame; the caller puts the frame's name before the message.
 """
 
 import struct
@@ -22,7 +22,7 @@ MAX_PIXELS = 2**25  # largest accepted image: 33 megapixels, far more than any c
 
 
 def codec_of(data: np.ndarray | bytes) -> str:
-    """Return "jpeg" or "png", according to the first bytes.
+    """Return the format of an encoded image, "jpeg" or "png", recognised by the first bytes of `data`.
 
     Raises:
         InputError: The data are neither JPEG nor PNG.
@@ -38,7 +38,7 @@ def codec_of(data: np.ndarray | bytes) -> str:
 
 
 def width_height(data: np.ndarray | bytes) -> tuple[int, int]:
-    """Return (width, height) from the header, without decoding the image.
+    """Return (width, height), px, of a JPEG or PNG, read from its header without decoding the image.
 
     Raises:
         InputError: The header is damaged, or states a width or height of 0 or more than MAX_PIXELS pixels.
@@ -61,7 +61,7 @@ def width_height(data: np.ndarray | bytes) -> tuple[int, int]:
 
 
 def jpeg_quality(data: np.ndarray | bytes) -> int | None:
-    """Return the estimated quality, 1 to 100, of a JPEG; None for a PNG or a JPEG without a table.
+    """Return the estimated quality, 1 to 100, of a JPEG; None for a PNG, or a JPEG without a quantisation table.
 
     It is the quality of the last encoding, estimated by comparing the JPEG's luminance quantisation table with
     libjpeg's table for each quality. The estimate is exact for files of libjpeg, OpenCV and other encoders that use
@@ -103,7 +103,7 @@ def _tables_by_quality() -> np.ndarray:
 
 
 def decode(data: np.ndarray | bytes, order: Channels = "rgb", at_least: tuple[int, int] | None = None) -> np.ndarray:
-    """Return one decoded frame; padding after the image is ignored.
+    """Return the decoded frame of a JPEG or PNG; bytes after the end of the image (padding) are ignored.
 
     Args:
         data: (n,) uint8 or bytes of a JPEG or PNG, recognised by its first bytes.
@@ -133,7 +133,7 @@ def decode(data: np.ndarray | bytes, order: Channels = "rgb", at_least: tuple[in
 
 
 def without_padding(data: np.ndarray) -> bytes:
-    """Return the bytes of the JPEG or PNG in a padded row.
+    """Return the bytes of a JPEG or PNG without the zeros that follow it in a row of fixed length.
 
     Raises:
         InputError: The row contains neither JPEG nor PNG, the image has no end marker, or the padding is not zeros.
@@ -150,14 +150,15 @@ def without_padding(data: np.ndarray) -> bytes:
 def encode_jpeg(frame: np.ndarray, quality: int, order: Channels = "rgb", full_chroma: bool = False) -> bytes:
     """Return the JPEG bytes of an (H, W, 3) uint8 RGB frame.
 
-    `full_chroma` keeps the colours at full resolution, which touches need, because their shading is coloured.
+    `quality` is 1 to 100, and `order` the channel order that a standard decoder shall return. `full_chroma` stores the
+    colours at full resolution. Touch images need it, because their shading is coloured.
     """
     chroma = "444" if full_chroma else "420"
     return bytes(simplejpeg.encode_jpeg(np.ascontiguousarray(frame), quality, order.upper(), chroma, fastdct=False))
 
 
 def encode_png(frame: np.ndarray, order: Channels = "rgb") -> bytes:
-    """Return the PNG bytes of an (H, W, 3) uint8 RGB frame; PNG is lossless."""
+    """Return the PNG bytes (lossless) of an (H, W, 3) uint8 RGB frame; a standard decoder returns `order`."""
     bgr = frame[..., ::-1] if order == "rgb" else frame
     done, data = cv2.imencode(".png", np.ascontiguousarray(bgr), [cv2.IMWRITE_PNG_COMPRESSION, 3])
     if not done:

@@ -25,17 +25,17 @@ MAX_PAIRED = 600  # largest number of frames compared with each other; longer ep
 
 @dataclass(frozen=True)
 class Contact:
-    """Result of `contact_of` for T frames; images have grey levels 0..255.
+    """Result of `contact_of` for T frames of one sensor. Distances between images are in grey levels, 0..255.
 
     Attributes:
         flags: (T,) bool, whether the frame is in contact.
-        score: (T,) float64, distance of the frame from the reference, grey levels.
-        enter: Score that a contact must exceed in at least one frame.
-        leave: Score that a contact exceeds in all its frames.
+        score: (T,) float64, distance of each frame from the no-contact reference at that time, grey levels.
+        enter: Threshold that the score exceeds in at least one frame of each contact, grey levels.
+        leave: Threshold that the score exceeds in every frame of a contact, grey levels.
         reference: (h, w, 3) float32 image of the sensor when nothing touches it: the mean of such frames of the
             episode, shrunk so that its longer side has LONG_SIDE pixels.
-        drift: Change of the reference within the episode, grey levels.
-        drifting: Whether the drift exceeds the weakest contact that can be detected.
+        drift: Change of the no-contact reference within the episode, grey levels.
+        drifting: Whether `drift` exceeds `enter`, so that weak contacts may be missed.
     """
 
     flags: np.ndarray
@@ -48,7 +48,7 @@ class Contact:
 
     @property
     def share(self) -> float:
-        """Share of the frames that are in contact."""
+        """Share of the episode's frames, 0 to 1, that are in contact."""
         return float(self.flags.mean())
 
 
@@ -67,9 +67,10 @@ def contact_of(
 
     Args:
         touches: T frames (H, W, 3) uint8 of one sensor, in order.
-        reference: (H, W, 3) uint8 recorded touch without contact. None: estimated from the frames.
-        sensitivity: Smallest distance of a contact from the reference, in standard deviations of the noise.
-        min_enter: Smallest distance of a contact from the reference, grey levels.
+        reference: (H, W, 3) uint8 recorded image of the sensor when nothing touches it (the no-contact reference).
+            None: estimated from the frames.
+        sensitivity: Smallest distance of a contact from the reference, as a multiple of the noise's standard deviation.
+        min_enter: Smallest distance of a contact from the reference, grey levels. Both smallest distances apply.
 
     Raises:
         InputError: There is no frame, or the frames are not (H, W, 3) uint8 of one size.
@@ -95,7 +96,7 @@ def contact_of(
 
 
 def contacts(flags: np.ndarray) -> np.ndarray:
-    """Return the index of the contact to which each frame belongs; a contact is an unbroken run of touching frames.
+    """Return for each frame the index of its contact; a contact is an unbroken run of frames with a true flag.
 
     Args:
         flags: (T,) bool, whether the frame is in contact.

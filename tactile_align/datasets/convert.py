@@ -23,7 +23,7 @@ DEEPEST = 8  # largest depth of nested groups that are searched
 def other_arrays(
     group: h5py.Group, layout: Layout, places: Iterable[tuple[str, str, str]], file: Path
 ) -> dict[str, h5py.Dataset]:
-    """Return the numeric arrays that are not part of the layout, by their path below the group.
+    """Return the numeric arrays of an episode that its layout does not list, by their path below `group`.
 
     Args:
         group: The episode.
@@ -40,11 +40,11 @@ def other_arrays(
 def untaken_streams(
     group: h5py.Group, layout: Layout, places: Iterable[tuple[str, str, str]], file: Path, steps: int
 ) -> list[str]:
-    """Return descriptions of likely streams outside the layout, such as 'obs/gel (90, 240, 320, 3) uint8'.
+    """Return descriptions of likely streams that the layout does not list, such as 'obs/gel (90, 240, 320, 3) uint8'.
 
-    A likely stream has as many rows as the episode, or at least three axes, or contains encoded frames. A simulator's
-    `truth` is excluded. The descriptions are for remarks only: objects that cannot be reached (links, damage) are
-    skipped, and no data are read.
+    A likely stream has as many rows as the episode, or at least three axes, or contains encoded frames. The group
+    `truth` of a simulated episode is excluded. The descriptions are for remarks only: objects that cannot be reached
+    (links, damage) are skipped, and no data are read.
 
     Args:
         group: The episode.
@@ -127,9 +127,9 @@ class Converted:
     """Result of a conversion.
 
     Attributes:
-        paths: The converted files.
-        lossy: One sentence for each loss.
-        kept: Number of files that existed already and were kept.
+        paths: The new files, including those that were kept.
+        lossy: One sentence for each loss, such as data that the target format cannot store.
+        kept: Number of files that already contained the converted episode and were therefore kept.
     """
 
     paths: tuple[Path, ...]
@@ -186,7 +186,7 @@ def convert_episodes(
 
 
 def require_other_than(path: Path, *sources: Path) -> None:
-    """Raise an error if an existing path is a source or lies in a source folder.
+    """Raise an error if an output path exists and is one of `sources`, or lies in a folder of `sources`.
 
     Raises:
         InputError: The path belongs to the source; the message contains the path.

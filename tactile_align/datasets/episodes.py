@@ -38,7 +38,7 @@ def open_episode(where: EpisodeRef | str | Path, layout: str | Path | None = Non
 
 
 def examine_episode(where: EpisodeRef | str | Path, layout: str | Path | None = None) -> tuple["Episode", Found]:
-    """Return an episode, even if it has faults, and its contents, which list the faults; for inspection and repair."""
+    """Return an episode, even if it has faults, and its contents with the list of faults; for inspection or repair."""
     path = parse_ref(where).path
     with open_file(path) as file:
         stamp = Stamp.of(path.resolve())
@@ -101,7 +101,7 @@ class Episode:
         return f"Episode({self.ref}, layout {self.layout.name}, {len(self)} steps, {streams})"
 
     def close(self) -> None:
-        """Close the file handle of this process."""
+        """Close the episode's file in this process; a later read opens it again."""
         HANDLES.release(self._stamp)
 
     @property
@@ -111,7 +111,7 @@ class Episode:
 
     @property
     def sensors(self) -> tuple[str, ...]:
-        """Names of the touch streams."""
+        """Names of the touch sensors, one per touch stream."""
         return tuple(self._touches)
 
     @property
@@ -139,7 +139,7 @@ class Episode:
         return self._streams[name]
 
     def width_height(self, name: str) -> tuple[int, int]:
-        """Return (width, height) of a stream's frames."""
+        """Return (width, height), px, of the frames of the camera or touch sensor `name`."""
         stream = self.stream(name)
         return stream.width, stream.height
 
@@ -175,7 +175,7 @@ class Episode:
         raise hdf5.fault("frame-size", self.path, stream.key, text, t)
 
     def encoded(self, name: str, t: int) -> bytes | None:
-        """Return the JPEG or PNG bytes of frame t as stored, without padding; None for a raw stream."""
+        """Return the JPEG or PNG bytes of frame t as stored, without padding; None if the frames are stored raw."""
         stream = self.stream(name)
         if stream.kind == "raw":
             return None
@@ -187,7 +187,7 @@ class Episode:
             raise hdf5.fault("frame", self.path, stream.key, text, t) from cause
 
     def depth_image(self, name: str, t: int) -> np.ndarray:
-        """Return depth frame t as stored, in the recorder's shape, dtype and unit."""
+        """Return frame t of the depth stream `name` as stored, in the recorder's shape, dtype and unit."""
         if name not in self._depth:
             remedy = f"Use one of: {', '.join(self._depth)}" if self._depth else "It contains no depth; use image()"
             raise InputError(f"{self.ref} has no depth stream {name!r}. {remedy}")
@@ -199,10 +199,10 @@ class Episode:
         return np.stack(rows)
 
     def content_hash(self) -> str:
-        """Return the SHA-256 of the recording, which does not depend on the path of the file.
+        """Return a SHA-256 hash of the episode's content, which does not depend on where the file lies.
 
-        It covers joints, actions, the frame rate, the number of steps, and the first, middle and last frame of each
-        camera and touch stream as stored.
+        The hash covers joints, actions, the frame rate, the number of steps, and the first, middle and last frame of
+        each camera and touch stream as stored.
 
         Raises:
             EpisodeError: One of the frames cannot be read.

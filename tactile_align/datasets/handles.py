@@ -20,7 +20,7 @@ MAX_OPEN = 64  # well below the 256 descriptors macOS grants a process
 
 @dataclass(frozen=True)
 class Stamp:
-    """State of a file when it was opened. A file that changed since then has another stamp."""
+    """State of a file: path, inode, time of the last change (ns), length (bytes). A changed file has another stamp."""
 
     path: Path
     inode: int
@@ -54,7 +54,7 @@ class Handles:
         return len(self._open)
 
     def read_row(self, stamp: Stamp, key: str, row: int) -> np.ndarray:
-        """Return one row of the dataset at `key`; the file is opened if necessary.
+        """Return one row of the HDF5 dataset at the path `key`; the stamp's file is opened if necessary.
 
         Raises:
             EpisodeError: The file changed since its stamp was made, or cannot be read.
@@ -71,7 +71,7 @@ class Handles:
             return hdf5.read_row(data, row, stamp.path, key)
 
     def release(self, stamp: Stamp) -> None:
-        """Close a file if it is open in this process."""
+        """Close the stamp's file if it is open in this process."""
         self._after_fork()
         with self._lock:
             entry = self._open.pop(stamp, None)

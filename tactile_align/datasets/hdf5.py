@@ -22,7 +22,7 @@ GZIP, SHUFFLE = 1, 2
 
 
 def claimed_bytes(data: h5py.Dataset, row: int) -> int:
-    """Return the number of bytes that the file states for one row of a variable-length dataset.
+    """Return the size, bytes, that the file states for one row of a variable-length dataset.
 
     The row itself is not read.
 
@@ -85,7 +85,7 @@ _BUILT_IN_FILTERS = {1: "gzip", 2: "shuffle", 3: "fletcher32", 4: "szip", 5: "nb
 
 
 def fault(kind: str, file: Path, key: str, text: str, row: int | None = None) -> EpisodeError:
-    """Return the error for one fault; the arguments are those of `Fault`."""
+    """Return an EpisodeError with one fault; the arguments are those of `errors.Fault`."""
     return EpisodeError(Fault(kind, file, key, text, row))
 
 
@@ -134,7 +134,7 @@ def reach(root: h5py.Group, key: str, file: Path) -> h5py.Group | h5py.Dataset |
 
 
 def names(group: h5py.Group, file: Path) -> tuple[str, ...]:
-    """Return the names in a group, in h5py's (alphabetical) order, without following any link."""
+    """Return the names of a group's members in alphabetical order, without following any link."""
     with reading(file, str(group.name)):
         members = tuple(group.keys())
     odd = [name for name in members if not isinstance(name, str)]
@@ -185,7 +185,7 @@ def dataset(root: h5py.Group, key: str, file: Path) -> h5py.Dataset | None:
 
 
 def read_low_dim(data: h5py.Dataset, file: Path, key: str) -> np.ndarray:
-    """Return a complete array, (T,) or (T, D, ...) for T rows, after checking the size that the file states.
+    """Return all of a dataset of numbers, (T,) or (T, D, ...) for T rows, after checking the size that the file states.
 
     Raises:
         EpisodeError: The stated size exceeds MAX_LOW_DIM_BYTES, or HDF5 cannot read the array.

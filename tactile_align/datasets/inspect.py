@@ -42,7 +42,14 @@ LIMITS = {
 
 @dataclass(frozen=True)
 class StreamFacts:
-    """Facts about the storage and the content of one camera or touch stream. 1 kB is 1000 bytes."""
+    """Facts about the storage and the content of one camera or touch stream.
+
+    `role` is "camera" or "touch"; `key` is the path in the file; `kind`, `codec` and `channels` are as in
+    `streams.Stream`. `kb_a_frame` is the mean stored size of a frame, kB (1000 bytes); `quality` the lowest estimated
+    JPEG quality in a sample; `repeated` the number of frames whose bytes equal those of the frame before; `rgb` the
+    mean red, green and blue, grey levels. A touch stream also has the share of frames in contact, the number of
+    contacts, and the `drift` of its no-contact reference, grey levels.
+    """
 
     name: str
     role: str
@@ -67,7 +74,9 @@ class EpisodeFacts:
     """Facts about one episode; its name is its path relative to the inspected folder.
 
     `faults` make the episode unusable; `remarks` are worth knowing, but the episode remains usable. `untaken` lists
-    datasets that look like streams but are not part of the layout.
+    HDF5 datasets that look like streams but are not part of the layout. `distinct` is the largest share, over the
+    cameras, of sampled frames that differ from each other. `items_a_second` is how many moments are decoded per
+    second of CPU time, and `slowest` the slowest stream with its share of that time; both are None if not measured.
     """
 
     name: str
@@ -88,7 +97,7 @@ class EpisodeFacts:
     remarks: list[Check] = field(default_factory=list)
 
     def remark(self, kind: str, title: str, measured: str, advice: str, *on: str, info: bool = False) -> None:
-        """Add a remark about the episode, or about the stream in `on`; `info` marks a remark that is no problem."""
+        """Add a remark about the episode, or about the stream named in `on`; `info`: the remark is no problem."""
         id = "/".join((kind, self.name, *on))
         self.remarks.append(Check(id, title, "info" if info else "warn", measured, advice=advice))
 
@@ -104,12 +113,12 @@ class Inspection:
 
     @property
     def root(self) -> Path:
-        """Folder to which the episode names are relative paths."""
+        """Folder that was inspected, or the folder of the inspected file; episode names are paths relative to it."""
         return self.path if self.path.is_dir() else self.path.parent
 
     @property
     def report(self) -> Report:
-        """Report with one check per fault, with id "KIND/FILE/KEY/ROW", and one per remark.
+        """Report with one check per fault, whose id is "KIND/FILE/KEY/ROW", and one check per remark of the inspection.
 
         The JSON form also contains the facts of each episode, as `episodes`.
         """
@@ -125,7 +134,7 @@ class Inspection:
         return Report("inspect", printable(str(self.path)), tuple(checks), facts={"episodes": facts})
 
     def text(self) -> str:
-        """Return the facts and the report as text."""
+        """Return the facts of the episodes and the report as text."""
         lines = [line for episode in self.episodes for line in _episode_lines(episode)]
         return "\n".join([*lines, "", self.report.text()])
 
@@ -145,7 +154,7 @@ class Inspection:
 
 
 def place_below(root: Path, place: str | Path) -> str:
-    """Return the printable path of a file or an episode relative to a folder."""
+    """Return the path of a file or episode `place` relative to the folder `root`, printable as text."""
     return printable(Path(os.path.relpath(place, root)).as_posix())
 
 
@@ -180,7 +189,7 @@ def inspect_path(path: str | Path, layout: str | Path | None = None, *, timing: 
     decoded.
 
     Args:
-        path: What to inspect.
+        path: The episode, file or folder to inspect.
         layout: Name or file of a layout; recognised from the file when None.
         timing: Whether to measure how fast moments are read (half a second per episode, first three episodes).
 

@@ -44,12 +44,12 @@ class State(Strict):
 
     @property
     def arrays(self) -> tuple[tuple[str, tuple[str, ...], bool], ...]:
-        """Name, paths and whether an episode must have it, for each of qpos, action and qvel."""
+        """For each of qpos, action and qvel: its name, its paths, and whether every episode must contain it."""
         return ("qpos", self.qpos, True), ("action", self.action, True), ("qvel", self.qvel, False)
 
 
 class Cameras(Strict):
-    """Camera streams: the datasets in `group` that match `names`, except touches and depth."""
+    """Camera streams: the HDF5 datasets in `group` whose name matches `names`, except touches and depth."""
 
     group: Place
     names: tuple[str, ...] = ("*",)
@@ -58,14 +58,14 @@ class Cameras(Strict):
 
 
 class Touches(Strict):
-    """Touch streams: the datasets in `groups` that match `names`. New files store touches in the first group."""
+    """Touch streams: HDF5 datasets in `groups` whose name matches `names`. New files store them in the first group."""
 
     groups: tuple[Place, ...] = ()
     names: tuple[str, ...] = ("tactile*",)
 
 
 class Depth(Strict):
-    """Depth streams: the datasets in the camera group that match `names`. They are copied, never decoded."""
+    """Depth streams: HDF5 datasets in the cameras' group whose name matches `names`. They are copied, not decoded."""
 
     names: tuple[str, ...] = ("*_depth",)
 
@@ -81,7 +81,7 @@ class Storage(Strict):
 
 
 class ChannelOrder(Strict):
-    """Channel order of raw frames, and of encoded frames after a standard decoder; `streams` lists exceptions."""
+    """Channel order of raw frames, and of encoded frames after a standard decoder; `streams`: exceptions by name."""
 
     encoded: Channels = "rgb"
     raw: Channels = "rgb"
@@ -89,14 +89,17 @@ class ChannelOrder(Strict):
 
 
 class Lengths(Strict):
-    """Table of encoded frame sizes, bytes: one row per stream. Only the recorder's own software needs it."""
+    """Table of the encoded frames' lengths, bytes, at the path `key`, one row per stream, in the order `rows`.
+
+    Only the recorder's own software needs the table.
+    """
 
     key: Data
     rows: Literal["written", "alphabetical"]
 
 
 class Layout(Strict):
-    """Layout of recordings. Paths are relative to the episode; a leading slash is removed.
+    """Layout of recordings. Paths are relative to the episode's group; a leading slash is removed.
 
     `episode_group` is the pattern of the episodes' groups, such as `data/demo_*`, in a file with several episodes, and
     empty when a file is one episode. `fps` is the recorder's fixed rate, for files that do not store a rate.
@@ -149,7 +152,7 @@ class Layout(Strict):
         return not self.cameras.known or _matches(name, self.cameras.known)
 
     def channel_order(self, stream: str, encoded: bool) -> Channels:
-        """Return the channel order of a stream: of its stored pixels, or if `encoded`, after a standard decoder."""
+        """Return the channel order of a stream's raw pixels, or if `encoded`, of the pixels from a standard decoder."""
         return self.channels.streams.get(stream, self.channels.encoded if encoded else self.channels.raw)
 
 

@@ -39,10 +39,10 @@ def trim_episode(
 ) -> Path:
     """Write the rows `start` <= row < `to` of an episode to a new file. The streams may differ in length.
 
-    Encoded frames are copied byte for byte. Further arrays with one row per moment are cut in the same way.
+    Encoded frames are copied byte for byte. Other arrays with one entry per row are cut in the same way.
 
     Args:
-        where: The episode.
+        where: The episode: a reference, a file, or "FILE#demo_3".
         out: The new file; it must not be the source.
         start: First row that is kept.
         to: First row after the kept rows; None: the end of the shortest stream.
@@ -80,7 +80,7 @@ def repair_episode(
     out_part0, out_part1, ... Parts shorter than `min_steps` are not written.
 
     Args:
-        where: The episode.
+        where: The episode: a reference, a file, or "FILE#demo_3".
         out: The new file; it must not be the source.
         min_steps: Smallest number of rows of a part.
         layout: The episode's layout; recognised from the file when None.

@@ -79,12 +79,12 @@ class Fit:
 
     @property
     def well(self) -> bool:
-        """Whether the layout fits."""
+        """Whether the layout fits the file."""
         return not self.why
 
 
 def how_it_fits(file: h5py.File, layout: Layout, path: Path, group: str | None = None) -> Fit:
-    """Return the result of matching a layout with one episode of a file, by default the first."""
+    """Return whether, and if not why not, a layout fits one episode of a file; `group` None: the first episode."""
     try:
         if group is None:
             groups = episode_groups(file, layout, path)
@@ -245,7 +245,8 @@ def locate(
     """Return the complete reference, the layout and the group of one episode in an open file.
 
     Raises:
-        EpisodeError: No layout fits, the group is missing, or the file has several episodes and `where` states none.
+        EpisodeError: No layout fits, the group is missing, or the file has several episodes and `where` does not state
+            which.
     """
     ref = parse_ref(where)
     chosen = layout if layout is not None else ref.layout
@@ -269,7 +270,7 @@ def locate(
 
 
 def parse_ref(where: EpisodeRef | str | Path) -> EpisodeRef:
-    """Return "FILE" or "FILE#demo_3" as an EpisodeRef; an EpisodeRef is returned unchanged."""
+    """Return the EpisodeRef of a text "FILE" or "FILE#demo_3"; an EpisodeRef is returned unchanged."""
     if isinstance(where, EpisodeRef):
         return where
     text = str(where)

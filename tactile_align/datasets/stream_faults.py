@@ -21,11 +21,11 @@ MOVING = 1e-3  # rad per step; below this motion, equal frames need not be a fau
 
 @dataclass(frozen=True)
 class Look:
-    """Sample of n frames of one stream, resized to thumbnails.
+    """Sample of n frames of one stream, resized to small images (thumbnails).
 
     Attributes:
         name: Name of the stream.
-        at: (n,) indices of the moments.
+        at: (n,) rows of the sampled frames.
         thumbs: (n, h, w, 3) float32 RGB frames, resized to h x w pixels, grey levels.
     """
 
@@ -35,31 +35,31 @@ class Look:
 
     @property
     def motion(self) -> np.ndarray:
-        """(n - 1,) mean absolute change from one sampled frame to the next, grey levels."""
+        """Mean absolute change from each of the n sampled frames to the next, (n - 1,), grey levels."""
         return np.asarray(np.abs(np.diff(self.thumbs, axis=0)).mean(axis=(1, 2, 3)))
 
     @property
     def texture(self) -> float:
-        """Mean absolute fine structure of the median frame, grey levels; small for a gel, large for a scene."""
+        """Mean absolute difference of the median frame from its blurred copy, grey levels; small for a gel."""
         middle = np.median(self.thumbs, axis=0).astype(np.float32)
         return float(np.abs(middle - cv2.GaussianBlur(middle, (0, 0), 3)).mean())
 
     @property
     def rgb(self) -> tuple[float, float, float]:
-        """Mean red, green and blue, grey levels."""
+        """Mean red, green and blue of the sampled frames, grey levels."""
         red, green, blue = self.thumbs.mean(axis=(0, 1, 2))
         return float(red), float(green), float(blue)
 
 
 def look_at(episode: Episode, name: str, every: int | None = None) -> Look:
-    """Return thumbnails of a stream: evenly spaced frames when `every` is None, else each `every`-th frame."""
+    """Return a sample of a stream as thumbnails: every `every`-th frame; None: at most 120 evenly spaced frames."""
     at = evenly(len(episode), MAX_LOOKED_AT) if every is None else np.arange(0, len(episode), every)
     thumbs = [cv2.resize(episode.image(name, int(t), at_least=THUMB), THUMB, interpolation=cv2.INTER_AREA) for t in at]
     return Look(name, at, np.stack(thumbs).astype(np.float32))
 
 
 def frozen(episode: Episode, name: str, same: np.ndarray) -> list[Fault]:
-    """Return a list with the fault of a stream that is frozen while the arm moves, or an empty list.
+    """Return the fault of a stream whose frames do not change while the arm moves, in a list; [] if there is none.
 
     Args:
         episode: The episode.
@@ -83,13 +83,13 @@ def frozen(episode: Episode, name: str, same: np.ndarray) -> list[Fault]:
 
 
 def true_runs(flags: np.ndarray, least: int) -> list[tuple[int, int]]:
-    """Return (first, end) of each run of at least `least` true values in `flags`: the rows first <= t < end."""
+    """Return (first, end) of each unbroken run of at least `least` true values in `flags`: rows first <= t < end."""
     edges = np.flatnonzero(np.diff(np.concatenate(([0], flags.astype(int), [0]))))
     return [(int(a), int(b)) for a, b in edges.reshape(-1, 2) if b - a >= least]
 
 
 def dead_joints(episode: Episode) -> tuple[list[Fault], list[str]]:
-    """Return the faults of commanded joints that never move, and remarks on joints that no action commands."""
+    """Return faults for joints that never move although their actions change, and remarks on other still joints."""
     still = np.ptp(episode.qpos, axis=0) == 0
     key = episode.layout.state.qpos[0]
     commanded = np.zeros_like(still)
@@ -109,9 +109,9 @@ def dead_joints(episode: Episode) -> tuple[list[Fault], list[str]]:
 
 
 def swapped_touch(episode: Episode, looks: dict[str, Look]) -> list[Fault]:
-    """Return a fault for each pair of a touch and a camera that are probably exchanged.
+    """Return a fault for each pair of a touch stream and a camera stream that are probably exchanged.
 
-    In such a pair the touch has more texture and motion than the camera.
+    In such a pair the touch stream has more texture and motion than the camera. `looks` is by stream name.
     """
     faults = []
     for sensor in episode.sensors:
@@ -126,7 +126,7 @@ def swapped_touch(episode: Episode, looks: dict[str, Look]) -> list[Fault]:
 
 
 def swapped_arms(episode: Episode, looks: dict[str, Look]) -> list[Fault]:
-    """Return a list with the fault of wrist cameras whose images move with the other arm's joints, or an empty list.
+    """Return the fault of wrist cameras whose images move with the other arm's joints, in a list; [] if there is none.
 
     The joints must be those of two arms, with the left arm in the first half of the columns.
     """
@@ -176,7 +176,10 @@ def stored_quality(episode: Episode, name: str) -> int | None:
 
 
 def distinct_share(look: Look, apart: float = 3.0) -> float:
-    """Return the share of sampled frames that differ by at least `apart` grey levels from all frames counted before."""
+    """Return the share of sampled frames that are distinct, 0 to 1.
+
+    A frame is distinct if it differs from each earlier distinct frame by at least `apart` grey levels on average.
+    """
     kept: list[np.ndarray] = []
     thumbs = [cv2.resize(thumb, (10, 8), interpolation=cv2.INTER_AREA).ravel() for thumb in look.thumbs]
     for thumb in thumbs:

@@ -40,7 +40,7 @@ class Stream:
 
 
 def camera_places(group: h5py.Group, layout: Layout, file: Path) -> list[tuple[str, str, str]]:
-    """Return role, name and path below the group of every camera and depth stream, cameras in the layout's order.
+    """Return each camera and depth stream as (role, name, path below `group`), cameras in the layout's order.
 
     Raises:
         EpisodeError: The camera group cannot be reached, or is a dataset.
@@ -57,14 +57,14 @@ def camera_places(group: h5py.Group, layout: Layout, file: Path) -> list[tuple[s
 
 
 def touch_places(group: h5py.Group, place: str, layout: Layout, file: Path) -> Iterator[tuple[str, str, str]]:
-    """Yield role, name and path below the group of every touch stream in one of the layout's touch groups."""
+    """Yield each touch stream in `place`, a touch group of the layout, as (role, name, path below `group`)."""
     holder = hdf5.reach(group, place, file)
     names = hdf5.names(holder, file) if isinstance(holder, h5py.Group) else ()
     yield from (("touch", name, f"{place}/{name}".strip("/")) for name in names if layout.is_touch(name))
 
 
 def kind_of(data: h5py.Dataset) -> Kind | None:
-    """Return how a dataset stores frames; None when the dataset does not contain frames."""
+    """Return how an HDF5 dataset stores frames; None when the dataset does not contain frames."""
     if data.dtype == np.uint8 and data.ndim == 2:
         return "padded_jpeg"
     if data.dtype == np.uint8 and data.ndim == 4 and data.shape[3] == 3:
@@ -75,7 +75,7 @@ def kind_of(data: h5py.Dataset) -> Kind | None:
 
 
 def stream_at(group: h5py.Group, name: str, key: str, layout: Layout, file: Path) -> Stream:
-    """Return the description of a stream, with the size of its first frame.
+    """Return the description of the stream at the path `key` below `group`, with the size of its first frame.
 
     Raises:
         EpisodeError: The stream is missing, empty, too large or of another kind, or its first frame is damaged.
@@ -112,7 +112,7 @@ def stream_at(group: h5py.Group, name: str, key: str, layout: Layout, file: Path
 
 
 def depth_at(group: h5py.Group, key: str, file: Path) -> str:
-    """Return the full path of a depth stream in the file, after checking the stream.
+    """Return the full path in the file of the depth stream at `key` below `group`, after checking the stream.
 
     Raises:
         EpisodeError: The stream is missing or does not contain numbers.
@@ -137,7 +137,7 @@ def _kind(data: h5py.Dataset, file: Path, key: str) -> Kind:
 def state_array(
     group: h5py.Group, keys: tuple[str, ...], file: Path, needed: bool, finite: bool = True
 ) -> np.ndarray | None:
-    """Return joints, velocities or actions, (T, D) float64, D columns in T rows; None if missing and not `needed`.
+    """Return joints, velocities or actions, (T, D) float64 with T rows; None if they are missing and not `needed`.
 
     Args:
         group: The episode.
@@ -200,7 +200,7 @@ class Found:
 
 
 def find(group: h5py.Group, layout: Layout, file: Path) -> Found:
-    """Return the contents of the episode in `group`. Joints and actions are read, but only the first frame of a stream.
+    """Return the contents of the episode in `group`. Joints and actions are read; of each stream only the first frame.
 
     Faults are collected in the result, not raised.
     """
@@ -238,7 +238,7 @@ class _Collect:
 
 
 def frame_places(group: h5py.Group, layout: Layout, file: Path, contents: Found) -> list[tuple[str, str, str]]:
-    """Return role, name and path below the group of every stream of frames; cameras in the layout's order.
+    """Return each stream of frames as (role, name, path below `group`), cameras in the layout's order.
 
     The role is "camera", "touch" or "depth". Each name occurs once. Duplicate names, a missing camera and groups that
     cannot be read are added to `contents.faults`.

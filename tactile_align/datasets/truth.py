@@ -9,7 +9,7 @@ from tactile_align.datasets.handles import open_file
 
 
 def read_truth(episode: Episode, key: str, *shape: int) -> np.ndarray | None:
-    """Return the array truth/`key` of a simulated episode of T rows, (T, *shape) float64; None if it does not exist.
+    """Return the array truth/`key` of an episode with T rows, (T, *shape) float64; None if it does not exist.
 
     Raises:
         EpisodeError: The array has another shape, is a link, or cannot be read.

@@ -25,11 +25,11 @@ class _Encoded:
 
 @dataclass
 class Writer:
-    """Writer of one episode to an open file. It checks each part before storing it.
+    """Writer of one episode to an open file. It checks each stream or array before storing it.
 
     Attributes:
         file: The open file, under its temporary name.
-        layout: Layout with the paths and the storage of the parts.
+        layout: Layout that states the paths and the storage of streams and arrays.
         target: The final path, for error messages.
         steps: T, the number of rows that every stream must have.
         quality: JPEG quality; that of the layout when None.
@@ -60,7 +60,7 @@ class Writer:
             self._store(key, array.astype(state.dtype))
 
     def frames(self, images: dict[str, Frames], touches: dict[str, Frames]) -> None:
-        """Write T frames of each camera and touch, and the table of encoded lengths if the layout has one."""
+        """Write T frames of each camera and touch sensor, and the table of encoded lengths if the layout has one."""
         layout = self.layout
         if not images:
             raise InputError(f"{self.target}: images is empty; an episode needs at least one camera. Give its frames")
@@ -95,7 +95,7 @@ class Writer:
             self._store(layout.lengths.key, table)
 
     def arrays(self, given: dict[str, np.ndarray], whole: bool = True) -> None:
-        """Write arrays by path. If `whole`, each array must be a depth stream with T rows."""
+        """Write each array at its path below the episode. If `whole`, each must be a depth stream with T rows."""
         for key, values in given.items():
             array = np.asarray(values)
             if whole:
@@ -106,7 +106,7 @@ class Writer:
             self._store(key, array)
 
     def attributes(self, given: dict[str, Any]) -> None:
-        """Write the root attributes, in sorted order, so that equal input gives equal bytes."""
+        """Write the HDF5 attributes of the file's root, in sorted order, so that equal input gives equal bytes."""
         for name, value in sorted(given.items()):
             try:
                 self.file.attrs[name] = value
@@ -224,7 +224,7 @@ def write_episode(
         action: (T, A) raw actions, A columns.
         images: T frames (H, W, 3) uint8 RGB by camera name, as an array or any iterable. A frame may also be the bytes
             of a JPEG or PNG in the layout's channel order; these bytes are stored unchanged.
-        touches: T frames by touch sensor, as in `images`.
+        touches: T frames by touch sensor, in the form of `images`.
         qvel: (T, D) joint velocities.
         depth: (T, H, W) depth images by stream name, in the recorder's unit.
         fps: Frames per second, stored as an attribute; None when unknown.

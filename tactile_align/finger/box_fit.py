@@ -25,16 +25,16 @@ CLEAR_IOU: difference in median IoU above which a commanded and a measured gripp
 
 @dataclass(frozen=True)
 class BoxFit:
-    """Fitted sensor pose and gripper stroke, with their uncertainty and how well they reproduce the boxes.
+    """Fit of a sensor's pose and its gripper's stroke to N boxes, with uncertainty and the IoU before and after.
 
     Attributes:
         x: (7,) fitted parameters: shift of the sensor in the finger's frame (3), m; rotation vector in the finger's
             axes (3), rad; factor on the stroke (1).
         sigma: (7,) standard deviations of `x`, from fits that leave out a tenth of the boxes at a time. They contain
             random errors only.
-        bias: (7,) change of `x` when every box is drawn one pixel wider at each side.
-        before: (N,) IoU of each of the N boxes with the original rig.
-        after: (N,) IoU of each box with a fit in which that box was left out.
+        bias: (7,) change of the fitted `x` if every box were drawn one pixel wider at each side.
+        before: (N,) IoU of each box with the box that the original rig predicts.
+        after: (N,) IoU of each box with the box that a fit without it predicts.
         reading: Whether the gripper reading is commanded or measured; None if the boxes cannot tell.
     """
 
@@ -47,18 +47,21 @@ class BoxFit:
 
 
 def moved(T_finger_sensor: np.ndarray, x: np.ndarray) -> np.ndarray:
-    """Return T_finger_sensor (4, 4), m, shifted by x[:3], m, and rotated by x[3:6], rad, about the sensor's origin."""
+    """Return T_finger_sensor (4, 4), m, shifted by x[:3], m, and rotated about the sensor's origin by x[3:6], rad.
+
+    The shift is in the finger's frame; the rotation is a rotation vector in the finger's axes.
+    """
     return np.asarray(pose(rotation_exp(x[3:6]) @ T_finger_sensor[:3, :3], T_finger_sensor[:3, 3] + x[:3]))
 
 
 def fit_boxes(frames: FingerFrames, touch: Sensor, seen: np.ndarray, ends: tuple[float, float]) -> BoxFit:
-    """Return the fit of a sensor's pose and stroke (seven parameters) to N boxes.
+    """Return the fit of a sensor's pose and its gripper's stroke (seven parameters, see `BoxFit.x`) to N boxes.
 
     Args:
         frames: The N frames in which the boxes were seen.
-        touch: The sensor with its pose in the original rig.
-        seen: (N, 4) the boxes, px.
-        ends: The finger's opening when fully closed and when fully open, m.
+        touch: The touch sensor, with its pose in the original rig.
+        seen: (N, 4) the boxes in which the sensor was seen, px.
+        ends: The finger's distance from the tool axis when fully closed and when fully open, m.
     """
     x = _solve(frames, touch, seen, START)
     if np.nanmedian(iou_of(frames, touch, seen, x)) < POOR_IOU:
@@ -83,20 +86,26 @@ START = np.array([0.0] * 6 + [1.0])
 
 
 def poses_of(frames: FingerFrames, touch: Sensor, x: np.ndarray, reading: Reading | None = None) -> np.ndarray:
-    """Return T_camera_sensor in N frames, (N, 4, 4), m, of a sensor changed by `x`, see `BoxFit.x`."""
+    """Return T_camera_sensor in N frames, (N, 4, 4), m, after the change `x` of the sensor's pose (see `BoxFit.x`).
+
+    `reading` is the kind of gripper reading; None: the rig's.
+    """
     T_flange_sensor = frames.T_flange_finger(x[6], reading=reading) @ moved(touch.T_parent_this, x)
     return np.asarray(frames.T_camera_flange @ T_flange_sensor)
 
 
 def boxes_of(frames: FingerFrames, touch: Sensor, x: np.ndarray, reading: Reading | None = None) -> np.ndarray:
-    """Return the boxes in N frames, (N, 4), px, of a sensor changed by `x`, see `BoxFit.x`; nan where it has no box."""
+    """Return a sensor's boxes in N frames, (N, 4), px, after the change `x` (see `BoxFit.x`); nan where it has none.
+
+    `reading` is the kind of gripper reading; None: the rig's.
+    """
     return boxes_through(frames.lenses, frames.which, poses_of(frames, touch, x, reading), touch.body)
 
 
 def iou_of(
     frames: FingerFrames, touch: Sensor, seen: np.ndarray, x: np.ndarray, reading: Reading | None = None
 ) -> np.ndarray:
-    """Return the IoU of N boxes `seen` with those of a sensor changed by `x`, see `BoxFit.x`, (N,); 0 without a box."""
+    """Return the IoU of N boxes `seen` with the boxes that `boxes_of` returns, (N,); 0 where there is no box."""
     return np.nan_to_num(intersection_over_union(boxes_of(frames, touch, x, reading), seen), nan=0.0)
 
 
@@ -118,9 +127,10 @@ LIKELY = 0.8
 
 
 def other_cause(frames: FingerFrames, touch: Sensor, seen: np.ndarray, camera: str, mounted: RigCamera) -> str:
-    """Return a sentence that lists which changes of the camera alone would explain N boxes `seen`, (N, 4), px.
+    """Return a sentence on which changes of the camera alone would explain the N boxes `seen`, (N, 4), px.
 
-    The sensor's pose and the stroke stay as in the rig. Each change is fitted separately; the most likely comes first.
+    The sensor's pose and the gripper's stroke stay as in the rig. Each change is fitted separately; the most likely
+    comes first.
     """
     sight = Sight(frames.lenses, frames.which, poses_of(frames, touch, START), touch.body, seen)
     shift, turn, zoom = camera_shift(sight), camera_turn(sight), focal_length(sight)

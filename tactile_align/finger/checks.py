@@ -45,8 +45,8 @@ class OtherView:
 
     Attributes:
         camera: Name of the other camera.
-        before: (N,) IoU of its N boxes with the original rig.
-        after: (N,) IoU of its boxes with the fit.
+        before: (N,) IoU of each of N boxes drawn in this camera with the box that the original rig predicts.
+        after: (N,) IoU of each box with the box that the fit predicts.
     """
 
     camera: str
@@ -55,7 +55,7 @@ class OtherView:
 
     @property
     def change(self) -> int:
-        """Sign of the change of IoU. -1: worse. 0: no clear change. 1: better."""
+        """Effect of the fit on the IoU in this camera. -1: worse. 0: no clear change. 1: better."""
         return clear_change(self.before, self.after)
 
 
@@ -68,19 +68,19 @@ def verdict_of_others(others: Sequence[OtherView]) -> str:
 
 
 def clear_change(before: np.ndarray, after: np.ndarray) -> int:
-    """Return the sign of the mean change of N IoUs from `before` to `after`, (N,); 0 if the change is only noise."""
+    """Return the sign of the mean change of N IoUs from `before` to `after`, each (N,); 0 if it is within the noise."""
     gain = after - before
     noise = 2 * float(gain.std(ddof=1)) / len(gain) ** 0.5 if len(gain) > 1 else np.inf
     return int(np.sign(gain.mean())) if abs(gain.mean()) > max(CLEAR_GAIN, noise) else 0
 
 
 def is_needed(fit: BoxFit) -> bool:
-    """Return whether a change is needed: the original rig does not explain the boxes, and the fit is clearly better."""
+    """Return whether the rig must change: as it is, it does not explain the boxes, and the fit is clearly better."""
     return float(np.median(fit.before)) < ALREADY_IOU and clear_change(fit.before, fit.after) > 0
 
 
 def is_far(x: np.ndarray) -> bool:
-    """Return whether the fitted parameters `x` (7,), see `BoxFit`, lie further from the rig than is likely."""
+    """Return whether the fitted `x` (7,), see `BoxFit.x`, changes the rig more than is likely for a mounted sensor."""
     return _is_far(x) or abs(float(x[6]) - 1) > FAR_STROKE
 
 
@@ -95,7 +95,7 @@ def box_checks(
 
     Args:
         fit: The fit.
-        span: The range of openings, m.
+        span: Difference between the largest and the smallest opening in the frames, m.
         others: Effects of the fit on the same sensor in other cameras.
         camera: Name of the camera in which the boxes were seen.
         doubt: Advice for a fit far from the rig: which other error is more likely.
@@ -165,7 +165,7 @@ def moved_check(x: np.ndarray, doubt: str, accept: bool) -> Check:
 
 
 def stroke_check(stroke: float, sigma: float, doubt: str, accept: bool) -> Check:
-    """Return the check of the fitted stroke, a factor on the rig's, with its standard deviation `sigma`.
+    """Return the check of a fitted stroke, a factor on the rig's stroke, with its standard deviation `sigma`.
 
     `doubt` and `accept` are as in `moved_check`.
     """
@@ -188,7 +188,7 @@ def _or_else(doubt: str, sure: str, accept: bool) -> str:
 
 
 def reading_checks(fitted: Reading | None, stated: Reading) -> list[Check]:
-    """Return the check whether the rig states the right kind of gripper reading; [] if the frames cannot tell."""
+    """Return the check whether the kind of gripper reading `stated` in the rig is the `fitted` kind; [] for None."""
     if fitted is None:
         return []
     advice = f'Set reading = "{fitted}" for the gripper in the rig, then calibrate again.'
@@ -197,6 +197,9 @@ def reading_checks(fitted: Reading | None, stated: Reading) -> list[Check]:
 
 
 def amounts(x: np.ndarray, form: str) -> str:
-    """Return the text of a shift, mm, and a rotation, deg, from the first six numbers of `x`, m and rad."""
+    """Return a text with a shift, mm, and a rotation vector, deg, given as x[:3], m, and x[3:6], rad.
+
+    `form` is the format of a number, such as ".2f".
+    """
     millimetres = " ".join(f"{v * 1e3:{form}}" for v in x[:3])
     return f"{millimetres} mm, " + " ".join(f"{np.degrees(v):{form}}" for v in x[3:6]) + " deg"

@@ -20,7 +20,7 @@ WORN: cost for each frame already chosen from the same episode."""
 
 @dataclass(frozen=True)
 class Chosen:
-    """Chosen frame: its episode, its row, and one finger's opening, m; None if no rig gives the opening."""
+    """Chosen frame: its episode, its row, and a finger's distance from the tool axis, m (None without a rig)."""
 
     ref: EpisodeRef
     frame: int
@@ -47,7 +47,7 @@ def choose_frames(
         camera: Name of a camera that every episode holds.
         count: How many frames; all frames if the episodes hold fewer. At most 2 * `count` episodes are opened.
         rig: The rig.
-        arm: Name of the arm whose gripper's opening counts.
+        arm: Name of the arm over whose gripper openings the frames are spread.
         layout: The episodes' layout; recognised when None.
 
     Raises:

@@ -53,7 +53,7 @@ class FingerFrames:
             episode: The episode.
             rig: The rig; overrides for the episode are applied here.
             camera: Name of the camera.
-            finger: The finger's frame, such as left/finger1.
+            finger: Name of the finger's frame, such as left/finger1.
             evidence: Evidence of the episode; only its contact is used.
             frames: The rows of the frames.
 
@@ -83,7 +83,7 @@ class FingerFrames:
 
     @classmethod
     def join(cls, parts: "Sequence[FingerFrames]") -> "FingerFrames":
-        """Return the frames of several episodes as one."""
+        """Return the frames of several episodes as one FingerFrames."""
         # Equal lenses are stored once, so that all their frames are projected in one call.
         lenses = {_key(part.lenses[0]): part.lenses[0] for part in parts}
         which = np.concatenate([np.full(len(part), list(lenses).index(_key(part.lenses[0]))) for part in parts])
@@ -95,13 +95,13 @@ class FingerFrames:
         return len(self.which)
 
     def only(self, rows: np.ndarray) -> "FingerFrames":
-        """Return the selected frames; `rows` are indices of M frames, (M,), or one flag per frame, (N,)."""
+        """Return M of the N frames; `rows` are their indices, (M,), or one flag per frame, (N,) bool."""
         opening = {reading: values[rows] for reading, values in self.opening.items()}
         return replace(self, which=self.which[rows], T_camera_flange=self.T_camera_flange[rows], opening=opening)
 
     @property
     def telling(self) -> np.ndarray:
-        """Whether a commanded and a measured reading give different openings, for each of the N frames, (N,) bool."""
+        """Flags (N,) of the frames in which a commanded and a measured gripper reading give different openings."""
         return np.abs(self.opening["commanded"] - self.opening["measured"]) > SAME_M
 
     def T_flange_finger(
@@ -122,11 +122,11 @@ class FingerFrames:
 def cross_validated(
     count: int, solve: Solve, error: Callable[[np.ndarray, np.ndarray], np.ndarray]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return K fits that each leave out a tenth of the frames, and the error of each frame with the fit without it.
+    """Return K fits, each without a tenth of the frames, and for each frame its error with the fit that left it out.
 
     Args:
         count: N, the number of frames.
-        solve: The fit.
+        solve: Function that fits k parameters to a selection of the frames.
         error: Function of flags (N,) that select M of the N frames, and of k fitted parameters (k,); returns errors
             (M,).
 
@@ -144,13 +144,13 @@ def cross_validated(
 def likely_reading(
     frames: FingerFrames, solve: Solve, error: Callable[[np.ndarray, np.ndarray, Reading], np.ndarray], margin: float
 ) -> Reading | None:
-    """Return whether the gripper reading is measured (follows the fingers) or commanded; None if frames cannot tell.
+    """Return whether the gripper reading is measured (follows the fingers) or commanded; None if unclear.
 
     A fit to the frames in which both kinds of reading give the same opening predicts the frames in which they differ.
 
     Args:
         frames: N frames.
-        solve: The fit.
+        solve: Function that fits k parameters to a selection of the frames.
         error: As in `cross_validated`, but also a function of the kind of reading.
         margin: Difference above which the medians of the two errors decide, in the unit of the errors.
     """
@@ -167,7 +167,7 @@ def likely_reading(
 
 
 def finger_of(rig: Rig, sensor: str) -> str:
-    """Return the frame of the finger that carries a sensor, such as left/finger1.
+    """Return the name of the frame of the finger that carries a sensor, such as left/finger1.
 
     Raises:
         InputError: The sensor is not on a finger.

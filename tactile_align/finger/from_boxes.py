@@ -1,7 +1,8 @@
-"""Finger calibration by boxes: a sensor's pose on its finger, fitted to image boxes of it at several openings.
+"""Finger calibration by boxes: a sensor's pose on its finger, fitted to the sensor's image boxes at several openings.
 
 If the camera is on the same hand, the chain camera - flange - finger - sensor contains no arm joint. The arm then
-need not move, and the opening and the finger's own geometry dominate the error. `from_tag` uses a tag instead of boxes.
+need not move, and the errors of the opening and of the finger's own geometry dominate. `from_tag` uses a tag instead of
+boxes.
 """
 
 from collections.abc import Sequence
@@ -42,8 +43,8 @@ class Finger:
         stroke: Factor on the gripper's opening.
         sigma: (7,) standard deviations of shift (3), rotation (3) and stroke (1), from leaving out a tenth of the boxes
             at a time.
-        before: Median IoU of all boxes with the old rig.
-        after: Median IoU of the boxes, each with a fit in which that box was left out.
+        before: Median IoU of the drawn boxes with those that the old rig predicts.
+        after: Median IoU of the drawn boxes, each with the box that a fit without it predicts.
         reading: Kind of gripper reading that fits the boxes: "commanded", "measured", or None if the boxes cannot tell.
         needed: Whether the rig must be changed to fit the boxes. An unnecessary change is written only with `accept`.
         report: The checks.

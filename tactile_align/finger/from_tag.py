@@ -1,7 +1,7 @@
 """Finger calibration by a tag glued to the finger, seen by a camera at several openings.
 
 It needs neither boxes nor arm motion. Nine parameters are fitted: a pose (6), the stroke (1) and the tilt of the
-finger's axis (2). The pose is that of the sensor or of the camera, see `tag_fit.FingerTag`.
+finger's opening axis (2). The pose is that of the sensor or of the camera, see `tag_fit.FingerTag`.
 """
 
 from dataclasses import dataclass
@@ -39,7 +39,7 @@ class TaggedFinger:
 
     @property
     def reading(self) -> Reading | None:
-        """Kind of gripper reading: "commanded", "measured", or None if the frames cannot tell."""
+        """Kind of gripper reading that fits the frames: "commanded", "measured", or None if the frames cannot tell."""
         return self.fit.reading
 
 

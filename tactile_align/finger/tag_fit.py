@@ -49,16 +49,16 @@ class FingerTag(Mount):
 
     @cached_property
     def board(self) -> Board:
-        """Calibration board that consists of this tag."""
+        """Calibration board that consists of this one tag."""
         return Board(kind="tag", square_m=self.side_m, dictionary=self.dictionary, id=self.id)
 
     @cached_property
     def corners(self) -> np.ndarray:
-        """Corners (4, 3) in the tag's frame, m, in the order in which the detector returns them."""
+        """Corners of the tag, (4, 3), m, in the tag's frame, in the order in which the detector returns them."""
         return self.board.points - self.board.points.mean(0)
 
     def finger(self, rig: Rig) -> str:
-        """Return the frame of the finger that the tag moves with, such as left/finger1.
+        """Return the name of the frame of the finger with which the tag moves, such as left/finger1.
 
         Raises:
             InputError: The parent is neither a finger nor a sensor on a finger.
@@ -99,7 +99,7 @@ class Sightings:
         looked: Number of frames that were searched for the tag.
         refs: The episodes that show the tag.
         digests: The hashes of these episodes.
-        ends: The finger's opening when fully closed and when fully open, m.
+        ends: The finger's distance from the tool axis when fully closed and when fully open, m.
     """
 
     frames: FingerFrames
@@ -111,7 +111,7 @@ class Sightings:
     ends: tuple[float, float]
 
     def enough(self, rows: np.ndarray | None = None) -> bool:
-        """Return whether the frames that flags `rows` (N,) select are enough to fit the finger's motion."""
+        """Return whether frames are enough to fit the finger's motion; flags `rows` (N,) select them, None: all."""
         opening = self.frames.opening[self.frames.stated]
         share = ((opening if rows is None else opening[rows]) - self.ends[0]) / (self.ends[1] - self.ends[0])
         apart = len(np.unique(np.round(share * 20)))
@@ -119,7 +119,7 @@ class Sightings:
 
 
 def find_tag(path: str | Path, rig: Rig, camera: str, tag: FingerTag, *, layout: str | Path | None = None) -> Sightings:
-    """Return the recorded frames that show a tag, searched evenly over the openings of its gripper.
+    """Return the recorded frames that show a tag, searched evenly over the gripper's openings.
 
     Raises:
         FileNotFoundError, EpisodeError: Episodes were not found or are damaged.
@@ -208,7 +208,10 @@ class Holder:
         return np.asarray((invert(T) @ out if self.camera else frames.T_camera_flange @ out @ T) @ self.T_tag)
 
     def implied(self, frames: FingerFrames, T_camera_tag: np.ndarray) -> np.ndarray:
-        """Return the unknown pose in N frames, (N, 4, 4), m, computed from T_camera_tag with the rig's stroke."""
+        """Return the unknown pose, see `Holder`, computed from T_camera_tag in each of N frames, (N, 4, 4), m.
+
+        The stroke is the rig's.
+        """
         out = frames.T_flange_finger()
         if self.camera:
             return np.asarray(out @ self.T_tag @ invert(T_camera_tag))
@@ -217,7 +220,7 @@ class Holder:
 
 @dataclass(frozen=True)
 class TagFit:
-    """Fitted pose, stroke and finger axis, with their uncertainty and the errors of the tag's corners.
+    """Fitted pose, stroke and opening axis of a finger, with their uncertainty and the errors of the tag's corners.
 
     Attributes:
         T: (4, 4) the fitted pose, T_finger_sensor or T_flange_camera, m.
@@ -251,7 +254,7 @@ def tilted(axis: np.ndarray, tilt: np.ndarray) -> np.ndarray:
 
 
 def fit_tag(seen: Sightings, holder: Holder) -> TagFit:
-    """Return the fit of nine parameters to the corners: the unknown pose, the stroke, and the tilt of the axis.
+    """Return the fit of nine parameters to a tag's corners: the unknown pose (6), the stroke (1), the axis's tilt (2).
 
     Two poses of a small flat tag look nearly alike in one frame. The fit therefore starts from several initial poses
     and keeps the solution that fits all frames best.

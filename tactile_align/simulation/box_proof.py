@@ -21,11 +21,11 @@ ROUNDS = 100  # largest number of batches of random poses that are tried
 
 @dataclass(frozen=True)
 class BoxErrors:
-    """Errors of N projected boxes. A true box tightly encloses the mask of the whole sensor, including hidden parts.
+    """Errors of N projected boxes of a sensor. The true box tightly encloses the whole sensor's mask, hidden parts too.
 
     Attributes:
-        iou: (N,) intersection over union with the true box.
-        edges: (N, 4) signed error of u0, v0, u1, v1, px; a positive error is to the right or down.
+        iou: (N,) intersection over union (IoU) of each projected box with its true box.
+        edges: (N, 4) signed errors of the edges u0, v0, u1, v1, px; positive to the right or down.
     """
 
     iou: np.ndarray
@@ -33,7 +33,7 @@ class BoxErrors:
 
     @property
     def centre_distance(self) -> np.ndarray:
-        """(N,) distance of the box centres, px."""
+        """Distance between the centres of each projected box and its true box, (N,), px."""
         return np.asarray(np.linalg.norm((self.edges[:, :2] + self.edges[:, 2:]) / 2, axis=1))
 
     def text(self) -> str:
@@ -48,9 +48,9 @@ class BoxErrors:
 
 
 def errors(projected: np.ndarray, truth: np.ndarray) -> BoxErrors:
-    """Return the errors of projected boxes (N, 4) against true boxes (N, 4).
+    """Return the errors of projected boxes (N, 4) against true boxes (N, 4), px.
 
-    Rows in which a box contains nan are left out.
+    Rows in which either box contains nan are left out.
 
     Raises:
         InputError: No row has both boxes.
@@ -72,7 +72,7 @@ def recorded_boxes(
         rig: The rig of the episodes.
         camera: Name of a camera of the rig.
         sensor: Name of a sensor of the rig.
-        hold: Whether to hold a commanded opening at its value at contact onset; contact is detected in the touches.
+        hold: Whether to hold a commanded opening at its value at contact onset; contact is detected in touch images.
         in_contact: Whether to compare only moments in which the gel is truly in contact.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Model of a gel pad: height field of the objects that press into it, deformed skin, and camera image.
+"""Model of a gel pad: height field of the objects that press into it, its deformed skin, and the touch image.
 
 The skin is smoothed from coarse to fine while its pressed part is held fixed, after Gomes et al., "Generation of
 GelSight Tactile Images for Sim2Real Learning" (2021), and Si and Yuan, "Taxim" (2022). The model has no shear, no
@@ -30,10 +30,10 @@ _NOISE = 0.008  # standard deviation, of full scale
 
 @dataclass(frozen=True)
 class Pad:
-    """Size of the face of a gel pad, and resolution of its touch image.
+    """Size of a gel pad's face, and resolution of the pad's touch image.
 
     The pad's frame has its origin at the centre of the undeformed face. Its x axis points to increasing columns of the
-    touch image, y to increasing rows, and z out of the sensor. The touch is seen from inside the sensor.
+    touch image, y to increasing rows, and z out of the sensor. The touch image shows the face from inside.
 
     Attributes:
         width: Length along x, metres.
@@ -59,14 +59,14 @@ class Pad:
 def clearance(
     pad: Pad, solids: Solids, which: npt.NDArray[np.int64], centre: Floats, axes: Floats, within: float = 0.0
 ) -> Floats:
-    """Return the distance from each cell of the undeformed face to the nearest surface.
+    """Return the distance along z from each height-field cell of the pad's undeformed face to the nearest solid.
 
     Args:
         pad: The pad.
         solids: All solids of the scene.
         which: (k,) indices of the k solids that may touch this pad.
         centre: (n, 3) centres of all n solids in the pad's frame, metres.
-        axes: (n, 3, 3) axes of all solids in the pad's frame.
+        axes: (n, 3, 3) rotations from each solid's frame to the pad's frame.
         within: Search distance, metres.
 
     Returns:
@@ -92,7 +92,7 @@ def clearance(
 
 
 def membrane(pad: Pad, sunk: Floats) -> npt.NDArray[np.float32]:
-    """Return how deep the skin is pressed in at each pixel of the touch image, (rows, columns), in such pixels.
+    """Return the depth of the pressed skin at each pixel of the touch image, (rows, columns), in pixels of that image.
 
     The skin follows the pressing surface, at most to the depth DEEPEST, and is smooth around the pressed part.
 
@@ -113,11 +113,11 @@ def membrane(pad: Pad, sunk: Floats) -> npt.NDArray[np.float32]:
 
 
 class GelCamera:
-    """Camera and three lamps inside one sensor.
+    """Camera and three lamps inside one touch sensor.
 
     Args:
         pad: The pad that the camera sees.
-        device: Seed of the lamp directions, which differ from the nominal directions by up to 5 degrees.
+        device: Seed of this sensor's lamp directions, which differ from the nominal directions by up to 5 degrees.
     """
 
     def __init__(self, pad: Pad, device: int = 0) -> None:
@@ -138,7 +138,7 @@ class GelCamera:
         self._noise = rng.normal(0, _NOISE * 255, (pad.rows + 64, pad.columns + 64, 3)).astype(F)
 
     def shade(self, skin: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """Return the noise-free image (rows, columns, 3), 0..255, of a skin whose depth is the result of `membrane`."""
+        """Return the noise-free image (rows, columns, 3), 0..255, of a skin; `skin` is its depth from `membrane`."""
         slope_x = cv2.Sobel(skin, cv2.CV_32F, 1, 0, scale=0.125)
         slope_y = cv2.Sobel(skin, cv2.CV_32F, 0, 1, scale=0.125)
         nz = 1 / np.sqrt(1 + slope_x * slope_x + slope_y * slope_y)
@@ -168,5 +168,5 @@ class GelCamera:
 
     @property
     def reference(self) -> npt.NDArray[np.uint8]:
-        """No-contact reference without noise, (rows, columns, 3) uint8."""
+        """Touch image without contact and without noise (the no-contact reference), (rows, columns, 3) uint8."""
         return np.asarray(np.rint(self.flat), dtype=np.uint8)

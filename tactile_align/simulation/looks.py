@@ -18,11 +18,11 @@ _ALONG_X = (0.0, np.pi / 2, 0.0)
 
 @dataclass(frozen=True)
 class Part:
-    """Primitive of an object.
+    """Primitive solid, such as a box or cylinder, that is part of an object.
 
     Attributes:
         kind: Kind of the primitive, as in `raycast.hit`.
-        size: (3,) size as in `raycast.hit`, metres.
+        size: (3,) size of the primitive, as in `raycast.hit`, metres.
         centre: (3,) centre in the object's frame, metres.
         R: (3, 3) rotation from the part's frame to the object's frame.
     """
@@ -68,10 +68,10 @@ KINDS = tuple(_KINDS)
 
 
 def object_parts(kind: str, scale: float = 1.0) -> list[Part]:
-    """Return the primitives of an object.
+    """Return the primitives that together form an object.
 
     Args:
-        kind: One of KINDS.
+        kind: Kind of the object, one of KINDS.
         scale: Factor on every length. At scale 1, an object is about 36 mm long and, between the fingers, 16 to 28 mm
             thick.
 
@@ -156,7 +156,7 @@ _PAINTS = {"palm": _plain(0.2, 0.2, 0.22), "opposite": _plain(0.08, 0.08, 0.08),
 
 
 def paint_of(name: str, look: Look, gel: int) -> Paint:
-    """Return the paint of the MuJoCo geom `name`; `gel` is the index of the gel among the sensor's boxes."""
+    """Return the paint of the MuJoCo geom `name` in an episode; `gel` is the gel's index among the sensor's boxes."""
     if name.startswith("thing"):
         return look.paint
     if name.startswith("lying"):

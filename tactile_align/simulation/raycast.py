@@ -33,7 +33,7 @@ class Rays:
         self.x, self.y = x, y
 
     def along(self, n: Floats) -> Term:
-        """Return the dot product of each direction with a vector `n` (3,)."""
+        """Return the dot product of each ray's direction with a vector `n` (3,)."""
         x, y = self.direction
         return (n[0] * x + n[2]) + n[1] * y
 
@@ -43,7 +43,7 @@ class Rays:
         return -(((p[0] - x) * n[0] + p[2] * n[2]) + (p[1] - y) * n[1])
 
     def speed2(self) -> Term:
-        """Return the squared length of each direction."""
+        """Return the squared length of each ray's direction."""
         x, y = self.direction
         return (x * x + 1) + y * y
 
@@ -66,11 +66,11 @@ class Pencil(Rays):
 
     # Without an origin, these two sum in another order: recordings stay the same to the last bit.
     def offset(self, p: Floats, n: Floats) -> Term:
-        """Return (origin - p) . n, a number."""
+        """Return (origin - p) . n, as in `Rays.offset`: one number, because all rays have the same origin."""
         return -(p[0] * n[0] + p[1] * n[1] + p[2] * n[2])
 
     def distance2(self, p: Floats) -> Term:
-        """Return |origin - p|^2, a number."""
+        """Return |origin - p|^2, as in `Rays.distance2`: one number, because all rays have the same origin."""
         return p[0] * p[0] + p[1] * p[1] + p[2] * p[2]
 
 
@@ -179,7 +179,10 @@ def normals(kind: int, size: Floats, local: Floats) -> Floats:
 
 
 def extents(kind: int, size: Floats) -> Floats:
-    """Return the (3,) half sides of the smallest box around a primitive along the primitive's axes, metres."""
+    """Return the half sides (3,), metres, of the smallest box around a primitive, along the primitive's axes.
+
+    `kind` and `size` are as in `hit`.
+    """
     if kind == SPHERE:
         return np.full(3, size[0])
     if kind == BOX:
@@ -196,7 +199,7 @@ class Paint:
 
     Attributes:
         colour: (3,) RGB, 0..1.
-        other: (3,) second RGB; equal to `colour` for a plain solid.
+        other: (3,) RGB of the second colour, 0..1; equal to `colour` for a plain solid.
         pattern: One of PATTERNS.
         pitch: Pattern periods per metre; 0 for a plain solid.
     """
@@ -207,7 +210,7 @@ class Paint:
     pitch: float = 0.0
 
     def at(self, local: Floats) -> Floats:
-        """Return the colours (n, 3) of n points (3, n) in the solid's frame, metres."""
+        """Return the colours (n, 3) at n points `local` (3, n), metres, in the solid's frame."""
         if self.pitch == 0.0:
             return np.broadcast_to(self.colour, (local.shape[1], 3))
         mix = mixture(self.pattern, local * F(self.pitch))
@@ -215,7 +218,10 @@ class Paint:
 
 
 def mixture(pattern: str, p: Floats) -> Floats:
-    """Return a pattern, 0..1, at n points (d, n); the pattern `grains` repeats after 8 units, all others after 2."""
+    """Return the values of a pattern, 0..1, at n points `p` with d coordinates each, (d, n).
+
+    `p` has no unit: the pattern `grains` repeats when a coordinate grows by 8, every other pattern by 2.
+    """
     if pattern == "checker":
         return np.asarray(np.floor(p).sum(axis=0) % 2)
     if pattern == "waves":
@@ -247,12 +253,12 @@ class Lens:
         self.pencil = Pencil(x.astype(F), y.astype(F))
 
     def window(self, u0: int, u1: int, v0: int, v1: int) -> Pencil:
-        """Return the rays of the columns u0 <= u < u1 and the rows v0 <= v < v1."""
+        """Return the rays of the pixels in columns u0 <= u < u1 and rows v0 <= v < v1."""
         return Pencil(self.pencil.x[u0:u1], self.pencil.y[v0:v1])
 
 
 class Bench:
-    """Bench: the textured plane z = 0 of the world."""
+    """Renderer of the bench, the textured plane z = 0 of the world."""
 
     def __init__(self, paint: Paint, lamp: Floats) -> None:
         """Prepare one seamless tile of the paint, 16 units wide, in the light of a lamp.
@@ -271,7 +277,7 @@ class Bench:
         self.px_per_m = self.side_px * paint.pitch / 16
 
     def draw(self, lens: Lens, T_world_camera: Floats, out: npt.NDArray[np.uint8]) -> None:
-        """Draw the plane into `out` (H, W, 3) by one homography, the pinhole image of a plane."""
+        """Draw the plane into the image `out` (H, W, 3), using the homography from the plane to the image."""
         ray = T_world_camera[:3, :3] @ np.linalg.inv(lens.K)
         eye = T_world_camera[:3, 3]
         # Texel i has the paint at i + 0.5, so the position in the tile is half a texel less.
@@ -312,19 +318,19 @@ class Solids:
 
     @property
     def reach(self) -> Floats:
-        """Half sides (n, 3) of the box around each solid along the solid's axes, metres."""
+        """Half sides (n, 3), metres, of the smallest box around each of the n solids, along the solid's own axes."""
         sides = [extents(int(k), s) for k, s in zip(self.kind, self.size, strict=True)]
         return np.array(sides).reshape(-1, 3)
 
 
 @dataclass
 class Picture:
-    """Image of a camera, with segmentation and depth.
+    """Rendered image of a camera, with segmentation and depth.
 
     Attributes:
-        rgb: (H, W, 3) uint8.
+        rgb: (H, W, 3) uint8 RGB image.
         ids: (H, W) index of the solid in each pixel; BENCH in a pixel without a solid.
-        depth: (H, W) z in the camera frame, metres; MISS in the sky.
+        depth: (H, W) coordinate z in the camera frame of what the pixel shows, metres; MISS in the sky.
     """
 
     rgb: npt.NDArray[np.uint8]
@@ -332,7 +338,7 @@ class Picture:
     depth: npt.NDArray[np.float32]
 
     def copy(self) -> Picture:
-        """Return a copy of the picture, which `draw` may change."""
+        """Return a copy of the picture, which `Caster.draw` may change without changing the original."""
         return Picture(self.rgb.copy(), self.ids.copy(), self.depth.copy())
 
 
@@ -342,7 +348,7 @@ class Placed:
 
     Attributes:
         centre: (n, 3) centres, metres.
-        axes: (n, 3, 3) axes.
+        axes: (n, 3, 3) rotations from each solid's frame to the camera frame.
         window: (n, 4) pixel window u0, u1, v0, v1 of each solid: columns u0 <= u < u1, rows v0 <= v < v1.
         nearest: (n,) smallest depth of the box around each solid, metres.
     """
@@ -353,7 +359,7 @@ class Placed:
     nearest: Floats
 
     def order(self, which: npt.NDArray[np.int64]) -> list[int]:
-        """Return the solids of `which` that have a non-empty window, sorted from near to far."""
+        """Return the indices in `which` of solids with a non-empty pixel window, sorted from near to far."""
         w = self.window[which]
         visible = which[(w[:, 0] < w[:, 1]) & (w[:, 2] < w[:, 3])]
         return [int(g) for g in visible[np.argsort(self.nearest[visible], kind="stable")]]
@@ -374,13 +380,13 @@ class Caster:
         self._corners = solids.reach[:, None, :] * _SIGNS  # (n, 8, 3)
 
     def place(self, lens: Lens, T_world_camera: Floats, centre: Floats, axes: Floats) -> Placed:
-        """Return the solids in the camera frame, with the pixel window of each.
+        """Return the poses of the solids in the camera frame, with the pixel window of each.
 
         Args:
             lens: The camera.
             T_world_camera: (4, 4) pose of the camera.
             centre: (n, 3) centres of the n solids in the world frame, metres.
-            axes: (n, 3, 3) axes in the world frame.
+            axes: (n, 3, 3) rotations from each solid's frame to the world frame.
         """
         R = T_world_camera[:3, :3]
         p = (centre - T_world_camera[:3, 3]) @ R
@@ -475,7 +481,10 @@ class Caster:
 
 
 def mask_box(window: tuple[int, int, int, int], mask: npt.NDArray[np.bool_]) -> Floats:
-    """Return the tight box (4,) u0, v0, u1, v1 of a windowed mask in continuous pixels; nan if the mask is empty."""
+    """Return the tight box (u0, v0, u1, v1) of a mask, (4,), in continuous pixels; nan if the mask is empty.
+
+    `window` and `mask` are the results of `Caster.silhouette`.
+    """
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     if rows.size == 0:
         return np.full(4, np.nan)

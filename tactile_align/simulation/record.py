@@ -1,4 +1,4 @@
-"""Recording of simulated episodes with ground truth in the X-Trainer layout, in parallel processes.
+"""Recording of simulated episodes in the X-Trainer layout, with ground truth, by parallel processes.
 
 Every episode has its own seed, (seed, index), so its bytes do not depend on the process or the time of recording.
 """

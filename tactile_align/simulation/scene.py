@@ -1,4 +1,4 @@
-"""MJCF text of the simulated cell, built from a rig, its arm and the random look of one episode.
+"""MJCF text (MuJoCo's scene format) of the simulated cell, built from a rig, its arm and an episode's random look.
 
 Every pose, stroke and sensor box comes from the rig file, so the rig is exact for the simulation. The tubes of the arm,
 the palm and the finger bars are only visible obstacles; their sizes are chosen, not measured.
@@ -47,7 +47,7 @@ class Hand:
         T_finger_pad: (4, 4) pose of the gel face in finger1's frame: z out of the sensor, y along the tool axis.
         pad_width: Length of the pad along its x, metres.
         pad_height: Length of the pad along its y, metres.
-        stroke: (2,) distance of a finger from the tool axis when closed and when open, metres.
+        stroke: Distances of a finger from the tool axis when closed and when open, metres.
     """
 
     arm: str

@@ -56,7 +56,7 @@ class Expert:
         return np.append(self.q, max(opening, self.world.hand.stroke[0]))
 
     def targets(self) -> Iterator[tuple[Floats, str]]:
-        """Yield the command, see `Step.target`, and the phase of each control step."""
+        """Yield for each control step the command, see `Step.target`, and the task's phase, one of PHASES."""
         high = self.aim + np.array([0, 0, _CLEAR])
         for a in np.linspace(0, 1, _ABOVE):
             yield self._target((1 - a) * _START + a * high, a * self.yaw, _WIDE), "approach"
@@ -73,7 +73,7 @@ class Expert:
             yield self._target(self.aim + np.array([0, 0, a * _RAISE]), self.yaw, grip - SQUEEZE_M), "lift"
 
     def steps(self) -> Iterator[Step]:
-        """Reset the cell, then yield the steps of the episode at LIFT_FPS."""
+        """Reset the cell, then yield the recorded steps of the episode, LIFT_FPS per second."""
         self.reset()
         every, substeps = round(CONTROL_HZ / LIFT_FPS), round(1 / (CONTROL_HZ * TIMESTEP_S))
         touched = -1
@@ -90,7 +90,7 @@ class Expert:
             self.world.run(substeps)
 
     def success(self) -> bool:
-        """Return whether the object was lifted by more than RAISED_M."""
+        """Return whether the object is more than RAISED_M (metres) higher than at the start of the episode."""
         return bool(self.world.thing_place()[2] > self.start[2] + RAISED_M)
 
 
@@ -121,7 +121,10 @@ class Grip:
 
     @property
     def T_hand_thing(self) -> Floats:
-        """Pose (4, 4) of the object in the frame between the fingers, centred along the closing axis."""
+        """Pose (4, 4) of the gripped object in the hand's frame, whose origin is between the fingers, metres.
+
+        Along the closing axis, the object is centred between the fingers.
+        """
         roll, lean = rotation_from_rpy(np.array([[0, self.roll, 0], [self.lean[0], 0, self.lean[1]]]))
         return np.asarray(pose(roll @ lean, np.array([self.offset[0], 0, self.offset[1]])))
 
@@ -140,7 +143,7 @@ class Regrasp:
         self.T_world_thing = np.eye(4)
 
     def steps(self, contacts: int | None = None) -> Iterator[Step]:
-        """Yield the steps of the episode; `contacts` replaces the random number of contacts."""
+        """Yield the recorded steps of the episode; `contacts`, if given, replaces the random number of contacts."""
         count = int(self.rng.integers(CONTACTS[0], CONTACTS[1] + 1)) if contacts is None else contacts
         place, yaw = self.rng.uniform(_LOW, _HIGH), float(self.rng.uniform(-0.8, 0.8))
         for contact in range(count):

@@ -92,13 +92,13 @@ class Truth:
 
 @dataclass
 class Moment:
-    """Images, touch, joints and ground truth of one synchronised instant.
+    """Images, touch image, joints and ground truth of one synchronised instant.
 
     Attributes:
-        images: By camera, (H, W, 3) uint8 RGB.
+        images: (H, W, 3) uint8 RGB images by camera name.
         touch: (H, W, 3) uint8 RGB touch image.
         q: (n,) values of the n joints, rad.
-        truth: Ground truth.
+        truth: Ground truth of this moment.
     """
 
     images: dict[str, npt.NDArray[np.uint8]]
@@ -193,12 +193,15 @@ class World:
         self.data.mocap_pos[0] = T_world_thing[:3, 3] - [0, 0, ROD_HALF] if rod else [0, 0, -2]
 
     def place_arm(self, q: Floats, opening: float | Sequence[float] | Floats) -> None:
-        """Set the joints (n,), rad, and the distance of both fingers, or of each, from the tool axis, metres."""
+        """Set the joints `q` (n,), rad, and the distance of the fingers from the tool axis, metres.
+
+        `opening` is one number for both fingers, or one for each.
+        """
         self.data.qpos[self._q] = q
         self.data.qpos[self._fingers] = opening
 
     def settle(self) -> None:
-        """Update all poses from the joint positions alone."""
+        """Update the poses of all parts of the cell from the joint positions, without a physics step."""
         mujoco.mj_kinematics(self.model, self.data)
         mujoco.mj_camlight(self.model, self.data)
 
@@ -209,12 +212,12 @@ class World:
         self.data.ctrl[:] = target
 
     def run(self, steps: int) -> None:
-        """Run `steps` physics steps of TIMESTEP_S, then update all poses."""
+        """Run `steps` physics steps of TIMESTEP_S seconds each, then update the poses of all parts of the cell."""
         mujoco.mj_step(self.model, self.data, nstep=steps)
         self.settle()
 
     def thing_place(self) -> Floats:
-        """Return the object's position, (3,) metres, world frame."""
+        """Return the position of the object to grip, (3,) metres, in the world frame."""
         return np.array(self._thing[:3])
 
     def reach(self, T_world_tcp: Floats, q0: Floats, tries: int = 60) -> tuple[Floats, bool]:
@@ -232,12 +235,12 @@ class World:
         return self.data.geom_xpos[self._geoms], self.data.geom_xmat[self._geoms].reshape(-1, 3, 3)
 
     def T_world_camera(self, name: str) -> Floats:
-        """Return a camera's pose (4, 4) with OpenCV axes, computed by MuJoCo."""
+        """Return a camera's pose (4, 4) in the world frame, with OpenCV axes, metres, computed by MuJoCo."""
         c = self.model.camera(name).id
         return np.asarray(pose(self.data.cam_xmat[c].reshape(3, 3) @ _OPTICAL, self.data.cam_xpos[c]))
 
     def T_world_tcp(self) -> Floats:
-        """Return the pose (4, 4) of the point between the pads, with the flange's axes."""
+        """Return the pose (4, 4) in the world frame of the point between the pads, with the flange's axes, metres."""
         return np.asarray(pose(*self._site("tcp")))
 
     def _site(self, name: str) -> tuple[Floats, Floats]:
@@ -245,7 +248,7 @@ class World:
         return self.data.site_xmat[s].reshape(3, 3), self.data.site_xpos[s]
 
     def height_field(self, within: float = 0.0) -> Floats:
-        """Return the distance from each gel cell to the object or the opposite pad, as `gel.clearance` does, metres."""
+        """Return the distance, metres, from each gel cell to the object or the opposite pad, see `gel.clearance`."""
         R, p = self._site("pad")
         return self._clearance(R, p, np.concatenate([self.thing_solids, self._named("opposite")]), within)
 
@@ -269,7 +272,7 @@ class World:
     # Images
 
     def look_through(self, name: str) -> tuple[Picture, Floats, float]:
-        """Return a camera's picture, the whole sensor's box (4,), hidden parts included, and its visible share."""
+        """Return a camera's picture, the box (4,) of the whole sensor with its hidden parts, and its visible share."""
         lens, T = self.lenses[name], self.T_world_camera(name)
         placed = self.caster.place(lens, T, *self._frames())
         fixed = self.rig.cameras[name].parent == "world"
@@ -288,7 +291,7 @@ class World:
         return picture, box, float(visible.sum() / mask.sum()) if mask.any() else np.nan
 
     def observe(self, rng: np.random.Generator) -> Moment:
-        """Return the images, the touch and the ground truth of the current moment."""
+        """Return the images, the touch image, the joints and the ground truth of the current moment."""
         images, box, unoccluded = {}, {}, {}
         for name in self.lenses:
             picture, box[name], unoccluded[name] = self.look_through(name)

@@ -29,17 +29,18 @@ MOST = 60
 def one_change(
     rig: Rig, camera: str, sensor: str, T_camera_sensor: np.ndarray, seen: np.ndarray, opening: np.ndarray | None
 ) -> list[tuple[float, str]]:
-    """Return the single changes of a rig that would explain boxes, the best first.
+    """Return single changes of a rig, each of which would explain the boxes in which a sensor was seen, best first.
 
     It tries the camera's focal length, orientation and position, the sensor's position, and the other finger.
 
     Args:
-        rig: The rig whose boxes are off.
+        rig: The rig whose predicted boxes do not lie on the sensor.
         camera: Name of the camera.
         sensor: Name of the sensor.
         T_camera_sensor: (N, 4, 4) poses of the sensor in N frames according to the rig, metres.
         seen: (N, 4) boxes in which the sensor was seen, px of the stored frame, finite.
-        opening: (N, 2) opening of each finger, metres; None for a sensor that is not on a gripper.
+        opening: (N, 2) distances of the two fingers from the tool axis, metres; None for a sensor that is not on a
+            gripper.
 
     Returns:
         For each change, the median IoU of the boxes after it, and the key to edit in the rig file with its new value.
@@ -78,7 +79,7 @@ def _listed(values: np.ndarray, digits: int) -> str:
 
 
 def explained(rig: Rig, camera: str, sensor: str, views: Sequence[View]) -> list[Check]:
-    """Return the check that lists single changes of the rig that explain the boxes; [] if the boxes are right."""
+    """Return one check that lists which single changes of the rig explain the true boxes; [] if the rig's are right."""
     iou, seen = np.concatenate([view.iou() for view in views]), np.concatenate([view.seen for view in views])
     placed = np.concatenate([view.T_camera_sensor for view in views])
     rows = np.flatnonzero(np.isfinite(seen).all(axis=-1))
@@ -104,14 +105,14 @@ def explained(rig: Rig, camera: str, sensor: str, views: Sequence[View]) -> list
 
 
 def on_sensor(camera: str, sensor: str, views: list[View], contact: np.ndarray, commanded: bool) -> list[Check]:
-    """Return the checks that compare one sensor's boxes in one camera with truth or labels.
+    """Return the checks that compare a sensor's predicted boxes in one camera with the boxes of truth or labels.
 
     Args:
         camera: Name of the camera.
         sensor: Name of the sensor.
         views: One view per episode.
         contact: (T,) bool over the frames of all episodes: whether the sensor touches something.
-        commanded: Whether some of the openings were only commanded.
+        commanded: Whether the gripper readings of some frames state the commanded, not the measured opening.
     """
     judge = partial(_judge, camera, sensor)
     iou, true = (np.concatenate([view.iou(boxes) for view in views]) for boxes in ("box", "true_opening"))
@@ -176,9 +177,9 @@ def _iou_fact(kind: str, camera: str, sensor: str, what: str, iou: np.ndarray) -
 def box_drift(evidence: Sequence[Evidence]) -> list[dict[str, Any]]:
     """Return the drift of the boxes, one dict per episode and view (camera and sensor), the largest drift first.
 
-    In each episode, the centres of the projected boxes have a median offset from the true or labelled boxes. The drift
-    is the distance of this offset from the median offset over all episodes, px. Episodes without truth or labels are
-    left out.
+    In each episode, the centres of the predicted boxes have a median offset from the centres of the true or labelled
+    boxes. The drift is the distance between this offset and the median offset over all episodes, px. Episodes without
+    truth or labels are left out.
     """
     by_view: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for episode in evidence:
@@ -199,7 +200,7 @@ def box_drift(evidence: Sequence[Evidence]) -> list[dict[str, Any]]:
 
 
 def drift_checks(drift: list[dict[str, Any]]) -> list[Check]:
-    """Return the checks of the drift of boxes between episodes, computed from the result of `box_drift`."""
+    """Return a check per view of how far its boxes drift between episodes; `drift` is the result of `box_drift`."""
     checks = []
     for camera, sensor in sorted({(row["camera"], row["sensor"]) for row in drift}):
         rows = [row for row in drift if (row["camera"], row["sensor"]) == (camera, sensor)]
@@ -222,7 +223,7 @@ HAND = ("flange", "finger1", "finger2")
 
 
 def episode_checks(rig: Rig, evidence: Sequence[Evidence]) -> list[Check]:
-    """Return the checks of a rig on recorded episodes, except those of motion and drift."""
+    """Return the checks of a rig on recorded episodes; motion and drift have their own functions."""
     checks = [_status(rig, evidence), _streams(evidence), _joints(evidence), *_plausible(evidence)]
     for name in rig.cameras:
         if any(name not in episode.missing_cameras for episode in evidence):
@@ -275,7 +276,7 @@ def _status(rig: Rig, evidence: Sequence[Evidence]) -> Check:
 
 
 def lens_checks(rig: Rig, camera: str) -> list[Check]:
-    """Return the checks of the camera matrix K: whether its principal point and field of view are plausible."""
+    """Return the checks of a camera's matrix K: whether its principal point and field of view are plausible."""
     entry = rig.cameras[camera]
     (fx, _, cx), (_, _, cy), _ = entry.K
     du, dv = (cx + 0.5) / entry.width - 0.5, (cy + 0.5) / entry.height - 0.5

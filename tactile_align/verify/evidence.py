@@ -1,4 +1,4 @@
-"""Data of one recorded episode that test a rig: contact, predicted boxes, and boxes of where the sensors really are."""
+"""Data of one episode for checks of a rig: contact, predicted boxes, and boxes of where the sensors really are."""
 
 import hashlib
 from collections.abc import Iterator
@@ -36,9 +36,9 @@ class View:
             contact.
         true_opening: (T, 4) predicted boxes for the true opening; nan if the recording does not contain it.
         seen: (T, 4) boxes of where the sensor really is, from truth or labels; nan where both are missing.
-        T_camera_sensor: (T, 4, 4) poses from which `box` was computed, metres.
-        opening: (T, 2) opening of each finger from which `box` was computed, metres; None for a sensor that is not
-            on a gripper.
+        T_camera_sensor: (T, 4, 4) poses of the sensor from which `box` was computed, metres.
+        opening: (T, 2) distances of the two fingers from the tool axis from which `box` was computed, metres; None for
+            a sensor that is not on a gripper.
     """
 
     camera: str
@@ -52,7 +52,7 @@ class View:
     opening: np.ndarray | None = None
 
     def iou(self, which: str = "box") -> np.ndarray:
-        """Return (T,) IoU of the boxes `which` (box, unheld, true_opening) with `seen`; nan where a box is missing."""
+        """Return the IoU (T,) of the boxes `which` (box, unheld, true_opening) with `seen`; nan if a box is missing."""
         return np.asarray(intersection_over_union(getattr(self, which), self.seen))
 
 
@@ -92,7 +92,7 @@ Labels = dict[tuple[str, str, str], dict[int, tuple[float, float, float, float]]
 
 
 def label_name(ref: EpisodeRef) -> str:
-    """Return the name of an episode in labels: its file name, with #NAME if the file holds several episodes."""
+    """Return the name of an episode as used in labels: its file name, with #NAME if the file holds several episodes."""
     return Path(str(ref)).name
 
 

@@ -1,4 +1,4 @@
-"""Image motion compared with the motion that a rig predicts.
+"""Comparison of the motion seen in images with the motion that a rig predicts.
 
 Two motions are compared: that of the static scene in a camera on an arm, and that of a sensor in its box while the
 gripper moves.
@@ -27,7 +27,7 @@ WITHIN_S, FPS = 3.0, 10.0
 
 @dataclass(frozen=True)
 class Motion:
-    """Scores that state how well each hypothesis about the rig (see `rig_hypotheses`) predicts the motion in one view.
+    """Scores that state how well each hypothesis about a rig (see `rig_hypotheses`) predicts the motion in one view.
 
     Attributes:
         camera: Name of the camera.
@@ -38,7 +38,7 @@ class Motion:
             in place. It is the median over the pairs of frames of that motion; a pair in which a frame has no box
             counts as 0. For the static scene, one score for each pair of frames, 0 to 1: the share of tracked points
             that lie where the camera's motion predicts them.
-        advice: What to change in the rig file, by the hypothesis's name.
+        advice: What to change in the rig file if the hypothesis is right, by the hypothesis's name.
     """
 
     camera: str
@@ -48,7 +48,7 @@ class Motion:
 
     @classmethod
     def of(cls, camera: str, sensor: str | None, slips: Iterable[Slip], score: Callable[[Rig], np.ndarray]) -> "Motion":
-        """Return the scores of all hypotheses; the function `score` returns the N scores of a hypothesis's rig."""
+        """Return the scores of all hypotheses `slips`; the function `score` returns the N scores of a changed rig."""
         scored = {slip.name: score(slip.changed) for slip in slips}
         return cls(camera, sensor, scored, {slip.name: slip.advice for slip in slips})
 
@@ -79,24 +79,24 @@ class Scores:
         return len(self.by_hypothesis[AS_WRITTEN])
 
     def median(self, name: str = AS_WRITTEN) -> float:
-        """Return the median score of a hypothesis."""
+        """Return the median of the scores of the hypothesis `name`."""
         return float(np.median(self.by_hypothesis[name]))
 
     def gain(self, name: str) -> float:
-        """Return the median difference between the scores of a hypothesis and those of the rig as written."""
+        """Return the median gain in score of the hypothesis `name` over the rig as written."""
         return float(np.median(self.by_hypothesis[name] - self.by_hypothesis[AS_WRITTEN]))
 
     def share(self, name: str) -> float:
-        """Return the share, 0 to 1, of scores in which a hypothesis is higher than the rig as written."""
+        """Return the share of motions, 0 to 1, in which the hypothesis `name` scores higher than the rig as written."""
         return float((self.by_hypothesis[name] > self.by_hypothesis[AS_WRITTEN]).mean())
 
     def ranked(self) -> list[str]:
-        """Return the names of the hypotheses other than AS_WRITTEN, the one with the highest gain first."""
+        """Return the names of all hypotheses except AS_WRITTEN, sorted by `gain`, the highest first."""
         return sorted((name for name in self.by_hypothesis if name != AS_WRITTEN), key=lambda name: -self.gain(name))
 
 
 def near_in_time(episode: Episode) -> tuple[np.ndarray, np.ndarray]:
-    """Return the rows i and j, i < j, of all P pairs of frames that are at most WITHIN_S apart, as arrays (P,)."""
+    """Return rows i < j of all P pairs of frames at most WITHIN_S seconds apart, as two arrays, each of shape (P,)."""
     reach = max(1, round(WITHIN_S * (episode.fps or FPS)))
     i = np.arange(len(episode)).repeat(reach)
     j = i + np.tile(np.arange(1, reach + 1), len(episode))
@@ -104,7 +104,7 @@ def near_in_time(episode: Episode) -> tuple[np.ndarray, np.ndarray]:
 
 
 def stroke_of(gripper: Gripper) -> float:
-    """Return the distance that one finger moves from closed to open, m."""
+    """Return the distance that one finger of a gripper moves from closed to open, m."""
     return abs(float(np.diff(gripper.law.opening(np.array([0.0, 1.0])))[0]))
 
 
@@ -300,14 +300,15 @@ def _agreement(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def smaller_in_contact(episode: Episode, rig: Rig, contact: dict[str, np.ndarray]) -> dict[str, tuple[float, int]]:
-    """Return how often the opening is smaller in contact than without contact, for each sensor on a gripper.
+    """Return how often the gripper's opening is smaller in contact than without contact, for each sensor on a gripper.
 
-    All pairs of a touching and a not touching frame are compared. The opening is as recorded, not held in contact.
-    Equal openings count half.
+    Each frame in contact is paired with each frame without contact. Openings are as recorded; a commanded opening is
+    not held during contact. A pair with equal openings counts half.
 
     Returns:
-        Two numbers by sensor: the share of pairs, 0 to 1, in which the touching frame has the smaller opening, and the
-        number of frames in the smaller group. Sensors that always or never touch are left out.
+        Two numbers by sensor: the share of pairs, 0 to 1, in which the frame in contact has the smaller opening, and
+        the number of frames in contact or without contact, whichever is smaller. Sensors that always or never touch are
+        left out.
     """
     shares = {}
     for sensor, flags in contact.items():

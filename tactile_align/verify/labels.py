@@ -42,7 +42,7 @@ def labelled_episodes(path: str | Path, refs: Sequence[EpisodeRef], drawn: Colle
     """Return the labelled episodes by their name in labels.
 
     Args:
-        path: The folder or file of the episodes, for messages.
+        path: The folder or file of the episodes, for error messages.
         refs: All episodes in `path`.
         drawn: Names of the episodes in the labels, see `label_name`.
 
@@ -69,7 +69,7 @@ def labelled_episodes(path: str | Path, refs: Sequence[EpisodeRef], drawn: Colle
 def require_matching(labels: Labels, path: str | Path, refs: Sequence[EpisodeRef], rig: Rig) -> None:
     """Check that each label belongs to a camera and a sensor that the rig and the labelled episode have.
 
-    Labels that match nothing would prove nothing, so they are refused.
+    A label that matches nothing is an error, because it cannot check the rig.
 
     Raises:
         InputError: A label's episode, camera or sensor was not found; the message lists those that exist.

@@ -25,13 +25,12 @@ MIN_FRAMES = 5
 
 @dataclass(frozen=True)
 class Watched:
-    """Results of one episode that need no truth or labels: motion scores, and openings with and without contact.
+    """Results of one episode that need neither truth nor labels: motion scores, and openings with and without contact.
 
     Attributes:
         motions: Motion scores of each view in which the motion can be compared with the rig.
-        smaller: For each sensor two numbers, see `smaller_in_contact`: the share (0 to 1) of pairs of a touching and a
-            not touching frame in which the touching frame has the smaller opening; the number of frames in the
-            smaller of the two groups.
+        smaller: By sensor, the two numbers that `image_motion.smaller_in_contact` returns: how often the opening is
+            smaller in contact, 0 to 1, and a number of frames.
     """
 
     motions: tuple[Motion, ...]
@@ -44,7 +43,7 @@ def watch(episode: Episode, rig: Rig, contact: dict[str, np.ndarray]) -> Watched
     Args:
         episode: The episode.
         rig: The rig for this episode, overrides applied.
-        contact: (T,) bool by sensor: whether the sensor touches something. Only these sensors are looked at.
+        contact: (T,) bool by sensor: whether the sensor touches something. Other sensors are ignored.
     """
     cameras = [name for name in rig.cameras if name in episode.cameras]
     motions = [finger_motion(episode, rig, camera, sensor, contact) for camera in cameras for sensor in contact]
@@ -53,7 +52,7 @@ def watch(episode: Episode, rig: Rig, contact: dict[str, np.ndarray]) -> Watched
 
 
 def motion_checks(rig: Rig, watched: Sequence[Watched]) -> list[Check]:
-    """Return the motion checks of a rig: openings per sensor, the static scene per camera, and boxes per view."""
+    """Return a rig's checks of openings (per sensor), of the scene's motion (per camera) and of boxes (per view)."""
     motions = [motion for episode in watched for motion in episode.motions]
     views = {(motion.camera, motion.sensor) for motion in motions}
     advice = {(motion.camera, name): text for motion in motions for name, text in motion.advice.items()}

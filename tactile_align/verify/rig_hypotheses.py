@@ -33,7 +33,10 @@ def hypotheses_of(rig: Rig, camera: str, sensor: str | None = None) -> tuple[Sli
 
 
 def frame_of(camera: RigCamera) -> tuple[int, int]:
-    """Return the width and height, px, of the frame whose centre is K's principal point; a size in SIZES if close."""
+    """Return the width and height, px, of the frame whose centre is the principal point of the camera's K.
+
+    If a common frame size in SIZES is close, this size is returned.
+    """
     centre = np.array([camera.K[0][2], camera.K[1][2]])
     size = 2 * centre + 1
     off = np.abs(size / SIZES - 1).max(axis=1)

@@ -26,7 +26,7 @@ FAR_PX = 1e3
 
 @dataclass(frozen=True)
 class Sight:
-    """N boxes in which a camera saw a sensor, and the sensor's poses according to the rig.
+    """N boxes in which a sensor was seen by a camera, and the sensor's poses according to the rig.
 
     Attributes:
         lenses: Camera models of the stored frames. There are several if an [[override]] gives episodes their own.
@@ -43,7 +43,10 @@ class Sight:
     seen: np.ndarray
 
     def boxes(self, T_camera_sensor: np.ndarray, focal: float = 1.0) -> np.ndarray:
-        """Return N boxes (N, 4), px, for N poses, m, and a factor on the focal length; nan if no box exists."""
+        """Return the sensor's boxes (N, 4), px, at N poses (N, 4, 4), m; `focal` is a factor on the focal length.
+
+        A row is nan if no box exists.
+        """
         scale = np.array([[focal, focal, 1], [focal, focal, 1], [1, 1, 1]])
         lenses = tuple(replace(lens, K=np.asarray(lens.K) * scale) for lens in self.lenses)
         return boxes_through(lenses, self.which, T_camera_sensor, self.body)
@@ -52,7 +55,10 @@ class Sight:
 def boxes_through(
     lenses: tuple[Camera, ...], which: np.ndarray, T_camera_sensor: np.ndarray, body: tuple[Solid, ...]
 ) -> np.ndarray:
-    """Return boxes (N, 4), px, of a body at N poses, m, each seen through lens `which`; nan where no box exists."""
+    """Return boxes (N, 4), px, of the solids `body` at N poses, m; nan where no box exists.
+
+    The box at pose n is seen through the camera model `lenses[which[n]]`.
+    """
     boxes = np.empty((len(which), 4))
     for i, lens in enumerate(lenses):
         boxes[which == i] = np.asarray(project_solids(lens, T_camera_sensor[which == i], body, 0.0).box)
@@ -61,13 +67,14 @@ def boxes_through(
 
 @dataclass(frozen=True)
 class Cause:
-    """Fitted single cause, and how well it explains the boxes.
+    """Fitted single cause of wrong boxes, and how well it explains where the sensor was seen.
 
     Attributes:
         value: The fitted change: a factor (1,), a rotation vector (3,), rad, or a shift (3,), m; empty if nothing was
             fitted. The docstring of each function that returns a cause states which.
         iou: Median IoU of the boxes after the change; a missing box counts as 0.
-        explains: Whether the edges after the change are as close as hand-drawn boxes are accurate.
+        explains: Whether the box edges after the change differ from the seen edges by no more than the error of
+            hand-drawn boxes.
     """
 
     value: np.ndarray

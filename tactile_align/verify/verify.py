@@ -75,12 +75,13 @@ def verify_episodes(
         labels: Boxes drawn by hand, see `verify.labels.read_labels`. Simulated episodes contain their own truth. Every
             label must refer to an episode in `path`, and to a camera and a sensor that both the episode and the rig
             have.
-        most: Largest number of episodes to look at, episodes with labels first, evenly spread; None: all.
+        most: Largest number of episodes to read. Episodes with labels are chosen first, the others evenly from the
+            list; None: all.
         write_into: A rig file whose [verified] table receives the verdict; None: do not write the verdict.
         progress: Whether to show a progress bar on stderr.
 
     Returns:
-        The report. Its `facts` state when it was made and the hash of the data, see `provenance`.
+        The report. Its `facts` state when the report was made, and the hash of the episodes' data.
 
     Raises:
         FileNotFoundError: No episodes or no rig were found.

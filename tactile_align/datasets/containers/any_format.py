@@ -11,7 +11,7 @@ from tactile_align.errors import InputError
 def convert(
     source: Path, out: Path, to: str, layout: str | None = None, fps: float | None = None, overwrite: bool = False
 ) -> Converted:
-    """Convert recordings to another format, and return the written files with what they cannot hold.
+    """Convert recordings to another format, and return the written files and a list of what was lost.
 
     Args:
         source: An HDF5 episode, a folder of episodes, the folder of a LeRobotDataset v3, or raw X-Trainer recordings.

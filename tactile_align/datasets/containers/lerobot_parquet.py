@@ -26,7 +26,7 @@ COUNTERS = {"timestamp": "float32"} | dict.fromkeys(("frame_index", "episode_ind
 
 @dataclass(frozen=True)
 class Info:
-    """Entries of meta/info.json that are needed to read a dataset."""
+    """Entries of a dataset's meta/info.json that are needed to read the dataset in the folder `root`."""
 
     root: Path
     fps: float
@@ -37,12 +37,15 @@ class Info:
 
     @property
     def images(self) -> dict[str, str]:
-        """Feature key of each image or video stream, by stream name."""
+        """Key in `features` of each image or video stream, by stream name."""
         keys = [key for key, feature in self.features.items() if feature.get("dtype") in ("image", "video")]
         return {key.removeprefix(IMAGES): key for key in keys}
 
     def file(self, template: str, chunk: int, number: int, video_key: str = "") -> Path:
-        """Return the path given by a path template, after checking that it lies inside the dataset's folder.
+        """Return the path of a file of the dataset, after checking that it lies inside the dataset's folder.
+
+        The arguments fill the fields of `template`, one of `data_path` and `video_path`: the index of the chunk (a
+        subfolder), the number of the file in it, and for a video its feature key.
 
         Raises:
             InputError: The template uses unknown fields or attributes, or leads outside the folder.
@@ -91,7 +94,7 @@ def read_info(root: Path) -> Info:
 def info_json(
     features: dict[str, dict[str, Any]], fps: float, robot_type: str | None, episodes: int, frames: int, tasks: int
 ) -> str:
-    """Return the text of `meta/info.json`."""
+    """Return the text of the file `meta/info.json`, from the features and the numbers of episodes, frames, tasks."""
     counters = {name: {"dtype": kind, "shape": [1], "names": None} for name, kind in COUNTERS.items()}
     info: dict[str, Any] = {"codebase_version": VERSION, "robot_type": robot_type}
     info |= {"total_episodes": episodes, "total_frames": frames, "total_tasks": tasks}
@@ -142,7 +145,7 @@ class Stats(NamedTuple):
 
 
 def need_av() -> Any:
-    """Return the `av` module.
+    """Return the module `av` (PyAV), imported only when needed.
 
     Raises:
         MissingExtra: PyAV is not installed.
@@ -181,14 +184,14 @@ class VideoWriter:
         self.written = 0
 
     def add(self, frame: np.ndarray) -> None:
-        """Append one (H, W, 3) uint8 RGB frame."""
+        """Append one (H, W, 3) uint8 RGB frame to the video."""
         picture = need_av().VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
         picture.pts = self.frames
         self._mux(self._stream.encode(picture))
         self.frames += 1
 
     def close(self) -> None:
-        """Write the remaining frames and close the file."""
+        """Write the frames that the encoder still holds, and close the file."""
         self._mux(self._stream.encode())
         self._container.close()
 
@@ -237,7 +240,7 @@ MAX_DATA_BYTES, MAX_VIDEO_BYTES = 100 * 2**20, 200 * 2**20  # the limits that in
 
 
 def need_arrow() -> tuple[Any, Any]:
-    """Return the modules pyarrow and pyarrow.parquet.
+    """Return the modules `pyarrow` and `pyarrow.parquet`, imported only when needed.
 
     Raises:
         MissingExtra: pyarrow is not installed.
@@ -247,7 +250,7 @@ def need_arrow() -> tuple[Any, Any]:
 
 
 class DatasetWriter:
-    """Writer of a dataset, episode by episode. Episodes are added to one file until the file is full."""
+    """Writer of a LeRobotDataset. It adds each episode to the current data and video files until a file is full."""
 
     def __init__(self, root: Path, features: dict[str, dict[str, Any]], fps: float, robot_type: str | None) -> None:
         self.root, self.features, self.fps, self.robot_type = root, features, fps, robot_type
@@ -275,7 +278,7 @@ class DatasetWriter:
             self._finish()
 
     def add_video_frame(self, key: str, frame: np.ndarray) -> None:
-        """Append one (H, W, 3) uint8 RGB frame to a video of the current episode."""
+        """Append one (H, W, 3) uint8 RGB frame of the current episode to the video stream of the feature `key`."""
         if key not in self._begun:
             if key in self._videos and self._videos[key].written > MAX_VIDEO_BYTES:
                 self._videos.pop(key).close()
@@ -293,9 +296,9 @@ class DatasetWriter:
         """Write the current episode, after all its video frames have been added.
 
         Args:
-            low: (T, D) numbers of T steps, D per step, by feature name.
-            pngs: T frames as PNG bytes, by name of the image feature.
-            samples: Frames for the statistics, by name of the image or video feature.
+            low: Joints, actions and other numbers of T steps, D per step, (T, D), by feature key.
+            pngs: T frames as PNG bytes, by key of the image feature.
+            samples: Frames from which the statistics are computed, by key of the image or video feature.
             task: Description of the task.
         """
         steps, number = len(low[ACTION]), len(self.rows)
@@ -381,7 +384,7 @@ def _pandas(name: str | None, column: str, kind: str) -> dict[str, Any]:
 
 
 def episode_rows(info: Info) -> Iterator[dict[str, Any]]:
-    """Yield the rows of the tables in meta/episodes, without their statistics.
+    """Yield one row per episode from the tables in meta/episodes, without the columns of statistics.
 
     Raises:
         FileNotFoundError: No table exists.
@@ -400,7 +403,7 @@ def episode_rows(info: Info) -> Iterator[dict[str, Any]]:
 
 
 def episode_table(info: Info, row: dict[str, Any]) -> dict[str, Any]:
-    """Return the columns of one episode as lists, by column name.
+    """Return the data of one episode as one list per column, by column name; `row` is from `episode_rows`.
 
     Raises:
         FileNotFoundError: The data file is missing.
@@ -419,7 +422,7 @@ def episode_table(info: Info, row: dict[str, Any]) -> dict[str, Any]:
 
 
 def task_texts(info: Info) -> dict[int, str]:
-    """Return the task texts of tasks.parquet by task number; an empty dictionary if the file is missing."""
+    """Return the text of each task in tasks.parquet by the task's number; an empty dictionary without that file."""
     path = info.root / TASKS_PATH
     if not path.is_file():
         return {}

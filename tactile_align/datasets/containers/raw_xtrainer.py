@@ -28,7 +28,7 @@ _PLAIN = re.compile(r"[<>=|]?([biufc][1248]|c16|\?|b|i|f)$")
 
 
 def load_arrays(data: bytes) -> dict[str, np.ndarray]:
-    """Return the arrays of a pickled dictionary, without running any code of the pickle.
+    """Return the arrays of a pickled dictionary, without running code that the pickle contains.
 
     Args:
         data: The file's bytes, of any pickle protocol and of numpy 1 or 2.
@@ -134,12 +134,12 @@ QPOS, QVEL, ACTION = "joint_positions", "joint_velocities", "control"
 
 @dataclass(frozen=True)
 class Imported:
-    """Result of an import.
+    """Result of the import of one raw recording.
 
     Attributes:
         path: The new episode.
         steps: Number of steps in the episode.
-        lacking: Step numbers that are missing in a folder of the recording and therefore left out, by folder.
+        lacking: Numbers of the steps that a folder of the recording lacks, by folder. The episode leaves them out.
     """
 
     path: Path
