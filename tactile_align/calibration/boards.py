@@ -224,7 +224,7 @@ class Board(Strict):
 
     @property
     def turns(self) -> tuple[np.ndarray, ...]:
-        """Index arrays (M,) into the M points, one for each other orientation in which the board looks the same.
+        """Index arrays (M,) into the M points, one for each orientation in which the board looks the same.
 
         A chessboard or circle grid rotated by 180 degrees looks the same. For each array `turn`, the point detected as
         point i may be point turn[i].

@@ -248,7 +248,7 @@ def _right_jacobian(w: np.ndarray) -> np.ndarray:
 
 
 def leave_out(fit: Fit) -> np.ndarray:
-    """Return how the n shared parameters of a fit change, (N, n), when each of its N views alone is left out.
+    """Return how the n shared parameters of a fit change, (N, n), when one of its N views is left out, for each view.
 
     The change is one Gauss-Newton step from the full fit. Close to the optimum the step is exact to second order.
     Refitting N times gives the same standard deviations to 2 %.
@@ -260,7 +260,7 @@ def leave_out(fit: Fit) -> np.ndarray:
 
 
 def jackknife(changes: np.ndarray) -> np.ndarray:
-    """Return the covariance (n, n) of n parameters from their changes (N, n) when each of N views alone is left out."""
+    """Return the covariance (n, n) of n parameters from their changes (N, n) when one of N views is left out."""
     count = len(changes)
     centred = changes - changes.mean(0)
     return np.asarray((count - 1) / count * centred.T @ centred)

@@ -113,7 +113,7 @@ def robust_start(
 ) -> tuple[float, np.ndarray, np.ndarray] | None:
     """Return the poses X and Z, from random subsets of four views, that fit the median view best.
 
-    They are an initialisation that bad views do not spoil. X is the camera's pose, Z the board's, see `chain`.
+    They are an initialisation that a few bad views do not affect. X is the camera's pose, Z the board's, see `chain`.
 
     Args:
         B: (N, 4, 4) the robot's part of the chain, as `chain` returns it.
@@ -236,7 +236,8 @@ def chain(T_base_link: np.ndarray, mounted: Mounted) -> np.ndarray:
     """Return the robot's part B (N, 4, 4), m, of the chain T_camera_board = X^-1 B Z.
 
     X is the camera's pose and Z the board's pose, both constant. B is T_link_base for a moving camera and T_base_link
-    for a fixed camera; `T_base_link` (N, 4, 4) are the poses of the link that carries the camera or the board."""
+    for a fixed camera; `T_base_link` (N, 4, 4) are the poses of the link that carries the camera or the board.
+    """
     return np.asarray(invert(T_base_link)) if mounted == "moving" else T_base_link
 
 
@@ -314,7 +315,8 @@ def solve_hand_eye(
 def spread(B: np.ndarray, C: np.ndarray) -> Spread:
     """Return the range of the camera's motion relative to the board over N views.
 
-    B (N, 4, 4) is the robot's part of the chain, see `chain`; C (N, 4, 4) are the board's poses in the camera, m."""
+    B (N, 4, 4) is the robot's part of the chain, see `chain`; C (N, 4, 4) are the board's poses in the camera frame, m.
+    """
     i, j = np.triu_indices(len(B), 1)
     relative = B[j] @ invert(B)[i]
     w = rotation_log(relative[:, :3, :3])

@@ -22,9 +22,9 @@ ENTRIES = {"fx": (0, 0), "fy": (1, 1), "cx": (0, 2), "cy": (1, 2)}
 def deviations(camera: Camera, views: Sequence[View], poses: Sequence[BoardPose]) -> dict[str, float]:
     """Return the standard deviation of each intrinsic parameter of a fitted camera, by name.
 
-    The standard deviations come from the second derivatives of the residuals. The board's poses in the
-    views, which were fitted together with the camera, are eliminated. Residuals count as independent, as in OpenCV. The
-    result is nan for a parameter that the views do not determine.
+    The standard deviations come from the second derivatives of the residuals. The board's poses in the views, which
+    were fitted together with the camera, are eliminated. Residuals count as independent, as in OpenCV. The result is
+    nan for a parameter that the views do not determine.
 
     Args:
         camera: The camera.

@@ -40,7 +40,8 @@ class View:
         """Return this view with the points renumbered as if the board were seen in another orientation.
 
         A symmetric board looks the same in several orientations. `reading` 0 is the current numbering, and
-        `reading` i is entry i - 1 of `others`."""
+        `reading` i is entry i - 1 of `others`.
+        """
         if reading == 0:
             return self
         others = (self.points, *(points for i, points in enumerate(self.others) if i != reading - 1))
@@ -78,8 +79,7 @@ def pose_slopes(T_camera_board: np.ndarray, points: np.ndarray, J: np.ndarray) -
     """Return the derivatives d pixel / d pose (2 N, 6) of N points (N, 3), m, on the board.
 
     Columns 0 to 2 are for the translation, m, columns 3 to 5 for a rotation vector w, rad, that changes the rotation R
-    to R exp(w). J (N, 2, 3) contains the derivatives
-    d pixel / d point from `slopes`.
+    to R exp(w). J (N, 2, 3) contains the derivatives d pixel / d point from `slopes`.
     """
     turn = -T_camera_board[:3, :3] @ skew(points)
     return np.asarray((J @ np.concatenate([np.broadcast_to(np.eye(3), turn.shape), turn], axis=-1)).reshape(-1, 6))

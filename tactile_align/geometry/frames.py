@@ -37,7 +37,7 @@ def pose(R: Array, t: Array) -> Array:
 
 
 def skew(v: Array) -> Array:
-    """Return, for vectors v (..., 3), the matrices (..., 3, 3) whose product with x is the cross product of v and x."""
+    """Return, for vectors v (..., 3), the matrices (..., 3, 3) that map a vector x to the cross product of v and x."""
     xp = array_namespace(v)
     x, y, z = v[..., 0], v[..., 1], v[..., 2]
     o = xp.zeros_like(x)

@@ -424,7 +424,7 @@ def convert_dh(rows: tuple[DHJoint, ...], modified: bool) -> tuple[np.ndarray, n
 
     T_link_joint is the pose of each joint in the link before it, T_link_flange that of the flange in the last link.
     `modified` selects Craig's convention instead of the standard one. T is the pose that a row describes, and q is the
-    joint angle. The row contains offset, d, a and alpha. Rx and Rz rotate about, Tx and Tz shift along, an axis.
+    joint angle. The row contains offset, d, a and alpha. Rx rotates about x, and Tx shifts along x; Rz and Tz use z.
 
     Standard (Denavit and Hartenberg 1955): T = Rz(q + offset) Tz(d) Tx(a) Rx(alpha), where
     Tz(d) Tx(a) Rx(alpha) follows the joint. Modified (Craig): T = Rx(alpha) Tx(a) Rz(q + offset) Tz(d), all of which

@@ -157,9 +157,9 @@ class Frame:
 def frames(arm: Arm, q: Array) -> list[Frame]:
     """Return the frames of all links of an arm, then the frame of its flange, in the base frame.
 
-    The recursion over the joints updates the three columns of a frame's rotation and its position; it
-    multiplies no 4x4 matrices. Entries that no joint has changed yet stay plain floats. The angles of successive
-    joints with parallel axes are added.
+    The recursion over the joints updates the three columns of a frame's rotation and its position; it multiplies no 4x4
+    matrices. Entries that no joint has changed yet stay plain floats. The angles of successive joints with parallel
+    axes are added.
 
     Args:
         arm: The arm.

@@ -207,8 +207,8 @@ def _fit_rotations(R_A: np.ndarray, R_C: np.ndarray) -> tuple[np.ndarray, np.nda
 def turn_signature(R: np.ndarray) -> np.ndarray:
     """Return the angles (..., M), rad, between the rotations of all M pairs of N rotations (..., N, 3, 3).
 
-    The angles do not depend on base and tool offsets, so two lists of rotations that differ only by such
-    offsets have equal angles.
+    The angles do not depend on base and tool offsets, so two lists of rotations that differ only by such offsets have
+    equal angles.
     """
     i, j = np.triu_indices(R.shape[-3], k=1)
     trace = np.einsum("...nij,...nij->...n", R[..., i, :, :], R[..., j, :, :])

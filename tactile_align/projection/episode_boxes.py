@@ -93,7 +93,7 @@ def episode_boxes(
         camera: Name of a camera of the rig.
         sensor: Name of a sensor of the rig.
         qpos: (T, D) raw state of the T frames in order: joint and gripper readings, D numbers.
-        contact: (T,) bool by sensor, whether it touches something, for every sensor on the same gripper that the
+        contact: (T,) bool by sensor, whether it touches something, for every sensor on the same arm that the
             episode contains; other sensors are ignored.
         fps: Rows per second; may be None if the camera has no delay.
         ahead_m: As in `sensor_boxes`, metres.
@@ -108,15 +108,16 @@ def episode_boxes(
 
 
 def hand_of(rig: Rig, sensor: str) -> str:
-    """Return the name of the arm whose hand carries a sensor; '' if no arm with a gripper carries it."""
+    """Return the name of the arm with a gripper that carries a sensor; '' if no such arm carries it."""
     arm = rig.sensor_arm(sensor)
     return arm if arm and rig.arms[arm].gripper is not None else ""
 
 
 def hold_sensors(rig: Rig, arm: str) -> tuple[str, ...]:
-    """Return the names of the sensors of an arm's hand; () if the gripper reading is measured.
+    """Return the names of the sensors on an arm; () if the reading of its gripper is measured.
 
-    During contact of any of these sensors, a commanded opening is held at its value at contact onset.
+    If the reading is a command, the opening is held at its value at the onset of contact while any of these sensors
+    touches something.
 
     Raises:
         InputError: The rig has no such arm, or the arm has no gripper.
@@ -226,8 +227,8 @@ class HeldOpening:
 def qpos_at_exposure(rig: Rig, camera: str, qpos: np.ndarray, fps: float | None) -> np.ndarray:
     """Return qpos at the time when a camera's frames were exposed.
 
-    A frame is exposed by the camera's `delay_s` later than the joints of its row are read. Joints are interpolated between rows. Frames
-    exposed before the first row or after the last row get the joints of that row.
+    A frame is exposed by the camera's `delay_s` later than the joints of its row are read. Joints are interpolated
+    between rows. Frames exposed before the first row or after the last row get the joints of that row.
 
     Args:
         rig: The rig with the delay.

@@ -44,9 +44,9 @@ def other_formats(session: Session, T: np.ndarray, C: np.ndarray) -> list[tuple[
     """Return the undeclared rotation formats with which the robot's relative rotations agree with the camera's.
 
     Each format is a hypothesis with its gap, rad, see `angle_gap`. T (N, 4, 4) is T_base_link as declared, C (N, 4, 4)
-    is T_camera_board of each view alone, m. Each hypothesis has the name of the fault that it implies. Quaternion orders,
-    and Euler orders that differ only in the names of the axes, give the same relative rotations as the declared format;
-    only the whole chain of poses can tell these apart.
+    is T_camera_board of each view alone, m. Each hypothesis has the name of the fault that it implies. Quaternion
+    orders, and Euler orders that differ only in the names of the axes, give the same relative rotations as the declared
+    format; only the whole chain of poses can tell these apart.
     """
     fmt = session.fact.poses
     if fmt is None:

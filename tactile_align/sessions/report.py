@@ -159,8 +159,8 @@ def draw_views(session: Session, camera: Camera, hand_eye: HandEye, out: Path, m
     """Write pictures of the views with the largest errors, at most `most`, to the folder `out`; return their paths.
 
     The view with the largest error comes first. Each picture shows the detected points (green), the points predicted by
-    the calibration (red) and, in orange, ellipses of two standard deviations around the predicted points. For a
-    session without images the background is grey.
+    the calibration (red) and, in orange, ellipses of two standard deviations around the predicted points. For a session
+    without images the background is grey.
     """
     parts = zip(session.views, chain(session.T_base_link(), hand_eye.mounted), strict=True)
     views = {view.name: (view, B) for view, B in parts}
