@@ -12,7 +12,7 @@ WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 
 
 def main() -> None:
-    """Run the command line, after checking that OpenCV finds its system libraries."""
+    """Run the command line on the program's arguments, after checking that OpenCV finds its system libraries."""
     # Waiting threads of PyTorch spin by default, which takes the cores from the threads that they wait for when another
     # program is running. OpenMP reads the variable once, when PyTorch is imported.
     if not any(name in os.environ for name in WAITING):

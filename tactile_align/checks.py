@@ -48,14 +48,17 @@ class Limit:
         return self.good > self.poor or (self.good == self.poor and self.at_least)
 
     def status(self, value: float) -> Status:
-        """Return pass, warn or fail; nan fails, because a value that could not be measured proves nothing."""
+        """Return the status of a measured value: pass, warn or fail.
+
+        nan fails, because a value that could not be measured proves nothing.
+        """
         sign = -1 if self.large_is_good else 1
         if sign * value <= sign * self.good:
             return "pass"
         return "warn" if sign * value <= sign * self.poor else "fail"
 
     def text(self) -> str:
-        """Return the limits as text, such as "<= 3 px (fail > 6)"."""
+        """Return the limits `good` and `poor` as text with the unit, such as "<= 3 px (fail > 6)"."""
         good, poor = (f"{100 * x:g}%" if self.form.endswith("%") else f"{x:g}" for x in (self.good, self.poor))
         passes, fails = (">=", "<") if self.large_is_good else ("<=", ">")
         worst = f" (fail {fails} {poor})" if self.good != self.poor and math.isfinite(self.poor) else ""
@@ -78,7 +81,7 @@ class Check:
         measured: Measured value as text, with its unit.
         value: Measured number; None when the result is not a number.
         unit: Unit of `value`; "" for a ratio.
-        limit: Values that pass, as text; "" when there is no limit.
+        limit: Range of the values that pass, as text; "" when there is no limit.
         why: Why the value matters; "" when the check passed.
         advice: What to do; "" when nothing needs to be done.
     """
@@ -95,7 +98,7 @@ class Check:
 
     @property
     def kind(self) -> str:
-        """Part of the id before its first slash."""
+        """The part of the check's `id` before the first slash, such as "iou-median"."""
         return self.id.partition("/")[0]
 
 
@@ -140,7 +143,7 @@ def decided(
     advice: str = "",
     otherwise: Status = "warn",
 ) -> Check:
-    """Return a check whose status is pass if `good` is true; else its status is `otherwise`, and it has the advice."""
+    """Return a check without numeric limits: pass if `good` is true, otherwise status `otherwise` with the advice."""
     status: Status = "pass" if good else otherwise
     return Check(id, title, status, measured, value, limit=limit, advice="" if good else advice)
 
@@ -186,7 +189,7 @@ class Table:
 
     @classmethod
     def of(cls, title: str, records: Sequence[Mapping[str, Any]]) -> "Table":
-        """Return a table of records that all have the same keys."""
+        """Return a table with one row per record; all records have the same keys, which become the column names."""
         head = tuple(records[0]) if records else ()
         return cls(title, head, tuple(tuple(record[key] for key in head) for record in records))
 
@@ -221,7 +224,7 @@ class Report:
 
     @property
     def verdict(self) -> Literal["pass", "warn", "fail"]:
-        """Verdict over all checks: fail if any check fails, else warn if any check warns, else pass."""
+        """Verdict of the report: fail if any of its checks fails, else warn if any check warns, else pass."""
         statuses = {check.status for check in self.checks}
         return "fail" if "fail" in statuses else "warn" if "warn" in statuses else "pass"
 
@@ -260,7 +263,7 @@ class Report:
         return "\n".join(lines)
 
     def data(self) -> dict[str, Any]:
-        """Return the report as plain data for JSON; non-finite numbers become None."""
+        """Return the report as dictionaries, lists, texts and numbers for JSON; non-finite numbers become None."""
         data = {
             "command": self.command,
             "subject": self.subject,
@@ -272,7 +275,7 @@ class Report:
         return plain
 
     def json(self) -> str:
-        """Return `data` as JSON text."""
+        """Return the report as JSON text: the result of `data()`."""
         return json.dumps(self.data(), indent=2, allow_nan=False)
 
     def html(self) -> str:

@@ -36,15 +36,16 @@ Size = Literal["smoke", "full"]
 
 @dataclass(frozen=True)
 class Plan:
-    """Sizes of a demo.
+    """Numbers that make a demo small or large.
 
     Attributes:
-        regrasp: Number of episodes of the task regrasp.
-        expert: Number of episodes of the task expert.
-        poses: Number of poses at which boxes in the top camera's frames are compared with MuJoCo's masks.
+        regrasp: Number of recorded episodes of the simulated task "regrasp".
+        expert: Number of recorded episodes of the simulated task "expert".
+        poses: Number of robot poses at which the sensors' boxes in the top camera's images are compared with the masks
+            that MuJoCo renders.
         steps: Number of training steps.
-        batch_size: Number of moments in a batch.
-        held_out: Held-out episodes: a share of all episodes if below 1, else their number.
+        batch_size: Number of moments (synchronised instants of an episode) in a training batch.
+        held_out: Episodes that are not used for training: below 1, their share of all episodes; else their number.
     """
 
     regrasp: int

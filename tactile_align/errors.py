@@ -34,13 +34,13 @@ def printable(text: str) -> str:
 
 @dataclass(frozen=True)
 class Fault:
-    """Fault of an episode.
+    """Fault found in the file of an episode.
 
     Attributes:
         kind: Stable name of the kind of fault, for programs.
         file: The episode's file.
         key: Path of the faulty dataset or group in the file.
-        text: The sentence about the fault without its subject, which is the key.
+        text: Sentence about the fault without its subject; the subject is `key`.
         row: The faulty row; None when the fault concerns all rows.
     """
 
@@ -52,7 +52,7 @@ class Fault:
 
     @property
     def sentence(self) -> str:
-        """Key, row and text in one line, even when the text quotes a damaged file."""
+        """The fault in one line: its key, row and text, even when the text quotes a damaged file."""
         where = f"/{self.key.lstrip('/')}" + ("" if self.row is None else f" row {self.row}")
         return printable(f"{where} {self.text}")
 

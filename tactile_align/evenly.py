@@ -4,7 +4,7 @@ import numpy as np
 
 
 def evenly(count: int, most: int) -> np.ndarray:
-    """Return at most `most` evenly spaced indices into `count` items.
+    """Return evenly spaced indices into a sequence of `count` items; `most` is the largest number of indices.
 
     Returns:
         (min(count, most),) int64 increasing indices from 0 to count - 1, without repeats, equally spaced up to

@@ -22,13 +22,16 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 class Strict(BaseModel):
-    """Base class of the pydantic models of files. Its models are immutable, and an unknown key is an error."""
+    """Base class of the pydantic models that describe files. Instances are immutable; an unknown key is an error."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 def fact_folder(kind: Kind) -> Traversable:
-    """Return the folder of shipped facts: inside an installed package, or beside the package in a checkout."""
+    """Return the folder of the fact files of one kind that ship with this package.
+
+    The folder is inside an installed package, or beside the package in a checkout of the repository.
+    """
     package = resources.files("tactile_align")
     shipped = package / "_shipped" / kind
     if shipped.is_dir():
@@ -37,7 +40,7 @@ def fact_folder(kind: Kind) -> Traversable:
 
 
 def fact_names(kind: Kind) -> tuple[str, ...]:
-    """Return the names of the shipped facts of one kind, sorted."""
+    """Return the sorted names of the fact files of one kind that ship with this package, without ".toml"."""
     names = (entry.name for entry in fact_folder(kind).iterdir())
     return tuple(sorted(name.removesuffix(".toml") for name in names if name.endswith(".toml")))
 
@@ -46,14 +49,14 @@ def read_fact(kind: Kind, name_or_path: str | Path) -> tuple[dict[str, Any], str
     """Return the data of one fact file.
 
     Args:
-        kind: Folder in which a shipped name is looked up.
+        kind: Folder of fact files in which a shipped name is looked up.
         name_or_path: A shipped name ("nova2") or the path of a .toml file.
 
     Returns:
         The parsed TOML and the file's name for error messages.
 
     Raises:
-        FactError: The fact does not exist, or the file is not valid TOML.
+        FactError: No fact file has this name or path, or the file is not valid TOML.
     """
     text = str(name_or_path)
     if text.endswith(".toml"):

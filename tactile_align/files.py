@@ -40,7 +40,7 @@ def read_text(path: Path) -> str:
 
 
 def read_json(path: Path, remedy: str = "Copy the file again") -> Any:
-    """Return the content of a JSON file; `remedy` is the advice in the error for a damaged file.
+    """Return the parsed content of a JSON file; `remedy` is the advice in the error message for a damaged file.
 
     Raises:
         InputError: The file is not JSON.
@@ -50,7 +50,7 @@ def read_json(path: Path, remedy: str = "Copy the file again") -> Any:
 
 
 def read_toml(path: Path, remedy: str = "Correct the file") -> dict[str, Any]:
-    """Return the content of a TOML file; `remedy` is the advice in the error for a damaged file.
+    """Return the parsed content of a TOML file; `remedy` is the advice in the error message for a damaged file.
 
     Raises:
         InputError: The file is not TOML.
@@ -87,7 +87,7 @@ def read_npz(
 ) -> dict[str, np.ndarray]:
     """Return the arrays of an .npz file by name; pickled objects are refused.
 
-    `remedy` is the advice in the error for a damaged file. `only` limits the result to arrays of these names.
+    `remedy` is the advice in the error message for a damaged file. `only` limits the result to arrays of these names.
 
     Raises:
         InputError: The file is not an .npz file of plain arrays.
@@ -108,7 +108,7 @@ def part_of(path: Path) -> Path:
 
 
 def clear_parts(folder: Path, name: str | None = None) -> None:
-    """Remove abandoned partial files and folders.
+    """Remove abandoned partial files and folders, whose paths come from `part_of`.
 
     A partial file of this machine is abandoned when its process has ended. A partial file of another machine is
     abandoned when it is a day old.
@@ -152,10 +152,10 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def refuse_existing(*files: Path, overwrite: bool) -> None:
-    """Raise an error if any of the files exists, unless `overwrite` is set.
+    """Raise an error if any of the files exists, unless `overwrite` is true.
 
     Raises:
-        FileExistsError: A file exists; the message contains the first existing file.
+        FileExistsError: A file exists and `overwrite` is false; the message contains the first existing file.
     """
     existing = [file for file in files if file.exists()]
     if existing and not overwrite:
@@ -165,7 +165,7 @@ def refuse_existing(*files: Path, overwrite: bool) -> None:
 
 
 def write_text_atomically(path: Path, text: str) -> None:
-    """Write UTF-8 text by `write_atomically`."""
+    """Write a UTF-8 text file so that it appears under its name only when complete; see `write_atomically`."""
     write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8", newline="\n"))
 
 

@@ -65,7 +65,7 @@ def write_page(board: Board, out: str | Path, paper: str = "A4") -> tuple[Path, 
 
 
 def describe(board: Board) -> str:
-    """Return the description of a board, as printed on its page."""
+    """Return the text that describes a board on its printed page."""
     what = f"{board.kind} {board.columns} x {board.rows}"
     if board.kind == "tag":
         return f"tag {board.dictionary} id {board.id}, side {board.square_m * 1e3:.1f} mm"
@@ -78,7 +78,7 @@ def describe(board: Board) -> str:
 
 
 def board_size(board: Board) -> tuple[float, float]:
-    """Return width and height of the drawn board, metres."""
+    """Return the width and height that a board covers on its printed page, metres."""
     ends = [(x + w, y + h) for _, x, y, w, h in _shapes(board)]
     return max(x for x, _ in ends), max(y for _, y in ends)
 

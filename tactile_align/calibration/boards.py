@@ -29,17 +29,17 @@ def flag(name: str) -> int:
 
 
 def standard_flag(*names: str) -> int:
-    """Return the sum of cv2 constants by name, ignoring the fisheye constants of the same names."""
+    """Return the sum of cv2 constants by name, never the fisheye constants of the same names."""
     return sum(int(getattr(cv2, name)) for name in names)
 
 
 def fisheye_flag(*names: str) -> int:
-    """Return the sum of fisheye calibration flags."""
+    """Return the sum of OpenCV's fisheye calibration constants by name."""
     return sum(flag(name) for name in names)
 
 
 def dictionary(name: str) -> "cv2.aruco.Dictionary":
-    """Return a predefined marker dictionary, e.g. DICT_4X4_50 or DICT_APRILTAG_36h11.
+    """Return one of OpenCV's predefined marker dictionaries by name, e.g. DICT_4X4_50 or DICT_APRILTAG_36h11.
 
     Raises:
         InputError: The dictionary is unknown. The message lists the known dictionaries.
@@ -89,16 +89,16 @@ REACH = 0.7
 
 
 def edge_corners(image: np.ndarray, uv: np.ndarray, modules: int) -> np.ndarray | None:
-    """Return a tag's corners, refined by fitting a line to each side.
+    """Return the corners of a square marker (tag), refined by fitting a line to each side.
 
     Args:
         image: (H, W) uint8 image of the tag, black on white.
         uv: (4, 2) corners of the tag, accurate to about a pixel, in cyclic order.
-        modules: Number of cells along a side, including the two cells of the black border.
+        modules: Number of modules (black or white cells) along a side, including the two of the black border.
 
     Returns:
-        (4, 2) corners, px; None when a profile leaves the image, a side has no clear edge, or a corner would move
-        by more than a module.
+        (4, 2) corners, px; None when the pixels needed around a side leave the image, a side has no clear edge, or a
+        corner would move by more than a module.
     """
     ends = np.roll(uv, -1, axis=0)
     side = np.linalg.norm(ends - uv, axis=1)
@@ -224,7 +224,7 @@ class Board(Strict):
 
     @property
     def turns(self) -> tuple[np.ndarray, ...]:
-        """Index arrays (M,), one for each orientation of the board that looks the same in an image.
+        """Index arrays (M,) into the M points, one for each orientation in which the board looks the same.
 
         A chessboard or circle grid rotated by 180 degrees looks the same. For each array `turn`, the point detected as
         point i may be point turn[i].

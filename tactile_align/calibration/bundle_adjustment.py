@@ -20,7 +20,7 @@ PENALTY_PX = 1e3
 
 @dataclass(frozen=True)
 class Prior:
-    """Standard deviations of a robot pose in one view."""
+    """Standard deviations of the error of each robot pose: of its translation, m, and of its rotation, rad."""
 
     metres: float = 0.0005
     radians: float = np.radians(0.05)
@@ -31,17 +31,19 @@ class Fit:
     """Result of a bundle adjustment over N views.
 
     Attributes:
-        X: (4, 4) T_parent_camera.
-        Z: (4, 4) T_other_board, where `other` is the frame at the far end of the robot's part of the chain.
+        X: (4, 4) pose of the camera T_parent_camera, m.
+        Z: (4, 4) pose of the board T_other_board, m, in T_camera_board = X^-1 B Z: `other` is the frame whose pose in
+            the parent frame is B.
         scale: Fitted factor on the board's lengths; 1 if it was not fitted.
-        per_view: (N,) RMS of each view, px.
-        rms: RMS of all points, px.
-        H: (N, n, n) second derivative of each view's loss in the n shared parameters (t_X, w_X, t_Z, w_Z[, ln scale]).
-            With a prior, the view's own correction is eliminated.
-        g: (N, n) first derivative of each view's loss.
+        per_view: (N,) RMS reprojection error of each view, px.
+        rms: RMS reprojection error of all points, px.
+        H: (N, n, n) second derivative of each view's loss in the n parameters that all views share: translation t and
+            rotation vector w of X, then of Z, then ln scale if fitted. With a prior, the correction of the view's robot
+            pose is eliminated.
+        g: (N, n) first derivative of each view's loss in the same parameters.
         weights: (N,) weight of each view.
         corrections: (N, 6) correction of each robot pose, metres and radians; zero without a prior.
-        B: (N, 4, 4) robot's part of the chain, with these corrections.
+        B: (N, 4, 4) robot's part of the chain, see `hand_eye.chain`, with `corrections` applied, m.
     """
 
     X: np.ndarray
@@ -132,15 +134,16 @@ def joint_fit(
     prior: Prior | None = None,
     weights: np.ndarray | None = None,
 ) -> Fit:
-    """Return the camera pose X and the board pose Z that minimise the reprojection error, with a Huber loss (1 px).
+    """Return the fit of camera pose X and board pose Z with the least reprojection error, with a Huber loss (1 px).
 
     The fit is then repeated with smaller weights for bad views.
+
     Args:
         camera: The camera; its intrinsics are not changed.
         B: (N, 4, 4) the robot's part of the chain, see `hand_eye.chain`.
         views: N views of the board.
-        X: (4, 4) initial T_parent_camera.
-        Z: (4, 4) initial T_other_board.
+        X: (4, 4) initial pose of the camera T_parent_camera, m.
+        Z: (4, 4) initial pose of the board T_other_board, m; see `Fit`.
         free_scale: Whether to fit a factor on the board's lengths too.
         prior: Standard deviation of each robot pose; None: the robot poses are exact.
         weights: (N,) fixed weights of the views; None: weights computed from the residuals.
@@ -245,7 +248,7 @@ def _right_jacobian(w: np.ndarray) -> np.ndarray:
 
 
 def leave_out(fit: Fit) -> np.ndarray:
-    """Return the change (N, n) of the n shared parameters of a fit when each of its N views is left out.
+    """Return how the n shared parameters of a fit change, (N, n), when one of its N views is left out, for each view.
 
     The change is one Gauss-Newton step from the full fit. Close to the optimum the step is exact to second order.
     Refitting N times gives the same standard deviations to 2 %.
@@ -257,16 +260,17 @@ def leave_out(fit: Fit) -> np.ndarray:
 
 
 def jackknife(changes: np.ndarray) -> np.ndarray:
-    """Return the covariance (n, n) of n parameters from their changes (N, n) when each of N views is left out."""
+    """Return the covariance (n, n) of n parameters from their changes (N, n) when one of N views is left out."""
     count = len(changes)
     centred = changes - changes.mean(0)
     return np.asarray((count - 1) / count * centred.T @ centred)
 
 
 def left_out_rms(camera: Camera, views: list[View], fit: Fit, step: np.ndarray) -> np.ndarray:
-    """Return the RMS (N,), px, of each view under the fit of all other views.
+    """Return the RMS reprojection error (N,), px, of each view if only the other views are fitted.
 
-    The correction of the robot pose in the left-out view is kept.
+    The robot pose of the left-out view keeps the correction that the fit of all views gave it.
+
     Args:
         camera: The camera.
         views: The N views of the fit.

@@ -18,11 +18,13 @@ NEWTON_STEPS = 30
 
 @dataclass(frozen=True)
 class Distortion:
-    """Lens model on normalised coordinates x = X/Z, y = Y/Z; k are its coefficients in OpenCV's order.
+    """Lens model on normalised coordinates x = X/Z, y = Y/Z of points (X, Y, Z) in the camera frame.
+
+    k are the coefficients of the model in OpenCV's order.
 
     Attributes:
-        names: Names of the coefficients.
-        optional: How many of the last coefficients a camera may leave out.
+        names: Names of the coefficients k.
+        optional: Number of coefficients at the end of k that a camera may leave out.
         distort: Function that returns distorted coordinates from k and undistorted x, y of any shape.
         undistort: Function that returns undistorted coordinates from k and distorted x, y by Newton's method, without
             checking that the method has converged.
@@ -40,7 +42,7 @@ class Distortion:
 
     @property
     def counts(self) -> range:
-        """How many coefficients a camera may have."""
+        """Numbers of coefficients that a camera with this lens model may have."""
         return range(len(self.names) - self.optional, len(self.names) + 1)
 
 
@@ -203,13 +205,16 @@ class Camera:
 
     @cached_property
     def radius_limit(self) -> float:
-        """Largest normalised radius at which a pixel is given: the model's own limit or `valid_radius`."""
+        """Largest normalised radius (tan of the angle to the axis) of points with a pixel.
+
+        It is the lens model's own limit or `valid_radius`.
+        """
         limit = LENS_MODELS[self.model].radius_limit(self.distortion)
         return limit if self.valid_radius is None else min(limit, self.valid_radius)
 
     @cached_property
     def limit_extremes(self) -> np.ndarray:
-        """Rays (4, 3), z = 1, at `radius_limit`: those with the least u, least v, greatest u and greatest v.
+        """Four rays (4, 3), z = 1, at `radius_limit`, whose pixels have the least u, least v, greatest u, greatest v.
 
         Raises:
             ValueError: The lens model has no limiting radius (`radius_limit` is inf).
@@ -228,13 +233,16 @@ class Camera:
     def pixels(self, p_camera: Array) -> Array:
         """Return the pixels (..., 2) of points (..., 3) in the camera frame, m, without checks.
 
-        All points must lie in front of the camera and inside the lens model; `project` also accepts other points.
+        All points must lie in front of the camera and within `radius_limit`; `project` also accepts other points.
         """
         xp = array_namespace(p_camera)
         return xp.stack(self.uv(p_camera[..., 0] / p_camera[..., 2], p_camera[..., 1] / p_camera[..., 2]), axis=-1)
 
     def uv(self, x: Array, y: Array) -> tuple[Array, Array]:
-        """Return pixel coordinates u, v of normalised coordinates x = X/Z, y = Y/Z inside the lens model, any shape."""
+        """Return the pixel coordinates u, v of points with normalised coordinates x = X/Z, y = Y/Z, of any shape.
+
+        The points must lie within `radius_limit`.
+        """
         x, y = LENS_MODELS[self.model].distort(self.distortion, x, y)
         u = float(self.K[0, 0]) * x + float(self.K[0, 2])
         if self.K[0, 1] != 0.0:
@@ -249,7 +257,7 @@ class Camera:
 
         Returns:
             uv: (..., 2) pixels, nan where `valid` is False. They may lie outside the image.
-            valid: (...) bool, True for points in front of the camera and inside the lens model.
+            valid: (...) bool, True for points in front of the camera and within `radius_limit`.
         """
         xp = array_namespace(p_camera)
         z = p_camera[..., 2]
@@ -267,7 +275,7 @@ class Camera:
     def unproject(self, uv: Array, depth: Array) -> Array:
         """Return points (..., 3) in the camera frame, metres, that project to pixels (..., 2) and have z = depth (...).
 
-        Newton's method inverts the distortion. The point is nan if no ray inside the lens model reaches its pixel.
+        Newton's method inverts the distortion. A point is nan if no ray within `radius_limit` reaches its pixel.
         """
         xp = array_namespace(uv)
         yd = (uv[..., 1] - float(self.K[1, 2])) / float(self.K[1, 1])
@@ -279,7 +287,7 @@ class Camera:
         return xp.where(reached[..., None], p, xp.full_like(p, float("nan")))
 
     def through(self, image_map: ImageMap) -> "Camera":
-        """Return the camera of the images that a pixel map produces (a map without batch axes).
+        """Return the camera of the images that result when a map without batch axes is applied to this camera's images.
 
         Raises:
             InputError: The map's source size differs from this camera's image size.

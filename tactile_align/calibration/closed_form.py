@@ -1,7 +1,8 @@
 """Closed-form solutions X and Z (constant poses) of X C_i = B_i Z: initial values for the bundle adjustment.
 
 C_i is T_camera_board of view i and B_i the robot's part of the chain: T_flange_base for a camera on the flange,
-T_base_flange for a fixed camera. Eliminating Z gives A X = X C for pairs of views.
+T_base_flange for a fixed camera. Eliminating Z gives A X = X D for pairs of views, with the relative poses A of the
+robot and D of the board.
 """
 
 import numpy as np
@@ -15,12 +16,12 @@ MAX_TURN = np.radians(175.0)
 
 
 def pairs(B: np.ndarray, C: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the relative poses A of the robot and D of the board, each (..., P, 4, 4), between all P pairs of N views.
+    """Return the relative poses A of the robot and D of the board, each (..., P, 4, 4), for all P pairs of N views.
 
     B (..., N, 4, 4) are the robot's poses and C (..., N, 4, 4) the board's poses in the camera, m. The unknown camera
     pose X satisfies A X = X D.
 
-    The third value (..., P) is True for useful pairs: those whose rotation lies between MIN_TURN and MAX_TURN.
+    The third value (..., P) is True for useful pairs: those with a relative rotation between MIN_TURN and MAX_TURN.
     """
     i, j = np.triu_indices(B.shape[-3], 1)
     A, D = (T[..., j, :, :] @ invert(T)[..., i, :, :] for T in (B, C))
@@ -33,7 +34,8 @@ def park(B: np.ndarray, C: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
     B (N, 4, 4) are the robot's poses and C (N, 4, 4) the board's poses in the camera, m; X and Z are (4, 4).
 
-    The method aligns rotation vectors, then solves linearly for the translations.
+    The method aligns the rotation vectors of pairs of views, then solves linearly for the translations.
+
     Raises:
         InputError: Fewer than two pairs of views differ enough in rotation.
     """
@@ -63,7 +65,7 @@ def kronecker(B: np.ndarray, C: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
     B, C, X and Z are as in `park`.
 
-    One singular value decomposition gives both rotations.
+    One singular value decomposition gives the rotations of X and Z.
     """
     K = sum(np.kron(b[:3, :3], c[:3, :3]) for b, c in zip(B, C, strict=True))
     U, _, _ = np.linalg.svd(K)
@@ -87,8 +89,8 @@ def _complete(B: np.ndarray, C: np.ndarray, R: np.ndarray) -> tuple[np.ndarray, 
 def length_ratio(B: np.ndarray, C: np.ndarray) -> float:
     """Return the number of robot length units in one board length unit: 1000 when the robot is in mm, the board in m.
 
-    The translation part of A X = X D with the board's lengths scaled, (R_A - 1) t_X - s R_X t_D = -t_A, is
-    linear in t_X and s.
+    With the board's lengths multiplied by the ratio s, the translation part of A X = X D (see `pairs`) is
+    (R_A - 1) t_X - s R_X t_D = -t_A, where R is the rotation and t the translation of a pose, linear in t_X and s.
     """
     A, D, use = pairs(B, C)
     A, D = A[use], D[use]

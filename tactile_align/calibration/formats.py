@@ -46,7 +46,10 @@ def load_yaml(path: str | Path) -> dict[str, Any]:
 
 
 def need(data: Any, key: str, path: str | Path) -> Any:
-    """Return the value of a key. A missing key raises InputError, which lists the existing keys."""
+    """Return the value of a key in data read from the file `path`.
+
+    A missing key raises InputError, which lists the existing keys.
+    """
     if not isinstance(data, dict) or key not in data:
         has = ", ".join(map(str, data)) if isinstance(data, dict) else type(data).__name__
         raise InputError(f"{path}: the key {key} is missing; found: {has}. Add this key")
@@ -81,7 +84,7 @@ def numbers(entry: Any, key: str, path: str | Path, shape: tuple[int, ...] = (-1
 
 
 def width_height(sides: np.ndarray, key: str, path: str | Path) -> tuple[int, int]:
-    """Return the two values of `sides` as (width, height), px.
+    """Return the two values of `sides`, read under a key of a file, as (width, height), px.
 
     Raises:
         InputError: A value is not a whole number >= 1. The message contains file and key.
@@ -101,7 +104,8 @@ def read_ros_camera(path: str | Path, rectified: bool = False) -> Camera:
 
     Args:
         path: The file, as written by ROS camera_calibration.
-        rectified: Whether the recorder stored image_rect. P then replaces K, and the lens model is a pinhole.
+        rectified: Whether the recorder stored image_rect. The file's projection matrix P then replaces K, and the lens
+            model is a pinhole.
 
     Raises:
         FileNotFoundError, InputError: The file does not exist, or a key is missing or has the wrong shape. The message

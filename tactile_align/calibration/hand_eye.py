@@ -24,10 +24,10 @@ NEAR = 2.0
 
 
 def read_alike(camera: Camera, B: np.ndarray, views: list[View], C: list[np.ndarray]) -> tuple[list[View], np.ndarray]:
-    """Return the views with the board orientations that fit the robot's rotations, and the board poses (N, 4, 4).
+    """Return each view in the board orientation that fits the robot's rotations, and the board poses (N, 4, 4), m.
 
-    B (N, 4, 4) is the robot's part of the chain, see `chain`; C contains T_camera_board of each view alone. A
-    symmetric board looks the same in several orientations, so one image alone cannot decide.
+    B (N, 4, 4) is the robot's part of the chain, see `chain`; C contains T_camera_board, estimated from each view
+    alone. A symmetric board looks the same in several orientations, so one image alone cannot decide between them.
     """
     if not any(view.others for view in views):
         return views, np.stack(C)
@@ -52,15 +52,19 @@ def read_alike(camera: Camera, B: np.ndarray, views: list[View], C: list[np.ndar
 def best_fit(
     camera: Camera, B: np.ndarray, views: list[View], C: np.ndarray, reach: float, prior: Prior | None, seed: int
 ) -> tuple[Fit, dict[str, float], list[View]]:
-    """Return the best fit of several initialisations, their RMS in px by name, and the views as oriented in this fit.
+    """Return the best of the fits that start from several initialisations.
+
+    The second value is the RMS in px that each initialisation reached, by its name. The third value is the views, with
+    the points of a symmetric board numbered as in the best fit.
+
     Args:
         camera: The camera.
         B: (N, 4, 4) the robot's part of the chain, as `chain` returns it.
         views: N views of the board.
-        C: (N, 4, 4) T_camera_board of each view alone.
-        reach: RMS in px of the single-view poses.
+        C: (N, 4, 4) T_camera_board, estimated from each view alone, m.
+        reach: RMS in px of the views under the poses C.
         prior: Standard deviation of each robot pose; None: the robot poses are exact.
-        seed: Seed of the random subsets.
+        seed: Seed of the random subsets of views, from which one initialisation is computed.
     """
     starts: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     with suppress(InputError):  # views that rotate little; the other closed form needs no pairs
@@ -107,17 +111,20 @@ def _median_off(camera: Camera, T: np.ndarray, view: View) -> float:
 def robust_start(
     B: np.ndarray, C: np.ndarray, marks: np.ndarray, seed: int = 0, trials: int = 60
 ) -> tuple[float, np.ndarray, np.ndarray] | None:
-    """Return the initialisation from a random subset of four views that fits the median view best.
+    """Return the poses X and Z, from random subsets of four views, that fit the median view best.
+
+    They are an initialisation that a few bad views do not affect. X is the camera's pose, Z the board's, see `chain`.
 
     Args:
         B: (N, 4, 4) the robot's part of the chain, as `chain` returns it.
-        C: (N, 4, 4) T_camera_board of each view alone.
+        C: (N, 4, 4) T_camera_board, estimated from each view alone, m.
         marks: (M, 3) points on the board at which poses are compared, m.
         seed: Seed of the random choice.
         trials: Number of subsets.
 
     Returns:
-        Error of the median view (rad; multiply by the focal length for px), X and Z. None: no subset rotates enough.
+        Error of the median view (rad; multiply by the focal length for px), X and Z, both (4, 4), m. None: the
+        views of no subset differ enough in rotation.
     """
     some = np.random.default_rng(seed).random((trials, len(B))).argsort(axis=1)[:, :4]
     X, Z, useful = park_many(B[some], C[some])
@@ -141,10 +148,11 @@ class Spread:
     """Range of the camera's motion relative to the board.
 
     Attributes:
-        turn: Largest relative rotation of two views, rad.
-        axes: Smallest eigenvalue of the mean outer product of the relative rotations' axes. 0: all axes lie in one
-            plane. 1/3: the axes point evenly in all directions.
-        nearest: Smallest difference between two views, which is the larger of rotation (rad) and translation (m).
+        turn: Largest relative rotation between two views, rad.
+        axes: Smallest eigenvalue of the mean of a a^T over the unit axes a of the relative rotations. 0: all axes lie
+            in one plane. 1/3: the axes point evenly in all directions.
+        nearest: Smallest difference between two views; a difference is the rotation (rad) or the translation (m),
+            whichever number is larger.
     """
 
     turn: float
@@ -157,23 +165,23 @@ class HandEye:
     """Calibrated camera pose and the statistics that show how good the calibration is.
 
     Attributes:
-        mounted: "moving": X = T_link_camera; "fixed": X = T_base_camera.
+        mounted: "moving": the camera is on a link, X = T_link_camera. "fixed": it stands still, X = T_base_camera.
         X: (4, 4) pose of the camera, m.
         Z: (4, 4) pose of the board, m: T_base_board for a moving camera, T_link_board for a fixed camera.
         names: Names of the N views used.
-        per_view: (N,) RMS of each view under X and Z, px.
+        per_view: (N,) RMS reprojection error of each view under X and Z, px; every RMS below is of this error.
         pnp: (N,) RMS of each view under its own best pose, px: the limit set by camera and detection.
         left_out: (N,) RMS of each view under the fit of all other views, px.
         rms: RMS of all points, px.
         outliers: Names of views with a large RMS.
-        dropped: Name of each view that gave no pose, and the reason.
-        covariance: (6, 6) covariance of translation (m, axes of the parent) and rotation (rad, right perturbation
-            R exp(w)), computed by leaving out one view at a time.
+        dropped: Views that gave no pose: one text each, with the name and the reason.
+        covariance: (6, 6) covariance of X: of its translation (m, axes of the parent frame) and of its rotation (w of
+            R exp(w), rad), computed by leaving out one view at a time.
         scale: Factor on the board's lengths if that factor is fitted too; 1 for a board of the stated size.
         scale_sigma: Standard deviation of `scale`, computed by leaving out one view at a time.
         scaled_rms: RMS of all points if the scale is fitted too, px.
-        spread: Range of motion over the views.
-        fit: The bundle adjustment.
+        spread: Range of the camera's motion relative to the board over the views.
+        fit: Result of the bundle adjustment.
         poses: The board's pose in each view, from that view alone.
     """
 
@@ -197,23 +205,23 @@ class HandEye:
 
     @property
     def sigma_t_m(self) -> np.ndarray:
-        """(3,) standard deviations of the translation, m."""
+        """(3,) standard deviations of the translation of X, m, along the axes of the parent frame."""
         return np.sqrt(np.diag(self.covariance)[:3])
 
     @property
     def sigma_r_rad(self) -> np.ndarray:
-        """(3,) standard deviations of the rotation, rad."""
+        """(3,) standard deviations of the rotation of X, rad, about the axes of the camera frame."""
         return np.sqrt(np.diag(self.covariance)[3:])
 
     @property
     def left_out_rms(self) -> float:
-        """RMS of `left_out` over the views, px."""
+        """RMS over the values of `left_out`, px: one number for all views."""
         return float(np.sqrt(np.mean(self.left_out**2)))
 
     def sigma_px(self, camera: Camera, p_parent: np.ndarray) -> np.ndarray:
         """Return the standard deviations (..., 2), px, of the pixels of points (..., 3), m, in the parent frame.
 
-        They follow from the covariance of the camera's pose in its parent frame.
+        They follow from `covariance`, that of the camera's pose in its parent frame.
         """
         p = np.asarray(p_parent, dtype=np.float64)
         flat = apply(invert(self.X), p.reshape(-1, 3))
@@ -228,7 +236,8 @@ def chain(T_base_link: np.ndarray, mounted: Mounted) -> np.ndarray:
     """Return the robot's part B (N, 4, 4), m, of the chain T_camera_board = X^-1 B Z.
 
     X is the camera's pose and Z the board's pose, both constant. B is T_link_base for a moving camera and T_base_link
-    for a fixed camera; `T_base_link` (N, 4, 4) are the poses of the link that carries the camera or the board."""
+    for a fixed camera; `T_base_link` (N, 4, 4) are the poses of the link that carries the camera or the board.
+    """
     return np.asarray(invert(T_base_link)) if mounted == "moving" else T_base_link
 
 
@@ -250,7 +259,7 @@ def solve_hand_eye(
         views: N views of one board.
         mounted: "moving": the camera moves; "fixed": the board moves.
         prior: Standard deviation of each robot pose; None: the robot poses are exact.
-        seed: Seed of the random subsets that make the initialisation robust to bad views.
+        seed: Seed of the random subsets of views from which one initialisation is computed, to be robust to bad views.
         singles: The board's pose in each view, if already computed; None: computed here.
 
     Returns:
@@ -306,7 +315,8 @@ def solve_hand_eye(
 def spread(B: np.ndarray, C: np.ndarray) -> Spread:
     """Return the range of the camera's motion relative to the board over N views.
 
-    B (N, 4, 4) is the robot's part of the chain, see `chain`; C (N, 4, 4) are the board's poses in the camera, m."""
+    B (N, 4, 4) is the robot's part of the chain, see `chain`; C (N, 4, 4) are the board's poses in the camera frame, m.
+    """
     i, j = np.triu_indices(len(B), 1)
     relative = B[j] @ invert(B)[i]
     w = rotation_log(relative[:, :3, :3])

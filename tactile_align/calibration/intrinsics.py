@@ -22,9 +22,9 @@ ENTRIES = {"fx": (0, 0), "fy": (1, 1), "cx": (0, 2), "cy": (1, 2)}
 def deviations(camera: Camera, views: Sequence[View], poses: Sequence[BoardPose]) -> dict[str, float]:
     """Return the standard deviation of each intrinsic parameter of a fitted camera, by name.
 
-    The standard deviations come from the second derivatives of the residuals. The poses of the views, which were
-    fitted together with the camera, are eliminated. Residuals count as independent, as in OpenCV. A parameter that
-    the views do not determine is nan.
+    The standard deviations come from the second derivatives of the residuals. The board's poses in the views, which
+    were fitted together with the camera, are eliminated. Residuals count as independent, as in OpenCV. The result is
+    nan for a parameter that the views do not determine.
 
     Args:
         camera: The camera.
@@ -83,13 +83,14 @@ class Intrinsics:
 
     Attributes:
         camera: The camera.
-        rms: RMS of all points in the views that were kept, px.
+        rms: RMS reprojection error of all points in the views that were kept, px; every RMS below is of this error.
         per_view: RMS of each view that was kept, px, by name.
-        deviations: Standard deviation of each parameter (fx, fy, cx, cy, k1, ...).
+        deviations: Standard deviation of each parameter by name (fx, fy, cx, cy, k1, and so on).
         dropped: RMS of each view that was left out as an outlier, px, by name.
-        coverage: (rows, columns) number of points in each cell of the image.
+        coverage: (rows, columns) number of detected points in each cell of a grid over the image.
         tilt: Least and greatest angle between the board's normal and the optical axis, rad.
-        held_out: RMS in px on views that were not used in the fit, by lens model; the lowest RMS marks the best model.
+        held_out: RMS in px, by lens model, on views that were not used to fit that model; the lowest marks the
+            best model.
     """
 
     camera: Camera
@@ -103,7 +104,7 @@ class Intrinsics:
 
     @property
     def covered(self) -> float:
-        """Share of the coverage map's cells that hold at least one point."""
+        """Share of the cells of `coverage` that contain at least one detected point."""
         return float((self.coverage > 0).mean())
 
 
@@ -119,7 +120,8 @@ def calibrate_intrinsics(
     """Return a camera fitted to views of a flat board.
 
     Args:
-        views: The views; preferably 15 or more, with the board tilted in every direction and all over the image.
+        views: The views; preferably 15 or more, in which the board is tilted in every direction and reaches every part
+            of the image.
         width: Width of the images, px.
         height: Height of the images, px.
         model: The lens model.
@@ -165,7 +167,7 @@ def calibrate_intrinsics(
 
 
 def compare_models(views: Sequence[View], width: int, height: int, folds: int = 3) -> dict[str, float]:
-    """Return the RMS in px of each lens model, by name, on views that were not used to fit the model.
+    """Return each lens model's RMS reprojection error in px, by name, on views that were not used to fit the model.
 
     Models that cannot be fitted are left out. `folds` is the number of parts into which the views are divided; each
     part is held out once.

@@ -76,7 +76,7 @@ class Rig(Strict):
         return parse(Rig, data, f"rig {self.name} with its override of '{override.episodes}'")
 
     def with_camera(self, name: str, camera: RigCamera | None = None, /, **changes: Any) -> "Rig":
-        """Return the rig with a camera added or replaced, or with some keys of a camera changed.
+        """Return the rig with a camera added or replaced, or with some keys of one camera changed.
 
         The new rig has no `verified` entry, because the verdict of `verify` holds for the old rig only. The same is
         true for `with_sensor` and `with_gripper`.
@@ -105,7 +105,7 @@ class Rig(Strict):
         return self._replaced("sensors", name, self.sensor(name) if sensor is None else sensor, changes)
 
     def with_gripper(self, arm: str, gripper: Gripper | None = None, /, **changes: Any) -> "Rig":
-        """Return the rig with an arm's gripper added or replaced, or with some of its keys changed.
+        """Return the rig with the gripper of an arm added or replaced, or with some keys of that gripper changed.
 
         Args:
             arm: Name of an arm of this rig.
@@ -169,7 +169,7 @@ class Rig(Strict):
         return entries[name]
 
     def joints(self, arm: str, qpos: Array) -> Array:
-        """Return the joint angles (..., n), rad, of an arm, taken from raw qpos (..., D).
+        """Return the joint angles (..., n), rad, of an arm, taken from the raw recorded state qpos (..., D).
 
         Raises:
             InputError: qpos has too few columns, or angles lie outside the arm's limits (often degrees or normalised).
@@ -190,8 +190,8 @@ class Rig(Strict):
         """Return T_frame_target (..., 4, 4), m, the pose of frame `target` in frame `frame`, from raw qpos (..., D).
 
         Frames are given by name, such as "left/flange". `opening` (..., 2) is the distance of each finger from the tool
-        axis, m; None: from the gripper reading. The path goes through the nearest common frame, so joints have no
-        influence between frames on one flange.
+        axis, m; None: computed from the gripper reading. The path goes through the nearest common frame of the two,
+        so joints have no influence between frames on one flange.
         """
         (arm_a, node_a), (arm_b, node_b) = self._frame(frame, "frame"), self._frame(target, "target")
         common = "base" if arm_a and arm_a == arm_b else "world"
@@ -229,8 +229,9 @@ class Rig(Strict):
         Args:
             camera: Name of a camera of this rig.
             sensor: Name of a sensor of this rig.
-            qpos: (..., D) RAW state as recorded, never normalised.
-            opening: (..., 2) distance of each finger from the tool axis, metres; None: from the gripper reading.
+            qpos: (..., D) RAW state as recorded (joint and gripper readings, D numbers), never normalised.
+            opening: (..., 2) distance of each finger from the tool axis, metres; None: computed from the gripper
+                reading.
 
         Returns:
             (..., 4, 4) T_camera_sensor, metres.

@@ -23,9 +23,9 @@ Side = Annotated[float, Field(ge=0.0, lt=0.5)]
 
 
 class Checked(Strict):
-    """Frozen part of a rig that caches the arrays computed from its keys.
+    """Immutable part of a rig that caches the arrays computed from its keys.
 
-    Comparisons and hashes ignore the cached arrays. A changed copy is validated and computes its own arrays.
+    Comparisons and hashes of parts ignore the cached arrays. A changed copy is validated and computes its own arrays.
     """
 
     def __eq__(self, other: object) -> bool:
@@ -35,7 +35,7 @@ class Checked(Strict):
         return hash(self.model_dump_json())
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
-        """Return a validated copy with some keys changed."""
+        """Return a validated copy of this part of the rig, with the keys in `update` changed."""
         return type(self).model_validate({**self.model_dump(), **(update or {})})
 
 
@@ -81,20 +81,20 @@ class Mount(Checked):
 
     @cached_property
     def T_parent_this(self) -> np.ndarray:
-        """(4, 4) pose in the parent frame, metres."""
+        """(4, 4) pose T_parent_this of this part in its parent frame, metres."""
         q = np.asarray(self.quat_wxyz, dtype=np.float64)
         return pose(rotation_from_quaternion(q / np.linalg.norm(q)), np.asarray(self.translation_m))
 
 
 class Solid(Checked):
-    """Solid box aligned with the axes of the sensor frame."""
+    """Solid box whose edges are parallel to the axes of the sensor frame."""
 
     center_m: Vector
     size_m: tuple[Side, Side, Side]
 
     @cached_property
     def corners(self) -> np.ndarray:
-        """(8, 3) corners in the sensor frame, metres; bits 0, 1, 2 of a corner's index choose its side in x, y, z."""
+        """(8, 3) corners of the box in the sensor frame, m; bits 0, 1, 2 of the index choose the side in x, y, z."""
         signs = np.array([[(i >> axis & 1) - 0.5 for axis in range(3)] for i in range(8)])
         return np.asarray(self.center_m) + signs * np.asarray(self.size_m)
 
@@ -131,7 +131,7 @@ class RigArm(Mount):
 
     @cached_property
     def arm(self) -> Arm:
-        """Kinematics of the arm."""
+        """The arm's kinematics, loaded from its model."""
         return load_arm(self.model, self.base, self.tip)
 
     @model_serializer(mode="wrap")
@@ -179,17 +179,17 @@ class RigCamera(Lens, Mount):
 
     @cached_property
     def raw(self) -> Camera:
-        """Camera of the raw frames."""
+        """Camera model of the raw frames, before the recorder applied `image_map`."""
         return self.camera("raw frames")
 
     @cached_property
     def map(self) -> ImageMap:
-        """Map from raw to stored pixels."""
+        """Map from pixels of the raw frames to pixels of the frames in the episode files."""
         return ImageMap.from_steps(self.width, self.height, self.image_map)
 
     @cached_property
     def stored(self) -> Camera:
-        """Camera of the frames in the episode files."""
+        """Camera model of the frames in the episode files, after `image_map`."""
         return self.raw.through(self.map)
 
     @field_validator("image_map", mode="before")
@@ -242,7 +242,7 @@ class Sensor(Mount):
 
 
 class Override(Strict):
-    """Poses, image maps and delays that replace those of the rig in some episodes."""
+    """Poses, image maps and delays that replace those of a rig in the episodes that match a pattern."""
 
     episodes: str
     """Glob pattern for the end of an episode's path; * and ** match across folders."""
@@ -251,7 +251,7 @@ class Override(Strict):
     sensors: dict[str, dict[str, Any]] = Field(default_factory=dict)
 
     def matches(self, path: Path) -> bool:
-        """Return whether the pattern matches the end of an episode's path."""
+        """Return whether the pattern `episodes` matches the end of an episode's path."""
         text = path.as_posix()
         return fnmatch.fnmatch(text, self.episodes) or fnmatch.fnmatch(text, "*/" + self.episodes)
 

@@ -21,8 +21,8 @@ class View:
         name: Name of the image, for messages.
         points: (N, 3) board coordinates of the points, m.
         uv: (N, 2) pixels of the points.
-        others: Board coordinates, each (N, 3), m, in the other orientations that look the same, such as a chessboard
-            rotated by 180 degrees.
+        others: For each other orientation of the board that looks the same in the image, such as a chessboard rotated
+            by 180 degrees, the board coordinates (N, 3), m, of the points.
     """
 
     name: str
@@ -39,8 +39,9 @@ class View:
     def read_as(self, reading: int) -> "View":
         """Return this view with the points renumbered as if the board were seen in another orientation.
 
-        A symmetric board looks the same in several orientations. `reading` 0 is the current numbering, i is `others`
-        entry i - 1."""
+        A symmetric board looks the same in several orientations. `reading` 0 is the current numbering, and
+        `reading` i is entry i - 1 of `others`.
+        """
         if reading == 0:
             return self
         others = (self.points, *(points for i, points in enumerate(self.others) if i != reading - 1))
@@ -61,7 +62,7 @@ class BoardPose:
 
 
 def slopes(camera: Camera, p: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return pixels (N, 2) of points (N, 3) in the camera frame, and the derivatives d pixel / d point, (N, 2, 3).
+    """Return pixels (N, 2) of points p (N, 3), m, in the camera frame, and derivatives d pixel / d point, (N, 2, 3).
 
     Points without a pixel (behind the camera or beyond the lens model) have nan pixels.
     """
@@ -77,20 +78,23 @@ def slopes(camera: Camera, p: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def pose_slopes(T_camera_board: np.ndarray, points: np.ndarray, J: np.ndarray) -> np.ndarray:
     """Return the derivatives d pixel / d pose (2 N, 6) of N points (N, 3), m, on the board.
 
-    Columns 0 to 2 are for the translation, columns 3 to 5 for w of R exp(w). J (N, 2, 3) contains the derivatives
-    d pixel / d point from `slopes`.
+    Columns 0 to 2 are for the translation, m, columns 3 to 5 for a rotation vector w, rad, that changes the rotation R
+    to R exp(w). J (N, 2, 3) contains the derivatives d pixel / d point from `slopes`.
     """
     turn = -T_camera_board[:3, :3] @ skew(points)
     return np.asarray((J @ np.concatenate([np.broadcast_to(np.eye(3), turn.shape), turn], axis=-1)).reshape(-1, 6))
 
 
 def moved(T: np.ndarray, step: np.ndarray) -> np.ndarray:
-    """Return a pose (4, 4) moved by a step (6,): translation, m, then w of R exp(w), rad."""
+    """Return a pose (4, 4) changed by a step (6,): translation, m, then rotation vector w, rad (R becomes R exp(w))."""
     return np.asarray(pose(T[:3, :3] @ rotation_exp(step[3:]), T[:3, 3] + step[:3]))
 
 
 def rms(camera: Camera, T_camera_board: np.ndarray, view: View) -> float:
-    """Return the RMS distance in px between detected and projected points; inf if a point has no pixel."""
+    """Return the RMS distance in px between the detected and the projected points of a view.
+
+    The result is inf if a point has no pixel.
+    """
     uv, valid = camera.project(apply(T_camera_board, view.points))
     if not valid.all():
         return np.inf

@@ -9,7 +9,7 @@ from tactile_align.geometry.frames import Array
 
 
 def area(box: Array) -> Array:
-    """Return the areas (...), px^2, of boxes (..., 4)."""
+    """Return the areas in px^2, shape (...), of boxes (..., 4)."""
     return (box[..., 2] - box[..., 0]) * (box[..., 3] - box[..., 1])
 
 
@@ -29,7 +29,7 @@ def clip_to_image(box: Array, width: int, height: int) -> Array:
 
 
 def intersection_over_union(a: Array, b: Array) -> Array:
-    """Return the intersection over union (...) of boxes a and b, each (..., 4); nan where either box is nan.
+    """Return the intersection over union, shape (...), of boxes a and b, each (..., 4); nan where a box is nan.
 
     The leading axes of a and b broadcast.
     """

@@ -37,7 +37,7 @@ def pose(R: Array, t: Array) -> Array:
 
 
 def skew(v: Array) -> Array:
-    """Return the cross-product matrices (..., 3, 3) of vectors (..., 3)."""
+    """Return, for vectors v (..., 3), the matrices (..., 3, 3) that map a vector x to the cross product of v and x."""
     xp = array_namespace(v)
     x, y, z = v[..., 0], v[..., 1], v[..., 2]
     o = xp.zeros_like(x)
@@ -48,7 +48,8 @@ def skew(v: Array) -> Array:
 def rotation_exp(w: Array) -> Array:
     """Return rotations (..., 3, 3) from rotation vectors (..., 3), rad (Rodrigues' formula).
 
-    Below 1e-4 rad the coefficients come from their Taylor series, so gradients at zero are finite.
+    For angles below 1e-4 rad the coefficients of the formula come from their Taylor series, so gradients at zero are
+    finite.
     """
     xp = array_namespace(w)
     a, b, _ = _exp_coefficients(w)
@@ -58,7 +59,7 @@ def rotation_exp(w: Array) -> Array:
 
 
 def rotation_log(R: Array) -> Array:
-    """Return rotation vectors (..., 3), rad, |w| <= pi, of rotations (..., 3, 3).
+    """Return the rotation vectors w (..., 3), rad, of rotations (..., 3, 3); |w| <= pi.
 
     The computation uses the unit quaternion, which stays accurate near pi, where the
     skew-symmetric part of R vanishes.
@@ -88,7 +89,7 @@ def exp(xi: Array) -> Array:
 
 
 def log(T: Array) -> Array:
-    """Return the twists (..., 6), v (m) then w (rad), of poses (..., 4, 4), m; this function inverts `exp`."""
+    """Return the twists (..., 6) of poses (..., 4, 4), m; see `exp`, whose inverse this function is."""
     xp = array_namespace(T)
     w = rotation_log(T[..., :3, :3])
     _, b, c = _exp_coefficients(w)
@@ -124,7 +125,7 @@ def rotation_from_quaternion(quat_wxyz: Array) -> Array:
 
 
 def quaternion_from_rotation(R: Array) -> Array:
-    """Return unit quaternions (..., 4), w, x, y, z order, of rotations (..., 3, 3).
+    """Return unit quaternions q (..., 4) in w, x, y, z order, of rotations (..., 3, 3).
 
     All four columns of the symmetric matrix 4 q q^T are multiples of q; the
     longest column is divided by its norm (Shepperd's method without branches).
@@ -150,7 +151,10 @@ def quaternion_from_rotation(R: Array) -> Array:
 
 
 def rotation_from_rpy(rpy: Array) -> Array:
-    """Return R = Rz(yaw) Ry(pitch) Rx(roll), (..., 3, 3), from (..., 3) angles in rad (URDF's fixed axes)."""
+    """Return rotations R = Rz(yaw) Ry(pitch) Rx(roll), (..., 3, 3), from angles (roll, pitch, yaw), (..., 3), rad.
+
+    This is the convention of URDF: turns about fixed axes.
+    """
     xp = array_namespace(rpy)
     cr, cp, cy = (xp.cos(rpy[..., i]) for i in range(3))
     sr, sp, sy = (xp.sin(rpy[..., i]) for i in range(3))
@@ -163,7 +167,10 @@ def rotation_from_rpy(rpy: Array) -> Array:
 
 
 def nearest_rotation(M: Array) -> Array:
-    """Return the rotation (..., 3, 3) nearest to M in the Frobenius norm, det +1 (orthogonal Procrustes)."""
+    """Return the rotations (..., 3, 3), det +1, nearest to matrices M (..., 3, 3) in the Frobenius norm.
+
+    The method is orthogonal Procrustes.
+    """
     xp = array_namespace(M)
     U, _, Vh = xp.linalg.svd(M)
     sign = xp.sign(xp.linalg.det(U @ Vh))[..., None]

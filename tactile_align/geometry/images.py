@@ -117,8 +117,8 @@ class ImageMap:
     """Map from the pixels of a source image to the pixels of a target image: `uv' = scale * uv + offset`.
 
     Pixel (0, 0) is the centre of the first pixel, so a resize by s is u' = (u + 0.5) s - 0.5.
-    A rotation by 180 degrees or a flip has negative scale. `scale` and `offset` may have leading batch axes
-    (one random crop per sample); width and height are the same for the whole batch.
+    A rotation by 180 degrees makes both entries of `scale` negative, a flip makes one negative. `scale` and
+    `offset` may have leading batch axes (one random crop per sample); width and height are the same for a whole batch.
 
     Attributes:
         source_width: Width of the source image, px.
@@ -146,7 +146,7 @@ class ImageMap:
 
     @classmethod
     def identity(cls, width: int, height: int) -> "ImageMap":
-        """Return the map that leaves a width x height image unchanged."""
+        """Return the map that leaves an image of width x height px unchanged."""
         return cls(width, height, width, height, np.ones(2), np.zeros(2))
 
     @classmethod
@@ -154,6 +154,7 @@ class ImageMap:
         """Return the map that applies the steps of a rig file, in order, to images of width x height px.
 
         An example of steps: [["rotate180"], ["crop", 220, 150, 260, 270], ["resize", 640, 480]].
+
         Raises:
             InputError: A step is unknown or has a wrong number of values; the message contains the step.
         """
@@ -188,11 +189,11 @@ class ImageMap:
         return self._mirrored(-1.0, -1.0)
 
     def flip_u(self) -> "ImageMap":
-        """Return this map followed by a left-right flip."""
+        """Return this map followed by a flip of the image that exchanges left and right."""
         return self._mirrored(-1.0, 1.0)
 
     def flip_v(self) -> "ImageMap":
-        """Return this map followed by a top-bottom flip."""
+        """Return this map followed by a flip of the image that exchanges top and bottom."""
         return self._mirrored(1.0, -1.0)
 
     def crop(self, u0: Any, v0: Any, width: int, height: int) -> "ImageMap":
@@ -207,25 +208,31 @@ class ImageMap:
         return self._then(np.ones(2), -xp.stack([u0, v0], axis=-1), width, height)
 
     def resize(self, width: int, height: int) -> "ImageMap":
-        """Return this map followed by a resize to width x height, which may change the aspect ratio."""
+        """Return this map followed by a resize to width x height px, which may change the aspect ratio."""
         scale = np.array([width / self.width, height / self.height])
         return self._then(scale, 0.5 * scale - 0.5, width, height)
 
     def letterbox(self, width: int, height: int) -> "ImageMap":
-        """Return this map followed by a centred resize that keeps the aspect ratio; bars get the fill value."""
+        """Return this map followed by a resize to width x height px that keeps the aspect ratio.
+
+        The image is centred; the bars beside it get the fill value of `apply_to_image`.
+        """
         factor = min(width / self.width, height / self.height)
         bars = (np.array([width, height]) - factor * np.array([self.width, self.height])) / 2
         return self._then(np.array([factor, factor]), bars + 0.5 * factor - 0.5, width, height)
 
     def crop_box(self, box: Array, width: int, height: int) -> "ImageMap":
-        """Return this map followed by a crop to boxes (..., 4), one per sample, each resized to width x height."""
+        """Return this map followed by a crop to boxes (..., 4), px, and a resize to width x height px.
+
+        Each sample of a batch has its own box.
+        """
         xp = array_namespace(box)
         target = xp.asarray([width, height], dtype=box.dtype, device=box.device)
         scale = target / (box[..., 2:] - box[..., :2])
         return self._then(scale, -0.5 - scale * box[..., :2], width, height)
 
     def inverse(self) -> "ImageMap":
-        """Return the inverse map, from target to source pixels."""
+        """Return the inverse of this map, from target pixels to source pixels."""
         return ImageMap(
             self.width, self.height, self.source_width, self.source_height, 1 / self.scale, -self.offset / self.scale
         )
@@ -251,7 +258,10 @@ class ImageMap:
         return scale * uv + offset
 
     def apply_to_box(self, box: Array) -> Array:
-        """Return the target boxes (..., 4) of source boxes (..., 4), not clipped; u0 < u1 holds after a flip, too."""
+        """Return boxes (..., 4) in the target image from boxes (..., 4) in the source image, both px.
+
+        The boxes are not clipped. u0 < u1 and v0 < v1 hold after a flip, too.
+        """
         xp = array_namespace(box)
         corners = xp.stack([box[..., :2], box[..., 2:]], axis=-2)
         moved = self.apply(corners)
@@ -260,7 +270,8 @@ class ImageMap:
     def apply_to_K(self, K: Array) -> Array:
         """Return the intrinsics (..., 3, 3) of the target image, px, from the intrinsics K of the source image.
 
-        A flip makes fx or fy negative, a rotation by 180 degrees both. Camera frame and distortion stay unchanged.
+        A flip makes fx or fy negative, and a rotation by 180 degrees makes both negative. The camera frame and the
+        distortion stay unchanged.
         """
         xp = array_namespace(K)
         scale, offset = self._parameters(K, 2 if self.scale.ndim == 1 else self.scale.ndim)
@@ -274,7 +285,7 @@ class ImageMap:
         Pixels outside the source become `fill`. numpy and torch agree to one grey level.
 
         Raises:
-            InputError: The image size differs from the map's source size.
+            InputError: Width or height of the image differ from `source_width` or `source_height`.
         """
         if tuple(image.shape[-3:-1]) != (self.source_height, self.source_width):
             got = f"the images are {image.shape[-2]}x{image.shape[-3]} (width x height)"

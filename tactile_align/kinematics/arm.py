@@ -38,14 +38,14 @@ def load_arm(name_or_path: str | Path, base: str | None = None, tip: str | None 
 
 
 def forward_kinematics(arm: Arm, q: Array) -> Array:
-    """Return T_base_flange, the pose of the bare flange.
+    """Return T_base_flange, the pose of the arm's flange without any tool, in the base frame.
 
     Args:
         arm: The arm.
         q: (..., n) joint values from base to wrist, rad (m where a joint slides).
 
     Returns:
-        (..., 4, 4) poses in the base frame, metres; dtype and device of `q`.
+        (..., 4, 4) poses in the base frame, metres, with the dtype and device of `q`.
 
     Raises:
         InputError: The last axis of `q` does not have one value per joint, or `q` contains integers.
@@ -57,9 +57,9 @@ def forward_kinematics(arm: Arm, q: Array) -> Array:
 def link_poses(arm: Arm, q: Array) -> Array:
     """Return T_base_link (..., n, 4, 4), the poses of all link frames in the base frame, m.
 
-    The origin of frame i is on joint i, frame i moves with joint i, and its z axis is the axis of joint i. These are
-    the link frames of URDF, MuJoCo and pinocchio if the joint axes in the file are +z. Arguments and errors are those
-    of `forward_kinematics`.
+    The origin of link frame i is on joint i. Frame i moves with joint i, and its z axis is the axis of joint i. These
+    are the link frames of URDF, MuJoCo and pinocchio if the joint axes in the file are +z. Arguments and errors are
+    those of `forward_kinematics`.
     """
     require_joint_axis(arm, q)
     entries = [entry for frame in frames(arm, q)[:-1] for entry in frame.entries()]
@@ -67,10 +67,10 @@ def link_poses(arm: Arm, q: Array) -> Array:
 
 
 def jacobian(arm: Arm, q: Array) -> Array:
-    """Return the geometric Jacobian (..., 6, n) of the flange's origin, in base axes.
+    """Return the geometric Jacobian (..., 6, n) of the flange for n joints, in the axes of the base frame.
 
-    Rows 0 to 2 are the linear velocity (m/rad), rows 3 to 5 the angular velocity (rad/rad), per joint. Arguments and
-    errors are those of `forward_kinematics`.
+    Column i belongs to joint i. Rows 0 to 2 are the linear velocity of the flange's origin (m/rad), rows 3 to 5 the
+    angular velocity of the flange (rad/rad). Arguments and errors are those of `forward_kinematics`.
     """
     require_joint_axis(arm, q)
     *links, flange = frames(arm, q)

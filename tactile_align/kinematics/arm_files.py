@@ -43,7 +43,11 @@ def parse(path: Path) -> ElementTree.Element:
 
 
 def numbers(element: ElementTree.Element, key: str, where: str, default: tuple[float, ...] | None) -> np.ndarray:
-    """Return the finite numbers of an attribute: as many as `default` has, or one if `default` is None."""
+    """Return the numbers in attribute `key` of an XML element, or `default` if the element lacks the attribute.
+
+    The attribute must contain as many finite numbers as `default`, or one if `default` is None; otherwise FactError is
+    raised. `where` is the place of the element, for its message.
+    """
     text = element.get(key)
     if text is None:
         if default is None:
@@ -60,22 +64,29 @@ def numbers(element: ElementTree.Element, key: str, where: str, default: tuple[f
 
 
 def attribute(element: ElementTree.Element, key: str, where: str) -> str:
-    """Return a required text attribute."""
+    """Return the text of attribute `key` of an XML element; raise FactError if it is missing or empty.
+
+    `where` is the place of the element, for the error message.
+    """
     if not (value := element.get(key)):
         raise FactError(f"{where}: attribute {key} is missing. Add the attribute")
     return value
 
 
 def refuse_attributes(element: ElementTree.Element, known: tuple[str, ...], where: str) -> None:
-    """Raise FactError for an unknown attribute, because a misspelt attribute would silently keep its default."""
+    """Raise FactError if an XML element has an attribute that is not in `known`.
+
+    A misspelt attribute would silently keep its default. `where` is the place of the element, for the message.
+    """
     if unknown := [key for key in element.attrib if key not in known]:
         raise FactError(f"{where}: unknown attribute {unknown[0]}. Use only {', '.join(known)}")
 
 
 def refuse_near_miss(tag: str, known: tuple[str, ...], where: str) -> None:
-    """Raise FactError for a misspelt element such as <orign>, which would change the arm if it were ignored.
+    """Raise FactError if an XML element's name `tag` looks like a misspelt name in `known`, such as <orign>.
 
-    Elements with names that are not similar to known names are allowed.
+    Ignoring such an element would change the arm. A name that is not similar to any known name is allowed. `where` is
+    the place of the element, for the message.
     """
     close = difflib.get_close_matches(tag.lower(), known, n=1, cutoff=0.7)
     if tag not in known and close:
@@ -83,7 +94,7 @@ def refuse_near_miss(tag: str, known: tuple[str, ...], where: str) -> None:
 
 
 def refuse_twins(names: Iterable[str], what: str) -> None:
-    """Raise FactError if `names` contains a name twice; `what` says in the message what the names belong to."""
+    """Raise FactError if `names` contains a name twice; `what` is the kind of named thing for the message: "joint"."""
     if twins := [name for name, count in Counter(names).items() if count > 1]:
         raise FactError(f"{what} '{twins[0]}' is defined twice. Rename one of the two")
 
@@ -302,7 +313,7 @@ def _refuse_radians(key: str, *values: float) -> None:
 
 
 class Joint(Strict):
-    """Base class of the joints in a fact file: name and limits."""
+    """Joint of an arm in a fact file: base class with the joint's name and its lower and upper limit."""
 
     model_config = ConfigDict(allow_inf_nan=False)
 
@@ -386,7 +397,7 @@ class ArmFact(Strict):
         return self
 
     def to_arm(self) -> Arm:
-        """Return the arm that these facts describe."""
+        """Return the `Arm` that these facts describe."""
         if self.dh:
             T_link_joint, T_link_flange = convert_dh(self.dh, modified=self.dh_convention == "modified")
         else:
@@ -409,12 +420,15 @@ class ArmFact(Strict):
 
 
 def convert_dh(rows: tuple[DHJoint, ...], modified: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Return the poses T_link_joint (n, 4, 4) and T_link_flange (4, 4), m, of the rows of a DH table.
+    """Return the poses T_link_joint (n, 4, 4) and T_link_flange (4, 4), m, of the n rows of a DH table.
 
-    `modified` selects Craig's convention.
+    T_link_joint is the pose of each joint in the link before it, T_link_flange that of the flange in the last link.
+    `modified` selects Craig's convention instead of the standard one. T is the pose that a row describes, and q is the
+    joint angle. The row contains offset, d, a and alpha. Rx rotates about x, and Tx shifts along x; Rz and Tz use z.
+
     Standard (Denavit and Hartenberg 1955): T = Rz(q + offset) Tz(d) Tx(a) Rx(alpha), where
     Tz(d) Tx(a) Rx(alpha) follows the joint. Modified (Craig): T = Rx(alpha) Tx(a) Rz(q + offset) Tz(d), all of which
-    precedes the joint, since Tz commutes with Rz.
+    except Rz(q) precedes the joint, since Tz commutes with Rz.
     """
     before, after = [], []
     for row in rows:

@@ -25,13 +25,13 @@ class Arm:
         upper: (n,) upper joint limits, rad (m for a prismatic joint), inf for a continuous one.
         T_link_joint: (n, 4, 4) fixed pose of each joint frame in the link before it, at q = 0, metres.
         source: Where the numbers come from.
-        disagreements: Sentences that list where other sources give different numbers.
+        disagreements: One sentence for each number of the arm for which another source gives a different value.
         T_link_flange: (4, 4) fixed pose of the flange in the last link.
-        prismatic: (n,) whether each joint slides; () if all joints turn.
+        prismatic: Whether each of the n joints slides; () if all joints turn.
         reach_m: Largest working radius according to the manufacturer, m; None if unknown.
-        steps: The fixed poses as plain floats, for the recursion.
-        aligned: For each joint, the fixed rotation, rad, from the previous joint if both turn about parallel axes;
-            otherwise None.
+        steps: The fixed poses as plain floats, for the recursion in `frames`; computed from the other attributes.
+        aligned: For each joint, its fixed rotation, rad, relative to the previous joint if both joints turn about
+            parallel axes, otherwise None; computed from the other attributes.
     """
 
     name: str
@@ -71,7 +71,7 @@ class Arm:
 
     @property
     def dof(self) -> int:
-        """Number of joints."""
+        """Number of the arm's joints."""
         return len(self.joint_names)
 
 
@@ -88,7 +88,7 @@ def _plain_steps(arm: Arm) -> tuple[Rows, ...]:
 
 
 def require_joint_axis(arm: Arm, q: Array) -> None:
-    """Raise an error if joint values do not have one value per joint on their last axis, or are integers.
+    """Raise an error unless the last axis of `q` has one value per joint of the arm, and `q` is not of integers.
 
     Raises:
         InputError: The message contains the fault and the remedy.
@@ -109,7 +109,10 @@ def _aligned(arm: Arm, i: int) -> float | None:
 
 
 class Frame:
-    """Frame of a link in the base frame: columns x, y, z and origin p; x and y are computed on first use."""
+    """Pose of a link in the base frame: columns x, y, z of its rotation and origin p, m.
+
+    A column is a list of three entries, each a plain float or an array. x and y are computed on first use.
+    """
 
     def __init__(self, x: Column, y: Column, z: Column, p: Column, cosine: Array = None, sine: Array = None) -> None:
         """Store the columns before a turn about z, and the cosine and sine of that turn (None: no turn)."""
@@ -121,7 +124,7 @@ class Frame:
 
     @property
     def x(self) -> Column:
-        """First column of the rotation."""
+        """First column of the frame's rotation: its x axis in the base frame."""
         if self._x is None:
             x, y = self.before
             c, s = self._turn if self._turn is not None else (1.0, 0.0)
@@ -130,7 +133,7 @@ class Frame:
 
     @property
     def y(self) -> Column:
-        """Second column of the rotation."""
+        """Second column of the frame's rotation: its y axis in the base frame."""
         if self._y is None:
             x, y = self.before
             c, s = self._turn if self._turn is not None else (1.0, 0.0)
@@ -138,12 +141,12 @@ class Frame:
         return self._y
 
     def entries(self) -> list[Array]:
-        """Return the sixteen entries of the 4x4 pose, row by row."""
+        """Return the sixteen entries of the frame's 4x4 pose, row by row."""
         columns = (self.x, self.y, self.z, self.p)
         return [column[row] for row in range(3) for column in columns] + [0.0, 0.0, 0.0, 1.0]
 
     def along(self, weights: Sequence[float], start: Column) -> Column:
-        """Return `start` plus the sum of the axes x, y, z times `weights`; an axis with weight 0 is not computed."""
+        """Return `start` plus the frame's axes x, y, z, each times its weight; an axis of weight 0 is not computed."""
         total = start
         for name, weight in zip(("x", "y", "z"), weights, strict=True):
             if weight != 0.0:
@@ -152,10 +155,11 @@ class Frame:
 
 
 def frames(arm: Arm, q: Array) -> list[Frame]:
-    """Return the frames of all links, then the frame of the flange, in the base frame.
+    """Return the frames of all links of an arm, then the frame of its flange, in the base frame.
 
-    The recursion updates the three columns of the rotation and the position; it multiplies no 4x4 matrices. Entries
-    that no joint has changed yet stay plain floats. The angles of successive joints with parallel axes are added.
+    The recursion over the joints updates the three columns of a frame's rotation and its position; it multiplies no 4x4
+    matrices. Entries that no joint has changed yet stay plain floats. The angles of successive joints with parallel
+    axes are added.
 
     Args:
         arm: The arm.
@@ -194,18 +198,21 @@ def _fixed(frame: Frame, rows: Rows, origin: Column) -> Frame:
 
 
 def cross(a: Sequence[Array], b: Sequence[Array]) -> list[Array]:
-    """Return the cross product a x b of two triples of entries."""
+    """Return the cross product a x b of two vectors, each given as its three entries."""
     pairs = ((1, 2), (2, 0), (0, 1))
     return [_subtract(_times(a[i], b[j]), _times(a[j], b[i])) for i, j in pairs]
 
 
 def difference(a: Sequence[Array], b: Sequence[Array]) -> list[Array]:
-    """Return the difference a - b of two triples of entries."""
+    """Return the difference a - b of two vectors, each given as its three entries."""
     return [_subtract(m, n) for m, n in zip(a, b, strict=True)]
 
 
 def fill(entries: Sequence[Array], shape: tuple[int, ...], like: Array) -> Array:
-    """Return entries (plain floats or arrays (...)) stacked into an array (..., *shape) of the kind of `like`."""
+    """Return entries stacked into one array (..., *shape), of the library, dtype and device of `like`.
+
+    An entry is a plain float or an array with the shape (...) of `like`.
+    """
     xp = array_namespace(like)
     constants: dict[float, Array] = {}
     columns = []

@@ -80,7 +80,8 @@ def controller_poses(file: PoseFile, order: str = "zyx") -> np.ndarray:
 
     Args:
         file: The rows of the file.
-        order: Order of the Euler angles, one of EULER; or "rotation vector" if rx, ry, rz form a rotation vector.
+        order: Order of the Euler angles in which their matrices are multiplied, one of EULER ("zyx": R = Rz Ry Rx); or
+            "rotation vector" if rx, ry, rz form a rotation vector.
     """
     if order == "rotation vector":
         return np.asarray(pose(rotation_exp(file.angles), file.position))
@@ -129,13 +130,13 @@ class Residual:
     worst_row: int
 
     def within(self, mm: float, deg: float) -> bool:
-        """Return whether both RMS values are within their bounds."""
+        """Return whether `rms_mm` and `rms_deg` are within the bounds `mm` and `deg`."""
         return self.rms_mm <= mm and self.rms_deg <= deg
 
 
 @dataclass(frozen=True)
 class PoseFit:
-    """Offsets Z and X that bring poses A into agreement with poses C (C = Z A X), and the remaining residual.
+    """Fitted offsets Z and X between poses A (forward kinematics) and C (controller), C = Z A X, and the residual.
 
     Z = T_reference_base is the base offset, X = T_flange_tool the tool offset; both are (4, 4), m.
     """
@@ -146,7 +147,7 @@ class PoseFit:
 
 
 def residual(A: np.ndarray, C: np.ndarray) -> Residual:
-    """Return the differences between poses A and C, each (N, 4, 4), metres."""
+    """Return RMS and maximum of the differences between poses A and C, each (N, 4, 4), metres, pair by pair."""
     mm = 1000 * np.linalg.norm(A[:, :3, 3] - C[:, :3, 3], axis=-1)
     deg = np.degrees(np.linalg.norm(rotation_log(np.swapaxes(A[:, :3, :3], 1, 2) @ C[:, :3, :3]), axis=-1))
     rms_mm, rms_deg = (float(np.sqrt(np.mean(off**2))) for off in (mm, deg))
@@ -156,7 +157,8 @@ def residual(A: np.ndarray, C: np.ndarray) -> Residual:
 def fit_poses(A: np.ndarray, C: np.ndarray, freedom: Freedom) -> PoseFit:
     """Return the base offset Z and the tool offset X that fit C = Z A X best, and the remaining residual.
 
-    Rotations are fitted first, then positions by least squares.
+    Z is the pose of the arm's base in the controller's reference frame, X that of the tool on the flange. Rotations are
+    fitted first, then positions by least squares.
 
     Args:
         A: (N, 4, 4) poses from forward kinematics, metres.
@@ -203,9 +205,10 @@ def _fit_rotations(R_A: np.ndarray, R_C: np.ndarray) -> tuple[np.ndarray, np.nda
 
 
 def turn_signature(R: np.ndarray) -> np.ndarray:
-    """Return the angles (..., M), rad, between all pairs of rotations (..., N, 3, 3).
+    """Return the angles (..., M), rad, between the rotations of all M pairs of N rotations (..., N, 3, 3).
 
-    The angles do not depend on base and tool offsets, so two lists that differ only by such offsets have equal angles.
+    The angles do not depend on base and tool offsets, so two lists of rotations that differ only by such offsets have
+    equal angles.
     """
     i, j = np.triu_indices(R.shape[-3], k=1)
     trace = np.einsum("...nij,...nij->...n", R[..., i, :, :], R[..., j, :, :])
@@ -222,7 +225,7 @@ def describe(T: np.ndarray) -> str:
 
 @dataclass(frozen=True)
 class PosePair:
-    """Poses (N, 4, 4), m, from forward kinematics (A) and from the controller (C).
+    """Poses A from forward kinematics and C from the controller, each (N, 4, 4), m.
 
     `changes` is the number of joints whose order, sign or zero a hypothesis changed to compute A.
     """
@@ -234,9 +237,10 @@ class PosePair:
 
 @dataclass(frozen=True)
 class Joints:
-    """Way to read an arm's joints from a file: order of the columns, signs (n,) and offsets (n,), rad.
+    """Hypothesis on how the columns of a pose file give the joint values of an arm with n joints.
 
-    `changes` is the number of joints that are read differently from the file as stated.
+    Joint i is column `order[i]` times `signs[i]` plus `offsets[i]`, rad. `changes` is the number of joints that are
+    read differently from what the file states.
     """
 
     arm: Arm
@@ -246,7 +250,7 @@ class Joints:
     changes: int = 0
 
     def read(self, q: np.ndarray) -> np.ndarray:
-        """Return the arm's joint values (N, n), rad, from the columns of a file."""
+        """Return the arm's joint values (N, n), rad, from the joint columns q (N, n), rad, of a pose file."""
         return q[:, self.order] * self.signs + self.offsets
 
 
@@ -261,7 +265,10 @@ GAZEBO = ({0, 3, 4}, {0, 3}, {0, 4, 5})
 
 
 def hypotheses(arm: Arm, file: PoseFile, stated: PosePair) -> Iterator[Trap]:
-    """Yield every hypothesis about a mistake in the file or the arm model that could explain the poses."""
+    """Yield every hypothesis about a mistake in the pose file or the arm model that could explain the poses in it.
+
+    `stated` contains the poses if file and arm model are correct.
+    """
     for order in (*EULER[1:], "rotation vector"):
         means = order if order == "rotation vector" else " ".join(f"R{axis}(r{axis})" for axis in order)
         pair = replace(stated, C=controller_poses(file, order))
@@ -316,7 +323,11 @@ def _joint_hypotheses(arm: Arm) -> Iterator[Hypothesis[Joints]]:
 
 
 def turns_alike(A: np.ndarray, C: np.ndarray) -> np.ndarray:
-    """Return the mean difference (...), deg, between the relative rotations in A (..., N, 4, 4) and C (N, 4, 4)."""
+    """Return how much the relative rotations in A (..., N, 4, 4) differ from those in C (N, 4, 4).
+
+    A relative rotation is the angle between two poses of one list, see `turn_signature`; N poses are thinned to at most
+    ROWS_FOR_SEARCH. The result, shape (...), is the mean absolute difference of these angles, deg.
+    """
     some = evenly(len(C), ROWS_FOR_SEARCH)
     off = turn_signature(A[..., some, :3, :3]) - turn_signature(C[some, :3, :3])
     return np.asarray(np.degrees(np.mean(np.abs(off), axis=-1)))
@@ -365,7 +376,8 @@ class ControllerFit:
         fitted: Differences after fitting base and tool offsets and correcting the mistake, if one was found.
         T_reference_base: (4, 4) fitted pose of the arm's base in the controller's reference frame, metres.
         T_flange_tool: (4, 4) fitted pose of the controller's tool on the flange, metres.
-        report: Passes if the poses agree. Warns if they nearly agree, or agree after removing a tool or user frame.
+        report: The checks. They pass if the poses agree, and warn if the poses nearly agree or agree after removing a
+            tool or user frame.
             Each mistake that explains the file is a check "trap/ID".
     """
 
@@ -381,7 +393,7 @@ def check_controller_poses(
 ) -> ControllerFit:
     """Return a comparison of forward kinematics with poses recorded from a controller.
 
-    If they differ, known mistakes such as a wrong unit or Euler order are tried as explanations.
+    If the poses differ, known mistakes such as a wrong unit or Euler order are tried as explanations.
 
     The file has the columns j1 .. jn (deg), x, y, z (mm), rx, ry, rz (deg) of the flange (tool 0) in the arm's base
     (user 0); R = Rz(rz) Ry(ry) Rx(rx), the order Dobot controllers use.

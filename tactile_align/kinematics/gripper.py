@@ -13,7 +13,7 @@ from tactile_align.geometry.frames import Array
 
 
 class Law(Strict):
-    """Base class of the laws of finger motion: finger1 moves along `axis`, finger2 mirrors finger1."""
+    """Base class of the laws that give a finger's position: finger1 moves along `axis`, finger2 mirrors finger1."""
 
     axis: tuple[float, float, float] = (0.0, 1.0, 0.0)
     """Unit vector in the flange frame along which finger1 moves when it opens; finger2 moves the other way."""
@@ -26,7 +26,7 @@ class Law(Strict):
 
 
 class Linear(Law):
-    """Linear law: the opening changes linearly with the reading, as in a parallel gripper with spindle or belt."""
+    """Linear law: the opening changes linearly with the reading, as in a parallel gripper with a spindle or a belt."""
 
     kind: Literal["linear"] = "linear"
     closed_m: Annotated[float, Field(ge=0.0, le=0.5)] = 0.0
@@ -42,8 +42,8 @@ class Linear(Law):
 class SliderCrank(Law):
     """Slider-crank law: a servo crank pushes each finger through a rod, as in the X-Trainer's gripper.
 
-    The finger is at w = crank cos(theta) + sqrt(rod^2 - crank^2 sin^2(theta)) from the tool axis, with theta
-    linear in the reading (X-Trainer control code: 30 mm, 40 mm, 2.3818 rad closed, 88.2 deg of travel).
+    A finger has the distance w = crank cos(theta) + sqrt(rod^2 - crank^2 sin^2(theta)) from the tool axis. The crank
+    angle theta is linear in the reading (X-Trainer control code: 30 mm, 40 mm, 2.3818 rad closed, 88.2 deg of travel).
     """
 
     kind: Literal["slider_crank"] = "slider_crank"
@@ -112,7 +112,7 @@ class Table(Law):
 
 
 class Gripper(Strict):
-    """Gripper of a rig: its column of qpos, the meaning of its reading, and the motion of its fingers."""
+    """Gripper of a rig: the column of qpos with its reading, the meaning of the reading, and the law of its fingers."""
 
     column: Annotated[int, Field(ge=0)]
     """Column of qpos that holds the reading."""
@@ -133,13 +133,13 @@ class Gripper(Strict):
         return self
 
     def opening(self, qpos: Array) -> Array:
-        """Return the opening (..., 2): the distance of each finger from the tool axis, m.
+        """Return the opening (..., 2) of the gripper: the distance of each finger from the tool axis, m.
 
         Args:
-            qpos: (..., D) raw state as recorded.
+            qpos: (..., D) raw state as recorded: joint and gripper readings, D numbers.
 
         Raises:
-            InputError: A reading lies outside [closed, open] by more than the tolerance. The message contains row
+            InputError: A reading lies outside [closed, open] by more than `tolerance`. The message contains row
                 and value.
         """
         xp = array_namespace(qpos)
@@ -179,7 +179,7 @@ class HasGrippers(Protocol):
 
 
 def opening_in_contact(rig: HasGrippers, arm: str, qpos: Array, contact: Array) -> Array:
-    """Return the finger openings, corrected during contact if the gripper's reading is the command.
+    """Return the distance of each finger from the tool axis, corrected in contact if the gripper records commands.
 
     During contact the command closes further while the finger stands still. So within each period of contact the
     opening is never less than the commanded opening at the start of that period. A command to open takes effect at
@@ -188,11 +188,11 @@ def opening_in_contact(rig: HasGrippers, arm: str, qpos: Array, contact: Array) 
     Args:
         rig: The rig.
         arm: Name of the arm that carries the gripper.
-        qpos: (..., T, D) raw state of an episode, frames in order.
+        qpos: (..., T, D) raw state (joint and gripper readings) of an episode of T frames in order.
         contact: (..., T) bool, whether any sensor on this gripper touches something.
 
     Returns:
-        (..., T, 2) metres from the tool axis, per finger.
+        (..., T, 2) distance of each finger from the tool axis, metres.
 
     Raises:
         InputError: The shapes of `qpos` and `contact` do not match, or a reading is out of range.

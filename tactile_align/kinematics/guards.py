@@ -38,8 +38,8 @@ class Suspicion:
 def suspect_joints(arm: Arm, q: Array, tolerance_rad: float = TOLERANCE_RAD) -> tuple[Suspicion, ...]:
     """Return likely faults of recorded joint values.
 
-    The faults are: values outside the limits, degrees given as radians, radians divided by 57.3, statistics of
-    normalised data, and joints that are exactly zero.
+    The faults are: values outside the limits, degrees given as radians, radians converted to radians again (divided by
+    57.3), values normalised to mean 0 and standard deviation 1 or to -1..1, and joints that are exactly zero.
 
     Args:
         arm: The arm whose joints were recorded.
@@ -69,8 +69,8 @@ def suspect_swapped_arms(
     same rows, or each arm's start posture.
 
     Args:
-        recorded: (T, n) recorded joint values by arm, rad.
-        expected: (T, n) or (n,) commanded joint values by arm, rad.
+        recorded: (T, n) recorded joint values of T rows by arm, rad.
+        expected: (T, n) or (n,) expected joint values by arm, rad.
         margin_rad: RMS by which the swapped order must fit better than the stated order, rad.
 
     Raises:
@@ -101,6 +101,7 @@ def require_within_limits(arm: Arm, q: Array, tolerance_rad: float = TOLERANCE_R
     """Raise an error if joint values q (..., n), rad, exceed the arm's limits by more than a tolerance (rad).
 
     The default tolerance is 2 deg. Sliding joints are in metres.
+
     Raises:
         InputError: A value exceeds its limits. The message contains row, joint, value, limits and the likely cause.
     """

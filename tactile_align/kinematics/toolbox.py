@@ -17,9 +17,10 @@ TOLERANCE = 1e-10
 
 
 def to_toolbox(arm: Arm) -> Robot:
-    """Return the arm as a roboticstoolbox robot, for its plots, planners and checks.
+    """Return the arm as a roboticstoolbox robot, for the plots, planners and checks of that library.
 
-    Joint values, base and flange are the same: `to_toolbox(arm).fkine(q).A == forward_kinematics(arm, q)`.
+    Joint values, base frame and flange frame are the same as those of the arm:
+    `to_toolbox(arm).fkine(q).A == forward_kinematics(arm, q)`.
     """
     parent, links = None, []
     for i, name in enumerate(arm.joint_names):
@@ -36,7 +37,7 @@ def to_toolbox(arm: Arm) -> Robot:
 
 
 def flange_pose(arm: Arm, q: Array) -> SE3:
-    """Return T_base_flange of joint values (n,) or (N, n) as a spatialmath SE3 of length 1 or N, metres."""
+    """Return T_base_flange, metres, for joint values (n,) or (N, n), as a spatialmath SE3 of length 1 or N."""
     q = np.asarray(q, dtype=np.float64)
     T = forward_kinematics(arm, q)
     return SE3(T, check=False) if q.ndim == 1 else SE3(list(T), check=False)
@@ -54,8 +55,9 @@ def inverse_kinematics(
         arm: The arm.
         T_base_flange: The target pose: an SE3, or (4, 4), metres.
         near: (n,) posture to stay close to, rad.
-        starts: Number of starts of the search; more starts find more of the up to 16 solutions of six joints.
-        seed: Seed of the random starts; equal seeds give equal results.
+        starts: Number of postures from which the search starts; more starts find more of the solutions, of which an
+            arm with six joints has up to 16.
+        seed: Seed of the random postures; equal seeds give equal results.
 
     Returns:
         (n,) joint values, rad; the pose error is below 1e-9 m and rad.

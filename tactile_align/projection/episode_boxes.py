@@ -25,15 +25,15 @@ from tactile_align.projection.uncertainty import pixel_sigma
 
 @dataclass(frozen=True)
 class ViewBoxes:
-    """Boxes of one sensor in one camera, for one frame or many, and the inputs from which they are computed.
+    """Boxes of one sensor in one camera's images, for one frame or many, with the inputs that give the boxes.
 
     Attributes:
         rig: The rig.
         camera: Name of a camera of the rig.
         sensor: Name of a sensor of the rig.
         qpos: (..., D) raw state (joint and gripper readings, D numbers) at the exposure of each frame.
-        opening: (..., 2) metres per finger at the row of each frame, not at its exposure; None: the gripper reading of
-            `qpos`.
+        opening: (..., 2) distance of each finger from the tool axis, metres, at the row of each frame, not at its
+            exposure; None: computed from the gripper reading in `qpos`.
         ahead_m: As in `sensor_boxes`, metres.
         min_side_px: As in `sensor_boxes`.
     """
@@ -47,23 +47,26 @@ class ViewBoxes:
     min_side_px: float = 4
 
     def at(self, rows: Any) -> "ViewBoxes":
-        """Return the boxes of some frames; `rows` is an index, a slice, flags, or an array of indices of any shape."""
+        """Return the `ViewBoxes` of some of the frames.
+
+        `rows` selects the frames: an index, a slice, bool flags, or an array of indices of any shape.
+        """
         return replace(self, qpos=self.qpos[rows], opening=None if self.opening is None else self.opening[rows])
 
     @cached_property
     def boxes(self) -> SensorBoxes:
-        """Boxes of the sensor; errors as in `sensor_boxes`."""
+        """Boxes of the sensor in the camera's images; errors as in `sensor_boxes`."""
         limits: dict[str, Any] = {"min_side_px": self.min_side_px, "ahead_m": self.ahead_m}
         return sensor_boxes(self.rig, self.camera, self.sensor, self.qpos, self.opening, **limits)
 
     @cached_property
     def sigma_px(self) -> np.ndarray:
-        """(..., 2) standard deviations along u and v, px of the stored image; errors as in `pixel_sigma`."""
+        """(..., 2) standard deviations of the pad's centre along u and v, px of the stored image; see `pixel_sigma`."""
         return pixel_sigma(self.rig, self.camera, self.sensor, self.qpos, self.opening, self.ahead_m)
 
     @cached_property
     def other_finger(self) -> SensorBoxes:
-        """Boxes of the sensor (real or assumed) on the other finger; errors as in `other_finger_boxes`."""
+        """Boxes of the sensor (real or assumed) on the gripper's other finger; see `other_finger_boxes`."""
         return other_finger_boxes(self.rig, self.camera, self.sensor, self.qpos, self.opening)
 
     @cached_property
@@ -83,14 +86,15 @@ def episode_boxes(
     ahead_m: float = 0.0,
     min_side_px: float = 4,
 ) -> ViewBoxes:
-    """Return the boxes of a sensor in a camera over an episode.
+    """Return the boxes of a sensor in a camera's images in all frames of an episode.
 
     Args:
         rig: The rig for this episode.
         camera: Name of a camera of the rig.
         sensor: Name of a sensor of the rig.
         qpos: (T, D) raw state of the T frames in order: joint and gripper readings, D numbers.
-        contact: (T,) bool by sensor, for every sensor of the hand that the episode contains; other sensors are ignored.
+        contact: (T,) bool by sensor, whether it touches something, for every sensor on the same arm that the
+            episode contains; other sensors are ignored.
         fps: Rows per second; may be None if the camera has no delay.
         ahead_m: As in `sensor_boxes`, metres.
         min_side_px: As in `sensor_boxes`.
@@ -104,15 +108,16 @@ def episode_boxes(
 
 
 def hand_of(rig: Rig, sensor: str) -> str:
-    """Return the name of the arm whose hand carries a sensor; '' if no arm with a gripper carries it."""
+    """Return the name of the arm with a gripper that carries a sensor; '' if no such arm carries it."""
     arm = rig.sensor_arm(sensor)
     return arm if arm and rig.arms[arm].gripper is not None else ""
 
 
 def hold_sensors(rig: Rig, arm: str) -> tuple[str, ...]:
-    """Return the names of the sensors of an arm's hand; () if the gripper reading is measured.
+    """Return the names of the sensors on an arm; () if the reading of its gripper is measured.
 
-    During contact of any of these sensors, a commanded opening is held at its value at contact onset.
+    If the reading is a command, the opening is held at its value at the onset of contact while any of these sensors
+    touches something.
 
     Raises:
         InputError: The rig has no such arm, or the arm has no gripper.
@@ -123,12 +128,15 @@ def hold_sensors(rig: Rig, arm: str) -> tuple[str, ...]:
 
 
 def contact_flags(episode: Episode, stream: str) -> np.ndarray:
-    """Return whether a touch stream shows contact in each of T frames, (T,) bool; errors as in `Episode.image`."""
+    """Return whether a sensor's image stream shows contact in each of T frames, (T,) bool.
+
+    The errors are those of `Episode.image`.
+    """
     return contact_of(episode.image(stream, t) for t in range(len(episode))).flags
 
 
 def recorded_contact(episode: Episode, rig: Rig, sensors: Iterable[str]) -> dict[str, np.ndarray]:
-    """Return the contact flags of T frames, (T,), by sensor, of those sensors whose touch stream is in the episode."""
+    """Return flags (T,) that are True in frames with contact, for each sensor whose stream is in the episode."""
     streams = {name: rig.sensor(name).stream for name in sensors}
     return {name: contact_flags(episode, stream) for name, stream in streams.items() if stream in episode.sensors}
 
@@ -149,7 +157,9 @@ def hand_contact(rig: Rig, arm: str, contact: Mapping[str, Array]) -> np.ndarray
 
 
 def held_opening(rig: Rig, arm: str, qpos: np.ndarray, contact: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Return the opening of both fingers in T frames, (T, 2), metres; a commanded opening is held during contact.
+    """Return the distance of both fingers from the tool axis in T frames, (T, 2), metres.
+
+    If the gripper's reading is a command, the opening is held during contact; see `opening_in_contact`.
 
     Args:
         rig: The rig.
@@ -166,21 +176,21 @@ def held_opening(rig: Rig, arm: str, qpos: np.ndarray, contact: Mapping[str, np.
 
 
 def openings(rig: Rig, qpos: np.ndarray, contact: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Return `held_opening`, (T, 2) metres in T frames, for every arm with a gripper, by arm."""
+    """Return the openings (T, 2), metres, in T frames of every arm with a gripper, by arm; see `held_opening`."""
     return {arm: held_opening(rig, arm, qpos, contact) for arm, entry in rig.arms.items() if entry.gripper is not None}
 
 
 class HeldOpening:
-    """Opening of one hand, updated frame by frame; equal to `held_opening` over all frames.
+    """Opening of one gripper, updated frame by frame; the result is that of `held_opening` over all frames.
 
     Args:
         rig: The rig.
         arm: Name of an arm of the rig.
 
     Attributes:
-        sensors: The sensors whose contact each step needs; see `hold_sensors`.
-        onset: (2,) opening at which the current contact began, metres; None without contact. Set it to None to
-            start another episode, or to an earlier value to return to an earlier frame.
+        sensors: Names of the sensors whose contact `step` needs; see `hold_sensors`.
+        onset: (2,) opening of each finger when the current contact began, metres; None without contact. Set it to None
+            to start another episode, or to an earlier value to return to an earlier frame.
 
     Raises:
         InputError: The rig has no such arm, or the arm has no gripper.
@@ -192,11 +202,11 @@ class HeldOpening:
         self.onset: np.ndarray | None = None
 
     def step(self, qpos: np.ndarray, contact: Mapping[str, bool]) -> np.ndarray:
-        """Return the opening in the next frame, (2,) metres per finger.
+        """Return the distance of each finger from the tool axis, (2,) metres, in the next frame.
 
         Args:
             qpos: (D,) raw state: joint and gripper readings.
-            contact: Whether each sensor touches something, by sensor; must contain all of `sensors`.
+            contact: Whether a sensor touches something, by sensor; must contain all names in `sensors`.
 
         Raises:
             InputError: The contact of a sensor is missing, or the gripper reading is out of range.
@@ -215,10 +225,10 @@ class HeldOpening:
 
 
 def qpos_at_exposure(rig: Rig, camera: str, qpos: np.ndarray, fps: float | None) -> np.ndarray:
-    """Return qpos at the exposure of a camera's frames, `delay_s` after the joint readings of their rows.
+    """Return qpos at the time when a camera's frames were exposed.
 
-    Joints are interpolated between rows. Frames exposed before the first row or after the last row get the joints of
-    that row.
+    A frame is exposed by the camera's `delay_s` later than the joints of its row are read. Joints are interpolated
+    between rows. Frames exposed before the first row or after the last row get the joints of that row.
 
     Args:
         rig: The rig with the delay.
@@ -227,7 +237,7 @@ def qpos_at_exposure(rig: Rig, camera: str, qpos: np.ndarray, fps: float | None)
         fps: Rows per second of the recording.
 
     Returns:
-        (T, D); `qpos` itself for a camera without delay.
+        (T, D) raw state at the exposures; `qpos` itself for a camera without delay.
 
     Raises:
         InputError: The camera has a delay, but `fps` is None.

@@ -52,6 +52,6 @@ def other_finger(rig: Rig, sensor: str) -> Sensor:
 
 
 def other_finger_boxes(rig: Rig, camera: str, sensor: str, qpos: Array, opening: Array | None = None) -> SensorBoxes:
-    """Return the boxes of a sensor's `other_finger`; arguments and errors as for `sensor_boxes`."""
+    """Return the boxes of the sensor that `other_finger` gives; arguments and errors as for `sensor_boxes`."""
     both = rig.with_sensor(sensor, other_finger(rig, sensor))
     return sensor_boxes(both, camera, sensor, qpos, opening)

@@ -27,7 +27,7 @@ CURVES_AT_ONCE = 3072
 
 
 def curve_bounds(camera: Camera, a: Array, b: Array, keep: Array | None = None, wide: bool = False) -> Array:
-    """Return the pixel bounds of projected line segments, accurate to well below 0.1 px.
+    """Return the box around the projected line segments of each solid, accurate to well below 0.1 px.
 
     Args:
         camera: The camera.
@@ -139,7 +139,7 @@ def solid_outline(camera: Camera, T_camera_sensor: Array, solid: Solid) -> tuple
     Args:
         camera: The camera of the stored images.
         T_camera_sensor: (..., 4, 4) poses of the sensor in the camera's frame, metres.
-        solid: A box in the sensor frame.
+        solid: A solid box in the sensor frame.
 
     Returns:
         box: (..., 4) px, not clipped to the image; nan where no part of the solid has a pixel.

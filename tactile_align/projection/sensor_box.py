@@ -26,7 +26,7 @@ class SensorBoxes:
         box: (..., 4) boxes clipped to the image, px; nan where no box exists.
         raw: (..., 4) boxes before clipping, px; nan where no part of the sensor has a pixel.
         visible: (...) bool, whether `box` exists.
-        inside: (...) share of the raw box's area that lies inside the image, 0..1; occlusion is ignored.
+        inside: (...) share of the area of `raw` that lies inside the image, 0..1; occlusion is ignored.
         reason: (...) uint8 index into REASONS; 0 where visible.
     """
 
@@ -37,7 +37,7 @@ class SensorBoxes:
     reason: Array
 
     def reason_text(self) -> np.ndarray:
-        """Return, for each box, why it does not exist, as an array (...) of entries of REASONS; '' if it exists."""
+        """Return the texts in REASONS that state why each box does not exist, shape (...); '' for a box that exists."""
         return np.asarray(REASONS, dtype=object)[np.asarray(self.reason)]
 
 
@@ -58,7 +58,8 @@ def sensor_boxes(
         camera: Name of a camera of the rig.
         sensor: Name of a sensor of the rig.
         qpos: (..., D) RAW state as recorded: joint and gripper readings, D numbers.
-        opening: (..., 2) distance of each finger from the tool axis, metres; None: from the gripper reading.
+        opening: (..., 2) distance of each finger from the tool axis, metres; None: computed from the gripper
+            reading.
         solid: "body": the whole sensor. "pad": only its touching face.
         min_side_px: Least width and height of a clipped box, px; smaller boxes get the reason "too small".
         ahead_m: Shift of the solid along the pad's normal, metres. The shifted box covers the touched object instead
@@ -86,12 +87,12 @@ def sensor_boxes(
 def project_solids(
     camera: Camera, T_camera_sensor: Array, solids: tuple[Solid, ...], min_side_px: float = 4
 ) -> SensorBoxes:
-    """Return the common box of one or more solids that are given in the sensor frame.
+    """Return the boxes that enclose the images of all solids of a sensor, one box for each pose of the sensor.
 
     Args:
         camera: The camera of the stored images.
-        T_camera_sensor: (..., 4, 4) poses, metres.
-        solids: Boxes in the sensor frame, at least one.
+        T_camera_sensor: (..., 4, 4) poses of the sensor in the camera frame, metres.
+        solids: Solid boxes in the sensor frame, at least one.
         min_side_px: Least width and height of a clipped box, px; smaller boxes get the reason "too small".
 
     Returns:

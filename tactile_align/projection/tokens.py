@@ -7,7 +7,7 @@ from tactile_align.geometry.images import ImageMap
 
 
 def token_weights(box: Array, image_map: ImageMap, grid: tuple[int, int]) -> Array:
-    """Return the share of each token's area that a box covers.
+    """Return the share of the area of each image token that a box covers.
 
     Args:
         box: (..., 4) boxes in the source image of `image_map`, px; nan where no box exists.

@@ -14,15 +14,15 @@ def pixel_sigma(
     """Return the standard deviations along u and v of the pixel of a sensor's pad centre.
 
     The 6x6 covariance of the camera's pose, which hand-eye calibration writes into the rig file, is propagated to the
-    image to first order. To use the result as `sigma_px` of the Gaussian pooling, multiply it by the encoder's input
-    width over the stored width.
+    image to first order. To use the result as `sigma_px` of the Gaussian pooling of image features, multiply it by
+    the width of the encoder's input divided by the width of the stored image.
 
     Args:
         rig: The rig.
         camera: Name of the camera whose pose is uncertain.
         sensor: Name of the sensor.
         qpos: (N, D) raw state of N frames: joint and gripper readings, D numbers.
-        opening: (N, 2) finger openings, m; None: from the gripper reading in `qpos`.
+        opening: (N, 2) distance of each finger from the tool axis, m; None: computed from the gripper reading.
         ahead_m: Distance of the point in front of the pad's centre, along the pad's normal, metres.
 
     Returns:

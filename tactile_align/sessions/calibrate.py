@@ -25,7 +25,7 @@ class Calibrated:
 
     Attributes:
         session: The session that was read.
-        camera: Camera model of the session's images, as given or as calibrated.
+        camera: Camera model of the session's images; its intrinsics were given or were calibrated.
         intrinsics: Result of the intrinsics calibration; None if the intrinsics were known.
         hand_eye: Result of the hand-eye calibration; None if only intrinsics were calibrated or a fault prevents it.
         faults: Known faults of the session, as checks with ids "fault/NAME"; if one fails, no pose is computed.
@@ -54,10 +54,10 @@ def calibrate_intrinsics_of(
 
     Args:
         folder: The session's folder.
-        rig: The rig whose camera (its name is in session.toml) receives the result; None: only report.
+        rig: The rig whose camera, named in session.toml, receives the result; None: the result is only reported.
         model: The lens model.
         compare: Whether to compare lens models on held-out views.
-        out: Where to write the rig; None: do not write (a dry run). A result that fails is never written.
+        out: Where to write the rig; None: do not write (a dry run). A result with a failed check is never written.
 
     Raises:
         FileNotFoundError: A file of the session or of the rig was not found.
@@ -98,10 +98,10 @@ def calibrate_hand_eye(
     Args:
         folder: The session's folder. In session.toml, `mounted` states what moves and `parent` states the camera's
             parent frame.
-        rig: The rig that receives the result; None: only report.
+        rig: The rig that receives the result; None: the result is only reported.
         prior: Standard deviations by which each robot pose may be corrected; None: robot poses are exact.
         model: Lens model, used if the intrinsics are calibrated from the views.
-        out: Where to write the rig; None: do not write (a dry run). A result that fails is never written.
+        out: Where to write the rig; None: do not write (a dry run). A result with a failed check is never written.
 
     Raises:
         FileNotFoundError: A file of the session or of the rig was not found.
@@ -142,12 +142,12 @@ def verify_session(
     page: str | Path | None = None,
     write_into: str | Path | None = None,
 ) -> Report:
-    """Return the report on a calibration session; with a rig, also check the rig's camera pose against the session.
+    """Return the report on a calibration session; with a rig, the report also covers the rig's camera pose.
 
     Args:
         folder: The session's folder.
         rig: The rig whose camera pose is compared with the calibrated pose; None: judge the session alone.
-        pictures: A folder that receives a picture of each of the worst views; None: no pictures.
+        pictures: A folder that receives one picture for each of the views with the largest errors; None: no pictures.
         page: Where to write an HTML page; None: no page.
         write_into: A rig file whose [verified] table receives the verdict; None: do not write the verdict.
 

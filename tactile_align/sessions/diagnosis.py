@@ -1,7 +1,7 @@
 """Diagnosis of a hand-eye session: known faults, each with its evidence and advice.
 
-Each function compares the files as declared with hypotheses about them. It reports a fault only if a hypothesis
-explains the views far better, or if a number lies outside any plausible range.
+Each function compares the session's files, read as session.toml declares them, with hypotheses about mistakes in them.
+A fault is reported only if a hypothesis explains the views far better, or if a number lies outside any plausible range.
 """
 
 from collections.abc import Iterator
@@ -31,20 +31,22 @@ fault = partial(named, "fault")
 
 
 def angle_gap(T: np.ndarray, C: np.ndarray) -> float:
-    """Return the median difference, rad, between the robot's and the camera's relative rotations.
+    """Return the median difference, rad, between the relative rotations of the robot and those of the board.
 
-    `T` (N, 4, 4) are the robot's poses T_base_link, `C` (N, 4, 4) the poses T_camera_board. The result does not
+    A relative rotation is the angle between the poses in two views. `T` (N, 4, 4) are the robot's poses T_base_link,
+    `C` (N, 4, 4) the board's poses T_camera_board. The result does not
     depend on the camera's mount or on any length.
     """
     return float(np.median(np.abs(turn_signature(T[:, :3, :3]) - turn_signature(C[:, :3, :3]))))
 
 
 def other_formats(session: Session, T: np.ndarray, C: np.ndarray) -> list[tuple[float, Hypothesis[PoseFormat]]]:
-    """Return the other rotation formats whose relative rotations agree with the camera's, each with its gap.
+    """Return the undeclared rotation formats with which the robot's relative rotations agree with the camera's.
 
-    The gap is in rad, see `angle_gap`. Each hypothesis has the name of the fault that it implies. Quaternion orders,
-    and Euler orders that differ only in the names of the axes, give the same relative rotations as the declared format;
-    only the whole chain of poses can tell these apart.
+    Each format is a hypothesis with its gap, rad, see `angle_gap`. T (N, 4, 4) is T_base_link as declared, C (N, 4, 4)
+    is T_camera_board of each view alone, m. Each hypothesis has the name of the fault that it implies. Quaternion
+    orders, and Euler orders that differ only in the names of the axes, give the same relative rotations as the declared
+    format; only the whole chain of poses can tell these apart.
     """
     fmt = session.fact.poses
     if fmt is None:
@@ -68,9 +70,9 @@ def other_formats(session: Session, T: np.ndarray, C: np.ndarray) -> list[tuple[
 
 
 def other_angles(session: Session, camera: Camera, T: np.ndarray, C: np.ndarray) -> list[Check]:
-    """Return a fault if another rotation format explains the camera's rotations far better; otherwise [].
+    """Return one fault if another rotation format than the declared one fits the views far better; otherwise [].
 
-    T and C are (N, 4, 4), m: T_base_link as declared, and T_camera_board of each view alone.
+    T and C are (N, 4, 4), m: T_base_link as declared, and T_camera_board as estimated from each view alone.
     """
     gap, mounted = angle_gap(T, C), session.fact.mounted or "moving"
     gaps = [pair for pair in other_formats(session, T, C) if pair[0] <= FAR_BETTER * gap]
@@ -101,7 +103,7 @@ def board_marks(session: Session) -> np.ndarray:
 
 
 def chain_miss(session: Session, camera: Camera, B: np.ndarray, C: np.ndarray) -> float:
-    """Return the median error of the views, px, under the best closed-form camera pose.
+    """Return the error, px, of the median view under the best camera pose that a closed-form solution gives.
 
     The result is inf if the views rotate too little.
 
@@ -120,8 +122,8 @@ def chain_hypotheses(
 ) -> Iterator[Hypothesis[tuple[np.ndarray, np.ndarray]]]:
     """Yield hypotheses about mistakes in a session's files.
 
-    `changed` of a hypothesis contains the poses (B, C) that hold if the hypothesis is true; see `chain_miss`. T
-    (N, 4, 4) is T_base_link as declared, m.
+    T (N, 4, 4), m, is T_base_link as declared; B and C are as in `chain_miss`. `changed` of a hypothesis contains the
+    poses B and C that hold if the hypothesis is true.
     """
     mounted, fmt, arm = session.fact.mounted or "moving", session.fact.poses, session.arm
     evidence = "with the poses inverted (a wrong value of mounted has the same effect)"
@@ -160,9 +162,9 @@ def chain_hypotheses(
 
 
 def explain(session: Session, camera: Camera, T: np.ndarray, C: np.ndarray, result: HandEye) -> list[Check]:
-    """Return the fault whose hypothesis best explains a session that does not fit, as a list with one check.
+    """Return the fault whose hypothesis best explains why a session does not fit, as a list with one check.
 
-    T and C are (N, 4, 4), m: T_base_link as declared, and T_camera_board of each view alone.
+    T and C are (N, 4, 4), m: T_base_link as declared, and T_camera_board as estimated from each view alone.
     """
     angles = other_angles(session, camera, T, C)
     if angles:

@@ -53,9 +53,9 @@ Good recordings reach an RMS of 0.6 to 1.5 px and standard deviations of 0.3 to 
 
 
 def judge(session: Session, intrinsics: Intrinsics | None, hand_eye: HandEye | None, faults: Sequence[Check]) -> Report:
-    """Return the report of a calibration: first the checks in `faults`, then the checks against LIMITS.
+    """Return the report of a calibration: first the checks in `faults`, then checks of its results against LIMITS.
 
-    `intrinsics` and `hand_eye` are None if they were not calibrated.
+    `intrinsics` and `hand_eye` are the results of the two calibrations; None if that calibration was not made.
     """
     checks, tables = list(faults), []
     if session.lost:
@@ -156,10 +156,11 @@ def write_page(report: Report, path: str | Path, pictures: Sequence[Path] = ()) 
 
 
 def draw_views(session: Session, camera: Camera, hand_eye: HandEye, out: Path, most: int = 6) -> list[Path]:
-    """Write pictures of the worst views, at most `most`, to the folder `out`; return their paths, worst first.
+    """Write pictures of the views with the largest errors, at most `most`, to the folder `out`; return their paths.
 
-    Each picture shows the detected points (green), the predicted points (red) and their 2-sigma ellipses (orange). For
-    a session without images the background is grey.
+    The view with the largest error comes first. Each picture shows the detected points (green), the points predicted by
+    the calibration (red) and, in orange, ellipses of two standard deviations around the predicted points. For a session
+    without images the background is grey.
     """
     parts = zip(session.views, chain(session.T_base_link(), hand_eye.mounted), strict=True)
     views = {view.name: (view, B) for view, B in parts}

@@ -42,7 +42,7 @@ class PoseFormat(Strict):
         return self
 
     def width(self, arm: Arm | None) -> int:
-        """Return how many numbers each row of the pose file must have.
+        """Return how many numbers each row of a pose file in this format must have.
 
         Raises:
             InputError: The rows are joints but no arm is given.
@@ -56,14 +56,14 @@ class PoseFormat(Strict):
     def matrices(
         self, values: np.ndarray, arm: Arm | None = None, checked: bool = True, link: str = "flange"
     ) -> np.ndarray:
-        """Return T_base_link (N, 4, 4), m, of the rows of a pose file.
+        """Return the poses T_base_link (N, 4, 4), m, that the N rows of a pose file in this format contain.
 
         Args:
             values: (N, k) the rows of the pose file.
             arm: The arm, if the rows are joints.
             checked: Whether to refuse rows that are not valid poses; if False, quaternions are normalised and other
                 values are used as they are, for comparisons.
-            link: Frame whose pose is computed from joints: flange, link1, link2, ...; unused for tool poses.
+            link: Frame whose pose is computed from joints: flange, link1, link2 and so on; unused for tool poses.
 
         Raises:
             InputError: The rows are joints but no arm is given; a joint is outside the arm's limits; the arm lacks the
@@ -120,8 +120,8 @@ def read_poses(path: Path, columns: int) -> tuple[tuple[str, ...], np.ndarray]:
 
     Raises:
         FileNotFoundError: The file was not found.
-        InputError: A row has another length, a value is not a finite number, or a view occurs twice. The message
-            states file and row.
+        InputError: A row does not have `columns` numbers, a value is not a finite number, or a view occurs twice. The
+            message states file and row.
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file. Give a file with the robot's pose of each view")

@@ -32,7 +32,7 @@ class Shot:
 
     Attributes:
         name: Name of the view that the image gives.
-        where: File of the image, and the frame in an episode file, for messages.
+        where: File of the image, with the frame number if the file is an episode, for messages.
         image: (H, W) uint8 grey.
     """
 
@@ -70,12 +70,12 @@ def shots_of_episode(episode: str, camera: str, frames: tuple[int, ...]) -> Iter
 
 
 def frame_name(t: int) -> str:
-    """Return the name of the view that is made from frame `t`."""
+    """Return the name of the view that is made from frame `t` of an episode."""
     return f"frame_{t:06d}"
 
 
 def standstills(q: np.ndarray) -> tuple[int, ...]:
-    """Return the middle frame of each period in which the joints (T, n), rad, are at rest."""
+    """Return the middle frame of each period of an episode in which the joints q (T, n), rad, are at rest."""
     rests = np.abs(np.diff(q, axis=0)).max(axis=1) < STILL_RAD
     edges = np.flatnonzero(np.diff(rests.astype(int), prepend=0, append=0))
     return tuple(int(begin + end) // 2 for begin, end in edges.reshape(-1, 2) if end - begin >= STILL_FRAMES)
@@ -117,7 +117,7 @@ class SessionFact(Strict):
     intrinsics: Lens | None = None
 
     def kinematics(self) -> Arm | None:
-        """Return the arm; None if the session gives no arm."""
+        """Return the arm that `arm`, `base` and `tip` describe; None if `arm` is None."""
         return load_arm(self.arm, self.base, self.tip) if self.arm else None
 
     @model_validator(mode="after")
@@ -132,7 +132,7 @@ class SessionFact(Strict):
 
 @dataclass(frozen=True)
 class Session:
-    """Session as read from its files; nothing is corrected.
+    """Calibration session as read from its files; no value is corrected.
 
     Attributes:
         name: The session's folder, for messages.
@@ -140,7 +140,7 @@ class Session:
         width: Width of the images, px.
         height: Height of the images, px.
         views: N views in which the board was found, in the order of the poses (without poses, of the images' names).
-        rows: (N, k) numbers of the pose file for these views; (N, 0) without poses.
+        rows: (N, k) the k numbers that the pose file contains for each of these views; (N, 0) without poses.
         lost: Names of the images in which the board was not found or for which the pose is missing.
         legacy: Whether the images show the ChArUco layout from before OpenCV 4.6; None if they show no ChArUco board.
     """
@@ -156,26 +156,27 @@ class Session:
 
     @property
     def arm(self) -> Arm | None:
-        """The arm; None if the session gives no arm."""
+        """The arm that session.toml names; None if it names no arm."""
         return self.fact.kinematics()
 
     @property
     def link(self) -> str:
-        """Name of the frame that carries a moving camera, such as flange or link5; for a moving board, flange."""
+        """Name of the arm's frame that carries the camera, such as flange or link5; flange if it carries the board."""
         node = (self.fact.parent or "").rpartition("/")[2]
         return node if self.fact.mounted == "moving" and node.startswith("link") else "flange"
 
     def poses_as(self, fmt: PoseFormat, link: str | None = None) -> np.ndarray:
         """Return T_base_link (N, 4, 4), m, as if the pose file had the format `fmt`; values are not checked.
 
-        link: Frame whose pose is computed from joints. None: the session's own link.
+        `link` is the frame whose pose is computed from joints. None: the frame given by the attribute `link`.
         """
         return fmt.matrices(self.rows, self.arm, checked=False, link=link or self.link)
 
     def T_base_link(self) -> np.ndarray:
-        """Return T_base_link (N, 4, 4), m, of the link that carries the camera or the board.
+        """Return the poses T_base_link (N, 4, 4), m, in N views, of the link that carries the camera or the board.
 
         The pose file is read in the format that [poses] in session.toml declares.
+
         Raises:
             InputError: Poses are missing, or their numbers are not valid poses.
         """

@@ -48,8 +48,8 @@ def rehearse(
 
     Args:
         out: The session's folder; it must not exist yet.
-        rig: The rig; its camera's pose and lens are the truth.
-        camera: Name of the camera, which is on an arm's flange or link, or fixed.
+        rig: The rig; the images are rendered with the pose and lens that it gives its camera, which are the truth.
+        camera: Name of the rig's camera that takes the images; it is on an arm's flange or link, or fixed.
         board: The board. For a fixed camera one metre away, use squares of 5 cm.
         board_arm: The arm that holds the board in front of a fixed camera. None: the rig's first arm.
         views: Number of images to render.

@@ -27,9 +27,11 @@ POSE = {"translation_m", "quat_wxyz"}
 
 
 def place_camera(rig: Rig, session: Session, result: HandEye) -> Rig:
-    """Return the rig with the new pose and covariance of the session's camera.
+    """Return the rig with the calibrated pose and covariance of the session's camera.
 
-    The pose is given in the parent frame that session.toml states; if it states none, in the rig's parent frame.
+    The pose is given in the parent frame that session.toml states; if it states none, in the parent
+    frame that the camera has in the rig.
+
     Raises:
         InputError: The rig lacks the camera or the arm, or the parent does not match the poses.
     """
@@ -67,7 +69,10 @@ def place_camera(rig: Rig, session: Session, result: HandEye) -> Rig:
 
 
 def with_stroke(rig: Rig, arm: str, stroke: float, axis: np.ndarray | None = None) -> Rig:
-    """Return the rig with the gripper's stroke multiplied by `stroke` and, if given, with another unit `axis` (3,)."""
+    """Return the rig with the lengths in an arm's gripper law multiplied by `stroke`.
+
+    If `axis` is given, the unit vector (3,) along which finger1 moves is replaced, too.
+    """
     law = rig.gripper(arm).law.model_dump()
     law |= {key: (np.asarray(law[key]) * stroke).tolist() for key in LENGTHS & set(law)}
     law |= {} if axis is None else {"axis": tuple(axis.tolist())}
@@ -75,15 +80,17 @@ def with_stroke(rig: Rig, arm: str, stroke: float, axis: np.ndarray | None = Non
 
 
 def pose_keys(T: np.ndarray) -> dict[str, tuple[float, ...]]:
-    """Return translation_m and quat_wxyz of a pose (4, 4), m, as in a rig file."""
+    """Return the keys translation_m and quat_wxyz of a rig file, with the values for a pose T (4, 4), m."""
     quat = quaternion_from_rotation(T[:3, :3])
     return {"translation_m": tuple(map(float, T[:3, 3])), "quat_wxyz": tuple(map(float, quat))}
 
 
 def require_no_override(rig: Rig, kind: Literal["cameras", "sensors"], name: str, paths: Iterable[Path]) -> None:
-    """Raise an error if an [[override]] gives the camera or sensor its own pose in one of these episodes.
+    """Raise an error if an [[override]] of the rig gives a camera or sensor another pose in one of some episodes.
 
-    A fit changes the rig's pose only, so it would have no effect in such an episode.
+    `name` is the camera or sensor, and `paths` are the episodes. A fit changes only the pose outside the overrides, so
+    it would have no effect in such an episode.
+
     Raises:
         InputError: An override gives another pose; the message states the episode and the override.
     """
@@ -98,9 +105,9 @@ def require_no_override(rig: Rig, kind: Literal["cameras", "sensors"], name: str
 
 
 def save_unless_failed(rig: Rig, out: str | Path | None, report: Report) -> None:
-    """Write the rig to the file `out`, unless `out` is None or a check failed.
+    """Write the rig to the file `out`, unless `out` is None or a check in the report failed.
 
-    In an existing rig file only the values that differ are changed.
+    If the rig file exists, only the values in it that differ from those of `rig` are changed.
 
     Raises:
         FactError: The existing file is not a rig.
@@ -114,7 +121,7 @@ def save_unless_failed(rig: Rig, out: str | Path | None, report: Report) -> None
 
 
 def provenance(digests: Sequence[str]) -> dict[str, str]:
-    """Return the facts of a report: `when` (current UTC time, ISO 8601) and `data_hash` (hash of all digests).
+    """Return the facts of a report: `when` (current UTC time, ISO 8601) and `data_hash` (hash of all `digests`).
 
     The hash does not depend on the order of the digests.
     """
@@ -125,7 +132,9 @@ def provenance(digests: Sequence[str]) -> dict[str, str]:
 
 
 def write_verdict(report: Report, rig_file: str | Path) -> None:
-    """Write a verdict, its time and the hash of its data into [verified] of a rig file; no other line changes.
+    """Write a report's verdict, its time and the hash of its data into the table [verified] of a rig file.
+
+    No other line of the file changes.
 
     Args:
         report: The report; its facts include those of `provenance`.
