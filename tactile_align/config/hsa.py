@@ -62,9 +62,9 @@ class HSAConfig(Strict):
     """Use only this many negatives of each touch, the most similar ones. None: use all negatives."""
     bank: Annotated[int, Field(ge=0)] = 0
     """Size of the memory bank: the number of past pairs that are used as additional negatives. A touch is compared with
-    the regions of past pairs, and a region with their touches. A slowly updated copy of the encoders computes the
-    features in the bank, and all features that a touch or region is compared with. These features get no gradient, so
-    symmetric = true is needed. 0: no bank."""
+    the regions of past pairs, and a region with their touches. A slowly updated copy of the encoders computes all
+    features that a touch or region is compared with, its own partner included. They get no gradient, so that
+    symmetric = true is needed to train both encoders. 0: no bank."""
     bank_momentum: Annotated[float, Field(ge=0, lt=1)] = 0.999
     """Momentum of the encoder copy that fills the memory bank: at each step, copy = momentum * copy + (1 - momentum) *
     encoder. The copy lags by about 1 / (1 - momentum) steps. If it moves faster, old features in the bank differ from

@@ -35,7 +35,7 @@ class PolicyConfig(Strict):
     touch_tokens: bool = True
     """Give ACT the tokens of each touch image, from the encoder that the alignment loss trains."""
     d_model: Annotated[int, Field(ge=8)] = 512
-    """Length of the tokens of the transformer."""
+    """Width of the transformer: the number of elements of each token."""
     heads: Annotated[int, Field(ge=1)] = 8
     """Number of attention heads. d_model must be divisible by this number."""
     ffn_dim: Annotated[int, Field(ge=8)] = 3200

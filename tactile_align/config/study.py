@@ -71,7 +71,7 @@ class StudyConfig(Strict):
     gallery: Annotated[int, Field(ge=2)] = 64
     """Number of candidates that retrieval ranks for each query, including the right one."""
     seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0, 1, 2)
-    """Random seeds. Each row is trained once with each seed."""
+    """Random seeds. Each variant in [rows] is trained once with each seed."""
     recording: RecordingConfig | None = None
     """Episodes that the study first records on the simulated cell. None: the config's [[data]] are used."""
 

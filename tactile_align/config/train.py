@@ -126,8 +126,8 @@ class TrainConfig(Strict):
     out: str = "runs/train"
     """Path of the run folder, to which logs and checkpoints are written."""
     init: str | None = None
-    """Run folder, or checkpoint file of a run, whose weights this run starts from. Tensors with other names or shapes
-    start as usual. None: all weights start as the encoder and policy options state."""
+    """Run folder, or checkpoint file of a run, whose weights this run starts from. Tensors that the run lacks, or
+    has with another shape, start as usual. None: all weights start as the encoder and policy options state."""
     features: FeatureConfig = FeatureConfig()
     """Image encoders and pooling."""
     hsa: HSAConfig = HSAConfig()

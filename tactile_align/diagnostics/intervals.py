@@ -66,7 +66,7 @@ RULES: dict[Kind, Rule] = {
 
 
 class Limits(NamedTuple):
-    """Lower and upper limits of intervals, each of shape (...), computed from inputs (..., n) over n episodes."""
+    """Lower and upper limits of 95 % confidence intervals, each of shape (...), from values (..., n) of n episodes."""
 
     low: np.ndarray
     high: np.ndarray

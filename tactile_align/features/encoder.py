@@ -503,8 +503,12 @@ class Tower:
     def read(cls, path: str, model: str) -> "Tower | None":
         """Return the encoder in a file, or None if the file contains a whole model with its text encoder.
 
+        Args:
+            path: The file.
+            model: Name of the open_clip model that the encoder belongs to, for the error message.
+
         Raises:
-            InputError: The file is damaged, or contains something other than tensors; the message names `model`.
+            InputError: The file is damaged, or contains something other than tensors.
         """
         if Path(path).suffix in (".npz", ".npy"):
             return None  # weights of whole SigLIP models, in the format of big_vision

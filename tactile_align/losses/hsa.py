@@ -402,7 +402,7 @@ class HSALoss(nn.Module):
 
 
 def check_temperature(temperature: float | Tensor) -> None:
-    """Check that the temperature is positive. A nan tensor passes, because training reports the rows of a nan loss."""
+    """Raise InputError if the temperature is not positive. A nan is accepted: training reports the nan loss."""
     good = not bool((temperature <= 0).any()) if isinstance(temperature, Tensor) else temperature > 0
     if not good:
         raise InputError(f"temperature must be positive; got {temperature}. Use a value such as 0.07")

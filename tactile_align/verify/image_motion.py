@@ -58,8 +58,8 @@ class Scores:
     """Scores of one view (a camera and a sensor, or a camera alone) over all episodes.
 
     Attributes:
-        by_hypothesis: N scores by the hypothesis's name, as in `Motion.scores`; always contains AS_WRITTEN, the rig
-            itself.
+        by_hypothesis: (N,) scores of each hypothesis about the rig, by its name; a higher score means that the
+            hypothesis predicts the motion in the images better. AS_WRITTEN is the rig without any change.
     """
 
     by_hypothesis: dict[str, np.ndarray]

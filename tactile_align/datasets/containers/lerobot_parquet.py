@@ -53,7 +53,7 @@ class Info:
         for _, name, _, _ in string.Formatter().parse(template):
             if name is not None and name not in ("chunk_index", "file_index", "video_key"):
                 text = f"path template {template!r} uses {name!r}; allowed are chunk_index, file_index and video_key"
-                raise InputError(f"{self.root / INFO_PATH}: {text}. Do not use a dataset from an untrusted source")
+                raise InputError(f"{self.root / INFO_PATH}: {text}. Correct the template, or export the dataset again")
         filled = PurePosixPath(template.format(chunk_index=int(chunk), file_index=int(number), video_key=video_key))
         path = self.root.joinpath(*filled.parts)
         if filled.is_absolute() or ".." in filled.parts or not path.resolve().is_relative_to(self.root.resolve()):

@@ -139,7 +139,7 @@ class Imported:
     Attributes:
         path: The new episode.
         steps: Number of steps in the episode.
-        lacking: Numbers of the steps that a folder of the recording lacks, by folder. The episode leaves them out.
+        lacking: Indices of the steps that a folder of the recording lacks, by folder. The episode leaves them out.
     """
 
     path: Path
