@@ -134,8 +134,9 @@ def attention_over_time(
     if contact is not None:
         shade = {"color": "#e4e4e4", "step": "mid", "label": "contact", "zorder": 0}
         axes.fill_between(steps, 0, 1, where=np.asarray(contact), transform=axes.get_xaxis_transform(), **shade)
-    axes.set(xlabel="row", ylabel="share of attention", title=_plain(title), ylim=(0, None))
-    axes.legend(frameon=False, ncols=len(names) + 1, fontsize=8)
+    top = 1.15 * max(float(np.max(shares)), 1e-6)  # room for the legend above the highest line
+    axes.set(xlabel="row", ylabel="share of attention", title=_plain(title), ylim=(0, top))
+    axes.legend(frameon=False, ncols=len(names) + 1, fontsize=8, loc="upper center")
     return _pixels(figure)
 
 

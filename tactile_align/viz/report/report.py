@@ -11,6 +11,7 @@ from pathlib import Path
 from statistics import fmean
 
 from tactile_align.checks import Check, Limit, Report, Status, decided, graded
+from tactile_align.diagnostics.actions import LINEAR
 from tactile_align.diagnostics.intervals import interval_text
 from tactile_align.diagnostics.summary import Difference, ViewSummary, readout_lines
 from tactile_align.errors import InputError
@@ -185,6 +186,13 @@ def _actions(run: Run) -> Iterator[Check]:
     share = error / fmean(still) if any(still) else math.nan
     measured = f"{share:.2f} of standing still: {error:.4f} of {fmean(still):.4f}, mean absolute error, robot units"
     yield graded(LIMITS, "action-error", share, measured=measured, advice="Train longer or on more episodes")
+    linear = run.summary.phases.get("all", {}).get(LINEAR) if run.summary else None
+    if linear is not None and linear.minus_policy is not None:
+        measured = f"{error:.4f}; linear map: {linear.error:.4f}, minus policy {linear.minus_policy.text('+.4f')}"
+        title = "Action error against a linear map from the joints"
+        interval = linear.minus_policy.interval
+        advice = "The policy gains nothing from its images: train longer, on more episodes, or look at the attention"
+        yield decided("action-linear", title, interval is not None and interval[0] > 0, measured, advice=advice)
 
 
 def _commands(run: Run) -> Iterator[Check]:

@@ -127,6 +127,21 @@ def test_a_policy_no_better_than_standing_still_fails(tmp_path: Path) -> None:
     assert check(run, "action-error").status == "info"
 
 
+def test_a_policy_that_a_linear_map_of_the_joints_beats_is_warned_of(tmp_path: Path) -> None:
+    run, data = make_run(tmp_path), summary()
+    for interval, expected in (
+        ((0.01, 0.03), "pass"),
+        ((-0.03, -0.01), "warn"),
+        ((-0.01, 0.01), "warn"),
+        (None, "warn"),
+    ):
+        minus = {"value": 0.02, "pairs": 900, "episodes": 9, "interval": interval}
+        error = {"moments": 900, "episodes": 9, "interval": None}
+        rows = {"policy": {"error": 0.04, **error}, "linear in joints": {"error": 0.06, "minus_policy": minus, **error}}
+        rewrite(run, data | {"phases": {"all": rows}})
+        assert check(run, "action-linear").status == expected
+
+
 def test_scratch_a_diverged_and_an_unfinished_run_are_told_apart(tmp_path: Path) -> None:
     run = make_run(tmp_path)
     assert check(run, "encoder").status == "warn" and "SCRATCH" in check(run, "encoder").why
