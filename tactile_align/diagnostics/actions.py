@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -209,7 +210,8 @@ def linear_in_joints(train: Moments, state: np.ndarray, chunk: int) -> np.ndarra
 def contact_phases(moments: Moments) -> np.ndarray:
     """Return the phase of each of N moments, (N,) str; "" without a touch sensor.
 
-    transition: the contact of a sensor begins or ends within `NEAR_CHANGE` rows of the episode. contact: any other
+    transition: the contact of a sensor begins or ends within `NEAR_CHANGE` rows of the episode. Of a short contact, or
+    of a short time between two contacts, at most the first and the last third are a transition. contact: any other
     moment at which a sensor is in contact. free: any other moment at which no sensor is in contact.
 
     Args:
@@ -220,10 +222,15 @@ def contact_phases(moments: Moments) -> np.ndarray:
         return np.full(len(episode), "", dtype="<U10")
     contact = np.stack([facts.contact for facts in moments.touches.values()])
     phase = np.where(contact.any(axis=0), "contact", "free").astype("<U10")
-    changed = 1 + np.flatnonzero((contact[:, 1:] != contact[:, :-1]).any(axis=0) & (episode[1:] == episode[:-1]))
-    for row in changed:
-        near = slice(max(0, row - NEAR_CHANGE), row + NEAR_CHANGE)
-        phase[near][episode[near] == episode[row]] = "transition"
+    same = episode[1:] == episode[:-1]
+    ends = 1 + np.flatnonzero((contact[:, 1:] != contact[:, :-1]).any(axis=0) | ~same)
+    edges = [(int(row), bool(same[row - 1])) for row in ends]
+    for (start, begins), (end, stops) in pairwise([(0, False), *edges, (len(episode), False)]):
+        near = min(NEAR_CHANGE, (end - start) // 3)
+        if begins:
+            phase[start : start + near] = "transition"
+        if stops:
+            phase[end - near : end] = "transition"
     return phase
 
 

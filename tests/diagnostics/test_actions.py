@@ -83,6 +83,23 @@ def test_a_transition_is_near_the_begin_or_end_of_a_contact_of_the_same_episode(
     assert set(phase[90:100]) == {"free"}
 
 
+def test_short_contacts_in_a_row_keep_a_middle_that_is_contact_or_free() -> None:
+    contact = np.tile(np.repeat([False, True], 4), 6)
+    moments = SimpleNamespace(touches={"t": SimpleNamespace(contact=contact)}, episode=np.zeros(48, dtype=int))
+    phase = contact_phases(moments)  # type: ignore[arg-type]
+    assert list(phase[4:12]) == [
+        "transition",
+        "contact",
+        "contact",
+        "transition",
+        "transition",
+        "free",
+        "free",
+        "transition",
+    ]
+    assert list(phase[:4]) == ["free", "free", "free", "transition"], "an episode begins, which is no change"
+
+
 def test_actions_that_are_linear_in_the_joints_are_predicted() -> None:
     rng = np.random.default_rng(0)
     rate = rng.normal(size=3)
