@@ -52,7 +52,7 @@ class Cell:
         resumed: Whether the training was stopped and resumed; `cpu_minutes` then covers only the last part.
         cpu_minutes: CPU time of the training, minutes.
         judged_on: Episodes on which the values were computed; see `Summary.judged_on`.
-        selected: How the weights were selected, such as "best R@1 0.120, step 400".
+        selected: How the weights were selected, such as "best held-out R@1 0.120, step 400".
         values: R@1 of each contact, averaged over both directions, or the action error of each moment; see
             `actions.ActionMoments.of`.
         episodes: Episode of each value: path of the file, with #NAME if the file holds several episodes.

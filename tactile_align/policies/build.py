@@ -216,7 +216,7 @@ class LoadedRun:
         moments: The moments, usually those of the held-out episodes.
         config: Training config of the run.
         step: Number of training steps behind the weights.
-        selected: Text that states how the weights were selected, such as "best R@1 0.120, step 400".
+        selected: Text that states how the weights were selected, such as "best held-out R@1 0.120, step 400".
     """
 
     model: AlignedPolicy

@@ -18,7 +18,11 @@ FORMAT = 3  # version of the checkpoint's contents; checkpoints of other version
 MEMORY = "alignment.memory."
 """Prefix of the tensors that only training uses: the memory bank and its copy of the towers."""
 Measure = Literal["action", "retrieval", "hsa"]
-MEASURES: dict[Measure, str] = {"action": "action error", "retrieval": "R@1", "hsa": "HSA loss"}
+MEASURES: dict[Measure, str] = {
+    "action": "held-out action error (normalised)",
+    "retrieval": "held-out R@1",
+    "hsa": "held-out HSA loss",
+}
 """Measures by which a validation pass selects weights, each with the name of its value in texts."""
 
 

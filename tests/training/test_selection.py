@@ -60,7 +60,10 @@ def test_action_and_retrieval_keep_their_own_best_weights_whatever_the_sum_of_lo
     assert all(torch.equal(acting[name], whole[name]) for name in whole)
     monkeypatch.undo()
     text = evaluate(out, data=data, progress=False).text()
-    assert "weights: best R@1 0.300, step 3" in text and "weights: best action error 0.200, step 2" in text
+    assert (
+        "weights: best held-out R@1 0.300, step 3" in text
+        and "weights: best held-out action error (normalised) 0.200, step 2" in text
+    )
 
 
 def test_best_weights_of_steps_that_a_resumed_run_discards_are_removed(
