@@ -20,7 +20,7 @@ class RecordingConfig(Strict):
     """Episodes of the simulated cell that a study records; the fields are the arguments of `simulation.record`."""
 
     episodes: Annotated[int, Field(ge=1)]
-    task: Literal["expert", "regrasp", "mixed"] = "regrasp"
+    task: Literal["expert", "regrasp", "mixed", "lift", "feel", "look", "sort", "look-play", "sort-play"] = "regrasp"
     gripper: Literal["commanded", "measured"] = "measured"
     seed: int = 0
 

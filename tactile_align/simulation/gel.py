@@ -25,6 +25,7 @@ _LAMP_AZIMUTH_DEG = (90.0, 210.0, 330.0)
 _LAMP_ELEVATION_DEG = 22.0
 _LAMP_RGB = np.array([[1, 0.12, 0.12], [0.12, 1, 0.15], [0.12, 0.18, 1]], dtype=F)
 _AMBIENT, _DIFFUSE, _GLOSS = F(0.10), F(0.85), F(0.15)
+MIDDLE = F(110)  # grey level about which a unit's gain acts
 _NOISE = 0.008  # standard deviation, of full scale
 
 
@@ -112,17 +113,43 @@ def membrane(pad: Pad, sunk: Floats) -> npt.NDArray[np.float32]:
     return np.asarray(cv2.GaussianBlur(skin, (0, 0), 1.2), dtype=F)
 
 
+@dataclass(frozen=True)
+class GelUnit:
+    """Colours of one exemplar of a touch sensor, relative to the nominal sensor.
+
+    Attributes:
+        channels: (3,) colour channel of the nominal image that each channel shows: another order of the lamps.
+        gain: (3,) gain of each channel, about the grey level MIDDLE.
+        tint: (3,) grey levels added to each channel.
+    """
+
+    channels: tuple[int, int, int]
+    gain: Floats
+    tint: Floats
+
+    @classmethod
+    def draw(cls, rng: np.random.Generator) -> GelUnit:
+        """Return a random unit: channels in any order, gains 0.6 to 1.3, tints up to 25 grey levels."""
+        a, b, c = (int(channel) for channel in rng.permutation(3))
+        return cls((a, b, c), rng.uniform(0.6, 1.3, 3), rng.uniform(-25, 25, 3))
+
+    def seen(self, image: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Return the image (H, W, 3) that this unit shows in place of the nominal sensor's `image`, grey levels."""
+        return np.asarray((image[..., self.channels] - MIDDLE) * self.gain + (MIDDLE + self.tint), dtype=F)
+
+
 class GelCamera:
     """Camera and three lamps inside one touch sensor.
 
     Args:
         pad: The pad that the camera sees.
         device: Seed of this sensor's lamp directions, which differ from the nominal directions by up to 5 degrees.
+        unit: Colours of this sensor; None: those of the nominal sensor.
     """
 
-    def __init__(self, pad: Pad, device: int = 0) -> None:
+    def __init__(self, pad: Pad, device: int = 0, unit: GelUnit | None = None) -> None:
         rng = np.random.default_rng(device)
-        self.pad = pad
+        self.pad, self.unit = pad, unit
         azimuth = np.radians(np.array(_LAMP_AZIMUTH_DEG) + rng.uniform(-5, 5, 3))
         lift = np.radians(_LAMP_ELEVATION_DEG)
         self.lamps = np.stack(
@@ -152,7 +179,8 @@ class GelCamera:
             light = fall_off * (_DIFFUSE * np.maximum(facing, 0) + _GLOSS * sixth * sixth)
             for channel in range(3):
                 out[..., channel] += light * (rgb[channel] * 255)
-        return np.asarray(cv2.GaussianBlur(out, (0, 0), 0.8), dtype=F)
+        image = np.asarray(cv2.GaussianBlur(out, (0, 0), 0.8), dtype=F)
+        return image if self.unit is None else self.unit.seen(image)
 
     def touch(self, sunk: Floats, rng: np.random.Generator) -> npt.NDArray[np.uint8]:
         """Return the touch image (rows, columns, 3) uint8 RGB, with camera noise.
@@ -169,4 +197,4 @@ class GelCamera:
     @property
     def reference(self) -> npt.NDArray[np.uint8]:
         """Touch image without contact and without noise (the no-contact reference), (rows, columns, 3) uint8."""
-        return np.asarray(np.rint(self.flat), dtype=np.uint8)
+        return np.clip(np.rint(self.flat), 0, 255).astype(np.uint8)

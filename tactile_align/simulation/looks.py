@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -25,12 +25,20 @@ class Part:
         size: (3,) size of the primitive, as in `raycast.hit`, metres.
         centre: (3,) centre in the object's frame, metres.
         R: (3, 3) rotation from the part's frame to the object's frame.
+        solid: Whether the part takes part in the physics: contact, mass and inertia.
+        felt: Whether the gel feels the part.
+        seen: Whether cameras see the part.
+        paint: Colours of the part; None: those of the object.
     """
 
     kind: int
     size: Floats
     centre: Floats
     R: Floats
+    solid: bool = True
+    felt: bool = True
+    seen: bool = True
+    paint: Paint | None = None
 
 
 def _part(kind: int, size: Sequence[float], at: Sequence[float] = (0, 0, 0), rpy: Sequence[float] = (0, 0, 0)) -> Part:
@@ -80,7 +88,7 @@ def object_parts(kind: str, scale: float = 1.0) -> list[Part]:
     """
     if kind not in _KINDS:
         raise InputError(f"object kind '{kind}' is unknown. Choose one of: {', '.join(KINDS)}")
-    return [Part(part.kind, part.size * scale, part.centre * scale, part.R) for part in _KINDS[kind]]
+    return [replace(part, size=part.size * scale, centre=part.centre * scale) for part in _KINDS[kind]]
 
 
 SCALES = (0.75, 1.3)  # a wide range, so that the gripper's opening alone does not identify the object
@@ -107,6 +115,7 @@ class Look:
         bench: Colours of the bench.
         lamp: (3,) unit vector towards the lamp, world frame.
         lying: Further objects on the bench.
+        made_of: Parts of the handled object; None: those that `object_parts` returns for `kind` and `scale`.
     """
 
     kind: str
@@ -115,6 +124,12 @@ class Look:
     bench: Paint
     lamp: Floats
     lying: tuple[Lying, ...]
+    made_of: tuple[Part, ...] | None = None
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """Parts of the handled object."""
+        return tuple(object_parts(self.kind, self.scale)) if self.made_of is None else self.made_of
 
 
 def _mild(rng: np.random.Generator) -> Paint:
@@ -145,20 +160,21 @@ def draw_look(rng: np.random.Generator, kind: str | None = None, scale: float | 
     return Look(kind, scale, paint, bench, lamp / np.linalg.norm(lamp), tuple(lying))
 
 
-def _plain(*rgb: float) -> Paint:
+def plain(*rgb: float) -> Paint:
+    """Return a paint of one colour, 0..1."""
     colour = np.array(rgb, dtype=F)
     return Paint(colour, colour)
 
 
-_TUBE, _DARK = _plain(0.82, 0.84, 0.9), _plain(0.25, 0.25, 0.27)
-_HOUSING, _GEL = _plain(0.12, 0.25, 0.55), _plain(0.75, 0.75, 0.72)
-_PAINTS = {"palm": _plain(0.2, 0.2, 0.22), "opposite": _plain(0.08, 0.08, 0.08), "rod": _plain(0.5, 0.5, 0.52)}
+_TUBE, _DARK = plain(0.82, 0.84, 0.9), plain(0.25, 0.25, 0.27)
+_HOUSING, _GEL = plain(0.12, 0.25, 0.55), plain(0.75, 0.75, 0.72)
+_PAINTS = {"palm": plain(0.2, 0.2, 0.22), "opposite": plain(0.08, 0.08, 0.08), "rod": plain(0.5, 0.5, 0.52)}
 
 
 def paint_of(name: str, look: Look, gel: int) -> Paint:
     """Return the paint of the MuJoCo geom `name` in an episode; `gel` is the gel's index among the sensor's boxes."""
     if name.startswith("thing"):
-        return look.paint
+        return look.parts[int(name.removeprefix("thing"))].paint or look.paint
     if name.startswith("lying"):
         return look.lying[int(name.removeprefix("lying").split("_")[0])].paint
     if name.startswith("sensor"):

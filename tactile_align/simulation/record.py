@@ -6,6 +6,7 @@ Every episode has its own seed, (seed, index), so its bytes do not depend on the
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -15,19 +16,24 @@ import numpy as np
 from tqdm import tqdm
 
 from tactile_align.calibration.rig import Rig, load_rig
+from tactile_align.config.cell import CellOptions
 from tactile_align.datasets.codec import encode_jpeg
 from tactile_align.datasets.episodes import read_attributes, write_episode
 from tactile_align.datasets.handles import open_file
 from tactile_align.errors import InputError
 from tactile_align.simulation import tasks
+from tactile_align.simulation.cell import STEP_HZ, Cell, cell_rig
+from tactile_align.simulation.cell_tasks import TASKS
 from tactile_align.simulation.looks import draw_look
 from tactile_align.simulation.raycast import Floats
 from tactile_align.simulation.world import PHASES, Step, World
 from tactile_align.workers import in_processes
 
-Task = Literal["expert", "regrasp", "mixed"]
+Task = Literal["expert", "regrasp", "mixed", "lift", "feel", "look", "sort", "look-play", "sort-play"]
 Reading = Literal["commanded", "measured"]
 TOUCH_QUALITY, CAMERA_QUALITY = 95, 90  # touches need fine texture; a lower quality of camera frames saves space
+_PLAY = "-play"
+_FPS = {"expert": tasks.LIFT_FPS, **dict.fromkeys(TASKS, STEP_HZ)}
 _EXPERT_EVERY = 4  # in a mixed recording, every fourth episode is an expert episode
 
 
@@ -36,13 +42,21 @@ class _Job:
     path: Path
     index: int
     seed: int
-    task: Literal["expert", "regrasp"]
+    task: Task
     gripper: Reading
+    options: CellOptions
+
+    @property
+    def closed_loop(self) -> str | None:
+        """Name of the closed-loop task whose objects the episode shows, or None."""
+        name = self.task.removesuffix(_PLAY)
+        return name if name in TASKS else None
 
     @property
     def identity(self) -> dict[str, Any]:
         """Attributes by which an existing file is recognised as the result of this job."""
-        return {f"simulated_{key}": getattr(self, key) for key in ("task", "gripper", "seed", "index")}
+        out = {f"simulated_{key}": getattr(self, key) for key in ("task", "gripper", "seed", "index")}
+        return out | ({"simulated_options": self.options.model_dump_json()} if self.closed_loop else {})
 
 
 def simulate(
@@ -52,6 +66,7 @@ def simulate(
     seed: int = 0,
     task: Task = "regrasp",
     gripper: Reading = "commanded",
+    options: CellOptions | None = None,
     processes: int | None = None,
     progress: bool = True,
 ) -> list[Path]:
@@ -69,9 +84,13 @@ def simulate(
         episodes: Number of episodes in the folder after the call.
         seed: The same seed gives the same bytes on the same machine with the same versions, whatever `processes` is.
         task: expert: grasp and lift with physics, 10 frames per second. regrasp: contacts in set poses, without
-            physics, 5 frames per second. mixed: every fourth episode is expert, the others are regrasp.
+            physics, 5 frames per second. mixed: every fourth episode is expert, the others are regrasp. lift, feel,
+            look, sort: demonstrations of a closed-loop task, see `cell_tasks`, 10 frames per second. look-play and
+            sort-play: regrasp with the objects of that task, whose marks are visible. Episode i of a closed-loop task
+            shows an object of the class i % classes; it is stored in the attribute `cls`.
         gripper: Content of the last column of qpos. commanded: the last command, as in X-Trainer recordings. measured:
             the true opening.
+        options: Options of the cell of a closed-loop task; None: the defaults.
         processes: Number of processes; None: one per core. A script that uses several processes must call this function
             under `if __name__ == "__main__":`, because every process starts a new interpreter.
         progress: Whether to show a progress bar on stderr.
@@ -81,8 +100,8 @@ def simulate(
 
     Raises:
         ChildProcessError: A worker process was killed; finished episodes are kept.
-        InputError: `episodes` or `processes` is below 1, the task or gripper is unknown, or a file in the folder is
-            from another recording.
+        InputError: `episodes` or `processes` is below 1, the task or gripper is unknown, `options` are given for a
+            task that is not a closed-loop task, or a file in the folder is from another recording.
     """
     for name, value, known in (("task", task, get_args(Task)), ("gripper", gripper, get_args(Reading))):
         if value not in known:
@@ -91,10 +110,15 @@ def simulate(
         if number is not None and number < 1:
             raise InputError(f"{name} must be at least 1; got {number}. Set {name} to 1 or more")
     folder = Path(out)
+    jobs = [_job(folder, i, seed, task, gripper, options or CellOptions()) for i in range(episodes)]
+    if options is not None and not jobs[0].closed_loop:
+        raise InputError(
+            f"task = '{task}' has no options of a closed-loop cell; got {options!r}. Omit them, or choose one of: "
+            f"{', '.join(TASKS)}"
+        )
     folder.mkdir(parents=True, exist_ok=True)
-    jobs = [_job(folder, i, seed, task, gripper) for i in range(episodes)]
     todo = [job for job in jobs if not _done(job)]
-    _write_rig(folder / "rig.toml", gripper)
+    _write_rig(folder / "rig.toml", cell_rig(gripper) if jobs[0].closed_loop else _rig(gripper))
     workers = min(processes or _cores(), max(len(todo), 1))
     written = map(_record, todo) if workers == 1 else in_processes(_record, todo, workers, _alone)
     bar: dict[str, Any] = {"total": episodes, "initial": episodes - len(todo), "unit": "episode", "desc": "simulate"}
@@ -112,10 +136,10 @@ def _alone() -> None:
     cv2.setNumThreads(1)
 
 
-def _job(folder: Path, index: int, seed: int, task: Task, gripper: Reading) -> _Job:
+def _job(folder: Path, index: int, seed: int, task: Task, gripper: Reading, options: CellOptions) -> _Job:
     if task == "mixed":
         task = "expert" if index % _EXPERT_EVERY == _EXPERT_EVERY - 1 else "regrasp"
-    return _Job(folder / f"episode_init_{index}.hdf5", index, seed, task, gripper)
+    return _Job(folder / f"episode_init_{index}.hdf5", index, seed, task, gripper, options)
 
 
 def _done(job: _Job) -> bool:
@@ -142,26 +166,55 @@ def _rig(gripper: Reading) -> Rig:
     return rig
 
 
-def _write_rig(path: Path, gripper: Reading) -> None:
-    rig = _rig(gripper)
+def _write_rig(path: Path, rig: Rig) -> None:
     if not path.exists():
         rig.save(path)
     elif load_rig(path).model_copy(update={"verified": None}) != rig:  # `verify --write` adds its verdict
-        text = f"this rig differs from the simulated cell's rig with gripper = '{gripper}', which the episodes need"
+        text = "this rig differs from the simulated cell's rig with the task and gripper reading of this recording"
         raise InputError(f"{path}: {text}. Record to another folder, or move that file away")
 
 
 def _record(job: _Job) -> Path:
     """Simulate one episode, write it and return its path."""
+    return _write_cell_episode(job, job.closed_loop) if job.closed_loop else _write_episode(job)
+
+
+def _write_episode(job: _Job) -> Path:
     looks, motion = (np.random.default_rng(s) for s in np.random.SeedSequence([job.seed, job.index]).spawn(2))
     rig = _rig(job.gripper)
     look = draw_look(looks)
     world = World(rig, look)
     script = tasks.Expert(world, motion) if job.task == "expert" else tasks.Regrasp(world, motion)
+    return _write(job, rig, world, script.steps(), lambda: {"success": _success(script)})
+
+
+def _success(script: tasks.Expert | tasks.Regrasp) -> bool:
+    return script.success() if isinstance(script, tasks.Expert) else True
+
+
+def _write_cell_episode(job: _Job, name: str) -> Path:
+    """Record a demonstration of a closed-loop task, or play with its objects."""
+    play = job.task.endswith(_PLAY)
+    options = job.options
+    if play and options.visible_marks is None:
+        options = options.model_copy(update={"visible_marks": True})
+    cell = Cell(name, options, cell_rig(job.gripper))
+    number, cls = divmod(job.index, cell.task.classes)
+    # The last number tells demonstrations and play from roll-outs, which have one number.
+    cell.reset((job.seed, number, 2 if play else 1), cls)
+    steps = tasks.Regrasp(cell.world, cell.script_rng).steps() if play else cell.demonstrate()
+    stated = {"cls": cls, "side": cell.task.sides[cls]}
+    return _write(
+        job, cell.rig, cell.world, steps, lambda: {**stated, "success": True if play else cell.outcome().correct}
+    )
+
+
+def _write(job: _Job, rig: Rig, world: World, script: Iterator[Step], attributes: Callable[[], dict[str, Any]]) -> Path:
+    """Write the steps of an episode; `attributes` is called after the last step."""
     sensor = rig.sensors[world.hand.sensor].stream
     images: dict[str, list[bytes]] = {name: [] for name in rig.cameras}
     touches, steps = list[bytes](), list[Step]()
-    for step in script.steps():
+    for step in script:
         # Frames are encoded immediately, so that the raw frames of an episode are never all in memory.
         for name in images:
             images[name].append(encode_jpeg(step.moment.images.pop(name), CAMERA_QUALITY))
@@ -169,15 +222,16 @@ def _record(job: _Job) -> Path:
         step.moment.touch = step.moment.touch[:0]
         steps.append(step)
     qpos, action = _states(world, steps, job.gripper)
-    attributes = job.identity | {"object": look.kind, "scale": look.scale, "phases": ",".join(PHASES)}
+    look = world.look
+    stated = job.identity | {"object": look.kind, "scale": look.scale, "phases": ",".join(PHASES)}
     return write_episode(
         job.path,
         qpos=qpos,
         action=action,
         images=images,
         touches={sensor: touches},
-        fps=tasks.LIFT_FPS if job.task == "expert" else tasks.REGRASP_FPS,
-        attributes={**attributes, "success": script.success() if isinstance(script, tasks.Expert) else True},
+        fps=_FPS.get(job.task, tasks.REGRASP_FPS),
+        attributes={**stated, **attributes()},
         extra={**_truth(steps), "truth/touch_reference": world.gel.reference},
     )
 
@@ -185,14 +239,20 @@ def _record(job: _Job) -> Path:
 def _states(world: World, steps: list[Step], gripper: Reading) -> tuple[Floats, Floats]:
     """Return qpos and action, (T, n + 1) each: joints, rad, and the gripper as a share of its stroke.
 
-    The action of a step is the command at the next step; the action of the last step is its own command.
+    Where a step states no action, its action is the command at the next step; the action of the last step is then its
+    own command.
     """
-    closed, opened = world.hand.stroke
+    following = [*steps[1:], steps[-1]]
     command = np.array([step.target for step in steps])
-    command[:, -1] = (command[:, -1] - closed) / (opened - closed)
+    pairs = zip(steps, following, strict=True)
+    action = np.array([later.target if step.action is None else step.action for step, later in pairs])
     qpos = np.array([np.append(step.moment.q, step.moment.truth.opening[0]) for step in steps])
-    qpos[:, -1] = command[:, -1] if gripper == "commanded" else (qpos[:, -1] - closed) / (opened - closed)
-    return qpos, np.concatenate([command[1:], command[-1:]])
+    if gripper == "commanded":
+        qpos[:, -1] = command[:, -1]
+    closed, opened = world.hand.stroke
+    for values in (qpos, action):
+        values[:, -1] = (values[:, -1] - closed) / (opened - closed)
+    return qpos, action
 
 
 def _truth(steps: list[Step]) -> dict[str, np.ndarray]:

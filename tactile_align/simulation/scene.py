@@ -211,12 +211,13 @@ def scene_text(rig: Rig, arm: str, look: Look) -> str:
         '<default class="seen"><geom group="2" contype="0" conaffinity="0"/></default>',
         f'<default class="soft"><geom group="3" {_SOFT}/></default>',
         '<default class="thing"><geom group="0" condim="4" friction="1 .02 .001" density="900"/></default>',
+        '<default class="ghost"><geom group="0" contype="0" conaffinity="0" mass="0"/></default>',
         '</default><worldbody><geom name="bench" type="plane" size="0 0 1" group="1"/>',
     ]
     out += _arm_bodies(rig, entry, hand)
     out.append('<body name="thing"><freejoint name="thing"/>')
-    parts = object_parts(look.kind, look.scale)
-    out += [_geom(part, f"thing{i}", 'class="thing"') for i, part in enumerate(parts)]
+    for i, part in enumerate(look.parts):
+        out.append(_geom(part, f"thing{i}", 'class="thing"' if part.solid else 'class="ghost"'))
     rod = f'<geom name="rod" type="cylinder" size="{ROD_RADIUS} {ROD_HALF}" class="seen"/>'
     out.append(f'</body><body name="rod" mocap="true" pos="0 0 -2">{rod}</body>')
     for k, lying in enumerate(look.lying):

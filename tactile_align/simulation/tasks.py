@@ -10,10 +10,8 @@ import numpy as np
 from tactile_align.errors import InputError
 from tactile_align.geometry.frames import invert, pose, rotation_from_rpy
 from tactile_align.simulation.raycast import Floats
-from tactile_align.simulation.scene import TIMESTEP_S
-from tactile_align.simulation.world import HOME, SQUEEZE_M, Step, World, tool_pose
+from tactile_align.simulation.world import CONTROL_HZ, HOME, SQUEEZE_M, Step, World, tool_pose
 
-CONTROL_HZ = 20.0
 LIFT_FPS = 10.0  # every other control step is recorded
 _ABOVE, _DOWN, _LIFT = 20, 25, 25  # control steps
 _CLOSE_M = 0.0012  # per control step
@@ -75,7 +73,7 @@ class Expert:
     def steps(self) -> Iterator[Step]:
         """Reset the cell, then yield the recorded steps of the episode, LIFT_FPS per second."""
         self.reset()
-        every, substeps = round(CONTROL_HZ / LIFT_FPS), round(1 / (CONTROL_HZ * TIMESTEP_S))
+        every = round(CONTROL_HZ / LIFT_FPS)
         touched = -1
         target = np.append(self.q, _WIDE)
         before = False
@@ -86,8 +84,7 @@ class Expert:
                 before = moment.truth.contact
                 yield Step(moment, target, phase, touched if before else -1)
             target = following
-            self.world.command(target)
-            self.world.run(substeps)
+            self.world.control(target)
 
     def success(self) -> bool:
         """Return whether the object is more than RAISED_M (metres) higher than at the start of the episode."""

@@ -15,10 +15,10 @@ import numpy.typing as npt
 from tactile_align.calibration.rig import Rig
 from tactile_align.errors import InputError
 from tactile_align.geometry.frames import pose, rotation_from_rpy
-from tactile_align.simulation.gel import GelCamera, Pad, clearance
+from tactile_align.simulation.gel import GelCamera, GelUnit, Pad, clearance
 from tactile_align.simulation.looks import Look, paint_of
 from tactile_align.simulation.raycast import Caster, Floats, Lens, Picture, Solids, mask_box
-from tactile_align.simulation.scene import ROD_HALF, read_hand, scene_text
+from tactile_align.simulation.scene import ROD_HALF, TIMESTEP_S, read_hand, scene_text
 
 CLOSE = 1e-5  # largest error of a reached pose, metres and radians
 _DAMPING = 1e-5
@@ -63,7 +63,8 @@ def reach(
     return q, False
 
 
-PHASES = ("approach", "surround", "close", "press", "release", "lift")
+CONTROL_HZ = 20.0
+PHASES = ("approach", "surround", "close", "press", "release", "lift", "carry")
 TOOL_DOWN = np.diag([1.0, -1.0, -1.0])
 TOUCHING = 2e-5  # smallest indentation that counts as contact, metres: just above the noise of the touch camera
 SQUEEZE_M = 0.003  # distance by which the command closes further after an object stops the fingers
@@ -116,12 +117,14 @@ class Step:
         target: Last command, n + 1 numbers: n joints, rad, and the distance of the fingers from the tool axis, metres.
         phase: Phase of the task, one of PHASES.
         contact: Index of the contact in the episode; -1 without contact.
+        action: Command for the next step, n + 1 numbers like `target`; None: the target of the next step.
     """
 
     moment: Moment
     target: Floats
     phase: str
     contact: int
+    action: Floats | None = None
 
 
 def tool_pose(place: Floats, yaw: float, tilt: tuple[float, float] = (0.0, 0.0)) -> Floats:
@@ -148,9 +151,10 @@ class World:
         rig: The rig from which the cell is built.
         look: Object, colours, lamp and further objects of the episode.
         arm: Name of an arm of the rig.
+        unit: Light, gain and tint of the touch sensor's image; None: those of the nominal sensor.
     """
 
-    def __init__(self, rig: Rig, look: Look, arm: str = "left") -> None:
+    def __init__(self, rig: Rig, look: Look, arm: str = "left", unit: GelUnit | None = None) -> None:
         self.rig, self.look, self.arm = rig, look, rig.arms[arm].arm
         self.hand = read_hand(rig, arm)
         self.model = mujoco.MjModel.from_xml_string(scene_text(rig, arm, look))
@@ -169,13 +173,16 @@ class World:
         self.caster = Caster(solids, look.bench, look.lamp)
         body = m.geom_bodyid[self._geoms]
         fixed = (m.body_weldid[body] == 0) & (m.body_mocapid[body] < 0)
-        self._still, self._moving = np.flatnonzero(fixed), np.flatnonzero(~fixed)
+        things = self._named("thing")  # in the order of look.parts
+        seen = np.ones(len(self._geoms), bool)
+        seen[things] = [part.seen for part in look.parts]
+        self._seen, self._still, self._moving = (np.flatnonzero(which & seen) for which in (seen, fixed, ~fixed))
         self.sensor_solids = self._named("sensor")
-        self.thing_solids = self._named("thing")
+        self.thing_solids = things[[part.felt for part in look.parts]]
         self.lenses = {name: lens_of(rig, name) for name in rig.cameras}
         self._backdrop: dict[str, Picture] = {}
         self.pad = Pad(self.hand.pad_width, self.hand.pad_height)
-        self.gel = GelCamera(self.pad)
+        self.gel = GelCamera(self.pad, unit=unit)
         self._q = slice(0, self.arm.dof)
         self._fingers = [m.joint(f).qposadr[0] for f in ("finger1", "finger2")]
         self._thing = self.data.joint("thing").qpos  # a numpy view of position and quaternion, (7,)
@@ -215,6 +222,11 @@ class World:
         """Run `steps` physics steps of TIMESTEP_S seconds each, then update the poses of all parts of the cell."""
         mujoco.mj_step(self.model, self.data, nstep=steps)
         self.settle()
+
+    def control(self, target: Floats) -> None:
+        """Command the servo targets and simulate one control step of 1 / CONTROL_HZ seconds; see `command`."""
+        self.command(target)
+        self.run(round(1 / (CONTROL_HZ * TIMESTEP_S)))
 
     def thing_place(self) -> Floats:
         """Return the position of the object to grip, (3,) metres, in the world frame."""
@@ -276,7 +288,7 @@ class World:
         lens, T = self.lenses[name], self.T_world_camera(name)
         placed = self.caster.place(lens, T, *self._frames())
         fixed = self.rig.cameras[name].parent == "world"
-        picture, which = self._backdrop.get(name), self._moving if fixed else np.arange(len(self._geoms))
+        picture, which = self._backdrop.get(name), self._moving if fixed else self._seen
         if picture is None:
             picture = self.caster.background(lens, T)
         if fixed and name not in self._backdrop:

@@ -15,7 +15,7 @@ def simulate(
     out: Positional[Path],
     episodes: int,
     seed: int = 0,
-    task: Literal["expert", "regrasp", "mixed"] = "regrasp",
+    task: Literal["expert", "regrasp", "mixed", "lift", "feel", "look", "sort", "look-play", "sort-play"] = "regrasp",
     gripper: Literal["commanded", "measured"] = "commanded",
     processes: int | None = None,
 ) -> int:
@@ -26,6 +26,8 @@ def simulate(
         episodes: Number of episodes.
         seed: Random seed; the same seed gives the same files.
         task: expert: reach, close until contact, lift. regrasp: 10 to 20 contacts per episode. mixed: episodes of both.
+            lift, feel, look, sort: demonstrations of the tasks of `rollout`. look-play, sort-play: regrasp with the
+            objects of that task.
         gripper: Opening that qpos records. commanded: the last command. measured: the measured opening.
         processes: Number of processes; default: one per core.
     """

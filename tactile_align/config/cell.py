@@ -1,0 +1,35 @@
+"""Options of the simulated cell in which policies act."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from tactile_align.facts import Strict
+
+
+class CellOptions(Strict):
+    """Options of the cell of the closed-loop tasks, for recordings and for roll-outs.
+
+    The last three do not change the cell. They change the rig that a policy is given, see `cell.Cell.policy_rig`.
+    """
+
+    clutter: bool = False
+    """Draw random colours of bench and object, a random lamp and further objects on the bench. False: the same colours
+    and lamp in all episodes, and an empty bench."""
+    random_units: bool | None = None
+    """Use another gel unit in each episode: exchanged lamp colours, another gain and another tint. None: as the task
+    states."""
+    visible_marks: bool | None = None
+    """Paint the relief of the object, which only the gel feels, as marks on the faces that cameras see. None: as the
+    task states."""
+    mark_mm: Annotated[float, Field(gt=0, le=4)] = 2.4
+    """Width of a painted mark, mm."""
+    occlude: bool = False
+    """Cover 60 % of the sensor's box in each moving camera's image, from the pad's end on, with a grey rectangle."""
+    box_offset_px: float = 0.0
+    """Shift of all boxes to the right, px of the camera's raw frames. The policy's rig gets a principal point that is
+    wrong by this shift."""
+    rig_error_mm: float = 0.0
+    """Error of each moving camera's position in the policy's rig, along the camera's x, mm."""
+    rig_error_deg: float = 0.0
+    """Error of each moving camera's orientation in the policy's rig, about the camera's y, degrees."""

@@ -1,0 +1,234 @@
+"""Closed loop of the cell: what only touch can tell, one stepping for recorder and policy, policies of others."""
+
+from pathlib import Path
+
+import gymnasium
+import numpy as np
+import pytest
+from gymnasium.utils.env_checker import check_env
+
+from tactile_align.calibration.rig import load_rig
+from tactile_align.config.cell import CellOptions
+from tactile_align.datasets.episodes import open_episode
+from tactile_align.projection.sensor_box import sensor_boxes
+from tactile_align.simulation.cell import LIFTED_M, Cell, cell_rig
+from tactile_align.simulation.cell_tasks import TASKS, Relief
+from tactile_align.simulation.env import CellEnv
+from tactile_align.simulation.record import simulate
+from tactile_align.simulation.world import Moment
+
+SMALL = cell_rig().with_camera("left_wrist", image_map=(("resize", 96, 72),))
+SMALL = SMALL.with_camera("top", image_map=(("resize", 80, 60),))
+
+
+def actions_of(cell: Cell) -> list[np.ndarray]:
+    """Return the expert's actions for class 0, as shares of the stroke."""
+    cell.reset(5, 0)
+    steps = list(cell.demonstrate(noise=0.0))
+    actions = [step.action for step in steps if step.action is not None]
+    return [np.append(action[:-1], cell.share(action[-1])) for action in actions]
+
+
+def played(cell: Cell, cls: int, actions: list[np.ndarray]) -> list[tuple[Moment, np.ndarray]]:
+    cell.reset(5, cls)
+    out = []
+    for action in actions:
+        moment = cell.moment()
+        out.append((moment, cell.qpos(moment)))
+        cell.step(action)
+    return out
+
+
+@pytest.mark.parametrize("task", ["feel", "sort"])
+def test_under_equal_actions_the_classes_differ_in_the_touch_alone(task: str) -> None:
+    cell = Cell(task, rig=SMALL)
+    actions = actions_of(cell)[:30]  # beyond the grip and the lift
+    one, two = played(cell, 0, actions), played(cell, cell.task.classes - 1, actions)
+    for (a, q), (b, p) in zip(one, two, strict=True):
+        assert q.tobytes() == p.tobytes()
+        for name in a.images:
+            assert a.images[name].tobytes() == b.images[name].tobytes()
+        assert a.truth.contact == b.truth.contact
+    touching = [a.touch.astype(float) - b.touch for (a, _), (b, _) in zip(one, two, strict=True) if a.truth.contact]
+    assert len(touching) > 5 and min(np.abs(d).max() for d in touching) > 20
+    before = [a.touch.tobytes() == b.touch.tobytes() for (a, _), (b, _) in zip(one, two, strict=True)][:10]
+    assert all(before), "no touch, no difference"
+
+
+def test_marks_are_seen_and_not_felt() -> None:
+    cell = Cell("look", rig=SMALL)
+    actions = actions_of(cell)[:25]
+    marked = played(cell, 0, actions)
+    plain = played(Cell("look", CellOptions(visible_marks=False), rig=SMALL), 0, actions)
+    for (a, q), (b, p) in zip(marked, plain, strict=True):
+        assert a.touch.tobytes() == b.touch.tobytes() and q.tobytes() == p.tobytes()
+    assert (marked[-1][0].images["left_wrist"] != plain[-1][0].images["left_wrist"]).any()
+
+
+@pytest.mark.parametrize("task", sorted(TASKS))
+def test_the_expert_fulfils_every_task_with_every_class(task: str) -> None:
+    cell = Cell(task, rig=SMALL, cameras=())
+    for cls in range(0, cell.task.classes, 3):
+        cell.reset((1, cls), cls)
+        for _ in cell.demonstrate():
+            pass
+        assert cell.outcome().correct and cell.over()
+        assert cell.world.thing_place()[2] - cell.start[2] > LIFTED_M
+
+
+def test_a_policy_that_does_nothing_fails() -> None:
+    cell = Cell("feel", rig=SMALL, cameras=())
+    cell.reset(0, 1)
+    still = np.append(cell.q0, cell.share(cell.target[-1]))
+    for _ in range(cell.task.horizon):
+        cell.step(still)
+    assert not (cell.outcome().lifted or cell.outcome().decided or cell.over())
+
+
+def test_a_recorded_demonstration_played_without_noise_ends_as_recorded(tmp_path: Path) -> None:
+    """Recorder and roll-out share their stepping: the recorded commands reach the recorded states."""
+    paths = simulate(tmp_path, episodes=2, seed=4, task="feel", gripper="commanded", processes=1, progress=False)
+    with open_episode(paths[1]) as episode:
+        assert episode.attributes["cls"] == 1 and episode.attributes["side"] == -1 and episode.attributes["success"]
+        assert len(episode) == TASKS["feel"].horizon and episode.fps == 10
+        qpos, wrist = episode.qpos, episode.image("left_wrist", 20)
+    cell = Cell("feel", rig=cell_rig("commanded"))
+    cell.reset((4, 0, 1), 1)
+    for t, step in enumerate(cell.demonstrate()):
+        np.testing.assert_allclose(cell.qpos(step.moment), qpos[t], atol=1e-6)
+        if t == 20:
+            assert np.abs(step.moment.images["left_wrist"].astype(int) - wrist).mean() < 2  # JPEG
+            break
+    assert load_rig(tmp_path / "rig.toml") == cell_rig("commanded")
+
+
+def test_play_shows_the_marks_that_the_task_of_sort_hides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tactile_align.simulation.tasks.CONTACTS", (2, 2))
+    (path,) = simulate(tmp_path, episodes=1, seed=4, task="sort-play", processes=1, progress=False)
+    with open_episode(path) as episode:
+        frame = episode.image("left_wrist", 3).astype(int)
+    hidden = Cell("sort", rig=SMALL)
+    hidden.reset((4, 0, 2), 0)
+    marks = [part for part in hidden.world.look.parts if not part.felt]
+    assert _marked(frame) > 20 and not marks and _marked(hidden.moment().images["left_wrist"].astype(int)) == 0
+
+
+def _marked(frame: np.ndarray) -> int:
+    """Return the number of pixels in the dark blue of the marks."""
+    return int(((frame[..., 2] > 2 * frame[..., 0] + 8) & (frame[..., 2] < 60) & (frame[..., 1] < 25)).sum())
+
+
+def test_options_of_the_cell_are_refused_for_other_tasks(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"'regrasp' has no options.*sort"):
+        simulate(tmp_path, episodes=1, options=CellOptions(clutter=True), progress=False)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("angle", [0.0, 0.7, np.pi / 2, 2.5])
+def test_the_lines_of_a_relief_end_inside_the_face(angle: float) -> None:
+    lines = Relief(angle, 4.0, 7).lines(10.0, 17.0)
+    along = np.array([np.sin(angle), np.cos(angle)])
+    for centre, half in lines:
+        ends = centre + np.array([[-1.0], [1.0]]) * half * along
+        assert (np.abs(ends) <= [9 + 1e-9, 16 + 1e-9]).all()
+        assert np.isclose(np.abs(ends), [9, 16]).any(axis=1).all(), "each end lies on the rim"
+    assert len(lines) >= 3
+
+
+def test_a_shifted_rig_shifts_all_boxes_and_the_pictures_stay() -> None:
+    cell = Cell("look", CellOptions(box_offset_px=10), rig=cell_rig())
+    cell.reset(1, 0)
+    moment = cell.moment()
+    qpos, opening = cell.qpos(moment), moment.truth.opening
+    right = sensor_boxes(cell.rig, "left_wrist", "tactile1", qpos, opening).box
+    wrong = sensor_boxes(cell.policy_rig(), "left_wrist", "tactile1", qpos, opening).box
+    np.testing.assert_allclose(wrong - right, [5, 0, 5, 0], atol=1e-6)  # frames are stored at half the raw size
+    turned = Cell("look", CellOptions(rig_error_mm=3, rig_error_deg=2), rig=cell_rig()).policy_rig()
+    T, Q = (rig.cameras["left_wrist"].T_parent_this for rig in (cell.rig, turned))
+    error = np.linalg.inv(T) @ Q
+    assert np.linalg.norm(error[:3, 3]) == pytest.approx(0.003)
+    assert np.degrees(np.arccos((np.trace(error[:3, :3]) - 1) / 2)) == pytest.approx(2)
+    assert (cell.rig.cameras["top"].T_parent_this == turned.cameras["top"].T_parent_this).all()
+
+
+def test_occlusion_hides_sixty_percent_of_the_box_with_the_pad() -> None:
+    options = CellOptions(occlude=True)
+    cell = Cell("look", options, rig=cell_rig(), cameras=("left_wrist", "top"))
+    cell.reset(2, 1)
+    moment = cell.moment()
+    grey = (moment.images["left_wrist"] == 128).all(axis=2)
+    u0, v0, u1, v1 = moment.truth.box["left_wrist"]
+    rows, columns = np.nonzero(grey)
+    assert grey.sum() / ((u1 - u0) * (v1 - v0)) == pytest.approx(0.6, abs=0.06)
+    assert columns.min() >= u0 - 1 and columns.max() <= u1 + 1 and rows.min() >= v0 - 1 and rows.max() <= v1 + 1
+    pad = np.rint(cell._pad_pixel("left_wrist")).astype(int)
+    assert grey[pad[1], pad[0]]
+    assert not (moment.images["top"] == 128).all(axis=2).any()
+
+
+def test_another_gel_unit_changes_the_touch_and_nothing_else() -> None:
+    same, other = (Cell("feel", CellOptions(random_units=flag), rig=SMALL) for flag in (False, True))
+    same.reset(3, 0)
+    other.reset(3, 0)
+    a, b = same.moment(), other.moment()
+    assert (a.touch != b.touch).any() and np.abs(a.touch.mean((0, 1)) - b.touch.mean((0, 1))).max() > 3
+    np.testing.assert_array_equal(other.world.gel.reference.mean((0, 1)).round(), b.touch.mean((0, 1)).round())
+    assert other.world.gel.unit is not None and same.world.gel.unit is None
+
+
+@pytest.mark.parametrize("bad", [np.zeros(6), np.full(7, np.nan), np.zeros((7, 1))])
+def test_an_action_that_is_no_action_is_refused(bad: np.ndarray) -> None:
+    cell = Cell("lift", rig=SMALL, cameras=())
+    cell.reset(0)
+    with pytest.raises(ValueError, match=r"7 finite numbers.*Policy\.act"):
+        cell.step(bad)
+    with pytest.raises(ValueError, match=r"classes 0 to 0; got 2"):
+        cell.reset(0, 2)
+    with pytest.raises(ValueError, match=r"'pour' is unknown.*feel"):
+        Cell("pour")
+
+
+def test_gymnasium_accepts_the_environment() -> None:
+    env = gymnasium.make("tactile_align/Feel-v0", cameras=("left_wrist",), disable_env_checker=True)
+    check_env(env.unwrapped, skip_render_check=False)
+
+
+class Scripted:
+    """Policy of somebody else, which knows gymnasium only: it plays recorded actions."""
+
+    def __init__(self, actions: list[np.ndarray]) -> None:
+        self.actions = list(actions)
+
+    def __call__(self, observation: dict[str, np.ndarray]) -> np.ndarray:
+        return self.actions.pop(0)
+
+
+def test_policies_of_somebody_else_act_through_gymnasium_alone() -> None:
+    cell = Cell("feel", cameras=())
+    cell.reset(8, 1)
+    steps = list(cell.demonstrate(noise=0.0))
+    scripted = Scripted([np.append(s.action[:-1], cell.share(s.action[-1])) for s in steps if s.action is not None])
+    env = gymnasium.make("tactile_align/Feel-v0", cameras=())
+    rng = np.random.default_rng(0)
+    for policy in (scripted, lambda seen: seen["qpos"] + rng.normal(0, 0.02, 7)):
+        observation, info = env.reset(seed=8, options={"cls": 1})
+        total, terminated, truncated = 0.0, False, False
+        while not (terminated or truncated):
+            observation, reward, terminated, truncated, info = env.step(np.asarray(policy(observation)))
+            total += float(reward)
+        assert set(info) == {"lifted", "decided", "side", "correct", "contact", "phase", "cls"}
+        if policy is scripted:
+            assert terminated and total == 1 and info["correct"] and info["side"] == -1 and info["phase"] == "decided"
+        else:
+            assert truncated and total == 0 and not info["lifted"]
+
+
+def test_the_environment_returns_what_the_cell_does() -> None:
+    env = CellEnv("look")
+    observation, _ = env.reset(seed=3, options={"cls": 1})
+    cell = Cell("look")
+    cell.reset(3, 1)
+    want = cell.observation(cell.moment())
+    assert observation["qpos"].tobytes() == want["qpos"].tobytes()
+    assert observation["images"]["top"].tobytes() == want["images"]["top"].tobytes()
+    assert observation["touches"]["tactile1"].tobytes() == want["touches"]["tactile1"].tobytes()
