@@ -11,7 +11,7 @@ from tactile_align.checks import Check, Status
 from tactile_align.diagnostics.doctor.limits import judged, stated
 from tactile_align.diagnostics.doctor.subject import Subject, sampler_of
 from tactile_align.losses.build import negatives_of
-from tactile_align.projection.other_finger import OTHER
+from tactile_align.projection.sensor_box import OTHER
 from tactile_align.training.data import contact_share
 
 BATCHES = 64  # number of batches whose pairs are counted
