@@ -17,8 +17,7 @@ from tactile_align.errors import InputError
 from tactile_align.moments.augment import augment
 from tactile_align.moments.batch import ObservationBatch, TouchImages, ViewBatch
 from tactile_align.moments.facts import only_certain
-from tactile_align.moments.frames import input_image
-from tactile_align.moments.inputs import Input
+from tactile_align.moments.inputs import Input, input_image
 from tactile_align.moments.normalisation import Statistics
 from tactile_align.policies.aligned import AlignedPolicy
 from tactile_align.policies.build import inputs_of, make_model, measure_of

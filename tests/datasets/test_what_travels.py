@@ -14,8 +14,7 @@ from tactile_align.datasets.episodes import EpisodeRef, open_episode, write_epis
 from tactile_align.moments.cache import FORMAT, Job
 from tactile_align.moments.dataset import Moments
 from tactile_align.moments.facts import only_certain
-from tactile_align.moments.frames import GREY, difference, reference_of
-from tactile_align.moments.inputs import Input
+from tactile_align.moments.inputs import GREY, Input, difference, reference_of
 from tactile_align.projection.sensor_box import other_finger_boxes, pixel_sigma, sensor_boxes
 from tests.datasets.test_contact import gel
 
