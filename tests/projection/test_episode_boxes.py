@@ -22,7 +22,7 @@ from tactile_align.projection.episode_boxes import HeldOpening, ViewBoxes, episo
 from tactile_align.projection.sensor_box import other_finger, sensor_boxes
 from tactile_align.simulation.box_proof import recorded_boxes
 from tactile_align.training.data import stream_sizes
-from tactile_align.verify import image_motion as motion
+from tactile_align.verify import motion_checks as motion
 from tactile_align.verify.evidence import gather
 from tactile_align.viz.overlay.footage import Footage
 from tests.policies.conftest import observation
