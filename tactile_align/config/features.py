@@ -66,8 +66,9 @@ class FeatureConfig(Strict):
     touch: EncoderConfig | None = None
     """Encoder of the touch images. None: the vision encoder also encodes touches, with the same input size."""
     place: Literal["box", "whole", "elsewhere"] = "box"
-    """Image region from which h_w is computed. box: the sensor's box. whole: the whole image. elsewhere: a region of
-    the box's size in the farthest corner of the image. whole and elsewhere are baselines that should perform worse."""
+    """Image region from which the region feature h_w is computed. box: the sensor's box. whole: the whole image.
+    elsewhere: a region of the box's size in the farthest corner of the image. whole and elsewhere are baselines that
+    should perform worse."""
     pooling: Pooling = "grid"
     """Method that pools the tokens of the image region to one vector. grid: features sampled on a grid inside the box,
     so the position of the contact on the pad is kept. mean: mean of the tokens, as in the original implementation.
@@ -90,12 +91,13 @@ class FeatureConfig(Strict):
     the same value for all boxes. rig: one value along the width and one along the height of the image for each moment,
     computed from the covariance that `calibrate hand-eye` stored for the camera."""
     head: Literal["linear", "mlp", "region_mlp"] = "linear"
-    """Layers that compute h_tau and h_w from the pooled tokens. linear: one linear layer, without a hidden layer.
-    mlp: one hidden layer for each of the two. region_mlp: one hidden layer for h_w, none for h_tau."""
+    """Layers that compute the touch feature h_tau and the region feature h_w from the pooled tokens. linear: one
+    linear layer, without a hidden layer. mlp: one hidden layer for each of the two. region_mlp: one hidden layer for
+    h_w, none for h_tau."""
     head_width: Annotated[int, Field(ge=1)] | None = None
     """Width of the hidden layer of the heads mlp and region_mlp. None: twice `dim`."""
     dim: Annotated[int, Field(ge=2)] = 128
-    """Number of elements of h_tau and of h_w."""
+    """Number of elements of the touch feature h_tau and of the region feature h_w."""
 
     @model_validator(mode="after")
     def _widths_are_used(self) -> "FeatureConfig":

@@ -159,7 +159,7 @@ def interval_text(interval: Interval, form: str = ".3f") -> str:
 
 
 def share_limits(hits: np.ndarray, count: np.ndarray, level: float = LEVEL) -> Limits:
-    """Return the interval of the share of contacts that are hits, as limits of shape (...).
+    """Return the limits, each of shape (...), of the interval of the share of contacts that are hits.
 
     Args:
         hits: (..., n) number of hits in each of n episodes.
@@ -171,7 +171,7 @@ def share_limits(hits: np.ndarray, count: np.ndarray, level: float = LEVEL) -> L
 
 
 def share_difference_limits(total: np.ndarray, squares: np.ndarray, count: np.ndarray, level: float = LEVEL) -> Limits:
-    """Return the interval of the difference between the shares of two results, as limits of shape (...).
+    """Return the limits, each of shape (...), of the interval of the difference between the shares of two results.
 
     A share is the fraction of contacts that are hits. Both results are for the same contacts. The difference at a
     contact is the first result's hit (1 or 0) minus the second result's hit.
@@ -191,7 +191,7 @@ def share_difference_limits(total: np.ndarray, squares: np.ndarray, count: np.nd
 
 
 def error_limits(total: np.ndarray, count: np.ndarray, level: float = LEVEL) -> Limits:
-    """Return the interval of a mean error, as limits of shape (...).
+    """Return the limits, each of shape (...), of the interval of a mean error.
 
     Args:
         total: (..., n) errors at the moments, summed in each of n episodes.
@@ -210,7 +210,7 @@ def error_limits(total: np.ndarray, count: np.ndarray, level: float = LEVEL) -> 
 
 
 def error_difference_limits(a: np.ndarray, b: np.ndarray, count: np.ndarray, level: float = LEVEL) -> Limits:
-    """Return the interval of the mean error of one result minus that of another, as limits of shape (...).
+    """Return the limits, each of shape (...), of the interval of one result's mean error minus another's.
 
     Args:
         a: (..., n) errors of the first result, summed in each of n episodes.
@@ -226,7 +226,9 @@ def error_difference_limits(a: np.ndarray, b: np.ndarray, count: np.ndarray, lev
 
 
 def relative_limits(a: np.ndarray, b: np.ndarray, level: float = LEVEL) -> Limits:
-    """Return the interval of (A - B) / (A + B), as limits of shape (...); A and B are the total errors of two results.
+    """Return the limits, each of shape (...), of the interval of (A - B) / (A + B).
+
+    A and B are the total errors of two results.
 
     Args:
         a: (..., n) errors of the first result, summed in each of n episodes; their sum over the episodes is A.
@@ -297,7 +299,7 @@ def _design(count: np.ndarray) -> np.ndarray:
 
 
 def _wilson(share: np.ndarray, influence: np.ndarray, count: np.ndarray, contacts: np.ndarray, level: float) -> Limits:
-    """Return the Wilson interval of a share, as limits of shape (...).
+    """Return the limits, each of shape (...), of the Wilson interval of a share.
 
     Args:
         share: (...) share.

@@ -4,29 +4,23 @@ The weights are loaded by tag (open_clip's name of a set of pretrained weights),
 random.
 """
 
-import difflib
-import logging
 import math
-import warnings
-import zipfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
-from importlib import resources
-from pathlib import Path, PureWindowsPath
+from contextlib import nullcontext
+from pathlib import Path
 from typing import Any, Literal
 
 import open_clip
 import torch
 import torch.nn.functional as F
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from tactile_align.config.features import AdapterConfig, EncoderConfig
-from tactile_align.errors import InputError, MissingExtra
-from tactile_align.files import write_atomically
+from tactile_align.errors import InputError
+from tactile_align.features.weights import QUICK, Tower, catalogue_of, image_tower, require_model
 from tactile_align.geometry.images import ImageMap
+
+Fit = Literal["stretch", "letterbox"]
+SCRATCH = "scratch"
 
 
 class ConvStem(nn.Sequential):
@@ -138,6 +132,17 @@ class Encoder(nn.Module):
                 f"weights; got pretrained = 'scratch'. Load weights, or use a vision transformer such as ViT-B-16"
             )
         self.train()
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """Properties, besides the weights, that decide how the encoder computes tokens, by name, as text."""
+        config, (width, height) = self.config, self.input_size
+        quick = any(isinstance(part, open_clip.transformer.QuickGELU) for part in self.visual.modules())
+        return {
+            "model": config.model.removesuffix(QUICK) + (QUICK if quick else ""),
+            "stem": config.stem,
+            "image_size": f"[{width}, {height}]",
+        }
 
     def input_map(self, width: int, height: int) -> ImageMap:
         """Return the map from a width x height image, px, to the encoder's input, for images and boxes."""
@@ -281,131 +286,6 @@ def _patch(visual: Any) -> int:
     return 32 if patch is None else int(patch[0])
 
 
-@dataclass(frozen=True)
-class Catalogue:
-    """Information from open_clip about the pretrained weights of one model.
-
-    Attributes:
-        model: Name of the model.
-        tags: Information about each set of pretrained weights of the model, by its tag.
-        models: Names of all open_clip models.
-    """
-
-    model: str
-    tags: Mapping[str, Mapping[str, Any]]
-    models: tuple[str, ...]
-
-    def needs_quick_gelu(self, source: str | None) -> bool:
-        """Return whether a tag or file is known to contain weights that were trained with QuickGELU."""
-        return source is not None and bool(self.facts_of(source).get("quick_gelu"))
-
-    def facts_of(self, source: str) -> dict[str, Any]:
-        """Return the information about a tag, or about a file in the cache of the Hugging Face hub.
-
-        The folder name of such a file contains the name of the tag's repository. Only the path is examined, because the
-        path may come from a checkpoint and the file may no longer exist. Unix and Windows paths are accepted. The
-        result is empty if nothing is known.
-        """
-        if source in self.tags:
-            return dict(self.tags[source])
-        parts = PureWindowsPath(source).parts
-        for facts in self.tags.values():
-            repository, _ = _repository_and_file(facts)
-            if repository and f"models--{repository.replace('/', '--')}" in parts:
-                return dict(facts)
-        return {}
-
-    def how_to_fetch(self, tag: str) -> str:
-        """Return instructions for downloading the weights of a tag on another machine, and for using the file."""
-        facts = self.facts_of(tag)
-        repository, file = _repository_and_file(facts)
-        files = [file] if file else ["open_clip_model.safetensors", "open_clip_pytorch_model.bin"]
-        downloads = (
-            [f"hf download {repository} {name}" for name in files] if repository else [f"curl -LO {facts['url']}"]
-        )
-        twin = self._quick_gelu_twin() if self.needs_quick_gelu(tag) else None
-        advice = f"{' || '.join(downloads)}; then set `pretrained` to the file's path"
-        return advice + (f" and `model` to '{twin}'" if twin else "")
-
-    def warn_of_quick_gelu(self, source: str, visual: nn.Module) -> None:
-        """Warn if a file may contain weights trained with QuickGELU, but the encoder uses another activation."""
-        if self.facts_of(source) or not any(isinstance(part, nn.GELU) for part in visual.modules()):
-            return
-        tags = [tag for tag in self.tags if self.needs_quick_gelu(tag)]
-        if tags:
-            twin = self._quick_gelu_twin()
-            advice = f"set `model` to '{twin}'" if twin else "set `pretrained` to that tag, which selects QuickGELU"
-            warnings.warn(
-                f"{source} does not state whether its weights need QuickGELU, which {self.model} does not use. "
-                f"If the file contains the weights of one of the tags {', '.join(tags)}, {advice}",
-                stacklevel=4,
-            )
-
-    def mean_and_std(self, visual: Any, source: str | None) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """Return the RGB means and standard deviations that normalise images.
-
-        A checkpoint file does not contain these values, and they differ between models such as CLIP and SigLIP. For a
-        file, the values of the model's tags are used if all tags have the same values.
-        """
-        known = self.facts_of(source) if source is not None else {}
-        tags = [known] if known else list(self.tags.values())
-        stated = {(tuple(tag["mean"]), tuple(tag["std"])) for tag in tags if tag.get("mean") and tag.get("std")}
-        if source is not None and len(stated) == 1:
-            return stated.pop()
-        return tuple(visual.image_mean), tuple(visual.image_std)
-
-    def tag_or_path(self, pretrained: str) -> str:
-        """Return `pretrained` if it is a tag of the model or a tensor file. Raises the errors of `load_encoder`."""
-        if Path(pretrained).is_file():
-            self._refuse_script(pretrained)
-            return pretrained
-        if Path(pretrained).suffix or len(Path(pretrained).parts) > 1:
-            raise FileNotFoundError(
-                f"{pretrained}: no such checkpoint file. Set `pretrained` to an open_clip tag, the path of an existing "
-                f"file, or 'scratch' for random weights"
-            )
-        if pretrained not in self.tags:
-            tags = list(self.tags)
-            near = difflib.get_close_matches(pretrained, tags, n=4, cutoff=0.3) or tags[:6]
-            raise InputError(
-                f"{self.model} has no pretrained tag '{pretrained}'. Similar tags: {', '.join(near) or 'none'}. "
-                f"Choose a tag of this model, a checkpoint file, or 'scratch' for random weights"
-            )
-        return pretrained
-
-    def _quick_gelu_twin(self) -> str | None:
-        """Return the name of the same model with QuickGELU. Return None if open_clip has no such model."""
-        twin = f"{self.model}-quickgelu"
-        return twin if twin in self.models else None
-
-    def _refuse_script(self, path: str) -> None:
-        """Check that a file is not a TorchScript archive, which contains a program. OpenAI publishes such archives."""
-        if not zipfile.is_zipfile(path):
-            return
-        with zipfile.ZipFile(path) as archive:
-            script = any(name.endswith("/constants.pkl") for name in archive.namelist())
-        if script:
-            openai = "openai" in self.tags
-            instead = f"For OpenAI's weights, run: {self.how_to_fetch('openai')}" if openai else "Save its state dict"
-            raise InputError(
-                f"{path}: expected a state dict of {self.model}, saved by torch.save or as safetensors; found a "
-                f"TorchScript archive, which can run code. {instead}"
-            )
-
-
-def _repository_and_file(facts: Mapping[str, Any]) -> tuple[str, str]:
-    """Return (repository, file) of weights on the hub. The file is "" if it has open_clip's default name."""
-    repository, _, file = str(facts.get("hf_hub") or "").rpartition("/")
-    return repository, file
-
-
-Fit = Literal["stretch", "letterbox"]
-SCRATCH = "scratch"
-QUICK = "-quickgelu"
-"""End of the names of open_clip's models with the activation QuickGELU."""
-_NO_TEXT = {"context_length": 1, "vocab_size": 1, "width": 8, "heads": 1, "layers": 1}
-
-
 def load_encoder(
     model: str,
     *,
@@ -456,7 +336,7 @@ def encoder_of(config: EncoderConfig, fill: bool = True) -> Encoder:
         config: Options of the encoder.
         fill: Whether to load the pretrained weights. Use False if a checkpoint is loaded afterwards.
     """
-    _require_model(config.model)
+    require_model(config.model)
     scratch = config.pretrained == SCRATCH
     known = catalogue_of(config.model)
     tower = None
@@ -468,8 +348,7 @@ def encoder_of(config: EncoderConfig, fill: bool = True) -> Encoder:
             f"or stem = 'patch'"
         )
     source = None if scratch else known.tag_or_path(config.pretrained) if fill else config.pretrained
-    _require_square_where_needed(config)
-    visual = _create(config, known, None if tower else source, fill)
+    visual = image_tower(config, known, None if tower else source, fill)
     if fill and source is not None and tower is None:
         known.warn_of_quick_gelu(source, visual)
     if config.stem == "conv":
@@ -481,227 +360,5 @@ def encoder_of(config: EncoderConfig, fill: bool = True) -> Encoder:
         visual.conv1 = ConvStem(visual.conv1.out_channels, visual.conv1.stride[0])
     encoder = Encoder(visual, *known.mean_and_std(visual, source), config)
     if tower is not None:
-        tower.load_into(encoder)
+        tower.load_into(encoder, encoder.facts)
     return encoder
-
-
-@dataclass(frozen=True)
-class Tower:
-    """Image encoder in a file of its own: a tower.safetensors of a run, or the state dict of an open_clip image tower.
-
-    Attributes:
-        path: The file.
-        tensors: Tensors by their names in an `Encoder`.
-        facts: Properties of the encoder that `save_tower` wrote, by name; empty for a plain state dict.
-    """
-
-    path: str
-    tensors: dict[str, Tensor]
-    facts: dict[str, str]
-
-    @classmethod
-    def read(cls, path: str, model: str) -> "Tower | None":
-        """Return the encoder in a file, or None if the file contains a whole model with its text encoder.
-
-        Args:
-            path: The file.
-            model: Name of the open_clip model that the encoder belongs to, for the error message.
-
-        Raises:
-            InputError: The file is damaged, or contains something other than tensors.
-        """
-        if Path(path).suffix in (".npz", ".npy"):
-            return None  # weights of whole SigLIP models, in the format of big_vision
-        facts: dict[str, str] = {}
-        try:
-            if Path(path).suffix == ".safetensors":
-                with safe_open(path, "pt") as file:
-                    facts = file.metadata() or {}
-            tensors = open_clip.factory.load_state_dict(path)
-        except OSError:
-            raise
-        except Exception as error:  # a damaged file can raise any exception
-            raise _unfit(path, model, str(error)) from error
-        if not all(isinstance(value, Tensor) for value in tensors.values()):
-            raise _unfit(path, model, "the file contains objects that are not tensors")
-        if "logit_scale" in tensors:
-            return None
-        if TOWER in facts:
-            return cls(path, tensors, facts)
-        return cls(path, {f"visual.{name.removeprefix('visual.')}": value for name, value in tensors.items()}, {})
-
-    def load_into(self, encoder: Encoder) -> None:
-        """Load the weights into an encoder; adapters that the file does not have stay as they are.
-
-        Raises:
-            InputError: The encoder has another model, stem, activation or image size, or has no place for the adapters.
-        """
-        config = encoder.config
-        for name, stated in _facts_of(encoder).items():
-            if self.facts.get(name, stated) != stated:
-                raise InputError(
-                    f"{self.path}: the encoder was saved with {name} = {self.facts[name]}, but the config gives "
-                    f"{stated}. Set {name} as saved (a model with QuickGELU has a name that ends in -quickgelu)"
-                )
-        given = dict(self.tensors)
-        if not self.facts:
-            open_clip.model.resize_pos_embed(given, encoder)
-        own = encoder.state_dict()
-        kept = {n: value for n, value in own.items() if n in ("mean", "std") or n.startswith("adapters.")}
-        if not any(name.startswith("adapters.") for name in given):
-            given = {**kept, **given}
-        try:
-            encoder.load_state_dict({**{name: own[name] for name in ("mean", "std")}, **given})
-        except RuntimeError as error:
-            first = str(error).splitlines()
-            raise _unfit(self.path, config.model, " ".join(first[1:2] or first).strip()[:300]) from error
-
-
-def _unfit(source: str, model: str, fault: str) -> InputError:
-    """Return the error for weights that do not fit a model."""
-    first = fault.strip().splitlines()
-    return InputError(
-        f"the weights {source} do not fit the model {model}: {first[0] if first else 'no reason given'}. Use a state "
-        f"dict of this open_clip model or of its image tower, saved by torch.save or as safetensors"
-    )
-
-
-def save_tower(path: Path, encoder: Encoder, tensors: Mapping[str, Tensor], **origin: str) -> None:
-    """Write an image encoder to a .safetensors file that `pretrained` accepts.
-
-    Args:
-        path: File to write.
-        encoder: The encoder.
-        tensors: Its weights, by the names of its state dict.
-        origin: Texts about the origin of the weights, for the header of the file.
-    """
-    facts = {TOWER: "1", **_facts_of(encoder), **origin}
-    whole = {name: value.contiguous() for name, value in tensors.items()}
-    write_atomically(path, lambda temporary: save_file(whole, temporary, facts))
-
-
-TOWER = "tactile_align_tower"  # key in the header of the files that save_tower writes
-
-
-def _facts_of(encoder: Encoder) -> dict[str, str]:
-    """Return the properties of an encoder, besides its weights, that decide how it computes tokens."""
-    config = encoder.config
-    quick = any(isinstance(part, open_clip.transformer.QuickGELU) for part in encoder.visual.modules())
-    width, height = encoder.input_size
-    return {
-        "model": config.model.removesuffix(QUICK) + (QUICK if quick else ""),
-        "stem": config.stem,
-        "image_size": f"[{width}, {height}]",
-    }
-
-
-def uses_quick_gelu(config: EncoderConfig) -> bool:
-    """Return whether the encoder of a config has the activation QuickGELU, which its model or its tag decides."""
-    _require_model(config.model)
-    of_model = bool(open_clip.get_model_config(config.model).get("quick_gelu", False))
-    return of_model or catalogue_of(config.model).needs_quick_gelu(config.pretrained)
-
-
-def input_size_of(model: str, image_size: tuple[int, int] | None) -> tuple[int, int]:
-    """Return (width, height) of a model's input image, px, without building the model.
-
-    Raises:
-        InputError: The model is unknown. The message lists similar names.
-    """
-    _require_model(model)
-    if image_size is not None:
-        return image_size
-    size = open_clip.get_model_config(model)["vision_cfg"]["image_size"]
-    height, width = size if isinstance(size, list | tuple) else (size, size)
-    return int(width), int(height)
-
-
-def catalogue_of(model: str) -> Catalogue:
-    """Return the information from open_clip about the pretrained weights of a model."""
-    tags = {tag: open_clip.get_pretrained_cfg(model, tag) for tag in open_clip.list_pretrained_tags_by_model(model)}
-    return Catalogue(model, tags, tuple(open_clip.list_models()))
-
-
-def _create(config: EncoderConfig, known: Catalogue, source: str | None, fill: bool) -> Any:
-    """Return the image tower with the weights of `source`.
-
-    With `fill` = False the weights are random, but activation and normalisation are those of `source`.
-    """
-    foreign = "hf_model_name" in open_clip.get_model_config(config.model).get("text_cfg", {})
-    # A text tower of Hugging Face downloads its config, which is needed only to load weights.
-    text = {"text_cfg": _NO_TEXT} if (foreign if source is None else not fill) else {}
-    facts = known.facts_of(source) if source is not None and not fill else {}
-    size = config.image_size
-    try:
-        with _quiet_open_clip():
-            clip = open_clip.create_model(
-                config.model,
-                pretrained=source if fill else None,
-                force_quick_gelu=known.needs_quick_gelu(source),
-                # Convolutional towers accept a number, not a pair.
-                force_image_size=size[0] if size and size[0] == size[1] else size and size[::-1],
-                force_preprocess_cfg={name: facts[name] for name in ("mean", "std") if name in facts},
-                pretrained_text=False,
-                weights_only=True,
-                **text,
-            )
-    except Exception as error:  # a damaged file can raise any exception; without a file, an exception is a bug
-        if source is None or not fill or isinstance(error, OSError):
-            raise
-        if "Failed to download" in str(error):
-            raise ConnectionError(
-                f"the weights '{source}' of {config.model} could not be downloaded. On a machine with network access "
-                f"run: {known.how_to_fetch(source)}"
-            ) from error
-        if foreign and "transformers" in str(error):
-            raise MissingExtra(
-                f"the weights of {config.model} include a text encoder that needs the package transformers. Install it "
-                f"with pip install transformers, or use another model"
-            ) from error
-        raise _unfit(source, config.model, str(error).strip() or repr(error)) from error
-    return clip.visual
-
-
-@contextmanager
-def _quiet_open_clip() -> Iterator[None]:
-    """Context in which open_clip does not write to the root logger.
-
-    The warnings of open_clip about random weights are not needed: the name of such an encoder contains SCRATCH. A
-    NullHandler is added because logging.warning() installs a handler if the root logger has none.
-    """
-    root, silent = logging.getLogger(), logging.NullHandler()
-    package = str(Path(open_clip.__file__).parent)
-
-    def ours(record: logging.LogRecord) -> bool:
-        return not record.pathname.startswith(package)
-
-    root.addHandler(silent)
-    root.addFilter(ours)
-    try:
-        yield
-    finally:
-        root.removeFilter(ours)
-        root.removeHandler(silent)
-
-
-def _require_model(model: str) -> None:
-    """Register our models with open_clip, then check that open_clip knows the model."""
-    if "ViT-demo" not in open_clip.list_models():
-        with resources.as_file(resources.files("tactile_align.features") / "models") as folder:
-            open_clip.add_model_config(folder)
-    models = open_clip.list_models()
-    if model not in models:
-        near = difflib.get_close_matches(model, models, n=4, cutoff=0.4)
-        raise InputError(
-            f"open_clip has no model '{model}'. Similar names: {', '.join(near) or 'none'}. Choose one of the names "
-            f"that open_clip.list_models() returns"
-        )
-
-
-def _require_square_where_needed(config: EncoderConfig) -> None:
-    convolutional = isinstance(open_clip.get_model_config(config.model)["vision_cfg"].get("layers"), list)
-    if convolutional and config.image_size is not None and len(set(config.image_size)) > 1:
-        raise InputError(
-            f"{config.model} needs square images; got image_size = {config.image_size}. Use equal width and height "
-            f"(fit = 'letterbox' keeps the aspect ratio), or use a vision transformer"
-        )

@@ -63,7 +63,7 @@ def blurred_weights(box: Tensor, input_size: tuple[int, int], grid: tuple[int, i
         input_size: (width, height) of the input image, px.
         grid: (rows, columns) of the token grid.
         sigma: Standard deviation of the box's position along u (right) and v (down), px. Either one number, or (B, 2)
-            values that are computed from the covariance of the calibration by `projection.uncertainty.pixel_sigma`.
+            values that are computed from the covariance of the calibration by `projection.sensor_box.pixel_sigma`.
             Values below SHARPEST_PX are raised to SHARPEST_PX.
 
     Returns:

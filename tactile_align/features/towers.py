@@ -74,7 +74,7 @@ class Towers(nn.Module):
         """Return the features of touch images (B, H, W, 3) uint8. `vector` is h_tau, computed from all tokens.
 
         Training and the acting policy both use this method, so they encode touch images in the same way. The caller
-        must preprocess the images with `moments.frames.input_image`.
+        must preprocess the images with `moments.inputs.input_image`.
         """
         tokens = self.touch.tokens(images)
         grid = F.adaptive_avg_pool2d(tokens.permute(0, 3, 1, 2), POLICY_GRID)

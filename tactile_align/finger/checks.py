@@ -1,7 +1,7 @@
 """Checks of a finger calibration: how far the fitted sensor and stroke lie from the rig's, and whether that is likely.
 
 If the fitted sensor lies far from its pose in the rig, another error is more likely. A person must then confirm with
-`accept` that the sensor itself is off.
+`accept` that the sensor's pose in the rig is wrong.
 """
 
 from collections.abc import Sequence
@@ -22,15 +22,15 @@ STROKES = (0.5, 2.0)
 ALREADY_IOU = 0.95
 """Best median IoU that hand-drawn boxes reach with a correct rig; a fit beyond it follows the drawing errors."""
 POOR_IOU = 0.5
-"""Median IoU below which the boxes in another view are off, whatever the fit changes."""
+"""Median IoU below which the boxes in another view are wrong, even if the fit improves them."""
 CLEAR_GAIN = 0.01
 """Mean change of IoU below which a change counts as noise. A change below twice its standard error is noise too."""
 LIMITS = {
     "boxes": Limit("Boxes used", 20, MIN_BOXES, form=".0f", why="Seven parameters need many boxes"),
     "sightings": Limit("Frames with the tag", 20, MIN_SIGHTINGS, form=".0f", why="Nine parameters need many frames"),
     "opening-range": Limit("Range of openings", 10, 3, " mm", why="Only different openings reveal the stroke"),
-    "iou-median": Limit("IoU of left-out boxes, median", 0.75, 0.5, form=".3f", why="The fitted boxes are off"),
-    "iou-p5": Limit("IoU of left-out boxes, 5th percentile", 0.5, 0.25, form=".3f", why="Some boxes are far off"),
+    "iou-median": Limit("IoU of left-out boxes, median", 0.75, 0.5, form=".3f", why="The fitted boxes are wrong"),
+    "iou-p5": Limit("IoU of left-out boxes, 5th percentile", 0.5, 0.25, form=".3f", why="Some boxes are very wrong"),
     "corners-median": Limit("Corner error, left-out frames, median", 1.5, 3.0, " px", why="The motion model is wrong"),
     "frames-far-off": Limit("Frames far off", 0.0, 0.1, form=".0%", why="Some frames do not fit"),
     "tag-sigma": Limit("Sigma of the tag's position", 1.0, 3.0, " mm", why="The tag is too small in the image"),
@@ -60,7 +60,7 @@ class OtherView:
 
 
 def verdict_of_others(others: Sequence[OtherView]) -> str:
-    """Return sentences on whether other views show that the sensor, and not the camera, is off."""
+    """Return sentences on whether other views show that the sensor's pose is wrong, and not the camera's."""
     if not others:
         return "To find out which, add labels of a second view to the same folder; the fit is compared with them."
     words = ("contradict a moved sensor", "do not decide", "support a moved sensor")
@@ -98,8 +98,8 @@ def box_checks(
         span: Difference between the largest and the smallest opening in the frames, m.
         others: Effects of the fit on the same sensor in other cameras.
         camera: Name of the camera in which the boxes were seen.
-        doubt: Advice for a fit far from the rig: which other error is more likely.
-        accept: Whether a person confirms that the sensor itself is off.
+        doubt: Advice if the fitted pose is far from that in the rig: which other error is more likely.
+        accept: Whether a person confirms that the sensor's pose in the rig is wrong.
     """
     look = "Draw the boxes that are far off again."
     before, after = float(np.median(fit.before)), float(np.median(fit.after))
@@ -139,7 +139,7 @@ def _other(view: OtherView, camera: str, needed: bool) -> Check:
     word = ("worse", "no clear change", "better")[view.change + 1]
     advice = f"A wrong sensor pose does not explain the error in {view.camera}: run `verify` with these labels."
     if worse:
-        cause = "so the sensor's pose is not the cause. Calibrate the camera that is off (hand-eye, intrinsics)"
+        cause = "so the sensor's pose is not the cause. Calibrate the camera that is wrong (hand-eye, intrinsics)"
         if not needed:
             cause = "which confirms that the sensor's pose in the rig is right"
         advice = f"The fit improves the boxes in {camera} but worsens those in {view.camera}, {cause}."
@@ -155,8 +155,8 @@ def moved_check(x: np.ndarray, doubt: str, accept: bool) -> Check:
 
     Args:
         x: At least six numbers: shift (3), m, then rotation vector (3), rad.
-        doubt: Advice for a fit far from the rig: which other error is more likely.
-        accept: Whether a person confirms that the sensor itself is off.
+        doubt: Advice if the fitted pose is far from that in the rig: which other error is more likely.
+        accept: Whether a person confirms that the sensor's pose in the rig is wrong.
     """
     id, title, limit = "sensor-moved", "Sensor moved", f"<= {FAR_M * 1e3:.0f} mm, {np.degrees(FAR_RAD):.0f} deg"
     advice, metres = _or_else(doubt, "the sensor really sits there", accept), float(np.linalg.norm(x[:3]))

@@ -19,8 +19,7 @@ from tactile_align.datasets.episodes import EpisodeRef, open_episode
 from tactile_align.errors import InputError
 from tactile_align.evenly import evenly
 from tactile_align.facts import parse, read_fact
-from tactile_align.finger.choose_frames import choose_frames
-from tactile_align.finger.frames import FingerFrames, Reading, cross_validated, finger_of, likely_reading
+from tactile_align.finger.frames import FingerFrames, Reading, choose_frames, cross_validated, finger_of, likely_reading
 from tactile_align.geometry.frames import apply, invert, pose, rotation_exp
 from tactile_align.verify.evidence import gather
 

@@ -29,8 +29,7 @@ from tactile_align.errors import InputError
 from tactile_align.files import clear_parts, part_of, read_text, write_text_atomically
 from tactile_align.kinematics.arm import Arm
 from tactile_align.moments.facts import moment_facts
-from tactile_align.moments.frames import frame_of, input_image, reference_of
-from tactile_align.moments.inputs import Input
+from tactile_align.moments.inputs import Input, frame_of, input_image, reference_of
 from tactile_align.projection.episode_boxes import require_rig_size
 from tactile_align.workers import in_processes
 

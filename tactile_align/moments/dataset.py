@@ -17,7 +17,7 @@ from tactile_align.files import read_npz
 from tactile_align.moments.batch import MomentBatch, TouchBatch, ViewBatch
 from tactile_align.moments.cache import REFERENCE, Job, content_hash_of, prepare, read_packed
 from tactile_align.moments.facts import TouchFacts, ViewFacts
-from tactile_align.moments.frames import frame_of, input_image
+from tactile_align.moments.inputs import frame_of, input_image
 from tactile_align.moments.normalisation import Statistics
 
 Facts = TypeVar("Facts", ViewFacts, TouchFacts)

@@ -6,16 +6,20 @@ last, so that a seed initialises the shared modules identically with and without
 """
 
 import math
+from collections import OrderedDict
 from itertools import chain
+from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self
 
 import torch
+import torchvision
 from pydantic import Field, model_validator
 from torch import Tensor, nn
+from torchvision.ops import FrozenBatchNorm2d
 
 from tactile_align.errors import InputError
 from tactile_align.facts import Strict
-from tactile_align.policies.vision import RESNET18_CHANNELS, read_resnet18_weights, resnet18_backbone
+from tactile_align.policies.checkpoint import mismatches, read_tensors
 
 
 class ACTConfig(Strict):
@@ -326,6 +330,47 @@ def sine_positions_2d(rows: int, columns: int, width: int, device: torch.device)
     row, column = one_axis(rows)[:, None], one_axis(columns)[None]
     both = (axis.expand(rows, columns, half) for axis in (row, column))
     return torch.cat(tuple(both), dim=-1).flatten(0, 1)
+
+
+RESNET18_CHANNELS = 512
+
+
+def resnet18_backbone() -> nn.Sequential:
+    """Return a ResNet-18 with random weights, without pooling and classifier: (B, 3, H, W) -> (B, 512, H/32, W/32).
+
+    Its state-dict keys are those of torchvision without `fc`. Batch norm is frozen because batches of robot images are
+    too small and too similar for statistics to be estimated from them.
+    """
+    resnet = torchvision.models.resnet18(weights=None, norm_layer=FrozenBatchNorm2d)
+    return nn.Sequential(OrderedDict((k, m) for k, m in resnet.named_children() if k not in ("avgpool", "fc")))
+
+
+def read_resnet18_weights(name: str) -> dict[str, Tensor]:
+    """Return the backbone tensors of a torchvision tag (`IMAGENET1K_V1`) or of a local file.
+
+    Raises:
+        FileNotFoundError: `name` is neither a known tag nor a file.
+        InputError: The file does not contain a complete ResNet-18.
+    """
+    tags = torchvision.models.ResNet18_Weights.__members__
+    tag = name.removeprefix("ResNet18_Weights.")
+    if tag in tags:
+        tensors = dict(tags[tag].get_state_dict(progress=False, check_hash=True, weights_only=True))
+    elif Path(name).is_file():
+        tensors = read_tensors(Path(name))
+    else:
+        raise FileNotFoundError(
+            f"vision_weights must be one of {sorted(tags)}, the path of a file, or 'scratch'; "
+            f"got '{name}', and no such file exists. Correct vision_weights."
+        )
+    # Frozen batch norm has no batch counter, and the classifier is not used.
+    kept = {k: v for k, v in tensors.items() if not k.startswith("fc.") and not k.endswith(".num_batches_tracked")}
+    if faults := mismatches(kept, resnet18_backbone()):
+        raise InputError(
+            f"{name}: expected the tensors of a ResNet-18 with torchvision's names; {len(faults)} do not fit: "
+            f"{'; '.join(faults[:4])}. Use a torchvision ResNet-18 state dict."
+        )
+    return kept
 
 
 class ACT(nn.Module):

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from tactile_align.errors import InputError
 from tactile_align.policies.act import ACT, ACTConfig
-from tactile_align.policies.vision import mismatches, read_tensors
+from tactile_align.policies.checkpoint import mismatches, read_tensors
 
 # Pairs (prefix in the original, our prefix). What follows the prefix is the same in both.
 _PREFIXES = (

@@ -15,7 +15,7 @@ from tactile_align.calibration.rig import Rig
 from tactile_align.config.train import TrainConfig, load_config
 from tactile_align.errors import InputError
 from tactile_align.facts import parse
-from tactile_align.features.encoder import QUICK, TOWER, input_size_of, uses_quick_gelu
+from tactile_align.features.weights import QUICK, TOWER, input_size_of, uses_quick_gelu
 from tactile_align.moments.augment import augment
 from tactile_align.moments.batch import MomentBatch, camera_key
 from tactile_align.moments.dataset import Moments

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from tactile_align.config.renamed import another_version
@@ -211,6 +211,40 @@ def read_torch(path: Path) -> Any:
         if "GLOBAL" in str(error):  # torch names the Python object that it refuses to build
             fault = "contains objects that cannot be read without running its code. Save the weights as .safetensors"
         raise InputError(f"{path}: expected a file of tensors and plain values; the file {fault}") from error
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Return the named tensors of a .safetensors file or a torch state-dict file, on the CPU.
+
+    Raises:
+        FileNotFoundError: The file does not exist.
+        InputError: The file is damaged, or contains something other than named tensors.
+    """
+    if path.suffix == ".safetensors" and path.is_file():
+        try:
+            return load_file(path)
+        except SafetensorError as error:
+            raise InputError(f"{path}: the .safetensors file is damaged ({error}). Copy the file again") from error
+    loaded = read_torch(path)
+    if isinstance(loaded, dict) and isinstance(loaded.get("state_dict"), dict):
+        loaded = loaded["state_dict"]
+    if not isinstance(loaded, dict) or not all(isinstance(v, Tensor) for v in loaded.values()):
+        raise InputError(
+            f"{path}: expected a dict of named tensors; found "
+            f"{'a dict with other values' if isinstance(loaded, dict) else type(loaded).__name__}. Save only the "
+            f"model's state_dict()."
+        )
+    return dict(loaded)
+
+
+def mismatches(tensors: Mapping[str, Tensor], model: nn.Module) -> list[str]:
+    """Return one line for each tensor that is missing, is unknown or has another shape than in the model."""
+    wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    both = [name for name in wanted if name in shapes]
+    wrong = [f"{k} is {shapes[k]} instead of {wanted[k]}" for k in both if shapes[k] != wanted[k]]
+    missing = [f"{name} is missing" for name in wanted if name not in shapes]
+    return wrong + missing + [f"{name} is unknown" for name in shapes if name not in wanted]
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:

@@ -17,8 +17,7 @@ from tactile_align.errors import InputError
 from tactile_align.moments.augment import augment
 from tactile_align.moments.batch import ObservationBatch, TouchImages, ViewBatch
 from tactile_align.moments.facts import only_certain
-from tactile_align.moments.frames import input_image
-from tactile_align.moments.inputs import Input
+from tactile_align.moments.inputs import Input, input_image
 from tactile_align.moments.normalisation import Statistics
 from tactile_align.policies.aligned import AlignedPolicy
 from tactile_align.policies.build import inputs_of, make_model, measure_of
@@ -215,8 +214,8 @@ class Policy:
         given = dict(free or {})
         if unknown := set(given) - set(self._watched):
             raise InputError(
-                f"free contains sensors for which this policy uses no reference: {sorted(unknown)}. References are "
-                f"used of: {', '.join(self._watched) or 'no sensor'}. Remove the other sensors from free"
+                f"`free` contains sensors that this policy compares with no reference: {sorted(unknown)}. It compares "
+                f"only: {', '.join(self._watched) or 'no sensor'}. Remove the other sensors from `free`"
             )
         for name, touch in given.items():
             if not isinstance(touch, np.ndarray) or touch.dtype != np.uint8 or touch.shape[2:] != (3,):

@@ -18,9 +18,7 @@ from tactile_align.datasets.episodes import Episode
 from tactile_align.errors import InputError
 from tactile_align.geometry.frames import Array
 from tactile_align.kinematics.gripper import opening_in_contact
-from tactile_align.projection.other_finger import other_finger_boxes
-from tactile_align.projection.sensor_box import SensorBoxes, sensor_boxes
-from tactile_align.projection.uncertainty import pixel_sigma
+from tactile_align.projection.sensor_box import SensorBoxes, other_finger_boxes, pixel_sigma, sensor_boxes
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ import torch
 from tactile_align.config.train import TrainConfig, config_text
 from tactile_align.errors import InputError
 from tactile_align.facts import parse
-from tactile_align.features.encoder import save_tower
+from tactile_align.features.weights import save_tower
 from tactile_align.moments.normalisation import Statistics
 from tactile_align.policies.build import measure_of
 from tactile_align.policies.checkpoint import (
@@ -122,7 +122,7 @@ def save_towers(trainer: Trainer, out: Path) -> None:
         own = {n.removeprefix(prefix): value for n, value in tensors.items() if n.startswith(prefix)}
         if own:  # a shared encoder is stored once, as vision
             path = out / ("tower.safetensors" if side == "vision" else "touch_tower.safetensors")
-            save_tower(path, encoder, own, **{SEEN: trainer.data.episodes.seen.model_dump_json()})
+            save_tower(path, own, {**encoder.facts, SEEN: trainer.data.episodes.seen.model_dump_json()})
 
 
 def described(trainer: Trainer) -> dict[str, Any]:

@@ -92,7 +92,7 @@ def ablate(config: Positional[Path], as_json: Annotated[bool, arg(name="json")] 
         processes: Number of processes that prepare episodes.
     """
     from tactile_align.config.train import load_config
-    from tactile_align.diagnostics.doctor.ablation import ablate as rebuild
+    from tactile_align.diagnostics.doctor.diagnose import ablate as rebuild
 
     return show(rebuild(load_config(config), processes=processes), as_json)
 

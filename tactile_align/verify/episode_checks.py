@@ -208,9 +208,9 @@ def drift_checks(drift: list[dict[str, Any]]) -> list[Check]:
             continue
         worst = rows[0]
         advice = (
-            "All episodes are off, each by a different amount. The error depends on the opening or on the position in "
-            "the image. If another view passes, the gripper is right: check this camera's image_map, K and pose. If "
-            "all views fail, check the gripper's open, closed and column first."
+            "The boxes of all episodes are wrong, each by a different amount. The error depends on the opening or on "
+            "the position in the image. If another view passes, the gripper is right: check this camera's image_map, "
+            "K and pose. If all views fail, check the gripper's open, closed and column first."
         )
         if max(row["IoU"] for row in rows) >= LIMITS["iou-median"].good:
             advice = "The mount moved between episodes: give the later episodes their own pose in [[override]]."

@@ -14,11 +14,8 @@ from tactile_align.datasets.episodes import EpisodeRef, open_episode, write_epis
 from tactile_align.moments.cache import FORMAT, Job
 from tactile_align.moments.dataset import Moments
 from tactile_align.moments.facts import only_certain
-from tactile_align.moments.frames import GREY, difference, reference_of
-from tactile_align.moments.inputs import Input
-from tactile_align.projection.other_finger import other_finger_boxes
-from tactile_align.projection.sensor_box import sensor_boxes
-from tactile_align.projection.uncertainty import pixel_sigma
+from tactile_align.moments.inputs import GREY, Input, difference, reference_of
+from tactile_align.projection.sensor_box import other_finger_boxes, pixel_sigma, sensor_boxes
 from tests.datasets.test_contact import gel
 
 HOME = np.array([0.298, -0.294, -1.911, 0.634, 1.571, -1.273, 0.5])

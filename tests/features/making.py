@@ -1,12 +1,16 @@
 """Small encoders and images for the tests."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 import open_clip
 import torch
 from torch import Tensor
 
 from tactile_align.features.encoder import Encoder, load_encoder
+
+CLIP_MEAN, CLIP_STD = open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD
 
 
 def demo_encoder(**options: object) -> Encoder:
@@ -28,3 +32,12 @@ def save_clip(model: str, path: Path) -> object:
     clip = open_clip.create_model(model, pretrained=None, pretrained_text=False)
     torch.save(clip.state_dict(), path)
     return clip.eval()
+
+
+def registered(folder: Path, name: str, embed_dim: int, vision: dict[str, Any]) -> str:
+    """Tell open_clip of a small model and return its name."""
+    text = {"context_length": 8, "vocab_size": 16, "width": 32, "heads": 1, "layers": 1}
+    path = folder / f"{name}.json"
+    path.write_text(json.dumps({"embed_dim": embed_dim, "vision_cfg": vision, "text_cfg": text}), encoding="utf-8")
+    open_clip.add_model_config(path)
+    return name

@@ -8,8 +8,7 @@ import torchvision
 from safetensors.torch import save_file
 from torchvision.models.feature_extraction import create_feature_extractor
 
-from tactile_align.policies.act import ACT, ACTConfig
-from tactile_align.policies.vision import read_resnet18_weights, resnet18_backbone
+from tactile_align.policies.act import ACT, ACTConfig, read_resnet18_weights, resnet18_backbone
 
 
 def tiny(weights: Path, per_camera_backbones: bool = False) -> ACTConfig:

@@ -13,7 +13,7 @@ from tactile_align.diagnostics.doctor.diagnose import diagnose
 from tactile_align.diagnostics.evaluation import evaluate
 from tactile_align.diagnostics.gaze import pointing
 from tactile_align.moments.augment import augment
-from tactile_align.moments.frames import GREY, difference
+from tactile_align.moments.inputs import GREY, difference
 from tactile_align.policies.build import LoadedRun
 from tactile_align.policies.observation import checked
 from tactile_align.policies.runtime import Policy

@@ -19,11 +19,10 @@ from tactile_align.policies.build import inputs_of, make_model
 from tactile_align.policies.observation import checked
 from tactile_align.policies.runtime import Policy
 from tactile_align.projection.episode_boxes import HeldOpening, ViewBoxes, episode_boxes, held_opening, recorded_contact
-from tactile_align.projection.other_finger import other_finger
-from tactile_align.projection.sensor_box import sensor_boxes
+from tactile_align.projection.sensor_box import other_finger, sensor_boxes
 from tactile_align.simulation.box_proof import recorded_boxes
 from tactile_align.training.data import stream_sizes
-from tactile_align.verify import image_motion as motion
+from tactile_align.verify import motion_checks as motion
 from tactile_align.verify.evidence import gather
 from tactile_align.viz.overlay.footage import Footage
 from tests.policies.conftest import observation

@@ -1,15 +1,24 @@
-"""Sensor boxes: clipped in 3D first, never from behind the camera, with a reason where there is none."""
+"""Sensor boxes: clipped in 3D first, never from behind the camera, with a reason where there is none.
+
+The other finger's box is compared with a mirrored solid, and the pixel's spread with calibrations drawn at random.
+"""
 
 import cv2
 import numpy as np
 import pytest
 import torch
+from scipy.spatial.transform import Rotation
 
 from tactile_align.calibration.camera import Camera
-from tactile_align.calibration.rig import load_rig
+from tactile_align.calibration.rig import Rig, load_rig
 from tactile_align.calibration.rig_parts import Solid
-from tactile_align.projection.other_finger import other_finger_boxes
-from tactile_align.projection.sensor_box import project_solids, sensor_boxes
+from tactile_align.projection.sensor_box import (
+    other_finger,
+    other_finger_boxes,
+    pixel_sigma,
+    project_solids,
+    sensor_boxes,
+)
 
 K = np.array([[600.0, 0.0, 319.5], [0.0, 580.0, 239.5], [0.0, 0.0, 1.0]])
 PINHOLE = Camera("test", 640, 480, K)
@@ -143,3 +152,89 @@ def test_unknown_names_list_the_known_ones() -> None:
         sensor_boxes(rig, "side", "tactile1", POSE)
     with pytest.raises(ValueError, match=r"no sensor 'digit'.*: tactile1"):
         sensor_boxes(rig, "top", "digit", POSE)
+
+
+HOME = np.array([0.298, -0.294, -1.911, 0.634, 1.571, -1.273, 0.5])
+OPENING = np.array([[0.010, 0.014], [0.030, 0.025]])
+
+
+def turned_cell() -> Rig:
+    """The cell with its sensor turned and shifted on the finger, so that nothing is symmetric by itself."""
+    rig = load_rig("cell")
+    axis = np.array([0.3, -0.5, 0.81])
+    axis /= np.linalg.norm(axis)
+    quat = (float(np.cos(0.4)), *(float(x) for x in np.sin(0.4) * axis))
+    return rig.with_sensor("tactile1", translation_m=(0.004, -0.006, 0.15), quat_wxyz=quat)
+
+
+def test_a_bare_finger_is_the_mirror_image_of_the_one_with_the_sensor() -> None:
+    rig = turned_cell()
+    qpos = np.stack([HOME, HOME + 0.05])
+    found = other_finger_boxes(rig, "left_wrist", "tactile1", qpos, OPENING)
+    touch, camera = rig.sensors["tactile1"], rig.cameras["left_wrist"]
+    T = touch.T_parent_this
+    for row in range(2):
+        uv = []
+        for solid in touch.body:
+            # In the flange's frame the fingers open along y: finger1 to -y, finger2 to +y.
+            on_finger = solid.corners @ T[:3, :3].T + T[:3, 3]
+            mirrored = on_finger * [1, -1, 1] + [0, OPENING[row, 1], 0]
+            R, t = camera.T_parent_this[:3, :3], camera.T_parent_this[:3, 3]
+            uv.append(camera.stored.project((mirrored - t) @ R)[0])
+        corners = np.concatenate(uv)
+        want = np.concatenate([corners.min(axis=0), corners.max(axis=0)])
+        np.testing.assert_allclose(found.raw[row], want, atol=1e-6)
+
+
+def test_the_mirror_image_of_the_mirror_image_is_the_sensor_itself() -> None:
+    rig = turned_cell()
+    there = other_finger(rig, "tactile1")
+    assert there.parent == "left/finger2"
+    back = other_finger(rig.with_sensor("tactile1", there), "tactile1")
+    own = rig.sensors["tactile1"]
+    assert back.parent == own.parent
+    np.testing.assert_allclose(back.T_parent_this, own.T_parent_this, atol=1e-12)
+    np.testing.assert_allclose(back.pad.normal, own.pad.normal, atol=1e-12)
+
+
+def test_a_sensor_on_the_other_finger_is_taken_as_the_rig_states_it() -> None:
+    rig = turned_cell()
+    second = rig.sensors["tactile1"]
+    both = rig.with_sensor("tactile2", second, parent="left/finger2", translation_m=(0.01, 0.0, 0.14))
+    found = other_finger_boxes(both, "left_wrist", "tactile1", HOME[None], OPENING[:1])
+    np.testing.assert_array_equal(found.box, sensor_boxes(both, "left_wrist", "tactile2", HOME[None], OPENING[:1]).box)
+
+
+def test_a_sensor_that_sits_on_no_finger_has_no_other_one() -> None:
+    fixed = turned_cell().with_sensor("tactile1", parent="left/flange")
+    with pytest.raises(ValueError, match=r"'tactile1' of rig cell.*'left/flange'.*finger1 or"):
+        other_finger(fixed, "tactile1")
+
+
+def uncertain_cell() -> tuple[Rig, np.ndarray]:
+    rig = load_rig("cell")
+    rng = np.random.default_rng(0)
+    mixed = rng.normal(size=(6, 6)) * np.array([1e-3] * 3 + [3e-3] * 3)[:, None]
+    C = mixed @ mixed.T / 6
+    return rig.with_camera("left_wrist", covariance=((C + C.T) / 2).tolist()), C
+
+
+def test_the_spread_is_that_of_calibrations_drawn_from_the_covariance() -> None:
+    rig, C = uncertain_cell()
+    qpos = np.stack([HOME, HOME + np.array([0.1, -0.1, 0.1, 0.1, 0, 0.2, 0.3])])
+    found = pixel_sigma(rig, "left_wrist", "tactile1", qpos)
+    entry, T = rig.cameras["left_wrist"], rig.T_camera_sensor("left_wrist", "tactile1", qpos)
+    p = T[..., :3, :3] @ np.asarray(rig.sensors["tactile1"].pad.center_m) + T[..., :3, 3]
+    R, t = entry.T_parent_this[:3, :3], entry.T_parent_this[:3, 3]
+    in_parent = p @ R.T + t
+    seen = []
+    for d in np.random.default_rng(1).multivariate_normal(np.zeros(6), C, size=1500):
+        turned = R @ Rotation.from_rotvec(d[3:]).as_matrix()
+        seen.append(entry.stored.project((in_parent - t - d[:3]) @ turned)[0])
+    np.testing.assert_allclose(found, np.std(seen, axis=0), rtol=0.08)
+    assert found.shape == (2, 2) and found.min() > 0.5
+
+
+def test_a_rig_without_covariance_says_where_one_comes_from() -> None:
+    with pytest.raises(ValueError, match=r"'left_wrist'.*no pose covariance.*calibrate hand-eye"):
+        pixel_sigma(load_rig("cell"), "left_wrist", "tactile1", HOME[None])

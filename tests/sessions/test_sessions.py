@@ -13,7 +13,7 @@ import tomlkit
 from tactile_align.calibration.rig import load_rig
 from tactile_align.errors import FactError
 from tactile_align.geometry.frames import pose, rotation_exp, rotation_log
-from tactile_align.projection.uncertainty import pixel_sigma
+from tactile_align.projection.sensor_box import pixel_sigma
 from tactile_align.sessions.calibrate import calibrate_hand_eye, calibrate_intrinsics_of
 from tactile_align.sessions.robot_poses import EULER, PoseFormat
 from tactile_align.sessions.session import read_session

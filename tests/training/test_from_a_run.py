@@ -14,7 +14,8 @@ from safetensors.torch import save_file
 
 from tactile_align.config.features import EncoderConfig
 from tactile_align.config.train import TrainConfig, config_text, load_config
-from tactile_align.features.encoder import Encoder, encoder_of, load_encoder, save_tower
+from tactile_align.features.encoder import Encoder, encoder_of, load_encoder
+from tactile_align.features.weights import save_tower
 from tactile_align.policies.build import LoadedRun, initial_checkpoint, make_model, start_from
 from tactile_align.policies.checkpoint import latest_checkpoint, load_checkpoint, save_best
 from tactile_align.policies.runtime import Policy
@@ -202,7 +203,7 @@ def test_a_tower_keeps_its_normalisation_and_is_refused_where_it_would_compute_s
     trainer.model.alignment.towers.vision.mean += 0.125
     state = trainer.model.alignment.towers.vision.state_dict()
     path = Path(config.out) / "tower.safetensors"
-    save_tower(path, trainer.model.alignment.towers.vision, state)
+    save_tower(path, state, trainer.model.alignment.towers.vision.facts)
     right: dict[str, Any] = {**TOWER, "pretrained": str(path)}
     assert torch.equal(encoder_of(EncoderConfig(**right)).mean, trainer.model.alignment.towers.vision.mean)
     for name, value, message in (

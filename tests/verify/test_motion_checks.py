@@ -17,9 +17,16 @@ from tactile_align.datasets.contact import contact_of
 from tactile_align.datasets.episodes import open_episode, write_episode
 from tactile_align.geometry.frames import pose, rotation_from_rpy
 from tactile_align.simulation.record import simulate
-from tactile_align.verify import image_motion
-from tactile_align.verify.image_motion import Motion, Scores
-from tactile_align.verify.motion_checks import Watched, motion_checks, watch
+from tactile_align.verify.motion_checks import (
+    Motion,
+    Scores,
+    Watched,
+    _explained,
+    _follows,
+    _motions,
+    motion_checks,
+    watch,
+)
 from tactile_align.verify.rig_hypotheses import AS_WRITTEN, frame_of, hypotheses_of
 from tactile_align.verify.verify import verify_episodes
 
@@ -253,15 +260,15 @@ def test_points_at_rest_are_explained_by_the_camera_that_saw_them_and_not_by_a_t
     Q = P @ T[:3, :3].T + T[:3, 3]
     p, q = (camera.K @ one.T for one in (P, Q))
     p, q = (p[:2] / p[2]).T, (q[:2] / q[2]).T
-    assert image_motion._explained(camera, T, p, q) == 1.0
-    assert image_motion._explained(camera, np.linalg.inv(T), p, q) < 0.1
+    assert _explained(camera, T, p, q) == 1.0
+    assert _explained(camera, np.linalg.inv(T), p, q) < 0.1
     # Along the same lines, but only behind the camera.
     aside = pose(np.eye(3), np.array([0.02, 0.0, 0.0]))
     beside = camera.K @ (P + aside[:3, 3]).T
-    assert image_motion._explained(camera, aside, p, (beside[:2] / beside[2]).T) == 1.0
-    assert image_motion._explained(camera, np.linalg.inv(aside), p, (beside[:2] / beside[2]).T) < 0.1
+    assert _explained(camera, aside, p, (beside[:2] / beside[2]).T) == 1.0
+    assert _explained(camera, np.linalg.inv(aside), p, (beside[:2] / beside[2]).T) < 0.1
     turned_round = Camera("t", 640, 480, np.array([[-450.0, 0, 317], [0, -455.0, 243], [0, 0, 1]]))
-    assert image_motion._explained(turned_round, T, p, q) < 0.1
+    assert _explained(turned_round, T, p, q) < 0.1
 
 
 def test_a_patch_that_moved_agrees_with_the_box_that_moved_along() -> None:
@@ -270,15 +277,15 @@ def test_a_patch_that_moved_agrees_with_the_box_that_moved_along() -> None:
     patch = cv2.resize(rng.integers(0, 255, (6, 7), dtype=np.uint8), (42, 36), interpolation=cv2.INTER_NEAREST)
     first[40:76, 30:72], second[40:76, 90:132] = patch, patch
     a, b = np.array([29.5, 39.5, 71.5, 75.5]), np.array([89.5, 39.5, 131.5, 75.5])
-    assert image_motion._follows(first, second, a, b) == pytest.approx(1.0, abs=0.05)
-    assert image_motion._follows(first, second, b, a) == pytest.approx(0.0, abs=0.05)
-    assert image_motion._follows(first, first, a, a) == pytest.approx(0.0, abs=1e-6)
-    assert image_motion._follows(first, second, a, np.full(4, np.nan)) == 0.0
+    assert _follows(first, second, a, b) == pytest.approx(1.0, abs=0.05)
+    assert _follows(first, second, b, a) == pytest.approx(0.0, abs=0.05)
+    assert _follows(first, first, a, a) == pytest.approx(0.0, abs=1e-6)
+    assert _follows(first, second, a, np.full(4, np.nan)) == 0.0
 
 
 def test_pairs_that_overlap_in_time_show_one_motion() -> None:
     pairs = np.array([[20, 25], [3, 9], [24, 30], [5, 7], [30, 33]])
-    assert image_motion._motions(pairs).tolist() == [1, 0, 1, 0, 2]
+    assert _motions(pairs).tolist() == [1, 0, 1, 0, 2]
 
 
 @pytest.mark.parametrize(

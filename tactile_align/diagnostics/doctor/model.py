@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from tactile_align.checks import Check, Table
 from tactile_align.diagnostics.doctor.limits import judged, stated
-from tactile_align.diagnostics.doctor.pairs import lonely_pairs
 from tactile_align.diagnostics.doctor.subject import Subject, total_of
 from tactile_align.policies.aligned import AlignedPolicy
 from tactile_align.training.optimiser import make_optimiser
@@ -257,6 +256,19 @@ def shared(subject: Subject) -> Iterator[Check]:
         other = subject.few.with_images({key: 255 - images[key] for key in keys})
         change = float((model.predict(other, model.see(other)).actions - base).abs().max())
     yield judged("alignment-reaches-action", change)
+
+
+def lonely_pairs(subject: Subject) -> Iterator[Check]:
+    """Yield checks of the share of pairs in a batch that have no negative, counted as in the log of a training run."""
+    if not subject.model.aligns:
+        return
+    with torch.no_grad():
+        log = subject.losses(subject.batch).log
+    for view in subject.model.views:
+        lonely = int(log[f"no_negative/{view.key}"])
+        pairs = lonely + int(log[f"pairs/{view.key}"])
+        share = lonely / pairs if pairs else math.nan
+        yield judged("pairs-without-negatives", share, view.key, measured=f"{lonely} of {pairs}")
 
 
 def parameters(subject: Subject) -> Table:

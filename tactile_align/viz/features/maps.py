@@ -123,8 +123,8 @@ def retrieval_gallery(
     if truth.shape != (len(touches),) or not ((truth >= 0) & (truth < len(views))).all():
         fault = f"has shape {truth.shape}" if truth.shape != (len(touches),) else "contains other indices"
         raise ValueError(
-            f"right must contain one index from 0 to {len(views) - 1} for each of the {len(touches)} touches, but "
-            f"right {fault}. Give the index of the view that belongs to each touch"
+            f"`right` must contain one index from 0 to {len(views) - 1} for each of the {len(touches)} touches, but it "
+            f"{fault}. Give the index of the view that belongs to each touch"
         )
     shown = list(range(min(8, len(touches)))) if queries is None else list(queries)
     if not shown:

@@ -12,7 +12,7 @@ from tactile_align.calibration.rig import Rig, load_rig
 from tactile_align.datasets.episodes import EpisodeRef, open_episode
 from tactile_align.errors import InputError
 from tactile_align.files import refuse_existing, write_text_atomically
-from tactile_align.finger.choose_frames import Chosen, choose_frames
+from tactile_align.finger.frames import Chosen, choose_frames
 from tactile_align.verify.evidence import label_name
 from tactile_align.viz.report.page import filled, jpeg_data
 

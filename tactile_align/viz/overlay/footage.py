@@ -162,7 +162,7 @@ class Footage:
         start, stop, every = self.options.start, self.options.stop, self.options.every
         last = len(self) if stop is None else stop
         if every < 1:
-            raise InputError(f"every must be at least 1; got {every}. Use every = 1 to show all rows")
+            raise InputError(f"`every` must be at least 1 row; got {every}. Use every = 1 to show all rows")
         if not 0 <= start < last <= len(self):
             raise InputError(
                 f"{self.episode.ref}: start = {start} and stop = {stop} do not select rows of this episode, which has "

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tactile_align.diagnostics.doctor.ablation import ablate, grown
+from tactile_align.diagnostics.doctor.diagnose import ablate, grown
 from tactile_align.training.data import load_data
 from tests.training.conftest import small_training
 

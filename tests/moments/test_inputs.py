@@ -7,8 +7,7 @@ import pytest
 
 from tactile_align.datasets.episodes import Episode, open_episode, write_episode
 from tactile_align.geometry.images import ImageMap
-from tactile_align.moments.frames import frame_of, reduced_map
-from tactile_align.moments.inputs import Input
+from tactile_align.moments.inputs import Input, frame_of, reduced_map
 from tests.benchmarks.episodes import scenes
 
 WIDTH, HEIGHT, BLOB = 640, 480, np.array([211.3, 333.8])

@@ -7,7 +7,7 @@ import pytest
 
 from tactile_align.calibration.rig import load_rig
 from tactile_align.datasets.episodes import write_episode
-from tactile_align.finger.choose_frames import choose_frames
+from tactile_align.finger.frames import choose_frames
 
 
 def write(folder: Path, name: str, fraction: np.ndarray, camera: str = "top") -> None:
