@@ -22,8 +22,11 @@ class CellOptions(Strict):
     visible_marks: bool | None = None
     """Paint the relief of the object, which only the gel feels, as marks on the faces that cameras see. None: as the
     task states."""
-    mark_mm: Annotated[float, Field(gt=0, le=4)] = 2.4
-    """Width of a painted mark, mm."""
+    stripe_mm: Annotated[float, Field(gt=0, le=4)] | None = None
+    """Paint the marks as stripes of this width along the relief's lines, as far apart as they are wide, mm. None: one
+    mark on each line of the relief."""
+    mark_contrast: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Contrast of the marks with the object. 1: dark blue. 0: the object's own colour."""
     occlude: bool = False
     """Cover 60 % of the sensor's box in each moving camera's image, from the pad's end on, with a grey rectangle."""
     box_offset_px: float = 0.0

@@ -9,7 +9,7 @@ does not touch.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import numpy as np
@@ -25,7 +25,8 @@ from tactile_align.simulation.world import World, tool_pose
 TaskName = Literal["lift", "feel", "look", "sort"]
 HALF_MM = np.array([15.0, 10.0, 17.0])  # half sides of the block; the pads touch its faces y = -10 and y = 10
 _PROUD_MM, _RADIUS_MM = 0.6, 1.3  # height and radius of a ridge
-_MARK = plain(0.05, 0.05, 0.30)
+_LINE_MM, _MARK = 2.4, np.array([0.05, 0.05, 0.30])  # width and colour of a painted line
+_BLOCK, _BENCH, _LAMP = np.array([0.75, 0.35, 0.15]), plain(0.45, 0.50, 0.45), np.array([0.3, 0.2, 0.93])
 _RIM_MM = 1.0  # smallest distance of a line from the edge of a face
 
 
@@ -78,19 +79,23 @@ def _ridges(relief: Relief) -> list[Part]:
     return out
 
 
-def _marks(relief: Relief, width_mm: float) -> list[Part]:
+def _marks(relief: Relief, options: CellOptions, colour: Floats) -> list[Part]:
     """Return the relief's lines as paint on the four faces that the pads do not touch: seen, not felt."""
     x, y, z = HALF_MM
+    width_mm, share = options.stripe_mm or _LINE_MM, options.mark_contrast
+    if options.stripe_mm is not None:
+        relief = Relief(relief.angle, 2 * width_mm, 2 * int(np.hypot(x, z) / width_mm) + 1)
+    paint = plain(*(share * _MARK + (1 - share) * colour))
     out = []
     for side in BOTH:
         R = np.asarray(rotation_from_rpy(np.array([-relief.angle, 0.0, 0.0])))  # faces across x: y and z
         for centre, half in relief.lines(y, z):
             at, size = np.array([side * x, centre[0], centre[1]]), np.array([0.2, width_mm / 2, half])
-            out.append(Part(BOX, size * MM, at * MM, R, solid=False, felt=False, paint=_MARK))
+            out.append(Part(BOX, size * MM, at * MM, R, solid=False, felt=False, paint=paint))
         R = np.asarray(rotation_from_rpy(np.array([0.0, 0.0, -relief.angle])))  # faces across z: x and y
         for centre, half in relief.lines(x, y):
             at, size = np.array([centre[0], centre[1], side * z]), np.array([width_mm / 2, half, 0.2])
-            out.append(Part(BOX, size * MM, at * MM, R, solid=False, felt=False, paint=_MARK))
+            out.append(Part(BOX, size * MM, at * MM, R, solid=False, felt=False, paint=paint))
     return out
 
 
@@ -125,14 +130,12 @@ class CellTask:
         """Return the look of an episode with an object of class `cls`; it differs between classes in the parts only."""
         relief, marked = self.reliefs[cls], options.visible_marks
         parts = [_block(), *(_ridges(relief) if relief else ())]
-        if relief and (self.visible_marks if marked is None else marked):
-            parts += _marks(relief, options.mark_mm)
         look = draw_look(rng, "hexbar", 1.0)
-        if options.clutter:
-            return Look(self.name, 1.0, look.paint, look.bench, look.lamp, look.lying, tuple(parts))
-        lamp = np.array([0.3, 0.2, 0.93])
-        paint, bench = plain(0.75, 0.35, 0.15), plain(0.45, 0.50, 0.45)
-        return Look(self.name, 1.0, paint, bench, lamp / np.linalg.norm(lamp), (), tuple(parts))
+        if not options.clutter:
+            look = replace(look, paint=plain(*_BLOCK), bench=_BENCH, lamp=_LAMP / np.linalg.norm(_LAMP), lying=())
+        if relief and (self.visible_marks if marked is None else marked):
+            parts += _marks(relief, options, look.paint.colour)
+        return replace(look, kind=self.name, made_of=tuple(parts))
 
     def unit(self, rng: np.random.Generator, options: CellOptions) -> GelUnit | None:
         """Return the gel unit of an episode; None: the nominal one."""
