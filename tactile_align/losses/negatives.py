@@ -156,9 +156,9 @@ class Negatives:
                 f"shape {tuple(index.shape)}. Pass the index of the contact, or -1, for each moment"
             )
         moved = self.touch_row
-        if moved is not None and (moved.shape != self.episode.shape or moved.is_floating_point()):
+        if moved is not None and (moved.shape != self.episode.shape or moved.dtype != torch.int64):
             raise ValueError(
-                f"touch_row must be an integer tensor of shape {tuple(self.episode.shape)}; got {moved.dtype} of shape "
+                f"touch_row must be an int64 tensor of shape {tuple(self.episode.shape)}; got {moved.dtype} of shape "
                 f"{tuple(moved.shape)}. Pass the result of permuted_rows, or None"
             )
         for name in ("contact", "touch", "contact_index"):
