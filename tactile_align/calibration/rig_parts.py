@@ -112,7 +112,7 @@ class Pad(Solid):
 
 
 class Joints(Strict):
-    """Columns of qpos that contain an arm's joint angles, and their unit."""
+    """Columns of qpos that contain an arm's joint values, and the unit of the angles; sliding joints are in metres."""
 
     columns: tuple[Annotated[int, Field(ge=0)], ...]
     unit: Literal["rad", "deg"]

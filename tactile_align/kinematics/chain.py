@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 from array_api_compat import array_namespace
@@ -98,6 +99,20 @@ def require_joint_axis(arm: Arm, q: Array) -> None:
         raise InputError(f"{needed}; got {tuple(q.shape)}. Give one value per joint, without the gripper")
     if not array_namespace(q).isdtype(q.dtype, "real floating"):
         raise InputError(f"q contains {q.dtype}, expected floating-point radians. Use q.astype(float) or q.double()")
+
+
+def joint_values(arm: Arm, q: Array, unit: Literal["rad", "deg"]) -> Array:
+    """Return recorded joint values (..., n) in rad. A sliding joint is in m, whatever the unit of the angles is.
+
+    Args:
+        arm: The arm.
+        q: (..., n) joint values as recorded.
+        unit: Unit of the angles in `q`.
+    """
+    if unit == "rad":
+        return q
+    factors = [1.0 if slides else np.pi / 180.0 for slides in arm.prismatic]
+    return array_namespace(q).stack([q[..., i] * factor for i, factor in enumerate(factors)], axis=-1)
 
 
 def _aligned(arm: Arm, i: int) -> float | None:

@@ -136,6 +136,8 @@ def _outside(arm: Arm, rows: np.ndarray, tolerance_rad: float) -> Suspicion | No
         message = f'{what}; all rows fit if they are degrees. Set joints.unit = "deg" in the rig file, or convert them'
         return Suspicion("degrees", message, bad)
     message = f"{what}. Give raw joint angles in radians, not degrees and not normalised (z-scored) qpos"
+    if arm.prismatic[joint]:
+        message = f"{what}. Give sliding joints in metres, not mm and not normalised (z-scored) qpos"
     return Suspicion("outside-limits", message, bad)
 
 

@@ -351,7 +351,7 @@ def _raw_numbers(session: Session) -> Iterator[Check]:
         yield fault("mirrored-rotation" if "mirror" in bad[0] else "no-rotation", evidence, advice)
     angles = np.zeros(0)
     if fmt.of == "joints":
-        angles = rows
+        angles = rows if arm is None else rows[:, ~np.array(arm.prismatic)]
     elif fmt.rotation == "rotvec" or fmt.rotation.startswith("euler"):
         angles = rows[:, 3:]
     largest = np.abs(angles).max(initial=0.0)

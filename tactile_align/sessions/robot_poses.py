@@ -11,7 +11,7 @@ from tactile_align.errors import InputError
 from tactile_align.facts import Strict
 from tactile_align.files import read_csv, read_json, read_npz
 from tactile_align.geometry.frames import invert, pose, rotation_exp, rotation_fault, rotation_from_quaternion
-from tactile_align.kinematics.arm import Arm, forward_kinematics, link_poses, require_within_limits
+from tactile_align.kinematics.arm import Arm, forward_kinematics, joint_values, link_poses, require_within_limits
 
 EULER = tuple(
     f"euler_{order if extrinsic else order.upper()}"
@@ -20,6 +20,7 @@ EULER = tuple(
     if order[0] != order[1] and order[1] != order[2]
 )
 """The 24 Euler conventions. Capital letters: rotations about the moving axes. Small letters: about the fixed axes."""
+METRES = {"m": 1.0, "mm": 1e-3}
 WIDTHS = {"quat_wxyz": 4, "quat_xyzw": 4, "rotvec": 3, "matrix": 16, **dict.fromkeys(EULER, 3)}
 
 
@@ -27,7 +28,7 @@ class PoseFormat(Strict):
     """Format of the numbers in a pose file, as the [poses] table of session.toml declares it."""
 
     of: Literal["joints", "tool"]
-    """joints: one angle per joint. tool: T_base_link as x, y, z and a rotation, or as a row-major 4x4 matrix."""
+    """joints: one value per joint, a length where the joint slides. tool: T_base_link as x, y, z and a rotation, or as a row-major 4x4 matrix."""
     length: Literal["m", "mm"] = "m"
     angle: Literal["rad", "deg"] = "rad"
     rotation: str = "quat_wxyz"
@@ -69,11 +70,11 @@ class PoseFormat(Strict):
             InputError: The rows are joints but no arm is given; a joint is outside the arm's limits; the arm lacks the
                 link; a quaternion does not have unit norm; a matrix is not a rotation.
         """
-        turn = 1.0 if self.angle == "rad" else np.pi / 180
         if self.of == "joints":
             if arm is None:
                 raise InputError('the poses are joints, but no arm is given. Add it to session.toml: arm = "nova2"')
-            q = values * turn
+            q = joint_values(arm, values, self.angle)
+            q = np.where(arm.prismatic, q * METRES[self.length], q)
             if checked:
                 require_within_limits(arm, q)
             if link == "flange":
@@ -89,9 +90,9 @@ class PoseFormat(Strict):
                 if fault:
                     raise InputError(f"row {row + 1}: the matrix has no valid rotation: {fault}. Correct this row")
         else:
-            R = _rotations(self.rotation, values[:, 3:], turn, checked)
+            R = _rotations(self.rotation, values[:, 3:], 1.0 if self.angle == "rad" else np.pi / 180, checked)
             T = np.asarray(pose(R, values[:, :3]))
-        T[:, :3, 3] *= 1e-3 if self.length == "mm" else 1.0
+        T[:, :3, 3] *= METRES[self.length]
         return np.asarray(invert(T)) if self.inverted else T
 
 

@@ -16,7 +16,7 @@ from tactile_align.calibration.views import View, read_points
 from tactile_align.datasets.episodes import open_episode
 from tactile_align.errors import InputError
 from tactile_align.facts import Strict, parse, read_fact
-from tactile_align.kinematics.arm import Arm, load_arm
+from tactile_align.kinematics.arm import Arm, joint_values, load_arm
 from tactile_align.sessions.robot_poses import PoseFormat, read_poses
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
@@ -244,8 +244,9 @@ def _episode_joints(source: str, fact: SessionFact, episode: str) -> tuple[tuple
         if fact.columns is not None:
             missing = '[poses] with of = "joints" and angle = "rad" or "deg"'
         raise InputError(f"{source}: poses cannot be computed from the episode's joints. Add {missing}")
-    needed = fact.poses.width(fact.kinematics())
-    if len(fact.columns) != needed:
+    arm = fact.kinematics()
+    needed = fact.poses.width(arm)
+    if arm is None or len(fact.columns) != needed:
         raise InputError(
             f"{source}: columns lists {len(fact.columns)} columns, but arm {fact.arm} has {needed} joints. List one "
             f"column per joint"
@@ -258,7 +259,7 @@ def _episode_joints(source: str, fact: SessionFact, episode: str) -> tuple[tuple
             f"{source}: columns contains {last}, but qpos has columns 0 to {qpos.shape[1] - 1}. Choose among these"
         )
     q = qpos[:, list(fact.columns)]
-    frames = fact.frames or standstills(q if fact.poses.angle == "rad" else np.radians(q))
+    frames = fact.frames or standstills(joint_values(arm, q, fact.poses.angle))
     if not frames:
         raise InputError(
             f"{episode}: the arm never stands still for {STILL_FRAMES} frames. Let it rest at each view, or list "

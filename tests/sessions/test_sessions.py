@@ -13,6 +13,7 @@ import tomlkit
 from tactile_align.calibration.rig import load_rig
 from tactile_align.errors import FactError
 from tactile_align.geometry.frames import pose, rotation_exp, rotation_log
+from tactile_align.kinematics.arm import forward_kinematics, load_arm
 from tactile_align.projection.uncertainty import pixel_sigma
 from tactile_align.sessions.calibrate import calibrate_hand_eye, calibrate_intrinsics_of
 from tactile_align.sessions.robot_poses import EULER, PoseFormat
@@ -20,7 +21,7 @@ from tactile_align.sessions.session import read_session
 from tactile_align.verify.verify import verify
 from tests.calibration.cell import ARM, BOARD, CAMERA, Captured, capture, capture_from_link5
 from tests.calibration.recordings import recording
-from tests.kinematics.conftest import urdf_with_hand
+from tests.kinematics.conftest import RAIL, urdf_with_hand
 from tests.sessions.injected import rows
 
 FORMATS = [
@@ -72,6 +73,18 @@ def write(folder: Path, one: Captured, fmt: PoseFormat | None = None, suffix: st
             out.writerow(["view", *range(values.shape[1])])
             out.writerows([name, *row] for name, row in zip(names, values.tolist(), strict=True))
     return folder
+
+
+@pytest.mark.parametrize(("length", "factor"), [("m", 1.0), ("mm", 1e3)])
+def test_a_sliding_joint_keeps_its_length_when_the_angles_are_degrees(
+    length: str, factor: float, tmp_path: Path
+) -> None:
+    (tmp_path / "rail.urdf").write_text(RAIL)
+    arm = load_arm(tmp_path / "rail.urdf")
+    q = np.random.default_rng(0).uniform(-1.1, 1.1, (5, 4))
+    fmt = PoseFormat(of="joints", angle="deg", length=length)
+    T = fmt.matrices(np.hstack([q[:, :1] * factor, np.degrees(q[:, 1:])]), arm)
+    np.testing.assert_allclose(T, forward_kinematics(arm, q), atol=1e-12)
 
 
 @pytest.mark.parametrize("fmt", FORMATS, ids=lambda f: f"{f.of} {f.rotation} {f.angle} {f.length}")
