@@ -86,7 +86,7 @@ def read_pose_file(path: str | Path, arm: Arm) -> PoseFile:
 
 
 def joint_columns(arm: Arm) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return the names of the columns of an arm's joints that turn, and of those that slide, such as (j1, j2), (j3,)."""
+    """Return the names of the columns of the joints that turn and of those that slide, such as (j1, j2), (j3,)."""
     names = [(f"j{i + 1}", slides) for i, slides in enumerate(arm.prismatic)]
     return tuple(name for name, slides in names if not slides), tuple(name for name, slides in names if slides)
 
@@ -416,8 +416,8 @@ def check_controller_poses(
 
     If the poses differ, known mistakes such as a wrong unit or Euler order are tried as explanations.
 
-    The file has the columns j1 .. jn (deg; m where a joint slides), x, y, z (mm), rx, ry, rz (deg) of the flange (tool 0) in the arm's base
-    (user 0); R = Rz(rz) Ry(ry) Rx(rx), the order Dobot controllers use.
+    The file has the columns j1 .. jn (deg; m where a joint slides), x, y, z (mm), rx, ry, rz (deg) of the flange
+    (tool 0) in the arm's base (user 0); R = Rz(rz) Ry(ry) Rx(rx), the order Dobot controllers use.
 
     Args:
         csv_path: The CSV file.

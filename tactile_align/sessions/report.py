@@ -63,6 +63,11 @@ def judge(session: Session, intrinsics: Intrinsics | None, hand_eye: HandEye | N
         measured = f"{len(session.lost)} ({', '.join(session.lost[:5])}{', ...' if len(session.lost) > 5 else ''})"
         advice = "Light the board evenly. Keep the whole board in view and sharp."
         checks.append(graded(LIMITS, "images-lost", share, measured=measured, advice=advice))
+    if session.orientations:
+        tags = " and ".join(map(str, sorted(set(session.orientations.values()))))
+        names = ", ".join([*session.orientations][:5]) + (", ..." if len(session.orientations) > 5 else "")
+        measured = f"tag {tags} in {len(session.orientations)} images ({names}); all pixels are used as stored"
+        checks.append(Check("orientation", "EXIF orientation", "info", measured, len(session.orientations)))
     if intrinsics is not None:
         checks += _intrinsics(session, intrinsics)
         # Rows run from the image's top to its bottom. In cells without points the lens is unknown.

@@ -28,7 +28,8 @@ class PoseFormat(Strict):
     """Format of the numbers in a pose file, as the [poses] table of session.toml declares it."""
 
     of: Literal["joints", "tool"]
-    """joints: one value per joint, a length where the joint slides. tool: T_base_link as x, y, z and a rotation, or as a row-major 4x4 matrix."""
+    """joints: one value per joint, a length where the joint slides. tool: T_base_link as x, y, z and a rotation, or as
+    a row-major 4x4 matrix."""
     length: Literal["m", "mm"] = "m"
     angle: Literal["rad", "deg"] = "rad"
     rotation: str = "quat_wxyz"

@@ -16,11 +16,13 @@ from tactile_align.geometry.frames import pose, rotation_exp, rotation_log
 from tactile_align.kinematics.arm import forward_kinematics, load_arm
 from tactile_align.projection.uncertainty import pixel_sigma
 from tactile_align.sessions.calibrate import calibrate_hand_eye, calibrate_intrinsics_of
+from tactile_align.sessions.report import judge
 from tactile_align.sessions.robot_poses import EULER, PoseFormat
 from tactile_align.sessions.session import read_session
 from tactile_align.verify.verify import verify
 from tests.calibration.cell import ARM, BOARD, CAMERA, Captured, capture, capture_from_link5
 from tests.calibration.recordings import recording
+from tests.datasets.making import with_orientation
 from tests.kinematics.conftest import RAIL, urdf_with_hand
 from tests.sessions.injected import rows
 
@@ -284,3 +286,17 @@ def test_joints_in_the_wrong_unit_are_found_before_they_are_refused(tmp_path: Pa
     result = verify(folder, load_rig("cell"))
     assert result.verdict == "fail" and 'Set angle = "deg"' in result.check("fault/degrees-for-radians").advice
     assert ARM.dof == 6
+
+
+def test_orientation_tags_are_ignored_and_named(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    page = BOARD.opencv().generateImage((700, 500), marginSize=20)
+    for name, tag in (("a", 1), ("b", 3), ("c", 1)):
+        jpeg = cv2.imencode(".jpg", page)[1].tobytes()
+        (tmp_path / "images" / f"{name}.jpg").write_bytes(with_orientation(jpeg, tag))
+    (tmp_path / "session.toml").write_text(tomlkit.dumps({"board": BOARD.model_dump(exclude_none=True)}))
+    session = read_session(tmp_path)
+    a, b, _ = session.views
+    np.testing.assert_array_equal(a.uv, b.uv)
+    check = judge(session, None, None, ()).check("orientation")
+    assert check.status == "info" and check.measured == "tag 3 in 1 images (b); all pixels are used as stored"
