@@ -1,6 +1,7 @@
 """Robot poses from files, read exactly in the format that the session declares."""
 
 import itertools
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -116,8 +117,8 @@ def read_poses(path: Path, columns: int) -> tuple[tuple[str, ...], np.ndarray]:
     """Return the view names and the rows (N, columns) of a pose file.
 
     Args:
-        path: CSV: a header line, then the view's name and the numbers in each line. JSON: {view: [numbers]}. NPZ: the
-            arrays `views` (N,) and `values` (N, columns).
+        path: CSV: the view's name and the numbers in each line; line 1 may be a header. JSON: {view: [numbers]}. NPZ:
+            the arrays `views` (N,) and `values` (N, columns).
         columns: How many numbers a row must have.
 
     Raises:
@@ -139,7 +140,8 @@ def read_poses(path: Path, columns: int) -> tuple[tuple[str, ...], np.ndarray]:
             )
         stated = [("", *row) for row in data.items()]
     else:
-        stated = [(f"line {number}: ", line[0], line[1:]) for number, line in read_csv(path)[1:]]
+        lines = read_csv(path)
+        stated = [(f"line {number}: ", line[0], line[1:]) for number, line in lines[_has_header(lines) :]]
     if not stated:
         raise InputError(f"{path}: contains no poses. Write one row per view")
     names, rows = [name for _, name, _ in stated], []
@@ -162,6 +164,16 @@ def read_poses(path: Path, columns: int) -> tuple[tuple[str, ...], np.ndarray]:
     return tuple(names), np.stack(rows)
 
 
+def _has_header(lines: list[tuple[int, list[str]]]) -> bool:
+    """Return whether the first line of a CSV is a header: it has no numbers, or numbers its columns from 0 or 1."""
+    numbers = []
+    for _, line in lines[:1]:
+        for cell in line[1:]:
+            with suppress(ValueError):
+                numbers.append(float(cell))
+    return numbers in ([], [*range(len(numbers))], [*range(1, len(numbers) + 1)])
+
+
 def _archived(path: Path) -> list[tuple[str, np.ndarray]]:
     arrays = read_npz(path)
     missing = " and ".join(name for name in ("views", "values") if name not in arrays)
@@ -173,4 +185,4 @@ def _archived(path: Path) -> list[tuple[str, np.ndarray]]:
             f"{path}: views must be (N,) names and values (N, columns) numbers; got {views.shape} and "
             f"{values.dtype} {values.shape}. Save one name and one row of numbers per view"
         )
-    return list(zip(map(str, views), values, strict=True))
+    return list(zip(views.astype(str).tolist(), values, strict=True))

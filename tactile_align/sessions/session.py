@@ -1,6 +1,7 @@
 """Calibration session: a folder with `session.toml`, the robot's poses, and images (or points found in them)."""
 
-from collections.abc import Iterable, Iterator, Mapping
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -225,16 +226,37 @@ def read_session(folder: str | Path) -> Session:
         if fact.poses is None:
             raise InputError(f"{source}: poses_file needs [poses]. Add [poses] with of, length, angle and rotation")
         posed, values = read_poses(place / fact.poses_file, fact.poses.width(fact.kinematics()))
-        lost += [f"{name} (no pose)" for name in names if name not in posed]
-        names = [name for name in posed if name in views]
-        rows = values[[posed.index(name) for name in names]] if names else rows
+        own, theirs = _by_plain_name(views, source), _by_plain_name(posed, str(place / fact.poses_file))
+        lost += [f"{name} (no pose)" for plain, name in own.items() if plain not in theirs]
+        names = [own[plain] for plain in theirs if plain in own]
+        if views and not names:
+            raise InputError(
+                f"{place}: no usable view: the board was found in {len(views)} images, all without a pose. The views "
+                f"are {_some(views)}, but poses_file names {_some(posed)}. Give both the same names"
+            )
+        rows = values[[i for i, plain in enumerate(theirs) if plain in own]]
     if not names:
         raise InputError(
-            f"{place}: no usable view: the board was found in {len(views)} images"
-            + (", all without a pose. Check the names in poses_file" if views else ". Check the table [board]")
+            f"{place}: no usable view: the board was found in {len(views)} images. Check the table [board]"
         )
     kept = tuple(views[name] for name in names)
     return Session(str(place), fact, width, height, kept, rows, tuple(lost), legacy, tags)
+
+
+def _by_plain_name(names: Iterable[str], source: str) -> dict[str, str]:
+    """Return the names of views by plain name: without blanks around it, folder and ending of an image file."""
+    plain: dict[str, str] = {}
+    for name in names:
+        short = re.split(r"[/\\\\]", name.strip())[-1]
+        short = short[: -len(Path(short).suffix)] if Path(short).suffix.lower() in SUFFIXES else short
+        if short in plain:
+            raise InputError(f"{source}: '{plain[short]}' and '{name}' name the same view. Keep one of the two")
+        plain[short] = name
+    return plain
+
+
+def _some(names: Collection[str]) -> str:
+    return ", ".join(f"'{name}'" for name in [*names][:3]) + (", ..." if len(names) > 3 else "")
 
 
 def _episode_joints(source: str, fact: SessionFact, episode: str) -> tuple[tuple[int, ...], np.ndarray]:
