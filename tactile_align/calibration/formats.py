@@ -67,8 +67,8 @@ def numbers(entry: Any, key: str, path: str | Path, shape: tuple[int, ...] = (-1
         where: Place of `entry` in the file, for messages, such as "cam0.".
 
     Raises:
-        InputError: The key is missing, its value is not numbers, or their count is wrong. The message contains file
-            and key.
+        InputError: The key is missing, its value is not finite numbers, or their count is wrong. The message contains
+            file and key.
     """
     value = need(entry, key, path)
     value = need(value, "data", path) if isinstance(value, dict) else value
@@ -76,6 +76,8 @@ def numbers(entry: Any, key: str, path: str | Path, shape: tuple[int, ...] = (-1
         values = np.ravel(np.asarray(value, dtype=np.float64))
     except (TypeError, ValueError) as error:
         raise InputError(f"{path}: {where}{key} must be numbers; got {value!r}. Replace it with numbers") from error
+    if not np.isfinite(values).all():
+        raise InputError(f"{path}: {where}{key} must be finite numbers; got {value!r}. Calibrate again")
     if shape != (-1,) and values.size != np.prod(shape):
         count = int(np.prod(shape))
         text = f"{where}{key} needs {'x'.join(map(str, shape))} numbers, {count} in all; got {values.size}"
@@ -199,6 +201,13 @@ def _camera(
         raise InputError(f"{path}: {error}") from error
 
 
+MOUNTS = {
+    "eye_on_hand": {"true": True, "false": False},
+    "calibration_type": {"eye_in_hand": True, "eye_on_base": False},
+}
+"""Keys of easy_handeye v1 and v2 that state the mount, and whether each of their values puts the camera on the hand."""
+
+
 def read_easy_handeye(path: str | Path) -> tuple[bool, np.ndarray]:
     """Return the camera pose in a result file of easy_handeye, v1 (.yaml) or v2 (.calib).
 
@@ -207,14 +216,23 @@ def read_easy_handeye(path: str | Path) -> tuple[bool, np.ndarray]:
         T: (4, 4) T_effector_camera if the camera is on the hand, otherwise T_base_camera, m.
 
     Raises:
-        FileNotFoundError, InputError: The file does not exist, or a key is missing. The message contains file and key.
+        FileNotFoundError, InputError: The file does not exist, a key is missing, or the mount is not one of MOUNTS. The
+            message contains file and key.
     """
     data = load_yaml(path)
     parameters = need(data, "parameters", path)
-    if not isinstance(parameters, dict) or not {"eye_on_hand", "calibration_type"} & {*parameters}:
+    if not isinstance(parameters, dict) or not {*MOUNTS} & {*parameters}:
         text = "`parameters` does not contain eye_on_hand (easy_handeye v1) or calibration_type (v2)"
         raise InputError(f"{path}: {text}. Choose a file that easy_handeye wrote")
-    in_hand = parameters.get("eye_on_hand", parameters.get("calibration_type") == "eye_in_hand")
+    stated = {key: str(parameters[key]).lower() for key in MOUNTS if key in parameters}
+    for key, value in stated.items():
+        if value not in MOUNTS[key]:
+            known = " or ".join(MOUNTS[key])
+            raise InputError(f"{path}: parameters.{key} must be {known}; got {parameters[key]!r}. Correct this value")
+    in_hand = {MOUNTS[key][value] for key, value in stated.items()}
+    if len(in_hand) > 1:
+        text = f"parameters must state one mount; got {', '.join(f'{k}: {v}' for k, v in stated.items())}"
+        raise InputError(f"{path}: {text}. Remove the wrong one")
     t = q = need(data, "transformation" if "transformation" in data else "transform", path)
     prefix = "q"
     if isinstance(t, dict) and "translation" in t:
@@ -224,4 +242,4 @@ def read_easy_handeye(path: str | Path) -> tuple[bool, np.ndarray]:
     norm = float(np.linalg.norm(quaternion))
     if not abs(norm - 1) < 1e-2:
         raise InputError(f"{path}: the quaternion of the pose has norm {norm:.4g}, not 1. Calibrate again")
-    return bool(in_hand), np.asarray(pose(rotation_from_quaternion(quaternion / norm), xyz))
+    return in_hand.pop(), np.asarray(pose(rotation_from_quaternion(quaternion / norm), xyz))

@@ -127,3 +127,38 @@ def test_a_huge_file_is_not_read(tmp_path: Path) -> None:
         formats.read_opencv(tmp_path / "c.yaml")
     with pytest.raises(FileNotFoundError, match="no such file"):
         formats.read_kalibr(tmp_path / "none.yaml")
+
+
+PLACE = "transform: {translation: {x: 0.1, y: 0.2, z: 0.3}, rotation: {x: 0.0, y: 0.0, z: 1.0, w: 0.0}}\n"
+
+
+@pytest.mark.parametrize(
+    ("stated", "in_hand"),
+    [
+        ("eye_on_hand: false", False),
+        ("eye_on_hand: 'false'", False),
+        ("eye_on_hand: 'True'", True),
+        ("calibration_type: eye_in_hand", True),
+        ("{calibration_type: eye_on_base, eye_on_hand: false}", False),
+        ("calibration_type: eye_on_hand", r"calibration_type must be eye_in_hand or eye_on_base; got 'eye_on_hand'"),
+        ("calibration_type:", r"calibration_type must be eye_in_hand or eye_on_base; got None"),
+        ("eye_on_hand: 'no'", r"eye_on_hand must be true or false; got 'no'"),
+        ("eye_on_hand: 1", r"eye_on_hand must be true or false; got 1"),
+        ("{calibration_type: eye_on_base, eye_on_hand: true}", "must state one mount"),
+    ],
+)
+def test_a_mount_is_read_as_stated_or_refused_by_value(stated: str, in_hand: bool | str, tmp_path: Path) -> None:
+    (tmp_path / "h.calib").write_text(f"parameters:\n  {stated}\n{PLACE}")
+    if isinstance(in_hand, bool):
+        assert formats.read_easy_handeye(tmp_path / "h.calib")[0] is in_hand
+    else:
+        with pytest.raises(ValueError, match=rf"h\.calib: parameters.*{in_hand.removeprefix('parameters')}"):
+            formats.read_easy_handeye(tmp_path / "h.calib")
+
+
+def test_a_translation_that_is_no_number_is_refused_by_key(tmp_path: Path) -> None:
+    for value in (".nan", ".inf", "~"):
+        text = "parameters: {eye_on_hand: true}\n" + PLACE.replace("y: 0.2", f"y: {value}")
+        (tmp_path / "h.calib").write_text(text)
+        with pytest.raises(ValueError, match=r"h\.calib: y must be finite numbers; got"):
+            formats.read_easy_handeye(tmp_path / "h.calib")
