@@ -4,6 +4,7 @@ Kalibr's `T_cn_cnm1` converts coordinates of camera n-1 to camera n, so it is T_
 """
 
 import re
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -196,9 +197,13 @@ def _camera(
         remedy = "Add the missing coefficients" if k.size < wanted else "Choose a lens model with more coefficients"
         raise InputError(f"{path}: found {k.size} lens coefficients; a {model} lens has {wanted}. {remedy}")
     try:
-        return Camera(name, width, height, K, model, tuple(k[:wanted].tolist()))
+        camera = Camera(name, width, height, K, model, tuple(k[:wanted].tolist()))
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
+    fact, advice = camera.early_end
+    if fact:
+        warnings.warn(f"{path}: camera {name}: {fact}. {advice}", stacklevel=3)
+    return camera
 
 
 MOUNTS = {

@@ -8,7 +8,14 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import numpy as np
-from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
+from pydantic import (
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from tactile_align.calibration.camera import Camera, LensModel
 from tactile_align.errors import InputError
@@ -27,6 +34,8 @@ class Checked(Strict):
 
     Comparisons and hashes of parts ignore the cached arrays. A changed copy is validated and computes its own arrays.
     """
+
+    model_config = ConfigDict(allow_inf_nan=False)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Checked) and type(self) is type(other) and self.model_dump() == other.model_dump()

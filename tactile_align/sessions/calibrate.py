@@ -67,7 +67,7 @@ def calibrate_intrinsics_of(
     name = session.fact.camera
     intrinsics = calibrate_intrinsics(session.views, session.width, session.height, model, name=name, compare=compare)
     camera = intrinsics.camera
-    report = judge(session, intrinsics, None, ())
+    report = judge(session, camera, intrinsics, None, ())
     changed = None
     if rig is not None:
         known = rig if isinstance(rig, Rig) else load_rig(rig)
@@ -126,7 +126,7 @@ def calibrate_hand_eye(
     faults = tuple(find_faults(session, camera))
     if not any(fault.status == "fail" for fault in faults):
         hand_eye = solve_hand_eye(camera, session.T_base_link(), session.views, mounted, prior=prior)
-    report = judge(session, intrinsics, hand_eye, faults)
+    report = judge(session, camera, intrinsics, hand_eye, faults)
     changed = None
     if known is not None and hand_eye is not None:
         changed = place_camera(known, session, hand_eye)

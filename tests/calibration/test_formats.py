@@ -162,3 +162,9 @@ def test_a_translation_that_is_no_number_is_refused_by_key(tmp_path: Path) -> No
         (tmp_path / "h.calib").write_text(text)
         with pytest.raises(ValueError, match=r"h\.calib: y must be finite numbers; got"):
             formats.read_easy_handeye(tmp_path / "h.calib")
+
+
+def test_a_lens_that_ends_inside_the_image_is_warned_of_when_its_file_is_read(tmp_path: Path) -> None:
+    writing.write_ros_camera(Camera("wrist", 640, 472, K, "brown", (-0.4, 0, 0, 0, 0)), tmp_path / "c.yaml")
+    with pytest.warns(UserWarning, match=r"c\.yaml: camera wrist: the brown lens ends .*Set valid_radius = 0\.74"):
+        formats.read_ros_camera(tmp_path / "c.yaml")

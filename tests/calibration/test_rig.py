@@ -277,3 +277,19 @@ def test_overrides_hold_for_their_episodes_only(tmp_path: Path) -> None:
     assert october.cameras["top"].stored.K[0, 0] < 0 and october.cameras["top"].delay_s == 0.05
     november = rig.for_episode(Path("data") / "2025-11-03" / "a" / "episode_8.hdf5")
     assert november.cameras == rig.cameras
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize(
+    "key", ["cameras.left_wrist.distortion.1", "sensors.tactile1.pad.center_m.2", "sensors.tactile1.pad.normal.0"]
+)
+def test_a_number_that_is_not_finite_is_refused_by_key(value: float, key: str, tmp_path: Path) -> None:
+    data = facts()
+    data["cameras"]["left_wrist"] |= {"model": "fisheye", "distortion": [0.1, 0.0, 0.0, 0.0]}
+    entry: Any = data
+    *place, last = key.split(".")
+    for part in place:
+        entry = entry[part]
+    entry[int(last)] = value
+    with pytest.raises(FactError, match=rf"my rig é\.toml: {key}: .*finite"):
+        load_rig(written(tmp_path, data))

@@ -302,7 +302,7 @@ def test_orientation_tags_are_ignored_and_named(tmp_path: Path) -> None:
     session = read_session(tmp_path)
     a, b, _ = session.views
     np.testing.assert_array_equal(a.uv, b.uv)
-    check = judge(session, None, None, ()).check("orientation")
+    check = judge(session, CAMERA, None, None, ()).check("orientation")
     assert check.status == "info" and check.measured == "tag 3 in 1 images (b); all pixels are used as stored"
 
 
