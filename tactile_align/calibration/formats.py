@@ -7,6 +7,7 @@ import re
 import warnings
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import yaml
@@ -20,7 +21,7 @@ MAX_BYTES = 2**20
 
 
 def load_yaml(path: str | Path) -> dict[str, Any]:
-    """Return the keys and values of a YAML file.
+    """Return the keys and values of a YAML file, or of an XML file of OpenCV.
 
     Raises:
         FileNotFoundError, InputError: The file does not exist, is too large, contains anchors, or is not a YAML
@@ -32,18 +33,42 @@ def load_yaml(path: str | Path) -> dict[str, Any]:
     size = file.stat().st_size
     if size > MAX_BYTES:
         raise InputError(f"{file}: has {size:,} bytes, but at most {MAX_BYTES:,} are accepted. Choose another file")
-    # OpenCV writes a directive that is not valid YAML 1.1.
-    text = re.sub(r"\A%YAML:1\.0\s*\n(---\s*\n)?", "", read_text(file))
+    text = read_text(file)
+    if text.lstrip().startswith("<"):
+        return _xml(text, file)
+    # OpenCV writes a directive that is not valid YAML 1.1, and some tools add comments before it and behind it.
+    text = re.sub(r"\A((?:[ \t]*(?:#[^\n]*)?\n)*)%YAML[^\n]*\n", r"\1", text)
     if re.search(r"(?m)^[^#\n]*[:\s\[-]\s*&\w", text):
         raise InputError(f"{file}: contains YAML anchors, which are not supported. Replace them with their values")
     try:
         # OpenCV's matrices are plain mappings under a tag that safe loading would refuse.
-        data = yaml.safe_load(text.replace("!!opencv-matrix", ""))
+        data = yaml.safe_load(re.sub("!!opencv-(nd-)?matrix", "", text))
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise InputError(f"{file}: not valid YAML: {' '.join(str(error).split())}. Correct that line") from error
     if not isinstance(data, dict):
         raise InputError(f"{file}: expected keys and values, found {type(data).__name__}. Choose a calibration file")
     return data
+
+
+def _xml(text: str, path: Path) -> dict[str, Any]:
+    """Return the keys and values of an XML file that OpenCV's FileStorage wrote."""
+    try:
+        if "<!DOCTYPE" in text:
+            raise ElementTree.ParseError("a DOCTYPE is not allowed")
+        root = ElementTree.fromstring(text)
+    except ElementTree.ParseError as error:
+        raise InputError(f"{path}: not valid XML: {error}. Correct that line") from error
+    if root.tag != "opencv_storage":
+        text = f"the XML starts with <{root.tag}>, but a file of OpenCV starts with <opencv_storage>"
+        raise InputError(f"{path}: {text}. Choose a calibration file")
+    return {element.tag: _xml_value(element) for element in root}
+
+
+def _xml_value(element: ElementTree.Element) -> Any:
+    if len(element):
+        return {child.tag: _xml_value(child) for child in element}
+    words = (element.text or "").split()
+    return words[0].strip('"') if len(words) == 1 else words
 
 
 def need(data: Any, key: str, path: str | Path) -> Any:
@@ -121,10 +146,18 @@ def read_ros_camera(path: str | Path, rectified: bool = False) -> Camera:
         if np.abs(P[:, 3]).max() > 1e-9:
             text = f"projection_matrix has a fourth column {P[:, 3].tolist()}, as in the right camera of a stereo pair"
             raise InputError(f"{path}: {text}. Use the left camera, or the raw images")
-        return Camera(name, width, height, P[:, :3])
+        return _camera(name, width, height, P[:, :3], "pinhole", P[:0, 0], path, "projection_matrix")
     K = numbers(data, "camera_matrix", path, (3, 3))
-    model = _model(data, ROS_MODELS, path)
-    return _camera(name, width, height, K, model, numbers(data, "distortion_coefficients", path), path)
+    stated = bool(data.get("distortion_model"))
+    model: LensModel = _model(data, ROS_MODELS, path) if stated else "brown"
+    k = numbers(data, "distortion_coefficients", path)
+    if not stated and k.size not in (0, 5):
+        text = f"distortion_model is missing, and the {k.size} coefficients do not tell which lens they describe"
+        raise InputError(f"{path}: {text}. Add this key: {', '.join(ROS_MODELS)}")
+    if not stated and k.size:
+        text = "distortion_model is missing, and the lens is read as plumb_bob, as ROS does. Add this key to be sure"
+        warnings.warn(f"{path}: {text}", stacklevel=2)
+    return _camera(name, width, height, K, model, k, path)
 
 
 def read_kalibr(path: str | Path) -> tuple[dict[str, Camera], dict[str, np.ndarray]]:
@@ -160,7 +193,7 @@ def read_kalibr(path: str | Path) -> tuple[dict[str, Camera], dict[str, np.ndarr
 
 
 def read_opencv(path: str | Path) -> Camera:
-    """Return the camera of an OpenCV FileStorage YAML (camera_matrix, distortion_coefficients, image size).
+    """Return the camera of an OpenCV FileStorage, YAML or XML (camera_matrix, distortion_coefficients, image size).
 
     Raises:
         FileNotFoundError, InputError: The file does not exist, or a key is missing or has the wrong shape. The message
@@ -168,7 +201,7 @@ def read_opencv(path: str | Path) -> Camera:
     """
     data = load_yaml(path)
     K, k = numbers(data, "camera_matrix", path, (3, 3)), numbers(data, "distortion_coefficients", path)
-    fisheye = bool(data.get("fisheye_model", 0))
+    fisheye = bool(numbers({"fisheye_model": 0, **data}, "fisheye_model", path, (1,))[0])
     model: LensModel = "fisheye" if fisheye else "rational" if k.size >= 8 else "brown" if k.any() else "pinhole"
     return _camera(*_image(data, path), K, model, k, path)
 
@@ -187,7 +220,7 @@ def _model(data: dict[str, Any], known: dict[str, LensModel], path: str | Path) 
 
 
 def _camera(
-    name: str, width: int, height: int, K: np.ndarray, model: LensModel, k: np.ndarray, path: str | Path
+    name: str, width: int, height: int, K: np.ndarray, model: LensModel, k: np.ndarray, path: str | Path, key: str = ""
 ) -> Camera:
     if not k.any() and model == "brown":
         model, k = "pinhole", k[:0]
@@ -199,7 +232,7 @@ def _camera(
     try:
         camera = Camera(name, width, height, K, model, tuple(k[:wanted].tolist()))
     except InputError as error:
-        raise InputError(f"{path}: {error}") from error
+        raise InputError(f"{path}: {key}{': ' if key else ''}{error}") from error
     fact, advice = camera.early_end
     if fact:
         warnings.warn(f"{path}: camera {name}: {fact}. {advice}", stacklevel=3)

@@ -1,5 +1,6 @@
 """Other tools' files: what is written reads back, OpenCV reads ours, and directions are what they are said to be."""
 
+import re
 from pathlib import Path
 
 import cv2
@@ -168,3 +169,86 @@ def test_a_lens_that_ends_inside_the_image_is_warned_of_when_its_file_is_read(tm
     writing.write_ros_camera(Camera("wrist", 640, 472, K, "brown", (-0.4, 0, 0, 0, 0)), tmp_path / "c.yaml")
     with pytest.warns(UserWarning, match=r"c\.yaml: camera wrist: the brown lens ends .*Set valid_radius = 0\.74"):
         formats.read_ros_camera(tmp_path / "c.yaml")
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        "%YAML:1.0\n---\n",
+        "%YAML:1.0\n",
+        "%YAML:1.0 # for OpenCV\n---\n",
+        "# by hand\n\n%YAML:1.0\t# OpenCV\n---  # one\n",
+        "%YAML 1.0\n---\n",
+        "%YAML 1.2\n---\n",
+        "%YAML:1.0\r\n---\r\n",
+        "---\n",
+        "",
+    ],
+)
+def test_every_spelling_of_the_yaml_directive_is_read(head: str, tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    writing.write_ros_camera(CAMERAS["brown"], path)
+    path.write_bytes((head + path.read_text()).encode())
+    assert same(formats.read_ros_camera(path), CAMERAS["brown"])
+
+
+@pytest.mark.parametrize("model", ["brown", "rational"])
+def test_the_xml_that_opencv_writes_is_read(model: str, tmp_path: Path) -> None:
+    storage = cv2.FileStorage(str(tmp_path / "camera.xml"), cv2.FILE_STORAGE_WRITE)
+    for key, value in (("image_width", 640), ("image_height", 472), ("camera_name", "wrist"), ("fisheye_model", 0)):
+        storage.write(key, value)
+    storage.write("camera_matrix", K)
+    storage.write("distortion_coefficients", np.array([CAMERAS[model].distortion]))
+    storage.release()
+    assert same(formats.read_opencv(tmp_path / "camera.xml"), CAMERAS[model])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("<opencv_storage><camera_matrix>", "not valid XML"),
+        ("<!DOCTYPE a [<!ENTITY b 'c'>]><opencv_storage/>", "a DOCTYPE is not allowed"),
+        ("<html><body/></html>", "starts with <html>"),
+        (
+            "<opencv_storage><image_width>640</image_width></opencv_storage>",
+            "the key .* is missing; found: image_width",
+        ),
+    ],
+)
+def test_other_xml_is_refused_by_name(text: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "c.xml").write_text(text)
+    with pytest.raises(ValueError, match=rf"c\.xml: .*{message}"):
+        formats.read_opencv(tmp_path / "c.xml")
+
+
+def without_a_model(tmp_path: Path, camera: Camera, model: str) -> Path:
+    writing.write_ros_camera(camera, tmp_path / "c.yaml")
+    lines = (tmp_path / "c.yaml").read_text().splitlines()
+    lines = [model if line.startswith("distortion_model") else line for line in lines]
+    (tmp_path / "c.yaml").write_text("\n".join(lines))
+    return tmp_path / "c.yaml"
+
+
+@pytest.mark.parametrize("model", ["", "distortion_model: ''"])
+def test_a_ros_file_without_a_lens_model_is_read_as_ros_reads_it(model: str, tmp_path: Path) -> None:
+    path = without_a_model(tmp_path, CAMERAS["brown"], model)
+    with pytest.warns(UserWarning, match=r"c\.yaml: distortion_model is missing.*plumb_bob"):
+        assert same(formats.read_ros_camera(path), CAMERAS["brown"])
+    path.write_text(re.sub(r"(?s)(distortion_coefficients:).*(rectification)", r"\1 {data: []}\n\2", path.read_text()))
+    assert same(formats.read_ros_camera(path), CAMERAS["pinhole"])
+
+
+def test_four_coefficients_without_a_lens_model_are_not_guessed(tmp_path: Path) -> None:
+    for model in ("", "distortion_model: ''"):
+        with pytest.raises(ValueError, match=r"c\.yaml: .*distortion_model"):
+            formats.read_ros_camera(without_a_model(tmp_path, CAMERAS["fisheye"], model))
+
+
+def test_a_projection_matrix_of_zeros_is_refused_by_file_and_key(tmp_path: Path) -> None:
+    writing.write_ros_camera(CAMERAS["brown"], tmp_path / "c.yaml")
+    text = re.sub(
+        r"(?s)(projection_matrix:).*", r"\1 {data: [0,0,0,0,0,0,0,0,0,0,0,0]}\n", (tmp_path / "c.yaml").read_text()
+    )
+    (tmp_path / "c.yaml").write_text(text)
+    with pytest.raises(ValueError, match=r"c\.yaml: projection_matrix: .*last row"):
+        formats.read_ros_camera(tmp_path / "c.yaml", rectified=True)
