@@ -25,9 +25,9 @@ def load_arm(name_or_path: str | Path, base: str | None = None, tip: str | None 
             plain serial chain. The message contains file and key or element.
     """
     suffix = Path(name_or_path).suffix.lower()
-    if suffix == ".urdf":
+    if suffix in (".urdf", ".xml"):
         return read_urdf(Path(name_or_path), base, tip)
-    if suffix in (".xacro", ".xml"):
+    if suffix == ".xacro":
         command = f"xacro {Path(name_or_path).name} > arm.urdf"
         raise FactError(f"{name_or_path}: found {suffix}, expected .urdf or .toml. Expand xacro first: {command}")
     if base is not None or tip is not None:
