@@ -1,7 +1,7 @@
 """Rig: arms, cameras and touch sensors in one frame tree rooted at `world`; reading, checking and writing it."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from array_api_compat import array_namespace
@@ -26,7 +26,7 @@ class Rig(Strict):
     name: str
     status: Literal["nominal", "calibrated", "exact"] = "calibrated"
     """nominal: values from drawings, not yet calibrated. calibrated: measured values. exact: values of a simulation."""
-    arms: Annotated[dict[str, RigArm], Field(min_length=1)]
+    arms: dict[str, RigArm] = Field(default_factory=dict)
     cameras: dict[str, RigCamera] = Field(default_factory=dict)
     sensors: dict[str, Sensor] = Field(default_factory=dict)
     override: tuple[Override, ...] = ()
@@ -56,8 +56,8 @@ class Rig(Strict):
             return "", "world"
         arm, _, node = frame.partition("/")
         if arm not in self.arms:
-            arms = ", ".join(f"{name}/..." for name in self.arms)
-            raise InputError(f"{where}: '{frame}' does not start with an arm of this rig. Use world or {arms}")
+            known = ", ".join(["world", *(f"{name}/..." for name in self.arms)])
+            raise InputError(f"{where}: '{frame}' does not start with an arm of this rig. Use one of: {known}")
         links = [f"link{i + 1}" for i in range(self.arms[arm].arm.dof)]
         fingers = ["finger1", "finger2"] if self.arms[arm].gripper else []
         nodes = ["base", *links, "flange", *fingers]

@@ -206,3 +206,22 @@ def test_more_than_8_bits_are_scaled_by_their_true_depth(bits: int, tmp_path: Pa
     cv2.imwrite(str(tmp_path / "float.tif"), grey.astype(np.float32))
     with pytest.raises(ValueError, match=r"float\.tif: expected pixels of 8 to 16 bits, found float32"):
         read_grey(tmp_path / "float.tif")
+
+
+@pytest.mark.parametrize("paper", ["A4", "A3", "letter"])
+@pytest.mark.parametrize("kind", ["chessboard", "charuco", "circles", "tag"])
+def test_a_board_too_large_for_the_page_proposes_the_largest_that_fits(kind: str, paper: str, tmp_path: Path) -> None:
+    size = {"columns": 9, "rows": 7} if kind != "tag" else {}
+
+    def board(mm: float) -> Board:
+        marker_m = {"marker_m": 0.7 * mm / 1e3} if kind == "charuco" else {}
+        return Board(kind=kind, square_m=mm / 1e3, **size, **marker_m)
+
+    with pytest.raises(ValueError, match="Use smaller squares") as caught:
+        write_page(board(300), tmp_path / "page", paper)
+    most = float(re.search(r"at most --square-mm ([\d.]+)", str(caught.value))[1])
+    marker = re.search(r"--marker-mm ([\d.]+)", str(caught.value))
+    assert (kind == "charuco") == (marker is not None) and (marker is None or abs(float(marker[1]) - 0.7 * most) < 0.2)
+    write_page(board(most), tmp_path / "page", paper)
+    with pytest.raises(ValueError, match="does not fit"):
+        write_page(board(most + 0.1), tmp_path / "larger", paper)
