@@ -40,8 +40,9 @@ class Suspicion:
 def suspect_joints(arm: Arm, q: Array, tolerance_rad: float = TOLERANCE_RAD) -> tuple[Suspicion, ...]:
     """Return likely faults of recorded joint values.
 
-    The faults are: values outside the limits, degrees given as radians, angles counted from 0 to 360 deg, radians converted to radians again (divided by
-    57.3), values normalised to mean 0 and standard deviation 1 or to -1..1, and joints that are exactly zero.
+    The faults are: values outside the limits, degrees given as radians, angles counted from 0 to 360 deg, radians
+    converted to radians again (divided by 57.3), values normalised to mean 0 and standard deviation 1 or to -1..1, and
+    joints that are exactly zero.
 
     Args:
         arm: The arm whose joints were recorded.
