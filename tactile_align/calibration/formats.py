@@ -15,7 +15,7 @@ import yaml
 from tactile_align.calibration.camera import LENS_MODELS, Camera, LensModel
 from tactile_align.errors import InputError
 from tactile_align.files import read_text
-from tactile_align.geometry.frames import pose, rotation_fault, rotation_from_quaternion
+from tactile_align.geometry.frames import pose, pose_fault, rotation_from_quaternion
 
 MAX_BYTES = 2**20
 
@@ -186,7 +186,7 @@ def read_kalibr(path: str | Path) -> tuple[dict[str, Camera], dict[str, np.ndarr
         cameras[name] = _camera(name, *sides, K, model, k, path)
         if "T_cn_cnm1" in entry:
             chain[name] = T = numbers(entry, "T_cn_cnm1", path, (4, 4), f"{name}.")
-            fault = rotation_fault(T[:3, :3], 1e-4)
+            fault = pose_fault(T, 1e-4)
             if fault:
                 raise InputError(f"{path}: {name}.T_cn_cnm1 is not a valid pose: {fault}. Calibrate again")
     return cameras, chain

@@ -8,7 +8,7 @@ import numpy as np
 from array_api_compat import array_namespace
 
 from tactile_align.errors import InputError
-from tactile_align.geometry.frames import Array, rotation_fault
+from tactile_align.geometry.frames import Array, pose_fault
 
 Column = list[Array]
 """Three entries; an entry stays a plain float until a joint changes it."""
@@ -64,7 +64,7 @@ class Arm:
             name = self.joint_names[int(np.argmin(self.lower < self.upper))]
             raise InputError(f"arm {self.name}: {name}'s lower limit is not below its upper limit. Correct both")
         for label, T in [*zip(self.joint_names, self.T_link_joint, strict=True), ("flange", self.T_link_flange)]:
-            fault = rotation_fault(T[:3, :3]) if np.all(np.isfinite(T)) else "it contains nan or infinity"
+            fault = pose_fault(T) if np.all(np.isfinite(T)) else "it contains nan or infinity"
             if fault:
                 raise InputError(f"arm {self.name}: the fixed pose of {label} is not valid: {fault}. Correct this pose")
         object.__setattr__(self, "steps", _plain_steps(self))

@@ -11,7 +11,7 @@ from pydantic import model_validator
 from tactile_align.errors import InputError
 from tactile_align.facts import Strict
 from tactile_align.files import read_csv, read_json, read_npz
-from tactile_align.geometry.frames import invert, pose, rotation_exp, rotation_fault, rotation_from_quaternion
+from tactile_align.geometry.frames import invert, pose, pose_fault, rotation_exp, rotation_from_quaternion
 from tactile_align.kinematics.arm import Arm, forward_kinematics, joint_values, link_poses, require_within_limits
 
 EULER = tuple(
@@ -30,11 +30,16 @@ class PoseFormat(Strict):
 
     of: Literal["joints", "tool"]
     """joints: one value per joint, a length where the joint slides. tool: T_base_link as x, y, z and a rotation, or as
-    a row-major 4x4 matrix."""
+    a 4x4 matrix."""
     length: Literal["m", "mm"] = "m"
     angle: Literal["rad", "deg"] = "rad"
     rotation: str = "quat_wxyz"
     """quat_wxyz, quat_xyzw, rotvec, matrix, or one of the 24 Euler conventions such as euler_XYZ, see EULER."""
+    matrix_order: Literal["rows", "columns"] = "rows"
+    """Order of the 16 numbers of a matrix. columns: the translation comes last, as in libfranka and MATLAB."""
+    transposed: bool = False
+    """Whether the rotations are those of the base seen from the link (JPL and other passive quaternions, negated
+    rotation vectors), while the translation is that of T_base_link."""
     inverted: bool = False
     """Whether the file contains T_link_base in place of T_base_link."""
 
@@ -42,7 +47,14 @@ class PoseFormat(Strict):
     def _known(self) -> "PoseFormat":
         if self.rotation not in WIDTHS:
             raise InputError(f"rotation '{self.rotation}' is unknown. Choose one of: {', '.join(WIDTHS)}")
+        if self.matrix_order == "columns" and self.rotation != "matrix":
+            raise InputError(f'matrix_order needs rotation = "matrix"; got "{self.rotation}". Remove matrix_order')
         return self
+
+    def as_written(self, values: np.ndarray) -> np.ndarray:
+        """Return the unchecked matrices (N, 4, 4) of N rows of 16 numbers, in the file's unit of length."""
+        T = values.reshape(-1, 4, 4)
+        return T.swapaxes(1, 2) if self.matrix_order == "columns" else T
 
     def width(self, arm: Arm | None) -> int:
         """Return how many numbers each row of a pose file in this format must have.
@@ -86,15 +98,17 @@ class PoseFormat(Strict):
                 raise InputError(f"arm {arm.name} has no {link}. Choose flange or one of link1 to link{arm.dof}")
             return np.asarray(link_poses(arm, q)[:, number - 1])
         if self.rotation == "matrix":
-            T = values.reshape(-1, 4, 4).copy()
-            for row, R in enumerate(T[:, :3, :3] if checked else []):
-                fault = rotation_fault(R, 1e-3)
+            T = self.as_written(values).copy()
+            for row, one in enumerate(T if checked else []):
+                fault = pose_fault(one, 1e-3)
                 if fault:
-                    raise InputError(f"row {row + 1}: the matrix has no valid rotation: {fault}. Correct this row")
+                    raise InputError(f"row {row + 1}: the matrix is not a pose: {fault}. Correct this row or [poses]")
         else:
             R = _rotations(self.rotation, values[:, 3:], 1.0 if self.angle == "rad" else np.pi / 180, checked)
             T = np.asarray(pose(R, values[:, :3]))
         T[:, :3, 3] *= METRES[self.length]
+        if self.transposed:
+            T[:, :3, :3] = T[:, :3, :3].swapaxes(1, 2).copy()
         return np.asarray(invert(T)) if self.inverted else T
 
 

@@ -252,3 +252,10 @@ def test_a_projection_matrix_of_zeros_is_refused_by_file_and_key(tmp_path: Path)
     (tmp_path / "c.yaml").write_text(text)
     with pytest.raises(ValueError, match=r"c\.yaml: projection_matrix: .*last row"):
         formats.read_ros_camera(tmp_path / "c.yaml", rectified=True)
+
+
+def test_a_kalibr_pose_with_the_translation_in_its_last_row_is_refused_by_key(tmp_path: Path) -> None:
+    cameras = {"cam0": CAMERAS["pinhole"], "cam1": CAMERAS["fisheye"]}
+    writing.write_kalibr(cameras, {"cam1": T.T}, tmp_path / "chain.yaml")
+    with pytest.raises(ValueError, match=r"chain\.yaml: cam1\.T_cn_cnm1 .*last row is 0\.06 -0\.02 0\.041 1"):
+        formats.read_kalibr(tmp_path / "chain.yaml")

@@ -33,6 +33,11 @@ FORMATS = [
     PoseFormat(of="tool", rotation="quat_wxyz"),
     PoseFormat(of="tool", rotation="quat_xyzw", length="mm"),
     PoseFormat(of="tool", rotation="matrix", inverted=True),
+    PoseFormat(of="tool", rotation="matrix", matrix_order="columns", length="mm"),
+    PoseFormat(of="tool", rotation="matrix", matrix_order="columns", transposed=True),
+    PoseFormat(of="tool", rotation="matrix", length="mm", transposed=True, inverted=True),
+    PoseFormat(of="tool", rotation="quat_xyzw", transposed=True),
+    PoseFormat(of="tool", rotation="rotvec", length="mm", transposed=True),
     PoseFormat(of="tool", rotation="rotvec", angle="deg"),
     *[PoseFormat(of="tool", rotation=name, angle="deg", length="mm") for name in EULER],
 ]
@@ -334,3 +339,8 @@ def test_names_in_an_archive_may_be_bytes(tmp_path: Path) -> None:
     with np.load(folder / "poses.npz") as archive:
         np.savez(folder / "poses.npz", views=archive["views"].astype("S"), values=archive["values"])
     assert len(read_session(folder).views) == 3
+
+
+def test_an_order_of_numbers_without_a_matrix_is_refused() -> None:
+    with pytest.raises(ValueError, match=r'matrix_order needs rotation = "matrix"; got "quat_wxyz"\. Remove'):
+        PoseFormat(of="tool", matrix_order="columns")
