@@ -87,7 +87,7 @@ def read_grey(path: Path) -> np.ndarray:
     if raw[:2].tobytes() in (b"II", b"MM") and (tag := exif_orientation(raw)) != 1:  # OpenCV always turns a TIFF
         raise InputError(f"{path}: expected a TIFF with pixels as stored; its orientation tag is {tag}. Remove the tag")
     if image.dtype == np.uint16:
-        image = (image >> max(int(image.max()).bit_length() - 8, 0)).astype(np.uint8)
+        image = (image // 2 ** max(int(image.max()).bit_length() - 8, 0)).astype(np.uint8)
     if image.dtype != np.uint8:
         raise InputError(f"{path}: expected pixels of 8 to 16 bits, found {image.dtype}. Save the image as PNG")
     return np.asarray(image)

@@ -76,7 +76,7 @@ def calibrate_intrinsics_of(
     lens |= {"K": tuple(map(tuple, camera.K.tolist()))}
     if rig is None and out is not None:
         place = {"parent": "world", "translation_m": (0.0, 0.0, 0.0), "quat_wxyz": (1.0, 0.0, 0.0, 0.0)}
-        changed = Rig(name=Path(out).stem, status="nominal", cameras={name: RigCamera(**lens, **place)})
+        changed = Rig(name=Path(out).stem, status="nominal", cameras={name: RigCamera.model_validate(lens | place)})
         save_unless_failed(changed, out, report)
     elif rig is not None:
         known = rig if isinstance(rig, Rig) else load_rig(rig)
