@@ -103,7 +103,9 @@ def _tables_by_quality() -> np.ndarray:
 
 
 def decode(data: np.ndarray | bytes, order: Channels = "rgb", at_least: tuple[int, int] | None = None) -> np.ndarray:
-    """Return the decoded frame of a JPEG or PNG; bytes after the end of the image (padding) are ignored.
+    """Return the decoded frame of a JPEG or PNG, with pixels as stored: an EXIF orientation is ignored.
+
+    Bytes after the end of the image (padding) are ignored, too.
 
     Args:
         data: (n,) uint8 or bytes of a JPEG or PNG, recognised by its first bytes.
@@ -119,7 +121,7 @@ def decode(data: np.ndarray | bytes, order: Channels = "rgb", at_least: tuple[in
     """
     width_height(data)  # refuses huge images before memory is allocated for their pixels
     if codec_of(data) == "png":
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
         if image is None:
             raise InputError("is a damaged or truncated PNG. Encode the image again")
         # OpenCV 4.10 cannot decode directly to RGB.

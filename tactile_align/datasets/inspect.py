@@ -19,6 +19,7 @@ from tactile_align.datasets.handles import open_file
 from tactile_align.datasets.refs import locate
 from tactile_align.datasets.streams import Found, Stream, frame_places
 from tactile_align.errors import EpisodeError, Fault, InputError, printable
+from tactile_align.geometry.images import exif_orientation
 
 MOST_UNTAKEN = 8
 """Largest number of unread datasets that `Inspection.text` lists; the JSON form lists all of them."""
@@ -313,7 +314,7 @@ def _scan(episode: Episode, name: str, result: EpisodeFacts) -> tuple[np.ndarray
     """
     stream = episode.stream(name)
     before: bytes | None = None
-    same, total = np.zeros(max(0, len(episode) - 1), bool), 0
+    same, total, tags = np.zeros(max(0, len(episode) - 1), bool), 0, set[int]()
     for t in range(len(episode)):
         try:
             data = episode.encoded(name, t)
@@ -322,6 +323,8 @@ def _scan(episode: Episode, name: str, result: EpisodeFacts) -> tuple[np.ndarray
             elif (size := codec.width_height(data)) != (stream.width, stream.height):
                 text = f"is {size[0]}x{size[1]} px, row 0 {stream.width}x{stream.height}. Remove it with"
                 raise hdf5.fault("frame-size", episode.path, stream.key, f"{text}: tactile-align repair", t)
+            else:
+                tags.add(exif_orientation(data))
         except InputError as error:
             text = f"{error}; remove it with: tactile-align repair"
             own = (
@@ -334,6 +337,9 @@ def _scan(episode: Episode, name: str, result: EpisodeFacts) -> tuple[np.ndarray
         if t:
             same[t - 1] = data == before
         before, total = data, total + len(data)
+    if tags - {1}:
+        measured = f"{' and '.join(map(str, sorted(tags)))} (1: none); pixels are used as stored"
+        result.remark("orientation", f"EXIF orientation of {name} in {result.name}", measured, "", name, info=True)
     return same, total / max(1, len(episode))
 
 

@@ -14,6 +14,7 @@ import pytest
 from tactile_align.datasets import codec
 from tactile_align.datasets.episodes import write_episode
 from tactile_align.datasets.inspect import Inspection, inspect_path
+from tests.datasets.making import with_orientation
 from tests.datasets.planting import ON_OPENING, ON_READING
 from tests.datasets.test_contact import gel, regrasp
 
@@ -254,3 +255,13 @@ def test_a_pattern_that_matches_no_touch_shows_what_there_is(tmp_path: Path) -> 
     own.write_text(shipped.read_text(encoding="utf-8").replace('"tactile*", ', '"tactil_*", '), encoding="utf-8")
     (episode,) = inspect_path(path, own, timing=False).episodes
     assert [told.partition(" ")[0] for told in episode.untaken] == ["observations/tactile1"]
+
+
+def test_orientation_tags_of_stored_frames_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    encode, turned = codec.encode_jpeg, iter([1, 3] * 10_000)
+    monkeypatch.setattr(codec, "encode_jpeg", lambda *a, **k: with_orientation(encode(*a, **k), next(turned)))
+    write_episode(tmp_path / "episode.hdf5", **moving(0))
+    report = inspect_path(tmp_path, timing=False).report
+    (check,) = [check for check in report.checks if check.id == "orientation/episode.hdf5/top"]
+    assert check.status == "info" and check.measured == "1 and 3 (1: none); pixels are used as stored"
+    assert report.verdict == "pass"
