@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from tactile_align.checks import Check, text_table
 from tactile_align.config.train import TrainConfig, config_text
-from tactile_align.errors import DivergedError
+from tactile_align.errors import DivergedError, InputError
 from tactile_align.files import read_json, write_text_atomically
 from tactile_align.moments.batch import MomentBatch, collate
 from tactile_align.moments.dataset import Moments
@@ -26,7 +26,15 @@ from tactile_align.moments.sampling import MomentSampler
 from tactile_align.policies.aligned import AlignedPolicy
 from tactile_align.policies.build import make_model, start_from
 from tactile_align.policies.checkpoint import Measure, later_best
-from tactile_align.training.data import STATISTICS, Data, contact_share, load_data, rig_file, with_initial_weights
+from tactile_align.training.data import (
+    STATISTICS,
+    Data,
+    contact_share,
+    load_data,
+    part_checks,
+    rig_file,
+    with_initial_weights,
+)
 from tactile_align.training.distributed import Group, joined
 from tactile_align.training.logs import Sinks, open_sinks, truncate_log
 from tactile_align.training.optimiser import RunningMean, averaged, make_optimiser
@@ -77,7 +85,7 @@ def train(
         FileExistsError: The run folder already contains a run, and `resume` is False.
         FileNotFoundError: The run folder contains no run, and `resume` is True.
         DivergedError: The loss or the gradient is non-finite.
-        InputError: The data, or the weights of `init` or of a tower, cannot be used; see `load_data`,
+        InputError: The data, or the weights of `init` or of a tower, cannot be used; see `load_data`, `part_checks`,
             `with_initial_weights` and `start_from`.
     """
     out = Path(config.out)
@@ -91,6 +99,7 @@ def train(
             torch.set_num_threads(config.threads)
         progress = progress and group.leads
         data = data or load_data(config, processes, progress)
+        _require_pairs(data, config, group)
         measure = selected_measure(config, data.held_out, quiet=not group.leads)
         fresh = not (resume and has_checkpoint(out))
         if fresh:
@@ -125,6 +134,16 @@ def train(
         with sinks, bar, matmul_precision(config.optimiser.tf32, group.device), _stop_signals() as stopped:
             _run(trainer, course, measure, sinks, bar, stopped)
     return out
+
+
+def _require_pairs(data: Data, config: TrainConfig, group: Group) -> None:
+    """Check before the first step that the loss of each part has pairs; warn of views without pairs."""
+    for check in part_checks(data, config):
+        text = f"{check.title}: needed {check.limit}; found {check.measured}. {check.advice}"
+        if check.status == "fail":
+            raise InputError(text)
+        if check.status == "warn" and group.leads:
+            logger.warning(text)
 
 
 def _run(

@@ -12,7 +12,7 @@ from tactile_align.diagnostics.doctor.limits import judged, stated
 from tactile_align.diagnostics.doctor.subject import Subject, sampler_of
 from tactile_align.losses.build import negatives_of
 from tactile_align.projection.other_finger import OTHER
-from tactile_align.training.data import contact_share
+from tactile_align.training.data import contact_share, part_checks
 
 BATCHES = 64  # number of batches whose pairs are counted
 APART_M = 0.02  # opening of each finger at which the fingers are clearly apart, m
@@ -57,12 +57,13 @@ def pads(subject: Subject) -> Iterator[Check]:
 
 
 def boxes_and_contacts(subject: Subject) -> Iterator[Check]:
-    """Yield checks of the share of moments with a box, and of the share of moments with both a box and a contact."""
+    """Yield checks of the share of moments with a box, of that with both box and contact, and of each part's pairs."""
     moments = subject.data.train
     for view in subject.model.views:
         visible, contact = moments.views[view.key].visible, moments.touches[view.sensor].contact
         yield judged("box-share", float(visible.mean()), view.key)
         yield judged("contact-share", float((visible & contact).mean()), view.key)
+    yield from part_checks(subject.data, subject.config)
 
 
 def negatives_in_batches(subject: Subject) -> Iterator[Check]:
