@@ -19,12 +19,12 @@ from typing import Any, Literal
 import open_clip
 import torch
 import torch.nn.functional as F
-from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from tactile_align.config.features import AdapterConfig, EncoderConfig
 from tactile_align.errors import InputError, MissingExtra
+from tactile_align.features.tensor_files import header_of, mismatches, read_tensors, require_finite
 from tactile_align.files import write_atomically
 from tactile_align.geometry.images import ImageMap
 
@@ -470,7 +470,7 @@ def encoder_of(config: EncoderConfig, fill: bool = True) -> Encoder:
     source = None if scratch else known.tag_or_path(config.pretrained) if fill else config.pretrained
     _require_square_where_needed(config)
     visual = _create(config, known, None if tower else source, fill)
-    if fill and source is not None and tower is None:
+    if fill and source is not None and not (tower and tower.facts):
         known.warn_of_quick_gelu(source, visual)
     if config.stem == "conv":
         if not isinstance(visual, open_clip.transformer.VisionTransformer):
@@ -482,6 +482,8 @@ def encoder_of(config: EncoderConfig, fill: bool = True) -> Encoder:
     encoder = Encoder(visual, *known.mean_and_std(visual, source), config)
     if tower is not None:
         tower.load_into(encoder)
+    if source is not None and fill:
+        require_finite(encoder.state_dict(), source)
     return encoder
 
 
@@ -512,20 +514,14 @@ class Tower:
         """
         if Path(path).suffix in (".npz", ".npy"):
             return None  # weights of whole SigLIP models, in the format of big_vision
-        facts: dict[str, str] = {}
-        try:
-            if Path(path).suffix == ".safetensors":
-                with safe_open(path, "pt") as file:
-                    facts = file.metadata() or {}
-            tensors = open_clip.factory.load_state_dict(path)
-        except OSError:
-            raise
-        except Exception as error:  # a damaged file can raise any exception
-            raise _unfit(path, model, str(error)) from error
-        if not all(isinstance(value, Tensor) for value in tensors.values()):
-            raise _unfit(path, model, "the file contains objects that are not tensors")
+        tensors, entry = read_tensors(Path(path))
+        facts = header_of(Path(path))
+        if all(name.startswith("module.") for name in tensors):  # the prefix of torch's DistributedDataParallel
+            tensors = {name.removeprefix("module."): value for name, value in tensors.items()}
         if "logit_scale" in tensors:
-            return None
+            if entry in ("", "state_dict"):  # open_clip reads no other entry
+                return None
+            tensors = {name: value for name, value in tensors.items() if name.startswith("visual.")}
         if TOWER in facts:
             return cls(path, tensors, facts)
         return cls(path, {f"visual.{name.removeprefix('visual.')}": value for name, value in tensors.items()}, {})
@@ -550,19 +546,22 @@ class Tower:
         kept = {n: value for n, value in own.items() if n in ("mean", "std") or n.startswith("adapters.")}
         if not any(name.startswith("adapters.") for name in given):
             given = {**kept, **given}
-        try:
-            encoder.load_state_dict({**{name: own[name] for name in ("mean", "std")}, **given})
-        except RuntimeError as error:
-            first = str(error).splitlines()
-            raise _unfit(self.path, config.model, " ".join(first[1:2] or first).strip()[:300]) from error
+        given = {**{name: own[name] for name in ("mean", "std")}, **given}
+        if faults := mismatches(given, encoder):
+            some = ", ".join(list(self.tensors)[:2])
+            text = (
+                f"its tensors ({len(self.tensors)}: {some} ...) are not those of the encoder: {'; '.join(faults[:3])}"
+            )
+            raise _unfit(self.path, config.model, text)
+        encoder.load_state_dict(given)
 
 
 def _unfit(source: str, model: str, fault: str) -> InputError:
     """Return the error for weights that do not fit a model."""
-    first = fault.strip().splitlines()
+    reason = " ".join(fault.split())[:300].rstrip(".")
     return InputError(
-        f"the weights {source} do not fit the model {model}: {first[0] if first else 'no reason given'}. Use a state "
-        f"dict of this open_clip model or of its image tower, saved by torch.save or as safetensors"
+        f"the weights {source} do not fit the model {model}: {reason}. Use a state dict of this open_clip model or of "
+        f"its image tower, saved by torch.save or as safetensors"
     )
 
 
@@ -658,7 +657,8 @@ def _create(config: EncoderConfig, known: Catalogue, source: str | None, fill: b
                 f"the weights of {config.model} include a text encoder that needs the package transformers. Install it "
                 f"with pip install transformers, or use another model"
             ) from error
-        raise _unfit(source, config.model, str(error).strip() or repr(error)) from error
+        fault = "an .npz file must hold the weights of a SigLIP model" if source.endswith(".npz") else str(error)
+        raise _unfit(source, config.model, fault or repr(error)) from error
     return clip.visual
 
 

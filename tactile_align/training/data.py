@@ -17,6 +17,7 @@ from tactile_align.config.train import TrainConfig
 from tactile_align.datasets.episodes import EpisodeRef, list_episodes, open_episode
 from tactile_align.errors import InputError
 from tactile_align.facts import Strict, parse
+from tactile_align.features.tensor_files import header_of
 from tactile_align.files import read_json, write_text_atomically
 from tactile_align.losses.build import negatives_of
 from tactile_align.moments.cache import Job
@@ -24,7 +25,7 @@ from tactile_align.moments.dataset import Moments
 from tactile_align.moments.normalisation import Statistics
 from tactile_align.moments.sampling import split_episodes
 from tactile_align.policies.build import initial_checkpoint, inputs_of, views_of
-from tactile_align.policies.checkpoint import header_of, load_checkpoint
+from tactile_align.policies.checkpoint import load_checkpoint
 from tactile_align.projection.episode_boxes import hand_of, hold_sensors
 
 logger = logging.getLogger(__name__)

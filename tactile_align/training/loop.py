@@ -24,7 +24,7 @@ from tactile_align.moments.batch import MomentBatch, collate
 from tactile_align.moments.dataset import Moments
 from tactile_align.moments.sampling import MomentSampler
 from tactile_align.policies.aligned import AlignedPolicy
-from tactile_align.policies.build import make_model, start_from
+from tactile_align.policies.build import check_weights, make_model, start_from
 from tactile_align.policies.checkpoint import Measure, later_best
 from tactile_align.training.data import (
     STATISTICS,
@@ -98,10 +98,12 @@ def train(
         if config.threads is not None:
             torch.set_num_threads(config.threads)
         progress = progress and group.leads
+        fresh = not (resume and has_checkpoint(out))
+        if fresh and data is None:
+            check_weights(config)
         data = data or load_data(config, processes, progress)
         _require_pairs(data, config, group)
         measure = selected_measure(config, data.held_out, quiet=not group.leads)
-        fresh = not (resume and has_checkpoint(out))
         if fresh:
             data = replace(data, episodes=with_initial_weights(config, data.episodes))
         if group.leads:

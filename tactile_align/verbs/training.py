@@ -77,9 +77,11 @@ def doctor(config: Positional[Path], as_json: Annotated[bool, arg(name="json")] 
     """
     from tactile_align.config.train import load_config
     from tactile_align.diagnostics.doctor.diagnose import diagnose
+    from tactile_align.policies.build import check_weights
     from tactile_align.training.data import load_data, run_beside
 
     chosen = load_config(config)
+    check_weights(chosen)
     return show(diagnose(chosen, data=load_data(chosen, processes, False, run_beside(config))), as_json)
 
 
