@@ -101,6 +101,29 @@ def read_npz(
         raise InputError(f"{path}: {text}. {remedy}") from error
 
 
+_KINDS = (
+    (b"version https://git-lfs", "a Git LFS pointer instead of the file itself. Run git lfs pull in its repository"),
+    (b"\x1f\x8b", "a file compressed by gzip. Unpack it with gunzip"),
+    (b"\x89HDF\r\n", "an HDF5 file. Check the path"),
+)
+
+
+def foreign_file(path: Path) -> str:
+    """Return what an unreadable file is by its first bytes, with advice, such as a Git LFS pointer; "" if unknown."""
+    with path.open("rb") as file:
+        first = file.read(512)
+    if not first:
+        return "an empty file. Copy or download it again"
+    for start, kind in _KINDS:
+        if first.startswith(start):
+            return kind
+    if first.lstrip().startswith(b"<") and first.isascii():
+        return "a web page (HTML or XML), as a failed download leaves. Download the file again from its direct link"
+    if first.lstrip().startswith((b"{", b"[")) and first.isascii():
+        return "text in JSON, as a failed download leaves. Download the file again from its direct link"
+    return ""
+
+
 def part_of(path: Path) -> Path:
     """Return the hidden temporary path, in the same folder as `path`, at which this process builds `path`."""
     host = socket.gethostname().replace(".", "-")

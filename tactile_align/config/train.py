@@ -296,6 +296,11 @@ class TrainConfig(Strict):
                 f"[[views]] has several entries with the name {twice}, but each needs its own (default CAMERA-SENSOR). "
                 f"Remove the duplicates, or set a different `name` in each"
             )
+        if shared := sorted({view.sensor for view in self.views} & set(keys)):
+            raise InputError(
+                f"[[views]] has a view with the name {', '.join(shared)}, which is also the name of a sensor, but "
+                f"their images need different names. Set another `name` in this view"
+            )
         if hsa.camera_negative and len(cameras) < 2:
             raise InputError(
                 f"hsa.camera_negative needs [[views]] of at least two cameras; got {', '.join(cameras) or 'none'}. "

@@ -41,12 +41,16 @@ def width_height(data: np.ndarray | bytes) -> tuple[int, int]:
     """Return (width, height), px, of a JPEG or PNG, read from its header without decoding the image.
 
     Raises:
-        InputError: The header is damaged, or states a width or height of 0 or more than MAX_PIXELS pixels.
+        InputError: The header is damaged, states a width or height of 0 or more than MAX_PIXELS pixels, or states more
+            than 8 bits per channel.
     """
     if codec_of(data) == "png":
-        if len(data) < 24:
+        if len(data) < 25:
             raise InputError("is a PNG that is cut off within its header. Encode the image again")
-        width, height = struct.unpack(">II", bytes(data[16:24]))
+        width, height, bits = struct.unpack(">IIB", bytes(data[16:25]))
+        if bits > 8:
+            text = f"is a PNG of {bits} bits per channel, but images have 8 bits, so it may be a depth image"
+            raise InputError(f"{text}. Leave the stream out, store depth as an array, or write the frames with 8 bits")
     else:
         try:
             height, width, _, _ = simplejpeg.decode_jpeg_header(data)

@@ -225,6 +225,8 @@ def _inspect(
         result.untaken = _untaken(episode)
         if examined.faults:
             return result
+        if half := stream_faults.second_arm(episode, result.untaken):
+            result.remark("second-arm", "Joints of a second arm", *half)
         if episode.fps is None:
             result.remark("rate", "Rate", "not recorded", "Give --fps to each command that needs the rate.", info=True)
         numbers = episode.qpos.tobytes() + episode.action.tobytes()

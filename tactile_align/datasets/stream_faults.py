@@ -1,5 +1,7 @@
 """Detection of faults in frames and joints: frozen streams, dead joints, exchanged arms, sensors or colour channels."""
 
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -7,7 +9,7 @@ import numpy as np
 
 from tactile_align.datasets import codec
 from tactile_align.datasets.episodes import Episode
-from tactile_align.errors import Fault
+from tactile_align.errors import Fault, printable
 from tactile_align.evenly import evenly
 
 THUMB = (40, 30)  # width, height
@@ -106,6 +108,34 @@ def dead_joints(episode: Episode) -> tuple[list[Fault], list[str]]:
         zero = "zero" if not episode.qpos[:, idle].any() else "constant"
         remarks.append(f"joint columns {_list(idle)} are {zero} in all rows, and no action moves them")
     return faults, remarks
+
+
+TWO_ARMS = 1.5
+"""Number of action columns divided by that of joint columns, above which the joints of a second arm may be missing."""
+
+
+def second_arm(episode: Episode, untaken: Sequence[str]) -> tuple[str, str] | None:
+    """Return (finding, advice) if the layout seems to read the joints of only one of two arms; None otherwise.
+
+    `untaken` lists arrays of the episode that the layout does not read, as `convert.untaken_streams` describes them.
+    """
+    paths, joints, actions = episode.layout.state.qpos, episode.qpos.shape[1], episode.action.shape[1]
+    unread = [text.partition(" (")[0] for text in untaken if " float" in text]
+    twins = sorted(key for key in unread if _without_side(key) in map(_without_side, paths))
+    if not twins and actions < TWO_ARMS * joints:
+        return None
+    measured = f"{actions} action numbers beside {joints} joint numbers"
+    advice = "If the robot has two arms, list the joints of both as `qpos` of a layout (see datasets/README.md)"
+    if twins:
+        measured += f"; not read: {', '.join(twins)}"
+        listed = ", ".join(f'"{path}"' for path in (*paths, *twins))
+        advice = f"To read both arms, use a layout with the line qpos = [{listed}] in [state] (see datasets/README.md)"
+    return printable(measured), printable(advice)
+
+
+def _without_side(path: str) -> str:
+    """Return the path of an array without the words and numbers that tell two arms apart."""
+    return re.sub(r"\d+|left|right", "#", path)
 
 
 def swapped_touch(episode: Episode, looks: dict[str, Look]) -> list[Fault]:

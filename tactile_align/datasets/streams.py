@@ -1,5 +1,6 @@
 """Streams of an episode: their paths, storage and faults, found without decoding the frames."""
 
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -277,6 +278,34 @@ def _check_lengths(group: h5py.Group, layout: Layout, file: Path, contents: Foun
     shortest = min([steps, *(n for n, _ in lengths.values())])
     for key, (rows, unit) in lengths.items():
         if rows != steps:
-            text = f"has {rows} {unit} but /{base} has {steps} rows; all streams of an episode must be equally long"
-            remedy = f"Cut all streams with: tactile-align trim {file.name} --to {shortest}"
-            contents.faults.append(Fault("length", file, key, f"{text}. {remedy}"))
+            contents.faults.append(length_fault(file, key, f"{rows} {unit}", rows, base, steps, shortest))
+
+
+SAME_RATE_ROWS, SAME_RATE_SHARE = 2, 0.03
+"""Largest difference in length, in rows and as a share of the longer one, that a recorder may cut off at the end."""
+
+
+def rate_ratio(rows: int, steps: int) -> str:
+    """Return the ratio of two lengths in words, such as "3 to 5"; "" if they differ by no more than a cut-off end.
+
+    The ratio of the smallest numbers that explain the lengths to within one row is that of the rates.
+    """
+    if abs(rows - steps) <= max(SAME_RATE_ROWS, SAME_RATE_SHARE * max(rows, steps)):
+        return ""
+    ratios = ((round(rows * whole / max(steps, 1)), whole) for whole in range(1, 13))
+    near = next((f"{part} to {whole}" for part, whole in ratios if part and abs(steps * part / whole - rows) < 1), "")
+    return near or f"{rows / max(steps, 1):.3g} to 1"
+
+
+def length_fault(file: Path, key: str, length: str, rows: int, base: str, steps: int, shortest: int) -> Fault:
+    """Return the fault of a stream at `key` with `rows` rows beside the `steps` rows at `base`, with what to do.
+
+    `length` is the number of rows with its unit, and `shortest` the length of the shortest stream of the episode.
+    """
+    command = f"tactile-align trim {shlex.quote(str(file))} --out NEW.hdf5 --to {shortest}"
+    text = f"has {length} but /{base} has {steps} rows; all streams of an episode must be equally long"
+    if ratio := rate_ratio(rows, steps):
+        text += f". The ratio of {ratio} suggests streams of different rates, whose rows have different times. Record "
+        text += "the streams at one rate, or resample them by time. Only if their rates are equal and a stream ended "
+        return Fault("rate", file, key, f"{text}early, cut them with: {command} --same-rate")
+    return Fault("length", file, key, f"{text}. Cut all streams with: {command}")

@@ -187,7 +187,7 @@ def _rig_against(known: Rig, solved: Rig, name: str, hand_eye: HandEye) -> list[
         title = "Parent of the rig's camera"
         return [Check("camera-parent", title, "fail", old.parent, limit=new.parent, advice=advice)]
     off = invert(new.T_parent_this) @ old.T_parent_this
-    advice = "Write this session's pose into the rig: `tactile-align calibrate hand-eye --out RIG`."
+    advice = "Write this session's pose into the rig: `tactile-align calibrate hand-eye SESSION --rig RIG`."
     checks = []
     for kind, scale, vector, deviations in (
         ("camera-translation", 1e3, off[:3, 3], hand_eye.sigma_t_m),

@@ -19,6 +19,8 @@ from tactile_align.training.parameters import gradient_norms
 
 # Logged values of which each process computes only the part of its own rows.
 SUMMED = ("l1", "kl", "no_box/", "no_contact", "r1/", "negatives_from/", "excluded/", "no_negative/", "no_partner/")
+MEANS = ("hsa/", "chance/", "negatives/", "negatives_from/", "r1/", "bank_share/")
+"""Logged means over the pairs of a view."""
 
 
 @dataclass
@@ -118,7 +120,7 @@ class Trainer:
                 if name.startswith(SUMMED):
                     parts[name] = self.group.sum(value)
             parts["loss"] = total_loss(parts, self.model)
-        return {name: float(value) for name, value in parts.items()}
+        return {name: float(value) for name, value in measured(parts).items()}
 
     def cosine(self, batch: MomentBatch, step: int) -> float | None:
         """Return the cosine between the encoder gradients of the action loss and of the alignment loss.
@@ -194,6 +196,17 @@ def total_loss(parts: Mapping[str, Tensor], model: AlignedPolicy) -> Tensor:
     if "hsa" in parts:
         total = total + parts["hsa_weight"] * parts["hsa"]
     return total
+
+
+def measured(parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the values of a batch without the means over the pairs of a view that has no pair with a negative."""
+    empty = tuple(
+        name.removeprefix("pairs") for name, pairs in parts.items() if name.startswith("pairs/") and not pairs
+    )
+    kept = {name: value for name, value in parts.items() if not (name.startswith(MEANS) and name.endswith(empty))}
+    if empty and not any(name.startswith("hsa/") for name in kept):
+        kept.pop("hsa", None)
+    return kept
 
 
 def step_seed(seed: int, step: int) -> int:

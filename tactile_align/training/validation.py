@@ -22,6 +22,7 @@ from tactile_align.policies.build import views_of
 from tactile_align.policies.checkpoint import Measure
 from tactile_align.training.data import contact_moments, contact_share
 from tactile_align.training.optimiser import validation_weights
+from tactile_align.training.step import measured
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +37,8 @@ R@1 is the share of queries for which the right candidate is the most similar.
 @torch.no_grad()
 def validate(model: AlignedPolicy, moments: Moments, config: TrainConfig, device: torch.device) -> dict[str, float]:
     """Return the means of the logged training values over `validation_batches` fixed batches of held-out episodes.
+
+    A mean over pairs is taken over the batches that have pairs, and is missing if there are none.
 
     Every pass uses the same moments, random numbers and loss weights, so that passes can be compared. The results also
     include, with one pass of the encoders over the batches:
@@ -71,7 +74,7 @@ def validate(model: AlignedPolicy, moments: Moments, config: TrainConfig, device
             if two_crops:
                 batch = with_second_views(batch, raw, config.augment, generator)
             *_, parts, features = model.losses(batch, validation_weights(config))
-            for name, value in (parts | health(model, batch, features)).items():
+            for name, value in (measured(parts) | health(model, batch, features)).items():
                 sums[name] = sums.get(name, 0.0) + float(value) / count
                 times[name] = times.get(name, 0) + 1
             if model.act is not None:
@@ -85,7 +88,8 @@ def validate(model: AlignedPolicy, moments: Moments, config: TrainConfig, device
             features = model.see(batch, action=False, beside=False)
             for contacts in asked.values():
                 contacts.add(rows, features)
-    # A batch with few pairs has no rank. A mean that counted its rank as 0 would look like a collapse.
+    # A batch without pairs has no loss, and one with few pairs no rank. Counted as 0, a loss would look perfect, and a
+    # rank like a collapse.
     means = {name: value * count / times[name] if times[name] < count else value for name, value in sums.items()}
     recalls = {f"recall/{key}": contacts.recall() for key, contacts in asked.items() if contacts.enough}
     return means | ({"action_error": error / steps} if steps else {}) | recalls
@@ -180,7 +184,7 @@ def errors_of(means: Mapping[str, float], config: TrainConfig, step: int) -> dic
     recalls = [value for name, value in means.items() if name.startswith("recall/")]
     if recalls and config.hsa.pairs == "true":
         errors["retrieval"] = 1 - float(np.mean(recalls))
-    if config.select_by == "hsa":
+    if config.select_by == "hsa" and "hsa" in means:
         errors["hsa"] = means["hsa"]
     return errors
 

@@ -2,7 +2,7 @@
 
 import math
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -28,6 +28,8 @@ LIMITS = {
     "pairs-without-negatives": Limit("Pairs without a negative in their batch", 0.2, math.inf, form=".0%",
         why="the loss of such a pair is always 0. The batches contain too few contacts, or only contacts of one "
             "episode that are closer in time than hsa.min_gap"),
+    "no-pairs": Limit("Pairs of {1} that have a negative, {0}", 1, -math.inf, form=".0f",
+        why="the loss of a view is a mean over these pairs, so without them there is no loss"),
     "temperature-at-bound": Limit("Distance of the temperature from its bounds, as a fraction of their range", 0.02,
         -math.inf, form=".1%",
         why="at the upper bound the loss is nearly flat, which suggests wrong pairs. At the lower bound the loss is "
@@ -73,7 +75,7 @@ class Watch:
         self._recent.append(record)
         checks = [*self._bound(record), *self._conflict(record), *self._silent(record)]
         if len(self._recent) == WINDOW:
-            checks += [*self._flat(step), *self._starved(), *self._lonely()]
+            checks += [*self._flat(step), *self._starved(), *self._lonely(), *_no_pairs("train", self._recent)]
         return self._new(checks)
 
     def validation(self, record: Mapping[str, float], error: float | None = None) -> list[Check]:
@@ -83,7 +85,7 @@ class Watch:
             record: Values of the validation pass.
             error: Error of the pass, by the measure that selects weights; None if no measure selects weights.
         """
-        checks = [*self._collapse(record), *self._overfit(record)]
+        checks = [*self._collapse(record), *self._overfit(record), *_no_pairs("held_out", [record])]
         if error is not None:
             checks += self._spike(error)
             self._best = min(self._best, error)
@@ -191,6 +193,22 @@ class Watch:
         new = [c for c in checks if c.status != "pass" and c.id not in known and not c.id.startswith(self._expected)]
         self._reported |= {check.id for check in new}
         return new
+
+
+def _no_pairs(part: str, records: Collection[Mapping[str, float]]) -> Iterator[Check]:
+    """Yield one check for each view: whether any of the records has a pair with a negative."""
+    for view in [name.removeprefix("pairs/") for name in next(iter(records)) if name.startswith("pairs/")]:
+        pairs, alone, no_box = (
+            math.ceil(sum(record.get(f"{name}/{view}", 0.0) for record in records))
+            for name in ("pairs", "no_negative", "no_box")
+        )
+        measured = (
+            f"{pairs} in {len(records)} records; {alone} pairs without a negative, {no_box} moments without a box"
+        )
+        advice = (
+            "Check the boxes with `overlay` and the contacts with `inspect`; if contacts are rare, raise contact_share"
+        )
+        yield graded(LIMITS, "no-pairs", pairs, part, view, measured=measured, advice=advice)
 
 
 def _of_chance(record: Mapping[str, float]) -> list[float]:

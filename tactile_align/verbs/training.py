@@ -9,11 +9,12 @@ from tyro.conf import Positional, arg
 
 from tactile_align.verbs import GOOD, UNUSABLE, show
 
-TRAIN_USAGE = """usage: tactile-align train CONFIG.toml [--resume] [--FIELD VALUE ...]
+TRAIN_USAGE = """usage: tactile-align train CONFIG.toml [--resume [--skip-damaged]] [--FIELD VALUE ...]
 
 Train ACT with the alignment loss HSA on HDF5 episodes. A flag overrides a field of the config: --hsa.temperature 0.08.
 tactile-align train CONFIG.toml --help lists all fields with their values in that config.
 --resume continues a stopped run; with a larger --steps it makes a finished run longer.
+--skip-damaged resumes from an earlier checkpoint if the newest cannot be read.
 --traceback shows where an error was raised."""
 
 
@@ -22,12 +23,14 @@ def train(argv: Sequence[str]) -> int:
     from tactile_align.config.train import TrainConfig, load_config
     from tactile_align.training.loop import train as run_training
 
-    rest = [word for word in argv if word != "--resume"]
+    own = ("--resume", "--skip-damaged")
+    rest = [word for word in argv if word not in own]
     if not rest or rest[0] in ("-h", "--help"):
         print(TRAIN_USAGE)
         return GOOD if rest else UNUSABLE
     config = tyro.cli(TrainConfig, default=load_config(rest[0]), args=rest[1:], prog="tactile-align train CONFIG")
-    out = run_training(config, resume="--resume" in argv)
+    resume, skip_damaged = (word in argv for word in own)
+    out = run_training(config, resume=resume, skip_damaged=skip_damaged)
     print(f"run folder: {out}. Evaluate it with: tactile-align evaluate {out}")
     return GOOD
 
@@ -77,9 +80,11 @@ def doctor(config: Positional[Path], as_json: Annotated[bool, arg(name="json")] 
     """
     from tactile_align.config.train import load_config
     from tactile_align.diagnostics.doctor.diagnose import diagnose
+    from tactile_align.policies.build import check_weights
     from tactile_align.training.data import load_data, run_beside
 
     chosen = load_config(config)
+    check_weights(chosen)
     return show(diagnose(chosen, data=load_data(chosen, processes, False, run_beside(config))), as_json)
 
 

@@ -94,7 +94,7 @@ def explained(rig: Rig, camera: str, sensor: str, views: Sequence[View]) -> list
         advice = (
             "No single change of focal length, camera pose, sensor position or finger brings the boxes onto the "
             "sensor. Several values in the rig are wrong, or the gripper's stroke is wrong. To fit the sensor's pose "
-            "and the stroke to these boxes: `tactile-align calibrate finger --dry-run`."
+            "and the stroke to these boxes: `tactile-align calibrate finger EPISODES --rig RIG --dry-run`."
         )
         return [Check(kind, title, "info", "no single change", advice=advice)]
     edits, best = "; or ".join(f"{edit} (IoU {iou:.3f})" for iou, edit in changes), changes[0][0]

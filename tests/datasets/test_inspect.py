@@ -248,6 +248,39 @@ def test_streams_that_the_layout_takes_nothing_from_are_told_and_are_no_fault(tm
     assert json.loads(inspection.report.json())["episodes"][0]["untaken"] == inspection.episodes[0].untaken
 
 
+@pytest.mark.parametrize("names", [("robot0", "robot1"), ("left", "right")])
+def test_the_unread_joints_of_a_second_arm_are_named_with_the_line_of_a_layout(
+    tmp_path: Path, names: tuple[str, str]
+) -> None:
+    shipped, own = Path(__file__).parents[2] / "datasets" / "robomimic.toml", tmp_path / "lab.toml"
+    own.write_text(shipped.read_text(encoding="utf-8").replace("robot0", names[0]), encoding="utf-8")
+    with h5py.File(tmp_path / "two.hdf5", "w") as file:
+        group = file.create_group("data/demo_0")
+        group["actions"], group["obs/agentview_image"] = np.ones((STEPS, 14)), np.zeros((STEPS, 6, 8, 3), np.uint8)
+        for arm in names:
+            group[f"obs/{arm}_joint_pos"] = np.zeros((STEPS, 7))
+            group[f"obs/{arm}_gripper_qpos"] = np.zeros((STEPS, 2))
+    (check,) = [
+        c for c in inspect_path(tmp_path / "two.hdf5", own, timing=False).report.checks if c.kind == "second-arm"
+    ]
+    assert check.status == "warn" and check.measured.startswith("14 action numbers beside 9 joint numbers; not read")
+    line = check.advice.partition("the line ")[2].partition(" in [state]")[0]
+    both = own.read_text(encoding="utf-8")
+    own.write_text(re.sub(r"(?m)^qpos = .*$", line, both), encoding="utf-8")
+    inspection = inspect_path(tmp_path / "two.hdf5", own, timing=False)
+    assert inspection.episodes[0].joints == 18
+    assert not [c for c in inspection.report.checks if c.kind == "second-arm"]
+
+
+def test_joints_far_fewer_than_actions_are_remarked_on_and_a_moving_base_is_not(tmp_path: Path) -> None:
+    for joints, actions, remarks in ((7, 14, 1), (14, 14, 0), (14, 16, 0), (7, 8, 0)):
+        given = moving(0)
+        given |= {"qpos": given["qpos"][:, :joints], "action": np.resize(given["action"], (STEPS, actions))}
+        path = write_episode(tmp_path / f"{joints}_{actions}.hdf5", **given)
+        found = [c for c in inspect_path(path, timing=False).report.checks if c.kind == "second-arm"]
+        assert len(found) == remarks and all("two arms" in c.advice for c in found)
+
+
 def test_a_pattern_that_matches_no_touch_shows_what_there_is(tmp_path: Path) -> None:
     path = write_episode(tmp_path / "episode_init_0.hdf5", **moving(0))
     shipped = Path(__file__).parents[2] / "datasets" / "xtrainer.toml"

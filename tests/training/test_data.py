@@ -229,21 +229,6 @@ def test_split_seed_alone_decides_on_the_parts(regrasp_folder: Path, tmp_path: P
     assert first == again != other
 
 
-def test_held_out_episodes_without_contact_are_refused_before_the_first_step(
-    regrasp_folder: Path, tmp_path: Path
-) -> None:
-    folder = recording(regrasp_folder, tmp_path / "data", 0, 1)
-    config = small_training(folder, tmp_path / "run")
-    held_out = load_data(config, progress=False).held_out.jobs[0].ref.path
-    with h5py.File(held_out, "r+") as file:
-        rows = file["observations/tactile1"]
-        rows[...] = np.repeat(rows[:1], len(rows), axis=0)
-    with pytest.raises(InputError, match=rf"1 held-out episodes have no moment.*contact \({held_out}\).*split_seed"):
-        load_data(config, progress=False)
-    blind = config.model_copy(update={"contact_share": "natural", "hsa": config.hsa.model_copy(update={"weight": 0.0})})
-    assert len(load_data(blind, progress=False).held_out)
-
-
 def test_moved_recordings_are_found_by_name_and_content(regrasp_folder: Path, tmp_path: Path) -> None:
     out = train(acting(recording(regrasp_folder, tmp_path / "data", 0, 1)), progress=False)
     before = load_data(load_config(out / "config.toml"), progress=False, run=out)

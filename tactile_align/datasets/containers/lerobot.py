@@ -19,6 +19,8 @@ from tactile_align.datasets.containers.lerobot_parquet import (
     episode_table,
     read_info,
     read_video,
+    require_spans,
+    require_times,
     task_texts,
 )
 from tactile_align.datasets.convert import Converted, psnr
@@ -102,13 +104,17 @@ def import_lerobot(
 
     Raises:
         FileNotFoundError: A file of the dataset is missing.
-        InputError: The dataset is not version 3, is damaged, or has paths that lead outside its folder.
+        InputError: The dataset is not version 3, is damaged, has paths that lead outside its folder, or its metadata
+            disagree: the parts of the videos with the numbers of rows, or the timestamps with the rate.
     """
     info, target = read_info(Path(source)), load_layout(to)
     texts = task_texts(info)
     paths = []
-    for row in episode_rows(info):
+    rows = list(episode_rows(info))
+    require_spans(info, rows)
+    for row in rows:
         table = episode_table(info, row)
+        require_times(info, row, table)
         steps = len(table[ACTION])
         streams = {name: _read_stream(info, key, row, table, steps) for name, key in info.images.items()}
         velocity = _matrix(table[VELOCITY]) if VELOCITY in table and target.state.qvel else None
@@ -127,7 +133,8 @@ def import_lerobot(
         )
         paths.append(path)
     lossy = () if target.storage.kind == "raw" else (f"frames are encoded as JPEG {target.storage.quality}",)
-    return Converted(tuple(paths), lossy)
+    depth = (f"{key} is a depth map and is left out" for key in info.depth)
+    return Converted(tuple(paths), (*lossy, *depth))
 
 
 def _rate(episode: Episode, fps: float | None) -> float:

@@ -37,9 +37,19 @@ class Info:
 
     @property
     def images(self) -> dict[str, str]:
-        """Key in `features` of each image or video stream, by stream name."""
+        """Key in `features` of each image or video stream, by stream name, without depth."""
         keys = [key for key, feature in self.features.items() if feature.get("dtype") in ("image", "video")]
-        return {key.removeprefix(IMAGES): key for key in keys}
+        return {key.removeprefix(IMAGES): key for key in keys if key not in self.depth}
+
+    @property
+    def depth(self) -> tuple[str, ...]:
+        """Keys in `features` of the streams that are depth maps, which contain distances instead of colours."""
+        notes = {key: (feature.get("info"), feature.get("video_info")) for key, feature in self.features.items()}
+        marks = ("video.is_depth_map", "is_depth_map")
+        is_depth = {
+            k: any(isinstance(n, dict) and any(n.get(m) for m in marks) for n in both) for k, both in notes.items()
+        }
+        return tuple(key for key, depth in is_depth.items() if depth)
 
     def file(self, template: str, chunk: int, number: int, video_key: str = "") -> Path:
         """Return the path of a file of the dataset, after checking that it lies inside the dataset's folder.
@@ -228,6 +238,10 @@ def read_video(path: Path, first: int, count: int, fps: float) -> Iterator[np.nd
                         f"{path}: frame {first + found} of the video is missing; frame {number} follows instead. "
                         f"Copy the file again"
                     )
+                bits = max(part.bits for part in frame.format.components)
+                if bits > 8:
+                    text = f"frame {number} has {bits} bits per channel ({frame.format.name}), but images have 8 bits"
+                    raise InputError(f"{path}: {text}. Leave the stream out, or encode it with 8 bits")
                 yield frame.to_ndarray(format="rgb24")
                 found += 1
     except (av.error.FFmpegError, IndexError) as cause:
@@ -419,6 +433,56 @@ def episode_table(info: Info, row: dict[str, Any]) -> dict[str, Any]:
         text = f"has {table.num_rows} rows of episode {row['episode_index']}, meta/episodes states {row['length']}"
         raise InputError(f"{file}: {f'has no column {missing[0]}' if missing else text}. Copy the dataset again")
     return {name: table[name].to_pylist() for name in table.column_names}
+
+
+def require_spans(info: Info, rows: Iterable[dict[str, Any]]) -> None:
+    """Check that the part of a video that each episode uses has as many frames as the episode has rows.
+
+    The timestamps of a video may also begin with frames of another take; then every frame would belong to a later row.
+
+    Raises:
+        InputError: The part of a video is longer or shorter than its episode.
+    """
+    for row in rows:
+        for key in (key for key in info.images.values() if info.features[key]["dtype"] == "video"):
+            start, stop = (row.get(f"videos/{key}/{name}") for name in ("from_timestamp", "to_timestamp"))
+            if start is None or stop is None:
+                continue
+            try:
+                frames = round((float(stop) - float(start)) * info.fps)
+            except ValueError as cause:
+                text = f"from_timestamp and to_timestamp of {key} are {start} and {stop} for episode"
+                raise InputError(
+                    f"{info.root}: {text} {row['episode_index']}, expected seconds. Export again"
+                ) from cause
+            if frames != row["length"]:
+                raise InputError(
+                    f"{info.root}: meta/episodes gives episode {row['episode_index']} {row['length']} rows, but "
+                    f"{frames} frames of {key} ({start:g} to {stop:g} s at {info.fps:g} fps), so it is unknown which "
+                    f"frame belongs to which row. Correct from_timestamp and to_timestamp, or leave the episode out"
+                )
+
+
+def require_times(info: Info, row: dict[str, Any], table: dict[str, Any]) -> None:
+    """Check that the column `timestamp` of an episode agrees with the rate of the dataset.
+
+    Raises:
+        InputError: The time of a row differs by more than half a frame from its number divided by the rate.
+    """
+    try:
+        times = np.asarray(table.get("timestamp", ()), np.float64)
+    except (TypeError, ValueError) as cause:
+        text = f"column timestamp of episode {row['episode_index']} must contain seconds ({cause})"
+        raise InputError(f"{info.root}: {text}. Export the dataset again") from cause
+    expected = times[:1] + np.arange(len(times)) / info.fps
+    apart = np.flatnonzero(~(np.abs(times - expected) < 0.5 / info.fps))
+    if len(apart):
+        first, span = int(apart[0]), times[-1] - times[0]
+        rate = f" All its timestamps together give {(len(times) - 1) / span:.3g} fps." if span > 0 else ""
+        raise InputError(
+            f"{info.root}: row {first} of episode {row['episode_index']} has timestamp {times[first]:g} s, but fps = "
+            f"{info.fps:g} in {INFO_PATH} gives {expected[first]:g} s.{rate} Correct fps or the timestamps"
+        )
 
 
 def task_texts(info: Info) -> dict[int, str]:
