@@ -81,7 +81,7 @@ class Played:
 
 @dataclass(frozen=True)
 class Filmed:
-    """Outcome of an episode, with the images of each moment at which the policy was asked.
+    """Outcome of an episode, with the images of each moment at which the policy was asked, and of the end.
 
     Attributes:
         played: The outcome.
@@ -310,15 +310,13 @@ def _act(
         policy: The policy.
         cell: The cell.
         touches: Touch image that replaces the true one, by step; None: the true touches.
-        moments: List to which the images of each observation are appended.
+        moments: List to which the images of each observation, and of the end, are appended.
     """
     policy.reset()
     while cell.count < cell.task.horizon and not cell.over():
         place = cell.count % EXECUTED
         if place == 0:
-            observation = cell.observation(cell.moment())
-            if touches is not None:
-                observation["touches"] = dict.fromkeys(observation["touches"], touches[cell.count])
+            observation = _observed(cell, touches)
             if moments is not None:
                 moments.append({**observation["images"], **observation["touches"]})
                 observation["images"] = {name: observation["images"][name] for name in policy.needs.cameras}
@@ -329,6 +327,18 @@ def _act(
                     f"Train with policy.chunk_size of at least {EXECUTED}, and load the policy without ensembling"
                 )
         cell.step(chunk[place])
+    if moments is not None:
+        last = _observed(cell, touches)
+        moments.append({**last["images"], **last["touches"]})
+
+
+def _observed(cell: Cell, touches: Sequence[np.ndarray] | None) -> dict[str, Any]:
+    """Return the observation of the current moment, with the touch in `touches` at this step if they are given."""
+    observation = cell.observation(cell.moment())
+    if touches is not None:
+        touch = touches[min(cell.count, len(touches) - 1)]
+        observation["touches"] = dict.fromkeys(observation["touches"], touch)
+    return observation
 
 
 def _donor(cell: Cell, seed: int) -> tuple[list[np.ndarray], int | None]:

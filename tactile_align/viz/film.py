@@ -1,4 +1,4 @@
-"""Film strips of roll-outs: one row per run and class, with the images of every second moment at which it was asked."""
+"""Film strips of roll-outs: one row per run and class, with the images of moments at which the policy was asked."""
 
 from collections.abc import Mapping, Sequence
 
@@ -12,7 +12,7 @@ from tactile_align.viz.overlay.view import fit_into
 SIDE = 160
 """Longer side of an image in the strip, px."""
 EVERY = 2
-"""Step between the moments that are shown."""
+"""Step between the moments that are shown; the end of an episode is always shown."""
 _GAP = 4
 
 
@@ -24,13 +24,17 @@ def film_strip(films: Mapping[str, Sequence[Filmed]], title: str = "") -> np.nda
         title: Title above all rows.
 
     Returns:
-        (H, W, 3) uint8 RGB. Each row has a caption with the outcome; its columns are moments, and a column shows all
-        cameras and, at the bottom, the touch that the policy got.
+        (H, W, 3) uint8 RGB. Each row has a caption with the outcome. Its columns are moments; the last one is the end
+        of the episode. A column shows all cameras and, at the bottom, the touch that the policy got.
 
     Raises:
         InputError: There is no filmed episode.
     """
-    shots = [(f"{run}, {caption(film.played)}", film.moments[::EVERY]) for run in films for film in films[run]]
+    shots = [
+        (f"{run}, {caption(film.played)}", [*film.moments[:-1:EVERY], film.moments[-1]])
+        for run in films
+        for film in films[run]
+    ]
     if not shots:
         raise InputError("a film strip needs at least one filmed episode; got none. Pass `film` to rollout or play")
     ink = Ink.of(480)
@@ -54,7 +58,7 @@ def film_strip(films: Mapping[str, Sequence[Filmed]], title: str = "") -> np.nda
 
 
 def caption(played: Played) -> str:
-    """Return the outcome of an episode in words, such as "class 0: lifted, carried to +y, correct, 38 steps"."""
+    """Return the outcome of an episode in words: "seed 3, class 0: lifted, carried to +y, correct, 38 steps"."""
     carried = {1: "carried to +y", -1: "carried to -y", 0: "carried to no side"}[played.side]
     lifted, correct = ("lifted" if played.lifted else "not lifted"), ("correct" if played.correct else "wrong")
     return f"seed {played.seed}, class {played.cls}: {lifted}, {carried}, {correct}, {played.steps} steps"
