@@ -89,9 +89,12 @@ def outcomes(*correct: tuple[int, ...]) -> list[Played]:
 
 def test_the_experts_actions_succeed_and_a_blind_choice_is_right_with_one_class_of_each_seed() -> None:
     knows, blind = Scripted(lambda true, _: true), Scripted(lambda true, _: 0)
-    threads = torch.get_num_threads()
+    before = torch.get_num_threads()
+    torch.set_num_threads(before + 1)
     known, guessed = play(knows, "feel", SEEDS), play(blind, "feel", SEEDS)
-    assert torch.get_num_threads() == threads
+    after = torch.get_num_threads()
+    torch.set_num_threads(before)
+    assert after == before + 1, "play uses one thread, and restores their number"
     rates = success(known)
     assert (rates.correct.hits, rates.correct.of, rates.both_right.hits, rates.pairs_that_differ) == (8, 8, 4, 4)
     assert rates.lifted.hits == rates.decided.hits == 8 and rates.follows_donor is None
@@ -190,16 +193,19 @@ def test_a_run_played_twice_gives_the_same_outcomes_bit_for_bit(tiny: Path) -> N
 
 
 def test_the_last_weights_are_played_unless_the_best_are_asked_for(tiny: Path, tmp_path: Path) -> None:
-    last, _ = policy_of(tiny, "feel")
-    mean = torch.load(tiny / "checkpoints" / "step_00000003.pt", weights_only=True)["mean"]["tensors"]
-    name = next(name for name in mean if name.endswith("weight") and mean[name].ndim == 2)
-    assert torch.equal(last.model.state_dict()[name], mean[name])
-    assert policy_of(tiny, "feel", weights="best")[1].startswith("best, step ")
-    bare = tmp_path / "bare"
-    shutil.copytree(tiny, bare)
-    (bare / "checkpoints" / "best_action.safetensors").unlink()
+    copy = tmp_path / "copy"
+    shutil.copytree(tiny, copy)
+    path = copy / "checkpoints" / "step_00000003.pt"
+    state = torch.load(path, weights_only=True)
+    name = next(name for name, value in state["mean"]["tensors"].items() if value.ndim == 2)
+    state["mean"]["tensors"][name].fill_(0.25)
+    torch.save(state, path)
+    last, best = (policy_of(copy, "feel", weights=weights)[0] for weights in ("last", "best"))
+    assert (last.model.state_dict()[name] == 0.25).all() and (best.model.state_dict()[name] != 0.25).any()
+    assert policy_of(copy, "feel", weights="best")[1].startswith("best, step ")
+    (copy / "checkpoints" / "best_action.safetensors").unlink()
     with pytest.raises(ValueError, match=r"best_action.*weights last"):
-        policy_of(bare, "feel", weights="best")
+        policy_of(copy, "feel", weights="best")
 
 
 def test_the_policy_gets_the_rig_with_the_errors_that_the_options_state(tiny: Path) -> None:
