@@ -269,11 +269,26 @@ def test_the_reading_of_the_gripper_is_that_of_the_runs_rig(tiny: Path, tmp_path
 def test_the_verb_prints_the_table_and_writes_the_film(
     tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    film = tmp_path / "film.png"
-    words = ["rollout", str(tiny), "--task", "feel", "--seeds", "1", "--touch", "shuffled", "--film", str(film)]
+    film, copy = tmp_path / "film.png", tmp_path / "copy"
+    shutil.copytree(tiny, copy)
+    words = [
+        "rollout",
+        str(tiny),
+        str(copy),
+        "--task",
+        "feel",
+        "--seeds",
+        "1",
+        "--touch",
+        "shuffled",
+        "--film",
+        str(film),
+    ]
     assert run_verb(words) == 0
     table = capsys.readouterr().out
     assert "touch shuffled" in table and "follows the donor" in table and "seeds that differ" in table
+    assert "compared with run seed by seed" in table and "copy: correct +0.00 (too few" in table
+    assert "equal in 1; exact sign test p = 1" in table
     assert "last, step 3" in table and film.stat().st_size > 10000
     assert run_verb(words) == 2
     assert "film.png already exists" in capsys.readouterr().err
