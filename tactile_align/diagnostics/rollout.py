@@ -29,11 +29,11 @@ from tactile_align.simulation.cell import EXECUTED, Cell, cell_rig
 from tactile_align.simulation.gel import Pad
 from tactile_align.simulation.scene import read_hand
 
-Touch = Literal["true", "shuffled", "zero"]
+Touch = Literal["true", "shuffle", "zero"]
 Weights = Literal["last", "best"]
 TOUCHES: dict[Touch, str] = {
     "true": "the policy gets the true touch",
-    "shuffled": "the policy gets the touch of a donor, the same for all classes of a seed",
+    "shuffle": "the policy gets the touch of a donor, the same for all classes of a seed",
     "zero": "the policy gets the no-contact reference at every step",
 }
 _DONOR = 3  # last number of a donor's seed; roll-outs have one number, and recordings end in 1 or 2
@@ -254,7 +254,7 @@ def play(
         task: Name of the task, see `cell_tasks`.
         seeds: Seeds of the episodes, each at least 0.
         options: Options of the cell; None: the defaults.
-        touch: true: the touch of the cell. shuffled: the touch of a donor at the same step. A donor is a demonstration
+        touch: true: the touch of the cell. shuffle: the touch of a donor at the same step. A donor is a demonstration
             with an object of a random class and a seed of its own, one per seed; all classes of the seed get its touch.
             zero: the no-contact reference of the episode's gel.
         film: List to which the episodes of the first seed are appended, with the images of all cameras.
@@ -275,7 +275,7 @@ def play(
     out = []
     with _one_thread():
         for number, seed in enumerate(tqdm(seeds, unit="seed", desc=task, disable=not progress)):
-            donor, donor_side = _donor(unseen, seed) if touch == "shuffled" else (None, None)
+            donor, donor_side = _donor(unseen, seed) if touch == "shuffle" else (None, None)
             filmed = film if number == 0 else None
             world = cell if filmed is None else Cell(task, options, rig)
             for cls in range(cell.task.classes):

@@ -74,7 +74,7 @@ def rollout(
     *,
     task: Literal["lift", "feel", "look", "sort"],
     seeds: int = 25,
-    touch: Literal["true", "shuffled", "zero"] = "true",
+    touch: Literal["true", "shuffle", "zero"] = "true",
     weights: Literal["last", "best"] = "last",
     box_offset_px: float = 0.0,
     rig_error_mm: float = 0.0,
@@ -96,7 +96,7 @@ def rollout(
             look: the same with painted marks that cameras see. sort: eight reliefs, and another gel unit in each
             episode.
         seeds: Number of seeds: 0, 1, 2 and so on.
-        touch: true: the true touch. shuffled: the touch of another object, the same for all classes of a seed. zero: a
+        touch: true: the true touch. shuffle: the touch of another object, the same for all classes of a seed. zero: a
             touch without contact.
         weights: last: weights of the last step, or their running mean. best: weights with the smallest held-out action
             error.

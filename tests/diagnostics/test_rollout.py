@@ -111,7 +111,7 @@ def test_the_experts_actions_succeed_and_a_blind_choice_is_right_with_one_class_
 def test_a_policy_that_reads_the_touch_is_right_and_follows_the_donor_of_a_shuffled_touch() -> None:
     assert success(play(Scripted(read), "feel", SEEDS)).correct.hits == 8
     film: list[Filmed] = []
-    shuffled = play(Scripted(read), "feel", SEEDS, touch="shuffled", film=film)
+    shuffled = play(Scripted(read), "feel", SEEDS, touch="shuffle", film=film)
     rates = success(shuffled)
     assert rates.follows_donor is not None and (rates.follows_donor.hits, rates.follows_donor.of) == (8, 8)
     assert rates.correct.hits == 4 and rates.pairs_that_differ == 0
@@ -280,13 +280,13 @@ def test_the_verb_prints_the_table_and_writes_the_film(
         "--seeds",
         "1",
         "--touch",
-        "shuffled",
+        "shuffle",
         "--film",
         str(film),
     ]
     assert run_verb(words) == 0
     table = capsys.readouterr().out
-    assert "touch shuffled" in table and "follows the donor" in table and "seeds that differ" in table
+    assert "touch shuffle" in table and "follows the donor" in table and "seeds that differ" in table
     assert "compared with run seed by seed" in table and "copy: correct +0.00 (too few" in table
     assert "equal in 1; exact sign test p = 1" in table
     assert "last, step 3" in table and film.stat().st_size > 10000
