@@ -434,11 +434,11 @@ def _missing_pairs(moments: Moments, config: TrainConfig) -> tuple[dict[str, str
 def _missing_kind(contact: np.ndarray, config: TrainConfig) -> str:
     """Return the kind of moments that batches need and that (N,) `contact` lacks, as a sentence; "" if none."""
     share = contact_share(contact, config)
-    for kind, lacks, part in (
-        ("in contact", not contact.any(), share),
-        ("without contact", contact.all(), 1 - (share or 0)),
-    ):
-        if share is not None and lacks and round(part * config.batch_size):
+    if share is None:
+        return ""
+    kinds = (("in contact", not contact.any(), share), ("without contact", contact.all(), 1 - share))
+    for kind, lacks, part in kinds:
+        if lacks and round(part * config.batch_size):
             return f"no moment {kind}, but contact_share = {share:g} needs such moments; 'natural' needs none"
     return ""
 
