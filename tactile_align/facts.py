@@ -69,12 +69,11 @@ def read_fact(kind: Kind, name_or_path: str | Path) -> tuple[dict[str, Any], str
     else:
         entry = fact_folder(kind) / f"{text}.toml"
         if text not in fact_names(kind):
-            known = fact_names(kind)
-            near = difflib.get_close_matches(re.sub(r"[\W_]", "", text).lower(), known, n=1)
+            names = ", ".join(fact_names(kind))
+            near = difflib.get_close_matches(re.sub(r"[\W_]", "", text).lower(), fact_names(kind), n=1)
             meant = f"Did you mean '{near[0]}'? " if near else ""
-            listed = ", ".join(known)
             raise FactError(
-                f"no file '{text}' in {kind}/. {meant}Use a shipped name ({listed}) or the path of a .toml file"
+                f"no file '{text}' in {kind}/. {meant}Use a shipped name ({names}) or the path of a .toml file"
             )
         raw, source = entry.read_bytes(), f"{kind}/{text}.toml"
     try:

@@ -121,7 +121,8 @@ def second_arm(episode: Episode, untaken: Sequence[str]) -> tuple[str, str] | No
     """
     paths, joints, actions = episode.layout.state.qpos, episode.qpos.shape[1], episode.action.shape[1]
     unread = [text.partition(" (")[0] for text in untaken if " float" in text]
-    twins = sorted(key for key in unread if _without_side(key) in map(_without_side, paths))
+    plain = [_without_side(path) for path in paths]
+    twins = sorted((key for key in unread if _without_side(key) in plain), key=lambda k: plain.index(_without_side(k)))
     if not twins and actions < TWO_ARMS * joints:
         return None
     measured = f"{actions} action numbers beside {joints} joint numbers"

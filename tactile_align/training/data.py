@@ -436,7 +436,8 @@ def _missing_kind(contact: np.ndarray, config: TrainConfig) -> str:
     share = contact_share(contact, config)
     if share is None:
         return ""
-    for kind, lacks, part in (("in contact", not contact.any(), share), ("without contact", contact.all(), 1 - share)):
+    kinds = (("in contact", not contact.any(), share), ("without contact", contact.all(), 1 - share))
+    for kind, lacks, part in kinds:
         if lacks and round(part * config.batch_size):
             return f"no moment {kind}, but contact_share = {share:g} needs such moments; 'natural' needs none"
     return ""

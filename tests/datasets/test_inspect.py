@@ -265,6 +265,7 @@ def test_the_unread_joints_of_a_second_arm_are_named_with_the_line_of_a_layout(
     ]
     assert check.status == "warn" and check.measured.startswith("14 action numbers beside 9 joint numbers; not read")
     line = check.advice.partition("the line ")[2].partition(" in [state]")[0]
+    assert line.endswith(f'"obs/{names[1]}_joint_pos", "obs/{names[1]}_gripper_qpos"]'), "in the order of the first arm"
     both = own.read_text(encoding="utf-8")
     own.write_text(re.sub(r"(?m)^qpos = .*$", line, both), encoding="utf-8")
     inspection = inspect_path(tmp_path / "two.hdf5", own, timing=False)
