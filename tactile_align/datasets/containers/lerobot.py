@@ -1,6 +1,5 @@
 """Export and import of LeRobotDataset v3.0 without the package `lerobot` (extra `lerobot`: pyarrow and PyAV)."""
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -26,7 +25,7 @@ from tactile_align.datasets.episodes import Episode, list_episodes, open_episode
 from tactile_align.datasets.layout import load_layout
 from tactile_align.errors import InputError
 from tactile_align.evenly import evenly
-from tactile_align.files import clear_parts, part_of
+from tactile_align.files import building
 
 Form = Literal["video", "image"]
 MAX_STAT_FRAMES = 50
@@ -61,31 +60,31 @@ def export_lerobot(
     Raises:
         FileExistsError: `out` exists.
         InputError: The rate is unknown, the episodes differ in their streams, or an episode cannot be read.
+        OSError: The disk is full; the message contains the folder, the space that it needs and the free space.
     """
     target = Path(out)
     if target.exists():
         raise FileExistsError(f"{target} exists, but the export needs a new folder. Choose another name")
     refs = list_episodes(source, layout)
-    clear_parts(target.parent, target.name)  # left behind by a killed export
-    partial = part_of(target)
-    shutil.rmtree(partial, ignore_errors=True)  # left behind by a failed export of this process
     lossy: dict[str, None] = {}
     with open_episode(refs[0], layout) as first:
         rate = _rate(first, fps)
         features, width_height = _features(first, rate, cameras, touches), _shapes(first)
-    with DatasetWriter(partial, features, rate, robot_type) as writer:
-        for ref in refs:
-            with open_episode(ref, layout) as episode:
-                if _shapes(episode) != width_height or _rate(episode, fps) != rate:
-                    text = f"has streams {_shapes(episode)} at {_rate(episode, fps)} fps, {refs[0]} has {width_height}"
-                    raise InputError(f"{ref} {text} at {rate} fps; both must be equal. Export the two separately")
-                _add(writer, episode, task or str(episode.attributes.get("task", "not described")))
-                if episode.depth:
-                    lossy[f"depth ({', '.join(episode.depth)}) is left out, because v3.0 cannot store it"] = None
-                if episode.carried:
-                    lossy[f"{', '.join(episode.carried)} is left out"] = None
-    lossy.update(dict.fromkeys(_compare(partial, [open_episode(ref, layout) for ref in refs])))
-    partial.replace(target)
+    with building(target) as partial:
+        with DatasetWriter(partial, features, rate, robot_type) as writer:
+            for ref in refs:
+                with open_episode(ref, layout) as episode:
+                    shapes, own_rate = _shapes(episode), _rate(episode, fps)
+                    if shapes != width_height or own_rate != rate:
+                        text = f"has streams {shapes} at {own_rate} fps, {refs[0]} has {width_height}"
+                        raise InputError(f"{ref} {text} at {rate} fps; both must be equal. Export the two separately")
+                    _add(writer, episode, task or str(episode.attributes.get("task", "not described")))
+                    if episode.depth:
+                        lossy[f"depth ({', '.join(episode.depth)}) is left out, because v3.0 cannot store it"] = None
+                    if episode.carried:
+                        lossy[f"{', '.join(episode.carried)} is left out"] = None
+        lossy.update(dict.fromkeys(_compare(partial, [open_episode(ref, layout) for ref in refs])))
+        partial.replace(target)
     return Converted((target,), tuple(lossy))
 
 
