@@ -9,6 +9,7 @@ import numpy as np
 from tactile_align.datasets import codec
 from tactile_align.datasets.containers.lerobot_parquet import (
     ACTION,
+    COUNTERS,
     IMAGES,
     STATE,
     VELOCITY,
@@ -20,9 +21,10 @@ from tactile_align.datasets.containers.lerobot_parquet import (
     read_video,
     task_texts,
 )
-from tactile_align.datasets.convert import Converted, psnr
+from tactile_align.datasets.convert import Converted, left_behind, psnr, rounding
 from tactile_align.datasets.episodes import Episode, list_episodes, open_episode, write_episode
 from tactile_align.datasets.layout import load_layout
+from tactile_align.datasets.writer import ABOUT_STORAGE
 from tactile_align.errors import InputError
 from tactile_align.evenly import evenly
 from tactile_align.files import building
@@ -81,8 +83,7 @@ def export_lerobot(
                     _add(writer, episode, task or str(episode.attributes.get("task", "not described")))
                     if episode.depth:
                         lossy[f"depth ({', '.join(episode.depth)}) is left out, because v3.0 cannot store it"] = None
-                    if episode.carried:
-                        lossy[f"{', '.join(episode.carried)} is left out"] = None
+                    lossy.update(dict.fromkeys(_left_out(episode)))
         lossy.update(dict.fromkeys(_compare(partial, [open_episode(ref, layout) for ref in refs])))
         partial.replace(target)
     return Converted((target,), tuple(lossy))
@@ -105,28 +106,37 @@ def import_lerobot(
     """
     info, target = read_info(Path(source)), load_layout(to)
     texts = task_texts(info)
-    paths = []
+    paths, lossy, left_out = [], dict[str, None](), dict.fromkeys(info.unread)
+    if VELOCITY in info.features and not target.state.qvel:
+        left_out[f"column {VELOCITY}"] = None
     for row in episode_rows(info):
         table = episode_table(info, row)
         steps = len(table[ACTION])
         streams = {name: _read_stream(info, key, row, table, steps) for name, key in info.images.items()}
-        velocity = _matrix(table[VELOCITY]) if VELOCITY in table and target.state.qvel else None
-        task = texts.get(int(table["task_index"][0]), "") if "task_index" in table else ""
+        low = {key: _matrix(table[key]) for key in (STATE, ACTION, VELOCITY) if key in table}
+        for key, values in low.items():
+            lossy.update(dict.fromkeys(rounding(key, values, target.state.dtype)))
+        tasks = [texts.get(int(number), "") for number in dict.fromkeys(table.get("task_index", ()))]
+        left_out.update(
+            dict.fromkeys(f"column {key}" for key in table if key not in (*low, *info.images.values(), *COUNTERS))
+        )
+        left_out.update(dict.fromkeys(f"the task {text!r}, which only later rows have" for text in tasks[1:]))
         path = write_episode(
             Path(out) / target.file_name.format(index=int(row["episode_index"])),
-            qpos=_matrix(table[STATE]),
-            action=_matrix(table[ACTION]),
-            qvel=velocity,
+            qpos=low[STATE],
+            action=low[ACTION],
+            qvel=low.get(VELOCITY) if target.state.qvel else None,
             images={_plain(name): data for name, data in streams.items() if not target.is_touch(name)},
             touches={_plain(name): data for name, data in streams.items() if target.is_touch(name)},
             fps=info.fps,
-            attributes={"task": task} if task else None,
+            attributes={"task": tasks[0]} if any(tasks[:1]) else None,
             layout=to,
             overwrite=overwrite,
         )
         paths.append(path)
-    lossy = () if target.storage.kind == "raw" else (f"frames are encoded as JPEG {target.storage.quality}",)
-    return Converted(tuple(paths), lossy)
+    if target.storage.kind != "raw":
+        lossy[f"frames are encoded as JPEG {target.storage.quality}"] = None
+    return Converted(tuple(paths), (*lossy, *(f"{what} is left out" for what in left_out)))
 
 
 def _rate(episode: Episode, fps: float | None) -> float:
@@ -180,26 +190,34 @@ def _add(writer: DatasetWriter, episode: Episode, task: str) -> None:
     writer.add_episode(_low(episode), pngs, samples, task)
 
 
+def _left_out(episode: Episode) -> Iterator[str]:
+    """Yield a sentence for each kind of content of an episode, except depth, that a LeRobotDataset cannot contain."""
+    if episode.carried:
+        yield f"{', '.join(episode.carried)} is left out"
+    own = {"task", "fps", *ABOUT_STORAGE}
+    usual = episode.layout.attributes
+    if names := [k for k, v in episode.attributes.items() if k not in own and not np.array_equal(usual.get(k), v)]:
+        yield f"attributes of the episode are left out: {', '.join(names)}"
+    yield from left_behind(episode.ref, episode.carried)
+
+
 def _compare(root: Path, episodes: list[Episode]) -> Iterator[str]:
     """Read a written dataset back and yield a sentence for each difference from the source episodes."""
     info = read_info(root)
     worst: dict[str, float] = {}
     for row, episode in zip(episode_rows(info), episodes, strict=True):
         table = episode_table(info, row)
-        for key, values in ((STATE, episode.qpos), (ACTION, episode.action)):
+        for key, values in _low(episode).items():
             if not np.array_equal(_matrix(table[key]), values.astype(np.float32)):
                 raise InputError(f"{root}: {key} does not read back as written; the disk may be failing. Use another")
-            if not np.array_equal(values.astype(np.float32), values):
-                worst[f"{key} is rounded to float32"] = 0
+            yield from rounding(key, values, "float32")
         with episode:
             for name in (*episode.cameras, *episode.sensors):
                 frames = _read_stream(info, info.images[name], row, table, len(episode))
                 for t, frame in enumerate(frames):
                     worst[name] = min(worst.get(name, np.inf), psnr(episode.image(name, t), frame))
     for name, decibel in worst.items():
-        if name not in info.images:
-            yield name
-        elif info.features[info.images[name]]["dtype"] == "video":
+        if info.features[info.images[name]]["dtype"] == "video":
             yield f"{name} is encoded as video (every frame keeps at least {decibel:.1f} dB)"
         elif decibel != np.inf:
             raise InputError(f"{root}: {name} does not read back as written; the disk may be failing. Use another")
@@ -222,7 +240,7 @@ def _read_stream(info: Info, key: str, row: dict[str, Any], table: dict[str, Any
 
 
 def _matrix(rows: list[Any]) -> np.ndarray:
-    array = np.asarray(rows, np.float32)
+    array = np.asarray(rows, np.float64)
     return array[:, None] if array.ndim == 1 else array
 
 

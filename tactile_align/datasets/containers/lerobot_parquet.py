@@ -26,7 +26,10 @@ COUNTERS = {"timestamp": "float32"} | dict.fromkeys(("frame_index", "episode_ind
 
 @dataclass(frozen=True)
 class Info:
-    """Entries of a dataset's meta/info.json that are needed to read the dataset in the folder `root`."""
+    """Entries of a dataset's meta/info.json that are needed to read the dataset in the folder `root`.
+
+    `unread` lists the other entries that describe the recordings, such as the names of the joints.
+    """
 
     root: Path
     fps: float
@@ -34,6 +37,7 @@ class Info:
     data_path: str
     video_path: str
     features: dict[str, dict[str, Any]]
+    unread: tuple[str, ...] = ()
 
     @property
     def images(self) -> dict[str, str]:
@@ -88,7 +92,16 @@ def read_info(root: Path) -> Info:
         text = f"lacks the features {', '.join(sorted(missing))} (found: {', '.join(features)})"
         raise InputError(f"{path}: {text}. Export the dataset with joints and actions")
     paths = str(data.get("data_path", DATA_PATH)), str(data.get("video_path") or VIDEO_PATH)
-    return Info(root, float(fps), episodes, *paths, features)
+    unread = [f"{key} of {INFO_PATH}" for key, value in data.items() if key not in _INFO_KEYS and value is not None]
+    named = [key for key, f in features.items() if f.get("names") and f["dtype"] not in ("image", "video")]
+    unread += [f"names of the columns of {key}" for key in named]
+    return Info(root, float(fps), episodes, *paths, features, tuple(unread))
+
+
+_INFO_KEYS = ("codebase_version", "fps", "features", "data_path", "video_path", "splits", "chunks_size")
+_INFO_KEYS += ("total_episodes", "total_frames", "total_tasks", "total_videos", "total_chunks")
+_INFO_KEYS += ("data_files_size_in_mb", "video_files_size_in_mb")
+"""Keys of info.json that are read, or that describe only the dataset's files."""
 
 
 def info_json(
