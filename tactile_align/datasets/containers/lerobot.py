@@ -12,6 +12,7 @@ from tactile_align.datasets.containers.lerobot_parquet import (
     COUNTERS,
     IMAGES,
     STATE,
+    TASKS_PATH,
     VELOCITY,
     DatasetWriter,
     Info,
@@ -22,7 +23,7 @@ from tactile_align.datasets.containers.lerobot_parquet import (
     task_texts,
 )
 from tactile_align.datasets.convert import Converted, left_behind, psnr, rounding
-from tactile_align.datasets.episodes import Episode, list_episodes, open_episode, write_episode
+from tactile_align.datasets.episodes import Episode, EpisodeRef, list_episodes, open_episode, write_episode
 from tactile_align.datasets.layout import load_layout
 from tactile_align.datasets.writer import ABOUT_STORAGE
 from tactile_align.errors import InputError
@@ -94,6 +95,8 @@ def import_lerobot(
 ) -> Converted:
     """Import every episode of a LeRobotDataset v3.x as an HDF5 file in the folder `out`, and return the result.
 
+    An existing file that contains the same episode is kept, so an interrupted import resumes.
+
     Args:
         source: The dataset's folder.
         out: The output folder.
@@ -102,30 +105,37 @@ def import_lerobot(
 
     Raises:
         FileNotFoundError: A file of the dataset is missing.
+        FileExistsError: An output file exists and contains something else.
         InputError: The dataset is not version 3, is damaged, or has paths that lead outside its folder.
     """
     info, target = read_info(Path(source)), load_layout(to)
     texts = task_texts(info)
-    paths, lossy, left_out = [], dict[str, None](), dict.fromkeys(info.unread)
-    if VELOCITY in info.features and not target.state.qvel:
-        left_out[f"column {VELOCITY}"] = None
+    paths, lossy, left_out, kept = [], dict[str, None](), dict.fromkeys(info.unread), 0
     for row in episode_rows(info):
         table = episode_table(info, row)
         steps = len(table[ACTION])
         streams = {name: _read_stream(info, key, row, table, steps) for name, key in info.images.items()}
-        low = {key: _matrix(table[key]) for key in (STATE, ACTION, VELOCITY) if key in table}
+        low = {key: table[key] for key in (STATE, ACTION, *([VELOCITY] if target.state.qvel else ())) if key in table}
         for key, values in low.items():
             lossy.update(dict.fromkeys(rounding(key, values, target.state.dtype)))
-        tasks = [texts.get(int(number), "") for number in dict.fromkeys(table.get("task_index", ()))]
-        left_out.update(
-            dict.fromkeys(f"column {key}" for key in table if key not in (*low, *info.images.values(), *COUNTERS))
-        )
-        left_out.update(dict.fromkeys(f"the task {text!r}, which only later rows have" for text in tasks[1:]))
-        path = write_episode(
-            Path(out) / target.file_name.format(index=int(row["episode_index"])),
+        numbers = dict.fromkeys(table.get("task_index", ()))
+        tasks = [texts[number] for number in numbers if number in texts]
+        known = (*low, *info.images.values(), *COUNTERS)
+        lost = [f"column {key}" for key in table if key not in known]
+        lost += [f"the task {text!r}, which only later rows have" for text in tasks[1:]]
+        lost += [f"task {number}, which {TASKS_PATH} does not list" for number in numbers if number not in texts]
+        left_out.update(dict.fromkeys(lost))
+        path = Path(out) / target.file_name.format(index=row["episode_index"])
+        paths.append(path)
+        if path.exists() and not overwrite:
+            _require_import(path, to, low, {_plain(name) for name in streams}, info.fps)
+            kept += 1
+            continue
+        write_episode(
+            path,
             qpos=low[STATE],
             action=low[ACTION],
-            qvel=low.get(VELOCITY) if target.state.qvel else None,
+            qvel=low.get(VELOCITY),
             images={_plain(name): data for name, data in streams.items() if not target.is_touch(name)},
             touches={_plain(name): data for name, data in streams.items() if target.is_touch(name)},
             fps=info.fps,
@@ -133,10 +143,29 @@ def import_lerobot(
             layout=to,
             overwrite=overwrite,
         )
-        paths.append(path)
     if target.storage.kind != "raw":
         lossy[f"frames are encoded as JPEG {target.storage.quality}"] = None
-    return Converted(tuple(paths), (*lossy, *(f"{what} is left out" for what in left_out)))
+    return Converted(tuple(paths), (*lossy, *(f"{what} is left out" for what in left_out)), kept)
+
+
+def _require_import(path: Path, to: str | Path, low: dict[str, np.ndarray], streams: set[str], fps: float) -> None:
+    """Raise an error if an existing file is not the import of this episode, so that an interrupted import resumes.
+
+    Raises:
+        FileExistsError: The file differs in its joints, actions, streams or rate.
+    """
+    try:
+        with open_episode(EpisodeRef(path), to) as there:
+            dtype = there.layout.state.dtype
+            pairs = (low[STATE], there.qpos), (low[ACTION], there.action)
+            same = all(np.array_equal(values.astype(dtype), stored.astype(dtype)) for values, stored in pairs)
+            same = same and {*there.cameras, *there.sensors} == streams and there.fps == fps
+    except InputError:
+        same = False
+    if not same:
+        raise FileExistsError(
+            f"{path} exists and is not the import of this episode. Use another folder, or replace it: --overwrite"
+        )
 
 
 def _rate(episode: Episode, fps: float | None) -> float:
@@ -208,7 +237,7 @@ def _compare(root: Path, episodes: list[Episode]) -> Iterator[str]:
     for row, episode in zip(episode_rows(info), episodes, strict=True):
         table = episode_table(info, row)
         for key, values in _low(episode).items():
-            if not np.array_equal(_matrix(table[key]), values.astype(np.float32)):
+            if not np.array_equal(table[key], values.astype(np.float32)):
                 raise InputError(f"{root}: {key} does not read back as written; the disk may be failing. Use another")
             yield from rounding(key, values, "float32")
         with episode:
@@ -227,21 +256,13 @@ def _read_stream(info: Info, key: str, row: dict[str, Any], table: dict[str, Any
     if info.features[key]["dtype"] == "image":
         for t, cell in enumerate(table[key]):
             try:
-                yield codec.decode(cell["bytes"] if cell and cell.get("bytes") else b"")
+                yield codec.decode((cell.get("bytes") if isinstance(cell, dict) else None) or b"")
             except InputError as cause:
                 raise InputError(f"{info.root}: {key} row {t} of episode {row['episode_index']} {cause}") from cause
         return
-    chunk, number, start = (row.get(f"videos/{key}/{n}") for n in ("chunk_index", "file_index", "from_timestamp"))
-    if chunk is None or number is None or start is None:
-        text = f"meta/episodes lists no video file of {key} for episode {row['episode_index']}"
-        raise InputError(f"{info.root}: {text}. Copy the dataset again")
-    path = info.file(info.video_path, int(chunk), int(number), key)
-    yield from read_video(path, round(float(start) * info.fps), steps, info.fps)
-
-
-def _matrix(rows: list[Any]) -> np.ndarray:
-    array = np.asarray(rows, np.float64)
-    return array[:, None] if array.ndim == 1 else array
+    chunk, number, start = (row[f"videos/{key}/{n}"] for n in ("chunk_index", "file_index", "from_timestamp"))
+    path = info.file(info.video_path, chunk, number, key)
+    yield from read_video(path, round(start * info.fps), steps, info.fps)
 
 
 def _plain(name: str) -> str:
