@@ -21,6 +21,11 @@ JPEG_MAGIC = b"\xff\xd8\xff"
 MAX_PIXELS = 2**25  # largest accepted image: 33 megapixels, far more than any camera on a robot
 
 
+def is_image(data: np.ndarray | bytes) -> bool:
+    """Return whether `data` begins like a JPEG or a PNG."""
+    return bytes(data[:8]).startswith((JPEG_MAGIC, PNG_MAGIC))
+
+
 def codec_of(data: np.ndarray | bytes) -> str:
     """Return the format of an encoded image, "jpeg" or "png", recognised by the first bytes of `data`.
 

@@ -13,10 +13,11 @@ from tactile_align.datasets.episodes import Episode, EpisodeRef, list_episodes, 
 from tactile_align.datasets.handles import open_file
 from tactile_align.datasets.layout import Layout, load_layout
 from tactile_align.datasets.refs import episode_groups, locate
-from tactile_align.datasets.streams import Found, frame_places
+from tactile_align.datasets.streams import Found, described, frame_places
 from tactile_align.datasets.writer import ABOUT_STORAGE, write_episode
 from tactile_align.errors import EpisodeError, InputError, printable
 
+MOST_NAMED = 8  # largest number of arrays of one group that a loss lists by name
 DEEPEST = 8  # largest depth of nested groups that are searched
 
 
@@ -58,7 +59,7 @@ def untaken_streams(
     taken = (_at(group, key, file) for key in ("", "truth", *layout.state.carried, *_known(layout, places)))
     seen = {_address(item) for item in taken if item is not None}
     return [
-        f"{key} {data.shape} {'variable-length uint8' if _holds_bytes(data) else data.dtype}"
+        described(key, data)
         for key, data in _reached(group, file, "", seen)
         if isinstance(data, h5py.Dataset)
         and data.shape
@@ -140,8 +141,8 @@ def _has_fixed_size(item: h5py.Dataset) -> bool:
 def left_behind(episode: EpisodeRef, taken: Iterable[str]) -> list[str]:
     """Return a sentence for each kind of content of an episode's file that a copy of the episode does not contain.
 
-    These are arrays (those of a group as its name and their number), links, and the HDF5 attributes of groups and
-    datasets. The attributes of the episode itself, and other episodes in the file, are not listed.
+    These are arrays (more than MOST_NAMED in a group as its name and their number), links, and the HDF5 attributes of
+    groups and datasets. The attributes of the episode itself, and other episodes in the file, are not listed.
 
     Args:
         episode: Complete reference to the episode.
@@ -163,7 +164,9 @@ def left_behind(episode: EpisodeRef, taken: Iterable[str]) -> list[str]:
             if item is not None and key != episode.group:
                 attributes += [f"{shown or '/'}@{name}" for name in item.attrs if name not in _OF_AXES]
     count = Counter(key.partition("/")[0] for key in lost)
-    names = [name if name in lost else f"{name}/ ({number} arrays)" for name, number in count.items()]
+    many = {top for top, number in count.items() if number > MOST_NAMED}
+    names = [key for key in lost if key.partition("/")[0] not in many]
+    names += [f"{top}/ ({count[top]} arrays)" for top in sorted(many)]
     kinds = (f"arrays that layout {layout.name} does not list", names), ("attributes of groups and arrays", attributes)
     return [f"{kind} are left out: {', '.join(map(printable, some))}" for kind, some in kinds if some]
 

@@ -222,6 +222,10 @@ def _inspect(
         result.qvel, result.depth = episode.qvel is not None, list(episode.depth)
         result.faults.extend(examined.faults)
         result.untaken = _untaken(episode)
+        if examined.strays:
+            title = f"Arrays without frames in {result.name}"
+            advice = "They are called like streams, but are not read as streams."
+            result.remark("no-frames", title, printable(", ".join(examined.strays)), advice, info=True)
         if examined.faults:
             return result
         if episode.fps is None:

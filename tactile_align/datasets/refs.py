@@ -11,7 +11,7 @@ import h5py
 from tactile_align.datasets import hdf5
 from tactile_align.datasets.handles import open_file
 from tactile_align.datasets.layout import Layout, all_layouts, load_layout
-from tactile_align.datasets.streams import kind_of
+from tactile_align.datasets.streams import Found, frame_places, kind_of
 from tactile_align.errors import EpisodeError
 
 
@@ -115,7 +115,7 @@ def _how_frames_fit(episode: h5py.Group, layout: Layout, path: Path) -> Fit:
     if not isinstance(holder, h5py.Group):
         near = any(hdf5.reach(episode, key, path) is not None for key in layout.state.qpos)
         return Fit(f"no {layout.cameras.group}", damaged=near)
-    cameras = [name for name in hdf5.names(holder, path) if layout.is_camera(name)]
+    cameras = [name for role, name, _ in frame_places(episode, layout, path, Found()) if role == "camera"]
     strangers = [name for name in cameras if not layout.knows_camera(name)]
     if strangers:
         return Fit(f"the camera {strangers[0]} is unknown")
@@ -138,15 +138,9 @@ def _how_frames_fit(episode: h5py.Group, layout: Layout, path: Path) -> Fit:
 
 def _row_widths(episode: h5py.Group, layout: Layout, path: Path) -> list[int]:
     """Return the row width of every padded camera and touch stream, bytes."""
-    widths = []
-    for place in dict.fromkeys((layout.cameras.group, *layout.touches.groups)):
-        holder = hdf5.reach(episode, place, path)
-        for name in hdf5.names(holder, path) if isinstance(holder, h5py.Group) else ():
-            if layout.is_touch(name) or (place == layout.cameras.group and layout.is_camera(name)):
-                data = hdf5.dataset(holder, name, path)
-                if data is not None and kind_of(data) == "padded_jpeg":
-                    widths.append(int(data.shape[1]))
-    return widths
+    places = frame_places(episode, layout, path, Found())
+    streams = [hdf5.dataset(episode, key, path) for role, _, key in places if role != "depth"]
+    return [int(data.shape[1]) for data in streams if data is not None and kind_of(data) == "padded_jpeg"]
 
 
 def _stated(file: h5py.File) -> str:
@@ -162,12 +156,10 @@ def _reading(file: h5py.File, layout: Layout, path: Path, group: str | None) -> 
     if group is None:
         group = episode_groups(file, layout, path)[0]
     episode = file[group] if group else file
-    holder = hdf5.reach(episode, layout.cameras.group, path)
     channels = []
-    for name in hdf5.names(holder, path) if isinstance(holder, h5py.Group) else ():
-        data = hdf5.dataset(holder, name, path)
+    for role, name, key in frame_places(episode, layout, path, Found()):
+        data = hdf5.dataset(episode, key, path)
         encoded = data is not None and kind_of(data) != "raw"
-        role = "depth" if layout.is_depth(name) else "touch" if layout.is_touch(name) else "camera"
         channels.append((name, role, layout.channel_order(name, encoded)))
     return layout.state.qpos, layout.state.action, layout.cameras.group, tuple(channels)
 
