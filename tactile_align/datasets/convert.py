@@ -325,6 +325,8 @@ def _losses(episode: Episode, copy: Episode, fps: float | None) -> Iterator[str]
     if episode.qvel is not None and copy.qvel is None:
         yield f"qvel is left out, because layout {copy.layout.name} cannot store qvel"
     yield from left_behind(episode.ref, episode.carried)
+    if episode.fps is None and "fps" in episode.attributes:
+        yield f"the attribute fps = {episode.attributes['fps']!r} is left out, because it is not one number"
     if episode.fps is None and fps is None and copy.fps is not None:
         yield (
             f"the rate was not recorded; readers of layout {copy.layout.name} assume {copy.fps:g} frames per second. "

@@ -229,7 +229,11 @@ def _inspect(
         if examined.faults:
             return result
         if episode.fps is None:
-            result.remark("rate", "Rate", "not recorded", "Give --fps to each command that needs the rate.", info=True)
+            stated = episode.attributes.get("fps")
+            measured = (
+                "not recorded" if stated is None else printable(f"the attribute fps = {stated!r} is not one number")
+            )
+            result.remark("rate", "Rate", measured, "Give --fps to each command that needs the rate.", info=True)
         numbers = episode.qpos.tobytes() + episode.action.tobytes()
         if numbers in seen:
             text = f"has the same joints and actions as {seen[numbers]}; keep only one of the two episodes"
@@ -282,6 +286,10 @@ def _look(episode: Episode, result: EpisodeFacts) -> bool:
                 measured = f"{contact.drift:.1f} grey levels within the episode"
                 advice = "Weak contacts may be missed. Warm up the sensor's lamps before recording."
                 result.remark("touch-drift", f"Drift of {name} in {result.name}", measured, advice, name)
+        if behind := stream_faults.bytes_behind(episode, name):
+            advice = "They are ignored. `tactile-align repair` writes a copy without them."
+            title = f"Rows of {name} in {result.name}"
+            result.remark("bytes-behind", title, f"up to {behind} bytes behind the image", advice, name, info=True)
         quality = stream_faults.stored_quality(episode, name)
         if touch and quality is not None:
             advice = "Convert the raw recording again if you have it; record the next one at quality 95 or as PNG."

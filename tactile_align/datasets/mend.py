@@ -153,7 +153,7 @@ class _Source:
             sizes: dict[tuple[int, int], list[int]] = {}
             for row in range(min(len(data), self.shortest)):
                 try:
-                    frame = codec.decode(hdf5.read_row(data, row, self.path, key))
+                    frame = codec.decode(codec.octets(hdf5.read_row(data, row, self.path, key)))
                 except InputError as cause:
                     faults.append(Fault("frame", self.path, key, str(cause), row))
                 else:
@@ -206,7 +206,7 @@ class _Source:
                 yield frame[..., ::-1] if swap else frame
                 continue
             try:
-                yield codec.without_padding(frame)
+                yield codec.without_padding(codec.octets(frame))
             except InputError as cause:
                 text = f"{cause}, or remove the row with: tactile-align repair"
                 raise hdf5.fault("frame", self.path, key, text, row) from cause

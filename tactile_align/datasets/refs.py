@@ -140,7 +140,8 @@ def _row_widths(episode: h5py.Group, layout: Layout, path: Path) -> list[int]:
     """Return the row width of every padded camera and touch stream, bytes."""
     places = frame_places(episode, layout, path, Found())
     streams = [hdf5.dataset(episode, key, path) for role, _, key in places if role != "depth"]
-    return [int(data.shape[1]) for data in streams if data is not None and kind_of(data) == "padded_jpeg"]
+    padded = [data for data in streams if data is not None and kind_of(data) == "padded_jpeg"]
+    return [hdf5.byte_count(data.shape[1:], data.dtype.itemsize) for data in padded]
 
 
 def _stated(file: h5py.File) -> str:

@@ -66,11 +66,13 @@ def touch_places(group: h5py.Group, place: str, layout: Layout, file: Path) -> I
 
 def kind_of(data: h5py.Dataset) -> Kind | None:
     """Return how an HDF5 dataset stores frames; None when the dataset does not contain frames."""
-    if data.dtype == np.uint8 and data.ndim == 2:
+    if data.dtype in (np.uint8, np.int8) and data.ndim == 2:
         return "padded_jpeg"
+    if data.dtype.kind in "SV" and data.dtype.names is None and data.ndim == 1:
+        return "padded_jpeg"  # the same bytes as fixed-length text or opaque data
     if data.dtype == np.uint8 and data.ndim == 4 and data.shape[3] == 3:
         return "raw"
-    if data.ndim == 1 and h5py.check_vlen_dtype(data.dtype) == np.uint8:
+    if data.ndim == 1 and h5py.check_vlen_dtype(data.dtype) in (np.uint8, np.int8):
         return "vlen_jpeg"
     return None
 
@@ -103,7 +105,10 @@ def holds_no_frames(group: h5py.Group, key: str, role: str, file: Path) -> bool:
         kind = kind_of(data)
         if kind is None or kind == "raw":
             return kind is None and not _shaped_as_frames(data)
-        short = kind == "padded_jpeg" and data.shape[1] < LEAST_IMAGE_BYTES
+        row_bytes = hdf5.byte_count(data.shape[1:], data.dtype.itemsize)
+        if row_bytes > hdf5.MAX_FRAME_BYTES:
+            return False
+        short = kind == "padded_jpeg" and row_bytes < LEAST_IMAGE_BYTES
         heads = [_head(data, int(row), file, key) for row in evenly(len(data), 5)]
         # A stream of which every row is empty is damaged; one without any image in other bytes never was a stream.
         return short or (any(map(any, heads)) and not any(map(codec.is_image, heads)))
@@ -116,7 +121,7 @@ LEAST_IMAGE_BYTES = 64  # the smallest PNG has 67 bytes, the smallest JPEG more
 
 def _head(data: h5py.Dataset, row: int, file: Path, key: str) -> bytes:
     if data.ndim == 1:
-        return hdf5.read_row(data, row, file, key)[:LEAST_IMAGE_BYTES].tobytes()
+        return codec.octets(hdf5.read_row(data, row, file, key))[:LEAST_IMAGE_BYTES].tobytes()
     with hdf5.reading(file, key, row):
         return bytes(data[row, :LEAST_IMAGE_BYTES].tobytes())
 
@@ -147,7 +152,7 @@ def stream_at(group: h5py.Group, name: str, key: str, layout: Layout, file: Path
         text = f"states {rows:,} frames in its shape; the limit is {hdf5.MAX_ROWS:,}. Record the episode again"
         raise hdf5.fault("huge", file, full, text)
     row_shape = tuple(int(n) for n in data.shape[1:])
-    row_bytes = hdf5.byte_count(row_shape, 1)
+    row_bytes = hdf5.byte_count(row_shape, data.dtype.itemsize)
     if row_bytes > hdf5.MAX_FRAME_BYTES:
         text = f"has {row_bytes:,} bytes per frame; the limit is {hdf5.MAX_FRAME_BYTES:,}. Record the episode again"
         raise hdf5.fault("huge", file, full, text)
@@ -156,7 +161,7 @@ def stream_at(group: h5py.Group, name: str, key: str, layout: Layout, file: Path
             raise hdf5.fault("shape", file, full, f"has frames without pixels: shape {data.shape}. Record it again")
         height, width = row_shape[:2]
         return Stream(name, full, kind, rows, width, height, layout.channel_order(name, False), "raw", row_shape)
-    row = hdf5.read_row(data, 0, file, full)
+    row = codec.octets(hdf5.read_row(data, 0, file, full))
     try:
         width, height = codec.width_height(row)
     except InputError as cause:

@@ -223,7 +223,7 @@ def _left_out(episode: Episode) -> Iterator[str]:
     """Yield a sentence for each kind of content of an episode, except depth, that a LeRobotDataset cannot contain."""
     if episode.carried:
         yield f"{', '.join(episode.carried)} is left out"
-    own = {"task", "fps", *ABOUT_STORAGE}
+    own = {"task", *ABOUT_STORAGE, *(["fps"] if episode.fps is not None else [])}
     usual = episode.layout.attributes
     if names := [k for k, v in episode.attributes.items() if k not in own and not np.array_equal(usual.get(k), v)]:
         yield f"attributes of the episode are left out: {', '.join(names)}"
