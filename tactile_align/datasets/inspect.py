@@ -14,6 +14,7 @@ from tactile_align.checks import Check, Limit, Report, graded
 from tactile_align.datasets import codec, hdf5, stream_faults
 from tactile_align.datasets.contact import contact_of, contacts
 from tactile_align.datasets.convert import untaken_streams
+from tactile_align.datasets.copies import copies
 from tactile_align.datasets.episodes import Episode, EpisodeRef, examine_episode, list_episodes
 from tactile_align.datasets.handles import open_file
 from tactile_align.datasets.refs import locate
@@ -198,16 +199,20 @@ def inspect_path(path: str | Path, layout: str | Path | None = None, *, timing: 
     """
     alone = "#" in str(path) and not Path(path).exists()
     refs: tuple[EpisodeRef | str, ...] = (str(path),) if alone else list_episodes(path, layout)
-    seen: dict[bytes, str] = {}
-    inspection = Inspection(Path(path), [])
+    inspection, usable = Inspection(Path(path), []), list[Episode]()
     for number, ref in enumerate(refs):
-        inspection.episodes.append(_inspect(ref, layout, timing and number < 3, inspection, seen))
+        inspection.episodes.append(_inspect(ref, layout, timing and number < 3, inspection, usable))
     _compare(inspection)
+    for copy in copies([np.hstack([episode.qpos, episode.action]) for episode in usable]):
+        first, second = usable[copy.first], usable[copy.second]
+        text = f"shares {copy.share:.0%} of its joints and actions with {place_below(inspection.root, str(first.ref))}"
+        key = second.layout.state.qpos[0]
+        inspection.faults.append(Fault("duplicate", second.path, key, f"{text}; keep only one of the two episodes"))
     return inspection
 
 
 def _inspect(
-    ref: EpisodeRef | str, layout: str | Path | None, timing: bool, inspection: Inspection, seen: dict[bytes, str]
+    ref: EpisodeRef | str, layout: str | Path | None, timing: bool, inspection: Inspection, usable: list[Episode]
 ) -> EpisodeFacts:
     result = EpisodeFacts(place_below(inspection.root, str(ref)))
     try:
@@ -234,11 +239,7 @@ def _inspect(
                 "not recorded" if stated is None else printable(f"the attribute fps = {stated!r} is not one number")
             )
             result.remark("rate", "Rate", measured, "Give --fps to each command that needs the rate.", info=True)
-        numbers = episode.qpos.tobytes() + episode.action.tobytes()
-        if numbers in seen:
-            text = f"has the same joints and actions as {seen[numbers]}; keep only one of the two episodes"
-            inspection.faults.append(Fault("duplicate", episode.path, episode.layout.state.qpos[0], text))
-        seen[numbers] = result.name
+        usable.append(episode)
         if _look(episode, result) and timing:
             result.items_a_second, result.slowest = _measure(episode)
     return result
