@@ -17,7 +17,7 @@ from tactile_align.datasets.convert import untaken_streams
 from tactile_align.datasets.copies import copies
 from tactile_align.datasets.episodes import Episode, EpisodeRef, examine_episode, list_episodes
 from tactile_align.datasets.handles import open_file
-from tactile_align.datasets.refs import locate
+from tactile_align.datasets.refs import how_it_fits, locate
 from tactile_align.datasets.streams import Found, Stream, frame_places
 from tactile_align.errors import EpisodeError, Fault, InputError, printable
 
@@ -232,6 +232,8 @@ def _inspect(
             advice = "They are called like streams, but are not read as streams."
             result.remark("no-frames", title, printable(", ".join(examined.strays)), advice, info=True)
         if examined.faults:
+            if layout is None and (against := _against(episode)):
+                result.title = f"perhaps {result.title} (against it: {against})"
             return result
         if episode.fps is None:
             stated = episode.attributes.get("fps")
@@ -243,6 +245,12 @@ def _inspect(
         if _look(episode, result) and timing:
             result.items_a_second, result.slowest = _measure(episode)
     return result
+
+
+def _against(episode: Episode) -> str:
+    """Return what speaks against the recognised layout of an episode; "" if nothing does."""
+    with open_file(episode.path) as file:
+        return how_it_fits(file, episode.layout, episode.path, episode.ref.group or None).why
 
 
 def _untaken(episode: Episode) -> list[str]:

@@ -126,7 +126,13 @@ def _head(data: h5py.Dataset, row: int, file: Path, key: str) -> bytes:
         return bytes(data[row, :LEAST_IMAGE_BYTES].tobytes())
 
 
+def _of_matlab(data: h5py.Dataset) -> bool:
+    return data.ndim == 4 and data.shape[0] in (1, 3) and min(data.shape[1:3]) >= 16 and data.shape[3] not in (1, 3)
+
+
 def _shaped_as_frames(data: h5py.Dataset) -> bool:
+    if _of_matlab(data):
+        return True
     shape = data.shape[1:]
     if len(shape) == 2:
         return bool(data.dtype == np.uint8) and min(shape) >= 32  # grey images; a grid of taxels is smaller
@@ -190,6 +196,8 @@ def _kind(data: h5py.Dataset, file: Path, key: str) -> Kind:
     if kind is None:
         text = f"has dtype {data.dtype} and shape {data.shape}; raw frames must be uint8 (steps, height, width, 3)"
         text += ", encoded frames uint8 (steps, bytes) or variable-length uint8"
+        if _of_matlab(data):
+            text += ". Its axes are reversed, as in files of MATLAB: there, give h5write [3 width height steps]"
         raise hdf5.fault("dtype", file, key, f"{text}. Check the layout, or write the frames again")
     return kind
 
