@@ -1,5 +1,6 @@
 """Trimming and repair of episodes into new files; the source is never changed."""
 
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,7 @@ import h5py
 import numpy as np
 
 from tactile_align.datasets import codec, hdf5
-from tactile_align.datasets.convert import other_arrays
+from tactile_align.datasets.convert import left_behind, other_arrays, rounding
 from tactile_align.datasets.episodes import read_attributes
 from tactile_align.datasets.handles import open_file
 from tactile_align.datasets.layout import Layout
@@ -18,6 +19,8 @@ from tactile_align.datasets.stream_faults import true_runs
 from tactile_align.datasets.streams import Found, frame_places, kind_of, length_fault, rate_ratio, state_array
 from tactile_align.datasets.writer import ABOUT_STORAGE, write_episode
 from tactile_align.errors import EpisodeError, Fault, InputError
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -164,7 +167,7 @@ class _Source:
             sizes: dict[tuple[int, int], list[int]] = {}
             for row in range(min(len(data), self.shortest)):
                 try:
-                    frame = codec.decode(hdf5.read_row(data, row, self.path, key))
+                    frame = codec.decode(codec.octets(hdf5.read_row(data, row, self.path, key)))
                 except InputError as cause:
                     faults.append(Fault("frame", self.path, key, str(cause), row))
                 else:
@@ -177,7 +180,7 @@ class _Source:
         return faults
 
     def write(self, out: Path, start: int, end: int, overwrite: bool) -> Path:
-        """Write the rows `start` <= row < `end` to the new file `out` and return its path."""
+        """Write the rows `start` <= row < `end` to the new file `out` and return its path; log what it leaves out."""
         if out.resolve() == self.path.resolve():
             raise InputError(f"{out} is the source file, which is never changed. Choose another name")
         roles: dict[str, dict[str, Any]] = {"camera": {}, "touch": {}, "depth": {}}
@@ -188,6 +191,12 @@ class _Source:
         rows = self.longest_state
         qpos, action = (_there(self.state[name])[start:end] for name in ("qpos", "action"))
         qvel = self.state["qvel"]
+        dtype = self.layout.state.dtype
+        rounded = [
+            said for name, values in self.state.items() if values is not None for said in rounding(name, values, dtype)
+        ]
+        for sentence in (*rounded, *left_behind(self.ref, self.others)):
+            logger.warning(f"not kept: {sentence}")
         return write_episode(
             out,
             qpos=qpos,
@@ -211,7 +220,7 @@ class _Source:
                 yield frame[..., ::-1] if swap else frame
                 continue
             try:
-                yield codec.without_padding(frame)
+                yield codec.without_padding(codec.octets(frame))
             except InputError as cause:
                 text = f"{cause}, or remove the row with: tactile-align repair"
                 raise hdf5.fault("frame", self.path, key, text, row) from cause

@@ -206,6 +206,12 @@ def stored_quality(episode: Episode, name: str) -> int | None:
     return min((quality for quality in qualities if quality is not None), default=None)
 
 
+def bytes_behind(episode: Episode, name: str) -> int:
+    """Return the largest number of bytes, up to the last non-zero one, behind the image in nine rows of a stream."""
+    rows = (episode.encoded(name, int(t), padded=True) for t in evenly(len(episode), 9))
+    return max((len(row.rstrip(b"\0")) - codec.image_end(row) for row in rows if row is not None), default=0)
+
+
 def distinct_share(look: Look, apart: float = 3.0) -> float:
     """Return the share of sampled frames that are distinct, 0 to 1.
 

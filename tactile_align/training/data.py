@@ -14,6 +14,7 @@ from tactile_align.checks import Check
 from tactile_align.config.data import DataConfig
 from tactile_align.config.renamed import another_version
 from tactile_align.config.train import TrainConfig
+from tactile_align.datasets.copies import copies
 from tactile_align.datasets.episodes import EpisodeRef, list_episodes, open_episode
 from tactile_align.errors import InputError
 from tactile_align.facts import Strict, parse
@@ -226,7 +227,7 @@ def load_data(config: TrainConfig, processes: int = 1, progress: bool = True, ru
             parts[part] = Moments(jobs, chunk=chunk, cache=cache, processes=processes, progress=progress)
     if run is None:
         lists = EpisodeLists.of(sources, parts)
-        _refuse_copies(lists)
+        _refuse_copies(lists, parts)
         statistics = Statistics.of(parts["train"].low_dim())
     else:
         _refuse_changed(lists, parts, run)
@@ -321,16 +322,17 @@ def _refuse_changed(lists: EpisodeLists, parts: dict[Part, Moments], run: Path) 
                 )
 
 
-def _refuse_copies(lists: EpisodeLists) -> None:
-    first: dict[str, tuple[Part, EpisodeEntry]] = {}
-    for part, entries in lists.parts.items():
-        for entry in entries:
-            other, original = first.setdefault(entry.hash, (part, entry))
-            if other != part:
-                raise InputError(
-                    f"{entry}: this {PARTS[part]} episode is a copy of the {PARTS[other]} episode {original}, because "
-                    f"joints, actions and frames are equal. No recording may be in two parts. Remove one of the two"
-                )
+def _refuse_copies(lists: EpisodeLists, parts: dict[Part, Moments]) -> None:
+    listed = [(part, entry) for part in parts for entry in lists.parts[part]]
+    states = [np.hstack(low) for moments in parts.values() for low in moments.low_dim()]
+    for copy in copies(states):
+        (other, original), (part, entry) = listed[copy.first], listed[copy.second]
+        if other != part:
+            raise InputError(
+                f"{entry}: this {PARTS[part]} episode is a copy of the {PARTS[other]} episode {original}, because "
+                f"{copy.share:.0%} of its joints and actions are equal. No recording may be in two parts. Remove one "
+                f"of the two"
+            )
 
 
 def with_initial_weights(config: TrainConfig, lists: EpisodeLists) -> EpisodeLists:

@@ -13,8 +13,8 @@ import torch
 from tactile_align.errors import InputError
 from tactile_align.features.encoder import load_encoder
 from tactile_align.features.tensor_files import read_tensors
-from tactile_align.policies.build import check_weights
 from tactile_align.policies.act import read_resnet18_weights, resnet18_backbone
+from tactile_align.policies.build import check_weights
 from tactile_align.training.loop import train
 from tests.features.making import noise, save_clip
 from tests.training.conftest import small_training

@@ -12,6 +12,7 @@ import torch
 from tactile_align.calibration.rig import load_rig
 from tactile_align.checks import Report
 from tactile_align.config.train import TrainConfig, config_text, load_config
+from tactile_align.datasets.mend import trim_episode
 from tactile_align.diagnostics.doctor import diagnose
 from tactile_align.diagnostics.evaluation import evaluate
 from tactile_align.errors import InputError
@@ -201,7 +202,11 @@ def test_a_resumed_run_refuses_other_episodes_other_statistics_and_another_rig_b
 def test_a_copy_of_a_recording_in_two_parts_is_refused_by_name(regrasp_folder: Path, tmp_path: Path) -> None:
     folder = recording(regrasp_folder, tmp_path / "data", 0)
     shutil.copy(folder / "episode_init_0.hdf5", folder / "backup.hdf5")
-    with pytest.raises(InputError, match=r"(backup|init_0)\.hdf5: this held-out episode is a copy.*(init_0|backup)"):
+    message = r"(backup|init_0)\.hdf5: this held-out episode is a copy.*(init_0|backup)"
+    with pytest.raises(InputError, match=message):
+        load_data(acting(folder), progress=False)
+    trim_episode(folder / "episode_init_0.hdf5", folder / "backup.hdf5", start=9, overwrite=True)
+    with pytest.raises(InputError, match=message):
         load_data(acting(folder), progress=False)
 
 

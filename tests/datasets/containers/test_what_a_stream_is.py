@@ -72,7 +72,7 @@ def test_a_depth_stream_is_left_out_by_name(dataset: Path, note: tuple[str, str]
     place, mark = note
     change_info(dataset, lambda info: info["features"][TOP].setdefault(place, {}).update({mark: True}))
     done = import_lerobot(dataset, tmp_path / "back", to="aloha")
-    assert any(said.startswith(f"{TOP} is a depth map") for said in done.lossy)
+    assert any(said.startswith(f"{TOP}, a depth map, is left out") for said in done.lossy)
     with open_episode(done.paths[0], "aloha") as episode:
         assert set(episode.cameras) == {"left_wrist", "right_wrist"}
     change_info(dataset, lambda info: info["features"][TOP][place].update({mark: False}))
