@@ -98,9 +98,9 @@ def read_info(root: Path) -> Info:
     return Info(root, float(fps), episodes, *paths, features, tuple(unread))
 
 
-_INFO_KEYS = ("codebase_version", "fps", "features", "data_path", "video_path", "splits", "chunks_size")
-_INFO_KEYS += ("total_episodes", "total_frames", "total_tasks", "total_videos", "total_chunks")
-_INFO_KEYS += ("data_files_size_in_mb", "video_files_size_in_mb")
+_INFO_KEYS = {"codebase_version", "fps", "features", "data_path", "video_path", "splits", "chunks_size"}
+_INFO_KEYS |= {"total_episodes", "total_frames", "total_tasks", "total_videos", "total_chunks"}
+_INFO_KEYS |= {"data_files_size_in_mb", "video_files_size_in_mb"}
 """Keys of info.json that are read, or that describe only the dataset's files."""
 
 
