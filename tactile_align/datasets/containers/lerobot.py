@@ -231,10 +231,9 @@ def _left_out(episode: Episode) -> Iterator[str]:
     if episode.carried:
         yield f"{', '.join(episode.carried)} is left out"
     own = {"task", *ABOUT_STORAGE, *(["fps"] if episode.fps is not None else [])}
-    usual = episode.layout.attributes
-    if names := [
-        k for k, v in episode.attributes.items() if k not in own and not np.array_equal(np.asarray(usual.get(k)), v)
-    ]:
+    usual = {name: np.asarray(value) for name, value in episode.layout.attributes.items()}
+    others = [(name, value) for name, value in episode.attributes.items() if name not in own]
+    if names := [name for name, value in others if name not in usual or not np.array_equal(usual[name], value)]:
         yield f"attributes of the episode are left out: {', '.join(names)}"
     yield from left_behind(episode.ref, episode.carried)
 
