@@ -182,7 +182,7 @@ def _judge(folder: Path, data: Data | None, progress: bool, processes: int, base
     if loaded.model.aligns:
         trials: tuple[BaselineTrial, ...] = ()
         baseline = None
-        if config.region == "box":
+        if config.region == "box" and config.hsa.pairs != "two_crops":  # two crops have no opening
             trials = baseline_trials(config, data, baseline_rates, progress) if baseline_rates else kept_trials(config)
         if trials:
             best = opening_only(config, best_trial(trials).rate)

@@ -48,6 +48,13 @@ from tactile_align.training.watch import Watch, finding
 logger = logging.getLogger(__name__)
 
 PARAMETERS = "parameters.json"
+PAIRS = {
+    "permuted": "in training steps, hsa/VIEW and r1/VIEW are those of exchanged touches and stay at chance; validation "
+    "and `evaluate` use true pairs",
+    "two_crops": "hsa/VIEW and r1/VIEW compare two augmentations of each image region; no touch is trained, so touch "
+    "retrieval in `evaluate` is at chance",
+}
+"""What the logs of a control measure, by hsa.pairs."""
 
 __all__ = ["DivergedError", "build_model", "train", "validate"]
 
@@ -117,6 +124,8 @@ def train(
             _describe(out, config, trainer.data)
             if course.step == 0:
                 _parameters(trainer, out, progress)
+            if config.hsa.weight > 0 and config.hsa.pairs in PAIRS:
+                logger.info(f"hsa.pairs = '{config.hsa.pairs}': {PAIRS[config.hsa.pairs]}")
             log = out / "metrics.jsonl"
             if again := truncate_log(log, course.step) if log.exists() else 0:
                 logger.warning(f"{log}: removed {again} records after step {course.step}; the run resumes there")

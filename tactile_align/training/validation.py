@@ -12,7 +12,7 @@ from torch import Tensor
 from tactile_align.config.train import TrainConfig
 from tactile_align.errors import InputError
 from tactile_align.features.health import effective_rank, spread
-from tactile_align.moments.augment import augment
+from tactile_align.moments.augment import augment, with_second_views
 from tactile_align.moments.batch import MomentBatch
 from tactile_align.moments.dataset import Moments
 from tactile_align.moments.sampling import MomentSampler
@@ -49,18 +49,27 @@ def validate(model: AlignedPolicy, moments: Moments, config: TrainConfig, device
       held out.
     - `rank/SIDE/VIEW` and `spread/SIDE/VIEW`: effective rank and spread of the features of a view, where SIDE is
       `touch` or `region`.
+
+    With hsa.pairs = "permuted", all pairs are true ones, so a loss and R@1 at chance show that the control taught
+    nothing. With "two_crops", each region without augmentation is compared with a random augmentation of it, and
+    `recall` and the values of SIDE `touch` are missing, because the loss trains no touch features.
     """
     model.eval()
     count = config.validation_batches
     sums: dict[str, float] = {}
     times: dict[str, int] = {}
     error = steps = 0.0
-    asked = {view.key: _Contacts(moments, view) for view in model.views if model.aligns}
+    two_crops = model.aligns and config.hsa.pairs == "two_crops"
+    asked = {view.key: _Contacts(moments, view) for view in model.views if model.aligns and not two_crops}
+    generator = torch.Generator().manual_seed(0)
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(0)
         for indices in held_out_sampler(moments, config):
-            batch = augment(moments.batch(indices).to(device), config.augment)
+            raw = moments.batch(indices).to(device)
+            batch = augment(raw, config.augment)
+            if two_crops:
+                batch = with_second_views(batch, raw, config.augment, generator)
             *_, parts, features = model.losses(batch, validation_weights(config))
             for name, value in (parts | health(model, batch, features)).items():
                 sums[name] = sums.get(name, 0.0) + float(value) / count
@@ -137,7 +146,7 @@ def selected_measure(config: TrainConfig, held_out: Moments, quiet: bool = False
     Raises:
         InputError: `select_by` = "retrieval", but too few contacts are held out.
     """
-    if config.select_by == "last":
+    if config.unselected:
         return None
     if config.select_by in ("action", "hsa") or (config.select_by == "auto" and config.train_policy):
         return "hsa" if config.select_by == "hsa" else "action"
@@ -162,13 +171,14 @@ def selected_measure(config: TrainConfig, held_out: Moments, quiet: bool = False
 def errors_of(means: Mapping[str, float], config: TrainConfig, step: int) -> dict[Measure, float]:
     """Return the errors of a validation pass by measure (smaller is better): the action error, 1 - R@1, the HSA loss.
 
-    R@1 is the mean over the views. The action error is missing while a pretraining stage does not train the policy, and
-    the HSA loss is missing unless `select_by` = "hsa".
+    R@1 is the mean over the views; it is missing unless hsa.pairs = "true". The action error is missing while a
+    pretraining stage does not train the policy, and the HSA loss is missing unless `select_by` = "hsa".
     """
     errors: dict[Measure, float] = {}
     if "action_error" in means and step > config.alignment.pretrain_steps:
         errors["action"] = means["action_error"]
-    if recalls := [value for name, value in means.items() if name.startswith("recall/")]:
+    recalls = [value for name, value in means.items() if name.startswith("recall/")]
+    if recalls and config.hsa.pairs == "true":
         errors["retrieval"] = 1 - float(np.mean(recalls))
     if config.select_by == "hsa":
         errors["hsa"] = means["hsa"]
@@ -182,7 +192,7 @@ def held_out_sampler(moments: Moments, config: TrainConfig) -> MomentSampler:
 
 
 def health(model: AlignedPolicy, batch: MomentBatch, features: BatchFeatures) -> dict[str, Tensor]:
-    """Return effective rank and spread of touch and region features over the valid pairs of a batch, by view."""
+    """Return effective rank and spread of the compared features over the valid pairs of a batch, by view."""
     if model.alignment is None or not model.aligns:
         return {}
     values: dict[str, Tensor] = {}
@@ -190,7 +200,10 @@ def health(model: AlignedPolicy, batch: MomentBatch, features: BatchFeatures) ->
         pairs = model.alignment.valid_pairs(batch, view)
         if pairs.sum() < FEWEST:
             continue
-        for side, found in (("touch", features.touches[view.sensor]), ("region", features.regions[view.key])):
+        sides = {"region": features.regions[view.key]}
+        if model.alignment.compares_touches(batch):
+            sides["touch"] = features.touches[view.sensor]
+        for side, found in sides.items():
             vectors = found.vector[pairs]
             values |= {f"rank/{side}/{view.key}": effective_rank(vectors), f"spread/{side}/{view.key}": spread(vectors)}
     return values
