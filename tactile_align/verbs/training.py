@@ -65,6 +65,73 @@ def evaluate(
     return GOOD
 
 
+def rollout(
+    run: Positional[Path],
+    others: Positional[tuple[Path, ...]] = (),
+    *,
+    task: Literal["lift", "feel", "look", "sort"],
+    seeds: int = 25,
+    touch: Literal["true", "shuffled", "zero"] = "true",
+    weights: Literal["last", "best"] = "last",
+    box_offset_px: float = 0.0,
+    rig_error_mm: float = 0.0,
+    rig_error_deg: float = 0.0,
+    occlude: bool = False,
+    clutter: bool = False,
+    film: Path | None = None,
+    overwrite: bool = False,
+    as_json: Annotated[bool, arg(name="json")] = False,
+) -> int:
+    """Let policies act in the simulated cell: each seed is played with every class of object.
+
+    Success is printed with 95 % intervals over seeds. Several runs are compared with the first, seed by seed.
+
+    Args:
+        run: Run folder.
+        others: Folders of further runs, which are compared with the first run.
+        task: lift: lift a block. feel: carry it to the side that its relief, which only the touch shows, stands for.
+            look: the same with painted marks that cameras see. sort: eight reliefs, and another gel unit in each
+            episode.
+        seeds: Number of seeds: 0, 1, 2 and so on.
+        touch: true: the true touch. shuffled: the touch of another object, the same for all classes of a seed. zero: a
+            touch without contact.
+        weights: last: weights of the last step, or their running mean. best: weights with the smallest held-out action
+            error.
+        box_offset_px: Shift of all boxes to the right, px of the camera's raw frames (640x480).
+        rig_error_mm: Error of each moving camera's position in the policy's rig, mm.
+        rig_error_deg: Error of each moving camera's orientation in the policy's rig, degrees.
+        occlude: Cover 60 % of the sensor's box in the images of moving cameras.
+        clutter: Draw random colours and light, and further objects on the bench.
+        film: PNG file to write: a film strip of the first seed.
+        overwrite: Replace an existing film strip.
+        as_json: Print the result as JSON.
+    """
+    from tactile_align.config.cell import CellOptions
+    from tactile_align.diagnostics.rollout import TOUCHES, Filmed
+    from tactile_align.diagnostics.rollout import rollout as act
+    from tactile_align.diagnostics.summary import json_of
+    from tactile_align.files import refuse_existing
+
+    if film is not None:
+        refuse_existing(film, overwrite=overwrite)
+    options = CellOptions(
+        box_offset_px=box_offset_px,
+        rig_error_mm=rig_error_mm,
+        rig_error_deg=rig_error_deg,
+        occlude=occlude,
+        clutter=clutter,
+    )
+    films: dict[str, list[Filmed]] | None = None if film is None else {}
+    result = act((run, *others), task, range(seeds), options=options, touch=touch, weights=weights, film=films)
+    print(json_of(result) if as_json else result.text())
+    if film is not None and films is not None:
+        from tactile_align.viz.film import film_strip
+        from tactile_align.viz.overlay.overlay import write_png
+
+        write_png(film, film_strip(films, f"task {task}, simulated cell; touch {touch}: {TOUCHES[touch]}"))
+    return GOOD
+
+
 def doctor(config: Positional[Path], as_json: Annotated[bool, arg(name="json")] = False, processes: int = 1) -> int:
     """Check the data, the model and a few training steps before a long run; exit status 1 if a check fails.
 
