@@ -272,7 +272,13 @@ def _split(config: TrainConfig) -> dict[Part, list[_Source]]:
     sources: dict[EpisodeRef, _Source] = {}
     places: dict[tuple[Path, str], str] = {}
     for number, entry in enumerate(config.data):
-        for ref in list_episodes(entry.path, entry.layout):
+        refs = list_episodes(entry.path, entry.layout)
+        if entry.episodes is not None and entry.episodes > len(refs):
+            raise InputError(
+                f"{entry.path}: [[data]] states episodes = {entry.episodes}, but there are {len(refs)}. Record more "
+                f"episodes, or reduce this number"
+            )
+        for ref in refs[: entry.episodes]:
             first = places.setdefault((ref.path.resolve(), ref.group), entry.path)
             if len(places) == len(sources):
                 raise InputError(

@@ -179,22 +179,25 @@ def study(
 ) -> int:
     """Train variants of a config with several seeds, and print tables with paired differences.
 
-    Run the command again to continue a stopped study. --dry-run prints one command for each missing run.
+    Run the command again to continue a stopped study. --dry-run prints the core-hours and one command for each missing
+    run.
 
     Args:
-        file: Study file (TOML), or the name of a shipped study: alignment or policy.
+        file: Study file (TOML), or the name of a shipped study: alignment, policy, closed_loop_quick, closed_loop or
+            recipe.
         out: Folder for all results; default: runs/NAME.
         rows: Names of rows or groups of rows; default: all rows.
         seeds: Seeds; each row is trained once per seed; default: the seeds of the file.
         processes: Number of runs at a time, and of processes that record episodes.
-        dry_run: Only print one command for each run that is missing.
+        dry_run: Only print the core-hours, and one command for each run that is missing.
     """
-    from tactile_align.diagnostics.study import commands
+    from tactile_align.diagnostics.study import commands, cost
     from tactile_align.diagnostics.study import study as compare
 
-    print(
-        "\n".join(commands(file, out, rows, seeds)) if dry_run else compare(file, out, rows, seeds, processes=processes)
-    )
+    if dry_run:
+        print("\n".join([f"# {cost(file, out, rows, seeds)}", *commands(file, out, rows, seeds)]))
+    else:
+        print(compare(file, out, rows, seeds, processes=processes))
     return GOOD
 
 
