@@ -37,7 +37,7 @@ class RecordingConfig(Strict):
 class ConditionConfig(Strict):
     """Condition of roll-outs."""
 
-    touch: Literal["true", "shuffled", "zero"] = "true"
+    touch: Literal["true", "shuffle", "zero"] = "true"
     """Touch that the policy gets; see `diagnostics.rollout.play`."""
     options: CellOptions = CellOptions()
     """Options of the cell. Those that are given replace the options of the recording."""

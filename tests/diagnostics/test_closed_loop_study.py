@@ -250,7 +250,7 @@ def own_study(folder: Path, recording: Path, conditions: str = '["true"]') -> Pa
     (folder / "base.toml").write_text(config_text(TrainConfig.model_validate(base)))
     (folder / "own.toml").write_text(
         f'measure = "success"\nconfig = "{folder / "base.toml"}"\nseeds = [0]\ngallery = 8\n'
-        f'[conditions]\nshuffled = {{ touch = "shuffled" }}\n[rows]\n'
+        f'[conditions]\nshuffled = {{ touch = "shuffle" }}\n[rows]\n'
         f'acting = {{ init = "play", roll_outs = {{ task = "feel", seeds = 4, conditions = {conditions} }} }}\n'
         f"play = {{ changes = {{ train_policy = false }} }}\n"
     )
